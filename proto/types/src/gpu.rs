@@ -1,0 +1,110 @@
+//! What a machine has to train on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::GpuUuid;
+
+/// What kind of device a job trains on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// An NVIDIA GPU.
+    #[default]
+    Gpu,
+    /// A CPU slot of an agent.
+    Cpu,
+}
+
+/// One physical GPU, as it stays while the driver runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Identity; the index may change at a reboot, this does not.
+    pub uuid: GpuUuid,
+    /// NVML's index, for people.
+    pub index: u32,
+    /// Marketing name, `NVIDIA GeForce RTX 4090`.
+    pub model: String,
+    /// NVML's total, in MiB.
+    pub memory_total_mib: u64,
+    /// CUDA compute capability, `(8, 9)`; `None` when the driver does not tell.
+    pub compute_capability: Option<(u32, u32)>,
+}
+
+impl Gpu {
+    /// The card's nominal size in GiB: the total rounded to half a GiB (12227 MiB is a 12.0 GB card).
+    pub fn nominal_gib(&self) -> f64 {
+        nominal_gib(self.memory_total_mib)
+    }
+
+    /// Whether a user who wrote `pattern` means this model: `4090` matches `NVIDIA GeForce RTX 4090`.
+    /// Words match whole and in order, so `4070` does not match an `RTX 4070 Ti`'s wish for `4070 Ti`
+    /// the other way round; case does not count.
+    pub fn matches_model(&self, pattern: &str) -> bool {
+        let model: Vec<String> = self.model.split_whitespace().map(str::to_lowercase).collect();
+        let wanted: Vec<String> = pattern.split_whitespace().map(str::to_lowercase).collect();
+        !wanted.is_empty() && model.windows(wanted.len()).any(|window| window == wanted.as_slice())
+    }
+}
+
+/// A memory size in MiB, rounded to half a GiB.
+pub fn nominal_gib(memory_total_mib: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
+    let halves = (memory_total_mib as f64 / 512.0).round();
+    halves / 2.0
+}
+
+/// What a GPU does at the moment; a reading that the driver refuses is `None`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GpuTelemetry {
+    /// Which GPU.
+    pub uuid: GpuUuid,
+    /// Memory that is free now, in MiB.
+    pub memory_free_mib: Option<u64>,
+    /// Share of time a kernel ran, 0 to 1.
+    pub utilization_ratio: Option<f64>,
+    /// Degrees Celsius.
+    pub temperature_celsius: Option<u32>,
+    /// Watts.
+    pub power_watts: Option<f64>,
+}
+
+/// What an agent offers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Every GPU is one slot.
+    pub gpus: Vec<Gpu>,
+    /// How many jobs it runs on the CPU at a time.
+    pub cpu_slots: u32,
+    /// Main memory in MiB.
+    pub memory_total_mib: u64,
+    /// NVIDIA driver; empty without one.
+    pub driver_version: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(model: &str) -> Gpu {
+        Gpu {
+            uuid: GpuUuid("GPU-1".into()),
+            index: 0,
+            model: model.into(),
+            memory_total_mib: 24564,
+            compute_capability: None,
+        }
+    }
+
+    #[test]
+    fn a_5070_is_a_12_gb_card_and_20475_mib_are_20() {
+        let sizes = [12227, 20475, 24564, 8188].map(nominal_gib);
+        assert_eq!(sizes, [12.0, 20.0, 24.0, 8.0]);
+    }
+
+    #[test]
+    fn a_model_number_matches_the_whole_word() {
+        let card = gpu("NVIDIA GeForce RTX 4090");
+        assert!(card.matches_model("4090") && card.matches_model("rtx 4090"));
+        assert!(!card.matches_model("409") && !card.matches_model("4090 Ti") && !card.matches_model(" "));
+    }
+}

@@ -1,0 +1,21 @@
+//! The plain data that every part of Trainyard speaks of: ids, specs, GPUs, and the contract between
+//! the agent and the trainer.
+//!
+//! Must not know: gRPC, Redis, tokio, libtorch. Everything here parses and prints, nothing acts.
+
+pub mod gpu;
+pub mod ids;
+pub mod job;
+pub mod model;
+pub mod time;
+pub mod train;
+pub mod trainer;
+pub mod violation;
+
+pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory};
+pub use ids::{AgentId, AttemptId, GpuUuid, JobId, LeaderEpoch, ParseIdError, Session};
+pub use job::{EndReason, JobSpec, JobState, Resources};
+pub use model::ModelScale;
+pub use time::Time;
+pub use train::{Batch, Cache, Optimizer, TrainSpec};
+pub use violation::Violation;

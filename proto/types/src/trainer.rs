@@ -1,0 +1,199 @@
+//! The contract between an agent and the trainer that it starts: one JSON object a line on the events
+//! descriptor, and the exit code. The agent reads nothing else.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Time;
+use crate::violation::Violation;
+
+/// The version that this build writes. A reader takes lines of the same version and counts the rest.
+pub const VERSION: u32 = 1;
+
+/// Exit codes of `trainyard-trainer`.
+pub mod exit_code {
+    /// Trained to the end.
+    pub const DONE: i32 = 0;
+    /// Bad spec or data; the `failed` event has the message.
+    pub const BAD_SPEC: i32 = 64;
+    /// A bug of ours.
+    pub const INTERNAL: i32 = 70;
+    /// Stopped on SIGTERM, with a checkpoint.
+    pub const STOPPED: i32 = 75;
+    /// Out of GPU memory at batch 1.
+    pub const GPU_OOM: i32 = 76;
+}
+
+/// One line of the event stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerLine {
+    /// [`VERSION`].
+    pub v: u32,
+    /// When it happened, in milliseconds since 1970.
+    pub time: Time,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: TrainerEvent,
+}
+
+/// What a trainer tells. Readers skip `type`s that they do not know (and count them).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum TrainerEvent {
+    /// The model is built, the data are checked, the first step is next.
+    Started(Started),
+    /// One optimiser-visible position inside an epoch; at most one a second.
+    Step(Step),
+    /// An epoch ended, validation included.
+    Epoch(Epoch),
+    /// A checkpoint directory is complete on disk.
+    Checkpoint(CheckpointSaved),
+    /// The card's memory ran out and the trainer goes on with less.
+    BatchSize(BatchSizeChanged),
+    /// A line for the user.
+    Log(Log),
+    /// All is written; the process exits with 0 next.
+    Finished(Finished),
+    /// The run cannot go on; the exit code says how it counts.
+    Failed(Failed),
+}
+
+/// See [`TrainerEvent::Started`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// Trainable and frozen parameters of the model.
+    pub parameters: u64,
+    /// Images that train.
+    pub train_images: u64,
+    /// Images that validate.
+    pub val_images: u64,
+    /// Class names by id.
+    pub classes: Vec<String>,
+    /// Epochs to run in all.
+    pub epochs: u32,
+    /// Images per forward pass.
+    pub batch_size: u32,
+    /// The epoch (from 1) that comes first; above 1 after a resume.
+    pub first_epoch: u32,
+    /// `cpu`, or `cuda:0`.
+    pub device: String,
+}
+
+/// See [`TrainerEvent::Step`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// From 1.
+    pub epoch: u32,
+    /// Batches done in this epoch.
+    pub batch: u32,
+    /// Batches of an epoch.
+    pub batches: u32,
+    /// Over the last second or so.
+    pub images_per_second: f64,
+    /// Share of that time spent waiting for data, 0 to 1.
+    pub loader_wait_ratio: f64,
+    /// Running means over the epoch, keys as in results.csv (`train/box_loss`).
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// See [`TrainerEvent::Epoch`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: u32,
+    /// In all.
+    pub epochs: u32,
+    /// Seconds since training began, time before a resume included.
+    pub seconds: f64,
+    /// Training images over the epoch's training time.
+    pub images_per_second: f64,
+    /// Share of the training time spent waiting for data, 0 to 1.
+    pub loader_wait_ratio: f64,
+    /// Whether this epoch's fitness is the best so far.
+    pub best: bool,
+    /// The columns of results.csv but `epoch` and `time`, under their names.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// See [`TrainerEvent::Checkpoint`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointSaved {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u32,
+    /// The checkpoint's directory, relative to the run directory.
+    pub path: PathBuf,
+}
+
+/// See [`TrainerEvent::BatchSize`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchSizeChanged {
+    /// Before.
+    pub from: u32,
+    /// From now on.
+    pub to: u32,
+    /// A sentence for the user.
+    pub message: String,
+}
+
+/// How much a log line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something is gone or will be.
+    Error,
+    /// Something is not as the user would want it.
+    Warning,
+    /// Something is as it should be.
+    Info,
+}
+
+/// See [`TrainerEvent::Log`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// One line.
+    pub message: String,
+}
+
+/// See [`TrainerEvent::Finished`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    /// The epoch (from 1) whose weights are in `best`.
+    pub best_epoch: u32,
+    /// `metrics/…` of the best weights, plus `metrics/mAP50-95(B)/NAME` and `metrics/mAP50(B)/NAME` per class.
+    pub metrics: BTreeMap<String, f64>,
+    /// What the user keeps, relative to the run directory: `weights/best.safetensors` and so on.
+    pub artifacts: Vec<PathBuf>,
+}
+
+/// See [`TrainerEvent::Failed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// What is wrong and what to do, for the user.
+    pub message: String,
+    /// The fields or files that are wrong, if that is the cause.
+    #[serde(default)]
+    pub violations: Vec<Violation>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_flat_json_and_reads_back() {
+        let log = Log { level: LogLevel::Warning, message: "2 corrupt images skipped".into() };
+        let line = TrainerLine { v: VERSION, time: Time(5), event: TrainerEvent::Log(log) };
+        let text = serde_json::to_string(&line).unwrap();
+        assert_eq!(
+            text,
+            r#"{"v":1,"time":5,"type":"log","level":"warning","message":"2 corrupt images skipped"}"#
+        );
+        assert_eq!(serde_json::from_str::<TrainerLine>(&text).unwrap(), line);
+    }
+}
