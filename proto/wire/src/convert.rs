@@ -1,0 +1,1 @@
+//! `TryFrom<pb::X> for X` and back: the one place where the two meet.

@@ -1,0 +1,13 @@
+//! The wire: generated types as [`pb`], and the one conversion between them and the plain data of
+//! `trainyard-types`.
+
+pub mod convert;
+
+/// Generated from `proto/trainyard/v1`.
+#[allow(clippy::all, missing_docs, reason = "generated")]
+pub mod pb {
+    tonic::include_proto!("trainyard.v1");
+
+    /// Every message and service, encoded, for server reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
