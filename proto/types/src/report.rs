@@ -1,0 +1,89 @@
+//! What an agent reports of an attempt, and what an attempt leaves behind.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AttemptId, GpuUuid};
+use crate::job::{EndReason, JobSpec};
+use crate::time::Time;
+use crate::trainer::TrainerEvent;
+
+/// One thing that happened to an attempt. `sequence` counts an attempt's reports from 1, without gaps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Of which attempt.
+    pub attempt: AttemptId,
+    /// From 1.
+    pub sequence: u64,
+    /// When it happened, by the agent's clock.
+    pub time: Time,
+    /// What happened.
+    pub body: ReportBody,
+}
+
+/// See [`Report`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportBody {
+    /// The trainer told something.
+    Trainer(TrainerEvent),
+    /// A checkpoint is uploaded whole.
+    CheckpointStored(Checkpoint),
+    /// The attempt is over and nothing of it runs any more. The last report.
+    Ended(Ended),
+}
+
+/// See [`ReportBody::Ended`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Why.
+    pub reason: EndReason,
+    /// A sentence for a person.
+    pub message: String,
+    /// Uploaded already; what the user gets if the attempt completed.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// A stored file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Relative path, `weights/best.safetensors`.
+    pub name: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// A checkpoint that any agent can resume from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u32,
+    /// Names relative to the checkpoint's directory.
+    pub files: Vec<Artifact>,
+}
+
+/// One schedulable share of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slot {
+    /// A whole GPU.
+    Gpu(GpuUuid),
+    /// A CPU slot, by index from 0.
+    Cpu(u32),
+}
+
+/// Tells an agent to start an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assignment {
+    /// Which.
+    pub attempt: AttemptId,
+    /// What to do.
+    pub spec: JobSpec,
+    /// Where.
+    pub slot: Slot,
+    /// The newest stored checkpoint; the agent may hold a newer one of the same job.
+    pub resume: Option<Checkpoint>,
+}

@@ -1,0 +1,1 @@
+//! Job specs, jobs and their events.
