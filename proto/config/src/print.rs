@@ -1,0 +1,84 @@
+//! The effective configuration for a person: each value with where it came from, secrets masked.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::LoadError;
+use crate::flat::{self, Layer};
+
+/// A configuration and where each of its values came from. `Display` prints one `key = value  # source`
+/// a line, which is valid TOML again but for masked secrets and unset keys.
+#[derive(Debug, Clone)]
+pub struct Effective<T> {
+    /// What the program uses.
+    pub value: T,
+    /// One entry a key, sorted; secrets are masked already.
+    pub settings: Vec<Setting>,
+}
+
+/// One effective value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Dotted path.
+    pub key: String,
+    /// JSON, which TOML reads the same for what configurations hold; `None` when unset.
+    pub value: Option<String>,
+    /// `default`, `file PATH`, `environment VARIABLE` or `flag --NAME`.
+    pub source: String,
+}
+
+const MASK: &str = "********";
+
+/// Pairs what the program uses with the origins of the layers' values.
+pub fn effective<T: Serialize>(
+    value: T,
+    origins: &Layer,
+    secrets: &[String],
+) -> Result<Effective<T>, LoadError> {
+    let settings = flat::json(&value)?.into_iter().map(|(key, json)| {
+        let origin = origins.0.iter().find(|(other, _)| *other == key).and_then(|(_, value)| value.origin());
+        let source = origin.unwrap_or("default").to_owned();
+        let value = match json {
+            serde_json::Value::Null => None,
+            _ if secrets.contains(&key) => Some(format!("\"{MASK}\"")),
+            serde_json::Value::String(text) => Some(serde_json::Value::from(mask_url(&text)).to_string()),
+            json => Some(json.to_string()),
+        };
+        Setting { key, value, source }
+    });
+    let mut settings: Vec<Setting> = settings.collect();
+    settings.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(Effective { value, settings })
+}
+
+/// Hides the password of a URL such as `redis://user:password@host/0`.
+fn mask_url(text: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = text.split_once("://")?;
+        let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+        let at = authority.rfind('@')?;
+        let user = authority[..at].split_once(':')?.0;
+        Some(format!("{scheme}://{user}:{MASK}{}", &rest[at..]))
+    };
+    masked().unwrap_or_else(|| text.to_owned())
+}
+
+impl<T> fmt::Display for Effective<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<(String, &str)> = self.settings.iter().map(line).collect();
+        let width = lines.iter().map(|(text, _)| text.chars().count()).max().unwrap_or(0).min(60);
+        for (text, source) in lines {
+            writeln!(f, "{text:width$}  # {source}")?;
+        }
+        Ok(())
+    }
+}
+
+fn line(setting: &Setting) -> (String, &str) {
+    let text = match &setting.value {
+        Some(value) => format!("{} = {value}", setting.key),
+        None => format!("# {} is not set", setting.key),
+    };
+    (text, &setting.source)
+}

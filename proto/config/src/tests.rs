@@ -1,0 +1,155 @@
+use std::fs;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lease {
+    #[serde(with = "humantime_serde")]
+    ttl: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    scheduler: String,
+    name: String,
+    cpu_slots: u32,
+    data_roots: Vec<PathBuf>,
+    token: Option<String>,
+    lease: Lease,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            scheduler: "http://127.0.0.1:7433".into(),
+            name: "host".into(),
+            cpu_slots: 0,
+            data_roots: Vec::new(),
+            token: None,
+            lease: Lease { ttl: Duration::from_secs(30) },
+        }
+    }
+}
+
+fn sources() -> Sources {
+    Sources::new("TRAINYARD_AGENT").secret("token")
+}
+
+fn env(name: &str, value: &str) -> Vec<(String, String)> {
+    vec![(name.to_owned(), value.to_owned())]
+}
+
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    fs::write(&path, text).unwrap();
+    (dir, path)
+}
+
+fn source_of(effective: &Effective<Config>, key: &str) -> String {
+    effective.settings.iter().find(|setting| setting.key == key).unwrap().source.clone()
+}
+
+#[test]
+fn without_sources_the_defaults_hold() {
+    assert_eq!(sources().load::<Config>().unwrap().value, Config::default());
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file_over_defaults() {
+    let (_dir, path) = file("name = 'file'\ncpu_slots = 1\nscheduler = 'http://file'\n[lease]\nttl = '1m'\n");
+    let mut environment = env("TRAINYARD_AGENT__NAME", "007");
+    environment.extend(env("TRAINYARD_AGENT__CPU_SLOTS", "2"));
+    environment.extend(env("TRAINYARD_AGENT__LEASE__TTL", "90s"));
+    environment.extend(env("PATH", "/bin"));
+    let got = sources()
+        .file(Some(&path))
+        .environment(environment)
+        .flag("cpu_slots", Some(3_u32))
+        .flag("name", None::<String>)
+        .load::<Config>()
+        .unwrap();
+    let wanted = Config {
+        scheduler: "http://file".into(),
+        name: "007".into(),
+        cpu_slots: 3,
+        lease: Lease { ttl: Duration::from_secs(90) },
+        ..Config::default()
+    };
+    assert_eq!(got.value, wanted);
+    assert_eq!(source_of(&got, "scheduler"), format!("file {}", path.display()));
+    assert_eq!(source_of(&got, "name"), "environment TRAINYARD_AGENT__NAME");
+    assert_eq!(source_of(&got, "cpu_slots"), "flag --cpu-slots");
+    assert_eq!(source_of(&got, "lease.ttl"), "environment TRAINYARD_AGENT__LEASE__TTL");
+    assert_eq!(source_of(&got, "data_roots"), "default");
+}
+
+#[test]
+fn a_list_in_the_environment_is_separated_by_commas() {
+    let got = sources().environment(env("TRAINYARD_AGENT__DATA_ROOTS", "/data, /more")).load::<Config>();
+    assert_eq!(got.unwrap().value.data_roots, [PathBuf::from("/data"), "/more".into()]);
+}
+
+#[test]
+fn an_unknown_key_in_a_file_names_the_nearest() {
+    let (_dir, path) = file("shceduler = 'http://x'\n");
+    let error = sources().file(Some(&path)).load::<Config>().unwrap_err().to_string();
+    assert!(
+        error.contains("unknown key `shceduler`") && error.contains("did you mean `scheduler`?"),
+        "{error}"
+    );
+    assert!(error.contains("agent.toml"), "{error}");
+}
+
+#[test]
+fn an_unknown_nested_key_names_the_nearest() {
+    let (_dir, path) = file("[lease]\ntll = '1s'\n");
+    let error = sources().file(Some(&path)).load::<Config>().unwrap_err().to_string();
+    assert!(
+        error.contains("unknown key `lease.tll`") && error.contains("did you mean `lease.ttl`?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_unknown_variable_names_the_nearest() {
+    let error = sources().environment(env("TRAINYARD_AGENT__CPU_SLOT", "1")).load::<Config>();
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("TRAINYARD_AGENT__CPU_SLOT") && error.contains("`cpu_slots`?"), "{error}");
+}
+
+#[test]
+fn a_value_of_the_wrong_type_names_key_and_source() {
+    let error = sources().environment(env("TRAINYARD_AGENT__CPU_SLOTS", "two")).load::<Config>();
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("cpu_slots") && error.contains("TRAINYARD_AGENT__CPU_SLOTS"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_missing_or_broken_is_named() {
+    let (_dir, path) = file("name = \n");
+    let error = sources().file(Some(&path)).load::<Config>().unwrap_err().to_string();
+    assert!(error.contains("agent.toml"), "{error}");
+    let missing = sources().file(Some(Path::new("/nowhere/agent.toml"))).load::<Config>();
+    assert!(missing.unwrap_err().to_string().contains("/nowhere/agent.toml"));
+}
+
+#[test]
+fn secrets_are_masked_and_what_is_printed_is_toml() {
+    let got = sources()
+        .flag("token", Some("s3cret"))
+        .flag("scheduler", Some("http://me:hunter2@host:1/x"))
+        .load::<Config>()
+        .unwrap();
+    let printed = got.to_string();
+    assert!(!printed.contains("s3cret") && !printed.contains("hunter2"), "{printed}");
+    assert!(printed.contains("http://me:********@host:1/x"), "{printed}");
+    assert_eq!(got.value.token.as_deref(), Some("s3cret"));
+    let (_dir, path) = file(&printed);
+    assert!(sources().file(Some(&path)).load::<Config>().is_ok(), "{printed}");
+}
