@@ -1,0 +1,48 @@
+# Trainyard: everything a developer or a newcomer types. `make` alone lists it.
+SHELL := /bin/bash -o pipefail
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export TRAINYARD_GOLDEN_DIR ?= $(CURDIR)/target/golden
+
+BIN := target/release
+GOLDEN := $(CURDIR)/target/golden
+
+.PHONY: help setup build demo test test-golden test-gpu lint bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+setup: ## Install what building and running needs (Debian, Ubuntu); safe to repeat
+	@deploy/setup.sh
+
+build: setup ## Build every program into target/release
+	cargo build --release --locked --workspace
+
+demo: build ## A whole local cluster trains on a small generated data set and shows the result
+	@deploy/demo.sh
+
+test: build $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
+	cargo test --release --locked --workspace --exclude trainyard-trainer --exclude trainyard-tests
+	cargo test --release --locked -p trainyard-trainer -- --test-threads=1
+	cargo test --release --locked -p trainyard-tests -- --test-threads=1
+
+test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
+	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data -- --test-threads=1
+
+test-gpu: build $(GOLDEN)/unpacked ## What needs an NVIDIA card
+	cargo test --release --locked -p trainyard-trainer --features gpu-tests --test gpu -- --test-threads=1
+
+lint: setup ## Format, Clippy and rustdoc, warnings denied
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --document-private-items
+
+bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
+	@deploy/bench.sh
+
+clean: ## Remove everything that was built (the set-up stays)
+	rm -rf target demo
+
+$(GOLDEN)/unpacked: trainer-core/tests/golden/open.tar.xz
+	mkdir -p $(GOLDEN)
+	tar -xJf $< -C $(GOLDEN)
+	touch $@

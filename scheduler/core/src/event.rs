@@ -1,0 +1,80 @@
+//! Everything that can happen to the core.
+
+use trainyard_types::{
+    AgentId, AttemptId, GpuTelemetry, Inventory, JobId, JobSpec, Report, Session,
+};
+
+/// One happening. Those of users are answered in [`crate::Output::reply`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A user submits a job; the driver has drawn its id and the spec is valid.
+    Submit {
+        /// What the client drew, if anything; repeats answer with the first one's job.
+        request_id: Option<String>,
+        /// Used unless the request is a repeat.
+        job: JobId,
+        /// Who submits.
+        user: String,
+        /// Valid: `JobSpec::violations` is empty.
+        spec: JobSpec,
+    },
+    /// A user ends a job.
+    Cancel {
+        /// Which.
+        job: JobId,
+    },
+    /// A user queues a failed or cancelled job again.
+    Retry {
+        /// Which.
+        job: JobId,
+    },
+    /// An agent opened a session.
+    AgentConnected {
+        /// Higher than every earlier session of any agent under this leader epoch.
+        session: Session,
+        /// What it said.
+        hello: Hello,
+    },
+    /// An agent's connection is gone; its lease still runs.
+    AgentDisconnected {
+        /// Whose.
+        agent: AgentId,
+        /// Which connection.
+        session: Session,
+    },
+    /// An agent renews its lease.
+    Heartbeat {
+        /// Whose.
+        agent: AgentId,
+        /// By which connection.
+        session: Session,
+        /// What its GPUs do.
+        telemetry: Vec<GpuTelemetry>,
+    },
+    /// An agent tells what happened to an attempt. Repeats and gaps occur.
+    Report {
+        /// Who tells.
+        agent: AgentId,
+        /// By which connection.
+        session: Session,
+        /// What happened.
+        report: Report,
+    },
+    /// The time that [`crate::Core::next_deadline`] named has come.
+    Tick,
+}
+
+/// Who an agent is, what it has, and which attempts it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Stays the same over restarts.
+    pub agent: AgentId,
+    /// For people.
+    pub name: String,
+    /// Of the agent's program.
+    pub version: String,
+    /// What it offers.
+    pub inventory: Inventory,
+    /// Attempts that run, or that have reports which were not acknowledged yet.
+    pub attempts: Vec<AttemptId>,
+}
