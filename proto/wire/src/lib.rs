@@ -4,7 +4,7 @@
 pub mod convert;
 
 /// Generated from `proto/trainyard/v1`.
-#[allow(clippy::all, missing_docs, reason = "generated")]
+#[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
 pub mod pb {
     tonic::include_proto!("trainyard.v1");
 
