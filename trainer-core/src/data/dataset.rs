@@ -1,0 +1,190 @@
+//! A split of a data set after its preflight: images that exist, labels that make sense.
+
+use std::path::PathBuf;
+
+use crate::data::labels::Label;
+use crate::data::scan::{self, ScanReport};
+use crate::data::yaml::{DataYaml, YamlError};
+
+/// Which images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Those that train.
+    Train,
+    /// Those that validate.
+    Val,
+    /// Those kept apart.
+    Test,
+}
+
+impl Split {
+    /// Its key in a data.yaml.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// How a split is opened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OpenOptions {
+    /// Share of the images to use, above 0 and up to 1: the first ones.
+    pub fraction: f64,
+    /// Treat every class as one.
+    pub single_cls: bool,
+    /// Threads that scan.
+    pub threads: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { fraction: 1.0, single_cls: false, threads: 2 }
+    }
+}
+
+/// One usable image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Pixels, after EXIF orientation.
+    pub width: usize,
+    /// Pixels, after EXIF orientation.
+    pub height: usize,
+    /// Its objects.
+    pub labels: Vec<Label>,
+}
+
+/// A split, ready to load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// Its images.
+    pub items: Vec<Item>,
+    /// Class names by id.
+    pub names: Vec<String>,
+    /// What the preflight found.
+    pub report: ScanReport,
+}
+
+/// Why a split cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The data.yaml is wrong.
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
+    /// A folder or list cannot be read.
+    #[error("cannot list the images of `{place}`: {source}")]
+    List {
+        /// The folder or list.
+        place: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An entry that exists, but is something else.
+    #[error("{file}: `{key}` names `{place}`, which is neither a folder nor a .txt list of images")]
+    NeitherFolderNorList {
+        /// The data.yaml.
+        file: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// What it names.
+        place: PathBuf,
+    },
+    /// Nothing to train on, or to validate with.
+    #[error(
+        "{file}: `{key}: {entries}` has no images; put images there ({}), or correct `{key}`",
+        crate::data::decode::EXTENSIONS.join(", ")
+    )]
+    Empty {
+        /// The data.yaml.
+        file: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// Its value.
+        entries: String,
+    },
+    /// There are images, but not one can be used.
+    #[error("{file}: none of the {listed} images of `{key}` can be used; the first problem is: {first}")]
+    NothingUsable {
+        /// The data.yaml.
+        file: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// How many images there are.
+        listed: usize,
+        /// The first problem.
+        first: String,
+    },
+    /// Class ids beyond `names`: training would learn nonsense, so this is not a warning.
+    #[error(
+        "{files} label files have class ids that the data.yaml does not name ({classes} classes): {examples}; \
+         correct the labels, or `names`"
+    )]
+    WrongClasses {
+        /// How many files.
+        files: usize,
+        /// Classes in the data.yaml.
+        classes: usize,
+        /// The first of them, with file and line.
+        examples: String,
+    },
+}
+
+impl Dataset {
+    /// Lists and checks the images of `split`.
+    ///
+    /// A broken image or label row leaves the image out, with a warning in [`Dataset::report`]. A class
+    /// id that the data.yaml does not know is an error, and so is a split without a usable image.
+    ///
+    /// # Errors
+    /// See [`DataError`].
+    pub fn open(yaml: &DataYaml, split: Split, options: &OpenOptions) -> Result<Self, DataError> {
+        let key = split.key();
+        let entries = match split {
+            Split::Train => &yaml.train,
+            Split::Val => &yaml.val,
+            Split::Test => &yaml.test,
+        };
+        let mut listed = scan::list(yaml, key, entries)?;
+        if listed.is_empty() {
+            let entries = entries.join(", ");
+            return Err(DataError::Empty { file: yaml.file.clone(), key, entries });
+        }
+        listed.truncate(share(listed.len(), options.fraction));
+        let (items, report) = scan::scan(&listed, yaml.names.len(), options.single_cls, options.threads)?;
+        if items.is_empty() {
+            let first = report.messages.first().cloned().unwrap_or_default();
+            return Err(DataError::NothingUsable {
+                file: yaml.file.clone(),
+                key,
+                listed: listed.len(),
+                first,
+            });
+        }
+        let names = if options.single_cls { vec!["object".to_owned()] } else { yaml.names.clone() };
+        Ok(Self { items, names, report })
+    }
+
+    /// Usable images.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Never true: a split without images is not opened.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// `fraction` of `count` images, at least one.
+fn share(count: usize, fraction: f64) -> usize {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most `count`")]
+    let share = (count as f64 * fraction.clamp(0.0, 1.0)).round() as usize;
+    share.clamp(1, count)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! Image files to RGB: JPEG, PNG, BMP, WebP, TIFF, told apart by content; EXIF orientation is applied.
+//!
+//! JPEG is always decoded by the same decoder, because decoders differ by a few grey values and pixels
+//! must not depend on whether they came through a cache.
+
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use crate::data::image::Image;
+
+/// File name extensions that are taken for images, lower case.
+pub const EXTENSIONS: [&str; 8] = ["bmp", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"];
+
+/// How much of a file's end is searched for its end marker; cameras put previews and notes behind it.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// Why an image file yields no pixels.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    /// It is a broken JPEG.
+    #[error("is a corrupt JPEG: {0}")]
+    Jpeg(DecodeErrors),
+    /// It is a broken file of another kind, or of an unknown one.
+    #[error("is no readable image: {0}")]
+    Other(#[from] image::ImageError),
+    /// It ends early.
+    #[error("is truncated")]
+    Truncated,
+    /// A bug in a decoder, which a damaged file set off.
+    #[error("is corrupt: its decoder gave up")]
+    Panicked,
+}
+
+/// Whether a file of this name is taken for an image.
+pub fn is_image_name(path: &Path) -> bool {
+    let Some(extension) = path.extension().and_then(|extension| extension.to_str()) else { return false };
+    EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str())
+}
+
+/// Reads and decodes a file.
+///
+/// # Errors
+/// When it cannot be read or decoded.
+pub fn read(path: &Path) -> Result<Image, DecodeError> {
+    decode(&std::fs::read(path)?)
+}
+
+/// Decodes the bytes of a file. Grey becomes RGB, 16 bits become 8, transparency is dropped.
+///
+/// # Errors
+/// When the bytes are no image, or a broken one.
+pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
+    // Decoders meet arbitrary bytes here; one that panics must not end the training.
+    catch_unwind(|| decode_unguarded(bytes)).unwrap_or(Err(DecodeError::Panicked))
+}
+
+fn decode_unguarded(bytes: &[u8]) -> Result<Image, DecodeError> {
+    let format = image::guess_format(bytes)?;
+    if format == ImageFormat::Jpeg {
+        return decode_jpeg(bytes, false);
+    }
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(from_rgb(image.into_rgb8()))
+}
+
+fn decode_jpeg(bytes: &[u8], strict: bool) -> Result<Image, DecodeError> {
+    let options = jpeg_options().set_strict_mode(strict);
+    let mut decoder = JpegDecoder::new_with_options(Cursor::new(bytes), options);
+    let rgb = decoder.decode().map_err(DecodeError::Jpeg)?;
+    let (width, height) = decoder.dimensions().ok_or(DecodeError::Truncated)?;
+    let image = match rgb.len() {
+        length if length == width * height * 3 => Image { width, height, rgb },
+        // Some grey files come out grey whatever was asked for.
+        length if length == width * height => {
+            Image { width, height, rgb: rgb.iter().flat_map(|grey| [*grey; 3]).collect() }
+        }
+        _ => return Err(DecodeError::Truncated),
+    };
+    Ok(oriented(image, jpeg_orientation(decoder.exif())))
+}
+
+fn jpeg_options() -> DecoderOptions {
+    DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB)
+}
+
+fn jpeg_orientation(exif: Option<&Vec<u8>>) -> Orientation {
+    exif.and_then(|exif| Orientation::from_exif_chunk(exif)).unwrap_or(Orientation::NoTransforms)
+}
+
+fn from_rgb(image: RgbImage) -> Image {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Image { width, height, rgb: image.into_raw() }
+}
+
+fn oriented(image: Image, orientation: Orientation) -> Image {
+    if orientation == Orientation::NoTransforms {
+        return image;
+    }
+    let (width, height) = (dimension(image.width), dimension(image.height));
+    let Some(buffer) = RgbImage::from_raw(width, height, image.rgb) else {
+        unreachable!("the buffer was sized by width and height");
+    };
+    let mut image = DynamicImage::ImageRgb8(buffer);
+    image.apply_orientation(orientation);
+    from_rgb(image.into_rgb8())
+}
+
+fn dimension(pixels: usize) -> u32 {
+    u32::try_from(pixels).expect("decoders bound both sides by 65535 or less")
+}
+
+/// Width and height after orientation, from a file's first bytes.
+///
+/// # Errors
+/// When the header is broken.
+pub fn size(path: &Path) -> Result<(usize, usize), DecodeError> {
+    let file = BufReader::new(File::open(path)?);
+    catch_unwind(AssertUnwindSafe(|| size_unguarded(file))).unwrap_or(Err(DecodeError::Panicked))
+}
+
+fn size_unguarded(file: BufReader<File>) -> Result<(usize, usize), DecodeError> {
+    let reader = ImageReader::new(file).with_guessed_format()?;
+    let (width, height, orientation) = if reader.format() == Some(ImageFormat::Jpeg) {
+        let mut decoder = JpegDecoder::new_with_options(reader.into_inner(), jpeg_options());
+        decoder.decode_headers().map_err(DecodeError::Jpeg)?;
+        let (width, height) = decoder.dimensions().ok_or(DecodeError::Truncated)?;
+        (width, height, jpeg_orientation(decoder.exif()))
+    } else {
+        let mut decoder = reader.into_decoder()?;
+        let (width, height) = decoder.dimensions();
+        (width as usize, height as usize, decoder.orientation()?)
+    };
+    let sideways = matches!(
+        orientation,
+        Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH
+    );
+    Ok(if sideways { (height, width) } else { (width, height) })
+}
+
+/// Finds files that end early, cheaply: only a JPEG or PNG without its end marker is decoded.
+///
+/// # Errors
+/// When the file is truncated, or cannot be read.
+pub fn check_end(path: &Path) -> Result<(), DecodeError> {
+    let mut file = File::open(path)?;
+    let mut start = [0; 8];
+    let length = file.metadata()?.len();
+    if length < 8 {
+        return Err(DecodeError::Truncated);
+    }
+    file.read_exact(&mut start)?;
+    let marker: &[u8] = match image::guess_format(&start) {
+        Ok(ImageFormat::Jpeg) => &[0xFF, 0xD9],
+        Ok(ImageFormat::Png) => b"IEND",
+        _ => return Ok(()),
+    };
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    // Most files have it at the very end, so the search goes backwards.
+    if tail.windows(marker.len()).rev().any(|window| window == marker) {
+        return Ok(());
+    }
+    // Some writers leave the marker out; the pixels tell.
+    let bytes = std::fs::read(path)?;
+    let whole =
+        catch_unwind(|| if marker.len() == 2 { decode_jpeg(&bytes, true) } else { decode_unguarded(&bytes) });
+    match whole {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(DecodeError::Truncated),
+    }
+}
+
+#[cfg(test)]
+mod tests;

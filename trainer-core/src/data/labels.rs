@@ -1,0 +1,227 @@
+//! Reads the label files of a YOLO data set: `class cx cy w h` a line, as shares of the image.
+
+use std::path::{Path, PathBuf};
+
+/// One labelled object.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Label {
+    /// Class id, below the number of classes.
+    pub class: u32,
+    /// Centre and size as shares of the image's width and height, `[cx, cy, w, h]`, each in `[0, 1]`.
+    pub cxcywh: [f32; 4],
+}
+
+/// What a label file holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LabelFile {
+    /// Its objects, in file order, without duplicates.
+    pub labels: Vec<Label>,
+    /// Rows that repeat another row exactly; dropped.
+    pub duplicates: usize,
+    /// Boxes of no width or height; dropped.
+    pub empty_boxes: usize,
+}
+
+/// Why a label file cannot be used. Lines are numbered from 1; the text leaves the line to the caller.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LabelError {
+    /// The labels belong to another data.yaml; training on them would teach nonsense.
+    #[error(
+        "class {class} is out of range; the data set has {classes} classes, 0 to {}",
+        classes - 1
+    )]
+    Class {
+        /// Where.
+        line: usize,
+        /// The id.
+        class: u64,
+        /// How many classes there are.
+        classes: usize,
+    },
+    /// Not a number.
+    #[error("`{word}` is not a number")]
+    Number {
+        /// Where.
+        line: usize,
+        /// The word.
+        word: String,
+    },
+    /// Neither a box nor a polygon.
+    #[error("{columns} columns; expected `class cx cy w h`, or a class and 3 or more points")]
+    Columns {
+        /// Where.
+        line: usize,
+        /// How many there are.
+        columns: usize,
+    },
+    /// A coordinate outside the image.
+    #[error("{value} is outside 0 to 1; coordinates are shares of the image's size")]
+    Coordinate {
+        /// Where.
+        line: usize,
+        /// The coordinate.
+        value: f32,
+    },
+    /// A class id that is no whole number.
+    #[error("the class id `{word}` is not a whole number from 0")]
+    ClassId {
+        /// Where.
+        line: usize,
+        /// The word.
+        word: String,
+    },
+}
+
+impl LabelError {
+    /// The line that is wrong, from 1.
+    pub fn line(&self) -> usize {
+        match self {
+            Self::Class { line, .. }
+            | Self::Number { line, .. }
+            | Self::Columns { line, .. }
+            | Self::Coordinate { line, .. }
+            | Self::ClassId { line, .. } => *line,
+        }
+    }
+}
+
+/// The label file of an image: the last `images` folder of its path becomes `labels`, the suffix `.txt`.
+/// Without such a folder the labels lie beside the images, as CVAT writes them.
+pub fn label_path(image: &Path) -> PathBuf {
+    let parts: Vec<_> = image.components().collect();
+    let folders = parts.len().saturating_sub(1);
+    let images = parts[..folders].iter().rposition(|part| part.as_os_str() == "images");
+    let moved: PathBuf = match images {
+        None => image.to_path_buf(),
+        Some(position) => {
+            let mut moved = PathBuf::new();
+            for (index, part) in parts.iter().enumerate() {
+                moved.push(if index == position { "labels".as_ref() } else { part.as_os_str() });
+            }
+            moved
+        }
+    };
+    moved.with_extension("txt")
+}
+
+/// Parses the text of a label file. `single_class` makes every class 0, whatever the file says.
+///
+/// # Errors
+/// At the first bad line; no part of the file is used then.
+pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile, LabelError> {
+    let mut file = LabelFile::default();
+    for (index, row) in text.lines().enumerate() {
+        let line = index + 1;
+        let words: Vec<&str> = row.split_ascii_whitespace().collect();
+        if words.is_empty() {
+            continue;
+        }
+        if words.len() != 5 && (words.len() < 7 || words.len().is_multiple_of(2)) {
+            return Err(LabelError::Columns { line, columns: words.len() });
+        }
+        let class = parse_class(words[0], line)?;
+        if !single_class && class >= classes as u64 {
+            return Err(LabelError::Class { line, class, classes });
+        }
+        let class = if single_class { 0 } else { u32::try_from(class).unwrap_or(u32::MAX) };
+        let numbers = words[1..].iter().map(|word| parse_share(word, line)).collect::<Result<Vec<_>, _>>()?;
+        let cxcywh = match numbers[..] {
+            [cx, cy, w, h] => [cx, cy, w, h],
+            _ => hull(&numbers),
+        };
+        let label = Label { class, cxcywh };
+        if cxcywh[2] <= 0.0 || cxcywh[3] <= 0.0 {
+            file.empty_boxes += 1;
+        } else if file.labels.contains(&label) {
+            file.duplicates += 1;
+        } else {
+            file.labels.push(label);
+        }
+    }
+    Ok(file)
+}
+
+/// Class ids are whole numbers, but some tools write them as `3.0`.
+fn parse_class(word: &str, line: usize) -> Result<u64, LabelError> {
+    let wrong = || LabelError::ClassId { line, word: word.to_owned() };
+    let number: f64 = word.parse().map_err(|_| LabelError::Number { line, word: word.to_owned() })?;
+    if number >= 0.0 && number.fract() == 0.0 && number < 1e15 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "just checked")]
+        Ok(number as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// Rounding in labelling tools makes values slightly above 1; up to 1.01 they are taken as 1.
+fn parse_share(word: &str, line: usize) -> Result<f32, LabelError> {
+    let value: f32 = word.parse().map_err(|_| LabelError::Number { line, word: word.to_owned() })?;
+    // Not-a-number is outside, too.
+    if !(-0.01..=1.01).contains(&value) {
+        return Err(LabelError::Coordinate { line, value });
+    }
+    Ok(value.clamp(0.0, 1.0))
+}
+
+/// The box around a polygon `x y x y …`.
+fn hull(points: &[f32]) -> [f32; 4] {
+    let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
+    for point in points.chunks_exact(2) {
+        for axis in 0..2 {
+            low[axis] = low[axis].min(point[axis]);
+            high[axis] = high[axis].max(point[axis]);
+        }
+    }
+    [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, high[0] - low[0], high[1] - low[1]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_images_folder_becomes_labels() {
+        let path = |image: &str| label_path(Path::new(image)).display().to_string();
+        assert_eq!(path("/images/set/images/train/a.b.jpg"), "/images/set/labels/train/a.b.txt");
+        assert_eq!(path("/set/obj_train_data/a.png"), "/set/obj_train_data/a.txt");
+        assert_eq!(path("images/images.jpg"), "labels/images.txt");
+    }
+
+    #[test]
+    fn boxes_polygons_and_blank_lines_are_read() {
+        let text = "1 0.5 0.5 0.2 0.1\n\n0 0.1 0.1 0.3 0.1 0.3 0.5\r\n1.0 1.005 0.5 0.1 0.1";
+        let file = parse(text, 2, false).unwrap();
+        let close =
+            |left: [f32; 4], right: [f32; 4]| left.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert_eq!(file.labels[0], Label { class: 1, cxcywh: [0.5, 0.5, 0.2, 0.1] });
+        assert!(close(file.labels[1].cxcywh, [0.2, 0.3, 0.2, 0.4]), "{:?}", file.labels[1]);
+        assert_eq!(file.labels[2].cxcywh[0], 1.0);
+    }
+
+    #[test]
+    fn duplicates_and_empty_boxes_are_dropped_and_counted() {
+        let text = "0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n0 .5 .5 .2 0\n1 .5 .5 .2 .2\n";
+        let file = parse(text, 2, false).unwrap();
+        assert_eq!((file.labels.len(), file.duplicates, file.empty_boxes), (2, 1, 1));
+        assert_eq!(parse(text, 1, true).unwrap().duplicates, 2);
+    }
+
+    #[test]
+    fn a_bad_line_is_named_by_its_number() {
+        let error = |text| {
+            let error = parse(text, 3, false).unwrap_err();
+            format!("line {}: {error}", error.line())
+        };
+        assert!(
+            error("0 .5 .5 .2 .2\n3 .5 .5 .2 .2")
+                .starts_with("line 2: class 3 is out of range; the data set has 3")
+        );
+        assert!(error("0 .5 x .2 .2").starts_with("line 1: `x` is not a number"));
+        assert!(error("0 .5 .5 .2").starts_with("line 1: 4 columns"));
+        assert!(error("0 .5 .5 .2 .2 .1").starts_with("line 1: 6 columns"));
+        assert!(error("0 50 50 20 20").starts_with("line 1: 50 is outside 0 to 1"));
+        assert!(error("0 .5 .5 NaN .2").contains("outside"));
+        assert!(error("-1 .5 .5 .2 .2").contains("`-1` is not a whole number"));
+        assert!(error("0.5 .5 .5 .2 .2").contains("`0.5` is not a whole number"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Random choices as a function of where they are made, so that they can be made again anywhere.
+
+/// What a choice is for. Each purpose has numbers of its own, so that one more draw for one purpose
+/// leaves all others as they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The order of an epoch's images.
+    Order = 1,
+    /// Whether and from which images a mosaic is made, and its centre.
+    Mosaic = 2,
+    /// Rotation, scale, shear, translation.
+    Affine = 3,
+    /// Whether and how two images are blended.
+    Mixup = 4,
+    /// Hue, saturation, value.
+    Colour = 5,
+    /// Flips.
+    Flip = 6,
+}
+
+/// A sequence of random numbers, given by its key (SplitMix64, Steele et al. 2014).
+#[derive(Debug, Clone)]
+pub struct Draw {
+    state: u64,
+}
+
+impl Draw {
+    /// The sequence for one purpose at one sample of one epoch of one run.
+    pub fn new(seed: u64, epoch: u32, sample: usize, purpose: Purpose) -> Self {
+        let mut state = mix(seed);
+        for word in [u64::from(epoch), sample as u64, purpose as u64] {
+            state = mix(state ^ mix(word.wrapping_add(0x9E37_79B9_7F4A_7C15)));
+        }
+        Self { state }
+    }
+
+    /// Any number.
+    pub fn next_u64(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(self.state)
+    }
+
+    /// Uniform in `[0, 1)`.
+    pub fn unit(&mut self) -> f64 {
+        // 53 bits are what an f64 can hold exactly.
+        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Uniform in `[low, high)`.
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
+    /// Uniform in `0..count`.
+    ///
+    /// # Panics
+    /// When `count` is 0.
+    pub fn below(&mut self, count: usize) -> usize {
+        assert!(count > 0, "a choice among none");
+        // The high half of a product is uniform up to one part in 2^64 / count.
+        let product = u128::from(self.next_u64()) * count as u128;
+        usize::try_from(product >> 64).expect("it is below `count`, which is a usize")
+    }
+
+    /// True with this probability.
+    pub fn chance(&mut self, probability: f64) -> bool {
+        self.unit() < probability
+    }
+
+    /// From the beta distribution with both parameters `shape`, a whole number: near a half.
+    pub fn beta(&mut self, shape: u32) -> f64 {
+        // A gamma variate of whole shape is a sum of exponential ones.
+        let mut gamma = || (0..shape).map(|_| -(1.0 - self.unit()).ln()).sum::<f64>();
+        let (first, second) = (gamma(), gamma());
+        first / (first + second)
+    }
+
+    /// The numbers below `count` in random order (Fisher and Yates).
+    pub fn permutation(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            order.swap(last, self.below(last + 1));
+        }
+        order
+    }
+}
+
+/// A bijection of 64-bit numbers without visible pattern.
+const fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draw(seed: u64, epoch: u32, sample: usize, purpose: Purpose) -> u64 {
+        Draw::new(seed, epoch, sample, purpose).next_u64()
+    }
+
+    #[test]
+    fn the_same_place_draws_the_same_and_each_other_place_another() {
+        let here = draw(7, 3, 5, Purpose::Affine);
+        assert_eq!(draw(7, 3, 5, Purpose::Affine), here);
+        for other in [
+            draw(8, 3, 5, Purpose::Affine),
+            draw(7, 5, 3, Purpose::Affine),
+            draw(7, 3, 6, Purpose::Affine),
+            draw(7, 3, 5, Purpose::Flip),
+            draw(0, 0, 0, Purpose::Order),
+        ] {
+            assert_ne!(other, here);
+        }
+    }
+
+    #[test]
+    fn numbers_are_spread_evenly_over_samples() {
+        let count = 20_000;
+        let draws: Vec<f64> = (0..count).map(|s| Draw::new(1, 0, s, Purpose::Flip).unit()).collect();
+        let mean = draws.iter().sum::<f64>() / count as f64;
+        let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count as f64;
+        let pairs = draws.windows(2).map(|w| (w[0] - mean) * (w[1] - mean)).sum::<f64>() / count as f64;
+        // Seven standard errors of each.
+        assert!((mean - 0.5).abs() < 0.015 && (variance - 1.0 / 12.0).abs() < 0.004, "{mean} {variance}");
+        assert!(pairs.abs() < 0.005, "{pairs}");
+    }
+
+    #[test]
+    fn a_permutation_has_every_number_once_and_no_favourite_place() {
+        let mut first = [0; 5];
+        for epoch in 0..5_000 {
+            let mut order = Draw::new(1, epoch, 0, Purpose::Order).permutation(5);
+            first[order[0]] += 1;
+            order.sort_unstable();
+            assert_eq!(order, [0, 1, 2, 3, 4]);
+        }
+        assert!(first.iter().all(|count| (800..1200).contains(count)), "{first:?}");
+    }
+
+    #[test]
+    fn beta_variates_lie_around_a_half() {
+        let draws: Vec<f64> = (0..4_000).map(|s| Draw::new(1, 0, s, Purpose::Mixup).beta(32)).collect();
+        let mean = draws.iter().sum::<f64>() / 4_000.0;
+        let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 4_000.0;
+        // Beta(32, 32): mean 1/2, variance 1 / (4 * 65).
+        assert!((mean - 0.5).abs() < 0.01 && (variance - 1.0 / 260.0).abs() < 0.0008, "{mean} {variance}");
+    }
+}

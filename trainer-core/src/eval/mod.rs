@@ -1,0 +1,8 @@
+//! From decoded predictions to detections, and from detections to mAP. Knows nothing of tensors.
+
+pub mod ap;
+pub mod map;
+pub mod nms;
+
+pub use self::map::{ClassMetrics, Evaluator, Metrics, Truth};
+pub use self::nms::{Detection, NmsConfig, suppress};
