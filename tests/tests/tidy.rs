@@ -1,0 +1,118 @@
+//! The house rules that a machine can hold.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const MAX_LINES: usize = 600;
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            if !name.starts_with('.') && name != "target" && name != "demo" {
+                rust_files(&path, found);
+            }
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    rust_files(Path::new(ROOT), &mut files);
+    let root = Path::new(ROOT);
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| (path.strip_prefix(root).unwrap().to_owned(), fs::read_to_string(&path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn no_file_holds_two_ideas() {
+    let long: Vec<String> = sources()
+        .into_iter()
+        .map(|(path, text)| (path, text.lines().count()))
+        .filter(|(_, lines)| *lines > MAX_LINES)
+        .map(|(path, lines)| format!("{} has {lines} lines", path.display()))
+        .collect();
+    assert!(long.is_empty(), "split by idea: {long:#?}");
+}
+
+#[test]
+fn nothing_is_left_open_or_ignored() {
+    // Spelled in two halves, so that this file does not find itself.
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("#[ig", "nore"),
+        concat!("FIX", "ME"),
+    ];
+    for (path, text) in sources() {
+        for mark in marks {
+            assert!(!text.contains(mark), "{} contains {mark}", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_store_knows_redis() {
+    for (path, text) in sources() {
+        let store = path.starts_with("scheduler/server/src/store");
+        let uses = text.contains("redis::") && path.starts_with("scheduler/server/src");
+        assert!(store || !uses, "{} uses the redis crate; only the store may", path.display());
+    }
+}
+
+#[test]
+fn no_file_is_named_after_nothing() {
+    for (path, _) in sources() {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(!["utils", "util", "helpers", "common", "misc"].contains(&name), "{}", path.display());
+    }
+}
+
+/// Which crates of the workspace a crate may depend on, tests included.
+const EDGES: &[(&str, &[&str])] = &[
+    ("proto/types", &[]),
+    ("proto/config", &[]),
+    ("proto/wire", &["trainyard-types"]),
+    ("scheduler/core", &["trainyard-types"]),
+    ("scheduler/sim", &["trainyard-types", "trainyard-scheduler-core"]),
+    (
+        "scheduler/server",
+        &["trainyard-types", "trainyard-config", "trainyard-proto", "trainyard-scheduler-core"],
+    ),
+    ("agent", &["trainyard-types", "trainyard-config", "trainyard-proto"]),
+    ("trainer-core", &["trainyard-types"]),
+    ("cli", &["trainyard-types", "trainyard-config", "trainyard-proto"]),
+    ("tests", &["trainyard-types", "trainyard-proto"]),
+    ("tests/fake-nvml", &[]),
+];
+
+#[test]
+fn crates_depend_on_each_other_one_way_only() {
+    let root: toml::Table = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap().parse().unwrap();
+    let members: BTreeSet<&str> = root["workspace"]["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| member.as_str().unwrap())
+        .collect();
+    let known: BTreeSet<&str> = EDGES.iter().map(|(member, _)| *member).collect();
+    assert_eq!(members, known, "a new crate needs its place in the order");
+    for (member, allowed) in EDGES {
+        let manifest = fs::read_to_string(Path::new(ROOT).join(member).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = manifest.parse().unwrap();
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(table) = manifest.get(section).and_then(toml::Value::as_table) else { continue };
+            for name in table.keys().filter(|name| name.starts_with("trainyard")) {
+                assert!(allowed.contains(&name.as_str()), "{member} may not depend on {name}");
+            }
+        }
+    }
+}
