@@ -36,14 +36,19 @@ impl Gpu {
         nominal_gib(self.memory_total_mib)
     }
 
-    /// Whether a user who wrote `pattern` means this model: `4090` matches `NVIDIA GeForce RTX 4090`.
-    /// Words match whole and in order, so `4070` does not match an `RTX 4070 Ti`'s wish for `4070 Ti`
-    /// the other way round; case does not count.
+    /// Whether a user who wrote `pattern` means this model; see [`matches_model`].
     pub fn matches_model(&self, pattern: &str) -> bool {
-        let model: Vec<String> = self.model.split_whitespace().map(str::to_lowercase).collect();
-        let wanted: Vec<String> = pattern.split_whitespace().map(str::to_lowercase).collect();
-        !wanted.is_empty() && model.windows(wanted.len()).any(|window| window == wanted.as_slice())
+        matches_model(&self.model, pattern)
     }
+}
+
+/// Whether a user who wrote `pattern` means `model`: `4090` matches `NVIDIA GeForce RTX 4090`.
+/// Words match whole and in order, so `4070` does not match an `RTX 4070 Ti`'s wish for `4070 Ti`
+/// the other way round; case does not count.
+pub fn matches_model(model: &str, pattern: &str) -> bool {
+    let model: Vec<String> = model.split_whitespace().map(str::to_lowercase).collect();
+    let wanted: Vec<String> = pattern.split_whitespace().map(str::to_lowercase).collect();
+    !wanted.is_empty() && model.windows(wanted.len()).any(|window| window == wanted.as_slice())
 }
 
 /// A memory size in MiB, rounded to half a GiB.

@@ -1,11 +1,10 @@
 //! Everything that can happen to the core.
 
-use trainyard_types::{
-    AgentId, AttemptId, GpuTelemetry, Inventory, JobId, JobSpec, Report, Session,
-};
+use trainyard_types::{AgentId, AttemptId, GpuTelemetry, Inventory, JobId, JobSpec, Report, Session};
 
 /// One happening. Those of users are answered in [`crate::Output::reply`].
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "events are moved once, from the inbox into the core")]
 pub enum Event {
     /// A user submits a job; the driver has drawn its id and the spec is valid.
     Submit {

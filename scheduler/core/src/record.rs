@@ -103,6 +103,9 @@ pub struct Progress {
     pub loader_wait_ratio: f64,
     /// Expected time to the end, as of the newest report.
     pub eta: Option<Duration>,
+    /// How long an epoch takes, on average; unknown before the attempt's first epoch is over.
+    #[serde(default)]
+    pub epoch_seconds: Option<f64>,
     /// Newest value of each metric.
     pub metrics: BTreeMap<String, f64>,
 }

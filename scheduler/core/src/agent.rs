@@ -1,0 +1,294 @@
+//! Agents: registration, inventory, sessions, and the lease that keeps their attempts theirs.
+//!
+//! ```text
+//!              AgentConnected                     lease over
+//!  (unknown) ───────────────► Connected ──────────────────────────► Lost
+//!                              │     ▲  ◄── Heartbeat, same session ── │
+//!           AgentDisconnected  ▼     │ AgentConnected                 │
+//!                            Disconnected ──────── lease over ────────┘
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use trainyard_types::{AgentId, AttemptId, EndReason, Ended, GpuTelemetry, JobId, Session, Slot, Time};
+
+use crate::changes::Changes;
+use crate::core::Core;
+use crate::event::Hello;
+use crate::output::Command;
+use crate::record::AgentRecord;
+use crate::slots;
+
+/// An agent and what lasts only as long as its session.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) record: AgentRecord,
+    /// The open connection.
+    pub(crate) session: Option<Session>,
+    /// The newest connection, open or not; what an older one says is refused.
+    newest_session: Session,
+    /// When its attempts are tried elsewhere; `None` once that has happened.
+    pub(crate) lease_until: Option<Time>,
+    last_seen: Time,
+    telemetry: Vec<GpuTelemetry>,
+    /// The live attempts.
+    pub(crate) running: BTreeMap<Slot, AttemptId>,
+    /// It hands its jobs back, so it gets no new ones in this session.
+    draining: bool,
+    /// Their card failed; set aside for this session.
+    faulty: BTreeSet<Slot>,
+}
+
+/// Whether an agent can be given work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AgentState {
+    /// Has a session and a lease.
+    Connected,
+    /// Has no session; its lease still runs, and so do its attempts.
+    Disconnected,
+    /// Was silent for longer than its lease.
+    Lost,
+}
+
+/// An agent as others see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentView<'a> {
+    /// Who it is and what it has.
+    pub record: &'a AgentRecord,
+    /// Whether it can be given work.
+    pub state: AgentState,
+    /// The open connection.
+    pub session: Option<Session>,
+    /// When it was last heard of; after a restart of the scheduler, when it last connected.
+    pub last_seen: Time,
+    /// As of the newest heartbeat of this session.
+    pub telemetry: &'a [GpuTelemetry],
+    /// What runs where. Slots of the inventory that are not listed are free.
+    pub running: &'a BTreeMap<Slot, AttemptId>,
+}
+
+impl AgentView<'_> {
+    /// The job on a slot.
+    pub fn job_on(&self, slot: &Slot) -> Option<JobId> {
+        self.running.get(slot).map(|attempt| attempt.job)
+    }
+}
+
+impl Agent {
+    /// One that was seen before, without a session.
+    pub(crate) fn known(record: AgentRecord, lease_until: Time) -> Self {
+        Self {
+            last_seen: record.connected,
+            record,
+            session: None,
+            newest_session: Session(0),
+            lease_until: Some(lease_until),
+            telemetry: Vec::new(),
+            running: BTreeMap::new(),
+            draining: false,
+            faulty: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> AgentView<'_> {
+        AgentView {
+            record: &self.record,
+            state: self.state(),
+            session: self.session,
+            last_seen: self.last_seen,
+            telemetry: &self.telemetry,
+            running: &self.running,
+        }
+    }
+
+    pub(crate) fn state(&self) -> AgentState {
+        match (self.lease_until, self.session) {
+            (None, _) => AgentState::Lost,
+            (Some(_), Some(_)) => AgentState::Connected,
+            (Some(_), None) => AgentState::Disconnected,
+        }
+    }
+
+    /// The slots that attempts may be placed on, free or not, as they stand in the core's index.
+    pub(crate) fn offered(&self) -> BTreeMap<Slot, (slots::Kind, u32)> {
+        if self.state() != AgentState::Connected || self.draining {
+            return BTreeMap::new();
+        }
+        let mut offered = slots::of_inventory(&self.record.inventory);
+        offered.retain(|slot, _| !self.faulty.contains(slot));
+        offered
+    }
+
+    /// Whether it is connected, but offers the slot no more.
+    pub(crate) fn sets_aside(&self, slot: &Slot) -> bool {
+        self.draining || self.faulty.contains(slot)
+    }
+}
+
+impl Core {
+    /// An agent opened a session. It may be new, may be back, or may have crashed and forgotten.
+    pub(crate) fn on_connected(&mut self, now: Time, session: Session, hello: Hello, out: &mut Changes) {
+        let Hello { agent: id, name, version, inventory, attempts: held } = hello;
+        if self.agents.get(&id).is_some_and(|agent| agent.newest_session >= session) {
+            return; // A newer connection overtook this one.
+        }
+        self.withdraw_slots(id);
+        let record = AgentRecord { id, name, version, inventory, connected: now };
+        let agent = self.agents.entry(id).or_insert_with(|| Agent::known(record.clone(), now));
+        agent.record = record;
+        agent.session = Some(session);
+        agent.newest_session = session;
+        agent.telemetry.clear();
+        agent.draining = false;
+        agent.faulty.clear();
+        let forgotten: Vec<AttemptId> =
+            agent.running.values().copied().filter(|attempt| !held.contains(attempt)).collect();
+        out.touch_agent(id);
+        self.renew_lease(now, id);
+        for attempt in forgotten {
+            self.lose_attempt(now, attempt, "the agent no longer holds it".to_owned(), out);
+        }
+        for attempt in held {
+            self.reconcile(id, session, attempt, out);
+        }
+        self.offer_slots(id, out);
+    }
+
+    /// Tells an agent what has become of an attempt that it holds. One that is its own just goes on.
+    fn reconcile(&self, agent: AgentId, session: Session, attempt: AttemptId, out: &mut Changes) {
+        let live = self.jobs.get(&attempt.job).and_then(|job| Some((job, job.live_attempt()?)));
+        match live {
+            Some((job, live)) if live.id == attempt && live.agent == agent => {
+                if job.cancel_requested {
+                    out.command(Command::Stop { agent, session, attempt, reason: EndReason::Cancelled });
+                }
+            }
+            Some(_) | None => out.command(Command::Revoke { agent, session, attempt }),
+        }
+    }
+
+    /// A connection is gone. Its attempts go on for as long as the lease runs.
+    pub(crate) fn on_disconnected(&mut self, agent: AgentId, session: Session) {
+        if self.agents.get(&agent).is_some_and(|agent| agent.session == Some(session)) {
+            self.withdraw_slots(agent);
+            if let Some(agent) = self.agents.get_mut(&agent) {
+                agent.session = None;
+            }
+        }
+    }
+
+    /// A sign of life with news of the GPUs.
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        now: Time,
+        agent: AgentId,
+        session: Session,
+        telemetry: Vec<GpuTelemetry>,
+        out: &mut Changes,
+    ) {
+        if self.hear(now, agent, session, out)
+            && let Some(agent) = self.agents.get_mut(&agent)
+        {
+            agent.telemetry = telemetry;
+        }
+    }
+
+    /// Renews the lease of an agent that spoke, unless it spoke by an old connection.
+    pub(crate) fn hear(&mut self, now: Time, id: AgentId, session: Session, out: &mut Changes) -> bool {
+        let Some(agent) = self.agents.get(&id) else { return false };
+        if agent.session != Some(session) {
+            return false;
+        }
+        // It was silent for too long, on a connection that held: a paused machine. It was told then
+        // what is no longer its own, so that only its slots are to be taken up again.
+        let was_lost = agent.state() == AgentState::Lost;
+        self.renew_lease(now, id);
+        if was_lost {
+            self.offer_slots(id, out);
+        }
+        true
+    }
+
+    fn renew_lease(&mut self, now: Time, id: AgentId) {
+        let until = now + self.config.lease;
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        agent.last_seen = now;
+        if let Some(old) = agent.lease_until.replace(until) {
+            self.leases.remove(&(old, id));
+        }
+        self.leases.insert((until, id));
+    }
+
+    /// The agent was silent for longer than its lease: what it ran is tried elsewhere.
+    pub(crate) fn on_lease_over(&mut self, now: Time, id: AgentId, out: &mut Changes) {
+        self.leases.pop_first();
+        self.withdraw_slots(id);
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        agent.lease_until = None;
+        let session = agent.session;
+        let silent = now.since(agent.last_seen).as_secs();
+        let attempts: Vec<AttemptId> = agent.running.values().copied().collect();
+        for attempt in attempts {
+            let message = format!("nothing was heard of the agent for {silent} s");
+            self.lose_attempt(now, attempt, message, out);
+            // The connection may hold although nothing comes: then this waits for the agent there.
+            if let Some(session) = session {
+                out.command(Command::Revoke { agent: id, session, attempt });
+            }
+        }
+    }
+
+    fn lose_attempt(&mut self, now: Time, attempt: AttemptId, message: String, out: &mut Changes) {
+        let ended = Ended { reason: EndReason::AgentLost, message, artifacts: Vec::new() };
+        self.end_attempt(now, now, attempt, ended, out);
+    }
+
+    /// Ends an attempt's hold on its slot, and sets aside what should not be used again.
+    pub(crate) fn release_slot(&mut self, id: AgentId, slot: &Slot, reason: EndReason, out: &mut Changes) {
+        match reason {
+            EndReason::Drained | EndReason::GpuFault => {
+                self.withdraw_slots(id);
+                if let Some(agent) = self.agents.get_mut(&id) {
+                    agent.running.remove(slot);
+                    if reason == EndReason::Drained {
+                        agent.draining = true;
+                    } else {
+                        agent.faulty.insert(slot.clone());
+                    }
+                }
+                self.offer_slots(id, out);
+            }
+            EndReason::Completed
+            | EndReason::BadSpec
+            | EndReason::GpuOom
+            | EndReason::HostOom
+            | EndReason::TrainerCrash
+            | EndReason::AgentLost
+            | EndReason::Preempted
+            | EndReason::Cancelled => {
+                let Some(agent) = self.agents.get_mut(&id) else { return };
+                agent.running.remove(slot);
+                if let Some((kind, index)) = agent.offered().remove(slot) {
+                    self.slots.release(&kind, slots::location(&agent.record, slot.clone(), index));
+                    out.replan = true;
+                }
+            }
+        }
+    }
+
+    fn offer_slots(&mut self, id: AgentId, out: &mut Changes) {
+        let Some(agent) = self.agents.get(&id) else { return };
+        for (slot, (kind, index)) in agent.offered() {
+            let free = !agent.running.contains_key(&slot);
+            self.slots.offer(kind, slots::location(&agent.record, slot, index), free);
+        }
+        out.replan = true;
+    }
+
+    fn withdraw_slots(&mut self, id: AgentId) {
+        let Some(agent) = self.agents.get(&id) else { return };
+        for (slot, (kind, index)) in agent.offered() {
+            self.slots.withdraw(&kind, &slots::location(&agent.record, slot, index));
+        }
+    }
+}

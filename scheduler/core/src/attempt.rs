@@ -1,0 +1,234 @@
+//! What agents report of attempts, and what it changes in the job.
+//!
+//! An attempt is live from its placement to its end. Its reports are numbered from 1 and are taken in
+//! once, in order, and from its own agent only.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use trainyard_types::trainer::{Epoch, Failed, LogLevel, Started, Step, TrainerEvent};
+use trainyard_types::{AgentId, AttemptId, Checkpoint, JobState, Report, ReportBody, Session, Time};
+
+use crate::changes::Changes;
+use crate::core::Core;
+use crate::output::Command;
+use crate::record::{EventBody, JobRecord, Progress};
+
+/// What a report is, seen from the attempt that it is about.
+enum Standing {
+    /// The next one of a live attempt.
+    Next,
+    /// Taken in before.
+    Repeat {
+        /// The newest that was taken in.
+        last_sequence: u64,
+    },
+    /// Earlier ones are missing; the agent sends it again after them.
+    Gap,
+    /// Of an attempt that is not this agent's, or not any more.
+    Stale,
+}
+
+impl Core {
+    /// An agent tells what happened. Such reports repeat, and may come from a former owner.
+    pub(crate) fn on_report(
+        &mut self,
+        now: Time,
+        agent: AgentId,
+        session: Session,
+        report: Report,
+        out: &mut Changes,
+    ) {
+        if !self.hear(now, agent, session, out) {
+            return; // An old connection: the agent says it again by the new one.
+        }
+        let attempt = report.attempt;
+        match self.standing(agent, &report) {
+            Standing::Next => {
+                let sequence = report.sequence;
+                self.take_in(now, report, out);
+                out.command(Command::Ack { agent, session, attempt, sequence });
+            }
+            Standing::Repeat { last_sequence } => {
+                out.command(Command::Ack { agent, session, attempt, sequence: last_sequence });
+            }
+            Standing::Gap => {}
+            Standing::Stale => out.command(Command::Revoke { agent, session, attempt }),
+        }
+    }
+
+    fn standing(&self, agent: AgentId, report: &Report) -> Standing {
+        let index = usize::try_from(report.attempt.number).ok().and_then(|number| number.checked_sub(1));
+        let job = self.jobs.get(&report.attempt.job);
+        let attempt = job.zip(index).and_then(|(job, index)| job.attempts.get(index));
+        let Some(attempt) = attempt.filter(|attempt| attempt.agent == agent) else { return Standing::Stale };
+        if report.sequence <= attempt.last_sequence {
+            return Standing::Repeat { last_sequence: attempt.last_sequence };
+        }
+        match &attempt.ended {
+            Some(_) => Standing::Stale,
+            None if report.sequence == attempt.last_sequence + 1 => Standing::Next,
+            None => Standing::Gap,
+        }
+    }
+
+    /// The next report of a live attempt.
+    fn take_in(&mut self, now: Time, report: Report, out: &mut Changes) {
+        let Report { attempt: id, sequence, time, body } = report;
+        let Some(job) = self.jobs.get_mut(&id.job) else { return };
+        let Some(attempt) = job.live_attempt_mut() else { return };
+        attempt.last_sequence = sequence;
+        // Clocks differ: nothing happens before its attempt was placed, or in the future.
+        let time = time.max(attempt.placed).min(now.max(attempt.placed));
+        out.touch(id.job);
+        match body {
+            ReportBody::Trainer(event) => on_trainer(job, time, id, event, out),
+            ReportBody::CheckpointStored(checkpoint) => on_checkpoint(job, checkpoint),
+            ReportBody::Ended(ended) => self.end_attempt(now, time, id, ended, out),
+        }
+    }
+}
+
+fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEvent, out: &mut Changes) {
+    let log = |level, message| EventBody::Log { level, message };
+    match event {
+        TrainerEvent::Started(started) => on_started(job, time, id, &started, out),
+        TrainerEvent::Step(step) => on_step(job, time, id, step, out),
+        TrainerEvent::Epoch(epoch) => on_epoch(job, time, id, epoch, out),
+        // What counts for the job is that it is stored, which is reported next.
+        TrainerEvent::Checkpoint(_) => {}
+        TrainerEvent::BatchSize(change) => {
+            job.progress.get_or_insert_default().batch_size = change.to;
+            out.event(job, time, id.number, log(LogLevel::Warning, change.message));
+        }
+        TrainerEvent::Log(line) => out.event(job, time, id.number, log(line.level, line.message)),
+        TrainerEvent::Finished(finished) => {
+            let progress = job.progress.get_or_insert_default();
+            progress.metrics.extend(finite(finished.metrics));
+            progress.eta = Some(Duration::ZERO);
+            let message =
+                format!("training is done; the best weights are those of epoch {}", finished.best_epoch);
+            out.event(job, time, id.number, log(LogLevel::Info, message));
+        }
+        TrainerEvent::Failed(failed) => {
+            out.event(job, time, id.number, log(LogLevel::Error, failure(failed)));
+        }
+    }
+}
+
+fn on_started(job: &mut JobRecord, time: Time, id: AttemptId, started: &Started, out: &mut Changes) {
+    job.progress = Some(Progress {
+        epoch: started.first_epoch,
+        epochs: started.epochs,
+        batch_size: started.batch_size,
+        ..Progress::default()
+    });
+    run(job, time, id, out);
+}
+
+/// The first sign that the trainer is at work moves the job on; later ones change nothing.
+fn run(job: &mut JobRecord, time: Time, id: AttemptId, out: &mut Changes) {
+    let Some(attempt) = job.live_attempt_mut().filter(|attempt| attempt.started.is_none()) else { return };
+    attempt.started = Some(time);
+    let mut reason = format!("trains on {} of agent `{}`", attempt.device, attempt.agent_name);
+    if let Some(progress) = &job.progress
+        && progress.epoch > 1
+    {
+        reason.push_str(&format!(", from epoch {} of {}", progress.epoch, progress.epochs));
+    }
+    if job.cancel_requested {
+        reason = format!("its user cancelled it; {reason} until it stops");
+    }
+    job.started.get_or_insert(time);
+    out.state(job, time, id.number, JobState::Running, reason);
+}
+
+fn on_step(job: &mut JobRecord, time: Time, id: AttemptId, step: Step, out: &mut Changes) {
+    run(job, time, id, out);
+    let running_since = job.live_attempt().and_then(|attempt| attempt.started).unwrap_or(time);
+    let progress = job.progress.get_or_insert_default();
+    progress.epoch = step.epoch;
+    progress.epochs = progress.epochs.max(step.epoch);
+    progress.batch = step.batch;
+    progress.batches = step.batches;
+    progress.images_per_second = number(step.images_per_second);
+    progress.loader_wait_ratio = number(step.loader_wait_ratio);
+    let values = finite(step.metrics);
+    progress.metrics.extend(values.clone());
+    let done = f64::from(step.batch) / f64::from(step.batches.max(1));
+    // Within the attempt's first epoch its own pace is all there is to go by.
+    let pace = progress
+        .epoch_seconds
+        .or_else(|| (step.batch > 0).then(|| time.since(running_since).as_secs_f64() / done));
+    progress.eta = pace.and_then(|pace| eta(pace, f64::from(progress.epochs - step.epoch) + 1.0 - done));
+    let body = EventBody::Metrics {
+        epoch: step.epoch,
+        epochs: progress.epochs,
+        epoch_end: false,
+        batch: step.batch,
+        batches: step.batches,
+        images_per_second: progress.images_per_second,
+        loader_wait_ratio: progress.loader_wait_ratio,
+        values,
+    };
+    out.event(job, time, id.number, body);
+}
+
+fn on_epoch(job: &mut JobRecord, time: Time, id: AttemptId, epoch: Epoch, out: &mut Changes) {
+    run(job, time, id, out);
+    let progress = job.progress.get_or_insert_default();
+    progress.epoch = epoch.epoch;
+    progress.epochs = epoch.epochs;
+    progress.batch = progress.batches;
+    progress.images_per_second = number(epoch.images_per_second);
+    progress.loader_wait_ratio = number(epoch.loader_wait_ratio);
+    let values = finite(epoch.metrics);
+    progress.metrics.extend(values.clone());
+    let pace = epoch.seconds / f64::from(epoch.epoch.max(1));
+    progress.epoch_seconds = Some(pace).filter(|pace| pace.is_finite() && *pace >= 0.0);
+    let left = epoch.epochs.saturating_sub(epoch.epoch);
+    progress.eta = progress.epoch_seconds.and_then(|pace| eta(pace, f64::from(left)));
+    let body = EventBody::Metrics {
+        epoch: epoch.epoch,
+        epochs: epoch.epochs,
+        epoch_end: true,
+        batch: progress.batch,
+        batches: progress.batches,
+        images_per_second: progress.images_per_second,
+        loader_wait_ratio: progress.loader_wait_ratio,
+        values,
+    };
+    out.event(job, time, id.number, body);
+}
+
+/// A resumed attempt may store one that is older than the newest; the newest is kept.
+fn on_checkpoint(job: &mut JobRecord, checkpoint: Checkpoint) {
+    if job.checkpoint.as_ref().is_none_or(|newest| newest.step <= checkpoint.step) {
+        job.checkpoint = Some(checkpoint);
+    }
+}
+
+fn failure(failed: Failed) -> String {
+    let mut message = failed.message;
+    for violation in &failed.violations {
+        message.push_str(&format!("; {violation}"));
+    }
+    message
+}
+
+/// In whole milliseconds; `None` for what is no duration.
+fn eta(epoch_seconds: f64, epochs_left: f64) -> Option<Duration> {
+    let span = Duration::try_from_secs_f64(epoch_seconds * epochs_left).ok()?;
+    Some(Duration::from_millis(span.as_millis().try_into().ok()?))
+}
+
+/// JSON has no infinities, and what is stored must be readable: such values are left out.
+fn finite(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    metrics.retain(|_, value| value.is_finite());
+    metrics
+}
+
+/// As [`finite`], for values that cannot be left out.
+fn number(value: f64) -> f64 {
+    if value.is_finite() { value } else { 0.0 }
+}

@@ -1,0 +1,155 @@
+//! What always holds between two events, checked in tests, in the simulator and in debug builds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use trainyard_types::{AgentId, AttemptId, JobId, JobState, Slot};
+
+use crate::core::Core;
+use crate::record::JobRecord;
+use crate::slots::{self, Slots};
+
+/// A bug of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// The wrong number of live attempts for its state, or a live one that is not the newest.
+    #[error("job {job} is {state} and has {live} live attempts")]
+    LiveAttempts {
+        /// Which.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+        /// How many attempts have no end.
+        live: usize,
+    },
+    /// Attempt numbers are 1, 2, 3 and so on.
+    #[error("attempt {attempt} stands at place {place} of its job")]
+    AttemptNumber {
+        /// Which.
+        attempt: AttemptId,
+        /// From 1.
+        place: usize,
+    },
+    /// Two live attempts on one slot.
+    #[error("attempts {first} and {second} both live on one slot of agent {agent}")]
+    SlotShared {
+        /// Whose slot.
+        agent: AgentId,
+        /// One.
+        first: AttemptId,
+        /// The other.
+        second: AttemptId,
+    },
+    /// The agents' view of what runs is not what the jobs say.
+    #[error("agent {0} is believed to run other attempts than the jobs say")]
+    Running(AgentId),
+    /// The queue is not the set of queued jobs, or a job is in it but neither ready nor delayed.
+    #[error("job {0} is not where it belongs in the queue")]
+    QueueIndex(JobId),
+    /// The queue holds a job that is not queued.
+    #[error("the queue holds {indexed} jobs, and {queued} jobs are queued")]
+    QueueSize {
+        /// By the index.
+        indexed: usize,
+        /// By the jobs.
+        queued: usize,
+    },
+    /// The slots on offer are not those of connected agents, or the wrong ones are free.
+    #[error("the index of slots does not match the agents")]
+    SlotIndex,
+    /// Something could be placed and was not.
+    #[error("job {0} could be placed and was not")]
+    NotPlaced(JobId),
+    /// A lease without deadline, or the other way round.
+    #[error("the deadlines do not match the agents' leases")]
+    Leases,
+    /// A request id that does not lead to its job.
+    #[error("the request id of job {0} does not lead to it")]
+    RequestIndex(JobId),
+    /// A record that cannot have been written: no revision, no event, a final state without an end.
+    #[error("the record of job {0} contradicts itself")]
+    Record(JobId),
+}
+
+/// Checks everything, in steps in the number of jobs and slots.
+pub fn check(core: &Core) -> Result<(), Broken> {
+    let mut live: BTreeMap<AgentId, BTreeMap<Slot, AttemptId>> = BTreeMap::new();
+    let mut queued = 0;
+    for job in core.jobs.values() {
+        check_job(job)?;
+        queued += usize::from(job.state == JobState::Queued);
+        check_indexes(core, job)?;
+        if let Some(attempt) = job.live_attempt() {
+            let before = live.entry(attempt.agent).or_default().insert(attempt.slot.clone(), attempt.id);
+            if let Some(first) = before {
+                return Err(Broken::SlotShared { agent: attempt.agent, first, second: attempt.id });
+            }
+        }
+    }
+    let indexed = core.queue.indexed();
+    if indexed != queued || core.queue.len() != queued {
+        return Err(Broken::QueueSize { indexed, queued });
+    }
+    check_agents(core, &live)?;
+    match crate::placement::place(&core.queue, &core.slots).first() {
+        Some(placement) => Err(Broken::NotPlaced(placement.job)),
+        None => Ok(()),
+    }
+}
+
+fn check_job(job: &JobRecord) -> Result<(), Broken> {
+    for (index, attempt) in job.attempts.iter().enumerate() {
+        let (place, number) = (index + 1, usize::try_from(attempt.id.number));
+        if attempt.id.job != job.id || number != Ok(place) {
+            return Err(Broken::AttemptNumber { attempt: attempt.id, place });
+        }
+    }
+    let live = job.attempts.iter().filter(|attempt| attempt.ended.is_none()).count();
+    let active = matches!(job.state, JobState::Starting | JobState::Running);
+    if live != usize::from(active) || job.live_attempt().is_some() != active {
+        return Err(Broken::LiveAttempts { job: job.id, state: job.state, live });
+    }
+    let running = job.live_attempt().is_some_and(|attempt| attempt.started.is_some());
+    let sound = job.revision > 0
+        && job.last_cursor > 0
+        && !job.state_reason.is_empty()
+        && job.ended.is_some() == job.state.is_final()
+        && running == (job.state == JobState::Running)
+        && (job.not_before.is_none() || job.state == JobState::Queued)
+        && (job.artifacts.is_empty() || job.state == JobState::Succeeded);
+    if sound { Ok(()) } else { Err(Broken::Record(job.id)) }
+}
+
+fn check_indexes(core: &Core, job: &JobRecord) -> Result<(), Broken> {
+    let is_queued = job.state == JobState::Queued;
+    let (ordered, ready, delayed) = core.queue.holds(job);
+    if ordered != is_queued || (ready || delayed) != is_queued || (ready && delayed) {
+        return Err(Broken::QueueIndex(job.id));
+    }
+    match &job.request_id {
+        Some(request_id) if core.requests.get(request_id) != Some(&job.id) => {
+            Err(Broken::RequestIndex(job.id))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>) -> Result<(), Broken> {
+    if let Some(stranger) = live.keys().find(|agent| !core.agents.contains_key(agent)) {
+        return Err(Broken::Running(*stranger));
+    }
+    let (mut offered, mut leases) = (Slots::default(), BTreeSet::new());
+    for (&id, agent) in &core.agents {
+        if live.get(&id).unwrap_or(&BTreeMap::new()) != &agent.running {
+            return Err(Broken::Running(id));
+        }
+        for (slot, (kind, index)) in agent.offered() {
+            let free = !agent.running.contains_key(&slot);
+            offered.offer(kind, slots::location(&agent.record, slot, index), free);
+        }
+        leases.extend(agent.lease_until.map(|until| (until, id)));
+    }
+    if offered != core.slots {
+        return Err(Broken::SlotIndex);
+    }
+    if leases == core.leases { Ok(()) } else { Err(Broken::Leases) }
+}

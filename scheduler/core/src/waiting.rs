@@ -1,0 +1,128 @@
+//! Why a queued job does not run, in words for its user.
+
+use trainyard_types::{JobId, JobState, Time};
+
+use crate::agent::AgentState;
+use crate::core::Core;
+use crate::queue::Request;
+use crate::slots::{self, Kind};
+
+/// Where a queued job stands, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// From 1, over the whole queue.
+    pub position: u32,
+    /// A sentence without its full stop.
+    pub reason: String,
+}
+
+impl Core {
+    /// Why a job waits; `None` unless it is queued. Costs as many steps as jobs are ahead.
+    pub fn waiting(&self, now: Time, job: JobId) -> Option<Waiting> {
+        let job = self.jobs.get(&job).filter(|job| job.state == JobState::Queued)?;
+        let ahead = self.queue.ahead(job);
+        let reason = match job.not_before {
+            Some(time) if time > now => {
+                format!("retries at {} UTC, in {} s", clock(time), time.since(now).as_secs_f64().ceil())
+            }
+            Some(_) | None => self.lacks(&Request::from(&job.spec.resources), ahead),
+        };
+        Some(Waiting {
+            position: u32::try_from(ahead).map_or(u32::MAX, |ahead| ahead.saturating_add(1)),
+            reason,
+        })
+    }
+
+    fn lacks(&self, request: &Request, ahead: usize) -> String {
+        if self.agents.values().all(|agent| agent.state() != AgentState::Connected) {
+            return "no agent is connected".to_owned();
+        }
+        let (mut total, mut free) = (0, 0);
+        for (_, offer) in self.slots.kinds().iter().filter(|(kind, _)| kind.satisfies(request)) {
+            total += offer.total;
+            free += offer.free.len();
+        }
+        if total == 0 {
+            return self.lacks_any(request);
+        }
+        let noun = if request.device == trainyard_types::DeviceKind::Cpu { "CPU slot" } else { "card" };
+        let mut reason = match (total, free) {
+            // Between two events every slot that a ready job could use is taken; it is about to be placed.
+            (_, 1..) => format!("is about to be placed on a {noun}"),
+            (1, 0) => format!("waits for the only {noun} that fits; it is busy"),
+            (2, 0) => format!("waits for one of 2 {noun}s that fit; both are busy"),
+            (_, 0) => format!("waits for one of {total} {noun}s that fit; all are busy"),
+        };
+        match ahead {
+            0 => {}
+            1 => reason.push_str("; 1 job is ahead"),
+            _ => reason.push_str(&format!("; {ahead} jobs are ahead")),
+        }
+        reason
+    }
+
+    /// No slot on offer would do: is one away or set aside, or is there none at all?
+    fn lacks_any(&self, request: &Request) -> String {
+        let wish = wish(request);
+        let mut largest: Option<Kind> = None;
+        for agent in self.agents.values() {
+            let name = &agent.record.name;
+            for (slot, (kind, _)) in slots::of_inventory(&agent.record.inventory) {
+                if kind.satisfies(request) {
+                    match agent.state() {
+                        AgentState::Connected if agent.sets_aside(&slot) => {
+                            return format!(
+                                "needs {wish}; agent `{name}` has one, but takes no new jobs on it"
+                            );
+                        }
+                        AgentState::Connected => {}
+                        AgentState::Disconnected => {
+                            return format!("needs {wish}; agent `{name}` has one, but is not connected");
+                        }
+                        AgentState::Lost => {}
+                    }
+                }
+                let known = agent.state() != AgentState::Lost && kind != Kind::Cpu;
+                if known && largest.as_ref().is_none_or(|largest| kind > *largest) {
+                    largest = Some(kind);
+                }
+            }
+        }
+        match largest {
+            _ if request.device == trainyard_types::DeviceKind::Cpu => {
+                format!("needs {wish}; no agent offers one (set `cpu_slots` of an agent)")
+            }
+            Some(largest) => {
+                format!("needs {wish}; no agent has one (the largest is {})", card(&largest))
+            }
+            None => format!("needs {wish}; no agent has a GPU"),
+        }
+    }
+}
+
+/// `a GPU with model 4090 or 5070 and at least 20 GB`.
+fn wish(request: &Request) -> String {
+    if request.device == trainyard_types::DeviceKind::Cpu {
+        return "a CPU slot".to_owned();
+    }
+    let models = (!request.models.is_empty()).then(|| format!("model {}", request.models.join(" or ")));
+    let memory = (request.half_gib > 0).then(|| format!("at least {}", gigabytes(request.half_gib)));
+    let wishes: Vec<String> = models.into_iter().chain(memory).collect();
+    if wishes.is_empty() { "a GPU".to_owned() } else { format!("a GPU with {}", wishes.join(" and ")) }
+}
+
+fn card(kind: &Kind) -> String {
+    format!("{} with {}", kind.device(), gigabytes(kind.half_gib()))
+}
+
+/// As users know card sizes: `12 GB`, `7.5 GB`.
+fn gigabytes(half_gib: u64) -> String {
+    let half = if half_gib % 2 == 1 { ".5" } else { "" };
+    format!("{}{half} GB", half_gib / 2)
+}
+
+/// Hours, minutes, seconds of the day.
+fn clock(time: Time) -> String {
+    let seconds = time.0 / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
