@@ -1,0 +1,199 @@
+//! The few things about libtorch itself: its CUDA half, its exceptions, its threads.
+//!
+//! Everything here works around a trap: the order in which libtorch must be woken up, and that tch
+//! turns C++ exceptions into panics.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Once;
+
+use tch::Device;
+
+/// What libtorch said when it could not do something; the first line of its message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct TorchError {
+    /// libtorch's own words, without its C++ backtrace.
+    pub message: String,
+}
+
+impl TorchError {
+    /// Whether the device's memory ran out.
+    pub fn is_out_of_memory(&self) -> bool {
+        let text = &self.message;
+        text.contains("CUDA out of memory")
+            || text.contains("CUDA error: out of memory")
+            || text.contains("CUBLAS_STATUS_ALLOC_FAILED")
+    }
+}
+
+/// Why no CUDA device can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// Not `cpu`, `cuda` or `cuda:N`.
+    #[error("device `{0}` is unknown; use cpu or cuda:0")]
+    Unknown(String),
+    /// The CUDA half of libtorch does not load.
+    #[error(
+        "device `{device}` needs libtorch_cuda.so, which does not load: {reason}; \
+         install libtorch with CUDA, or train with `--device cpu`"
+    )]
+    NotLoaded {
+        /// As asked for.
+        device: String,
+        /// The dynamic linker's words.
+        reason: String,
+    },
+    /// No driver, or no card.
+    #[error("device `{device}` is not there: libtorch sees {count} CUDA devices")]
+    Absent {
+        /// As asked for.
+        device: String,
+        /// How many there are.
+        count: i64,
+    },
+}
+
+thread_local! {
+    /// Whether a panic on this thread is about to be caught by [`catch`], and needs no print.
+    static CATCHING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Loads libtorch's CUDA half, if it is installed. **Must come before anything else of libtorch:** it
+/// remembers for good what it found when it first looked for CUDA.
+///
+/// Returns the dynamic linker's message where it cannot be loaded, which is normal on a machine
+/// without an NVIDIA driver.
+pub fn load_cuda() -> Result<(), String> {
+    #[cfg(unix)]
+    {
+        use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+        // SAFETY: the library's initialisers are libtorch's own, made to be run at load time.
+        let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+        // Never unloaded: libtorch keeps pointers into it.
+        library.map(std::mem::forget).map_err(|error| error.to_string())
+    }
+    #[cfg(not(unix))]
+    Err("loading it is only written for Unix".to_owned())
+}
+
+/// Whether this machine has an NVIDIA driver, as the kernel module's device file shows.
+pub fn has_nvidia_driver() -> bool {
+    Path::new("/dev/nvidiactl").exists()
+}
+
+/// The device of that name; `cuda` is `cuda:0`. `loaded` is what [`load_cuda`] returned.
+pub fn device(name: &str, loaded: &Result<(), String>) -> Result<Device, DeviceError> {
+    let index = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => 0,
+        other => other
+            .strip_prefix("cuda:")
+            .and_then(|index| index.parse().ok())
+            .ok_or_else(|| DeviceError::Unknown(other.to_owned()))?,
+    };
+    if let Err(reason) = loaded {
+        return Err(DeviceError::NotLoaded { device: name.to_owned(), reason: reason.clone() });
+    }
+    let count = tch::Cuda::device_count();
+    if i64::try_from(index).is_ok_and(|index| index < count) {
+        Ok(Device::Cuda(index))
+    } else {
+        Err(DeviceError::Absent { device: name.to_owned(), count })
+    }
+}
+
+/// `cpu`, `cuda:0`: the inverse of [`device`].
+pub fn device_name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        Device::Cpu | Device::Mps | Device::Vulkan => "cpu".to_owned(),
+    }
+}
+
+/// Uses as many threads as the process may run on. Returns how many.
+pub fn use_all_cores() -> i32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = i32::try_from(cores).unwrap_or(i32::MAX);
+    tch::set_num_threads(threads);
+    threads
+}
+
+/// Runs `work`; an exception of libtorch, which tch turns into a panic, becomes an error.
+///
+/// Any other panic goes on: it is a bug. Tensors that `work` made are dropped by then, so that their
+/// memory is free again.
+pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, TorchError> {
+    quiet_hook();
+    CATCHING.set(CATCHING.get() + 1);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    CATCHING.set(CATCHING.get() - 1);
+    result.map_err(|payload| match torch_message(payload.as_ref()) {
+        Some(message) => TorchError { message },
+        None => {
+            let text = panic_text(payload.as_ref()).unwrap_or("a panic without a message").to_owned();
+            eprintln!("panic: {text}");
+            std::panic::resume_unwind(payload)
+        }
+    })
+}
+
+/// Keeps the panics that [`catch`] turns into errors off the terminal.
+fn quiet_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if CATCHING.get() == 0 {
+                usual(info);
+            }
+        }));
+    });
+}
+
+/// A panic's text, if it has one.
+pub fn panic_text(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied())
+}
+
+/// libtorch's message inside a panic of tch, or `None` for another panic.
+fn torch_message(payload: &(dyn Any + Send)) -> Option<String> {
+    // tch: `called `Result::unwrap()` on an `Err` value: Torch("message\nException raised from …")`.
+    let text = panic_text(payload)?;
+    let at = text.find("Torch(\"")?;
+    let message = &text[at + "Torch(\"".len()..];
+    let end = ["\\nException raised from", "\\n", "\")"].iter().filter_map(|mark| message.find(mark)).min();
+    Some(message[..end.unwrap_or(message.len())].replace("\\\"", "\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn an_exception_of_libtorch_becomes_an_error_and_the_process_goes_on() {
+        let error = catch(|| Tensor::zeros([1 << 45], (Kind::Float, Device::Cpu))).unwrap_err();
+        assert!(error.message.contains("can't allocate memory"), "{error}");
+        assert!(!error.message.contains("Exception raised"), "{error}");
+        assert!(!error.is_out_of_memory());
+        assert_eq!(catch(|| 5), Ok(5));
+    }
+
+    #[test]
+    fn a_card_out_of_memory_is_told_from_other_errors() {
+        let error = TorchError { message: "CUDA out of memory. Tried to allocate 2.00 GiB.".into() };
+        assert!(error.is_out_of_memory());
+    }
+
+    #[test]
+    fn a_device_without_its_library_is_a_hard_error() {
+        let error = device("cuda:0", &Err("no such file".into())).unwrap_err();
+        assert!(error.to_string().contains("--device cpu"), "{error}");
+        assert_eq!(device("tpu", &Ok(())), Err(DeviceError::Unknown("tpu".into())));
+        assert_eq!(device("cpu", &Err(String::new())), Ok(Device::Cpu));
+    }
+}

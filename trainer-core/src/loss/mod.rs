@@ -1,0 +1,168 @@
+//! What training minimises: box, class and distribution losses over the anchors that learn an object.
+
+pub mod assign;
+pub mod ciou;
+pub mod dfl;
+
+use tch::{IndexOp, Kind, Reduction, Tensor};
+
+use self::assign::{Assignment, Targets, assign};
+use self::ciou::complete_iou;
+use self::dfl::{distribution_focal, side_distances};
+use crate::model::head::{Anchors, Prediction, corners, distances};
+
+/// What the three losses are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gains {
+    /// Box loss.
+    pub boxes: f64,
+    /// Class loss.
+    pub classes: f64,
+    /// Distribution focal loss.
+    pub distribution: f64,
+}
+
+impl Default for Gains {
+    fn default() -> Self {
+        Self { boxes: 7.5, classes: 0.5, distribution: 1.5 }
+    }
+}
+
+/// A batch's loss.
+#[derive(Debug)]
+pub struct Loss {
+    /// Scalar, with gradient: the sum of the components times the images of the batch.
+    pub total: Tensor,
+    /// `[3]`, without gradient: box, class and distribution loss with their gains, as results.csv shows them.
+    pub components: Tensor,
+}
+
+/// Anchors that an object may take; bounds how many anchors learn one.
+const PER_OBJECT: i64 = 10;
+
+/// The loss of a batch; `bins` are the head's. Computed in 32 bits whatever the prediction's type.
+pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets, gains: Gains) -> Loss {
+    let boxes = prediction.boxes.to_kind(Kind::Float);
+    let scores = prediction.scores.to_kind(Kind::Float);
+    let images = scores.size()[0];
+    let anchors = Anchors::new(&prediction.grid, boxes.device());
+
+    let (box_loss, class_loss, distribution_loss) = if targets.count == 0 {
+        let nothing = Tensor::zeros([0; 0], (Kind::Float, boxes.device()));
+        // The box branch takes part with a gradient of zero, as it does in any other batch.
+        let still = boxes.sum(Kind::Float) * 0.0;
+        (&nothing + still, class_entropy(&scores, &scores.zeros_like()), nothing)
+    } else {
+        let assignment = assign_prediction(&boxes, &scores, bins, &anchors, targets);
+        let scale = assignment.scores.sum(Kind::Float).clamp_min(1.0);
+        let class_loss = class_entropy(&scores, &assignment.scores) / &scale;
+        let (box_loss, distribution_loss) = box_losses(&boxes, bins, &anchors, &assignment, targets.count);
+        (box_loss / &scale, class_loss, distribution_loss / scale)
+    };
+    let parts = [box_loss * gains.boxes, class_loss * gains.classes, distribution_loss * gains.distribution];
+    let parts = Tensor::stack(&parts, 0);
+    #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand images")]
+    let total = parts.sum(Kind::Float) * images as f64;
+    Loss { total, components: parts.detach() }
+}
+
+/// The assigner, on what the head says now.
+fn assign_prediction(
+    boxes: &Tensor,
+    scores: &Tensor,
+    bins: &Tensor,
+    anchors: &Anchors,
+    targets: &Targets,
+) -> Assignment {
+    let _no_grad = tch::no_grad_guard();
+    let boxes = corners(&anchors.centers, &distances(boxes, bins)) * &anchors.strides;
+    assign(&scores.sigmoid(), &boxes, &(&anchors.centers * &anchors.strides), targets)
+}
+
+fn class_entropy(scores: &Tensor, wanted: &Tensor) -> Tensor {
+    scores.binary_cross_entropy_with_logits(wanted, None::<Tensor>, None::<Tensor>, Reduction::Sum)
+}
+
+/// Sums of the box and distribution losses over the foreground, weighted by the soft scores.
+///
+/// Computed on a fixed number of anchors that holds all the foreground: how many there are stays on the
+/// device. The others weigh nothing.
+fn box_losses(
+    boxes: &Tensor,
+    bins: &Tensor,
+    anchors: &Anchors,
+    assignment: &Assignment,
+    objects: i64,
+) -> (Tensor, Tensor) {
+    let size = boxes.size();
+    let (images, count) = (size[0], size[1]);
+    let slots = (objects * PER_OBJECT).min(images * count);
+    let (_, rows) = assignment.foreground.to_kind(Kind::Uint8).view(-1).topk(slots, 0, true, false);
+    // In memory order, so that sums do not depend on how the selection sorts equals.
+    let (rows, _) = rows.sort(0, false);
+    let pick = |of: &Tensor, width: i64| of.reshape([-1, width]).index_select(0, &rows);
+
+    let anchor = rows.remainder(count);
+    let centers = anchors.centers.index_select(0, &anchor);
+    let strides = anchors.strides.index_select(0, &anchor);
+    let weight = assignment.scores.sum_dim_intlist(-1, false, Kind::Float).view(-1).index_select(0, &rows);
+    let truth = pick(&assignment.boxes, 4) / &strides;
+    let logits = pick(boxes, size[2]);
+
+    let predicted = corners(&centers, &distances(&logits, bins));
+    let mismatch = complete_iou(&predicted, &truth).neg() + 1.0;
+    let distribution = distribution_focal(&logits, &side_distances(&centers, &truth));
+    ((mismatch * &weight).sum(Kind::Float), (distribution * weight).sum(Kind::Float))
+}
+
+/// The three components of a [`Loss`] on the host: box, class, distribution. Waits for the device.
+pub fn to_host(components: &Tensor) -> [f64; 3] {
+    [0, 1, 2].map(|at| components.i(at).double_value(&[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::assign::Object;
+    use super::*;
+    use crate::model::scale::BINS;
+
+    fn prediction() -> Prediction {
+        let options = (Kind::Float, Device::Cpu);
+        let (boxes, scores) = (Tensor::zeros([2, 21, 64], options), Tensor::zeros([2, 21, 2], options));
+        let grid = [(4, 4), (2, 2), (1, 1)];
+        Prediction { boxes: boxes.set_requires_grad(true), scores: scores.set_requires_grad(true), grid }
+    }
+
+    fn loss(objects: &[Object]) -> (Prediction, Loss) {
+        let prediction = prediction();
+        let bins = Tensor::arange(BINS, (Kind::Float, Device::Cpu));
+        let targets = Targets::new(objects, 2, [32, 32], Device::Cpu);
+        let loss = detection_loss(&prediction, &bins, &targets, Gains::default());
+        loss.total.backward();
+        (prediction, loss)
+    }
+
+    #[test]
+    fn a_batch_without_objects_only_learns_that_nothing_is_there() {
+        let (prediction, loss) = loss(&[]);
+        let [boxes, classes, distribution] = to_host(&loss.components);
+        assert_eq!((boxes, distribution), (0.0, 0.0));
+        let entropy = 0.5 * 2.0 * 21.0 * 2.0 * std::f64::consts::LN_2;
+        assert!((classes - entropy).abs() < 1e-3, "{classes} instead of {entropy}");
+        assert_eq!(prediction.boxes.grad().count_nonzero(None).int64_value(&[]), 0);
+    }
+
+    #[test]
+    fn gradients_reach_boxes_and_scores_and_are_finite() {
+        let object = Object { image: 1, class: 1, cxcywh: [0.5, 0.5, 0.6, 0.4] };
+        let (prediction, loss) = loss(&[object]);
+        assert!(to_host(&loss.components).iter().all(|part| part.is_finite() && *part > 0.0));
+        for tensor in [&prediction.boxes, &prediction.scores] {
+            let gradient = tensor.grad();
+            assert_eq!(gradient.isfinite().all().int64_value(&[]), 1);
+            assert!(gradient.count_nonzero(None).int64_value(&[]) > 0);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The exponential moving average of a model, which is what is validated and saved.
+
+use tch::Kind;
+
+use crate::model::Model;
+use crate::weights::Weights;
+
+/// Weight of the average against the newest model at the n-th update, from 1: starts low, so that the
+/// average follows a model that still changes fast.
+#[expect(clippy::cast_precision_loss, reason = "updates are far below 2^52")]
+pub fn decay(updates: u64) -> f64 {
+    0.9999 * (1.0 - (-(updates as f64) / 2000.0).exp())
+}
+
+/// A model that follows another one.
+#[derive(Debug)]
+pub struct Ema {
+    model: Model,
+    /// Updates so far.
+    pub updates: u64,
+}
+
+impl Ema {
+    /// Starts as `model` is.
+    pub fn new(model: &Model) -> Self {
+        let plan = model.plan();
+        // Frozen throughout: gradients never flow to an average.
+        let layers = plan.layers.len() + 1;
+        let copy = Model::new(plan.scale, plan.head.classes, layers, model.device());
+        copy.weights().copy_from(model.weights());
+        Self { model: copy, updates: 0 }
+    }
+
+    /// The averaged model.
+    pub const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Moves the average towards `model`, after an optimiser step.
+    pub fn update(&mut self, model: &Model) {
+        self.updates += 1;
+        mix(self.model.weights(), model.weights(), decay(self.updates));
+    }
+}
+
+/// `average = decay * average + (1 - decay) * newest`, for every float tensor, statistics included.
+pub fn mix(average: &Weights, newest: &Weights, decay: f64) {
+    let _no_grad = tch::no_grad_guard();
+    for (average, newest) in average.iter().zip(newest.iter()) {
+        if average.tensor.kind() == Kind::Float {
+            let _ = average.tensor.shallow_clone().lerp_(&newest.tensor, 1.0 - decay);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_average_follows_fast_at_first_and_slowly_later() {
+        assert!(decay(1) < 0.001 && (decay(100) - 0.049).abs() < 0.001 && decay(1_000_000) > 0.9998);
+    }
+}

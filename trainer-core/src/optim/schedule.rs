@@ -1,0 +1,187 @@
+//! Learning rates, momentum and accumulation as functions of the iteration. No state, no tensors.
+//!
+//! An iteration is one batch through the model; several of them make an optimiser step.
+
+use trainyard_types::TrainSpec;
+
+/// What the optimiser uses at one iteration.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Learning rates of convolution weights, normalisation weights and biases.
+    pub lr: [f64; 3],
+    /// Of all groups.
+    pub momentum: f64,
+    /// Batches whose gradients make one step.
+    pub accumulate: u64,
+}
+
+/// How a run's rates go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    /// In all.
+    pub epochs: u32,
+    /// Batches of an epoch.
+    pub batches: u64,
+    /// Images of a batch.
+    pub batch_size: u32,
+    /// Images that make one optimiser step, nominally.
+    pub nominal_batch: u32,
+    /// Cosine; linear otherwise.
+    pub cosine: bool,
+    /// Initial learning rate.
+    pub lr0: f64,
+    /// Final learning rate, as a share of `lr0`.
+    pub lrf: f64,
+    /// After warm-up.
+    pub momentum: f64,
+    /// L2 penalty on convolution weights, for the nominal batch.
+    pub weight_decay: f64,
+    /// Epochs over which the rates rise.
+    pub warmup_epochs: f64,
+    /// At the start of warm-up.
+    pub warmup_momentum: f64,
+    /// Learning rate of biases at the start of warm-up.
+    pub warmup_bias_lr: f64,
+}
+
+impl Schedule {
+    /// A spec's schedule, for epochs of `images` images.
+    pub fn new(spec: &TrainSpec, images: u64, batch_size: u32) -> Self {
+        Self {
+            epochs: spec.epochs,
+            batches: images.div_ceil(u64::from(batch_size.max(1))),
+            batch_size,
+            nominal_batch: spec.nbs,
+            cosine: spec.cos_lr,
+            lr0: spec.lr0,
+            lrf: spec.lrf,
+            momentum: spec.momentum,
+            weight_decay: spec.weight_decay,
+            warmup_epochs: spec.warmup_epochs,
+            warmup_momentum: spec.warmup_momentum,
+            warmup_bias_lr: spec.warmup_bias_lr,
+        }
+    }
+
+    /// Iterations of warm-up: never the last epoch's.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "iterations are far below 2^52, and not negative"
+    )]
+    pub fn warmup_iterations(&self) -> u64 {
+        let epochs = self.warmup_epochs.min(f64::from(self.epochs.saturating_sub(1)));
+        (epochs * self.batches as f64).round_ties_even() as u64
+    }
+
+    /// Batches that make one step after warm-up.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most the nominal batch")]
+    pub fn accumulate(&self) -> u64 {
+        let batches = f64::from(self.nominal_batch) / f64::from(self.batch_size.max(1));
+        (batches.round_ties_even() as u64).max(1)
+    }
+
+    /// L2 penalty on convolution weights, scaled to the images that really make one step.
+    #[expect(clippy::cast_precision_loss, reason = "at most the nominal batch")]
+    pub fn decay(&self) -> f64 {
+        let images = f64::from(self.batch_size) * self.accumulate() as f64;
+        self.weight_decay * images / f64::from(self.nominal_batch.max(1))
+    }
+
+    /// Learning rate of an epoch (from 0), as a share of the initial one.
+    pub fn factor(&self, epoch: u32) -> f64 {
+        let passed = f64::from(epoch) / f64::from(self.epochs.max(1));
+        if self.cosine {
+            (1.0 - (std::f64::consts::PI * passed).cos()) / 2.0 * (self.lrf - 1.0) + 1.0
+        } else {
+            (1.0 - passed) * (1.0 - self.lrf) + self.lrf
+        }
+    }
+
+    /// The rates at an iteration, counted from 0 over the whole run.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "iterations are far below 2^52, accumulation is small and positive"
+    )]
+    pub fn at(&self, iteration: u64) -> Rates {
+        let epoch = u32::try_from(iteration / self.batches.max(1)).unwrap_or(u32::MAX);
+        let lr = self.lr0 * self.factor(epoch);
+        let warmup = self.warmup_iterations();
+        if warmup == 0 || iteration > warmup {
+            return Rates { lr: [lr; 3], momentum: self.momentum, accumulate: self.accumulate() };
+        }
+        let passed = iteration as f64 / warmup as f64;
+        let between = |from: f64, to: f64| from + (to - from) * passed;
+        let nominal = f64::from(self.nominal_batch) / f64::from(self.batch_size.max(1));
+        Rates {
+            lr: [between(0.0, lr), between(0.0, lr), between(self.warmup_bias_lr, lr)],
+            momentum: between(self.warmup_momentum, self.momentum),
+            accumulate: (between(1.0, nominal).round_ties_even() as u64).max(1),
+        }
+    }
+}
+
+/// Decides after which batches the optimiser steps. A remainder carries over the end of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accumulation {
+    /// Batches whose gradients wait for the next step.
+    pub waiting: u64,
+}
+
+impl Accumulation {
+    /// Takes note of a batch; returns whether the optimiser steps now.
+    pub fn add(&mut self, accumulate: u64) -> bool {
+        self.waiting += 1;
+        let steps = self.waiting >= accumulate;
+        if steps {
+            self.waiting = 0;
+        }
+        steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::{ModelScale, TrainSpec};
+
+    use super::*;
+
+    fn schedule(epochs: u32, batch_size: u32) -> Schedule {
+        let spec = TrainSpec { epochs, ..TrainSpec::new(ModelScale::N, "/d/data.yaml") };
+        Schedule::new(&spec, 320, batch_size)
+    }
+
+    #[test]
+    fn a_run_of_one_epoch_has_no_warm_up() {
+        let rates = schedule(1, 16).at(0);
+        assert_eq!(rates, Rates { lr: [0.01; 3], momentum: 0.937, accumulate: 4 });
+    }
+
+    #[test]
+    fn warm_up_starts_at_zero_and_ends_at_the_schedules_rate() {
+        let schedule = schedule(10, 16);
+        let first = schedule.at(0);
+        assert_eq!(first, Rates { lr: [0.0, 0.0, 0.1], momentum: 0.8, accumulate: 1 });
+        let last = schedule.at(schedule.warmup_iterations());
+        let next = schedule.at(schedule.warmup_iterations() + 1);
+        assert!(last.lr.iter().zip(next.lr).all(|(last, next)| (last - next).abs() < 1e-15));
+        assert_eq!(last.accumulate, 4);
+    }
+
+    #[test]
+    fn the_penalty_follows_the_images_of_a_step() {
+        let decay = [64, 48, 16, 5, 128].map(|batch| schedule(3, batch).decay());
+        let images = [64.0, 48.0, 64.0, 65.0, 128.0];
+        for (decay, images) in decay.into_iter().zip(images) {
+            assert!((decay - 0.0005 * images / 64.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn the_last_batch_may_be_smaller_and_counts() {
+        assert_eq!(schedule(1, 48).batches, 7);
+    }
+}

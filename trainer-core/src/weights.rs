@@ -1,0 +1,303 @@
+//! The tensors of a model under their names, and the safetensors files that they go to and come from.
+//!
+//! Names are those of Ultralytics' state dict (`model.0.conv.weight`), so that weights can be exchanged.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use tch::{Device, Kind, Tensor};
+
+/// What training does with a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Weights of a convolution: decay.
+    Weight,
+    /// Scale of a batch normalisation: trained without decay.
+    Norm,
+    /// Any bias, batch normalisation's too: trained without decay, at a learning rate of its own in warm-up.
+    Bias,
+    /// Running mean or variance.
+    Statistic,
+    /// How many batches a batch normalisation has seen; stays on the CPU.
+    Counter,
+    /// Never changes.
+    Constant,
+}
+
+impl Role {
+    /// Whether gradients flow to it.
+    pub const fn is_trained(self) -> bool {
+        matches!(self, Self::Weight | Self::Norm | Self::Bias)
+    }
+
+    /// Whether it counts as a parameter of the model.
+    pub const fn is_parameter(self) -> bool {
+        matches!(self, Self::Weight | Self::Norm | Self::Bias | Self::Constant)
+    }
+}
+
+/// One tensor of a model.
+#[derive(Debug)]
+pub struct Entry {
+    /// `model.0.conv.weight`.
+    pub name: String,
+    /// What training does with it.
+    pub role: Role,
+    /// Whether it belongs to a layer that keeps its weights.
+    pub frozen: bool,
+    /// Shared with the block that computes with it.
+    pub tensor: Tensor,
+}
+
+impl Entry {
+    /// Whether an optimiser moves it.
+    pub fn is_trained(&self) -> bool {
+        self.role.is_trained() && !self.frozen
+    }
+}
+
+/// Why weights cannot be read, written or taken.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The file system said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// Not a safetensors file, or a damaged one.
+    #[error("{path} is not a whole safetensors file: {reason}")]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor that the model has and the file has not.
+    #[error("tensor `{0}` is missing; are these weights of another model?")]
+    Missing(String),
+    /// The first layer has as many channels as no scale has.
+    #[error("the first layer has {0} channels; yolov8 n, s, m, l, x have 16, 32, 48, 64, 80")]
+    Scale(i64),
+    /// A tensor of another shape than the model's.
+    #[error(
+        "tensor `{name}` has shape {found:?}, the model's has {expected:?}; are these weights of another model or class count?"
+    )]
+    Shape {
+        /// Which tensor.
+        name: String,
+        /// In the file.
+        found: Vec<i64>,
+        /// In the model.
+        expected: Vec<i64>,
+    },
+}
+
+/// All tensors of a model, in the order of Ultralytics' state dict.
+#[derive(Debug, Default)]
+pub struct Weights {
+    entries: Vec<Entry>,
+    places: HashMap<String, usize>,
+}
+
+impl Weights {
+    /// Adds a tensor; a name twice is a bug.
+    pub fn push(&mut self, entry: Entry) {
+        let before = self.places.insert(entry.name.clone(), self.entries.len());
+        assert!(before.is_none(), "tensor {} named twice", entry.name);
+        self.entries.push(entry);
+    }
+
+    /// In order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Entry> {
+        self.entries.iter()
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.places.get(name).map(|&at| &self.entries[at].tensor)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Parameters, the constant ones included.
+    pub fn parameters(&self) -> u64 {
+        self.iter().filter(|entry| entry.role.is_parameter()).map(|entry| entry.tensor.numel() as u64).sum()
+    }
+
+    /// Takes every value from the tensors that `source` gives by name, whatever their float type.
+    ///
+    /// Tensors keep their memory layout. Nothing is changed when one is missing or has another shape.
+    pub fn assign(&self, source: impl Fn(&str) -> Option<Tensor>) -> Result<(), WeightsError> {
+        let mut found = Vec::with_capacity(self.len());
+        for entry in &self.entries {
+            let tensor = source(&entry.name).ok_or_else(|| WeightsError::Missing(entry.name.clone()))?;
+            let (found_shape, expected) = (tensor.size(), entry.tensor.size());
+            if found_shape != expected {
+                return Err(WeightsError::Shape { name: entry.name.clone(), found: found_shape, expected });
+            }
+            found.push(tensor);
+        }
+        let _no_grad = tch::no_grad_guard();
+        for (entry, value) in self.entries.iter().zip(&found) {
+            entry.tensor.shallow_clone().copy_(value);
+        }
+        Ok(())
+    }
+
+    /// Takes every value of `other`, which has the same tensors.
+    pub fn copy_from(&self, other: &Self) {
+        let _no_grad = tch::no_grad_guard();
+        for (to, from) in self.entries.iter().zip(&other.entries) {
+            debug_assert_eq!(to.name, from.name);
+            to.tensor.shallow_clone().copy_(&from.tensor);
+        }
+    }
+}
+
+/// Named tensors as read from a file, on the CPU.
+pub type Tensors = HashMap<String, Tensor>;
+
+/// A safetensors file's tensors and metadata.
+#[derive(Debug, Default)]
+pub struct TensorFile {
+    /// By name, on the CPU, in the file's types.
+    pub tensors: Tensors,
+    /// The header's text entries.
+    pub metadata: HashMap<String, String>,
+}
+
+/// Reads a safetensors file.
+pub fn read(path: &Path) -> Result<TensorFile, WeightsError> {
+    let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+    parse(&bytes).map_err(|reason| WeightsError::Format { path: path.to_owned(), reason })
+}
+
+/// What the bytes of a safetensors file say.
+fn parse(bytes: &[u8]) -> Result<TensorFile, String> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let mut tensors = Tensors::new();
+    for (name, view) in file.tensors() {
+        let shape: Result<Vec<i64>, _> = view.shape().iter().map(|&side| i64::try_from(side)).collect();
+        let shape = shape.map_err(|_| format!("tensor `{name}` is too large"))?;
+        let kind = kind(view.dtype())
+            .ok_or_else(|| format!("tensor `{name}` has type {:?}, which is not supported", view.dtype()))?;
+        let tensor = if view.data().is_empty() {
+            Tensor::empty(&shape, (kind, Device::Cpu))
+        } else {
+            Tensor::from_data_size(view.data(), &shape, kind)
+        };
+        tensors.insert(name, tensor);
+    }
+    Ok(TensorFile { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+}
+
+/// Bytes of a safetensors file that holds `tensors`; sorted by name.
+pub fn encode<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>, String> {
+    let mut views: Vec<(&str, Bytes)> =
+        tensors.into_iter().map(|(name, tensor)| (name, Bytes::of(tensor))).collect();
+    views.sort_by_key(|(name, _)| *name);
+    safetensors::tensor::serialize(views, Some(metadata)).map_err(|error| error.to_string())
+}
+
+/// A tensor's values, row-major, on the host.
+struct Bytes {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+impl Bytes {
+    fn of(tensor: &Tensor) -> Self {
+        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+        let dtype = dtype(tensor.kind()).expect("models and optimisers hold none but these types");
+        let numel = tensor.numel();
+        let mut data = vec![0; numel * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut data, numel);
+        let shape = tensor.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
+        Self { dtype, shape, data }
+    }
+}
+
+impl View for Bytes {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.data).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
+
+const fn kind(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F64 => Kind::Double,
+        Dtype::I64 => Kind::Int64,
+        Dtype::I32 => Kind::Int,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::BOOL => Kind::Bool,
+        _ => return None,
+    })
+}
+
+const fn dtype(kind: Kind) -> Option<Dtype> {
+    Some(match kind {
+        Kind::Float => Dtype::F32,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Double => Dtype::F64,
+        Kind::Int64 => Dtype::I64,
+        Kind::Int => Dtype::I32,
+        Kind::Uint8 => Dtype::U8,
+        Kind::Bool => Dtype::BOOL,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_reads_back_in_row_major_order() {
+        let tensor = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([2, 3, 2, 2]);
+        let channels_last = tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let metadata = HashMap::from([("nc".to_owned(), "3".to_owned())]);
+        let bytes = encode([("a", &channels_last)], metadata.clone()).unwrap();
+        let file = parse(&bytes).unwrap();
+        assert_eq!(file.metadata, metadata);
+        assert!(file.tensors["a"].equal(&tensor));
+    }
+
+    #[test]
+    fn a_torn_file_is_refused() {
+        let bytes = encode([("a", &Tensor::from_slice(&[1.0_f32, 2.0]))], HashMap::new()).unwrap();
+        assert!(parse(&bytes[..bytes.len() - 1]).is_err());
+    }
+}
