@@ -4,55 +4,13 @@
 //! number of workers, on the batch size, or on where an epoch is resumed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::data::augment::AugmentConfig;
+use crate::data::batch::{BatchShape, Batches};
 use crate::data::cache::ImageStore;
-use crate::data::dataset::Dataset;
-
-/// One object of a batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Target {
-    /// Position of the image in the batch, from 0.
-    pub image: u32,
-    /// Class id.
-    pub class: u32,
-    /// Centre and size as shares of the batch's width and height, `[cx, cy, w, h]`.
-    pub cxcywh: [f32; 4],
-}
-
-impl Target {
-    /// Corners in pixels of a batch of `height` x `width`, `[x1, y1, x2, y2]`.
-    pub fn xyxy(&self, height: usize, width: usize) -> [f32; 4] {
-        let (width, height) = (width as f32, height as f32);
-        let [cx, cy, w, h] = self.cxcywh;
-        [
-            (cx - w / 2.0) * width,
-            (cy - h / 2.0) * height,
-            (cx + w / 2.0) * width,
-            (cy + h / 2.0) * height,
-        ]
-    }
-}
-
-/// A training batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// Its number in the epoch, from 0 (a resumed epoch starts above 0).
-    pub number: usize,
-    /// `[n, 3, height, width]`, RGB, 0 to 255.
-    pub images: Vec<u8>,
-    /// Images in it; the last batch of an epoch may have fewer.
-    pub n: usize,
-    /// Pixels.
-    pub height: usize,
-    /// Pixels.
-    pub width: usize,
-    /// The objects of all its images, in image order.
-    pub targets: Vec<Target>,
-    /// Index in the data set of each image (of a mosaic: of its first image).
-    pub indices: Vec<usize>,
-}
+use crate::data::pipeline::Work;
+use crate::data::random::{Draw, Purpose};
+use crate::data::sample::{Recipe, Sample, Scratch};
 
 /// Why no batch can be made.
 #[derive(Debug, thiserror::Error)]
@@ -103,14 +61,72 @@ pub struct EpochPlan {
 /// Makes training batches of a data set.
 #[derive(Debug, Clone)]
 pub struct TrainLoader {
-    dataset: Arc<Dataset>,
     store: Arc<ImageStore>,
     config: LoaderConfig,
 }
-// Implementation follows:
-//   TrainLoader::new(Arc<Dataset>, Arc<ImageStore>, LoaderConfig) -> Self
-//   TrainLoader::batches(&self, batch_size) -> usize
-//   TrainLoader::epoch(&self, EpochPlan) -> EpochBatches        // threads start at once; drop cancels
-//   EpochBatches: Iterator<Item = Result<Batch, LoadError>> + Send
-//   EpochBatches::waited(&self) -> Duration                     // consumer's time spent waiting so far
-//   ImageStore::take_warnings(&self) -> Vec<String>             // images that failed to decode, counted
+
+impl TrainLoader {
+    /// Batches of the images of `store`.
+    pub fn new(store: Arc<ImageStore>, config: LoaderConfig) -> Self {
+        Self { store, config }
+    }
+
+    /// Batches of a whole epoch; the last may be smaller.
+    ///
+    /// # Panics
+    /// When `batch_size` is 0.
+    pub fn batches(&self, batch_size: usize) -> usize {
+        self.store.len().div_ceil(batch_size)
+    }
+
+    /// The order of an epoch's images, as indices in the data set.
+    pub fn order(&self, epoch: u32) -> Vec<usize> {
+        Draw::new(self.config.seed, epoch, 0, Purpose::Order).permutation(self.store.len())
+    }
+
+    /// Starts a pass. Threads load at once; dropping the result cancels them.
+    ///
+    /// # Panics
+    /// When `plan.batch_size` is 0.
+    pub fn epoch(&self, plan: &EpochPlan) -> Batches {
+        assert!(plan.batch_size > 0, "a batch has images");
+        let side = self.config.imgsz;
+        let recipe = Recipe {
+            store: Arc::clone(&self.store),
+            augment: self.config.augment,
+            imgsz: side,
+            seed: self.config.seed,
+            epoch: plan.epoch,
+            mosaic: plan.mosaic,
+        };
+        let order = self.order(plan.epoch);
+        let shapes = (plan.first_sample.min(order.len())..order.len())
+            .step_by(plan.batch_size)
+            .map(|start| BatchShape {
+                number: start / plan.batch_size,
+                samples: start..(start + plan.batch_size).min(order.len()),
+                height: side,
+                width: side,
+            })
+            .collect();
+        let work = Arc::new(TrainWork { recipe, order });
+        Batches::start(work, shapes, self.config.workers, self.config.prefetch)
+    }
+}
+
+struct TrainWork {
+    recipe: Recipe,
+    order: Vec<usize>,
+}
+
+impl Work for TrainWork {
+    type Scratch = Scratch;
+    type Output = Result<Sample, LoadError>;
+
+    fn make(&self, position: usize, scratch: &mut Scratch) -> Self::Output {
+        self.recipe.make(self.order[position], scratch)
+    }
+}
+
+#[cfg(test)]
+mod tests;

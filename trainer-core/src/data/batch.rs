@@ -1,0 +1,192 @@
+//! Samples put together in batches, ahead of the consumer.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::data::canvas::Object;
+use crate::data::image::Image;
+use crate::data::letterbox::Letterbox;
+use crate::data::loader::LoadError;
+use crate::data::pipeline::{Ordered, Work};
+use crate::data::sample::Sample;
+
+/// One object of a batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// Position of the image in the batch, from 0.
+    pub image: u32,
+    /// Class id.
+    pub class: u32,
+    /// Centre and size as shares of the batch's width and height, `[cx, cy, w, h]`.
+    pub cxcywh: [f32; 4],
+}
+
+impl Target {
+    /// Corners in pixels of a batch of `height` x `width`, `[x1, y1, x2, y2]`.
+    pub fn xyxy(&self, height: usize, width: usize) -> [f32; 4] {
+        let (width, height) = (width as f32, height as f32);
+        let [cx, cy, w, h] = self.cxcywh;
+        [(cx - w / 2.0) * width, (cy - h / 2.0) * height, (cx + w / 2.0) * width, (cy + h / 2.0) * height]
+    }
+}
+
+/// A batch, to train on or to validate with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Its number in the epoch, from 0 (a resumed epoch starts above 0).
+    pub number: usize,
+    /// `[n, 3, height, width]`, RGB, 0 to 255.
+    pub images: Vec<u8>,
+    /// Images in it; the last batch of an epoch may have fewer.
+    pub n: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Pixels.
+    pub width: usize,
+    /// The objects of all its images, in image order.
+    pub targets: Vec<Target>,
+    /// Index in the data set of each image (of a mosaic: of its first image).
+    pub indices: Vec<usize>,
+    /// Where each image lies in its part of the batch; empty when training.
+    pub placements: Vec<Letterbox>,
+}
+
+impl Batch {
+    /// The objects of one image, corners in pixels of the batch.
+    pub fn truths(&self, image: usize) -> Vec<Object> {
+        let of_image = self.targets.iter().filter(|target| target.image as usize == image);
+        of_image
+            .map(|target| Object { class: target.class, xyxy: target.xyxy(self.height, self.width) })
+            .collect()
+    }
+
+    /// One image, to look at.
+    ///
+    /// # Panics
+    /// When `image` is not below `n`.
+    pub fn image(&self, image: usize) -> Image {
+        let bytes = 3 * self.height * self.width;
+        Image::from_planes(&self.images[image * bytes..(image + 1) * bytes], self.height, self.width)
+    }
+}
+
+/// A batch to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BatchShape {
+    pub number: usize,
+    /// Positions of its samples; each batch goes on where the one before it ends.
+    pub samples: Range<usize>,
+    pub height: usize,
+    pub width: usize,
+}
+
+/// The batches of one pass, in order.
+pub struct Batches {
+    source: Source,
+    waited: Duration,
+}
+
+enum Source {
+    /// Batches are made by whoever asks for them.
+    Inline(Box<dyn Iterator<Item = Result<Batch, LoadError>> + Send>),
+    /// A thread puts together what other threads make.
+    Threads { ready: Option<Receiver<Result<Batch, LoadError>>>, collator: Option<JoinHandle<()>> },
+}
+
+impl std::fmt::Debug for Batches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batches").field("waited", &self.waited).finish_non_exhaustive()
+    }
+}
+
+impl Batches {
+    /// Starts `workers` threads that make samples, and one that puts them together; none with 0.
+    pub(crate) fn start<W>(work: Arc<W>, shapes: Vec<BatchShape>, workers: usize, prefetch: usize) -> Self
+    where
+        W: Work<Output = Result<Sample, LoadError>>,
+        W::Scratch: 'static,
+    {
+        let range = match (shapes.first(), shapes.last()) {
+            (Some(first), Some(last)) => first.samples.start..last.samples.end,
+            _ => 0..0,
+        };
+        // Each thread has one sample in hand and one waiting for it.
+        let mut samples = Ordered::start(work, range, workers, 2 * workers);
+        let mut batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples));
+        let source = if workers == 0 {
+            Source::Inline(Box::new(batches))
+        } else {
+            let (put, ready) = bounded(prefetch.max(1));
+            let collator = std::thread::spawn(move || {
+                // The consumer's going away is how a pass is cancelled.
+                let _ = batches.try_for_each(|batch| put.send(batch));
+            });
+            Source::Threads { ready: Some(ready), collator: Some(collator) }
+        };
+        Self { source, waited: Duration::ZERO }
+    }
+
+    /// How long the consumer has waited for batches so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch, LoadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = Instant::now();
+        let batch = match &mut self.source {
+            Source::Inline(batches) => batches.next(),
+            Source::Threads { ready, .. } => ready.as_ref().and_then(|ready| ready.recv().ok()),
+        };
+        self.waited += start.elapsed();
+        batch
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        if let Source::Threads { ready, collator } = &mut self.source {
+            *ready = None;
+            if let Some(collator) = collator.take() {
+                // It ends at its next batch; a panic there has shown as a missing batch already.
+                let _ = collator.join();
+            }
+        }
+    }
+}
+
+fn collate<W>(shape: &BatchShape, samples: &mut Ordered<W>) -> Result<Batch, LoadError>
+where
+    W: Work<Output = Result<Sample, LoadError>>,
+{
+    let n = shape.samples.len();
+    let mut batch = Batch {
+        number: shape.number,
+        images: Vec::with_capacity(n * 3 * shape.height * shape.width),
+        n,
+        height: shape.height,
+        width: shape.width,
+        targets: Vec::new(),
+        indices: Vec::with_capacity(n),
+        placements: Vec::new(),
+    };
+    for image in 0..n {
+        let sample = samples.next().and_then(Result::ok).ok_or(LoadError::WorkerGone)??;
+        batch.images.extend_from_slice(&sample.planes);
+        batch.indices.push(sample.index);
+        batch.placements.extend(sample.placement);
+        batch.targets.extend(sample.labels.iter().map(|label| Target {
+            image: u32::try_from(image).unwrap_or(u32::MAX),
+            class: label.class,
+            cxcywh: label.cxcywh,
+        }));
+    }
+    Ok(batch)
+}

@@ -1,0 +1,212 @@
+//! Decoded images at training size: made when asked for, kept in memory or on disk if so configured.
+//!
+//! An image that cannot be decoded is reported once and replaced by the next one that can, always the
+//! same, so that a damaged file neither ends nor changes a training from run to run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::data::dataset::Dataset;
+use crate::data::decode;
+use crate::data::disk_cache::DiskCache;
+use crate::data::image::Image;
+use crate::data::labels::Label;
+use crate::data::letterbox::load_resize;
+use crate::data::loader::LoadError;
+
+/// Unreadable images in a row after which the data must be gone.
+const GIVE_UP_AFTER: usize = 64;
+
+/// Warnings kept until someone takes them.
+const WARNINGS: usize = 100;
+
+/// Where decoded images are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Nowhere.
+    None,
+    /// In memory, up to this many bytes; beyond, images are decoded each time.
+    Ram {
+        /// For pixels alone.
+        budget_bytes: u64,
+    },
+    /// In files below this directory, which is not the data set's.
+    Disk {
+        /// May be shared by trainers; created when needed.
+        directory: PathBuf,
+    },
+}
+
+/// The images of a data set at training size.
+#[derive(Debug)]
+pub struct ImageStore {
+    dataset: Arc<Dataset>,
+    imgsz: usize,
+    cache: Cache,
+    /// Images that failed; they are not tried again.
+    failures: Mutex<BTreeMap<usize, String>>,
+    /// For the user, not yet taken.
+    warnings: Mutex<Vec<String>>,
+}
+
+#[derive(Debug)]
+enum Cache {
+    None,
+    Ram { images: Vec<OnceLock<Arc<Image>>>, free_bytes: AtomicU64 },
+    Disk(DiskCache),
+}
+
+/// An image and its labels.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Which item it is: another than was asked for if that one is unreadable.
+    pub index: usize,
+    /// Its long side is the training size.
+    pub image: Arc<Image>,
+    dataset: Arc<Dataset>,
+}
+
+impl Loaded {
+    /// Pixels and labels.
+    pub fn tile(&self) -> (&Image, &[Label]) {
+        (&self.image, &self.dataset.items[self.index].labels)
+    }
+}
+
+impl ImageStore {
+    /// Images of `dataset` with a long side of `imgsz` pixels. Nothing is loaded yet.
+    pub fn new(dataset: Arc<Dataset>, imgsz: usize, mode: CacheMode) -> Self {
+        let cache = match mode {
+            CacheMode::None => Cache::None,
+            CacheMode::Ram { budget_bytes } => Cache::Ram {
+                images: (0..dataset.len()).map(|_| OnceLock::new()).collect(),
+                free_bytes: AtomicU64::new(budget_bytes),
+            },
+            CacheMode::Disk { directory } => Cache::Disk(DiskCache::new(directory)),
+        };
+        Self { dataset, imgsz, cache, failures: Mutex::default(), warnings: Mutex::default() }
+    }
+
+    /// Images in the data set.
+    pub fn len(&self) -> usize {
+        self.dataset.len()
+    }
+
+    /// Never true, as a data set without images is not opened.
+    pub fn is_empty(&self) -> bool {
+        self.dataset.is_empty()
+    }
+
+    /// The data set.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.dataset
+    }
+
+    /// Its images' long side, pixels.
+    pub fn imgsz(&self) -> usize {
+        self.imgsz
+    }
+
+    /// Images found unreadable so far.
+    pub fn failed(&self) -> usize {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// What the user should know since the last call: unreadable images, a cache that does not work.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn warn(&self, message: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if warnings.len() < WARNINGS {
+            warnings.push(message);
+        }
+    }
+
+    /// Image `index`, or the next readable one after it.
+    ///
+    /// # Errors
+    /// When none of many images is readable.
+    ///
+    /// # Panics
+    /// When `index` is not below [`ImageStore::len`].
+    pub fn load(&self, index: usize) -> Result<Loaded, LoadError> {
+        let tried = self.len().min(GIVE_UP_AFTER);
+        let mut last = String::new();
+        for offset in 0..tried {
+            let index = (index + offset) % self.len();
+            match self.load_exactly(index) {
+                Ok(image) => return Ok(Loaded { index, image, dataset: Arc::clone(&self.dataset) }),
+                Err(message) => last = message,
+            }
+        }
+        let first = self.dataset.items[index].path.display().to_string();
+        Err(LoadError::NothingReadable { first, tried, last })
+    }
+
+    /// Image `index` itself; the error is for the user and has been counted.
+    fn load_exactly(&self, index: usize) -> Result<Arc<Image>, String> {
+        if let Some(message) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(&index) {
+            return Err(message.clone());
+        }
+        let made = match &self.cache {
+            Cache::None => self.decode(index).map(Arc::new),
+            Cache::Ram { images, free_bytes } => self.from_ram(index, &images[index], free_bytes),
+            Cache::Disk(cache) => self.from_disk(index, cache).map(Arc::new),
+        };
+        made.inspect_err(|message| {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            // Two threads may have met the same image at once.
+            if failures.insert(index, message.clone()).is_none() {
+                self.warn(format!("{message}; another image takes its place"));
+            }
+        })
+    }
+
+    fn decode(&self, index: usize) -> Result<Image, String> {
+        let path = &self.dataset.items[index].path;
+        let image = decode::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(load_resize(image, self.imgsz))
+    }
+
+    fn from_ram(
+        &self,
+        index: usize,
+        slot: &OnceLock<Arc<Image>>,
+        free_bytes: &AtomicU64,
+    ) -> Result<Arc<Image>, String> {
+        if let Some(image) = slot.get() {
+            return Ok(Arc::clone(image));
+        }
+        let image = Arc::new(self.decode(index)?);
+        let bytes = image.rgb.len() as u64;
+        let take = |free: u64| free.checked_sub(bytes);
+        if free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+            && slot.set(Arc::clone(&image)).is_err()
+        {
+            // Another thread was faster and paid for the same image.
+            free_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(image)
+    }
+
+    fn from_disk(&self, index: usize, cache: &DiskCache) -> Result<Image, String> {
+        let Some(entry) = cache.entry(&self.dataset.items[index].path, self.imgsz) else {
+            return self.decode(index);
+        };
+        if let Some(image) = cache.read(&entry) {
+            return Ok(image);
+        }
+        let image = self.decode(index)?;
+        if let Some(warning) = cache.write(&entry, &image) {
+            self.warn(warning);
+        }
+        Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! Validation batches: images of like shape together, letterboxed without enlarging.
+
+use std::sync::Arc;
+
+use crate::data::batch::{BatchShape, Batches};
+use crate::data::cache::ImageStore;
+use crate::data::labels::Label;
+use crate::data::letterbox::{Fit, Letterbox, RectPlan, rect_plan};
+use crate::data::loader::LoadError;
+use crate::data::pipeline::Work;
+use crate::data::sample::Sample;
+
+/// How validation batches are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValConfig {
+    /// Long side of the images, pixels.
+    pub imgsz: usize,
+    /// Images per batch.
+    pub batch_size: usize,
+    /// Threads; 0 makes batches on the calling thread.
+    pub workers: usize,
+    /// Finished batches that may wait for the consumer.
+    pub prefetch: usize,
+}
+
+/// Makes validation batches of a data set.
+#[derive(Debug, Clone)]
+pub struct ValLoader {
+    store: Arc<ImageStore>,
+    config: ValConfig,
+    plan: Arc<RectPlan>,
+}
+
+impl ValLoader {
+    /// Batches of the images of `store`.
+    ///
+    /// # Panics
+    /// When `config.batch_size` is 0.
+    pub fn new(store: Arc<ImageStore>, config: ValConfig) -> Self {
+        let sizes: Vec<[usize; 2]> =
+            store.dataset().items.iter().map(|item| [item.width, item.height]).collect();
+        let plan = Arc::new(rect_plan(&sizes, config.imgsz, config.batch_size));
+        Self { store, config, plan }
+    }
+
+    /// Batches of a pass; the last may be smaller.
+    pub fn batches(&self) -> usize {
+        self.plan.shapes.len()
+    }
+
+    /// Starts a pass. Threads load at once; dropping the result cancels them.
+    pub fn pass(&self) -> Batches {
+        let (images, size) = (self.store.len(), self.config.batch_size);
+        let shapes = self.plan.shapes.iter().enumerate().map(|(number, [width, height])| BatchShape {
+            number,
+            samples: number * size..((number + 1) * size).min(images),
+            height: *height,
+            width: *width,
+        });
+        let work = ValWork { store: Arc::clone(&self.store), plan: Arc::clone(&self.plan), size };
+        Batches::start(Arc::new(work), shapes.collect(), self.config.workers, self.config.prefetch)
+    }
+}
+
+struct ValWork {
+    store: Arc<ImageStore>,
+    plan: Arc<RectPlan>,
+    /// Images per batch.
+    size: usize,
+}
+
+impl Work for ValWork {
+    type Scratch = ();
+    type Output = Result<Sample, LoadError>;
+
+    fn make(&self, position: usize, (): &mut ()) -> Self::Output {
+        let outer = self.plan.shapes[position / self.size];
+        let loaded = self.store.load(self.plan.order[position])?;
+        let (image, labels) = loaded.tile();
+        let mut placement = Letterbox::fit([image.width, image.height], outer, Fit::ShrinkOnly);
+        let boxed = placement.apply(image);
+        let mut planes = vec![0; boxed.rgb.len()];
+        boxed.write_planes(&mut planes);
+        let labels = labels
+            .iter()
+            .map(|label| Label { class: label.class, cxcywh: placement.place(label.cxcywh) })
+            .collect();
+        // Boxes are mapped back to the file's own pixels.
+        let item = &self.store.dataset().items[loaded.index];
+        placement.original = [item.width, item.height];
+        Ok(Sample { index: loaded.index, planes, labels, placement: Some(placement) })
+    }
+}
+
+#[cfg(test)]
+mod tests;
