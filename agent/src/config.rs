@@ -1,0 +1,193 @@
+//! The agent's configuration: every key and its default, stated once.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use trainyard_config::{Effective, LoadError, Sources};
+
+/// What the agent runs with. See [`Options`] for the flags of the same names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// URL of the scheduler.
+    pub scheduler: String,
+    /// What people call this agent.
+    pub name: String,
+    /// Identity, jobs and spools.
+    pub data_dir: PathBuf,
+    /// Decoded images; `cache` in `data_dir` when unset.
+    pub cache_dir: Option<PathBuf>,
+    /// The trainer's binary; beside the agent's own when unset.
+    pub trainer: Option<PathBuf>,
+    /// NVML; the driver's own when unset.
+    pub nvml_library: Option<PathBuf>,
+    /// Jobs that may train on the CPU at a time.
+    pub cpu_slots: u32,
+    /// Directories that jobs may read data sets from; none means that no job may read any.
+    pub data_roots: Vec<PathBuf>,
+    /// From SIGTERM to SIGKILL of a trainer.
+    #[serde(with = "humantime_serde")]
+    pub stop_grace: Duration,
+    /// From SIGTERM to the agent until it gives up on handing its jobs back.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_grace: Duration,
+    /// At most so often a running job's checkpoint is uploaded.
+    #[serde(with = "humantime_serde")]
+    pub checkpoint_upload_every: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let name = hostname::get().ok().and_then(|name| name.into_string().ok());
+        Self {
+            scheduler: "http://127.0.0.1:7433".into(),
+            name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "agent".into()),
+            data_dir: default_data_dir(),
+            cache_dir: None,
+            trainer: None,
+            nvml_library: None,
+            cpu_slots: 0,
+            data_roots: Vec::new(),
+            stop_grace: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(90),
+            checkpoint_upload_every: Duration::from_secs(300),
+        }
+    }
+}
+
+fn default_data_dir() -> PathBuf {
+    let from = |variable| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    from("XDG_DATA_HOME")
+        .or_else(|| Some(from("HOME")?.join(".local/share")))
+        .unwrap_or_else(|| "/var/lib".into())
+        .join("trainyard/agent")
+}
+
+impl Config {
+    /// Where decoded images are kept.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.cache_dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))
+    }
+
+    /// The trainer's binary.
+    pub fn trainer(&self) -> PathBuf {
+        let beside = || env::current_exe().ok()?.parent().map(|folder| folder.join("trainyard-trainer"));
+        self.trainer.clone().or_else(beside).unwrap_or_else(|| "trainyard-trainer".into())
+    }
+
+    /// What is wrong with the values together, for a person.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if !self.scheduler.starts_with("http://") {
+            let text =
+                format!("`scheduler` is `{}`; use a URL such as http://127.0.0.1:7433", self.scheduler);
+            found.push(text);
+        }
+        if self.name.is_empty() || self.name.len() > 255 {
+            found.push(format!("`name` has {} bytes; use 1 to 255", self.name.len()));
+        }
+        if self.cpu_slots > 1024 {
+            found.push(format!("`cpu_slots` is {}; use at most 1024", self.cpu_slots));
+        }
+        for root in &self.data_roots {
+            if !root.is_absolute() {
+                found.push(format!("`data_roots` has `{}`; use absolute paths", root.display()));
+            }
+        }
+        found
+    }
+}
+
+/// Flags; each wins over the environment and the file.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Options {
+    /// Configuration file, TOML.
+    #[arg(long, value_name = "FILE", env = "TRAINYARD_AGENT_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+    /// URL of the scheduler [default: http://127.0.0.1:7433].
+    #[arg(long, value_name = "URL", global = true)]
+    pub scheduler: Option<String>,
+    /// What people call this agent [default: the host's name].
+    #[arg(long, global = true)]
+    pub name: Option<String>,
+    /// Directory for identity, jobs and spools.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// Directory for decoded images [default: `cache` in the data directory].
+    #[arg(long, value_name = "DIR", global = true)]
+    pub cache_dir: Option<PathBuf>,
+    /// The trainer's binary [default: trainyard-trainer beside this one].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub trainer: Option<PathBuf>,
+    /// NVML's library [default: the driver's].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub nvml_library: Option<PathBuf>,
+    /// Jobs that may train on the CPU at a time [default: 0].
+    #[arg(long, value_name = "N", global = true)]
+    pub cpu_slots: Option<u32>,
+    /// A directory that jobs may read data sets from; repeat for more.
+    #[arg(long = "data-root", value_name = "DIR", global = true)]
+    pub data_roots: Vec<PathBuf>,
+    /// Time from SIGTERM to SIGKILL of a trainer [default: 30s].
+    #[arg(long, value_name = "TIME", global = true)]
+    pub stop_grace: Option<String>,
+    /// Time to hand jobs back when the agent is stopped [default: 90s].
+    #[arg(long, value_name = "TIME", global = true)]
+    pub shutdown_grace: Option<String>,
+    /// How often a running job's checkpoint is uploaded at most [default: 5m].
+    #[arg(long, value_name = "TIME", global = true)]
+    pub checkpoint_upload_every: Option<String>,
+}
+
+impl Options {
+    /// The effective configuration: defaults, file, environment, these flags.
+    ///
+    /// # Errors
+    /// An unknown key, an unreadable file, a value of the wrong type.
+    pub fn load(&self) -> Result<Effective<Config>, LoadError> {
+        let text = |path: &Option<PathBuf>| path.as_deref().map(|path| path.to_string_lossy().into_owned());
+        let roots: Vec<String> =
+            self.data_roots.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        Sources::new("TRAINYARD_AGENT")
+            .file(self.config.as_deref().map(Path::new))
+            .process_environment()
+            .flag("scheduler", self.scheduler.clone())
+            .flag("name", self.name.clone())
+            .flag("data_dir", text(&self.data_dir))
+            .flag("cache_dir", text(&self.cache_dir))
+            .flag("trainer", text(&self.trainer))
+            .flag("nvml_library", text(&self.nvml_library))
+            .flag("cpu_slots", self.cpu_slots)
+            .flag("data_roots", (!roots.is_empty()).then_some(roots))
+            .flag("stop_grace", self.stop_grace.clone())
+            .flag("shutdown_grace", self.shutdown_grace.clone())
+            .flag("checkpoint_upload_every", self.checkpoint_upload_every.clone())
+            .load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound_and_survive_their_own_printing() {
+        assert_eq!(Config::default().problems(), Vec::<String>::new());
+        let text = serde_json::to_string(&Config::default()).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_unsound_value_is_named() {
+        let config = Config {
+            scheduler: "localhost:7433".into(),
+            data_roots: vec!["data".into()],
+            ..Config::default()
+        };
+        let problems = config.problems().join("\n");
+        assert!(problems.contains("`scheduler`") && problems.contains("`data_roots`"), "{problems}");
+    }
+}

@@ -1,0 +1,112 @@
+//! `trainyard-agent`: runs trainers on this machine's GPUs for a scheduler.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use tracing::{info, warn};
+use trainyard_agent::batch::{self, Load, Memory};
+use trainyard_agent::config::{Config, Options};
+use trainyard_agent::gpu::nvml::NvmlGpus;
+use trainyard_agent::gpu::{GpuProbe, NoGpus};
+use trainyard_types::ModelScale;
+
+/// Trains jobs on this machine's GPUs.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent (the default).
+    Run,
+    /// Print the effective configuration and where each value came from.
+    Config,
+    /// Print the automatic batch size of each card here, by image size.
+    BatchTable {
+        /// Model to print for.
+        #[arg(long, default_value = "yolov8n")]
+        model: ModelScale,
+    },
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .init();
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let effective = cli.options.load()?;
+    let problems = effective.value.problems();
+    if !problems.is_empty() {
+        bail!("{}", problems.join("; "));
+    }
+    match cli.command {
+        Some(Command::Config) => print!("{effective}"),
+        Some(Command::BatchTable { model }) => print_batch_table(&*probe(&effective.value), model),
+        Some(Command::Run) | None => {
+            let probe = probe(&effective.value);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
+            runtime.block_on(trainyard_agent::run(effective.value, probe))?;
+        }
+    }
+    Ok(())
+}
+
+/// The machine's GPUs. A missing library or driver is said once and means that there are none.
+fn probe(config: &Config) -> Arc<dyn GpuProbe> {
+    match NvmlGpus::load(config.nvml_library.as_deref()) {
+        Ok(gpus) => {
+            info!(driver = %gpus.driver_version(), gpus = gpus.gpus().len(), "NVML is loaded");
+            Arc::new(gpus)
+        }
+        Err(error) if config.nvml_library.is_some() => {
+            warn!(%error, library = ?config.nvml_library, "`nvml_library` does not load: no GPUs");
+            Arc::new(NoGpus)
+        }
+        Err(error) => {
+            info!(%error, "NVML does not load: no GPUs");
+            Arc::new(NoGpus)
+        }
+    }
+}
+
+fn print_batch_table(probe: &dyn GpuProbe, model: ModelScale) {
+    const SIZES: [u32; 6] = [320, 416, 512, 640, 1024, 1280];
+    println!("{:32} {:>8} {:>9} {}", "card", "size", "free", SIZES.map(|size| format!("{size:>5}")).concat());
+    let gpus = probe.gpus();
+    for gpu in &gpus {
+        let free_mib = probe.memory_free_mib(&gpu.uuid);
+        let memory = Memory::Gpu { total_mib: gpu.memory_total_mib, free_mib };
+        let sizes = SIZES.map(|imgsz| {
+            let load = Load { model, imgsz, multi_scale: false, amp: true };
+            format!("{:>5}", batch::auto(memory, load, None))
+        });
+        let free = free_mib.map_or_else(|| "?".into(), |mib| format!("{mib} MiB"));
+        println!("{:32} {:>5.1} GB {free:>9} {}", gpu.model, gpu.nominal_gib(), sizes.concat());
+    }
+    if gpus.is_empty() {
+        println!("no GPUs");
+    }
+}

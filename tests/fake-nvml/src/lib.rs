@@ -1,0 +1,391 @@
+//! A stand-in for NVIDIA's management library: exports the NVML symbols that the agent uses and answers
+//! them from the JSON file that `FAKE_NVML_STATE` names, so that tests and demonstrations have cards.
+//!
+//! Must not know: the agent. It is loaded by path, exactly as `libnvidia-ml.so.1` is.
+//!
+//! Layouts and codes are those of `nvml.h`. A device handle is its index plus one.
+
+#![expect(clippy::missing_safety_doc, reason = "the contract is NVML's own")]
+
+mod events;
+mod state;
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+
+pub use state::{Card, Process, State, VARIABLE};
+
+/// An `nvmlReturn_t`.
+pub type Return = c_uint;
+/// An `nvmlDevice_t`.
+pub type Device = *mut c_void;
+
+const SUCCESS: Return = 0;
+const INVALID_ARGUMENT: Return = 2;
+const NOT_SUPPORTED: Return = 3;
+const NOT_FOUND: Return = 6;
+const INSUFFICIENT_SIZE: Return = 7;
+const DRIVER_NOT_LOADED: Return = 9;
+const TIMEOUT: Return = 10;
+const GPU_IS_LOST: Return = 15;
+const MIB: u64 = 1 << 20;
+
+/// Writes `value` through a pointer that the caller gave.
+///
+/// # Safety
+/// `target` is null or valid for a write, as NVML demands of its callers.
+unsafe fn put<T>(target: *mut T, value: T) -> Return {
+    if target.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    // SAFETY: not null, and valid by this function's contract.
+    unsafe { target.write(value) };
+    SUCCESS
+}
+
+/// Copies `text` and a final zero into a buffer of `size` bytes.
+///
+/// # Safety
+/// `target` is null or valid for `size` writes.
+unsafe fn put_text(text: &str, target: *mut c_char, size: usize) -> Return {
+    if target.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    if text.len() + 1 > size {
+        return INSUFFICIENT_SIZE;
+    }
+    // SAFETY: the text and its zero fit, as just checked.
+    unsafe {
+        target.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), text.len());
+        target.add(text.len()).write(0);
+    }
+    SUCCESS
+}
+
+fn index_of(device: Device) -> Option<usize> {
+    (device as usize).checked_sub(1)
+}
+
+fn handle(index: usize) -> Device {
+    (index + 1) as Device
+}
+
+/// Calls `answer` with the card behind a handle.
+fn with_card(device: Device, answer: impl FnOnce(usize, &Card) -> Return) -> Return {
+    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    let Some(index) = index_of(device) else { return INVALID_ARGUMENT };
+    match state.cards.get(index) {
+        None => INVALID_ARGUMENT,
+        Some(card) if card.lost => GPU_IS_LOST,
+        Some(card) => answer(index, card),
+    }
+}
+
+/// Answers with a reading, or that the card refuses it.
+///
+/// # Safety
+/// As [`put`].
+unsafe fn put_reading<T>(device: Device, target: *mut T, read: impl FnOnce(&Card) -> Option<T>) -> Return {
+    with_card(device, |_, card| match read(card) {
+        // SAFETY: this function's own contract.
+        Some(value) => unsafe { put(target, value) },
+        None => NOT_SUPPORTED,
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlInit_v2() -> Return {
+    if state::load().is_some() { SUCCESS } else { DRIVER_NOT_LOADED }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlInitWithFlags(_flags: c_uint) -> Return {
+    nvmlInit_v2()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlShutdown() -> Return {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlErrorString(code: Return) -> *const c_char {
+    let text: &CStr = match code {
+        SUCCESS => c"Success",
+        INVALID_ARGUMENT => c"Invalid Argument",
+        NOT_SUPPORTED => c"Not Supported",
+        NOT_FOUND => c"Not Found",
+        INSUFFICIENT_SIZE => c"Insufficient Size",
+        DRIVER_NOT_LOADED => c"Driver Not Loaded",
+        TIMEOUT => c"Timeout",
+        GPU_IS_LOST => c"GPU is lost",
+        _ => c"Unknown Error",
+    };
+    text.as_ptr()
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetDriverVersion(text: *mut c_char, length: c_uint) -> Return {
+    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    // SAFETY: NVML's contract for `text` and `length`.
+    unsafe { put_text(&state.driver, text, length as usize) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(text: *mut c_char, length: c_uint) -> Return {
+    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    // SAFETY: NVML's contract for `text` and `length`.
+    unsafe { put_text(&format!("13.{}", state.driver), text, length as usize) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion(version: *mut c_int) -> Return {
+    // SAFETY: NVML's contract for `version`.
+    unsafe { put(version, 13_000) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) -> Return {
+    // SAFETY: NVML's contract for `version`.
+    unsafe { put(version, 13_000) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> Return {
+    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    // SAFETY: NVML's contract for `count`.
+    unsafe { put(count, c_uint::try_from(state.cards.len()).unwrap_or(c_uint::MAX)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut Device) -> Return {
+    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    match state.cards.get(index as usize) {
+        None => INVALID_ARGUMENT,
+        Some(card) if card.lost => GPU_IS_LOST,
+        // SAFETY: NVML's contract for `device`.
+        Some(_) => unsafe { put(device, handle(index as usize)) },
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: *mut Device) -> Return {
+    if uuid.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    // SAFETY: not null; NVML demands a C string.
+    let uuid = unsafe { CStr::from_ptr(uuid) }.to_string_lossy();
+    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    match state.cards.iter().position(|card| card.uuid == uuid) {
+        None => NOT_FOUND,
+        // SAFETY: NVML's contract for `device`.
+        Some(index) => unsafe { put(device, handle(index)) },
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetIndex(device: Device, index: *mut c_uint) -> Return {
+    // SAFETY: NVML's contract for `index`.
+    with_card(device, |at, _| unsafe { put(index, c_uint::try_from(at).unwrap_or(c_uint::MAX)) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: Device, minor: *mut c_uint) -> Return {
+    // SAFETY: NVML's contract for `minor`.
+    unsafe { nvmlDeviceGetIndex(device, minor) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetName(device: Device, name: *mut c_char, length: c_uint) -> Return {
+    // SAFETY: NVML's contract for `name` and `length`.
+    with_card(device, |_, card| unsafe { put_text(&card.name, name, length as usize) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUUID(device: Device, uuid: *mut c_char, length: c_uint) -> Return {
+    // SAFETY: NVML's contract for `uuid` and `length`.
+    with_card(device, |_, card| unsafe { put_text(&card.uuid, uuid, length as usize) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetBrand(device: Device, brand: *mut c_uint) -> Return {
+    const GEFORCE: c_uint = 5;
+    // SAFETY: NVML's contract for `brand`.
+    unsafe { put_reading(device, brand, |_| Some(GEFORCE)) }
+}
+
+/// `nvmlMemory_t`.
+#[repr(C)]
+pub struct Memory {
+    total: u64,
+    free: u64,
+    used: u64,
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(device: Device, memory: *mut Memory) -> Return {
+    let read = |card: &Card| {
+        let used = card.memory_used_mib.min(card.memory_total_mib);
+        let free = card.memory_total_mib - used;
+        Some(Memory { total: card.memory_total_mib * MIB, free: free * MIB, used: used * MIB })
+    };
+    // SAFETY: NVML's contract for `memory`.
+    unsafe { put_reading(device, memory, read) }
+}
+
+/// `nvmlMemory_v2_t`.
+#[repr(C)]
+pub struct MemoryV2 {
+    version: c_uint,
+    total: u64,
+    reserved: u64,
+    free: u64,
+    used: u64,
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Device, memory: *mut MemoryV2) -> Return {
+    let Ok(version) = c_uint::try_from(size_of::<MemoryV2>() | 2 << 24) else { return INVALID_ARGUMENT };
+    // SAFETY: NVML demands a struct whose version is set.
+    if memory.is_null() || unsafe { (*memory).version } != version {
+        return INVALID_ARGUMENT;
+    }
+    let read = |card: &Card| {
+        let used = card.memory_used_mib.min(card.memory_total_mib);
+        let free = card.memory_total_mib - used;
+        let total = card.memory_total_mib * MIB;
+        Some(MemoryV2 { version, total, reserved: 0, free: free * MIB, used: used * MIB })
+    };
+    // SAFETY: NVML's contract for `memory`.
+    unsafe { put_reading(device, memory, read) }
+}
+
+/// `nvmlUtilization_t`.
+#[repr(C)]
+pub struct Utilization {
+    gpu: c_uint,
+    memory: c_uint,
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(device: Device, rates: *mut Utilization) -> Return {
+    let read = |card: &Card| card.utilization_percent.map(|gpu| Utilization { gpu, memory: gpu / 2 });
+    // SAFETY: NVML's contract for `rates`.
+    unsafe { put_reading(device, rates, read) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(
+    device: Device,
+    _sensor: c_uint,
+    celsius: *mut c_uint,
+) -> Return {
+    // SAFETY: NVML's contract for `celsius`.
+    unsafe { put_reading(device, celsius, |card| card.temperature_celsius) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: Device, milliwatts: *mut c_uint) -> Return {
+    // SAFETY: NVML's contract for `milliwatts`.
+    unsafe { put_reading(device, milliwatts, |card| card.power_milliwatts) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: Device, milliwatts: *mut c_uint) -> Return {
+    // SAFETY: NVML's contract for `milliwatts`.
+    unsafe { put_reading(device, milliwatts, |_| Some(450_000)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
+    device: Device,
+    major: *mut c_int,
+    minor: *mut c_int,
+) -> Return {
+    with_card(device, |_, card| match card.compute_capability {
+        None => NOT_SUPPORTED,
+        // SAFETY: NVML's contract for `major` and `minor`.
+        Some(capability) => unsafe { put(major, capability.0).max(put(minor, capability.1)) },
+    })
+}
+
+/// `nvmlProcessInfo_t`, version 2 and later.
+#[repr(C)]
+pub struct ProcessInfo {
+    pid: c_uint,
+    used_gpu_memory: u64,
+    gpu_instance_id: c_uint,
+    compute_instance_id: c_uint,
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    device: Device,
+    count: *mut c_uint,
+    infos: *mut ProcessInfo,
+) -> Return {
+    if count.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    with_card(device, |_, card| {
+        // SAFETY: `count` is not null; NVML demands that it holds the size of `infos`, and it is told the
+        // number of processes in any case.
+        let room = unsafe { count.replace(c_uint::try_from(card.processes.len()).unwrap_or(c_uint::MAX)) };
+        if card.processes.len() > room as usize {
+            return INSUFFICIENT_SIZE;
+        }
+        for (at, process) in card.processes.iter().enumerate() {
+            let info = ProcessInfo {
+                pid: process.pid,
+                used_gpu_memory: process.memory_mib * MIB,
+                gpu_instance_id: c_uint::MAX,
+                compute_instance_id: c_uint::MAX,
+            };
+            // SAFETY: `at` is below `room`, which is the size of `infos`.
+            unsafe { infos.add(at).write(info) };
+        }
+        SUCCESS
+    })
+}
+
+/// `nvmlPciInfo_t`.
+#[repr(C)]
+pub struct PciInfo {
+    bus_id_legacy: [c_char; 16],
+    domain: c_uint,
+    bus: c_uint,
+    device: c_uint,
+    pci_device_id: c_uint,
+    pci_sub_system_id: c_uint,
+    bus_id: [c_char; 32],
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: Device, info: *mut PciInfo) -> Return {
+    with_card(device, |index, _| {
+        let bus = c_uint::try_from(index + 1).unwrap_or(0);
+        let mut pci = PciInfo {
+            bus_id_legacy: [0; 16],
+            domain: 0,
+            bus,
+            device: 0,
+            pci_device_id: 0x2684_10de,
+            pci_sub_system_id: 0,
+            bus_id: [0; 32],
+        };
+        // SAFETY: both arrays are as long as their lengths; `info` by NVML's contract.
+        unsafe {
+            put_text(&format!("0000:{bus:02X}:00.0"), pci.bus_id_legacy.as_mut_ptr(), 16);
+            put_text(&format!("00000000:{bus:02X}:00.0"), pci.bus_id.as_mut_ptr(), 32);
+            put(info, pci)
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetEccMode(
+    _device: Device,
+    _current: *mut c_uint,
+    _pending: *mut c_uint,
+) -> Return {
+    NOT_SUPPORTED // As on every GeForce.
+}
