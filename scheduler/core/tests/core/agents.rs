@@ -1,0 +1,157 @@
+//! Sessions, leases, and agents that come back as something else.
+
+use std::time::Duration;
+
+use trainyard_scheduler_core::{AgentState, Event, Output, Write};
+use trainyard_types::{EndReason, JobState, Session, Slot};
+
+use crate::world::{
+    World, agent, attempt, commands, cpu_spec, ended, hello, job, rtx_4090, rtx_5070, spec, started,
+};
+
+fn state(world: &World, number: u128) -> AgentState {
+    world.core.agent(agent(number)).unwrap().state
+}
+
+#[test]
+fn an_agent_that_is_silent_past_its_lease_has_its_job_tried_elsewhere() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    world.report(attempt(1, 1), started());
+    world.disconnect(1);
+    assert_eq!(state(&world, 1), AgentState::Disconnected);
+    world.pass(Duration::from_secs(10));
+    world.connect(hello(2, vec![], 1, vec![]));
+    let outputs = world.pass(Duration::from_secs(20));
+    assert_eq!(commands(&outputs[0]), ["assign 1/2 to 2"]);
+    assert_eq!(state(&world, 1), AgentState::Lost);
+    let end = world.record(1).attempts[0].ended.clone().unwrap();
+    assert_eq!(
+        (end.reason, end.message.as_str()),
+        (EndReason::AgentLost, "nothing was heard of the agent for 30 s")
+    );
+    assert_eq!(world.record(1).crashes, 0);
+}
+
+#[test]
+fn a_lost_agent_that_returns_is_told_what_is_no_longer_its_own() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    world.disconnect(1);
+    world.pass(Duration::from_secs(31));
+    let back = world.connect(hello(1, vec![], 1, vec![attempt(1, 1)]));
+    assert_eq!(commands(&back), ["revoke 1/1 at 1", "assign 1/2 to 1"]);
+}
+
+#[test]
+fn heartbeats_and_reports_renew_the_lease() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    for _ in 0..3 {
+        assert_eq!(world.pass(Duration::from_secs(29)), []);
+        world.heartbeat(1);
+        assert_eq!(world.pass(Duration::from_secs(29)), []);
+        world.report_as(agent(1), attempt(1, 1), 9, started());
+    }
+    assert_eq!(state(&world, 1), AgentState::Connected);
+}
+
+#[test]
+fn an_agent_that_slept_on_an_open_connection_is_revoked_and_then_of_use_again() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    let outputs = world.pass(Duration::from_secs(30));
+    assert_eq!(commands(&outputs[0]), ["revoke 1/1 at 1"]);
+    assert_eq!(state(&world, 1), AgentState::Lost);
+    assert_eq!(commands(&world.heartbeat(1)), ["assign 1/2 to 1"]);
+    assert_eq!(state(&world, 1), AgentState::Connected);
+}
+
+#[test]
+fn what_an_old_connection_says_changes_nothing() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    world.connect(hello(1, vec![], 1, vec![attempt(1, 1)]));
+    let old = Session(1);
+    let report =
+        trainyard_types::Report { attempt: attempt(1, 1), sequence: 1, time: world.now, body: started() };
+    let events = [
+        Event::Heartbeat { agent: agent(1), session: old, telemetry: vec![] },
+        Event::Report { agent: agent(1), session: old, report },
+        Event::AgentDisconnected { agent: agent(1), session: old },
+        Event::AgentConnected { session: old, hello: hello(1, vec![], 0, vec![]) },
+    ];
+    for event in events {
+        assert_eq!(world.handle(event), Output::default());
+    }
+    assert_eq!(state(&world, 1), AgentState::Connected);
+}
+
+#[test]
+fn an_agent_that_forgot_its_attempt_gets_the_next_one() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    let back = world.connect(hello(1, vec![], 1, vec![]));
+    assert_eq!(commands(&back), ["assign 1/2 to 1"]);
+    let end = world.record(1).attempts[0].ended.clone().unwrap();
+    assert_eq!(end.message, "the agent no longer holds it");
+    let kinds: Vec<&str> = back
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Agent(_) => "agent",
+            Write::Job(_) => "job",
+            Write::JobEvents { .. } => "events",
+        })
+        .collect();
+    assert_eq!(kinds, ["agent", "job", "events"]);
+}
+
+#[test]
+fn an_attempt_on_a_card_that_is_gone_goes_on_for_as_long_as_the_agent_holds_it() {
+    let mut world = World::new();
+    world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
+    world.submit(1, spec());
+    world.connect(hello(1, vec![rtx_5070("b")], 0, vec![attempt(1, 1)]));
+    assert_eq!(world.record(1).state, JobState::Starting);
+    world.submit(2, spec());
+    world.report(attempt(1, 1), ended(EndReason::Completed));
+    assert_eq!(world.submit(3, spec()).commands, []);
+    let view = world.core.agent(agent(1)).unwrap();
+    assert_eq!(view.running.len(), 1);
+    assert_eq!(view.job_on(&Slot::Gpu(rtx_5070("b").uuid)), Some(job(2)));
+}
+
+#[test]
+fn a_draining_agent_gets_nothing_until_it_connects_anew() {
+    let mut world = World::new();
+    world.connect(hello(1, vec![], 2, vec![]));
+    world.submit(1, cpu_spec());
+    let output = world.report(attempt(1, 1), ended(EndReason::Drained));
+    assert_eq!(commands(&output), ["ack 1/1 #1 to 1"]);
+    assert_eq!(world.record(1).state, JobState::Queued);
+    let back = world.connect(hello(1, vec![], 2, vec![]));
+    assert_eq!(commands(&back), ["assign 1/2 to 1"]);
+}
+
+#[test]
+fn a_card_that_failed_is_set_aside_and_the_others_are_not() {
+    let mut world = World::new();
+    world.connect(hello(1, vec![rtx_5070("a"), rtx_4090("b")], 0, vec![]));
+    world.submit(1, spec());
+    assert_eq!(world.record(1).attempts[0].slot, Slot::Gpu(rtx_5070("a").uuid));
+    world.report(attempt(1, 1), ended(EndReason::GpuFault));
+    assert_eq!(world.record(1).attempts[1].slot, Slot::Gpu(rtx_4090("b").uuid));
+    assert_eq!(world.record(1).crashes, 0);
+    world.submit(2, spec());
+    assert_eq!(world.record(2).state, JobState::Queued);
+}
+
+#[test]
+fn one_card_that_is_listed_twice_is_one_slot() {
+    let mut world = World::new();
+    world.connect(hello(1, vec![rtx_4090("a"), rtx_4090("a")], 0, vec![]));
+    world.submit(1, spec());
+    world.submit(2, spec());
+    assert_eq!(world.record(2).state, JobState::Queued);
+}

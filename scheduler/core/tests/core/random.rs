@@ -1,0 +1,225 @@
+//! Random sequences of events: invariants hold after each, and a restart changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use trainyard_scheduler_core::{Core, CoreConfig, Event, Hello, Output};
+use trainyard_types::{
+    AgentId, AttemptId, Checkpoint, EndReason, JobSpec, Report, ReportBody, Resources, Session,
+};
+
+use crate::world::{World, agent, attempt, cpu_spec, ended, hello, job, rtx_4090, rtx_5070, spec, started};
+
+const AGENTS: u128 = 3;
+const REASONS: [EndReason; 10] = [
+    EndReason::Completed,
+    EndReason::BadSpec,
+    EndReason::GpuOom,
+    EndReason::HostOom,
+    EndReason::TrainerCrash,
+    EndReason::GpuFault,
+    EndReason::AgentLost,
+    EndReason::Preempted,
+    EndReason::Drained,
+    EndReason::Cancelled,
+];
+
+/// One happening, in terms that make sense in any state.
+#[derive(Debug, Clone)]
+enum Step {
+    Submit {
+        number: u128,
+        request: Option<u8>,
+        kind: u8,
+    },
+    Cancel(u128),
+    Retry(u128),
+    /// With the attempts that the agent holds, but for the `forget`-th; `extra` is held without right.
+    Connect {
+        agent: u128,
+        forget: Option<usize>,
+        extra: Option<(u128, u32)>,
+    },
+    Disconnect(u128),
+    Heartbeat {
+        agent: u128,
+        stale: bool,
+    },
+    /// On the job's newest attempt, by its own agent or by another one.
+    Report {
+        job: u128,
+        ahead: i8,
+        body: u8,
+        impostor: bool,
+    },
+    Pass {
+        seconds: u64,
+    },
+    Tick,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let job = 1..=6_u128;
+    let agent = 1..=AGENTS;
+    prop_oneof![
+        3 => (job.clone(), prop::option::of(0..3_u8), 0..4_u8)
+            .prop_map(|(number, request, kind)| Step::Submit { number, request, kind }),
+        1 => job.clone().prop_map(Step::Cancel),
+        1 => job.clone().prop_map(Step::Retry),
+        3 => (agent.clone(), prop::option::of(0..2_usize), prop::option::of((job.clone(), 1..4_u32)))
+            .prop_map(|(agent, forget, extra)| Step::Connect { agent, forget, extra }),
+        1 => agent.clone().prop_map(Step::Disconnect),
+        2 => (agent, any::<bool>()).prop_map(|(agent, stale)| Step::Heartbeat { agent, stale }),
+        8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..16_u8, prop::bool::weighted(0.1))
+            .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
+        2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Tick),
+    ]
+}
+
+fn spec_of(kind: u8) -> JobSpec {
+    let resources = Resources { min_vram_mib: 20480, ..Resources::default() };
+    match kind {
+        0 => cpu_spec(),
+        1 => spec(),
+        2 => JobSpec { resources, ..spec() },
+        _ => JobSpec { priority: 7, max_retries: 0, ..spec() },
+    }
+}
+
+fn held_by(core: &Core, id: AgentId) -> Vec<AttemptId> {
+    core.agent(id).map(|agent| agent.running.values().copied().collect()).unwrap_or_default()
+}
+
+fn hello_of(number: u128, attempts: Vec<AttemptId>) -> Hello {
+    let gpus = match number {
+        1 => vec![],
+        2 => vec![rtx_5070("2a")],
+        _ => vec![rtx_5070("3a"), rtx_4090("3b")],
+    };
+    hello(number, gpus, u32::from(number == 1), attempts)
+}
+
+fn body_of(kind: u8) -> ReportBody {
+    match kind {
+        0..=2 => started(),
+        3 => ReportBody::CheckpointStored(Checkpoint { step: 5, epoch: 1, files: vec![] }),
+        4 | 5 => ended(EndReason::TrainerCrash),
+        kind => ended(REASONS[usize::from(kind) - 6]),
+    }
+}
+
+/// Turns a step into an event for this state; `None` when it only moves time or makes no sense.
+fn event(core: &Core, next_session: &mut u64, now: trainyard_types::Time, step: &Step) -> Option<Event> {
+    let session_of = |id: AgentId| core.agent(id).and_then(|agent| agent.session);
+    Some(match *step {
+        Step::Submit { number, request, kind } => {
+            if core.job(job(number)).is_some() && request.is_none() {
+                return None;
+            }
+            // The driver draws a new id each time; here the request decides it.
+            let number = request.map_or(number, |request| 100 + u128::from(request));
+            let request_id = request.map(|request| format!("r{request}"));
+            Event::Submit { request_id, job: job(number), user: "ada".into(), spec: spec_of(kind) }
+        }
+        Step::Cancel(number) => Event::Cancel { job: job(number) },
+        Step::Retry(number) => Event::Retry { job: job(number) },
+        Step::Connect { agent: number, forget, extra } => {
+            let mut held = held_by(core, agent(number));
+            if let Some(forget) = forget.filter(|&forget| forget < held.len()) {
+                held.remove(forget);
+            }
+            held.extend(extra.map(|(job, number)| attempt(job, number)));
+            *next_session += 1;
+            Event::AgentConnected { session: Session(*next_session), hello: hello_of(number, held) }
+        }
+        Step::Disconnect(number) => {
+            Event::AgentDisconnected { agent: agent(number), session: session_of(agent(number))? }
+        }
+        Step::Heartbeat { agent: number, stale } => {
+            let session = if stale { Session(1) } else { session_of(agent(number))? };
+            Event::Heartbeat { agent: agent(number), session, telemetry: vec![] }
+        }
+        Step::Report { job: number, ahead, body, impostor } => {
+            let newest = core.job(job(number))?.attempts.last()?;
+            let from = if impostor { agent(number % AGENTS + 1) } else { newest.agent };
+            let sequence = newest.last_sequence.saturating_add_signed(ahead.into());
+            let report = Report { attempt: newest.id, sequence, time: now, body: body_of(body) };
+            Event::Report { agent: from, session: session_of(from)?, report }
+        }
+        Step::Pass { .. } => return None,
+        Step::Tick => Event::Tick,
+    })
+}
+
+/// `World` checks invariants and writes after every event.
+fn run(world: &mut World, sessions: &mut u64, steps: &[Step]) {
+    for step in steps {
+        if let Step::Pass { seconds } = step {
+            world.pass(Duration::from_secs(*seconds));
+        }
+        if let Some(event) = event(&world.core, sessions, world.now, step) {
+            world.handle(event);
+        }
+    }
+}
+
+/// Ends all sessions of the running core and gives it the tick that a loaded one has no need of, so
+/// that both stand at the same point.
+fn settle(world: &mut World) {
+    for number in 1..=AGENTS {
+        world.disconnect(number);
+    }
+    world.handle(Event::Tick);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_after_any_sequence_of_events(steps in prop::collection::vec(step(), 1..80)) {
+        run(&mut World::new(), &mut 1, &steps);
+    }
+
+    #[test]
+    fn a_restarted_core_goes_on_as_if_nothing_had_been(
+        before in prop::collection::vec(step(), 1..50),
+        after in prop::collection::vec(step(), 1..50),
+    ) {
+        let (mut world, mut sessions) = (World::new(), 1);
+        run(&mut world, &mut sessions, &before);
+        settle(&mut world);
+        let jobs = world.store.jobs.values().cloned().collect();
+        let agents = world.store.agents.values().cloned().collect();
+        let mut loaded = Core::load(CoreConfig::default(), world.now, jobs, agents);
+        // Every agent comes back and holds what it held.
+        let mut events: Vec<Event> = Vec::new();
+        for number in 1..=AGENTS {
+            sessions += 1;
+            let hello = hello_of(number, held_by(&world.core, agent(number)));
+            events.push(Event::AgentConnected { session: Session(sessions), hello });
+        }
+        for event in events {
+            same(&mut world, &mut loaded, &event)?;
+        }
+        prop_assert_eq!(loaded.next_deadline(), world.core.next_deadline());
+        for step in &after {
+            if let Step::Pass { seconds } = step {
+                world.now = world.now + Duration::from_secs(*seconds);
+                same(&mut world, &mut loaded, &Event::Tick)?;
+            }
+            if let Some(event) = event(&world.core, &mut sessions, world.now, step) {
+                same(&mut world, &mut loaded, &event)?;
+            }
+        }
+        let records = |core: &Core| core.jobs().map(|job| (job.id, job.clone())).collect::<BTreeMap<_, _>>();
+        prop_assert_eq!(records(&world.core), records(&loaded));
+    }
+}
+
+fn same(world: &mut World, loaded: &mut Core, event: &Event) -> Result<(), TestCaseError> {
+    let expected: Output = world.handle(event.clone());
+    prop_assert_eq!(loaded.handle(world.now, event.clone()), expected);
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Every event in every state of a job, the impossible too, as one table.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use trainyard_scheduler_core::Output;
+use trainyard_types::EndReason;
+
+use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, started};
+
+type Step = (&'static str, fn(&mut World) -> Vec<Output>);
+
+/// Ways to bring job 1 into a state. Agent 1 has one CPU slot; agent 2 has none.
+const STATES: [(&str, fn(&mut World)); 10] = [
+    ("queued", |world| {
+        world.disconnect(1);
+        world.submit(1, cpu_spec());
+    }),
+    ("delayed", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), ended(EndReason::TrainerCrash));
+    }),
+    ("starting", |world| {
+        world.submit(1, cpu_spec());
+    }),
+    ("running", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), started());
+    }),
+    ("cancelling", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), started());
+        world.cancel(1);
+    }),
+    ("away", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), started());
+        world.disconnect(1);
+    }),
+    ("last try", |world| {
+        world.submit(1, trainyard_types::JobSpec { max_retries: 0, ..cpu_spec() });
+    }),
+    ("succeeded", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), ended(EndReason::Completed));
+    }),
+    ("failed", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), ended(EndReason::BadSpec));
+    }),
+    ("cancelled", |world| {
+        world.submit(1, cpu_spec());
+        world.cancel(1);
+        world.report(attempt(1, 1), ended(EndReason::Cancelled));
+    }),
+];
+
+fn end(world: &mut World, reason: EndReason) -> Vec<Output> {
+    let sequence = world.record(1).attempts.first().map_or(1, |attempt| attempt.last_sequence + 1);
+    vec![world.report_as(agent(1), attempt(1, 1), sequence, ended(reason))]
+}
+
+const EVENTS: [Step; 22] = [
+    ("cancel", |world| vec![world.cancel(1)]),
+    ("retry", |world| vec![world.retry(1)]),
+    ("started", |world| {
+        let sequence = world.record(1).attempts.first().map_or(1, |attempt| attempt.last_sequence + 1);
+        vec![world.report_as(agent(1), attempt(1, 1), sequence, started())]
+    }),
+    ("repeat", |world| vec![world.report_as(agent(1), attempt(1, 1), 1, started())]),
+    ("gap", |world| vec![world.report_as(agent(1), attempt(1, 1), 9, started())]),
+    ("from another agent", |world| vec![world.report_as(agent(2), attempt(1, 1), 1, started())]),
+    ("of a later attempt", |world| vec![world.report_as(agent(1), attempt(1, 7), 1, started())]),
+    ("COMPLETED", |world| end(world, EndReason::Completed)),
+    ("BAD_SPEC", |world| end(world, EndReason::BadSpec)),
+    ("GPU_OOM", |world| end(world, EndReason::GpuOom)),
+    ("HOST_OOM", |world| end(world, EndReason::HostOom)),
+    ("TRAINER_CRASH", |world| end(world, EndReason::TrainerCrash)),
+    ("AGENT_LOST", |world| end(world, EndReason::AgentLost)),
+    ("GPU_FAULT", |world| end(world, EndReason::GpuFault)),
+    ("PREEMPTED", |world| end(world, EndReason::Preempted)),
+    ("DRAINED", |world| end(world, EndReason::Drained)),
+    ("CANCELLED", |world| end(world, EndReason::Cancelled)),
+    ("connection lost", |world| vec![world.disconnect(1)]),
+    ("lease over", |world| world.pass(Duration::from_secs(35))),
+    ("retry time", |world| {
+        world.now = world.now + Duration::from_secs(10);
+        vec![world.handle(trainyard_scheduler_core::Event::Tick)]
+    }),
+    ("hello with it", |world| vec![world.connect(hello(1, vec![], 1, vec![attempt(1, 1)]))]),
+    ("hello without it", |world| vec![world.connect(hello(1, vec![], 1, vec![]))]),
+];
+
+fn outcome(world: &World, outputs: &[Output]) -> String {
+    let mut words = vec![world.record(1).state.to_string()];
+    for output in outputs {
+        match &output.reply {
+            Some(Ok(accepted)) if accepted.repeated => words.push("repeated".into()),
+            Some(Ok(_)) => words.push("accepted".into()),
+            Some(Err(refusal)) => words.push(format!("{refusal:?}").split([' ', '(']).next().unwrap().into()),
+            None => {}
+        }
+        words.extend(commands(output));
+    }
+    words.join(", ")
+}
+
+#[test]
+fn every_event_in_every_state_has_its_place_in_the_table() {
+    let mut table = String::new();
+    for (state, bring) in STATES {
+        for (event, happen) in EVENTS {
+            let mut world = World::with_cpu_agent();
+            world.connect(hello(2, vec![], 0, vec![]));
+            bring(&mut world);
+            let outputs = happen(&mut world);
+            writeln!(table, "{state:<10} + {event:<18} = {}", outcome(&world, &outputs)).unwrap();
+        }
+        table.push('\n');
+    }
+    // `TRAINYARD_BLESS=1 cargo test` writes the table anew; read the difference.
+    if std::env::var_os("TRAINYARD_BLESS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/core/transitions.txt");
+        std::fs::write(path, &table).unwrap();
+    }
+    for (line, expected) in table.lines().zip(include_str!("transitions.txt").lines()) {
+        assert_eq!(line, expected);
+    }
+    assert_eq!(table.lines().count(), include_str!("transitions.txt").lines().count());
+}

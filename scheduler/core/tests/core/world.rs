@@ -1,0 +1,255 @@
+//! A core with a store beside it, and short ways to say what happens.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use trainyard_scheduler_core::{
+    AgentRecord, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord, Output, Write,
+    invariants,
+};
+use trainyard_types::trainer::{Started, TrainerEvent};
+use trainyard_types::{
+    AgentId, Assignment, AttemptId, DeviceKind, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
+    ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec,
+};
+use uuid::Uuid;
+
+pub const START: Time = Time(1_000_000);
+
+pub fn job(number: u128) -> JobId {
+    JobId(Uuid::from_u128(number))
+}
+
+pub fn agent(number: u128) -> AgentId {
+    AgentId(Uuid::from_u128(number << 64))
+}
+
+pub fn attempt(number: u128, attempt: u32) -> AttemptId {
+    AttemptId { job: job(number), number: attempt }
+}
+
+pub fn spec() -> JobSpec {
+    JobSpec {
+        name: "cells".into(),
+        train: TrainSpec::new(ModelScale::N, "/data/data.yaml"),
+        resources: Resources::default(),
+        priority: 0,
+        max_retries: 2,
+        labels: BTreeMap::new(),
+    }
+}
+
+pub fn cpu_spec() -> JobSpec {
+    JobSpec { resources: Resources { device: DeviceKind::Cpu, ..Resources::default() }, ..spec() }
+}
+
+pub fn gpu(name: &str, index: u32, model: &str, memory_total_mib: u64) -> Gpu {
+    Gpu {
+        uuid: GpuUuid(format!("GPU-{name}")),
+        index,
+        model: model.into(),
+        memory_total_mib,
+        compute_capability: None,
+    }
+}
+
+pub fn rtx_4090(name: &str) -> Gpu {
+    gpu(name, 0, "NVIDIA GeForce RTX 4090", 24564)
+}
+
+pub fn rtx_5070(name: &str) -> Gpu {
+    gpu(name, 0, "NVIDIA GeForce RTX 5070", 12227)
+}
+
+/// Agent `number` is called `lab-NUMBER`.
+pub fn hello(number: u128, gpus: Vec<Gpu>, cpu_slots: u32, attempts: Vec<AttemptId>) -> Hello {
+    Hello {
+        agent: agent(number),
+        name: format!("lab-{number}"),
+        version: "0.1.0".into(),
+        inventory: Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: String::new() },
+        attempts,
+    }
+}
+
+pub fn started() -> ReportBody {
+    ReportBody::Trainer(TrainerEvent::Started(Started {
+        parameters: 3_000_000,
+        train_images: 100,
+        val_images: 10,
+        classes: vec!["cell".into()],
+        epochs: 50,
+        batch_size: 16,
+        first_epoch: 1,
+        device: "cpu".into(),
+    }))
+}
+
+pub fn ended(reason: EndReason) -> ReportBody {
+    ReportBody::Ended(Ended { reason, message: "what the agent says".into(), artifacts: Vec::new() })
+}
+
+/// What is stored, with the store's own checks.
+#[derive(Debug, Clone, Default)]
+pub struct Store {
+    pub jobs: BTreeMap<JobId, JobRecord>,
+    pub agents: BTreeMap<AgentId, AgentRecord>,
+    pub events: BTreeMap<JobId, Vec<EventRecord>>,
+}
+
+impl Store {
+    pub fn apply(&mut self, writes: &[Write]) {
+        for write in writes {
+            match write {
+                Write::Job(job) => {
+                    let stored = self.jobs.insert(job.id, (**job).clone());
+                    assert_eq!(
+                        stored.map_or(0, |job| job.revision) + 1,
+                        job.revision,
+                        "revisions go up by one"
+                    );
+                }
+                Write::Agent(agent) => {
+                    self.agents.insert(agent.id, agent.clone());
+                }
+                Write::JobEvents { job, events } => {
+                    let stored = self.events.entry(*job).or_default();
+                    for event in events {
+                        stored.push(event.clone());
+                        assert_eq!(event.cursor, stored.len() as u64, "cursors have no gaps");
+                    }
+                }
+            }
+        }
+        for (id, job) in &self.jobs {
+            assert_eq!(job.last_cursor, self.events[id].len() as u64, "a record knows its newest event");
+        }
+    }
+}
+
+pub struct World {
+    pub core: Core,
+    pub now: Time,
+    pub store: Store,
+    sessions: u64,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self { core: Core::new(CoreConfig::default()), now: START, store: Store::default(), sessions: 0 }
+    }
+
+    /// One agent, `lab-1`, with one CPU slot, by session 1.
+    pub fn with_cpu_agent() -> Self {
+        let mut world = Self::new();
+        world.connect(hello(1, vec![], 1, vec![]));
+        world
+    }
+
+    pub fn handle(&mut self, event: Event) -> Output {
+        let output = self.core.handle(self.now, event);
+        invariants::check(&self.core).unwrap();
+        self.store.apply(&output.writes);
+        assert!(self.store.jobs.values().eq(self.core.jobs()), "what is stored is what the core knows");
+        output
+    }
+
+    /// Lets time pass, with the ticks that the core asks for.
+    pub fn pass(&mut self, span: Duration) -> Vec<Output> {
+        let end = self.now + span;
+        let mut outputs = Vec::new();
+        while let Some(deadline) = self.core.next_deadline().filter(|&deadline| deadline <= end) {
+            self.now = deadline;
+            outputs.push(self.handle(Event::Tick));
+        }
+        self.now = end;
+        outputs
+    }
+
+    pub fn submit(&mut self, number: u128, spec: JobSpec) -> Output {
+        self.handle(Event::Submit { request_id: None, job: job(number), user: "ada".into(), spec })
+    }
+
+    pub fn cancel(&mut self, number: u128) -> Output {
+        self.handle(Event::Cancel { job: job(number) })
+    }
+
+    pub fn retry(&mut self, number: u128) -> Output {
+        self.handle(Event::Retry { job: job(number) })
+    }
+
+    /// Opens the next session.
+    pub fn connect(&mut self, hello: Hello) -> Output {
+        self.sessions += 1;
+        self.handle(Event::AgentConnected { session: Session(self.sessions), hello })
+    }
+
+    pub fn disconnect(&mut self, number: u128) -> Output {
+        let session = self.session(agent(number));
+        self.handle(Event::AgentDisconnected { agent: agent(number), session })
+    }
+
+    pub fn heartbeat(&mut self, number: u128) -> Output {
+        let session = self.session(agent(number));
+        self.handle(Event::Heartbeat { agent: agent(number), session, telemetry: vec![] })
+    }
+
+    /// The agent that holds the attempt reports next what it did not report yet.
+    pub fn report(&mut self, id: AttemptId, body: ReportBody) -> Output {
+        let attempt = &self.core.job(id.job).unwrap().attempts[id.number as usize - 1];
+        let (agent, sequence) = (attempt.agent, attempt.last_sequence + 1);
+        self.report_as(agent, id, sequence, body)
+    }
+
+    pub fn report_as(
+        &mut self,
+        agent: AgentId,
+        attempt: AttemptId,
+        sequence: u64,
+        body: ReportBody,
+    ) -> Output {
+        let report = Report { attempt, sequence, time: self.now, body };
+        let session = self.session(agent);
+        self.handle(Event::Report { agent, session, report })
+    }
+
+    pub fn session(&self, agent: AgentId) -> Session {
+        self.core.agent(agent).and_then(|agent| agent.session).unwrap_or(Session(999))
+    }
+
+    pub fn record(&self, number: u128) -> &JobRecord {
+        self.core.job(job(number)).unwrap()
+    }
+
+    /// The job's events in few words.
+    pub fn history(&self, number: u128) -> Vec<String> {
+        let body = |event: &EventRecord| match &event.body {
+            EventBody::State { state, .. } => format!("{} {state}", event.attempt),
+            EventBody::Metrics { epoch, batch, .. } => {
+                format!("{} epoch {epoch} batch {batch}", event.attempt)
+            }
+            EventBody::Log { message, .. } => format!("{} {message}", event.attempt),
+        };
+        self.store.events[&job(number)].iter().map(body).collect()
+    }
+}
+
+/// Commands in few words: `assign 1/1 to 1`.
+pub fn commands(output: &Output) -> Vec<String> {
+    let short = |attempt: AttemptId| format!("{}/{}", attempt.job.0.as_u128(), attempt.number);
+    let whom = |agent: AgentId| agent.0.as_u128() >> 64;
+    let line = |command: &Command| match command {
+        Command::Assign { agent, assignment, .. } => {
+            let Assignment { attempt, .. } = **assignment;
+            format!("assign {} to {}", short(attempt), whom(*agent))
+        }
+        Command::Stop { agent, attempt, reason, .. } => {
+            format!("stop {} at {} {reason}", short(*attempt), whom(*agent))
+        }
+        Command::Revoke { agent, attempt, .. } => format!("revoke {} at {}", short(*attempt), whom(*agent)),
+        Command::Ack { agent, attempt, sequence, .. } => {
+            format!("ack {} #{sequence} to {}", short(*attempt), whom(*agent))
+        }
+    };
+    output.commands.iter().map(line).collect()
+}
