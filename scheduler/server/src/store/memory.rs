@@ -1,0 +1,102 @@
+//! The store's in-memory twin, for tests: the same promises but for surviving the process.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
+use trainyard_types::{AgentId, JobId, LeaderEpoch};
+use uuid::Uuid;
+
+use super::{Campaign, Loaded, Pending, Store, StoreError};
+
+/// Everything in maps.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    epoch: LeaderEpoch,
+    leader: Option<Uuid>,
+    jobs: BTreeMap<JobId, JobRecord>,
+    agents: BTreeMap<AgentId, AgentRecord>,
+    events: BTreeMap<JobId, BTreeMap<u64, EventRecord>>,
+}
+
+impl State {
+    fn fence(&self, ours: LeaderEpoch) -> Result<(), StoreError> {
+        if self.epoch == ours { Ok(()) } else { Err(StoreError::Fenced { ours, current: self.epoch }) }
+    }
+
+    fn campaign(&mut self, instance: Uuid, how: Campaign) -> Result<LeaderEpoch, StoreError> {
+        if how == Campaign::Renew && self.leader != Some(instance) {
+            return Err(StoreError::Fenced { ours: LeaderEpoch(0), current: self.epoch });
+        }
+        self.leader = Some(instance);
+        self.epoch.0 += 1;
+        Ok(self.epoch)
+    }
+
+    fn commit(&mut self, leader: LeaderEpoch, writes: &[Write]) -> Result<(), StoreError> {
+        self.fence(leader)?;
+        let mut revisions = BTreeMap::new();
+        for write in writes {
+            if let Write::Job(record) = write {
+                let stored = self.jobs.get(&record.id).map_or(0, |stored| stored.revision);
+                let stored = revisions.insert(record.id, record.revision).unwrap_or(stored);
+                let expected = record.revision - 1;
+                if stored != expected {
+                    return Err(StoreError::Conflict { job: record.id.to_string(), stored, expected });
+                }
+            }
+        }
+        for write in writes {
+            match write {
+                Write::Job(record) => {
+                    self.jobs.insert(record.id, (**record).clone());
+                }
+                Write::Agent(record) => {
+                    self.agents.insert(record.id, record.clone());
+                }
+                Write::JobEvents { job, events } => {
+                    let stream = self.events.entry(*job).or_default();
+                    let last = stream.last_key_value().map_or(0, |(&cursor, _)| cursor);
+                    let new = events.iter().filter(|event| event.cursor > last);
+                    stream.extend(new.map(|event| (event.cursor, event.clone())));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MemoryStore {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn campaign(&self, instance: Uuid, how: Campaign) -> Pending<'_, LeaderEpoch> {
+        Box::pin(async move { self.state().campaign(instance, how) })
+    }
+
+    fn load(&self, _leader: LeaderEpoch) -> Pending<'_, Loaded> {
+        Box::pin(async move {
+            let state = self.state();
+            let (jobs, agents) = (state.jobs.values().cloned(), state.agents.values().cloned());
+            Ok(Loaded { jobs: jobs.collect(), agents: agents.collect(), quarantined: Vec::new() })
+        })
+    }
+
+    fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()> {
+        Box::pin(async move { self.state().commit(leader, writes) })
+    }
+
+    fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
+        Box::pin(async move {
+            let state = self.state();
+            let events = state.events.get(&job).into_iter().flat_map(|events| events.range(after + 1..));
+            Ok(events.map(|(_, event)| event.clone()).take(limit).collect())
+        })
+    }
+}
