@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use trainyard_trainer::data::image::Image;
+use trainyard_trainer::data::{Image, Object};
 use trainyard_trainer::data::letterbox::{Fit, Letterbox, load_resize, rect_plan};
+use trainyard_trainer::eval::{ClassMetrics, Detection, Evaluator, NmsConfig, suppress};
 
 /// `TRAINYARD_GOLDEN_DIR`, or where `make` puts the repository's own fixtures.
 fn golden_dir() -> PathBuf {
@@ -114,5 +115,108 @@ fn rectangular_batches_have_the_reference_shapes_and_order() {
             order.iter().map(|index| sizes[*index][1] as f64 / sizes[*index][0] as f64).collect()
         };
         assert_eq!(ratios(&plan.order), ratios(&numbers(&case["order"])));
+    }
+}
+
+#[test]
+fn nms_finds_the_same_boxes_in_the_same_order() {
+    let (bytes, forward) = (read("nms.safetensors"), read("forward.safetensors"));
+    let (tensors, forward) =
+        (SafeTensors::deserialize(&bytes).unwrap(), SafeTensors::deserialize(&forward).unwrap());
+    let (shape, decoded) = floats(&forward, "eval.decoded");
+    let [images, rows, anchors] = shape[..] else { panic!("{shape:?}") };
+    let decoded: Vec<f32> = decoded.into_iter().map(|value| value as f32).collect();
+    let manifest = manifest("nms.safetensors");
+    for case in manifest["cases"].as_array().unwrap() {
+        let config = NmsConfig {
+            conf: case["conf_thres"].as_f64().unwrap() as f32,
+            iou: case["iou_thres"].as_f64().unwrap() as f32,
+            multi_label: case["multi_label"].as_bool().unwrap(),
+            agnostic: case["agnostic"].as_bool().unwrap_or(false),
+            max_det: usize::try_from(case["max_det"].as_u64().unwrap()).unwrap(),
+            max_nms: usize::try_from(manifest["max_nms"].as_u64().unwrap()).unwrap(),
+            class_offset: manifest["class_offset_px"].as_f64().unwrap() as f32,
+        };
+        for (image, pred) in decoded.chunks_exact(rows * anchors).enumerate() {
+            let name = format!("{}.img{image}", case["case"].as_str().unwrap());
+            let (shape, expected) = floats(&tensors, &name);
+            let found = suppress(pred, rows - 4, anchors, &config);
+            assert_eq!(found.len(), shape[0], "{name}");
+            for (index, (found, expected)) in found.iter().zip(expected.chunks_exact(6)).enumerate() {
+                let [x1, y1, x2, y2] = found.xyxy;
+                let found = [x1, y1, x2, y2, found.score, found.class as f32].map(f64::from);
+                // The same single-precision sums in the same order: equal to the last bit.
+                assert_eq!(found, expected, "{name} detection {index}");
+            }
+        }
+    }
+    assert!(images > 0);
+}
+
+#[test]
+fn map_agrees_with_both_references() {
+    let bytes = read("map.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let manifest = manifest("map.safetensors");
+    let images = usize::try_from(manifest["n_images"].as_u64().unwrap()).unwrap();
+    let classes = manifest["n_gt_per_class"].as_array().unwrap().len();
+    let (_, truths) = floats(&tensors, "gt");
+    let (_, predictions) = floats(&tensors, "pred");
+    let mut evaluator = Evaluator::new(classes);
+    let mut limited = Evaluator::new(classes);
+    for image in 0..images {
+        let of_image = |row: &&[f64]| row[0] == image as f64;
+        let corners = |row: &[f64]| [row[0] as f32, row[1] as f32, row[2] as f32, row[3] as f32];
+        let truths: Vec<Object> = truths
+            .chunks_exact(6)
+            .filter(of_image)
+            .map(|row| Object { class: row[1] as u32, xyxy: corners(&row[2..]) })
+            .collect();
+        let detections: Vec<Detection> = predictions
+            .chunks_exact(7)
+            .filter(of_image)
+            .map(|row| Detection { xyxy: corners(&row[1..]), score: row[5] as f32, class: row[6] as u32 })
+            .collect();
+        evaluator.add(&detections, &truths);
+        // pycocotools takes the surest 100 of each class and image; `pred` is sorted by score.
+        let mut taken = vec![0; classes];
+        let surest = detections.into_iter().filter(|detection| {
+            taken[detection.class as usize] += 1;
+            taken[detection.class as usize] <= 100
+        });
+        limited.add(&surest.collect::<Vec<_>>(), &truths);
+    }
+
+    let (_, expected) = floats(&tensors, "ultralytics.tp");
+    let hits: Vec<f64> = evaluator.hits().flatten().map(f64::from).collect();
+    assert_eq!(hits, expected, "true positives");
+
+    let metrics = evaluator.metrics();
+    let (_, expected) = floats(&tensors, "ultralytics.ap");
+    let found: Vec<f64> = metrics.classes.iter().flat_map(|class| class.ap).collect();
+    close("ap", &found, &expected, 1e-9);
+    for (name, value) in [
+        ("p", (|class| class.precision) as fn(&ClassMetrics) -> f64),
+        ("r", |class| class.recall),
+        ("f1", |class| class.f1),
+    ] {
+        let (_, expected) = floats(&tensors, &format!("ultralytics.{name}"));
+        close(name, &metrics.classes.iter().map(value).collect::<Vec<_>>(), &expected, 1e-9);
+    }
+    let summary = &manifest["ultralytics"];
+    close("map50", &[metrics.map50], &[summary["map50"].as_f64().unwrap()], 1e-9);
+    close("map50-95", &[metrics.map50_95], &[summary["map50_95"].as_f64().unwrap()], 1e-9);
+
+    let (_, expected) = floats(&tensors, "pycocotools.ap");
+    let found: Vec<f64> =
+        (0..classes).flat_map(|class| limited.curves(class).map(|curve| curve.area_steps())).collect();
+    close("pycocotools ap", &found, &expected, 1e-9);
+}
+
+fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (found - expected).abs();
+        assert!(difference <= tolerance, "{what} {index}: {found} is not {expected}, off by {difference:e}");
     }
 }

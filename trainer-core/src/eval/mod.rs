@@ -4,5 +4,5 @@ pub mod ap;
 pub mod map;
 pub mod nms;
 
-pub use self::map::{ClassMetrics, Evaluator, Metrics, Truth};
+pub use self::map::{ClassMetrics, Evaluator, Metrics};
 pub use self::nms::{Detection, NmsConfig, suppress};
