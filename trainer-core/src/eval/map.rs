@@ -144,9 +144,8 @@ impl Evaluator {
                 ap: report.ap,
             })
             .collect();
-        let mean = |value: fn(&ClassMetrics) -> f64| {
-            classes.iter().map(value).sum::<f64>() / classes.len() as f64
-        };
+        let mean =
+            |value: fn(&ClassMetrics) -> f64| classes.iter().map(value).sum::<f64>() / classes.len() as f64;
         Metrics {
             images: self.images,
             instances,

@@ -167,10 +167,7 @@ mod tests {
         pred
     }
 
-    fn classes_and_scores(
-        rows: &[([f32; 4], [f32; 2])],
-        config: &NmsConfig,
-    ) -> Vec<(u32, f32)> {
+    fn classes_and_scores(rows: &[([f32; 4], [f32; 2])], config: &NmsConfig) -> Vec<(u32, f32)> {
         let found = suppress(&predictions(rows), 2, rows.len(), config);
         found.iter().map(|detection| (detection.class, detection.score)).collect()
     }

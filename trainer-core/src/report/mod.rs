@@ -3,3 +3,14 @@
 pub mod args_yaml;
 pub mod draw;
 pub mod results_csv;
+
+use std::io;
+use std::path::Path;
+
+/// Writes a file so that a reader sees the old one or the new one, never a part.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    std::fs::write(&temporary, bytes)?;
+    std::fs::rename(&temporary, path)
+}
