@@ -1,0 +1,29 @@
+//! `yard job`: everything about one.
+
+use clap::Args;
+
+use crate::commands::Context;
+use crate::failure::Failure;
+use crate::proto_json::to_json;
+use crate::render;
+
+/// Show everything about a job.
+#[derive(Debug, Args)]
+pub struct ShowJob {
+    /// The job's id, or the beginning of it
+    id: String,
+}
+
+impl ShowJob {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// No such job, no server.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let job = context.client.job(&self.id).await?;
+        if context.output.for_people() {
+            return context.output.line(&render::job::whole(context.output, &job, &render::now()));
+        }
+        context.output.document(&to_json("Job", &job))
+    }
+}

@@ -1,0 +1,114 @@
+//! `yard submit`: jobs from a file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use trainyard_proto::pb;
+
+use crate::client::Client;
+use crate::commands::Context;
+use crate::failure::Failure;
+use crate::proto_json::to_json;
+use crate::spec::{self, Document};
+use crate::terminal;
+
+/// Queue the jobs of a file and print their ids. Nothing is queued if any of them is wrong.
+#[derive(Debug, Args)]
+pub struct Submit {
+    /// YAML or JSON, one job a document; - reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Have the jobs checked, and queue nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Submit {
+    /// Checks every job, then submits them in order.
+    ///
+    /// # Errors
+    /// A wrong document, with every wrong field of all of them; the scheduler cannot be reached.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let name = self.file.display().to_string();
+        let (name, text) = if name == "-" {
+            ("standard input".to_owned(), std::io::read_to_string(std::io::stdin()))
+        } else {
+            (terminal::clean(&name), std::fs::read_to_string(&self.file))
+        };
+        let text = text.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
+        let documents = spec::parse(&name, &text)?;
+        check_all(&context.client, &name, &documents).await?;
+        if self.dry_run {
+            terminal::message(&format!("{} jobs are valid; nothing was queued", documents.len()));
+            return Ok(());
+        }
+        let mut answers = Vec::new();
+        for document in &documents {
+            let submitted =
+                submit_job(&context.client, &draw_request_id(), document.spec.clone(), false).await;
+            let answer = submitted.map_err(|failure| {
+                let queued = format!("{} of {} jobs were queued before", answers.len(), documents.len());
+                failure.details([format!("document {}: {queued}", document.number)])
+            });
+            // What was queued is said even when the next one fails.
+            match answer {
+                Ok(answer) if context.output.for_people() => {
+                    context.output.line(&answer.job_id)?;
+                    answers.push(answer);
+                }
+                Ok(answer) => answers.push(answer),
+                Err(failure) => {
+                    print(context, &answers)?;
+                    return Err(failure);
+                }
+            }
+        }
+        print(context, &answers)
+    }
+}
+
+fn print(context: &Context, answers: &[pb::SubmitJobResponse]) -> Result<(), Failure> {
+    let jobs: Vec<_> = answers.iter().map(|answer| to_json("SubmitJobResponse", answer)).collect();
+    context.output.list(&json!({ "jobs": jobs }), "jobs")
+}
+
+/// Has the scheduler check every document, so that all that is wrong is said at once.
+async fn check_all(client: &Client, file: &str, documents: &[Document]) -> Result<(), Failure> {
+    let mut wrong = Vec::new();
+    for document in documents {
+        match submit_job(client, &draw_request_id(), document.spec.clone(), true).await {
+            Ok(_) => {}
+            Err(failure) if failure.exit == crate::failure::Exit::Usage => {
+                let lines = if failure.details.is_empty() { vec![failure.message] } else { failure.details };
+                wrong.extend(lines.into_iter().map(|line| format!("document {}: {line}", document.number)));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{file}: nothing was submitted, because of this"))
+        .details(wrong)
+        .hint("correct what is named and submit the file again"))
+}
+
+/// A fresh name for a submission: repeating it under the same name makes no second job.
+pub fn draw_request_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Submits `spec`; repeats are safe because of `request_id`.
+///
+/// # Errors
+/// The scheduler's answer, or that there is none.
+pub async fn submit_job(
+    client: &Client,
+    request_id: &str,
+    spec: pb::JobSpec,
+    validate_only: bool,
+) -> Result<pb::SubmitJobResponse, Failure> {
+    let request = pb::SubmitJobRequest { request_id: request_id.to_owned(), spec: Some(spec), validate_only };
+    client.retrying(|| async { client.jobs().submit_job(request.clone()).await }).await
+}

@@ -1,0 +1,360 @@
+//! `yard train`: a job from flags.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, ValueEnum};
+use trainyard_proto::pb;
+
+use crate::commands::Context;
+use crate::commands::submit::{draw_request_id, submit_job};
+use crate::failure::Failure;
+use crate::follow::{self, Follow};
+use crate::proto_json::to_json;
+use crate::spec::{absolute, parse_label, parse_mib};
+use crate::terminal;
+
+/// Queue a training job from flags and print its id.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// The data set's data.yaml, as the agents see it
+    data: PathBuf,
+    /// yolov8n, yolov8s, yolov8m, yolov8l or yolov8x
+    #[arg(long, default_value = "yolov8n")]
+    model: String,
+    /// For people; need not be unique [default: the data set's folder]
+    #[arg(long)]
+    name: Option<String>,
+    /// Stay and show the training until it ends; Ctrl-C leaves the job running
+    #[arg(short, long)]
+    follow: bool,
+    /// Have the job checked, and queue nothing
+    #[arg(long, conflicts_with = "follow")]
+    dry_run: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    run: Run,
+    #[command(flatten)]
+    optimizer: OptimizerFlags,
+    #[command(flatten)]
+    augment: Augment,
+}
+
+/// What to train on.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Placement")]
+struct Place {
+    /// Train on a GPU or on a CPU slot [default: gpu]
+    #[arg(long, value_enum)]
+    device: Option<Device>,
+    /// GPUs to train on, all on one agent [default: 1]
+    #[arg(long, value_name = "N")]
+    gpus: Option<u32>,
+    /// A GPU model that will do, such as 4090; repeat for more than one
+    #[arg(long, value_name = "MODEL")]
+    gpu_model: Vec<String>,
+    /// Nominal memory that the GPU must have, such as 20G
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    min_vram: Option<u64>,
+    /// Higher goes first, -100 to 100 [default: 0]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    priority: Option<i32>,
+    /// How many crashes of the trainer are forgiven [default: 3]
+    #[arg(long, value_name = "N")]
+    max_retries: Option<u32>,
+    /// A label for people and filters; repeat for more than one
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+}
+
+/// Kinds of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Device {
+    Gpu,
+    Cpu,
+}
+
+/// How long and how large.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Training")]
+struct Run {
+    /// Passes over the training images [default: 100]
+    #[arg(long)]
+    epochs: Option<u32>,
+    /// Side of the square training image in pixels, a multiple of 32 [default: 640]
+    #[arg(long)]
+    imgsz: Option<u32>,
+    /// Images per forward pass; -1 lets the agent compute it from its card [default: -1]
+    #[arg(long, allow_negative_numbers = true)]
+    batch: Option<f64>,
+    /// Threads that load images [default: 8]
+    #[arg(long)]
+    workers: Option<u32>,
+    /// Where decoded images are kept between epochs: disk, ram or none [default: disk]
+    #[arg(long)]
+    cache: Option<String>,
+    /// Mixed precision [default: true]
+    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    amp: Option<bool>,
+    /// Vary the image size by up to half, batch by batch [default: false]
+    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    multi_scale: Option<bool>,
+    /// Treat every class as one [default: false]
+    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    single_cls: Option<bool>,
+    /// Stop after so many epochs without improvement; 0 never stops [default: 100]
+    #[arg(long)]
+    patience: Option<u32>,
+    /// Seed of every random choice [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Share of the training images to use [default: 1]
+    #[arg(long)]
+    fraction: Option<f64>,
+    /// How many of the first layers keep their weights [default: 0]
+    #[arg(long)]
+    freeze: Option<u32>,
+}
+
+/// How weights are updated.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Optimiser and loss")]
+struct OptimizerFlags {
+    /// SGD [default: SGD]
+    #[arg(long)]
+    optimizer: Option<String>,
+    /// Cosine learning rate; linear otherwise [default: true]
+    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    cos_lr: Option<bool>,
+    /// Initial learning rate [default: 0.01]
+    #[arg(long)]
+    lr0: Option<f64>,
+    /// Final learning rate as a share of lr0 [default: 0.01]
+    #[arg(long)]
+    lrf: Option<f64>,
+    /// Nesterov momentum [default: 0.937]
+    #[arg(long)]
+    momentum: Option<f64>,
+    /// L2 penalty on convolution weights [default: 0.0005]
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Epochs over which the learning rate rises [default: 3]
+    #[arg(long)]
+    warmup_epochs: Option<f64>,
+    /// Momentum at the start of the warm-up [default: 0.8]
+    #[arg(long)]
+    warmup_momentum: Option<f64>,
+    /// Learning rate of biases at the start of the warm-up [default: 0.1]
+    #[arg(long)]
+    warmup_bias_lr: Option<f64>,
+    /// Nominal batch: images per optimiser step, reached by accumulation [default: 64]
+    #[arg(long)]
+    nbs: Option<u32>,
+    /// Gain of the box loss [default: 7.5]
+    #[arg(long = "box", value_name = "GAIN")]
+    box_gain: Option<f64>,
+    /// Gain of the class loss [default: 0.5]
+    #[arg(long, value_name = "GAIN")]
+    cls: Option<f64>,
+    /// Gain of the distribution focal loss [default: 1.5]
+    #[arg(long, value_name = "GAIN")]
+    dfl: Option<f64>,
+}
+
+/// How training images are varied.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Augmentation")]
+struct Augment {
+    /// Last epochs that train without mosaic and mixup [default: 10]
+    #[arg(long)]
+    close_mosaic: Option<u32>,
+    /// Hue jitter, share of the circle [default: 0.015]
+    #[arg(long)]
+    hsv_h: Option<f64>,
+    /// Saturation jitter, share [default: 0.7]
+    #[arg(long)]
+    hsv_s: Option<f64>,
+    /// Value jitter, share [default: 0.4]
+    #[arg(long)]
+    hsv_v: Option<f64>,
+    /// Rotation, degrees either way [default: 0]
+    #[arg(long)]
+    degrees: Option<f64>,
+    /// Translation, share of the image either way [default: 0.1]
+    #[arg(long)]
+    translate: Option<f64>,
+    /// Scaling, 1 plus or minus this [default: 0.5]
+    #[arg(long)]
+    scale: Option<f64>,
+    /// Shear, degrees either way [default: 0]
+    #[arg(long)]
+    shear: Option<f64>,
+    /// Perspective, up to 0.001 [default: 0]
+    #[arg(long)]
+    perspective: Option<f64>,
+    /// Probability of a vertical flip [default: 0]
+    #[arg(long)]
+    flipud: Option<f64>,
+    /// Probability of a horizontal flip [default: 0.5]
+    #[arg(long)]
+    fliplr: Option<f64>,
+    /// Probability of a four-image mosaic [default: 1]
+    #[arg(long)]
+    mosaic: Option<f64>,
+    /// Probability of blending two images [default: 0]
+    #[arg(long)]
+    mixup: Option<f64>,
+}
+
+impl Train {
+    /// Submits the job, and follows it if that was asked for.
+    ///
+    /// # Errors
+    /// The scheduler refuses the job or cannot be reached; with `--follow`, the job does not succeed.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let spec = self.job_spec();
+        let train = spec.train.as_ref().map(|train| train.data.as_str()).unwrap_or_default();
+        if !PathBuf::from(train).is_file() {
+            terminal::message(&format!(
+                "warning: `{}` is no file on this machine; that is right only if the agents have it there",
+                terminal::clean(train)
+            ));
+        }
+        let answer = submit_job(&context.client, &draw_request_id(), spec, self.dry_run).await?;
+        let id = answer.job_id.clone();
+        if self.dry_run {
+            terminal::message("the job is valid; nothing was queued");
+            return context.output.document(&to_json("SubmitJobResponse", &answer));
+        }
+        if self.follow {
+            if context.output.for_people() {
+                context.output.line(&id)?;
+            }
+            return follow::run(context, &id, &Follow::default()).await;
+        }
+        if context.output.for_people() {
+            context.output.line(&id)?;
+        }
+        context.output.document(&to_json("SubmitJobResponse", &answer))?;
+        terminal::message(&format!("queued; `yard watch {id}` shows the training"));
+        Ok(())
+    }
+
+    /// The job that the flags describe. Fields without a flag stay unset: the scheduler knows defaults.
+    fn job_spec(&self) -> pb::JobSpec {
+        let data = absolute(&self.data);
+        let folder = data.parent().and_then(|parent| parent.file_name());
+        let name = self.name.clone().or_else(|| Some(folder?.to_string_lossy().into_owned()));
+        let place = &self.place;
+        let device = place.device.map(|device| match device {
+            Device::Gpu => "gpu".to_owned(),
+            Device::Cpu => "cpu".to_owned(),
+        });
+        pb::JobSpec {
+            name: name.unwrap_or_default(),
+            train: Some(self.train_spec(data.to_string_lossy().into_owned())),
+            resources: Some(pb::Resources {
+                gpus: place.gpus,
+                gpu_models: place.gpu_model.clone(),
+                min_vram_mib: place.min_vram.unwrap_or_default(),
+                device,
+            }),
+            priority: place.priority.unwrap_or_default(),
+            max_retries: place.max_retries,
+            time_limit: None,
+            labels: place.label.iter().cloned().collect(),
+        }
+    }
+
+    fn train_spec(&self, data: String) -> pb::TrainSpec {
+        let Self { run, optimizer, augment, .. } = self;
+        pb::TrainSpec {
+            model: self.model.clone(),
+            data,
+            epochs: run.epochs,
+            imgsz: run.imgsz,
+            batch: run.batch,
+            workers: run.workers,
+            cache: run.cache.clone(),
+            amp: run.amp,
+            cos_lr: optimizer.cos_lr,
+            multi_scale: run.multi_scale,
+            optimizer: optimizer.optimizer.clone(),
+            lr0: optimizer.lr0,
+            lrf: optimizer.lrf,
+            momentum: optimizer.momentum,
+            weight_decay: optimizer.weight_decay,
+            warmup_epochs: optimizer.warmup_epochs,
+            close_mosaic: augment.close_mosaic,
+            patience: run.patience,
+            seed: run.seed,
+            fraction: run.fraction,
+            single_cls: run.single_cls,
+            freeze: run.freeze,
+            r#box: optimizer.box_gain,
+            cls: optimizer.cls,
+            dfl: optimizer.dfl,
+            hsv_h: augment.hsv_h,
+            hsv_s: augment.hsv_s,
+            hsv_v: augment.hsv_v,
+            degrees: augment.degrees,
+            translate: augment.translate,
+            scale: augment.scale,
+            shear: augment.shear,
+            perspective: augment.perspective,
+            flipud: augment.flipud,
+            fliplr: augment.fliplr,
+            mosaic: augment.mosaic,
+            mixup: augment.mixup,
+            warmup_momentum: optimizer.warmup_momentum,
+            warmup_bias_lr: optimizer.warmup_bias_lr,
+            nbs: optimizer.nbs,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::args::{Cli, Command, Remote};
+
+    fn spec(line: &str) -> pb::JobSpec {
+        let words = ["yard", "train"].into_iter().chain(line.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Remote(Remote::Train(train)) => train.job_spec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_fill_the_fields_and_what_is_left_out_stays_unset() {
+        let got = spec(
+            "/data/cells/data.yaml --epochs 3 --lr0 0 --batch -1 --amp off --gpu-model 4090 --gpu-model 5070 \
+             --min-vram 10G --priority -5 --label a=b --device gpu",
+        );
+        let train = got.train.unwrap();
+        assert_eq!(
+            (train.epochs, train.lr0, train.batch, train.amp),
+            (Some(3), Some(0.0), Some(-1.0), Some(false))
+        );
+        assert_eq!((train.imgsz, train.mosaic, got.name.as_str()), (None, None, "cells"));
+        let resources = got.resources.unwrap();
+        assert_eq!((resources.min_vram_mib, resources.gpu_models.len()), (10240, 2));
+        assert_eq!((got.priority, got.labels["a"].as_str()), (-5, "b"));
+    }
+
+    #[test]
+    fn every_field_of_a_train_spec_has_a_flag() {
+        let command = Cli::command();
+        let train = command.find_subcommand("train").unwrap();
+        let descriptor = crate::proto_json::descriptor("TrainSpec").unwrap();
+        for field in descriptor.fields().filter(|field| field.name() != "data") {
+            let flag = field.name().replace('_', "-");
+            let there = train.get_arguments().any(|argument| argument.get_long() == Some(&flag));
+            assert!(there, "--{flag} is missing");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A generated data set in YOLO format: drawn shapes of three classes on textured backgrounds. The
+//! same plan gives the same bytes, so that figures of two runs can be compared.
+
+mod draw;
+mod random;
+mod scene;
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use image::ExtendedColorType;
+use image::codecs::jpeg::JpegEncoder;
+
+use crate::failure::Failure;
+use random::Random;
+use scene::Scene;
+
+/// Class names by id.
+pub const CLASSES: [&str; 3] = ["circle", "rectangle", "triangle"];
+
+const JPEG_QUALITY: u8 = 90;
+
+/// What to generate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Draws other pictures.
+    pub seed: u64,
+    /// Images that train.
+    pub train: u32,
+    /// Images that validate.
+    pub val: u32,
+    /// Side of an image, in pixels.
+    pub size: u32,
+}
+
+/// Writes the data set to `dir` and gives the path of its data.yaml. What is there already is kept; a
+/// run that was interrupted is completed.
+///
+/// # Errors
+/// `dir` holds something else; the disk does not take it.
+pub fn write(dir: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
+    let yaml = dir.join("data.yaml");
+    let text = data_yaml(plan);
+    let found = fs::read(&yaml).unwrap_or_default();
+    if found != text.as_bytes() && !is_empty(dir).map_err(|error| at(dir, &error))? {
+        return Err(Failure::usage(format!("{} holds something else", dir.display()))
+            .hint("name a folder that is empty or not there yet, or remove this one"));
+    }
+    // The description comes first: by it, the next run knows what an interrupted one began.
+    put(&yaml, text.as_bytes())?;
+    for (split, count, offset) in [("train", plan.train, 0), ("val", plan.val, 1 << 32)] {
+        let images = dir.join("images").join(split);
+        let labels = dir.join("labels").join(split);
+        for folder in [&images, &labels] {
+            fs::create_dir_all(folder).map_err(|error| at(folder, &error))?;
+        }
+        for number in 0..count {
+            let (jpeg, label) = picture(plan, offset + u64::from(number))?;
+            put(&labels.join(format!("{number:05}.txt")), label.as_bytes())?;
+            put(&images.join(format!("{number:05}.jpg")), &jpeg)?;
+        }
+    }
+    Ok(yaml)
+}
+
+/// Without `path`, trainers look beside the file itself, wherever it is moved to.
+fn data_yaml(plan: &Plan) -> String {
+    let Plan { seed, train, val, size } = plan;
+    let names: String = CLASSES.iter().enumerate().map(|(id, name)| format!("  {id}: {name}\n")).collect();
+    format!(
+        "# Made by `yard demo-data --seed {seed} --train {train} --val {val} --size {size}`.\n\
+         train: images/train\nval: images/val\nnc: {}\nnames:\n{names}",
+        CLASSES.len()
+    )
+}
+
+/// The JPEG and the label file of one image.
+fn picture(plan: &Plan, number: u64) -> Result<(Vec<u8>, String), Failure> {
+    let mut random = Random::new(plan.seed, number);
+    let scene = Scene::draw(&mut random, f64::from(plan.size));
+    let pixels = scene.paint(&mut random, plan.size);
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY)
+        .encode(&pixels, plan.size, plan.size, ExtendedColorType::Rgb8)
+        .map_err(|error| Failure::local(error.to_string()))?;
+    Ok((jpeg, scene.labels()))
+}
+
+fn is_empty(dir: &Path) -> std::io::Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a whole file or none; one that is there must be the same.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let io = |error: std::io::Error| at(path, &error);
+    match fs::read(path) {
+        Ok(found) if found == bytes => return Ok(()),
+        Ok(_) => {
+            return Err(Failure::usage(format!("{} was changed", path.display()))
+                .hint("name another folder, or remove this one"));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(io)?;
+    }
+    let part = path.with_extension("part");
+    let mut file = fs::File::create(&part).map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    fs::rename(&part, path).map_err(io)
+}
+
+fn at(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::local(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

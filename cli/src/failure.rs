@@ -1,0 +1,211 @@
+//! What goes wrong for the user of a command: the exit code, and the message that says what, which,
+//! why, and what to do.
+
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::terminal::clean;
+
+/// What scripts can tell a failure by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The job failed or was cancelled, or something on this machine did.
+    Failed,
+    /// Wrong usage or a bad spec.
+    Usage,
+    /// The server cannot be reached.
+    Unreachable,
+    /// The server said no: not found, not allowed, not now.
+    Refused,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Refused => 4,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For scripts.
+    pub exit: Exit,
+    /// For people: what, which, why. Empty when all was said before.
+    pub message: String,
+    /// One bad field a line.
+    pub details: Vec<String>,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a message alone.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), details: Vec::new(), hint: None }
+    }
+
+    /// Wrong usage, or input that cannot be right.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Something on this machine does not work.
+    pub fn local(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+
+    /// An exit code after output that said everything.
+    pub fn quiet(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds lines under the message.
+    #[must_use]
+    pub fn details(mut self, details: impl IntoIterator<Item = String>) -> Self {
+        self.details.extend(details);
+        self
+    }
+
+    /// What `server` answered, or that it does not.
+    pub fn from_status(status: &Status, server: &str) -> Self {
+        let exit = exit_of(status);
+        let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        let lines =
+            violations.iter().map(|one| format!("{}: {}", clean(&one.field), clean(&one.description)));
+        let answered = clean(status.message());
+        let message = if !is_transport(status) {
+            answered
+        } else {
+            format!("the server at {server} cannot be reached: {}", cause(status))
+        };
+        Self { exit, message, details: lines.collect(), hint: hint_for(status) }
+    }
+
+    /// The text for stderr; empty when there is nothing to say.
+    pub fn render(&self, painted: bool) -> String {
+        if self.message.is_empty() {
+            return String::new();
+        }
+        let (red, cyan, off) = if painted { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+        let mut text = format!("{red}error:{off} {}", self.message);
+        // Writing to a String cannot fail.
+        for detail in &self.details {
+            let _ = write!(text, "\n  {detail}");
+        }
+        if let Some(hint) = &self.hint {
+            let _ = write!(text, "\n{cyan}hint:{off} {hint}");
+        }
+        text
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        // `yard jobs | head` is no failure that anybody wants to read of.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::quiet(Exit::Failed);
+        }
+        Self::local(error.to_string())
+    }
+}
+
+/// Whether the status was made on this side because the connection failed, rather than answered.
+pub fn is_transport(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+/// Whether asking again may help.
+pub fn is_temporary(status: &Status) -> bool {
+    status.code() == Code::Unavailable || is_transport(status)
+}
+
+fn exit_of(status: &Status) -> Exit {
+    if is_transport(status) {
+        return Exit::Unreachable;
+    }
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
+        Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+        _ => Exit::Refused,
+    }
+}
+
+fn hint_for(status: &Status) -> Option<String> {
+    if is_transport(status) {
+        return Some(
+            "is it running? `yard up` starts one on this machine; `--server` or YARD_SERVER names another"
+                .into(),
+        );
+    }
+    let hint = match status.code() {
+        Code::InvalidArgument => "correct what is named and try again; `--help` lists the options",
+        Code::NotFound => "`yard jobs` lists the jobs that there are, `yard agents` the agents",
+        Code::Unauthenticated => "give a token with YARD_TOKEN, `--token` or `token` in cli.toml",
+        Code::PermissionDenied => "the token that was given does not allow this; ask for one that does",
+        Code::Unavailable | Code::DeadlineExceeded => "nothing was changed half; try again in a moment",
+        Code::FailedPrecondition => "`yard job ID` shows how the job stands",
+        Code::Unimplemented => "server and `yard` are of different versions; upgrade the older one",
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+/// The innermost reason, which names what failed ("Connection refused").
+fn cause(status: &Status) -> String {
+    let mut error: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    let mut text = status.message().to_owned();
+    while let Some(inner) = error {
+        text = inner.to_string();
+        error = inner.source();
+    }
+    clean(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_which_and_what_to_do() {
+        let failure = Failure::usage("job.yaml: 2 fields are wrong")
+            .details([
+                "document 1: train.epochs: is 0".to_owned(),
+                "document 1: name: is too long".to_owned(),
+            ])
+            .hint("see `yard submit --help`");
+        let wanted = "error: job.yaml: 2 fields are wrong\n  document 1: train.epochs: is 0\n  \
+                      document 1: name: is too long\nhint: see `yard submit --help`";
+        assert_eq!(failure.render(false), wanted);
+    }
+
+    #[test]
+    fn codes_become_the_exit_codes_that_scripts_know() {
+        let exits = [Code::InvalidArgument, Code::NotFound, Code::Unavailable, Code::FailedPrecondition]
+            .map(|code| Failure::from_status(&Status::new(code, "x"), "http://s").exit.code());
+        assert_eq!(exits, [2, 4, 3, 4]);
+    }
+
+    #[test]
+    fn what_a_server_says_cannot_steer_the_terminal() {
+        let failure = Failure::from_status(&Status::not_found("no \x1b[2Jjob"), "http://s");
+        assert!(!failure.message.contains('\x1b'), "{failure:?}");
+    }
+}

@@ -1,0 +1,109 @@
+//! Following a job: its events from a cursor, through restarts of the server, and what is shown of them.
+
+mod bar;
+mod events;
+pub mod plain;
+
+use trainyard_proto::pb;
+use trainyard_proto::pb::job_event::Event;
+
+pub use events::{Events, Mode};
+
+use crate::args::Format;
+use crate::commands::Context;
+use crate::failure::{Exit, Failure};
+use crate::proto_json::to_json;
+use crate::render::{job::is_final, training};
+use crate::terminal;
+
+/// What to show.
+#[derive(Debug, Clone, Default)]
+pub struct Follow {
+    /// Every line of the log, not only warnings and errors.
+    pub all_logs: bool,
+    /// Events up to this one are known already.
+    pub cursor: u64,
+}
+
+/// Shows job `id` until it ends.
+///
+/// # Errors
+/// The job does not succeed (its exit code is 1); there is none; the server stays away.
+pub async fn run(context: &Context, id: &str, follow: &Follow) -> Result<(), Failure> {
+    *context.on_interrupt.borrow_mut() =
+        format!("detached; the job goes on, `yard watch {id}` shows it again, `yard cancel {id}` ends it");
+    let mut events = Events::new(&context.client, id, follow.cursor, Mode::Follow);
+    let mut view = View::new(context, follow);
+    let mut figures = training::Figures::new();
+    while let Some(event) = events.next().await? {
+        if let Some(Event::Metrics(metrics)) = &event.event {
+            figures.extend(metrics.values.clone());
+        }
+        view.show(context, &event)?;
+    }
+    drop(view);
+    let job = context.client.job(id).await?;
+    if let Some(progress) = &job.progress {
+        figures.extend(progress.metrics.clone());
+    }
+    match context.output.format {
+        Format::Table => summary(context, &job, &figures)?,
+        // A document of its own: the events were not printed.
+        Format::Json | Format::Yaml => context.output.document(&to_json("Job", &job))?,
+        Format::Jsonl => {}
+    }
+    match job.state() {
+        pb::JobState::Succeeded => Ok(()),
+        _ => Err(Failure::quiet(Exit::Failed)),
+    }
+}
+
+/// How the job ended, for people.
+fn summary(context: &Context, job: &pb::Job, figures: &training::Figures) -> Result<(), Failure> {
+    if job.state() == pb::JobState::Succeeded {
+        let table = training::per_class_block(context.output, figures);
+        if !table.is_empty() {
+            context.output.line(table.trim_end())?;
+        }
+        terminal::message(&format!(
+            "\nthe job succeeded; `yard artifacts {} get` fetches the weights",
+            job.id
+        ));
+    } else if is_final(job.state()) {
+        let reason = terminal::clean(&job.state_reason);
+        let state = job.state().as_str_name().to_lowercase();
+        terminal::message(&format!("\nthe job {state}: {reason}\n`yard logs {}` says more", job.id));
+    }
+    Ok(())
+}
+
+/// Where events are shown: a bar and lines on a terminal, lines alone elsewhere, or raw.
+enum View {
+    Bar(Box<bar::Bar>),
+    Plain(plain::Plain),
+    Raw,
+    Nothing,
+}
+
+impl View {
+    fn new(context: &Context, follow: &Follow) -> Self {
+        let output = context.output;
+        match output.format {
+            Format::Table if output.on_terminal() => {
+                Self::Bar(Box::new(bar::Bar::new(follow.all_logs, output.painted)))
+            }
+            Format::Table => Self::Plain(plain::Plain::new(follow.all_logs, output.painted)),
+            Format::Jsonl => Self::Raw,
+            Format::Json | Format::Yaml => Self::Nothing,
+        }
+    }
+
+    fn show(&mut self, context: &Context, event: &pb::JobEvent) -> Result<(), Failure> {
+        match self {
+            Self::Bar(bar) => bar.show(event),
+            Self::Plain(plain) => plain.line(event).map_or(Ok(()), |line| context.output.line(&line)),
+            Self::Raw => context.output.document(&to_json("JobEvent", event)),
+            Self::Nothing => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Jobs for people: the list, and everything about one.
+
+use std::fmt::Write as _;
+
+use prost_types::Timestamp;
+use serde_json::Value;
+use trainyard_proto::pb;
+
+use super::{Grid, cell, seconds_between, short, short_length, span, state_cell, time, training};
+use crate::output::Output;
+use crate::proto_json::to_json;
+use crate::terminal::clean;
+
+const MAP: &str = "metrics/mAP50-95(B)";
+
+/// The list of jobs, as seen at `now`.
+pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
+    let heads = ["ID", "NAME", "USER", "STATE", "PROGRESS", "mAP50-95", "ETA", "AGE", "WHERE / WAITING FOR"];
+    let mut grid = Grid::new(output, &heads);
+    let length = short_length(jobs.iter().map(|job| job.id.as_str()));
+    for job in jobs {
+        let progress = job.progress.clone().unwrap_or_default();
+        let map = progress.metrics.get(MAP).map_or_else(|| "-".to_owned(), |map| format!("{map:.3}"));
+        let eta = progress.eta.filter(|_| is_running(job));
+        let age = job.create_time.as_ref().map(|created| span(seconds_between(created, now)));
+        grid.row(vec![
+            cell(short(&job.id, length)),
+            cell(job.spec.as_ref().map_or("", |spec| spec.name.as_str())),
+            cell(&job.user),
+            state_cell(job.state()),
+            cell(epochs(job)),
+            cell(map),
+            cell(eta.map_or_else(|| "-".to_owned(), |eta| span(eta.seconds))),
+            cell(age.unwrap_or_else(|| "-".to_owned())),
+            cell(whereabouts(job)),
+        ]);
+    }
+    grid.text()
+}
+
+fn is_running(job: &pb::Job) -> bool {
+    matches!(job.state(), pb::JobState::Running | pb::JobState::Starting)
+}
+
+/// Whether nothing more can happen to a job in this state.
+pub const fn is_final(state: pb::JobState) -> bool {
+    matches!(state, pb::JobState::Succeeded | pb::JobState::Failed | pb::JobState::Cancelled)
+}
+
+fn epochs(job: &pb::Job) -> String {
+    match &job.progress {
+        Some(progress) if progress.epochs > 0 => format!("epoch {}/{}", progress.epoch, progress.epochs),
+        _ => "-".to_owned(),
+    }
+}
+
+/// Where a job runs, what it waits for, or how it ended.
+fn whereabouts(job: &pb::Job) -> String {
+    match job.state() {
+        pb::JobState::Queued => match job.queue_position {
+            Some(position) => format!("#{position} {}", job.waiting_for).trim_end().to_owned(),
+            None => job.waiting_for.clone(),
+        },
+        pb::JobState::Starting | pb::JobState::Running => job
+            .attempts
+            .last()
+            .map(|attempt| format!("{}: {}", attempt.agent_name, attempt.device))
+            .unwrap_or_default(),
+        _ => job.state_reason.clone(),
+    }
+}
+
+/// Everything about one job, as seen at `now`.
+pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail; the macro keeps the lines below readable.
+    macro_rules! line {
+        ($head:expr, $($format:tt)*) => { let _ = writeln!(text, "{:<14}{}", $head, clean(&format!($($format)*))); };
+    }
+    let spec = job.spec.clone().unwrap_or_default();
+    line!("ID", "{}", job.id);
+    line!("Name", "{}", spec.name);
+    line!("User", "{}", job.user);
+    let reason = if job.state_reason.is_empty() { String::new() } else { format!(": {}", job.state_reason) };
+    line!("State", "{}{reason}", job.state().as_str_name());
+    if let Some(position) = job.queue_position {
+        line!("Queue", "position {position}");
+    }
+    if !job.waiting_for.is_empty() {
+        line!("Waiting for", "{}", job.waiting_for);
+    }
+    let age = job.create_time.as_ref().map(|created| span(seconds_between(created, now)));
+    line!("Submitted", "{} ({} ago)", time(job.create_time.as_ref()), age.as_deref().unwrap_or("-"));
+    if job.start_time.is_some() {
+        line!("Started", "{}", time(job.start_time.as_ref()));
+    }
+    if job.end_time.is_some() {
+        line!("Ended", "{}", time(job.end_time.as_ref()));
+    }
+    if spec.priority != 0 {
+        line!("Priority", "{}", spec.priority);
+    }
+    for (key, value) in sorted(&spec.labels) {
+        line!("Label", "{key}={value}");
+    }
+    line!("Resources", "{}", fields(&to_json("Resources", &spec.resources.unwrap_or_default())));
+    line!("Training", "{}", fields(&to_json("TrainSpec", &spec.train.unwrap_or_default())));
+    if let Some(progress) = job.progress.as_ref().filter(|progress| progress.epochs > 0) {
+        line!("Progress", "{}", training::progress(progress, is_running(job)));
+        let figures: Vec<String> = sorted(&progress.metrics)
+            .filter(|(name, _)| !training::is_per_class(name))
+            .map(|(name, value)| format!("{name} {value:.4}"))
+            .collect();
+        if !figures.is_empty() {
+            line!("Figures", "{}", figures.join(", "));
+        }
+        let _ = write!(text, "{}", training::per_class_block(output, &progress.metrics));
+    }
+    if !job.attempts.is_empty() {
+        let _ = write!(text, "\n{}", attempts(output, job));
+    }
+    text.trim_end().to_owned()
+}
+
+fn attempts(output: Output, job: &pb::Job) -> String {
+    let heads = ["ATTEMPT", "AGENT", "DEVICE", "PLACED", "STARTED", "ENDED", "HOW", "MESSAGE"];
+    let mut grid = Grid::new(output, &heads);
+    for attempt in &job.attempts {
+        let how = match attempt.end_reason() {
+            pb::attempt::EndReason::Unspecified => "-",
+            reason => reason.as_str_name(),
+        };
+        grid.row(vec![
+            cell(attempt.number.to_string()),
+            cell(&attempt.agent_name),
+            cell(&attempt.device),
+            cell(time(attempt.placed_time.as_ref())),
+            cell(time(attempt.start_time.as_ref())),
+            cell(time(attempt.end_time.as_ref())),
+            cell(how),
+            cell(&attempt.message),
+        ]);
+    }
+    grid.text()
+}
+
+fn sorted<V>(map: &std::collections::HashMap<String, V>) -> impl Iterator<Item = (&String, &V)> {
+    map.iter().collect::<std::collections::BTreeMap<_, _>>().into_iter()
+}
+
+/// `epochs=3 model=yolov8n …`, without what is empty: the names are those that users write.
+fn fields(json: &Value) -> String {
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty() || text == "0",
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    };
+    let shown = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => {
+            list.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join("|")
+        }
+        other => other.to_string(),
+    };
+    let fields = json.as_object().into_iter().flatten().filter(|(_, value)| !empty(value));
+    let words: Vec<String> =
+        fields.map(|(name, value)| format!("{}={}", snake_case(name), shown(value))).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(" ") }
+}
+
+fn snake_case(camel: &str) -> String {
+    let mut text = String::new();
+    for character in camel.chars() {
+        if character.is_ascii_uppercase() {
+            text.push('_');
+        }
+        text.push(character.to_ascii_lowercase());
+    }
+    text
+}

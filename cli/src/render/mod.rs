@@ -1,0 +1,164 @@
+//! What people read: tables, times, sizes. Pure: the same input gives the same text.
+
+pub mod cluster;
+pub mod job;
+pub mod training;
+
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use trainyard_proto::pb;
+
+use crate::output::Output;
+use crate::terminal::clean;
+
+/// Shortest id that is printed: the 48 bits of a UUIDv7 that are its millisecond.
+const SHORT_ID: usize = 13;
+
+/// A table without lines between cells.
+pub struct Grid {
+    table: Table,
+}
+
+impl Grid {
+    /// With these column heads.
+    pub fn new(output: Output, heads: &[&str]) -> Self {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        // Colours are ours to decide, the width too: comfy-table would look at the terminal itself.
+        if output.painted {
+            table.enforce_styling()
+        } else {
+            table.force_no_tty()
+        };
+        if let Some(width) = output.width {
+            table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        let head = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
+        table.set_header(heads.iter().map(head).collect::<Vec<_>>());
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((0, 2));
+        });
+        Self { table }
+    }
+
+    /// Sets these columns flush right, as numbers are.
+    #[must_use]
+    pub fn right(mut self, columns: std::ops::Range<usize>) -> Self {
+        for at in columns {
+            if let Some(column) = self.table.column_mut(at) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        self
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: Vec<Cell>) {
+        self.table.add_row(cells);
+    }
+
+    /// The text, without blanks at line ends.
+    pub fn text(&self) -> String {
+        self.table.trim_fmt()
+    }
+}
+
+/// A cell with a stranger's text.
+pub fn cell(text: impl AsRef<str>) -> Cell {
+    Cell::new(clean(text.as_ref()))
+}
+
+/// A job's state, in its colour.
+pub fn state_cell(state: pb::JobState) -> Cell {
+    let color = match state {
+        pb::JobState::Running => Color::Cyan,
+        pb::JobState::Starting => Color::Blue,
+        pb::JobState::Succeeded => Color::Green,
+        pb::JobState::Failed => Color::Red,
+        pb::JobState::Cancelled => Color::Yellow,
+        pb::JobState::Queued | pb::JobState::Unspecified => return Cell::new(state.as_str_name()),
+    };
+    Cell::new(state.as_str_name()).fg(color)
+}
+
+/// The shortest common length at which `ids` differ, not under [`SHORT_ID`].
+pub fn short_length<'a>(ids: impl Iterator<Item = &'a str>) -> usize {
+    let mut ids: Vec<&str> = ids.collect();
+    ids.sort_unstable();
+    let same = |pair: &[&str]| pair[0].bytes().zip(pair[1].bytes()).take_while(|(a, b)| a == b).count();
+    let longest = ids.windows(2).filter(|pair| pair[0] != pair[1]).map(same).max();
+    longest.map_or(SHORT_ID, |length| SHORT_ID.max(length + 1))
+}
+
+/// The first `length` characters of an id.
+pub fn short(id: &str, length: usize) -> String {
+    id.chars().take(length).collect()
+}
+
+/// A span for people: `45s`, `12m`, `3h05m`, `2d04h`.
+pub fn span(seconds: i64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        ..0 => "0s".into(),
+        0..60 => format!("{seconds}s"),
+        60..600 => format!("{minutes}m{:02}s", seconds % 60),
+        600..3600 => format!("{minutes}m"),
+        3600..86_400 => format!("{hours}h{:02}m", minutes % 60),
+        _ => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
+/// RFC 3339 in UTC, to the second; `-` when unset.
+pub fn time(time: Option<&prost_types::Timestamp>) -> String {
+    let known = time.and_then(|time| Timestamp::new(time.seconds, 0).ok());
+    known.map_or_else(|| "-".to_owned(), |time| time.to_string())
+}
+
+/// Seconds from `from` to `to`.
+pub fn seconds_between(from: &prost_types::Timestamp, to: &prost_types::Timestamp) -> i64 {
+    to.seconds - from.seconds
+}
+
+/// This machine's clock.
+pub fn now() -> prost_types::Timestamp {
+    prost_types::Timestamp::from(std::time::SystemTime::now())
+}
+
+/// Bytes for people, in powers of 1024 as disks and cards are spoken of here.
+pub fn bytes(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
+    let mut size = count as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if size < 1024.0 {
+            break;
+        }
+        size /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{size:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_as_exact_as_people_care() {
+        let shown = [-3, 0, 59, 61, 3599, 3661, 90_000].map(span);
+        assert_eq!(shown, ["0s", "0s", "59s", "1m01s", "59m", "1h01m", "1d01h"]);
+    }
+
+    #[test]
+    fn a_short_id_is_the_millisecond_or_as_long_as_it_takes() {
+        let ids = ["019ab3c4-0001-7000-8000-000000000001", "019ab3c4-0002-7000-8000-000000000001"];
+        assert_eq!(short(ids[0], short_length(ids.into_iter())), "019ab3c4-0001");
+        let twins = ["019ab3c4-0001-7000-8000-000000000001", "019ab3c4-0001-7001-8000-000000000001"];
+        assert_eq!(short(twins[1], short_length(twins.into_iter())), "019ab3c4-0001-7001");
+    }
+
+    #[test]
+    fn sizes_keep_one_digit() {
+        assert_eq!([0, 1023, 1536, 3 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]);
+    }
+}

@@ -1,0 +1,63 @@
+//! What depends on the terminal: colours, widths, and keeping strangers' text from steering it.
+
+use std::io::{IsTerminal, Write as _};
+
+use crate::args::When;
+
+/// Text from a wire or a file, made harmless for a terminal: control characters become `\u{FFFD}`,
+/// but for line ends and tabs, which become blanks.
+pub fn clean(text: &str) -> String {
+    let replace = |character: char| match character {
+        '\n' | '\t' | '\r' => ' ',
+        // The bidirectional overrides reorder what a person reads.
+        '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        other if other.is_control() => char::REPLACEMENT_CHARACTER,
+        other => other,
+    };
+    text.chars().map(replace).collect::<String>().trim_end().to_owned()
+}
+
+/// Prints a message for people. One that cannot be printed is lost: there is no other place for it.
+pub fn message(text: &str) {
+    if !text.is_empty() {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+/// Whether stdout takes colours.
+pub fn color_on_stdout(when: When) -> bool {
+    colored(when, std::io::stdout().is_terminal())
+}
+
+/// Whether stderr takes colours.
+pub fn color_on_stderr(when: When) -> bool {
+    colored(when, std::io::stderr().is_terminal())
+}
+
+fn colored(when: When, terminal: bool) -> bool {
+    match when {
+        When::Always => true,
+        When::Never => false,
+        // https://no-color.org: set and not empty.
+        When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    }
+}
+
+/// Columns of the terminal behind stdout; `None` when there is none.
+pub fn width() -> Option<u16> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col).filter(|&columns| columns > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_text_loses_its_escapes() {
+        assert_eq!(clean("a\x1b[31mb\nc\t\u{202e}d\r\n"), "a\u{FFFD}[31mb c \u{FFFD}d");
+    }
+}
