@@ -116,14 +116,18 @@ impl Batches {
         };
         // Each thread has one sample in hand and one waiting for it.
         let mut samples = Ordered::start(work, range, workers, 2 * workers);
-        let mut batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples));
+        let batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples));
         let source = if workers == 0 {
             Source::Inline(Box::new(batches))
         } else {
             let (put, ready) = bounded(prefetch.max(1));
             let collator = std::thread::spawn(move || {
-                // The consumer's going away is how a pass is cancelled.
-                let _ = batches.try_for_each(|batch| put.send(batch));
+                for batch in batches {
+                    // The consumer's going away is how a pass is cancelled.
+                    if put.send(batch).is_err() {
+                        return;
+                    }
+                }
             });
             Source::Threads { ready: Some(ready), collator: Some(collator) }
         };

@@ -154,8 +154,8 @@ impl ImageStore {
         }
         let made = match &self.cache {
             Cache::None => self.decode(index).map(Arc::new),
-            Cache::Ram { images, free_bytes } => self.from_ram(index, &images[index], free_bytes),
-            Cache::Disk(cache) => self.from_disk(index, cache).map(Arc::new),
+            Cache::Ram { images, free_bytes } => self.in_ram(index, &images[index], free_bytes),
+            Cache::Disk(cache) => self.on_disk(index, cache).map(Arc::new),
         };
         made.inspect_err(|message| {
             let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +172,7 @@ impl ImageStore {
         Ok(load_resize(image, self.imgsz))
     }
 
-    fn from_ram(
+    fn in_ram(
         &self,
         index: usize,
         slot: &OnceLock<Arc<Image>>,
@@ -193,7 +193,7 @@ impl ImageStore {
         Ok(image)
     }
 
-    fn from_disk(&self, index: usize, cache: &DiskCache) -> Result<Image, String> {
+    fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Image, String> {
         let Some(entry) = cache.entry(&self.dataset.items[index].path, self.imgsz) else {
             return self.decode(index);
         };

@@ -1,1 +1,126 @@
+use sha2::{Digest, Sha256};
 
+use super::*;
+use crate::data::batch::Batch;
+use crate::data::cache::CacheMode;
+use crate::data::dataset::Split;
+use crate::data::test_data::TestData;
+
+const AUGMENT: AugmentConfig = AugmentConfig {
+    hsv_h: 0.015,
+    hsv_s: 0.7,
+    hsv_v: 0.4,
+    translate: 0.1,
+    scale: 0.5,
+    fliplr: 0.5,
+    mosaic: 1.0,
+    mixup: 0.2,
+    ..AugmentConfig::NONE
+};
+
+fn loader(data: &TestData, workers: usize, mode: CacheMode) -> TrainLoader {
+    let store = Arc::new(ImageStore::new(data.open(Split::Train), 64, mode));
+    TrainLoader::new(store, LoaderConfig { imgsz: 64, workers, prefetch: 2, seed: 11, augment: AUGMENT })
+}
+
+fn plan(batch_size: usize, first_sample: usize) -> EpochPlan {
+    EpochPlan { epoch: 2, batch_size, first_sample, mosaic: true }
+}
+
+/// One digest for each image with its objects, in order.
+fn digests(batches: impl Iterator<Item = Result<Batch, LoadError>>) -> Vec<String> {
+    let mut digests = Vec::new();
+    for batch in batches {
+        let batch = batch.unwrap();
+        assert_eq!(batch.images.len(), batch.n * 3 * batch.height * batch.width);
+        assert_eq!(batch.indices.len(), batch.n);
+        for image in 0..batch.n {
+            let mut hash = Sha256::new();
+            hash.update(batch.indices[image].to_le_bytes());
+            hash.update(&batch.image(image).rgb);
+            for target in batch.targets.iter().filter(|target| target.image as usize == image) {
+                hash.update(target.class.to_le_bytes());
+                target.cxcywh.iter().for_each(|value| hash.update(value.to_le_bytes()));
+            }
+            digests.push(hex::encode(hash.finalize()));
+        }
+    }
+    digests
+}
+
+#[test]
+fn batches_are_the_same_for_any_workers_batch_size_cache_and_start() {
+    let data = TestData::new(23, 1);
+    let expected = digests(loader(&data, 0, CacheMode::None).epoch(&plan(5, 0)));
+    assert_eq!(expected.len(), 23);
+    for workers in [0, 1, 2, 8] {
+        let disk = CacheMode::Disk { directory: data.path("cache") };
+        for mode in [CacheMode::None, CacheMode::Ram { budget_bytes: 100_000 }, disk] {
+            let loader = loader(&data, workers, mode);
+            for (batch_size, first) in [(5, 0), (1, 0), (4, 12), (23, 0), (64, 0), (7, 21), (5, 40)] {
+                let found = digests(loader.epoch(&plan(batch_size, first)));
+                assert_eq!(found, expected[first.min(23)..], "{workers} {batch_size} {first}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_image_comes_once_in_an_order_of_its_epoch_and_the_last_batch_is_smaller() {
+    let data = TestData::new(11, 1);
+    let loader = loader(&data, 2, CacheMode::None);
+    let batches: Vec<Batch> = loader.epoch(&plan(4, 0)).map(Result::unwrap).collect();
+    assert_eq!(loader.batches(4), 3);
+    assert_eq!(
+        batches.iter().map(|batch| (batch.number, batch.n)).collect::<Vec<_>>(),
+        [(0, 4), (1, 4), (2, 3)]
+    );
+    let indices: Vec<usize> = batches.iter().flat_map(|batch| batch.indices.clone()).collect();
+    assert_eq!(indices, loader.order(2));
+    assert_ne!(loader.order(2), loader.order(3));
+    let mut sorted = indices;
+    sorted.sort_unstable();
+    assert_eq!(sorted, (0..11).collect::<Vec<_>>());
+    let resumed: Vec<usize> = loader.epoch(&plan(4, 8)).map(|batch| batch.unwrap().number).collect();
+    assert_eq!(resumed, [2]);
+}
+
+#[test]
+fn a_dropped_pass_ends_its_threads() {
+    let data = TestData::new(40, 1);
+    let loader = loader(&data, 4, CacheMode::None);
+    for taken in 0..4 {
+        let mut batches = loader.epoch(&plan(4, 0));
+        for _ in 0..taken {
+            batches.next().unwrap().unwrap();
+        }
+        drop(batches);
+        // Threads hold the store; with all of them gone only the loader does.
+        assert_eq!(Arc::strong_count(&loader.store), 1);
+    }
+}
+
+#[test]
+fn images_that_break_during_training_are_replaced_and_reported() {
+    let data = TestData::new(6, 1);
+    let loader = loader(&data, 2, CacheMode::None);
+    data.write("images/train/003.jpg", b"overwritten");
+    let batches: Vec<Batch> = loader.epoch(&plan(3, 0)).map(Result::unwrap).collect();
+    assert_eq!(batches.len(), 2);
+    let warnings = loader.store.take_warnings();
+    assert_eq!((warnings.len(), loader.store.failed()), (1, 1));
+    assert!(warnings[0].contains("003.jpg"), "{warnings:?}");
+    std::fs::remove_dir_all(data.path("images")).unwrap();
+    let error = loader.epoch(&plan(3, 0)).next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("could be read"), "{error}");
+}
+
+#[test]
+fn time_spent_waiting_is_measured() {
+    let data = TestData::new(4, 1);
+    let loader = loader(&data, 0, CacheMode::None);
+    let mut batches = loader.epoch(&plan(4, 0));
+    assert!(batches.waited().is_zero());
+    batches.next().unwrap().unwrap();
+    assert!(!batches.waited().is_zero());
+}
