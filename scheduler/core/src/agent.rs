@@ -8,7 +8,7 @@
 //!                            Disconnected ──────── lease over ────────┘
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use trainyard_types::{AgentId, AttemptId, EndReason, Ended, GpuTelemetry, JobId, Session, Slot, Time};
 
@@ -35,8 +35,8 @@ pub(crate) struct Agent {
     pub(crate) running: BTreeMap<Slot, AttemptId>,
     /// It hands its jobs back, so it gets no new ones in this session.
     draining: bool,
-    /// Their card failed; set aside for this session.
-    faulty: BTreeSet<Slot>,
+    /// Their card failed; set aside until then, or until the next session.
+    pub(crate) faulty: BTreeMap<Slot, Time>,
 }
 
 /// Whether an agent can be given work.
@@ -86,7 +86,7 @@ impl Agent {
             telemetry: Vec::new(),
             running: BTreeMap::new(),
             draining: false,
-            faulty: BTreeSet::new(),
+            faulty: BTreeMap::new(),
         }
     }
 
@@ -115,13 +115,13 @@ impl Agent {
             return BTreeMap::new();
         }
         let mut offered = slots::of_inventory(&self.record.inventory);
-        offered.retain(|slot, _| !self.faulty.contains(slot));
+        offered.retain(|slot, _| !self.faulty.contains_key(slot));
         offered
     }
 
     /// Whether it is connected, but offers the slot no more.
     pub(crate) fn sets_aside(&self, slot: &Slot) -> bool {
-        self.draining || self.faulty.contains(slot)
+        self.draining || self.faulty.contains_key(slot)
     }
 }
 
@@ -140,7 +140,9 @@ impl Core {
         agent.newest_session = session;
         agent.telemetry.clear();
         agent.draining = false;
-        agent.faulty.clear();
+        for (slot, until) in std::mem::take(&mut agent.faulty) {
+            self.repairs.remove(&(until, id, slot));
+        }
         let forgotten: Vec<AttemptId> =
             agent.running.values().copied().filter(|attempt| !held.contains(attempt)).collect();
         out.touch_agent(id);
@@ -244,7 +246,14 @@ impl Core {
     }
 
     /// Ends an attempt's hold on its slot, and sets aside what should not be used again.
-    pub(crate) fn release_slot(&mut self, id: AgentId, slot: &Slot, reason: EndReason, out: &mut Changes) {
+    pub(crate) fn release_slot(
+        &mut self,
+        now: Time,
+        id: AgentId,
+        slot: &Slot,
+        reason: EndReason,
+        out: &mut Changes,
+    ) {
         match reason {
             EndReason::Drained | EndReason::GpuFault => {
                 self.withdraw_slots(id);
@@ -253,7 +262,9 @@ impl Core {
                     if reason == EndReason::Drained {
                         agent.draining = true;
                     } else {
-                        agent.faulty.insert(slot.clone());
+                        let until = now + self.config.retry_delay_max;
+                        agent.faulty.insert(slot.clone(), until);
+                        self.repairs.insert((until, id, slot.clone()));
                     }
                 }
                 self.offer_slots(id, out);
@@ -274,6 +285,15 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// A card that failed is tried again.
+    pub(crate) fn on_repair_due(&mut self, id: AgentId, slot: &Slot, out: &mut Changes) {
+        self.withdraw_slots(id);
+        if let Some(agent) = self.agents.get_mut(&id) {
+            agent.faulty.remove(slot);
+        }
+        self.offer_slots(id, out);
     }
 
     fn offer_slots(&mut self, id: AgentId, out: &mut Changes) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use trainyard_types::{AgentId, Assignment, AttemptId, JobId, JobState, Time};
+use trainyard_types::{AgentId, Assignment, AttemptId, JobId, JobState, Slot, Time};
 
 use crate::agent::{Agent, AgentView};
 use crate::changes::Changes;
@@ -32,6 +32,8 @@ pub struct Core {
     pub(crate) slots: Slots,
     /// Index: when the leases of agents end; lost agents have none.
     pub(crate) leases: BTreeSet<(Time, AgentId)>,
+    /// Index: when cards that failed are tried again.
+    pub(crate) repairs: BTreeSet<(Time, AgentId, Slot)>,
 }
 
 impl Core {
@@ -118,7 +120,8 @@ impl Core {
     /// When [`Event::Tick`] is due; `None` when nothing waits for time to pass.
     pub fn next_deadline(&self) -> Option<Time> {
         let lease = self.leases.first().map(|&(time, _)| time);
-        lease.into_iter().chain(self.queue.next_due()).min()
+        let repair = self.repairs.first().map(|&(time, ..)| time);
+        [lease, repair, self.queue.next_due()].into_iter().flatten().min()
     }
 
     /// One job as it stands.
@@ -157,12 +160,20 @@ impl Core {
         {
             self.on_lease_over(now, agent, out);
         }
+        while let Some((_, agent, slot)) = self.due_repair(now) {
+            self.on_repair_due(agent, &slot, out);
+        }
         while let Some(job) = self.queue.pop_due(now) {
             if let Some(job) = self.jobs.get(&job) {
                 self.queue.make_ready(job);
                 out.replan = true;
             }
         }
+    }
+
+    fn due_repair(&mut self, now: Time) -> Option<(Time, AgentId, Slot)> {
+        self.repairs.first().filter(|(time, ..)| *time <= now)?;
+        self.repairs.pop_first()
     }
 
     /// Starts as many waiting jobs as there are slots for.

@@ -59,9 +59,9 @@ pub enum Broken {
     /// Something could be placed and was not.
     #[error("job {0} could be placed and was not")]
     NotPlaced(JobId),
-    /// A lease without deadline, or the other way round.
-    #[error("the deadlines do not match the agents' leases")]
-    Leases,
+    /// A lease or a failed card without deadline, or the other way round.
+    #[error("the deadlines do not match the agents")]
+    Deadlines,
     /// A request id that does not lead to its job.
     #[error("the request id of job {0} does not lead to it")]
     RequestIndex(JobId),
@@ -137,7 +137,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
     if let Some(stranger) = live.keys().find(|agent| !core.agents.contains_key(agent)) {
         return Err(Broken::Running(*stranger));
     }
-    let (mut offered, mut leases) = (Slots::default(), BTreeSet::new());
+    let (mut offered, mut leases, mut repairs) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
     for (&id, agent) in &core.agents {
         if live.get(&id).unwrap_or(&BTreeMap::new()) != &agent.running {
             return Err(Broken::Running(id));
@@ -147,9 +147,10 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
             offered.offer(kind, slots::location(&agent.record, slot, index), free);
         }
         leases.extend(agent.lease_until.map(|until| (until, id)));
+        repairs.extend(agent.faulty.iter().map(|(slot, &until)| (until, id, slot.clone())));
     }
     if offered != core.slots {
         return Err(Broken::SlotIndex);
     }
-    if leases == core.leases { Ok(()) } else { Err(Broken::Leases) }
+    if leases == core.leases && repairs == core.repairs { Ok(()) } else { Err(Broken::Deadlines) }
 }

@@ -195,7 +195,7 @@ impl Core {
             self.queue.insert(now, job);
             out.replan = true;
         }
-        self.release_slot(agent, &slot, reason, out);
+        self.release_slot(now, agent, &slot, reason, out);
     }
 }
 

@@ -72,7 +72,7 @@ impl Core {
                     match agent.state() {
                         AgentState::Connected if agent.sets_aside(&slot) => {
                             return format!(
-                                "needs {wish}; agent `{name}` has one, but takes no new jobs on it"
+                                "needs {wish}; agent `{name}` has one, which takes no new jobs at the moment"
                             );
                         }
                         AgentState::Connected => {}

@@ -135,7 +135,7 @@ fn a_draining_agent_gets_nothing_until_it_connects_anew() {
 }
 
 #[test]
-fn a_card_that_failed_is_set_aside_and_the_others_are_not() {
+fn a_card_that_failed_is_set_aside_for_a_while_and_the_others_are_not() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_4090("b")], 0, vec![]));
     world.submit(1, spec());
@@ -145,6 +145,11 @@ fn a_card_that_failed_is_set_aside_and_the_others_are_not() {
     assert_eq!(world.record(1).crashes, 0);
     world.submit(2, spec());
     assert_eq!(world.record(2).state, JobState::Queued);
+    for _ in 0..12 {
+        world.pass(Duration::from_secs(25));
+        world.heartbeat(1);
+    }
+    assert_eq!(world.record(2).attempts[0].slot, Slot::Gpu(rtx_5070("a").uuid));
 }
 
 #[test]

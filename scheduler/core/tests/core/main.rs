@@ -1,5 +1,7 @@
 //! The core's tests: everything through `Core::handle`, with invariants and writes checked each time.
 
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected fails")]
+
 mod agents;
 mod placement;
 mod random;

@@ -10,8 +10,10 @@ use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, star
 
 type Step = (&'static str, fn(&mut World) -> Vec<Output>);
 
+type State = (&'static str, fn(&mut World));
+
 /// Ways to bring job 1 into a state. Agent 1 has one CPU slot; agent 2 has none.
-const STATES: [(&str, fn(&mut World)); 10] = [
+const STATES: [State; 10] = [
     ("queued", |world| {
         world.disconnect(1);
         world.submit(1, cpu_spec());

@@ -77,7 +77,10 @@ fn a_job_whose_card_failed_says_so() {
     world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
     world.submit(1, spec());
     world.report(attempt(1, 1), ended(EndReason::GpuFault));
-    assert_eq!(reason(&world, 1), "needs a GPU; agent `lab-1` has one, but takes no new jobs on it");
+    assert_eq!(
+        reason(&world, 1),
+        "needs a GPU; agent `lab-1` has one, which takes no new jobs at the moment"
+    );
 }
 
 #[test]

@@ -1,0 +1,74 @@
+//! What goes wrong, drawn from the seed, and how it ends.
+
+use std::time::Duration;
+
+use crate::driver::CrashPoint;
+use crate::world::{Happening, World};
+
+impl World {
+    /// One fault, and the plan for the next.
+    pub(crate) fn on_fault(&mut self) {
+        if !self.faults {
+            return;
+        }
+        let number = usize::try_from(self.rng.below(self.machines.len() as u64)).unwrap_or(0);
+        match self.rng.below(9) {
+            0 => self.crash_next = Some(CrashPoint::BeforeWriting),
+            1 => self.crash_next = Some(CrashPoint::AfterWriting),
+            2 => self.crash(),
+            3 | 4 => self.cut_machine(number, Duration::from_secs(2)),
+            // A link that swallows everything: each end finds out late, the scheduler by the lease.
+            5 => self.cut_machine(number, Duration::from_secs(90)),
+            6 => self.kill_machine(number),
+            7 => self.drain_machine(number),
+            _ => self.pause_machine(number),
+        }
+        self.agenda.after(self.rng.millis(500, 40_000), Happening::Fault);
+    }
+
+    /// No new faults. Sessions are opened anew, which ends what was set aside in them.
+    pub(crate) fn on_heal(&mut self) {
+        self.faults = false;
+        self.crash_next = None;
+        for number in 0..self.machines.len() {
+            self.cut_machine(number, Duration::from_secs(2));
+        }
+    }
+
+    fn cut_machine(&mut self, number: usize, notice: Duration) {
+        if let Some(id) = self.machines[number].connection
+            && self.connections.get(&id).is_some_and(|connection| connection.open)
+        {
+            self.summary.cuts += 1;
+            self.cut(id, notice);
+        }
+    }
+
+    fn kill_machine(&mut self, number: usize) {
+        if self.machines[number].up {
+            self.summary.agent_faults += 1;
+            let disk_lost = self.rng.once_in(3);
+            self.kill(number, disk_lost);
+        }
+    }
+
+    /// It hands its jobs back and exits a little later.
+    fn drain_machine(&mut self, number: usize) {
+        if self.machines[number].up && !self.machines[number].paused {
+            self.summary.agent_faults += 1;
+            let told = self.machines[number].drain(self.agenda.now());
+            self.tell(number, told);
+            let life = self.machines[number].life;
+            self.agenda.after(self.rng.millis(0, 5000), Happening::AgentExits(number, life));
+        }
+    }
+
+    /// It hears and says nothing for a while, and its connection holds.
+    fn pause_machine(&mut self, number: usize) {
+        if self.machines[number].up && !self.machines[number].paused {
+            self.summary.agent_faults += 1;
+            self.machines[number].paused = true;
+            self.agenda.after(self.rng.millis(1000, 90_000), Happening::AgentWakes(number));
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! A modelled agent with its trainers, and its spool, which survives the agent's death.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use trainyard_scheduler_core::Hello;
+use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
+use trainyard_types::{
+    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, Report,
+    ReportBody, Slot, Time,
+};
+
+use uuid::Uuid;
+
+use crate::oracle::Violation;
+use crate::rng::Rng;
+
+/// How an attempt will end if nobody stops it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// All epochs.
+    Complete,
+    /// This way, after so many epochs of this attempt.
+    End(EndReason, u32),
+}
+
+/// A trainer at work.
+#[derive(Debug)]
+struct Trainer {
+    started: bool,
+    /// Epochs done, those before a resume included.
+    epoch: u32,
+    first_epoch: u32,
+    epochs: u32,
+    fate: Fate,
+}
+
+impl Trainer {
+    /// What it tells next. The last thing is its end.
+    fn advance(&mut self, id: AttemptId) -> Vec<ReportBody> {
+        if !self.started {
+            self.started = true;
+            return vec![ReportBody::Trainer(TrainerEvent::Started(Started {
+                parameters: 1,
+                train_images: 10,
+                val_images: 1,
+                classes: vec![],
+                epochs: self.epochs,
+                batch_size: 16,
+                first_epoch: self.first_epoch,
+                device: "cpu".into(),
+            }))];
+        }
+        if let Fate::End(reason, epochs) = self.fate
+            && self.epoch + 1 >= self.first_epoch + epochs
+        {
+            return vec![end(reason)];
+        }
+        if self.epoch == self.epochs {
+            let finished =
+                Finished { best_epoch: self.epochs, metrics: BTreeMap::new(), artifacts: Vec::new() };
+            // The oracle finds out by the name whose results were committed.
+            let artifacts = vec![Artifact { name: id.to_string(), size_bytes: 1, sha256: String::new() }];
+            let ended = Ended { reason: EndReason::Completed, message: String::new(), artifacts };
+            return vec![ReportBody::Trainer(TrainerEvent::Finished(finished)), ReportBody::Ended(ended)];
+        }
+        self.epoch += 1;
+        let mut told =
+            vec![ReportBody::Trainer(step(self.epoch)), ReportBody::Trainer(epoch(self.epoch, self.epochs))];
+        if self.epoch.is_multiple_of(2) {
+            let checkpoint =
+                Checkpoint { step: u64::from(self.epoch) * 10, epoch: self.epoch, files: vec![] };
+            told.push(ReportBody::CheckpointStored(checkpoint));
+        }
+        told
+    }
+}
+
+fn step(epoch: u32) -> TrainerEvent {
+    TrainerEvent::Step(Step {
+        epoch,
+        batch: 5,
+        batches: 10,
+        images_per_second: 10.0,
+        loader_wait_ratio: 0.0,
+        metrics: BTreeMap::new(),
+    })
+}
+
+fn epoch(epoch: u32, epochs: u32) -> TrainerEvent {
+    TrainerEvent::Epoch(Epoch {
+        epoch,
+        epochs,
+        seconds: f64::from(epoch),
+        images_per_second: 10.0,
+        loader_wait_ratio: 0.0,
+        best: true,
+        metrics: BTreeMap::from([("metrics/mAP50(B)".to_owned(), f64::from(epoch))]),
+    })
+}
+
+/// The last report of an attempt that did not complete.
+pub fn end(reason: EndReason) -> ReportBody {
+    ReportBody::Ended(Ended { reason, message: "as modelled".into(), artifacts: Vec::new() })
+}
+
+/// An attempt that the agent holds: it runs, or has reports that were not acknowledged.
+#[derive(Debug)]
+struct Held {
+    slot: Slot,
+    /// Dies with the agent.
+    trainer: Option<Trainer>,
+    next_sequence: u64,
+    /// Told and not acknowledged.
+    spool: VecDeque<Report>,
+}
+
+/// A machine with an agent.
+#[derive(Debug)]
+pub struct Machine {
+    id: AgentId,
+    name: String,
+    inventory: Inventory,
+    /// Whether the agent's process lives.
+    pub up: bool,
+    /// Whether it is stopped and hears nothing.
+    pub paused: bool,
+    /// Counts its processes; what was planned for an earlier one is void.
+    pub life: u32,
+    /// Its connection, as it believes.
+    pub connection: Option<u64>,
+    held: BTreeMap<AttemptId, Held>,
+}
+
+impl Machine {
+    /// Up, and not connected.
+    pub fn new(id: AgentId, name: String, inventory: Inventory) -> Self {
+        Self {
+            id,
+            name,
+            inventory,
+            up: true,
+            paused: false,
+            life: 1,
+            connection: None,
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Which agent.
+    pub fn id(&self) -> AgentId {
+        self.id
+    }
+
+    /// The first message of a session.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            agent: self.id,
+            name: self.name.clone(),
+            version: "sim".into(),
+            inventory: self.inventory.clone(),
+            attempts: self.held.keys().copied().collect(),
+        }
+    }
+
+    /// Everything that was not acknowledged, in order.
+    pub fn unacknowledged(&self) -> Vec<Report> {
+        self.held.values().flat_map(|held| held.spool.iter().cloned()).collect()
+    }
+
+    /// Starts an attempt.
+    pub fn assign(&mut self, assignment: &Assignment, fate: Fate) -> Result<(), Violation> {
+        let busy = self.held.iter().find(|(_, held)| held.trainer.is_some() && held.slot == assignment.slot);
+        if let Some((&old, _)) = busy {
+            return Err(Violation::SlotBusy { old, new: assignment.attempt });
+        }
+        let done = assignment.resume.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
+        let trainer = Trainer {
+            started: false,
+            epoch: done,
+            first_epoch: done + 1,
+            epochs: assignment.spec.train.epochs,
+            fate,
+        };
+        let held = Held {
+            slot: assignment.slot.clone(),
+            trainer: Some(trainer),
+            next_sequence: 1,
+            spool: VecDeque::new(),
+        };
+        self.held.insert(assignment.attempt, held);
+        Ok(())
+    }
+
+    /// A trainer moves on. Returns what it told, and whether it lives.
+    pub fn train(&mut self, now: Time, attempt: AttemptId) -> (Vec<Report>, bool) {
+        let Some(held) = self.held.get_mut(&attempt) else { return (Vec::new(), false) };
+        let Some(trainer) = &mut held.trainer else { return (Vec::new(), false) };
+        let told = trainer.advance(attempt);
+        if matches!(told.last(), Some(ReportBody::Ended(_))) {
+            held.trainer = None;
+        }
+        let lives = held.trainer.is_some();
+        (told.into_iter().map(|body| held.report(now, attempt, body)).collect(), lives)
+    }
+
+    /// Ends an attempt at the scheduler's wish or its own. Returns what is to be told.
+    pub fn stop(&mut self, now: Time, attempt: AttemptId, reason: EndReason) -> Option<Report> {
+        let held = self.held.get_mut(&attempt)?;
+        held.trainer.take()?;
+        Some(held.report(now, attempt, end(reason)))
+    }
+
+    /// Ends all attempts.
+    pub fn drain(&mut self, now: Time) -> Vec<Report> {
+        let attempts: Vec<AttemptId> = self.held.keys().copied().collect();
+        attempts.into_iter().filter_map(|attempt| self.stop(now, attempt, EndReason::Drained)).collect()
+    }
+
+    /// Forgets an attempt that is no longer its own.
+    pub fn revoke(&mut self, attempt: AttemptId) {
+        self.held.remove(&attempt);
+    }
+
+    /// Reports up to `sequence` are durable.
+    pub fn acknowledge(&mut self, attempt: AttemptId, sequence: u64) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
+        held.spool.retain(|report| report.sequence > sequence);
+        if held.trainer.is_none() && held.spool.is_empty() {
+            self.held.remove(&attempt);
+        }
+    }
+
+    /// The process dies, and its trainers with it. The spool stays, unless the disk is lost, too.
+    pub fn kill(&mut self, now: Time, disk_lost: bool) {
+        self.up = false;
+        self.paused = false;
+        self.life += 1;
+        self.connection = None;
+        if disk_lost {
+            self.held.clear();
+        }
+        // What it will say when it is back.
+        for (&attempt, held) in &mut self.held {
+            if held.trainer.take().is_some() {
+                held.report(now, attempt, end(EndReason::AgentLost));
+            }
+        }
+    }
+}
+
+impl Held {
+    fn report(&mut self, time: Time, attempt: AttemptId, body: ReportBody) -> Report {
+        let report = Report { attempt, sequence: self.next_sequence, time, body };
+        self.next_sequence += 1;
+        self.spool.push_back(report.clone());
+        report
+    }
+}
+
+/// Draws how an attempt ends; without faults it completes, unless the job itself is bad.
+pub fn draw_fate(rng: &mut Rng, faults: bool, job_name: &str) -> Fate {
+    match job_name {
+        "bad spec" => return Fate::End(EndReason::BadSpec, 1),
+        "too large" => return Fate::End(EndReason::GpuOom, 1),
+        _ => {}
+    }
+    let after = u32::try_from(1 + rng.below(4)).unwrap_or(1);
+    match rng.below(12) {
+        0 if faults => Fate::End(EndReason::TrainerCrash, after),
+        1 if faults => Fate::End(EndReason::GpuFault, after),
+        2 if faults => Fate::End(EndReason::HostOom, after),
+        _ => Fate::Complete,
+    }
+}
+
+/// How long an epoch takes.
+pub fn epoch_time(rng: &mut Rng) -> Duration {
+    rng.millis(500, 6000)
+}
+
+/// One with random cards.
+pub fn draw_machine(rng: &mut Rng, number: u64) -> Machine {
+    const CARDS: [(&str, u64); 3] = [
+        ("NVIDIA GeForce RTX 4090", 24564),
+        ("NVIDIA GeForce RTX 5070", 12227),
+        ("NVIDIA GeForce RTX 4060", 8188),
+    ];
+    let card = |index: u64| {
+        // The first machine can run every job.
+        let (model, memory_total_mib) = CARDS[usize::try_from((number + index) % 3).unwrap_or(0)];
+        Gpu {
+            uuid: GpuUuid(format!("GPU-{number}-{index}")),
+            index: u32::try_from(index).unwrap_or(0),
+            model: model.into(),
+            memory_total_mib,
+            compute_capability: None,
+        }
+    };
+    let gpus = (0..1 + rng.below(3)).map(card).collect();
+    let cpu_slots = u32::from(number == 0 || rng.once_in(2));
+    let inventory = Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: "580".into() };
+    Machine::new(AgentId(Uuid::from_u128(u128::from(number) + 1)), format!("lab-{number}"), inventory)
+}

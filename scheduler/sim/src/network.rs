@@ -1,0 +1,113 @@
+//! Connections between agents and the scheduler: they delay, and they break.
+
+use std::time::Duration;
+
+use trainyard_scheduler_core::{Event, Hello};
+use trainyard_types::{Report, Session, Time};
+
+use crate::oracle::Violation;
+use crate::world::{HEARTBEAT, Happening, World};
+
+/// One dialled connection. Both ways deliver in order.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) machine: usize,
+    pub(crate) open: bool,
+    pub(crate) session: Option<Session>,
+    pub(crate) last_at_scheduler: Time,
+    pub(crate) last_at_agent: Time,
+}
+
+/// What agents say.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Hello(Hello),
+    Heartbeat,
+    Report(Report),
+}
+
+impl World {
+    /// From now on nothing arrives by it; the ends notice within `notice` each.
+    pub(crate) fn cut(&mut self, id: u64, notice: Duration) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.open = false;
+        let number = connection.machine;
+        let most = u64::try_from(notice.as_millis()).unwrap_or(u64::MAX);
+        self.agenda.after(self.rng.millis(0, most), Happening::SchedulerNotices(id));
+        self.agenda.after(self.rng.millis(0, most), Happening::AgentNotices(number, id));
+    }
+
+    pub(crate) fn on_scheduler_notices(&mut self, id: u64) -> Result<(), Violation> {
+        let Some(connection) = self.connections.remove(&id) else { return Ok(()) };
+        let agent = self.machines[connection.machine].id();
+        if let Some(session) = connection.session
+            && self.sessions.get(&session) == Some(&id)
+        {
+            self.sessions.remove(&session);
+            self.handle(Event::AgentDisconnected { agent, session })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn dial_soon(&mut self, number: usize) {
+        let life = self.machines[number].life;
+        self.agenda.after(self.rng.millis(100, 10_000), Happening::Dial(number, life));
+    }
+
+    pub(crate) fn on_dial(&mut self, number: usize, life: u32) {
+        let machine = &self.machines[number];
+        if machine.life != life || !machine.up || machine.connection.is_some() {
+            return;
+        }
+        if self.core.is_none() {
+            return self.dial_soon(number);
+        }
+        self.dialled += 1;
+        let id = self.dialled;
+        let now = self.agenda.now();
+        let connection = Connection {
+            machine: number,
+            open: true,
+            session: None,
+            last_at_scheduler: now,
+            last_at_agent: now,
+        };
+        self.connections.insert(id, connection);
+        self.machines[number].connection = Some(id);
+        let hello = self.machines[number].hello();
+        self.say(id, Said::Hello(hello));
+        for report in self.machines[number].unacknowledged() {
+            self.say(id, Said::Report(report));
+        }
+        self.agenda.after(HEARTBEAT, Happening::Heartbeat(number, id));
+    }
+
+    /// An agent speaks.
+    pub(crate) fn say(&mut self, id: u64, said: Said) {
+        let arrival = self.agenda.now() + self.rng.millis(1, 300);
+        if let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.open) {
+            connection.last_at_scheduler = connection.last_at_scheduler.max(arrival);
+            self.agenda.at(connection.last_at_scheduler, Happening::AtScheduler(id, said));
+        }
+    }
+
+    pub(crate) fn on_said(&mut self, id: u64, said: Said) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.open) else {
+            return Ok(());
+        };
+        let agent = self.machines[connection.machine].id();
+        let event = match (said, connection.session) {
+            (Said::Hello(hello), _) => {
+                let session = Session(self.next_session);
+                self.next_session += 1;
+                connection.session = Some(session);
+                self.sessions.insert(session, id);
+                Event::AgentConnected { session, hello }
+            }
+            (Said::Heartbeat, Some(session)) => Event::Heartbeat { agent, session, telemetry: Vec::new() },
+            (Said::Report(report), Some(session)) => Event::Report { agent, session, report },
+            (Said::Heartbeat | Said::Report(_), None) => return Ok(()),
+        };
+        self.handle(event).map(|_| ())
+    }
+}

@@ -1,0 +1,364 @@
+//! The simulated world: what happens, and who hears of it when.
+//!
+//! Faults come in the first phase; then everything heals, and every job must end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use trainyard_scheduler_core::{Command, Core, CoreConfig};
+use trainyard_types::{JobState, Report, Session, Time};
+
+use crate::client::{self, Client};
+use crate::driver::CrashPoint;
+use crate::engine::Agenda;
+use crate::machine::{self, Machine};
+use crate::network::{Connection, Said};
+use crate::oracle::{Oracle, Violation};
+use crate::rng::Rng;
+use crate::store::Store;
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// How long faults go on.
+    pub faults_for: Duration,
+    /// A fault of the driver, to show that the oracles see it.
+    pub mutant: Option<Mutant>,
+}
+
+impl Options {
+    /// Ten minutes of faults around an honest driver.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, faults_for: Duration::from_secs(600), mutant: None }
+    }
+}
+
+/// Ways in which a driver could break its contract with the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Some first writes of jobs never reach the store.
+    LosesWrites,
+    /// The client has its answer although the write came to nothing.
+    AnswersBeforeWriting,
+    /// Commands go out although the write came to nothing.
+    CommandsBeforeWriting,
+    /// Some events never reach the store.
+    LosesEvents,
+    /// Agents are told that reports are durable although they were not taken in.
+    AcknowledgesBeforeWriting,
+}
+
+/// How a run went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Submitted and acknowledged.
+    pub jobs: usize,
+    /// By their last state.
+    pub succeeded: usize,
+    /// By their last state.
+    pub failed: usize,
+    /// By their last state.
+    pub cancelled: usize,
+    /// Of all jobs.
+    pub attempts: usize,
+    /// Events that the core handled.
+    pub events: u64,
+    /// How often the scheduler went down.
+    pub crashes: u64,
+    /// Connections that were cut.
+    pub cuts: u64,
+    /// Agents that were killed, drained or paused.
+    pub agent_faults: u64,
+}
+
+/// A promise that was not kept, and how to see it again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("seed {seed}, at {time} ms: {violation}")]
+pub struct Failure {
+    /// Of the run.
+    pub seed: u64,
+    /// When it was seen.
+    pub time: Time,
+    /// What.
+    pub violation: Violation,
+}
+
+/// Runs one world until every job has ended.
+pub fn simulate(options: &Options) -> Result<Summary, Failure> {
+    let mut world = World::new(options);
+    let outcome = world.run();
+    let fail = |violation| Failure { seed: options.seed, time: world.agenda.now(), violation };
+    outcome.map_err(fail)
+}
+
+/// Something that is planned.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// A message arrives, unless its connection is gone by then.
+    AtScheduler(u64, Said),
+    AtAgent(u64, Command),
+    /// The scheduler sees that a connection is gone.
+    SchedulerNotices(u64),
+    /// The agent sees it.
+    AgentNotices(usize, u64),
+    /// An agent, in that life, dials.
+    Dial(usize, u32),
+    Heartbeat(usize, u64),
+    /// A trainer moves on, in that life of its agent.
+    Train(usize, u32, trainyard_types::AttemptId),
+    AgentStarts(usize),
+    AgentWakes(usize),
+    /// A drained agent's process ends, in that life.
+    AgentExits(usize, u32),
+    /// The core's deadline, in that life of the scheduler.
+    Tick(u64),
+    SchedulerStarts,
+    Submit(usize),
+    Cancel(usize),
+    Retry(usize),
+    Fault,
+    Heal,
+}
+
+pub(crate) struct World {
+    pub(crate) agenda: Agenda<Happening>,
+    pub(crate) rng: Rng,
+    pub(crate) faults: bool,
+    pub(crate) machines: Vec<Machine>,
+    /// What waits for a paused agent.
+    pub(crate) waiting: BTreeMap<usize, Vec<Happening>>,
+    pub(crate) connections: BTreeMap<u64, Connection>,
+    pub(crate) dialled: u64,
+    pub(crate) core: Option<Core>,
+    pub(crate) scheduler_life: u64,
+    pub(crate) sessions: BTreeMap<Session, u64>,
+    pub(crate) next_session: u64,
+    pub(crate) ticking: Option<Time>,
+    pub(crate) crash_next: Option<CrashPoint>,
+    pub(crate) store: Store,
+    pub(crate) oracle: Oracle,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) next_job: u128,
+    pub(crate) mutant: Option<Mutant>,
+    pub(crate) faults_for: Duration,
+    pub(crate) summary: Summary,
+}
+
+const LIMIT: Duration = Duration::from_secs(4 * 3600);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
+
+impl World {
+    fn new(options: &Options) -> Self {
+        let mut rng = Rng::new(options.seed);
+        let mut agenda = Agenda::new(Time(1_000_000_000));
+        let machines: Vec<Machine> =
+            (0..2 + rng.below(5)).map(|number| machine::draw_machine(&mut rng, number)).collect();
+        for number in 0..machines.len() {
+            agenda.after(rng.millis(0, 5000), Happening::Dial(number, 1));
+        }
+        let clients: Vec<Client> =
+            (0..8 + rng.below(16)).map(|number| client::draw_client(&mut rng, number)).collect();
+        for number in 0..clients.len() {
+            agenda.after(rng.millis(0, 200_000), Happening::Submit(number));
+        }
+        agenda.after(rng.millis(5000, 60_000), Happening::Fault);
+        agenda.after(options.faults_for, Happening::Heal);
+        Self {
+            agenda,
+            rng,
+            faults: true,
+            machines,
+            waiting: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            dialled: 0,
+            core: Some(Core::new(CoreConfig::default())),
+            scheduler_life: 1,
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            ticking: None,
+            crash_next: None,
+            store: Store::default(),
+            oracle: Oracle::default(),
+            clients,
+            next_job: 1,
+            mutant: options.mutant,
+            faults_for: options.faults_for,
+            summary: Summary::default(),
+        }
+    }
+
+    fn run(&mut self) -> Result<Summary, Violation> {
+        let end = self.agenda.now() + self.faults_for + LIMIT;
+        while let Some(happening) = self.agenda.advance() {
+            if self.agenda.now() > end || self.all_ended() {
+                break;
+            }
+            self.happen(happening)?;
+        }
+        self.oracle.check_end(&self.store)?;
+        let count = |state| self.store.jobs.values().filter(|job| job.state == state).count();
+        self.summary.jobs = self.store.jobs.len();
+        self.summary.succeeded = count(JobState::Succeeded);
+        self.summary.failed = count(JobState::Failed);
+        self.summary.cancelled = count(JobState::Cancelled);
+        self.summary.attempts = self.store.jobs.values().map(|job| job.attempts.len()).sum();
+        Ok(self.summary)
+    }
+
+    fn all_ended(&self) -> bool {
+        let acknowledged = self.clients.iter().all(|client| client.job.is_some());
+        !self.faults && acknowledged && self.store.jobs.values().all(|job| job.state.is_final())
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
+        let Some(happening) = self.hold_back(happening) else { return Ok(()) };
+        match happening {
+            Happening::AtScheduler(connection, said) => self.on_said(connection, said),
+            Happening::AtAgent(connection, command) => self.on_command(connection, command),
+            Happening::SchedulerNotices(connection) => self.on_scheduler_notices(connection),
+            Happening::AgentNotices(number, connection) => {
+                if self.machines[number].connection == Some(connection) {
+                    self.machines[number].connection = None;
+                    self.dial_soon(number);
+                }
+                Ok(())
+            }
+            Happening::Dial(number, life) => {
+                self.on_dial(number, life);
+                Ok(())
+            }
+            Happening::Heartbeat(number, connection) => {
+                self.on_heartbeat(number, connection);
+                Ok(())
+            }
+            Happening::Train(number, life, attempt) => {
+                self.on_train(number, life, attempt);
+                Ok(())
+            }
+            Happening::AgentStarts(number) => {
+                self.machines[number].up = true;
+                self.dial_soon(number);
+                Ok(())
+            }
+            Happening::AgentWakes(number) => self.on_wake(number),
+            Happening::AgentExits(number, life) => {
+                if self.machines[number].life == life {
+                    self.kill(number, false);
+                }
+                Ok(())
+            }
+            Happening::Tick(life) => self.on_tick(life),
+            Happening::SchedulerStarts => self.on_scheduler_starts(),
+            Happening::Submit(client) => self.on_submit(client),
+            Happening::Cancel(client) => self.on_cancel(client),
+            Happening::Retry(client) => self.on_retry(client),
+            Happening::Fault => {
+                self.on_fault();
+                Ok(())
+            }
+            Happening::Heal => {
+                self.on_heal();
+                Ok(())
+            }
+        }
+    }
+
+    /// A paused agent does nothing and hears nothing, until it wakes; its connection holds.
+    fn hold_back(&mut self, happening: Happening) -> Option<Happening> {
+        let number = match &happening {
+            Happening::AtAgent(connection, _) => self.connections.get(connection)?.machine,
+            Happening::AgentNotices(number, _)
+            | Happening::Dial(number, _)
+            | Happening::Heartbeat(number, _)
+            | Happening::Train(number, ..) => *number,
+            _ => return Some(happening),
+        };
+        if self.machines[number].paused {
+            self.waiting.entry(number).or_default().push(happening);
+            return None;
+        }
+        Some(happening)
+    }
+
+    fn on_wake(&mut self, number: usize) -> Result<(), Violation> {
+        self.machines[number].paused = false;
+        for happening in self.waiting.remove(&number).unwrap_or_default() {
+            self.happen(happening)?;
+        }
+        Ok(())
+    }
+
+    fn on_heartbeat(&mut self, number: usize, id: u64) {
+        if self.machines[number].connection != Some(id) {
+            return;
+        }
+        self.say(id, Said::Heartbeat);
+        // It says again what was not acknowledged, sometimes what is on the way, too.
+        if !self.faults || self.rng.once_in(3) {
+            for report in self.machines[number].unacknowledged() {
+                self.say(id, Said::Report(report));
+            }
+        }
+        self.agenda.after(HEARTBEAT, Happening::Heartbeat(number, id));
+    }
+
+    fn on_command(&mut self, id: u64, command: Command) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.open) else {
+            return Ok(());
+        };
+        let number = connection.machine;
+        if self.machines[number].connection != Some(id) {
+            return Ok(());
+        }
+        match command {
+            Command::Assign { assignment, .. } => {
+                let fate = machine::draw_fate(&mut self.rng, self.faults, &assignment.spec.name);
+                self.machines[number].assign(&assignment, fate)?;
+                let life = self.machines[number].life;
+                let first = self.rng.millis(500, 8000);
+                self.agenda.after(first, Happening::Train(number, life, assignment.attempt));
+            }
+            Command::Stop { attempt, reason, .. } => {
+                let told = self.machines[number].stop(self.agenda.now(), attempt, reason);
+                self.tell(number, told.into_iter().collect());
+            }
+            Command::Revoke { attempt, .. } => self.machines[number].revoke(attempt),
+            Command::Ack { attempt, sequence, .. } => self.machines[number].acknowledge(attempt, sequence),
+        }
+        Ok(())
+    }
+
+    fn on_train(&mut self, number: usize, life: u32, attempt: trainyard_types::AttemptId) {
+        if self.machines[number].life != life {
+            return;
+        }
+        let (told, lives) = self.machines[number].train(self.agenda.now(), attempt);
+        self.tell(number, told);
+        if lives {
+            let next = machine::epoch_time(&mut self.rng);
+            self.agenda.after(next, Happening::Train(number, life, attempt));
+        }
+    }
+
+    pub(crate) fn tell(&mut self, number: usize, reports: Vec<Report>) {
+        if let Some(id) = self.machines[number].connection {
+            for report in reports {
+                self.say(id, Said::Report(report));
+            }
+        }
+    }
+
+    /// The agent's process dies and is started again later.
+    pub(crate) fn kill(&mut self, number: usize, disk_lost: bool) {
+        self.waiting.remove(&number);
+        if let Some(id) = self.machines[number].connection {
+            // The machine may be gone with its process: then nothing closes the connection.
+            let notice = if self.rng.once_in(2) { Duration::from_secs(1) } else { Duration::from_secs(90) };
+            self.cut(id, notice);
+        }
+        self.machines[number].kill(self.agenda.now(), disk_lost);
+        self.agenda.after(self.rng.millis(100, 90_000), Happening::AgentStarts(number));
+    }
+}

@@ -1,0 +1,92 @@
+//! Random worlds keep every promise, and broken drivers are found out.
+
+use std::time::Duration;
+
+use trainyard_sim::{Failure, Mutant, Options, Summary, Violation, simulate};
+
+/// `TRAINYARD_SIM_SEEDS=10000` tries more; `TRAINYARD_SIM_SEED=17` tries one.
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    match (number("TRAINYARD_SIM_SEED"), number("TRAINYARD_SIM_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, count) => 0..count.unwrap_or(200),
+    }
+}
+
+#[test]
+fn every_seed_keeps_every_promise() {
+    let mut sum = Summary::default();
+    let mut failures: Vec<Failure> = Vec::new();
+    for seed in seeds() {
+        match simulate(&Options::new(seed)) {
+            Ok(one) => {
+                sum.jobs += one.jobs;
+                sum.succeeded += one.succeeded;
+                sum.failed += one.failed;
+                sum.cancelled += one.cancelled;
+                sum.attempts += one.attempts;
+                sum.events += one.events;
+                sum.crashes += one.crashes;
+                sum.cuts += one.cuts;
+                sum.agent_faults += one.agent_faults;
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    println!("{sum:?}");
+    let lines: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    let hint = "TRAINYARD_SIM_SEED=SEED shows one again";
+    assert!(failures.is_empty(), "{} seeds failed ({hint}):\n{}", lines.len(), lines.join("\n"));
+    // A world in which nothing happens proves nothing.
+    assert!(sum.succeeded > 0 && sum.failed > 0 && sum.cancelled > 0 && sum.attempts > sum.jobs, "{sum:?}");
+    assert!(sum.crashes > 0 && sum.cuts > 0 && sum.agent_faults > 0, "{sum:?}");
+}
+
+#[test]
+fn one_seed_gives_one_run() {
+    for seed in 0..5 {
+        assert_eq!(simulate(&Options::new(seed)), simulate(&Options::new(seed)));
+    }
+}
+
+#[test]
+fn a_world_without_faults_ends_as_it_should() {
+    let options = Options { faults_for: Duration::ZERO, ..Options::new(1) };
+    let summary = simulate(&options).expect("nothing goes wrong");
+    assert_eq!((summary.crashes, summary.agent_faults), (0, 0));
+}
+
+/// Whether a broken driver leads to such a violation within some seeds.
+fn found(mutant: Mutant, is_meant: impl Fn(&Violation) -> bool) -> bool {
+    let run = |seed| simulate(&Options { mutant: Some(mutant), ..Options::new(seed) });
+    (0..200).filter_map(|seed| run(seed).err()).any(|failure| is_meant(&failure.violation))
+}
+
+#[test]
+fn a_store_that_loses_submissions_is_found_out() {
+    let lost = |violation: &Violation| matches!(violation, Violation::Lost(_) | Violation::Revision { .. });
+    assert!(found(Mutant::LosesWrites, lost));
+}
+
+#[test]
+fn an_answer_before_its_write_is_found_out() {
+    assert!(found(Mutant::AnswersBeforeWriting, |violation| matches!(violation, Violation::Lost(_))));
+}
+
+#[test]
+fn a_command_before_its_write_is_found_out() {
+    let reused = |violation: &Violation| matches!(violation, Violation::AttemptReused(_));
+    assert!(found(Mutant::CommandsBeforeWriting, reused));
+}
+
+#[test]
+fn a_lost_event_is_found_out() {
+    assert!(found(Mutant::LosesEvents, |violation| matches!(violation, Violation::EventGap { .. })));
+}
+
+#[test]
+fn an_acknowledgement_before_its_write_is_found_out() {
+    // The agent drops what was never taken in, so that the attempt can never end.
+    let stuck = |violation: &Violation| matches!(violation, Violation::Stuck { .. });
+    assert!(found(Mutant::AcknowledgesBeforeWriting, stuck));
+}
