@@ -20,8 +20,9 @@ use crate::data::image::Image;
 /// File name extensions that are taken for images, lower case.
 pub const EXTENSIONS: [&str; 8] = ["bmp", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"];
 
-/// How much of a file's end is searched for its end marker; cameras put previews and notes behind it.
-const TAIL_BYTES: u64 = 64 * 1024;
+/// How much of a file's end is searched for its end marker. Not more, because a preview inside the file
+/// has an end marker, too.
+const TAIL_BYTES: u64 = 16;
 
 /// Why an image file yields no pixels.
 #[derive(Debug, thiserror::Error)]
@@ -175,11 +176,10 @@ pub fn check_end(path: &Path) -> Result<(), DecodeError> {
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
-    // Most files have it at the very end, so the search goes backwards.
-    if tail.windows(marker.len()).rev().any(|window| window == marker) {
+    if tail.windows(marker.len()).any(|window| window == marker) {
         return Ok(());
     }
-    // Some writers leave the marker out; the pixels tell.
+    // Some writers leave the marker out, or put something behind it; the pixels tell.
     let bytes = std::fs::read(path)?;
     let whole =
         catch_unwind(|| if marker.len() == 2 { decode_jpeg(&bytes, true) } else { decode_unguarded(&bytes) });

@@ -110,7 +110,7 @@ pub fn label_path(image: &Path) -> PathBuf {
 /// At the first bad line; no part of the file is used then.
 pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile, LabelError> {
     let mut file = LabelFile::default();
-    for (index, row) in text.lines().enumerate() {
+    for (index, row) in without_bom(text).lines().enumerate() {
         let line = index + 1;
         let words: Vec<&str> = row.split_ascii_whitespace().collect();
         if words.is_empty() {
@@ -139,6 +139,11 @@ pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile
         }
     }
     Ok(file)
+}
+
+/// Some editors begin a file with a byte order mark.
+pub(crate) fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// Class ids are whole numbers, but some tools write them as `3.0`.
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn boxes_polygons_and_blank_lines_are_read() {
-        let text = "1 0.5 0.5 0.2 0.1\n\n0 0.1 0.1 0.3 0.1 0.3 0.5\r\n1.0 1.005 0.5 0.1 0.1";
+        let text = "\u{feff}1 0.5 0.5 0.2 0.1\n\n0 0.1 0.1 0.3 0.1 0.3 0.5\r\n1.0 1.005 0.5 0.1 0.1";
         let file = parse(text, 2, false).unwrap();
         let close =
             |left: [f32; 4], right: [f32; 4]| left.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6);

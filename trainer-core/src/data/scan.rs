@@ -118,7 +118,7 @@ fn walk(folder: &Path, deepest: usize, found: &mut Vec<PathBuf>) -> std::io::Res
 fn read_list(yaml: &DataYaml, file: &Path, listed: &mut Vec<Listed>) -> Result<(), DataError> {
     let text = std::fs::read_to_string(file)
         .map_err(|source| DataError::List { place: file.to_path_buf(), source })?;
-    for (index, line) in text.lines().enumerate() {
+    for (index, line) in labels::without_bom(&text).lines().enumerate() {
         let line = line.trim();
         if line.is_empty() {
             continue;

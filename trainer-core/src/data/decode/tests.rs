@@ -93,11 +93,13 @@ fn truncated_and_foreign_files_are_errors_not_panics() {
 }
 
 #[test]
-fn a_jpeg_that_lacks_only_its_end_marker_is_whole() {
+fn a_jpeg_that_lacks_only_its_end_marker_or_goes_on_behind_it_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.jpg");
     let bytes = encoded(&DynamicImage::ImageRgb8(gradient(64, 64)), ImageFormat::Jpeg);
     std::fs::write(&file, &bytes[..bytes.len() - 2]).unwrap();
+    check_end(&file).unwrap();
+    std::fs::write(&file, [&bytes[..], &[7; 100]].concat()).unwrap();
     check_end(&file).unwrap();
 }
 
