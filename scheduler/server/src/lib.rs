@@ -1,4 +1,12 @@
 //! The live scheduler: the pure core, driven by gRPC and the clock, kept in Redis.
 
+pub mod blobs;
+pub mod clock;
+pub mod config;
+pub mod driver;
+mod edge;
 pub mod embedded;
+pub mod grpc;
+mod http;
+pub mod server;
 pub mod store;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Campaign, Loaded, Pending, SCHEMA, Store, StoreError, keys};
 
 /// How long one call may take; a busy server needs more than the client's own half second.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Fields per step when a hash is read.
 const SCAN_COUNT: usize = 500;

@@ -1,0 +1,188 @@
+//! Files that attempts leave behind, by content: `<data_dir>/blobs/<job id>/<sha256>`.
+//!
+//! A blob is there whole or not at all: it is written under another name, synced, and then renamed.
+
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use tokio::fs::{self, File};
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
+use tracing::warn;
+use trainyard_types::{Artifact, JobId};
+use uuid::Uuid;
+
+#[cfg(test)]
+mod tests;
+
+/// What unfinished uploads are called; nobody reads them.
+const UNFINISHED: &str = "part";
+
+/// Why an upload came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// More or fewer bytes than announced.
+    #[error("has {received} bytes, {announced} were announced")]
+    Size {
+        /// By the header.
+        announced: u64,
+        /// Until now.
+        received: u64,
+    },
+    /// Other bytes than announced.
+    #[error("has SHA-256 {received}, {announced} was announced")]
+    Hash {
+        /// By the header.
+        announced: String,
+        /// Of the bytes that came.
+        received: String,
+    },
+    /// The disk.
+    #[error("cannot be written: {0}")]
+    Disk(#[from] io::Error),
+}
+
+/// The directory of all blobs.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    root: Arc<Path>,
+}
+
+impl Blobs {
+    /// Opens the directory, and removes what uploads of an earlier process left unfinished. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be created or read.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(root)?;
+        for job in std::fs::read_dir(root)? {
+            let job = job?.path();
+            for file in if job.is_dir() { std::fs::read_dir(job)? } else { continue } {
+                let file = file?.path();
+                if file.extension().is_some_and(|extension| extension == UNFINISHED) {
+                    std::fs::remove_file(file)?;
+                }
+            }
+        }
+        Ok(Self { root: root.into() })
+    }
+
+    fn directory(&self, job: JobId) -> PathBuf {
+        self.root.join(job.to_string())
+    }
+
+    fn path(&self, job: JobId, sha256: &str) -> PathBuf {
+        self.directory(job).join(sha256)
+    }
+
+    /// Whether the blob is there whole.
+    pub async fn contains(&self, job: JobId, artifact: &Artifact) -> bool {
+        let metadata = fs::metadata(self.path(job, &artifact.sha256)).await;
+        metadata.is_ok_and(|metadata| metadata.len() == artifact.size_bytes)
+    }
+
+    /// A blob from `offset` on, and its whole size in bytes. The hash is of 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub async fn read(&self, job: JobId, sha256: &str, offset: u64) -> io::Result<(File, u64)> {
+        let mut file = File::open(self.path(job, sha256)).await?;
+        let size = file.metadata().await?.len();
+        file.seek(SeekFrom::Start(offset)).await?;
+        Ok((file, size))
+    }
+
+    /// Begins to store a blob.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn upload(&self, job: JobId, artifact: Artifact) -> io::Result<Upload> {
+        let directory = self.directory(job);
+        if !fs::try_exists(&directory).await? {
+            fs::create_dir_all(&directory).await?;
+            File::open(&self.root).await?.sync_all().await?;
+        }
+        let path = directory.join(format!("{}.{UNFINISHED}", Uuid::new_v4()));
+        let file = File::options().write(true).create_new(true).open(&path).await?;
+        let unfinished = Unfinished(path);
+        Ok(Upload { unfinished, file, directory, artifact, hash: Sha256::new(), received: 0 })
+    }
+
+    /// Removes blobs in the background; what cannot be removed is logged and stays.
+    pub fn remove_later(&self, blobs: Vec<(JobId, String)>) {
+        if blobs.is_empty() {
+            return;
+        }
+        let paths: Vec<PathBuf> = blobs.iter().map(|(job, sha256)| self.path(*job, sha256)).collect();
+        tokio::spawn(async move {
+            for path in paths {
+                match fs::remove_file(&path).await {
+                    Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                        warn!(path = %path.display(), %cause, "blob cannot be removed");
+                    }
+                    _ => {}
+                }
+            }
+        });
+    }
+}
+
+/// A file that is removed unless it is renamed first.
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After the rename there is nothing left to remove.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A blob on its way in. Dropped before [`Upload::finish`], it leaves nothing.
+#[derive(Debug)]
+pub struct Upload {
+    unfinished: Unfinished,
+    file: File,
+    directory: PathBuf,
+    artifact: Artifact,
+    hash: Sha256,
+    received: u64,
+}
+
+impl Upload {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// More came than was announced; the disk.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+        self.received += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if self.received > self.artifact.size_bytes {
+            return Err(self.wrong_size());
+        }
+        self.hash.update(bytes);
+        Ok(self.file.write_all(bytes).await?)
+    }
+
+    fn wrong_size(&self) -> UploadError {
+        UploadError::Size { announced: self.artifact.size_bytes, received: self.received }
+    }
+
+    /// Makes the blob durable, and only then visible.
+    ///
+    /// # Errors
+    /// The bytes are not those that were announced; the disk.
+    pub async fn finish(mut self) -> Result<(), UploadError> {
+        if self.received != self.artifact.size_bytes {
+            return Err(self.wrong_size());
+        }
+        let received = hex::encode(self.hash.finalize());
+        if received != self.artifact.sha256 {
+            return Err(UploadError::Hash { announced: self.artifact.sha256, received });
+        }
+        self.file.flush().await?;
+        self.file.sync_all().await?;
+        fs::rename(&self.unfinished.0, self.directory.join(received)).await?;
+        Ok(File::open(&self.directory).await?.sync_all().await?)
+    }
+}

@@ -1,0 +1,168 @@
+//! Every setting of the scheduler with its default, stated once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use trainyard_scheduler_core::CoreConfig;
+
+/// The scheduler's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port of gRPC and HTTP. Plaintext: on another than a loopback address, whoever reaches
+    /// the port may do everything.
+    pub listen: String,
+    /// Holds the private Redis server's files and all blobs. One scheduler at a time.
+    pub data_dir: PathBuf,
+    /// A Redis server to use, `redis://[user:password@]host[:port]/[db]` or `unix:///path`; empty starts a
+    /// private one in `data_dir`.
+    pub redis_url: String,
+    /// The private server's program.
+    pub redis_server: PathBuf,
+    /// How often agents say that they live.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// How long an agent may stay silent before its jobs are queued again. At least three times
+    /// `heartbeat`, so that one lost message costs nothing.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Wait before a crashed job is tried again; doubles with each further crash.
+    #[serde(with = "humantime_serde")]
+    pub retry_delay: Duration,
+    /// The longest such wait.
+    #[serde(with = "humantime_serde")]
+    pub retry_delay_max: Duration,
+    /// Events kept of each job, roughly; older ones are dropped.
+    pub event_history: usize,
+    /// Largest gRPC message taken in, in MiB.
+    pub max_message_mib: u32,
+    /// What is logged: `info`, or directives such as `warn,trainyard_scheduler=debug`.
+    pub log: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let core = CoreConfig::default();
+        Self {
+            listen: "127.0.0.1:7433".to_owned(),
+            data_dir: default_data_dir(),
+            redis_url: String::new(),
+            redis_server: "redis-server".into(),
+            heartbeat: Duration::from_secs(5),
+            lease: core.lease,
+            retry_delay: core.retry_delay,
+            retry_delay_max: core.retry_delay_max,
+            event_history: 50_000,
+            max_message_mib: 16,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+fn default_data_dir() -> PathBuf {
+    match std::env::var_os("HOME") {
+        Some(home) if !home.is_empty() => PathBuf::from(home).join(".local/share/trainyard/scheduler"),
+        _ => "/var/lib/trainyard/scheduler".into(),
+    }
+}
+
+/// A value that cannot be used, or two that do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No address with a port.
+    #[error("listen: `{0}` is no address with a port; write one such as `127.0.0.1:7433` or `[::]:7433`")]
+    Listen(String),
+    /// Too short a lease.
+    #[error(
+        "lease: {lease:?} is shorter than three heartbeats of {heartbeat:?}; lengthen `lease` or shorten `heartbeat`"
+    )]
+    Lease {
+        /// As configured.
+        lease: Duration,
+        /// As configured.
+        heartbeat: Duration,
+    },
+    /// A number out of range.
+    #[error("{key}: is {value}; use {range}")]
+    Range {
+        /// Which setting.
+        key: &'static str,
+        /// As configured.
+        value: String,
+        /// What would be right.
+        range: &'static str,
+    },
+}
+
+impl Config {
+    /// The address to listen on.
+    ///
+    /// # Errors
+    /// `listen` is none.
+    pub fn address(&self) -> Result<SocketAddr, ConfigError> {
+        let text = self.listen.replacen("localhost:", "127.0.0.1:", 1);
+        text.parse().map_err(|_| ConfigError::Listen(self.listen.clone()))
+    }
+
+    /// What types cannot say.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.address()?;
+        let range = |key, value, range| Err(ConfigError::Range { key, value, range });
+        if self.heartbeat < Duration::from_millis(10) {
+            return range("heartbeat", format!("{:?}", self.heartbeat), "at least 10ms");
+        }
+        if self.lease < self.heartbeat * 3 {
+            return Err(ConfigError::Lease { lease: self.lease, heartbeat: self.heartbeat });
+        }
+        if self.retry_delay_max < self.retry_delay {
+            return range("retry_delay_max", format!("{:?}", self.retry_delay_max), "at least `retry_delay`");
+        }
+        if !(1..=1024).contains(&self.max_message_mib) {
+            return range("max_message_mib", self.max_message_mib.to_string(), "1 to 1024");
+        }
+        if self.event_history < 100 {
+            return range("event_history", self.event_history.to_string(), "at least 100");
+        }
+        Ok(())
+    }
+
+    /// The core's share.
+    pub fn core(&self) -> CoreConfig {
+        CoreConfig { lease: self.lease, retry_delay: self.retry_delay, retry_delay_max: self.retry_delay_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn values_that_do_not_go_together_are_named_with_a_way_out() {
+        let lease = Duration::from_secs(10);
+        let table = [
+            (Config { listen: "7433".into(), ..Config::default() }, "listen: `7433`"),
+            (Config { lease, ..Config::default() }, "lease: 10s is shorter than three heartbeats"),
+            (Config { max_message_mib: 0, ..Config::default() }, "max_message_mib: is 0; use 1 to 1024"),
+        ];
+        for (config, expected) in table {
+            let text = config.validate().unwrap_err().to_string();
+            assert!(text.starts_with(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn localhost_is_the_loopback_address() {
+        let config = Config { listen: "localhost:0".into(), ..Config::default() };
+        assert!(config.address().unwrap().ip().is_loopback());
+    }
+}

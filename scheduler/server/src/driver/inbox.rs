@@ -1,0 +1,239 @@
+//! How others reach the driver: messages in a bounded inbox, answers through one-shot channels.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use trainyard_scheduler_core::{Accepted, Command, Core, Event, Hello, JobRecord, Refusal, Waiting};
+use trainyard_types::{AgentId, GpuTelemetry, JobId, JobSpec, JobState, LeaderEpoch, Report, Session, Time};
+
+/// The driver is not there, or could not make the change durable. Whether an event took effect is not
+/// known; asking again is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the scheduler's store is not available; try again")]
+pub struct Unavailable;
+
+/// Why a user's request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// By the core; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// See [`Unavailable`].
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// A job with why it waits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobView {
+    /// As stored.
+    pub record: JobRecord,
+    /// While it is queued.
+    pub waiting: Option<Waiting>,
+}
+
+/// An agent's open session.
+#[derive(Debug)]
+pub struct Opened {
+    /// Of this connection.
+    pub session: Session,
+    /// Under which it was opened.
+    pub leader: LeaderEpoch,
+    /// What to tell the agent; ends when the session does.
+    pub commands: mpsc::Receiver<Command>,
+}
+
+/// How far a job's stored events reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Of its newest event.
+    pub last_cursor: u64,
+    /// Whether no more will come.
+    pub is_final: bool,
+}
+
+impl Mark {
+    pub(super) fn of(record: &JobRecord) -> Self {
+        Self { last_cursor: record.last_cursor, is_final: record.state.is_final() }
+    }
+}
+
+/// The state as of the newest commit, for the time of one question.
+pub struct Live<'a> {
+    /// All jobs and agents.
+    pub core: &'a Core,
+    /// The scheduler's time.
+    pub now: Time,
+    pub(super) watchers: &'a mut BTreeMap<JobId, watch::Sender<Mark>>,
+}
+
+impl Live<'_> {
+    /// One job with why it waits.
+    pub fn job(&self, job: JobId) -> Option<JobView> {
+        let record = self.core.job(job)?.clone();
+        let waiting = self.core.waiting(self.now, job);
+        Some(JobView { record, waiting })
+    }
+
+    /// Follows a job: changes whenever events have been stored, ends when the driver loses its state.
+    pub fn watch(&mut self, job: JobId) -> Option<watch::Receiver<Mark>> {
+        let mark = Mark::of(self.core.job(job)?);
+        let sender = self.watchers.entry(job).or_insert_with(|| watch::Sender::new(mark));
+        Some(sender.subscribe())
+    }
+}
+
+/// A question about the state.
+pub(super) type Question = Box<dyn FnOnce(&mut Live<'_>) + Send>;
+/// Where a user's request is answered.
+pub(super) type Reply = oneshot::Sender<Result<JobView, Refusal>>;
+
+/// What the driver is sent. Dropping a message tells its sender [`Unavailable`].
+pub(super) enum Message {
+    /// A user's request.
+    Request(Event, Reply),
+    /// Something that nobody waits for.
+    Tell(Event),
+    /// An agent has connected.
+    Open(Hello, Vec<GpuTelemetry>, oneshot::Sender<Opened>),
+    /// A question.
+    Ask(Question),
+}
+
+/// The way to the driver.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Message>,
+}
+
+impl Handle {
+    /// The way, and its end. At most `capacity` messages wait; then senders do.
+    pub(super) fn new(capacity: usize) -> (Self, mpsc::Receiver<Message>) {
+        let (inbox, messages) = mpsc::channel(capacity);
+        (Self { inbox }, messages)
+    }
+
+    /// Queues a job; `spec` is valid.
+    ///
+    /// # Errors
+    /// The request id came with another spec before; or [`Unavailable`].
+    pub async fn submit(
+        &self,
+        request_id: Option<String>,
+        user: String,
+        spec: JobSpec,
+    ) -> Result<JobView, RequestError> {
+        let job = JobId(uuid::Uuid::now_v7());
+        self.request(Event::Submit { request_id, job, user, spec }).await
+    }
+
+    /// Ends a job.
+    ///
+    /// # Errors
+    /// There is no such job; or [`Unavailable`].
+    pub async fn cancel(&self, job: JobId) -> Result<JobView, RequestError> {
+        self.request(Event::Cancel { job }).await
+    }
+
+    /// Queues a job again.
+    ///
+    /// # Errors
+    /// There is no such job, or it has neither failed nor been cancelled; or [`Unavailable`].
+    pub async fn retry(&self, job: JobId) -> Result<JobView, RequestError> {
+        self.request(Event::Retry { job }).await
+    }
+
+    async fn request(&self, event: Event) -> Result<JobView, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Request(event, reply)).await?;
+        Ok(answer.await.map_err(|_| Unavailable)??)
+    }
+
+    /// Opens an agent's session.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn open(&self, hello: Hello, telemetry: Vec<GpuTelemetry>) -> Result<Opened, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Open(hello, telemetry, reply)).await?;
+        answer.await.map_err(|_| Unavailable)
+    }
+
+    /// Renews an agent's lease.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn heartbeat(
+        &self,
+        agent: AgentId,
+        session: Session,
+        telemetry: Vec<GpuTelemetry>,
+    ) -> Result<(), Unavailable> {
+        self.send(Message::Tell(Event::Heartbeat { agent, session, telemetry })).await
+    }
+
+    /// Passes an agent's report on; it is acknowledged by a command.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn report(&self, agent: AgentId, session: Session, report: Report) -> Result<(), Unavailable> {
+        self.send(Message::Tell(Event::Report { agent, session, report })).await
+    }
+
+    /// Says that an agent's connection is gone.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn disconnected(&self, agent: AgentId, session: Session) -> Result<(), Unavailable> {
+        self.send(Message::Tell(Event::AgentDisconnected { agent, session })).await
+    }
+
+    /// Asks about the state; every change that was answered before is in it, and none that is not durable.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Live<'_>) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        // Nobody may wait for the answer any more.
+        let ask = move |live: &mut Live<'_>| drop(reply.send(question(live)));
+        self.send(Message::Ask(Box::new(ask))).await?;
+        answer.await.map_err(|_| Unavailable)
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Unavailable> {
+        self.inbox.send(message).await.map_err(|_| Unavailable)
+    }
+}
+
+/// What a request came to, to be answered once it is durable.
+pub(super) struct Owed {
+    pub(super) reply: Reply,
+    pub(super) result: Result<Accepted, Refusal>,
+}
+
+/// Counts of jobs by state and of agents by state, for metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Census {
+    /// In the order of [`JobState::ALL`].
+    pub jobs: BTreeMap<JobState, usize>,
+    /// Connected, disconnected, lost.
+    pub agents: [usize; 3],
+}
+
+impl Live<'_> {
+    /// Counts everything.
+    pub fn census(&self) -> Census {
+        let mut jobs: BTreeMap<JobState, usize> = JobState::ALL.map(|state| (state, 0)).into();
+        for job in self.core.jobs() {
+            *jobs.entry(job.state).or_default() += 1;
+        }
+        let mut agents = [0; 3];
+        for agent in self.core.agents() {
+            agents[agent.state as usize] += 1;
+        }
+        Census { jobs, agents }
+    }
+}

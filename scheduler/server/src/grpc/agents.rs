@@ -1,0 +1,147 @@
+//! `AgentService`: the agents' sessions.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+use trainyard_proto::convert::agent::{Hello, parse_gpus};
+use trainyard_proto::pb::agent_message::Message;
+use trainyard_proto::pb::{self, agent_service_server::AgentService};
+use trainyard_scheduler_core::Command;
+use trainyard_types::{AgentId, Session};
+
+use super::status::ApiError;
+use super::{Context, translate};
+
+/// How long a new connection may take to say who it is.
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an agent may leave a command unread.
+const SEND_PATIENCE: Duration = Duration::from_secs(30);
+/// Commands on their way into the connection; more wait at the driver.
+const BACKLOG: usize = 16;
+
+/// See the module.
+pub struct Agents(pub Context);
+
+const SESSION_OVER: ApiError = ApiError::Unavailable("the scheduler has closed this session; connect again");
+
+/// One open session.
+struct Connection {
+    context: Context,
+    agent: AgentId,
+    session: Session,
+    commands: mpsc::Receiver<Command>,
+    outbound: mpsc::Sender<Result<pb::SchedulerMessage, Status>>,
+}
+
+impl Connection {
+    /// Passes messages on in both directions until either ends.
+    async fn run(mut self, mut inbound: Streaming<pb::AgentMessage>) {
+        let (agent, session) = (self.agent, self.session);
+        let outbound = self.outbound.clone();
+        let end = tokio::select! {
+            end = listen(&self.context, agent, session, &mut inbound) => end,
+            end = tell(&mut self.commands, &self.outbound) => end,
+            () = self.context.closing.cancelled() => Err(ApiError::SHUTTING_DOWN),
+        };
+        match &end {
+            Ok(()) => info!(%agent, %session, "agent disconnected"),
+            Err(error) => warn!(%agent, %session, ?error, "session ended"),
+        }
+        // Fails only when the driver has ended, and the agent's session with it.
+        let _ = self.context.driver.disconnected(agent, session).await;
+        if let Err(error) = end {
+            // The agent may be gone by now.
+            let _ = timeout(SEND_PATIENCE, outbound.send(Err(error.into()))).await;
+        }
+    }
+}
+
+/// Passes on what an agent says, until it hangs up.
+async fn listen(
+    context: &Context,
+    agent: AgentId,
+    session: Session,
+    inbound: &mut Streaming<pb::AgentMessage>,
+) -> Result<(), ApiError> {
+    // An error of the stream is an agent that is gone, as its end is.
+    while let Ok(Some(message)) = inbound.message().await {
+        match message.message {
+            Some(Message::Heartbeat(heartbeat)) => {
+                let (_, telemetry) = parse_gpus(heartbeat.gpus)?;
+                context.driver.heartbeat(agent, session, telemetry).await?;
+            }
+            Some(Message::Report(report)) => {
+                context.driver.report(agent, session, report.try_into()?).await?;
+            }
+            Some(Message::Hello(_)) => {
+                return Err(ApiError::field("hello", "came twice; open another connection"));
+            }
+            // Of a newer agent. It will not be acknowledged.
+            None => warn!(%agent, "agent sent a message of an unknown kind, leaving it out"),
+        }
+    }
+    Ok(())
+}
+
+/// Passes on the driver's commands, until it closes the session.
+async fn tell(
+    commands: &mut mpsc::Receiver<Command>,
+    outbound: &mpsc::Sender<Result<pb::SchedulerMessage, Status>>,
+) -> Result<(), ApiError> {
+    while let Some(command) = commands.recv().await {
+        match timeout(SEND_PATIENCE, outbound.send(Ok(translate::command(command)))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => return Err(SESSION_OVER),
+        }
+    }
+    Err(SESSION_OVER)
+}
+
+async fn read_hello(inbound: &mut Streaming<pb::AgentMessage>) -> Result<Hello, Status> {
+    let first = timeout(HELLO_PATIENCE, inbound.message()).await;
+    let message = first.ok().transpose()?.flatten().and_then(|message| message.message);
+    match message {
+        Some(Message::Hello(hello)) => Ok(Hello::try_from(hello).map_err(ApiError::from)?),
+        _ => {
+            let text = format!("the first message must be one, within {} s", HELLO_PATIENCE.as_secs());
+            Err(ApiError::field("hello", text).into())
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type ConnectStream = ReceiverStream<Result<pb::SchedulerMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut inbound = request.into_inner();
+        let Hello { agent, name, version, inventory, telemetry, attempts } = read_hello(&mut inbound).await?;
+        info!(%agent, name, version, attempts = attempts.len(), "agent connects");
+        let hello = trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts };
+        let opened = self.0.driver.open(hello, telemetry).await.map_err(ApiError::from)?;
+        let (outbound, stream) = mpsc::channel(BACKLOG);
+        let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        let welcome = pb::Welcome {
+            leader_epoch: opened.leader.0,
+            session: opened.session.0,
+            heartbeat_ms: millis(self.0.heartbeat),
+            lease_ms: millis(self.0.lease),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let welcome = pb::scheduler_message::Message::Welcome(welcome);
+        // The channel is new and has room.
+        let _ = outbound.try_send(Ok(pb::SchedulerMessage { message: Some(welcome) }));
+        let (context, session, commands) = (self.0.clone(), opened.session, opened.commands);
+        let connection = Connection { context, agent, session, commands, outbound };
+        self.0.tasks.spawn(connection.run(inbound));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}

@@ -1,0 +1,204 @@
+//! `ArtifactService`: what jobs leave behind.
+
+use std::io;
+
+use tokio::fs::File;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use trainyard_proto::convert::agent::parse_attempt;
+use trainyard_proto::pb::upload_artifact_request::Part;
+use trainyard_proto::pb::{self, artifact_service_server::ArtifactService};
+use trainyard_scheduler_core::{Core, JobRecord};
+use trainyard_types::{Artifact, AttemptId, JobId, Session, Violation};
+
+use super::Context;
+use super::jobs::find_job;
+use super::page::Page;
+use super::status::ApiError;
+
+/// Bytes of one message of a download.
+const CHUNK: usize = 256 << 10;
+/// Messages of a download that may wait for a slow reader.
+const BACKLOG: usize = 4;
+
+/// See the module.
+pub struct Artifacts(pub Context);
+
+fn list(record: &JobRecord, page: &Page) -> pb::ListArtifactsResponse {
+    let mut artifacts: Vec<&Artifact> = record.artifacts.iter().collect();
+    artifacts.sort();
+    artifacts.retain(|artifact| {
+        page.after.as_ref().is_none_or(|after| artifact.name.as_bytes() > after.as_slice())
+    });
+    let next_page_token = match artifacts.get(page.size.saturating_sub(1)) {
+        Some(last) if artifacts.len() > page.size => page.token(last.name.as_bytes()),
+        _ => String::new(),
+    };
+    let artifacts = artifacts.into_iter().take(page.size).map(Into::into).collect();
+    pb::ListArtifactsResponse { artifacts, next_page_token }
+}
+
+/// A job's artifact by name, or any blob that its record names by hash.
+fn find(record: &JobRecord, name: &str, sha256: &str) -> Result<Artifact, ApiError> {
+    let checkpoint = record.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
+    let found = if sha256.is_empty() {
+        record.artifacts.iter().find(|artifact| artifact.name == name)
+    } else {
+        record.artifacts.iter().chain(checkpoint).find(|artifact| artifact.sha256 == sha256)
+    };
+    let hint = "`yard artifacts` lists what there is";
+    let name = if sha256.is_empty() { name } else { sha256 };
+    found.cloned().ok_or_else(|| ApiError::NotFound { kind: "artifact", name: name.to_owned(), hint })
+}
+
+/// A file's bytes from an offset on. Whoever is slow to read slows only this down.
+async fn send_file(
+    mut file: File,
+    mut offset: u64,
+    size_bytes: u64,
+    messages: mpsc::Sender<Result<pb::DownloadArtifactResponse, Status>>,
+    job: JobId,
+) {
+    loop {
+        let mut data = Vec::with_capacity(CHUNK);
+        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut data).await;
+        let count = match read {
+            Ok(count) => count as u64,
+            Err(cause) => {
+                // The reader may be gone.
+                let _ = messages.send(Err(ApiError::disk(job, &cause).into())).await;
+                return;
+            }
+        };
+        // The first message tells the size, even of nothing.
+        let message = pb::DownloadArtifactResponse { offset, data, size_bytes };
+        offset += count;
+        if messages.send(Ok(message)).await.is_err() || offset >= size_bytes || count == 0 {
+            return;
+        }
+    }
+}
+
+struct Header {
+    attempt: AttemptId,
+    session: Session,
+    artifact: Artifact,
+}
+
+fn parse_header(header: pb::UploadHeader) -> Result<Header, ApiError> {
+    let under = |violation: Violation| violation.under("header");
+    let mut found = Vec::new();
+    let attempt = parse_attempt(&header.attempt);
+    let artifact = header.artifact.map(Artifact::try_from);
+    found.extend(attempt.as_ref().err().into_iter().flat_map(|invalid| invalid.0.clone()).map(under));
+    match &artifact {
+        Some(Err(invalid)) => {
+            found.extend(invalid.0.iter().cloned().map(|violation| under(violation.under("artifact"))));
+        }
+        None => found.push(under(Violation::new("artifact", "is missing"))),
+        Some(Ok(_)) => {}
+    }
+    match (attempt, artifact) {
+        (Ok(attempt), Some(Ok(artifact))) => {
+            Ok(Header { attempt, session: Session(header.session), artifact })
+        }
+        _ => Err(ApiError::Invalid(found)),
+    }
+}
+
+/// Whether the attempt still goes on, at the agent that this session is of.
+fn holds(core: &Core, id: AttemptId, session: Session) -> bool {
+    let live = core.job(id.job).and_then(JobRecord::live_attempt).filter(|attempt| attempt.id == id);
+    let agent = live.and_then(|attempt| core.agent(attempt.agent));
+    agent.is_some_and(|agent| agent.session == Some(session))
+}
+
+impl Artifacts {
+    async fn receive(
+        &self,
+        header: Header,
+        parts: &mut Streaming<pb::UploadArtifactRequest>,
+    ) -> Result<pb::UploadArtifactResponse, Status> {
+        let Header { attempt, session, artifact } = header;
+        let allowed = self.0.driver.ask(move |live| holds(live.core, attempt, session)).await;
+        if !allowed.map_err(ApiError::from)? {
+            return Err(ApiError::NotHeld { attempt }.into());
+        }
+        let job = attempt.job;
+        if self.0.blobs.contains(job, &artifact).await {
+            return Ok(pb::UploadArtifactResponse { existed: true });
+        }
+        let disk = |cause: io::Error| ApiError::disk(job, &cause);
+        let mut upload = self.0.blobs.upload(job, artifact).await.map_err(disk)?;
+        while let Some(part) = parts.message().await? {
+            match part.part {
+                Some(Part::Data(bytes)) => {
+                    upload.write(&bytes).await.map_err(|error| ApiError::upload(job, error))?;
+                }
+                Some(Part::Header(_)) => {
+                    return Err(ApiError::field("header", "came twice; open another upload").into());
+                }
+                None => {}
+            }
+        }
+        upload.finish().await.map_err(|error| ApiError::upload(job, error))?;
+        Ok(pb::UploadArtifactResponse { existed: false })
+    }
+}
+
+#[tonic::async_trait]
+impl ArtifactService for Artifacts {
+    async fn list_artifacts(
+        &self,
+        request: Request<pb::ListArtifactsRequest>,
+    ) -> Result<Response<pb::ListArtifactsResponse>, Status> {
+        let pb::ListArtifactsRequest { job_id, page_size, page_token } = request.into_inner();
+        let filters = format!("artifacts of {job_id}");
+        let page = Page::parse(page_size, &page_token, &filters).map_err(ApiError::Invalid)?;
+        let question = move |live: &mut crate::driver::Live<'_>| {
+            let job = find_job(live, &job_id)?;
+            live.core.job(job).map(|record| list(record, &page)).ok_or_else(|| ApiError::no_job(job))
+        };
+        Ok(Response::new(self.0.driver.ask(question).await.map_err(ApiError::from)??))
+    }
+
+    type DownloadArtifactStream = ReceiverStream<Result<pb::DownloadArtifactResponse, Status>>;
+
+    async fn download_artifact(
+        &self,
+        request: Request<pb::DownloadArtifactRequest>,
+    ) -> Result<Response<Self::DownloadArtifactStream>, Status> {
+        let pb::DownloadArtifactRequest { job_id, name, offset, sha256 } = request.into_inner();
+        if name.is_empty() == sha256.is_empty() {
+            return Err(ApiError::field("name", "give either `name` or `sha256`").into());
+        }
+        let question = move |live: &mut crate::driver::Live<'_>| {
+            let job = find_job(live, &job_id)?;
+            let record = live.core.job(job).ok_or_else(|| ApiError::no_job(job))?;
+            find(record, &name, &sha256).map(|artifact| (job, artifact))
+        };
+        let (job, artifact) = self.0.driver.ask(question).await.map_err(ApiError::from)??;
+        if offset > artifact.size_bytes {
+            return Err(ApiError::OffsetTooLarge { offset, size_bytes: artifact.size_bytes }.into());
+        }
+        let opened = self.0.blobs.read(job, &artifact.sha256, offset).await;
+        let (file, size_bytes) = opened.map_err(|cause| ApiError::disk(job, &cause))?;
+        let (messages, stream) = mpsc::channel(BACKLOG);
+        self.0.tasks.spawn(send_file(file, offset, size_bytes, messages, job));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn upload_artifact(
+        &self,
+        request: Request<Streaming<pb::UploadArtifactRequest>>,
+    ) -> Result<Response<pb::UploadArtifactResponse>, Status> {
+        let mut parts = request.into_inner();
+        let header = match parts.message().await?.and_then(|first| first.part) {
+            Some(Part::Header(header)) => parse_header(header)?,
+            _ => return Err(ApiError::field("header", "the first message must be one").into()),
+        };
+        Ok(Response::new(self.receive(header, &mut parts).await?))
+    }
+}

@@ -1,0 +1,269 @@
+//! `JobService`: submits jobs and follows them.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+use trainyard_proto::convert::job::parse_job_spec;
+use trainyard_proto::pb::{self, job_service_server::JobService};
+use trainyard_types::{JobId, JobSpec, JobState, Violation};
+
+use super::page::Page;
+use super::status::ApiError;
+use super::{Context, translate};
+use crate::driver::{JobView, Live, Mark};
+
+/// Who submits, in the call's metadata.
+const USER: &str = "trainyard-user";
+const ANONYMOUS: &str = "anonymous";
+/// Events read from the store at a time.
+const EVENTS: usize = 256;
+/// Events that may wait for a slow watcher; then reading them waits.
+const WATCH_BACKLOG: usize = 16;
+/// Where a page of jobs ends before it is full: clients take messages of 4 MiB unless told otherwise.
+const PAGE_BYTES: usize = 3 << 20;
+
+/// See the module.
+pub struct Jobs(pub Context);
+
+/// The one job whose id starts with `text`.
+pub(super) fn find_job(live: &Live<'_>, text: &str) -> Result<JobId, ApiError> {
+    if text.is_empty() {
+        return Err(ApiError::field("job_id", "is empty; give a job's id or the start of one"));
+    }
+    let mut found = live.core.jobs_with_prefix(text);
+    match (found.next(), found.next()) {
+        (Some(job), None) => Ok(job.id),
+        (None, _) => Err(ApiError::no_job(text)),
+        (Some(_), Some(_)) => {
+            let text = format!("is `{text}`, with which several jobs start; write more of it");
+            Err(ApiError::field("job_id", text))
+        }
+    }
+}
+
+impl Jobs {
+    async fn find(&self, text: String) -> Result<JobId, ApiError> {
+        self.0.driver.ask(move |live| find_job(live, &text)).await?
+    }
+
+    async fn view(&self, text: String) -> Result<JobView, ApiError> {
+        let view = move |live: &mut Live<'_>| {
+            let job = find_job(live, &text)?;
+            live.job(job).ok_or_else(|| ApiError::no_job(job))
+        };
+        self.0.driver.ask(view).await?
+    }
+}
+
+struct Submission {
+    request_id: Option<String>,
+    user: String,
+    spec: JobSpec,
+}
+
+/// Everything that is wrong with a submission, at once.
+fn parse_submission(metadata: &MetadataMap, request: pb::SubmitJobRequest) -> Result<Submission, ApiError> {
+    let mut found = Vec::new();
+    if request.request_id.len() > 128 {
+        let text = format!("has {} bytes; use at most 128", request.request_id.len());
+        found.push(Violation::new("request_id", text));
+    }
+    let user = metadata.get(USER).map_or(Some(ANONYMOUS), |user| user.to_str().ok()).unwrap_or_default();
+    if user.is_empty() || user.len() > 128 {
+        let text = "use 1 to 128 printable ASCII characters, or leave it out";
+        found.push(Violation::new(format!("metadata[{USER}]"), text));
+    }
+    let spec = match request.spec.map(parse_job_spec) {
+        Some(Ok(spec)) => Some(spec),
+        Some(Err(violations)) => {
+            found.extend(violations.into_iter().map(|violation| violation.under("spec")));
+            None
+        }
+        None => {
+            found.push(Violation::new("spec", "is missing; say what to train"));
+            None
+        }
+    };
+    match spec {
+        Some(spec) if found.is_empty() => {
+            let request_id = Some(request.request_id).filter(|id| !id.is_empty());
+            Ok(Submission { request_id, user: user.to_owned(), spec })
+        }
+        _ => Err(ApiError::Invalid(found)),
+    }
+}
+
+struct ListQuery {
+    page: Page,
+    states: BTreeSet<JobState>,
+    user: String,
+}
+
+fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
+    let mut found = Vec::new();
+    let mut states = BTreeSet::new();
+    for (at, &number) in request.states.iter().enumerate() {
+        let state = pb::JobState::try_from(number).ok().and_then(|state| JobState::try_from(state).ok());
+        match state {
+            Some(state) => drop(states.insert(state)),
+            None => {
+                let known = JobState::ALL.map(JobState::name).join(", ");
+                found.push(Violation::new(
+                    format!("states[{at}]"),
+                    format!("is {number}; use one of {known}"),
+                ));
+            }
+        }
+    }
+    let filters = format!("jobs {states:?} {:?}", request.user);
+    match Page::parse(request.page_size, &request.page_token, &filters) {
+        Ok(page) if found.is_empty() => Ok(ListQuery { page, states, user: request.user }),
+        page => {
+            found.extend(page.err().into_iter().flatten());
+            Err(ApiError::Invalid(found))
+        }
+    }
+}
+
+/// Newest first.
+fn list(live: &Live<'_>, query: &ListQuery) -> pb::ListJobsResponse {
+    use prost::Message as _;
+    let before = query.page.after.as_ref().and_then(|key| uuid::Uuid::from_slice(key).ok()).map(JobId);
+    let mut matching = live
+        .core
+        .jobs()
+        .rev()
+        .skip_while(|job| before.is_some_and(|before| job.id >= before))
+        .filter(|job| query.states.is_empty() || query.states.contains(&job.state))
+        .filter(|job| query.user.is_empty() || query.user == job.user)
+        .map(|job| job.id)
+        .peekable();
+    let (mut jobs, mut bytes) = (Vec::new(), 0);
+    while jobs.len() < query.page.size && bytes < PAGE_BYTES {
+        let Some(id) = matching.next() else { break };
+        jobs.extend(live.job(id).map(translate::job));
+        bytes += jobs.last().map_or(0, pb::Job::encoded_len);
+        if matching.peek().is_some() && (jobs.len() == query.page.size || bytes >= PAGE_BYTES) {
+            return pb::ListJobsResponse { jobs, next_page_token: query.page.token(id.0.as_bytes()) };
+        }
+    }
+    pb::ListJobsResponse { jobs, next_page_token: String::new() }
+}
+
+/// One who watches a job.
+struct Watcher {
+    context: Context,
+    job: JobId,
+    /// Of the last event that was sent.
+    cursor: u64,
+    history_only: bool,
+    marks: watch::Receiver<Mark>,
+    events: mpsc::Sender<Result<pb::JobEvent, Status>>,
+}
+
+impl Watcher {
+    /// Sends events until the job is over, the client is gone, or the scheduler ends.
+    async fn run(mut self) {
+        let closing = self.context.closing.clone();
+        let events = self.events.clone();
+        let end = tokio::select! {
+            end = self.follow() => end,
+            () = events.closed() => return,
+            () = closing.cancelled() => Err(ApiError::SHUTTING_DOWN),
+        };
+        if let Err(error) = end {
+            // The client may be gone by now.
+            let _ = events.send(Err(error.into())).await;
+        }
+    }
+
+    async fn follow(&mut self) -> Result<(), ApiError> {
+        loop {
+            let mark = *self.marks.borrow_and_update();
+            while self.cursor < mark.last_cursor {
+                let events = self.context.store.events(self.job, self.cursor, EVENTS).await?;
+                if events.is_empty() {
+                    // The history is bounded: what was asked for is gone.
+                    self.cursor = mark.last_cursor;
+                }
+                for event in events {
+                    self.cursor = event.cursor;
+                    if self.events.send(Ok(translate::event(event))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            if mark.is_final || self.history_only {
+                return Ok(());
+            }
+            self.marks.changed().await.map_err(|_| ApiError::STORE_AWAY)?;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    async fn submit_job(
+        &self,
+        request: Request<pb::SubmitJobRequest>,
+    ) -> Result<Response<pb::SubmitJobResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let validate_only = request.validate_only;
+        let Submission { request_id, user, spec } = parse_submission(&metadata, request)?;
+        if validate_only {
+            // The spec as it was understood, defaults and all.
+            let job = pb::Job { spec: Some((&spec).into()), user, ..Default::default() };
+            return Ok(Response::new(pb::SubmitJobResponse { job_id: String::new(), job: Some(job) }));
+        }
+        let view = self.0.driver.submit(request_id, user, spec).await.map_err(ApiError::from)?;
+        let job_id = view.record.id.to_string();
+        Ok(Response::new(pb::SubmitJobResponse { job_id, job: Some(translate::job(view)) }))
+    }
+
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let view = self.view(request.into_inner().job_id).await?;
+        Ok(Response::new(translate::job(view)))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<pb::ListJobsRequest>,
+    ) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let query = parse_list(request.into_inner())?;
+        let page = self.0.driver.ask(move |live| list(live, &query)).await.map_err(ApiError::from)?;
+        Ok(Response::new(page))
+    }
+
+    async fn cancel_job(&self, request: Request<pb::CancelJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let job = self.find(request.into_inner().job_id).await?;
+        let view = self.0.driver.cancel(job).await.map_err(ApiError::from)?;
+        Ok(Response::new(translate::job(view)))
+    }
+
+    async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let job = self.find(request.into_inner().job_id).await?;
+        let view = self.0.driver.retry(job).await.map_err(ApiError::from)?;
+        Ok(Response::new(translate::job(view)))
+    }
+
+    type WatchJobStream = ReceiverStream<Result<pb::JobEvent, Status>>;
+
+    async fn watch_job(
+        &self,
+        request: Request<pb::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let pb::WatchJobRequest { job_id, cursor, history_only } = request.into_inner();
+        let subscribe = move |live: &mut Live<'_>| {
+            let job = find_job(live, &job_id)?;
+            live.watch(job).map(|marks| (job, marks)).ok_or_else(|| ApiError::no_job(job))
+        };
+        let (job, marks) = self.0.driver.ask(subscribe).await.map_err(ApiError::from)??;
+        let (events, stream) = mpsc::channel(WATCH_BACKLOG);
+        let watcher = Watcher { context: self.0.clone(), job, cursor, history_only, marks, events };
+        self.0.tasks.spawn(watcher.run());
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}

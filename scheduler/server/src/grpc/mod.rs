@@ -1,0 +1,100 @@
+//! The gRPC edge: parse, ask the driver, translate. No decision is taken here.
+
+mod agents;
+mod artifacts;
+mod cluster;
+mod jobs;
+mod page;
+mod status;
+mod translate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use trainyard_proto::pb::DESCRIPTORS;
+use trainyard_proto::pb::agent_service_server::AgentServiceServer;
+use trainyard_proto::pb::artifact_service_server::ArtifactServiceServer;
+use trainyard_proto::pb::cluster_service_server::ClusterServiceServer;
+use trainyard_proto::pb::job_service_server::JobServiceServer;
+
+use crate::blobs::Blobs;
+use crate::driver::Handle;
+use crate::store::Store;
+
+/// What the services need.
+#[derive(Clone)]
+pub struct Context {
+    /// The way to the core.
+    pub driver: Handle,
+    /// For histories, which the core does not keep.
+    pub store: Arc<dyn Store>,
+    /// Checkpoints and artifacts.
+    pub blobs: Blobs,
+    /// Cancelled when the scheduler shuts down: streams end.
+    pub closing: CancellationToken,
+    /// Owns the streams' tasks.
+    pub tasks: TaskTracker,
+    /// Told to agents.
+    pub heartbeat: Duration,
+    /// Told to agents.
+    pub lease: Duration,
+    /// Largest message taken in, in bytes.
+    pub max_message_bytes: usize,
+}
+
+const HEALTH: &str = "grpc.health.v1.Health";
+
+/// All services, with health and both versions of reflection.
+///
+/// # Errors
+/// The descriptors that were compiled in cannot be read.
+pub fn routes(context: &Context, health: HealthReporter) -> Result<Routes, tonic_reflection::server::Error> {
+    let health = tonic_health::server::HealthService::from_health_reporter(health);
+    let max = context.max_message_bytes;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let jobs = JobServiceServer::new(jobs::Jobs(context.clone()));
+    let cluster = ClusterServiceServer::new(cluster::Cluster(context.clone()));
+    let agents = AgentServiceServer::new(agents::Agents(context.clone()));
+    let artifacts = ArtifactServiceServer::new(artifacts::Artifacts(context.clone()));
+    Ok(Routes::new(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(jobs.max_decoding_message_size(max))
+        .add_service(cluster.max_decoding_message_size(max))
+        .add_service(agents.max_decoding_message_size(max))
+        .add_service(artifacts.max_decoding_message_size(max)))
+}
+
+/// Tells health checks whether the scheduler serves, until that is known no more.
+pub async fn report_health(health: HealthReporter, mut serving: watch::Receiver<bool>) {
+    let services = [
+        "",
+        HEALTH,
+        JobServiceServer::<jobs::Jobs>::NAME,
+        ClusterServiceServer::<cluster::Cluster>::NAME,
+        AgentServiceServer::<agents::Agents>::NAME,
+        ArtifactServiceServer::<artifacts::Artifacts>::NAME,
+    ];
+    loop {
+        let status =
+            if *serving.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in services {
+            health.set_service_status(service, status).await;
+        }
+        if serving.changed().await.is_err() {
+            return;
+        }
+    }
+}

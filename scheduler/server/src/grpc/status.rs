@@ -1,0 +1,207 @@
+//! Errors as callers see them: a canonical code, one sentence, and `google.rpc` details. The one place.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tracing::error;
+use trainyard_proto::convert::agent::InvalidMessage;
+use trainyard_scheduler_core::Refusal;
+use trainyard_types::{AttemptId, JobId, Violation};
+
+use crate::blobs::UploadError;
+use crate::driver::{RequestError, Unavailable};
+use crate::store::StoreError;
+
+/// In every `ErrorInfo`.
+const DOMAIN: &str = "trainyard";
+/// When to try again; the store usually comes back within a second.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Why a call was not done.
+#[derive(Debug)]
+pub enum ApiError {
+    /// The request is wrong; every field that is.
+    Invalid(Vec<Violation>),
+    /// There is no such thing.
+    NotFound {
+        /// `job`, `agent` or `artifact`.
+        kind: &'static str,
+        /// As it was asked for.
+        name: String,
+        /// Where to look.
+        hint: &'static str,
+    },
+    /// The core declined.
+    Refused(Refusal),
+    /// An agent acts for an attempt that is not its own any more.
+    NotHeld {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// An offset behind the end.
+    OffsetTooLarge {
+        /// As asked for.
+        offset: u64,
+        /// Of the artifact.
+        size_bytes: u64,
+    },
+    /// The disk is full.
+    DiskFull {
+        /// The job whose blob does not fit.
+        job: JobId,
+    },
+    /// Something of ours broke; the cause is in the log.
+    Internal,
+    /// The store is away, or the scheduler is shutting down.
+    Unavailable(&'static str),
+}
+
+impl ApiError {
+    /// One bad field.
+    pub fn field(field: &str, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation::new(field, description)])
+    }
+
+    /// A job that is not there.
+    pub fn no_job(id: impl ToString) -> Self {
+        Self::NotFound { kind: "job", name: id.to_string(), hint: "`yard jobs` lists what there is" }
+    }
+
+    /// The scheduler ends.
+    pub const SHUTTING_DOWN: Self = Self::Unavailable("the scheduler is shutting down; connect again");
+    /// The driver dropped what was asked.
+    pub const STORE_AWAY: Self = Self::Unavailable("the scheduler's store is not available; try again");
+}
+
+impl From<Unavailable> for ApiError {
+    fn from(_: Unavailable) -> Self {
+        Self::STORE_AWAY
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(Refusal::UnknownJob(job)) => Self::no_job(job),
+            RequestError::Refused(refusal) => Self::Refused(refusal),
+            RequestError::Unavailable(Unavailable) => Self::STORE_AWAY,
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    /// Reading a history failed.
+    fn from(_: StoreError) -> Self {
+        Self::STORE_AWAY
+    }
+}
+
+impl From<InvalidMessage> for ApiError {
+    fn from(InvalidMessage(violations): InvalidMessage) -> Self {
+        Self::Invalid(violations)
+    }
+}
+
+impl ApiError {
+    /// An upload that came to nothing.
+    pub fn upload(job: JobId, error: UploadError) -> Self {
+        match error {
+            UploadError::Size { .. } => Self::field("header.artifact.size_bytes", error.to_string()),
+            UploadError::Hash { .. } => Self::field("header.artifact.sha256", error.to_string()),
+            UploadError::Disk(cause) => Self::disk(job, &cause),
+        }
+    }
+
+    /// A disk error under a job's blobs.
+    pub fn disk(job: JobId, cause: &std::io::Error) -> Self {
+        error!(%job, %cause, "blob cannot be read or written");
+        match cause.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { job },
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// Details with what every error has.
+fn details<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
+    let metadata: HashMap<String, String> =
+        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+fn invalid(violations: Vec<Violation>) -> Status {
+    let sentences: Vec<String> = violations.iter().map(ToString::to_string).collect();
+    let text = match sentences.as_slice() {
+        [only] => only.clone(),
+        several => format!("{} fields are wrong: {}", several.len(), several.join("; ")),
+    };
+    let fields =
+        violations.into_iter().map(|violation| FieldViolation::new(violation.field, violation.description));
+    let mut details = details("INVALID_FIELDS", []);
+    details.set_bad_request(fields.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::UnknownJob(job) => ApiError::no_job(job).into(),
+        Refusal::RequestIdReused { request_id, job } => {
+            let metadata = [("request_id", request_id.clone()), ("job", job.to_string())];
+            let mut details = details("REQUEST_ID_REUSED", metadata);
+            details.set_resource_info("job", format!("jobs/{job}"), "", text.as_str());
+            Status::with_error_details(Code::AlreadyExists, text, details)
+        }
+        Refusal::NotRetryable { job, state } => {
+            let mut details =
+                details("JOB_NOT_RETRYABLE", [("job", job.to_string()), ("state", state.to_string())]);
+            details.add_precondition_failure_violation("STATE", format!("jobs/{job}"), text.as_str());
+            Status::with_error_details(Code::FailedPrecondition, text, details)
+        }
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Invalid(violations) => invalid(violations),
+            ApiError::Refused(refusal) => refused(&refusal),
+            ApiError::NotFound { kind, name, hint } => {
+                let text = format!("there is no {kind} `{name}`; {hint}");
+                let reason = format!("{}_NOT_FOUND", kind.to_uppercase());
+                let mut details = details(&reason, [(kind, name.clone())]);
+                details.set_resource_info(kind, format!("{kind}s/{name}"), "", text.as_str());
+                Self::with_error_details(Code::NotFound, text, details)
+            }
+            ApiError::NotHeld { attempt } => {
+                let text = format!("attempt {attempt} is not held by this session any more; drop it");
+                let mut details = details("ATTEMPT_NOT_HELD", [("attempt", attempt.to_string())]);
+                let subject = format!("attempts/{attempt}");
+                details.add_precondition_failure_violation("HOLDER", subject, text.as_str());
+                Self::with_error_details(Code::FailedPrecondition, text, details)
+            }
+            ApiError::OffsetTooLarge { offset, size_bytes } => {
+                let text = format!("offset: is {offset}; the artifact has {size_bytes} bytes");
+                let metadata = [("offset", offset.to_string()), ("size_bytes", size_bytes.to_string())];
+                Self::with_error_details(Code::OutOfRange, text, details("OFFSET_TOO_LARGE", metadata))
+            }
+            ApiError::DiskFull { job } => {
+                let text = "the scheduler's disk is full; make room in its data directory and try again";
+                let mut details = details("DISK_FULL", [("job", job.to_string())]);
+                details.add_quota_failure_violation("data_dir", text).set_retry_info(Some(RETRY_DELAY * 30));
+                Self::with_error_details(Code::ResourceExhausted, text, details)
+            }
+            ApiError::Internal => {
+                let text = "the scheduler met an error of its own; its log has the cause";
+                Self::with_error_details(Code::Internal, text, details("INTERNAL", []))
+            }
+            ApiError::Unavailable(text) => {
+                let mut details = details("UNAVAILABLE", []);
+                details.set_retry_info(Some(RETRY_DELAY));
+                Self::with_error_details(Code::Unavailable, text, details)
+            }
+        }
+    }
+}

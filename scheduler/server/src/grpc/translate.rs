@@ -1,0 +1,145 @@
+//! The core's records as wire messages.
+
+use trainyard_proto::convert::agent::{end_reason, gpu_message};
+use trainyard_proto::convert::job::{duration, timestamp};
+use trainyard_proto::pb;
+use trainyard_scheduler_core::{
+    AgentState, AgentView, AttemptRecord, Command, EventBody, EventRecord, JobRecord, Progress,
+};
+use trainyard_types::{JobId, Slot};
+
+use crate::driver::JobView;
+
+/// A job for its user.
+pub fn job(view: JobView) -> pb::Job {
+    let JobView { record, waiting } = view;
+    pb::Job {
+        id: record.id.to_string(),
+        spec: Some((&record.spec).into()),
+        state: pb::JobState::from(record.state).into(),
+        attempts: record.attempts.iter().map(attempt).collect(),
+        progress: record.progress.as_ref().map(|made| progress(&record, made)),
+        create_time: Some(timestamp(record.created)),
+        start_time: record.started.map(timestamp),
+        end_time: record.ended.map(timestamp),
+        queue_position: waiting.as_ref().map(|waiting| waiting.position),
+        waiting_for: waiting.map(|waiting| waiting.reason).unwrap_or_default(),
+        user: record.user,
+        state_reason: record.state_reason,
+    }
+}
+
+fn attempt(record: &AttemptRecord) -> pb::Attempt {
+    pb::Attempt {
+        number: record.id.number,
+        agent_id: record.agent.to_string(),
+        agent_name: record.agent_name.clone(),
+        gpu_uuid: match &record.slot {
+            Slot::Gpu(uuid) => uuid.to_string(),
+            Slot::Cpu(_) => String::new(),
+        },
+        device: record.device.clone(),
+        placed_time: Some(timestamp(record.placed)),
+        start_time: record.started.map(timestamp),
+        end_time: record.ended.as_ref().map(|end| timestamp(end.time)),
+        end_reason: record.ended.as_ref().map_or(0, |end| end_reason(end.reason)),
+        message: record.ended.as_ref().map(|end| end.message.clone()).unwrap_or_default(),
+    }
+}
+
+fn progress(record: &JobRecord, made: &Progress) -> pb::Progress {
+    pb::Progress {
+        epoch: made.epoch,
+        epochs: made.epochs,
+        batch: made.batch,
+        batches: made.batches,
+        batch_size: made.batch_size,
+        images_per_second: made.images_per_second,
+        // A job that has ended has nothing left to expect.
+        eta: made.eta.filter(|_| !record.state.is_final()).map(duration),
+        metrics: made.metrics.clone().into_iter().collect(),
+        loader_wait_ratio: made.loader_wait_ratio,
+    }
+}
+
+/// An event for those who watch.
+pub fn event(record: EventRecord) -> pb::JobEvent {
+    use pb::job_event::Event;
+    let event = match record.body {
+        EventBody::State { state, reason } => {
+            Event::StateChange(pb::StateChange { state: pb::JobState::from(state).into(), reason })
+        }
+        EventBody::Metrics {
+            epoch,
+            epochs,
+            epoch_end,
+            batch,
+            batches,
+            images_per_second,
+            loader_wait_ratio,
+            values,
+        } => Event::Metrics(pb::Metrics {
+            epoch,
+            epochs,
+            epoch_end,
+            batch,
+            batches,
+            images_per_second,
+            loader_wait_ratio,
+            values: values.into_iter().collect(),
+        }),
+        EventBody::Log { level, message } => {
+            Event::LogLine(pb::LogLine { level: pb::log_line::Level::from(level).into(), message })
+        }
+    };
+    pb::JobEvent {
+        cursor: record.cursor,
+        time: Some(timestamp(record.time)),
+        attempt: record.attempt,
+        event: Some(event),
+    }
+}
+
+/// An agent with what its slots do.
+pub fn agent(view: &AgentView<'_>) -> pb::Agent {
+    let state = match view.state {
+        AgentState::Connected => pb::AgentState::Connected,
+        AgentState::Disconnected => pb::AgentState::Disconnected,
+        AgentState::Lost => pb::AgentState::Lost,
+    };
+    let job_on = |slot: Slot| view.job_on(&slot).map(|job: JobId| job.to_string()).unwrap_or_default();
+    let inventory = &view.record.inventory;
+    let gpus = inventory.gpus.iter().map(|gpu| {
+        let telemetry = view.telemetry.iter().find(|reading| reading.uuid == gpu.uuid);
+        pb::Gpu { job_id: job_on(Slot::Gpu(gpu.uuid.clone())), ..gpu_message(gpu, telemetry) }
+    });
+    let cpu_slots =
+        (0..inventory.cpu_slots).map(|index| pb::CpuSlot { index, job_id: job_on(Slot::Cpu(index)) });
+    pb::Agent {
+        id: view.record.id.to_string(),
+        name: view.record.name.clone(),
+        state: state.into(),
+        gpus: gpus.collect(),
+        cpu_slots: cpu_slots.collect(),
+        memory_total_mib: inventory.memory_total_mib,
+        driver_version: inventory.driver_version.clone(),
+        version: view.record.version.clone(),
+        last_seen_time: Some(timestamp(view.last_seen)),
+    }
+}
+
+/// A command for its agent.
+pub fn command(command: Command) -> pb::SchedulerMessage {
+    use pb::scheduler_message::Message;
+    let message = match command {
+        Command::Assign { assignment, .. } => Message::Assign((&*assignment).into()),
+        Command::Stop { attempt, reason, .. } => {
+            Message::Stop(pb::Stop { attempt: attempt.to_string(), reason: end_reason(reason) })
+        }
+        Command::Revoke { attempt, .. } => Message::Revoke(pb::Revoke { attempt: attempt.to_string() }),
+        Command::Ack { attempt, sequence, .. } => {
+            Message::Ack(pb::Ack { attempt: attempt.to_string(), sequence })
+        }
+    };
+    pb::SchedulerMessage { message: Some(message) }
+}

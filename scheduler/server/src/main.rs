@@ -1,0 +1,95 @@
+//! `trainyard-scheduler`: reads its configuration, serves until a signal, drains, and says how it ended.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+use trainyard_config::{Effective, Sources};
+use trainyard_scheduler::config::Config;
+use trainyard_scheduler::server::Server;
+
+/// Queues training jobs, places them on agents, and keeps what becomes of them.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    /// Configuration file, TOML. Environment (TRAINYARD_SCHEDULER__LISTEN=…) and flags override it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port of gRPC and HTTP [default: 127.0.0.1:7433].
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Where the private Redis server and all blobs are kept.
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// A Redis server to use; without one, a private one is started in the data directory.
+    #[arg(long, global = true, value_name = "URL")]
+    redis_url: Option<String>,
+    #[command(subcommand)]
+    command: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print the effective configuration and where each value came from.
+    Config,
+}
+
+impl Arguments {
+    fn load(&self) -> anyhow::Result<Effective<Config>> {
+        let sources = Sources::new("TRAINYARD_SCHEDULER")
+            .file(self.config.as_deref())
+            .process_environment()
+            .flag("listen", self.listen.as_deref())
+            .flag("data_dir", self.data_dir.as_deref())
+            .flag("redis_url", self.redis_url.as_deref());
+        Ok(sources.load()?)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = arguments.load()?;
+    match arguments.command {
+        Some(Action::Config) => {
+            print!("{config}");
+            Ok(config.value.validate()?)
+        }
+        None => serve(config.value),
+    }
+}
+
+#[tokio::main]
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)
+        .with_context(|| format!("log: `{}` is no level or list of directives; use `info`", config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Before anything is started, so that no signal is missed.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let server = Server::start(config).await?;
+    let closing = server.closing();
+    let waiting = server.wait();
+    tokio::pin!(waiting);
+    let cause = tokio::select! {
+        end = &mut waiting => return Ok(end?),
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    info!(cause, "shutting down");
+    closing.cancel();
+    Ok(waiting.await?)
+}

@@ -1,0 +1,222 @@
+//! Wires everything up: directory, store, driver, port; and takes it down in the opposite order.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::blobs::Blobs;
+use crate::config::{Config, ConfigError};
+use crate::driver::{Deposed, Driver};
+use crate::embedded::{EmbeddedError, EmbeddedRedis};
+use crate::store::{RedisStore, StoreError};
+use crate::{edge, grpc, http};
+
+/// Why the scheduler does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The directory cannot be used.
+    #[error("data_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
+    Directory {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Another scheduler has the directory.
+    #[error("data_dir: another scheduler uses `{0}`; stop it, or give this one its own directory")]
+    Locked(PathBuf),
+    /// The port cannot be had.
+    #[error(
+        "listen: cannot listen on `{address}`: {cause}; stop what uses it, or set `listen` to another port"
+    )]
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The private server does not start.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The URL is none.
+    #[error("redis_url: {0}; write `redis://host:6379/`, or leave it empty for a private server")]
+    Url(StoreError),
+    /// The descriptors that were compiled in cannot be read.
+    #[error("the services' descriptors cannot be read: {0}")]
+    Descriptors(#[from] tonic_reflection::server::Error),
+}
+
+/// A running scheduler.
+pub struct Server {
+    address: SocketAddr,
+    closing: CancellationToken,
+    redis: Option<Arc<EmbeddedRedis>>,
+    task: JoinHandle<Result<(), Deposed>>,
+}
+
+impl Server {
+    /// Starts everything. Once this returns, the port is open; calls succeed as soon as the store has been
+    /// read.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.validate()?;
+        let lock = lock(&config.data_dir)?;
+        let listener = listen(&config).await?;
+        let address = listener.local_addr().map_err(|cause| listen_error(&config, cause))?;
+        let blob_dir = config.data_dir.join("blobs");
+        let blobs =
+            Blobs::open(&blob_dir).map_err(|cause| StartError::Directory { path: blob_dir, cause })?;
+        let (redis, store) = open_store(&config).await?;
+        let (driver, handle, serving) = Driver::new(store.clone(), config.core(), blobs.clone());
+        let closing = CancellationToken::new();
+        let context = grpc::Context {
+            driver: handle.clone(),
+            store,
+            blobs,
+            closing: closing.clone(),
+            tasks: TaskTracker::new(),
+            heartbeat: config.heartbeat,
+            lease: config.lease,
+            max_message_bytes: (config.max_message_mib as usize) << 20,
+        };
+        let health = tonic_health::server::HealthReporter::new();
+        let services = grpc::routes(&context, health.clone())?;
+        let routes = http::routes(handle, serving.clone()).merge(services.prepare().into_axum_router());
+        context.tasks.spawn(grpc::report_health(health, serving));
+        let running = Running { driver, listener, routes, tasks: context.tasks, closing: closing.clone() };
+        let owned = redis.clone();
+        let task = tokio::spawn(async move {
+            let end = running.run().await;
+            // Ending the private server blocks.
+            let _ = spawn_blocking(move || drop((owned, lock))).await;
+            end
+        });
+        info!(%address, data_dir = %config.data_dir.display(), "listening");
+        Ok(Self { address, closing, redis, task })
+    }
+
+    /// Where it listens; the port that was chosen when the configuration says 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The private Redis server, if there is one.
+    pub fn redis(&self) -> Option<&EmbeddedRedis> {
+        self.redis.as_deref()
+    }
+
+    /// Cancelling it ends the scheduler gently.
+    pub fn closing(&self) -> CancellationToken {
+        self.closing.clone()
+    }
+
+    /// Waits for the end, which comes once [`Server::closing`] is cancelled.
+    ///
+    /// # Errors
+    /// Another scheduler leads now, or the store is not ours to use.
+    pub async fn wait(self) -> Result<(), Deposed> {
+        // The private server is the task's to end.
+        drop(self.redis);
+        match self.task.await {
+            Ok(end) => end,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// What runs.
+struct Running {
+    driver: Driver,
+    listener: TcpListener,
+    routes: axum::Router,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl Running {
+    /// Runs until closed or deposed. The driver ends last, so that calls under way are still answered.
+    async fn run(self) -> Result<(), Deposed> {
+        let Self { driver, listener, routes, tasks, closing } = self;
+        let stop = CancellationToken::new();
+        // Were the driver to panic, the process could only pretend to serve.
+        let driving = {
+            let (closing, stop) = (closing.clone().drop_guard(), stop.clone());
+            tokio::spawn(async move {
+                let end = driver.run(stop).await;
+                drop(closing);
+                end
+            })
+        };
+        edge::serve(listener, routes, closing).await;
+        stop.cancel();
+        let end = driving.await;
+        tasks.close();
+        tasks.wait().await;
+        match end {
+            Ok(end) => end,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// Makes the directory this process's alone.
+fn lock(dir: &Path) -> Result<File, StartError> {
+    let error = |path: &Path, cause| StartError::Directory { path: path.to_owned(), cause };
+    fs::create_dir_all(dir).map_err(|cause| error(dir, cause))?;
+    let path = dir.join("lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(|cause| error(&path, cause))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked(dir.to_owned())),
+        Err(TryLockError::Error(cause)) => Err(error(&path, cause)),
+    }
+}
+
+fn listen_error(config: &Config, cause: io::Error) -> StartError {
+    StartError::Listen { address: config.listen.clone(), cause }
+}
+
+async fn listen(config: &Config) -> Result<TcpListener, StartError> {
+    let address = config.address()?;
+    if !address.ip().is_loopback() {
+        warn!(%address, "listening in plaintext beyond this machine: whoever reaches the port may do everything");
+    }
+    TcpListener::bind(address).await.map_err(|cause| listen_error(config, cause))
+}
+
+async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<RedisStore>), StartError> {
+    if !config.redis_url.is_empty() {
+        let store = RedisStore::new(&config.redis_url, config.event_history).map_err(StartError::Url)?;
+        if let Some(weakness) = store.weakness().await {
+            warn!(
+                weakness,
+                "Redis may lose acknowledged submissions; set appendonly yes, appendfsync always"
+            );
+        }
+        return Ok((None, Arc::new(store)));
+    }
+    // Relative, it would be relative to the private server's own directory.
+    let dir = std::path::absolute(config.data_dir.join("redis"))
+        .map_err(|cause| StartError::Directory { path: config.data_dir.clone(), cause })?;
+    let program = config.redis_server.clone();
+    let started = spawn_blocking(move || EmbeddedRedis::start(&program, &dir)).await;
+    let redis = match started {
+        Ok(started) => Arc::new(started?),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    };
+    let store = RedisStore::new(redis.url(), config.event_history).map_err(StartError::Url)?;
+    Ok((Some(redis), Arc::new(store)))
+}
