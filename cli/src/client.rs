@@ -20,7 +20,7 @@ use crate::settings::Settings;
 pub type Link = InterceptedService<Channel, Identity>;
 
 /// Waits between tries of one call; as many retries as entries.
-const WAITS_MS: [u64; 4] = [150, 400, 1000, 2000];
+const WAITS_MS: [u64; 4] = [100, 300, 700, 1400];
 /// Longest answer to a unary call. (A page of 1000 jobs with their attempts is far below.)
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
