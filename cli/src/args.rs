@@ -27,16 +27,18 @@ pub struct Cli {
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The scheduler's address [default: `server` in ~/.config/trainyard/cli.toml, or http://127.0.0.1:7433]
-    #[arg(long, global = true, env = "YARD_SERVER", value_name = "URL")]
+    #[arg(long, global = true, env = "YARD_SERVER", hide_env_values = true, value_name = "URL")]
     pub server: Option<String>,
     /// Who you are to the scheduler [default: `token` in ~/.config/trainyard/cli.toml]
     #[arg(long, global = true, env = "YARD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// How to print: for people, or for scripts (proto3 JSON)
+    /// How to print: table, or for scripts json, yaml or jsonl, all with proto3 JSON's names
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(hide_possible_values = true)]
     pub output: Format,
-    /// When to print colours; NO_COLOR switches them off as well
+    /// When to print colours: auto, always or never; NO_COLOR switches them off as well
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(hide_possible_values = true)]
     pub color: When,
 }
 
@@ -69,46 +71,31 @@ pub enum When {
 /// What `yard` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a whole cluster on this machine: private Redis, scheduler, agent
     Up(up::Up),
     /// What asks the scheduler.
     #[command(flatten)]
     Remote(Remote),
-    /// Write a small generated data set in YOLO format
     DemoData(demo_data::DemoData),
-    /// Print a completion script for a shell
     Completions(completions::Completions),
 }
 
 /// What `yard` asks the scheduler.
 #[derive(Debug, Subcommand)]
 pub enum Remote {
-    /// Queue a training job from flags and print its id
     Train(Box<train::Train>),
-    /// Queue the jobs of a file and print their ids
     Submit(submit::Submit),
-    /// List jobs, newest first
     Jobs(jobs::Jobs),
-    /// Show everything about a job
     Job(job::ShowJob),
-    /// Follow a job until it ends
     Watch(watch::Watch),
-    /// Print a job's log
     #[command(alias = "log")]
     Logs(logs::Logs),
-    /// Print a job's figures, epoch by epoch
     Metrics(metrics::ShowMetrics),
-    /// End jobs
     Cancel(cancel::Cancel),
-    /// Queue a job that failed or was cancelled again
     Retry(retry::Retry),
-    /// List the machines
     #[command(alias = "agent")]
     Agents(agents::Agents),
-    /// List the GPUs
     #[command(alias = "gpu")]
     Gpus(agents::Gpus),
-    /// List or fetch what a job has left behind
     #[command(alias = "artifact")]
     Artifacts(artifacts::Artifacts),
 }

@@ -21,8 +21,11 @@ fn bad_request() -> Status {
 #[test]
 fn no_server_is_exit_code_3_with_a_way_out() {
     let (address, _) = Server::start(Script::default()).kill();
-    for arguments in [&["jobs"][..], &["watch", ID], &["artifacts", ID]] {
-        let output = fake::command(address, arguments).output().unwrap();
+    // Each waits a little for a server that may be restarting, so they wait together.
+    let commands = [&["jobs"][..], &["watch", ID], &["artifacts", ID]];
+    let children = commands.map(|arguments| fake::command(address, arguments).spawn().unwrap());
+    for child in children {
+        let output = child.wait_with_output().unwrap();
         assert_eq!(code(&output), 3, "{output:?}");
         let text = stderr(&output);
         assert!(text.contains("cannot be reached") && text.contains("hint: is it running?"), "{text}");
@@ -248,4 +251,28 @@ fn a_file_of_settings_with_an_unknown_key_is_wrong_usage() {
     let output = command.env("XDG_CONFIG_HOME", dir.path()).output().unwrap();
     assert_eq!(code(&output), 2);
     assert!(stderr(&output).contains("did you mean `server`?"), "{output:?}");
+}
+
+#[test]
+fn the_help_names_every_command_in_a_line() {
+    let output = fake::command("127.0.0.1:1".parse().unwrap(), &["-h"]).output().unwrap();
+    let text = stdout(&output);
+    let commands: String = text.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap().to_owned();
+    let wanted = "  up           Run a whole cluster on this machine: private Redis, scheduler, agent
+  train        Queue a training job from flags and print its id
+  submit       Queue the jobs of a file and print their ids
+  jobs         List jobs, newest first
+  job          Show everything about a job
+  watch        Follow a job until it ends
+  logs         Print a job's log
+  metrics      Print a job's figures, epoch by epoch
+  cancel       End jobs
+  retry        Queue a job that failed or was cancelled again
+  agents       List the machines
+  gpus         List the GPUs: what they are, how busy, and for which job
+  artifacts    List or fetch what a job has left behind
+  demo-data    Write a small generated data set in YOLO format
+  completions  Print a completion script for a shell
+  help         Print this message or the help of the given subcommand(s)";
+    assert_eq!(commands, wanted);
 }

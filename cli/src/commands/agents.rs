@@ -35,7 +35,7 @@ impl Agents {
     }
 }
 
-/// List the GPUs: what they are, how busy, and for which job.
+/// List the GPUs: what they are, how busy, and for which job
 #[derive(Debug, Args)]
 pub struct Gpus {}
 

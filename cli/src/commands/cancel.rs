@@ -10,7 +10,9 @@ use crate::proto_json::to_json;
 use crate::render::job::is_final;
 use crate::terminal;
 
-/// End jobs. A job that has ended already stays as it is.
+/// End jobs
+///
+/// A job that has ended already stays as it is.
 #[derive(Debug, Args)]
 pub struct Cancel {
     /// The jobs' ids, or the beginnings of them

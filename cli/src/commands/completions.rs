@@ -9,8 +9,9 @@ use crate::args::Cli;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Print a completion script for a shell, such as
-/// `yard completions bash > ~/.local/share/bash-completion/completions/yard`.
+/// Print a completion script for a shell
+///
+/// For bash: `yard completions bash > ~/.local/share/bash-completion/completions/yard`.
 #[derive(Debug, Args)]
 pub struct Completions {
     /// Which shell

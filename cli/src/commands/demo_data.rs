@@ -10,8 +10,9 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::terminal;
 
-/// Write a small generated data set in YOLO format: circles, rectangles and triangles on textured
-/// backgrounds. The same numbers give the same bytes.
+/// Write a small generated data set in YOLO format
+///
+/// Circles, rectangles and triangles on textured backgrounds. The same numbers give the same bytes.
 #[derive(Debug, Args)]
 pub struct DemoData {
     /// Where to; must be empty, absent, or hold this very data set

@@ -8,7 +8,9 @@ use crate::failure::Failure;
 use crate::proto_json::to_json;
 use crate::terminal;
 
-/// Queue a job that failed or was cancelled again; it resumes from its newest checkpoint.
+/// Queue a job that failed or was cancelled again
+///
+/// It resumes from its newest checkpoint.
 #[derive(Debug, Args)]
 pub struct Retry {
     /// The job's id, or the beginning of it

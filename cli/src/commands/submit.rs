@@ -13,7 +13,9 @@ use crate::proto_json::to_json;
 use crate::spec::{self, Document};
 use crate::terminal;
 
-/// Queue the jobs of a file and print their ids. Nothing is queued if any of them is wrong.
+/// Queue the jobs of a file and print their ids
+///
+/// Nothing is queued if any of them is wrong.
 #[derive(Debug, Args)]
 pub struct Submit {
     /// YAML or JSON, one job a document; - reads standard input

@@ -9,8 +9,10 @@ use crate::failure::Failure;
 use crate::spec::absolute;
 use crate::up::{self, Setup};
 
-/// Run a whole cluster on this machine: private Redis, scheduler, agent. It stops with Ctrl-C: the
-/// agent first, so that running jobs write a checkpoint, and the next `yard up` goes on with them.
+/// Run a whole cluster on this machine: private Redis, scheduler, agent
+///
+/// It stops with Ctrl-C: the agent first, so that running jobs write a checkpoint, and the next
+/// `yard up` goes on with them.
 #[derive(Debug, Args)]
 pub struct Up {
     /// Where jobs, their results and logs are kept [default: ~/.local/share/trainyard]

@@ -6,8 +6,10 @@ use crate::commands::Context;
 use crate::failure::Failure;
 use crate::follow::{self, Follow};
 
-/// Follow a job until it ends: its past first, then live. The exit code is 0 when it succeeds, 1 when
-/// it fails or is cancelled. Ctrl-C leaves the job running.
+/// Follow a job until it ends
+///
+/// Its past comes first, then what happens. The exit code is 0 when it succeeds, 1 when it fails or is
+/// cancelled. Ctrl-C leaves the job running.
 #[derive(Debug, Args)]
 pub struct Watch {
     /// The job's id, or the beginning of it
