@@ -1,5 +1,7 @@
 //! How fast the core alone is. Prints a line `name value unit` per figure.
 
+#![expect(clippy::disallowed_methods, reason = "a bench is a driver: it measures")]
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -100,7 +102,6 @@ fn decisions(queued: u64) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a bench is a driver: it measures")]
 fn main() {
     const COUNT: u64 = 100_000;
     let mut core = Core::new(CoreConfig::default());

@@ -154,3 +154,102 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
     }
     if leases == core.leases && repairs == core.repairs { Ok(()) } else { Err(Broken::Deadlines) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use trainyard_types::{DeviceKind, Inventory, JobSpec, ModelScale, Resources, Session, Time, TrainSpec};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{CoreConfig, Event, Hello};
+
+    const JOB: JobId = JobId(Uuid::from_u128(1));
+    const OTHER: JobId = JobId(Uuid::from_u128(2));
+    const AGENT: AgentId = AgentId(Uuid::from_u128(3));
+
+    /// One job on the agent's CPU slot, and one that waits.
+    fn core() -> Core {
+        let mut core = Core::new(CoreConfig::default());
+        let inventory = Inventory { cpu_slots: 1, ..Inventory::default() };
+        let (name, version) = (String::new(), String::new());
+        let hello = Hello { agent: AGENT, name, version, inventory, attempts: Vec::new() };
+        core.handle(Time(1), Event::AgentConnected { session: Session(1), hello });
+        for job in [JOB, OTHER] {
+            let spec = JobSpec {
+                name: String::new(),
+                train: TrainSpec::new(ModelScale::N, "/data.yaml"),
+                resources: Resources { device: DeviceKind::Cpu, ..Resources::default() },
+                priority: 0,
+                max_retries: 0,
+                labels: BTreeMap::new(),
+            };
+            let request_id = Some(job.to_string());
+            core.handle(Time(1), Event::Submit { request_id, job, user: String::new(), spec });
+        }
+        assert_eq!(check(&core), Ok(()));
+        core
+    }
+
+    fn broken(change: impl FnOnce(&mut Core)) -> Option<Broken> {
+        let mut core = core();
+        change(&mut core);
+        check(&core).err()
+    }
+
+    fn job(core: &mut Core, id: JobId) -> &mut JobRecord {
+        core.jobs.get_mut(&id).unwrap()
+    }
+
+    #[test]
+    fn a_queue_that_misses_a_job_is_found() {
+        let found = broken(|core| core.queue.remove(&core.jobs[&OTHER]));
+        assert_eq!(found, Some(Broken::QueueIndex(OTHER)));
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_its_attempts_is_found() {
+        let found = broken(|core| job(core, JOB).state = JobState::Succeeded);
+        assert_eq!(found, Some(Broken::LiveAttempts { job: JOB, state: JobState::Succeeded, live: 1 }));
+    }
+
+    #[test]
+    fn a_wrong_attempt_number_is_found() {
+        let found = broken(|core| job(core, JOB).attempts[0].id.number = 2);
+        assert!(matches!(found, Some(Broken::AttemptNumber { place: 1, .. })), "{found:?}");
+    }
+
+    #[test]
+    fn two_attempts_on_one_slot_are_found() {
+        let found = broken(|core| {
+            let mut second = core.jobs[&JOB].clone();
+            (second.id, second.attempts[0].id.job) = (OTHER, OTHER);
+            core.queue.remove(&core.jobs[&OTHER]);
+            second.request_id = None;
+            core.jobs.insert(OTHER, second);
+        });
+        assert!(matches!(found, Some(Broken::SlotShared { agent: AGENT, .. })), "{found:?}");
+    }
+
+    #[test]
+    fn a_slot_that_is_free_and_not_offered_is_found() {
+        let found = broken(|core| core.slots = Slots::default());
+        assert_eq!(found, Some(Broken::SlotIndex));
+    }
+
+    #[test]
+    fn a_lease_without_deadline_is_found() {
+        assert_eq!(broken(|core| core.leases.clear()), Some(Broken::Deadlines));
+    }
+
+    #[test]
+    fn a_forgotten_request_is_found() {
+        assert_eq!(broken(|core| core.requests.clear()), Some(Broken::RequestIndex(JOB)));
+    }
+
+    #[test]
+    fn a_record_that_contradicts_itself_is_found() {
+        assert_eq!(broken(|core| job(core, JOB).ended = Some(Time(1))), Some(Broken::Record(JOB)));
+    }
+}

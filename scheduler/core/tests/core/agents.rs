@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{AgentState, Event, Output, Write};
+use trainyard_scheduler_core::{AgentState, Core, CoreConfig, Event, Output, Write};
 use trainyard_types::{EndReason, JobState, Session, Slot};
 
 use crate::world::{
@@ -159,4 +159,42 @@ fn one_card_that_is_listed_twice_is_one_slot() {
     world.submit(1, spec());
     world.submit(2, spec());
     assert_eq!(world.record(2).state, JobState::Queued);
+}
+
+/// A new core from what is stored, as after a crash of the scheduler.
+fn restarted(world: &World) -> Core {
+    let jobs = world.store.jobs.values().cloned().collect();
+    Core::load(CoreConfig::default(), world.now, jobs, world.store.agents.values().cloned().collect())
+}
+
+#[test]
+fn a_restarted_scheduler_gives_every_agent_a_fresh_lease_to_come_back_in() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    world.now = world.now + Duration::from_secs(3600);
+    world.core = restarted(&world);
+    assert_eq!(state(&world, 1), AgentState::Disconnected);
+    assert_eq!(world.core.next_deadline(), Some(world.now + Duration::from_secs(30)));
+    assert_eq!(world.connect(hello(1, vec![], 1, vec![attempt(1, 1)])).commands, []);
+    assert_eq!(world.record(1).state, JobState::Starting);
+}
+
+#[test]
+fn an_attempt_of_an_agent_that_never_comes_back_after_a_restart_is_lost() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    world.core = restarted(&world);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.record(1).state, JobState::Queued);
+}
+
+#[test]
+fn an_attempt_whose_agents_record_is_missing_is_lost_with_its_lease() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    world.store.agents.clear();
+    world.core = restarted(&world);
+    assert_eq!(world.core.agents().map(|agent| agent.record.name.clone()).collect::<Vec<_>>(), ["lab-1"]);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.record(1).state, JobState::Queued);
 }

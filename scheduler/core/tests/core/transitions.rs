@@ -124,6 +124,7 @@ fn every_event_in_every_state_has_its_place_in_the_table() {
     if std::env::var_os("TRAINYARD_BLESS").is_some() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/core/transitions.txt");
         std::fs::write(path, &table).unwrap();
+        return; // The old one is compiled in.
     }
     for (line, expected) in table.lines().zip(include_str!("transitions.txt").lines()) {
         assert_eq!(line, expected);
