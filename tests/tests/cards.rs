@@ -1,0 +1,76 @@
+//! Cards that a stand-in for NVIDIA's library describes: what the agent makes of them, and where jobs go.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use trainyard_proto::pb;
+use trainyard_tests::cluster::{Cluster, run};
+use trainyard_tests::jobs::tiny;
+use trainyard_tests::process::binary;
+
+const CARDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fake-nvml/cards.json");
+
+fn library() -> PathBuf {
+    binary("libfake_nvml.so").unwrap()
+}
+
+#[tokio::test]
+async fn each_card_gets_the_batch_size_of_its_nominal_memory() {
+    let mut agent = Command::new(binary("trainyard-agent").unwrap());
+    agent.args(["--nvml-library", library().to_str().unwrap(), "batch-table"]).env("FAKE_NVML_STATE", CARDS);
+    let (code, table, error) = run(&mut agent).await.unwrap();
+    assert_eq!(code, 0, "{error}");
+    let sizes = |card: &str| -> Vec<u32> {
+        let line = table
+            .lines()
+            .find(|line| line.contains(card))
+            .unwrap_or_else(|| panic!("no {card} in:\n{table}"));
+        line.split_whitespace()
+            .rev()
+            .take(6)
+            .map(|word| word.parse().unwrap())
+            .collect::<Vec<u32>>()
+            .into_iter()
+            .rev()
+            .collect()
+    };
+    // At 320, 416, 512, 640, 1024 and 1280 pixels.
+    assert_eq!(sizes("RTX 4090"), [64, 64, 32, 32, 16, 10]);
+    assert_eq!(sizes("RTX 5070"), [48, 48, 24, 24, 12, 7]);
+    assert_eq!(sizes("RTX 4060"), [32, 32, 16, 16, 8, 5]);
+}
+
+#[tokio::test]
+async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
+    let cluster = Cluster::start().await.unwrap();
+    let library = library();
+    let variables =
+        [("FAKE_NVML_STATE", CARDS), ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap())];
+    let _agent = cluster.start_agent_with("cards", 0, &variables).await.unwrap();
+    let gpus = cluster.agent("cards").await.unwrap().gpus;
+    let totals: Vec<u64> = gpus.iter().map(|gpu| gpu.memory_total_mib).collect();
+    assert_eq!(totals, [24564, 12227, 8188]);
+
+    let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
+    let on =
+        |resources: pb::Resources| pb::JobSpec { resources: Some(resources), ..tiny(Path::new(&data), 1) };
+    let wishes = [
+        (pb::Resources { min_vram_mib: 10_000, ..Default::default() }, "NVIDIA GeForce RTX 5070"),
+        (pb::Resources { gpu_models: vec!["4090".into()], ..Default::default() }, "NVIDIA GeForce RTX 4090"),
+        (pb::Resources::default(), "NVIDIA GeForce RTX 4060"),
+    ];
+    for (resources, card) in wishes {
+        let job = cluster.submit(on(resources)).await.unwrap();
+        // There is no card behind the stand-in, so the trainer must refuse rather than train on the CPU.
+        let (state, events) = cluster.watch_to_end(&job).await.unwrap();
+        assert_eq!(state, pb::JobState::Failed);
+        let job = cluster.job(&job).await.unwrap();
+        assert_eq!(job.attempts[0].device, card);
+        assert!(format!("{events:?}").contains(&format!("GPU: {card}")), "{events:?}");
+    }
+
+    let impossible = pb::Resources { min_vram_mib: 48_000, ..Default::default() };
+    let job = cluster.submit(on(impossible)).await.unwrap();
+    let waiting = cluster.job(&job).await.unwrap().waiting_for;
+    assert!(waiting.contains("24"), "it names the largest card there is: {waiting}");
+}
