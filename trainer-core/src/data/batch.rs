@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,8 @@ pub(crate) struct BatchShape {
 pub struct Batches {
     source: Source,
     waited: Duration,
+    /// Tells the collator, who may be in the middle of a batch, that nobody wants it any more.
+    abandoned: Arc<AtomicBool>,
 }
 
 enum Source {
@@ -116,7 +119,9 @@ impl Batches {
         };
         // Each thread has one sample in hand and one waiting for it.
         let mut samples = Ordered::start(work, range, workers, 2 * workers);
-        let batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples));
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&abandoned);
+        let batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples, &told));
         let source = if workers == 0 {
             Source::Inline(Box::new(batches))
         } else {
@@ -131,7 +136,7 @@ impl Batches {
             });
             Source::Threads { ready: Some(ready), collator: Some(collator) }
         };
-        Self { source, waited: Duration::ZERO }
+        Self { source, waited: Duration::ZERO, abandoned }
     }
 
     /// How long the consumer has waited for batches so far.
@@ -156,17 +161,22 @@ impl Iterator for Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
         if let Source::Threads { ready, collator } = &mut self.source {
             *ready = None;
             if let Some(collator) = collator.take() {
-                // It ends at its next batch; a panic there has shown as a missing batch already.
+                // It ends at its next sample; a panic there has shown as a missing batch already.
                 let _ = collator.join();
             }
         }
     }
 }
 
-fn collate<W>(shape: &BatchShape, samples: &mut Ordered<W>) -> Result<Batch, LoadError>
+fn collate<W>(
+    shape: &BatchShape,
+    samples: &mut Ordered<W>,
+    abandoned: &AtomicBool,
+) -> Result<Batch, LoadError>
 where
     W: Work<Output = Result<Sample, LoadError>>,
 {
@@ -182,6 +192,9 @@ where
         placements: Vec::new(),
     };
     for image in 0..n {
+        if abandoned.load(Ordering::Relaxed) {
+            return Err(LoadError::WorkerGone);
+        }
         let sample = samples.next().and_then(Result::ok).ok_or(LoadError::WorkerGone)??;
         batch.images.extend_from_slice(&sample.planes);
         batch.indices.push(sample.index);
@@ -193,4 +206,45 @@ where
         }));
     }
     Ok(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// Makes its first sample at once, and the others only for a pass that is abandoned.
+    #[derive(Default)]
+    struct Reluctant {
+        abandoned: OnceLock<Arc<AtomicBool>>,
+        made: AtomicUsize,
+    }
+
+    impl Work for Reluctant {
+        type Scratch = ();
+        type Output = Result<Sample, LoadError>;
+
+        fn make(&self, position: usize, (): &mut ()) -> Self::Output {
+            let abandoned = || self.abandoned.get().is_some_and(|flag| flag.load(Ordering::Relaxed));
+            while position > 0 && !abandoned() {
+                std::thread::yield_now();
+            }
+            self.made.fetch_add(1, Ordering::Relaxed);
+            Ok(Sample { index: position, planes: vec![0; 3], labels: Vec::new(), placement: None })
+        }
+    }
+
+    #[test]
+    fn a_dropped_pass_does_not_finish_the_batch_it_is_at() {
+        let work = Arc::new(Reluctant::default());
+        let shape = BatchShape { number: 0, samples: 0..500, height: 1, width: 1 };
+        let batches = Batches::start(Arc::clone(&work), vec![shape], 3, 1);
+        work.abandoned.set(Arc::clone(&batches.abandoned)).unwrap();
+        drop(batches);
+        // Each thread has at most one in hand and one waiting, and each sample taken hands out another.
+        let made = work.made.load(Ordering::Relaxed);
+        assert!(made <= 8, "{made}");
+    }
 }

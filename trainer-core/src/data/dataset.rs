@@ -173,6 +173,11 @@ impl Dataset {
         self.items.len()
     }
 
+    /// Objects in the image that has most of them.
+    pub fn most_objects(&self) -> usize {
+        self.items.iter().map(|item| item.labels.len()).max().unwrap_or(0)
+    }
+
     /// Never true: a split without images is not opened.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
