@@ -33,10 +33,9 @@ pub(crate) struct Agent {
     telemetry: Vec<GpuTelemetry>,
     /// The live attempts.
     pub(crate) running: BTreeMap<Slot, AttemptId>,
-    /// It hands its jobs back, so it gets no new ones in this session.
-    draining: bool,
-    /// Their card failed; set aside until then, or until the next session.
-    pub(crate) faulty: BTreeMap<Slot, Time>,
+    /// Get no new attempts until then, or until the next session: their card failed, or the agent hands
+    /// its jobs back.
+    pub(crate) set_aside: BTreeMap<Slot, Time>,
 }
 
 /// Whether an agent can be given work.
@@ -85,8 +84,7 @@ impl Agent {
             lease_until: Some(lease_until),
             telemetry: Vec::new(),
             running: BTreeMap::new(),
-            draining: false,
-            faulty: BTreeMap::new(),
+            set_aside: BTreeMap::new(),
         }
     }
 
@@ -111,17 +109,12 @@ impl Agent {
 
     /// The slots that attempts may be placed on, free or not, as they stand in the core's index.
     pub(crate) fn offered(&self) -> BTreeMap<Slot, (slots::Kind, u32)> {
-        if self.state() != AgentState::Connected || self.draining {
+        if self.state() != AgentState::Connected {
             return BTreeMap::new();
         }
         let mut offered = slots::of_inventory(&self.record.inventory);
-        offered.retain(|slot, _| !self.faulty.contains_key(slot));
+        offered.retain(|slot, _| !self.set_aside.contains_key(slot));
         offered
-    }
-
-    /// Whether it is connected, but offers the slot no more.
-    pub(crate) fn sets_aside(&self, slot: &Slot) -> bool {
-        self.draining || self.faulty.contains_key(slot)
     }
 }
 
@@ -139,9 +132,8 @@ impl Core {
         agent.session = Some(session);
         agent.newest_session = session;
         agent.telemetry.clear();
-        agent.draining = false;
-        for (slot, until) in std::mem::take(&mut agent.faulty) {
-            self.repairs.remove(&(until, id, slot));
+        for (slot, until) in std::mem::take(&mut agent.set_aside) {
+            self.set_aside.remove(&(until, id, slot));
         }
         let forgotten: Vec<AttemptId> =
             agent.running.values().copied().filter(|attempt| !held.contains(attempt)).collect();
@@ -255,19 +247,12 @@ impl Core {
         out: &mut Changes,
     ) {
         match reason {
-            EndReason::Drained | EndReason::GpuFault => {
-                self.withdraw_slots(id);
-                if let Some(agent) = self.agents.get_mut(&id) {
-                    agent.running.remove(slot);
-                    if reason == EndReason::Drained {
-                        agent.draining = true;
-                    } else {
-                        let until = now + self.config.retry_delay_max;
-                        agent.faulty.insert(slot.clone(), until);
-                        self.repairs.insert((until, id, slot.clone()));
-                    }
-                }
-                self.offer_slots(id, out);
+            EndReason::GpuFault => self.set_aside(now, id, slot, vec![slot.clone()], out),
+            // It goes away soon. If it does not, the report was an old one, from before it came back.
+            EndReason::Drained => {
+                let inventory =
+                    self.agents.get(&id).map(|agent| slots::of_inventory(&agent.record.inventory));
+                self.set_aside(now, id, slot, inventory.unwrap_or_default().into_keys().collect(), out);
             }
             EndReason::Completed
             | EndReason::BadSpec
@@ -287,11 +272,26 @@ impl Core {
         }
     }
 
-    /// A card that failed is tried again.
-    pub(crate) fn on_repair_due(&mut self, id: AgentId, slot: &Slot, out: &mut Changes) {
+    /// Frees `ended`, and gives out none of `slots` for a while.
+    fn set_aside(&mut self, now: Time, id: AgentId, ended: &Slot, slots: Vec<Slot>, out: &mut Changes) {
+        self.withdraw_slots(id);
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        agent.running.remove(ended);
+        let until = now + self.config.retry_delay_max;
+        for slot in slots {
+            if let Some(before) = agent.set_aside.insert(slot.clone(), until) {
+                self.set_aside.remove(&(before, id, slot.clone()));
+            }
+            self.set_aside.insert((until, id, slot));
+        }
+        self.offer_slots(id, out);
+    }
+
+    /// A slot that was set aside is tried again.
+    pub(crate) fn on_set_aside_over(&mut self, id: AgentId, slot: &Slot, out: &mut Changes) {
         self.withdraw_slots(id);
         if let Some(agent) = self.agents.get_mut(&id) {
-            agent.faulty.remove(slot);
+            agent.set_aside.remove(slot);
         }
         self.offer_slots(id, out);
     }

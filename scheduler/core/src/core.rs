@@ -32,8 +32,8 @@ pub struct Core {
     pub(crate) slots: Slots,
     /// Index: when the leases of agents end; lost agents have none.
     pub(crate) leases: BTreeSet<(Time, AgentId)>,
-    /// Index: when cards that failed are tried again.
-    pub(crate) repairs: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: when slots that were set aside are used again.
+    pub(crate) set_aside: BTreeSet<(Time, AgentId, Slot)>,
 }
 
 impl Core {
@@ -120,8 +120,8 @@ impl Core {
     /// When [`Event::Tick`] is due; `None` when nothing waits for time to pass.
     pub fn next_deadline(&self) -> Option<Time> {
         let lease = self.leases.first().map(|&(time, _)| time);
-        let repair = self.repairs.first().map(|&(time, ..)| time);
-        [lease, repair, self.queue.next_due()].into_iter().flatten().min()
+        let set_aside = self.set_aside.first().map(|&(time, ..)| time);
+        [lease, set_aside, self.queue.next_due()].into_iter().flatten().min()
     }
 
     /// One job as it stands.
@@ -160,8 +160,8 @@ impl Core {
         {
             self.on_lease_over(now, agent, out);
         }
-        while let Some((_, agent, slot)) = self.due_repair(now) {
-            self.on_repair_due(agent, &slot, out);
+        while let Some((_, agent, slot)) = self.next_set_aside_over(now) {
+            self.on_set_aside_over(agent, &slot, out);
         }
         while let Some(job) = self.queue.pop_due(now) {
             if let Some(job) = self.jobs.get(&job) {
@@ -171,9 +171,9 @@ impl Core {
         }
     }
 
-    fn due_repair(&mut self, now: Time) -> Option<(Time, AgentId, Slot)> {
-        self.repairs.first().filter(|(time, ..)| *time <= now)?;
-        self.repairs.pop_first()
+    fn next_set_aside_over(&mut self, now: Time) -> Option<(Time, AgentId, Slot)> {
+        self.set_aside.first().filter(|(time, ..)| *time <= now)?;
+        self.set_aside.pop_first()
     }
 
     /// Starts as many waiting jobs as there are slots for.

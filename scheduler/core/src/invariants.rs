@@ -59,7 +59,7 @@ pub enum Broken {
     /// Something could be placed and was not.
     #[error("job {0} could be placed and was not")]
     NotPlaced(JobId),
-    /// A lease or a failed card without deadline, or the other way round.
+    /// A lease or a slot set aside without deadline, or the other way round.
     #[error("the deadlines do not match the agents")]
     Deadlines,
     /// A request id that does not lead to its job.
@@ -137,7 +137,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
     if let Some(stranger) = live.keys().find(|agent| !core.agents.contains_key(agent)) {
         return Err(Broken::Running(*stranger));
     }
-    let (mut offered, mut leases, mut repairs) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
+    let (mut offered, mut leases, mut set_aside) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
     for (&id, agent) in &core.agents {
         if live.get(&id).unwrap_or(&BTreeMap::new()) != &agent.running {
             return Err(Broken::Running(id));
@@ -147,12 +147,12 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
             offered.offer(kind, slots::location(&agent.record, slot, index), free);
         }
         leases.extend(agent.lease_until.map(|until| (until, id)));
-        repairs.extend(agent.faulty.iter().map(|(slot, &until)| (until, id, slot.clone())));
+        set_aside.extend(agent.set_aside.iter().map(|(slot, &until)| (until, id, slot.clone())));
     }
     if offered != core.slots {
         return Err(Broken::SlotIndex);
     }
-    if leases == core.leases && repairs == core.repairs { Ok(()) } else { Err(Broken::Deadlines) }
+    if leases == core.leases && set_aside == core.set_aside { Ok(()) } else { Err(Broken::Deadlines) }
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl Core {
             for (slot, (kind, _)) in slots::of_inventory(&agent.record.inventory) {
                 if kind.satisfies(request) {
                     match agent.state() {
-                        AgentState::Connected if agent.sets_aside(&slot) => {
+                        AgentState::Connected if agent.set_aside.contains_key(&slot) => {
                             return format!(
                                 "needs {wish}; agent `{name}` has one, which takes no new jobs at the moment"
                             );

@@ -135,6 +135,20 @@ fn a_draining_agent_gets_nothing_until_it_connects_anew() {
 }
 
 #[test]
+fn an_old_report_of_a_drain_does_not_keep_an_agent_idle_for_ever() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    // The drain could not be told before the agent was restarted.
+    world.connect(hello(1, vec![], 1, vec![attempt(1, 1)]));
+    world.report(attempt(1, 1), ended(EndReason::Drained));
+    for _ in 0..12 {
+        world.pass(Duration::from_secs(25));
+        world.heartbeat(1);
+    }
+    assert_eq!(world.record(1).attempts.len(), 2);
+}
+
+#[test]
 fn a_card_that_failed_is_set_aside_for_a_while_and_the_others_are_not() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_4090("b")], 0, vec![]));
