@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{FieldViolation, StatusExt as _};
 
 use crate::terminal::clean;
 
@@ -88,15 +88,22 @@ impl Failure {
     pub fn from_status(status: &Status, server: &str) -> Self {
         let exit = exit_of(status);
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
-        let lines =
-            violations.iter().map(|one| format!("{}: {}", clean(&one.field), clean(&one.description)));
+        let line = |one: &FieldViolation| format!("{}: {}", clean(&one.field), clean(&one.description));
+        let mut details: Vec<String> = violations.iter().map(line).collect();
         let answered = clean(status.message());
-        let message = if !is_transport(status) {
-            answered
-        } else {
+        let message = if is_transport(status) {
             format!("the server at {server} cannot be reached: {}", cause(status))
+        } else if details.is_empty() || !details.iter().all(|detail| answered.contains(detail.as_str())) {
+            answered
+        } else if details.len() == 1 {
+            // The answer holds the fields already, for clients that do not read details.
+            details.remove(0)
+        } else {
+            format!("{} fields are wrong", details.len())
         };
-        Self { exit, message, details: lines.collect(), hint: hint_for(status) }
+        // An answer that says what to do needs no second advice.
+        let hint = hint_for(status).filter(|_| !message.contains("`yard "));
+        Self { exit, message, details, hint }
     }
 
     /// The text for stderr; empty when there is nothing to say.
@@ -201,6 +208,22 @@ mod tests {
         let exits = [Code::InvalidArgument, Code::NotFound, Code::Unavailable, Code::FailedPrecondition]
             .map(|code| Failure::from_status(&Status::new(code, "x"), "http://s").exit.code());
         assert_eq!(exits, [2, 4, 3, 4]);
+    }
+
+    #[test]
+    fn fields_that_the_answer_names_are_not_said_twice() {
+        let status = |fields: &[&str]| {
+            let mut details = tonic_types::ErrorDetails::new();
+            for field in fields {
+                details.add_bad_request_violation(*field, "is 0");
+            }
+            let text = fields.iter().map(|field| format!("{field}: is 0")).collect::<Vec<_>>().join("; ");
+            Status::with_error_details(Code::InvalidArgument, text, details)
+        };
+        let one = Failure::from_status(&status(&["epochs"]), "http://s");
+        assert_eq!((one.message.as_str(), one.details.len()), ("epochs: is 0", 0));
+        let two = Failure::from_status(&status(&["epochs", "imgsz"]), "http://s");
+        assert_eq!((two.message.as_str(), two.details.len()), ("2 fields are wrong", 2));
     }
 
     #[test]

@@ -71,8 +71,8 @@ fn summary(context: &Context, job: &pb::Job, figures: &training::Figures) -> Res
         ));
     } else if is_final(job.state()) {
         let reason = terminal::clean(&job.state_reason);
-        let state = job.state().as_str_name().to_lowercase();
-        terminal::message(&format!("\nthe job {state}: {reason}\n`yard logs {}` says more", job.id));
+        let how = if job.state() == pb::JobState::Failed { "failed" } else { "was cancelled" };
+        terminal::message(&format!("\nthe job {how}: {reason}\n`yard logs {}` says more", job.id));
     }
     Ok(())
 }

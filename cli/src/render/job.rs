@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use prost_types::Timestamp;
 use serde_json::Value;
 use trainyard_proto::pb;
+use trainyard_types::{ModelScale, TrainSpec};
 
 use super::{Grid, cell, seconds_between, short, short_length, span, state_cell, time, training};
 use crate::output::Output;
@@ -104,7 +105,7 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
         line!("Label", "{key}={value}");
     }
     line!("Resources", "{}", fields(&to_json("Resources", &spec.resources.unwrap_or_default())));
-    line!("Training", "{}", fields(&to_json("TrainSpec", &spec.train.unwrap_or_default())));
+    line!("Training", "{}", training_fields(&to_json("TrainSpec", &spec.train.unwrap_or_default())));
     if let Some(progress) = job.progress.as_ref().filter(|progress| progress.epochs > 0) {
         line!("Progress", "{}", training::progress(progress, is_running(job)));
         let figures: Vec<String> = sorted(&progress.metrics)
@@ -148,6 +149,40 @@ fn sorted<V>(map: &std::collections::HashMap<String, V>) -> impl Iterator<Item =
     map.iter().collect::<std::collections::BTreeMap<_, _>>().into_iter()
 }
 
+/// What a person asks for first, then what is not as usual.
+fn training_fields(json: &Value) -> String {
+    const FIRST: [&str; 5] = ["model", "data", "epochs", "imgsz", "batch"];
+    let usual = TrainSpec::new(ModelScale::N, "");
+    // A plain struct of numbers and texts always serialises.
+    let usual = serde_json::to_value(usual).unwrap_or_default();
+    let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    let same = |name: &str, value: &Value| {
+        let usual = &usual[name];
+        usual == value || number(usual).is_some_and(|usual| number(value) == Some(usual))
+    };
+    let all: Vec<(String, &Value)> =
+        json.as_object().into_iter().flatten().map(|(name, value)| (snake_case(name), value)).collect();
+    let first = FIRST.iter().filter_map(|wanted| all.iter().find(|(name, _)| name == wanted));
+    let rest = all.iter().filter(|(name, value)| !FIRST.contains(&name.as_str()) && !same(name, value));
+    let words: Vec<String> =
+        first.chain(rest).map(|(name, value)| format!("{name}={}", shown(value))).collect();
+    words.join(" ")
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => {
+            list.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join("|")
+        }
+        // 64 and 64.0 are the same to a person.
+        Value::Number(number) => {
+            number.as_f64().map_or_else(|| number.to_string(), |value| value.to_string())
+        }
+        other => other.to_string(),
+    }
+}
+
 /// `epochs=3 model=yolov8n …`, without what is empty: the names are those that users write.
 fn fields(json: &Value) -> String {
     let empty = |value: &Value| match value {
@@ -155,13 +190,6 @@ fn fields(json: &Value) -> String {
         Value::String(text) => text.is_empty() || text == "0",
         Value::Array(list) => list.is_empty(),
         _ => false,
-    };
-    let shown = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Array(list) => {
-            list.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join("|")
-        }
-        other => other.to_string(),
     };
     let fields = json.as_object().into_iter().flatten().filter(|(_, value)| !empty(value));
     let words: Vec<String> =
@@ -178,4 +206,66 @@ fn snake_case(camel: &str) -> String {
         text.push(character.to_ascii_lowercase());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Format;
+
+    const PLAIN: Output = Output { format: Format::Table, painted: false, width: None };
+
+    fn at(seconds: i64) -> Option<Timestamp> {
+        Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 })
+    }
+
+    #[test]
+    fn a_job_shows_what_was_asked_for_and_what_became_of_it() {
+        let train = pb::TrainSpec {
+            model: "yolov8n".into(),
+            data: "/data/cells/data.yaml".into(),
+            epochs: Some(3),
+            imgsz: Some(640),
+            batch: Some(-1.0),
+            lr0: Some(0.02),
+            momentum: Some(0.937),
+            seed: Some(0),
+            cos_lr: Some(true),
+            ..Default::default()
+        };
+        let job = pb::Job {
+            id: "019ab3c4-1f2e-7000-8000-000000000001".into(),
+            spec: Some(pb::JobSpec { name: "cells".into(), train: Some(train), ..Default::default() }),
+            user: "ada".into(),
+            state: pb::JobState::Queued.into(),
+            attempts: vec![pb::Attempt {
+                number: 1,
+                agent_name: "lab1".into(),
+                device: "CPU".into(),
+                placed_time: at(1),
+                end_time: at(60),
+                end_reason: pb::attempt::EndReason::AgentLost.into(),
+                message: "the agent fell silent".into(),
+                ..Default::default()
+            }],
+            create_time: at(0),
+            queue_position: Some(2),
+            waiting_for: "no agent is connected".into(),
+            ..Default::default()
+        };
+        let wanted = "\
+ID            019ab3c4-1f2e-7000-8000-000000000001
+Name          cells
+User          ada
+State         QUEUED
+Queue         position 2
+Waiting for   no agent is connected
+Submitted     2023-11-14T22:13:20Z (1m30s ago)
+Resources     -
+Training      model=yolov8n data=/data/cells/data.yaml epochs=3 imgsz=640 batch=-1 lr0=0.02
+
+ATTEMPT  AGENT  DEVICE  PLACED                STARTED  ENDED                 HOW         MESSAGE
+1        lab1   CPU     2023-11-14T22:13:21Z  -        2023-11-14T22:14:20Z  AGENT_LOST  the agent fell silent";
+        assert_eq!(whole(PLAIN, &job, &at(90).unwrap()), wanted);
+    }
 }

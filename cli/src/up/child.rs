@@ -143,6 +143,8 @@ fn spawn(plan: &Plan) -> Result<process::Child, Failure> {
     let mut command = process::Command::new(&plan.binary);
     command
         .envs(plan.variables.iter().map(|(name, value)| (name, value)))
+        // What it writes goes to a file.
+        .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors)

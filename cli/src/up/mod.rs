@@ -84,7 +84,9 @@ pub async fn run(setup: Setup) -> Result<(), Failure> {
         }
         Err(failure) => unless_stopped(failure),
     };
-    message("stopping: running jobs write a checkpoint first; a second Ctrl-C does not wait");
+    if result.is_ok() {
+        message("stopping: running jobs write a checkpoint first; a second Ctrl-C does not wait");
+    }
     // Agent first: it hands its jobs back to a scheduler that is still there.
     let stopped = async {
         agent.stop().await;
