@@ -1,14 +1,22 @@
 //! The agent: owns a machine's GPUs, runs trainers on them and reports to the scheduler.
 //!
-//! Must not know: libtorch, Redis, what a placement is. [`core`] decides and is pure; the other modules are
-//! its edges.
+//! Must not know: libtorch, Redis, what a placement is. [`core`] decides and is pure; [`driver`] does what it
+//! says; the other modules are its edges.
 
+pub mod backoff;
 pub mod banner;
 pub mod batch;
 pub mod config;
+pub mod connection;
+pub mod core;
+pub mod data_roots;
+pub mod driver;
 pub mod gpu;
-
-/// x
-pub async fn run(_c: config::Config, _p: std::sync::Arc<dyn gpu::GpuProbe>) -> anyhow::Result<()> {
-    Ok(())
-}
+pub mod host;
+pub mod job_dir;
+pub mod prepare;
+pub mod remembered;
+pub mod run;
+pub mod spool;
+pub mod trainer;
+pub mod transfer;

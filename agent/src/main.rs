@@ -68,7 +68,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
                 .enable_all()
                 .build()
                 .context("cannot start the runtime")?;
-            runtime.block_on(trainyard_agent::run(effective.value, probe))?;
+            let stop = tokio_util::sync::CancellationToken::new();
+            let result = runtime.block_on(trainyard_agent::run::run(effective.value, probe, stop));
+            // A driver that hangs must not keep the agent from ending.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            result?;
         }
     }
     Ok(())

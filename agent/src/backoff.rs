@@ -1,0 +1,54 @@
+//! How long to wait before the next try: exponential, bounded, with jitter so that agents do not come back
+//! all at once.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Waits of one chain of failures.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The next wait.
+    pub fn next_wait(&mut self) -> Duration {
+        let wait = self.longest_wait();
+        self.failures = self.failures.saturating_add(1);
+        wait.mul_f64(rand::random_range(0.5..=1.0))
+    }
+
+    /// Before jitter.
+    fn longest_wait(self) -> Duration {
+        FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST)
+    }
+
+    /// It worked.
+    pub const fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// How often it has failed in a row.
+    pub const fn failures(self) -> u32 {
+        self.failures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_ten_seconds_and_jitter_halves_at_most() {
+        let mut backoff = Backoff::default();
+        for longest in [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+            let longest = Duration::from_millis(longest);
+            let wait = backoff.next_wait();
+            assert!(wait <= longest && wait >= longest / 2, "{wait:?} of {longest:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next_wait() <= FIRST);
+    }
+}

@@ -1,0 +1,269 @@
+//! The agent's connection: dials the scheduler, says Hello, sends heartbeats and reports, and comes back
+//! when it breaks. Training does not notice.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, once};
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+use tracing::{debug, info, warn};
+use trainyard_proto::convert::agent::{self, Hello, InvalidMessage};
+use trainyard_proto::pb;
+use trainyard_proto::pb::agent_message::Message as Said;
+use trainyard_proto::pb::agent_service_client::AgentServiceClient;
+use trainyard_proto::pb::scheduler_message::Message as Heard;
+use trainyard_types::{AgentId, Assignment, AttemptId, GpuTelemetry, Inventory, LeaderEpoch, Session};
+
+use crate::backoff::Backoff;
+use crate::core::Event;
+use crate::driver::Input;
+use crate::transfer::Link;
+
+/// How long a scheduler may take for each step of a greeting.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// How often a silent connection is probed, and how long an answer may take.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Reports on their way into the connection; more wait in the spools.
+const OUTGOING: usize = 16;
+
+/// What the machine is and does, read anew every few seconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Readings {
+    /// What it offers.
+    pub inventory: Inventory,
+    /// What its GPUs do.
+    pub telemetry: Vec<GpuTelemetry>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("`{0}` is no URL of a scheduler: {1}")]
+    Url(String, tonic::transport::Error),
+    #[error("cannot connect to {0}: {1}")]
+    Connect(String, String),
+    #[error("the scheduler does not answer within {} s", GREETING.as_secs())]
+    NoAnswer,
+    #[error("the scheduler ended the connection: {} ({:?})", .0.message(), .0.code())]
+    Status(Box<tonic::Status>),
+    #[error("the scheduler ended the connection")]
+    Closed,
+    #[error("the scheduler did not say Welcome first")]
+    NoWelcome,
+    #[error(
+        "the scheduler has leader epoch {0}, but a newer one with {1} was seen; it is refused until this agent is restarted"
+    )]
+    Deposed(LeaderEpoch, LeaderEpoch),
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl From<tonic::Status> for LinkError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// The agent's end of the link.
+pub struct Connection {
+    /// URL of the scheduler.
+    pub scheduler: String,
+    /// Who we are.
+    pub agent: AgentId,
+    /// What people call us.
+    pub name: String,
+    /// What to name in a Hello.
+    pub held: watch::Receiver<Vec<AttemptId>>,
+    /// What to tell in Hello and heartbeats.
+    pub readings: watch::Receiver<Readings>,
+    /// The driver's inbox.
+    pub inbox: mpsc::Sender<Input>,
+    /// Where transfers find the scheduler.
+    pub link: watch::Sender<Option<Link>>,
+}
+
+/// The ends of one connection.
+struct Talk {
+    heard: Streaming<pb::SchedulerMessage>,
+    heartbeats: mpsc::Sender<pb::AgentMessage>,
+    reports: mpsc::Sender<pb::AgentMessage>,
+    welcome: pb::Welcome,
+    channel: Channel,
+}
+
+impl Connection {
+    /// Connects again and again until `stop` is cancelled.
+    pub async fn keep(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        let mut newest = LeaderEpoch(0);
+        loop {
+            let Some(result) = stop.run_until_cancelled(self.greet(newest)).await else { return };
+            let error = match result {
+                Ok(talk) => {
+                    backoff.reset();
+                    newest = LeaderEpoch(talk.welcome.leader_epoch);
+                    let Some(ended) = stop.run_until_cancelled(self.talk(talk)).await else { return };
+                    self.link.send_replace(None);
+                    if self.inbox.send(Input::Down).await.is_err() {
+                        return;
+                    }
+                    ended
+                }
+                Err(error) => error,
+            };
+            if backoff.failures() == 0 {
+                warn!(%error, "no scheduler, will try again; training goes on");
+            } else {
+                debug!(%error, "still no scheduler");
+            }
+            let wait = tokio::time::sleep(backoff.next_wait());
+            if stop.run_until_cancelled(wait).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Dials, says Hello and hears Welcome.
+    async fn greet(&mut self, newest: LeaderEpoch) -> Result<Talk, LinkError> {
+        let endpoint = Endpoint::from_shared(self.scheduler.clone())
+            .map_err(|error| LinkError::Url(self.scheduler.clone(), error))?
+            .connect_timeout(GREETING)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE * 2)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| LinkError::Connect(self.scheduler.clone(), causes(&error)))?;
+        let (heartbeats, beating) = mpsc::channel(1);
+        let (reports, reporting) = mpsc::channel(OUTGOING);
+        // A queue of reports does not hold a heartbeat up.
+        let later = ReceiverStream::new(beating).merge(ReceiverStream::new(reporting));
+        let said = once(message(Said::Hello(self.hello()))).chain(later);
+        let mut client = AgentServiceClient::new(channel.clone());
+        let answer = timeout(GREETING, client.connect(said)).await.map_err(|_| LinkError::NoAnswer)?;
+        let mut heard = answer?.into_inner();
+        let first = timeout(GREETING, heard.message()).await.map_err(|_| LinkError::NoAnswer)??;
+        let Some(Heard::Welcome(welcome)) = first.ok_or(LinkError::Closed)?.message else {
+            return Err(LinkError::NoWelcome);
+        };
+        let epoch = LeaderEpoch(welcome.leader_epoch);
+        if epoch < newest {
+            return Err(LinkError::Deposed(epoch, newest));
+        }
+        info!(scheduler = self.scheduler, leader_epoch = epoch.0, session = welcome.session, "connected");
+        Ok(Talk { heard, heartbeats, reports, welcome, channel })
+    }
+
+    fn hello(&self) -> pb::Hello {
+        let readings = self.readings.borrow().clone();
+        let hello = Hello {
+            agent: self.agent,
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            inventory: readings.inventory,
+            telemetry: readings.telemetry,
+            attempts: self.held.borrow().clone(),
+        };
+        (&hello).into()
+    }
+
+    /// Hands over what the scheduler says and beats, until the connection ends.
+    async fn talk(&mut self, mut talk: Talk) -> LinkError {
+        let session = Session(talk.welcome.session);
+        self.link.send_replace(Some(Link { channel: talk.channel, session }));
+        if self.inbox.send(Input::Up(talk.reports)).await.is_err() {
+            return LinkError::Stopping;
+        }
+        let every = Duration::from_millis(talk.welcome.heartbeat_ms.clamp(50, 60_000).into());
+        let mut beats = interval(every);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                heard = talk.heard.message() => {
+                    let input = match heard {
+                        Ok(Some(heard)) => input(heard),
+                        Ok(None) => return LinkError::Closed,
+                        Err(status) => return status.into(),
+                    };
+                    if let Some(input) = input && self.inbox.send(input).await.is_err() {
+                        return LinkError::Stopping;
+                    }
+                }
+                _ = beats.tick() => {
+                    let readings = self.readings.borrow().clone();
+                    let gpus = agent::gpus(&readings.inventory.gpus, &readings.telemetry);
+                    // One that still waits to be sent says the same.
+                    let _waits = talk.heartbeats.try_send(message(Said::Heartbeat(pb::Heartbeat { gpus })));
+                }
+            }
+        }
+    }
+}
+
+/// A message of ours.
+pub const fn message(said: Said) -> pb::AgentMessage {
+    pb::AgentMessage { message: Some(said) }
+}
+
+/// What a message of the scheduler means; one that means nothing is logged and left out.
+fn input(heard: pb::SchedulerMessage) -> Option<Input> {
+    let parsed = match heard.message {
+        Some(Heard::Assign(assign)) => Ok(assigned(assign)),
+        Some(Heard::Stop(stop)) => stop_event(&stop).map(Some),
+        Some(Heard::Revoke(revoke)) => {
+            agent::parse_attempt(&revoke.attempt).map(|id| Some(Input::Core(Event::Revoked(id))))
+        }
+        Some(Heard::Ack(ack)) => {
+            agent::parse_attempt(&ack.attempt).map(|id| Some(Input::Ack(id, ack.sequence)))
+        }
+        // Only the first message is one.
+        Some(Heard::Welcome(_)) | None => Ok(None),
+    };
+    parsed.unwrap_or_else(|error| {
+        warn!(%error, "a message of the scheduler is not understood");
+        None
+    })
+}
+
+fn stop_event(stop: &pb::Stop) -> Result<Input, InvalidMessage> {
+    let attempt = agent::parse_attempt(&stop.attempt)?;
+    Ok(Input::Core(Event::Stop { attempt, reason: agent::parse_end_reason(stop.reason)? }))
+}
+
+/// An assignment that does not parse still gets an answer, if it is known which attempt it is.
+fn assigned(assign: pb::Assign) -> Option<Input> {
+    let id = agent::parse_attempt(&assign.attempt);
+    match (Assignment::try_from(assign), id) {
+        (Ok(assignment), _) => Some(Input::Core(Event::Assigned(Box::new(assignment)))),
+        (Err(error), Ok(id)) => {
+            let text = format!("this agent does not understand the job: {error}");
+            Some(Input::Core(Event::Unintelligible(id, text)))
+        }
+        (Err(error), Err(_)) => {
+            warn!(%error, "an assignment is not understood");
+            None
+        }
+    }
+}
+
+/// An error with its causes, which tonic hides behind "transport error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,194 @@
+//! One attempt on this machine.
+
+use std::time::Duration;
+
+use trainyard_types::trainer::{CheckpointSaved, Failed, Finished};
+use trainyard_types::{Artifact, Assignment, AttemptId, EndReason, Ended, ReportBody, Slot, Time};
+
+use super::{Command, slot_of};
+
+/// Where an attempt stands; see the diagram in [`super`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Another trainer still uses the slot or the job's directory.
+    Waiting,
+    /// Data are checked, a checkpoint is fetched.
+    Preparing,
+    /// The trainer lives.
+    Running,
+    /// SIGTERM was sent.
+    Stopping { kill_at: Time },
+    /// SIGKILL was sent.
+    Killed,
+    /// The trainer has finished; its artifacts are uploaded.
+    Publishing,
+    /// The trainer is gone; its newest checkpoint is uploaded before the end is told.
+    Saving { reason: EndReason, message: String },
+    /// The end is in the spool.
+    Ended { completed: bool },
+    /// Not ours any more, but its trainer still lives.
+    Revoked,
+}
+
+/// What the agent knows of an attempt.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// `None` for an attempt of a former process.
+    pub assignment: Option<Box<Assignment>>,
+    pub state: State,
+    /// Why it was asked to stop.
+    pub stop: Option<EndReason>,
+    /// The newest checkpoint on disk.
+    pub checkpoint: Option<CheckpointSaved>,
+    /// Step of the newest checkpoint that is stored, or that cannot be.
+    pub stored_step: Option<u64>,
+    /// Step of the checkpoint that is on its way.
+    pub uploading: Option<u64>,
+    /// When the last upload began.
+    upload_began: Option<Time>,
+    pub finished: Option<Finished>,
+    pub failed: Option<Failed>,
+}
+
+impl Attempt {
+    pub fn new(assignment: Box<Assignment>) -> Self {
+        let stored_step = assignment.resume.as_ref().map(|checkpoint| checkpoint.step);
+        Self {
+            assignment: Some(assignment),
+            state: State::Waiting,
+            stop: None,
+            checkpoint: None,
+            stored_step,
+            uploading: None,
+            upload_began: None,
+            finished: None,
+            failed: None,
+        }
+    }
+
+    /// An attempt that ended with a former process of this agent.
+    pub const fn recovered() -> Self {
+        Self {
+            assignment: None,
+            state: State::Ended { completed: false },
+            stop: None,
+            checkpoint: None,
+            stored_step: None,
+            uploading: None,
+            upload_began: None,
+            finished: None,
+            failed: None,
+        }
+    }
+
+    pub fn slot(&self) -> Option<&Slot> {
+        slot_of(self.assignment.as_deref())
+    }
+
+    /// Whether a trainer of it may live.
+    pub const fn has_process(&self) -> bool {
+        matches!(self.state, State::Running | State::Stopping { .. } | State::Killed | State::Revoked)
+    }
+
+    /// Whether `self`, which is `id`, keeps `other` from starting on `slot`: a slot runs one trainer, and so
+    /// does a job's directory.
+    pub fn conflicts(&self, id: AttemptId, other: AttemptId, slot: Option<&Slot>) -> bool {
+        let busy = self.has_process() || matches!(self.state, State::Preparing);
+        id != other && busy && (id.job == other.job || self.slot() == slot)
+    }
+
+    /// Reports the end.
+    pub fn end(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        reason: EndReason,
+        message: String,
+        out: &mut Vec<Command>,
+    ) {
+        self.state = State::Ended { completed: false };
+        let ended = Ended { reason, message, artifacts: Vec::new() };
+        out.push(Command::Report(id, now, ReportBody::Ended(ended)));
+    }
+
+    /// Reports success.
+    pub fn complete(&mut self, now: Time, id: AttemptId, artifacts: Vec<Artifact>, out: &mut Vec<Command>) {
+        self.state = State::Ended { completed: true };
+        let best = self.finished.as_ref().map_or(0, |finished| finished.best_epoch);
+        let message = format!("trained to the end; the best weights are of epoch {best}");
+        let ended = Ended { reason: EndReason::Completed, message, artifacts };
+        out.push(Command::Report(id, now, ReportBody::Ended(ended)));
+    }
+
+    /// Whether the newest checkpoint is neither stored nor given up on.
+    fn unsaved(&self) -> Option<&CheckpointSaved> {
+        self.checkpoint.as_ref().filter(|saved| self.stored_step.is_none_or(|step| step < saved.step))
+    }
+
+    fn upload(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
+        if let Some(saved) = self.unsaved().cloned() {
+            self.uploading = Some(saved.step);
+            self.upload_began = Some(now);
+            out.push(Command::UploadCheckpoint(id, saved));
+        }
+    }
+
+    /// Uploads the newest checkpoint of a running trainer, unless one is on its way or went recently.
+    pub fn try_upload(&mut self, now: Time, id: AttemptId, every: Duration, out: &mut Vec<Command>) {
+        let due = self.upload_began.is_none_or(|began| began + every <= now);
+        if due && self.uploading.is_none() {
+            self.upload(now, id, out);
+        }
+    }
+
+    /// Reports the end, after the newest checkpoint is stored if somebody may go on from it.
+    pub fn save_and_end(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        reason: EndReason,
+        message: String,
+        out: &mut Vec<Command>,
+    ) {
+        let resumes = match reason {
+            EndReason::Preempted
+            | EndReason::Drained
+            | EndReason::TrainerCrash
+            | EndReason::GpuOom
+            | EndReason::HostOom
+            | EndReason::GpuFault => true,
+            EndReason::Completed | EndReason::BadSpec | EndReason::AgentLost | EndReason::Cancelled => false,
+        };
+        if resumes && self.uploading.is_none() {
+            self.upload(now, id, out);
+        }
+        if resumes && self.uploading.is_some() {
+            self.state = State::Saving { reason, message };
+        } else {
+            if self.uploading.take().is_some() {
+                out.push(Command::CancelTransfers(id));
+            }
+            self.end(now, id, reason, message, out);
+        }
+    }
+
+    /// The agent leaves: what is not told yet goes into the spool.
+    pub fn give_up(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
+        if self.has_process() {
+            out.push(Command::Kill(id));
+        }
+        match self.state.clone() {
+            State::Saving { reason, message } => self.end(now, id, reason, message, out),
+            State::Waiting
+            | State::Preparing
+            | State::Running
+            | State::Stopping { .. }
+            | State::Killed
+            | State::Publishing => {
+                let reason = self.stop.unwrap_or(EndReason::Drained);
+                self.end(now, id, reason, "the agent was stopped".into(), out);
+            }
+            State::Ended { .. } | State::Revoked => {}
+        }
+    }
+}

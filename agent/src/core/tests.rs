@@ -1,0 +1,402 @@
+use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished};
+use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, Resources, TrainSpec};
+use uuid::Uuid;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    stop_grace: Duration::from_secs(30),
+    shutdown_grace: Duration::from_secs(90),
+    checkpoint_upload_every: Duration::from_secs(300),
+};
+
+fn id(job: u128, number: u32) -> AttemptId {
+    AttemptId { job: JobId(Uuid::from_u128(job)), number }
+}
+
+fn assignment(attempt: AttemptId, slot: Slot, resume: Option<u64>) -> Box<Assignment> {
+    let spec = JobSpec {
+        name: String::new(),
+        train: TrainSpec::new(ModelScale::N, "/d/data.yaml"),
+        resources: Resources::default(),
+        priority: 0,
+        max_retries: 3,
+        labels: BTreeMap::new(),
+    };
+    let resume = resume.map(checkpoint);
+    Box::new(Assignment { attempt, spec, slot, resume })
+}
+
+fn checkpoint(step: u64) -> Checkpoint {
+    Checkpoint { step, epoch: 1, files: Vec::new() }
+}
+
+fn saved(step: u64) -> CheckpointSaved {
+    CheckpointSaved { step, epoch: 1, path: format!("checkpoints/step-{step:08}").into() }
+}
+
+fn gpu(name: &str) -> Slot {
+    Slot::Gpu(GpuUuid(name.into()))
+}
+
+fn exit(kind: ExitKind) -> Exit {
+    Exit { kind, out_of_memory_kill: false, stderr_tail: String::new(), bad_lines: 0 }
+}
+
+fn ended(out: &[Command]) -> Option<(EndReason, String)> {
+    out.iter().find_map(|command| match command {
+        Command::Report(_, _, ReportBody::Ended(ended)) => Some((ended.reason, ended.message.clone())),
+        _ => None,
+    })
+}
+
+/// A core whose attempt `a` runs.
+struct Running {
+    core: Core,
+    a: AttemptId,
+}
+
+impl Running {
+    fn new() -> Self {
+        Self::with(Core::new(LIMITS), id(1, 1), gpu("GPU-1"))
+    }
+
+    fn with(mut core: Core, a: AttemptId, slot: Slot) -> Self {
+        core.handle(Time(0), Event::Connected);
+        let assignment = assignment(a, slot, None);
+        let out = core.handle(Time(0), Event::Assigned(assignment.clone()));
+        assert_eq!(out, [Command::Prepare(assignment.clone())]);
+        let prepared = Prepared { batch_size: 16, lines: Vec::new() };
+        let out = core.handle(Time(0), Event::Prepared(a, Ok(prepared.clone())));
+        assert_eq!(out, [Command::Announce(Vec::new()), Command::Spawn(assignment, prepared)]);
+        Self { core, a }
+    }
+
+    fn line(&mut self, now: u64, event: TrainerEvent) -> Vec<Command> {
+        let out = self.core.handle(Time(now), Event::Line(self.a, Time(now), event.clone()));
+        assert_eq!(out[0], Command::Report(self.a, Time(now), ReportBody::Trainer(event)));
+        out[1..].to_vec()
+    }
+
+    fn exited(&mut self, now: u64, kind: ExitKind) -> Vec<Command> {
+        self.core.handle(Time(now), Event::Exited(self.a, exit(kind)))
+    }
+
+    fn stop(&mut self, reason: EndReason) -> Vec<Command> {
+        self.core.handle(Time(0), Event::Stop { attempt: self.a, reason })
+    }
+
+    fn finish(&mut self) {
+        let finished = Finished {
+            best_epoch: 7,
+            metrics: BTreeMap::new(),
+            artifacts: vec!["weights/best.safetensors".into()],
+        };
+        self.line(1, TrainerEvent::Finished(finished));
+    }
+
+    fn fail(&mut self, message: &str) {
+        let failed = Failed { message: message.into(), violations: Vec::new() };
+        self.line(1, TrainerEvent::Failed(failed));
+    }
+}
+
+#[test]
+fn a_run_to_the_end_publishes_reports_and_is_forgotten_when_all_is_acknowledged() {
+    let mut world = Running::new();
+    world.finish();
+    let out = world.exited(2, ExitKind::Code(0));
+    assert_eq!(out, [Command::UploadArtifacts(world.a, vec!["weights/best.safetensors".into()])]);
+    let artifact = Artifact { name: "weights/best.safetensors".into(), size_bytes: 1, sha256: "0".into() };
+    let out = world.core.handle(Time(3), Event::ArtifactsUploaded(world.a, Ok(vec![artifact.clone()])));
+    let Some(Command::Report(_, Time(3), ReportBody::Ended(ended))) = out.first() else { panic!("{out:?}") };
+    assert_eq!((ended.reason, &ended.artifacts[..]), (EndReason::Completed, &[artifact][..]));
+    assert_eq!(world.core.held(), [world.a]);
+    let out = world.core.handle(Time(4), Event::AllAcked(world.a));
+    assert_eq!(out, [Command::DropCheckpoints(world.a), Command::DropReports(world.a)]);
+    assert_eq!(world.core.held(), []);
+}
+
+#[test]
+fn every_exit_without_a_stop_has_its_reason() {
+    let table = [
+        (ExitKind::Code(0), EndReason::TrainerCrash, "never said that it had finished"),
+        (ExitKind::Code(64), EndReason::BadSpec, "bad spec or data"),
+        (ExitKind::Code(70), EndReason::TrainerCrash, "exit code 70"),
+        (ExitKind::Code(75), EndReason::Drained, "stopped from outside"),
+        (ExitKind::Code(76), EndReason::GpuOom, "even for batch 1"),
+        (ExitKind::Code(101), EndReason::TrainerCrash, "exit code 101"),
+        (ExitKind::Signal(9), EndReason::TrainerCrash, "signal 9"),
+        (ExitKind::Signal(11), EndReason::TrainerCrash, "signal 11"),
+    ];
+    for (kind, reason, text) in table {
+        let (got, message) = ended(&Running::new().exited(1, kind)).unwrap();
+        assert!(got == reason && message.contains(text), "{kind:?}: {got} {message}");
+    }
+}
+
+#[test]
+fn what_the_trainer_said_goes_before_what_its_exit_code_says() {
+    let mut world = Running::new();
+    world.fail("labels/a.txt line 3: class 9 of 3");
+    let out = world.exited(1, ExitKind::Code(64));
+    assert_eq!(ended(&out), Some((EndReason::BadSpec, "labels/a.txt line 3: class 9 of 3".into())));
+}
+
+#[test]
+fn a_crash_is_told_with_the_last_words_of_standard_error() {
+    let mut world = Running::new();
+    let exit = Exit { stderr_tail: "panicked at x".into(), ..exit(ExitKind::Code(101)) };
+    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
+    assert!(ended(&out).unwrap().1.contains("panicked at x"));
+}
+
+#[test]
+fn sigkill_counts_as_host_oom_only_with_evidence() {
+    let mut world = Running::new();
+    let exit = Exit { out_of_memory_kill: true, ..exit(ExitKind::Signal(9)) };
+    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
+    assert_eq!(ended(&out).unwrap().0, EndReason::HostOom);
+}
+
+#[test]
+fn every_exit_after_a_stop_has_the_stops_reason_but_for_what_no_retry_can_help() {
+    for reason in [EndReason::Cancelled, EndReason::Preempted, EndReason::Drained] {
+        for kind in [ExitKind::Code(75), ExitKind::Code(70), ExitKind::Signal(15), ExitKind::Signal(9)] {
+            let mut world = Running::new();
+            assert_eq!(world.stop(reason), [Command::Terminate(world.a)]);
+            assert_eq!(ended(&world.exited(1, kind)).unwrap().0, reason, "{kind:?}");
+        }
+    }
+    let mut world = Running::new();
+    world.stop(EndReason::Drained);
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(64))).unwrap().0, EndReason::BadSpec);
+    // It was done before the signal reached it.
+    let mut world = Running::new();
+    world.finish();
+    world.stop(EndReason::Drained);
+    assert!(matches!(world.exited(1, ExitKind::Code(0))[..], [Command::UploadArtifacts(..)]));
+    let mut world = Running::new();
+    world.finish();
+    world.stop(EndReason::Cancelled);
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(0))).unwrap().0, EndReason::Cancelled);
+}
+
+#[test]
+fn a_trainer_that_ignores_sigterm_is_killed_after_the_grace_period() {
+    let mut world = Running::new();
+    world.core.handle(Time(1000), Event::Stop { attempt: world.a, reason: EndReason::Cancelled });
+    assert_eq!(world.core.next_deadline(), Some(Time(31_000)));
+    assert_eq!(world.core.handle(Time(30_999), Event::Tick), []);
+    assert_eq!(world.core.handle(Time(31_000), Event::Tick), [Command::Kill(world.a)]);
+    assert_eq!(world.core.next_deadline(), None);
+    let (reason, message) = ended(&world.exited(31_001, ExitKind::Signal(9))).unwrap();
+    assert!(reason == EndReason::Cancelled && message.contains("did not stop within"), "{message}");
+}
+
+#[test]
+fn a_repeated_stop_signals_once_and_a_cancellation_outranks_a_drain() {
+    let mut world = Running::new();
+    assert_eq!(world.stop(EndReason::Drained), [Command::Terminate(world.a)]);
+    assert_eq!(world.stop(EndReason::Drained), []);
+    assert_eq!(world.stop(EndReason::Cancelled), []);
+    assert_eq!(world.stop(EndReason::Preempted), []);
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(75))).unwrap().0, EndReason::Cancelled);
+}
+
+#[test]
+fn a_stop_before_the_trainer_starts_ends_the_attempt_at_once() {
+    let mut core = Core::new(LIMITS);
+    core.handle(Time(0), Event::Assigned(assignment(id(1, 1), gpu("GPU-1"), None)));
+    let out = core.handle(Time(1), Event::Stop { attempt: id(1, 1), reason: EndReason::Cancelled });
+    assert_eq!(out[0], Command::CancelTransfers(id(1, 1)));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Cancelled);
+    // What preparation still tells is too late.
+    let prepared = Prepared { batch_size: 1, lines: Vec::new() };
+    assert_eq!(core.handle(Time(2), Event::Prepared(id(1, 1), Ok(prepared))), []);
+}
+
+#[test]
+fn a_refused_preparation_ends_the_attempt_with_its_message() {
+    let mut core = Core::new(LIMITS);
+    core.handle(Time(0), Event::Assigned(assignment(id(1, 1), gpu("GPU-1"), None)));
+    let refusal = Refusal { reason: EndReason::BadSpec, message: "outside".into() };
+    let out = core.handle(Time(1), Event::Prepared(id(1, 1), Err(refusal)));
+    assert_eq!(ended(&out), Some((EndReason::BadSpec, "outside".into())));
+}
+
+#[test]
+fn a_missing_trainer_ends_the_attempt_and_frees_the_slot() {
+    let mut world = Running::new();
+    let out = world.core.handle(Time(1), Event::SpawnFailed(world.a, "no trainer".into()));
+    assert_eq!(ended(&out), Some((EndReason::TrainerCrash, "no trainer".into())));
+    Running::with(world.core, id(2, 1), gpu("GPU-1"));
+}
+
+#[test]
+fn a_revoked_attempt_is_killed_and_nothing_more_is_told_of_it() {
+    let mut world = Running::new();
+    let out = world.core.handle(Time(1), Event::Revoked(world.a));
+    let wanted = [Command::CancelTransfers(world.a), Command::DropReports(world.a), Command::Kill(world.a)];
+    assert_eq!(out, wanted);
+    assert_eq!(world.core.held(), []);
+    let line = Event::Line(world.a, Time(2), TrainerEvent::Checkpoint(saved(5)));
+    assert_eq!(world.core.handle(Time(2), line), []);
+    assert_eq!(world.exited(3, ExitKind::Signal(9)), []);
+}
+
+#[test]
+fn the_slot_and_the_job_directory_of_a_dying_trainer_are_waited_for() {
+    let mut world = Running::new();
+    world.core.handle(Time(1), Event::Revoked(world.a));
+    let same_slot = assignment(id(2, 1), gpu("GPU-1"), None);
+    let same_job = assignment(id(1, 2), gpu("GPU-2"), None);
+    let other = assignment(id(3, 1), gpu("GPU-3"), None);
+    assert_eq!(world.core.handle(Time(1), Event::Assigned(same_slot.clone())), []);
+    assert_eq!(world.core.handle(Time(1), Event::Assigned(same_job.clone())), []);
+    let out = world.core.handle(Time(1), Event::Assigned(other.clone()));
+    assert_eq!(out, [Command::Prepare(other)]);
+    let out = world.exited(2, ExitKind::Signal(9));
+    assert_eq!(out, [Command::Prepare(same_job), Command::Prepare(same_slot)]);
+}
+
+#[test]
+fn a_repeated_assignment_changes_nothing() {
+    let mut world = Running::new();
+    let again = assignment(world.a, gpu("GPU-1"), None);
+    assert_eq!(world.core.handle(Time(1), Event::Assigned(again)), []);
+}
+
+#[test]
+fn checkpoints_are_uploaded_one_at_a_time_and_not_too_often() {
+    let mut world = Running::new();
+    let upload = |step| vec![Command::UploadCheckpoint(id(1, 1), saved(step))];
+    let checkpoint_line = |step| TrainerEvent::Checkpoint(saved(step));
+    assert_eq!(world.line(0, checkpoint_line(10)), upload(10));
+    // Due by the clock, but one is on its way.
+    assert_eq!(world.line(300_000, checkpoint_line(20)), []);
+    let out = world.core.handle(Time(300_001), Event::CheckpointUploaded(world.a, Ok(checkpoint(10))));
+    assert_eq!(out, [Command::Report(world.a, Time(300_001), ReportBody::CheckpointStored(checkpoint(10)))]);
+    assert_eq!(world.line(300_002, checkpoint_line(30)), upload(30));
+    world.core.handle(Time(300_003), Event::CheckpointUploaded(world.a, Ok(checkpoint(30))));
+    assert_eq!(world.line(300_004, checkpoint_line(40)), []);
+}
+
+#[test]
+fn a_drained_attempt_stores_its_newest_checkpoint_before_its_end_is_told() {
+    for reason in [EndReason::Drained, EndReason::Preempted] {
+        let mut world = Running::new();
+        world.line(0, TrainerEvent::Checkpoint(saved(10)));
+        world.stop(reason);
+        world.line(1, TrainerEvent::Checkpoint(saved(20)));
+        // The upload of step 10 is still under way.
+        assert_eq!(world.exited(2, ExitKind::Code(75)), []);
+        let out = world.core.handle(Time(3), Event::CheckpointUploaded(world.a, Ok(checkpoint(10))));
+        assert_eq!(out[1..], [Command::UploadCheckpoint(world.a, saved(20))]);
+        let out = world.core.handle(Time(4), Event::CheckpointUploaded(world.a, Ok(checkpoint(20))));
+        assert!(matches!(out[0], Command::Report(_, _, ReportBody::CheckpointStored(_))), "{out:?}");
+        assert_eq!(ended(&out).unwrap().0, reason);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_stored_does_not_hold_the_end_up() {
+    let mut world = Running::new();
+    world.stop(EndReason::Drained);
+    world.line(1, TrainerEvent::Checkpoint(saved(20)));
+    world.exited(2, ExitKind::Code(75));
+    let out = world.core.handle(Time(3), Event::CheckpointUploaded(world.a, Err("gone".into())));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Drained);
+}
+
+#[test]
+fn a_cancelled_attempt_uploads_nothing_more() {
+    let mut world = Running::new();
+    world.line(0, TrainerEvent::Checkpoint(saved(10)));
+    world.stop(EndReason::Cancelled);
+    let out = world.exited(2, ExitKind::Code(75));
+    assert_eq!(out[0], Command::CancelTransfers(world.a));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Cancelled);
+}
+
+#[test]
+fn a_resumed_attempt_does_not_upload_what_it_came_from() {
+    let mut core = Core::new(LIMITS);
+    core.handle(Time(0), Event::Assigned(assignment(id(1, 2), gpu("GPU-1"), Some(10))));
+    let prepared = Prepared { batch_size: 1, lines: vec!["GPU: x".into()] };
+    let out = core.handle(Time(0), Event::Prepared(id(1, 2), Ok(prepared)));
+    assert!(matches!(&out[..], [Command::Announce(_), Command::Report(..), Command::Spawn(..)]), "{out:?}");
+    let line = |step| Event::Line(id(1, 2), Time(1), TrainerEvent::Checkpoint(saved(step)));
+    assert_eq!(core.handle(Time(1), line(10)).len(), 1);
+    assert_eq!(core.handle(Time(1), line(11)).len(), 2);
+}
+
+#[test]
+fn a_smaller_batch_that_fits_is_remembered() {
+    let mut world = Running::new();
+    let changed = BatchSizeChanged { from: 32, to: 24, message: String::new() };
+    let out = world.line(1, TrainerEvent::BatchSize(changed));
+    assert!(matches!(out[..], [Command::RememberBatch(_, 24)]), "{out:?}");
+}
+
+#[test]
+fn bad_lines_are_told_with_their_count() {
+    let mut world = Running::new();
+    let exit = Exit { bad_lines: 3, ..exit(ExitKind::Code(70)) };
+    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
+    let Command::Report(_, _, ReportBody::Trainer(TrainerEvent::Log(log))) = &out[0] else {
+        panic!("{out:?}")
+    };
+    assert!(log.level == LogLevel::Warning && log.message.starts_with("3 lines"), "{log:?}");
+}
+
+#[test]
+fn what_a_former_process_left_is_ended_once_and_told_until_acknowledged() {
+    let mut core = Core::new(LIMITS);
+    let out = core.handle(Time(0), Event::Recovered { attempt: id(1, 1), ended: false });
+    assert_eq!(ended(&out), Some((EndReason::AgentLost, "the agent was restarted".into())));
+    assert_eq!(core.handle(Time(0), Event::Recovered { attempt: id(2, 1), ended: true }), []);
+    assert_eq!(core.held(), [id(1, 1), id(2, 1)]);
+    assert_eq!(core.handle(Time(1), Event::AllAcked(id(1, 1))), [Command::DropReports(id(1, 1))]);
+}
+
+#[test]
+fn a_shutdown_drains_refuses_new_attempts_and_leaves_when_all_is_told() {
+    let mut world = Running::new();
+    assert_eq!(world.core.handle(Time(1), Event::Shutdown), [Command::Terminate(world.a)]);
+    let late = assignment(id(9, 1), gpu("GPU-2"), None);
+    let out = world.core.handle(Time(2), Event::Assigned(late));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Drained);
+    assert_eq!(ended(&world.exited(3, ExitKind::Code(75))).unwrap().0, EndReason::Drained);
+    assert_eq!(world.core.handle(Time(4), Event::AllAcked(id(9, 1))), [Command::DropReports(id(9, 1))]);
+    let out = world.core.handle(Time(5), Event::AllAcked(world.a));
+    assert_eq!(out, [Command::DropReports(world.a), Command::Exit]);
+}
+
+#[test]
+fn a_shutdown_gives_up_after_its_grace_period_and_leaves_nothing_untold_in_the_spool() {
+    let mut world = Running::new();
+    world.core.handle(Time(0), Event::Shutdown);
+    world.core.handle(Time(30_000), Event::Tick);
+    assert_eq!(world.core.next_deadline(), Some(Time(90_000)));
+    let out = world.core.handle(Time(90_000), Event::Tick);
+    assert_eq!(out[0], Command::Kill(world.a));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Drained);
+    assert_eq!(out.last(), Some(&Command::Exit));
+}
+
+#[test]
+fn a_shutdown_does_not_wait_long_for_a_scheduler_that_is_away() {
+    let mut world = Running::new();
+    world.core.handle(Time(0), Event::Disconnected);
+    world.core.handle(Time(0), Event::Shutdown);
+    assert_eq!(world.core.next_deadline(), Some(Time(30_000)));
+    world.exited(1000, ExitKind::Code(75));
+    assert_eq!(world.core.next_deadline(), Some(Time(6000)));
+    assert_eq!(world.core.handle(Time(6000), Event::Tick), [Command::Exit]);
+}
+
+#[test]
+fn an_idle_agent_leaves_at_once() {
+    assert_eq!(Core::new(LIMITS).handle(Time(0), Event::Shutdown), [Command::Exit]);
+}

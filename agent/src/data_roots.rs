@@ -1,0 +1,147 @@
+//! Which data sets jobs may read: those inside the configured directories, wherever links point.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a data set is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The agent allows none.
+    #[error(
+        "this agent lets jobs read no data sets, for its configuration has no `data_roots`; add the \
+         directory of {0} to `data_roots` (flag --data-root)"
+    )]
+    NoRoots(PathBuf),
+    /// It is somewhere else, perhaps through a link.
+    #[error("{data} is outside of this agent's `data_roots` ({roots}){through}")]
+    Outside {
+        /// As the job wrote it.
+        data: PathBuf,
+        /// The allowed directories.
+        roots: String,
+        /// Where links lead, if they do.
+        through: String,
+    },
+    /// It is not there or not readable.
+    #[error("the data set {data} cannot be read on this agent: {source}")]
+    Unreadable {
+        /// As the job wrote it.
+        data: PathBuf,
+        /// The system's.
+        source: io::Error,
+    },
+}
+
+/// The data.yaml `data` with every link in its directory resolved, if it lies inside one of `roots`.
+///
+/// # Errors
+/// It does not, or cannot be read. A path outside is called outside whether or not it exists.
+pub fn resolve(data: &Path, roots: &[PathBuf]) -> Result<PathBuf, DataError> {
+    if roots.is_empty() {
+        return Err(DataError::NoRoots(data.to_owned()));
+    }
+    let unreadable = |source| DataError::Unreadable { data: data.to_owned(), source };
+    let resolved = match data.canonicalize() {
+        Ok(resolved) => resolved,
+        Err(source) if inside(data, roots) => return Err(unreadable(source)),
+        Err(_) => return Err(outside(data, data, roots)),
+    };
+    let real: Vec<PathBuf> = roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
+    if !inside(&resolved, &real) {
+        return Err(outside(data, &resolved, roots));
+    }
+    if !resolved.is_file() {
+        return Err(unreadable(io::Error::other("it is not a file; give the path of its data.yaml")));
+    }
+    // The file's own name stays: what it refers to is relative to where the user put it.
+    let folder = data.parent().and_then(|folder| folder.canonicalize().ok());
+    let named = folder.zip(data.file_name()).map(|(folder, name)| folder.join(name));
+    Ok(named.filter(|path| inside(path, &real)).unwrap_or(resolved))
+}
+
+/// By components, so that `/data2` is not inside `/data`; a path with `..` is inside of nothing.
+fn inside(path: &Path, roots: &[PathBuf]) -> bool {
+    let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
+    !climbs && roots.iter().any(|root| path.starts_with(root))
+}
+
+fn outside(data: &Path, resolved: &Path, roots: &[PathBuf]) -> DataError {
+    let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
+    let through = if resolved == data { String::new() } else { format!(": it is {}", resolved.display()) };
+    DataError::Outside { data: data.to_owned(), roots: roots.join(", "), through }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    struct World {
+        _folder: tempfile::TempDir,
+        root: PathBuf,
+        roots: Vec<PathBuf>,
+    }
+
+    fn world() -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().canonicalize().unwrap();
+        for name in ["data/set", "data2", "secret"] {
+            fs::create_dir_all(base.join(name)).unwrap();
+        }
+        for name in ["data/set/data.yaml", "data2/data.yaml", "secret/data.yaml"] {
+            fs::write(base.join(name), "names: [a]\n").unwrap();
+        }
+        symlink(base.join("secret"), base.join("data/link")).unwrap();
+        symlink(base.join("secret/data.yaml"), base.join("data/set/linked.yaml")).unwrap();
+        symlink(base.join("data/set"), base.join("data/current")).unwrap();
+        World { _folder: folder, roots: vec![base.join("data")], root: base }
+    }
+
+    fn refused(world: &World, name: &str) -> String {
+        resolve(&world.root.join(name), &world.roots).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_data_set_inside_is_taken_also_through_a_link_that_stays_inside() {
+        let world = world();
+        let wanted = world.root.join("data/set/data.yaml");
+        assert_eq!(resolve(&wanted, &world.roots).unwrap(), wanted);
+        assert_eq!(resolve(&world.root.join("data/current/data.yaml"), &world.roots).unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_link_does_not_lead_out() {
+        let world = world();
+        for name in ["data/link/data.yaml", "data/set/linked.yaml"] {
+            let text = refused(&world, name);
+            assert!(
+                text.contains("outside of this agent's `data_roots`") && text.contains("secret"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn dots_and_a_longer_name_do_not_lead_out() {
+        let world = world();
+        for name in ["data/../secret/data.yaml", "data2/data.yaml", "data/../nowhere/data.yaml"] {
+            assert!(refused(&world, name).contains("outside"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_to_be_unreadable_only_inside() {
+        let world = world();
+        assert!(refused(&world, "data/none.yaml").contains("cannot be read"));
+        assert!(refused(&world, "none.yaml").contains("outside"));
+        assert!(refused(&world, "data/set").contains("data.yaml"));
+    }
+
+    #[test]
+    fn without_roots_the_way_out_is_named() {
+        let text = resolve(Path::new("/d/data.yaml"), &[]).unwrap_err().to_string();
+        assert!(text.contains("`data_roots`") && text.contains("--data-root"), "{text}");
+    }
+}

@@ -1,0 +1,402 @@
+//! The one task that owns the core: takes what happened from its inbox, lets the core decide, and does what
+//! it says, in order. It waits for no network: reports go to the spools and from there to the connection.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tracing::{error, info, warn};
+use trainyard_proto::pb;
+use trainyard_proto::pb::agent_message::Message as Said;
+use trainyard_types::{Assignment, AttemptId, ReportBody, Time};
+
+use crate::banner;
+use crate::batch::Load;
+use crate::connection::message;
+use crate::core::{Command, Core, Event, Exit, Limits, Prepared};
+use crate::host;
+use crate::job_dir::{self, JobDir};
+use crate::prepare::{Workshop, prepare};
+use crate::spool::{Spool, SpoolError};
+use crate::trainer::child::{Handle, Spawner, Trainer};
+use crate::trainer::command::Start;
+use crate::trainer::watch::{Watch, watch};
+use crate::transfer;
+
+/// What comes into the driver's inbox.
+#[derive(Debug)]
+pub enum Input {
+    /// For the core.
+    Core(Event),
+    /// The scheduler has welcomed us; reports go here.
+    Up(mpsc::Sender<pb::AgentMessage>),
+    /// The connection is gone.
+    Down,
+    /// Reports of an attempt up to this number are durable.
+    Ack(AttemptId, u64),
+}
+
+/// How soon a report that the disk refused is tried again.
+const SPOOL_RETRY: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Driver {
+    core: Core,
+    workshop: Workshop,
+    spawner: Spawner,
+    inbox: mpsc::Receiver<Input>,
+    /// For tasks that tell how they ended.
+    sender: mpsc::Sender<Input>,
+    held: watch::Sender<Vec<AttemptId>>,
+    out: Option<mpsc::Sender<pb::AgentMessage>>,
+    spools: BTreeMap<AttemptId, Spool>,
+    /// Reports that the disk refused; without them an attempt would never end.
+    refused: VecDeque<(AttemptId, Time, ReportBody)>,
+    trainers: BTreeMap<AttemptId, Handle>,
+    transfers: BTreeMap<AttemptId, Vec<AbortHandle>>,
+    leaving: bool,
+}
+
+impl Driver {
+    /// A driver with an empty inbox, whose sending end is `sender`.
+    pub fn new(
+        workshop: Workshop,
+        spawner: Spawner,
+        inbox: mpsc::Receiver<Input>,
+        sender: mpsc::Sender<Input>,
+        held: watch::Sender<Vec<AttemptId>>,
+    ) -> Self {
+        let config = &workshop.config;
+        let limits = Limits {
+            stop_grace: config.stop_grace,
+            shutdown_grace: config.shutdown_grace,
+            checkpoint_upload_every: config.checkpoint_upload_every,
+        };
+        Self {
+            core: Core::new(limits),
+            workshop,
+            spawner,
+            inbox,
+            sender,
+            held,
+            out: None,
+            spools: BTreeMap::new(),
+            refused: VecDeque::new(),
+            trainers: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            leaving: false,
+        }
+    }
+
+    /// Takes over what a former process left: its trainers died with it, its reports are on disk.
+    ///
+    /// # Errors
+    /// A spool cannot be read.
+    pub async fn recover(&mut self) -> Result<(), SpoolError> {
+        for attempt in job_dir::spooled(&self.workshop.config.data_dir) {
+            let spool = Spool::open(&self.job_dir(attempt).spool(attempt.number), attempt)?;
+            let ended = spool.has_ended();
+            info!(%attempt, ended, "an attempt of a former agent process");
+            self.spools.insert(attempt, spool);
+            self.handle(Event::Recovered { attempt, ended }).await;
+        }
+        Ok(())
+    }
+
+    /// Runs until the core says that it is time to leave.
+    pub async fn run(mut self) {
+        while !self.leaving {
+            let deadline = self.core.next_deadline();
+            let unsent = self.spools.values().any(Spool::has_unsent);
+            tokio::select! {
+                input = self.inbox.recv() => match input {
+                    Some(input) => self.take(input).await,
+                    None => return, // Cannot be: we hold a sender.
+                },
+                permit = room(self.out.clone(), unsent) => self.send_one(permit),
+                () = until(deadline) => self.handle(Event::Tick).await,
+                () = tokio::time::sleep(SPOOL_RETRY), if !self.refused.is_empty() => self.retry_refused(),
+            }
+        }
+    }
+
+    async fn take(&mut self, input: Input) {
+        match input {
+            Input::Core(event) => self.handle(event).await,
+            Input::Up(out) => {
+                self.out = Some(out);
+                for spool in self.spools.values_mut() {
+                    spool.rewind();
+                }
+                self.handle(Event::Connected).await;
+            }
+            Input::Down => {
+                self.out = None;
+                self.handle(Event::Disconnected).await;
+            }
+            Input::Ack(attempt, sequence) => {
+                let Some(spool) = self.spools.get_mut(&attempt) else { return };
+                if let Err(error) = spool.ack(sequence) {
+                    warn!(%attempt, %error, "cannot trim a spool");
+                }
+                if spool.is_acked() {
+                    self.handle(Event::AllAcked(attempt)).await;
+                }
+            }
+        }
+    }
+
+    /// Lets the core decide on `event` and does what it says; what that leads to at once is decided too.
+    async fn handle(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            if let Event::Exited(attempt, _) = &event {
+                self.trainers.remove(attempt);
+            }
+            for command in self.core.handle(Time::now(), event) {
+                events.extend(self.execute(command).await);
+            }
+        }
+        self.held.send_if_modified(|held| {
+            let now = self.core.held();
+            let changed = *held != now;
+            *held = now;
+            changed
+        });
+    }
+
+    async fn execute(&mut self, command: Command) -> Option<Event> {
+        match command {
+            Command::Prepare(assignment) => self.prepare(assignment),
+            Command::Announce(lines) => {
+                let now = Time::now();
+                for line in lines {
+                    // As they are, without the log's own prefix: their wording is a contract.
+                    eprintln!("{}", banner::stamped(now, &line));
+                }
+            }
+            Command::Spawn(assignment, prepared) => return self.spawn(&assignment, &prepared).await,
+            Command::Terminate(attempt) => {
+                info!(%attempt, "SIGTERM to the trainer");
+                self.trainers.get(&attempt).inspect(|trainer| trainer.terminate());
+            }
+            Command::Kill(attempt) => {
+                warn!(%attempt, "SIGKILL to the trainer's process group");
+                self.trainers.get(&attempt).inspect(|trainer| trainer.kill());
+            }
+            Command::Report(attempt, time, body) => self.report(attempt, time, body),
+            Command::UploadCheckpoint(attempt, saved) => {
+                let (mut link, run) = (self.workshop.link.clone(), self.job_dir(attempt).run());
+                self.start_transfer(attempt, async move {
+                    let stored = transfer::upload_checkpoint(&mut link, attempt, &run, &saved).await;
+                    Event::CheckpointUploaded(attempt, stored.map_err(|error| error.to_string()))
+                });
+            }
+            Command::UploadArtifacts(attempt, names) => {
+                let (mut link, run) = (self.workshop.link.clone(), self.job_dir(attempt).run());
+                self.start_transfer(attempt, async move {
+                    let stored = transfer::upload(&mut link, attempt, &run, &names).await;
+                    Event::ArtifactsUploaded(attempt, stored.map_err(|error| error.to_string()))
+                });
+            }
+            Command::CancelTransfers(attempt) => {
+                for transfer in self.transfers.remove(&attempt).unwrap_or_default() {
+                    transfer.abort();
+                }
+            }
+            Command::RememberBatch(assignment, size) => self.remember(&assignment, size),
+            Command::DropReports(attempt) => self.drop_reports(attempt),
+            Command::DropCheckpoints(attempt) => {
+                let checkpoints = self.job_dir(attempt).checkpoints();
+                if let Err(error) = std::fs::remove_dir_all(&checkpoints) {
+                    warn!(%attempt, %error, "cannot delete the checkpoints of a job that succeeded");
+                }
+            }
+            Command::Exit => self.leaving = true,
+        }
+        None
+    }
+
+    fn job_dir(&self, attempt: AttemptId) -> JobDir {
+        JobDir::new(&self.workshop.config.data_dir, attempt.job)
+    }
+
+    fn prepare(&mut self, assignment: Box<Assignment>) {
+        let attempt = assignment.attempt;
+        info!(%attempt, model = %assignment.spec.train.model, slot = ?assignment.slot, "assigned");
+        let prepared = prepare(self.workshop.clone(), assignment);
+        self.start_transfer(attempt, async move { Event::Prepared(attempt, prepared.await) });
+    }
+
+    /// Runs work for an attempt whose result comes back as an event, and which can be cancelled.
+    fn start_transfer(&mut self, attempt: AttemptId, work: impl Future<Output = Event> + Send + 'static) {
+        let sender = self.sender.clone();
+        let task = tokio::spawn(async move {
+            let event = work.await;
+            // The inbox is closed when the agent is leaving.
+            let _leaving = sender.send(Input::Core(event)).await;
+        });
+        let running = self.transfers.entry(attempt).or_default();
+        running.retain(|transfer| !transfer.is_finished());
+        running.push(task.abort_handle());
+    }
+
+    async fn spawn(&mut self, assignment: &Assignment, prepared: &Prepared) -> Option<Event> {
+        let attempt = assignment.attempt;
+        let dir = self.job_dir(attempt);
+        let start = Start {
+            program: self.workshop.config.trainer(),
+            spec: dir.spec(),
+            run_dir: dir.run(),
+            cache_dir: self.workshop.config.cache_dir(),
+            batch_size: prepared.batch_size,
+            slot: assignment.slot.clone(),
+        };
+        let program = start.program.clone();
+        let log = dir.log();
+        let log_from = std::fs::metadata(&log).map_or(0, |metadata| metadata.len());
+        let kills_before = host::out_of_memory_kills();
+        let spawned = self.spawner.spawn(start, log.clone()).await;
+        let watching = spawned.and_then(|Trainer { handle, events, exit }| {
+            let events =
+                tokio::net::unix::pipe::Receiver::from_owned_fd(events).inspect_err(|_| handle.kill())?;
+            Ok((handle, Watch { attempt, events, exit, inbox: self.sender.clone() }))
+        });
+        match watching {
+            Ok((handle, started)) => {
+                info!(%attempt, batch_size = prepared.batch_size, "trainer started");
+                self.trainers.insert(attempt, handle);
+                let sender = self.sender.clone();
+                tokio::spawn(async move {
+                    let (kind, bad_lines) = watch(started).await;
+                    let out_of_memory_kill = host::out_of_memory_kills() > kills_before;
+                    let stderr_tail = tail(&log, log_from);
+                    let exit = Exit { kind, out_of_memory_kill, stderr_tail, bad_lines };
+                    info!(%attempt, ?kind, bad_lines, "trainer exited");
+                    // The inbox is closed when the agent is leaving.
+                    let _leaving = sender.send(Input::Core(Event::Exited(attempt, exit))).await;
+                });
+                None
+            }
+            Err(error) => {
+                let message = format!(
+                    "this agent cannot start its trainer {}: {error}; install it there or set the agent's \
+                     configuration key `trainer`",
+                    program.display()
+                );
+                error!(%attempt, %message);
+                Some(Event::SpawnFailed(attempt, message))
+            }
+        }
+    }
+
+    fn report(&mut self, attempt: AttemptId, time: Time, body: ReportBody) {
+        if let ReportBody::Ended(ended) = &body {
+            info!(%attempt, reason = %ended.reason, message = ended.message, "attempt ended");
+        }
+        if let Err(error) = self.try_report(attempt, time, body.clone()) {
+            error!(%attempt, %error, "cannot write a report");
+            // A lost line is a gap in a log; a lost end is a job that hangs.
+            if matches!(body, ReportBody::Ended(_) | ReportBody::CheckpointStored(_)) {
+                self.refused.push_back((attempt, time, body));
+            }
+        }
+    }
+
+    fn try_report(&mut self, attempt: AttemptId, time: Time, body: ReportBody) -> Result<(), SpoolError> {
+        let dir = self.job_dir(attempt);
+        let spool = match self.spools.entry(attempt) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                // Fails below if it fails.
+                let _made = dir.create();
+                entry.insert(Spool::open(&dir.spool(attempt.number), attempt)?)
+            }
+        };
+        spool.append(time, body)
+    }
+
+    fn retry_refused(&mut self) {
+        for (attempt, time, body) in std::mem::take(&mut self.refused) {
+            self.report(attempt, time, body);
+        }
+    }
+
+    fn drop_reports(&mut self, attempt: AttemptId) {
+        self.refused.retain(|(other, ..)| *other != attempt);
+        if let Some(spool) = self.spools.remove(&attempt)
+            && let Err(error) = spool.delete()
+        {
+            warn!(%attempt, %error, "cannot delete a spool");
+        }
+    }
+
+    fn send_one(&mut self, permit: Option<mpsc::OwnedPermit<pb::AgentMessage>>) {
+        let Some(permit) = permit else {
+            self.out = None; // The connection ended; its Down is in the inbox.
+            return;
+        };
+        let Some((attempt, spool)) = self.spools.iter_mut().find(|(_, spool)| spool.has_unsent()) else {
+            return;
+        };
+        match spool.next_unsent() {
+            Ok(Some(report)) => {
+                permit.send(message(Said::Report((&report).into())));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                // Without the disk nothing can be told of this attempt; the scheduler's lease still holds.
+                error!(%attempt, %error, "cannot read a spool; its reports wait for a restart");
+                let attempt = *attempt;
+                self.spools.remove(&attempt);
+            }
+        }
+    }
+
+    fn remember(&self, assignment: &Assignment, size: u32) {
+        let mut remembered = self.workshop.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let load = Load::from(&assignment.spec.train);
+        if let Err(error) = remembered.remember(&assignment.slot, load, size) {
+            warn!(%error, "cannot keep the batch size that fits");
+        }
+    }
+}
+
+/// A place in the connection's queue; waits for ever while there is nothing to send or nobody to send it to.
+async fn room(
+    out: Option<mpsc::Sender<pb::AgentMessage>>,
+    unsent: bool,
+) -> Option<mpsc::OwnedPermit<pb::AgentMessage>> {
+    match out {
+        Some(out) if unsent => out.reserve_owned().await.ok(),
+        _ => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Time>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline.since(Time::now())).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The last lines that a trainer wrote into `log` after `from`, on one line.
+fn tail(log: &Path, from: u64) -> String {
+    const BYTES: u64 = 4096;
+    const LINES: usize = 5;
+    let read = |path: &PathBuf| {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(from.max(length.saturating_sub(BYTES))))?;
+        let mut bytes = Vec::new();
+        file.take(BYTES).read_to_end(&mut bytes)?;
+        std::io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read(&log.to_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(LINES)..].join(" | ")
+}

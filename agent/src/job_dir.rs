@@ -1,0 +1,122 @@
+//! A job's directory on this machine: shared by its attempts, so that a later one finds the checkpoints.
+//!
+//! ```text
+//! DATA_DIR/jobs/JOB/spec.json         what the trainer is told
+//!                  /trainer.log       what it said, all attempts
+//!                  /attempt-N.spool   reports that the scheduler does not have yet
+//!                  /run/              the run directory
+//!                  /run/checkpoints/step-NNNNNNNN/
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use trainyard_types::{AttemptId, JobId};
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobDir(PathBuf);
+
+impl JobDir {
+    /// Of a job, whether or not it exists.
+    pub fn new(data_dir: &Path, job: JobId) -> Self {
+        Self(data_dir.join("jobs").join(job.to_string()))
+    }
+
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn create(&self) -> io::Result<()> {
+        fs::create_dir_all(self.checkpoints())
+    }
+
+    /// The TrainSpec.
+    pub fn spec(&self) -> PathBuf {
+        self.0.join("spec.json")
+    }
+
+    /// The trainer's standard output and error.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("trainer.log")
+    }
+
+    /// The run directory.
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
+    /// Where checkpoints are.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.run().join("checkpoints")
+    }
+
+    /// The directory of the checkpoint at `step`.
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.checkpoints().join(format!("step-{step:08}"))
+    }
+
+    /// An attempt's reports.
+    pub fn spool(&self, number: u32) -> PathBuf {
+        self.0.join(format!("attempt-{number}.spool"))
+    }
+
+    /// The step of the newest checkpoint that is complete. (It gets its name when it is.)
+    pub fn newest_step(&self) -> Option<u64> {
+        let names = fs::read_dir(self.checkpoints())
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).max()
+    }
+}
+
+/// The attempts of former agent processes whose spools are still there.
+pub fn spooled(data_dir: &Path) -> Vec<AttemptId> {
+    let mut found = Vec::new();
+    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().collect::<Vec<_>>();
+    for folder in entries(&data_dir.join("jobs")) {
+        let job = folder.file_name().to_str().and_then(|name| name.parse().ok());
+        for file in job.iter().flat_map(|_| entries(&folder.path())) {
+            let number = file
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix("attempt-")?.strip_suffix(".spool")?.parse().ok());
+            found.extend(job.zip(number).map(|(job, number)| AttemptId { job, number }));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_checkpoint_is_the_one_with_the_highest_step_and_a_final_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = JobDir::new(folder.path(), JobId(Uuid::from_u128(7)));
+        assert_eq!(dir.newest_step(), None);
+        dir.create().unwrap();
+        for name in ["step-00000009", "step-00000100", ".step-00000200.tmp", "step-x"] {
+            fs::create_dir(dir.checkpoints().join(name)).unwrap();
+        }
+        assert_eq!(dir.newest_step(), Some(100));
+        assert!(dir.checkpoint(100).is_dir());
+    }
+
+    #[test]
+    fn spools_of_former_processes_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = JobId(Uuid::from_u128(7));
+        let dir = JobDir::new(folder.path(), job);
+        dir.create().unwrap();
+        fs::write(dir.spool(2), "").unwrap();
+        fs::write(dir.spec(), "").unwrap();
+        fs::create_dir(folder.path().join("jobs/not-a-job")).unwrap();
+        assert_eq!(spooled(folder.path()), [AttemptId { job, number: 2 }]);
+    }
+}

@@ -1,0 +1,103 @@
+//! Makes everything ready for an attempt's trainer: checks the data set's place, fetches the checkpoint,
+//! chooses the batch size.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use trainyard_types::{Assignment, Batch, EndReason, Gpu, Slot};
+
+use crate::banner::{self, Device};
+use crate::batch::{self, Load, Memory};
+use crate::config::Config;
+use crate::core::{Prepared, Refusal};
+use crate::data_roots;
+use crate::gpu::GpuProbe;
+use crate::host;
+use crate::job_dir::JobDir;
+use crate::remembered::Remembered;
+use crate::transfer::{self, Link};
+
+/// What preparation needs of the agent.
+#[derive(Clone)]
+pub struct Workshop {
+    /// The agent's configuration.
+    pub config: Arc<Config>,
+    /// The machine's GPUs.
+    pub probe: Arc<dyn GpuProbe>,
+    /// Batch sizes of earlier runs.
+    pub remembered: Arc<Mutex<Remembered>>,
+    /// The scheduler, when it is there.
+    pub link: watch::Receiver<Option<Link>>,
+}
+
+/// Prepares `assignment`; waits for the scheduler when a checkpoint must be fetched.
+///
+/// # Errors
+/// The data set may not or cannot be read, the GPU is not there, the disk is full, the checkpoint is gone.
+pub async fn prepare(mut workshop: Workshop, assignment: Box<Assignment>) -> Result<Prepared, Refusal> {
+    let dir = JobDir::new(&workshop.config.data_dir, assignment.attempt.job);
+    let (shop, wanted, target) = (workshop.clone(), assignment.clone(), dir.clone());
+    let local = move || prepare_locally(&shop, &wanted, &target);
+    let prepared = tokio::task::spawn_blocking(local).await.map_err(|error| Refusal {
+        reason: EndReason::TrainerCrash,
+        message: format!("the agent failed to prepare the attempt: {error}"),
+    })??;
+    if let Some(checkpoint) = &assignment.resume
+        && dir.newest_step().is_none_or(|step| step < checkpoint.step)
+    {
+        let fetched =
+            transfer::download_checkpoint(&mut workshop.link, assignment.attempt.job, checkpoint, &dir).await;
+        fetched.map_err(|error| Refusal {
+            reason: EndReason::TrainerCrash,
+            message: format!("the checkpoint of step {} cannot be fetched: {error}", checkpoint.step),
+        })?;
+    }
+    Ok(prepared)
+}
+
+fn prepare_locally(workshop: &Workshop, assignment: &Assignment, dir: &JobDir) -> Result<Prepared, Refusal> {
+    let mut train = assignment.spec.train.clone();
+    train.data = data_roots::resolve(&train.data, &workshop.config.data_roots)
+        .map_err(|error| Refusal { reason: EndReason::BadSpec, message: error.to_string() })?;
+    let (device, memory) = device(workshop, &assignment.slot)?;
+    let load = Load::from(&train);
+    let batch_size = match train.batch {
+        Batch::Size(size) => size,
+        Batch::Auto => {
+            let remembered = workshop.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            batch::auto(memory, load, remembered.limit(&assignment.slot, load))
+        }
+    };
+    let write = || -> io::Result<()> {
+        dir.create()?;
+        std::fs::create_dir_all(workshop.config.cache_dir())?;
+        std::fs::write(dir.spec(), serde_json::to_vec_pretty(&train)?)
+    };
+    write().map_err(|error| Refusal {
+        reason: EndReason::TrainerCrash,
+        message: format!("the agent cannot write {}: {error}", dir.spec().display()),
+    })?;
+    Ok(Prepared { batch_size, lines: banner::lines(&device, &train, batch_size) })
+}
+
+fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal> {
+    let missing = |message: String| Refusal { reason: EndReason::GpuFault, message };
+    match slot {
+        Slot::Cpu(slot) if *slot >= workshop.config.cpu_slots => {
+            Err(missing(format!("this agent has no CPU slot {slot}")))
+        }
+        Slot::Cpu(slot) => {
+            let available_mib = host::memory_available_mib();
+            Ok((Device::Cpu { slot: *slot, available_mib }, Memory::Cpu { available_mib }))
+        }
+        Slot::Gpu(uuid) => {
+            let gpus: Vec<Gpu> = workshop.probe.gpus();
+            let gpu = gpus.into_iter().find(|gpu| gpu.uuid == *uuid);
+            let gpu = gpu.ok_or_else(|| missing(format!("the GPU {uuid} does not answer any more")))?;
+            let free_mib = workshop.probe.memory_free_mib(uuid);
+            let memory = Memory::Gpu { total_mib: gpu.memory_total_mib, free_mib };
+            Ok((Device::Gpu { model: gpu.model, memory_total_mib: gpu.memory_total_mib }, memory))
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Puts the agent together and runs it until it is asked to stop.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use trainyard_types::{AgentId, Inventory};
+
+use crate::config::Config;
+use crate::connection::{Connection, Readings};
+use crate::core::Event;
+use crate::driver::{Driver, Input};
+use crate::gpu::GpuProbe;
+use crate::host;
+use crate::prepare::Workshop;
+use crate::remembered::Remembered;
+use crate::trainer::child::Spawner;
+
+/// How often the GPUs are read.
+const READ_EVERY: Duration = Duration::from_secs(2);
+
+/// Events that wait for the driver; whoever has more waits for it.
+const INBOX: usize = 256;
+
+/// Runs an agent until SIGTERM or SIGINT, or until `stop` is cancelled; then hands its jobs back.
+///
+/// # Errors
+/// The data directory cannot be used, or another agent uses it.
+pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationToken) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make `data_dir` {}", config.data_dir.display()))?;
+    let _lock = lock(&config.data_dir)?;
+    let agent = agent_id(&config.data_dir)?;
+    warn_of_gaps(&config);
+    let first = read(Arc::clone(&probe), config.cpu_slots).await;
+    info!(%agent, name = config.name, gpus = first.inventory.gpus.len(), cpu_slots = config.cpu_slots, "agent");
+
+    let (sender, inbox) = mpsc::channel(INBOX);
+    let (link_sender, link) = watch::channel(None);
+    let (held_sender, held) = watch::channel(Vec::new());
+    let (readings_sender, readings) = watch::channel(first);
+    let remembered = Arc::new(Mutex::new(Remembered::load(&config.data_dir)));
+    let workshop = Workshop { config: Arc::clone(&config), probe: Arc::clone(&probe), remembered, link };
+    let spawner = Spawner::start().context("cannot start a thread")?;
+    let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender);
+    driver.recover().await?;
+
+    let end = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let connection = Connection {
+        scheduler: config.scheduler.clone(),
+        agent,
+        name: config.name.clone(),
+        held,
+        readings,
+        inbox: sender.clone(),
+        link: link_sender,
+    };
+    tasks.spawn(connection.keep(end.clone()));
+    tasks.spawn(keep_reading(probe, config.cpu_slots, readings_sender, end.clone()));
+    tasks.spawn(forward_signals(sender, stop, end.clone()));
+    driver.run().await;
+    end.cancel();
+    while tasks.join_next().await.is_some() {}
+    info!("agent stopped");
+    Ok(())
+}
+
+/// Says early what would otherwise surprise the first job.
+fn warn_of_gaps(config: &Config) {
+    let trainer = config.trainer();
+    if !trainer.is_file() {
+        warn!(trainer = %trainer.display(), "there is no trainer at `trainer`; jobs will fail until there is");
+    }
+    if config.data_roots.is_empty() {
+        warn!("`data_roots` is empty: jobs may read no data set on this agent");
+    }
+}
+
+/// Keeps a second agent out of the data directory for as long as the file is held.
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    let path = data_dir.join("agent.lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another agent uses {}; give each its own `data_dir`", data_dir.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Who this agent is: drawn once.
+fn agent_id(data_dir: &Path) -> anyhow::Result<AgentId> {
+    let path = data_dir.join("agent-id");
+    match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().with_context(|| format!("{} is damaged", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = AgentId(uuid::Uuid::new_v4());
+            let temporary = data_dir.join("agent-id.new");
+            fs::write(&temporary, format!("{id}\n"))
+                .and_then(|()| fs::rename(&temporary, &path))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(id)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Reads the machine on a thread that may block: a sick driver takes its time.
+async fn read(probe: Arc<dyn GpuProbe>, cpu_slots: u32) -> Readings {
+    let read = move || Readings {
+        inventory: Inventory {
+            gpus: probe.gpus(),
+            cpu_slots,
+            memory_total_mib: host::memory_total_mib(),
+            driver_version: probe.driver_version(),
+        },
+        telemetry: probe.telemetry(),
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
+}
+
+/// Reads the machine every few seconds until `end`. The inventory stays as it was at the start: a card that
+/// stops answering keeps its place and loses its readings.
+async fn keep_reading(
+    probe: Arc<dyn GpuProbe>,
+    cpu_slots: u32,
+    readings: watch::Sender<Readings>,
+    end: CancellationToken,
+) {
+    let mut ticks = interval(READ_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while end.run_until_cancelled(ticks.tick()).await.is_some() {
+        let Some(now) = end.run_until_cancelled(read(Arc::clone(&probe), cpu_slots)).await else { return };
+        readings.send_modify(|known| known.telemetry = now.telemetry);
+    }
+}
+
+/// Turns signals, and the caller's own wish, into shutdowns.
+async fn forward_signals(inbox: mpsc::Sender<Input>, stop: CancellationToken, end: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        warn!("cannot listen for signals");
+        return;
+    };
+    let mut wished = false;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: jobs are handed back"),
+            _ = interrupt.recv() => info!("SIGINT: jobs are handed back"),
+            () = stop.cancelled(), if !wished => wished = true,
+            () = end.cancelled() => return,
+        }
+        if inbox.send(Input::Core(Event::Shutdown)).await.is_err() {
+            return;
+        }
+    }
+}

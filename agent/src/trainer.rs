@@ -1,0 +1,6 @@
+//! The trainer as a supervised child process.
+
+pub mod child;
+pub mod command;
+pub mod progress;
+pub mod watch;

@@ -1,0 +1,101 @@
+//! From an attempt to the trainer's command line and environment. Everything here is a function of its
+//! arguments.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use trainyard_types::Slot;
+
+/// What the command line is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The trainer's binary.
+    pub program: PathBuf,
+    /// The TrainSpec as JSON.
+    pub spec: PathBuf,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// Decoded images.
+    pub cache_dir: PathBuf,
+    /// Images per forward pass.
+    pub batch_size: u32,
+    /// Where it trains.
+    pub slot: Slot,
+}
+
+impl Start {
+    /// Arguments of the trainer, whose events go to the descriptor `events_fd`. `--resume` goes on from the
+    /// newest checkpoint in the run directory, or starts afresh without one.
+    pub fn arguments(&self, events_fd: i32) -> Vec<OsString> {
+        let device = match self.slot {
+            Slot::Gpu(_) => "cuda:0", // The only one that it sees.
+            Slot::Cpu(_) => "cpu",
+        };
+        vec![
+            "train".into(),
+            "--spec".into(),
+            self.spec.clone().into(),
+            "--run-dir".into(),
+            self.run_dir.clone().into(),
+            "--events-fd".into(),
+            events_fd.to_string().into(),
+            "--batch-size".into(),
+            self.batch_size.to_string().into(),
+            "--device".into(),
+            device.into(),
+            "--cache-dir".into(),
+            self.cache_dir.clone().into(),
+            "--resume".into(),
+        ]
+    }
+
+    /// Variables on top of the agent's own.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let visible = match &self.slot {
+            Slot::Gpu(uuid) => uuid.to_string(),
+            // A job on a CPU slot must not touch a GPU.
+            Slot::Cpu(_) => String::new(),
+        };
+        vec![
+            ("CUDA_VISIBLE_DEVICES", visible),
+            ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()),
+            // Beside another OpenMP program, libgomp's spinning costs three to five times the time.
+            ("OMP_WAIT_POLICY", "PASSIVE".into()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::GpuUuid;
+
+    use super::*;
+
+    fn start(slot: Slot) -> Start {
+        Start {
+            program: "/bin/trainer".into(),
+            spec: "/d/spec.json".into(),
+            run_dir: "/d/run".into(),
+            cache_dir: "/d/cache".into(),
+            batch_size: 24,
+            slot,
+        }
+    }
+
+    #[test]
+    fn a_trainer_sees_only_its_own_gpu() {
+        let start = start(Slot::Gpu(GpuUuid("GPU-1".into())));
+        let line = start.arguments(5).join(std::ffi::OsStr::new(" "));
+        let wanted = "train --spec /d/spec.json --run-dir /d/run --events-fd 5 --batch-size 24 \
+                      --device cuda:0 --cache-dir /d/cache --resume";
+        assert_eq!(line, wanted);
+        assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", "GPU-1".into())));
+    }
+
+    #[test]
+    fn a_trainer_on_a_cpu_slot_sees_none() {
+        let start = start(Slot::Cpu(0));
+        assert!(start.arguments(5).contains(&"cpu".into()));
+        assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", String::new())));
+    }
+}

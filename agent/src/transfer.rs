@@ -1,0 +1,320 @@
+//! Moves files between this machine and the scheduler's artifact store, with hashes checked on the way.
+//!
+//! A scheduler that is away is waited for; what it refuses is tried a few times and then given up.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+use trainyard_proto::pb;
+use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
+use trainyard_proto::pb::upload_artifact_request::Part;
+use trainyard_types::trainer::CheckpointSaved;
+use trainyard_types::{Artifact, AttemptId, Checkpoint, JobId, Session};
+
+use crate::backoff::Backoff;
+use crate::job_dir::JobDir;
+
+/// Bytes of one message.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How often a refusal is taken for a mishap.
+const TRIES: u32 = 5;
+
+/// A scheduler that has welcomed this agent.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The connection.
+    pub channel: Channel,
+    /// This agent's session on it.
+    pub session: Session,
+}
+
+/// Why files were not moved.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The disk's.
+    #[error("{path}: {source}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// The system's.
+        source: io::Error,
+    },
+    /// A path that leaves its directory.
+    #[error("{0} leaves the run directory")]
+    Escapes(PathBuf),
+    /// The scheduler's answer.
+    #[error("the scheduler refuses {name}: {} ({:?})", status.message(), status.code())]
+    Refused {
+        /// Of the file.
+        name: String,
+        /// Its reason.
+        status: Box<tonic::Status>,
+    },
+    /// What arrived has another hash.
+    #[error("{0} arrived damaged")]
+    Damaged(String),
+    /// The agent is going down.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> TransferError {
+    move |source| TransferError::File { path: path.to_owned(), source }
+}
+
+/// Uploads files of `root`; names are paths relative to it.
+///
+/// # Errors
+/// A file cannot be read, or the scheduler refuses it.
+pub async fn upload(
+    link: &mut watch::Receiver<Option<Link>>,
+    attempt: AttemptId,
+    root: &Path,
+    names: &[PathBuf],
+) -> Result<Vec<Artifact>, TransferError> {
+    // All are opened first: the trainer may delete an old checkpoint while it is on its way.
+    let mut files = Vec::new();
+    for name in names {
+        if !name.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(TransferError::Escapes(name.clone()));
+        }
+        let path = root.join(name);
+        files.push((name.to_string_lossy().into_owned(), File::open(&path).map_err(at(&path))?));
+    }
+    let mut artifacts = Vec::new();
+    for (name, file) in files {
+        artifacts.push(upload_file(link, attempt, name, file).await?);
+    }
+    Ok(artifacts)
+}
+
+/// Uploads the files of a checkpoint.
+///
+/// # Errors
+/// As [`upload`].
+pub async fn upload_checkpoint(
+    link: &mut watch::Receiver<Option<Link>>,
+    attempt: AttemptId,
+    run_dir: &Path,
+    saved: &CheckpointSaved,
+) -> Result<Checkpoint, TransferError> {
+    if !saved.path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(TransferError::Escapes(saved.path.clone()));
+    }
+    let root = run_dir.join(&saved.path);
+    let mut names = Vec::new();
+    list(&root, Path::new(""), &mut names).map_err(at(&root))?;
+    names.sort();
+    let files = upload(link, attempt, &root, &names).await?;
+    info!(%attempt, step = saved.step, "checkpoint uploaded");
+    Ok(Checkpoint { step: saved.step, epoch: saved.epoch, files })
+}
+
+fn list(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in std::fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        let name = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() { list(root, &name, names)? } else { names.push(name) }
+    }
+    Ok(())
+}
+
+async fn upload_file(
+    link: &mut watch::Receiver<Option<Link>>,
+    attempt: AttemptId,
+    name: String,
+    file: File,
+) -> Result<Artifact, TransferError> {
+    let path = PathBuf::from(&name);
+    let (file, size_bytes, sha256) = blocking(move || hash(file)).await.map_err(at(&path))?;
+    let artifact = Artifact { name, size_bytes, sha256 };
+    let mut retry = Retry::default();
+    loop {
+        let there = connected(link).await?;
+        let copy = file.try_clone().map_err(at(&path))?;
+        match try_upload(there, attempt, &artifact, copy).await {
+            Ok(()) => return Ok(artifact),
+            Err(status) => retry.wait(&artifact.name, status).await?,
+        }
+    }
+}
+
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn hash(mut file: File) -> io::Result<(File, u64, String)> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut size = 0;
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok((file, size, hex::encode(digest.finalize())));
+        }
+        digest.update(&buffer[..count]);
+        size += count as u64;
+    }
+}
+
+async fn try_upload(
+    link: Link,
+    attempt: AttemptId,
+    artifact: &Artifact,
+    mut file: File,
+) -> Result<(), tonic::Status> {
+    let io_error = |error: io::Error| tonic::Status::internal(error.to_string());
+    file.rewind().map_err(io_error)?;
+    let header = pb::UploadHeader {
+        attempt: attempt.to_string(),
+        session: link.session.0,
+        artifact: Some(artifact.into()),
+    };
+    let (parts, stream) = mpsc::channel(4);
+    // Ends by itself: with the file, or when the scheduler has the blob already and hangs up.
+    let produce = async move {
+        let mut file = tokio::fs::File::from_std(file);
+        let mut part = Part::Header(header);
+        while parts.send(pb::UploadArtifactRequest { part: Some(part) }).await.is_ok() {
+            let mut buffer = vec![0; CHUNK_BYTES];
+            // A file that cannot be read ends the stream early, and the scheduler finds the hash wrong.
+            let count = file.read(&mut buffer).await.unwrap_or(0);
+            if count == 0 {
+                return;
+            }
+            buffer.truncate(count);
+            part = Part::Data(buffer);
+        }
+    };
+    let mut client = ArtifactServiceClient::new(link.channel);
+    let call = client.upload_artifact(ReceiverStream::new(stream));
+    tokio::pin!(call, produce);
+    let answer = tokio::select! {
+        answer = &mut call => answer,
+        () = &mut produce => call.await,
+    };
+    answer.map(|_| ())
+}
+
+/// Fetches a checkpoint of `job` into its directory, whole or not at all.
+///
+/// # Errors
+/// The scheduler does not have it, or the disk cannot take it.
+pub async fn download_checkpoint(
+    link: &mut watch::Receiver<Option<Link>>,
+    job: JobId,
+    checkpoint: &Checkpoint,
+    dir: &JobDir,
+) -> Result<(), TransferError> {
+    let target = dir.checkpoint(checkpoint.step);
+    let temporary = dir.checkpoints().join(format!(".step-{:08}.download", checkpoint.step));
+    if temporary.exists() {
+        std::fs::remove_dir_all(&temporary).map_err(at(&temporary))?;
+    }
+    std::fs::create_dir_all(&temporary).map_err(at(&temporary))?;
+    for file in &checkpoint.files {
+        let path = temporary.join(&file.name);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(at(folder))?;
+        }
+        let mut retry = Retry::default();
+        loop {
+            let there = connected(link).await?;
+            match try_download(there, job, file, &path).await {
+                Ok(()) => break,
+                Err(TransferError::Refused { status, .. }) => retry.wait(&file.name, *status).await?,
+                Err(TransferError::Damaged(name)) => {
+                    retry
+                        .wait(&file.name, tonic::Status::data_loss(format!("{name} arrived damaged")))
+                        .await?;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+    }
+    std::fs::rename(&temporary, &target).map_err(at(&target))?;
+    info!(%job, step = checkpoint.step, "checkpoint downloaded");
+    Ok(())
+}
+
+async fn try_download(link: Link, job: JobId, file: &Artifact, path: &Path) -> Result<(), TransferError> {
+    use std::io::Write;
+    let refused = |status| TransferError::Refused { name: file.name.clone(), status: Box::new(status) };
+    let request = pb::DownloadArtifactRequest {
+        job_id: job.to_string(),
+        sha256: file.sha256.clone(),
+        ..pb::DownloadArtifactRequest::default()
+    };
+    let mut client = ArtifactServiceClient::new(link.channel);
+    let mut stream = client.download_artifact(request).await.map_err(refused)?.into_inner();
+    let mut target = File::create(path).map_err(at(path))?;
+    let mut digest = Sha256::new();
+    let mut size = 0;
+    while let Some(part) = stream.message().await.map_err(refused)? {
+        size += part.data.len() as u64;
+        if part.offset + part.data.len() as u64 != size || size > file.size_bytes {
+            return Err(TransferError::Damaged(file.name.clone()));
+        }
+        digest.update(&part.data);
+        target.write_all(&part.data).map_err(at(path))?;
+    }
+    if size != file.size_bytes || hex::encode(digest.finalize()) != file.sha256 {
+        return Err(TransferError::Damaged(file.name.clone()));
+    }
+    target.sync_all().map_err(at(path))
+}
+
+async fn connected(link: &mut watch::Receiver<Option<Link>>) -> Result<Link, TransferError> {
+    let there = link.wait_for(Option::is_some).await.map_err(|_| TransferError::Stopping)?;
+    there.clone().ok_or(TransferError::Stopping)
+}
+
+/// One transfer's failures.
+#[derive(Debug, Default)]
+struct Retry {
+    backoff: Backoff,
+    refusals: u32,
+}
+
+impl Retry {
+    /// Waits before the next try, or gives up.
+    async fn wait(&mut self, name: &str, status: tonic::Status) -> Result<(), TransferError> {
+        if !is_transient(status.code()) {
+            self.refusals += 1;
+            if self.refusals >= TRIES {
+                return Err(TransferError::Refused { name: name.to_owned(), status: Box::new(status) });
+            }
+        }
+        if self.backoff.failures() == 0 {
+            warn!(name, code = ?status.code(), message = status.message(), "transfer failed, will retry");
+        }
+        tokio::time::sleep(self.backoff.next_wait()).await;
+        Ok(())
+    }
+}
+
+/// Whether waiting may help: the scheduler is away, changes, or does not know this session yet. An attempt
+/// that is not ours any more is revoked, which ends its transfers.
+const fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::Internal
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+    )
+}
