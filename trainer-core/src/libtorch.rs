@@ -140,6 +140,11 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, TorchError> {
     })
 }
 
+/// Throws a caught error again, for the next [`catch`] outside.
+pub fn rethrow(error: &TorchError) -> ! {
+    panic!("called `Result::unwrap()` on an `Err` value: {:?}", tch::TchError::Torch(error.message.clone()))
+}
+
 /// Keeps the panics that [`catch`] turns into errors off the terminal.
 fn quiet_hook() {
     static ONCE: Once = Once::new();

@@ -1,4 +1,50 @@
-//! The binary.
-fn main() {
-    println!("{}", tch::Cuda::is_available());
+//! `trainyard-trainer`: one training run in one process. Useful alone, and what an agent starts.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use trainyard_trainer::commands::{info::Info, predict::Predict, train::Train, val::Val};
+use trainyard_trainer::libtorch;
+use trainyard_trainer::train::error::TrainError;
+use trainyard_types::trainer::exit_code;
+
+/// Trains YOLOv8 detectors.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(Box<Train>),
+    Val(Val),
+    Predict(Predict),
+    Info(Info),
+}
+
+fn main() -> ExitCode {
+    // Before anything else of libtorch: see `load_cuda`.
+    let cuda = libtorch::load_cuda();
+    let code = match Cli::parse().command {
+        Command::Train(train) => train.run(&cuda),
+        Command::Val(val) => report(val.run(&cuda)),
+        Command::Predict(predict) => report(predict.run(&cuda)),
+        Command::Info(info) => {
+            info.run();
+            exit_code::DONE
+        }
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+fn report(result: Result<(), TrainError>) -> i32 {
+    match result {
+        Ok(()) => exit_code::DONE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit_code()
+        }
+    }
 }

@@ -185,7 +185,7 @@ pub fn read(path: &Path) -> Result<TensorFile, WeightsError> {
 }
 
 /// What the bytes of a safetensors file say.
-fn parse(bytes: &[u8]) -> Result<TensorFile, String> {
+pub fn parse(bytes: &[u8]) -> Result<TensorFile, String> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     let mut tensors = Tensors::new();

@@ -1,0 +1,125 @@
+//! What a checkpoint says about itself: where training stands, and the hashes of its files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use trainyard_types::ModelScale;
+
+/// Version of the layout on disk.
+pub const VERSION: u32 = 1;
+/// Name of the manifest's file.
+pub const FILE: &str = "manifest.json";
+
+/// The manifest's content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Where training stands.
+    pub progress: Progress,
+    /// Every other file of the directory, by name.
+    pub files: BTreeMap<String, FileHash>,
+}
+
+/// What a file must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileHash {
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Which run a checkpoint belongs to; one of another run is not resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The scale.
+    pub model: ModelScale,
+    /// Class names by id.
+    pub names: Vec<String>,
+    /// Training images.
+    pub images: u64,
+    /// The spec's seed.
+    pub seed: u64,
+}
+
+/// Where training stands, next to the tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Which run.
+    pub identity: Identity,
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Epochs completed, validation included.
+    pub epoch: u32,
+    /// Images of the next epoch that have trained already.
+    pub images_done: u64,
+    /// Batches of that epoch that have trained already.
+    pub batches_done: u64,
+    /// Batches whose gradients wait for the next step; they are in a file of their own.
+    pub waiting: u64,
+    /// Images per batch.
+    pub batch_size: u32,
+    /// Updates of the average.
+    pub ema_updates: u64,
+    /// Sums of box, class and distribution loss over that epoch's batches so far.
+    pub loss_sums: [f64; 3],
+    /// Seconds since training began, pauses left out.
+    pub seconds: f64,
+    /// Seconds that epoch has trained so far.
+    pub epoch_seconds: f64,
+    /// Of those, seconds spent waiting for data.
+    pub epoch_waited: f64,
+    /// Loss scale and the steps since it changed.
+    pub scaler: Option<(f64, i64)>,
+    /// Whether 16-bit training had to be given up.
+    pub amp_off: bool,
+    /// The best epoch so far.
+    pub best: Option<Best>,
+    /// One row per completed epoch.
+    pub rows: Vec<Row>,
+}
+
+/// The best epoch so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// From 1.
+    pub epoch: u32,
+    /// Its mAP50-95.
+    pub fitness: f64,
+    /// What the `finished` event says about it.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// An epoch's row of results.csv; rows are in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Seconds since training began.
+    pub seconds: f64,
+    /// The other columns, by name.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+impl Progress {
+    /// Before the first step.
+    pub const fn start(identity: Identity, batch_size: u32) -> Self {
+        Self {
+            identity,
+            step: 0,
+            epoch: 0,
+            images_done: 0,
+            batches_done: 0,
+            waiting: 0,
+            batch_size,
+            ema_updates: 0,
+            loss_sums: [0.0; 3],
+            seconds: 0.0,
+            epoch_seconds: 0.0,
+            epoch_waited: 0.0,
+            scaler: None,
+            amp_off: false,
+            best: None,
+            rows: Vec::new(),
+        }
+    }
+}

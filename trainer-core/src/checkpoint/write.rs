@@ -1,0 +1,100 @@
+//! Writes a checkpoint so that it is there whole or not at all, whatever happens meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::manifest::{FILE, FileHash, Manifest, Progress, VERSION};
+use super::{KEPT, directories, name};
+
+/// A file of a checkpoint.
+#[derive(Debug)]
+pub struct Part {
+    /// Its name.
+    pub name: &'static str,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+/// Writes `parts` and their manifest under `root` as `step-NNNNNNNN`, durable when this returns, and
+/// removes all but the newest checkpoints. Returns the directory.
+///
+/// # Errors
+/// What the file system says; no checkpoint that was complete before is lost then.
+pub fn save(root: &Path, progress: &Progress, parts: &[Part]) -> io::Result<PathBuf> {
+    fs::create_dir_all(root)?;
+    let place = root.join(name(progress.step));
+    let draft = root.join(format!(".{}.tmp", name(progress.step)));
+    if draft.exists() {
+        fs::remove_dir_all(&draft)?;
+    }
+    fs::create_dir(&draft)?;
+    let mut files = BTreeMap::new();
+    for part in parts {
+        write_durably(&draft.join(part.name), &part.bytes)?;
+        let hash = FileHash { sha256: sha256(&part.bytes), bytes: part.bytes.len() as u64 };
+        files.insert(part.name.to_owned(), hash);
+    }
+    let manifest = Manifest { version: VERSION, progress: progress.clone(), files };
+    write_durably(&draft.join(FILE), &serde_json::to_vec_pretty(&manifest)?)?;
+    File::open(&draft)?.sync_all()?;
+    publish(&draft, &place)?;
+    File::open(root)?.sync_all()?;
+    prune(root)?;
+    Ok(place)
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Writes a file and waits until it is on the disk.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Replaces a file: readers see the old content or the new one.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("tmp");
+    write_durably(&draft, bytes)?;
+    fs::rename(&draft, path)
+}
+
+/// Gives the finished draft its name. One of the same step (stopped twice between two steps) changes
+/// places with it first, so that a complete one has the name at any time.
+fn publish(draft: &Path, place: &Path) -> io::Result<()> {
+    if !place.exists() {
+        return fs::rename(draft, place);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, draft, CWD, place, RenameFlags::EXCHANGE).is_ok() {
+            return fs::remove_dir_all(draft);
+        }
+    }
+    // A file system that cannot exchange: the one before is still there if this is cut short.
+    fs::remove_dir_all(place)?;
+    fs::rename(draft, place)
+}
+
+/// Removes all but the newest checkpoints, and drafts that were never finished.
+fn prune(root: &Path) -> io::Result<()> {
+    for (_, directory) in directories(root)?.into_iter().skip(KEPT) {
+        fs::remove_dir_all(directory)?;
+    }
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(".step-") {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}

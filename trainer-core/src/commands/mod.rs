@@ -1,0 +1,51 @@
+//! The commands of `trainyard-trainer`.
+
+pub mod info;
+pub mod predict;
+pub mod spec_args;
+pub mod train;
+pub mod val;
+
+use std::path::Path;
+
+use tch::Device;
+
+use crate::libtorch;
+use crate::model::Model;
+use crate::train::error::TrainError;
+use crate::weights::{self, TensorFile};
+
+/// The device of that name. Without a name: the first GPU where there is an NVIDIA driver, or else the CPU.
+///
+/// `cuda` is what [`libtorch::load_cuda`] returned. A machine with a driver on which libtorch's CUDA half
+/// does not load is an error: training on its CPU in silence is not what anybody wants.
+pub fn device(name: Option<&str>, cuda: &Result<(), String>) -> Result<Device, TrainError> {
+    let name = name.unwrap_or(if libtorch::has_nvidia_driver() { "cuda:0" } else { "cpu" });
+    Ok(libtorch::device(name, cuda)?)
+}
+
+/// A model from a weights file, with what its metadata says.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// On the device.
+    pub model: Model,
+    /// Class names by id; numbers where the file has none.
+    pub names: Vec<String>,
+    /// Long side that it was trained with.
+    pub imgsz: usize,
+}
+
+/// Image size of a weights file that does not say.
+const DEFAULT_IMGSZ: usize = 640;
+
+/// Reads a weights file.
+pub fn load_model(path: &Path, device: Device) -> Result<LoadedModel, TrainError> {
+    let TensorFile { tensors, metadata } = weights::read(path)?;
+    let model = Model::from_tensors(&tensors, device)?;
+    let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
+    let names = metadata.get("names").and_then(|names| serde_json::from_str::<Vec<String>>(names).ok());
+    let names = names.filter(|names| names.len() == classes);
+    let names = names.unwrap_or_else(|| (0..classes).map(|id| id.to_string()).collect());
+    let imgsz = metadata.get("imgsz").and_then(|size| size.parse().ok()).unwrap_or(DEFAULT_IMGSZ);
+    Ok(LoadedModel { model, names, imgsz })
+}

@@ -1,0 +1,161 @@
+//! A flag for every field of the training spec, under the field's name.
+
+use std::sync::LazyLock;
+
+use clap::{Arg, ArgMatches, Command};
+use serde_json::{Map, Value};
+use trainyard_types::{ModelScale, TrainSpec, Violation};
+
+/// What the user wrote, field by field, as JSON. Fields that were not given are not there.
+#[derive(Debug, Clone, Default)]
+pub struct SpecArgs(Map<String, Value>);
+
+/// A field of the spec.
+struct Field {
+    /// `cos_lr`
+    name: String,
+    /// `cos-lr`
+    flag: String,
+    default: Value,
+}
+
+/// In the spec's order.
+static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
+    let spec = TrainSpec::new(ModelScale::N, "");
+    let Ok(Value::Object(fields)) = serde_json::to_value(spec) else { return Vec::new() };
+    let field = |(name, default): (String, Value)| Field { flag: name.replace('_', "-"), name, default };
+    fields.into_iter().map(field).collect()
+});
+
+impl SpecArgs {
+    /// `base`, overridden by the flags.
+    ///
+    /// # Errors
+    /// A violation that names the field, with what would be right.
+    pub fn over(&self, base: Map<String, Value>) -> Result<TrainSpec, Violation> {
+        let mut all = base;
+        all.extend(self.0.clone());
+        // One field at a time first, so that an error can name it.
+        for (field, value) in &all {
+            let mut one = Map::from_iter([("model".into(), "yolov8n".into()), ("data".into(), "/".into())]);
+            one.insert(field.clone(), value.clone());
+            if let Err(error) = serde_json::from_value::<TrainSpec>(Value::Object(one)) {
+                return Err(Violation::new(field, format!("is {value}: {error}")));
+            }
+        }
+        serde_json::from_value(Value::Object(all)).map_err(|error| {
+            Violation::new(
+                "spec",
+                format!("{error}; give --data DATA.yaml and --model yolov8n, or --spec FILE"),
+            )
+        })
+    }
+}
+
+/// Text as the JSON that it looks like: numbers and truth values, or else a text.
+fn to_json(text: &str, default: &Value) -> Value {
+    let parsed = serde_json::from_str(text).ok();
+    match (parsed, default) {
+        (Some(value @ (Value::Number(_) | Value::Bool(_))), Value::Number(_) | Value::Bool(_)) => value,
+        // As Python users type it.
+        (None, Value::Bool(_)) if text == "True" || text == "False" => Value::Bool(text == "True"),
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+impl clap::FromArgMatches for SpecArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for field in FIELDS.iter() {
+            if let Some(text) = matches.get_one::<String>(&field.name) {
+                self.0.insert(field.name.clone(), to_json(text, &field.default));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl clap::Args for SpecArgs {
+    fn augment_args(command: Command) -> Command {
+        FIELDS.iter().fold(command, |command, Field { name, flag, default }| {
+            let mut arg = Arg::new(name.as_str())
+                .long(flag.as_str())
+                .allow_negative_numbers(true)
+                .help_heading("Training");
+            if flag != name {
+                arg = arg.alias(name.as_str());
+            }
+            arg = match (default, name.as_str()) {
+                (_, "model") => arg.value_name("MODEL").help("yolov8n, yolov8s, yolov8m, yolov8l or yolov8x"),
+                (_, "data") => arg.value_name("FILE").help("The data set's data.yaml"),
+                (Value::Bool(value), _) => arg
+                    .value_name("BOOL")
+                    .num_args(0..=1)
+                    .default_missing_value("true")
+                    .help(format!("Default: {value}")),
+                (Value::Number(number), _) => arg.value_name("NUMBER").help(format!("Default: {number}")),
+                (value, _) => {
+                    let text = value.as_str().unwrap_or_default().to_owned();
+                    arg.value_name("NAME").help(format!("Default: {text}"))
+                }
+            };
+            command.arg(arg)
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use trainyard_types::Batch;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        spec: SpecArgs,
+    }
+
+    fn spec(words: &[&str]) -> Result<TrainSpec, Violation> {
+        let words = ["trainer", "--data", "/d/data.yaml", "--model", "yolov8s"].iter().chain(words);
+        Cli::try_parse_from(words).unwrap().spec.over(Map::new())
+    }
+
+    #[test]
+    fn every_field_has_a_flag_in_both_spellings() {
+        let found =
+            spec(&["--batch", "-1", "--cos-lr", "false", "--weight_decay", "0", "--box", "5"]).unwrap();
+        assert_eq!((found.batch, found.cos_lr, found.weight_decay), (Batch::Auto, false, 0.0));
+        assert_eq!((found.box_gain, found.model), (5.0, ModelScale::S));
+        assert!(spec(&["--single-cls", "--cache", "ram"]).unwrap().single_cls);
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_field() {
+        let found = |words: &[&str]| spec(words).unwrap_err();
+        assert_eq!(found(&["--batch", "-2"]).field, "batch");
+        assert_eq!(found(&["--epochs", "many"]).field, "epochs");
+        let model = found(&["--optimizer", "Adam"]);
+        assert!(model.description.contains("SGD"), "{model}");
+    }
+
+    #[test]
+    fn flags_override_a_spec_file() {
+        let base =
+            Map::from_iter([("epochs".to_owned(), Value::from(3)), ("imgsz".to_owned(), Value::from(320))]);
+        let cli =
+            Cli::try_parse_from(["trainer", "--data", "/d.yaml", "--model", "yolov8n", "--epochs", "5"]);
+        let spec = cli.unwrap().spec.over(base).unwrap();
+        assert_eq!((spec.epochs, spec.imgsz), (5, 320));
+    }
+}

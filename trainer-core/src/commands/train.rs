@@ -1,0 +1,117 @@
+//! `train`: from the command line to a run, and from its end to an exit code.
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use serde_json::{Map, Value};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use trainyard_types::trainer::{TrainerEvent, exit_code};
+use trainyard_types::{TrainSpec, Violation};
+
+use super::device;
+use super::spec_args::SpecArgs;
+use crate::events::Events;
+use crate::libtorch;
+use crate::train::error::TrainError;
+use crate::train::session::End;
+use crate::train::setup::Options;
+use crate::train::train;
+
+/// Train a model.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// A training spec as JSON; flags override it.
+    #[arg(long, value_name = "FILE")]
+    spec: Option<PathBuf>,
+    /// Where weights, results and checkpoints go. Default: the first free runs/train, runs/train2 ….
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Where decoded images are kept between epochs and runs. Default: the user's cache folder.
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Write one JSON object a line on this file descriptor.
+    #[arg(long, value_name = "N")]
+    events_fd: Option<RawFd>,
+    /// cpu or cuda:0. Default: a GPU if the machine has a driver for one.
+    #[arg(long)]
+    device: Option<String>,
+    /// Images per forward pass, as an agent has chosen; overrides the spec's `batch`.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch_size: Option<u32>,
+    /// Go on from the newest checkpoint in the run directory, or start if there is none.
+    #[arg(long, requires = "run_dir")]
+    resume: bool,
+    #[command(flatten)]
+    fields: SpecArgs,
+}
+
+impl Train {
+    /// Trains; returns the exit code. `cuda` is what [`libtorch::load_cuda`] returned.
+    pub fn run(self, cuda: &Result<(), String>) -> i32 {
+        let mut events = match Events::new(self.events_fd) {
+            Ok(events) => events,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return exit_code::BAD_SPEC;
+            }
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            // A second Ctrl-C ends the process at once; a second SIGTERM is the agent's business.
+            if signal == SIGINT {
+                let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
+            }
+            if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
+                eprintln!("error: signal {signal} cannot be handled: {error}");
+                return exit_code::INTERNAL;
+            }
+        }
+        libtorch::use_all_cores();
+        match self.options(cuda).and_then(|options| train(options, &mut events, &stop)) {
+            Ok(End::Finished) => exit_code::DONE,
+            Ok(End::Stopped) => {
+                events.print("stopped; --resume goes on from the checkpoint");
+                exit_code::STOPPED
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                events.emit(TrainerEvent::Failed(error.failed()));
+                error.exit_code()
+            }
+        }
+    }
+
+    fn options(self, cuda: &Result<(), String>) -> Result<Options, TrainError> {
+        let base = self.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
+        let spec = self.fields.over(base).map_err(|violation| TrainError::Spec(vec![violation]))?;
+        let data = std::path::absolute(&spec.data).map_err(TrainError::io(&spec.data))?;
+        let spec = TrainSpec { data, ..spec };
+        let run_dir = self.run_dir.unwrap_or_else(|| first_free(Path::new("runs"), "train"));
+        Ok(Options {
+            spec,
+            run_dir,
+            cache_dir: self.cache_dir,
+            device: device(self.device.as_deref(), cuda)?,
+            batch_size: self.batch_size,
+            resume: self.resume,
+        })
+    }
+}
+
+fn read_spec(path: &Path) -> Result<Map<String, Value>, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+    serde_json::from_str(&text).map_err(|error| {
+        let text = format!("{} is not a JSON object: {error}", path.display());
+        TrainError::Spec(vec![Violation::new("spec", text)])
+    })
+}
+
+/// `name`, `name2`, `name3` …: the first that is not in `parent`.
+pub fn first_free(parent: &Path, name: &str) -> PathBuf {
+    let number = |at: u32| if at == 1 { name.to_owned() } else { format!("{name}{at}") };
+    let free = (1..u32::MAX).map(|at| parent.join(number(at))).find(|path| !path.exists());
+    free.unwrap_or_else(|| parent.join(name))
+}

@@ -1,0 +1,89 @@
+//! `val`: how good weights are on a data set.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use trainyard_types::Violation;
+
+use super::{device, load_model};
+use crate::data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig, ValLoader};
+use crate::events::Events;
+use crate::libtorch;
+use crate::loss::Gains;
+use crate::train::console::table;
+use crate::train::error::TrainError;
+use crate::train::setup::{cores, crowd, open_split};
+use crate::train::validate::{Validation, validate};
+
+/// Print the mAP of weights on a data set.
+#[derive(Debug, Args)]
+pub struct Val {
+    /// A weights file, safetensors.
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// The data set's data.yaml.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Which images: train, val or test.
+    #[arg(long, default_value = "val", value_parser = ["train", "val", "test"])]
+    split: String,
+    /// Long side of the images; a multiple of 32. Default: as the weights were trained.
+    #[arg(long)]
+    imgsz: Option<usize>,
+    /// Images per forward pass.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// Treat every class as one.
+    #[arg(long)]
+    single_cls: bool,
+    /// cpu or cuda:0. Default: a GPU if the machine has a driver for one.
+    #[arg(long)]
+    device: Option<String>,
+}
+
+impl Val {
+    /// Validates and prints the table.
+    pub fn run(&self, cuda: &Result<(), String>) -> Result<(), TrainError> {
+        libtorch::use_all_cores();
+        let device = device(self.device.as_deref(), cuda)?;
+        let loaded = load_model(&self.weights, device)?;
+        let imgsz = self.imgsz.unwrap_or(loaded.imgsz);
+        check_imgsz(imgsz)?;
+        let yaml = DataYaml::read(&std::path::absolute(&self.data).map_err(TrainError::io(&self.data))?)?;
+        let split = match self.split.as_str() {
+            "train" => Split::Train,
+            "test" => Split::Test,
+            _ => Split::Val,
+        };
+        let options = OpenOptions { single_cls: self.single_cls, threads: cores(), ..OpenOptions::default() };
+        let dataset = open_split(&yaml, split, &options, &mut Events::default())?;
+        if dataset.names.len() != loaded.names.len() {
+            let (data, model) = (dataset.names.len(), loaded.names.len());
+            let text =
+                format!("has {data} classes, the weights have {model}; use weights trained on such data");
+            return Err(TrainError::Spec(vec![Violation::new("data", text)]));
+        }
+        let names = dataset.names.clone();
+        let how = Validation { gains: Gains::default(), half: false, crowd: crowd(&dataset) };
+        let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
+        let config = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
+        let loader = ValLoader::new(store, config);
+        let never = AtomicBool::new(false);
+        let found = libtorch::catch(|| validate(&loaded.model, &loader, &how, &never))??;
+        if let Some(found) = found {
+            print!("{}", table(&found.metrics, &names));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a size that the model's strides do not divide.
+pub fn check_imgsz(imgsz: usize) -> Result<(), TrainError> {
+    if imgsz.is_multiple_of(32) && (32..=4096).contains(&imgsz) {
+        return Ok(());
+    }
+    let text = format!("is {imgsz}; use a multiple of 32 from 32 to 4096");
+    Err(TrainError::Spec(vec![Violation::new("imgsz", text)]))
+}

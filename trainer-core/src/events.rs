@@ -1,0 +1,102 @@
+//! Tells what happens: JSON lines for an agent, readable lines for a person.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{FromRawFd, RawFd};
+
+use trainyard_types::Time;
+use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
+
+/// Where events go.
+#[derive(Debug, Default)]
+pub struct Events {
+    lines: Option<File>,
+    /// Whether nobody reads along.
+    quiet: bool,
+    /// Kept instead of printed, for tests.
+    recorded: Option<Vec<TrainerEvent>>,
+}
+
+/// The events descriptor is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("--events-fd {0} is not an open file descriptor; start the trainer with one that it inherits")]
+pub struct BadDescriptor(pub RawFd);
+
+impl Events {
+    /// JSON lines go to descriptor `fd`, if there is one; readable lines always go to the terminal.
+    pub fn new(fd: Option<RawFd>) -> Result<Self, BadDescriptor> {
+        let Some(fd) = fd else { return Ok(Self::default()) };
+        if fd < 0 {
+            return Err(BadDescriptor(fd));
+        }
+        // SAFETY: only asked whether it is open; `borrow_raw` of a closed one makes the call fail.
+        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        rustix::io::fcntl_getfd(borrowed).map_err(|_| BadDescriptor(fd))?;
+        // SAFETY: it is open, and the agent that started us handed it over for this and nothing else.
+        let lines = unsafe { File::from_raw_fd(fd) };
+        Ok(Self { lines: Some(lines), ..Self::default() })
+    }
+
+    /// Keeps events in memory, for tests.
+    pub fn recording() -> Self {
+        Self { lines: None, quiet: true, recorded: Some(Vec::new()) }
+    }
+
+    /// What was kept.
+    pub fn recorded(&self) -> &[TrainerEvent] {
+        self.recorded.as_deref().unwrap_or_default()
+    }
+
+    /// Tells the agent. A pipe that nobody reads any more is no reason to stop training: the agent that
+    /// read it will look for the checkpoints.
+    pub fn emit(&mut self, event: TrainerEvent) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push(event.clone());
+        }
+        if let Some(file) = &mut self.lines {
+            let line = TrainerLine { v: VERSION, time: Time::now(), event };
+            let written = serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut text| {
+                text.push(b'\n');
+                file.write_all(&text)
+            });
+            if let Err(error) = written {
+                eprintln!("events are no longer read: {error}");
+                self.lines = None;
+            }
+        }
+    }
+
+    /// Tells the agent, and a person on the terminal.
+    pub fn log(&mut self, level: LogLevel, message: impl Into<String>) {
+        let message = message.into();
+        match level {
+            LogLevel::Error => self.print(&format!("error: {message}")),
+            LogLevel::Warning => self.print(&format!("warning: {message}")),
+            LogLevel::Info => self.print(&message),
+        }
+        self.emit(TrainerEvent::Log(Log { level, message }));
+    }
+
+    /// Whether nobody reads along.
+    pub const fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// A line for a person; the agent does not see it.
+    pub fn print(&self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_descriptor_is_refused() {
+        assert_eq!(Events::new(Some(-1)).unwrap_err(), BadDescriptor(-1));
+        assert!(Events::new(Some(1_000_000)).is_err());
+    }
+}

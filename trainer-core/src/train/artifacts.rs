@@ -1,0 +1,131 @@
+//! What a run leaves for its user: weights, results.csv, args.yaml, a picture.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use trainyard_types::{Batch, TrainSpec};
+
+use super::error::TrainError;
+use super::setup::Setup;
+use super::validate::{detections, input};
+use crate::checkpoint::{Row, replace};
+use crate::eval::{Metrics, NmsConfig};
+use crate::model::Model;
+use crate::report::args_yaml;
+use crate::report::draw::{DrawnBox, draw_boxes, montage, write_png};
+use crate::report::results_csv::{self, ResultsCsv};
+use crate::weights;
+
+/// The weights of the epoch with the highest mAP50-95.
+pub const BEST: &str = "weights/best.safetensors";
+/// The newest weights.
+pub const LAST: &str = "weights/last.safetensors";
+/// One row per epoch.
+pub const RESULTS: &str = "results.csv";
+/// Every setting.
+pub const ARGS: &str = "args.yaml";
+/// Validation images with what the best weights see in them.
+pub const PICTURE: &str = "val_batch0_pred.png";
+/// Images in the picture.
+const SHOWN: usize = 16;
+
+/// What `finished` lists.
+pub fn all() -> Vec<PathBuf> {
+    [BEST, LAST, RESULTS, ARGS, PICTURE].map(PathBuf::from).to_vec()
+}
+
+/// Bytes of a weights file: 32-bit floats under Ultralytics' names, and what is needed to use them.
+pub fn weights_file(model: &Model, setup: &Setup, epoch: u32) -> Vec<u8> {
+    let names = serde_json::to_string(&setup.names).expect("texts are always JSON");
+    let metadata = HashMap::from([
+        ("model".to_owned(), setup.spec().model.to_string()),
+        ("names".to_owned(), names),
+        ("nc".to_owned(), setup.names.len().to_string()),
+        ("imgsz".to_owned(), setup.spec().imgsz.to_string()),
+        ("stride".to_owned(), "32".to_owned()),
+        ("dtype".to_owned(), "float32".to_owned()),
+        ("epoch".to_owned(), epoch.to_string()),
+        ("format".to_owned(), "pt".to_owned()),
+    ]);
+    let tensors = model.weights().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
+    weights::encode(tensors, metadata).expect("tensors of a model have distinct names and known types")
+}
+
+/// Replaces a file of the run directory, whose folder is made if need be.
+pub fn write(run_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), TrainError> {
+    let path = run_dir.join(name);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+    }
+    replace(&path, bytes).map_err(TrainError::io(path))
+}
+
+/// Writes args.yaml: the spec, with the batch size that is really used.
+pub fn write_args(run_dir: &Path, spec: &TrainSpec, batch_size: u32) -> Result<(), TrainError> {
+    let path = run_dir.join(ARGS);
+    let spec = TrainSpec { batch: Batch::Size(batch_size), ..spec.clone() };
+    args_yaml::write(&path, &spec).map_err(TrainError::io(path))
+}
+
+/// Makes results.csv hold exactly `rows`, and returns it for more.
+pub fn start_results(run_dir: &Path, rows: &[Row]) -> Result<ResultsCsv, TrainError> {
+    let path = run_dir.join(RESULTS);
+    let started = ResultsCsv::open(&path, 0).and_then(|file| {
+        for (at, row) in rows.iter().enumerate() {
+            file.append(&csv_row(at, row))?;
+        }
+        Ok(file)
+    });
+    started.map_err(TrainError::io(path))
+}
+
+/// The row of the epoch with index `at`.
+pub fn csv_row(at: usize, row: &Row) -> results_csv::Row {
+    let epoch = u32::try_from(at + 1).unwrap_or(u32::MAX);
+    results_csv::Row { epoch, seconds: row.seconds, metrics: row.metrics.clone() }
+}
+
+/// What `finished` says about the best weights: the means, then mAP per class.
+pub fn final_metrics(metrics: &Metrics, names: &[String]) -> BTreeMap<String, f64> {
+    let mut all = mean_metrics(metrics);
+    for class in &metrics.classes {
+        let Some(name) = names.get(class.class) else { continue };
+        all.insert(format!("metrics/mAP50(B)/{name}"), class.ap50());
+        all.insert(format!("metrics/mAP50-95(B)/{name}"), class.ap50_95());
+    }
+    all
+}
+
+/// The four columns of results.csv that come from a validation.
+pub fn mean_metrics(metrics: &Metrics) -> BTreeMap<String, f64> {
+    BTreeMap::from([
+        ("metrics/precision(B)".to_owned(), metrics.precision),
+        ("metrics/recall(B)".to_owned(), metrics.recall),
+        ("metrics/mAP50(B)".to_owned(), metrics.map50),
+        ("metrics/mAP50-95(B)".to_owned(), metrics.map50_95),
+    ])
+}
+
+/// Draws what `model` sees in the first validation images.
+pub fn write_picture(setup: &Setup, model: &Model) -> Result<(), TrainError> {
+    let batch_size = u32::try_from(SHOWN / 2).unwrap_or(1);
+    let Some(batch) = setup.val_loader(batch_size).pass().next() else { return Ok(()) };
+    let batch = batch?;
+    let decoded = model.detect(&input(&batch, model.device()));
+    let found = detections(&decoded, &NmsConfig::predict());
+    let mut images = Vec::with_capacity(batch.n);
+    for (at, detections) in found.iter().enumerate().take(SHOWN) {
+        let mut image = batch.image(at);
+        // The surest last, on top.
+        let boxes: Vec<DrawnBox> = detections
+            .iter()
+            .rev()
+            .map(|found| DrawnBox { xyxy: found.xyxy, class: found.class, score: Some(found.score) })
+            .collect();
+        draw_boxes(&mut image, &boxes, &setup.names);
+        images.push(image);
+    }
+    let path = setup.options.run_dir.join(PICTURE);
+    write_png(&path, &montage(&images, 4)).map_err(TrainError::io(path))
+}

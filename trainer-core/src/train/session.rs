@@ -1,0 +1,359 @@
+//! Training with one batch size, from a checkpoint or from nothing, until the end, a stop, or an error.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tch::{Device, Tensor};
+use trainyard_types::trainer::{CheckpointSaved, Epoch, LogLevel, Step, TrainerEvent};
+
+use super::artifacts::{self, BEST, LAST};
+use super::console;
+use super::error::TrainError;
+use super::meter::{Meter, Reading, reading};
+use super::oom::TestOom;
+use super::resume;
+use super::setup::{Setup, crowd};
+use super::step::Trainer;
+use super::validate::{Found, Validation, input, targets, validate};
+use crate::checkpoint::{self, Best, Loaded, Progress, Row};
+use crate::data::Batch;
+use crate::data::loader::EpochPlan;
+use crate::events::Events;
+use crate::loss::to_host;
+use crate::model::Model;
+use crate::optim::Schedule;
+use crate::report::results_csv::{METRICS, ResultsCsv};
+
+/// How a session ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All epochs are done, or patience ran out.
+    Finished,
+    /// Somebody asked to stop; there is a checkpoint.
+    Stopped,
+}
+
+/// A training that runs.
+#[derive(Debug)]
+pub struct Session<'a> {
+    setup: &'a Setup,
+    events: &'a mut Events,
+    stop: &'a AtomicBool,
+    trainer: Trainer,
+    progress: Progress,
+    results: ResultsCsv,
+    oom: TestOom,
+    /// When this session began, and the seconds of training before it.
+    began: (Instant, f64),
+    /// The step of the newest checkpoint that this session has written, and where in its epoch it was.
+    saved: Option<(u64, u32, u64)>,
+}
+
+impl<'a> Session<'a> {
+    /// Builds the model, and takes over what `loaded` holds.
+    ///
+    /// `amp_off` gives up 16-bit training for good.
+    pub fn new(
+        setup: &'a Setup,
+        events: &'a mut Events,
+        stop: &'a AtomicBool,
+        loaded: Option<Loaded>,
+        (batch_size, amp_off): (u32, bool),
+    ) -> Result<Self, TrainError> {
+        let (spec, run_dir, device) = (setup.spec(), &setup.options.run_dir, setup.options.device);
+        let progress = match &loaded {
+            Some(loaded) => resume::with_batch_size(&loaded.progress, batch_size),
+            None => Progress::start(setup.identity.clone(), batch_size),
+        };
+        let amp_off = amp_off || progress.amp_off;
+        let progress = Progress { amp_off, ..progress };
+        let amp = spec.amp && !amp_off && device != Device::Cpu;
+        #[expect(clippy::cast_possible_wrap, reason = "the seed is at most 2^53, as the spec's check says")]
+        tch::manual_seed(spec.seed as i64);
+        let classes = i64::try_from(setup.names.len()).unwrap_or(i64::MAX);
+        let model = Model::new(spec.model, classes, spec.freeze as usize, device);
+        let schedule = Schedule::new(spec, setup.train.len() as u64, batch_size);
+        let mut trainer = Trainer::new(model, schedule, setup.gains(), amp);
+        if let Some(loaded) = loaded {
+            resume::restore(&mut trainer, &loaded, &progress, run_dir)?;
+        }
+        artifacts::write_args(run_dir, spec, batch_size)?;
+        let results = artifacts::start_results(run_dir, &progress.rows)?;
+        let began = (Instant::now(), progress.seconds);
+        let oom = TestOom::from_env();
+        Ok(Self { setup, events, stop, trainer, progress, results, oom, began, saved: None })
+    }
+
+    /// Where training stands.
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The events, for what is to be said around a session.
+    pub const fn events(&mut self) -> &mut Events {
+        self.events
+    }
+
+    /// The model that learns.
+    pub const fn model(&self) -> &Model {
+        &self.trainer.model
+    }
+
+    /// Trains to the end. An exception of libtorch comes as a panic, for the caller to catch.
+    pub fn run(&mut self) -> Result<End, TrainError> {
+        while self.progress.epoch < self.setup.spec().epochs && !self.is_out_of_patience() {
+            if !self.train_epoch()? || !self.finish_epoch()? {
+                self.checkpoint()?;
+                return Ok(End::Stopped);
+            }
+        }
+        self.conclude()?;
+        Ok(End::Finished)
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.setup.spec().patience;
+        let best = self.progress.best.as_ref().map_or(0, |best| best.epoch);
+        patience > 0 && self.progress.epoch.saturating_sub(best) >= patience && self.progress.epoch > 0
+    }
+
+    fn is_asked_to_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Trains what is left of an epoch. `false` if it was asked to stop before the end.
+    fn train_epoch(&mut self) -> Result<bool, TrainError> {
+        let (spec, epoch) = (self.setup.spec(), self.progress.epoch);
+        if self.progress.images_done >= self.setup.train.len() as u64 {
+            return Ok(true);
+        }
+        let mosaic = epoch < spec.epochs.saturating_sub(spec.close_mosaic);
+        let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
+        let batch_size = self.progress.batch_size as usize;
+        let plan = EpochPlan { epoch, batch_size, first_sample, mosaic };
+        let mut batches = self.setup.train_loader().epoch(&plan);
+        let (began, before) = (Instant::now(), (self.progress.epoch_seconds, self.progress.epoch_waited));
+        let mut meter = Meter::start();
+        while let Some(batch) = batches.next() {
+            let batch = batch?;
+            self.train_batch(&batch);
+            self.progress.epoch_seconds = before.0 + began.elapsed().as_secs_f64();
+            self.progress.epoch_waited = before.1 + batches.waited().as_secs_f64();
+            if let Some(reading) = meter.add(batch.n as u64, batches.waited()) {
+                self.tell_step(reading)?;
+            }
+            if self.is_asked_to_stop() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn train_batch(&mut self, batch: &Batch) {
+        let (device, spec) = (self.setup.options.device, self.setup.spec());
+        self.oom.check(self.progress.batch_size, self.progress.epoch + 1);
+        let schedule = *self.trainer.schedule();
+        let iteration = u64::from(self.progress.epoch) * schedule.batches + self.progress.batches_done;
+        let mut images = input(batch, device);
+        if spec.multi_scale {
+            images = rescale(&images, spec.seed, iteration);
+        }
+        self.trainer.batch(&images, &targets(batch, device), iteration);
+        self.progress.batches_done += 1;
+        self.progress.images_done += batch.n as u64;
+    }
+
+    /// The epoch's mean losses so far. Waits for the device.
+    fn mean_losses(&self) -> Result<[f64; 3], TrainError> {
+        #[expect(clippy::cast_precision_loss, reason = "batches of an epoch are far below 2^52")]
+        let batches = self.progress.batches_done.max(1) as f64;
+        let losses = to_host(&self.trainer.loss_sums).map(|sum| sum / batches);
+        self.check_finite(losses)
+    }
+
+    fn check_finite(&self, losses: [f64; 3]) -> Result<[f64; 3], TrainError> {
+        if losses.iter().all(|loss| loss.is_finite()) {
+            return Ok(losses);
+        }
+        Err(TrainError::NotFinite { epoch: self.progress.epoch + 1, lr0: self.setup.spec().lr0 })
+    }
+
+    fn tell_step(&mut self, reading: Reading) -> Result<(), TrainError> {
+        let losses = self.mean_losses()?;
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let step = Step {
+            epoch: self.progress.epoch + 1,
+            batch: count(self.progress.batches_done),
+            batches: count(self.trainer.schedule().batches),
+            images_per_second: reading.images_per_second,
+            loader_wait_ratio: reading.loader_wait_ratio,
+            metrics: METRICS.iter().zip(losses).map(|(name, loss)| ((*name).to_owned(), loss)).collect(),
+        };
+        console::step(&step, self.setup.spec().epochs, self.events);
+        self.events.emit(TrainerEvent::Step(step));
+        self.setup.tell_warnings(self.events);
+        Ok(())
+    }
+
+    /// Validates, and writes what an epoch leaves. `false` if it was asked to stop during validation.
+    fn finish_epoch(&mut self) -> Result<bool, TrainError> {
+        let train_losses = self.mean_losses()?;
+        let how = Validation {
+            gains: self.setup.gains(),
+            half: self.trainer.scaler.is_some(),
+            crowd: crowd(self.setup.val.dataset()),
+        };
+        let loader = self.setup.val_loader(self.progress.batch_size);
+        let Some(found) = validate(self.trainer.ema.model(), &loader, &how, self.stop)? else {
+            return Ok(false);
+        };
+        self.check_finite(found.losses)?;
+        let metrics = self.epoch_metrics(train_losses, &found);
+        let best = self.is_best(found.metrics.map50_95);
+        let seconds = self.seconds();
+        let row = Row { seconds, metrics: metrics.clone() };
+        let speed = reading(
+            self.progress.images_done,
+            Duration::from_secs_f64(self.progress.epoch_seconds),
+            Duration::from_secs_f64(self.progress.epoch_waited),
+        );
+        self.write_epoch(&row, best, &found)?;
+        let epoch = Epoch {
+            epoch: self.progress.epoch,
+            epochs: self.setup.spec().epochs,
+            seconds,
+            images_per_second: speed.images_per_second,
+            loader_wait_ratio: speed.loader_wait_ratio,
+            best,
+            metrics,
+        };
+        console::epoch(&epoch, self.events);
+        self.events.emit(TrainerEvent::Epoch(epoch));
+        self.setup.tell_warnings(self.events);
+        self.checkpoint()?;
+        Ok(!self.is_asked_to_stop())
+    }
+
+    /// Seconds since training began, pauses left out.
+    fn seconds(&self) -> f64 {
+        self.began.1 + self.began.0.elapsed().as_secs_f64()
+    }
+
+    /// Whether this fitness is the best so far. While nothing is found at all, the newest is.
+    fn is_best(&self, fitness: f64) -> bool {
+        self.progress.best.as_ref().is_none_or(|best| fitness > best.fitness || best.fitness == 0.0)
+    }
+
+    /// The columns of results.csv.
+    fn epoch_metrics(&self, train_losses: [f64; 3], found: &Found) -> BTreeMap<String, f64> {
+        let schedule = self.trainer.schedule();
+        let last = u64::from(self.progress.epoch + 1) * schedule.batches - 1;
+        let rates = schedule.at(last).lr;
+        let mut metrics = artifacts::mean_metrics(&found.metrics);
+        let numbers = train_losses.into_iter().chain(found.losses).chain(rates);
+        let names = METRICS[..3].iter().chain(&METRICS[7..]);
+        metrics.extend(names.zip(numbers).map(|(name, number)| ((*name).to_owned(), number)));
+        metrics
+    }
+
+    /// Closes the epoch: weights, results.csv, and the progress that the next checkpoint holds.
+    fn write_epoch(&mut self, row: &Row, best: bool, found: &Found) -> Result<(), TrainError> {
+        let run_dir = &self.setup.options.run_dir;
+        let at = self.progress.rows.len();
+        let progress = &mut self.progress;
+        progress.epoch += 1;
+        progress.images_done = 0;
+        progress.batches_done = 0;
+        progress.epoch_seconds = 0.0;
+        progress.epoch_waited = 0.0;
+        progress.rows.push(row.clone());
+        let _ = self.trainer.loss_sums.zero_();
+        let bytes = artifacts::weights_file(self.trainer.ema.model(), self.setup, progress.epoch);
+        artifacts::write(run_dir, LAST, &bytes)?;
+        if best {
+            artifacts::write(run_dir, BEST, &bytes)?;
+            let metrics = artifacts::final_metrics(&found.metrics, &self.setup.names);
+            let fitness = found.metrics.map50_95;
+            progress.best = Some(Best { epoch: progress.epoch, fitness, metrics });
+        }
+        self.results.append(&artifacts::csv_row(at, row)).map_err(TrainError::io(run_dir))
+    }
+
+    /// Writes a checkpoint of where training stands, unless there is one.
+    fn checkpoint(&mut self) -> Result<(), TrainError> {
+        let progress = &mut self.progress;
+        let place = (self.trainer.steps, progress.epoch, progress.batches_done);
+        if self.saved == Some(place) {
+            return Ok(());
+        }
+        progress.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
+        progress.step = self.trainer.steps;
+        progress.waiting = self.trainer.accumulation.waiting;
+        progress.ema_updates = self.trainer.ema.updates;
+        progress.loss_sums = to_host(&self.trainer.loss_sums);
+        progress.scaler = self.trainer.scaler.as_ref().map(crate::optim::Scaler::state);
+        let run_dir = &self.setup.options.run_dir;
+        let parts = resume::parts(&self.trainer, progress, run_dir)?;
+        let root = self.setup.options.checkpoints();
+        let path = checkpoint::save(&root, progress, &parts).map_err(TrainError::io(root))?;
+        let path = path.strip_prefix(run_dir).unwrap_or(&path).to_owned();
+        let (step, epoch) = (progress.step, progress.epoch);
+        self.saved = Some(place);
+        self.events.emit(TrainerEvent::Checkpoint(CheckpointSaved { step, epoch, path }));
+        Ok(())
+    }
+
+    /// After the last epoch: the picture.
+    fn conclude(&mut self) -> Result<(), TrainError> {
+        if self.progress.epoch < self.setup.spec().epochs {
+            let epoch = self.progress.best.as_ref().map_or(0, |best| best.epoch);
+            let message = format!(
+                "no better epoch than {epoch} for {} epochs: stopped early",
+                self.setup.spec().patience
+            );
+            self.events.log(LogLevel::Info, message);
+        }
+        let best = crate::weights::read(&self.setup.options.run_dir.join(BEST))?;
+        let model = Model::from_tensors(&best.tensors, self.setup.options.device)?;
+        artifacts::write_picture(self.setup, &model)
+    }
+}
+
+/// The batch at another size, drawn from `seed` and `iteration`: half to one and a half times, a multiple
+/// of 32.
+fn rescale(images: &Tensor, seed: u64, iteration: u64) -> Tensor {
+    let side = images.size()[2];
+    let (low, high) = ((side / 2).max(32) / 32, side * 3 / 2 / 32);
+    let choices = u64::try_from(high - low + 1).unwrap_or(1).max(1);
+    let target = 32 * (low + i64::try_from(scramble(seed ^ scramble(iteration)) % choices).unwrap_or(0));
+    if target == side {
+        return images.shallow_clone();
+    }
+    images.upsample_bilinear2d([target, target], false, None, None)
+}
+
+/// A well-mixed function of a number (SplitMix64, public domain).
+const fn scramble(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    #[test]
+    fn sizes_vary_between_a_half_and_one_and_a_half_and_repeat_with_the_seed() {
+        let images = Tensor::zeros([1, 3, 64, 64], (Kind::Float, Device::Cpu));
+        let sides = |seed| (0..40).map(|at| rescale(&images, seed, at).size()[3]).collect::<Vec<_>>();
+        let found = sides(1);
+        assert_eq!(found, sides(1));
+        assert!([32, 64, 96].iter().all(|side| found.contains(side)), "{found:?}");
+        assert!(found.iter().all(|side| [32, 64, 96].contains(side)), "{found:?}");
+    }
+}

@@ -1,0 +1,205 @@
+//! From a spec to a checked data set and a run directory, before anything is trained.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::Device;
+use trainyard_types::trainer::LogLevel;
+use trainyard_types::{Batch, Cache, TrainSpec};
+
+use super::error::TrainError;
+use crate::checkpoint::{FOLDER, Identity};
+use crate::data::loader::LoaderConfig;
+use crate::data::{
+    AugmentConfig, CacheMode, DataYaml, Dataset, ImageStore, OpenOptions, Split, TrainLoader, ValConfig,
+    ValLoader,
+};
+use crate::events::Events;
+use crate::loss::Gains;
+
+/// What a run is asked to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What to train.
+    pub spec: TrainSpec,
+    /// Where everything goes.
+    pub run_dir: PathBuf,
+    /// Where decoded images are kept; `None` chooses.
+    pub cache_dir: Option<PathBuf>,
+    /// Where to train.
+    pub device: Device,
+    /// Overrides the spec's.
+    pub batch_size: Option<u32>,
+    /// Goes on from the newest checkpoint, if there is one.
+    pub resume: bool,
+}
+
+/// Images per batch when nobody says: an agent knows its card and says.
+const DEFAULT_BATCH: u32 = 16;
+/// Batches that may be ready before they are needed.
+const PREFETCH: usize = 4;
+
+impl Options {
+    /// Images per batch to begin with.
+    pub fn first_batch_size(&self) -> u32 {
+        match (self.batch_size, self.spec.batch) {
+            (Some(size), _) | (None, Batch::Size(size)) => size.max(1),
+            (None, Batch::Auto) => DEFAULT_BATCH,
+        }
+    }
+
+    /// Where checkpoints go.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.run_dir.join(FOLDER)
+    }
+}
+
+/// A run that is ready to begin.
+#[derive(Debug)]
+pub struct Setup {
+    /// What was asked for.
+    pub options: Options,
+    /// Class names by id.
+    pub names: Vec<String>,
+    /// Images that train.
+    pub train: Arc<ImageStore>,
+    /// Images that validate.
+    pub val: Arc<ImageStore>,
+    /// What makes checkpoints this run's.
+    pub identity: Identity,
+}
+
+impl Setup {
+    /// Checks the spec, opens the data set, and makes the run directory. Warnings go to `events`.
+    ///
+    /// # Errors
+    /// See [`TrainError`]; nothing is written for a wrong spec or wrong data.
+    pub fn new(options: Options, events: &mut Events) -> Result<Self, TrainError> {
+        let violations = options.spec.violations();
+        if !violations.is_empty() {
+            return Err(TrainError::Spec(violations));
+        }
+        let spec = &options.spec;
+        let yaml = DataYaml::read(&spec.data)?;
+        let open = OpenOptions { fraction: spec.fraction, single_cls: spec.single_cls, threads: cores() };
+        let train = open_split(&yaml, Split::Train, &open, events)?;
+        let val = open_split(&yaml, Split::Val, &OpenOptions { fraction: 1.0, ..open }, events)?;
+        if !options.resume && options.checkpoints().exists() {
+            return Err(TrainError::Occupied(options.run_dir));
+        }
+        fs::create_dir_all(&options.run_dir).map_err(TrainError::io(&options.run_dir))?;
+        let identity = Identity {
+            model: spec.model,
+            names: train.names.clone(),
+            images: train.items.len() as u64,
+            seed: spec.seed,
+        };
+        let size = spec.imgsz as usize;
+        let names = train.names.clone();
+        let store =
+            |dataset: Dataset| Arc::new(ImageStore::new(Arc::new(dataset), size, cache_mode(&options)));
+        Ok(Self { names, train: store(train), val: store(val), identity, options })
+    }
+
+    /// The spec.
+    pub const fn spec(&self) -> &TrainSpec {
+        &self.options.spec
+    }
+
+    /// What the losses are multiplied by.
+    pub const fn gains(&self) -> Gains {
+        let spec = &self.options.spec;
+        Gains { boxes: spec.box_gain, classes: spec.cls, distribution: spec.dfl }
+    }
+
+    /// Threads that load: no more than there are cores, however many the spec wishes.
+    fn workers(&self) -> usize {
+        (self.spec().workers as usize).min(cores())
+    }
+
+    /// Training batches.
+    pub fn train_loader(&self) -> TrainLoader {
+        let spec = self.spec();
+        let config = LoaderConfig {
+            imgsz: spec.imgsz as usize,
+            workers: self.workers(),
+            prefetch: PREFETCH,
+            seed: spec.seed,
+            augment: AugmentConfig::from(spec),
+        };
+        TrainLoader::new(Arc::clone(&self.train), config)
+    }
+
+    /// Validation batches, twice as large as training ones: no gradients are kept.
+    pub fn val_loader(&self, batch_size: u32) -> ValLoader {
+        let config = ValConfig {
+            imgsz: self.spec().imgsz as usize,
+            batch_size: 2 * batch_size as usize,
+            workers: self.workers(),
+            prefetch: PREFETCH,
+        };
+        ValLoader::new(Arc::clone(&self.val), config)
+    }
+
+    /// Passes on what the loaders have to say.
+    pub fn tell_warnings(&self, events: &mut Events) {
+        for warning in self.train.take_warnings().into_iter().chain(self.val.take_warnings()) {
+            events.log(LogLevel::Warning, warning);
+        }
+    }
+}
+
+/// The most objects that an image has.
+pub fn crowd(dataset: &Dataset) -> usize {
+    dataset.items.iter().map(|item| item.labels.len()).max().unwrap_or(0)
+}
+
+/// Opens a split and tells what its preflight found.
+pub fn open_split(
+    yaml: &DataYaml,
+    split: Split,
+    options: &OpenOptions,
+    events: &mut Events,
+) -> Result<Dataset, TrainError> {
+    let dataset = Dataset::open(yaml, split, options)?;
+    events.log(LogLevel::Info, format!("{}: {}", split.key(), dataset.report));
+    for warning in dataset.report.warnings() {
+        events.log(LogLevel::Warning, warning);
+    }
+    Ok(dataset)
+}
+
+/// Threads that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn cache_mode(options: &Options) -> CacheMode {
+    match options.spec.cache {
+        Cache::None => CacheMode::None,
+        Cache::Ram => CacheMode::Ram { budget_bytes: available_memory() / 4 },
+        Cache::Disk => {
+            let directory = options.cache_dir.clone().unwrap_or_else(|| default_cache(&options.run_dir));
+            CacheMode::Disk { directory }
+        }
+    }
+}
+
+/// The user's cache folder, so that runs share it.
+fn default_cache(run_dir: &Path) -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .filter(|base| base.is_absolute());
+    base.map_or_else(|| run_dir.join("cache"), |base| base.join("trainyard/images"))
+}
+
+/// Bytes of memory that are free for the asking; a modest guess where the system does not tell.
+fn available_memory() -> u64 {
+    let told = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    told.map_or(2 << 30, |kib| kib * 1024)
+}
