@@ -132,10 +132,11 @@ impl<'a> Events<'a> {
         }
         let since = *self.away.get_or_insert_with(Instant::now);
         let patience = if self.connected { PATIENCE } else { FIRST_PATIENCE };
-        if since.elapsed() > patience {
+        let left = patience.saturating_sub(since.elapsed());
+        if left.is_zero() {
             return Err(self.client.failure(status));
         }
-        tokio::time::sleep(jittered(self.wait)).await;
+        tokio::time::sleep(jittered(self.wait).min(left)).await;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
         Ok(())
     }

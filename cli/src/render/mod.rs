@@ -81,7 +81,7 @@ pub fn state_cell(state: pb::JobState) -> Cell {
     Cell::new(state.as_str_name()).fg(color)
 }
 
-/// The shortest common length at which `ids` differ, not under [`SHORT_ID`].
+/// The shortest common length at which `ids` differ, but at least that of the millisecond in an id.
 pub fn short_length<'a>(ids: impl Iterator<Item = &'a str>) -> usize {
     let mut ids: Vec<&str> = ids.collect();
     ids.sort_unstable();
