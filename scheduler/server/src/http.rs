@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
+use tonic::Status;
 use trainyard_types::JobState;
 
 use crate::driver::{Census, Handle};
@@ -26,6 +27,17 @@ pub fn routes(driver: Handle, serving: watch::Receiver<bool>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Pages { driver, serving })
+}
+
+/// What no route takes: a gRPC client is told so in its own terms.
+pub async fn not_found(request: Request) -> Response {
+    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let path = request.uri().path();
+    if content.starts_with(b"application/grpc") {
+        Status::unimplemented(format!("there is no method `{path}`")).into_http()
+    } else {
+        (StatusCode::NOT_FOUND, format!("there is no page `{path}`; / lists what there is\n")).into_response()
+    }
 }
 
 async fn root() -> String {

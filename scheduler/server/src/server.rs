@@ -94,7 +94,8 @@ impl Server {
         };
         let health = tonic_health::server::HealthReporter::new();
         let services = grpc::routes(&context, health.clone())?;
-        let routes = http::routes(handle, serving.clone()).merge(services.prepare().into_axum_router());
+        let pages = http::routes(handle, serving.clone());
+        let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
         context.tasks.spawn(grpc::report_health(health, serving));
         let running = Running { driver, listener, routes, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();

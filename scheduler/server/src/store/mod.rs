@@ -8,7 +8,7 @@ mod redis;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
-mod memory;
+pub mod memory;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,0 +1,177 @@
+//! Agents' sessions, and the blobs that attempts leave behind.
+
+mod support;
+
+use sha2::{Digest as _, Sha256};
+use support::{Agent, Scheduler, checkpoint, code, ended, started, submission};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use trainyard_proto::pb;
+use trainyard_proto::pb::scheduler_message::Message as ToAgent;
+use trainyard_proto::pb::upload_artifact_request::Part;
+
+fn artifact(name: &str, content: &[u8]) -> pb::Artifact {
+    pb::Artifact {
+        name: name.into(),
+        size_bytes: content.len() as u64,
+        sha256: hex::encode(Sha256::digest(content)),
+    }
+}
+
+async fn upload(
+    scheduler: &Scheduler,
+    attempt: &str,
+    session: u64,
+    artifact: pb::Artifact,
+    content: &[u8],
+) -> Result<bool, Status> {
+    let header = pb::UploadHeader { attempt: attempt.into(), session, artifact: Some(artifact) };
+    let data = content.chunks(7).map(|chunk| Part::Data(chunk.to_vec()));
+    let parts: Vec<_> = std::iter::once(Part::Header(header))
+        .chain(data)
+        .map(|part| pb::UploadArtifactRequest { part: Some(part) })
+        .collect();
+    Ok(scheduler.artifacts().upload_artifact(tokio_stream::iter(parts)).await?.into_inner().existed)
+}
+
+async fn download(scheduler: &Scheduler, request: pb::DownloadArtifactRequest) -> Result<Vec<u8>, Status> {
+    let mut stream = scheduler.artifacts().download_artifact(request).await?.into_inner();
+    let mut content = Vec::new();
+    while let Some(message) = stream.message().await? {
+        content.extend(message.data);
+    }
+    Ok(content)
+}
+
+fn by_hash(job_id: &str, artifact: &pb::Artifact) -> pb::DownloadArtifactRequest {
+    let sha256 = artifact.sha256.clone();
+    pb::DownloadArtifactRequest { job_id: job_id.into(), sha256, ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_job_runs_through_an_agent_and_its_artifacts_can_be_fetched() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let job = scheduler.submit(submission("")).await.unwrap().id;
+    let assign = agent.assigned().await;
+    assert_eq!(assign.attempt, format!("{job}/1"));
+    let shown = scheduler.cluster().list_agents(pb::ListAgentsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(shown.agents[0].cpu_slots[0].job_id, job);
+    agent.report_acked(&assign.attempt, 1, started()).await;
+    assert_eq!(scheduler.get(&job).await.state(), pb::JobState::Running);
+
+    let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (best, empty) = (artifact("weights/best.safetensors", &content), artifact("notes.txt", b""));
+    let session = agent.welcome.session;
+    assert!(!upload(&scheduler, &assign.attempt, session, best.clone(), &content).await.unwrap());
+    assert!(upload(&scheduler, &assign.attempt, session, best.clone(), &[]).await.unwrap());
+    assert!(!upload(&scheduler, &assign.attempt, session, empty.clone(), &[]).await.unwrap());
+    let end = ended(pb::attempt::EndReason::Completed, vec![best.clone(), empty.clone()]);
+    agent.report_acked(&assign.attempt, 2, end).await;
+
+    let request = pb::ListArtifactsRequest { job_id: job.clone(), page_size: 1, ..Default::default() };
+    let page = scheduler.artifacts().list_artifacts(request.clone()).await.unwrap().into_inner();
+    assert_eq!(page.artifacts, [empty.clone()]);
+    let next = pb::ListArtifactsRequest { page_token: page.next_page_token, ..request };
+    let page = scheduler.artifacts().list_artifacts(next).await.unwrap().into_inner();
+    assert_eq!((page.artifacts, page.next_page_token.as_str()), (vec![best.clone()], ""));
+
+    let named = |name: &str, offset| pb::DownloadArtifactRequest {
+        job_id: job.clone(),
+        name: name.into(),
+        offset,
+        ..Default::default()
+    };
+    assert_eq!(download(&scheduler, named(&best.name, 0)).await.unwrap(), content);
+    assert_eq!(download(&scheduler, named(&best.name, 399_990)).await.unwrap(), content[399_990..]);
+    assert_eq!(download(&scheduler, named(&best.name, 400_000)).await.unwrap(), b"");
+    assert_eq!(code(download(&scheduler, named(&best.name, 400_001)).await), Code::OutOfRange);
+    assert_eq!(download(&scheduler, named("notes.txt", 0)).await.unwrap(), b"");
+    assert_eq!(code(download(&scheduler, named("../lock", 0)).await), Code::NotFound);
+    assert_eq!(code(download(&scheduler, named("", 0)).await), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_upload_must_be_whole_and_by_the_attempts_holder() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let stranger = scheduler.agent(2, &[]).await;
+    scheduler.submit(submission("")).await.unwrap();
+    let attempt = agent.assigned().await.attempt;
+    let session = agent.welcome.session;
+    let right = artifact("a", b"right");
+    let wrong = upload(&scheduler, &attempt, session, right.clone(), b"wrong").await.unwrap_err();
+    assert_eq!(wrong.code(), Code::InvalidArgument);
+    assert_eq!(wrong.get_details_bad_request().unwrap().field_violations[0].field, "header.artifact.sha256");
+    let foreign = upload(&scheduler, &attempt, stranger.welcome.session, right.clone(), b"right").await;
+    let foreign = foreign.unwrap_err();
+    assert_eq!(foreign.code(), Code::FailedPrecondition);
+    assert_eq!(foreign.get_details_error_info().unwrap().reason, "ATTEMPT_NOT_HELD");
+    let escape = pb::Artifact { name: "../x".into(), ..right.clone() };
+    let refused = upload(&scheduler, "nonsense", session, escape, b"right").await.unwrap_err();
+    let fields: Vec<String> =
+        refused.get_details_bad_request().unwrap().field_violations.into_iter().map(|v| v.field).collect();
+    assert_eq!(fields, ["header.attempt", "header.artifact.name"]);
+    agent.report_acked(&attempt, 1, ended(pb::attempt::EndReason::TrainerCrash, vec![])).await;
+    let late = upload(&scheduler, &attempt, session, right, b"right").await;
+    assert_eq!(code(late), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_new_checkpoint_replaces_the_files_of_the_old_one() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let job = scheduler.submit(submission("")).await.unwrap().id;
+    let attempt = agent.assigned().await.attempt;
+    let session = agent.welcome.session;
+    let (first, second, both) =
+        (artifact("w", b"first"), artifact("w", b"second"), artifact("args", b"same"));
+    for (artifact, content) in [(&first, &b"first"[..]), (&second, b"second"), (&both, b"same")] {
+        upload(&scheduler, &attempt, session, artifact.clone(), content).await.unwrap();
+    }
+    agent.report_acked(&attempt, 1, checkpoint(1, vec![first.clone(), both.clone()])).await;
+    assert_eq!(download(&scheduler, by_hash(&job, &first)).await.unwrap(), b"first");
+    agent.report_acked(&attempt, 2, checkpoint(2, vec![second.clone(), both.clone()])).await;
+    assert_eq!(download(&scheduler, by_hash(&job, &second)).await.unwrap(), b"second");
+    assert_eq!(download(&scheduler, by_hash(&job, &both)).await.unwrap(), b"same");
+    assert_eq!(code(download(&scheduler, by_hash(&job, &first)).await), Code::NotFound);
+    let file = scheduler.dir.path().join("blobs").join(&job).join(&first.sha256);
+    while file.exists() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_newer_session_ends_the_older_one() {
+    let scheduler = Scheduler::start().await;
+    let mut old = scheduler.agent(1, &[]).await;
+    let new = scheduler.agent(1, &[]).await;
+    assert!(new.welcome.session > old.welcome.session);
+    assert_eq!(code(old.command().await), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn an_attempt_that_the_agent_does_not_hold_any_more_is_tried_again() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    scheduler.submit(submission("")).await.unwrap();
+    let first = agent.assigned().await.attempt;
+    let mut agent = scheduler.agent(1, &[first.clone()]).await;
+    agent.report_acked(&first, 1, started()).await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let second = agent.assigned().await.attempt;
+    assert_eq!(second, first.replace("/1", "/2"));
+    agent.report(&first, 2, support::log("late")).await;
+    assert!(matches!(agent.command().await, Ok(ToAgent::Revoke(revoke)) if revoke.attempt == first));
+}
+
+#[tokio::test]
+async fn a_first_message_that_is_no_hello_is_refused() {
+    let scheduler = Scheduler::start().await;
+    let heartbeat = pb::agent_message::Message::Heartbeat(pb::Heartbeat::default());
+    let messages = tokio_stream::iter([pb::AgentMessage { message: Some(heartbeat) }]);
+    let mut client = pb::agent_service_client::AgentServiceClient::new(scheduler.channel());
+    let status = client.connect(messages).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(Agent::connect(scheduler.channel(), 1, &["nonsense".into()]).await.is_err());
+}
