@@ -10,7 +10,7 @@ use crate::output::Output;
 /// The machines, as seen at `now`.
 pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
     let heads = ["NAME", "STATE", "GPUS", "CPU SLOTS", "MEMORY", "DRIVER", "VERSION", "LAST SEEN", "ID"];
-    let mut grid = Grid::new(output, &heads);
+    let mut grid = Grid::new(output, &heads, 2);
     let length = short_length(agents.iter().map(|agent| agent.id.as_str()));
     for agent in agents {
         let seen = agent.last_seen_time.as_ref().map(|seen| span(seconds_between(seen, now)) + " ago");
@@ -62,7 +62,7 @@ fn slot_summary(slots: &[pb::CpuSlot]) -> String {
 pub fn gpus(output: Output, gpus: &[(String, pb::Gpu)]) -> String {
     let heads =
         ["AGENT", "GPU", "MODEL", "VRAM FREE", "VRAM TOTAL", "UTILISATION", "TEMPERATURE", "POWER", "JOB"];
-    let mut grid = Grid::new(output, &heads).right(3..8);
+    let mut grid = Grid::new(output, &heads, 2).right(3..8);
     let busy = || gpus.iter().map(|(_, gpu)| gpu.job_id.as_str()).filter(|job| !job.is_empty());
     let length = short_length(busy());
     // A reading that the driver refuses is not zero.
@@ -86,7 +86,7 @@ pub fn gpus(output: Output, gpus: &[(String, pb::Gpu)]) -> String {
 
 /// What a job has left behind.
 pub fn artifacts(output: Output, artifacts: &[pb::Artifact]) -> String {
-    let mut grid = Grid::new(output, &["NAME", "SIZE", "SHA-256"]).right(1..2);
+    let mut grid = Grid::new(output, &["NAME", "SIZE", "SHA-256"], 0).right(1..2);
     for artifact in artifacts {
         grid.row(vec![cell(&artifact.name), cell(bytes(artifact.size_bytes)), cell(&artifact.sha256)]);
     }

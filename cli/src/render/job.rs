@@ -17,7 +17,7 @@ const MAP: &str = "metrics/mAP50-95(B)";
 /// The list of jobs, as seen at `now`.
 pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
     let heads = ["ID", "NAME", "USER", "STATE", "PROGRESS", "mAP50-95", "ETA", "AGE", "WHERE / WAITING FOR"];
-    let mut grid = Grid::new(output, &heads);
+    let mut grid = Grid::new(output, &heads, 8);
     let length = short_length(jobs.iter().map(|job| job.id.as_str()));
     for job in jobs {
         let progress = job.progress.clone().unwrap_or_default();
@@ -125,7 +125,7 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
 
 fn attempts(output: Output, job: &pb::Job) -> String {
     let heads = ["ATTEMPT", "AGENT", "DEVICE", "PLACED", "STARTED", "ENDED", "HOW", "MESSAGE"];
-    let mut grid = Grid::new(output, &heads);
+    let mut grid = Grid::new(output, &heads, 7);
     for attempt in &job.attempts {
         let how = match attempt.end_reason() {
             pb::attempt::EndReason::Unspecified => "-",
@@ -217,6 +217,26 @@ mod tests {
 
     fn at(seconds: i64) -> Option<Timestamp> {
         Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 })
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_only_the_last_column_breaks_its_lines() {
+        let job = pb::Job {
+            id: "019ab3c4-1f2e-7000-8000-000000000001".into(),
+            user: "ada".into(),
+            state: pb::JobState::Queued.into(),
+            waiting_for: "needs a card with 20 GB; the 2 such cards are busy".into(),
+            create_time: at(0),
+            ..Default::default()
+        };
+        let wanted = "\
+ID             NAME  USER  STATE   PROGRESS  mAP50-95  ETA  AGE  WHERE /
+                                                                 WAITING FOR
+019ab3c4-1f2e        ada   QUEUED  -         -         -    5s   needs a card
+                                                                 with 20 GB;
+                                                                 the 2 such
+                                                                 cards are busy";
+        assert_eq!(list(Output { width: Some(82), ..PLAIN }, &[job], &at(5).unwrap()), wanted);
     }
 
     #[test]

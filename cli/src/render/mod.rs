@@ -4,7 +4,9 @@ pub mod cluster;
 pub mod job;
 pub mod training;
 
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, Width, presets,
+};
 use jiff::Timestamp;
 use trainyard_proto::pb;
 
@@ -14,14 +16,17 @@ use crate::terminal::clean;
 /// Shortest id that is printed: the 48 bits of a UUIDv7 that are its millisecond.
 const SHORT_ID: usize = 13;
 
+/// What a column that breaks its lines keeps at least, in characters.
+const NARROWEST: u16 = 16;
+
 /// A table without lines between cells.
 pub struct Grid {
     table: Table,
 }
 
 impl Grid {
-    /// With these column heads.
-    pub fn new(output: Output, heads: &[&str]) -> Self {
+    /// With these column heads. On a narrow terminal only the column `wrapping` breaks its lines.
+    pub fn new(output: Output, heads: &[&str], wrapping: usize) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         // Colours are ours to decide, the width too: comfy-table would look at the terminal itself.
@@ -35,9 +40,14 @@ impl Grid {
         }
         let head = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
         table.set_header(heads.iter().map(head).collect::<Vec<_>>());
-        table.column_iter_mut().for_each(|column| {
+        for (at, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
-        });
+            column.set_constraint(if at == wrapping {
+                ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST))
+            } else {
+                ColumnConstraint::ContentWidth
+            });
+        }
         Self { table }
     }
 

@@ -85,7 +85,7 @@ pub fn epochs<'a>(output: Output, epochs: impl Iterator<Item = &'a pb::Metrics>)
     ];
     let heads: Vec<&str> =
         ["EPOCH"].into_iter().chain(columns.map(|(head, _)| head)).chain(["IMAGES/S"]).collect();
-    let mut grid = Grid::new(output, &heads).right(0..heads.len());
+    let mut grid = Grid::new(output, &heads, 0).right(0..heads.len());
     for metrics in epochs {
         let mut cells = vec![cell(format!("{}/{}", metrics.epoch, metrics.epochs))];
         let figure = |name: &str| metrics.values.get(name).map(|value| format!("{value:.4}"));
@@ -104,7 +104,7 @@ pub fn per_class(output: Output, figures: &Figures) -> String {
     if classes.is_empty() {
         return String::new();
     }
-    let mut grid = Grid::new(output, &["CLASS", "mAP50", "mAP50-95"]).right(1..3);
+    let mut grid = Grid::new(output, &["CLASS", "mAP50", "mAP50-95"], 0).right(1..3);
     let shown = |name: String| figures.get(&name).map_or_else(|| "-".into(), |value| format!("{value:.3}"));
     for class in classes {
         let pair = [MAP50, MAP].map(|figure| cell(shown(format!("{figure}/{class}"))));

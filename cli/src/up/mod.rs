@@ -117,12 +117,13 @@ fn welcome(setup: &Setup, summary: &str) {
     // Commands typed elsewhere need the address only when it is not the usual one.
     let server =
         if url == crate::settings::DEFAULT_SERVER { String::new() } else { format!(" --server {url}") };
+    // Enough for the small data set to show something within minutes on two CPU cores.
+    let flags = if setup.cpu_slots > 0 { " --device cpu --imgsz 128 --batch 16" } else { " --imgsz 192" };
     message(&format!(
         "the cluster is up at {url}: {summary}\nlogs are in {}\n\nin another terminal:\n  \
-         yard{server} demo-data demo-data\n  \
-         yard{server} train demo-data/data.yaml --epochs 10 --imgsz 192 {}--follow\n\nCtrl-C stops the cluster",
+         yard{server} demo-data shapes\n  \
+         yard{server} train shapes/data.yaml --epochs 30 --nbs 16{flags} --follow\n\nCtrl-C stops the cluster",
         setup.data_dir.join("logs").display(),
-        if setup.cpu_slots > 0 { "--device cpu " } else { "" },
     ));
 }
 
