@@ -12,15 +12,17 @@ impl World {
             return;
         }
         let number = usize::try_from(self.rng.below(self.machines.len() as u64)).unwrap_or(0);
-        match self.rng.below(9) {
-            0 => self.crash_next = Some(CrashPoint::BeforeWriting),
-            1 => self.crash_next = Some(CrashPoint::AfterWriting),
-            2 => self.crash(),
-            3 | 4 => self.cut_machine(number, Duration::from_secs(2)),
+        match self.rng.below(28) {
+            0..=2 => self.crash_next = Some(CrashPoint::BeforeWriting),
+            3..=5 => self.crash_next = Some(CrashPoint::AfterWriting),
+            6..=8 => self.crash(),
+            9..=14 => self.cut_machine(number, Duration::from_secs(2)),
             // A link that swallows everything: each end finds out late, the scheduler by the lease.
-            5 => self.cut_machine(number, Duration::from_secs(90)),
-            6 => self.kill_machine(number),
-            7 => self.drain_machine(number),
+            15..=17 => self.cut_machine(number, Duration::from_secs(90)),
+            18..=20 => self.kill_machine(number),
+            // The first machine stays: it can run every job.
+            21 if number > 0 => self.remove_machine(number),
+            22..=24 => self.drain_machine(number),
             _ => self.pause_machine(number),
         }
         self.agenda.after(self.rng.millis(500, 40_000), Happening::Fault);
@@ -48,7 +50,15 @@ impl World {
         if self.machines[number].up {
             self.summary.agent_faults += 1;
             let disk_lost = self.rng.once_in(3);
-            self.kill(number, disk_lost);
+            self.kill(number, disk_lost, true);
+        }
+    }
+
+    /// It never comes back.
+    fn remove_machine(&mut self, number: usize) {
+        if self.machines[number].up {
+            self.summary.agent_faults += 1;
+            self.kill(number, true, false);
         }
     }
 

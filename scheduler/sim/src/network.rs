@@ -84,6 +84,10 @@ impl World {
 
     /// An agent speaks.
     pub(crate) fn say(&mut self, id: u64, said: Said) {
+        // An agent's queue is bounded: a report that finds it full waits in the spool for the next time.
+        if self.faults && matches!(said, Said::Report(_)) && self.rng.once_in(30) {
+            return;
+        }
         let arrival = self.agenda.now() + self.rng.millis(1, 300);
         if let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.open) {
             connection.last_at_scheduler = connection.last_at_scheduler.max(arrival);

@@ -245,7 +245,7 @@ impl World {
             Happening::AgentWakes(number) => self.on_wake(number),
             Happening::AgentExits(number, life) => {
                 if self.machines[number].life == life {
-                    self.kill(number, false);
+                    self.kill(number, false, true);
                 }
                 Ok(())
             }
@@ -350,8 +350,8 @@ impl World {
         }
     }
 
-    /// The agent's process dies and is started again later.
-    pub(crate) fn kill(&mut self, number: usize, disk_lost: bool) {
+    /// The agent's process dies; if it `returns`, it is started again later.
+    pub(crate) fn kill(&mut self, number: usize, disk_lost: bool, returns: bool) {
         self.waiting.remove(&number);
         if let Some(id) = self.machines[number].connection {
             // The machine may be gone with its process: then nothing closes the connection.
@@ -359,6 +359,8 @@ impl World {
             self.cut(id, notice);
         }
         self.machines[number].kill(self.agenda.now(), disk_lost);
-        self.agenda.after(self.rng.millis(100, 90_000), Happening::AgentStarts(number));
+        if returns {
+            self.agenda.after(self.rng.millis(100, 90_000), Happening::AgentStarts(number));
+        }
     }
 }
