@@ -113,9 +113,8 @@ impl<'a> Session<'a> {
     }
 
     fn is_out_of_patience(&self) -> bool {
-        let patience = self.setup.spec().patience;
         let best = self.progress.best.as_ref().map_or(0, |best| best.epoch);
-        patience > 0 && self.progress.epoch.saturating_sub(best) >= patience && self.progress.epoch > 0
+        is_patience_over(self.progress.epoch, best, self.setup.spec().patience)
     }
 
     fn is_asked_to_stop(&self) -> bool {
@@ -320,6 +319,11 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Whether, after `epoch` epochs of which `best` was the best, another one is not worth it.
+const fn is_patience_over(epoch: u32, best: u32, patience: u32) -> bool {
+    patience > 0 && epoch.saturating_sub(best) >= patience
+}
+
 /// The batch at another size, drawn from `seed` and `iteration`: half to one and a half times, a multiple
 /// of 32.
 fn rescale(images: &Tensor, seed: u64, iteration: u64) -> Tensor {
@@ -346,6 +350,13 @@ mod tests {
     use tch::Kind;
 
     use super::*;
+
+    #[test]
+    fn patience_counts_the_epochs_since_the_best_and_zero_never_ends() {
+        let found = [(0, 0, 3), (3, 1, 3), (4, 1, 3), (90, 1, 0)]
+            .map(|(epoch, best, patience)| is_patience_over(epoch, best, patience));
+        assert_eq!(found, [false, false, true, false]);
+    }
 
     #[test]
     fn sizes_vary_between_a_half_and_one_and_a_half_and_repeat_with_the_seed() {

@@ -1,0 +1,212 @@
+//! The real binary as an agent starts it: events on a descriptor, signals, exit codes.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod shapes;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, Signal, kill_process};
+use trainyard_trainer::{checkpoint, weights};
+use trainyard_types::TrainSpec;
+use trainyard_types::trainer::{TrainerEvent, TrainerLine, VERSION, exit_code};
+
+/// Trainers use all cores, so they run one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn trainer() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainyard-trainer"));
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Starts training with its events on standard output.
+fn start(spec: &TrainSpec, run_dir: &Path, extra: &[&str], environment: &[(&str, &str)]) -> Child {
+    let file = run_dir.with_extension("json");
+    std::fs::write(&file, serde_json::to_vec(spec).unwrap()).unwrap();
+    let mut command = trainer();
+    command.args(["train", "--device", "cpu", "--events-fd", "1", "--spec"]).arg(file);
+    command.arg("--run-dir").arg(run_dir).args(extra).envs(environment.iter().copied());
+    command.stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn event(line: &str) -> TrainerEvent {
+    let line: TrainerLine = serde_json::from_str(line).unwrap();
+    assert_eq!(line.v, VERSION);
+    line.event
+}
+
+/// Runs to the end; returns the exit code and all events.
+fn finish(child: Child) -> (i32, Vec<TrainerEvent>) {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code().unwrap(), text.lines().map(event).collect())
+}
+
+fn last_weights(run_dir: &Path) -> weights::Tensors {
+    weights::read(&run_dir.join("weights/last.safetensors")).unwrap().tensors
+}
+
+#[test]
+fn sigterm_ends_with_a_checkpoint_and_resuming_gives_the_same_weights() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 12);
+    let spec = TrainSpec { nbs: 8, ..shapes::spec(&data, 5) };
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    assert_eq!(finish(start(&spec, &whole, &[], &[])).0, exit_code::DONE);
+
+    let mut child = start(&spec, &parts, &[], &[]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let is_epoch = |line: &String| matches!(event(line), TrainerEvent::Epoch(_));
+    lines.by_ref().map(Result::unwrap).find(is_epoch).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let rest: Vec<TrainerEvent> = lines.map(|line| event(&line.unwrap())).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(exit_code::STOPPED));
+    let Some(TrainerEvent::Checkpoint(saved)) = rest.last() else { panic!("no checkpoint: {rest:?}") };
+    assert!(parts.join(&saved.path).is_dir());
+    let found = checkpoint::newest(&parts.join("checkpoints")).unwrap();
+    let progress = found.checkpoint.unwrap().progress;
+    assert_eq!((progress.step, progress.epoch), (saved.step, saved.epoch));
+    assert!(progress.epoch < spec.epochs, "it ran to the end before it was told to stop");
+
+    let (code, events) = finish(start(&spec, &parts, &["--resume"], &[]));
+    assert_eq!(code, exit_code::DONE);
+    let Some(TrainerEvent::Started(started)) =
+        events.iter().find(|event| matches!(event, TrainerEvent::Started(_)))
+    else {
+        panic!("never started")
+    };
+    assert_eq!(started.first_epoch, progress.epoch + 1);
+    let (whole, parts) = (last_weights(&whole), last_weights(&parts));
+    let differing: Vec<&String> = whole.keys().filter(|name| !whole[*name].equal(&parts[*name])).collect();
+    assert_eq!(differing, Vec::<&String>::new());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 4);
+    let run_dir = folder.path().join("run");
+    let spec = TrainSpec { nbs: 4, ..shapes::spec(&data, 2) };
+    assert_eq!(finish(start(&spec, &run_dir, &[], &[])).0, exit_code::DONE);
+    let newest = checkpoint::newest(&run_dir.join("checkpoints")).unwrap().checkpoint.unwrap();
+    std::fs::write(newest.place.join("ema.safetensors"), "torn").unwrap();
+
+    let (code, events) = finish(start(&spec, &run_dir, &["--resume"], &[]));
+    assert_eq!(code, exit_code::DONE);
+    let warned =
+        |event: &TrainerEvent| matches!(event, TrainerEvent::Log(log) if log.message.contains("is skipped"));
+    assert!(events.iter().any(warned), "{events:?}");
+    assert!(events.iter().any(|event| matches!(event, TrainerEvent::Epoch(epoch) if epoch.epoch == 2)));
+}
+
+#[test]
+fn a_card_too_small_for_the_batch_gets_a_smaller_one_and_the_job_goes_on() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 12);
+    let spec = shapes::spec(&data, 3);
+    let too_small = [("TRAINYARD_TEST_OOM_AT_BATCH", "5@2")];
+    let child = start(&spec, &folder.path().join("run"), &["--batch-size", "8"], &too_small);
+    let (code, events) = finish(child);
+    assert_eq!(code, exit_code::DONE);
+    let changes: Vec<(u32, u32)> = events
+        .iter()
+        .filter_map(|event| match event {
+            TrainerEvent::BatchSize(change) => Some((change.from, change.to)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(changes, [(8, 6), (6, 4)]);
+    let epochs: Vec<u32> = events
+        .iter()
+        .filter_map(|event| match event {
+            TrainerEvent::Epoch(epoch) => Some(epoch.epoch),
+            _ => None,
+        })
+        .collect();
+    // The first epoch, which fitted, is not done again.
+    assert_eq!(epochs, [1, 2, 3]);
+}
+
+#[test]
+fn a_card_too_small_for_one_image_ends_with_its_own_exit_code() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 4);
+    let too_small = [("TRAINYARD_TEST_OOM_AT_BATCH", "1")];
+    let child = start(&shapes::spec(&data, 1), &folder.path().join("run"), &[], &too_small);
+    let (code, events) = finish(child);
+    assert_eq!(code, exit_code::GPU_OOM);
+    let Some(TrainerEvent::Failed(failed)) = events.last() else { panic!("{events:?}") };
+    assert!(failed.message.contains("CUDA out of memory"), "{}", failed.message);
+}
+
+#[test]
+fn wrong_specs_and_data_end_with_64_and_name_what_is_wrong() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 2);
+    let run_dir = folder.path().join("run");
+    let fields = |spec: &TrainSpec| {
+        let (code, events) = finish(start(spec, &run_dir, &[], &[]));
+        assert_eq!(code, exit_code::BAD_SPEC);
+        let Some(TrainerEvent::Failed(failed)) = events.last() else { panic!("{events:?}") };
+        assert!(!failed.message.is_empty());
+        failed.violations.iter().map(|violation| violation.field.clone()).collect::<Vec<_>>()
+    };
+    let good = shapes::spec(&data, 1);
+    assert_eq!(fields(&TrainSpec { epochs: 0, imgsz: 100, ..good.clone() }), ["epochs", "imgsz"]);
+    assert_eq!(fields(&TrainSpec { data: folder.path().join("none.yaml"), ..good.clone() }), ["data"]);
+    std::fs::write(folder.path().join("data/labels/001.txt"), "7 0.5 0.5 0.1 0.1\n").unwrap();
+    assert_eq!(fields(&good), ["data"]);
+    assert!(!run_dir.exists(), "a wrong spec leaves nothing behind");
+}
+
+#[test]
+fn a_run_directory_in_use_is_not_overwritten() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 2);
+    let (spec, run_dir) = (shapes::spec(&data, 1), folder.path().join("run"));
+    assert_eq!(finish(start(&spec, &run_dir, &[], &[])).0, exit_code::DONE);
+    let (code, events) = finish(start(&spec, &run_dir, &[], &[]));
+    assert_eq!(code, exit_code::BAD_SPEC);
+    assert!(
+        matches!(events.last(), Some(TrainerEvent::Failed(failed)) if failed.message.contains("--resume"))
+    );
+}
+
+#[test]
+fn trained_weights_validate_and_predict() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 2);
+    let run_dir = folder.path().join("run");
+    assert_eq!(finish(start(&shapes::spec(&data, 1), &run_dir, &[], &[])).0, exit_code::DONE);
+    let best = run_dir.join("weights/best.safetensors");
+
+    let output =
+        trainer().args(["val", "--device", "cpu", "--weights"]).arg(&best).arg("--data").arg(&data).output();
+    let output = output.unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("mAP50-95") && text.contains("wide") && text.contains("tall"), "{text}");
+
+    let out = folder.path().join("out");
+    let mut command = trainer();
+    command.args(["predict", "--device", "cpu", "--save-txt", "--conf", "0", "--weights"]).arg(&best);
+    command.arg("--source").arg(folder.path().join("data/images")).arg("--out").arg(&out);
+    assert!(command.output().unwrap().status.success());
+    for file in ["000.png", "001.png", "000.txt", "001.txt"] {
+        assert!(out.join(file).is_file(), "{file} is missing");
+    }
+}

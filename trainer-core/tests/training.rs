@@ -1,0 +1,169 @@
+//! Real training on the CPU, in seconds: it learns, and it resumes bit by bit.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod shapes;
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tch::Device;
+use trainyard_trainer::events::Events;
+use trainyard_trainer::train::session::End;
+use trainyard_trainer::train::setup::Options;
+use trainyard_trainer::train::train;
+use trainyard_trainer::{libtorch, weights};
+use trainyard_types::TrainSpec;
+use trainyard_types::trainer::TrainerEvent;
+
+/// libtorch's generator is one for the process, so runs take turns. One thread: sums in one order.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = libtorch::load_cuda();
+    tch::set_num_threads(1);
+    guard
+}
+
+fn run(spec: &TrainSpec, run_dir: &Path, resume: bool, stop: bool) -> (End, Vec<TrainerEvent>) {
+    let options = Options {
+        spec: spec.clone(),
+        run_dir: run_dir.to_owned(),
+        cache_dir: None,
+        device: Device::Cpu,
+        batch_size: None,
+        resume,
+    };
+    let mut events = Events::recording();
+    let end = train(options, &mut events, &AtomicBool::new(stop)).unwrap();
+    (end, events.recorded().to_vec())
+}
+
+/// Tensors whose bits differ between two runs' last weights and averages.
+fn differing(a: &Path, b: &Path) -> Vec<String> {
+    let read = |run: &Path| {
+        let newest =
+            trainyard_trainer::checkpoint::newest(&run.join("checkpoints")).unwrap().checkpoint.unwrap();
+        let files = ["model", "ema", "momentum"].map(|name| {
+            let file = format!("{name}.safetensors");
+            weights::parse(&newest.files[&file]).unwrap().tensors
+        });
+        (files, newest.progress)
+    };
+    let ((a, progress_a), (b, progress_b)) = (read(a), read(b));
+    let losses = |progress: &trainyard_trainer::checkpoint::Progress| {
+        progress.rows.iter().map(|row| row.metrics.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(losses(&progress_a), losses(&progress_b));
+    assert_eq!(progress_a.step, progress_b.step);
+    a.iter()
+        .zip(&b)
+        .flat_map(|(a, b)| a.iter().filter(|(name, tensor)| !tensor.equal(&b[*name])))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+#[test]
+fn a_few_images_are_learnt_in_seconds() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 16);
+    let run_dir = folder.path().join("run");
+    let spec = TrainSpec { nbs: 8, fliplr: 0.5, ..shapes::spec(&data, 30) };
+    let (end, events) = run(&spec, &run_dir, false, false);
+    assert_eq!(end, End::Finished);
+
+    assert!(matches!(&events[..], [.., TrainerEvent::Checkpoint(_), TrainerEvent::Finished(_)]));
+    let Some(TrainerEvent::Finished(finished)) = events.last() else { unreachable!() };
+    let map50 = finished.metrics["metrics/mAP50(B)"];
+    assert!(map50 > 0.5, "mAP50 is only {map50}");
+    assert!(finished.metrics.contains_key("metrics/mAP50-95(B)/tall"));
+    for artifact in &finished.artifacts {
+        assert!(run_dir.join(artifact).is_file(), "{} is missing", artifact.display());
+    }
+    let started: Vec<_> = events.iter().filter(|event| matches!(event, TrainerEvent::Started(_))).collect();
+    assert_eq!(started.len(), 1);
+    let text = std::fs::read_to_string(run_dir.join("results.csv")).unwrap();
+    assert_eq!(text.lines().count(), 31);
+
+    let best = weights::read(&run_dir.join("weights/best.safetensors")).unwrap();
+    assert_eq!(best.metadata["names"], r#"["wide","tall"]"#);
+    assert_eq!(best.tensors.len(), 355);
+}
+
+#[test]
+fn stopping_and_going_on_changes_no_bit() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 14);
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    // Warm-up ends in the third epoch; four batches make a step, so gradients wait at a stop.
+    let spec = TrainSpec { nbs: 16, warmup_epochs: 1.0, ..shapes::spec(&data, 4) };
+    assert_eq!(run(&spec, &whole, false, false).0, End::Finished);
+
+    let mut stops = 0;
+    for _ in 0..3 {
+        // Asked to stop from the start: one batch, then a checkpoint.
+        let (end, events) = run(&spec, &parts, true, true);
+        assert_eq!(end, End::Stopped);
+        assert!(events.iter().any(|event| matches!(event, TrainerEvent::Checkpoint(_))));
+        stops += 1;
+    }
+    assert_eq!(stops, 3);
+    assert_eq!(run(&spec, &parts, true, false).0, End::Finished);
+    assert_eq!(differing(&whole, &parts), Vec::<String>::new());
+}
+
+#[test]
+fn gradients_that_wait_for_a_step_survive_a_stop() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 12);
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    // No warm-up: the very first batches accumulate, three an epoch, five a step.
+    let spec = TrainSpec { nbs: 20, warmup_epochs: 0.0, ..shapes::spec(&data, 3) };
+    assert_eq!(run(&spec, &whole, false, false).0, End::Finished);
+    for _ in 0..2 {
+        assert_eq!(run(&spec, &parts, true, true).0, End::Stopped);
+        let found = trainyard_trainer::checkpoint::newest(&parts.join("checkpoints")).unwrap();
+        assert!(found.checkpoint.unwrap().files.contains_key("gradients.safetensors"));
+    }
+    assert_eq!(run(&spec, &parts, true, false).0, End::Finished);
+    assert_eq!(differing(&whole, &parts), Vec::<String>::new());
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_only_says_so_again() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 4);
+    let run_dir = folder.path().join("run");
+    let spec = shapes::spec(&data, 1);
+    let first = run(&spec, &run_dir, true, false).1;
+    let second = run(&spec, &run_dir, true, false).1;
+    assert_eq!(first.last(), second.last());
+    assert!(!second.iter().any(|event| matches!(event, TrainerEvent::Epoch(_))));
+}
+
+#[test]
+fn frozen_layers_keep_their_weights_and_statistics() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 4);
+    let after = |epochs: u32| {
+        let run_dir = folder.path().join(format!("run{epochs}"));
+        let spec = TrainSpec { freeze: 5, warmup_epochs: 0.0, nbs: 4, ..shapes::spec(&data, epochs) };
+        run(&spec, &run_dir, false, false);
+        weights::read(&run_dir.join("weights/last.safetensors")).unwrap().tensors
+    };
+    let (one, two) = (after(1), after(2));
+    for (name, tensor) in &one {
+        let layer: usize = name.split('.').nth(1).unwrap().parse().unwrap();
+        if layer < 5 || name.contains("dfl") {
+            assert!(tensor.equal(&two[name]), "{name} moved");
+        } else if layer < 22 && name.ends_with(".conv.weight") {
+            assert!(!tensor.equal(&two[name]), "{name} did not move");
+        }
+    }
+}
