@@ -22,6 +22,7 @@ const NARROWEST: u16 = 16;
 /// A table without lines between cells.
 pub struct Grid {
     table: Table,
+    wrapping: usize,
 }
 
 impl Grid {
@@ -40,15 +41,10 @@ impl Grid {
         }
         let head = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
         table.set_header(heads.iter().map(head).collect::<Vec<_>>());
-        for (at, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((0, 2));
-            column.set_constraint(if at == wrapping {
-                ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST))
-            } else {
-                ColumnConstraint::ContentWidth
-            });
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2)).set_constraint(ColumnConstraint::ContentWidth);
         }
-        Self { table }
+        Self { table, wrapping }
     }
 
     /// Sets these columns flush right, as numbers are.
@@ -68,7 +64,11 @@ impl Grid {
     }
 
     /// The text, without blanks at line ends.
-    pub fn text(&self) -> String {
+    pub fn text(mut self) -> String {
+        let widest = self.table.column_max_content_widths().get(self.wrapping).copied().unwrap_or(0);
+        if let Some(column) = self.table.column_mut(self.wrapping).filter(|_| widest > NARROWEST) {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST)));
+        }
         self.table.trim_fmt()
     }
 }
