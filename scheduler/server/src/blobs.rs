@@ -110,7 +110,7 @@ impl Blobs {
     }
 
     /// Removes blobs in the background; what cannot be removed is logged and stays.
-    pub fn remove_later(&self, blobs: Vec<(JobId, String)>) {
+    pub fn remove_later(&self, blobs: &[(JobId, String)]) {
         if blobs.is_empty() {
             return;
         }

@@ -273,7 +273,7 @@ impl Driver {
         for question in batch.questions {
             question(&mut live);
         }
-        self.blobs.remove_later(batch.orphans);
+        self.blobs.remove_later(&batch.orphans);
     }
 }
 

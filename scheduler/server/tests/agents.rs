@@ -1,4 +1,5 @@
 //! Agents' sessions, and the blobs that attempts leave behind.
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
 mod support;
 

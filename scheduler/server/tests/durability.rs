@@ -1,4 +1,5 @@
 //! What survives: of Redis, of the scheduler, of both; and that only one scheduler leads.
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
 mod support;
 

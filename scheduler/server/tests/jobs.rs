@@ -1,4 +1,5 @@
 //! `JobService` over a real Redis: submissions, lists, and following a job.
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
 mod support;
 

@@ -159,7 +159,7 @@ impl ArtifactService for Artifacts {
         let page = Page::parse(page_size, &page_token, &filters).map_err(ApiError::Invalid)?;
         let question = move |live: &mut crate::driver::Live<'_>| {
             let job = find_job(live, &job_id)?;
-            live.core.job(job).map(|record| list(record, &page)).ok_or_else(|| ApiError::no_job(job))
+            live.core.job(job).map(|record| list(record, &page)).ok_or_else(|| ApiError::no_job(&job))
         };
         Ok(Response::new(self.0.driver.ask(question).await.map_err(ApiError::from)??))
     }
@@ -176,7 +176,7 @@ impl ArtifactService for Artifacts {
         }
         let question = move |live: &mut crate::driver::Live<'_>| {
             let job = find_job(live, &job_id)?;
-            let record = live.core.job(job).ok_or_else(|| ApiError::no_job(job))?;
+            let record = live.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
             find(record, &name, &sha256).map(|artifact| (job, artifact))
         };
         let (job, artifact) = self.0.driver.ask(question).await.map_err(ApiError::from)??;

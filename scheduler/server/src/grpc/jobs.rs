@@ -52,7 +52,7 @@ impl Jobs {
     async fn view(&self, text: String) -> Result<JobView, ApiError> {
         let view = move |live: &mut Live<'_>| {
             let job = find_job(live, &text)?;
-            live.job(job).ok_or_else(|| ApiError::no_job(job))
+            live.job(job).ok_or_else(|| ApiError::no_job(&job))
         };
         self.0.driver.ask(view).await?
     }
@@ -258,7 +258,7 @@ impl JobService for Jobs {
         let pb::WatchJobRequest { job_id, cursor, history_only } = request.into_inner();
         let subscribe = move |live: &mut Live<'_>| {
             let job = find_job(live, &job_id)?;
-            live.watch(job).map(|marks| (job, marks)).ok_or_else(|| ApiError::no_job(job))
+            live.watch(job).map(|marks| (job, marks)).ok_or_else(|| ApiError::no_job(&job))
         };
         let (job, marks) = self.0.driver.ask(subscribe).await.map_err(ApiError::from)??;
         let (events, stream) = mpsc::channel(WATCH_BACKLOG);

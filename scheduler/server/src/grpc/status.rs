@@ -65,7 +65,7 @@ impl ApiError {
     }
 
     /// A job that is not there.
-    pub fn no_job(id: impl ToString) -> Self {
+    pub fn no_job(id: &(impl ToString + ?Sized)) -> Self {
         Self::NotFound { kind: "job", name: id.to_string(), hint: "`yard jobs` lists what there is" }
     }
 
@@ -84,7 +84,7 @@ impl From<Unavailable> for ApiError {
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
         match error {
-            RequestError::Refused(Refusal::UnknownJob(job)) => Self::no_job(job),
+            RequestError::Refused(Refusal::UnknownJob(job)) => Self::no_job(&job),
             RequestError::Refused(refusal) => Self::Refused(refusal),
             RequestError::Unavailable(Unavailable) => Self::STORE_AWAY,
         }
