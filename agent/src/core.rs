@@ -389,6 +389,9 @@ impl Core {
         match outcome(attempt, exit) {
             Outcome::Publish(artifacts) => {
                 attempt.state = State::Publishing;
+                if attempt.uploading.take().is_some() {
+                    out.push(Command::CancelTransfers(id)); // Nobody resumes from it any more.
+                }
                 out.push(Command::UploadArtifacts(id, artifacts));
             }
             Outcome::End(reason, message) => attempt.save_and_end(now, id, reason, message, out),

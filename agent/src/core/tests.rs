@@ -310,6 +310,16 @@ fn a_checkpoint_that_cannot_be_stored_does_not_hold_the_end_up() {
 }
 
 #[test]
+fn a_finished_attempt_gives_its_checkpoints_upload_up() {
+    let mut world = Running::new();
+    world.line(0, TrainerEvent::Checkpoint(saved(10)));
+    world.finish();
+    let out = world.exited(2, ExitKind::Code(0));
+    assert_eq!(out[0], Command::CancelTransfers(world.a));
+    assert!(matches!(out[1..], [Command::UploadArtifacts(..)]), "{out:?}");
+}
+
+#[test]
 fn a_cancelled_attempt_uploads_nothing_more() {
     let mut world = Running::new();
     world.line(0, TrainerEvent::Checkpoint(saved(10)));
