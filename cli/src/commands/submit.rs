@@ -42,7 +42,8 @@ impl Submit {
         let documents = spec::parse(&name, &text)?;
         check_all(&context.client, &name, &documents).await?;
         if self.dry_run {
-            terminal::message(&format!("{} jobs are valid; nothing was queued", documents.len()));
+            let jobs = if documents.len() == 1 { "job is" } else { "jobs are" };
+            terminal::message(&format!("{} {jobs} valid; nothing was queued", documents.len()));
             return Ok(());
         }
         let mut answers = Vec::new();
