@@ -15,6 +15,10 @@ use tracing::{debug, warn};
 
 /// How often a quiet connection is asked whether it lives, and how long it may take to say so.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Bytes under way on one upload, and on one connection, before the sender waits: enough for a gigabit
+/// network.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
 /// How long calls may take to end when the scheduler does.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait when no more connections can be accepted, as when descriptors run out.
@@ -30,6 +34,8 @@ pub async fn serve(listener: TcpListener, routes: Router, closing: CancellationT
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(KEEPALIVE))
         .keep_alive_timeout(KEEPALIVE)
+        .initial_stream_window_size(Some(STREAM_WINDOW))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .max_concurrent_streams(1024);
     let graceful = GracefulShutdown::new();
     loop {

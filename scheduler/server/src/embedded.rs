@@ -86,7 +86,7 @@ pub enum EmbeddedError {
 /// A running server with the thread that supervises it. Dropping it ends the server.
 #[derive(Debug)]
 pub struct EmbeddedRedis {
-    url: String,
+    socket: PathBuf,
     pid: Arc<AtomicU32>,
     /// Dropped to stop.
     stop: Option<mpsc::Sender<()>>,
@@ -101,7 +101,7 @@ impl EmbeddedRedis {
     pub fn start(program: &Path, dir: &Path) -> Result<Self, EmbeddedError> {
         let server = Server { program: program.to_owned(), dir: dir.to_owned() };
         server.prepare()?;
-        let url = format!("unix://{}", server.socket().display());
+        let socket = server.socket();
         let pid = Arc::new(AtomicU32::new(0));
         let (stop, stopped) = mpsc::channel();
         let (started, first) = mpsc::channel();
@@ -124,7 +124,7 @@ impl EmbeddedRedis {
         };
         let supervisor =
             supervisor.map_err(|cause| EmbeddedError::Directory { path: dir.to_owned(), cause })?;
-        let embedded = Self { url, pid, stop: Some(stop), supervisor: Some(supervisor) };
+        let embedded = Self { socket, pid, stop: Some(stop), supervisor: Some(supervisor) };
         match first.recv() {
             Ok(Ok(())) => Ok(embedded),
             Ok(Err(error)) => Err(error),
@@ -133,8 +133,13 @@ impl EmbeddedRedis {
     }
 
     /// Where it serves.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Where it serves, for clients that take a URL. Only of use if the path is plain.
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.socket.display())
     }
 
     /// The process that serves now; 0 while there is none.

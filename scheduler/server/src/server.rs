@@ -200,7 +200,7 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
 
 async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<RedisStore>), StartError> {
     if !config.redis_url.is_empty() {
-        let store = RedisStore::new(&config.redis_url, config.event_history).map_err(StartError::Url)?;
+        let store = RedisStore::at_url(&config.redis_url, config.event_history).map_err(StartError::Url)?;
         if let Some(weakness) = store.weakness().await {
             warn!(
                 weakness,
@@ -218,6 +218,6 @@ async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<
         Ok(started) => Arc::new(started?),
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     };
-    let store = RedisStore::new(redis.url(), config.event_history).map_err(StartError::Url)?;
+    let store = RedisStore::at_socket(redis.socket(), config.event_history).map_err(StartError::Url)?;
     Ok((Some(redis), Arc::new(store)))
 }

@@ -27,7 +27,7 @@ async fn upload(
     content: &[u8],
 ) -> Result<bool, Status> {
     let header = pb::UploadHeader { attempt: attempt.into(), session, artifact: Some(artifact) };
-    let data = content.chunks(7).map(|chunk| Part::Data(chunk.to_vec()));
+    let data = content.chunks(1 << 10).map(|chunk| Part::Data(chunk.to_vec()));
     let parts: Vec<_> = std::iter::once(Part::Header(header))
         .chain(data)
         .map(|part| pb::UploadArtifactRequest { part: Some(part) })
@@ -65,14 +65,16 @@ async fn a_job_runs_through_an_agent_and_its_artifacts_can_be_fetched() {
     let (best, empty) = (artifact("weights/best.safetensors", &content), artifact("notes.txt", b""));
     let session = agent.welcome.session;
     assert!(!upload(&scheduler, &assign.attempt, session, best.clone(), &content).await.unwrap());
+    // Whether or not the agent sends the bytes once more.
     assert!(upload(&scheduler, &assign.attempt, session, best.clone(), &[]).await.unwrap());
+    assert!(upload(&scheduler, &assign.attempt, session, best.clone(), &content).await.unwrap());
     assert!(!upload(&scheduler, &assign.attempt, session, empty.clone(), &[]).await.unwrap());
     let end = ended(pb::attempt::EndReason::Completed, vec![best.clone(), empty.clone()]);
     agent.report_acked(&assign.attempt, 2, end).await;
 
     let request = pb::ListArtifactsRequest { job_id: job.clone(), page_size: 1, ..Default::default() };
     let page = scheduler.artifacts().list_artifacts(request.clone()).await.unwrap().into_inner();
-    assert_eq!(page.artifacts, [empty.clone()]);
+    assert_eq!(page.artifacts, std::slice::from_ref(&empty));
     let next = pb::ListArtifactsRequest { page_token: page.next_page_token, ..request };
     let page = scheduler.artifacts().list_artifacts(next).await.unwrap().into_inner();
     assert_eq!((page.artifacts, page.next_page_token.as_str()), (vec![best.clone()], ""));
@@ -114,7 +116,8 @@ async fn an_upload_must_be_whole_and_by_the_attempts_holder() {
         refused.get_details_bad_request().unwrap().field_violations.into_iter().map(|v| v.field).collect();
     assert_eq!(fields, ["header.attempt", "header.artifact.name"]);
     agent.report_acked(&attempt, 1, ended(pb::attempt::EndReason::TrainerCrash, vec![])).await;
-    let late = upload(&scheduler, &attempt, session, right, b"right").await;
+    let content = vec![7; 1 << 20];
+    let late = upload(&scheduler, &attempt, session, artifact("a", &content), &content).await;
     assert_eq!(code(late), Code::FailedPrecondition);
 }
 
@@ -157,7 +160,7 @@ async fn an_attempt_that_the_agent_does_not_hold_any_more_is_tried_again() {
     let mut agent = scheduler.agent(1, &[]).await;
     scheduler.submit(submission("")).await.unwrap();
     let first = agent.assigned().await.attempt;
-    let mut agent = scheduler.agent(1, &[first.clone()]).await;
+    let mut agent = scheduler.agent(1, std::slice::from_ref(&first)).await;
     agent.report_acked(&first, 1, started()).await;
     let mut agent = scheduler.agent(1, &[]).await;
     let second = agent.assigned().await.attempt;

@@ -130,7 +130,7 @@ async fn a_newer_scheduler_deposes_the_older_one() {
     let (redis_dir, first_dir, second_dir) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let redis = EmbeddedRedis::start("redis-server".as_ref(), redis_dir.path()).unwrap();
-    let shared = |dir: &tempfile::TempDir| Config { redis_url: redis.url().into(), ..config(dir.path()) };
+    let shared = |dir: &tempfile::TempDir| Config { redis_url: redis.url(), ..config(dir.path()) };
     let (first_config, second_config) = (shared(&first_dir), shared(&second_dir));
     let first = Scheduler::start_with(first_dir, first_config).await;
     let job = first.submit(submission("a")).await.unwrap().id;
@@ -138,7 +138,7 @@ async fn a_newer_scheduler_deposes_the_older_one() {
     let refused = first.submit(submission("b")).await;
     assert_eq!(code(refused), Code::Unavailable);
     let end = first.server.wait().await.unwrap_err();
-    assert!(end.to_string().contains("another scheduler leads now"), "{end}");
+    assert!(end.to_string().contains("leads no more"), "{end}");
     let jobs = second.list(pb::ListJobsRequest::default()).await.unwrap().jobs;
     assert_eq!(jobs.into_iter().map(|job| job.id).collect::<Vec<_>>(), [job]);
 }

@@ -1,7 +1,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trainyard_scheduler_core::EventRecord;
-use trainyard_types::{JobSpec, ModelScale, Resources, TrainSpec};
+use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
+use trainyard_types::{
+    AttemptId, DeviceKind, Inventory, JobSpec, ModelScale, Report, Resources, Time, TrainSpec,
+};
 
 use super::*;
 use crate::store::Pending;
@@ -44,10 +47,20 @@ fn spec() -> JobSpec {
     JobSpec {
         name: String::new(),
         train: TrainSpec::new(ModelScale::N, "/data/d.yaml"),
-        resources: Resources::default(),
+        resources: Resources { device: DeviceKind::Cpu, ..Resources::default() },
         priority: 0,
         max_retries: 3,
         labels: BTreeMap::new(),
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        agent: AgentId(Uuid::from_u128(1)),
+        name: "a".into(),
+        version: "1".into(),
+        inventory: Inventory { cpu_slots: 1, ..Inventory::default() },
+        attempts: Vec::new(),
     }
 }
 
@@ -101,18 +114,34 @@ async fn a_lost_store_ends_sessions_and_watches() {
     let job = submit(&handle, "a").await.unwrap();
     let mut marks = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
     assert_eq!(*marks.borrow_and_update(), Mark { last_cursor: 1, is_final: false });
-    let hello = Hello {
-        agent: AgentId(Uuid::from_u128(1)),
-        name: "a".into(),
-        version: "1".into(),
-        inventory: Default::default(),
-        attempts: Vec::new(),
-    };
-    let mut opened = handle.open(hello, Vec::new()).await.unwrap();
+    let mut opened = handle.open(hello(), Vec::new()).await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
     assert_eq!(submit(&handle, "b").await, Err(Unavailable.into()));
-    assert!(opened.commands.recv().await.is_none());
-    assert!(marks.changed().await.is_err());
+    while opened.commands.recv().await.is_some() {}
+    while marks.changed().await.is_ok() {}
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_drain_is_closed() {
+    let (handle, _store, mut serving, _dir) = start();
+    serving.wait_for(|serving| *serving).await.unwrap();
+    let mut opened = handle.open(hello(), Vec::new()).await.unwrap();
+    let job = submit(&handle, "a").await.unwrap();
+    let attempt = AttemptId { job, number: 1 };
+    let session = opened.session;
+    for sequence in 1..=300 {
+        let log = Log { level: LogLevel::Info, message: "line".into() };
+        let body = ReportBody::Trainer(TrainerEvent::Log(log));
+        let report = Report { attempt, sequence, time: Time(1), body };
+        handle.report(hello().agent, session, report).await.unwrap();
+    }
+    let open = move |live: &mut Live<'_>| live.core.agent(hello().agent).unwrap().session;
+    while handle.ask(open).await.unwrap() == Some(session) {}
+    let mut commands = 0;
+    while opened.commands.recv().await.is_some() {
+        commands += 1;
+    }
+    assert_eq!(commands, SESSION_BACKLOG);
 }
 
 #[tokio::test]

@@ -179,7 +179,7 @@ impl PrivateRedis {
     }
 
     fn store(&self) -> RedisStore {
-        RedisStore::new(self.server.url(), 50).unwrap()
+        RedisStore::at_socket(self.server.socket(), 50).unwrap()
     }
 
     async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {

@@ -25,8 +25,11 @@ pub const SCHEMA: u32 = 1;
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another scheduler leads now. Nothing was written.
-    #[error("another scheduler leads now (leader epoch {current}, ours was {ours})")]
+    /// Another scheduler leads now, or the store has lost its data. Nothing was written.
+    #[error(
+        "this scheduler leads no more: the store is at leader epoch {current}, ours was {ours}; stop the \
+         other scheduler, or give each one its own Redis"
+    )]
     Fenced {
         /// What the caller said.
         ours: LeaderEpoch,

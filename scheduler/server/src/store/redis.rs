@@ -1,10 +1,11 @@
 //! The store in Redis: every change is one atomic script that checks who leads.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{RedisError, Script};
+use redis::{ConnectionAddr, RedisError, Script};
 use serde::de::DeserializeOwned;
 use tracing::{error, warn};
 use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
@@ -48,8 +49,19 @@ impl RedisStore {
     ///
     /// # Errors
     /// The URL is none.
-    pub fn new(url: &str, event_history: usize) -> Result<Self, StoreError> {
-        let client = redis::Client::open(url)?;
+    pub fn at_url(url: &str, event_history: usize) -> Result<Self, StoreError> {
+        Self::new(redis::Client::open(url)?, event_history)
+    }
+
+    /// A store at a Unix socket, whose path need not survive being written as a URL.
+    ///
+    /// # Errors
+    /// Never, as it stands.
+    pub fn at_socket(path: &Path, event_history: usize) -> Result<Self, StoreError> {
+        Self::new(redis::Client::open(ConnectionAddr::Unix(path.to_owned()))?, event_history)
+    }
+
+    fn new(client: redis::Client, event_history: usize) -> Result<Self, StoreError> {
         // One attempt at a time: the caller decides how to wait, and others learn quickly that it failed.
         let config = ConnectionManagerConfig::new()
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
