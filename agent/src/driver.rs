@@ -288,7 +288,7 @@ impl Driver {
                      configuration key `trainer`",
                     program.display()
                 );
-                error!(%attempt, %message);
+                error!(%attempt, told = message, "trainer did not start");
                 Some(Event::SpawnFailed(attempt, message))
             }
         }
@@ -296,7 +296,7 @@ impl Driver {
 
     fn report(&mut self, attempt: AttemptId, time: Time, body: ReportBody) {
         if let ReportBody::Ended(ended) = &body {
-            info!(%attempt, reason = %ended.reason, message = ended.message, "attempt ended");
+            info!(%attempt, reason = %ended.reason, told = ended.message, "attempt ended");
         }
         if let Err(error) = self.try_report(attempt, time, body.clone()) {
             error!(%attempt, %error, "cannot write a report");

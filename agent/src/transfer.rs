@@ -296,7 +296,7 @@ impl Retry {
             }
         }
         if self.backoff.failures() == 0 {
-            warn!(name, code = ?status.code(), message = status.message(), "transfer failed, will retry");
+            warn!(name, code = ?status.code(), told = status.message(), "transfer failed, will retry");
         }
         tokio::time::sleep(self.backoff.next_wait()).await;
         Ok(())
