@@ -18,7 +18,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use trainyard_scheduler_core::{
-    Accepted, Command, Core, CoreConfig, Event, Hello, JobRecord, Output, Refusal, Write,
+    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord, Output, Refusal,
+    Write,
 };
 use trainyard_types::{AgentId, GpuTelemetry, JobId, LeaderEpoch, ReportBody, Session};
 use uuid::Uuid;
@@ -42,7 +43,7 @@ const RELOAD_DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// Why the driver has ended other than on request. A restart is the way out of none of these by itself.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error(transparent)]
 pub struct Deposed(#[from] StoreError);
 
 /// Owns the store's connection and, while it leads, the core.
@@ -249,8 +250,10 @@ impl Driver {
     fn let_out(&self, term: &mut Term, batch: Batch) {
         let now = self.clock.now();
         for write in &batch.writes {
-            if let Write::Job(record) = write {
-                term.wake(record);
+            match write {
+                Write::Job(record) => term.wake(record),
+                Write::JobEvents { job, events } => log_states(*job, events),
+                Write::Agent(_) => {}
             }
         }
         // Where a receiver is gone, the caller no longer waits.
@@ -319,6 +322,14 @@ impl Term {
     fn forget(&mut self, agent: AgentId, session: Session) {
         if self.sessions.get(&agent).is_some_and(|open| open.session == session) {
             self.sessions.remove(&agent);
+        }
+    }
+}
+
+fn log_states(job: JobId, events: &[EventRecord]) {
+    for event in events {
+        if let EventBody::State { state, reason } = &event.body {
+            info!(%job, attempt = event.attempt, %state, reason, "job changed state");
         }
     }
 }

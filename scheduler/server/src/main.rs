@@ -18,7 +18,7 @@ use trainyard_scheduler::server::Server;
 #[command(version, max_term_width = 100)]
 struct Arguments {
     /// Configuration file, TOML. Environment (TRAINYARD_SCHEDULER__LISTEN=…) and flags override it.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "TRAINYARD_SCHEDULER_CONFIG")]
     config: Option<PathBuf>,
     /// Address and port of gRPC and HTTP [default: 127.0.0.1:7433].
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
@@ -35,6 +35,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Run the scheduler (the default).
+    Run,
     /// Print the effective configuration and where each value came from.
     Config,
 }
@@ -69,7 +71,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             print!("{config}");
             Ok(config.value.validate()?)
         }
-        None => serve(config.value),
+        None | Some(Action::Run) => serve(config.value),
     }
 }
 

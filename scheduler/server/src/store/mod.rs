@@ -27,8 +27,8 @@ pub const SCHEMA: u32 = 1;
 pub enum StoreError {
     /// Another scheduler leads now, or the store has lost its data. Nothing was written.
     #[error(
-        "this scheduler leads no more: the store is at leader epoch {current}, ours was {ours}; stop the \
-         other scheduler, or give each one its own Redis"
+        "this scheduler leads no more: the store is at leader epoch {current}, ours was {ours}; another \
+         scheduler uses the same Redis, or (at 0) Redis has lost its data"
     )]
     Fenced {
         /// What the caller said.
