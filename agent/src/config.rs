@@ -129,7 +129,7 @@ pub struct Options {
     #[arg(long, value_name = "N", global = true)]
     pub cpu_slots: Option<u32>,
     /// A directory that jobs may read data sets from; repeat for more.
-    #[arg(long = "data-root", value_name = "DIR", global = true)]
+    #[arg(long = "data-root", alias = "data-roots", value_name = "DIR", global = true)]
     pub data_roots: Vec<PathBuf>,
     /// Time from SIGTERM to SIGKILL of a trainer [default: 30s].
     #[arg(long, value_name = "TIME", global = true)]

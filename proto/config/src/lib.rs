@@ -54,6 +54,16 @@ pub enum LoadError {
     /// The file cannot be read, is no TOML, or a value has the wrong type.
     #[error("{0}")]
     Read(#[from] config::ConfigError),
+    /// A value that the program cannot use.
+    #[error("{problem} for key `{key}` in {place}")]
+    Value {
+        /// Dotted path.
+        key: String,
+        /// `file PATH`, `environment VARIABLE` or `flag --NAME`.
+        place: String,
+        /// What is wrong, with the value.
+        problem: String,
+    },
     /// The defaults do not serialise as a table: a bug of the program.
     #[error("the defaults are no table of keys and values: {0}")]
     Defaults(String),
@@ -145,7 +155,7 @@ impl Sources {
         });
         let built = builder.add_source(Layer(flags.collect())).build()?;
         let origins = Layer::from_value(built.cache.clone());
-        let value: T = built.try_deserialize()?;
+        let value: T = built.try_deserialize().map_err(|error| with_place(error, &origins))?;
         print::effective(value, &origins, &self.secrets)
     }
 
@@ -168,6 +178,15 @@ impl Sources {
         }
         Ok(layer)
     }
+}
+
+/// Adds where the value came from, which errors of a type's own parser (a duration's, say) do not tell.
+fn with_place(error: config::ConfigError, origins: &Layer) -> LoadError {
+    let config::ConfigError::At { key: Some(key), .. } = &error else { return error.into() };
+    let Some((key, value)) = origins.0.iter().find(|(other, _)| other == key) else { return error.into() };
+    let text = error.to_string();
+    let problem = text.split(" for key `").next().unwrap_or(&text).to_owned();
+    LoadError::Value { key: key.clone(), place: value.origin().unwrap_or("default").to_owned(), problem }
 }
 
 /// Refuses a key that is not `known`; `written` is how the user spelled it.

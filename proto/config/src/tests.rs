@@ -131,6 +131,14 @@ fn a_value_of_the_wrong_type_names_key_and_source() {
 }
 
 #[test]
+fn a_value_that_does_not_parse_names_key_and_source_once() {
+    let error = sources().environment(env("TRAINYARD_AGENT__LEASE__TTL", "soon")).load::<Config>();
+    let wanted = "invalid value: string \"soon\", expected a duration for key `lease.ttl` in environment \
+                  TRAINYARD_AGENT__LEASE__TTL";
+    assert_eq!(error.unwrap_err().to_string(), wanted);
+}
+
+#[test]
 fn a_file_that_is_missing_or_broken_is_named() {
     let (_dir, path) = file("name = \n");
     let error = sources().file(Some(&path)).load::<Config>().unwrap_err().to_string();
