@@ -96,7 +96,8 @@ impl Server {
         let services = grpc::routes(&context, health.clone())?;
         let pages = http::routes(handle, serving.clone());
         let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
-        context.tasks.spawn(grpc::report_health(health, serving));
+        grpc::set_health(&health, false).await;
+        context.tasks.spawn(grpc::report_health(health, serving, closing.clone()));
         let running = Running { driver, listener, routes, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();
         let task = tokio::spawn(async move {

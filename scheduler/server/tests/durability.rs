@@ -90,6 +90,11 @@ async fn health_follows_the_store() {
     kill_redis(&scheduler);
     assert_eq!(next().await, ServingStatus::NotServing);
     assert_eq!(next().await, ServingStatus::Serving);
+    // Those who watch do not hold up a shutdown.
+    scheduler.server.closing().cancel();
+    assert_eq!(next().await, ServingStatus::NotServing);
+    assert!(states.message().await.unwrap().is_none());
+    scheduler.stop().await;
 }
 
 #[tokio::test]

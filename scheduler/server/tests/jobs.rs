@@ -179,6 +179,39 @@ async fn a_history_ends_where_it_ends() {
 }
 
 #[tokio::test]
+async fn both_versions_of_reflection_list_the_services_and_know_the_errors() {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let scheduler = Scheduler::start().await;
+    macro_rules! ask {
+        ($version:ident) => {{
+            use $version::server_reflection_client::ServerReflectionClient;
+            use $version::server_reflection_request::MessageRequest;
+            use $version::server_reflection_response::MessageResponse;
+            let request = |message| $version::ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(message),
+            };
+            let questions = [
+                request(MessageRequest::ListServices(String::new())),
+                request(MessageRequest::FileContainingSymbol("google.rpc.BadRequest".into())),
+            ];
+            let mut client = ServerReflectionClient::new(scheduler.channel());
+            let answers = client.server_reflection_info(tokio_stream::iter(questions)).await.unwrap();
+            let mut answers = answers.into_inner();
+            let mut next = async || answers.message().await.unwrap().unwrap().message_response.unwrap();
+            let MessageResponse::ListServicesResponse(list) = next().await else { panic!("no list") };
+            assert!(matches!(next().await, MessageResponse::FileDescriptorResponse(_)));
+            list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+        }};
+    }
+    for services in [ask!(v1), ask!(v1alpha)] {
+        for name in ["JobService", "ClusterService", "AgentService", "ArtifactService"] {
+            assert!(services.contains(&format!("trainyard.v1.{name}")), "{services:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn streams_end_when_the_scheduler_does() {
     let scheduler = Scheduler::start().await;
     let job = scheduler.submit(submission("")).await.unwrap().id;

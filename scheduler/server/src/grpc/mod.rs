@@ -49,8 +49,6 @@ pub struct Context {
     pub max_message_bytes: usize,
 }
 
-const HEALTH: &str = "grpc.health.v1.Health";
-
 /// All services, with health and both versions of reflection.
 ///
 /// # Errors
@@ -77,24 +75,43 @@ pub fn routes(context: &Context, health: HealthReporter) -> Result<Routes, tonic
         .add_service(artifacts.max_decoding_message_size(max)))
 }
 
-/// Tells health checks whether the scheduler serves, until that is known no more.
-pub async fn report_health(health: HealthReporter, mut serving: watch::Receiver<bool>) {
-    let services = [
-        "",
-        HEALTH,
-        JobServiceServer::<jobs::Jobs>::NAME,
-        ClusterServiceServer::<cluster::Cluster>::NAME,
-        AgentServiceServer::<agents::Agents>::NAME,
-        ArtifactServiceServer::<artifacts::Artifacts>::NAME,
-    ];
-    loop {
-        let status =
-            if *serving.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in services {
-            health.set_service_status(service, status).await;
+/// Everything that a health check may name.
+const SERVICES: [&str; 6] = [
+    "",
+    "grpc.health.v1.Health",
+    JobServiceServer::<jobs::Jobs>::NAME,
+    ClusterServiceServer::<cluster::Cluster>::NAME,
+    AgentServiceServer::<agents::Agents>::NAME,
+    ArtifactServiceServer::<artifacts::Artifacts>::NAME,
+];
+
+/// Tells health checks whether the scheduler serves.
+pub async fn set_health(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// Keeps health checks informed until the scheduler shuts down, when it does not serve any more.
+pub async fn report_health(
+    mut health: HealthReporter,
+    mut serving: watch::Receiver<bool>,
+    closing: CancellationToken,
+) {
+    let follow = async {
+        loop {
+            let now = *serving.borrow_and_update();
+            set_health(&health, now).await;
+            if serving.changed().await.is_err() {
+                return;
+            }
         }
-        if serving.changed().await.is_err() {
-            return;
-        }
+    };
+    closing.run_until_cancelled(follow).await;
+    set_health(&health, false).await;
+    // Those who watch are told, and then let go: a drain waits for them otherwise.
+    for service in SERVICES {
+        health.clear_service_status(service).await;
     }
 }
