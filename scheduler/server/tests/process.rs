@@ -1,0 +1,164 @@
+//! The program as it is run: killed, terminated, and misconfigured.
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tonic::transport::{Channel, Endpoint};
+use trainyard_proto::pb;
+use trainyard_proto::pb::job_service_client::JobServiceClient;
+
+fn program(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainyard-scheduler"));
+    command.env("TRAINYARD_SCHEDULER__LISTEN", "127.0.0.1:0");
+    command.env("TRAINYARD_SCHEDULER__DATA_DIR", dir);
+    command
+}
+
+/// A running scheduler, killed when the test ends.
+struct Process {
+    child: Child,
+    jobs: JobServiceClient<Channel>,
+}
+
+impl Process {
+    /// Returns once it serves.
+    async fn start(dir: &Path) -> Self {
+        let mut child = program(dir).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = log.lines().map(Result::unwrap);
+        let address = lines.by_ref().find_map(|line| {
+            let (_, rest) = line.split_once("listening address=")?;
+            Some(rest.split(' ').next().unwrap().to_owned())
+        });
+        // Read on, so that the log never fills its pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let url = format!("http://{}", address.expect("it says where it listens"));
+        let mut jobs = JobServiceClient::new(Endpoint::from_shared(url).unwrap().connect_lazy());
+        while jobs.list_jobs(pb::ListJobsRequest::default()).await.is_err() {}
+        Self { child, jobs }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    async fn names(&mut self) -> BTreeSet<String> {
+        let (mut names, mut page_token) = (BTreeSet::new(), String::new());
+        loop {
+            let request = pb::ListJobsRequest { page_size: 1000, page_token, ..Default::default() };
+            let page = self.jobs.list_jobs(request).await.unwrap().into_inner();
+            names.extend(page.jobs.into_iter().map(|job| job.spec.unwrap().name));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return names;
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn submission(name: &str) -> pb::SubmitJobRequest {
+    let train =
+        pb::TrainSpec { model: "yolov8n".into(), data: "/data/bccd/data.yaml".into(), ..Default::default() };
+    let spec = pb::JobSpec { name: name.into(), train: Some(train), ..Default::default() };
+    pb::SubmitJobRequest { request_id: name.into(), spec: Some(spec), validate_only: false }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill_of_scheduler_and_redis_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path()).await;
+    let callers: Vec<_> = (0..8)
+        .map(|caller| {
+            let mut jobs = process.jobs.clone();
+            tokio::spawn(async move {
+                let mut acknowledged = BTreeSet::new();
+                loop {
+                    let name = format!("{caller}-{}", acknowledged.len());
+                    match jobs.submit_job(submission(&name)).await {
+                        Ok(_) => drop(acknowledged.insert(name)),
+                        Err(_) => return acknowledged,
+                    }
+                }
+            })
+        })
+        .collect();
+    while process.names().await.len() < 50 {}
+    // Its Redis dies with it: the kernel sees to that.
+    process.signal(Signal::SIGKILL);
+    let mut acknowledged = BTreeSet::new();
+    for caller in callers {
+        acknowledged.extend(caller.await.unwrap());
+    }
+    let mut process = Process::start(dir.path()).await;
+    let there = process.names().await;
+    assert!(acknowledged.len() >= 50 && acknowledged.is_subset(&there));
+}
+
+#[tokio::test]
+async fn a_terminated_scheduler_ends_its_streams_and_exits_with_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path()).await;
+    let job_id = process.jobs.submit_job(submission("a")).await.unwrap().into_inner().job_id;
+    let request = pb::WatchJobRequest { job_id, cursor: 1, history_only: false };
+    let mut events = process.jobs.watch_job(request).await.unwrap().into_inner();
+    process.signal(Signal::SIGTERM);
+    assert_eq!(events.message().await.unwrap_err().code(), tonic::Code::Unavailable);
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn what_it_cannot_use_is_named_with_a_way_out_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let table = [
+        ("LISTEN", taken.as_str(), "error: listen: cannot listen on `127.0.0.1:"),
+        ("LISTEN", "7433", "error: listen: `7433` is no address with a port; write one such as"),
+        ("DATA_DIR", "/proc/none", "error: data_dir: cannot use `/proc/none`"),
+        ("REDIS_SERVER", "/none", "error: redis_server: `/none` was not found; install it"),
+        ("REDIS_URL", "nonsense", "error: redis_url: "),
+        ("LEASE", "1s", "error: lease: 1s is shorter than three heartbeats"),
+        (
+            "LISTN",
+            "x",
+            "error: unknown key `TRAINYARD_SCHEDULER__LISTN` in the environment; did you mean `listen`",
+        ),
+        ("LOG", "=,=", "error: log: `=,=` is no level"),
+    ];
+    for (key, value, expected) in table {
+        let output: Output =
+            program(dir.path()).env(format!("TRAINYARD_SCHEDULER__{key}"), value).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{key}={value}: {text}");
+        let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(matches!(errors.as_slice(), [error] if error.starts_with(expected)), "{text}");
+    }
+}
+
+#[test]
+fn the_effective_configuration_is_printed_with_its_sources() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = program(dir.path())
+        .args(["config", "--redis-url", "redis://ada:secret@redis.lab/0"])
+        .env("TRAINYARD_SCHEDULER__LEASE", "1m")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    assert!(line("lease = \"1m\"").ends_with("# environment TRAINYARD_SCHEDULER__LEASE"), "{text}");
+    assert!(line("redis_url").ends_with("# flag --redis-url") && !text.contains("secret"), "{text}");
+    assert!(line("event_history = 50000").ends_with("# default"), "{text}");
+}
