@@ -60,8 +60,8 @@ impl Events {
                 file.write_all(&text)
             });
             if let Err(error) = written {
-                eprintln!("events are no longer read: {error}");
                 self.lines = None;
+                self.print(&format!("events are no longer read: {error}"));
             }
         }
     }
@@ -85,7 +85,8 @@ impl Events {
     /// A line for a person; the agent does not see it.
     pub fn print(&self, line: &str) {
         if !self.quiet {
-            eprintln!("{line}");
+            // A terminal or pipe that is gone is no reason to stop training.
+            let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
 }

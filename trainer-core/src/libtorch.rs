@@ -121,10 +121,17 @@ pub fn use_all_cores() -> i32 {
     threads
 }
 
+/// Lets cuDNN try which algorithm is fastest for each shape. Training has few shapes, and runs long.
+pub fn tune(device: Device) {
+    if let Device::Cuda(_) = device {
+        tch::Cuda::cudnn_set_benchmark(true);
+    }
+}
+
 /// Runs `work`; an exception of libtorch, which tch turns into a panic, becomes an error.
 ///
-/// Any other panic goes on: it is a bug. Tensors that `work` made are dropped by then, so that their
-/// memory is free again.
+/// Any other panic goes on: it is a bug, and [`guard`] outside tells of it. Tensors that `work` made are
+/// dropped by then, so that their memory is free again.
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, TorchError> {
     quiet_hook();
     CATCHING.set(CATCHING.get() + 1);
@@ -132,12 +139,14 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, TorchError> {
     CATCHING.set(CATCHING.get() - 1);
     result.map_err(|payload| match torch_message(payload.as_ref()) {
         Some(message) => TorchError { message },
-        None => {
-            let text = panic_text(payload.as_ref()).unwrap_or("a panic without a message").to_owned();
-            eprintln!("panic: {text}");
-            std::panic::resume_unwind(payload)
-        }
+        None => std::panic::resume_unwind(payload),
     })
+}
+
+/// Runs `work`; any panic, which is a bug, becomes its text.
+pub fn guard<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    result.map_err(|payload| panic_text(payload.as_ref()).unwrap_or("a panic without a message").to_owned())
 }
 
 /// Throws a caught error again, for the next [`catch`] outside.
@@ -145,13 +154,13 @@ pub fn rethrow(error: &TorchError) -> ! {
     panic!("called `Result::unwrap()` on an `Err` value: {:?}", tch::TchError::Torch(error.message.clone()))
 }
 
-/// Keeps the panics that [`catch`] turns into errors off the terminal.
+/// Keeps the exceptions that [`catch`] turns into errors off the terminal.
 fn quiet_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if CATCHING.get() == 0 {
+            if CATCHING.get() == 0 || torch_message(info.payload()).is_none() {
                 usual(info);
             }
         }));

@@ -165,7 +165,7 @@ fn wrong_specs_and_data_end_with_64_and_name_what_is_wrong() {
     };
     let good = shapes::spec(&data, 1);
     assert_eq!(fields(&TrainSpec { epochs: 0, imgsz: 100, ..good.clone() }), ["epochs", "imgsz"]);
-    assert_eq!(fields(&TrainSpec { data: folder.path().join("none.yaml"), ..good.clone() }), ["data"]);
+    assert_eq!(fields(&shapes::spec(&folder.path().join("none.yaml"), 1)), ["data"]);
     std::fs::write(folder.path().join("data/labels/001.txt"), "7 0.5 0.5 0.1 0.1\n").unwrap();
     assert_eq!(fields(&good), ["data"]);
     assert!(!run_dir.exists(), "a wrong spec leaves nothing behind");

@@ -70,14 +70,19 @@ impl Train {
             }
         }
         libtorch::use_all_cores();
-        match self.options(cuda).and_then(|options| train(options, &mut events, &stop)) {
+        let result = libtorch::guard(|| {
+            let options = self.options(cuda)?;
+            libtorch::tune(options.device);
+            train(options, &mut events, &stop)
+        });
+        match result.unwrap_or_else(|text| Err(TrainError::Bug(text))) {
             Ok(End::Finished) => exit_code::DONE,
             Ok(End::Stopped) => {
                 events.print("stopped; --resume goes on from the checkpoint");
                 exit_code::STOPPED
             }
             Err(error) => {
-                eprintln!("error: {error}");
+                events.print(&format!("error: {error}"));
                 events.emit(TrainerEvent::Failed(error.failed()));
                 error.exit_code()
             }

@@ -57,6 +57,9 @@ pub enum TrainError {
     /// libtorch said no.
     #[error("libtorch failed: {0}")]
     Torch(#[from] TorchError),
+    /// A panic that is not libtorch's.
+    #[error("this is a bug of the trainer, please report it: {0}")]
+    Bug(String),
     /// The file system said no.
     #[error("{}: {source}", path.display())]
     Io {
@@ -103,9 +106,11 @@ impl TrainError {
             | Self::Foreign { .. }
             | Self::Picture { .. } => exit_code::BAD_SPEC,
             Self::OutOfMemory(_) => exit_code::GPU_OOM,
-            Self::Load(LoadError::WorkerGone) | Self::Device(_) | Self::Torch(_) | Self::Io { .. } => {
-                exit_code::INTERNAL
-            }
+            Self::Load(LoadError::WorkerGone)
+            | Self::Bug(_)
+            | Self::Device(_)
+            | Self::Torch(_)
+            | Self::Io { .. } => exit_code::INTERNAL,
         }
     }
 
