@@ -73,7 +73,7 @@ impl Cluster {
         loop {
             retry.tick().await;
             let cursor = seen.last().map_or(0, |event| event.cursor);
-            let request = pb::WatchJobRequest { job_id: id.to_owned(), cursor };
+            let request = pb::WatchJobRequest { job_id: id.to_owned(), cursor, history_only: false };
             let Ok(mut client) = self.jobs().await else { continue };
             let Ok(stream) = client.watch_job(request).await else { continue };
             let mut stream = stream.into_inner();

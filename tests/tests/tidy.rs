@@ -8,11 +8,12 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const MAX_LINES: usize = 600;
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    let built = ["target", "demo"].map(|name| Path::new(ROOT).join(name));
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() {
-            if !name.starts_with('.') && name != "target" && name != "demo" {
+            if !name.starts_with('.') && !built.contains(&path) {
                 rust_files(&path, found);
             }
         } else if name.ends_with(".rs") {

@@ -75,7 +75,11 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
             Outcome::End(EndReason::TrainerCrash, format!("{text} (exit code {code})"))
         }
         (ExitKind::Signal(signal), ..) => {
-            let text = with_stderr(&format!("signal {signal} ended the trainer"), exit);
+            let name = nix::sys::signal::Signal::try_from(signal)
+                .map_or_else(|_| format!("signal {signal}"), |name| name.to_string());
+            // Somebody sent SIGKILL; what the trainer said before explains nothing.
+            let text = format!("{name} ended the trainer");
+            let text = if signal == SIGKILL { text } else { with_stderr(&text, exit) };
             Outcome::End(EndReason::TrainerCrash, text)
         }
     }

@@ -126,8 +126,8 @@ fn every_exit_without_a_stop_has_its_reason() {
         (ExitKind::Code(75), EndReason::Drained, "stopped from outside"),
         (ExitKind::Code(76), EndReason::GpuOom, "even for batch 1"),
         (ExitKind::Code(101), EndReason::TrainerCrash, "exit code 101"),
-        (ExitKind::Signal(9), EndReason::TrainerCrash, "signal 9"),
-        (ExitKind::Signal(11), EndReason::TrainerCrash, "signal 11"),
+        (ExitKind::Signal(9), EndReason::TrainerCrash, "SIGKILL ended"),
+        (ExitKind::Signal(11), EndReason::TrainerCrash, "SIGSEGV ended"),
     ];
     for (kind, reason, text) in table {
         let (got, message) = ended(&Running::new().exited(1, kind)).unwrap();

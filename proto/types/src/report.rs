@@ -57,7 +57,7 @@ pub struct Artifact {
 /// A checkpoint that any agent can resume from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Optimiser steps done.
+    /// Batches trained since the job's start; names the checkpoint, and a newer one's is higher.
     pub step: u64,
     /// Epochs completed.
     pub epoch: u32,

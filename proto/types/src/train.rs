@@ -305,34 +305,6 @@ impl TrainSpec {
         check.real("fliplr", self.fliplr, 0.0..=1.0);
         check.real("mosaic", self.mosaic, 0.0..=1.0);
         check.real("mixup", self.mixup, 0.0..=1.0);
-        self.check_unbuilt(check);
-    }
-
-    /// Flips along the width and colour jitter are built. Of the others a user may write the default or
-    /// 0, so that a spec copied from elsewhere works; any other wish is refused rather than ignored.
-    fn check_unbuilt(&self, check: &mut Ranges) {
-        let default = Self::new(self.model, "");
-        let unbuilt = [
-            ("degrees", self.degrees, default.degrees),
-            ("translate", self.translate, default.translate),
-            ("scale", self.scale, default.scale),
-            ("shear", self.shear, default.shear),
-            ("perspective", self.perspective, default.perspective),
-            ("flipud", self.flipud, default.flipud),
-            ("mosaic", self.mosaic, default.mosaic),
-            ("mixup", self.mixup, default.mixup),
-        ];
-        for (field, value, default) in unbuilt {
-            let named = check.0.iter().any(|violation| violation.field == field);
-            if value != default && value != 0.0 && !named {
-                let text = format!("is {value}; this augmentation is not supported yet, leave it out");
-                check.0.push(Violation::new(field, text));
-            }
-        }
-        if self.multi_scale {
-            let text = "is true; varying the image size is not supported yet, leave it out";
-            check.0.push(Violation::new("multi_scale", text));
-        }
     }
 }
 
@@ -354,13 +326,6 @@ mod tests {
         let bad = TrainSpec { epochs: 0, imgsz: 100, lr0: f64::NAN, data: "data.yaml".into(), ..spec() };
         let fields: Vec<String> = bad.violations().into_iter().map(|violation| violation.field).collect();
         assert_eq!(fields, ["data", "epochs", "imgsz", "lr0"]);
-    }
-
-    #[test]
-    fn an_augmentation_that_is_not_built_is_refused_by_name() {
-        let bad = TrainSpec { mixup: 0.2, mosaic: 0.5, multi_scale: true, scale: 0.0, ..spec() };
-        let fields: Vec<String> = bad.violations().into_iter().map(|violation| violation.field).collect();
-        assert_eq!(fields, ["mosaic", "mixup", "multi_scale"]);
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub struct Epoch {
 /// See [`TrainerEvent::Checkpoint`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointSaved {
-    /// Optimiser steps done.
+    /// Batches trained since the job's start; names the checkpoint, and a newer one's is higher.
     pub step: u64,
     /// Epochs completed.
     pub epoch: u32,

@@ -48,8 +48,10 @@ pub struct Identity {
 pub struct Progress {
     /// Which run.
     pub identity: Identity,
-    /// Optimiser steps done.
+    /// Batches trained since the start. Only grows, so it names and orders a run's checkpoints.
     pub step: u64,
+    /// Optimiser updates done, skipped ones included.
+    pub updates: u64,
     /// Epochs completed, validation included.
     pub epoch: u32,
     /// Images of the next epoch that have trained already.
@@ -106,6 +108,7 @@ impl Progress {
         Self {
             identity,
             step: 0,
+            updates: 0,
             epoch: 0,
             images_done: 0,
             batches_done: 0,

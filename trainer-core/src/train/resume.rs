@@ -71,7 +71,7 @@ pub fn restore(
     trainer.ema.updates = progress.ema_updates;
     let momentum = read(MOMENTUM)?;
     trainer.sgd.set_momenta(|name| copy(&momentum, name));
-    trainer.steps = progress.step;
+    trainer.updates = progress.updates;
     if progress.waiting > 0 {
         let gradients = read(GRADIENTS)?;
         trainer.sgd.set_gradients(|name| copy(&gradients, name));

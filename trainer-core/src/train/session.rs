@@ -46,8 +46,8 @@ pub struct Session<'a> {
     oom: TestOom,
     /// When this session began, and the seconds of training before it.
     began: (Instant, f64),
-    /// The step of the newest checkpoint that this session has written, and where in its epoch it was.
-    saved: Option<(u64, u32, u64)>,
+    /// The step and the epochs completed of the newest checkpoint that this session has written.
+    saved: Option<(u64, u32)>,
 }
 
 impl<'a> Session<'a> {
@@ -160,6 +160,7 @@ impl<'a> Session<'a> {
         }
         self.trainer.batch(&images, &targets(batch, device), iteration);
         self.progress.batches_done += 1;
+        self.progress.step += 1;
         self.progress.images_done += batch.n as u64;
     }
 
@@ -282,12 +283,12 @@ impl<'a> Session<'a> {
     /// Writes a checkpoint of where training stands, unless there is one.
     fn checkpoint(&mut self) -> Result<(), TrainError> {
         let progress = &mut self.progress;
-        let place = (self.trainer.steps, progress.epoch, progress.batches_done);
+        let place = (progress.step, progress.epoch);
         if self.saved == Some(place) {
             return Ok(());
         }
         progress.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
-        progress.step = self.trainer.steps;
+        progress.updates = self.trainer.updates;
         progress.waiting = self.trainer.accumulation.waiting;
         progress.ema_updates = self.trainer.ema.updates;
         progress.loss_sums = to_host(&self.trainer.loss_sums);

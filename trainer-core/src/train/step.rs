@@ -23,8 +23,8 @@ pub struct Trainer {
     pub scaler: Option<Scaler>,
     /// Batches since the last step.
     pub accumulation: Accumulation,
-    /// Optimiser steps done, skipped ones included.
-    pub steps: u64,
+    /// Optimiser updates done, skipped ones included.
+    pub updates: u64,
     /// `[3]` on the device: sums of the loss components since they were last reset.
     pub loss_sums: Tensor,
     schedule: Schedule,
@@ -40,7 +40,7 @@ impl Trainer {
             sgd: Sgd::new(model.weights()),
             scaler: amp.then(|| Scaler::new(device)),
             accumulation: Accumulation::default(),
-            steps: 0,
+            updates: 0,
             loss_sums: Tensor::zeros([3], (Kind::Float, device)),
             model,
             schedule,
@@ -72,7 +72,7 @@ impl Trainer {
             } else {
                 self.sgd.forget_gradients();
             }
-            self.steps += 1;
+            self.updates += 1;
         }
     }
 }
