@@ -14,9 +14,9 @@ use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
 use trainyard_trainer::loss::assign::{Assignment, Object, Targets, assign};
 use trainyard_trainer::loss::{Gains, Loss, detection_loss, to_host};
-use trainyard_trainer::model::Model;
 use trainyard_trainer::model::head::Prediction;
 use trainyard_trainer::model::scale::{BINS, Kind as LayerKind, Plan, STRIDES};
+use trainyard_trainer::model::{Layout, Model};
 use trainyard_trainer::optim::schedule::{Accumulation, Schedule};
 use trainyard_trainer::optim::{Rates, Sgd, ema};
 use trainyard_trainer::weights::{Entry, Role, Weights};
@@ -29,8 +29,13 @@ const SLACK: f64 = 10.0;
 /// Relative rounding of a few operations in 32 bits.
 const ROUNDING: f64 = 1e-5;
 
+/// The golden model, computed in the reference's order.
 fn model() -> Model {
-    Model::from_tensors(open("weights.safetensors").tensors(), CPU).unwrap()
+    in_layout(Layout::ChannelsOutermost)
+}
+
+fn in_layout(layout: Layout) -> Model {
+    Model::from_tensors(open("weights.safetensors").tensors(), layout, CPU).unwrap()
 }
 
 /// Levels of a prediction as the golden files have them: `[B, 64 + classes, H, W]`.
@@ -55,12 +60,13 @@ fn objects(rows: &Tensor) -> Vec<Object> {
     values.chunks_exact(6).map(object).collect()
 }
 
-fn assert_components(what: &str, loss: &Loss, expected: &Tensor, absolute: &Value) {
+/// `rounding`: how much of a component rounding may cost.
+fn assert_components(what: &str, loss: &Loss, expected: &Tensor, rounding: f64) {
     for (at, found) in to_host(&loss.components).into_iter().enumerate() {
         let wanted = expected.double_value(&[at as i64]);
-        let slack = absolute.get(at).map_or(0.0, |value| number(value) * SLACK);
-        let tolerance = slack + ROUNDING * wanted.abs();
-        assert!((found - wanted).abs() <= tolerance, "{what} {at}: {found}, not {wanted}");
+        let (difference, tolerance) = ((found - wanted).abs(), rounding * wanted.abs());
+        println!("{what} {at}: {difference:e} of {tolerance:e}");
+        assert!(difference <= tolerance, "{what} {at}: {found}, not {wanted}");
     }
 }
 
@@ -123,6 +129,21 @@ fn the_model_in_train_mode_gives_the_golden_maps_and_statistics() {
         compared += 1;
     }
     assert!(compared > 0);
+}
+
+#[test]
+fn the_fast_layout_computes_the_same_as_the_references() {
+    let _alone = alone();
+    let input = open("forward.safetensors").get("input");
+    let _no_grad = tch::no_grad_guard();
+    for train in [false, true] {
+        let [fast, plain] = [Layout::ChannelsInnermost, Layout::ChannelsOutermost]
+            .map(|layout| in_layout(layout).forward(&input, train));
+        // With channels innermost, libtorch's CPU sums up a batch's statistics in plain 32 bits, without
+        // the cascade that it has for the other layout: that costs a digit.
+        assert_relative("boxes", &fast.boxes, &plain.boxes, 1e-3);
+        assert_relative("scores", &fast.scores, &plain.scores, 1e-3);
+    }
 }
 
 fn golden_targets(golden: &Golden) -> Targets {
@@ -202,8 +223,8 @@ fn a_training_batch_gives_the_golden_losses_and_gradients() {
     let _alone = alone();
     let (golden, model) = (open("loss_train.safetensors"), model());
     let loss = train_batch(&golden, &model);
-    let absolute = &golden.about["f32_vs_f64"]["components_abs"];
-    assert_components("component", &loss, &golden.get("loss.components"), absolute);
+    // Logits that differ in the fourth digit give losses that do so in the fifth.
+    assert_components("component", &loss, &golden.get("loss.components"), ROUNDING * 10.0);
     let wanted = golden.get("loss.total").double_value(&[0]);
     let total = loss.total.double_value(&[]);
     assert!((total - wanted).abs() <= wanted * ROUNDING * 10.0, "{total}, not {wanted}");
@@ -240,6 +261,7 @@ fn assert_moved(golden: &Golden, model: &Model, start: &Golden, step: &str, tole
         let rounding = before.norm().double_value(&[]) * 1e-7;
         let moved = (&expected - &before).norm().double_value(&[]);
         let difference = (found - expected).norm().double_value(&[]);
+        println!("{step} {name}: {difference:e} of {:e}", moved * tolerance + rounding);
         assert!(difference <= moved * tolerance + rounding, "{step} {name}: {difference:e} of {moved:e}");
     }
     let key = format!("param_stats_after_step{}", &step[3..]);
@@ -313,7 +335,7 @@ fn the_loss_of_near_correct_logits_has_the_golden_gradients() {
     let targets = Targets::new(&objects(&golden.get("targets")), images, size, CPU);
     let loss = detection_loss(&prediction, &bins, &targets, Gains::default());
     loss.total.backward();
-    assert_components("component", &loss, &golden.get("loss.components"), &Value::Null);
+    assert_components("component", &loss, &golden.get("loss.components"), ROUNDING);
     for (name, tensor) in [("grad.boxes", &prediction.boxes), ("grad.scores", &prediction.scores)] {
         // Near-correct boxes: differences of nearly equal numbers lose digits.
         assert_relative(name, &tensor.grad(), &rows(name), ROUNDING * 10.0);
@@ -321,7 +343,7 @@ fn the_loss_of_near_correct_logits_has_the_golden_gradients() {
 
     let nothing = Targets::new(&[], images, size, CPU);
     let loss = detection_loss(&prediction, &bins, &nothing, Gains::default());
-    assert_components("no targets", &loss, &golden.get("loss_no_targets.components"), &Value::Null);
+    assert_components("no targets", &loss, &golden.get("loss_no_targets.components"), ROUNDING);
 }
 
 #[test]
@@ -390,8 +412,16 @@ fn the_average_follows_the_golden_one() {
 fn a_fresh_head_is_biased_as_the_golden_one() {
     let _alone = alone();
     let golden = open("weights.safetensors");
-    let model = Model::new(ModelScale::N, 3, 0, CPU);
-    for (name, expected) in golden.about["fresh_init_head_bias_nc3"].as_object().unwrap() {
+    let (classes, biases) = golden
+        .about
+        .as_object()
+        .unwrap()
+        .iter()
+        .find_map(|(key, value)| Some((key.strip_prefix("fresh_init_head_bias_nc")?, value)))
+        .unwrap();
+    let classes: i64 = classes.parse().unwrap();
+    let model = Model::new(ModelScale::N, classes, 0, CPU);
+    for (name, expected) in biases.as_object().unwrap() {
         let bias = model.weights().get(name).unwrap();
         let wanted =
             Tensor::full([expected["n"].as_i64().unwrap()], number(&expected["first"]), (Kind::Float, CPU));

@@ -11,7 +11,7 @@ use std::path::Path;
 use tch::Device;
 
 use crate::libtorch;
-use crate::model::Model;
+use crate::model::{Layout, Model};
 use crate::train::error::TrainError;
 use crate::weights::{self, TensorFile};
 
@@ -41,7 +41,7 @@ const DEFAULT_IMGSZ: usize = 640;
 /// Reads a weights file.
 pub fn load_model(path: &Path, device: Device) -> Result<LoadedModel, TrainError> {
     let TensorFile { tensors, metadata } = weights::read(path)?;
-    let model = Model::from_tensors(&tensors, device)?;
+    let model = Model::from_tensors(&tensors, Layout::default(), device)?;
     let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
     let names = metadata.get("names").and_then(|names| serde_json::from_str::<Vec<String>>(names).ok());
     let names = names.filter(|names| names.len() == classes);

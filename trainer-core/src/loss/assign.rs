@@ -15,7 +15,7 @@ const EPS: f64 = 1e-9;
 /// An object's side counts as at least this many pixels when anchors are looked for.
 const SMALLEST: f64 = 16.0;
 /// (object, anchor) pairs that are computed at a time; bounds the memory of large batches of crowded images.
-const PAIRS: i64 = 1 << 24;
+const PAIRS: i64 = 1 << 22;
 
 /// One object of a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,10 +105,15 @@ pub struct Assignment {
 /// `scores`: `[B, A, classes]` in 0 to 1; `boxes`: `[B, A, 4]` `xyxy` in pixels; `anchors`: `[A, 2]` centres
 /// in pixels. Nothing here has a gradient.
 pub fn assign(scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
+    assign_by(PAIRS, scores, boxes, anchors, targets)
+}
+
+/// [`assign`], with about so many pairs at a time.
+fn assign_by(pairs: i64, scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
     let _no_grad = tch::no_grad_guard();
     let size = targets.labels.size();
     let (images, most) = (size[0], size[1]);
-    let step = (PAIRS / (most * anchors.size()[0]).max(1)).clamp(1, images);
+    let step = (pairs / (most * anchors.size()[0]).max(1)).clamp(1, images);
     let mut parts = Vec::new();
     for from in (0..images).step_by(usize::try_from(step).unwrap_or(1)) {
         let count = step.min(images - from);
@@ -228,6 +233,19 @@ mod tests {
         let found = run(&[object(0, [10.0 / 32.0, 4.0 / 32.0, 3.0 / 32.0, 3.0 / 32.0])], 1);
         assert_eq!(found.foreground.int64_value(&[0, 1]), 1);
         assert!(found.scores.double_value(&[0, 1, 1]) > 0.0);
+    }
+
+    #[test]
+    fn a_batch_in_parts_is_assigned_as_a_whole_one() {
+        let (anchors, boxes) = grid();
+        let boxes = boxes.unsqueeze(0).repeat([3, 1, 1]);
+        let scores = Tensor::full([3, 16, 2], 0.5, (Kind::Float, CPU));
+        let objects = [object(0, [0.4, 0.4, 0.5, 0.3]), object(2, [0.6, 0.5, 0.3, 0.5])];
+        let targets = Targets::new(&objects, 3, [32, 32], CPU);
+        let whole = assign_by(PAIRS, &scores, &boxes, &anchors, &targets);
+        let parts = assign_by(1, &scores, &boxes, &anchors, &targets);
+        assert!(whole.scores.equal(&parts.scores) && whole.foreground.equal(&parts.foreground));
+        assert!(whole.boxes.equal(&parts.boxes) && whole.objects.equal(&parts.objects));
     }
 
     #[test]

@@ -9,6 +9,27 @@ pub const BN_EPS: f64 = 1e-3;
 /// Share of a new batch in the running statistics.
 pub const BN_MOMENTUM: f64 = 0.03;
 
+/// How tensors of four dimensions lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// All channels of a pixel together: convolutions are a quarter faster on a CPU.
+    #[default]
+    ChannelsInnermost,
+    /// All pixels of a channel together, as most references compute: sums come in their order.
+    ChannelsOutermost,
+}
+
+impl Layout {
+    /// `tensor` in this layout; of other than four dimensions, contiguous.
+    pub fn apply(self, tensor: &Tensor) -> Tensor {
+        if tensor.dim() == 4 && self == Self::ChannelsInnermost {
+            tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+        } else {
+            tensor.contiguous()
+        }
+    }
+}
+
 /// Creates tensors with torch's default initialisation and keeps them under their names.
 #[derive(Debug)]
 pub struct Builder {
@@ -17,12 +38,13 @@ pub struct Builder {
     /// Layers below this number keep their weights.
     freeze: usize,
     layer: usize,
+    layout: Layout,
 }
 
 impl Builder {
     /// Tensors go to `device`; layers 0 to `freeze - 1` are frozen.
-    pub fn new(device: Device, freeze: usize) -> Self {
-        Self { weights: Weights::default(), device, freeze, layer: 0 }
+    pub fn new(device: Device, freeze: usize, layout: Layout) -> Self {
+        Self { weights: Weights::default(), device, freeze, layer: 0, layout }
     }
 
     /// Says which layer the next tensors belong to, and returns its path.
@@ -44,7 +66,7 @@ impl Builder {
     pub fn keep(&mut self, name: String, role: Role, tensor: &Tensor) -> Tensor {
         let frozen = self.is_frozen();
         let device = if role == Role::Counter { Device::Cpu } else { self.device };
-        let mut tensor = channels_last(&tensor.to_device(device));
+        let mut tensor = self.layout.apply(&tensor.to_device(device));
         if role.is_trained() && !frozen {
             tensor = tensor.set_requires_grad(true);
         }
@@ -63,15 +85,6 @@ impl Builder {
 
     fn filled(&mut self, name: String, role: Role, size: i64, value: f64) -> Tensor {
         self.keep(name, role, &Tensor::full([size], value, (Kind::Float, Device::Cpu)))
-    }
-}
-
-/// `tensor` laid out with its channels innermost, if it has four dimensions; convolutions are faster so.
-pub fn channels_last(tensor: &Tensor) -> Tensor {
-    if tensor.dim() == 4 {
-        tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
-    } else {
-        tensor.contiguous()
     }
 }
 

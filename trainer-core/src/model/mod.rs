@@ -16,7 +16,7 @@ use self::neck::Neck;
 use self::scale::Plan;
 use crate::weights::{Tensors, Weights, WeightsError};
 
-pub use self::blocks::channels_last;
+pub use self::blocks::Layout;
 
 /// A detector on some device.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Model {
     weights: Weights,
     plan: Plan,
     device: Device,
+    layout: Layout,
 }
 
 impl Model {
@@ -34,16 +35,20 @@ impl Model {
     ///
     /// `freeze`: so many of the first layers keep their weights and statistics.
     pub fn new(scale: ModelScale, classes: i64, freeze: usize, device: Device) -> Self {
-        let plan = Plan::new(scale, classes);
-        let mut builder = Builder::new(device, freeze);
+        Self::in_layout(Layout::default(), Plan::new(scale, classes), freeze, device)
+    }
+
+    /// [`Model::new`], in a layout other than the fastest.
+    fn in_layout(layout: Layout, plan: Plan, freeze: usize, device: Device) -> Self {
+        let mut builder = Builder::new(device, freeze, layout);
         let backbone = Backbone::new(&mut builder, &plan);
         let neck = Neck::new(&mut builder, &plan);
         let head = Head::new(&mut builder, &plan);
-        Self { backbone, neck, head, weights: builder.finish(), plan, device }
+        Self { backbone, neck, head, weights: builder.finish(), plan, device, layout }
     }
 
     /// A model that holds `tensors`; its scale and class count are read from their shapes.
-    pub fn from_tensors(tensors: &Tensors, device: Device) -> Result<Self, WeightsError> {
+    pub fn from_tensors(tensors: &Tensors, layout: Layout, device: Device) -> Result<Self, WeightsError> {
         let size = |name: &str| -> Result<i64, WeightsError> {
             let tensor = tensors.get(name).ok_or_else(|| WeightsError::Missing(name.to_owned()))?;
             Ok(tensor.size().first().copied().unwrap_or(0))
@@ -52,7 +57,8 @@ impl Model {
         let classes = size(&format!("model.{depth}.cv3.0.2.bias"))?;
         let mut scales = ModelScale::ALL.into_iter();
         let scale = scales.find(|&scale| Plan::new(scale, classes).layers[0].output == stem);
-        let model = Self::new(scale.ok_or(WeightsError::Scale(stem))?, classes, 0, device);
+        let plan = Plan::new(scale.ok_or(WeightsError::Scale(stem))?, classes);
+        let model = Self::in_layout(layout, plan, 0, device);
         model.weights.assign(|name| tensors.get(name).map(Tensor::shallow_clone))?;
         Ok(model)
     }
@@ -79,7 +85,7 @@ impl Model {
 
     /// The three maps that enter the head. See [`Model::forward`] for `images` and `train`.
     pub fn features(&self, images: &Tensor, train: bool) -> [Tensor; 3] {
-        self.neck.forward(&self.backbone.forward(&channels_last(images), train), train)
+        self.neck.forward(&self.backbone.forward(&self.layout.apply(images), train), train)
     }
 
     /// `images`: `[B, 3, H, W]` float, RGB in 0 to 1, H and W multiples of 32.

@@ -21,7 +21,7 @@ use crate::data::Batch;
 use crate::data::loader::EpochPlan;
 use crate::events::Events;
 use crate::loss::to_host;
-use crate::model::Model;
+use crate::model::{Layout, Model};
 use crate::optim::Schedule;
 use crate::report::results_csv::{METRICS, ResultsCsv};
 
@@ -315,7 +315,7 @@ impl<'a> Session<'a> {
             self.events.log(LogLevel::Info, message);
         }
         let best = crate::weights::read(&self.setup.options.run_dir.join(BEST))?;
-        let model = Model::from_tensors(&best.tensors, self.setup.options.device)?;
+        let model = Model::from_tensors(&best.tensors, Layout::default(), self.setup.options.device)?;
         artifacts::write_picture(self.setup, &model)
     }
 }

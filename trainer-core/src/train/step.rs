@@ -5,8 +5,8 @@ use tch::{Device, Kind, Tensor};
 use crate::libtorch;
 use crate::loss::assign::Targets;
 use crate::loss::{Gains, Loss, detection_loss};
-use crate::model::Model;
 use crate::model::head::Prediction;
+use crate::model::{Layout, Model};
 use crate::optim::schedule::Accumulation;
 use crate::optim::{Ema, Scaler, Schedule, Sgd};
 
@@ -95,5 +95,5 @@ pub fn forward(model: &Model, images: &Tensor, train: bool, half: bool) -> Predi
 pub fn to_input(pixels: &[u8], [n, height, width]: [usize; 3], device: Device) -> Tensor {
     let shape = [n, 3, height, width].map(|side| i64::try_from(side).unwrap_or(0));
     let bytes = Tensor::from_slice(pixels).view(shape).to_device(device);
-    crate::model::channels_last(&bytes).to_kind(Kind::Float) / 255.0
+    Layout::default().apply(&bytes).to_kind(Kind::Float) / 255.0
 }

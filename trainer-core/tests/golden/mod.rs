@@ -74,6 +74,8 @@ pub fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
+// What is compared prints how far it is from its tolerance; `--nocapture` shows it.
+
 /// The largest difference, element by element.
 pub fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.size(), b.size());
@@ -93,11 +95,13 @@ pub fn relative(found: &Tensor, expected: &Tensor) -> f64 {
 
 pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     let difference = max_difference(found, expected);
+    println!("{what}: {difference:e} of {tolerance:e}");
     assert!(difference <= tolerance, "{what} differs by {difference:e}, more than {tolerance:e}");
 }
 
 pub fn assert_relative(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     let difference = relative(found, expected);
+    println!("{what}: {difference:e} of {tolerance:e}, relative");
     assert!(
         difference <= tolerance,
         "{what} differs by {difference:e} of its length, more than {tolerance:e}"
