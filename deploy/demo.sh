@@ -26,7 +26,7 @@ $yard agents
 
 step "3. A job: yolov8n from scratch on the CPU"
 job=$($yard train $home/shapes/data.yaml --model yolov8n --name shapes --device cpu \
-    --imgsz 160 --epochs 30 --batch 16 --workers 2 --close-mosaic 15 --lr0 0.02)
+    --imgsz 160 --epochs 30 --batch 16 --workers 2 --close-mosaic 15 --nbs 16)
 echo "job $job"
 $yard watch "$job"
 
