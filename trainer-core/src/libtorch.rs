@@ -73,7 +73,10 @@ pub fn load_cuda() -> Result<(), String> {
         // SAFETY: the library's initialisers are libtorch's own, made to be run at load time.
         let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
         // Never unloaded: libtorch keeps pointers into it.
-        library.map(std::mem::forget).map_err(|error| error.to_string())
+        library.map(std::mem::forget).map_err(|error| {
+            // The error itself only says that it failed; its source says why.
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+        })
     }
     #[cfg(not(unix))]
     Err("loading it is only written for Unix".to_owned())

@@ -31,24 +31,44 @@ impl SpecArgs {
     /// `base`, overridden by the flags.
     ///
     /// # Errors
-    /// A violation that names the field, with what would be right.
-    pub fn over(&self, base: Map<String, Value>) -> Result<TrainSpec, Violation> {
+    /// A violation for every field that is wrong, with what would be right.
+    pub fn over(&self, base: Map<String, Value>) -> Result<TrainSpec, Vec<Violation>> {
         let mut all = base;
         all.extend(self.0.clone());
         // One field at a time first, so that an error can name it.
-        for (field, value) in &all {
+        let wrong = |field: &str, value: &Value| {
             let mut one = Map::from_iter([("model".into(), "yolov8n".into()), ("data".into(), "/".into())]);
-            one.insert(field.clone(), value.clone());
-            if let Err(error) = serde_json::from_value::<TrainSpec>(Value::Object(one)) {
-                return Err(Violation::new(field, format!("is {value}: {error}")));
+            one.insert(field.to_owned(), value.clone());
+            let error = serde_json::from_value::<TrainSpec>(Value::Object(one)).err()?.to_string();
+            let text = if error.starts_with("is ") { error } else { format!("is {value}: {error}") };
+            Some(Violation::new(field, text))
+        };
+        let mut found: Vec<Violation> = all.iter().filter_map(|(field, value)| wrong(field, value)).collect();
+        let mut rest = all;
+        rest.retain(|field, _| found.iter().all(|violation| &violation.field != field));
+        for field in ["model", "data"] {
+            if !rest.contains_key(field) {
+                if found.iter().all(|violation| violation.field != field) {
+                    found.push(Violation::new(field, format!("is missing; give --{field}, or --spec FILE")));
+                }
+                // So that the others can be looked at.
+                rest.insert(field.to_owned(), if field == "model" { "yolov8n" } else { "/" }.into());
             }
         }
-        serde_json::from_value(Value::Object(all)).map_err(|error| {
-            Violation::new(
-                "spec",
-                format!("{error}; give --data DATA.yaml and --model yolov8n, or --spec FILE"),
-            )
-        })
+        match serde_json::from_value::<TrainSpec>(Value::Object(rest)) {
+            Ok(spec) if found.is_empty() => Ok(spec),
+            Ok(spec) => {
+                let relative = spec.data.is_relative();
+                // The path is made absolute later.
+                let others = spec.violations().into_iter();
+                found.extend(others.filter(|violation| !(relative && violation.field == "data")));
+                Err(found)
+            }
+            Err(error) => {
+                found.push(Violation::new("spec", error.to_string()));
+                Err(found)
+            }
+        }
     }
 }
 
@@ -126,7 +146,7 @@ mod tests {
         spec: SpecArgs,
     }
 
-    fn spec(words: &[&str]) -> Result<TrainSpec, Violation> {
+    fn spec(words: &[&str]) -> Result<TrainSpec, Vec<Violation>> {
         let words = ["trainer", "--data", "/d/data.yaml", "--model", "yolov8s"].iter().chain(words);
         Cli::try_parse_from(words).unwrap().spec.over(Map::new())
     }
@@ -143,10 +163,22 @@ mod tests {
     #[test]
     fn a_wrong_value_names_its_field() {
         let found = |words: &[&str]| spec(words).unwrap_err();
-        assert_eq!(found(&["--batch", "-2"]).field, "batch");
-        assert_eq!(found(&["--epochs", "many"]).field, "epochs");
-        let model = found(&["--optimizer", "Adam"]);
-        assert!(model.description.contains("SGD"), "{model}");
+        let fields: Vec<String> = found(&["--batch", "-2", "--epochs", "many", "--imgsz", "100"])
+            .into_iter()
+            .map(|violation| violation.field)
+            .collect();
+        assert_eq!(fields, ["batch", "epochs", "imgsz"]);
+        let batch = found(&["--batch", "-2"]);
+        assert!(batch[0].description.starts_with("is -2; use"), "{batch:?}");
+        let optimizer = found(&["--optimizer", "Adam"]);
+        assert!(optimizer[0].description.contains("SGD"), "{optimizer:?}");
+    }
+
+    #[test]
+    fn what_must_be_given_is_asked_for() {
+        let found = SpecArgs::default().over(Map::new()).unwrap_err();
+        let fields: Vec<&str> = found.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["model", "data"]);
     }
 
     #[test]

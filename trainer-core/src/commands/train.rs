@@ -91,7 +91,7 @@ impl Train {
 
     fn options(self, cuda: &Result<(), String>) -> Result<Options, TrainError> {
         let base = self.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
-        let spec = self.fields.over(base).map_err(|violation| TrainError::Spec(vec![violation]))?;
+        let spec = self.fields.over(base).map_err(TrainError::Spec)?;
         let data = std::path::absolute(&spec.data).map_err(TrainError::io(&spec.data))?;
         let spec = TrainSpec { data, ..spec };
         let run_dir = self.run_dir.unwrap_or_else(|| first_free(Path::new("runs"), "train"));
@@ -107,11 +107,11 @@ impl Train {
 }
 
 fn read_spec(path: &Path) -> Result<Map<String, Value>, TrainError> {
-    let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
-    serde_json::from_str(&text).map_err(|error| {
-        let text = format!("{} is not a JSON object: {error}", path.display());
-        TrainError::Spec(vec![Violation::new("spec", text)])
-    })
+    let wrong = |text| TrainError::Spec(vec![Violation::new("spec", text)]);
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| wrong(format!("{} cannot be read: {error}", path.display())))?;
+    serde_json::from_str(&text)
+        .map_err(|error| wrong(format!("{} is not a JSON object: {error}", path.display())))
 }
 
 /// `name`, `name2`, `name3` …: the first that is not in `parent`.
