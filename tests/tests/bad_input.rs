@@ -1,5 +1,7 @@
 //! What users get wrong, from the outside.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! Cards that a stand-in for NVIDIA's library describes: what the agent makes of them, and where jobs go.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

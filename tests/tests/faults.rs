@@ -1,5 +1,7 @@
 //! Every process of a job is killed while it trains; nothing acknowledged is lost, nothing is told twice.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal;
