@@ -34,6 +34,7 @@ fn run(spec: &TrainSpec, run_dir: &Path, resume: bool, stop: bool) -> (End, Vec<
         device: Device::Cpu,
         batch_size: None,
         resume,
+        data_roots: Vec::new(),
     };
     let mut events = Events::recording();
     let end = train(options, &mut events, &AtomicBool::new(stop)).unwrap();
@@ -98,8 +99,9 @@ fn stopping_and_going_on_changes_no_bit() {
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 14);
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
-    // Warm-up ends in the third epoch; four batches make a step, so gradients wait at a stop.
-    let spec = TrainSpec { nbs: 16, warmup_epochs: 1.0, ..shapes::spec(&data, 4) };
+    // In warm-up, with mosaics and sizes that vary; the last epoch is without mosaics.
+    let varied = TrainSpec { multi_scale: true, mosaic: 0.5, close_mosaic: 1, ..shapes::spec(&data, 4) };
+    let spec = TrainSpec { nbs: 16, warmup_epochs: 1.0, ..varied };
     assert_eq!(run(&spec, &whole, false, false).0, End::Finished);
 
     let mut stops = 0;
