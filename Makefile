@@ -1,7 +1,7 @@
 # Trainyard: everything a developer or a newcomer types. `make` alone lists it.
 SHELL := /bin/bash -o pipefail
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-export TRAINYARD_GOLDEN_DIR ?= $(CURDIR)/target/golden
+override export TRAINYARD_GOLDEN_DIR := $(abspath $(or $(TRAINYARD_GOLDEN_DIR),target/golden))
 
 BIN := target/release
 GOLDEN := $(CURDIR)/target/golden

@@ -255,6 +255,7 @@ impl Driver {
             cache_dir: self.workshop.config.cache_dir(),
             batch_size: prepared.batch_size,
             slot: assignment.slot.clone(),
+            data_roots: self.workshop.config.data_roots.clone(),
         };
         let program = start.program.clone();
         let log = dir.log();

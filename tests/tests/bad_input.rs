@@ -85,6 +85,14 @@ async fn bad_data_fails_the_job_at_once_with_a_sentence_that_names_it() {
     let reason = failure(&cluster, tiny(&empty, 1)).await;
     assert!(reason.contains("train") && reason.contains("none/images"), "{reason}");
 
+    fs::create_dir_all(cluster.path("elsewhere/images")).unwrap();
+    let picture = fs::read_dir(folder.join("images/train")).unwrap().next().unwrap().unwrap().path();
+    fs::copy(&picture, cluster.path("elsewhere/images/a.jpg")).unwrap();
+    let climbing = folder.join("climbing.yaml");
+    fs::write(&climbing, "train: ../../elsewhere/images\nval: images/val\nnames: [a, b, c]\n").unwrap();
+    let reason = failure(&cluster, tiny(&climbing, 1)).await;
+    assert!(reason.contains("elsewhere") && reason.contains("data_roots"), "{reason}");
+
     let label = fs::read_dir(folder.join("labels/train")).unwrap().next().unwrap().unwrap().path();
     fs::write(&label, "0 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2 0.2\n").unwrap();
     let reason = failure(&cluster, tiny(&data, 1)).await;

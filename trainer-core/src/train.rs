@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod console;
+pub mod data_roots;
 pub mod error;
 pub mod meter;
 pub mod oom;

@@ -21,6 +21,8 @@ pub struct Start {
     pub batch_size: u32,
     /// Where it trains.
     pub slot: Slot,
+    /// The directories that images may lie in.
+    pub data_roots: Vec<PathBuf>,
 }
 
 impl Start {
@@ -31,7 +33,7 @@ impl Start {
             Slot::Gpu(_) => "cuda:0", // The only one that it sees.
             Slot::Cpu(_) => "cpu",
         };
-        vec![
+        let mut arguments: Vec<OsString> = vec![
             "train".into(),
             "--spec".into(),
             self.spec.clone().into(),
@@ -46,7 +48,11 @@ impl Start {
             "--cache-dir".into(),
             self.cache_dir.clone().into(),
             "--resume".into(),
-        ]
+        ];
+        for root in &self.data_roots {
+            arguments.extend(["--data-root".into(), root.clone().into()]);
+        }
+        arguments
     }
 
     /// Variables on top of the agent's own.
@@ -79,6 +85,7 @@ mod tests {
             cache_dir: "/d/cache".into(),
             batch_size: 24,
             slot,
+            data_roots: vec!["/data".into()],
         }
     }
 
@@ -87,7 +94,7 @@ mod tests {
         let start = start(Slot::Gpu(GpuUuid("GPU-1".into())));
         let line = start.arguments(5).join(std::ffi::OsStr::new(" "));
         let wanted = "train --spec /d/spec.json --run-dir /d/run --events-fd 5 --batch-size 24 \
-                      --device cuda:0 --cache-dir /d/cache --resume";
+                      --device cuda:0 --cache-dir /d/cache --resume --data-root /data";
         assert_eq!(line, wanted);
         assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", "GPU-1".into())));
     }

@@ -44,6 +44,9 @@ pub struct Train {
     /// Go on from the newest checkpoint in the run directory, or start if there is none.
     #[arg(long, requires = "run_dir")]
     resume: bool,
+    /// A directory that images may lie in; repeat for more. Default: anywhere.
+    #[arg(long = "data-root", value_name = "DIR")]
+    data_roots: Vec<PathBuf>,
     #[command(flatten)]
     fields: SpecArgs,
 }
@@ -102,6 +105,7 @@ impl Train {
             device: device(self.device.as_deref(), cuda)?,
             batch_size: self.batch_size,
             resume: self.resume,
+            data_roots: self.data_roots,
         })
     }
 }

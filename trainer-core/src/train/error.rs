@@ -19,6 +19,16 @@ pub enum TrainError {
     /// The data set is wrong.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A data.yaml that may be read lists images that may not.
+    #[error(
+        "{} lists images in {}, which is outside of the agent's `data_roots`", data.display(), folder.display()
+    )]
+    Outside {
+        /// The data.yaml.
+        data: PathBuf,
+        /// Where its images are.
+        folder: PathBuf,
+    },
     /// Images cannot be read any more.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -99,6 +109,7 @@ impl TrainError {
         match self {
             Self::Spec(_)
             | Self::Data(_)
+            | Self::Outside { .. }
             | Self::Load(LoadError::NothingReadable { .. })
             | Self::Weights(_)
             | Self::NotFinite { .. }
@@ -119,7 +130,7 @@ impl TrainError {
         let message = self.to_string();
         let violations = match self {
             Self::Spec(violations) => violations.clone(),
-            Self::Data(_) | Self::Load(LoadError::NothingReadable { .. }) => {
+            Self::Data(_) | Self::Outside { .. } | Self::Load(LoadError::NothingReadable { .. }) => {
                 vec![Violation::new("data", message.clone())]
             }
             Self::NotFinite { .. } => vec![Violation::new("lr0", message.clone())],

@@ -8,6 +8,7 @@ use tch::Device;
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{Batch, Cache, TrainSpec};
 
+use super::data_roots;
 use super::error::TrainError;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::data::loader::LoaderConfig;
@@ -33,6 +34,8 @@ pub struct Options {
     pub batch_size: Option<u32>,
     /// Goes on from the newest checkpoint, if there is one.
     pub resume: bool,
+    /// Where images may lie; empty means anywhere.
+    pub data_roots: Vec<PathBuf>,
 }
 
 /// Images per batch when nobody says: an agent knows its card and says.
@@ -85,6 +88,11 @@ impl Setup {
         let open = OpenOptions { fraction: spec.fraction, single_cls: spec.single_cls, threads: cores() };
         let train = open_split(&yaml, Split::Train, &open, events)?;
         let val = open_split(&yaml, Split::Val, &OpenOptions { fraction: 1.0, ..open }, events)?;
+        for dataset in [&train, &val] {
+            if let Some(folder) = data_roots::outside(dataset, &options.data_roots) {
+                return Err(TrainError::Outside { data: spec.data.clone(), folder: folder.to_owned() });
+            }
+        }
         if !options.resume && options.checkpoints().exists() {
             return Err(TrainError::Occupied(options.run_dir));
         }

@@ -1,0 +1,23 @@
+//! Keeps a run to the directories that it may read data sets from: a data.yaml inside of them may list
+//! images that are not.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::data::Dataset;
+
+/// A folder of the data set's images that lies, links resolved, in none of `roots`. No roots allow all.
+///
+/// Looks at folders, not at each image: a link to a single file was put there by who owns the folder.
+pub fn outside<'a>(dataset: &'a Dataset, roots: &[PathBuf]) -> Option<&'a Path> {
+    if roots.is_empty() {
+        return None;
+    }
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let roots: Vec<PathBuf> = roots.iter().map(|root| real(root)).collect();
+    let folders: BTreeSet<&Path> = dataset.items.iter().filter_map(|item| item.path.parent()).collect();
+    folders.into_iter().find(|folder| {
+        let folder = real(folder);
+        !roots.iter().any(|root| folder.starts_with(root))
+    })
+}
