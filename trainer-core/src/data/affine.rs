@@ -2,8 +2,7 @@
 //!
 //! Coordinates are continuous: pixel (0, 0) covers the square from 0 to 1, its centre is at 0.5.
 
-use crate::data::canvas::{Canvas, Object};
-use crate::data::image::Image;
+use crate::data::canvas::Object;
 
 /// Boxes of up to so many pixels on a side are dropped.
 const SMALLEST_SIDE: f32 = 2.0;
@@ -54,6 +53,14 @@ impl Matrix {
         translation.times(shear).times(rotation).times(perspective).times(centre)
     }
 
+    /// The same to an output that is larger by this factor.
+    pub fn enlarged(self, factor: f64) -> Self {
+        if factor == 1.0 {
+            return self;
+        }
+        Self([[factor, 0.0, 0.0], [0.0, factor, 0.0], [0.0, 0.0, 1.0]]).times(self)
+    }
+
     fn times(self, right: Self) -> Self {
         let mut product = [[0.0; 3]; 3];
         for (row, out) in product.iter_mut().enumerate() {
@@ -65,7 +72,7 @@ impl Matrix {
     }
 
     /// The way back, by cofactors; `None` when the matrix folds the plane.
-    fn inverse(&self) -> Option<Self> {
+    pub(crate) fn inverse(&self) -> Option<Self> {
         let m = &self.0;
         let cofactor = |row: usize, column: usize| {
             let (r1, r2) = ((row + 1) % 3, (row + 2) % 3);
@@ -85,117 +92,16 @@ impl Matrix {
         Some(Self(inverse))
     }
 
-    fn apply(&self, x: f64, y: f64) -> [f64; 2] {
+    /// Where a point goes.
+    pub fn apply(&self, x: f64, y: f64) -> [f64; 2] {
         let [a, b, c] = self.0.map(|row| row[0] * x + row[1] * y + row[2]);
         [a / c, b / c]
     }
 
     /// Whether rows stay rows and columns stay columns.
-    fn is_separable(&self) -> bool {
+    pub(crate) fn is_separable(&self) -> bool {
         let m = &self.0;
         m[0][1] == 0.0 && m[1][0] == 0.0 && m[2][0] == 0.0 && m[2][1] == 0.0
-    }
-}
-
-/// Samples `canvas` into `output`, a square image; outside of the canvas is grey.
-pub fn warp(canvas: &Canvas, matrix: &Matrix, output: &mut Image) {
-    let Some(back) = matrix.inverse() else {
-        output.rgb.fill(crate::data::letterbox::GREY);
-        return;
-    };
-    if back.is_separable() {
-        warp_separable(canvas, &back, output);
-    } else {
-        warp_general(canvas, &back, output);
-    }
-}
-
-/// Two neighbouring positions on a margin row and the weight of the second, in 256ths.
-#[derive(Clone, Copy)]
-struct Tap {
-    first: usize,
-    weight: i32,
-}
-
-impl Tap {
-    /// For a continuous coordinate on a canvas of `side` pixels. Beyond the margin all is grey.
-    fn new(position: f64, side: usize) -> Self {
-        // On a margin row, pixel 0 has index 1 and its centre is at 1 in these terms.
-        let position = (position + 0.5).clamp(0.0, side as f64 + 1.0);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "just clamped")]
-        let fixed = (position * 256.0).round_ties_even() as usize;
-        // The last position has no right neighbour: it is taken from the left with full weight.
-        let first = (fixed / 256).min(side);
-        Self { first, weight: (fixed - first * 256).cast_signed() as i32 }
-    }
-}
-
-fn warp_separable(canvas: &Canvas, back: &Matrix, output: &mut Image) {
-    let side = canvas.side();
-    let tap = |axis: usize, index: usize| {
-        let middle = index as f64 + 0.5;
-        let position = back.apply(middle, middle)[axis];
-        Tap::new(position, side)
-    };
-    let columns: Vec<Tap> = (0..output.width).map(|x| tap(0, x)).collect();
-    let mut rows = [(usize::MAX, vec![0; output.stride()]), (usize::MAX, vec![0; output.stride()])];
-    for y in 0..output.height {
-        let Tap { first, weight } = tap(1, y);
-        if rows[1].0 == first {
-            rows.swap(0, 1);
-        }
-        for (index, (held, values)) in rows.iter_mut().enumerate() {
-            if *held != first + index {
-                *held = first + index;
-                blend_columns(canvas.margin_row(first + index), &columns, values);
-            }
-        }
-        let [(_, above), (_, below)] = &rows;
-        for ((out, above), below) in output.row_mut(y).iter_mut().zip(above).zip(below) {
-            let sum = above * (256 - weight) + below * weight;
-            *out = byte((sum + (1 << 15)) >> 16);
-        }
-    }
-}
-
-/// A row at the output's columns, times 256.
-fn blend_columns(row: &[u8], columns: &[Tap], values: &mut [i32]) {
-    for (out, tap) in values.chunks_exact_mut(3).zip(columns) {
-        let pixels = &row[tap.first * 3..][..6];
-        for channel in 0..3 {
-            out[channel] =
-                i32::from(pixels[channel]) * (256 - tap.weight) + i32::from(pixels[channel + 3]) * tap.weight;
-        }
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of bytes")]
-fn byte(value: i32) -> u8 {
-    value as u8
-}
-
-fn warp_general(canvas: &Canvas, back: &Matrix, output: &mut Image) {
-    let side = canvas.side();
-    let m = &back.0;
-    let flat = m[2][0] == 0.0 && m[2][1] == 0.0;
-    for y in 0..output.height {
-        let v = y as f64 + 0.5;
-        for (x, out) in output.row_mut(y).chunks_exact_mut(3).enumerate() {
-            let u = x as f64 + 0.5;
-            let depth = if flat { m[2][2] } else { m[2][0] * u + m[2][1] * v + m[2][2] };
-            let column = Tap::new((m[0][0] * u + m[0][1] * v + m[0][2]) / depth, side);
-            let row = Tap::new((m[1][0] * u + m[1][1] * v + m[1][2]) / depth, side);
-            let above = &canvas.margin_row(row.first)[column.first * 3..][..6];
-            let below = &canvas.margin_row(row.first + 1)[column.first * 3..][..6];
-            for channel in 0..3 {
-                let blend = |pixels: &[u8]| {
-                    i32::from(pixels[channel]) * (256 - column.weight)
-                        + i32::from(pixels[channel + 3]) * column.weight
-                };
-                let sum = blend(above) * (256 - row.weight) + blend(below) * row.weight;
-                out[channel] = byte((sum + (1 << 15)) >> 16);
-            }
-        }
     }
 }
 

@@ -3,8 +3,17 @@
 use trainyard_types::train::TrainSpec;
 
 use crate::data::affine::AffineParams;
-use crate::data::hsv::Jitter;
+use crate::data::kernels::ColourChange;
 use crate::data::random::Draw;
+
+/// How many images a mosaic has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MosaicTiles {
+    /// Two by two, around a random centre.
+    Four,
+    /// Three by three, the first in the middle.
+    Nine,
+}
 
 /// The strength of each augmentation, as in [`TrainSpec`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,8 +38,10 @@ pub struct AugmentConfig {
     pub flipud: f64,
     /// Probability of a horizontal flip.
     pub fliplr: f64,
-    /// Probability of a four-image mosaic.
+    /// Probability of a mosaic.
     pub mosaic: f64,
+    /// How many images a mosaic has.
+    pub tiles: MosaicTiles,
     /// Probability of blending two images.
     pub mixup: f64,
 }
@@ -49,6 +60,7 @@ impl From<&TrainSpec> for AugmentConfig {
             flipud: spec.flipud,
             fliplr: spec.fliplr,
             mosaic: spec.mosaic,
+            tiles: MosaicTiles::Four,
             mixup: spec.mixup,
         }
     }
@@ -68,6 +80,7 @@ impl AugmentConfig {
         flipud: 0.0,
         fliplr: 0.0,
         mosaic: 0.0,
+        tiles: MosaicTiles::Four,
         mixup: 0.0,
     };
 
@@ -84,11 +97,11 @@ impl AugmentConfig {
     }
 
     /// The change of colour of one sample; `None` when colours stay.
-    pub(crate) fn colour(&self, draw: &mut Draw) -> Option<Jitter> {
+    pub(crate) fn colour(&self, draw: &mut Draw) -> Option<ColourChange> {
         if self.hsv_h == 0.0 && self.hsv_s == 0.0 && self.hsv_v == 0.0 {
             return None;
         }
         let mut either_way = |amount: f64| draw.between(-amount, amount);
-        Some(Jitter::new(either_way(self.hsv_h), either_way(self.hsv_s), either_way(self.hsv_v)))
+        Some(ColourChange::new(either_way(self.hsv_h), either_way(self.hsv_s), either_way(self.hsv_v)))
     }
 }

@@ -14,6 +14,7 @@ use crate::data::letterbox::Letterbox;
 use crate::data::loader::LoadError;
 use crate::data::pipeline::{Ordered, Work};
 use crate::data::sample::Sample;
+use crate::data::slots::{Pixels, Pool, Slot};
 
 /// One object of a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,7 +42,7 @@ pub struct Batch {
     /// Its number in the epoch, from 0 (a resumed epoch starts above 0).
     pub number: usize,
     /// `[n, 3, height, width]`, RGB, 0 to 255.
-    pub images: Vec<u8>,
+    pub images: Pixels,
     /// Images in it; the last batch of an epoch may have fewer.
     pub n: usize,
     /// Pixels.
@@ -85,6 +86,36 @@ pub(crate) struct BatchShape {
     pub width: usize,
 }
 
+/// One sample to make, and where.
+#[derive(Debug)]
+pub(crate) struct Task {
+    /// Its position in the pass.
+    pub position: usize,
+    pub height: usize,
+    pub width: usize,
+    /// Its place in its batch.
+    pub slot: Slot,
+}
+
+/// What comes of a task: the slot is written.
+pub(crate) type Made = Result<(Sample, Slot), LoadError>;
+
+/// How far ahead of the consumer a pass works.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    /// Threads that make samples; with 0 batches are made by whoever asks for them.
+    pub workers: usize,
+    /// Finished batches that may wait.
+    pub batches: usize,
+}
+
+impl Ahead {
+    /// Buffers for batches that wait, the one that the consumer has, and the one or two in the making.
+    pub fn pool(self) -> Arc<Pool> {
+        Pool::new(self.batches + 3)
+    }
+}
+
 /// The batches of one pass, in order.
 pub struct Batches {
     source: Source,
@@ -107,25 +138,28 @@ impl std::fmt::Debug for Batches {
 }
 
 impl Batches {
-    /// Starts `workers` threads that make samples, and one that puts them together; none with 0.
-    pub(crate) fn start<W>(work: Arc<W>, shapes: Vec<BatchShape>, workers: usize, prefetch: usize) -> Self
+    /// Starts threads that make samples, and one that puts them together.
+    pub(crate) fn start<W>(work: Arc<W>, shapes: Vec<BatchShape>, ahead: Ahead, pool: &Arc<Pool>) -> Self
     where
-        W: Work<Output = Result<Sample, LoadError>>,
+        W: Work<Task = Task, Output = Made>,
         W::Scratch: 'static,
     {
-        let range = match (shapes.first(), shapes.last()) {
-            (Some(first), Some(last)) => first.samples.start..last.samples.end,
-            _ => 0..0,
-        };
+        let (of_tasks, pool) = (Arc::clone(pool), Arc::clone(pool));
+        // A batch's memory is taken when its first sample is.
+        let tasks = shapes.clone().into_iter().flat_map(move |shape| {
+            let (height, width) = (shape.height, shape.width);
+            let slots = Slot::of_batch(&of_tasks, shape.samples.len(), 3 * height * width);
+            shape.samples.zip(slots).map(move |(position, slot)| Task { position, height, width, slot })
+        });
         // Each thread has one sample in hand and one waiting for it.
-        let mut samples = Ordered::start(work, range, workers, 2 * workers);
+        let mut samples = Ordered::start(work, tasks, ahead.workers, 2 * ahead.workers);
         let abandoned = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&abandoned);
-        let batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples, &told));
-        let source = if workers == 0 {
+        let batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples, &pool, &told));
+        let source = if ahead.workers == 0 {
             Source::Inline(Box::new(batches))
         } else {
-            let (put, ready) = bounded(prefetch.max(1));
+            let (put, ready) = bounded(ahead.batches.max(1));
             let collator = std::thread::spawn(move || {
                 for batch in batches {
                     // The consumer's going away is how a pass is cancelled.
@@ -175,37 +209,32 @@ impl Drop for Batches {
 fn collate<W>(
     shape: &BatchShape,
     samples: &mut Ordered<W>,
+    pool: &Arc<Pool>,
     abandoned: &AtomicBool,
 ) -> Result<Batch, LoadError>
 where
-    W: Work<Output = Result<Sample, LoadError>>,
+    W: Work<Task = Task, Output = Made>,
 {
     let n = shape.samples.len();
-    let mut batch = Batch {
-        number: shape.number,
-        images: Vec::with_capacity(n * 3 * shape.height * shape.width),
-        n,
-        height: shape.height,
-        width: shape.width,
-        targets: Vec::new(),
-        indices: Vec::with_capacity(n),
-        placements: Vec::new(),
-    };
+    let (mut targets, mut placements) = (Vec::new(), Vec::new());
+    let (mut indices, mut slots) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for image in 0..n {
         if abandoned.load(Ordering::Relaxed) {
             return Err(LoadError::WorkerGone);
         }
-        let sample = samples.next().and_then(Result::ok).ok_or(LoadError::WorkerGone)??;
-        batch.images.extend_from_slice(&sample.planes);
-        batch.indices.push(sample.index);
-        batch.placements.extend(sample.placement);
-        batch.targets.extend(sample.labels.iter().map(|label| Target {
+        let (sample, slot) = samples.next().and_then(Result::ok).ok_or(LoadError::WorkerGone)??;
+        slots.push(slot);
+        indices.push(sample.index);
+        placements.extend(sample.placement);
+        targets.extend(sample.labels.iter().map(|label| Target {
             image: u32::try_from(image).unwrap_or(u32::MAX),
             class: label.class,
             cxcywh: label.cxcywh,
         }));
     }
-    Ok(batch)
+    let images = Slot::join(slots, pool).ok_or(LoadError::WorkerGone)?;
+    let BatchShape { number, height, width, .. } = *shape;
+    Ok(Batch { number, images, n, height, width, targets, indices, placements })
 }
 
 #[cfg(test)]
@@ -224,15 +253,17 @@ mod tests {
 
     impl Work for Reluctant {
         type Scratch = ();
-        type Output = Result<Sample, LoadError>;
+        type Task = Task;
+        type Output = Made;
 
-        fn make(&self, position: usize, (): &mut ()) -> Self::Output {
+        fn make(&self, task: Task, (): &mut ()) -> Made {
+            let position = task.position;
             let abandoned = || self.abandoned.get().is_some_and(|flag| flag.load(Ordering::Relaxed));
             while position > 0 && !abandoned() {
                 std::thread::yield_now();
             }
             self.made.fetch_add(1, Ordering::Relaxed);
-            Ok(Sample { index: position, planes: vec![0; 3], labels: Vec::new(), placement: None })
+            Ok((Sample { index: position, labels: Vec::new(), placement: None }, task.slot))
         }
     }
 
@@ -240,7 +271,8 @@ mod tests {
     fn a_dropped_pass_does_not_finish_the_batch_it_is_at() {
         let work = Arc::new(Reluctant::default());
         let shape = BatchShape { number: 0, samples: 0..500, height: 1, width: 1 };
-        let batches = Batches::start(Arc::clone(&work), vec![shape], 3, 1);
+        let ahead = Ahead { workers: 3, batches: 1 };
+        let batches = Batches::start(Arc::clone(&work), vec![shape], ahead, &ahead.pool());
         work.abandoned.set(Arc::clone(&batches.abandoned)).unwrap();
         drop(batches);
         // Each thread has at most one in hand and one waiting, and each sample taken hands out another.

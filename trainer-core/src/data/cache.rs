@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use crate::data::dataset::Dataset;
 use crate::data::decode;
 use crate::data::disk_cache::DiskCache;
-use crate::data::image::Image;
 use crate::data::labels::Label;
 use crate::data::letterbox::load_resize;
 use crate::data::loader::LoadError;
+use crate::data::planes::Planes;
 
 /// Unreadable images in a row after which the data must be gone.
 const GIVE_UP_AFTER: usize = 64;
@@ -54,7 +54,7 @@ pub struct ImageStore {
 #[derive(Debug)]
 enum Cache {
     None,
-    Ram { images: Vec<OnceLock<Arc<Image>>>, free_bytes: AtomicU64 },
+    Ram { images: Vec<OnceLock<Planes>>, free_bytes: AtomicU64 },
     Disk(DiskCache),
 }
 
@@ -64,13 +64,13 @@ pub struct Loaded {
     /// Which item it is: another than was asked for if that one is unreadable.
     pub index: usize,
     /// Its long side is the training size.
-    pub image: Arc<Image>,
+    pub image: Planes,
     dataset: Arc<Dataset>,
 }
 
 impl Loaded {
     /// Pixels and labels.
-    pub fn tile(&self) -> (&Image, &[Label]) {
+    pub fn tile(&self) -> (&Planes, &[Label]) {
         (&self.image, &self.dataset.items[self.index].labels)
     }
 }
@@ -148,14 +148,14 @@ impl ImageStore {
     }
 
     /// Image `index` itself; the error is for the user and has been counted.
-    fn load_exactly(&self, index: usize) -> Result<Arc<Image>, String> {
+    fn load_exactly(&self, index: usize) -> Result<Planes, String> {
         if let Some(message) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(&index) {
             return Err(message.clone());
         }
         let made = match &self.cache {
-            Cache::None => self.decode(index).map(Arc::new),
+            Cache::None => self.decode(index),
             Cache::Ram { images, free_bytes } => self.in_ram(index, &images[index], free_bytes),
-            Cache::Disk(cache) => self.on_disk(index, cache).map(Arc::new),
+            Cache::Disk(cache) => self.on_disk(index, cache),
         };
         made.inspect_err(|message| {
             let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,26 +166,26 @@ impl ImageStore {
         })
     }
 
-    fn decode(&self, index: usize) -> Result<Image, String> {
+    fn decode(&self, index: usize) -> Result<Planes, String> {
         let path = &self.dataset.items[index].path;
         let image = decode::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(load_resize(image, self.imgsz))
+        Ok(Planes::from(&load_resize(image, self.imgsz)))
     }
 
     fn in_ram(
         &self,
         index: usize,
-        slot: &OnceLock<Arc<Image>>,
+        slot: &OnceLock<Planes>,
         free_bytes: &AtomicU64,
-    ) -> Result<Arc<Image>, String> {
+    ) -> Result<Planes, String> {
         if let Some(image) = slot.get() {
-            return Ok(Arc::clone(image));
+            return Ok(image.clone());
         }
-        let image = Arc::new(self.decode(index)?);
-        let bytes = image.rgb.len() as u64;
+        let image = self.decode(index)?;
+        let bytes = image.bytes().len() as u64;
         let take = |free: u64| free.checked_sub(bytes);
         if free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-            && slot.set(Arc::clone(&image)).is_err()
+            && slot.set(image.clone()).is_err()
         {
             // Another thread was faster and paid for the same image.
             free_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -193,15 +193,15 @@ impl ImageStore {
         Ok(image)
     }
 
-    fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Image, String> {
+    fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Planes, String> {
         let Some(entry) = cache.entry(&self.dataset.items[index].path, self.imgsz) else {
             return self.decode(index);
         };
         if let Some(image) = cache.read(&entry) {
-            return Ok(image);
+            return Ok(Planes::from(&image));
         }
         let image = self.decode(index)?;
-        if let Some(warning) = cache.write(&entry, &image) {
+        if let Some(warning) = cache.write(&entry, &image.to_image()) {
             self.warn(warning);
         }
         Ok(image)

@@ -1,8 +1,9 @@
-//! The picture that the affine augmentation samples from: one image, or a mosaic of four, on grey.
+//! What the affine augmentation samples from: one image, or a mosaic of four or nine, on grey. The picture
+//! is never put together; a scene only says which image lies where.
 
-use crate::data::image::Image;
 use crate::data::labels::Label;
-use crate::data::letterbox::{Fit, GREY, Letterbox};
+use crate::data::letterbox::{Fit, Letterbox};
+use crate::data::planes::Planes;
 
 /// An object while its image is augmented.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,87 +29,121 @@ impl Object {
     }
 }
 
-/// A square picture with a margin of one grey pixel on each side, so that whoever samples near the edge
-/// blends into grey without asking where the edge is.
-#[derive(Debug, Default)]
-pub struct Canvas {
-    side: usize,
-    rgb: Vec<u8>,
-    /// What is on it.
+/// An image and its labels, to be laid on a scene.
+pub type Pasted<'a> = (&'a Planes, &'a [Label]);
+
+/// An image on a scene.
+#[derive(Debug, Clone)]
+pub struct Tile {
+    /// Its pixels.
+    pub planes: Planes,
+    /// Where its left edge lies; may be outside of the scene, which crops it.
+    pub left: isize,
+    /// Where its upper edge lies; may be outside, too.
+    pub top: isize,
+}
+
+impl Tile {
+    /// The columns of the scene that it covers.
+    pub fn columns(&self, side: usize) -> std::ops::Range<usize> {
+        visible(self.left, self.planes.width, side)
+    }
+
+    /// The rows of the scene that it covers.
+    pub fn rows(&self, side: usize) -> std::ops::Range<usize> {
+        visible(self.top, self.planes.height, side)
+    }
+}
+
+fn visible(start: isize, length: usize, side: usize) -> std::ops::Range<usize> {
+    let end = start + length.cast_signed();
+    let inside = |position: isize| position.clamp(0, side.cast_signed()).cast_unsigned();
+    inside(start)..inside(end)
+}
+
+/// A square picture on grey, described.
+#[derive(Debug, Clone, Default)]
+pub struct Scene {
+    /// Pixels from edge to edge.
+    pub side: usize,
+    /// What lies on it; where two overlap, the later one is seen.
+    pub tiles: Vec<Tile>,
+    /// What is on it, clipped.
     pub objects: Vec<Object>,
 }
 
-impl Canvas {
-    /// Pixels from edge to edge, without the margin.
-    pub fn side(&self) -> usize {
-        self.side
-    }
-
-    /// Row `y` with its margins, `(side + 2) * 3` bytes. Rows -1 and `side` are margins: `y` is one more
-    /// than the pixel's row.
-    pub fn margin_row(&self, y: usize) -> &[u8] {
-        let stride = (self.side + 2) * 3;
-        &self.rgb[y * stride..(y + 1) * stride]
-    }
-
+impl Scene {
     fn reset(&mut self, side: usize) {
         self.side = side;
+        self.tiles.clear();
         self.objects.clear();
-        self.rgb.clear();
-        self.rgb.resize((side + 2) * (side + 2) * 3, GREY);
     }
 
-    /// Draws `image` with its top left corner at (`left`, `top`), which may be outside; what is outside
-    /// is cropped, and so are `labels`. Labels without area left are dropped.
-    fn paste(&mut self, image: &Image, left: isize, top: isize, labels: &[Label]) {
-        let side = self.side.cast_signed();
-        let (width, height) = (image.width.cast_signed(), image.height.cast_signed());
-        let columns = left.clamp(0, side)..(left + width).clamp(0, side);
-        if !columns.is_empty() {
-            let stride = (self.side + 2) * 3;
-            let bytes = columns.len() * 3;
-            for y in top.clamp(0, side)..(top + height).clamp(0, side) {
-                let source = (columns.start - left).cast_unsigned() * 3;
-                let target = (y + 1).cast_unsigned() * stride + (columns.start + 1).cast_unsigned() * 3;
-                self.rgb[target..target + bytes]
-                    .copy_from_slice(&image.row((y - top).cast_unsigned())[source..source + bytes]);
-            }
-        }
-        let (width, height) = (image.width as f32, image.height as f32);
+    /// Lays an image with its top left corner at (`left`, `top`), which may be outside; what is outside is
+    /// cropped, labels too. Labels without area left are dropped.
+    fn paste(&mut self, (planes, labels): Pasted<'_>, left: isize, top: isize) {
+        let (width, height, side) = (planes.width as f32, planes.height as f32, self.side as f32);
         for label in labels {
             let [cx, cy, w, h] = label.cxcywh;
             let (x, y) = (cx * width + left as f32, cy * height + top as f32);
             let (half_w, half_h) = (w * width / 2.0, h * height / 2.0);
             let xyxy = [x - half_w, y - half_h, x + half_w, y + half_h];
-            let object = Object { class: label.class, xyxy }.clipped(side as f32, side as f32);
+            let object = Object { class: label.class, xyxy }.clipped(side, side);
             if object.area() > 0.0 {
                 self.objects.push(object);
             }
         }
+        self.tiles.push(Tile { planes: planes.clone(), left, top });
     }
 
     /// One image in the middle of `side` x `side` pixels.
-    pub fn single(&mut self, side: usize, image: &Image, labels: &[Label]) {
+    pub fn single(&mut self, side: usize, (planes, labels): Pasted<'_>) {
         self.reset(side);
-        let letterbox = Letterbox::fit([image.width, image.height], [side, side], Fit::Scale);
+        let letterbox = Letterbox::fit([planes.width, planes.height], [side, side], Fit::Scale);
         let resized;
-        let inner = if [image.width, image.height] == letterbox.inner {
-            image
+        let inner = if [planes.width, planes.height] == letterbox.inner {
+            planes
         } else {
-            resized = crate::data::letterbox::resize(image, letterbox.inner[0], letterbox.inner[1]);
+            let [width, height] = letterbox.inner;
+            resized = Planes::from(&crate::data::letterbox::resize(&planes.to_image(), width, height));
             &resized
         };
-        self.paste(inner, letterbox.left.cast_signed(), letterbox.top.cast_signed(), labels);
+        self.paste((inner, labels), letterbox.left.cast_signed(), letterbox.top.cast_signed());
     }
 
-    /// Four images around `centre`, on a canvas of twice `side`: each touches the centre with one corner.
-    pub fn mosaic(&mut self, side: usize, centre: [usize; 2], tiles: [(&Image, &[Label]); 4]) {
+    /// Four images around `centre`, on a scene of twice `side`: each touches the centre with one corner.
+    pub fn mosaic(&mut self, side: usize, centre: [usize; 2], tiles: [Pasted<'_>; 4]) {
         self.reset(2 * side);
         let [x, y] = centre.map(usize::cast_signed);
-        for (index, (image, labels)) in tiles.into_iter().enumerate() {
-            let left = if index % 2 == 0 { x - image.width.cast_signed() } else { x };
-            let top = if index < 2 { y - image.height.cast_signed() } else { y };
-            self.paste(image, left, top, labels);
+        for (index, tile) in tiles.into_iter().enumerate() {
+            let left = if index % 2 == 0 { x - tile.0.width.cast_signed() } else { x };
+            let top = if index < 2 { y - tile.0.height.cast_signed() } else { y };
+            self.paste(tile, left, top);
+        }
+    }
+
+    /// Nine images on a scene of twice `side`: the first with its middle at `centre`, the others around it,
+    /// clockwise from the one above. Each side neighbour shares an edge line with the first; each corner
+    /// is filled by one that touches a side neighbour. Later ones cover earlier ones.
+    pub fn mosaic9(&mut self, side: usize, centre: [usize; 2], tiles: [Pasted<'_>; 9]) {
+        self.reset(2 * side);
+        let size = tiles.map(|tile| [tile.0.width.cast_signed(), tile.0.height.cast_signed()]);
+        let [x, y] = centre.map(usize::cast_signed);
+        let (left, top) = (x - size[0][0] / 2, y - size[0][1] / 2);
+        let (right, bottom) = (left + size[0][0], top + size[0][1]);
+        let places = [
+            [left, top],
+            [left, top - size[1][1]],
+            [left + size[1][0], top - size[2][1]],
+            [right, top],
+            [right, top + size[3][1]],
+            [right - size[5][0], bottom],
+            [right - size[5][0] - size[6][0], bottom],
+            [left - size[7][0], bottom - size[7][1]],
+            [left - size[8][0], bottom - size[7][1] - size[8][1]],
+        ];
+        for (tile, [left, top]) in tiles.into_iter().zip(places) {
+            self.paste(tile, left, top);
         }
     }
 }
@@ -116,20 +151,27 @@ impl Canvas {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::image::Image;
+    use crate::data::letterbox::GREY;
+    use crate::data::reference::Canvas;
 
     fn pixel(canvas: &Canvas, x: usize, y: usize) -> u8 {
-        canvas.margin_row(y + 1)[(x + 1) * 3]
+        canvas.pixel(0, x.cast_signed(), y.cast_signed())
+    }
+
+    fn even(width: usize, height: usize, value: u8) -> Planes {
+        Planes::from(&Image::filled(width, height, value))
     }
 
     const WHOLE: [Label; 1] = [Label { class: 1, cxcywh: [0.5, 0.5, 1.0, 1.0] }];
 
     #[test]
     fn mosaic_tiles_touch_the_centre_and_are_cropped_with_their_boxes() {
-        let tiles: Vec<Image> = (1..=4).map(|value| Image::filled(8, 6, value * 10)).collect();
-        let mut canvas = Canvas::default();
-        let tile = |index: usize| (&tiles[index], &WHOLE[..]);
-        canvas.mosaic(8, [5, 10], [tile(0), tile(1), tile(2), tile(3)]);
-        assert_eq!(canvas.side(), 16);
+        let tiles: Vec<Planes> = (1..=4).map(|value| even(8, 6, value * 10)).collect();
+        let mut scene = Scene::default();
+        scene.mosaic(8, [5, 10], std::array::from_fn(|index| (&tiles[index], &WHOLE[..])));
+        assert_eq!(scene.side, 16);
+        let canvas = Canvas::new(&scene);
         for (x, y, value) in [
             (4, 9, 10),
             (5, 9, 20),
@@ -143,7 +185,7 @@ mod tests {
         ] {
             assert_eq!(pixel(&canvas, x, y), value, "{x} {y}");
         }
-        let boxes: Vec<_> = canvas.objects.iter().map(|object| object.xyxy).collect();
+        let boxes: Vec<_> = scene.objects.iter().map(|object| object.xyxy).collect();
         assert_eq!(
             boxes,
             [[0.0, 4.0, 5.0, 10.0], [5.0, 4.0, 13.0, 10.0], [0.0, 10.0, 5.0, 16.0], [5.0, 10.0, 13.0, 16.0]]
@@ -151,21 +193,46 @@ mod tests {
     }
 
     #[test]
+    fn nine_equal_tiles_lie_in_a_grid() {
+        let tiles: Vec<Planes> = (1..=9).map(|value| even(8, 6, value * 10)).collect();
+        let mut scene = Scene::default();
+        scene.mosaic9(16, [16, 15], std::array::from_fn(|index| (&tiles[index], &WHOLE[..])));
+        let canvas = Canvas::new(&scene);
+        for (x, y, value) in [
+            (16, 15, 10),
+            (16, 11, 20),
+            (20, 11, 30),
+            (20, 12, 40),
+            (20, 18, 50),
+            (19, 18, 60),
+            (11, 18, 70),
+            (11, 17, 80),
+            (11, 11, 90),
+            (4, 6, 90),
+            (3, 6, GREY),
+            (28, 6, GREY),
+        ] {
+            assert_eq!(pixel(&canvas, x, y), value, "{x} {y}");
+        }
+        assert_eq!(scene.objects.len(), 9);
+    }
+
+    #[test]
     fn a_box_that_a_crop_leaves_without_area_is_dropped() {
-        let image = Image::filled(8, 8, 1);
+        let image = even(8, 8, 1);
         let corner = [Label { class: 0, cxcywh: [0.05, 0.05, 0.1, 0.1] }];
-        let mut canvas = Canvas::default();
-        let tile = (&image, &corner[..]);
-        canvas.mosaic(8, [4, 4], [tile, tile, tile, tile]);
-        // Only in the bottom right tile is the top left corner on the canvas.
-        assert_eq!(canvas.objects.len(), 1);
+        let mut scene = Scene::default();
+        scene.mosaic(8, [4, 4], [(&image, &corner[..]); 4]);
+        // Only in the bottom right tile is the top left corner on the scene.
+        assert_eq!(scene.objects.len(), 1);
     }
 
     #[test]
     fn a_single_image_lies_in_the_middle() {
-        let mut canvas = Canvas::default();
-        canvas.single(8, &Image::filled(8, 4, 9), &WHOLE);
+        let mut scene = Scene::default();
+        scene.single(8, (&even(8, 4, 9), &WHOLE));
+        let canvas = Canvas::new(&scene);
         assert_eq!((pixel(&canvas, 0, 1), pixel(&canvas, 0, 2), pixel(&canvas, 7, 5)), (GREY, 9, 9));
-        assert_eq!(canvas.objects[0].xyxy, [0.0, 2.0, 8.0, 6.0]);
+        assert_eq!(scene.objects[0].xyxy, [0.0, 2.0, 8.0, 6.0]);
     }
 }

@@ -4,6 +4,7 @@
 //! elsewhere saw these pixels.
 
 use crate::data::image::Image;
+use crate::data::planes::Planes;
 
 /// The grey of borders.
 pub const GREY: u8 = 114;
@@ -72,6 +73,31 @@ impl Letterbox {
             boxed.row_mut(self.top + y)[start..start + inner.stride()].copy_from_slice(inner.row(y));
         }
         boxed
+    }
+
+    /// Writes the letterboxed image as planes, `[3, height, width]` of the whole. `image` need not have the
+    /// original's size, only its shape.
+    ///
+    /// # Panics
+    /// When `planes` does not have that length.
+    pub fn write(&self, image: &Planes, planes: &mut [u8]) {
+        let [width, height] = self.outer;
+        assert_eq!(planes.len(), 3 * height * width, "three planes");
+        let resized;
+        let inner = if [image.width, image.height] == self.inner {
+            image
+        } else {
+            resized = Planes::from(&resize(&image.to_image(), self.inner[0], self.inner[1]));
+            &resized
+        };
+        if self.inner != self.outer {
+            planes.fill(GREY);
+        }
+        for (plane, out) in planes.chunks_exact_mut(height * width).enumerate() {
+            for (y, row) in out.chunks_exact_mut(width).skip(self.top).take(inner.height).enumerate() {
+                row[self.left..self.left + inner.width].copy_from_slice(inner.row(plane, y));
+            }
+        }
     }
 
     /// A box given as shares of the image, `[cx, cy, w, h]`, as shares of the letterbox.

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use crate::data::augment::AugmentConfig;
-use crate::data::batch::{BatchShape, Batches};
+use crate::data::batch::{Ahead, BatchShape, Batches, Made, Task};
 use crate::data::cache::ImageStore;
 use crate::data::pipeline::Work;
 use crate::data::random::{Draw, Purpose};
-use crate::data::sample::{Recipe, Sample, Scratch};
+use crate::data::sample::{Recipe, Scratch};
+use crate::data::slots::Pool;
 
 /// Why no batch can be made.
 #[derive(Debug, thiserror::Error)]
@@ -58,17 +59,36 @@ pub struct EpochPlan {
     pub mosaic: bool,
 }
 
+/// The side of a batch in pixels, by epoch and number in it.
+type Sides = Arc<dyn Fn(u32, usize) -> usize + Send + Sync>;
+
 /// Makes training batches of a data set.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TrainLoader {
     store: Arc<ImageStore>,
     config: LoaderConfig,
+    sides: Option<Sides>,
+    pool: Arc<Pool>,
+}
+
+impl std::fmt::Debug for TrainLoader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrainLoader").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl TrainLoader {
     /// Batches of the images of `store`.
     pub fn new(store: Arc<ImageStore>, config: LoaderConfig) -> Self {
-        Self { store, config }
+        let pool = Ahead { workers: config.workers, batches: config.prefetch }.pool();
+        Self { store, config, sides: None, pool }
+    }
+
+    /// The same with a size of its own for each batch (`multi_scale`): `side` takes the epoch and the
+    /// batch's number. A sample shows the same at every size, larger or smaller.
+    #[must_use]
+    pub fn with_sides(self, side: impl Fn(u32, usize) -> usize + Send + Sync + 'static) -> Self {
+        Self { sides: Some(Arc::new(side)), ..self }
     }
 
     /// Batches of a whole epoch; the last may be smaller.
@@ -102,15 +122,16 @@ impl TrainLoader {
         let order = self.order(plan.epoch);
         let shapes = (plan.first_sample.min(order.len())..order.len())
             .step_by(plan.batch_size)
-            .map(|start| BatchShape {
-                number: start / plan.batch_size,
-                samples: start..(start + plan.batch_size).min(order.len()),
-                height: side,
-                width: side,
+            .map(|start| {
+                let number = start / plan.batch_size;
+                let side = self.sides.as_ref().map_or(side, |side| side(plan.epoch, number));
+                let samples = start..(start + plan.batch_size).min(order.len());
+                BatchShape { number, samples, height: side, width: side }
             })
             .collect();
         let work = Arc::new(TrainWork { recipe, order });
-        Batches::start(work, shapes, self.config.workers, self.config.prefetch)
+        let ahead = Ahead { workers: self.config.workers, batches: self.config.prefetch };
+        Batches::start(work, shapes, ahead, &self.pool)
     }
 }
 
@@ -121,10 +142,13 @@ struct TrainWork {
 
 impl Work for TrainWork {
     type Scratch = Scratch;
-    type Output = Result<Sample, LoadError>;
+    type Task = Task;
+    type Output = Made;
 
-    fn make(&self, position: usize, scratch: &mut Scratch) -> Self::Output {
-        self.recipe.make(self.order[position], scratch)
+    fn make(&self, mut task: Task, scratch: &mut Scratch) -> Made {
+        let index = self.order[task.position];
+        let sample = self.recipe.make(index, task.width, scratch, task.slot.pixels())?;
+        Ok((sample, task.slot))
     }
 }
 

@@ -11,21 +11,26 @@ pub mod canvas;
 pub mod dataset;
 pub mod decode;
 pub mod disk_cache;
-pub mod hsv;
 pub mod image;
+pub mod kernels;
 pub mod labels;
 pub mod letterbox;
 pub mod loader;
 pub mod pipeline;
+pub mod planes;
 pub mod random;
+#[cfg(test)]
+pub(crate) mod reference;
 pub mod sample;
+pub mod sampler;
 pub mod scan;
+pub mod slots;
 #[cfg(test)]
 pub(crate) mod test_data;
 pub mod val_loader;
 pub mod yaml;
 
-pub use self::augment::AugmentConfig;
+pub use self::augment::{AugmentConfig, MosaicTiles};
 pub use self::batch::{Batch, Batches, Target};
 pub use self::cache::{CacheMode, ImageStore};
 pub use self::canvas::Object;
@@ -34,6 +39,8 @@ pub use self::image::Image;
 pub use self::labels::Label;
 pub use self::letterbox::Letterbox;
 pub use self::loader::{EpochPlan, LoadError, LoaderConfig, TrainLoader};
+pub use self::planes::Planes;
 pub use self::scan::ScanReport;
+pub use self::slots::Pixels;
 pub use self::val_loader::{ValConfig, ValLoader};
 pub use self::yaml::{DataYaml, YamlError};

@@ -1,7 +1,6 @@
 //! Work spread over threads, results in order, a bounded number in flight, cancelled when dropped.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,65 +8,77 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-/// A function from a position to a result, with buffers of its own for each thread.
+/// A function from a task to a result, with buffers of its own for each thread.
 pub trait Work: Send + Sync + 'static {
     /// Made once per thread.
     type Scratch: Default + Send;
-    /// Of one position.
+    /// What to do.
+    type Task: Send + 'static;
+    /// What comes of it.
     type Output: Send + 'static;
 
-    /// Makes the result of `position`.
-    fn make(&self, position: usize, scratch: &mut Self::Scratch) -> Self::Output;
+    /// Does a task.
+    fn make(&self, task: Self::Task, scratch: &mut Self::Scratch) -> Self::Output;
 }
 
 /// A panic in a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Panicked;
 
-/// The results of a range of positions, in order.
+/// Tasks, made when they are handed out.
+type Tasks<W> = Box<dyn Iterator<Item = <W as Work>::Task> + Send>;
+
+type Numbered<T> = (usize, T);
+
+/// The results of tasks, in their order.
 pub struct Ordered<W: Work> {
     work: Arc<W>,
     scratch: W::Scratch,
     threads: Vec<JoinHandle<()>>,
     cancelled: Arc<AtomicBool>,
-    /// Positions to work on; `None` when there are no threads.
-    positions: Option<Sender<usize>>,
-    results: Receiver<(usize, Result<W::Output, Panicked>)>,
+    tasks: Tasks<W>,
+    /// Where the threads find their tasks; `None` when there are no threads.
+    to_do: Option<Sender<Numbered<W::Task>>>,
+    results: Receiver<Numbered<Result<W::Output, Panicked>>>,
     /// Results that came before their turn.
     early: BTreeMap<usize, Result<W::Output, Panicked>>,
-    /// What comes next.
-    next: usize,
-    /// What is handed out next.
+    /// Results taken.
+    taken: usize,
+    /// Tasks handed out.
     handed_out: usize,
-    end: usize,
 }
 
 impl<W: Work> Ordered<W> {
-    /// Starts `workers` threads on `range`; none with 0, then [`Iterator::next`] works itself.
+    /// Starts `workers` threads on `tasks`; none with 0, then [`Iterator::next`] works itself.
     /// At most `ahead` results exist before they are taken.
-    pub fn start(work: Arc<W>, range: Range<usize>, workers: usize, ahead: usize) -> Self {
-        let (positions, to_do) = unbounded();
+    pub fn start(
+        work: Arc<W>,
+        tasks: impl Iterator<Item = W::Task> + Send + 'static,
+        workers: usize,
+        ahead: usize,
+    ) -> Self {
+        let (to_do, take) = unbounded();
         let (done, results) = unbounded();
         let cancelled = Arc::new(AtomicBool::new(false));
         let threads = (0..workers)
             .map(|_| {
                 let (work, cancelled) = (Arc::clone(&work), Arc::clone(&cancelled));
-                let (to_do, done) = (to_do.clone(), done.clone());
-                std::thread::spawn(move || run(&*work, &to_do, &done, &cancelled))
+                let (take, done) = (take.clone(), done.clone());
+                std::thread::spawn(move || run(&*work, &take, &done, &cancelled))
             })
             .collect();
-        let positions = (workers > 0).then_some(positions);
+        let to_do = (workers > 0).then_some(to_do);
         let mut ordered = Self {
             work,
             scratch: W::Scratch::default(),
             threads,
             cancelled,
-            positions,
+            tasks: Box::new(tasks),
+            to_do,
             results,
             early: BTreeMap::new(),
-            next: range.start,
-            handed_out: range.start,
-            end: range.end,
+            taken: 0,
+            handed_out: 0,
         };
         for _ in 0..ahead.max(1) {
             ordered.hand_out();
@@ -75,13 +86,13 @@ impl<W: Work> Ordered<W> {
         ordered
     }
 
-    /// Gives the threads one more position.
+    /// Gives the threads one more task.
     fn hand_out(&mut self) {
-        if let Some(positions) = &self.positions
-            && self.handed_out < self.end
+        if let Some(to_do) = &self.to_do
+            && let Some(task) = self.tasks.next()
         {
             // The threads hold their end until this one is dropped.
-            let _ = positions.send(self.handed_out);
+            let _ = to_do.send((self.handed_out, task));
             self.handed_out += 1;
         }
     }
@@ -89,46 +100,46 @@ impl<W: Work> Ordered<W> {
 
 fn run<W: Work>(
     work: &W,
-    to_do: &Receiver<usize>,
-    done: &Sender<(usize, Result<W::Output, Panicked>)>,
+    to_do: &Receiver<Numbered<W::Task>>,
+    done: &Sender<Numbered<Result<W::Output, Panicked>>>,
     cancelled: &AtomicBool,
 ) {
     let mut scratch = W::Scratch::default();
-    while let Ok(position) = to_do.recv() {
+    while let Ok((number, task)) = to_do.recv() {
         if cancelled.load(Ordering::Relaxed) {
             return;
         }
-        let made = guarded(work, position, &mut scratch);
-        if done.send((position, made)).is_err() {
+        let made = guarded(work, task, &mut scratch);
+        if done.send((number, made)).is_err() {
             return;
         }
     }
 }
 
 /// A panic becomes a value, so that whoever waits for the result learns of it.
-fn guarded<W: Work>(work: &W, position: usize, scratch: &mut W::Scratch) -> Result<W::Output, Panicked> {
-    catch_unwind(AssertUnwindSafe(|| work.make(position, scratch))).map_err(|_| Panicked)
+fn guarded<W: Work>(work: &W, task: W::Task, scratch: &mut W::Scratch) -> Result<W::Output, Panicked> {
+    catch_unwind(AssertUnwindSafe(|| work.make(task, scratch))).map_err(|_| Panicked)
 }
 
 impl<W: Work> Iterator for Ordered<W> {
     type Item = Result<W::Output, Panicked>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.end {
+        if self.to_do.is_none() {
+            return self.tasks.next().map(|task| guarded(&*self.work, task, &mut self.scratch));
+        }
+        if self.taken == self.handed_out {
             return None;
         }
-        let position = self.next;
-        self.next += 1;
-        if self.positions.is_none() {
-            return Some(guarded(&*self.work, position, &mut self.scratch));
-        }
+        let number = self.taken;
+        self.taken += 1;
         loop {
-            if let Some(result) = self.early.remove(&position) {
+            if let Some(result) = self.early.remove(&number) {
                 self.hand_out();
                 return Some(result);
             }
             match self.results.recv() {
-                Ok((position, result)) => self.early.insert(position, result),
+                Ok((number, result)) => self.early.insert(number, result),
                 Err(_) => return Some(Err(Panicked)),
             };
         }
@@ -138,7 +149,7 @@ impl<W: Work> Iterator for Ordered<W> {
 impl<W: Work> Drop for Ordered<W> {
     fn drop(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
-        self.positions = None;
+        self.to_do = None;
         for thread in self.threads.drain(..) {
             // A thread ends after the result that it is at; its panics were caught there.
             let _ = thread.join();
@@ -158,6 +169,7 @@ mod tests {
 
     impl Work for Squares {
         type Scratch = ();
+        type Task = usize;
         type Output = usize;
 
         fn make(&self, position: usize, (): &mut ()) -> usize {

@@ -1,27 +1,26 @@
-//! One training sample: mosaic, affine, mixup, colour, flips, in this order.
+//! One training sample: mosaic, affine, mixup, colour, flips, in this order, in one pass over its pixels.
 //!
 //! Every choice is drawn from (seed, epoch, data set index, purpose), so a sample is the same whoever
 //! makes it and whenever.
 
 use std::sync::Arc;
 
-use crate::data::affine::{Matrix, move_objects, warp};
-use crate::data::augment::AugmentConfig;
-use crate::data::cache::ImageStore;
-use crate::data::canvas::{Canvas, Object};
-use crate::data::image::Image;
+use crate::data::affine::{Matrix, move_objects};
+use crate::data::augment::{AugmentConfig, MosaicTiles};
+use crate::data::cache::{ImageStore, Loaded};
+use crate::data::canvas::{Object, Scene};
+use crate::data::kernels::{ColourChange, blend_pictures, change_colours};
 use crate::data::labels::Label;
 use crate::data::letterbox::Letterbox;
 use crate::data::loader::LoadError;
 use crate::data::random::{Draw, Purpose};
+use crate::data::sampler::{Flips, Sampler};
 
-/// One image of a batch.
+/// What one image of a batch is, but its pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// Its index in the data set.
     pub index: usize,
-    /// `[3, height, width]`, RGB.
-    pub planes: Vec<u8>,
     /// Its objects, as shares of the sample's size.
     pub labels: Vec<Label>,
     /// Where the image lies in the sample, when validating.
@@ -35,7 +34,7 @@ pub struct Recipe {
     pub store: Arc<ImageStore>,
     /// What may be done to them.
     pub augment: AugmentConfig,
-    /// Side of the square sample, pixels.
+    /// Side of the square sample that positions and boxes are chosen for, pixels.
     pub imgsz: usize,
     /// Of the run.
     pub seed: u64,
@@ -48,126 +47,165 @@ pub struct Recipe {
 /// Buffers that a thread uses again and again.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    canvas: Canvas,
+    layers: [Layer; 2],
+    /// A row of the second layer.
+    row: Vec<u8>,
 }
 
-/// An augmented picture before colour and flips.
-struct Picture {
-    image: Image,
+/// A scene on its way to the sample.
+#[derive(Debug, Default)]
+struct Layer {
+    scene: Scene,
+    sampler: Sampler,
     objects: Vec<Object>,
 }
 
+/// All that was drawn for a sample's pixels, once its layers are prepared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finish {
+    /// The first layer's share in a mixup.
+    mixup: Option<f64>,
+    colour: Option<ColourChange>,
+}
+
 impl Recipe {
-    /// Makes the sample of image `index`.
+    /// Makes the sample of image `index`, `[3, side, side]`, RGB, in `planes`. Of another `side` than
+    /// [`Recipe::imgsz`] it is the same sample, larger or smaller.
     ///
     /// # Errors
     /// When so many images are unreadable that no replacement is found.
-    pub fn make(&self, index: usize, scratch: &mut Scratch) -> Result<Sample, LoadError> {
-        let mut picture = self.picture(index, index, scratch)?;
-        let mut draw = self.draw(index, Purpose::Mixup);
-        if self.mosaic && draw.chance(self.augment.mixup) {
-            let partner = draw.below(self.store.len());
-            let share = draw.beta(32);
-            // The partner is drawn for this sample, so its own choices are this sample's, too.
-            let other = self.picture(partner, self.store.len() + index, scratch)?;
-            picture.blend(&other, share);
-        }
-        if let Some(jitter) = self.augment.colour(&mut self.draw(index, Purpose::Colour)) {
-            jitter.apply(&mut picture.image.rgb);
-        }
+    ///
+    /// # Panics
+    /// When `planes` is not of that size.
+    pub fn make(
+        &self,
+        index: usize,
+        side: usize,
+        scratch: &mut Scratch,
+        planes: &mut [u8],
+    ) -> Result<Sample, LoadError> {
+        assert_eq!(planes.len(), 3 * side * side, "three planes");
+        let (flips, finish) = self.prepare(index, side, scratch)?;
+        render(scratch, finish, side, planes);
+        let objects = scratch.layers.iter().take(1 + usize::from(finish.mixup.is_some()));
+        let objects = objects.flat_map(|layer| &layer.objects);
+        let labels = objects.map(|object| label(object, side, flips)).collect();
+        Ok(Sample { index, labels, placement: None })
+    }
+
+    /// Draws everything, and readies the samplers.
+    fn prepare(
+        &self,
+        index: usize,
+        side: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(Flips, Finish), LoadError> {
         let mut draw = self.draw(index, Purpose::Flip);
         let (up_down, left_right) = (draw.chance(self.augment.flipud), draw.chance(self.augment.fliplr));
-        picture.flip(up_down, left_right);
-        Ok(picture.into_sample(index))
+        let flips = Flips { up_down, left_right };
+        let [first, second] = &mut scratch.layers;
+        self.layer(index, index, side, flips, first)?;
+        let mut draw = self.draw(index, Purpose::Mixup);
+        let mut mixup = None;
+        if self.mosaic && draw.chance(self.augment.mixup) {
+            let partner = draw.below(self.store.len());
+            mixup = Some(draw.beta(32));
+            // The partner is drawn for this sample, so its own choices are this sample's, too.
+            self.layer(partner, self.store.len() + index, side, flips, second)?;
+        }
+        let colour = self.augment.colour(&mut self.draw(index, Purpose::Colour));
+        Ok((flips, Finish { mixup, colour }))
     }
 
     fn draw(&self, sample: usize, purpose: Purpose) -> Draw {
         Draw::new(self.seed, self.epoch, sample, purpose)
     }
 
-    /// Image `index`, alone or in a mosaic, after the affine step; random choices are `sample`'s.
-    fn picture(&self, index: usize, sample: usize, scratch: &mut Scratch) -> Result<Picture, LoadError> {
+    /// Image `index`, alone or in a mosaic, and its affine step; random choices are `sample`'s.
+    fn layer(
+        &self,
+        index: usize,
+        sample: usize,
+        side: usize,
+        flips: Flips,
+        layer: &mut Layer,
+    ) -> Result<(), LoadError> {
+        let augment = &self.augment;
+        self.scene(index, sample, &mut layer.scene)?;
+        let params = augment.affine(&mut self.draw(sample, Purpose::Affine));
+        let matrix = Matrix::new(&params, layer.scene.side, self.imgsz);
+        let enlarged = side as f64 / self.imgsz as f64;
+        let matrix = matrix.enlarged(enlarged);
+        layer.sampler.prepare(&layer.scene, &matrix, side, flips);
+        layer.objects = move_objects(&layer.scene.objects, &matrix, params.scale * enlarged, side);
+        Ok(())
+    }
+
+    fn scene(&self, index: usize, sample: usize, scene: &mut Scene) -> Result<(), LoadError> {
         let (augment, side) = (&self.augment, self.imgsz);
         let mut draw = self.draw(sample, Purpose::Mosaic);
-        let canvas = &mut scratch.canvas;
-        if self.mosaic && draw.chance(augment.mosaic) {
-            let mut centre = || draw.below(side + 1) + side / 2;
-            let centre = [centre(), centre()];
-            let images = self.store.len();
-            let others = [draw.below(images), draw.below(images), draw.below(images)];
-            let first = self.store.load(index)?;
-            let others =
-                [self.store.load(others[0])?, self.store.load(others[1])?, self.store.load(others[2])?];
-            let [second, third, fourth] = &others;
-            canvas.mosaic(side, centre, [first.tile(), second.tile(), third.tile(), fourth.tile()]);
-        } else {
-            let loaded = self.store.load(index)?;
-            let (image, labels) = loaded.tile();
-            canvas.single(side, image, labels);
+        if !self.mosaic || !draw.chance(augment.mosaic) {
+            scene.single(side, self.store.load(index)?.tile());
+            return Ok(());
         }
-        let params = augment.affine(&mut self.draw(sample, Purpose::Affine));
-        let matrix = Matrix::new(&params, canvas.side(), side);
-        let mut image = Image::filled(side, side, 0);
-        warp(canvas, &matrix, &mut image);
-        Ok(Picture { image, objects: move_objects(&canvas.objects, &matrix, params.scale, side) })
+        let mut centre = || draw.below(side + 1) + side / 2;
+        let centre = [centre(), centre()];
+        match augment.tiles {
+            MosaicTiles::Four => {
+                let tiles: [Loaded; 4] = self.tiles(index, &mut draw)?;
+                scene.mosaic(side, centre, tiles.each_ref().map(Loaded::tile));
+            }
+            MosaicTiles::Nine => {
+                let tiles: [Loaded; 9] = self.tiles(index, &mut draw)?;
+                scene.mosaic9(side, centre, tiles.each_ref().map(Loaded::tile));
+            }
+        }
+        Ok(())
+    }
+
+    /// Image `index`, and others that are drawn.
+    fn tiles<const N: usize>(&self, index: usize, draw: &mut Draw) -> Result<[Loaded; N], LoadError> {
+        let mut tiles = vec![self.store.load(index)?];
+        while tiles.len() < N {
+            tiles.push(self.store.load(draw.below(self.store.len()))?);
+        }
+        Ok(tiles.try_into().expect("there are N of them"))
     }
 }
 
-impl Picture {
-    /// Lays `other` over this picture, which keeps `share` of its brightness.
-    fn blend(&mut self, other: &Self, share: f64) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 256")]
-        let share = (share * 256.0).round() as u32;
-        for (here, there) in self.image.rgb.iter_mut().zip(&other.image.rgb) {
-            let sum = u32::from(*here) * share + u32::from(*there) * (256 - share);
-            #[expect(clippy::cast_possible_truncation, reason = "a mean of bytes")]
-            let byte = ((sum + 128) >> 8) as u8;
-            *here = byte;
-        }
-        self.objects.extend_from_slice(&other.objects);
-    }
-
-    fn flip(&mut self, up_down: bool, left_right: bool) {
-        let (width, height) = (self.image.width, self.image.height);
-        let stride = self.image.stride();
-        if up_down {
-            let (upper, lower) = self.image.rgb.split_at_mut(height / 2 * stride);
-            let below = lower.rchunks_exact_mut(stride);
-            upper.chunks_exact_mut(stride).zip(below).for_each(|(a, b)| a.swap_with_slice(b));
-        }
-        if left_right {
-            for row in self.image.rgb.chunks_exact_mut(stride) {
-                let (mut left, mut right) = (0, width.saturating_sub(1));
-                while left < right {
-                    for channel in 0..3 {
-                        row.swap(left * 3 + channel, right * 3 + channel);
-                    }
-                    left += 1;
-                    right -= 1;
-                }
+/// The one pass over the pixels: sampled, blended, coloured, row by row.
+fn render(scratch: &mut Scratch, finish: Finish, side: usize, planes: &mut [u8]) {
+    let [first, second] = &mut scratch.layers;
+    let (red, rest) = planes.split_at_mut(side * side);
+    let (green, blue) = rest.split_at_mut(side * side);
+    let rows = red.chunks_exact_mut(side).zip(green.chunks_exact_mut(side)).zip(blue.chunks_exact_mut(side));
+    for (y, ((r, g), b)) in rows.enumerate() {
+        first.sampler.row(&first.scene, y, [&mut *r, &mut *g, &mut *b]);
+        if let Some(share) = finish.mixup {
+            scratch.row.resize(3 * side, 0);
+            let (other_r, rest) = scratch.row.split_at_mut(side);
+            let (other_g, other_b) = rest.split_at_mut(side);
+            second.sampler.row(&second.scene, y, [&mut *other_r, &mut *other_g, &mut *other_b]);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 256")]
+            let share = (share * 256.0).round() as u16;
+            for (here, there) in [(&mut *r, other_r), (&mut *g, other_g), (&mut *b, other_b)] {
+                blend_pictures(here, there, share);
             }
         }
-        let (width, height) = (width as f32, height as f32);
-        for object in &mut self.objects {
-            let [x1, y1, x2, y2] = object.xyxy;
-            let [x1, x2] = if left_right { [width - x2, width - x1] } else { [x1, x2] };
-            let [y1, y2] = if up_down { [height - y2, height - y1] } else { [y1, y2] };
-            object.xyxy = [x1, y1, x2, y2];
+        if let Some(change) = finish.colour {
+            change_colours(r, g, b, change);
         }
     }
+}
 
-    fn into_sample(self, index: usize) -> Sample {
-        let (width, height) = (self.image.width as f32, self.image.height as f32);
-        let labels = self.objects.iter().map(|object| {
-            let [x1, y1, x2, y2] = object.xyxy;
-            let cxcywh =
-                [(x1 + x2) / 2.0 / width, (y1 + y2) / 2.0 / height, (x2 - x1) / width, (y2 - y1) / height];
-            Label { class: object.class, cxcywh }
-        });
-        let mut planes = vec![0; self.image.rgb.len()];
-        self.image.write_planes(&mut planes);
-        Sample { index, planes, labels: labels.collect(), placement: None }
-    }
+/// An object as it is told, after the flips.
+fn label(object: &Object, side: usize, flips: Flips) -> Label {
+    let side = side as f32;
+    let [x1, y1, x2, y2] = object.xyxy;
+    let [x1, x2] = if flips.left_right { [side - x2, side - x1] } else { [x1, x2] };
+    let [y1, y2] = if flips.up_down { [side - y2, side - y1] } else { [y1, y2] };
+    let cxcywh = [(x1 + x2) / 2.0 / side, (y1 + y2) / 2.0 / side, (x2 - x1) / side, (y2 - y1) / side];
+    Label { class: object.class, cxcywh }
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::data::batch::{BatchShape, Batches};
+use crate::data::batch::{Ahead, BatchShape, Batches, Made, Task};
 use crate::data::cache::ImageStore;
 use crate::data::labels::Label;
 use crate::data::letterbox::{Fit, Letterbox, RectPlan, rect_plan};
-use crate::data::loader::LoadError;
 use crate::data::pipeline::Work;
 use crate::data::sample::Sample;
+use crate::data::slots::Pool;
 
 /// How validation batches are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub struct ValLoader {
     store: Arc<ImageStore>,
     config: ValConfig,
     plan: Arc<RectPlan>,
+    pool: Arc<Pool>,
 }
 
 impl ValLoader {
@@ -40,7 +41,8 @@ impl ValLoader {
         let sizes: Vec<[usize; 2]> =
             store.dataset().items.iter().map(|item| [item.width, item.height]).collect();
         let plan = Arc::new(rect_plan(&sizes, config.imgsz, config.batch_size));
-        Self { store, config, plan }
+        let pool = Ahead { workers: config.workers, batches: config.prefetch }.pool();
+        Self { store, config, plan, pool }
     }
 
     /// Batches of a pass; the last may be smaller.
@@ -57,30 +59,28 @@ impl ValLoader {
             height: *height,
             width: *width,
         });
-        let work = ValWork { store: Arc::clone(&self.store), plan: Arc::clone(&self.plan), size };
-        Batches::start(Arc::new(work), shapes.collect(), self.config.workers, self.config.prefetch)
+        let work = ValWork { store: Arc::clone(&self.store), plan: Arc::clone(&self.plan) };
+        let ahead = Ahead { workers: self.config.workers, batches: self.config.prefetch };
+        Batches::start(Arc::new(work), shapes.collect(), ahead, &self.pool)
     }
 }
 
 struct ValWork {
     store: Arc<ImageStore>,
     plan: Arc<RectPlan>,
-    /// Images per batch.
-    size: usize,
 }
 
 impl Work for ValWork {
     type Scratch = ();
-    type Output = Result<Sample, LoadError>;
+    type Task = Task;
+    type Output = Made;
 
-    fn make(&self, position: usize, (): &mut ()) -> Self::Output {
-        let outer = self.plan.shapes[position / self.size];
-        let loaded = self.store.load(self.plan.order[position])?;
-        let (image, labels) = loaded.tile();
-        let mut placement = Letterbox::fit([image.width, image.height], outer, Fit::ShrinkOnly);
-        let boxed = placement.apply(image);
-        let mut planes = vec![0; boxed.rgb.len()];
-        boxed.write_planes(&mut planes);
+    fn make(&self, mut task: Task, (): &mut ()) -> Made {
+        let outer = [task.width, task.height];
+        let loaded = self.store.load(self.plan.order[task.position])?;
+        let (planes, labels) = loaded.tile();
+        let mut placement = Letterbox::fit([planes.width, planes.height], outer, Fit::ShrinkOnly);
+        placement.write(planes, task.slot.pixels());
         let labels = labels
             .iter()
             .map(|label| Label { class: label.class, cxcywh: placement.place(label.cxcywh) })
@@ -88,7 +88,7 @@ impl Work for ValWork {
         // Boxes are mapped back to the file's own pixels.
         let item = &self.store.dataset().items[loaded.index];
         placement.original = [item.width, item.height];
-        Ok(Sample { index: loaded.index, planes, labels, placement: Some(placement) })
+        Ok((Sample { index: loaded.index, labels, placement: Some(placement) }, task.slot))
     }
 }
 

@@ -1,9 +1,13 @@
 use super::*;
+use crate::data::canvas::Scene;
+use crate::data::image::Image;
 use crate::data::labels::Label;
 use crate::data::letterbox::GREY;
+use crate::data::planes::Planes;
+use crate::data::sampler::{Flips, Sampler};
 
-/// A black canvas with one bright rectangle, and the rectangle as its object.
-fn scene(side: usize, left: usize, top: usize, right: usize, bottom: usize) -> Canvas {
+/// A black scene with one bright rectangle, and the rectangle as its object.
+fn scene(side: usize, left: usize, top: usize, right: usize, bottom: usize) -> Scene {
     let mut image = Image::filled(side, side, 0);
     for y in top..bottom {
         image.row_mut(y)[left * 3..right * 3].fill(255);
@@ -11,9 +15,9 @@ fn scene(side: usize, left: usize, top: usize, right: usize, bottom: usize) -> C
     let share = |value: usize| value as f32 / side as f32;
     let cxcywh =
         [share(left + right) / 2.0, share(top + bottom) / 2.0, share(right - left), share(bottom - top)];
-    let mut canvas = Canvas::default();
-    canvas.single(side, &image, &[Label { class: 0, cxcywh }]);
-    canvas
+    let mut scene = Scene::default();
+    scene.single(side, (&Planes::from(&image), &[Label { class: 0, cxcywh }]));
+    scene
 }
 
 /// The box around all pixels above half brightness.
@@ -30,26 +34,29 @@ fn bright(image: &Image) -> [f32; 4] {
     found
 }
 
-fn warped(canvas: &Canvas, params: &AffineParams, side: usize) -> (Image, Vec<Object>) {
-    let matrix = Matrix::new(params, canvas.side(), side);
-    let mut output = Image::filled(side, side, 0);
-    warp(canvas, &matrix, &mut output);
-    (output, move_objects(&canvas.objects, &matrix, params.scale, side))
+fn warped(scene: &Scene, params: &AffineParams, side: usize) -> (Image, Vec<Object>) {
+    let matrix = Matrix::new(params, scene.side, side);
+    let mut sampler = Sampler::default();
+    sampler.prepare(scene, &matrix, side, Flips::default());
+    let mut planes = vec![0; 3 * side * side];
+    for y in 0..side {
+        let row = |plane: usize| (plane * side + y) * side..(plane * side + y + 1) * side;
+        sampler.row(scene, y, planes.get_disjoint_mut([row(0), row(1), row(2)]).unwrap());
+    }
+    (Image::from_planes(&planes, side, side), move_objects(&scene.objects, &matrix, params.scale, side))
 }
 
 #[test]
 fn the_identity_changes_no_pixel_and_no_box() {
-    let canvas = scene(40, 10, 12, 25, 30);
-    let (image, objects) = warped(&canvas, &AffineParams::IDENTITY, 40);
-    for y in 0..40 {
-        assert_eq!(image.row(y), &canvas.margin_row(y + 1)[3..123]);
-    }
-    assert_eq!(objects, canvas.objects);
+    let scene = scene(40, 10, 12, 25, 30);
+    let (image, objects) = warped(&scene, &AffineParams::IDENTITY, 40);
+    assert_eq!(image, scene.tiles[0].planes.to_image());
+    assert_eq!(objects, scene.objects);
 }
 
 #[test]
 fn boxes_stay_on_their_pixels_whatever_is_done() {
-    let canvas = scene(128, 40, 50, 80, 76);
+    let scene = scene(128, 40, 50, 80, 76);
     let plain = AffineParams::IDENTITY;
     for params in [
         AffineParams { scale: 1.5, ..plain },
@@ -60,7 +67,7 @@ fn boxes_stay_on_their_pixels_whatever_is_done() {
         AffineParams { shear: [0.0, -15.0], centre: [0.45, 0.55], ..plain },
         AffineParams { perspective: [0.0005, -0.001], ..plain },
     ] {
-        let (image, objects) = warped(&canvas, &params, 128);
+        let (image, objects) = warped(&scene, &params, 128);
         let seen = bright(&image);
         for (side, expected) in seen.iter().zip(objects[0].xyxy) {
             // Pixels are whole, and the tip of a turned corner is faint.
@@ -70,24 +77,13 @@ fn boxes_stay_on_their_pixels_whatever_is_done() {
 }
 
 #[test]
-fn both_ways_to_sample_agree() {
-    let canvas = scene(96, 20, 30, 70, 60);
-    let params = AffineParams { scale: 1.3, centre: [0.41, 0.57], ..AffineParams::IDENTITY };
-    let back = Matrix::new(&params, 96, 64).inverse().unwrap();
-    let (mut fast, mut general) = (Image::filled(64, 64, 0), Image::filled(64, 64, 0));
-    warp_separable(&canvas, &back, &mut fast);
-    warp_general(&canvas, &back, &mut general);
-    assert_eq!(fast, general);
-}
-
-#[test]
-fn outside_of_the_canvas_is_grey() {
-    let canvas = scene(32, 0, 0, 32, 32);
+fn outside_of_the_scene_is_grey() {
+    let scene = scene(32, 0, 0, 32, 32);
     let params = AffineParams { scale: 0.5, ..AffineParams::IDENTITY };
-    let (image, _) = warped(&canvas, &params, 32);
+    let (image, _) = warped(&scene, &params, 32);
     assert_eq!((image.row(0)[0], image.row(31)[95], image.row(16)[48]), (GREY, GREY, 255));
     let folded = AffineParams { scale: 0.0, ..params };
-    assert!(warped(&canvas, &folded, 32).0.rgb.iter().all(|byte| *byte == GREY));
+    assert!(warped(&scene, &folded, 32).0.rgb.iter().all(|byte| *byte == GREY));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn pixels_are_the_same_through_every_cache() {
 #[test]
 fn memory_holds_no_more_than_its_budget() {
     let data = TestData::new(6, 1);
-    let one = store(&data, CacheMode::None).load(0).unwrap().image.rgb.len() as u64;
+    let one = store(&data, CacheMode::None).load(0).unwrap().image.bytes().len() as u64;
     let cached = store(&data, CacheMode::Ram { budget_bytes: 2 * one + one / 2 });
     for index in (0..6).cycle().take(12) {
         cached.load(index).unwrap();

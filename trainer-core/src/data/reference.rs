@@ -1,4 +1,87 @@
-//! Changes hue, saturation and brightness, in OpenCV's 8-bit HSV: hue in steps of two degrees.
+//! The augmentation as it is defined, plainly: a canvas, exact bilinear samples, OpenCV's 8-bit HSV by
+//! tables. What the fused sampler must agree with; only for tests.
+
+use crate::data::affine::Matrix;
+use crate::data::canvas::Scene;
+use crate::data::letterbox::GREY;
+use crate::data::sampler::Flips;
+
+/// A scene, put together.
+#[derive(Debug)]
+pub struct Canvas {
+    side: isize,
+    planes: [Vec<u8>; 3],
+}
+
+impl Canvas {
+    pub fn new(scene: &Scene) -> Self {
+        let side = scene.side;
+        let mut planes = [0, 1, 2].map(|_| vec![GREY; side * side]);
+        for tile in &scene.tiles {
+            for (y, x) in tile.rows(side).flat_map(|y| tile.columns(side).map(move |x| (y, x))) {
+                let inside = |at: usize, start: isize| (at.cast_signed() - start).cast_unsigned();
+                for (plane, pixels) in planes.iter_mut().enumerate() {
+                    pixels[y * side + x] = tile.planes.row(plane, inside(y, tile.top))[inside(x, tile.left)];
+                }
+            }
+        }
+        Self { side: side.cast_signed(), planes }
+    }
+
+    /// Grey outside.
+    pub fn pixel(&self, plane: usize, x: isize, y: isize) -> u8 {
+        let inside = |at: isize| (0..self.side).contains(&at);
+        if !inside(x) || !inside(y) {
+            return GREY;
+        }
+        self.planes[plane][(y * self.side + x).cast_unsigned()]
+    }
+
+    /// The bilinear sample at a continuous position.
+    fn sample(&self, plane: usize, [x, y]: [f64; 2]) -> u8 {
+        let (x, y) = (x - 0.5, y - 0.5);
+        let (left, top) = (x.floor(), y.floor());
+        let (right, lower) = (x - left, y - top);
+        let at = |dx: isize, dy: isize| f64::from(self.pixel(plane, left as isize + dx, top as isize + dy));
+        let row = |dy: isize| at(0, dy) * (1.0 - right) + at(1, dy) * right;
+        (row(0) * (1.0 - lower) + row(1) * lower).round() as u8
+    }
+}
+
+/// A whole sample before colours: three planes of `side` x `side`.
+pub fn render(scene: &Scene, matrix: &Matrix, side: usize, flips: Flips) -> Vec<u8> {
+    let canvas = Canvas::new(scene);
+    let Some(back) = matrix.inverse() else { return vec![GREY; 3 * side * side] };
+    let flip = |at: usize, flipped: bool| if flipped { side - 1 - at } else { at };
+    let mut planes = Vec::with_capacity(3 * side * side);
+    for plane in 0..3 {
+        for y in 0..side {
+            for x in 0..side {
+                let (x, y) = (flip(x, flips.left_right), flip(y, flips.up_down));
+                planes.push(canvas.sample(plane, back.apply(x as f64 + 0.5, y as f64 + 0.5)));
+            }
+        }
+    }
+    planes
+}
+
+/// Lays `there` over `here`, which keeps `share` of its brightness.
+pub fn blend(here: &mut [u8], there: &[u8], share: f64) {
+    for (here, there) in here.iter_mut().zip(there) {
+        *here = (f64::from(*here) * share + f64::from(*there) * (1.0 - share)).round() as u8;
+    }
+}
+
+/// Changes the colours of three planes.
+pub fn change_colours(jitter: &Jitter, planes: &mut [u8]) {
+    let area = planes.len() / 3;
+    for index in 0..area {
+        let pixel = [planes[index], planes[area + index], planes[2 * area + index]];
+        for (plane, byte) in jitter.change(pixel).into_iter().enumerate() {
+            planes[plane * area + index] = byte;
+        }
+    }
+}
 
 /// A change of colour, as tables over 8-bit values.
 #[derive(Debug, Clone)]
@@ -50,14 +133,10 @@ impl Jitter {
         Self { hue: turned, saturation: scaled(saturation), value: scaled(value) }
     }
 
-    /// Changes `rgb`, three bytes a pixel.
-    pub fn apply(&self, rgb: &mut [u8]) {
-        for pixel in rgb.chunks_exact_mut(3) {
-            let [h, s, v] = to_hsv([pixel[0], pixel[1], pixel[2]]);
-            let changed =
-                [self.hue[usize::from(h)], self.saturation[usize::from(s)], self.value[usize::from(v)]];
-            pixel.copy_from_slice(&to_rgb(changed));
-        }
+    /// Changes one pixel.
+    pub fn change(&self, rgb: [u8; 3]) -> [u8; 3] {
+        let [h, s, v] = to_hsv(rgb);
+        to_rgb([self.hue[usize::from(h)], self.saturation[usize::from(s)], self.value[usize::from(v)]])
     }
 }
 
@@ -140,11 +219,9 @@ mod tests {
 
     #[test]
     fn grey_stays_grey_and_brightness_is_clipped() {
-        let mut pixels = [114, 114, 114, 250, 250, 250];
-        Jitter::new(0.5, 0.7, 0.4).apply(&mut pixels);
-        assert_eq!(pixels, [159, 159, 159, 255, 255, 255]);
-        let mut red = [255, 0, 0];
-        Jitter::new(1.0 / 3.0, 0.0, 0.0).apply(&mut red);
-        assert_eq!(red, [0, 255, 0]);
+        let jitter = Jitter::new(0.5, 0.7, 0.4);
+        assert_eq!(jitter.change([114; 3]), [159; 3]);
+        assert_eq!(jitter.change([250; 3]), [255; 3]);
+        assert_eq!(Jitter::new(1.0 / 3.0, 0.0, 0.0).change([255, 0, 0]), [0, 255, 0]);
     }
 }
