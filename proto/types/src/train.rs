@@ -43,7 +43,7 @@ pub enum Optimizer {
 
 /// How many images go through the model at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
+#[serde(try_from = "f64", into = "i64")]
 pub enum Batch {
     /// The agent computes it from its card.
     #[default]
@@ -82,6 +82,15 @@ impl TryFrom<f64> for Batch {
             Ok(Self::Size(number as u32))
         } else {
             Err(ParseBatchError::Number(number))
+        }
+    }
+}
+
+impl From<Batch> for i64 {
+    fn from(batch: Batch) -> Self {
+        match batch {
+            Batch::Auto => -1,
+            Batch::Size(size) => Self::from(size),
         }
     }
 }
