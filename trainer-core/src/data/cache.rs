@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::data::dataset::Dataset;
 use crate::data::decode;
-use crate::data::disk_cache::DiskCache;
+use crate::data::disk_cache::format::stamp;
+use crate::data::disk_cache::{DiskCache, Limits};
 use crate::data::labels::Label;
 use crate::data::letterbox::load_resize;
 use crate::data::loader::LoadError;
@@ -27,12 +28,13 @@ const WARNINGS: usize = 100;
 pub enum CacheMode {
     /// Nowhere.
     None,
-    /// In memory, up to this many bytes; beyond, images are decoded each time.
+    /// In memory, up to this many bytes; beyond, images are decoded each time, or come from a disk cache
+    /// (see [`ImageStore::with_overflow`]).
     Ram {
         /// For pixels alone.
         budget_bytes: u64,
     },
-    /// In files below this directory, which is not the data set's.
+    /// In one file in this directory, which is not the data set's.
     Disk {
         /// May be shared by trainers; created when needed.
         directory: PathBuf,
@@ -54,7 +56,7 @@ pub struct ImageStore {
 #[derive(Debug)]
 enum Cache {
     None,
-    Ram { images: Vec<OnceLock<Planes>>, free_bytes: AtomicU64 },
+    Ram { images: Vec<OnceLock<Planes>>, free_bytes: AtomicU64, overflow: Option<DiskCache> },
     Disk(DiskCache),
 }
 
@@ -78,15 +80,33 @@ impl Loaded {
 impl ImageStore {
     /// Images of `dataset` with a long side of `imgsz` pixels. Nothing is loaded yet.
     pub fn new(dataset: Arc<Dataset>, imgsz: usize, mode: CacheMode) -> Self {
+        Self::with_limits(dataset, imgsz, mode, Limits::DEFAULT)
+    }
+
+    /// As [`ImageStore::new`], with limits of one's own for a disk cache.
+    pub fn with_limits(dataset: Arc<Dataset>, imgsz: usize, mode: CacheMode, limits: Limits) -> Self {
         let cache = match mode {
             CacheMode::None => Cache::None,
             CacheMode::Ram { budget_bytes } => Cache::Ram {
                 images: (0..dataset.len()).map(|_| OnceLock::new()).collect(),
                 free_bytes: AtomicU64::new(budget_bytes),
+                overflow: None,
             },
-            CacheMode::Disk { directory } => Cache::Disk(DiskCache::new(directory)),
+            CacheMode::Disk { directory } => {
+                Cache::Disk(DiskCache::new(directory, &dataset.items, imgsz, limits))
+            }
         };
         Self { dataset, imgsz, cache, failures: Mutex::default(), warnings: Mutex::default() }
+    }
+
+    /// Images that memory has no room for go to a disk cache in `directory`. Does nothing for a store that
+    /// is not [`CacheMode::Ram`].
+    #[must_use]
+    pub fn with_overflow(mut self, directory: PathBuf, limits: Limits) -> Self {
+        if let Cache::Ram { overflow, .. } = &mut self.cache {
+            *overflow = Some(DiskCache::new(directory, &self.dataset.items, self.imgsz, limits));
+        }
+        self
     }
 
     /// Images in the data set.
@@ -116,7 +136,11 @@ impl ImageStore {
 
     /// What the user should know since the last call: unreadable images, a cache that does not work.
     pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut warnings = std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Cache::Disk(disk) | Cache::Ram { overflow: Some(disk), .. } = &self.cache {
+            warnings.extend(disk.take_warnings());
+        }
+        warnings
     }
 
     fn warn(&self, message: String) {
@@ -154,7 +178,9 @@ impl ImageStore {
         }
         let made = match &self.cache {
             Cache::None => self.decode(index),
-            Cache::Ram { images, free_bytes } => self.in_ram(index, &images[index], free_bytes),
+            Cache::Ram { images, free_bytes, overflow } => {
+                self.in_ram(index, &images[index], free_bytes, overflow.as_ref())
+            }
             Cache::Disk(cache) => self.on_disk(index, cache),
         };
         made.inspect_err(|message| {
@@ -177,9 +203,15 @@ impl ImageStore {
         index: usize,
         slot: &OnceLock<Planes>,
         free_bytes: &AtomicU64,
+        overflow: Option<&DiskCache>,
     ) -> Result<Planes, String> {
         if let Some(image) = slot.get() {
             return Ok(image.clone());
+        }
+        let [width, height] = self.loaded_size(index);
+        let bytes = (3 * width * height) as u64;
+        if let Some(disk) = overflow.filter(|_| free_bytes.load(Ordering::Relaxed) < bytes) {
+            return self.on_disk(index, disk);
         }
         let image = self.decode(index)?;
         let bytes = image.bytes().len() as u64;
@@ -193,18 +225,20 @@ impl ImageStore {
         Ok(image)
     }
 
+    fn loaded_size(&self, index: usize) -> [usize; 2] {
+        let item = &self.dataset.items[index];
+        crate::data::letterbox::loaded_size([item.width, item.height], self.imgsz)
+    }
+
     fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Planes, String> {
-        let Some(entry) = cache.entry(&self.dataset.items[index].path, self.imgsz) else {
-            return self.decode(index);
-        };
-        if let Some(image) = cache.read(&entry) {
-            return Ok(Planes::from(&image));
+        if let Some(planes) = cache.read(index) {
+            return Ok(planes);
         }
-        let image = self.decode(index)?;
-        if let Some(warning) = cache.write(&entry, &image.to_image()) {
-            self.warn(warning);
-        }
-        Ok(image)
+        let source = &self.dataset.items[index].path;
+        let before = stamp(source);
+        let planes = self.decode(index)?;
+        cache.write(index, source, before, &planes);
+        Ok(planes)
     }
 }
 

@@ -1,130 +1,280 @@
-//! Decoded images in files, named after what they were made of. A cache only: whatever goes wrong here
+//! Decoded images in one mapped file for each data set and size. A cache only: whatever goes wrong here
 //! costs time, never a training.
+//!
+//! Pixels are kept raw (docs/data.md has the figures): a mosaic reads about a third of the pixels of its
+//! images, and of a mapped file only those pages are read. The first pass fills the file. One process
+//! fills at a time, by a lock that dies with it; others use what is there already.
 
-use std::fs;
-use std::io::{self, Read, Write};
+pub mod admin;
+pub mod format;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
+use memmap2::Mmap;
+use rustix::fs::{FlockOperation, flock};
 
-use crate::data::image::Image;
+use self::format::{Entry, Header, Key, Layout, stamp};
+use crate::data::dataset::Item;
+use crate::data::planes::Planes;
 
-/// First bytes of an entry; changes with the format, the decoder and the resize.
-const MAGIC: [u8; 8] = *b"TYIMG\x00\x00\x01";
+/// How much disk the cache may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all data sets together in one directory; `None` for half of the file system.
+    pub quota_bytes: Option<u64>,
+    /// Bytes of the file system that stay free; `None` for a twentieth of it, at most 10 GiB.
+    pub floor_bytes: Option<u64>,
+}
 
-/// Magic, width, height, checksum.
-const HEADER_BYTES: usize = 24;
+impl Limits {
+    /// Both as a share of the file system.
+    pub const DEFAULT: Self = Self { quota_bytes: None, floor_bytes: None };
+}
 
-/// Tells temporary files of one process apart.
-static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
+/// How often a process that does not fill looks whether it may.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How many images are written between two looks at the free space.
+const LOOK_AT_SPACE: u64 = 32;
 
-/// A directory of decoded images.
+/// The cached images of one data set at one size.
 #[derive(Debug)]
 pub struct DiskCache {
     directory: PathBuf,
-    /// Set by the first failed write; no more are tried then.
-    read_only: AtomicBool,
+    key: Key,
+    layout: Layout,
+    limits: Limits,
+    /// Something of the data set for people to know it by.
+    name: String,
+    state: Mutex<State>,
+    /// For each image whether its pixels have been checked by this process.
+    checked: Vec<AtomicU8>,
+    /// No more is written after a failure.
+    given_up: AtomicBool,
+    written: AtomicU64,
+    /// For the user, once each.
+    warnings: Mutex<Vec<String>>,
 }
+
+#[derive(Debug, Default)]
+struct State {
+    open: Option<Arc<Opened>>,
+    /// Held by the one process that fills.
+    filler: Option<File>,
+    looked: Option<Instant>,
+}
+
+/// The file, while this process uses it: a shared lock keeps others from evicting it.
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    map: Arc<Mmap>,
+    writable: bool,
+}
+
+const UNKNOWN: u8 = 0;
+const GOOD: u8 = 1;
+/// Its own pixels do not fit its place, or it was found damaged and cannot be written again.
+const NEVER: u8 = 2;
 
 impl DiskCache {
-    /// Entries go below `directory`, which is created by the first of them.
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory, read_only: AtomicBool::new(false) }
-    }
-
-    /// The file for `source` at a long side of `imgsz`: another as soon as the source changes.
-    /// `None` when the source cannot be looked at.
-    pub fn entry(&self, source: &Path, imgsz: usize) -> Option<PathBuf> {
-        let metadata = fs::metadata(source).ok()?;
-        let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        let mut hash = Sha256::new();
-        hash.update(MAGIC);
-        for number in [metadata.len(), modified.as_secs(), modified.subsec_nanos().into(), imgsz as u64] {
-            hash.update(number.to_le_bytes());
+    /// The cache of `items` at a long side of `imgsz`, in a file of `directory`. Nothing is read yet.
+    pub fn new(directory: PathBuf, items: &[Item], imgsz: usize, limits: Limits) -> Self {
+        let folder = items.first().and_then(|item| item.path.parent());
+        Self {
+            key: Key::new(items, imgsz),
+            layout: Layout::new(items, imgsz),
+            limits,
+            name: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
+            directory,
+            state: Mutex::default(),
+            checked: items.iter().map(|_| AtomicU8::new(UNKNOWN)).collect(),
+            given_up: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            warnings: Mutex::default(),
         }
-        // Beside numbers of fixed length, so that no two keys run together.
-        hash.update(source.as_os_str().as_encoded_bytes());
-        let name = hex::encode(&hash.finalize()[..16]);
-        Some(self.directory.join(&name[..2]).join(format!("{name}.rgb")))
     }
 
-    /// The image of an entry; `None` when there is none, or a damaged one.
-    pub fn read(&self, entry: &Path) -> Option<Image> {
-        let mut file = fs::File::open(entry).ok()?;
-        let mut header = [0; HEADER_BYTES];
-        file.read_exact(&mut header).ok()?;
-        let word =
-            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        if header[..8] != MAGIC {
+    /// What the user should know since the last call.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where the file is, once it is there.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(self.key.name()).with_extension(admin::SUFFIX)
+    }
+
+    /// The pixels of image `index`, which share the mapped file; `None` when they are not there.
+    pub fn read(&self, index: usize) -> Option<Planes> {
+        let checked = self.checked[index].load(Ordering::Relaxed);
+        if checked == NEVER {
             return None;
         }
-        let (width, height) = (word(8) as usize, word(12) as usize);
-        let checksum = u64::from(word(16)) | u64::from(word(20)) << 32;
-        let bytes = width.checked_mul(height)?.checked_mul(3)?;
-        // A damaged header must not make us reserve the machine's memory.
-        if file.metadata().ok()?.len() != (HEADER_BYTES + bytes) as u64 {
+        let open = self.opened()?;
+        // A file that was cut short since must not be touched behind its end.
+        if open.file.metadata().ok()?.len() < self.layout.file_bytes() {
+            self.give_up("was cut short by somebody");
             return None;
         }
-        let mut rgb = Vec::with_capacity(bytes);
-        file.read_to_end(&mut rgb).ok()?;
-        (rgb.len() == bytes && checksum_of(&rgb, width) == checksum).then_some(Image { width, height, rgb })
-    }
-
-    /// Writes an entry, whole or not at all. Returns a warning for the user at the first failure; after
-    /// that nothing is written any more.
-    pub fn write(&self, entry: &Path, image: &Image) -> Option<String> {
-        if self.read_only.load(Ordering::Relaxed) {
+        let entry = Entry::read(&open.file, index)?;
+        if entry.offset != self.layout.offset(index) || !self.layout.has_room(index, entry.bytes()) {
             return None;
         }
-        let error = self.try_write(entry, image).err()?;
-        let first = !self.read_only.swap(true, Ordering::Relaxed);
-        let directory = self.directory.display();
-        first.then(|| {
-            format!("the image cache `{directory}` cannot be written ({error}); going on without it")
-        })
-    }
-
-    fn try_write(&self, entry: &Path, image: &Image) -> io::Result<()> {
-        let folder = entry.parent().unwrap_or(&self.directory);
-        fs::create_dir_all(folder)?;
-        let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
-        let temporary = folder.join(format!(".{}-{number}.part", std::process::id()));
-        let written = write_file(&temporary, image).and_then(|()| fs::rename(&temporary, entry));
-        if written.is_err() {
-            // It may not even exist; the write's own error is the one to report.
-            let _ = fs::remove_file(&temporary);
+        let start = usize::try_from(entry.offset).ok()?;
+        let (width, height) = (entry.width as usize, entry.height as usize);
+        let planes = Planes::mapped(Arc::clone(&open.map), start, width, height);
+        if checked == UNKNOWN {
+            if format::checksum(planes.bytes()) != entry.checksum {
+                return None;
+            }
+            self.checked[index].store(GOOD, Ordering::Relaxed);
         }
-        written
+        Some(planes)
     }
-}
 
-fn write_file(path: &Path, image: &Image) -> io::Result<()> {
-    let side = |pixels: usize| u32::try_from(pixels).map_err(io::Error::other);
-    let mut header = Vec::with_capacity(HEADER_BYTES);
-    header.extend_from_slice(&MAGIC);
-    header.extend_from_slice(&side(image.width)?.to_le_bytes());
-    header.extend_from_slice(&side(image.height)?.to_le_bytes());
-    header.extend_from_slice(&checksum_of(&image.rgb, image.width).to_le_bytes());
-    let mut file = fs::File::create(path)?;
-    file.write_all(&header)?;
-    file.write_all(&image.rgb)
-}
-
-/// Finds torn and flipped bytes; not meant against malice. Four lanes, so that it runs at memory speed.
-fn checksum_of(bytes: &[u8], width: usize) -> u64 {
-    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mut lanes = [bytes.len() as u64, width as u64, FACTOR, !FACTOR];
-    let mut blocks = bytes.chunks_exact(32);
-    for block in &mut blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
-            let word = u64::from_le_bytes(word.try_into().expect("chunks of 8 bytes"));
-            *lane = (*lane ^ word).wrapping_mul(FACTOR).rotate_left(29);
+    /// Keeps the pixels of image `index`, made from `source`, if this process is the one that fills.
+    /// `before` is the source's [`stamp`] from before it was read.
+    pub fn write(&self, index: usize, source: &Path, before: Option<[u8; 24]>, planes: &Planes) {
+        if self.given_up.load(Ordering::Relaxed) || !self.fills() {
+            return;
+        }
+        let Some(open) = self.opened().filter(|open| open.writable) else { return };
+        // A file that changed meanwhile belongs to another key.
+        if before.is_none() || stamp(source) != before || !self.layout.has_room(index, planes.bytes().len()) {
+            self.checked[index].store(NEVER, Ordering::Relaxed);
+            return;
+        }
+        if self.written.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_AT_SPACE)
+            && let Some(why) = admin::lacks_space(&self.directory, 0, &self.limits)
+        {
+            self.give_up(&why);
+            return;
+        }
+        // Pixels first: an entry is a promise.
+        let offset = self.layout.offset(index);
+        let entry = Entry::of(planes.width, planes.height, offset, planes.bytes());
+        let written = open.file.write_all_at(planes.bytes(), offset);
+        if let Err(error) = written.and_then(|()| entry.write(&open.file, index)) {
+            self.give_up(&format!("cannot be written ({error})"));
         }
     }
-    for (index, byte) in blocks.remainder().iter().enumerate() {
-        lanes[index % 4] = (lanes[index % 4] ^ u64::from(*byte)).wrapping_mul(FACTOR).rotate_left(29);
+
+    fn give_up(&self, why: &str) {
+        if !self.given_up.swap(true, Ordering::Relaxed) {
+            let warning =
+                format!("the image cache `{}` {why}; going on with what is in it", self.directory.display());
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+        }
     }
-    lanes.into_iter().fold(0, |sum, lane| (sum ^ lane).wrapping_mul(FACTOR).rotate_left(31))
+
+    /// Whether this process fills the file, which it may become at any time.
+    fn fills(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).filler.is_some()
+    }
+
+    /// The open file; opens or makes it if that can be done now.
+    fn opened(&self) -> Option<Arc<Opened>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = state.open.is_some() && state.filler.is_some();
+        let looked = state.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN);
+        if settled || looked || self.given_up.load(Ordering::Relaxed) {
+            return state.open.clone();
+        }
+        state.looked = Some(Instant::now());
+        if let Err(why) = self.look(&mut state) {
+            self.give_up(&why);
+        }
+        state.open.clone()
+    }
+
+    /// Tries to become the one that fills, and to open the file. The error is for the user.
+    fn look(&self, state: &mut State) -> Result<(), String> {
+        let unwritable = |error: io::Error| format!("cannot be written ({error})");
+        let path = self.path();
+        if state.filler.is_none() {
+            match self.try_lock() {
+                Ok(lock) => state.filler = lock,
+                // A cache that is complete is of use in a read-only directory, too.
+                Err(error) if !path.exists() => return Err(unwritable(error)),
+                Err(_) => {}
+            }
+        }
+        if state.open.is_some() {
+            return Ok(());
+        }
+        state.open = self.open_file(&path);
+        if state.open.is_none() && state.filler.is_some() {
+            let needed = self.layout.file_bytes();
+            admin::evict(&self.directory, needed, &self.limits, &path);
+            if let Some(why) = admin::lacks_space(&self.directory, needed, &self.limits) {
+                state.filler = None;
+                return Err(why);
+            }
+            self.create(&path).map_err(unwritable)?;
+            state.open = self.open_file(&path);
+        }
+        Ok(())
+    }
+
+    /// The lock of whoever fills; `None` when another process has it. The system frees it with its owner.
+    fn try_lock(&self) -> io::Result<Option<File>> {
+        fs::create_dir_all(&self.directory)?;
+        let path = self.directory.join(self.key.name()).with_extension(admin::LOCK_SUFFIX);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the file with an empty index; it appears whole.
+    fn create(&self, path: &Path) -> io::Result<()> {
+        let header = Header {
+            imgsz: self.layout.imgsz,
+            images: self.layout.images() as u64,
+            file_bytes: self.layout.file_bytes(),
+            key: self.key,
+            name: self.name.clone(),
+        };
+        let temporary = path.with_extension("part");
+        let file = File::create(&temporary)?;
+        // Without blocks: they come with the pixels.
+        file.set_len(self.layout.file_bytes())?;
+        file.write_all_at(&header.encode(), 0)?;
+        fs::rename(&temporary, path)
+    }
+
+    /// Opens the file for use; `None` when there is none, or not a whole one of this key.
+    fn open_file(&self, path: &Path) -> Option<Arc<Opened>> {
+        let (file, writable) = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => (file, true),
+            Err(_) => (File::open(path).ok()?, false),
+        };
+        flock(&file, FlockOperation::LockShared).ok()?;
+        // Between opening and locking it may have been evicted: then its name is another's, or nobody's.
+        if !admin::is_at(&file, path) {
+            return None;
+        }
+        let header = Header::read(&file)?;
+        let whole = header.key == self.key
+            && header.file_bytes == self.layout.file_bytes()
+            && file.metadata().ok()?.len() == header.file_bytes;
+        if !whole {
+            return None;
+        }
+        // Its age is what eviction goes by; where that cannot be set, it is evicted early.
+        let _ = file.set_modified(std::time::SystemTime::now());
+        // SAFETY: the file is written only through this module, by this process or others, and an entry
+        // that names pixels is written behind them; they do not change after it. Its length is looked at
+        // before each use.
+        let map = unsafe { Mmap::map(&file) }.ok()?;
+        Some(Arc::new(Opened { file, map: Arc::new(map), writable }))
+    }
 }

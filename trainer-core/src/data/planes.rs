@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use memmap2::Mmap;
+
 use crate::data::image::Image;
 
 /// An 8-bit RGB image as three planes of `height * width` bytes. Clones share the pixels.
@@ -12,14 +14,29 @@ pub struct Planes {
     pub width: usize,
     /// Pixels from top to bottom.
     pub height: usize,
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     range: Range<usize>,
 }
 
+#[derive(Debug, Clone)]
+enum Bytes {
+    Owned(Arc<Vec<u8>>),
+    Mapped(Arc<Mmap>),
+}
+
 impl Planes {
+    /// The image whose planes begin at `start` in a mapped file.
+    pub fn mapped(map: Arc<Mmap>, start: usize, width: usize, height: usize) -> Self {
+        Self { width, height, bytes: Bytes::Mapped(map), range: start..start + 3 * height * width }
+    }
+
     /// The bytes, red before green before blue.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[self.range.clone()]
+        let all: &[u8] = match &self.bytes {
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Mapped(map) => map,
+        };
+        &all[self.range.clone()]
     }
 
     /// Row `y` of a plane: 0 is red, 1 green, 2 blue.
@@ -42,7 +59,7 @@ impl From<&Image> for Planes {
         let mut bytes = vec![0; image.rgb.len()];
         image.write_planes(&mut bytes);
         let range = 0..bytes.len();
-        Self { width: image.width, height: image.height, bytes: Arc::new(bytes), range }
+        Self { width: image.width, height: image.height, bytes: Bytes::Owned(Arc::new(bytes)), range }
     }
 }
 

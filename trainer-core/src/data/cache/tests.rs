@@ -1,5 +1,6 @@
 use super::*;
 use crate::data::dataset::Split;
+use crate::data::disk_cache::admin::{self, Verified};
 use crate::data::test_data::{TestData, truncate};
 
 fn store(data: &TestData, mode: CacheMode) -> ImageStore {
@@ -10,13 +11,10 @@ fn disk(data: &TestData) -> CacheMode {
     CacheMode::Disk { directory: data.path("cache") }
 }
 
-/// The files of the cache.
-fn entries(data: &TestData) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for folder in std::fs::read_dir(data.path("cache")).unwrap() {
-        found.extend(std::fs::read_dir(folder.unwrap().path()).unwrap().map(|file| file.unwrap().path()));
-    }
-    found.sort();
+/// The files of the cache, oldest first.
+fn entries(data: &TestData) -> Vec<admin::CacheFile> {
+    let mut found = admin::list(&data.path("cache"));
+    found.reverse();
     found
 }
 
@@ -32,7 +30,9 @@ fn pixels_are_the_same_through_every_cache() {
         }
         assert_eq!(cached.take_warnings(), Vec::<String>::new());
     }
-    assert_eq!(entries(&data).len(), 4);
+    let files = entries(&data);
+    assert_eq!((files.len(), files[0].filled), (1, 4));
+    assert_eq!(admin::verify(&files[0]).unwrap(), Verified { good: 4, ..Verified::default() });
     let image = plain.load(1).unwrap().image;
     assert_eq!((image.width, image.height), (64, 61), "the long side is the training size");
 }
@@ -50,26 +50,218 @@ fn memory_holds_no_more_than_its_budget() {
 }
 
 #[test]
-fn damaged_entries_are_filled_again_and_changed_sources_are_noticed() {
+fn what_memory_has_no_room_for_goes_to_disk() {
+    let data = TestData::new(6, 1);
+    let plain = store(&data, CacheMode::None);
+    let cached = store(&data, CacheMode::Ram { budget_bytes: 20_000 });
+    let cached = cached.with_overflow(data.path("cache"), Limits::DEFAULT);
+    for index in (0..6).cycle().take(12) {
+        assert_eq!(cached.load(index).unwrap().image, plain.load(index).unwrap().image);
+    }
+    let filled = entries(&data)[0].filled;
+    assert!((3..6).contains(&filled), "{filled}");
+}
+
+#[test]
+fn damage_is_noticed_and_repaired() {
     let data = TestData::new(1, 1);
     let expected = store(&data, disk(&data)).load(0).unwrap().image;
-    let entry = entries(&data).remove(0);
-    let whole = std::fs::read(&entry).unwrap();
-    let mut flipped = whole.clone();
-    flipped[4000] ^= 1;
-    let mut widened = whole.clone();
-    widened[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
-    for damaged in [&flipped[..], &widened, &whole[..5000], &whole[..3], b""] {
-        std::fs::write(&entry, damaged).unwrap();
-        assert_eq!(store(&data, disk(&data)).load(0).unwrap().image, expected);
-        assert_eq!(std::fs::read(&entry).unwrap(), whole, "filled again");
+    let file = entries(&data).remove(0);
+    let whole = std::fs::read(&file.path).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    // The header's sizes, the index entry's width and checksum, the pixels; then what is cut off.
+    for at in [10, 70, 4096, 4096 + 20, 9000] {
+        std::fs::write(&file.path, flipped(at)).unwrap();
+        assert_eq!(store(&data, disk(&data)).load(0).unwrap().image, expected, "{at}");
+        let verified = admin::verify(&entries(&data)[0]).unwrap();
+        assert_eq!(verified, Verified { good: 1, ..Verified::default() }, "{at}");
     }
+    for keep in [0, 3, 4100, 8192, 9000, whole.len() - 1] {
+        std::fs::write(&file.path, &whole[..keep]).unwrap();
+        let again = store(&data, disk(&data));
+        assert_eq!(again.load(0).unwrap().image, expected, "{keep}");
+        assert_eq!(again.take_warnings(), Vec::<String>::new());
+        assert_eq!(std::fs::metadata(&file.path).unwrap().len(), whole.len() as u64, "filled again");
+    }
+}
+
+#[test]
+fn another_source_or_size_is_another_file() {
+    let data = TestData::new(2, 1);
+    let before = store(&data, disk(&data)).load(0).unwrap().image;
     data.write_image("images/train/000.jpg", 9);
-    assert_ne!(store(&data, disk(&data)).load(0).unwrap().image, expected);
+    assert_ne!(store(&data, disk(&data)).load(0).unwrap().image, before);
     assert_eq!(entries(&data).len(), 2);
-    // Another training size is another entry.
     ImageStore::new(data.open(Split::Train), 32, disk(&data)).load(0).unwrap();
     assert_eq!(entries(&data).len(), 3);
+}
+
+#[test]
+fn an_image_that_changes_while_training_is_not_cached_under_its_old_name() {
+    let data = TestData::new(3, 1);
+    let cached = store(&data, disk(&data));
+    cached.load(0).unwrap();
+    data.write_image("images/train/001.jpg", 30);
+    // Its size is another now than that of the scan.
+    let changed = cached.load(1).unwrap().image;
+    assert_eq!(cached.load(1).unwrap().image, changed);
+    cached.load(2).unwrap();
+    let file = &entries(&data)[0];
+    let layout = crate::data::disk_cache::format::Layout::new(&cached.dataset.items, 64);
+    assert!(file.filled == 2 || layout.has_room(1, changed.bytes().len()), "{file:?}");
+}
+
+#[test]
+fn a_cache_that_is_cut_or_deleted_under_a_training_costs_time_only() {
+    let data = TestData::new(4, 1);
+    let plain = store(&data, CacheMode::None);
+    let cached = store(&data, disk(&data));
+    let pixels_agree = || {
+        for index in 0..4 {
+            assert_eq!(cached.load(index).unwrap().image, plain.load(index).unwrap().image);
+        }
+    };
+    pixels_agree();
+    let path = entries(&data)[0].path.clone();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(5000).unwrap();
+    pixels_agree();
+    pixels_agree();
+    let warnings = cached.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("was cut short by somebody"), "{warnings:?}");
+    std::fs::remove_dir_all(data.path("cache")).unwrap();
+    pixels_agree();
+    // A deleted file lives on for whoever has it open.
+    let other = store(&data, disk(&data));
+    other.load(0).unwrap();
+    std::fs::remove_dir_all(data.path("cache")).unwrap();
+    assert_eq!(other.load(0).unwrap().image, plain.load(0).unwrap().image);
+    assert_eq!(other.load(1).unwrap().image, plain.load(1).unwrap().image);
+    assert_eq!(other.take_warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn of_two_jobs_on_one_cold_cache_one_fills_and_both_are_right() {
+    let data = TestData::new(12, 1);
+    let plain = store(&data, CacheMode::None);
+    let stores = [store(&data, disk(&data)), store(&data, disk(&data))];
+    let gate = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for cached in stores.iter().chain(&stores) {
+            scope.spawn(|| {
+                gate.wait();
+                for index in (0..12).cycle().take(36) {
+                    assert_eq!(cached.load(index).unwrap().image, plain.load(index).unwrap().image);
+                }
+            });
+        }
+    });
+    let files = entries(&data);
+    assert_eq!(files.len(), 1);
+    assert_eq!(admin::verify(&files[0]).unwrap(), Verified { good: 12, ..Verified::default() });
+    for cached in &stores {
+        assert_eq!(cached.take_warnings(), Vec::<String>::new());
+    }
+}
+
+const KILLED: &str = "TRAINYARD_TEST_FILL_UNTIL_KILLED";
+
+#[test]
+fn a_kill_while_the_cache_is_written_leaves_only_whole_images() {
+    if let Some(folder) = std::env::var_os(KILLED) {
+        // The child: fills the cache of the parent's data set again and again.
+        let yaml = crate::data::yaml::DataYaml::read(&PathBuf::from(&folder).join("data.yaml")).unwrap();
+        let dataset = Dataset::open(&yaml, Split::Train, &crate::data::OpenOptions::default()).unwrap();
+        let mode = CacheMode::Disk { directory: PathBuf::from(folder).join("cache") };
+        let cached = ImageStore::new(Arc::new(dataset), 64, mode);
+        for index in (0..cached.len()).cycle() {
+            cached.load(index).unwrap();
+        }
+    }
+    let data = TestData::new(60, 1);
+    let name = "a_kill_while_the_cache_is_written_leaves_only_whole_images";
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("{}::{name}", module_path!().split_once("::").unwrap().1)])
+        .env(KILLED, data.path(""))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !entries(&data).iter().any(|file| file.filled > 3) {
+        assert!(child.try_wait().unwrap().is_none(), "the child ended");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let verified = admin::verify(&entries(&data)[0]).unwrap();
+    assert!(verified.good > 3 && verified.bad == 0, "{verified:?}");
+    // Its lock has died with it: the next one goes on.
+    let (plain, cached) = (store(&data, CacheMode::None), store(&data, disk(&data)));
+    for index in 0..60 {
+        assert_eq!(cached.load(index).unwrap().image, plain.load(index).unwrap().image);
+    }
+    assert_eq!(admin::verify(&entries(&data)[0]).unwrap(), Verified { good: 60, ..Verified::default() });
+}
+
+#[test]
+fn the_quota_evicts_what_was_used_longest_ago_and_nothing_in_use() {
+    let data = TestData::new(8, 1);
+    let of_size = |imgsz: usize, limits: Limits| {
+        let cached = ImageStore::with_limits(data.open(Split::Train), imgsz, disk(&data), limits);
+        (0..8).for_each(|index| drop(cached.load(index).unwrap()));
+        cached
+    };
+    let sizes = || entries(&data).iter().map(|file| file.header.as_ref().unwrap().imgsz).collect::<Vec<_>>();
+    drop(of_size(64, Limits::DEFAULT));
+    let in_use = of_size(96, Limits::DEFAULT);
+    drop(of_size(80, Limits::DEFAULT));
+    // Ages that file systems with coarse clocks tell apart.
+    for (days, file) in [3, 2, 1].into_iter().zip(entries(&data).iter().map(|file| &file.path)) {
+        let past = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+        std::fs::File::open(file).unwrap().set_modified(past).unwrap();
+    }
+    assert_eq!(sizes(), [64, 96, 80]);
+    let used: u64 = entries(&data).iter().map(|file| file.disk_bytes).sum();
+    let limits = Limits { quota_bytes: Some(used + 60_000), floor_bytes: Some(0) };
+    drop(of_size(72, limits));
+    assert_eq!(sizes(), [96, 80, 72], "the oldest went");
+    let limits = Limits { quota_bytes: Some(420_000), floor_bytes: Some(0) };
+    drop(of_size(88, limits));
+    assert!(sizes().starts_with(&[96]), "the one in use stays: {:?}", sizes());
+    drop(in_use);
+    let none = of_size(48, Limits { quota_bytes: Some(1000), floor_bytes: Some(0) });
+    assert!(sizes().is_empty(), "{:?}", sizes());
+    let warnings = none.take_warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("more than its quota"), "{warnings:?}");
+}
+
+#[test]
+fn a_disk_that_is_too_full_costs_one_warning() {
+    let data = TestData::new(3, 1);
+    let limits = Limits { quota_bytes: None, floor_bytes: Some(1 << 60) };
+    let cached = ImageStore::with_limits(data.open(Split::Train), 64, disk(&data), limits);
+    for index in 0..3 {
+        assert_eq!(cached.load(index).unwrap().index, index);
+    }
+    let warnings = cached.take_warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("are kept free"), "{warnings:?}");
+    assert!(entries(&data).is_empty());
+}
+
+#[test]
+fn caches_are_listed_and_removed() {
+    let data = TestData::new(3, 1);
+    store(&data, disk(&data)).load(1).unwrap();
+    let files = entries(&data);
+    let header = files[0].header.as_ref().unwrap();
+    assert_eq!((files[0].filled, header.images, header.imgsz), (1, 3, 64));
+    assert!(header.name.ends_with("images/train"), "{}", header.name);
+    admin::remove(&files[0]).unwrap();
+    assert!(entries(&data).is_empty());
+    assert!(admin::list(&data.path("nowhere")).is_empty());
 }
 
 #[test]
