@@ -31,10 +31,7 @@ fn main() -> ExitCode {
         Command::Train(train) => train.run(&cuda),
         Command::Val(val) => report(val.run(&cuda)),
         Command::Predict(predict) => report(predict.run(&cuda)),
-        Command::Info(info) => {
-            info.run();
-            exit_code::DONE
-        }
+        Command::Info(info) => report(info.run()),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -1,4 +1,4 @@
-//! The tensors of a model under their names, and the safetensors files that they go to and come from.
+//! The tensors of a model under their names, and the files that they go to and come from.
 //!
 //! Names are those of Ultralytics' state dict (`model.0.conv.weight`), so that weights can be exchanged.
 
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use tch::{Device, Kind, Tensor};
+
+use crate::import::{self, PtError, PtFile, Values};
 
 /// What training does with a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +78,20 @@ pub enum WeightsError {
         /// What is wrong.
         reason: String,
     },
+    /// A `.pt` file that cannot be read.
+    #[error("{path} {source}")]
+    Checkpoint {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: PtError,
+    },
+    /// Training went wrong, or the file is damaged.
+    #[error("tensor `{0}` has values that are not numbers or are infinite; use weights of an earlier epoch")]
+    NotFinite(String),
+    /// A tensor that the file has and the model has not.
+    #[error("tensor `{0}` is none of a YOLOv8 detector's; are these weights of another model?")]
+    Unexpected(String),
     /// A tensor that the model has and the file has not.
     #[error("tensor `{0}` is missing; are these weights of another model?")]
     Missing(String),
@@ -178,10 +194,37 @@ pub struct TensorFile {
     pub metadata: HashMap<String, String>,
 }
 
-/// Reads a safetensors file.
+/// Reads a safetensors file, or a `.pt` file (told by its first bytes, or else by its name).
+///
+/// # Errors
+/// When the file cannot be read or is damaged. Nothing in a `.pt` file is executed: see [`crate::import`].
 pub fn read(path: &Path) -> Result<TensorFile, WeightsError> {
     let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+    let by_name = path.extension().is_some_and(|extension| extension == "pt" || extension == "pth");
+    if by_name || bytes.starts_with(b"PK\x03\x04") {
+        let length = bytes.len() as u64;
+        let file = import::parse(std::io::Cursor::new(bytes), length);
+        let file = file.map_err(|source| WeightsError::Checkpoint { path: path.to_owned(), source })?;
+        return Ok(from_pt(file));
+    }
     parse(&bytes).map_err(|reason| WeightsError::Format { path: path.to_owned(), reason })
+}
+
+/// The tensors of a `.pt` file, and what it says about them as a safetensors file would.
+fn from_pt(file: PtFile) -> TensorFile {
+    let tensors = file.tensors.into_iter().map(|(name, raw)| {
+        let shape: Vec<i64> = raw.shape.iter().map(|&side| i64::try_from(side).unwrap_or(0)).collect();
+        let tensor = match &raw.values {
+            Values::Float(values) => Tensor::from_slice(values),
+            Values::Int(values) => Tensor::from_slice(values),
+        };
+        (name, tensor.view(shape.as_slice()))
+    });
+    let names = file.names.and_then(|names| serde_json::to_string(&names).ok());
+    let imgsz = file.imgsz.map(|size| size.to_string());
+    let said = [("names", names), ("imgsz", imgsz), ("task", file.task)];
+    let metadata = said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    TensorFile { tensors: tensors.collect(), metadata: metadata.collect() }
 }
 
 /// What the bytes of a safetensors file say.

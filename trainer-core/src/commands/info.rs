@@ -1,16 +1,24 @@
-//! `info`: what a model is made of. Needs no weights and no libtorch.
+//! `info`: what a model is made of, by its name or by its weights.
+
+use std::path::PathBuf;
 
 use clap::Args;
+use tch::Device;
 use trainyard_types::ModelScale;
 
+use super::load_model;
 use crate::model::scale::{Kind, Plan};
+use crate::train::error::TrainError;
 
 /// Print a model's layers, parameters and cost.
 #[derive(Debug, Args)]
 pub struct Info {
     /// yolov8n, yolov8s, yolov8m, yolov8l or yolov8x.
-    #[arg(long)]
-    model: ModelScale,
+    #[arg(long, required_unless_present = "weights")]
+    model: Option<ModelScale>,
+    /// Instead of a model's name: a weights file, safetensors or PyTorch's .pt.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "nc"])]
+    weights: Option<PathBuf>,
     /// Classes.
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     nc: u32,
@@ -21,12 +29,18 @@ pub struct Info {
 
 impl Info {
     /// Prints the table.
-    pub fn run(&self) {
-        print!("{}", self.text());
+    pub fn run(&self) -> Result<(), TrainError> {
+        if let Some(weights) = &self.weights {
+            let loaded = load_model(weights, Device::Cpu)?;
+            print!("{}", self.text(loaded.model.plan()));
+            println!("trained at {} pixels; classes: {}", loaded.imgsz, loaded.names.join(", "));
+        } else {
+            print!("{}", self.text(&Plan::new(self.model.unwrap_or(ModelScale::N), self.nc.into())));
+        }
+        Ok(())
     }
 
-    fn text(&self) -> String {
-        let plan = Plan::new(self.model, self.nc.into());
+    fn text(&self, plan: &Plan) -> String {
         let counts = plan.parameters_by_layer();
         let mut text = format!("{:>3} {:>10}  {:<9} {:>10}  channels\n", "", "from", "layer", "parameters");
         for layer in &plan.layers {
@@ -67,7 +81,8 @@ mod tests {
 
     #[test]
     fn the_last_line_has_parameters_and_cost() {
-        let info = Info { model: ModelScale::N, nc: 80, imgsz: 640 };
-        assert!(info.text().ends_with("yolov8n: 3157200 parameters, 8.855 GFLOPs at 640 x 640\n"));
+        let info = Info { model: Some(ModelScale::N), weights: None, nc: 80, imgsz: 640 };
+        let text = info.text(&Plan::new(ModelScale::N, 80));
+        assert!(text.ends_with("yolov8n: 3157200 parameters, 8.855 GFLOPs at 640 x 640\n"));
     }
 }

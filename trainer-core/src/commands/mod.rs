@@ -13,7 +13,7 @@ use tch::Device;
 use crate::libtorch;
 use crate::model::{Layout, Model};
 use crate::train::error::TrainError;
-use crate::weights::{self, TensorFile};
+use crate::weights::{self, TensorFile, WeightsError};
 
 /// The device of that name. Without a name: the first GPU where there is an NVIDIA driver, or else the CPU.
 ///
@@ -38,10 +38,23 @@ pub struct LoadedModel {
 /// Image size of a weights file that does not say.
 const DEFAULT_IMGSZ: usize = 640;
 
-/// Reads a weights file.
+/// Reads a weights file: safetensors, or PyTorch's `.pt`.
+///
+/// # Errors
+/// When it is damaged, of another model, or holds values that are not finite.
 pub fn load_model(path: &Path, device: Device) -> Result<LoadedModel, TrainError> {
     let TensorFile { tensors, metadata } = weights::read(path)?;
     let model = Model::from_tensors(&tensors, Layout::default(), device)?;
+    let mut found: Vec<&String> = tensors.keys().collect();
+    found.sort();
+    for name in found {
+        let Some(tensor) = model.weights().get(name) else {
+            return Err(WeightsError::Unexpected(name.clone()).into());
+        };
+        if tensor.is_floating_point() && !bool::try_from(tensor.isfinite().all()).unwrap_or(false) {
+            return Err(WeightsError::NotFinite(name.clone()).into());
+        }
+    }
     let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
     let names = metadata.get("names").and_then(|names| serde_json::from_str::<Vec<String>>(names).ok());
     let names = names.filter(|names| names.len() == classes);

@@ -20,7 +20,7 @@ use crate::train::validate::detections;
 /// Draw boxes on images.
 #[derive(Debug, Args)]
 pub struct Predict {
-    /// A weights file, safetensors.
+    /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     /// An image, or a folder of images.

@@ -20,7 +20,7 @@ use crate::train::validate::{Validation, validate};
 /// Print the mAP of weights on a data set.
 #[derive(Debug, Args)]
 pub struct Val {
-    /// A weights file, safetensors.
+    /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     /// The data set's data.yaml.
