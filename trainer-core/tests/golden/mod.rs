@@ -1,5 +1,7 @@
 //! Reads a directory of golden data. Shapes and parameters come from its files; nothing is tied to one set.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

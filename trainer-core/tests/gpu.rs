@@ -1,0 +1,129 @@
+//! What only an NVIDIA card can show: the model computes there as it does on the CPU, 16-bit training
+//! learns, and a card whose memory really runs out gets a smaller batch.
+//!
+//! Built with the feature `gpu-tests`. Without a card every test fails and says so: a test that did not
+//! run must not look like one that passed.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod golden;
+mod shapes;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use golden::{CPU, alone, assert_relative, open};
+use tch::{Device, Kind, Tensor};
+use trainyard_trainer::model::{Layout, Model};
+use trainyard_trainer::{libtorch, weights};
+use trainyard_types::TrainSpec;
+use trainyard_types::trainer::{Epoch, TrainerEvent, TrainerLine, exit_code};
+
+/// Outputs of some 60 layers, computed by other kernels: TF32, which cuDNN uses for convolutions, keeps
+/// ten bits of a factor.
+const OTHER_KERNELS: f64 = 5e-3;
+/// What the card may have in the test of running out: enough for one image, far too little for 64.
+const SMALL_CARD_MIB: f64 = 3072.0;
+
+/// The first card; panics with the reason where there is none.
+fn card() -> Device {
+    static FOUND: OnceLock<Result<Device, String>> = OnceLock::new();
+    let find = || libtorch::device("cuda:0", &libtorch::load_cuda()).map_err(|error| error.to_string());
+    match FOUND.get_or_init(find) {
+        Ok(device) => *device,
+        Err(reason) => panic!("these tests need an NVIDIA card, and there is none here: {reason}"),
+    }
+}
+
+/// Trains with the real program on the card; returns its exit code and all events.
+fn train(spec: &TrainSpec, run_dir: &Path, environment: &[(&str, String)]) -> (i32, Vec<TrainerEvent>) {
+    let file = run_dir.with_extension("json");
+    std::fs::write(&file, serde_json::to_vec(spec).unwrap()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainyard-trainer"));
+    command.args(["train", "--device", "cuda:0", "--events-fd", "1", "--spec"]).arg(file);
+    command.arg("--run-dir").arg(run_dir).envs(environment.iter().map(|(name, value)| (name, value)));
+    let output = command.stdin(Stdio::null()).stdout(Stdio::piped()).output().unwrap();
+    let event = |line: &str| serde_json::from_str::<TrainerLine>(line).unwrap().event;
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code().unwrap(), text.lines().map(event).collect())
+}
+
+fn epochs(events: &[TrainerEvent]) -> Vec<&Epoch> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            TrainerEvent::Epoch(epoch) => Some(epoch),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The card's memory in MiB, as its driver says.
+fn memory() -> f64 {
+    let mut command = Command::new("nvidia-smi");
+    command.args(["--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=0"]);
+    let text = String::from_utf8(command.output().expect("the driver comes with nvidia-smi").stdout).unwrap();
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn the_card_computes_what_the_cpu_computes() {
+    let _alone = alone();
+    let card = card();
+    let golden = open("weights.safetensors");
+    let on = |device| Model::from_tensors(golden.tensors(), Layout::default(), device).unwrap();
+    tch::manual_seed(0);
+    let images = Tensor::rand([2, 3, 320, 320], (Kind::Float, CPU));
+    let expected = on(CPU).detect(&images);
+    let found = on(card).detect(&images.to_device(card)).to_device(CPU);
+    let boxes = |of: &Tensor| of.narrow(1, 0, 4);
+    assert_relative("boxes", &boxes(&found), &boxes(&expected), OTHER_KERNELS);
+    let scores = |of: &Tensor| of.narrow(1, 4, of.size()[1] - 4).logit(1e-7);
+    assert_relative("logits", &scores(&found), &scores(&expected), OTHER_KERNELS);
+}
+
+#[test]
+fn an_epoch_in_16_bits_learns_and_its_weights_are_finite() {
+    let _alone = alone();
+    card();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 64);
+    let run_dir = folder.path().join("run");
+    let spec = TrainSpec { nbs: 4, warmup_epochs: 0.0, ..shapes::spec(&data, 2) };
+    assert!(spec.amp);
+    let (code, events) = train(&spec, &run_dir, &[]);
+    assert_eq!(code, exit_code::DONE, "{events:?}");
+    let given_up =
+        |event: &TrainerEvent| matches!(event, TrainerEvent::Log(log) if log.message.contains("32 bits"));
+    assert!(!events.iter().any(given_up), "{events:?}");
+    let losses: Vec<f64> = epochs(&events).iter().map(|epoch| epoch.metrics["train/cls_loss"]).collect();
+    assert!(losses.len() == 2 && losses[1] < losses[0], "{losses:?}");
+    let weights = weights::read(&run_dir.join("weights/last.safetensors")).unwrap().tensors;
+    for (name, tensor) in &weights {
+        assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name} is not finite");
+    }
+}
+
+#[test]
+fn a_card_whose_memory_really_runs_out_gets_a_smaller_batch_and_the_run_ends_well() {
+    let _alone = alone();
+    card();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 64);
+    let spec = TrainSpec { imgsz: 640, batch: trainyard_types::Batch::Size(64), ..shapes::spec(&data, 1) };
+    let share = format!("per_process_memory_fraction:{:.4}", (SMALL_CARD_MIB / memory()).min(1.0));
+    let environment = [("PYTORCH_CUDA_ALLOC_CONF", share.clone()), ("PYTORCH_ALLOC_CONF", share)];
+    let (code, events) = train(&spec, &folder.path().join("run"), &environment);
+    assert_eq!(code, exit_code::DONE, "{events:?}");
+    let sizes: Vec<(u32, u32)> = events
+        .iter()
+        .filter_map(|event| match event {
+            TrainerEvent::BatchSize(change) => Some((change.from, change.to)),
+            _ => None,
+        })
+        .collect();
+    assert!(sizes.first().is_some_and(|first| first.0 == 64), "{events:?}");
+    assert!(sizes.iter().all(|(from, to)| to < from), "{sizes:?}");
+    assert_eq!(epochs(&events).len(), 1);
+}
