@@ -20,10 +20,11 @@ build: setup ## Build every program into target/release
 demo: build ## A whole local cluster trains on a small generated data set and shows the result
 	@deploy/demo.sh
 
-test: build $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
-	cargo test --release --locked --workspace --exclude trainyard-trainer --exclude trainyard-tests
-	cargo test --release --locked -p trainyard-trainer -- --test-threads=1
-	cargo test --release --locked -p trainyard-tests -- --test-threads=1
+# Everything that tests start is built first, with the features that `cargo test` selects: nothing is built twice.
+# One test at a time: libtorch takes all cores, and scenarios count what they start.
+test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
+	cargo build --release --locked --workspace --lib --bins --tests
+	RUST_TEST_THREADS=1 cargo test --release --locked --workspace
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data -- --test-threads=1
