@@ -1,5 +1,7 @@
-//! Speed of the data path on this machine, one line `name value unit` each. Everything runs on one
-//! thread but the last figure.
+//! Speed and size of the data path on this machine, one line `name value unit` each.
+//!
+//! `per_core` is images per second of CPU time of the one thread that makes them, which other load on the
+//! machine does not change much; `2_threads` is by the clock.
 
 use std::hint::black_box;
 use std::io::Cursor;
@@ -9,43 +11,57 @@ use std::time::{Duration, Instant};
 
 use image::{ImageFormat, Rgb, RgbImage};
 use trainyard_trainer::data::{
-    AugmentConfig, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig, OpenOptions, Split,
-    TrainLoader, decode, letterbox,
+    AugmentConfig, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig, MosaicTiles,
+    OpenOptions, Split, TrainLoader, decode, disk_cache, letterbox,
 };
 use trainyard_trainer::eval::{NmsConfig, suppress};
 use trainyard_types::model::ModelScale;
 use trainyard_types::train::TrainSpec;
 
 const IMGSZ: usize = 640;
-const IMAGES: u32 = 64;
+const IMAGES: usize = 64;
+const BCCD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bccd-mini");
 
 fn main() {
     let folder = std::env::temp_dir().join(format!("trainyard-bench-{}", std::process::id()));
-    let dataset = Arc::new(write_data_set(&folder));
-    bench_decode(&dataset);
-    bench_loader(&dataset, &folder);
+    let generated =
+        Arc::new(write_data_set(&folder.join("generated"), photograph_file, &photograph_labels()));
+    let bccd = Arc::new(bccd(&folder.join("bccd")));
+    bench_decode(&bccd);
+    for (name, dataset) in [("bccd", &bccd), ("generated", &generated)] {
+        bench_epochs(name, dataset, &folder);
+    }
+    bench_augmentations(&bccd, &folder);
+    bench_memory(&bccd, &folder);
     bench_nms();
     std::fs::remove_dir_all(&folder).expect("the bench made it");
 }
 
-/// Prints how often `work` runs in a second of this thread's wall time; the best of three runs.
+/// CPU time of this thread, seconds; of no use for work that other threads do.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("this is Linux");
+    let nanoseconds = text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+    nanoseconds.expect("its first number is the time on a CPU") / 1e9
+}
+
+/// Prints how often `work` runs in a second of this thread's CPU time; the best of three runs.
 fn rate(name: &str, unit: &str, mut work: impl FnMut()) {
     work();
     let mut best: f64 = 0.0;
     for _ in 0..3 {
-        let (start, mut done) = (Instant::now(), 0_u32);
-        while start.elapsed() < Duration::from_millis(700) {
+        let (start, cpu, mut done) = (Instant::now(), cpu_seconds(), 0_u32);
+        while start.elapsed() < Duration::from_millis(500) {
             work();
             done += 1;
         }
-        best = best.max(f64::from(done) / start.elapsed().as_secs_f64());
+        best = best.max(f64::from(done) / (cpu_seconds() - cpu));
     }
     println!("{name} {best:.1} {unit}");
 }
 
 /// Photographs in size and compressibility: smooth shapes with some noise, 640 x 480.
-fn photograph(number: u32) -> RgbImage {
-    let mut noise = number.wrapping_mul(2_654_435_761) | 1;
+fn photograph(number: usize) -> RgbImage {
+    let mut noise = (number as u32).wrapping_mul(2_654_435_761) | 1;
     RgbImage::from_fn(640, 480, |x, y| {
         noise ^= noise << 13;
         noise ^= noise >> 17;
@@ -58,69 +74,153 @@ fn photograph(number: u32) -> RgbImage {
     })
 }
 
-fn write_data_set(folder: &Path) -> Dataset {
-    for split in ["images", "labels"] {
-        std::fs::create_dir_all(folder.join(split)).expect("the temporary folder is writable");
+fn photograph_file(number: usize) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    photograph(number).write_to(&mut bytes, ImageFormat::Jpeg).expect("memory takes any image");
+    bytes.into_inner()
+}
+
+fn photograph_labels() -> String {
+    (1..9).map(|k| format!("0 0.{k} 0.5 0.1 0.2\n")).collect()
+}
+
+fn write_data_set(folder: &Path, image: impl Fn(usize) -> Vec<u8>, labels: &str) -> Dataset {
+    for part in ["images", "labels"] {
+        std::fs::create_dir_all(folder.join(part)).expect("the temporary folder is writable");
     }
     for number in 0..IMAGES {
-        let mut bytes = Cursor::new(Vec::new());
-        photograph(number).write_to(&mut bytes, ImageFormat::Jpeg).expect("memory takes any image");
-        std::fs::write(folder.join(format!("images/{number}.jpg")), bytes.into_inner()).expect("as above");
-        let boxes: String = (1..9).map(|k| format!("0 0.{k} 0.5 0.1 0.2\n")).collect();
-        std::fs::write(folder.join(format!("labels/{number}.txt")), boxes).expect("as above");
+        std::fs::write(folder.join(format!("images/{number}.jpg")), image(number)).expect("as above");
+        std::fs::write(folder.join(format!("labels/{number}.txt")), labels).expect("as above");
     }
     let yaml = folder.join("data.yaml");
-    std::fs::write(&yaml, "train: images\nval: images\nnames: [thing]\n").expect("as above");
+    std::fs::write(&yaml, "train: images\nval: images\nnames: [a, b, c]\n").expect("as above");
     let yaml = DataYaml::read(&yaml).expect("it was just written");
     Dataset::open(&yaml, Split::Train, &OpenOptions::default()).expect("it was just written")
+}
+
+/// The few real photographs in the repository, again and again.
+fn bccd(folder: &Path) -> Dataset {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(Path::new(BCCD).join("images"))
+        .expect("it is in the repository")
+        .map(|entry| entry.expect("as above").path())
+        .collect();
+    files.sort();
+    let image = |number: usize| std::fs::read(&files[number % files.len()]).expect("as above");
+    write_data_set(folder, image, &photograph_labels())
 }
 
 fn bench_decode(dataset: &Dataset) {
     let files: Vec<Vec<u8>> =
         dataset.items.iter().map(|item| std::fs::read(&item.path).expect("just written")).collect();
     let mut next = 0;
-    rate("decode_jpeg_640x480", "images/s", || {
+    rate("decode_jpeg_bccd_640x480_per_core", "images/s", || {
         next = (next + 1) % files.len();
         black_box(decode::decode(&files[next]).expect("a good JPEG"));
     });
     let image = decode::decode(&files[0]).expect("a good JPEG");
-    rate("resize_640x480_to_416", "images/s", || {
+    rate("resize_640x480_to_416_per_core", "images/s", || {
         black_box(letterbox::load_resize(image.clone(), 416));
     });
 }
 
-fn bench_loader(dataset: &Arc<Dataset>, folder: &Path) {
-    let spec = TrainSpec::new(ModelScale::N, "/data.yaml");
-    let disk = |name: &str| CacheMode::Disk { directory: PathBuf::from(folder).join(name) };
-    let no_colour = AugmentConfig { hsv_h: 0.0, hsv_s: 0.0, hsv_v: 0.0, ..AugmentConfig::from(&spec) };
-    let rotated = AugmentConfig { degrees: 10.0, ..AugmentConfig::from(&spec) };
-    let ram = CacheMode::Ram { budget_bytes: 1 << 30 };
-    for (name, mode, augment, workers) in [
-        ("loader_mosaic_640_ram", ram.clone(), AugmentConfig::from(&spec), 0),
-        ("loader_mosaic_640_ram_no_hsv", ram.clone(), no_colour, 0),
-        ("loader_mosaic_640_ram_rotated", ram.clone(), rotated, 0),
-        ("loader_mosaic_640_disk", disk("cache"), AugmentConfig::from(&spec), 0),
-        ("loader_mosaic_640_uncached", CacheMode::None, AugmentConfig::from(&spec), 0),
-        ("loader_mosaic_640_ram_2_workers", ram, AugmentConfig::from(&spec), 2),
+fn augmentation() -> AugmentConfig {
+    AugmentConfig::from(&TrainSpec::new(ModelScale::N, "/data.yaml"))
+}
+
+fn store(dataset: &Arc<Dataset>, mode: CacheMode) -> Arc<ImageStore> {
+    Arc::new(ImageStore::new(Arc::clone(dataset), IMGSZ, mode))
+}
+
+fn loader(store: &Arc<ImageStore>, augment: AugmentConfig, workers: usize) -> TrainLoader {
+    let config = LoaderConfig { imgsz: IMGSZ, workers, prefetch: 2, seed: 1, augment };
+    TrainLoader::new(Arc::clone(store), config)
+}
+
+/// Makes all samples of an epoch; images per second of `clock`.
+fn pass(loader: &TrainLoader, epoch: u32, clock: fn() -> f64) -> f64 {
+    let plan = EpochPlan { epoch, batch_size: 16, first_sample: 0, mosaic: true };
+    let start = clock();
+    let made: usize = loader.epoch(&plan).map(|batch| batch.expect("all images are good").n).sum();
+    made as f64 / (clock() - start)
+}
+
+fn wall_seconds() -> f64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is later than 1970").as_secs_f64()
+}
+
+fn best(passes: u32, mut rate: impl FnMut(u32) -> f64) -> f64 {
+    (0..passes).map(&mut rate).fold(0.0, f64::max)
+}
+
+/// The first epoch, which fills the cache, against later ones, and against none.
+fn bench_epochs(name: &str, dataset: &Arc<Dataset>, folder: &Path) {
+    let directory = folder.join(format!("cache-{name}"));
+    let disk = store(dataset, CacheMode::Disk { directory: directory.clone() });
+    let one = loader(&disk, augmentation(), 0);
+    let first = pass(&one, 0, cpu_seconds);
+    println!("loader_mosaic_640_{name}_disk_epoch_1_per_core {first:.1} images/s");
+    let later = best(8, |epoch| pass(&one, 1 + epoch, cpu_seconds));
+    println!("loader_mosaic_640_{name}_disk_warm_per_core {later:.1} images/s");
+    let two = loader(&disk, augmentation(), 2);
+    println!(
+        "loader_mosaic_640_{name}_disk_warm_2_threads {:.1} images/s",
+        best(8, |e| pass(&two, 1 + e, wall_seconds))
+    );
+    let ram = loader(&store(dataset, CacheMode::Ram { budget_bytes: 1 << 30 }), augmentation(), 0);
+    println!(
+        "loader_mosaic_640_{name}_ram_per_core {:.1} images/s",
+        best(8, |epoch| pass(&ram, epoch, cpu_seconds))
+    );
+    let none = loader(&store(dataset, CacheMode::None), augmentation(), 0);
+    let uncached = best(2, |epoch| pass(&none, epoch, cpu_seconds));
+    println!("loader_mosaic_640_{name}_uncached_per_core {uncached:.1} images/s");
+    println!("loader_mosaic_640_{name}_disk_warm_over_uncached {:.2} times", later / uncached);
+    let bytes: u64 = disk_cache::admin::list(&directory).iter().map(|file| file.disk_bytes).sum();
+    println!("cache_disk_640_{name} {:.0} bytes/image", bytes as f64 / IMAGES as f64);
+    let sources = dataset.items.iter().map(|item| std::fs::metadata(&item.path).expect("just written").len());
+    println!("source_files_{name} {:.0} bytes/image", sources.sum::<u64>() as f64 / IMAGES as f64);
+}
+
+/// What each part of the augmentation costs, from a warm disk cache.
+fn bench_augmentations(dataset: &Arc<Dataset>, folder: &Path) {
+    let disk = store(dataset, CacheMode::Disk { directory: folder.join("cache-bccd") });
+    let all = augmentation();
+    for (name, augment) in [
+        ("no_hsv", AugmentConfig { hsv_h: 0.0, hsv_s: 0.0, hsv_v: 0.0, ..all }),
+        ("no_mosaic", AugmentConfig { mosaic: 0.0, ..all }),
+        ("mosaic9", AugmentConfig { tiles: MosaicTiles::Nine, ..all }),
+        ("mixup", AugmentConfig { mixup: 1.0, ..all }),
+        ("rotated", AugmentConfig { degrees: 10.0, ..all }),
     ] {
-        let store = Arc::new(ImageStore::new(Arc::clone(dataset), IMGSZ, mode));
-        let config = LoaderConfig { imgsz: IMGSZ, workers, prefetch: 2, seed: 1, augment };
-        let loader = TrainLoader::new(store, config);
-        // The first pass fills the cache.
-        let mut epoch = 0;
-        let mut pass = || {
-            epoch += 1;
+        let loader = loader(&disk, augment, 0);
+        println!(
+            "loader_640_{name}_per_core {:.1} images/s",
+            best(4, |epoch| pass(&loader, epoch, cpu_seconds))
+        );
+    }
+}
+
+/// Memory that is this process's own; mapped files are the system's to take back.
+fn own_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// What a loader adds to this process's memory at most, between batches of 16.
+fn bench_memory(dataset: &Arc<Dataset>, folder: &Path) {
+    for workers in [1, 8] {
+        let disk = store(dataset, CacheMode::Disk { directory: folder.join("cache-bccd") });
+        let loader = loader(&disk, augmentation(), workers);
+        let (before, mut peak) = (own_memory(), 0);
+        for epoch in 0..4 {
             let plan = EpochPlan { epoch, batch_size: 16, first_sample: 0, mosaic: true };
-            loader.epoch(&plan).map(|batch| batch.expect("all images are good").n).sum::<usize>()
-        };
-        pass();
-        let mut best: f64 = 0.0;
-        for _ in 0..3 {
-            let start = Instant::now();
-            let made = pass();
-            best = best.max(made as f64 / start.elapsed().as_secs_f64());
+            for batch in loader.epoch(&plan) {
+                black_box(batch.expect("all images are good"));
+                peak = peak.max(own_memory().saturating_sub(before));
+            }
         }
-        println!("{name} {best:.1} images/s");
+        println!("loader_640_batch_16_memory_{workers}_workers {:.1} MiB", peak as f64 / f64::from(1 << 20));
     }
 }
 
@@ -136,7 +236,7 @@ fn bench_nms() {
     pred.extend((0..2 * anchors).map(|_| random() * 640.0));
     pred.extend((0..2 * anchors).map(|_| 8.0 + random() * 200.0));
     pred.extend((0..classes * anchors).map(|_| random().powi(16)));
-    rate("nms_validation_80_classes_8400_anchors", "images/s", || {
+    rate("nms_validation_80_classes_8400_anchors_per_core", "images/s", || {
         black_box(suppress(&pred, classes, anchors, &NmsConfig::validation()));
     });
 }

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainyard_trainer::commands::{info::Info, predict::Predict, train::Train, val::Val};
+use trainyard_trainer::commands::{
+    cache::Cache, check::Check, info::Info, predict::Predict, train::Train, val::Val,
+};
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_types::trainer::exit_code;
@@ -22,6 +24,8 @@ enum Command {
     Val(Val),
     Predict(Predict),
     Info(Info),
+    Check(Check),
+    Cache(Cache),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +36,8 @@ fn main() -> ExitCode {
         Command::Val(val) => report(val.run(&cuda)),
         Command::Predict(predict) => report(predict.run(&cuda)),
         Command::Info(info) => report(info.run()),
+        Command::Check(check) => check.run(),
+        Command::Cache(cache) => cache.run(),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -1,5 +1,7 @@
 //! The commands of `trainyard-trainer`.
 
+pub mod cache;
+pub mod check;
 pub mod info;
 pub mod predict;
 pub mod spec_args;

@@ -78,9 +78,10 @@ impl Loaded {
 }
 
 impl ImageStore {
-    /// Images of `dataset` with a long side of `imgsz` pixels. Nothing is loaded yet.
+    /// Images of `dataset` with a long side of `imgsz` pixels; a disk cache has the limits that the
+    /// environment gives ([`Limits::from_env`]). Nothing is loaded yet.
     pub fn new(dataset: Arc<Dataset>, imgsz: usize, mode: CacheMode) -> Self {
-        Self::with_limits(dataset, imgsz, mode, Limits::DEFAULT)
+        Self::with_limits(dataset, imgsz, mode, Limits::from_env())
     }
 
     /// As [`ImageStore::new`], with limits of one's own for a disk cache.

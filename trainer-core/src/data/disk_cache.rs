@@ -35,6 +35,18 @@ pub struct Limits {
 impl Limits {
     /// Both as a share of the file system.
     pub const DEFAULT: Self = Self { quota_bytes: None, floor_bytes: None };
+
+    /// As the environment says: `TRAINYARD_CACHE_QUOTA_GIB` and `TRAINYARD_CACHE_FLOOR_GIB`, whole numbers.
+    pub fn from_env() -> Self {
+        let bytes = |name: &str| {
+            let gibibytes: u64 = std::env::var(name).ok()?.trim().parse().ok()?;
+            gibibytes.checked_mul(1 << 30)
+        };
+        Self {
+            quota_bytes: bytes("TRAINYARD_CACHE_QUOTA_GIB"),
+            floor_bytes: bytes("TRAINYARD_CACHE_FLOOR_GIB"),
+        }
+    }
 }
 
 /// How often a process that does not fill looks whether it may.

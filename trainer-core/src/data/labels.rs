@@ -20,6 +20,8 @@ pub struct LabelFile {
     pub duplicates: usize,
     /// Boxes of no width or height; dropped.
     pub empty_boxes: usize,
+    /// Polygons, of which the box around them was taken.
+    pub polygons: usize,
 }
 
 /// Why a label file cannot be used. Lines are numbered from 1; the text leaves the line to the caller.
@@ -127,7 +129,10 @@ pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile
         let numbers = words[1..].iter().map(|word| parse_share(word, line)).collect::<Result<Vec<_>, _>>()?;
         let cxcywh = match numbers[..] {
             [cx, cy, w, h] => [cx, cy, w, h],
-            _ => hull(&numbers),
+            _ => {
+                file.polygons += 1;
+                hull(&numbers)
+            }
         };
         let label = Label { class, cxcywh };
         if cxcywh[2] <= 0.0 || cxcywh[3] <= 0.0 {
@@ -200,7 +205,7 @@ mod tests {
             |left: [f32; 4], right: [f32; 4]| left.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6);
         assert_eq!(file.labels[0], Label { class: 1, cxcywh: [0.5, 0.5, 0.2, 0.1] });
         assert!(close(file.labels[1].cxcywh, [0.2, 0.3, 0.2, 0.4]), "{:?}", file.labels[1]);
-        assert_eq!(file.labels[2].cxcywh[0], 1.0);
+        assert_eq!((file.labels[2].cxcywh[0], file.polygons), (1.0, 1));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod augment;
 pub mod batch;
 pub mod cache;
 pub mod canvas;
+pub mod check;
 pub mod dataset;
 pub mod decode;
 pub mod disk_cache;

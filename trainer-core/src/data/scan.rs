@@ -1,9 +1,12 @@
 //! The preflight of a split: lists its images, reads every header and label file, in parallel, before
 //! training starts, so that bad data is known at once and not at epoch 7.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Serialize;
 
 use crate::data::dataset::{DataError, Item};
 use crate::data::decode;
@@ -20,7 +23,7 @@ const SMALLEST_SIDE: usize = 10;
 const DEEPEST: usize = 32;
 
 /// What a scan found.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ScanReport {
     /// Usable images.
     pub images: usize,
@@ -36,7 +39,16 @@ pub struct ScanReport {
     pub duplicates: usize,
     /// Label rows dropped because their box has no area.
     pub empty_boxes: usize,
+    /// Label rows that are polygons; the box around each was taken.
+    pub polygons: usize,
+    /// Usable images without a label file.
+    pub unlabelled: usize,
+    /// How many usable images have how many objects.
+    pub objects: BTreeMap<usize, usize>,
+    /// Objects of each class.
+    pub classes: BTreeMap<u32, usize>,
     /// The first warnings, each with file and, where there is one, line.
+    #[serde(skip)]
     pub messages: Vec<String>,
 }
 
@@ -66,9 +78,23 @@ impl ScanReport {
         lines
     }
 
-    fn warn(&mut self, message: String) {
-        if self.messages.len() < MESSAGES {
+    fn warn(&mut self, message: String, most: usize) {
+        if self.messages.len() < most {
             self.messages.push(message);
+        }
+    }
+
+    fn count(&mut self, item: &Item, labels: &LabelFile, labelled: bool) {
+        self.images += 1;
+        self.boxes += item.labels.len();
+        self.background += usize::from(item.labels.is_empty());
+        self.duplicates += labels.duplicates;
+        self.empty_boxes += labels.empty_boxes;
+        self.polygons += labels.polygons;
+        self.unlabelled += usize::from(!labelled);
+        *self.objects.entry(item.labels.len()).or_default() += 1;
+        for label in &item.labels {
+            *self.classes.entry(label.class).or_default() += 1;
         }
     }
 }
@@ -141,50 +167,73 @@ fn read_list(yaml: &DataYaml, file: &Path, listed: &mut Vec<Listed>) -> Result<(
 
 /// What was found at one image.
 enum Finding {
-    Usable(Item, LabelFile),
+    Usable {
+        item: Item,
+        labels: LabelFile,
+        /// Whether there is a label file.
+        labelled: bool,
+    },
     Missing(String),
     Corrupt(String),
     /// The labels do not belong to this data.yaml.
     WrongClass(String),
 }
 
-/// Reads headers and labels of all `listed` images on `threads` threads.
+/// What a scan found in all.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    pub items: Vec<Item>,
+    pub report: ScanReport,
+    /// Label files with class ids that the data.yaml does not name, one message each.
+    pub wrong_classes: Vec<String>,
+}
+
+/// Reads headers and labels of all `listed` images on `threads` threads, and keeps up to `messages`
+/// warnings word for word.
+pub(crate) fn survey(
+    listed: &[Listed],
+    classes: usize,
+    single_class: bool,
+    threads: usize,
+    messages: usize,
+) -> Survey {
+    let mut survey = Survey { items: Vec::with_capacity(listed.len()), ..Survey::default() };
+    let report = &mut survey.report;
+    for finding in look_at_all(listed, classes, single_class, threads) {
+        match finding {
+            Finding::Usable { item, labels, labelled } => {
+                report.count(&item, &labels, labelled);
+                survey.items.push(item);
+            }
+            Finding::Missing(message) => {
+                report.missing += 1;
+                report.warn(message, messages);
+            }
+            Finding::Corrupt(message) => {
+                report.corrupt += 1;
+                report.warn(message, messages);
+            }
+            Finding::WrongClass(message) => survey.wrong_classes.push(message),
+        }
+    }
+    survey
+}
+
+/// As [`survey`], for a training: wrong classes are an error.
 pub(crate) fn scan(
     listed: &[Listed],
     classes: usize,
     single_class: bool,
     threads: usize,
 ) -> Result<(Vec<Item>, ScanReport), DataError> {
-    let mut report = ScanReport::default();
-    let mut items = Vec::with_capacity(listed.len());
-    let mut wrong = Vec::new();
-    for finding in look_at_all(listed, classes, single_class, threads) {
-        match finding {
-            Finding::Usable(item, labels) => {
-                report.images += 1;
-                report.boxes += item.labels.len();
-                report.background += usize::from(item.labels.is_empty());
-                report.duplicates += labels.duplicates;
-                report.empty_boxes += labels.empty_boxes;
-                items.push(item);
-            }
-            Finding::Missing(message) => {
-                report.missing += 1;
-                report.warn(message);
-            }
-            Finding::Corrupt(message) => {
-                report.corrupt += 1;
-                report.warn(message);
-            }
-            Finding::WrongClass(message) => wrong.push(message),
-        }
-    }
-    if wrong.is_empty() {
+    let Survey { items, report, mut wrong_classes } =
+        survey(listed, classes, single_class, threads, MESSAGES);
+    if wrong_classes.is_empty() {
         return Ok((items, report));
     }
-    let files = wrong.len();
-    wrong.truncate(5);
-    Err(DataError::WrongClasses { files, classes, examples: wrong.join("; ") })
+    let files = wrong_classes.len();
+    wrong_classes.truncate(5);
+    Err(DataError::WrongClasses { files, classes, examples: wrong_classes.join("; ") })
 }
 
 fn look_at_all(listed: &[Listed], classes: usize, single_class: bool, threads: usize) -> Vec<Finding> {
@@ -226,9 +275,9 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
         ));
     }
     let label_file = labels::label_path(path);
-    let text = match std::fs::read_to_string(&label_file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+    let (text, labelled) = match std::fs::read_to_string(&label_file) {
+        Ok(text) => (text, true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (String::new(), false),
         Err(error) => {
             return Finding::Corrupt(format!("{}: {error}, image left out", label_file.display()));
         }
@@ -236,7 +285,7 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
     match labels::parse(&text, classes, single_class) {
         Ok(labels) => {
             let item = Item { path: path.clone(), width, height, labels: labels.labels.clone() };
-            Finding::Usable(item, labels)
+            Finding::Usable { item, labels, labelled }
         }
         Err(error) => {
             let message = format!("{}:{}: {error}", label_file.display(), error.line());

@@ -11,6 +11,7 @@ use trainyard_types::{Batch, Cache, TrainSpec};
 use super::data_roots;
 use super::error::TrainError;
 use crate::checkpoint::{FOLDER, Identity};
+use crate::data::disk_cache::Limits;
 use crate::data::loader::LoaderConfig;
 use crate::data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, ImageStore, OpenOptions, Split, TrainLoader, ValConfig,
@@ -105,8 +106,11 @@ impl Setup {
         };
         let size = spec.imgsz as usize;
         let names = train.names.clone();
-        let store =
-            |dataset: Dataset| Arc::new(ImageStore::new(Arc::new(dataset), size, cache_mode(&options)));
+        let store = |dataset: Dataset| {
+            let store = ImageStore::new(Arc::new(dataset), size, cache_mode(&options));
+            // What the memory budget has no room for is decoded once, too.
+            Arc::new(store.with_overflow(cache_dir(&options), Limits::from_env()))
+        };
         Ok(Self { names, train: store(train), val: store(val), identity, options })
     }
 
@@ -187,15 +191,16 @@ fn cache_mode(options: &Options) -> CacheMode {
     match options.spec.cache {
         Cache::None => CacheMode::None,
         Cache::Ram => CacheMode::Ram { budget_bytes: available_memory() / 4 },
-        Cache::Disk => {
-            let directory = options.cache_dir.clone().unwrap_or_else(|| default_cache(&options.run_dir));
-            CacheMode::Disk { directory }
-        }
+        Cache::Disk => CacheMode::Disk { directory: cache_dir(options) },
     }
 }
 
-/// The user's cache folder, so that runs share it.
-fn default_cache(run_dir: &Path) -> PathBuf {
+fn cache_dir(options: &Options) -> PathBuf {
+    options.cache_dir.clone().unwrap_or_else(|| default_cache(&options.run_dir))
+}
+
+/// The user's cache folder, so that runs share it; without one, a folder of the run.
+pub fn default_cache(run_dir: &Path) -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))

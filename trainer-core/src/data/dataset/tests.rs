@@ -20,7 +20,9 @@ fn a_good_split_opens_sorted_with_sizes_and_labels() {
     assert_eq!((dataset.items[1].width, dataset.items[1].height), (67, 63));
     assert_eq!(dataset.items[1].labels[0].class, 1);
     assert_eq!(dataset.report.to_string(), "6 images, 4 boxes, 2 backgrounds, 0 corrupt");
-    assert_eq!(dataset.report.warnings(), Vec::<String>::new());
+    assert_eq!(dataset.report.unlabelled, 2);
+    assert_eq!(dataset.report.objects.clone().into_iter().collect::<Vec<_>>(), [(0, 2), (1, 4)]);
+    assert_eq!(dataset.report.classes.clone().into_iter().collect::<Vec<_>>(), [(0, 2), (1, 2)]);
 }
 
 #[test]

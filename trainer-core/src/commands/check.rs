@@ -1,0 +1,33 @@
+//! `trainyard-trainer check`: everything that is wrong with a data set, before a card waits for it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use trainyard_types::trainer::exit_code;
+
+use crate::data::check::check;
+use crate::train::setup::cores;
+
+/// Look at every image and label of a data set, and tell every problem at once.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The data set's data.yaml.
+    data: PathBuf,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    /// Prints the report; the exit code says whether a training would begin.
+    pub fn run(&self) -> i32 {
+        let report = check(&self.data, cores());
+        if self.json {
+            let text = serde_json::to_string_pretty(&report).expect("a report has no map with odd keys");
+            println!("{text}");
+        } else {
+            print!("{report}");
+        }
+        if report.is_usable() { exit_code::DONE } else { exit_code::BAD_SPEC }
+    }
+}
