@@ -26,8 +26,7 @@ mod tests {
         let spec = TrainSpec::new(ModelScale::N, "/data/bccd/data.yaml");
         write(&file, &spec).unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
-        for line in ["model: yolov8n", "data: /data/bccd/data.yaml", "imgsz: 640", "box: 7.5", "batch: -1.0"]
-        {
+        for line in ["model: yolov8n", "data: /data/bccd/data.yaml", "imgsz: 640", "box: 7.5", "batch: -1"] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
         assert_eq!(serde_norway::from_str::<TrainSpec>(&text).unwrap(), spec);
