@@ -33,6 +33,7 @@ fn main() {
     }
     bench_augmentations(&bccd, &folder);
     bench_memory(&bccd, &folder);
+    bench_index(&folder);
     bench_nms();
     std::fs::remove_dir_all(&folder).expect("the bench made it");
 }
@@ -111,7 +112,7 @@ fn bccd(folder: &Path) -> Dataset {
 
 fn bench_decode(dataset: &Dataset) {
     let files: Vec<Vec<u8>> =
-        dataset.items.iter().map(|item| std::fs::read(&item.path).expect("just written")).collect();
+        dataset.items.iter().map(|item| std::fs::read(item.path).expect("just written")).collect();
     let mut next = 0;
     rate("decode_jpeg_bccd_640x480_per_core", "images/s", || {
         next = (next + 1) % files.len();
@@ -177,7 +178,7 @@ fn bench_epochs(name: &str, dataset: &Arc<Dataset>, folder: &Path) {
     println!("loader_mosaic_640_{name}_disk_warm_over_uncached {:.2} times", later / uncached);
     let bytes: u64 = disk_cache::admin::list(&directory).iter().map(|file| file.disk_bytes).sum();
     println!("cache_disk_640_{name} {:.0} bytes/image", bytes as f64 / IMAGES as f64);
-    let sources = dataset.items.iter().map(|item| std::fs::metadata(&item.path).expect("just written").len());
+    let sources = dataset.items.iter().map(|item| std::fs::metadata(item.path).expect("just written").len());
     println!("source_files_{name} {:.0} bytes/image", sources.sum::<u64>() as f64 / IMAGES as f64);
 }
 
@@ -221,6 +222,42 @@ fn bench_memory(dataset: &Arc<Dataset>, folder: &Path) {
             }
         }
         println!("loader_640_batch_16_memory_{workers}_workers {:.1} MiB", peak as f64 / f64::from(1 << 20));
+    }
+}
+
+/// Opens a data set of a million images: 1,000 files with labels of their own, each listed 1,000 times.
+fn bench_index(folder: &Path) {
+    const FILES: usize = 1_000;
+    const LISTED: usize = 1_000_000;
+    let set = folder.join("million");
+    for part in ["images", "labels"] {
+        std::fs::create_dir_all(set.join(part)).expect("the temporary folder is writable");
+    }
+    let mut tiny = Cursor::new(Vec::new());
+    RgbImage::new(16, 16).write_to(&mut tiny, ImageFormat::Bmp).expect("memory takes any image");
+    let mut paths = Vec::with_capacity(FILES);
+    for number in 0..FILES {
+        let image = set.join(format!("images/photograph-{number:06}.bmp"));
+        std::fs::write(&image, tiny.get_ref()).expect("as above");
+        let label = set.join(format!("labels/photograph-{number:06}.txt"));
+        std::fs::write(label, format!("0 0.5 0.5 0.{} 0.25\n", number + 1)).expect("as above");
+        paths.push(image.display().to_string());
+    }
+    let list: String = (0..LISTED).flat_map(|index| [paths[index % FILES].as_str(), "\n"]).collect();
+    std::fs::write(set.join("train.txt"), list).expect("as above");
+    let yaml = set.join("data.yaml");
+    std::fs::write(&yaml, "train: train.txt\nval: train.txt\nnames: [a]\n").expect("as above");
+    let yaml = DataYaml::read(&yaml).expect("it was just written");
+    let options = OpenOptions { threads: 2, ..OpenOptions::default() };
+    for name in ["index_1m_first_open", "index_1m_open"] {
+        let start = Instant::now();
+        let dataset = Dataset::open_cached(&yaml, Split::Train, &options, &folder.join("labels-cache"));
+        let dataset = dataset.expect("it was just written");
+        println!("{name} {:.2} s", start.elapsed().as_secs_f64());
+        if name == "index_1m_open" {
+            let bytes = dataset.items.memory_bytes() as f64 / dataset.len() as f64;
+            println!("index_1m_memory {bytes:.1} bytes/image");
+        }
     }
 }
 

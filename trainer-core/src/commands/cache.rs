@@ -60,6 +60,10 @@ impl Cache {
                 files.iter().for_each(show);
             }
             Action::Rm { keys, all } => {
+                if *all {
+                    admin::remove_labels(&directory)
+                        .map_err(|error| format!("{}: {error}", directory.display()))?;
+                }
                 let chosen = if *all { files } else { choose(files, keys)? };
                 for file in &chosen {
                     admin::remove(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
@@ -72,7 +76,10 @@ impl Cache {
                 for file in &chosen {
                     let found =
                         admin::verify(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
-                    println!("{} {} good, {} empty, {} damaged", file.key, found.good, found.empty, found.bad);
+                    println!(
+                        "{} {} good, {} empty, {} damaged",
+                        file.key, found.good, found.empty, found.bad
+                    );
                     damaged += found.bad;
                 }
                 if damaged > 0 {

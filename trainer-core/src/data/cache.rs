@@ -73,7 +73,7 @@ pub struct Loaded {
 impl Loaded {
     /// Pixels and labels.
     pub fn tile(&self) -> (&Planes, &[Label]) {
-        (&self.image, &self.dataset.items[self.index].labels)
+        (&self.image, self.dataset.items.labels(self.index))
     }
 }
 
@@ -168,7 +168,7 @@ impl ImageStore {
                 Err(message) => last = message,
             }
         }
-        let first = self.dataset.items[index].path.display().to_string();
+        let first = self.dataset.items.path(index).display().to_string();
         Err(LoadError::NothingReadable { first, tried, last })
     }
 
@@ -194,8 +194,8 @@ impl ImageStore {
     }
 
     fn decode(&self, index: usize) -> Result<Planes, String> {
-        let path = &self.dataset.items[index].path;
-        let image = decode::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let path = self.dataset.items.path(index);
+        let image = decode::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Planes::from(&load_resize(image, self.imgsz)))
     }
 
@@ -227,18 +227,17 @@ impl ImageStore {
     }
 
     fn loaded_size(&self, index: usize) -> [usize; 2] {
-        let item = &self.dataset.items[index];
-        crate::data::letterbox::loaded_size([item.width, item.height], self.imgsz)
+        crate::data::letterbox::loaded_size(self.dataset.items.size(index), self.imgsz)
     }
 
     fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Planes, String> {
         if let Some(planes) = cache.read(index) {
             return Ok(planes);
         }
-        let source = &self.dataset.items[index].path;
-        let before = stamp(source);
+        let source = self.dataset.items.path(index);
+        let before = stamp(&source);
         let planes = self.decode(index)?;
-        cache.write(index, source, before, &planes);
+        cache.write(index, &source, before, &planes);
         Ok(planes)
     }
 }

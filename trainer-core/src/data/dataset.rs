@@ -1,9 +1,10 @@
 //! A split of a data set after its preflight: images that exist, labels that make sense.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::data::labels::Label;
-use crate::data::scan::{self, ScanReport};
+use crate::data::items::Items;
+use crate::data::label_cache;
+use crate::data::scan::{self, Listed, ScanReport};
 use crate::data::yaml::{DataYaml, YamlError};
 
 /// Which images.
@@ -45,24 +46,11 @@ impl Default for OpenOptions {
     }
 }
 
-/// One usable image.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Item {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Pixels, after EXIF orientation.
-    pub width: usize,
-    /// Pixels, after EXIF orientation.
-    pub height: usize,
-    /// Its objects.
-    pub labels: Vec<Label>,
-}
-
 /// A split, ready to load.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// Its images.
-    pub items: Vec<Item>,
+    pub items: Items,
     /// Class names by id.
     pub names: Vec<String>,
     /// What the preflight found.
@@ -142,6 +130,29 @@ impl Dataset {
     /// # Errors
     /// See [`DataError`].
     pub fn open(yaml: &DataYaml, split: Split, options: &OpenOptions) -> Result<Self, DataError> {
+        Self::open_with(yaml, split, options, None)
+    }
+
+    /// As [`Dataset::open`], but headers and labels that an earlier call has read with the same
+    /// `directory` are not read again unless a file has changed.
+    ///
+    /// # Errors
+    /// See [`DataError`].
+    pub fn open_cached(
+        yaml: &DataYaml,
+        split: Split,
+        options: &OpenOptions,
+        directory: &Path,
+    ) -> Result<Self, DataError> {
+        Self::open_with(yaml, split, options, Some(directory))
+    }
+
+    fn open_with(
+        yaml: &DataYaml,
+        split: Split,
+        options: &OpenOptions,
+        cache: Option<&Path>,
+    ) -> Result<Self, DataError> {
         let key = split.key();
         let entries = match split {
             Split::Train => &yaml.train,
@@ -154,7 +165,7 @@ impl Dataset {
             return Err(DataError::Empty { file: yaml.file.clone(), key, entries });
         }
         listed.truncate(share(listed.len(), options.fraction));
-        let (items, report) = scan::scan(&listed, yaml.names.len(), options.single_cls, options.threads)?;
+        let (items, report) = found(&listed, yaml.names.len(), options, cache)?;
         if items.is_empty() {
             let first = report.messages.first().cloned().unwrap_or_default();
             return Err(DataError::NothingUsable {
@@ -175,13 +186,32 @@ impl Dataset {
 
     /// Objects in the image that has most of them.
     pub fn most_objects(&self) -> usize {
-        self.items.iter().map(|item| item.labels.len()).max().unwrap_or(0)
+        self.report.objects.keys().next_back().copied().unwrap_or(0)
     }
 
     /// Never true: a split without images is not opened.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
+}
+
+/// What is known of the images, from the cache or by a scan.
+fn found(
+    listed: &[Listed],
+    classes: usize,
+    options: &OpenOptions,
+    cache: Option<&Path>,
+) -> Result<(Items, ScanReport), DataError> {
+    let (single, threads) = (options.single_cls, options.threads);
+    let file = cache.map(|directory| label_cache::path(directory, listed, classes, single, threads));
+    if let Some(known) = file.as_deref().and_then(label_cache::read) {
+        return Ok(known);
+    }
+    let (items, report) = scan::scan(listed, classes, single, threads)?;
+    if let Some(file) = file {
+        label_cache::write(&file, &items, &report);
+    }
+    Ok((items, report))
 }
 
 /// `fraction` of `count` images, at least one.

@@ -20,7 +20,7 @@ use memmap2::Mmap;
 use rustix::fs::{FlockOperation, flock};
 
 use self::format::{Entry, Header, Key, Layout, stamp};
-use crate::data::dataset::Item;
+use crate::data::items::Items;
 use crate::data::planes::Planes;
 
 /// How much disk the cache may use.
@@ -96,8 +96,8 @@ const NEVER: u8 = 2;
 
 impl DiskCache {
     /// The cache of `items` at a long side of `imgsz`, in a file of `directory`. Nothing is read yet.
-    pub fn new(directory: PathBuf, items: &[Item], imgsz: usize, limits: Limits) -> Self {
-        let folder = items.first().and_then(|item| item.path.parent());
+    pub fn new(directory: PathBuf, items: &Items, imgsz: usize, limits: Limits) -> Self {
+        let folder = items.folders().next();
         Self {
             key: Key::new(items, imgsz),
             layout: Layout::new(items, imgsz),
@@ -105,7 +105,7 @@ impl DiskCache {
             name: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
             directory,
             state: Mutex::default(),
-            checked: items.iter().map(|_| AtomicU8::new(UNKNOWN)).collect(),
+            checked: (0..items.len()).map(|_| AtomicU8::new(UNKNOWN)).collect(),
             given_up: AtomicBool::new(false),
             written: AtomicU64::new(0),
             warnings: Mutex::default(),

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::data::dataset::{DataError, Item};
+use crate::data::dataset::DataError;
 use crate::data::decode;
+use crate::data::items::Items;
 use crate::data::labels::{self, LabelError, LabelFile};
 use crate::data::yaml::DataYaml;
 
@@ -23,7 +25,7 @@ const SMALLEST_SIDE: usize = 10;
 const DEEPEST: usize = 32;
 
 /// What a scan found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ScanReport {
     /// Usable images.
     pub images: usize,
@@ -48,7 +50,6 @@ pub struct ScanReport {
     /// Objects of each class.
     pub classes: BTreeMap<u32, usize>,
     /// The first warnings, each with file and, where there is one, line.
-    #[serde(skip)]
     pub messages: Vec<String>,
 }
 
@@ -84,16 +85,17 @@ impl ScanReport {
         }
     }
 
-    fn count(&mut self, item: &Item, labels: &LabelFile, labelled: bool) {
+    fn count(&mut self, labels: &LabelFile, labelled: bool) {
+        let objects = labels.labels.len();
         self.images += 1;
-        self.boxes += item.labels.len();
-        self.background += usize::from(item.labels.is_empty());
+        self.boxes += objects;
+        self.background += usize::from(objects == 0);
         self.duplicates += labels.duplicates;
         self.empty_boxes += labels.empty_boxes;
         self.polygons += labels.polygons;
         self.unlabelled += usize::from(!labelled);
-        *self.objects.entry(item.labels.len()).or_default() += 1;
-        for label in &item.labels {
+        *self.objects.entry(objects).or_default() += 1;
+        for label in &labels.labels {
             *self.classes.entry(label.class).or_default() += 1;
         }
     }
@@ -101,9 +103,9 @@ impl ScanReport {
 
 /// An image to look at, and where it is named.
 pub(crate) struct Listed {
-    path: PathBuf,
-    /// `LIST:LINE`, for an image named in a list.
-    named_in: Option<String>,
+    pub path: PathBuf,
+    /// The list and its line, for an image named in a list.
+    named_in: Option<(Arc<Path>, u32)>,
 }
 
 /// All images of a split, sorted within each folder, in file order within each list.
@@ -128,9 +130,10 @@ pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Re
 
 fn walk(folder: &Path, deepest: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        // Follows links: data sets are often assembled from them.
-        if path.is_dir() {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        // Follows links: data sets are often assembled from them. Others need no second look.
+        if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
             if deepest > 0 {
                 walk(&path, deepest - 1, found)?;
             }
@@ -144,15 +147,19 @@ fn walk(folder: &Path, deepest: usize, found: &mut Vec<PathBuf>) -> std::io::Res
 fn read_list(yaml: &DataYaml, file: &Path, listed: &mut Vec<Listed>) -> Result<(), DataError> {
     let text = std::fs::read_to_string(file)
         .map_err(|source| DataError::List { place: file.to_path_buf(), source })?;
+    let list: Arc<Path> = Arc::from(file);
     for (index, line) in labels::without_bom(&text).lines().enumerate() {
         let line = line.trim();
         if line.is_empty() {
             continue;
         }
-        let mut candidates = Vec::new();
-        if Path::new(line).is_relative() {
-            candidates.extend(file.parent().map(|folder| folder.join(line)));
+        let named_in = Some((Arc::clone(&list), u32::try_from(index + 1).unwrap_or(u32::MAX)));
+        if Path::new(line).is_absolute() {
+            listed.push(Listed { path: PathBuf::from(line), named_in });
+            continue;
         }
+        let mut candidates = Vec::new();
+        candidates.extend(file.parent().map(|folder| folder.join(line)));
         candidates.extend(yaml.candidates(line));
         // CVAT writes `data/obj_train_data/…` for what lies beside the list.
         if let Some(inner) = line.strip_prefix("data/") {
@@ -160,7 +167,7 @@ fn read_list(yaml: &DataYaml, file: &Path, listed: &mut Vec<Listed>) -> Result<(
         }
         let existing = candidates.iter().position(|path| path.exists());
         let path = candidates.swap_remove(existing.unwrap_or(0));
-        listed.push(Listed { path, named_in: Some(format!("{}:{}", file.display(), index + 1)) });
+        listed.push(Listed { path, named_in });
     }
     Ok(())
 }
@@ -168,7 +175,8 @@ fn read_list(yaml: &DataYaml, file: &Path, listed: &mut Vec<Listed>) -> Result<(
 /// What was found at one image.
 enum Finding {
     Usable {
-        item: Item,
+        /// `[width, height]`.
+        size: [usize; 2],
         labels: LabelFile,
         /// Whether there is a label file.
         labelled: bool,
@@ -182,7 +190,7 @@ enum Finding {
 /// What a scan found in all.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    pub items: Vec<Item>,
+    pub items: Items,
     pub report: ScanReport,
     /// Label files with class ids that the data.yaml does not name, one message each.
     pub wrong_classes: Vec<String>,
@@ -197,13 +205,13 @@ pub(crate) fn survey(
     threads: usize,
     messages: usize,
 ) -> Survey {
-    let mut survey = Survey { items: Vec::with_capacity(listed.len()), ..Survey::default() };
+    let mut survey = Survey::default();
     let report = &mut survey.report;
-    for finding in look_at_all(listed, classes, single_class, threads) {
+    for (image, finding) in listed.iter().zip(look_at_all(listed, classes, single_class, threads)) {
         match finding {
-            Finding::Usable { item, labels, labelled } => {
-                report.count(&item, &labels, labelled);
-                survey.items.push(item);
+            Finding::Usable { size, labels, labelled } => {
+                report.count(&labels, labelled);
+                survey.items.push(&image.path, size, &labels.labels);
             }
             Finding::Missing(message) => {
                 report.missing += 1;
@@ -216,6 +224,7 @@ pub(crate) fn survey(
             Finding::WrongClass(message) => survey.wrong_classes.push(message),
         }
     }
+    survey.items.shrink();
     survey
 }
 
@@ -225,7 +234,7 @@ pub(crate) fn scan(
     classes: usize,
     single_class: bool,
     threads: usize,
-) -> Result<(Vec<Item>, ScanReport), DataError> {
+) -> Result<(Items, ScanReport), DataError> {
     let Survey { items, report, mut wrong_classes } =
         survey(listed, classes, single_class, threads, MESSAGES);
     if wrong_classes.is_empty() {
@@ -262,7 +271,10 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
     let path = &image.path;
     let shown = path.display();
     if !path.exists() {
-        let named_in = image.named_in.as_deref().unwrap_or("the folder");
+        let named_in = match &image.named_in {
+            Some((list, line)) => format!("{}:{line}", list.display()),
+            None => "the folder".to_owned(),
+        };
         return Finding::Missing(format!("{named_in}: image `{shown}` does not exist, left out"));
     }
     let (width, height) = match decode::size(path).and_then(|size| decode::check_end(path).map(|()| size)) {
@@ -283,10 +295,7 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
         }
     };
     match labels::parse(&text, classes, single_class) {
-        Ok(labels) => {
-            let item = Item { path: path.clone(), width, height, labels: labels.labels.clone() };
-            Finding::Usable { item, labels, labelled }
-        }
+        Ok(labels) => Finding::Usable { size: [width, height], labels, labelled },
         Err(error) => {
             let message = format!("{}:{}: {error}", label_file.display(), error.line());
             match error {

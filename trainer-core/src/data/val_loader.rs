@@ -39,7 +39,7 @@ impl ValLoader {
     /// When `config.batch_size` is 0.
     pub fn new(store: Arc<ImageStore>, config: ValConfig) -> Self {
         let sizes: Vec<[usize; 2]> =
-            store.dataset().items.iter().map(|item| [item.width, item.height]).collect();
+            (0..store.len()).map(|index| store.dataset().items.size(index)).collect();
         let plan = Arc::new(rect_plan(&sizes, config.imgsz, config.batch_size));
         let pool = Ahead { workers: config.workers, batches: config.prefetch }.pool();
         Self { store, config, plan, pool }
@@ -86,8 +86,7 @@ impl Work for ValWork {
             .map(|label| Label { class: label.class, cxcywh: placement.place(label.cxcywh) })
             .collect();
         // Boxes are mapped back to the file's own pixels.
-        let item = &self.store.dataset().items[loaded.index];
-        placement.original = [item.width, item.height];
+        placement.original = self.store.dataset().items.size(loaded.index);
         Ok((Sample { index: loaded.index, labels, placement: Some(placement) }, task.slot))
     }
 }

@@ -15,7 +15,7 @@ pub fn outside<'a>(dataset: &'a Dataset, roots: &[PathBuf]) -> Option<&'a Path> 
     }
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let roots: Vec<PathBuf> = roots.iter().map(|root| real(root)).collect();
-    let folders: BTreeSet<&Path> = dataset.items.iter().filter_map(|item| item.path.parent()).collect();
+    let folders: BTreeSet<&Path> = dataset.items.folders().collect();
     folders.into_iter().find(|folder| {
         let folder = real(folder);
         !roots.iter().any(|root| folder.starts_with(root))

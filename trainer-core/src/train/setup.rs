@@ -87,8 +87,10 @@ impl Setup {
         let spec = &options.spec;
         let yaml = DataYaml::read(&spec.data)?;
         let open = OpenOptions { fraction: spec.fraction, single_cls: spec.single_cls, threads: cores() };
-        let train = open_split(&yaml, Split::Train, &open, events)?;
-        let val = open_split(&yaml, Split::Val, &OpenOptions { fraction: 1.0, ..open }, events)?;
+        let known = cache_dir(&options);
+        let train = open_split(&yaml, Split::Train, &open, Some(&known), events)?;
+        let open = OpenOptions { fraction: 1.0, ..open };
+        let val = open_split(&yaml, Split::Val, &open, Some(&known), events)?;
         for dataset in [&train, &val] {
             if let Some(folder) = data_roots::outside(dataset, &options.data_roots) {
                 return Err(TrainError::Outside { data: spec.data.clone(), folder: folder.to_owned() });
@@ -164,17 +166,21 @@ impl Setup {
 
 /// The most objects that an image has.
 pub fn crowd(dataset: &Dataset) -> usize {
-    dataset.items.iter().map(|item| item.labels.len()).max().unwrap_or(0)
+    dataset.most_objects()
 }
 
-/// Opens a split and tells what its preflight found.
+/// Opens a split and tells what its preflight found, which may be known from `cache`.
 pub fn open_split(
     yaml: &DataYaml,
     split: Split,
     options: &OpenOptions,
+    cache: Option<&Path>,
     events: &mut Events,
 ) -> Result<Dataset, TrainError> {
-    let dataset = Dataset::open(yaml, split, options)?;
+    let dataset = match cache {
+        Some(directory) => Dataset::open_cached(yaml, split, options, directory)?,
+        None => Dataset::open(yaml, split, options)?,
+    };
     events.log(LogLevel::Info, format!("{}: {}", split.key(), dataset.report));
     for warning in dataset.report.warnings() {
         events.log(LogLevel::Warning, warning);

@@ -17,8 +17,8 @@ fn a_good_split_opens_sorted_with_sizes_and_labels() {
     data.write("images/train/notes.md", b"not an image");
     let dataset = data.open(Split::Train);
     assert_eq!(names(&dataset), ["000", "001", "002", "003", "004", "x"]);
-    assert_eq!((dataset.items[1].width, dataset.items[1].height), (67, 63));
-    assert_eq!(dataset.items[1].labels[0].class, 1);
+    assert_eq!(dataset.items.size(1), [67, 63]);
+    assert_eq!(dataset.items.labels(1)[0].class, 1);
     assert_eq!(dataset.report.to_string(), "6 images, 4 boxes, 2 backgrounds, 0 corrupt");
     assert_eq!(dataset.report.unlabelled, 2);
     assert_eq!(dataset.report.objects.clone().into_iter().collect::<Vec<_>>(), [(0, 2), (1, 4)]);
@@ -69,7 +69,7 @@ fn a_class_that_the_yaml_does_not_know_stops_at_once() {
     let options = OpenOptions { single_cls: true, ..OpenOptions::default() };
     let single = Dataset::open(&yaml, Split::Train, &options).unwrap();
     assert_eq!((single.len(), single.names.len()), (3, 1));
-    assert!(single.items.iter().flat_map(|item| &item.labels).all(|label| label.class == 0));
+    assert!(single.items.iter().flat_map(|item| item.labels).all(|label| label.class == 0));
 }
 
 #[test]

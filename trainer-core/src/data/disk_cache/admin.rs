@@ -79,6 +79,20 @@ pub fn remove(file: &CacheFile) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Removes what is known of labels; the next job reads them again.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn remove_labels(directory: &Path) -> std::io::Result<()> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == crate::data::label_cache::SUFFIX) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads every image of a file and compares checksums.
 ///
 /// # Errors

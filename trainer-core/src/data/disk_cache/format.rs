@@ -12,7 +12,7 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
-use crate::data::dataset::Item;
+use crate::data::items::Items;
 use crate::data::letterbox::loaded_size;
 
 /// Changes with the layout, the decoder and the resize.
@@ -32,11 +32,11 @@ pub struct Key([u8; 32]);
 
 impl Key {
     /// Of images at a long side of `imgsz`. Sources are known by path, length and time of change.
-    pub fn new(items: &[Item], imgsz: usize) -> Self {
+    pub fn new(items: &Items, imgsz: usize) -> Self {
         let mut hash = Sha256::new();
         hash.update(MAGIC);
         hash.update((imgsz as u64).to_le_bytes());
-        for item in items {
+        for item in items.iter() {
             let path = item.path.as_os_str().as_encoded_bytes();
             for number in [path.len() as u64, item.width as u64, item.height as u64] {
                 hash.update(number.to_le_bytes());
@@ -77,13 +77,13 @@ pub struct Layout {
 
 impl Layout {
     /// Of a data set's images at a long side of `imgsz`.
-    pub fn new(items: &[Item], imgsz: usize) -> Self {
+    pub fn new(items: &Items, imgsz: usize) -> Self {
         let index = HEADER_BYTES + items.len() * ENTRY_BYTES;
         let mut next = (index as u64).next_multiple_of(ALIGNMENT);
         let mut offsets = Vec::with_capacity(items.len() + 1);
         offsets.push(next);
-        for item in items {
-            let [width, height] = loaded_size([item.width, item.height], imgsz);
+        for index in 0..items.len() {
+            let [width, height] = loaded_size(items.size(index), imgsz);
             next = next.saturating_add((3 * width * height) as u64).next_multiple_of(64);
             offsets.push(next);
         }

@@ -33,7 +33,7 @@ fn truths_are_in_pixels_of_the_batch_and_map_back_to_the_file() {
     for batch in batches(&data, 2, 2) {
         assert!(batch.height.is_multiple_of(32) && batch.width.is_multiple_of(32));
         for image in 0..batch.n {
-            let item = &dataset.items[batch.indices[image]];
+            let item = dataset.items.get(batch.indices[image]);
             let placement = batch.placements[image];
             assert_eq!(placement.outer, [batch.width, batch.height]);
             assert_eq!(batch.image(image).row(0)[0] == GREY, placement.left > 0 || placement.top > 0);
