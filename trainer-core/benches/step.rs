@@ -28,12 +28,14 @@ fn main() {
     let mut trainer = Trainer::new(model, schedule, Gains::default(), false);
     let images = Tensor::rand([BATCH as i64, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
     let targets = Targets::new(&objects(), BATCH, [SIDE, SIDE], Device::Cpu);
-    trainer.batch(&images, &targets, 0);
+    trainer.learn(&images, &targets);
+    trainer.step(0);
     // The median of some steps: others may use the machine meanwhile.
     let mut seconds: Vec<f64> = (1..8)
         .map(|iteration| {
             let start = Instant::now();
-            trainer.batch(&images, &targets, iteration);
+            trainer.learn(&images, &targets);
+            trainer.step(iteration);
             start.elapsed().as_secs_f64()
         })
         .collect();

@@ -6,6 +6,7 @@ pub mod data_roots;
 pub mod error;
 pub mod meter;
 pub mod oom;
+pub mod pieces;
 pub mod resume;
 pub mod session;
 pub mod setup;

@@ -71,7 +71,7 @@ fn a_few_images_are_learnt_in_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 16);
     let run_dir = folder.path().join("run");
-    let spec = TrainSpec { nbs: 8, fliplr: 0.5, ..shapes::spec(&data, 30) };
+    let spec = TrainSpec { nbs: 4, fliplr: 0.5, ..shapes::spec(&data, 40) };
     let (end, events) = run(&spec, &run_dir, false, false);
     assert_eq!(end, End::Finished);
 
@@ -86,7 +86,7 @@ fn a_few_images_are_learnt_in_seconds() {
     let started: Vec<_> = events.iter().filter(|event| matches!(event, TrainerEvent::Started(_))).collect();
     assert_eq!(started.len(), 1);
     let text = std::fs::read_to_string(run_dir.join("results.csv")).unwrap();
-    assert_eq!(text.lines().count(), 31);
+    assert_eq!(text.lines().count(), 41);
 
     let best = weights::read(&run_dir.join("weights/best.safetensors")).unwrap();
     assert_eq!(best.metadata["names"], r#"["wide","tall"]"#);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use trainyard_types::ModelScale;
 
 /// Version of the layout on disk.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Name of the manifest's file.
 pub const FILE: &str = "manifest.json";
 
@@ -58,13 +58,17 @@ pub struct Progress {
     pub images_done: u64,
     /// Batches of that epoch that have trained already.
     pub batches_done: u64,
-    /// Batches whose gradients wait for the next step; they are in a file of their own.
-    pub waiting: u64,
-    /// Images per batch.
+    /// Units of images of earlier epochs that had not made a step when that epoch began.
+    pub units_waiting: u64,
+    /// Images whose gradients wait for the next step; they are in a file of their own.
+    pub images_waiting: u64,
+    /// Soft scores in those images.
+    pub scores_waiting: f64,
+    /// Images per batch, at most.
     pub batch_size: u32,
     /// Updates of the average.
     pub ema_updates: u64,
-    /// Sums of box, class and distribution loss over that epoch's batches so far.
+    /// Box, class and distribution loss times images, summed up over that epoch's batches so far.
     pub loss_sums: [f64; 3],
     /// Seconds since training began, pauses left out.
     pub seconds: f64,
@@ -112,7 +116,9 @@ impl Progress {
             epoch: 0,
             images_done: 0,
             batches_done: 0,
-            waiting: 0,
+            units_waiting: 0,
+            images_waiting: 0,
+            scores_waiting: 0.0,
             batch_size,
             ema_updates: 0,
             loss_sums: [0.0; 3],

@@ -3,6 +3,7 @@
 //! Which pixels a sample has is a function of (seed, epoch, sample index), so they do not depend on the
 //! number of workers, on the batch size, or on where an epoch is resumed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::data::augment::AugmentConfig;
@@ -110,6 +111,15 @@ impl TrainLoader {
     /// When `plan.batch_size` is 0.
     pub fn epoch(&self, plan: &EpochPlan) -> Batches {
         assert!(plan.batch_size > 0, "a batch has images");
+        let images = self.store.len();
+        let starts = (plan.first_sample.min(images)..images).step_by(plan.batch_size);
+        let cuts = starts.map(|start| start..(start + plan.batch_size).min(images)).collect();
+        self.epoch_in(plan, cuts)
+    }
+
+    /// [`TrainLoader::epoch`] with batches of one's own: `cuts` are the samples of each, one going on where
+    /// the one before ends. Of `plan`, only the epoch and the mosaic count.
+    pub fn epoch_in(&self, plan: &EpochPlan, cuts: Vec<Range<usize>>) -> Batches {
         let side = self.config.imgsz;
         let recipe = Recipe {
             store: Arc::clone(&self.store),
@@ -120,12 +130,11 @@ impl TrainLoader {
             mosaic: plan.mosaic,
         };
         let order = self.order(plan.epoch);
-        let shapes = (plan.first_sample.min(order.len())..order.len())
-            .step_by(plan.batch_size)
-            .map(|start| {
-                let number = start / plan.batch_size;
+        let shapes = cuts
+            .into_iter()
+            .map(|samples| {
+                let number = samples.start / plan.batch_size.max(1);
                 let side = self.sides.as_ref().map_or(side, |side| side(plan.epoch, number));
-                let samples = start..(start + plan.batch_size).min(order.len());
                 BatchShape { number, samples, height: side, width: side }
             })
             .collect();

@@ -33,10 +33,17 @@ impl Default for Gains {
 pub struct Loss {
     /// Scalar, with gradient: the sum of the components times the images of the batch.
     pub total: Tensor,
+    /// Scalar, with gradient: the sum of the components before they are divided by `scores`. Numerators of
+    /// several batches add up to that of all their images at once.
+    pub numerator: Tensor,
+    /// Scalar, without gradient: the sum of the soft scores that the assigner gave.
+    pub scores: Tensor,
     /// `[3]`, without gradient: box, class and distribution loss with their gains, as results.csv shows them.
     pub components: Tensor,
 }
 
+/// Losses are divided by the sum of the soft scores, or by this if that is less.
+pub const LEAST_SCORES: f64 = 1.0;
 /// Anchors that an object may take; bounds how many anchors learn one.
 const PER_OBJECT: i64 = 10;
 
@@ -47,23 +54,25 @@ pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets,
     let images = scores.size()[0];
     let anchors = Anchors::new(&prediction.grid, boxes.device());
 
-    let (box_loss, class_loss, distribution_loss) = if targets.count == 0 {
+    let ([box_loss, class_loss, distribution_loss], given) = if targets.count == 0 {
         let nothing = Tensor::zeros([0; 0], (Kind::Float, boxes.device()));
         // The box branch takes part with a gradient of zero, as it does in any other batch.
         let still = boxes.sum(Kind::Float) * 0.0;
-        (&nothing + still, class_entropy(&scores, &scores.zeros_like()), nothing)
+        let given = nothing.shallow_clone();
+        ([&nothing + still, class_entropy(&scores, &scores.zeros_like()), nothing], given)
     } else {
         let assignment = assign_prediction(&boxes, &scores, bins, &anchors, targets);
-        let scale = assignment.scores.sum(Kind::Float).clamp_min(1.0);
-        let class_loss = class_entropy(&scores, &assignment.scores) / &scale;
+        let class_loss = class_entropy(&scores, &assignment.scores);
         let (box_loss, distribution_loss) = box_losses(&boxes, bins, &anchors, &assignment, targets.count);
-        (box_loss / &scale, class_loss, distribution_loss / scale)
+        ([box_loss, class_loss, distribution_loss], assignment.scores.sum(Kind::Float))
     };
     let parts = [box_loss * gains.boxes, class_loss * gains.classes, distribution_loss * gains.distribution];
     let parts = Tensor::stack(&parts, 0);
+    let scale = given.clamp_min(LEAST_SCORES);
+    let numerator = parts.sum(Kind::Float);
     #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand images")]
-    let total = parts.sum(Kind::Float) * images as f64;
-    Loss { total, components: parts.detach() }
+    let total = &numerator / &scale * images as f64;
+    Loss { total, numerator, scores: given, components: parts.detach() / scale }
 }
 
 /// The assigner, on what the head says now.

@@ -63,6 +63,11 @@ impl Schedule {
         }
     }
 
+    /// [`Schedule::new`] for any card: counted in [`unit`]s of images, whatever fits in memory.
+    pub fn for_any_card(spec: &TrainSpec, images: u64, batch_size: u32) -> Self {
+        Self::new(spec, images, unit(spec.nbs, batch_size))
+    }
+
     /// Iterations of warm-up: never the last epoch's.
     #[expect(
         clippy::cast_precision_loss,
@@ -124,6 +129,20 @@ impl Schedule {
     }
 }
 
+/// The smallest number of images that an optimiser step may be made of.
+///
+/// The reference accumulates batches of the size that fits, so that its steps depend on the card. Here a
+/// step is made of units instead, which are what its batches are at its default size, 16 of nominally 64:
+/// a quarter of the nominal batch, or less where that does not divide. A batch larger than the nominal one
+/// is its own.
+pub fn unit(nominal_batch: u32, batch_size: u32) -> u32 {
+    if batch_size > nominal_batch {
+        return batch_size;
+    }
+    let most = (nominal_batch / 4).max(1);
+    (1..=most).rev().find(|unit| nominal_batch.is_multiple_of(*unit)).unwrap_or(1)
+}
+
 /// Decides after which batches the optimiser steps. A remainder carries over the end of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accumulation {
@@ -178,6 +197,13 @@ mod tests {
         for (decay, images) in decay.into_iter().zip(images) {
             assert!((decay - 0.0005 * images / 64.0).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn units_make_up_the_nominal_batch_exactly() {
+        let found = [(64, 16), (64, 24), (64, 64), (64, 1), (64, 96), (10, 4), (61, 8), (2, 2)];
+        let units = found.map(|(nominal, batch)| unit(nominal, batch));
+        assert_eq!(units, [16, 16, 16, 16, 96, 2, 1, 1]);
     }
 
     #[test]

@@ -84,8 +84,15 @@ impl Sgd {
     ///
     /// `decay` is the L2 penalty on convolution weights.
     pub fn step(&mut self, rates: &Rates, decay: f64) {
+        self.step_scaled(&Tensor::from(1.0_f32), rates, decay);
+    }
+
+    /// [`Sgd::step`] with gradients that are taken times `factor`, a scalar; they are clipped after that.
+    pub fn step_scaled(&mut self, factor: &Tensor, rates: &Rates, decay: f64) {
         let _no_grad = tch::no_grad_guard();
-        let clip = (MAX_NORM / (self.gradient_norm() + 1e-6)).clamp_max(1.0);
+        let norm = self.gradient_norm();
+        let factor = factor.to_device(norm.device());
+        let clip = (MAX_NORM / (norm * &factor + 1e-6)).clamp_max(1.0) * factor;
         for slot in &mut self.slots {
             let gradient = slot.parameter.grad();
             if !gradient.defined() {

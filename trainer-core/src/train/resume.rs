@@ -11,6 +11,7 @@ use super::error::TrainError;
 use super::step::Trainer;
 use crate::checkpoint::{Loaded, Part, Progress, replace};
 use crate::optim::Scaler;
+use crate::optim::schedule::unit;
 use crate::weights::{self, Tensors, Weights, WeightsError};
 
 const MODEL: &str = "model.safetensors";
@@ -33,7 +34,7 @@ pub fn parts(trainer: &Trainer, progress: &Progress, run_dir: &Path) -> Result<V
             bytes: encode(trainer.sgd.momenta().map(|(name, tensor)| (name, tensor.shallow_clone()))),
         },
     ];
-    if trainer.accumulation.waiting > 0 {
+    if trainer.waiting.images > 0 {
         parts.push(Part { name: GRADIENTS, bytes: encode(trainer.sgd.gradients()) });
     }
     if progress.best.is_some() {
@@ -72,10 +73,11 @@ pub fn restore(
     let momentum = read(MOMENTUM)?;
     trainer.sgd.set_momenta(|name| copy(&momentum, name));
     trainer.updates = progress.updates;
-    if progress.waiting > 0 {
+    if progress.images_waiting > 0 {
         let gradients = read(GRADIENTS)?;
         trainer.sgd.set_gradients(|name| copy(&gradients, name));
-        trainer.accumulation.waiting = progress.waiting;
+        trainer.waiting.images = progress.images_waiting;
+        let _ = trainer.waiting.scores.fill_(progress.scores_waiting);
     }
     if let (Some(scaler), Some((scale, growth))) = (&mut trainer.scaler, progress.scaler) {
         *scaler = Scaler::restore(scale, growth, trainer.model.device());
@@ -93,22 +95,20 @@ pub fn restore(
     Ok(())
 }
 
-/// Where to go on when a checkpoint was made with another batch size.
+/// Where to go on when a checkpoint was made with another batch size; `nominal` is the spec's `nbs`.
 ///
-/// Batches whose gradients still waited train again; a part of a batch does, too. Nothing is left out.
-pub fn with_batch_size(progress: &Progress, batch_size: u32) -> Progress {
-    let mut next = progress.clone();
-    if batch_size != progress.batch_size {
-        let waiting = progress.waiting * u64::from(progress.batch_size);
-        let trained = progress.images_done.saturating_sub(waiting);
-        let batches = trained / u64::from(batch_size);
-        next.batch_size = batch_size;
-        next.batches_done = batches;
-        next.images_done = batches * u64::from(batch_size);
-        next.waiting = 0;
-        // The epoch's mean must stay a mean over its batches.
-        #[expect(clippy::cast_precision_loss, reason = "batches of an epoch are far below 2^52")]
-        let share = batches as f64 / progress.batches_done.max(1) as f64;
+/// Mostly right there: steps are made of the same images whatever the batch size. Only above the nominal
+/// batch they are not; then images whose gradients still waited train again. Nothing is left out.
+pub fn with_batch_size(progress: &Progress, batch_size: u32, nominal: u32) -> Progress {
+    let mut next = Progress { batch_size, ..progress.clone() };
+    let new = unit(nominal, batch_size);
+    if new != unit(nominal, progress.batch_size) {
+        let trained = progress.images_done.saturating_sub(progress.images_waiting);
+        next.images_done = trained - trained % u64::from(new);
+        (next.units_waiting, next.images_waiting, next.scores_waiting) = (0, 0, 0.0);
+        // The epoch's mean must stay a mean over its images.
+        #[expect(clippy::cast_precision_loss, reason = "images of an epoch are far below 2^52")]
+        let share = next.images_done as f64 / progress.images_done.max(1) as f64;
         next.loss_sums = progress.loss_sums.map(|sum| sum * share);
     }
     next
@@ -121,19 +121,31 @@ mod tests {
     use super::*;
     use crate::checkpoint::Identity;
 
-    #[test]
-    fn another_batch_size_trains_waiting_and_broken_batches_again() {
-        let identity = Identity { model: ModelScale::N, names: Vec::new(), images: 100, seed: 0 };
-        let progress = Progress {
-            images_done: 80,
+    fn progress(batch_size: u32) -> Progress {
+        let identity = Identity { model: ModelScale::N, names: Vec::new(), images: 1000, seed: 0 };
+        Progress {
+            images_done: 500,
             batches_done: 5,
-            waiting: 2,
+            units_waiting: 1,
+            images_waiting: 80,
+            scores_waiting: 12.5,
             loss_sums: [5.0, 10.0, 15.0],
-            ..Progress::start(identity, 16)
-        };
-        assert_eq!(with_batch_size(&progress, 16), progress);
-        let next = with_batch_size(&progress, 12);
-        assert_eq!((next.batches_done, next.images_done, next.waiting), (4, 48, 0));
-        assert_eq!(next.loss_sums, [4.0, 8.0, 12.0]);
+            ..Progress::start(identity, batch_size)
+        }
+    }
+
+    #[test]
+    fn another_batch_size_goes_on_at_the_very_image() {
+        for size in [16, 12, 64] {
+            let expected = Progress { batch_size: size, ..progress(16) };
+            assert_eq!(with_batch_size(&progress(16), size, 64), expected);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_its_own_nominal_one_trains_waiting_and_broken_steps_again() {
+        let next = with_batch_size(&progress(64), 100, 64);
+        assert_eq!((next.images_done, next.units_waiting, next.images_waiting), (400, 0, 0));
+        assert_eq!((next.scores_waiting, next.loss_sums), (0.0, [4.0, 8.0, 12.0]));
     }
 }

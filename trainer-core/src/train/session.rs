@@ -12,6 +12,7 @@ use super::console;
 use super::error::TrainError;
 use super::meter::{Meter, Reading, reading};
 use super::oom::TestOom;
+use super::pieces::{Piece, Pieces, pieces};
 use super::resume;
 use super::setup::{Setup, crowd};
 use super::step::Trainer;
@@ -44,6 +45,8 @@ pub struct Session<'a> {
     progress: Progress,
     results: ResultsCsv,
     oom: TestOom,
+    /// Batches of the epoch that is trained now.
+    epoch_batches: u64,
     /// When this session began, and the seconds of training before it.
     began: (Instant, f64),
     /// The step and the epochs completed of the newest checkpoint that this session has written.
@@ -63,7 +66,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self, TrainError> {
         let (spec, run_dir, device) = (setup.spec(), &setup.options.run_dir, setup.options.device);
         let progress = match &loaded {
-            Some(loaded) => resume::with_batch_size(&loaded.progress, batch_size),
+            Some(loaded) => resume::with_batch_size(&loaded.progress, batch_size, spec.nbs),
             None => Progress::start(setup.identity.clone(), batch_size),
         };
         let amp_off = amp_off || progress.amp_off;
@@ -73,7 +76,7 @@ impl<'a> Session<'a> {
         tch::manual_seed(spec.seed as i64);
         let classes = i64::try_from(setup.names.len()).unwrap_or(i64::MAX);
         let model = Model::new(spec.model, classes, spec.freeze as usize, device);
-        let schedule = Schedule::new(spec, setup.train.len() as u64, batch_size);
+        let schedule = Schedule::for_any_card(spec, setup.train.len() as u64, batch_size);
         let mut trainer = Trainer::new(model, schedule, setup.gains(), amp);
         if let Some(loaded) = loaded {
             resume::restore(&mut trainer, &loaded, &progress, run_dir)?;
@@ -82,7 +85,18 @@ impl<'a> Session<'a> {
         let results = artifacts::start_results(run_dir, &progress.rows)?;
         let began = (Instant::now(), progress.seconds);
         let oom = TestOom::from_env();
-        Ok(Self { setup, events, stop, trainer, progress, results, oom, began, saved: None })
+        Ok(Self {
+            setup,
+            events,
+            stop,
+            trainer,
+            progress,
+            results,
+            oom,
+            epoch_batches: 0,
+            began,
+            saved: None,
+        })
     }
 
     /// Where training stands.
@@ -124,19 +138,24 @@ impl<'a> Session<'a> {
     /// Trains what is left of an epoch. `false` if it was asked to stop before the end.
     fn train_epoch(&mut self) -> Result<bool, TrainError> {
         let (spec, epoch) = (self.setup.spec(), self.progress.epoch);
-        if self.progress.images_done >= self.setup.train.len() as u64 {
+        let pieces = self.pieces().list;
+        if pieces.is_empty() {
             return Ok(true);
         }
+        self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
         let mosaic = epoch < spec.epochs.saturating_sub(spec.close_mosaic);
         let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
         let batch_size = self.progress.batch_size as usize;
         let plan = EpochPlan { epoch, batch_size, first_sample, mosaic };
-        let mut batches = self.setup.train_loader().epoch(&plan);
+        let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let cuts = pieces.iter().map(|piece| position(piece.samples.start)..position(piece.samples.end));
+        let mut batches = self.setup.train_loader().epoch_in(&plan, cuts.collect());
         let (began, before) = (Instant::now(), (self.progress.epoch_seconds, self.progress.epoch_waited));
         let mut meter = Meter::start();
-        while let Some(batch) = batches.next() {
+        for piece in &pieces {
+            let Some(batch) = batches.next() else { break };
             let batch = batch?;
-            self.train_batch(&batch);
+            self.train_batch(&batch, piece);
             self.progress.epoch_seconds = before.0 + began.elapsed().as_secs_f64();
             self.progress.epoch_waited = before.1 + batches.waited().as_secs_f64();
             if let Some(reading) = meter.add(batch.n as u64, batches.waited()) {
@@ -149,16 +168,26 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    fn train_batch(&mut self, batch: &Batch) {
+    /// What is left to train of the epoch.
+    fn pieces(&self) -> Pieces {
+        let progress = &self.progress;
+        let epoch = (progress.epoch, self.setup.train.len() as u64);
+        let done = (progress.images_done, progress.batch_size);
+        pieces(self.trainer.schedule(), epoch, done, progress.units_waiting)
+    }
+
+    fn train_batch(&mut self, batch: &Batch, piece: &Piece) {
         let (device, spec) = (self.setup.options.device, self.setup.spec());
         self.oom.check(self.progress.batch_size, self.progress.epoch + 1);
-        let schedule = *self.trainer.schedule();
-        let iteration = u64::from(self.progress.epoch) * schedule.batches + self.progress.batches_done;
         let mut images = input(batch, device);
         if spec.multi_scale {
-            images = rescale(&images, spec.seed, iteration);
+            // One size for all batches of a step, so that it does not depend on how many there are.
+            images = rescale(&images, spec.seed, self.trainer.updates);
         }
-        self.trainer.batch(&images, &targets(batch, device), iteration);
+        self.trainer.learn(&images, &targets(batch, device));
+        if let Some(iteration) = piece.step {
+            self.trainer.step(iteration);
+        }
         self.progress.batches_done += 1;
         self.progress.step += 1;
         self.progress.images_done += batch.n as u64;
@@ -166,9 +195,9 @@ impl<'a> Session<'a> {
 
     /// The epoch's mean losses so far. Waits for the device.
     fn mean_losses(&self) -> Result<[f64; 3], TrainError> {
-        #[expect(clippy::cast_precision_loss, reason = "batches of an epoch are far below 2^52")]
-        let batches = self.progress.batches_done.max(1) as f64;
-        let losses = to_host(&self.trainer.loss_sums).map(|sum| sum / batches);
+        #[expect(clippy::cast_precision_loss, reason = "images of an epoch are far below 2^52")]
+        let images = self.progress.images_done.max(1) as f64;
+        let losses = to_host(&self.trainer.loss_sums).map(|sum| sum / images);
         self.check_finite(losses)
     }
 
@@ -185,7 +214,7 @@ impl<'a> Session<'a> {
         let step = Step {
             epoch: self.progress.epoch + 1,
             batch: count(self.progress.batches_done),
-            batches: count(self.trainer.schedule().batches),
+            batches: count(self.epoch_batches),
             images_per_second: reading.images_per_second,
             loader_wait_ratio: reading.loader_wait_ratio,
             metrics: METRICS.iter().zip(losses).map(|(name, loss)| ((*name).to_owned(), loss)).collect(),
@@ -261,7 +290,9 @@ impl<'a> Session<'a> {
     fn write_epoch(&mut self, row: &Row, best: bool, found: &Found) -> Result<(), TrainError> {
         let run_dir = &self.setup.options.run_dir;
         let at = self.progress.rows.len();
+        let units_waiting = self.pieces().waiting;
         let progress = &mut self.progress;
+        progress.units_waiting = units_waiting;
         progress.epoch += 1;
         progress.images_done = 0;
         progress.batches_done = 0;
@@ -289,7 +320,8 @@ impl<'a> Session<'a> {
         }
         progress.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
         progress.updates = self.trainer.updates;
-        progress.waiting = self.trainer.accumulation.waiting;
+        progress.images_waiting = self.trainer.waiting.images;
+        progress.scores_waiting = self.trainer.waiting.scores.double_value(&[]);
         progress.ema_updates = self.trainer.ema.updates;
         progress.loss_sums = to_host(&self.trainer.loss_sums);
         progress.scaler = self.trainer.scaler.as_ref().map(crate::optim::Scaler::state);
@@ -325,13 +357,13 @@ const fn is_patience_over(epoch: u32, best: u32, patience: u32) -> bool {
     patience > 0 && epoch.saturating_sub(best) >= patience
 }
 
-/// The batch at another size, drawn from `seed` and `iteration`: half to one and a half times, a multiple
+/// The batch at another size, drawn from `seed` and the number of the optimiser step: half to one and a half times, a multiple
 /// of 32.
-fn rescale(images: &Tensor, seed: u64, iteration: u64) -> Tensor {
+fn rescale(images: &Tensor, seed: u64, step: u64) -> Tensor {
     let side = images.size()[2];
     let (low, high) = ((side / 2).max(32) / 32, side * 3 / 2 / 32);
     let choices = u64::try_from(high - low + 1).unwrap_or(1).max(1);
-    let target = 32 * (low + i64::try_from(scramble(seed ^ scramble(iteration)) % choices).unwrap_or(0));
+    let target = 32 * (low + i64::try_from(scramble(seed ^ scramble(step)) % choices).unwrap_or(0));
     if target == side {
         return images.shallow_clone();
     }

@@ -1,14 +1,25 @@
-//! One batch through the model, and now and then an optimiser step. Knows nothing of files or data sets.
+//! Batches through the model, and the optimiser step that some of them make. Knows nothing of files or data sets.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::libtorch;
 use crate::loss::assign::Targets;
-use crate::loss::{Gains, Loss, detection_loss};
+use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss};
 use crate::model::head::Prediction;
 use crate::model::{Layout, Model};
-use crate::optim::schedule::Accumulation;
 use crate::optim::{Ema, Scaler, Schedule, Sgd};
+
+/// What the gradients that wait for a step are of.
+///
+/// They are of the losses' numerators: the loss of a step is divided by the soft scores of *all* its
+/// images, once, so that it does not matter which batches they went through the model in.
+#[derive(Debug)]
+pub struct Waiting {
+    /// How many images.
+    pub images: u64,
+    /// Scalar on the device: the sum of the soft scores that the assigner gave in them.
+    pub scores: Tensor,
+}
 
 /// All that changes while training.
 #[derive(Debug)]
@@ -21,11 +32,11 @@ pub struct Trainer {
     pub sgd: Sgd,
     /// Present when training in 16 bits.
     pub scaler: Option<Scaler>,
-    /// Batches since the last step.
-    pub accumulation: Accumulation,
+    /// What has been learnt since the last step.
+    pub waiting: Waiting,
     /// Optimiser updates done, skipped ones included.
     pub updates: u64,
-    /// `[3]` on the device: sums of the loss components since they were last reset.
+    /// `[3]` on the device: loss components times images, summed up since they were last reset.
     pub loss_sums: Tensor,
     schedule: Schedule,
     gains: Gains,
@@ -39,7 +50,7 @@ impl Trainer {
             ema: Ema::new(&model),
             sgd: Sgd::new(model.weights()),
             scaler: amp.then(|| Scaler::new(device)),
-            accumulation: Accumulation::default(),
+            waiting: Waiting { images: 0, scores: Tensor::zeros([0; 0], (Kind::Float, device)) },
             updates: 0,
             loss_sums: Tensor::zeros([3], (Kind::Float, device)),
             model,
@@ -53,27 +64,54 @@ impl Trainer {
         &self.schedule
     }
 
-    /// Learns from a batch; `iteration` counts batches over the whole run, from 0.
+    /// Takes a batch's gradients, for the next [`Trainer::step`].
     ///
     /// `images`: `[B, 3, H, W]` float in 0 to 1, on the model's device.
-    pub fn batch(&mut self, images: &Tensor, targets: &Targets, iteration: u64) {
-        let rates = self.schedule.at(iteration);
+    pub fn learn(&mut self, images: &Tensor, targets: &Targets) {
         let prediction = forward(&self.model, images, true, self.scaler.is_some());
-        let Loss { total, components } =
+        self.learn_from(prediction, targets);
+    }
+
+    /// [`Trainer::learn`], from what the model says about a batch.
+    pub fn learn_from(&mut self, prediction: Prediction, targets: &Targets) {
+        let images = prediction.scores.size()[0];
+        let Loss { numerator, scores, components, .. } =
             detection_loss(&prediction, self.model.head().bins(), targets, self.gains);
         drop(prediction);
-        self.scaler.as_ref().map_or_else(|| total.shallow_clone(), |scaler| scaler.scale(&total)).backward();
-        self.loss_sums += components;
-        if self.accumulation.add(rates.accumulate) {
-            let finite = self.scaler.as_mut().is_none_or(|scaler| scaler.unscale(&self.sgd));
-            if finite {
-                self.sgd.step(&rates, self.schedule.decay());
-                self.ema.update(&self.model);
-            } else {
-                self.sgd.forget_gradients();
-            }
-            self.updates += 1;
+        let scaled = self.scaler.as_ref().map(|scaler| scaler.scale(&numerator));
+        scaled.unwrap_or(numerator).backward();
+        #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand images")]
+        let weighted = components * images as f64;
+        self.loss_sums += weighted;
+        self.waiting.scores += scores;
+        self.waiting.images += u64::try_from(images).unwrap_or(0);
+    }
+
+    /// What the gradients that wait are to be multiplied by: images, as the reference does, over the soft
+    /// scores of all of them.
+    ///
+    /// The reference adds up, over the batches of a step, images of the batch over soft scores of the
+    /// batch. That is the same for batches that have equally much in them, and so it is as long as this on
+    /// average; learning rates mean the same.
+    pub fn factor(&self) -> Tensor {
+        #[expect(clippy::cast_precision_loss, reason = "a step has at most some thousand images")]
+        let images = self.waiting.images as f64;
+        images / self.waiting.scores.clamp_min(LEAST_SCORES)
+    }
+
+    /// One optimiser step along all that was learnt since the last one, with the rates of `iteration`.
+    pub fn step(&mut self, iteration: u64) {
+        let rates = self.schedule.at(iteration);
+        let finite = self.scaler.as_mut().is_none_or(|scaler| scaler.unscale(&self.sgd));
+        if finite {
+            self.sgd.step_scaled(&self.factor(), &rates, self.schedule.decay());
+            self.ema.update(&self.model);
+        } else {
+            self.sgd.forget_gradients();
         }
+        self.updates += 1;
+        self.waiting.images = 0;
+        let _ = self.waiting.scores.zero_();
     }
 }
 
