@@ -7,6 +7,7 @@ pub mod commands;
 pub mod data;
 pub mod eval;
 pub mod events;
+pub mod export;
 pub mod import;
 pub mod libtorch;
 pub mod loss;

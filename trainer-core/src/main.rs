@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trainyard_trainer::commands::{
-    cache::Cache, check::Check, info::Info, predict::Predict, train::Train, val::Val,
+    cache::Cache, check::Check, export::Export, info::Info, predict::Predict, train::Train, val::Val,
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
@@ -23,6 +23,7 @@ enum Command {
     Train(Box<Train>),
     Val(Val),
     Predict(Predict),
+    Export(Export),
     Info(Info),
     Check(Check),
     Cache(Cache),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Train(train) => train.run(&cuda),
         Command::Val(val) => report(val.run(&cuda)),
         Command::Predict(predict) => report(predict.run(&cuda)),
+        Command::Export(export) => report(export.run()),
         Command::Info(info) => report(info.run()),
         Command::Check(check) => check.run(),
         Command::Cache(cache) => cache.run(),

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod check;
+pub mod export;
 pub mod info;
 pub mod predict;
 pub mod spec_args;

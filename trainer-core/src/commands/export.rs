@@ -1,0 +1,159 @@
+//! `export`: weights for other programs.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use tch::{Device, Kind, Tensor};
+use trainyard_types::Violation;
+
+use super::val::check_imgsz;
+use super::{LoadedModel, load_model};
+use crate::export::onnx::{self, OnnxOptions};
+use crate::export::{RawTensors, pt};
+use crate::import::{RawTensor, Values};
+use crate::train::error::TrainError;
+use crate::weights::{self, Role, WeightsError};
+use crate::{libtorch, report};
+
+/// Write weights in another format.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum)]
+    format: Format,
+    /// Where to. Default: beside the weights, with the format's ending.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// ONNX: side of the images; a multiple of 32. Default: as the weights were trained.
+    #[arg(long)]
+    imgsz: Option<usize>,
+    /// ONNX: images at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// ONNX: any number of images at a time.
+    #[arg(long, conflicts_with = "batch")]
+    dynamic: bool,
+    /// Numbers in 16 bits: half the size.
+    #[arg(long)]
+    half: bool,
+}
+
+/// A file format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For ONNX Runtime, OpenCV, TensorRT and others: images in, boxes and scores out.
+    Onnx,
+    /// A state dict for PyTorch: `torch.load(path, weights_only=True)`.
+    Pt,
+    /// As a training run writes it.
+    Safetensors,
+}
+
+impl Format {
+    const fn ending(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::Pt => "pt",
+            Self::Safetensors => "safetensors",
+        }
+    }
+}
+
+impl Export {
+    /// Writes the file, and prints its name.
+    ///
+    /// # Errors
+    /// When the weights cannot be used, or the file cannot be written.
+    pub fn run(&self) -> Result<(), TrainError> {
+        let out = self.out.clone().unwrap_or_else(|| self.weights.with_extension(self.format.ending()));
+        let is_same = |a: &Path, b: &Path| {
+            std::fs::canonicalize(a).ok().is_some_and(|a| std::fs::canonicalize(b).ok() == Some(a))
+        };
+        if is_same(&self.weights, &out) {
+            let text = format!("is {}, the weights themselves; give another with --out", out.display());
+            return Err(TrainError::Spec(vec![Violation::new("out", text)]));
+        }
+        let loaded = load_model(&self.weights, Device::Cpu)?;
+        let imgsz = self.imgsz.unwrap_or(loaded.imgsz);
+        check_imgsz(imgsz)?;
+        let bytes = libtorch::catch(|| self.bytes(&loaded, imgsz))??;
+        report::replace(&out, &bytes).map_err(TrainError::io(&out))?;
+        println!("{}: {:.1} MB", out.display(), bytes.len() as f64 / 1e6);
+        Ok(())
+    }
+
+    fn bytes(&self, loaded: &LoadedModel, imgsz: usize) -> Result<Vec<u8>, TrainError> {
+        let weights = loaded.model.weights();
+        let failed =
+            |reason: String| TrainError::Weights(WeightsError::Format { path: self.weights.clone(), reason });
+        match self.format {
+            Format::Onnx => {
+                let tensors: RawTensors =
+                    weights.iter().map(|entry| (entry.name.clone(), raw(&entry.tensor))).collect();
+                let options = OnnxOptions {
+                    imgsz,
+                    batch: (!self.dynamic).then_some(self.batch as usize),
+                    half: self.half,
+                    names: loaded.names.clone(),
+                };
+                onnx::write(loaded.model.plan(), &tensors, &options)
+                    .map_err(|error| failed(error.to_string()))
+            }
+            Format::Pt => {
+                let tensors: Vec<(&str, RawTensor)> =
+                    weights.iter().map(|entry| (entry.name.as_str(), raw(&entry.tensor))).collect();
+                let tensors = tensors.iter().map(|(name, tensor)| (*name, tensor));
+                pt::write(tensors, self.half).map_err(|error| failed(error.to_string()))
+            }
+            Format::Safetensors => self.safetensors(loaded, imgsz).map_err(failed),
+        }
+    }
+
+    fn safetensors(&self, loaded: &LoadedModel, imgsz: usize) -> Result<Vec<u8>, String> {
+        let kind = if self.half { Kind::Half } else { Kind::Float };
+        let tensors: Vec<(&str, Tensor)> = loaded
+            .model
+            .weights()
+            .iter()
+            .map(|entry| {
+                let kept = entry.role == Role::Counter;
+                let tensor = entry.tensor.detach();
+                (entry.name.as_str(), if kept { tensor } else { tensor.to_kind(kind) })
+            })
+            .collect();
+        let names = serde_json::to_string(&loaded.names).map_err(|error| error.to_string())?;
+        let metadata = [
+            ("model", loaded.model.plan().scale.to_string()),
+            ("names", names),
+            ("nc", loaded.names.len().to_string()),
+            ("imgsz", imgsz.to_string()),
+            ("stride", "32".to_owned()),
+            ("dtype", if self.half { "float16" } else { "float32" }.to_owned()),
+            ("format", "pt".to_owned()),
+        ];
+        let metadata: HashMap<String, String> =
+            metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        weights::encode(tensors.iter().map(|(name, tensor)| (*name, tensor)), metadata)
+    }
+}
+
+/// A tensor's values on the host, row-major.
+pub fn raw(tensor: &Tensor) -> RawTensor {
+    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+    let shape = tensor.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
+    let numel = tensor.numel();
+    let values = if tensor.is_floating_point() {
+        let mut values = vec![0.0; numel];
+        tensor.to_kind(Kind::Float).copy_data(&mut values, numel);
+        Values::Float(values)
+    } else {
+        let mut values = vec![0; numel];
+        tensor.to_kind(Kind::Int64).copy_data(&mut values, numel);
+        Values::Int(values)
+    };
+    RawTensor { shape, values }
+}
