@@ -36,5 +36,5 @@ $yard artifacts "$job" get -d $home/result >/dev/null
 $yard job "$job"
 echo
 echo "weights   $PWD/$home/result/weights/best.safetensors"
-echo "picture   $PWD/$home/result/val_batch0_pred.png   (boxes that the trained model predicts)"
+echo "picture   $PWD/$home/result/val_batch0_pred.jpg   (boxes that the trained model predicts)"
 echo "curves    $PWD/$home/result/results.csv"

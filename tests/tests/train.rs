@@ -63,7 +63,7 @@ async fn a_job_submitted_by_grpcurl_trains_streams_its_metrics_and_hands_back_th
     let weights = std::fs::read(target.join("weights/best.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&weights).unwrap();
     assert_eq!(tensors.tensor("model.22.cv3.0.2.bias").unwrap().shape(), [3], "three classes");
-    for name in ["weights/last.safetensors", "results.csv", "args.yaml", "val_batch0_pred.png"] {
+    for name in ["weights/last.safetensors", "results.csv", "args.yaml", "val_batch0_pred.jpg"] {
         assert!(target.join(name).is_file(), "{name} is missing");
     }
     let table = std::fs::read_to_string(target.join("results.csv")).unwrap();

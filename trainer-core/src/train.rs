@@ -46,7 +46,7 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
             }
             let end = session.run()?;
             if end == End::Finished {
-                tell_finished(&mut session);
+                tell_finished(&setup, &mut session);
             }
             Ok(end)
         });
@@ -126,9 +126,9 @@ fn tell_started(setup: &Setup, session: &mut Session<'_>) {
     session.events().emit(TrainerEvent::Started(started));
 }
 
-fn tell_finished(session: &mut Session<'_>) {
+fn tell_finished(setup: &Setup, session: &mut Session<'_>) {
     let (best_epoch, metrics) =
         session.progress().best.as_ref().map(|best| (best.epoch, best.metrics.clone())).unwrap_or_default();
-    let artifacts = artifacts::all();
+    let artifacts = artifacts::all(&setup.options.run_dir);
     session.events().emit(TrainerEvent::Finished(Finished { best_epoch, metrics, artifacts }));
 }

@@ -27,6 +27,12 @@ impl Curve {
 
     /// Trapezoid over 101 points of the envelope, interpolated linearly: what Ultralytics reports.
     pub fn area_trapezoid(&self) -> f64 {
+        let found = self.sampled(POINTS);
+        (1..POINTS).map(|at| (found[at] + found[at - 1]) / 2.0 * (point(at) - point(at - 1))).sum()
+    }
+
+    /// The envelope's precision at `points` equally distant recalls from 0 to 1, interpolated linearly.
+    pub fn sampled(&self, points: usize) -> Vec<f64> {
         let last = self.recall.last().copied().unwrap_or(0.0);
         let mut recall = vec![0.0];
         recall.extend_from_slice(&self.recall);
@@ -35,8 +41,8 @@ impl Curve {
         precision.extend_from_slice(&self.precision);
         precision.extend([0.0, 0.0]);
         envelope(&mut precision);
-        let at = |index: usize| interpolate(point(index), &recall, &precision);
-        (1..POINTS).map(|index| (at(index) + at(index - 1)) / 2.0 * (point(index) - point(index - 1))).sum()
+        let share = |index: usize| index as f64 / (points - 1).max(1) as f64;
+        (0..points).map(|index| interpolate(share(index), &recall, &precision)).collect()
     }
 
     /// Mean of the envelope at 101 points, without interpolation: what pycocotools reports.

@@ -120,10 +120,7 @@ impl Evaluator {
 
     /// Results over all images added.
     pub fn metrics(&self) -> Metrics {
-        let reports: Vec<ClassReport> = (0..self.present.len())
-            .filter(|class| self.present[*class].1 > 0)
-            .map(|class| self.class_report(class))
-            .collect();
+        let reports = self.reports();
         let instances = self.present.iter().map(|(_, objects)| objects).sum();
         if reports.is_empty() {
             return Metrics { images: self.images, ..Metrics::default() };
@@ -157,6 +154,12 @@ impl Evaluator {
             confidence: confidence(best),
             classes,
         }
+    }
+
+    /// Precision and recall over confidence, of the classes that occur, by id.
+    pub fn reports(&self) -> Vec<ClassReport> {
+        let present = (0..self.present.len()).filter(|class| self.present[*class].1 > 0);
+        present.map(|class| self.class_report(class)).collect()
     }
 
     /// The precision-recall curve of `class` at each threshold.
@@ -206,16 +209,22 @@ impl Evaluator {
     }
 }
 
-/// A class over all confidences.
-struct ClassReport {
-    class: usize,
-    precision: Vec<f64>,
-    recall: Vec<f64>,
-    ap: [f64; THRESHOLDS],
+/// A class over all confidences: [`CONFIDENCES`] points from 0 to 1, at IoU 0.5.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassReport {
+    /// Class id.
+    pub class: usize,
+    /// Of the detections that are surer than a point, the share that finds something.
+    pub precision: Vec<f64>,
+    /// Of the objects, the share that they find.
+    pub recall: Vec<f64>,
+    /// Average precision at each IoU threshold.
+    pub ap: [f64; THRESHOLDS],
 }
 
 impl ClassReport {
-    fn f1(&self, point: usize) -> f64 {
+    /// The harmonic mean of precision and recall at a point.
+    pub fn f1(&self, point: usize) -> f64 {
         let (precision, recall) = (self.precision[point], self.recall[point]);
         2.0 * precision * recall / (precision + recall + 1e-16)
     }
@@ -269,7 +278,7 @@ fn matched(detections: &[Detection], truths: &[Object]) -> Vec<[bool; THRESHOLDS
 }
 
 /// Intersection over union of two boxes `[x1, y1, x2, y2]`.
-fn iou(a: [f32; 4], b: [f32; 4]) -> f64 {
+pub(super) fn iou(a: [f32; 4], b: [f32; 4]) -> f64 {
     let (a, b) = (a.map(f64::from), b.map(f64::from));
     let width = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
     let height = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);

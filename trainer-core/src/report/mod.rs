@@ -1,8 +1,11 @@
-//! What a run leaves for people to read: results.csv, args.yaml, pictures with boxes.
+//! What a run leaves for people to look at: results.csv, args.yaml, TensorBoard's events, pictures.
 
 pub mod args_yaml;
 pub mod draw;
+pub mod pictures;
+pub mod plots;
 pub mod results_csv;
+pub mod tensorboard;
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a run leaves for its user: weights, results.csv, args.yaml, a picture.
+//! What a run leaves for its user: weights, results.csv, args.yaml, TensorBoard's events, pictures.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,9 +12,9 @@ use super::validate::{detections, input};
 use crate::checkpoint::{Row, replace};
 use crate::eval::{Metrics, NmsConfig};
 use crate::model::Model;
-use crate::report::args_yaml;
-use crate::report::draw::{DrawnBox, draw_boxes, montage, write_png};
 use crate::report::results_csv::{self, ResultsCsv};
+use crate::report::tensorboard::{self, EventFile, Scalars};
+use crate::report::{args_yaml, pictures};
 use crate::weights;
 
 /// The weights of the epoch with the highest mAP50-95.
@@ -25,14 +25,22 @@ pub const LAST: &str = "weights/last.safetensors";
 pub const RESULTS: &str = "results.csv";
 /// Every setting.
 pub const ARGS: &str = "args.yaml";
-/// Validation images with what the best weights see in them.
-pub const PICTURE: &str = "val_batch0_pred.png";
-/// Images in the picture.
+/// Images in the pictures of the first validation batch.
 const SHOWN: usize = 16;
 
-/// What `finished` lists.
-pub fn all() -> Vec<PathBuf> {
-    [BEST, LAST, RESULTS, ARGS, PICTURE].map(PathBuf::from).to_vec()
+/// What `finished` lists: of all that a run can leave, what is there.
+pub fn all(run_dir: &Path) -> Vec<PathBuf> {
+    let pictures = pictures::VALIDATION.into_iter().chain([
+        pictures::RESULTS,
+        pictures::LABELS,
+        pictures::VAL_LABELS,
+        pictures::VAL_PREDICTIONS,
+    ]);
+    let files = [BEST, LAST, RESULTS, ARGS].into_iter().chain(pictures).map(PathBuf::from);
+    let batches = (0..pictures::TRAIN_BATCHES).map(|number| PathBuf::from(pictures::train_batch(number)));
+    let mut found: Vec<PathBuf> = files.chain(batches).filter(|name| run_dir.join(name).is_file()).collect();
+    found.extend(tensorboard::event_file(run_dir));
+    found
 }
 
 /// Bytes of a weights file: 32-bit floats under Ultralytics' names, and what is needed to use them.
@@ -107,25 +115,35 @@ pub fn mean_metrics(metrics: &Metrics) -> BTreeMap<String, f64> {
     ])
 }
 
-/// Draws what `model` sees in the first validation images.
-pub fn write_picture(setup: &Setup, model: &Model) -> Result<(), TrainError> {
+/// Draws the first validation images, with their labels and with what `model` sees.
+///
+/// # Errors
+/// When images cannot be read, or pictures not be written.
+pub fn write_samples(setup: &Setup, model: &Model) -> Result<(), TrainError> {
     let batch_size = u32::try_from(SHOWN / 2).unwrap_or(1);
     let Some(batch) = setup.val_loader(batch_size).pass().next() else { return Ok(()) };
     let batch = batch?;
     let decoded = model.detect(&input(&batch, model.device()));
     let found = detections(&decoded, &NmsConfig::predict());
-    let mut images = Vec::with_capacity(batch.n);
-    for (at, detections) in found.iter().enumerate().take(SHOWN) {
-        let mut image = batch.image(at);
-        // The surest last, on top.
-        let boxes: Vec<DrawnBox> = detections
-            .iter()
-            .rev()
-            .map(|found| DrawnBox { xyxy: found.xyxy, class: found.class, score: Some(found.score) })
-            .collect();
-        draw_boxes(&mut image, &boxes, &setup.names);
-        images.push(image);
-    }
-    let path = setup.options.run_dir.join(PICTURE);
-    write_png(&path, &montage(&images, 4)).map_err(TrainError::io(path))
+    let path = |name: &str| setup.options.run_dir.join(name);
+    let labels = path(pictures::VAL_LABELS);
+    pictures::write_batch(&labels, &batch, &setup.names).map_err(TrainError::io(labels))?;
+    let predictions = path(pictures::VAL_PREDICTIONS);
+    pictures::write_predictions(&predictions, &batch, &found, &setup.names)
+        .map_err(TrainError::io(predictions))
+}
+
+/// The run's event file for TensorBoard, with `rows`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn start_events(run_dir: &Path, began: f64, rows: &[Row]) -> Result<EventFile, TrainError> {
+    let rows: Vec<Scalars<'_>> = rows.iter().enumerate().map(|(at, row)| scalars(at, row, began)).collect();
+    EventFile::start(run_dir, began, &rows).map_err(TrainError::io(run_dir))
+}
+
+/// The epoch with index `at` of a run that began at `began`, seconds since 1970.
+pub fn scalars(at: usize, row: &Row, began: f64) -> Scalars<'_> {
+    let epoch = u32::try_from(at + 1).unwrap_or(u32::MAX);
+    Scalars { epoch, wall_time: began + row.seconds, metrics: &row.metrics }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tch::{Device, Tensor};
 use trainyard_types::trainer::{CheckpointSaved, Epoch, LogLevel, Step, TrainerEvent};
@@ -16,7 +16,7 @@ use super::pieces::{Piece, Pieces, pieces};
 use super::resume;
 use super::setup::{Setup, crowd};
 use super::step::Trainer;
-use super::validate::{Found, Validation, input, targets, validate};
+use super::validate::{Details, Found, Validation, examine, input, targets, validate};
 use crate::checkpoint::{self, Best, Loaded, Progress, Row};
 use crate::data::Batch;
 use crate::data::loader::EpochPlan;
@@ -24,7 +24,9 @@ use crate::events::Events;
 use crate::loss::to_host;
 use crate::model::{Layout, Model};
 use crate::optim::Schedule;
+use crate::report::pictures;
 use crate::report::results_csv::{METRICS, ResultsCsv};
+use crate::report::tensorboard::EventFile;
 
 /// How a session ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Session<'a> {
     trainer: Trainer,
     progress: Progress,
     results: ResultsCsv,
+    /// TensorBoard's, and when the run began for it, seconds since 1970.
+    scalars: (EventFile, f64),
     oom: TestOom,
     /// Batches of the epoch that is trained now.
     epoch_batches: u64,
@@ -83,6 +87,9 @@ impl<'a> Session<'a> {
         }
         artifacts::write_args(run_dir, spec, batch_size)?;
         let results = artifacts::start_results(run_dir, &progress.rows)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64());
+        let start = now - progress.seconds;
+        let scalars = (artifacts::start_events(run_dir, start, &progress.rows)?, start);
         let began = (Instant::now(), progress.seconds);
         let oom = TestOom::from_env();
         Ok(Self {
@@ -92,6 +99,7 @@ impl<'a> Session<'a> {
             trainer,
             progress,
             results,
+            scalars,
             oom,
             epoch_batches: 0,
             began,
@@ -156,6 +164,7 @@ impl<'a> Session<'a> {
             let Some(batch) = batches.next() else { break };
             let batch = batch?;
             self.train_batch(&batch, piece);
+            self.show_training(&batch);
             self.progress.epoch_seconds = before.0 + began.elapsed().as_secs_f64();
             self.progress.epoch_waited = before.1 + batches.waited().as_secs_f64();
             if let Some(reading) = meter.add(batch.n as u64, batches.waited()) {
@@ -228,11 +237,7 @@ impl<'a> Session<'a> {
     /// Validates, and writes what an epoch leaves. `false` if it was asked to stop during validation.
     fn finish_epoch(&mut self) -> Result<bool, TrainError> {
         let train_losses = self.mean_losses()?;
-        let how = Validation {
-            gains: self.setup.gains(),
-            half: self.trainer.scaler.is_some(),
-            crowd: crowd(self.setup.val.dataset()),
-        };
+        let how = self.validation();
         let loader = self.setup.val_loader(self.progress.batch_size);
         let Some(found) = validate(self.trainer.ema.model(), &loader, &how, self.stop)? else {
             return Ok(false);
@@ -262,6 +267,37 @@ impl<'a> Session<'a> {
         self.setup.tell_warnings(self.events);
         self.checkpoint()?;
         Ok(!self.is_asked_to_stop())
+    }
+
+    fn validation(&self) -> Validation {
+        Validation {
+            gains: self.setup.gains(),
+            half: self.trainer.scaler.is_some(),
+            crowd: crowd(self.setup.val.dataset()),
+        }
+    }
+
+    /// Draws the first batches of a run, with the labels that the model is given.
+    fn show_training(&mut self, batch: &Batch) {
+        // The batch is trained already: its number is one less.
+        let number = self.progress.step.saturating_sub(1);
+        if number >= pictures::TRAIN_BATCHES {
+            return;
+        }
+        let run_dir = &self.setup.options.run_dir;
+        let path = run_dir.join(pictures::train_batch(number));
+        let mut written = pictures::write_batch(&path, batch, &self.setup.names);
+        if number == 0 {
+            written = written.and_then(|()| pictures::write_labels(run_dir, self.setup.train.dataset()));
+        }
+        self.tell_undrawn(written.map_err(TrainError::io(run_dir)));
+    }
+
+    /// A picture that cannot be drawn is no reason to stop.
+    fn tell_undrawn(&mut self, written: Result<(), TrainError>) {
+        if let Err(error) = written {
+            self.events.log(LogLevel::Warning, format!("a picture is missing: {error}"));
+        }
     }
 
     /// Seconds since training began, pauses left out.
@@ -308,6 +344,8 @@ impl<'a> Session<'a> {
             let fitness = found.metrics.map50_95;
             progress.best = Some(Best { epoch: progress.epoch, fitness, metrics });
         }
+        let (events, start) = &self.scalars;
+        events.append(&artifacts::scalars(at, row, *start)).map_err(TrainError::io(run_dir))?;
         self.results.append(&artifacts::csv_row(at, row)).map_err(TrainError::io(run_dir))
     }
 
@@ -336,7 +374,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// After the last epoch: the picture.
+    /// After the last epoch: a validation of the best weights in detail, and the pictures.
     fn conclude(&mut self) -> Result<(), TrainError> {
         if self.progress.epoch < self.setup.spec().epochs {
             let epoch = self.progress.best.as_ref().map_or(0, |best| best.epoch);
@@ -348,7 +386,25 @@ impl<'a> Session<'a> {
         }
         let best = crate::weights::read(&self.setup.options.run_dir.join(BEST))?;
         let model = Model::from_tensors(&best.tensors, Layout::default(), self.setup.options.device)?;
-        artifacts::write_picture(self.setup, &model)
+        let loader = self.setup.val_loader(self.progress.batch_size);
+        let details = examine(&model, &loader, &self.validation(), self.stop)?;
+        let drawn = self.draw_results(&model, details.as_ref());
+        self.tell_undrawn(drawn);
+        Ok(())
+    }
+
+    fn draw_results(&self, model: &Model, details: Option<&Details>) -> Result<(), TrainError> {
+        let run_dir = &self.setup.options.run_dir;
+        let column = |name: &str| {
+            let value = |row: &Row| row.metrics.get(name).copied().unwrap_or(f64::NAN);
+            self.progress.rows.iter().map(value).collect()
+        };
+        pictures::write_results(run_dir, column).map_err(TrainError::io(run_dir))?;
+        if let Some(Details { evaluator, confusion, .. }) = details {
+            pictures::write_validation(run_dir, &self.setup.names, evaluator, confusion)
+                .map_err(TrainError::io(run_dir))?;
+        }
+        artifacts::write_samples(self.setup, model)
     }
 }
 

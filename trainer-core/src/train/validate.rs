@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::step::{forward, to_input};
 use crate::data::{Batch, LoadError, ValLoader};
-use crate::eval::{Detection, Evaluator, Metrics, NmsConfig, suppress};
+use crate::eval::{Confusion, Detection, Evaluator, Metrics, NmsConfig, suppress};
 use crate::loss::assign::{Object, Targets};
 use crate::loss::{Gains, detection_loss, to_host};
 use crate::model::Model;
@@ -87,11 +87,36 @@ pub fn validate(
     how: &Validation,
     stop: &AtomicBool,
 ) -> Result<Option<Found>, LoadError> {
+    Ok(examine(model, loader, how, stop)?.map(|details| details.found))
+}
+
+/// What a validation found, with what curves and the confusion matrix are drawn from.
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// In short.
+    pub found: Found,
+    /// Every detection, judged.
+    pub evaluator: Evaluator,
+    /// Which classes were taken for which.
+    pub confusion: Confusion,
+}
+
+/// [`validate`], in detail.
+///
+/// # Errors
+/// When images cannot be read any more.
+pub fn examine(
+    model: &Model,
+    loader: &ValLoader,
+    how: &Validation,
+    stop: &AtomicBool,
+) -> Result<Option<Details>, LoadError> {
     let _no_grad = tch::no_grad_guard();
     let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
     let config = NmsConfig::validation();
     let config = NmsConfig { max_det: config.max_det.max(how.crowd), ..config };
     let mut evaluator = Evaluator::new(classes);
+    let mut confusion = Confusion::new(classes);
     let mut sums = Tensor::zeros([3], (Kind::Float, model.device()));
     let mut batches = 0;
     for batch in loader.pass() {
@@ -105,9 +130,12 @@ pub fn validate(
         batches += 1;
         let found = detections(&model.head().decode(&prediction), &config);
         for (image, detections) in found.iter().enumerate() {
-            evaluator.add(detections, &batch.truths(image));
+            let truths = batch.truths(image);
+            evaluator.add(detections, &truths);
+            confusion.add(detections, &truths);
         }
     }
     let losses = to_host(&sums).map(|sum| sum / f64::from(batches.max(1)));
-    Ok(Some(Found { metrics: evaluator.metrics(), losses }))
+    let found = Found { metrics: evaluator.metrics(), losses };
+    Ok(Some(Details { found, evaluator, confusion }))
 }
