@@ -131,7 +131,8 @@ impl Sampler {
             let axis = |axis: usize| {
                 let position = (m[axis][0] * u + m[axis][1] * v + m[axis][2]) / depth + 0.5;
                 #[expect(clippy::cast_possible_truncation, reason = "clamped to the scene")]
-                let position = (position * SUBPIXELS).clamp(0.0, limit).round_ties_even() as i32;
+                // Not negative, so cutting off rounds down.
+                let position = ((position * SUBPIXELS).clamp(0.0, limit) + 0.5) as i32;
                 position
             };
             [axis(0), axis(1)]

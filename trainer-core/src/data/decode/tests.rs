@@ -60,6 +60,19 @@ fn grey_and_16_bit_and_transparent_images_become_rgb() {
 }
 
 #[test]
+fn cmyk_jpegs_become_rgb() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images/cmyk.jpg");
+    let picture = gradient(130, 90);
+    let picture = RgbImage::from_fn(130, 90, |x, y| {
+        let [r, g, _] = picture.get_pixel(x, y).0;
+        image::Rgb([r, g, u8::try_from((x + y) * 255 / 220).unwrap()])
+    });
+    let off = distance(&read(Path::new(file)).unwrap(), &picture);
+    assert!(off <= 16, "{off}");
+    assert_eq!(size(Path::new(file)).unwrap(), (130, 90));
+}
+
+#[test]
 fn exif_orientation_turns_pixels_and_size() {
     let picture = gradient(32, 16);
     // A little-endian TIFF header with one entry: orientation (0x0112), one short, 6 = turn right.
