@@ -55,7 +55,7 @@ fn every_format_is_written_and_what_can_be_read_reads_back_equal() {
     let out = |name: &str| folder.join(name).to_str().unwrap().to_owned();
 
     export(&weights, &["--format", "onnx"]);
-    export(&weights, &["--format", "onnx", "--dynamic", "--imgsz", "128", "--out", &out("dynamic.onnx")]);
+    export(&weights, &["--format", "onnx", "--dynamic", "--imgsz", "128,160", "--out", &out("dynamic.onnx")]);
     export(&weights, &["--format", "onnx", "--half", "--out", &out("half.onnx")]);
     export(&weights, &["--format", "pt"]);
     export(&weights, &["--format", "pt", "--half", "--out", &out("half.pt")]);
@@ -80,8 +80,8 @@ fn every_format_is_written_and_what_can_be_read_reads_back_equal() {
     let model =
         Model::from_tensors(&weights::read(&weights).unwrap().tensors, Layout::default(), Device::Cpu);
     let model = model.unwrap();
-    for (name, batch, side) in [("model", 1, 96), ("dynamic", 3, 128)] {
-        let input = Tensor::rand([batch, 3, side, side], (Kind::Float, Device::Cpu));
+    for (name, batch, [height, width]) in [("model", 1, [96, 96]), ("dynamic", 3, [128, 160])] {
+        let input = Tensor::rand([batch, 3, height, width], (Kind::Float, Device::Cpu));
         let output = model.detect(&input);
         let tensors = [("input", &input), ("output", &output)];
         std::fs::write(

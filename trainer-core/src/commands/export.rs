@@ -28,9 +28,9 @@ pub struct Export {
     /// Where to. Default: beside the weights, with the format's ending.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// ONNX: side of the images; a multiple of 32. Default: as the weights were trained.
-    #[arg(long)]
-    imgsz: Option<usize>,
+    /// ONNX: side of the images, or height,width; multiples of 32. Default: as the weights were trained.
+    #[arg(long, value_name = "SIZE", value_delimiter = ',', num_args = 1)]
+    imgsz: Vec<usize>,
     /// ONNX: images at a time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
@@ -78,15 +78,23 @@ impl Export {
             return Err(TrainError::Spec(vec![Violation::new("out", text)]));
         }
         let loaded = load_model(&self.weights, Device::Cpu)?;
-        let imgsz = self.imgsz.unwrap_or(loaded.imgsz);
-        check_imgsz(imgsz)?;
-        let bytes = libtorch::catch(|| self.bytes(&loaded, imgsz))??;
+        let size = match self.imgsz[..] {
+            [] => [loaded.imgsz; 2],
+            [side] => [side; 2],
+            [height, width] => [height, width],
+            _ => {
+                let text = format!("is {:?}; use one side, or height,width", self.imgsz);
+                return Err(TrainError::Spec(vec![Violation::new("imgsz", text)]));
+            }
+        };
+        size.into_iter().try_for_each(check_imgsz)?;
+        let bytes = libtorch::catch(|| self.bytes(&loaded, size))??;
         report::replace(&out, &bytes).map_err(TrainError::io(&out))?;
         println!("{}: {:.1} MB", out.display(), bytes.len() as f64 / 1e6);
         Ok(())
     }
 
-    fn bytes(&self, loaded: &LoadedModel, imgsz: usize) -> Result<Vec<u8>, TrainError> {
+    fn bytes(&self, loaded: &LoadedModel, size: [usize; 2]) -> Result<Vec<u8>, TrainError> {
         let weights = loaded.model.weights();
         let failed =
             |reason: String| TrainError::Weights(WeightsError::Format { path: self.weights.clone(), reason });
@@ -95,7 +103,7 @@ impl Export {
                 let tensors: RawTensors =
                     weights.iter().map(|entry| (entry.name.clone(), raw(&entry.tensor))).collect();
                 let options = OnnxOptions {
-                    imgsz,
+                    size,
                     batch: (!self.dynamic).then_some(self.batch as usize),
                     half: self.half,
                     names: loaded.names.clone(),
@@ -109,7 +117,7 @@ impl Export {
                 let tensors = tensors.iter().map(|(name, tensor)| (*name, tensor));
                 pt::write(tensors, self.half).map_err(|error| failed(error.to_string()))
             }
-            Format::Safetensors => self.safetensors(loaded, imgsz).map_err(failed),
+            Format::Safetensors => self.safetensors(loaded, size[0].max(size[1])).map_err(failed),
         }
     }
 

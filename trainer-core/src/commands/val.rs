@@ -12,10 +12,11 @@ use crate::data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig
 use crate::events::Events;
 use crate::libtorch;
 use crate::loss::Gains;
+use crate::report::pictures;
 use crate::train::console::table;
 use crate::train::error::TrainError;
 use crate::train::setup::{cores, crowd, open_split};
-use crate::train::validate::{Validation, validate};
+use crate::train::validate::{Details, Validation, examine};
 
 /// Print the mAP of weights on a data set.
 #[derive(Debug, Args)]
@@ -38,6 +39,9 @@ pub struct Val {
     /// Treat every class as one.
     #[arg(long)]
     single_cls: bool,
+    /// Draw the curves and the confusion matrix into this folder.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// cpu or cuda:0. Default: a GPU if the machine has a driver for one.
     #[arg(long)]
     device: Option<String>,
@@ -71,9 +75,13 @@ impl Val {
         let config = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
         let loader = ValLoader::new(store, config);
         let never = AtomicBool::new(false);
-        let found = libtorch::catch(|| validate(&loaded.model, &loader, &how, &never))??;
-        if let Some(found) = found {
-            print!("{}", table(&found.metrics, &names));
+        let details = libtorch::catch(|| examine(&loaded.model, &loader, &how, &never))??;
+        let Some(Details { found, evaluator, confusion }) = details else { return Ok(()) };
+        print!("{}", table(&found.metrics, &names));
+        if let Some(folder) = &self.plots {
+            std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+            pictures::write_validation(folder, &names, &evaluator, &confusion)
+                .map_err(TrainError::io(folder))?;
         }
         Ok(())
     }

@@ -21,8 +21,8 @@ const OPSET: i64 = 17;
 /// What the file is made for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnnxOptions {
-    /// Side of the images; a multiple of 32.
-    pub imgsz: usize,
+    /// Height and width of the images; multiples of 32.
+    pub size: [usize; 2],
     /// Images at a time; `None` leaves it to whoever runs it.
     pub batch: Option<usize>,
     /// Input and weights in 16 bits. Boxes and scores are still computed and given in 32.
@@ -33,7 +33,7 @@ pub struct OnnxOptions {
 
 /// Bytes of an ONNX file with the model `plan` and its weights.
 ///
-/// Input `images` is `[N, 3, imgsz, imgsz]`, RGB in 0 to 1. Output `output0` is `[N, 4 + classes, anchors]`:
+/// Input `images` is `[N, 3, height, width]`, RGB in 0 to 1. Output `output0` is `[N, 4 + classes, anchors]`:
 /// centre x, centre y, width, height in pixels of the input, then a score in 0 to 1 for each class.
 ///
 /// # Errors
@@ -43,10 +43,10 @@ pub fn write(plan: &Plan, tensors: &RawTensors, options: &OnnxOptions) -> Result
     let maps = writer.layers(plan)?;
     writer.head(plan, &maps, options)?;
     let batch = options.batch.map_or(Err("batch"), |batch| Ok(size(batch)));
-    let side = size(options.imgsz);
-    let anchors: i64 = STRIDES.iter().map(|stride| (side / stride) * (side / stride)).sum();
+    let [height, width] = options.size.map(size);
+    let anchors: i64 = STRIDES.iter().map(|stride| (height / stride) * (width / stride)).sum();
     let graph = writer.graph;
-    let input = ValueInfoProto::tensor("images", graph.float(), &[batch, Ok(3), Ok(side), Ok(side)]);
+    let input = ValueInfoProto::tensor("images", graph.float(), &[batch, Ok(3), Ok(height), Ok(width)]);
     let output = ValueInfoProto::tensor("output0", FLOAT, &[batch, Ok(4 + plan.head.classes), Ok(anchors)]);
     let model = ModelProto {
         ir_version: IR_VERSION,
@@ -70,14 +70,14 @@ fn metadata(plan: &Plan, options: &OnnxOptions) -> Vec<StringStringEntryProto> {
     let truth = |value| if value { "True" } else { "False" };
     let (half, dynamic) = (truth(options.half), truth(options.batch.is_none()));
     let batch = options.batch.unwrap_or(1);
-    let side = options.imgsz;
+    let [height, width] = options.size;
     let entries = [
         ("description", format!("{} detector, {} classes", plan.scale, plan.head.classes)),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("stride", STRIDES[2].to_string()),
         ("task", "detect".to_owned()),
         ("batch", batch.to_string()),
-        ("imgsz", format!("[{side}, {side}]")),
+        ("imgsz", format!("[{height}, {width}]")),
         ("names", format!("{{{}}}", names.join(", "))),
         ("channels", "3".to_owned()),
         ("args", format!("{{'batch': {batch}, 'half': {half}, 'dynamic': {dynamic}, 'nms': False}}")),
@@ -266,7 +266,7 @@ impl<'a> Writer<'a> {
             }
         };
         let (boxes, scores) = (join(&boxes), join(&scores));
-        let boxes = self.decode(&boxes, options.imgsz);
+        let boxes = self.decode(&boxes, options.size);
         let scores = self.graph.add("Sigmoid", &[&scores], Vec::new());
         let axis = vec![AttributeProto::int("axis", 1)];
         self.graph.named("output0", "Concat", &[&boxes, &scores], axis);
@@ -275,7 +275,7 @@ impl<'a> Writer<'a> {
 
     /// `[N, 64, A]` logits of distances to `[N, 4, A]` boxes: centre and size in pixels.
     #[expect(clippy::cast_precision_loss, reason = "image sides are at most some thousands")]
-    fn decode(&mut self, boxes: &str, imgsz: usize) -> String {
+    fn decode(&mut self, boxes: &str, [height, width]: [usize; 2]) -> String {
         let graph = &mut self.graph;
         let apart = graph.reshape(boxes, &[0, 4, BINS, -1]);
         let shares = graph.add("Softmax", &[&apart], vec![AttributeProto::int("axis", 2)]);
@@ -289,9 +289,8 @@ impl<'a> Writer<'a> {
         let [near, far] = graph.halves(&distances, 1, 2);
         let (mut x, mut y, mut strides) = (Vec::new(), Vec::new(), Vec::new());
         for stride in STRIDES {
-            let cells = size(imgsz) / stride;
-            for row in 0..cells {
-                for column in 0..cells {
+            for row in 0..size(height) / stride {
+                for column in 0..size(width) / stride {
                     x.push(column as f32 + 0.5);
                     y.push(row as f32 + 0.5);
                     strides.push(stride as f32);
