@@ -71,15 +71,20 @@ impl EventFile {
     /// # Errors
     /// When a file cannot be written or removed.
     pub fn start(folder: &Path, started: f64, rows: &[Scalars<'_>]) -> io::Result<Self> {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(MARK)) {
-                fs::remove_file(path)?;
-            }
-        }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time since 1970")]
         let second = started.max(0.0) as u64;
-        let path = folder.join(format!("{MARK}{second:010}.trainyard"));
+        // A run keeps its file's name, so that a resumed one names the same artifacts.
+        let name =
+            event_file(folder).unwrap_or_else(|| PathBuf::from(format!("{MARK}{second:010}.trainyard")));
+        let path = folder.join(name);
+        for entry in fs::read_dir(folder)? {
+            let other = entry?.path();
+            let is_event_file =
+                other.file_name().is_some_and(|name| name.to_string_lossy().starts_with(MARK));
+            if is_event_file && other != path {
+                fs::remove_file(other)?;
+            }
+        }
         let version = Some("brain.Event:2".to_owned());
         let first = Event { wall_time: started, step: 0, file_version: version, summary: None };
         let mut bytes = record(&first.encode_to_vec());
