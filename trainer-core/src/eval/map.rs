@@ -209,7 +209,7 @@ impl Evaluator {
     }
 }
 
-/// A class over all confidences: [`CONFIDENCES`] points from 0 to 1, at IoU 0.5.
+/// A class over all confidences: 1000 points from 0 to 1, at IoU 0.5.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassReport {
     /// Class id.

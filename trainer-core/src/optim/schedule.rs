@@ -63,7 +63,7 @@ impl Schedule {
         }
     }
 
-    /// [`Schedule::new`] for any card: counted in [`unit`]s of images, whatever fits in memory.
+    /// [`Schedule::new`] for any card: counted in [`unit()`]s of images, whatever fits in memory.
     pub fn for_any_card(spec: &TrainSpec, images: u64, batch_size: u32) -> Self {
         Self::new(spec, images, unit(spec.nbs, batch_size))
     }
