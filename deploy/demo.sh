@@ -34,7 +34,10 @@ step "4. What it learned"
 rm -rf $home/result
 $yard artifacts "$job" get -d $home/result >/dev/null
 $yard job "$job"
+target/release/trainyard-trainer predict --weights $home/result/weights/best.safetensors \
+    --source $home/shapes/images/val --out $home/result/predicted >/dev/null
 echo
 echo "weights   $PWD/$home/result/weights/best.safetensors"
-echo "picture   $PWD/$home/result/val_batch0_pred.jpg   (boxes that the trained model predicts)"
+echo "pictures  $PWD/$home/result/predicted/*.png   (boxes that the trained model predicts)"
+echo "          $PWD/$home/result/val_batch0_pred.jpg   (sixteen of them on one sheet)"
 echo "curves    $PWD/$home/result/results.csv"
