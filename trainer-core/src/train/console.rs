@@ -6,6 +6,7 @@ use trainyard_types::trainer::{Epoch, Started, Step};
 
 use crate::eval::Metrics;
 use crate::events::Events;
+use crate::report::results_csv::METRICS;
 
 /// Before the first epoch.
 pub fn started(started: &Started, gflops: f64, events: &Events) {
@@ -43,16 +44,10 @@ pub fn step(step: &Step, epochs: u32, events: &Events) {
 
 /// A row of the table.
 pub fn epoch(epoch: &Epoch, events: &Events) {
-    let names = [
-        "train/box_loss",
-        "train/cls_loss",
-        "train/dfl_loss",
-        "metrics/precision(B)",
-        "metrics/recall(B)",
-        "metrics/mAP50(B)",
-        "metrics/mAP50-95(B)",
-    ];
-    let numbers = names.map(|name| format!("{:>9.4}", value(&epoch.metrics, name))).join(" ");
+    // The training losses and the accuracy; the other columns are for results.csv.
+    let shown = METRICS.iter().take_while(|name| !name.starts_with("val/"));
+    let numbers: Vec<String> = shown.map(|name| format!("{:>9.4}", value(&epoch.metrics, name))).collect();
+    let numbers = numbers.join(" ");
     let place = format!("{}/{}", epoch.epoch, epoch.epochs);
     let best = if epoch.best { "  best" } else { "" };
     events.print(&format!("{place:>11} {numbers} {:>9.1}{best}", epoch.images_per_second));
