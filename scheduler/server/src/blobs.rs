@@ -5,6 +5,7 @@
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::fs::{self, File};
@@ -18,6 +19,11 @@ mod tests;
 
 /// What unfinished uploads are called; nobody reads them.
 const UNFINISHED: &str = "part";
+/// An unfinished upload that nothing was added to for so long is nobody's any more; another scheduler may
+/// share the directory.
+const ABANDONED: Duration = Duration::from_secs(3600);
+/// Holds the directory's id, by which schedulers find out whether they share it.
+const ID_FILE: &str = "id";
 
 /// Why an upload came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +49,33 @@ pub enum UploadError {
     Disk(#[from] io::Error),
 }
 
+/// Reads the directory's id, or draws it. Of several processes that draw at once, one's stays.
+fn directory_id(root: &Path) -> io::Result<Uuid> {
+    let path = root.join(ID_FILE);
+    if !path.try_exists()? {
+        let temporary = root.join(format!("{ID_FILE}.{}", Uuid::new_v4()));
+        std::fs::write(&temporary, format!("{}\n", Uuid::new_v4()))?;
+        let linked = std::fs::hard_link(&temporary, &path);
+        std::fs::remove_file(&temporary)?;
+        match linked {
+            Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
+            Ok(()) | Err(_) => std::fs::File::open(root)?.sync_all()?,
+        }
+    }
+    let text = std::fs::read_to_string(&path)?;
+    text.trim().parse().map_err(|_| io::Error::other(format!("{} is damaged", path.display())))
+}
+
 /// The directory of all blobs.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     root: Arc<Path>,
+    id: Uuid,
 }
 
 impl Blobs {
-    /// Opens the directory, and removes what uploads of an earlier process left unfinished. Blocks.
+    /// Opens the directory, gives it an id if it has none, and removes what uploads of earlier processes left
+    /// unfinished. Blocks.
     ///
     /// # Errors
     /// It cannot be created or read.
@@ -61,11 +86,24 @@ impl Blobs {
             for file in if job.is_dir() { std::fs::read_dir(job)? } else { continue } {
                 let file = file?.path();
                 if file.extension().is_some_and(|extension| extension == UNFINISHED) {
-                    std::fs::remove_file(file)?;
+                    let age = std::fs::metadata(&file)?.modified()?.elapsed().unwrap_or_default();
+                    if age > ABANDONED {
+                        std::fs::remove_file(file)?;
+                    }
                 }
             }
         }
-        Ok(Self { root: root.into() })
+        Ok(Self { root: root.into(), id: directory_id(root)? })
+    }
+
+    /// Of the directory, for as long as it exists.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     fn directory(&self, job: JobId) -> PathBuf {

@@ -14,11 +14,21 @@ pub struct Config {
     /// Address and port of gRPC and HTTP. Plaintext: on another than a loopback address, whoever reaches
     /// the port may do everything.
     pub listen: String,
-    /// Holds the private Redis server's files and all blobs. One scheduler at a time.
+    /// URL by which clients and agents reach this scheduler, told to them by its standbys; empty makes one of
+    /// `listen` (and of the host's name, where that is every address).
+    pub advertise: String,
+    /// Holds the private Redis server's files, and the blobs. One scheduler at a time.
     pub data_dir: PathBuf,
-    /// A Redis server to use, `redis://[user:password@]host[:port]/[db]` or `unix:///path`; empty starts a
-    /// private one in `data_dir`.
+    /// Checkpoints and artifacts; `blobs` in `data_dir` when unset. Schedulers of one Redis share it.
+    pub blob_dir: Option<PathBuf>,
+    /// A Redis server to use, `redis://[user:password@]host[:port]/[db]`, `unix:///path`, or
+    /// `redis+sentinel://[user:password@]host[:port],…/MASTER[/db]`; empty starts a private one in `data_dir`.
     pub redis_url: String,
+    /// Replicas of Redis that must have a write before it is acknowledged.
+    pub redis_replicas: u32,
+    /// How long the leader may be silent before a standby takes over.
+    #[serde(with = "humantime_serde")]
+    pub leader_lease: Duration,
     /// The private server's program.
     pub redis_server: PathBuf,
     /// How often agents say that they live.
@@ -47,8 +57,12 @@ impl Default for Config {
         let core = CoreConfig::default();
         Self {
             listen: "127.0.0.1:7433".to_owned(),
+            advertise: String::new(),
             data_dir: default_data_dir(),
+            blob_dir: None,
             redis_url: String::new(),
+            redis_replicas: 0,
+            leader_lease: Duration::from_secs(3),
             redis_server: "redis-server".into(),
             heartbeat: Duration::from_secs(5),
             lease: core.lease,
@@ -74,6 +88,12 @@ pub enum ConfigError {
     /// No address with a port.
     #[error("listen: `{0}` is no address with a port; write one such as `127.0.0.1:7433` or `[::]:7433`")]
     Listen(String),
+    /// No URL that others can dial.
+    #[error("advertise: `{0}` is no URL; write one such as `http://scheduler-1:7433`, or leave it empty")]
+    Advertise(String),
+    /// A private server has no replicas.
+    #[error("redis_replicas: is {0} without `redis_url`; the private Redis server has no replicas, use 0")]
+    Replicas(u32),
     /// Too short a lease.
     #[error(
         "lease: {lease:?} is shorter than three heartbeats of {heartbeat:?}; lengthen `lease` or shorten `heartbeat`"
@@ -106,18 +126,45 @@ impl Config {
         text.parse().map_err(|_| ConfigError::Listen(self.listen.clone()))
     }
 
+    /// Where the blobs are.
+    pub fn blobs(&self) -> PathBuf {
+        self.blob_dir.clone().unwrap_or_else(|| self.data_dir.join("blobs"))
+    }
+
+    /// The URL that others are told, given where it listens.
+    pub fn advertised(&self, listening: SocketAddr) -> String {
+        if !self.advertise.is_empty() {
+            return self.advertise.clone();
+        }
+        let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        match name.filter(|_| listening.ip().is_unspecified()) {
+            Some(name) => format!("http://{name}:{}", listening.port()),
+            None => format!("http://{listening}"),
+        }
+    }
+
     /// What types cannot say.
     ///
     /// # Errors
     /// The first value that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.address()?;
+        let is_url = self.advertise.starts_with("http://") && !self.advertise.contains([' ', ',']);
+        if !self.advertise.is_empty() && !is_url {
+            return Err(ConfigError::Advertise(self.advertise.clone()));
+        }
+        if self.redis_url.is_empty() && self.redis_replicas > 0 {
+            return Err(ConfigError::Replicas(self.redis_replicas));
+        }
         let range = |key, value, range| Err(ConfigError::Range { key, value, range });
         if self.heartbeat < Duration::from_millis(10) {
             return range("heartbeat", format!("{:?}", self.heartbeat), "at least 10ms");
         }
         if self.lease < self.heartbeat * 3 {
             return Err(ConfigError::Lease { lease: self.lease, heartbeat: self.heartbeat });
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&self.leader_lease) {
+            return range("leader_lease", format!("{:?}", self.leader_lease), "100ms to 10m");
         }
         if self.retry_delay_max < self.retry_delay {
             return range("retry_delay_max", format!("{:?}", self.retry_delay_max), "at least `retry_delay`");

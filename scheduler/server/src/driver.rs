@@ -4,17 +4,24 @@
 //! leader epoch in one go, and only then are callers answered, commands sent, watchers woken and questions
 //! answered. When a commit fails, nothing of the batch is let out: the core is dropped with all sessions,
 //! and the state is read anew under a new epoch, so that a write still under way can no longer land.
+//!
+//! One of several schedulers leads, by a lease in the store; the others stand by, answer what can be read,
+//! and wait for the lease to end.
 
+mod follower;
 mod inbox;
+mod lease;
+mod role;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use trainyard_scheduler_core::{
@@ -26,9 +33,12 @@ use uuid::Uuid;
 
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::store::{Campaign, Store, StoreError};
+use crate::store::{Campaigned, Candidate, Store, StoreError};
+use follower::Follower;
 pub use inbox::{Census, Handle, JobView, Live, Mark, Opened, RequestError, Unavailable};
 use inbox::{Message, Owed, Question};
+use lease::Lease;
+pub use role::Role;
 
 /// Messages that may wait; then their senders do.
 const INBOX: usize = 1024;
@@ -36,26 +46,42 @@ const INBOX: usize = 1024;
 const BATCH: usize = 256;
 /// Commands that may wait for an agent to read them; then its session is closed.
 const SESSION_BACKLOG: usize = 256;
-/// How often an idle scheduler looks whether it still leads.
-const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// How often a standby looks whether it may lead, at least.
+const POLL: Duration = Duration::from_millis(500);
+/// What an ended lease is given to be gone from the store.
+const LEASE_MARGIN: Duration = Duration::from_millis(10);
 const RELOAD_DELAY: Duration = Duration::from_millis(50);
 const RELOAD_DELAY_MAX: Duration = Duration::from_secs(2);
 
-/// Why the driver has ended other than on request. A restart is the way out of none of these by itself.
+/// Why the driver has ended other than on request. A restart is no way out by itself.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct Deposed(#[from] StoreError);
+pub enum Unusable {
+    /// The replicas do not share a directory.
+    #[error(
+        "blob_dir: `{dir}` is not the directory of blobs that belongs to this Redis (it is {ours}, Redis \
+         expects {theirs}); all schedulers of one Redis must share one: mount it and set `blob_dir`"
+    )]
+    Blobs {
+        /// As configured.
+        dir: PathBuf,
+        /// What lies there.
+        ours: Uuid,
+        /// What belongs to the store.
+        theirs: Uuid,
+    },
+}
 
 /// Owns the store's connection and, while it leads, the core.
 pub struct Driver {
     store: Arc<dyn Store>,
     config: CoreConfig,
     blobs: Blobs,
+    /// Whether the blobs are known to belong to the store.
+    is_claimed: bool,
     clock: Clock,
-    /// Names us in the store: another scheduler there makes us yield.
-    instance: Uuid,
+    candidate: Candidate,
     messages: mpsc::Receiver<Message>,
-    serving: watch::Sender<bool>,
+    role: watch::Sender<Role>,
     /// Grows over all epochs.
     last_session: Session,
 }
@@ -63,6 +89,7 @@ pub struct Driver {
 /// Everything that lasts as long as one epoch of ours.
 struct Term {
     leader: LeaderEpoch,
+    lease: Lease,
     core: Core,
     sessions: BTreeMap<AgentId, OpenSession>,
     watchers: BTreeMap<JobId, watch::Sender<Mark>>,
@@ -88,96 +115,178 @@ struct Batch {
 }
 
 impl Driver {
-    /// A driver, the way to it, and whether it serves.
+    /// A driver, the way to it, and what it is at the moment.
     pub fn new(
         store: Arc<dyn Store>,
         config: CoreConfig,
         blobs: Blobs,
-    ) -> (Self, Handle, watch::Receiver<bool>) {
-        let (handle, messages) = Handle::new(INBOX);
-        let (serving, is_serving) = watch::channel(false);
-        let clock = Clock::start();
-        let instance = Uuid::new_v4();
-        let last_session = Session(0);
-        let driver = Self { store, config, blobs, clock, instance, messages, serving, last_session };
-        (driver, handle, is_serving)
+        candidate: Candidate,
+    ) -> (Self, Handle, watch::Receiver<Role>) {
+        let (role, is) = watch::channel(Role::Away("it has just started".into()));
+        let (handle, messages) = Handle::new(INBOX, is.clone());
+        let (clock, last_session, is_claimed) = (Clock::start(), Session(0), false);
+        let driver =
+            Self { store, config, blobs, is_claimed, clock, candidate, messages, role, last_session };
+        (driver, handle, is)
     }
 
-    /// Leads until `stop` is cancelled.
+    /// Leads, or stands by, until `stop` is cancelled.
     ///
     /// # Errors
-    /// Another scheduler leads, or the store is not ours to use.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Deposed> {
-        let mut how = Campaign::Take;
-        while let Some(mut term) = self.begin(how, &stop).await? {
-            how = Campaign::Renew;
-            self.serving.send_replace(true);
-            let end = self.serve(&mut term, &stop).await;
-            self.serving.send_replace(false);
+    /// The configuration does not fit the store.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Unusable> {
+        loop {
+            let since = Instant::now();
+            let Some(leader) = self.stand_by(&stop).await? else { return Ok(()) };
+            let lease = lease::keep(Arc::clone(&self.store), self.candidate.clone(), leader, since);
+            let end = match self.begin(leader, lease, &stop).await {
+                Ok(Some(mut term)) => {
+                    self.role.send_replace(Role::Leading);
+                    self.serve(&mut term, &stop).await
+                }
+                Ok(None) => Ok(()),
+                Err(cause) => Err(cause),
+            };
+            let away = |text: &str| self.role.send_replace(Role::Away(text.into()));
             match end {
-                Ok(()) => return Ok(()),
-                Err(fenced @ StoreError::Fenced { .. }) => return Err(fenced.into()),
+                Ok(()) => {
+                    away("it is shutting down");
+                    self.resign().await;
+                    return Ok(());
+                }
                 Err(cause @ (StoreError::Conflict { .. } | StoreError::Encode(_))) => {
-                    error!(%cause, leader_epoch = %term.leader, "store refused a batch, reading it anew");
+                    error!(%cause, leader_epoch = %leader, "store refused a batch, reading it anew");
                 }
-                Err(cause @ (StoreError::Unavailable(_) | StoreError::Schema { .. })) => {
-                    warn!(%cause, leader_epoch = %term.leader, "store is lost, reading it anew");
-                }
+                Err(cause) => warn!(%cause, leader_epoch = %leader, "stepping down, reading the store anew"),
             }
+            away("it reads its store anew");
         }
-        Ok(())
     }
 
-    /// Comes to lead; `None` when stopped before. Turns messages down meanwhile.
-    async fn begin(&mut self, how: Campaign, stop: &CancellationToken) -> Result<Option<Term>, Deposed> {
-        let mut delay = Duration::ZERO;
+    /// Whoever stands by need not wait for the lease's end.
+    async fn resign(&self) {
+        match self.store.resign(&self.candidate).await {
+            Ok(()) => info!("lease given back"),
+            Err(cause) => warn!(%cause, "lease cannot be given back, it ends by itself"),
+        }
+    }
+
+    /// Answers what can be read while another leads; the epoch, once this scheduler comes to lead, or `None`
+    /// when stopped before.
+    async fn stand_by(&mut self, stop: &CancellationToken) -> Result<Option<LeaderEpoch>, Unusable> {
+        let mut follower = Follower::new(Arc::clone(&self.store), self.config.clone(), self.clock);
+        let mut wait = Duration::ZERO;
         loop {
-            let (store, config, now) = (Arc::clone(&self.store), self.config.clone(), self.clock);
-            let instance = self.instance;
-            let attempt = async move {
-                sleep(delay).await;
-                let leader = store.campaign(instance, how).await?;
-                let loaded = store.load(leader).await?;
-                let (jobs, agents) = (loaded.jobs.len(), loaded.agents.len());
-                info!(leader_epoch = %leader, jobs, agents, quarantined = loaded.quarantined.len(), "leading");
-                Ok((leader, Core::load(config, now.now(), loaded.jobs, loaded.agents)))
+            let (store, candidate) = (Arc::clone(&self.store), self.candidate.clone());
+            let campaign = async move {
+                sleep(wait).await;
+                store.campaign(&candidate).await
             };
-            tokio::pin!(attempt);
+            tokio::pin!(campaign);
             let result = loop {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(None),
-                    result = &mut attempt => break result,
-                    Some(refused) = self.messages.recv() => drop(refused),
+                    result = &mut campaign => break result,
+                    Some(message) = self.messages.recv() => follower.take(message),
+                    () = follower.refresh() => {}
                 }
             };
+            let result = match result {
+                Ok(campaigned) => self.claim_blobs().await?.map(|()| campaigned),
+                Err(cause) => Err(cause),
+            };
             match result {
-                Ok((leader, core)) => return Ok(Some(Term::new(leader, core))),
-                Err(fatal @ (StoreError::Fenced { .. } | StoreError::Schema { .. })) => {
-                    return Err(fatal.into());
+                Ok(Campaigned::Leads(epoch)) => {
+                    self.candidate.known = epoch;
+                    return Ok(Some(epoch));
+                }
+                Ok(Campaigned::Held { epoch, address, left }) => {
+                    self.candidate.known = self.candidate.known.max(epoch);
+                    let leader: Arc<str> = address.into();
+                    follower.follow(&leader);
+                    let before = self.role.send_replace(Role::Standby(Arc::clone(&leader)));
+                    if before != Role::Standby(Arc::clone(&leader)) {
+                        info!(%leader, leader_epoch = %epoch, "standing by");
+                    }
+                    wait = POLL.min(left + LEASE_MARGIN);
                 }
                 Err(cause) => {
-                    delay = (delay * 2).clamp(RELOAD_DELAY, RELOAD_DELAY_MAX);
-                    warn!(%cause, retry_in = ?delay, "store cannot be read");
+                    follower.lose();
+                    wait = (wait * 2).clamp(RELOAD_DELAY, RELOAD_DELAY_MAX);
+                    self.store_is_away(&cause);
                 }
             }
         }
     }
 
-    /// Leads until stopped, or until the store fails.
+    /// Says once what is wrong with the store.
+    fn store_is_away(&self, cause: &StoreError) {
+        let now = Role::Away(cause.to_string().into());
+        if self.role.send_replace(now.clone()) == now {
+            return;
+        }
+        match cause {
+            StoreError::Schema { .. } | StoreError::Lost => error!(%cause, "store must not be used, waiting"),
+            _ => warn!(%cause, "store cannot be used, trying again"),
+        }
+    }
+
+    /// Makes sure that the blobs belong to the store; the inner error is the store's.
+    async fn claim_blobs(&mut self) -> Result<Result<(), StoreError>, Unusable> {
+        if self.is_claimed {
+            return Ok(Ok(()));
+        }
+        let ours = self.blobs.id();
+        match self.store.claim_blobs(ours).await {
+            Ok(theirs) if theirs == ours => {
+                self.is_claimed = true;
+                Ok(Ok(()))
+            }
+            Ok(theirs) => {
+                self.resign().await;
+                Err(Unusable::Blobs { dir: self.blobs.root().to_owned(), ours, theirs })
+            }
+            Err(cause) => Ok(Err(cause)),
+        }
+    }
+
+    /// Reads what there is; `None` when stopped before. Turns messages down meanwhile.
+    async fn begin(
+        &mut self,
+        leader: LeaderEpoch,
+        mut lease: Lease,
+        stop: &CancellationToken,
+    ) -> Result<Option<Term>, StoreError> {
+        let (store, config, clock) = (Arc::clone(&self.store), self.config.clone(), self.clock);
+        let load = async move {
+            let loaded = store.load(leader).await?;
+            let (jobs, agents) = (loaded.jobs.len(), loaded.agents.len());
+            info!(leader_epoch = %leader, jobs, agents, quarantined = loaded.quarantined.len(), "leading");
+            Ok::<_, StoreError>(Core::load(config, clock.now(), loaded.jobs, loaded.agents))
+        };
+        tokio::pin!(load);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                lost = &mut lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
+                core = &mut load => return Ok(Some(Term::new(leader, lease, core?))),
+                Some(refused) = self.messages.recv() => drop(refused),
+            }
+        }
+    }
+
+    /// Leads until stopped, until the lease is lost, or until the store fails.
     async fn serve(&mut self, term: &mut Term, stop: &CancellationToken) -> Result<(), StoreError> {
-        let mut check = interval(CHECK_EVERY);
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut messages = Vec::with_capacity(BATCH);
         loop {
-            let mut must_commit = false;
             if term.closed.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
+                    lost = &mut term.lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
                     count = self.messages.recv_many(&mut messages, BATCH) => {
                         if count == 0 { return Ok(()) }
                     }
                     () = next_tick(self.clock, &term.core) => {}
-                    _ = check.tick() => must_commit = true,
                 }
             }
             let mut batch = Batch::default();
@@ -192,8 +301,11 @@ impl Driver {
             if drained && term.core.next_deadline().is_some_and(|deadline| deadline <= self.clock.now()) {
                 self.take_in(term, Event::Tick, &mut batch);
             }
-            if must_commit || !batch.writes.is_empty() {
-                self.store.commit(term.leader, &batch.writes).await?;
+            if !batch.writes.is_empty() {
+                tokio::select! {
+                    committed = self.store.commit(term.leader, &batch.writes) => committed?,
+                    lost = &mut term.lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
+                }
             }
             self.let_out(term, batch);
         }
@@ -201,7 +313,7 @@ impl Driver {
 
     fn take_message(&mut self, term: &mut Term, message: Message, batch: &mut Batch) {
         match message {
-            Message::Tell(event) => {
+            Message::Tell(event, _place) => {
                 self.take_in(term, event, batch);
             }
             Message::Request(event, reply) => {
@@ -210,7 +322,7 @@ impl Driver {
                 }
             }
             Message::Open(hello, telemetry, reply) => self.open(term, hello, telemetry, reply, batch),
-            Message::Ask(question) => batch.questions.push(question),
+            Message::Ask(question, _) => batch.questions.push(question),
         }
     }
 
@@ -265,7 +377,7 @@ impl Driver {
         for command in batch.commands {
             term.send(command);
         }
-        let mut live = Live { core: &term.core, now, watchers: &mut term.watchers };
+        let mut live = Live { core: &term.core, now, elsewhere: None, watchers: &mut term.watchers };
         for Owed { reply, result } in batch.owed {
             let view = match result {
                 Ok(accepted) => live.job(accepted.job).ok_or(Refusal::UnknownJob(accepted.job)),
@@ -289,9 +401,9 @@ async fn next_tick(clock: Clock, core: &Core) {
 }
 
 impl Term {
-    fn new(leader: LeaderEpoch, core: Core) -> Self {
+    fn new(leader: LeaderEpoch, lease: Lease, core: Core) -> Self {
         let (sessions, watchers) = Default::default();
-        Self { leader, core, sessions, watchers, closed: Vec::new() }
+        Self { leader, lease, core, sessions, watchers, closed: Vec::new() }
     }
 
     /// Wakes those who watch a job.

@@ -11,22 +11,22 @@ use tokio::sync::watch;
 use tonic::Status;
 use trainyard_types::JobState;
 
-use crate::driver::{Census, Handle};
+use crate::driver::{Census, Handle, Role};
 
 #[derive(Clone)]
 struct Pages {
     driver: Handle,
-    serving: watch::Receiver<bool>,
+    role: watch::Receiver<Role>,
 }
 
 /// Everything but gRPC.
-pub fn routes(driver: Handle, serving: watch::Receiver<bool>) -> Router {
+pub fn routes(driver: Handle, role: watch::Receiver<Role>) -> Router {
     Router::new()
         .route("/", get(root))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Pages { driver, serving })
+        .with_state(Pages { driver, role })
 }
 
 /// What no route takes: a gRPC client is told so in its own terms.
@@ -49,22 +49,22 @@ async fn root() -> String {
 }
 
 async fn readyz(State(pages): State<Pages>) -> Response {
-    if *pages.serving.borrow() {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the store is not available\n").into_response()
+    match &*pages.role.borrow() {
+        Role::Leading => "ready: leads\n".into_response(),
+        Role::Standby(leader) => format!("ready: stands by for {leader}\n").into_response(),
+        Role::Away(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {
     // What is known without the store is told without it.
-    let census = pages.driver.ask(|live| live.census()).await.ok();
-    let serving = *pages.serving.borrow();
+    let census = pages.driver.ask_leader(|live| live.census()).await.ok();
+    let role = pages.role.borrow().clone();
     let content = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (content, exposition(serving, census.as_ref())).into_response()
+    (content, exposition(&role, census.as_ref())).into_response()
 }
 
-fn exposition(serving: bool, census: Option<&Census>) -> String {
+fn exposition(role: &Role, census: Option<&Census>) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, samples: Vec<(String, u64)>| {
         // Writing to a string does not fail.
@@ -75,8 +75,10 @@ fn exposition(serving: bool, census: Option<&Census>) -> String {
     };
     let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     family("trainyard_build_info", "Version of the scheduler.", vec![(version, 1)]);
-    let help = "Whether the scheduler leads and its store answers.";
-    family("trainyard_scheduler_serving", help, vec![(String::new(), serving.into())]);
+    let help = "Whether the scheduler answers reads: it leads or stands by, and its store answers.";
+    family("trainyard_scheduler_serving", help, vec![(String::new(), role.reads().into())]);
+    let help = "Whether the scheduler leads; one of a cluster does.";
+    family("trainyard_scheduler_leading", help, vec![(String::new(), role.leads().into())]);
     if let Some(census) = census {
         let label = |state: &str| format!("{{state=\"{}\"}}", state.to_lowercase());
         let count = |count: usize| count as u64;
@@ -99,7 +101,7 @@ mod tests {
     #[test]
     fn every_state_has_a_sample_even_without_jobs() {
         let census = Census { jobs: [(JobState::Running, 2)].into(), agents: [1, 0, 3] };
-        let text = exposition(true, Some(&census));
+        let text = exposition(&Role::Leading, Some(&census));
         for line in [
             "# TYPE trainyard_jobs gauge",
             "trainyard_jobs{state=\"running\"} 2",

@@ -5,18 +5,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use trainyard_types::LeaderEpoch;
+use uuid::Uuid;
 
 use crate::blobs::Blobs;
 use crate::config::{Config, ConfigError};
-use crate::driver::{Deposed, Driver};
+use crate::driver::{Driver, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
-use crate::store::{RedisStore, StoreError};
+use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::{edge, grpc, http};
 
 /// Why the scheduler does not start.
@@ -28,6 +32,14 @@ pub enum StartError {
     /// The directory cannot be used.
     #[error("data_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
     Directory {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The directory of blobs cannot be used.
+    #[error("blob_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
+    Blobs {
         /// Which file or directory.
         path: PathBuf,
         /// What the system said.
@@ -50,7 +62,10 @@ pub enum StartError {
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
     /// The URL is none.
-    #[error("redis_url: {0}; write `redis://host:6379/`, or leave it empty for a private server")]
+    #[error(
+        "redis_url: {0}; write `redis://host:6379/` or `redis+sentinel://host:26379,host:26379/mymaster`, or \
+         leave it empty for a private server"
+    )]
     Url(StoreError),
     /// The descriptors that were compiled in cannot be read.
     #[error("the services' descriptors cannot be read: {0}")]
@@ -62,7 +77,7 @@ pub struct Server {
     address: SocketAddr,
     closing: CancellationToken,
     redis: Option<Arc<EmbeddedRedis>>,
-    task: JoinHandle<Result<(), Deposed>>,
+    task: JoinHandle<Result<(), Unusable>>,
 }
 
 impl Server {
@@ -76,11 +91,18 @@ impl Server {
         let lock = lock(&config.data_dir)?;
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|cause| listen_error(&config, cause))?;
-        let blob_dir = config.data_dir.join("blobs");
-        let blobs =
-            Blobs::open(&blob_dir).map_err(|cause| StartError::Directory { path: blob_dir, cause })?;
+        let blob_dir = config.blobs();
+        let blobs = Blobs::open(&blob_dir).map_err(|cause| StartError::Blobs { path: blob_dir, cause })?;
         let (redis, store) = open_store(&config).await?;
-        let (driver, handle, serving) = Driver::new(store.clone(), config.core(), blobs.clone());
+        let candidate = Candidate {
+            instance: Uuid::new_v4(),
+            address: config.advertised(address),
+            lease: config.leader_lease,
+            // Nobody else can reach the private server.
+            exclusive: redis.is_some(),
+            known: LeaderEpoch(0),
+        };
+        let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
         let closing = CancellationToken::new();
         let context = grpc::Context {
             driver: handle.clone(),
@@ -94,10 +116,10 @@ impl Server {
         };
         let health = tonic_health::server::HealthReporter::new();
         let services = grpc::routes(&context, health.clone())?;
-        let pages = http::routes(handle, serving.clone());
+        let pages = http::routes(handle, role.clone());
         let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
-        grpc::set_health(&health, false).await;
-        context.tasks.spawn(grpc::report_health(health, serving, closing.clone()));
+        grpc::set_health(&health, &role.borrow().clone()).await;
+        context.tasks.spawn(grpc::report_health(health, role, closing.clone()));
         let running = Running { driver, listener, routes, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();
         let task = tokio::spawn(async move {
@@ -128,8 +150,8 @@ impl Server {
     /// Waits for the end, which comes once [`Server::closing`] is cancelled.
     ///
     /// # Errors
-    /// Another scheduler leads now, or the store is not ours to use.
-    pub async fn wait(self) -> Result<(), Deposed> {
+    /// The configuration does not fit the store.
+    pub async fn wait(self) -> Result<(), Unusable> {
         // The private server is the task's to end.
         drop(self.redis);
         match self.task.await {
@@ -138,6 +160,9 @@ impl Server {
         }
     }
 }
+
+/// How long calls under way may take before the leadership is given up.
+const HAND_OVER_DELAY: Duration = Duration::from_secs(1);
 
 /// What runs.
 struct Running {
@@ -149,8 +174,8 @@ struct Running {
 }
 
 impl Running {
-    /// Runs until closed or deposed. The driver ends last, so that calls under way are still answered.
-    async fn run(self) -> Result<(), Deposed> {
+    /// Runs until closed, or until the store turns out not to fit. The driver ends last, so that calls under way are still answered.
+    async fn run(self) -> Result<(), Unusable> {
         let Self { driver, listener, routes, tasks, closing } = self;
         let stop = CancellationToken::new();
         // Were the driver to panic, the process could only pretend to serve.
@@ -162,7 +187,17 @@ impl Running {
                 end
             })
         };
+        // A standby takes over at once, even where a large download is still under way.
+        let handing_over = {
+            let (closing, stop) = (closing.clone(), stop.clone());
+            tokio::spawn(async move {
+                closing.cancelled().await;
+                sleep(HAND_OVER_DELAY).await;
+                stop.cancel();
+            })
+        };
         edge::serve(listener, routes, closing).await;
+        handing_over.abort();
         stop.cancel();
         let end = driving.await;
         tasks.close();
@@ -200,12 +235,15 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
 }
 
 async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<RedisStore>), StartError> {
+    let replicas = config.redis_replicas as usize;
+    let options = RedisOptions { event_history: config.event_history, replicas };
     if !config.redis_url.is_empty() {
-        let store = RedisStore::at_url(&config.redis_url, config.event_history).map_err(StartError::Url)?;
+        let store = RedisStore::at_url(&config.redis_url, options).map_err(StartError::Url)?;
         if let Some(weakness) = store.weakness().await {
             warn!(
                 weakness,
-                "Redis may lose acknowledged submissions; set appendonly yes, appendfsync always"
+                "Redis may lose acknowledged submissions; set appendonly yes, appendfsync always, and with \
+                 replicas min-replicas-to-write"
             );
         }
         return Ok((None, Arc::new(store)));
@@ -219,6 +257,6 @@ async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<
         Ok(started) => Arc::new(started?),
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     };
-    let store = RedisStore::at_socket(redis.socket(), config.event_history).map_err(StartError::Url)?;
+    let store = RedisStore::at_socket(redis.socket(), options).map_err(StartError::Url)?;
     Ok((Some(redis), Arc::new(store)))
 }

@@ -1,4 +1,4 @@
-//! What survives: of Redis, of the scheduler, of both; and that only one scheduler leads.
+//! What survives: of Redis, of the scheduler, of both.
 #![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
 mod support;
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Scheduler, code, config, log, started, submission};
+use support::{Scheduler, config, log, started, submission};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -15,7 +15,6 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_scheduler::config::Config;
-use trainyard_scheduler::embedded::EmbeddedRedis;
 use trainyard_scheduler::server::{Server, StartError};
 
 fn kill_redis(scheduler: &Scheduler) {
@@ -88,6 +87,8 @@ async fn health_follows_the_store() {
     let mut next = async || states.message().await.unwrap().unwrap().status();
     assert_eq!(next().await, ServingStatus::Serving);
     kill_redis(&scheduler);
+    // An idle scheduler might not notice before Redis is back.
+    scheduler.submit(submission("a")).await.unwrap_err();
     assert_eq!(next().await, ServingStatus::NotServing);
     assert_eq!(next().await, ServingStatus::Serving);
     // Those who watch do not hold up a shutdown.
@@ -128,24 +129,6 @@ async fn a_restarted_scheduler_goes_on_where_it_was() {
         }
     }
     assert_eq!(lines, ["before", "after"]);
-}
-
-#[tokio::test]
-async fn a_newer_scheduler_deposes_the_older_one() {
-    let (redis_dir, first_dir, second_dir) =
-        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let redis = EmbeddedRedis::start("redis-server".as_ref(), redis_dir.path()).unwrap();
-    let shared = |dir: &tempfile::TempDir| Config { redis_url: redis.url(), ..config(dir.path()) };
-    let (first_config, second_config) = (shared(&first_dir), shared(&second_dir));
-    let first = Scheduler::start_with(first_dir, first_config).await;
-    let job = first.submit(submission("a")).await.unwrap().id;
-    let second = Scheduler::start_with(second_dir, second_config).await;
-    let refused = first.submit(submission("b")).await;
-    assert_eq!(code(refused), Code::Unavailable);
-    let end = first.server.wait().await.unwrap_err();
-    assert!(end.to_string().contains("leads no more"), "{end}");
-    let jobs = second.list(pb::ListJobsRequest::default()).await.unwrap().jobs;
-    assert_eq!(jobs.into_iter().map(|job| job.id).collect::<Vec<_>>(), [job]);
 }
 
 #[tokio::test]

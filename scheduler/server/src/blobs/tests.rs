@@ -55,7 +55,14 @@ async fn what_a_dead_process_left_unfinished_is_removed() {
     let (blobs, dir) = blobs();
     let upload = blobs.upload(JOB, artifact(b"x")).await.unwrap();
     std::mem::forget(upload);
+    // Another scheduler that shares the directory may be at it.
+    Blobs::open(dir.path()).unwrap();
     assert_eq!(files(&dir), 1);
+    let job = std::fs::read_dir(dir.path().join(JOB.to_string())).unwrap();
+    for file in job {
+        let file = std::fs::File::options().write(true).open(file.unwrap().path()).unwrap();
+        file.set_modified(std::time::SystemTime::now() - ABANDONED * 2).unwrap();
+    }
     Blobs::open(dir.path()).unwrap();
     assert_eq!(files(&dir), 0);
 }

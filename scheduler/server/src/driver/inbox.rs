@@ -1,16 +1,22 @@
 //! How others reach the driver: messages in a bounded inbox, answers through one-shot channels.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use trainyard_scheduler_core::{Accepted, Command, Core, Event, Hello, JobRecord, Refusal, Waiting};
-use trainyard_types::{AgentId, GpuTelemetry, JobId, JobSpec, JobState, LeaderEpoch, Report, Session, Time};
+use trainyard_types::{AgentId, GpuTelemetry, JobId, JobSpec, JobState, LeaderEpoch, Session, Time};
 
-/// The driver is not there, or could not make the change durable. Whether an event took effect is not
-/// known; asking again is safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+use super::role::Role;
+
+/// The driver is not there, does not lead, or could not make the change durable. Whether an event took effect
+/// is not known; asking again is safe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the scheduler's store is not available; try again")]
-pub struct Unavailable;
+pub struct Unavailable {
+    /// Where to ask, if another scheduler leads.
+    pub leader: Option<Arc<str>>,
+}
 
 /// Why a user's request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +70,8 @@ pub struct Live<'a> {
     pub core: &'a Core,
     /// The scheduler's time.
     pub now: Time,
+    /// Where the leader is, if this is a standby's view.
+    pub(super) elsewhere: Option<&'a str>,
     pub(super) watchers: &'a mut BTreeMap<JobId, watch::Sender<Mark>>,
 }
 
@@ -71,7 +79,10 @@ impl Live<'_> {
     /// One job with why it waits.
     pub fn job(&self, job: JobId) -> Option<JobView> {
         let record = self.core.job(job)?.clone();
-        let waiting = self.core.waiting(self.now, job);
+        let mut waiting = self.core.waiting(self.now, job);
+        if let (Some(waiting), Some(leader)) = (&mut waiting, self.elsewhere) {
+            waiting.reason = format!("only the leader at {leader} knows; this scheduler stands by");
+        }
         Some(JobView { record, waiting })
     }
 
@@ -88,29 +99,47 @@ pub(super) type Question = Box<dyn FnOnce(&mut Live<'_>) + Send>;
 /// Where a user's request is answered.
 pub(super) type Reply = oneshot::Sender<Result<JobView, Refusal>>;
 
+/// Who may answer a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// A standby, too, from what is stored.
+    Anyone,
+    /// Who knows the agents' sessions.
+    Leader,
+}
+
 /// What the driver is sent. Dropping a message tells its sender [`Unavailable`].
 pub(super) enum Message {
     /// A user's request.
     Request(Event, Reply),
-    /// Something that nobody waits for.
-    Tell(Event),
+    /// Something that nobody waits for. The permit is the sender's place in the inbox.
+    Tell(Event, Option<OwnedSemaphorePermit>),
     /// An agent has connected.
     Open(Hello, Vec<GpuTelemetry>, oneshot::Sender<Opened>),
     /// A question.
-    Ask(Question),
+    Ask(Question, Audience),
 }
 
 /// The way to the driver.
 #[derive(Clone)]
 pub struct Handle {
     inbox: mpsc::Sender<Message>,
+    role: watch::Receiver<Role>,
 }
 
 impl Handle {
     /// The way, and its end. At most `capacity` messages wait; then senders do.
-    pub(super) fn new(capacity: usize) -> (Self, mpsc::Receiver<Message>) {
+    pub(super) fn new(capacity: usize, role: watch::Receiver<Role>) -> (Self, mpsc::Receiver<Message>) {
         let (inbox, messages) = mpsc::channel(capacity);
-        (Self { inbox }, messages)
+        (Self { inbox, role }, messages)
+    }
+
+    /// Why the driver did not answer, as far as its role tells.
+    fn unavailable(&self) -> Unavailable {
+        match &*self.role.borrow() {
+            Role::Standby(leader) => Unavailable { leader: Some(Arc::clone(leader)) },
+            Role::Leading | Role::Away(_) => Unavailable { leader: None },
+        }
     }
 
     /// Queues a job; `spec` is valid.
@@ -146,7 +175,7 @@ impl Handle {
     async fn request(&self, event: Event) -> Result<JobView, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Request(event, reply)).await?;
-        Ok(answer.await.map_err(|_| Unavailable)??)
+        Ok(answer.await.map_err(|_| self.unavailable())??)
     }
 
     /// Opens an agent's session.
@@ -156,28 +185,18 @@ impl Handle {
     pub async fn open(&self, hello: Hello, telemetry: Vec<GpuTelemetry>) -> Result<Opened, Unavailable> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Open(hello, telemetry, reply)).await?;
-        answer.await.map_err(|_| Unavailable)
+        answer.await.map_err(|_| self.unavailable())
     }
 
-    /// Renews an agent's lease.
+    /// Passes on what an agent says by its connection; what it says waits while `places` has none left, so
+    /// that an agent that says much does not hold up the others.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn heartbeat(
-        &self,
-        agent: AgentId,
-        session: Session,
-        telemetry: Vec<GpuTelemetry>,
-    ) -> Result<(), Unavailable> {
-        self.send(Message::Tell(Event::Heartbeat { agent, session, telemetry })).await
-    }
-
-    /// Passes an agent's report on; it is acknowledged by a command.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn report(&self, agent: AgentId, session: Session, report: Report) -> Result<(), Unavailable> {
-        self.send(Message::Tell(Event::Report { agent, session, report })).await
+    pub async fn say(&self, event: Event, places: &Arc<Semaphore>) -> Result<(), Unavailable> {
+        // Nobody closes it.
+        let place = Arc::clone(places).acquire_owned().await.ok();
+        self.send(Message::Tell(event, place)).await
     }
 
     /// Says that an agent's connection is gone.
@@ -185,10 +204,11 @@ impl Handle {
     /// # Errors
     /// [`Unavailable`].
     pub async fn disconnected(&self, agent: AgentId, session: Session) -> Result<(), Unavailable> {
-        self.send(Message::Tell(Event::AgentDisconnected { agent, session })).await
+        self.send(Message::Tell(Event::AgentDisconnected { agent, session }, None)).await
     }
 
-    /// Asks about the state; every change that was answered before is in it, and none that is not durable.
+    /// Asks about what is stored. The leader's answer holds every change that was answered before, and none
+    /// that is not durable; a standby's is a moment old.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -196,15 +216,34 @@ impl Handle {
         &self,
         question: impl FnOnce(&mut Live<'_>) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
+        self.ask_whom(Audience::Anyone, question).await
+    }
+
+    /// Asks what only the leader knows: sessions, telemetry, what runs where.
+    ///
+    /// # Errors
+    /// [`Unavailable`], on a standby with the leader's address.
+    pub async fn ask_leader<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Live<'_>) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        self.ask_whom(Audience::Leader, question).await
+    }
+
+    async fn ask_whom<T: Send + 'static>(
+        &self,
+        audience: Audience,
+        question: impl FnOnce(&mut Live<'_>) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
         let (reply, answer) = oneshot::channel();
         // Nobody may wait for the answer any more.
         let ask = move |live: &mut Live<'_>| drop(reply.send(question(live)));
-        self.send(Message::Ask(Box::new(ask))).await?;
-        answer.await.map_err(|_| Unavailable)
+        self.send(Message::Ask(Box::new(ask), audience)).await?;
+        answer.await.map_err(|_| self.unavailable())
     }
 
     async fn send(&self, message: Message) -> Result<(), Unavailable> {
-        self.inbox.send(message).await.map_err(|_| Unavailable)
+        self.inbox.send(message).await.map_err(|_| self.unavailable())
     }
 }
 

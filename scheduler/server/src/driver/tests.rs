@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use trainyard_scheduler_core::EventRecord;
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
 use trainyard_types::{
-    AttemptId, DeviceKind, Inventory, JobSpec, ModelScale, Report, Resources, Time, TrainSpec,
+    AttemptId, DeviceKind, Inventory, JobSpec, JobState, ModelScale, Report, Resources, Time, TrainSpec,
 };
 
 use super::*;
@@ -20,8 +20,24 @@ struct Flaky {
 }
 
 impl Store for Flaky {
-    fn campaign(&self, instance: Uuid, how: Campaign) -> Pending<'_, LeaderEpoch> {
-        self.inner.campaign(instance, how)
+    fn campaign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, Campaigned> {
+        self.inner.campaign(candidate)
+    }
+
+    fn renew<'a>(&'a self, candidate: &'a Candidate, leader: LeaderEpoch) -> Pending<'a, ()> {
+        self.inner.renew(candidate, leader)
+    }
+
+    fn resign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, ()> {
+        self.inner.resign(candidate)
+    }
+
+    fn claim_blobs(&self, ours: Uuid) -> Pending<'_, Uuid> {
+        self.inner.claim_blobs(ours)
+    }
+
+    fn peek(&self) -> Pending<'_, crate::store::Loaded> {
+        self.inner.peek()
     }
 
     fn load(&self, leader: LeaderEpoch) -> Pending<'_, crate::store::Loaded> {
@@ -64,14 +80,51 @@ fn hello() -> Hello {
     }
 }
 
+const UNAVAILABLE: Unavailable = Unavailable { leader: None };
+
+fn candidate(instance: u128) -> Candidate {
+    Candidate {
+        instance: Uuid::from_u128(instance),
+        address: format!("http://scheduler-{instance}:7433"),
+        lease: Duration::from_millis(300),
+        exclusive: false,
+        known: LeaderEpoch(0),
+    }
+}
+
+/// One of several drivers over one store and one directory.
+struct Replica {
+    handle: Handle,
+    role: watch::Receiver<Role>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), Unusable>>,
+}
+
+impl Replica {
+    fn start(store: &Arc<Flaky>, dir: &std::path::Path, instance: u128) -> Self {
+        let blobs = Blobs::open(dir).unwrap();
+        let config = CoreConfig::default();
+        let (driver, handle, role) = Driver::new(store.clone(), config, blobs, candidate(instance));
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(driver.run(stop.clone()));
+        Self { handle, role, stop, task }
+    }
+
+    async fn leads(&mut self) {
+        self.role.wait_for(Role::leads).await.unwrap();
+    }
+
+    async fn stands_by(&mut self) {
+        self.role.wait_for(|role| matches!(role, Role::Standby(_))).await.unwrap();
+    }
+}
+
 /// A driver at work, over a store that the test can break.
-fn start() -> (Handle, Arc<Flaky>, watch::Receiver<bool>, tempfile::TempDir) {
+fn start() -> (Handle, Arc<Flaky>, watch::Receiver<Role>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Flaky::default());
-    let blobs = Blobs::open(dir.path()).unwrap();
-    let (driver, handle, serving) = Driver::new(store.clone(), CoreConfig::default(), blobs);
-    tokio::spawn(driver.run(CancellationToken::new()));
-    (handle, store, serving, dir)
+    let Replica { handle, role, .. } = Replica::start(&store, dir.path(), 1);
+    (handle, store, role, dir)
 }
 
 async fn submit(handle: &Handle, id: &str) -> Result<JobId, RequestError> {
@@ -85,11 +138,11 @@ async fn jobs(handle: &Handle) -> usize {
 #[tokio::test]
 async fn what_could_not_be_stored_was_never_there() {
     let (handle, store, mut serving, _dir) = start();
-    serving.wait_for(|serving| *serving).await.unwrap();
+    serving.wait_for(Role::leads).await.unwrap();
     let first = submit(&handle, "a").await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
-    assert_eq!(submit(&handle, "b").await, Err(Unavailable.into()));
-    serving.wait_for(|serving| *serving).await.unwrap();
+    assert_eq!(submit(&handle, "b").await, Err(UNAVAILABLE.into()));
+    serving.wait_for(Role::leads).await.unwrap();
     assert_eq!(jobs(&handle).await, 1);
     assert_eq!(submit(&handle, "a").await, Ok(first));
     assert!(submit(&handle, "b").await.is_ok());
@@ -98,11 +151,11 @@ async fn what_could_not_be_stored_was_never_there() {
 #[tokio::test]
 async fn what_was_stored_without_an_answer_is_found_again() {
     let (handle, store, mut serving, _dir) = start();
-    serving.wait_for(|serving| *serving).await.unwrap();
+    serving.wait_for(Role::leads).await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
     store.lands.store(true, Ordering::SeqCst);
-    assert_eq!(submit(&handle, "a").await, Err(Unavailable.into()));
-    serving.wait_for(|serving| *serving).await.unwrap();
+    assert_eq!(submit(&handle, "a").await, Err(UNAVAILABLE.into()));
+    serving.wait_for(Role::leads).await.unwrap();
     assert!(submit(&handle, "a").await.is_ok());
     assert_eq!(jobs(&handle).await, 1);
 }
@@ -110,13 +163,13 @@ async fn what_was_stored_without_an_answer_is_found_again() {
 #[tokio::test]
 async fn a_lost_store_ends_sessions_and_watches() {
     let (handle, store, mut serving, _dir) = start();
-    serving.wait_for(|serving| *serving).await.unwrap();
+    serving.wait_for(Role::leads).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
     let mut marks = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
     assert_eq!(*marks.borrow_and_update(), Mark { last_cursor: 1, is_final: false });
     let mut opened = handle.open(hello(), Vec::new()).await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
-    assert_eq!(submit(&handle, "b").await, Err(Unavailable.into()));
+    assert_eq!(submit(&handle, "b").await, Err(UNAVAILABLE.into()));
     while opened.commands.recv().await.is_some() {}
     while marks.changed().await.is_ok() {}
 }
@@ -124,16 +177,18 @@ async fn a_lost_store_ends_sessions_and_watches() {
 #[tokio::test]
 async fn a_session_that_does_not_drain_is_closed() {
     let (handle, _store, mut serving, _dir) = start();
-    serving.wait_for(|serving| *serving).await.unwrap();
+    serving.wait_for(Role::leads).await.unwrap();
     let mut opened = handle.open(hello(), Vec::new()).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
     let attempt = AttemptId { job, number: 1 };
     let session = opened.session;
+    let places = Arc::new(tokio::sync::Semaphore::new(32));
     for sequence in 1..=300 {
         let log = Log { level: LogLevel::Info, message: "line".into() };
         let body = ReportBody::Trainer(TrainerEvent::Log(log));
         let report = Report { attempt, sequence, time: Time(1), body };
-        handle.report(hello().agent, session, report).await.unwrap();
+        let event = Event::Report { agent: hello().agent, session, report };
+        handle.say(event, &places).await.unwrap();
     }
     let open = move |live: &mut Live<'_>| live.core.agent(hello().agent).unwrap().session;
     while handle.ask(open).await.unwrap() == Some(session) {}
@@ -145,15 +200,67 @@ async fn a_session_that_does_not_drain_is_closed() {
 }
 
 #[tokio::test]
-async fn a_deposed_driver_ends() {
-    let dir = tempfile::tempdir().unwrap();
+async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(Flaky::default()));
+    let mut first = Replica::start(&store, dir.path(), 1);
+    first.leads().await;
+    let job = submit(&first.handle, "a").await.unwrap();
+    let mut second = Replica::start(&store, dir.path(), 2);
+    second.stands_by().await;
+    let leader: Arc<str> = "http://scheduler-1:7433".into();
+    let elsewhere = Unavailable { leader: Some(leader) };
+    assert_eq!(submit(&second.handle, "b").await, Err(elsewhere.clone().into()));
+    assert_eq!(second.handle.open(hello(), Vec::new()).await.unwrap_err(), elsewhere);
+    assert_eq!(second.handle.ask_leader(|live| live.census()).await, Err(elsewhere));
+    let view = second.handle.ask(move |live| live.job(job)).await.unwrap().unwrap();
+    assert_eq!(view.record.state, JobState::Queued);
+    assert!(view.waiting.unwrap().reason.contains("only the leader at http://scheduler-1:7433 knows"));
+    // Those who watch are told what the leader stores.
+    let mut marks = second.handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
+    first.handle.cancel(job).await.unwrap();
+    marks.wait_for(|mark| mark.is_final).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_standby_takes_over_at_once_when_the_leader_stops_and_soon_when_it_dies() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(Flaky::default()));
+    let mut first = Replica::start(&store, dir.path(), 1);
+    first.leads().await;
+    let job = submit(&first.handle, "a").await.unwrap();
+    let mut second = Replica::start(&store, dir.path(), 2);
+    second.stands_by().await;
+    first.stop.cancel();
+    first.task.await.unwrap().unwrap();
+    second.leads().await;
+    let mut third = Replica::start(&store, dir.path(), 3);
+    third.stands_by().await;
+    second.task.abort();
+    third.leads().await;
+    assert_eq!(submit(&third.handle, "a").await, Ok(job));
+}
+
+#[tokio::test]
+async fn a_deposed_driver_writes_nothing_and_stands_by() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(Flaky::default()));
+    let mut first = Replica::start(&store, dir.path(), 1);
+    first.leads().await;
+    let lease = Duration::from_secs(3600);
+    store.campaign(&Candidate { exclusive: true, lease, ..candidate(2) }).await.unwrap();
+    assert!(matches!(submit(&first.handle, "a").await, Err(RequestError::Unavailable(_))));
+    first.stands_by().await;
+    let leader: Arc<str> = "http://scheduler-2:7433".into();
+    assert_eq!(submit(&first.handle, "a").await, Err(Unavailable { leader: Some(leader) }.into()));
+    assert_eq!(store.peek().await.unwrap().jobs, []);
+}
+
+#[tokio::test]
+async fn a_scheduler_with_blobs_of_its_own_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let store = Arc::new(Flaky::default());
-    let blobs = Blobs::open(dir.path()).unwrap();
-    let (driver, handle, mut serving) = Driver::new(store.clone(), CoreConfig::default(), blobs);
-    let run = tokio::spawn(driver.run(CancellationToken::new()));
-    serving.wait_for(|serving| *serving).await.unwrap();
-    store.campaign(Uuid::nil(), Campaign::Take).await.unwrap();
-    assert_eq!(submit(&handle, "a").await, Err(Unavailable.into()));
-    assert!(matches!(run.await.unwrap(), Err(Deposed(StoreError::Fenced { .. }))));
-    assert_eq!(submit(&handle, "a").await, Err(Unavailable.into()));
+    let mut first = Replica::start(&store, dir.path(), 1);
+    first.leads().await;
+    let second = Replica::start(&store, other.path(), 2);
+    let refused = second.task.await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("all schedulers of one Redis must share one"), "{refused}");
+    assert!(first.role.borrow().leads());
 }

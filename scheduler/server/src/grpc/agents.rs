@@ -1,8 +1,9 @@
 //! `AgentService`: the agents' sessions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -10,7 +11,7 @@ use tracing::{info, warn};
 use trainyard_proto::convert::agent::{Hello, parse_gpus};
 use trainyard_proto::pb::agent_message::Message;
 use trainyard_proto::pb::{self, agent_service_server::AgentService};
-use trainyard_scheduler_core::Command;
+use trainyard_scheduler_core::{Command, Event};
 use trainyard_types::{AgentId, Session};
 
 use super::status::ApiError;
@@ -22,6 +23,8 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// Commands on their way into the connection; more wait at the driver.
 const BACKLOG: usize = 16;
+/// Messages of one agent that may wait at the driver; then its connection is not read.
+const PLACES: usize = 32;
 
 /// See the module.
 pub struct Agents(pub Context);
@@ -67,15 +70,17 @@ async fn listen(
     session: Session,
     inbound: &mut Streaming<pb::AgentMessage>,
 ) -> Result<(), ApiError> {
+    let places = Arc::new(Semaphore::new(PLACES));
     // An error of the stream is an agent that is gone, as its end is.
     while let Ok(Some(message)) = inbound.message().await {
         match message.message {
             Some(Message::Heartbeat(heartbeat)) => {
                 let (_, telemetry) = parse_gpus(heartbeat.gpus)?;
-                context.driver.heartbeat(agent, session, telemetry).await?;
+                context.driver.say(Event::Heartbeat { agent, session, telemetry }, &places).await?;
             }
             Some(Message::Report(report)) => {
-                context.driver.report(agent, session, report.try_into()?).await?;
+                let report = report.try_into()?;
+                context.driver.say(Event::Report { agent, session, report }, &places).await?;
             }
             Some(Message::Hello(_)) => {
                 return Err(ApiError::field("hello", "came twice; open another connection"));

@@ -122,7 +122,7 @@ impl Artifacts {
         parts: &mut Streaming<pb::UploadArtifactRequest>,
     ) -> Result<pb::UploadArtifactResponse, Status> {
         let Header { attempt, session, artifact } = header;
-        let allowed = self.0.driver.ask(move |live| holds(live.core, attempt, session)).await;
+        let allowed = self.0.driver.ask_leader(move |live| holds(live.core, attempt, session)).await;
         if !allowed.map_err(ApiError::from)? {
             return Err(ApiError::NotHeld { attempt }.into());
         }

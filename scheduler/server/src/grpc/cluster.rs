@@ -62,13 +62,14 @@ impl ClusterService for Cluster {
         let request = request.into_inner();
         let page =
             Page::parse(request.page_size, &request.page_token, "agents").map_err(ApiError::Invalid)?;
-        let agents = self.0.driver.ask(move |live| list(live, &page)).await.map_err(ApiError::from)?;
+        let agents = self.0.driver.ask_leader(move |live| list(live, &page)).await.map_err(ApiError::from)?;
         Ok(Response::new(agents))
     }
 
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
         let wanted = request.into_inner().agent;
-        let agent = self.0.driver.ask(move |live| find(live, &wanted)).await.map_err(ApiError::from)??;
+        let agent =
+            self.0.driver.ask_leader(move |live| find(live, &wanted)).await.map_err(ApiError::from)??;
         Ok(Response::new(agent))
     }
 }

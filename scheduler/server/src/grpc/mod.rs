@@ -25,7 +25,7 @@ use trainyard_proto::pb::cluster_service_server::ClusterServiceServer;
 use trainyard_proto::pb::job_service_server::JobServiceServer;
 
 use crate::blobs::Blobs;
-use crate::driver::Handle;
+use crate::driver::{Handle, Role};
 use crate::store::Store;
 
 /// What the services need.
@@ -75,20 +75,21 @@ pub fn routes(context: &Context, health: HealthReporter) -> Result<Routes, tonic
         .add_service(artifacts.max_decoding_message_size(max)))
 }
 
-/// Everything that a health check may name.
-const SERVICES: [&str; 6] = [
-    "",
-    "grpc.health.v1.Health",
-    JobServiceServer::<jobs::Jobs>::NAME,
-    ClusterServiceServer::<cluster::Cluster>::NAME,
-    AgentServiceServer::<agents::Agents>::NAME,
-    ArtifactServiceServer::<artifacts::Artifacts>::NAME,
+/// Everything that a health check may name, and whether only the leader serves it.
+const SERVICES: [(&str, bool); 6] = [
+    ("", false),
+    ("grpc.health.v1.Health", false),
+    (JobServiceServer::<jobs::Jobs>::NAME, false),
+    (ClusterServiceServer::<cluster::Cluster>::NAME, true),
+    (AgentServiceServer::<agents::Agents>::NAME, true),
+    (ArtifactServiceServer::<artifacts::Artifacts>::NAME, false),
 ];
 
-/// Tells health checks whether the scheduler serves.
-pub async fn set_health(health: &HealthReporter, serving: bool) {
-    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in SERVICES {
+/// Tells health checks what the scheduler serves: on a standby, jobs and artifacts can be read.
+pub async fn set_health(health: &HealthReporter, role: &Role) {
+    for (service, leader_only) in SERVICES {
+        let serves = if leader_only { role.leads() } else { role.reads() };
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status(service, status).await;
     }
 }
@@ -96,22 +97,28 @@ pub async fn set_health(health: &HealthReporter, serving: bool) {
 /// Keeps health checks informed until the scheduler shuts down, when it does not serve any more.
 pub async fn report_health(
     mut health: HealthReporter,
-    mut serving: watch::Receiver<bool>,
+    mut role: watch::Receiver<Role>,
     closing: CancellationToken,
 ) {
     let follow = async {
+        let mut told = None;
         loop {
-            let now = *serving.borrow_and_update();
-            set_health(&health, now).await;
-            if serving.changed().await.is_err() {
+            let now = role.borrow_and_update().clone();
+            // Those who watch are told of changes only.
+            let serves = Some((now.leads(), now.reads()));
+            if told != serves {
+                set_health(&health, &now).await;
+                told = serves;
+            }
+            if role.changed().await.is_err() {
                 return;
             }
         }
     };
     closing.run_until_cancelled(follow).await;
-    set_health(&health, false).await;
+    set_health(&health, &Role::Away("it is shutting down".into())).await;
     // Those who watch are told, and then let go: a drain waits for them otherwise.
-    for service in SERVICES {
+    for (service, _) in SERVICES {
         health.clear_service_status(service).await;
     }
 }

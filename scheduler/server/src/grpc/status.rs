@@ -18,6 +18,8 @@ use crate::store::StoreError;
 const DOMAIN: &str = "trainyard";
 /// When to try again; the store usually comes back within a second.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// When to try again after a standby's answer, should the leader that it names be gone.
+const LEADER_DELAY: Duration = Duration::from_millis(250);
 
 /// Why a call was not done.
 #[derive(Debug)]
@@ -56,6 +58,11 @@ pub enum ApiError {
     Internal,
     /// The store is away, or the scheduler is shutting down.
     Unavailable(&'static str),
+    /// Another scheduler leads.
+    NotLeader {
+        /// Its URL.
+        leader: String,
+    },
 }
 
 impl ApiError {
@@ -76,8 +83,11 @@ impl ApiError {
 }
 
 impl From<Unavailable> for ApiError {
-    fn from(_: Unavailable) -> Self {
-        Self::STORE_AWAY
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable.leader {
+            Some(leader) => Self::NotLeader { leader: leader.to_string() },
+            None => Self::STORE_AWAY,
+        }
     }
 }
 
@@ -86,7 +96,7 @@ impl From<RequestError> for ApiError {
         match error {
             RequestError::Refused(Refusal::UnknownJob(job)) => Self::no_job(&job),
             RequestError::Refused(refusal) => Self::Refused(refusal),
-            RequestError::Unavailable(Unavailable) => Self::STORE_AWAY,
+            RequestError::Unavailable(unavailable) => unavailable.into(),
         }
     }
 }
@@ -196,6 +206,12 @@ impl From<ApiError> for Status {
             ApiError::Internal => {
                 let text = "the scheduler met an error of its own; its log has the cause";
                 Self::with_error_details(Code::Internal, text, details("INTERNAL", []))
+            }
+            ApiError::NotLeader { leader } => {
+                let text = format!("this scheduler stands by; ask the leader at {leader}");
+                let mut details = details("NOT_LEADER", [("leader", leader)]);
+                details.set_retry_info(Some(LEADER_DELAY));
+                Self::with_error_details(Code::Unavailable, text, details)
             }
             ApiError::Unavailable(text) => {
                 let mut details = details("UNAVAILABLE", []);

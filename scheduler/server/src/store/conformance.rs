@@ -1,6 +1,7 @@
 //! What every store must do, run on both of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use trainyard_scheduler_core::{AgentRecord, EventBody, EventRecord, JobRecord, Write};
 use trainyard_types::{
@@ -9,14 +10,14 @@ use trainyard_types::{
 use uuid::Uuid;
 
 use super::memory::MemoryStore;
-use super::{Campaign, Loaded, RedisStore, Store, StoreError, keys};
+use super::{Campaigned, Candidate, Loaded, RedisOptions, RedisStore, Store, StoreError, keys};
 use crate::embedded::EmbeddedRedis;
 
-const ME: Uuid = Uuid::from_u128(1);
-const OTHER: Uuid = Uuid::from_u128(2);
+pub(super) const ME: Uuid = Uuid::from_u128(1);
+pub(super) const OTHER: Uuid = Uuid::from_u128(2);
 
 /// A job that no other one of this process has the id of.
-fn job() -> JobRecord {
+pub(super) fn job() -> JobRecord {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let train = TrainSpec::new(ModelScale::N, "/data/d.yaml");
     let spec = JobSpec {
@@ -49,20 +50,20 @@ fn job() -> JobRecord {
     }
 }
 
-fn write(job: &JobRecord) -> Write {
+pub(super) fn write(job: &JobRecord) -> Write {
     Write::Job(Box::new(job.clone()))
 }
 
-fn event(cursor: u64) -> EventRecord {
+pub(super) fn event(cursor: u64) -> EventRecord {
     let body = EventBody::State { state: JobState::Queued, reason: format!("event {cursor}") };
     EventRecord { cursor, time: Time(cursor), attempt: 0, body }
 }
 
-fn events(job: &JobRecord, cursors: std::ops::RangeInclusive<u64>) -> Write {
+pub(super) fn events(job: &JobRecord, cursors: std::ops::RangeInclusive<u64>) -> Write {
     Write::JobEvents { job: job.id, events: cursors.map(event).collect() }
 }
 
-fn agent(name: &str) -> AgentRecord {
+pub(super) fn agent(name: &str) -> AgentRecord {
     AgentRecord {
         id: AgentId(Uuid::from_u128(7)),
         name: name.into(),
@@ -72,23 +73,43 @@ fn agent(name: &str) -> AgentRecord {
     }
 }
 
-async fn lead(store: &dyn Store) -> LeaderEpoch {
-    store.campaign(ME, Campaign::Take).await.unwrap()
+/// One whose lease outlasts any test.
+pub(super) fn candidate(instance: Uuid) -> Candidate {
+    Candidate {
+        instance,
+        address: format!("http://{instance}"),
+        lease: Duration::from_secs(3600),
+        exclusive: false,
+        known: LeaderEpoch(0),
+    }
+}
+
+/// One that takes any lease.
+pub(super) async fn take(store: &dyn Store, instance: Uuid) -> LeaderEpoch {
+    match store.campaign(&Candidate { exclusive: true, ..candidate(instance) }).await {
+        Ok(Campaigned::Leads(epoch)) => epoch,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) async fn lead(store: &dyn Store) -> LeaderEpoch {
+    take(store, ME).await
 }
 
 async fn what_is_committed_is_loaded(store: &dyn Store) {
     let leader = lead(store).await;
     let first = job();
-    let second = JobRecord { revision: 2, state: JobState::Running, ..first.clone() };
+    let second = JobRecord { revision: 2, state: JobState::Cancelled, ..first.clone() };
     let writes = [write(&first), Write::Agent(agent("old")), write(&second), Write::Agent(agent("new"))];
     store.commit(leader, &writes).await.unwrap();
     let loaded = store.load(leader).await.unwrap();
     assert_eq!(loaded, Loaded { jobs: vec![second], agents: vec![agent("new")], quarantined: Vec::new() });
+    assert_eq!(store.peek().await.unwrap(), loaded);
 }
 
 async fn a_lower_leader_epoch_changes_nothing(store: &dyn Store) {
     let old = lead(store).await;
-    let new = store.campaign(OTHER, Campaign::Take).await.unwrap();
+    let new = take(store, OTHER).await;
     assert!(new > old);
     let job = job();
     let refused = store.commit(old, &[write(&job), events(&job, 1..=1)]).await;
@@ -98,14 +119,64 @@ async fn a_lower_leader_epoch_changes_nothing(store: &dyn Store) {
     assert_eq!(store.events(job.id, 0, 10).await.unwrap(), []);
 }
 
-async fn a_leader_renews_unless_another_has_led_since(store: &dyn Store) {
+async fn a_lease_is_renewed_by_its_holder_only(store: &dyn Store) {
     let first = lead(store).await;
-    let renewed = store.campaign(ME, Campaign::Renew).await.unwrap();
-    assert!(renewed > first);
+    store.renew(&candidate(ME), first).await.unwrap();
+    let second = take(store, OTHER).await;
+    assert!(second > first);
+    let refused = store.renew(&candidate(ME), first).await;
+    assert!(
+        matches!(refused, Err(StoreError::Fenced { ours, current }) if (ours, current) == (first, second))
+    );
+    store.renew(&candidate(OTHER), second).await.unwrap();
+    store.commit(second, &[]).await.unwrap();
+}
+
+async fn who_stands_by_is_told_who_leads_until_the_lease_is_given_back(store: &dyn Store) {
+    let epoch = lead(store).await;
+    let held = store.campaign(&candidate(OTHER)).await.unwrap();
+    let Campaigned::Held { epoch: known, address, left } = held else { panic!("{held:?}") };
+    assert_eq!((known, address), (epoch, candidate(ME).address));
+    assert!(left > Duration::from_secs(3000) && left <= Duration::from_secs(3600));
+    // Nobody gives back what is another's.
+    store.resign(&candidate(OTHER)).await.unwrap();
+    assert!(matches!(store.campaign(&candidate(OTHER)).await, Ok(Campaigned::Held { .. })));
+    store.resign(&candidate(ME)).await.unwrap();
+    let won = store.campaign(&candidate(OTHER)).await.unwrap();
+    assert!(matches!(won, Campaigned::Leads(won) if won > epoch), "{won:?}");
+    assert!(matches!(store.commit(epoch, &[]).await, Err(StoreError::Fenced { .. })));
+}
+
+async fn a_holder_that_campaigns_again_leads_on_under_a_new_epoch(store: &dyn Store) {
+    let first = lead(store).await;
+    let again = store.campaign(&candidate(ME)).await.unwrap();
+    assert!(matches!(again, Campaigned::Leads(again) if again > first), "{again:?}");
     assert!(matches!(store.commit(first, &[]).await, Err(StoreError::Fenced { .. })));
-    store.commit(renewed, &[]).await.unwrap();
-    store.campaign(OTHER, Campaign::Take).await.unwrap();
-    assert!(matches!(store.campaign(ME, Campaign::Renew).await, Err(StoreError::Fenced { .. })));
+}
+
+async fn a_lease_that_has_ended_can_be_taken(store: &dyn Store) {
+    let short = Candidate { lease: Duration::from_millis(1), ..candidate(ME) };
+    let Ok(Campaigned::Leads(first)) = store.campaign(&short).await else { panic!() };
+    loop {
+        match store.campaign(&candidate(OTHER)).await.unwrap() {
+            Campaigned::Leads(epoch) => break assert!(epoch > first),
+            Campaigned::Held { .. } => {}
+        }
+    }
+}
+
+async fn who_has_seen_an_epoch_does_not_lead_an_emptied_store(store: &dyn Store) {
+    let known = LeaderEpoch(7);
+    let refused = store.campaign(&Candidate { known, ..candidate(ME) }).await;
+    assert!(matches!(refused, Err(StoreError::Lost)), "{refused:?}");
+    assert!(lead(store).await > LeaderEpoch(0));
+    let won = store.campaign(&Candidate { known: LeaderEpoch(1 << 40), ..candidate(ME) }).await.unwrap();
+    assert_eq!(won, Campaigned::Leads(LeaderEpoch((1 << 40) + 1)));
+}
+
+async fn the_first_directory_of_blobs_stays(store: &dyn Store) {
+    assert_eq!(store.claim_blobs(ME).await.unwrap(), ME);
+    assert_eq!(store.claim_blobs(OTHER).await.unwrap(), ME);
 }
 
 async fn one_wrong_revision_stops_the_whole_batch(store: &dyn Store) {
@@ -160,58 +231,39 @@ macro_rules! conformance {
 conformance!(
     what_is_committed_is_loaded,
     a_lower_leader_epoch_changes_nothing,
-    a_leader_renews_unless_another_has_led_since,
+    a_lease_is_renewed_by_its_holder_only,
+    who_stands_by_is_told_who_leads_until_the_lease_is_given_back,
+    a_holder_that_campaigns_again_leads_on_under_a_new_epoch,
+    a_lease_that_has_ended_can_be_taken,
+    who_has_seen_an_epoch_does_not_lead_an_emptied_store,
+    the_first_directory_of_blobs_stays,
     one_wrong_revision_stops_the_whole_batch,
     a_batch_that_comes_twice_is_applied_once,
     events_are_read_from_a_cursor_in_pages
 );
 
 /// A server of one test.
-struct PrivateRedis {
+pub(super) struct PrivateRedis {
     server: EmbeddedRedis,
     _dir: tempfile::TempDir,
 }
 
 impl PrivateRedis {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self { server: EmbeddedRedis::start("redis-server".as_ref(), dir.path()).unwrap(), _dir: dir }
     }
 
-    fn store(&self) -> RedisStore {
-        RedisStore::at_socket(self.server.socket(), 50).unwrap()
+    pub(super) fn store(&self) -> RedisStore {
+        RedisStore::at_socket(self.server.socket(), RedisOptions { event_history: 50, replicas: 0 }).unwrap()
     }
 
-    async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+    pub(super) async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let client = redis::Client::open(self.server.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let mut cmd = redis::cmd(command[0]);
         cmd.arg(&command[1..]).query_async(&mut connection).await.unwrap()
     }
-}
-
-#[tokio::test]
-async fn a_record_that_cannot_be_read_is_set_aside_and_named() {
-    let redis = PrivateRedis::start();
-    let store = redis.store();
-    let leader = lead(&store).await;
-    let good = job();
-    store.commit(leader, &[write(&good), Write::Agent(agent("a"))]).await.unwrap();
-    let torn = Uuid::from_u128(99).to_string();
-    let _: u64 = redis.run(&["HSET", keys::JOBS, &torn, "1 {\"id\":"]).await;
-    let loaded = store.load(leader).await.unwrap();
-    assert_eq!((loaded.jobs, loaded.quarantined), (vec![good], vec![format!("{} {torn}", keys::JOBS)]));
-    assert_eq!(store.load(leader).await.unwrap().quarantined, Vec::<String>::new());
-    let aside: String = redis.run(&["HGET", keys::QUARANTINE, &format!("{} {torn}", keys::JOBS)]).await;
-    assert_eq!(aside, "1 {\"id\":");
-}
-
-#[tokio::test]
-async fn a_store_of_another_schema_is_refused() {
-    let redis = PrivateRedis::start();
-    let _: String = redis.run(&["SET", keys::SCHEMA, "999"]).await;
-    let refused = redis.store().campaign(ME, Campaign::Take).await;
-    assert!(matches!(refused, Err(StoreError::Schema { found }) if found == "999"));
 }
 
 #[tokio::test]

@@ -6,13 +6,16 @@ use trainyard_types::JobId;
 pub const SCHEMA: &str = "{trainyard}:schema";
 /// Integer: the newest leader epoch.
 pub const LEADER_EPOCH: &str = "{trainyard}:leader_epoch";
-/// Text: the instance id of the scheduler that drew the newest leader epoch.
+/// Text that expires, the leader's lease: `INSTANCE ADDRESS`.
 pub const LEADER: &str = "{trainyard}:leader";
 /// Hash: job id to `REVISION JSON`.
 pub const JOBS: &str = "{trainyard}:jobs";
 /// Hash: agent id to JSON.
 pub const AGENTS: &str = "{trainyard}:agents";
-/// Hash: `KEY FIELD` to a value that could not be read.
+/// Text: the id of the directory of blobs that belongs to this store.
+pub const BLOBS: &str = "{trainyard}:blobs";
+/// Hash: `KEY FIELD` to a value that could not be read. A whole key that is of the wrong type is renamed to
+/// this name, a space, and its own.
 pub const QUARANTINE: &str = "{trainyard}:quarantine";
 
 /// Stream: entry `<cursor>-0` with the field `e`, JSON.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
 use trainyard_types::{AgentId, JobId, LeaderEpoch};
 use uuid::Uuid;
 
-use super::{Campaign, Loaded, Pending, Store, StoreError};
+use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
 
 /// Everything in maps.
 #[derive(Debug, Default)]
@@ -16,7 +17,9 @@ pub struct MemoryStore(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     epoch: LeaderEpoch,
-    leader: Option<Uuid>,
+    /// Whose lease it is, where it is reached, and until when.
+    lease: Option<(Uuid, String, Instant)>,
+    blobs: Option<Uuid>,
     jobs: BTreeMap<JobId, JobRecord>,
     agents: BTreeMap<AgentId, AgentRecord>,
     events: BTreeMap<JobId, BTreeMap<u64, EventRecord>>,
@@ -27,13 +30,42 @@ impl State {
         if self.epoch == ours { Ok(()) } else { Err(StoreError::Fenced { ours, current: self.epoch }) }
     }
 
-    fn campaign(&mut self, instance: Uuid, how: Campaign) -> Result<LeaderEpoch, StoreError> {
-        if how == Campaign::Renew && self.leader != Some(instance) {
-            return Err(StoreError::Fenced { ours: LeaderEpoch(0), current: self.epoch });
+    fn campaign(&mut self, candidate: &Candidate) -> Result<Campaigned, StoreError> {
+        let now = Instant::now();
+        if self.epoch.0 == 0 && candidate.known.0 > 0 {
+            return Err(StoreError::Lost);
         }
-        self.leader = Some(instance);
-        self.epoch.0 += 1;
-        Ok(self.epoch)
+        match &self.lease {
+            Some((holder, address, until))
+                if !candidate.exclusive && *holder != candidate.instance && *until > now =>
+            {
+                return Ok(Campaigned::Held {
+                    epoch: self.epoch,
+                    address: address.clone(),
+                    left: *until - now,
+                });
+            }
+            Some(_) | None => {}
+        }
+        self.lease = Some((candidate.instance, candidate.address.clone(), now + candidate.lease));
+        self.epoch.0 = self.epoch.0.max(candidate.known.0) + 1;
+        Ok(Campaigned::Leads(self.epoch))
+    }
+
+    fn renew(&mut self, candidate: &Candidate, leader: LeaderEpoch) -> Result<(), StoreError> {
+        self.fence(leader)?;
+        let until = Instant::now() + candidate.lease;
+        self.lease = Some((candidate.instance, candidate.address.clone(), until));
+        Ok(())
+    }
+
+    fn resign(&mut self, candidate: &Candidate) {
+        self.lease.take_if(|(holder, ..)| *holder == candidate.instance);
+    }
+
+    fn loaded(&self) -> Loaded {
+        let (jobs, agents) = (self.jobs.values().cloned(), self.agents.values().cloned());
+        Loaded { jobs: jobs.collect(), agents: agents.collect(), quarantined: Vec::new() }
     }
 
     fn commit(&mut self, leader: LeaderEpoch, writes: &[Write]) -> Result<(), StoreError> {
@@ -76,16 +108,31 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn campaign(&self, instance: Uuid, how: Campaign) -> Pending<'_, LeaderEpoch> {
-        Box::pin(async move { self.state().campaign(instance, how) })
+    fn campaign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, Campaigned> {
+        Box::pin(async move { self.state().campaign(candidate) })
+    }
+
+    fn renew<'a>(&'a self, candidate: &'a Candidate, leader: LeaderEpoch) -> Pending<'a, ()> {
+        Box::pin(async move { self.state().renew(candidate, leader) })
+    }
+
+    fn resign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, ()> {
+        Box::pin(async move {
+            self.state().resign(candidate);
+            Ok(())
+        })
+    }
+
+    fn claim_blobs(&self, ours: Uuid) -> Pending<'_, Uuid> {
+        Box::pin(async move { Ok(*self.state().blobs.get_or_insert(ours)) })
     }
 
     fn load(&self, _leader: LeaderEpoch) -> Pending<'_, Loaded> {
-        Box::pin(async move {
-            let state = self.state();
-            let (jobs, agents) = (state.jobs.values().cloned(), state.agents.values().cloned());
-            Ok(Loaded { jobs: jobs.collect(), agents: agents.collect(), quarantined: Vec::new() })
-        })
+        self.peek()
+    }
+
+    fn peek(&self) -> Pending<'_, Loaded> {
+        Box::pin(async move { Ok(self.state().loaded()) })
     }
 
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()> {

@@ -3,24 +3,29 @@
 //! Must not know: gRPC. What Redis looks like is known to `redis.rs`, `keys.rs` and `scripts/` only.
 
 mod keys;
+mod link;
+mod records;
 mod redis;
 
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 pub mod memory;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
 use trainyard_types::{JobId, LeaderEpoch};
 use uuid::Uuid;
 
-pub use self::redis::RedisStore;
+pub use self::redis::{RedisOptions, RedisStore};
 
-/// The layout of what is stored; a store of another one is refused.
-pub const SCHEMA: u32 = 1;
+/// The layout of what is stored. An older one is migrated by whoever comes to lead, a newer one is refused.
+pub const SCHEMA: u32 = 2;
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +33,7 @@ pub enum StoreError {
     /// Another scheduler leads now, or the store has lost its data. Nothing was written.
     #[error(
         "this scheduler leads no more: the store is at leader epoch {current}, ours was {ours}; another \
-         scheduler uses the same Redis, or (at 0) Redis has lost its data"
+         scheduler leads, or (at 0) Redis has lost its data"
     )]
     Fenced {
         /// What the caller said.
@@ -47,7 +52,10 @@ pub enum StoreError {
         expected: u64,
     },
     /// The store belongs to another version of Trainyard.
-    #[error("the store has schema {found}, this build reads schema {SCHEMA}; use the build that wrote it")]
+    #[error(
+        "Redis key {}: the store has schema `{found}`, this build reads {SCHEMA} and older; use the build that wrote it",
+        keys::SCHEMA
+    )]
     Schema {
         /// In the store.
         found: String,
@@ -55,6 +63,23 @@ pub enum StoreError {
     /// The store cannot be reached or did not answer. Whether the call took effect is not known.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// There was a leader epoch, and there is none any more.
+    #[error(
+        "Redis has lost its data: {} is gone; restore it, or restart every scheduler to begin with an empty queue",
+        keys::LEADER_EPOCH
+    )]
+    Lost,
+    /// The lease could not be renewed in time; another scheduler may lead by now.
+    #[error("the leader's lease is over")]
+    LeaseOver,
+    /// Fewer replicas than asked for have the write. It may take effect all the same.
+    #[error("{acked} of {wanted} replicas of Redis have the write")]
+    Replicas {
+        /// That said so in time.
+        acked: usize,
+        /// As configured.
+        wanted: usize,
+    },
     /// A record cannot be written as JSON: a bug of ours.
     #[error("a record cannot be encoded")]
     Encode(#[from] serde_json::Error),
@@ -63,13 +88,35 @@ pub enum StoreError {
 /// The answer to come.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// How a scheduler comes to lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Campaign {
-    /// Depose whoever leads.
-    Take,
-    /// Lead on under a new epoch, unless somebody else has led since.
-    Renew,
+/// A scheduler that would lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Names this process.
+    pub instance: Uuid,
+    /// Where clients and agents reach it, a URL.
+    pub address: String,
+    /// How long it leads without a sign of life.
+    pub lease: Duration,
+    /// Whether nobody else can have the store, so that a lease in it is a dead process's.
+    pub exclusive: bool,
+    /// The highest leader epoch that it has seen.
+    pub known: LeaderEpoch,
+}
+
+/// What a campaign came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Campaigned {
+    /// The candidate leads.
+    Leads(LeaderEpoch),
+    /// Another does.
+    Held {
+        /// The store's.
+        epoch: LeaderEpoch,
+        /// Where the leader is reached.
+        address: String,
+        /// Of its lease.
+        left: Duration,
+    },
 }
 
 /// Everything that is stored but the events.
@@ -85,12 +132,24 @@ pub struct Loaded {
 
 /// Durable state. A call that has returned `Ok` survives the loss of every process.
 pub trait Store: Send + Sync + 'static {
-    /// Makes `instance` the leader under a new, higher epoch. Whatever older epochs still have under way
-    /// is refused from now on.
-    fn campaign(&self, instance: Uuid, how: Campaign) -> Pending<'_, LeaderEpoch>;
+    /// Makes the candidate the leader under a new, higher epoch, unless another's lease is valid. Whatever
+    /// older epochs still have under way is refused from then on.
+    fn campaign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, Campaigned>;
+
+    /// Renews the candidate's lease, provided that it leads.
+    fn renew<'a>(&'a self, candidate: &'a Candidate, leader: LeaderEpoch) -> Pending<'a, ()>;
+
+    /// Gives the candidate's lease back, so that another need not wait for its end.
+    fn resign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, ()>;
+
+    /// Which directory of blobs belongs to this store: `ours`, if it had none.
+    fn claim_blobs(&self, ours: Uuid) -> Pending<'_, Uuid>;
 
     /// All records. What cannot be read is set aside, so that one bad record does not stop the rest.
     fn load(&self, leader: LeaderEpoch) -> Pending<'_, Loaded>;
+
+    /// As [`Store::load`] for one who does not lead: changes nothing, and leaves out what cannot be read.
+    fn peek(&self) -> Pending<'_, Loaded>;
 
     /// Applies all of `writes` in order, or none of them. Without writes it checks that `leader` leads.
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()>;

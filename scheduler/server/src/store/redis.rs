@@ -4,37 +4,50 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{ConnectionAddr, RedisError, Script};
-use serde::de::DeserializeOwned;
-use tracing::{error, warn};
+use redis::{ConnectionAddr, RedisError, Script, ScriptInvocation};
+use tracing::{error, info, warn};
 use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
 use trainyard_types::{AgentId, JobId, LeaderEpoch};
 use uuid::Uuid;
 
-use super::{Campaign, Loaded, Pending, SCHEMA, Store, StoreError, keys};
+use super::link::{Link, Source};
+use super::records::{parse_agent, parse_job};
+use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
 
-/// How long one call may take; a busy server needs more than the client's own half second.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a write may take to reach the replicas that it waits for.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(2);
 /// Fields per step when a hash is read.
 const SCAN_COUNT: usize = 500;
 
 /// Id, and its fields with their values.
 type StreamEntry = (String, Vec<(String, Vec<u8>)>);
 
+/// How a store is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedisOptions {
+    /// Longest event stream of a job, roughly.
+    pub event_history: usize,
+    /// Replicas that must have a write before it counts.
+    pub replicas: usize,
+}
+
 /// Redis, by URL or at the socket of an embedded server.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
     /// Carries the writes.
-    writer: ConnectionManager,
+    writer: Link,
     /// Carries what watchers read, so that a long history does not hold up a commit.
-    reader: ConnectionManager,
+    reader: Link,
+    /// Carries the lease, so that a commit that waits for replicas does not hold it up.
+    leases: Link,
     campaign: Script,
+    renew: Script,
+    resign: Script,
     commit: Script,
     quarantine: Script,
-    /// Longest event stream of a job, roughly.
-    event_history: usize,
+    /// From schema 1 to 2, and so on.
+    migrations: Vec<Script>,
+    options: RedisOptions,
 }
 
 impl From<RedisError> for StoreError {
@@ -44,37 +57,37 @@ impl From<RedisError> for StoreError {
 }
 
 impl RedisStore {
-    /// A store at `url`: `redis://[user:password@]host[:port]/[db]`, or `unix:///path/to/socket`.
-    /// Connects when it is first used.
+    /// A store at `url`: `redis://[user:password@]host[:port]/[db]`, `unix:///path/to/socket`, or
+    /// `redis+sentinel://[user:password@]host[:port],…/MASTER[/db]`. Connects when it is first used.
     ///
     /// # Errors
     /// The URL is none.
-    pub fn at_url(url: &str, event_history: usize) -> Result<Self, StoreError> {
-        Self::new(redis::Client::open(url)?, event_history)
+    pub fn at_url(url: &str, options: RedisOptions) -> Result<Self, StoreError> {
+        Ok(Self::new(Source::parse(url)?, options))
     }
 
     /// A store at a Unix socket, whose path need not survive being written as a URL.
     ///
     /// # Errors
     /// Never, as it stands.
-    pub fn at_socket(path: &Path, event_history: usize) -> Result<Self, StoreError> {
-        Self::new(redis::Client::open(ConnectionAddr::Unix(path.to_owned()))?, event_history)
+    pub fn at_socket(path: &Path, options: RedisOptions) -> Result<Self, StoreError> {
+        let client = redis::Client::open(ConnectionAddr::Unix(path.to_owned()))?;
+        Ok(Self::new(Source::Server(client), options))
     }
 
-    fn new(client: redis::Client, event_history: usize) -> Result<Self, StoreError> {
-        // One attempt at a time: the caller decides how to wait, and others learn quickly that it failed.
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_connection_timeout(Some(CONNECTION_TIMEOUT))
-            .set_number_of_retries(0);
-        Ok(Self {
-            writer: ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?,
-            reader: ConnectionManager::new_lazy_with_config(client, config)?,
+    fn new(source: Source, options: RedisOptions) -> Self {
+        Self {
+            writer: Link::new(source.clone()),
+            reader: Link::new(source.clone()),
+            leases: Link::new(source),
             campaign: Script::new(include_str!("scripts/campaign.lua")),
+            renew: Script::new(include_str!("scripts/renew.lua")),
+            resign: Script::new(include_str!("scripts/resign.lua")),
             commit: Script::new(include_str!("scripts/commit.lua")),
             quarantine: Script::new(include_str!("scripts/quarantine.lua")),
-            event_history,
-        })
+            migrations: vec![Script::new(include_str!("scripts/from_1.lua"))],
+            options,
+        }
     }
 
     /// Whether the server answers.
@@ -82,30 +95,93 @@ impl RedisStore {
     /// # Errors
     /// It does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(redis::cmd("PING").exec_async(&mut self.writer.clone()).await?)
+        Ok(self.writer.query(&redis::cmd("PING")).await?)
     }
 
     /// What is weaker in the server's settings than "an acknowledged write is on disk"; `None` if nothing
     /// is, or if the server does not tell (managed ones often refuse).
     pub async fn weakness(&self) -> Option<String> {
         let mut command = redis::cmd("CONFIG");
-        command.arg("GET").arg("append*");
-        let settings: BTreeMap<String, String> = command.query_async(&mut self.writer.clone()).await.ok()?;
+        command.arg("GET").arg("append*").arg("min-replicas-to-write");
+        let settings: BTreeMap<String, String> = self.writer.query(&command).await.ok()?;
         let get = |key: &str| settings.get(key).map_or("unknown", String::as_str);
         let (appendonly, appendfsync) = (get("appendonly"), get("appendfsync"));
-        (appendonly != "yes" || appendfsync != "always")
-            .then(|| format!("appendonly is {appendonly} and appendfsync is {appendfsync}"))
+        if appendonly != "yes" || appendfsync != "always" {
+            return Some(format!("appendonly is {appendonly} and appendfsync is {appendfsync}"));
+        }
+        let required: usize = get("min-replicas-to-write").parse().ok()?;
+        let wanted = self.options.replicas;
+        (required < wanted).then(|| format!("min-replicas-to-write is {required}, below {wanted}"))
     }
 
-    /// All fields of a hash. No other scheduler writes meanwhile without fencing this one.
-    async fn hash(&self, key: &str) -> Result<BTreeMap<String, String>, StoreError> {
+    /// Runs a script whose writes count once enough replicas have them.
+    async fn invoke_durably(
+        &self,
+        call: &ScriptInvocation<'_>,
+        script: &Script,
+    ) -> Result<Vec<String>, StoreError> {
+        let wanted = self.options.replicas;
+        if wanted == 0 {
+            return Ok(self.writer.invoke(call).await?);
+        }
+        // On one connection: WAIT is about what its own connection has written.
+        let mut pipe = redis::pipe();
+        pipe.load_script(script).ignore().invoke_script(call);
+        pipe.cmd("WAIT").arg(wanted).arg(REPLICA_TIMEOUT.as_millis() as u64);
+        let (answer, acked): (Vec<String>, usize) = self.writer.pipe(&pipe).await?;
+        // Where nothing was written, there is nothing to wait for.
+        let written = answer.first().is_some_and(|word| word == "ok");
+        if written && acked < wanted { Err(StoreError::Replicas { acked, wanted }) } else { Ok(answer) }
+    }
+
+    /// Brings a store of an older schema up to ours, step by step.
+    async fn migrate(&self, found: &str) -> Result<(), StoreError> {
+        let newer = || StoreError::Schema { found: found.to_owned() };
+        let from: usize = found.parse().map_err(|_| newer())?;
+        let steps = from.checked_sub(1).and_then(|done| self.migrations.get(done..)).ok_or_else(newer)?;
+        for (at, step) in steps.iter().enumerate() {
+            let mut call = step.prepare_invoke();
+            call.key(keys::SCHEMA).key(keys::LEADER_EPOCH).key(keys::LEADER);
+            let answer = self.invoke_durably(&call, step).await?;
+            // Another scheduler may have been faster.
+            if answer.first().is_some_and(|word| word == "ok") {
+                info!(from = from + at, to = from + at + 1, "store migrated to a newer schema");
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_campaign(&self, candidate: &Candidate) -> Result<Campaigned, StoreError> {
+        let mut call = self.campaign.prepare_invoke();
+        call.key(keys::SCHEMA).key(keys::LEADER_EPOCH).key(keys::LEADER).key(keys::QUARANTINE);
+        call.arg(SCHEMA).arg(candidate.instance.to_string()).arg(&candidate.address);
+        call.arg(candidate.lease.as_millis() as u64);
+        call.arg(if candidate.exclusive { "take" } else { "wait" }).arg(candidate.known.0);
+        let answer = self.invoke_durably(&call, &self.campaign).await?;
+        let epoch = |text: &str| text.parse().map(LeaderEpoch).map_err(|_| unexpected(&answer));
+        match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["ok", drawn, aside @ ..] => {
+                report_aside(aside);
+                Ok(Campaigned::Leads(epoch(drawn)?))
+            }
+            ["held", stored, address, left] => Ok(Campaigned::Held {
+                epoch: epoch(stored)?,
+                address: (*address).to_owned(),
+                left: Duration::from_millis(left.parse().unwrap_or(0)),
+            }),
+            _ => Err(refusal(&answer, candidate.known)),
+        }
+    }
+
+    /// All fields of a hash. No other scheduler writes meanwhile without fencing a leader that reads; for
+    /// another reader the answer is as of no one moment, but each record is whole.
+    async fn hash(&self, link: &Link, key: &str) -> Result<BTreeMap<String, String>, StoreError> {
         let mut found = BTreeMap::new();
         let mut cursor = 0_u64;
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
-            let (next, fields): (u64, Vec<(String, Vec<u8>)>) =
-                command.query_async(&mut self.writer.clone()).await?;
+            let (next, fields): (u64, Vec<(String, Vec<u8>)>) = link.query(&command).await?;
             // What is no UTF-8 is no record either, and is quarantined as one that cannot be read.
             let text = |(field, value): (String, Vec<u8>)| (field, String::from_utf8_lossy(&value).into());
             found.extend(fields.into_iter().map(text));
@@ -116,6 +192,12 @@ impl RedisStore {
         }
     }
 
+    /// Whether a key can be read as a hash; one that is not there is an empty one.
+    async fn is_hash(&self, key: &str) -> Result<bool, StoreError> {
+        let kind: String = self.writer.query(redis::cmd("TYPE").arg(key)).await?;
+        Ok(kind == "hash" || kind == "none")
+    }
+
     /// The records of a hash; what `parse` refuses is set aside.
     async fn records<T>(
         &self,
@@ -124,13 +206,18 @@ impl RedisStore {
         parse: impl Fn(&str, &str) -> Result<T, String>,
         quarantined: &mut Vec<String>,
     ) -> Result<Vec<T>, StoreError> {
+        if !self.is_hash(key).await? {
+            error!(key, "key holds no hash, setting it aside");
+            self.set_aside(leader, key, None).await?;
+            quarantined.push(key.to_owned());
+        }
         let mut records = Vec::new();
-        for (field, value) in self.hash(key).await? {
+        for (field, value) in self.hash(&self.writer, key).await? {
             match parse(&field, &value) {
                 Ok(record) => records.push(record),
                 Err(cause) => {
                     error!(key, field, cause, "record cannot be read, setting it aside");
-                    self.set_aside(leader, key, &field).await?;
+                    self.set_aside(leader, key, Some(&field)).await?;
                     quarantined.push(format!("{key} {field}"));
                 }
             }
@@ -138,11 +225,22 @@ impl RedisStore {
         Ok(records)
     }
 
-    async fn set_aside(&self, leader: LeaderEpoch, key: &str, field: &str) -> Result<(), StoreError> {
+    async fn set_aside(&self, leader: LeaderEpoch, key: &str, field: Option<&str>) -> Result<(), StoreError> {
         let mut call = self.quarantine.prepare_invoke();
-        call.key(keys::LEADER_EPOCH).key(key).key(keys::QUARANTINE).arg(leader.0).arg(field);
-        let answer: Vec<String> = call.invoke_async(&mut self.writer.clone()).await?;
-        read_answer(&answer, leader).map(|_| ())
+        call.key(keys::LEADER_EPOCH).key(key).key(keys::QUARANTINE).arg(leader.0);
+        if let Some(field) = field {
+            call.arg(field);
+        }
+        read_answer(&self.writer.invoke::<Vec<String>>(&call).await?, leader)
+    }
+
+    async fn readable<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str, &str) -> Result<T, String>,
+    ) -> Result<Vec<T>, StoreError> {
+        let fields = self.hash(&self.reader, key).await?;
+        Ok(fields.iter().filter_map(|(field, value)| parse(field, value).ok()).collect())
     }
 
     async fn read_events(
@@ -154,7 +252,7 @@ impl RedisStore {
         let key = keys::events(job);
         let mut command = redis::cmd("XRANGE");
         command.arg(&key).arg(format!("({after}-0")).arg("+").arg("COUNT").arg(limit);
-        let entries: Vec<StreamEntry> = command.query_async(&mut self.reader.clone()).await?;
+        let entries: Vec<StreamEntry> = self.reader.query(&command).await?;
         let read = |(id, fields): StreamEntry| {
             let bytes = fields.first().map_or(&[][..], |(_, bytes)| bytes);
             serde_json::from_slice(bytes)
@@ -166,15 +264,45 @@ impl RedisStore {
 }
 
 impl Store for RedisStore {
-    fn campaign(&self, instance: Uuid, how: Campaign) -> Pending<'_, LeaderEpoch> {
+    fn campaign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, Campaigned> {
         Box::pin(async move {
-            let mut call = self.campaign.prepare_invoke();
-            call.key(keys::SCHEMA).key(keys::LEADER_EPOCH).key(keys::LEADER);
-            let how = if how == Campaign::Take { "take" } else { "renew" };
-            call.arg(SCHEMA).arg(instance.to_string()).arg(how);
-            let answer: Vec<String> = call.invoke_async(&mut self.writer.clone()).await?;
-            let epoch = read_answer(&answer, LeaderEpoch(0))?;
-            epoch.and_then(|epoch| epoch.parse().ok()).map(LeaderEpoch).ok_or_else(|| unexpected(&answer))
+            match self.try_campaign(candidate).await {
+                Err(StoreError::Schema { found }) => {
+                    self.migrate(&found).await?;
+                    self.try_campaign(candidate).await
+                }
+                result => result,
+            }
+        })
+    }
+
+    fn renew<'a>(&'a self, candidate: &'a Candidate, leader: LeaderEpoch) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let mut call = self.renew.prepare_invoke();
+            call.key(keys::LEADER_EPOCH).key(keys::LEADER).arg(leader.0);
+            call.arg(format!("{} {}", candidate.instance, candidate.address));
+            call.arg(candidate.lease.as_millis() as u64);
+            read_answer(&self.leases.invoke::<Vec<String>>(&call).await?, leader)
+        })
+    }
+
+    fn resign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let mut call = self.resign.prepare_invoke();
+            call.key(keys::LEADER).arg(candidate.instance.to_string());
+            read_answer(&self.leases.invoke::<Vec<String>>(&call).await?, candidate.known)
+        })
+    }
+
+    fn claim_blobs(&self, ours: Uuid) -> Pending<'_, Uuid> {
+        Box::pin(async move {
+            let mut pipe = redis::pipe();
+            pipe.cmd("SET").arg(keys::BLOBS).arg(ours.to_string()).arg("NX").ignore();
+            pipe.cmd("GET").arg(keys::BLOBS);
+            let (known,): (String,) = self.writer.pipe(&pipe).await?;
+            let unreadable =
+                |_| StoreError::Unavailable(format!("{} is `{known}`, which is no id", keys::BLOBS));
+            known.parse().map_err(unreadable)
         })
     }
 
@@ -187,12 +315,20 @@ impl Store for RedisStore {
         })
     }
 
+    fn peek(&self) -> Pending<'_, Loaded> {
+        Box::pin(async move {
+            let jobs = self.readable(keys::JOBS, parse_job).await?;
+            let agents = self.readable(keys::AGENTS, parse_agent).await?;
+            Ok(Loaded { jobs, agents, quarantined: Vec::new() })
+        })
+    }
+
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()> {
         Box::pin(async move {
             let batch = Batch::of(writes);
             let mut call = self.commit.prepare_invoke();
             call.key(keys::LEADER_EPOCH).key(keys::JOBS).key(keys::AGENTS);
-            call.arg(leader.0).arg(self.event_history).arg(batch.jobs.len());
+            call.arg(leader.0).arg(self.options.event_history).arg(batch.jobs.len());
             for (id, (built_on, record)) in &batch.jobs {
                 let json = serde_json::to_string(record)?;
                 call.arg(id.to_string()).arg(*built_on).arg(format!("{} {json}", record.revision));
@@ -207,8 +343,8 @@ impl Store for RedisStore {
                     call.arg(event.cursor).arg(serde_json::to_vec(event)?);
                 }
             }
-            let answer: Vec<String> = call.invoke_async(&mut self.writer.clone()).await?;
-            read_answer(&answer, leader).map(|_| ())
+            call.key(keys::QUARANTINE);
+            read_answer(&self.invoke_durably(&call, &self.commit).await?, leader)
         })
     }
 
@@ -245,40 +381,39 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What a script said: its value, or why it did nothing.
-fn read_answer(answer: &[String], ours: LeaderEpoch) -> Result<Option<&str>, StoreError> {
-    let number = |text: &String| text.parse().unwrap_or(0);
+/// What a script said that has no value to tell: that it is done, or why it did nothing.
+fn read_answer(answer: &[String], ours: LeaderEpoch) -> Result<(), StoreError> {
     match answer {
-        [word] if word == "ok" => Ok(None),
-        [word, value] if word == "ok" => Ok(Some(value)),
-        [word, epoch] if word == "fenced" => {
-            Err(StoreError::Fenced { ours, current: LeaderEpoch(number(epoch)) })
+        [word, aside @ ..] if word == "ok" => {
+            report_aside(aside);
+            Ok(())
         }
-        [word, found] if word == "schema" => Err(StoreError::Schema { found: found.clone() }),
-        [word, job, stored, expected] if word == "conflict" => {
-            Err(StoreError::Conflict { job: job.clone(), stored: number(stored), expected: number(expected) })
-        }
-        _ => Err(unexpected(answer)),
+        _ => Err(refusal(answer, ours)),
+    }
+}
+
+fn report_aside(keys: &[impl AsRef<str>]) {
+    for key in keys {
+        error!(key = key.as_ref(), into = keys::QUARANTINE, "key holds something else, set aside");
+    }
+}
+
+/// Why a script did nothing.
+fn refusal(answer: &[String], ours: LeaderEpoch) -> StoreError {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["fenced", epoch] => StoreError::Fenced { ours, current: LeaderEpoch(number(epoch)) },
+        ["schema", found] => StoreError::Schema { found: (*found).to_owned() },
+        ["lost"] => StoreError::Lost,
+        ["conflict", job, stored, expected] => StoreError::Conflict {
+            job: (*job).to_owned(),
+            stored: number(stored),
+            expected: number(expected),
+        },
+        _ => unexpected(answer),
     }
 }
 
 fn unexpected(answer: &[String]) -> StoreError {
     StoreError::Unavailable(format!("a script answered {answer:?}"))
-}
-
-fn parse_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
-    serde_json::from_str(json).map_err(|error| error.to_string())
-}
-
-/// A job's record must be stored under its own id and revision.
-fn parse_job(field: &str, value: &str) -> Result<JobRecord, String> {
-    let (revision, json) = value.split_once(' ').ok_or("has no revision")?;
-    let record: JobRecord = parse_json(json)?;
-    let fits = record.id.to_string() == field && record.revision.to_string() == revision;
-    if fits { Ok(record) } else { Err(format!("is job {} at revision {}", record.id, record.revision)) }
-}
-
-fn parse_agent(field: &str, value: &str) -> Result<AgentRecord, String> {
-    let record: AgentRecord = parse_json(value)?;
-    if record.id.to_string() == field { Ok(record) } else { Err(format!("is agent {}", record.id)) }
 }

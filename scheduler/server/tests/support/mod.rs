@@ -5,6 +5,8 @@
 use std::path::Path;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -44,11 +46,31 @@ impl Scheduler {
 
     /// Returns once it serves.
     pub async fn start_with(dir: TempDir, config: Config) -> Self {
-        let server = Server::start(config).await.unwrap();
-        let channel = Endpoint::from_shared(format!("http://{}", server.address())).unwrap().connect_lazy();
-        let scheduler = Self { server, dir, channel };
+        let scheduler = Self::open(dir, config).await;
         scheduler.serving().await;
         scheduler
+    }
+
+    /// Returns once its port is open.
+    pub async fn open(dir: TempDir, config: Config) -> Self {
+        let server = Server::start(config).await.unwrap();
+        let channel = Endpoint::from_shared(format!("http://{}", server.address())).unwrap().connect_lazy();
+        Self { server, dir, channel }
+    }
+
+    /// `ready: leads`, or what else it is.
+    pub async fn page(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// Returns once `/readyz` says so.
+    pub async fn is(&self, role: &str) {
+        while !self.page("/readyz").await.contains(role) {}
     }
 
     pub async fn serving(&self) {

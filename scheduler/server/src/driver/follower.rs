@@ -1,0 +1,145 @@
+//! A standby's view: what is stored, read when somebody asks and kept for a moment.
+//!
+//! Sessions and telemetry are only in the leader's memory, and so is why a job waits. What a standby shows is
+//! as old as its view: a second, or ten times what reading it took, so that a large queue does not keep Redis
+//! busy with those who only look.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+use trainyard_scheduler_core::{Core, CoreConfig};
+use trainyard_types::JobId;
+
+use super::inbox::{Audience, Live, Mark, Message, Question};
+use crate::clock::Clock;
+use crate::store::{Store, StoreError};
+
+/// How old a view may be at least.
+const AGE: Duration = Duration::from_secs(1);
+/// How much longer it is used than it took to read.
+const AGE_FACTOR: u32 = 10;
+/// Questions that may wait for a view.
+const WAITING: usize = 1024;
+
+type Reading = Pin<Box<dyn Future<Output = Result<View, StoreError>> + Send>>;
+
+struct View {
+    core: Core,
+    fresh_until: Instant,
+}
+
+/// See the module.
+pub(super) struct Follower {
+    store: Arc<dyn Store>,
+    config: CoreConfig,
+    clock: Clock,
+    view: Option<View>,
+    reading: Option<Reading>,
+    waiting: Vec<Question>,
+    watchers: BTreeMap<JobId, watch::Sender<Mark>>,
+    /// Where the leader is; without one nothing is answered.
+    leader: Option<Arc<str>>,
+}
+
+impl Follower {
+    pub(super) fn new(store: Arc<dyn Store>, config: CoreConfig, clock: Clock) -> Self {
+        let (waiting, watchers) = Default::default();
+        Self { store, config, clock, view: None, reading: None, waiting, watchers, leader: None }
+    }
+
+    /// The store answers, and another leads.
+    pub(super) fn follow(&mut self, leader: &Arc<str>) {
+        self.leader = Some(Arc::clone(leader));
+    }
+
+    /// The store does not answer: whoever asked is told so.
+    pub(super) fn lose(&mut self) {
+        (self.leader, self.view, self.reading) = (None, None, None);
+        self.waiting.clear();
+        self.watchers.clear();
+    }
+
+    /// Answers a question, at once or after [`Follower::refresh`]; turns everything else down.
+    pub(super) fn take(&mut self, message: Message) {
+        let Message::Ask(question, Audience::Anyone) = message else { return };
+        if self.leader.is_none() || self.waiting.len() >= WAITING {
+            return;
+        }
+        self.waiting.push(question);
+        if self.is_fresh() {
+            self.answer();
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| Instant::now() < view.fresh_until)
+    }
+
+    fn answer(&mut self) {
+        let (Some(view), Some(leader)) = (&self.view, &self.leader) else { return };
+        let now = self.clock.now();
+        let mut live = Live { core: &view.core, now, watchers: &mut self.watchers, elsewhere: Some(leader) };
+        for question in self.waiting.drain(..) {
+            question(&mut live);
+        }
+    }
+
+    /// Reads the store when somebody waits for it. Never returns where there is nothing to do; may be dropped
+    /// and called again at any time.
+    pub(super) async fn refresh(&mut self) {
+        if self.reading.is_none() {
+            self.watchers.retain(|_, watcher| watcher.receiver_count() > 0);
+            if self.waiting.is_empty() {
+                match &self.view {
+                    Some(view) if !self.watchers.is_empty() => sleep_until(view.fresh_until).await,
+                    Some(_) | None => return std::future::pending().await,
+                }
+            }
+            self.reading = Some(read(Arc::clone(&self.store), self.config.clone(), self.clock));
+        }
+        let Some(reading) = &mut self.reading else { return };
+        let result = reading.await;
+        self.reading = None;
+        match result {
+            Ok(view) => {
+                self.view = Some(view);
+                self.wake();
+                self.answer();
+            }
+            Err(cause) => {
+                warn!(%cause, "store cannot be read, standing by");
+                self.waiting.clear();
+            }
+        }
+    }
+
+    /// Tells watchers how far their jobs have come.
+    fn wake(&mut self) {
+        let Some(View { core, .. }) = &self.view else { return };
+        self.watchers.retain(|job, watcher| {
+            let Some(mark) = core.job(*job).map(Mark::of) else { return false };
+            watcher.send_if_modified(|known| {
+                let changed = *known != mark;
+                *known = mark;
+                changed
+            });
+            !mark.is_final
+        });
+    }
+}
+
+fn read(store: Arc<dyn Store>, config: CoreConfig, clock: Clock) -> Reading {
+    Box::pin(async move {
+        let begun = Instant::now();
+        let loaded = store.peek().await?;
+        let core = Core::load(config, clock.now(), loaded.jobs, loaded.agents);
+        let now = Instant::now();
+        Ok(View { core, fresh_until: now + AGE.max((now - begun) * AGE_FACTOR) })
+    })
+}

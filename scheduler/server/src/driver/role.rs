@@ -1,0 +1,26 @@
+//! What this scheduler is at the moment, as others in the process see it.
+
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It has no state to show: the store does not answer, or must not be used. With the reason.
+    Away(Arc<str>),
+    /// Another leads, at this URL; reads are answered here, from what is stored.
+    Standby(Arc<str>),
+    /// It leads.
+    Leading,
+}
+
+impl Role {
+    /// Whether it leads.
+    pub fn leads(&self) -> bool {
+        *self == Self::Leading
+    }
+
+    /// Whether jobs can be read here.
+    pub fn reads(&self) -> bool {
+        !matches!(self, Self::Away(_))
+    }
+}
