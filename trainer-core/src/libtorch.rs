@@ -124,10 +124,11 @@ pub fn use_all_cores() -> i32 {
     threads
 }
 
-/// Lets cuDNN try which algorithm is fastest for each shape. Training has few shapes, and runs long.
-pub fn tune(device: Device) {
+/// Lets cuDNN try which algorithm is fastest for each shape: training has few shapes, and runs long. What is
+/// fastest may differ from run to run, so not if runs are to be `deterministic`.
+pub fn tune(device: Device, deterministic: bool) {
     if let Device::Cuda(_) = device {
-        tch::Cuda::cudnn_set_benchmark(true);
+        tch::Cuda::cudnn_set_benchmark(!deterministic);
     }
 }
 

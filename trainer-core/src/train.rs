@@ -1,16 +1,22 @@
 //! The whole run: check, build, train, validate, save, until done, stopped, or out of memory at batch 1.
 
 pub mod artifacts;
+pub mod budget;
 pub mod console;
 pub mod data_roots;
 pub mod error;
+pub mod guard;
 pub mod meter;
+pub mod multi_scale;
 pub mod oom;
 pub mod pieces;
 pub mod resume;
+pub mod saver;
 pub mod session;
 pub mod setup;
 pub mod step;
+pub mod tables;
+pub mod transfer;
 pub mod validate;
 
 use std::sync::atomic::AtomicBool;
@@ -18,7 +24,8 @@ use std::sync::atomic::AtomicBool;
 use trainyard_types::trainer::{BatchSizeChanged, Finished, LogLevel, Started, TrainerEvent};
 
 use self::error::TrainError;
-use self::session::{End, Session};
+use self::saver::Saver;
+use self::session::{End, Outside, Session};
 use self::setup::{Options, Setup};
 use crate::checkpoint::{self, Loaded};
 use crate::events::Events;
@@ -30,16 +37,21 @@ use crate::libtorch::{self, device_name};
 /// # Errors
 /// See [`TrainError`]. A checkpoint that was complete before stays.
 pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result<End, TrainError> {
-    let mut batch_size = options.first_batch_size();
+    let mut batch_size = options.first_batch_size()?;
     let mut resume = options.resume;
     let mut amp_off = false;
     let mut told = false;
     let setup = Setup::new(options, events)?;
+    let minutes = setup.spec().checkpoint_minutes;
+    let mut saver = Saver::new(&setup.options.run_dir, setup.options.checkpoints(), minutes);
     loop {
         let loaded = if resume { newest(&setup, events)? } else { None };
         let amp = setup.spec().amp && !amp_off && setup.options.device != tch::Device::Cpu;
         let result = libtorch::catch(|| {
-            let mut session = Session::new(&setup, events, stop, loaded, (batch_size, amp_off))?;
+            let outside = Outside { events, saver: &mut saver, stop };
+            let mut session = Session::new(&setup, outside, loaded.as_ref(), (batch_size, amp_off))?;
+            // As large as the model and its optimiser, several times.
+            drop(loaded);
             if !told {
                 tell_started(&setup, &mut session);
                 told = true;
@@ -51,12 +63,17 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
             Ok(end)
         });
         // Whatever happened, the next try goes on from what this run has saved.
+        saver.settle(events);
         resume = true;
         match result {
             Err(error) if error.is_out_of_memory() => {
                 let Some(smaller) = oom::next_smaller(batch_size) else {
                     return Err(TrainError::OutOfMemory(error));
                 };
+                let bn_group = setup.spec().bn_group;
+                if smaller < bn_group {
+                    return Err(TrainError::BnGroup { bn_group, batch_size: smaller });
+                }
                 let resumed = setup.options.checkpoints().exists();
                 let message = oom::message(batch_size, smaller, resumed, &error);
                 events.print(&format!("warning: {message}"));
@@ -68,10 +85,8 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
                 batch_size = smaller;
             }
             Err(error) => return Err(error.into()),
-            Ok(Err(TrainError::NotFinite { epoch, .. })) if amp => {
-                let message = format!(
-                    "the loss is no longer a number in epoch {epoch}; going on in 32 bits from the newest checkpoint"
-                );
+            Ok(Err(error @ TrainError::NotFinite { .. })) if amp => {
+                let message = format!("{error}; going on in 32 bits from the newest checkpoint");
                 events.log(LogLevel::Warning, message);
                 amp_off = true;
             }
@@ -89,14 +104,12 @@ fn newest(setup: &Setup, events: &mut Events) -> Result<Option<Loaded>, TrainErr
     }
     let Some(loaded) = found.checkpoint else { return Ok(None) };
     let (ours, theirs) = (&setup.identity, &loaded.progress.identity);
-    let differences = [
-        (ours.model != theirs.model, "another model"),
-        (ours.names != theirs.names, "other classes"),
-        (ours.images != theirs.images, "another number of training images"),
-        (ours.seed != theirs.seed, "another seed"),
-    ];
-    if let Some((_, difference)) = differences.into_iter().find(|(differs, _)| *differs) {
+    if let Some(difference) = ours.difference(theirs) {
         return Err(TrainError::Foreign { place: loaded.place, difference });
+    }
+    if ours.has_other_labels(theirs) {
+        let message = "the labels of the training images have changed since the checkpoint was made";
+        events.log(LogLevel::Warning, message);
     }
     let progress = &loaded.progress;
     let message = format!(
@@ -116,9 +129,9 @@ fn tell_started(setup: &Setup, session: &mut Session<'_>) {
         train_images: setup.train.len() as u64,
         val_images: setup.val.len() as u64,
         classes: setup.names.clone(),
-        epochs: spec.epochs,
+        epochs: session.epochs(),
         batch_size: session.progress().batch_size,
-        first_epoch: (session.progress().epoch + 1).min(spec.epochs),
+        first_epoch: (session.progress().epoch + 1).min(session.epochs()),
         device: device_name(setup.options.device),
     };
     let gflops = session.model().plan().gflops(i64::from(spec.imgsz));

@@ -2,12 +2,16 @@
 //!
 //! Names are those of Ultralytics' state dict (`model.0.conv.weight`), so that weights can be exchanged.
 
+mod host;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
+use trainyard_types::ModelScale;
 
+pub use self::host::HostTensors;
 use crate::import::{self, PtError, PtFile, Values};
 
 /// What training does with a tensor.
@@ -98,6 +102,14 @@ pub enum WeightsError {
     /// The first layer has as many channels as no scale has.
     #[error("the first layer has {0} channels; yolov8 n, s, m, l, x have 16, 32, 48, 64, 80")]
     Scale(i64),
+    /// Weights of another scale of the same family.
+    #[error("these are weights of {found}, the model is {expected}; use weights of the same model")]
+    OtherScale {
+        /// The file's.
+        found: ModelScale,
+        /// The model's.
+        expected: ModelScale,
+    },
     /// A tensor of another shape than the model's.
     #[error(
         "tensor `{name}` has shape {found:?}, the model's has {expected:?}; are these weights of another model or class count?"
@@ -130,6 +142,11 @@ impl Weights {
     /// In order.
     pub fn iter(&self) -> std::slice::Iter<'_, Entry> {
         self.entries.iter()
+    }
+
+    /// Names and tensors, in order.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.iter().map(|entry| (entry.name.as_str(), &entry.tensor))
     }
 
     /// The tensor of that name.
@@ -252,47 +269,7 @@ pub fn encode<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     metadata: HashMap<String, String>,
 ) -> Result<Vec<u8>, String> {
-    let mut views: Vec<(&str, Bytes)> =
-        tensors.into_iter().map(|(name, tensor)| (name, Bytes::of(tensor))).collect();
-    views.sort_by_key(|(name, _)| *name);
-    safetensors::tensor::serialize(views, Some(metadata)).map_err(|error| error.to_string())
-}
-
-/// A tensor's values, row-major, on the host.
-struct Bytes {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    data: Vec<u8>,
-}
-
-impl Bytes {
-    fn of(tensor: &Tensor) -> Self {
-        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-        let dtype = dtype(tensor.kind()).expect("models and optimisers hold none but these types");
-        let numel = tensor.numel();
-        let mut data = vec![0; numel * tensor.kind().elt_size_in_bytes()];
-        tensor.copy_data_u8(&mut data, numel);
-        let shape = tensor.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
-        Self { dtype, shape, data }
-    }
-}
-
-impl View for Bytes {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        (&self.data).into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.data.len()
-    }
+    HostTensors::copy(tensors).encode(metadata)
 }
 
 const fn kind(dtype: Dtype) -> Option<Kind> {

@@ -100,6 +100,21 @@ struct Run {
     /// Vary the image size by up to half, batch by batch [default: false]
     #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     multi_scale: Option<bool>,
+    /// Hours that training may take; overrides the epochs [default: as long as the epochs take]
+    #[arg(long, value_name = "HOURS")]
+    time: Option<f64>,
+    /// Weights to begin with, .safetensors or .pt, as the agents see the file [default: none]
+    #[arg(long, value_name = "FILE")]
+    pretrained: Option<PathBuf>,
+    /// Images that batch normalisation sees at once, the same on every card [default: as many as fit]
+    #[arg(long, value_name = "IMAGES")]
+    bn_group: Option<u32>,
+    /// Only algorithms whose results repeat bit by bit; slower on a GPU [default: false]
+    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    deterministic: Option<bool>,
+    /// Minutes between checkpoints inside of an epoch; 0: at its end only [default: 10]
+    #[arg(long, value_name = "MINUTES")]
+    checkpoint_minutes: Option<f64>,
     /// Treat every class as one [default: false]
     #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     single_cls: Option<bool>,
@@ -310,6 +325,11 @@ impl Train {
             warmup_momentum: optimizer.warmup_momentum,
             warmup_bias_lr: optimizer.warmup_bias_lr,
             nbs: optimizer.nbs,
+            time: run.time,
+            pretrained: run.pretrained.as_deref().map(|path| absolute(path).to_string_lossy().into_owned()),
+            bn_group: run.bn_group,
+            deterministic: run.deterministic,
+            checkpoint_minutes: run.checkpoint_minutes,
         }
     }
 }

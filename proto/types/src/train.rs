@@ -153,6 +153,11 @@ macro_rules! train_spec {
 train_spec! {
     /// Passes over the training images.
     epochs: u32 = 100,
+    /// Hours that training may take; overrides `epochs`, and 0 leaves it at them.
+    time: f64 = 0.0,
+    /// Weights to begin with, a .safetensors or .pt file, an absolute path on the machine that trains; empty
+    /// begins from scratch.
+    pretrained: PathBuf = PathBuf::new(),
     /// Side of the square training image, in pixels; a multiple of 32.
     imgsz: u32 = 640,
     /// Images per forward pass; the optimiser's nominal batch stays `nbs` whatever this is.
@@ -185,12 +190,18 @@ train_spec! {
     warmup_bias_lr: f64 = 0.1,
     /// Nominal batch: images per optimiser step, reached by accumulation.
     nbs: u32 = 64,
+    /// Images that batch normalisation sees at once, the same on every card; 0: as many as fit.
+    bn_group: u32 = 0,
     /// Last epochs that train without mosaic and mixup.
     close_mosaic: u32 = 10,
     /// Stop after so many epochs without improvement; 0 never stops.
     patience: u32 = 100,
     /// Seed of every random choice.
     seed: u64 = 0,
+    /// Only algorithms whose results repeat bit by bit; slower on a GPU.
+    deterministic: bool = false,
+    /// Minutes between checkpoints inside of an epoch; 0 writes them at the ends of epochs only.
+    checkpoint_minutes: f64 = 10.0,
     /// Share of the training images to use, 0 to 1.
     fraction: f64 = 1.0,
     /// Treat every class as one.
@@ -270,6 +281,11 @@ impl TrainSpec {
             check.0.push(Violation::new("data", text));
         }
         check.real("fraction", self.fraction, 1e-6..=1.0);
+        let path = self.pretrained.display();
+        if !self.pretrained.as_os_str().is_empty() && !self.pretrained.is_absolute() {
+            let text = format!("is `{path}`; give an absolute path of a weights file, as the agents see it");
+            check.0.push(Violation::new("pretrained", text));
+        }
     }
 
     fn check_run(&self, check: &mut Ranges) {
@@ -281,6 +297,15 @@ impl TrainSpec {
         if let Batch::Size(size) = self.batch {
             check.whole("batch", size.into(), 1..=4096);
         }
+        check.whole("bn_group", self.bn_group.into(), 0..=4096);
+        if let Batch::Size(size) = self.batch
+            && size < self.bn_group
+        {
+            let text = format!("is {}, more than `batch` ({size}); use at most that", self.bn_group);
+            check.0.push(Violation::new("bn_group", text));
+        }
+        check.real("time", self.time, 0.0..=10_000.0);
+        check.real("checkpoint_minutes", self.checkpoint_minutes, 0.0..=10_000.0);
         check.whole("workers", self.workers.into(), 0..=64);
         check.whole("nbs", self.nbs.into(), 1..=4096);
         check.whole("freeze", self.freeze.into(), 0..=22);
@@ -335,6 +360,15 @@ mod tests {
         let bad = TrainSpec { epochs: 0, imgsz: 100, lr0: f64::NAN, data: "data.yaml".into(), ..spec() };
         let fields: Vec<String> = bad.violations().into_iter().map(|violation| violation.field).collect();
         assert_eq!(fields, ["data", "epochs", "imgsz", "lr0"]);
+    }
+
+    #[test]
+    fn fields_that_belong_together_are_checked_together() {
+        let bad = TrainSpec { batch: Batch::Size(8), bn_group: 16, pretrained: "n.pt".into(), ..spec() };
+        let fields: Vec<String> = bad.violations().into_iter().map(|violation| violation.field).collect();
+        assert_eq!(fields, ["pretrained", "bn_group"]);
+        let good = TrainSpec { batch: Batch::Size(8), bn_group: 8, pretrained: "/n.pt".into(), ..spec() };
+        assert_eq!(good.violations(), []);
     }
 
     #[test]

@@ -41,6 +41,45 @@ pub struct Identity {
     pub images: u64,
     /// The spec's seed.
     pub seed: u64,
+    /// Digest of the training images' names and sizes; empty in checkpoints that were made before there
+    /// was one.
+    #[serde(default)]
+    pub images_digest: String,
+    /// Digest of their objects; empty as above.
+    #[serde(default)]
+    pub labels_digest: String,
+}
+
+impl Identity {
+    /// Without digests, which nothing is compared with then.
+    pub const fn new(model: ModelScale, names: Vec<String>, images: u64, seed: u64) -> Self {
+        Self { model, names, images, seed, images_digest: String::new(), labels_digest: String::new() }
+    }
+
+    /// In what a run with this identity differs from one with `other`'s, so that it cannot go on from its
+    /// checkpoints: a sentence without its beginning.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
+        if self.model != other.model {
+            return Some(format!("its model is {}, not {}", other.model, self.model));
+        }
+        if self.names != other.names {
+            let classes = |names: &[String]| names.join(", ");
+            return Some(format!("its classes are {}, not {}", classes(&other.names), classes(&self.names)));
+        }
+        if self.images != other.images {
+            return Some(format!("it has {} training images, not {}", other.images, self.images));
+        }
+        if known(&self.images_digest, &other.images_digest) {
+            return Some("its training images have other names or sizes".to_owned());
+        }
+        (self.seed != other.seed).then(|| format!("its `seed` is {}, not {}", other.seed, self.seed))
+    }
+
+    /// Whether the same images have other objects.
+    pub fn has_other_labels(&self, other: &Self) -> bool {
+        !other.labels_digest.is_empty() && self.labels_digest != other.labels_digest
+    }
 }
 
 /// Where training stands, next to the tensors.
@@ -80,6 +119,9 @@ pub struct Progress {
     pub scaler: Option<(f64, i64)>,
     /// Whether 16-bit training had to be given up.
     pub amp_off: bool,
+    /// Epochs that the run's `time` is enough for, as far as is known.
+    #[serde(default)]
+    pub epochs: Option<u32>,
     /// The best epoch so far.
     pub best: Option<Best>,
     /// One row per completed epoch.
@@ -127,6 +169,7 @@ impl Progress {
             epoch_waited: 0.0,
             scaler: None,
             amp_off: false,
+            epochs: None,
             best: None,
             rows: Vec::new(),
         }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::manifest::{Best, Identity, Manifest, Progress, Row};
-pub use self::write::{Part, replace, save};
+pub use self::write::{Part, prune, replace, save};
 
 /// The folder of checkpoints in a run directory.
 pub const FOLDER: &str = "checkpoints";
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn progress(step: u64) -> Progress {
-        let identity = Identity { model: ModelScale::N, names: vec!["cell".into()], images: 4, seed: 0 };
+        let identity = Identity::new(ModelScale::N, vec!["cell".into()], 4, 0);
         Progress { step, ..Progress::start(identity, 2) }
     }
 
@@ -138,8 +138,9 @@ mod tests {
         let root = folder.path().join("checkpoints");
         assert_eq!(newest_text(&root), None);
         for step in [9, 10, 100] {
-            save(&root, &progress(step), &parts(&step.to_string())).unwrap();
+            save(&root, &progress(step), parts(&step.to_string())).unwrap();
         }
+        prune(&root).unwrap();
         assert_eq!(newest_text(&root).as_deref(), Some("100"));
         let mut names: Vec<_> =
             fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -151,8 +152,8 @@ mod tests {
     fn a_damaged_one_is_passed_over_with_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        save(root, &progress(1), &parts("one")).unwrap();
-        save(root, &progress(2), &parts("two")).unwrap();
+        save(root, &progress(1), parts("one")).unwrap();
+        save(root, &progress(2), parts("two")).unwrap();
         fs::write(root.join("step-00000002/model.safetensors"), "twp").unwrap();
         let found = newest(root).unwrap();
         assert_eq!(found.checkpoint.unwrap().progress, progress(1));
@@ -160,9 +161,33 @@ mod tests {
     }
 
     #[test]
+    fn a_torn_one_is_passed_over_whatever_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        save(root, &progress(1), parts("one")).unwrap();
+        let damages: [fn(&Path); 4] = [
+            |place| fs::write(place.join("model.safetensors"), "tw").unwrap(),
+            |place| fs::remove_file(place.join("model.safetensors")).unwrap(),
+            |place| fs::remove_file(place.join(manifest::FILE)).unwrap(),
+            |place| {
+                let text = fs::read_to_string(place.join(manifest::FILE)).unwrap();
+                fs::write(place.join(manifest::FILE), &text[..text.len() / 2]).unwrap();
+            },
+        ];
+        for damage in damages {
+            save(root, &progress(2), parts("two")).unwrap();
+            damage(&root.join("step-00000002"));
+            let found = newest(root).unwrap();
+            assert_eq!(found.checkpoint.unwrap().progress, progress(1));
+            assert_eq!(found.warnings.len(), 1);
+            assert!(found.warnings[0].contains("step-00000002 is skipped"), "{:?}", found.warnings);
+        }
+    }
+
+    #[test]
     fn an_empty_directory_and_a_draft_are_not_checkpoints() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &progress(1), &parts("one")).unwrap();
+        save(folder.path(), &progress(1), parts("one")).unwrap();
         fs::create_dir(folder.path().join("step-00000005")).unwrap();
         fs::create_dir(folder.path().join(".step-00000006.tmp")).unwrap();
         assert_eq!(newest_text(folder.path()).as_deref(), Some("one"));
@@ -171,8 +196,8 @@ mod tests {
     #[test]
     fn a_second_one_of_the_same_step_replaces_the_first() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &progress(1), &parts("old")).unwrap();
-        save(folder.path(), &progress(1), &parts("new")).unwrap();
+        save(folder.path(), &progress(1), parts("old")).unwrap();
+        save(folder.path(), &progress(1), parts("new")).unwrap();
         assert_eq!(newest_text(folder.path()).as_deref(), Some("new"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

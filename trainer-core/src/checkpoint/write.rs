@@ -19,19 +19,31 @@ pub struct Part {
     pub bytes: Vec<u8>,
 }
 
-/// Writes `parts` and their manifest under `root` as `step-NNNNNNNN`, durable when this returns, and
-/// removes all but the newest checkpoints. Returns the directory.
+/// Writes `parts` and their manifest under `root` as `step-NNNNNNNN`, durable when this returns. Returns
+/// the directory. See [`prune`] for what becomes of older ones.
 ///
 /// # Errors
-/// What the file system says; no checkpoint that was complete before is lost then.
-pub fn save(root: &Path, progress: &Progress, parts: &[Part]) -> io::Result<PathBuf> {
+/// What the file system says; no checkpoint that was complete before is lost then, and what was written of
+/// this one is gone again, so that a full disk is not fuller.
+pub fn save(root: &Path, progress: &Progress, parts: impl IntoIterator<Item = Part>) -> io::Result<PathBuf> {
     fs::create_dir_all(root)?;
     let place = root.join(name(progress.step));
     let draft = root.join(format!(".{}.tmp", name(progress.step)));
     if draft.exists() {
         fs::remove_dir_all(&draft)?;
     }
-    fs::create_dir(&draft)?;
+    let written = write_draft(&draft, progress, parts).and_then(|()| publish(&draft, &place));
+    if written.is_err() {
+        // What failed is told; that this fails, too, would say nothing more.
+        let _ = fs::remove_dir_all(&draft);
+    }
+    written?;
+    File::open(root)?.sync_all()?;
+    Ok(place)
+}
+
+fn write_draft(draft: &Path, progress: &Progress, parts: impl IntoIterator<Item = Part>) -> io::Result<()> {
+    fs::create_dir(draft)?;
     let mut files = BTreeMap::new();
     for part in parts {
         write_durably(&draft.join(part.name), &part.bytes)?;
@@ -40,11 +52,7 @@ pub fn save(root: &Path, progress: &Progress, parts: &[Part]) -> io::Result<Path
     }
     let manifest = Manifest { version: VERSION, progress: progress.clone(), files };
     write_durably(&draft.join(FILE), &serde_json::to_vec_pretty(&manifest)?)?;
-    File::open(&draft)?.sync_all()?;
-    publish(&draft, &place)?;
-    File::open(root)?.sync_all()?;
-    prune(root)?;
-    Ok(place)
+    File::open(draft)?.sync_all()
 }
 
 /// Lower-case hexadecimal.
@@ -62,8 +70,12 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Replaces a file: readers see the old content or the new one.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("tmp");
-    write_durably(&draft, bytes)?;
-    fs::rename(&draft, path)
+    let written = write_durably(&draft, bytes).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // On a full disk what was written would only be in the way.
+        let _ = fs::remove_file(&draft);
+    }
+    written
 }
 
 /// Gives the finished draft its name. One of the same step (stopped twice between two steps) changes
@@ -84,8 +96,11 @@ fn publish(draft: &Path, place: &Path) -> io::Result<()> {
     fs::rename(draft, place)
 }
 
-/// Removes all but the newest checkpoints, and drafts that were never finished.
-fn prune(root: &Path) -> io::Result<()> {
+/// Removes all but the newest checkpoints, and drafts that were never finished. Not while one is written.
+///
+/// # Errors
+/// What the file system says; the newest checkpoints are there all the same.
+pub fn prune(root: &Path) -> io::Result<()> {
     for (_, directory) in directories(root)?.into_iter().skip(KEPT) {
         fs::remove_dir_all(directory)?;
     }

@@ -80,9 +80,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_has_parameters_and_cost() {
-        let info = Info { model: Some(ModelScale::N), weights: None, nc: 80, imgsz: 640 };
-        let text = info.text(&Plan::new(ModelScale::N, 80));
-        assert!(text.ends_with("yolov8n: 3157200 parameters, 8.855 GFLOPs at 640 x 640\n"));
+    fn the_last_line_has_the_published_parameters_and_cost_of_every_scale() {
+        for (scale, expected) in [
+            (ModelScale::N, "yolov8n: 3157200 parameters, 8.855 GFLOPs at 640 x 640\n"),
+            (ModelScale::S, "yolov8s: 11166560 parameters, 28.812 GFLOPs at 640 x 640\n"),
+            (ModelScale::M, "yolov8m: 25902640 parameters, 79.314 GFLOPs at 640 x 640\n"),
+            (ModelScale::L, "yolov8l: 43691520 parameters, 165.735 GFLOPs at 640 x 640\n"),
+            (ModelScale::X, "yolov8x: 68229648 parameters, 258.537 GFLOPs at 640 x 640\n"),
+        ] {
+            let info = Info { model: Some(scale), weights: None, nc: 80, imgsz: 640 };
+            let text = info.text(&Plan::new(scale, 80));
+            assert!(text.ends_with(expected), "{text}");
+        }
     }
 }

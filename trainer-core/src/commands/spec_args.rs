@@ -59,9 +59,10 @@ impl SpecArgs {
             Ok(spec) if found.is_empty() => Ok(spec),
             Ok(spec) => {
                 let relative = spec.data.is_relative();
-                // The path is made absolute later.
+                // Paths are made absolute later.
+                let is_path = |field: &str| field == "pretrained" || (relative && field == "data");
                 let others = spec.violations().into_iter();
-                found.extend(others.filter(|violation| !(relative && violation.field == "data")));
+                found.extend(others.filter(|violation| !is_path(&violation.field)));
                 Err(found)
             }
             Err(error) => {
@@ -113,6 +114,9 @@ impl clap::Args for SpecArgs {
             arg = match (default, name.as_str()) {
                 (_, "model") => arg.value_name("MODEL").help("yolov8n, yolov8s, yolov8m, yolov8l or yolov8x"),
                 (_, "data") => arg.value_name("FILE").help("The data set's data.yaml"),
+                (_, "pretrained") => {
+                    arg.value_name("FILE").help("Weights to begin with, .safetensors or .pt. Default: none")
+                }
                 (Value::Bool(value), _) => arg
                     .value_name("BOOL")
                     .num_args(0..=1)

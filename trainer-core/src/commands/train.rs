@@ -75,7 +75,7 @@ impl Train {
         libtorch::use_all_cores();
         let result = libtorch::guard(|| {
             let options = self.options(cuda)?;
-            libtorch::tune(options.device);
+            libtorch::tune(options.device, options.spec.deterministic);
             train(options, &mut events, &stop)
         });
         match result.unwrap_or_else(|text| Err(TrainError::Bug(text))) {
@@ -96,7 +96,11 @@ impl Train {
         let base = self.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
         let spec = self.fields.over(base).map_err(TrainError::Spec)?;
         let data = std::path::absolute(&spec.data).map_err(TrainError::io(&spec.data))?;
-        let spec = TrainSpec { data, ..spec };
+        let pretrained = match spec.pretrained.as_path() {
+            path if path.as_os_str().is_empty() => PathBuf::new(),
+            path => std::path::absolute(path).map_err(TrainError::io(path))?,
+        };
+        let spec = TrainSpec { data, pretrained, ..spec };
         let run_dir = self.run_dir.unwrap_or_else(|| first_free(Path::new("runs"), "train"));
         Ok(Options {
             spec,

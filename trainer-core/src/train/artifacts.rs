@@ -8,21 +8,18 @@ use trainyard_types::{Batch, TrainSpec};
 
 use super::error::TrainError;
 use super::setup::Setup;
+use super::tables::RESULTS;
 use super::validate::{detections, input};
-use crate::checkpoint::{Row, replace};
+use crate::checkpoint::replace;
 use crate::eval::{Metrics, NmsConfig};
 use crate::model::Model;
-use crate::report::results_csv::{self, ResultsCsv};
-use crate::report::tensorboard::{self, EventFile, Scalars};
-use crate::report::{args_yaml, pictures};
-use crate::weights;
+use crate::report::{args_yaml, pictures, tensorboard};
+use crate::weights::{self, HostTensors, TensorFile};
 
 /// The weights of the epoch with the highest mAP50-95.
 pub const BEST: &str = "weights/best.safetensors";
 /// The newest weights.
 pub const LAST: &str = "weights/last.safetensors";
-/// One row per epoch.
-pub const RESULTS: &str = "results.csv";
 /// Every setting.
 pub const ARGS: &str = "args.yaml";
 /// Images in the pictures of the first validation batch.
@@ -43,21 +40,51 @@ pub fn all(run_dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Bytes of a weights file: 32-bit floats under Ultralytics' names, and what is needed to use them.
-pub fn weights_file(model: &Model, setup: &Setup, epoch: u32) -> Vec<u8> {
-    let names = serde_json::to_string(&setup.names).expect("texts are always JSON");
-    let metadata = HashMap::from([
-        ("model".to_owned(), setup.spec().model.to_string()),
-        ("names".to_owned(), names),
-        ("nc".to_owned(), setup.names.len().to_string()),
-        ("imgsz".to_owned(), setup.spec().imgsz.to_string()),
-        ("stride".to_owned(), "32".to_owned()),
-        ("dtype".to_owned(), "float32".to_owned()),
-        ("epoch".to_owned(), epoch.to_string()),
-        ("format".to_owned(), "pt".to_owned()),
-    ]);
-    let tensors = model.weights().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
-    weights::encode(tensors, metadata).expect("tensors of a model have distinct names and known types")
+/// Why tensors of a model can always be encoded.
+pub const ENCODABLE: &str = "tensors of a model have distinct names and known types";
+
+/// The averaged weights of an epoch, on the host.
+#[derive(Debug)]
+pub struct EpochWeights {
+    /// From 1.
+    pub epoch: u32,
+    /// Under Ultralytics' names.
+    pub tensors: HostTensors,
+    /// What is needed to use them.
+    pub metadata: HashMap<String, String>,
+}
+
+impl EpochWeights {
+    /// Copies `model` as it is after `epoch` epochs. Waits for the device.
+    pub fn copy(model: &Model, setup: &Setup, epoch: u32) -> Self {
+        let names = serde_json::to_string(&setup.names).expect("texts are always JSON");
+        let metadata = HashMap::from([
+            ("model".to_owned(), setup.spec().model.to_string()),
+            ("names".to_owned(), names),
+            ("nc".to_owned(), setup.names.len().to_string()),
+            ("imgsz".to_owned(), setup.spec().imgsz.to_string()),
+            ("stride".to_owned(), "32".to_owned()),
+            ("dtype".to_owned(), "float32".to_owned()),
+            ("epoch".to_owned(), epoch.to_string()),
+            ("format".to_owned(), "pt".to_owned()),
+        ]);
+        Self { epoch, tensors: HostTensors::copy(model.weights().named()), metadata }
+    }
+
+    /// What [`EpochWeights::encode`] gave.
+    ///
+    /// # Errors
+    /// A sentence, when it is something else.
+    pub fn decode(bytes: &[u8], epoch: u32) -> Result<Self, String> {
+        let TensorFile { tensors, metadata } = weights::parse(bytes)?;
+        let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        Ok(Self { epoch, tensors: HostTensors::copy(named), metadata })
+    }
+
+    /// Bytes of a safetensors file.
+    pub fn encode(&self) -> Vec<u8> {
+        self.tensors.encode(self.metadata.clone()).expect(ENCODABLE)
+    }
 }
 
 /// Replaces a file of the run directory, whose folder is made if need be.
@@ -74,24 +101,6 @@ pub fn write_args(run_dir: &Path, spec: &TrainSpec, batch_size: u32) -> Result<(
     let path = run_dir.join(ARGS);
     let spec = TrainSpec { batch: Batch::Size(batch_size), ..spec.clone() };
     args_yaml::write(&path, &spec).map_err(TrainError::io(path))
-}
-
-/// Makes results.csv hold exactly `rows`, and returns it for more.
-pub fn start_results(run_dir: &Path, rows: &[Row]) -> Result<ResultsCsv, TrainError> {
-    let path = run_dir.join(RESULTS);
-    let started = ResultsCsv::open(&path, 0).and_then(|file| {
-        for (at, row) in rows.iter().enumerate() {
-            file.append(&csv_row(at, row))?;
-        }
-        Ok(file)
-    });
-    started.map_err(TrainError::io(path))
-}
-
-/// The row of the epoch with index `at`.
-pub fn csv_row(at: usize, row: &Row) -> results_csv::Row {
-    let epoch = u32::try_from(at + 1).unwrap_or(u32::MAX);
-    results_csv::Row { epoch, seconds: row.seconds, metrics: row.metrics.clone() }
 }
 
 /// What `finished` says about the best weights: the means, then mAP per class.
@@ -131,19 +140,4 @@ pub fn write_samples(setup: &Setup, model: &Model) -> Result<(), TrainError> {
     let predictions = path(pictures::VAL_PREDICTIONS);
     pictures::write_predictions(&predictions, &batch, &found, &setup.names)
         .map_err(TrainError::io(predictions))
-}
-
-/// The run's event file for TensorBoard, with `rows`.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn start_events(run_dir: &Path, began: f64, rows: &[Row]) -> Result<EventFile, TrainError> {
-    let rows: Vec<Scalars<'_>> = rows.iter().enumerate().map(|(at, row)| scalars(at, row, began)).collect();
-    EventFile::start(run_dir, began, &rows).map_err(TrainError::io(run_dir))
-}
-
-/// The epoch with index `at` of a run that began at `began`, seconds since 1970.
-pub fn scalars(at: usize, row: &Row, began: f64) -> Scalars<'_> {
-    let epoch = u32::try_from(at + 1).unwrap_or(u32::MAX);
-    Scalars { epoch, wall_time: began + row.seconds, metrics: &row.metrics }
 }

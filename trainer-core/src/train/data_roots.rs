@@ -10,14 +10,13 @@ use crate::data::Dataset;
 ///
 /// Looks at folders, not at each image: a link to a single file was put there by who owns the folder.
 pub fn outside<'a>(dataset: &'a Dataset, roots: &[PathBuf]) -> Option<&'a Path> {
-    if roots.is_empty() {
-        return None;
-    }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let roots: Vec<PathBuf> = roots.iter().map(|root| real(root)).collect();
     let folders: BTreeSet<&Path> = dataset.items.folders().collect();
-    folders.into_iter().find(|folder| {
-        let folder = real(folder);
-        !roots.iter().any(|root| folder.starts_with(root))
-    })
+    folders.into_iter().find(|folder| !allow(folder, roots))
+}
+
+/// Whether `path` lies, links resolved, in one of `roots`. No roots allow all.
+pub fn allow(path: &Path, roots: &[PathBuf]) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let path = real(path);
+    roots.is_empty() || roots.iter().any(|root| path.starts_with(real(root)))
 }

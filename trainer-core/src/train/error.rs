@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use trainyard_types::Violation;
 use trainyard_types::trainer::{Failed, exit_code};
 
+use super::guard::Cause;
 use crate::data::{DataError, LoadError, YamlError};
 use crate::libtorch::{DeviceError, TorchError};
 use crate::weights::WeightsError;
@@ -39,12 +40,35 @@ pub enum TrainError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The learning rate is too high, or the data are odd.
-    #[error("the loss is no longer a number in epoch {epoch}; lower `lr0` (it is {lr0})")]
+    #[error("the loss is no longer a number since step {step}, in epoch {epoch}: {cause}")]
     NotFinite {
+        /// Batches trained since the start, this one included.
+        step: u64,
         /// From 1.
         epoch: u32,
+        /// Most likely.
+        cause: Cause,
+    },
+    /// `pretrained` cannot be used.
+    #[error("`pretrained` {path}: {source}", path = path.display())]
+    Pretrained {
+        /// The weights file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: WeightsError,
+    },
+    /// `pretrained` may not be read.
+    #[error("`pretrained` {}: lies outside of the agent's `data_roots`", .0.display())]
+    PretrainedOutside(PathBuf),
+    /// The batch is smaller than what batch normalisation is to see.
+    #[error(
+        "`bn_group` is {bn_group}, and only {batch_size} images fit in a batch here; lower `bn_group`, or train on a card with more memory"
+    )]
+    BnGroup {
         /// As in the spec.
-        lr0: f64,
+        bn_group: u32,
+        /// Images per batch.
+        batch_size: u32,
     },
     /// There is a run already.
     #[error(
@@ -53,13 +77,14 @@ pub enum TrainError {
     Occupied(PathBuf),
     /// The checkpoints are of another run.
     #[error(
-        "{}: the checkpoint belongs to another run ({difference}); give another --run-dir", place.display()
+        "{}: the checkpoint belongs to another run: {difference}; go on with what that run was trained on, or give another --run-dir",
+        place.display()
     )]
     Foreign {
         /// The checkpoint.
         place: PathBuf,
         /// What is different.
-        difference: &'static str,
+        difference: String,
     },
     /// Not even one image at a time fits.
     #[error("the card's memory is too small even for batch 1: {0}; use a smaller model or `imgsz`")]
@@ -113,10 +138,12 @@ impl TrainError {
             | Self::Load(LoadError::NothingReadable { .. })
             | Self::Weights(_)
             | Self::NotFinite { .. }
+            | Self::Pretrained { .. }
+            | Self::PretrainedOutside(_)
             | Self::Occupied(_)
             | Self::Foreign { .. }
             | Self::Picture { .. } => exit_code::BAD_SPEC,
-            Self::OutOfMemory(_) => exit_code::GPU_OOM,
+            Self::OutOfMemory(_) | Self::BnGroup { .. } => exit_code::GPU_OOM,
             Self::Load(LoadError::WorkerGone)
             | Self::Bug(_)
             | Self::Device(_)
@@ -133,7 +160,11 @@ impl TrainError {
             Self::Data(_) | Self::Outside { .. } | Self::Load(LoadError::NothingReadable { .. }) => {
                 vec![Violation::new("data", message.clone())]
             }
-            Self::NotFinite { .. } => vec![Violation::new("lr0", message.clone())],
+            Self::NotFinite { cause, .. } => vec![Violation::new(cause.field(), message.clone())],
+            Self::Pretrained { .. } | Self::PretrainedOutside(_) => {
+                vec![Violation::new("pretrained", message.clone())]
+            }
+            Self::BnGroup { .. } => vec![Violation::new("bn_group", message.clone())],
             _ => Vec::new(),
         };
         Failed { message, violations }

@@ -1,68 +1,50 @@
 //! Between a training in memory and a checkpoint's files.
 
-use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
-
 use tch::Tensor;
 
-use super::artifacts::BEST;
+use super::artifacts::EpochWeights;
 use super::error::TrainError;
+use super::saver::{Kept, Snapshot};
 use super::step::Trainer;
-use crate::checkpoint::{Loaded, Part, Progress, replace};
+use crate::checkpoint::{Loaded, Progress};
 use crate::optim::Scaler;
 use crate::optim::schedule::unit;
-use crate::weights::{self, Tensors, Weights, WeightsError};
+use crate::weights::{self, HostTensors, Tensors, WeightsError};
 
 const MODEL: &str = "model.safetensors";
 const EMA: &str = "ema.safetensors";
 const MOMENTUM: &str = "momentum.safetensors";
 const GRADIENTS: &str = "gradients.safetensors";
 /// A copy of the run's best weights: a run that goes on from here may never see their like again.
-const BEST_WEIGHTS: &str = "best.safetensors";
+pub const BEST_WEIGHTS: &str = "best.safetensors";
 
-/// A checkpoint's files for where `trainer` stands. Waits for the device.
-pub fn parts(trainer: &Trainer, progress: &Progress, run_dir: &Path) -> Result<Vec<Part>, TrainError> {
-    let named = |weights: &Weights| {
-        encode(weights.iter().map(|entry| (entry.name.as_str(), entry.tensor.shallow_clone())))
-    };
-    let mut parts = vec![
-        Part { name: MODEL, bytes: named(trainer.model.weights()) },
-        Part { name: EMA, bytes: named(trainer.ema.model().weights()) },
-        Part {
-            name: MOMENTUM,
-            bytes: encode(trainer.sgd.momenta().map(|(name, tensor)| (name, tensor.shallow_clone()))),
-        },
+/// Copies to the host what a checkpoint of where `trainer` stands is made of. Waits for the device.
+pub fn snapshot(trainer: &Trainer, progress: &Progress, kept: &Kept) -> Snapshot {
+    let mut files = vec![
+        (MODEL, HostTensors::copy(trainer.model.weights().named())),
+        (EMA, HostTensors::copy(trainer.ema.model().weights().named())),
+        (MOMENTUM, HostTensors::copy(trainer.sgd.momenta())),
     ];
     if trainer.waiting.images > 0 {
-        parts.push(Part { name: GRADIENTS, bytes: encode(trainer.sgd.gradients()) });
+        let gradients: Vec<(&str, Tensor)> = trainer.sgd.gradients().collect();
+        let borrowed = gradients.iter().map(|(name, gradient)| (*name, gradient));
+        files.push((GRADIENTS, HostTensors::copy(borrowed)));
     }
-    if progress.best.is_some() {
-        let path = run_dir.join(BEST);
-        parts.push(Part { name: BEST_WEIGHTS, bytes: fs::read(&path).map_err(TrainError::io(path))? });
-    }
-    Ok(parts)
+    Snapshot { progress: progress.clone(), files, kept: kept.clone() }
 }
 
-fn encode<'a>(tensors: impl Iterator<Item = (&'a str, Tensor)>) -> Vec<u8> {
-    let tensors: Vec<(&str, Tensor)> = tensors.collect();
-    let borrowed = tensors.iter().map(|(name, tensor)| (*name, tensor));
-    weights::encode(borrowed, HashMap::new()).expect("tensors of a model have distinct names and known types")
-}
-
-/// Brings `trainer`, which is new, to where the checkpoint was made, and its best weights back.
+/// Brings `trainer`, which is new, to where the checkpoint was made. Returns the best epoch's weights.
 ///
 /// `progress` is the checkpoint's, adapted to the batch size that is used from now on.
 pub fn restore(
     trainer: &mut Trainer,
     loaded: &Loaded,
     progress: &Progress,
-    run_dir: &Path,
-) -> Result<(), TrainError> {
+) -> Result<Option<EpochWeights>, TrainError> {
+    let format = |file: &str, reason| WeightsError::Format { path: loaded.place.join(file), reason };
     let read = |file: &str| -> Result<Tensors, WeightsError> {
-        let path = loaded.place.join(file);
         let bytes = loaded.files.get(file).ok_or_else(|| WeightsError::Missing(file.to_owned()))?;
-        Ok(weights::parse(bytes).map_err(|reason| WeightsError::Format { path, reason })?.tensors)
+        Ok(weights::parse(bytes).map_err(|reason| format(file, reason))?.tensors)
     };
     let copy = |tensors: &Tensors, name: &str| tensors.get(name).map(Tensor::shallow_clone);
     let model = read(MODEL)?;
@@ -85,14 +67,9 @@ pub fn restore(
     #[expect(clippy::cast_possible_truncation, reason = "the sums were 32-bit floats when they were saved")]
     let sums = progress.loss_sums.map(|sum| sum as f32);
     trainer.loss_sums.copy_(&Tensor::from_slice(&sums));
-    if let Some(bytes) = loaded.files.get(BEST_WEIGHTS) {
-        let path = run_dir.join(BEST);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
-        }
-        replace(&path, bytes).map_err(TrainError::io(path))?;
-    }
-    Ok(())
+    let (Some(best), Some(bytes)) = (&progress.best, loaded.files.get(BEST_WEIGHTS)) else { return Ok(None) };
+    let weights = EpochWeights::decode(bytes, best.epoch).map_err(|reason| format(BEST_WEIGHTS, reason))?;
+    Ok(Some(weights))
 }
 
 /// Where to go on when a checkpoint was made with another batch size; `nominal` is the spec's `nbs`.
@@ -122,7 +99,7 @@ mod tests {
     use crate::checkpoint::Identity;
 
     fn progress(batch_size: u32) -> Progress {
-        let identity = Identity { model: ModelScale::N, names: Vec::new(), images: 1000, seed: 0 };
+        let identity = Identity::new(ModelScale::N, Vec::new(), 1000, 0);
         Progress {
             images_done: 500,
             batches_done: 5,

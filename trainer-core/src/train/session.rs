@@ -1,23 +1,27 @@
 //! Training with one batch size, from a checkpoint or from nothing, until the end, a stop, or an error.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tch::{Device, Tensor};
-use trainyard_types::trainer::{CheckpointSaved, Epoch, LogLevel, Step, TrainerEvent};
+use tch::Device;
+use trainyard_types::trainer::{Epoch, LogLevel, Step, TrainerEvent};
 
-use super::artifacts::{self, BEST, LAST};
-use super::console;
+use super::artifacts::{self, BEST, EpochWeights};
 use super::error::TrainError;
+use super::guard::{Cause, Guard};
 use super::meter::{Meter, Reading, reading};
+use super::multi_scale::rescale;
 use super::oom::TestOom;
 use super::pieces::{Piece, Pieces, pieces};
-use super::resume;
+use super::saver::{Kept, Saver};
 use super::setup::{Setup, crowd};
 use super::step::Trainer;
+use super::tables::Tables;
 use super::validate::{Details, Found, Validation, examine, input, targets, validate};
-use crate::checkpoint::{self, Best, Loaded, Progress, Row};
+use super::{budget, console, resume, transfer};
+use crate::checkpoint::{Best, Loaded, Progress, Row};
 use crate::data::Batch;
 use crate::data::loader::EpochPlan;
 use crate::events::Events;
@@ -25,36 +29,43 @@ use crate::loss::to_host;
 use crate::model::{Layout, Model};
 use crate::optim::Schedule;
 use crate::report::pictures;
-use crate::report::results_csv::{METRICS, ResultsCsv};
-use crate::report::tensorboard::EventFile;
+use crate::report::results_csv::METRICS;
 
 /// How a session ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// All epochs are done, or patience ran out.
+    /// All epochs are done, or patience or time ran out.
     Finished,
     /// Somebody asked to stop; there is a checkpoint.
     Stopped,
+}
+
+/// Whom a session tells and asks.
+#[derive(Debug)]
+pub struct Outside<'a> {
+    /// Where events go.
+    pub events: &'a mut Events,
+    /// Writes checkpoints.
+    pub saver: &'a mut Saver,
+    /// Raised by who wants it to end.
+    pub stop: &'a AtomicBool,
 }
 
 /// A training that runs.
 #[derive(Debug)]
 pub struct Session<'a> {
     setup: &'a Setup,
-    events: &'a mut Events,
-    stop: &'a AtomicBool,
+    outside: Outside<'a>,
     trainer: Trainer,
     progress: Progress,
-    results: ResultsCsv,
-    /// TensorBoard's, and when the run began for it, seconds since 1970.
-    scalars: (EventFile, f64),
+    kept: Kept,
+    guard: Guard,
+    tables: Tables,
     oom: TestOom,
     /// Batches of the epoch that is trained now.
     epoch_batches: u64,
     /// When this session began, and the seconds of training before it.
     began: (Instant, f64),
-    /// The step and the epochs completed of the newest checkpoint that this session has written.
-    saved: Option<(u64, u32)>,
 }
 
 impl<'a> Session<'a> {
@@ -63,48 +74,39 @@ impl<'a> Session<'a> {
     /// `amp_off` gives up 16-bit training for good.
     pub fn new(
         setup: &'a Setup,
-        events: &'a mut Events,
-        stop: &'a AtomicBool,
-        loaded: Option<Loaded>,
+        outside: Outside<'a>,
+        loaded: Option<&Loaded>,
         (batch_size, amp_off): (u32, bool),
     ) -> Result<Self, TrainError> {
         let (spec, run_dir, device) = (setup.spec(), &setup.options.run_dir, setup.options.device);
-        let progress = match &loaded {
+        let progress = match loaded {
             Some(loaded) => resume::with_batch_size(&loaded.progress, batch_size, spec.nbs),
             None => Progress::start(setup.identity.clone(), batch_size),
         };
         let amp_off = amp_off || progress.amp_off;
-        let progress = Progress { amp_off, ..progress };
+        let progress = Progress { amp_off, identity: setup.identity.clone(), ..progress };
         let amp = spec.amp && !amp_off && device != Device::Cpu;
         #[expect(clippy::cast_possible_wrap, reason = "the seed is at most 2^53, as the spec's check says")]
         tch::manual_seed(spec.seed as i64);
         let classes = i64::try_from(setup.names.len()).unwrap_or(i64::MAX);
         let model = Model::new(spec.model, classes, spec.freeze as usize, device);
+        if loaded.is_none() {
+            transfer::begin_with(&model, setup, outside.events)?;
+        }
         let schedule = Schedule::for_any_card(spec, setup.train.len() as u64, batch_size);
         let mut trainer = Trainer::new(model, schedule, setup.gains(), amp);
-        if let Some(loaded) = loaded {
-            resume::restore(&mut trainer, &loaded, &progress, run_dir)?;
-        }
+        trainer.set_epochs(progress.epochs.unwrap_or(spec.epochs));
+        let kept = match loaded {
+            Some(loaded) => kept(&mut trainer, loaded, &progress, setup)?,
+            None => Kept::default(),
+        };
         artifacts::write_args(run_dir, spec, batch_size)?;
-        let results = artifacts::start_results(run_dir, &progress.rows)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64());
-        let start = now - progress.seconds;
-        let scalars = (artifacts::start_events(run_dir, start, &progress.rows)?, start);
+        let tables = Tables::start(run_dir, now - progress.seconds, &progress.rows)?;
         let began = (Instant::now(), progress.seconds);
+        let guard = Guard::new(device, progress.step);
         let oom = TestOom::from_env();
-        Ok(Self {
-            setup,
-            events,
-            stop,
-            trainer,
-            progress,
-            results,
-            scalars,
-            oom,
-            epoch_batches: 0,
-            began,
-            saved: None,
-        })
+        Ok(Self { setup, outside, trainer, progress, kept, guard, tables, oom, epoch_batches: 0, began })
     }
 
     /// Where training stands.
@@ -114,7 +116,7 @@ impl<'a> Session<'a> {
 
     /// The events, for what is to be said around a session.
     pub const fn events(&mut self) -> &mut Events {
-        self.events
+        self.outside.events
     }
 
     /// The model that learns.
@@ -122,11 +124,16 @@ impl<'a> Session<'a> {
         &self.trainer.model
     }
 
+    /// Epochs in all: the spec's, or those that its `time` is enough for.
+    pub fn epochs(&self) -> u32 {
+        self.progress.epochs.unwrap_or(self.setup.spec().epochs)
+    }
+
     /// Trains to the end. An exception of libtorch comes as a panic, for the caller to catch.
     pub fn run(&mut self) -> Result<End, TrainError> {
-        while self.progress.epoch < self.setup.spec().epochs && !self.is_out_of_patience() {
+        while self.progress.epoch < self.epochs() && !self.is_out_of_patience() && !self.is_out_of_time() {
             if !self.train_epoch()? || !self.finish_epoch()? {
-                self.checkpoint()?;
+                self.checkpoint_and_wait()?;
                 return Ok(End::Stopped);
             }
         }
@@ -139,19 +146,23 @@ impl<'a> Session<'a> {
         is_patience_over(self.progress.epoch, best, self.setup.spec().patience)
     }
 
+    fn is_out_of_time(&self) -> bool {
+        budget::is_over(self.setup.spec().time, self.seconds())
+    }
+
     fn is_asked_to_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.outside.stop.load(Ordering::Relaxed)
     }
 
     /// Trains what is left of an epoch. `false` if it was asked to stop before the end.
     fn train_epoch(&mut self) -> Result<bool, TrainError> {
-        let (spec, epoch) = (self.setup.spec(), self.progress.epoch);
+        let (spec, epoch, epochs) = (self.setup.spec(), self.progress.epoch, self.epochs());
         let pieces = self.pieces().list;
         if pieces.is_empty() {
             return Ok(true);
         }
         self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
-        let mosaic = epoch < spec.epochs.saturating_sub(spec.close_mosaic);
+        let mosaic = epoch < epochs.saturating_sub(spec.close_mosaic);
         let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
         let batch_size = self.progress.batch_size as usize;
         let plan = EpochPlan { epoch, batch_size, first_sample, mosaic };
@@ -170,8 +181,15 @@ impl<'a> Session<'a> {
             if let Some(reading) = meter.add(batch.n as u64, batches.waited()) {
                 self.tell_step(reading)?;
             }
+            self.outside.saver.poll(self.outside.events);
             if self.is_asked_to_stop() {
                 return Ok(false);
+            }
+            if self.is_out_of_time() {
+                break;
+            }
+            if self.outside.saver.is_due() {
+                self.checkpoint()?;
             }
         }
         Ok(true)
@@ -194,6 +212,7 @@ impl<'a> Session<'a> {
             images = rescale(&images, spec.seed, self.trainer.updates);
         }
         self.trainer.learn(&images, &targets(batch, device));
+        self.guard.note(&self.trainer.loss_sums);
         if let Some(iteration) = piece.step {
             self.trainer.step(iteration);
         }
@@ -214,7 +233,11 @@ impl<'a> Session<'a> {
         if losses.iter().all(|loss| loss.is_finite()) {
             return Ok(losses);
         }
-        Err(TrainError::NotFinite { epoch: self.progress.epoch + 1, lr0: self.setup.spec().lr0 })
+        let progress = &self.progress;
+        let cause = Cause::find(self.setup.spec(), self.trainer.scaler.is_some(), &progress.rows);
+        // A validation's losses break no batch's.
+        let step = self.guard.broken().min(progress.step);
+        Err(TrainError::NotFinite { step, epoch: progress.epoch + 1, cause })
     }
 
     fn tell_step(&mut self, reading: Reading) -> Result<(), TrainError> {
@@ -228,9 +251,9 @@ impl<'a> Session<'a> {
             loader_wait_ratio: reading.loader_wait_ratio,
             metrics: METRICS.iter().zip(losses).map(|(name, loss)| ((*name).to_owned(), loss)).collect(),
         };
-        console::step(&step, self.setup.spec().epochs, self.events);
-        self.events.emit(TrainerEvent::Step(step));
-        self.setup.tell_warnings(self.events);
+        console::step(&step, self.epochs(), self.outside.events);
+        self.outside.events.emit(TrainerEvent::Step(step));
+        self.setup.tell_warnings(self.outside.events);
         Ok(())
     }
 
@@ -239,7 +262,7 @@ impl<'a> Session<'a> {
         let train_losses = self.mean_losses()?;
         let how = self.validation();
         let loader = self.setup.val_loader(self.progress.batch_size);
-        let Some(found) = validate(self.trainer.ema.model(), &loader, &how, self.stop)? else {
+        let Some(found) = validate(self.trainer.ema.model(), &loader, &how, self.outside.stop)? else {
             return Ok(false);
         };
         self.check_finite(found.losses)?;
@@ -252,19 +275,20 @@ impl<'a> Session<'a> {
             Duration::from_secs_f64(self.progress.epoch_seconds),
             Duration::from_secs_f64(self.progress.epoch_waited),
         );
-        self.write_epoch(&row, best, &found)?;
+        self.close_epoch(row, best, &found);
+        self.plan_epochs();
         let epoch = Epoch {
             epoch: self.progress.epoch,
-            epochs: self.setup.spec().epochs,
+            epochs: self.epochs(),
             seconds,
             images_per_second: speed.images_per_second,
             loader_wait_ratio: speed.loader_wait_ratio,
             best,
             metrics,
         };
-        console::epoch(&epoch, self.events);
-        self.events.emit(TrainerEvent::Epoch(epoch));
-        self.setup.tell_warnings(self.events);
+        console::epoch(&epoch, self.outside.events);
+        self.outside.events.emit(TrainerEvent::Epoch(epoch));
+        self.setup.tell_warnings(self.outside.events);
         self.checkpoint()?;
         Ok(!self.is_asked_to_stop())
     }
@@ -296,7 +320,7 @@ impl<'a> Session<'a> {
     /// A picture that cannot be drawn is no reason to stop.
     fn tell_undrawn(&mut self, written: Result<(), TrainError>) {
         if let Err(error) = written {
-            self.events.log(LogLevel::Warning, format!("a picture is missing: {error}"));
+            self.outside.events.log(LogLevel::Warning, format!("a picture is missing: {error}"));
         }
     }
 
@@ -322,10 +346,8 @@ impl<'a> Session<'a> {
         metrics
     }
 
-    /// Closes the epoch: weights, results.csv, and the progress that the next checkpoint holds.
-    fn write_epoch(&mut self, row: &Row, best: bool, found: &Found) -> Result<(), TrainError> {
-        let run_dir = &self.setup.options.run_dir;
-        let at = self.progress.rows.len();
+    /// Closes the epoch: its row, its weights, and the progress that the next checkpoint holds.
+    fn close_epoch(&mut self, row: Row, best: bool, found: &Found) {
         let units_waiting = self.pieces().waiting;
         let progress = &mut self.progress;
         progress.units_waiting = units_waiting;
@@ -334,60 +356,89 @@ impl<'a> Session<'a> {
         progress.batches_done = 0;
         progress.epoch_seconds = 0.0;
         progress.epoch_waited = 0.0;
-        progress.rows.push(row.clone());
+        progress.rows.push(row);
         let _ = self.trainer.loss_sums.zero_();
-        let bytes = artifacts::weights_file(self.trainer.ema.model(), self.setup, progress.epoch);
-        artifacts::write(run_dir, LAST, &bytes)?;
+        let weights = Arc::new(EpochWeights::copy(self.trainer.ema.model(), self.setup, progress.epoch));
         if best {
-            artifacts::write(run_dir, BEST, &bytes)?;
             let metrics = artifacts::final_metrics(&found.metrics, &self.setup.names);
             let fitness = found.metrics.map50_95;
             progress.best = Some(Best { epoch: progress.epoch, fitness, metrics });
+            self.kept.best = Some(Arc::clone(&weights));
         }
-        let (events, start) = &self.scalars;
-        events.append(&artifacts::scalars(at, row, *start)).map_err(TrainError::io(run_dir))?;
-        self.results.append(&artifacts::csv_row(at, row)).map_err(TrainError::io(run_dir))
+        self.kept.last = Some(weights);
+        if let Err(error) = self.tables.append(&self.progress.rows) {
+            let message = format!("an epoch's row was not written, which is tried again later: {error}");
+            self.outside.events.log(LogLevel::Warning, message);
+        }
     }
 
-    /// Writes a checkpoint of where training stands, unless there is one.
+    /// With `time`, the number of epochs follows from how long they take.
+    fn plan_epochs(&mut self) {
+        let (hours, done) = (self.setup.spec().time, self.progress.epoch);
+        if hours <= 0.0 {
+            return;
+        }
+        let epochs = budget::epochs(hours, self.seconds(), done);
+        if self.progress.epochs.is_none() {
+            let message = format!("`time` is {hours} hours, which is enough for about {epochs} epochs");
+            self.outside.events.log(LogLevel::Info, message);
+        }
+        self.progress.epochs = Some(epochs);
+        self.trainer.set_epochs(epochs);
+    }
+
+    /// Hands over a checkpoint of where training stands, unless the newest one is of there.
     fn checkpoint(&mut self) -> Result<(), TrainError> {
-        let progress = &mut self.progress;
-        let place = (progress.step, progress.epoch);
-        if self.saved == Some(place) {
+        if self.outside.saver.is_durable(self.progress.step, self.progress.epoch) {
             return Ok(());
         }
-        progress.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
+        let seconds = self.seconds();
+        let progress = &mut self.progress;
+        progress.seconds = seconds;
         progress.updates = self.trainer.updates;
         progress.images_waiting = self.trainer.waiting.images;
         progress.scores_waiting = self.trainer.waiting.scores.double_value(&[]);
         progress.ema_updates = self.trainer.ema.updates;
         progress.loss_sums = to_host(&self.trainer.loss_sums);
         progress.scaler = self.trainer.scaler.as_ref().map(crate::optim::Scaler::state);
-        let run_dir = &self.setup.options.run_dir;
-        let parts = resume::parts(&self.trainer, progress, run_dir)?;
-        let root = self.setup.options.checkpoints();
-        let path = checkpoint::save(&root, progress, &parts).map_err(TrainError::io(root))?;
-        let path = path.strip_prefix(run_dir).unwrap_or(&path).to_owned();
-        let (step, epoch) = (progress.step, progress.epoch);
-        self.saved = Some(place);
-        self.events.emit(TrainerEvent::Checkpoint(CheckpointSaved { step, epoch, path }));
+        self.check_finite(self.progress.loss_sums)?;
+        let snapshot = resume::snapshot(&self.trainer, &self.progress, &self.kept);
+        self.outside.saver.submit(snapshot, self.outside.events);
         Ok(())
+    }
+
+    /// The checkpoint of a run that was asked to stop. On a full disk the one before must do.
+    fn checkpoint_and_wait(&mut self) -> Result<(), TrainError> {
+        self.checkpoint()?;
+        self.outside.saver.settle(self.outside.events);
+        let there = self.outside.saver.is_durable(self.progress.step, self.progress.epoch);
+        if there || self.outside.saver.has_any() {
+            return Ok(());
+        }
+        let root = self.setup.options.checkpoints();
+        Err(TrainError::io(root)(std::io::Error::other("no checkpoint could be written")))
     }
 
     /// After the last epoch: a validation of the best weights in detail, and the pictures.
     fn conclude(&mut self) -> Result<(), TrainError> {
-        if self.progress.epoch < self.setup.spec().epochs {
+        if self.is_out_of_time() {
+            let message = format!("the time of {} hours is over", self.setup.spec().time);
+            self.outside.events.log(LogLevel::Info, message);
+        } else if self.progress.epoch < self.epochs() {
             let epoch = self.progress.best.as_ref().map_or(0, |best| best.epoch);
             let message = format!(
                 "no better epoch than {epoch} for {} epochs: stopped early",
                 self.setup.spec().patience
             );
-            self.events.log(LogLevel::Info, message);
+            self.outside.events.log(LogLevel::Info, message);
         }
+        self.outside.saver.settle(self.outside.events);
+        self.outside.saver.write_weights(&self.kept)?;
+        self.tables.complete(&self.progress.rows)?;
         let best = crate::weights::read(&self.setup.options.run_dir.join(BEST))?;
         let model = Model::from_tensors(&best.tensors, Layout::default(), self.setup.options.device)?;
         let loader = self.setup.val_loader(self.progress.batch_size);
-        let details = examine(&model, &loader, &self.validation(), self.stop)?;
+        let details = examine(&model, &loader, &self.validation(), self.outside.stop)?;
         let drawn = self.draw_results(&model, details.as_ref());
         self.tell_undrawn(drawn);
         Ok(())
@@ -408,36 +459,27 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Brings `trainer` to where `loaded` was made; returns the weights files of then.
+fn kept(
+    trainer: &mut Trainer,
+    loaded: &Loaded,
+    progress: &Progress,
+    setup: &Setup,
+) -> Result<Kept, TrainError> {
+    let best = resume::restore(trainer, loaded, progress)?.map(Arc::new);
+    // Inside of an epoch the average has moved on.
+    let at_end = progress.epoch > 0 && progress.images_done == 0;
+    let last = at_end.then(|| Arc::new(EpochWeights::copy(trainer.ema.model(), setup, progress.epoch)));
+    Ok(Kept { last, best })
+}
+
 /// Whether, after `epoch` epochs of which `best` was the best, another one is not worth it.
 const fn is_patience_over(epoch: u32, best: u32, patience: u32) -> bool {
     patience > 0 && epoch.saturating_sub(best) >= patience
 }
 
-/// The batch at another size, drawn from `seed` and the number of the optimiser step: half to one and a half times, a multiple
-/// of 32.
-fn rescale(images: &Tensor, seed: u64, step: u64) -> Tensor {
-    let side = images.size()[2];
-    let (low, high) = ((side / 2).max(32) / 32, side * 3 / 2 / 32);
-    let choices = u64::try_from(high - low + 1).unwrap_or(1).max(1);
-    let target = 32 * (low + i64::try_from(scramble(seed ^ scramble(step)) % choices).unwrap_or(0));
-    if target == side {
-        return images.shallow_clone();
-    }
-    images.upsample_bilinear2d([target, target], false, None, None)
-}
-
-/// A well-mixed function of a number (SplitMix64, public domain).
-const fn scramble(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
-    use tch::Kind;
-
     use super::*;
 
     #[test]
@@ -445,15 +487,5 @@ mod tests {
         let found = [(0, 0, 3), (3, 1, 3), (4, 1, 3), (90, 1, 0)]
             .map(|(epoch, best, patience)| is_patience_over(epoch, best, patience));
         assert_eq!(found, [false, false, true, false]);
-    }
-
-    #[test]
-    fn sizes_vary_between_a_half_and_one_and_a_half_and_repeat_with_the_seed() {
-        let images = Tensor::zeros([1, 3, 64, 64], (Kind::Float, Device::Cpu));
-        let sides = |seed| (0..40).map(|at| rescale(&images, seed, at).size()[3]).collect::<Vec<_>>();
-        let found = sides(1);
-        assert_eq!(found, sides(1));
-        assert!([32, 64, 96].iter().all(|side| found.contains(side)), "{found:?}");
-        assert!(found.iter().all(|side| [32, 64, 96].contains(side)), "{found:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use tch::Device;
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{Batch, Cache, TrainSpec};
@@ -45,11 +46,20 @@ const DEFAULT_BATCH: u32 = 16;
 const PREFETCH: usize = 4;
 
 impl Options {
-    /// Images per batch to begin with.
-    pub fn first_batch_size(&self) -> u32 {
-        match (self.batch_size, self.spec.batch) {
+    /// Images per batch to begin with: as many as fit, or as `bn_group` wants everywhere.
+    ///
+    /// # Errors
+    /// [`TrainError::BnGroup`] where fewer fit than that.
+    pub fn first_batch_size(&self) -> Result<u32, TrainError> {
+        let bn_group = self.spec.bn_group;
+        let batch_size = match (self.batch_size, self.spec.batch) {
             (Some(size), _) | (None, Batch::Size(size)) => size.max(1),
-            (None, Batch::Auto) => DEFAULT_BATCH,
+            (None, Batch::Auto) => DEFAULT_BATCH.max(bn_group),
+        };
+        match bn_group {
+            0 => Ok(batch_size),
+            _ if bn_group <= batch_size => Ok(bn_group),
+            _ => Err(TrainError::BnGroup { bn_group, batch_size }),
         }
     }
 
@@ -96,16 +106,14 @@ impl Setup {
                 return Err(TrainError::Outside { data: spec.data.clone(), folder: folder.to_owned() });
             }
         }
+        if let Some(warning) = absent(&train) {
+            events.log(LogLevel::Warning, warning);
+        }
         if !options.resume && options.checkpoints().exists() {
             return Err(TrainError::Occupied(options.run_dir));
         }
         fs::create_dir_all(&options.run_dir).map_err(TrainError::io(&options.run_dir))?;
-        let identity = Identity {
-            model: spec.model,
-            names: train.names.clone(),
-            images: train.items.len() as u64,
-            seed: spec.seed,
-        };
+        let identity = identity(spec, &train);
         let size = spec.imgsz as usize;
         let names = train.names.clone();
         let store = |dataset: Dataset| {
@@ -161,6 +169,54 @@ impl Setup {
         for warning in self.train.take_warnings().into_iter().chain(self.val.take_warnings()) {
             events.log(LogLevel::Warning, warning);
         }
+    }
+}
+
+/// Most names that a warning lists.
+const NAMED: usize = 10;
+
+/// A sentence about classes that cannot be learnt, if there are any.
+fn absent(train: &Dataset) -> Option<String> {
+    let mut seen = vec![false; train.names.len()];
+    for label in train.items.iter().flat_map(|item| item.labels) {
+        if let Some(seen) = seen.get_mut(label.class as usize) {
+            *seen = true;
+        }
+    }
+    let names =
+        train.names.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(name, _)| format!("`{name}`"));
+    let names: Vec<String> = names.collect();
+    if names.is_empty() {
+        None
+    } else if names.len() == seen.len() {
+        Some("the training images have no objects at all: the model can only learn to see nothing".to_owned())
+    } else {
+        let more =
+            if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+        let names = names[..names.len().min(NAMED)].join(", ");
+        Some(format!("the training images have no object of class {names}{more}, which cannot be learnt"))
+    }
+}
+
+/// What makes checkpoints this run's.
+fn identity(spec: &TrainSpec, train: &Dataset) -> Identity {
+    let (mut images, mut labels) = (Sha256::new(), Sha256::new());
+    for item in train.items.iter() {
+        // Not the folders: another machine may have the data set elsewhere.
+        images.update(item.path.file_name().unwrap_or_default().as_encoded_bytes());
+        for side in [item.width, item.height] {
+            images.update((side as u64).to_le_bytes());
+        }
+        for label in item.labels {
+            labels.update(label.class.to_le_bytes());
+            label.cxcywh.iter().for_each(|number| labels.update(number.to_le_bytes()));
+        }
+        labels.update([0xff]);
+    }
+    Identity {
+        images_digest: hex::encode(images.finalize()),
+        labels_digest: hex::encode(labels.finalize()),
+        ..Identity::new(spec.model, train.names.clone(), train.items.len() as u64, spec.seed)
     }
 }
 

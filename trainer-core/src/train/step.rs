@@ -64,6 +64,11 @@ impl Trainer {
         &self.schedule
     }
 
+    /// Makes the run's rates those of so many epochs.
+    pub const fn set_epochs(&mut self, epochs: u32) {
+        self.schedule.epochs = epochs;
+    }
+
     /// Takes a batch's gradients, for the next [`Trainer::step`].
     ///
     /// `images`: `[B, 3, H, W]` float in 0 to 1, on the model's device.

@@ -83,6 +83,10 @@ macro_rules! same_fields {
             warmup_momentum,
             warmup_bias_lr,
             nbs,
+            time,
+            bn_group,
+            deterministic,
+            checkpoint_minutes,
             close_mosaic,
             patience,
             seed,
@@ -117,10 +121,11 @@ fn parse_train(train: &pb::TrainSpec, found: &mut Vec<Violation>) -> TrainSpec {
     let cache = parse_cache(train.cache.as_deref(), default.cache, found);
     let optimizer = parse_optimizer(train.optimizer.as_deref(), default.optimizer, found);
     let box_gain = train.r#box.unwrap_or(default.box_gain);
+    let pretrained = train.pretrained.as_ref().map_or_else(PathBuf::new, PathBuf::from);
     macro_rules! build {
         ($($field:ident),*) => {
             TrainSpec {
-                model, batch, cache, optimizer, box_gain,
+                model, batch, cache, optimizer, box_gain, pretrained,
                 $($field: train.$field.unwrap_or(default.$field),)*
                 data: default.data,
             }
@@ -209,6 +214,7 @@ impl From<&TrainSpec> for pb::TrainSpec {
                     cache: Some(train.cache.name().to_owned()),
                     optimizer: Some(optimizer.to_owned()),
                     r#box: Some(train.box_gain),
+                    pretrained: Some(train.pretrained.to_string_lossy().into_owned()),
                     $($field: Some(train.$field),)*
                 }
             };

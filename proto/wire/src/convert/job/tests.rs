@@ -142,13 +142,16 @@ prop_compose! {
         batch in prop_oneof![Just(Batch::Auto), (1u32..=4096).prop_map(Batch::Size)],
         cache in prop::sample::select(vec![Cache::Disk, Cache::Ram, Cache::None]),
         whole in (1u32..1000, 1u32..=128, 0u32..=64, 0u32..100, 0u32..100, 0u32..=22, 1u32..100, 0u64..1 << 53),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 4]>(),
+        pretrained in prop::sample::select(vec!["", "/data/n.pt"]),
         share in prop::array::uniform12(0.001f64..0.9),
     ) -> TrainSpec {
         TrainSpec {
             epochs: whole.0, imgsz: whole.1 * 32, workers: whole.2, close_mosaic: whole.3,
             patience: whole.4, freeze: whole.5, nbs: whole.6, seed: whole.7,
-            amp: flags[0], cos_lr: flags[1], single_cls: flags[2],
+            amp: flags[0], cos_lr: flags[1], single_cls: flags[2], deterministic: flags[3],
+            pretrained: pretrained.into(), bn_group: u32::from(flags[3]),
+            time: share[10] * 30.0, checkpoint_minutes: share[11] * 30.0,
             batch, cache,
             lr0: share[0], lrf: share[1], momentum: share[2], weight_decay: share[3],
             warmup_epochs: share[4] * 10.0, warmup_momentum: share[5], warmup_bias_lr: share[6],
