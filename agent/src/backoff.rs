@@ -17,6 +17,11 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.longest_wait();
         self.failures = self.failures.saturating_add(1);
+        Self::jittered(wait)
+    }
+
+    /// `wait`, or as little as half of it.
+    pub fn jittered(wait: Duration) -> Duration {
         wait.mul_f64(rand::random_range(0.5..=1.0))
     }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use trainyard_config::{Effective, LoadError, Sources};
+use trainyard_proto::route::parse_list;
 
 /// What the agent runs with. See [`Options`] for the flags of the same names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// URL of the scheduler.
+    /// URL of the scheduler, or of several, separated by commas.
     pub scheduler: String,
     /// What people call this agent.
     pub name: String,
@@ -78,12 +79,20 @@ impl Config {
         self.trainer.clone().or_else(beside).unwrap_or_else(|| "trainyard-trainer".into())
     }
 
+    /// The schedulers' URLs.
+    pub fn schedulers(&self) -> Vec<String> {
+        parse_list(&self.scheduler).map(str::to_owned).collect()
+    }
+
     /// What is wrong with the values together, for a person.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
-        if !self.scheduler.starts_with("http://") {
-            let text =
-                format!("`scheduler` is `{}`; use a URL such as http://127.0.0.1:7433", self.scheduler);
+        let schedulers = self.schedulers();
+        if schedulers.is_empty() || !schedulers.iter().all(|url| url.starts_with("http://")) {
+            let text = format!(
+                "`scheduler` is `{}`; use a URL such as http://127.0.0.1:7433, or several with commas between",
+                self.scheduler
+            );
             found.push(text);
         }
         if self.name.is_empty() || self.name.len() > 255 {
@@ -107,7 +116,7 @@ pub struct Options {
     /// Configuration file, TOML.
     #[arg(long, value_name = "FILE", env = "TRAINYARD_AGENT_CONFIG", global = true)]
     pub config: Option<PathBuf>,
-    /// URL of the scheduler [default: http://127.0.0.1:7433].
+    /// URL of the scheduler, or of several with commas between [default: http://127.0.0.1:7433].
     #[arg(long, value_name = "URL", global = true)]
     pub scheduler: Option<String>,
     /// What people call this agent [default: the host's name].

@@ -1,6 +1,7 @@
 //! The agent's connection: dials the scheduler, says Hello, sends heartbeats and reports, and comes back
 //! when it breaks. Training does not notice.
 
+use std::mem;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,7 @@ use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as Said;
 use trainyard_proto::pb::agent_service_client::AgentServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as Heard;
+use trainyard_proto::route::{Next, Route};
 use trainyard_types::{AgentId, Assignment, AttemptId, GpuTelemetry, Inventory, LeaderEpoch, Session};
 
 use crate::backoff::Backoff;
@@ -26,7 +28,8 @@ use crate::transfer::Link;
 /// How long a scheduler may take for each step of a greeting.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// How often a silent connection is probed, and how long an answer may take.
+/// How often a silent connection is probed, and how long an answer may take. A leader that is paused is left
+/// well before the agent's lease is over.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Reports on their way into the connection; more wait in the spools.
@@ -64,6 +67,16 @@ enum LinkError {
     Stopping,
 }
 
+impl LinkError {
+    /// What a scheduler said.
+    fn answer(&self) -> Option<&tonic::Status> {
+        match self {
+            Self::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+}
+
 impl From<tonic::Status> for LinkError {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
@@ -72,8 +85,8 @@ impl From<tonic::Status> for LinkError {
 
 /// The agent's end of the link.
 pub struct Connection {
-    /// URL of the scheduler.
-    pub scheduler: String,
+    /// Which schedulers there are.
+    pub route: Route,
     /// Who we are.
     pub agent: AgentId,
     /// What people call us.
@@ -102,13 +115,17 @@ impl Connection {
     pub async fn keep(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut newest = LeaderEpoch(0);
+        // The first failure counts as one of a connection.
+        let mut was_connected = true;
         loop {
             let Some(result) = stop.run_until_cancelled(self.greet(newest)).await else { return };
             let error = match result {
                 Ok(talk) => {
                     backoff.reset();
+                    self.route.worked();
                     newest = LeaderEpoch(talk.welcome.leader_epoch);
                     let Some(ended) = stop.run_until_cancelled(self.talk(talk)).await else { return };
+                    was_connected = true;
                     self.link.send_replace(None);
                     if self.inbox.send(Input::Down).await.is_err() {
                         return;
@@ -117,13 +134,18 @@ impl Connection {
                 }
                 Err(error) => error,
             };
-            if backoff.failures() == 0 {
+            if mem::take(&mut was_connected) {
                 warn!(%error, "no scheduler, will try again; training goes on");
             } else {
-                debug!(%error, "still no scheduler");
+                debug!(%error, scheduler = self.route.target(), "still no scheduler");
             }
-            let wait = tokio::time::sleep(backoff.next_wait());
-            if stop.run_until_cancelled(wait).await.is_none() {
+            let wait = match self.route.failed(error.answer()) {
+                Next::Now => continue,
+                // A standby that answers knows how soon there is a leader again.
+                Next::After(Some(asked)) => Backoff::jittered(asked),
+                Next::After(None) => backoff.next_wait(),
+            };
+            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
             }
         }
@@ -131,17 +153,18 @@ impl Connection {
 
     /// Dials, says Hello and hears Welcome.
     async fn greet(&mut self, newest: LeaderEpoch) -> Result<Talk, LinkError> {
-        let endpoint = Endpoint::from_shared(self.scheduler.clone())
-            .map_err(|error| LinkError::Url(self.scheduler.clone(), error))?
+        let scheduler = self.route.target().to_owned();
+        let endpoint = Endpoint::from_shared(scheduler.clone())
+            .map_err(|error| LinkError::Url(scheduler.clone(), error))?
             .connect_timeout(GREETING)
             .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE * 2)
+            .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
         let channel = endpoint
             .connect()
             .await
-            .map_err(|error| LinkError::Connect(self.scheduler.clone(), causes(&error)))?;
+            .map_err(|error| LinkError::Connect(scheduler.clone(), causes(&error)))?;
         let (heartbeats, beating) = mpsc::channel(1);
         let (reports, reporting) = mpsc::channel(OUTGOING);
         // A queue of reports does not hold a heartbeat up.
@@ -158,7 +181,8 @@ impl Connection {
         if epoch < newest {
             return Err(LinkError::Deposed(epoch, newest));
         }
-        info!(scheduler = self.scheduler, leader_epoch = epoch.0, session = welcome.session, "connected");
+        let (session, version) = (welcome.session, &welcome.version);
+        info!(scheduler, version, leader_epoch = epoch.0, session, "connected");
         Ok(Talk { heard, heartbeats, reports, welcome, channel })
     }
 

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use trainyard_proto::route::Route;
 use trainyard_types::{AgentId, Inventory};
 
 use crate::config::Config;
@@ -57,7 +58,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let connection = Connection {
-        scheduler: config.scheduler.clone(),
+        route: Route::new(config.schedulers()),
         agent,
         name: config.name.clone(),
         held,

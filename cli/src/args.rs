@@ -26,7 +26,7 @@ pub struct Cli {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// The scheduler's address [default: `server` in ~/.config/trainyard/cli.toml, or http://127.0.0.1:7433]
+    /// The scheduler's address, or several with commas between [default: `server` in ~/.config/trainyard/cli.toml, or http://127.0.0.1:7433]
     #[arg(long, global = true, env = "YARD_SERVER", hide_env_values = true, value_name = "URL")]
     pub server: Option<String>,
     /// Who you are to the scheduler [default: `token` in ~/.config/trainyard/cli.toml]

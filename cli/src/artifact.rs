@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use trainyard_proto::pb;
+use trainyard_proto::route::Next;
 
 use crate::client::{Client, jittered};
 use crate::failure::{Exit, Failure, is_temporary};
@@ -144,7 +145,9 @@ async fn download(client: &Client, job: &str, artifact: &pb::Artifact, part: &Pa
         if !is_temporary(&status) || failed >= TRIES {
             return Err(client.failure(&status));
         }
-        tokio::time::sleep(jittered(std::time::Duration::from_millis(200 << failed))).await;
+        if client.turn(&status) != Next::Now {
+            tokio::time::sleep(jittered(std::time::Duration::from_millis(200 << failed))).await;
+        }
     }
 }
 

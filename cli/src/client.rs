@@ -1,17 +1,18 @@
 //! The connection to a scheduler: metadata on every call, bounded retries, ids from prefixes.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
-use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
+use trainyard_proto::route::{Next, Route, leader_of};
 
 use crate::failure::{Failure, is_temporary};
 use crate::settings::Settings;
@@ -43,53 +44,101 @@ impl Interceptor for Identity {
     }
 }
 
-/// The scheduler as commands see it.
+/// How long a cluster that answers may take to have a leader.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The scheduler as commands see it: one of those that the user named, or where a standby sent us.
 #[derive(Clone)]
 pub struct Client {
-    /// For messages.
-    pub server: String,
+    identity: Identity,
+    current: Arc<Mutex<Current>>,
+}
+
+struct Current {
+    route: Route,
     link: Link,
 }
 
+/// A connection that opens with the first call.
+fn dial(server: &str, identity: &Identity) -> Result<Link, Failure> {
+    let endpoint = Endpoint::from_shared(server.to_owned())
+        .map_err(|error| Failure::usage(format!("server `{server}`: {error}")))?
+        .connect_timeout(Duration::from_secs(5))
+        // A server that vanished without a word is noticed in half a minute.
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    Ok(InterceptedService::new(endpoint.connect_lazy(), identity.clone()))
+}
+
 impl Client {
-    /// Prepares a connection; it opens with the first call.
+    /// Prepares a connection to the first server.
     ///
     /// # Errors
     /// A token that cannot be sent, an address that is none.
     pub fn new(settings: &Settings) -> Result<Self, Failure> {
-        let endpoint = Endpoint::from_shared(settings.server.clone())
-            .map_err(|error| Failure::usage(format!("server `{}`: {error}", settings.server)))?
-            .connect_timeout(Duration::from_secs(5))
-            // A server that vanished without a word is noticed in half a minute.
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
         let authorization = settings.token.as_ref().map(|token| bearer(token)).transpose()?;
         // A user name that is not ASCII cannot travel; the scheduler then says "unknown".
         let user = settings.user.parse().ok();
         let identity = Identity { user, authorization };
-        let link = InterceptedService::new(endpoint.connect_lazy(), identity);
-        Ok(Self { server: settings.server.clone(), link })
+        for server in &settings.servers {
+            dial(server, &identity)?;
+        }
+        let route = Route::new(settings.servers.clone());
+        let link = dial(route.target(), &identity)?;
+        Ok(Self { identity, current: Arc::new(Mutex::new(Current { route, link })) })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self) -> Link {
+        self.current().link.clone()
+    }
+
+    /// The server that the next call goes to.
+    pub fn server(&self) -> String {
+        self.current().route.target().to_owned()
+    }
+
+    /// After a call that failed for now: turns to the next server, or to the leader that a standby names.
+    pub fn turn(&self, status: &Status) -> Next {
+        let mut current = self.current();
+        let before = current.route.target().to_owned();
+        let next = current.route.failed(Some(status));
+        // A leader that is named by what is no address cannot be dialled; the next round asks others.
+        if current.route.target() != before
+            && let Ok(link) = dial(current.route.target(), &self.identity)
+        {
+            current.link = link;
+        }
+        next
+    }
+
+    /// A call was answered: later ones go the same way.
+    pub fn settled(&self) {
+        self.current().route.worked();
     }
 
     /// Jobs.
     pub fn jobs(&self) -> JobServiceClient<Link> {
-        JobServiceClient::new(self.link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        JobServiceClient::new(self.link()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// Agents.
     pub fn cluster(&self) -> ClusterServiceClient<Link> {
-        ClusterServiceClient::new(self.link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        ClusterServiceClient::new(self.link()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// Artifacts.
     pub fn artifacts(&self) -> ArtifactServiceClient<Link> {
-        ArtifactServiceClient::new(self.link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        ArtifactServiceClient::new(self.link()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The failure that `status` means for the user.
     pub fn failure(&self, status: &Status) -> Failure {
-        Failure::from_status(status, &self.server)
+        Failure::from_status(status, &self.server())
     }
 
     /// A job by its id or a prefix of it.
@@ -122,29 +171,54 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.retrying_if(is_temporary, call).await
+    }
+
+    /// Makes a call that must not be made twice: it is made again only where a standby has refused it.
+    ///
+    /// # Errors
+    /// The last answer.
+    pub async fn once<T, F>(&self, call: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.retrying_if(|status| leader_of(status).is_some(), call).await
+    }
+
+    async fn retrying_if<T, F>(
+        &self,
+        may_pass: impl Fn(&Status) -> bool,
+        call: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let begun = Instant::now();
         let mut waits = WAITS_MS.into_iter();
         loop {
             let status = match call().await {
-                Ok(response) => return Ok(response.into_inner()),
+                Ok(response) => {
+                    self.settled();
+                    return Ok(response.into_inner());
+                }
                 Err(status) => status,
             };
-            match waits.next() {
-                Some(wait) if is_temporary(&status) => tokio::time::sleep(pause(&status, wait)).await,
-                _ => return Err(self.failure(&status)),
+            // What is said of a failure names the server that failed.
+            let failure = self.failure(&status);
+            if !may_pass(&status) {
+                return Err(failure);
             }
+            let wait = match self.turn(&status) {
+                Next::Now => continue,
+                Next::After(Some(asked)) if begun.elapsed() < ELECTION_PATIENCE => asked,
+                Next::After(_) => Duration::from_millis(waits.next().ok_or(failure)?),
+            };
+            tokio::time::sleep(jittered(wait)).await;
         }
     }
 }
 
-/// How long to wait before the next try: what the server asks for (at most 5 s), or `wait_ms`, give
-/// or take a quarter so that many clients do not come back together.
-fn pause(status: &Status, wait_ms: u64) -> Duration {
-    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-    let base = asked.unwrap_or(Duration::from_millis(wait_ms)).min(Duration::from_secs(5));
-    jittered(base)
-}
-
-/// `base`, give or take a quarter.
+/// `base`, give or take a quarter, so that many clients do not come back together.
 pub fn jittered(base: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_bytes()[0];
     base.mul_f64(0.75 + f64::from(random) / 512.0)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use trainyard_config::Sources;
+use trainyard_proto::route::parse_list;
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -28,8 +29,8 @@ impl Default for File {
 /// A server and how to be known there. `Debug` is left out: it would print the token.
 #[derive(Clone)]
 pub struct Settings {
-    /// URL, with its scheme.
-    pub server: String,
+    /// URLs, with their scheme; at least one.
+    pub servers: Vec<String>,
     /// Bearer token.
     pub token: Option<String>,
     /// Name of the user at this machine.
@@ -56,7 +57,10 @@ impl Settings {
             .map_err(|error| Failure::usage(error.to_string()))?;
         let File { server, token } = loaded.value;
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-        Ok(Self { server: server_url(&server)?, token, user: user_name() })
+        let servers: Vec<String> = parse_list(&server).map(server_url).collect::<Result<_, _>>()?;
+        // An empty list is wrong usage, as an empty address is.
+        let servers = if servers.is_empty() { vec![server_url(&server)?] } else { servers };
+        Ok(Self { servers, token, user: user_name() })
     }
 }
 
@@ -107,10 +111,11 @@ mod tests {
     fn a_flag_wins_over_the_file_over_the_default() {
         let (_dir, path) = write("server = 'lab:7433'\ntoken = 'from file'\n");
         let got = Settings::load_from(&Global::default(), Some(path.clone())).unwrap();
-        assert_eq!((got.server.as_str(), got.token.as_deref()), ("http://lab:7433", Some("from file")));
-        let global = Global { server: Some("http://other:1".into()), ..Global::default() };
-        assert_eq!(Settings::load_from(&global, Some(path)).unwrap().server, "http://other:1");
-        assert_eq!(Settings::load_from(&Global::default(), None).unwrap().server, DEFAULT_SERVER);
+        assert_eq!((got.servers, got.token.as_deref()), (vec!["http://lab:7433".into()], Some("from file")));
+        let global = Global { server: Some("http://other:1, third:2".into()), ..Global::default() };
+        let servers = Settings::load_from(&global, Some(path)).unwrap().servers;
+        assert_eq!(servers, ["http://other:1", "http://third:2"]);
+        assert_eq!(Settings::load_from(&Global::default(), None).unwrap().servers, [DEFAULT_SERVER]);
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl Retry {
     /// The job has not failed, there is none, no server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let request = pb::RetryJobRequest { job_id: context.client.job_id(&self.id).await? };
-        let answer = context.client.jobs().retry_job(request).await;
-        let job = answer.map_err(|status| context.client.failure(&status))?.into_inner();
+        let call = || async { context.client.jobs().retry_job(request.clone()).await };
+        let job = context.client.once(call).await?;
         if context.output.for_people() {
             context.output.line(&job.id)?;
             terminal::message(&format!("queued again; `yard watch {}` shows the training", job.id));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tonic::{Status, Streaming};
 use trainyard_proto::pb;
 use trainyard_proto::pb::job_event::Event;
+use trainyard_proto::route::{Next, leader_of};
 
 use crate::client::{Client, jittered};
 use crate::failure::{Failure, is_temporary};
@@ -39,6 +40,8 @@ pub struct Events<'a> {
     away: Option<Instant>,
     /// Whether it has sent anything yet.
     connected: bool,
+    /// Whether it has said that it stands by.
+    answered: bool,
     wait: Duration,
 }
 
@@ -54,6 +57,7 @@ impl<'a> Events<'a> {
             state: pb::JobState::Unspecified,
             away: None,
             connected: false,
+            answered: false,
             wait: FIRST_WAIT,
         }
     }
@@ -107,6 +111,7 @@ impl<'a> Events<'a> {
             terminal::message("the server is back");
         }
         self.connected = true;
+        self.client.settled();
         self.wait = FIRST_WAIT;
     }
 
@@ -131,12 +136,17 @@ impl<'a> Events<'a> {
             terminal::message("the connection is lost; trying again");
         }
         let since = *self.away.get_or_insert_with(Instant::now);
-        let patience = if self.connected { PATIENCE } else { FIRST_PATIENCE };
+        // A standby that answers is part of a cluster that will have a leader soon.
+        self.answered |= leader_of(status).is_some();
+        let patience = if self.connected || self.answered { PATIENCE } else { FIRST_PATIENCE };
         let left = patience.saturating_sub(since.elapsed());
         if left.is_zero() {
             return Err(self.client.failure(status));
         }
-        tokio::time::sleep(jittered(self.wait).min(left)).await;
+        match self.client.turn(status) {
+            Next::Now => return Ok(()),
+            Next::After(_) => tokio::time::sleep(jittered(self.wait).min(left)).await,
+        }
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
         Ok(())
     }

@@ -1,7 +1,8 @@
-//! The wire: generated types as [`pb`], and the one conversion between them and the plain data of
-//! `trainyard-types`.
+//! The wire: generated types as [`pb`], the one conversion between them and the plain data of
+//! `trainyard-types`, and how a client finds the scheduler that leads.
 
 pub mod convert;
+pub mod route;
 
 /// Generated from `proto/trainyard/v1`.
 #[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
