@@ -6,7 +6,7 @@ override export TRAINYARD_GOLDEN_DIR := $(abspath $(or $(TRAINYARD_GOLDEN_DIR),t
 BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
 
-.PHONY: help setup build demo test test-golden test-gpu lint bench clean
+.PHONY: help setup build demo test test-faults test-golden test-gpu lint bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -25,6 +25,12 @@ demo: build ## A whole local cluster trains on a small generated data set and sh
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --release --locked --workspace --lib --bins --tests
 	RUST_TEST_THREADS=1 cargo test --release --locked --workspace
+
+# As root, links are cut in network namespaces of their own, and Redis' disk is one that can be filled.
+test-faults: setup ## 2000 jobs while everything is killed, paused, cut off and filled up, for ten minutes
+	cargo build --release --locked -p trainyard-scheduler -p trainyard-agent --bins
+	TRAINYARD_FAULT_JOBS=2000 TRAINYARD_FAULT_SECONDS=600 \
+		cargo test --release --locked -p trainyard-tests --test faults_random -- --nocapture
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data -- --test-threads=1

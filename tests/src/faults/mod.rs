@@ -1,0 +1,7 @@
+//! A cluster of many processes that can be killed, paused, cut off and healed: Redis, schedulers that share
+//! it, agents whose trainers only pretend.
+
+pub mod client;
+pub mod members;
+pub mod net;
+pub mod verdict;
