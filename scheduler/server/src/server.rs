@@ -118,6 +118,7 @@ impl Server {
         let services = grpc::routes(&context, health.clone())?;
         let pages = http::routes(handle, role.clone());
         let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
+        let routes = routes.layer(axum::middleware::from_fn(grpc::manners::keep));
         grpc::set_health(&health, &role.borrow().clone()).await;
         context.tasks.spawn(grpc::report_health(health, role, closing.clone()));
         let running = Running { driver, listener, routes, tasks: context.tasks, closing: closing.clone() };

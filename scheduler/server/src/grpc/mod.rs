@@ -4,6 +4,7 @@ mod agents;
 mod artifacts;
 mod cluster;
 mod jobs;
+pub mod manners;
 mod page;
 mod status;
 mod translate;

@@ -15,7 +15,7 @@ use crate::driver::{RequestError, Unavailable};
 use crate::store::StoreError;
 
 /// In every `ErrorInfo`.
-const DOMAIN: &str = "trainyard";
+pub(super) const DOMAIN: &str = "trainyard";
 /// When to try again; the store usually comes back within a second.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// When to try again after a standby's answer, should the leader that it names be gone.
