@@ -5,8 +5,9 @@ override export TRAINYARD_GOLDEN_DIR := $(abspath $(or $(TRAINYARD_GOLDEN_DIR),t
 
 BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
+CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 
-.PHONY: help setup build demo test test-faults test-golden test-gpu lint bench clean
+.PHONY: help setup build demo test test-export test-faults test-golden test-gpu lint bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -24,7 +25,14 @@ demo: build ## A whole local cluster trains on a small generated data set and sh
 # One test at a time: libtorch takes all cores, and scenarios count what they start.
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --release --locked --workspace --lib --bins --tests
-	RUST_TEST_THREADS=1 cargo test --release --locked --workspace
+	rm -rf target/export
+	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=1 cargo test --release --locked --workspace
+	@$(CHECK_EXPORT)
+
+test-export: setup ## What `export` writes, in ONNX Runtime
+	rm -rf target/export
+	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export cargo test --release --locked -p trainyard-trainer --test export -- --test-threads=1
+	@$(CHECK_EXPORT)
 
 # As root, links are cut in network namespaces of their own, and Redis' disk is one that can be filled.
 test-faults: setup ## 2000 jobs while everything is killed, paused, cut off and filled up, for ten minutes

@@ -9,6 +9,8 @@ TORCH=2.13.0
 CUDA_RUNTIME=13.0.96
 CUDA_CUPTI=13.0.85
 GRPCURL=1.8.6.post2
+ONNX=1.23.2
+ONNXRUNTIME=1.32.0
 RUST_MINOR=90
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -105,8 +107,19 @@ install_grpcurl() {
     rm -rf "$unpacked"
 }
 
+# ONNX Runtime, for the test of exported files.
+install_onnx() {
+    local stamp=.tools/onnx/installed want="$ONNX $ONNXRUNTIME"
+    [ "$(cat $stamp 2>/dev/null)" = "$want" ] && return
+    say "installing ONNX Runtime $ONNXRUNTIME into .tools"
+    python3 -m venv --clear .tools/onnx
+    .tools/onnx/bin/pip install -q --disable-pip-version-check "onnx==$ONNX" "onnxruntime==$ONNXRUNTIME"
+    echo "$want" >$stamp
+}
+
 apt_install build-essential pkg-config python3 python3-venv redis-server xz-utils ca-certificates
 install_rust
 install_libtorch
 install_grpcurl
+install_onnx
 say "ready"

@@ -57,15 +57,25 @@ fn every_format_is_written_and_what_can_be_read_reads_back_equal() {
     export(&weights, &["--format", "onnx"]);
     export(&weights, &["--format", "onnx", "--dynamic", "--imgsz", "128,160", "--out", &out("dynamic.onnx")]);
     export(&weights, &["--format", "onnx", "--half", "--out", &out("half.onnx")]);
+    let nms = ["--format", "onnx", "--nms", "--conf", "0.002", "--max-det", "50", "--dynamic"];
+    export(&weights, &[&nms[..], &["--imgsz", "128,160", "--out", &out("nms.onnx")]].concat());
     export(&weights, &["--format", "pt"]);
+    export(&weights, &["--format", "state-dict"]);
     export(&weights, &["--format", "pt", "--half", "--out", &out("half.pt")]);
     export(Path::new(&out("model.pt")), &["--format", "safetensors", "--out", &out("back.safetensors")]);
     assert!(std::fs::metadata(folder.join("model.onnx")).unwrap().len() > 4 * model.weights().parameters());
 
-    for (name, kind) in
-        [("model.pt", Kind::Float), ("half.pt", Kind::Half), ("back.safetensors", Kind::Float)]
-    {
-        let found = weights::read(&folder.join(name)).unwrap().tensors;
+    for (name, kind) in [
+        ("model.pt", Kind::Float),
+        ("model.pth", Kind::Float),
+        ("half.pt", Kind::Half),
+        ("back.safetensors", Kind::Float),
+    ] {
+        let read = weights::read(&folder.join(name)).unwrap();
+        if name != "model.pth" {
+            assert_eq!(read.metadata["names"], r#"["red cell","it's","猫"]"#, "{name}");
+        }
+        let found = read.tensors;
         assert_eq!(found.len(), model.weights().len(), "{name}");
         for entry in model.weights().iter() {
             let expected = if entry.role == Role::Counter {

@@ -7,13 +7,15 @@ use clap::{Args, ValueEnum};
 use tch::{Device, Kind, Tensor};
 use trainyard_types::Violation;
 
-use super::val::check_imgsz;
+use super::val::{check_imgsz, check_share};
 use super::{LoadedModel, load_model};
 use crate::export::onnx::{self, OnnxOptions};
+use crate::export::onnx_nms::Selection;
+use crate::export::ultralytics::{self, About};
 use crate::export::{RawTensors, pt};
 use crate::import::{RawTensor, Values};
 use crate::train::error::TrainError;
-use crate::weights::{self, Role, WeightsError};
+use crate::weights::{self, Role, Weights, WeightsError};
 use crate::{libtorch, report};
 
 /// Write weights in another format.
@@ -40,6 +42,18 @@ pub struct Export {
     /// Numbers in 16 bits: half the size.
     #[arg(long)]
     half: bool,
+    /// ONNX: with non-maximum suppression; rows of x1, y1, x2, y2, score, class come out.
+    #[arg(long)]
+    nms: bool,
+    /// With --nms: the least score.
+    #[arg(long, default_value_t = 0.25, requires = "nms")]
+    conf: f32,
+    /// With --nms: the most overlap of two boxes of a class.
+    #[arg(long, default_value_t = 0.7, requires = "nms")]
+    iou: f32,
+    /// With --nms: the most detections of an image.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(i64).range(1..=30_000), requires = "nms")]
+    max_det: i64,
 }
 
 /// A file format.
@@ -47,8 +61,10 @@ pub struct Export {
 enum Format {
     /// For ONNX Runtime, OpenCV, TensorRT and others: images in, boxes and scores out.
     Onnx,
-    /// A state dict for PyTorch: `torch.load(path, weights_only=True)`.
+    /// A checkpoint for Ultralytics: `YOLO("best.pt")`, `yolo predict model=best.pt`.
     Pt,
+    /// A state dict for PyTorch: `torch.load(path, weights_only=True)`.
+    StateDict,
     /// As a training run writes it.
     Safetensors,
 }
@@ -58,6 +74,7 @@ impl Format {
         match self {
             Self::Onnx => "onnx",
             Self::Pt => "pt",
+            Self::StateDict => "pth",
             Self::Safetensors => "safetensors",
         }
     }
@@ -77,6 +94,8 @@ impl Export {
             let text = format!("is {}, the weights themselves; give another with --out", out.display());
             return Err(TrainError::Spec(vec![Violation::new("out", text)]));
         }
+        check_share("conf", self.conf)?;
+        check_share("iou", self.iou)?;
         let loaded = load_model(&self.weights, Device::Cpu)?;
         let size = match self.imgsz[..] {
             [] => [loaded.imgsz; 2],
@@ -100,22 +119,36 @@ impl Export {
             |reason: String| TrainError::Weights(WeightsError::Format { path: self.weights.clone(), reason });
         match self.format {
             Format::Onnx => {
-                let tensors: RawTensors =
-                    weights.iter().map(|entry| (entry.name.clone(), raw(&entry.tensor))).collect();
                 let options = OnnxOptions {
                     size,
                     batch: (!self.dynamic).then_some(self.batch as usize),
                     half: self.half,
                     names: loaded.names.clone(),
+                    nms: self.nms.then_some(Selection {
+                        conf: self.conf,
+                        iou: self.iou,
+                        max_det: self.max_det,
+                    }),
                 };
-                onnx::write(loaded.model.plan(), &tensors, &options)
+                onnx::write(loaded.model.plan(), &tensors(weights), &options)
                     .map_err(|error| failed(error.to_string()))
             }
             Format::Pt => {
+                let about = About {
+                    names: &loaded.names,
+                    imgsz: size[0].max(size[1]),
+                    strides: &ultralytics::strides(),
+                };
+                let tensors = tensors(weights);
+                let checkpoint = ultralytics::checkpoint(loaded.model.plan(), &tensors, &about);
+                let checkpoint = checkpoint.map_err(|error| failed(error.to_string()))?;
+                pt::write(&checkpoint, self.half).map_err(|error| failed(error.to_string()))
+            }
+            Format::StateDict => {
                 let tensors: Vec<(&str, RawTensor)> =
                     weights.iter().map(|entry| (entry.name.as_str(), raw(&entry.tensor))).collect();
-                let tensors = tensors.iter().map(|(name, tensor)| (*name, tensor));
-                pt::write(tensors, self.half).map_err(|error| failed(error.to_string()))
+                let dict = pt::state_dict(tensors.iter().map(|(name, tensor)| (*name, tensor)));
+                pt::write(&dict, self.half).map_err(|error| failed(error.to_string()))
             }
             Format::Safetensors => self.safetensors(loaded, size[0].max(size[1])).map_err(failed),
         }
@@ -147,6 +180,10 @@ impl Export {
             metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         weights::encode(tensors.iter().map(|(name, tensor)| (*name, tensor)), metadata)
     }
+}
+
+fn tensors(weights: &Weights) -> RawTensors {
+    weights.iter().map(|entry| (entry.name.clone(), raw(&entry.tensor))).collect()
 }
 
 /// A tensor's values on the host, row-major.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use trainyard_types::Violation;
 
-use super::val::check_imgsz;
+use super::val::{check_imgsz, check_share};
 use super::{LoadedModel, device, load_model};
 use crate::data::letterbox::{Fit, Letterbox};
 use crate::data::{Image, decode};
@@ -50,13 +50,8 @@ impl Predict {
     /// Draws, and prints a line per image.
     pub fn run(&self, cuda: &Result<(), String>) -> Result<(), TrainError> {
         libtorch::use_all_cores();
-        let share = |name: &str, value: f32| {
-            let text = format!("is {value}; use 0 to 1");
-            let wrong = !(0.0..=1.0).contains(&value);
-            if wrong { Err(TrainError::Spec(vec![Violation::new(name, text)])) } else { Ok(()) }
-        };
-        share("conf", self.conf)?;
-        share("iou", self.iou)?;
+        check_share("conf", self.conf)?;
+        check_share("iou", self.iou)?;
         let loaded = load_model(&self.weights, device(self.device.as_deref(), cuda)?)?;
         let imgsz = self.imgsz.unwrap_or(loaded.imgsz);
         check_imgsz(imgsz)?;

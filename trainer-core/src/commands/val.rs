@@ -87,6 +87,14 @@ impl Val {
     }
 }
 
+/// Whether `value` is a share.
+pub(super) fn check_share(name: &str, value: f32) -> Result<(), TrainError> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(TrainError::Spec(vec![Violation::new(name, format!("is {value}; use 0 to 1"))]))
+}
+
 /// Refuses a size that the model's strides do not divide.
 pub fn check_imgsz(imgsz: usize) -> Result<(), TrainError> {
     if imgsz.is_multiple_of(32) && (32..=4096).contains(&imgsz) {

@@ -60,7 +60,17 @@ impl Graph {
     /// Two halves along `axis`, each of `size`.
     pub fn halves(&mut self, value: &str, axis: i64, size: i64) -> [String; 2] {
         let sizes = self.ints(&[size, size]);
-        let first = self.add("Split", &[value, &sizes], vec![AttributeProto::int("axis", axis)]);
+        self.add_pair("Split", &[value, &sizes], vec![AttributeProto::int("axis", axis)])
+    }
+
+    /// An operator with two results.
+    pub fn add_pair(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> [String; 2] {
+        let first = self.add(operator, inputs, attributes);
         let second = format!("{first}.1");
         self.proto.node.last_mut().expect("the operator was just added").output.push(second.clone());
         [first, second]

@@ -2,8 +2,12 @@
 
 mod graph;
 pub mod onnx;
+pub mod onnx_nms;
+pub mod pickle;
 mod proto;
 pub mod pt;
+mod storages;
+pub mod ultralytics;
 
 use std::collections::BTreeMap;
 

@@ -5,6 +5,7 @@
 use prost::Message;
 
 use super::graph::Graph;
+use super::onnx_nms::{self, Selection};
 use super::proto::{
     AttributeProto, FLOAT, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto,
 };
@@ -29,25 +30,35 @@ pub struct OnnxOptions {
     pub half: bool,
     /// Class names by id.
     pub names: Vec<String>,
+    /// Detections come out instead of everything that the model says.
+    pub nms: Option<Selection>,
 }
 
 /// Bytes of an ONNX file with the model `plan` and its weights.
 ///
 /// Input `images` is `[N, 3, height, width]`, RGB in 0 to 1. Output `output0` is `[N, 4 + classes, anchors]`:
-/// centre x, centre y, width, height in pixels of the input, then a score in 0 to 1 for each class.
+/// centre x, centre y, width, height in pixels of the input, then a score in 0 to 1 for each class; with
+/// [`OnnxOptions::nms`], see [`onnx_nms::select`].
 ///
 /// # Errors
 /// When a tensor is missing or has another shape than `plan` says.
 pub fn write(plan: &Plan, tensors: &RawTensors, options: &OnnxOptions) -> Result<Vec<u8>, ExportError> {
     let mut writer = Writer { graph: Graph::new(options.half), tensors };
     let maps = writer.layers(plan)?;
-    writer.head(plan, &maps, options)?;
+    let [boxes, scores] = writer.head(plan, &maps, options)?;
     let batch = options.batch.map_or(Err("batch"), |batch| Ok(size(batch)));
     let [height, width] = options.size.map(size);
     let anchors: i64 = STRIDES.iter().map(|stride| (height / stride) * (width / stride)).sum();
-    let graph = writer.graph;
+    let mut graph = writer.graph;
+    let classes = plan.head.classes;
+    let shape = if let Some(how) = options.nms {
+        [onnx_nms::select(&mut graph, [&boxes, &scores], [classes, anchors], how), 6]
+    } else {
+        graph.named("output0", "Concat", &[&boxes, &scores], vec![AttributeProto::int("axis", 1)]);
+        [4 + classes, anchors]
+    };
     let input = ValueInfoProto::tensor("images", graph.float(), &[batch, Ok(3), Ok(height), Ok(width)]);
-    let output = ValueInfoProto::tensor("output0", FLOAT, &[batch, Ok(4 + plan.head.classes), Ok(anchors)]);
+    let output = ValueInfoProto::tensor("output0", FLOAT, &[batch, Ok(shape[0]), Ok(shape[1])]);
     let model = ModelProto {
         ir_version: IR_VERSION,
         producer_name: "trainyard".to_owned(),
@@ -68,7 +79,7 @@ fn metadata(plan: &Plan, options: &OnnxOptions) -> Vec<StringStringEntryProto> {
     let names: Vec<String> =
         options.names.iter().enumerate().map(|(id, name)| format!("{id}: {}", python_text(name))).collect();
     let truth = |value| if value { "True" } else { "False" };
-    let (half, dynamic) = (truth(options.half), truth(options.batch.is_none()));
+    let [half, dynamic, nms] = [options.half, options.batch.is_none(), options.nms.is_some()].map(truth);
     let batch = options.batch.unwrap_or(1);
     let [height, width] = options.size;
     let entries = [
@@ -80,7 +91,7 @@ fn metadata(plan: &Plan, options: &OnnxOptions) -> Vec<StringStringEntryProto> {
         ("imgsz", format!("[{height}, {width}]")),
         ("names", format!("{{{}}}", names.join(", "))),
         ("channels", "3".to_owned()),
-        ("args", format!("{{'batch': {batch}, 'half': {half}, 'dynamic': {dynamic}, 'nms': False}}")),
+        ("args", format!("{{'batch': {batch}, 'half': {half}, 'dynamic': {dynamic}, 'nms': {nms}}}")),
     ];
     entries.map(|(key, value)| StringStringEntryProto { key: key.to_owned(), value }).into()
 }
@@ -242,8 +253,13 @@ impl<'a> Writer<'a> {
         self.graph.add("Resize", &[x, "", &scales], attributes)
     }
 
-    /// Layer 22 with the decoding of boxes; its result is `output0`.
-    fn head(&mut self, plan: &Plan, maps: &[String; 3], options: &OnnxOptions) -> Result<(), ExportError> {
+    /// Layer 22 with the decoding of boxes: `[N, 4, A]` boxes and `[N, classes, A]` scores.
+    fn head(
+        &mut self,
+        plan: &Plan,
+        maps: &[String; 3],
+        options: &OnnxOptions,
+    ) -> Result<[String; 2], ExportError> {
         let head = plan.head;
         let (mut boxes, mut scores) = (Vec::new(), Vec::new());
         for (level, (map, input)) in maps.iter().zip(head.inputs).enumerate() {
@@ -268,9 +284,7 @@ impl<'a> Writer<'a> {
         let (boxes, scores) = (join(&boxes), join(&scores));
         let boxes = self.decode(&boxes, options.size);
         let scores = self.graph.add("Sigmoid", &[&scores], Vec::new());
-        let axis = vec![AttributeProto::int("axis", 1)];
-        self.graph.named("output0", "Concat", &[&boxes, &scores], axis);
-        Ok(())
+        Ok([boxes, scores])
     }
 
     /// `[N, 64, A]` logits of distances to `[N, 4, A]` boxes: centre and size in pixels.

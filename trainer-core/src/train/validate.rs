@@ -52,9 +52,11 @@ pub fn detections(decoded: &Tensor, config: &NmsConfig) -> Vec<Vec<Detection>> {
     let decoded = decoded.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
     let shape: Vec<usize> = decoded.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
     let (rows, anchors) = (shape[1], shape[2]);
-    let mut values = vec![0.0_f32; decoded.numel()];
-    let numel = values.len();
-    decoded.copy_data(&mut values, numel);
+    if decoded.numel() == 0 {
+        return vec![Vec::new(); shape[0]];
+    }
+    // SAFETY: `decoded` is contiguous, of 32-bit floats, on the host, and outlives the threads below.
+    let values = unsafe { std::slice::from_raw_parts(decoded.data_ptr().cast::<f32>(), decoded.numel()) };
     let images: Vec<&[f32]> = values.chunks_exact((rows * anchors).max(1)).collect();
     // An untrained model has thousands of candidates an image, so images are shared among threads.
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
