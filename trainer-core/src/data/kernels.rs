@@ -8,9 +8,9 @@ pub const ROW_SUM: u8 = 255;
 
 /// Weights between rows have this sum: `ROW_SUM * COLUMN_SUM` is nearly `2^22`, so that a shift divides.
 pub const COLUMN_SUM: i16 = 16448;
-const COLUMN_SHIFT: u32 = 22;
+pub(crate) const COLUMN_SHIFT: u32 = 22;
 /// Pixels are signed inside, 128 less than outside; this puts it back, and rounds.
-const COLUMN_BIAS: i32 = 128 * 255 * COLUMN_SUM as i32 + (1 << (COLUMN_SHIFT - 1));
+pub(crate) const COLUMN_BIAS: i32 = 128 * 255 * COLUMN_SUM as i32 + (1 << (COLUMN_SHIFT - 1));
 
 /// Outputs that [`blend_columns`] makes at a time.
 pub const GROUP: usize = 16;
@@ -58,7 +58,7 @@ impl Group {
 }
 
 /// Whether the processor has AVX2.
-fn has_avx2() -> bool {
+pub(crate) fn has_avx2() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         std::arch::is_x86_feature_detected!("avx2")

@@ -12,6 +12,7 @@ pub mod check;
 pub mod dataset;
 pub mod decode;
 pub mod disk_cache;
+pub mod gather;
 pub mod image;
 pub mod items;
 pub mod kernels;

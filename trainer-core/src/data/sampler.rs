@@ -4,8 +4,11 @@
 //! Pixels are bilinear; positions are continuous, pixel (0, 0) covers the square from 0 to 1. Around the
 //! scene all is grey, and an edge blends into it.
 
+mod general;
+
 use std::ops::Range;
 
+use self::general::General;
 use crate::data::affine::Matrix;
 use crate::data::canvas::Scene;
 use crate::data::kernels::{COLUMN_SUM, GROUP, Group, SLACK, blend_columns, blend_rows};
@@ -28,12 +31,8 @@ pub type Row<'a> = [&'a mut [u8]; 3];
 pub struct Sampler {
     path: Path,
     seen: Vec<Seen>,
-    /// Output columns and rows, after flips, as positions in the scene.
-    side: usize,
-    flips: Flips,
     separable: Separable,
-    /// Positions of a row's pixels, in 2048ths, of the general path.
-    positions: Vec<[i32; 2]>,
+    general: General,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,8 +42,8 @@ enum Path {
     Grey,
     /// Rows stay rows and columns stay columns.
     Separable,
-    /// Anything else, by the way back from the output to the scene.
-    General(Matrix),
+    /// Anything else.
+    General,
 }
 
 /// The part of a tile that lies on the scene, in margin terms: pixel 0 has index 1, and indices 0 and
@@ -96,14 +95,16 @@ impl Sampler {
                 self.seen.push(Seen { tile, columns, rows });
             }
         }
-        (self.side, self.flips) = (side, flips);
         self.path = match matrix.inverse() {
             None => Path::Grey,
             Some(back) if back.is_separable() => {
                 self.separable.prepare(scene.side, &back, side, flips);
                 Path::Separable
             }
-            Some(back) => Path::General(back),
+            Some(back) => {
+                self.general.prepare(scene.side, &self.seen, back, side, flips);
+                Path::General
+            }
         };
     }
 
@@ -115,107 +116,9 @@ impl Sampler {
         match self.path {
             Path::Grey => out.into_iter().for_each(|plane| plane.fill(GREY)),
             Path::Separable => self.separable.row(scene, &self.seen, y, out),
-            Path::General(back) => self.general_row(scene, &back, y, out),
+            Path::General => self.general.row(scene, y, out),
         }
     }
-
-    fn general_row(&mut self, scene: &Scene, back: &Matrix, y: usize, [red, green, blue]: Row<'_>) {
-        let m = &back.0;
-        let flip = |at: usize, flipped: bool| if flipped { self.side - 1 - at } else { at };
-        let v = flip(y, self.flips.up_down) as f64 + 0.5;
-        let limit = (scene.side as f64 + 1.0) * SUBPIXELS;
-        self.positions.clear();
-        self.positions.extend((0..self.side).map(|x| {
-            let u = flip(x, self.flips.left_right) as f64 + 0.5;
-            let depth = m[2][0] * u + m[2][1] * v + m[2][2];
-            let axis = |axis: usize| {
-                let position = (m[axis][0] * u + m[axis][1] * v + m[axis][2]) / depth + 0.5;
-                #[expect(clippy::cast_possible_truncation, reason = "clamped to the scene")]
-                // Not negative, so cutting off rounds down.
-                let position = ((position * SUBPIXELS).clamp(0.0, limit) + 0.5) as i32;
-                position
-            };
-            [axis(0), axis(1)]
-        }));
-        let mut hint = 0;
-        for (((position, r), g), b) in self.positions.iter().zip(red).zip(green).zip(blue) {
-            [*r, *g, *b] = sample(scene, &self.seen, *position, &mut hint);
-        }
-    }
-}
-
-/// Steps between two pixels in the general path.
-const SUBPIXELS: f64 = 2048.0;
-const SUBPIXEL_BITS: u32 = 11;
-
-/// One pixel of the general path. `hint` is the tile that was met last.
-fn sample(scene: &Scene, seen: &[Seen], position: [i32; 2], hint: &mut usize) -> [u8; 3] {
-    // The last position has no right neighbour: it is taken from the left with full weight.
-    let [(x, right), (y, lower)] = position.map(|at| {
-        let first = (at.cast_unsigned() as usize >> SUBPIXEL_BITS).min(scene.side);
-        (first, at.wrapping_sub((first << SUBPIXEL_BITS) as i32))
-    });
-    let covers = |seen: &Seen| {
-        seen.columns.contains(&x)
-            && x + 1 < seen.columns.end
-            && seen.rows.contains(&y)
-            && y + 1 < seen.rows.end
-    };
-    let blend = |[a, b, c, d]: [u8; 4]| {
-        let along = |left: u8, next: u8| {
-            i32::from(left)
-                .wrapping_mul(2048_i32.wrapping_sub(right))
-                .wrapping_add(i32::from(next).wrapping_mul(right))
-        };
-        let sum = along(a, b)
-            .wrapping_mul(2048_i32.wrapping_sub(lower))
-            .wrapping_add(along(c, d).wrapping_mul(lower))
-            .wrapping_add(1 << 21);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of bytes")]
-        let byte = (sum >> 22) as u8;
-        byte
-    };
-    // Of tiles that overlap the last one is seen, so the hint is of use only when it is that one.
-    let found = match seen.get(*hint) {
-        Some(tile) if covers(tile) && seen.len() <= 4 => Some(*hint),
-        _ => seen.iter().rposition(covers),
-    };
-    if let Some(found) = found
-        && (seen.len() <= 4 || seen[found + 1..].iter().all(|later| !touches(later, x, y)))
-    {
-        *hint = found;
-        let tile = &scene.tiles[seen[found].tile];
-        let (width, height) = (tile.planes.width, tile.planes.height);
-        let column = (x.cast_signed() - 1 - tile.left).cast_unsigned();
-        let row = (y.cast_signed() - 1 - tile.top).cast_unsigned();
-        let bytes = tile.planes.bytes();
-        return [0, 1, 2].map(|plane| {
-            let start = (plane * height + row) * width + column;
-            let (above, below) = (&bytes[start..start + 2], &bytes[start + width..start + width + 2]);
-            blend([above[0], above[1], below[0], below[1]])
-        });
-    }
-    let pixel = |plane: usize, x: usize, y: usize| {
-        let tile = seen.iter().rfind(|seen| seen.columns.contains(&x) && seen.rows.contains(&y));
-        tile.map_or(GREY, |seen| {
-            let tile = &scene.tiles[seen.tile];
-            let column = (x.cast_signed() - 1 - tile.left).cast_unsigned();
-            tile.planes.row(plane, (y.cast_signed() - 1 - tile.top).cast_unsigned())[column]
-        })
-    };
-    [0, 1, 2].map(|plane| {
-        blend([
-            pixel(plane, x, y),
-            pixel(plane, x + 1, y),
-            pixel(plane, x, y + 1),
-            pixel(plane, x + 1, y + 1),
-        ])
-    })
-}
-
-/// Whether any of the four pixels from (x, y) on is the tile's.
-fn touches(seen: &Seen, x: usize, y: usize) -> bool {
-    x + 1 >= seen.columns.start && x < seen.columns.end && y + 1 >= seen.rows.start && y < seen.rows.end
 }
 
 impl Separable {
