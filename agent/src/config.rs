@@ -21,6 +21,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Decoded images; `cache` in `data_dir` when unset.
     pub cache_dir: Option<PathBuf>,
+    /// GiB that `cache_dir` may take; half of its disk when unset.
+    pub cache_quota_gib: Option<u32>,
+    /// GiB of its disk that stay free; a twentieth of it, at most 10, when unset.
+    pub cache_floor_gib: Option<u32>,
     /// The trainer's binary; beside the agent's own when unset.
     pub trainer: Option<PathBuf>,
     /// NVML; the driver's own when unset.
@@ -48,6 +52,8 @@ impl Default for Config {
             name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "agent".into()),
             data_dir: default_data_dir(),
             cache_dir: None,
+            cache_quota_gib: None,
+            cache_floor_gib: None,
             trainer: None,
             nvml_library: None,
             cpu_slots: 0,
@@ -128,6 +134,12 @@ pub struct Options {
     /// Directory for decoded images [default: `cache` in the data directory].
     #[arg(long, value_name = "DIR", global = true)]
     pub cache_dir: Option<PathBuf>,
+    /// GiB that decoded images may take; those used longest ago go first [default: half of the disk].
+    #[arg(long, value_name = "N", global = true)]
+    pub cache_quota_gib: Option<u32>,
+    /// GiB of that disk that stay free [default: a twentieth of it, at most 10].
+    #[arg(long, value_name = "N", global = true)]
+    pub cache_floor_gib: Option<u32>,
     /// The trainer's binary [default: trainyard-trainer beside this one].
     #[arg(long, value_name = "FILE", global = true)]
     pub trainer: Option<PathBuf>,
@@ -167,6 +179,8 @@ impl Options {
             .flag("name", self.name.clone())
             .flag("data_dir", text(&self.data_dir))
             .flag("cache_dir", text(&self.cache_dir))
+            .flag("cache_quota_gib", self.cache_quota_gib)
+            .flag("cache_floor_gib", self.cache_floor_gib)
             .flag("trainer", text(&self.trainer))
             .flag("nvml_library", text(&self.nvml_library))
             .flag("cpu_slots", self.cpu_slots)

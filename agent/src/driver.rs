@@ -253,6 +253,8 @@ impl Driver {
             spec: dir.spec(),
             run_dir: dir.run(),
             cache_dir: self.workshop.config.cache_dir(),
+            cache_quota_gib: self.workshop.config.cache_quota_gib,
+            cache_floor_gib: self.workshop.config.cache_floor_gib,
             batch_size: prepared.batch_size,
             slot: assignment.slot.clone(),
             data_roots: self.workshop.config.data_roots.clone(),

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Tensor};
 use trainyard_trainer::checkpoint::{self, Loaded};
+use trainyard_trainer::data::disk_cache::Limits;
 use trainyard_trainer::events::Events;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_trainer::train::guard::Cause;
@@ -35,6 +36,7 @@ fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
         spec: spec.clone(),
         run_dir: run_dir.to_owned(),
         cache_dir: None,
+        cache_limits: Limits::DEFAULT,
         device: Device::Cpu,
         batch_size: None,
         resume: false,

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::Device;
+use trainyard_trainer::data::disk_cache::Limits;
 use trainyard_trainer::events::Events;
 use trainyard_trainer::train::session::End;
 use trainyard_trainer::train::setup::Options;
@@ -31,6 +32,7 @@ fn run(spec: &TrainSpec, run_dir: &Path, resume: bool, stop: bool) -> (End, Vec<
         spec: spec.clone(),
         run_dir: run_dir.to_owned(),
         cache_dir: None,
+        cache_limits: Limits::DEFAULT,
         device: Device::Cpu,
         batch_size: None,
         resume,

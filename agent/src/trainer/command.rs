@@ -17,6 +17,10 @@ pub struct Start {
     pub run_dir: PathBuf,
     /// Decoded images.
     pub cache_dir: PathBuf,
+    /// GiB that they may take, if the agent says.
+    pub cache_quota_gib: Option<u32>,
+    /// GiB of their disk that stay free, if the agent says.
+    pub cache_floor_gib: Option<u32>,
     /// Images per forward pass.
     pub batch_size: u32,
     /// Where it trains.
@@ -49,6 +53,13 @@ impl Start {
             self.cache_dir.clone().into(),
             "--resume".into(),
         ];
+        for (flag, gib) in
+            [("--cache-quota-gib", self.cache_quota_gib), ("--cache-floor-gib", self.cache_floor_gib)]
+        {
+            if let Some(gib) = gib {
+                arguments.extend([flag.into(), gib.to_string().into()]);
+            }
+        }
         for root in &self.data_roots {
             arguments.extend(["--data-root".into(), root.clone().into()]);
         }
@@ -83,6 +94,8 @@ mod tests {
             spec: "/d/spec.json".into(),
             run_dir: "/d/run".into(),
             cache_dir: "/d/cache".into(),
+            cache_quota_gib: None,
+            cache_floor_gib: None,
             batch_size: 24,
             slot,
             data_roots: vec!["/data".into()],
@@ -97,6 +110,15 @@ mod tests {
                       --device cuda:0 --cache-dir /d/cache --resume --data-root /data";
         assert_eq!(line, wanted);
         assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", "GPU-1".into())));
+    }
+
+    #[test]
+    fn the_cache_has_the_limits_that_are_configured() {
+        let mut start = Start { cache_quota_gib: Some(200), ..start(Slot::Cpu(0)) };
+        let line = |start: &Start| start.arguments(5).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+        assert!(line(&start).contains(" --cache-quota-gib 200 --data-root "), "{}", line(&start));
+        start.cache_floor_gib = Some(0);
+        assert!(line(&start).contains(" --cache-quota-gib 200 --cache-floor-gib 0 "), "{}", line(&start));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use trainyard_types::{TrainSpec, Violation};
 
 use super::device;
 use super::spec_args::SpecArgs;
+use crate::data::disk_cache::Limits;
 use crate::events::Events;
 use crate::libtorch;
 use crate::train::error::TrainError;
@@ -32,6 +33,13 @@ pub struct Train {
     /// Where decoded images are kept between epochs and runs. Default: the user's cache folder.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// GiB that this folder may take at most, for all data sets; those used longest ago go first. Default: half
+    /// of its disk.
+    #[arg(long, value_name = "N")]
+    cache_quota_gib: Option<u32>,
+    /// GiB of the folder's disk that stay free. Default: a twentieth of it, at most 10.
+    #[arg(long, value_name = "N")]
+    cache_floor_gib: Option<u32>,
     /// Write one JSON object a line on this file descriptor.
     #[arg(long, value_name = "N")]
     events_fd: Option<RawFd>,
@@ -106,6 +114,7 @@ impl Train {
             spec,
             run_dir,
             cache_dir: self.cache_dir,
+            cache_limits: Limits::from_gib(self.cache_quota_gib, self.cache_floor_gib),
             device: device(self.device.as_deref(), cuda)?,
             batch_size: self.batch_size,
             resume: self.resume,

@@ -53,14 +53,6 @@ impl Matrix {
         translation.times(shear).times(rotation).times(perspective).times(centre)
     }
 
-    /// The same to an output that is larger by this factor.
-    pub fn enlarged(self, factor: f64) -> Self {
-        if factor == 1.0 {
-            return self;
-        }
-        Self([[factor, 0.0, 0.0], [0.0, factor, 0.0], [0.0, 0.0, 1.0]]).times(self)
-    }
-
     fn times(self, right: Self) -> Self {
         let mut product = [[0.0; 3]; 3];
         for (row, out) in product.iter_mut().enumerate() {

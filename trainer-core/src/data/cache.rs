@@ -4,18 +4,17 @@
 //! same, so that a damaged file neither ends nor changes a training from run to run.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::data::dataset::Dataset;
-use crate::data::decode;
-use crate::data::disk_cache::format::stamp;
-use crate::data::disk_cache::{DiskCache, Limits};
+use crate::data::decode::{self, DecodeError};
+use crate::data::disk_cache::{DiskCache, Place, Source};
 use crate::data::labels::Label;
 use crate::data::letterbox::load_resize;
 use crate::data::loader::LoadError;
 use crate::data::planes::Planes;
+use crate::data::source::Stamp;
 
 /// Unreadable images in a row after which the data must be gone.
 const GIVE_UP_AFTER: usize = 64;
@@ -28,17 +27,15 @@ const WARNINGS: usize = 100;
 pub enum CacheMode {
     /// Nowhere.
     None,
-    /// In memory, up to this many bytes; beyond, images are decoded each time, or come from a disk cache
-    /// (see [`ImageStore::with_overflow`]).
+    /// In memory, up to this many bytes.
     Ram {
         /// For pixels alone.
         budget_bytes: u64,
+        /// For what memory has no room for; without it, that is decoded each time.
+        overflow: Option<Place>,
     },
-    /// In one file in this directory, which is not the data set's.
-    Disk {
-        /// May be shared by trainers; created when needed.
-        directory: PathBuf,
-    },
+    /// In one file.
+    Disk(Place),
 }
 
 /// The images of a data set at training size.
@@ -78,36 +75,19 @@ impl Loaded {
 }
 
 impl ImageStore {
-    /// Images of `dataset` with a long side of `imgsz` pixels; a disk cache has the limits that the
-    /// environment gives ([`Limits::from_env`]). Nothing is loaded yet.
+    /// Images of `dataset` with a long side of `imgsz` pixels. Nothing is loaded yet.
     pub fn new(dataset: Arc<Dataset>, imgsz: usize, mode: CacheMode) -> Self {
-        Self::with_limits(dataset, imgsz, mode, Limits::from_env())
-    }
-
-    /// As [`ImageStore::new`], with limits of one's own for a disk cache.
-    pub fn with_limits(dataset: Arc<Dataset>, imgsz: usize, mode: CacheMode, limits: Limits) -> Self {
+        let disk = |place| DiskCache::new(place, &dataset.items, imgsz);
         let cache = match mode {
             CacheMode::None => Cache::None,
-            CacheMode::Ram { budget_bytes } => Cache::Ram {
+            CacheMode::Ram { budget_bytes, overflow } => Cache::Ram {
                 images: (0..dataset.len()).map(|_| OnceLock::new()).collect(),
                 free_bytes: AtomicU64::new(budget_bytes),
-                overflow: None,
+                overflow: overflow.map(disk),
             },
-            CacheMode::Disk { directory } => {
-                Cache::Disk(DiskCache::new(directory, &dataset.items, imgsz, limits))
-            }
+            CacheMode::Disk(place) => Cache::Disk(disk(place)),
         };
         Self { dataset, imgsz, cache, failures: Mutex::default(), warnings: Mutex::default() }
-    }
-
-    /// Images that memory has no room for go to a disk cache in `directory`. Does nothing for a store that
-    /// is not [`CacheMode::Ram`].
-    #[must_use]
-    pub fn with_overflow(mut self, directory: PathBuf, limits: Limits) -> Self {
-        if let Cache::Ram { overflow, .. } = &mut self.cache {
-            *overflow = Some(DiskCache::new(directory, &self.dataset.items, self.imgsz, limits));
-        }
-        self
     }
 
     /// Images in the data set.
@@ -138,9 +118,7 @@ impl ImageStore {
     /// What the user should know since the last call: unreadable images, a cache that does not work.
     pub fn take_warnings(&self) -> Vec<String> {
         let mut warnings = std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Cache::Disk(disk) | Cache::Ram { overflow: Some(disk), .. } = &self.cache {
-            warnings.extend(disk.take_warnings());
-        }
+        warnings.extend(self.disk().map(DiskCache::take_warnings).unwrap_or_default());
         warnings
     }
 
@@ -193,6 +171,29 @@ impl ImageStore {
         })
     }
 
+    /// Does `make`; does it again if a cached image was cut meanwhile, so that nobody sees what is left of it.
+    pub fn steadily<T>(&self, mut make: impl FnMut() -> T) -> T {
+        loop {
+            let before = self.is_cut();
+            let made = make();
+            // It can be cut only once: then it is not used any more.
+            if self.is_cut() == before {
+                return made;
+            }
+        }
+    }
+
+    fn disk(&self) -> Option<&DiskCache> {
+        match &self.cache {
+            Cache::Disk(disk) | Cache::Ram { overflow: Some(disk), .. } => Some(disk),
+            Cache::Ram { .. } | Cache::None => None,
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.disk().is_some_and(DiskCache::is_cut)
+    }
+
     fn decode(&self, index: usize) -> Result<Planes, String> {
         let path = self.dataset.items.path(index);
         let image = decode::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -231,16 +232,22 @@ impl ImageStore {
     }
 
     fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Planes, String> {
-        if let Some(planes) = cache.read(index) {
+        let path = &self.dataset.items.path(index);
+        if let Some(planes) = cache.read(index, path) {
             return Ok(planes);
         }
-        let source = self.dataset.items.path(index);
-        let before = stamp(&source);
-        let planes = self.decode(index)?;
-        cache.write(index, &source, before, &planes);
+        let stamp = Stamp::of(path);
+        let told = |error| format!("{}: {error}", path.display());
+        let bytes = std::fs::read(path).map_err(|error| told(DecodeError::Read(error)))?;
+        let planes = Planes::from(&load_resize(decode::decode(&bytes).map_err(told)?, self.imgsz));
+        cache.write(index, &Source { path, stamp, bytes: &bytes }, &planes);
         Ok(planes)
     }
 }
 
+#[cfg(test)]
+mod content_tests;
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod tests;

@@ -203,13 +203,13 @@ fn found(
     cache: Option<&Path>,
 ) -> Result<(Items, ScanReport), DataError> {
     let (single, threads) = (options.single_cls, options.threads);
-    let file = cache.map(|directory| label_cache::path(directory, listed, classes, single, threads));
-    if let Some(known) = file.as_deref().and_then(label_cache::read) {
+    let kept = cache.map(|directory| label_cache::find(directory, listed, classes, single, threads));
+    if let Some(known) = kept.as_ref().and_then(label_cache::read) {
         return Ok(known);
     }
     let (items, report) = scan::scan(listed, classes, single, threads)?;
-    if let Some(file) = file {
-        label_cache::write(&file, &items, &report);
+    if let Some(kept) = kept {
+        label_cache::write(&kept, &items, &report);
     }
     Ok((items, report))
 }

@@ -4,7 +4,7 @@
 //! must not depend on whether they came through a cache.
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -16,13 +16,17 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::data::image::Image;
+use crate::data::items::Seen;
+use crate::data::source::Ends;
 
 /// File name extensions that are taken for images, lower case.
 pub const EXTENSIONS: [&str; 8] = ["bmp", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"];
 
 /// How much of a file's end is searched for its end marker. Not more, because a preview inside the file
 /// has an end marker, too.
-const TAIL_BYTES: u64 = 16;
+const TAIL_BYTES: usize = 16;
+const JPEG_START: [u8; 2] = [0xFF, 0xD8];
+const JPEG_END: [u8; 2] = [0xFF, 0xD9];
 
 /// Why an image file yields no pixels.
 #[derive(Debug, thiserror::Error)]
@@ -125,16 +129,31 @@ fn dimension(pixels: usize) -> u32 {
     u32::try_from(pixels).expect("decoders bound both sides by 65535 or less")
 }
 
-/// Width and height after orientation, from a file's first bytes.
+/// Looks at a file without decoding it: its first bytes tell its size, its last ones whether it ends early. Only
+/// one that seems to is decoded.
 ///
 /// # Errors
-/// When the header is broken.
-pub fn size(path: &Path) -> Result<(usize, usize), DecodeError> {
-    let file = BufReader::new(File::open(path)?);
-    catch_unwind(AssertUnwindSafe(|| size_unguarded(file))).unwrap_or(Err(DecodeError::Panicked))
+/// When its header is broken, it is truncated, or it cannot be read.
+pub fn look(path: &Path) -> Result<Seen, DecodeError> {
+    let file = File::open(path)?;
+    let ends = Ends::read(&file)?;
+    let reader = BufReader::new(&file);
+    let (width, height) =
+        catch_unwind(AssertUnwindSafe(|| size_unguarded(reader))).unwrap_or(Err(DecodeError::Panicked))?;
+    if seems_cut(&ends) {
+        let bytes = std::fs::read(path)?;
+        let is_jpeg = bytes.starts_with(&JPEG_START);
+        // Some writers leave the end marker out, or put something behind it; the pixels tell.
+        let whole =
+            catch_unwind(|| if is_jpeg { decode_jpeg(&bytes, true) } else { decode_unguarded(&bytes) });
+        if !matches!(whole, Ok(Ok(_))) {
+            return Err(DecodeError::Truncated);
+        }
+    }
+    Ok(Seen { size: [width, height], fingerprint: ends.fingerprint() })
 }
 
-fn size_unguarded(file: BufReader<File>) -> Result<(usize, usize), DecodeError> {
+fn size_unguarded(file: BufReader<&File>) -> Result<(usize, usize), DecodeError> {
     let reader = ImageReader::new(file).with_guessed_format()?;
     let (width, height, orientation) = if reader.format() == Some(ImageFormat::Jpeg) {
         let mut decoder = JpegDecoder::new_with_options(reader.into_inner(), jpeg_options());
@@ -156,36 +175,22 @@ fn size_unguarded(file: BufReader<File>) -> Result<(usize, usize), DecodeError> 
     Ok(if sideways { (height, width) } else { (width, height) })
 }
 
-/// Finds files that end early, cheaply: only a JPEG or PNG without its end marker is decoded.
-///
-/// # Errors
-/// When the file is truncated, or cannot be read.
-pub fn check_end(path: &Path) -> Result<(), DecodeError> {
-    let mut file = File::open(path)?;
-    let mut start = [0; 8];
-    let length = file.metadata()?.len();
-    if length < 8 {
-        return Err(DecodeError::Truncated);
-    }
-    file.read_exact(&mut start)?;
-    let marker: &[u8] = match image::guess_format(&start) {
-        Ok(ImageFormat::Jpeg) => &[0xFF, 0xD9],
-        Ok(ImageFormat::Png) => b"IEND",
-        _ => return Ok(()),
+/// Whether a file lacks its end marker, or bytes that its header promises. A TIFF's parts may lie anywhere.
+fn seems_cut(Ends { length, head, tail }: &Ends) -> bool {
+    let lacks = |marker: &[u8]| {
+        let last = &tail[tail.len().saturating_sub(TAIL_BYTES)..];
+        !last.windows(marker.len()).any(|window| window == marker)
     };
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
-    if tail.windows(marker.len()).any(|window| window == marker) {
-        return Ok(());
-    }
-    // Some writers leave the marker out, or put something behind it; the pixels tell.
-    let bytes = std::fs::read(path)?;
-    let whole =
-        catch_unwind(|| if marker.len() == 2 { decode_jpeg(&bytes, true) } else { decode_unguarded(&bytes) });
-    match whole {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(DecodeError::Truncated),
+    let promised = |at: usize| {
+        let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(u64::MAX, |bytes| u64::from(u32::from_le_bytes(bytes)))
+    };
+    match image::guess_format(head) {
+        Ok(ImageFormat::Jpeg) => lacks(&JPEG_END),
+        Ok(ImageFormat::Png) => lacks(b"IEND"),
+        Ok(ImageFormat::Bmp) => promised(2) > *length,
+        Ok(ImageFormat::WebP) => promised(4).saturating_add(8) > *length,
+        _ => false,
     }
 }
 

@@ -4,50 +4,31 @@
 //! Pixels are kept raw (docs/data.md has the figures): a mosaic reads about a third of the pixels of its
 //! images, and of a mapped file only those pages are read. The first pass fills the file. One process
 //! fills at a time, by a lock that dies with it; others use what is there already.
+//!
+//! Each image has the digest of the file that it was made of. Before its first use in a process, that file is
+//! looked at; if it was touched since the digest was taken, it is read and compared.
 
 pub mod admin;
 pub mod format;
+pub mod mapping;
+mod place;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use memmap2::Mmap;
 use rustix::fs::{FlockOperation, flock};
 
-use self::format::{Entry, Header, Key, Layout, stamp};
+use self::format::{Entry, Header, Key, Layout, checksum};
+use self::mapping::Mapping;
+pub use self::place::{Limits, Place};
 use crate::data::items::Items;
 use crate::data::planes::Planes;
-
-/// How much disk the cache may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of all data sets together in one directory; `None` for half of the file system.
-    pub quota_bytes: Option<u64>,
-    /// Bytes of the file system that stay free; `None` for a twentieth of it, at most 10 GiB.
-    pub floor_bytes: Option<u64>,
-}
-
-impl Limits {
-    /// Both as a share of the file system.
-    pub const DEFAULT: Self = Self { quota_bytes: None, floor_bytes: None };
-
-    /// As the environment says: `TRAINYARD_CACHE_QUOTA_GIB` and `TRAINYARD_CACHE_FLOOR_GIB`, whole numbers.
-    pub fn from_env() -> Self {
-        let bytes = |name: &str| {
-            let gibibytes: u64 = std::env::var(name).ok()?.trim().parse().ok()?;
-            gibibytes.checked_mul(1 << 30)
-        };
-        Self {
-            quota_bytes: bytes("TRAINYARD_CACHE_QUOTA_GIB"),
-            floor_bytes: bytes("TRAINYARD_CACHE_FLOOR_GIB"),
-        }
-    }
-}
+use crate::data::source::{self, Stamp};
 
 /// How often a process that does not fill looks whether it may.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -57,13 +38,16 @@ const LOOK_AT_SPACE: u64 = 32;
 /// The cached images of one data set at one size.
 #[derive(Debug)]
 pub struct DiskCache {
-    directory: PathBuf,
+    place: Place,
     key: Key,
     layout: Layout,
-    limits: Limits,
     /// Something of the data set for people to know it by.
     name: String,
+    open: OnceLock<Opened>,
+    /// Held while files are opened and made.
     state: Mutex<State>,
+    /// Whether this process is the one that fills.
+    fills: AtomicBool,
     /// For each image whether its pixels have been checked by this process.
     checked: Vec<AtomicU8>,
     /// No more is written after a failure.
@@ -75,7 +59,6 @@ pub struct DiskCache {
 
 #[derive(Debug, Default)]
 struct State {
-    open: Option<Arc<Opened>>,
     /// Held by the one process that fills.
     filler: Option<File>,
     looked: Option<Instant>,
@@ -85,26 +68,40 @@ struct State {
 #[derive(Debug)]
 struct Opened {
     file: File,
-    map: Arc<Mmap>,
+    map: Arc<Mapping>,
     writable: bool,
+    /// Held while room is made behind all places.
+    growing: Mutex<()>,
+}
+
+/// An image file as it was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// From before it was read.
+    pub stamp: Option<Stamp>,
+    /// All that was read.
+    pub bytes: &'a [u8],
 }
 
 const UNKNOWN: u8 = 0;
 const GOOD: u8 = 1;
-/// Its own pixels do not fit its place, or it was found damaged and cannot be written again.
+/// This process has no use for what the file has, and writes it no more.
 const NEVER: u8 = 2;
 
 impl DiskCache {
-    /// The cache of `items` at a long side of `imgsz`, in a file of `directory`. Nothing is read yet.
-    pub fn new(directory: PathBuf, items: &Items, imgsz: usize, limits: Limits) -> Self {
+    /// The cache of `items` at a long side of `imgsz`. Nothing is read yet.
+    pub fn new(place: Place, items: &Items, imgsz: usize) -> Self {
         let folder = items.folders().next();
         Self {
             key: Key::new(items, imgsz),
             layout: Layout::new(items, imgsz),
-            limits,
             name: folder.map(|folder| folder.display().to_string()).unwrap_or_default(),
-            directory,
+            place,
+            open: OnceLock::new(),
             state: Mutex::default(),
+            fills: AtomicBool::new(false),
             checked: (0..items.len()).map(|_| AtomicU8::new(UNKNOWN)).collect(),
             given_up: AtomicBool::new(false),
             written: AtomicU64::new(0),
@@ -119,30 +116,45 @@ impl DiskCache {
 
     /// Where the file is, once it is there.
     pub fn path(&self) -> PathBuf {
-        self.directory.join(self.key.name()).with_extension(admin::SUFFIX)
+        self.place.directory.join(self.key.name()).with_extension(admin::SUFFIX)
     }
 
-    /// The pixels of image `index`, which share the mapped file; `None` when they are not there.
-    pub fn read(&self, index: usize) -> Option<Planes> {
+    /// Bytes of memory that this takes beside mapped ones.
+    pub fn memory_bytes(&self) -> usize {
+        self.layout.memory_bytes() + self.checked.capacity()
+    }
+
+    /// Whether the file was cut under somebody's hands. Pixels that were used meanwhile may be wrong; from then on
+    /// the file is not used any more.
+    pub fn is_cut(&self) -> bool {
+        self.open.get().is_some_and(|open| open.map.is_cut())
+    }
+
+    /// The pixels of image `index`, which share the mapped file; `None` when they are not there, or not of what
+    /// `source` has now.
+    pub fn read(&self, index: usize, source: &Path) -> Option<Planes> {
         let checked = self.checked[index].load(Ordering::Relaxed);
         if checked == NEVER {
             return None;
         }
         let open = self.opened()?;
-        // A file that was cut short since must not be touched behind its end.
-        if open.file.metadata().ok()?.len() < self.layout.file_bytes() {
+        if open.map.is_cut() || open.file.metadata().ok()?.len() < open.map.len() as u64 {
             self.give_up("was cut short by somebody");
             return None;
         }
         let entry = Entry::read(&open.file, index)?;
-        if entry.offset != self.layout.offset(index) || !self.layout.has_room(index, entry.bytes()) {
+        let in_place =
+            entry.offset == self.layout.offset(index) && self.layout.has_room(index, entry.bytes());
+        let behind = entry.offset >= self.layout.file_bytes();
+        let start = usize::try_from(entry.offset).ok()?;
+        let inside = start.checked_add(entry.bytes()).is_some_and(|end| end <= open.map.len());
+        if !inside || !(in_place || behind) {
             return None;
         }
-        let start = usize::try_from(entry.offset).ok()?;
         let (width, height) = (entry.width as usize, entry.height as usize);
         let planes = Planes::mapped(Arc::clone(&open.map), start, width, height);
         if checked == UNKNOWN {
-            if format::checksum(planes.bytes()) != entry.checksum {
+            if checksum(planes.bytes()) != entry.checksum || !self.is_of(source, &entry, open, index) {
                 return None;
             }
             self.checked[index].store(GOOD, Ordering::Relaxed);
@@ -150,59 +162,111 @@ impl DiskCache {
         Some(planes)
     }
 
+    /// Whether an entry was made of what `source` has now.
+    fn is_of(&self, source: &Path, entry: &Entry, open: &Opened, index: usize) -> bool {
+        let Some(stamp) = Stamp::of(source) else { return false };
+        if entry.stamp == stamp.number() {
+            return true;
+        }
+        let same = fs::read(source).is_ok_and(|bytes| source::digest(&bytes) == entry.digest);
+        if let Some(stamp) = stamp.settled().filter(|_| same && self.may_write(open)) {
+            // The next process need not read it. If that cannot be written, it reads.
+            let _ = Entry { stamp, ..*entry }.write(&open.file, index);
+        }
+        same
+    }
+
     /// Keeps the pixels of image `index`, made from `source`, if this process is the one that fills.
-    /// `before` is the source's [`stamp`] from before it was read.
-    pub fn write(&self, index: usize, source: &Path, before: Option<[u8; 24]>, planes: &Planes) {
-        if self.given_up.load(Ordering::Relaxed) || !self.fills() {
+    pub fn write(&self, index: usize, source: &Source<'_>, planes: &Planes) {
+        let Some(open) = self.opened().filter(|open| self.may_write(open)) else { return };
+        // What changed while it was read is read again at its next use.
+        let Some(stamp) = source.stamp.filter(|before| Stamp::of(source.path) == Some(*before)) else {
+            return;
+        };
+        if self.checked[index].load(Ordering::Relaxed) == NEVER {
             return;
         }
-        let Some(open) = self.opened().filter(|open| open.writable) else { return };
-        // A file that changed meanwhile belongs to another key.
-        if before.is_none() || stamp(source) != before || !self.layout.has_room(index, planes.bytes().len()) {
+        if !self.layout.has_room(index, planes.bytes().len()) {
+            // Of another size than in the scan: the next one gives it a place.
             self.checked[index].store(NEVER, Ordering::Relaxed);
             return;
         }
         if self.written.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_AT_SPACE)
-            && let Some(why) = admin::lacks_space(&self.directory, 0, &self.limits)
+            && let Some(why) = admin::lacks_space(&self.place, 0)
         {
             self.give_up(&why);
             return;
         }
-        // Pixels first: an entry is a promise.
-        let offset = self.layout.offset(index);
-        let entry = Entry::of(planes.width, planes.height, offset, planes.bytes());
-        let written = open.file.write_all_at(planes.bytes(), offset);
-        if let Err(error) = written.and_then(|()| entry.write(&open.file, index)) {
+        let digest = source::digest(source.bytes);
+        if let Err(error) = self.put(open, index, digest, stamp.settled(), planes) {
             self.give_up(&format!("cannot be written ({error})"));
         }
     }
 
+    fn put(
+        &self,
+        open: &Opened,
+        index: usize,
+        digest: u128,
+        stamp: Option<u64>,
+        planes: &Planes,
+    ) -> io::Result<()> {
+        let old = Entry::read(&open.file, index);
+        let same = old.filter(|old| old.digest == digest);
+        let mut offset = same.map_or(self.layout.offset(index), |same| same.offset);
+        if old.is_some() && (same.is_none() || offset >= open.map.len() as u64) {
+            // Others may be reading the old pixels; the new ones are for those who open the file next.
+            self.checked[index].store(NEVER, Ordering::Relaxed);
+            if same.is_some() {
+                return Ok(());
+            }
+            let Some(behind) = self.grow(open, planes.bytes().len())? else { return Ok(()) };
+            offset = behind;
+        }
+        // Pixels first: an entry is a promise.
+        open.file.write_all_at(planes.bytes(), offset)?;
+        Entry::of(planes, offset, digest, stamp.unwrap_or(0)).write(&open.file, index)
+    }
+
+    /// Room for so many bytes behind all places; `None` when as much as all of them have was taken already.
+    fn grow(&self, open: &Opened, bytes: usize) -> io::Result<Option<u64>> {
+        let _alone = open.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = open.file.metadata()?.len().next_multiple_of(format::ALIGNMENT);
+        let end = start + bytes as u64;
+        if end > 2 * self.layout.file_bytes() {
+            return Ok(None);
+        }
+        open.file.set_len(end)?;
+        Ok(Some(start))
+    }
+
+    fn may_write(&self, open: &Opened) -> bool {
+        open.writable && self.fills.load(Ordering::Relaxed) && !self.given_up.load(Ordering::Relaxed)
+    }
+
     fn give_up(&self, why: &str) {
         if !self.given_up.swap(true, Ordering::Relaxed) {
-            let warning =
-                format!("the image cache `{}` {why}; going on with what is in it", self.directory.display());
+            let warning = format!(
+                "the image cache `{}` {why}; going on with what is in it",
+                self.place.directory.display()
+            );
             self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
         }
     }
 
-    /// Whether this process fills the file, which it may become at any time.
-    fn fills(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).filler.is_some()
-    }
-
     /// The open file; opens or makes it if that can be done now.
-    fn opened(&self) -> Option<Arc<Opened>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let settled = state.open.is_some() && state.filler.is_some();
-        let looked = state.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN);
-        if settled || looked || self.given_up.load(Ordering::Relaxed) {
-            return state.open.clone();
+    fn opened(&self) -> Option<&Opened> {
+        let settled = self.open.get().is_some() && self.fills.load(Ordering::Relaxed);
+        if !settled && !self.given_up.load(Ordering::Relaxed) {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN) {
+                state.looked = Some(Instant::now());
+                if let Err(why) = self.look(&mut state) {
+                    self.give_up(&why);
+                }
+            }
         }
-        state.looked = Some(Instant::now());
-        if let Err(why) = self.look(&mut state) {
-            self.give_up(&why);
-        }
-        state.open.clone()
+        self.open.get()
     }
 
     /// Tries to become the one that fills, and to open the file. The error is for the user.
@@ -217,27 +281,31 @@ impl DiskCache {
                 Err(_) => {}
             }
         }
-        if state.open.is_some() {
-            return Ok(());
-        }
-        state.open = self.open_file(&path);
-        if state.open.is_none() && state.filler.is_some() {
-            let needed = self.layout.file_bytes();
-            admin::evict(&self.directory, needed, &self.limits, &path);
-            if let Some(why) = admin::lacks_space(&self.directory, needed, &self.limits) {
-                state.filler = None;
-                return Err(why);
+        if self.open.get().is_none() {
+            let mut opened = self.open_file(&path);
+            if opened.is_none() && state.filler.is_some() {
+                let needed = self.layout.file_bytes();
+                admin::evict(&self.place, needed, &path);
+                if let Some(why) = admin::lacks_space(&self.place, needed) {
+                    state.filler = None;
+                    return Err(why);
+                }
+                self.create(&path).map_err(unwritable)?;
+                opened = self.open_file(&path);
             }
-            self.create(&path).map_err(unwritable)?;
-            state.open = self.open_file(&path);
+            if let Some(opened) = opened {
+                // Nobody else sets it: the state is locked.
+                let _ = self.open.set(opened);
+            }
         }
+        self.fills.store(state.filler.is_some(), Ordering::Relaxed);
         Ok(())
     }
 
     /// The lock of whoever fills; `None` when another process has it. The system frees it with its owner.
     fn try_lock(&self) -> io::Result<Option<File>> {
-        fs::create_dir_all(&self.directory)?;
-        let path = self.directory.join(self.key.name()).with_extension(admin::LOCK_SUFFIX);
+        fs::create_dir_all(&self.place.directory)?;
+        let path = self.place.directory.join(self.key.name()).with_extension(admin::LOCK_SUFFIX);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
@@ -264,7 +332,7 @@ impl DiskCache {
     }
 
     /// Opens the file for use; `None` when there is none, or not a whole one of this key.
-    fn open_file(&self, path: &Path) -> Option<Arc<Opened>> {
+    fn open_file(&self, path: &Path) -> Option<Opened> {
         let (file, writable) = match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => (file, true),
             Err(_) => (File::open(path).ok()?, false),
@@ -277,16 +345,13 @@ impl DiskCache {
         let header = Header::read(&file)?;
         let whole = header.key == self.key
             && header.file_bytes == self.layout.file_bytes()
-            && file.metadata().ok()?.len() == header.file_bytes;
+            && file.metadata().ok()?.len() >= header.file_bytes;
         if !whole {
             return None;
         }
         // Its age is what eviction goes by; where that cannot be set, it is evicted early.
         let _ = file.set_modified(std::time::SystemTime::now());
-        // SAFETY: the file is written only through this module, by this process or others, and an entry
-        // that names pixels is written behind them; they do not change after it. Its length is looked at
-        // before each use.
-        let map = unsafe { Mmap::map(&file) }.ok()?;
-        Some(Arc::new(Opened { file, map: Arc::new(map), writable }))
+        let map = Arc::new(Mapping::new(&file).ok()?);
+        Some(Opened { file, map, writable, growing: Mutex::default() })
     }
 }

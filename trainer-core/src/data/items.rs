@@ -20,6 +20,18 @@ pub struct Item<'a> {
     pub labels: &'a [Label],
 }
 
+/// What an image's file shows without being decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Pixels after EXIF orientation, `[width, height]`.
+    pub size: [usize; 2],
+    /// See [`crate::data::source::Ends::fingerprint`].
+    pub fingerprint: u64,
+}
+
+/// Bytes of an encoded entry.
+const ENTRY_BYTES: usize = 24;
+
 /// Usable images, in order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Items {
@@ -38,6 +50,8 @@ struct Entry {
     label_end: u32,
     width: u16,
     height: u16,
+    /// See [`crate::data::source::Ends::fingerprint`].
+    fingerprint: u64,
 }
 
 /// Too many names or labels for an index: four billion bytes, or labels.
@@ -66,7 +80,7 @@ impl Items {
     }
 
     /// Appends an image. Sides are at most 65535, as decoders bound them.
-    pub fn push(&mut self, path: &Path, [width, height]: [usize; 2], labels: &[Label]) {
+    pub fn push(&mut self, path: &Path, seen: Seen, labels: &[Label]) {
         let folder = path.parent().unwrap_or(Path::new(""));
         // Images of a folder mostly come together.
         let last = self.entries.last().map(|entry| entry.folder as usize);
@@ -83,8 +97,9 @@ impl Items {
             folder: narrow(folder),
             name_end: narrow(self.names.len()),
             label_end: narrow(self.labels.len()),
-            width: side(width),
-            height: side(height),
+            width: side(seen.size[0]),
+            height: side(seen.size[1]),
+            fingerprint: seen.fingerprint,
         });
     }
 
@@ -114,6 +129,11 @@ impl Items {
     pub fn size(&self, index: usize) -> [usize; 2] {
         let entry = &self.entries[index];
         [entry.width.into(), entry.height.into()]
+    }
+
+    /// What an image's file is known by, wherever it lies.
+    pub fn fingerprint(&self, index: usize) -> u64 {
+        self.entries[index].fingerprint
     }
 
     /// The objects of an image.
@@ -151,6 +171,7 @@ impl Items {
             }
             bytes.extend_from_slice(&entry.width.to_le_bytes());
             bytes.extend_from_slice(&entry.height.to_le_bytes());
+            bytes.extend_from_slice(&entry.fingerprint.to_le_bytes());
         }
         bytes.extend_from_slice(&self.names);
         for label in &self.labels {
@@ -175,7 +196,10 @@ impl Items {
             take(lengths[0])?.split(|byte| *byte == 0).map(|folder| PathBuf::from(OsStr::from_bytes(folder)));
         let mut folders: Vec<PathBuf> = folders.collect();
         folders.pop();
-        let entries = take(lengths[1].checked_mul(16)?)?.chunks_exact(16).map(Entry::decode).collect();
+        let entries = take(lengths[1].checked_mul(ENTRY_BYTES)?)?
+            .chunks_exact(ENTRY_BYTES)
+            .map(Entry::decode)
+            .collect();
         let names = take(lengths[2])?.to_vec();
         let labels = take(lengths[3].checked_mul(20)?)?.chunks_exact(20).map(decode_label).collect();
         let items = Self { folders, entries, names, labels };
@@ -200,7 +224,8 @@ impl Entry {
     fn decode(bytes: &[u8]) -> Self {
         let half = |at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"));
         let [folder, name_end, label_end] = [0, 4, 8].map(|at| word(bytes, at));
-        Self { folder, name_end, label_end, width: half(12), height: half(14) }
+        let fingerprint = u64::from(word(bytes, 16)) | u64::from(word(bytes, 20)) << 32;
+        Self { folder, name_end, label_end, width: half(12), height: half(14), fingerprint }
     }
 }
 
@@ -215,13 +240,15 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out_also_through_bytes_and_nothing_else_is_read() {
         let label = |class: u32| Label { class, cxcywh: [0.5, 0.25, 0.125, 1.0] };
+        let seen = |width, height| Seen { size: [width, height], fingerprint: 1 << 40 | width as u64 };
         let mut items = Items::default();
-        items.push(Path::new("/a/b/one.jpg"), [640, 480], &[label(1), label(2)]);
-        items.push(Path::new("two.jpg"), [1, 65_535], &[]);
-        items.push(Path::new("/a/b/three.jpg"), [7, 8], &[label(3)]);
+        items.push(Path::new("/a/b/one.jpg"), seen(640, 480), &[label(1), label(2)]);
+        items.push(Path::new("two.jpg"), seen(1, 65_535), &[]);
+        items.push(Path::new("/a/b/three.jpg"), seen(7, 8), &[label(3)]);
         assert_eq!(items.path(0), Path::new("/a/b/one.jpg"));
         assert_eq!(items.path(1), Path::new("two.jpg"));
         assert_eq!((items.size(1), items.labels(1).len()), ([1, 65_535], 0));
+        assert_eq!(items.fingerprint(0), 1 << 40 | 640);
         assert_eq!(items.get(2).labels, [label(3)]);
         assert_eq!(items.folders().count(), 2);
         let mut bytes = Vec::new();

@@ -1,62 +1,80 @@
 //! What a scan found, kept beside the image cache: the next job with the same files opens at once. A file
-//! is named after the paths, lengths and times of change of all images and label files, so it cannot be
-//! stale; a damaged one is made again.
+//! is named after the paths and stamps of all images and label files, so it cannot be stale; a damaged one is
+//! made again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use crate::data::disk_cache::format::{checksum, stamp};
+use crate::data::disk_cache::format::checksum;
 use crate::data::items::Items;
 use crate::data::labels::label_path;
 use crate::data::scan::{Listed, ScanReport};
+use crate::data::source::Stamp;
 
 /// Changes with the layout and the rules for labels.
-const MAGIC: [u8; 8] = *b"TYLABEL\x01";
+const MAGIC: [u8; 8] = *b"TYLABEL\x02";
 /// Of its files.
 pub(crate) const SUFFIX: &str = "tylabels";
 /// Magic, checksum of all behind it, length of the report.
 const HEADER_BYTES: usize = 24;
 
+/// A file, and whether it may be written.
+#[derive(Debug)]
+pub(crate) struct Known {
+    file: PathBuf,
+    /// Whether all that it is named after would show a change from now on.
+    is_settled: bool,
+}
+
 /// The file for what is `listed`.
-pub(crate) fn path(
+pub(crate) fn find(
     directory: &Path,
     listed: &[Listed],
     classes: usize,
     single_class: bool,
     threads: usize,
-) -> PathBuf {
+) -> Known {
     let chunk = listed.len().div_ceil(threads.max(1)).max(1);
     let mut hash = Sha256::new();
+    let mut is_settled = true;
     hash.update(MAGIC);
     hash.update((classes as u64).to_le_bytes());
     hash.update([u8::from(single_class)]);
     std::thread::scope(|scope| {
         let parts: Vec<_> = listed.chunks(chunk).map(|part| scope.spawn(|| digest_of(part))).collect();
         for part in parts {
-            hash.update(part.join().unwrap_or_default());
+            let (digest, settled) = part.join().unwrap_or_default();
+            hash.update(digest);
+            is_settled &= settled;
         }
     });
     hash.update((chunk as u64).to_le_bytes());
-    directory.join(hex::encode(&hash.finalize()[..16])).with_extension(SUFFIX)
+    let file = directory.join(hex::encode(&hash.finalize()[..16])).with_extension(SUFFIX);
+    Known { file, is_settled }
 }
 
-fn digest_of(listed: &[Listed]) -> Vec<u8> {
-    let mut hash = Sha256::new();
+fn digest_of(listed: &[Listed]) -> (Vec<u8>, bool) {
+    let (mut hash, mut is_settled) = (Sha256::new(), true);
     for image in listed {
         let path = image.path.as_os_str().as_encoded_bytes();
         hash.update((path.len() as u64).to_le_bytes());
         hash.update(path);
-        hash.update(stamp(&image.path).unwrap_or_default());
-        hash.update(stamp(&label_path(&image.path)).unwrap_or_default());
+        for stamp in [Stamp::of(&image.path), Stamp::of(&label_path(&image.path))] {
+            hash.update(stamp.map_or(0, Stamp::number).to_le_bytes());
+            is_settled &= stamp.is_none_or(|stamp| stamp.settled().is_some());
+        }
     }
-    hash.finalize().to_vec()
+    (hash.finalize().to_vec(), is_settled)
 }
 
 /// What was found before; `None` when nothing was, or it is damaged.
-pub(crate) fn read(file: &Path) -> Option<(Items, ScanReport)> {
+pub(crate) fn read(Known { file, .. }: &Known) -> Option<(Items, ScanReport)> {
     let bytes = fs::read(file).ok()?;
+    // Eviction goes by age.
+    let _ = fs::File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
     let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     if bytes.get(..8)? != MAGIC || word(8)? != checksum(&bytes[16..]) {
         return None;
@@ -66,7 +84,10 @@ pub(crate) fn read(file: &Path) -> Option<(Items, ScanReport)> {
 }
 
 /// Keeps what was found. It is a cache only: nobody minds if it cannot be written.
-pub(crate) fn write(file: &Path, items: &Items, report: &ScanReport) {
+pub(crate) fn write(Known { file, is_settled }: &Known, items: &Items, report: &ScanReport) {
+    if !is_settled {
+        return;
+    }
     let Ok(report) = serde_json::to_vec(report) else { return };
     let mut bytes = Vec::from(MAGIC);
     bytes.extend_from_slice(&[0; 8]);
@@ -89,7 +110,7 @@ pub(crate) fn write(file: &Path, items: &Items, report: &ScanReport) {
 mod tests {
     use super::*;
     use crate::data::dataset::{Dataset, OpenOptions, Split};
-    use crate::data::test_data::TestData;
+    use crate::data::test_data::{TestData, settle};
     use crate::data::yaml::DataYaml;
 
     fn open(data: &TestData) -> Dataset {
@@ -106,20 +127,53 @@ mod tests {
     fn a_second_open_finds_the_same_and_a_changed_label_is_read_again() {
         let data = TestData::new(6, 1);
         data.write("labels/train/003.txt", b"0 x\n");
+        settle(&data.path("labels/train/003.txt"));
         let plain = data.try_open(Split::Train).unwrap();
         assert_eq!(open(&data), plain);
         let file = files(&data).remove(0);
-        assert_eq!(read(&file), Some((plain.items.clone(), plain.report.clone())));
+        let known = Known { file, is_settled: true };
+        assert_eq!(read(&known), Some((plain.items.clone(), plain.report.clone())));
         assert_eq!(open(&data), plain);
         assert_eq!(files(&data).len(), 1);
         data.write("labels/train/001.txt", b"1 .5 .5 .25 .25\n0 .5 .5 .1 .1\n");
+        assert_eq!(open(&data).items.labels(1).len(), 2);
+        settle(&data.path("labels/train/001.txt"));
         assert_eq!(open(&data).items.labels(1).len(), 2);
         assert_eq!(files(&data).len(), 2);
     }
 
     #[test]
+    fn a_label_that_is_rewritten_with_its_old_length_and_time_is_read_again() {
+        let data = TestData::new(3, 1);
+        let file = data.path("labels/train/001.txt");
+        settle(&file);
+        let before = open(&data);
+        let time = fs::metadata(&file).unwrap().modified().unwrap();
+        data.write("labels/train/001.txt", b"0 0.5 0.5 0.4 0.3\n");
+        fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        let after = open(&data);
+        assert_eq!((before.items.labels(1)[0].class, after.items.labels(1)[0].class), (1, 0));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_files_that_could_change_again_unnoticed() {
+        let data = TestData::new(2, 1);
+        let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
+        let listed = crate::data::scan::list(&yaml, "train", &yaml.train).unwrap();
+        let plain = data.open(Split::Train);
+        let mut known = find(&data.path("cache"), &listed, 2, false, 1);
+        known.is_settled = false;
+        write(&known, &plain.items, &plain.report);
+        assert_eq!(read(&known), None);
+        known.is_settled = true;
+        write(&known, &plain.items, &plain.report);
+        assert!(read(&known).is_some());
+    }
+
+    #[test]
     fn a_damaged_file_is_made_again() {
         let data = TestData::new(3, 1);
+        settle(&data.path("labels/val/000.txt"));
         let plain = open(&data);
         let file = files(&data).remove(0);
         let whole = fs::read(&file).unwrap();

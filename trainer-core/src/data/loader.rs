@@ -60,15 +60,11 @@ pub struct EpochPlan {
     pub mosaic: bool,
 }
 
-/// The side of a batch in pixels, by epoch and number in it.
-type Sides = Arc<dyn Fn(u32, usize) -> usize + Send + Sync>;
-
 /// Makes training batches of a data set.
 #[derive(Clone)]
 pub struct TrainLoader {
     store: Arc<ImageStore>,
     config: LoaderConfig,
-    sides: Option<Sides>,
     pool: Arc<Pool>,
 }
 
@@ -82,14 +78,7 @@ impl TrainLoader {
     /// Batches of the images of `store`.
     pub fn new(store: Arc<ImageStore>, config: LoaderConfig) -> Self {
         let pool = Ahead { workers: config.workers, batches: config.prefetch }.pool();
-        Self { store, config, sides: None, pool }
-    }
-
-    /// The same with a size of its own for each batch (`multi_scale`): `side` takes the epoch and the
-    /// batch's number. A sample shows the same at every size, larger or smaller.
-    #[must_use]
-    pub fn with_sides(self, side: impl Fn(u32, usize) -> usize + Send + Sync + 'static) -> Self {
-        Self { sides: Some(Arc::new(side)), ..self }
+        Self { store, config, pool }
     }
 
     /// Batches of a whole epoch; the last may be smaller.
@@ -134,7 +123,6 @@ impl TrainLoader {
             .into_iter()
             .map(|samples| {
                 let number = samples.start / plan.batch_size.max(1);
-                let side = self.sides.as_ref().map_or(side, |side| side(plan.epoch, number));
                 BatchShape { number, samples, height: side, width: side }
             })
             .collect();
@@ -156,8 +144,8 @@ impl Work for TrainWork {
 
     fn make(&self, mut task: Task, scratch: &mut Scratch) -> Made {
         let index = self.order[task.position];
-        let sample = self.recipe.make(index, task.width, scratch, task.slot.pixels())?;
-        Ok((sample, task.slot))
+        let make = || self.recipe.make(index, scratch, task.slot.pixels());
+        Ok((self.recipe.store.steadily(make)?, task.slot))
     }
 }
 

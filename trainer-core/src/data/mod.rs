@@ -29,6 +29,7 @@ pub mod sample;
 pub mod sampler;
 pub mod scan;
 pub mod slots;
+pub mod source;
 #[cfg(test)]
 pub(crate) mod test_data;
 pub mod val_loader;

@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
+use crate::data::disk_cache::mapping::Mapping;
 use crate::data::image::Image;
 
 /// An 8-bit RGB image as three planes of `height * width` bytes. Clones share the pixels.
@@ -21,12 +20,12 @@ pub struct Planes {
 #[derive(Debug, Clone)]
 enum Bytes {
     Owned(Arc<Vec<u8>>),
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Mapping>),
 }
 
 impl Planes {
     /// The image whose planes begin at `start` in a mapped file.
-    pub fn mapped(map: Arc<Mmap>, start: usize, width: usize, height: usize) -> Self {
+    pub fn mapped(map: Arc<Mapping>, start: usize, width: usize, height: usize) -> Self {
         Self { width, height, bytes: Bytes::Mapped(map), range: start..start + 3 * height * width }
     }
 

@@ -34,7 +34,7 @@ pub struct Recipe {
     pub store: Arc<ImageStore>,
     /// What may be done to them.
     pub augment: AugmentConfig,
-    /// Side of the square sample that positions and boxes are chosen for, pixels.
+    /// Side of the square sample, pixels.
     pub imgsz: usize,
     /// Of the run.
     pub seed: u64,
@@ -69,23 +69,17 @@ pub(crate) struct Finish {
 }
 
 impl Recipe {
-    /// Makes the sample of image `index`, `[3, side, side]`, RGB, in `planes`. Of another `side` than
-    /// [`Recipe::imgsz`] it is the same sample, larger or smaller.
+    /// Makes the sample of image `index`, `[3, imgsz, imgsz]`, RGB, in `planes`.
     ///
     /// # Errors
     /// When so many images are unreadable that no replacement is found.
     ///
     /// # Panics
     /// When `planes` is not of that size.
-    pub fn make(
-        &self,
-        index: usize,
-        side: usize,
-        scratch: &mut Scratch,
-        planes: &mut [u8],
-    ) -> Result<Sample, LoadError> {
+    pub fn make(&self, index: usize, scratch: &mut Scratch, planes: &mut [u8]) -> Result<Sample, LoadError> {
+        let side = self.imgsz;
         assert_eq!(planes.len(), 3 * side * side, "three planes");
-        let (flips, finish) = self.prepare(index, side, scratch)?;
+        let (flips, finish) = self.prepare(index, scratch)?;
         render(scratch, finish, side, planes);
         let objects = scratch.layers.iter().take(1 + usize::from(finish.mixup.is_some()));
         let objects = objects.flat_map(|layer| &layer.objects);
@@ -94,24 +88,19 @@ impl Recipe {
     }
 
     /// Draws everything, and readies the samplers.
-    fn prepare(
-        &self,
-        index: usize,
-        side: usize,
-        scratch: &mut Scratch,
-    ) -> Result<(Flips, Finish), LoadError> {
+    fn prepare(&self, index: usize, scratch: &mut Scratch) -> Result<(Flips, Finish), LoadError> {
         let mut draw = self.draw(index, Purpose::Flip);
         let (up_down, left_right) = (draw.chance(self.augment.flipud), draw.chance(self.augment.fliplr));
         let flips = Flips { up_down, left_right };
         let [first, second] = &mut scratch.layers;
-        self.layer(index, index, side, flips, first)?;
+        self.layer(index, index, flips, first)?;
         let mut draw = self.draw(index, Purpose::Mixup);
         let mut mixup = None;
         if self.mosaic && draw.chance(self.augment.mixup) {
             let partner = draw.below(self.store.len());
             mixup = Some(draw.beta(32));
             // The partner is drawn for this sample, so its own choices are this sample's, too.
-            self.layer(partner, self.store.len() + index, side, flips, second)?;
+            self.layer(partner, self.store.len() + index, flips, second)?;
         }
         let colour = self.augment.colour(&mut self.draw(index, Purpose::Colour));
         Ok((flips, Finish { mixup, colour }))
@@ -122,22 +111,13 @@ impl Recipe {
     }
 
     /// Image `index`, alone or in a mosaic, and its affine step; random choices are `sample`'s.
-    fn layer(
-        &self,
-        index: usize,
-        sample: usize,
-        side: usize,
-        flips: Flips,
-        layer: &mut Layer,
-    ) -> Result<(), LoadError> {
+    fn layer(&self, index: usize, sample: usize, flips: Flips, layer: &mut Layer) -> Result<(), LoadError> {
         let augment = &self.augment;
         self.scene(index, sample, &mut layer.scene)?;
         let params = augment.affine(&mut self.draw(sample, Purpose::Affine));
         let matrix = Matrix::new(&params, layer.scene.side, self.imgsz);
-        let enlarged = side as f64 / self.imgsz as f64;
-        let matrix = matrix.enlarged(enlarged);
-        layer.sampler.prepare(&layer.scene, &matrix, side, flips);
-        layer.objects = move_objects(&layer.scene.objects, &matrix, params.scale * enlarged, side);
+        layer.sampler.prepare(&layer.scene, &matrix, self.imgsz, flips);
+        layer.objects = move_objects(&layer.scene.objects, &matrix, params.scale, self.imgsz);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::dataset::DataError;
 use crate::data::decode;
-use crate::data::items::Items;
+use crate::data::items::{Items, Seen};
 use crate::data::labels::{self, LabelError, LabelFile};
 use crate::data::yaml::DataYaml;
 
@@ -175,8 +175,7 @@ fn read_list(yaml: &DataYaml, file: &Path, listed: &mut Vec<Listed>) -> Result<(
 /// What was found at one image.
 enum Finding {
     Usable {
-        /// `[width, height]`.
-        size: [usize; 2],
+        seen: Seen,
         labels: LabelFile,
         /// Whether there is a label file.
         labelled: bool,
@@ -209,9 +208,9 @@ pub(crate) fn survey(
     let report = &mut survey.report;
     for (image, finding) in listed.iter().zip(look_at_all(listed, classes, single_class, threads)) {
         match finding {
-            Finding::Usable { size, labels, labelled } => {
+            Finding::Usable { seen, labels, labelled } => {
                 report.count(&labels, labelled);
-                survey.items.push(&image.path, size, &labels.labels);
+                survey.items.push(&image.path, seen, &labels.labels);
             }
             Finding::Missing(message) => {
                 report.missing += 1;
@@ -277,10 +276,11 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
         };
         return Finding::Missing(format!("{named_in}: image `{shown}` does not exist, left out"));
     }
-    let (width, height) = match decode::size(path).and_then(|size| decode::check_end(path).map(|()| size)) {
-        Ok(size) => size,
+    let seen = match decode::look(path) {
+        Ok(seen) => seen,
         Err(error) => return Finding::Corrupt(format!("{shown}: {error}, image left out")),
     };
+    let [width, height] = seen.size;
     if width.min(height) < SMALLEST_SIDE {
         return Finding::Corrupt(format!(
             "{shown}: is {width}x{height} pixels, less than {SMALLEST_SIDE} on a side, image left out"
@@ -295,7 +295,7 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
         }
     };
     match labels::parse(&text, classes, single_class) {
-        Ok(labels) => Finding::Usable { size: [width, height], labels, labelled },
+        Ok(labels) => Finding::Usable { seen, labels, labelled },
         Err(error) => {
             let message = format!("{}:{}: {error}", label_file.display(), error.line());
             match error {

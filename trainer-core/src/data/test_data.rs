@@ -6,7 +6,9 @@ use std::sync::Arc;
 use image::RgbImage;
 use tempfile::TempDir;
 
+use crate::data::cache::CacheMode;
 use crate::data::dataset::{DataError, Dataset, OpenOptions, Split};
+use crate::data::disk_cache::{Limits, Place};
 use crate::data::yaml::DataYaml;
 
 /// `images/train`, `images/val`, their labels and a data.yaml of two classes.
@@ -33,6 +35,11 @@ impl TestData {
         self.folder.path().join(name)
     }
 
+    /// Room for a disk cache beside the images, however full the machine's disk is.
+    pub fn cache(&self) -> CacheMode {
+        CacheMode::Disk(roomy(self.path("cache")))
+    }
+
     pub fn write(&self, name: &str, bytes: &[u8]) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -56,6 +63,12 @@ impl TestData {
     }
 }
 
+/// A cache directory that takes what it needs.
+pub(crate) fn roomy(directory: PathBuf) -> Place {
+    let limits = Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) };
+    Place { directory, limits }
+}
+
 fn picture(number: usize) -> RgbImage {
     let number = u32::try_from(number).unwrap();
     let (width, height) = (60 + number * 7 % 40, 50 + number * 13 % 50);
@@ -63,6 +76,13 @@ fn picture(number: usize) -> RgbImage {
         let byte = |value: u32| u8::try_from(value % 256).unwrap();
         image::Rgb([byte(x * 3 + number * 31), byte(y * 4 + number * 17), byte((x + y) * 2 + number)])
     })
+}
+
+/// Waits until the file system's clock has moved on so far that a change to `file` shows in its stamp.
+pub(crate) fn settle(file: &Path) {
+    while crate::data::source::Stamp::of(file).unwrap().settled().is_none() {
+        std::thread::yield_now();
+    }
 }
 
 /// Cuts a file to half its length.

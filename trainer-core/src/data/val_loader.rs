@@ -77,10 +77,14 @@ impl Work for ValWork {
 
     fn make(&self, mut task: Task, (): &mut ()) -> Made {
         let outer = [task.width, task.height];
-        let loaded = self.store.load(self.plan.order[task.position])?;
-        let (planes, labels) = loaded.tile();
-        let mut placement = Letterbox::fit([planes.width, planes.height], outer, Fit::ShrinkOnly);
-        placement.write(planes, task.slot.pixels());
+        let (loaded, mut placement) = self.store.steadily(|| {
+            let loaded = self.store.load(self.plan.order[task.position])?;
+            let planes = &loaded.image;
+            let placement = Letterbox::fit([planes.width, planes.height], outer, Fit::ShrinkOnly);
+            placement.write(planes, task.slot.pixels());
+            Ok((loaded, placement))
+        })?;
+        let (_, labels) = loaded.tile();
         let labels = labels
             .iter()
             .map(|label| Label { class: label.class, cxcywh: placement.place(label.cxcywh) })

@@ -12,7 +12,7 @@ use trainyard_types::{Batch, Cache, TrainSpec};
 use super::data_roots;
 use super::error::TrainError;
 use crate::checkpoint::{FOLDER, Identity};
-use crate::data::disk_cache::Limits;
+use crate::data::disk_cache::{Limits, Place};
 use crate::data::loader::LoaderConfig;
 use crate::data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, ImageStore, OpenOptions, Split, TrainLoader, ValConfig,
@@ -30,6 +30,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Where decoded images are kept; `None` chooses.
     pub cache_dir: Option<PathBuf>,
+    /// How large that directory may grow.
+    pub cache_limits: Limits,
     /// Where to train.
     pub device: Device,
     /// Overrides the spec's.
@@ -116,11 +118,8 @@ impl Setup {
         let identity = identity(spec, &train);
         let size = spec.imgsz as usize;
         let names = train.names.clone();
-        let store = |dataset: Dataset| {
-            let store = ImageStore::new(Arc::new(dataset), size, cache_mode(&options));
-            // What the memory budget has no room for is decoded once, too.
-            Arc::new(store.with_overflow(cache_dir(&options), Limits::from_env()))
-        };
+        let store =
+            |dataset: Dataset| Arc::new(ImageStore::new(Arc::new(dataset), size, cache_mode(&options)));
         Ok(Self { names, train: store(train), val: store(val), identity, options })
     }
 
@@ -250,10 +249,12 @@ pub fn cores() -> usize {
 }
 
 fn cache_mode(options: &Options) -> CacheMode {
+    let place = || Place { directory: cache_dir(options), limits: options.cache_limits };
     match options.spec.cache {
         Cache::None => CacheMode::None,
-        Cache::Ram => CacheMode::Ram { budget_bytes: available_memory() / 4 },
-        Cache::Disk => CacheMode::Disk { directory: cache_dir(options) },
+        // What memory has no room for is decoded once, too.
+        Cache::Ram => CacheMode::Ram { budget_bytes: available_memory() / 4, overflow: Some(place()) },
+        Cache::Disk => CacheMode::Disk(place()),
     }
 }
 

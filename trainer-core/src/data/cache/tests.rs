@@ -1,18 +1,25 @@
+use std::path::PathBuf;
+
 use super::*;
 use crate::data::dataset::Split;
+use crate::data::disk_cache::Limits;
 use crate::data::disk_cache::admin::{self, Verified};
-use crate::data::test_data::{TestData, truncate};
+use crate::data::test_data::{TestData, roomy, truncate};
 
-fn store(data: &TestData, mode: CacheMode) -> ImageStore {
+pub(super) fn store(data: &TestData, mode: CacheMode) -> ImageStore {
     ImageStore::new(data.open(Split::Train), 64, mode)
 }
 
-fn disk(data: &TestData) -> CacheMode {
-    CacheMode::Disk { directory: data.path("cache") }
+pub(super) fn disk(data: &TestData) -> CacheMode {
+    data.cache()
+}
+
+fn limited(data: &TestData, limits: Limits) -> CacheMode {
+    CacheMode::Disk(Place { directory: data.path("cache"), limits })
 }
 
 /// The files of the cache, oldest first.
-fn entries(data: &TestData) -> Vec<admin::CacheFile> {
+pub(super) fn entries(data: &TestData) -> Vec<admin::CacheFile> {
     let mut found = admin::list(&data.path("cache"));
     found.reverse();
     found
@@ -22,7 +29,7 @@ fn entries(data: &TestData) -> Vec<admin::CacheFile> {
 fn pixels_are_the_same_through_every_cache() {
     let data = TestData::new(4, 1);
     let plain = store(&data, CacheMode::None);
-    for mode in [CacheMode::Ram { budget_bytes: 30_000 }, disk(&data)] {
+    for mode in [CacheMode::Ram { budget_bytes: 30_000, overflow: None }, disk(&data)] {
         let cached = store(&data, mode);
         // The first pass fills, the second reads.
         for index in [0, 1, 2, 3, 0, 1, 2, 3] {
@@ -41,7 +48,7 @@ fn pixels_are_the_same_through_every_cache() {
 fn memory_holds_no_more_than_its_budget() {
     let data = TestData::new(6, 1);
     let one = store(&data, CacheMode::None).load(0).unwrap().image.bytes().len() as u64;
-    let cached = store(&data, CacheMode::Ram { budget_bytes: 2 * one + one / 2 });
+    let cached = store(&data, CacheMode::Ram { budget_bytes: 2 * one + one / 2, overflow: None });
     for index in (0..6).cycle().take(12) {
         cached.load(index).unwrap();
     }
@@ -53,8 +60,8 @@ fn memory_holds_no_more_than_its_budget() {
 fn what_memory_has_no_room_for_goes_to_disk() {
     let data = TestData::new(6, 1);
     let plain = store(&data, CacheMode::None);
-    let cached = store(&data, CacheMode::Ram { budget_bytes: 20_000 });
-    let cached = cached.with_overflow(data.path("cache"), Limits::DEFAULT);
+    let overflow = Some(roomy(data.path("cache")));
+    let cached = store(&data, CacheMode::Ram { budget_bytes: 20_000, overflow });
     for index in (0..6).cycle().take(12) {
         assert_eq!(cached.load(index).unwrap().image, plain.load(index).unwrap().image);
     }
@@ -168,28 +175,38 @@ fn of_two_jobs_on_one_cold_cache_one_fills_and_both_are_right() {
     }
 }
 
-const KILLED: &str = "TRAINYARD_TEST_FILL_UNTIL_KILLED";
+/// Names the data set's folder to a copy of a test, which then is one of several jobs.
+const JOB: &str = "TRAINYARD_TEST_JOB_FOLDER";
+
+/// The data set of the copy of a test, opened.
+fn job_dataset() -> Option<(PathBuf, Arc<Dataset>)> {
+    let folder = PathBuf::from(std::env::var_os(JOB)?);
+    let yaml = crate::data::yaml::DataYaml::read(&folder.join("data.yaml")).unwrap();
+    let dataset = Dataset::open(&yaml, Split::Train, &crate::data::OpenOptions::default()).unwrap();
+    Some((folder, Arc::new(dataset)))
+}
+
+/// Runs test `name` of this module once more, as a process of its own.
+fn start_job(name: &str, data: &TestData) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("{}::{name}", module_path!().split_once("::").unwrap().1)])
+        .env(JOB, data.path(""))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
 
 #[test]
 fn a_kill_while_the_cache_is_written_leaves_only_whole_images() {
-    if let Some(folder) = std::env::var_os(KILLED) {
-        // The child: fills the cache of the parent's data set again and again.
-        let yaml = crate::data::yaml::DataYaml::read(&PathBuf::from(&folder).join("data.yaml")).unwrap();
-        let dataset = Dataset::open(&yaml, Split::Train, &crate::data::OpenOptions::default()).unwrap();
-        let mode = CacheMode::Disk { directory: PathBuf::from(folder).join("cache") };
-        let cached = ImageStore::new(Arc::new(dataset), 64, mode);
+    if let Some((folder, dataset)) = job_dataset() {
+        // Fills the cache, and goes on until it is killed.
+        let cached = ImageStore::new(dataset, 64, CacheMode::Disk(roomy(folder.join("cache"))));
         for index in (0..cached.len()).cycle() {
             cached.load(index).unwrap();
         }
     }
     let data = TestData::new(60, 1);
-    let name = "a_kill_while_the_cache_is_written_leaves_only_whole_images";
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("{}::{name}", module_path!().split_once("::").unwrap().1)])
-        .env(KILLED, data.path(""))
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = start_job("a_kill_while_the_cache_is_written_leaves_only_whole_images", &data);
     while !entries(&data).iter().any(|file| file.filled > 3) {
         assert!(child.try_wait().unwrap().is_none(), "the child ended");
         std::thread::yield_now();
@@ -207,17 +224,44 @@ fn a_kill_while_the_cache_is_written_leaves_only_whole_images() {
 }
 
 #[test]
+fn processes_that_start_on_one_cold_cache_in_the_same_moment_share_it() {
+    if let Some((folder, dataset)) = job_dataset() {
+        let gate = folder.join("gate");
+        while !gate.exists() {
+            std::thread::yield_now();
+        }
+        let plain = ImageStore::new(Arc::clone(&dataset), 64, CacheMode::None);
+        let cached = ImageStore::new(dataset, 64, CacheMode::Disk(roomy(folder.join("cache"))));
+        for index in (0..plain.len()).cycle().take(3 * plain.len()) {
+            assert_eq!(cached.load(index).unwrap().image, plain.load(index).unwrap().image);
+        }
+        assert_eq!(cached.take_warnings(), Vec::<String>::new());
+        return;
+    }
+    let data = TestData::new(30, 1);
+    let name = "processes_that_start_on_one_cold_cache_in_the_same_moment_share_it";
+    let children: Vec<_> = (0..3).map(|_| start_job(name, &data)).collect();
+    data.write("gate", b"");
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let files = entries(&data);
+    assert_eq!(files.len(), 1);
+    assert_eq!(admin::verify(&files[0]).unwrap(), Verified { good: 30, ..Verified::default() });
+}
+
+#[test]
 fn the_quota_evicts_what_was_used_longest_ago_and_nothing_in_use() {
     let data = TestData::new(8, 1);
     let of_size = |imgsz: usize, limits: Limits| {
-        let cached = ImageStore::with_limits(data.open(Split::Train), imgsz, disk(&data), limits);
+        let cached = ImageStore::new(data.open(Split::Train), imgsz, limited(&data, limits));
         (0..8).for_each(|index| drop(cached.load(index).unwrap()));
         cached
     };
     let sizes = || entries(&data).iter().map(|file| file.header.as_ref().unwrap().imgsz).collect::<Vec<_>>();
-    drop(of_size(64, Limits::DEFAULT));
-    let in_use = of_size(96, Limits::DEFAULT);
-    drop(of_size(80, Limits::DEFAULT));
+    drop(of_size(64, roomy(PathBuf::new()).limits));
+    let in_use = of_size(96, roomy(PathBuf::new()).limits);
+    drop(of_size(80, roomy(PathBuf::new()).limits));
     // Ages that file systems with coarse clocks tell apart.
     for (days, file) in [3, 2, 1].into_iter().zip(entries(&data).iter().map(|file| &file.path)) {
         let past = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
@@ -242,7 +286,7 @@ fn the_quota_evicts_what_was_used_longest_ago_and_nothing_in_use() {
 fn a_disk_that_is_too_full_costs_one_warning() {
     let data = TestData::new(3, 1);
     let limits = Limits { quota_bytes: None, floor_bytes: Some(1 << 60) };
-    let cached = ImageStore::with_limits(data.open(Split::Train), 64, disk(&data), limits);
+    let cached = store(&data, limited(&data, limits));
     for index in 0..3 {
         assert_eq!(cached.load(index).unwrap().index, index);
     }

@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock, statvfs};
 
-use super::Limits;
+use super::Place;
 use super::format::{Entry, Header, checksum};
+use crate::data::label_cache;
 
 /// Of cache files.
 pub const SUFFIX: &str = "tycache";
@@ -51,9 +52,15 @@ pub fn list(directory: &Path) -> Vec<CacheFile> {
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
+    kept_files(directory).into_iter().filter(|path| path.extension().is_some_and(|e| e == SUFFIX)).collect()
+}
+
+/// Cached images, and what is known of labels.
+fn kept_files(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == SUFFIX)).collect()
+    let kept = |path: &PathBuf| path.extension().is_some_and(|e| e == SUFFIX || e == label_cache::SUFFIX);
+    paths.filter(kept).collect()
 }
 
 fn describe(path: PathBuf) -> Option<CacheFile> {
@@ -86,7 +93,7 @@ pub fn remove(file: &CacheFile) -> std::io::Result<()> {
 pub fn remove_labels(directory: &Path) -> std::io::Result<()> {
     let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
     for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-        if path.extension().is_some_and(|extension| extension == crate::data::label_cache::SUFFIX) {
+        if path.extension().is_some_and(|extension| extension == label_cache::SUFFIX) {
             fs::remove_file(path)?;
         }
     }
@@ -101,13 +108,14 @@ pub fn verify(file: &CacheFile) -> std::io::Result<Verified> {
     let opened = File::open(&file.path)?;
     let (mut found, mut pixels) = (Verified::default(), Vec::new());
     let Some(header) = &file.header else { return Ok(Verified { bad: 1, ..found }) };
+    let length = opened.metadata()?.len();
     for index in 0..usize::try_from(header.images).unwrap_or(0) {
         let Some(entry) = Entry::read(&opened, index) else {
             let empty = Entry::is_empty(&opened, index);
             *(if empty { &mut found.empty } else { &mut found.bad }) += 1;
             continue;
         };
-        let fits = entry.offset.saturating_add(entry.bytes() as u64) <= header.file_bytes;
+        let fits = entry.offset.saturating_add(entry.bytes() as u64) <= length;
         // A damaged entry must not make us reserve the machine's memory.
         pixels.resize(if fits { entry.bytes() } else { 0 }, 0);
         let whole = fits && opened.read_exact_at(&mut pixels, entry.offset).is_ok();
@@ -126,9 +134,9 @@ pub fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Makes room for `needed` bytes within the quota: the files used longest ago go first, those in use stay.
-pub fn evict(directory: &Path, needed: u64, limits: &Limits, keep: &Path) {
-    let Some(quota) = quota(directory, limits) else { return };
-    let mut found: Vec<(SystemTime, u64, PathBuf)> = files(directory)
+pub fn evict(place: &Place, needed: u64, keep: &Path) {
+    let Some(quota) = quota(place) else { return };
+    let mut found: Vec<(SystemTime, u64, PathBuf)> = kept_files(&place.directory)
         .into_iter()
         .filter(|path| path != keep)
         .filter_map(|path| {
@@ -152,20 +160,20 @@ pub fn evict(directory: &Path, needed: u64, limits: &Limits, keep: &Path) {
     }
 }
 
-fn quota(directory: &Path, limits: &Limits) -> Option<u64> {
-    if limits.quota_bytes.is_some() {
-        return limits.quota_bytes;
+fn quota(place: &Place) -> Option<u64> {
+    if place.limits.quota_bytes.is_some() {
+        return place.limits.quota_bytes;
     }
-    let disk = statvfs(directory).ok()?;
+    let disk = statvfs(&place.directory).ok()?;
     Some(disk.f_blocks.saturating_mul(disk.f_frsize) / 2)
 }
 
 /// Why `needed` more bytes cannot be had; `None` when they can, or when the system does not tell.
-pub fn lacks_space(directory: &Path, needed: u64, limits: &Limits) -> Option<String> {
+pub fn lacks_space(place: &Place, needed: u64) -> Option<String> {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let used: u64 =
-        files(directory).iter().filter_map(|path| fs::metadata(path).ok()).map(|m| m.blocks() * 512).sum();
-    if let Some(quota) = quota(directory, limits).filter(|quota| used.saturating_add(needed) > *quota) {
+    let files = kept_files(&place.directory);
+    let used: u64 = files.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| m.blocks() * 512).sum();
+    if let Some(quota) = quota(place).filter(|quota| used.saturating_add(needed) > *quota) {
         return Some(format!(
             "needs {:.1} GiB for this data set beside the {:.1} GiB in use, more than its quota of {:.1} GiB",
             gib(needed),
@@ -173,10 +181,10 @@ pub fn lacks_space(directory: &Path, needed: u64, limits: &Limits) -> Option<Str
             gib(quota)
         ));
     }
-    let disk = statvfs(directory).ok()?;
+    let disk = statvfs(&place.directory).ok()?;
     let (size, free) =
         (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize));
-    let floor = limits.floor_bytes.unwrap_or((size / 20).min(10 << 30));
+    let floor = place.limits.floor_bytes.unwrap_or((size / 20).min(10 << 30));
     (free < needed.saturating_add(floor)).then(|| {
         format!(
             "needs {:.1} GiB for this data set, its disk has {:.1} GiB free and {:.1} GiB of them are kept free",

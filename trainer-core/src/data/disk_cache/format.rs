@@ -2,47 +2,50 @@
 //!
 //! Every place is known before a pixel is: sizes follow from the data set. So images are written in any
 //! order, by any thread, and an entry says with its checksums that its pixels are there and whole. Entries
-//! that are zero are empty. All numbers are little-endian.
+//! that are zero are empty. Pixels of an image file that has changed are put behind all places, where no reader of the
+//! old ones can meet them half written. All numbers are little-endian.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::data::items::Items;
 use crate::data::letterbox::loaded_size;
+use crate::data::planes::Planes;
 
 /// Changes with the layout, the decoder and the resize.
-const MAGIC: [u8; 8] = *b"TYCACHE\x02";
+const MAGIC: [u8; 8] = *b"TYCACHE\x03";
 /// Magic, image size, images, file length, key, name of the data set.
 const HEADER_BYTES: usize = 4096;
 const NAME_BYTES: usize = 1024;
 const NAME_AT: usize = 64;
-/// Width and height, where the pixels begin, their checksum, and a checksum of all that.
-const ENTRY_BYTES: usize = 32;
+/// Width and height, where the pixels begin, their checksum, digest and stamp of their source, nothing yet, and a
+/// checksum of all that.
+const ENTRY_BYTES: usize = 64;
+const OWN_CHECKSUM: usize = ENTRY_BYTES - 8;
 /// Pixels begin at multiples of this.
-const ALIGNMENT: u64 = 4096;
+pub const ALIGNMENT: u64 = 4096;
 
-/// What a file's images were made of, and so the file's name: a change to any source makes another.
+/// What a file's images were made of, and so the file's name. It follows from contents, not from places: a
+/// data set that was moved or copied finds its cache again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// Of images at a long side of `imgsz`. Sources are known by path, length and time of change.
+    /// Of images at a long side of `imgsz`. Files are known by their fingerprints here; that no byte of one
+    /// differs is seen at its entry.
     pub fn new(items: &Items, imgsz: usize) -> Self {
         let mut hash = Sha256::new();
         hash.update(MAGIC);
         hash.update((imgsz as u64).to_le_bytes());
-        for item in items.iter() {
-            let path = item.path.as_os_str().as_encoded_bytes();
-            for number in [path.len() as u64, item.width as u64, item.height as u64] {
+        for index in 0..items.len() {
+            let [width, height] = items.size(index);
+            for number in [items.fingerprint(index), width as u64, height as u64] {
                 hash.update(number.to_le_bytes());
             }
-            hash.update(path);
-            hash.update(stamp(&item.path).unwrap_or_default());
         }
         Self(hash.finalize().into())
     }
@@ -51,19 +54,6 @@ impl Key {
     pub fn name(&self) -> String {
         hex::encode(&self.0[..16])
     }
-}
-
-/// Length and time of change of a file, as bytes; `None` when it cannot be looked at.
-pub fn stamp(source: &Path) -> Option<[u8; 24]> {
-    let metadata = std::fs::metadata(source).ok()?;
-    let changed = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    let mut stamp = [0; 24];
-    for (place, number) in
-        stamp.chunks_exact_mut(8).zip([metadata.len(), changed.as_secs(), u64::from(changed.subsec_nanos())])
-    {
-        place.copy_from_slice(&number.to_le_bytes());
-    }
-    Some(stamp)
 }
 
 /// Where everything is.
@@ -90,12 +80,17 @@ impl Layout {
         Self { imgsz: u32::try_from(imgsz).unwrap_or(u32::MAX), offsets }
     }
 
+    /// Bytes of memory that this takes.
+    pub fn memory_bytes(&self) -> usize {
+        self.offsets.capacity() * size_of::<u64>()
+    }
+
     /// Images.
     pub fn images(&self) -> usize {
         self.offsets.len() - 1
     }
 
-    /// Length of the whole file, bytes.
+    /// Length of the whole file while no image has changed, bytes.
     pub fn file_bytes(&self) -> u64 {
         self.offsets[self.images()]
     }
@@ -174,13 +169,18 @@ pub struct Entry {
     pub offset: u64,
     /// Of the pixels.
     pub checksum: u64,
+    /// Of all bytes of the image file that they were made from.
+    pub digest: u128,
+    /// The stamp of a file that was seen to have this digest; 0 when it has to be read again.
+    pub stamp: u64,
 }
 
 impl Entry {
     /// Of these pixels, which begin at `offset`.
-    pub fn of(width: usize, height: usize, offset: u64, pixels: &[u8]) -> Self {
+    pub fn of(planes: &Planes, offset: u64, digest: u128, stamp: u64) -> Self {
         let side = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
-        Self { width: side(width), height: side(height), offset, checksum: checksum(pixels) }
+        let (width, height) = (side(planes.width), side(planes.height));
+        Self { width, height, offset, checksum: checksum(planes.bytes()), digest, stamp }
     }
 
     /// Bytes of the pixels.
@@ -194,16 +194,26 @@ impl Entry {
         bytes[4..8].copy_from_slice(&self.height.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.checksum.to_le_bytes());
-        let own = checksum(&bytes[..24]);
-        bytes[24..].copy_from_slice(&own.to_le_bytes());
+        bytes[24..40].copy_from_slice(&self.digest.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.stamp.to_le_bytes());
+        let own = checksum(&bytes[..OWN_CHECKSUM]);
+        bytes[OWN_CHECKSUM..].copy_from_slice(&own.to_le_bytes());
         bytes
     }
 
     fn decode(bytes: &[u8; ENTRY_BYTES]) -> Option<Self> {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-        let entry = Self { width: half(0), height: half(4), offset: word(8), checksum: word(16) };
-        (entry.width > 0 && entry.height > 0 && word(24) == checksum(&bytes[..24])).then_some(entry)
+        let entry = Self {
+            width: half(0),
+            height: half(4),
+            offset: word(8),
+            checksum: word(16),
+            digest: u128::from(word(24)) | u128::from(word(32)) << 64,
+            stamp: word(40),
+        };
+        let whole = word(OWN_CHECKSUM) == checksum(&bytes[..OWN_CHECKSUM]);
+        (entry.width > 0 && entry.height > 0 && whole).then_some(entry)
     }
 
     /// Whether nothing was ever written as that of image `index`.
@@ -229,19 +239,7 @@ fn place(index: usize) -> u64 {
     (HEADER_BYTES + index * ENTRY_BYTES) as u64
 }
 
-/// Finds torn and flipped bytes; not meant against malice. Four lanes, so that it runs at memory speed.
+/// Finds torn and flipped bytes; not meant against malice.
 pub fn checksum(bytes: &[u8]) -> u64 {
-    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mut lanes = [bytes.len() as u64, 1, FACTOR, !FACTOR];
-    let mut blocks = bytes.chunks_exact(32);
-    for block in &mut blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
-            let word = u64::from_le_bytes(word.try_into().expect("chunks of 8 bytes"));
-            *lane = (*lane ^ word).wrapping_mul(FACTOR).rotate_left(29);
-        }
-    }
-    for (index, byte) in blocks.remainder().iter().enumerate() {
-        lanes[index % 4] = (lanes[index % 4] ^ u64::from(*byte)).wrapping_mul(FACTOR).rotate_left(29);
-    }
-    lanes.into_iter().fold(0, |sum, lane| (sum ^ lane).wrapping_mul(FACTOR).rotate_left(31))
+    xxh3_64(bytes)
 }

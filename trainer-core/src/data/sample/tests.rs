@@ -30,7 +30,7 @@ const ALL: AugmentConfig = AugmentConfig {
 /// A sample and its pixels.
 fn made(recipe: &Recipe, index: usize, scratch: &mut Scratch) -> (Sample, Vec<u8>) {
     let mut planes = vec![0; 3 * 64 * 64];
-    let sample = recipe.make(index, 64, scratch, &mut planes).unwrap();
+    let sample = recipe.make(index, scratch, &mut planes).unwrap();
     (sample, planes)
 }
 

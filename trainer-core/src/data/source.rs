@@ -1,0 +1,152 @@
+//! What an image or label file is known by, from a glance to every byte: so that what was made of it is never
+//! taken for what it is now, though a million files are not read at each start.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64, xxh3_128};
+
+/// What the file system says of a file: length, inode, times of change of its content and of itself. The last
+/// one cannot be put back by whoever rewrites a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    of: u64,
+    is_settled: bool,
+}
+
+impl PartialEq for Stamp {
+    fn eq(&self, other: &Self) -> bool {
+        self.of == other.of
+    }
+}
+
+/// File systems that keep no fractions of a second may take two for a step of their clock.
+const COARSE_CLOCK: Duration = Duration::from_secs(2);
+/// Others take the kernel's tick, of 10 ms at most.
+const FINE_CLOCK: Duration = Duration::from_millis(20);
+
+impl Stamp {
+    /// Of a file; `None` when it cannot be looked at.
+    pub fn of(file: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(file).ok()?;
+        let mut numbers = [0; 48];
+        let fields = [
+            metadata.len(),
+            metadata.ino(),
+            metadata.mtime().cast_unsigned(),
+            metadata.mtime_nsec().cast_unsigned(),
+            metadata.ctime().cast_unsigned(),
+            metadata.ctime_nsec().cast_unsigned(),
+        ];
+        for (place, number) in numbers.chunks_exact_mut(8).zip(fields) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        let changed = Duration::new(
+            u64::try_from(metadata.ctime()).unwrap_or(0),
+            u32::try_from(metadata.ctime_nsec()).unwrap_or(0),
+        );
+        let step = if changed.subsec_nanos() == 0 { COARSE_CLOCK } else { FINE_CLOCK };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(Self { of: xxh3_64(&numbers), is_settled: changed + step < now })
+    }
+
+    /// The stamp as a number, for comparison now.
+    pub fn number(self) -> u64 {
+        self.of
+    }
+
+    /// The stamp to keep for later; `None` while the file changed so lately that it could change again
+    /// within the same step of the file system's clock.
+    pub fn settled(self) -> Option<u64> {
+        self.is_settled.then_some(self.of)
+    }
+}
+
+/// Bytes of a file's beginning, and of its end, that [`Ends`] has.
+const END_BYTES: usize = 4096;
+
+/// A file's length, its first bytes and its last ones.
+#[derive(Debug)]
+pub struct Ends {
+    /// Bytes of the file.
+    pub length: u64,
+    /// Its beginning.
+    pub head: Vec<u8>,
+    /// Its end, which may overlap the beginning.
+    pub tail: Vec<u8>,
+}
+
+impl Ends {
+    /// Reads both ends.
+    pub fn read(file: &File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        let part = usize::try_from(length).unwrap_or(usize::MAX).min(END_BYTES);
+        let (mut head, mut tail) = (vec![0; part], vec![0; part]);
+        file.read_exact_at(&mut head, 0)?;
+        file.read_exact_at(&mut tail, length - part as u64)?;
+        Ok(Self { length, head, tail })
+    }
+
+    /// What names a file in little time: copies of it have the same wherever they are, other files hardly
+    /// ever. What was made under a fingerprint is compared by [`digest`] before it is used.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Xxh3Default::new();
+        hash.update(&self.length.to_le_bytes());
+        hash.update(&self.head);
+        hash.update(&self.tail);
+        hash.digest()
+    }
+}
+
+/// Of all bytes of a file. Not meant against malice.
+pub fn digest(bytes: &[u8]) -> u128 {
+    xxh3_128(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_rewritten_with_its_old_length_and_time_has_another_stamp() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        std::fs::write(&file, b"one").unwrap();
+        crate::data::test_data::settle(&file);
+        let (before, time) =
+            (Stamp::of(&file).unwrap(), std::fs::metadata(&file).unwrap().modified().unwrap());
+        assert_eq!(before.settled(), Some(before.number()));
+        std::fs::write(&file, b"two").unwrap();
+        File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        let after = Stamp::of(&file).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), time);
+        assert_ne!(before, after);
+        assert!(Stamp::of(&folder.path().join("b")).is_none());
+    }
+
+    #[test]
+    fn copies_have_one_fingerprint_and_a_change_at_an_end_makes_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let fingerprint = |bytes: &[u8]| {
+            let file = folder.path().join("a");
+            std::fs::write(&file, bytes).unwrap();
+            Ends::read(&File::open(file).unwrap()).unwrap().fingerprint()
+        };
+        let mut bytes = vec![7; 10_000];
+        let first = fingerprint(&bytes);
+        assert_eq!(fingerprint(&bytes), first);
+        assert_ne!(fingerprint(&bytes[1..]), first);
+        for at in [0, 9_999] {
+            bytes[at] ^= 1;
+            assert_ne!(fingerprint(&bytes), first);
+            bytes[at] ^= 1;
+        }
+        bytes[5_000] ^= 1;
+        assert_eq!(fingerprint(&bytes), first, "the middle is only in the digest");
+        assert_ne!(digest(&bytes), digest(&[7; 10_000]));
+        assert_ne!(fingerprint(b""), fingerprint(b"a"));
+    }
+}
