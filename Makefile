@@ -36,9 +36,10 @@ test-export: setup ## What `export` writes, in ONNX Runtime
 
 # As root, links are cut in network namespaces of their own, and Redis' disk is one that can be filled.
 test-faults: setup ## 2000 jobs while everything is killed, paused, cut off and filled up, for ten minutes
-	cargo build --release --locked -p trainyard-scheduler -p trainyard-agent --bins
+	cargo build --release --locked -p trainyard-scheduler -p trainyard-agent -p trainyard-cli --bins
 	TRAINYARD_FAULT_JOBS=2000 TRAINYARD_FAULT_SECONDS=600 \
 		cargo test --release --locked -p trainyard-tests --test faults_random -- --nocapture
+	TRAINYARD_OUTAGE_SECONDS=60 cargo test --release --locked -p trainyard-tests --test replicas
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data -- --test-threads=1

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
@@ -34,7 +35,9 @@ impl Net {
     /// Makes a network and moves this thread into its hub: connections that it makes reach every node.
     /// Without the right to do so, a network that cannot be cut, and why.
     pub fn new() -> (Self, Option<anyhow::Error>) {
-        let hub = format!("ty{}", std::process::id());
+        // Each test of this process has its own.
+        static NETS: AtomicU32 = AtomicU32::new(0);
+        let hub = format!("ty{}-{}", std::process::id(), NETS.fetch_add(1, Ordering::Relaxed));
         let made = Self { hub: Some(hub.clone()), nodes: 1 };
         match made.build(&hub) {
             Ok(()) => (made, None),
