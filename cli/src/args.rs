@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, retry, submit, train, up,
-    watch,
+    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, retry, submit, sweep, train,
+    up, watch,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.
@@ -86,6 +86,7 @@ pub enum Remote {
     Submit(submit::Submit),
     Jobs(jobs::Jobs),
     Job(job::ShowJob),
+    Sweep(sweep::ShowSweep),
     Watch(watch::Watch),
     #[command(alias = "log")]
     Logs(logs::Logs),

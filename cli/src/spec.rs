@@ -169,6 +169,29 @@ pub fn parse_mib(text: &str) -> Result<u64, String> {
     Ok(mib as u64)
 }
 
+/// Reads `90s`, `90m`, `36h`, `2d` or `1h30m`.
+///
+/// # Errors
+/// A number without its unit, or no number.
+pub fn parse_span(text: &str) -> Result<prost_types::Duration, String> {
+    let wrong = || format!("`{text}` is not a span of time; write numbers with units, such as 90m or 1h30m");
+    let (mut seconds, mut rest) = (0_i64, text.trim());
+    while !rest.is_empty() {
+        let split = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: i64 = rest[..split].parse().map_err(|_| wrong())?;
+        let unit = match &rest[split..split + rest[split..].chars().next().map_or(0, char::len_utf8)] {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return Err(wrong()),
+        };
+        seconds = number.checked_mul(unit).and_then(|more| seconds.checked_add(more)).ok_or_else(wrong)?;
+        rest = &rest[split + 1..];
+    }
+    if text.trim().is_empty() { Err(wrong()) } else { Ok(prost_types::Duration { seconds, nanos: 0 }) }
+}
+
 /// Reads `key=value`.
 ///
 /// # Errors

@@ -117,12 +117,30 @@ fn a_file_with_good_jobs_prints_an_id_for_each() {
     );
     let server = Server::start(Script::default());
     let output = server.yard(&["submit", "-f", &file]);
-    assert_eq!((code(&output), stdout(&output)), (0, format!("{ID}\n{ID}\n")));
+    let id = |at: u32| format!("{}{at}", &ID[..35]);
+    assert_eq!((code(&output), stdout(&output)), (0, format!("{}\n{}\n", id(0), id(1))));
     let output = server.yard(&["submit", "-f", &file, "-o", "jsonl"]);
     assert_eq!(stdout(&output).lines().count(), 2);
-    let names: Vec<String> =
-        server.script.lock().unwrap().submitted.iter().map(|request| request.request_id.clone()).collect();
-    assert!(names.iter().all(|name| uuid::Uuid::try_parse(name).is_ok()));
+    let names = server.script.lock().unwrap().batches.clone();
+    assert!(names.len() == 2 && names.iter().all(|name| uuid::Uuid::try_parse(name).is_ok()));
+}
+
+#[test]
+fn a_sweep_is_one_call_and_is_shown_and_cancelled_as_one() {
+    let server = Server::start(Script::default());
+    let train = ["train", "/d.yaml", "--sweep", "lr0=0.1,0.2", "--sweep", "seed=1,2,3"];
+    let output = server.yard(&train);
+    assert_eq!((code(&output), stdout(&output)), (0, format!("{ID}\n")));
+    assert!(stderr(&output).contains("6 jobs are queued"), "{output:?}");
+    assert_eq!(server.script.lock().unwrap().sweeps[0].axes[1].values, ["1", "2", "3"]);
+    let text = stdout(&server.yard(&["sweep", ID]));
+    assert_eq!(text, format!("ID        {ID}\nParameter lr0 = 0.1, 0.2\nRUNNING   2\n"));
+    assert!(stdout(&server.yard(&["cancel", "--sweep", ID])).contains("CANCELLED 2"));
+    let output = server.yard(&["jobs", "--sweep", ID, "--label", "a=b", "--name", "cells"]);
+    assert_eq!(code(&output), 0);
+    let listed = server.script.lock().unwrap().listed.clone();
+    assert_eq!((listed[0].sweep_id.as_str(), listed[0].name_prefix.as_str()), (ID, "cells"));
+    assert_eq!(listed[0].labels["a"], "b");
 }
 
 #[test]
@@ -263,6 +281,7 @@ fn the_help_names_every_command_in_a_line() {
   submit       Queue the jobs of a file and print their ids
   jobs         List jobs, newest first
   job          Show everything about a job
+  sweep        Show a sweep: its parameters, and how many of its jobs are in each state
   watch        Follow a job until it ends
   logs         Print a job's log
   metrics      Print a job's figures, epoch by epoch

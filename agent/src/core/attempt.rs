@@ -157,7 +157,11 @@ impl Attempt {
             | EndReason::GpuOom
             | EndReason::HostOom
             | EndReason::GpuFault => true,
-            EndReason::Completed | EndReason::BadSpec | EndReason::AgentLost | EndReason::Cancelled => false,
+            EndReason::Completed
+            | EndReason::BadSpec
+            | EndReason::AgentLost
+            | EndReason::Cancelled
+            | EndReason::TimeLimit => false,
         };
         if resumes && self.uploading.is_none() {
             self.upload(now, id, out);

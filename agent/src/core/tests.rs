@@ -1,5 +1,5 @@
 use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished};
-use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, Resources, TrainSpec};
+use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, TrainSpec};
 use uuid::Uuid;
 
 use super::*;
@@ -15,14 +15,7 @@ fn id(job: u128, number: u32) -> AttemptId {
 }
 
 fn assignment(attempt: AttemptId, slot: Slot, resume: Option<u64>) -> Box<Assignment> {
-    let spec = JobSpec {
-        name: String::new(),
-        train: TrainSpec::new(ModelScale::N, "/d/data.yaml"),
-        resources: Resources::default(),
-        priority: 0,
-        max_retries: 3,
-        labels: BTreeMap::new(),
-    };
+    let spec = JobSpec::new(TrainSpec::new(ModelScale::N, "/d/data.yaml"));
     let resume = resume.map(checkpoint);
     Box::new(Assignment { attempt, spec, slot, resume })
 }

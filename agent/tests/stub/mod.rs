@@ -25,7 +25,7 @@ use trainyard_proto::pb::upload_artifact_request::Part;
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{
     Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, JobId, JobSpec, ModelScale, Report,
-    ReportBody, Resources, Slot, TrainSpec,
+    ReportBody, Slot, TrainSpec,
 };
 use uuid::Uuid;
 
@@ -289,14 +289,7 @@ impl Stub {
     }
 
     pub async fn assign(&self, attempt: AttemptId, data: &Path, slot: Slot, resume: Option<Checkpoint>) {
-        let spec = JobSpec {
-            name: "cells".into(),
-            train: TrainSpec::new(ModelScale::N, data),
-            resources: Resources::default(),
-            priority: 0,
-            max_retries: 3,
-            labels: BTreeMap::new(),
-        };
+        let spec = JobSpec { name: "cells".into(), ..JobSpec::new(TrainSpec::new(ModelScale::N, data)) };
         let assignment = Assignment { attempt, spec, slot, resume };
         self.tell(Told::Assign((&assignment).into())).await;
     }

@@ -16,8 +16,11 @@ use crate::terminal;
 #[derive(Debug, Args)]
 pub struct Cancel {
     /// The jobs' ids, or the beginnings of them
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required_unless_present = "sweep", value_name = "ID")]
     ids: Vec<String>,
+    /// All jobs of a sweep, by its id or the beginning of it
+    #[arg(long, value_name = "ID", conflicts_with = "ids")]
+    sweep: Option<String>,
 }
 
 impl Cancel {
@@ -26,6 +29,11 @@ impl Cancel {
     /// # Errors
     /// The first failure, after all were tried.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some(sweep_id) = self.sweep {
+            let request = pb::CancelSweepRequest { sweep_id };
+            let call = || async { context.client.jobs().cancel_sweep(request.clone()).await };
+            return super::sweep::show(context, &context.client.retrying(call).await?);
+        }
         let mut jobs = Vec::new();
         let mut first = None;
         for id in &self.ids {

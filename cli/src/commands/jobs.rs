@@ -7,6 +7,7 @@ use trainyard_proto::pb;
 use crate::commands::Context;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
+use crate::spec::parse_label;
 use crate::{render, terminal};
 
 /// How many jobs a call asks for.
@@ -21,6 +22,15 @@ pub struct Jobs {
     /// Only this user's jobs
     #[arg(long)]
     user: Option<String>,
+    /// Only jobs with this label; repeat for jobs with all of them
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+    /// Only jobs whose name begins like this
+    #[arg(long, value_name = "PREFIX")]
+    name: Option<String>,
+    /// Only jobs of this sweep
+    #[arg(long, value_name = "ID")]
+    sweep: Option<String>,
     /// How many jobs at most; 0 lists all
     #[arg(short = 'n', long, default_value_t = 50)]
     limit: usize,
@@ -66,6 +76,9 @@ impl Jobs {
                 page_token: page_token.clone(),
                 states: states.clone(),
                 user: self.user.clone().unwrap_or_default(),
+                labels: self.label.iter().cloned().collect(),
+                name_prefix: self.name.clone().unwrap_or_default(),
+                sweep_id: self.sweep.clone().unwrap_or_default(),
             };
             let call = || async { context.client.jobs().list_jobs(request.clone()).await };
             let answer = context.client.retrying(call).await?;

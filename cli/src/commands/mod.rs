@@ -11,6 +11,7 @@ pub mod logs;
 pub mod metrics;
 pub mod retry;
 pub mod submit;
+pub mod sweep;
 pub mod train;
 pub mod up;
 pub mod watch;
@@ -65,6 +66,7 @@ async fn dispatch(command: Remote, context: &Context) -> Result<(), Failure> {
         Remote::Submit(submit) => submit.run(context).await,
         Remote::Jobs(jobs) => jobs.run(context).await,
         Remote::Job(job) => job.run(context).await,
+        Remote::Sweep(sweep) => sweep.run(context).await,
         Remote::Watch(watch) => watch.run(context).await,
         Remote::Logs(logs) => logs.run(context).await,
         Remote::Metrics(metrics) => metrics.run(context).await,

@@ -13,6 +13,9 @@ use crate::proto_json::to_json;
 use crate::spec::{self, Document};
 use crate::terminal;
 
+/// Jobs that one message carries.
+const PART: usize = 1000;
+
 /// Queue the jobs of a file and print their ids
 ///
 /// Nothing is queued if any of them is wrong.
@@ -27,7 +30,7 @@ pub struct Submit {
 }
 
 impl Submit {
-    /// Checks every job, then submits them in order.
+    /// Checks every job, then submits all of them or none.
     ///
     /// # Errors
     /// A wrong document, with every wrong field of all of them; the scheduler cannot be reached.
@@ -46,29 +49,32 @@ impl Submit {
             terminal::message(&format!("{} {jobs} valid; nothing was queued", documents.len()));
             return Ok(());
         }
-        let mut answers = Vec::new();
-        for document in &documents {
-            let submitted =
-                submit_job(&context.client, &draw_request_id(), document.spec.clone(), false).await;
-            let answer = submitted.map_err(|failure| {
-                let queued = format!("{} of {} jobs were queued before", answers.len(), documents.len());
-                failure.details([format!("document {}: {queued}", document.number)])
-            });
-            // What was queued is said even when the next one fails.
-            match answer {
-                Ok(answer) if context.output.for_people() => {
-                    context.output.line(&answer.job_id)?;
-                    answers.push(answer);
-                }
-                Ok(answer) => answers.push(answer),
-                Err(failure) => {
-                    print(context, &answers)?;
-                    return Err(failure);
-                }
+        let answers = submit_all(&context.client, &documents).await?;
+        if context.output.for_people() {
+            for answer in &answers {
+                context.output.line(&answer.job_id)?;
             }
         }
         print(context, &answers)
     }
+}
+
+/// Submits all documents, or none of them.
+async fn submit_all(client: &Client, documents: &[Document]) -> Result<Vec<pb::SubmitJobResponse>, Failure> {
+    let request_id = draw_request_id();
+    if let [only] = documents {
+        return Ok(vec![submit_job(client, &request_id, only.spec.clone(), false).await?]);
+    }
+    let part = |documents: &[Document]| pb::SubmitJobsRequest {
+        request_id: request_id.clone(),
+        specs: documents.iter().map(|document| document.spec.clone()).collect(),
+        validate_only: false,
+    };
+    let parts: Vec<_> = documents.chunks(PART).map(part).collect();
+    let call = || async { client.jobs().submit_jobs(tokio_stream::iter(parts.clone())).await };
+    let answer = client.retrying(call).await?;
+    let one = |job_id| pb::SubmitJobResponse { job_id, job: None };
+    Ok(answer.job_ids.into_iter().map(one).collect())
 }
 
 fn print(context: &Context, answers: &[pb::SubmitJobResponse]) -> Result<(), Failure> {

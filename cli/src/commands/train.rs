@@ -8,10 +8,11 @@ use trainyard_proto::pb;
 
 use crate::commands::Context;
 use crate::commands::submit::{draw_request_id, submit_job};
+use crate::commands::sweep;
 use crate::failure::Failure;
 use crate::follow::{self, Follow};
 use crate::proto_json::to_json;
-use crate::spec::{absolute, parse_label, parse_mib};
+use crate::spec::{absolute, parse_label, parse_mib, parse_span};
 use crate::terminal;
 
 /// Queue a training job from flags and print its id.
@@ -31,6 +32,9 @@ pub struct Train {
     /// Have the job checked, and queue nothing
     #[arg(long, conflicts_with = "follow")]
     dry_run: bool,
+    /// Queue a job for every combination, such as --sweep lr0=0.01,0.02 --sweep seed=1,2,3
+    #[arg(long, value_name = "PARAMETER=VALUE,…", value_parser = sweep::parse_axis, conflicts_with = "follow")]
+    sweep: Vec<pb::SweepAxis>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -63,6 +67,9 @@ struct Place {
     /// How many crashes of the trainer are forgiven [default: 3]
     #[arg(long, value_name = "N")]
     max_retries: Option<u32>,
+    /// How long its trainers may run in all, such as 90m or 2d; then it is stopped with a checkpoint
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    time_limit: Option<prost_types::Duration>,
     /// A label for people and filters; repeat for more than one
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
@@ -236,6 +243,9 @@ impl Train {
                 terminal::clean(train)
             ));
         }
+        if !self.sweep.is_empty() {
+            return sweep::submit(context, spec, self.sweep, self.dry_run).await;
+        }
         let answer = submit_job(&context.client, &draw_request_id(), spec, self.dry_run).await?;
         let id = answer.job_id.clone();
         if self.dry_run {
@@ -277,7 +287,7 @@ impl Train {
             }),
             priority: place.priority.unwrap_or_default(),
             max_retries: place.max_retries,
-            time_limit: None,
+            time_limit: place.time_limit,
             labels: place.label.iter().cloned().collect(),
         }
     }
@@ -353,7 +363,7 @@ mod tests {
     fn flags_fill_the_fields_and_what_is_left_out_stays_unset() {
         let got = spec(
             "/data/cells/data.yaml --epochs 3 --lr0 0 --batch -1 --amp off --gpu-model 4090 --gpu-model 5070 \
-             --min-vram 10G --priority -5 --label a=b --device gpu",
+             --min-vram 10G --priority -5 --label a=b --device gpu --time-limit 90m",
         );
         let train = got.train.unwrap();
         assert_eq!(
@@ -364,6 +374,7 @@ mod tests {
         let resources = got.resources.unwrap();
         assert_eq!((resources.min_vram_mib, resources.gpu_models.len()), (10240, 2));
         assert_eq!((got.priority, got.labels["a"].as_str()), (-5, "b"));
+        assert_eq!(got.time_limit.map(|limit| limit.seconds), Some(5400));
     }
 
     #[test]

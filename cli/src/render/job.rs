@@ -90,6 +90,12 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
     if !job.waiting_for.is_empty() {
         line!("Waiting for", "{}", job.waiting_for);
     }
+    if job.estimated_start_time.is_some() {
+        line!("Starts about", "{}", time(job.estimated_start_time.as_ref()));
+    }
+    if !job.sweep_id.is_empty() {
+        line!("Sweep", "{}", job.sweep_id);
+    }
     let age = job.create_time.as_ref().map(|created| span(seconds_between(created, now)));
     line!("Submitted", "{} ({} ago)", time(job.create_time.as_ref()), age.as_deref().unwrap_or("-"));
     if job.start_time.is_some() {
@@ -100,6 +106,9 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
     }
     if spec.priority != 0 {
         line!("Priority", "{}", spec.priority);
+    }
+    if let Some(limit) = &spec.time_limit {
+        line!("Time limit", "{}", span(limit.seconds));
     }
     for (key, value) in sorted(&spec.labels) {
         line!("Label", "{key}={value}");

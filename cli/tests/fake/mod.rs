@@ -45,6 +45,9 @@ pub struct Script {
     pub cursors: Vec<u64>,
     pub offsets: Vec<u64>,
     pub listed: Vec<pb::ListJobsRequest>,
+    /// Request ids of calls for many jobs, one a part.
+    pub batches: Vec<String>,
+    pub sweeps: Vec<pb::SubmitSweepRequest>,
     pub metadata: Vec<(Option<String>, Option<String>)>,
 }
 
@@ -123,6 +126,12 @@ pub fn job(id: &str, state: pb::JobState) -> pb::Job {
     pb::Job { id: id.into(), state: state.into(), user: "ada".into(), ..Default::default() }
 }
 
+fn sweep(id: &str, state: pb::JobState) -> pb::Sweep {
+    let axes = vec![pb::SweepAxis { parameter: "lr0".into(), values: vec!["0.1".into(), "0.2".into()] }];
+    let counts = vec![pb::JobCount { state: state.into(), jobs: 2 }];
+    pb::Sweep { id: id.into(), axes, counts, ..Default::default() }
+}
+
 fn event(cursor: u64, event: Event) -> pb::JobEvent {
     let time = Some(prost_types::Timestamp { seconds: 1_700_000_000 + cursor as i64, nanos: 0 });
     pb::JobEvent { cursor, time, attempt: 1, event: Some(event) }
@@ -197,6 +206,41 @@ impl JobService for Fake {
                 job: Some(job(ID, pb::JobState::Queued)),
             })),
         }
+    }
+
+    async fn submit_jobs(
+        &self,
+        request: Request<tonic::Streaming<pb::SubmitJobsRequest>>,
+    ) -> Result<Response<pb::SubmitJobsResponse>, Status> {
+        let mut parts = request.into_inner();
+        let mut specs = Vec::new();
+        while let Some(part) = parts.message().await? {
+            specs.extend(part.specs);
+            self.0.lock().unwrap().batches.push(part.request_id);
+        }
+        let job_ids = (0..specs.len()).map(|at| format!("{}{at}", &ID[..35])).collect();
+        Ok(Response::new(pb::SubmitJobsResponse { job_ids }))
+    }
+
+    async fn submit_sweep(
+        &self,
+        request: Request<pb::SubmitSweepRequest>,
+    ) -> Result<Response<pb::SubmitSweepResponse>, Status> {
+        let request = request.into_inner();
+        let jobs = request.axes.iter().map(|axis| axis.values.len() as u32).product();
+        self.0.lock().unwrap().sweeps.push(request);
+        Ok(Response::new(pb::SubmitSweepResponse { sweep_id: ID.into(), jobs }))
+    }
+
+    async fn get_sweep(&self, request: Request<pb::GetSweepRequest>) -> Result<Response<pb::Sweep>, Status> {
+        Ok(Response::new(sweep(&request.into_inner().sweep_id, pb::JobState::Running)))
+    }
+
+    async fn cancel_sweep(
+        &self,
+        request: Request<pb::CancelSweepRequest>,
+    ) -> Result<Response<pb::Sweep>, Status> {
+        Ok(Response::new(sweep(&request.into_inner().sweep_id, pb::JobState::Cancelled)))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,9 @@ pub struct JobSpec {
     /// How many crashes of the trainer are forgiven.
     #[serde(default = "default_max_retries")]
     pub max_retries: u32,
+    /// How long its trainers may run, all attempts together; it is then stopped with a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<Duration>,
     /// For filters and people.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -35,11 +39,27 @@ pub struct JobSpec {
 /// How many crashes are forgiven when the user does not say.
 pub const DEFAULT_MAX_RETRIES: u32 = 3;
 
+const MIN_TIME_LIMIT: Duration = Duration::from_secs(1);
+const MAX_TIME_LIMIT: Duration = Duration::from_secs(366 * 24 * 3600);
+
 const fn default_max_retries() -> u32 {
     DEFAULT_MAX_RETRIES
 }
 
 impl JobSpec {
+    /// A run with defaults for everything else.
+    pub fn new(train: TrainSpec) -> Self {
+        Self {
+            name: String::new(),
+            train,
+            resources: Resources::default(),
+            priority: 0,
+            max_retries: DEFAULT_MAX_RETRIES,
+            time_limit: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
     /// Every field that is out of range, not only the first.
     pub fn violations(&self) -> Vec<Violation> {
         let mut found: Vec<Violation> =
@@ -53,6 +73,9 @@ impl JobSpec {
         }
         if self.max_retries > 100 {
             found.push(Violation::new("max_retries", format!("is {}; use 0 to 100", self.max_retries)));
+        }
+        if self.time_limit.is_some_and(|limit| !(MIN_TIME_LIMIT..=MAX_TIME_LIMIT).contains(&limit)) {
+            found.push(Violation::new("time_limit", "use 1 second to 366 days, or leave it out"));
         }
         if self.labels.len() > 64 {
             found
@@ -188,6 +211,8 @@ pub enum EndReason {
     Drained,
     /// Its user cancelled the job.
     Cancelled,
+    /// The job's trainers had run for as long as they may.
+    TimeLimit,
 }
 
 impl EndReason {
@@ -204,6 +229,7 @@ impl EndReason {
             Self::Preempted => "PREEMPTED",
             Self::Drained => "DRAINED",
             Self::Cancelled => "CANCELLED",
+            Self::TimeLimit => "TIME_LIMIT",
         }
     }
 }

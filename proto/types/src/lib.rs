@@ -14,10 +14,10 @@ pub mod trainer;
 pub mod violation;
 
 pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory};
-pub use ids::{AgentId, AttemptId, GpuUuid, JobId, LeaderEpoch, ParseIdError, Session};
+pub use ids::{AgentId, AttemptId, BatchId, GpuUuid, JobId, LeaderEpoch, ParseIdError, Session};
 pub use job::{EndReason, JobSpec, JobState, Resources};
 pub use model::ModelScale;
 pub use report::{Artifact, Assignment, Checkpoint, Ended, Report, ReportBody, Slot};
 pub use time::Time;
-pub use train::{Batch, Cache, Optimizer, TrainSpec};
+pub use train::{Batch, Cache, Optimizer, TrainPatch, TrainSpec};
 pub use violation::Violation;

@@ -107,13 +107,13 @@ impl From<Batch> for f64 {
 /// A required field that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("missing field `{0}`")]
-struct MissingField(&'static str);
+pub struct MissingField(&'static str);
 
 macro_rules! train_spec {
     ($($(#[$meta:meta])* $field:ident: $type:ty = $default:expr,)*) => {
         /// A training run. The defaults are the "high-performance mode" on top of YOLOv8's own.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(try_from = "Written")]
+        #[serde(try_from = "TrainPatch")]
         pub struct TrainSpec {
             /// Which model.
             pub model: ModelScale,
@@ -129,19 +129,51 @@ macro_rules! train_spec {
             }
         }
 
-        /// A spec as written down: what is left out takes its default.
-        #[derive(Deserialize)]
+        /// Some fields of a spec. On a spec as written down, what is left out takes its default.
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Written {
-            model: Option<ModelScale>,
-            data: Option<PathBuf>,
-            $($(#[$meta])* $field: Option<$type>,)*
+        pub struct TrainPatch {
+            /// See [`TrainSpec::model`].
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub model: Option<ModelScale>,
+            /// See [`TrainSpec::data`].
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub data: Option<PathBuf>,
+            $(
+                $(#[$meta])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: Option<$type>,
+            )*
         }
 
-        impl TryFrom<Written> for TrainSpec {
+        impl TrainPatch {
+            /// What turns `base` into `spec`.
+            pub fn between(base: &TrainSpec, spec: &TrainSpec) -> Self {
+                Self {
+                    model: (base.model != spec.model).then_some(spec.model),
+                    data: (base.data != spec.data).then(|| spec.data.clone()),
+                    $($field: (base.$field != spec.$field).then(|| spec.$field.clone()),)*
+                }
+            }
+
+            /// Sets the fields that this names.
+            pub fn apply(&self, spec: &mut TrainSpec) {
+                if let Some(model) = self.model {
+                    spec.model = model;
+                }
+                if let Some(data) = &self.data {
+                    spec.data.clone_from(data);
+                }
+                $(if let Some(value) = &self.$field {
+                    spec.$field.clone_from(value);
+                })*
+            }
+        }
+
+        impl TryFrom<TrainPatch> for TrainSpec {
             type Error = MissingField;
 
-            fn try_from(written: Written) -> Result<Self, MissingField> {
+            fn try_from(written: TrainPatch) -> Result<Self, MissingField> {
                 let model = written.model.ok_or(MissingField("model"))?;
                 let data = written.data.ok_or(MissingField("data"))?;
                 Ok(Self { model, data, $($field: written.$field.unwrap_or($default),)* })
@@ -377,6 +409,17 @@ mod tests {
         assert_eq!(serde_json::from_str::<TrainSpec>(text).unwrap(), spec());
         let text = r#"{"model":"yolov8n","data":"/d.yaml","epoch":3}"#;
         assert!(serde_json::from_str::<TrainSpec>(text).unwrap_err().to_string().contains("`epoch`"));
+    }
+
+    #[test]
+    fn a_patch_holds_the_difference_of_two_specs_and_nothing_else() {
+        let other = TrainSpec { lr0: 0.02, batch: Batch::Size(8), data: "/other.yaml".into(), ..spec() };
+        let patch = TrainPatch::between(&spec(), &other);
+        assert_eq!(serde_json::to_string(&patch).unwrap(), r#"{"data":"/other.yaml","batch":8,"lr0":0.02}"#);
+        let mut patched = spec();
+        patch.apply(&mut patched);
+        assert_eq!(patched, other);
+        assert_eq!(TrainPatch::between(&other, &patched), TrainPatch::default());
     }
 
     #[test]

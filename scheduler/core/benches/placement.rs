@@ -2,11 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "a bench is a driver: it measures")]
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use trainyard_scheduler_core::{Core, CoreConfig, Event, Hello, Output};
+use trainyard_scheduler_core::{Core, CoreConfig, Event, Hello, Output, Stored};
 use trainyard_types::{
     AgentId, AttemptId, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec, ModelScale, Report,
     ReportBody, Resources, Session, Time, TrainSpec,
@@ -23,14 +22,9 @@ fn spec(number: u64) -> JobSpec {
         1 => Resources { gpu_models: vec!["H100".into()], ..Resources::default() },
         _ => Resources::default(),
     };
-    JobSpec {
-        name: "cells".into(),
-        train: TrainSpec::new(ModelScale::N, "/data/data.yaml"),
-        resources,
-        priority: i32::try_from(number % 3).expect("below 3"),
-        max_retries: 3,
-        labels: BTreeMap::new(),
-    }
+    let priority = i32::try_from(number % 3).expect("below 3");
+    let train = TrainSpec::new(ModelScale::N, "/data/data.yaml");
+    JobSpec { name: "cells".into(), resources, priority, ..JobSpec::new(train) }
 }
 
 fn submit(core: &mut Core, number: u64) -> Output {
@@ -112,7 +106,7 @@ fn main() {
     println!("core_submissions {:.0} 1/s", per_second(COUNT, start.elapsed()));
     let records: Vec<_> = core.jobs().cloned().collect();
     let start = Instant::now();
-    black_box(Core::load(CoreConfig::default(), NOW, records, Vec::new()));
+    black_box(Core::load(CoreConfig::default(), NOW, Stored { jobs: records, ..Stored::default() }));
     println!("core_load_{COUNT}_jobs {:.3} s", start.elapsed().as_secs_f64());
     for queued in [1000, 10_000, 100_000] {
         decisions(queued);

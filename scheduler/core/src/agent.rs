@@ -153,8 +153,10 @@ impl Core {
         let live = self.jobs.get(&attempt.job).and_then(|job| Some((job, job.live_attempt()?)));
         match live {
             Some((job, live)) if live.id == attempt && live.agent == agent => {
-                if job.cancel_requested {
-                    out.command(Command::Stop { agent, session, attempt, reason: EndReason::Cancelled });
+                if job.cancel_requested || job.out_of_time {
+                    let reason =
+                        if job.cancel_requested { EndReason::Cancelled } else { EndReason::Preempted };
+                    out.command(Command::Stop { agent, session, attempt, reason });
                 }
             }
             Some(_) | None => out.command(Command::Revoke { agent, session, attempt }),
@@ -261,7 +263,8 @@ impl Core {
             | EndReason::TrainerCrash
             | EndReason::AgentLost
             | EndReason::Preempted
-            | EndReason::Cancelled => {
+            | EndReason::Cancelled
+            | EndReason::TimeLimit => {
                 let Some(agent) = self.agents.get_mut(&id) else { return };
                 agent.running.remove(slot);
                 if let Some((kind, index)) = agent.offered().remove(slot) {

@@ -78,12 +78,22 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&id.job) else { return };
         let Some(attempt) = job.live_attempt_mut() else { return };
         attempt.last_sequence = sequence;
+        let placed = attempt.placed;
+        let limit_before = job.out_of_time_at();
         // Clocks differ: nothing happens before its attempt was placed, or in the future.
-        let time = time.max(attempt.placed).min(now.max(attempt.placed));
-        out.touch(id.job);
+        let time = time.max(placed).min(now.max(placed));
+        out.touch_pulse(id.job);
         match body {
-            ReportBody::Trainer(event) => on_trainer(job, time, id, event, out),
-            ReportBody::CheckpointStored(checkpoint) => on_checkpoint(job, checkpoint),
+            ReportBody::Trainer(event) => {
+                on_trainer(job, time, id, event, out);
+                let left = job.progress.as_ref().and_then(|progress| progress.eta);
+                self.ends.expect(id, left.map(|left| time + left));
+                self.move_time_limit(id.job, limit_before);
+            }
+            ReportBody::CheckpointStored(checkpoint) => {
+                on_checkpoint(job, checkpoint);
+                out.touch(id.job);
+            }
             ReportBody::Ended(ended) => self.end_attempt(now, time, id, ended, out),
         }
     }
@@ -117,12 +127,12 @@ fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEven
 }
 
 fn on_started(job: &mut JobRecord, time: Time, id: AttemptId, started: &Started, out: &mut Changes) {
-    job.progress = Some(Progress {
+    job.progress = Some(Box::new(Progress {
         epoch: started.first_epoch,
         epochs: started.epochs,
         batch_size: started.batch_size,
         ..Progress::default()
-    });
+    }));
     run(job, time, id, out);
 }
 

@@ -1,10 +1,11 @@
 //! The core's numbers, stated once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How patient the scheduler is.
+/// How patient, fair and forgetful the scheduler is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoreConfig {
     /// How long an agent may stay silent before its attempts are tried elsewhere.
@@ -13,6 +14,33 @@ pub struct CoreConfig {
     pub retry_delay: Duration,
     /// The longest such wait.
     pub retry_delay_max: Duration,
+    /// After how long a GPU-second that a user had counts half.
+    pub share_half_life: Duration,
+    /// Of users that are not in `users`.
+    pub user_limits: UserLimits,
+    /// By name.
+    pub users: BTreeMap<String, UserLimits>,
+    /// How long a job that has ended is kept; then it is archived and forgotten.
+    pub keep_finished_for: Duration,
+    /// How many such jobs are kept at most.
+    pub keep_finished: usize,
+}
+
+/// What one user may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserLimits {
+    /// A user of weight 2 gets twice the GPU-time of one of weight 1.
+    pub weight: u32,
+    /// GPUs that its jobs may use at a time; `None` is no limit.
+    pub running_gpus: Option<u32>,
+    /// Jobs that it may have waiting; `None` is no limit.
+    pub queued_jobs: Option<u32>,
+}
+
+impl Default for UserLimits {
+    fn default() -> Self {
+        Self { weight: 1, running_gpus: None, queued_jobs: None }
+    }
 }
 
 impl Default for CoreConfig {
@@ -21,6 +49,11 @@ impl Default for CoreConfig {
             lease: Duration::from_secs(30),
             retry_delay: Duration::from_secs(10),
             retry_delay_max: Duration::from_secs(300),
+            share_half_life: Duration::from_secs(24 * 3600),
+            user_limits: UserLimits::default(),
+            users: BTreeMap::new(),
+            keep_finished_for: Duration::from_secs(30 * 24 * 3600),
+            keep_finished: 100_000,
         }
     }
 }

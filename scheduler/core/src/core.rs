@@ -2,18 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use trainyard_types::{AgentId, Assignment, AttemptId, JobId, JobState, Slot, Time};
+use trainyard_types::{
+    AgentId, Assignment, AttemptId, BatchId, DeviceKind, JobId, JobSpec, JobState, Slot, Time,
+};
 
 use crate::agent::{Agent, AgentView};
+use crate::batch::{Batch, BatchRecord};
 use crate::changes::Changes;
 use crate::config::CoreConfig;
+use crate::estimate::Ends;
 use crate::event::Event;
+use crate::index::Index;
 use crate::output::{Command, Output};
-use crate::placement;
+use crate::placement::{self, Placement, Turn};
 use crate::queue::Queue;
 use crate::record::{AgentRecord, AttemptRecord, JobRecord};
-use crate::slots::Slots;
+use crate::share::{self, UserRecord, Users};
+use crate::slots::{self, Slots};
 
 /// The scheduler: jobs, agents, and indexes over them.
 ///
@@ -24,8 +31,14 @@ pub struct Core {
     pub(crate) config: CoreConfig,
     pub(crate) jobs: BTreeMap<JobId, JobRecord>,
     pub(crate) agents: BTreeMap<AgentId, Agent>,
-    /// Index: the job that a request id made.
+    /// Batches that have jobs left.
+    pub(crate) batches: BTreeMap<BatchId, Batch>,
+    /// Who has used how much; what runs now is counted from the jobs.
+    pub(crate) users: Users,
+    /// Index: the job that a request id made, or the first of its batch.
     pub(crate) requests: BTreeMap<String, JobId>,
+    /// Index: jobs by state, user and end.
+    pub(crate) index: Index,
     /// Index: jobs in state `Queued`.
     pub(crate) queue: Queue,
     /// Index: slots of connected agents.
@@ -34,6 +47,25 @@ pub struct Core {
     pub(crate) leases: BTreeSet<(Time, AgentId)>,
     /// Index: when slots that were set aside are used again.
     pub(crate) set_aside: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: when running jobs have used up their time.
+    pub(crate) time_limits: BTreeSet<(Time, JobId)>,
+    /// Index: when running attempts are expected to end.
+    pub(crate) ends: Ends,
+    /// Jobs whose archives were asked for.
+    pub(crate) archiving: BTreeSet<JobId>,
+    /// No archive is asked for before this time.
+    pub(crate) archive_paused_until: Option<Time>,
+}
+
+/// Everything that is stored but the events.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stored {
+    /// By id; those of a batch, too, unless they were forgotten.
+    pub jobs: Vec<JobRecord>,
+    /// By id.
+    pub agents: Vec<AgentRecord>,
+    /// By name.
+    pub users: Vec<UserRecord>,
 }
 
 impl Core {
@@ -43,24 +75,45 @@ impl Core {
     }
 
     /// Goes on from what is stored. Every agent gets a fresh lease, and has no session yet.
-    pub fn load(config: CoreConfig, now: Time, jobs: Vec<JobRecord>, agents: Vec<AgentRecord>) -> Self {
+    pub fn load(config: CoreConfig, now: Time, stored: Stored) -> Self {
         let mut core = Self::new(config);
-        for record in agents {
+        for record in stored.agents {
             core.adopt(now, record);
         }
-        for job in jobs {
+        for record in stored.users {
+            core.users.load(record);
+        }
+        for mut job in stored.jobs {
+            job.user = core.users.name(&job.user);
             if let Some(request_id) = &job.request_id {
                 core.requests.insert(request_id.clone(), job.id);
+            }
+            if let Some(place) = &job.batch {
+                core.adopt_batch(&place.batch);
             }
             if job.state == JobState::Queued {
                 core.queue.insert(now, &job);
             }
             if let Some(attempt) = job.live_attempt() {
-                core.adopt_attempt(now, attempt);
+                core.users.adopt(&job.user, now, job.spec.resources.device);
+                core.adopt_attempt(now, &job, attempt);
             }
+            core.time_limits.extend(job.out_of_time_at().map(|time| (time, job.id)));
+            core.index.insert(&job);
             core.jobs.insert(job.id, job);
         }
         core
+    }
+
+    /// One more job of a batch is there.
+    fn adopt_batch(&mut self, record: &Arc<BatchRecord>) {
+        let batch = self.batches.entry(record.id).or_insert_with(|| {
+            if let Some(request_id) = &record.request_id {
+                self.requests.insert(request_id.clone(), record.id.job(0));
+            }
+            Batch { record: Arc::clone(record), left: 0 }
+        });
+        batch.left += 1;
     }
 
     /// An agent that is known from before: its lease runs anew.
@@ -72,7 +125,7 @@ impl Core {
 
     /// An agent's record is written before any attempt on it, so that a missing one was deleted by hand;
     /// the attempt is then lost with its lease, unless the agent comes back.
-    fn adopt_attempt(&mut self, now: Time, attempt: &AttemptRecord) {
+    fn adopt_attempt(&mut self, now: Time, job: &JobRecord, attempt: &AttemptRecord) {
         if !self.agents.contains_key(&attempt.agent) {
             let record = AgentRecord {
                 id: attempt.agent,
@@ -85,6 +138,11 @@ impl Core {
         }
         if let Some(agent) = self.agents.get_mut(&attempt.agent) {
             agent.running.insert(attempt.slot.clone(), attempt.id);
+            if let Some((kind, _)) = slots::of_inventory(&agent.record.inventory).remove(&attempt.slot) {
+                self.ends.begin(attempt.id, kind);
+                let left = job.progress.as_ref().and_then(|progress| progress.eta);
+                self.ends.expect(attempt.id, left.map(|left| now + left));
+            }
         }
     }
 
@@ -96,9 +154,11 @@ impl Core {
         let mut out = Changes::default();
         match event {
             Event::Submit { request_id, job, user, spec } => {
-                self.on_submit(now, request_id, job, user, spec, &mut out);
+                self.on_submit(now, request_id, job, &user, spec, &mut out);
             }
+            Event::SubmitBatch { batch } => self.on_submit_batch(now, batch, &mut out),
             Event::Cancel { job } => self.on_cancel(now, job, &mut out),
+            Event::CancelMany { jobs } => self.on_cancel_many(now, &jobs, &mut out),
             Event::Retry { job } => self.on_retry(now, job, &mut out),
             Event::AgentConnected { session, hello } => self.on_connected(now, session, hello, &mut out),
             Event::AgentDisconnected { agent, session } => self.on_disconnected(agent, session),
@@ -106,13 +166,24 @@ impl Core {
                 self.on_heartbeat(now, agent, session, telemetry, &mut out);
             }
             Event::Report { agent, session, report } => self.on_report(now, agent, session, report, &mut out),
+            Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }
         if out.replan {
             self.place(now, &mut out);
         }
-        let Self { jobs, agents, .. } = self;
-        let output = out.finish(jobs, |id| agents.get(&id).map(|agent| &agent.record));
+        let has_ended = out.moves.iter().any(|moved| moved.ends());
+        for moved in std::mem::take(&mut out.moves) {
+            if let Some(job) = self.jobs.get(&moved.job) {
+                self.index.moved(moved.from, moved.ended, job);
+            }
+        }
+        if has_ended {
+            self.retire(now, &mut out);
+        }
+        let Self { jobs, agents, users, .. } = self;
+        let agent = |id| agents.get(&id).map(|agent| &agent.record);
+        let output = out.finish(jobs, agent, |name| users.get(name).map(|user| &user.record));
         self.assert_consistent();
         output
     }
@@ -121,7 +192,9 @@ impl Core {
     pub fn next_deadline(&self) -> Option<Time> {
         let lease = self.leases.first().map(|&(time, _)| time);
         let set_aside = self.set_aside.first().map(|&(time, ..)| time);
-        [lease, set_aside, self.queue.next_due()].into_iter().flatten().min()
+        let time_limit = self.time_limits.first().map(|&(time, _)| time);
+        let others = [set_aside, time_limit, self.queue.next_due(), self.next_retirement()];
+        [lease].into_iter().chain(others).flatten().min()
     }
 
     /// One job as it stands.
@@ -149,6 +222,11 @@ impl Core {
         self.agents.get(&agent).map(Agent::view)
     }
 
+    /// How many jobs are in a state.
+    pub fn count(&self, state: JobState) -> usize {
+        self.index.in_state(state).map_or(0, BTreeSet::len)
+    }
+
     /// How many jobs are queued.
     pub fn queue_len(&self) -> usize {
         self.queue.len()
@@ -169,6 +247,8 @@ impl Core {
                 out.replan = true;
             }
         }
+        while self.stop_out_of_time(now, out) {}
+        self.retire(now, out);
     }
 
     fn next_set_aside_over(&mut self, now: Time) -> Option<(Time, AgentId, Slot)> {
@@ -176,9 +256,18 @@ impl Core {
         self.set_aside.pop_first()
     }
 
+    /// What waits and could start, by the rules as they stand.
+    pub(crate) fn placements(&self, now: Time) -> Vec<Placement> {
+        placement::place(&self.queue, &self.slots, |user| {
+            let limits = self.limits(user);
+            let stakes = [DeviceKind::Gpu, DeviceKind::Cpu].map(|device| share::stake(device, limits));
+            Turn { share: self.share(now, user), stakes, gpus_left: self.gpus_left(user) }
+        })
+    }
+
     /// Starts as many waiting jobs as there are slots for.
     fn place(&mut self, now: Time, out: &mut Changes) {
-        for placement in placement::place(&self.queue, &self.slots) {
+        for placement in self.placements(now) {
             let (Some(job), Some(agent)) =
                 (self.jobs.get_mut(&placement.job), self.agents.get_mut(&placement.location.agent))
             else {
@@ -188,10 +277,13 @@ impl Core {
             let Some(session) = agent.session else { continue };
             self.queue.remove(job);
             self.slots.take(&placement.kind, &placement.location);
+            self.users.begin(&self.config, &job.user, now, job.spec.resources.device);
+            out.touch_user(&job.user);
             let number = u32::try_from(job.attempts.len()).map_or(u32::MAX, |attempts| attempts + 1);
             let attempt = AttemptId { job: job.id, number };
             let (device, slot) = (placement.kind.device().to_owned(), placement.location.slot);
             agent.running.insert(slot.clone(), attempt);
+            self.ends.begin(attempt, placement.kind);
             job.not_before = None;
             job.attempts.push(AttemptRecord {
                 id: attempt,
@@ -208,7 +300,8 @@ impl Core {
             out.state(job, now, number, JobState::Starting, reason);
             let assignment = Box::new(Assignment {
                 attempt,
-                spec: job.spec.clone(),
+                // The scheduler keeps the time; older agents refuse a spec with a limit.
+                spec: JobSpec { time_limit: None, ..JobSpec::clone(&job.full_spec()) },
                 slot,
                 resume: job.checkpoint.clone(),
             });
@@ -229,7 +322,7 @@ impl Core {
 }
 
 /// The ids that a prefix stands for; `None` when it is no start of a UUID.
-fn ids_with_prefix(prefix: &str) -> Option<RangeInclusive<JobId>> {
+pub(crate) fn ids_with_prefix(prefix: &str) -> Option<RangeInclusive<JobId>> {
     let digits: String = prefix.chars().filter(|&c| c != '-').collect();
     if digits.len() > 32 || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
         return None;

@@ -1,6 +1,10 @@
 //! Everything that can happen to the core.
 
+use std::sync::Arc;
+
 use trainyard_types::{AgentId, AttemptId, GpuTelemetry, Inventory, JobId, JobSpec, Report, Session};
+
+use crate::batch::BatchRecord;
 
 /// One happening. Those of users are answered in [`crate::Output::reply`].
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +20,16 @@ pub enum Event {
         user: String,
         /// Valid: `JobSpec::violations` is empty.
         spec: JobSpec,
+    },
+    /// A user submits many jobs, all or none; the driver has drawn the batch's id and the specs are valid.
+    SubmitBatch {
+        /// Its time is set by the core. As for single jobs, a repeat's id is not used.
+        batch: Arc<BatchRecord>,
+    },
+    /// A user ends many jobs; those that are not there or have ended are left out.
+    CancelMany {
+        /// Which; at least one is there.
+        jobs: Vec<JobId>,
     },
     /// A user ends a job.
     Cancel {
@@ -58,6 +72,13 @@ pub enum Event {
         session: Session,
         /// What happened.
         report: Report,
+    },
+    /// The history of a job that was to be archived is, or could not be.
+    Archived {
+        /// Whose.
+        job: JobId,
+        /// The revision of the record that is durable in the archive; `None` when it could not be made so.
+        revision: Option<u64>,
     },
     /// The time that [`crate::Core::next_deadline`] named has come.
     Tick,

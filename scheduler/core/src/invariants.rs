@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_types::{AgentId, AttemptId, JobId, JobState, Slot};
+use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, JobId, JobState, Slot, Time};
 
 use crate::core::Core;
+use crate::index::Index;
 use crate::record::JobRecord;
 use crate::slots::{self, Slots};
 
@@ -65,6 +66,15 @@ pub enum Broken {
     /// A request id that does not lead to its job.
     #[error("the request id of job {0} does not lead to it")]
     RequestIndex(JobId),
+    /// The index of jobs by state, user and end is not what the jobs say.
+    #[error("the index of jobs does not match them")]
+    JobIndex,
+    /// A user is believed to run more or less than its jobs say.
+    #[error("user {0} is believed to run other attempts than its jobs say")]
+    User(String),
+    /// A batch that has more or fewer jobs left than it says.
+    #[error("batch {0} has another number of jobs left than it says")]
+    Batch(BatchId),
     /// A record that cannot have been written: no revision, no event, a final state without an end.
     #[error("the record of job {0} contradicts itself")]
     Record(JobId),
@@ -85,12 +95,15 @@ pub fn check(core: &Core) -> Result<(), Broken> {
             }
         }
     }
-    let indexed = core.queue.indexed();
-    if indexed != queued || core.queue.len() != queued {
+    let indexed = core.queue.counts();
+    if let Some(&indexed) = indexed.iter().find(|&&indexed| indexed != queued || core.queue.len() != queued) {
         return Err(Broken::QueueSize { indexed, queued });
     }
+    check_users(core)?;
+    check_batches(core)?;
     check_agents(core, &live)?;
-    match crate::placement::place(&core.queue, &core.slots).first() {
+    // Shares change with time, but whether there is anything to place does not.
+    match core.placements(Time(0)).first() {
         Some(placement) => Err(Broken::NotPlaced(placement.job)),
         None => Ok(()),
     }
@@ -109,7 +122,7 @@ fn check_job(job: &JobRecord) -> Result<(), Broken> {
         return Err(Broken::LiveAttempts { job: job.id, state: job.state, live });
     }
     let running = job.live_attempt().is_some_and(|attempt| attempt.started.is_some());
-    let sound = job.revision > 0
+    let sound = (job.revision > 0 || job.batch.is_some())
         && job.last_cursor > 0
         && !job.state_reason.is_empty()
         && job.ended.is_some() == job.state.is_final()
@@ -117,6 +130,42 @@ fn check_job(job: &JobRecord) -> Result<(), Broken> {
         && (job.not_before.is_none() || job.state == JobState::Queued)
         && (job.artifacts.is_empty() || job.state == JobState::Succeeded);
     if sound { Ok(()) } else { Err(Broken::Record(job.id)) }
+}
+
+fn check_users(core: &Core) -> Result<(), Broken> {
+    let mut index = Index::default();
+    let mut running: BTreeMap<&str, [u32; 2]> = BTreeMap::new();
+    for job in core.jobs.values() {
+        index.insert(job);
+        if job.live_attempt().is_some() {
+            let is_cpu = job.spec.resources.device == DeviceKind::Cpu;
+            running.entry(&job.user).or_default()[usize::from(is_cpu)] += 1;
+        }
+    }
+    if !index.agrees(&core.index) {
+        return Err(Broken::JobIndex);
+    }
+    for user in core.users.iter() {
+        let name = user.record.name.as_str();
+        let [gpus, cpus] = running.remove(name).unwrap_or_default();
+        if (gpus, cpus) != (user.gpus, user.cpus) {
+            return Err(Broken::User(name.to_owned()));
+        }
+    }
+    running.keys().next().map_or(Ok(()), |&unknown| Err(Broken::User(unknown.to_owned())))
+}
+
+fn check_batches(core: &Core) -> Result<(), Broken> {
+    let mut left: BTreeMap<BatchId, u32> = BTreeMap::new();
+    for place in core.jobs.values().filter_map(|job| job.batch.as_ref()) {
+        *left.entry(place.batch.id).or_default() += 1;
+    }
+    let known: BTreeMap<BatchId, u32> = core.batches.iter().map(|(&id, batch)| (id, batch.left)).collect();
+    let wrong = left.iter().find(|(id, left)| known.get(id) != Some(left)).map(|(&id, _)| id);
+    match wrong.or_else(|| known.into_keys().find(|id| !left.contains_key(id))) {
+        Some(batch) => Err(Broken::Batch(batch)),
+        None => Ok(()),
+    }
 }
 
 fn check_indexes(core: &Core, job: &JobRecord) -> Result<(), Broken> {
@@ -138,6 +187,8 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         return Err(Broken::Running(*stranger));
     }
     let (mut offered, mut leases, mut set_aside) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
+    let limit = |job: &JobRecord| job.out_of_time_at().map(|time| (time, job.id));
+    let time_limits: BTreeSet<(Time, JobId)> = core.jobs.values().filter_map(limit).collect();
     for (&id, agent) in &core.agents {
         if live.get(&id).unwrap_or(&BTreeMap::new()) != &agent.running {
             return Err(Broken::Running(id));
@@ -152,14 +203,13 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
     if offered != core.slots {
         return Err(Broken::SlotIndex);
     }
-    if leases == core.leases && set_aside == core.set_aside { Ok(()) } else { Err(Broken::Deadlines) }
+    let agree = leases == core.leases && set_aside == core.set_aside && time_limits == core.time_limits;
+    if agree { Ok(()) } else { Err(Broken::Deadlines) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use trainyard_types::{DeviceKind, Inventory, JobSpec, ModelScale, Resources, Session, Time, TrainSpec};
+    use trainyard_types::{Inventory, JobSpec, ModelScale, Resources, Session, TrainSpec};
     use uuid::Uuid;
 
     use super::*;
@@ -178,12 +228,8 @@ mod tests {
         core.handle(Time(1), Event::AgentConnected { session: Session(1), hello });
         for job in [JOB, OTHER] {
             let spec = JobSpec {
-                name: String::new(),
-                train: TrainSpec::new(ModelScale::N, "/data.yaml"),
                 resources: Resources { device: DeviceKind::Cpu, ..Resources::default() },
-                priority: 0,
-                max_retries: 0,
-                labels: BTreeMap::new(),
+                ..JobSpec::new(TrainSpec::new(ModelScale::N, "/data.yaml"))
             };
             let request_id = Some(job.to_string());
             core.handle(Time(1), Event::Submit { request_id, job, user: String::new(), spec });

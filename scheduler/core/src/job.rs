@@ -11,10 +11,14 @@
 //! ```
 //! A final state is left by `Retry` only, and `Succeeded` never.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use trainyard_types::{AttemptId, EndReason, Ended, JobId, JobSpec, JobState, Time};
 
 use crate::changes::Changes;
 use crate::core::Core;
+use crate::limits::in_words;
 use crate::output::{Accepted, Command, Refusal};
 use crate::record::{AttemptEnd, AttemptRecord, EventBody, JobRecord};
 use crate::retry::{self, Verdict};
@@ -39,7 +43,7 @@ impl Core {
         now: Time,
         request_id: Option<String>,
         id: JobId,
-        user: String,
+        user: &str,
         spec: JobSpec,
         out: &mut Changes,
     ) {
@@ -47,37 +51,23 @@ impl Core {
         if let Some((request_id, earlier)) =
             request_id.as_ref().zip(earlier.and_then(|job| self.jobs.get(job)))
         {
-            return out.reply(if earlier.spec == spec {
+            return out.reply(if earlier.batch.is_none() && *earlier.spec == spec {
                 Ok(Accepted { job: earlier.id, repeated: true })
             } else {
                 Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: earlier.id })
             });
         }
+        if let Err(refusal) = self.may_queue(user, 1) {
+            return out.reply(Err(refusal));
+        }
         assert!(!self.jobs.contains_key(&id), "the driver drew the id of a job that exists: {id}");
         if let Some(request_id) = &request_id {
             self.requests.insert(request_id.clone(), id);
         }
-        let mut job = JobRecord {
-            id,
-            revision: 0,
-            user,
-            request_id,
-            spec,
-            state: JobState::Queued,
-            state_reason: String::new(),
-            attempts: Vec::new(),
-            crashes: 0,
-            not_before: None,
-            cancel_requested: false,
-            progress: None,
-            checkpoint: None,
-            artifacts: Vec::new(),
-            last_cursor: 0,
-            created: now,
-            started: None,
-            ended: None,
-        };
-        out.state(&mut job, now, 0, JobState::Queued, "waits for a slot".to_owned());
+        let queued = JobRecord::queued(id, self.users.name(user), Arc::new(spec), now);
+        let job = JobRecord { request_id, ..queued };
+        out.touch(id);
+        self.index.insert(&job);
         self.queue.insert(now, &job);
         self.jobs.insert(id, job);
         out.replan = true;
@@ -86,60 +76,73 @@ impl Core {
 
     /// A user ends a job: at once while it waits, otherwise when its agent has stopped it.
     pub(crate) fn on_cancel(&mut self, now: Time, id: JobId, out: &mut Changes) {
-        let Some(job) = self.jobs.get_mut(&id) else { return out.reply(Err(Refusal::UnknownJob(id))) };
-        let repeated = match job.state {
+        let reply = match self.cancel(now, id, out) {
+            Some(changed) => Ok(Accepted { job: id, repeated: !changed }),
+            None => Err(Refusal::UnknownJob(id)),
+        };
+        out.reply(reply);
+    }
+
+    /// A user ends many jobs.
+    pub(crate) fn on_cancel_many(&mut self, now: Time, jobs: &[JobId], out: &mut Changes) {
+        let done: Vec<(JobId, bool)> =
+            jobs.iter().filter_map(|&id| Some((id, self.cancel(now, id, out)?))).collect();
+        let reply = match (done.first(), jobs.first()) {
+            (Some(&(job, _)), _) => Ok(Accepted { job, repeated: done.iter().all(|(_, changed)| !changed) }),
+            (None, Some(&job)) => Err(Refusal::UnknownJob(job)),
+            (None, None) => return,
+        };
+        out.reply(reply);
+    }
+
+    /// Whether this changed anything; `None` when there is no such job.
+    fn cancel(&mut self, now: Time, id: JobId, out: &mut Changes) -> Option<bool> {
+        let job = self.jobs.get_mut(&id)?;
+        match job.state {
             JobState::Queued => {
                 self.queue.remove(job);
                 job.not_before = None;
-                out.state(
-                    job,
-                    now,
-                    0,
-                    JobState::Cancelled,
-                    "its user cancelled it while it waited".to_owned(),
-                );
-                false
+                let reason = "its user cancelled it while it waited".to_owned();
+                out.state(job, now, 0, JobState::Cancelled, reason);
+                Some(true)
             }
-            JobState::Starting | JobState::Running if job.cancel_requested => true,
+            JobState::Starting | JobState::Running if job.cancel_requested => Some(false),
             JobState::Starting | JobState::Running => {
                 job.cancel_requested = true;
-                let Some(attempt) = job.live_attempt() else { return };
+                let attempt = job.live_attempt()?;
                 let (attempt, agent, name) = (attempt.id, attempt.agent, attempt.agent_name.clone());
                 job.state_reason = format!("its user cancelled it; waits for agent `{name}` to stop it");
                 let message = job.state_reason.clone();
                 out.event(job, now, attempt.number, EventBody::Log { level: LogLevel::Info, message });
+                out.touch(id);
                 if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
                     out.command(Command::Stop { agent, session, attempt, reason: EndReason::Cancelled });
                 }
-                false
+                Some(true)
             }
-            JobState::Succeeded | JobState::Failed | JobState::Cancelled => true,
-        };
-        out.reply(Ok(Accepted { job: id, repeated }));
+            JobState::Succeeded | JobState::Failed | JobState::Cancelled => Some(false),
+        }
     }
 
     /// A user queues a failed or cancelled job again; its crashes are forgiven.
     pub(crate) fn on_retry(&mut self, now: Time, id: JobId, out: &mut Changes) {
-        let Some(job) = self.jobs.get_mut(&id) else { return out.reply(Err(Refusal::UnknownJob(id))) };
-        match job.state {
-            JobState::Failed | JobState::Cancelled => {
-                job.crashes = 0;
-                job.cancel_requested = false;
-                out.state(
-                    job,
-                    now,
-                    0,
-                    JobState::Queued,
-                    "its user queued it again; waits for a slot".to_owned(),
-                );
-                self.queue.insert(now, job);
-                out.replan = true;
-                out.reply(Ok(Accepted { job: id, repeated: false }));
-            }
-            state @ (JobState::Queued | JobState::Starting | JobState::Running | JobState::Succeeded) => {
-                out.reply(Err(Refusal::NotRetryable { job: id, state }));
-            }
+        let Some(job) = self.jobs.get(&id) else { return out.reply(Err(Refusal::UnknownJob(id))) };
+        let state = job.state;
+        if !matches!(state, JobState::Failed | JobState::Cancelled) {
+            return out.reply(Err(Refusal::NotRetryable { job: id, state }));
         }
+        let user = Arc::clone(&job.user);
+        if let Err(refusal) = self.may_queue(&user, 1) {
+            return out.reply(Err(refusal));
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        (job.crashes, job.cancel_requested) = (0, false);
+        (job.ran, job.out_of_time) = (Duration::ZERO, false);
+        let reason = "its user queued it again; waits for a slot".to_owned();
+        out.state(job, now, 0, JobState::Queued, reason);
+        self.queue.insert(now, job);
+        out.replan = true;
+        out.reply(Ok(Accepted { job: id, repeated: false }));
     }
 
     /// Ends a live attempt, frees its slot, and decides what becomes of its job.
@@ -152,22 +155,33 @@ impl Core {
         out: &mut Changes,
     ) {
         let Some(job) = self.jobs.get_mut(&id.job) else { return };
+        let (cancelled, limit_before) = (job.cancel_requested, job.out_of_time_at());
+        let ran_before = job.ran;
+        let told_to_stop = job.spec.time_limit.filter(|_| job.out_of_time);
         let Some(attempt) = job.live_attempt_mut() else { return };
-        let Ended { reason, message, artifacts } = ended;
+        let ran = attempt.started.map_or(Duration::ZERO, |started| time.since(started));
+        let Ended { reason: cause_of_end, message, artifacts } = ended;
+        // An attempt may have ended by itself before it heard that its time was over.
+        let limit = told_to_stop
+            .filter(|&limit| cause_of_end == EndReason::Preempted || ran_before.saturating_add(ran) >= limit)
+            .filter(|_| cause_of_end != EndReason::Completed && !cancelled);
+        // It was told to make way; agents know of no time limits.
+        let reason = if limit.is_some() { EndReason::TimeLimit } else { cause_of_end };
         let (agent, slot) = (attempt.agent, attempt.slot.clone());
         let place = format!("{} of agent `{}`", attempt.device, attempt.agent_name);
         attempt.ended = Some(AttemptEnd { time, reason, message: message.clone() });
-        let verdict = retry::verdict(reason, job.cancel_requested);
+        job.ran = ran_before.saturating_add(ran);
+        job.out_of_time = limit.is_some();
+        let (user, device) = (Arc::clone(&job.user), job.spec.resources.device);
+        let verdict = retry::verdict(reason, cancelled, limit.is_some());
         let (state, sentence) = match verdict {
             Verdict::Succeed => {
                 job.artifacts = artifacts;
                 (JobState::Succeeded, format!("trained to the end on {place}"))
             }
-            Verdict::Cancel if job.cancel_requested => {
-                (JobState::Cancelled, "its user cancelled it".to_owned())
-            }
+            Verdict::Cancel if cancelled => (JobState::Cancelled, "its user cancelled it".to_owned()),
             Verdict::Cancel => (JobState::Cancelled, detailed("its agent cancelled it", &message)),
-            Verdict::Fail => (JobState::Failed, failure(reason, message)),
+            Verdict::Fail => (JobState::Failed, limit.map_or_else(|| failure(reason, message), over_limit)),
             Verdict::Retry => {
                 job.crashes = job.crashes.saturating_add(1);
                 let (crashes, forgiven) = (job.crashes, job.spec.max_retries);
@@ -195,8 +209,20 @@ impl Core {
             self.queue.insert(now, job);
             out.replan = true;
         }
-        self.release_slot(now, agent, &slot, reason, out);
+        let completed =
+            (reason == EndReason::Completed).then(|| u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
+        self.users.end(&self.config, &user, now, device, completed);
+        out.touch_user(&user);
+        // Even if its slot is not free, its user may have been at a limit.
+        out.replan = true;
+        self.ends.end(id);
+        self.move_time_limit(id.job, limit_before);
+        self.release_slot(now, agent, &slot, cause_of_end, out);
     }
+}
+
+fn over_limit(limit: Duration) -> String {
+    format!("its time limit of {} is over; its newest checkpoint is kept", in_words(limit))
 }
 
 /// `what: message`, or only `what`.
@@ -225,6 +251,7 @@ fn cause(reason: EndReason) -> &'static str {
         EndReason::Preempted => "making way for another job",
         EndReason::Drained => "a drain of the agent",
         EndReason::Cancelled => "a cancellation",
+        EndReason::TimeLimit => "the end of its time limit",
     }
 }
 

@@ -5,24 +5,37 @@
 
 pub mod agent;
 mod attempt;
+pub mod batch;
 mod changes;
 pub mod config;
 pub mod core;
+mod estimate;
 pub mod event;
+mod index;
 pub mod invariants;
 pub mod job;
+mod limits;
+pub mod list;
 pub mod output;
 pub mod placement;
 pub mod queue;
+pub mod ranked;
 pub mod record;
+mod retention;
 pub mod retry;
+pub mod share;
 pub mod slots;
 pub mod waiting;
 
 pub use crate::agent::{AgentState, AgentView};
-pub use crate::config::CoreConfig;
-pub use crate::core::Core;
+pub use crate::batch::{Axis, BatchRecord, Content, StoredBatch, Sweep};
+pub use crate::config::{CoreConfig, UserLimits};
+pub use crate::core::{Core, Stored};
 pub use crate::event::{Event, Hello};
+pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Write};
-pub use crate::record::{AgentRecord, AttemptRecord, EventBody, EventRecord, JobRecord, Progress};
+pub use crate::record::{
+    AgentRecord, AttemptRecord, EventBody, EventRecord, JobRecord, Progress, Pulse, Standing, Submission,
+};
+pub use crate::share::UserRecord;
 pub use crate::waiting::Waiting;

@@ -1,8 +1,12 @@
 //! What the core wants done: first the writes, durably and all or none; then the reply and the commands.
 
-use trainyard_types::{AgentId, Assignment, AttemptId, EndReason, JobId, JobState, Session};
+use std::sync::Arc;
 
-use crate::record::{AgentRecord, EventRecord, JobRecord};
+use trainyard_types::{AgentId, Assignment, AttemptId, BatchId, EndReason, JobId, JobState, Session};
+
+use crate::batch::BatchRecord;
+use crate::record::{AgentRecord, EventRecord, JobRecord, Pulse};
+use crate::share::UserRecord;
 
 /// The consequence of one event.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -13,13 +17,34 @@ pub struct Output {
     pub commands: Vec<Command>,
     /// The answer to a user's event, given once the writes are durable.
     pub reply: Option<Result<Accepted, Refusal>>,
+    /// Jobs whose history is to be archived; [`crate::Event::Archived`] says that it is. Not asking twice
+    /// is the core's part; after a restart it asks again.
+    pub archive: Vec<JobId>,
 }
 
 /// A change of the stored state.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
+    /// Many new jobs at once. None of them has a record of its own until it is written one.
+    Batch(Arc<BatchRecord>),
     /// Replaces the job's record, whose stored revision is one lower (or that is not there, at revision 1).
+    /// What was submitted does not change after that.
     Job(Box<JobRecord>),
+    /// Replaces what most reports change of a job.
+    Pulse(Pulse),
+    /// Replaces the user's record.
+    User(UserRecord),
+    /// Removes a job and its events.
+    Forget {
+        /// Which.
+        job: JobId,
+        /// The batch that it came with; its other jobs stay.
+        batch: Option<BatchId>,
+    },
+    /// Removes a batch, all of whose jobs have been forgotten.
+    ForgetBatch(Arc<BatchRecord>),
+    /// Removes a user's record.
+    ForgetUser(String),
     /// Replaces the agent's record.
     Agent(AgentRecord),
     /// Appends to the job's events; cursors go on where the stored ones end.
@@ -79,7 +104,7 @@ pub enum Command {
 /// A user's request was done (or had been done before).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// The job that it is about.
+    /// The job that it is about; the first one of many.
     pub job: JobId,
     /// Whether this request changed nothing, since an earlier one had done it.
     pub repeated: bool,
@@ -98,6 +123,21 @@ pub enum Refusal {
         request_id: String,
         /// The job that the first request made.
         job: JobId,
+    },
+    /// The user has as many jobs waiting as it may.
+    #[error(
+        "{user} has {queued} jobs queued and may have {limit}; {more} more do not fit: wait until some have \
+         started, cancel some, or ask for a higher `queued_jobs`"
+    )]
+    QueueFull {
+        /// Who.
+        user: String,
+        /// Jobs in the queue.
+        queued: u32,
+        /// Jobs of this request.
+        more: u32,
+        /// As configured.
+        limit: u32,
     },
     /// Only failed and cancelled jobs can be queued again.
     #[error("job {job} is {state}; only a FAILED or CANCELLED job can be retried")]

@@ -1,17 +1,16 @@
-//! The jobs that wait, in order, and by what they ask for.
+//! The jobs that wait: by priority and user, and by what they ask for.
 //!
-//! Must not know agents. Jobs with the same request are interchangeable for placement but for their
-//! order, so that a decision looks at one job per request and not at the whole queue.
+//! Must not know agents. Jobs of one user with the same request and priority are interchangeable for
+//! placement but for their order, so that a decision looks at one of them and not at the whole queue.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use trainyard_types::{DeviceKind, JobId, Resources, Time};
 
+use crate::ranked::Ranked;
 use crate::record::JobRecord;
-
-/// A job's place in the queue: higher priority first, then the earlier submission.
-pub type Place = (Reverse<i32>, JobId);
 
 /// What a job asks for, in one spelling, so that equal wishes are equal values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,22 +33,38 @@ impl From<&Resources> for Request {
     }
 }
 
-/// All queued jobs. Those that wait for a retry's time are in order, too, but not ready.
+/// Jobs of one request that may be placed: by priority, the higher first, then by user, each in order of
+/// submission.
+pub type Class = BTreeMap<Reverse<i32>, BTreeMap<Arc<str>, BTreeSet<JobId>>>;
+/// All queued jobs of one priority, by user.
+pub type Level = BTreeMap<Arc<str>, Ranked<JobId>>;
+
+/// All queued jobs. Those that wait for a retry's time have their place, too, but are not ready.
 #[derive(Debug, Default)]
 pub struct Queue {
-    order: BTreeSet<Place>,
-    ready: BTreeMap<Request, BTreeSet<Place>>,
+    levels: BTreeMap<Reverse<i32>, (usize, Level)>,
+    ready: BTreeMap<Request, Class>,
     delayed: BTreeSet<(Time, JobId)>,
-}
-
-fn place(job: &JobRecord) -> Place {
-    (Reverse(job.spec.priority), job.id)
+    users: BTreeMap<Arc<str>, usize>,
+    len: usize,
 }
 
 impl Queue {
     /// Puts a queued job into its place.
     pub(crate) fn insert(&mut self, now: Time, job: &JobRecord) {
-        self.order.insert(place(job));
+        let (len, level) = self.levels.entry(Reverse(job.spec.priority)).or_default();
+        let line = match level.get_mut(&job.user) {
+            Some(line) => line,
+            None => level.entry(Arc::clone(&job.user)).or_default(),
+        };
+        if line.insert(job.id) {
+            *len += 1;
+            self.len += 1;
+            match self.users.get_mut(&job.user) {
+                Some(count) => *count += 1,
+                None => drop(self.users.insert(Arc::clone(&job.user), 1)),
+            }
+        }
         match job.not_before {
             Some(time) if time > now => {
                 self.delayed.insert((time, job.id));
@@ -60,13 +75,41 @@ impl Queue {
 
     /// Takes a job out, wherever it waits.
     pub(crate) fn remove(&mut self, job: &JobRecord) {
-        self.order.remove(&place(job));
+        let priority = Reverse(job.spec.priority);
+        if let Some((len, level)) = self.levels.get_mut(&priority)
+            && let Some(line) = level.get_mut(&job.user)
+            && line.remove(&job.id)
+        {
+            *len -= 1;
+            self.len -= 1;
+            if line.is_empty() {
+                level.remove(&job.user);
+            }
+            if level.is_empty() {
+                self.levels.remove(&priority);
+            }
+            if let Some(count) = self.users.get_mut(&job.user) {
+                *count -= 1;
+                if *count == 0 {
+                    self.users.remove(&job.user);
+                }
+            }
+        }
         if let Some(time) = job.not_before {
             self.delayed.remove(&(time, job.id));
         }
         let request = Request::from(&job.spec.resources);
-        if let Some(class) = self.ready.get_mut(&request) {
-            class.remove(&place(job));
+        if let Some(class) = self.ready.get_mut(&request)
+            && let Some(users) = class.get_mut(&priority)
+            && let Some(jobs) = users.get_mut(&job.user)
+        {
+            jobs.remove(&job.id);
+            if jobs.is_empty() {
+                users.remove(&job.user);
+            }
+            if users.is_empty() {
+                class.remove(&priority);
+            }
             if class.is_empty() {
                 self.ready.remove(&request);
             }
@@ -82,9 +125,14 @@ impl Queue {
         })
     }
 
-    /// Lets a job be placed that is in order already.
+    /// Lets a job be placed that has its place already.
     pub(crate) fn make_ready(&mut self, job: &JobRecord) {
-        self.ready.entry(Request::from(&job.spec.resources)).or_default().insert(place(job));
+        let class = self.ready.entry(Request::from(&job.spec.resources)).or_default();
+        let users = class.entry(Reverse(job.spec.priority)).or_default();
+        match users.get_mut(&job.user) {
+            Some(jobs) => drop(jobs.insert(job.id)),
+            None => drop(users.insert(Arc::clone(&job.user), [job.id].into())),
+        }
     }
 
     /// When the next delayed job becomes ready.
@@ -92,40 +140,49 @@ impl Queue {
         self.delayed.first().map(|&(time, _)| time)
     }
 
-    /// The jobs that may be placed, by request, each set in order.
-    pub fn ready(&self) -> &BTreeMap<Request, BTreeSet<Place>> {
+    /// The jobs that may be placed, by request.
+    pub fn ready(&self) -> &BTreeMap<Request, Class> {
         &self.ready
     }
 
-    /// All queued jobs in order.
-    pub fn order(&self) -> impl DoubleEndedIterator<Item = &Place> {
-        self.order.iter()
+    /// How many jobs have a higher priority, and those of this one.
+    pub fn above(&self, priority: i32) -> (usize, Option<&Level>) {
+        let above = self.levels.range(..Reverse(priority)).map(|(_, (len, _))| len).sum();
+        (above, self.levels.get(&Reverse(priority)).map(|(_, level)| level))
     }
 
     /// How many jobs are queued.
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.len
+    }
+
+    /// How many of them are a user's.
+    pub fn len_of(&self, user: &str) -> usize {
+        self.users.get(user).copied().unwrap_or(0)
     }
 
     /// Whether no job is queued.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
-    /// How many jobs stand before this one. Costs as many steps as the answer is large.
-    pub fn ahead(&self, job: &JobRecord) -> usize {
-        self.order.range(..place(job)).count()
+        self.len == 0
     }
 
     /// Whether the job is in the queue; whether it is ready; whether it waits for a retry's time.
     pub(crate) fn holds(&self, job: &JobRecord) -> (bool, bool, bool) {
-        let ready = self.ready.get(&Request::from(&job.spec.resources));
+        let (_, level) = self.above(job.spec.priority);
+        let queued = level.and_then(|level| level.get(&job.user)).is_some_and(|line| line.contains(&job.id));
+        let class = self.ready.get(&Request::from(&job.spec.resources));
+        let users = class.and_then(|class| class.get(&Reverse(job.spec.priority)));
+        let ready = users.and_then(|users| users.get(&job.user)).is_some_and(|jobs| jobs.contains(&job.id));
         let delayed = job.not_before.is_some_and(|time| self.delayed.contains(&(time, job.id)));
-        (self.order.contains(&place(job)), ready.is_some_and(|class| class.contains(&place(job))), delayed)
+        (queued, ready, delayed)
     }
 
-    /// Ready and delayed jobs together; equals [`Queue::len`] as long as the indexes agree.
-    pub(crate) fn indexed(&self) -> usize {
-        self.ready.values().map(BTreeSet::len).sum::<usize>() + self.delayed.len()
+    /// Ready and delayed jobs together, those in line, and those counted by user: all equal
+    /// [`Queue::len`] as long as the indexes agree.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        let users = self.ready.values().flat_map(BTreeMap::values);
+        let ready: usize = users.flat_map(BTreeMap::values).map(BTreeSet::len).sum();
+        let in_line = self.levels.values().flat_map(|(_, level)| level.values()).map(Ranked::len).sum();
+        [ready + self.delayed.len(), in_line, self.users.values().sum()]
     }
 }

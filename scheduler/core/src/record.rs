@@ -1,27 +1,37 @@
 //! What is stored: exactly what a restarted scheduler needs to go on.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{
-    AgentId, Artifact, AttemptId, Checkpoint, EndReason, Inventory, JobId, JobSpec, JobState, Slot, Time,
+    AgentId, Artifact, AttemptId, BatchId, Checkpoint, EndReason, Inventory, JobId, JobSpec, JobState, Slot,
+    Time,
 };
 
+use crate::batch::BatchPlace;
+
 /// A job and all that has become of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// Stored in parts, so that what changes often is small: its [`Submission`] once, its [`Standing`] when
+/// its state changes, its [`Pulse`] with each report.
+#[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
     /// Which.
     pub id: JobId,
-    /// Grows by one with every write, from 1.
+    /// Grows by one with every write but that of a pulse; 0 for a job that is stored with its batch only.
     pub revision: u64,
     /// Who submitted it.
-    pub user: String,
-    /// The client's request id, if it gave one.
+    pub user: Arc<str>,
+    /// The client's request id, if it gave one for this job alone.
     pub request_id: Option<String>,
-    /// As submitted.
-    pub spec: JobSpec,
+    /// As submitted. Of a sweep's job: the sweep's, without what the grid says ([`JobRecord::full_spec`]).
+    pub spec: Arc<JobSpec>,
+    /// The batch that it was submitted with.
+    pub batch: Option<BatchPlace>,
     /// Where it stands.
     pub state: JobState,
     /// One sentence for a person.
@@ -34,13 +44,17 @@ pub struct JobRecord {
     pub not_before: Option<Time>,
     /// Its user wants it ended; the agent has been told.
     pub cancel_requested: bool,
+    /// How long the trainers of its ended attempts ran, since it was last queued by its user.
+    pub ran: Duration,
+    /// Its time limit is over; the agent has been told.
+    pub out_of_time: bool,
     /// Of the newest attempt that reported any.
-    pub progress: Option<Progress>,
+    pub progress: Option<Box<Progress>>,
     /// The newest stored checkpoint.
     pub checkpoint: Option<Checkpoint>,
     /// Committed with the state `Succeeded`.
     pub artifacts: Vec<Artifact>,
-    /// The cursor of its newest event.
+    /// The cursor of its newest event. The first is not stored: it is [`JobRecord::first_event`].
     pub last_cursor: u64,
     /// When it was submitted.
     pub created: Time,
@@ -49,6 +63,207 @@ pub struct JobRecord {
     /// When it reached a final state.
     pub ended: Option<Time>,
 }
+
+/// What never changes of a job that was submitted alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submission<'a> {
+    /// See [`JobRecord`], here and below.
+    pub user: Cow<'a, str>,
+    /// The client's.
+    pub request_id: Option<Cow<'a, str>>,
+    /// As submitted.
+    pub spec: Cow<'a, JobSpec>,
+    /// When.
+    pub created: Time,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Standing<'a> {
+    /// Which.
+    pub id: JobId,
+    /// See [`JobRecord`].
+    pub revision: u64,
+    /// The batch whose job it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
+    /// See [`JobRecord`], here and below.
+    pub state: JobState,
+    /// One sentence.
+    pub state_reason: Cow<'a, str>,
+    /// In order.
+    pub attempts: Cow<'a, [AttemptRecord]>,
+    /// Those that count.
+    pub crashes: u32,
+    /// Of a retry.
+    pub not_before: Option<Time>,
+    /// By its user.
+    pub cancel_requested: bool,
+    /// Over earlier attempts.
+    #[serde(default)]
+    pub ran: Duration,
+    /// Its limit is over.
+    #[serde(default)]
+    pub out_of_time: bool,
+    /// The newest.
+    pub progress: Option<Cow<'a, Progress>>,
+    /// The newest.
+    pub checkpoint: Option<Cow<'a, Checkpoint>>,
+    /// Results.
+    pub artifacts: Cow<'a, [Artifact]>,
+    /// Of the newest event.
+    pub last_cursor: u64,
+    /// The first trainer's.
+    pub started: Option<Time>,
+    /// The job's.
+    pub ended: Option<Time>,
+}
+
+/// What most reports change of a job: how far its live attempt has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pulse {
+    /// Whose.
+    pub job: JobId,
+    /// The live attempt's number.
+    pub attempt: u32,
+    /// See [`AttemptRecord::last_sequence`].
+    pub last_sequence: u64,
+    /// See [`JobRecord::last_cursor`].
+    pub last_cursor: u64,
+    /// See [`JobRecord::progress`].
+    pub progress: Option<Box<Progress>>,
+}
+
+impl JobRecord {
+    /// A job that was just submitted.
+    pub fn queued(id: JobId, user: Arc<str>, spec: Arc<JobSpec>, created: Time) -> Self {
+        Self {
+            id,
+            revision: 0,
+            user,
+            request_id: None,
+            spec,
+            batch: None,
+            state: JobState::Queued,
+            state_reason: SUBMITTED.to_owned(),
+            attempts: Vec::new(),
+            crashes: 0,
+            not_before: None,
+            cancel_requested: false,
+            ran: Duration::ZERO,
+            out_of_time: false,
+            progress: None,
+            checkpoint: None,
+            artifacts: Vec::new(),
+            last_cursor: 1,
+            created,
+            started: None,
+            ended: None,
+        }
+    }
+
+    /// The event that every job begins with. It follows from the record and is not stored.
+    pub fn first_event(&self) -> EventRecord {
+        let body = EventBody::State { state: JobState::Queued, reason: SUBMITTED.to_owned() };
+        EventRecord { cursor: 1, time: self.created, attempt: 0, body }
+    }
+
+    /// What its trainer is told: the spec with what a sweep's grid says of this job.
+    pub fn full_spec(&self) -> Arc<JobSpec> {
+        match &self.batch {
+            Some(place) => place.batch.spec(place.index),
+            None => Arc::clone(&self.spec),
+        }
+    }
+
+    /// What is stored once.
+    pub fn submission(&self) -> Submission<'_> {
+        Submission {
+            user: Cow::Borrowed(&self.user),
+            request_id: self.request_id.as_deref().map(Cow::Borrowed),
+            spec: Cow::Borrowed(&self.spec),
+            created: self.created,
+        }
+    }
+
+    /// What is stored with each change of state.
+    pub fn standing(&self) -> Standing<'_> {
+        Standing {
+            id: self.id,
+            revision: self.revision,
+            batch: self.batch.as_ref().map(|place| place.batch.id),
+            state: self.state,
+            state_reason: Cow::Borrowed(&self.state_reason),
+            attempts: Cow::Borrowed(&self.attempts),
+            crashes: self.crashes,
+            not_before: self.not_before,
+            cancel_requested: self.cancel_requested,
+            ran: self.ran,
+            out_of_time: self.out_of_time,
+            progress: self.progress.as_deref().map(Cow::Borrowed),
+            checkpoint: self.checkpoint.as_ref().map(Cow::Borrowed),
+            artifacts: Cow::Borrowed(&self.artifacts),
+            last_cursor: self.last_cursor,
+            started: self.started,
+            ended: self.ended,
+        }
+    }
+
+    /// What is stored with each report; `None` without a live attempt.
+    pub fn pulse(&self) -> Option<Pulse> {
+        let attempt = self.live_attempt()?;
+        Some(Pulse {
+            job: self.id,
+            attempt: attempt.id.number,
+            last_sequence: attempt.last_sequence,
+            last_cursor: self.last_cursor,
+            progress: self.progress.clone(),
+        })
+    }
+
+    /// A job that was submitted alone, before anything that followed.
+    pub fn submitted(id: JobId, submission: Submission<'_>) -> Self {
+        let Submission { user, request_id, spec, created } = submission;
+        let request_id = request_id.map(Cow::into_owned);
+        Self { request_id, ..Self::queued(id, user.into(), Arc::new(spec.into_owned()), created) }
+    }
+
+    /// The job as it stood later.
+    #[must_use]
+    pub fn at(self, standing: Standing<'_>) -> Self {
+        Self {
+            revision: standing.revision,
+            state: standing.state,
+            state_reason: standing.state_reason.into_owned(),
+            attempts: standing.attempts.into_owned(),
+            crashes: standing.crashes,
+            not_before: standing.not_before,
+            cancel_requested: standing.cancel_requested,
+            ran: standing.ran,
+            out_of_time: standing.out_of_time,
+            progress: standing.progress.map(|progress| Box::new(progress.into_owned())),
+            checkpoint: standing.checkpoint.map(Cow::into_owned),
+            artifacts: standing.artifacts.into_owned(),
+            last_cursor: standing.last_cursor,
+            started: standing.started,
+            ended: standing.ended,
+            ..self
+        }
+    }
+
+    /// Takes in a pulse, unless it is of an attempt that has ended or older than what is known.
+    pub fn beat(&mut self, pulse: Pulse) {
+        let Some(attempt) = self.live_attempt_mut() else { return };
+        if attempt.id.number == pulse.attempt && attempt.last_sequence < pulse.last_sequence {
+            attempt.last_sequence = pulse.last_sequence;
+            self.last_cursor = self.last_cursor.max(pulse.last_cursor);
+            self.progress = pulse.progress;
+        }
+    }
+}
+
+/// The reason of a job that was just submitted.
+const SUBMITTED: &str = "waits for a slot";
 
 /// One try at a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

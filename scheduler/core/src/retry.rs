@@ -21,12 +21,15 @@ pub enum Verdict {
     Requeue,
 }
 
-/// An attempt that completed wins over a wish to cancel; that wish wins over everything else.
-pub fn verdict(reason: EndReason, cancel_requested: bool) -> Verdict {
+/// An attempt that completed wins over a wish to cancel; that wish wins over a time limit, and that over
+/// everything else.
+pub fn verdict(reason: EndReason, cancel_requested: bool, out_of_time: bool) -> Verdict {
     match reason {
         EndReason::Completed => Verdict::Succeed,
         _ if cancel_requested => Verdict::Cancel,
+        _ if out_of_time => Verdict::Fail,
         EndReason::Cancelled => Verdict::Cancel,
+        EndReason::TimeLimit => Verdict::Fail,
         EndReason::BadSpec | EndReason::GpuOom => Verdict::Fail,
         EndReason::TrainerCrash | EndReason::HostOom => Verdict::Retry,
         EndReason::AgentLost | EndReason::GpuFault | EndReason::Preempted | EndReason::Drained => {

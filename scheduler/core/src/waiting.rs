@@ -14,33 +14,51 @@ pub struct Waiting {
     pub position: u32,
     /// A sentence without its full stop.
     pub reason: String,
+    /// When it starts, as far as that can be told; `None` when nothing is known.
+    pub estimated_start: Option<Time>,
 }
 
 impl Core {
-    /// Why a job waits; `None` unless it is queued. Costs as many steps as jobs are ahead.
+    /// Why a job waits; `None` unless it is queued. Costs steps in the number of users who wait and, when
+    /// no card fits, of agents.
     pub fn waiting(&self, now: Time, job: JobId) -> Option<Waiting> {
         let job = self.jobs.get(&job).filter(|job| job.state == JobState::Queued)?;
-        let ahead = self.queue.ahead(job);
+        let ahead = self.ahead(now, job.id)?;
+        let request = Request::from(&job.spec.resources);
+        let (total, free) = self.fitting(&request);
+        let mut estimated_start = self.estimate_start(now, &request, ahead, total);
         let reason = match job.not_before {
             Some(time) if time > now => {
+                estimated_start = estimated_start.map(|start| start.max(time));
                 format!("retries at {} UTC, in {} s", clock(time), time.since(now).as_secs_f64().ceil())
             }
-            Some(_) | None => self.lacks(&Request::from(&job.spec.resources), ahead),
+            Some(_) | None if self.is_over_quota(&request, &job.user) => {
+                estimated_start = None;
+                let limit = self.limits(&job.user).running_gpus.unwrap_or_default();
+                format!("{} uses as many GPUs as it may at a time (`running_gpus` is {limit})", job.user)
+            }
+            Some(_) | None => self.lacks(&request, ahead, total, free),
         };
         Some(Waiting {
             position: u32::try_from(ahead).map_or(u32::MAX, |ahead| ahead.saturating_add(1)),
             reason,
+            estimated_start,
         })
     }
 
-    fn lacks(&self, request: &Request, ahead: usize) -> String {
-        if self.agents.values().all(|agent| agent.state() != AgentState::Connected) {
+    fn is_over_quota(&self, request: &Request, user: &str) -> bool {
+        request.device == trainyard_types::DeviceKind::Gpu && self.gpus_left(user) == 0
+    }
+
+    /// Slots on offer that would do, and how many of them are free.
+    fn fitting(&self, request: &Request) -> (usize, usize) {
+        let kinds = self.slots.kinds().iter().filter(|(kind, _)| kind.satisfies(request));
+        kinds.fold((0, 0), |(total, free), (_, offer)| (total + offer.total, free + offer.free.len()))
+    }
+
+    fn lacks(&self, request: &Request, ahead: usize, total: usize, free: usize) -> String {
+        if total == 0 && self.agents.values().all(|agent| agent.state() != AgentState::Connected) {
             return "no agent is connected".to_owned();
-        }
-        let (mut total, mut free) = (0, 0);
-        for (_, offer) in self.slots.kinds().iter().filter(|(kind, _)| kind.satisfies(request)) {
-            total += offer.total;
-            free += offer.free.len();
         }
         if total == 0 {
             return self.lacks_any(request);

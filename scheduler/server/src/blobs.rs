@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::fs::{self, File};
-use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
 use tracing::warn;
 use trainyard_types::{Artifact, JobId};
 use uuid::Uuid;
@@ -17,6 +17,8 @@ use uuid::Uuid;
 #[cfg(test)]
 mod tests;
 
+/// A job's history, once it has expired.
+const HISTORY: &str = "history.jsonl";
 /// What unfinished uploads are called; nobody reads them.
 const UNFINISHED: &str = "part";
 /// An unfinished upload that nothing was added to for so long is nobody's any more; another scheduler may
@@ -147,6 +149,21 @@ impl Blobs {
         Ok(Upload { unfinished, file, directory, artifact, hash: Sha256::new(), received: 0 })
     }
 
+    /// Begins to write a job's history, which takes the place of an earlier one when it is finished.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn history(&self, job: JobId) -> io::Result<History> {
+        let directory = self.directory(job);
+        if !fs::try_exists(&directory).await? {
+            fs::create_dir_all(&directory).await?;
+            File::open(&self.root).await?.sync_all().await?;
+        }
+        let path = directory.join(format!("{}.{UNFINISHED}", Uuid::new_v4()));
+        let file = File::options().write(true).create_new(true).open(&path).await?;
+        Ok(History { unfinished: Unfinished(path), file: BufWriter::new(file), directory })
+    }
+
     /// Removes blobs in the background; what cannot be removed is logged and stays.
     pub fn remove_later(&self, blobs: &[(JobId, String)]) {
         if blobs.is_empty() {
@@ -222,5 +239,36 @@ impl Upload {
         self.file.sync_all().await?;
         fs::rename(&self.unfinished.0, self.directory.join(received)).await?;
         Ok(File::open(&self.directory).await?.sync_all().await?)
+    }
+}
+
+/// A history being written.
+#[derive(Debug)]
+pub struct History {
+    unfinished: Unfinished,
+    file: BufWriter<File>,
+    directory: PathBuf,
+}
+
+impl History {
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn line(&mut self, line: &[u8]) -> io::Result<()> {
+        self.file.write_all(line).await?;
+        self.file.write_all(b"\n").await
+    }
+
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// The disk; the earlier history is as it was.
+    pub async fn finish(self) -> io::Result<()> {
+        let Self { unfinished, mut file, directory } = self;
+        file.flush().await?;
+        file.get_ref().sync_all().await?;
+        fs::rename(&unfinished.0, directory.join(HISTORY)).await?;
+        File::open(&directory).await?.sync_all().await
     }
 }

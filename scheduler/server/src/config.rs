@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trainyard_scheduler_core::CoreConfig;
+use trainyard_scheduler_core::{CoreConfig, UserLimits};
 
 /// The scheduler's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,22 @@ pub struct Config {
     /// The longest such wait.
     #[serde(with = "humantime_serde")]
     pub retry_delay_max: Duration,
+    /// After how long a GPU-second that a user had counts half when users take turns.
+    #[serde(with = "humantime_serde")]
+    pub share_half_life: Duration,
+    /// GPUs that the jobs of one user may use at a time; 0 is no limit.
+    pub running_gpus: u32,
+    /// Jobs that one user may have waiting; 0 is no limit.
+    pub queued_jobs: u32,
+    /// Users who differ, each as `NAME weight=2 running_gpus=4 queued_jobs=1000`; what is left out is as for
+    /// all, and 1 for the weight. A user of weight 2 gets twice the GPU-time of one of weight 1.
+    pub users: Vec<String>,
+    /// How long a job that has ended can be listed; then its record and events are written to `history.jsonl`
+    /// beside its artifacts, and it is forgotten.
+    #[serde(with = "humantime_serde")]
+    pub keep_finished_for: Duration,
+    /// How many such jobs are kept at most; the oldest go first.
+    pub keep_finished: usize,
     /// Events kept of each job, roughly; older ones are dropped.
     pub event_history: usize,
     /// Largest gRPC message taken in, in MiB.
@@ -68,6 +84,12 @@ impl Default for Config {
             lease: core.lease,
             retry_delay: core.retry_delay,
             retry_delay_max: core.retry_delay_max,
+            share_half_life: core.share_half_life,
+            running_gpus: 0,
+            queued_jobs: 250_000,
+            users: Vec::new(),
+            keep_finished_for: core.keep_finished_for,
+            keep_finished: core.keep_finished,
             event_history: 50_000,
             max_message_mib: 16,
             log: "info".to_owned(),
@@ -103,6 +125,14 @@ pub enum ConfigError {
         lease: Duration,
         /// As configured.
         heartbeat: Duration,
+    },
+    /// A user's limits that cannot be read.
+    #[error("users: `{line}`: {problem}; write `NAME weight=2 running_gpus=4 queued_jobs=1000`")]
+    User {
+        /// As configured.
+        line: String,
+        /// What is wrong.
+        problem: String,
     },
     /// A number out of range.
     #[error("{key}: is {value}; use {range}")]
@@ -172,16 +202,61 @@ impl Config {
         if !(1..=1024).contains(&self.max_message_mib) {
             return range("max_message_mib", self.max_message_mib.to_string(), "1 to 1024");
         }
+        if self.share_half_life < Duration::from_secs(1) {
+            return range("share_half_life", format!("{:?}", self.share_half_life), "at least 1s");
+        }
+        for line in &self.users {
+            parse_user(line, &self.user_limits())
+                .map_err(|problem| ConfigError::User { line: line.clone(), problem })?;
+        }
         if self.event_history < 100 {
             return range("event_history", self.event_history.to_string(), "at least 100");
         }
         Ok(())
     }
 
-    /// The core's share.
+    /// The core's share. What cannot be read of `users` is left out: [`Config::validate`] has named it.
     pub fn core(&self) -> CoreConfig {
-        CoreConfig { lease: self.lease, retry_delay: self.retry_delay, retry_delay_max: self.retry_delay_max }
+        let limits = self.user_limits();
+        let users = self.users.iter().filter_map(|line| parse_user(line, &limits).ok());
+        CoreConfig {
+            lease: self.lease,
+            retry_delay: self.retry_delay,
+            retry_delay_max: self.retry_delay_max,
+            share_half_life: self.share_half_life,
+            users: users.collect(),
+            user_limits: limits,
+            keep_finished_for: self.keep_finished_for,
+            keep_finished: self.keep_finished,
+        }
     }
+
+    fn user_limits(&self) -> UserLimits {
+        UserLimits { weight: 1, running_gpus: limit(self.running_gpus), queued_jobs: limit(self.queued_jobs) }
+    }
+}
+
+fn limit(number: u32) -> Option<u32> {
+    (number > 0).then_some(number)
+}
+
+/// Reads `NAME weight=2 running_gpus=4 queued_jobs=1000`.
+fn parse_user(line: &str, usual: &UserLimits) -> Result<(String, UserLimits), String> {
+    let mut words = line.split_whitespace();
+    let name = words.next().filter(|name| !name.contains('=')).ok_or("has no name")?;
+    let mut limits = usual.clone();
+    for word in words {
+        let (key, number) = word.split_once('=').ok_or_else(|| format!("`{word}` has no `=`"))?;
+        let number: u32 = number.parse().map_err(|_| format!("`{number}` is no whole number"))?;
+        match key {
+            "weight" if (1..=1000).contains(&number) => limits.weight = number,
+            "weight" => return Err(format!("a weight of {number} is not 1 to 1000")),
+            "running_gpus" => limits.running_gpus = limit(number),
+            "queued_jobs" => limits.queued_jobs = limit(number),
+            _ => return Err(format!("`{key}` is neither weight, running_gpus nor queued_jobs")),
+        }
+    }
+    Ok((name.to_owned(), limits))
 }
 
 #[cfg(test)]
@@ -204,6 +279,21 @@ mod tests {
         for (config, expected) in table {
             let text = config.validate().unwrap_err().to_string();
             assert!(text.starts_with(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn users_who_differ_are_read_from_a_line_each() {
+        let users = vec!["ada weight=3 running_gpus=2".to_owned(), "bob queued_jobs=0".to_owned()];
+        let config = Config { running_gpus: 4, users, ..Config::default() };
+        assert_eq!(config.validate(), Ok(()));
+        let core = config.core();
+        let ada = UserLimits { weight: 3, running_gpus: Some(2), queued_jobs: Some(250_000) };
+        let bob = UserLimits { weight: 1, running_gpus: Some(4), queued_jobs: None };
+        assert_eq!(core.users, [("ada".to_owned(), ada), ("bob".to_owned(), bob)].into());
+        for wrong in ["", "weight=1", "ada weight=0", "ada gpus=1", "ada weight"] {
+            let config = Config { users: vec![wrong.into()], ..Config::default() };
+            assert!(matches!(config.validate(), Err(ConfigError::User { .. })), "{wrong}");
         }
     }
 

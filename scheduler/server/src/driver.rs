@@ -21,16 +21,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use trainyard_scheduler_core::{
-    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord, Output, Refusal,
-    Write,
+    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Output, Refusal, Write,
 };
-use trainyard_types::{AgentId, GpuTelemetry, JobId, LeaderEpoch, ReportBody, Session};
+use trainyard_types::{AgentId, AttemptId, GpuTelemetry, JobId, LeaderEpoch, ReportBody, Session};
 use uuid::Uuid;
 
+use crate::archive;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
@@ -95,6 +96,8 @@ struct Term {
     watchers: BTreeMap<JobId, watch::Sender<Mark>>,
     /// Sessions that ended by themselves, to be told to the core.
     closed: Vec<(AgentId, Session)>,
+    /// Histories on their way to disk; the core asks for few at a time.
+    archives: JoinSet<Event>,
 }
 
 struct OpenSession {
@@ -112,6 +115,8 @@ struct Batch {
     questions: Vec<Question>,
     /// Blobs that no record needs any more.
     orphans: Vec<(JobId, String)>,
+    /// Jobs whose history is to be archived.
+    archive: Vec<JobId>,
 }
 
 impl Driver {
@@ -262,7 +267,7 @@ impl Driver {
             let loaded = store.load(leader).await?;
             let (jobs, agents) = (loaded.jobs.len(), loaded.agents.len());
             info!(leader_epoch = %leader, jobs, agents, quarantined = loaded.quarantined.len(), "leading");
-            Ok::<_, StoreError>(Core::load(config, clock.now(), loaded.jobs, loaded.agents))
+            Ok::<_, StoreError>(Core::load(config, clock.now(), loaded.into()))
         };
         tokio::pin!(load);
         loop {
@@ -279,6 +284,7 @@ impl Driver {
     async fn serve(&mut self, term: &mut Term, stop: &CancellationToken) -> Result<(), StoreError> {
         let mut messages = Vec::with_capacity(BATCH);
         loop {
+            let mut archived = None;
             if term.closed.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
@@ -287,9 +293,13 @@ impl Driver {
                         if count == 0 { return Ok(()) }
                     }
                     () = next_tick(self.clock, &term.core) => {}
+                    Some(Ok(event)) = term.archives.join_next() => archived = Some(event),
                 }
             }
             let mut batch = Batch::default();
+            if let Some(event) = archived {
+                self.take_in(term, event, &mut batch);
+            }
             for (agent, session) in std::mem::take(&mut term.closed) {
                 self.take_in(term, Event::AgentDisconnected { agent, session }, &mut batch);
             }
@@ -337,6 +347,7 @@ impl Driver {
         }
         batch.writes.extend(output.writes);
         batch.commands.extend(output.commands);
+        batch.archive.extend(output.archive);
         output.reply
     }
 
@@ -363,9 +374,17 @@ impl Driver {
         let now = self.clock.now();
         for write in &batch.writes {
             match write {
-                Write::Job(record) => term.wake(record),
+                Write::Job(record) => term.wake(record.id, Mark::of(record)),
+                Write::Pulse(pulse) => {
+                    term.wake(pulse.job, Mark { last_cursor: pulse.last_cursor, is_final: false });
+                }
                 Write::JobEvents { job, events } => log_states(*job, events),
-                Write::Agent(_) => {}
+                Write::Batch(_)
+                | Write::Agent(_)
+                | Write::User(_)
+                | Write::Forget { .. }
+                | Write::ForgetBatch(_)
+                | Write::ForgetUser(_) => {}
             }
         }
         // Where a receiver is gone, the caller no longer waits.
@@ -374,8 +393,13 @@ impl Driver {
                 term.closed.push((agent, unwanted.session));
             }
         }
-        for command in batch.commands {
+        for command in without_old_acks(batch.commands) {
             term.send(command);
+        }
+        for job in batch.archive {
+            let Some(record) = term.core.job(job).cloned() else { continue };
+            let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
+            term.archives.spawn(archive::archive(store, blobs, record));
         }
         let mut live = Live { core: &term.core, now, elsewhere: None, watchers: &mut term.watchers };
         for Owed { reply, result } in batch.owed {
@@ -403,16 +427,16 @@ async fn next_tick(clock: Clock, core: &Core) {
 impl Term {
     fn new(leader: LeaderEpoch, lease: Lease, core: Core) -> Self {
         let (sessions, watchers) = Default::default();
-        Self { leader, lease, core, sessions, watchers, closed: Vec::new() }
+        let (closed, archives) = Default::default();
+        Self { leader, lease, core, sessions, watchers, closed, archives }
     }
 
     /// Wakes those who watch a job.
-    fn wake(&mut self, record: &JobRecord) {
-        if let Some(watcher) = self.watchers.get(&record.id) {
-            let mark = Mark::of(record);
+    fn wake(&mut self, job: JobId, mark: Mark) {
+        if let Some(watcher) = self.watchers.get(&job) {
             watcher.send_replace(mark);
             if mark.is_final || watcher.receiver_count() == 0 {
-                self.watchers.remove(&record.id);
+                self.watchers.remove(&job);
             }
         }
     }
@@ -438,6 +462,27 @@ impl Term {
     }
 }
 
+/// One acknowledgement says all that earlier ones of the same attempt did.
+fn without_old_acks(commands: Vec<Command>) -> Vec<Command> {
+    let mut newest: BTreeMap<(Session, AttemptId), u64> = BTreeMap::new();
+    for command in &commands {
+        if let Command::Ack { session, attempt, sequence, .. } = command {
+            let known = newest.entry((*session, *attempt)).or_default();
+            *known = (*known).max(*sequence);
+        }
+    }
+    let mut commands = commands;
+    commands.retain(|command| match command {
+        Command::Ack { session, attempt, sequence, .. } => {
+            // A repeat is not said twice either.
+            let is_newest = newest.get(&(*session, *attempt)) == Some(sequence);
+            is_newest && newest.remove(&(*session, *attempt)).is_some()
+        }
+        _ => true,
+    });
+    commands
+}
+
 fn log_states(job: JobId, events: &[EventRecord]) {
     for event in events {
         if let EventBody::State { state, reason } = &event.body {
@@ -459,7 +504,7 @@ fn blobs_at_stake(core: &Core, event: &Event) -> Option<(JobId, BTreeSet<String>
 fn orphaned(job: JobId, mut blobs: BTreeSet<String>, output: &Output) -> Vec<(JobId, String)> {
     let written = output.writes.iter().find_map(|write| match write {
         Write::Job(record) if record.id == job => Some(record),
-        Write::Job(_) | Write::Agent(_) | Write::JobEvents { .. } => None,
+        _ => None,
     });
     let Some(record) = written else { return Vec::new() };
     let files = record.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);

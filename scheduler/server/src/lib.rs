@@ -1,5 +1,6 @@
 //! The live scheduler: the pure core, driven by gRPC and the clock, kept in Redis.
 
+mod archive;
 pub mod blobs;
 pub mod clock;
 pub mod config;

@@ -1,9 +1,12 @@
 //! Users: they submit until they are answered, and some change their minds.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use trainyard_scheduler_core::{Event, Refusal};
-use trainyard_types::{DeviceKind, JobId, JobSpec, ModelScale, Resources, TrainSpec};
+use trainyard_scheduler_core::{Axis, BatchRecord, Content, Event, Refusal, Sweep};
+use trainyard_types::{
+    BatchId, DeviceKind, JobId, JobSpec, ModelScale, Resources, Time, TrainPatch, TrainSpec,
+};
 use uuid::Uuid;
 
 use crate::oracle::Violation;
@@ -12,29 +15,48 @@ use crate::world::{Happening, World};
 
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) request_id: String,
-    pub(crate) spec: JobSpec,
-    pub(crate) job: Option<JobId>,
+    request_id: String,
+    user: &'static str,
+    wish: Wish,
+    /// What it was told that it has.
+    pub(crate) jobs: Vec<JobId>,
+}
+
+#[derive(Debug)]
+enum Wish {
+    One(JobSpec),
+    Many(Content),
 }
 
 impl World {
     pub(crate) fn on_submit(&mut self, number: usize) -> Result<(), Violation> {
         let client = &self.clients[number];
-        if client.job.is_some() {
+        if !client.jobs.is_empty() {
             return Ok(());
         }
         // The driver draws an id for each request; a repeat's is not used.
-        let job = JobId(Uuid::from_u128(self.next_job));
+        let drawn = Uuid::from_u128(self.next_job << 96);
         self.next_job += 1;
-        let (request_id, spec) = (client.request_id.clone(), client.spec.clone());
-        let event = Event::Submit { request_id: Some(request_id.clone()), job, user: "ada".into(), spec };
-        let reply = self.handle(event)?;
+        let (request_id, user) = (Some(client.request_id.clone()), client.user);
+        let event = match &client.wish {
+            Wish::One(spec) => {
+                Event::Submit { request_id, job: JobId(drawn), user: user.into(), spec: spec.clone() }
+            }
+            Wish::Many(content) => {
+                let (id, content, created) = (BatchId(drawn), content.clone(), Time(0));
+                let batch = BatchRecord { id, user: user.into(), request_id, content, created };
+                Event::SubmitBatch { batch: Arc::new(batch) }
+            }
+        };
+        // Some still ask a leader that was deposed.
+        let asked = self.ghost.as_ref().filter(|_| self.rng.once_in(3));
+        let epoch = asked.map_or(self.leader_epoch, |ghost| ghost.leader_epoch);
+        let reply = self.handle_by(epoch, event)?;
         match reply.and_then(Result::ok) {
             // Answers get lost, too; then the client asks again.
             Some(_) if self.faults && self.rng.once_in(5) => self.again(Happening::Submit(number)),
             Some(accepted) => {
-                self.clients[number].job = Some(accepted.job);
-                self.oracle.acknowledged(accepted.job, &request_id);
+                self.answered(number, accepted.job);
                 let later = self.rng.millis(0, 200_000);
                 match self.rng.below(6) {
                     0 => self.agenda.after(later, Happening::Cancel(number)),
@@ -47,27 +69,60 @@ impl World {
         Ok(())
     }
 
+    fn answered(&mut self, number: usize, first: JobId) {
+        let cores = [self.core.as_ref(), self.ghost.as_ref().map(|ghost| &ghost.core)];
+        let record = cores.into_iter().flatten().find_map(|core| core.job(first));
+        let batch = record.and_then(|job| job.batch.as_ref());
+        let jobs = batch.map_or_else(|| vec![first], |place| place.batch.ids().collect());
+        let client = &mut self.clients[number];
+        for &job in &jobs {
+            self.oracle.acknowledged(job, &client.request_id);
+        }
+        client.jobs = jobs;
+    }
+
     pub(crate) fn again(&mut self, happening: Happening) {
         let pause = self.rng.millis(1000, 10_000);
         self.agenda.after(pause, happening);
     }
 
     pub(crate) fn on_cancel(&mut self, number: usize) -> Result<(), Violation> {
-        let Some(job) = self.clients[number].job else { return Ok(()) };
-        match self.handle(Event::Cancel { job })? {
-            Some(Ok(accepted)) if !accepted.repeated => self.oracle.cancelled(job),
+        let jobs = self.clients[number].jobs.clone();
+        let event = match jobs.as_slice() {
+            [] => return Ok(()),
+            &[job] => Event::Cancel { job },
+            _ => Event::CancelMany { jobs: jobs.clone() },
+        };
+        match self.handle(event)? {
+            Some(Ok(accepted)) if !accepted.repeated => {
+                let Some(core) = &self.core else { return Ok(()) };
+                let ends = |job: &&JobId| {
+                    core.job(**job).is_some_and(|job| {
+                        job.cancel_requested || job.state == trainyard_types::JobState::Cancelled
+                    })
+                };
+                for job in jobs.iter().filter(ends) {
+                    self.oracle.cancelled(*job);
+                }
+            }
             Some(Ok(_)) => {}
-            Some(Err(_)) => return Err(Violation::Lost(job)),
+            Some(Err(_)) if jobs.iter().all(|job| self.store.forgotten.contains(job)) => {}
+            Some(Err(_)) => return Err(Violation::Lost(jobs[0])),
             None => self.again(Happening::Cancel(number)),
         }
         Ok(())
     }
 
     pub(crate) fn on_retry(&mut self, number: usize) -> Result<(), Violation> {
-        let Some(job) = self.clients[number].job else { return Ok(()) };
+        let Some(&job) = self.clients[number].jobs.first() else { return Ok(()) };
         match self.handle(Event::Retry { job })? {
             // Only a job that has failed can be retried, and most have not.
-            Some(Ok(_) | Err(Refusal::NotRetryable { .. })) => Ok(()),
+            Some(Ok(_)) => {
+                self.oracle.queued_again(job);
+                Ok(())
+            }
+            Some(Err(Refusal::NotRetryable { .. })) => Ok(()),
+            Some(Err(_)) if self.store.forgotten.contains(&job) => Ok(()),
             Some(Err(_)) => Err(Violation::Lost(job)),
             None => {
                 self.again(Happening::Retry(number));
@@ -77,8 +132,33 @@ impl World {
     }
 }
 
-/// One with a job of random wishes.
+/// One with a job of random wishes, or with many.
 pub(crate) fn draw_client(rng: &mut Rng, number: u64) -> Client {
+    let wish = match rng.below(10) {
+        0 => Wish::Many(Content::Sweep(draw_sweep(rng))),
+        1 => {
+            let count = 1 + rng.below(4);
+            Wish::Many(Content::Specs((0..count).map(|_| Arc::new(draw_spec(rng))).collect()))
+        }
+        _ => Wish::One(draw_spec(rng)),
+    };
+    let user = rng.pick(&["ada", "bob", "cleo"]).unwrap_or(&"ada");
+    Client { request_id: format!("request-{number}"), user, wish, jobs: Vec::new() }
+}
+
+fn draw_sweep(rng: &mut Rng) -> Sweep {
+    let lr0 =
+        [0.01, 0.02].map(|lr0| (lr0.to_string(), TrainPatch { lr0: Some(lr0), ..TrainPatch::default() }));
+    let seeds = (0..1 + rng.below(3))
+        .map(|seed| (seed.to_string(), TrainPatch { seed: Some(seed), ..TrainPatch::default() }));
+    let axes = vec![
+        Axis { parameter: "lr0".into(), values: lr0.into() },
+        Axis { parameter: "seed".into(), values: seeds.collect() },
+    ];
+    Sweep { spec: draw_spec(rng), axes }
+}
+
+fn draw_spec(rng: &mut Rng) -> JobSpec {
     let resources = match rng.below(4) {
         0 => Resources { device: DeviceKind::Cpu, ..Resources::default() },
         1 => Resources { min_vram_mib: 20480, ..Resources::default() },
@@ -92,13 +172,12 @@ pub(crate) fn draw_client(rng: &mut Rng, number: u64) -> Client {
     };
     let mut train = TrainSpec::new(ModelScale::N, "/data/data.yaml");
     train.epochs = u32::try_from(1 + rng.below(12)).unwrap_or(1);
-    let spec = JobSpec {
+    JobSpec {
         name: name.to_owned(),
-        train,
         resources,
         priority: i32::try_from(rng.below(3)).unwrap_or(0),
         max_retries: u32::try_from(rng.below(4)).unwrap_or(0),
-        labels: BTreeMap::new(),
-    };
-    Client { request_id: format!("request-{number}"), spec, job: None }
+        time_limit: rng.once_in(5).then(|| Duration::from_secs(10 + rng.below(40))),
+        ..JobSpec::new(train)
+    }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Accepted, Command, Core, CoreConfig, Event, Output, Refusal, Write, invariants,
+    Accepted, Command, Core, CoreConfig, Event, JobRecord, Output, Refusal, Write, invariants,
 };
+use trainyard_types::{JobId, JobState, Time};
 
 use crate::oracle::Violation;
 use crate::world::{Happening, Mutant, World};
@@ -16,43 +17,127 @@ pub(crate) enum CrashPoint {
     AfterWriting,
 }
 
+/// A leader that was deposed and does not know it yet.
+#[derive(Debug)]
+pub(crate) struct Ghost {
+    pub(crate) core: Core,
+    pub(crate) leader_epoch: u64,
+}
+
 impl World {
-    /// What a driver does: handle, write, answer, send. `None` when it died on the way.
+    /// The scheduler's time. Its clock does not jump while it lives; another one's may differ.
+    pub(crate) fn clock(&self) -> Time {
+        Time(self.agenda.now().0.saturating_add_signed(self.skew_ms))
+    }
+
+    /// What the leader does with an event. `None` when it died on the way, or there is none.
     pub(crate) fn handle(&mut self, event: Event) -> Result<Option<Result<Accepted, Refusal>>, Violation> {
-        let now = self.agenda.now();
-        let Some(core) = &mut self.core else { return Ok(None) };
-        let Output { writes, commands, reply } = core.handle(now, event);
+        self.handle_by(self.leader_epoch, event)
+    }
+
+    /// What a driver does: handle, write, answer, send.
+    pub(crate) fn handle_by(
+        &mut self,
+        leader_epoch: u64,
+        event: Event,
+    ) -> Result<Option<Result<Accepted, Refusal>>, Violation> {
+        let now = self.clock();
+        let event = self.falsify(event);
+        let is_leader = leader_epoch == self.leader_epoch;
+        let core = if is_leader {
+            self.core.as_mut()
+        } else {
+            let ghost = self.ghost.as_mut().filter(|ghost| ghost.leader_epoch == leader_epoch);
+            ghost.map(|ghost| &mut ghost.core)
+        };
+        let Some(core) = core else { return Ok(None) };
+        let Output { writes, commands, reply, archive } = core.handle(now, event);
         self.summary.events += 1;
         invariants::check(core)?;
-        let crash = if writes.is_empty() { None } else { self.crash_next.take() };
+        if !is_leader && !writes.is_empty() && self.mutant != Some(Mutant::IgnoresTheFence) {
+            self.end_ghost();
+            return Ok(None);
+        }
+        let crash = if writes.is_empty() || !is_leader { None } else { self.crash_next.take() };
         if crash == Some(CrashPoint::BeforeWriting) {
-            let reply = match self.mutant {
-                Some(Mutant::AnswersBeforeWriting) => reply,
-                Some(Mutant::CommandsBeforeWriting) => {
-                    self.send(commands)?;
-                    None
-                }
-                Some(Mutant::AcknowledgesBeforeWriting) => {
-                    self.hear_at_once(&commands);
-                    None
-                }
-                Some(Mutant::LosesWrites | Mutant::LosesEvents) | None => None,
-            };
-            self.crash();
-            return Ok(reply);
+            return self.crash_before_writing(commands, reply);
         }
         let writes = self.mutilate(writes);
-        self.store.apply(writes)?;
+        self.write(now, writes)?;
         if crash == Some(CrashPoint::AfterWriting) {
             self.crash();
             return Ok(None);
         }
-        self.send(commands)?;
-        self.plan_tick();
+        self.oracle.check_commands(&self.config, &commands, &self.store)?;
+        self.send(leader_epoch, commands)?;
+        if is_leader {
+            for job in archive {
+                let life = self.scheduler_life;
+                self.agenda.after(self.rng.millis(0, 5000), Happening::Archive(life, job));
+            }
+            self.plan_tick();
+        }
         Ok(reply)
     }
 
-    pub(crate) fn mutilate(&mut self, mut writes: Vec<Write>) -> Vec<Write> {
+    fn crash_before_writing(
+        &mut self,
+        commands: Vec<Command>,
+        reply: Option<Result<Accepted, Refusal>>,
+    ) -> Result<Option<Result<Accepted, Refusal>>, Violation> {
+        let epoch = self.leader_epoch;
+        let reply = match self.mutant {
+            Some(Mutant::AnswersBeforeWriting) => reply,
+            Some(Mutant::CommandsBeforeWriting) => {
+                self.send(epoch, commands)?;
+                None
+            }
+            Some(Mutant::AcknowledgesBeforeWriting) => {
+                self.hear_at_once(&commands);
+                None
+            }
+            Some(_) | None => None,
+        };
+        self.crash();
+        Ok(reply)
+    }
+
+    fn write(&mut self, now: Time, writes: Vec<Write>) -> Result<(), Violation> {
+        let written: Vec<JobRecord> = writes
+            .iter()
+            .filter_map(|write| if let Write::Job(job) = write { Some((**job).clone()) } else { None })
+            .collect();
+        let forgotten: Vec<String> = writes
+            .iter()
+            .filter_map(|write| if let Write::ForgetUser(user) = write { Some(user.clone()) } else { None })
+            .collect();
+        self.store.apply(writes)?;
+        self.fairness.written(&self.config, now, &written, &self.store.jobs)?;
+        for user in forgotten {
+            self.fairness.forget_user(&user);
+        }
+        Ok(())
+    }
+
+    /// What a core that is broken would take an event for.
+    fn falsify(&mut self, mut event: Event) -> Event {
+        match (&mut event, self.mutant) {
+            (Event::Report { report, .. }, Some(Mutant::TakesRepeats)) => {
+                let job = self.core.as_ref().and_then(|core| core.job(report.attempt.job));
+                let live = job.and_then(|job| job.live_attempt());
+                if let Some(live) = live.filter(|live| live.id == report.attempt) {
+                    report.sequence = live.last_sequence + 1;
+                }
+            }
+            (Event::Archived { job, revision }, Some(Mutant::ForgetsUnarchived)) => {
+                *revision = self.store.jobs.get(job).map(|job| job.revision);
+            }
+            _ => {}
+        }
+        event
+    }
+
+    fn mutilate(&mut self, mut writes: Vec<Write>) -> Vec<Write> {
         let rng = &mut self.rng;
         match self.mutant {
             Some(Mutant::LosesWrites) => {
@@ -60,20 +145,16 @@ impl World {
                     !matches!(write, Write::Job(job) if job.revision == 1) || !rng.once_in(4)
                 });
             }
+            Some(Mutant::LosesBatches) => writes.retain(|write| !matches!(write, Write::Batch(_))),
             Some(Mutant::LosesEvents) => {
                 writes.retain(|write| !matches!(write, Write::JobEvents { .. }) || !rng.once_in(50));
             }
-            Some(
-                Mutant::AnswersBeforeWriting
-                | Mutant::CommandsBeforeWriting
-                | Mutant::AcknowledgesBeforeWriting,
-            )
-            | None => {}
+            Some(_) | None => {}
         }
         writes
     }
 
-    pub(crate) fn hear_at_once(&mut self, commands: &[Command]) {
+    fn hear_at_once(&mut self, commands: &[Command]) {
         for command in commands {
             if let Command::Ack { agent, attempt, sequence, .. } = command
                 && let Some(machine) = self.machines.iter_mut().find(|machine| machine.id() == *agent)
@@ -83,19 +164,21 @@ impl World {
         }
     }
 
-    pub(crate) fn send(&mut self, commands: Vec<Command>) -> Result<(), Violation> {
+    fn send(&mut self, leader_epoch: u64, commands: Vec<Command>) -> Result<(), Violation> {
         for command in commands {
             let session = match &command {
                 Command::Assign { session, assignment, .. } => {
-                    self.oracle.assigned(assignment.attempt)?;
+                    self.oracle.assigned(assignment)?;
                     *session
                 }
                 Command::Stop { session, .. }
                 | Command::Revoke { session, .. }
                 | Command::Ack { session, .. } => *session,
             };
-            let Some(&id) = self.sessions.get(&session) else { continue };
-            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let Some(&id) = self.sessions.get(&(leader_epoch, session)) else { continue };
+            let Some(connection) = self.connections.get_mut(&id).filter(|open| open.to_agent) else {
+                continue;
+            };
             let arrival = self.agenda.now() + self.rng.millis(1, 200);
             connection.last_at_agent = connection.last_at_agent.max(arrival);
             self.agenda.at(connection.last_at_agent, Happening::AtAgent(id, command));
@@ -105,20 +188,34 @@ impl World {
 
     pub(crate) fn plan_tick(&mut self) {
         let Some(deadline) = self.core.as_ref().and_then(Core::next_deadline) else { return };
+        let deadline = Time(deadline.0.saturating_add_signed(-self.skew_ms)).max(self.agenda.now());
         if self.ticking.is_none_or(|planned| deadline < planned) {
             self.ticking = Some(deadline);
             // Timers are late at times.
-            self.agenda.at(deadline + self.rng.millis(0, 20), Happening::Tick(self.scheduler_life));
+            self.agenda.at(deadline + self.rng.millis(1, 20), Happening::Tick(self.scheduler_life));
         }
     }
 
     pub(crate) fn on_tick(&mut self, life: u64) -> Result<(), Violation> {
         if life == self.scheduler_life {
             self.ticking = None;
-            self.handle(Event::Tick)?;
+            if self.mutant != Some(Mutant::NeverTicks) {
+                self.handle(Event::Tick)?;
+            }
             self.plan_tick();
         }
         Ok(())
+    }
+
+    /// The driver has archived a job's history, or the disk was full.
+    pub(crate) fn on_archive(&mut self, life: u64, job: JobId) -> Result<(), Violation> {
+        if life != self.scheduler_life {
+            return Ok(());
+        }
+        let works = !self.faults || !self.rng.once_in(6);
+        let skips = self.mutant == Some(Mutant::ForgetsUnarchived);
+        let revision = if works && !skips { self.store.archive(job) } else { None };
+        self.handle(Event::Archived { job, revision }).map(|_| ())
     }
 
     /// The scheduler's process dies; what is stored stays.
@@ -127,27 +224,90 @@ impl World {
         self.core = None;
         self.crash_next = None;
         self.scheduler_life += 1;
-        self.sessions.clear();
-        let open: Vec<u64> =
-            self.connections.iter().filter(|(_, open)| open.open).map(|(&id, _)| id).collect();
+        self.drop_sessions(self.leader_epoch);
+        self.agenda.after(self.rng.millis(100, 40_000), Happening::SchedulerStarts);
+    }
+
+    fn drop_sessions(&mut self, leader_epoch: u64) {
+        self.sessions.retain(|(epoch, _), _| *epoch != leader_epoch);
+        let is_its = |connection: &crate::network::Connection| connection.leader_epoch == leader_epoch;
+        let open: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, open)| open.is_open() && is_its(open))
+            .map(|(&id, _)| id)
+            .collect();
         for id in open {
             self.cut(id, Duration::from_secs(5));
         }
-        self.agenda.after(self.rng.millis(100, 40_000), Happening::SchedulerStarts);
+    }
+
+    /// Another scheduler comes to lead; this one does not know yet that it does not.
+    pub(crate) fn take_over(&mut self) -> Result<(), Violation> {
+        if self.ghost.is_some() {
+            return Ok(());
+        }
+        let Some(core) = self.core.take() else { return Ok(()) };
+        self.summary.takeovers += 1;
+        let leader_epoch = self.leader_epoch;
+        self.ghost = Some(Ghost { core, leader_epoch });
+        self.scheduler_life += 1;
+        // It looks at times whether it still leads.
+        self.agenda.after(self.rng.millis(0, 10_000), Happening::GhostEnds(leader_epoch));
+        self.on_scheduler_starts()
+    }
+
+    pub(crate) fn on_ghost_ends(&mut self, leader_epoch: u64) {
+        if self.ghost.as_ref().is_some_and(|ghost| ghost.leader_epoch == leader_epoch) {
+            self.end_ghost();
+        }
+    }
+
+    fn end_ghost(&mut self) {
+        if let Some(ghost) = self.ghost.take() {
+            self.drop_sessions(ghost.leader_epoch);
+        }
     }
 
     pub(crate) fn on_scheduler_starts(&mut self) -> Result<(), Violation> {
         if self.core.is_none() {
             self.oracle.check(&self.store)?;
-            let jobs = self.store.jobs.values().cloned().collect();
-            let agents = self.store.agents.values().cloned().collect();
-            let core = Core::load(CoreConfig::default(), self.agenda.now(), jobs, agents);
-            invariants::check(&core)?;
+            // It may run on another machine, or somebody may have set the clock.
+            if self.steps_clocks && self.faults && self.rng.once_in(2) {
+                let step = i64::try_from(self.rng.below(240_000)).unwrap_or(0) - 120_000;
+                self.skew_ms = (self.skew_ms + step).clamp(-300_000, 300_000);
+            }
+            let mut stored = self.store.load();
+            if self.mutant == Some(Mutant::ReusesAttemptNumbers) {
+                for job in stored.jobs.iter_mut().filter(|job| job.state == JobState::Queued) {
+                    job.attempts.clear();
+                }
+            }
+            let core = Core::load(self.believed_config(), self.clock(), stored);
+            if self.mutant.is_none() {
+                invariants::check(&core)?;
+            }
             self.core = Some(core);
+            self.leader_epoch += 1;
             // Sessions count anew under each leader.
             (self.next_session, self.ticking) = (1, None);
             self.plan_tick();
         }
         Ok(())
+    }
+
+    /// The configuration as the core has it: a mutant's differs from the one that was promised.
+    pub(crate) fn believed_config(&self) -> CoreConfig {
+        let mut config = self.config.clone();
+        match self.mutant {
+            Some(Mutant::IgnoresQuotas) => {
+                for user in config.users.values_mut() {
+                    user.running_gpus = None;
+                }
+            }
+            Some(Mutant::IgnoresShares) => config.share_half_life = Duration::from_millis(1),
+            Some(_) | None => {}
+        }
+        config
     }
 }

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use crate::driver::CrashPoint;
+use crate::network::Connection;
+use crate::oracle::Violation;
 use crate::world::{Happening, World};
 
 impl World {
     /// One fault, and the plan for the next.
-    pub(crate) fn on_fault(&mut self) {
+    pub(crate) fn on_fault(&mut self) -> Result<(), Violation> {
         if !self.faults {
-            return;
+            return Ok(());
         }
         let number = usize::try_from(self.rng.below(self.machines.len() as u64)).unwrap_or(0);
-        match self.rng.below(28) {
+        match self.rng.below(34) {
             0..=2 => self.crash_next = Some(CrashPoint::BeforeWriting),
             3..=5 => self.crash_next = Some(CrashPoint::AfterWriting),
             6..=8 => self.crash(),
@@ -23,9 +25,12 @@ impl World {
             // The first machine stays: it can run every job.
             21 if number > 0 => self.remove_machine(number),
             22..=24 => self.drain_machine(number),
-            _ => self.pause_machine(number),
+            25..=27 => self.pause_machine(number),
+            28..=30 => self.cut_machine_one_way(number),
+            _ => self.take_over()?,
         }
         self.agenda.after(self.rng.millis(500, 40_000), Happening::Fault);
+        Ok(())
     }
 
     /// No new faults. Sessions are opened anew, which ends what was set aside in them.
@@ -39,10 +44,19 @@ impl World {
 
     fn cut_machine(&mut self, number: usize, notice: Duration) {
         if let Some(id) = self.machines[number].connection
-            && self.connections.get(&id).is_some_and(|connection| connection.open)
+            && self.connections.get(&id).is_some_and(Connection::is_open)
         {
             self.summary.cuts += 1;
             self.cut(id, notice);
+        }
+    }
+
+    fn cut_machine_one_way(&mut self, number: usize) {
+        if let Some(id) = self.machines[number].connection
+            && self.connections.get(&id).is_some_and(Connection::is_open)
+        {
+            self.summary.cuts += 1;
+            self.cut_one_way(id, Duration::from_secs(90));
         }
     }
 

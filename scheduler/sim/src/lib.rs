@@ -12,6 +12,7 @@
 mod client;
 mod driver;
 pub mod engine;
+pub mod fairness;
 mod fault;
 pub mod machine;
 mod network;

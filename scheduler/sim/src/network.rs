@@ -12,10 +12,20 @@ use crate::world::{HEARTBEAT, Happening, World};
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) machine: usize,
-    pub(crate) open: bool,
+    /// Whom it was dialled to.
+    pub(crate) leader_epoch: u64,
+    /// Whether anything arrives, each way.
+    pub(crate) to_scheduler: bool,
+    pub(crate) to_agent: bool,
     pub(crate) session: Option<Session>,
     pub(crate) last_at_scheduler: Time,
     pub(crate) last_at_agent: Time,
+}
+
+impl Connection {
+    pub(crate) fn is_open(&self) -> bool {
+        self.to_scheduler && self.to_agent
+    }
 }
 
 /// What agents say.
@@ -30,7 +40,24 @@ impl World {
     /// From now on nothing arrives by it; the ends notice within `notice` each.
     pub(crate) fn cut(&mut self, id: u64, notice: Duration) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.open = false;
+        (connection.to_scheduler, connection.to_agent) = (false, false);
+        self.notice(id, notice);
+    }
+
+    /// From now on one of the ends hears nothing by it, and the other one does; the ends notice late.
+    pub(crate) fn cut_one_way(&mut self, id: u64, notice: Duration) {
+        let deaf_agent = self.rng.once_in(2);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if deaf_agent {
+            connection.to_agent = false;
+        } else {
+            connection.to_scheduler = false;
+        }
+        self.notice(id, notice);
+    }
+
+    fn notice(&mut self, id: u64, notice: Duration) {
+        let Some(connection) = self.connections.get(&id) else { return };
         let number = connection.machine;
         let most = u64::try_from(notice.as_millis()).unwrap_or(u64::MAX);
         self.agenda.after(self.rng.millis(0, most), Happening::SchedulerNotices(id));
@@ -41,10 +68,10 @@ impl World {
         let Some(connection) = self.connections.remove(&id) else { return Ok(()) };
         let agent = self.machines[connection.machine].id();
         if let Some(session) = connection.session
-            && self.sessions.get(&session) == Some(&id)
+            && self.sessions.get(&(connection.leader_epoch, session)) == Some(&id)
         {
-            self.sessions.remove(&session);
-            self.handle(Event::AgentDisconnected { agent, session })?;
+            self.sessions.remove(&(connection.leader_epoch, session));
+            self.handle_by(connection.leader_epoch, Event::AgentDisconnected { agent, session })?;
         }
         Ok(())
     }
@@ -67,7 +94,9 @@ impl World {
         let now = self.agenda.now();
         let connection = Connection {
             machine: number,
-            open: true,
+            leader_epoch: self.leader_epoch,
+            to_scheduler: true,
+            to_agent: true,
             session: None,
             last_at_scheduler: now,
             last_at_agent: now,
@@ -89,29 +118,31 @@ impl World {
             return;
         }
         let arrival = self.agenda.now() + self.rng.millis(1, 300);
-        if let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.open) {
+        if let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.to_scheduler) {
             connection.last_at_scheduler = connection.last_at_scheduler.max(arrival);
             self.agenda.at(connection.last_at_scheduler, Happening::AtScheduler(id, said));
         }
     }
 
     pub(crate) fn on_said(&mut self, id: u64, said: Said) -> Result<(), Violation> {
-        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.open) else {
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.to_scheduler)
+        else {
             return Ok(());
         };
         let agent = self.machines[connection.machine].id();
+        let leader_epoch = connection.leader_epoch;
         let event = match (said, connection.session) {
             (Said::Hello(hello), _) => {
                 let session = Session(self.next_session);
                 self.next_session += 1;
                 connection.session = Some(session);
-                self.sessions.insert(session, id);
+                self.sessions.insert((leader_epoch, session), id);
                 Event::AgentConnected { session, hello }
             }
             (Said::Heartbeat, Some(session)) => Event::Heartbeat { agent, session, telemetry: Vec::new() },
             (Said::Report(report), Some(session)) => Event::Report { agent, session, report },
             (Said::Heartbeat | Said::Report(_), None) => return Ok(()),
         };
-        self.handle(event).map(|_| ())
+        self.handle_by(leader_epoch, event).map(|_| ())
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_scheduler_core::invariants::Broken;
-use trainyard_scheduler_core::{EventBody, JobRecord};
-use trainyard_types::{AttemptId, EndReason, JobId, JobState};
+use trainyard_scheduler_core::{Command, CoreConfig, EventBody, JobRecord};
+use trainyard_types::{Assignment, AttemptId, EndReason, JobId, JobState};
 
+use crate::fairness::gpus_of;
 use crate::store::Store;
 
 /// A promise that was not kept.
@@ -65,6 +66,33 @@ pub enum Violation {
     /// An acknowledged cancellation was forgotten.
     #[error("job {0} was cancelled and ended otherwise")]
     NotCancelled(JobId),
+    /// A job was forgotten that had not ended, or whose whole history was not archived.
+    #[error("job {0} expired before its history was archived")]
+    ForgottenTooEarly(JobId),
+    /// A user has more GPUs than it may.
+    #[error("{user} uses {gpus} GPUs and may use {limit}")]
+    Quota {
+        /// Who.
+        user: String,
+        /// Used.
+        gpus: u32,
+        /// Allowed.
+        limit: u32,
+    },
+    /// A user was passed over whose turn it was.
+    #[error("job {instead} began although it was the turn of {passed_over}")]
+    Unfair {
+        /// Whose turn it was.
+        passed_over: JobId,
+        /// What began.
+        instead: JobId,
+    },
+    /// An agent was told something else than was submitted.
+    #[error("attempt {0} was given another spec than its job's")]
+    WrongSpec(AttemptId),
+    /// A job failed for its time limit before that was over.
+    #[error("job {0} was stopped before its time limit was over")]
+    StoppedTooEarly(JobId),
     /// The faults are over, and still it does not end.
     #[error("job {job} never ended; it is {state}: {reason}")]
     Stuck {
@@ -80,12 +108,19 @@ pub enum Violation {
 /// Remembers what clients and agents were told.
 #[derive(Debug, Default)]
 pub struct Oracle {
+    /// Whether stored times are those of one clock, so that spans between them mean something.
+    one_clock: bool,
     acknowledged: BTreeMap<JobId, String>,
     cancelled: BTreeSet<JobId>,
     assigned: BTreeSet<AttemptId>,
 }
 
 impl Oracle {
+    /// Nobody was told anything yet.
+    pub fn new(one_clock: bool) -> Self {
+        Self { one_clock, ..Self::default() }
+    }
+
     /// A client was told that its job is queued.
     pub fn acknowledged(&mut self, job: JobId, request_id: &str) {
         self.acknowledged.insert(job, request_id.to_owned());
@@ -96,14 +131,45 @@ impl Oracle {
         self.cancelled.insert(job);
     }
 
+    /// A user wants a job that had ended; that it was cancelled before counts no more.
+    pub fn queued_again(&mut self, job: JobId) {
+        self.cancelled.remove(&job);
+    }
+
     /// An agent is told to start an attempt.
-    pub fn assigned(&mut self, attempt: AttemptId) -> Result<(), Violation> {
+    pub fn assigned(&mut self, assignment: &Assignment) -> Result<(), Violation> {
+        let attempt = assignment.attempt;
         if self.assigned.insert(attempt) { Ok(()) } else { Err(Violation::AttemptReused(attempt)) }
+    }
+
+    /// What is sent is what is stored, and nobody has more than it may.
+    pub fn check_commands(
+        &self,
+        config: &CoreConfig,
+        commands: &[Command],
+        store: &Store,
+    ) -> Result<(), Violation> {
+        for command in commands {
+            let Command::Assign { assignment, .. } = command else { continue };
+            let id = assignment.attempt;
+            let job = store.jobs.get(&id.job).filter(|job| {
+                let spec = job.full_spec();
+                spec.train == assignment.spec.train && spec.labels == assignment.spec.labels
+            });
+            let Some(job) = job else { return Err(Violation::WrongSpec(id)) };
+            let limits = config.users.get(&*job.user).unwrap_or(&config.user_limits);
+            let gpus = gpus_of(&job.user, &store.jobs);
+            if let Some(limit) = limits.running_gpus.filter(|&limit| gpus > limit) {
+                return Err(Violation::Quota { user: job.user.to_string(), gpus, limit });
+            }
+        }
+        Ok(())
     }
 
     /// Safety: checked whenever the scheduler has been down, and at the end.
     pub fn check(&self, store: &Store) -> Result<(), Violation> {
-        if let Some(&lost) = self.acknowledged.keys().find(|job| !store.jobs.contains_key(job)) {
+        let is_lost = |job: &&JobId| !store.jobs.contains_key(job) && !store.forgotten.contains(job);
+        if let Some(&lost) = self.acknowledged.keys().find(is_lost) {
             return Err(Violation::Lost(lost));
         }
         let mut requests = BTreeSet::new();
@@ -114,6 +180,9 @@ impl Oracle {
                 return Err(Violation::Doubled(request_id.clone()));
             }
             check_job(job, store)?;
+            if self.one_clock {
+                check_time_limit(job)?;
+            }
         }
         Ok(())
     }
@@ -136,7 +205,8 @@ impl Oracle {
 
 fn check_job(job: &JobRecord, store: &Store) -> Result<(), Violation> {
     let events = store.events.get(&job.id).map(Vec::as_slice).unwrap_or_default();
-    if events.len() as u64 != job.last_cursor {
+    // The first event follows from the record.
+    if events.len() as u64 + 1 != job.last_cursor {
         return Err(Violation::EventCount(job.id));
     }
     let completed: Vec<AttemptId> = job
@@ -166,4 +236,16 @@ fn check_job(job: &JobRecord, store: &Store) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// What a job ran since its user last queued it is at most what all its attempts ran.
+fn check_time_limit(job: &JobRecord) -> Result<(), Violation> {
+    let last = job.attempts.last().and_then(|attempt| attempt.ended.as_ref());
+    let Some(limit) = job.spec.time_limit else { return Ok(()) };
+    if last.is_none_or(|end| end.reason != EndReason::TimeLimit) {
+        return Ok(());
+    }
+    let ran =
+        job.attempts.iter().filter_map(|attempt| Some(attempt.ended.as_ref()?.time.since(attempt.started?)));
+    if ran.sum::<std::time::Duration>() < limit { Err(Violation::StoppedTooEarly(job.id)) } else { Ok(()) }
 }

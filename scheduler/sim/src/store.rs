@@ -1,8 +1,8 @@
 //! The store of the simulated world: in memory, survives every crash, and checks what it is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
+use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Stored, UserRecord, Write};
 use trainyard_types::{AgentId, JobId, JobState};
 
 use crate::oracle::Violation;
@@ -14,8 +14,14 @@ pub struct Store {
     pub jobs: BTreeMap<JobId, JobRecord>,
     /// All agents.
     pub agents: BTreeMap<AgentId, AgentRecord>,
-    /// The events of each job.
+    /// All users.
+    pub users: BTreeMap<String, UserRecord>,
+    /// The events of each job, from the second on.
     pub events: BTreeMap<JobId, Vec<EventRecord>>,
+    /// Of which revision of each job the history is archived, and the cursor up to which it is.
+    pub archive: BTreeMap<JobId, (u64, u64)>,
+    /// Jobs that expired.
+    pub forgotten: BTreeSet<JobId>,
 }
 
 impl Store {
@@ -23,14 +29,39 @@ impl Store {
     pub fn apply(&mut self, writes: Vec<Write>) -> Result<(), Violation> {
         for write in writes {
             match write {
+                Write::Batch(batch) => {
+                    for job in batch.jobs() {
+                        if self.jobs.insert(job.id, job).is_some() {
+                            return Err(Violation::Doubled(batch.id.to_string()));
+                        }
+                    }
+                }
                 Write::Job(job) => self.put(*job)?,
+                Write::Pulse(pulse) => {
+                    if let Some(job) = self.jobs.get_mut(&pulse.job) {
+                        job.beat(pulse);
+                    }
+                }
+                Write::User(user) => {
+                    self.users.insert(user.name.clone(), user);
+                }
+                Write::Forget { job, .. } => self.forget(job)?,
+                Write::ForgetBatch(batch) => {
+                    if let Some(left) = batch.ids().find(|job| self.jobs.contains_key(job)) {
+                        return Err(Violation::ForgottenTooEarly(left));
+                    }
+                }
+                Write::ForgetUser(user) => {
+                    self.users.remove(&user);
+                }
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent);
                 }
                 Write::JobEvents { job, events } => {
                     let stored = self.events.entry(job).or_default();
                     for event in events {
-                        if event.cursor != stored.len() as u64 + 1 {
+                        // The first follows from the record.
+                        if event.cursor != stored.len() as u64 + 2 {
                             return Err(Violation::EventGap { job, cursor: event.cursor });
                         }
                         stored.push(event);
@@ -39,6 +70,30 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// What a scheduler reads when it starts.
+    pub fn load(&self) -> Stored {
+        Stored {
+            jobs: self.jobs.values().cloned().collect(),
+            agents: self.agents.values().cloned().collect(),
+            users: self.users.values().cloned().collect(),
+        }
+    }
+
+    /// Makes a job's history durable elsewhere; returns the revision that it is of.
+    pub fn archive(&mut self, id: JobId) -> Option<u64> {
+        let job = self.jobs.get(&id)?;
+        self.archive.insert(id, (job.revision, job.last_cursor));
+        Some(job.revision)
+    }
+
+    fn forget(&mut self, id: JobId) -> Result<(), Violation> {
+        let Some(job) = self.jobs.remove(&id) else { return Err(Violation::ForgottenTooEarly(id)) };
+        self.events.remove(&id);
+        self.forgotten.insert(id);
+        let archived = self.archive.get(&id) == Some(&(job.revision, job.last_cursor));
+        if archived && job.state.is_final() { Ok(()) } else { Err(Violation::ForgottenTooEarly(id)) }
     }
 
     fn put(&mut self, job: JobRecord) -> Result<(), Violation> {

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Command, Core, CoreConfig};
-use trainyard_types::{JobState, Report, Session, Time};
+use trainyard_scheduler_core::{Command, Core, CoreConfig, UserLimits};
+use trainyard_types::{JobId, JobState, Report, Session, Time};
 
 use crate::client::{self, Client};
-use crate::driver::CrashPoint;
+use crate::driver::{CrashPoint, Ghost};
 use crate::engine::Agenda;
+use crate::fairness::Fairness;
 use crate::machine::{self, Machine};
 use crate::network::{Connection, Said};
 use crate::oracle::{Oracle, Violation};
@@ -35,7 +36,8 @@ impl Options {
     }
 }
 
-/// Ways in which a driver could break its contract with the core.
+/// Ways in which a driver could break its contract with the core, or the core its promises; those of the
+/// core are played by changing what goes into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// Some first writes of jobs never reach the store.
@@ -48,6 +50,22 @@ pub enum Mutant {
     LosesEvents,
     /// Agents are told that reports are durable although they were not taken in.
     AcknowledgesBeforeWriting,
+    /// A deposed leader's writes are taken.
+    IgnoresTheFence,
+    /// Time passes and nothing follows: a lost agent's jobs are not queued again.
+    NeverTicks,
+    /// A restarted scheduler counts attempts from those that go on.
+    ReusesAttemptNumbers,
+    /// Reports that come again are taken in again.
+    TakesRepeats,
+    /// New batches never reach the store.
+    LosesBatches,
+    /// Jobs are forgotten although their archive could not be written.
+    ForgetsUnarchived,
+    /// Users get as many GPUs as there are.
+    IgnoresQuotas,
+    /// What users have had is forgotten at once.
+    IgnoresShares,
 }
 
 /// How a run went.
@@ -67,6 +85,10 @@ pub struct Summary {
     pub events: u64,
     /// How often the scheduler went down.
     pub crashes: u64,
+    /// How often another scheduler deposed a live one.
+    pub takeovers: u64,
+    /// Jobs that expired.
+    pub forgotten: usize,
     /// Connections that were cut.
     pub cuts: u64,
     /// Agents that were killed, drained or paused.
@@ -114,6 +136,10 @@ pub(crate) enum Happening {
     AgentExits(usize, u32),
     /// The core's deadline, in that life of the scheduler.
     Tick(u64),
+    /// A history is archived, in that life of the scheduler.
+    Archive(u64, JobId),
+    /// A deposed leader finds out.
+    GhostEnds(u64),
     SchedulerStarts,
     Submit(usize),
     Cancel(usize),
@@ -131,14 +157,23 @@ pub(crate) struct World {
     pub(crate) waiting: BTreeMap<usize, Vec<Happening>>,
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) dialled: u64,
+    pub(crate) config: CoreConfig,
     pub(crate) core: Option<Core>,
+    pub(crate) leader_epoch: u64,
+    pub(crate) ghost: Option<Ghost>,
+    /// The scheduler's clock, against the world's.
+    pub(crate) skew_ms: i64,
+    /// Whether that one is ever set.
+    pub(crate) steps_clocks: bool,
     pub(crate) scheduler_life: u64,
-    pub(crate) sessions: BTreeMap<Session, u64>,
+    /// By leader epoch.
+    pub(crate) sessions: BTreeMap<(u64, Session), u64>,
     pub(crate) next_session: u64,
     pub(crate) ticking: Option<Time>,
     pub(crate) crash_next: Option<CrashPoint>,
     pub(crate) store: Store,
     pub(crate) oracle: Oracle,
+    pub(crate) fairness: Fairness,
     pub(crate) clients: Vec<Client>,
     pub(crate) next_job: u128,
     pub(crate) mutant: Option<Mutant>,
@@ -148,6 +183,18 @@ pub(crate) struct World {
 
 const LIMIT: Duration = Duration::from_secs(4 * 3600);
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Tight enough for every limit to be met.
+fn config() -> CoreConfig {
+    let user = |weight, running_gpus| UserLimits { weight, running_gpus, queued_jobs: None };
+    CoreConfig {
+        users: BTreeMap::from([("ada".to_owned(), user(1, Some(2))), ("bob".to_owned(), user(3, None))]),
+        share_half_life: Duration::from_secs(300),
+        keep_finished_for: Duration::from_secs(600),
+        keep_finished: 12,
+        ..CoreConfig::default()
+    }
+}
 
 impl World {
     fn new(options: &Options) -> Self {
@@ -165,7 +212,8 @@ impl World {
         }
         agenda.after(rng.millis(5000, 60_000), Happening::Fault);
         agenda.after(options.faults_for, Happening::Heal);
-        Self {
+        let steps_clocks = rng.once_in(2);
+        let mut world = Self {
             agenda,
             rng,
             faults: true,
@@ -173,20 +221,28 @@ impl World {
             waiting: BTreeMap::new(),
             connections: BTreeMap::new(),
             dialled: 0,
-            core: Some(Core::new(CoreConfig::default())),
+            config: config(),
+            core: None,
+            leader_epoch: 1,
+            ghost: None,
+            skew_ms: 0,
+            steps_clocks,
             scheduler_life: 1,
             sessions: BTreeMap::new(),
             next_session: 1,
             ticking: None,
             crash_next: None,
             store: Store::default(),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(!steps_clocks),
+            fairness: Fairness::default(),
             clients,
             next_job: 1,
             mutant: options.mutant,
             faults_for: options.faults_for,
             summary: Summary::default(),
-        }
+        };
+        world.core = Some(Core::new(world.believed_config()));
+        world
     }
 
     fn run(&mut self) -> Result<Summary, Violation> {
@@ -199,6 +255,7 @@ impl World {
         }
         self.oracle.check_end(&self.store)?;
         let count = |state| self.store.jobs.values().filter(|job| job.state == state).count();
+        self.summary.forgotten = self.store.forgotten.len();
         self.summary.jobs = self.store.jobs.len();
         self.summary.succeeded = count(JobState::Succeeded);
         self.summary.failed = count(JobState::Failed);
@@ -208,7 +265,7 @@ impl World {
     }
 
     fn all_ended(&self) -> bool {
-        let acknowledged = self.clients.iter().all(|client| client.job.is_some());
+        let acknowledged = self.clients.iter().all(|client| !client.jobs.is_empty());
         !self.faults && acknowledged && self.store.jobs.values().all(|job| job.state.is_final())
     }
 
@@ -250,14 +307,16 @@ impl World {
                 Ok(())
             }
             Happening::Tick(life) => self.on_tick(life),
+            Happening::Archive(life, job) => self.on_archive(life, job),
+            Happening::GhostEnds(leader_epoch) => {
+                self.on_ghost_ends(leader_epoch);
+                Ok(())
+            }
             Happening::SchedulerStarts => self.on_scheduler_starts(),
             Happening::Submit(client) => self.on_submit(client),
             Happening::Cancel(client) => self.on_cancel(client),
             Happening::Retry(client) => self.on_retry(client),
-            Happening::Fault => {
-                self.on_fault();
-                Ok(())
-            }
+            Happening::Fault => self.on_fault(),
             Happening::Heal => {
                 self.on_heal();
                 Ok(())
@@ -305,7 +364,7 @@ impl World {
     }
 
     fn on_command(&mut self, id: u64, command: Command) -> Result<(), Violation> {
-        let Some(connection) = self.connections.get(&id).filter(|connection| connection.open) else {
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.to_agent) else {
             return Ok(());
         };
         let number = connection.machine;

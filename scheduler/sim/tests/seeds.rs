@@ -27,6 +27,8 @@ fn every_seed_keeps_every_promise() {
                 sum.attempts += one.attempts;
                 sum.events += one.events;
                 sum.crashes += one.crashes;
+                sum.takeovers += one.takeovers;
+                sum.forgotten += one.forgotten;
                 sum.cuts += one.cuts;
                 sum.agent_faults += one.agent_faults;
             }
@@ -39,6 +41,7 @@ fn every_seed_keeps_every_promise() {
     assert!(failures.is_empty(), "{} seeds failed ({hint}):\n{}", lines.len(), lines.join("\n"));
     // A world in which nothing happens proves nothing.
     assert!(sum.succeeded > 0 && sum.failed > 0 && sum.cancelled > 0 && sum.attempts > sum.jobs, "{sum:?}");
+    assert!(sum.takeovers > 0 && sum.forgotten > 0, "{sum:?}");
     assert!(sum.crashes > 0 && sum.cuts > 0 && sum.agent_faults > 0, "{sum:?}");
 }
 
@@ -89,4 +92,57 @@ fn an_acknowledgement_before_its_write_is_found_out() {
     // The agent drops what was never taken in, so that the attempt can never end.
     let stuck = |violation: &Violation| matches!(violation, Violation::Stuck { .. });
     assert!(found(Mutant::AcknowledgesBeforeWriting, stuck));
+}
+
+#[test]
+fn a_deposed_leaders_writes_are_found_out() {
+    let clash = |violation: &Violation| {
+        matches!(
+            violation,
+            Violation::Revision { .. } | Violation::AttemptReused(_) | Violation::EventGap { .. }
+        )
+    };
+    assert!(found(Mutant::IgnoresTheFence, clash));
+}
+
+#[test]
+fn a_lost_agents_jobs_that_are_not_queued_again_are_found_out() {
+    assert!(found(Mutant::NeverTicks, |violation| matches!(violation, Violation::Stuck { .. })));
+}
+
+#[test]
+fn an_attempt_number_that_is_used_again_is_found_out() {
+    let reused = |violation: &Violation| {
+        matches!(violation, Violation::AttemptReused(_) | Violation::AttemptRewritten(_))
+    };
+    assert!(found(Mutant::ReusesAttemptNumbers, reused));
+}
+
+#[test]
+fn a_report_that_is_taken_in_twice_is_found_out() {
+    assert!(found(Mutant::TakesRepeats, |violation| matches!(violation, Violation::Metrics(_))));
+}
+
+#[test]
+fn a_batch_that_is_lost_is_found_out() {
+    let lost = |violation: &Violation| {
+        matches!(violation, Violation::Lost(_) | Violation::WrongSpec(_) | Violation::Revision { .. })
+    };
+    assert!(found(Mutant::LosesBatches, lost));
+}
+
+#[test]
+fn a_job_that_expires_without_its_archive_is_found_out() {
+    let early = |violation: &Violation| matches!(violation, Violation::ForgottenTooEarly(_));
+    assert!(found(Mutant::ForgetsUnarchived, early));
+}
+
+#[test]
+fn a_user_with_more_than_its_quota_is_found_out() {
+    assert!(found(Mutant::IgnoresQuotas, |violation| matches!(violation, Violation::Quota { .. })));
+}
+
+#[test]
+fn a_user_who_was_passed_over_is_found_out() {
+    assert!(found(Mutant::IgnoresShares, |violation| matches!(violation, Violation::Unfair { .. })));
 }

@@ -29,9 +29,6 @@ pub fn parse_job_spec(spec: pb::JobSpec) -> Result<JobSpec, Vec<Violation>> {
     if spec.train.is_none() {
         found.push(Violation::new("train", "is missing; give at least `model` and `data`"));
     }
-    if spec.time_limit.is_some() {
-        found.push(Violation::new("time_limit", "is set; time limits are not supported yet, leave it out"));
-    }
     let train = spec.train.as_ref().map(|train| parse_train(train, &mut found));
     let parsed = JobSpec {
         name: spec.name,
@@ -39,6 +36,7 @@ pub fn parse_job_spec(spec: pb::JobSpec) -> Result<JobSpec, Vec<Violation>> {
         resources: spec.resources.map(|wanted| parse_resources(wanted, &mut found)).unwrap_or_default(),
         priority: spec.priority,
         max_retries: spec.max_retries.unwrap_or(trainyard_types::job::DEFAULT_MAX_RETRIES),
+        time_limit: spec.time_limit.map(parse_duration),
         labels: spec.labels.into_iter().collect(),
     };
     found.extend(parsed.violations());
@@ -179,7 +177,7 @@ impl From<&JobSpec> for pb::JobSpec {
             resources: Some((&spec.resources).into()),
             priority: spec.priority,
             max_retries: Some(spec.max_retries),
-            time_limit: None,
+            time_limit: spec.time_limit.map(duration),
             labels: spec.labels.clone().into_iter().collect(),
         }
     }
@@ -254,7 +252,19 @@ same_enum!(
     EndReason,
     pb::attempt::EndReason,
     Unspecified,
-    [Completed, BadSpec, GpuOom, HostOom, TrainerCrash, GpuFault, AgentLost, Preempted, Drained, Cancelled]
+    [
+        Completed,
+        BadSpec,
+        GpuOom,
+        HostOom,
+        TrainerCrash,
+        GpuFault,
+        AgentLost,
+        Preempted,
+        Drained,
+        Cancelled,
+        TimeLimit
+    ]
 );
 same_enum!(LogLevel, pb::log_line::Level, Unspecified, [Info, Warning, Error]);
 
@@ -272,6 +282,15 @@ pub fn parse_timestamp(timestamp: prost_types::Timestamp) -> Time {
     let seconds = u64::try_from(timestamp.seconds).unwrap_or(0);
     let millis = u64::try_from(timestamp.nanos.clamp(0, 999_999_999) / 1_000_000).unwrap_or(0);
     Time(seconds.saturating_mul(1000).saturating_add(millis))
+}
+
+/// A span off the wire; what is negative or no span counts as nothing.
+pub fn parse_duration(span: prost_types::Duration) -> Duration {
+    let (seconds, nanos) = (u64::try_from(span.seconds), u32::try_from(span.nanos));
+    match (seconds, nanos) {
+        (Ok(seconds), Ok(nanos @ 0..=999_999_999)) => Duration::new(seconds, nanos),
+        _ => Duration::ZERO,
+    }
 }
 
 /// A span for the wire.

@@ -102,9 +102,11 @@ fn an_agent_that_forgot_its_attempt_gets_the_next_one() {
             Write::Agent(_) => "agent",
             Write::Job(_) => "job",
             Write::JobEvents { .. } => "events",
+            Write::User(_) => "user",
+            other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(kinds, ["agent", "job", "events"]);
+    assert_eq!(kinds, ["agent", "user", "job", "events"]);
 }
 
 #[test]
@@ -177,8 +179,7 @@ fn one_card_that_is_listed_twice_is_one_slot() {
 
 /// A new core from what is stored, as after a crash of the scheduler.
 fn restarted(world: &World) -> Core {
-    let jobs = world.store.jobs.values().cloned().collect();
-    Core::load(CoreConfig::default(), world.now, jobs, world.store.agents.values().cloned().collect())
+    Core::load(CoreConfig::default(), world.now, world.store.stored())
 }
 
 #[test]

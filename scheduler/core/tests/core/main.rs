@@ -3,9 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected fails")]
 
 mod agents;
+mod batches;
+mod fairness;
+mod limits;
+mod list;
 mod placement;
 mod random;
 mod reports;
+mod retention;
 mod transitions;
 mod users;
 mod waiting;

@@ -1,18 +1,21 @@
 //! Random sequences of events: invariants hold after each, and a restart changes nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use trainyard_scheduler_core::{Core, CoreConfig, Event, Hello, Output};
+use trainyard_scheduler_core::{BatchRecord, Content, Core, CoreConfig, Event, Hello, Output, UserLimits};
 use trainyard_types::{
-    AgentId, AttemptId, Checkpoint, EndReason, JobSpec, Report, ReportBody, Resources, Session,
+    AgentId, AttemptId, BatchId, Checkpoint, EndReason, JobId, JobSpec, Report, ReportBody, Resources,
+    Session,
 };
 
+use crate::batches::sweep;
 use crate::world::{World, agent, attempt, cpu_spec, ended, hello, job, rtx_4090, rtx_5070, spec, started};
 
 const AGENTS: u128 = 3;
-const REASONS: [EndReason; 10] = [
+const REASONS: [EndReason; 11] = [
     EndReason::Completed,
     EndReason::BadSpec,
     EndReason::GpuOom,
@@ -23,6 +26,7 @@ const REASONS: [EndReason; 10] = [
     EndReason::Preempted,
     EndReason::Drained,
     EndReason::Cancelled,
+    EndReason::TimeLimit,
 ];
 
 /// One happening, in terms that make sense in any state.
@@ -33,6 +37,14 @@ enum Step {
         request: Option<u8>,
         kind: u8,
     },
+    /// One of three batches, as a sweep or one by one.
+    Batch {
+        number: u128,
+        sweep: bool,
+    },
+    CancelBatch(u128),
+    /// The archive of the oldest job that waits for one.
+    Archived(bool),
     Cancel(u128),
     Retry(u128),
     /// With the attempts that the agent holds, but for the `forget`-th; `extra` is held without right.
@@ -60,10 +72,14 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let job = 1..=6_u128;
+    // Above 6: a batch's.
+    let job = 1..=12_u128;
     let agent = 1..=AGENTS;
     prop_oneof![
-        3 => (job.clone(), prop::option::of(0..3_u8), 0..4_u8)
+        1 => (1..=3_u128, any::<bool>()).prop_map(|(number, sweep)| Step::Batch { number, sweep }),
+        1 => (1..=3_u128).prop_map(Step::CancelBatch),
+        2 => prop::bool::weighted(0.8).prop_map(Step::Archived),
+        3 => (1..=6_u128, prop::option::of(0..3_u8), 0..5_u8)
             .prop_map(|(number, request, kind)| Step::Submit { number, request, kind }),
         1 => job.clone().prop_map(Step::Cancel),
         1 => job.clone().prop_map(Step::Retry),
@@ -71,7 +87,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(agent, forget, extra)| Step::Connect { agent, forget, extra }),
         1 => agent.clone().prop_map(Step::Disconnect),
         2 => (agent, any::<bool>()).prop_map(|(agent, stale)| Step::Heartbeat { agent, stale }),
-        8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..16_u8, prop::bool::weighted(0.1))
+        8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..17_u8, prop::bool::weighted(0.1))
             .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
         2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Tick),
@@ -84,7 +100,33 @@ fn spec_of(kind: u8) -> JobSpec {
         0 => cpu_spec(),
         1 => spec(),
         2 => JobSpec { resources, ..spec() },
-        _ => JobSpec { priority: 7, max_retries: 0, ..spec() },
+        3 => JobSpec { priority: 7, max_retries: 0, ..spec() },
+        _ => JobSpec { time_limit: Some(Duration::from_secs(30)), ..spec() },
+    }
+}
+
+/// Tight enough for every limit to be met.
+fn config() -> CoreConfig {
+    let bob = UserLimits { weight: 3, running_gpus: Some(1), queued_jobs: Some(6) };
+    CoreConfig {
+        users: BTreeMap::from([("bob".to_owned(), bob)]),
+        share_half_life: Duration::from_secs(60),
+        keep_finished_for: Duration::from_secs(100),
+        keep_finished: 3,
+        ..CoreConfig::default()
+    }
+}
+
+fn batch(number: u128) -> BatchId {
+    BatchId(uuid::Uuid::from_u128(number << 96))
+}
+
+/// Jobs above 6 are the first ones of the batches.
+fn any_job(number: u128) -> JobId {
+    match number {
+        0..=6 => job(number),
+        7..=9 => batch(number - 6).job(0),
+        _ => batch(number - 9).job(1),
     }
 }
 
@@ -111,7 +153,13 @@ fn body_of(kind: u8) -> ReportBody {
 }
 
 /// Turns a step into an event for this state; `None` when it only moves time or makes no sense.
-fn event(core: &Core, next_session: &mut u64, now: trainyard_types::Time, step: &Step) -> Option<Event> {
+fn event(
+    core: &Core,
+    archives: &[JobId],
+    next_session: &mut u64,
+    now: trainyard_types::Time,
+    step: &Step,
+) -> Option<Event> {
     let session_of = |id: AgentId| core.agent(id).and_then(|agent| agent.session);
     Some(match *step {
         Step::Submit { number, request, kind } => {
@@ -121,10 +169,27 @@ fn event(core: &Core, next_session: &mut u64, now: trainyard_types::Time, step: 
             // The driver draws a new id each time; here the request decides it.
             let number = request.map_or(number, |request| 100 + u128::from(request));
             let request_id = request.map(|request| format!("r{request}"));
-            Event::Submit { request_id, job: job(number), user: "ada".into(), spec: spec_of(kind) }
+            let user = if number.is_multiple_of(2) { "ada" } else { "bob" };
+            Event::Submit { request_id, job: job(number), user: user.into(), spec: spec_of(kind) }
         }
-        Step::Cancel(number) => Event::Cancel { job: job(number) },
-        Step::Retry(number) => Event::Retry { job: job(number) },
+        Step::Batch { number, .. } if core.batch(batch(number)).is_some() => return None,
+        Step::Batch { number, sweep: is_sweep } => {
+            let specs = || (0..3).map(|kind| Arc::new(spec_of(kind))).collect();
+            let content = if is_sweep { Content::Sweep(sweep()) } else { Content::Specs(specs()) };
+            let user = if number == 1 { "bob" } else { "cleo" };
+            let request_id = Some(format!("batch-{}", number / 2));
+            let record =
+                BatchRecord { id: batch(number), user: user.into(), request_id, content, created: now };
+            Event::SubmitBatch { batch: Arc::new(record) }
+        }
+        Step::CancelBatch(number) => Event::CancelMany { jobs: core.batch(batch(number))?.ids().collect() },
+        Step::Archived(done) => {
+            let job = *archives.first()?;
+            let revision = core.job(job).filter(|_| done).map(|job| job.revision);
+            Event::Archived { job, revision }
+        }
+        Step::Cancel(number) => Event::Cancel { job: any_job(number) },
+        Step::Retry(number) => Event::Retry { job: any_job(number) },
         Step::Connect { agent: number, forget, extra } => {
             let mut held = held_by(core, agent(number));
             if let Some(forget) = forget.filter(|&forget| forget < held.len()) {
@@ -142,7 +207,7 @@ fn event(core: &Core, next_session: &mut u64, now: trainyard_types::Time, step: 
             Event::Heartbeat { agent: agent(number), session, telemetry: vec![] }
         }
         Step::Report { job: number, ahead, body, impostor } => {
-            let newest = core.job(job(number))?.attempts.last()?;
+            let newest = core.job(any_job(number))?.attempts.last()?;
             let from = if impostor { agent(number % AGENTS + 1) } else { newest.agent };
             let sequence = newest.last_sequence.saturating_add_signed(ahead.into());
             let report = Report { attempt: newest.id, sequence, time: now, body: body_of(body) };
@@ -159,7 +224,7 @@ fn run(world: &mut World, sessions: &mut u64, steps: &[Step]) {
         if let Step::Pass { seconds } = step {
             world.pass(Duration::from_secs(*seconds));
         }
-        if let Some(event) = event(&world.core, sessions, world.now, step) {
+        if let Some(event) = event(&world.core, &world.archives, sessions, world.now, step) {
             world.handle(event);
         }
     }
@@ -172,6 +237,11 @@ fn settle(world: &mut World) {
         world.disconnect(number);
     }
     world.handle(Event::Tick);
+    // Archives that were asked for are asked for again after a restart; here none is left.
+    while let Some(&job) = world.archives.first() {
+        let revision = world.core.job(job).map(|job| job.revision);
+        world.handle(Event::Archived { job, revision });
+    }
 }
 
 proptest! {
@@ -179,7 +249,7 @@ proptest! {
 
     #[test]
     fn invariants_hold_after_any_sequence_of_events(steps in prop::collection::vec(step(), 1..80)) {
-        run(&mut World::new(), &mut 1, &steps);
+        run(&mut World::with(config()), &mut 1, &steps);
     }
 
     #[test]
@@ -187,12 +257,13 @@ proptest! {
         before in prop::collection::vec(step(), 1..50),
         after in prop::collection::vec(step(), 1..50),
     ) {
-        let (mut world, mut sessions) = (World::new(), 1);
+        let (mut world, mut sessions) = (World::with(config()), 1);
+        // After an archive that failed there is a pause, which a restart cuts short.
+        let worked = |step: &Step| if matches!(step, Step::Archived(_)) { Step::Archived(true) } else { step.clone() };
+        let before: Vec<Step> = before.iter().map(worked).collect();
         run(&mut world, &mut sessions, &before);
         settle(&mut world);
-        let jobs = world.store.jobs.values().cloned().collect();
-        let agents = world.store.agents.values().cloned().collect();
-        let mut loaded = Core::load(CoreConfig::default(), world.now, jobs, agents);
+        let mut loaded = Core::load(config(), world.now, world.store.stored());
         // Every agent comes back and holds what it held.
         let mut events: Vec<Event> = Vec::new();
         for number in 1..=AGENTS {
@@ -209,7 +280,7 @@ proptest! {
                 world.now = world.now + Duration::from_secs(*seconds);
                 same(&mut world, &mut loaded, &Event::Tick)?;
             }
-            if let Some(event) = event(&world.core, &mut sessions, world.now, step) {
+            if let Some(event) = event(&world.core, &world.archives, &mut sessions, world.now, step) {
                 same(&mut world, &mut loaded, &event)?;
             }
         }

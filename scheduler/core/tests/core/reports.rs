@@ -186,6 +186,6 @@ fn an_agents_wrong_clock_cannot_move_events_out_of_their_attempts_time() {
         world.handle(Event::Report { agent: agent(1), session, report });
     }
     let times: Vec<Time> =
-        world.store.events[&crate::world::job(1)][3..].iter().map(|event| event.time).collect();
+        world.store.events[&crate::world::job(1)][2..].iter().map(|event| event.time).collect();
     assert_eq!(times, [START, START + Duration::from_secs(5)]);
 }

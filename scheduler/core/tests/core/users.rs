@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Accepted, AttemptRecord, Command, Event, EventBody, EventRecord, JobRecord, Output, Refusal, Write,
+    Accepted, AttemptRecord, Command, Event, EventBody, EventRecord, JobRecord, Output, Refusal, UserRecord,
+    Write,
 };
 use trainyard_types::{Assignment, EndReason, JobSpec, JobState, Session, Slot};
 
@@ -14,18 +15,9 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
     let mut world = World::with_cpu_agent();
     let output = world.submit(1, cpu_spec());
     let placed = "placed on CPU of agent `lab-1`, which prepares it";
-    let state = |cursor, attempt, state, reason: &str| EventRecord {
-        cursor,
-        time: START,
-        attempt,
-        body: EventBody::State { state, reason: reason.into() },
-    };
+    let queued = JobRecord::queued(job(1), "ada".into(), cpu_spec().into(), START);
     let record = JobRecord {
-        id: job(1),
         revision: 1,
-        user: "ada".into(),
-        request_id: None,
-        spec: cpu_spec(),
         state: JobState::Starting,
         state_reason: placed.into(),
         attempts: vec![AttemptRecord {
@@ -39,27 +31,26 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
             started: None,
             ended: None,
         }],
-        crashes: 0,
-        not_before: None,
-        cancel_requested: false,
-        progress: None,
-        checkpoint: None,
-        artifacts: vec![],
         last_cursor: 2,
-        created: START,
-        started: None,
-        ended: None,
+        ..queued
     };
-    let events =
-        vec![state(1, 0, JobState::Queued, "waits for a slot"), state(2, 1, JobState::Starting, placed)];
+    // That it was queued follows from the record.
+    let body = EventBody::State { state: JobState::Starting, reason: placed.into() };
+    let events = vec![EventRecord { cursor: 2, time: START, attempt: 1, body }];
+    let user = UserRecord { name: "ada".into(), used: 0, as_of: START, typical_run: None };
     let assignment =
         Box::new(Assignment { attempt: attempt(1, 1), spec: cpu_spec(), slot: Slot::Cpu(0), resume: None });
     assert_eq!(
         output,
         Output {
-            writes: vec![Write::Job(Box::new(record)), Write::JobEvents { job: job(1), events }],
+            writes: vec![
+                Write::User(user),
+                Write::Job(Box::new(record)),
+                Write::JobEvents { job: job(1), events }
+            ],
             commands: vec![Command::Assign { agent: agent(1), session: Session(1), assignment }],
             reply: Some(Ok(Accepted { job: job(1), repeated: false })),
+            archive: vec![],
         }
     );
 }

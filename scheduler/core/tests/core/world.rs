@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    AgentRecord, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord, Output, Write,
-    invariants,
+    AgentRecord, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord, Output, Stored,
+    UserRecord, Write, invariants,
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
@@ -29,14 +29,8 @@ pub fn attempt(number: u128, attempt: u32) -> AttemptId {
 }
 
 pub fn spec() -> JobSpec {
-    JobSpec {
-        name: "cells".into(),
-        train: TrainSpec::new(ModelScale::N, "/data/data.yaml"),
-        resources: Resources::default(),
-        priority: 0,
-        max_retries: 2,
-        labels: BTreeMap::new(),
-    }
+    let train = TrainSpec::new(ModelScale::N, "/data/data.yaml");
+    JobSpec { name: "cells".into(), max_retries: 2, ..JobSpec::new(train) }
 }
 
 pub fn cpu_spec() -> JobSpec {
@@ -94,6 +88,7 @@ pub fn ended(reason: EndReason) -> ReportBody {
 pub struct Store {
     pub jobs: BTreeMap<JobId, JobRecord>,
     pub agents: BTreeMap<AgentId, AgentRecord>,
+    pub users: BTreeMap<String, UserRecord>,
     pub events: BTreeMap<JobId, Vec<EventRecord>>,
 }
 
@@ -109,20 +104,50 @@ impl Store {
                         "revisions go up by one"
                     );
                 }
+                Write::Batch(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
+                Write::Pulse(pulse) => self.jobs.get_mut(&pulse.job).unwrap().beat(pulse.clone()),
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent.clone());
+                }
+                Write::User(user) => {
+                    self.users.insert(user.name.clone(), user.clone());
+                }
+                Write::Forget { job, .. } => {
+                    assert!(self.jobs.remove(job).is_some_and(|job| job.state.is_final()), "{job}");
+                    self.events.remove(job);
+                }
+                Write::ForgetBatch(batch) => {
+                    assert!(batch.ids().all(|job| !self.jobs.contains_key(&job)), "no job is left");
+                }
+                Write::ForgetUser(user) => {
+                    assert!(self.users.remove(user).is_some(), "{user}");
                 }
                 Write::JobEvents { job, events } => {
                     let stored = self.events.entry(*job).or_default();
                     for event in events {
                         stored.push(event.clone());
-                        assert_eq!(event.cursor, stored.len() as u64, "cursors have no gaps");
+                        assert_eq!(
+                            event.cursor,
+                            stored.len() as u64 + 1,
+                            "cursors go on after the first, without gaps"
+                        );
                     }
                 }
             }
         }
         for (id, job) in &self.jobs {
-            assert_eq!(job.last_cursor, self.events[id].len() as u64, "a record knows its newest event");
+            let stored = self.events.get(id).map_or(0, Vec::len) as u64;
+            assert_eq!(job.last_cursor, stored + 1, "a record knows its newest event");
+        }
+    }
+
+    /// What a restarted scheduler reads.
+    pub fn stored(&self) -> Stored {
+        let (jobs, agents, users) = (&self.jobs, &self.agents, &self.users);
+        Stored {
+            jobs: jobs.values().cloned().collect(),
+            agents: agents.values().cloned().collect(),
+            users: users.values().cloned().collect(),
         }
     }
 }
@@ -131,12 +156,18 @@ pub struct World {
     pub core: Core,
     pub now: Time,
     pub store: Store,
+    /// Asked for and not answered.
+    pub archives: Vec<JobId>,
     sessions: u64,
 }
 
 impl World {
     pub fn new() -> Self {
-        Self { core: Core::new(CoreConfig::default()), now: START, store: Store::default(), sessions: 0 }
+        Self::with(CoreConfig::default())
+    }
+
+    pub fn with(config: CoreConfig) -> Self {
+        Self { core: Core::new(config), now: START, store: Store::default(), archives: vec![], sessions: 0 }
     }
 
     /// One agent, `lab-1`, with one CPU slot, by session 1.
@@ -147,7 +178,11 @@ impl World {
     }
 
     pub fn handle(&mut self, event: Event) -> Output {
+        if let Event::Archived { job, .. } = event {
+            self.archives.retain(|asked| *asked != job);
+        }
         let output = self.core.handle(self.now, event);
+        self.archives.extend(&output.archive);
         invariants::check(&self.core).unwrap();
         self.store.apply(&output.writes);
         assert!(self.store.jobs.values().eq(self.core.jobs()), "what is stored is what the core knows");
@@ -167,7 +202,11 @@ impl World {
     }
 
     pub fn submit(&mut self, number: u128, spec: JobSpec) -> Output {
-        self.handle(Event::Submit { request_id: None, job: job(number), user: "ada".into(), spec })
+        self.submit_as("ada", number, spec)
+    }
+
+    pub fn submit_as(&mut self, user: &str, number: u128, spec: JobSpec) -> Output {
+        self.handle(Event::Submit { request_id: None, job: job(number), user: user.into(), spec })
     }
 
     pub fn cancel(&mut self, number: u128) -> Output {
@@ -230,7 +269,9 @@ impl World {
             }
             EventBody::Log { message, .. } => format!("{} {message}", event.attempt),
         };
-        self.store.events[&job(number)].iter().map(body).collect()
+        let first = self.record(number).first_event();
+        let stored = self.store.events.get(&job(number));
+        [&first].into_iter().chain(stored.into_iter().flatten()).map(body).collect()
     }
 }
 

@@ -138,7 +138,7 @@ fn read(store: Arc<dyn Store>, config: CoreConfig, clock: Clock) -> Reading {
     Box::pin(async move {
         let begun = Instant::now();
         let loaded = store.peek().await?;
-        let core = Core::load(config, clock.now(), loaded.jobs, loaded.agents);
+        let core = Core::load(config, clock.now(), loaded.into());
         let now = Instant::now();
         Ok(View { core, fresh_until: now + AGE.max((now - begun) * AGE_FACTOR) })
     })

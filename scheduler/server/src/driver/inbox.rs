@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use trainyard_scheduler_core::{Accepted, Command, Core, Event, Hello, JobRecord, Refusal, Waiting};
-use trainyard_types::{AgentId, GpuTelemetry, JobId, JobSpec, JobState, LeaderEpoch, Session, Time};
+use trainyard_scheduler_core::{
+    Accepted, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal, Waiting,
+};
+use trainyard_types::{AgentId, BatchId, GpuTelemetry, JobId, JobSpec, JobState, LeaderEpoch, Session, Time};
 
 use super::role::Role;
 
@@ -82,6 +84,7 @@ impl Live<'_> {
         let mut waiting = self.core.waiting(self.now, job);
         if let (Some(waiting), Some(leader)) = (&mut waiting, self.elsewhere) {
             waiting.reason = format!("only the leader at {leader} knows; this scheduler stands by");
+            waiting.estimated_start = None;
         }
         Some(JobView { record, waiting })
     }
@@ -154,6 +157,29 @@ impl Handle {
     ) -> Result<JobView, RequestError> {
         let job = JobId(uuid::Uuid::now_v7());
         self.request(Event::Submit { request_id, job, user, spec }).await
+    }
+
+    /// Queues many jobs, all or none; what is in `content` is valid. The answer is the first job.
+    ///
+    /// # Errors
+    /// The request id came with something else before, the user may not have so many; or [`Unavailable`].
+    pub async fn submit_batch(
+        &self,
+        request_id: Option<String>,
+        user: String,
+        content: Content,
+    ) -> Result<JobView, RequestError> {
+        let id = BatchId(uuid::Uuid::now_v7());
+        let batch = BatchRecord { id, user: user.into(), request_id, content, created: Time(0) };
+        self.request(Event::SubmitBatch { batch: Arc::new(batch) }).await
+    }
+
+    /// Ends many jobs.
+    ///
+    /// # Errors
+    /// There is none of them; or [`Unavailable`].
+    pub async fn cancel_many(&self, jobs: Vec<JobId>) -> Result<JobView, RequestError> {
+        self.request(Event::CancelMany { jobs }).await
     }
 
     /// Ends a job.
@@ -265,10 +291,7 @@ pub struct Census {
 impl Live<'_> {
     /// Counts everything.
     pub fn census(&self) -> Census {
-        let mut jobs: BTreeMap<JobState, usize> = JobState::ALL.map(|state| (state, 0)).into();
-        for job in self.core.jobs() {
-            *jobs.entry(job.state).or_default() += 1;
-        }
+        let jobs = JobState::ALL.map(|state| (state, self.core.count(state))).into();
         let mut agents = [0; 3];
         for agent in self.core.agents() {
             agents[agent.state as usize] += 1;

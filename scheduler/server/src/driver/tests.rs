@@ -60,14 +60,8 @@ impl Store for Flaky {
 }
 
 fn spec() -> JobSpec {
-    JobSpec {
-        name: String::new(),
-        train: TrainSpec::new(ModelScale::N, "/data/d.yaml"),
-        resources: Resources { device: DeviceKind::Cpu, ..Resources::default() },
-        priority: 0,
-        max_retries: 3,
-        labels: BTreeMap::new(),
-    }
+    let resources = Resources { device: DeviceKind::Cpu, ..Resources::default() };
+    JobSpec { resources, ..JobSpec::new(TrainSpec::new(ModelScale::N, "/data/d.yaml")) }
 }
 
 fn hello() -> Hello {
@@ -183,15 +177,18 @@ async fn a_session_that_does_not_drain_is_closed() {
     let attempt = AttemptId { job, number: 1 };
     let session = opened.session;
     let places = Arc::new(tokio::sync::Semaphore::new(32));
-    for sequence in 1..=300 {
+    let open = move |live: &mut Live<'_>| live.core.agent(hello().agent).unwrap().session;
+    // Asking makes each report a batch of its own: of one batch, the last acknowledgement says it all.
+    for sequence in 1.. {
+        if handle.ask(open).await.unwrap() != Some(session) {
+            break;
+        }
         let log = Log { level: LogLevel::Info, message: "line".into() };
         let body = ReportBody::Trainer(TrainerEvent::Log(log));
         let report = Report { attempt, sequence, time: Time(1), body };
         let event = Event::Report { agent: hello().agent, session, report };
         handle.say(event, &places).await.unwrap();
     }
-    let open = move |live: &mut Live<'_>| live.core.agent(hello().agent).unwrap().session;
-    while handle.ask(open).await.unwrap() == Some(session) {}
     let mut commands = 0;
     while opened.commands.recv().await.is_some() {
         commands += 1;

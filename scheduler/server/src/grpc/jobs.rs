@@ -1,18 +1,19 @@
 //! `JobService`: submits jobs and follows them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use trainyard_proto::convert::job::parse_job_spec;
 use trainyard_proto::pb::{self, job_service_server::JobService};
+use trainyard_scheduler_core::{EventRecord, Filter};
 use trainyard_types::{JobId, JobSpec, JobState, Violation};
 
 use super::page::Page;
 use super::status::ApiError;
-use super::{Context, translate};
+use super::{Context, batches, translate};
 use crate::driver::{JobView, Live, Mark};
 
 /// Who submits, in the call's metadata.
@@ -64,11 +65,10 @@ struct Submission {
     spec: JobSpec,
 }
 
-/// Everything that is wrong with a submission, at once.
-fn parse_submission(metadata: &MetadataMap, request: pb::SubmitJobRequest) -> Result<Submission, ApiError> {
-    let mut found = Vec::new();
-    if request.request_id.len() > 128 {
-        let text = format!("has {} bytes; use at most 128", request.request_id.len());
+/// Who submits; and whether the name of the request will do.
+pub(super) fn parse_caller(metadata: &MetadataMap, request_id: &str, found: &mut Vec<Violation>) -> String {
+    if request_id.len() > 128 {
+        let text = format!("has {} bytes; use at most 128", request_id.len());
         found.push(Violation::new("request_id", text));
     }
     let user = metadata.get(USER).map_or(Some(ANONYMOUS), |user| user.to_str().ok()).unwrap_or_default();
@@ -76,6 +76,13 @@ fn parse_submission(metadata: &MetadataMap, request: pb::SubmitJobRequest) -> Re
         let text = "use 1 to 128 printable ASCII characters, or leave it out";
         found.push(Violation::new(format!("metadata[{USER}]"), text));
     }
+    user.to_owned()
+}
+
+/// Everything that is wrong with a submission, at once.
+fn parse_submission(metadata: &MetadataMap, request: pb::SubmitJobRequest) -> Result<Submission, ApiError> {
+    let mut found = Vec::new();
+    let user = parse_caller(metadata, &request.request_id, &mut found);
     let spec = match request.spec.map(parse_job_spec) {
         Some(Ok(spec)) => Some(spec),
         Some(Err(violations)) => {
@@ -90,7 +97,7 @@ fn parse_submission(metadata: &MetadataMap, request: pb::SubmitJobRequest) -> Re
     match spec {
         Some(spec) if found.is_empty() => {
             let request_id = Some(request.request_id).filter(|id| !id.is_empty());
-            Ok(Submission { request_id, user: user.to_owned(), spec })
+            Ok(Submission { request_id, user, spec })
         }
         _ => Err(ApiError::Invalid(found)),
     }
@@ -98,8 +105,9 @@ fn parse_submission(metadata: &MetadataMap, request: pb::SubmitJobRequest) -> Re
 
 struct ListQuery {
     page: Page,
-    states: BTreeSet<JobState>,
-    user: String,
+    filter: Filter,
+    /// As it was written; looked up when the list is made.
+    sweep: String,
 }
 
 fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
@@ -118,9 +126,14 @@ fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
             }
         }
     }
-    let filters = format!("jobs {states:?} {:?}", request.user);
+    let labels: BTreeMap<String, String> = request.labels.into_iter().collect();
+    let (user, name_prefix, sweep) = (request.user, request.name_prefix, request.sweep_id);
+    let filters = format!("jobs {states:?} {user:?} {labels:?} {name_prefix:?} {sweep:?}");
     match Page::parse(request.page_size, &request.page_token, &filters) {
-        Ok(page) if found.is_empty() => Ok(ListQuery { page, states, user: request.user }),
+        Ok(page) if found.is_empty() => {
+            let filter = Filter { states, user, name_prefix, labels, batch: None };
+            Ok(ListQuery { page, filter, sweep })
+        }
         page => {
             found.extend(page.err().into_iter().flatten());
             Err(ApiError::Invalid(found))
@@ -129,28 +142,24 @@ fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
 }
 
 /// Newest first.
-fn list(live: &Live<'_>, query: &ListQuery) -> pb::ListJobsResponse {
+fn list(live: &Live<'_>, query: ListQuery) -> Result<pb::ListJobsResponse, ApiError> {
     use prost::Message as _;
-    let before = query.page.after.as_ref().and_then(|key| uuid::Uuid::from_slice(key).ok()).map(JobId);
-    let mut matching = live
-        .core
-        .jobs()
-        .rev()
-        .skip_while(|job| before.is_some_and(|before| job.id >= before))
-        .filter(|job| query.states.is_empty() || query.states.contains(&job.state))
-        .filter(|job| query.user.is_empty() || query.user == job.user)
-        .map(|job| job.id)
-        .peekable();
+    let ListQuery { page, mut filter, sweep } = query;
+    if !sweep.is_empty() {
+        filter.batch = Some(batches::find_sweep(live, &sweep)?.id);
+    }
+    let before = page.after.as_ref().and_then(|key| uuid::Uuid::from_slice(key).ok()).map(JobId);
+    let listed = live.core.list(&filter, before, page.size);
     let (mut jobs, mut bytes) = (Vec::new(), 0);
-    while jobs.len() < query.page.size && bytes < PAGE_BYTES {
-        let Some(id) = matching.next() else { break };
-        jobs.extend(live.job(id).map(translate::job));
+    for id in &listed.jobs {
+        jobs.extend(live.job(*id).map(translate::job));
         bytes += jobs.last().map_or(0, pb::Job::encoded_len);
-        if matching.peek().is_some() && (jobs.len() == query.page.size || bytes >= PAGE_BYTES) {
-            return pb::ListJobsResponse { jobs, next_page_token: query.page.token(id.0.as_bytes()) };
+        if bytes >= PAGE_BYTES && Some(id) != listed.jobs.last() {
+            return Ok(pb::ListJobsResponse { jobs, next_page_token: page.token(id.0.as_bytes()) });
         }
     }
-    pb::ListJobsResponse { jobs, next_page_token: String::new() }
+    let next_page_token = listed.next.map(|next| page.token(next.0.as_bytes())).unwrap_or_default();
+    Ok(pb::ListJobsResponse { jobs, next_page_token })
 }
 
 /// One who watches a job.
@@ -161,6 +170,8 @@ struct Watcher {
     cursor: u64,
     history_only: bool,
     marks: watch::Receiver<Mark>,
+    /// Follows from the job's record and is not stored.
+    first: EventRecord,
     events: mpsc::Sender<Result<pb::JobEvent, Status>>,
 }
 
@@ -181,6 +192,12 @@ impl Watcher {
     }
 
     async fn follow(&mut self) -> Result<(), ApiError> {
+        if self.cursor < self.first.cursor {
+            self.cursor = self.first.cursor;
+            if self.events.send(Ok(translate::event(self.first.clone()))).await.is_err() {
+                return Ok(());
+            }
+        }
         loop {
             let mark = *self.marks.borrow_and_update();
             while self.cursor < mark.last_cursor {
@@ -223,6 +240,31 @@ impl JobService for Jobs {
         Ok(Response::new(pb::SubmitJobResponse { job_id, job: Some(translate::job(view)) }))
     }
 
+    async fn submit_jobs(
+        &self,
+        request: Request<Streaming<pb::SubmitJobsRequest>>,
+    ) -> Result<Response<pb::SubmitJobsResponse>, Status> {
+        batches::submit_jobs(&self.0, request).await.map(Response::new)
+    }
+
+    async fn submit_sweep(
+        &self,
+        request: Request<pb::SubmitSweepRequest>,
+    ) -> Result<Response<pb::SubmitSweepResponse>, Status> {
+        Ok(Response::new(batches::submit_sweep(&self.0, request).await?))
+    }
+
+    async fn get_sweep(&self, request: Request<pb::GetSweepRequest>) -> Result<Response<pb::Sweep>, Status> {
+        Ok(Response::new(batches::get_sweep(&self.0, request.into_inner().sweep_id).await?))
+    }
+
+    async fn cancel_sweep(
+        &self,
+        request: Request<pb::CancelSweepRequest>,
+    ) -> Result<Response<pb::Sweep>, Status> {
+        Ok(Response::new(batches::cancel_sweep(&self.0, request.into_inner().sweep_id).await?))
+    }
+
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
         let view = self.view(request.into_inner().job_id).await?;
         Ok(Response::new(translate::job(view)))
@@ -233,7 +275,7 @@ impl JobService for Jobs {
         request: Request<pb::ListJobsRequest>,
     ) -> Result<Response<pb::ListJobsResponse>, Status> {
         let query = parse_list(request.into_inner())?;
-        let page = self.0.driver.ask(move |live| list(live, &query)).await.map_err(ApiError::from)?;
+        let page = self.0.driver.ask(move |live| list(live, query)).await.map_err(ApiError::from)??;
         Ok(Response::new(page))
     }
 
@@ -258,11 +300,13 @@ impl JobService for Jobs {
         let pb::WatchJobRequest { job_id, cursor, history_only } = request.into_inner();
         let subscribe = move |live: &mut Live<'_>| {
             let job = find_job(live, &job_id)?;
-            live.watch(job).map(|marks| (job, marks)).ok_or_else(|| ApiError::no_job(&job))
+            let first = live.core.job(job).map(|record| record.first_event());
+            let watched = first.zip(live.watch(job)).map(|(first, marks)| (job, first, marks));
+            watched.ok_or_else(|| ApiError::no_job(&job))
         };
-        let (job, marks) = self.0.driver.ask(subscribe).await.map_err(ApiError::from)??;
+        let (job, first, marks) = self.0.driver.ask(subscribe).await.map_err(ApiError::from)??;
         let (events, stream) = mpsc::channel(WATCH_BACKLOG);
-        let watcher = Watcher { context: self.0.clone(), job, cursor, history_only, marks, events };
+        let watcher = Watcher { context: self.0.clone(), job, cursor, history_only, marks, first, events };
         self.0.tasks.spawn(watcher.run());
         Ok(Response::new(ReceiverStream::new(stream)))
     }

@@ -2,6 +2,7 @@
 
 mod agents;
 mod artifacts;
+mod batches;
 mod cluster;
 mod jobs;
 pub mod manners;

@@ -164,6 +164,18 @@ fn refused(refusal: &Refusal) -> Status {
             details.set_resource_info("job", format!("jobs/{job}"), "", text.as_str());
             Status::with_error_details(Code::AlreadyExists, text, details)
         }
+        Refusal::QueueFull { user, queued, limit, .. } => {
+            let metadata = [
+                ("user", user.clone()),
+                ("limit", "queued_jobs".to_owned()),
+                ("queued", queued.to_string()),
+                ("allowed", limit.to_string()),
+            ];
+            let mut details = details("QUEUED_JOBS_EXCEEDED", metadata);
+            details.add_quota_failure_violation(format!("users/{user}"), text.as_str());
+            details.set_retry_info(Some(RETRY_DELAY * 60));
+            Status::with_error_details(Code::ResourceExhausted, text, details)
+        }
         Refusal::NotRetryable { job, state } => {
             let mut details =
                 details("JOB_NOT_RETRYABLE", [("job", job.to_string()), ("state", state.to_string())]);

@@ -13,18 +13,22 @@ use crate::driver::JobView;
 /// A job for its user.
 pub fn job(view: JobView) -> pb::Job {
     let JobView { record, waiting } = view;
+    let sweep = record.batch.as_ref().filter(|place| place.batch.is_sweep());
+    let estimate = waiting.as_ref().and_then(|waiting| waiting.estimated_start);
     pb::Job {
         id: record.id.to_string(),
-        spec: Some((&record.spec).into()),
+        spec: Some((&*record.full_spec()).into()),
         state: pb::JobState::from(record.state).into(),
         attempts: record.attempts.iter().map(attempt).collect(),
-        progress: record.progress.as_ref().map(|made| progress(&record, made)),
+        progress: record.progress.as_deref().map(|made| progress(&record, made)),
         create_time: Some(timestamp(record.created)),
         start_time: record.started.map(timestamp),
         end_time: record.ended.map(timestamp),
         queue_position: waiting.as_ref().map(|waiting| waiting.position),
         waiting_for: waiting.map(|waiting| waiting.reason).unwrap_or_default(),
-        user: record.user,
+        estimated_start_time: estimate.map(timestamp),
+        sweep_id: sweep.map(|place| place.batch.id.to_string()).unwrap_or_default(),
+        user: record.user.to_string(),
         state_reason: record.state_reason,
     }
 }

@@ -19,35 +19,11 @@ pub(super) const OTHER: Uuid = Uuid::from_u128(2);
 /// A job that no other one of this process has the id of.
 pub(super) fn job() -> JobRecord {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let train = TrainSpec::new(ModelScale::N, "/data/d.yaml");
-    let spec = JobSpec {
-        name: "cells".into(),
-        train,
-        resources: Default::default(),
-        priority: 0,
-        max_retries: 3,
-        labels: Default::default(),
-    };
-    JobRecord {
-        id: JobId(Uuid::from_u128(NEXT.fetch_add(1, Ordering::Relaxed).into())),
-        revision: 1,
-        user: "ada".into(),
-        request_id: Some("r".into()),
-        spec,
-        state: JobState::Queued,
-        state_reason: "submitted".into(),
-        attempts: Vec::new(),
-        crashes: 0,
-        not_before: None,
-        cancel_requested: false,
-        progress: None,
-        checkpoint: None,
-        artifacts: Vec::new(),
-        last_cursor: 0,
-        created: Time(5),
-        started: None,
-        ended: None,
-    }
+    let spec =
+        JobSpec { name: "cells".into(), ..JobSpec::new(TrainSpec::new(ModelScale::N, "/data/d.yaml")) };
+    let id = JobId(Uuid::from_u128(NEXT.fetch_add(1, Ordering::Relaxed).into()));
+    let queued = JobRecord::queued(id, "ada".into(), spec.into(), Time(5));
+    JobRecord { revision: 1, request_id: Some("r".into()), ..queued }
 }
 
 pub(super) fn write(job: &JobRecord) -> Write {
@@ -103,7 +79,7 @@ async fn what_is_committed_is_loaded(store: &dyn Store) {
     let writes = [write(&first), Write::Agent(agent("old")), write(&second), Write::Agent(agent("new"))];
     store.commit(leader, &writes).await.unwrap();
     let loaded = store.load(leader).await.unwrap();
-    assert_eq!(loaded, Loaded { jobs: vec![second], agents: vec![agent("new")], quarantined: Vec::new() });
+    assert_eq!(loaded, Loaded { jobs: vec![second], agents: vec![agent("new")], ..Loaded::default() });
     assert_eq!(store.peek().await.unwrap(), loaded);
 }
 

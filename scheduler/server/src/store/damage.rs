@@ -18,16 +18,19 @@ async fn a_record_that_cannot_be_read_is_set_aside_and_named() {
     let damaged = [
         (other.id.to_string(), "1 {\"id\":".to_owned()),
         (job().id.to_string(), "no record at all".to_owned()),
-        ("no id".to_owned(), format!("1 {}", serde_json::to_string(&moved).unwrap())),
-        (job().id.to_string(), format!("7 {}", serde_json::to_string(&moved).unwrap())),
+        ("no id".to_owned(), format!("1 {}", serde_json::to_string(&moved.standing()).unwrap())),
+        (job().id.to_string(), format!("7 {}", serde_json::to_string(&moved.standing()).unwrap())),
         // Readable, but a job that runs nowhere would never end.
-        (running.id.to_string(), format!("1 {}", serde_json::to_string(&running).unwrap())),
+        (running.id.to_string(), format!("1 {}", serde_json::to_string(&running.standing()).unwrap())),
     ];
+    let submission = serde_json::to_string(&running.submission()).unwrap();
+    let _: u64 = redis.run(&["HSET", keys::SPECS, &running.id.to_string(), &submission]).await;
     for (field, value) in &damaged {
         let _: u64 = redis.run(&["HSET", keys::JOBS, field, value]).await;
     }
     assert_eq!(store.peek().await.unwrap().jobs, std::slice::from_ref(&good));
-    let loaded = store.load(leader).await.unwrap();
+    let mut loaded = store.load(leader).await.unwrap();
+    loaded.quarantined.sort();
     let mut named: Vec<String> = damaged.iter().map(|(field, _)| format!("{} {field}", keys::JOBS)).collect();
     named.sort();
     assert_eq!((loaded.jobs, loaded.quarantined), (vec![good], named));
@@ -122,6 +125,7 @@ async fn a_store_of_the_first_schema_is_migrated_with_all_its_records() {
     assert_eq!((succeeded.attempts.len(), succeeded.artifacts.len()), (2, 1));
     let events = store.events(succeeded.id, 0, 1000).await.unwrap();
     assert_eq!(events.len() as u64, succeeded.last_cursor);
+    assert_eq!((&*succeeded.user, succeeded.spec.train.epochs), ("anonymous", 100));
     // A second migration finds nothing to do.
     assert!(take(&store, ME).await > leader);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
+use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, UserRecord, Write};
 use trainyard_types::{AgentId, JobId, LeaderEpoch};
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ struct State {
     blobs: Option<Uuid>,
     jobs: BTreeMap<JobId, JobRecord>,
     agents: BTreeMap<AgentId, AgentRecord>,
+    users: BTreeMap<String, UserRecord>,
     events: BTreeMap<JobId, BTreeMap<u64, EventRecord>>,
 }
 
@@ -64,8 +65,12 @@ impl State {
     }
 
     fn loaded(&self) -> Loaded {
-        let (jobs, agents) = (self.jobs.values().cloned(), self.agents.values().cloned());
-        Loaded { jobs: jobs.collect(), agents: agents.collect(), quarantined: Vec::new() }
+        Loaded {
+            jobs: self.jobs.values().cloned().collect(),
+            agents: self.agents.values().cloned().collect(),
+            users: self.users.values().cloned().collect(),
+            quarantined: Vec::new(),
+        }
     }
 
     fn commit(&mut self, leader: LeaderEpoch, writes: &[Write]) -> Result<(), StoreError> {
@@ -82,22 +87,44 @@ impl State {
             }
         }
         for write in writes {
-            match write {
-                Write::Job(record) => {
-                    self.jobs.insert(record.id, (**record).clone());
-                }
-                Write::Agent(record) => {
-                    self.agents.insert(record.id, record.clone());
-                }
-                Write::JobEvents { job, events } => {
-                    let stream = self.events.entry(*job).or_default();
-                    let last = stream.last_key_value().map_or(0, |(&cursor, _)| cursor);
-                    let new = events.iter().filter(|event| event.cursor > last);
-                    stream.extend(new.map(|event| (event.cursor, event.clone())));
-                }
-            }
+            self.apply(write);
         }
         Ok(())
+    }
+
+    fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Batch(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
+            Write::Job(record) => {
+                self.jobs.insert(record.id, (**record).clone());
+            }
+            Write::Pulse(pulse) => {
+                if let Some(job) = self.jobs.get_mut(&pulse.job) {
+                    job.beat(pulse.clone());
+                }
+            }
+            Write::Agent(record) => {
+                self.agents.insert(record.id, record.clone());
+            }
+            Write::User(record) => {
+                self.users.insert(record.name.clone(), record.clone());
+            }
+            Write::JobEvents { job, events } => {
+                let stream = self.events.entry(*job).or_default();
+                let last = stream.last_key_value().map_or(0, |(&cursor, _)| cursor);
+                let new = events.iter().filter(|event| event.cursor > last);
+                stream.extend(new.map(|event| (event.cursor, event.clone())));
+            }
+            Write::Forget { job, .. } => {
+                self.jobs.remove(job);
+                self.events.remove(job);
+            }
+            // Its jobs were forgotten one by one.
+            Write::ForgetBatch(_) => {}
+            Write::ForgetUser(name) => {
+                self.users.remove(name);
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod keys;
 mod link;
 mod records;
 mod redis;
+mod writes;
 
 #[cfg(test)]
 mod conformance;
@@ -18,14 +19,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
+use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Stored, UserRecord, Write};
 use trainyard_types::{JobId, LeaderEpoch};
 use uuid::Uuid;
 
 pub use self::redis::{RedisOptions, RedisStore};
 
 /// The layout of what is stored. An older one is migrated by whoever comes to lead, a newer one is refused.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -126,8 +127,17 @@ pub struct Loaded {
     pub jobs: Vec<JobRecord>,
     /// By id.
     pub agents: Vec<AgentRecord>,
+    /// By name.
+    pub users: Vec<UserRecord>,
     /// Keys of records that could not be read and were set aside.
     pub quarantined: Vec<String>,
+}
+
+impl From<Loaded> for Stored {
+    fn from(loaded: Loaded) -> Self {
+        let Loaded { jobs, agents, users, quarantined: _ } = loaded;
+        Self { jobs, agents, users }
+    }
 }
 
 /// Durable state. A call that has returned `Ok` survives the loss of every process.
@@ -154,6 +164,7 @@ pub trait Store: Send + Sync + 'static {
     /// Applies all of `writes` in order, or none of them. Without writes it checks that `leader` leads.
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()>;
 
-    /// The events of a job after a cursor, oldest first, at most `limit`; old ones may be gone.
+    /// The events of a job after a cursor, oldest first, at most `limit`; old ones may be gone. The first is
+    /// not stored: it is [`JobRecord::first_event`].
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>>;
 }

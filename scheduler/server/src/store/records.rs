@@ -1,22 +1,108 @@
-//! Stored records as text, and what makes one readable.
+//! Stored records as text, what makes one readable, and how jobs are put together from their parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use trainyard_scheduler_core::{AgentRecord, JobRecord};
-use trainyard_types::JobState;
+use trainyard_scheduler_core::{
+    AgentRecord, BatchRecord, JobRecord, Pulse, Standing, StoredBatch, Submission, UserRecord,
+};
+use trainyard_types::{JobId, JobState};
+
+use super::keys;
 
 fn parse_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     serde_json::from_str(json).map_err(|error| error.to_string())
 }
 
-/// `REVISION JSON`: a job's record must be stored under its own id and revision, and make sense.
-pub fn parse_job(field: &str, value: &str) -> Result<JobRecord, String> {
+/// `REVISION JSON`: where a job stands, stored under its own id and revision.
+pub fn parse_standing(field: &str, value: &str) -> Result<Standing<'static>, String> {
     let (revision, json) = value.split_once(' ').ok_or("has no revision")?;
-    let record: JobRecord = parse_json(json)?;
-    if record.id.to_string() != field || record.revision.to_string() != revision {
-        return Err(format!("is job {} at revision {}", record.id, record.revision));
+    let standing: Standing<'static> = parse_json(json)?;
+    if standing.id.to_string() != field || standing.revision.to_string() != revision {
+        return Err(format!("is job {} at revision {}", standing.id, standing.revision));
     }
-    check(&record)?;
-    Ok(record)
+    Ok(standing)
+}
+
+/// What was submitted.
+pub fn parse_submission(field: &str, value: &str) -> Result<JobRecord, String> {
+    let id = field.parse().map_err(|_| "is under no job id")?;
+    Ok(JobRecord::submitted(id, parse_json::<Submission<'static>>(value)?))
+}
+
+/// How far a job has come.
+pub fn parse_pulse(field: &str, value: &str) -> Result<Pulse, String> {
+    let pulse: Pulse = parse_json(value)?;
+    if pulse.job.to_string() == field { Ok(pulse) } else { Err(format!("is of job {}", pulse.job)) }
+}
+
+/// A user's record must be stored under its name.
+pub fn parse_user(field: &str, value: &str) -> Result<UserRecord, String> {
+    let user: UserRecord = parse_json(value)?;
+    if user.name == field { Ok(user) } else { Err(format!("is user {}", user.name)) }
+}
+
+/// A batch must be stored under its own id, and have jobs.
+pub fn parse_batch(field: &str, value: &str) -> Result<Arc<BatchRecord>, String> {
+    let batch = BatchRecord::from(parse_json::<StoredBatch>(value)?);
+    if batch.id.to_string() != field {
+        return Err(format!("is batch {}", batch.id));
+    }
+    if batch.is_empty() { Err("has no jobs".to_owned()) } else { Ok(Arc::new(batch)) }
+}
+
+/// A job that has expired.
+pub fn parse_forgotten(field: &str, _value: &str) -> Result<JobId, String> {
+    field.parse().map_err(|_| "is no job id".to_owned())
+}
+
+/// An agent's record must be stored under its own id.
+pub fn parse_agent(field: &str, value: &str) -> Result<AgentRecord, String> {
+    let record: AgentRecord = parse_json(value)?;
+    if record.id.to_string() == field { Ok(record) } else { Err(format!("is agent {}", record.id)) }
+}
+
+/// The parts of all jobs.
+#[derive(Debug, Default)]
+pub struct Parts {
+    pub submitted: Vec<JobRecord>,
+    pub batches: Vec<Arc<BatchRecord>>,
+    pub forgotten: BTreeSet<JobId>,
+    pub standings: Vec<Standing<'static>>,
+    pub pulses: Vec<Pulse>,
+}
+
+/// A field that is readable, but not together with the others: its hash, its name, and why.
+pub type Unfit = (&'static str, String, String);
+
+impl Parts {
+    /// The jobs, by id, and what does not fit.
+    pub fn put_together(self) -> (Vec<JobRecord>, Vec<Unfit>) {
+        let mut begun: BTreeMap<JobId, JobRecord> =
+            self.submitted.into_iter().map(|job| (job.id, job)).collect();
+        let of_batches = self.batches.iter().flat_map(BatchRecord::jobs);
+        begun.extend(of_batches.filter(|job| !self.forgotten.contains(&job.id)).map(|job| (job.id, job)));
+        let mut unfit = Vec::new();
+        let mut jobs = BTreeMap::new();
+        for standing in self.standings {
+            let id = standing.id;
+            let job = begun.remove(&id).ok_or_else(|| "nothing is stored of its submission".to_owned());
+            match job.map(|job| job.at(standing)).and_then(|job| check(&job).map(|()| job)) {
+                Ok(job) => drop(jobs.insert(id, job)),
+                Err(cause) => unfit.push((keys::JOBS, id.to_string(), cause)),
+            }
+        }
+        for pulse in self.pulses {
+            if let Some(job) = jobs.get_mut(&pulse.job) {
+                job.beat(pulse);
+            }
+        }
+        // Nothing has happened yet to these. A job that came alone always has a standing, unless somebody
+        // has removed that.
+        jobs.extend(begun.into_iter().filter(|(_, job)| job.batch.is_some()));
+        (jobs.into_values().collect(), unfit)
+    }
 }
 
 /// What the core takes for granted of a record, and a hand that edits it may break.
@@ -34,10 +120,4 @@ fn check(record: &JobRecord) -> Result<(), String> {
     } else {
         Err(format!("is {} with {live} live attempts", record.state))
     }
-}
-
-/// An agent's record must be stored under its own id.
-pub fn parse_agent(field: &str, value: &str) -> Result<AgentRecord, String> {
-    let record: AgentRecord = parse_json(value)?;
-    if record.id.to_string() == field { Ok(record) } else { Err(format!("is agent {}", record.id)) }
 }

@@ -6,18 +6,22 @@ use std::time::Duration;
 
 use redis::{ConnectionAddr, RedisError, Script, ScriptInvocation};
 use tracing::{error, info, warn};
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Write};
-use trainyard_types::{AgentId, JobId, LeaderEpoch};
+use trainyard_scheduler_core::{EventRecord, Write};
+use trainyard_types::{JobId, LeaderEpoch};
 use uuid::Uuid;
 
 use super::link::{Link, Source};
-use super::records::{parse_agent, parse_job};
+use super::records::{
+    Parts, parse_agent, parse_batch, parse_forgotten, parse_pulse, parse_standing, parse_submission,
+    parse_user,
+};
+use super::writes::Batch;
 use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
 
 /// How long a write may take to reach the replicas that it waits for.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(2);
 /// Fields per step when a hash is read.
-const SCAN_COUNT: usize = 500;
+const SCAN_COUNT: usize = 2000;
 
 /// Id, and its fields with their values.
 type StreamEntry = (String, Vec<(String, Vec<u8>)>);
@@ -85,7 +89,10 @@ impl RedisStore {
             resign: Script::new(include_str!("scripts/resign.lua")),
             commit: Script::new(include_str!("scripts/commit.lua")),
             quarantine: Script::new(include_str!("scripts/quarantine.lua")),
-            migrations: vec![Script::new(include_str!("scripts/from_1.lua"))],
+            migrations: vec![
+                Script::new(include_str!("scripts/from_1.lua")),
+                Script::new(include_str!("scripts/from_2.lua")),
+            ],
             options,
         }
     }
@@ -142,6 +149,7 @@ impl RedisStore {
         for (at, step) in steps.iter().enumerate() {
             let mut call = step.prepare_invoke();
             call.key(keys::SCHEMA).key(keys::LEADER_EPOCH).key(keys::LEADER);
+            call.key(keys::JOBS).key(keys::SPECS);
             let answer = self.invoke_durably(&call, step).await?;
             // Another scheduler may have been faster.
             if answer.first().is_some_and(|word| word == "ok") {
@@ -173,18 +181,25 @@ impl RedisStore {
         }
     }
 
-    /// All fields of a hash. No other scheduler writes meanwhile without fencing a leader that reads; for
-    /// another reader the answer is as of no one moment, but each record is whole.
-    async fn hash(&self, link: &Link, key: &str) -> Result<BTreeMap<String, String>, StoreError> {
+    /// All fields of a hash, parsed as they come. No other scheduler writes meanwhile without fencing a leader
+    /// that reads; for another reader the answer is as of no one moment, but each record is whole.
+    async fn scan<T>(
+        &self,
+        link: &Link,
+        key: &str,
+        parse: impl Fn(&str, &str) -> Result<T, String>,
+    ) -> Result<BTreeMap<String, Result<T, String>>, StoreError> {
         let mut found = BTreeMap::new();
         let mut cursor = 0_u64;
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
             let (next, fields): (u64, Vec<(String, Vec<u8>)>) = link.query(&command).await?;
-            // What is no UTF-8 is no record either, and is quarantined as one that cannot be read.
-            let text = |(field, value): (String, Vec<u8>)| (field, String::from_utf8_lossy(&value).into());
-            found.extend(fields.into_iter().map(text));
+            for (field, value) in fields {
+                // What is no UTF-8 is no record either, and is quarantined as one that cannot be read.
+                let parsed = parse(&field, &String::from_utf8_lossy(&value));
+                found.insert(field, parsed);
+            }
             if next == 0 {
                 return Ok(found);
             }
@@ -212,22 +227,59 @@ impl RedisStore {
             quarantined.push(key.to_owned());
         }
         let mut records = Vec::new();
-        for (field, value) in self.hash(&self.writer, key).await? {
-            match parse(&field, &value) {
+        for (field, parsed) in self.scan(&self.writer, key, parse).await? {
+            match parsed {
                 Ok(record) => records.push(record),
-                Err(cause) => {
-                    error!(key, field, cause, "record cannot be read, setting it aside");
-                    self.set_aside(leader, key, Some(&field)).await?;
-                    quarantined.push(format!("{key} {field}"));
-                }
+                Err(cause) => self.quarantine_field(leader, key, &field, &cause, quarantined).await?,
             }
         }
         Ok(records)
     }
 
+    async fn quarantine_field(
+        &self,
+        leader: LeaderEpoch,
+        key: &'static str,
+        field: &str,
+        cause: &str,
+        quarantined: &mut Vec<String>,
+    ) -> Result<(), StoreError> {
+        error!(key, field, cause, "record cannot be read, setting it aside");
+        self.set_aside(leader, key, Some(field)).await?;
+        quarantined.push(format!("{key} {field}"));
+        Ok(())
+    }
+
+    async fn load_jobs(
+        &self,
+        leader: LeaderEpoch,
+        quarantined: &mut Vec<String>,
+    ) -> Result<Vec<trainyard_scheduler_core::JobRecord>, StoreError> {
+        let standings = self.records(leader, keys::JOBS, parse_standing, quarantined).await?;
+        let lost_all = quarantined.iter().any(|key| key == keys::JOBS);
+        let pulses = self.records(leader, keys::PULSES, parse_pulse, quarantined).await?;
+        let submitted = self.records(leader, keys::SPECS, parse_submission, quarantined).await?;
+        let mut batches = self.records(leader, keys::BATCHES, parse_batch, quarantined).await?;
+        let forgotten = self.records(leader, keys::FORGOTTEN, parse_forgotten, quarantined).await?;
+        if lost_all {
+            // Which of their jobs have run is not known any more; none may begin anew.
+            batches.clear();
+        }
+        let parts =
+            Parts { submitted, batches, forgotten: forgotten.into_iter().collect(), standings, pulses };
+        let (jobs, unfit) = parts.put_together();
+        for (key, field, cause) in unfit {
+            self.quarantine_field(leader, key, &field, &cause, quarantined).await?;
+        }
+        Ok(jobs)
+    }
+
     async fn set_aside(&self, leader: LeaderEpoch, key: &str, field: Option<&str>) -> Result<(), StoreError> {
         let mut call = self.quarantine.prepare_invoke();
         call.key(keys::LEADER_EPOCH).key(key).key(keys::QUARANTINE).arg(leader.0);
+        if key == keys::JOBS {
+            call.key(keys::FORGOTTEN);
+        }
         if let Some(field) = field {
             call.arg(field);
         }
@@ -239,8 +291,7 @@ impl RedisStore {
         key: &'static str,
         parse: impl Fn(&str, &str) -> Result<T, String>,
     ) -> Result<Vec<T>, StoreError> {
-        let fields = self.hash(&self.reader, key).await?;
-        Ok(fields.iter().filter_map(|(field, value)| parse(field, value).ok()).collect())
+        Ok(self.scan(&self.reader, key, parse).await?.into_values().filter_map(Result::ok).collect())
     }
 
     async fn read_events(
@@ -309,40 +360,35 @@ impl Store for RedisStore {
     fn load(&self, leader: LeaderEpoch) -> Pending<'_, Loaded> {
         Box::pin(async move {
             let mut quarantined = Vec::new();
-            let jobs = self.records(leader, keys::JOBS, parse_job, &mut quarantined).await?;
+            let jobs = self.load_jobs(leader, &mut quarantined).await?;
             let agents = self.records(leader, keys::AGENTS, parse_agent, &mut quarantined).await?;
-            Ok(Loaded { jobs, agents, quarantined })
+            let users = self.records(leader, keys::USERS, parse_user, &mut quarantined).await?;
+            Ok(Loaded { jobs, agents, users, quarantined })
         })
     }
 
     fn peek(&self) -> Pending<'_, Loaded> {
         Box::pin(async move {
-            let jobs = self.readable(keys::JOBS, parse_job).await?;
+            // What a job stands on was written before or with where it stands, so it is read after that.
+            let parts = Parts {
+                standings: self.readable(keys::JOBS, parse_standing).await?,
+                pulses: self.readable(keys::PULSES, parse_pulse).await?,
+                submitted: self.readable(keys::SPECS, parse_submission).await?,
+                batches: self.readable(keys::BATCHES, parse_batch).await?,
+                forgotten: self.readable(keys::FORGOTTEN, parse_forgotten).await?.into_iter().collect(),
+            };
+            let (jobs, _) = parts.put_together();
             let agents = self.readable(keys::AGENTS, parse_agent).await?;
-            Ok(Loaded { jobs, agents, quarantined: Vec::new() })
+            let users = self.readable(keys::USERS, parse_user).await?;
+            Ok(Loaded { jobs, agents, users, quarantined: Vec::new() })
         })
     }
 
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()> {
         Box::pin(async move {
-            let batch = Batch::of(writes);
             let mut call = self.commit.prepare_invoke();
-            call.key(keys::LEADER_EPOCH).key(keys::JOBS).key(keys::AGENTS);
-            call.arg(leader.0).arg(self.options.event_history).arg(batch.jobs.len());
-            for (id, (built_on, record)) in &batch.jobs {
-                let json = serde_json::to_string(record)?;
-                call.arg(id.to_string()).arg(*built_on).arg(format!("{} {json}", record.revision));
-            }
-            call.arg(batch.agents.len());
-            for (id, record) in &batch.agents {
-                call.arg(id.to_string()).arg(serde_json::to_vec(record)?);
-            }
-            for (job, events) in &batch.events {
-                call.key(keys::events(*job)).arg(events.len());
-                for event in events {
-                    call.arg(event.cursor).arg(serde_json::to_vec(event)?);
-                }
-            }
+            call.key(keys::LEADER_EPOCH).arg(leader.0).arg(self.options.event_history);
+            Batch::of(writes)?.write(&mut call)?;
             call.key(keys::QUARANTINE);
             read_answer(&self.invoke_durably(&call, &self.commit).await?, leader)
         })
@@ -350,34 +396,6 @@ impl Store for RedisStore {
 
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
         Box::pin(self.read_events(job, after, limit))
-    }
-}
-
-/// A batch with one entry a record: of several writes of a job, the last one counts, and builds on what
-/// the first one built on.
-#[derive(Default)]
-struct Batch<'a> {
-    jobs: BTreeMap<JobId, (u64, &'a JobRecord)>,
-    agents: BTreeMap<AgentId, &'a AgentRecord>,
-    events: BTreeMap<JobId, Vec<&'a EventRecord>>,
-}
-
-impl<'a> Batch<'a> {
-    fn of(writes: &'a [Write]) -> Self {
-        let mut batch = Self::default();
-        for write in writes {
-            match write {
-                Write::Job(record) => {
-                    let built_on = record.revision.saturating_sub(1);
-                    batch.jobs.entry(record.id).or_insert((built_on, record)).1 = record;
-                }
-                Write::Agent(record) => {
-                    batch.agents.insert(record.id, record);
-                }
-                Write::JobEvents { job, events } => batch.events.entry(*job).or_default().extend(events),
-            }
-        }
-        batch
     }
 }
 

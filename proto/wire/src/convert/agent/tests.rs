@@ -1,5 +1,5 @@
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerEvent};
-use trainyard_types::{JobId, JobSpec, ModelScale, Resources, Time, TrainSpec};
+use trainyard_types::{JobId, JobSpec, ModelScale, Time, TrainSpec};
 use uuid::Uuid;
 
 use super::*;
@@ -41,11 +41,10 @@ fn every_kind_of_report_reads_back() {
 fn an_assignment_reads_back_on_either_slot() {
     let spec = JobSpec {
         name: "cells".into(),
-        train: TrainSpec::new(ModelScale::S, "/data/bccd/data.yaml"),
-        resources: Resources::default(),
         priority: 5,
         max_retries: 0,
         labels: [("a".to_owned(), "b".to_owned())].into(),
+        ..JobSpec::new(TrainSpec::new(ModelScale::S, "/data/bccd/data.yaml"))
     };
     let slots = [(Slot::Gpu(GpuUuid("GPU-1".into())), Some(checkpoint())), (Slot::Cpu(1), None)];
     for (slot, resume) in slots {

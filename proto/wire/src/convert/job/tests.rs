@@ -170,6 +170,7 @@ prop_compose! {
         cpu in any::<bool>(),
         priority in -100i32..=100,
         max_retries in 0u32..=100,
+        time_limit in prop::option::of((1000..1_000_000_u64).prop_map(Duration::from_millis)),
         labels in prop::collection::btree_map("[a-z]{1,9}", "[a-z]{0,9}", 0..4),
     ) -> JobSpec {
         let resources = if cpu {
@@ -177,7 +178,7 @@ prop_compose! {
         } else {
             Resources { gpu_models: gpu.0, min_vram_mib: gpu.1, ..Resources::default() }
         };
-        JobSpec { name, train, resources, priority, max_retries, labels }
+        JobSpec { name, train, resources, priority, max_retries, time_limit, labels }
     }
 }
 

@@ -1,0 +1,76 @@
+//! Time limits: a job whose trainers have run for as long as they may is stopped with a checkpoint.
+
+use std::time::Duration;
+
+use trainyard_types::trainer::LogLevel;
+use trainyard_types::{EndReason, JobId, Time};
+
+use crate::changes::Changes;
+use crate::core::Core;
+use crate::output::Command;
+use crate::record::{EventBody, JobRecord};
+
+impl JobRecord {
+    /// When the running attempt has used up the job's time.
+    pub(crate) fn out_of_time_at(&self) -> Option<Time> {
+        let limit = self.spec.time_limit.filter(|_| !self.out_of_time)?;
+        let started = self.live_attempt()?.started?;
+        Some(started + limit.saturating_sub(self.ran))
+    }
+}
+
+impl Core {
+    /// Moves a job's deadline from where it was to where it is.
+    pub(crate) fn move_time_limit(&mut self, id: JobId, before: Option<Time>) {
+        let after = self.jobs.get(&id).and_then(JobRecord::out_of_time_at);
+        if before != after {
+            if let Some(before) = before {
+                self.time_limits.remove(&(before, id));
+            }
+            self.time_limits.extend(after.map(|after| (after, id)));
+        }
+    }
+
+    /// Stops the next job whose time is over; `false` when there is none.
+    pub(crate) fn stop_out_of_time(&mut self, now: Time, out: &mut Changes) -> bool {
+        let Some(&(time, id)) = self.time_limits.first() else { return false };
+        if time > now {
+            return false;
+        }
+        self.time_limits.pop_first();
+        let Some(job) = self.jobs.get_mut(&id) else { return true };
+        job.out_of_time = true;
+        let limit = job.spec.time_limit.unwrap_or_default();
+        let Some(attempt) = job.live_attempt() else { return true };
+        let (attempt, agent, name) = (attempt.id, attempt.agent, attempt.agent_name.clone());
+        if !job.cancel_requested {
+            job.state_reason =
+                format!("its time limit of {} is over; waits for agent `{name}` to stop it", in_words(limit));
+            let message = job.state_reason.clone();
+            out.event(job, now, attempt.number, EventBody::Log { level: LogLevel::Warning, message });
+        }
+        out.touch(id);
+        if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
+            // An agent that is told to make way writes and uploads a checkpoint.
+            out.command(Command::Stop { agent, session, attempt, reason: EndReason::Preempted });
+        }
+        true
+    }
+}
+
+/// `2 h 30 min`, `45 s`.
+pub(crate) fn in_words(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let words: Vec<String> = parts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, unit)| format!("{count} {unit}"))
+        .collect();
+    if words.is_empty() { "0 s".to_owned() } else { words.join(" ") }
+}

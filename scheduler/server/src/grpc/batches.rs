@@ -1,0 +1,265 @@
+//! Many jobs in one call: `SubmitJobs`, and sweeps.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use tonic::{Request, Status, Streaming};
+use trainyard_proto::convert::job::{parse_job_spec, timestamp};
+use trainyard_proto::pb;
+use trainyard_scheduler_core::batch::SWEEP_LABEL;
+use trainyard_scheduler_core::{Axis, BatchRecord, Content, Sweep};
+use trainyard_types::{BatchId, JobId, JobSpec, TrainPatch, Violation};
+
+use super::Context;
+use super::jobs::parse_caller;
+use super::status::ApiError;
+use crate::driver::Live;
+
+/// Violations that one answer names; behind them, the user has a pattern to go by.
+const MOST_VIOLATIONS: usize = 100;
+/// Jobs of a sweep that one batch of events cancels.
+const CANCEL_AT_ONCE: usize = 500;
+
+/// The specs of a call, part by part.
+#[derive(Default)]
+struct Specs {
+    specs: Vec<Arc<JobSpec>>,
+    found: Vec<Violation>,
+}
+
+impl Specs {
+    fn take(&mut self, specs: Vec<pb::JobSpec>) -> Result<(), ApiError> {
+        for spec in specs {
+            let at = self.specs.len();
+            if at >= BatchId::MAX_JOBS as usize {
+                let text = format!("has more than {} jobs; make several calls", BatchId::MAX_JOBS);
+                return Err(ApiError::field("specs", text));
+            }
+            match parse_job_spec(spec) {
+                // Equal neighbours are kept once.
+                Ok(spec) => match self.specs.last() {
+                    Some(last) if **last == spec => self.specs.push(Arc::clone(last)),
+                    Some(_) | None => self.specs.push(Arc::new(spec)),
+                },
+                Err(violations) => {
+                    let under = |violation: Violation| violation.under(&format!("specs[{at}]"));
+                    self.found.extend(violations.into_iter().map(under));
+                    if self.found.len() >= MOST_VIOLATIONS {
+                        self.found.truncate(MOST_VIOLATIONS);
+                        return Err(ApiError::Invalid(std::mem::take(&mut self.found)));
+                    }
+                    // It keeps its place, so that the next ones are named by theirs.
+                    let placeholder =
+                        JobSpec::new(trainyard_types::TrainSpec::new(trainyard_types::ModelScale::N, "/"));
+                    self.specs.push(Arc::new(placeholder));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Queues all jobs of a call, or none.
+///
+/// # Errors
+/// Everything that is wrong with the specs; what the core refuses.
+pub async fn submit_jobs(
+    context: &Context,
+    request: Request<Streaming<pb::SubmitJobsRequest>>,
+) -> Result<pb::SubmitJobsResponse, Status> {
+    let (metadata, _, mut parts) = request.into_parts();
+    let mut specs = Specs::default();
+    let mut head: Option<(String, bool)> = None;
+    while let Some(part) = parts.message().await? {
+        head.get_or_insert((part.request_id, part.validate_only));
+        specs.take(part.specs)?;
+    }
+    let (request_id, validate_only) = head.unwrap_or_default();
+    let Specs { specs, mut found } = specs;
+    let user = parse_caller(&metadata, &request_id, &mut found);
+    if specs.is_empty() {
+        found.push(Violation::new("specs", "is empty; give at least one job"));
+    }
+    if !found.is_empty() {
+        return Err(ApiError::Invalid(found).into());
+    }
+    if validate_only {
+        return Ok(pb::SubmitJobsResponse::default());
+    }
+    let request_id = Some(request_id).filter(|id| !id.is_empty());
+    let first = context.driver.submit_batch(request_id, user, Content::Specs(specs)).await;
+    let first = first.map_err(ApiError::from)?;
+    let place = first.record.batch.ok_or(ApiError::Internal)?;
+    Ok(pb::SubmitJobsResponse { job_ids: place.batch.ids().map(|id| id.to_string()).collect() })
+}
+
+/// Queues every combination.
+///
+/// # Errors
+/// Everything that is wrong with the spec or the axes; what the core refuses.
+pub async fn submit_sweep(
+    context: &Context,
+    request: Request<pb::SubmitSweepRequest>,
+) -> Result<pb::SubmitSweepResponse, ApiError> {
+    let (metadata, _, request) = request.into_parts();
+    let pb::SubmitSweepRequest { request_id, spec, axes, validate_only } = request;
+    let mut found = Vec::new();
+    let user = parse_caller(&metadata, &request_id, &mut found);
+    let spec = match spec.map(parse_job_spec) {
+        Some(Ok(spec)) => Some(spec),
+        Some(Err(violations)) => {
+            found.extend(violations.into_iter().map(|violation| violation.under("spec")));
+            None
+        }
+        None => {
+            found.push(Violation::new("spec", "is missing; say what to train"));
+            None
+        }
+    };
+    let axes = parse_axes(axes, spec.as_ref(), &mut found);
+    let sweep = match spec {
+        Some(spec) if found.is_empty() => Sweep { spec, axes },
+        _ => return Err(ApiError::Invalid(found)),
+    };
+    let Some(jobs) = sweep.jobs() else {
+        let text = format!("has more than {} combinations; make several sweeps", BatchId::MAX_JOBS);
+        return Err(ApiError::field("axes", text));
+    };
+    if validate_only {
+        return Ok(pb::SubmitSweepResponse { sweep_id: String::new(), jobs });
+    }
+    let request_id = Some(request_id).filter(|id| !id.is_empty());
+    let first = context.driver.submit_batch(request_id, user, Content::Sweep(sweep)).await?;
+    let place = first.record.batch.ok_or(ApiError::Internal)?;
+    Ok(pb::SubmitSweepResponse { sweep_id: place.batch.id.to_string(), jobs: place.batch.len() })
+}
+
+/// Every value by itself must be right on the spec; then so is every combination, since no rule is about
+/// two fields.
+fn parse_axes(axes: Vec<pb::SweepAxis>, spec: Option<&JobSpec>, found: &mut Vec<Violation>) -> Vec<Axis> {
+    let mut seen = BTreeSet::new();
+    if axes.is_empty() {
+        found.push(Violation::new("axes", "is empty; give a parameter with its values, or use SubmitJob"));
+    }
+    // Each makes a label, and the sweep's id another.
+    if spec.is_some_and(|spec| spec.labels.len() + axes.len() >= 64) {
+        let text = "has too many parameters; together with the labels at most 63 will do";
+        found.push(Violation::new("axes", text));
+    }
+    let mut parsed = Vec::new();
+    for (at, pb::SweepAxis { parameter, values }) in axes.into_iter().enumerate() {
+        let field = format!("axes[{at}]");
+        if parameter == SWEEP_LABEL || !seen.insert(parameter.clone()) {
+            let text = format!("is `{parameter}`, which another axis or label is called; name each once");
+            found.push(Violation::new(format!("{field}.parameter"), text));
+        }
+        if values.is_empty() {
+            found.push(Violation::new(format!("{field}.values"), "is empty; give at least one value"));
+        }
+        let mut patches = Vec::with_capacity(values.len());
+        for (number, text) in values.into_iter().enumerate() {
+            match parse_value(&parameter, &text, spec) {
+                Ok(patch) => patches.push((text, patch)),
+                Err(cause) if found.len() < MOST_VIOLATIONS => {
+                    found.push(Violation::new(format!("{field}.values[{number}]"), cause));
+                }
+                Err(_) => {}
+            }
+        }
+        parsed.push(Axis { parameter, values: patches });
+    }
+    parsed
+}
+
+fn parse_value(parameter: &str, text: &str, spec: Option<&JobSpec>) -> Result<TrainPatch, String> {
+    if text.len() > 255 {
+        return Err(format!("has {} bytes; use at most 255", text.len()));
+    }
+    let literal = serde_json::from_str(text).ok().filter(|value: &Value| !value.is_null());
+    let patch = |value: Value| {
+        serde_json::from_value::<TrainPatch>(Value::Object(Map::from_iter([(parameter.to_owned(), value)])))
+    };
+    // A path or a model may look like a number.
+    let patch =
+        patch(literal.unwrap_or_else(|| text.into())).or_else(|first| patch(text.into()).map_err(|_| first));
+    let patch = patch.map_err(|cause| format!("is `{text}`: {cause}"))?;
+    let Some(spec) = spec else { return Ok(patch) };
+    let mut train = spec.train.clone();
+    patch.apply(&mut train);
+    match train.violations().first() {
+        Some(violation) => Err(format!("is `{text}`: {violation}")),
+        None => Ok(patch),
+    }
+}
+
+/// The one sweep whose id starts with `text`.
+///
+/// # Errors
+/// There is none, or several.
+pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<BatchRecord>, ApiError> {
+    if text.is_empty() {
+        return Err(ApiError::field("sweep_id", "is empty; give a sweep's id or the start of one"));
+    }
+    let mut found = live.core.batches_with_prefix(text).filter(|batch| batch.is_sweep());
+    match (found.next(), found.next()) {
+        (Some(batch), None) => Ok(Arc::clone(batch)),
+        (None, _) => {
+            let (name, hint) = (text.to_owned(), "`yard jobs` shows the sweep of each job");
+            Err(ApiError::NotFound { kind: "sweep", name, hint })
+        }
+        (Some(_), Some(_)) => {
+            let text = format!("is `{text}`, with which several sweeps start; write more of it");
+            Err(ApiError::field("sweep_id", text))
+        }
+    }
+}
+
+fn view(live: &Live<'_>, batch: &BatchRecord) -> pb::Sweep {
+    let Content::Sweep(sweep) = &batch.content else { return pb::Sweep::default() };
+    let axis = |axis: &Axis| pb::SweepAxis {
+        parameter: axis.parameter.clone(),
+        values: axis.values.iter().map(|(text, _)| text.clone()).collect(),
+    };
+    let count = |(state, jobs)| pb::JobCount { state: pb::JobState::from(state).into(), jobs };
+    pb::Sweep {
+        id: batch.id.to_string(),
+        spec: Some((&sweep.spec).into()),
+        axes: sweep.axes.iter().map(axis).collect(),
+        user: batch.user.to_string(),
+        create_time: Some(timestamp(batch.created)),
+        counts: live.core.batch_states(batch).into_iter().map(count).collect(),
+    }
+}
+
+/// A sweep as it stands.
+///
+/// # Errors
+/// There is none such.
+pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
+    let look = move |live: &mut Live<'_>| find_sweep(live, &text).map(|batch| view(live, &batch));
+    context.driver.ask(look).await?
+}
+
+/// Ends a sweep's jobs, some at a time, so that others are served in between. Whoever is told that it is
+/// done can rely on it; whoever is not, asks again.
+///
+/// # Errors
+/// There is none such.
+pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
+    let look = move |live: &mut Live<'_>| find_sweep(live, &text);
+    let batch = context.driver.ask(look).await??;
+    let ids: Vec<JobId> = batch.ids().collect();
+    for some in ids.chunks(CANCEL_AT_ONCE) {
+        let wanted = some.to_vec();
+        let open = move |live: &mut Live<'_>| {
+            let is_open = |id: &JobId| live.core.job(*id).is_some_and(|job| !job.state.is_final());
+            wanted.into_iter().filter(is_open).collect::<Vec<_>>()
+        };
+        let open = context.driver.ask(open).await?;
+        if !open.is_empty() {
+            context.driver.cancel_many(open).await?;
+        }
+    }
+    context.driver.ask(move |live| Ok(view(live, &batch))).await?
+}
