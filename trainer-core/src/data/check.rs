@@ -149,7 +149,9 @@ impl fmt::Display for CheckReport {
         }
         let (errors, warnings) = (self.errors.len(), self.warnings.len());
         let verdict = if self.is_usable() { "can be trained on" } else { "cannot be trained on" };
-        writeln!(f, "{errors} errors, {warnings} warnings: the data set {verdict}")
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let (s, t) = (plural(errors), plural(warnings));
+        writeln!(f, "{errors} error{s}, {warnings} warning{t}: the data set {verdict}")
     }
 }
 

@@ -270,11 +270,12 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
     let path = &image.path;
     let shown = path.display();
     if !path.exists() {
-        let named_in = match &image.named_in {
-            Some((list, line)) => format!("{}:{line}", list.display()),
-            None => "the folder".to_owned(),
-        };
-        return Finding::Missing(format!("{named_in}: image `{shown}` does not exist, left out"));
+        return Finding::Missing(match &image.named_in {
+            Some((list, line)) => {
+                format!("{}:{line}: image `{shown}` does not exist, left out", list.display())
+            }
+            None => format!("image `{shown}` is a link to nothing, left out"),
+        });
     }
     let seen = match decode::look(path) {
         Ok(seen) => seen,
