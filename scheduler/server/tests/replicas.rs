@@ -128,3 +128,39 @@ async fn a_replica_without_the_shared_blobs_says_so_and_ends() {
     assert!(end.starts_with("blob_dir: `") && end.contains("mount it and set `blob_dir`"), "{end}");
     leader.submit(submission("a")).await.unwrap();
 }
+
+#[tokio::test]
+async fn nobody_leads_an_emptied_redis_until_it_is_restored_or_begun_anew() {
+    let ground = Ground::new();
+    let leader = ground.replica().await;
+    leader.is("leads").await;
+    leader.submit(submission("a")).await.unwrap();
+    let standby = ground.replica().await;
+    standby.is("stands by").await;
+    let redis = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("redis-cli");
+        let answer = command.arg("-s").arg(ground.redis.socket()).args(arguments).output().unwrap();
+        String::from_utf8(answer.stdout).unwrap()
+    };
+    let kept = ["{trainyard}:schema", "{trainyard}:leader_epoch", "{trainyard}:jobs", "{trainyard}:specs"];
+    for key in kept {
+        redis(&["COPY", key, &format!("backup {key}")]);
+    }
+    redis(&["EVAL", "redis.call('DEL', unpack(redis.call('KEYS', '{trainyard}:*')))", "0"]);
+    for scheduler in [&leader, &standby] {
+        scheduler.is("not ready: Redis has lost its data").await;
+        assert_eq!(code(scheduler.submit(submission("b")).await), Code::Unavailable);
+    }
+    for key in kept {
+        redis(&["COPY", &format!("backup {key}"), key]);
+    }
+    while leader.submit(submission("a")).await.is_err() && standby.submit(submission("a")).await.is_err() {}
+    assert_eq!(leader.list(pb::ListJobsRequest::default()).await.unwrap().jobs.len(), 1);
+    // Whoever has seen nothing begins anew.
+    redis(&["FLUSHALL"]);
+    leader.is("not ready").await;
+    let fresh = ground.replica().await;
+    fresh.is("leads").await;
+    assert_eq!(fresh.list(pb::ListJobsRequest::default()).await.unwrap().jobs.len(), 0);
+    leader.is("stands by").await;
+}

@@ -5,13 +5,12 @@
 //! busy with those who only look.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use trainyard_scheduler_core::{Core, CoreConfig};
 use trainyard_types::JobId;
@@ -27,7 +26,8 @@ const AGE_FACTOR: u32 = 10;
 /// Questions that may wait for a view.
 const WAITING: usize = 1024;
 
-type Reading = Pin<Box<dyn Future<Output = Result<View, StoreError>> + Send>>;
+/// A task of its own: a long queue must not keep the driver from seeing that the leader's lease has ended.
+type Reading = AbortOnDropHandle<Result<View, StoreError>>;
 
 struct View {
     core: Core,
@@ -106,6 +106,12 @@ impl Follower {
         let Some(reading) = &mut self.reading else { return };
         let result = reading.await;
         self.reading = None;
+        let result = match result {
+            Ok(result) => result,
+            Err(end) if end.is_panic() => std::panic::resume_unwind(end.into_panic()),
+            // The runtime ends, and this task with it.
+            Err(_) => return,
+        };
         match result {
             Ok(view) => {
                 self.view = Some(view);
@@ -135,11 +141,11 @@ impl Follower {
 }
 
 fn read(store: Arc<dyn Store>, config: CoreConfig, clock: Clock) -> Reading {
-    Box::pin(async move {
+    AbortOnDropHandle::new(tokio::spawn(async move {
         let begun = Instant::now();
         let loaded = store.peek().await?;
         let core = Core::load(config, clock.now(), loaded.into());
         let now = Instant::now();
         Ok(View { core, fresh_until: now + AGE.max((now - begun) * AGE_FACTOR) })
-    })
+    }))
 }
