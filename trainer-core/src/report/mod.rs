@@ -14,6 +14,10 @@ use std::path::Path;
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".part");
-    std::fs::write(&temporary, bytes)?;
-    std::fs::rename(&temporary, path)
+    let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // On a full disk what was written would only be in the way.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
 }

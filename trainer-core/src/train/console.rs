@@ -1,79 +1,176 @@
-//! The lines that a person sees while a model trains.
+//! The lines that a person sees while a model trains: the table that YOLO users know.
 
 use std::io::{IsTerminal, Write};
 
+use tch::Device;
 use trainyard_types::trainer::{Epoch, Started, Step};
 
+use super::setup::Setup;
+use crate::checkpoint::Progress;
 use crate::eval::Metrics;
 use crate::events::Events;
-use crate::report::results_csv::METRICS;
+
+/// What is shown of the newest batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Last {
+    /// Objects in it.
+    pub objects: usize,
+    /// Side of its images in pixels.
+    pub side: usize,
+}
+
+/// What is shown of an epoch, beside its event.
+#[derive(Debug)]
+pub struct Table<'a> {
+    /// Of its last batch.
+    pub last: Last,
+    /// Of its validation.
+    pub metrics: &'a Metrics,
+    /// Where it was trained.
+    pub device: Device,
+}
+
+/// The training columns.
+const HEADER: [&str; 7] = ["Epoch", "GPU_mem", "box_loss", "cls_loss", "dfl_loss", "Instances", "Size"];
+/// Characters of a progress bar.
+const BAR: usize = 12;
 
 /// Before the first epoch.
-pub fn started(started: &Started, gflops: f64, events: &Events) {
+pub fn started(started: &Started, gflops: f64, setup: &Setup, events: &Events) {
+    let spec = setup.spec();
+    events.print(&format!("Trainyard {}: {} on {}", env!("CARGO_PKG_VERSION"), spec.model, started.device));
     events.print(&format!(
-        "{} parameters, {gflops:.1} GFLOPs; {} training and {} validation images, {} classes; batch {} on {}",
+        "{} parameters, {gflops:.1} GFLOPs at {} pixels; batch {}, {} images a step",
         started.parameters,
+        spec.imgsz,
+        started.batch_size,
+        spec.nbs.max(started.batch_size),
+    ));
+    events.print(&format!(
+        "{} training and {} validation images, {} classes; {} threads load images",
         started.train_images,
         started.val_images,
         started.classes.len(),
-        started.batch_size,
-        started.device,
+        setup.workers(),
     ));
-    events.print(&format!(
-        "{:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "epoch", "box_loss", "cls_loss", "dfl_loss", "precision", "recall", "mAP50", "mAP50-95", "images/s"
-    ));
+    events.print(&format!("Results go to {}", setup.options.run_dir.display()));
+    events.print(&format!("Starting training for {} epochs", started.epochs));
 }
 
 /// A line that the next one overwrites; only on a terminal.
-pub fn step(step: &Step, epochs: u32, events: &Events) {
+pub fn step(step: &Step, epochs: u32, (last, device): (Last, Device), events: &Events) {
     let mut terminal = std::io::stderr();
     if events.is_quiet() || !terminal.is_terminal() {
         return;
     }
-    let losses =
-        ["train/box_loss", "train/cls_loss", "train/dfl_loss"].map(|name| value(&step.metrics, name));
-    let place = format!("{}/{epochs}", step.epoch);
+    let row = row(&place(step.epoch, epochs), &step.metrics, last, device);
+    let done = f64::from(step.batch) / f64::from(step.batches.max(1));
+    let speed = format!("{}/{} {:.1} images/s", step.batch, step.batches, step.images_per_second);
     // A terminal that is gone is no reason to stop.
-    let _ = write!(
-        terminal,
-        "\r{place:>11} {:>9.4} {:>9.4} {:>9.4} batch {}/{}, {:.1} images/s \x1b[K\r",
-        losses[0], losses[1], losses[2], step.batch, step.batches, step.images_per_second,
-    );
+    let _ = write!(terminal, "\r{row} {:>3.0}% {} {speed}\x1b[K\r", 100.0 * done, bar(done));
 }
 
-/// A row of the table.
-pub fn epoch(epoch: &Epoch, events: &Events) {
-    // The training losses and the accuracy; the other columns are for results.csv.
-    let shown = METRICS.iter().take_while(|name| !name.starts_with("val/"));
-    let numbers: Vec<String> = shown.map(|name| format!("{:>9.4}", value(&epoch.metrics, name))).collect();
-    let numbers = numbers.join(" ");
-    let place = format!("{}/{}", epoch.epoch, epoch.epochs);
+/// An epoch's lines: training, and below it the validation.
+pub fn epoch(epoch: &Epoch, table: &Table<'_>, events: &Events) {
+    events.print(&format!("\n{}", HEADER.map(|name| format!("{name:>11}")).concat()));
+    let row = row(&place(epoch.epoch, epoch.epochs), &epoch.metrics, table.last, table.device);
+    // On a terminal the last progress line is there, and may be longer.
+    let rest = if std::io::stderr().is_terminal() { "\x1b[K" } else { "" };
+    events.print(&format!("{row} 100% {} {:.1} images/s{rest}", bar(1.0), epoch.images_per_second));
     let best = if epoch.best { "  best" } else { "" };
-    events.print(&format!("{place:>11} {numbers} {:>9.1}{best}", epoch.images_per_second));
+    events.print(&validation_header(22));
+    let Metrics { images, instances, precision, recall, map50, map50_95, .. } = table.metrics;
+    let numbers = [precision, recall, map50, map50_95];
+    events.print(&format!("{}{best}", validation_row("all", 22, [*images, *instances], numbers.map(|n| *n))));
 }
 
-fn value(metrics: &std::collections::BTreeMap<String, f64>, name: &str) -> f64 {
-    metrics.get(name).copied().unwrap_or(f64::NAN)
+/// After the last epoch: the best weights class by class.
+pub fn finished(progress: &Progress, metrics: &Metrics, setup: &Setup, events: &Events) {
+    let hours = progress.seconds / 3600.0;
+    events.print(&format!("\n{} epochs completed in {hours:.3} hours.", progress.epoch));
+    if let Some(best) = &progress.best {
+        events.print(&format!("The best weights are those of epoch {}:", best.epoch));
+    }
+    events.print(table(metrics, &setup.names).trim_end());
+    events.print(&format!("Results saved to {}", setup.options.run_dir.display()));
+}
+
+fn place(epoch: u32, epochs: u32) -> String {
+    format!("{epoch}/{epochs}")
+}
+
+fn row(place: &str, metrics: &std::collections::BTreeMap<String, f64>, last: Last, device: Device) -> String {
+    let losses = ["train/box_loss", "train/cls_loss", "train/dfl_loss"];
+    let losses = losses.map(|name| format!("{:>11.4}", metrics.get(name).copied().unwrap_or(f64::NAN)));
+    let Last { objects, side } = last;
+    format!("{place:>11}{:>11}{}{objects:>11}{side:>11}", memory(device), losses.concat())
+}
+
+/// Memory of the card that this process holds.
+fn memory(device: Device) -> String {
+    match device {
+        Device::Cuda(_) => "?".to_owned(),
+        Device::Cpu | Device::Mps | Device::Vulkan => "0G".to_owned(),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a dozen characters"
+)]
+fn bar(done: f64) -> String {
+    let full = (done.clamp(0.0, 1.0) * BAR as f64).round() as usize;
+    format!("{}{}", "━".repeat(full), "─".repeat(BAR - full))
+}
+
+fn validation_header(width: usize) -> String {
+    let columns = ["Images", "Instances", "Box(P", "R", "mAP50", "mAP50-95)"];
+    format!("{:>width$}{}", "Class", columns.map(|name| format!("{name:>11}")).concat())
+}
+
+fn validation_row(name: &str, width: usize, counts: [usize; 2], numbers: [f64; 4]) -> String {
+    let counts = counts.map(|count| format!("{count:>11}")).concat();
+    let numbers = numbers.map(|number| format!("{number:>11.4}")).concat();
+    format!("{name:>width$}{counts}{numbers}")
 }
 
 /// A validation as a table: all classes first, then each.
 pub fn table(metrics: &Metrics, names: &[String]) -> String {
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
-    let mut text = format!(
-        "{:>width$} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
-        "class", "images", "instances", "precision", "recall", "mAP50", "mAP50-95"
-    );
-    let mut row = |name: &str, images: usize, instances: usize, numbers: [f64; 4]| {
-        let numbers = numbers.map(|number| format!("{number:>9.4}")).join(" ");
-        text.push_str(&format!("{name:>width$} {images:>8} {instances:>9} {numbers}\n"));
-    };
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(22);
+    let mut lines = vec![validation_header(width)];
     let all = [metrics.precision, metrics.recall, metrics.map50, metrics.map50_95];
-    row("all", metrics.images, metrics.instances, all);
+    lines.push(validation_row("all", width, [metrics.images, metrics.instances], all));
     for class in &metrics.classes {
         let name = names.get(class.class).map_or("?", String::as_str);
         let numbers = [class.precision, class.recall, class.ap50(), class.ap50_95()];
-        row(name, class.images, class.instances, numbers);
+        lines.push(validation_row(name, width, [class.images, class.instances], numbers));
     }
-    text
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_their_names() {
+        let losses = [("train/box_loss", 3.4), ("train/cls_loss", 120.0), ("train/dfl_loss", 1.0)];
+        let metrics: BTreeMap<String, f64> =
+            losses.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let row = row(&place(7, 50), &metrics, Last { objects: 34, side: 320 }, Device::Cpu);
+        assert_eq!(row, "       7/50         0G     3.4000   120.0000     1.0000         34        320");
+        assert_eq!(row.len(), HEADER.len() * 11);
+        assert_eq!(validation_header(22).len(), validation_row("all", 22, [72, 945], [0.5; 4]).len());
+    }
+
+    #[test]
+    fn a_bar_is_empty_at_first_and_full_at_the_end() {
+        assert_eq!([0.0, 0.5, 1.0, 7.0].map(|done| bar(done).matches('━').count()), [0, 6, 12, 12]);
+        assert_eq!(bar(0.3).chars().count(), BAR);
+    }
 }

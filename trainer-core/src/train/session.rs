@@ -9,6 +9,8 @@ use tch::Device;
 use trainyard_types::trainer::{Epoch, LogLevel, Step, TrainerEvent};
 
 use super::artifacts::{self, BEST, EpochWeights};
+use super::console::{Last, Table};
+use super::drawing::Drawing;
 use super::error::TrainError;
 use super::guard::{Cause, Guard};
 use super::meter::{Meter, Reading, reading};
@@ -62,6 +64,9 @@ pub struct Session<'a> {
     guard: Guard,
     tables: Tables,
     oom: TestOom,
+    drawing: Drawing,
+    /// What the console shows of the newest batch.
+    last: Last,
     /// Batches of the epoch that is trained now.
     epoch_batches: u64,
     /// When this session began, and the seconds of training before it.
@@ -103,10 +108,22 @@ impl<'a> Session<'a> {
         artifacts::write_args(run_dir, spec, batch_size)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64());
         let tables = Tables::start(run_dir, now - progress.seconds, &progress.rows)?;
-        let began = (Instant::now(), progress.seconds);
+        let seconds = progress.seconds;
         let guard = Guard::new(device, progress.step);
-        let oom = TestOom::from_env();
-        Ok(Self { setup, outside, trainer, progress, kept, guard, tables, oom, epoch_batches: 0, began })
+        Ok(Self {
+            setup,
+            outside,
+            trainer,
+            progress,
+            kept,
+            guard,
+            tables,
+            oom: TestOom::from_env(),
+            drawing: Drawing::default(),
+            last: Last::default(),
+            epoch_batches: 0,
+            began: (Instant::now(), seconds),
+        })
     }
 
     /// Where training stands.
@@ -175,10 +192,13 @@ impl<'a> Session<'a> {
             let Some(batch) = batches.next() else { break };
             let batch = batch?;
             self.train_batch(&batch, piece);
-            self.show_training(&batch);
+            let (images, last) = (batch.n as u64, Last { objects: batch.targets.len(), side: batch.height });
+            self.last = last;
+            // The batch is trained already: its number is one less.
+            self.drawing.begin(self.setup, self.progress.step - 1, batch);
             self.progress.epoch_seconds = before.0 + began.elapsed().as_secs_f64();
             self.progress.epoch_waited = before.1 + batches.waited().as_secs_f64();
-            if let Some(reading) = meter.add(batch.n as u64, batches.waited()) {
+            if let Some(reading) = meter.add(images, batches.waited()) {
                 self.tell_step(reading)?;
             }
             self.outside.saver.poll(self.outside.events);
@@ -251,7 +271,8 @@ impl<'a> Session<'a> {
             loader_wait_ratio: reading.loader_wait_ratio,
             metrics: METRICS.iter().zip(losses).map(|(name, loss)| ((*name).to_owned(), loss)).collect(),
         };
-        console::step(&step, self.epochs(), self.outside.events);
+        let device = self.setup.options.device;
+        console::step(&step, self.epochs(), (self.last, device), self.outside.events);
         self.outside.events.emit(TrainerEvent::Step(step));
         self.setup.tell_warnings(self.outside.events);
         Ok(())
@@ -286,7 +307,8 @@ impl<'a> Session<'a> {
             best,
             metrics,
         };
-        console::epoch(&epoch, self.outside.events);
+        let table = Table { last: self.last, metrics: &found.metrics, device: self.setup.options.device };
+        console::epoch(&epoch, &table, self.outside.events);
         self.outside.events.emit(TrainerEvent::Epoch(epoch));
         self.setup.tell_warnings(self.outside.events);
         self.checkpoint()?;
@@ -299,22 +321,6 @@ impl<'a> Session<'a> {
             half: self.trainer.scaler.is_some(),
             crowd: crowd(self.setup.val.dataset()),
         }
-    }
-
-    /// Draws the first batches of a run, with the labels that the model is given.
-    fn show_training(&mut self, batch: &Batch) {
-        // The batch is trained already: its number is one less.
-        let number = self.progress.step.saturating_sub(1);
-        if number >= pictures::TRAIN_BATCHES {
-            return;
-        }
-        let run_dir = &self.setup.options.run_dir;
-        let path = run_dir.join(pictures::train_batch(number));
-        let mut written = pictures::write_batch(&path, batch, &self.setup.names);
-        if number == 0 {
-            written = written.and_then(|()| pictures::write_labels(run_dir, self.setup.train.dataset()));
-        }
-        self.tell_undrawn(written.map_err(TrainError::io(run_dir)));
     }
 
     /// A picture that cannot be drawn is no reason to stop.
@@ -432,6 +438,9 @@ impl<'a> Session<'a> {
             );
             self.outside.events.log(LogLevel::Info, message);
         }
+        for error in self.drawing.settle() {
+            self.tell_undrawn(Err(error));
+        }
         self.outside.saver.settle(self.outside.events);
         self.outside.saver.write_weights(&self.kept)?;
         self.tables.complete(&self.progress.rows)?;
@@ -441,6 +450,9 @@ impl<'a> Session<'a> {
         let details = examine(&model, &loader, &self.validation(), self.outside.stop)?;
         let drawn = self.draw_results(&model, details.as_ref());
         self.tell_undrawn(drawn);
+        if let Some(details) = details {
+            console::finished(&self.progress, &details.found.metrics, self.setup, self.outside.events);
+        }
         Ok(())
     }
 

@@ -135,7 +135,7 @@ impl Setup {
     }
 
     /// Threads that load: no more than there are cores, however many the spec wishes.
-    fn workers(&self) -> usize {
+    pub fn workers(&self) -> usize {
         (self.spec().workers as usize).min(cores())
     }
 
