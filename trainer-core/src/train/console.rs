@@ -57,6 +57,11 @@ pub fn started(started: &Started, gflops: f64, setup: &Setup, events: &Events) {
     events.print(&format!("Starting training for {} epochs", started.epochs));
 }
 
+/// The names of the training columns, before an epoch's first batch.
+pub fn epoch_begins(events: &Events) {
+    events.print(&format!("\n{}", HEADER.map(|name| format!("{name:>11}")).concat()));
+}
+
 /// A line that the next one overwrites; only on a terminal.
 pub fn step(step: &Step, epochs: u32, (last, device): (Last, Device), events: &Events) {
     let mut terminal = std::io::stderr();
@@ -72,7 +77,6 @@ pub fn step(step: &Step, epochs: u32, (last, device): (Last, Device), events: &E
 
 /// An epoch's lines: training, and below it the validation.
 pub fn epoch(epoch: &Epoch, table: &Table<'_>, events: &Events) {
-    events.print(&format!("\n{}", HEADER.map(|name| format!("{name:>11}")).concat()));
     let row = row(&place(epoch.epoch, epoch.epochs), &epoch.metrics, table.last, table.device);
     // On a terminal the last progress line is there, and may be longer.
     let rest = if std::io::stderr().is_terminal() { "\x1b[K" } else { "" };

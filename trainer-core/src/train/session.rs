@@ -178,6 +178,7 @@ impl<'a> Session<'a> {
         if pieces.is_empty() {
             return Ok(true);
         }
+        console::epoch_begins(self.outside.events);
         self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
         let mosaic = epoch < epochs.saturating_sub(spec.close_mosaic);
         let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
