@@ -64,6 +64,11 @@ async fn a_standby_answers_reads_and_sends_the_rest_to_the_leader() {
     let mut events = standby.watch(&job.id, 0).await;
     assert_eq!(events.message().await.unwrap().unwrap().cursor, 1);
 
+    // What it does not know may just have been submitted.
+    let unknown = pb::GetJobRequest { job_id: "00000000-0000-0000-0000-000000000000".into() };
+    assert_eq!(code(standby.jobs().get_job(unknown.clone()).await), Code::Unavailable);
+    assert_eq!(code(leader.jobs().get_job(unknown).await), Code::NotFound);
+
     let refused = standby.submit(submission("b")).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     let info = refused.get_details_error_info().unwrap();

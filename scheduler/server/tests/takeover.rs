@@ -48,6 +48,17 @@ impl Process {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Returns once every thread has stopped: what was under way before counts as written by a leader.
+    fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let has_stopped = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        while !std::fs::read_dir(&tasks).unwrap().all(|task| has_stopped(task.unwrap())) {}
+    }
+
     fn jobs(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.channel.clone())
     }
@@ -114,7 +125,7 @@ async fn a_standby_leads_at_once_when_the_leader_is_terminated() {
 async fn a_leader_that_was_paused_past_its_lease_writes_nothing_and_stands_by() {
     let (_redis, _dir, first, second) = pair().await;
     first.jobs().submit_job(submission("before")).await.unwrap();
-    first.signal(Signal::SIGSTOP);
+    first.pause();
     // These reach it while it sleeps, and it finds them when it wakes.
     let late = (0..20).map(|number| {
         let mut jobs = first.jobs();

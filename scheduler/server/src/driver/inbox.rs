@@ -73,7 +73,7 @@ pub struct Live<'a> {
     /// The scheduler's time.
     pub now: Time,
     /// Where the leader is, if this is a standby's view.
-    pub(super) elsewhere: Option<&'a str>,
+    pub elsewhere: Option<&'a str>,
     pub(super) watchers: &'a mut BTreeMap<JobId, watch::Sender<Mark>>,
 }
 

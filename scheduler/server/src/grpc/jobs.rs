@@ -37,7 +37,11 @@ pub(super) fn find_job(live: &Live<'_>, text: &str) -> Result<JobId, ApiError> {
     let mut found = live.core.jobs_with_prefix(text);
     match (found.next(), found.next()) {
         (Some(job), None) => Ok(job.id),
-        (None, _) => Err(ApiError::no_job(text)),
+        // A standby's view is a moment old: the job may have been submitted since.
+        (None, _) => Err(match live.elsewhere {
+            Some(leader) => ApiError::NotLeader { leader: leader.to_owned() },
+            None => ApiError::no_job(text),
+        }),
         (Some(_), Some(_)) => {
             let text = format!("is `{text}`, with which several jobs start; write more of it");
             Err(ApiError::field("job_id", text))
@@ -46,8 +50,9 @@ pub(super) fn find_job(live: &Live<'_>, text: &str) -> Result<JobId, ApiError> {
 }
 
 impl Jobs {
+    /// For a change, which only the leader makes.
     async fn find(&self, text: String) -> Result<JobId, ApiError> {
-        self.0.driver.ask(move |live| find_job(live, &text)).await?
+        self.0.driver.ask_leader(move |live| find_job(live, &text)).await?
     }
 
     async fn view(&self, text: String) -> Result<JobView, ApiError> {
