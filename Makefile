@@ -7,7 +7,7 @@ BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 
-.PHONY: help setup build demo test test-export test-faults test-golden test-gpu lint bench clean
+.PHONY: help setup build demo test test-sim test-export test-faults test-golden test-gpu lint bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +40,9 @@ test-faults: setup ## 2000 jobs while everything is killed, paused, cut off and 
 	TRAINYARD_FAULT_JOBS=2000 TRAINYARD_FAULT_SECONDS=600 \
 		cargo test --release --locked -p trainyard-tests --test faults_random -- --nocapture
 	TRAINYARD_OUTAGE_SECONDS=60 cargo test --release --locked -p trainyard-tests --test replicas
+
+test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most half an hour
+	TRAINYARD_SIM_SEEDS=10000 timeout 1800 cargo test --release --locked -p trainyard-sim
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data -- --test-threads=1

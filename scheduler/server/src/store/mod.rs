@@ -14,6 +14,8 @@ mod conformance;
 mod damage;
 #[cfg(test)]
 pub mod memory;
+#[cfg(test)]
+mod random;
 
 use std::future::Future;
 use std::pin::Pin;

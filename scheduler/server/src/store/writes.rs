@@ -83,7 +83,13 @@ impl<'a> Batch<'a> {
 
     fn job(&mut self, record: &'a JobRecord) -> Result<(), StoreError> {
         let built_on = record.revision.saturating_sub(1);
-        self.jobs.entry(record.id).or_insert((built_on, record)).1 = record;
+        let entry = self.jobs.entry(record.id).or_insert((built_on, record));
+        let is_first = std::ptr::eq(entry.1, record);
+        if !is_first && entry.1.revision != built_on {
+            let (job, stored, expected) = (record.id.to_string(), entry.1.revision, built_on);
+            return Err(StoreError::Conflict { job, stored, expected });
+        }
+        entry.1 = record;
         if built_on == 0 && record.batch.is_none() {
             let json = serde_json::to_vec(&record.submission())?;
             self.set(keys::SPECS, record.id.to_string(), Some(json));

@@ -175,6 +175,16 @@ impl Agent {
     }
 
     pub async fn report(&self, attempt: &str, sequence: u64, body: pb::report::Report) {
+        self.try_report(attempt, sequence, body).await.unwrap();
+    }
+
+    /// Fails when the session is over.
+    pub async fn try_report(
+        &self,
+        attempt: &str,
+        sequence: u64,
+        body: pb::report::Report,
+    ) -> Result<(), mpsc::error::SendError<pb::AgentMessage>> {
         let report = pb::Report {
             attempt: attempt.into(),
             sequence,
@@ -182,7 +192,7 @@ impl Agent {
             report: Some(body),
         };
         let message = pb::AgentMessage { message: Some(FromAgent::Report(report)) };
-        self.messages.send(message).await.unwrap();
+        self.messages.send(message).await
     }
 
     /// Reports, and waits until the report is durable.

@@ -1,0 +1,233 @@
+//! Random and mutated bytes against every call, the port and the agents' stream: nothing panics, nothing is
+//! answered UNKNOWN, nothing grows, and the scheduler serves on.
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use prost::Message as _;
+use prost::bytes::{Buf as _, BufMut as _};
+use support::{Agent, Scheduler, log, started, submission};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use trainyard_proto::pb;
+
+const METHODS: [&str; 19] = [
+    "JobService/SubmitJob",
+    "JobService/SubmitJobs",
+    "JobService/SubmitSweep",
+    "JobService/GetSweep",
+    "JobService/CancelSweep",
+    "JobService/GetJob",
+    "JobService/ListJobs",
+    "JobService/CancelJob",
+    "JobService/RetryJob",
+    "JobService/WatchJob",
+    "ClusterService/ListAgents",
+    "ClusterService/GetAgent",
+    "ArtifactService/ListArtifacts",
+    "ArtifactService/DownloadArtifact",
+    "ArtifactService/UploadArtifact",
+    "AgentService/Connect",
+    "AgentService/Connect",
+    "AgentService/Connect",
+    "JobService/NoSuchMethod",
+];
+/// How long answers are listened to; some calls have no end of their own.
+const HEARING: Duration = Duration::from_millis(300);
+/// Memory that connections and the jobs that got through may take, in MiB.
+const GROWTH: u64 = 150;
+
+/// SplitMix64.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % end as u64).unwrap()
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        (0..self.below(most)).map(|_| u8::try_from(self.below(256)).unwrap()).collect()
+    }
+
+    /// A few bytes changed, cut off, doubled or put in.
+    fn mutate(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len().max(1));
+            match self.below(5) {
+                0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
+                1 => bytes.truncate(at),
+                2 => bytes.extend_from_within(at.min(bytes.len())..),
+                3 => bytes.splice(at.min(bytes.len())..at.min(bytes.len()), self.bytes(6)).for_each(drop),
+                _ if !bytes.is_empty() => bytes[at] = u8::try_from(self.below(256)).unwrap(),
+                _ => {}
+            }
+        }
+        bytes
+    }
+
+    fn payload(&mut self, job: &str) -> Vec<u8> {
+        let valid = match self.below(7) {
+            0 => submission("r").encode_to_vec(),
+            1 => {
+                let specs = vec![submission("").spec.unwrap(); 3];
+                pb::SubmitJobsRequest { request_id: "b".into(), specs, validate_only: false }.encode_to_vec()
+            }
+            2 => {
+                let axes =
+                    vec![pb::SweepAxis { parameter: "lr0".into(), values: vec!["0.1".into(), "1".into()] }];
+                let spec = submission("").spec;
+                pb::SubmitSweepRequest { spec, axes, ..Default::default() }.encode_to_vec()
+            }
+            3 => pb::GetJobRequest { job_id: job.into() }.encode_to_vec(),
+            4 => {
+                let labels = [("a".to_owned(), "b".to_owned())].into();
+                pb::ListJobsRequest { page_size: 3, states: vec![1, 2], labels, ..Default::default() }
+                    .encode_to_vec()
+            }
+            5 => {
+                let hello =
+                    pb::Hello { agent_id: uuid::Uuid::from_u128(9).to_string(), ..Default::default() };
+                let message = pb::agent_message::Message::Hello(hello);
+                pb::AgentMessage { message: Some(message) }.encode_to_vec()
+            }
+            _ => return self.bytes(200),
+        };
+        self.mutate(valid)
+    }
+}
+
+/// Bytes as they are.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut bytes = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut bytes);
+        Ok(Some(bytes))
+    }
+}
+
+/// Sends messages to a method, and hears what comes for a moment.
+async fn call(channel: Channel, method: &str, messages: Vec<Vec<u8>>) -> Option<Code> {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = format!("/trainyard.v1.{method}").parse().unwrap();
+    let request = tonic::Request::new(tokio_stream::iter(messages));
+    let hear = async {
+        let mut answers = client.streaming(request, path, Raw).await?.into_inner();
+        while answers.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    // A watcher or an agent hears nothing more, which is right.
+    timeout(HEARING, hear).await.ok()?.err().map(|status| status.code())
+}
+
+/// Resident memory of this process, in MiB.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+async fn raw_bytes(scheduler: &Scheduler, rng: &mut Rng) {
+    let mut stream = TcpStream::connect(scheduler.server.address()).await.unwrap();
+    let bytes = match rng.below(3) {
+        0 => rng.bytes(500),
+        1 => [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), rng.bytes(500)].concat(),
+        _ => rng.mutate(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()),
+    };
+    // The scheduler may hang up before all is said.
+    let _ = stream.write_all(&bytes).await;
+    let _ = stream.shutdown().await;
+    let mut answer = vec![0; 4096];
+    let _ = timeout(HEARING, stream.read(&mut answer)).await;
+}
+
+/// A welcome agent that then talks nonsense about its attempt.
+async fn reports(scheduler: &Scheduler, rng: &mut Rng, id: u128) {
+    let Ok(agent) = Agent::connect(scheduler.channel(), id, &[]).await else { return };
+    for sequence in 1..=5 {
+        let body = if rng.below(2) == 0 { started() } else { log("line") };
+        let pb::report::Report::TrainerEvent(json) = body else { continue };
+        let json = String::from_utf8_lossy(&rng.mutate(json.into_bytes())).into_owned();
+        let attempt = String::from_utf8_lossy(&rng.mutate(format!("{}/1", uuid::Uuid::nil()).into_bytes()))
+            .into_owned();
+        if agent.try_report(&attempt, sequence, pb::report::Report::TrainerEvent(json)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// `TRAINYARD_FUZZ_SEED=17` shows one run again, `TRAINYARD_FUZZ_ROUNDS=100000` makes it longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_harms_nothing() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seed = number("TRAINYARD_FUZZ_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    let rounds = number("TRAINYARD_FUZZ_ROUNDS").unwrap_or(600);
+    println!("TRAINYARD_FUZZ_SEED={seed}");
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICS.fetch_add(1, Ordering::SeqCst);
+        before(info);
+    }));
+    let scheduler = Scheduler::start().await;
+    let job = scheduler.submit(submission("first")).await.unwrap().id;
+    let mut rng = Rng(seed);
+    let at_first = memory();
+    for round in 0..rounds {
+        match rng.below(12) {
+            0 => raw_bytes(&scheduler, &mut rng).await,
+            1 => reports(&scheduler, &mut rng, u128::from(round % 20) + 100).await,
+            _ => {
+                let method = METHODS[rng.below(METHODS.len())];
+                let messages = (0..=rng.below(2)).map(|_| rng.payload(&job)).collect();
+                let code = call(scheduler.channel(), method, messages).await;
+                assert_ne!(code, Some(Code::Unknown), "{method} in round {round}");
+            }
+        }
+    }
+    assert_eq!(PANICS.load(Ordering::SeqCst), 0);
+    let grown = memory().saturating_sub(at_first);
+    assert!(grown < GROWTH, "memory has grown by {grown} MiB");
+    assert!(!scheduler.get(&job).await.id.is_empty());
+}
