@@ -1,7 +1,13 @@
-//! The few things about libtorch itself: its CUDA half, its exceptions, its threads.
+//! The few things about libtorch itself: its CUDA half, its exceptions, its threads, and what tch lacks.
 //!
-//! Everything here works around a trap: the order in which libtorch must be woken up, and that tch
-//! turns C++ exceptions into panics.
+//! Everything here works around a trap: the order in which libtorch must be woken up, that tch turns C++
+//! exceptions into panics, and that it knows neither autocast but on CUDA nor operations on lists.
+
+pub mod autocast;
+pub mod copies;
+pub mod foreach;
+pub mod memory;
+mod shim;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,6 +16,9 @@ use std::path::Path;
 use std::sync::Once;
 
 use tch::Device;
+
+pub use self::autocast::Precision;
+pub use self::memory::{MemoryStats, memory_stats};
 
 /// What libtorch said when it could not do something; the first line of its message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

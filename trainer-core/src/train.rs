@@ -11,6 +11,7 @@ pub mod meter;
 pub mod multi_scale;
 pub mod oom;
 pub mod pieces;
+pub mod precision;
 pub mod resume;
 pub mod saver;
 pub mod session;
@@ -47,7 +48,8 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
     let mut saver = Saver::new(&setup.options.run_dir, setup.options.checkpoints(), minutes);
     loop {
         let loaded = if resume { newest(&setup, events)? } else { None };
-        let amp = setup.spec().amp && !amp_off && setup.options.device != tch::Device::Cpu;
+        // Only fp16 has a range that a healthy training may leave.
+        let amp = setup.candidates(amp_off).contains(&libtorch::Precision::Half);
         let result = libtorch::catch(|| {
             let outside = Outside { events, saver: &mut saver, stop };
             let mut session = Session::new(&setup, outside, loaded.as_ref(), (batch_size, amp_off))?;

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use tch::{Device, Kind, Tensor};
-use trainyard_trainer::libtorch;
+use trainyard_trainer::libtorch::{self, Precision};
 use trainyard_trainer::loss::Gains;
 use trainyard_trainer::loss::assign::{Object, Targets};
 use trainyard_trainer::loss::detection_loss;
 use trainyard_trainer::model::Model;
-use trainyard_trainer::optim::Schedule;
+use trainyard_trainer::optim::{Rule, Schedule};
 use trainyard_trainer::train::step::Trainer;
 use trainyard_types::{ModelScale, TrainSpec};
 
@@ -32,7 +32,13 @@ fn trainer() -> Trainer {
     tch::manual_seed(3);
     let spec = TrainSpec::new(ModelScale::N, "/data.yaml");
     let model = Model::new(spec.model, 3, 0, Device::Cpu);
-    Trainer::new(model, Schedule::for_any_card(&spec, 640, IMAGES), Gains::default(), false)
+    Trainer::new(
+        model,
+        Rule::Sgd,
+        Schedule::for_any_card(&spec, 640, IMAGES),
+        Gains::default(),
+        Precision::Single,
+    )
 }
 
 /// The gradients of a step of all images that go through the model in batches of these sizes; batch
@@ -53,7 +59,7 @@ fn gradients(images: &Tensor, sizes: &[u32]) -> Vec<(String, Tensor)> {
     }
     assert_eq!((from, trainer.waiting.images), (IMAGES, IMAGES.into()));
     let factor = trainer.factor();
-    trainer.sgd.gradients().map(|(name, gradient)| (name.to_owned(), gradient * &factor)).collect()
+    trainer.optimizer.gradients().map(|(name, gradient)| (name.to_owned(), gradient * &factor)).collect()
 }
 
 #[test]
@@ -69,7 +75,7 @@ fn however_many_images_fit_at_once_a_step_has_the_same_gradient() {
     let prediction = reference.model.forward(&images, false);
     detection_loss(&prediction, reference.model.head().bins(), &targets, Gains::default()).total.backward();
     let of_total: Vec<_> =
-        reference.sgd.gradients().map(|(name, gradient)| (name.to_owned(), gradient)).collect();
+        reference.optimizer.gradients().map(|(name, gradient)| (name.to_owned(), gradient)).collect();
 
     for (what, found) in [
         ("of the loss", of_total),

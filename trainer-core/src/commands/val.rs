@@ -10,7 +10,7 @@ use trainyard_types::Violation;
 use super::{device, load_model};
 use crate::data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig, ValLoader};
 use crate::events::Events;
-use crate::libtorch;
+use crate::libtorch::{self, Precision};
 use crate::loss::Gains;
 use crate::report::pictures;
 use crate::train::console::table;
@@ -70,7 +70,8 @@ impl Val {
             return Err(TrainError::Spec(vec![Violation::new("data", text)]));
         }
         let names = dataset.names.clone();
-        let how = Validation { gains: Gains::default(), half: false, crowd: crowd(&dataset) };
+        let how =
+            Validation { gains: Gains::default(), precision: Precision::Single, crowd: crowd(&dataset) };
         let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
         let config = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
         let loader = ValLoader::new(store, config);

@@ -1,13 +1,15 @@
-//! Dynamic loss scaling for training in 16 bits: small gradients survive, infinite ones skip a step.
+//! Dynamic loss scaling for training in 16-bit floats of little range: small gradients survive, and a scale
+//! that makes some infinite is halved.
 //!
-//! Written for CUDA; it has run on the CPU in its tests, and not on a card.
+//! Knows nothing of gradients: who steps says whether they were finite.
 
 use tch::{Device, Kind, Tensor};
 
-use super::sgd::Sgd;
-
 /// Steps without an infinity after which the scale doubles.
 const GROWTH_INTERVAL: i64 = 2000;
+/// The scale at the start. PyTorch's is 65536, for the mean of a batch; here it is a sum that is scaled, of
+/// some ten times that size.
+const START: f64 = 4096.0;
 
 /// The scale, and how long it has held.
 #[derive(Debug)]
@@ -17,9 +19,9 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Starts at 65536, as PyTorch does.
+    /// At the start of a training.
     pub fn new(device: Device) -> Self {
-        Self::restore(65_536.0, 0, device)
+        Self::restore(START, 0, device)
     }
 
     /// Goes on where [`Scaler::state`] left off.
@@ -40,49 +42,46 @@ impl Scaler {
         (loss * &self.scale).sum(Kind::Float)
     }
 
-    /// Brings the optimiser's gradients back to their true size, and adapts the scale.
-    ///
-    /// Returns whether they are all finite; if not, the step must be skipped. Waits for the device.
-    pub fn unscale(&mut self, sgd: &Sgd) -> bool {
+    /// What brings gradients back to their true size: a scalar on the device.
+    pub fn inverse(&self) -> Tensor {
+        self.scale.reciprocal().sum(Kind::Float)
+    }
+
+    /// Adapts the scale after a step; `skipped` is 1 on the device if gradients were not finite, else 0.
+    pub fn update(&mut self, skipped: &Tensor) {
         let _no_grad = tch::no_grad_guard();
-        let mut found = self.scale.zeros_like();
-        let inverse = self.scale.reciprocal();
-        for mut gradient in sgd.raw_gradients() {
-            gradient.internal_amp_non_finite_check_and_unscale(&mut found, &inverse);
-        }
-        let _ = self.scale.internal_amp_update_scale_(&self.growth, &found, 2.0, 0.5, GROWTH_INTERVAL);
-        found.double_value(&[0]) == 0.0
+        let _ = self.scale.internal_amp_update_scale_(&self.growth, skipped, 2.0, 0.5, GROWTH_INTERVAL);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::{Entry, Role, Weights};
 
-    fn scaled_gradient(scaler: &mut Scaler, factor: f64) -> (bool, f64) {
-        let tensor = Tensor::from_slice(&[1.0_f32]).set_requires_grad(true);
-        let mut weights = Weights::default();
-        let entry =
-            Entry { name: "w".into(), role: Role::Weight, frozen: false, tensor: tensor.shallow_clone() };
-        weights.push(entry);
-        let sgd = Sgd::new(&weights);
-        scaler.scale(&(&tensor * factor)).backward();
-        (scaler.unscale(&sgd), tensor.grad().double_value(&[0]))
+    fn found(number: f32) -> Tensor {
+        Tensor::from(number)
     }
 
     #[test]
-    fn gradients_come_back_at_their_true_size() {
-        let mut scaler = Scaler::new(Device::Cpu);
-        assert_eq!(scaled_gradient(&mut scaler, 0.5), (true, 0.5));
-        assert_eq!(scaler.state(), (65_536.0, 1));
+    fn a_scaled_loss_and_the_inverse_make_the_loss_again() {
+        let scaler = Scaler::new(Device::Cpu);
+        let loss = scaler.scale(&Tensor::from(0.3_f32)) * scaler.inverse();
+        assert!((loss.double_value(&[]) - 0.3).abs() < 1e-7);
     }
 
     #[test]
-    fn an_infinite_gradient_halves_the_scale_and_skips_the_step() {
-        let mut scaler = Scaler::new(Device::Cpu);
-        let (finite, _) = scaled_gradient(&mut scaler, 3e38);
-        assert!(!finite);
-        assert_eq!(scaler.state(), (32_768.0, 0));
+    fn a_skipped_step_halves_the_scale() {
+        let mut scaler = Scaler::restore(1024.0, 7, Device::Cpu);
+        scaler.update(&found(0.0));
+        assert_eq!(scaler.state(), (1024.0, 8));
+        scaler.update(&found(1.0));
+        assert_eq!(scaler.state(), (512.0, 0));
+    }
+
+    #[test]
+    fn a_scale_that_has_held_for_long_doubles() {
+        let mut scaler = Scaler::restore(1024.0, GROWTH_INTERVAL - 1, Device::Cpu);
+        scaler.update(&found(0.0));
+        assert_eq!(scaler.state(), (2048.0, 0));
     }
 }

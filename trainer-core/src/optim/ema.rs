@@ -1,7 +1,8 @@
 //! The exponential moving average of a model, which is what is validated and saved.
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
+use crate::libtorch::{foreach, rethrow};
 use crate::model::Model;
 use crate::weights::Weights;
 
@@ -46,16 +47,37 @@ impl Ema {
 /// `average = decay * average + (1 - decay) * newest`, for every float tensor, statistics included.
 pub fn mix(average: &Weights, newest: &Weights, decay: f64) {
     let _no_grad = tch::no_grad_guard();
-    for (average, newest) in average.iter().zip(newest.iter()) {
-        if average.tensor.kind() == Kind::Float {
-            let _ = average.tensor.shallow_clone().lerp_(&newest.tensor, 1.0 - decay);
-        }
-    }
+    let pairs = average.iter().zip(newest.iter());
+    let (average, newest): (Vec<&Tensor>, Vec<&Tensor>) = pairs
+        .map(|(average, newest)| (&average.tensor, &newest.tensor))
+        .filter(|(average, _)| average.kind() == Kind::Float)
+        .unzip();
+    foreach::lerp(&average, &newest, 1.0 - decay).unwrap_or_else(|error| rethrow(&error));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_float_moves_by_the_formula_and_counters_stay() {
+        let model = |seed| {
+            tch::manual_seed(seed);
+            Model::new(trainyard_types::ModelScale::N, 2, 0, tch::Device::Cpu)
+        };
+        let (average, newest, before) = (model(1), model(2), model(1));
+        mix(average.weights(), newest.weights(), 0.75);
+        for ((found, newest), before) in
+            average.weights().iter().zip(newest.weights().iter()).zip(before.weights().iter())
+        {
+            let expected = if before.tensor.kind() == Kind::Float {
+                before.tensor.detach() * 0.75 + newest.tensor.detach() * 0.25
+            } else {
+                before.tensor.shallow_clone()
+            };
+            assert!(found.tensor.allclose(&expected, 1e-6, 1e-7, false), "{}", found.name);
+        }
+    }
 
     #[test]
     fn the_average_follows_fast_at_first_and_slowly_later() {

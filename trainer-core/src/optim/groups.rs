@@ -14,6 +14,9 @@ pub enum Group {
 }
 
 impl Group {
+    /// In the order of results.csv.
+    pub const ALL: [Self; 3] = [Self::Weight, Self::Norm, Self::Bias];
+
     /// A tensor's group, or `None` if no optimiser moves tensors of that role.
     pub const fn of(role: Role) -> Option<Self> {
         match role {

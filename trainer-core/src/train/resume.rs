@@ -13,24 +13,28 @@ use crate::weights::{self, HostTensors, Tensors, WeightsError};
 
 const MODEL: &str = "model.safetensors";
 const EMA: &str = "ema.safetensors";
-const MOMENTUM: &str = "momentum.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
 const GRADIENTS: &str = "gradients.safetensors";
 /// A copy of the run's best weights: a run that goes on from here may never see their like again.
 pub const BEST_WEIGHTS: &str = "best.safetensors";
 
 /// Copies to the host what a checkpoint of where `trainer` stands is made of. Waits for the device.
 pub fn snapshot(trainer: &Trainer, progress: &Progress, kept: &Kept) -> Snapshot {
+    let state = trainer.optimizer.state();
     let mut files = vec![
         (MODEL, HostTensors::copy(trainer.model.weights().named())),
         (EMA, HostTensors::copy(trainer.ema.model().weights().named())),
-        (MOMENTUM, HostTensors::copy(trainer.sgd.momenta())),
+        (OPTIMIZER, HostTensors::copy(borrowed(&state))),
     ];
     if trainer.waiting.images > 0 {
-        let gradients: Vec<(&str, Tensor)> = trainer.sgd.gradients().collect();
-        let borrowed = gradients.iter().map(|(name, gradient)| (*name, gradient));
-        files.push((GRADIENTS, HostTensors::copy(borrowed)));
+        let gradients: Vec<(&str, Tensor)> = trainer.optimizer.gradients().collect();
+        files.push((GRADIENTS, HostTensors::copy(borrowed(&gradients))));
     }
     Snapshot { progress: progress.clone(), files, kept: kept.clone() }
+}
+
+fn borrowed<N: AsRef<str>>(tensors: &[(N, Tensor)]) -> impl Iterator<Item = (&str, &Tensor)> {
+    tensors.iter().map(|(name, tensor)| (name.as_ref(), tensor))
 }
 
 /// Brings `trainer`, which is new, to where the checkpoint was made. Returns the best epoch's weights.
@@ -52,12 +56,12 @@ pub fn restore(
     let ema = read(EMA)?;
     trainer.ema.model().weights().assign(|name| copy(&ema, name))?;
     trainer.ema.updates = progress.ema_updates;
-    let momentum = read(MOMENTUM)?;
-    trainer.sgd.set_momenta(|name| copy(&momentum, name));
+    let remembered = read(OPTIMIZER)?;
+    trainer.optimizer.set_state(|name| copy(&remembered, name))?;
     trainer.updates = progress.updates;
     if progress.images_waiting > 0 {
         let gradients = read(GRADIENTS)?;
-        trainer.sgd.set_gradients(|name| copy(&gradients, name));
+        trainer.optimizer.set_gradients(|name| copy(&gradients, name));
         trainer.waiting.images = progress.images_waiting;
         let _ = trainer.waiting.scores.fill_(progress.scores_waiting);
     }

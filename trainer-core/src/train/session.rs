@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tch::Device;
 use trainyard_types::trainer::{Epoch, LogLevel, Step, TrainerEvent};
 
 use super::artifacts::{self, BEST, EpochWeights};
@@ -22,14 +21,14 @@ use super::setup::{Setup, crowd};
 use super::step::Trainer;
 use super::tables::Tables;
 use super::validate::{Details, Found, Validation, examine, input, targets, validate};
-use super::{budget, console, resume, transfer};
+use super::{budget, console, precision, resume, transfer};
 use crate::checkpoint::{Best, Loaded, Progress, Row};
 use crate::data::Batch;
 use crate::data::loader::EpochPlan;
 use crate::events::Events;
 use crate::loss::to_host;
 use crate::model::{Layout, Model};
-use crate::optim::Schedule;
+use crate::optim::{Rule, Schedule};
 use crate::report::pictures;
 use crate::report::results_csv::METRICS;
 
@@ -90,7 +89,6 @@ impl<'a> Session<'a> {
         };
         let amp_off = amp_off || progress.amp_off;
         let progress = Progress { amp_off, identity: setup.identity.clone(), ..progress };
-        let amp = spec.amp && !amp_off && device != Device::Cpu;
         #[expect(clippy::cast_possible_wrap, reason = "the seed is at most 2^53, as the spec's check says")]
         tch::manual_seed(spec.seed as i64);
         let classes = i64::try_from(setup.names.len()).unwrap_or(i64::MAX);
@@ -99,7 +97,11 @@ impl<'a> Session<'a> {
             transfer::begin_with(&model, setup, outside.events)?;
         }
         let schedule = Schedule::for_any_card(spec, setup.train.len() as u64, batch_size);
-        let mut trainer = Trainer::new(model, schedule, setup.gains(), amp);
+        let choice = precision::choose(&model, spec.imgsz, setup.candidates(amp_off));
+        for warning in choice.warnings {
+            outside.events.log(LogLevel::Warning, warning);
+        }
+        let mut trainer = Trainer::new(model, Rule::Sgd, schedule, setup.gains(), choice.precision);
         trainer.set_epochs(progress.epochs.unwrap_or(spec.epochs));
         let kept = match loaded {
             Some(loaded) => kept(&mut trainer, loaded, &progress, setup)?,
@@ -319,7 +321,7 @@ impl<'a> Session<'a> {
     fn validation(&self) -> Validation {
         Validation {
             gains: self.setup.gains(),
-            half: self.trainer.scaler.is_some(),
+            precision: self.trainer.precision(),
             crowd: crowd(self.setup.val.dataset()),
         }
     }

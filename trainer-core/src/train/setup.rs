@@ -11,6 +11,7 @@ use trainyard_types::{Batch, Cache, TrainSpec};
 
 use super::data_roots;
 use super::error::TrainError;
+use super::precision;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::data::disk_cache::{Limits, Place};
 use crate::data::loader::LoaderConfig;
@@ -19,6 +20,7 @@ use crate::data::{
     ValLoader,
 };
 use crate::events::Events;
+use crate::libtorch::Precision;
 use crate::loss::Gains;
 
 /// What a run is asked to do.
@@ -132,6 +134,11 @@ impl Setup {
     pub const fn gains(&self) -> Gains {
         let spec = &self.options.spec;
         Gains { boxes: spec.box_gain, classes: spec.cls, distribution: spec.dfl }
+    }
+
+    /// Precisions faster than 32 bits to train in; none where that is given up, or not wished for.
+    pub fn candidates(&self, amp_off: bool) -> &'static [Precision] {
+        if self.spec().amp && !amp_off { precision::candidates(self.options.device) } else { &[] }
     }
 
     /// Threads that load: no more than there are cores, however many the spec wishes.

@@ -2,12 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::libtorch;
+use crate::libtorch::Precision;
 use crate::loss::assign::Targets;
 use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss};
 use crate::model::head::Prediction;
 use crate::model::{Layout, Model};
-use crate::optim::{Ema, Scaler, Schedule, Sgd};
+use crate::optim::{Ema, Optimizer, Rule, Scaler, Schedule};
 
 /// What the gradients that wait for a step are of.
 ///
@@ -28,35 +28,47 @@ pub struct Trainer {
     pub model: Model,
     /// What is validated and saved.
     pub ema: Ema,
-    /// Momentum, and the gradients that wait.
-    pub sgd: Sgd,
-    /// Present when training in 16 bits.
+    /// What it remembers, and the gradients that wait.
+    pub optimizer: Optimizer,
+    /// Present when training in 16-bit floats of little range.
     pub scaler: Option<Scaler>,
     /// What has been learnt since the last step.
     pub waiting: Waiting,
     /// Optimiser updates done, skipped ones included.
     pub updates: u64,
+    /// Float scalar on the device: updates that were skipped since it was last reset, because gradients
+    /// were not finite.
+    pub skipped: Tensor,
     /// `[3]` on the device: loss components times images, summed up since they were last reset.
     pub loss_sums: Tensor,
     schedule: Schedule,
     gains: Gains,
+    precision: Precision,
 }
 
 impl Trainer {
-    /// A model that has not begun to learn. `amp`: train in 16 bits (on CUDA).
-    pub fn new(model: Model, schedule: Schedule, gains: Gains, amp: bool) -> Self {
+    /// A model that has not begun to learn. `precision`: of the layers while they learn.
+    pub fn new(model: Model, rule: Rule, schedule: Schedule, gains: Gains, precision: Precision) -> Self {
         let device = model.device();
+        let nothing = || Tensor::zeros([0; 0], (Kind::Float, device));
         Self {
             ema: Ema::new(&model),
-            sgd: Sgd::new(model.weights()),
-            scaler: amp.then(|| Scaler::new(device)),
-            waiting: Waiting { images: 0, scores: Tensor::zeros([0; 0], (Kind::Float, device)) },
+            optimizer: Optimizer::new(model.weights(), rule),
+            scaler: (precision == Precision::Half).then(|| Scaler::new(device)),
+            waiting: Waiting { images: 0, scores: nothing() },
             updates: 0,
+            skipped: nothing(),
             loss_sums: Tensor::zeros([3], (Kind::Float, device)),
             model,
             schedule,
             gains,
+            precision,
         }
+    }
+
+    /// What layers learn in.
+    pub const fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The run's rates.
@@ -73,7 +85,7 @@ impl Trainer {
     ///
     /// `images`: `[B, 3, H, W]` float in 0 to 1, on the model's device.
     pub fn learn(&mut self, images: &Tensor, targets: &Targets) {
-        let prediction = forward(&self.model, images, true, self.scaler.is_some());
+        let prediction = forward(&self.model, images, true, self.precision);
         self.learn_from(prediction, targets);
     }
 
@@ -105,31 +117,30 @@ impl Trainer {
     }
 
     /// One optimiser step along all that was learnt since the last one, with the rates of `iteration`.
+    ///
+    /// Nothing waits for the device: where gradients are not finite it skips the step by itself. The average
+    /// moves then too, as the reference's does, towards a model that did not.
     pub fn step(&mut self, iteration: u64) {
         let rates = self.schedule.at(iteration);
-        let finite = self.scaler.as_mut().is_none_or(|scaler| scaler.unscale(&self.sgd));
-        if finite {
-            self.sgd.step_scaled(&self.factor(), &rates, self.schedule.decay());
-            self.ema.update(&self.model);
-        } else {
-            self.sgd.forget_gradients();
+        let factor = match &self.scaler {
+            Some(scaler) => self.factor() * scaler.inverse(),
+            None => self.factor(),
+        };
+        let skipped = self.optimizer.step(&factor, &rates, self.schedule.decay());
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update(&skipped);
         }
+        self.skipped += skipped;
+        self.ema.update(&self.model);
         self.updates += 1;
         self.waiting.images = 0;
         let _ = self.waiting.scores.zero_();
     }
 }
 
-/// [`Model::forward`], in 16 bits if `half` (which needs CUDA).
-pub fn forward(model: &Model, images: &Tensor, train: bool, half: bool) -> Prediction {
-    if !half {
-        return model.forward(images, train);
-    }
-    // An exception must not leave autocast on: it is caught inside, and goes on outside.
-    match tch::autocast(true, || libtorch::catch(|| model.forward(images, train))) {
-        Ok(prediction) => prediction,
-        Err(error) => libtorch::rethrow(&error),
-    }
+/// [`Model::forward`], its layers in `precision`.
+pub fn forward(model: &Model, images: &Tensor, train: bool, precision: Precision) -> Prediction {
+    precision.run(model.device(), || model.forward(images, train))
 }
 
 /// A batch of pixels as the model takes them.

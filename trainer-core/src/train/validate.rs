@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::step::{forward, to_input};
 use crate::data::{Batch, LoadError, ValLoader};
 use crate::eval::{Confusion, Detection, Evaluator, Metrics, NmsConfig, suppress};
+use crate::libtorch::Precision;
 use crate::loss::assign::{Object, Targets};
 use crate::loss::{Gains, detection_loss, to_host};
 use crate::model::Model;
@@ -16,8 +17,8 @@ use crate::model::Model;
 pub struct Validation {
     /// What the losses are multiplied by.
     pub gains: Gains,
-    /// Forward passes in 16 bits (on CUDA).
-    pub half: bool,
+    /// Of the layers.
+    pub precision: Precision,
     /// The most objects that an image of the data set has; so many detections at least are kept.
     pub crowd: usize,
 }
@@ -126,7 +127,7 @@ pub fn examine(
             return Ok(None);
         }
         let batch = batch?;
-        let prediction = forward(model, &input(&batch, model.device()), false, how.half);
+        let prediction = forward(model, &input(&batch, model.device()), false, how.precision);
         let targets = targets(&batch, model.device());
         sums += detection_loss(&prediction, model.head().bins(), &targets, how.gains).components;
         batches += 1;

@@ -1,0 +1,277 @@
+// What tch lacks of libtorch, as plain C functions: autocast for any device and type, optimiser steps over
+// lists of tensors, the allocator's numbers, page-locked memory and a stream of copies.
+//
+// Knows nothing of CUDA but its name: everything goes through libtorch's device-independent interfaces, so
+// that one binary runs with and without libtorch's CUDA half. Its caller is src/libtorch/shim.rs.
+//
+// Each function returns null, or why it failed; the text goes back through ty_free. A tensor is what tch's
+// `as_ptr` gives; one that is returned belongs to the caller, as tch's own do.
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+namespace {
+
+using at::Tensor;
+
+char unsaid[] = "it failed, and memory for saying why ran out";
+
+char* text(const char* message) {
+    char* copy = strdup(message);
+    return copy != nullptr ? copy : unsaid;
+}
+
+// Runs `work`; no exception leaves it.
+template <typename Work>
+char* guarded(Work work) noexcept {
+    try {
+        work();
+        return nullptr;
+    } catch (const c10::Error& error) {
+        return text(error.what_without_backtrace());
+    } catch (const std::exception& error) {
+        return text(error.what());
+    } catch (...) {
+        return text("an exception of unknown type");
+    }
+}
+
+std::vector<Tensor> list(Tensor* const* tensors, size_t count) {
+    std::vector<Tensor> found;
+    found.reserve(count);
+    for (size_t at = 0; at < count; ++at) found.push_back(*tensors[at]);
+    return found;
+}
+
+// A tensor that may be absent.
+std::optional<Tensor> maybe(const Tensor* tensor) {
+    return tensor == nullptr ? std::nullopt : std::optional<Tensor>(*tensor);
+}
+
+// The gradients of parameters that all have one, in their parameters' layout: the fused kernels go through
+// all lists in the order of memory.
+std::vector<Tensor> gradients(const std::vector<Tensor>& parameters) {
+    std::vector<Tensor> found;
+    found.reserve(parameters.size());
+    for (const Tensor& parameter : parameters) {
+        const Tensor& gradient = parameter.grad();
+        TORCH_CHECK(gradient.defined(), "a parameter without a gradient cannot step");
+        if (gradient.strides() == parameter.strides()) {
+            found.push_back(gradient);
+        } else {
+            found.push_back(at::empty_like(parameter).copy_(gradient));
+        }
+    }
+    return found;
+}
+
+c10::Device cuda(int index) { return {c10::kCUDA, static_cast<c10::DeviceIndex>(index)}; }
+
+}  // namespace
+
+extern "C" {
+
+struct ty_autocast {
+    int enabled;
+    int dtype;
+};
+
+struct ty_memory {
+    int64_t allocated;
+    int64_t allocated_peak;
+    int64_t reserved;
+    int64_t reserved_peak;
+    int64_t free;
+    int64_t total;
+    int64_t out_of_memory;
+};
+
+// A stream of the device that copies go through beside its computations.
+struct ty_copier {
+    c10::Stream stream;
+};
+
+void ty_free(char* message) {
+    if (message != unsaid) std::free(message);
+}
+
+// Autocast on for this thread; what it was goes to `before`. `cuda` is the kind of device.
+char* ty_autocast_enter(int cuda, int dtype, ty_autocast* before) {
+    return guarded([&] {
+        auto device = cuda != 0 ? at::kCUDA : at::kCPU;
+        before->enabled = at::autocast::is_autocast_enabled(device) ? 1 : 0;
+        before->dtype = static_cast<int>(at::autocast::get_autocast_dtype(device));
+        at::autocast::set_autocast_enabled(device, true);
+        at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(dtype));
+        at::autocast::increment_nesting();
+    });
+}
+
+// The counterpart of ty_autocast_enter. Copies of weights are forgotten when the outermost one is left.
+char* ty_autocast_leave(int cuda, const ty_autocast* before) {
+    return guarded([&] {
+        auto device = cuda != 0 ? at::kCUDA : at::kCPU;
+        at::autocast::set_autocast_enabled(device, before->enabled != 0);
+        at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(before->dtype));
+        if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    });
+}
+
+// A scalar: the length of the gradients of all parameters together. Those without one count as zero.
+char* ty_gradient_norm(Tensor* const* parameters, size_t count, Tensor** norm) {
+    return guarded([&] {
+        std::vector<Tensor> found;
+        for (size_t at = 0; at < count; ++at) {
+            const Tensor& gradient = parameters[at]->grad();
+            if (gradient.defined()) found.push_back(gradient);
+        }
+        if (found.empty()) {
+            auto options = count == 0 ? at::TensorOptions() : parameters[0]->options();
+            *norm = new Tensor(at::zeros({}, options));
+            return;
+        }
+        *norm = new Tensor(at::linalg_vector_norm(at::stack(at::_foreach_norm(found))));
+    });
+}
+
+// Forgets the gradients: the next ones are stored, not added to zeros.
+char* ty_forget_gradients(Tensor* const* parameters, size_t count) {
+    return guarded([&] {
+        for (size_t at = 0; at < count; ++at) parameters[at]->mutable_grad() = Tensor();
+    });
+}
+
+// A step of SGD with Nesterov momentum. Gradients are divided by `divisor`, a scalar on the device.
+// Nothing moves when `found_inf`, a float on the device, is 1.
+char* ty_sgd(Tensor* const* parameters, Tensor* const* momenta, size_t count, double decay, double momentum,
+             double lr, const Tensor* divisor, const Tensor* found_inf) {
+    return guarded([&] {
+        auto moved = list(parameters, count);
+        // At a momentum of nothing the kernel refuses to keep one, though a later step may need it.
+        momentum = std::max(momentum, 1e-30);
+        at::_fused_sgd_(moved, gradients(moved), list(momenta, count), decay, momentum, lr, /*dampening=*/0.0,
+                        /*nesterov=*/true, /*maximize=*/false, /*is_first_step=*/false, maybe(divisor),
+                        maybe(found_inf));
+    });
+}
+
+// A step of AdamW (decoupled decay), else as ty_sgd. `step`: a float on the device, the number of this step.
+char* ty_adamw(Tensor* const* parameters, Tensor* const* averages, Tensor* const* squares, size_t count,
+               const Tensor* step, double decay, double beta1, double beta2, double eps, double lr,
+               const Tensor* divisor, const Tensor* found_inf) {
+    return guarded([&] {
+        auto moved = list(parameters, count);
+        std::vector<Tensor> steps(count, *step);
+        at::_fused_adamw_(moved, gradients(moved), list(averages, count), list(squares, count), {}, steps, lr,
+                          beta1, beta2, decay, eps, /*amsgrad=*/false, /*maximize=*/false, maybe(divisor),
+                          maybe(found_inf));
+    });
+}
+
+// `from += weight * (to - from)`, tensor by tensor.
+char* ty_lerp(Tensor* const* from, Tensor* const* to, size_t count, double weight) {
+    return guarded([&] { at::_foreach_lerp_(list(from, count), list(to, count), weight); });
+}
+
+// What the caching allocator of a CUDA device says.
+char* ty_memory_stats(int index, ty_memory* out) {
+    return guarded([&] {
+        auto* allocator = at::getDeviceAllocator(c10::kCUDA);
+        auto device = static_cast<c10::DeviceIndex>(index);
+        auto stats = allocator->getDeviceStats(device);
+        auto [free, total] = allocator->getMemoryInfo(device);
+        out->allocated = stats.allocated_bytes[0].current;
+        out->allocated_peak = stats.allocated_bytes[0].peak;
+        out->reserved = stats.reserved_bytes[0].current;
+        out->reserved_peak = stats.reserved_bytes[0].peak;
+        out->free = static_cast<int64_t>(free);
+        out->total = static_cast<int64_t>(total);
+        out->out_of_memory = stats.num_ooms;
+    });
+}
+
+// From now on peaks are counted anew.
+char* ty_memory_reset_peak(int index) {
+    return guarded([&] {
+        at::getDeviceAllocator(c10::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(index));
+    });
+}
+
+// Gives memory that no tensor uses back to the device.
+char* ty_memory_release() {
+    return guarded([] { at::getDeviceAllocator(c10::kCUDA)->emptyCache(); });
+}
+
+// Page-locked bytes, which a CUDA device copies from by itself. Their memory is used again only when
+// copies that go on have ended.
+char* ty_pinned(int64_t bytes, Tensor** out) {
+    return guarded([&] {
+        auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(true);
+        *out = new Tensor(at::empty({bytes}, options));
+    });
+}
+
+char* ty_copier_new(int index, ty_copier** out) {
+    return guarded([&] {
+        c10::impl::VirtualGuardImpl guard(c10::kCUDA);
+        *out = new ty_copier{guard.getStreamFromGlobalPool(cuda(index))};
+    });
+}
+
+void ty_copier_free(ty_copier* copier) { delete copier; }
+
+// Copies tensors to the copier's device, beside what the device does now. Does not wait for page-locked
+// ones. `event` is passed when they are there.
+char* ty_copier_send(const ty_copier* copier, Tensor* const* tensors, size_t count, Tensor** out,
+                     c10::Event** event) {
+    return guarded([&] {
+        c10::StreamGuard aside(copier->stream);
+        std::vector<Tensor> copies;
+        for (size_t at = 0; at < count; ++at) {
+            copies.push_back(tensors[at]->to(copier->stream.device(), /*non_blocking=*/true));
+        }
+        auto passed = std::make_unique<c10::Event>(c10::kCUDA);
+        passed->record(copier->stream);
+        for (size_t at = 0; at < count; ++at) out[at] = new Tensor(copies[at]);
+        *event = passed.release();
+    });
+}
+
+// Lets the device's present stream wait for `event`, and use the tensors that came with it. The host goes
+// on at once.
+char* ty_copier_receive(const ty_copier* copier, Tensor* const* tensors, size_t count, const c10::Event* event) {
+    return guarded([&] {
+        c10::impl::VirtualGuardImpl guard(c10::kCUDA);
+        auto present = guard.getStream(copier->stream.device());
+        event->block(present);
+        for (size_t at = 0; at < count; ++at) {
+            guard.recordDataPtrOnStream(tensors[at]->storage().data_ptr(), present);
+        }
+    });
+}
+
+void ty_event_free(c10::Event* event) { delete event; }
+
+}  // extern "C"

@@ -1,0 +1,113 @@
+//! Copies to a card beside what it computes: page-locked memory, and a stream of their own.
+
+use std::ffi::c_int;
+use std::ptr::{self, NonNull};
+
+use tch::{Device, Tensor};
+
+use super::TorchError;
+use super::shim::{self, List};
+
+/// So many page-locked bytes, whatever they are: a card copies from them by itself. `[bytes]`, on the CPU.
+///
+/// Dropping the tensor is safe at any time: the memory is used again only when copies from it have ended.
+///
+/// # Errors
+/// Without a card, and when the system has no more memory to lock.
+pub fn pinned(bytes: usize) -> Result<Tensor, TorchError> {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    // SAFETY: takes a number, and the place of the result.
+    shim::tensor_from(|out| unsafe { shim::ty_pinned(bytes, out) })
+}
+
+/// A stream of copies to one card.
+#[derive(Debug)]
+pub struct Copier(NonNull<shim::Copier>);
+
+// SAFETY: it holds the number of a stream, and streams may be used from any thread.
+unsafe impl Send for Copier {}
+
+/// Tensors on their way to a card.
+#[derive(Debug)]
+pub struct Sent {
+    tensors: Vec<Tensor>,
+    arrival: Arrival,
+}
+
+/// The mark in the stream of copies that says that they are there.
+#[derive(Debug)]
+struct Arrival(NonNull<shim::Event>);
+
+// SAFETY: it is a mark of the card's driver, which may be waited for and destroyed on any thread.
+unsafe impl Send for Arrival {}
+
+impl Copier {
+    /// # Errors
+    /// When `device` is no card that is there.
+    pub fn new(device: Device) -> Result<Self, TorchError> {
+        let index = match device {
+            Device::Cuda(index) => c_int::try_from(index).unwrap_or(c_int::MAX),
+            Device::Cpu | Device::Mps | Device::Vulkan => -1,
+        };
+        let mut made = ptr::null_mut();
+        // SAFETY: takes a number, and the place of the result.
+        unsafe { shim::check(shim::ty_copier_new(index, &raw mut made)) }?;
+        let missing = || TorchError { message: "libtorch gave no stream".to_owned() };
+        NonNull::new(made).map(Self).ok_or_else(missing)
+    }
+
+    /// Begins to copy. Does not wait when `tensors` are page-locked; otherwise it waits for the copies, but
+    /// not for what the card computes.
+    pub fn send(&self, tensors: &[&Tensor]) -> Result<Sent, TorchError> {
+        let list = List::new(tensors.iter().copied());
+        let mut copies = vec![ptr::null_mut(); tensors.len()];
+        let mut event = ptr::null_mut();
+        let (copier, out) = (self.0.as_ptr(), copies.as_mut_ptr());
+        // SAFETY: the copier lives; `copies` has a place for each of the list's tensors, which live too.
+        let sent = unsafe {
+            shim::check(shim::ty_copier_send(copier, list.pointer(), list.len(), out, &raw mut event))
+        };
+        sent?;
+        // SAFETY: the call has put a tensor of ours into each place.
+        let tensors = copies.into_iter().map(|copy| unsafe { Tensor::from_ptr(copy) }).collect();
+        let missing = || TorchError { message: "libtorch gave no event".to_owned() };
+        Ok(Sent { tensors, arrival: NonNull::new(event).map(Arrival).ok_or_else(missing)? })
+    }
+
+    /// The tensors that were sent. What the card computes from now on waits for them; the host does not.
+    pub fn receive(&self, sent: Sent) -> Result<Vec<Tensor>, TorchError> {
+        let list = List::new(&sent.tensors);
+        let event = sent.arrival.0.as_ptr();
+        // SAFETY: copier, event and tensors live through the call.
+        let received = unsafe {
+            shim::check(shim::ty_copier_receive(self.0.as_ptr(), list.pointer(), list.len(), event))
+        };
+        received.map(|()| sent.tensors)
+    }
+}
+
+impl Drop for Copier {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and this is the end of it.
+        unsafe { shim::ty_copier_free(self.0.as_ptr()) };
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { shim::ty_event_free(self.0.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_card_there_is_an_error_and_no_crash() {
+        for device in [Device::Cpu, Device::Cuda(99)] {
+            assert!(Copier::new(device).is_err(), "{device:?}");
+        }
+    }
+}

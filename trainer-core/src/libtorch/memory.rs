@@ -1,0 +1,81 @@
+//! What libtorch's allocator of a card says about its memory.
+
+use std::ffi::c_int;
+
+use tch::Device;
+
+use super::TorchError;
+use super::shim;
+
+/// Memory of a card, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// In tensors now.
+    pub allocated_bytes: u64,
+    /// In tensors at most, since the start or since [`reset_peak`].
+    pub peak_allocated_bytes: u64,
+    /// Taken from the card by this process, tensors included.
+    pub reserved_bytes: u64,
+    /// The most of that, counted as the peak of tensors is.
+    pub peak_reserved_bytes: u64,
+    /// Free on the card, whoever uses the rest.
+    pub free_bytes: u64,
+    /// The card's.
+    pub total_bytes: u64,
+    /// How often it ran out.
+    pub out_of_memory: u64,
+}
+
+/// What the allocator of `device` says; `None` for the CPU, and where there is no such card. Waits for
+/// nothing that the card does.
+pub fn memory_stats(device: Device) -> Option<MemoryStats> {
+    let Device::Cuda(index) = device else { return None };
+    let mut found = shim::Memory::default();
+    // SAFETY: `found` can be written during the call.
+    unsafe { shim::check(shim::ty_memory_stats(number(index), &raw mut found)) }.ok()?;
+    let bytes = |count: i64| u64::try_from(count).unwrap_or(0);
+    Some(MemoryStats {
+        allocated_bytes: bytes(found.allocated),
+        peak_allocated_bytes: bytes(found.allocated_peak),
+        reserved_bytes: bytes(found.reserved),
+        peak_reserved_bytes: bytes(found.reserved_peak),
+        free_bytes: bytes(found.free),
+        total_bytes: bytes(found.total),
+        out_of_memory: bytes(found.out_of_memory),
+    })
+}
+
+/// Counts peaks of `device` anew from now on; nothing for the CPU.
+pub fn reset_peak(device: Device) -> Result<(), TorchError> {
+    let Device::Cuda(index) = device else { return Ok(()) };
+    // SAFETY: takes a number only.
+    unsafe { shim::check(shim::ty_memory_reset_peak(number(index))) }
+}
+
+/// Gives memory that no tensor uses back to the card, for a try with smaller batches; nothing for the CPU.
+pub fn release(device: Device) -> Result<(), TorchError> {
+    let Device::Cuda(_) = device else { return Ok(()) };
+    // SAFETY: takes nothing.
+    unsafe { shim::check(shim::ty_memory_release()) }
+}
+
+fn number(index: usize) -> c_int {
+    c_int::try_from(index).unwrap_or(c_int::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_has_no_such_numbers_and_needs_no_release() {
+        assert_eq!(memory_stats(Device::Cpu), None);
+        assert_eq!((reset_peak(Device::Cpu), release(Device::Cpu)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn a_card_that_is_not_there_is_an_error_and_no_crash() {
+        assert_eq!(memory_stats(Device::Cuda(99)), None);
+        assert!(reset_peak(Device::Cuda(99)).is_err());
+    }
+}

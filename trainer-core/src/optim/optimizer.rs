@@ -1,0 +1,195 @@
+//! Moves a model's parameters along their gradients: SGD with Nesterov momentum, or AdamW.
+//!
+//! A step asks for no value on the host: whether gradients are finite, and how much they are clipped, is
+//! known to the device only.
+
+use tch::{Device, Kind, Tensor};
+
+use super::groups::{Group, trained};
+use super::schedule::Rates;
+use crate::libtorch::foreach::{self, AdamRates, Incoming, SgdRates};
+use crate::libtorch::{TorchError, rethrow};
+use crate::weights::{Weights, WeightsError};
+
+/// Gradients of one step together are at most so long.
+pub const MAX_NORM: f64 = 10.0;
+/// AdamW's second beta and epsilon, as PyTorch has them.
+const BETA2: f64 = 0.999;
+const EPS: f64 = 1e-8;
+/// The name of the count of steps among the state.
+const STEP: &str = "step";
+
+/// By what rule parameters move.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    /// Stochastic gradient descent with Nesterov momentum; decay is added to the gradients.
+    Sgd,
+    /// Adam with decoupled decay (Loshchilov and Hutter 2019). Its first beta does not change in warm-up.
+    AdamW {
+        /// How slowly the average of gradients changes.
+        beta1: f64,
+    },
+}
+
+impl Rule {
+    /// What is remembered of each parameter, under PyTorch's names.
+    const fn remembers(self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd => &["momentum_buffer"],
+            Self::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
+        }
+    }
+}
+
+/// A parameter and what the optimiser remembers of it.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    group: Group,
+    /// In the order of [`Rule::remembers`], shaped and laid out as the parameter.
+    state: Vec<Tensor>,
+}
+
+/// The optimiser of a model.
+#[derive(Debug)]
+pub struct Optimizer {
+    rule: Rule,
+    slots: Vec<Slot>,
+    /// Float on the device: steps that moved something. Only AdamW needs it.
+    step: Option<Tensor>,
+}
+
+impl Optimizer {
+    /// For the trained tensors of `weights`, with nothing remembered yet.
+    pub fn new(weights: &Weights, rule: Rule) -> Self {
+        let blank = |tensor: &Tensor| rule.remembers().iter().map(|_| tensor.detach().zeros_like()).collect();
+        let slots: Vec<Slot> = trained(weights)
+            .map(|(entry, group)| Slot {
+                name: entry.name.clone(),
+                parameter: entry.tensor.shallow_clone(),
+                group,
+                state: blank(&entry.tensor),
+            })
+            .collect();
+        let device = slots.first().map_or(Device::Cpu, |slot| slot.parameter.device());
+        let counts = matches!(rule, Rule::AdamW { .. });
+        let step = counts.then(|| Tensor::zeros([0; 0], (Kind::Float, device)));
+        Self { rule, slots, step }
+    }
+
+    /// What is remembered, as a checkpoint names it: `exp_avg.model.0.conv.weight`.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let named = |slot: &Slot| {
+            let name =
+                |(kind, tensor): (&&str, &Tensor)| (format!("{kind}.{}", slot.name), tensor.shallow_clone());
+            self.rule.remembers().iter().zip(&slot.state).map(name).collect::<Vec<_>>()
+        };
+        let step = self.step.iter().map(|step| (STEP.to_owned(), step.shallow_clone()));
+        self.slots.iter().flat_map(named).chain(step).collect()
+    }
+
+    /// Takes all that is remembered from `source`, bit by bit.
+    ///
+    /// # Errors
+    /// When something is missing, as in the state of another rule, or has another shape.
+    pub fn set_state(&mut self, source: impl Fn(&str) -> Option<Tensor>) -> Result<(), WeightsError> {
+        let _no_grad = tch::no_grad_guard();
+        for (name, mut tensor) in self.state() {
+            let found = source(&name).ok_or_else(|| WeightsError::Missing(name.clone()))?;
+            if found.size() != tensor.size() {
+                return Err(WeightsError::Shape { name, found: found.size(), expected: tensor.size() });
+            }
+            tensor.copy_(&found);
+        }
+        Ok(())
+    }
+
+    /// The gradients that have been accumulated, under their parameters' names. None after a step.
+    pub fn gradients(&self) -> impl Iterator<Item = (&str, Tensor)> {
+        self.slots
+            .iter()
+            .map(|slot| (slot.name.as_str(), slot.parameter.grad()))
+            .filter(|(_, gradient)| gradient.defined())
+    }
+
+    /// Makes the gradients of `source` the accumulated ones, bit by bit. There must be none yet.
+    pub fn set_gradients(&self, source: impl Fn(&str) -> Option<Tensor>) {
+        // tch cannot set a gradient; the derivative of `p * g` with respect to `p` is `g`.
+        for slot in &self.slots {
+            if let Some(gradient) = source(&slot.name) {
+                let gradient = gradient.to_device(slot.parameter.device());
+                (&slot.parameter * gradient).sum(Kind::Float).backward();
+            }
+        }
+    }
+
+    /// Length of all gradients together: a scalar on the device.
+    pub fn gradient_norm(&self) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        expect(foreach::gradient_norm(self.slots.iter().map(|slot| &slot.parameter)))
+    }
+
+    /// One step along the gradients, taken times `factor` and then clipped to [`MAX_NORM`]; then forgets
+    /// them. Nothing moves when one of them is not finite.
+    ///
+    /// `factor`: a scalar on the device. `decay`: the penalty on convolution weights. Returns a float
+    /// scalar on the device: 1 if nothing moved, else 0.
+    pub fn step(&mut self, factor: &Tensor, rates: &Rates, decay: f64) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let norm = self.gradient_norm();
+        // The norm tells it for all of them: one that is not finite makes it so.
+        let skipped = norm.isfinite().logical_not().to_kind(Kind::Float);
+        let divisor = ((norm * factor + 1e-6) / MAX_NORM).clamp_min(1.0) / factor;
+        if let Some(step) = &mut self.step {
+            *step += 1.0 - &skipped;
+        }
+        let incoming = Incoming { divisor: Some(&divisor), found_inf: Some(&skipped) };
+        for group in Group::ALL {
+            let decay = if group == Group::Weight { decay } else { 0.0 };
+            expect(self.step_group(group, rates, decay, incoming));
+        }
+        self.forget_gradients();
+        skipped
+    }
+
+    fn step_group(
+        &self,
+        group: Group,
+        rates: &Rates,
+        decay: f64,
+        incoming: Incoming<'_>,
+    ) -> Result<(), TorchError> {
+        let moving = |slot: &&Slot| slot.group == group && slot.parameter.grad().defined();
+        let slots: Vec<&Slot> = self.slots.iter().filter(moving).collect();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let parameters: Vec<&Tensor> = slots.iter().map(|slot| &slot.parameter).collect();
+        let state = |at: usize| slots.iter().map(|slot| &slot.state[at]).collect::<Vec<_>>();
+        let lr = rates.lr[group as usize];
+        match (self.rule, &self.step) {
+            (Rule::AdamW { beta1 }, Some(step)) => {
+                let rates = AdamRates { lr, betas: [beta1, BETA2], eps: EPS, decay };
+                foreach::adamw(&parameters, [&state(0), &state(1)], step, rates, incoming)
+            }
+            _ => {
+                let rates = SgdRates { lr, momentum: rates.momentum, decay };
+                foreach::sgd(&parameters, &state(0), rates, incoming)
+            }
+        }
+    }
+
+    /// Drops what has been accumulated.
+    pub fn forget_gradients(&mut self) {
+        expect(foreach::forget_gradients(self.slots.iter().map(|slot| &slot.parameter)));
+    }
+}
+
+/// What libtorch throws goes to the [`crate::libtorch::catch`] outside, as it does from tch.
+fn expect<T>(result: Result<T, TorchError>) -> T {
+    result.unwrap_or_else(|error| rethrow(&error))
+}
+
+#[cfg(test)]
+mod tests;
