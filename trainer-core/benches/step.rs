@@ -35,6 +35,9 @@ struct Run {
 fn main() {
     let _ = libtorch::load_cuda();
     tch::set_num_threads(THREADS);
+    // As a training does.
+    libtorch::keep_freed_memory();
+    libtorch::bind_threads();
     tch::manual_seed(0);
     let images = Tensor::rand([BATCH as i64, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
     let mut runs = [Precision::Single, Precision::Brain].map(run);

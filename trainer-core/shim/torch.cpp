@@ -8,6 +8,8 @@
 // `as_ptr` gives; one that is returned belongs to the caller, as tch's own do.
 
 #include <algorithm>
+#include <atomic>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -15,7 +17,11 @@
 #include <optional>
 #include <vector>
 
+#include <malloc.h>
+#include <sched.h>
+
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_foreach_lerp.h>
@@ -87,6 +93,12 @@ std::vector<Tensor> gradients(const std::vector<Tensor>& parameters) {
     return found;
 }
 
+#ifdef __linux__
+// The cores of this process before any thread was bound to one, and whether that has happened.
+cpu_set_t allowed;
+std::atomic<bool> bound = false;
+#endif
+
 c10::Device cuda(int index) { return {c10::kCUDA, static_cast<c10::DeviceIndex>(index)}; }
 
 }  // namespace
@@ -115,6 +127,46 @@ struct ty_copier {
 
 void ty_free(char* message) {
     if (message != unsaid) std::free(message);
+}
+
+// From now on malloc keeps large pieces of memory that are freed, for those that are wanted next. A training
+// step wants the same ones again and again, and new memory costs a page fault each 4 KiB.
+void ty_keep_freed_memory() {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, INT_MAX);
+    mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
+
+// Gives each thread of libtorch's pool a core of its own, the calling thread among them, as far as there is
+// one for each. Threads that are started later go where the calling thread may go: see ty_anywhere.
+char* ty_bind_threads() {
+    return guarded([] {
+#ifdef __linux__
+        if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+        std::vector<int> cores;
+        for (int core = 0; core < CPU_SETSIZE; ++core) {
+            if (CPU_ISSET(core, &allowed)) cores.push_back(core);
+        }
+        int threads = at::get_num_threads();
+        if (threads < 2 || static_cast<size_t>(threads) != cores.size()) return;
+        bound = true;
+        at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+            cpu_set_t own;
+            CPU_ZERO(&own);
+            CPU_SET(cores[at::get_thread_num()], &own);
+            sched_setaffinity(0, sizeof own, &own);
+        });
+#endif
+    });
+}
+
+// Lets the calling thread go to every core that ty_bind_threads found.
+void ty_anywhere() {
+#ifdef __linux__
+    if (bound) sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
 }
 
 // Autocast on for this thread; what it was goes to `before`. `cuda` is the kind of device.

@@ -143,7 +143,7 @@ struct Run {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Optimiser and loss")]
 struct OptimizerFlags {
-    /// SGD [default: SGD]
+    /// SGD, AdamW, or auto, which ignores lr0, momentum and warmup_bias_lr [default: SGD]
     #[arg(long)]
     optimizer: Option<String>,
     /// Cosine learning rate; linear otherwise [default: true]

@@ -39,6 +39,25 @@ pub enum Optimizer {
     #[default]
     #[serde(rename = "SGD")]
     Sgd,
+    /// Adam with decoupled weight decay; its first beta is the spec's `momentum`.
+    AdamW,
+    /// One of them with a learning rate and momentum of its own, by how long the training is.
+    #[serde(rename = "auto")]
+    Auto,
+}
+
+impl Optimizer {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sgd, Self::AdamW, Self::Auto];
+
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sgd => "SGD",
+            Self::AdamW => "AdamW",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// How many images go through the model at once.

@@ -81,6 +81,7 @@ impl Train {
             }
         }
         libtorch::use_all_cores();
+        libtorch::keep_freed_memory();
         let result = libtorch::guard(|| {
             let options = self.options(cuda)?;
             libtorch::tune(options.device, options.spec.deterministic);

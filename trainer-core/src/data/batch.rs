@@ -161,6 +161,7 @@ impl Batches {
         } else {
             let (put, ready) = bounded(ahead.batches.max(1));
             let collator = std::thread::spawn(move || {
+                crate::libtorch::anywhere();
                 for batch in batches {
                     // The consumer's going away is how a pass is cancelled.
                     if put.send(batch).is_err() {

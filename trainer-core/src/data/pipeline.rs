@@ -104,6 +104,8 @@ fn run<W: Work>(
     done: &Sender<Numbered<Result<W::Output, Panicked>>>,
     cancelled: &AtomicBool,
 ) {
+    // Not on the core of whoever started it, which computes.
+    crate::libtorch::anywhere();
     let mut scratch = W::Scratch::default();
     while let Ok((number, task)) = to_do.recv() {
         if cancelled.load(Ordering::Relaxed) {

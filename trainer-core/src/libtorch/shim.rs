@@ -49,6 +49,9 @@ pub(super) struct Event {
 
 unsafe extern "C" {
     fn ty_free(message: Message);
+    pub(super) fn ty_keep_freed_memory();
+    pub(super) fn ty_bind_threads() -> Message;
+    pub(super) fn ty_anywhere();
     pub(super) fn ty_autocast_enter(cuda: c_int, dtype: c_int, before: *mut AutocastState) -> Message;
     pub(super) fn ty_autocast_leave(cuda: c_int, before: *const AutocastState) -> Message;
     pub(super) fn ty_gradient_norm(

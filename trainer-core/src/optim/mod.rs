@@ -1,6 +1,7 @@
 //! How weights move: groups, schedule, optimisers, loss scaling, and the average that is kept of them.
 
 pub mod amp;
+pub mod auto;
 pub mod ema;
 pub mod groups;
 pub mod optimizer;

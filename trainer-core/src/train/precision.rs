@@ -23,6 +23,13 @@ pub struct Choice {
     pub warnings: Vec<String>,
 }
 
+impl Choice {
+    /// Whether there was something faster, and none of it is fit.
+    pub fn is_given_up(&self) -> bool {
+        self.precision == Precision::Single && !self.warnings.is_empty()
+    }
+}
+
 /// Precisions that are faster than 32 bits on `device`, the one to prefer first.
 ///
 /// A card takes 16-bit floats as the reference does, and those of larger range if a model overflows them. A

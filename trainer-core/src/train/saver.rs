@@ -156,7 +156,10 @@ impl Saver {
         let Some(snapshot) = self.waiting.take() else { return };
         let (run_dir, root, written) = (self.run_dir.clone(), self.root.clone(), self.written);
         let place = snapshot.place();
-        let work = move || write(snapshot, &run_dir, &root, written);
+        let work = move || {
+            crate::libtorch::anywhere();
+            write(snapshot, &run_dir, &root, written)
+        };
         // A thread that cannot be had is one more sign of a machine in need: the next snapshot tries again.
         let thread = Builder::new().name("checkpoint".to_owned()).spawn(work);
         self.running = thread.ok().map(|thread| (place, thread));

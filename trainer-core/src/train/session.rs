@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tch::Device;
+use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{Epoch, LogLevel, Step, TrainerEvent};
 
 use super::artifacts::{self, BEST, EpochWeights};
@@ -26,9 +28,10 @@ use crate::checkpoint::{Best, Loaded, Progress, Row};
 use crate::data::Batch;
 use crate::data::loader::EpochPlan;
 use crate::events::Events;
+use crate::libtorch::{self, Precision};
 use crate::loss::to_host;
 use crate::model::{Layout, Model};
-use crate::optim::{Rule, Schedule};
+use crate::optim::{Schedule, auto};
 use crate::report::pictures;
 use crate::report::results_csv::METRICS;
 
@@ -88,7 +91,6 @@ impl<'a> Session<'a> {
             None => Progress::start(setup.identity.clone(), batch_size),
         };
         let amp_off = amp_off || progress.amp_off;
-        let progress = Progress { amp_off, identity: setup.identity.clone(), ..progress };
         #[expect(clippy::cast_possible_wrap, reason = "the seed is at most 2^53, as the spec's check says")]
         tch::manual_seed(spec.seed as i64);
         let classes = i64::try_from(setup.names.len()).unwrap_or(i64::MAX);
@@ -96,12 +98,18 @@ impl<'a> Session<'a> {
         if loaded.is_none() {
             transfer::begin_with(&model, setup, outside.events)?;
         }
-        let schedule = Schedule::for_any_card(spec, setup.train.len() as u64, batch_size);
+        let chosen =
+            auto::resolve(spec, setup.train.len() as u64, u32::try_from(classes).unwrap_or(u32::MAX));
+        let schedule = Schedule::for_any_card(&chosen, setup.train.len() as u64, batch_size);
+        // Before a checkpoint is taken over, so that one that goes on computes as it did.
         let choice = precision::choose(&model, spec.imgsz, setup.candidates(amp_off));
-        for warning in choice.warnings {
-            outside.events.log(LogLevel::Warning, warning);
+        tell_choices(&chosen, spec, &choice, outside.events);
+        if device == Device::Cpu && choice.precision == Precision::Brain {
+            libtorch::bind_threads();
         }
-        let mut trainer = Trainer::new(model, Rule::Sgd, schedule, setup.gains(), choice.precision);
+        let amp_off = amp_off || choice.is_given_up();
+        let progress = Progress { amp_off, identity: setup.identity.clone(), ..progress };
+        let mut trainer = Trainer::new(model, auto::rule(&chosen), schedule, setup.gains(), choice.precision);
         trainer.set_epochs(progress.epochs.unwrap_or(spec.epochs));
         let kept = match loaded {
             Some(loaded) => kept(&mut trainer, loaded, &progress, setup)?,
@@ -284,6 +292,7 @@ impl<'a> Session<'a> {
     /// Validates, and writes what an epoch leaves. `false` if it was asked to stop during validation.
     fn finish_epoch(&mut self) -> Result<bool, TrainError> {
         let train_losses = self.mean_losses()?;
+        self.tell_skipped();
         let how = self.validation();
         let loader = self.setup.val_loader(self.progress.batch_size);
         let Some(found) = validate(self.trainer.ema.model(), &loader, &how, self.outside.stop)? else {
@@ -316,6 +325,21 @@ impl<'a> Session<'a> {
         self.setup.tell_warnings(self.outside.events);
         self.checkpoint()?;
         Ok(!self.is_asked_to_stop())
+    }
+
+    /// Tells how many optimiser steps of the epoch were skipped, if any. Waits for the device.
+    fn tell_skipped(&mut self) {
+        let skipped = self.trainer.skipped.double_value(&[]);
+        let _ = self.trainer.skipped.zero_();
+        if skipped > 0.0 {
+            let scale = self.trainer.scaler.as_ref().map(|scaler| scaler.state().0);
+            let scale = scale.map_or(String::new(), |scale| format!("; the loss scale is now {scale}"));
+            let epoch = self.progress.epoch + 1;
+            let message = format!(
+                "epoch {epoch}: {skipped} optimiser steps were skipped, because gradients were not finite{scale}"
+            );
+            self.outside.events.log(LogLevel::Info, message);
+        }
     }
 
     fn validation(&self) -> Validation {
@@ -486,6 +510,22 @@ fn kept(
     let at_end = progress.epoch > 0 && progress.images_done == 0;
     let last = at_end.then(|| Arc::new(EpochWeights::copy(trainer.ema.model(), setup, progress.epoch)));
     Ok(Kept { last, best })
+}
+
+/// Says what was chosen for the user.
+fn tell_choices(chosen: &TrainSpec, spec: &TrainSpec, choice: &precision::Choice, events: &mut Events) {
+    for warning in &choice.warnings {
+        events.log(LogLevel::Warning, warning.clone());
+    }
+    if choice.precision != Precision::Single {
+        events.log(LogLevel::Info, format!("AMP: layers compute in {}", choice.precision.name()));
+    }
+    if chosen.optimizer != spec.optimizer {
+        let (name, lr0, momentum) = (chosen.optimizer.name(), chosen.lr0, chosen.momentum);
+        let message =
+            format!("optimizer auto: {name} with lr0 {lr0} and momentum {momentum}; the spec's are not used");
+        events.log(LogLevel::Info, message);
+    }
 }
 
 /// Whether, after `epoch` epochs of which `best` was the best, another one is not worth it.

@@ -68,6 +68,7 @@ pub fn detections(decoded: &Tensor, config: &NmsConfig) -> Vec<Vec<Detection>> {
             .chunks(share)
             .map(|part| {
                 scope.spawn(move || {
+                    crate::libtorch::anywhere();
                     part.iter().map(|image| suppress(image, classes, anchors, config)).collect::<Vec<_>>()
                 })
             })

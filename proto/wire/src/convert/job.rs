@@ -157,15 +157,13 @@ fn parse_cache(name: Option<&str>, default: Cache, found: &mut Vec<Violation>) -
 }
 
 fn parse_optimizer(name: Option<&str>, default: Optimizer, found: &mut Vec<Violation>) -> Optimizer {
-    match name {
-        None => default,
-        Some("SGD") => Optimizer::Sgd,
-        Some(name) => {
-            let text = format!("is `{name}`; only `SGD` is supported yet");
-            found.push(Violation::new("train.optimizer", text));
-            default
-        }
-    }
+    let Some(name) = name else { return default };
+    let known = Optimizer::ALL.into_iter().find(|optimizer| optimizer.name() == name);
+    known.unwrap_or_else(|| {
+        let text = format!("is `{name}`; use SGD, AdamW or auto");
+        found.push(Violation::new("train.optimizer", text));
+        default
+    })
 }
 
 impl From<&JobSpec> for pb::JobSpec {
@@ -200,9 +198,6 @@ impl From<&Resources> for pb::Resources {
 
 impl From<&TrainSpec> for pb::TrainSpec {
     fn from(train: &TrainSpec) -> Self {
-        let optimizer = match train.optimizer {
-            Optimizer::Sgd => "SGD",
-        };
         macro_rules! build {
             ($($field:ident),*) => {
                 Self {
@@ -210,7 +205,7 @@ impl From<&TrainSpec> for pb::TrainSpec {
                     data: train.data.to_string_lossy().into_owned(),
                     batch: Some(train.batch.into()),
                     cache: Some(train.cache.name().to_owned()),
-                    optimizer: Some(optimizer.to_owned()),
+                    optimizer: Some(train.optimizer.name().to_owned()),
                     r#box: Some(train.box_gain),
                     pretrained: Some(train.pretrained.to_string_lossy().into_owned()),
                     $($field: Some(train.$field),)*

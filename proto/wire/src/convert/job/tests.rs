@@ -45,7 +45,7 @@ fn every_bad_field_is_named_at_once() {
         imgsz: Some(100),
         batch: Some(-2.0),
         cache: Some("tape".into()),
-        optimizer: Some("AdamW".into()),
+        optimizer: Some("Lion".into()),
         ..Default::default()
     };
     let resources = pb::Resources {
@@ -94,8 +94,8 @@ fn a_bad_value_is_named_with_what_would_be_right() {
             "train.model: is `yolov5n`; use one of yolov8n, yolov8s, yolov8m, yolov8l, yolov8x",
         ),
         (
-            with_train(|train| train.optimizer = Some("AdamW".into())),
-            "train.optimizer: is `AdamW`; only `SGD` is supported yet",
+            with_train(|train| train.optimizer = Some("Lion".into())),
+            "train.optimizer: is `Lion`; use SGD, AdamW or auto",
         ),
         (
             with_train(|train| train.cache = Some("tape".into())),
