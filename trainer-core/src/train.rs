@@ -19,6 +19,7 @@ pub mod setup;
 pub mod step;
 pub mod tables;
 pub mod transfer;
+pub mod upload;
 pub mod validate;
 
 use std::sync::atomic::AtomicBool;

@@ -12,6 +12,7 @@ mod golden;
 use golden::{CPU, alone, assert_close, assert_relative, assert_statistics, json, number, open};
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
+use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::loss::assign::{Assignment, Object, Targets, assign};
 use trainyard_trainer::loss::{Gains, Loss, detection_loss, to_host};
 use trainyard_trainer::model::head::Prediction;
@@ -19,6 +20,7 @@ use trainyard_trainer::model::scale::{BINS, Kind as LayerKind, Plan, STRIDES};
 use trainyard_trainer::model::{Layout, Model};
 use trainyard_trainer::optim::schedule::{Accumulation, Schedule};
 use trainyard_trainer::optim::{Optimizer, Rates, Rule, ema};
+use trainyard_trainer::train::step::forward;
 use trainyard_trainer::weights::{Entry, Role, Weights};
 use trainyard_types::{ModelScale, TrainSpec};
 
@@ -243,6 +245,33 @@ fn a_training_batch_gives_the_golden_losses_and_gradients() {
     let norm = Optimizer::new(model.weights(), Rule::Sgd).gradient_norm().double_value(&[]);
     let wanted = golden.number(&["grad_norm_before_clip"]);
     assert!((norm - wanted).abs() <= wanted * tolerance, "the norm is {norm}, not {wanted}");
+}
+
+#[test]
+fn gradients_of_layers_in_bf16_point_where_the_golden_ones_do() {
+    let _alone = alone();
+    let (golden, model) = (open("loss_train.safetensors"), model());
+    let input = golden.get("input");
+    let size = input.size();
+    let images = usize::try_from(size[0]).unwrap();
+    let targets = Targets::new(&objects(&golden.get("targets")), images, [size[2], size[3]], CPU);
+    let prediction = forward(&model, &input, true, Precision::Brain);
+    assert_eq!(prediction.scores.kind(), Kind::BFloat16);
+    let loss = detection_loss(&prediction, model.head().bins(), &targets, Gains::default());
+    assert_eq!(loss.total.kind(), Kind::Float);
+    loss.total.backward();
+    let wanted = golden.get("loss.total").double_value(&[0]);
+    let total = loss.total.double_value(&[]);
+    println!("loss {total}, golden {wanted}");
+    assert!((total / wanted - 1.0).abs() < 0.02, "{total}, not {wanted}");
+    for name in golden.under("grad.") {
+        let found = model.weights().get(name).unwrap().grad();
+        assert_eq!(found.kind(), Kind::Float);
+        let (found, expected) = (found.reshape([-1]), golden.get(&format!("grad.{name}")).reshape([-1]));
+        let cosine = (found.dot(&expected) / (found.norm() * expected.norm())).double_value(&[]);
+        println!("{name}: cosine {cosine}");
+        assert!(cosine > 0.9, "{name}: {cosine}");
+    }
 }
 
 /// The number that follows `key` in a sentence of the manifest.

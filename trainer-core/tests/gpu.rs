@@ -15,10 +15,16 @@ use std::sync::OnceLock;
 
 use golden::{CPU, alone, assert_relative, open};
 use tch::{Device, Kind, Tensor};
+use trainyard_trainer::libtorch::Precision;
+use trainyard_trainer::libtorch::copies::{Copier, pinned};
+use trainyard_trainer::loss::Gains;
+use trainyard_trainer::loss::assign::{Object, Targets};
 use trainyard_trainer::model::{Layout, Model};
+use trainyard_trainer::optim::{Rule, Schedule};
+use trainyard_trainer::train::step::Trainer;
 use trainyard_trainer::{libtorch, weights};
-use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{Epoch, TrainerEvent, TrainerLine, exit_code};
+use trainyard_types::{ModelScale, TrainSpec};
 
 /// Outputs of some 60 layers, computed by other kernels: TF32, which cuDNN uses for convolutions, keeps
 /// ten bits of a factor.
@@ -81,6 +87,62 @@ fn the_card_computes_what_the_cpu_computes() {
     assert_relative("boxes", &boxes(&found), &boxes(&expected), OTHER_KERNELS);
     let scores = |of: &Tensor| of.narrow(1, 4, of.size()[1] - 4).logit(1e-7);
     assert_relative("logits", &scores(&found), &scores(&expected), OTHER_KERNELS);
+}
+
+/// One step on the card in this precision; returns the trainer.
+fn step_in(precision: Precision, images: &Tensor) -> Trainer {
+    tch::manual_seed(0);
+    let card = card();
+    let spec = TrainSpec { nbs: 2, warmup_epochs: 0.0, ..TrainSpec::new(ModelScale::N, "/data.yaml") };
+    let model = Model::new(spec.model, 3, 0, card);
+    let schedule = Schedule::new(&spec, 2, 2);
+    let mut trainer = Trainer::new(model, Rule::Sgd, schedule, Gains::default(), precision);
+    let object = |image| Object { image, class: 1, cxcywh: [0.5, 0.4, 0.3, 0.3] };
+    let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], card);
+    trainer.learn(&images.to_device(card), &targets);
+    trainer
+}
+
+#[test]
+fn gradients_in_16_bits_are_those_in_32_to_their_precision_and_a_step_moves_finite_weights() {
+    let _alone = alone();
+    let images = Tensor::rand([2, 3, 160, 160], (Kind::Float, CPU));
+    let norm = |trainer: &Trainer| {
+        let scale = trainer.scaler.as_ref().map_or(1.0, |scaler| scaler.state().0);
+        trainer.optimizer.gradient_norm().double_value(&[]) / scale
+    };
+    let expected = norm(&step_in(Precision::Single, &images));
+    for precision in [Precision::Half, Precision::Brain] {
+        let mut trainer = step_in(precision, &images);
+        let found = norm(&trainer);
+        assert!((found / expected - 1.0).abs() < 0.1, "{precision:?}: {found}, not {expected}");
+        trainer.step(0);
+        assert_eq!(trainer.skipped.double_value(&[]), 0.0);
+        for entry in trainer.model.weights().iter() {
+            assert_eq!(entry.tensor.isfinite().all().int64_value(&[]), 1, "{precision:?}: {}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn page_locked_copies_aside_bring_the_same_bytes_and_the_allocator_tells_its_peak() {
+    let _alone = alone();
+    let card = card();
+    libtorch::memory::reset_peak(card).unwrap();
+    let bytes = 64 << 20;
+    let mut locked = pinned(bytes).unwrap();
+    locked.copy_(&Tensor::arange(bytes as i64, (Kind::Int64, CPU)).remainder(251));
+    let copier = Copier::new(card).unwrap();
+    for _ in 0..3 {
+        let sent = copier.send(&[&locked]).unwrap();
+        // The card has something to do meanwhile.
+        let _ = Tensor::rand([1024, 1024], (Kind::Float, card))
+            .matmul(&Tensor::rand([1024, 1024], (Kind::Float, card)));
+        let there = copier.receive(sent).unwrap().remove(0);
+        assert!(there.to_device(CPU).equal(&locked));
+    }
+    let stats = libtorch::memory_stats(card).unwrap();
+    assert!(stats.peak_allocated_bytes >= bytes as u64 && stats.total_bytes > stats.free_bytes, "{stats:?}");
 }
 
 #[test]

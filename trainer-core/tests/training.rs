@@ -48,7 +48,7 @@ fn differing(a: &Path, b: &Path) -> Vec<String> {
     let read = |run: &Path| {
         let newest =
             trainyard_trainer::checkpoint::newest(&run.join("checkpoints")).unwrap().checkpoint.unwrap();
-        let files = ["model", "ema", "momentum"].map(|name| {
+        let files = ["model", "ema", "optimizer"].map(|name| {
             let file = format!("{name}.safetensors");
             weights::parse(&newest.files[&file]).unwrap().tensors
         });

@@ -22,7 +22,8 @@ use super::saver::{Kept, Saver};
 use super::setup::{Setup, crowd};
 use super::step::Trainer;
 use super::tables::Tables;
-use super::validate::{Details, Found, Validation, examine, input, targets, validate};
+use super::upload::Uploader;
+use super::validate::{Details, Found, Validation, examine, validate};
 use super::{budget, console, precision, resume, transfer};
 use crate::checkpoint::{Best, Loaded, Progress, Row};
 use crate::data::Batch;
@@ -65,6 +66,7 @@ pub struct Session<'a> {
     kept: Kept,
     guard: Guard,
     tables: Tables,
+    uploader: Uploader,
     oom: TestOom,
     drawing: Drawing,
     /// What the console shows of the newest batch.
@@ -128,6 +130,7 @@ impl<'a> Session<'a> {
             kept,
             guard,
             tables,
+            uploader: Uploader::new(device),
             oom: TestOom::from_env(),
             drawing: Drawing::default(),
             last: Last::default(),
@@ -235,14 +238,14 @@ impl<'a> Session<'a> {
     }
 
     fn train_batch(&mut self, batch: &Batch, piece: &Piece) {
-        let (device, spec) = (self.setup.options.device, self.setup.spec());
+        let spec = self.setup.spec();
         self.oom.check(self.progress.batch_size, self.progress.epoch + 1);
-        let mut images = input(batch, device);
+        let (mut images, targets) = self.uploader.upload(batch);
         if spec.multi_scale {
             // One size for all batches of a step, so that it does not depend on how many there are.
             images = rescale(&images, spec.seed, self.trainer.updates);
         }
-        self.trainer.learn(&images, &targets(batch, device));
+        self.trainer.learn(&images, &targets);
         self.guard.note(&self.trainer.loss_sums);
         if let Some(iteration) = piece.step {
             self.trainer.step(iteration);

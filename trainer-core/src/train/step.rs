@@ -148,6 +148,10 @@ pub fn forward(model: &Model, images: &Tensor, train: bool, precision: Precision
 /// `pixels`: `[n, 3, height, width]` bytes. Returns float in 0 to 1 on `device`, channels innermost.
 pub fn to_input(pixels: &[u8], [n, height, width]: [usize; 3], device: Device) -> Tensor {
     let shape = [n, 3, height, width].map(|side| i64::try_from(side).unwrap_or(0));
-    let bytes = Tensor::from_slice(pixels).view(shape).to_device(device);
-    Layout::default().apply(&bytes).to_kind(Kind::Float) / 255.0
+    normalise(&Tensor::from_slice(pixels).view(shape).to_device(device))
+}
+
+/// Bytes `[n, 3, height, width]` as float in 0 to 1, channels innermost.
+pub fn normalise(bytes: &Tensor) -> Tensor {
+    Layout::default().apply(bytes).to_kind(Kind::Float) / 255.0
 }

@@ -95,9 +95,11 @@ fn what_is_remembered_can_be_put_back_and_that_of_another_rule_is_refused() {
     assert!(refused.to_string().contains("momentum_buffer.w"), "{refused}");
 }
 
-/// Gradients of three steps of AdamW and the parameters after each, by PyTorch 2.13: betas 0.9 and 0.999, a
+/// Gradients of a weight and a bias, and the two after the step.
+type AdamStep = ([f32; 4], [f32; 2], [f64; 4], [f64; 2]);
+/// Three steps of AdamW, by PyTorch 2.13: betas 0.9 and 0.999, a
 /// weight at a rate of 0.01 with decay 0.1, a bias at 0.02 without; gradients clipped to length 10.
-const ADAMW: [([f32; 4], [f32; 2], [f64; 4], [f64; 2]); 3] = [
+const ADAMW: [AdamStep; 3] = [
     (
         [0.1, -2.0, 3.0, 1e-4],
         [0.5, -0.25],

@@ -1,0 +1,106 @@
+//! A batch's way to the device: beside what a card computes, so that neither waits for the other.
+//!
+//! An ordinary copy waits until the card has done all that it was told before. This one goes through
+//! page-locked memory and a stream of its own: the host goes on at once, the card computes the step before
+//! meanwhile, and only the step of this batch waits for it, on the card.
+
+use tch::{Device, Kind, Tensor};
+
+use super::step::normalise;
+use super::validate::{input, targets};
+use crate::data::Batch;
+use crate::libtorch::copies::{Copier, pinned};
+use crate::libtorch::{TorchError, rethrow};
+use crate::loss::assign::Targets;
+
+/// Brings batches to one device.
+#[derive(Debug)]
+pub struct Uploader {
+    device: Device,
+    /// On a card.
+    copier: Option<Copier>,
+}
+
+impl Uploader {
+    /// To `device`. An exception of libtorch comes as a panic, as from tch.
+    pub fn new(device: Device) -> Self {
+        let copier = match device {
+            Device::Cuda(_) => Some(Copier::new(device).unwrap_or_else(|error| rethrow(&error))),
+            Device::Cpu | Device::Mps | Device::Vulkan => None,
+        };
+        Self { device, copier }
+    }
+
+    /// Images `[n, 3, height, width]`, float in 0 to 1, and the objects in them.
+    pub fn upload(&self, batch: &Batch) -> (Tensor, Targets) {
+        let Some(copier) = &self.copier else {
+            return (input(batch, self.device), targets(batch, self.device));
+        };
+        send(copier, batch).unwrap_or_else(|error| rethrow(&error))
+    }
+}
+
+fn send(copier: &Copier, batch: &Batch) -> Result<(Tensor, Targets), TorchError> {
+    let shape = [batch.n, 3, batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
+    let bytes = lock(&Tensor::from_slice(&batch.images).view(shape))?;
+    let Targets { labels, boxes, real, count } = targets(batch, Device::Cpu);
+    let (labels, boxes, real) = (lock(&labels)?, lock(&boxes)?, lock(&real)?);
+    let sent = copier.send(&[&bytes, &labels, &boxes, &real])?;
+    let mut there = copier.receive(sent)?.into_iter();
+    let mut next = || there.next().unwrap_or_default();
+    let images = normalise(&next());
+    Ok((images, Targets { labels: next(), boxes: next(), real: next(), count }))
+}
+
+/// A copy in page-locked memory.
+fn lock(tensor: &Tensor) -> Result<Tensor, TorchError> {
+    let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
+    if bytes == 0 {
+        return Ok(tensor.shallow_clone());
+    }
+    let mut locked = as_kind(&pinned(bytes)?, tensor.kind()).view(tensor.size().as_slice());
+    locked.copy_(tensor);
+    Ok(locked)
+}
+
+/// The same bytes, as numbers of another type.
+fn as_kind(bytes: &Tensor, kind: Kind) -> Tensor {
+    if kind == Kind::Uint8 { bytes.shallow_clone() } else { bytes.view_dtype(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::batch::Target;
+
+    fn batch() -> Batch {
+        let pixels: Vec<u8> = (0..2 * 3 * 32 * 32_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let object = |image| Target { image, class: 1, cxcywh: [0.5, 0.4, 0.2, 0.3] };
+        Batch {
+            number: 0,
+            images: pixels.into(),
+            n: 2,
+            height: 32,
+            width: 32,
+            targets: vec![object(0), object(1), object(1)],
+            indices: vec![0, 1],
+            placements: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn on_a_cpu_a_batch_is_as_the_model_takes_it() {
+        let batch = batch();
+        let (images, targets) = Uploader::new(Device::Cpu).upload(&batch);
+        assert!(images.equal(&input(&batch, Device::Cpu)));
+        assert_eq!((targets.count, targets.labels.size()), (3, vec![2, 2]));
+    }
+
+    #[test]
+    fn bytes_become_numbers_of_any_type_again() {
+        let numbers = Tensor::from_slice(&[1.5_f32, -2.0]);
+        let bytes = numbers.view_dtype(Kind::Uint8);
+        assert!(as_kind(&bytes, Kind::Float).equal(&numbers));
+        assert!(as_kind(&bytes, Kind::Uint8).equal(&bytes));
+    }
+}
