@@ -12,10 +12,10 @@ use trainyard_trainer::data::{
     AugmentConfig, Batch, Batches, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig,
     OpenOptions, Split, TrainLoader,
 };
-use trainyard_trainer::libtorch;
+use trainyard_trainer::libtorch::{self, Precision};
 use trainyard_trainer::loss::Gains;
 use trainyard_trainer::model::Model;
-use trainyard_trainer::optim::Schedule;
+use trainyard_trainer::optim::{Rule, Schedule};
 use trainyard_trainer::train::step::Trainer;
 use trainyard_trainer::train::validate::{input, targets};
 use trainyard_types::{ModelScale, TrainSpec};
@@ -41,7 +41,8 @@ fn main() {
     };
     let loader = loader(&spec, &folder);
     let model = Model::new(spec.model, 3, 0, Device::Cpu);
-    let mut trainer = Trainer::new(model, Schedule::new(&spec, 1600, 16), Gains::default(), false);
+    let mut trainer =
+        Trainer::new(model, Rule::Sgd, Schedule::new(&spec, 1600, 16), Gains::default(), Precision::Single);
     // Fills the cache.
     let mut last = None;
     for batch in pass(&loader, 0) {
