@@ -33,7 +33,11 @@ impl Drawing {
             written.map_err(TrainError::io(run_dir))
         };
         // Without a thread there is one picture less, and worse to worry about.
-        self.threads.extend(Builder::new().name("pictures".to_owned()).spawn(work).ok());
+        let drawn = move || {
+            crate::libtorch::anywhere();
+            work()
+        };
+        self.threads.extend(Builder::new().name("pictures".to_owned()).spawn(drawn).ok());
     }
 
     /// Waits for all pictures; returns why some are missing.
