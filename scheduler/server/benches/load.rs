@@ -149,7 +149,8 @@ impl Agent {
     }
 
     async fn report(&self, attempt: &str, sequence: u64, body: pb::report::Report) {
-        let report = pb::Report { attempt: attempt.into(), sequence, time: None, report: Some(body) };
+        let time = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+        let report = pb::Report { attempt: attempt.into(), sequence, time, report: Some(body) };
         self.say.send(pb::AgentMessage { message: Some(FromAgent::Report(report)) }).await.unwrap();
     }
 
@@ -219,7 +220,7 @@ async fn idle_latency(dir: &Path) {
         };
         let hear = async {
             loop {
-                if let Some(ToAgent::Assign(assign)) = agent.next().await {
+                if let ToAgent::Assign(assign) = agent.next().await.expect("the session holds") {
                     return (assign.attempt, Instant::now());
                 }
             }
@@ -287,7 +288,7 @@ async fn metric_events(dir: &Path) {
                     sent += 1;
                     agent.report(&assign.attempt, sent, step(u32::try_from(sent).unwrap())).await;
                 }
-                if let Some(ToAgent::Ack(ack)) = agent.next().await {
+                if let ToAgent::Ack(ack) = agent.next().await.expect("the session holds") {
                     acked = ack.sequence;
                 }
             }
