@@ -139,6 +139,18 @@ void ty_keep_freed_memory() {
 #endif
 }
 
+// From now on only algorithms whose results repeat, as far as libtorch has them; it warns of the others. The
+// variable is cuBLAS's, which reads it when it starts.
+char* ty_deterministic() {
+    return guarded([] {
+        setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+        at::globalContext().setDeterministicAlgorithms(true, true);
+        at::globalContext().setDeterministicCuDNN(true);
+        // New memory is not read before it is written: filling it would only cost time.
+        at::globalContext().setDeterministicFillUninitializedMemory(false);
+    });
+}
+
 // Gives each thread of libtorch's pool a core of its own, the calling thread among them, as far as there is
 // one for each. Threads that are started later go where the calling thread may go: see ty_anywhere.
 char* ty_bind_threads() {

@@ -159,11 +159,20 @@ pub fn anywhere() {
 }
 
 /// Lets cuDNN try which algorithm is fastest for each shape: training has few shapes, and runs long. What is
-/// fastest may differ from run to run, so not if runs are to be `deterministic`.
-pub fn tune(device: Device, deterministic: bool) {
-    if let Device::Cuda(_) = device {
-        tch::Cuda::cudnn_set_benchmark(!deterministic);
+/// fastest may differ from run to run, so if runs are to be `deterministic`, only algorithms whose results repeat
+/// are used instead. Must come before the first work on a card.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn tune(device: Device, deterministic: bool) -> Result<(), TorchError> {
+    if deterministic {
+        // SAFETY: sets libtorch's own switches, and a variable before other threads are started.
+        return unsafe { shim::check(shim::ty_deterministic()) };
     }
+    if let Device::Cuda(_) = device {
+        tch::Cuda::cudnn_set_benchmark(true);
+    }
+    Ok(())
 }
 
 /// Runs `work`; an exception of libtorch, which tch turns into a panic, becomes an error.

@@ -13,8 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use trainyard_trainer::checkpoint::{self, Loaded};
 use trainyard_trainer::weights;
-use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{TrainerEvent, TrainerLine, exit_code};
+use trainyard_types::{Optimizer, TrainSpec};
 
 /// Trainers share the core, so they run one after the other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -170,6 +170,22 @@ fn with_bn_group_a_run_that_is_killed_goes_on_on_any_card_with_the_same_bits() {
     let data = shapes::write(&folder.path().join("data"), 38);
     let spec = TrainSpec { checkpoint_minutes: ALWAYS, nbs: 16, bn_group: 4, ..shapes::spec(&data, 6) };
     survives_kills(&spec, folder.path(), &["7", "4", "16", "24"]);
+}
+
+#[test]
+fn adamw_and_repeatable_algorithms_go_on_after_a_kill_with_the_same_bits() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 26);
+    let spec = TrainSpec {
+        checkpoint_minutes: ALWAYS,
+        optimizer: Optimizer::AdamW,
+        lr0: 0.001,
+        deterministic: true,
+        nbs: 16,
+        ..shapes::spec(&data, 6)
+    };
+    survives_kills(&spec, folder.path(), &["4"]);
 }
 
 /// A disk of so many MiB for one command, which sees it at `place`. A mount namespace of its own needs root.

@@ -50,6 +50,7 @@ pub(super) struct Event {
 unsafe extern "C" {
     fn ty_free(message: Message);
     pub(super) fn ty_keep_freed_memory();
+    pub(super) fn ty_deterministic() -> Message;
     pub(super) fn ty_bind_threads() -> Message;
     pub(super) fn ty_anywhere();
     pub(super) fn ty_autocast_enter(cuda: c_int, dtype: c_int, before: *mut AutocastState) -> Message;

@@ -9,6 +9,7 @@ use super::setup::Setup;
 use crate::checkpoint::Progress;
 use crate::eval::Metrics;
 use crate::events::Events;
+use crate::libtorch;
 
 /// What is shown of the newest batch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -112,10 +113,9 @@ fn row(place: &str, metrics: &std::collections::BTreeMap<String, f64>, last: Las
 
 /// Memory of the card that this process holds.
 fn memory(device: Device) -> String {
-    match device {
-        Device::Cuda(_) => "?".to_owned(),
-        Device::Cpu | Device::Mps | Device::Vulkan => "0G".to_owned(),
-    }
+    #[expect(clippy::cast_precision_loss, reason = "printed with three digits")]
+    let taken = libtorch::memory_stats(device).map(|found| found.reserved_bytes as f64 / 1e9);
+    taken.map_or_else(|| "0G".to_owned(), |taken| format!("{taken:.3}G"))
 }
 
 #[expect(
