@@ -21,6 +21,8 @@ fn main() {
     // As torch-sys compiles its own: a string of one kind is not one of the other.
     let abi = std::env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
     build.define("_GLIBCXX_USE_CXX11_ABI", abi.as_str());
+    // libtorch's parallel loops are templates: without it they are compiled here as loops of one thread.
+    build.flag("-fopenmp");
     if let Some(root) = root(libraries.as_deref()) {
         for folder in ["include", "include/torch/csrc/api/include"] {
             // As system headers, whose warnings are not ours to mend.

@@ -156,7 +156,8 @@ char* ty_deterministic() {
 char* ty_bind_threads() {
     return guarded([] {
 #ifdef __linux__
-        if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+        // Once is enough, and a bound thread would tell its own core as all that there are.
+        if (bound || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
         std::vector<int> cores;
         for (int core = 0; core < CPU_SETSIZE; ++core) {
             if (CPU_ISSET(core, &allowed)) cores.push_back(core);

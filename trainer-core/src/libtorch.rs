@@ -143,7 +143,8 @@ pub fn keep_freed_memory() {
 /// Gives each thread that computes a core of its own, if there are as many as cores.
 ///
 /// Where two of them share a core, one turns at a barrier of oneDNN's 16-bit convolutions until the
-/// scheduler takes it off: three times the CPU time. Threads that the caller starts from now on share its
+/// scheduler takes it off: three times the CPU time. Some virtual machines put threads together on purpose,
+/// and then half of the machine idles in any precision. Threads that the caller starts from now on share its
 /// core, unless they begin with [`anywhere`].
 pub fn bind_threads() {
     // SAFETY: changes where threads may run, and nothing else. A failure leaves them as they are.

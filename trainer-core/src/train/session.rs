@@ -106,7 +106,7 @@ impl<'a> Session<'a> {
         // Before a checkpoint is taken over, so that one that goes on computes as it did.
         let choice = precision::choose(&model, spec.imgsz, setup.candidates(amp_off));
         tell_choices(&chosen, spec, &choice, outside.events);
-        if device == Device::Cpu && choice.precision == Precision::Brain {
+        if device == Device::Cpu {
             libtorch::bind_threads();
         }
         let amp_off = amp_off || choice.is_given_up();
