@@ -2,52 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod runs;
 mod shapes;
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Tensor};
 use trainyard_trainer::checkpoint::{self, Loaded};
-use trainyard_trainer::data::disk_cache::Limits;
-use trainyard_trainer::events::Events;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_trainer::train::guard::Cause;
 use trainyard_trainer::train::session::End;
 use trainyard_trainer::train::setup::Options;
-use trainyard_trainer::train::train;
-use trainyard_trainer::{libtorch, weights};
+use trainyard_trainer::weights;
 use trainyard_types::trainer::{Finished, TrainerEvent, exit_code};
 use trainyard_types::{ModelScale, TrainSpec};
 
-/// libtorch's generator is one for the process, so runs take turns. One thread: sums in one order.
-fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = libtorch::load_cuda();
-    tch::set_num_threads(1);
-    guard
-}
-
-fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
-    Options {
-        spec: spec.clone(),
-        run_dir: run_dir.to_owned(),
-        cache_dir: None,
-        cache_limits: Limits::DEFAULT,
-        device: Device::Cpu,
-        batch_size: None,
-        resume: false,
-        data_roots: Vec::new(),
-    }
-}
+use runs::{alone, options};
 
 fn run(options: Options) -> (Result<End, TrainError>, Vec<TrainerEvent>) {
-    let mut events = Events::recording();
-    let end = train(options, &mut events, &AtomicBool::new(false));
-    (end, events.recorded().to_vec())
+    runs::run(options, false)
 }
 
 /// A run that must end well.

@@ -2,45 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod runs;
 mod shapes;
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tch::Device;
-use trainyard_trainer::data::disk_cache::Limits;
-use trainyard_trainer::events::Events;
 use trainyard_trainer::train::session::End;
 use trainyard_trainer::train::setup::Options;
-use trainyard_trainer::train::train;
-use trainyard_trainer::{libtorch, weights};
+use trainyard_trainer::weights;
 use trainyard_types::TrainSpec;
 use trainyard_types::trainer::TrainerEvent;
 
-/// libtorch's generator is one for the process, so runs take turns. One thread: sums in one order.
-fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = libtorch::load_cuda();
-    tch::set_num_threads(1);
-    guard
-}
+use runs::{alone, options};
 
 fn run(spec: &TrainSpec, run_dir: &Path, resume: bool, stop: bool) -> (End, Vec<TrainerEvent>) {
-    let options = Options {
-        spec: spec.clone(),
-        run_dir: run_dir.to_owned(),
-        cache_dir: None,
-        cache_limits: Limits::DEFAULT,
-        device: Device::Cpu,
-        batch_size: None,
-        resume,
-        data_roots: Vec::new(),
-    };
-    let mut events = Events::recording();
-    let end = train(options, &mut events, &AtomicBool::new(stop)).unwrap();
-    (end, events.recorded().to_vec())
+    let (end, events) = runs::run(Options { resume, ..options(spec, run_dir) }, stop);
+    (end.unwrap(), events)
 }
 
 /// Tensors whose bits differ between two runs' last weights and averages.

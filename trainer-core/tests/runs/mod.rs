@@ -1,0 +1,46 @@
+//! Trainings inside a test's process, on the CPU.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tch::Device;
+use trainyard_trainer::data::disk_cache::Limits;
+use trainyard_trainer::events::Events;
+use trainyard_trainer::libtorch;
+use trainyard_trainer::train::error::TrainError;
+use trainyard_trainer::train::session::End;
+use trainyard_trainer::train::setup::Options;
+use trainyard_trainer::train::train;
+use trainyard_types::TrainSpec;
+use trainyard_types::trainer::TrainerEvent;
+
+/// libtorch's generator is one for the process, so runs take turns. One thread: sums in one order.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = libtorch::load_cuda();
+    tch::set_num_threads(1);
+    guard
+}
+
+/// As an agent would ask for a new run.
+pub fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
+    Options {
+        spec: spec.clone(),
+        run_dir: run_dir.to_owned(),
+        cache_dir: None,
+        cache_limits: Limits::DEFAULT,
+        device: Device::Cpu,
+        batch_size: None,
+        resume: false,
+        data_roots: Vec::new(),
+    }
+}
+
+/// Trains; `stop`: somebody has asked to stop already. Returns the end and all events.
+pub fn run(options: Options, stop: bool) -> (Result<End, TrainError>, Vec<TrainerEvent>) {
+    let mut events = Events::recording();
+    let end = train(options, &mut events, &AtomicBool::new(stop));
+    (end, events.recorded().to_vec())
+}
