@@ -195,6 +195,9 @@ impl Connection {
             inventory: readings.inventory,
             telemetry: readings.telemetry,
             attempts: self.held.borrow().clone(),
+            fit_records: Vec::new(),
+            unavailable: String::new(),
+            cached_data: Vec::new(),
         };
         (&hello).into()
     }
@@ -225,7 +228,8 @@ impl Connection {
                     let readings = self.readings.borrow().clone();
                     let gpus = agent::gpus(&readings.inventory.gpus, &readings.telemetry);
                     // One that still waits to be sent says the same.
-                    let _waits = talk.heartbeats.try_send(message(Said::Heartbeat(pb::Heartbeat { gpus })));
+                    let heartbeat = pb::Heartbeat { gpus, ..pb::Heartbeat::default() };
+                    let _waits = talk.heartbeats.try_send(message(Said::Heartbeat(heartbeat)));
                 }
             }
         }
@@ -249,7 +253,7 @@ fn input(heard: pb::SchedulerMessage) -> Option<Input> {
             agent::parse_attempt(&ack.attempt).map(|id| Some(Input::Ack(id, ack.sequence)))
         }
         // Only the first message is one.
-        Some(Heard::Welcome(_)) | None => Ok(None),
+        Some(Heard::Welcome(_) | Heard::ClearGpu(_)) | None => Ok(None),
     };
     parsed.unwrap_or_else(|error| {
         warn!(%error, "a message of the scheduler is not understood");

@@ -372,6 +372,8 @@ impl Core {
             TrainerEvent::Started(_)
             | TrainerEvent::Step(_)
             | TrainerEvent::Epoch(_)
+            | TrainerEvent::Memory(_)
+            | TrainerEvent::Workers(_)
             | TrainerEvent::Log(_) => {}
         }
     }

@@ -137,6 +137,7 @@ fn tell_started(setup: &Setup, session: &mut Session<'_>) {
         batch_size: session.progress().batch_size,
         first_epoch: (session.progress().epoch + 1).min(session.epochs()),
         device: device_name(setup.options.device),
+        ..Started::default()
     };
     let gflops = session.model().plan().gflops(i64::from(spec.imgsz));
     console::started(&started, gflops, setup, session.events());

@@ -68,6 +68,7 @@ impl GpuProbe for NvmlGpus {
                 utilization_ratio: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
                 temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
                 power_watts: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1000.0),
+                ..GpuTelemetry::default()
             })
         })
     }

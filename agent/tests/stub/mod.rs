@@ -97,6 +97,7 @@ impl AgentService for Service {
                     Said::Heartbeat(heartbeat) => {
                         let _over = shared.seen.send(Seen::Heartbeat(heartbeat));
                     }
+                    Said::Telemetry(_) => {}
                     Said::Report(report) => {
                         let ack = pb::Ack { attempt: report.attempt.clone(), sequence: report.sequence };
                         if shared.acks.load(Ordering::SeqCst) {
@@ -296,7 +297,7 @@ impl Stub {
 
     pub async fn stop(&self, attempt: AttemptId, reason: EndReason) {
         let reason = trainyard_proto::convert::agent::end_reason(reason);
-        self.tell(Told::Stop(pb::Stop { attempt: attempt.to_string(), reason })).await;
+        self.tell(Told::Stop(pb::Stop { attempt: attempt.to_string(), reason, grace_ms: 0 })).await;
     }
 
     pub async fn hang_up(&mut self) {

@@ -279,6 +279,13 @@ impl JobService for Fake {
         Err(Status::failed_precondition("the job runs; only one that failed can be retried"))
     }
 
+    async fn diagnose_job(
+        &self,
+        _request: Request<pb::DiagnoseJobRequest>,
+    ) -> Result<Response<pb::Diagnosis>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
     type WatchJobStream = Answers<pb::JobEvent>;
 
     async fn watch_job(
@@ -309,6 +316,45 @@ impl ClusterService for Fake {
     }
 
     async fn get_agent(&self, _request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn drain_agent(
+        &self,
+        _request: Request<pb::DrainAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn resume_agent(
+        &self,
+        _request: Request<pb::ResumeAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn reserve_gpus(
+        &self,
+        _request: Request<pb::ReserveGpusRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn release_gpus(
+        &self,
+        _request: Request<pb::ReleaseGpusRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn clear_gpu(&self, _request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn get_telemetry(
+        &self,
+        _request: Request<pb::GetTelemetryRequest>,
+    ) -> Result<Response<pb::GetTelemetryResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

@@ -59,10 +59,26 @@ pub fn nominal_gib(memory_total_mib: u64) -> f64 {
 }
 
 /// What a GPU does at the moment; a reading that the driver refuses is `None`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GpuTelemetry {
     /// Which GPU.
     pub uuid: GpuUuid,
+    /// Why it takes no job now; `None` when it does.
+    pub unavailable: Option<Unavailable>,
+    /// Memory that the driver keeps for itself, in MiB.
+    pub memory_reserved_mib: Option<u64>,
+    /// Memory of processes that are not the agent's, in MiB.
+    pub memory_foreign_mib: Option<u64>,
+    /// Since the driver was loaded, in joules.
+    pub energy_joules: Option<f64>,
+    /// Of the streaming multiprocessors, in MHz.
+    pub clock_mhz: Option<u32>,
+    /// Why the clock is held down, `thermal`, `power` and so on; empty when it is not.
+    pub throttle_reasons: Vec<String>,
+    /// Lanes in use.
+    pub pcie_link_width: Option<u32>,
+    /// Lanes that card and slot have.
+    pub pcie_link_width_max: Option<u32>,
     /// Memory that is free now, in MiB.
     pub memory_free_mib: Option<u64>,
     /// Share of time a kernel ran, 0 to 1.
@@ -71,6 +87,29 @@ pub struct GpuTelemetry {
     pub temperature_celsius: Option<u32>,
     /// Watts.
     pub power_watts: Option<f64>,
+}
+
+/// Why a GPU takes no job; see [`GpuTelemetry::unavailable`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unavailable {
+    /// The kind of reason.
+    pub cause: UnavailableCause,
+    /// A sentence for a person: what was seen, and how the card comes back.
+    pub message: String,
+}
+
+/// See [`Unavailable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnavailableCause {
+    /// Processes that are not the agent's hold more memory than is allowed beside a job.
+    ForeignUse,
+    /// Its owner works on it, or the configured schedule says so.
+    Owner,
+    /// It failed, and waits for a reboot, a self-test or `yard agents … clear`.
+    Quarantined,
+    /// The driver or libtorch cannot use it.
+    Unsupported,
 }
 
 /// What an agent offers.

@@ -115,7 +115,7 @@ impl FromStr for AttemptId {
 }
 
 /// A GPU's UUID as NVML spells it, `GPU-8f6…`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GpuUuid(pub String);
 

@@ -3,6 +3,7 @@
 //!
 //! Must not know: gRPC, Redis, tokio, libtorch. Everything here parses and prints, nothing acts.
 
+pub mod fit;
 pub mod gpu;
 pub mod ids;
 pub mod job;
@@ -13,11 +14,14 @@ pub mod train;
 pub mod trainer;
 pub mod violation;
 
-pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory};
+pub use fit::{FitKey, FitRecord};
+pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory, Unavailable, UnavailableCause};
 pub use ids::{AgentId, AttemptId, BatchId, GpuUuid, JobId, LeaderEpoch, ParseIdError, Session};
 pub use job::{EndReason, JobSpec, JobState, Resources};
 pub use model::ModelScale;
-pub use report::{Artifact, Assignment, Checkpoint, Ended, Report, ReportBody, Slot};
+pub use report::{
+    Artifact, Assignment, BatchChosen, BatchLayer, Checkpoint, Ended, Report, ReportBody, Slot,
+};
 pub use time::Time;
 pub use train::{Batch, Cache, Optimizer, TrainPatch, TrainSpec};
 pub use violation::Violation;

@@ -26,10 +26,32 @@ pub struct Report {
 pub enum ReportBody {
     /// The trainer told something.
     Trainer(TrainerEvent),
+    /// How the attempt's batch size was chosen.
+    BatchChosen(BatchChosen),
     /// A checkpoint is uploaded whole.
     CheckpointStored(Checkpoint),
     /// The attempt is over and nothing of it runs any more. The last report.
     Ended(Ended),
+}
+
+/// See [`ReportBody::BatchChosen`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BatchChosen {
+    /// Images per forward pass.
+    pub batch_size: u32,
+    /// From the ceiling down; each can only lower the one before. One layer when the user chose.
+    pub layers: Vec<BatchLayer>,
+}
+
+/// One layer of the auto batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchLayer {
+    /// `table`, `model`, `memory free now`, `fit record`, or `asked for`.
+    pub name: String,
+    /// What is left after it.
+    pub batch_size: u32,
+    /// On what ground: "12.0 GB card, imgsz 640".
+    pub reason: String,
 }
 
 /// See [`ReportBody::Ended`].

@@ -52,6 +52,10 @@ pub enum TrainerEvent {
     Checkpoint(CheckpointSaved),
     /// The card's memory ran out and the trainer goes on with less.
     BatchSize(BatchSizeChanged),
+    /// What the run needs of the device's memory, measured before the first step.
+    Memory(MemoryMeasured),
+    /// The number of loader workers is another one.
+    Workers(WorkersChanged),
     /// A line for the user.
     Log(Log),
     /// All is written; the process exits with 0 next.
@@ -60,8 +64,19 @@ pub enum TrainerEvent {
     Failed(Failed),
 }
 
+/// What an agent asks of a running trainer: one JSON object a line on the control descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum TrainerControl {
+    /// Load with so many workers from now on.
+    Workers {
+        /// At least 1.
+        workers: u32,
+    },
+}
+
 /// See [`TrainerEvent::Started`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Started {
     /// Trainable and frozen parameters of the model.
     pub parameters: u64,
@@ -79,10 +94,66 @@ pub struct Started {
     pub first_epoch: u32,
     /// `cpu`, or `cuda:0`.
     pub device: String,
+    /// What layers compute in: `fp32`, `fp16` or `bf16`.
+    #[serde(default)]
+    pub precision: String,
+    /// libtorch's version.
+    #[serde(default)]
+    pub libtorch: String,
+    /// Loader workers.
+    #[serde(default)]
+    pub workers: u32,
+    /// 10^9 floating-point operations of one image's forward pass at this image size (a multiplication and an
+    /// addition are two); a training step takes about three times as many.
+    #[serde(default)]
+    pub gflops: f64,
+}
+
+/// Mean seconds that a batch spent in each phase of training. On a GPU some batches are measured with the
+/// device awaited after each phase; the others run on without.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Phases {
+    /// Waiting for the loader.
+    pub wait: f64,
+    /// Copying to the device.
+    pub copy: f64,
+    /// Forward pass.
+    pub forward: f64,
+    /// Loss and assigner.
+    pub loss: f64,
+    /// Backward pass.
+    pub backward: f64,
+    /// Optimiser step and average.
+    pub optimizer: f64,
+}
+
+/// See [`TrainerEvent::Memory`]. Memory is the device's: what the allocator holds on a GPU, the process' resident
+/// memory on a CPU. In MiB.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryMeasured {
+    /// Images per forward pass.
+    pub batch_size: u32,
+    /// Weights, optimiser, average and the libraries' state, before any batch.
+    pub fixed_mib: u64,
+    /// Peak of forward, backward and optimiser step, with the densest batch that the labels allow.
+    pub step_peak_mib: u64,
+    /// Objects in that batch.
+    pub densest_objects: u32,
+    /// Peak of validation.
+    pub validation_peak_mib: u64,
+}
+
+/// See [`TrainerEvent::Workers`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkersChanged {
+    /// Before.
+    pub from: u32,
+    /// From now on.
+    pub to: u32,
 }
 
 /// See [`TrainerEvent::Step`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Step {
     /// From 1.
     pub epoch: u32,
@@ -96,10 +167,13 @@ pub struct Step {
     pub loader_wait_ratio: f64,
     /// Running means over the epoch, keys as in results.csv (`train/box_loss`).
     pub metrics: BTreeMap<String, f64>,
+    /// Where the time went, over the last second or so.
+    #[serde(default)]
+    pub phases: Option<Phases>,
 }
 
 /// See [`TrainerEvent::Epoch`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Epoch {
     /// From 1.
     pub epoch: u32,
@@ -115,6 +189,9 @@ pub struct Epoch {
     pub best: bool,
     /// The columns of results.csv but `epoch` and `time`, under their names.
     pub metrics: BTreeMap<String, f64>,
+    /// Where the time went, over the epoch.
+    #[serde(default)]
+    pub phases: Option<Phases>,
 }
 
 /// See [`TrainerEvent::Checkpoint`].

@@ -90,6 +90,12 @@ impl Core {
                 self.ends.expect(id, left.map(|left| time + left));
                 self.move_time_limit(id.job, limit_before);
             }
+            ReportBody::BatchChosen(chosen) => {
+                if let Some(attempt) = job.live_attempt_mut() {
+                    attempt.batch_chosen = Some(chosen);
+                }
+                out.touch(id.job);
+            }
             ReportBody::CheckpointStored(checkpoint) => {
                 on_checkpoint(job, checkpoint);
                 out.touch(id.job);
@@ -110,6 +116,22 @@ fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEven
         TrainerEvent::BatchSize(change) => {
             job.progress.get_or_insert_default().batch_size = change.to;
             out.event(job, time, id.number, log(LogLevel::Warning, change.message));
+        }
+        TrainerEvent::Memory(measured) => {
+            let message = format!(
+                "memory: {} MiB before any batch, {} MiB at the peak of a step with {} images and {} objects, \
+                 {} MiB in validation",
+                measured.fixed_mib,
+                measured.step_peak_mib,
+                measured.batch_size,
+                measured.densest_objects,
+                measured.validation_peak_mib
+            );
+            out.event(job, time, id.number, log(LogLevel::Info, message));
+        }
+        TrainerEvent::Workers(change) => {
+            let message = format!("{} loader workers instead of {}", change.to, change.from);
+            out.event(job, time, id.number, log(LogLevel::Info, message));
         }
         TrainerEvent::Log(line) => out.event(job, time, id.number, log(line.level, line.message)),
         TrainerEvent::Finished(finished) => {

@@ -291,6 +291,7 @@ impl Core {
                 agent_name: agent.record.name.clone(),
                 slot: slot.clone(),
                 device: device.clone(),
+                batch_chosen: None,
                 last_sequence: 0,
                 placed: now,
                 started: None,

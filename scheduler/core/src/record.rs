@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{
-    AgentId, Artifact, AttemptId, BatchId, Checkpoint, EndReason, Inventory, JobId, JobSpec, JobState, Slot,
-    Time,
+    AgentId, Artifact, AttemptId, BatchChosen, BatchId, Checkpoint, EndReason, Inventory, JobId, JobSpec,
+    JobState, Slot, Time,
 };
 
 use crate::batch::BatchPlace;
@@ -278,6 +278,9 @@ pub struct AttemptRecord {
     pub slot: Slot,
     /// The GPU's model, or `CPU`.
     pub device: String,
+    /// How its batch size was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_chosen: Option<BatchChosen>,
     /// The newest report that was taken in; 0 before the first.
     pub last_sequence: u64,
     /// When it was placed.

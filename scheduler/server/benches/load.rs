@@ -193,6 +193,7 @@ fn step(batch: u32) -> pb::report::Report {
         images_per_second: 57.5,
         loader_wait_ratio: 0.01,
         metrics: metrics.map(|(name, value)| (name.to_owned(), value)).into(),
+        phases: None,
     }))
 }
 
@@ -280,6 +281,7 @@ async fn metric_events(dir: &Path) {
                 batch_size: 1,
                 first_epoch: 1,
                 device: "cpu".into(),
+                ..Started::default()
             };
             agent.report(&assign.attempt, 1, line(TrainerEvent::Started(started))).await;
             let (mut sent, mut acked) = (1, 0);

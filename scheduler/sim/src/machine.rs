@@ -49,6 +49,7 @@ impl Trainer {
                 batch_size: 16,
                 first_epoch: self.first_epoch,
                 device: "cpu".into(),
+                ..Started::default()
             }))];
         }
         if let Fate::End(reason, epochs) = self.fate
@@ -84,6 +85,7 @@ fn step(epoch: u32) -> TrainerEvent {
         images_per_second: 10.0,
         loader_wait_ratio: 0.0,
         metrics: BTreeMap::new(),
+        phases: None,
     })
 }
 
@@ -96,6 +98,7 @@ fn epoch(epoch: u32, epochs: u32) -> TrainerEvent {
         loader_wait_ratio: 0.0,
         best: true,
         metrics: BTreeMap::from([("metrics/mAP50(B)".to_owned(), f64::from(epoch))]),
+        phases: None,
     })
 }
 

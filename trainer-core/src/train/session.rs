@@ -284,6 +284,7 @@ impl<'a> Session<'a> {
             images_per_second: reading.images_per_second,
             loader_wait_ratio: reading.loader_wait_ratio,
             metrics: METRICS.iter().zip(losses).map(|(name, loss)| ((*name).to_owned(), loss)).collect(),
+            phases: None,
         };
         let device = self.setup.options.device;
         console::step(&step, self.epochs(), (self.last, device), self.outside.events);
@@ -321,6 +322,7 @@ impl<'a> Session<'a> {
             loader_wait_ratio: speed.loader_wait_ratio,
             best,
             metrics,
+            phases: None,
         };
         let table = Table { last: self.last, metrics: &found.metrics, device: self.setup.options.device };
         console::epoch(&epoch, &table, self.outside.events);

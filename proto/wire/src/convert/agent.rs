@@ -6,8 +6,9 @@ use std::fmt;
 
 use trainyard_types::trainer::{TrainerLine, VERSION};
 use trainyard_types::{
-    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuTelemetry, GpuUuid,
-    Inventory, Report, ReportBody, Slot, Violation,
+    AgentId, Artifact, Assignment, AttemptId, BatchChosen, BatchLayer, Checkpoint, EndReason, Ended, FitKey,
+    FitRecord, Gpu, GpuTelemetry, GpuUuid, Inventory, Report, ReportBody, Slot, Unavailable,
+    UnavailableCause, Violation,
 };
 
 use super::job::{parse_job_spec, parse_timestamp, timestamp};
@@ -64,6 +65,12 @@ pub struct Hello {
     pub telemetry: Vec<GpuTelemetry>,
     /// Attempts that run, or that have reports which were not acknowledged yet.
     pub attempts: Vec<AttemptId>,
+    /// What its cards were seen to need.
+    pub fit_records: Vec<FitRecord>,
+    /// Why it takes no job at all; empty when it does.
+    pub unavailable: String,
+    /// Data sets whose images it has decoded, with the image size.
+    pub cached_data: Vec<(String, u32)>,
 }
 
 impl From<&Hello> for pb::Hello {
@@ -77,6 +84,9 @@ impl From<&Hello> for pb::Hello {
             memory_total_mib: hello.inventory.memory_total_mib,
             driver_version: hello.inventory.driver_version.clone(),
             attempts: hello.attempts.iter().map(ToString::to_string).collect(),
+            fit_records: hello.fit_records.iter().map(Into::into).collect(),
+            unavailable: hello.unavailable.clone(),
+            cached_data: cached_data(&hello.cached_data),
         }
     }
 }
@@ -107,8 +117,69 @@ impl TryFrom<pb::Hello> for Hello {
                 driver_version: hello.driver_version,
             },
             telemetry,
+            fit_records: parse_fit_records(hello.fit_records).map_err(under)?,
+            unavailable: hello.unavailable,
+            cached_data: hello.cached_data.into_iter().map(|data| (data.data, data.imgsz)).collect(),
         })
     }
+}
+
+/// Data sets whose images an agent has decoded, for a Hello or a Heartbeat.
+pub fn cached_data(held: &[(String, u32)]) -> Vec<pb::CachedData> {
+    held.iter().map(|(data, imgsz)| pb::CachedData { data: data.clone(), imgsz: *imgsz }).collect()
+}
+
+impl From<&FitRecord> for pb::FitRecord {
+    fn from(record: &FitRecord) -> Self {
+        Self {
+            model: record.key.model.to_string(),
+            imgsz: record.key.imgsz,
+            multi_scale: record.key.multi_scale,
+            precision: record.key.precision.clone(),
+            device: record.key.device.clone(),
+            libtorch: record.key.libtorch.clone(),
+            fixed_mib: record.fixed_mib,
+            per_image_mib: record.per_image_mib,
+            validation_mib: record.validation_mib,
+            batch_size: record.batch_size,
+            failed_batch_size: record.failed_batch_size,
+        }
+    }
+}
+
+/// Fit records in the field `fit_records`.
+///
+/// # Errors
+/// A model that is not known, or a size that is none.
+pub fn parse_fit_records(records: Vec<pb::FitRecord>) -> Result<Vec<FitRecord>, InvalidMessage> {
+    let parse = |(at, record): (usize, pb::FitRecord)| {
+        let field = |name: &str| format!("fit_records[{at}].{name}");
+        let model = record
+            .model
+            .parse()
+            .map_err(|_| InvalidMessage::new(&field("model"), format!("is `{}`", record.model)))?;
+        if !record.per_image_mib.is_finite() || record.per_image_mib < 0.0 {
+            let text = format!("is {}; use a size in MiB", record.per_image_mib);
+            return Err(InvalidMessage::new(&field("per_image_mib"), text));
+        }
+        let key = FitKey {
+            model,
+            imgsz: record.imgsz,
+            multi_scale: record.multi_scale,
+            precision: record.precision,
+            device: record.device,
+            libtorch: record.libtorch,
+        };
+        Ok(FitRecord {
+            key,
+            fixed_mib: record.fixed_mib,
+            per_image_mib: record.per_image_mib,
+            validation_mib: record.validation_mib,
+            batch_size: record.batch_size,
+            failed_batch_size: record.failed_batch_size,
+        })
+    };
+    records.into_iter().enumerate().map(parse).collect()
 }
 
 /// GPUs with what they do now, for a Hello or a Heartbeat; telemetry is matched by UUID.
@@ -131,6 +202,42 @@ pub fn gpu_message(gpu: &Gpu, telemetry: Option<&GpuTelemetry>) -> pb::Gpu {
         temperature_celsius: telemetry.and_then(|reading| reading.temperature_celsius),
         power_watts: telemetry.and_then(|reading| reading.power_watts),
         job_id: String::new(),
+        memory_reserved_mib: telemetry.and_then(|reading| reading.memory_reserved_mib),
+        memory_foreign_mib: telemetry.and_then(|reading| reading.memory_foreign_mib),
+        energy_joules: telemetry.and_then(|reading| reading.energy_joules),
+        clock_mhz: telemetry.and_then(|reading| reading.clock_mhz),
+        throttle_reasons: telemetry.map(|reading| reading.throttle_reasons.clone()).unwrap_or_default(),
+        pcie_link_width: telemetry.and_then(|reading| reading.pcie_link_width),
+        pcie_link_width_max: telemetry.and_then(|reading| reading.pcie_link_width_max),
+        unavailable: telemetry.and_then(|reading| reading.unavailable.as_ref()).map(Into::into),
+        reserved_until: None,
+    }
+}
+
+impl From<&Unavailable> for pb::Unavailable {
+    fn from(unavailable: &Unavailable) -> Self {
+        let cause = match unavailable.cause {
+            UnavailableCause::ForeignUse => pb::unavailable::Cause::ForeignUse,
+            UnavailableCause::Owner => pb::unavailable::Cause::Owner,
+            UnavailableCause::Quarantined => pb::unavailable::Cause::Quarantined,
+            UnavailableCause::Unsupported => pb::unavailable::Cause::Unsupported,
+        };
+        Self { cause: cause.into(), message: unavailable.message.clone() }
+    }
+}
+
+impl From<pb::Unavailable> for Unavailable {
+    /// A cause that a newer agent names keeps the card out of use all the same.
+    fn from(unavailable: pb::Unavailable) -> Self {
+        let cause = match unavailable.cause() {
+            pb::unavailable::Cause::ForeignUse => UnavailableCause::ForeignUse,
+            pb::unavailable::Cause::Owner => UnavailableCause::Owner,
+            pb::unavailable::Cause::Unsupported => UnavailableCause::Unsupported,
+            pb::unavailable::Cause::Quarantined | pb::unavailable::Cause::Unspecified => {
+                UnavailableCause::Quarantined
+            }
+        };
+        Self { cause, message: unavailable.message }
     }
 }
 
@@ -164,6 +271,14 @@ fn parse_gpu(gpu: pb::Gpu) -> (Gpu, GpuTelemetry) {
         utilization_ratio: gpu.utilization_ratio,
         temperature_celsius: gpu.temperature_celsius,
         power_watts: gpu.power_watts,
+        unavailable: gpu.unavailable.map(Into::into),
+        memory_reserved_mib: gpu.memory_reserved_mib,
+        memory_foreign_mib: gpu.memory_foreign_mib,
+        energy_joules: gpu.energy_joules,
+        clock_mhz: gpu.clock_mhz,
+        throttle_reasons: gpu.throttle_reasons,
+        pcie_link_width: gpu.pcie_link_width,
+        pcie_link_width_max: gpu.pcie_link_width_max,
     };
     let capability = gpu.compute_capability.split_once('.');
     let gpu = Gpu {
@@ -266,6 +381,28 @@ impl TryFrom<pb::Ended> for Ended {
     }
 }
 
+impl From<&BatchChosen> for pb::BatchChosen {
+    fn from(chosen: &BatchChosen) -> Self {
+        let layer = |layer: &BatchLayer| pb::BatchLayer {
+            name: layer.name.clone(),
+            batch_size: layer.batch_size,
+            reason: layer.reason.clone(),
+        };
+        Self { batch_size: chosen.batch_size, layers: chosen.layers.iter().map(layer).collect() }
+    }
+}
+
+impl From<pb::BatchChosen> for BatchChosen {
+    fn from(chosen: pb::BatchChosen) -> Self {
+        let layer = |layer: pb::BatchLayer| BatchLayer {
+            name: layer.name,
+            batch_size: layer.batch_size,
+            reason: layer.reason,
+        };
+        Self { batch_size: chosen.batch_size, layers: chosen.layers.into_iter().map(layer).collect() }
+    }
+}
+
 impl From<&Report> for pb::Report {
     fn from(report: &Report) -> Self {
         let body = match &report.body {
@@ -280,6 +417,7 @@ impl From<&Report> for pb::Report {
                     checkpoint: Some(checkpoint.into()),
                 })
             }
+            ReportBody::BatchChosen(chosen) => pb::report::Report::BatchChosen(chosen.into()),
         };
         Self {
             attempt: report.attempt.to_string(),
@@ -313,6 +451,7 @@ impl TryFrom<pb::Report> for Report {
                     checkpoint.map_err(|error| under(error.under("checkpoint_stored")))?,
                 )
             }
+            Some(Body::BatchChosen(chosen)) => ReportBody::BatchChosen(chosen.into()),
             None => return Err(InvalidMessage::new("report", "says nothing that is known")),
         };
         Ok(Self { attempt, sequence: report.sequence, time: time.map_err(under)?, body })

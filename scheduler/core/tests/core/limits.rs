@@ -75,7 +75,8 @@ fn an_agent_that_was_away_is_told_of_the_limit_when_it_is_back() {
 
 fn step(batch: u32) -> ReportBody {
     let (images_per_second, loader_wait_ratio, metrics) = (1.0, 0.0, Default::default());
-    let step = Step { epoch: 1, batch, batches: 10, images_per_second, loader_wait_ratio, metrics };
+    let step =
+        Step { epoch: 1, batch, batches: 10, images_per_second, loader_wait_ratio, metrics, phases: None };
     ReportBody::Trainer(TrainerEvent::Step(step))
 }
 

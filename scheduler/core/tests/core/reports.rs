@@ -30,6 +30,7 @@ fn step(epoch: u32, batch: u32) -> ReportBody {
         images_per_second: 20.0,
         loader_wait_ratio: 0.25,
         metrics: BTreeMap::from([("train/box_loss".into(), 1.5), ("train/cls_loss".into(), f64::NAN)]),
+        phases: None,
     }))
 }
 
@@ -42,6 +43,7 @@ fn epoch(epoch: u32, seconds: f64) -> ReportBody {
         loader_wait_ratio: 0.5,
         best: true,
         metrics: BTreeMap::from([("metrics/mAP50(B)".into(), 0.3)]),
+        phases: None,
     }))
 }
 

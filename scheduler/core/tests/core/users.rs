@@ -26,6 +26,7 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
             agent_name: "lab-1".into(),
             slot: Slot::Cpu(0),
             device: "CPU".into(),
+            batch_chosen: None,
             last_sequence: 0,
             placed: START,
             started: None,

@@ -76,6 +76,7 @@ pub fn started() -> ReportBody {
         batch_size: 16,
         first_epoch: 1,
         device: "cpu".into(),
+        ..Started::default()
     }))
 }
 

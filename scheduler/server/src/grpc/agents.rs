@@ -82,6 +82,7 @@ async fn listen(
                 let report = report.try_into()?;
                 context.driver.say(Event::Report { agent, session, report }, &places).await?;
             }
+            Some(Message::Telemetry(_)) => {}
             Some(Message::Hello(_)) => {
                 return Err(ApiError::field("hello", "came twice; open another connection"));
             }
@@ -128,7 +129,8 @@ impl AgentService for Agents {
         request: Request<Streaming<pb::AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbound = request.into_inner();
-        let Hello { agent, name, version, inventory, telemetry, attempts } = read_hello(&mut inbound).await?;
+        let Hello { agent, name, version, inventory, telemetry, attempts, .. } =
+            read_hello(&mut inbound).await?;
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
         let hello = trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts };
         let opened = self.0.driver.open(hello, telemetry).await.map_err(ApiError::from)?;

@@ -72,4 +72,43 @@ impl ClusterService for Cluster {
             self.0.driver.ask_leader(move |live| find(live, &wanted)).await.map_err(ApiError::from)??;
         Ok(Response::new(agent))
     }
+
+    async fn drain_agent(
+        &self,
+        _request: Request<pb::DrainAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn resume_agent(
+        &self,
+        _request: Request<pb::ResumeAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn reserve_gpus(
+        &self,
+        _request: Request<pb::ReserveGpusRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn release_gpus(
+        &self,
+        _request: Request<pb::ReleaseGpusRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn clear_gpu(&self, _request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn get_telemetry(
+        &self,
+        _request: Request<pb::GetTelemetryRequest>,
+    ) -> Result<Response<pb::GetTelemetryResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
 }

@@ -296,6 +296,13 @@ impl JobService for Jobs {
         Ok(Response::new(translate::job(view)))
     }
 
+    async fn diagnose_job(
+        &self,
+        _request: Request<pb::DiagnoseJobRequest>,
+    ) -> Result<Response<pb::Diagnosis>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
     type WatchJobStream = ReceiverStream<Result<pb::JobEvent, Status>>;
 
     async fn watch_job(

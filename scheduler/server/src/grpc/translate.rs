@@ -48,6 +48,7 @@ fn attempt(record: &AttemptRecord) -> pb::Attempt {
         end_time: record.ended.as_ref().map(|end| timestamp(end.time)),
         end_reason: record.ended.as_ref().map_or(0, |end| end_reason(end.reason)),
         message: record.ended.as_ref().map(|end| end.message.clone()).unwrap_or_default(),
+        batch_chosen: record.batch_chosen.as_ref().map(Into::into),
     }
 }
 
@@ -63,6 +64,7 @@ fn progress(record: &JobRecord, made: &Progress) -> pb::Progress {
         eta: made.eta.filter(|_| !record.state.is_final()).map(duration),
         metrics: made.metrics.clone().into_iter().collect(),
         loader_wait_ratio: made.loader_wait_ratio,
+        ..pb::Progress::default()
     }
 }
 
@@ -91,6 +93,7 @@ pub fn event(record: EventRecord) -> pb::JobEvent {
             images_per_second,
             loader_wait_ratio,
             values: values.into_iter().collect(),
+            phases: None,
         }),
         EventBody::Log { level, message } => {
             Event::LogLine(pb::LogLine { level: pb::log_line::Level::from(level).into(), message })
@@ -129,6 +132,7 @@ pub fn agent(view: &AgentView<'_>) -> pb::Agent {
         driver_version: inventory.driver_version.clone(),
         version: view.record.version.clone(),
         last_seen_time: Some(timestamp(view.last_seen)),
+        ..pb::Agent::default()
     }
 }
 
@@ -138,7 +142,7 @@ pub fn command(command: Command) -> pb::SchedulerMessage {
     let message = match command {
         Command::Assign { assignment, .. } => Message::Assign((&*assignment).into()),
         Command::Stop { attempt, reason, .. } => {
-            Message::Stop(pb::Stop { attempt: attempt.to_string(), reason: end_reason(reason) })
+            Message::Stop(pb::Stop { attempt: attempt.to_string(), reason: end_reason(reason), grace_ms: 0 })
         }
         Command::Revoke { attempt, .. } => Message::Revoke(pb::Revoke { attempt: attempt.to_string() }),
         Command::Ack { attempt, sequence, .. } => {

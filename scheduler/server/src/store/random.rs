@@ -95,6 +95,7 @@ fn live(id: JobId, number: u32) -> AttemptRecord {
         agent_name: "a".into(),
         slot: Slot::Cpu(0),
         device: "CPU".into(),
+        batch_chosen: None,
         last_sequence: 0,
         placed: Time(6),
         started: None,

@@ -223,6 +223,7 @@ pub fn started() -> pb::report::Report {
         batch_size: 4,
         first_epoch: 1,
         device: "cpu".into(),
+        ..Started::default()
     }))
 }
 

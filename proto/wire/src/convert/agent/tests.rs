@@ -69,6 +69,17 @@ fn a_hello_reads_back() {
         utilization_ratio: Some(0.5),
         temperature_celsius: None,
         power_watts: Some(12.5),
+        unavailable: Some(Unavailable {
+            cause: UnavailableCause::Owner,
+            message: "its owner works on it".into(),
+        }),
+        memory_reserved_mib: Some(400),
+        memory_foreign_mib: Some(1),
+        energy_joules: Some(2.5),
+        clock_mhz: Some(2520),
+        throttle_reasons: vec!["thermal".into()],
+        pcie_link_width: Some(8),
+        pcie_link_width_max: Some(16),
     };
     let hello = Hello {
         agent: AgentId(Uuid::from_u128(1)),
@@ -82,6 +93,23 @@ fn a_hello_reads_back() {
         },
         telemetry: vec![telemetry],
         attempts: vec![attempt()],
+        fit_records: vec![FitRecord {
+            key: FitKey {
+                model: ModelScale::S,
+                imgsz: 640,
+                multi_scale: false,
+                precision: "fp16".into(),
+                device: "NVIDIA GeForce RTX 4090".into(),
+                libtorch: "2.11.0".into(),
+            },
+            fixed_mib: 900,
+            per_image_mib: 230.5,
+            validation_mib: 1500,
+            batch_size: 32,
+            failed_batch_size: Some(64),
+        }],
+        unavailable: "its disk is full".into(),
+        cached_data: vec![("/data/cells.yaml".into(), 640)],
     };
     assert_eq!(Hello::try_from(pb::Hello::from(&hello)), Ok(hello.clone()));
     let twice = pb::Hello {
