@@ -80,7 +80,7 @@ fn candidate(instance: u128) -> Candidate {
     Candidate {
         instance: Uuid::from_u128(instance),
         address: format!("http://scheduler-{instance}:7433"),
-        lease: Duration::from_millis(300),
+        lease: Duration::from_secs(2),
         exclusive: false,
         known: LeaderEpoch(0),
     }
