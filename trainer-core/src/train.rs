@@ -24,7 +24,7 @@ pub mod validate;
 
 use std::sync::atomic::AtomicBool;
 
-use trainyard_types::trainer::{BatchSizeChanged, Finished, LogLevel, Started, TrainerEvent};
+use trainyard_types::trainer::{BatchSizeChanged, Finished, LogLevel, Phase, Started, TrainerEvent};
 
 use self::error::TrainError;
 use self::saver::Saver;
@@ -85,6 +85,7 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
                     from: batch_size,
                     to: smaller,
                     message,
+                    phase: Phase::default(),
                 }));
                 batch_size = smaller;
             }

@@ -1,4 +1,4 @@
-use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished};
+use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished, Phase};
 use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, TrainSpec};
 use uuid::Uuid;
 
@@ -337,7 +337,7 @@ fn a_resumed_attempt_does_not_upload_what_it_came_from() {
 #[test]
 fn a_smaller_batch_that_fits_is_remembered() {
     let mut world = Running::new();
-    let changed = BatchSizeChanged { from: 32, to: 24, message: String::new() };
+    let changed = BatchSizeChanged { from: 32, to: 24, message: String::new(), phase: Phase::Forward };
     let out = world.line(1, TrainerEvent::BatchSize(changed));
     assert!(matches!(out[..], [Command::RememberBatch(_, 24)]), "{out:?}");
 }

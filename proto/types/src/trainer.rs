@@ -24,6 +24,9 @@ pub mod exit_code {
     pub const STOPPED: i32 = 75;
     /// Out of GPU memory at batch 1.
     pub const GPU_OOM: i32 = 76;
+    /// Out of GPU memory, again, with batches that fitted before: somebody else uses the card, or this process
+    /// no longer gets back what it had. A new one may go on from the newest checkpoint.
+    pub const GPU_OOM_AGAIN: i32 = 77;
 }
 
 /// One line of the event stream.
@@ -208,12 +211,76 @@ pub struct CheckpointSaved {
 /// See [`TrainerEvent::BatchSize`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchSizeChanged {
-    /// Before.
+    /// Images per forward pass of training before.
     pub from: u32,
-    /// From now on.
+    /// From now on. As before where less of something else was enough: fewer images at once in validation, or
+    /// the memory that the allocator kept.
     pub to: u32,
     /// A sentence for the user.
     pub message: String,
+    /// What the trainer was doing when the memory ran out.
+    #[serde(default)]
+    pub phase: Phase,
+}
+
+/// What a trainer does, as far as it takes memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Building the model, and what is before the first batch; also what an older trainer does not tell.
+    #[default]
+    Start,
+    /// The measurement of memory before the first batch.
+    Measurement,
+    /// Copying a batch to the device.
+    Copy,
+    /// Forward pass.
+    Forward,
+    /// Loss and assigner.
+    Loss,
+    /// Backward pass.
+    Backward,
+    /// Optimiser step and average.
+    Optimizer,
+    /// Validation, after an epoch or at the end.
+    Validation,
+    /// Copying to the host what a checkpoint is made of.
+    Checkpoint,
+}
+
+impl Phase {
+    /// `backward`: its name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Measurement => "measurement",
+            Self::Copy => "copy",
+            Self::Forward => "forward",
+            Self::Loss => "loss",
+            Self::Backward => "backward",
+            Self::Optimizer => "optimizer",
+            Self::Validation => "validation",
+            Self::Checkpoint => "checkpoint",
+        }
+    }
+
+    /// The phase of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.name() == name)
+    }
+
+    /// All of them, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Start,
+        Self::Measurement,
+        Self::Copy,
+        Self::Forward,
+        Self::Loss,
+        Self::Backward,
+        Self::Optimizer,
+        Self::Validation,
+        Self::Checkpoint,
+    ];
 }
 
 /// How much a log line matters.
@@ -272,5 +339,15 @@ mod tests {
             r#"{"v":1,"time":5,"type":"log","level":"warning","message":"2 corrupt images skipped"}"#
         );
         assert_eq!(serde_json::from_str::<TrainerLine>(&text).unwrap(), line);
+    }
+
+    #[test]
+    fn phases_have_their_names_in_json_and_an_older_line_has_none() {
+        for phase in Phase::ALL {
+            assert_eq!(serde_json::to_string(&phase).unwrap(), format!("\"{}\"", phase.name()));
+            assert_eq!(Phase::parse(phase.name()), Some(phase));
+        }
+        let older = r#"{"from":8,"to":6,"message":"less"}"#;
+        assert_eq!(serde_json::from_str::<BatchSizeChanged>(older).unwrap().phase, Phase::Start);
     }
 }

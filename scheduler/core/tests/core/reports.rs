@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use trainyard_scheduler_core::Output;
 use trainyard_types::trainer::{
-    BatchSizeChanged, CheckpointSaved, Epoch, Failed, Finished, Log, LogLevel, Step, TrainerEvent,
+    BatchSizeChanged, CheckpointSaved, Epoch, Failed, Finished, Log, LogLevel, Phase, Step, TrainerEvent,
 };
 use trainyard_types::{
     Artifact, Checkpoint, EndReason, Ended, JobState, Report, ReportBody, Time, Violation,
@@ -117,7 +117,8 @@ fn the_expected_end_follows_from_the_pace_of_the_epochs() {
 #[test]
 fn the_trainers_lines_become_log_events() {
     let mut world = running();
-    let change = BatchSizeChanged { from: 16, to: 12, message: "out of memory, goes on with 12".into() };
+    let message = "out of memory, goes on with 12".to_owned();
+    let change = BatchSizeChanged { from: 16, to: 12, message, phase: Phase::Forward };
     let events = [
         TrainerEvent::Log(Log { level: LogLevel::Info, message: "a line".into() }),
         TrainerEvent::BatchSize(change),
