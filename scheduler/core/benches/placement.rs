@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use trainyard_scheduler_core::{Core, CoreConfig, Event, Hello, Output, Stored};
+use trainyard_scheduler_core::{Condition, Core, CoreConfig, Event, Hello, Output, Stored};
 use trainyard_types::{
     AgentId, AttemptId, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec, ModelScale, Report,
     ReportBody, Resources, Session, Time, TrainSpec,
@@ -53,6 +53,7 @@ fn connect(core: &mut Core, number: u64) -> Output {
             driver_version: String::new(),
         },
         attempts: Vec::new(),
+        condition: Condition::default(),
     };
     core.handle(NOW, Event::AgentConnected { session: Session(number + 1), hello })
 }

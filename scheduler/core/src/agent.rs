@@ -8,19 +8,23 @@
 //!                            Disconnected ──────── lease over ────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use trainyard_types::{AgentId, AttemptId, EndReason, Ended, GpuTelemetry, JobId, Session, Slot, Time};
+use trainyard_types::{
+    AgentId, AttemptId, EndReason, Ended, FitRecord, GpuTelemetry, JobId, Session, Slot, Time,
+};
 
+use crate::availability::Closed;
 use crate::changes::Changes;
 use crate::core::Core;
-use crate::event::Hello;
+use crate::event::{Condition, Hello};
 use crate::output::Command;
 use crate::record::AgentRecord;
 use crate::slots;
 
 /// An agent and what lasts only as long as its session.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Agent {
     pub(crate) record: AgentRecord,
     /// The open connection.
@@ -30,12 +34,15 @@ pub(crate) struct Agent {
     /// When its attempts are tried elsewhere; `None` once that has happened.
     pub(crate) lease_until: Option<Time>,
     last_seen: Time,
-    telemetry: Vec<GpuTelemetry>,
+    /// As of its newest word; of an earlier session while it has none.
+    pub(crate) condition: Condition,
     /// The live attempts.
     pub(crate) running: BTreeMap<Slot, AttemptId>,
     /// Get no new attempts until then, or until the next session: their card failed, or the agent hands
     /// its jobs back.
     pub(crate) set_aside: BTreeMap<Slot, Time>,
+    /// Attempts that this session was told to end because their agent or card is wanted otherwise.
+    pub(crate) told: BTreeSet<AttemptId>,
 }
 
 /// Whether an agent can be given work.
@@ -60,13 +67,29 @@ pub struct AgentView<'a> {
     pub session: Option<Session>,
     /// When it was last heard of; after a restart of the scheduler, when it last connected.
     pub last_seen: Time,
-    /// As of the newest heartbeat of this session.
-    pub telemetry: &'a [GpuTelemetry],
+    /// How it is, by its own word; as of its newest heartbeat.
+    pub condition: &'a Condition,
     /// What runs where. Slots of the inventory that are not listed are free.
     pub running: &'a BTreeMap<Slot, AttemptId>,
+    agent: &'a Agent,
 }
 
-impl AgentView<'_> {
+impl<'a> AgentView<'a> {
+    /// Why a slot takes no attempt; `None` when it does, as long as the agent is connected.
+    pub fn closed(&self, slot: &Slot) -> Option<Closed<'a>> {
+        self.agent.closed(slot)
+    }
+
+    /// What a GPU did when the agent last spoke.
+    pub fn reading(&self, gpu: &trainyard_types::GpuUuid) -> Option<&'a GpuTelemetry> {
+        self.condition.telemetry.iter().find(|reading| reading.uuid == *gpu)
+    }
+
+    /// What its cards were seen to need.
+    pub fn fit_records(&self) -> &'a [FitRecord] {
+        &self.condition.fit_records
+    }
+
     /// The job on a slot.
     pub fn job_on(&self, slot: &Slot) -> Option<JobId> {
         self.running.get(slot).map(|attempt| attempt.job)
@@ -82,9 +105,10 @@ impl Agent {
             session: None,
             newest_session: Session(0),
             lease_until: Some(lease_until),
-            telemetry: Vec::new(),
+            condition: Condition::default(),
             running: BTreeMap::new(),
             set_aside: BTreeMap::new(),
+            told: BTreeSet::new(),
         }
     }
 
@@ -94,8 +118,9 @@ impl Agent {
             state: self.state(),
             session: self.session,
             last_seen: self.last_seen,
-            telemetry: &self.telemetry,
+            condition: &self.condition,
             running: &self.running,
+            agent: self,
         }
     }
 
@@ -113,25 +138,45 @@ impl Agent {
             return BTreeMap::new();
         }
         let mut offered = slots::of_inventory(&self.record.inventory);
-        offered.retain(|slot, _| !self.set_aside.contains_key(slot));
+        offered.retain(|slot, _| self.closed(slot).is_none());
         offered
+    }
+
+    /// Takes in what the agent says of itself now.
+    fn note(&mut self, condition: Condition) {
+        let mut fit_records = std::mem::take(&mut self.condition.fit_records);
+        fit_records.retain(|known| condition.fit_records.iter().all(|new| new.key != known.key));
+        fit_records.extend(condition.fit_records.iter().cloned());
+        self.condition = Condition { fit_records, ..condition };
+    }
+
+    /// Whether that would change what the agent offers.
+    fn moves_slots(&self, condition: &Condition) -> bool {
+        fn closed(condition: &Condition) -> BTreeSet<&trainyard_types::GpuUuid> {
+            let readings = condition.telemetry.iter().filter(|reading| reading.unavailable.is_some());
+            readings.map(|reading| &reading.uuid).collect()
+        }
+        self.condition.unavailable.is_empty() != condition.unavailable.is_empty()
+            || closed(&self.condition) != closed(condition)
     }
 }
 
 impl Core {
     /// An agent opened a session. It may be new, may be back, or may have crashed and forgotten.
     pub(crate) fn on_connected(&mut self, now: Time, session: Session, hello: Hello, out: &mut Changes) {
-        let Hello { agent: id, name, version, inventory, attempts: held } = hello;
+        let Hello { agent: id, name, version, inventory, attempts: held, condition } = hello;
         if self.agents.get(&id).is_some_and(|agent| agent.newest_session >= session) {
             return; // A newer connection overtook this one.
         }
         self.withdraw_slots(id);
-        let record = AgentRecord { id, name, version, inventory, connected: now };
+        let record = AgentRecord::new(id, name, version, inventory, now);
         let agent = self.agents.entry(id).or_insert_with(|| Agent::known(record.clone(), now));
-        agent.record = record;
+        let (drain, reserved) = (agent.record.drain, std::mem::take(&mut agent.record.reserved));
+        agent.record = AgentRecord { drain, reserved, ..record };
         agent.session = Some(session);
         agent.newest_session = session;
-        agent.telemetry.clear();
+        agent.condition = condition;
+        agent.told.clear();
         for (slot, until) in std::mem::take(&mut agent.set_aside) {
             self.set_aside.remove(&(until, id, slot));
         }
@@ -145,6 +190,7 @@ impl Core {
         for attempt in held {
             self.reconcile(id, session, attempt, out);
         }
+        self.tell_to_leave(id, out);
         self.offer_slots(id, out);
     }
 
@@ -156,7 +202,8 @@ impl Core {
                 if job.cancel_requested || job.out_of_time {
                     let reason =
                         if job.cancel_requested { EndReason::Cancelled } else { EndReason::Preempted };
-                    out.command(Command::Stop { agent, session, attempt, reason });
+                    let grace = Duration::ZERO;
+                    out.command(Command::Stop { agent, session, attempt, reason, grace });
                 }
             }
             Some(_) | None => out.command(Command::Revoke { agent, session, attempt }),
@@ -173,19 +220,29 @@ impl Core {
         }
     }
 
-    /// A sign of life with news of the GPUs.
+    /// A sign of life with news of the agent. A card that takes no attempts any more keeps the one that it
+    /// has, for as long as the agent lets it run.
     pub(crate) fn on_heartbeat(
         &mut self,
         now: Time,
-        agent: AgentId,
+        id: AgentId,
         session: Session,
-        telemetry: Vec<GpuTelemetry>,
+        condition: Condition,
         out: &mut Changes,
     ) {
-        if self.hear(now, agent, session, out)
-            && let Some(agent) = self.agents.get_mut(&agent)
-        {
-            agent.telemetry = telemetry;
+        if !self.hear(now, id, session, out) {
+            return;
+        }
+        // Most heartbeats change no slot, and there are many.
+        let moves_slots = self.agents.get(&id).is_some_and(|agent| agent.moves_slots(&condition));
+        if moves_slots {
+            self.withdraw_slots(id);
+        }
+        if let Some(agent) = self.agents.get_mut(&id) {
+            agent.note(condition);
+        }
+        if moves_slots {
+            self.offer_slots(id, out);
         }
     }
 
@@ -248,10 +305,12 @@ impl Core {
         reason: EndReason,
         out: &mut Changes,
     ) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        let was_told = agent.running.get(slot).is_some_and(|attempt| agent.told.remove(attempt));
         match reason {
             EndReason::GpuFault => self.set_aside(now, id, slot, vec![slot.clone()], out),
             // It goes away soon. If it does not, the report was an old one, from before it came back.
-            EndReason::Drained => {
+            EndReason::Drained if !was_told => {
                 let inventory =
                     self.agents.get(&id).map(|agent| slots::of_inventory(&agent.record.inventory));
                 self.set_aside(now, id, slot, inventory.unwrap_or_default().into_keys().collect(), out);
@@ -263,6 +322,7 @@ impl Core {
             | EndReason::TrainerCrash
             | EndReason::AgentLost
             | EndReason::Preempted
+            | EndReason::Drained
             | EndReason::Cancelled
             | EndReason::TimeLimit => {
                 let Some(agent) = self.agents.get_mut(&id) else { return };
@@ -299,7 +359,7 @@ impl Core {
         self.offer_slots(id, out);
     }
 
-    fn offer_slots(&mut self, id: AgentId, out: &mut Changes) {
+    pub(crate) fn offer_slots(&mut self, id: AgentId, out: &mut Changes) {
         let Some(agent) = self.agents.get(&id) else { return };
         for (slot, (kind, index)) in agent.offered() {
             let free = !agent.running.contains_key(&slot);
@@ -308,7 +368,7 @@ impl Core {
         out.replan = true;
     }
 
-    fn withdraw_slots(&mut self, id: AgentId) {
+    pub(crate) fn withdraw_slots(&mut self, id: AgentId) {
         let Some(agent) = self.agents.get(&id) else { return };
         for (slot, (kind, index)) in agent.offered() {
             self.slots.withdraw(&kind, &slots::location(&agent.record, slot, index));

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use trainyard_types::trainer::{Epoch, Failed, LogLevel, Started, Step, TrainerEvent};
+use trainyard_types::trainer::{Epoch, Failed, LogLevel, Phases, Started, Step, TrainerEvent};
 use trainyard_types::{AgentId, AttemptId, Checkpoint, JobState, Report, ReportBody, Session, Time};
 
 use crate::changes::Changes;
 use crate::core::Core;
 use crate::output::Command;
-use crate::record::{EventBody, JobRecord, Progress};
+use crate::record::{EventBody, JobRecord, Progress, Setup};
 
 /// What a report is, seen from the attempt that it is about.
 enum Standing {
@@ -130,6 +130,10 @@ fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEven
             out.event(job, time, id.number, log(LogLevel::Info, message));
         }
         TrainerEvent::Workers(change) => {
+            if let Some(setup) = job.live_attempt_mut().and_then(|attempt| attempt.setup.as_mut()) {
+                setup.workers = change.to;
+            }
+            out.touch(id.job);
             let message = format!("{} loader workers instead of {}", change.to, change.from);
             out.event(job, time, id.number, log(LogLevel::Info, message));
         }
@@ -149,12 +153,24 @@ fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEven
 }
 
 fn on_started(job: &mut JobRecord, time: Time, id: AttemptId, started: &Started, out: &mut Changes) {
+    let before = job.progress.as_ref().map_or(0, |progress| progress.epochs_done);
     job.progress = Some(Box::new(Progress {
         epoch: started.first_epoch,
         epochs: started.epochs,
         batch_size: started.batch_size,
+        epochs_done: before.max(started.first_epoch.saturating_sub(1)),
         ..Progress::default()
     }));
+    if let Some(attempt) = job.live_attempt_mut() {
+        attempt.setup = Some(Setup {
+            train_images: started.train_images,
+            val_images: started.val_images,
+            precision: started.precision.clone(),
+            workers: started.workers,
+            gflops: number(started.gflops),
+        });
+        out.touch(id.job);
+    }
     run(job, time, id, out);
 }
 
@@ -185,6 +201,7 @@ fn on_step(job: &mut JobRecord, time: Time, id: AttemptId, step: Step, out: &mut
     progress.batches = step.batches;
     progress.images_per_second = number(step.images_per_second);
     progress.loader_wait_ratio = number(step.loader_wait_ratio);
+    progress.phases = step.phases.map(known).or(progress.phases);
     let values = finite(step.metrics);
     progress.metrics.extend(values.clone());
     let done = f64::from(step.batch) / f64::from(step.batches.max(1));
@@ -202,6 +219,7 @@ fn on_step(job: &mut JobRecord, time: Time, id: AttemptId, step: Step, out: &mut
         images_per_second: progress.images_per_second,
         loader_wait_ratio: progress.loader_wait_ratio,
         values,
+        phases: step.phases.map(known),
     };
     out.event(job, time, id.number, body);
 }
@@ -214,6 +232,8 @@ fn on_epoch(job: &mut JobRecord, time: Time, id: AttemptId, epoch: Epoch, out: &
     progress.batch = progress.batches;
     progress.images_per_second = number(epoch.images_per_second);
     progress.loader_wait_ratio = number(epoch.loader_wait_ratio);
+    progress.epochs_done = progress.epochs_done.max(epoch.epoch);
+    progress.phases = epoch.phases.map(known).or(progress.phases);
     let values = finite(epoch.metrics);
     progress.metrics.extend(values.clone());
     let pace = epoch.seconds / f64::from(epoch.epoch.max(1));
@@ -229,6 +249,7 @@ fn on_epoch(job: &mut JobRecord, time: Time, id: AttemptId, epoch: Epoch, out: &
         images_per_second: progress.images_per_second,
         loader_wait_ratio: progress.loader_wait_ratio,
         values,
+        phases: epoch.phases.map(known),
     };
     out.event(job, time, id.number, body);
 }
@@ -258,6 +279,18 @@ fn eta(epoch_seconds: f64, epochs_left: f64) -> Option<Duration> {
 fn finite(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     metrics.retain(|_, value| value.is_finite());
     metrics
+}
+
+/// As [`number`], for each phase.
+fn known(phases: Phases) -> Phases {
+    Phases {
+        wait: number(phases.wait),
+        copy: number(phases.copy),
+        forward: number(phases.forward),
+        loss: number(phases.loss),
+        backward: number(phases.backward),
+        optimizer: number(phases.optimizer),
+    }
 }
 
 /// As [`finite`], for values that cannot be left out.

@@ -296,7 +296,7 @@ impl Core {
             let earlier = self.jobs.get(&first).and_then(|job| job.batch.as_ref());
             let same = earlier.is_some_and(|place| place.batch.content == batch.content);
             return out.reply(if same {
-                Ok(Accepted { job: first, repeated: true })
+                Ok(Accepted::job(first, true))
             } else {
                 Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: first })
             });
@@ -319,7 +319,7 @@ impl Core {
         out.batch(Arc::clone(&batch));
         self.batches.insert(batch.id, Batch { left: batch.len(), record: batch });
         out.replan = true;
-        out.reply(Ok(Accepted { job: first, repeated: false }));
+        out.reply(Ok(Accepted::job(first, false)));
     }
 
     /// A batch that has jobs left.

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, BatchId, DeviceKind, JobId, JobSpec, JobState, Slot, Time,
+    AgentId, Assignment, AttemptId, BatchId, DeviceKind, GpuUuid, Inventory, JobId, JobSpec, JobState, Slot,
+    Time,
 };
 
 use crate::agent::{Agent, AgentView};
@@ -47,6 +48,8 @@ pub struct Core {
     pub(crate) leases: BTreeSet<(Time, AgentId)>,
     /// Index: when slots that were set aside are used again.
     pub(crate) set_aside: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: when reservations of cards end.
+    pub(crate) reservations: BTreeSet<(Time, AgentId, GpuUuid)>,
     /// Index: when running jobs have used up their time.
     pub(crate) time_limits: BTreeSet<(Time, JobId)>,
     /// Index: when running attempts are expected to end.
@@ -120,6 +123,8 @@ impl Core {
     fn adopt(&mut self, now: Time, record: AgentRecord) {
         let lease_until = now + self.config.lease;
         self.leases.insert((lease_until, record.id));
+        let reserved = record.reserved.iter().map(|(gpu, &until)| (until, record.id, gpu.clone()));
+        self.reservations.extend(reserved);
         self.agents.insert(record.id, Agent::known(record, lease_until));
     }
 
@@ -127,13 +132,8 @@ impl Core {
     /// the attempt is then lost with its lease, unless the agent comes back.
     fn adopt_attempt(&mut self, now: Time, job: &JobRecord, attempt: &AttemptRecord) {
         if !self.agents.contains_key(&attempt.agent) {
-            let record = AgentRecord {
-                id: attempt.agent,
-                name: attempt.agent_name.clone(),
-                version: String::new(),
-                inventory: trainyard_types::Inventory::default(),
-                connected: attempt.placed,
-            };
+            let (name, placed) = (attempt.agent_name.clone(), attempt.placed);
+            let record = AgentRecord::new(attempt.agent, name, String::new(), Inventory::default(), placed);
             self.adopt(now, record);
         }
         if let Some(agent) = self.agents.get_mut(&attempt.agent) {
@@ -162,10 +162,15 @@ impl Core {
             Event::Retry { job } => self.on_retry(now, job, &mut out),
             Event::AgentConnected { session, hello } => self.on_connected(now, session, hello, &mut out),
             Event::AgentDisconnected { agent, session } => self.on_disconnected(agent, session),
-            Event::Heartbeat { agent, session, telemetry } => {
-                self.on_heartbeat(now, agent, session, telemetry, &mut out);
+            Event::Heartbeat { agent, session, condition } => {
+                self.on_heartbeat(now, agent, session, condition, &mut out);
             }
             Event::Report { agent, session, report } => self.on_report(now, agent, session, report, &mut out),
+            Event::Drain { agent, keep_running } => self.on_drain(agent, keep_running, &mut out),
+            Event::Resume { agent } => self.on_resume(agent, &mut out),
+            Event::Reserve { agent, gpus, span } => self.on_reserve(now, agent, gpus, span, &mut out),
+            Event::Release { agent, gpus } => self.on_release(agent, &gpus, &mut out),
+            Event::ClearGpu { agent, gpu } => self.on_clear_gpu(agent, gpu, &mut out),
             Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }
@@ -193,7 +198,8 @@ impl Core {
         let lease = self.leases.first().map(|&(time, _)| time);
         let set_aside = self.set_aside.first().map(|&(time, ..)| time);
         let time_limit = self.time_limits.first().map(|&(time, _)| time);
-        let others = [set_aside, time_limit, self.queue.next_due(), self.next_retirement()];
+        let reservation = self.reservations.first().map(|&(time, ..)| time);
+        let others = [set_aside, reservation, time_limit, self.queue.next_due(), self.next_retirement()];
         [lease].into_iter().chain(others).flatten().min()
     }
 
@@ -241,6 +247,7 @@ impl Core {
         while let Some((_, agent, slot)) = self.next_set_aside_over(now) {
             self.on_set_aside_over(agent, &slot, out);
         }
+        while self.end_reservation(now, out) {}
         while let Some(job) = self.queue.pop_due(now) {
             if let Some(job) = self.jobs.get(&job) {
                 self.queue.make_ready(job);
@@ -292,6 +299,7 @@ impl Core {
                 slot: slot.clone(),
                 device: device.clone(),
                 batch_chosen: None,
+                setup: None,
                 last_sequence: 0,
                 placed: now,
                 started: None,

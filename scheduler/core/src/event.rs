@@ -1,8 +1,11 @@
 //! Everything that can happen to the core.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use trainyard_types::{AgentId, AttemptId, GpuTelemetry, Inventory, JobId, JobSpec, Report, Session};
+use trainyard_types::{
+    AgentId, AttemptId, FitRecord, GpuTelemetry, GpuUuid, Inventory, JobId, JobSpec, Report, Session,
+};
 
 use crate::batch::BatchRecord;
 
@@ -61,8 +64,43 @@ pub enum Event {
         agent: AgentId,
         /// By which connection.
         session: Session,
-        /// What its GPUs do.
-        telemetry: Vec<GpuTelemetry>,
+        /// How it is now.
+        condition: Condition,
+    },
+    /// A person takes an agent out of use.
+    Drain {
+        /// Which.
+        agent: AgentId,
+        /// Attempts that run are left to end there.
+        keep_running: bool,
+    },
+    /// A person takes a drained agent into use again.
+    Resume {
+        /// Which.
+        agent: AgentId,
+    },
+    /// The owner of some cards wants them for a while.
+    Reserve {
+        /// Whose.
+        agent: AgentId,
+        /// Which; a reservation that one has already is replaced.
+        gpus: Vec<GpuUuid>,
+        /// From now.
+        span: Duration,
+    },
+    /// Reservations end before their time.
+    Release {
+        /// Whose.
+        agent: AgentId,
+        /// Which; those that are not reserved are left out.
+        gpus: Vec<GpuUuid>,
+    },
+    /// A card that its agent has quarantined is to be tried again.
+    ClearGpu {
+        /// Whose.
+        agent: AgentId,
+        /// Which.
+        gpu: GpuUuid,
     },
     /// An agent tells what happened to an attempt. Repeats and gaps occur.
     Report {
@@ -85,7 +123,7 @@ pub enum Event {
 }
 
 /// Who an agent is, what it has, and which attempts it holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Hello {
     /// Stays the same over restarts.
     pub agent: AgentId,
@@ -97,4 +135,19 @@ pub struct Hello {
     pub inventory: Inventory,
     /// Attempts that run, or that have reports which were not acknowledged yet.
     pub attempts: Vec<AttemptId>,
+    /// How it is now.
+    pub condition: Condition,
+}
+
+/// How an agent is at the moment, by its own word. Lasts as long as its session.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Condition {
+    /// What its GPUs do.
+    pub telemetry: Vec<GpuTelemetry>,
+    /// Why it takes no job at all, for a person; empty when it does.
+    pub unavailable: String,
+    /// What its cards were seen to need; of a heartbeat, only what is new.
+    pub fit_records: Vec<FitRecord>,
+    /// Data sets whose images it has decoded, with the image size.
+    pub cached_data: Vec<(String, u32)>,
 }

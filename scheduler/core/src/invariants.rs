@@ -60,7 +60,7 @@ pub enum Broken {
     /// Something could be placed and was not.
     #[error("job {0} could be placed and was not")]
     NotPlaced(JobId),
-    /// A lease or a slot set aside without deadline, or the other way round.
+    /// A lease, a reservation or a slot set aside without deadline, or the other way round.
     #[error("the deadlines do not match the agents")]
     Deadlines,
     /// A request id that does not lead to its job.
@@ -187,6 +187,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         return Err(Broken::Running(*stranger));
     }
     let (mut offered, mut leases, mut set_aside) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
+    let mut reservations = BTreeSet::new();
     let limit = |job: &JobRecord| job.out_of_time_at().map(|time| (time, job.id));
     let time_limits: BTreeSet<(Time, JobId)> = core.jobs.values().filter_map(limit).collect();
     for (&id, agent) in &core.agents {
@@ -198,12 +199,17 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
             offered.offer(kind, slots::location(&agent.record, slot, index), free);
         }
         leases.extend(agent.lease_until.map(|until| (until, id)));
+        let reserved = agent.record.reserved.iter();
+        reservations.extend(reserved.map(|(gpu, &until)| (until, id, gpu.clone())));
         set_aside.extend(agent.set_aside.iter().map(|(slot, &until)| (until, id, slot.clone())));
     }
     if offered != core.slots {
         return Err(Broken::SlotIndex);
     }
-    let agree = leases == core.leases && set_aside == core.set_aside && time_limits == core.time_limits;
+    let agree = leases == core.leases
+        && set_aside == core.set_aside
+        && reservations == core.reservations
+        && time_limits == core.time_limits;
     if agree { Ok(()) } else { Err(Broken::Deadlines) }
 }
 
@@ -224,7 +230,8 @@ mod tests {
         let mut core = Core::new(CoreConfig::default());
         let inventory = Inventory { cpu_slots: 1, ..Inventory::default() };
         let (name, version) = (String::new(), String::new());
-        let hello = Hello { agent: AGENT, name, version, inventory, attempts: Vec::new() };
+        let (attempts, condition) = Default::default();
+        let hello = Hello { agent: AGENT, name, version, inventory, attempts, condition };
         core.handle(Time(1), Event::AgentConnected { session: Session(1), hello });
         for job in [JOB, OTHER] {
             let spec = JobSpec {

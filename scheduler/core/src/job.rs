@@ -14,14 +14,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trainyard_types::{AttemptId, EndReason, Ended, JobId, JobSpec, JobState, Time};
+use trainyard_types::{AttemptId, EndReason, Ended, JobId, JobSpec, JobState, Slot, Time};
 
 use crate::changes::Changes;
+use crate::config::CoreConfig;
 use crate::core::Core;
 use crate::limits::in_words;
 use crate::output::{Accepted, Command, Refusal};
 use crate::record::{AttemptEnd, AttemptRecord, EventBody, JobRecord};
 use crate::retry::{self, Verdict};
+use crate::setbacks::{Scene, Setback, Setbacks};
 use trainyard_types::trainer::LogLevel;
 
 impl JobRecord {
@@ -52,7 +54,7 @@ impl Core {
             request_id.as_ref().zip(earlier.and_then(|job| self.jobs.get(job)))
         {
             return out.reply(if earlier.batch.is_none() && *earlier.spec == spec {
-                Ok(Accepted { job: earlier.id, repeated: true })
+                Ok(Accepted::job(earlier.id, true))
             } else {
                 Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: earlier.id })
             });
@@ -71,13 +73,13 @@ impl Core {
         self.queue.insert(now, &job);
         self.jobs.insert(id, job);
         out.replan = true;
-        out.reply(Ok(Accepted { job: id, repeated: false }));
+        out.reply(Ok(Accepted::job(id, false)));
     }
 
     /// A user ends a job: at once while it waits, otherwise when its agent has stopped it.
     pub(crate) fn on_cancel(&mut self, now: Time, id: JobId, out: &mut Changes) {
         let reply = match self.cancel(now, id, out) {
-            Some(changed) => Ok(Accepted { job: id, repeated: !changed }),
+            Some(changed) => Ok(Accepted::job(id, !changed)),
             None => Err(Refusal::UnknownJob(id)),
         };
         out.reply(reply);
@@ -88,7 +90,7 @@ impl Core {
         let done: Vec<(JobId, bool)> =
             jobs.iter().filter_map(|&id| Some((id, self.cancel(now, id, out)?))).collect();
         let reply = match (done.first(), jobs.first()) {
-            (Some(&(job, _)), _) => Ok(Accepted { job, repeated: done.iter().all(|(_, changed)| !changed) }),
+            (Some(&(job, _)), _) => Ok(Accepted::job(job, done.iter().all(|(_, changed)| !changed))),
             (None, Some(&job)) => Err(Refusal::UnknownJob(job)),
             (None, None) => return,
         };
@@ -116,7 +118,13 @@ impl Core {
                 out.event(job, now, attempt.number, EventBody::Log { level: LogLevel::Info, message });
                 out.touch(id);
                 if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
-                    out.command(Command::Stop { agent, session, attempt, reason: EndReason::Cancelled });
+                    out.command(Command::Stop {
+                        agent,
+                        session,
+                        attempt,
+                        reason: EndReason::Cancelled,
+                        grace: Duration::ZERO,
+                    });
                 }
                 Some(true)
             }
@@ -137,12 +145,13 @@ impl Core {
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         (job.crashes, job.cancel_requested) = (0, false);
+        job.setbacks = Setbacks::default();
         (job.ran, job.out_of_time) = (Duration::ZERO, false);
         let reason = "its user queued it again; waits for a slot".to_owned();
         out.state(job, now, 0, JobState::Queued, reason);
         self.queue.insert(now, job);
         out.replan = true;
-        out.reply(Ok(Accepted { job: id, repeated: false }));
+        out.reply(Ok(Accepted::job(id, false)));
     }
 
     /// Ends a live attempt, frees its slot, and decides what becomes of its job.
@@ -182,26 +191,15 @@ impl Core {
             Verdict::Cancel if cancelled => (JobState::Cancelled, "its user cancelled it".to_owned()),
             Verdict::Cancel => (JobState::Cancelled, detailed("its agent cancelled it", &message)),
             Verdict::Fail => (JobState::Failed, limit.map_or_else(|| failure(reason, message), over_limit)),
-            Verdict::Retry => {
-                job.crashes = job.crashes.saturating_add(1);
-                let (crashes, forgiven) = (job.crashes, job.spec.max_retries);
-                if crashes > forgiven {
-                    let what = format!("crashed {} (`max_retries` is {forgiven})", times(crashes));
-                    (JobState::Failed, detailed(&what, &message))
-                } else {
-                    let delay = retry::delay(&self.config, crashes);
-                    job.not_before = Some(now + delay);
-                    let seconds = delay.as_secs_f64();
-                    let what = format!(
-                        "retry {crashes} of {forgiven} is due in {seconds} s after {}",
-                        cause(reason)
-                    );
-                    (JobState::Queued, detailed(&what, &message))
-                }
-            }
-            Verdict::Requeue => {
-                let what = format!("waits for a slot again after {} on {place}", cause(reason));
-                (JobState::Queued, detailed(&what, &message))
+            Verdict::Retry | Verdict::Requeue => {
+                let is_at_fault = self.agents.get(&agent).is_some_and(|agent| agent.is_at_fault(&slot));
+                let healthy = match &slot {
+                    Slot::Gpu(gpu) if !is_at_fault => Some(Scene { gpu: gpu.clone(), place: place.clone() }),
+                    Slot::Gpu(_) | Slot::Cpu(_) => None,
+                };
+                let epochs_done = job.progress.as_ref().map_or(0, |progress| progress.epochs_done);
+                let setback = Setback { reason, epochs_done, healthy };
+                again(job, &self.config, now, verdict, setback, &place, &message)
             }
         };
         out.state(job, time, id.number, state, sentence);
@@ -219,6 +217,38 @@ impl Core {
         self.move_time_limit(id.job, limit_before);
         self.release_slot(now, agent, &slot, cause_of_end, out);
     }
+}
+
+/// Whether a job that was cut off is tried again, and what is said of it.
+fn again(
+    job: &mut JobRecord,
+    config: &CoreConfig,
+    now: Time,
+    verdict: Verdict,
+    setback: Setback,
+    place: &str,
+    message: &str,
+) -> (JobState, String) {
+    let cause = cause(setback.reason);
+    let given_up = job.setbacks.add(setback);
+    let counts = verdict == Verdict::Retry;
+    job.crashes = job.crashes.saturating_add(counts.into());
+    let (crashes, forgiven) = (job.crashes, job.spec.max_retries);
+    if counts && crashes > forgiven {
+        let what = format!("crashed {} (`max_retries` is {forgiven})", times(crashes));
+        return (JobState::Failed, detailed(&what, message));
+    }
+    if let Some(what) = given_up {
+        return (JobState::Failed, detailed(&what, message));
+    }
+    let what = if counts {
+        let delay = retry::delay(config, crashes);
+        job.not_before = Some(now + delay);
+        format!("retry {crashes} of {forgiven} is due in {} s after {cause}", delay.as_secs_f64())
+    } else {
+        format!("waits for a slot again after {cause} on {place}")
+    };
+    (JobState::Queued, detailed(&what, message))
 }
 
 fn over_limit(limit: Duration) -> String {

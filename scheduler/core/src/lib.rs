@@ -5,6 +5,7 @@
 
 pub mod agent;
 mod attempt;
+pub mod availability;
 pub mod batch;
 mod changes;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod invariants;
 pub mod job;
 mod limits;
 pub mod list;
+mod orders;
 pub mod output;
 pub mod placement;
 pub mod queue;
@@ -23,19 +25,22 @@ pub mod ranked;
 pub mod record;
 mod retention;
 pub mod retry;
+pub mod setbacks;
 pub mod share;
 pub mod slots;
 pub mod waiting;
 
 pub use crate::agent::{AgentState, AgentView};
+pub use crate::availability::Closed;
 pub use crate::batch::{Axis, BatchRecord, Content, StoredBatch, Sweep};
 pub use crate::config::{CoreConfig, UserLimits};
 pub use crate::core::{Core, Stored};
-pub use crate::event::{Event, Hello};
+pub use crate::event::{Condition, Event, Hello};
 pub use crate::list::{Filter, Listed};
-pub use crate::output::{Accepted, Command, Output, Refusal, Write};
+pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::record::{
-    AgentRecord, AttemptRecord, EventBody, EventRecord, JobRecord, Progress, Pulse, Standing, Submission,
+    AgentRecord, AttemptRecord, Drain, EventBody, EventRecord, JobRecord, Progress, Pulse, Setup, Standing,
+    Submission,
 };
 pub use crate::share::UserRecord;
 pub use crate::waiting::Waiting;

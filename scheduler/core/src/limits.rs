@@ -52,7 +52,13 @@ impl Core {
         out.touch(id);
         if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
             // An agent that is told to make way writes and uploads a checkpoint.
-            out.command(Command::Stop { agent, session, attempt, reason: EndReason::Preempted });
+            out.command(Command::Stop {
+                agent,
+                session,
+                attempt,
+                reason: EndReason::Preempted,
+                grace: Duration::ZERO,
+            });
         }
         true
     }

@@ -1,8 +1,11 @@
 //! What the core wants done: first the writes, durably and all or none; then the reply and the commands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use trainyard_types::{AgentId, Assignment, AttemptId, BatchId, EndReason, JobId, JobState, Session};
+use trainyard_types::{
+    AgentId, Assignment, AttemptId, BatchId, EndReason, GpuUuid, JobId, JobState, Session,
+};
 
 use crate::batch::BatchRecord;
 use crate::record::{AgentRecord, EventRecord, JobRecord, Pulse};
@@ -78,6 +81,17 @@ pub enum Command {
         attempt: AttemptId,
         /// `Cancelled`, `Preempted` or `Drained`.
         reason: EndReason,
+        /// From the order to the trainer's end; zero is the agent's own choice.
+        grace: Duration,
+    },
+    /// A card that was quarantined is tried again.
+    ClearGpu {
+        /// To whom.
+        agent: AgentId,
+        /// By which connection.
+        session: Session,
+        /// Which.
+        gpu: GpuUuid,
     },
     /// The attempt is no longer this agent's.
     Revoke {
@@ -104,10 +118,26 @@ pub enum Command {
 /// A user's request was done (or had been done before).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// The job that it is about; the first one of many.
-    pub job: JobId,
+    /// What it is about.
+    pub subject: Subject,
     /// Whether this request changed nothing, since an earlier one had done it.
     pub repeated: bool,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A job; the first one of many.
+    Job(JobId),
+    /// An agent.
+    Agent(AgentId),
+}
+
+impl Accepted {
+    /// About a job.
+    pub(crate) fn job(job: JobId, repeated: bool) -> Self {
+        Self { subject: Subject::Job(job), repeated }
+    }
 }
 
 /// A user's request was refused; nothing changed.
@@ -116,6 +146,26 @@ pub enum Refusal {
     /// No such job.
     #[error("there is no job {0}; `yard jobs` lists what there is")]
     UnknownJob(JobId),
+    /// No such agent.
+    #[error("there is no agent {0}; `yard agents` lists what there is")]
+    UnknownAgent(AgentId),
+    /// The agent has no such card.
+    #[error("agent `{agent}` has no GPU {gpu}; `yard gpus` lists what there is")]
+    UnknownGpu {
+        /// Its name.
+        agent: String,
+        /// As it was asked for.
+        gpu: GpuUuid,
+    },
+    /// What was asked for is the agent's to do.
+    #[error(
+        "agent `{agent}` is not connected, and only it can do this; start it, or try again once `yard agents` \
+         shows it as connected"
+    )]
+    AgentAway {
+        /// Its name.
+        agent: String,
+    },
     /// The same request id came with another spec before.
     #[error("request id `{request_id}` was used for job {job} with another spec; draw a new one")]
     RequestIdReused {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trainyard_types::trainer::LogLevel;
+use trainyard_types::trainer::{LogLevel, Phases};
 use trainyard_types::{
-    AgentId, Artifact, AttemptId, BatchChosen, BatchId, Checkpoint, EndReason, Inventory, JobId, JobSpec,
-    JobState, Slot, Time,
+    AgentId, Artifact, AttemptId, BatchChosen, BatchId, Checkpoint, EndReason, GpuUuid, Inventory, JobId,
+    JobSpec, JobState, Slot, Time,
 };
 
 use crate::batch::BatchPlace;
+use crate::setbacks::Setbacks;
 
 /// A job and all that has become of it.
 ///
@@ -40,6 +41,8 @@ pub struct JobRecord {
     pub attempts: Vec<AttemptRecord>,
     /// Attempts that count against `max_retries`.
     pub crashes: u32,
+    /// What cut it off since it last came forward.
+    pub setbacks: Setbacks,
     /// Not placed before this time.
     pub not_before: Option<Time>,
     /// Its user wants it ended; the agent has been told.
@@ -95,6 +98,9 @@ pub struct Standing<'a> {
     pub attempts: Cow<'a, [AttemptRecord]>,
     /// Those that count.
     pub crashes: u32,
+    /// Those that do not.
+    #[serde(default, skip_serializing_if = "Setbacks::is_none")]
+    pub setbacks: Cow<'a, Setbacks>,
     /// Of a retry.
     pub not_before: Option<Time>,
     /// By its user.
@@ -148,6 +154,7 @@ impl JobRecord {
             state_reason: SUBMITTED.to_owned(),
             attempts: Vec::new(),
             crashes: 0,
+            setbacks: Setbacks::default(),
             not_before: None,
             cancel_requested: false,
             ran: Duration::ZERO,
@@ -196,6 +203,7 @@ impl JobRecord {
             state_reason: Cow::Borrowed(&self.state_reason),
             attempts: Cow::Borrowed(&self.attempts),
             crashes: self.crashes,
+            setbacks: Cow::Borrowed(&self.setbacks),
             not_before: self.not_before,
             cancel_requested: self.cancel_requested,
             ran: self.ran,
@@ -237,6 +245,7 @@ impl JobRecord {
             state_reason: standing.state_reason.into_owned(),
             attempts: standing.attempts.into_owned(),
             crashes: standing.crashes,
+            setbacks: standing.setbacks.into_owned(),
             not_before: standing.not_before,
             cancel_requested: standing.cancel_requested,
             ran: standing.ran,
@@ -266,7 +275,7 @@ impl JobRecord {
 const SUBMITTED: &str = "waits for a slot";
 
 /// One try at a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
     /// Which.
     pub id: AttemptId,
@@ -281,6 +290,9 @@ pub struct AttemptRecord {
     /// How its batch size was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_chosen: Option<BatchChosen>,
+    /// What its trainer said of itself when it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Setup>,
     /// The newest report that was taken in; 0 before the first.
     pub last_sequence: u64,
     /// When it was placed.
@@ -289,6 +301,21 @@ pub struct AttemptRecord {
     pub started: Option<Time>,
     /// When it ended, and how.
     pub ended: Option<AttemptEnd>,
+}
+
+/// What a run's speed is judged by; as its trainer said when it started.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Setup {
+    /// Images that train.
+    pub train_images: u64,
+    /// Images that validate.
+    pub val_images: u64,
+    /// What layers compute in: `fp32`, `fp16` or `bf16`.
+    pub precision: String,
+    /// Loader workers.
+    pub workers: u32,
+    /// 10^9 floating-point operations of one image's forward pass.
+    pub gflops: f64,
 }
 
 /// How an attempt ended.
@@ -326,6 +353,12 @@ pub struct Progress {
     pub epoch_seconds: Option<f64>,
     /// Newest value of each metric.
     pub metrics: BTreeMap<String, f64>,
+    /// The most epochs that any attempt has completed.
+    #[serde(default)]
+    pub epochs_done: u32,
+    /// Where the time goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Phases>,
 }
 
 /// Something that those who watch a job are told.
@@ -370,6 +403,9 @@ pub enum EventBody {
         loader_wait_ratio: f64,
         /// Under results.csv's names.
         values: BTreeMap<String, f64>,
+        /// Where the time went.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        phases: Option<Phases>,
     },
     /// A line for the user.
     Log {
@@ -393,4 +429,29 @@ pub struct AgentRecord {
     pub inventory: Inventory,
     /// When it last opened a session.
     pub connected: Time,
+    /// Whether a person took it out of use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Cards that their owner wants, and until when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reserved: BTreeMap<GpuUuid, Time>,
+}
+
+impl AgentRecord {
+    /// One that nobody has given an order about.
+    pub fn new(id: AgentId, name: String, version: String, inventory: Inventory, connected: Time) -> Self {
+        Self { id, name, version, inventory, connected, drain: None, reserved: BTreeMap::new() }
+    }
+
+    /// Whether its attempts are to end.
+    pub fn hands_over(&self) -> bool {
+        self.drain.is_some_and(|drain| !drain.keep_running)
+    }
+}
+
+/// A person's order that an agent takes no new attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Attempts that run are left to end there.
+    pub keep_running: bool,
 }

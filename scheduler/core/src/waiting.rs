@@ -81,23 +81,20 @@ impl Core {
 
     /// No slot on offer would do: is one away or set aside, or is there none at all?
     fn lacks_any(&self, request: &Request) -> String {
+        if let Some(closed) = self.closed_to(request) {
+            return closed;
+        }
         let wish = wish(request);
         let mut largest: Option<Kind> = None;
         for agent in self.agents.values() {
             let name = &agent.record.name;
-            for (slot, (kind, _)) in slots::of_inventory(&agent.record.inventory) {
+            for (kind, _) in slots::of_inventory(&agent.record.inventory).into_values() {
                 if kind.satisfies(request) {
                     match agent.state() {
-                        AgentState::Connected if agent.set_aside.contains_key(&slot) => {
-                            return format!(
-                                "needs {wish}; agent `{name}` has one, which takes no new jobs at the moment"
-                            );
-                        }
-                        AgentState::Connected => {}
+                        AgentState::Connected | AgentState::Lost => {}
                         AgentState::Disconnected => {
                             return format!("needs {wish}; agent `{name}` has one, but is not connected");
                         }
-                        AgentState::Lost => {}
                     }
                 }
                 let known = agent.state() != AgentState::Lost && kind != Kind::Cpu;

@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 use trainyard_scheduler_core::{
     Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Output, Refusal, Write,
 };
-use trainyard_types::{AgentId, AttemptId, GpuTelemetry, JobId, LeaderEpoch, ReportBody, Session};
+use trainyard_types::{AgentId, AttemptId, JobId, LeaderEpoch, ReportBody, Session};
 use uuid::Uuid;
 
 use crate::archive;
@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
 use follower::Follower;
 pub use inbox::{Census, Handle, JobView, Live, Mark, Opened, RequestError, Unavailable};
-use inbox::{Message, Owed, Question};
+use inbox::{Message, Owed, Question, Reply};
 use lease::Lease;
 pub use role::Role;
 
@@ -331,7 +331,7 @@ impl Driver {
                     batch.owed.push(Owed { reply, result });
                 }
             }
-            Message::Open(hello, telemetry, reply) => self.open(term, hello, telemetry, reply, batch),
+            Message::Open(hello, reply) => self.open(term, hello, reply, batch),
             Message::Ask(question, _) => batch.questions.push(question),
         }
     }
@@ -351,21 +351,13 @@ impl Driver {
         output.reply
     }
 
-    fn open(
-        &mut self,
-        term: &mut Term,
-        hello: Hello,
-        telemetry: Vec<GpuTelemetry>,
-        reply: oneshot::Sender<Opened>,
-        batch: &mut Batch,
-    ) {
+    fn open(&mut self, term: &mut Term, hello: Hello, reply: oneshot::Sender<Opened>, batch: &mut Batch) {
         self.last_session.0 += 1;
         let (session, agent) = (self.last_session, hello.agent);
         let (sender, commands) = mpsc::channel(SESSION_BACKLOG);
         // An older session of this agent ends here: its channel is dropped.
         term.sessions.insert(agent, OpenSession { session, commands: sender });
         self.take_in(term, Event::AgentConnected { session, hello }, batch);
-        self.take_in(term, Event::Heartbeat { agent, session, telemetry }, batch);
         batch.opened.push((agent, reply, Opened { session, leader: term.leader, commands }));
     }
 
@@ -403,11 +395,12 @@ impl Driver {
         }
         let mut live = Live { core: &term.core, now, elsewhere: None, watchers: &mut term.watchers };
         for Owed { reply, result } in batch.owed {
-            let view = match result {
-                Ok(accepted) => live.job(accepted.job).ok_or(Refusal::UnknownJob(accepted.job)),
-                Err(refusal) => Err(refusal),
-            };
-            let _ = reply.send(view);
+            match reply {
+                Reply::Job(reply) => {
+                    drop(reply.send(result.and_then(|accepted| live.accepted_job(accepted))))
+                }
+                Reply::Agent(reply) => drop(reply.send(result.map(|_| ()))),
+            }
         }
         for question in batch.questions {
             question(&mut live);
@@ -446,6 +439,7 @@ impl Term {
         let (Command::Assign { agent, session, .. }
         | Command::Stop { agent, session, .. }
         | Command::Revoke { agent, session, .. }
+        | Command::ClearGpu { agent, session, .. }
         | Command::Ack { agent, session, .. }) = command;
         let Some(open) = self.sessions.get(&agent).filter(|open| open.session == session) else { return };
         if open.commands.try_send(command).is_err() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Axis, BatchRecord, Content, Event, Refusal, Sweep};
+use trainyard_scheduler_core::{Axis, BatchRecord, Content, Event, Refusal, Subject, Sweep};
 use trainyard_types::{
     BatchId, DeviceKind, JobId, JobSpec, ModelScale, Resources, Time, TrainPatch, TrainSpec,
 };
@@ -56,7 +56,8 @@ impl World {
             // Answers get lost, too; then the client asks again.
             Some(_) if self.faults && self.rng.once_in(5) => self.again(Happening::Submit(number)),
             Some(accepted) => {
-                self.answered(number, accepted.job);
+                let Subject::Job(first) = accepted.subject else { return Ok(()) };
+                self.answered(number, first);
                 let later = self.rng.millis(0, 200_000);
                 match self.rng.below(6) {
                     0 => self.agenda.after(later, Happening::Cancel(number)),

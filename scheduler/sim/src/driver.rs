@@ -172,6 +172,7 @@ impl World {
                     *session
                 }
                 Command::Stop { session, .. }
+                | Command::ClearGpu { session, .. }
                 | Command::Revoke { session, .. }
                 | Command::Ack { session, .. } => *session,
             };

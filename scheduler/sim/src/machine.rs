@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use trainyard_scheduler_core::Hello;
+use trainyard_scheduler_core::{Condition, Hello};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
     AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, Report,
@@ -163,6 +163,7 @@ impl Machine {
             version: "sim".into(),
             inventory: self.inventory.clone(),
             attempts: self.held.keys().copied().collect(),
+            condition: Condition::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Event, Hello};
+use trainyard_scheduler_core::{Condition, Event, Hello};
 use trainyard_types::{Report, Session, Time};
 
 use crate::oracle::Violation;
@@ -139,7 +139,9 @@ impl World {
                 self.sessions.insert((leader_epoch, session), id);
                 Event::AgentConnected { session, hello }
             }
-            (Said::Heartbeat, Some(session)) => Event::Heartbeat { agent, session, telemetry: Vec::new() },
+            (Said::Heartbeat, Some(session)) => {
+                Event::Heartbeat { agent, session, condition: Condition::default() }
+            }
             (Said::Report(report), Some(session)) => Event::Report { agent, session, report },
             (Said::Heartbeat | Said::Report(_), None) => return Ok(()),
         };

@@ -383,6 +383,7 @@ impl World {
                 let told = self.machines[number].stop(self.agenda.now(), attempt, reason);
                 self.tell(number, told.into_iter().collect());
             }
+            Command::ClearGpu { .. } => {}
             Command::Revoke { attempt, .. } => self.machines[number].revoke(attempt),
             Command::Ack { attempt, sequence, .. } => self.machines[number].acknowledge(attempt, sequence),
         }

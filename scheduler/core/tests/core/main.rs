@@ -5,8 +5,10 @@
 mod agents;
 mod batches;
 mod fairness;
+mod health;
 mod limits;
 mod list;
+mod orders;
 mod placement;
 mod random;
 mod reports;

@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use trainyard_scheduler_core::{BatchRecord, Content, Core, CoreConfig, Event, Hello, Output, UserLimits};
+use trainyard_scheduler_core::{
+    BatchRecord, Condition, Content, Core, CoreConfig, Event, Hello, Output, UserLimits,
+};
 use trainyard_types::{
-    AgentId, AttemptId, BatchId, Checkpoint, EndReason, JobId, JobSpec, Report, ReportBody, Resources,
-    Session,
+    AgentId, AttemptId, BatchId, Checkpoint, EndReason, GpuUuid, JobId, JobSpec, Report, ReportBody,
+    Resources, Session, UnavailableCause,
 };
 
 use crate::batches::sweep;
-use crate::world::{World, agent, attempt, cpu_spec, ended, hello, job, rtx_4090, rtx_5070, spec, started};
+use crate::world::{
+    World, agent, attempt, closed, cpu_spec, ended, hello, job, rtx_4090, rtx_5070, spec, started,
+};
 
 const AGENTS: u128 = 3;
 const REASONS: [EndReason; 11] = [
@@ -54,9 +58,29 @@ enum Step {
         extra: Option<(u128, u32)>,
     },
     Disconnect(u128),
+    /// One of the agent's cards is or is not in use by others, by the kind.
     Heartbeat {
         agent: u128,
         stale: bool,
+        kind: u8,
+    },
+    Drain {
+        agent: u128,
+        keep_running: bool,
+    },
+    Resume(u128),
+    Reserve {
+        agent: u128,
+        card: usize,
+        seconds: u64,
+    },
+    Release {
+        agent: u128,
+        card: usize,
+    },
+    Clear {
+        agent: u128,
+        card: usize,
     },
     /// On the job's newest attempt, by its own agent or by another one.
     Report {
@@ -86,7 +110,15 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (agent.clone(), prop::option::of(0..2_usize), prop::option::of((job.clone(), 1..4_u32)))
             .prop_map(|(agent, forget, extra)| Step::Connect { agent, forget, extra }),
         1 => agent.clone().prop_map(Step::Disconnect),
-        2 => (agent, any::<bool>()).prop_map(|(agent, stale)| Step::Heartbeat { agent, stale }),
+        4 => (agent.clone(), prop::bool::weighted(0.3), 0..8_u8)
+            .prop_map(|(agent, stale, kind)| Step::Heartbeat { agent, stale, kind }),
+        1 => (agent.clone(), any::<bool>())
+            .prop_map(|(agent, keep_running)| Step::Drain { agent, keep_running }),
+        2 => agent.clone().prop_map(Step::Resume),
+        1 => (agent.clone(), 0..3_usize, 1..60_u64)
+            .prop_map(|(agent, card, seconds)| Step::Reserve { agent, card, seconds }),
+        1 => (agent.clone(), 0..3_usize).prop_map(|(agent, card)| Step::Release { agent, card }),
+        1 => (agent, 0..3_usize).prop_map(|(agent, card)| Step::Clear { agent, card }),
         8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..17_u8, prop::bool::weighted(0.1))
             .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
         2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
@@ -141,6 +173,23 @@ fn hello_of(number: u128, attempts: Vec<AttemptId>) -> Hello {
         _ => vec![rtx_5070("3a"), rtx_4090("3b")],
     };
     hello(number, gpus, u32::from(number == 1), attempts)
+}
+
+/// From the given one on; one too far is none of them.
+fn cards_of(number: u128, from: usize) -> Vec<GpuUuid> {
+    let gpus = hello_of(number, vec![]).inventory.gpus;
+    gpus.into_iter().map(|gpu| gpu.uuid).chain([GpuUuid("GPU-none".into())]).skip(from).take(1).collect()
+}
+
+fn condition_of(number: u128, kind: u8) -> Condition {
+    let gpus = hello_of(number, vec![]).inventory.gpus;
+    let causes = [UnavailableCause::Owner, UnavailableCause::ForeignUse, UnavailableCause::Quarantined];
+    match (kind, gpus.first(), gpus.last()) {
+        (0..=2, Some(first), _) => closed(first, causes[usize::from(kind)]),
+        (3, _, Some(last)) => closed(last, UnavailableCause::Quarantined),
+        (4, ..) => Condition { unavailable: "its disk is full".into(), ..Condition::default() },
+        _ => Condition::default(),
+    }
 }
 
 fn body_of(kind: u8) -> ReportBody {
@@ -202,9 +251,21 @@ fn event(
         Step::Disconnect(number) => {
             Event::AgentDisconnected { agent: agent(number), session: session_of(agent(number))? }
         }
-        Step::Heartbeat { agent: number, stale } => {
+        Step::Heartbeat { agent: number, stale, kind } => {
             let session = if stale { Session(1) } else { session_of(agent(number))? };
-            Event::Heartbeat { agent: agent(number), session, telemetry: vec![] }
+            Event::Heartbeat { agent: agent(number), session, condition: condition_of(number, kind) }
+        }
+        Step::Drain { agent: number, keep_running } => Event::Drain { agent: agent(number), keep_running },
+        Step::Resume(number) => Event::Resume { agent: agent(number) },
+        Step::Reserve { agent: number, card, seconds } => {
+            let span = Duration::from_secs(seconds);
+            Event::Reserve { agent: agent(number), gpus: cards_of(number, card), span }
+        }
+        Step::Release { agent: number, card } => {
+            Event::Release { agent: agent(number), gpus: cards_of(number, card) }
+        }
+        Step::Clear { agent: number, card } => {
+            Event::ClearGpu { agent: agent(number), gpu: cards_of(number, card).pop()? }
         }
         Step::Report { job: number, ahead, body, impostor } => {
             let newest = core.job(any_job(number))?.attempts.last()?;

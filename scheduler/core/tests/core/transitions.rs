@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use trainyard_scheduler_core::Output;
+use trainyard_scheduler_core::{Condition, Event, Output};
 use trainyard_types::EndReason;
 
 use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, started};
@@ -13,7 +13,7 @@ type Step = (&'static str, fn(&mut World) -> Vec<Output>);
 type State = (&'static str, fn(&mut World));
 
 /// Ways to bring job 1 into a state. Agent 1 has one CPU slot; agent 2 has none.
-const STATES: [State; 10] = [
+const STATES: [State; 12] = [
     ("queued", |world| {
         world.disconnect(1);
         world.submit(1, cpu_spec());
@@ -33,6 +33,16 @@ const STATES: [State; 10] = [
         world.submit(1, cpu_spec());
         world.report(attempt(1, 1), started());
         world.cancel(1);
+    }),
+    ("draining", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), started());
+        drain(world, false);
+    }),
+    ("no more", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), started());
+        drain(world, true);
     }),
     ("away", |world| {
         world.submit(1, cpu_spec());
@@ -57,12 +67,16 @@ const STATES: [State; 10] = [
     }),
 ];
 
+fn drain(world: &mut World, keep_running: bool) -> Output {
+    world.handle(Event::Drain { agent: agent(1), keep_running })
+}
+
 fn end(world: &mut World, reason: EndReason) -> Vec<Output> {
     let sequence = world.record(1).attempts.first().map_or(1, |attempt| attempt.last_sequence + 1);
     vec![world.report_as(agent(1), attempt(1, 1), sequence, ended(reason))]
 }
 
-const EVENTS: [Step; 22] = [
+const EVENTS: [Step; 26] = [
     ("cancel", |world| vec![world.cancel(1)]),
     ("retry", |world| vec![world.retry(1)]),
     ("started", |world| {
@@ -83,11 +97,18 @@ const EVENTS: [Step; 22] = [
     ("PREEMPTED", |world| end(world, EndReason::Preempted)),
     ("DRAINED", |world| end(world, EndReason::Drained)),
     ("CANCELLED", |world| end(world, EndReason::Cancelled)),
+    ("drain", |world| vec![drain(world, false)]),
+    ("drain, runs on", |world| vec![drain(world, true)]),
+    ("resume", |world| vec![world.handle(Event::Resume { agent: agent(1) })]),
+    ("takes nothing", |world| {
+        let condition = Condition { unavailable: "its disk is full".into(), ..Condition::default() };
+        vec![world.beat(1, condition)]
+    }),
     ("connection lost", |world| vec![world.disconnect(1)]),
     ("lease over", |world| world.pass(Duration::from_secs(35))),
     ("retry time", |world| {
         world.now = world.now + Duration::from_secs(10);
-        vec![world.handle(trainyard_scheduler_core::Event::Tick)]
+        vec![world.handle(Event::Tick)]
     }),
     ("hello with it", |world| vec![world.connect(hello(1, vec![], 1, vec![attempt(1, 1)]))]),
     ("hello without it", |world| vec![world.connect(hello(1, vec![], 1, vec![]))]),

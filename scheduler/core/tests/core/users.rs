@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Accepted, AttemptRecord, Command, Event, EventBody, EventRecord, JobRecord, Output, Refusal, UserRecord,
-    Write,
+    Accepted, AttemptRecord, Command, Event, EventBody, EventRecord, JobRecord, Output, Refusal, Subject,
+    UserRecord, Write,
 };
 use trainyard_types::{Assignment, EndReason, JobSpec, JobState, Session, Slot};
 
@@ -27,6 +27,7 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
             slot: Slot::Cpu(0),
             device: "CPU".into(),
             batch_chosen: None,
+            setup: None,
             last_sequence: 0,
             placed: START,
             started: None,
@@ -50,7 +51,7 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
                 Write::JobEvents { job: job(1), events }
             ],
             commands: vec![Command::Assign { agent: agent(1), session: Session(1), assignment }],
-            reply: Some(Ok(Accepted { job: job(1), repeated: false })),
+            reply: Some(Ok(Accepted { subject: Subject::Job(job(1)), repeated: false })),
             archive: vec![],
         }
     );
@@ -66,7 +67,7 @@ fn a_repeated_request_answers_with_the_first_ones_job_and_changes_nothing() {
     let mut world = World::new();
     submit_with_id(&mut world, 1, spec());
     let repeat = submit_with_id(&mut world, 2, spec());
-    let reply = Some(Ok(Accepted { job: job(1), repeated: true }));
+    let reply = Some(Ok(Accepted { subject: Subject::Job(job(1)), repeated: true }));
     assert_eq!(repeat, Output { reply, ..Output::default() });
     assert_eq!(world.core.jobs().count(), 1);
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    AgentRecord, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord, Output, Stored,
-    UserRecord, Write, invariants,
+    AgentRecord, Command, Condition, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord,
+    Output, Stored, UserRecord, Write, invariants,
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, DeviceKind, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
-    ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec,
+    AgentId, Assignment, AttemptId, DeviceKind, EndReason, Ended, Gpu, GpuTelemetry, GpuUuid, Inventory,
+    JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec, Unavailable,
+    UnavailableCause,
 };
 use uuid::Uuid;
 
@@ -63,7 +64,15 @@ pub fn hello(number: u128, gpus: Vec<Gpu>, cpu_slots: u32, attempts: Vec<Attempt
         version: "0.1.0".into(),
         inventory: Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: String::new() },
         attempts,
+        condition: Condition::default(),
     }
+}
+
+/// A card that takes no job.
+pub fn closed(gpu: &Gpu, cause: UnavailableCause) -> Condition {
+    let unavailable = Some(Unavailable { cause, message: "what was seen".into() });
+    let reading = GpuTelemetry { uuid: gpu.uuid.clone(), unavailable, ..GpuTelemetry::default() };
+    Condition { telemetry: vec![reading], ..Condition::default() }
 }
 
 pub fn started() -> ReportBody {
@@ -229,9 +238,15 @@ impl World {
         self.handle(Event::AgentDisconnected { agent: agent(number), session })
     }
 
+    /// As [`World::heartbeat`], with what the agent says of itself.
+    pub fn beat(&mut self, number: u128, condition: Condition) -> Output {
+        let session = self.session(agent(number));
+        self.handle(Event::Heartbeat { agent: agent(number), session, condition })
+    }
+
     pub fn heartbeat(&mut self, number: u128) -> Output {
         let session = self.session(agent(number));
-        self.handle(Event::Heartbeat { agent: agent(number), session, telemetry: vec![] })
+        self.handle(Event::Heartbeat { agent: agent(number), session, condition: Condition::default() })
     }
 
     /// The agent that holds the attempt reports next what it did not report yet.
@@ -288,6 +303,7 @@ pub fn commands(output: &Output) -> Vec<String> {
         Command::Stop { agent, attempt, reason, .. } => {
             format!("stop {} at {} {reason}", short(*attempt), whom(*agent))
         }
+        Command::ClearGpu { agent, gpu, .. } => format!("clear {gpu} at {}", whom(*agent)),
         Command::Revoke { agent, attempt, .. } => format!("revoke {} at {}", short(*attempt), whom(*agent)),
         Command::Ack { agent, attempt, sequence, .. } => {
             format!("ack {} #{sequence} to {}", short(*attempt), whom(*agent))

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use trainyard_scheduler_core::{
-    Accepted, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal, Waiting,
+    Accepted, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal, Subject, Waiting,
 };
-use trainyard_types::{AgentId, BatchId, GpuTelemetry, JobId, JobSpec, JobState, LeaderEpoch, Session, Time};
+use trainyard_types::{AgentId, BatchId, JobId, JobSpec, JobState, LeaderEpoch, Session, Time};
 
 use super::role::Role;
 
@@ -89,6 +89,14 @@ impl Live<'_> {
         Some(JobView { record, waiting })
     }
 
+    /// The job that a request was about.
+    pub(super) fn accepted_job(&self, accepted: Accepted) -> Result<JobView, Refusal> {
+        match accepted.subject {
+            Subject::Job(job) => self.job(job).ok_or(Refusal::UnknownJob(job)),
+            Subject::Agent(agent) => Err(Refusal::UnknownAgent(agent)),
+        }
+    }
+
     /// Follows a job: changes whenever events have been stored, ends when the driver loses its state.
     pub fn watch(&mut self, job: JobId) -> Option<watch::Receiver<Mark>> {
         let mark = Mark::of(self.core.job(job)?);
@@ -100,7 +108,12 @@ impl Live<'_> {
 /// A question about the state.
 pub(super) type Question = Box<dyn FnOnce(&mut Live<'_>) + Send>;
 /// Where a user's request is answered.
-pub(super) type Reply = oneshot::Sender<Result<JobView, Refusal>>;
+pub(super) enum Reply {
+    /// One about jobs, with the job as it is then.
+    Job(oneshot::Sender<Result<JobView, Refusal>>),
+    /// One about agents.
+    Agent(oneshot::Sender<Result<(), Refusal>>),
+}
 
 /// Who may answer a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +131,7 @@ pub(super) enum Message {
     /// Something that nobody waits for. The permit is the sender's place in the inbox.
     Tell(Event, Option<OwnedSemaphorePermit>),
     /// An agent has connected.
-    Open(Hello, Vec<GpuTelemetry>, oneshot::Sender<Opened>),
+    Open(Hello, oneshot::Sender<Opened>),
     /// A question.
     Ask(Question, Audience),
 }
@@ -200,7 +213,17 @@ impl Handle {
 
     async fn request(&self, event: Event) -> Result<JobView, RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Request(event, reply)).await?;
+        self.send(Message::Request(event, Reply::Job(reply))).await?;
+        Ok(answer.await.map_err(|_| self.unavailable())??)
+    }
+
+    /// Passes on what a person orders of an agent.
+    ///
+    /// # Errors
+    /// The core declined; or [`Unavailable`].
+    pub async fn order(&self, event: Event) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Request(event, Reply::Agent(reply))).await?;
         Ok(answer.await.map_err(|_| self.unavailable())??)
     }
 
@@ -208,9 +231,9 @@ impl Handle {
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn open(&self, hello: Hello, telemetry: Vec<GpuTelemetry>) -> Result<Opened, Unavailable> {
+    pub async fn open(&self, hello: Hello) -> Result<Opened, Unavailable> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Open(hello, telemetry, reply)).await?;
+        self.send(Message::Open(hello, reply)).await?;
         answer.await.map_err(|_| self.unavailable())
     }
 

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use trainyard_scheduler_core::EventRecord;
+use trainyard_scheduler_core::{Condition, EventRecord};
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
 use trainyard_types::{
     AttemptId, DeviceKind, Inventory, JobSpec, JobState, ModelScale, Report, Resources, Time, TrainSpec,
@@ -71,6 +71,7 @@ fn hello() -> Hello {
         version: "1".into(),
         inventory: Inventory { cpu_slots: 1, ..Inventory::default() },
         attempts: Vec::new(),
+        condition: Condition::default(),
     }
 }
 
@@ -161,7 +162,7 @@ async fn a_lost_store_ends_sessions_and_watches() {
     let job = submit(&handle, "a").await.unwrap();
     let mut marks = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
     assert_eq!(*marks.borrow_and_update(), Mark { last_cursor: 1, is_final: false });
-    let mut opened = handle.open(hello(), Vec::new()).await.unwrap();
+    let mut opened = handle.open(hello()).await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
     assert_eq!(submit(&handle, "b").await, Err(UNAVAILABLE.into()));
     while opened.commands.recv().await.is_some() {}
@@ -172,7 +173,7 @@ async fn a_lost_store_ends_sessions_and_watches() {
 async fn a_session_that_does_not_drain_is_closed() {
     let (handle, _store, mut serving, _dir) = start();
     serving.wait_for(Role::leads).await.unwrap();
-    let mut opened = handle.open(hello(), Vec::new()).await.unwrap();
+    let mut opened = handle.open(hello()).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
     let attempt = AttemptId { job, number: 1 };
     let session = opened.session;
@@ -207,7 +208,7 @@ async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
     let leader: Arc<str> = "http://scheduler-1:7433".into();
     let elsewhere = Unavailable { leader: Some(leader) };
     assert_eq!(submit(&second.handle, "b").await, Err(elsewhere.clone().into()));
-    assert_eq!(second.handle.open(hello(), Vec::new()).await.unwrap_err(), elsewhere);
+    assert_eq!(second.handle.open(hello()).await.unwrap_err(), elsewhere);
     assert_eq!(second.handle.ask_leader(|live| live.census()).await, Err(elsewhere));
     let view = second.handle.ask(move |live| live.job(job)).await.unwrap().unwrap();
     assert_eq!(view.record.state, JobState::Queued);

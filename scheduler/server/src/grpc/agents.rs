@@ -8,10 +8,10 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
-use trainyard_proto::convert::agent::{Hello, parse_gpus};
+use trainyard_proto::convert::agent::{Hello, InvalidMessage, parse_fit_records, parse_gpus};
 use trainyard_proto::pb::agent_message::Message;
 use trainyard_proto::pb::{self, agent_service_server::AgentService};
-use trainyard_scheduler_core::{Command, Event};
+use trainyard_scheduler_core::{Command, Condition, Event};
 use trainyard_types::{AgentId, Session};
 
 use super::status::ApiError;
@@ -75,8 +75,8 @@ async fn listen(
     while let Ok(Some(message)) = inbound.message().await {
         match message.message {
             Some(Message::Heartbeat(heartbeat)) => {
-                let (_, telemetry) = parse_gpus(heartbeat.gpus)?;
-                context.driver.say(Event::Heartbeat { agent, session, telemetry }, &places).await?;
+                let condition = parse_condition(heartbeat)?;
+                context.driver.say(Event::Heartbeat { agent, session, condition }, &places).await?;
             }
             Some(Message::Report(report)) => {
                 let report = report.try_into()?;
@@ -108,6 +108,14 @@ async fn tell(
     Err(SESSION_OVER)
 }
 
+fn parse_condition(heartbeat: pb::Heartbeat) -> Result<Condition, InvalidMessage> {
+    let pb::Heartbeat { gpus, fit_records, unavailable, cached_data } = heartbeat;
+    let (_, telemetry) = parse_gpus(gpus)?;
+    let fit_records = parse_fit_records(fit_records)?;
+    let cached_data = cached_data.into_iter().map(|data| (data.data, data.imgsz)).collect();
+    Ok(Condition { telemetry, unavailable, fit_records, cached_data })
+}
+
 async fn read_hello(inbound: &mut Streaming<pb::AgentMessage>) -> Result<Hello, Status> {
     let first = timeout(HELLO_PATIENCE, inbound.message()).await;
     let message = first.ok().transpose()?.flatten().and_then(|message| message.message);
@@ -129,11 +137,21 @@ impl AgentService for Agents {
         request: Request<Streaming<pb::AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbound = request.into_inner();
-        let Hello { agent, name, version, inventory, telemetry, attempts, .. } =
-            read_hello(&mut inbound).await?;
+        let Hello {
+            agent,
+            name,
+            version,
+            inventory,
+            telemetry,
+            attempts,
+            fit_records,
+            unavailable,
+            cached_data,
+        } = read_hello(&mut inbound).await?;
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
-        let hello = trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts };
-        let opened = self.0.driver.open(hello, telemetry).await.map_err(ApiError::from)?;
+        let condition = Condition { telemetry, unavailable, fit_records, cached_data };
+        let hello = trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts, condition };
+        let opened = self.0.driver.open(hello).await.map_err(ApiError::from)?;
         let (outbound, stream) = mpsc::channel(BACKLOG);
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         let welcome = pb::Welcome {

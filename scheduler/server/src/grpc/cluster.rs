@@ -1,13 +1,21 @@
 //! `ClusterService`: what the cluster consists of.
 
+use std::time::Duration;
+
 use tonic::{Request, Response, Status};
 use trainyard_proto::pb::{self, cluster_service_server::ClusterService};
-use trainyard_scheduler_core::AgentView;
+use trainyard_scheduler_core::{AgentView, Event};
+use trainyard_types::GpuUuid;
 
 use super::page::Page;
 use super::status::ApiError;
 use super::{Context, translate};
 use crate::driver::Live;
+
+/// How long a card is reserved unless the caller says so, and the limits of what it may say.
+const RESERVATION: Duration = Duration::from_secs(2 * 3600);
+const RESERVATION_MIN: Duration = Duration::from_secs(60);
+const RESERVATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// See the module.
 pub struct Cluster(pub Context);
@@ -32,16 +40,16 @@ fn list(live: &Live<'_>, page: &Page) -> pb::ListAgentsResponse {
 }
 
 /// By id, or by a name that only one agent has.
-fn find(live: &Live<'_>, wanted: &str) -> Result<pb::Agent, ApiError> {
+fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError> {
     if wanted.is_empty() {
         return Err(ApiError::field("agent", "is empty; give an agent's id or name"));
     }
     if let Some(view) = wanted.parse().ok().and_then(|id| live.core.agent(id)) {
-        return Ok(translate::agent(&view));
+        return Ok(view);
     }
     let mut named = live.core.agents().filter(|view| view.record.name == wanted);
     match (named.next(), named.next()) {
-        (Some(view), None) => Ok(translate::agent(&view)),
+        (Some(view), None) => Ok(view),
         (None, _) => {
             let hint = "`yard agents` lists what there is";
             Err(ApiError::NotFound { kind: "agent", name: wanted.to_owned(), hint })
@@ -50,6 +58,58 @@ fn find(live: &Live<'_>, wanted: &str) -> Result<pb::Agent, ApiError> {
             let text = format!("is `{wanted}`, a name that several agents have; give an id");
             Err(ApiError::field("agent", text))
         }
+    }
+}
+
+/// One of an agent's cards, by UUID or index, which stands in `field`.
+fn find_gpu(view: &AgentView<'_>, wanted: &str, field: &str) -> Result<GpuUuid, ApiError> {
+    let gpus = &view.record.inventory.gpus;
+    let found = gpus.iter().find(|gpu| gpu.uuid.0 == wanted || gpu.index.to_string() == wanted);
+    found.map(|gpu| gpu.uuid.clone()).ok_or_else(|| {
+        let known: Vec<String> = gpus.iter().map(|gpu| format!("{} ({})", gpu.index, gpu.uuid)).collect();
+        let has = if known.is_empty() { "no GPU".to_owned() } else { known.join(", ") };
+        let name = &view.record.name;
+        ApiError::field(field, format!("is `{wanted}`; agent `{name}` has {has}: give an index or a UUID"))
+    })
+}
+
+/// All of an agent's cards where none is named.
+fn find_gpus(view: &AgentView<'_>, wanted: &[String]) -> Result<Vec<GpuUuid>, ApiError> {
+    let gpus = &view.record.inventory.gpus;
+    if gpus.is_empty() {
+        let text = format!("is `{}`, which has no GPU; `yard drain` takes all of an agent", view.record.name);
+        return Err(ApiError::field("agent", text));
+    }
+    if wanted.is_empty() {
+        return Ok(gpus.iter().map(|gpu| gpu.uuid.clone()).collect());
+    }
+    let each = wanted.iter().enumerate();
+    each.map(|(at, wanted)| find_gpu(view, wanted, &format!("gpus[{at}]"))).collect()
+}
+
+fn parse_span(span: Option<prost_types::Duration>) -> Result<Duration, ApiError> {
+    let span = span.map_or(Ok(RESERVATION), Duration::try_from);
+    span.ok()
+        .filter(|span| (RESERVATION_MIN..=RESERVATION_MAX).contains(span))
+        .ok_or_else(|| ApiError::field("span", "must be from 1 minute to 30 days; leave it out for 2 hours"))
+}
+
+impl Cluster {
+    /// Makes an event of what the leader knows, has it done, and answers with the agent as it is then.
+    async fn order(
+        &self,
+        agent: String,
+        event: impl FnOnce(&AgentView<'_>) -> Result<Event, ApiError> + Send + 'static,
+    ) -> Result<Response<pb::Agent>, Status> {
+        let ask = move |live: &mut Live<'_>| {
+            let view = find(live, &agent)?;
+            Ok::<_, ApiError>((view.record.id, event(&view)?))
+        };
+        let (id, event) = self.0.driver.ask_leader(ask).await.map_err(ApiError::from)??;
+        self.0.driver.order(event).await.map_err(ApiError::from)?;
+        let view = move |live: &mut Live<'_>| live.core.agent(id).map(|view| translate::agent(&view));
+        let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)?;
+        Ok(Response::new(agent.ok_or(ApiError::Internal)?))
     }
 }
 
@@ -68,41 +128,62 @@ impl ClusterService for Cluster {
 
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
         let wanted = request.into_inner().agent;
-        let agent =
-            self.0.driver.ask_leader(move |live| find(live, &wanted)).await.map_err(ApiError::from)??;
+        let view = move |live: &mut Live<'_>| find(live, &wanted).map(|view| translate::agent(&view));
+        let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)??;
         Ok(Response::new(agent))
     }
 
     async fn drain_agent(
         &self,
-        _request: Request<pb::DrainAgentRequest>,
+        request: Request<pb::DrainAgentRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        let pb::DrainAgentRequest { agent, keep_running } = request.into_inner();
+        self.order(agent, move |view| Ok(Event::Drain { agent: view.record.id, keep_running })).await
     }
 
     async fn resume_agent(
         &self,
-        _request: Request<pb::ResumeAgentRequest>,
+        request: Request<pb::ResumeAgentRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        let agent = request.into_inner().agent;
+        self.order(agent, |view| Ok(Event::Resume { agent: view.record.id })).await
     }
 
     async fn reserve_gpus(
         &self,
-        _request: Request<pb::ReserveGpusRequest>,
+        request: Request<pb::ReserveGpusRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        let pb::ReserveGpusRequest { agent, gpus, span } = request.into_inner();
+        let span = parse_span(span)?;
+        let event = move |view: &AgentView<'_>| {
+            Ok(Event::Reserve { agent: view.record.id, gpus: find_gpus(view, &gpus)?, span })
+        };
+        self.order(agent, event).await
     }
 
     async fn release_gpus(
         &self,
-        _request: Request<pb::ReleaseGpusRequest>,
+        request: Request<pb::ReleaseGpusRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        let pb::ReleaseGpusRequest { agent, gpus } = request.into_inner();
+        let event = move |view: &AgentView<'_>| {
+            // A card that is gone by now may still be reserved.
+            let gpus = if gpus.is_empty() {
+                view.record.reserved.keys().cloned().collect()
+            } else {
+                find_gpus(view, &gpus)?
+            };
+            Ok(Event::Release { agent: view.record.id, gpus })
+        };
+        self.order(agent, event).await
     }
 
-    async fn clear_gpu(&self, _request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not there yet"))
+    async fn clear_gpu(&self, request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
+        let pb::ClearGpuRequest { agent, gpu } = request.into_inner();
+        let event = move |view: &AgentView<'_>| {
+            Ok(Event::ClearGpu { agent: view.record.id, gpu: find_gpu(view, &gpu, "gpu")? })
+        };
+        self.order(agent, event).await
     }
 
     async fn get_telemetry(

@@ -176,6 +176,16 @@ fn refused(refusal: &Refusal) -> Status {
             details.set_retry_info(Some(RETRY_DELAY * 60));
             Status::with_error_details(Code::ResourceExhausted, text, details)
         }
+        Refusal::UnknownAgent(agent) => {
+            let hint = "`yard agents` lists what there is";
+            ApiError::NotFound { kind: "agent", name: agent.to_string(), hint }.into()
+        }
+        Refusal::UnknownGpu { .. } => ApiError::field("gpu", text).into(),
+        Refusal::AgentAway { agent } => {
+            let mut details = details("AGENT_NOT_CONNECTED", [("agent", agent.clone())]);
+            details.set_retry_info(Some(RETRY_DELAY * 10));
+            Status::with_error_details(Code::Unavailable, text, details)
+        }
         Refusal::NotRetryable { job, state } => {
             let mut details =
                 details("JOB_NOT_RETRYABLE", [("job", job.to_string()), ("state", state.to_string())]);

@@ -6,6 +6,7 @@ use trainyard_proto::pb;
 use trainyard_scheduler_core::{
     AgentState, AgentView, AttemptRecord, Command, EventBody, EventRecord, JobRecord, Progress,
 };
+use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
 
 use crate::driver::JobView;
@@ -64,8 +65,14 @@ fn progress(record: &JobRecord, made: &Progress) -> pb::Progress {
         eta: made.eta.filter(|_| !record.state.is_final()).map(duration),
         metrics: made.metrics.clone().into_iter().collect(),
         loader_wait_ratio: made.loader_wait_ratio,
-        ..pb::Progress::default()
+        phases: made.phases.as_ref().map(phases),
+        mfu: None,
     }
+}
+
+fn phases(spent: &Phases) -> pb::Phases {
+    let Phases { wait, copy, forward, loss, backward, optimizer } = *spent;
+    pb::Phases { wait, copy, forward, loss, backward, optimizer }
 }
 
 /// An event for those who watch.
@@ -84,6 +91,7 @@ pub fn event(record: EventRecord) -> pb::JobEvent {
             images_per_second,
             loader_wait_ratio,
             values,
+            phases: spent,
         } => Event::Metrics(pb::Metrics {
             epoch,
             epochs,
@@ -93,7 +101,7 @@ pub fn event(record: EventRecord) -> pb::JobEvent {
             images_per_second,
             loader_wait_ratio,
             values: values.into_iter().collect(),
-            phases: None,
+            phases: spent.as_ref().map(phases),
         }),
         EventBody::Log { level, message } => {
             Event::LogLine(pb::LogLine { level: pb::log_line::Level::from(level).into(), message })
@@ -117,8 +125,9 @@ pub fn agent(view: &AgentView<'_>) -> pb::Agent {
     let job_on = |slot: Slot| view.job_on(&slot).map(|job: JobId| job.to_string()).unwrap_or_default();
     let inventory = &view.record.inventory;
     let gpus = inventory.gpus.iter().map(|gpu| {
-        let telemetry = view.telemetry.iter().find(|reading| reading.uuid == gpu.uuid);
-        pb::Gpu { job_id: job_on(Slot::Gpu(gpu.uuid.clone())), ..gpu_message(gpu, telemetry) }
+        let reserved_until = view.record.reserved.get(&gpu.uuid).copied().map(timestamp);
+        let job_id = job_on(Slot::Gpu(gpu.uuid.clone()));
+        pb::Gpu { job_id, reserved_until, ..gpu_message(gpu, view.reading(&gpu.uuid)) }
     });
     let cpu_slots =
         (0..inventory.cpu_slots).map(|index| pb::CpuSlot { index, job_id: job_on(Slot::Cpu(index)) });
@@ -132,7 +141,9 @@ pub fn agent(view: &AgentView<'_>) -> pb::Agent {
         driver_version: inventory.driver_version.clone(),
         version: view.record.version.clone(),
         last_seen_time: Some(timestamp(view.last_seen)),
-        ..pb::Agent::default()
+        drained: view.record.drain.is_some(),
+        unavailable: view.condition.unavailable.clone(),
+        fit_records: view.fit_records().iter().map(Into::into).collect(),
     }
 }
 
@@ -141,9 +152,12 @@ pub fn command(command: Command) -> pb::SchedulerMessage {
     use pb::scheduler_message::Message;
     let message = match command {
         Command::Assign { assignment, .. } => Message::Assign((&*assignment).into()),
-        Command::Stop { attempt, reason, .. } => {
-            Message::Stop(pb::Stop { attempt: attempt.to_string(), reason: end_reason(reason), grace_ms: 0 })
-        }
+        Command::Stop { attempt, reason, grace, .. } => Message::Stop(pb::Stop {
+            attempt: attempt.to_string(),
+            reason: end_reason(reason),
+            grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+        }),
+        Command::ClearGpu { gpu, .. } => Message::ClearGpu(pb::ClearGpu { gpu: gpu.to_string() }),
         Command::Revoke { attempt, .. } => Message::Revoke(pb::Revoke { attempt: attempt.to_string() }),
         Command::Ack { attempt, sequence, .. } => {
             Message::Ack(pb::Ack { attempt: attempt.to_string(), sequence })

@@ -40,13 +40,7 @@ pub(super) fn events(job: &JobRecord, cursors: std::ops::RangeInclusive<u64>) ->
 }
 
 pub(super) fn agent(name: &str) -> AgentRecord {
-    AgentRecord {
-        id: AgentId(Uuid::from_u128(7)),
-        name: name.into(),
-        version: "1".into(),
-        inventory: Inventory::default(),
-        connected: Time(1),
-    }
+    AgentRecord::new(AgentId(Uuid::from_u128(7)), name.into(), "1".into(), Inventory::default(), Time(1))
 }
 
 /// One whose lease outlasts any test.

@@ -96,6 +96,7 @@ fn live(id: JobId, number: u32) -> AttemptRecord {
         slot: Slot::Cpu(0),
         device: "CPU".into(),
         batch_chosen: None,
+        setup: None,
         last_sequence: 0,
         placed: Time(6),
         started: None,

@@ -1,0 +1,140 @@
+//! Why a slot takes no attempt although its agent is connected: one list of reasons, and their words.
+
+use std::collections::BTreeSet;
+
+use trainyard_types::{DeviceKind, GpuUuid, Slot, Time, Unavailable, UnavailableCause};
+
+use crate::agent::{Agent, AgentState};
+use crate::core::Core;
+use crate::queue::Request;
+use crate::slots;
+
+/// Slots that a sentence names one by one.
+const NAMED: usize = 3;
+
+/// Why a slot of a connected agent takes no attempt. A person's order goes before the agent's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed<'a> {
+    /// Its agent is drained.
+    Drained,
+    /// Its agent takes no job at all, and says why.
+    Agent(&'a str),
+    /// It is reserved for its owner until then.
+    Reserved(Time),
+    /// Its agent says why.
+    Card(&'a Unavailable),
+    /// An attempt on it failed lately, or its agent hands its jobs back; it is tried again then.
+    SetAside(Time),
+}
+
+impl Closed<'_> {
+    /// What such a slot is, after "is", or what several are.
+    fn state(&self, is_one: bool) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::Agent(_) if is_one => "on an agent that takes no jobs",
+            Self::Agent(_) => "on agents that take no jobs",
+            Self::Reserved(_) => "reserved",
+            Self::Card(unavailable) => match unavailable.cause {
+                UnavailableCause::ForeignUse => "used by other programs",
+                UnavailableCause::Owner if is_one => "used by its owner",
+                UnavailableCause::Owner => "used by their owner",
+                UnavailableCause::Quarantined => "quarantined",
+                UnavailableCause::Unsupported => "not supported",
+            },
+            Self::SetAside(_) => "set aside after a fault",
+        }
+    }
+
+    /// More about it; empty when there is none.
+    fn detail(&self) -> String {
+        match self {
+            Self::Drained => "`yard resume` takes it back into use".to_owned(),
+            Self::Agent(message) => (*message).to_owned(),
+            Self::Card(unavailable) => unavailable.message.clone(),
+            Self::Reserved(until) | Self::SetAside(until) => format!("until {} UTC", clock(*until)),
+        }
+    }
+}
+
+impl Agent {
+    /// Why a slot takes no attempt; `None` when it does, as long as the agent is connected.
+    pub(crate) fn closed(&self, slot: &Slot) -> Option<Closed<'_>> {
+        if self.record.drain.is_some() {
+            return Some(Closed::Drained);
+        }
+        if !self.condition.unavailable.is_empty() {
+            return Some(Closed::Agent(&self.condition.unavailable));
+        }
+        if let Slot::Gpu(uuid) = slot {
+            if let Some(&until) = self.record.reserved.get(uuid) {
+                return Some(Closed::Reserved(until));
+            }
+            if let Some(unavailable) = self.unavailable(uuid) {
+                return Some(Closed::Card(unavailable));
+            }
+        }
+        self.set_aside.get(slot).map(|&until| Closed::SetAside(until))
+    }
+
+    /// What the agent says against a card.
+    pub(crate) fn unavailable(&self, uuid: &GpuUuid) -> Option<&Unavailable> {
+        let reading = self.condition.telemetry.iter().find(|reading| reading.uuid == *uuid);
+        reading.and_then(|reading| reading.unavailable.as_ref())
+    }
+
+    /// Whether a fault on that slot is the card's and not the job's.
+    pub(crate) fn is_at_fault(&self, slot: &Slot) -> bool {
+        let Slot::Gpu(uuid) = slot else { return false };
+        self.unavailable(uuid).is_some_and(|unavailable| {
+            matches!(unavailable.cause, UnavailableCause::Quarantined | UnavailableCause::Unsupported)
+        })
+    }
+}
+
+impl Core {
+    /// Why the slots that would do take no attempt, where connected agents have any; a sentence without its
+    /// full stop.
+    pub(crate) fn closed_to(&self, request: &Request) -> Option<String> {
+        let mut closed: Vec<(String, Closed<'_>)> = Vec::new();
+        for agent in self.agents.values().filter(|agent| agent.state() == AgentState::Connected) {
+            for (slot, (kind, index)) in slots::of_inventory(&agent.record.inventory) {
+                if kind.satisfies(request)
+                    && let Some(why) = agent.closed(&slot)
+                {
+                    closed.push((format!("{} {index} of `{}`", noun(request), agent.record.name), why));
+                }
+            }
+        }
+        let is_one = closed.len() == 1;
+        let states: BTreeSet<&str> = closed.iter().map(|(_, why)| why.state(is_one)).collect();
+        let states: Vec<&str> = states.into_iter().collect();
+        let more = closed.len().saturating_sub(NAMED);
+        let mut named: Vec<String> = closed.iter().take(NAMED).map(named).collect();
+        if more > 0 {
+            named.push(format!("and {more} more"));
+        }
+        let noun = if request.device == DeviceKind::Cpu { "CPU slot" } else { "card" };
+        let (states, named) = (states.join(" or "), named.join("; "));
+        match closed.len() {
+            0 => None,
+            1 => Some(format!("the only {noun} that would do is {states}: {named}")),
+            _ => Some(format!("the only {noun}s that would do are {states}: {named}")),
+        }
+    }
+}
+
+fn named((slot, why): &(String, Closed<'_>)) -> String {
+    let detail = why.detail();
+    if detail.is_empty() { slot.clone() } else { format!("{slot}, {detail}") }
+}
+
+fn noun(request: &Request) -> &'static str {
+    if request.device == DeviceKind::Cpu { "slot" } else { "GPU" }
+}
+
+/// Hours, minutes, seconds of the day.
+fn clock(time: Time) -> String {
+    let seconds = time.0 / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
