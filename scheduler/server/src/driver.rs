@@ -397,7 +397,7 @@ impl Driver {
         for Owed { reply, result } in batch.owed {
             match reply {
                 Reply::Job(reply) => {
-                    drop(reply.send(result.and_then(|accepted| live.accepted_job(accepted))))
+                    drop(reply.send(result.and_then(|accepted| live.accepted_job(accepted))));
                 }
                 Reply::Agent(reply) => drop(reply.send(result.map(|_| ()))),
             }
