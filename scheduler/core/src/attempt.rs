@@ -52,7 +52,7 @@ impl Core {
             Standing::Repeat { last_sequence } => {
                 out.command(Command::Ack { agent, session, attempt, sequence: last_sequence });
             }
-            Standing::Gap => {}
+            Standing::Gap => self.tally.gaps += 1,
             Standing::Stale => out.command(Command::Revoke { agent, session, attempt }),
         }
     }

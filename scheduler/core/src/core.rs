@@ -22,6 +22,7 @@ use crate::queue::Queue;
 use crate::record::{AgentRecord, AttemptRecord, JobRecord};
 use crate::share::{self, UserRecord, Users};
 use crate::slots::{self, Slots};
+use crate::tally::Tally;
 
 /// The scheduler: jobs, agents, and indexes over them.
 ///
@@ -54,6 +55,8 @@ pub struct Core {
     pub(crate) time_limits: BTreeSet<(Time, JobId)>,
     /// Index: when running attempts are expected to end.
     pub(crate) ends: Ends,
+    /// Counters.
+    pub(crate) tally: Tally,
     /// Jobs whose archives were asked for.
     pub(crate) archiving: BTreeSet<JobId>,
     /// No archive is asked for before this time.
@@ -179,6 +182,11 @@ impl Core {
         }
         let has_ended = out.moves.iter().any(|moved| moved.ends());
         for moved in std::mem::take(&mut out.moves) {
+            if moved.ends()
+                && let Some(job) = self.jobs.get(&moved.job)
+            {
+                *self.tally.finished.entry(job.state).or_default() += 1;
+            }
             if let Some(job) = self.jobs.get(&moved.job) {
                 self.index.moved(moved.from, moved.ended, job);
             }
@@ -231,6 +239,11 @@ impl Core {
     /// How many jobs are in a state.
     pub fn count(&self, state: JobState) -> usize {
         self.index.in_state(state).map_or(0, BTreeSet::len)
+    }
+
+    /// What has happened since it was loaded.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// How many jobs are queued.

@@ -213,6 +213,9 @@ impl Core {
         out.touch_user(&user);
         // Even if its slot is not free, its user may have been at a limit.
         out.replan = true;
+        if limit.is_none() {
+            self.tally.attempt_ended(cause_of_end, self.agents.get(&agent), &slot);
+        }
         self.ends.end(id);
         self.move_time_limit(id.job, limit_before);
         self.release_slot(now, agent, &slot, cause_of_end, out);

@@ -28,6 +28,7 @@ pub mod retry;
 pub mod setbacks;
 pub mod share;
 pub mod slots;
+pub mod tally;
 pub mod waiting;
 
 pub use crate::agent::{AgentState, AgentView};

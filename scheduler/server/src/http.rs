@@ -1,6 +1,7 @@
 //! The pages beside gRPC, on the same port: health for probes, metrics for Prometheus.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -12,21 +13,23 @@ use tonic::Status;
 use trainyard_types::JobState;
 
 use crate::driver::{Census, Handle, Role};
+use crate::telemetry::Recorder;
 
 #[derive(Clone)]
 struct Pages {
     driver: Handle,
     role: watch::Receiver<Role>,
+    telemetry: Recorder,
 }
 
 /// Everything but gRPC.
-pub fn routes(driver: Handle, role: watch::Receiver<Role>) -> Router {
+pub fn routes(driver: Handle, role: watch::Receiver<Role>, telemetry: Recorder) -> Router {
     Router::new()
         .route("/", get(root))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Pages { driver, role })
+        .with_state(Pages { driver, role, telemetry })
 }
 
 /// What no route takes: a gRPC client is told so in its own terms.
@@ -61,53 +64,107 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     let census = pages.driver.ask_leader(|live| live.census()).await.ok();
     let role = pages.role.borrow().clone();
     let content = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (content, exposition(&role, census.as_ref())).into_response()
+    let tally = pages.telemetry.tally();
+    let telemetry = [&tally.stored, &tally.dropped].map(|counter| counter.load(Ordering::Relaxed));
+    (content, exposition(&role, census.as_ref(), telemetry)).into_response()
 }
 
-fn exposition(role: &Role, census: Option<&Census>) -> String {
-    let mut text = String::new();
-    let mut family = |name: &str, help: &str, samples: Vec<(String, u64)>| {
+/// A text in Prometheus' format.
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn family(&mut self, kind: &str, name: &str, help: &str, samples: Vec<(String, u64)>) {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (labels, value) in samples {
-            let _ = writeln!(text, "{name}{labels} {value}");
+            let _ = writeln!(self.0, "{name}{labels} {value}");
         }
-    };
-    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
-    family("trainyard_build_info", "Version of the scheduler.", vec![(version, 1)]);
-    let help = "Whether the scheduler answers reads: it leads or stands by, and its store answers.";
-    family("trainyard_scheduler_serving", help, vec![(String::new(), role.reads().into())]);
-    let help = "Whether the scheduler leads; one of a cluster does.";
-    family("trainyard_scheduler_leading", help, vec![(String::new(), role.leads().into())]);
-    if let Some(census) = census {
-        let label = |state: &str| format!("{{state=\"{}\"}}", state.to_lowercase());
-        let count = |count: usize| count as u64;
-        let jobs = JobState::ALL.map(|state| {
-            let known = census.jobs.get(&state).copied().unwrap_or(0);
-            (label(state.name()), count(known))
-        });
-        family("trainyard_jobs", "Jobs by state.", jobs.into());
-        let states = ["connected", "disconnected", "lost"];
-        let agents = states.into_iter().zip(census.agents).map(|(state, known)| (label(state), count(known)));
-        family("trainyard_agents", "Agents by state.", agents.collect());
     }
-    text
+
+    fn gauge(&mut self, name: &str, help: &str, samples: Vec<(String, u64)>) {
+        self.family("gauge", name, help, samples);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, samples: Vec<(String, u64)>) {
+        self.family("counter", name, help, samples);
+    }
+}
+
+fn label(name: &str, value: &str) -> String {
+    format!("{{{name}=\"{}\"}}", value.to_lowercase())
+}
+
+fn exposition(role: &Role, census: Option<&Census>, telemetry: [u64; 2]) -> String {
+    let mut text = Exposition::default();
+    let version = label("version", env!("CARGO_PKG_VERSION"));
+    text.gauge("trainyard_build_info", "Version of the scheduler.", vec![(version, 1)]);
+    let help = "Whether the scheduler answers reads: it leads or stands by, and its store answers.";
+    text.gauge("trainyard_scheduler_serving", help, vec![(String::new(), role.reads().into())]);
+    let help = "Whether the scheduler leads; one of a cluster does.";
+    text.gauge("trainyard_scheduler_leading", help, vec![(String::new(), role.leads().into())]);
+    let help = "Samples of cards that were stored, or dropped because the store was away or too slow.";
+    let results = ["stored", "dropped"].map(|result| label("result", result));
+    text.counter("trainyard_telemetry_samples_total", help, results.into_iter().zip(telemetry).collect());
+    if let Some(census) = census {
+        census_families(&mut text, census);
+    }
+    text.0
+}
+
+fn census_families(text: &mut Exposition, census: &Census) {
+    let count = |count: usize| count as u64;
+    let jobs = JobState::ALL.map(|state| {
+        let known = census.jobs.get(&state).copied().unwrap_or(0);
+        (label("state", state.name()), count(known))
+    });
+    text.gauge("trainyard_jobs", "Jobs by state.", jobs.into());
+    let states = |names: &[&str], counts: &[usize]| -> Vec<(String, u64)> {
+        names.iter().zip(counts).map(|(state, known)| (label("state", state), count(*known))).collect()
+    };
+    let agents = states(&["connected", "disconnected", "lost"], &census.agents);
+    text.gauge("trainyard_agents", "Agents by state.", agents);
+    let gpus = states(&["free", "busy", "unavailable", "away"], &census.gpus);
+    let help = "GPUs by state: unavailable ones take no job, away ones are on agents that are not connected.";
+    text.gauge("trainyard_gpus", help, gpus);
+    let finished = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(|state| {
+        (label("result", state.name()), census.tally.finished.get(&state).copied().unwrap_or(0))
+    });
+    let help = "Jobs that came to an end since this scheduler leads.";
+    text.counter("trainyard_jobs_finished_total", help, finished.into());
+    let reasons = ["drained", "reserved", "owner", "agent_stopped", "other"]
+        .map(|reason| (label("reason", reason), census.tally.preemptions.get(reason).copied().unwrap_or(0)));
+    let help = "Attempts that made way and were queued again, since this scheduler leads.";
+    text.counter("trainyard_preemptions_total", help, reasons.into());
+    let help =
+        "Reports that came before an earlier one of their attempt and were sent again; 0 is as it should be.";
+    text.counter("trainyard_metric_gaps_total", help, vec![(String::new(), census.tally.gaps)]);
 }
 
 #[cfg(test)]
 mod tests {
+    use trainyard_scheduler_core::tally::Tally;
+
     use super::*;
 
     #[test]
     fn every_state_has_a_sample_even_without_jobs() {
-        let census = Census { jobs: [(JobState::Running, 2)].into(), agents: [1, 0, 3] };
-        let text = exposition(&Role::Leading, Some(&census));
+        let mut tally = Tally::default();
+        tally.preemptions.insert("owner", 4);
+        let (jobs, gpus) = ([(JobState::Running, 2)].into(), [5, 2, 1, 0]);
+        let census = Census { jobs, agents: [1, 0, 3], gpus, tally };
+        let text = exposition(&Role::Leading, Some(&census), [7, 0]);
         for line in [
             "# TYPE trainyard_jobs gauge",
             "trainyard_jobs{state=\"running\"} 2",
             "trainyard_jobs{state=\"queued\"} 0",
             "trainyard_agents{state=\"lost\"} 3",
             "trainyard_scheduler_serving 1",
+            "trainyard_gpus{state=\"busy\"} 2",
+            "trainyard_preemptions_total{reason=\"owner\"} 4",
+            "trainyard_preemptions_total{reason=\"reserved\"} 0",
+            "trainyard_metric_gaps_total 0",
+            "trainyard_telemetry_samples_total{result=\"stored\"} 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

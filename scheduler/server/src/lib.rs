@@ -11,3 +11,4 @@ pub mod grpc;
 mod http;
 pub mod server;
 pub mod store;
+pub mod telemetry;

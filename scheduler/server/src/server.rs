@@ -17,10 +17,12 @@ use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
 use crate::blobs::Blobs;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
+use crate::telemetry::Recorder;
 use crate::{edge, grpc, http};
 
 /// Why the scheduler does not start.
@@ -102,11 +104,13 @@ impl Server {
             exclusive: redis.is_some(),
             known: LeaderEpoch(0),
         };
+        let recorder = Recorder::start(store.clone(), Clock::start());
         let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
         let closing = CancellationToken::new();
         let context = grpc::Context {
             driver: handle.clone(),
             store,
+            telemetry: recorder.clone(),
             blobs,
             closing: closing.clone(),
             tasks: TaskTracker::new(),
@@ -116,7 +120,7 @@ impl Server {
         };
         let health = tonic_health::server::HealthReporter::new();
         let services = grpc::routes(&context, health.clone())?;
-        let pages = http::routes(handle, role.clone());
+        let pages = http::routes(handle, role.clone(), recorder);
         let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
         let routes = routes.layer(axum::middleware::from_fn(grpc::manners::keep));
         grpc::set_health(&health, &role.borrow().clone()).await;

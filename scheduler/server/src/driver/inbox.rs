@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use trainyard_scheduler_core::{
-    Accepted, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal, Subject, Waiting,
+    Accepted, AgentState, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal, Subject,
+    Waiting, tally::Tally,
 };
-use trainyard_types::{AgentId, BatchId, JobId, JobSpec, JobState, LeaderEpoch, Session, Time};
+use trainyard_types::{AgentId, BatchId, JobId, JobSpec, JobState, LeaderEpoch, Session, Slot, Time};
 
 use super::role::Role;
 
@@ -309,6 +310,10 @@ pub struct Census {
     pub jobs: BTreeMap<JobState, usize>,
     /// Connected, disconnected, lost.
     pub agents: [usize; 3],
+    /// Free, busy, taking no job, away with their agents.
+    pub gpus: [usize; 4],
+    /// Since this scheduler leads.
+    pub tally: Tally,
 }
 
 impl Live<'_> {
@@ -319,6 +324,23 @@ impl Live<'_> {
         for agent in self.core.agents() {
             agents[agent.state as usize] += 1;
         }
-        Census { jobs, agents }
+        Census { jobs, agents, gpus: self.gpus(), tally: self.core.tally().clone() }
+    }
+
+    fn gpus(&self) -> [usize; 4] {
+        let mut gpus = [0; 4];
+        for agent in self.core.agents() {
+            for gpu in &agent.record.inventory.gpus {
+                let slot = Slot::Gpu(gpu.uuid.clone());
+                let state = match (agent.state, agent.closed(&slot)) {
+                    (AgentState::Disconnected | AgentState::Lost, _) => 3,
+                    (AgentState::Connected, _) if agent.running.contains_key(&slot) => 1,
+                    (AgentState::Connected, Some(_)) => 2,
+                    (AgentState::Connected, None) => 0,
+                };
+                gpus[state] += 1;
+            }
+        }
+        gpus
     }
 }

@@ -57,6 +57,20 @@ impl Store for Flaky {
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
         self.inner.events(job, after, limit)
     }
+
+    fn record<'a>(&'a self, now: Time, batches: &'a [crate::telemetry::Batch]) -> Pending<'a, ()> {
+        self.inner.record(now, batches)
+    }
+
+    fn telemetry(
+        &self,
+        agent: AgentId,
+        resolution: crate::telemetry::Resolution,
+        span: (Time, Time),
+        limit: usize,
+    ) -> Pending<'_, Vec<crate::telemetry::Sample>> {
+        self.inner.telemetry(agent, resolution, span, limit)
+    }
 }
 
 fn spec() -> JobSpec {

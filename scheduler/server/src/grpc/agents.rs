@@ -15,7 +15,7 @@ use trainyard_scheduler_core::{Command, Condition, Event};
 use trainyard_types::{AgentId, Session};
 
 use super::status::ApiError;
-use super::{Context, translate};
+use super::{Context, telemetry, translate};
 
 /// How long a new connection may take to say who it is.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ async fn listen(
                 let report = report.try_into()?;
                 context.driver.say(Event::Report { agent, session, report }, &places).await?;
             }
-            Some(Message::Telemetry(_)) => {}
+            Some(Message::Telemetry(told)) => context.telemetry.take(agent, telemetry::parse(told)?),
             Some(Message::Hello(_)) => {
                 return Err(ApiError::field("hello", "came twice; open another connection"));
             }

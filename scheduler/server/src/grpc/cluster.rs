@@ -9,7 +9,7 @@ use trainyard_types::GpuUuid;
 
 use super::page::Page;
 use super::status::ApiError;
-use super::{Context, translate};
+use super::{Context, telemetry, translate};
 use crate::driver::Live;
 
 /// How long a card is reserved unless the caller says so, and the limits of what it may say.
@@ -40,7 +40,7 @@ fn list(live: &Live<'_>, page: &Page) -> pb::ListAgentsResponse {
 }
 
 /// By id, or by a name that only one agent has.
-fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError> {
+pub(super) fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError> {
     if wanted.is_empty() {
         return Err(ApiError::field("agent", "is empty; give an agent's id or name"));
     }
@@ -62,7 +62,7 @@ fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError>
 }
 
 /// One of an agent's cards, by UUID or index, which stands in `field`.
-fn find_gpu(view: &AgentView<'_>, wanted: &str, field: &str) -> Result<GpuUuid, ApiError> {
+pub(super) fn find_gpu(view: &AgentView<'_>, wanted: &str, field: &str) -> Result<GpuUuid, ApiError> {
     let gpus = &view.record.inventory.gpus;
     let found = gpus.iter().find(|gpu| gpu.uuid.0 == wanted || gpu.index.to_string() == wanted);
     found.map(|gpu| gpu.uuid.clone()).ok_or_else(|| {
@@ -188,8 +188,8 @@ impl ClusterService for Cluster {
 
     async fn get_telemetry(
         &self,
-        _request: Request<pb::GetTelemetryRequest>,
+        request: Request<pb::GetTelemetryRequest>,
     ) -> Result<Response<pb::GetTelemetryResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        Ok(Response::new(telemetry::get(&self.0, request.into_inner()).await?))
     }
 }

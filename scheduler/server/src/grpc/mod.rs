@@ -8,6 +8,7 @@ mod jobs;
 pub mod manners;
 mod page;
 mod status;
+mod telemetry;
 mod translate;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use trainyard_proto::pb::job_service_server::JobServiceServer;
 use crate::blobs::Blobs;
 use crate::driver::{Handle, Role};
 use crate::store::Store;
+use crate::telemetry::Recorder;
 
 /// What the services need.
 #[derive(Clone)]
@@ -37,6 +39,8 @@ pub struct Context {
     pub driver: Handle,
     /// For histories, which the core does not keep.
     pub store: Arc<dyn Store>,
+    /// For what cards do, beside the core.
+    pub telemetry: Recorder,
     /// Checkpoints and artifacts.
     pub blobs: Blobs,
     /// Cancelled when the scheduler shuts down: streams end.

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use trainyard_scheduler_core::{AgentRecord, EventBody, EventRecord, JobRecord, Write};
 use trainyard_types::{
-    AgentId, Inventory, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Time, TrainSpec,
+    AgentId, GpuUuid, Inventory, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Time, TrainSpec,
 };
 use uuid::Uuid;
 
 use super::memory::MemoryStore;
 use super::{Campaigned, Candidate, Loaded, RedisOptions, RedisStore, Store, StoreError, keys};
 use crate::embedded::EmbeddedRedis;
+use crate::telemetry::{Batch, Resolution, Sample};
 
 pub(super) const ME: Uuid = Uuid::from_u128(1);
 pub(super) const OTHER: Uuid = Uuid::from_u128(2);
@@ -181,6 +182,68 @@ async fn events_are_read_from_a_cursor_in_pages(store: &dyn Store) {
     assert_eq!(store.events(other.id, 0, 10).await.unwrap(), [event(1)]);
 }
 
+fn sample(second: u64, card: u8) -> Sample {
+    Sample {
+        time: Time(second * 1000),
+        gpu: GpuUuid(format!("GPU-{card}")),
+        utilization_ratio: Some(0.75),
+        memory_used_mib: Some(1000 + second),
+        power_watts: (card == 0).then_some(321.5),
+        energy_joules: Some(1234.0),
+        temperature_celsius: Some(71),
+        clock_mhz: None,
+        throttle_reasons: if card == 0 { vec!["power".into()] } else { vec![] },
+    }
+}
+
+fn samples(agent: AgentId, resolution: Resolution, samples: Vec<Sample>) -> Batch {
+    Batch { agent, resolution, samples }
+}
+
+async fn telemetry_is_read_by_agent_and_time_in_order(store: &dyn Store) {
+    let [one, other] = [AgentId(ME), AgentId(OTHER)];
+    let (seconds, minutes) = (Resolution::Seconds, Resolution::Minutes);
+    let late = samples(one, seconds, vec![sample(103, 0), sample(103, 1), sample(104, 0)]);
+    let early = samples(one, seconds, vec![sample(101, 0), sample(102, 0)]);
+    let elsewhere = samples(other, seconds, vec![sample(102, 0)]);
+    let rough = samples(one, minutes, vec![sample(60, 0)]);
+    store.record(Time(105_000), &[late, elsewhere, rough]).await.unwrap();
+    // Another scheduler's clock may be behind.
+    store.record(Time(104_000), &[early]).await.unwrap();
+    let read = async |agent, resolution, from: u64, to: u64, limit| {
+        let span = (Time(from * 1000), Time(to * 1000));
+        store.telemetry(agent, resolution, span, limit).await.unwrap()
+    };
+    let all = [sample(101, 0), sample(102, 0), sample(103, 0), sample(103, 1), sample(104, 0)];
+    assert_eq!(read(one, seconds, 0, 1000, 10).await, all);
+    assert_eq!(read(one, seconds, 102, 104, 10).await, all[1..4]);
+    assert_eq!(read(one, seconds, 0, 1000, 2).await, all[..2]);
+    assert_eq!(read(one, minutes, 0, 1000, 10).await, [sample(60, 0)]);
+    assert_eq!(read(other, seconds, 0, 1000, 10).await, [sample(102, 0)]);
+}
+
+async fn telemetry_is_kept_for_as_long_as_it_should(store: &dyn Store) {
+    let agent = AgentId(ME);
+    let day = 24 * 3600;
+    let at = |second| Time(second * 1000);
+    for (resolution, second) in [
+        (Resolution::Seconds, 10 * day),
+        (Resolution::Seconds, 10 * day + 1000),
+        (Resolution::Seconds, 10 * day + 3700),
+        (Resolution::Minutes, 10 * day),
+        (Resolution::Minutes, 16 * day),
+        (Resolution::Minutes, 17 * day + 1),
+    ] {
+        store.record(at(second), &[samples(agent, resolution, vec![sample(second, 0)])]).await.unwrap();
+    }
+    let read = async |resolution| {
+        let all = store.telemetry(agent, resolution, (Time(0), Time(u64::MAX >> 1)), 10).await.unwrap();
+        all.into_iter().map(|sample| sample.time.0 / 1000 - 10 * day).collect::<Vec<_>>()
+    };
+    assert_eq!(read(Resolution::Seconds).await, [1000, 3700]);
+    assert_eq!(read(Resolution::Minutes).await, [6 * day, 7 * day + 1]);
+}
+
 /// Every promise, each on a store of its own.
 macro_rules! conformance {
     ($($promise:ident),*) => {
@@ -209,7 +272,9 @@ conformance!(
     the_first_directory_of_blobs_stays,
     one_wrong_revision_stops_the_whole_batch,
     a_batch_that_comes_twice_is_applied_once,
-    events_are_read_from_a_cursor_in_pages
+    events_are_read_from_a_cursor_in_pages,
+    telemetry_is_read_by_agent_and_time_in_order,
+    telemetry_is_kept_for_as_long_as_it_should
 );
 
 /// A server of one test.

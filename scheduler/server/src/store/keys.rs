@@ -1,6 +1,8 @@
 //! The names of things in Redis. One hash tag, so that all of them live in one slot of a cluster.
 
-use trainyard_types::JobId;
+use trainyard_types::{AgentId, JobId};
+
+use crate::telemetry::Resolution;
 
 /// Text: [`super::SCHEMA`].
 pub const SCHEMA: &str = "{trainyard}:schema";
@@ -28,6 +30,15 @@ pub const BLOBS: &str = "{trainyard}:blobs";
 /// Hash: `KEY FIELD` to a value that could not be read. A whole key that is of the wrong type is renamed to
 /// this name, a space, and its own.
 pub const QUARANTINE: &str = "{trainyard}:quarantine";
+
+/// Stream: entry `<scheduler's time in ms>-<number>` with the field `b`, samples as JSON.
+pub fn telemetry(agent: AgentId, resolution: Resolution) -> String {
+    let unit = match resolution {
+        Resolution::Seconds => "seconds",
+        Resolution::Minutes => "minutes",
+    };
+    format!("{{trainyard}}:agent:{agent}:{unit}")
+}
 
 /// Stream: entry `<cursor>-0` with the field `e`, JSON.
 pub fn events(job: JobId) -> String {

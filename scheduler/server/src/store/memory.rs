@@ -5,10 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, UserRecord, Write};
-use trainyard_types::{AgentId, JobId, LeaderEpoch};
+use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
 use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
+use crate::telemetry::{self, Resolution, Sample};
 
 /// Everything in maps.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ struct State {
     agents: BTreeMap<AgentId, AgentRecord>,
     users: BTreeMap<String, UserRecord>,
     events: BTreeMap<JobId, BTreeMap<u64, EventRecord>>,
+    /// With the time of their arrival.
+    telemetry: BTreeMap<(AgentId, Resolution), Vec<(Time, Sample)>>,
 }
 
 impl State {
@@ -171,6 +174,39 @@ impl Store for MemoryStore {
             let state = self.state();
             let events = state.events.get(&job).into_iter().flat_map(|events| events.range(after + 1..));
             Ok(events.map(|(_, event)| event.clone()).take(limit).collect())
+        })
+    }
+
+    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::Batch]) -> Pending<'a, ()> {
+        Box::pin(async move {
+            for batch in batches {
+                let mut state = self.state();
+                let known = state.telemetry.entry((batch.agent, batch.resolution)).or_default();
+                known.extend(batch.samples.iter().map(|sample| (now, sample.clone())));
+                known.retain(|(arrived, _)| now.since(*arrived) <= batch.resolution.kept());
+            }
+            Ok(())
+        })
+    }
+
+    fn telemetry(
+        &self,
+        agent: AgentId,
+        resolution: Resolution,
+        span: (Time, Time),
+        limit: usize,
+    ) -> Pending<'_, Vec<Sample>> {
+        Box::pin(async move {
+            let state = self.state();
+            let known = state.telemetry.get(&(agent, resolution)).into_iter().flatten();
+            let mut samples: Vec<Sample> = known
+                .map(|(_, sample)| sample)
+                .filter(|sample| (span.0..span.1).contains(&sample.time))
+                .cloned()
+                .collect();
+            samples.sort_by(|one, other| (one.time, &one.gpu).cmp(&(other.time, &other.gpu)));
+            samples.truncate(limit);
+            Ok(samples)
         })
     }
 }

@@ -6,6 +6,7 @@ mod keys;
 mod link;
 mod records;
 mod redis;
+mod telemetry;
 mod writes;
 
 #[cfg(test)]
@@ -22,8 +23,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Stored, UserRecord, Write};
-use trainyard_types::{JobId, LeaderEpoch};
+use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
+
+use crate::telemetry::{Batch, Resolution, Sample};
 
 pub use self::redis::{RedisOptions, RedisStore};
 
@@ -169,4 +172,17 @@ pub trait Store: Send + Sync + 'static {
     /// The events of a job after a cursor, oldest first, at most `limit`; old ones may be gone. The first is
     /// not stored: it is [`JobRecord::first_event`].
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>>;
+
+    /// Appends telemetry, and drops what is too old at `now`. It is of use and not the truth: nothing is
+    /// fenced, and it may be lost with the store's newest writes.
+    fn record<'a>(&'a self, now: Time, batches: &'a [Batch]) -> Pending<'a, ()>;
+
+    /// The first samples of an agent from a time on and before another, by time and card, at most `limit`.
+    fn telemetry(
+        &self,
+        agent: AgentId,
+        resolution: Resolution,
+        span: (Time, Time),
+        limit: usize,
+    ) -> Pending<'_, Vec<Sample>>;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::{ConnectionAddr, RedisError, Script, ScriptInvocation};
 use tracing::{error, info, warn};
 use trainyard_scheduler_core::{EventRecord, Write};
-use trainyard_types::{JobId, LeaderEpoch};
+use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
 use super::link::{Link, Source};
@@ -17,6 +17,7 @@ use super::records::{
 };
 use super::writes::Batch;
 use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
+use crate::telemetry;
 
 /// How long a write may take to reach the replicas that it waits for.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,6 +43,8 @@ pub struct RedisStore {
     writer: Link,
     /// Carries what watchers read, so that a long history does not hold up a commit.
     reader: Link,
+    /// Carries what cards did, so that it does not hold up a commit.
+    telemetry: Link,
     /// Carries the lease, so that a commit that waits for replicas does not hold it up.
     leases: Link,
     campaign: Script,
@@ -49,6 +52,7 @@ pub struct RedisStore {
     resign: Script,
     commit: Script,
     quarantine: Script,
+    record: Script,
     /// From schema 1 to 2, and so on.
     migrations: Vec<Script>,
     options: RedisOptions,
@@ -83,12 +87,14 @@ impl RedisStore {
         Self {
             writer: Link::new(source.clone()),
             reader: Link::new(source.clone()),
+            telemetry: Link::new(source.clone()),
             leases: Link::new(source),
             campaign: Script::new(include_str!("scripts/campaign.lua")),
             renew: Script::new(include_str!("scripts/renew.lua")),
             resign: Script::new(include_str!("scripts/resign.lua")),
             commit: Script::new(include_str!("scripts/commit.lua")),
             quarantine: Script::new(include_str!("scripts/quarantine.lua")),
+            record: Script::new(include_str!("scripts/telemetry.lua")),
             migrations: vec![
                 Script::new(include_str!("scripts/from_1.lua")),
                 Script::new(include_str!("scripts/from_2.lua")),
@@ -396,6 +402,20 @@ impl Store for RedisStore {
 
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
         Box::pin(self.read_events(job, after, limit))
+    }
+
+    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::Batch]) -> Pending<'a, ()> {
+        Box::pin(super::telemetry::record(&self.telemetry, &self.record, now, batches))
+    }
+
+    fn telemetry(
+        &self,
+        agent: AgentId,
+        resolution: telemetry::Resolution,
+        span: (Time, Time),
+        limit: usize,
+    ) -> Pending<'_, Vec<telemetry::Sample>> {
+        Box::pin(super::telemetry::read(&self.reader, agent, resolution, span, limit))
     }
 }
 

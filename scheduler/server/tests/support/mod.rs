@@ -151,6 +151,11 @@ impl Agent {
             attempts: attempts.to_vec(),
             ..Default::default()
         };
+        Self::connect_as(channel, hello).await
+    }
+
+    /// With such a first message.
+    pub async fn connect_as(channel: Channel, hello: pb::Hello) -> Result<Self, Status> {
         let (messages, stream) = mpsc::channel(16);
         messages.send(pb::AgentMessage { message: Some(FromAgent::Hello(hello)) }).await.unwrap();
         let answer = AgentServiceClient::new(channel).connect(ReceiverStream::new(stream)).await?;
@@ -159,6 +164,10 @@ impl Agent {
             Some(ToAgent::Welcome(welcome)) => Ok(Self { messages, commands, welcome }),
             other => panic!("{other:?}"),
         }
+    }
+
+    pub async fn say(&self, message: FromAgent) {
+        self.messages.send(pb::AgentMessage { message: Some(message) }).await.unwrap();
     }
 
     /// What the scheduler says next.

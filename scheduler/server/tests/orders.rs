@@ -1,0 +1,214 @@
+//! What people order of agents, and what is told of cards, over real gRPC and Redis.
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
+
+mod support;
+
+use std::time::{Duration, SystemTime};
+
+use support::{Agent, Scheduler, code, ended, started, submission};
+use tonic::{Code, Status};
+use trainyard_proto::pb;
+use trainyard_proto::pb::agent_message::Message as FromAgent;
+use trainyard_proto::pb::attempt::EndReason;
+use trainyard_proto::pb::scheduler_message::Message as ToAgent;
+
+fn gpu(uuid: &str, index: u32) -> pb::Gpu {
+    let model = "NVIDIA GeForce RTX 4090".to_owned();
+    pb::Gpu { uuid: uuid.into(), index, model, memory_total_mib: 24564, ..Default::default() }
+}
+
+fn quarantined(uuid: &str, index: u32) -> pb::Gpu {
+    let cause = pb::unavailable::Cause::Quarantined.into();
+    let unavailable = Some(pb::Unavailable { cause, message: "XID 79, fallen off the bus".into() });
+    pb::Gpu { unavailable, ..gpu(uuid, index) }
+}
+
+fn hello(number: u128, gpus: Vec<pb::Gpu>, attempts: &[&str]) -> pb::Hello {
+    pb::Hello {
+        agent_id: uuid::Uuid::from_u128(number).to_string(),
+        name: format!("lab-{number}"),
+        gpus,
+        attempts: attempts.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    }
+}
+
+async fn connect(scheduler: &Scheduler, hello: pb::Hello) -> Agent {
+    Agent::connect_as(scheduler.channel(), hello).await.unwrap()
+}
+
+fn gpu_job(request_id: &str) -> pb::SubmitJobRequest {
+    let mut request = submission(request_id);
+    request.spec.as_mut().unwrap().resources = None;
+    request
+}
+
+async fn drain(scheduler: &Scheduler, agent: &str, keep_running: bool) -> Result<pb::Agent, Status> {
+    let request = pb::DrainAgentRequest { agent: agent.into(), keep_running };
+    Ok(scheduler.cluster().drain_agent(request).await?.into_inner())
+}
+
+async fn resume(scheduler: &Scheduler, agent: &str) -> Result<pb::Agent, Status> {
+    let request = pb::ResumeAgentRequest { agent: agent.into() };
+    Ok(scheduler.cluster().resume_agent(request).await?.into_inner())
+}
+
+async fn reserve(
+    scheduler: &Scheduler,
+    agent: &str,
+    gpus: &[&str],
+    seconds: i64,
+) -> Result<pb::Agent, Status> {
+    let span = Some(prost_types::Duration { seconds, nanos: 0 });
+    let gpus = gpus.iter().map(ToString::to_string).collect();
+    let request = pb::ReserveGpusRequest { agent: agent.into(), gpus, span };
+    Ok(scheduler.cluster().reserve_gpus(request).await?.into_inner())
+}
+
+async fn stopped(agent: &mut Agent) -> (EndReason, u32) {
+    loop {
+        match agent.command().await.unwrap() {
+            ToAgent::Stop(stop) => return (stop.reason(), stop.grace_ms),
+            ToAgent::Ack(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn assigned(agent: &mut Agent) -> pb::Assign {
+    loop {
+        match agent.command().await.unwrap() {
+            ToAgent::Assign(assign) => return assign,
+            ToAgent::Ack(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drained_agents_job_goes_to_another_one_and_back_work_comes_after_resume() {
+    let scheduler = Scheduler::start().await;
+    let mut one = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0)], &[])).await;
+    let job = scheduler.submit(gpu_job("")).await.unwrap().id;
+    let attempt = assigned(&mut one).await.attempt;
+    one.report_acked(&attempt, 1, started()).await;
+    let mut two = connect(&scheduler, hello(2, vec![gpu("GPU-b", 0)], &[])).await;
+    assert!(drain(&scheduler, "lab-1", false).await.unwrap().drained);
+    assert!(drain(&scheduler, "lab-1", false).await.unwrap().drained);
+    assert_eq!(stopped(&mut one).await, (EndReason::Drained, 0));
+    one.report_acked(&attempt, 2, ended(EndReason::Drained, vec![])).await;
+    assert_eq!(assigned(&mut two).await.attempt, format!("{job}/2"));
+    let waits = scheduler.submit(gpu_job("")).await.unwrap();
+    assert_eq!(waits.state(), pb::JobState::Queued);
+    assert!(!resume(&scheduler, "lab-1").await.unwrap().drained);
+    assert_eq!(assigned(&mut one).await.attempt, format!("{}/1", waits.id));
+}
+
+#[tokio::test]
+async fn a_reserved_card_is_left_and_given_back() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0), gpu("GPU-b", 1)], &[])).await;
+    let job = scheduler.submit(gpu_job("")).await.unwrap().id;
+    let assign = assigned(&mut agent).await;
+    assert_eq!(assign.slot, Some(pb::assign::Slot::Gpu("GPU-a".into())));
+    let shown = reserve(&scheduler, "lab-1", &["0"], 3600).await.unwrap();
+    assert_eq!(stopped(&mut agent).await, (EndReason::Preempted, 20_000));
+    assert!(shown.gpus[0].reserved_until.is_some() && shown.gpus[1].reserved_until.is_none());
+    agent.report_acked(&assign.attempt, 1, ended(EndReason::Preempted, vec![])).await;
+    let second = assigned(&mut agent).await;
+    assert_eq!(second.slot, Some(pb::assign::Slot::Gpu("GPU-b".into())));
+    assert_eq!(scheduler.get(&job).await.attempts[0].end_reason(), EndReason::Preempted);
+    // All cards, by no name.
+    let release = pb::ReleaseGpusRequest { agent: "lab-1".into(), gpus: vec![] };
+    let shown = scheduler.cluster().release_gpus(release).await.unwrap().into_inner();
+    assert!(shown.gpus.iter().all(|gpu| gpu.reserved_until.is_none()));
+    let next = scheduler.submit(gpu_job("")).await.unwrap();
+    assert_eq!(assigned(&mut agent).await.attempt, format!("{}/1", next.id));
+}
+
+#[tokio::test]
+async fn a_wrong_order_names_the_field_the_value_and_the_way_out() {
+    let scheduler = Scheduler::start().await;
+    let _agent = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0)], &[])).await;
+    let unknown = drain(&scheduler, "lab-9", false).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert_eq!(unknown.message(), "there is no agent `lab-9`; `yard agents` lists what there is");
+    assert_eq!(code(resume(&scheduler, "").await), Code::InvalidArgument);
+    let card = reserve(&scheduler, "lab-1", &["0", "7"], 3600).await.unwrap_err();
+    assert_eq!(card.code(), Code::InvalidArgument);
+    assert_eq!(card.message(), "gpus[1]: is `7`; agent `lab-1` has 0 (GPU-a): give an index or a UUID");
+    for seconds in [0, 59, 30 * 24 * 3600 + 1, -5] {
+        let span = reserve(&scheduler, "lab-1", &[], seconds).await.unwrap_err();
+        assert_eq!(span.message(), "span: must be from 1 minute to 30 days; leave it out for 2 hours");
+    }
+    let no_gpu = scheduler.agent(5, &[]).await;
+    let refused = reserve(&scheduler, "agent-5", &[], 3600).await.unwrap_err();
+    assert!(refused.message().contains("has no GPU"), "{}", refused.message());
+    drop(no_gpu);
+}
+
+#[tokio::test]
+async fn a_quarantined_card_says_why_and_is_cleared_by_its_agent() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = connect(&scheduler, hello(1, vec![quarantined("GPU-a", 0)], &[])).await;
+    let job = scheduler.submit(gpu_job("")).await.unwrap();
+    assert_eq!(
+        job.waiting_for,
+        "the only card that would do is quarantined: GPU 0 of `lab-1`, XID 79, fallen off the bus"
+    );
+    let clear = || pb::ClearGpuRequest { agent: "lab-1".into(), gpu: "0".into() };
+    scheduler.cluster().clear_gpu(clear()).await.unwrap();
+    match agent.command().await.unwrap() {
+        ToAgent::ClearGpu(clear) => assert_eq!(clear.gpu, "GPU-a"),
+        other => panic!("{other:?}"),
+    }
+    // Its agent finds the card well.
+    let beat = pb::Heartbeat { gpus: vec![gpu("GPU-a", 0)], ..Default::default() };
+    agent.say(FromAgent::Heartbeat(beat)).await;
+    assert_eq!(assigned(&mut agent).await.attempt, format!("{}/1", job.id));
+    drop(agent);
+    loop {
+        let away = scheduler.cluster().clear_gpu(clear()).await;
+        if let Err(away) = away {
+            assert_eq!(away.code(), Code::Unavailable);
+            assert!(away.message().contains("agent `lab-1` is not connected"), "{}", away.message());
+            break;
+        }
+    }
+}
+
+fn samples(from_ms: u64, count: u64, gpu: &str) -> Vec<pb::TelemetrySample> {
+    let sample = |at| pb::TelemetrySample {
+        time: Some((SystemTime::UNIX_EPOCH + Duration::from_millis(from_ms + at * 1000)).into()),
+        gpu: gpu.into(),
+        utilization_ratio: Some(0.5),
+        ..Default::default()
+    };
+    (0..count).map(sample).collect()
+}
+
+async fn telemetry(scheduler: &Scheduler, gpu: &str) -> Result<Vec<pb::TelemetrySample>, Status> {
+    let request = pb::GetTelemetryRequest { agent: "lab-1".into(), gpu: gpu.into(), ..Default::default() };
+    Ok(scheduler.cluster().get_telemetry(request).await?.into_inner().samples)
+}
+
+#[tokio::test]
+async fn what_cards_did_can_be_asked_for() {
+    let scheduler = Scheduler::start().await;
+    let agent = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0), gpu("GPU-b", 1)], &[])).await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let mut told = samples(now - 9000, 5, "GPU-b");
+    told.extend(samples(now - 9000, 5, "GPU-a"));
+    agent.say(FromAgent::Telemetry(pb::Telemetry { samples: told })).await;
+    agent.say(FromAgent::Telemetry(pb::Telemetry { samples: samples(now - 4000, 4, "GPU-a") })).await;
+    while telemetry(&scheduler, "").await.unwrap().len() < 14 {
+        tokio::task::yield_now().await;
+    }
+    let of_a = telemetry(&scheduler, "0").await.unwrap();
+    assert_eq!(of_a.len(), 9);
+    assert!(of_a.iter().all(|sample| sample.gpu == "GPU-a" && sample.utilization_ratio == Some(0.5)));
+    assert!(of_a.is_sorted_by_key(|sample| sample.time.map(|time| (time.seconds, time.nanos))));
+    assert_eq!(code(telemetry(&scheduler, "5").await), Code::InvalidArgument);
+    let request = pb::GetTelemetryRequest { agent: "nobody".into(), ..Default::default() };
+    assert_eq!(code(scheduler.cluster().get_telemetry(request).await), Code::NotFound);
+}
