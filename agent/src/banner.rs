@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use trainyard_types::gpu::nominal_gib;
-use trainyard_types::{Batch, Cache, Time, TrainSpec};
+use trainyard_types::{Batch, BatchChosen, Cache, Time, TrainSpec};
 
 /// The device that an attempt got, as people know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub fn lines(device: &Device, train: &TrainSpec, batch_size: u32) -> Vec<String>
     };
     lines.push(match train.batch {
         Batch::Auto => format!("Auto batch size: {batch_size} (based on {basis})"),
+        Batch::Share(share) => format!("Auto batch size: {batch_size} (based on {share} of {basis})"),
         Batch::Size(_) => format!("Batch size: {batch_size} (as given)"),
     });
     let cache = match train.cache {
@@ -53,6 +54,14 @@ pub fn lines(device: &Device, train: &TrainSpec, batch_size: u32) -> Vec<String>
     lines.push(format!("  - Cache: {cache}"));
     lines.push(format!("  - Cosine LR: {}", python_bool(train.cos_lr)));
     lines
+}
+
+/// How a batch size came about, a line for each layer.
+pub fn layers(chosen: &BatchChosen) -> Vec<String> {
+    let line = |layer: &trainyard_types::BatchLayer| {
+        format!("Batch size by {}: {} ({})", layer.name, layer.batch_size, layer.reason)
+    };
+    chosen.layers.iter().map(line).collect()
 }
 
 /// A line with its time, in UTC: `[2026-01-16T10:00:00] GPU: …`.

@@ -1,14 +1,18 @@
 //! Auto batch: how many images go through the model at once, from the device that there is.
 //!
-//! Three layers, each of which can only lower the one before: the table that users know, an estimate of
-//! what the model's size needs in the memory that is free now, and what this card is remembered to have
-//! run out of memory at. Everything here is a function of its arguments.
+//! In layers, each of which can only lower the one before: the table that users know, what the model's size
+//! takes of the whole device, what is free of it now, and what runs of this kind were seen to need. Everything
+//! here is a function of its arguments.
 
 use trainyard_types::gpu::nominal_gib;
-use trainyard_types::{ModelScale, TrainSpec};
+use trainyard_types::{Batch, BatchChosen, BatchLayer, FitRecord, ModelScale, TrainSpec};
 
+pub mod advice;
+mod need;
 #[cfg(test)]
 mod tests;
+
+pub use need::Need;
 
 /// The sizes that a batch steps down to, largest first. The trainer uses the same when memory runs out.
 pub const LADDER: [u32; 12] = [64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
@@ -19,18 +23,60 @@ pub const CPU_BATCH: u32 = 16;
 /// The memory of a device, in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
-    /// A GPU's own: all of it, and what is free now when the driver tells.
+    /// A GPU's own: all of it, and what the driver tells of its use now.
     Gpu {
         /// NVML's total.
         total_mib: u64,
         /// Free now.
         free_mib: Option<u64>,
+        /// Kept by the driver for itself.
+        reserved_mib: Option<u64>,
+        /// Held by processes that are not the agent's.
+        foreign_mib: Option<u64>,
     },
-    /// The host's, free now, for one CPU slot.
+    /// The host's, for one CPU slot.
     Cpu {
+        /// What this agent's processes may have in all.
+        total_mib: u64,
         /// What a new process may take.
         available_mib: u64,
     },
+}
+
+impl Memory {
+    /// Free now, as far as anybody tells; everything where nobody does.
+    pub fn free_mib(&self) -> u64 {
+        match *self {
+            Self::Cpu { available_mib, .. } => available_mib,
+            Self::Gpu { total_mib, free_mib, reserved_mib, foreign_mib } => free_mib.unwrap_or_else(|| {
+                total_mib.saturating_sub(reserved_mib.unwrap_or(0) + foreign_mib.unwrap_or(0))
+            }),
+        }
+    }
+
+    /// All that runs could ever have.
+    fn whole_mib(&self) -> u64 {
+        match *self {
+            Self::Cpu { total_mib, .. } => total_mib,
+            Self::Gpu { total_mib, reserved_mib, .. } => total_mib.saturating_sub(reserved_mib.unwrap_or(0)),
+        }
+    }
+
+    /// Whether a run has the device to itself, as far as can be told: others hold no more than a sixteenth of
+    /// a card, which a desktop does. Runs on the CPU always share, and share the same way.
+    pub fn is_alone(&self) -> bool {
+        match *self {
+            Self::Cpu { .. } => true,
+            Self::Gpu { total_mib, .. } => self.whole_mib().saturating_sub(self.free_mib()) <= total_mib / 16,
+        }
+    }
+
+    fn words(&self) -> String {
+        match *self {
+            Self::Cpu { .. } => format!("{} of main memory", gib(self.whole_mib())),
+            Self::Gpu { total_mib, .. } => format!("{:.1} GB card", nominal_gib(total_mib)),
+        }
+    }
 }
 
 /// What of a training run decides its memory.
@@ -52,17 +98,142 @@ impl From<&TrainSpec> for Load {
     }
 }
 
-/// The batch size for `load` on a device with `memory`; `remembered` is the largest that this device is
-/// known to hold for the same load.
-pub fn auto(memory: Memory, load: Load, remembered: Option<u32>) -> u32 {
-    let table = match memory {
-        Memory::Gpu { total_mib, .. } => table(nominal_gib(total_mib), load.imgsz),
-        Memory::Cpu { .. } => CPU_BATCH,
+/// What a batch size is chosen for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// The device.
+    pub memory: Memory,
+    /// The run.
+    pub load: Load,
+    /// What its user wrote.
+    pub batch: Batch,
+    /// The nominal batch: more images at once would make it another training.
+    pub nominal: u32,
+    /// What runs of this kind were seen to need.
+    pub record: Option<&'a FitRecord>,
+    /// The largest size that a former version of the agent noted for this card.
+    pub noted: Option<u32>,
+}
+
+/// The batch size for `wish`, with how it came about.
+pub fn choose(wish: &Wish<'_>) -> BatchChosen {
+    let Wish { memory, load, batch, nominal, record, noted } = *wish;
+    let mut layers = Layers(Vec::new());
+    let share = match batch {
+        Batch::Size(size) => {
+            layers.push("asked for", size, "a batch size that is given is used as it is".into());
+            return layers.chosen();
+        }
+        Batch::Share(share) => {
+            let text = format!("{share} of the memory, and at most the nominal batch of {nominal}");
+            layers.push("asked for", nominal.max(1), text);
+            Some(share)
+        }
+        Batch::Auto => {
+            let (size, text) = ceiling(memory, load.imgsz);
+            layers.push("table", size, text);
+            None
+        }
     };
-    let fits = fitting(budget_mib(memory), memory, load);
-    // A table entry that fits is taken as it is; only what had to give way is on the ladder.
-    let estimated = if fits >= table { table } else { step_down_to(fits) };
-    remembered.map_or(estimated, |limit| estimated.min(limit.max(1)))
+    let need = Need::of(memory, load, record);
+    let whole = need.budget(memory.whole_mib(), memory, share);
+    layers.fit(
+        "model",
+        need.fitting(whole),
+        format!(
+            "{} at {} px takes {} and {:.0} MiB an image {}, and the {} has room for {}",
+            load.model,
+            load.imgsz,
+            gib(need.fixed_mib),
+            need.per_image_mib,
+            if need.measured { "as measured" } else { "by an estimate" },
+            memory.words(),
+            images(need.fitting(whole)),
+        ),
+    );
+    let free = whole.min(need.budget(memory.free_mib(), memory, None));
+    layers.fit("memory free now", need.fitting(free), free_words(memory, need.fitting(free)));
+    by_record(&mut layers, record, noted, &need, free);
+    layers.chosen()
+}
+
+/// The table's entry for a device, and on what ground.
+fn ceiling(memory: Memory, imgsz: u32) -> (u32, String) {
+    match memory {
+        Memory::Gpu { total_mib, .. } => {
+            let size = nominal_gib(total_mib);
+            (table(size, imgsz), format!("{size:.1} GB card, imgsz {imgsz}"))
+        }
+        Memory::Cpu { .. } => (CPU_BATCH, "CPU slot".into()),
+    }
+}
+
+fn free_words(memory: Memory, fitting: u32) -> String {
+    let room = images(fitting);
+    match memory {
+        Memory::Cpu { available_mib, .. } => {
+            format!("{} of main memory are free: room for {room}", gib(available_mib))
+        }
+        Memory::Gpu { reserved_mib, foreign_mib, .. } => {
+            let held = |what: &str, mib: Option<u64>| {
+                mib.filter(|mib| *mib > 0).map_or_else(String::new, |mib| format!(", {} {what}", gib(mib)))
+            };
+            let (others, driver) = (held("held by others", foreign_mib), held("by the driver", reserved_mib));
+            format!("{} are free{others}{driver}: room for {room}", gib(memory.free_mib()))
+        }
+    }
+}
+
+/// The last layer: validation, and sizes that failed.
+fn by_record(
+    layers: &mut Layers,
+    record: Option<&FitRecord>,
+    noted: Option<u32>,
+    need: &Need,
+    free_mib: u64,
+) {
+    let mut limit = u32::MAX;
+    let mut words = Vec::new();
+    match record.filter(|record| record.batch_size > 0) {
+        Some(record) => {
+            limit = need.fitting_with_validation(free_mib);
+            let of = record.batch_size;
+            words.push(format!("measured with {}, validation and some headroom included", images(of)));
+        }
+        None => words.push(format!("no run of this kind was measured on a {} yet", need.device)),
+    }
+    if let Some(failed) = record.and_then(|record| record.failed_batch_size) {
+        limit = limit.min(failed.saturating_sub(1));
+        words.push(format!("{} ran out of memory with all of it", images(failed)));
+    }
+    if let Some(noted) = noted {
+        limit = limit.min(noted);
+        words.push(format!("more than {} ran out of memory before", images(noted)));
+    }
+    layers.fit("fit record", limit, words.join("; "));
+}
+
+/// Layers so far, the ceiling first.
+struct Layers(Vec<BatchLayer>);
+
+impl Layers {
+    fn push(&mut self, name: &str, batch_size: u32, reason: String) {
+        self.0.push(BatchLayer { name: name.into(), batch_size, reason });
+    }
+
+    /// One that leaves what is there if so many images fit; what has to give way goes to the ladder.
+    fn fit(&mut self, name: &str, fitting: u32, reason: String) {
+        let so_far = self.size();
+        self.push(name, if fitting >= so_far { so_far } else { step_down_to(fitting) }, reason);
+    }
+
+    fn size(&self) -> u32 {
+        self.0.last().map_or(1, |layer| layer.batch_size)
+    }
+
+    fn chosen(self) -> BatchChosen {
+        BatchChosen { batch_size: self.size(), layers: self.0 }
+    }
 }
 
 /// The table that users know: rows by the card's nominal size in GiB, columns by image size.
@@ -81,44 +252,32 @@ pub fn table(nominal_gib: f64, imgsz: u32) -> u32 {
     }
 }
 
-/// The memory that a run may fill. A tenth of a card stays free for fragmentation and the driver; of the
-/// host's memory, a fifth for everything else.
-fn budget_mib(memory: Memory) -> u64 {
-    match memory {
-        Memory::Gpu { total_mib, free_mib } => (total_mib * 9 / 10).min(free_mib.unwrap_or(u64::MAX)),
-        Memory::Cpu { available_mib } => available_mib * 4 / 5,
-    }
-}
-
-/// How many images fit into `budget_mib`, by an estimate.
-///
-/// The figures are estimates, not measurements: MiB that weights, gradients, optimiser, EMA and the
-/// libraries' own state take, and MiB of activations per image at 640 pixels, in half precision on a GPU.
-/// They are rounded up; for n and s they never lower the table on a card that is free. When an estimate
-/// is too hopeful all the same, the trainer steps down the ladder and the agent remembers.
-fn fitting(budget_mib: u64, memory: Memory, load: Load) -> u32 {
-    let (fixed, half_precision) = match load.model {
-        ModelScale::N => (800, 130),
-        ModelScale::S => (900, 230),
-        ModelScale::M => (1200, 430),
-        ModelScale::L => (1600, 660),
-        ModelScale::X => (2000, 880),
-    };
-    // Activations in single precision take twice the room; a CPU always computes in it, and has no CUDA
-    // libraries to load.
-    let (fixed, per_image) = match memory {
-        Memory::Gpu { .. } if load.amp => (fixed, half_precision),
-        Memory::Gpu { .. } => (fixed, half_precision * 2),
-        Memory::Cpu { .. } => (fixed - 400, half_precision * 2),
-    };
-    // The largest image decides.
-    let side = u64::from(if load.multi_scale { load.imgsz + load.imgsz / 2 } else { load.imgsz });
-    let images = budget_mib.saturating_sub(fixed) * 640 * 640 / (per_image * side * side).max(1);
-    u32::try_from(images).unwrap_or(u32::MAX)
-}
-
 /// The largest step of the ladder that is at most `size`; 1 when even that is too much, because a run on
-/// batch 1 may still fit, and says so plainly if it does not.
+/// batch 1 may still fit, and says so plainly if it does not. Above the ladder steps are multiples of 16.
 fn step_down_to(size: u32) -> u32 {
+    if size > LADDER[0] {
+        return size / 16 * 16;
+    }
     LADDER.into_iter().find(|&step| step <= size).unwrap_or(1)
+}
+
+/// The step below `size`, or `None` below 1.
+pub fn next_smaller(size: u32) -> Option<u32> {
+    LADDER.into_iter().find(|&step| step < size)
+}
+
+/// A size in MiB, as people read it.
+pub(crate) fn gib(mib: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
+    let gib = mib as f64 / 1024.0;
+    format!("{gib:.1} GB")
+}
+
+fn images(count: u32) -> String {
+    match count {
+        0 => "no image".into(),
+        1 => "1 image".into(),
+        65.. => "more images than are wanted".into(),
+        count => format!("{count} images"),
+    }
 }

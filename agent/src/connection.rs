@@ -18,8 +18,11 @@ use trainyard_proto::pb::agent_message::Message as Said;
 use trainyard_proto::pb::agent_service_client::AgentServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as Heard;
 use trainyard_proto::route::{Next, Route};
-use trainyard_types::{AgentId, Assignment, AttemptId, GpuTelemetry, Inventory, LeaderEpoch, Session};
+use trainyard_types::{
+    AgentId, Assignment, AttemptId, FitRecord, GpuTelemetry, Inventory, LeaderEpoch, Session,
+};
 
+use crate::advert::Advert;
 use crate::backoff::Backoff;
 use crate::core::Event;
 use crate::driver::Input;
@@ -95,6 +98,8 @@ pub struct Connection {
     pub held: watch::Receiver<Vec<AttemptId>>,
     /// What to tell in Hello and heartbeats.
     pub readings: watch::Receiver<Readings>,
+    /// What else to tell in Hello and heartbeats.
+    pub advert: watch::Receiver<Advert>,
     /// The driver's inbox.
     pub inbox: mpsc::Sender<Input>,
     /// Where transfers find the scheduler.
@@ -108,6 +113,8 @@ struct Talk {
     reports: mpsc::Sender<pb::AgentMessage>,
     welcome: pb::Welcome,
     channel: Channel,
+    /// The fit records that the Hello named.
+    told: Vec<FitRecord>,
 }
 
 impl Connection {
@@ -169,7 +176,9 @@ impl Connection {
         let (reports, reporting) = mpsc::channel(OUTGOING);
         // A queue of reports does not hold a heartbeat up.
         let later = ReceiverStream::new(beating).merge(ReceiverStream::new(reporting));
-        let said = once(message(Said::Hello(self.hello()))).chain(later);
+        let hello = self.hello();
+        let told = hello.fit_records.clone();
+        let said = once(message(Said::Hello((&hello).into()))).chain(later);
         let mut client = AgentServiceClient::new(channel.clone());
         let answer = timeout(GREETING, client.connect(said)).await.map_err(|_| LinkError::NoAnswer)?;
         let mut heard = answer?.into_inner();
@@ -183,23 +192,23 @@ impl Connection {
         }
         let (session, version) = (welcome.session, &welcome.version);
         info!(scheduler, version, leader_epoch = epoch.0, session, "connected");
-        Ok(Talk { heard, heartbeats, reports, welcome, channel })
+        Ok(Talk { heard, heartbeats, reports, welcome, channel, told })
     }
 
-    fn hello(&self) -> pb::Hello {
+    fn hello(&self) -> Hello {
         let readings = self.readings.borrow().clone();
-        let hello = Hello {
+        let advert = self.advert.borrow().clone();
+        Hello {
             agent: self.agent,
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             inventory: readings.inventory,
             telemetry: readings.telemetry,
             attempts: self.held.borrow().clone(),
-            fit_records: Vec::new(),
-            unavailable: String::new(),
-            cached_data: Vec::new(),
-        };
-        (&hello).into()
+            fit_records: advert.fit_records,
+            unavailable: advert.unavailable,
+            cached_data: advert.cached_data,
+        }
     }
 
     /// Hands over what the scheduler says and beats, until the connection ends.
@@ -212,6 +221,7 @@ impl Connection {
         let every = Duration::from_millis(talk.welcome.heartbeat_ms.clamp(50, 60_000).into());
         let mut beats = interval(every);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = mem::take(&mut talk.told);
         loop {
             tokio::select! {
                 heard = talk.heard.message() => {
@@ -228,8 +238,11 @@ impl Connection {
                     let readings = self.readings.borrow().clone();
                     let gpus = agent::gpus(&readings.inventory.gpus, &readings.telemetry);
                     // One that still waits to be sent says the same.
-                    let heartbeat = pb::Heartbeat { gpus, ..pb::Heartbeat::default() };
-                    let _waits = talk.heartbeats.try_send(message(Said::Heartbeat(heartbeat)));
+                    let advert = self.advert.borrow().clone();
+                    let heartbeat = advert.heartbeat(gpus, &told);
+                    if talk.heartbeats.try_send(message(Said::Heartbeat(heartbeat))).is_ok() {
+                        told = advert.fit_records;
+                    }
                 }
             }
         }

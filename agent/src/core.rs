@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerEvent};
 use trainyard_types::{
-    Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, ReportBody, Slot, Time,
+    Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, Ended, ReportBody, Slot, Time,
 };
 
 use attempt::{Attempt, State};
@@ -100,10 +100,14 @@ pub enum Event {
 /// What a trainer starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
-    /// Images per forward pass.
-    pub batch_size: u32,
+    /// Images per forward pass, and how that came about.
+    pub chosen: BatchChosen,
     /// What the user is told of the start.
     pub lines: Vec<String>,
+    /// Whether the trainer measures what memory it needs.
+    pub measure_memory: bool,
+    /// What would fit if not even one image does.
+    pub advice: String,
 }
 
 /// Why an attempt cannot start.
@@ -136,8 +140,8 @@ pub enum Command {
     UploadArtifacts(AttemptId, Vec<PathBuf>),
     /// Abort preparation and uploads.
     CancelTransfers(AttemptId),
-    /// The trainer found this batch size to fit where a larger one did not.
-    RememberBatch(Box<Assignment>, u32),
+    /// Learn from what the trainer told.
+    Learn(AttemptId, TrainerEvent),
     /// Delete the attempt's spool.
     DropReports(AttemptId),
     /// Delete the job's checkpoints: it has succeeded.
@@ -329,10 +333,12 @@ impl Core {
         match result {
             Ok(prepared) => {
                 attempt.state = State::Running;
+                attempt.prepared = Some(prepared.clone());
                 out.push(Command::Announce(prepared.lines.clone()));
                 for line in &prepared.lines {
                     out.push(log(id, now, LogLevel::Info, line.clone()));
                 }
+                out.push(Command::Report(id, now, ReportBody::BatchChosen(prepared.chosen.clone())));
                 out.push(Command::Spawn(assignment, prepared));
             }
             Err(refusal) => attempt.end(now, id, refusal.reason, refusal.message, out),
@@ -357,16 +363,15 @@ impl Core {
             return; // Revoked: nobody wants to know.
         }
         out.push(Command::Report(id, time, ReportBody::Trainer(event.clone())));
+        if is_telling(&event) {
+            out.push(Command::Learn(id, event.clone()));
+        }
         match event {
             TrainerEvent::Checkpoint(saved) => {
                 attempt.checkpoint = Some(saved);
                 attempt.try_upload(now, id, self.limits.checkpoint_upload_every, out);
             }
-            TrainerEvent::BatchSize(changed) => {
-                if let Some(assignment) = attempt.assignment.clone() {
-                    out.push(Command::RememberBatch(assignment, changed.to));
-                }
-            }
+            TrainerEvent::BatchSize(changed) => attempt.set_batch_size(changed.to),
             TrainerEvent::Finished(finished) => attempt.finished = Some(finished),
             TrainerEvent::Failed(failed) => attempt.failed = Some(failed),
             TrainerEvent::Started(_)
@@ -396,6 +401,7 @@ impl Core {
                 }
                 out.push(Command::UploadArtifacts(id, artifacts));
             }
+            Outcome::Again { changed, proven } => attempt.start_again(now, id, changed, proven, out),
             Outcome::End(reason, message) => attempt.save_and_end(now, id, reason, message, out),
         }
     }
@@ -479,6 +485,17 @@ impl Core {
             out.push(Command::Exit);
         }
     }
+}
+
+/// Whether something is to be learned from an event: what runs need, or which data are decoded.
+const fn is_telling(event: &TrainerEvent) -> bool {
+    matches!(
+        event,
+        TrainerEvent::Started(_)
+            | TrainerEvent::Memory(_)
+            | TrainerEvent::BatchSize(_)
+            | TrainerEvent::Epoch(_)
+    )
 }
 
 /// A line for the job's user.

@@ -12,10 +12,11 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as Said;
+use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{Assignment, AttemptId, ReportBody, Time};
 
+use crate::advert::Advert;
 use crate::banner;
-use crate::batch::Load;
 use crate::connection::message;
 use crate::core::{Command, Core, Event, Exit, Limits, Prepared};
 use crate::host;
@@ -52,6 +53,7 @@ pub struct Driver {
     /// For tasks that tell how they ended.
     sender: mpsc::Sender<Input>,
     held: watch::Sender<Vec<AttemptId>>,
+    advert: watch::Sender<Advert>,
     out: Option<mpsc::Sender<pb::AgentMessage>>,
     spools: BTreeMap<AttemptId, Spool>,
     /// Reports that the disk refused; without them an attempt would never end.
@@ -69,6 +71,7 @@ impl Driver {
         inbox: mpsc::Receiver<Input>,
         sender: mpsc::Sender<Input>,
         held: watch::Sender<Vec<AttemptId>>,
+        advert: watch::Sender<Advert>,
     ) -> Self {
         let config = &workshop.config;
         let limits = Limits {
@@ -83,6 +86,7 @@ impl Driver {
             inbox,
             sender,
             held,
+            advert,
             out: None,
             spools: BTreeMap::new(),
             refused: VecDeque::new(),
@@ -208,7 +212,7 @@ impl Driver {
                     transfer.abort();
                 }
             }
-            Command::RememberBatch(assignment, size) => self.remember(&assignment, size),
+            Command::Learn(attempt, event) => self.learn(attempt, &event),
             Command::DropReports(attempt) => self.drop_reports(attempt),
             Command::DropCheckpoints(attempt) => {
                 let checkpoints = self.job_dir(attempt).checkpoints();
@@ -255,7 +259,8 @@ impl Driver {
             cache_dir: self.workshop.config.cache_dir(),
             cache_quota_gib: self.workshop.config.cache_quota_gib,
             cache_floor_gib: self.workshop.config.cache_floor_gib,
-            batch_size: prepared.batch_size,
+            batch_size: prepared.chosen.batch_size,
+            measure_memory: prepared.measure_memory,
             slot: assignment.slot.clone(),
             data_roots: self.workshop.config.data_roots.clone(),
         };
@@ -271,7 +276,7 @@ impl Driver {
         });
         match watching {
             Ok((handle, started)) => {
-                info!(%attempt, batch_size = prepared.batch_size, "trainer started");
+                info!(%attempt, batch_size = prepared.chosen.batch_size, "trainer started");
                 self.trainers.insert(attempt, handle);
                 let sender = self.sender.clone();
                 tokio::spawn(async move {
@@ -360,11 +365,13 @@ impl Driver {
         }
     }
 
-    fn remember(&self, assignment: &Assignment, size: u32) {
-        let mut remembered = self.workshop.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let load = Load::from(&assignment.spec.train);
-        if let Err(error) = remembered.remember(&assignment.slot, load, size) {
-            warn!(%error, "cannot keep the batch size that fits");
+    fn learn(&self, attempt: AttemptId, event: &TrainerEvent) {
+        let mut fits = self.workshop.fits.lock().unwrap_or_else(PoisonError::into_inner);
+        let learned = fits.observe(attempt, event).inspect_err(|error| {
+            warn!(%error, "cannot keep what the run was seen to need");
+        });
+        if !matches!(learned, Ok(false)) {
+            self.advert.send_modify(|advert| advert.fit_records = fits.records());
         }
     }
 }

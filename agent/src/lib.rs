@@ -3,6 +3,7 @@
 //! Must not know: libtorch, Redis, what a placement is. [`core`] decides and is pure; [`driver`] does what it
 //! says; the other modules are its edges.
 
+pub mod advert;
 pub mod backoff;
 pub mod banner;
 pub mod batch;
@@ -11,11 +12,11 @@ pub mod connection;
 pub mod core;
 pub mod data_roots;
 pub mod driver;
+pub mod fit;
 pub mod gpu;
 pub mod host;
 pub mod job_dir;
 pub mod prepare;
-pub mod remembered;
 pub mod run;
 pub mod spool;
 pub mod trainer;

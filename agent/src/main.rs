@@ -7,11 +7,11 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use tracing::{info, warn};
-use trainyard_agent::batch::{self, Load, Memory};
+use trainyard_agent::batch::{self, Load, Memory, Wish};
 use trainyard_agent::config::{Config, Options};
 use trainyard_agent::gpu::nvml::NvmlGpus;
 use trainyard_agent::gpu::{GpuProbe, NoGpus};
-use trainyard_types::ModelScale;
+use trainyard_types::{Batch, ModelScale};
 
 /// Trains jobs on this machine's GPUs.
 #[derive(Debug, Parser)]
@@ -104,10 +104,13 @@ fn print_batch_table(probe: &dyn GpuProbe, model: ModelScale) {
     let gpus = probe.gpus();
     for gpu in &gpus {
         let free_mib = probe.memory_free_mib(&gpu.uuid);
-        let memory = Memory::Gpu { total_mib: gpu.memory_total_mib, free_mib };
+        let total_mib = gpu.memory_total_mib;
+        let memory = Memory::Gpu { total_mib, free_mib, reserved_mib: None, foreign_mib: None };
         let sizes = SIZES.map(|imgsz| {
             let load = Load { model, imgsz, multi_scale: false, amp: true };
-            format!("{:>5}", batch::auto(memory, load, None))
+            let (batch, nominal) = (Batch::Auto, 64);
+            let wish = Wish { memory, load, batch, nominal, record: None, noted: None };
+            format!("{:>5}", batch::choose(&wish).batch_size)
         });
         let free = free_mib.map_or_else(|| "?".into(), |mib| format!("{mib} MiB"));
         println!("{:32} {:>5.1} GB {free:>9} {}", gpu.model, gpu.nominal_gib(), sizes.concat());

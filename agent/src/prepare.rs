@@ -5,17 +5,17 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
-use trainyard_types::{Assignment, Batch, EndReason, Gpu, Slot};
+use trainyard_types::{Assignment, EndReason, Gpu, GpuTelemetry, Slot, TrainSpec};
 
 use crate::banner::{self, Device};
-use crate::batch::{self, Load, Memory};
+use crate::batch::{self, Load, Memory, Wish, advice};
 use crate::config::Config;
 use crate::core::{Prepared, Refusal};
 use crate::data_roots;
+use crate::fit::{self, FitStore, Run};
 use crate::gpu::GpuProbe;
 use crate::host;
 use crate::job_dir::JobDir;
-use crate::remembered::Remembered;
 use crate::transfer::{self, Link};
 
 /// What preparation needs of the agent.
@@ -25,8 +25,8 @@ pub struct Workshop {
     pub config: Arc<Config>,
     /// The machine's GPUs.
     pub probe: Arc<dyn GpuProbe>,
-    /// Batch sizes of earlier runs.
-    pub remembered: Arc<Mutex<Remembered>>,
+    /// What earlier runs were seen to need.
+    pub fits: Arc<Mutex<FitStore>>,
     /// The scheduler, when it is there.
     pub link: watch::Receiver<Option<Link>>,
 }
@@ -61,14 +61,7 @@ fn prepare_locally(workshop: &Workshop, assignment: &Assignment, dir: &JobDir) -
     train.data = data_roots::resolve(&train.data, &workshop.config.data_roots)
         .map_err(|error| Refusal { reason: EndReason::BadSpec, message: error.to_string() })?;
     let (device, memory) = device(workshop, &assignment.slot)?;
-    let load = Load::from(&train);
-    let batch_size = match train.batch {
-        Batch::Size(size) => size,
-        Batch::Auto => {
-            let remembered = workshop.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            batch::auto(memory, load, remembered.limit(&assignment.slot, load))
-        }
-    };
+    let prepared = choose_batch(workshop, assignment, &train, &device, memory);
     let write = || -> io::Result<()> {
         dir.create()?;
         std::fs::create_dir_all(workshop.config.cache_dir())?;
@@ -78,7 +71,38 @@ fn prepare_locally(workshop: &Workshop, assignment: &Assignment, dir: &JobDir) -
         reason: EndReason::TrainerCrash,
         message: format!("the agent cannot write {}: {error}", dir.spec().display()),
     })?;
-    Ok(Prepared { batch_size, lines: banner::lines(&device, &train, batch_size) })
+    Ok(prepared)
+}
+
+/// Chooses the batch size and begins to learn from the run.
+fn choose_batch(
+    workshop: &Workshop,
+    assignment: &Assignment,
+    train: &TrainSpec,
+    device: &Device,
+    memory: Memory,
+) -> Prepared {
+    let load = Load::from(train);
+    let run = Run {
+        slot: assignment.slot.clone(),
+        device: match device {
+            Device::Gpu { model, .. } => model.clone(),
+            Device::Cpu { .. } => fit::CPU.into(),
+        },
+        load,
+        memory,
+        trainer: fit::trainer_identity(&workshop.config.trainer()),
+    };
+    let mut fits = workshop.fits.lock().unwrap_or_else(PoisonError::into_inner);
+    let record = fits.record(&run);
+    let (batch, nominal, noted) = (train.batch, train.nbs, fits.noted(&run));
+    let chosen = batch::choose(&Wish { memory, load, batch, nominal, record, noted });
+    let advice = advice::advice(memory, load, record);
+    let measure_memory = fits.wants_measurement(&run);
+    fits.begin(assignment.attempt, run);
+    let mut lines = banner::lines(device, train, chosen.batch_size);
+    lines.extend(banner::layers(&chosen));
+    Prepared { chosen, lines, measure_memory, advice }
 }
 
 fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal> {
@@ -89,15 +113,27 @@ fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal>
         }
         Slot::Cpu(slot) => {
             let available_mib = host::memory_available_mib();
-            Ok((Device::Cpu { slot: *slot, available_mib }, Memory::Cpu { available_mib }))
+            let memory = Memory::Cpu { total_mib: host::memory_total_mib(), available_mib };
+            Ok((Device::Cpu { slot: *slot, available_mib }, memory))
         }
         Slot::Gpu(uuid) => {
             let gpus: Vec<Gpu> = workshop.probe.gpus();
             let gpu = gpus.into_iter().find(|gpu| gpu.uuid == *uuid);
             let gpu = gpu.ok_or_else(|| missing(format!("the GPU {uuid} does not answer any more")))?;
-            let free_mib = workshop.probe.memory_free_mib(uuid);
-            let memory = Memory::Gpu { total_mib: gpu.memory_total_mib, free_mib };
+            let readings = workshop.probe.telemetry();
+            let now = readings.into_iter().find(|reading| reading.uuid == *uuid);
+            let memory = gpu_memory(&gpu, now.as_ref());
             Ok((Device::Gpu { model: gpu.model, memory_total_mib: gpu.memory_total_mib }, memory))
         }
+    }
+}
+
+/// A card's memory as the driver tells of it now.
+pub fn gpu_memory(gpu: &Gpu, now: Option<&GpuTelemetry>) -> Memory {
+    Memory::Gpu {
+        total_mib: gpu.memory_total_mib,
+        free_mib: now.and_then(|now| now.memory_free_mib),
+        reserved_mib: now.and_then(|now| now.memory_reserved_mib),
+        foreign_mib: now.and_then(|now| now.memory_foreign_mib),
     }
 }

@@ -15,14 +15,15 @@ use tracing::{info, warn};
 use trainyard_proto::route::Route;
 use trainyard_types::{AgentId, Inventory};
 
+use crate::advert::Advert;
 use crate::config::Config;
 use crate::connection::{Connection, Readings};
 use crate::core::Event;
 use crate::driver::{Driver, Input};
+use crate::fit::FitStore;
 use crate::gpu::GpuProbe;
 use crate::host;
 use crate::prepare::Workshop;
-use crate::remembered::Remembered;
 use crate::trainer::child::Spawner;
 
 /// How often the GPUs are read.
@@ -49,10 +50,12 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let (link_sender, link) = watch::channel(None);
     let (held_sender, held) = watch::channel(Vec::new());
     let (readings_sender, readings) = watch::channel(first);
-    let remembered = Arc::new(Mutex::new(Remembered::load(&config.data_dir)));
-    let workshop = Workshop { config: Arc::clone(&config), probe: Arc::clone(&probe), remembered, link };
+    let fits = FitStore::load(&config.data_dir);
+    let (advert_sender, advert) = watch::channel(Advert { fit_records: fits.records(), ..Advert::default() });
+    let fits = Arc::new(Mutex::new(fits));
+    let workshop = Workshop { config: Arc::clone(&config), probe: Arc::clone(&probe), fits, link };
     let spawner = Spawner::start().context("cannot start a thread")?;
-    let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender);
+    let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender, advert_sender);
     driver.recover().await?;
 
     let end = CancellationToken::new();
@@ -63,6 +66,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         name: config.name.clone(),
         held,
         readings,
+        advert,
         inbox: sender.clone(),
         link: link_sender,
     };

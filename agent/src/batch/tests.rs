@@ -6,13 +6,42 @@ fn load(model: ModelScale, imgsz: u32) -> Load {
     Load { model, imgsz, multi_scale: false, amp: true }
 }
 
+fn gpu(total_mib: u64, free_mib: Option<u64>) -> Memory {
+    Memory::Gpu { total_mib, free_mib, reserved_mib: None, foreign_mib: None }
+}
+
 /// A card that only a desktop uses.
 fn card(total_mib: u64) -> Memory {
-    Memory::Gpu { total_mib, free_mib: Some(total_mib - 400) }
+    gpu(total_mib, Some(total_mib - 400))
+}
+
+fn wish(memory: Memory, load: Load) -> Wish<'static> {
+    Wish { memory, load, batch: Batch::Auto, nominal: 64, record: None, noted: None }
+}
+
+fn auto(memory: Memory, load: Load) -> u32 {
+    choose(&wish(memory, load)).batch_size
+}
+
+/// What runs of yolov8m at 640 pixels were seen to need.
+fn record(fixed_mib: u64, per_image_mib: f64, validation_mib: u64, failed: Option<u32>) -> FitRecord {
+    let key = trainyard_types::FitKey {
+        model: ModelScale::M,
+        imgsz: 640,
+        multi_scale: false,
+        precision: "fp16".into(),
+        device: "a card".into(),
+        libtorch: "2.13.0".into(),
+    };
+    FitRecord { key, fixed_mib, per_image_mib, validation_mib, batch_size: 8, failed_batch_size: failed }
+}
+
+fn sizes(chosen: &BatchChosen) -> Vec<(&str, u32)> {
+    chosen.layers.iter().map(|layer| (layer.name.as_str(), layer.batch_size)).collect()
 }
 
 fn row(total_mib: u64, model: ModelScale) -> [u32; 6] {
-    SIZES.map(|imgsz| auto(card(total_mib), load(model, imgsz), None))
+    SIZES.map(|imgsz| auto(card(total_mib), load(model, imgsz)))
 }
 
 #[test]
@@ -41,7 +70,7 @@ fn above_1024_the_last_column_shrinks_with_the_area_down_to_one() {
 fn larger_models_get_less_and_what_they_get_is_on_the_ladder() {
     for total_mib in [24564, 12227, 8188] {
         for imgsz in SIZES {
-            let sizes = ModelScale::ALL.map(|model| auto(card(total_mib), load(model, imgsz), None));
+            let sizes = ModelScale::ALL.map(|model| auto(card(total_mib), load(model, imgsz)));
             assert!(sizes.is_sorted_by(|smaller, larger| smaller >= larger), "{sizes:?}");
             let table = table(nominal_gib(total_mib), imgsz);
             assert!(sizes.iter().all(|size| *size == table || LADDER.contains(size)), "{sizes:?}");
@@ -53,32 +82,100 @@ fn larger_models_get_less_and_what_they_get_is_on_the_ladder() {
 
 #[test]
 fn a_card_that_others_use_gets_less() {
-    let busy = |free_mib| Memory::Gpu { total_mib: 24564, free_mib: Some(free_mib) };
-    let sizes = [23000, 6000, 3000, 1000, 0].map(|free| auto(busy(free), load(ModelScale::S, 640), None));
+    let busy = |free_mib| gpu(24564, Some(free_mib));
+    let sizes = [23000, 6000, 3000, 1000, 0].map(|free| auto(busy(free), load(ModelScale::S, 640)));
     assert_eq!(sizes, [32, 16, 8, 1, 1]);
 }
 
 #[test]
 fn a_driver_that_does_not_tell_what_is_free_leaves_the_table() {
-    let memory = Memory::Gpu { total_mib: 12227, free_mib: None };
-    assert_eq!(auto(memory, load(ModelScale::N, 640), None), 24);
+    assert_eq!(auto(gpu(12227, None), load(ModelScale::N, 640)), 24);
 }
 
 #[test]
 fn without_mixed_precision_an_image_takes_twice_the_room() {
-    let size = |amp| auto(card(12227), Load { amp, ..load(ModelScale::M, 640) }, None);
+    let size = |amp| auto(card(12227), Load { amp, ..load(ModelScale::M, 640) });
     assert_eq!([size(true), size(false)], [16, 8]);
 }
 
 #[test]
-fn what_the_card_once_ran_out_of_memory_at_is_remembered() {
-    assert_eq!(auto(card(12227), load(ModelScale::N, 640), Some(12)), 12);
-    assert_eq!(auto(card(12227), load(ModelScale::N, 640), Some(48)), 24);
+fn every_layer_lowers_the_one_before_and_says_why() {
+    let memory = Memory::Gpu {
+        total_mib: 12227,
+        free_mib: Some(6000),
+        reserved_mib: Some(300),
+        foreign_mib: Some(5900),
+    };
+    let record = record(900, 250.0, 2000, Some(12));
+    let chosen = choose(&Wish { record: Some(&record), ..wish(memory, load(ModelScale::M, 640)) });
+    let wanted = [("table", 24), ("model", 24), ("memory free now", 16), ("fit record", 8)];
+    assert_eq!(sizes(&chosen), wanted, "{chosen:#?}");
+    let reasons: Vec<&str> = chosen.layers.iter().map(|layer| layer.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "12.0 GB card, imgsz 640",
+            "yolov8m at 640 px takes 1.3 GB and 250 MiB an image as measured, and the 12.0 GB card has room for \
+             38 images",
+            "5.9 GB are free, 5.8 GB held by others, 0.3 GB by the driver: room for 16 images",
+            "measured with 8 images, validation and some headroom included; 12 images ran out of memory with all \
+             of it",
+        ]
+    );
+}
+
+#[test]
+fn a_measurement_replaces_the_estimate_in_both_directions() {
+    let size = |record: &FitRecord| {
+        choose(&Wish { record: Some(record), ..wish(card(12227), load(ModelScale::M, 640)) }).batch_size
+    };
+    assert_eq!(auto(card(12227), load(ModelScale::M, 640)), 16, "by the estimate");
+    assert_eq!(size(&record(900, 250.0, 2000, None)), 24);
+    assert_eq!(size(&record(900, 1000.0, 2000, None)), 8);
+    assert_eq!(size(&record(900, 250.0, 900 + 8 * 1000, None)), 8, "validation takes more than training");
+    let estimate = FitRecord { batch_size: 0, ..record(800, 1000.0, 0, None) };
+    assert_eq!(size(&estimate), 8, "what is known to be too little counts even without a measurement");
+    assert_eq!(size(&FitRecord { failed_batch_size: Some(1), ..estimate }), 1);
+}
+
+#[test]
+fn what_a_former_version_noted_is_a_limit() {
+    let size = |noted| choose(&Wish { noted, ..wish(card(12227), load(ModelScale::N, 640)) }).batch_size;
+    assert_eq!([size(Some(12)), size(Some(48))], [12, 24]);
+}
+
+#[test]
+fn a_share_aims_at_that_much_of_the_card_and_keeps_the_nominal_batch() {
+    let size = |memory, share, nominal| {
+        let batch = Batch::Share(share);
+        choose(&Wish { batch, nominal, ..wish(memory, load(ModelScale::N, 640)) })
+    };
+    let half = size(card(12227), 0.5, 64);
+    assert_eq!(sizes(&half), [("asked for", 64), ("model", 32), ("memory free now", 32), ("fit record", 32)]);
+    assert_eq!(size(card(12227), 0.9, 64).batch_size, 64, "more would be another training");
+    assert_eq!(size(card(24564), 0.9, 256).batch_size, 160, "above the ladder in steps of 16");
+    assert_eq!(size(gpu(12227, Some(3000)), 0.9, 64).batch_size, 16, "what others hold is not there");
+    assert_eq!(size(card(12227), 0.01, 64).batch_size, 1);
+}
+
+#[test]
+fn a_size_that_is_given_is_used_as_it_is() {
+    let batch = Batch::Size(200);
+    let chosen = choose(&Wish { batch, noted: Some(1), ..wish(card(8188), load(ModelScale::X, 1280)) });
+    assert_eq!(sizes(&chosen), [("asked for", 200)]);
+}
+
+#[test]
+fn a_desktop_leaves_a_card_to_a_run_and_another_program_does_not() {
+    let alone = |free_mib| gpu(12227, Some(free_mib)).is_alone();
+    assert_eq!([alone(12000), alone(11500), alone(11000)], [true, true, false]);
 }
 
 #[test]
 fn a_cpu_slot_uses_16_and_fewer_if_memory_says_so() {
-    let cpu = |available_mib, imgsz| auto(Memory::Cpu { available_mib }, load(ModelScale::N, imgsz), None);
+    let cpu = |available_mib, imgsz| {
+        auto(Memory::Cpu { total_mib: 16_000, available_mib }, load(ModelScale::N, imgsz))
+    };
     assert_eq!(
         [cpu(16_000, 640), cpu(4_000, 320), cpu(4_000, 640), cpu(1_500, 640), cpu(100, 640)],
         [16, 16, 8, 3, 1]
@@ -89,7 +186,7 @@ fn a_cpu_slot_uses_16_and_fewer_if_memory_says_so() {
 fn multi_scale_keeps_the_table_and_counts_with_the_largest_image() {
     let size = |model| {
         let train = TrainSpec { multi_scale: true, ..TrainSpec::new(model, "/d.yaml") };
-        auto(card(12227), Load::from(&train), None)
+        auto(card(12227), Load::from(&train))
     };
     assert_eq!([size(ModelScale::N), size(ModelScale::S), size(ModelScale::M)], [24, 16, 8]);
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use trainyard_types::trainer::{CheckpointSaved, Failed, Finished};
+use trainyard_types::trainer::{BatchSizeChanged, CheckpointSaved, Failed, Finished, TrainerEvent};
 use trainyard_types::{Artifact, Assignment, AttemptId, EndReason, Ended, ReportBody, Slot, Time};
 
-use super::{Command, slot_of};
+use super::{Command, Prepared, slot_of};
 
 /// Where an attempt stands; see the diagram in [`super`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum State {
 pub struct Attempt {
     /// `None` for an attempt of a former process.
     pub assignment: Option<Box<Assignment>>,
+    /// What its trainer runs with.
+    pub prepared: Option<Prepared>,
     pub state: State,
     /// Why it was asked to stop.
     pub stop: Option<EndReason>,
@@ -55,6 +57,7 @@ impl Attempt {
         let stored_step = assignment.resume.as_ref().map(|checkpoint| checkpoint.step);
         Self {
             assignment: Some(assignment),
+            prepared: None,
             state: State::Waiting,
             stop: None,
             checkpoint: None,
@@ -70,6 +73,7 @@ impl Attempt {
     pub const fn recovered() -> Self {
         Self {
             assignment: None,
+            prepared: None,
             state: State::Ended { completed: false },
             stop: None,
             checkpoint: None,
@@ -95,6 +99,41 @@ impl Attempt {
     pub fn conflicts(&self, id: AttemptId, other: AttemptId, slot: Option<&Slot>) -> bool {
         let busy = self.has_process() || matches!(self.state, State::Preparing);
         id != other && busy && (id.job == other.job || self.slot() == slot)
+    }
+
+    /// Images per forward pass now; 0 before the trainer starts.
+    pub fn batch_size(&self) -> u32 {
+        self.prepared.as_ref().map_or(0, |prepared| prepared.chosen.batch_size)
+    }
+
+    pub fn set_batch_size(&mut self, size: u32) {
+        if let Some(prepared) = &mut self.prepared {
+            prepared.chosen.batch_size = size;
+        }
+    }
+
+    /// Goes on with a smaller batch in a new process, from the newest checkpoint: the old one could not.
+    pub fn start_again(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        changed: BatchSizeChanged,
+        proven: bool,
+        out: &mut Vec<Command>,
+    ) {
+        self.set_batch_size(changed.to);
+        let (Some(assignment), Some(prepared)) = (self.assignment.clone(), self.prepared.clone()) else {
+            return; // Cannot be: its trainer ran.
+        };
+        self.failed = None;
+        self.finished = None;
+        self.state = State::Running;
+        let event = TrainerEvent::BatchSize(changed);
+        out.push(Command::Report(id, now, ReportBody::Trainer(event.clone())));
+        if proven {
+            out.push(Command::Learn(id, event));
+        }
+        out.push(Command::Spawn(assignment, prepared));
     }
 
     /// Reports the end.

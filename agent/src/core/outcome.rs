@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use trainyard_types::EndReason;
-use trainyard_types::trainer::exit_code;
+use trainyard_types::trainer::{BatchSizeChanged, Phase, exit_code};
 
 use super::attempt::{Attempt, State};
+use crate::batch::next_smaller;
 
 /// How a trainer's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +31,36 @@ pub enum ExitKind {
 }
 
 const SIGKILL: i32 = 9;
+const SIGABRT: i32 = 6;
+
+/// What libtorch and the libraries below it say when a card's memory is used up. In lower case.
+const GPU_MEMORY_WORDS: [&str; 5] = [
+    "cuda out of memory",
+    "cuda error: out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cuda error: memory allocation",
+];
+
+/// The same of main memory: libtorch's allocator for the CPU, and Rust's.
+const MAIN_MEMORY_WORDS: [&str; 3] = [
+    "defaultcpuallocator: can't allocate memory",
+    "defaultcpuallocator: not enough memory",
+    "memory allocation of",
+];
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Upload these, then it is completed.
     Publish(Vec<PathBuf>),
+    /// The card's memory ran out and the process could not go on: another one goes on with less.
+    Again {
+        /// What is told.
+        changed: BatchSizeChanged,
+        /// Whether the larger batch is known not to fit: it may only have failed beside others.
+        proven: bool,
+    },
     /// It is over, with a sentence for a person.
     End(EndReason, String),
 }
@@ -51,9 +76,13 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
         (ExitKind::Code(exit_code::BAD_SPEC), ..) => {
             Outcome::End(EndReason::BadSpec, told.unwrap_or_else(|| with_stderr("bad spec or data", exit)))
         }
-        (ExitKind::Code(exit_code::GPU_OOM), ..) => {
-            let text = "the card's memory is too small even for batch 1".to_owned();
-            Outcome::End(EndReason::GpuOom, told.unwrap_or(text))
+        (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => step_down(attempt, kind, told),
+        (ExitKind::Code(exit_code::GPU_OOM), ..) if !ran_out_of_gpu_memory(attempt, exit) => {
+            Outcome::End(EndReason::GpuOom, told.unwrap_or_else(|| too_small(attempt)))
+        }
+        (ExitKind::Code(_) | ExitKind::Signal(SIGABRT), _, None) if ran_out_of_main_memory(attempt, exit) => {
+            let text = told.unwrap_or_else(|| with_stderr("the trainer had no main memory left", exit));
+            Outcome::End(EndReason::HostOom, text)
         }
         (_, _, Some(reason)) => Outcome::End(reason, stopped(attempt, exit)),
         (ExitKind::Code(exit_code::STOPPED), ..) => {
@@ -82,6 +111,62 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
             let text = if signal == SIGKILL { text } else { with_stderr(&text, exit) };
             Outcome::End(EndReason::TrainerCrash, text)
         }
+    }
+}
+
+/// Whether the trainer's last words are of `words`.
+fn said_one_of(words: &[&str], attempt: &Attempt, exit: &Exit) -> bool {
+    let told = attempt.failed.as_ref().map_or("", |failed| &failed.message);
+    let text = format!("{told} {}", exit.stderr_tail).to_lowercase();
+    words.iter().any(|word| text.contains(word))
+}
+
+/// Whether the card's memory ended the process, by its exit code or by its last words.
+fn ran_out_of_gpu_memory(attempt: &Attempt, exit: &Exit) -> bool {
+    // A spec that cannot be met, such as `bn_group`, is not a matter of the next smaller batch.
+    let by_spec = attempt.failed.as_ref().is_some_and(|failed| !failed.violations.is_empty());
+    match exit.kind {
+        _ if by_spec => false,
+        ExitKind::Code(exit_code::GPU_OOM | exit_code::GPU_OOM_AGAIN) => true,
+        ExitKind::Code(exit_code::DONE | exit_code::BAD_SPEC | exit_code::STOPPED)
+        | ExitKind::Signal(SIGKILL) => false,
+        ExitKind::Code(_) | ExitKind::Signal(_) => said_one_of(&GPU_MEMORY_WORDS, attempt, exit),
+    }
+}
+
+/// Whether main memory ended it, without the kernel's help.
+fn ran_out_of_main_memory(attempt: &Attempt, exit: &Exit) -> bool {
+    let normal = [exit_code::DONE, exit_code::BAD_SPEC, exit_code::STOPPED, exit_code::GPU_OOM];
+    !normal.map(ExitKind::Code).contains(&exit.kind) && said_one_of(&MAIN_MEMORY_WORDS, attempt, exit)
+}
+
+/// The next smaller batch in a new process; below 1 there is none.
+fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome {
+    let from = attempt.batch_size();
+    let Some(to) = next_smaller(from) else {
+        let text = told.map_or_else(|| too_small(attempt), |told| with_advice(&told, attempt));
+        return Outcome::End(EndReason::GpuOom, text);
+    };
+    let how = match kind {
+        ExitKind::Code(code) => format!("exit code {code}"),
+        ExitKind::Signal(signal) => format!("signal {signal}"),
+    };
+    let message = format!(
+        "batch {from} does not fit in the card's memory and the trainer could not go on by itself ({how}); \
+         going on with {to} in a new process from the newest checkpoint"
+    );
+    let changed = BatchSizeChanged { from, to, message, phase: Phase::default() };
+    Outcome::Again { changed, proven: kind != ExitKind::Code(exit_code::GPU_OOM_AGAIN) }
+}
+
+fn too_small(attempt: &Attempt) -> String {
+    with_advice("the card's memory is too small even for batch 1", attempt)
+}
+
+fn with_advice(text: &str, attempt: &Attempt) -> String {
+    match attempt.prepared.as_ref().map(|prepared| prepared.advice.as_str()) {
+        Some(advice) if !advice.is_empty() => format!("{text}; {advice}"),
+        _ => text.to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished, Phase};
+use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished, MemoryMeasured, Phase};
 use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, TrainSpec};
 use uuid::Uuid;
 
@@ -32,6 +32,11 @@ fn gpu(name: &str) -> Slot {
     Slot::Gpu(GpuUuid(name.into()))
 }
 
+fn prepared(batch_size: u32) -> Prepared {
+    let chosen = BatchChosen { batch_size, layers: Vec::new() };
+    Prepared { chosen, lines: Vec::new(), measure_memory: true, advice: "what should fit: yolov8n".into() }
+}
+
 fn exit(kind: ExitKind) -> Exit {
     Exit { kind, out_of_memory_kill: false, stderr_tail: String::new(), bad_lines: 0 }
 }
@@ -59,9 +64,15 @@ impl Running {
         let assignment = assignment(a, slot, None);
         let out = core.handle(Time(0), Event::Assigned(assignment.clone()));
         assert_eq!(out, [Command::Prepare(assignment.clone())]);
-        let prepared = Prepared { batch_size: 16, lines: Vec::new() };
+        let prepared = prepared(16);
         let out = core.handle(Time(0), Event::Prepared(a, Ok(prepared.clone())));
-        assert_eq!(out, [Command::Announce(Vec::new()), Command::Spawn(assignment, prepared)]);
+        let chosen = ReportBody::BatchChosen(prepared.chosen.clone());
+        let wanted = [
+            Command::Announce(Vec::new()),
+            Command::Report(a, Time(0), chosen),
+            Command::Spawn(assignment, prepared),
+        ];
+        assert_eq!(out, wanted);
         Self { core, a }
     }
 
@@ -117,7 +128,6 @@ fn every_exit_without_a_stop_has_its_reason() {
         (ExitKind::Code(64), EndReason::BadSpec, "bad spec or data"),
         (ExitKind::Code(70), EndReason::TrainerCrash, "exit code 70"),
         (ExitKind::Code(75), EndReason::Drained, "stopped from outside"),
-        (ExitKind::Code(76), EndReason::GpuOom, "even for batch 1"),
         (ExitKind::Code(101), EndReason::TrainerCrash, "exit code 101"),
         (ExitKind::Signal(9), EndReason::TrainerCrash, "SIGKILL ended"),
         (ExitKind::Signal(11), EndReason::TrainerCrash, "SIGSEGV ended"),
@@ -205,7 +215,7 @@ fn a_stop_before_the_trainer_starts_ends_the_attempt_at_once() {
     assert_eq!(out[0], Command::CancelTransfers(id(1, 1)));
     assert_eq!(ended(&out).unwrap().0, EndReason::Cancelled);
     // What preparation still tells is too late.
-    let prepared = Prepared { batch_size: 1, lines: Vec::new() };
+    let prepared = prepared(1);
     assert_eq!(core.handle(Time(2), Event::Prepared(id(1, 1), Ok(prepared))), []);
 }
 
@@ -326,20 +336,103 @@ fn a_cancelled_attempt_uploads_nothing_more() {
 fn a_resumed_attempt_does_not_upload_what_it_came_from() {
     let mut core = Core::new(LIMITS);
     core.handle(Time(0), Event::Assigned(assignment(id(1, 2), gpu("GPU-1"), Some(10))));
-    let prepared = Prepared { batch_size: 1, lines: vec!["GPU: x".into()] };
+    let prepared = Prepared { lines: vec!["GPU: x".into()], ..prepared(1) };
     let out = core.handle(Time(0), Event::Prepared(id(1, 2), Ok(prepared)));
-    assert!(matches!(&out[..], [Command::Announce(_), Command::Report(..), Command::Spawn(..)]), "{out:?}");
+    assert!(
+        matches!(
+            &out[..],
+            [Command::Announce(_), Command::Report(..), Command::Report(..), Command::Spawn(..)]
+        ),
+        "{out:?}"
+    );
     let line = |step| Event::Line(id(1, 2), Time(1), TrainerEvent::Checkpoint(saved(step)));
     assert_eq!(core.handle(Time(1), line(10)).len(), 1);
     assert_eq!(core.handle(Time(1), line(11)).len(), 2);
 }
 
 #[test]
-fn a_smaller_batch_that_fits_is_remembered() {
+fn what_tells_of_memory_is_learned_from() {
     let mut world = Running::new();
     let changed = BatchSizeChanged { from: 32, to: 24, message: String::new(), phase: Phase::Forward };
-    let out = world.line(1, TrainerEvent::BatchSize(changed));
-    assert!(matches!(out[..], [Command::RememberBatch(_, 24)]), "{out:?}");
+    for event in [TrainerEvent::BatchSize(changed), TrainerEvent::Memory(MemoryMeasured::default())] {
+        assert_eq!(world.line(1, event.clone()), [Command::Learn(world.a, event)]);
+    }
+}
+
+#[test]
+fn a_process_that_the_cards_memory_ended_is_followed_by_one_with_a_smaller_batch() {
+    let cases = [
+        (ExitKind::Code(76), "", ""),
+        (ExitKind::Code(70), "libtorch failed: CUDA out of memory. Tried to allocate 2.00 GiB", ""),
+        (ExitKind::Signal(6), "", "terminate called: CUDNN_STATUS_ALLOC_FAILED"),
+    ];
+    for (kind, told, stderr) in cases {
+        let mut world = Running::new();
+        world.line(
+            1,
+            TrainerEvent::BatchSize(BatchSizeChanged {
+                from: 16,
+                to: 12,
+                message: String::new(),
+                phase: Phase::Forward,
+            }),
+        );
+        if !told.is_empty() {
+            world.fail(told);
+        }
+        let exit = Exit { stderr_tail: stderr.into(), ..exit(kind) };
+        let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
+        let [Command::Report(_, _, told), Command::Learn(..), Command::Spawn(_, again)] = &out[..] else {
+            panic!("{kind:?}: {out:?}")
+        };
+        let ReportBody::Trainer(TrainerEvent::BatchSize(changed)) = told else { panic!("{told:?}") };
+        assert_eq!((changed.from, changed.to, again.chosen.batch_size), (12, 8, 8));
+        // What comes next is judged by itself.
+        assert_eq!(ended(&world.exited(3, ExitKind::Code(70))).unwrap().0, EndReason::TrainerCrash);
+    }
+}
+
+#[test]
+fn at_batch_1_the_card_is_too_small_and_the_user_is_told_what_would_fit() {
+    let mut world = Running::new();
+    for to in [12, 8, 6, 4, 3, 2, 1] {
+        let out = world.exited(1, ExitKind::Code(76));
+        let Some(Command::Spawn(_, prepared)) = out.last() else { panic!("{out:?}") };
+        assert_eq!(prepared.chosen.batch_size, to);
+    }
+    let wanted = "the card's memory is too small even for batch 1; what should fit: yolov8n";
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, wanted.into())));
+}
+
+#[test]
+fn a_batch_that_fitted_before_is_not_held_against_the_card() {
+    let mut world = Running::new();
+    let out = world.exited(1, ExitKind::Code(77));
+    assert!(matches!(&out[..], [Command::Report(..), Command::Spawn(..)]), "nothing is learned: {out:?}");
+}
+
+#[test]
+fn neither_a_stop_nor_a_spec_that_cannot_be_met_is_answered_by_a_smaller_batch() {
+    let mut world = Running::new();
+    world.stop(EndReason::Preempted);
+    let out = world.exited(1, ExitKind::Code(76));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Preempted);
+    let mut world = Running::new();
+    let violations = vec![trainyard_types::Violation::new("bn_group", "is 32")];
+    world.line(1, TrainerEvent::Failed(Failed { message: "is 32".into(), violations }));
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, "is 32".into())));
+}
+
+#[test]
+fn main_memory_that_a_library_ran_out_of_is_told_from_a_crash() {
+    let mut world = Running::new();
+    world.fail("libtorch failed: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried");
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(70))).unwrap().0, EndReason::HostOom);
+    let mut world = Running::new();
+    let exit =
+        Exit { stderr_tail: "memory allocation of 4096 bytes failed".into(), ..exit(ExitKind::Signal(6)) };
+    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
+    assert_eq!(ended(&out).unwrap().0, EndReason::HostOom);
 }
 
 #[test]

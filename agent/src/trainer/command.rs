@@ -23,6 +23,8 @@ pub struct Start {
     pub cache_floor_gib: Option<u32>,
     /// Images per forward pass.
     pub batch_size: u32,
+    /// Whether it measures what memory it needs.
+    pub measure_memory: bool,
     /// Where it trains.
     pub slot: Slot,
     /// The directories that images may lie in.
@@ -97,6 +99,7 @@ mod tests {
             cache_quota_gib: None,
             cache_floor_gib: None,
             batch_size: 24,
+            measure_memory: false,
             slot,
             data_roots: vec!["/data".into()],
         }

@@ -59,6 +59,8 @@ pub struct Stub {
     seen: mpsc::UnboundedReceiver<Seen>,
     to_agent: Option<mpsc::Sender<Result<pb::SchedulerMessage, Status>>>,
     pub url: String,
+    /// What heartbeats told of fit records so far.
+    pub fit_records: Vec<pb::FitRecord>,
     deadline: tokio::time::Instant,
 }
 
@@ -203,7 +205,7 @@ impl Stub {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        Self { shared, seen, to_agent: None, url, deadline }
+        Self { shared, seen, to_agent: None, url, fit_records: Vec::new(), deadline }
     }
 
     pub fn acknowledge(&self, yes: bool) {
@@ -231,7 +233,11 @@ impl Stub {
 
     async fn next(&mut self) -> Seen {
         let seen = tokio::time::timeout_at(self.deadline, self.seen.recv()).await;
-        seen.expect("the agent does not say what the test waits for").unwrap()
+        let seen = seen.expect("the agent does not say what the test waits for").unwrap();
+        if let Seen::Heartbeat(heartbeat) = &seen {
+            self.fit_records.extend(heartbeat.fit_records.iter().cloned());
+        }
+        seen
     }
 
     pub async fn hello(&mut self) -> Hello {
@@ -328,6 +334,9 @@ while [ $# -gt 0 ]; do
 done
 tell() { printf '{"v":1,"time":5,%s}\n' "$1" > "/proc/self/fd/$fd"; }
 log() { tell '"type":"log","level":"info","message":"'"$1"'"'; }
+started() {
+  tell '"type":"started","parameters":1,"train_images":1,"val_images":1,"classes":[],"epochs":1,"batch_size":'"$batch"',"first_epoch":1,"device":"cpu","precision":"fp32","libtorch":"2.13.0"'
+}
 checkpoint() {
   mkdir -p "$run/checkpoints/step-0000000$1"
   printf 'weights of step %s' "$1" > "$run/checkpoints/step-0000000$1/model.safetensors"

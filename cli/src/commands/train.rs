@@ -92,7 +92,8 @@ struct Run {
     /// Side of the square training image in pixels, a multiple of 32 [default: 640]
     #[arg(long)]
     imgsz: Option<u32>,
-    /// Images per forward pass; -1 lets the agent compute it from its card [default: -1]
+    /// Images per forward pass; -1 lets the agent compute it from its card, a share such as 0.7 does so that it takes
+    /// about that much of the card's memory [default: -1]
     #[arg(long, allow_negative_numbers = true)]
     batch: Option<f64>,
     /// Threads that load images [default: 8]

@@ -32,14 +32,15 @@ pub struct FitRecord {
     pub per_image_mib: f64,
     /// Peak of validation, in MiB.
     pub validation_mib: u64,
-    /// The batch size that was measured.
+    /// The batch size that was measured; 0 while the figures are an estimate, with what ran out of memory known.
     pub batch_size: u32,
     /// The smallest batch size that ran out of memory, with all of the card's memory to itself.
     pub failed_batch_size: Option<u32>,
 }
 
 impl FitRecord {
-    /// The memory that a batch of `batch_size` images is expected to take at its peak, in MiB.
+    /// The memory that a batch of `batch_size` images is expected to take at its peak, in MiB. Validation takes
+    /// more with larger batches, too.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -47,6 +48,8 @@ impl FitRecord {
     )]
     pub fn peak_mib(&self, batch_size: u32) -> u64 {
         let images = (self.per_image_mib * f64::from(batch_size)).ceil().max(0.0) as u64;
-        (self.fixed_mib + images).max(self.validation_mib)
+        let above = self.validation_mib.saturating_sub(self.fixed_mib);
+        let validation = above * u64::from(batch_size) / u64::from(self.batch_size.max(1));
+        self.fixed_mib + images.max(validation)
     }
 }

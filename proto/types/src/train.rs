@@ -61,28 +61,22 @@ impl Optimizer {
 }
 
 /// How many images go through the model at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "i64")]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+#[serde(try_from = "f64")]
 pub enum Batch {
     /// The agent computes it from its card.
     #[default]
     Auto,
     /// Used as given.
     Size(u32),
+    /// The agent computes it from its card, and aims at this share of the card's memory, between 0 and 1.
+    Share(f64),
 }
 
 /// A batch size that is none.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-pub enum ParseBatchError {
-    /// Ultralytics' share of memory.
-    #[error(
-        "is {0}; a share of the card's memory is not supported yet, use -1 (auto) or a whole number from 1"
-    )]
-    Fraction(f64),
-    /// Anything else.
-    #[error("is {0}; use -1 (auto) or a whole number from 1 to 4096")]
-    Number(f64),
-}
+#[error("is {0}; use -1 (auto), a share of the card's memory such as 0.7, or a whole number from 1 to 4096")]
+pub struct ParseBatchError(f64);
 
 impl TryFrom<f64> for Batch {
     type Error = ParseBatchError;
@@ -91,7 +85,7 @@ impl TryFrom<f64> for Batch {
         if number == -1.0 {
             Ok(Self::Auto)
         } else if number > 0.0 && number < 1.0 {
-            Err(ParseBatchError::Fraction(number))
+            Ok(Self::Share(number))
         } else if number.fract() == 0.0 && (1.0..=4096.0).contains(&number) {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -100,16 +94,18 @@ impl TryFrom<f64> for Batch {
             )]
             Ok(Self::Size(number as u32))
         } else {
-            Err(ParseBatchError::Number(number))
+            Err(ParseBatchError(number))
         }
     }
 }
 
-impl From<Batch> for i64 {
-    fn from(batch: Batch) -> Self {
-        match batch {
-            Batch::Auto => -1,
-            Batch::Size(size) => Self::from(size),
+impl Serialize for Batch {
+    /// A number; a whole one without a point, as users write it.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_i64(-1),
+            Self::Size(size) => serializer.serialize_u32(*size),
+            Self::Share(share) => serializer.serialize_f64(*share),
         }
     }
 }
@@ -119,6 +115,7 @@ impl From<Batch> for f64 {
         match batch {
             Batch::Auto => -1.0,
             Batch::Size(size) => Self::from(size),
+            Batch::Share(share) => share,
         }
     }
 }
@@ -348,6 +345,12 @@ impl TrainSpec {
         if let Batch::Size(size) = self.batch {
             check.whole("batch", size.into(), 1..=4096);
         }
+        if let Batch::Share(share) = self.batch
+            && !(share > 0.0 && share < 1.0)
+        {
+            let text = format!("is {share}; use a share of the card's memory between 0 and 1, such as 0.7");
+            check.0.push(Violation::new("batch", text));
+        }
         check.whole("bn_group", self.bn_group.into(), 0..=4096);
         if let Batch::Size(size) = self.batch
             && size < self.bn_group
@@ -442,10 +445,15 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_auto_or_a_whole_number() {
+    fn a_batch_is_auto_a_whole_number_or_a_share_of_memory() {
         assert_eq!(Batch::try_from(-1.0), Ok(Batch::Auto));
         assert_eq!(Batch::try_from(24.0), Ok(Batch::Size(24)));
-        for wrong in [-2.0, 0.0, 0.7, 1.5, f64::NAN, f64::INFINITY] {
+        assert_eq!(Batch::try_from(0.7), Ok(Batch::Share(0.7)));
+        for (batch, text) in [(Batch::Auto, "-1"), (Batch::Size(24), "24"), (Batch::Share(0.7), "0.7")] {
+            assert_eq!(serde_json::to_string(&batch).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Batch>(text).unwrap(), batch);
+        }
+        for wrong in [-2.0, 0.0, 1.5, f64::NAN, f64::INFINITY] {
             assert!(Batch::try_from(wrong).is_err(), "{wrong}");
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tch::Device;
 use trainyard_types::trainer::LogLevel;
-use trainyard_types::{Batch, Cache, TrainSpec};
+use trainyard_types::{Batch, Cache, TrainSpec, Violation};
 
 use super::data_roots;
 use super::error::TrainError;
@@ -53,12 +53,19 @@ impl Options {
     /// Images per batch to begin with: as many as fit, or as `bn_group` wants everywhere.
     ///
     /// # Errors
-    /// [`TrainError::BnGroup`] where fewer fit than that.
+    /// [`TrainError::BnGroup`] where fewer fit than that; [`TrainError::Spec`] for a share of memory.
     pub fn first_batch_size(&self) -> Result<u32, TrainError> {
         let bn_group = self.spec.bn_group;
         let batch_size = match (self.batch_size, self.spec.batch) {
             (Some(size), _) | (None, Batch::Size(size)) => size.max(1),
             (None, Batch::Auto) => DEFAULT_BATCH.max(bn_group),
+            (None, Batch::Share(share)) => {
+                let text = format!(
+                    "is {share}, a share of the card's memory, which agents turn into a batch size; the trainer alone \
+                     takes -1 or a whole number, or --batch-size beside it"
+                );
+                return Err(TrainError::Spec(vec![Violation::new("batch", text)]));
+            }
         };
         match bn_group {
             0 => Ok(batch_size),

@@ -103,11 +103,11 @@ fn a_bad_value_is_named_with_what_would_be_right() {
         ),
         (
             with_train(|train| train.batch = Some(-2.0)),
-            "train.batch: is -2; use -1 (auto) or a whole number from 1 to 4096",
+            "train.batch: is -2; use -1 (auto), a share of the card's memory such as 0.7, or a whole number from 1 to 4096",
         ),
         (
-            with_train(|train| train.batch = Some(0.7)),
-            "train.batch: is 0.7; a share of the card's memory is not supported yet, use -1 (auto) or a whole number from 1",
+            with_train(|train| train.batch = Some(1.5)),
+            "train.batch: is 1.5; use -1 (auto), a share of the card's memory such as 0.7, or a whole number from 1 to 4096",
         ),
         (pb::JobSpec::default(), "train: is missing; give at least `model` and `data`"),
     ];
@@ -139,7 +139,11 @@ fn a_time_before_1970_counts_as_1970() {
 prop_compose! {
     fn any_train()(
         model in prop::sample::select(&ModelScale::ALL[..]),
-        batch in prop_oneof![Just(Batch::Auto), (1u32..=4096).prop_map(Batch::Size)],
+        batch in prop_oneof![
+            Just(Batch::Auto),
+            (1u32..=4096).prop_map(Batch::Size),
+            (0.01..0.99).prop_map(Batch::Share),
+        ],
         cache in prop::sample::select(vec![Cache::Disk, Cache::Ram, Cache::None]),
         whole in (1u32..1000, 1u32..=128, 0u32..=64, 0u32..100, 0u32..100, 0u32..=22, 1u32..100, 0u64..1 << 53),
         flags in any::<[bool; 4]>(),

@@ -1,0 +1,251 @@
+//! What training was seen to need of this machine's devices: fit records, learned from what trainers tell and
+//! kept in one small file. Losing it costs a measurement and steps down the ladder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use trainyard_types::trainer::{MemoryMeasured, Started, TrainerEvent};
+use trainyard_types::{AttemptId, FitKey, FitRecord, Slot};
+
+use crate::batch::{LADDER, Load, Memory, Need};
+
+#[cfg(test)]
+mod tests;
+
+/// The kind of device of a CPU slot.
+pub const CPU: &str = "CPU";
+
+/// A run that is about to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Where.
+    pub slot: Slot,
+    /// The card's model, or [`CPU`].
+    pub device: String,
+    /// What it trains.
+    pub load: Load,
+    /// The device's memory before it starts.
+    pub memory: Memory,
+    /// Which trainer: another one may use another libtorch.
+    pub trainer: String,
+}
+
+/// What a trainer said that it computes with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Learned {
+    device: String,
+    amp: bool,
+    trainer: String,
+    precision: String,
+    libtorch: String,
+}
+
+/// What the file holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Known {
+    records: Vec<FitRecord>,
+    learned: Vec<Learned>,
+    /// From `batch-limits.json` of former versions: the largest batch size that fitted, by card and run. Each
+    /// goes into a record as soon as a run tells precision and libtorch.
+    limits: BTreeMap<String, u32>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct FitStore {
+    path: PathBuf,
+    known: Known,
+    runs: BTreeMap<AttemptId, (Run, Option<FitKey>)>,
+}
+
+impl FitStore {
+    /// Reads the file in `data_dir`; one that is missing or damaged counts as empty.
+    pub fn load(data_dir: &Path) -> Self {
+        let path = data_dir.join("fit.json");
+        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let mut known: Known = serde_json::from_str(&read(&path)).unwrap_or_default();
+        let former = data_dir.join("batch-limits.json");
+        if !path.exists() {
+            known.limits = serde_json::from_str(&read(&former)).unwrap_or_default();
+        }
+        Self { path, known, runs: BTreeMap::new() }
+    }
+
+    /// All records, for the scheduler.
+    pub fn records(&self) -> Vec<FitRecord> {
+        self.known.records.clone()
+    }
+
+    /// What is known of runs like `run`; `None` too when its trainer has not told yet what it computes with.
+    pub fn record(&self, run: &Run) -> Option<&FitRecord> {
+        let learned = self.known.learned.iter().find(|learned| learned.is_of(run))?;
+        self.get(&learned.key(run))
+    }
+
+    fn get(&self, key: &FitKey) -> Option<&FitRecord> {
+        self.known.records.iter().find(|record| record.key == *key)
+    }
+
+    /// The largest batch size that a former version of the agent found to fit.
+    pub fn noted(&self, run: &Run) -> Option<u32> {
+        self.known.limits.get(&former_key(run)).copied()
+    }
+
+    /// Whether a run should measure what it needs.
+    pub fn wants_measurement(&self, run: &Run) -> bool {
+        self.record(run).is_none_or(|record| record.batch_size == 0)
+    }
+
+    /// An attempt is about to start; what its trainer tells is of `run`.
+    pub fn begin(&mut self, attempt: AttemptId, run: Run) {
+        self.runs.insert(attempt, (run, None));
+    }
+
+    /// An attempt is over.
+    pub fn end(&mut self, attempt: AttemptId) {
+        self.runs.remove(&attempt);
+    }
+
+    /// Takes what a trainer told; returns whether anything is known now that was not before.
+    ///
+    /// # Errors
+    /// The disk's; what was told counts until the agent ends.
+    pub fn observe(&mut self, attempt: AttemptId, event: &TrainerEvent) -> io::Result<bool> {
+        let Some((run, key)) = self.runs.get(&attempt).cloned() else { return Ok(false) };
+        let before = self.known.clone();
+        match (event, key) {
+            (TrainerEvent::Started(started), _) => self.on_started(attempt, &run, started),
+            (TrainerEvent::Memory(measured), Some(key)) => self.on_memory(&run, key, measured),
+            // Less of something else was enough where the size stays.
+            (TrainerEvent::BatchSize(changed), Some(key)) if changed.to < changed.from => {
+                self.on_out_of_memory(&run, key, changed.from);
+            }
+            _ => {}
+        }
+        let changed = self.known != before;
+        if changed {
+            self.save()?;
+        }
+        Ok(changed)
+    }
+
+    fn on_started(&mut self, attempt: AttemptId, run: &Run, started: &Started) {
+        if started.libtorch.is_empty() {
+            return; // A trainer of a former version.
+        }
+        let learned = Learned {
+            device: run.device.clone(),
+            amp: run.load.amp,
+            trainer: run.trainer.clone(),
+            precision: started.precision.clone(),
+            libtorch: started.libtorch.clone(),
+        };
+        let key = learned.key(run);
+        self.known.learned.retain(|other| (&other.device, other.amp) != (&run.device, run.load.amp));
+        self.known.learned.push(learned);
+        if let Some(limit) = self.known.limits.remove(&former_key(run)) {
+            let failed = LADDER.into_iter().rev().find(|step| *step > limit);
+            self.on_failure(run, key.clone(), failed.unwrap_or(limit + 1));
+        }
+        self.runs.insert(attempt, (run.clone(), Some(key)));
+    }
+
+    fn on_memory(&mut self, run: &Run, key: FitKey, measured: &MemoryMeasured) {
+        if measured.batch_size == 0 {
+            return;
+        }
+        let above = measured.step_peak_mib.saturating_sub(measured.fixed_mib);
+        #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
+        let per_image_mib = above as f64 / f64::from(measured.batch_size);
+        let record = self.entry(run, key);
+        record.fixed_mib = measured.fixed_mib;
+        record.per_image_mib = per_image_mib;
+        record.validation_mib = measured.validation_peak_mib;
+        record.batch_size = measured.batch_size;
+    }
+
+    /// `size` ran out of memory. With all of the device that is a fact about the device; beside others it says
+    /// that an image takes more than was thought.
+    fn on_out_of_memory(&mut self, run: &Run, key: FitKey, size: u32) {
+        if run.memory.is_alone() {
+            self.on_failure(run, key, size);
+            return;
+        }
+        let free_mib = run.memory.free_mib();
+        let record = self.entry(run, key);
+        #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
+        let room = free_mib.saturating_sub(record.fixed_mib) as f64;
+        record.per_image_mib = record.per_image_mib.max(room / f64::from(size.max(1)));
+    }
+
+    fn on_failure(&mut self, run: &Run, key: FitKey, size: u32) {
+        let record = self.entry(run, key);
+        record.failed_batch_size = Some(record.failed_batch_size.map_or(size, |failed| failed.min(size)));
+    }
+
+    /// The record of `key`; a new one holds estimates, and says so by a measured batch of 0.
+    fn entry(&mut self, run: &Run, key: FitKey) -> &mut FitRecord {
+        let records = &mut self.known.records;
+        let at = records.iter().position(|record| record.key == key).unwrap_or_else(|| {
+            let need = Need::of(run.memory, run.load, None);
+            records.push(FitRecord {
+                key,
+                fixed_mib: need.fixed_mib,
+                per_image_mib: need.per_image_mib,
+                validation_mib: 0,
+                batch_size: 0,
+                failed_batch_size: None,
+            });
+            records.len() - 1
+        });
+        &mut records[at]
+    }
+
+    fn save(&self) -> io::Result<()> {
+        let temporary = self.path.with_extension("new");
+        fs::write(&temporary, serde_json::to_vec_pretty(&self.known)?)?;
+        fs::File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, &self.path)
+    }
+}
+
+impl Learned {
+    fn is_of(&self, run: &Run) -> bool {
+        (&self.device, self.amp, &self.trainer) == (&run.device, run.load.amp, &run.trainer)
+    }
+
+    fn key(&self, run: &Run) -> FitKey {
+        FitKey {
+            model: run.load.model,
+            imgsz: run.load.imgsz,
+            multi_scale: run.load.multi_scale,
+            precision: self.precision.clone(),
+            device: self.device.clone(),
+            libtorch: self.libtorch.clone(),
+        }
+    }
+}
+
+/// Under what former versions noted the batch size that fits.
+fn former_key(run: &Run) -> String {
+    let device = match &run.slot {
+        Slot::Gpu(uuid) => uuid.to_string(),
+        Slot::Cpu(_) => "cpu".into(),
+    };
+    let load = run.load;
+    let precision = if load.amp { "amp" } else { "full" };
+    let scale = if load.multi_scale { "multi-scale" } else { "one-scale" };
+    format!("{device} {} {} {scale} {precision}", load.model, load.imgsz)
+}
+
+/// Which trainer lies at `path`: another one may compute with another libtorch.
+pub fn trainer_identity(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path)
+        .map(|data| format!("{}-{}-{}", data.len(), data.mtime(), data.mtime_nsec()))
+        .unwrap_or_default()
+}
