@@ -25,6 +25,9 @@ pub struct Config {
     pub cache_quota_gib: Option<u32>,
     /// GiB of its disk that stay free; a twentieth of it, at most 10, when unset.
     pub cache_floor_gib: Option<u32>,
+    /// MiB that the reports of one attempt may take on disk while no scheduler takes them; then they are
+    /// thinned out.
+    pub spool_quota_mib: u32,
     /// The trainer's binary; beside the agent's own when unset.
     pub trainer: Option<PathBuf>,
     /// NVML; the driver's own when unset.
@@ -54,6 +57,7 @@ impl Default for Config {
             cache_dir: None,
             cache_quota_gib: None,
             cache_floor_gib: None,
+            spool_quota_mib: 32,
             trainer: None,
             nvml_library: None,
             cpu_slots: 0,
@@ -85,6 +89,11 @@ impl Config {
         self.trainer.clone().or_else(beside).unwrap_or_else(|| "trainyard-trainer".into())
     }
 
+    /// Bytes that one attempt's reports may take.
+    pub fn spool_quota_bytes(&self) -> u64 {
+        u64::from(self.spool_quota_mib) << 20
+    }
+
     /// The schedulers' URLs.
     pub fn schedulers(&self) -> Vec<String> {
         parse_list(&self.scheduler).map(str::to_owned).collect()
@@ -103,6 +112,9 @@ impl Config {
         }
         if self.name.is_empty() || self.name.len() > 255 {
             found.push(format!("`name` has {} bytes; use 1 to 255", self.name.len()));
+        }
+        if self.spool_quota_mib == 0 {
+            found.push("`spool_quota_mib` is 0; use at least 1".into());
         }
         if self.cpu_slots > 1024 {
             found.push(format!("`cpu_slots` is {}; use at most 1024", self.cpu_slots));
@@ -140,6 +152,9 @@ pub struct Options {
     /// GiB of that disk that stay free [default: a twentieth of it, at most 10].
     #[arg(long, value_name = "N", global = true)]
     pub cache_floor_gib: Option<u32>,
+    /// MiB that the reports of one attempt may take on disk while no scheduler takes them [default: 32].
+    #[arg(long, value_name = "N", global = true)]
+    pub spool_quota_mib: Option<u32>,
     /// The trainer's binary [default: trainyard-trainer beside this one].
     #[arg(long, value_name = "FILE", global = true)]
     pub trainer: Option<PathBuf>,
@@ -181,6 +196,7 @@ impl Options {
             .flag("cache_dir", text(&self.cache_dir))
             .flag("cache_quota_gib", self.cache_quota_gib)
             .flag("cache_floor_gib", self.cache_floor_gib)
+            .flag("spool_quota_mib", self.spool_quota_mib)
             .flag("trainer", text(&self.trainer))
             .flag("nvml_library", text(&self.nvml_library))
             .flag("cpu_slots", self.cpu_slots)

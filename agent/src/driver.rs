@@ -22,6 +22,7 @@ use crate::core::{Command, Core, Event, Exit, Limits, Prepared};
 use crate::host;
 use crate::job_dir::{self, JobDir};
 use crate::prepare::{Workshop, prepare};
+use crate::spool::refused::Refused;
 use crate::spool::{Spool, SpoolError};
 use crate::trainer::child::{Handle, Spawner, Trainer};
 use crate::trainer::command::Start;
@@ -56,8 +57,8 @@ pub struct Driver {
     advert: watch::Sender<Advert>,
     out: Option<mpsc::Sender<pb::AgentMessage>>,
     spools: BTreeMap<AttemptId, Spool>,
-    /// Reports that the disk refused; without them an attempt would never end.
-    refused: VecDeque<(AttemptId, Time, ReportBody)>,
+    /// Reports that the disk refused.
+    refused: Refused,
     trainers: BTreeMap<AttemptId, Handle>,
     transfers: BTreeMap<AttemptId, Vec<AbortHandle>>,
     leaving: bool,
@@ -89,7 +90,7 @@ impl Driver {
             advert,
             out: None,
             spools: BTreeMap::new(),
-            refused: VecDeque::new(),
+            refused: Refused::default(),
             trainers: BTreeMap::new(),
             transfers: BTreeMap::new(),
             leaving: false,
@@ -101,8 +102,9 @@ impl Driver {
     /// # Errors
     /// A spool cannot be read.
     pub async fn recover(&mut self) -> Result<(), SpoolError> {
+        let quota = self.workshop.config.spool_quota_bytes();
         for attempt in job_dir::spooled(&self.workshop.config.data_dir) {
-            let spool = Spool::open(&self.job_dir(attempt).spool(attempt.number), attempt)?;
+            let spool = Spool::open(&self.job_dir(attempt).spool(attempt.number), attempt, quota)?;
             let ended = spool.has_ended();
             info!(%attempt, ended, "an attempt of a former agent process");
             self.spools.insert(attempt, spool);
@@ -306,36 +308,39 @@ impl Driver {
         if let ReportBody::Ended(ended) = &body {
             info!(%attempt, reason = %ended.reason, told = ended.message, "attempt ended");
         }
-        if let Err(error) = self.try_report(attempt, time, body.clone()) {
-            error!(%attempt, %error, "cannot write a report");
-            // A lost line is a gap in a log; a lost end is a job that hangs.
-            if matches!(body, ReportBody::Ended(_) | ReportBody::CheckpointStored(_)) {
-                self.refused.push_back((attempt, time, body));
-            }
+        // What comes later stays behind what waits.
+        let waits = self.refused.waits(attempt);
+        let written = if waits { Ok(()) } else { self.try_report(attempt, time, body.clone()) };
+        if let Err(error) = &written {
+            error!(%attempt, %error, "cannot write a report; it is tried again");
+        }
+        if waits || written.is_err() {
+            self.refused.push(attempt, time, body);
         }
     }
 
     fn try_report(&mut self, attempt: AttemptId, time: Time, body: ReportBody) -> Result<(), SpoolError> {
         let dir = self.job_dir(attempt);
+        let quota = self.workshop.config.spool_quota_bytes();
         let spool = match self.spools.entry(attempt) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
                 // Fails below if it fails.
                 let _made = dir.create();
-                entry.insert(Spool::open(&dir.spool(attempt.number), attempt)?)
+                entry.insert(Spool::open(&dir.spool(attempt.number), attempt, quota)?)
             }
         };
         spool.append(time, body)
     }
 
     fn retry_refused(&mut self) {
-        for (attempt, time, body) in std::mem::take(&mut self.refused) {
+        for (attempt, time, body) in std::mem::take(&mut self.refused).take() {
             self.report(attempt, time, body);
         }
     }
 
     fn drop_reports(&mut self, attempt: AttemptId) {
-        self.refused.retain(|(other, ..)| *other != attempt);
+        self.refused.forget(attempt);
         if let Some(spool) = self.spools.remove(&attempt)
             && let Err(error) = spool.delete()
         {

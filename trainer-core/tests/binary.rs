@@ -210,3 +210,16 @@ fn trained_weights_validate_and_predict() {
         assert!(out.join(file).is_file(), "{file} is missing");
     }
 }
+
+#[test]
+fn a_share_of_memory_is_an_agents_to_turn_into_a_batch_size() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 4);
+    let spec = TrainSpec { batch: trainyard_types::Batch::Share(0.7), ..shapes::spec(&data, 1) };
+    let (code, events) = finish(start(&spec, &folder.path().join("run"), &[], &[]));
+    assert_eq!(code, exit_code::BAD_SPEC);
+    let Some(TrainerEvent::Failed(failed)) = events.last() else { panic!("{events:?}") };
+    assert_eq!(failed.violations[0].field, "batch");
+    assert!(failed.message.contains("0.7") && failed.message.contains("--batch-size"), "{failed:?}");
+}
