@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use trainyard_config::{Effective, LoadError, Sources};
 use trainyard_proto::route::parse_list;
 
+use crate::gpu::cards::{HealthConfig, Rules};
+use crate::guest::GuestConfig;
+
 /// What the agent runs with. See [`Options`] for the flags of the same names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// URL of the scheduler, or of several, separated by commas.
@@ -36,6 +39,14 @@ pub struct Config {
     pub cpu_slots: u32,
     /// Directories that jobs may read data sets from; none means that no job may read any.
     pub data_roots: Vec<PathBuf>,
+    /// Where Prometheus scrapes this agent; empty is nowhere.
+    pub metrics_listen: String,
+    /// Others may hold so much memory on a card that takes jobs.
+    pub foreign_memory_allowance_mib: u64,
+    /// When jobs leave cards to their owner.
+    pub guest: GuestConfig,
+    /// How failed cards are treated.
+    pub health: HealthConfig,
     /// From SIGTERM to SIGKILL of a trainer.
     #[serde(with = "humantime_serde")]
     pub stop_grace: Duration,
@@ -62,6 +73,10 @@ impl Default for Config {
             nvml_library: None,
             cpu_slots: 0,
             data_roots: Vec::new(),
+            metrics_listen: "127.0.0.1:9433".into(),
+            foreign_memory_allowance_mib: 1024,
+            guest: GuestConfig::default(),
+            health: HealthConfig::default(),
             stop_grace: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(90),
             checkpoint_upload_every: Duration::from_secs(300),
@@ -94,6 +109,15 @@ impl Config {
         u64::from(self.spool_quota_mib) << 20
     }
 
+    /// What is made of cards.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            guest: self.guest.clone(),
+            foreign_memory_allowance_mib: self.foreign_memory_allowance_mib,
+            health: self.health.clone(),
+        }
+    }
+
     /// The schedulers' URLs.
     pub fn schedulers(&self) -> Vec<String> {
         parse_list(&self.scheduler).map(str::to_owned).collect()
@@ -119,6 +143,7 @@ impl Config {
         if self.cpu_slots > 1024 {
             found.push(format!("`cpu_slots` is {}; use at most 1024", self.cpu_slots));
         }
+        found.extend(self.guest.problems());
         for root in &self.data_roots {
             if !root.is_absolute() {
                 found.push(format!("`data_roots` has `{}`; use absolute paths", root.display()));
@@ -167,6 +192,9 @@ pub struct Options {
     /// A directory that jobs may read data sets from; repeat for more.
     #[arg(long = "data-root", alias = "data-roots", value_name = "DIR", global = true)]
     pub data_roots: Vec<PathBuf>,
+    /// Address where Prometheus scrapes this agent; empty is nowhere [default: 127.0.0.1:9433].
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub metrics_listen: Option<String>,
     /// Time from SIGTERM to SIGKILL of a trainer [default: 30s].
     #[arg(long, value_name = "TIME", global = true)]
     pub stop_grace: Option<String>,
@@ -201,6 +229,7 @@ impl Options {
             .flag("nvml_library", text(&self.nvml_library))
             .flag("cpu_slots", self.cpu_slots)
             .flag("data_roots", (!roots.is_empty()).then_some(roots))
+            .flag("metrics_listen", self.metrics_listen.clone())
             .flag("stop_grace", self.stop_grace.clone())
             .flag("shutdown_grace", self.shutdown_grace.clone())
             .flag("checkpoint_upload_every", self.checkpoint_upload_every.clone())

@@ -19,7 +19,7 @@ use trainyard_proto::pb::agent_service_client::AgentServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as Heard;
 use trainyard_proto::route::{Next, Route};
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, FitRecord, GpuTelemetry, Inventory, LeaderEpoch, Session,
+    AgentId, Assignment, AttemptId, FitRecord, GpuTelemetry, GpuUuid, Inventory, LeaderEpoch, Session,
 };
 
 use crate::advert::Advert;
@@ -45,6 +45,19 @@ pub struct Readings {
     pub inventory: Inventory,
     /// What its GPUs do.
     pub telemetry: Vec<GpuTelemetry>,
+    /// Counts how often it has changed which GPUs take jobs; that is told at once.
+    pub revision: u64,
+}
+
+/// The connection's ends of the cards' keeper.
+#[derive(Debug)]
+pub struct CardEnds {
+    /// The newest [`Readings::revision`] that a heartbeat carried.
+    pub told: watch::Sender<u64>,
+    /// Cards that somebody calls sound.
+    pub clears: mpsc::Sender<GpuUuid>,
+    /// What the cards did.
+    pub samples: mpsc::Receiver<pb::Telemetry>,
 }
 
 /// Why a connection ended.
@@ -100,6 +113,8 @@ pub struct Connection {
     pub readings: watch::Receiver<Readings>,
     /// What else to tell in Hello and heartbeats.
     pub advert: watch::Receiver<Advert>,
+    /// The cards' keeper.
+    pub cards: CardEnds,
     /// The driver's inbox.
     pub inbox: mpsc::Sender<Input>,
     /// Where transfers find the scheduler.
@@ -110,6 +125,7 @@ pub struct Connection {
 struct Talk {
     heard: Streaming<pb::SchedulerMessage>,
     heartbeats: mpsc::Sender<pb::AgentMessage>,
+    samples: mpsc::Sender<pb::AgentMessage>,
     reports: mpsc::Sender<pb::AgentMessage>,
     welcome: pb::Welcome,
     channel: Channel,
@@ -173,9 +189,11 @@ impl Connection {
             .await
             .map_err(|error| LinkError::Connect(scheduler.clone(), causes(&error)))?;
         let (heartbeats, beating) = mpsc::channel(1);
+        let (samples, sampling) = mpsc::channel(1);
         let (reports, reporting) = mpsc::channel(OUTGOING);
         // A queue of reports does not hold a heartbeat up.
-        let later = ReceiverStream::new(beating).merge(ReceiverStream::new(reporting));
+        let mass = ReceiverStream::new(reporting).merge(ReceiverStream::new(sampling));
+        let later = ReceiverStream::new(beating).merge(mass);
         let hello = self.hello();
         let told = hello.fit_records.clone();
         let said = once(message(Said::Hello((&hello).into()))).chain(later);
@@ -192,7 +210,7 @@ impl Connection {
         }
         let (session, version) = (welcome.session, &welcome.version);
         info!(scheduler, version, leader_epoch = epoch.0, session, "connected");
-        Ok(Talk { heard, heartbeats, reports, welcome, channel, told })
+        Ok(Talk { heard, heartbeats, samples, reports, welcome, channel, told })
     }
 
     fn hello(&self) -> Hello {
@@ -222,11 +240,13 @@ impl Connection {
         let mut beats = interval(every);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = mem::take(&mut talk.told);
+        // What Hello said may be older than what is known now.
+        let mut owed = true;
         loop {
             tokio::select! {
                 heard = talk.heard.message() => {
                     let input = match heard {
-                        Ok(Some(heard)) => input(heard),
+                        Ok(Some(heard)) => self.input(heard),
                         Ok(None) => return LinkError::Closed,
                         Err(status) => return status.into(),
                     };
@@ -234,18 +254,35 @@ impl Connection {
                         return LinkError::Stopping;
                     }
                 }
-                _ = beats.tick() => {
+                _ = beats.tick() => owed = true,
+                Ok(()) = self.readings.changed() => {
+                    owed |= self.readings.borrow_and_update().revision > *self.cards.told.borrow();
+                }
+                Ok(permit) = talk.heartbeats.reserve(), if owed => {
+                    owed = false;
                     let readings = self.readings.borrow().clone();
                     let gpus = agent::gpus(&readings.inventory.gpus, &readings.telemetry);
-                    // One that still waits to be sent says the same.
                     let advert = self.advert.borrow().clone();
-                    let heartbeat = advert.heartbeat(gpus, &told);
-                    if talk.heartbeats.try_send(message(Said::Heartbeat(heartbeat))).is_ok() {
-                        told = advert.fit_records;
-                    }
+                    permit.send(message(Said::Heartbeat(advert.heartbeat(gpus, &told))));
+                    told = advert.fit_records;
+                    self.cards.told.send_replace(readings.revision);
+                }
+                Some(telemetry) = self.cards.samples.recv() => {
+                    // Full: the network is slow, and this is no report.
+                    let _dropped = talk.samples.try_send(message(Said::Telemetry(telemetry)));
                 }
             }
         }
+    }
+
+    /// What a message of the scheduler means for the driver; what is for the keeper of cards goes there.
+    fn input(&self, heard: pb::SchedulerMessage) -> Option<Input> {
+        if let Some(Heard::ClearGpu(clear)) = heard.message {
+            // Full: somebody is clearing very fast, and can do so again.
+            let _dropped = self.cards.clears.try_send(GpuUuid(clear.gpu));
+            return None;
+        }
+        input(heard)
     }
 }
 
@@ -276,7 +313,8 @@ fn input(heard: pb::SchedulerMessage) -> Option<Input> {
 
 fn stop_event(stop: &pb::Stop) -> Result<Input, InvalidMessage> {
     let attempt = agent::parse_attempt(&stop.attempt)?;
-    Ok(Input::Core(Event::Stop { attempt, reason: agent::parse_end_reason(stop.reason)? }))
+    let grace = (stop.grace_ms > 0).then(|| Duration::from_millis(stop.grace_ms.into()));
+    Ok(Input::Core(Event::Stop { attempt, reason: agent::parse_end_reason(stop.reason)?, grace }))
 }
 
 /// An assignment that does not parse still gets an answer, if it is known which attempt it is.

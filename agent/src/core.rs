@@ -18,6 +18,7 @@
 //! ```
 
 mod attempt;
+mod card;
 mod outcome;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,11 @@ use std::time::Duration;
 
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerEvent};
 use trainyard_types::{
-    Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, Ended, ReportBody, Slot, Time,
+    Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, Ended, GpuUuid, ReportBody, Slot,
+    Time,
 };
+
+use crate::gpu::cards::Order;
 
 use attempt::{Attempt, State};
 pub use outcome::{Exit, ExitKind};
@@ -74,7 +78,13 @@ pub enum Event {
         attempt: AttemptId,
         /// Why.
         reason: EndReason,
+        /// From SIGTERM to SIGKILL; the configured time if nothing is said.
+        grace: Option<Duration>,
     },
+    /// The cards that take no attempt now, and how one that comes all the same ends.
+    CardsClosed(BTreeMap<GpuUuid, Refusal>),
+    /// What the attempt on a card must do.
+    Card(Order),
     /// The attempt is no longer this agent's.
     Revoked(AttemptId),
     /// Every report of an attempt is durable at the scheduler.
@@ -156,6 +166,8 @@ pub struct Core {
     limits: Limits,
     attempts: BTreeMap<AttemptId, Attempt>,
     connected: bool,
+    /// Cards that take no attempt.
+    closed: BTreeMap<GpuUuid, Refusal>,
     /// When a shutdown gives up; `None` while none is wanted.
     give_up_at: Option<Time>,
 }
@@ -163,7 +175,13 @@ pub struct Core {
 impl Core {
     /// An agent without attempts.
     pub const fn new(limits: Limits) -> Self {
-        Self { limits, attempts: BTreeMap::new(), connected: false, give_up_at: None }
+        Self {
+            limits,
+            attempts: BTreeMap::new(),
+            connected: false,
+            closed: BTreeMap::new(),
+            give_up_at: None,
+        }
     }
 
     /// The attempts to name in a Hello.
@@ -176,6 +194,7 @@ impl Core {
     pub fn next_deadline(&self) -> Option<Time> {
         let kills = self.attempts.values().filter_map(|attempt| match attempt.state {
             State::Stopping { kill_at } => Some(kill_at),
+            State::Killed => attempt.abandon_at,
             _ => None,
         });
         kills.chain(self.give_up_at).min()
@@ -194,7 +213,9 @@ impl Core {
                 unknown.end(now, attempt, EndReason::BadSpec, message, &mut out);
                 self.attempts.entry(attempt).or_insert(unknown);
             }
-            Event::Stop { attempt, reason } => self.on_stop(now, attempt, reason, &mut out),
+            Event::Stop { attempt, reason, grace } => self.on_stop(now, attempt, reason, grace, &mut out),
+            Event::CardsClosed(closed) => self.closed = closed,
+            Event::Card(order) => self.on_order(now, &order, &mut out),
             Event::Revoked(attempt) => self.on_revoked(attempt, &mut out),
             Event::AllAcked(attempt) => self.on_all_acked(attempt, &mut out),
             Event::Prepared(attempt, result) => self.on_prepared(now, attempt, result, &mut out),
@@ -235,6 +256,8 @@ impl Core {
         let mut attempt = Attempt::new(assignment);
         if self.give_up_at.is_some() {
             attempt.end(now, id, EndReason::Drained, "the agent is shutting down".into(), out);
+        } else if let Some(refusal) = self.refusal(attempt.slot()) {
+            attempt.end(now, id, refusal.reason, refusal.message, out);
         }
         self.attempts.insert(id, attempt);
     }
@@ -261,7 +284,14 @@ impl Core {
         }
     }
 
-    fn on_stop(&mut self, now: Time, id: AttemptId, reason: EndReason, out: &mut Vec<Command>) {
+    fn on_stop(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        reason: EndReason,
+        grace: Option<Duration>,
+        out: &mut Vec<Command>,
+    ) {
         // A stop for an attempt that is not known crossed with its end.
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         match attempt.state {
@@ -271,7 +301,7 @@ impl Core {
             }
             State::Running => {
                 attempt.stop = Some(reason);
-                attempt.state = State::Stopping { kill_at: now + self.limits.stop_grace };
+                attempt.state = State::Stopping { kill_at: now + grace.unwrap_or(self.limits.stop_grace) };
                 out.push(Command::Terminate(id));
             }
             // Its user's word counts more than a drain's.
@@ -389,6 +419,9 @@ impl Core {
             self.attempts.remove(&id);
             return;
         }
+        if !attempt.has_process() {
+            return; // Given up on before: its end was told.
+        }
         if exit.bad_lines > 0 {
             let text = format!("{} lines of the trainer were not understood and left out", exit.bad_lines);
             out.push(log(id, now, LogLevel::Warning, text));
@@ -460,7 +493,7 @@ impl Core {
         }
         self.give_up_at = Some(now + self.limits.shutdown_grace);
         for id in self.attempts.keys().copied().collect::<Vec<_>>() {
-            self.on_stop(now, id, EndReason::Drained, out);
+            self.on_stop(now, id, EndReason::Drained, None, out);
         }
     }
 
@@ -472,6 +505,7 @@ impl Core {
                 attempt.state = State::Killed;
                 out.push(Command::Kill(*id));
             }
+            attempt.check_abandoned(now, *id, out);
         }
         let Some(give_up_at) = self.give_up_at else { return };
         let alive = self.attempts.values().any(Attempt::has_process);

@@ -160,8 +160,13 @@ impl Driver {
     async fn handle(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            if let Event::Exited(attempt, _) = &event {
-                self.trainers.remove(attempt);
+            match &event {
+                Event::Exited(attempt, _) => {
+                    self.trainers.remove(attempt);
+                    self.workshop.crew.exited(*attempt);
+                }
+                Event::Line(attempt, _, told) => self.workshop.crew.told(*attempt, told),
+                _ => {}
             }
             for command in self.core.handle(Time::now(), event) {
                 events.extend(self.execute(command).await);
@@ -279,6 +284,9 @@ impl Driver {
         match watching {
             Ok((handle, started)) => {
                 info!(%attempt, batch_size = prepared.chosen.batch_size, "trainer started");
+                if let Some(pid) = handle.pid() {
+                    self.workshop.crew.started(attempt, assignment.slot.clone(), pid);
+                }
                 self.trainers.insert(attempt, handle);
                 let sender = self.sender.clone();
                 tokio::spawn(async move {

@@ -1,25 +1,64 @@
-//! The machine's GPUs: what there is, and what they do now.
+//! The machine's GPUs: what there is, what they do now, and whether they may be used.
 
+pub mod cards;
 pub mod fake;
+pub mod foreign;
+pub mod health;
+pub mod keeper;
 pub mod nvml;
+pub mod quarantine;
+pub mod reading;
+pub mod support;
+pub mod xid;
 
+use tokio::sync::mpsc;
 use trainyard_types::{Gpu, GpuTelemetry, GpuUuid};
+
+use reading::{Answer, ProbeError, RecoveryAction};
+
+/// An error that the driver tells of a card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XidEvent {
+    /// Whose; `None` if the driver cannot tell any more.
+    pub gpu: Option<GpuUuid>,
+    /// Its number in NVIDIA's catalogue.
+    pub xid: u64,
+}
 
 /// Asks a machine for its GPUs. Calls may block, so they belong on a thread that may.
 pub trait GpuProbe: Send + Sync {
     /// The GPUs that answer, by index; a card that does not is left out.
     fn gpus(&self) -> Vec<Gpu>;
 
-    /// What each GPU does now; a reading that the driver refuses is `None`.
-    fn telemetry(&self) -> Vec<GpuTelemetry>;
+    /// What each GPU that was ever seen does now.
+    ///
+    /// # Errors
+    /// None of them can be asked.
+    fn readings(&self) -> Result<Vec<Answer>, ProbeError>;
+
+    /// What each GPU that answers does now, without what is judged.
+    fn telemetry(&self) -> Vec<GpuTelemetry> {
+        let answers = self.readings().unwrap_or_default().into_iter();
+        answers.filter_map(|answer| Some(answer.reading.ok()?.telemetry(answer.uuid))).collect()
+    }
 
     /// The driver's version; empty without one.
     fn driver_version(&self) -> String;
 
+    /// The newest CUDA that the driver can run, `(13, 0)`.
+    fn cuda_version(&self) -> Option<(u32, u32)>;
+
     /// Memory that is free on one card now, in MiB.
     fn memory_free_mib(&self, uuid: &GpuUuid) -> Option<u64> {
-        self.telemetry().into_iter().find(|reading| reading.uuid == *uuid)?.memory_free_mib
+        let answer = self.readings().ok()?.into_iter().find(|answer| answer.uuid == *uuid)?;
+        answer.reading.ok()?.memory_free_mib
     }
+
+    /// What the driver wants done with a card; `None` if it does not tell.
+    fn recovery_action(&self, uuid: &GpuUuid) -> Option<RecoveryAction>;
+
+    /// Sends every XID from now on until nobody receives any more, from a thread of its own.
+    fn watch_xids(&self, found: mpsc::Sender<XidEvent>);
 }
 
 /// A machine without GPUs.
@@ -31,11 +70,21 @@ impl GpuProbe for NoGpus {
         Vec::new()
     }
 
-    fn telemetry(&self) -> Vec<GpuTelemetry> {
-        Vec::new()
+    fn readings(&self) -> Result<Vec<Answer>, ProbeError> {
+        Ok(Vec::new())
     }
 
     fn driver_version(&self) -> String {
         String::new()
     }
+
+    fn cuda_version(&self) -> Option<(u32, u32)> {
+        None
+    }
+
+    fn recovery_action(&self, _uuid: &GpuUuid) -> Option<RecoveryAction> {
+        None
+    }
+
+    fn watch_xids(&self, _found: mpsc::Sender<XidEvent>) {}
 }

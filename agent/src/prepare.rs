@@ -10,7 +10,9 @@ use trainyard_types::{Assignment, EndReason, Gpu, GpuTelemetry, Slot, TrainSpec}
 use crate::banner::{self, Device};
 use crate::batch::{self, Load, Memory, Wish, advice};
 use crate::config::Config;
+use crate::connection::Readings;
 use crate::core::{Prepared, Refusal};
+use crate::crew::Crew;
 use crate::data_roots;
 use crate::fit::{self, FitStore, Run};
 use crate::gpu::GpuProbe;
@@ -25,6 +27,10 @@ pub struct Workshop {
     pub config: Arc<Config>,
     /// The machine's GPUs.
     pub probe: Arc<dyn GpuProbe>,
+    /// What the cards' keeper makes of them.
+    pub cards: watch::Receiver<Readings>,
+    /// The trainers that run.
+    pub crew: Crew,
     /// What earlier runs were seen to need.
     pub fits: Arc<Mutex<FitStore>>,
     /// The scheduler, when it is there.
@@ -120,8 +126,12 @@ fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal>
             let gpus: Vec<Gpu> = workshop.probe.gpus();
             let gpu = gpus.into_iter().find(|gpu| gpu.uuid == *uuid);
             let gpu = gpu.ok_or_else(|| missing(format!("the GPU {uuid} does not answer any more")))?;
-            let readings = workshop.probe.telemetry();
-            let now = readings.into_iter().find(|reading| reading.uuid == *uuid);
+            let of_card =
+                |readings: Vec<GpuTelemetry>| readings.into_iter().find(|reading| reading.uuid == *uuid);
+            let judged = of_card(workshop.cards.borrow().telemetry.clone());
+            let memory_foreign_mib = judged.and_then(|judged| judged.memory_foreign_mib);
+            let now = of_card(workshop.probe.telemetry())
+                .map(|reading| GpuTelemetry { memory_foreign_mib, ..reading });
             let memory = gpu_memory(&gpu, now.as_ref());
             Ok((Device::Gpu { model: gpu.model, memory_total_mib: gpu.memory_total_mib }, memory))
         }

@@ -3,13 +3,11 @@
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_proto::route::Route;
@@ -19,15 +17,17 @@ use crate::advert::Advert;
 use crate::config::Config;
 use crate::connection::{Connection, Readings};
 use crate::core::Event;
+use crate::crew::Crew;
 use crate::driver::{Driver, Input};
 use crate::fit::FitStore;
 use crate::gpu::GpuProbe;
+use crate::gpu::cards::{Cards, Snapshot};
+use crate::gpu::keeper::{Around, Keeper};
+use crate::gpu::quarantine::{Ward, boot_id};
 use crate::host;
+use crate::http::{self, Pages};
 use crate::prepare::Workshop;
 use crate::trainer::child::Spawner;
-
-/// How often the GPUs are read.
-const READ_EVERY: Duration = Duration::from_secs(2);
 
 /// Events that wait for the driver; whoever has more waits for it.
 const INBOX: usize = 256;
@@ -43,8 +43,9 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let _lock = lock(&config.data_dir)?;
     let agent = agent_id(&config.data_dir)?;
     warn_of_gaps(&config);
-    let first = read(Arc::clone(&probe), config.cpu_slots).await;
-    info!(%agent, name = config.name, gpus = first.inventory.gpus.len(), cpu_slots = config.cpu_slots, "agent");
+    let (cards, first) = find_cards(Arc::clone(&probe), &config).await?;
+    let (name, gpus) = (&config.name, first.inventory.gpus.len());
+    info!(%agent, name, gpus, cpu_slots = config.cpu_slots, "agent");
 
     let (sender, inbox) = mpsc::channel(INBOX);
     let (link_sender, link) = watch::channel(None);
@@ -53,7 +54,25 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let fits = FitStore::load(&config.data_dir);
     let (advert_sender, advert) = watch::channel(Advert { fit_records: fits.records(), ..Advert::default() });
     let fits = Arc::new(Mutex::new(fits));
-    let workshop = Workshop { config: Arc::clone(&config), probe: Arc::clone(&probe), fits, link };
+    let crew = Crew::default();
+    let around = Around {
+        probe: Arc::clone(&probe),
+        crew: crew.clone(),
+        trainer: config.trainer(),
+        readings: readings_sender,
+        link: link.clone(),
+        inbox: sender.clone(),
+    };
+    let (mut keeper, card_ends, snapshots) = Keeper::new(cards, around);
+    keeper.begin().await;
+    let workshop = Workshop {
+        config: Arc::clone(&config),
+        probe,
+        cards: readings.clone(),
+        crew: crew.clone(),
+        fits,
+        link,
+    };
     let spawner = Spawner::start().context("cannot start a thread")?;
     let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender, advert_sender);
     driver.recover().await?;
@@ -67,11 +86,14 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         held,
         readings,
         advert,
+        cards: card_ends,
         inbox: sender.clone(),
         link: link_sender,
     };
     tasks.spawn(connection.keep(end.clone()));
-    tasks.spawn(keep_reading(probe, config.cpu_slots, readings_sender, end.clone()));
+    tasks.spawn(keeper.keep(end.clone()));
+    let pages = pages(&config, snapshots, crew);
+    tasks.spawn(http::serve(config.metrics_listen.clone(), pages, end.clone()));
     tasks.spawn(forward_signals(sender, stop, end.clone()));
     driver.run().await;
     end.cancel();
@@ -123,33 +145,32 @@ fn agent_id(data_dir: &Path) -> anyhow::Result<AgentId> {
     }
 }
 
-/// Reads the machine on a thread that may block: a sick driver takes its time.
-async fn read(probe: Arc<dyn GpuProbe>, cpu_slots: u32) -> Readings {
-    let read = move || Readings {
-        inventory: Inventory {
-            gpus: probe.gpus(),
+/// The cards that there are and what the machine offers, found on a thread that may block: a sick driver takes
+/// its time. The inventory stays as it is found here: a card that stops answering keeps its place and loses its
+/// readings.
+async fn find_cards(probe: Arc<dyn GpuProbe>, config: &Config) -> anyhow::Result<(Cards, Readings)> {
+    let (rules, data_dir, cpu_slots) = (config.rules(), config.data_dir.clone(), config.cpu_slots);
+    let find = move || {
+        let cards = Cards::new(rules, probe.gpus(), Ward::load(&data_dir), boot_id());
+        let inventory = Inventory {
+            gpus: cards.gpus(),
             cpu_slots,
             memory_total_mib: host::memory_total_mib(),
             driver_version: probe.driver_version(),
-        },
-        telemetry: probe.telemetry(),
+        };
+        (cards, Readings { inventory, ..Readings::default() })
     };
-    tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    tokio::task::spawn_blocking(find).await.context("cannot look for GPUs")
 }
 
-/// Reads the machine every few seconds until `end`. The inventory stays as it was at the start: a card that
-/// stops answering keeps its place and loses its readings.
-async fn keep_reading(
-    probe: Arc<dyn GpuProbe>,
-    cpu_slots: u32,
-    readings: watch::Sender<Readings>,
-    end: CancellationToken,
-) {
-    let mut ticks = interval(READ_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while end.run_until_cancelled(ticks.tick()).await.is_some() {
-        let Some(now) = end.run_until_cancelled(read(Arc::clone(&probe), cpu_slots)).await else { return };
-        readings.send_modify(|known| known.telemetry = now.telemetry);
+fn pages(config: &Config, snapshots: watch::Receiver<Vec<Snapshot>>, crew: Crew) -> Pages {
+    let host = hostname::get().map(|name| name.to_string_lossy().into_owned());
+    Pages {
+        host: host.unwrap_or_else(|_| config.name.clone()),
+        snapshots,
+        crew,
+        cache_dir: config.cache_dir(),
+        cache: Arc::default(),
     }
 }
 

@@ -40,6 +40,13 @@ pub struct Attempt {
     pub state: State,
     /// Why it was asked to stop.
     pub stop: Option<EndReason>,
+    /// Who wants that and why, where the reason alone does not tell.
+    pub stop_note: Option<String>,
+    /// What its card did to it.
+    pub fault: Option<(EndReason, String)>,
+    /// When a trainer that was killed for its card's sake is given up on: on a card that is gone it may never
+    /// leave the kernel, where it can do no more harm.
+    pub abandon_at: Option<Time>,
     /// The newest checkpoint on disk.
     pub checkpoint: Option<CheckpointSaved>,
     /// Step of the newest checkpoint that is stored, or that cannot be.
@@ -60,6 +67,9 @@ impl Attempt {
             prepared: None,
             state: State::Waiting,
             stop: None,
+            stop_note: None,
+            fault: None,
+            abandon_at: None,
             checkpoint: None,
             stored_step,
             uploading: None,
@@ -76,6 +86,9 @@ impl Attempt {
             prepared: None,
             state: State::Ended { completed: false },
             stop: None,
+            stop_note: None,
+            fault: None,
+            abandon_at: None,
             checkpoint: None,
             stored_step: None,
             uploading: None,

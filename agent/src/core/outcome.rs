@@ -71,6 +71,10 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
     if attempt.stop == Some(EndReason::Cancelled) {
         return Outcome::End(EndReason::Cancelled, stopped(attempt, exit));
     }
+    let finished = attempt.finished.as_ref().filter(|_| exit.kind == ExitKind::Code(exit_code::DONE));
+    if let (Some((reason, message)), None) = (&attempt.fault, finished) {
+        return Outcome::End(*reason, message.clone()); // Whatever the trainer says follows from that.
+    }
     match (exit.kind, &attempt.finished, attempt.stop) {
         (ExitKind::Code(exit_code::DONE), Some(finished), _) => Outcome::Publish(finished.artifacts.clone()),
         (ExitKind::Code(exit_code::BAD_SPEC), ..) => {
@@ -171,12 +175,20 @@ fn with_advice(text: &str, attempt: &Attempt) -> String {
 }
 
 fn stopped(attempt: &Attempt, exit: &Exit) -> String {
+    let how = how_stopped(attempt, exit);
+    match &attempt.stop_note {
+        Some(note) => format!("{note}; {how}"),
+        None => how.to_owned(),
+    }
+}
+
+const fn how_stopped(attempt: &Attempt, exit: &Exit) -> &'static str {
     match (&attempt.state, exit.kind) {
         (State::Killed, ExitKind::Signal(_)) => {
-            "the trainer did not stop within the grace period and was killed".into()
+            "the trainer did not stop within the grace period and was killed"
         }
-        (_, ExitKind::Code(exit_code::STOPPED)) => "stopped with a checkpoint".into(),
-        _ => "stopped".into(),
+        (_, ExitKind::Code(exit_code::STOPPED)) => "stopped with a checkpoint",
+        _ => "stopped",
     }
 }
 

@@ -87,7 +87,7 @@ impl Running {
     }
 
     fn stop(&mut self, reason: EndReason) -> Vec<Command> {
-        self.core.handle(Time(0), Event::Stop { attempt: self.a, reason })
+        self.core.handle(Time(0), Event::Stop { attempt: self.a, reason, grace: None })
     }
 
     fn finish(&mut self) {
@@ -188,7 +188,9 @@ fn every_exit_after_a_stop_has_the_stops_reason_but_for_what_no_retry_can_help()
 #[test]
 fn a_trainer_that_ignores_sigterm_is_killed_after_the_grace_period() {
     let mut world = Running::new();
-    world.core.handle(Time(1000), Event::Stop { attempt: world.a, reason: EndReason::Cancelled });
+    world
+        .core
+        .handle(Time(1000), Event::Stop { attempt: world.a, reason: EndReason::Cancelled, grace: None });
     assert_eq!(world.core.next_deadline(), Some(Time(31_000)));
     assert_eq!(world.core.handle(Time(30_999), Event::Tick), []);
     assert_eq!(world.core.handle(Time(31_000), Event::Tick), [Command::Kill(world.a)]);
@@ -211,7 +213,8 @@ fn a_repeated_stop_signals_once_and_a_cancellation_outranks_a_drain() {
 fn a_stop_before_the_trainer_starts_ends_the_attempt_at_once() {
     let mut core = Core::new(LIMITS);
     core.handle(Time(0), Event::Assigned(assignment(id(1, 1), gpu("GPU-1"), None)));
-    let out = core.handle(Time(1), Event::Stop { attempt: id(1, 1), reason: EndReason::Cancelled });
+    let out =
+        core.handle(Time(1), Event::Stop { attempt: id(1, 1), reason: EndReason::Cancelled, grace: None });
     assert_eq!(out[0], Command::CancelTransfers(id(1, 1)));
     assert_eq!(ended(&out).unwrap().0, EndReason::Cancelled);
     // What preparation still tells is too late.

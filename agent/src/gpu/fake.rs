@@ -1,8 +1,10 @@
 //! GPUs that a test describes.
 
-use trainyard_types::{Gpu, GpuTelemetry};
+use tokio::sync::mpsc;
+use trainyard_types::{Gpu, GpuUuid};
 
-use super::GpuProbe;
+use super::reading::{Answer, ProbeError, RecoveryAction};
+use super::{GpuProbe, XidEvent};
 
 /// Answers with what it was given.
 #[derive(Debug, Clone, Default)]
@@ -10,7 +12,7 @@ pub struct FakeGpus {
     /// The cards.
     pub gpus: Vec<Gpu>,
     /// Their readings.
-    pub telemetry: Vec<GpuTelemetry>,
+    pub answers: Vec<Answer>,
 }
 
 impl GpuProbe for FakeGpus {
@@ -18,11 +20,21 @@ impl GpuProbe for FakeGpus {
         self.gpus.clone()
     }
 
-    fn telemetry(&self) -> Vec<GpuTelemetry> {
-        self.telemetry.clone()
+    fn readings(&self) -> Result<Vec<Answer>, ProbeError> {
+        Ok(self.answers.clone())
     }
 
     fn driver_version(&self) -> String {
         "fake".into()
     }
+
+    fn cuda_version(&self) -> Option<(u32, u32)> {
+        Some((13, 0))
+    }
+
+    fn recovery_action(&self, _uuid: &GpuUuid) -> Option<RecoveryAction> {
+        None
+    }
+
+    fn watch_xids(&self, _found: mpsc::Sender<XidEvent>) {}
 }

@@ -46,6 +46,12 @@ impl Handle {
         self.with_pid(|pid| killpg(pid, Signal::SIGKILL));
     }
 
+    /// Its process id, while it lives.
+    pub fn pid(&self) -> Option<u32> {
+        let pid = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        u32::try_from(pid?.as_raw()).ok()
+    }
+
     fn with_pid(&self, signal: impl FnOnce(Pid) -> nix::Result<()>) {
         if let Some(pid) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             // The only error is that it is gone already.

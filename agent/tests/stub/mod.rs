@@ -1,4 +1,5 @@
 //! A scheduler that does what a test tells it, and an agent process that talks to it.
+#![allow(dead_code, reason = "several tests share this, and none uses all of it")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,6 +39,7 @@ pub enum Seen {
     Hello(Box<Hello>, mpsc::Sender<Result<pb::SchedulerMessage, Status>>),
     Heartbeat(pb::Heartbeat),
     Report(Box<Report>),
+    Telemetry(pb::Telemetry),
     Gone,
 }
 
@@ -99,7 +101,9 @@ impl AgentService for Service {
                     Said::Heartbeat(heartbeat) => {
                         let _over = shared.seen.send(Seen::Heartbeat(heartbeat));
                     }
-                    Said::Telemetry(_) => {}
+                    Said::Telemetry(telemetry) => {
+                        let _over = shared.seen.send(Seen::Telemetry(telemetry));
+                    }
                     Said::Report(report) => {
                         let ack = pb::Ack { attempt: report.attempt.clone(), sequence: report.sequence };
                         if shared.acks.load(Ordering::SeqCst) {
@@ -257,12 +261,39 @@ impl Stub {
         }
     }
 
+    /// The next heartbeat that is as `wanted`.
+    pub async fn heartbeat_with(&mut self, wanted: impl Fn(&pb::Heartbeat) -> bool) -> pb::Heartbeat {
+        loop {
+            let heartbeat = self.heartbeat().await;
+            if wanted(&heartbeat) {
+                return heartbeat;
+            }
+        }
+    }
+
+    pub async fn telemetry(&mut self) -> pb::Telemetry {
+        loop {
+            if let Seen::Telemetry(telemetry) = self.next().await {
+                return telemetry;
+            }
+        }
+    }
+
     pub async fn report(&mut self) -> Report {
         loop {
             match self.next().await {
                 Seen::Report(report) => return *report,
                 Seen::Hello(..) => panic!("the agent connected again"),
-                Seen::Heartbeat(_) | Seen::Gone => {}
+                Seen::Heartbeat(_) | Seen::Telemetry(_) | Seen::Gone => {}
+            }
+        }
+    }
+
+    /// The end, whatever comes before it.
+    pub async fn end(&mut self) -> Ended {
+        loop {
+            if let ReportBody::Ended(ended) = self.report().await.body {
+                return ended;
             }
         }
     }
@@ -302,8 +333,13 @@ impl Stub {
     }
 
     pub async fn stop(&self, attempt: AttemptId, reason: EndReason) {
+        self.stop_within(attempt, reason, 0).await;
+    }
+
+    /// The same with a grace; 0 is the agent's own.
+    pub async fn stop_within(&self, attempt: AttemptId, reason: EndReason, grace_ms: u32) {
         let reason = trainyard_proto::convert::agent::end_reason(reason);
-        self.tell(Told::Stop(pb::Stop { attempt: attempt.to_string(), reason, grace_ms: 0 })).await;
+        self.tell(Told::Stop(pb::Stop { attempt: attempt.to_string(), reason, grace_ms })).await;
     }
 
     pub async fn hang_up(&mut self) {
@@ -323,6 +359,7 @@ pub struct World {
 
 /// What every script begins with: where things are, and how to tell an event.
 const PRELUDE: &str = r#"#!/bin/sh
+[ "$1" = train ] || exit 64
 while [ $# -gt 0 ]; do
   case $1 in
     --events-fd) fd=$2; shift;;
@@ -374,6 +411,11 @@ impl World {
 
     /// Starts an agent with one CPU slot; its log goes to `agent.log`.
     pub fn agent(&self, stub: &Stub, more: &[&str]) -> Agent {
+        self.agent_with(stub, more, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn agent_with(&self, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_trainyard-agent"))
             .args(["--scheduler", &stub.url, "--cpu-slots", "1", "--name", "lab-1"])
@@ -385,6 +427,8 @@ impl World {
             .arg(self.path("data"))
             .args(more)
             .env("FAKE_NVML_STATE", self.path("cards.json"))
+            .env("TRAINYARD_AGENT__METRICS_LISTEN", "")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

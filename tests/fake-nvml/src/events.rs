@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Device, INVALID_ARGUMENT, Return, SUCCESS, TIMEOUT, handle, put, state, with_card};
+use crate::{Device, INVALID_ARGUMENT, Return, SUCCESS, TIMEOUT, UNKNOWN, handle, put, state, with_card};
 
 const XID_CRITICAL: u64 = 8;
 
@@ -49,6 +49,12 @@ fn next_event() -> Option<EventData> {
     let mut delivered = DELIVERED.lock().unwrap_or_else(PoisonError::into_inner);
     let length = delivered.len().max(state.cards.len());
     delivered.resize(length, 0);
+    if state.unknown_error {
+        return None;
+    }
+    for (card, delivered) in state.cards.iter().zip(delivered.iter_mut()) {
+        *delivered = card.xids.len().min(*delivered);
+    }
     state.cards.iter().enumerate().find_map(|(index, card)| {
         let xid = *card.xids.get(delivered[index])?;
         delivered[index] += 1;
@@ -71,6 +77,9 @@ pub unsafe extern "C" fn nvmlEventSetWait_v2(
     if data.is_null() {
         return INVALID_ARGUMENT;
     }
+    if state::load().is_some_and(|state| state.unknown_error) {
+        return UNKNOWN;
+    }
     let end = Instant::now() + Duration::from_millis(timeout_ms.into());
     loop {
         if let Some(event) = next_event() {
@@ -80,6 +89,6 @@ pub unsafe extern "C" fn nvmlEventSetWait_v2(
         if Instant::now() >= end {
             return TIMEOUT;
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(20));
     }
 }

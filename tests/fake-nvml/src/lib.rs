@@ -8,11 +8,13 @@
 #![expect(clippy::missing_safety_doc, reason = "the contract is NVML's own")]
 
 mod events;
+mod readings;
 mod state;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::Arc;
 
-pub use state::{Card, Process, State, VARIABLE};
+pub use state::{Card, Process, State, Use, VARIABLE};
 
 /// An `nvmlReturn_t`.
 pub type Return = c_uint;
@@ -27,6 +29,7 @@ const INSUFFICIENT_SIZE: Return = 7;
 const DRIVER_NOT_LOADED: Return = 9;
 const TIMEOUT: Return = 10;
 const GPU_IS_LOST: Return = 15;
+const UNKNOWN: Return = 999;
 const MIB: u64 = 1 << 20;
 
 /// Writes `value` through a pointer that the caller gave.
@@ -69,9 +72,21 @@ fn handle(index: usize) -> Device {
     (index + 1) as Device
 }
 
+/// The cards, unless no call works.
+fn working() -> Result<Arc<State>, Return> {
+    match state::load() {
+        None => Err(DRIVER_NOT_LOADED),
+        Some(state) if state.unknown_error => Err(UNKNOWN),
+        Some(state) => Ok(state),
+    }
+}
+
 /// Calls `answer` with the card behind a handle.
 fn with_card(device: Device, answer: impl FnOnce(usize, &Card) -> Return) -> Return {
-    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    let state = match working() {
+        Ok(state) => state,
+        Err(error) => return error,
+    };
     let Some(index) = index_of(device) else { return INVALID_ARGUMENT };
     match state.cards.get(index) {
         None => INVALID_ARGUMENT,
@@ -94,7 +109,7 @@ unsafe fn put_reading<T>(device: Device, target: *mut T, read: impl FnOnce(&Card
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlInit_v2() -> Return {
-    if state::load().is_some() { SUCCESS } else { DRIVER_NOT_LOADED }
+    working().err().unwrap_or(SUCCESS)
 }
 
 #[unsafe(no_mangle)]
@@ -125,40 +140,58 @@ pub extern "C" fn nvmlErrorString(code: Return) -> *const c_char {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetDriverVersion(text: *mut c_char, length: c_uint) -> Return {
-    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    let state = match working() {
+        Ok(state) => state,
+        Err(error) => return error,
+    };
     // SAFETY: NVML's contract for `text` and `length`.
     unsafe { put_text(&state.driver, text, length as usize) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(text: *mut c_char, length: c_uint) -> Return {
-    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    let state = match working() {
+        Ok(state) => state,
+        Err(error) => return error,
+    };
     // SAFETY: NVML's contract for `text` and `length`.
     unsafe { put_text(&format!("13.{}", state.driver), text, length as usize) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion(version: *mut c_int) -> Return {
-    // SAFETY: NVML's contract for `version`.
-    unsafe { put(version, 13_000) }
+    match working() {
+        // SAFETY: NVML's contract for `version`.
+        Ok(state) => unsafe { put(version, state.cuda) },
+        Err(error) => error,
+    }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) -> Return {
-    // SAFETY: NVML's contract for `version`.
-    unsafe { put(version, 13_000) }
+    match working() {
+        // SAFETY: NVML's contract for `version`.
+        Ok(state) => unsafe { put(version, state.cuda) },
+        Err(error) => error,
+    }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> Return {
-    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    let state = match working() {
+        Ok(state) => state,
+        Err(error) => return error,
+    };
     // SAFETY: NVML's contract for `count`.
     unsafe { put(count, c_uint::try_from(state.cards.len()).unwrap_or(c_uint::MAX)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut Device) -> Return {
-    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    let state = match working() {
+        Ok(state) => state,
+        Err(error) => return error,
+    };
     match state.cards.get(index as usize) {
         None => INVALID_ARGUMENT,
         Some(card) if card.lost => GPU_IS_LOST,
@@ -174,7 +207,10 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: 
     }
     // SAFETY: not null; NVML demands a C string.
     let uuid = unsafe { CStr::from_ptr(uuid) }.to_string_lossy();
-    let Some(state) = state::load() else { return DRIVER_NOT_LOADED };
+    let state = match working() {
+        Ok(state) => state,
+        Err(error) => return error,
+    };
     match state.cards.iter().position(|card| card.uuid == uuid) {
         None => NOT_FOUND,
         // SAFETY: NVML's contract for `device`.
@@ -251,9 +287,9 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Device, memory: *mut
     }
     let read = |card: &Card| {
         let used = card.memory_used_mib.min(card.memory_total_mib);
-        let free = card.memory_total_mib - used;
-        let total = card.memory_total_mib * MIB;
-        Some(MemoryV2 { version, total, reserved: 0, free: free * MIB, used: used * MIB })
+        let free = (card.memory_total_mib - used).saturating_sub(card.memory_reserved_mib);
+        let (total, reserved) = (card.memory_total_mib * MIB, card.memory_reserved_mib * MIB);
+        Some(MemoryV2 { version, total, reserved, free: free * MIB, used: used * MIB })
     };
     // SAFETY: NVML's contract for `memory`.
     unsafe { put_reading(device, memory, read) }
@@ -305,45 +341,6 @@ pub unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
         None => NOT_SUPPORTED,
         // SAFETY: NVML's contract for `major` and `minor`.
         Some(capability) => unsafe { put(major, capability.0).max(put(minor, capability.1)) },
-    })
-}
-
-/// `nvmlProcessInfo_t`, version 2 and later.
-#[repr(C)]
-pub struct ProcessInfo {
-    pid: c_uint,
-    used_gpu_memory: u64,
-    gpu_instance_id: c_uint,
-    compute_instance_id: c_uint,
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
-    device: Device,
-    count: *mut c_uint,
-    infos: *mut ProcessInfo,
-) -> Return {
-    if count.is_null() {
-        return INVALID_ARGUMENT;
-    }
-    with_card(device, |_, card| {
-        // SAFETY: `count` is not null; NVML demands that it holds the size of `infos`, and it is told the
-        // number of processes in any case.
-        let room = unsafe { count.replace(c_uint::try_from(card.processes.len()).unwrap_or(c_uint::MAX)) };
-        if card.processes.len() > room as usize {
-            return INSUFFICIENT_SIZE;
-        }
-        for (at, process) in card.processes.iter().enumerate() {
-            let info = ProcessInfo {
-                pid: process.pid,
-                used_gpu_memory: process.memory_mib * MIB,
-                gpu_instance_id: c_uint::MAX,
-                compute_instance_id: c_uint::MAX,
-            };
-            // SAFETY: `at` is below `room`, which is the size of `infos`.
-            unsafe { infos.add(at).write(info) };
-        }
-        SUCCESS
     })
 }
 

@@ -1,0 +1,249 @@
+//! The one task that owns what the agent makes of its cards: reads them once a second, hears the driver's
+//! errors, and tells the connection, the driver of attempts and the metrics page.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use trainyard_types::{EndReason, GpuTelemetry, GpuUuid, Time, Unavailable, UnavailableCause};
+
+use super::cards::{Cards, Order, Snapshot};
+use super::foreign::ProcFs;
+use super::reading::{Answer, ProbeError};
+use super::support::Libtorch;
+use super::xid::{Effect, policy};
+use super::{GpuProbe, XidEvent};
+use crate::connection::{CardEnds, Readings};
+use crate::core::{Event, Refusal};
+use crate::crew::Crew;
+use crate::driver::Input;
+use crate::guest::Local;
+use crate::telemetry::{self, Batcher};
+use crate::transfer::Link;
+
+/// How often the cards are read.
+pub const READ_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a reading may take before the cards count as silent. A sick driver takes its time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long attempts wait for the scheduler to hear that their card is closed, so that it does not send them
+/// back to where they come from.
+const TELL_FIRST: Duration = Duration::from_secs(1);
+
+/// How long the trainer may take to say what libtorch can use.
+const ASK_TRAINER: Duration = Duration::from_secs(60);
+
+/// Cards that wait to be cleared.
+const CLEARS: usize = 16;
+
+/// XIDs that wait to be handled.
+const XIDS: usize = 64;
+
+type Read = Result<Vec<Answer>, ProbeError>;
+
+/// What the keeper works with.
+pub struct Around {
+    /// The machine's cards.
+    pub probe: Arc<dyn GpuProbe>,
+    /// Which trainers are ours.
+    pub crew: Crew,
+    /// The trainer's binary, which knows libtorch.
+    pub trainer: PathBuf,
+    /// For Hello and heartbeats.
+    pub readings: watch::Sender<Readings>,
+    /// Whether the scheduler is there.
+    pub link: watch::Receiver<Option<Link>>,
+    /// The driver's inbox.
+    pub inbox: mpsc::Sender<Input>,
+}
+
+/// See the module.
+pub struct Keeper {
+    around: Around,
+    cards: Cards,
+    told: watch::Receiver<u64>,
+    clears: mpsc::Receiver<GpuUuid>,
+    snapshots: watch::Sender<Vec<Snapshot>>,
+    batcher: Batcher,
+}
+
+impl Keeper {
+    /// A keeper that has read nothing yet, the connection's ends of it, and what the metrics page reads.
+    pub fn new(cards: Cards, around: Around) -> (Self, CardEnds, watch::Receiver<Vec<Snapshot>>) {
+        let (told_sender, told) = watch::channel(0);
+        let (clear_sender, clears) = mpsc::channel(CLEARS);
+        let (sample_sender, samples) = mpsc::channel(telemetry::WAITING);
+        let (snapshots, scraped) = watch::channel(Vec::new());
+        let batcher = Batcher::new(sample_sender);
+        let ends = CardEnds { told: told_sender, clears: clear_sender, samples };
+        (Self { around, cards, told, clears, snapshots, batcher }, ends, scraped)
+    }
+
+    /// Takes the first reading, before the agent says Hello.
+    pub async fn begin(&mut self) {
+        let read = start_reading(&self.around.probe);
+        if let Ok(read) = read.await {
+            // There are no attempts yet that could be ordered about.
+            let _none = self.on_read(read);
+        }
+        self.publish();
+    }
+
+    /// Keeps the cards until `end`.
+    pub async fn keep(mut self, end: CancellationToken) {
+        let (found, mut xids) = mpsc::channel(XIDS);
+        self.around.probe.watch_xids(found);
+        let mut libtorch =
+            Some(tokio::spawn(ask_trainer(self.around.trainer.clone(), !self.cards.gpus().is_empty())));
+        let mut ticks = interval(READ_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reading: Option<(Time, JoinHandle<Read>)> = None;
+        loop {
+            let orders = tokio::select! {
+                () = end.cancelled() => return,
+                _ = ticks.tick() => match &reading {
+                    None => {
+                        reading = Some((Time::now(), start_reading(&self.around.probe)));
+                        continue;
+                    }
+                    Some((since, _)) if Time::now().since(*since) > PATIENCE => {
+                        let why = format!("a call has been hanging in it for {} s", PATIENCE.as_secs());
+                        self.on_read(Err(ProbeError::Failed(why)))
+                    }
+                    Some(_) => continue,
+                },
+                read = finished(&mut reading) => {
+                    let orders = self.on_read(read);
+                    self.batcher.add(Time::now(), &self.cards.snapshots());
+                    orders
+                }
+                // Without an event thread the driver tells none.
+                Some(event) = xids.recv() => self.on_xid(&event).await,
+                Some(uuid) = self.clears.recv() => {
+                    self.cards.on_clear(&uuid);
+                    Vec::new()
+                }
+                answer = finished_asking(&mut libtorch) => {
+                    if let Some(answer) = answer {
+                        self.cards.on_libtorch(self.around.probe.cuda_version(), &answer);
+                    }
+                    Vec::new()
+                }
+            };
+            if self.tell(orders).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn on_read(&mut self, read: Read) -> Vec<Order> {
+        let (trainers, agent) = (self.around.crew.by_card(), std::process::id());
+        self.cards.on_readings(Time::now(), Local::now(), read, &trainers, agent, &ProcFs)
+    }
+
+    async fn on_xid(&mut self, event: &XidEvent) -> Vec<Order> {
+        let mut action = None;
+        if let (Effect::AskDriver, Some(uuid)) = (policy(event.xid).effect, event.gpu.clone()) {
+            let probe = Arc::clone(&self.around.probe);
+            let asked = tokio::task::spawn_blocking(move || probe.recovery_action(&uuid));
+            action = timeout(PATIENCE, asked).await.ok().and_then(Result::ok).flatten();
+        }
+        self.cards.on_xid(Time::now(), event, action)
+    }
+
+    /// Publishes what the cards do; returns the revision if which cards take jobs has changed.
+    fn publish(&mut self) -> Option<u64> {
+        self.snapshots.send_replace(self.cards.snapshots());
+        let telemetry = self.cards.telemetry();
+        let mut changed = None;
+        self.around.readings.send_modify(|readings| {
+            if causes(&readings.telemetry) != causes(&telemetry) {
+                readings.revision += 1;
+                changed = Some(readings.revision);
+            }
+            readings.telemetry = telemetry;
+        });
+        changed
+    }
+
+    /// Tells everybody; the scheduler first. `None` when the agent is leaving.
+    async fn tell(&mut self, orders: Vec<Order>) -> Option<()> {
+        if let Some(revision) = self.publish() {
+            let closed = self.closed();
+            self.around.inbox.send(Input::Core(Event::CardsClosed(closed))).await.ok()?;
+            if !orders.is_empty() && self.around.link.borrow().is_some() {
+                let told = timeout(TELL_FIRST, self.told.wait_for(|told| *told >= revision)).await;
+                debug!(revision, told = told.is_ok(), "which cards are closed");
+            }
+        }
+        for order in orders {
+            self.around.inbox.send(Input::Core(Event::Card(order))).await.ok()?;
+        }
+        Some(())
+    }
+
+    fn closed(&self) -> BTreeMap<GpuUuid, Refusal> {
+        let readings = self.around.readings.borrow();
+        let closed =
+            |reading: &GpuTelemetry| Some((reading.uuid.clone(), refusal(reading.unavailable.as_ref()?)));
+        readings.telemetry.iter().filter_map(closed).collect()
+    }
+}
+
+/// Why each card takes no job.
+fn causes(telemetry: &[GpuTelemetry]) -> Vec<Option<UnavailableCause>> {
+    telemetry.iter().map(|reading| reading.unavailable.as_ref().map(|because| because.cause)).collect()
+}
+
+/// How an attempt ends that comes to a closed card all the same: for free.
+fn refusal(unavailable: &Unavailable) -> Refusal {
+    let reason = match unavailable.cause {
+        UnavailableCause::Owner | UnavailableCause::ForeignUse => EndReason::Preempted,
+        UnavailableCause::Quarantined | UnavailableCause::Unsupported => EndReason::GpuFault,
+    };
+    Refusal { reason, message: unavailable.message.clone() }
+}
+
+/// Reads on a thread that may block.
+fn start_reading(probe: &Arc<dyn GpuProbe>) -> JoinHandle<Read> {
+    let probe = Arc::clone(probe);
+    tokio::task::spawn_blocking(move || probe.readings())
+}
+
+/// Ends with the reading that is under way; never while there is none.
+async fn finished(reading: &mut Option<(Time, JoinHandle<Read>)>) -> Read {
+    let Some((_, handle)) = reading else { return std::future::pending().await };
+    let read = handle.await.unwrap_or_else(|error| Err(ProbeError::Failed(error.to_string())));
+    *reading = None;
+    read
+}
+
+async fn finished_asking(asked: &mut Option<JoinHandle<Option<Libtorch>>>) -> Option<Libtorch> {
+    let Some(handle) = asked else { return std::future::pending().await };
+    let answer = handle.await.unwrap_or_default();
+    *asked = None;
+    answer
+}
+
+/// What libtorch can use, by the trainer's word; `None` if it does not say, which is no reason against a card.
+async fn ask_trainer(trainer: PathBuf, has_cards: bool) -> Option<Libtorch> {
+    if !has_cards {
+        return None;
+    }
+    let mut command = tokio::process::Command::new(&trainer);
+    command.args(["info", "--libtorch"]).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = timeout(ASK_TRAINER, command.output()).await.ok()?.ok()?;
+    let answer: Option<Libtorch> = serde_json::from_slice(&output.stdout).ok();
+    match &answer {
+        Some(libtorch) => info!(version = libtorch.version, cuda = libtorch.cuda, "libtorch of the trainer"),
+        None => info!("the trainer does not say what libtorch can use: cards are taken as they are"),
+    }
+    answer
+}

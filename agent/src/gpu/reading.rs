@@ -1,0 +1,151 @@
+//! What a card told at one moment, as the driver gave it: no judgement.
+
+use trainyard_types::{GpuTelemetry, GpuUuid};
+
+/// One card's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Whose.
+    pub uuid: GpuUuid,
+    /// What it said, or why it says nothing.
+    pub reading: Result<Reading, Silence>,
+}
+
+/// Why one card says nothing while others may.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Silence {
+    /// It has fallen off the bus.
+    #[error("GPU is lost")]
+    Lost,
+    /// The driver's words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why no card says anything.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// NVML's error 999 for all that is asked.
+    #[error("Unknown Error")]
+    Unknown,
+    /// The driver's words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A reading that the driver refuses is `None`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reading {
+    /// `00000000:01:00.0`.
+    pub pci_bus_id: String,
+    /// Of the device file, `/dev/nvidia0`.
+    pub minor: Option<u32>,
+    /// Memory in all.
+    pub memory_total_mib: Option<u64>,
+    /// Memory that processes hold.
+    pub memory_used_mib: Option<u64>,
+    /// Memory that nobody holds.
+    pub memory_free_mib: Option<u64>,
+    /// Memory that the driver keeps for itself.
+    pub memory_reserved_mib: Option<u64>,
+    /// Share of time a kernel ran, 0 to 1.
+    pub utilization_ratio: Option<f64>,
+    /// Degrees Celsius.
+    pub temperature_celsius: Option<u32>,
+    /// Watts.
+    pub power_watts: Option<f64>,
+    /// Since the driver was loaded, in joules.
+    pub energy_joules: Option<f64>,
+    /// Of the streaming multiprocessors, in MHz.
+    pub clock_mhz: Option<u32>,
+    /// Why the clock is held down.
+    pub throttle_reasons: Vec<&'static str>,
+    /// Lanes in use.
+    pub pcie_link_width: Option<u32>,
+    /// Lanes that card and slot have.
+    pub pcie_link_width_max: Option<u32>,
+    /// Memory errors since the driver was loaded that were not corrected.
+    pub ecc_uncorrected: Option<u64>,
+    /// Who uses it, computing or drawing.
+    pub processes: Option<Vec<GpuProcess>>,
+}
+
+/// A process on a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GpuProcess {
+    /// As the driver counts: on the host.
+    pub pid: u32,
+    /// What it holds, in MiB; some drivers do not tell.
+    pub memory_mib: Option<u64>,
+    /// Of the multiprocessors over the last second, in percent; some drivers do not tell.
+    pub utilization_percent: Option<u32>,
+}
+
+/// Why a card's clock is held down, as NVML's bits; being idle or set so by its user counts as no reason.
+pub fn throttle_reasons(bits: u64) -> Vec<&'static str> {
+    const WORDS: [(u64, &str); 7] = [
+        (0x04, "power"),
+        (0x08, "hardware_slowdown"),
+        (0x10, "sync_boost"),
+        (0x20, "thermal"),
+        (0x40, "hardware_thermal"),
+        (0x80, "power_brake"),
+        (0x100, "display"),
+    ];
+    WORDS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, word)| *word).collect()
+}
+
+/// What the driver wants done with a card that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryAction {
+    /// Nothing.
+    None,
+    /// Resetting the card.
+    Reset,
+    /// Restarting the machine.
+    Reboot,
+}
+
+impl RecoveryAction {
+    /// `nvmlDeviceGpuRecoveryAction_t`; what is drained first is reset afterwards.
+    pub const fn from_nvml(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Self::None),
+            1 | 3 | 4 => Some(Self::Reset),
+            2 => Some(Self::Reboot),
+            _ => None,
+        }
+    }
+}
+
+impl Reading {
+    /// For the wire, without what is judged: foreign use, and whether the card takes jobs.
+    pub fn telemetry(&self, uuid: GpuUuid) -> GpuTelemetry {
+        GpuTelemetry {
+            uuid,
+            unavailable: None,
+            memory_reserved_mib: self.memory_reserved_mib,
+            memory_foreign_mib: None,
+            energy_joules: self.energy_joules,
+            clock_mhz: self.clock_mhz,
+            throttle_reasons: self.throttle_reasons.iter().map(ToString::to_string).collect(),
+            pcie_link_width: self.pcie_link_width,
+            pcie_link_width_max: self.pcie_link_width_max,
+            memory_free_mib: self.memory_free_mib,
+            utilization_ratio: self.utilization_ratio,
+            temperature_celsius: self.temperature_celsius,
+            power_watts: self.power_watts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_card_is_not_throttled_and_a_hot_one_says_so() {
+        assert!(throttle_reasons(0x1 | 0x2).is_empty());
+        assert_eq!(throttle_reasons(0x20 | 0x40 | 0x4), ["power", "thermal", "hardware_thermal"]);
+    }
+}

@@ -1,0 +1,310 @@
+//! The text that Prometheus scrapes, in Trainyard's names and in those of NVIDIA's dcgm-exporter. A reading
+//! that a card refuses has no sample.
+
+use std::fmt::{Display, Write as _};
+
+use trainyard_types::trainer::Phases;
+use trainyard_types::{GpuUuid, Slot};
+
+use crate::crew::Tally;
+use crate::gpu::cards::Snapshot;
+
+const MIB: f64 = 1_048_576.0;
+
+/// What there is to tell.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Figures {
+    /// The host's name.
+    pub host: String,
+    /// Every card.
+    pub cards: Vec<Snapshot>,
+    /// What the trainers told.
+    pub tally: Tally,
+    /// Bytes of decoded images on disk.
+    pub cache_bytes: u64,
+    /// Reports that were lost.
+    pub gaps: u64,
+}
+
+/// A page under construction.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    /// One family; nothing when it has no samples.
+    fn family<V: Display>(&mut self, name: &str, kind: &str, help: &str, samples: Vec<(String, V)>) {
+        if samples.is_empty() {
+            return;
+        }
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
+        }
+    }
+}
+
+/// One label; quotes, backslashes and line feeds are escaped.
+fn label(name: &str, value: &str) -> String {
+    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("{name}=\"{escaped}\"")
+}
+
+/// What names a card: dcgm-exporter's labels in its spelling.
+fn labels(host: &str, card: &Snapshot) -> String {
+    let reading = card.reading.as_ref();
+    let bus = reading.map(|reading| reading.pci_bus_id.clone()).unwrap_or_default();
+    let device = reading.and_then(|reading| reading.minor).map(|minor| format!("nvidia{minor}"));
+    [
+        label("gpu", &card.gpu.index.to_string()),
+        label("UUID", &card.gpu.uuid.0),
+        label("pci_bus_id", &bus),
+        label("device", &device.unwrap_or_default()),
+        label("modelName", &card.gpu.model),
+        label("Hostname", host),
+    ]
+    .join(",")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes and counts are far below 2^53")]
+const fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// One number of each card that has it.
+fn each(figures: &Figures, read: impl Fn(&Snapshot) -> Option<f64>) -> Vec<(String, f64)> {
+    let sample = |card: &Snapshot| Some((labels(&figures.host, card), read(card)?));
+    figures.cards.iter().filter_map(sample).collect()
+}
+
+/// The page under Trainyard's names.
+pub fn page(figures: &Figures) -> String {
+    let mut page = Page::default();
+    let version = label("version", env!("CARGO_PKG_VERSION"));
+    page.family("trainyard_build_info", "gauge", "Version of the agent.", vec![(version, 1)]);
+    cards(figures, &mut page);
+    counts(figures, &mut page);
+    training(figures, &mut page);
+    let disk = label("tier", "disk");
+    let help = "Decoded images that are kept.";
+    page.family("trainyard_cache_bytes", "gauge", help, vec![(disk, figures.cache_bytes)]);
+    let help = "Reports of attempts that were lost.";
+    page.family("trainyard_spool_gaps_total", "counter", help, vec![(String::new(), figures.gaps)]);
+    page.0
+}
+
+fn cards(figures: &Figures, page: &mut Page) {
+    let mib = |mib: Option<u64>| mib.map(|mib| float(mib) * MIB);
+    let mut gauge = |name: &str, help: &str, read: &dyn Fn(&Snapshot) -> Option<f64>| {
+        page.family(&format!("trainyard_gpu_{name}"), "gauge", help, each(figures, read));
+    };
+    let told = |card: &Snapshot| card.reading.clone();
+    gauge("available", "Whether the card takes jobs, as far as its agent knows.", &|card| {
+        Some(f64::from(u8::from(card.available)))
+    });
+    gauge("utilization_ratio", "Share of time a kernel ran.", &|card| told(card)?.utilization_ratio);
+    gauge("memory_total_bytes", "Memory of the card.", &|card| mib(Some(card.gpu.memory_total_mib)));
+    gauge("memory_used_bytes", "Memory that processes hold.", &|card| mib(told(card)?.memory_used_mib));
+    gauge("memory_reserved_bytes", "Memory that the driver keeps for itself.", &|card| {
+        mib(told(card)?.memory_reserved_mib)
+    });
+    gauge("memory_foreign_bytes", "Memory of processes that are not the agent's.", &|card| {
+        mib(card.foreign_mib)
+    });
+    gauge("power_watts", "Power drawn.", &|card| told(card)?.power_watts);
+    gauge("temperature_celsius", "Temperature of the die.", &|card| {
+        told(card)?.temperature_celsius.map(f64::from)
+    });
+    gauge("clock_hertz", "Clock of the multiprocessors.", &|card| {
+        told(card)?.clock_mhz.map(|mhz| f64::from(mhz) * 1e6)
+    });
+    gauge("pcie_link_width", "PCIe lanes in use.", &|card| told(card)?.pcie_link_width.map(f64::from));
+    gauge("pcie_link_width_max", "PCIe lanes that card and slot have.", &|card| {
+        told(card)?.pcie_link_width_max.map(f64::from)
+    });
+    gauge(
+        "ecc_uncorrected_errors",
+        "Memory errors since the driver was loaded that were not corrected.",
+        &|card| told(card)?.ecc_uncorrected.map(float),
+    );
+}
+
+fn counts(figures: &Figures, page: &mut Page) {
+    let energy = each(figures, |card| card.reading.as_ref()?.energy_joules);
+    let help = "Energy since the driver was loaded.";
+    page.family("trainyard_gpu_energy_joules_total", "counter", help, energy);
+    let (mut throttled, mut xids) = (Vec::new(), Vec::new());
+    for card in &figures.cards {
+        let labels = labels(&figures.host, card);
+        let more = |name: &str, value: &str| format!("{labels},{}", label(name, value));
+        throttled
+            .extend(card.counts.throttled.iter().map(|(reason, seconds)| (more("reason", reason), *seconds)));
+        xids.extend(card.counts.xids.iter().map(|(xid, count)| (more("xid", &xid.to_string()), *count)));
+    }
+    let help = "Time that the clock was held down, since the agent's start.";
+    page.family("trainyard_gpu_throttle_seconds_total", "counter", help, throttled);
+    let help = "Errors that the driver told, since the agent's start.";
+    page.family("trainyard_gpu_xid_errors_total", "counter", help, xids);
+}
+
+/// What names a slot: its card's labels, or `device="cpu0"`.
+fn slot_labels(figures: &Figures, slot: &Slot) -> String {
+    let found = |uuid: &GpuUuid| figures.cards.iter().find(|card| card.gpu.uuid == *uuid);
+    match slot {
+        Slot::Gpu(uuid) => {
+            found(uuid).map_or_else(|| label("UUID", &uuid.0), |card| labels(&figures.host, card))
+        }
+        Slot::Cpu(index) => {
+            format!("{},{}", label("device", &format!("cpu{index}")), label("Hostname", &figures.host))
+        }
+    }
+}
+
+fn training(figures: &Figures, page: &mut Page) {
+    let tally = &figures.tally;
+    let images = tally.images.iter().map(|(slot, images)| (slot_labels(figures, slot), *images)).collect();
+    let help = "Images trained on the slot since the agent's start.";
+    page.family("trainyard_train_images_total", "counter", help, images);
+    let (mut waits, mut steps) = (Vec::new(), Vec::new());
+    for (slot, work) in &tally.work {
+        let labels = slot_labels(figures, slot);
+        waits.extend(work.loader_wait_ratio.map(|ratio| (labels.clone(), ratio)));
+        for (phase, seconds) in work.phases.map(named).into_iter().flatten() {
+            steps.push((format!("{labels},{}", label("phase", phase)), seconds));
+        }
+    }
+    let help = "Mean time that a batch spends in each phase, over the last second or so.";
+    page.family("trainyard_train_step_seconds", "gauge", help, steps);
+    let help = "Share of its time that the trainer waits for data.";
+    page.family("trainyard_loader_wait_ratio", "gauge", help, waits);
+}
+
+const fn named(phases: Phases) -> [(&'static str, f64); 6] {
+    [
+        ("wait", phases.wait),
+        ("copy", phases.copy),
+        ("forward", phases.forward),
+        ("loss", phases.loss),
+        ("backward", phases.backward),
+        ("optimizer", phases.optimizer),
+    ]
+}
+
+/// The page under the names and units of NVIDIA's dcgm-exporter, for dashboards that know those.
+pub fn dcgm_page(figures: &Figures) -> String {
+    let mut page = Page::default();
+    let mut family = |name: &str, kind: &str, help: &str, read: &dyn Fn(&Snapshot) -> Option<f64>| {
+        page.family(&format!("DCGM_FI_DEV_{name}"), kind, help, each(figures, read));
+    };
+    let told = |card: &Snapshot| card.reading.clone();
+    family("GPU_UTIL", "gauge", "GPU utilization (in %).", &|card| {
+        Some(told(card)?.utilization_ratio? * 100.0)
+    });
+    family("FB_USED", "gauge", "Framebuffer memory used (in MiB).", &|card| {
+        told(card)?.memory_used_mib.map(float)
+    });
+    family("FB_FREE", "gauge", "Framebuffer memory free (in MiB).", &|card| {
+        told(card)?.memory_free_mib.map(float)
+    });
+    family("FB_RESERVED", "gauge", "Framebuffer memory reserved (in MiB).", &|card| {
+        told(card)?.memory_reserved_mib.map(float)
+    });
+    family("POWER_USAGE", "gauge", "Power draw (in W).", &|card| told(card)?.power_watts);
+    family("TOTAL_ENERGY_CONSUMPTION", "counter", "Total energy consumption since boot (in mJ).", &|card| {
+        Some(told(card)?.energy_joules? * 1000.0)
+    });
+    family("GPU_TEMP", "gauge", "GPU temperature (in C).", &|card| {
+        told(card)?.temperature_celsius.map(f64::from)
+    });
+    family("SM_CLOCK", "gauge", "SM clock frequency (in MHz).", &|card| told(card)?.clock_mhz.map(f64::from));
+    family("XID_ERRORS", "gauge", "Value of the last XID error encountered.", &|card| {
+        Some(float(card.counts.last_xid))
+    });
+    page.0
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::Gpu;
+
+    use super::*;
+    use crate::crew::Work;
+    use crate::gpu::health::Counts;
+    use crate::gpu::reading::Reading;
+
+    fn figures() -> Figures {
+        let gpu = Gpu {
+            uuid: GpuUuid("GPU-1".into()),
+            index: 2,
+            model: "NVIDIA \"X\"".into(),
+            memory_total_mib: 1024,
+            compute_capability: None,
+        };
+        let reading = Reading {
+            pci_bus_id: "00000000:01:00.0".into(),
+            minor: Some(2),
+            memory_used_mib: Some(512),
+            utilization_ratio: Some(0.5),
+            energy_joules: Some(1.5),
+            clock_mhz: Some(2000),
+            ..Reading::default()
+        };
+        let counts = Counts { xids: [(31, 2)].into(), last_xid: 31, throttled: [("thermal", 7.5)].into() };
+        let card = Snapshot { gpu, reading: Some(reading), foreign_mib: Some(256), available: false, counts };
+        let slot = Slot::Gpu(GpuUuid("GPU-1".into()));
+        let phases = Phases { backward: 0.25, ..Phases::default() };
+        let work = Work { phases: Some(phases), loader_wait_ratio: Some(0.1) };
+        let tally =
+            Tally { images: [(slot.clone(), 640), (Slot::Cpu(0), 8)].into(), work: [(slot, work)].into() };
+        Figures { host: "lab".into(), cards: vec![card], tally, cache_bytes: 5, gaps: 0 }
+    }
+
+    const LABELS: &str = "gpu=\"2\",UUID=\"GPU-1\",pci_bus_id=\"00000000:01:00.0\",device=\"nvidia2\",\
+                          modelName=\"NVIDIA \\\"X\\\"\",Hostname=\"lab\"";
+
+    fn assert_has(page: &str, lines: &[String]) {
+        for line in lines {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_the_promised_names_labels_and_units() {
+        let lines = [
+            "# TYPE trainyard_gpu_energy_joules_total counter".into(),
+            format!("trainyard_gpu_utilization_ratio{{{LABELS}}} 0.5"),
+            format!("trainyard_gpu_memory_used_bytes{{{LABELS}}} 536870912"),
+            format!("trainyard_gpu_memory_foreign_bytes{{{LABELS}}} 268435456"),
+            format!("trainyard_gpu_energy_joules_total{{{LABELS}}} 1.5"),
+            format!("trainyard_gpu_clock_hertz{{{LABELS}}} 2000000000"),
+            format!("trainyard_gpu_available{{{LABELS}}} 0"),
+            format!("trainyard_gpu_xid_errors_total{{{LABELS},xid=\"31\"}} 2"),
+            format!("trainyard_gpu_throttle_seconds_total{{{LABELS},reason=\"thermal\"}} 7.5"),
+            format!("trainyard_train_images_total{{{LABELS}}} 640"),
+            "trainyard_train_images_total{device=\"cpu0\",Hostname=\"lab\"} 8".into(),
+            format!("trainyard_train_step_seconds{{{LABELS},phase=\"backward\"}} 0.25"),
+            format!("trainyard_loader_wait_ratio{{{LABELS}}} 0.1"),
+            "trainyard_cache_bytes{tier=\"disk\"} 5".into(),
+            "trainyard_spool_gaps_total{} 0".into(),
+        ];
+        assert_has(&page(&figures()), &lines);
+    }
+
+    #[test]
+    fn a_reading_that_a_card_refuses_has_no_sample() {
+        let page = page(&figures());
+        assert!(!page.contains("trainyard_gpu_power_watts") && !page.contains("NaN"), "{page}");
+    }
+
+    #[test]
+    fn the_alias_page_speaks_dcgms_names_and_units() {
+        let lines = [
+            format!("DCGM_FI_DEV_GPU_UTIL{{{LABELS}}} 50"),
+            format!("DCGM_FI_DEV_FB_USED{{{LABELS}}} 512"),
+            format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{LABELS}}} 1500"),
+            format!("DCGM_FI_DEV_SM_CLOCK{{{LABELS}}} 2000"),
+            format!("DCGM_FI_DEV_XID_ERRORS{{{LABELS}}} 31"),
+        ];
+        assert_has(&dcgm_page(&figures()), &lines);
+    }
+}
