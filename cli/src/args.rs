@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, retry, submit, sweep, train,
-    up, watch,
+    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, orders, retry, submit,
+    sweep, top, train, up, watch, why_slow,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.
@@ -97,6 +97,10 @@ pub enum Remote {
     Agents(agents::Agents),
     #[command(alias = "gpu")]
     Gpus(agents::Gpus),
+    Drain(orders::Drain),
+    Resume(orders::Resume),
+    Top(top::Top),
+    WhySlow(why_slow::WhySlow),
     #[command(alias = "artifact")]
     Artifacts(artifacts::Artifacts),
 }

@@ -217,6 +217,168 @@ fn a_job_that_runs_cannot_be_retried() {
     assert!(stderr(&output).contains("error: the job runs"), "{output:?}");
 }
 
+/// An agent with a card in each state.
+fn lab() -> pb::Agent {
+    use pb::unavailable::Cause;
+    let card = |index, job_id: &str| pb::Gpu {
+        index,
+        model: "NVIDIA GeForce RTX 4090".into(),
+        memory_total_mib: 24564,
+        job_id: job_id.into(),
+        ..Default::default()
+    };
+    let closed = |index, cause: Cause, message: &str| {
+        let unavailable = Some(pb::Unavailable { cause: cause.into(), message: message.into() });
+        pb::Gpu { unavailable, ..card(index, "") }
+    };
+    let reserved_until = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
+    let hot = vec!["thermal".to_owned()];
+    pb::Agent {
+        id: ID.into(),
+        name: "lab1".into(),
+        state: pb::AgentState::Connected.into(),
+        gpus: vec![
+            pb::Gpu { throttle_reasons: hot, memory_foreign_mib: Some(300), ..card(0, OTHER) },
+            closed(1, Cause::Owner, "python3 (PID 4711) uses it; back 10 minutes after it ends"),
+            closed(2, Cause::Quarantined, "XID 79, fallen off the bus; reboot the machine"),
+            pb::Gpu { reserved_until, clock_mhz: Some(2520), ..card(3, "") },
+        ],
+        fit_records: vec![pb::FitRecord {
+            model: "yolov8n".into(),
+            imgsz: 640,
+            precision: "bf16".into(),
+            device: "NVIDIA GeForce RTX 4090".into(),
+            fixed_mib: 700,
+            per_image_mib: 181.26,
+            validation_mib: 3100,
+            batch_size: 32,
+            failed_batch_size: Some(64),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// The cells of each line but the first.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    text.lines()
+        .skip(1)
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect()
+}
+
+#[test]
+fn gpus_tell_what_each_card_does_and_why() {
+    let server = Server::start(Script { agents: vec![lab()], ..Default::default() });
+    let text = stdout(&server.yard(&["gpus"]));
+    let told: Vec<(&str, &str)> = rows(&text).iter().map(|row| (row[3], *row.last().unwrap())).collect();
+    assert_eq!(told[0], ("busy", "clock held down: thermal"));
+    assert_eq!(told[1], ("owner", "python3 (PID 4711) uses it; back 10 minutes after it ends"));
+    assert_eq!(told[2], ("quarantined", "XID 79, fallen off the bus; reboot the machine"));
+    assert_eq!(told[3].0, "reserved");
+    assert!(told[3].1.starts_with("until 2100-01-01T00:00:00Z, in "), "{text}");
+    assert!(text.contains("300 MiB") && text.contains("2520 MHz"), "{text}");
+    let fit = stdout(&server.yard(&["gpus", "--fit"]));
+    assert_eq!(
+        rows(&fit)[0],
+        [
+            "lab1",
+            "NVIDIA GeForce RTX 4090",
+            "yolov8n",
+            "640",
+            "bf16",
+            "700 MiB",
+            "181.3 MiB",
+            "3100 MiB",
+            "batch 32",
+            "batch 64"
+        ]
+    );
+    let json: serde_json::Value =
+        serde_json::from_slice(&server.yard(&["gpus", "--fit", "-o", "json"]).stdout).unwrap();
+    assert_eq!(json["fitRecords"][0]["failedBatchSize"], 64);
+    let json: serde_json::Value =
+        serde_json::from_slice(&server.yard(&["agents", "-o", "json"]).stdout).unwrap();
+    assert_eq!(json["agents"][0]["fitRecords"][0]["model"], "yolov8n");
+    let drained = pb::Agent { drained: true, ..lab() };
+    server.script.lock().unwrap().agents = vec![drained];
+    assert!(stdout(&server.yard(&["agents"])).contains("DRAINED"));
+    assert!(stdout(&server.yard(&["gpus"])).contains("`yard resume lab1` takes it back into use"));
+}
+
+#[test]
+fn orders_are_sent_as_written_and_told() {
+    let server = Server::start(Script { agents: vec![lab()], ..Default::default() });
+    let cases: [(&[&str], &str, &str); 6] = [
+        (
+            &["drain", "lab1"],
+            "DrainAgentRequest { agent: \"lab1\", keep_running: false }",
+            "lab1 takes no new jobs; 1 job on the way elsewhere, with a checkpoint; `yard resume lab1` ends it\n",
+        ),
+        (
+            &["drain", "lab1", "--keep-running"],
+            "DrainAgentRequest { agent: \"lab1\", keep_running: true }",
+            "lab1 takes no new jobs; 1 job may end there; `yard resume lab1` ends it\n",
+        ),
+        (&["resume", "lab1"], "ResumeAgentRequest { agent: \"lab1\" }", "lab1 takes jobs\n"),
+        (
+            &["agents", "reserve", "lab1", "--gpu", "0", "--gpu", "3", "--for", "90m"],
+            "ReserveGpusRequest { agent: \"lab1\", gpus: [\"0\", \"3\"], span: Some(Duration { seconds: 5400, nanos: 0 }) }",
+            "lab1: reserved are GPU 3 until 2100-01-01T00:00:00Z\n",
+        ),
+        (
+            &["agents", "release", "lab1"],
+            "ReleaseGpusRequest { agent: \"lab1\", gpus: [] }",
+            "lab1: 1 GPUs are still reserved\n",
+        ),
+        (
+            &["agents", "clear", "lab1", "2"],
+            "ClearGpuRequest { agent: \"lab1\", gpu: \"2\" }",
+            "lab1 tries GPU 2 again; `yard gpus` tells\n",
+        ),
+    ];
+    for (arguments, sent, told) in cases {
+        let output = server.yard(arguments);
+        assert_eq!((code(&output), stdout(&output).as_str()), (0, told), "{}", stderr(&output));
+        assert_eq!(server.script.lock().unwrap().orders.pop().unwrap(), sent);
+        let json = server.yard(&[arguments, &["-o", "json"]].concat());
+        let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(json["name"], "lab1");
+    }
+    for wrong in
+        [&["drain"][..], &["agents", "reserve", "lab1", "--for", "soon"], &["agents", "clear", "lab1"]]
+    {
+        assert_eq!(code(&server.yard(wrong)), 2, "{wrong:?}");
+    }
+    server.script.lock().unwrap().agents.clear();
+    assert_eq!(code(&server.yard(&["drain", "lab1"])), 4);
+}
+
+#[test]
+fn why_slow_and_top_speak_to_people_and_to_scripts() {
+    let diagnosis = pb::Diagnosis {
+        bound: pb::diagnosis::Bound::Disk.into(),
+        findings: vec!["It trains 12 images a second in batches of 8.".into()],
+        advice: vec!["Set `cache: disk`.".into()],
+        ..Default::default()
+    };
+    let jobs = vec![job(OTHER, Running), job(THIRD, Queued)];
+    let server = Server::start(Script { agents: vec![lab()], jobs, diagnosis, ..Default::default() });
+    let text = stdout(&server.yard(&["why-slow", OTHER]));
+    assert!(text.starts_with("It waits for images: they are read and decoded anew each time.\n"), "{text}");
+    assert!(text.ends_with("What to change:\n- Set `cache: disk`.\n"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&server.yard(&["why-slow", OTHER, "-o", "json"]).stdout).unwrap();
+    assert_eq!(json["bound"], "DISK");
+    // Not on a terminal: once, without steering it.
+    let text = stdout(&server.yard(&["top"]));
+    assert!(text.contains("1 agents connected, 4 GPUs, 2 jobs shown") && !text.contains('\x1b'), "{text}");
+    assert!(text.find("RUNNING").unwrap() < text.find("QUEUED").unwrap(), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&server.yard(&["top", "-o", "json"]).stdout).unwrap();
+    assert_eq!((json["gpus"].as_array().unwrap().len(), json["jobs"].as_array().unwrap().len()), (4, 2));
+}
+
 #[test]
 fn gpus_show_a_dash_for_what_the_driver_does_not_tell() {
     let gpu = pb::Gpu {
@@ -240,7 +402,20 @@ fn gpus_show_a_dash_for_what_the_driver_does_not_tell() {
         text.lines().nth(1).unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert_eq!(
         row,
-        ["lab1", "1", "NVIDIA GeForce RTX 4090", "20000 MiB", "24564 MiB", "93 %", "-", "-", "-"]
+        [
+            "lab1",
+            "1",
+            "NVIDIA GeForce RTX 4090",
+            "free",
+            "20000 MiB",
+            "-",
+            "24564 MiB",
+            "93 %",
+            "-",
+            "-",
+            "-",
+            "-"
+        ]
     );
     assert!(stdout(&server.yard(&["agents"])).contains("1 × NVIDIA GeForce RTX 4090 (1 free)"));
     let json: serde_json::Value =
@@ -287,8 +462,12 @@ fn the_help_names_every_command_in_a_line() {
   metrics      Print a job's figures, epoch by epoch
   cancel       End jobs
   retry        Queue a job that failed or was cancelled again
-  agents       List the machines
+  agents       List the machines, or reserve, release and clear their cards
   gpus         List the GPUs: what they are, how busy, and for which job
+  drain        Take a machine out of use: no new jobs, and those that run go elsewhere
+  resume       Take a drained machine into use again
+  top          Show cards and jobs, once a second on a terminal, otherwise once
+  why-slow     Tell what holds a job up, and what to change
   artifacts    List or fetch what a job has left behind
   demo-data    Write a small generated data set in YOLO format
   completions  Print a completion script for a shell

@@ -6,15 +6,19 @@ use trainyard_proto::pb;
 
 use crate::client::Client;
 use crate::commands::Context;
+use crate::commands::orders::Order;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
 use crate::{render, terminal};
 
 const NO_AGENTS: &str = "no agent has connected yet; `yard up` runs one on this machine";
 
-/// List the machines.
+/// List the machines, or reserve, release and clear their cards
 #[derive(Debug, Args)]
-pub struct Agents {}
+pub struct Agents {
+    #[command(subcommand)]
+    order: Option<Order>,
+}
 
 impl Agents {
     /// Prints them, lost ones too.
@@ -22,6 +26,9 @@ impl Agents {
     /// # Errors
     /// No server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some(order) = self.order {
+            return order.run(context).await;
+        }
         let agents = all(&context.client).await?;
         if !context.output.for_people() {
             let agents: Vec<_> = agents.iter().map(|agent| to_json("Agent", agent)).collect();
@@ -37,7 +44,11 @@ impl Agents {
 
 /// List the GPUs: what they are, how busy, and for which job
 #[derive(Debug, Args)]
-pub struct Gpus {}
+pub struct Gpus {
+    /// What training was seen to need of each kind of card, instead
+    #[arg(long)]
+    fit: bool,
+}
 
 impl Gpus {
     /// Prints the GPUs of the agents that are not lost.
@@ -46,15 +57,11 @@ impl Gpus {
     /// No server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let agents = all(&context.client).await?;
-        let there = agents.iter().filter(|agent| agent.state() != pb::AgentState::Lost);
-        let gpus: Vec<(String, pb::Gpu)> =
-            there.flat_map(|agent| agent.gpus.iter().map(|gpu| (agent.name.clone(), gpu.clone()))).collect();
+        if self.fit {
+            return fit(context, &agents);
+        }
+        let gpus = there(&agents);
         if !context.output.for_people() {
-            let with_agent = |(agent, gpu): &(String, pb::Gpu)| {
-                let mut object = to_json("Gpu", gpu);
-                object["agent"] = Value::String(agent.clone());
-                object
-            };
             let gpus: Vec<_> = gpus.iter().map(with_agent).collect();
             return context.output.list(&json!({ "gpus": gpus }), "gpus");
         }
@@ -67,8 +74,68 @@ impl Gpus {
             terminal::message(text);
             return Ok(());
         }
-        context.output.line(&render::cluster::gpus(context.output, &gpus))
+        context.output.line(&render::cluster::gpus(context.output, &gpus, &render::now()))
     }
+}
+
+/// The fit records of all agents.
+fn fit(context: &Context, agents: &[pb::Agent]) -> Result<(), Failure> {
+    let records: Vec<(String, pb::FitRecord)> = agents
+        .iter()
+        .flat_map(|agent| agent.fit_records.iter().map(|record| (agent.name.clone(), record.clone())))
+        .collect();
+    if !context.output.for_people() {
+        let json = |(agent, record): &(String, pb::FitRecord)| {
+            let mut object = to_json("FitRecord", record);
+            object["agent"] = Value::String(agent.clone());
+            object
+        };
+        let records: Vec<_> = records.iter().map(json).collect();
+        return context.output.list(&json!({ "fitRecords": records }), "fitRecords");
+    }
+    if records.is_empty() {
+        terminal::message("nothing has been measured yet; the first job on a card does");
+        return Ok(());
+    }
+    context.output.line(&render::cluster::fit(context.output, &records))
+}
+
+/// A card with the names of its agent.
+pub struct Card {
+    /// Its agent.
+    pub agent: String,
+    /// As told.
+    pub gpu: pb::Gpu,
+    /// Whether its agent is drained.
+    pub drained: bool,
+    /// Whether its agent is connected.
+    pub connected: bool,
+    /// Why its agent takes no job at all; empty when it does.
+    pub unavailable: String,
+}
+
+/// The cards of the agents that are not lost.
+pub fn there(agents: &[pb::Agent]) -> Vec<Card> {
+    let there = agents.iter().filter(|agent| agent.state() != pb::AgentState::Lost);
+    let cards = |agent: &pb::Agent| {
+        let (name, unavailable) = (agent.name.clone(), agent.unavailable.clone());
+        let (drained, connected) = (agent.drained, agent.state() == pb::AgentState::Connected);
+        agent.gpus.clone().into_iter().map(move |gpu| Card {
+            agent: name.clone(),
+            gpu,
+            drained,
+            connected,
+            unavailable: unavailable.clone(),
+        })
+    };
+    there.flat_map(cards).collect()
+}
+
+/// A card as proto3 JSON, with its agent's name.
+pub fn with_agent(card: &Card) -> Value {
+    let mut object = to_json("Gpu", &card.gpu);
+    object["agent"] = Value::String(card.agent.clone());
+    object
 }
 
 /// Every agent, all pages.

@@ -9,12 +9,15 @@ pub mod job;
 pub mod jobs;
 pub mod logs;
 pub mod metrics;
+pub mod orders;
 pub mod retry;
 pub mod submit;
 pub mod sweep;
+pub mod top;
 pub mod train;
 pub mod up;
 pub mod watch;
+pub mod why_slow;
 
 use std::cell::RefCell;
 
@@ -74,6 +77,10 @@ async fn dispatch(command: Remote, context: &Context) -> Result<(), Failure> {
         Remote::Retry(retry) => retry.run(context).await,
         Remote::Agents(agents) => agents.run(context).await,
         Remote::Gpus(gpus) => gpus.run(context).await,
+        Remote::Drain(drain) => drain.run(context).await,
+        Remote::Resume(resume) => resume.run(context).await,
+        Remote::Top(top) => top.run(context).await,
+        Remote::WhySlow(why_slow) => why_slow.run(context).await,
         Remote::Artifacts(artifacts) => artifacts.run(context).await,
     }
 }

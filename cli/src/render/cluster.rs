@@ -4,7 +4,8 @@ use comfy_table::{Cell, Color};
 use prost_types::Timestamp;
 use trainyard_proto::pb;
 
-use super::{Grid, bytes, cell, seconds_between, short, short_length, span};
+use super::{Grid, bytes, cell, seconds_between, short, short_length, span, time};
+use crate::commands::agents::Card;
 use crate::output::Output;
 
 /// The machines, as seen at `now`.
@@ -17,7 +18,7 @@ pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
         let driver = if agent.driver_version.is_empty() { "-" } else { &agent.driver_version };
         grid.row(vec![
             cell(&agent.name),
-            agent_state(agent.state()),
+            agent_state(agent),
             cell(gpu_summary(&agent.gpus)),
             cell(slot_summary(&agent.cpu_slots)),
             cell(bytes(agent.memory_total_mib << 20)),
@@ -30,7 +31,14 @@ pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
     grid.text()
 }
 
-fn agent_state(state: pb::AgentState) -> Cell {
+fn agent_state(agent: &pb::Agent) -> Cell {
+    let state = agent.state();
+    if state == pb::AgentState::Connected && agent.drained {
+        return Cell::new("DRAINED").fg(Color::Yellow);
+    }
+    if state == pb::AgentState::Connected && !agent.unavailable.is_empty() {
+        return Cell::new("CLOSED").fg(Color::Yellow);
+    }
     let color = match state {
         pb::AgentState::Connected => Color::Green,
         pb::AgentState::Disconnected => Color::Yellow,
@@ -47,10 +55,15 @@ fn gpu_summary(gpus: &[pb::Gpu]) -> String {
     models.dedup();
     let summary = |model: &&str| {
         let all = gpus.iter().filter(|gpu| gpu.model == **model);
-        let free = all.clone().filter(|gpu| gpu.job_id.is_empty()).count();
+        let free = all.clone().filter(|gpu| is_free(gpu)).count();
         format!("{} × {model} ({free} free)", all.count())
     };
     if models.is_empty() { "-".into() } else { models.iter().map(summary).collect::<Vec<_>>().join(", ") }
+}
+
+/// Whether a job may come at once.
+fn is_free(gpu: &pb::Gpu) -> bool {
+    gpu.job_id.is_empty() && gpu.unavailable.is_none() && gpu.reserved_until.is_none()
 }
 
 fn slot_summary(slots: &[pb::CpuSlot]) -> String {
@@ -58,27 +71,117 @@ fn slot_summary(slots: &[pb::CpuSlot]) -> String {
     if slots.is_empty() { "-".into() } else { format!("{} ({free} free)", slots.len()) }
 }
 
-/// Every GPU with the name of its agent.
-pub fn gpus(output: Output, gpus: &[(String, pb::Gpu)]) -> String {
-    let heads =
-        ["AGENT", "GPU", "MODEL", "VRAM FREE", "VRAM TOTAL", "UTILISATION", "TEMPERATURE", "POWER", "JOB"];
-    let mut grid = Grid::new(output, &heads, 2).right(3..8);
-    let busy = || gpus.iter().map(|(_, gpu)| gpu.job_id.as_str()).filter(|job| !job.is_empty());
+/// Every GPU with the name of its agent, as seen at `now`.
+pub fn gpus(output: Output, cards: &[Card], now: &Timestamp) -> String {
+    let heads = [
+        "AGENT",
+        "GPU",
+        "MODEL",
+        "STATE",
+        "VRAM FREE",
+        "FOREIGN",
+        "VRAM TOTAL",
+        "UTILISATION",
+        "TEMPERATURE",
+        "POWER",
+        "CLOCK",
+        "JOB",
+        "WHY",
+    ];
+    let mut grid = Grid::new(output, &heads, 12).right(4..11);
+    let busy = || cards.iter().map(|card| card.gpu.job_id.as_str()).filter(|job| !job.is_empty());
     let length = short_length(busy());
     // A reading that the driver refuses is not zero.
     let or_dash = |text: Option<String>| cell(text.unwrap_or_else(|| "-".to_owned()));
-    for (agent, gpu) in gpus {
+    let mib = |mib: u64| format!("{mib} MiB");
+    for card in cards {
+        let gpu = &card.gpu;
         let job = if gpu.job_id.is_empty() { "-".to_owned() } else { short(&gpu.job_id, length) };
+        let (state, color, why) = gpu_state(card, now);
         grid.row(vec![
-            cell(agent),
+            cell(&card.agent),
             cell(gpu.index.to_string()),
             cell(&gpu.model),
-            or_dash(gpu.memory_free_mib.map(|mib| format!("{mib} MiB"))),
-            cell(format!("{} MiB", gpu.memory_total_mib)),
+            Cell::new(state).fg(color),
+            or_dash(gpu.memory_free_mib.map(mib)),
+            or_dash(gpu.memory_foreign_mib.map(mib)),
+            cell(mib(gpu.memory_total_mib)),
             or_dash(gpu.utilization_ratio.map(|ratio| format!("{:.0} %", ratio * 100.0))),
             or_dash(gpu.temperature_celsius.map(|degrees| format!("{degrees} °C"))),
             or_dash(gpu.power_watts.map(|watts| format!("{watts:.0} W"))),
+            or_dash(gpu.clock_mhz.map(|clock| format!("{clock} MHz"))),
             cell(job),
+            cell(why),
+        ]);
+    }
+    grid.text()
+}
+
+/// What a card is, its colour, and more about it.
+fn gpu_state(card: &Card, now: &Timestamp) -> (&'static str, Color, String) {
+    use pb::unavailable::Cause;
+    let gpu = &card.gpu;
+    if !card.connected {
+        return ("away", Color::Yellow, "its agent is not connected".to_owned());
+    }
+    if card.drained {
+        return ("drained", Color::Yellow, format!("`yard resume {}` takes it back into use", card.agent));
+    }
+    if !card.unavailable.is_empty() {
+        return ("closed", Color::Yellow, card.unavailable.clone());
+    }
+    if let Some(until) = &gpu.reserved_until {
+        let why = format!("until {}, in {}", time(Some(until)), span(seconds_between(now, until)));
+        return ("reserved", Color::Yellow, why);
+    }
+    if let Some(unavailable) = &gpu.unavailable {
+        let (state, color) = match unavailable.cause() {
+            Cause::ForeignUse => ("in use", Color::Yellow),
+            Cause::Owner => ("owner", Color::Yellow),
+            Cause::Quarantined | Cause::Unspecified => ("quarantined", Color::Red),
+            Cause::Unsupported => ("unsupported", Color::Red),
+        };
+        return (state, color, unavailable.message.clone());
+    }
+    let held = if gpu.throttle_reasons.is_empty() {
+        String::new()
+    } else {
+        format!("clock held down: {}", gpu.throttle_reasons.join(", "))
+    };
+    if gpu.job_id.is_empty() { ("free", Color::Green, held) } else { ("busy", Color::Cyan, held) }
+}
+
+/// What training was seen to need, with the agent that saw it.
+pub fn fit(output: Output, records: &[(String, pb::FitRecord)]) -> String {
+    let heads = [
+        "AGENT",
+        "DEVICE",
+        "MODEL",
+        "IMGSZ",
+        "PRECISION",
+        "FIXED",
+        "PER IMAGE",
+        "VALIDATION",
+        "MEASURED AT",
+        "FAILED AT",
+    ];
+    let mut grid = Grid::new(output, &heads, 1).right(5..10);
+    for (agent, record) in records {
+        let imgsz =
+            if record.multi_scale { format!("{}, growing", record.imgsz) } else { record.imgsz.to_string() };
+        let failed =
+            record.failed_batch_size.map_or_else(|| "-".to_owned(), |batch| format!("batch {batch}"));
+        grid.row(vec![
+            cell(agent),
+            cell(&record.device),
+            cell(&record.model),
+            cell(imgsz),
+            cell(&record.precision),
+            cell(format!("{} MiB", record.fixed_mib)),
+            cell(format!("{:.1} MiB", record.per_image_mib)),
+            cell(format!("{} MiB", record.validation_mib)),
+            cell(format!("batch {}", record.batch_size)),
+            cell(failed),
         ]);
     }
     grid.text()

@@ -124,7 +124,19 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
         if !figures.is_empty() {
             line!("Figures", "{}", figures.join(", "));
         }
+        if let Some(phases) = &progress.phases {
+            line!("Step time", "{}", training::phases(phases));
+        }
+        if let Some(mfu) = progress.mfu {
+            line!("Card's peak", "{:.0} % of it is used", mfu * 100.0);
+        }
         let _ = write!(text, "{}", training::per_class_block(output, &progress.metrics));
+    }
+    if let Some(chosen) = job.attempts.iter().rev().find_map(|attempt| attempt.batch_chosen.as_ref()) {
+        line!("Batch size", "{}", chosen.batch_size);
+        for layer in &chosen.layers {
+            line!("", "{:<4} {}: {}", layer.batch_size, layer.name, layer.reason);
+        }
     }
     if !job.attempts.is_empty() {
         let _ = write!(text, "\n{}", attempts(output, job));
@@ -262,6 +274,13 @@ ID             NAME  USER  STATE   PROGRESS  mAP50-95  ETA  AGE  WHERE /
             cos_lr: Some(true),
             ..Default::default()
         };
+        let layer = |name: &str, batch_size, reason: &str| pb::BatchLayer {
+            name: name.into(),
+            batch_size,
+            reason: reason.into(),
+        };
+        let layers =
+            vec![layer("table", 24, "12.0 GB card, imgsz 640"), layer("fit record", 16, "9800 MiB at 24")];
         let job = pb::Job {
             id: "019ab3c4-1f2e-7000-8000-000000000001".into(),
             spec: Some(pb::JobSpec { name: "cells".into(), train: Some(train), ..Default::default() }),
@@ -275,8 +294,16 @@ ID             NAME  USER  STATE   PROGRESS  mAP50-95  ETA  AGE  WHERE /
                 end_time: at(60),
                 end_reason: pb::attempt::EndReason::AgentLost.into(),
                 message: "the agent fell silent".into(),
+                batch_chosen: Some(pb::BatchChosen { batch_size: 16, layers }),
                 ..Default::default()
             }],
+            progress: Some(pb::Progress {
+                epoch: 1,
+                epochs: 3,
+                phases: Some(pb::Phases { wait: 0.1, forward: 0.1, backward: 0.2, ..Default::default() }),
+                mfu: Some(0.25),
+                ..Default::default()
+            }),
             create_time: at(0),
             queue_position: Some(2),
             waiting_for: "no agent is connected".into(),
@@ -292,6 +319,12 @@ Waiting for   no agent is connected
 Submitted     2023-11-14T22:13:20Z (1m30s ago)
 Resources     -
 Training      model=yolov8n data=/data/cells/data.yaml epochs=3 imgsz=640 batch=-1 lr0=0.02
+Progress      epoch 1/3, 0.0 images/s, 0 % of the time waiting for data
+Step time     400 ms a batch: backward 50 %, wait 25 %, forward 25 %
+Card's peak   25 % of it is used
+Batch size    16
+              24   table: 12.0 GB card, imgsz 640
+              16   fit record: 9800 MiB at 24
 
 ATTEMPT  AGENT  DEVICE  PLACED                STARTED  ENDED                 HOW         MESSAGE
 1        lab1   CPU     2023-11-14T22:13:21Z  -        2023-11-14T22:14:20Z  AGENT_LOST  the agent fell silent";

@@ -34,6 +34,10 @@ pub struct Script {
     /// The connection does not end by itself after what it sends.
     pub hang: bool,
     pub agents: Vec<pb::Agent>,
+    /// What was ordered of agents.
+    pub orders: Vec<String>,
+    /// Why any job is slow.
+    pub diagnosis: pb::Diagnosis,
     pub artifacts: Vec<(pb::Artifact, Vec<u8>)>,
     /// Bytes that a download sends before it breaks off.
     pub break_after: Option<usize>,
@@ -283,7 +287,7 @@ impl JobService for Fake {
         &self,
         _request: Request<pb::DiagnoseJobRequest>,
     ) -> Result<Response<pb::Diagnosis>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        Ok(Response::new(self.0.lock().unwrap().diagnosis.clone()))
     }
 
     type WatchJobStream = Answers<pb::JobEvent>;
@@ -305,6 +309,16 @@ impl JobService for Fake {
     }
 }
 
+impl Fake {
+    /// Notes what was ordered; the first agent is the one.
+    fn order(&self, request: &impl std::fmt::Debug) -> Result<Response<pb::Agent>, Status> {
+        let mut script = self.0.lock().unwrap();
+        script.orders.push(format!("{request:?}"));
+        let agent = script.agents.first().cloned();
+        agent.map(Response::new).ok_or_else(|| Status::not_found("there is no agent `lab1`"))
+    }
+}
+
 #[tonic::async_trait]
 impl ClusterService for Fake {
     async fn list_agents(
@@ -321,34 +335,34 @@ impl ClusterService for Fake {
 
     async fn drain_agent(
         &self,
-        _request: Request<pb::DrainAgentRequest>,
+        request: Request<pb::DrainAgentRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        self.order(&request.into_inner())
     }
 
     async fn resume_agent(
         &self,
-        _request: Request<pb::ResumeAgentRequest>,
+        request: Request<pb::ResumeAgentRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        self.order(&request.into_inner())
     }
 
     async fn reserve_gpus(
         &self,
-        _request: Request<pb::ReserveGpusRequest>,
+        request: Request<pb::ReserveGpusRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        self.order(&request.into_inner())
     }
 
     async fn release_gpus(
         &self,
-        _request: Request<pb::ReleaseGpusRequest>,
+        request: Request<pb::ReleaseGpusRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        self.order(&request.into_inner())
     }
 
-    async fn clear_gpu(&self, _request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
-        Err(Status::unimplemented("not asked for"))
+    async fn clear_gpu(&self, request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
+        self.order(&request.into_inner())
     }
 
     async fn get_telemetry(

@@ -13,7 +13,7 @@ use trainyard_types::{JobId, JobSpec, JobState, Violation};
 
 use super::page::Page;
 use super::status::ApiError;
-use super::{Context, batches, translate};
+use super::{Context, batches, diagnose, translate};
 use crate::driver::{JobView, Live, Mark};
 
 /// Who submits, in the call's metadata.
@@ -298,9 +298,9 @@ impl JobService for Jobs {
 
     async fn diagnose_job(
         &self,
-        _request: Request<pb::DiagnoseJobRequest>,
+        request: Request<pb::DiagnoseJobRequest>,
     ) -> Result<Response<pb::Diagnosis>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        Ok(Response::new(diagnose::diagnose_job(&self.0, request.into_inner().job_id).await?))
     }
 
     type WatchJobStream = ReceiverStream<Result<pb::JobEvent, Status>>;

@@ -4,6 +4,7 @@ mod agents;
 mod artifacts;
 mod batches;
 mod cluster;
+mod diagnose;
 mod jobs;
 pub mod manners;
 mod page;

@@ -10,6 +10,7 @@ use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
 
 use crate::driver::JobView;
+use crate::peak;
 
 /// A job for its user.
 pub fn job(view: JobView) -> pb::Job {
@@ -66,8 +67,15 @@ fn progress(record: &JobRecord, made: &Progress) -> pb::Progress {
         metrics: made.metrics.clone().into_iter().collect(),
         loader_wait_ratio: made.loader_wait_ratio,
         phases: made.phases.as_ref().map(phases),
-        mfu: None,
+        mfu: mfu(record),
     }
+}
+
+/// Share of its card's peak that a job gets; `None` where the peak is not known.
+pub fn mfu(record: &JobRecord) -> Option<f64> {
+    let attempt = record.attempts.iter().rev().find(|attempt| attempt.started.is_some())?;
+    let (setup, progress) = (attempt.setup.as_ref()?, record.progress.as_ref()?);
+    peak::mfu(&attempt.device, &setup.precision, setup.gflops, progress.images_per_second)
 }
 
 fn phases(spent: &Phases) -> pb::Phases {

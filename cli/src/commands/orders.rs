@@ -1,0 +1,155 @@
+//! What people order of machines: drain, resume, reserve, release, clear.
+
+use clap::{Args, Subcommand};
+use prost_types::Duration;
+use trainyard_proto::pb;
+
+use crate::commands::Context;
+use crate::failure::Failure;
+use crate::proto_json::to_json;
+use crate::render;
+use crate::spec::parse_span;
+
+/// Take a machine out of use: no new jobs, and those that run go elsewhere
+///
+/// It stays so until `yard resume`, over restarts of everything. Repeating is harmless.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// The agent's name or id
+    agent: String,
+    /// Let jobs that run end there
+    #[arg(long)]
+    keep_running: bool,
+}
+
+/// Take a drained machine into use again
+#[derive(Debug, Args)]
+pub struct Resume {
+    /// The agent's name or id
+    agent: String,
+}
+
+/// What `yard agents` can do beside listing.
+#[derive(Debug, Subcommand)]
+pub enum Order {
+    Reserve(Reserve),
+    Release(Release),
+    Clear(Clear),
+}
+
+/// Keep cards for their owner: jobs leave them within 20 s, and none come for a while
+#[derive(Debug, Args)]
+pub struct Reserve {
+    /// The agent's name or id
+    agent: String,
+    /// Only this card, by index or UUID; may be repeated
+    #[arg(long = "gpu", value_name = "GPU")]
+    gpus: Vec<String>,
+    /// How long: 45m, 2h, 3d
+    #[arg(long = "for", value_name = "SPAN", default_value = "2h", value_parser = parse_span)]
+    span: Duration,
+}
+
+/// Give reserved cards back before their time
+#[derive(Debug, Args)]
+pub struct Release {
+    /// The agent's name or id
+    agent: String,
+    /// Only this card, by index or UUID; may be repeated
+    #[arg(long = "gpu", value_name = "GPU")]
+    gpus: Vec<String>,
+}
+
+/// Have a quarantined card tried again
+#[derive(Debug, Args)]
+pub struct Clear {
+    /// The agent's name or id
+    agent: String,
+    /// The card, by index or UUID
+    gpu: String,
+}
+
+/// Prints the agent as the order left it.
+fn show(context: &Context, agent: &pb::Agent, sentence: &str) -> Result<(), Failure> {
+    if context.output.for_people() {
+        return context.output.line(sentence);
+    }
+    context.output.document(&to_json("Agent", agent))
+}
+
+/// `2 jobs`, `1 job`.
+fn jobs(count: usize) -> String {
+    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
+}
+
+impl Drain {
+    /// Orders it.
+    ///
+    /// # Errors
+    /// No such agent, no server.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let request = pb::DrainAgentRequest { agent: self.agent, keep_running: self.keep_running };
+        let call = || async { context.client.cluster().drain_agent(request.clone()).await };
+        let agent = context.client.retrying(call).await?;
+        let on_cards = agent.gpus.iter().map(|gpu| gpu.job_id.as_str());
+        let ids = on_cards.chain(agent.cpu_slots.iter().map(|slot| slot.job_id.as_str()));
+        let running = ids.filter(|job| !job.is_empty()).count();
+        let then = match (running, self.keep_running) {
+            (0, _) => "nothing runs there".to_owned(),
+            (count, true) => format!("{} may end there", jobs(count)),
+            (count, false) => format!("{} on the way elsewhere, with a checkpoint", jobs(count)),
+        };
+        let name = &agent.name;
+        show(context, &agent, &format!("{name} takes no new jobs; {then}; `yard resume {name}` ends it"))
+    }
+}
+
+impl Resume {
+    /// Orders it.
+    ///
+    /// # Errors
+    /// No such agent, no server.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let request = pb::ResumeAgentRequest { agent: self.agent };
+        let call = || async { context.client.cluster().resume_agent(request.clone()).await };
+        let agent = context.client.retrying(call).await?;
+        show(context, &agent, &format!("{} takes jobs", agent.name))
+    }
+}
+
+impl Order {
+    /// Orders it.
+    ///
+    /// # Errors
+    /// No such agent or card, no server.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Reserve(Reserve { agent, gpus, span }) => {
+                let request = pb::ReserveGpusRequest { agent, gpus, span: Some(span) };
+                let call = || async { context.client.cluster().reserve_gpus(request.clone()).await };
+                let agent = context.client.retrying(call).await?;
+                let reserved = agent.gpus.iter().filter(|gpu| gpu.reserved_until.is_some());
+                let cards: Vec<String> = reserved
+                    .map(|gpu| {
+                        format!("GPU {} until {}", gpu.index, render::time(gpu.reserved_until.as_ref()))
+                    })
+                    .collect();
+                show(context, &agent, &format!("{}: reserved are {}", agent.name, cards.join(", ")))
+            }
+            Self::Release(Release { agent, gpus }) => {
+                let request = pb::ReleaseGpusRequest { agent, gpus };
+                let call = || async { context.client.cluster().release_gpus(request.clone()).await };
+                let agent = context.client.retrying(call).await?;
+                let left = agent.gpus.iter().filter(|gpu| gpu.reserved_until.is_some()).count();
+                show(context, &agent, &format!("{}: {left} GPUs are still reserved", agent.name))
+            }
+            Self::Clear(Clear { agent, gpu }) => {
+                let request = pb::ClearGpuRequest { agent, gpu };
+                let call = || async { context.client.cluster().clear_gpu(request.clone()).await };
+                let agent = context.client.retrying(call).await?;
+                let text = format!("{} tries GPU {} again; `yard gpus` tells", agent.name, request.gpu);
+                show(context, &agent, &text)
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `DiagnoseJob`: gathers what is known of a job and its card.
+
+use trainyard_proto::pb;
+use trainyard_scheduler_core::{AttemptRecord, JobRecord};
+use trainyard_types::{AgentId, Batch, DeviceKind, GpuUuid, Slot, Time};
+
+use super::jobs::find_job;
+use super::status::ApiError;
+use super::{Context, telemetry, translate};
+use crate::diagnosis::{Bound, Diagnosis, Evidence, diagnose};
+use crate::driver::Live;
+
+/// How much of the end of an attempt is looked at.
+const WINDOW_MS: u64 = 10 * 60_000;
+
+/// Where to look for what the card did.
+struct Scene {
+    agent: AgentId,
+    gpu: GpuUuid,
+    span: (Time, Time),
+    now: Time,
+}
+
+/// What bounds a job's speed. The newest attempt that trained counts.
+///
+/// # Errors
+/// There is no such job, or the store is away.
+pub async fn diagnose_job(context: &Context, job_id: String) -> Result<pb::Diagnosis, ApiError> {
+    let ask = move |live: &mut Live<'_>| {
+        let job = find_job(live, &job_id)?;
+        let record = live.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
+        Ok::<_, ApiError>(gather(live, record))
+    };
+    let (mut evidence, scene) = context.driver.ask(ask).await??;
+    if let Some(Scene { agent, gpu, span, now }) = scene {
+        let samples = telemetry::read(&*context.store, agent, now, span).await?;
+        evidence.samples = samples.into_iter().filter(|sample| sample.gpu == gpu).collect();
+    }
+    Ok(message(diagnose(&evidence)))
+}
+
+fn gather(live: &Live<'_>, record: &JobRecord) -> (Evidence, Option<Scene>) {
+    let Some(attempt) = record.attempts.iter().rev().find(|attempt| attempt.started.is_some()) else {
+        return (Evidence::default(), None);
+    };
+    let train = &record.full_spec().train;
+    let progress = record.progress.as_deref().cloned().unwrap_or_default();
+    let setup = attempt.setup.clone().unwrap_or_default();
+    let evidence = Evidence {
+        on_gpu: record.spec.resources.device == DeviceKind::Gpu,
+        images_per_second: progress.images_per_second,
+        loader_wait_ratio: progress.loader_wait_ratio,
+        phases: progress.phases,
+        epoch: progress.epoch,
+        epoch_seconds: progress.epoch_seconds,
+        train_images: setup.train_images,
+        batch_size: progress.batch_size,
+        batch_is_asked_for: matches!(train.batch, Batch::Size(_)),
+        workers: if setup.workers > 0 { setup.workers } else { train.workers },
+        cache: Some(train.cache),
+        mfu: translate::mfu(record),
+        ..Evidence::default()
+    };
+    match &attempt.slot {
+        Slot::Gpu(gpu) => on_card(live, evidence, attempt, gpu),
+        Slot::Cpu(_) => (evidence, None),
+    }
+}
+
+fn on_card(
+    live: &Live<'_>,
+    mut evidence: Evidence,
+    attempt: &AttemptRecord,
+    gpu: &GpuUuid,
+) -> (Evidence, Option<Scene>) {
+    if let Some(view) = live.core.agent(attempt.agent) {
+        let card = view.record.inventory.gpus.iter().find(|card| card.uuid == *gpu);
+        evidence.memory_total_mib = card.map_or(0, |card| card.memory_total_mib);
+        evidence.pcie_lanes = view
+            .reading(gpu)
+            .and_then(|reading| Some((reading.pcie_link_width?, reading.pcie_link_width_max?)));
+    }
+    let started = attempt.started.unwrap_or(attempt.placed);
+    let end = attempt.ended.as_ref().map_or(live.now, |end| end.time);
+    let from = started.max(Time(end.0.saturating_sub(WINDOW_MS)));
+    let (agent, span) = (attempt.agent, (from, Time(end.0.saturating_add(1))));
+    (evidence, Some(Scene { agent, gpu: gpu.clone(), span, now: live.now }))
+}
+
+fn message(diagnosis: Diagnosis) -> pb::Diagnosis {
+    let bound = match diagnosis.bound {
+        Bound::Unknown => pb::diagnosis::Bound::Unknown,
+        Bound::Card => pb::diagnosis::Bound::Card,
+        Bound::Loader => pb::diagnosis::Bound::Loader,
+        Bound::Disk => pb::diagnosis::Bound::Disk,
+        Bound::BatchTooSmall => pb::diagnosis::Bound::BatchTooSmall,
+        Bound::DataTooSmall => pb::diagnosis::Bound::DataTooSmall,
+        Bound::Throttled => pb::diagnosis::Bound::Throttled,
+    };
+    pb::Diagnosis {
+        bound: bound.into(),
+        findings: diagnosis.findings,
+        advice: diagnosis.advice,
+        figures: diagnosis.figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+    }
+}
