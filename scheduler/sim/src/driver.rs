@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Accepted, Command, Core, CoreConfig, Event, JobRecord, Output, Refusal, Write, invariants,
+    Accepted, Command, Condition, Core, CoreConfig, Event, JobRecord, Output, Refusal, Write, invariants,
 };
 use trainyard_types::{JobId, JobState, Time};
 
@@ -69,6 +69,7 @@ impl World {
             return Ok(None);
         }
         self.oracle.check_commands(&self.config, &commands, &self.store)?;
+        self.said.check(leader_epoch, now, &commands)?;
         self.send(leader_epoch, commands)?;
         if is_leader {
             for job in archive {
@@ -129,6 +130,12 @@ impl World {
                     report.sequence = live.last_sequence + 1;
                 }
             }
+            (Event::Heartbeat { condition, .. }, Some(Mutant::IgnoresOwners)) => {
+                *condition = Condition::default();
+            }
+            (Event::AgentConnected { hello, .. }, Some(Mutant::IgnoresOwners)) => {
+                hello.condition = Condition::default();
+            }
             (Event::Archived { job, revision }, Some(Mutant::ForgetsUnarchived)) => {
                 *revision = self.store.jobs.get(job).map(|job| job.revision);
             }
@@ -144,6 +151,14 @@ impl World {
                 writes.retain(|write| {
                     !matches!(write, Write::Job(job) if job.revision == 1) || !rng.once_in(4)
                 });
+            }
+            Some(Mutant::LosesOrders) => {
+                for write in &mut writes {
+                    if let Write::Agent(agent) = write {
+                        agent.drain = None;
+                        agent.reserved.clear();
+                    }
+                }
             }
             Some(Mutant::LosesBatches) => writes.retain(|write| !matches!(write, Write::Batch(_))),
             Some(Mutant::LosesEvents) => {

@@ -14,7 +14,7 @@ impl World {
             return Ok(());
         }
         let number = usize::try_from(self.rng.below(self.machines.len() as u64)).unwrap_or(0);
-        match self.rng.below(34) {
+        match self.rng.below(46) {
             0..=2 => self.crash_next = Some(CrashPoint::BeforeWriting),
             3..=5 => self.crash_next = Some(CrashPoint::AfterWriting),
             6..=8 => self.crash(),
@@ -27,6 +27,8 @@ impl World {
             22..=24 => self.drain_machine(number),
             25..=27 => self.pause_machine(number),
             28..=30 => self.cut_machine_one_way(number),
+            34..=37 => self.order_something(number),
+            38..=45 => self.move_owner(number),
             _ => self.take_over()?,
         }
         self.agenda.after(self.rng.millis(500, 40_000), Happening::Fault);
@@ -37,6 +39,7 @@ impl World {
     pub(crate) fn on_heal(&mut self) {
         self.faults = false;
         self.crash_next = None;
+        self.end_orders();
         for number in 0..self.machines.len() {
             self.cut_machine(number, Duration::from_secs(2));
         }

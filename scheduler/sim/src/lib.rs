@@ -17,6 +17,7 @@ mod fault;
 pub mod machine;
 mod network;
 pub mod oracle;
+pub mod orders;
 pub mod rng;
 pub mod store;
 pub mod world;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use trainyard_scheduler_core::{Condition, Hello};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
-    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, Report,
-    ReportBody, Slot, Time,
+    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuTelemetry, GpuUuid,
+    Inventory, Report, ReportBody, Slot, Time, Unavailable, UnavailableCause,
 };
 
 use uuid::Uuid;
@@ -133,6 +133,10 @@ pub struct Machine {
     /// Its connection, as it believes.
     pub connection: Option<u64>,
     held: BTreeMap<AttemptId, Held>,
+    /// Cards that take no job.
+    closed: BTreeMap<GpuUuid, UnavailableCause>,
+    /// It takes no job at all.
+    full: bool,
 }
 
 impl Machine {
@@ -147,6 +151,8 @@ impl Machine {
             life: 1,
             connection: None,
             held: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            full: false,
         }
     }
 
@@ -163,8 +169,48 @@ impl Machine {
             version: "sim".into(),
             inventory: self.inventory.clone(),
             attempts: self.held.keys().copied().collect(),
-            condition: Condition::default(),
+            condition: self.condition(),
         }
+    }
+
+    /// What it says of itself.
+    pub fn condition(&self) -> Condition {
+        let reading = |gpu: &Gpu| {
+            let cause = self.closed.get(&gpu.uuid).copied();
+            let unavailable = cause.map(|cause| Unavailable { cause, message: "as modelled".into() });
+            GpuTelemetry { uuid: gpu.uuid.clone(), unavailable, ..GpuTelemetry::default() }
+        };
+        let telemetry = self.inventory.gpus.iter().map(reading).collect();
+        let unavailable = if self.full { "its disk is full".to_owned() } else { String::new() };
+        Condition { telemetry, unavailable, ..Condition::default() }
+    }
+
+    /// One of its cards.
+    pub fn card(&self, at: usize) -> Option<GpuUuid> {
+        self.inventory.gpus.get(at).map(|gpu| gpu.uuid.clone())
+    }
+
+    /// The owner of a card comes or goes; of one that is not there, the disk fills or empties. Returns what
+    /// is to be told after that.
+    pub fn move_owner(&mut self, now: Time, at: usize) -> Vec<Report> {
+        let Some(gpu) = self.card(at) else {
+            self.full = !self.full;
+            return Vec::new();
+        };
+        if self.closed.remove(&gpu).is_some() {
+            return Vec::new();
+        }
+        self.closed.insert(gpu.clone(), UnavailableCause::Owner);
+        let slot = Slot::Gpu(gpu);
+        let runs = self.held.iter().find(|(_, held)| held.trainer.is_some() && held.slot == slot);
+        let attempt = runs.map(|(&attempt, _)| attempt);
+        attempt.and_then(|attempt| self.stop(now, attempt, EndReason::Preempted)).into_iter().collect()
+    }
+
+    /// All of it can be used.
+    pub fn open_all(&mut self) {
+        self.closed.clear();
+        self.full = false;
     }
 
     /// Everything that was not acknowledged, in order.

@@ -32,7 +32,7 @@ impl Connection {
 #[derive(Debug)]
 pub(crate) enum Said {
     Hello(Hello),
-    Heartbeat,
+    Heartbeat(Condition),
     Report(Report),
 }
 
@@ -137,13 +137,15 @@ impl World {
                 self.next_session += 1;
                 connection.session = Some(session);
                 self.sessions.insert((leader_epoch, session), id);
+                self.said.heard(leader_epoch, agent, session, &hello.condition, true);
                 Event::AgentConnected { session, hello }
             }
-            (Said::Heartbeat, Some(session)) => {
-                Event::Heartbeat { agent, session, condition: Condition::default() }
+            (Said::Heartbeat(condition), Some(session)) => {
+                self.said.heard(leader_epoch, agent, session, &condition, false);
+                Event::Heartbeat { agent, session, condition }
             }
             (Said::Report(report), Some(session)) => Event::Report { agent, session, report },
-            (Said::Heartbeat | Said::Report(_), None) => return Ok(()),
+            (Said::Heartbeat(_) | Said::Report(_), None) => return Ok(()),
         };
         self.handle_by(leader_epoch, event).map(|_| ())
     }

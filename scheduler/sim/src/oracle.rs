@@ -87,6 +87,9 @@ pub enum Violation {
         /// What began.
         instead: JobId,
     },
+    /// A slot was used that nobody may use now.
+    #[error("attempt {0} was placed on a slot that is drained, reserved or not available")]
+    ClosedSlot(AttemptId),
     /// An agent was told something else than was submitted.
     #[error("attempt {0} was given another spec than its job's")]
     WrongSpec(AttemptId),

@@ -15,6 +15,7 @@ use crate::fairness::Fairness;
 use crate::machine::{self, Machine};
 use crate::network::{Connection, Said};
 use crate::oracle::{Oracle, Violation};
+use crate::orders::{self, Order};
 use crate::rng::Rng;
 use crate::store::Store;
 
@@ -66,6 +67,10 @@ pub enum Mutant {
     IgnoresQuotas,
     /// What users have had is forgotten at once.
     IgnoresShares,
+    /// What people order of agents never reaches the store.
+    LosesOrders,
+    /// What agents say of their cards is not heard.
+    IgnoresOwners,
 }
 
 /// How a run went.
@@ -93,6 +98,8 @@ pub struct Summary {
     pub cuts: u64,
     /// Agents that were killed, drained or paused.
     pub agent_faults: u64,
+    /// Drains, reservations, and cards that were wanted by their owners.
+    pub orders: u64,
 }
 
 /// A promise that was not kept, and how to see it again.
@@ -144,6 +151,8 @@ pub(crate) enum Happening {
     Submit(usize),
     Cancel(usize),
     Retry(usize),
+    /// Somebody orders something of a machine.
+    Order(usize, Order),
     Fault,
     Heal,
 }
@@ -174,6 +183,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) oracle: Oracle,
     pub(crate) fairness: Fairness,
+    pub(crate) said: orders::Said,
     pub(crate) clients: Vec<Client>,
     pub(crate) next_job: u128,
     pub(crate) mutant: Option<Mutant>,
@@ -235,6 +245,7 @@ impl World {
             store: Store::default(),
             oracle: Oracle::new(!steps_clocks),
             fairness: Fairness::default(),
+            said: orders::Said::default(),
             clients,
             next_job: 1,
             mutant: options.mutant,
@@ -316,6 +327,7 @@ impl World {
             Happening::Submit(client) => self.on_submit(client),
             Happening::Cancel(client) => self.on_cancel(client),
             Happening::Retry(client) => self.on_retry(client),
+            Happening::Order(number, order) => self.on_order(number, order),
             Happening::Fault => self.on_fault(),
             Happening::Heal => {
                 self.on_heal();
@@ -353,7 +365,8 @@ impl World {
         if self.machines[number].connection != Some(id) {
             return;
         }
-        self.say(id, Said::Heartbeat);
+        let condition = self.machines[number].condition();
+        self.say(id, Said::Heartbeat(condition));
         // It says again what was not acknowledged, sometimes what is on the way, too.
         if !self.faults || self.rng.once_in(3) {
             for report in self.machines[number].unacknowledged() {

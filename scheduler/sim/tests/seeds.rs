@@ -31,6 +31,7 @@ fn every_seed_keeps_every_promise() {
                 sum.forgotten += one.forgotten;
                 sum.cuts += one.cuts;
                 sum.agent_faults += one.agent_faults;
+                sum.orders += one.orders;
             }
             Err(failure) => failures.push(failure),
         }
@@ -42,7 +43,7 @@ fn every_seed_keeps_every_promise() {
     // A world in which nothing happens proves nothing.
     assert!(sum.succeeded > 0 && sum.failed > 0 && sum.cancelled > 0 && sum.attempts > sum.jobs, "{sum:?}");
     assert!(sum.takeovers > 0 && sum.forgotten > 0, "{sum:?}");
-    assert!(sum.crashes > 0 && sum.cuts > 0 && sum.agent_faults > 0, "{sum:?}");
+    assert!(sum.crashes > 0 && sum.cuts > 0 && sum.agent_faults > 0 && sum.orders > 0, "{sum:?}");
 }
 
 #[test]
@@ -145,4 +146,14 @@ fn a_user_with_more_than_its_quota_is_found_out() {
 #[test]
 fn a_user_who_was_passed_over_is_found_out() {
     assert!(found(Mutant::IgnoresShares, |violation| matches!(violation, Violation::Unfair { .. })));
+}
+
+#[test]
+fn an_order_that_a_restart_forgets_is_found_out() {
+    assert!(found(Mutant::LosesOrders, |violation| matches!(violation, Violation::ClosedSlot(_))));
+}
+
+#[test]
+fn a_card_that_is_given_out_against_its_agents_word_is_found_out() {
+    assert!(found(Mutant::IgnoresOwners, |violation| matches!(violation, Violation::ClosedSlot(_))));
 }

@@ -1,0 +1,172 @@
+//! What people do to machines: owners come back to their cards, and somebody drains and reserves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use trainyard_scheduler_core::{Command, Condition, Event};
+use trainyard_types::{AgentId, GpuUuid, Session, Slot, Time};
+
+use crate::oracle::Violation;
+use crate::world::{Happening, World};
+
+/// An order, and whether its taking back is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Drain { keep_running: bool },
+    Resume,
+    Reserve { card: usize, span: Duration },
+    Release { card: usize },
+}
+
+/// What was said about slots: by people, and by agents to whoever leads.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// A drain was acknowledged, and nobody wants it back.
+    drained: BTreeSet<AgentId>,
+    /// Until when, by the scheduler's clock.
+    reserved: BTreeMap<(AgentId, GpuUuid), Time>,
+    /// By leader epoch: the newest session, and what it said against cards, or all of them.
+    closed: BTreeMap<(u64, AgentId), (Session, Condition)>,
+}
+
+impl Said {
+    /// A leader is handed what an agent says by that session; `is_first` of a new one.
+    pub(crate) fn heard(
+        &mut self,
+        leader_epoch: u64,
+        agent: AgentId,
+        session: Session,
+        condition: &Condition,
+        is_first: bool,
+    ) {
+        let known = self.closed.entry((leader_epoch, agent)).or_insert((session, Condition::default()));
+        // Of an older session nobody takes note.
+        if known.0 < session && is_first || known.0 == session {
+            *known = (session, condition.clone());
+        }
+    }
+
+    /// Nothing new begins where somebody said that nothing may.
+    pub(crate) fn check(&self, leader_epoch: u64, now: Time, commands: &[Command]) -> Result<(), Violation> {
+        for command in commands {
+            let Command::Assign { agent, assignment, .. } = command else { continue };
+            let (_, condition) = self
+                .closed
+                .get(&(leader_epoch, *agent))
+                .cloned()
+                .unwrap_or((Session(0), Condition::default()));
+            let says_no = match &assignment.slot {
+                Slot::Gpu(gpu) => {
+                    let reserved = self.reserved.get(&(*agent, gpu.clone()));
+                    reserved.is_some_and(|until| now < *until)
+                        || condition
+                            .telemetry
+                            .iter()
+                            .any(|card| card.uuid == *gpu && card.unavailable.is_some())
+                }
+                Slot::Cpu(_) => false,
+            };
+            if self.drained.contains(agent) || !condition.unavailable.is_empty() || says_no {
+                return Err(Violation::ClosedSlot(assignment.attempt));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Somebody orders something of a machine, until the scheduler has it.
+    pub(crate) fn on_order(&mut self, number: usize, order: Order) -> Result<(), Violation> {
+        let begins = matches!(order, Order::Drain { .. } | Order::Reserve { .. });
+        if begins && !self.faults {
+            return Ok(()); // Too late: the faults are over.
+        }
+        let agent = self.machines[number].id();
+        let Some(core) = &self.core else {
+            self.again(Happening::Order(number, order));
+            return Ok(());
+        };
+        if core.agent(agent).is_none() {
+            return Ok(()); // It has never been there.
+        }
+        let card = |card: usize| self.machines[number].card(card);
+        // Whoever takes an order back does not count on it any more.
+        let event = match order {
+            Order::Drain { keep_running } => Event::Drain { agent, keep_running },
+            Order::Resume => {
+                self.said.drained.remove(&agent);
+                Event::Resume { agent }
+            }
+            Order::Reserve { card: at, span } => {
+                let gpus = card(at).into_iter().collect();
+                Event::Reserve { agent, gpus, span }
+            }
+            Order::Release { card: at } => {
+                let gpus: Vec<GpuUuid> = card(at).into_iter().collect();
+                for gpu in &gpus {
+                    self.said.reserved.remove(&(agent, gpu.clone()));
+                }
+                Event::Release { agent, gpus }
+            }
+        };
+        let until = self.clock();
+        let reply = self.handle(event)?;
+        if !matches!(reply, Some(Ok(_))) {
+            self.again(Happening::Order(number, order));
+            return Ok(());
+        }
+        match order {
+            Order::Drain { .. } => drop(self.said.drained.insert(agent)),
+            Order::Reserve { card, span } => {
+                if let Some(gpu) = self.machines[number].card(card) {
+                    self.said.reserved.insert((agent, gpu), until + span);
+                }
+            }
+            Order::Resume | Order::Release { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Somebody drains a machine or reserves a card, and takes it back later.
+    pub(crate) fn order_something(&mut self, number: usize) {
+        let back = self.rng.millis(5000, 120_000);
+        let card = usize::try_from(self.rng.below(3)).unwrap_or(0);
+        let (order, end) = match self.rng.below(4) {
+            0 | 1 => (Order::Drain { keep_running: self.rng.once_in(3) }, Order::Resume),
+            _ => {
+                let span = self.rng.millis(60_000, 200_000);
+                (Order::Reserve { card, span }, Order::Release { card })
+            }
+        };
+        self.summary.orders += 1;
+        self.agenda.after(Duration::ZERO, Happening::Order(number, order));
+        self.agenda.after(back, Happening::Order(number, end));
+    }
+
+    /// All orders are taken back.
+    pub(crate) fn end_orders(&mut self) {
+        for number in 0..self.machines.len() {
+            self.agenda.after(Duration::ZERO, Happening::Order(number, Order::Resume));
+            for card in 0..3 {
+                self.agenda.after(Duration::ZERO, Happening::Order(number, Order::Release { card }));
+            }
+            self.machines[number].open_all();
+        }
+    }
+
+    /// An owner comes or goes, a card fails or is well again: the agent says so at once, and then ends what
+    /// is in the way.
+    pub(crate) fn move_owner(&mut self, number: usize) {
+        if !self.machines[number].up || self.machines[number].paused {
+            return;
+        }
+        let card = usize::try_from(self.rng.below(4)).unwrap_or(0);
+        let ended = self.machines[number].move_owner(self.agenda.now(), card);
+        self.summary.orders += 1;
+        if let Some(id) = self.machines[number].connection {
+            let condition = self.machines[number].condition();
+            self.say(id, crate::network::Said::Heartbeat(condition));
+        }
+        self.tell(number, ended);
+    }
+}
