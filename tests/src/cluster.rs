@@ -30,12 +30,21 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a scheduler whose leases are short, so that lost agents are noticed within a test's patience.
     pub async fn start() -> Result<Self> {
+        Self::start_with_lease("4s").await
+    }
+
+    /// Starts one whose leases outlast a machine that is slow for a while: nobody is to be lost.
+    pub async fn start_patient() -> Result<Self> {
+        Self::start_with_lease("60s").await
+    }
+
+    async fn start_with_lease(lease: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("trainyard-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let environment = [
             ("TRAINYARD_SCHEDULER__LISTEN", format!("127.0.0.1:{port}")),
             ("TRAINYARD_SCHEDULER__DATA_DIR", dir.path().join("scheduler").display().to_string()),
-            ("TRAINYARD_SCHEDULER__LEASE", "4s".to_owned()),
+            ("TRAINYARD_SCHEDULER__LEASE", lease.to_owned()),
             ("TRAINYARD_SCHEDULER__HEARTBEAT", "1s".to_owned()),
             ("TRAINYARD_SCHEDULER__RETRY_DELAY", "100ms".to_owned()),
         ];

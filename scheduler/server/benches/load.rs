@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as FromAgent;
 use trainyard_proto::pb::agent_service_client::AgentServiceClient;
+use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 use trainyard_types::Time;
@@ -166,6 +167,35 @@ impl Agent {
         });
     }
 
+    /// Tells what its one card does once a second, five seconds at a time, starting within the first five.
+    fn tell_of_card(&self, id: u128) {
+        let say = self.say.clone();
+        tokio::spawn(async move {
+            let share = u32::try_from(id % 100).unwrap_or(0);
+            tokio::time::sleep(Duration::from_secs(5) * share / 100).await;
+            loop {
+                let now = std::time::SystemTime::now();
+                let sample = |ago: u64| pb::TelemetrySample {
+                    time: Some((now - Duration::from_secs(ago)).into()),
+                    gpu: format!("GPU-{id:036}"),
+                    utilization_ratio: Some(0.97),
+                    memory_used_mib: Some(20_480),
+                    power_watts: Some(402.5),
+                    energy_joules: Some(1_234_567.0),
+                    temperature_celsius: Some(67),
+                    clock_mhz: Some(2520),
+                    throttle_reasons: vec![],
+                };
+                let telemetry = pb::Telemetry { samples: (0..5).rev().map(sample).collect() };
+                let message = pb::AgentMessage { message: Some(FromAgent::Telemetry(telemetry)) };
+                if say.send(message).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        });
+    }
+
     /// Ends each attempt as soon as it is assigned.
     async fn complete_all(mut self, done: Arc<AtomicU64>) {
         while let Some(message) = self.next().await {
@@ -305,6 +335,37 @@ async fn metric_events(dir: &Path) {
     println!("scheduler_cores_at_10000_metric_events_per_second {:.3} cores", used / EVENTS as f64 * 1e4);
 }
 
+/// What a thousand cards' samples cost, a second each, over what the agents' heartbeats do.
+async fn telemetry(dir: &Path) {
+    const SPAN: Duration = Duration::from_secs(30);
+    let scheduler = Scheduler::start(dir);
+    let channel = scheduler.channel().await;
+    let mut agents = Vec::new();
+    for id in 1..=AGENTS {
+        let agent = Agent::connect(&scheduler.url, id, 1).await;
+        agent.beat();
+        agents.push(agent);
+    }
+    let mut shares = Vec::new();
+    for tells in [false, true] {
+        if tells {
+            (1..).zip(&agents).for_each(|(id, agent)| agent.tell_of_card(id));
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        let (processor, start) = (scheduler.processor(), Instant::now());
+        tokio::time::sleep(SPAN).await;
+        shares.push((scheduler.processor() - processor) / start.elapsed().as_secs_f64());
+    }
+    println!("scheduler_cores_at_1000_agents {:.3} cores", shares[0]);
+    println!("scheduler_cores_at_1000_cards_of_telemetry {:.3} cores", shares[1] - shares[0]);
+    let request = pb::GetTelemetryRequest { agent: "agent-1".into(), ..Default::default() };
+    let start = Instant::now();
+    let mut client = ClusterServiceClient::new(channel);
+    let samples = client.get_telemetry(request).await.unwrap().into_inner().samples.len();
+    println!("scheduler_get_telemetry {:.3} ms", start.elapsed().as_secs_f64() * 1000.0);
+    println!("scheduler_telemetry_samples_of_one_card {samples} samples");
+}
+
 async fn full_queue(dir: &Path) {
     let mut scheduler = Scheduler::start(dir);
     let channel = scheduler.channel().await;
@@ -350,7 +411,7 @@ async fn full_queue(dir: &Path) {
 
 #[tokio::main]
 async fn main() {
-    for (number, part) in ["idle", "noop", "metrics", "queue"].into_iter().enumerate() {
+    for (number, part) in ["idle", "noop", "metrics", "telemetry", "queue"].into_iter().enumerate() {
         let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
         if wanted.is_some_and(|wanted| wanted != part) {
             continue;
@@ -360,6 +421,7 @@ async fn main() {
             0 => idle_latency(dir.path()).await,
             1 => noop_jobs(dir.path()).await,
             2 => metric_events(dir.path()).await,
+            3 => telemetry(dir.path()).await,
             _ => full_queue(dir.path()).await,
         }
     }
