@@ -11,6 +11,7 @@ use trainyard_types::{AgentId, AttemptId, Checkpoint, JobState, Report, ReportBo
 
 use crate::changes::Changes;
 use crate::core::Core;
+use crate::learned::Told;
 use crate::output::Command;
 use crate::record::{EventBody, JobRecord, Progress, Setup};
 
@@ -85,10 +86,12 @@ impl Core {
         out.touch_pulse(id.job);
         match body {
             ReportBody::Trainer(event) => {
+                let told = Told::of(&event, job);
                 on_trainer(job, time, id, event, out);
                 let left = job.progress.as_ref().and_then(|progress| progress.eta);
                 self.ends.expect(id, left.map(|left| time + left));
                 self.move_time_limit(id.job, limit_before);
+                self.learn(now, id.job, told, out);
             }
             ReportBody::BatchChosen(chosen) => {
                 if let Some(attempt) = job.live_attempt_mut() {
@@ -99,6 +102,7 @@ impl Core {
             ReportBody::CheckpointStored(checkpoint) => {
                 on_checkpoint(job, checkpoint);
                 out.touch(id.job);
+                out.checkpoint = Some(id.job);
             }
             ReportBody::Ended(ended) => self.end_attempt(now, time, id, ended, out),
         }

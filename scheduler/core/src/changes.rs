@@ -24,6 +24,8 @@ pub(crate) struct Changes {
     reply: Option<Result<Accepted, Refusal>>,
     /// A job became ready or a slot became free, so that something may be placed.
     pub(crate) replan: bool,
+    /// A job whose newest checkpoint was just stored.
+    pub(crate) checkpoint: Option<JobId>,
     /// Jobs that changed state, for the core's index.
     pub(crate) moves: Vec<Move>,
 }
@@ -77,6 +79,11 @@ impl Changes {
     /// Has something forgotten, after all else is written.
     pub(crate) fn write(&mut self, write: Write) {
         self.writes.push(write);
+    }
+
+    /// As [`Changes::write`].
+    pub(crate) fn write_all(&mut self, writes: impl IntoIterator<Item = Write>) {
+        self.writes.extend(writes);
     }
 
     /// Asks for archives of jobs that have ended.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Policy;
+
 /// How patient, fair and forgetful the scheduler is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoreConfig {
@@ -24,6 +26,12 @@ pub struct CoreConfig {
     pub keep_finished_for: Duration,
     /// How many such jobs are kept at most.
     pub keep_finished: usize,
+    /// Who goes next, and where.
+    pub policy: Policy,
+    /// With the policy `finish-time`: how long a job may be overtaken, beside its own length a few times.
+    pub patience: Duration,
+    /// With the policy `finish-time`: what it costs a job to be stopped and resumed.
+    pub restart_cost: Duration,
 }
 
 /// What one user may do.
@@ -54,6 +62,9 @@ impl Default for CoreConfig {
             users: BTreeMap::new(),
             keep_finished_for: Duration::from_secs(30 * 24 * 3600),
             keep_finished: 100_000,
+            policy: Policy::default(),
+            patience: Duration::from_secs(3 * 24 * 3600),
+            restart_cost: Duration::from_secs(30),
         }
     }
 }

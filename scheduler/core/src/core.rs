@@ -16,8 +16,10 @@ use crate::config::CoreConfig;
 use crate::estimate::Ends;
 use crate::event::Event;
 use crate::index::Index;
+use crate::learned::{Learned, LearnedRecord};
 use crate::output::{Command, Output};
 use crate::placement::{self, Placement, Turn};
+use crate::policy::{Plan, Policy};
 use crate::queue::Queue;
 use crate::record::{AgentRecord, AttemptRecord, JobRecord};
 use crate::share::{self, UserRecord, Users};
@@ -57,6 +59,10 @@ pub struct Core {
     pub(crate) ends: Ends,
     /// Counters.
     pub(crate) tally: Tally,
+    /// What was learned from jobs that ran.
+    pub(crate) learned: Learned,
+    /// Index: who waits for which kind of card, and who runs there.
+    pub(crate) plan: Plan,
     /// Jobs whose archives were asked for.
     pub(crate) archiving: BTreeSet<JobId>,
     /// No archive is asked for before this time.
@@ -72,6 +78,8 @@ pub struct Stored {
     pub agents: Vec<AgentRecord>,
     /// By name.
     pub users: Vec<UserRecord>,
+    /// By key.
+    pub learned: Vec<LearnedRecord>,
 }
 
 impl Core {
@@ -89,6 +97,9 @@ impl Core {
         for record in stored.users {
             core.users.load(record);
         }
+        for record in stored.learned {
+            core.learned.load(record);
+        }
         for mut job in stored.jobs {
             job.user = core.users.name(&job.user);
             if let Some(request_id) = &job.request_id {
@@ -101,13 +112,17 @@ impl Core {
                 core.queue.insert(now, &job);
             }
             if let Some(attempt) = job.live_attempt() {
-                core.users.adopt(&job.user, now, job.spec.resources.device);
+                let resources = &job.spec.resources;
+                core.users.adopt(&job.user, now, resources.device, resources.gpus.max(1));
                 core.adopt_attempt(now, &job, attempt);
             }
             core.time_limits.extend(job.out_of_time_at().map(|time| (time, job.id)));
             core.index.insert(&job);
-            core.jobs.insert(job.id, job);
+            let id = job.id;
+            core.jobs.insert(id, job);
+            core.follow_runner(now, id);
         }
+        core.follow_queue();
         core
     }
 
@@ -140,7 +155,7 @@ impl Core {
             self.adopt(now, record);
         }
         if let Some(agent) = self.agents.get_mut(&attempt.agent) {
-            agent.running.insert(attempt.slot.clone(), attempt.id);
+            agent.running.extend(attempt.slots().map(|slot| (slot.clone(), attempt.id)));
             if let Some((kind, _)) = slots::of_inventory(&agent.record.inventory).remove(&attempt.slot) {
                 self.ends.begin(attempt.id, kind);
                 let left = job.progress.as_ref().and_then(|progress| progress.eta);
@@ -177,8 +192,12 @@ impl Core {
             Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }
+        self.follow_queue();
         if out.replan {
             self.place(now, &mut out);
+        }
+        if let Some(job) = out.checkpoint.take() {
+            self.reconsider(now, job, &mut out);
         }
         let has_ended = out.moves.iter().any(|moved| moved.ends());
         for moved in std::mem::take(&mut out.moves) {
@@ -207,7 +226,14 @@ impl Core {
         let set_aside = self.set_aside.first().map(|&(time, ..)| time);
         let time_limit = self.time_limits.first().map(|&(time, _)| time);
         let reservation = self.reservations.first().map(|&(time, ..)| time);
-        let others = [set_aside, reservation, time_limit, self.queue.next_due(), self.next_retirement()];
+        let others = [
+            set_aside,
+            reservation,
+            time_limit,
+            self.queue.next_due(),
+            self.next_retirement(),
+            self.second_thought(),
+        ];
         [lease].into_iter().chain(others).flatten().min()
     }
 
@@ -267,6 +293,7 @@ impl Core {
                 out.replan = true;
             }
         }
+        out.replan |= self.second_thought().is_some_and(|time| time <= now);
         while self.stop_out_of_time(now, out) {}
         self.retire(now, out);
     }
@@ -276,9 +303,10 @@ impl Core {
         self.set_aside.pop_first()
     }
 
-    /// What waits and could start, by the rules as they stand.
+    /// What waits and could start, by the rules as they stand and without the policy `finish-time`.
     pub(crate) fn placements(&self, now: Time) -> Vec<Placement> {
-        placement::place(&self.queue, &self.slots, |user| {
+        let is_fair = self.config.policy == Policy::Fair;
+        placement::place(&self.queue, &self.slots, is_fair, |user| {
             let limits = self.limits(user);
             let stakes = [DeviceKind::Gpu, DeviceKind::Cpu].map(|device| share::stake(device, limits));
             Turn { share: self.share(now, user), stakes, gpus_left: self.gpus_left(user) }
@@ -287,48 +315,66 @@ impl Core {
 
     /// Starts as many waiting jobs as there are slots for.
     fn place(&mut self, now: Time, out: &mut Changes) {
-        for placement in self.placements(now) {
-            let (Some(job), Some(agent)) =
-                (self.jobs.get_mut(&placement.job), self.agents.get_mut(&placement.location.agent))
-            else {
-                continue;
-            };
-            // Only slots of agents with a session are offered.
-            let Some(session) = agent.session else { continue };
-            self.queue.remove(job);
-            self.slots.take(&placement.kind, &placement.location);
-            self.users.begin(&self.config, &job.user, now, job.spec.resources.device);
-            out.touch_user(&job.user);
-            let number = u32::try_from(job.attempts.len()).map_or(u32::MAX, |attempts| attempts + 1);
-            let attempt = AttemptId { job: job.id, number };
-            let (device, slot) = (placement.kind.device().to_owned(), placement.location.slot);
-            agent.running.insert(slot.clone(), attempt);
-            self.ends.begin(attempt, placement.kind);
-            job.not_before = None;
-            job.attempts.push(AttemptRecord {
-                id: attempt,
-                agent: agent.record.id,
-                agent_name: agent.record.name.clone(),
-                slot: slot.clone(),
-                device: device.clone(),
-                batch_chosen: None,
-                setup: None,
-                last_sequence: 0,
-                placed: now,
-                started: None,
-                ended: None,
-            });
-            let reason = format!("placed on {device} of agent `{}`, which prepares it", agent.record.name);
-            out.state(job, now, number, JobState::Starting, reason);
-            let assignment = Box::new(Assignment {
-                attempt,
-                // The scheduler keeps the time; older agents refuse a spec with a limit.
-                spec: JobSpec { time_limit: None, ..JobSpec::clone(&job.full_spec()) },
-                slot,
-                resume: job.checkpoint.clone(),
-            });
-            out.command(Command::Assign { agent: agent.record.id, session, assignment });
+        if self.config.policy == Policy::FinishTime {
+            self.prepare(now);
+            while let Some(placement) = self.choose(now) {
+                self.begin(now, placement, out);
+            }
+            self.plan_second_thought(now);
+        } else {
+            for placement in self.placements(now) {
+                self.begin(now, placement, out);
+            }
         }
+    }
+
+    /// Starts a waiting job.
+    fn begin(&mut self, now: Time, placement: Placement, out: &mut Changes) {
+        let Placement { job: id, kind, locations } = placement;
+        let Some((first, others)) = locations.split_first() else { return };
+        let (Some(job), Some(agent)) = (self.jobs.get_mut(&id), self.agents.get_mut(&first.agent)) else {
+            return;
+        };
+        let session = agent.session.expect("only slots of agents with a session are offered");
+        self.queue.remove(job);
+        self.plan.leave(id);
+        for location in &locations {
+            self.slots.take(&kind, location);
+        }
+        let slots = u32::try_from(locations.len()).unwrap_or(u32::MAX);
+        self.users.begin(&self.config, &job.user, now, job.spec.resources.device, slots);
+        out.touch_user(&job.user);
+        let number = u32::try_from(job.attempts.len()).map_or(u32::MAX, |attempts| attempts + 1);
+        let attempt = AttemptId { job: job.id, number };
+        let (device, slot) = (kind.device().to_owned(), first.slot.clone());
+        agent.running.extend(locations.iter().map(|location| (location.slot.clone(), attempt)));
+        self.ends.begin(attempt, kind);
+        job.not_before = None;
+        job.attempts.push(AttemptRecord {
+            id: attempt,
+            agent: agent.record.id,
+            agent_name: agent.record.name.clone(),
+            slot: slot.clone(),
+            others: others.iter().map(|location| location.slot.clone()).collect(),
+            device: device.clone(),
+            batch_chosen: None,
+            setup: None,
+            last_sequence: 0,
+            placed: now,
+            started: None,
+            ended: None,
+        });
+        let reason = format!("placed on {device} of agent `{}`, which prepares it", agent.record.name);
+        out.state(job, now, number, JobState::Starting, reason);
+        let assignment = Box::new(Assignment {
+            attempt,
+            // The scheduler keeps the time; older agents refuse a spec with a limit.
+            spec: JobSpec { time_limit: None, ..JobSpec::clone(&job.full_spec()) },
+            slot,
+            resume: job.checkpoint.clone(),
+        });
+        out.command(Command::Assign { agent: agent.record.id, session, assignment });
+        self.follow_runner(now, id);
     }
 
     /// Debug builds check every state that they reach, as long as that is cheap.

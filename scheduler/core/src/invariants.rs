@@ -6,6 +6,7 @@ use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, JobId, JobState, 
 
 use crate::core::Core;
 use crate::index::Index;
+use crate::policy::Policy;
 use crate::record::JobRecord;
 use crate::slots::{self, Slots};
 
@@ -89,9 +90,11 @@ pub fn check(core: &Core) -> Result<(), Broken> {
         queued += usize::from(job.state == JobState::Queued);
         check_indexes(core, job)?;
         if let Some(attempt) = job.live_attempt() {
-            let before = live.entry(attempt.agent).or_default().insert(attempt.slot.clone(), attempt.id);
-            if let Some(first) = before {
-                return Err(Broken::SlotShared { agent: attempt.agent, first, second: attempt.id });
+            for slot in attempt.slots() {
+                let before = live.entry(attempt.agent).or_default().insert(slot.clone(), attempt.id);
+                if let Some(first) = before {
+                    return Err(Broken::SlotShared { agent: attempt.agent, first, second: attempt.id });
+                }
             }
         }
     }
@@ -103,6 +106,10 @@ pub fn check(core: &Core) -> Result<(), Broken> {
     check_batches(core)?;
     check_agents(core, &live)?;
     // Shares change with time, but whether there is anything to place does not.
+    // The policy `finish-time` may let a job wait, with a reason.
+    if core.config.policy == Policy::FinishTime {
+        return Ok(());
+    }
     match core.placements(Time(0)).first() {
         Some(placement) => Err(Broken::NotPlaced(placement.job)),
         None => Ok(()),
@@ -139,7 +146,8 @@ fn check_users(core: &Core) -> Result<(), Broken> {
         index.insert(job);
         if job.live_attempt().is_some() {
             let is_cpu = job.spec.resources.device == DeviceKind::Cpu;
-            running.entry(&job.user).or_default()[usize::from(is_cpu)] += 1;
+            let slots = job.spec.resources.gpus.max(1);
+            running.entry(&job.user).or_default()[usize::from(is_cpu)] += slots;
         }
     }
     if !index.agrees(&core.index) {

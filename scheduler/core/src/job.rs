@@ -177,11 +177,12 @@ impl Core {
         // It was told to make way; agents know of no time limits.
         let reason = if limit.is_some() { EndReason::TimeLimit } else { cause_of_end };
         let (agent, slot) = (attempt.agent, attempt.slot.clone());
+        let slots: Vec<Slot> = attempt.slots().cloned().collect();
         let place = format!("{} of agent `{}`", attempt.device, attempt.agent_name);
         attempt.ended = Some(AttemptEnd { time, reason, message: message.clone() });
         job.ran = ran_before.saturating_add(ran);
         job.out_of_time = limit.is_some();
-        let (user, device) = (Arc::clone(&job.user), job.spec.resources.device);
+        let (user, resources) = (Arc::clone(&job.user), job.spec.resources.clone());
         let verdict = retry::verdict(reason, cancelled, limit.is_some());
         let (state, sentence) = match verdict {
             Verdict::Succeed => {
@@ -209,7 +210,11 @@ impl Core {
         }
         let completed =
             (reason == EndReason::Completed).then(|| u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
-        self.users.end(&self.config, &user, now, device, completed);
+        if reason == EndReason::Completed {
+            self.learn_end(id.job, out);
+        }
+        let held = (resources.device, resources.gpus.max(1));
+        self.users.end(&self.config, &user, now, held, completed);
         out.touch_user(&user);
         // Even if its slot is not free, its user may have been at a limit.
         out.replan = true;
@@ -218,7 +223,10 @@ impl Core {
         }
         self.ends.end(id);
         self.move_time_limit(id.job, limit_before);
-        self.release_slot(now, agent, &slot, cause_of_end, out);
+        self.unfollow_runner(id.job);
+        for slot in &slots {
+            self.release_slot(now, agent, slot, cause_of_end, out);
+        }
     }
 }
 

@@ -15,11 +15,13 @@ pub mod event;
 mod index;
 pub mod invariants;
 pub mod job;
+pub mod learned;
 mod limits;
 pub mod list;
 mod orders;
 pub mod output;
 pub mod placement;
+pub mod policy;
 pub mod queue;
 pub mod ranked;
 pub mod record;
@@ -37,8 +39,10 @@ pub use crate::batch::{Axis, BatchRecord, Content, StoredBatch, Sweep};
 pub use crate::config::{CoreConfig, UserLimits};
 pub use crate::core::{Core, Stored};
 pub use crate::event::{Condition, Event, Hello};
+pub use crate::learned::{LearnedRecord, Rate, Workload};
 pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
+pub use crate::policy::Policy;
 pub use crate::record::{
     AgentRecord, AttemptRecord, Drain, EventBody, EventRecord, JobRecord, Progress, Pulse, Setup, Standing,
     Submission,

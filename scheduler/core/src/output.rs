@@ -8,6 +8,7 @@ use trainyard_types::{
 };
 
 use crate::batch::BatchRecord;
+use crate::learned::LearnedRecord;
 use crate::record::{AgentRecord, EventRecord, JobRecord, Pulse};
 use crate::share::UserRecord;
 
@@ -50,6 +51,10 @@ pub enum Write {
     ForgetUser(String),
     /// Replaces the agent's record.
     Agent(AgentRecord),
+    /// Replaces what was learned under this key.
+    Learned(LearnedRecord),
+    /// Removes what was learned under this key.
+    Unlearn(String),
     /// Appends to the job's events; cursors go on where the stored ones end.
     JobEvents {
         /// Whose.

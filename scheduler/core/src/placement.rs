@@ -23,8 +23,8 @@ pub struct Placement {
     pub job: JobId,
     /// The kind of slot.
     pub kind: Kind,
-    /// The slot.
-    pub location: Location,
+    /// The slots, all of one agent.
+    pub locations: Vec<Location>,
 }
 
 /// What a user may have, and when it is its turn.
@@ -38,25 +38,38 @@ pub struct Turn {
     pub gpus_left: u32,
 }
 
-type Supply<'a> = BTreeMap<&'a Kind, Peekable<Iter<'a, Location>>>;
+/// Free slots of one kind.
+struct Free<'a> {
+    rest: Peekable<Iter<'a, Location>>,
+    all: &'a BTreeSet<Location>,
+    /// Taken out of turn, by jobs that need several.
+    taken: BTreeSet<&'a Location>,
+}
 
-/// One user's jobs of one priority: the first of each request; the rest follow as it is placed.
+type Supply<'a> = BTreeMap<&'a Kind, Free<'a>>;
+/// A job and the request that it shares with those that follow it.
+type Head<'a> = (&'a Request, &'a Arc<str>, Iter<'a, JobId>);
+
+/// The jobs of one priority that take turns as one: the first of each request; the rest follow as it is placed.
 #[derive(Default)]
 struct Line<'a> {
-    heads: BTreeMap<JobId, (&'a Request, Iter<'a, JobId>)>,
+    heads: BTreeMap<JobId, Head<'a>>,
 }
 
 /// Places as many ready jobs as there are slots for. `turn` is asked once for each user that has a job
-/// which a free slot satisfies.
+/// which a free slot satisfies. If it `is_fair`, users take turns; otherwise the earlier submission goes first.
 ///
 /// Costs steps in the number of different requests, kinds of free slots and users who wait, not of jobs
 /// or agents.
-pub fn place(queue: &Queue, slots: &Slots, turn: impl Fn(&str) -> Turn) -> Vec<Placement> {
+pub fn place(queue: &Queue, slots: &Slots, is_fair: bool, turn: impl Fn(&str) -> Turn) -> Vec<Placement> {
     let mut supply: Supply<'_> = slots
         .kinds()
         .iter()
         .filter(|(_, offer)| !offer.free.is_empty())
-        .map(|(kind, offer)| (kind, offer.free.iter().peekable()))
+        .map(|(kind, offer)| {
+            let rest = offer.free.iter().peekable();
+            (kind, Free { rest, all: &offer.free, taken: BTreeSet::new() })
+        })
         .collect();
     let mut placements = Vec::new();
     let open: Vec<(&Request, &Class)> = queue
@@ -66,6 +79,7 @@ pub fn place(queue: &Queue, slots: &Slots, turn: impl Fn(&str) -> Turn) -> Vec<P
         .collect();
     let levels: BTreeSet<Reverse<i32>> = open.iter().flat_map(|(_, class)| class.keys().copied()).collect();
     let mut turns: BTreeMap<&Arc<str>, Turn> = BTreeMap::new();
+    let everybody: Arc<str> = "".into();
     for level in levels {
         if supply.is_empty() {
             break;
@@ -73,14 +87,13 @@ pub fn place(queue: &Queue, slots: &Slots, turn: impl Fn(&str) -> Turn) -> Vec<P
         let mut lines: BTreeMap<&Arc<str>, Line<'_>> = BTreeMap::new();
         for (request, class) in &open {
             for (user, jobs) in class.get(&level).into_iter().flatten() {
+                turns.entry(user).or_insert_with(|| turn(user));
                 let mut rest = jobs.iter();
                 if let Some(&first) = rest.next() {
-                    lines.entry(user).or_default().heads.insert(first, (request, rest));
+                    let line = lines.entry(if is_fair { user } else { &everybody }).or_default();
+                    line.heads.insert(first, (request, user, rest));
                 }
             }
-        }
-        for &user in lines.keys() {
-            turns.entry(user).or_insert_with(|| turn(user));
         }
         place_level(&mut supply, lines, &mut turns, &mut placements);
     }
@@ -90,52 +103,90 @@ pub fn place(queue: &Queue, slots: &Slots, turn: impl Fn(&str) -> Turn) -> Vec<P
 /// Users take turns until nothing that is left satisfies anybody.
 fn place_level<'a>(
     supply: &mut Supply<'a>,
-    mut lines: BTreeMap<&'a Arc<str>, Line<'a>>,
+    mut lines: BTreeMap<&Arc<str>, Line<'a>>,
     turns: &mut BTreeMap<&'a Arc<str>, Turn>,
     placements: &mut Vec<Placement>,
 ) {
+    let share = |turns: &BTreeMap<&'a Arc<str>, Turn>, name| turns.get(name).map_or(0, |turn| turn.share);
     let mut order: BTreeSet<(u64, &Arc<str>)> =
-        lines.keys().filter_map(|&user| Some((turns.get(user)?.share, user))).collect();
-    while let Some((_, user)) = order.pop_first()
+        lines.keys().map(|&name| (share(turns, name), name)).collect();
+    while let Some((_, name)) = order.pop_first()
         && !supply.is_empty()
     {
-        let (Some(line), Some(turn)) = (lines.get_mut(user), turns.get_mut(user)) else { continue };
-        while let Some((job, (request, mut rest))) = line.heads.pop_first() {
+        let Some(line) = lines.get_mut(name) else { continue };
+        while let Some((job, (request, user, mut rest))) = line.heads.pop_first() {
+            let Some(turn) = turns.get_mut(user) else { continue };
             let is_gpu = request.device == DeviceKind::Gpu;
-            // When nothing satisfies this job, nothing satisfies the rest of its line either.
-            if is_gpu && turn.gpus_left == 0 {
+            // When nothing satisfies this job, nothing satisfies the rest of its request either.
+            if is_gpu && turn.gpus_left < request.gpus {
                 continue;
             }
-            let Some((kind, location)) = take(supply, request) else { continue };
-            placements.push(Placement { job, kind: kind.clone(), location: location.clone() });
-            turn.share = turn.share.saturating_add(turn.stakes[usize::from(!is_gpu)]);
-            turn.gpus_left = turn.gpus_left.saturating_sub(u32::from(is_gpu));
+            let Some((kind, locations)) = take(supply, request) else { continue };
+            placements.push(Placement { job, kind: kind.clone(), locations });
+            let stake = turn.stakes[usize::from(!is_gpu)].saturating_mul(u64::from(request.gpus));
+            turn.share = turn.share.saturating_add(stake);
+            turn.gpus_left = turn.gpus_left.saturating_sub(if is_gpu { request.gpus } else { 0 });
             if let Some(&next) = rest.next() {
-                line.heads.insert(next, (request, rest));
+                line.heads.insert(next, (request, user, rest));
             }
-            order.insert((turn.share, user));
+            order.insert((share(turns, name), name));
             break;
         }
     }
 }
 
 /// The smallest that satisfies; kinds of that same size compete by location.
-fn take<'a>(supply: &mut Supply<'a>, request: &Request) -> Option<(&'a Kind, &'a Location)> {
-    let mut best: Option<(&'a Kind, &'a Location)> = None;
+fn take<'a>(supply: &mut Supply<'a>, request: &Request) -> Option<(&'a Kind, Vec<Location>)> {
+    let mut best: Option<(&'a Kind, Vec<&'a Location>)> = None;
     for (&kind, free) in supply.iter_mut() {
-        if best.is_some_and(|(smallest, _)| kind.half_gib() > smallest.half_gib()) {
+        if best.as_ref().is_some_and(|(smallest, _)| kind.half_gib() > smallest.half_gib()) {
             break;
         }
-        let Some(&location) = free.peek() else { continue };
-        if kind.satisfies(request) && best.is_none_or(|(_, first)| location < first) {
-            best = Some((kind, location));
+        if !kind.satisfies(request) {
+            continue;
+        }
+        let Some(found) = free.together(request.gpus) else { continue };
+        if best.as_ref().is_none_or(|(_, first)| found < *first) {
+            best = Some((kind, found));
         }
     }
-    let (kind, _) = best?;
+    let (kind, locations) = best?;
     let free = supply.get_mut(kind)?;
-    free.next();
-    if free.peek().is_none() {
+    free.take(&locations);
+    if free.next().is_none() {
         supply.remove(kind);
     }
-    best
+    Some((kind, locations.into_iter().cloned().collect()))
+}
+
+impl<'a> Free<'a> {
+    /// The first that is left.
+    fn next(&mut self) -> Option<&'a Location> {
+        while self.rest.next_if(|location| self.taken.remove(*location)).is_some() {}
+        self.rest.peek().copied()
+    }
+
+    /// The first agent's slots that are enough.
+    fn together(&mut self, gpus: u32) -> Option<Vec<&'a Location>> {
+        let first = self.next()?;
+        if gpus <= 1 {
+            return Some(vec![first]);
+        }
+        let wanted = usize::try_from(gpus).ok()?;
+        let mut found: Vec<&Location> = Vec::new();
+        for location in self.all.range(first..).filter(|location| !self.taken.contains(location)) {
+            if found.first().is_some_and(|first| first.agent != location.agent) {
+                found.clear();
+            }
+            found.push(location);
+            if found.len() == wanted {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, locations: &[&'a Location]) {
+        self.taken.extend(locations);
+    }
 }

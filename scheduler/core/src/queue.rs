@@ -21,6 +21,8 @@ pub struct Request {
     pub models: Vec<String>,
     /// Least nominal memory in units of half a GiB; 0 means any.
     pub half_gib: u64,
+    /// Cards, all of one agent and of one kind.
+    pub gpus: u32,
 }
 
 impl From<&Resources> for Request {
@@ -29,7 +31,12 @@ impl From<&Resources> for Request {
         let mut models: Vec<String> = resources.gpu_models.iter().map(words).collect();
         models.sort();
         models.dedup();
-        Self { device: resources.device, models, half_gib: resources.min_vram_mib.div_ceil(512) }
+        Self {
+            device: resources.device,
+            models,
+            half_gib: resources.min_vram_mib.div_ceil(512),
+            gpus: resources.gpus.max(1),
+        }
     }
 }
 
@@ -47,6 +54,9 @@ pub struct Queue {
     delayed: BTreeSet<(Time, JobId)>,
     users: BTreeMap<Arc<str>, usize>,
     len: usize,
+    /// Jobs that became ready, and that are no more, since [`Queue::take_changes`].
+    came: BTreeSet<JobId>,
+    went: BTreeSet<JobId>,
 }
 
 impl Queue {
@@ -98,6 +108,9 @@ impl Queue {
         if let Some(time) = job.not_before {
             self.delayed.remove(&(time, job.id));
         }
+        if !self.came.remove(&job.id) {
+            self.went.insert(job.id);
+        }
         let request = Request::from(&job.spec.resources);
         if let Some(class) = self.ready.get_mut(&request)
             && let Some(users) = class.get_mut(&priority)
@@ -127,12 +140,18 @@ impl Queue {
 
     /// Lets a job be placed that has its place already.
     pub(crate) fn make_ready(&mut self, job: &JobRecord) {
+        self.came.insert(job.id);
         let class = self.ready.entry(Request::from(&job.spec.resources)).or_default();
         let users = class.entry(Reverse(job.spec.priority)).or_default();
         match users.get_mut(&job.user) {
             Some(jobs) => drop(jobs.insert(job.id)),
             None => drop(users.insert(Arc::clone(&job.user), [job.id].into())),
         }
+    }
+
+    /// Which jobs became ready, and which are no more, since this was asked last.
+    pub(crate) fn take_changes(&mut self) -> (BTreeSet<JobId>, BTreeSet<JobId>) {
+        (std::mem::take(&mut self.came), std::mem::take(&mut self.went))
     }
 
     /// When the next delayed job becomes ready.

@@ -285,6 +285,9 @@ pub struct AttemptRecord {
     pub agent_name: String,
     /// Where on that agent.
     pub slot: Slot,
+    /// Further slots of that agent, of a job that needs several cards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Slot>,
     /// The GPU's model, or `CPU`.
     pub device: String,
     /// How its batch size was chosen.
@@ -316,6 +319,13 @@ pub struct Setup {
     pub workers: u32,
     /// 10^9 floating-point operations of one image's forward pass.
     pub gflops: f64,
+}
+
+impl AttemptRecord {
+    /// All its slots.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        std::iter::once(&self.slot).chain(&self.others)
+    }
 }
 
 /// How an attempt ended.

@@ -112,16 +112,23 @@ impl Users {
     }
 
     /// An attempt of the user goes on since before the scheduler was started.
-    pub(crate) fn adopt(&mut self, name: &Arc<str>, now: Time, device: DeviceKind) {
+    pub(crate) fn adopt(&mut self, name: &Arc<str>, now: Time, device: DeviceKind, slots: u32) {
         let user = self.by_name.entry(Arc::clone(name)).or_insert_with(|| User::new(name, now));
-        *count(user, device) += 1;
+        *count(user, device) += slots;
     }
 
     /// An attempt of the user begins.
-    pub(crate) fn begin(&mut self, config: &CoreConfig, name: &Arc<str>, now: Time, device: DeviceKind) {
+    pub(crate) fn begin(
+        &mut self,
+        config: &CoreConfig,
+        name: &Arc<str>,
+        now: Time,
+        device: DeviceKind,
+        slots: u32,
+    ) {
         let user = self.by_name.entry(Arc::clone(name)).or_insert_with(|| User::new(name, now));
         (user.record.used, user.record.as_of) = (user.used(config, now), now.max(user.record.as_of));
-        *count(user, device) += 1;
+        *count(user, device) += slots;
     }
 
     /// An attempt of the user ends; `completed` is how long it ran, if it ran to its end.
@@ -130,13 +137,13 @@ impl Users {
         config: &CoreConfig,
         name: &str,
         now: Time,
-        device: DeviceKind,
+        (device, slots): (DeviceKind, u32),
         completed: Option<u64>,
     ) {
         let Some(user) = self.by_name.get_mut(name) else { return };
         (user.record.used, user.record.as_of) = (user.used(config, now), now.max(user.record.as_of));
         let running = count(user, device);
-        *running = running.saturating_sub(1);
+        *running = running.saturating_sub(slots);
         if let Some(run) = completed {
             let before = user.record.typical_run.unwrap_or(run);
             user.record.typical_run = Some((before * 3 + run) / 4);

@@ -374,6 +374,8 @@ impl Driver {
                 Write::Batch(_)
                 | Write::Agent(_)
                 | Write::User(_)
+                | Write::Learned(_)
+                | Write::Unlearn(_)
                 | Write::Forget { .. }
                 | Write::ForgetBatch(_)
                 | Write::ForgetUser(_) => {}

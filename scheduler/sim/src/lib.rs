@@ -9,6 +9,7 @@
 //! # Ok::<(), trainyard_sim::Failure>(())
 //! ```
 
+pub mod cases;
 mod client;
 mod driver;
 pub mod engine;

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Stored, UserRecord, Write};
+use trainyard_scheduler_core::{
+    AgentRecord, EventRecord, JobRecord, LearnedRecord, Stored, UserRecord, Write,
+};
 use trainyard_types::{AgentId, JobId, JobState};
 
 use crate::oracle::Violation;
@@ -16,6 +18,8 @@ pub struct Store {
     pub agents: BTreeMap<AgentId, AgentRecord>,
     /// All users.
     pub users: BTreeMap<String, UserRecord>,
+    /// What was learned, by key.
+    pub learned: BTreeMap<String, LearnedRecord>,
     /// The events of each job, from the second on.
     pub events: BTreeMap<JobId, Vec<EventRecord>>,
     /// Of which revision of each job the history is archived, and the cursor up to which it is.
@@ -54,6 +58,12 @@ impl Store {
                 Write::ForgetUser(user) => {
                     self.users.remove(&user);
                 }
+                Write::Learned(record) => {
+                    self.learned.insert(record.key(), record);
+                }
+                Write::Unlearn(key) => {
+                    self.learned.remove(&key);
+                }
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent);
                 }
@@ -78,6 +88,7 @@ impl Store {
             jobs: self.jobs.values().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
             users: self.users.values().cloned().collect(),
+            learned: self.learned.values().cloned().collect(),
         }
     }
 

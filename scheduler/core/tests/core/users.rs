@@ -25,6 +25,7 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
             agent: agent(1),
             agent_name: "lab-1".into(),
             slot: Slot::Cpu(0),
+            others: Vec::new(),
             device: "CPU".into(),
             batch_chosen: None,
             setup: None,

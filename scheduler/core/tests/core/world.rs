@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use trainyard_scheduler_core::{
     AgentRecord, Command, Condition, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord,
-    Output, Stored, UserRecord, Write, invariants,
+    LearnedRecord, Output, Stored, UserRecord, Write, invariants,
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
@@ -99,6 +99,7 @@ pub struct Store {
     pub jobs: BTreeMap<JobId, JobRecord>,
     pub agents: BTreeMap<AgentId, AgentRecord>,
     pub users: BTreeMap<String, UserRecord>,
+    pub learned: BTreeMap<String, LearnedRecord>,
     pub events: BTreeMap<JobId, Vec<EventRecord>>,
 }
 
@@ -119,6 +120,8 @@ impl Store {
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent.clone());
                 }
+                Write::Learned(record) => drop(self.learned.insert(record.key(), record.clone())),
+                Write::Unlearn(key) => drop(self.learned.remove(key)),
                 Write::User(user) => {
                     self.users.insert(user.name.clone(), user.clone());
                 }
@@ -158,6 +161,7 @@ impl Store {
             jobs: jobs.values().cloned().collect(),
             agents: agents.values().cloned().collect(),
             users: users.values().cloned().collect(),
+            learned: self.learned.values().cloned().collect(),
         }
     }
 }

@@ -25,6 +25,8 @@ pub const BATCHES: &str = "{trainyard}:batches";
 pub const FORGOTTEN: &str = "{trainyard}:forgotten";
 /// Hash: agent id to JSON.
 pub const AGENTS: &str = "{trainyard}:agents";
+/// Hash: what was learned of cards, data sets and jobs, by key, to JSON.
+pub const LEARNED: &str = "{trainyard}:learned";
 /// Text: the id of the directory of blobs that belongs to this store.
 pub const BLOBS: &str = "{trainyard}:blobs";
 /// Hash: `KEY FIELD` to a value that could not be read. A whole key that is of the wrong type is renamed to

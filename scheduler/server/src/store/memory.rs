@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, UserRecord, Write};
+use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, LearnedRecord, UserRecord, Write};
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
@@ -24,6 +24,7 @@ struct State {
     jobs: BTreeMap<JobId, JobRecord>,
     agents: BTreeMap<AgentId, AgentRecord>,
     users: BTreeMap<String, UserRecord>,
+    learned: BTreeMap<String, LearnedRecord>,
     events: BTreeMap<JobId, BTreeMap<u64, EventRecord>>,
     /// With the time of their arrival.
     telemetry: BTreeMap<(AgentId, Resolution), Vec<(Time, Sample)>>,
@@ -72,6 +73,7 @@ impl State {
             jobs: self.jobs.values().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
             users: self.users.values().cloned().collect(),
+            learned: self.learned.values().cloned().collect(),
             quarantined: Vec::new(),
         }
     }
@@ -112,6 +114,8 @@ impl State {
             Write::User(record) => {
                 self.users.insert(record.name.clone(), record.clone());
             }
+            Write::Learned(record) => drop(self.learned.insert(record.key(), record.clone())),
+            Write::Unlearn(key) => drop(self.learned.remove(key)),
             Write::JobEvents { job, events } => {
                 let stream = self.events.entry(*job).or_default();
                 let last = stream.last_key_value().map_or(0, |(&cursor, _)| cursor);

@@ -22,7 +22,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, Stored, UserRecord, Write};
+use trainyard_scheduler_core::{
+    AgentRecord, EventRecord, JobRecord, LearnedRecord, Stored, UserRecord, Write,
+};
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
@@ -134,14 +136,16 @@ pub struct Loaded {
     pub agents: Vec<AgentRecord>,
     /// By name.
     pub users: Vec<UserRecord>,
+    /// By key.
+    pub learned: Vec<LearnedRecord>,
     /// Keys of records that could not be read and were set aside.
     pub quarantined: Vec<String>,
 }
 
 impl From<Loaded> for Stored {
     fn from(loaded: Loaded) -> Self {
-        let Loaded { jobs, agents, users, quarantined: _ } = loaded;
-        Self { jobs, agents, users }
+        let Loaded { jobs, agents, users, learned, quarantined: _ } = loaded;
+        Self { jobs, agents, users, learned }
     }
 }
 

@@ -94,6 +94,7 @@ fn live(id: JobId, number: u32) -> AttemptRecord {
         agent: AgentId(Uuid::from_u128(7)),
         agent_name: "a".into(),
         slot: Slot::Cpu(0),
+        others: Vec::new(),
         device: "CPU".into(),
         batch_chosen: None,
         setup: None,

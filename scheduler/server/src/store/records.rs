@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use trainyard_scheduler_core::{
-    AgentRecord, BatchRecord, JobRecord, Pulse, Standing, StoredBatch, Submission, UserRecord,
+    AgentRecord, BatchRecord, JobRecord, LearnedRecord, Pulse, Standing, StoredBatch, Submission, UserRecord,
 };
 use trainyard_types::{JobId, JobState};
 
@@ -41,6 +41,12 @@ pub fn parse_pulse(field: &str, value: &str) -> Result<Pulse, String> {
 pub fn parse_user(field: &str, value: &str) -> Result<UserRecord, String> {
     let user: UserRecord = parse_json(value)?;
     if user.name == field { Ok(user) } else { Err(format!("is user {}", user.name)) }
+}
+
+/// What was learned must be stored under its own key.
+pub fn parse_learned(field: &str, value: &str) -> Result<LearnedRecord, String> {
+    let record: LearnedRecord = parse_json(value)?;
+    if record.key() == field { Ok(record) } else { Err(format!("is `{}`", record.key())) }
 }
 
 /// A batch must be stored under its own id, and have jobs.

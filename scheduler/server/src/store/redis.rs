@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::link::{Link, Source};
 use super::records::{
-    Parts, parse_agent, parse_batch, parse_forgotten, parse_pulse, parse_standing, parse_submission,
-    parse_user,
+    Parts, parse_agent, parse_batch, parse_forgotten, parse_learned, parse_pulse, parse_standing,
+    parse_submission, parse_user,
 };
 use super::writes::Batch;
 use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
@@ -369,7 +369,8 @@ impl Store for RedisStore {
             let jobs = self.load_jobs(leader, &mut quarantined).await?;
             let agents = self.records(leader, keys::AGENTS, parse_agent, &mut quarantined).await?;
             let users = self.records(leader, keys::USERS, parse_user, &mut quarantined).await?;
-            Ok(Loaded { jobs, agents, users, quarantined })
+            let learned = self.records(leader, keys::LEARNED, parse_learned, &mut quarantined).await?;
+            Ok(Loaded { jobs, agents, users, learned, quarantined })
         })
     }
 
@@ -386,7 +387,8 @@ impl Store for RedisStore {
             let (jobs, _) = parts.put_together();
             let agents = self.readable(keys::AGENTS, parse_agent).await?;
             let users = self.readable(keys::USERS, parse_user).await?;
-            Ok(Loaded { jobs, agents, users, quarantined: Vec::new() })
+            let learned = self.readable(keys::LEARNED, parse_learned).await?;
+            Ok(Loaded { jobs, agents, users, learned, quarantined: Vec::new() })
         })
     }
 

@@ -9,8 +9,16 @@ use trainyard_types::JobId;
 use super::{StoreError, keys};
 
 /// The hashes, in the order of the script's keys, whose first is the leader epoch.
-pub const HASHES: [&str; 7] =
-    [keys::JOBS, keys::SPECS, keys::PULSES, keys::AGENTS, keys::USERS, keys::BATCHES, keys::FORGOTTEN];
+pub const HASHES: [&str; 8] = [
+    keys::JOBS,
+    keys::SPECS,
+    keys::PULSES,
+    keys::AGENTS,
+    keys::USERS,
+    keys::BATCHES,
+    keys::FORGOTTEN,
+    keys::LEARNED,
+];
 
 /// What a commit does.
 #[derive(Default)]
@@ -76,6 +84,10 @@ impl<'a> Batch<'a> {
                     self.set(keys::FORGOTTEN, job.to_string(), None);
                 }
             }
+            Write::Learned(record) => {
+                self.set(keys::LEARNED, record.key(), Some(serde_json::to_vec(record)?));
+            }
+            Write::Unlearn(key) => self.set(keys::LEARNED, key.clone(), None),
             Write::ForgetUser(name) => self.set(keys::USERS, name.clone(), None),
         }
         Ok(())

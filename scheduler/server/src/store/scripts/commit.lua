@@ -1,7 +1,7 @@
 -- Apply a batch of writes, provided that the caller leads and every job is at the revision it builds on.
 -- KEYS[1] leader epoch    KEYS[2] jobs     KEYS[3] specs    KEYS[4] pulses  KEYS[5] agents
--- KEYS[6] users           KEYS[7] batches  KEYS[8] forgotten (hashes)
--- KEYS[9..] event streams, to be appended to or removed    KEYS[#KEYS] quarantine
+-- KEYS[6] users           KEYS[7] batches  KEYS[8] forgotten  KEYS[9] learned (hashes)
+-- KEYS[10..] event streams, to be appended to or removed    KEYS[#KEYS] quarantine
 -- ARGV[1] caller's epoch  ARGV[2] longest length of a stream
 -- ARGV[3] number of jobs      then for each: id, revision built on, record
 --         number of fields    then for each: place of its hash in KEYS, field, value
@@ -22,7 +22,7 @@ end
 
 -- A script that fails half-way stays half applied. So what could fail is looked at first: a hash that is
 -- none stops everything, and is set aside by `load`.
-for hash = 2, 8 do redis.call('HLEN', KEYS[hash]) end
+for hash = 2, 9 do redis.call('HLEN', KEYS[hash]) end
 
 -- From here on everything is applied.
 for i = first_job, first_job + 3 * (jobs - 1), 3 do
@@ -51,7 +51,7 @@ local function append(key, cursor, record)
     redis.call('XADD', key, cursor .. '-0', 'e', record)
   end
 end
-for stream = 9, #KEYS - 1 do
+for stream = 10, #KEYS - 1 do
   if ARGV[at] == 'remove' then
     redis.call('DEL', KEYS[stream])
     at = at + 1

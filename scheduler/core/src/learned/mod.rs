@@ -1,0 +1,165 @@
+//! What the scheduler learns from the jobs that it runs: how fast cards are, how large data sets are, and
+//! how often jobs stop before they said.
+//!
+//! Nobody is asked to guess a run time.
+
+mod prior;
+mod rates;
+mod sizes;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use trainyard_types::trainer::TrainerEvent;
+use trainyard_types::{JobId, Time};
+
+use crate::changes::Changes;
+use crate::core::Core;
+use crate::output::Write;
+use crate::record::JobRecord;
+
+pub use self::rates::{Rate, RateRecord, Rates, Workload};
+pub use self::sizes::{DataRecord, Sizes, StopsRecord};
+
+/// One thing that was learned, as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearnedRecord {
+    /// A card's speed.
+    Rate(RateRecord),
+    /// A data set's size.
+    Data(DataRecord),
+    /// When jobs stop.
+    Stops(StopsRecord),
+}
+
+impl LearnedRecord {
+    /// Under which name it is stored: what has the same name is replaced.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Rate(RateRecord { workload, device, .. }) => {
+                let Workload { model, imgsz, amp, gpus } = workload;
+                let precision = if *amp { "amp" } else { "full" };
+                format!("rate {model} {imgsz} {precision} {gpus} {device}")
+            }
+            Self::Data(data) => data_key(&data.path),
+            Self::Stops(_) => "stops".to_owned(),
+        }
+    }
+}
+
+/// The name under which a data set's size is stored.
+pub(crate) fn data_key(path: &std::path::Path) -> String {
+    format!("data {}", path.display())
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Learned {
+    /// By workload and card.
+    pub rates: Rates,
+    /// By data set, and over all jobs.
+    pub sizes: Sizes,
+}
+
+impl Learned {
+    pub(crate) fn load(&mut self, record: LearnedRecord) {
+        match record {
+            LearnedRecord::Rate(rate) => self.rates.load(rate),
+            LearnedRecord::Data(data) => self.sizes.load_data(data),
+            LearnedRecord::Stops(stops) => self.sizes.load_stops(&stops),
+        }
+    }
+
+    /// A trainer counted the images of a data set: what is to be stored, and the name of what is not.
+    pub(crate) fn count(
+        &mut self,
+        path: &std::path::Path,
+        images: u64,
+    ) -> Option<(LearnedRecord, Option<String>)> {
+        let (record, forgotten): (_, Option<PathBuf>) = self.sizes.count(path, images)?;
+        Some((LearnedRecord::Data(record), forgotten.map(|path| data_key(&path))))
+    }
+}
+
+/// What an event tells beside how far its job is.
+#[derive(Clone, Copy)]
+pub(crate) enum Told {
+    /// Images of the data set.
+    Images(u64),
+    /// A speed, and how much it counts.
+    Rate(f64, f64),
+    /// The job's place changed.
+    Nothing,
+    /// Nothing at all.
+    Silence,
+}
+
+/// What the first steps of an attempt count, its first epoch, and each later one: a job's epochs are alike, so
+/// that a long job must not drown the others.
+const STEPS_COUNT: f64 = 0.3;
+const FIRST_EPOCH_COUNTS: f64 = 1.0;
+const EPOCH_COUNTS: f64 = 0.1;
+
+impl Told {
+    /// `job` is as it was before.
+    pub(crate) fn of(event: &TrainerEvent, job: &JobRecord) -> Self {
+        match event {
+            TrainerEvent::Started(started) => Self::Images(started.train_images),
+            TrainerEvent::Epoch(epoch) => {
+                let is_first = job.progress.as_ref().is_none_or(|progress| progress.epoch_seconds.is_none());
+                let counts = if is_first { FIRST_EPOCH_COUNTS } else { EPOCH_COUNTS };
+                Self::Rate(epoch.images_per_second, counts)
+            }
+            TrainerEvent::Step(step) => {
+                let is_first = job.progress.as_ref().is_none_or(|progress| progress.images_per_second == 0.0);
+                if is_first { Self::Rate(step.images_per_second, STEPS_COUNT) } else { Self::Silence }
+            }
+            TrainerEvent::Finished(_) => Self::Nothing,
+            TrainerEvent::Checkpoint(_)
+            | TrainerEvent::Memory(_)
+            | TrainerEvent::Workers(_)
+            | TrainerEvent::BatchSize(_)
+            | TrainerEvent::Log(_)
+            | TrainerEvent::Failed(_) => Self::Silence,
+        }
+    }
+}
+
+impl Core {
+    /// Takes in what a trainer told, after its job did.
+    pub(crate) fn learn(&mut self, now: Time, id: JobId, told: Told, out: &mut Changes) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        match told {
+            Told::Silence => return,
+            Told::Nothing => {}
+            Told::Images(images) => {
+                if let Some((record, forgotten)) = self.learned.count(&job.full_spec().train.data, images) {
+                    out.write(Write::Learned(record));
+                    out.write_all(forgotten.map(Write::Unlearn));
+                }
+            }
+            Told::Rate(rate, counts) => {
+                let device = job.live_attempt().map_or("", |attempt| attempt.device.as_str());
+                let workload = Workload::from(&*job.full_spec());
+                let record = self.learned.rates.observe(workload, device, rate, counts);
+                out.write_all(record.map(|record| Write::Learned(LearnedRecord::Rate(record))));
+            }
+        }
+        self.follow_runner(now, id);
+    }
+
+    /// A job came to an end of its own: did it do all of its epochs?
+    pub(crate) fn learn_end(&mut self, id: JobId, out: &mut Changes) {
+        let Some(progress) = self.jobs.get(&id).and_then(|job| job.progress.as_ref()) else { return };
+        let share = f64::from(progress.epoch) / f64::from(progress.epochs.max(1));
+        out.write(Write::Learned(LearnedRecord::Stops(self.learned.sizes.end(share))));
+    }
+
+    /// How fast each kind of card was seen to train each workload.
+    pub fn rates(&self) -> impl Iterator<Item = (Workload, &str, Rate)> {
+        self.learned.rates.seen()
+    }
+}

@@ -1,0 +1,177 @@
+//! Which job gets a free card.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use trainyard_types::{AgentId, JobId, Time};
+
+use super::lanes::{Facts, Place};
+use super::{SECOND_THOUGHT, THOUGHTS, is_gpu};
+use crate::core::Core;
+use crate::placement::Placement;
+use crate::slots::{Kind, Location};
+
+/// Candidates of a line that are looked at when the first do not fit.
+const LOOKED_AT: usize = 64;
+
+/// A job in the order in which its line goes: by priority, then by stretched length, then by id.
+type Turn = Reverse<(Reverse<i32>, u64, JobId)>;
+
+impl Core {
+    /// Thinks, as far as there is anything to decide.
+    pub(crate) fn prepare(&mut self, now: Time) {
+        self.plan.reserved.clear();
+        self.plan.rethink = None;
+        let is_free = self.slots.kinds().values().any(|offer| !offer.free.is_empty());
+        self.think(now, if is_free { THOUGHTS } else { super::AFTERTHOUGHTS });
+    }
+
+    /// The next job to begin and where, by the lines as they stand; `None` when nothing more can begin.
+    pub(crate) fn choose(&mut self, now: Time) -> Option<Placement> {
+        let mean = self.mean_share(now);
+        let overdue: Vec<JobId> = self.plan.overdue.iter().take(LOOKED_AT).map(|&(_, job)| job).collect();
+        for job in overdue {
+            if let Some(placement) = self.choose_for_overdue(now, job) {
+                return Some(placement);
+            }
+        }
+        let kinds: Vec<Kind> = self
+            .slots
+            .kinds()
+            .iter()
+            .filter(|(_, offer)| !offer.free.is_empty())
+            .map(|(kind, _)| kind.clone())
+            .collect();
+        for kind in kinds {
+            let Some(at) = self.plan.find(&kind) else { continue };
+            for job in self.in_turn(now, at, mean) {
+                if let Some(placement) = self.fit(now, job, &kind, at) {
+                    return Some(placement);
+                }
+            }
+        }
+        None
+    }
+
+    /// When to think again: a job waits although a free card would do for it, or has no line yet.
+    pub(crate) fn plan_second_thought(&mut self, now: Time) {
+        if !self.plan.standing.is_empty() {
+            self.plan.rethink = Some(now + std::time::Duration::from_millis(1));
+            return;
+        }
+        let is_free = self.slots.kinds().values().any(|offer| !offer.free.is_empty());
+        if is_free && !self.plan.seats.is_empty() {
+            self.plan.rethink = Some(now + SECOND_THOUGHT);
+        }
+    }
+
+    /// When [`crate::Event::Tick`] is due for a second thought.
+    pub(crate) fn second_thought(&self) -> Option<Time> {
+        self.plan.rethink
+    }
+
+    /// The jobs of a line as they go, at most [`LOOKED_AT`], without those of users at their limit.
+    pub(super) fn in_turn(&self, now: Time, at: usize, mean: f64) -> Vec<JobId> {
+        let lane = &self.plan.lanes[at];
+        let mut order: BinaryHeap<(Turn, usize)> = BinaryHeap::new();
+        let mut lines = Vec::new();
+        for (user, line) in &lane.line {
+            if self.gpus_left(user) == 0 {
+                continue;
+            }
+            let stretch = self.stretch(now, user, mean);
+            let mut rest = line.iter();
+            if let Some(first) = rest.next() {
+                order.push((turn(first, stretch), lines.len()));
+            }
+            lines.push((stretch, rest));
+        }
+        let mut jobs = Vec::new();
+        while let Some((Reverse((.., job)), index)) = order.pop() {
+            jobs.push(job);
+            if jobs.len() == LOOKED_AT {
+                break;
+            }
+            let (stretch, rest) = &mut lines[index];
+            if let Some(next) = rest.next() {
+                order.push((turn(next, *stretch), index));
+            }
+        }
+        jobs
+    }
+
+    /// The first free cards of the kind that do for the job, if it may have them.
+    fn fit(&mut self, now: Time, job: JobId, kind: &Kind, at: usize) -> Option<Placement> {
+        let facts = &self.plan.seats.get(&job)?.facts;
+        let gpus = facts.request.gpus;
+        if is_gpu(&facts.request) && self.gpus_left(&facts.user) < gpus {
+            return None;
+        }
+        let done_by = now + std::time::Duration::from_millis(super::as_rank(self.takes(facts, kind)));
+        let Some(locations) = self.free_cards(kind, gpus, |agent| {
+            self.plan.reserved.iter().all(|kept| (kept.lane, kept.agent) != (at, agent) || done_by <= kept.at)
+        }) else {
+            if gpus > 1 {
+                self.reserve(now, job, at);
+            }
+            return None;
+        };
+        Some(Placement { job, kind: kind.clone(), locations })
+    }
+
+    /// The fastest kind that has cards free for a job that nobody may overtake any more.
+    fn choose_for_overdue(&mut self, now: Time, job: JobId) -> Option<Placement> {
+        let facts: Facts = self.plan.seats.get(&job)?.facts.clone();
+        if is_gpu(&facts.request) && self.gpus_left(&facts.user) < facts.request.gpus {
+            return None;
+        }
+        let mut kinds: Vec<(u64, Kind)> = self
+            .slots
+            .kinds()
+            .keys()
+            .filter(|kind| kind.satisfies(&facts.request))
+            .map(|kind| (super::as_rank(self.takes(&facts, kind)), kind.clone()))
+            .collect();
+        kinds.sort();
+        for (_, kind) in &kinds {
+            let at = self.plan.find(kind)?;
+            if let Some(placement) = self.fit(now, job, kind, at) {
+                return Some(placement);
+            }
+        }
+        None
+    }
+
+    /// Free cards of one agent that may be used; of the agent that has fewest left over.
+    pub(super) fn free_cards(
+        &self,
+        kind: &Kind,
+        gpus: u32,
+        may_use: impl Fn(AgentId) -> bool,
+    ) -> Option<Vec<Location>> {
+        let free = &self.slots.kinds().get(kind)?.free;
+        if gpus == 1 && self.plan.gangs == 0 && self.plan.reserved.is_empty() {
+            return free.first().map(|location| vec![location.clone()]);
+        }
+        let wanted = usize::try_from(gpus).ok()?;
+        let mut best: Option<Vec<&Location>> = None;
+        let mut rest = free.iter().peekable();
+        while let Some(first) = rest.next() {
+            let mut of_agent = vec![first];
+            while let Some(next) = rest.next_if(|next| next.agent == first.agent) {
+                of_agent.push(next);
+            }
+            let fits = of_agent.len() >= wanted && may_use(first.agent);
+            if fits && best.as_ref().is_none_or(|best| of_agent.len() < best.len()) {
+                best = Some(of_agent);
+            }
+        }
+        best.map(|locations| locations.into_iter().take(wanted).cloned().collect())
+    }
+}
+
+fn turn(&(priority, rank, job): &Place, stretch: f64) -> Turn {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit into 53 bits")]
+    let stretched = super::as_rank(rank as f64 * stretch);
+    Reverse((priority, stretched, job))
+}

@@ -1,0 +1,326 @@
+//! The policy `finish-time`: every job finishes as early as this mix of cards allows.
+//!
+//! 1. **Where.** Each waiting job stands in the line of one kind of card: where its own time to the end
+//!    (waiting included) plus the delay that it causes others is least ([`Core::think`]). A card is worth
+//!    more the longer its line has been over the last hours, so that small jobs keep off cards which only
+//!    large ones can use. A job may therefore wait although another card is idle; the reason is that it will
+//!    be done earlier where it waits.
+//! 2. **Who.** When a card is free, the job of its line goes first that takes the shortest time, of the
+//!    highest priority ([`Core::choose`]). How long is what jobs of late tell ([`crate::learned`]), never
+//!    what the user says. Jobs of a user who has had more than [`SHARE_SLACK`] times the mean share of the
+//!    users that are active count as longer by as much.
+//! 3. **Nobody starves.** A job that has waited for longer than `patience` plus [`PATIENCE_FACTOR`] times its
+//!    own length is overdue: it goes before every job that came later, on every card that would do, and is
+//!    not preempted. So what comes more than that time after a job never delays it.
+//! 4. **Preemption** ([`Core::reconsider`]) happens right after a checkpoint of the job that makes way, for
+//!    a job that is much shorter, or when a much faster card is free, and never when any free card would do
+//!    for the waiting job. A job that was preempted is left alone for [`LEFT_ALONE`], twice as long after the
+//!    second time, and so on, and no job is preempted twice in a row. It is charged to nobody's retries.
+//! 5. **Several cards** of one agent are kept together for a job that needs them; others may use them as long
+//!    as they will be done by then, and jobs whose displacement costs less than the wait make way.
+//!
+//! A decision thinks of at most [`THOUGHTS`] jobs, those first that were not thought of for longest: with a
+//! short queue all of them each time. Nothing is done when nothing has changed.
+
+mod choose;
+mod lanes;
+mod make_way;
+mod together;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use trainyard_types::{DeviceKind, EndReason, JobId, Time};
+
+pub(crate) use self::lanes::Plan;
+use self::lanes::{Facts, Load, Runner, Seat, as_rank};
+use crate::core::Core;
+use crate::learned::Workload;
+use crate::queue::Request;
+use crate::record::JobRecord;
+use crate::slots::Kind;
+
+/// Who goes next, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// By priority, then by submission; the smallest card that satisfies.
+    Fifo,
+    /// By priority, then the user that has had least of late; the smallest card that satisfies.
+    #[default]
+    Fair,
+    /// The module's text.
+    FinishTime,
+}
+
+impl Policy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Fifo, Self::Fair, Self::FinishTime];
+
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fifo => "fifo",
+            Self::Fair => "fair",
+            Self::FinishTime => "finish-time",
+        }
+    }
+}
+
+/// Jobs that one decision thinks of anew.
+pub const THOUGHTS: usize = 384;
+/// Jobs that are thought of when a checkpoint is stored or a job arrives while nothing is free.
+const AFTERTHOUGHTS: usize = 8;
+/// A job counts as overdue after `patience` and so many times its own length.
+pub const PATIENCE_FACTOR: u32 = 4;
+/// A user's jobs are put back when it has had more than so many times the mean share.
+pub const SHARE_SLACK: f64 = 2.0;
+/// How long a job is left alone after it was preempted the first time.
+pub const LEFT_ALONE: Duration = Duration::from_secs(3 * 3600);
+/// What each waiting job of a line adds to the worth of one of its cards' time.
+const CROWDING_WORTH: f64 = 16.0;
+/// Over which time that is averaged.
+const CROWDING_MEMORY: Duration = Duration::from_secs(6 * 3600);
+/// When a job waits although a free card would do, that is thought over again after this.
+const SECOND_THOUGHT: Duration = Duration::from_secs(60);
+
+impl Core {
+    /// What the policy has to know of a job that is ready.
+    fn facts(&self, now: Time, job: &JobRecord) -> Facts {
+        let spec = job.full_spec();
+        let (waited, since) = waited(now, job);
+        let epochs = spec.train.epochs.max(1);
+        let done = job.checkpoint.as_ref().map_or(0.0, |checkpoint| f64::from(checkpoint.epoch));
+        Facts {
+            user: std::sync::Arc::clone(&job.user),
+            priority: spec.priority,
+            request: Request::from(&spec.resources),
+            workload: Workload::from(&*spec),
+            data: spec.train.data.clone(),
+            epochs,
+            done: (done / f64::from(epochs)).min(1.0),
+            resumes: !job.attempts.is_empty(),
+            waited,
+            since,
+            created: job.created,
+        }
+    }
+
+    /// How long a job would take on a kind of card from its newest checkpoint on, in milliseconds.
+    fn takes(&self, facts: &Facts, kind: &Kind) -> f64 {
+        let rate = self.learned.rates.hope(&facts.workload, kind.device());
+        let resume = if facts.resumes { self.config.restart_cost.as_secs_f64() * 1000.0 } else { 0.0 };
+        self.images_left(facts, facts.done) / rate * 1000.0 + resume
+    }
+
+    /// Images that a job at this share of its epochs is expected to train still.
+    fn images_left(&self, facts: &Facts, done: f64) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "images are far below 2^52")]
+        let images = self.learned.sizes.images(&facts.data) as f64;
+        self.learned.sizes.left(done) * f64::from(facts.epochs) * images
+    }
+
+    /// Takes in which jobs are waiting now.
+    pub(crate) fn follow_queue(&mut self) {
+        let (came, went) = self.queue.take_changes();
+        if self.config.policy != Policy::FinishTime {
+            return;
+        }
+        for job in went {
+            self.plan.leave(job);
+        }
+        for job in came {
+            self.plan.arrive(job);
+        }
+    }
+
+    /// Finds the line of jobs that have none, and thinks again of those that were not thought of for
+    /// longest: `thoughts` jobs in all.
+    fn think(&mut self, now: Time, thoughts: usize) {
+        if self.plan.standing.is_empty() && self.plan.seats.is_empty() {
+            return;
+        }
+        let mut lanes = Vec::new();
+        for (kind, offer) in self.slots.kinds() {
+            let at = self.plan.lane(kind);
+            self.plan.lanes[at].settle(now, offer.total, CROWDING_MEMORY);
+            lanes.push((at, offer.total));
+        }
+        let running: Vec<Load> = self.plan.lanes.iter().map(|lane| lane.running_load(now)).collect();
+        self.plan.grow_impatient(now);
+        let mut left = thoughts;
+        while left > 0
+            && let Some(id) = self.plan.standing.pop_first()
+        {
+            left -= 1;
+            let Some(job) = self.jobs.get(&id) else { continue };
+            let facts = self.facts(now, job);
+            self.plan.gangs += usize::from(facts.request.gpus > 1);
+            let overdue_at = self.overdue_at(&facts);
+            self.plan.patience.insert((overdue_at, id));
+            let seat = Seat { facts, lane: None, rank: 0, area: 0.0, stamp: 0, overdue_at };
+            self.seat(now, id, seat, &lanes, &running);
+        }
+        let newest = self.plan.stamp;
+        while left > 0
+            && let Some(&(stamp, id)) = self.plan.by_age.first()
+            && stamp <= newest
+        {
+            left -= 1;
+            if let Some(seat) = self.plan.stand_up(id) {
+                self.seat(now, id, seat, &lanes, &running);
+            }
+        }
+        self.plan.grow_impatient(now);
+    }
+
+    /// When a job has waited for as long as it must.
+    fn overdue_at(&self, facts: &Facts) -> Time {
+        let kinds = self.slots.kinds().keys().filter(|kind| kind.satisfies(&facts.request));
+        let shortest = kinds.map(|kind| as_rank(self.takes(facts, kind))).min().unwrap_or(0);
+        let own = Duration::from_millis(shortest).saturating_mul(PATIENCE_FACTOR);
+        let patience = self.config.patience.saturating_add(own);
+        facts.since + patience.saturating_sub(facts.waited)
+    }
+
+    /// Gives a job the seat where it costs least: its own time to the end, and what it takes from others.
+    fn seat(&mut self, now: Time, id: JobId, mut seat: Seat, lanes: &[(usize, usize)], running: &[Load]) {
+        let cards = f64::from(seat.facts.request.gpus);
+        let mut best: Option<(f64, usize, u64, f64)> = None;
+        for &(at, total) in lanes {
+            let kind = &self.plan.kinds[at];
+            if !kind.satisfies(&seat.facts.request) {
+                continue;
+            }
+            let takes = self.takes(&seat.facts, kind);
+            let (rank, area) = (as_rank(takes * cards.sqrt()), takes * cards);
+            let mut cost = self.cost(at, total, &running[at], rank, takes, area);
+            if seat.facts.request.gpus > 1 {
+                cost += self.together_in(now, at, seat.facts.request.gpus, takes);
+            }
+            if self.plan.moving.get(&id) == Some(&at)
+                && self.slots.kinds().get(kind).is_some_and(|offer| !offer.free.is_empty())
+            {
+                cost = 0.0;
+            }
+            if best.is_none_or(|(least, ..)| cost < least) {
+                best = Some((cost, at, rank, area));
+            }
+        }
+        seat.lane = best.map(|(_, at, ..)| at);
+        (seat.rank, seat.area) = best.map_or((0, 0.0), |(_, _, rank, area)| (rank, area));
+        self.plan.sit_down(id, seat);
+    }
+
+    /// What it costs everybody, in milliseconds of waiting, to put a job into a line.
+    fn cost(&self, at: usize, total: usize, running: &Load, rank: u64, takes: f64, area: f64) -> f64 {
+        let lane = &self.plan.lanes[at];
+        #[expect(clippy::cast_precision_loss, reason = "a count of cards")]
+        let cards = total.max(1) as f64;
+        let (waiting, running) = (lane.load.around(rank), running.around(rank));
+        let shorter = waiting.shorter + running.shorter;
+        let longer = waiting.longer + running.longer;
+        let wait = if shorter < cards {
+            0.0
+        } else {
+            let spread = (cards - 1.0) / (2.0 * shorter);
+            (waiting.shorter_area + running.shorter_area) / cards * (1.0 - spread).max(0.0)
+        };
+        let delayed = longer.min(shorter + longer + 1.0 - cards).max(0.0);
+        takes + wait + area * (delayed / cards + CROWDING_WORTH * lane.crowding)
+    }
+
+    /// What a user's jobs are stretched by: 1 as long as it has not had more than its share.
+    fn stretch(&self, now: Time, user: &str, mean: f64) -> f64 {
+        if mean <= 0.0 {
+            return 1.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a few centuries of GPU-time fit into 53 bits")]
+        let share = self.share(now, user) as f64;
+        (share / (mean * SHARE_SLACK)).max(1.0)
+    }
+
+    /// The mean share of the users that run or wait.
+    fn mean_share(&self, now: Time) -> f64 {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for user in self.users.iter() {
+            if user.gpus > 0 || user.cpus > 0 || self.queue.len_of(&user.record.name) > 0 {
+                #[expect(clippy::cast_precision_loss, reason = "as above")]
+                let share = user.share(&self.config, now, self.limits(&user.record.name)) as f64;
+                sum += share;
+                count += 1.0;
+            }
+        }
+        if count > 0.0 { sum / count } else { 0.0 }
+    }
+
+    /// A job begins, goes on, or has told how far it is.
+    pub(crate) fn follow_runner(&mut self, now: Time, id: JobId) {
+        if self.config.policy != Policy::FinishTime {
+            return;
+        }
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(attempt) = job.live_attempt() else { return };
+        let Some((kind, _)) = self.kind_of(attempt) else { return };
+        let facts = self.facts(now, job);
+        let table = self.learned.rates.estimate(&facts.workload, kind.device()).images_per_second;
+        let progress = job.progress.as_ref().filter(|_| attempt.started.is_some());
+        let own = progress.map(|progress| progress.images_per_second).filter(|rate| *rate > 0.0);
+        let trained = progress.map_or(0.0, |progress| {
+            let part = f64::from(progress.batch) / f64::from(progress.batches.max(1));
+            (f64::from(progress.epoch) - 1.0 + part) / f64::from(facts.epochs)
+        });
+        let resume = job.attempts.len() > 1 && attempt.started.is_none();
+        let millis = self.images_left(&facts, facts.done.max(trained).clamp(0.0, 1.0)) / own.unwrap_or(table)
+            * 1000.0
+            + if resume { self.config.restart_cost.as_secs_f64() * 1000.0 } else { 0.0 };
+        let runner = Runner {
+            agent: attempt.agent,
+            gpus: facts.request.gpus,
+            end: now + Duration::from_millis(as_rank(millis)),
+        };
+        let at = self.plan.lane(&kind);
+        self.plan.lanes[at].running.insert(id, runner);
+    }
+
+    /// An attempt of a job is over.
+    pub(crate) fn unfollow_runner(&mut self, id: JobId) {
+        for lane in &mut self.plan.lanes {
+            lane.running.remove(&id);
+        }
+        self.plan.making_way.remove(&id);
+        self.plan.checkpoints.remove(&id);
+    }
+}
+
+/// How long a job waited before it was queued the last time, and since when it is.
+fn waited(now: Time, job: &JobRecord) -> (Duration, Time) {
+    let (mut waited, mut since) = (Duration::ZERO, Some(job.created));
+    for attempt in &job.attempts {
+        waited += since.map_or(Duration::ZERO, |since| attempt.placed.since(since));
+        since = attempt.ended.as_ref().map_or(Some(now), |end| requeues(end.reason).then_some(end.time));
+    }
+    // Its user may have queued it again, long after it had ended.
+    (waited, since.unwrap_or(now))
+}
+
+fn requeues(reason: EndReason) -> bool {
+    match reason {
+        EndReason::AgentLost
+        | EndReason::GpuFault
+        | EndReason::Preempted
+        | EndReason::Drained
+        | EndReason::TrainerCrash
+        | EndReason::HostOom => true,
+        EndReason::Completed
+        | EndReason::BadSpec
+        | EndReason::GpuOom
+        | EndReason::Cancelled
+        | EndReason::TimeLimit => false,
+    }
+}
+
+/// Whether it counts against a user's limit of GPUs.
+fn is_gpu(request: &Request) -> bool {
+    request.device == DeviceKind::Gpu
+}
