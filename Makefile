@@ -7,7 +7,7 @@ BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 
-.PHONY: help setup build demo test test-sim test-export test-faults test-golden test-gpu lint bench clean
+.PHONY: help setup build demo test test-sim test-export test-faults test-golden test-gpu lint bench bench-placement clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -57,6 +57,12 @@ lint: setup ## Format, Clippy and rustdoc, warnings denied
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh
+
+# The cases are not ours to hand on: TRAINYARD_PLACEMENT_DIR has check_schedule.py and open/CASE/{cluster,jobs}.csv.
+bench-placement: ## Every policy on recorded queues, in TRAINYARD_PLACEMENT_DIR, with that directory's checker as the judge
+	cargo build --release --locked -p trainyard-sim
+	@test -n "$(TRAINYARD_PLACEMENT_DIR)" || { echo "set TRAINYARD_PLACEMENT_DIR to the directory with the cases"; exit 1; }
+	@deploy/bench_placement.py $(BIN)/trainyard-sim $(TRAINYARD_PLACEMENT_DIR)
 
 clean: ## Remove everything that was built (the set-up stays)
 	rm -rf target demo

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trainyard_scheduler_core::{CoreConfig, UserLimits};
+use trainyard_scheduler_core::{CoreConfig, Policy, UserLimits};
 
 /// The scheduler's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,12 @@ pub struct Config {
     /// Users who differ, each as `NAME weight=2 running_gpus=4 queued_jobs=1000`; what is left out is as for
     /// all, and 1 for the weight. A user of weight 2 gets twice the GPU-time of one of weight 1.
     pub users: Vec<String>,
+    /// Who goes next, and where: `finish-time` (every job finishes as early as the mix of cards allows), `fair`
+    /// (users take turns) or `fifo` (by submission).
+    pub policy: Policy,
+    /// With `finish-time`: how long a job may be overtaken, beside four times its own length.
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
     /// How long a job that has ended can be listed; then its record and events are written to `history.jsonl`
     /// beside its artifacts, and it is forgotten.
     #[serde(with = "humantime_serde")]
@@ -88,6 +94,8 @@ impl Default for Config {
             running_gpus: 0,
             queued_jobs: 250_000,
             users: Vec::new(),
+            policy: core.policy,
+            patience: core.patience,
             keep_finished_for: core.keep_finished_for,
             keep_finished: core.keep_finished,
             event_history: 50_000,
@@ -228,6 +236,9 @@ impl Config {
             user_limits: limits,
             keep_finished_for: self.keep_finished_for,
             keep_finished: self.keep_finished,
+            policy: self.policy,
+            patience: self.patience,
+            ..CoreConfig::default()
         }
     }
 

@@ -44,7 +44,7 @@ pub struct RateRecord {
     pub log_mean: f64,
     /// Its variance.
     pub log_variance: f64,
-    /// Values that count, at most [`MEMORY`].
+    /// Values that count, at most twenty.
     pub weight: f64,
 }
 

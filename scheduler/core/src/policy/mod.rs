@@ -1,18 +1,18 @@
 //! The policy `finish-time`: every job finishes as early as this mix of cards allows.
 //!
 //! 1. **Where.** Each waiting job stands in the line of one kind of card: where its own time to the end
-//!    (waiting included) plus the delay that it causes others is least ([`Core::think`]). A card is worth
+//!    (waiting included) plus the delay that it causes others is least (`think`). A card is worth
 //!    more the longer its line has been over the last hours, so that small jobs keep off cards which only
 //!    large ones can use. A job may therefore wait although another card is idle; the reason is that it will
 //!    be done earlier where it waits.
 //! 2. **Who.** When a card is free, the job of its line goes first that takes the shortest time, of the
-//!    highest priority ([`Core::choose`]). How long is what jobs of late tell ([`crate::learned`]), never
+//!    highest priority (`choose`). How long is what jobs of late tell ([`crate::learned`]), never
 //!    what the user says. Jobs of a user who has had more than [`SHARE_SLACK`] times the mean share of the
 //!    users that are active count as longer by as much.
 //! 3. **Nobody starves.** A job that has waited for longer than `patience` plus [`PATIENCE_FACTOR`] times its
 //!    own length is overdue: it goes before every job that came later, on every card that would do, and is
 //!    not preempted. So what comes more than that time after a job never delays it.
-//! 4. **Preemption** ([`Core::reconsider`]) happens right after a checkpoint of the job that makes way, for
+//! 4. **Preemption** (`reconsider`) happens right after a checkpoint of the job that makes way, for
 //!    a job that is much shorter, or when a much faster card is free, and never when any free card would do
 //!    for the waiting job. A job that was preempted is left alone for [`LEFT_ALONE`], twice as long after the
 //!    second time, and so on, and no job is preempted twice in a row. It is charged to nobody's retries.
