@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use trainyard_scheduler_core::{Condition, Core, CoreConfig, Event, Hello, Output, Stored};
+use trainyard_scheduler_core::{Condition, Core, CoreConfig, Event, Hello, Output, Policy, Stored};
 use trainyard_types::{
     AgentId, AttemptId, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec, ModelScale, Report,
     ReportBody, Resources, Session, Time, TrainSpec,
@@ -73,9 +73,9 @@ fn per_second(count: u64, span: Duration) -> f64 {
 }
 
 /// `queued` jobs wait, every card is busy, and one card after the other becomes free.
-fn decisions(queued: u64) {
+fn decisions(policy: Policy, queued: u64) {
     const COUNT: u64 = 1000;
-    let mut core = Core::new(CoreConfig::default());
+    let mut core = Core::new(CoreConfig { policy, ..CoreConfig::default() });
     for agent in 0..AGENTS {
         connect(&mut core, agent);
     }
@@ -93,7 +93,8 @@ fn decisions(queued: u64) {
     spans.sort();
     for (name, part) in [("p50", 50), ("p99", 99)] {
         let micros = spans[spans.len() * part / 100].as_secs_f64() * 1e6;
-        println!("core_decision_{queued}_queued_{AGENTS}_agents_{name} {micros:.1} us");
+        let of = if policy == Policy::FinishTime { "finish_time_" } else { "" };
+        println!("core_{of}decision_{queued}_queued_{AGENTS}_agents_{name} {micros:.1} us");
     }
 }
 
@@ -109,7 +110,9 @@ fn main() {
     let start = Instant::now();
     black_box(Core::load(CoreConfig::default(), NOW, Stored { jobs: records, ..Stored::default() }));
     println!("core_load_{COUNT}_jobs {:.3} s", start.elapsed().as_secs_f64());
-    for queued in [1000, 10_000, 100_000] {
-        decisions(queued);
+    for policy in [Policy::Fair, Policy::FinishTime] {
+        for queued in [1000, 10_000, 100_000] {
+            decisions(policy, queued);
+        }
     }
 }

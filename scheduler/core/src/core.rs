@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use trainyard_types::trainer::LogLevel;
 use trainyard_types::{
     AgentId, Assignment, AttemptId, BatchId, DeviceKind, GpuUuid, Inventory, JobId, JobSpec, JobState, Slot,
     Time,
@@ -21,7 +22,7 @@ use crate::output::{Command, Output};
 use crate::placement::{self, Placement, Turn};
 use crate::policy::{Plan, Policy};
 use crate::queue::Queue;
-use crate::record::{AgentRecord, AttemptRecord, JobRecord};
+use crate::record::{AgentRecord, AttemptRecord, EventBody, JobRecord};
 use crate::share::{self, UserRecord, Users};
 use crate::slots::{self, Slots};
 use crate::tally::Tally;
@@ -332,6 +333,7 @@ impl Core {
     fn begin(&mut self, now: Time, placement: Placement, out: &mut Changes) {
         let Placement { job: id, kind, locations } = placement;
         let Some((first, others)) = locations.split_first() else { return };
+        let why = self.explain_choice(id, &kind);
         let (Some(job), Some(agent)) = (self.jobs.get_mut(&id), self.agents.get_mut(&first.agent)) else {
             return;
         };
@@ -366,6 +368,9 @@ impl Core {
         });
         let reason = format!("placed on {device} of agent `{}`, which prepares it", agent.record.name);
         out.state(job, now, number, JobState::Starting, reason);
+        if let Some(message) = why {
+            out.event(job, now, number, EventBody::Log { level: LogLevel::Info, message });
+        }
         let assignment = Box::new(Assignment {
             attempt,
             // The scheduler keeps the time; older agents refuse a spec with a limit.

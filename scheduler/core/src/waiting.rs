@@ -23,7 +23,7 @@ impl Core {
     /// no card fits, of agents.
     pub fn waiting(&self, now: Time, job: JobId) -> Option<Waiting> {
         let job = self.jobs.get(&job).filter(|job| job.state == JobState::Queued)?;
-        let ahead = self.ahead(now, job.id)?;
+        let mut ahead = self.ahead(now, job.id)?;
         let request = Request::from(&job.spec.resources);
         let (total, free) = self.fitting(&request);
         let mut estimated_start = self.estimate_start(now, &request, ahead, total);
@@ -37,7 +37,13 @@ impl Core {
                 let limit = self.limits(&job.user).running_gpus.unwrap_or_default();
                 format!("{} uses as many GPUs as it may at a time (`running_gpus` is {limit})", job.user)
             }
-            Some(_) | None => self.lacks(&request, ahead, total, free),
+            Some(_) | None => match self.explain_wait(now, job.id).filter(|_| total > 0) {
+                Some((before, reason, start)) => {
+                    (ahead, estimated_start) = (before, start);
+                    reason
+                }
+                None => self.lacks(&request, ahead, total, free),
+            },
         };
         Some(Waiting {
             position: u32::try_from(ahead).map_or(u32::MAX, |ahead| ahead.saturating_add(1)),

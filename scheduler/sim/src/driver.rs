@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Accepted, Command, Condition, Core, CoreConfig, Event, JobRecord, Output, Refusal, Write, invariants,
+    Accepted, Command, Condition, Core, CoreConfig, Event, JobRecord, Output, Policy, Refusal, Write,
+    invariants,
 };
 use trainyard_types::{JobId, JobState, Time};
 
@@ -113,7 +114,9 @@ impl World {
             .filter_map(|write| if let Write::ForgetUser(user) = write { Some(user.clone()) } else { None })
             .collect();
         self.store.apply(writes)?;
-        self.fairness.written(&self.config, now, &written, &self.store.jobs)?;
+        if self.config.policy == Policy::Fair {
+            self.fairness.written(&self.config, now, &written, &self.store.jobs)?;
+        }
         for user in forgotten {
             self.fairness.forget_user(&user);
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Command, Core, CoreConfig, UserLimits};
+use trainyard_scheduler_core::{Command, Core, CoreConfig, Policy, UserLimits};
 use trainyard_types::{JobId, JobState, Report, Session, Time};
 
 use crate::client::{self, Client};
@@ -26,6 +26,8 @@ pub struct Options {
     pub seed: u64,
     /// How long faults go on.
     pub faults_for: Duration,
+    /// Who goes next, and where.
+    pub policy: Policy,
     /// A fault of the driver, to show that the oracles see it.
     pub mutant: Option<Mutant>,
 }
@@ -33,7 +35,7 @@ pub struct Options {
 impl Options {
     /// Ten minutes of faults around an honest driver.
     pub fn new(seed: u64) -> Self {
-        Self { seed, faults_for: Duration::from_secs(600), mutant: None }
+        Self { seed, faults_for: Duration::from_secs(600), policy: Policy::Fair, mutant: None }
     }
 }
 
@@ -195,13 +197,16 @@ const LIMIT: Duration = Duration::from_secs(4 * 3600);
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Tight enough for every limit to be met.
-fn config() -> CoreConfig {
+fn config(policy: Policy) -> CoreConfig {
     let user = |weight, running_gpus| UserLimits { weight, running_gpus, queued_jobs: None };
     CoreConfig {
         users: BTreeMap::from([("ada".to_owned(), user(1, Some(2))), ("bob".to_owned(), user(3, None))]),
         share_half_life: Duration::from_secs(300),
         keep_finished_for: Duration::from_secs(600),
         keep_finished: 12,
+        policy,
+        // Jobs become overdue within a run.
+        patience: Duration::from_secs(300),
         ..CoreConfig::default()
     }
 }
@@ -231,7 +236,7 @@ impl World {
             waiting: BTreeMap::new(),
             connections: BTreeMap::new(),
             dialled: 0,
-            config: config(),
+            config: config(options.policy),
             core: None,
             leader_epoch: 1,
             ghost: None,

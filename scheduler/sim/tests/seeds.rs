@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use trainyard_scheduler_core::Policy;
 use trainyard_sim::{Failure, Mutant, Options, Summary, Violation, simulate};
 
 /// `TRAINYARD_SIM_SEEDS=10000` tries more; `TRAINYARD_SIM_SEED=17` tries one.
@@ -15,10 +16,19 @@ fn seeds() -> Vec<u64> {
 
 #[test]
 fn every_seed_keeps_every_promise() {
+    every_seed(Policy::Fair);
+}
+
+#[test]
+fn every_seed_keeps_every_promise_by_finish_time() {
+    every_seed(Policy::FinishTime);
+}
+
+fn every_seed(policy: Policy) {
     let mut sum = Summary::default();
     let mut failures: Vec<Failure> = Vec::new();
     for seed in seeds() {
-        match simulate(&Options::new(seed)) {
+        match simulate(&Options { policy, ..Options::new(seed) }) {
             Ok(one) => {
                 sum.jobs += one.jobs;
                 sum.succeeded += one.succeeded;

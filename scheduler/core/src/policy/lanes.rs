@@ -166,6 +166,8 @@ pub(crate) struct Plan {
     pub(super) reserved: Vec<Reservation>,
     /// Jobs that were told to make way, and for whom; for nobody when they move to a better card.
     pub(super) making_way: BTreeMap<JobId, Option<JobId>>,
+    /// Waiting jobs for which another has made way, and which.
+    pub(super) made_way: BTreeMap<JobId, JobId>,
     pub(super) last_victim: Option<JobId>,
     /// Jobs that make way for themselves, and the kind of card that they move to.
     pub(super) moving: BTreeMap<JobId, usize>,
@@ -207,6 +209,7 @@ impl Plan {
             self.overdue.remove(&(seat.facts.created, job));
             self.gangs -= usize::from(seat.facts.request.gpus > 1);
             self.moving.remove(&job);
+            self.made_way.remove(&job);
         }
     }
 
@@ -265,6 +268,12 @@ impl Plan {
 }
 
 impl Lane {
+    /// How long its waiting jobs take on average.
+    pub(super) fn load_mean(&self) -> Option<Duration> {
+        let (jobs, area) = (self.load.jobs.iter().sum::<f64>(), self.load.area.iter().sum::<f64>());
+        (jobs > 0.0).then(|| Duration::from_millis(as_rank(area / jobs)))
+    }
+
     /// Brings the crowding up to `now`, before what it is about changes.
     pub(super) fn settle(&mut self, now: Time, cards: usize, memory: Duration) {
         let span = now.since(self.as_of).as_secs_f64();

@@ -23,6 +23,7 @@
 //! short queue all of them each time. Nothing is done when nothing has changed.
 
 mod choose;
+mod explain;
 mod lanes;
 mod make_way;
 mod together;
@@ -288,7 +289,11 @@ impl Core {
         for lane in &mut self.plan.lanes {
             lane.running.remove(&id);
         }
-        self.plan.making_way.remove(&id);
+        if let Some(Some(other)) = self.plan.making_way.remove(&id)
+            && self.plan.seats.contains_key(&other)
+        {
+            self.plan.made_way.insert(other, id);
+        }
         self.plan.checkpoints.remove(&id);
     }
 }
