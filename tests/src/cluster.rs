@@ -132,6 +132,7 @@ impl Cluster {
             .env("TRAINYARD_AGENT__TRAINER", binary("trainyard-trainer")?)
             .env("TRAINYARD_AGENT__CPU_SLOTS", cpu_slots.to_string())
             .env("TRAINYARD_AGENT__DATA_ROOTS", self.data_root())
+            .env("TRAINYARD_AGENT__METRICS_LISTEN", "")
             .envs(more.iter().copied());
         let mut process = Process::spawn(&mut command, &self.path(&format!("{name}.log")))?;
         let started = std::time::SystemTime::now();

@@ -388,7 +388,7 @@ fn quarantine_message(record: &Record, self_test_after: Duration) -> String {
             "reset it (`nvidia-smi --gpu-reset`) or restart this machine; it is tested {after} after that"
         ),
     };
-    format!("{} at {since}; {back}, or is cleared by hand", record.sentence)
+    format!("{} at {since}; {back}, or with `yard agents clear`", record.sentence)
 }
 
 fn all_silent(error: &ProbeError) -> String {
