@@ -22,6 +22,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_foreach_lerp.h>
@@ -127,6 +128,11 @@ struct ty_copier {
 
 void ty_free(char* message) {
     if (message != unsaid) std::free(message);
+}
+
+// What libtorch says it is made of, as a text for people; it goes back through ty_free.
+char* ty_config(char** out) {
+    return guarded([&] { *out = text(at::show_config().c_str()); });
 }
 
 // From now on malloc keeps large pieces of memory that are freed, for those that are wanted next. A training

@@ -4,6 +4,7 @@
 //! exceptions into panics, and that it knows neither autocast but on CUDA nor operations on lists.
 
 pub mod autocast;
+pub mod build;
 pub mod copies;
 pub mod foreach;
 pub mod memory;

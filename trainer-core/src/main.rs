@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Command::Val(val) => report(val.run(&cuda)),
         Command::Predict(predict) => report(predict.run(&cuda)),
         Command::Export(export) => report(export.run()),
-        Command::Info(info) => report(info.run()),
+        Command::Info(info) => report(info.run(&cuda)),
         Command::Check(check) => check.run(),
         Command::Cache(cache) => cache.run(),
     };

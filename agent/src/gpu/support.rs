@@ -8,6 +8,9 @@ use trainyard_types::Gpu;
 pub struct Libtorch {
     /// `2.13.0`.
     pub version: String,
+    /// Whether it sees an NVIDIA driver; without one it does not tell the rest.
+    #[serde(default)]
+    pub driver: bool,
     /// The CUDA that it was built with, `13.0`; `None` without one.
     #[serde(default)]
     pub cuda: Option<String>,
@@ -51,6 +54,9 @@ impl Libtorch {
 /// runs. What is not known is no reason.
 pub fn unsupported(gpu: &Gpu, driver_cuda: Option<(u32, u32)>, libtorch: &Libtorch) -> Option<String> {
     let version = &libtorch.version;
+    if !libtorch.driver {
+        return None;
+    }
     if !libtorch.problem.is_empty() {
         return Some(format!(
             "libtorch {version} cannot use cards here: {}; install libtorch with CUDA and restart the agent",
@@ -109,6 +115,7 @@ mod tests {
     fn libtorch(cuda: &str, architectures: &[&str]) -> Libtorch {
         Libtorch {
             version: "2.13.0".into(),
+            driver: true,
             cuda: Some(cuda.into()),
             architectures: architectures.iter().map(ToString::to_string).collect(),
             problem: String::new(),
@@ -143,7 +150,9 @@ mod tests {
         assert!(why.contains("up to 12.4") && why.contains("CUDA 13.0"), "{why}");
         // Within a major version any driver will do.
         assert_eq!(unsupported(&card((12, 0)), Some((13, 0)), &libtorch("13.2", &["sm_120"])), None);
-        let bare = Libtorch { version: "2.13.0".into(), ..Libtorch::default() };
+        let bare = Libtorch { version: "2.13.0".into(), driver: true, ..Libtorch::default() };
         assert!(unsupported(&card((12, 0)), None, &bare).unwrap().contains("without CUDA"));
+        let blind = Libtorch { driver: false, ..bare };
+        assert_eq!(unsupported(&card((12, 0)), None, &blind), None);
     }
 }

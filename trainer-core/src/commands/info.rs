@@ -7,6 +7,7 @@ use tch::Device;
 use trainyard_types::ModelScale;
 
 use super::load_model;
+use crate::libtorch::build::build;
 use crate::model::scale::{Kind, Plan};
 use crate::train::error::TrainError;
 
@@ -14,7 +15,7 @@ use crate::train::error::TrainError;
 #[derive(Debug, Args)]
 pub struct Info {
     /// yolov8n, yolov8s, yolov8m, yolov8l or yolov8x.
-    #[arg(long, required_unless_present = "weights")]
+    #[arg(long, required_unless_present_any = ["weights", "libtorch"])]
     model: Option<ModelScale>,
     /// Instead of a model's name: a weights file, safetensors or PyTorch's .pt.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "nc"])]
@@ -25,12 +26,18 @@ pub struct Info {
     /// Side of the image that the cost is given for.
     #[arg(long, default_value_t = 640, value_parser = clap::value_parser!(u32).range(32..=4096))]
     imgsz: u32,
+    /// Instead of a model: what libtorch was built for, as JSON.
+    #[arg(long, conflicts_with_all = ["model", "weights", "nc"])]
+    libtorch: bool,
 }
 
 impl Info {
-    /// Prints the table.
-    pub fn run(&self) -> Result<(), TrainError> {
-        if let Some(weights) = &self.weights {
+    /// Prints the table. `cuda` is what [`load_cuda`](crate::libtorch::load_cuda) returned.
+    pub fn run(&self, cuda: &Result<(), String>) -> Result<(), TrainError> {
+        if self.libtorch {
+            let build = serde_json::to_string(&build(cuda)).expect("a struct of texts is JSON");
+            println!("{build}");
+        } else if let Some(weights) = &self.weights {
             let loaded = load_model(weights, Device::Cpu)?;
             print!("{}", self.text(loaded.model.plan()));
             println!("trained at {} pixels; classes: {}", loaded.imgsz, loaded.names.join(", "));
@@ -88,7 +95,7 @@ mod tests {
             (ModelScale::L, "yolov8l: 43691520 parameters, 165.735 GFLOPs at 640 x 640\n"),
             (ModelScale::X, "yolov8x: 68229648 parameters, 258.537 GFLOPs at 640 x 640\n"),
         ] {
-            let info = Info { model: Some(scale), weights: None, nc: 80, imgsz: 640 };
+            let info = Info { model: Some(scale), weights: None, nc: 80, imgsz: 640, libtorch: false };
             let text = info.text(&Plan::new(scale, 80));
             assert!(text.ends_with(expected), "{text}");
         }

@@ -49,6 +49,7 @@ pub(super) struct Event {
 
 unsafe extern "C" {
     fn ty_free(message: Message);
+    pub(super) fn ty_config(out: *mut Message) -> Message;
     pub(super) fn ty_keep_freed_memory();
     pub(super) fn ty_deterministic() -> Message;
     pub(super) fn ty_bind_threads() -> Message;
@@ -122,6 +123,19 @@ pub(super) unsafe fn check(message: Message) -> Result<(), TorchError> {
     unsafe { ty_free(message) };
     let first = text.lines().next().unwrap_or_default();
     Err(TorchError { message: first.to_owned() })
+}
+
+/// Runs a call that puts one text where it is told.
+pub(super) fn text_from(call: impl FnOnce(*mut Message) -> Message) -> Result<String, TorchError> {
+    let mut made = ptr::null_mut();
+    let failed = call(&raw mut made);
+    // SAFETY: what the call returned.
+    unsafe { check(failed) }?;
+    // SAFETY: the call has not failed, so that it has made a text that ends in a zero.
+    let text = unsafe { CStr::from_ptr(made) }.to_string_lossy().into_owned();
+    // SAFETY: it is ours, and nobody else frees it.
+    unsafe { ty_free(made) };
+    Ok(text)
 }
 
 /// Runs a call that puts one new tensor where it is told.

@@ -292,6 +292,7 @@ fn a_card_that_libtorch_has_no_code_for_says_so() {
     machine.second(vec![idle(), idle()]);
     let libtorch = Libtorch {
         version: "2.13.0".into(),
+        driver: true,
         cuda: Some("13.0".into()),
         architectures: vec!["sm_120".into()],
         problem: String::new(),
