@@ -329,7 +329,7 @@ fn orders_are_sent_as_written_and_told() {
         (
             &["agents", "release", "lab1"],
             "ReleaseGpusRequest { agent: \"lab1\", gpus: [] }",
-            "lab1: 1 GPUs are still reserved\n",
+            "lab1: 1 GPU is still reserved\n",
         ),
         (
             &["agents", "clear", "lab1", "2"],
@@ -372,7 +372,7 @@ fn why_slow_and_top_speak_to_people_and_to_scripts() {
     assert_eq!(json["bound"], "DISK");
     // Not on a terminal: once, without steering it.
     let text = stdout(&server.yard(&["top"]));
-    assert!(text.contains("1 agents connected, 4 GPUs, 2 jobs shown") && !text.contains('\x1b'), "{text}");
+    assert!(text.contains("1 connected agent, 4 GPUs, 2 jobs") && !text.contains('\x1b'), "{text}");
     assert!(text.find("RUNNING").unwrap() < text.find("QUEUED").unwrap(), "{text}");
     let json: serde_json::Value =
         serde_json::from_slice(&server.yard(&["top", "-o", "json"]).stdout).unwrap();

@@ -53,6 +53,20 @@ async fn connected(cluster: &Cluster, name: &str) -> pb::Agent {
     }
 }
 
+/// At least so many samples of card 0, once they are there.
+async fn samples(cluster: &Cluster, count: usize) -> Vec<pb::TelemetrySample> {
+    let mut poll = tokio::time::interval(std::time::Duration::from_millis(50));
+    loop {
+        poll.tick().await;
+        let request = pb::GetTelemetryRequest { agent: "lab".into(), gpu: "0".into(), ..Default::default() };
+        let mut client = cluster.cluster_client().await.unwrap();
+        let samples = client.get_telemetry(request).await.unwrap().into_inner().samples;
+        if samples.len() >= count {
+            return samples;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_drained_agents_job_resumes_elsewhere_and_a_killed_scheduler_remembers_the_drain() {
     let mut cluster = Cluster::start_patient().await.unwrap();
@@ -113,7 +127,14 @@ async fn a_reserved_card_is_left_remembered_and_given_back() {
     let on: Vec<&str> = shown.attempts.iter().map(|attempt| attempt.gpu_uuid.as_str()).collect();
     assert_eq!(on, ["GPU-a", "GPU-b"]);
 
+    // Meanwhile the agent tells what its cards do, and a scheduler that dies takes none of it along.
+    let told = samples(&cluster, 1).await;
+    assert!(
+        told.iter().all(|sample| sample.gpu == "GPU-a" && sample.temperature_celsius == Some(40)),
+        "{told:?}"
+    );
     kill_scheduler(&mut cluster).await;
+    assert_eq!(samples(&cluster, told.len()).await[..told.len()], told);
     let agent = connected(&cluster, "lab").await;
     assert!(agent.gpus[0].reserved_until.is_some() && agent.gpus[1].reserved_until.is_none(), "{agent:?}");
     let next = cluster.submit(spec()).await.unwrap();

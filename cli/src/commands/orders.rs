@@ -140,8 +140,12 @@ impl Order {
                 let request = pb::ReleaseGpusRequest { agent, gpus };
                 let call = || async { context.client.cluster().release_gpus(request.clone()).await };
                 let agent = context.client.retrying(call).await?;
-                let left = agent.gpus.iter().filter(|gpu| gpu.reserved_until.is_some()).count();
-                show(context, &agent, &format!("{}: {left} GPUs are still reserved", agent.name))
+                let left = match agent.gpus.iter().filter(|gpu| gpu.reserved_until.is_some()).count() {
+                    0 => "no GPU is reserved any more".to_owned(),
+                    1 => "1 GPU is still reserved".to_owned(),
+                    count => format!("{count} GPUs are still reserved"),
+                };
+                show(context, &agent, &format!("{}: {left}", agent.name))
             }
             Self::Clear(Clear { agent, gpu }) => {
                 let request = pb::ClearGpuRequest { agent, gpu };

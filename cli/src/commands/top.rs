@@ -78,13 +78,9 @@ async fn picture(context: &Context) -> Result<String, Failure> {
     let now = render::now();
     let gpus = agents::there(&agents);
     let connected = agents.iter().filter(|agent| agent.state() == pb::AgentState::Connected).count();
-    let mut parts = vec![format!(
-        "{}  {} agents connected, {} GPUs, {} jobs shown",
-        render::time(Some(&now)),
-        connected,
-        gpus.len(),
-        jobs.len()
-    )];
+    let count = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let counts = [count(connected, "connected agent"), count(gpus.len(), "GPU"), count(jobs.len(), "job")];
+    let mut parts = vec![format!("{}  {}", render::time(Some(&now)), counts.join(", "))];
     if !gpus.is_empty() {
         parts.push(render::cluster::gpus(context.output, &gpus, &now));
     }

@@ -9,7 +9,7 @@ use crate::agent::Agent;
 /// Counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// Attempts that made way, by what for: `drained`, `reserved`, `owner`, `agent_stopped` or `other`.
+    /// Attempts that made way, by what for: `drained`, `reserved`, `owner`, `agent_stopped` or `placement`.
     pub preemptions: BTreeMap<&'static str, u64>,
     /// Jobs that came to an end, by its kind.
     pub finished: BTreeMap<JobState, u64>,
@@ -32,10 +32,10 @@ impl Tally {
                 } else if cause == Some(UnavailableCause::Owner) {
                     "owner"
                 } else {
-                    "other"
+                    "placement"
                 }
             }
-            (EndReason::Preempted, ..) => "other",
+            (EndReason::Preempted, ..) => "placement",
             _ => return,
         };
         *self.preemptions.entry(what_for).or_default() += 1;

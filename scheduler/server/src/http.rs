@@ -132,7 +132,7 @@ fn census_families(text: &mut Exposition, census: &Census) {
     });
     let help = "Jobs that came to an end since this scheduler leads.";
     text.counter("trainyard_jobs_finished_total", help, finished.into());
-    let reasons = ["drained", "reserved", "owner", "agent_stopped", "other"]
+    let reasons = ["drained", "reserved", "owner", "agent_stopped", "placement"]
         .map(|reason| (label("reason", reason), census.tally.preemptions.get(reason).copied().unwrap_or(0)));
     let help = "Attempts that made way and were queued again, since this scheduler leads.";
     text.counter("trainyard_preemptions_total", help, reasons.into());
