@@ -205,8 +205,11 @@ fn causes(telemetry: &[GpuTelemetry]) -> Vec<Option<UnavailableCause>> {
 /// How an attempt ends that comes to a closed card all the same: for free.
 fn refusal(unavailable: &Unavailable) -> Refusal {
     let reason = match unavailable.cause {
-        UnavailableCause::Owner | UnavailableCause::ForeignUse => EndReason::Preempted,
-        UnavailableCause::Quarantined | UnavailableCause::Unsupported => EndReason::GpuFault,
+        UnavailableCause::Quarantined => EndReason::GpuFault,
+        // Nothing has failed.
+        UnavailableCause::Owner | UnavailableCause::ForeignUse | UnavailableCause::Unsupported => {
+            EndReason::Preempted
+        }
     };
     Refusal { reason, message: unavailable.message.clone() }
 }
