@@ -46,6 +46,8 @@ impl Cluster {
             ("TRAINYARD_SCHEDULER__DATA_DIR", dir.path().join("scheduler").display().to_string()),
             ("TRAINYARD_SCHEDULER__LEASE", lease.to_owned()),
             ("TRAINYARD_SCHEDULER__HEARTBEAT", "1s".to_owned()),
+            // Scenarios say which job is first; the other policy weighs its length.
+            ("TRAINYARD_SCHEDULER__POLICY", "fair".to_owned()),
             ("TRAINYARD_SCHEDULER__RETRY_DELAY", "100ms".to_owned()),
         ];
         let environment = environment.map(|(key, value)| (key.to_owned(), value)).to_vec();

@@ -94,7 +94,7 @@ impl Default for Config {
             running_gpus: 0,
             queued_jobs: 250_000,
             users: Vec::new(),
-            policy: core.policy,
+            policy: Policy::FinishTime,
             patience: core.patience,
             keep_finished_for: core.keep_finished_for,
             keep_finished: core.keep_finished,

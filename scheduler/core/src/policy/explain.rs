@@ -91,8 +91,8 @@ impl Core {
 }
 
 /// To the minute, if it is longer than that.
-fn about(millis: f64) -> String {
-    let span = Duration::from_millis(as_rank(millis));
-    let seconds = if span.as_secs() > 60 { span.as_secs() / 60 * 60 } else { span.as_secs().max(1) };
-    in_words(Duration::from_secs(seconds))
+pub(super) fn about(millis: f64) -> String {
+    let seconds = Duration::from_millis(as_rank(millis)).as_secs_f64().round().max(1.0);
+    let whole = if seconds > 60.0 { (seconds / 60.0).round() * 60.0 } else { seconds };
+    in_words(Duration::from_secs_f64(whole))
 }

@@ -3,11 +3,11 @@
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{EndReason, JobId, Time};
 
+use super::explain::about;
 use super::lanes::{Facts, as_rank};
 use super::{AFTERTHOUGHTS, LEFT_ALONE, PATIENCE_FACTOR, Policy};
 use crate::changes::Changes;
 use crate::core::Core;
-use crate::limits::in_words;
 use crate::output::Command;
 use crate::record::{AttemptRecord, EventBody};
 use crate::slots::{self, Kind};
@@ -165,8 +165,8 @@ impl Core {
     fn make_way(&mut self, now: Time, id: JobId, cause: &Cause, out: &mut Changes) {
         let (beneficiary, why) = match cause {
             Cause::For(other) => {
-                let takes = self.plan.seats.get(other).map_or(0, |seat| seat.rank);
-                let takes = in_words(std::time::Duration::from_secs(takes / 1000));
+                #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit into 53 bits")]
+                let takes = about(self.plan.seats.get(other).map_or(0.0, |seat| seat.rank as f64));
                 (Some(*other), format!("makes way for job {other}, which takes about {takes} here"))
             }
             Cause::Faster(kind) => (None, format!("moves to a {}, which is free and faster", kind.device())),

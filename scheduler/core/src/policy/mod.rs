@@ -138,14 +138,14 @@ impl Core {
     /// Finds the line of jobs that have none, and thinks again of those that were not thought of for
     /// longest: `thoughts` jobs in all.
     fn think(&mut self, now: Time, thoughts: usize) {
-        if self.plan.standing.is_empty() && self.plan.seats.is_empty() {
-            return;
-        }
         let mut lanes = Vec::new();
         for (kind, offer) in self.slots.kinds() {
             let at = self.plan.lane(kind);
             self.plan.lanes[at].settle(now, offer.total, CROWDING_MEMORY);
             lanes.push((at, offer.total));
+        }
+        if self.plan.standing.is_empty() && self.plan.seats.is_empty() {
+            return;
         }
         let running: Vec<Load> = self.plan.lanes.iter().map(|lane| lane.running_load(now)).collect();
         self.plan.grow_impatient(now);

@@ -5,6 +5,7 @@
 mod agents;
 mod batches;
 mod fairness;
+mod finish_time;
 mod health;
 mod limits;
 mod list;

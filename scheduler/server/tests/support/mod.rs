@@ -20,11 +20,14 @@ use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::server::Server;
+use trainyard_scheduler_core::Policy;
 use trainyard_types::Time;
 use trainyard_types::trainer::{Log, LogLevel, Started, TrainerEvent, TrainerLine, VERSION};
 
 pub fn config(dir: &Path) -> Config {
-    Config { listen: "127.0.0.1:0".into(), data_dir: dir.into(), ..Config::default() }
+    // Tests say which job is first; the default policy weighs its length.
+    let policy = Policy::Fair;
+    Config { listen: "127.0.0.1:0".into(), data_dir: dir.into(), policy, ..Config::default() }
 }
 
 /// One scheduler with its own directory.
