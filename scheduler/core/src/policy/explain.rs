@@ -76,7 +76,9 @@ impl Core {
     /// Why a job begins on this kind of card, and what else was considered.
     pub(crate) fn explain_choice(&self, job: JobId, chosen: &Kind) -> Option<String> {
         let facts = &self.plan.seats.get(&job)?.facts;
-        let mut words = format!("about {} on a {}", about(self.takes(facts, chosen)), chosen.device());
+        let mut words =
+            format!("why here: about {} on a {}", about(self.takes(facts, chosen)), chosen.device());
+        let alone = words.len();
         let others = self.slots.kinds().iter().filter(|(kind, _)| *kind != chosen);
         for (kind, offer) in others.filter(|(kind, _)| kind.satisfies(&facts.request)).take(NAMED) {
             let is_free = if offer.free.is_empty() { "busy" } else { "free" };
@@ -86,7 +88,8 @@ impl Core {
         if let Some(victim) = self.plan.made_way.get(&job) {
             words.push_str(&format!("; job {victim} made way"));
         }
-        Some(words)
+        // Where there was nothing to choose, there is nothing to say.
+        (words.len() > alone).then_some(words)
     }
 }
 
