@@ -17,24 +17,36 @@ pub struct Events {
     recorded: Option<Vec<TrainerEvent>>,
 }
 
-/// The events descriptor is not one.
+/// A descriptor that a flag names is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("--events-fd {0} is not an open file descriptor; start the trainer with one that it inherits")]
-pub struct BadDescriptor(pub RawFd);
+#[error("--{flag} {fd} is not an open file descriptor; start the trainer with one that it inherits")]
+pub struct BadDescriptor {
+    /// The flag, without its dashes.
+    pub flag: &'static str,
+    /// As given.
+    pub fd: RawFd,
+}
+
+/// The descriptor `fd`, which this process has inherited for what `flag` says.
+///
+/// # Errors
+/// When it is not open.
+pub fn inherited(flag: &'static str, fd: RawFd) -> Result<File, BadDescriptor> {
+    if fd < 0 {
+        return Err(BadDescriptor { flag, fd });
+    }
+    // SAFETY: only asked whether it is open; `borrow_raw` of a closed one makes the call fail.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_getfd(borrowed).map_err(|_| BadDescriptor { flag, fd })?;
+    // SAFETY: it is open, and whoever started us handed it over for this and nothing else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
 
 impl Events {
     /// JSON lines go to descriptor `fd`, if there is one; readable lines always go to the terminal.
     pub fn new(fd: Option<RawFd>) -> Result<Self, BadDescriptor> {
-        let Some(fd) = fd else { return Ok(Self::default()) };
-        if fd < 0 {
-            return Err(BadDescriptor(fd));
-        }
-        // SAFETY: only asked whether it is open; `borrow_raw` of a closed one makes the call fail.
-        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-        rustix::io::fcntl_getfd(borrowed).map_err(|_| BadDescriptor(fd))?;
-        // SAFETY: it is open, and the agent that started us handed it over for this and nothing else.
-        let lines = unsafe { File::from_raw_fd(fd) };
-        Ok(Self { lines: Some(lines), ..Self::default() })
+        let lines = fd.map(|fd| inherited("events-fd", fd)).transpose()?;
+        Ok(Self { lines, ..Self::default() })
     }
 
     /// Keeps events in memory, for tests.
@@ -97,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_closed_descriptor_is_refused() {
-        assert_eq!(Events::new(Some(-1)).unwrap_err(), BadDescriptor(-1));
+        let error = Events::new(Some(-1)).unwrap_err();
+        assert_eq!(error, BadDescriptor { flag: "events-fd", fd: -1 });
         assert!(Events::new(Some(1_000_000)).is_err());
     }
 }

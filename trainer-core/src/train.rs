@@ -3,36 +3,44 @@
 pub mod artifacts;
 pub mod budget;
 pub mod console;
+pub mod control;
 pub mod data_roots;
 pub mod drawing;
 pub mod error;
+pub mod gauge;
 pub mod guard;
+pub mod measure;
 pub mod meter;
 pub mod multi_scale;
 pub mod oom;
+pub mod phases;
 pub mod pieces;
 pub mod precision;
 pub mod resume;
 pub mod saver;
 pub mod session;
 pub mod setup;
+pub mod statistics;
 pub mod step;
 pub mod tables;
 pub mod transfer;
 pub mod upload;
 pub mod validate;
+pub mod watch;
 
 use std::sync::atomic::AtomicBool;
 
-use trainyard_types::trainer::{BatchSizeChanged, Finished, LogLevel, Phase, Started, TrainerEvent};
+use trainyard_types::trainer::{BatchSizeChanged, Finished, LogLevel, Started, TrainerEvent};
 
 use self::error::TrainError;
+use self::oom::{Ladder, Next, next_smaller};
 use self::saver::Saver;
 use self::session::{End, Outside, Session};
 use self::setup::{Options, Setup};
+use self::watch::Watch;
 use crate::checkpoint::{self, Loaded};
 use crate::events::Events;
-use crate::libtorch::{self, device_name};
+use crate::libtorch::{self, Precision, TorchError, device_name};
 
 /// Trains as `options` say, and tells `events` about it. Raising `stop` ends it at the next batch, with a
 /// checkpoint.
@@ -40,19 +48,34 @@ use crate::libtorch::{self, device_name};
 /// # Errors
 /// See [`TrainError`]. A checkpoint that was complete before stays.
 pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result<End, TrainError> {
+    train_watched(options, events, stop, &Watch::from_env())
+}
+
+/// [`train`], followed by `watch`, which may have faults to test with.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_watched(
+    options: Options,
+    events: &mut Events,
+    stop: &AtomicBool,
+    watch: &Watch,
+) -> Result<End, TrainError> {
     let mut batch_size = options.first_batch_size()?;
     let mut resume = options.resume;
     let mut amp_off = false;
     let mut told = false;
     let setup = Setup::new(options, events)?;
+    let mut ladder = Ladder::new(setup.spec().bn_group);
     let minutes = setup.spec().checkpoint_minutes;
     let mut saver = Saver::new(&setup.options.run_dir, setup.options.checkpoints(), minutes);
     loop {
         let loaded = if resume { newest(&setup, events)? } else { None };
         // Only fp16 has a range that a healthy training may leave.
-        let amp = setup.candidates(amp_off).contains(&libtorch::Precision::Half);
+        let amp = setup.candidates(amp_off).contains(&Precision::Half);
+        watch.session_begins();
         let result = libtorch::catch(|| {
-            let outside = Outside { events, saver: &mut saver, stop };
+            let outside = Outside { events, saver: &mut saver, stop, watch };
             let mut session = Session::new(&setup, outside, loaded.as_ref(), (batch_size, amp_off))?;
             // As large as the model and its optimiser, several times.
             drop(loaded);
@@ -60,6 +83,7 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
                 tell_started(&setup, &mut session);
                 told = true;
             }
+            session.tell_memory();
             let end = session.run()?;
             if end == End::Finished {
                 tell_finished(&setup, &mut session);
@@ -71,23 +95,9 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
         resume = true;
         match result {
             Err(error) if error.is_out_of_memory() => {
-                let Some(smaller) = oom::next_smaller(batch_size) else {
-                    return Err(TrainError::OutOfMemory(error));
-                };
-                let bn_group = setup.spec().bn_group;
-                if smaller < bn_group {
-                    return Err(TrainError::BnGroup { bn_group, batch_size: smaller });
-                }
-                let resumed = setup.options.checkpoints().exists();
-                let message = oom::message(batch_size, smaller, resumed, &error);
-                events.print(&format!("warning: {message}"));
-                events.emit(TrainerEvent::BatchSize(BatchSizeChanged {
-                    from: batch_size,
-                    to: smaller,
-                    message,
-                    phase: Phase::default(),
-                }));
-                batch_size = smaller;
+                // The session is gone, and with it all that it held.
+                libtorch::memory::release(setup.options.device)?;
+                batch_size = go_on_with(&setup, batch_size, (watch, &mut ladder), error, events)?;
             }
             Err(error) => return Err(error.into()),
             Ok(Err(error @ TrainError::NotFinite { .. })) if amp => {
@@ -97,6 +107,43 @@ pub fn train(options: Options, events: &mut Events, stop: &AtomicBool) -> Result
             }
             Ok(end) => return end,
         }
+    }
+}
+
+/// The batch size to go on with after memory ran out, which the user is told.
+///
+/// # Errors
+/// None fits, or no longer in this process.
+fn go_on_with(
+    setup: &Setup,
+    from: u32,
+    (watch, ladder): (&Watch, &mut Ladder),
+    error: TorchError,
+    events: &mut Events,
+) -> Result<u32, TrainError> {
+    let (spec, phase) = (setup.spec(), watch.phase());
+    let next = ladder.after(from, watch.steps() > 0);
+    let to = match next {
+        Next::With(to) | Next::Elsewhere(to) => to,
+        Next::Nowhere => {
+            let bn_group = spec.bn_group;
+            return Err(match next_smaller(from) {
+                Some(batch_size) if batch_size < bn_group => TrainError::BnGroup { bn_group, batch_size },
+                _ => {
+                    let stats = libtorch::memory_stats(setup.options.device);
+                    let available = stats.map(|stats| (stats.free_bytes + stats.reserved_bytes) >> 20);
+                    let advice = oom::advice(spec, available, setup.candidates(false).is_empty());
+                    TrainError::OutOfMemory { error, advice }
+                }
+            });
+        }
+    };
+    let message = oom::message(from, to, phase, setup.options.checkpoints().exists(), &error);
+    events.print(&format!("warning: {message}"));
+    events.emit(TrainerEvent::BatchSize(BatchSizeChanged { from, to, message, phase }));
+    match next {
+        Next::Elsewhere(_) => Err(TrainError::OutOfMemoryAgain { error, doing: oom::doing(phase) }),
+        Next::With(_) | Next::Nowhere => Ok(to),
     }
 }
 
@@ -138,10 +185,12 @@ fn tell_started(setup: &Setup, session: &mut Session<'_>) {
         batch_size: session.progress().batch_size,
         first_epoch: (session.progress().epoch + 1).min(session.epochs()),
         device: device_name(setup.options.device),
-        ..Started::default()
+        precision: session.precision().name().to_owned(),
+        libtorch: libtorch::build::build(&Ok(())).version,
+        workers: u32::try_from(setup.workers()).unwrap_or(u32::MAX),
+        gflops: session.model().plan().gflops(i64::from(spec.imgsz)),
     };
-    let gflops = session.model().plan().gflops(i64::from(spec.imgsz));
-    console::started(&started, gflops, setup, session.events());
+    console::started(&started, setup, session.events());
     session.events().emit(TrainerEvent::Started(started));
 }
 

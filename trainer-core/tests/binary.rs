@@ -4,7 +4,7 @@
 
 mod shapes;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -135,6 +135,41 @@ fn a_card_too_small_for_the_batch_gets_a_smaller_one_and_the_job_goes_on() {
         .collect();
     // The first epoch, which fitted, is not done again.
     assert_eq!(epochs, [1, 2, 3]);
+}
+
+#[test]
+fn an_agent_changes_the_number_of_workers_while_a_training_runs() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 8);
+    let run_dir = folder.path().join("run");
+    let file = run_dir.with_extension("json");
+    // It runs until it has answered.
+    let spec = TrainSpec { workers: 2, ..shapes::spec(&data, 100_000) };
+    std::fs::write(&file, serde_json::to_vec(&spec).unwrap()).unwrap();
+    let mut command = trainer();
+    command.args(["train", "--device", "cpu", "--events-fd", "1", "--control-fd", "0", "--spec"]).arg(file);
+    command.arg("--run-dir").arg(run_dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| event(&line.unwrap()));
+    let mut control = child.stdin.take().unwrap();
+    let Some(TrainerEvent::Started(started)) =
+        lines.by_ref().find(|event| matches!(event, TrainerEvent::Started(_)))
+    else {
+        panic!("never started")
+    };
+    control.write_all(b"{\"type\":\"worker\"}\n{\"type\":\"workers\",\"workers\":1}\n").unwrap();
+    let is_answer = |event: &TrainerEvent| match event {
+        TrainerEvent::Workers(_) => true,
+        TrainerEvent::Log(log) => log.message.contains("control descriptor"),
+        _ => false,
+    };
+    let answers: Vec<TrainerEvent> = lines.by_ref().filter(is_answer).take(2).collect();
+    let TrainerEvent::Workers(change) = &answers[1] else { panic!("{answers:?}") };
+    assert_eq!((change.from, change.to), (started.workers, 1));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(exit_code::STOPPED));
 }
 
 #[test]

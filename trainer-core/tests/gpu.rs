@@ -21,10 +21,11 @@ use trainyard_trainer::loss::Gains;
 use trainyard_trainer::loss::assign::{Object, Targets};
 use trainyard_trainer::model::{Layout, Model};
 use trainyard_trainer::optim::{Rule, Schedule};
+use trainyard_trainer::train::statistics::Statistics;
 use trainyard_trainer::train::step::Trainer;
 use trainyard_trainer::{libtorch, weights};
-use trainyard_types::trainer::{Epoch, TrainerEvent, TrainerLine, exit_code};
-use trainyard_types::{ModelScale, TrainSpec};
+use trainyard_types::trainer::{Epoch, Phase, Phases, TrainerEvent, TrainerLine, exit_code};
+use trainyard_types::{Batch, ModelScale, TrainSpec};
 
 /// Outputs of some 60 layers, computed by other kernels: TF32, which cuDNN uses for convolutions, keeps
 /// ten bits of a factor.
@@ -173,7 +174,7 @@ fn a_card_whose_memory_really_runs_out_gets_a_smaller_batch_and_the_run_ends_wel
     card();
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 64);
-    let spec = TrainSpec { imgsz: 640, batch: trainyard_types::Batch::Size(64), ..shapes::spec(&data, 1) };
+    let spec = TrainSpec { imgsz: 640, batch: Batch::Size(64), ..shapes::spec(&data, 1) };
     let share = format!("per_process_memory_fraction:{:.4}", (SMALL_CARD_MIB / memory()).min(1.0));
     let environment = [("PYTORCH_CUDA_ALLOC_CONF", share.clone()), ("PYTORCH_ALLOC_CONF", share)];
     let (code, events) = train(&spec, &folder.path().join("run"), &environment);
@@ -188,4 +189,104 @@ fn a_card_whose_memory_really_runs_out_gets_a_smaller_batch_and_the_run_ends_wel
     assert!(sizes.first().is_some_and(|first| first.0 == 64), "{events:?}");
     assert!(sizes.iter().all(|(from, to)| to < from), "{sizes:?}");
     assert_eq!(epochs(&events).len(), 1);
+}
+
+#[test]
+fn memory_is_measured_by_the_allocators_peak_and_holds_for_the_run() {
+    let _alone = alone();
+    card();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 32);
+    let measured = |batch: u32| {
+        let spec = TrainSpec { imgsz: 320, batch: Batch::Size(batch), mosaic: 1.0, ..shapes::spec(&data, 1) };
+        let (code, events) = train(&spec, &folder.path().join(format!("run{batch}")), &[]);
+        assert_eq!(code, exit_code::DONE, "{events:?}");
+        let found = events.iter().find_map(|event| match event {
+            TrainerEvent::Memory(measured) => Some(measured.clone()),
+            _ => None,
+        });
+        found.expect("a card is always measured")
+    };
+    let (small, large) = (measured(4), measured(32));
+    println!("{small:?} {large:?}");
+    for measured in [&small, &large] {
+        assert!(measured.fixed_mib > 0 && measured.step_peak_mib > measured.fixed_mib, "{measured:?}");
+        assert!(measured.validation_peak_mib > 0 && measured.densest_objects > 0, "{measured:?}");
+    }
+    assert!(large.step_peak_mib > small.step_peak_mib, "{large:?}, but {small:?}");
+
+    // What was measured is enough: with it, and what CUDA itself takes, nothing runs out.
+    let room = (large.step_peak_mib.max(large.validation_peak_mib) + 512) as f64;
+    let share = format!("per_process_memory_fraction:{:.4}", (room / memory()).min(1.0));
+    let environment = [("PYTORCH_CUDA_ALLOC_CONF", share.clone()), ("PYTORCH_ALLOC_CONF", share)];
+    let spec = TrainSpec { imgsz: 320, batch: Batch::Size(32), mosaic: 1.0, ..shapes::spec(&data, 2) };
+    let (code, events) = train(&spec, &folder.path().join("enough"), &environment);
+    assert_eq!(code, exit_code::DONE);
+    assert!(!events.iter().any(|event| matches!(event, TrainerEvent::BatchSize(_))), "{events:?}");
+}
+
+#[test]
+fn measuring_on_the_card_leaves_model_optimiser_and_statistics_as_they_were() {
+    let _alone = alone();
+    let images = Tensor::rand([2, 3, 160, 160], (Kind::Float, CPU));
+    let mut trainer = step_in(Precision::Half, &images);
+    trainer.step(0);
+    let all = |trainer: &Trainer| {
+        let weights = trainer.model.weights().iter().map(|entry| entry.tensor.detach().copy());
+        let state = trainer.optimizer.state().into_iter().map(|(_, tensor)| tensor.copy());
+        weights.chain(state).collect::<Vec<_>>()
+    };
+    let before = all(&trainer);
+    let kept = Statistics::keep(&trainer.model);
+    let object = |image| Object { image, class: 1, cxcywh: [0.5, 0.4, 0.3, 0.3] };
+    let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], card());
+    trainer.learn(&images.to_device(card()), &targets);
+    trainer.rehearse();
+    kept.put_back(&trainer.model);
+    let differing = all(&trainer).iter().zip(&before).filter(|(a, b)| !a.equal(b)).count();
+    assert_eq!(differing, 0);
+}
+
+#[test]
+fn a_card_that_is_nearly_full_of_somebody_elses_memory_gets_smaller_batches_in_the_same_process() {
+    let _alone = alone();
+    let device = card();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 64);
+    let free = libtorch::memory_stats(device).unwrap().free_bytes;
+    // This process takes all but what some images need; the trainer is another one.
+    let taken = free.saturating_sub((SMALL_CARD_MIB as u64) << 20);
+    let held = Tensor::zeros([taken as i64], (Kind::Uint8, device));
+    let spec = TrainSpec { imgsz: 640, batch: Batch::Size(64), ..shapes::spec(&data, 1) };
+    let (code, events) = train(&spec, &folder.path().join("run"), &[]);
+    drop(held);
+    libtorch::memory::release(device).unwrap();
+    assert_eq!(code, exit_code::DONE, "{events:?}");
+    let sizes: Vec<(u32, u32, Phase)> = events
+        .iter()
+        .filter_map(|event| match event {
+            TrainerEvent::BatchSize(change) => Some((change.from, change.to, change.phase)),
+            _ => None,
+        })
+        .collect();
+    assert!(sizes.iter().any(|(from, to, _)| to < from), "{events:?}");
+    // Known before the first batch, and not later.
+    assert!(sizes.iter().all(|(_, _, phase)| *phase != Phase::Backward), "{sizes:?}");
+}
+
+#[test]
+fn phases_are_measured_on_some_batches_and_add_up_to_a_step() {
+    let _alone = alone();
+    card();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 64);
+    let spec = TrainSpec { nbs: 8, imgsz: 320, batch: Batch::Size(8), ..shapes::spec(&data, 3) };
+    let (code, events) = train(&spec, &folder.path().join("run"), &[]);
+    assert_eq!(code, exit_code::DONE);
+    for epoch in &epochs(&events)[1..] {
+        let Phases { wait, copy, forward, loss, backward, optimizer } = epoch.phases.unwrap();
+        let spent = [copy, forward, loss, backward, optimizer];
+        assert!(spent.iter().all(|seconds| *seconds > 0.0) && wait >= 0.0, "{:?}", epoch.phases);
+        assert!(backward > optimizer, "{:?}", epoch.phases);
+    }
 }

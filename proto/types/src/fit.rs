@@ -53,3 +53,26 @@ impl FitRecord {
         self.fixed_mib + images.max(validation)
     }
 }
+
+/// What a run takes of a GPU's memory, by an estimate, in MiB.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Weights, gradients, optimiser, average and the libraries' own state.
+    pub fixed_mib: f64,
+    /// Activations of each image of 640 pixels.
+    pub per_image_mib: f64,
+}
+
+/// The estimate for a model whose layers compute in 16 bits, or in 32 if `single`. Not measured, and rounded up.
+pub const fn estimate(model: ModelScale, single: bool) -> Estimate {
+    let (fixed_mib, half_precision) = match model {
+        ModelScale::N => (800.0, 130.0),
+        ModelScale::S => (900.0, 230.0),
+        ModelScale::M => (1200.0, 430.0),
+        ModelScale::L => (1600.0, 660.0),
+        ModelScale::X => (2000.0, 880.0),
+    };
+    // Activations in single precision take twice the room.
+    let per_image_mib = if single { 2.0 * half_precision } else { half_precision };
+    Estimate { fixed_mib, per_image_mib }
+}

@@ -14,9 +14,10 @@ use trainyard_types::{TrainSpec, Violation};
 use super::device;
 use super::spec_args::SpecArgs;
 use crate::data::disk_cache::Limits;
-use crate::events::Events;
+use crate::events::{Events, inherited};
 use crate::libtorch;
 use crate::train::error::TrainError;
+use crate::train::measure::Measure;
 use crate::train::session::End;
 use crate::train::setup::Options;
 use crate::train::train;
@@ -43,6 +44,12 @@ pub struct Train {
     /// Write one JSON object a line on this file descriptor.
     #[arg(long, value_name = "N")]
     events_fd: Option<RawFd>,
+    /// Read what an agent asks of the run from this file descriptor, one JSON object a line.
+    #[arg(long, value_name = "N")]
+    control_fd: Option<RawFd>,
+    /// Measure before the first step what it needs of the device's memory. auto: on a GPU.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    measure_memory: Measure,
     /// cpu or cuda:0. Default: a GPU if the machine has a driver for one.
     #[arg(long)]
     device: Option<String>,
@@ -69,6 +76,13 @@ impl Train {
                 return exit_code::BAD_SPEC;
             }
         };
+        let control = match self.control_fd.map(|fd| inherited("control-fd", fd)).transpose() {
+            Ok(file) => file.map(Arc::new),
+            Err(error) => {
+                eprintln!("error: {error}");
+                return exit_code::BAD_SPEC;
+            }
+        };
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT] {
             // A second Ctrl-C ends the process at once; a second SIGTERM is the agent's business.
@@ -83,7 +97,7 @@ impl Train {
         libtorch::use_all_cores();
         libtorch::keep_freed_memory();
         let result = libtorch::guard(|| {
-            let options = self.options(cuda)?;
+            let options = Options { control, ..self.options(cuda)? };
             libtorch::tune(options.device, options.spec.deterministic)?;
             train(options, &mut events, &stop)
         });
@@ -120,6 +134,8 @@ impl Train {
             batch_size: self.batch_size,
             resume: self.resume,
             data_roots: self.data_roots,
+            measure: self.measure_memory,
+            control: None,
         })
     }
 }

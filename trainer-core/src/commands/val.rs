@@ -17,6 +17,7 @@ use crate::train::console::table;
 use crate::train::error::TrainError;
 use crate::train::setup::{cores, crowd, open_split};
 use crate::train::validate::{Details, Validation, examine};
+use crate::train::watch::Watch;
 
 /// Print the mAP of weights on a data set.
 #[derive(Debug, Args)]
@@ -70,8 +71,8 @@ impl Val {
             return Err(TrainError::Spec(vec![Violation::new("data", text)]));
         }
         let names = dataset.names.clone();
-        let how =
-            Validation { gains: Gains::default(), precision: Precision::Single, crowd: crowd(&dataset) };
+        let (crowd, watch) = (crowd(&dataset), Watch::default());
+        let how = Validation { gains: Gains::default(), precision: Precision::Single, crowd, watch: &watch };
         let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
         let config = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
         let loader = ValLoader::new(store, config);

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, unbounded};
 
 use crate::data::canvas::Object;
+use crate::data::crew::{Crew, Gate};
 use crate::data::image::Image;
 use crate::data::letterbox::Letterbox;
 use crate::data::loader::LoadError;
@@ -101,18 +102,28 @@ pub(crate) struct Task {
 pub(crate) type Made = Result<(Sample, Slot), LoadError>;
 
 /// How far ahead of the consumer a pass works.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ahead {
     /// Threads that make samples; with 0 batches are made by whoever asks for them.
-    pub workers: usize,
-    /// Finished batches that may wait.
+    pub crew: Crew,
+    /// Finished batches that may wait, but no more than there are threads.
     pub batches: usize,
 }
 
 impl Ahead {
+    /// Finished batches that may wait now: with few threads there is little memory to spare.
+    fn waiting(&self) -> usize {
+        self.batches.min(self.crew.wanted()).max(1)
+    }
+
     /// Buffers for batches that wait, the one that the consumer has, and the one or two in the making.
-    pub fn pool(self) -> Arc<Pool> {
-        Pool::new(self.batches + 3)
+    fn buffers(&self) -> usize {
+        self.waiting() + 3
+    }
+
+    /// Where the buffers come from.
+    pub fn pool(&self) -> Arc<Pool> {
+        Pool::new(self.buffers())
     }
 }
 
@@ -128,7 +139,7 @@ enum Source {
     /// Batches are made by whoever asks for them.
     Inline(Box<dyn Iterator<Item = Result<Batch, LoadError>> + Send>),
     /// A thread puts together what other threads make.
-    Threads { ready: Option<Receiver<Result<Batch, LoadError>>>, collator: Option<JoinHandle<()>> },
+    Threads { ready: Receiver<Result<Batch, LoadError>>, gate: Arc<Gate>, collator: Option<JoinHandle<()>> },
 }
 
 impl std::fmt::Debug for Batches {
@@ -152,24 +163,31 @@ impl Batches {
             shape.samples.zip(slots).map(move |(position, slot)| Task { position, height, width, slot })
         });
         // Each thread has one sample in hand and one waiting for it.
-        let mut samples = Ordered::start(work, tasks, ahead.workers, 2 * ahead.workers);
+        let inline = ahead.crew.wanted() == 0;
+        let mut samples = Ordered::start(work, tasks, &ahead.crew, 2);
         let abandoned = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&abandoned);
-        let batches = shapes.into_iter().map(move |shape| collate(&shape, &mut samples, &pool, &told));
-        let source = if ahead.workers == 0 {
+        let buffers = ahead.clone();
+        let batches = shapes.into_iter().map(move |shape| {
+            pool.set_keep(buffers.buffers());
+            collate(&shape, &mut samples, &pool, &told)
+        });
+        let source = if inline {
             Source::Inline(Box::new(batches))
         } else {
-            let (put, ready) = bounded(ahead.batches.max(1));
+            let (put, ready) = unbounded();
+            let gate = Gate::open();
+            let enter = Arc::clone(&gate);
             let collator = std::thread::spawn(move || {
                 crate::libtorch::anywhere();
                 for batch in batches {
                     // The consumer's going away is how a pass is cancelled.
-                    if put.send(batch).is_err() {
+                    if !enter.enter(|| ahead.waiting()) || put.send(batch).is_err() {
                         return;
                     }
                 }
             });
-            Source::Threads { ready: Some(ready), collator: Some(collator) }
+            Source::Threads { ready, gate, collator: Some(collator) }
         };
         Self { source, waited: Duration::ZERO, abandoned }
     }
@@ -187,7 +205,7 @@ impl Iterator for Batches {
         let start = Instant::now();
         let batch = match &mut self.source {
             Source::Inline(batches) => batches.next(),
-            Source::Threads { ready, .. } => ready.as_ref().and_then(|ready| ready.recv().ok()),
+            Source::Threads { ready, gate, .. } => ready.recv().ok().inspect(|_| gate.leave()),
         };
         self.waited += start.elapsed();
         batch
@@ -197,8 +215,8 @@ impl Iterator for Batches {
 impl Drop for Batches {
     fn drop(&mut self) {
         self.abandoned.store(true, Ordering::Relaxed);
-        if let Source::Threads { ready, collator } = &mut self.source {
-            *ready = None;
+        if let Source::Threads { gate, collator, .. } = &mut self.source {
+            gate.close();
             if let Some(collator) = collator.take() {
                 // It ends at its next sample; a panic there has shown as a missing batch already.
                 let _ = collator.join();
@@ -272,8 +290,9 @@ mod tests {
     fn a_dropped_pass_does_not_finish_the_batch_it_is_at() {
         let work = Arc::new(Reluctant::default());
         let shape = BatchShape { number: 0, samples: 0..500, height: 1, width: 1 };
-        let ahead = Ahead { workers: 3, batches: 1 };
-        let batches = Batches::start(Arc::clone(&work), vec![shape], ahead, &ahead.pool());
+        let ahead = Ahead { crew: Crew::new(3), batches: 1 };
+        let pool = ahead.pool();
+        let batches = Batches::start(Arc::clone(&work), vec![shape], ahead, &pool);
         work.abandoned.set(Arc::clone(&batches.abandoned)).unwrap();
         drop(batches);
         // Each thread has at most one in hand and one waiting, and each sample taken hands out another.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::data::augment::AugmentConfig;
 use crate::data::batch::{Ahead, BatchShape, Batches, Made, Task};
 use crate::data::cache::ImageStore;
+use crate::data::crew::Crew;
 use crate::data::pipeline::Work;
 use crate::data::random::{Draw, Purpose};
 use crate::data::sample::{Recipe, Scratch};
@@ -37,7 +38,7 @@ pub enum LoadError {
 pub struct LoaderConfig {
     /// Side of the square batch, pixels.
     pub imgsz: usize,
-    /// Threads; 0 makes batches on the calling thread.
+    /// Threads to begin with; 0 makes batches on the calling thread.
     pub workers: usize,
     /// Finished batches that may wait for the consumer.
     pub prefetch: usize,
@@ -65,6 +66,7 @@ pub struct EpochPlan {
 pub struct TrainLoader {
     store: Arc<ImageStore>,
     config: LoaderConfig,
+    ahead: Ahead,
     pool: Arc<Pool>,
 }
 
@@ -77,8 +79,16 @@ impl std::fmt::Debug for TrainLoader {
 impl TrainLoader {
     /// Batches of the images of `store`.
     pub fn new(store: Arc<ImageStore>, config: LoaderConfig) -> Self {
-        let pool = Ahead { workers: config.workers, batches: config.prefetch }.pool();
-        Self { store, config, pool }
+        let ahead = Ahead { crew: Crew::new(config.workers), batches: config.prefetch };
+        let pool = ahead.pool();
+        Self { store, config, ahead, pool }
+    }
+
+    /// With the threads of `crew`, whose number may change.
+    #[must_use]
+    pub fn with_crew(self, crew: &Crew) -> Self {
+        let ahead = Ahead { crew: crew.clone(), ..self.ahead };
+        Self { pool: ahead.pool(), ahead, ..self }
     }
 
     /// Batches of a whole epoch; the last may be smaller.
@@ -127,8 +137,7 @@ impl TrainLoader {
             })
             .collect();
         let work = Arc::new(TrainWork { recipe, order });
-        let ahead = Ahead { workers: self.config.workers, batches: self.config.prefetch };
-        Batches::start(work, shapes, ahead, &self.pool)
+        Batches::start(work, shapes, self.ahead.clone(), &self.pool)
     }
 }
 

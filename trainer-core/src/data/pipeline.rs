@@ -1,4 +1,5 @@
-//! Work spread over threads, results in order, a bounded number in flight, cancelled when dropped.
+//! Work spread over threads, results in order, a bounded number in flight, cancelled when dropped. The number of
+//! threads may change meanwhile.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::data::crew::{Crew, Posts};
 
 /// A function from a task to a result, with buffers of its own for each thread.
 pub trait Work: Send + Sync + 'static {
@@ -30,13 +33,24 @@ type Tasks<W> = Box<dyn Iterator<Item = <W as Work>::Task> + Send>;
 
 type Numbered<T> = (usize, T);
 
+/// What the threads of a pass share.
+struct Shop<W: Work> {
+    work: Arc<W>,
+    crew: Crew,
+    posts: Posts,
+    cancelled: AtomicBool,
+    to_do: Receiver<Numbered<W::Task>>,
+    done: Sender<Numbered<Result<W::Output, Panicked>>>,
+}
+
 /// The results of tasks, in their order.
 pub struct Ordered<W: Work> {
-    work: Arc<W>,
+    shop: Arc<Shop<W>>,
     scratch: W::Scratch,
     threads: Vec<JoinHandle<()>>,
-    cancelled: Arc<AtomicBool>,
     tasks: Tasks<W>,
+    /// Tasks in flight for each thread.
+    each: usize,
     /// Where the threads find their tasks; `None` when there are no threads.
     to_do: Option<Sender<Numbered<W::Task>>>,
     results: Receiver<Numbered<Result<W::Output, Panicked>>>,
@@ -49,70 +63,63 @@ pub struct Ordered<W: Work> {
 }
 
 impl<W: Work> Ordered<W> {
-    /// Starts `workers` threads on `tasks`; none with 0, then [`Iterator::next`] works itself.
-    /// At most `ahead` results exist before they are taken.
+    /// Starts as many threads as `crew` wants on `tasks`; none with 0, then [`Iterator::next`] works itself.
+    /// At most `each` results for each thread exist before they are taken, at least one in all.
     pub fn start(
         work: Arc<W>,
         tasks: impl Iterator<Item = W::Task> + Send + 'static,
-        workers: usize,
-        ahead: usize,
+        crew: &Crew,
+        each: usize,
     ) -> Self {
-        let (to_do, take) = unbounded();
+        let (give, to_do) = unbounded();
         let (done, results) = unbounded();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let threads = (0..workers)
-            .map(|_| {
-                let (work, cancelled) = (Arc::clone(&work), Arc::clone(&cancelled));
-                let (take, done) = (take.clone(), done.clone());
-                std::thread::spawn(move || run(&*work, &take, &done, &cancelled))
-            })
-            .collect();
-        let to_do = (workers > 0).then_some(to_do);
+        let (crew, posts, cancelled) = (crew.clone(), Posts::default(), AtomicBool::new(false));
+        let inline = crew.wanted() == 0;
         let mut ordered = Self {
-            work,
+            shop: Arc::new(Shop { work, crew, posts, cancelled, to_do, done }),
             scratch: W::Scratch::default(),
-            threads,
-            cancelled,
+            threads: Vec::new(),
             tasks: Box::new(tasks),
-            to_do,
+            each,
+            to_do: (!inline).then_some(give),
             results,
             early: BTreeMap::new(),
             taken: 0,
             handed_out: 0,
         };
-        for _ in 0..ahead.max(1) {
-            ordered.hand_out();
-        }
+        ordered.follow();
         ordered
     }
 
-    /// Gives the threads one more task.
-    fn hand_out(&mut self) {
-        if let Some(to_do) = &self.to_do
+    /// Adds threads that are missing, and gives them as many tasks as may be in flight.
+    fn follow(&mut self) {
+        let Some(to_do) = &self.to_do else { return };
+        let wanted = self.shop.crew.wanted().max(1);
+        for post in self.shop.posts.take_free(wanted) {
+            let shop = Arc::clone(&self.shop);
+            self.threads.retain(|thread| !thread.is_finished());
+            self.threads.push(std::thread::spawn(move || run(&shop, post)));
+        }
+        while self.handed_out - self.taken < (self.each * wanted).max(1)
             && let Some(task) = self.tasks.next()
         {
-            // The threads hold their end until this one is dropped.
+            // The shop holds the other end as long as this one lives.
             let _ = to_do.send((self.handed_out, task));
             self.handed_out += 1;
         }
     }
 }
 
-fn run<W: Work>(
-    work: &W,
-    to_do: &Receiver<Numbered<W::Task>>,
-    done: &Sender<Numbered<Result<W::Output, Panicked>>>,
-    cancelled: &AtomicBool,
-) {
+fn run<W: Work>(shop: &Shop<W>, post: usize) {
     // Not on the core of whoever started it, which computes.
     crate::libtorch::anywhere();
     let mut scratch = W::Scratch::default();
-    while let Ok((number, task)) = to_do.recv() {
-        if cancelled.load(Ordering::Relaxed) {
+    while let Ok((number, task)) = shop.to_do.recv() {
+        if shop.cancelled.load(Ordering::Relaxed) {
             return;
         }
-        let made = guarded(work, task, &mut scratch);
-        if done.send((number, made)).is_err() {
+        let made = guarded(&*shop.work, task, &mut scratch);
+        if shop.done.send((number, made)).is_err() || shop.posts.leaves(post, &shop.crew) {
             return;
         }
     }
@@ -128,7 +135,7 @@ impl<W: Work> Iterator for Ordered<W> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.to_do.is_none() {
-            return self.tasks.next().map(|task| guarded(&*self.work, task, &mut self.scratch));
+            return self.tasks.next().map(|task| guarded(&*self.shop.work, task, &mut self.scratch));
         }
         if self.taken == self.handed_out {
             return None;
@@ -137,7 +144,7 @@ impl<W: Work> Iterator for Ordered<W> {
         self.taken += 1;
         loop {
             if let Some(result) = self.early.remove(&number) {
-                self.hand_out();
+                self.follow();
                 return Some(result);
             }
             match self.results.recv() {
@@ -150,7 +157,7 @@ impl<W: Work> Iterator for Ordered<W> {
 
 impl<W: Work> Drop for Ordered<W> {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.shop.cancelled.store(true, Ordering::Relaxed);
         self.to_do = None;
         for thread in self.threads.drain(..) {
             // A thread ends after the result that it is at; its panics were caught there.
@@ -189,10 +196,10 @@ mod tests {
     #[test]
     fn results_come_in_order_with_any_number_of_threads() {
         for workers in [0, 1, 3, 8] {
-            for ahead in [0, 1, 5, 100] {
-                let found: Vec<_> =
-                    Ordered::start(squares(None).0, 3..40, workers, ahead).map(Result::unwrap).collect();
-                assert_eq!(found, (3..40).map(|x| x * x).collect::<Vec<_>>(), "{workers} {ahead}");
+            for each in [0, 1, 5, 100] {
+                let results = Ordered::start(squares(None).0, 3..40, &Crew::new(workers), each);
+                let found: Vec<_> = results.map(Result::unwrap).collect();
+                assert_eq!(found, (3..40).map(|x| x * x).collect::<Vec<_>>(), "{workers} {each}");
             }
         }
     }
@@ -200,7 +207,7 @@ mod tests {
     #[test]
     fn no_more_than_allowed_is_made_ahead_and_nothing_after_a_drop() {
         let (work, made) = squares(None);
-        let mut results = Ordered::start(work, 0..1000, 2, 4);
+        let mut results = Ordered::start(work, 0..1000, &Crew::new(2), 2);
         for _ in 0..10 {
             results.next();
         }
@@ -212,8 +219,26 @@ mod tests {
     #[test]
     fn a_panic_is_a_result_and_the_others_still_come() {
         for workers in [0, 2] {
-            let results: Vec<_> = Ordered::start(squares(Some(2)).0, 0..5, workers, 3).collect();
+            let results: Vec<_> = Ordered::start(squares(Some(2)).0, 0..5, &Crew::new(workers), 3).collect();
             assert_eq!(results, [Ok(0), Ok(1), Err(Panicked), Ok(9), Ok(16)]);
         }
+    }
+
+    #[test]
+    fn threads_come_and_go_while_results_stay_in_order() {
+        let crew = Crew::new(1);
+        let mut results = Ordered::start(squares(None).0, 0..400, &crew, 2);
+        let mut found = Vec::new();
+        for workers in [5, 1, 3, 8, 2, 1, 4] {
+            crew.ask(workers);
+            found.extend(results.by_ref().take(50).map(Result::unwrap));
+            assert!(results.handed_out - results.taken <= 2 * workers.max(8), "bounded");
+            let filled = results.shop.posts.take_free(workers);
+            assert_eq!(filled, Vec::<usize>::new(), "all {workers} are there");
+        }
+        // Those that are too many go when they have done what they are at.
+        crew.ask(1);
+        found.extend(results.by_ref().map(Result::unwrap));
+        assert_eq!(found, (0..400).map(|x| x * x).collect::<Vec<_>>());
     }
 }

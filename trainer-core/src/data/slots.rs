@@ -4,19 +4,27 @@
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that no batch uses now. Here page-locked memory would come from, for a card to copy from.
 #[derive(Debug, Default)]
 pub struct Pool {
     free: Mutex<Vec<Vec<u8>>>,
-    keep: usize,
+    keep: AtomicUsize,
 }
 
 impl Pool {
     /// Keeps up to `keep` buffers.
     pub fn new(keep: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::default(), keep })
+        Arc::new(Self { free: Mutex::default(), keep: AtomicUsize::new(keep) })
+    }
+
+    /// Keeps up to `keep` buffers from now on.
+    pub fn set_keep(&self, keep: usize) {
+        if self.keep.swap(keep, Ordering::Relaxed) > keep {
+            self.free.lock().unwrap_or_else(PoisonError::into_inner).truncate(keep);
+        }
     }
 
     /// A buffer of `length` bytes, whatever they are.
@@ -33,7 +41,7 @@ impl Pool {
 
     fn give_back(&self, buffer: Vec<u8>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < self.keep {
+        if free.len() < self.keep.load(Ordering::Relaxed) {
             free.push(buffer);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::data::batch::{Ahead, BatchShape, Batches, Made, Task};
 use crate::data::cache::ImageStore;
+use crate::data::crew::Crew;
 use crate::data::labels::Label;
 use crate::data::letterbox::{Fit, Letterbox, RectPlan, rect_plan};
 use crate::data::pipeline::Work;
@@ -17,7 +18,7 @@ pub struct ValConfig {
     pub imgsz: usize,
     /// Images per batch.
     pub batch_size: usize,
-    /// Threads; 0 makes batches on the calling thread.
+    /// Threads to begin with; 0 makes batches on the calling thread.
     pub workers: usize,
     /// Finished batches that may wait for the consumer.
     pub prefetch: usize,
@@ -29,6 +30,7 @@ pub struct ValLoader {
     store: Arc<ImageStore>,
     config: ValConfig,
     plan: Arc<RectPlan>,
+    ahead: Ahead,
     pool: Arc<Pool>,
 }
 
@@ -41,13 +43,29 @@ impl ValLoader {
         let sizes: Vec<[usize; 2]> =
             (0..store.len()).map(|index| store.dataset().items.size(index)).collect();
         let plan = Arc::new(rect_plan(&sizes, config.imgsz, config.batch_size));
-        let pool = Ahead { workers: config.workers, batches: config.prefetch }.pool();
-        Self { store, config, plan, pool }
+        let ahead = Ahead { crew: Crew::new(config.workers), batches: config.prefetch };
+        let pool = ahead.pool();
+        Self { store, config, plan, ahead, pool }
+    }
+
+    /// With the threads of `crew`, whose number may change.
+    #[must_use]
+    pub fn with_crew(self, crew: &Crew) -> Self {
+        let ahead = Ahead { crew: crew.clone(), ..self.ahead };
+        Self { pool: ahead.pool(), ahead, ..self }
     }
 
     /// Batches of a pass; the last may be smaller.
     pub fn batches(&self) -> usize {
         self.plan.shapes.len()
+    }
+
+    /// The largest batch: its images, and its `[width, height]` in pixels. `None` without images.
+    pub fn largest(&self) -> Option<(usize, [usize; 2])> {
+        let size = self.config.batch_size;
+        let images = |number: usize| size.min(self.store.len() - number * size);
+        let batches = self.plan.shapes.iter().enumerate().map(|(number, shape)| (images(number), *shape));
+        batches.max_by_key(|(images, [width, height])| images * width * height)
     }
 
     /// Starts a pass. Threads load at once; dropping the result cancels them.
@@ -60,8 +78,7 @@ impl ValLoader {
             width: *width,
         });
         let work = ValWork { store: Arc::clone(&self.store), plan: Arc::clone(&self.plan) };
-        let ahead = Ahead { workers: self.config.workers, batches: self.config.prefetch };
-        Batches::start(Arc::new(work), shapes.collect(), ahead, &self.pool)
+        Batches::start(Arc::new(work), shapes.collect(), self.ahead.clone(), &self.pool)
     }
 }
 

@@ -140,6 +140,24 @@ impl Optimizer {
         let norm = self.gradient_norm();
         // The norm tells it for all of them: one that is not finite makes it so.
         let skipped = norm.isfinite().logical_not().to_kind(Kind::Float);
+        self.step_unless(skipped, &norm, factor, rates, decay)
+    }
+
+    /// The work and the memory of [`Optimizer::step`], in which nothing moves.
+    pub fn rehearse(&mut self, factor: &Tensor, rates: &Rates, decay: f64) {
+        let _no_grad = tch::no_grad_guard();
+        let norm = self.gradient_norm();
+        let _ = self.step_unless(norm.ones_like(), &norm, factor, rates, decay);
+    }
+
+    fn step_unless(
+        &mut self,
+        skipped: Tensor,
+        norm: &Tensor,
+        factor: &Tensor,
+        rates: &Rates,
+        decay: f64,
+    ) -> Tensor {
         let divisor = ((norm * factor + 1e-6) / MAX_NORM).clamp_min(1.0) / factor;
         if let Some(step) = &mut self.step {
             *step += 1.0 - &skipped;

@@ -37,12 +37,13 @@ const HEADER: [&str; 7] = ["Epoch", "GPU_mem", "box_loss", "cls_loss", "dfl_loss
 const BAR: usize = 12;
 
 /// Before the first epoch.
-pub fn started(started: &Started, gflops: f64, setup: &Setup, events: &Events) {
+pub fn started(started: &Started, setup: &Setup, events: &Events) {
     let spec = setup.spec();
     events.print(&format!("Trainyard {}: {} on {}", env!("CARGO_PKG_VERSION"), spec.model, started.device));
     events.print(&format!(
-        "{} parameters, {gflops:.1} GFLOPs at {} pixels; batch {}, {} images a step",
+        "{} parameters, {:.1} GFLOPs at {} pixels; batch {}, {} images a step",
         started.parameters,
+        started.gflops,
         spec.imgsz,
         started.batch_size,
         spec.nbs.max(started.batch_size),
@@ -52,7 +53,7 @@ pub fn started(started: &Started, gflops: f64, setup: &Setup, events: &Events) {
         started.train_images,
         started.val_images,
         started.classes.len(),
-        setup.workers(),
+        started.workers,
     ));
     events.print(&format!("Results go to {}", setup.options.run_dir.display()));
     events.print(&format!("Starting training for {} epochs", started.epochs));

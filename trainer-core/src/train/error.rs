@@ -87,8 +87,23 @@ pub enum TrainError {
         difference: String,
     },
     /// Not even one image at a time fits.
-    #[error("the card's memory is too small even for batch 1: {0}; use a smaller model or `imgsz`")]
-    OutOfMemory(TorchError),
+    #[error("the card's memory is too small even for batch 1: {error}; {advice}")]
+    OutOfMemory {
+        /// What libtorch said.
+        error: TorchError,
+        /// What would fit.
+        advice: String,
+    },
+    /// Batches that had fitted do not any more.
+    #[error(
+        "the card's memory ran out again with batches that had fitted, {doing}: {error}; another process uses the card, or its memory is in pieces: a new trainer goes on from the newest checkpoint"
+    )]
+    OutOfMemoryAgain {
+        /// What libtorch said.
+        error: TorchError,
+        /// What the trainer was doing.
+        doing: &'static str,
+    },
     /// libtorch said no.
     #[error("libtorch failed: {0}")]
     Torch(#[from] TorchError),
@@ -143,7 +158,8 @@ impl TrainError {
             | Self::Occupied(_)
             | Self::Foreign { .. }
             | Self::Picture { .. } => exit_code::BAD_SPEC,
-            Self::OutOfMemory(_) | Self::BnGroup { .. } => exit_code::GPU_OOM,
+            Self::OutOfMemory { .. } | Self::BnGroup { .. } => exit_code::GPU_OOM,
+            Self::OutOfMemoryAgain { .. } => exit_code::GPU_OOM_AGAIN,
             Self::Load(LoadError::WorkerGone)
             | Self::Bug(_)
             | Self::Device(_)

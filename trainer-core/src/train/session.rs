@@ -1,5 +1,7 @@
 //! Training with one batch size, from a checkpoint or from nothing, until the end, a stop, or an error.
 
+mod training;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,29 +9,28 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tch::Device;
 use trainyard_types::TrainSpec;
-use trainyard_types::trainer::{Epoch, LogLevel, Step, TrainerEvent};
+use trainyard_types::trainer::{BatchSizeChanged, Epoch, LogLevel, MemoryMeasured, Phase, TrainerEvent};
 
+use self::training::Mark;
 use super::artifacts::{self, BEST, EpochWeights};
 use super::console::{Last, Table};
 use super::drawing::Drawing;
 use super::error::TrainError;
-use super::guard::{Cause, Guard};
-use super::meter::{Meter, Reading, reading};
-use super::multi_scale::rescale;
-use super::oom::TestOom;
-use super::pieces::{Piece, Pieces, pieces};
-use super::saver::{Kept, Saver};
+use super::guard::Guard;
+use super::measure::measure;
+use super::meter::reading;
+use super::phases::Stopwatch;
+use super::saver::{Kept, Saver, Snapshot};
 use super::setup::{Setup, crowd};
 use super::step::Trainer;
 use super::tables::Tables;
 use super::upload::Uploader;
 use super::validate::{Details, Found, Validation, examine, validate};
+use super::watch::Watch;
 use super::{budget, console, precision, resume, transfer};
 use crate::checkpoint::{Best, Loaded, Progress, Row};
-use crate::data::Batch;
-use crate::data::loader::EpochPlan;
 use crate::events::Events;
-use crate::libtorch::{self, Precision};
+use crate::libtorch::{self, Precision, rethrow};
 use crate::loss::to_host;
 use crate::model::{Layout, Model};
 use crate::optim::{Schedule, auto};
@@ -54,6 +55,8 @@ pub struct Outside<'a> {
     pub saver: &'a mut Saver,
     /// Raised by who wants it to end.
     pub stop: &'a AtomicBool,
+    /// Knows what is done now.
+    pub watch: &'a Watch,
 }
 
 /// A training that runs.
@@ -67,7 +70,11 @@ pub struct Session<'a> {
     guard: Guard,
     tables: Tables,
     uploader: Uploader,
-    oom: TestOom,
+    stopwatch: Stopwatch,
+    /// What was measured before the first step.
+    measured: Option<MemoryMeasured>,
+    /// The end of the last optimiser step of this epoch in this session.
+    mark: Option<Mark>,
     drawing: Drawing,
     /// What the console shows of the newest batch.
     last: Last,
@@ -113,6 +120,11 @@ impl<'a> Session<'a> {
         let progress = Progress { amp_off, identity: setup.identity.clone(), ..progress };
         let mut trainer = Trainer::new(model, auto::rule(&chosen), schedule, setup.gains(), choice.precision);
         trainer.set_epochs(progress.epochs.unwrap_or(spec.epochs));
+        let uploader = Uploader::new(device);
+        let measured = setup.options.measure.wants(device).then(|| {
+            let how = validation(setup, trainer.precision(), outside.watch);
+            measure(&mut trainer, (setup, batch_size), &uploader, &how)
+        });
         let kept = match loaded {
             Some(loaded) => kept(&mut trainer, loaded, &progress, setup)?,
             None => Kept::default(),
@@ -130,8 +142,10 @@ impl<'a> Session<'a> {
             kept,
             guard,
             tables,
-            uploader: Uploader::new(device),
-            oom: TestOom::from_env(),
+            uploader,
+            stopwatch: Stopwatch::new(device),
+            measured,
+            mark: None,
             drawing: Drawing::default(),
             last: Last::default(),
             epoch_batches: 0,
@@ -149,6 +163,24 @@ impl<'a> Session<'a> {
         self.outside.events
     }
 
+    /// Tells what was measured before the first step, if something was.
+    pub fn tell_memory(&mut self) {
+        self.tell_smaller_validation();
+        let Some(measured) = self.measured.take() else { return };
+        let MemoryMeasured { batch_size, fixed_mib, step_peak_mib, densest_objects, validation_peak_mib } =
+            &measured;
+        self.outside.events.print(&format!(
+            "Memory: {fixed_mib} MiB before the first step; at most {step_peak_mib} MiB in a step of {batch_size} \
+             images with {densest_objects} objects, {validation_peak_mib} MiB in validation"
+        ));
+        self.outside.events.emit(TrainerEvent::Memory(measured));
+    }
+
+    /// What layers learn in.
+    pub const fn precision(&self) -> Precision {
+        self.trainer.precision()
+    }
+
     /// The model that learns.
     pub const fn model(&self) -> &Model {
         &self.trainer.model
@@ -159,8 +191,21 @@ impl<'a> Session<'a> {
         self.progress.epochs.unwrap_or(self.setup.spec().epochs)
     }
 
-    /// Trains to the end. An exception of libtorch comes as a panic, for the caller to catch.
+    /// Trains to the end. An exception of libtorch comes as a panic, for the caller to catch; where memory ran
+    /// out, what was learnt until the last optimiser step is handed over as a checkpoint first.
     pub fn run(&mut self) -> Result<End, TrainError> {
+        match libtorch::catch(|| self.train_all()) {
+            Ok(end) => end,
+            Err(error) => {
+                if error.is_out_of_memory() {
+                    self.salvage();
+                }
+                rethrow(&error)
+            }
+        }
+    }
+
+    fn train_all(&mut self) -> Result<End, TrainError> {
         while self.progress.epoch < self.epochs() && !self.is_out_of_patience() && !self.is_out_of_time() {
             if !self.train_epoch()? || !self.finish_epoch()? {
                 self.checkpoint_and_wait()?;
@@ -184,124 +229,17 @@ impl<'a> Session<'a> {
         self.outside.stop.load(Ordering::Relaxed)
     }
 
-    /// Trains what is left of an epoch. `false` if it was asked to stop before the end.
-    fn train_epoch(&mut self) -> Result<bool, TrainError> {
-        let (spec, epoch, epochs) = (self.setup.spec(), self.progress.epoch, self.epochs());
-        let pieces = self.pieces().list;
-        if pieces.is_empty() {
-            return Ok(true);
-        }
-        console::epoch_begins(self.outside.events);
-        self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
-        let mosaic = epoch < epochs.saturating_sub(spec.close_mosaic);
-        let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
-        let batch_size = self.progress.batch_size as usize;
-        let plan = EpochPlan { epoch, batch_size, first_sample, mosaic };
-        let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-        let cuts = pieces.iter().map(|piece| position(piece.samples.start)..position(piece.samples.end));
-        let mut batches = self.setup.train_loader().epoch_in(&plan, cuts.collect());
-        let (began, before) = (Instant::now(), (self.progress.epoch_seconds, self.progress.epoch_waited));
-        let mut meter = Meter::start();
-        for piece in &pieces {
-            let Some(batch) = batches.next() else { break };
-            let batch = batch?;
-            self.train_batch(&batch, piece);
-            let (images, last) = (batch.n as u64, Last { objects: batch.targets.len(), side: batch.height });
-            self.last = last;
-            // The batch is trained already: its number is one less.
-            self.drawing.begin(self.setup, self.progress.step - 1, batch);
-            self.progress.epoch_seconds = before.0 + began.elapsed().as_secs_f64();
-            self.progress.epoch_waited = before.1 + batches.waited().as_secs_f64();
-            if let Some(reading) = meter.add(images, batches.waited()) {
-                self.tell_step(reading)?;
-            }
-            self.outside.saver.poll(self.outside.events);
-            if self.is_asked_to_stop() {
-                return Ok(false);
-            }
-            if self.is_out_of_time() {
-                break;
-            }
-            if self.outside.saver.is_due() {
-                self.checkpoint()?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// What is left to train of the epoch.
-    fn pieces(&self) -> Pieces {
-        let progress = &self.progress;
-        let epoch = (progress.epoch, self.setup.train.len() as u64);
-        let done = (progress.images_done, progress.batch_size);
-        pieces(self.trainer.schedule(), epoch, done, progress.units_waiting)
-    }
-
-    fn train_batch(&mut self, batch: &Batch, piece: &Piece) {
-        let spec = self.setup.spec();
-        self.oom.check(self.progress.batch_size, self.progress.epoch + 1);
-        let (mut images, targets) = self.uploader.upload(batch);
-        if spec.multi_scale {
-            // One size for all batches of a step, so that it does not depend on how many there are.
-            images = rescale(&images, spec.seed, self.trainer.updates);
-        }
-        self.trainer.learn(&images, &targets);
-        self.guard.note(&self.trainer.loss_sums);
-        if let Some(iteration) = piece.step {
-            self.trainer.step(iteration);
-        }
-        self.progress.batches_done += 1;
-        self.progress.step += 1;
-        self.progress.images_done += batch.n as u64;
-    }
-
-    /// The epoch's mean losses so far. Waits for the device.
-    fn mean_losses(&self) -> Result<[f64; 3], TrainError> {
-        #[expect(clippy::cast_precision_loss, reason = "images of an epoch are far below 2^52")]
-        let images = self.progress.images_done.max(1) as f64;
-        let losses = to_host(&self.trainer.loss_sums).map(|sum| sum / images);
-        self.check_finite(losses)
-    }
-
-    fn check_finite(&self, losses: [f64; 3]) -> Result<[f64; 3], TrainError> {
-        if losses.iter().all(|loss| loss.is_finite()) {
-            return Ok(losses);
-        }
-        let progress = &self.progress;
-        let cause = Cause::find(self.setup.spec(), self.trainer.scaler.is_some(), &progress.rows);
-        // A validation's losses break no batch's.
-        let step = self.guard.broken().min(progress.step);
-        Err(TrainError::NotFinite { step, epoch: progress.epoch + 1, cause })
-    }
-
-    fn tell_step(&mut self, reading: Reading) -> Result<(), TrainError> {
-        let losses = self.mean_losses()?;
-        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let step = Step {
-            epoch: self.progress.epoch + 1,
-            batch: count(self.progress.batches_done),
-            batches: count(self.epoch_batches),
-            images_per_second: reading.images_per_second,
-            loader_wait_ratio: reading.loader_wait_ratio,
-            metrics: METRICS.iter().zip(losses).map(|(name, loss)| ((*name).to_owned(), loss)).collect(),
-            phases: None,
-        };
-        let device = self.setup.options.device;
-        console::step(&step, self.epochs(), (self.last, device), self.outside.events);
-        self.outside.events.emit(TrainerEvent::Step(step));
-        self.setup.tell_warnings(self.outside.events);
-        Ok(())
-    }
-
     /// Validates, and writes what an epoch leaves. `false` if it was asked to stop during validation.
     fn finish_epoch(&mut self) -> Result<bool, TrainError> {
         let train_losses = self.mean_losses()?;
         self.tell_skipped();
         let how = self.validation();
         let loader = self.setup.val_loader(self.progress.batch_size);
-        let Some(found) = validate(self.trainer.ema.model(), &loader, &how, self.outside.stop)? else {
-            return Ok(false);
-        };
+        let found = validate(self.trainer.ema.model(), &loader, &how, self.outside.stop)?;
+        self.tell_smaller_validation();
+        self.answer_control();
+        let Some(found) = found else { return Ok(false) };
+        self.outside.watch.stay_at(Phase::Checkpoint);
         self.check_finite(found.losses)?;
         let metrics = self.epoch_metrics(train_losses, &found);
         let best = self.is_best(found.metrics.map50_95);
@@ -322,7 +260,7 @@ impl<'a> Session<'a> {
             loader_wait_ratio: speed.loader_wait_ratio,
             best,
             metrics,
-            phases: None,
+            phases: self.stopwatch.epoch(),
         };
         let table = Table { last: self.last, metrics: &found.metrics, device: self.setup.options.device };
         console::epoch(&epoch, &table, self.outside.events);
@@ -347,12 +285,27 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn validation(&self) -> Validation {
-        Validation {
-            gains: self.setup.gains(),
-            precision: self.trainer.precision(),
-            crowd: crowd(self.setup.val.dataset()),
-        }
+    fn validation(&self) -> Validation<'a> {
+        validation(self.setup, self.trainer.precision(), self.outside.watch)
+    }
+
+    /// Tells that validation looks at fewer images at once, if it does since the last call.
+    fn tell_smaller_validation(&mut self) {
+        let Some((from, to)) = self.outside.watch.take_untold() else { return };
+        let batch_size = self.progress.batch_size;
+        let message = format!(
+            "{from} images at once do not fit in the card's memory (validating); validation looks at {to} at once \
+             from now on and finds the same; training goes on with batch {batch_size}"
+        );
+        self.tell_same_batch(Phase::Validation, message);
+    }
+
+    /// Tells that memory ran out, and that training goes on as before.
+    fn tell_same_batch(&mut self, phase: Phase, message: String) {
+        let batch_size = self.progress.batch_size;
+        self.outside.events.print(&format!("warning: {message}"));
+        let change = BatchSizeChanged { from: batch_size, to: batch_size, message, phase };
+        self.outside.events.emit(TrainerEvent::BatchSize(change));
     }
 
     /// A picture that cannot be drawn is no reason to stop.
@@ -433,6 +386,29 @@ impl<'a> Session<'a> {
         let seconds = self.seconds();
         let progress = &mut self.progress;
         progress.seconds = seconds;
+        let snapshot = match libtorch::catch(|| self.snapshot()) {
+            Ok(snapshot) => snapshot?,
+            Err(error) if error.is_out_of_memory() => {
+                // Nothing is lost yet, and much of the memory is only kept for the next step.
+                libtorch::memory::release(self.setup.options.device)?;
+                let snapshot = self.snapshot()?;
+                let message = format!(
+                    "the card's memory ran out making a checkpoint; it was made after unused memory was given \
+                     back, and training goes on as before ({error})"
+                );
+                self.tell_same_batch(Phase::Checkpoint, message);
+                snapshot
+            }
+            Err(error) => rethrow(&error),
+        };
+        self.outside.saver.submit(snapshot, self.outside.events);
+        Ok(())
+    }
+
+    /// Copies where training stands to the host.
+    fn snapshot(&mut self) -> Result<Snapshot, TrainError> {
+        self.outside.watch.enter(Phase::Checkpoint, self.progress.batch_size as usize);
+        let progress = &mut self.progress;
         progress.updates = self.trainer.updates;
         progress.images_waiting = self.trainer.waiting.images;
         progress.scores_waiting = self.trainer.waiting.scores.double_value(&[]);
@@ -440,9 +416,7 @@ impl<'a> Session<'a> {
         progress.loss_sums = to_host(&self.trainer.loss_sums);
         progress.scaler = self.trainer.scaler.as_ref().map(crate::optim::Scaler::state);
         self.check_finite(self.progress.loss_sums)?;
-        let snapshot = resume::snapshot(&self.trainer, &self.progress, &self.kept);
-        self.outside.saver.submit(snapshot, self.outside.events);
-        Ok(())
+        Ok(resume::snapshot(&self.trainer, &self.progress, &self.kept))
     }
 
     /// The checkpoint of a run that was asked to stop. On a full disk the one before must do.
@@ -480,6 +454,7 @@ impl<'a> Session<'a> {
         let model = Model::from_tensors(&best.tensors, Layout::default(), self.setup.options.device)?;
         let loader = self.setup.val_loader(self.progress.batch_size);
         let details = examine(&model, &loader, &self.validation(), self.outside.stop)?;
+        self.tell_smaller_validation();
         let drawn = self.draw_results(&model, details.as_ref());
         self.tell_undrawn(drawn);
         if let Some(details) = details {
@@ -501,6 +476,11 @@ impl<'a> Session<'a> {
         }
         artifacts::write_samples(self.setup, model)
     }
+}
+
+/// How this run validates.
+fn validation<'a>(setup: &Setup, precision: Precision, watch: &'a Watch) -> Validation<'a> {
+    Validation { gains: setup.gains(), precision, crowd: crowd(setup.val.dataset()), watch }
 }
 
 /// Brings `trainer` to where `loaded` was made; returns the weights files of then.

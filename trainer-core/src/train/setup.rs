@@ -9,15 +9,17 @@ use tch::Device;
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{Batch, Cache, TrainSpec, Violation};
 
+use super::control::Control;
 use super::data_roots;
 use super::error::TrainError;
+use super::measure::Measure;
 use super::precision;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::data::disk_cache::{Limits, Place};
 use crate::data::loader::LoaderConfig;
 use crate::data::{
-    AugmentConfig, CacheMode, DataYaml, Dataset, ImageStore, OpenOptions, Split, TrainLoader, ValConfig,
-    ValLoader,
+    AugmentConfig, CacheMode, Crew, DataYaml, Dataset, ImageStore, OpenOptions, Split, TrainLoader,
+    ValConfig, ValLoader,
 };
 use crate::events::Events;
 use crate::libtorch::Precision;
@@ -42,11 +44,15 @@ pub struct Options {
     pub resume: bool,
     /// Where images may lie; empty means anywhere.
     pub data_roots: Vec<PathBuf>,
+    /// When memory is measured before the first step.
+    pub measure: Measure,
+    /// Where an agent writes what it asks of the run: lines of JSON.
+    pub control: Option<Arc<fs::File>>,
 }
 
 /// Images per batch when nobody says: an agent knows its card and says.
 const DEFAULT_BATCH: u32 = 16;
-/// Batches that may be ready before they are needed.
+/// Batches that may be ready before they are needed, but no more than there are workers.
 const PREFETCH: usize = 4;
 
 impl Options {
@@ -93,6 +99,10 @@ pub struct Setup {
     pub val: Arc<ImageStore>,
     /// What makes checkpoints this run's.
     pub identity: Identity,
+    /// Threads that load images; an agent may change their number.
+    pub crew: Crew,
+    /// What it asks.
+    pub control: Control,
 }
 
 impl Setup {
@@ -129,7 +139,10 @@ impl Setup {
         let names = train.names.clone();
         let store =
             |dataset: Dataset| Arc::new(ImageStore::new(Arc::new(dataset), size, cache_mode(&options)));
-        Ok(Self { names, train: store(train), val: store(val), identity, options })
+        // No more than there are cores, however many the spec wishes.
+        let crew = Crew::new((spec.workers as usize).min(cores()));
+        let control = Control::listen(options.control.clone(), &crew, cores());
+        Ok(Self { names, train: store(train), val: store(val), identity, crew, control, options })
     }
 
     /// The spec.
@@ -148,9 +161,9 @@ impl Setup {
         if self.spec().amp && !amp_off { precision::candidates(self.options.device) } else { &[] }
     }
 
-    /// Threads that load: no more than there are cores, however many the spec wishes.
+    /// Threads that load, as far as it is known now.
     pub fn workers(&self) -> usize {
-        (self.spec().workers as usize).min(cores())
+        self.crew.wanted()
     }
 
     /// Training batches.
@@ -163,7 +176,7 @@ impl Setup {
             seed: spec.seed,
             augment: AugmentConfig::from(spec),
         };
-        TrainLoader::new(Arc::clone(&self.train), config)
+        TrainLoader::new(Arc::clone(&self.train), config).with_crew(&self.crew)
     }
 
     /// Validation batches, twice as large as training ones: no gradients are kept.
@@ -174,7 +187,7 @@ impl Setup {
             workers: self.workers(),
             prefetch: PREFETCH,
         };
-        ValLoader::new(Arc::clone(&self.val), config)
+        ValLoader::new(Arc::clone(&self.val), config).with_crew(&self.crew)
     }
 
     /// Passes on what the loaders have to say.

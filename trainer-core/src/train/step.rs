@@ -1,6 +1,7 @@
 //! Batches through the model, and the optimiser step that some of them make. Knows nothing of files or data sets.
 
 use tch::{Device, Kind, Tensor};
+use trainyard_types::trainer::Phase;
 
 use crate::libtorch::Precision;
 use crate::loss::assign::Targets;
@@ -85,17 +86,34 @@ impl Trainer {
     ///
     /// `images`: `[B, 3, H, W]` float in 0 to 1, on the model's device.
     pub fn learn(&mut self, images: &Tensor, targets: &Targets) {
+        self.learn_watched(images, targets, &mut |_| {});
+    }
+
+    /// [`Trainer::learn`], which tells before it begins a phase: forward, loss, backward.
+    pub fn learn_watched(&mut self, images: &Tensor, targets: &Targets, begin: &mut impl FnMut(Phase)) {
+        begin(Phase::Forward);
         let prediction = forward(&self.model, images, true, self.precision);
-        self.learn_from(prediction, targets);
+        self.learn_from_watched(prediction, targets, begin);
     }
 
     /// [`Trainer::learn`], from what the model says about a batch.
     pub fn learn_from(&mut self, prediction: Prediction, targets: &Targets) {
+        self.learn_from_watched(prediction, targets, &mut |_| {});
+    }
+
+    fn learn_from_watched(
+        &mut self,
+        prediction: Prediction,
+        targets: &Targets,
+        begin: &mut impl FnMut(Phase),
+    ) {
+        begin(Phase::Loss);
         let images = prediction.scores.size()[0];
         let Loss { numerator, scores, components, .. } =
             detection_loss(&prediction, self.model.head().bins(), targets, self.gains);
         drop(prediction);
         let scaled = self.scaler.as_ref().map(|scaler| scaler.scale(&numerator));
+        begin(Phase::Backward);
         scaled.unwrap_or(numerator).backward();
         #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand images")]
         let weighted = components * images as f64;
@@ -133,6 +151,21 @@ impl Trainer {
         self.skipped += skipped;
         self.ema.update(&self.model);
         self.updates += 1;
+        self.waiting.images = 0;
+        let _ = self.waiting.scores.zero_();
+    }
+
+    /// The work and the memory of a step, which moves nothing. Then all that was learnt since the last step is
+    /// forgotten, losses included.
+    pub fn rehearse(&mut self) {
+        self.optimizer.rehearse(&self.factor(), &self.schedule.at(0), self.schedule.decay());
+        self.forget();
+        let _ = self.loss_sums.zero_();
+    }
+
+    /// Forgets what was learnt since the last step.
+    pub fn forget(&mut self) {
+        self.optimizer.forget_gradients();
         self.waiting.images = 0;
         let _ = self.waiting.scores.zero_();
     }

@@ -1,26 +1,31 @@
 //! How good a model is on a data set: losses, and the metrics after non-maximum suppression.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::{Device, Kind, Tensor};
+use trainyard_types::trainer::Phase;
 
 use super::step::{forward, to_input};
+use super::watch::Watch;
 use crate::data::{Batch, LoadError, ValLoader};
 use crate::eval::{Confusion, Detection, Evaluator, Metrics, NmsConfig, suppress};
-use crate::libtorch::Precision;
+use crate::libtorch::{self, Precision, rethrow};
 use crate::loss::assign::{Object, Targets};
-use crate::loss::{Gains, detection_loss, to_host};
+use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss, to_host};
 use crate::model::Model;
 
 /// How a validation is done.
 #[derive(Debug, Clone, Copy)]
-pub struct Validation {
+pub struct Validation<'a> {
     /// What the losses are multiplied by.
     pub gains: Gains,
     /// Of the layers.
     pub precision: Precision,
     /// The most objects that an image of the data set has; so many detections at least are kept.
     pub crowd: usize,
+    /// Knows how many images may be looked at at once, and learns where that is too many.
+    pub watch: &'a Watch,
 }
 
 /// What a validation found.
@@ -34,18 +39,91 @@ pub struct Found {
 
 /// Objects of a loader's batch, as the assigner takes them.
 pub fn targets(batch: &Batch, device: Device) -> Targets {
+    targets_of(batch, 0..batch.n, device)
+}
+
+/// Those of some of its images.
+fn targets_of(batch: &Batch, images: Range<usize>, device: Device) -> Targets {
+    let first = u32::try_from(images.start).unwrap_or(u32::MAX);
     let objects: Vec<Object> = batch
         .targets
         .iter()
-        .map(|target| Object { image: target.image, class: target.class, cxcywh: target.cxcywh })
+        .filter(|target| images.contains(&(target.image as usize)))
+        .map(|target| Object { image: target.image - first, class: target.class, cxcywh: target.cxcywh })
         .collect();
     let size = [batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
-    Targets::new(&objects, batch.n, size, device)
+    Targets::new(&objects, images.len(), size, device)
 }
 
 /// A loader's batch, as the model takes it.
 pub fn input(batch: &Batch, device: Device) -> Tensor {
-    to_input(&batch.images, [batch.n, batch.height, batch.width], device)
+    input_of(batch, 0..batch.n, device)
+}
+
+/// Some of its images.
+fn input_of(batch: &Batch, images: Range<usize>, device: Device) -> Tensor {
+    let bytes = 3 * batch.height * batch.width;
+    let pixels = &batch.images[images.start * bytes..images.end * bytes];
+    to_input(pixels, [images.len(), batch.height, batch.width], device)
+}
+
+/// What a model says of a batch.
+#[derive(Debug)]
+pub struct Look {
+    /// `[3]` on the device: the batch's loss components.
+    pub components: Tensor,
+    /// Detections of each image.
+    pub detections: Vec<Vec<Detection>>,
+}
+
+/// Looks at a batch: at as many images at once as `how.watch` knows to fit, and where that is too many, at
+/// fewer. What is found is the same; losses are, to rounding. Waits for the device.
+///
+/// An exception of libtorch comes as a panic, also where not even one image fits.
+pub fn look(model: &Model, batch: &Batch, how: &Validation<'_>, config: &NmsConfig) -> Look {
+    let _no_grad = tch::no_grad_guard();
+    let mut found = Vec::new();
+    let mut parts: Vec<(Tensor, Tensor)> = Vec::new();
+    while found.len() < batch.n {
+        let (from, count) = (found.len(), how.watch.at_once(batch.n - found.len()));
+        let part = libtorch::catch(|| {
+            how.watch.enter(Phase::Validation, count);
+            look_at(model, batch, from..from + count, how, config)
+        });
+        match part {
+            Ok((loss, detections)) => {
+                parts.push((loss.components, loss.scores));
+                found.extend(detections);
+            }
+            Err(error) if error.is_out_of_memory() && how.watch.fewer_than(count).is_some() => {
+                libtorch::memory::release(model.device()).unwrap_or_else(|error| rethrow(&error));
+            }
+            Err(error) => rethrow(&error),
+        }
+    }
+    let components = match &parts[..] {
+        [(components, _)] => components.shallow_clone(),
+        // Divided by the soft scores of each part, they are multiplied by them again, and divided by all.
+        _ => {
+            let sums = parts.iter().map(|(components, scores)| components * scores.clamp_min(LEAST_SCORES));
+            let scores = parts.iter().map(|(_, scores)| scores);
+            sums.sum::<Tensor>() / scores.sum::<Tensor>().clamp_min(LEAST_SCORES)
+        }
+    };
+    Look { components, detections: found }
+}
+
+fn look_at(
+    model: &Model,
+    batch: &Batch,
+    images: Range<usize>,
+    how: &Validation<'_>,
+    config: &NmsConfig,
+) -> (Loss, Vec<Vec<Detection>>) {
+    let prediction = forward(model, &input_of(batch, images.clone(), model.device()), false, how.precision);
+    let targets = targets_of(batch, images, model.device());
+    let loss = detection_loss(&prediction, model.head().bins(), &targets, how.gains);
+    (loss, detections(&model.head().decode(&prediction), config))
 }
 
 /// Detections of each image, from decoded predictions `[B, 4 + classes, A]`; see [`suppress`].
@@ -81,6 +159,12 @@ pub fn detections(decoded: &Tensor, config: &NmsConfig) -> Vec<Vec<Detection>> {
     })
 }
 
+/// Suppression in a validation of images with up to `crowd` objects.
+pub fn config(crowd: usize) -> NmsConfig {
+    let config = NmsConfig::validation();
+    NmsConfig { max_det: config.max_det.max(crowd), ..config }
+}
+
 /// Validates `model` on everything that `loader` has. `None` if `stop` was raised meanwhile.
 ///
 /// # Errors
@@ -88,7 +172,7 @@ pub fn detections(decoded: &Tensor, config: &NmsConfig) -> Vec<Vec<Detection>> {
 pub fn validate(
     model: &Model,
     loader: &ValLoader,
-    how: &Validation,
+    how: &Validation<'_>,
     stop: &AtomicBool,
 ) -> Result<Option<Found>, LoadError> {
     Ok(examine(model, loader, how, stop)?.map(|details| details.found))
@@ -112,13 +196,12 @@ pub struct Details {
 pub fn examine(
     model: &Model,
     loader: &ValLoader,
-    how: &Validation,
+    how: &Validation<'_>,
     stop: &AtomicBool,
 ) -> Result<Option<Details>, LoadError> {
     let _no_grad = tch::no_grad_guard();
     let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
-    let config = NmsConfig::validation();
-    let config = NmsConfig { max_det: config.max_det.max(how.crowd), ..config };
+    let config = config(how.crowd);
     let mut evaluator = Evaluator::new(classes);
     let mut confusion = Confusion::new(classes);
     let mut sums = Tensor::zeros([3], (Kind::Float, model.device()));
@@ -128,12 +211,10 @@ pub fn examine(
             return Ok(None);
         }
         let batch = batch?;
-        let prediction = forward(model, &input(&batch, model.device()), false, how.precision);
-        let targets = targets(&batch, model.device());
-        sums += detection_loss(&prediction, model.head().bins(), &targets, how.gains).components;
+        let seen = look(model, &batch, how, &config);
+        sums += seen.components;
         batches += 1;
-        let found = detections(&model.head().decode(&prediction), &config);
-        for (image, detections) in found.iter().enumerate() {
+        for (image, detections) in seen.detections.iter().enumerate() {
             let truths = batch.truths(image);
             evaluator.add(detections, &truths);
             confusion.add(detections, &truths);
@@ -142,4 +223,55 @@ pub fn examine(
     let losses = to_host(&sums).map(|sum| sum / f64::from(batches.max(1)));
     let found = Found { metrics: evaluator.metrics(), losses };
     Ok(Some(Details { found, evaluator, confusion }))
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::ModelScale;
+
+    use super::*;
+    use crate::data::batch::Target;
+
+    fn batch() -> Batch {
+        let pixels: Vec<u8> =
+            (0..5 * 3 * 64 * 64_u32).map(|at| u8::try_from(at * 7 % 253).unwrap()).collect();
+        let object = |image, place| Target { image, class: 1, cxcywh: [place, 0.4, 0.4, 0.5] };
+        Batch {
+            number: 0,
+            images: pixels.into(),
+            n: 5,
+            height: 64,
+            width: 64,
+            targets: vec![object(0, 0.5), object(1, 0.4), object(1, 0.6), object(4, 0.3)],
+            indices: (0..5).collect(),
+            placements: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_looked_at_in_parts_and_the_same_is_found() {
+        tch::set_num_threads(1);
+        tch::manual_seed(0);
+        let model = Model::new(ModelScale::N, 2, 0, Device::Cpu);
+        let see = |faults| {
+            let watch = Watch::with_faults(faults);
+            let how =
+                Validation { gains: Gains::default(), precision: Precision::Single, crowd: 2, watch: &watch };
+            let seen = look(&model, &batch(), &how, &config(2));
+            (to_host(&seen.components), seen.detections, watch.at_once(100))
+        };
+        let (losses, whole, at_once) = see("");
+        assert_eq!(at_once, 100);
+        assert!(whole.len() == 5 && whole.iter().any(|found| !found.is_empty()));
+        for (faults, expected) in [("4@validation", 3), ("2@validation", 1), ("3@validation:1!", 4)] {
+            let (parts_losses, parts, at_once) = see(faults);
+            assert_eq!(at_once, expected);
+            let shorten = |all: &[Vec<Detection>]| all.iter().map(Vec::len).collect::<Vec<_>>();
+            assert_eq!(shorten(&parts), shorten(&whole), "{faults}");
+            for (part, whole) in parts_losses.iter().zip(losses) {
+                assert!((part / whole - 1.0).abs() < 1e-5, "{faults}: {part}, not {whole}");
+            }
+        }
+        assert!(libtorch::catch(|| see("1@validation")).unwrap_err().is_out_of_memory());
+    }
 }

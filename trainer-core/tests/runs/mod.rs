@@ -9,9 +9,11 @@ use trainyard_trainer::data::disk_cache::Limits;
 use trainyard_trainer::events::Events;
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
+use trainyard_trainer::train::measure::Measure;
 use trainyard_trainer::train::session::End;
 use trainyard_trainer::train::setup::Options;
-use trainyard_trainer::train::train;
+use trainyard_trainer::train::train_watched;
+use trainyard_trainer::train::watch::Watch;
 use trainyard_types::TrainSpec;
 use trainyard_types::trainer::TrainerEvent;
 
@@ -35,12 +37,21 @@ pub fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
         batch_size: None,
         resume: false,
         data_roots: Vec::new(),
+        measure: Measure::Auto,
+        control: None,
     }
 }
 
 /// Trains; `stop`: somebody has asked to stop already. Returns the end and all events.
 pub fn run(options: Options, stop: bool) -> (Result<End, TrainError>, Vec<TrainerEvent>) {
+    run_with(options, stop, "")
+}
+
+/// [`run`] with memory that runs out, as `Watch::with_faults` has it.
+#[allow(dead_code, reason = "not every test file has faults")]
+pub fn run_with(options: Options, stop: bool, faults: &str) -> (Result<End, TrainError>, Vec<TrainerEvent>) {
     let mut events = Events::recording();
-    let end = train(options, &mut events, &AtomicBool::new(stop));
+    let watch = Watch::with_faults(faults);
+    let end = train_watched(options, &mut events, &AtomicBool::new(stop), &watch);
     (end, events.recorded().to_vec())
 }

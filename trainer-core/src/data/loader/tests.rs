@@ -3,6 +3,7 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::data::batch::Batch;
 use crate::data::cache::CacheMode;
+use crate::data::crew::Crew;
 use crate::data::dataset::Split;
 use crate::data::test_data::TestData;
 
@@ -62,6 +63,24 @@ fn batches_are_the_same_for_any_workers_batch_size_cache_and_start() {
                 assert_eq!(found, expected[first.min(23)..], "{workers} {batch_size} {first}");
             }
         }
+    }
+}
+
+#[test]
+fn workers_that_come_and_go_during_a_pass_change_no_pixel() {
+    let data = TestData::new(23, 1);
+    let expected = digests(loader(&data, 0, CacheMode::None).epoch(&plan(1, 0)));
+    let crew = Crew::new(4);
+    let loader = loader(&data, 4, CacheMode::None).with_crew(&crew);
+    for wishes in [[1, 8, 2], [3, 1, 5], [7, 2, 1]] {
+        let mut batches = loader.epoch(&plan(1, 0));
+        let mut found = Vec::new();
+        for workers in wishes {
+            found.extend(digests(batches.by_ref().take(6)));
+            crew.ask(workers);
+        }
+        found.extend(digests(batches));
+        assert_eq!(found, expected, "{wishes:?}");
     }
 }
 

@@ -1,0 +1,228 @@
+//! Where the time of training goes: a clock for each phase of a batch.
+//!
+//! A card computes behind the host's back, so a phase's time is only known if the host waits for it. Most
+//! batches go on without; those of one optimiser step in some fifty are measured, with the device awaited
+//! after each phase. On a CPU every batch is measured: a clock costs nothing.
+
+use std::time::{Duration, Instant};
+
+use tch::Device;
+use trainyard_types::trainer::{Phase, Phases};
+
+/// On a card, one of so many optimiser steps is measured.
+const EVERY: u64 = 50;
+
+/// What was measured over some batches, in seconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    /// Copy, forward, loss, backward, optimiser.
+    spent: [f64; 5],
+    /// Batches that these are of.
+    measured: u64,
+    waited: f64,
+    /// Batches in all.
+    batches: u64,
+}
+
+impl Sums {
+    #[expect(clippy::cast_precision_loss, reason = "batches of a run are far below 2^52")]
+    fn wait(&self) -> f64 {
+        self.waited / self.batches.max(1) as f64
+    }
+
+    /// A batch's mean; `None` if none was measured.
+    #[expect(clippy::cast_precision_loss, reason = "as above")]
+    fn mean(&self) -> Option<Phases> {
+        let [copy, forward, loss, backward, optimizer] =
+            self.spent.map(|seconds| seconds / self.measured.max(1) as f64);
+        let wait = self.wait();
+        (self.measured > 0).then_some(Phases { wait, copy, forward, loss, backward, optimizer })
+    }
+}
+
+/// Measures the phases of a training's batches.
+#[derive(Debug)]
+pub struct Stopwatch {
+    device: Device,
+    /// Whether the batch that runs is measured.
+    measuring: bool,
+    /// The phase that runs, and since when.
+    running: Option<(Phase, Instant)>,
+    epoch: Sums,
+    recent: Sums,
+    /// The newest that is known.
+    newest: Option<Phases>,
+    /// Optimiser steps so far.
+    steps: u64,
+    /// The one that was measured last, and whether that was in this epoch.
+    last: Option<(u64, bool)>,
+}
+
+impl Stopwatch {
+    /// For trainings on `device`.
+    pub fn new(device: Device) -> Self {
+        Self {
+            device,
+            measuring: device == Device::Cpu,
+            running: None,
+            epoch: Sums::default(),
+            recent: Sums::default(),
+            newest: None,
+            steps: 0,
+            last: None,
+        }
+    }
+
+    /// Before an epoch's first batch.
+    pub fn epoch_begins(&mut self) {
+        self.epoch = Sums::default();
+        self.last = self.last.map(|(step, _)| (step, false));
+        self.running = None;
+        self.decide();
+    }
+
+    /// A phase of a batch begins, and the one before it ends. The first one's beginning awaits what the device
+    /// did before, if the batch is measured.
+    pub fn begin(&mut self, phase: Phase) {
+        if self.measuring {
+            self.lap();
+            self.running = Some((phase, Instant::now()));
+        }
+    }
+
+    /// The batch is done, after the loader was waited for so long; `stepped`: an optimiser step ended with it.
+    pub fn end(&mut self, waited: Duration, stepped: bool) {
+        for sums in [&mut self.epoch, &mut self.recent] {
+            sums.waited += waited.as_secs_f64();
+            sums.batches += 1;
+        }
+        if self.measuring {
+            self.lap();
+            self.epoch.measured += 1;
+            self.recent.measured += 1;
+        }
+        if stepped {
+            if self.measuring {
+                self.last = Some((self.steps, true));
+            }
+            self.steps += 1;
+            self.decide();
+        }
+    }
+
+    /// Means since the last call. Where no batch was measured since, those of the last ones that were, beside
+    /// the loader's wait, which always is.
+    pub fn recent(&mut self) -> Option<Phases> {
+        let wait = self.recent.wait();
+        let known = self.recent.mean().or(self.newest);
+        self.recent = Sums::default();
+        self.newest = known;
+        known.map(|phases| Phases { wait, ..phases })
+    }
+
+    /// Means of the epoch so far.
+    pub fn epoch(&self) -> Option<Phases> {
+        self.epoch.mean()
+    }
+
+    /// Ends the phase that runs.
+    fn lap(&mut self) {
+        if let Device::Cuda(index) = self.device {
+            tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
+        }
+        let Some((phase, since)) = self.running.take() else { return };
+        let Some(place) = place(phase) else { return };
+        let seconds = since.elapsed().as_secs_f64();
+        self.epoch.spent[place] += seconds;
+        self.recent.spent[place] += seconds;
+    }
+
+    /// Whether the next optimiser step is measured: whole ones, so that each batch counts with its share of the
+    /// optimiser. Never the first, in which libtorch looks for its algorithms.
+    fn decide(&mut self) {
+        if self.device == Device::Cpu {
+            return;
+        }
+        self.measuring = match self.last {
+            None => self.steps > 0,
+            Some((_, false)) => true,
+            Some((step, true)) => self.steps - step >= EVERY,
+        };
+    }
+}
+
+/// The phase's place in [`Sums::spent`]; none for what is not of a batch.
+const fn place(phase: Phase) -> Option<usize> {
+    match phase {
+        Phase::Copy => Some(0),
+        Phase::Forward => Some(1),
+        Phase::Loss => Some(2),
+        Phase::Backward => Some(3),
+        Phase::Optimizer => Some(4),
+        Phase::Start | Phase::Measurement | Phase::Validation | Phase::Checkpoint => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: [Phase; 4] = [Phase::Copy, Phase::Forward, Phase::Loss, Phase::Backward];
+
+    fn batch(watch: &mut Stopwatch, waited: u64, stepped: bool) {
+        BATCH.into_iter().for_each(|phase| watch.begin(phase));
+        if stepped {
+            watch.begin(Phase::Optimizer);
+        }
+        watch.end(Duration::from_secs(waited), stepped);
+    }
+
+    #[test]
+    fn phases_of_all_batches_add_up_on_a_cpu_and_wait_is_a_mean() {
+        let mut watch = Stopwatch::new(Device::Cpu);
+        watch.epoch_begins();
+        assert_eq!((watch.recent(), watch.epoch()), (None, None));
+        let began = Instant::now();
+        batch(&mut watch, 1, false);
+        batch(&mut watch, 3, true);
+        let took = began.elapsed().as_secs_f64();
+        let recent = watch.recent().unwrap();
+        let Phases { wait, copy, forward, loss, backward, optimizer } = recent;
+        assert_eq!(wait, 2.0);
+        let spent = [copy, forward, loss, backward, optimizer];
+        assert!(spent.iter().all(|seconds| *seconds > 0.0), "{spent:?}");
+        assert!(2.0 * spent.iter().sum::<f64>() <= took, "{spent:?} in {took}");
+        // None since: what was known, but the wait.
+        watch.measuring = false;
+        batch(&mut watch, 7, true);
+        assert_eq!(watch.recent(), Some(Phases { wait: 7.0, ..recent }));
+        let epoch = watch.epoch().unwrap();
+        assert_eq!((epoch.forward, epoch.wait), (forward, 11.0 / 3.0));
+        watch.epoch_begins();
+        assert_eq!(watch.epoch(), None);
+    }
+
+    /// The optimiser steps of a card that would be measured, of epochs of so many.
+    fn measured(epochs: u64, steps: u64) -> Vec<u64> {
+        let mut watch = Stopwatch { measuring: false, ..Stopwatch::new(Device::Vulkan) };
+        let mut found = Vec::new();
+        for epoch in 0..epochs {
+            watch.epoch_begins();
+            for step in 0..steps {
+                if watch.measuring {
+                    found.push(epoch * steps + step);
+                }
+                batch(&mut watch, 0, false);
+                batch(&mut watch, 0, true);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn on_a_card_one_whole_step_in_fifty_is_measured_and_one_an_epoch() {
+        assert_eq!(measured(1, 120), [1, 51, 101]);
+        assert_eq!(measured(4, 3), [1, 3, 6, 9]);
+        assert_eq!(measured(3, 1), [1, 2]);
+    }
+}

@@ -1,0 +1,208 @@
+//! The batches of an epoch, one after the other: from the loader through the model to what is told of them.
+
+use std::time::{Duration, Instant};
+
+use tch::Tensor;
+use trainyard_types::trainer::{LogLevel, Phase, Step, TrainerEvent};
+
+use super::Session;
+use crate::checkpoint::Progress;
+use crate::data::Batch;
+use crate::data::loader::EpochPlan;
+use crate::libtorch::{self, rethrow};
+use crate::loss::to_host;
+use crate::report::results_csv::METRICS;
+use crate::train::console::{self, Last};
+use crate::train::error::TrainError;
+use crate::train::guard::Cause;
+use crate::train::meter::{Meter, Reading};
+use crate::train::multi_scale::rescale;
+use crate::train::pieces::{Piece, Pieces, pieces};
+use crate::train::statistics::Statistics;
+use crate::train::step::Trainer;
+
+/// Where training stood at the end of an optimiser step, but what only another one changes.
+#[derive(Debug)]
+pub(super) struct Mark {
+    statistics: Statistics,
+    loss_sums: Tensor,
+    /// Batches since the start, batches and images of the epoch.
+    done: [u64; 3],
+}
+
+impl Mark {
+    fn at(trainer: &Trainer, progress: &Progress) -> Self {
+        Self {
+            statistics: Statistics::keep(&trainer.model),
+            loss_sums: trainer.loss_sums.copy(),
+            done: [progress.step, progress.batches_done, progress.images_done],
+        }
+    }
+
+    /// Goes back there, before the next optimiser step is begun.
+    fn put_back(&self, trainer: &mut Trainer, progress: &mut Progress) {
+        self.statistics.put_back(&trainer.model);
+        trainer.loss_sums.copy_(&self.loss_sums);
+        trainer.forget();
+        [progress.step, progress.batches_done, progress.images_done] = self.done;
+    }
+}
+
+impl Session<'_> {
+    /// Trains what is left of an epoch. `false` if it was asked to stop before the end.
+    pub(super) fn train_epoch(&mut self) -> Result<bool, TrainError> {
+        let (spec, epoch, epochs) = (self.setup.spec(), self.progress.epoch, self.epochs());
+        let pieces = self.pieces().list;
+        if pieces.is_empty() {
+            return Ok(true);
+        }
+        console::epoch_begins(self.outside.events);
+        self.outside.watch.epoch_begins(epoch + 1);
+        self.stopwatch.epoch_begins();
+        self.mark = None;
+        self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
+        let mosaic = epoch < epochs.saturating_sub(spec.close_mosaic);
+        let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
+        let batch_size = self.progress.batch_size as usize;
+        let plan = EpochPlan { epoch, batch_size, first_sample, mosaic };
+        let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let cuts = pieces.iter().map(|piece| position(piece.samples.start)..position(piece.samples.end));
+        let mut batches = self.setup.train_loader().epoch_in(&plan, cuts.collect());
+        let (began, before) = (Instant::now(), (self.progress.epoch_seconds, self.progress.epoch_waited));
+        let mut meter = Meter::start();
+        let mut waited_before = Duration::ZERO;
+        for piece in &pieces {
+            let Some(batch) = batches.next() else { break };
+            let batch = batch?;
+            let waited = batches.waited() - waited_before;
+            waited_before = batches.waited();
+            self.train_batch(&batch, piece);
+            self.stopwatch.end(waited, piece.step.is_some());
+            let (images, last) = (batch.n as u64, Last { objects: batch.targets.len(), side: batch.height });
+            self.last = last;
+            // The batch is trained already: its number is one less.
+            self.drawing.begin(self.setup, self.progress.step - 1, batch);
+            self.progress.epoch_seconds = before.0 + began.elapsed().as_secs_f64();
+            self.progress.epoch_waited = before.1 + batches.waited().as_secs_f64();
+            if let Some(reading) = meter.add(images, batches.waited()) {
+                self.tell_step(reading)?;
+            }
+            self.outside.saver.poll(self.outside.events);
+            self.answer_control();
+            if self.is_asked_to_stop() {
+                return Ok(false);
+            }
+            if self.is_out_of_time() {
+                break;
+            }
+            if self.outside.saver.is_due() {
+                self.checkpoint()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is left to train of the epoch.
+    pub(super) fn pieces(&self) -> Pieces {
+        let progress = &self.progress;
+        let epoch = (progress.epoch, self.setup.train.len() as u64);
+        let done = (progress.images_done, progress.batch_size);
+        pieces(self.trainer.schedule(), epoch, done, progress.units_waiting)
+    }
+
+    fn train_batch(&mut self, batch: &Batch, piece: &Piece) {
+        let spec = self.setup.spec();
+        let (watch, stopwatch) = (self.outside.watch, &mut self.stopwatch);
+        let batch_size = self.progress.batch_size as usize;
+        let mut begin = |phase| {
+            stopwatch.begin(phase);
+            watch.enter(phase, batch_size);
+        };
+        begin(Phase::Copy);
+        let (mut images, targets) = self.uploader.upload(batch);
+        if spec.multi_scale {
+            // One size for all batches of a step, so that it does not depend on how many there are.
+            images = rescale(&images, spec.seed, self.trainer.updates);
+        }
+        self.trainer.learn_watched(&images, &targets, &mut begin);
+        self.guard.note(&self.trainer.loss_sums);
+        if let Some(iteration) = piece.step {
+            begin(Phase::Optimizer);
+            self.trainer.step(iteration);
+            watch.stepped();
+        }
+        self.progress.batches_done += 1;
+        self.progress.step += 1;
+        self.progress.images_done += batch.n as u64;
+        if piece.step.is_some() {
+            self.mark = Some(Mark::at(&self.trainer, &self.progress));
+        }
+    }
+
+    /// After memory ran out in the middle of an optimiser step: goes back to the end of the one before, and hands
+    /// over a checkpoint of there. Where that is not possible the newest one must do.
+    pub(super) fn salvage(&mut self) {
+        let phase = self.outside.watch.phase();
+        let inside = matches!(phase, Phase::Copy | Phase::Forward | Phase::Loss | Phase::Backward);
+        let Some(mark) = self.mark.take().filter(|_| inside) else { return };
+        let handed_over = libtorch::catch(|| {
+            libtorch::memory::release(self.setup.options.device).unwrap_or_else(|error| rethrow(&error));
+            mark.put_back(&mut self.trainer, &mut self.progress);
+            self.checkpoint()
+        });
+        // What is looked at after this is where memory ran out first.
+        self.outside.watch.stay_at(phase);
+        let error = match handed_over {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let message = format!("what was learnt since the newest checkpoint is trained again: {error}");
+        self.outside.events.log(LogLevel::Warning, message);
+    }
+
+    /// Tells what an agent has asked for, and gives memory back that workers had.
+    pub(super) fn answer_control(&mut self) {
+        if self.setup.control.answer(self.outside.events) {
+            libtorch::memory::trim();
+        }
+    }
+
+    /// The epoch's mean losses so far. Waits for the device.
+    pub(super) fn mean_losses(&self) -> Result<[f64; 3], TrainError> {
+        #[expect(clippy::cast_precision_loss, reason = "images of an epoch are far below 2^52")]
+        let images = self.progress.images_done.max(1) as f64;
+        let losses = to_host(&self.trainer.loss_sums).map(|sum| sum / images);
+        self.check_finite(losses)
+    }
+
+    pub(super) fn check_finite(&self, losses: [f64; 3]) -> Result<[f64; 3], TrainError> {
+        if losses.iter().all(|loss| loss.is_finite()) {
+            return Ok(losses);
+        }
+        let progress = &self.progress;
+        let cause = Cause::find(self.setup.spec(), self.trainer.scaler.is_some(), &progress.rows);
+        // A validation's losses break no batch's.
+        let step = self.guard.broken().min(progress.step);
+        Err(TrainError::NotFinite { step, epoch: progress.epoch + 1, cause })
+    }
+
+    fn tell_step(&mut self, reading: Reading) -> Result<(), TrainError> {
+        let losses = self.mean_losses()?;
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let step = Step {
+            epoch: self.progress.epoch + 1,
+            batch: count(self.progress.batches_done),
+            batches: count(self.epoch_batches),
+            images_per_second: reading.images_per_second,
+            loader_wait_ratio: reading.loader_wait_ratio,
+            metrics: METRICS.iter().zip(losses).map(|(name, loss)| ((*name).to_owned(), loss)).collect(),
+            phases: self.stopwatch.recent(),
+        };
+        let device = self.setup.options.device;
+        console::step(&step, self.epochs(), (self.last, device), self.outside.events);
+        self.outside.events.emit(TrainerEvent::Step(step));
+        self.setup.tell_warnings(self.outside.events);
+        Ok(())
+    }
+}
