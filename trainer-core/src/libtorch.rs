@@ -32,10 +32,14 @@ pub struct TorchError {
 impl TorchError {
     /// Whether the device's memory ran out.
     pub fn is_out_of_memory(&self) -> bool {
-        let text = &self.message;
-        text.contains("CUDA out of memory")
-            || text.contains("CUDA error: out of memory")
-            || text.contains("CUBLAS_STATUS_ALLOC_FAILED")
+        const WORDS: [&str; 5] = [
+            "CUDA out of memory",
+            "CUDA error: out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "CUDNN_STATUS_ALLOC_FAILED",
+            "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        ];
+        WORDS.iter().any(|words| self.message.contains(words))
     }
 }
 

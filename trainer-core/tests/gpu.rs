@@ -287,6 +287,5 @@ fn phases_are_measured_on_some_batches_and_add_up_to_a_step() {
         let Phases { wait, copy, forward, loss, backward, optimizer } = epoch.phases.unwrap();
         let spent = [copy, forward, loss, backward, optimizer];
         assert!(spent.iter().all(|seconds| *seconds > 0.0) && wait >= 0.0, "{:?}", epoch.phases);
-        assert!(backward > optimizer, "{:?}", epoch.phases);
     }
 }

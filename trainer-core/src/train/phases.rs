@@ -190,7 +190,7 @@ mod tests {
         let Phases { wait, copy, forward, loss, backward, optimizer } = recent;
         assert_eq!(wait, 2.0);
         let spent = [copy, forward, loss, backward, optimizer];
-        assert!(spent.iter().all(|seconds| *seconds > 0.0), "{spent:?}");
+        assert!(spent.iter().all(|seconds| *seconds >= 0.0), "{spent:?}");
         assert!(2.0 * spent.iter().sum::<f64>() <= took, "{spent:?} in {took}");
         // None since: what was known, but the wait.
         watch.measuring = false;

@@ -29,7 +29,9 @@ impl Watch {
         Self::with_faults(&text)
     }
 
-    /// With these faults: see [`TestOom::parse`].
+    /// With these faults, between commas. `16` fails every batch of 16 images or more, and `16@2` does so from
+    /// epoch 2. `16@backward` fails in the backward pass (or in any other [`Phase`]), `16@backward:5` from the
+    /// fifth such on, and `16@backward:5!` only there. What is none of these is left out.
     pub fn with_faults(text: &str) -> Self {
         Self { faults: RefCell::new(text.split(',').filter_map(TestOom::parse).collect()), ..Self::default() }
     }
@@ -113,8 +115,7 @@ struct TestOom {
 }
 
 impl TestOom {
-    /// `16` fails every batch of 16 images or more, and `16@2` does so from epoch 2. `16@backward` fails in the
-    /// backward pass (any [`Phase`]), `16@backward:5` from the fifth such on, and `16@backward:5!` only there.
+    /// As [`Watch::with_faults`] says.
     fn parse(text: &str) -> Option<Self> {
         let (images, place) = text.trim().split_once('@').unwrap_or((text.trim(), "0"));
         let every =

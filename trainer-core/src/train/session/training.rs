@@ -140,14 +140,21 @@ impl Session<'_> {
     }
 
     /// After memory ran out in the middle of an optimiser step: goes back to the end of the one before, and hands
-    /// over a checkpoint of there. Where that is not possible the newest one must do.
+    /// over a checkpoint of there; in a validation, one of where training stands. Where that is not possible
+    /// the newest one must do.
     pub(super) fn salvage(&mut self) {
         let phase = self.outside.watch.phase();
-        let inside = matches!(phase, Phase::Copy | Phase::Forward | Phase::Loss | Phase::Backward);
-        let Some(mark) = self.mark.take().filter(|_| inside) else { return };
+        let mark = self.mark.take();
+        match phase {
+            Phase::Copy | Phase::Forward | Phase::Loss | Phase::Backward if mark.is_some() => {}
+            Phase::Validation => {}
+            _ => return,
+        }
         let handed_over = libtorch::catch(|| {
             libtorch::memory::release(self.setup.options.device).unwrap_or_else(|error| rethrow(&error));
-            mark.put_back(&mut self.trainer, &mut self.progress);
+            if let Some(mark) = mark.filter(|_| phase != Phase::Validation) {
+                mark.put_back(&mut self.trainer, &mut self.progress);
+            }
             self.checkpoint()
         });
         // What is looked at after this is where memory ran out first.
