@@ -31,6 +31,9 @@ pub struct Config {
     /// MiB that the reports of one attempt may take on disk while no scheduler takes them; then they are
     /// thinned out.
     pub spool_quota_mib: u32,
+    /// Control group (version 2) in which each trainer gets one of its own; the agent's own when unset, if nobody
+    /// else is in it.
+    pub cgroup: Option<PathBuf>,
     /// The trainer's binary; beside the agent's own when unset.
     pub trainer: Option<PathBuf>,
     /// NVML; the driver's own when unset.
@@ -69,6 +72,7 @@ impl Default for Config {
             cache_quota_gib: None,
             cache_floor_gib: None,
             spool_quota_mib: 32,
+            cgroup: None,
             trainer: None,
             nvml_library: None,
             cpu_slots: 0,
@@ -180,6 +184,9 @@ pub struct Options {
     /// MiB that the reports of one attempt may take on disk while no scheduler takes them [default: 32].
     #[arg(long, value_name = "N", global = true)]
     pub spool_quota_mib: Option<u32>,
+    /// Control group (version 2) for trainers' own [default: the agent's, if nobody else is in it].
+    #[arg(long, value_name = "DIR", global = true)]
+    pub cgroup: Option<PathBuf>,
     /// The trainer's binary [default: trainyard-trainer beside this one].
     #[arg(long, value_name = "FILE", global = true)]
     pub trainer: Option<PathBuf>,
@@ -225,6 +232,7 @@ impl Options {
             .flag("cache_quota_gib", self.cache_quota_gib)
             .flag("cache_floor_gib", self.cache_floor_gib)
             .flag("spool_quota_mib", self.spool_quota_mib)
+            .flag("cgroup", text(&self.cgroup))
             .flag("trainer", text(&self.trainer))
             .flag("nvml_library", text(&self.nvml_library))
             .flag("cpu_slots", self.cpu_slots)

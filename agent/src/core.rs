@@ -19,6 +19,7 @@
 
 mod attempt;
 mod card;
+mod loading;
 mod outcome;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerEvent};
+use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerControl, TrainerEvent};
 use trainyard_types::{
     Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, Ended, GpuUuid, ReportBody, Slot,
     Time,
@@ -36,8 +37,13 @@ use trainyard_types::{
 use crate::gpu::cards::Order;
 
 use attempt::{Attempt, State};
+use loading::change_workers;
 pub use outcome::{Exit, ExitKind};
 use outcome::{Outcome, outcome};
+
+use crate::host::Reading;
+use crate::host::loading::Killed;
+use crate::host::pressure::Pressure;
 
 /// Spans that the configuration sets.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +107,8 @@ pub enum Event {
     CheckpointUploaded(AttemptId, Result<Checkpoint, String>),
     /// The artifacts' upload ended; the error is a sentence.
     ArtifactsUploaded(AttemptId, Result<Vec<Artifact>, String>),
+    /// What the machine does now.
+    Host(Reading),
     /// Somebody asked the agent to stop; the second time, to stop at once.
     Shutdown,
     /// [`Core::next_deadline`] has come.
@@ -116,6 +124,10 @@ pub struct Prepared {
     pub lines: Vec<String>,
     /// Whether the trainer measures what memory it needs.
     pub measure_memory: bool,
+    /// Loader workers to begin with.
+    pub workers: u32,
+    /// Loader workers that it may come to have.
+    pub most_workers: u32,
     /// What would fit if not even one image does.
     pub advice: String,
 }
@@ -150,6 +162,10 @@ pub enum Command {
     UploadArtifacts(AttemptId, Vec<PathBuf>),
     /// Abort preparation and uploads.
     CancelTransfers(AttemptId),
+    /// Ask something of the running trainer.
+    Control(AttemptId, TrainerControl),
+    /// Note how the job's trainer was killed for want of main memory.
+    NoteKill(AttemptId, Killed),
     /// Learn from what the trainer told.
     Learn(AttemptId, TrainerEvent),
     /// Delete the attempt's spool.
@@ -170,17 +186,22 @@ pub struct Core {
     closed: BTreeMap<GpuUuid, Refusal>,
     /// When a shutdown gives up; `None` while none is wanted.
     give_up_at: Option<Time>,
+    /// What the machine does.
+    host: Reading,
+    pressure: Pressure,
 }
 
 impl Core {
     /// An agent without attempts.
-    pub const fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             attempts: BTreeMap::new(),
             connected: false,
             closed: BTreeMap::new(),
             give_up_at: None,
+            host: Reading::default(),
+            pressure: Pressure::default(),
         }
     }
 
@@ -228,6 +249,7 @@ impl Core {
             Event::ArtifactsUploaded(attempt, result) => {
                 self.on_artifacts_uploaded(now, attempt, result, &mut out);
             }
+            Event::Host(reading) => self.on_host(now, reading, &mut out),
             Event::Shutdown => self.on_shutdown(now, &mut out),
             Event::Tick => {}
         }
@@ -363,7 +385,7 @@ impl Core {
         match result {
             Ok(prepared) => {
                 attempt.state = State::Running;
-                attempt.prepared = Some(prepared.clone());
+                attempt.begin(prepared.clone());
                 out.push(Command::Announce(prepared.lines.clone()));
                 for line in &prepared.lines {
                     out.push(log(id, now, LogLevel::Info, line.clone()));
@@ -404,11 +426,14 @@ impl Core {
             TrainerEvent::BatchSize(changed) => attempt.set_batch_size(changed.to),
             TrainerEvent::Finished(finished) => attempt.finished = Some(finished),
             TrainerEvent::Failed(failed) => attempt.failed = Some(failed),
+            TrainerEvent::Step(step) => {
+                let change = attempt.loading.on_step(now, step.loader_wait_ratio, &self.host);
+                change_workers(now, id, change, LogLevel::Info, out);
+            }
+            TrainerEvent::Workers(changed) => attempt.loading.on_workers(changed.to),
             TrainerEvent::Started(_)
-            | TrainerEvent::Step(_)
             | TrainerEvent::Epoch(_)
             | TrainerEvent::Memory(_)
-            | TrainerEvent::Workers(_)
             | TrainerEvent::Log(_) => {}
         }
     }
@@ -435,7 +460,12 @@ impl Core {
                 out.push(Command::UploadArtifacts(id, artifacts));
             }
             Outcome::Again { changed, proven } => attempt.start_again(now, id, changed, proven, out),
-            Outcome::End(reason, message) => attempt.save_and_end(now, id, reason, message, out),
+            Outcome::End(reason, message) => {
+                if reason == EndReason::HostOom {
+                    out.push(Command::NoteKill(id, attempt.killed()));
+                }
+                attempt.save_and_end(now, id, reason, message, out);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::job_dir::{self, JobDir};
 use crate::prepare::{Workshop, prepare};
 use crate::spool::refused::Refused;
 use crate::spool::{Spool, SpoolError};
-use crate::trainer::child::{Handle, Spawner, Trainer};
+use crate::trainer::child::{Gone, Handle, Spawner, Trainer};
 use crate::trainer::command::Start;
 use crate::trainer::watch::{Watch, watch};
 use crate::transfer;
@@ -219,6 +219,15 @@ impl Driver {
                     transfer.abort();
                 }
             }
+            Command::Control(attempt, asked) => {
+                info!(%attempt, ?asked, "asked of the trainer");
+                self.trainers.get(&attempt).inspect(|trainer| trainer.ask(asked));
+            }
+            Command::NoteKill(attempt, killed) => {
+                if let Err(error) = self.job_dir(attempt).note_kill(killed) {
+                    warn!(%attempt, %error, "cannot note how the trainer was killed");
+                }
+            }
             Command::Learn(attempt, event) => self.learn(attempt, &event),
             Command::DropReports(attempt) => self.drop_reports(attempt),
             Command::DropCheckpoints(attempt) => {
@@ -260,6 +269,7 @@ impl Driver {
         let attempt = assignment.attempt;
         let dir = self.job_dir(attempt);
         let start = Start {
+            attempt,
             program: self.workshop.config.trainer(),
             spec: dir.spec(),
             run_dir: dir.run(),
@@ -290,8 +300,10 @@ impl Driver {
                 self.trainers.insert(attempt, handle);
                 let sender = self.sender.clone();
                 tokio::spawn(async move {
-                    let (kind, bad_lines) = watch(started).await;
-                    let out_of_memory_kill = host::out_of_memory_kills() > kills_before;
+                    let (Gone { kind, out_of_memory_kill }, bad_lines) = watch(started).await;
+                    // Without a control group of its own, a kill anywhere on the machine is evidence enough.
+                    let out_of_memory_kill =
+                        out_of_memory_kill.unwrap_or_else(|| host::out_of_memory_kills() > kills_before);
                     let stderr_tail = tail(&log, log_from);
                     let exit = Exit { kind, out_of_memory_kill, stderr_tail, bad_lines };
                     info!(%attempt, ?kind, bad_lines, "trainer exited");

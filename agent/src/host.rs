@@ -1,32 +1,103 @@
-//! The machine's main memory, and whether the kernel killed for want of it.
+//! The machine's main memory and processors as this process may use them, and whether the kernel killed for
+//! want of memory.
 
 use std::fs;
 
+pub mod cgroup;
+pub mod loading;
+pub mod pressure;
+
 const MIB: u64 = 1 << 20;
 
-/// Main memory in MiB; a container's limit counts where it is lower.
-pub fn memory_total_mib() -> u64 {
-    let total = meminfo("MemTotal:").unwrap_or(0);
-    cgroup("memory.max").map_or(total, |limit| total.min(limit / MIB))
+/// What the machine does at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Reading {
+    /// Main memory, or this process's limit where it is lower, in MiB.
+    pub total_mib: u64,
+    /// Memory that a new process may take, in MiB.
+    pub available_mib: u64,
+    /// Share of the last ten seconds in which something waited for memory, 0 to 1.
+    pub stalled_ratio: f64,
+    /// Share of processor time that nobody used since the last reading, 0 to 1.
+    pub idle_ratio: f64,
 }
 
-/// Memory that a new process may take, in MiB.
+/// Takes readings, one after the other.
+#[derive(Debug, Default)]
+pub struct Meter {
+    busy_and_all: Option<(u64, u64)>,
+}
+
+impl Meter {
+    /// What the machine does now.
+    pub fn read(&mut self) -> Reading {
+        let now = fs::read_to_string("/proc/stat").ok().and_then(|text| processor_time(&text));
+        let idle_ratio = match (self.busy_and_all, now) {
+            (Some((busy, all)), Some((busy_now, all_now))) if all_now > all => {
+                1.0 - ratio(busy_now.saturating_sub(busy), all_now - all)
+            }
+            _ => 0.0,
+        };
+        self.busy_and_all = now;
+        Reading {
+            total_mib: memory_total_mib(),
+            available_mib: memory_available_mib(),
+            stalled_ratio: stalled_ratio(),
+            idle_ratio,
+        }
+    }
+}
+
+/// Main memory in MiB; the lowest limit of this process's control groups counts where it is lower.
+pub fn memory_total_mib() -> u64 {
+    let total = meminfo("MemTotal:").unwrap_or(0);
+    let limits = cgroup::own_path().into_iter().filter_map(|group| group.memory_max());
+    limits.map(|limit| limit / MIB).fold(total, u64::min)
+}
+
+/// Memory that a new process may take, in MiB. What a control group's page cache holds counts as free: the
+/// kernel takes it back.
 pub fn memory_available_mib() -> u64 {
     let available = meminfo("MemAvailable:").unwrap_or(0);
-    let room = || Some(cgroup("memory.max")?.saturating_sub(cgroup("memory.current")?) / MIB);
-    room().map_or(available, |room| available.min(room))
+    let rooms = cgroup::own_path().into_iter().filter_map(|group| group.memory_room());
+    rooms.map(|room| room / MIB).fold(available, u64::min)
 }
 
 /// How many processes the kernel has killed for want of memory since it started.
 pub fn out_of_memory_kills() -> u64 {
-    let count = |path: &str| {
-        let text = fs::read_to_string(path).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
-        line.trim().parse::<u64>().ok()
-    };
-    let own = own_cgroup().and_then(|folder| count(&format!("{folder}/memory.events")));
+    let kernel = fs::read_to_string("/proc/vmstat").ok();
+    let kernel = kernel.and_then(|text| cgroup::value(&text, "oom_kill")).unwrap_or(0);
     // A container may hide the one or the other.
-    count("/proc/vmstat").unwrap_or(0) + own.unwrap_or(0)
+    kernel + cgroup::own_path().first().map_or(0, |group| group.out_of_memory_kills())
+}
+
+/// Processors that this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
+}
+
+/// Share of the last ten seconds in which something waited for memory: of this process's control group where
+/// it tells, else of the machine; 0 where neither does.
+fn stalled_ratio() -> f64 {
+    let group = cgroup::own_path().into_iter().find_map(|group| group.memory_pressure());
+    let text = group.or_else(|| fs::read_to_string("/proc/pressure/memory").ok());
+    text.and_then(|text| pressure::some_avg10(&text)).unwrap_or(0.0)
+}
+
+/// Busy and all processor time in the kernel's ticks.
+fn processor_time(stat: &str) -> Option<(u64, u64)> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let times: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).take(8).collect();
+    let all: u64 = times.iter().sum();
+    // The fourth and fifth are idle, and idle while a disk works.
+    let idle: u64 = times.iter().skip(3).take(2).sum();
+    Some((all - idle, all))
+}
+
+fn ratio(part: u64, all: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "ticks of a few seconds")]
+    let ratio = part as f64 / all as f64;
+    ratio.clamp(0.0, 1.0)
 }
 
 fn meminfo(key: &str) -> Option<u64> {
@@ -35,25 +106,20 @@ fn meminfo(key: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
 }
 
-/// The folder of this process's control group, version 2.
-fn own_cgroup() -> Option<String> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    Some(format!("/sys/fs/cgroup{}", path.trim_end_matches('/')))
-}
-
-/// A number of bytes; `max`, which is no limit, is `None`.
-fn cgroup(file: &str) -> Option<u64> {
-    fs::read_to_string(format!("{}/{file}", own_cgroup()?)).ok()?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn this_machine_has_memory_and_not_more_free_than_in_all() {
-        let (total, available) = (memory_total_mib(), memory_available_mib());
-        assert!(total > 0 && available <= total, "{available} of {total}");
+        let reading = Meter::default().read();
+        assert!(reading.total_mib > 0 && reading.available_mib <= reading.total_mib, "{reading:?}");
+    }
+
+    #[test]
+    fn processor_time_is_idle_also_while_a_disk_works() {
+        let stat = "cpu  10 20 30 100 40 1 2 3 0 0\ncpu0 1 2 3\n";
+        assert_eq!(processor_time(stat), Some((66, 206)));
+        assert_eq!(processor_time("intr 5\n"), None);
     }
 }

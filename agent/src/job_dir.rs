@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA_DIR/jobs/JOB/spec.json         what the trainer is told
+//!                  /killed.json       how main memory once ran out
 //!                  /trainer.log       what it said, all attempts
 //!                  /attempt-N.spool   reports that the scheduler does not have yet
 //!                  /run/              the run directory
@@ -13,6 +14,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use trainyard_types::{AttemptId, JobId};
+
+use crate::host::loading::Killed;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,21 @@ impl JobDir {
         self.checkpoints().join(format!("step-{step:08}"))
     }
 
+    /// How its trainer was killed for want of main memory, if it was.
+    pub fn killed(&self) -> Option<Killed> {
+        serde_json::from_slice(&fs::read(self.0.join("killed.json")).ok()?).ok()
+    }
+
+    /// Notes how its trainer was killed, for the next one.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn note_kill(&self, killed: Killed) -> io::Result<()> {
+        let temporary = self.0.join("killed.json.new");
+        fs::write(&temporary, serde_json::to_vec(&killed)?)?;
+        fs::rename(&temporary, self.0.join("killed.json"))
+    }
+
     /// An attempt's reports.
     pub fn spool(&self, number: u32) -> PathBuf {
         self.0.join(format!("attempt-{number}.spool"))
@@ -71,16 +89,38 @@ impl JobDir {
     }
 }
 
+/// Removes what a former agent or its trainers have left half-written: drafts of checkpoints, downloads, new
+/// versions of small files.
+pub fn remove_drafts(data_dir: &Path) {
+    let is_draft = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let ends = |end: &str| name.ends_with(end);
+        ends(".new") || ends(".tmp") || (name.starts_with('.') && ends(".download"))
+    };
+    for job in entries(&data_dir.join("jobs")) {
+        let run = job.join("run");
+        let places = [job, run.join("checkpoints"), run.join("weights"), run];
+        for path in places.iter().flat_map(|place| entries(place)).filter(|path| is_draft(path)) {
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = gone {
+                tracing::warn!(path = %path.display(), %error, "what was left half-written cannot be removed");
+            }
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
 /// The attempts of former agent processes whose spools are still there.
 pub fn spooled(data_dir: &Path) -> Vec<AttemptId> {
     let mut found = Vec::new();
-    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().collect::<Vec<_>>();
+    let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
     for folder in entries(&data_dir.join("jobs")) {
-        let job = folder.file_name().to_str().and_then(|name| name.parse().ok());
-        for file in job.iter().flat_map(|_| entries(&folder.path())) {
-            let number = file
-                .file_name()
-                .to_str()
+        let job = name(&folder).and_then(|name| name.parse().ok());
+        for file in job.iter().flat_map(|_| entries(&folder)) {
+            let number = name(&file)
                 .and_then(|name| name.strip_prefix("attempt-")?.strip_suffix(".spool")?.parse().ok());
             found.extend(job.zip(number).map(|(job, number)| AttemptId { job, number }));
         }
@@ -106,6 +146,23 @@ mod tests {
         }
         assert_eq!(dir.newest_step(), Some(100));
         assert!(dir.checkpoint(100).is_dir());
+    }
+
+    #[test]
+    fn drafts_go_and_everything_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = JobDir::new(folder.path(), JobId(Uuid::from_u128(7)));
+        dir.create().unwrap();
+        for name in [".step-00000002.tmp", ".step-00000003.download", "step-00000001"] {
+            fs::create_dir(dir.checkpoints().join(name)).unwrap();
+        }
+        fs::write(dir.spool(1).with_extension("new"), "half").unwrap();
+        fs::write(dir.spool(1), "whole").unwrap();
+        fs::write(dir.run().join("results.tmp"), "half").unwrap();
+        remove_drafts(folder.path());
+        assert_eq!(entries(&dir.checkpoints()), [dir.checkpoint(1)]);
+        assert!(dir.spool(1).exists() && !dir.spool(1).with_extension("new").exists());
+        assert!(!dir.run().join("results.tmp").exists());
     }
 
     #[test]

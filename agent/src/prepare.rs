@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
-use trainyard_types::{Assignment, EndReason, Gpu, GpuTelemetry, Slot, TrainSpec};
+use trainyard_types::{Assignment, BatchChosen, EndReason, Gpu, GpuTelemetry, Slot, TrainSpec};
 
 use crate::banner::{self, Device};
 use crate::batch::{self, Load, Memory, Wish, advice};
@@ -17,6 +17,7 @@ use crate::data_roots;
 use crate::fit::{self, FitStore, Run};
 use crate::gpu::GpuProbe;
 use crate::host;
+use crate::host::loading::{self, Killed};
 use crate::job_dir::JobDir;
 use crate::transfer::{self, Link};
 
@@ -67,7 +68,17 @@ fn prepare_locally(workshop: &Workshop, assignment: &Assignment, dir: &JobDir) -
     train.data = data_roots::resolve(&train.data, &workshop.config.data_roots)
         .map_err(|error| Refusal { reason: EndReason::BadSpec, message: error.to_string() })?;
     let (device, memory) = device(workshop, &assignment.slot)?;
-    let prepared = choose_batch(workshop, assignment, &train, &device, memory);
+    let killed = dir.killed();
+    let batch = choose_batch(workshop, assignment, &train, memory, &device, killed);
+    let plan =
+        loading::plan(&train, batch.chosen.batch_size, host::memory_available_mib(), host::cores(), killed);
+    // The lines tell of the spec as it was written, but for what is different here.
+    let wished = train.batch;
+    loading::apply(&mut train, &plan);
+    let mut lines =
+        banner::lines(&device, &TrainSpec { batch: wished, ..train.clone() }, batch.chosen.batch_size);
+    lines.extend(banner::layers(&batch.chosen));
+    lines.extend(plan.notes);
     let write = || -> io::Result<()> {
         dir.create()?;
         std::fs::create_dir_all(workshop.config.cache_dir())?;
@@ -77,7 +88,21 @@ fn prepare_locally(workshop: &Workshop, assignment: &Assignment, dir: &JobDir) -
         reason: EndReason::TrainerCrash,
         message: format!("the agent cannot write {}: {error}", dir.spec().display()),
     })?;
-    Ok(prepared)
+    Ok(Prepared {
+        chosen: batch.chosen,
+        lines,
+        measure_memory: batch.measure_memory,
+        workers: plan.workers,
+        most_workers: plan.most_workers,
+        advice: batch.advice,
+    })
+}
+
+/// A batch size, and what belongs to it.
+struct ChosenBatch {
+    chosen: BatchChosen,
+    measure_memory: bool,
+    advice: String,
 }
 
 /// Chooses the batch size and begins to learn from the run.
@@ -85,9 +110,10 @@ fn choose_batch(
     workshop: &Workshop,
     assignment: &Assignment,
     train: &TrainSpec,
-    device: &Device,
     memory: Memory,
-) -> Prepared {
+    device: &Device,
+    killed: Option<Killed>,
+) -> ChosenBatch {
     let load = Load::from(train);
     let run = Run {
         slot: assignment.slot.clone(),
@@ -101,14 +127,16 @@ fn choose_batch(
     };
     let mut fits = workshop.fits.lock().unwrap_or_else(PoisonError::into_inner);
     let record = fits.record(&run);
-    let (batch, nominal, noted) = (train.batch, train.nbs, fits.noted(&run));
+    // On a CPU the batch lies in main memory, too.
+    let too_large = killed.filter(|_| matches!(memory, Memory::Cpu { .. })).map(|killed| killed.batch_size);
+    let too_large = too_large.and_then(batch::next_smaller);
+    let (batch, nominal) = (train.batch, train.nbs);
+    let noted = fits.noted(&run).into_iter().chain(too_large).min();
     let chosen = batch::choose(&Wish { memory, load, batch, nominal, record, noted });
     let advice = advice::advice(memory, load, record);
     let measure_memory = fits.wants_measurement(&run);
     fits.begin(assignment.attempt, run);
-    let mut lines = banner::lines(device, train, chosen.batch_size);
-    lines.extend(banner::layers(&chosen));
-    Prepared { chosen, lines, measure_memory, advice }
+    ChosenBatch { chosen, measure_memory, advice }
 }
 
 fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal> {

@@ -3,11 +3,13 @@
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_proto::route::Route;
@@ -26,8 +28,14 @@ use crate::gpu::keeper::{Around, Keeper};
 use crate::gpu::quarantine::{Ward, boot_id};
 use crate::host;
 use crate::http::{self, Pages};
+use crate::job_dir;
 use crate::prepare::Workshop;
 use crate::trainer::child::Spawner;
+use crate::trainer::groups::Groups;
+use crate::trainer::leftovers;
+
+/// How often main memory and processors are read.
+const METER_EVERY: Duration = Duration::from_secs(1);
 
 /// Events that wait for the driver; whoever has more waits for it.
 const INBOX: usize = 256;
@@ -43,6 +51,8 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let _lock = lock(&config.data_dir)?;
     let agent = agent_id(&config.data_dir)?;
     warn_of_gaps(&config);
+    // Before the cards are judged: what a former agent's trainers left is no stranger.
+    let groups = end_leftovers(&config, agent).await;
     let (cards, first) = find_cards(Arc::clone(&probe), &config).await?;
     let (name, gpus) = (&config.name, first.inventory.gpus.len());
     info!(%agent, name, gpus, cpu_slots = config.cpu_slots, "agent");
@@ -73,7 +83,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         fits,
         link,
     };
-    let spawner = Spawner::start().context("cannot start a thread")?;
+    let spawner = Spawner::start(agent, groups).context("cannot start a thread")?;
     let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender, advert_sender);
     driver.recover().await?;
 
@@ -94,12 +104,32 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     tasks.spawn(keeper.keep(end.clone()));
     let pages = pages(&config, snapshots, crew);
     tasks.spawn(http::serve(config.metrics_listen.clone(), pages, end.clone()));
+    tasks.spawn(keep_metering(sender.clone(), end.clone()));
     tasks.spawn(forward_signals(sender, stop, end.clone()));
     driver.run().await;
     end.cancel();
     while tasks.join_next().await.is_some() {}
     info!("agent stopped");
     Ok(())
+}
+
+/// Ends what a former process of this agent has left running, and removes what it has left half-written.
+/// Returns where trainers' control groups are made.
+async fn end_leftovers(config: &Arc<Config>, agent: AgentId) -> Option<Groups> {
+    let config = Arc::clone(config);
+    let end = move || {
+        let groups = Groups::find(config.cgroup.as_deref());
+        if let Some(groups) = &groups {
+            groups.end_leftovers();
+        }
+        let ended = leftovers::end(&agent.to_string());
+        if ended > 0 {
+            warn!(ended, "a former agent's trainers left processes behind: they were killed");
+        }
+        job_dir::remove_drafts(&config.data_dir);
+        groups
+    };
+    tokio::task::spawn_blocking(end).await.unwrap_or_default()
 }
 
 /// Says early what would otherwise surprise the first job.
@@ -142,6 +172,17 @@ fn agent_id(data_dir: &Path) -> anyhow::Result<AgentId> {
             Ok(id)
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Tells the driver what the machine does, from the first reading on.
+async fn keep_metering(inbox: mpsc::Sender<Input>, end: CancellationToken) {
+    let mut meter = host::Meter::default();
+    let mut ticks = interval(METER_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while end.run_until_cancelled(ticks.tick()).await.is_some() {
+        // One that finds the driver busy is not worth waiting for.
+        let _busy = inbox.try_send(Input::Core(Event::Host(meter.read())));
     }
 }
 

@@ -2,5 +2,7 @@
 
 pub mod child;
 pub mod command;
+pub mod groups;
+pub mod leftovers;
 pub mod progress;
 pub mod watch;

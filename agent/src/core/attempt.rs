@@ -6,6 +6,7 @@ use trainyard_types::trainer::{BatchSizeChanged, CheckpointSaved, Failed, Finish
 use trainyard_types::{Artifact, Assignment, AttemptId, EndReason, Ended, ReportBody, Slot, Time};
 
 use super::{Command, Prepared, slot_of};
+use crate::host::loading::{Killed, Loading};
 
 /// Where an attempt stands; see the diagram in [`super`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Attempt {
     pub assignment: Option<Box<Assignment>>,
     /// What its trainer runs with.
     pub prepared: Option<Prepared>,
+    /// How many workers load its images.
+    pub loading: Loading,
     pub state: State,
     /// Why it was asked to stop.
     pub stop: Option<EndReason>,
@@ -65,6 +68,7 @@ impl Attempt {
         Self {
             assignment: Some(assignment),
             prepared: None,
+            loading: Loading::new(0, 0),
             state: State::Waiting,
             stop: None,
             stop_note: None,
@@ -84,6 +88,7 @@ impl Attempt {
         Self {
             assignment: None,
             prepared: None,
+            loading: Loading::new(0, 0),
             state: State::Ended { completed: false },
             stop: None,
             stop_note: None,
@@ -114,6 +119,17 @@ impl Attempt {
         id != other && busy && (id.job == other.job || self.slot() == slot)
     }
 
+    /// Its trainer is about to start.
+    pub fn begin(&mut self, prepared: Prepared) {
+        self.loading = Loading::new(prepared.workers, prepared.most_workers);
+        self.prepared = Some(prepared);
+    }
+
+    /// What its trainer had when main memory ran out.
+    pub fn killed(&self) -> Killed {
+        Killed { workers: self.loading.workers(), batch_size: self.batch_size() }
+    }
+
     /// Images per forward pass now; 0 before the trainer starts.
     pub fn batch_size(&self) -> u32 {
         self.prepared.as_ref().map_or(0, |prepared| prepared.chosen.batch_size)
@@ -140,6 +156,8 @@ impl Attempt {
         };
         self.failed = None;
         self.finished = None;
+        // The new process reads the same spec.
+        self.loading = Loading::new(prepared.workers, prepared.most_workers);
         self.state = State::Running;
         let event = TrainerEvent::BatchSize(changed);
         out.push(Command::Report(id, now, ReportBody::Trainer(event.clone())));

@@ -95,8 +95,8 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
             Outcome::End(EndReason::Drained, text)
         }
         (ExitKind::Signal(SIGKILL), ..) if exit.out_of_memory_kill => {
-            let text = "the machine's memory ran out and the kernel killed the trainer; use fewer workers, \
-                        a smaller batch or `cache: none`";
+            let text = "the machine's memory ran out and the kernel killed the trainer; on this machine its next \
+                        attempt loads with fewer workers and keeps no images in memory";
             Outcome::End(EndReason::HostOom, text.into())
         }
         (ExitKind::Code(exit_code::DONE), None, None) => {

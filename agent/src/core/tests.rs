@@ -1,4 +1,4 @@
-use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished, MemoryMeasured, Phase};
+use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished, MemoryMeasured, Phase, Step};
 use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, TrainSpec};
 use uuid::Uuid;
 
@@ -34,7 +34,14 @@ fn gpu(name: &str) -> Slot {
 
 fn prepared(batch_size: u32) -> Prepared {
     let chosen = BatchChosen { batch_size, layers: Vec::new() };
-    Prepared { chosen, lines: Vec::new(), measure_memory: true, advice: "what should fit: yolov8n".into() }
+    Prepared {
+        chosen,
+        lines: Vec::new(),
+        measure_memory: true,
+        workers: 8,
+        most_workers: 12,
+        advice: "what should fit: yolov8n".into(),
+    }
 }
 
 fn exit(kind: ExitKind) -> Exit {
@@ -498,4 +505,41 @@ fn a_shutdown_does_not_wait_long_for_a_scheduler_that_is_away() {
 #[test]
 fn an_idle_agent_leaves_at_once() {
     assert_eq!(Core::new(LIMITS).handle(Time(0), Event::Shutdown), [Command::Exit]);
+}
+
+fn reading(available_mib: u64) -> Reading {
+    Reading { total_mib: 16_000, available_mib, stalled_ratio: 0.0, idle_ratio: 0.9 }
+}
+
+#[test]
+fn when_main_memory_runs_out_a_running_trainer_is_asked_for_half_its_workers_before_the_kernel_acts() {
+    let mut world = Running::new();
+    let mut host = |second: u64, mib| world.core.handle(Time(second * 1000), Event::Host(reading(mib)));
+    assert_eq!(host(1, 8000), []);
+    assert_eq!(host(2, 300), []);
+    let out = host(3, 300);
+    let [Command::Report(_, _, told), control] = &out[..] else { panic!("{out:?}") };
+    assert!(format!("{told:?}").contains("main memory runs out: 8 -> 4 loader workers"), "{told:?}");
+    assert_eq!(*control, Command::Control(world.a, TrainerControl::Workers { workers: 4 }));
+}
+
+#[test]
+fn while_the_device_waits_for_images_and_processors_are_idle_workers_are_added() {
+    let mut world = Running::new();
+    world.core.handle(Time(0), Event::Host(reading(8000)));
+    let step = Step { loader_wait_ratio: 0.4, ..Step::default() };
+    let asked = (1..60).find_map(|second| {
+        let out = world.line(second * 1000, TrainerEvent::Step(step.clone()));
+        (!out.is_empty()).then_some(out)
+    });
+    let out = asked.unwrap();
+    assert_eq!(out[1], Command::Control(world.a, TrainerControl::Workers { workers: 12 }));
+}
+
+#[test]
+fn a_trainer_that_the_kernel_killed_leaves_word_for_the_next() {
+    let mut world = Running::new();
+    let exit = Exit { out_of_memory_kill: true, ..exit(ExitKind::Signal(9)) };
+    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
+    assert_eq!(out[0], Command::NoteKill(world.a, Killed { workers: 8, batch_size: 16 }));
 }

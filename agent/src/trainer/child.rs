@@ -2,7 +2,7 @@
 //! kernel kills it when the thread that started it is gone, and that thread lives as long as the process.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -10,15 +10,20 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 use tokio::sync::oneshot;
+use trainyard_types::AgentId;
+use trainyard_types::trainer::TrainerControl;
 
 use super::command::Start;
+use super::groups::{self, Groups};
+use super::leftovers;
 use crate::core::ExitKind;
+use crate::host::cgroup::Cgroup;
 
 /// A trainer that was started.
 #[derive(Debug)]
@@ -28,12 +33,24 @@ pub struct Trainer {
     /// Its event stream.
     pub events: OwnedFd,
     /// How it ended, once it has.
-    pub exit: oneshot::Receiver<ExitKind>,
+    pub exit: oneshot::Receiver<Gone>,
 }
 
-/// Sends signals to a trainer, and to nobody else once it is gone.
+/// How a trainer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// Code or signal.
+    pub kind: ExitKind,
+    /// Whether the kernel killed in its control group for want of memory; `None` where nobody counts.
+    pub out_of_memory_kill: Option<bool>,
+}
+
+/// Sends signals to a trainer, and to nobody else once it is gone; and asks things of it.
 #[derive(Debug, Clone)]
-pub struct Handle(Arc<Mutex<Option<Pid>>>);
+pub struct Handle {
+    pid: Arc<Mutex<Option<Pid>>>,
+    control: Arc<PipeWriter>,
+}
 
 impl Handle {
     /// SIGTERM to the trainer: write a checkpoint and exit.
@@ -48,12 +65,20 @@ impl Handle {
 
     /// Its process id, while it lives.
     pub fn pid(&self) -> Option<u32> {
-        let pid = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = *self.pid.lock().unwrap_or_else(PoisonError::into_inner);
         u32::try_from(pid?.as_raw()).ok()
     }
 
+    /// Asks something of the trainer, which answers by an event when it has done it.
+    pub fn ask(&self, asked: TrainerControl) {
+        // A control is plain data, and a pipe takes a short line whole or, when nobody reads, not at all.
+        let Ok(mut line) = serde_json::to_vec(&asked) else { return };
+        line.push(b'\n');
+        let _nobody_listens = (&*self.control).write(&line);
+    }
+
     fn with_pid(&self, signal: impl FnOnce(Pid) -> nix::Result<()>) {
-        if let Some(pid) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(pid) = *self.pid.lock().unwrap_or_else(PoisonError::into_inner) {
             // The only error is that it is gone already.
             let _gone = signal(pid);
         }
@@ -70,17 +95,25 @@ struct Request {
 #[derive(Debug, Clone)]
 pub struct Spawner(mpsc::Sender<Request>);
 
+/// Whose trainers are started.
+#[derive(Debug, Clone)]
+struct Owner {
+    agent: AgentId,
+    groups: Option<Groups>,
+}
+
 impl Spawner {
     /// Starts the thread.
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(agent: AgentId, groups: Option<Groups>) -> io::Result<Self> {
+        let owner = Owner { agent, groups };
         let (sender, requests) = mpsc::channel::<Request>();
         thread::Builder::new().name("spawner".into()).spawn(move || {
             for request in requests {
                 // Nobody waits any more when the agent is going down.
-                let _unwanted = request.reply.send(spawn(&request.start, &request.log));
+                let _unwanted = request.reply.send(spawn(&owner, &request.start, &request.log));
             }
             // The senders are gone, but ending this thread would kill every trainer.
             loop {
@@ -102,45 +135,66 @@ impl Spawner {
     }
 }
 
-fn spawn(start: &Start, log: &PathBuf) -> io::Result<Trainer> {
+fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> io::Result<Trainer> {
     let (events, writer) = io::pipe()?;
+    let (listener, control) = io::pipe()?;
+    fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let log = OpenOptions::new().create(true).append(true).open(log)?;
     let agent = Pid::this();
+    // What the trainer starts can be found by this.
+    let name = format!("{}/{}", owner.agent, start.attempt);
+    let group = owner.groups.as_ref().and_then(|groups| groups.make(start.attempt));
+    let door = group.as_ref().map(Cgroup::door).transpose()?;
+    let door_fd = door.as_ref().map(AsRawFd::as_raw_fd);
     let mut command = std::process::Command::new(&start.program);
     command
-        .args(start.arguments(writer.as_raw_fd()))
+        .args(start.arguments(writer.as_raw_fd(), listener.as_raw_fd()))
         .envs(start.environment())
+        .env(leftovers::VARIABLE, &name)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
-    let descriptor = writer.as_raw_fd();
-    // SAFETY: between fork and exec only async-signal-safe calls are made (fcntl, prctl, getppid) and
-    // nothing is allocated; `descriptor` stays open in the parent until the child is started.
+    let descriptors = [writer.as_raw_fd(), listener.as_raw_fd()];
+    // SAFETY: between fork and exec only async-signal-safe calls are made (fcntl, write, prctl, getppid) and
+    // nothing is allocated; `descriptors` and `door` stay open in the parent until the child is started.
     unsafe {
         command.pre_exec(move || {
-            // Inherited under its own number: a fixed one might be in use by the standard library.
-            let writer = std::os::fd::BorrowedFd::borrow_raw(descriptor);
-            fcntl(writer, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            // Inherited under their own numbers: a fixed one might be in use by the standard library.
+            for descriptor in descriptors {
+                let inherited = std::os::fd::BorrowedFd::borrow_raw(descriptor);
+                fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            }
+            if let Some(door) = door_fd {
+                // Writing 0 takes the writer in.
+                nix::unistd::write(std::os::fd::BorrowedFd::borrow_raw(door), b"0")?;
+            }
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The agent may have died before the line above.
             if getppid() == agent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
         });
     }
     let child = command.spawn()?;
-    drop(writer);
+    drop((writer, listener, door));
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     // When the machine's memory runs out, the trainer goes before the agent. Not being allowed to say so
     // changes nothing else.
     let _unchanged = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "500");
-    let handle = Handle(Arc::new(Mutex::new(Some(pid))));
+    let handle = Handle { pid: Arc::new(Mutex::new(Some(pid))), control: Arc::new(control) };
     let (exited, exit) = oneshot::channel();
     let waiter = handle.clone();
     let builder = thread::Builder::new().name(format!("trainer-{pid}"));
     builder
         .spawn(move || {
             // Nobody waits any more when the agent is going down.
-            let _unwanted = exited.send(wait(child, pid, &waiter));
+            let kind = wait(child, pid, &waiter);
+            // Nothing that it started outlives it, wherever that has placed itself.
+            let out_of_memory_kill = group.as_ref().and_then(Cgroup::counted_kills).map(|kills| kills > 0);
+            if let Some(group) = &group {
+                groups::end(group);
+            }
+            leftovers::end(&name);
+            let _unwanted = exited.send(Gone { kind, out_of_memory_kill });
         })
         .inspect_err(|_| handle.kill())?;
     Ok(Trainer { handle, events: events.into(), exit })
@@ -155,7 +209,7 @@ fn wait(mut child: Child, pid: Pid, handle: &Handle) -> ExitKind {
             other => break other,
         }
     };
-    let mut slot = handle.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slot = handle.pid.lock().unwrap_or_else(PoisonError::into_inner);
     if waited.is_ok() {
         let _empty = killpg(pid, Signal::SIGKILL);
     }

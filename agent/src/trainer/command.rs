@@ -4,11 +4,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use trainyard_types::Slot;
+use trainyard_types::{AttemptId, Slot};
 
 /// What the command line is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
+    /// For which attempt.
+    pub attempt: AttemptId,
     /// The trainer's binary.
     pub program: PathBuf,
     /// The TrainSpec as JSON.
@@ -32,9 +34,10 @@ pub struct Start {
 }
 
 impl Start {
-    /// Arguments of the trainer, whose events go to the descriptor `events_fd`. `--resume` goes on from the
+    /// Arguments of the trainer, whose events go to the descriptor `events_fd` and which is asked things on
+    /// `control_fd`. `--resume` goes on from the
     /// newest checkpoint in the run directory, or starts afresh without one.
-    pub fn arguments(&self, events_fd: i32) -> Vec<OsString> {
+    pub fn arguments(&self, events_fd: i32, _control_fd: i32) -> Vec<OsString> {
         let device = match self.slot {
             Slot::Gpu(_) => "cuda:0", // The only one that it sees.
             Slot::Cpu(_) => "cpu",
@@ -86,12 +89,13 @@ impl Start {
 
 #[cfg(test)]
 mod tests {
-    use trainyard_types::GpuUuid;
+    use trainyard_types::{GpuUuid, JobId};
 
     use super::*;
 
     fn start(slot: Slot) -> Start {
         Start {
+            attempt: AttemptId { job: JobId(uuid::Uuid::from_u128(7)), number: 1 },
             program: "/bin/trainer".into(),
             spec: "/d/spec.json".into(),
             run_dir: "/d/run".into(),
@@ -108,7 +112,7 @@ mod tests {
     #[test]
     fn a_trainer_sees_only_its_own_gpu() {
         let start = start(Slot::Gpu(GpuUuid("GPU-1".into())));
-        let line = start.arguments(5).join(std::ffi::OsStr::new(" "));
+        let line = start.arguments(5, 6).join(std::ffi::OsStr::new(" "));
         let wanted = "train --spec /d/spec.json --run-dir /d/run --events-fd 5 --batch-size 24 \
                       --device cuda:0 --cache-dir /d/cache --resume --data-root /data";
         assert_eq!(line, wanted);
@@ -118,7 +122,8 @@ mod tests {
     #[test]
     fn the_cache_has_the_limits_that_are_configured() {
         let mut start = Start { cache_quota_gib: Some(200), ..start(Slot::Cpu(0)) };
-        let line = |start: &Start| start.arguments(5).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+        let line =
+            |start: &Start| start.arguments(5, 6).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
         assert!(line(&start).contains(" --cache-quota-gib 200 --data-root "), "{}", line(&start));
         start.cache_floor_gib = Some(0);
         assert!(line(&start).contains(" --cache-quota-gib 200 --cache-floor-gib 0 "), "{}", line(&start));
@@ -127,7 +132,7 @@ mod tests {
     #[test]
     fn a_trainer_on_a_cpu_slot_sees_none() {
         let start = start(Slot::Cpu(0));
-        assert!(start.arguments(5).contains(&"cpu".into()));
+        assert!(start.arguments(5, 6).contains(&"cpu".into()));
         assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", String::new())));
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use trainyard_types::AttemptId;
 
+use super::child::Gone;
 use super::progress::Progress;
 use crate::core::{Event, ExitKind};
 use crate::driver::Input;
@@ -24,13 +25,13 @@ pub struct Watch {
     /// Its event stream.
     pub events: pipe::Receiver,
     /// How it ended, once it has.
-    pub exit: oneshot::Receiver<ExitKind>,
+    pub exit: oneshot::Receiver<Gone>,
     /// Where its lines go.
     pub inbox: mpsc::Sender<Input>,
 }
 
 /// Hands over every event, then returns how the trainer ended and how many lines were left out.
-pub async fn watch(mut watch: Watch) -> (ExitKind, u64) {
+pub async fn watch(mut watch: Watch) -> (Gone, u64) {
     let mut progress = Progress::default();
     let mut exit = watch.exit;
     let early = tokio::select! {
@@ -46,7 +47,8 @@ pub async fn watch(mut watch: Watch) -> (ExitKind, u64) {
         None => exit.await,
     };
     // The waiting thread always answers; were it gone, nobody could tell how the trainer ended.
-    (kind.unwrap_or(ExitKind::Signal(0)), progress.finish())
+    let unknown = Gone { kind: ExitKind::Signal(0), out_of_memory_kill: None };
+    (kind.unwrap_or(unknown), progress.finish())
 }
 
 /// Reads until the end of the stream. Dropping it between reads loses nothing.

@@ -363,6 +363,8 @@ const PRELUDE: &str = r#"#!/bin/sh
 while [ $# -gt 0 ]; do
   case $1 in
     --events-fd) fd=$2; shift;;
+    --control-fd) control=$2; shift;;
+    --spec) spec=$2; shift;;
     --run-dir) run=$2; shift;;
     --batch-size) batch=$2; shift;;
     --device) device=$2; shift;;

@@ -31,7 +31,14 @@ fn running() -> Core {
     core.handle(Time(0), Event::Connected);
     core.handle(Time(0), Event::Assigned(assignment(1)));
     let chosen = BatchChosen { batch_size: 16, layers: Vec::new() };
-    let prepared = Prepared { chosen, lines: Vec::new(), measure_memory: false, advice: String::new() };
+    let prepared = Prepared {
+        chosen,
+        lines: Vec::new(),
+        measure_memory: false,
+        workers: 8,
+        most_workers: 8,
+        advice: String::new(),
+    };
     core.handle(Time(0), Event::Prepared(id(1), Ok(prepared)));
     core
 }
