@@ -35,9 +35,9 @@ pub struct Start {
 
 impl Start {
     /// Arguments of the trainer, whose events go to the descriptor `events_fd` and which is asked things on
-    /// `control_fd`. `--resume` goes on from the
-    /// newest checkpoint in the run directory, or starts afresh without one.
-    pub fn arguments(&self, events_fd: i32, _control_fd: i32) -> Vec<OsString> {
+    /// `control_fd`. `--resume` goes on from the newest checkpoint in the run directory, or starts afresh
+    /// without one.
+    pub fn arguments(&self, events_fd: i32, control_fd: i32) -> Vec<OsString> {
         let device = match self.slot {
             Slot::Gpu(_) => "cuda:0", // The only one that it sees.
             Slot::Cpu(_) => "cpu",
@@ -50,6 +50,8 @@ impl Start {
             self.run_dir.clone().into(),
             "--events-fd".into(),
             events_fd.to_string().into(),
+            "--control-fd".into(),
+            control_fd.to_string().into(),
             "--batch-size".into(),
             self.batch_size.to_string().into(),
             "--device".into(),
@@ -64,6 +66,9 @@ impl Start {
             if let Some(gib) = gib {
                 arguments.extend([flag.into(), gib.to_string().into()]);
             }
+        }
+        if self.measure_memory {
+            arguments.extend(["--measure-memory".into(), "always".into()]);
         }
         for root in &self.data_roots {
             arguments.extend(["--data-root".into(), root.clone().into()]);
@@ -113,8 +118,8 @@ mod tests {
     fn a_trainer_sees_only_its_own_gpu() {
         let start = start(Slot::Gpu(GpuUuid("GPU-1".into())));
         let line = start.arguments(5, 6).join(std::ffi::OsStr::new(" "));
-        let wanted = "train --spec /d/spec.json --run-dir /d/run --events-fd 5 --batch-size 24 \
-                      --device cuda:0 --cache-dir /d/cache --resume --data-root /data";
+        let wanted = "train --spec /d/spec.json --run-dir /d/run --events-fd 5 --control-fd 6 \
+                      --batch-size 24 --device cuda:0 --cache-dir /d/cache --resume --data-root /data";
         assert_eq!(line, wanted);
         assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", "GPU-1".into())));
     }
@@ -127,6 +132,13 @@ mod tests {
         assert!(line(&start).contains(" --cache-quota-gib 200 --data-root "), "{}", line(&start));
         start.cache_floor_gib = Some(0);
         assert!(line(&start).contains(" --cache-quota-gib 200 --cache-floor-gib 0 "), "{}", line(&start));
+    }
+
+    #[test]
+    fn memory_is_measured_where_the_agent_wants_to_know() {
+        let start = Start { measure_memory: true, ..start(Slot::Cpu(0)) };
+        let line = start.arguments(5, 6).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+        assert!(line.contains(" --measure-memory always "), "{line}");
     }
 
     #[test]
