@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use trainyard_config::{Effective, LoadError, Sources};
 use trainyard_proto::route::parse_list;
 
+use crate::disk;
 use crate::gpu::cards::{HealthConfig, Rules};
 use crate::guest::GuestConfig;
 
@@ -31,6 +32,10 @@ pub struct Config {
     /// MiB that the reports of one attempt may take on disk while no scheduler takes them; then they are
     /// thinned out.
     pub spool_quota_mib: u32,
+    /// GiB that jobs' directories may take; those of jobs that are over, used longest ago, go first.
+    pub jobs_quota_gib: u32,
+    /// MiB of the disk of `data_dir` that stay free; below, no new jobs come.
+    pub disk_floor_mib: u32,
     /// Control group (version 2) in which each trainer gets one of its own; the agent's own when unset, if nobody
     /// else is in it.
     pub cgroup: Option<PathBuf>,
@@ -72,6 +77,8 @@ impl Default for Config {
             cache_quota_gib: None,
             cache_floor_gib: None,
             spool_quota_mib: 32,
+            jobs_quota_gib: 50,
+            disk_floor_mib: 1024,
             cgroup: None,
             trainer: None,
             nvml_library: None,
@@ -100,6 +107,14 @@ impl Config {
     /// Where decoded images are kept.
     pub fn cache_dir(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))
+    }
+
+    /// What jobs' directories may take.
+    pub fn disk_limits(&self) -> disk::Limits {
+        disk::Limits {
+            quota: u64::from(self.jobs_quota_gib) << 30,
+            floor: u64::from(self.disk_floor_mib) << 20,
+        }
     }
 
     /// The trainer's binary.
@@ -184,6 +199,12 @@ pub struct Options {
     /// MiB that the reports of one attempt may take on disk while no scheduler takes them [default: 32].
     #[arg(long, value_name = "N", global = true)]
     pub spool_quota_mib: Option<u32>,
+    /// GiB that jobs' directories may take; those used longest ago go first [default: 50].
+    #[arg(long, value_name = "N", global = true)]
+    pub jobs_quota_gib: Option<u32>,
+    /// MiB of the data directory's disk that stay free; below, no new jobs come [default: 1024].
+    #[arg(long, value_name = "N", global = true)]
+    pub disk_floor_mib: Option<u32>,
     /// Control group (version 2) for trainers' own [default: the agent's, if nobody else is in it].
     #[arg(long, value_name = "DIR", global = true)]
     pub cgroup: Option<PathBuf>,
@@ -232,6 +253,8 @@ impl Options {
             .flag("cache_quota_gib", self.cache_quota_gib)
             .flag("cache_floor_gib", self.cache_floor_gib)
             .flag("spool_quota_mib", self.spool_quota_mib)
+            .flag("jobs_quota_gib", self.jobs_quota_gib)
+            .flag("disk_floor_mib", self.disk_floor_mib)
             .flag("cgroup", text(&self.cgroup))
             .flag("trainer", text(&self.trainer))
             .flag("nvml_library", text(&self.nvml_library))

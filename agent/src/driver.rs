@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as Said;
 use trainyard_types::trainer::TrainerEvent;
-use trainyard_types::{Assignment, AttemptId, ReportBody, Time};
+use trainyard_types::{Assignment, AttemptId, JobId, ReportBody, Time};
 
 use crate::advert::Advert;
 use crate::banner;
@@ -40,6 +40,8 @@ pub enum Input {
     Down,
     /// Reports of an attempt up to this number are durable.
     Ack(AttemptId, u64),
+    /// The disk is short: these jobs' directories go, where nobody needs them.
+    Discard(Vec<JobId>),
 }
 
 /// How soon a report that the disk refused is tried again.
@@ -144,6 +146,7 @@ impl Driver {
                 self.out = None;
                 self.handle(Event::Disconnected).await;
             }
+            Input::Discard(jobs) => jobs.into_iter().for_each(|job| self.discard(job)),
             Input::Ack(attempt, sequence) => {
                 let Some(spool) = self.spools.get_mut(&attempt) else { return };
                 if let Err(error) = spool.ack(sequence) {
@@ -356,6 +359,25 @@ impl Driver {
     fn retry_refused(&mut self) {
         for (attempt, time, body) in std::mem::take(&mut self.refused).take() {
             self.report(attempt, time, body);
+        }
+    }
+
+    /// Removes a job's directory, unless an attempt uses it or has reports that the scheduler does not have.
+    fn discard(&self, job: JobId) {
+        let held = self.core.held();
+        let needed = held.iter().chain(self.spools.keys()).chain(self.trainers.keys());
+        if needed.into_iter().any(|attempt| attempt.job == job) {
+            return;
+        }
+        match JobDir::new(&self.workshop.config.data_dir, job).set_apart() {
+            // A new attempt finds nothing from now on; the files themselves may take their time.
+            Ok(apart) => drop(tokio::task::spawn_blocking(move || {
+                info!(%job, "the disk is short: the directory of a job that is over is removed");
+                if let Err(error) = std::fs::remove_dir_all(&apart) {
+                    warn!(%job, %error, "a job's directory cannot be removed");
+                }
+            })),
+            Err(error) => warn!(%job, %error, "a job's directory cannot be removed"),
         }
     }
 

@@ -35,6 +35,17 @@ impl JobDir {
         fs::create_dir_all(self.checkpoints())
     }
 
+    /// Gives the whole directory a name under which nobody looks for it, so that it can be removed at leisure.
+    /// Returns that name; [`remove_drafts`] knows it, too.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_apart(&self) -> io::Result<PathBuf> {
+        let apart = self.0.with_extension("gone");
+        fs::rename(&self.0, &apart)?;
+        Ok(apart)
+    }
+
     /// The TrainSpec.
     pub fn spec(&self) -> PathBuf {
         self.0.join("spec.json")
@@ -99,8 +110,11 @@ pub fn remove_drafts(data_dir: &Path) {
     };
     for job in entries(&data_dir.join("jobs")) {
         let run = job.join("run");
-        let places = [job, run.join("checkpoints"), run.join("weights"), run];
-        for path in places.iter().flat_map(|place| entries(place)).filter(|path| is_draft(path)) {
+        let is_gone = job.extension().is_some_and(|extension| extension == "gone");
+        let places = [job.clone(), run.join("checkpoints"), run.join("weights"), run];
+        let drafts = places.iter().flat_map(|place| entries(place)).filter(|path| is_draft(path));
+        let left: Vec<PathBuf> = if is_gone { vec![job] } else { drafts.collect() };
+        for path in left {
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             if let Err(error) = gone {
                 tracing::warn!(path = %path.display(), %error, "what was left half-written cannot be removed");
@@ -159,7 +173,12 @@ mod tests {
         fs::write(dir.spool(1).with_extension("new"), "half").unwrap();
         fs::write(dir.spool(1), "whole").unwrap();
         fs::write(dir.run().join("results.tmp"), "half").unwrap();
+        let over = JobDir::new(folder.path(), JobId(Uuid::from_u128(8)));
+        over.create().unwrap();
+        let apart = over.set_apart().unwrap();
+        assert!(apart.is_dir() && !over.run().exists());
         remove_drafts(folder.path());
+        assert!(!apart.exists());
         assert_eq!(entries(&dir.checkpoints()), [dir.checkpoint(1)]);
         assert!(dir.spool(1).exists() && !dir.spool(1).with_extension("new").exists());
         assert!(!dir.run().join("results.tmp").exists());

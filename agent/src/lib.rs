@@ -12,6 +12,7 @@ pub mod connection;
 pub mod core;
 pub mod crew;
 pub mod data_roots;
+pub mod disk;
 pub mod driver;
 pub mod fit;
 pub mod gpu;

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::connection::{Connection, Readings};
 use crate::core::Event;
 use crate::crew::Crew;
+use crate::disk;
 use crate::driver::{Driver, Input};
 use crate::fit::FitStore;
 use crate::gpu::GpuProbe;
@@ -36,6 +37,11 @@ use crate::trainer::leftovers;
 
 /// How often main memory and processors are read.
 const METER_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is seen how full the disk is, and after how many times the jobs' directories are measured even
+/// so.
+const DISK_EVERY: Duration = Duration::from_secs(3);
+const MEASURE_AFTER: u32 = 200;
 
 /// Events that wait for the driver; whoever has more waits for it.
 const INBOX: usize = 256;
@@ -84,6 +90,8 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         link,
     };
     let spawner = Spawner::start(agent, groups).context("cannot start a thread")?;
+    let house = House { config: Arc::clone(&config), inbox: sender.clone(), advert: advert_sender.clone() };
+    let house = house.look(true).await;
     let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender, advert_sender);
     driver.recover().await?;
 
@@ -105,6 +113,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let pages = pages(&config, snapshots, crew);
     tasks.spawn(http::serve(config.metrics_listen.clone(), pages, end.clone()));
     tasks.spawn(keep_metering(sender.clone(), end.clone()));
+    tasks.spawn(house.keep(end.clone()));
     tasks.spawn(forward_signals(sender, stop, end.clone()));
     driver.run().await;
     end.cancel();
@@ -183,6 +192,67 @@ async fn keep_metering(inbox: mpsc::Sender<Input>, end: CancellationToken) {
     while end.run_until_cancelled(ticks.tick()).await.is_some() {
         // One that finds the driver busy is not worth waiting for.
         let _busy = inbox.try_send(Input::Core(Event::Host(meter.read())));
+    }
+}
+
+/// Keeps the disk of `data_dir` from becoming full.
+struct House {
+    config: Arc<Config>,
+    inbox: mpsc::Sender<Input>,
+    advert: watch::Sender<Advert>,
+}
+
+impl House {
+    async fn keep(mut self, end: CancellationToken) {
+        let mut ticks = interval(DISK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for tick in 0_u32.. {
+            if end.run_until_cancelled(ticks.tick()).await.is_none() {
+                return;
+            }
+            self = self.look(tick % MEASURE_AFTER == 0).await;
+        }
+    }
+
+    /// Sees how much is free, says whether jobs may come, and has directories removed that are too much.
+    async fn look(self, measures: bool) -> Self {
+        let (config, limits) = (Arc::clone(&self.config), self.config.disk_limits());
+        let refuses = !self.advert.borrow().unavailable.is_empty();
+        let look = move || {
+            let free = disk::free_bytes(&config.data_dir)?;
+            let refusal = disk::refusal(&config.data_dir, free, limits.floor, refuses);
+            let is_short = measures || !refusal.is_empty();
+            let kept = if is_short { disk::kept(&config.data_dir) } else { Vec::new() };
+            std::io::Result::Ok((refusal, disk::surplus(kept, free, limits)))
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok((refusal, surplus))) => {
+                if !surplus.is_empty() {
+                    // A driver that is busy is asked again.
+                    let _busy = self.inbox.try_send(Input::Discard(surplus));
+                }
+                self.tell(refusal);
+            }
+            Ok(Err(error)) => warn!(%error, "cannot see how full the disk of `data_dir` is"),
+            Err(_) => {} // The agent is leaving.
+        }
+        self
+    }
+
+    fn tell(&self, refusal: String) {
+        self.advert.send_if_modified(|advert| {
+            let changes = advert.unavailable.is_empty() != refusal.is_empty();
+            match (changes, refusal.is_empty()) {
+                (true, false) => warn!("no new jobs: {refusal}"),
+                (true, true) => info!("the disk has room again: new jobs may come"),
+                (false, _) => {}
+            }
+            // How many MiB exactly is no news.
+            if changes {
+                advert.unavailable = refusal;
+            }
+            changes
+        });
     }
 }
 

@@ -418,8 +418,24 @@ impl World {
 
     /// The same with environment variables.
     pub fn agent_with(&self, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
+        self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), stub, more, variables)
+    }
+
+    /// The same with a data directory on a disk of its own of so many MiB, which needs root. What is on it is
+    /// seen by [`Agent::sees`] only.
+    pub fn agent_on_a_disk(&self, mib: u32, stub: &Stub, more: &[&str]) -> Agent {
+        let script = format!(
+            "mkdir -p '{0}' && mount -t tmpfs -o size={mib}m tmpfs '{0}' && exec \"$0\" \"$@\"",
+            self.path("agent").display()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_trainyard-agent")]);
+        self.start(command, stub, more, &[])
+    }
+
+    fn start(&self, mut command: Command, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_trainyard-agent"))
+        let child = command
             .args(["--scheduler", &stub.url, "--cpu-slots", "1", "--name", "lab-1"])
             .arg("--data-dir")
             .arg(self.path("agent"))
@@ -448,6 +464,11 @@ impl World {
 pub struct Agent(Child);
 
 impl Agent {
+    /// Where to find what the agent finds at `path`.
+    pub fn sees(&self, path: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.0.id(), path.display()))
+    }
+
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
