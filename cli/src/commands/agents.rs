@@ -48,6 +48,9 @@ pub struct Gpus {
     /// What training was seen to need of each kind of card, instead
     #[arg(long)]
     fit: bool,
+    /// How fast each kind of card trains each kind of job, instead
+    #[arg(long, conflicts_with = "fit")]
+    rates: bool,
 }
 
 impl Gpus {
@@ -56,6 +59,9 @@ impl Gpus {
     /// # Errors
     /// No server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.rates {
+            return rates(context).await;
+        }
         let agents = all(&context.client).await?;
         if self.fit {
             return fit(context, &agents);
@@ -98,6 +104,31 @@ fn fit(context: &Context, agents: &[pb::Agent]) -> Result<(), Failure> {
         return Ok(());
     }
     context.output.line(&render::cluster::fit(context.output, &records))
+}
+
+/// What the scheduler has learned of cards' speeds.
+async fn rates(context: &Context) -> Result<(), Failure> {
+    let mut rates = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListRatesRequest { page_size: 1000, page_token };
+        let call = || async { context.client.cluster().list_rates(request.clone()).await };
+        let page = context.client.call(call).await?;
+        rates.extend(page.rates);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if !context.output.for_people() {
+        let rates: Vec<_> = rates.iter().map(|rate| to_json("Rate", rate)).collect();
+        return context.output.list(&json!({ "rates": rates }), "rates");
+    }
+    if rates.is_empty() {
+        terminal::message("nothing has been measured yet; the first job on a card does");
+        return Ok(());
+    }
+    context.output.line(&render::cluster::rates(context.output, &rates))
 }
 
 /// A card with the names of its agent.

@@ -12,6 +12,9 @@ use crate::render;
 pub struct ShowJob {
     /// The job's id, or the beginning of it
     id: String,
+    /// Why it waits, why it runs where it does and what else was considered, instead
+    #[arg(long)]
+    why: bool,
 }
 
 impl ShowJob {
@@ -21,6 +24,9 @@ impl ShowJob {
     /// No such job, no server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let job = context.client.job(&self.id).await?;
+        if context.output.for_people() && self.why {
+            return context.output.line(&render::why::whole(context.output, &job));
+        }
         if context.output.for_people() {
             return context.output.line(&render::job::whole(context.output, &job, &render::now()));
         }

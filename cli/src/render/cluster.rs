@@ -195,3 +195,22 @@ pub fn artifacts(output: Output, artifacts: &[pb::Artifact]) -> String {
     }
     grid.text()
 }
+
+/// How fast each kind of card trains each kind of job.
+pub fn rates(output: Output, rates: &[pb::Rate]) -> String {
+    let heads = ["MODEL", "IMGSZ", "AMP", "CARDS", "DEVICE", "IMAGES/S", "MAY BE OFF BY", "KNOWN FROM"];
+    let mut grid = Grid::new(output, &heads, 7).right(5..7);
+    for rate in rates {
+        grid.row(vec![
+            cell(&rate.model),
+            cell(rate.imgsz.to_string()),
+            cell(if rate.amp { "yes" } else { "no" }),
+            cell(rate.gpus.to_string()),
+            cell(&rate.device),
+            cell(format!("{:.1}", rate.images_per_second)),
+            cell(format!("{:.0} %", (rate.spread - 1.0) * 100.0)),
+            cell(if rate.measured { "jobs on it" } else { "data sheets and other jobs" }),
+        ]);
+    }
+    grid.text()
+}

@@ -7,7 +7,7 @@ use serde_json::Value;
 use trainyard_proto::pb;
 use trainyard_types::{ModelScale, TrainSpec};
 
-use super::{Grid, cell, seconds_between, short, short_length, span, state_cell, time, training};
+use super::{Grid, cell, seconds_between, short, short_length, span, state_cell, time, training, why};
 use crate::output::Output;
 use crate::proto_json::to_json;
 use crate::terminal::clean;
@@ -16,13 +16,29 @@ const MAP: &str = "metrics/mAP50-95(B)";
 
 /// The list of jobs, as seen at `now`.
 pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
-    let heads = ["ID", "NAME", "USER", "STATE", "PROGRESS", "mAP50-95", "ETA", "AGE", "WHERE / WAITING FOR"];
-    let mut grid = Grid::new(output, &heads, 8);
+    let heads = [
+        "ID",
+        "NAME",
+        "USER",
+        "STATE",
+        "PROGRESS",
+        "mAP50-95",
+        "STARTS IN",
+        "ENDS IN",
+        "AGE",
+        "WHERE / WAITING FOR",
+    ];
+    let mut grid = Grid::new(output, &heads, 9);
     let length = short_length(jobs.iter().map(|job| job.id.as_str()));
     for job in jobs {
         let progress = job.progress.clone().unwrap_or_default();
         let map = progress.metrics.get(MAP).map_or_else(|| "-".to_owned(), |map| format!("{map:.3}"));
-        let eta = progress.eta.filter(|_| is_running(job));
+        let eta = progress.eta.filter(|_| is_running(job)).map(|eta| eta.seconds);
+        let until = |time: &Option<Timestamp>| {
+            time.as_ref().map(|time| seconds_between(now, time).max(0)).filter(|_| !is_final(job.state()))
+        };
+        let ends = until(&job.estimated_end_time).or(eta);
+        let in_words = |seconds: Option<i64>| seconds.map_or_else(|| "-".to_owned(), span);
         let age = job.create_time.as_ref().map(|created| span(seconds_between(created, now)));
         grid.row(vec![
             cell(short(&job.id, length)),
@@ -31,7 +47,8 @@ pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
             state_cell(job.state()),
             cell(epochs(job)),
             cell(map),
-            cell(eta.map_or_else(|| "-".to_owned(), |eta| span(eta.seconds))),
+            cell(in_words(until(&job.estimated_start_time))),
+            cell(in_words(ends)),
             cell(age.unwrap_or_else(|| "-".to_owned())),
             cell(whereabouts(job)),
         ]);
@@ -93,6 +110,9 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
     if job.estimated_start_time.is_some() {
         line!("Starts about", "{}", time(job.estimated_start_time.as_ref()));
     }
+    if job.estimated_end_time.is_some() {
+        line!("Ends about", "{}", time(job.estimated_end_time.as_ref()));
+    }
     if !job.sweep_id.is_empty() {
         line!("Sweep", "{}", job.sweep_id);
     }
@@ -103,6 +123,9 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
     }
     if job.end_time.is_some() {
         line!("Ended", "{}", time(job.end_time.as_ref()));
+    }
+    for (what, off) in why::estimates(job) {
+        line!("Estimate", "{what} {off}");
     }
     if spec.priority != 0 {
         line!("Priority", "{}", spec.priority);
@@ -251,13 +274,13 @@ mod tests {
             ..Default::default()
         };
         let wanted = "\
-ID             NAME  USER  STATE   PROGRESS  mAP50-95  ETA  AGE  WHERE /
-                                                                 WAITING FOR
-019ab3c4-1f2e        ada   QUEUED  -         -         -    5s   needs a card
-                                                                 with 20 GB;
-                                                                 the 2 such
-                                                                 cards are busy";
-        assert_eq!(list(Output { width: Some(82), ..PLAIN }, &[job], &at(5).unwrap()), wanted);
+ID             NAME  USER  STATE   PROGRESS  mAP50-95  STARTS IN  ENDS IN  AGE  WHERE /
+                                                                                WAITING FOR
+019ab3c4-1f2e        ada   QUEUED  -         -         -          -        5s   needs a card
+                                                                                with 20 GB;
+                                                                                the 2 such
+                                                                                cards are busy";
+        assert_eq!(list(Output { width: Some(97), ..PLAIN }, &[job], &at(5).unwrap()), wanted);
     }
 
     #[test]

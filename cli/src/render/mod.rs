@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod job;
 pub mod training;
+pub mod why;
 
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, Width, presets,

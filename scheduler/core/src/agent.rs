@@ -175,6 +175,7 @@ impl Core {
         agent.record = AgentRecord { drain, reserved, ..record };
         agent.session = Some(session);
         agent.newest_session = session;
+        self.advertised.note(id, &condition);
         agent.condition = condition;
         agent.told.clear();
         for (slot, until) in std::mem::take(&mut agent.set_aside) {
@@ -199,7 +200,9 @@ impl Core {
         let live = self.jobs.get(&attempt.job).and_then(|job| Some((job, job.live_attempt()?)));
         match live {
             Some((job, live)) if live.id == attempt && live.agent == agent => {
-                if job.cancel_requested || job.out_of_time {
+                // It may never have heard what it was told.
+                let makes_way = self.plan.makes_way(job.id);
+                if job.cancel_requested || job.out_of_time || makes_way {
                     let reason =
                         if job.cancel_requested { EndReason::Cancelled } else { EndReason::Preempted };
                     let grace = Duration::ZERO;
@@ -238,6 +241,7 @@ impl Core {
         if moves_slots {
             self.withdraw_slots(id);
         }
+        self.advertised.note(id, &condition);
         if let Some(agent) = self.agents.get_mut(&id) {
             agent.note(condition);
         }

@@ -172,6 +172,8 @@ fn on_started(job: &mut JobRecord, time: Time, id: AttemptId, started: &Started,
             precision: started.precision.clone(),
             workers: started.workers,
             gflops: number(started.gflops),
+            first_epoch: started.first_epoch,
+            first_rate: 0.0,
         });
         out.touch(id.job);
     }
@@ -230,6 +232,11 @@ fn on_step(job: &mut JobRecord, time: Time, id: AttemptId, step: Step, out: &mut
 
 fn on_epoch(job: &mut JobRecord, time: Time, id: AttemptId, epoch: Epoch, out: &mut Changes) {
     run(job, time, id, out);
+    let setup = job.live_attempt_mut().and_then(|attempt| attempt.setup.as_mut());
+    if let Some(setup) = setup.filter(|setup| setup.first_epoch == epoch.epoch) {
+        setup.first_rate = number(epoch.images_per_second);
+        out.touch(id.job);
+    }
     let progress = job.progress.get_or_insert_default();
     progress.epoch = epoch.epoch;
     progress.epochs = epoch.epochs;

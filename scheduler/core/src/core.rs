@@ -17,10 +17,11 @@ use crate::config::CoreConfig;
 use crate::estimate::Ends;
 use crate::event::Event;
 use crate::index::Index;
+use crate::advertised::Advertised;
 use crate::learned::{Learned, LearnedRecord};
 use crate::output::{Command, Output};
 use crate::placement::{self, Placement, Turn};
-use crate::policy::{Plan, Policy};
+use crate::policy::{Plan, Policy, why_here};
 use crate::queue::Queue;
 use crate::record::{AgentRecord, AttemptRecord, EventBody, JobRecord};
 use crate::share::{self, UserRecord, Users};
@@ -62,6 +63,8 @@ pub struct Core {
     pub(crate) tally: Tally,
     /// What was learned from jobs that ran.
     pub(crate) learned: Learned,
+    /// What agents say they hold and need.
+    pub(crate) advertised: Advertised,
     /// Index: who waits for which kind of card, and who runs there.
     pub(crate) plan: Plan,
     /// Jobs whose archives were asked for.
@@ -98,9 +101,7 @@ impl Core {
         for record in stored.users {
             core.users.load(record);
         }
-        for record in stored.learned {
-            core.learned.load(record);
-        }
+        core.learned.load(stored.learned);
         for mut job in stored.jobs {
             job.user = core.users.name(&job.user);
             if let Some(request_id) = &job.request_id {
@@ -333,13 +334,13 @@ impl Core {
     fn begin(&mut self, now: Time, placement: Placement, out: &mut Changes) {
         let Placement { job: id, kind, locations } = placement;
         let Some((first, others)) = locations.split_first() else { return };
-        let why = self.explain_choice(id, &kind);
+        let expected = self.expect(now, id, &kind, first.agent).unwrap_or_default();
         let (Some(job), Some(agent)) = (self.jobs.get_mut(&id), self.agents.get_mut(&first.agent)) else {
             return;
         };
         let session = agent.session.expect("only slots of agents with a session are offered");
         self.queue.remove(job);
-        self.plan.leave(id);
+        self.plan.leave(id, job.spec.priority);
         for location in &locations {
             self.slots.take(&kind, location);
         }
@@ -359,6 +360,9 @@ impl Core {
             slot: slot.clone(),
             others: others.iter().map(|location| location.slot.clone()).collect(),
             device: device.clone(),
+            choice: expected.choice,
+            warm: expected.warm,
+            expected_end: expected.end,
             batch_chosen: None,
             setup: None,
             last_sequence: 0,
@@ -368,6 +372,8 @@ impl Core {
         });
         let reason = format!("placed on {device} of agent `{}`, which prepares it", agent.record.name);
         out.state(job, now, number, JobState::Starting, reason);
+        job.estimate = job.estimate.or(expected.estimate);
+        let why = job.attempts.last().and_then(why_here);
         if let Some(message) = why {
             out.event(job, now, number, EventBody::Log { level: LogLevel::Info, message });
         }

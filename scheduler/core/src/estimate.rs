@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use trainyard_types::{AttemptId, Time};
+use trainyard_types::{AttemptId, JobId, Time};
 
 use crate::core::Core;
 use crate::queue::Request;
@@ -62,6 +62,12 @@ impl Ends {
 }
 
 impl Core {
+    /// When a job that runs is expected to end.
+    pub fn estimated_end(&self, job: JobId) -> Option<Time> {
+        let attempt = self.jobs.get(&job)?.live_attempt()?.id;
+        self.plan.expected_end(job).or_else(|| self.ends.of.get(&attempt)?.1)
+    }
+
     /// When a job with this request starts behind `ahead` others, on `slots` slots that would do; `None`
     /// when nothing is known.
     pub(crate) fn estimate_start(

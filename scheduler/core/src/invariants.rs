@@ -76,6 +76,9 @@ pub enum Broken {
     /// A batch that has more or fewer jobs left than it says.
     #[error("batch {0} has another number of jobs left than it says")]
     Batch(BatchId),
+    /// The lines of the policy are not what the queue and the jobs say.
+    #[error("the policy's lines do not match the jobs")]
+    Plan,
     /// A record that cannot have been written: no revision, no event, a final state without an end.
     #[error("the record of job {0} contradicts itself")]
     Record(JobId),
@@ -108,7 +111,7 @@ pub fn check(core: &Core) -> Result<(), Broken> {
     // Shares change with time, but whether there is anything to place does not.
     // The policy `finish-time` may let a job wait, with a reason.
     if core.config.policy == Policy::FinishTime {
-        return Ok(());
+        return if core.plan_is_sound() { Ok(()) } else { Err(Broken::Plan) };
     }
     match core.placements(Time(0)).first() {
         Some(placement) => Err(Broken::NotPlaced(placement.job)),

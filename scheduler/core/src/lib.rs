@@ -3,6 +3,7 @@
 //! Must not know: clocks, randomness, I/O, async, logging. Time and new ids are arguments. The live
 //! server and the simulator are two drivers of this one [`Core`].
 
+mod advertised;
 pub mod agent;
 mod attempt;
 pub mod availability;
@@ -44,7 +45,7 @@ pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
-    AgentRecord, AttemptRecord, Drain, EventBody, EventRecord, JobRecord, Progress, Pulse, Setup, Standing,
+    AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord, Progress, Pulse, Setup, Standing,
     Submission,
 };
 pub use crate::share::UserRecord;

@@ -175,6 +175,11 @@ impl Queue {
         self.len
     }
 
+    /// Everybody who has any.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.keys().map(|user| &**user)
+    }
+
     /// How many of them are a user's.
     pub fn len_of(&self, user: &str) -> usize {
         self.users.get(user).copied().unwrap_or(0)

@@ -131,6 +131,13 @@ impl<K: Ord + Copy> Ranked<K> {
         self.root == NONE
     }
 
+    /// From the smallest on. Costs steps in the logarithm of the set's size, and few for each element.
+    pub fn iter(&self) -> Iter<'_, K> {
+        let mut iter = Iter { nodes: &self.nodes, path: Vec::new() };
+        iter.descend(self.root);
+        iter
+    }
+
     fn size(&self, at: u32) -> u32 {
         if at == NONE { 0 } else { self.nodes[at as usize].size }
     }
@@ -182,6 +189,33 @@ impl<K: Ord + Copy> Ranked<K> {
             self.update(second);
             second
         }
+    }
+}
+
+/// See [`Ranked::iter`].
+#[derive(Debug)]
+pub struct Iter<'a, K> {
+    nodes: &'a [Node<K>],
+    /// Nodes whose left side is done.
+    path: Vec<u32>,
+}
+
+impl<K> Iter<'_, K> {
+    fn descend(&mut self, mut at: u32) {
+        while at != NONE {
+            self.path.push(at);
+            at = self.nodes[at as usize].left;
+        }
+    }
+}
+
+impl<'a, K> Iterator for Iter<'a, K> {
+    type Item = &'a K;
+
+    fn next(&mut self) -> Option<&'a K> {
+        let node = &self.nodes[self.path.pop()? as usize];
+        self.descend(node.right);
+        Some(&node.key)
     }
 }
 

@@ -65,6 +65,51 @@ pub struct JobRecord {
     pub started: Option<Time>,
     /// When it reached a final state.
     pub ended: Option<Time>,
+    /// What was expected of it when it was first thought of; set when it first begins.
+    pub estimate: Option<Estimate>,
+}
+
+/// When a job was expected to begin and to end, and when that was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// When it was said.
+    pub made: Time,
+    /// Expected begin of its first attempt.
+    pub start: Time,
+    /// Expected end of the job.
+    pub end: Time,
+}
+
+/// Why an attempt was placed where it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Every kind of card on offer that would have done, the chosen one first.
+    pub options: Vec<ChoiceOption>,
+    /// The job that made way for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_way: Option<JobId>,
+    /// It had waited for longer than it must, and went before everything that came later.
+    #[serde(default)]
+    pub overdue: bool,
+}
+
+/// A kind of card that a job could have had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoiceOption {
+    /// The card's model, or `CPU`.
+    pub device: String,
+    /// Cards of this kind without a job, and all.
+    pub free: u32,
+    /// See `free`.
+    pub total: u32,
+    /// How long the job would take there from where it stands.
+    pub takes: Duration,
+    /// How long it would wait there first.
+    pub waits: Duration,
+    /// What taking a card there costs others, those that are yet to come included, in time of theirs added up.
+    pub delays_others: Duration,
+    /// Whether its speed there was measured, or carried over from other cards and models.
+    pub measured: bool,
 }
 
 /// What never changes of a job that was submitted alone.
@@ -123,6 +168,9 @@ pub struct Standing<'a> {
     pub started: Option<Time>,
     /// The job's.
     pub ended: Option<Time>,
+    /// See [`JobRecord`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
 }
 
 /// What most reports change of a job: how far its live attempt has come.
@@ -166,6 +214,7 @@ impl JobRecord {
             created,
             started: None,
             ended: None,
+            estimate: None,
         }
     }
 
@@ -214,6 +263,7 @@ impl JobRecord {
             last_cursor: self.last_cursor,
             started: self.started,
             ended: self.ended,
+            estimate: self.estimate,
         }
     }
 
@@ -256,6 +306,7 @@ impl JobRecord {
             last_cursor: standing.last_cursor,
             started: standing.started,
             ended: standing.ended,
+            estimate: standing.estimate,
             ..self
         }
     }
@@ -269,6 +320,11 @@ impl JobRecord {
             self.progress = pulse.progress;
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like that")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The reason of a job that was just submitted.
@@ -290,6 +346,15 @@ pub struct AttemptRecord {
     pub others: Vec<Slot>,
     /// The GPU's model, or `CPU`.
     pub device: String,
+    /// Why it was placed there; by the policy `finish-time`, where there was something to choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
+    /// Whether the agent held its data set decoded.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub warm: bool,
+    /// When it was expected to end the job, as it was placed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_end: Option<Time>,
     /// How its batch size was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_chosen: Option<BatchChosen>,
@@ -319,6 +384,12 @@ pub struct Setup {
     pub workers: u32,
     /// 10^9 floating-point operations of one image's forward pass.
     pub gflops: f64,
+    /// The epoch that came first in this attempt, from 1.
+    #[serde(default)]
+    pub first_epoch: u32,
+    /// Images a second of that epoch, which fills caches; 0 until it is over.
+    #[serde(default)]
+    pub first_rate: f64,
 }
 
 impl AttemptRecord {

@@ -32,6 +32,16 @@ impl Kind {
         Self::Gpu { half_gib: gpu.memory_total_mib.saturating_add(256) / 512, model: gpu.model.clone() }
     }
 
+    /// Whether an agent with this inventory has such slots.
+    pub(crate) fn is_of(&self, inventory: &Inventory) -> bool {
+        match self {
+            Self::Cpu => inventory.cpu_slots > 0,
+            Self::Gpu { half_gib, model } => inventory.gpus.iter().any(|gpu| {
+                gpu.model == *model && gpu.memory_total_mib.saturating_add(256) / 512 == *half_gib
+            }),
+        }
+    }
+
     /// Whether such a slot is what the request wants.
     pub fn satisfies(&self, request: &Request) -> bool {
         match self {
@@ -84,6 +94,17 @@ pub fn of_inventory(inventory: &Inventory) -> BTreeMap<Slot, (Kind, u32)> {
     let cpus =
         (0..inventory.cpu_slots.min(CPU_SLOTS_MAX)).map(|index| (Slot::Cpu(index), (Kind::Cpu, index)));
     gpus.chain(cpus).collect()
+}
+
+/// The first free slot of an agent.
+pub(crate) fn first_of<'a>(free: &'a BTreeSet<Location>, agent: &AgentRecord) -> Option<&'a Location> {
+    let from = Location {
+        agent_name: agent.name.clone(),
+        agent: agent.id,
+        index: 0,
+        slot: Slot::Gpu(trainyard_types::GpuUuid(String::new())),
+    };
+    free.range(from..).next().filter(|location| location.agent == agent.id)
 }
 
 /// Slots of one kind.

@@ -16,6 +16,8 @@ pub struct Waiting {
     pub reason: String,
     /// When it starts, as far as that can be told; `None` when nothing is known.
     pub estimated_start: Option<Time>,
+    /// When it ends, by the policy `finish-time` only.
+    pub estimated_end: Option<Time>,
 }
 
 impl Core {
@@ -27,6 +29,7 @@ impl Core {
         let request = Request::from(&job.spec.resources);
         let (total, free) = self.fitting(&request);
         let mut estimated_start = self.estimate_start(now, &request, ahead, total);
+        let mut estimated_end = None;
         let reason = match job.not_before {
             Some(time) if time > now => {
                 estimated_start = estimated_start.map(|start| start.max(time));
@@ -38,9 +41,10 @@ impl Core {
                 format!("{} uses as many GPUs as it may at a time (`running_gpus` is {limit})", job.user)
             }
             Some(_) | None => match self.explain_wait(now, job.id).filter(|_| total > 0) {
-                Some((before, reason, start)) => {
-                    (ahead, estimated_start) = (before, start);
-                    reason
+                Some(wait) => {
+                    ahead = wait.ahead;
+                    (estimated_start, estimated_end) = (Some(wait.start), Some(wait.end));
+                    wait.reason
                 }
                 None => self.lacks(&request, ahead, total, free),
             },
@@ -49,6 +53,7 @@ impl Core {
             position: u32::try_from(ahead).map_or(u32::MAX, |ahead| ahead.saturating_add(1)),
             reason,
             estimated_start,
+            estimated_end,
         })
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Nobody is asked to guess a run time.
 
+mod cold;
 mod prior;
 mod rates;
 mod sizes;
@@ -13,13 +14,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::TrainerEvent;
-use trainyard_types::{JobId, Time};
+use trainyard_types::{Cache, JobId, Time, TrainSpec};
 
 use crate::changes::Changes;
 use crate::core::Core;
 use crate::output::Write;
 use crate::record::JobRecord;
+use crate::slots::Kind;
 
+pub use self::cold::{Cold, ColdRecord};
 pub use self::rates::{Rate, RateRecord, Rates, Workload};
 pub use self::sizes::{DataRecord, Sizes, StopsRecord};
 
@@ -33,6 +36,8 @@ pub enum LearnedRecord {
     Data(DataRecord),
     /// When jobs stop.
     Stops(StopsRecord),
+    /// What a cold cache costs.
+    Cold(ColdRecord),
 }
 
 impl LearnedRecord {
@@ -46,6 +51,7 @@ impl LearnedRecord {
             }
             Self::Data(data) => data_key(&data.path),
             Self::Stops(_) => "stops".to_owned(),
+            Self::Cold(_) => "cold".to_owned(),
         }
     }
 }
@@ -62,24 +68,30 @@ pub struct Learned {
     pub rates: Rates,
     /// By data set, and over all jobs.
     pub sizes: Sizes,
+    /// Over all jobs.
+    pub cold: Cold,
 }
 
 impl Learned {
-    pub(crate) fn load(&mut self, record: LearnedRecord) {
-        match record {
-            LearnedRecord::Rate(rate) => self.rates.load(rate),
-            LearnedRecord::Data(data) => self.sizes.load_data(data),
-            LearnedRecord::Stops(stops) => self.sizes.load_stops(&stops),
+    pub(crate) fn load(&mut self, records: Vec<LearnedRecord>) {
+        for record in records {
+            match record {
+                LearnedRecord::Rate(rate) => self.rates.load(rate),
+                LearnedRecord::Data(data) => self.sizes.load_data(data),
+                LearnedRecord::Stops(stops) => self.sizes.load_stops(&stops),
+                LearnedRecord::Cold(cold) => self.cold.load(&cold),
+            }
         }
+        self.rates.carry_over();
     }
 
     /// A trainer counted the images of a data set: what is to be stored, and the name of what is not.
     pub(crate) fn count(
         &mut self,
-        path: &std::path::Path,
-        images: u64,
+        train: &TrainSpec,
+        images: (u64, u64),
     ) -> Option<(LearnedRecord, Option<String>)> {
-        let (record, forgotten): (_, Option<PathBuf>) = self.sizes.count(path, images)?;
+        let (record, forgotten): (_, Option<PathBuf>) = self.sizes.count(&train.data, images, train.fraction)?;
         Some((LearnedRecord::Data(record), forgotten.map(|path| data_key(&path))))
     }
 }
@@ -87,8 +99,8 @@ impl Learned {
 /// What an event tells beside how far its job is.
 #[derive(Clone, Copy)]
 pub(crate) enum Told {
-    /// Images of the data set.
-    Images(u64),
+    /// Images that it trains and validates with.
+    Images(u64, u64),
     /// A speed, and how much it counts.
     Rate(f64, f64),
     /// The job's place changed.
@@ -97,20 +109,25 @@ pub(crate) enum Told {
     Silence,
 }
 
-/// What the first steps of an attempt count, its first epoch, and each later one: a job's epochs are alike, so
-/// that a long job must not drown the others.
+/// What the first steps of an attempt count, its first epoch, which fills caches, the second one, and each
+/// later one: a job's epochs are alike, so that a long job must not drown the others.
 const STEPS_COUNT: f64 = 0.3;
-const FIRST_EPOCH_COUNTS: f64 = 1.0;
+const FIRST_EPOCH_COUNTS: f64 = 0.3;
+const SECOND_EPOCH_COUNTS: f64 = 1.0;
 const EPOCH_COUNTS: f64 = 0.1;
 
 impl Told {
     /// `job` is as it was before.
     pub(crate) fn of(event: &TrainerEvent, job: &JobRecord) -> Self {
         match event {
-            TrainerEvent::Started(started) => Self::Images(started.train_images),
+            TrainerEvent::Started(started) => Self::Images(started.train_images, started.val_images),
             TrainerEvent::Epoch(epoch) => {
-                let is_first = job.progress.as_ref().is_none_or(|progress| progress.epoch_seconds.is_none());
-                let counts = if is_first { FIRST_EPOCH_COUNTS } else { EPOCH_COUNTS };
+                let setup = job.live_attempt().and_then(|attempt| attempt.setup.as_ref());
+                let counts = match epoch.epoch.saturating_sub(setup.map_or(0, |setup| setup.first_epoch)) {
+                    0 => FIRST_EPOCH_COUNTS,
+                    1 => SECOND_EPOCH_COUNTS,
+                    _ => EPOCH_COUNTS,
+                };
                 Self::Rate(epoch.images_per_second, counts)
             }
             TrainerEvent::Step(step) => {
@@ -135,8 +152,8 @@ impl Core {
         match told {
             Told::Silence => return,
             Told::Nothing => {}
-            Told::Images(images) => {
-                if let Some((record, forgotten)) = self.learned.count(&job.full_spec().train.data, images) {
+            Told::Images(train, val) => {
+                if let Some((record, forgotten)) = self.learned.count(&job.full_spec().train, (train, val)) {
                     out.write(Write::Learned(record));
                     out.write_all(forgotten.map(Write::Unlearn));
                 }
@@ -146,6 +163,12 @@ impl Core {
                 let workload = Workload::from(&*job.full_spec());
                 let record = self.learned.rates.observe(workload, device, rate, counts);
                 out.write_all(record.map(|record| Write::Learned(LearnedRecord::Rate(record))));
+                if counts == SECOND_EPOCH_COUNTS
+                    && let Some(first) = cold_rate(job)
+                {
+                    let record = self.learned.cold.observe(first, rate);
+                    out.write_all(record.map(|record| Write::Learned(LearnedRecord::Cold(record))));
+                }
             }
         }
         self.follow_runner(now, id);
@@ -158,8 +181,17 @@ impl Core {
         out.write(Write::Learned(LearnedRecord::Stops(self.learned.sizes.end(share))));
     }
 
-    /// How fast each kind of card was seen to train each workload.
+    /// How fast each kind of card that was seen or is there trains each workload that was seen.
     pub fn rates(&self) -> impl Iterator<Item = (Workload, &str, Rate)> {
-        self.learned.rates.seen()
+        let here = self.slots.kinds().keys().map(Kind::device);
+        self.learned.rates.table(here)
     }
+}
+
+/// Images a second of a live attempt's first epoch, if that filled the disk cache.
+fn cold_rate(job: &JobRecord) -> Option<f64> {
+    let attempt = job.live_attempt()?;
+    let is_cold = attempt.id.number == 1 && !attempt.warm && job.spec.train.cache == Cache::Disk;
+    let setup = attempt.setup.as_ref().filter(|setup| is_cold && setup.first_rate > 0.0)?;
+    Some(setup.first_rate)
 }

@@ -6,7 +6,7 @@
 //! off. Of a cell without values, the estimate is the data sheet's, corrected by how far the workload is off
 //! on other cards and the card is off on other workloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use trainyard_types::{JobSpec, ModelScale};
@@ -132,13 +132,12 @@ impl Rates {
         record
     }
 
-    /// Takes in what was stored.
+    /// Takes in what was stored; [`Rates::carry_over`] is next.
     pub(crate) fn load(&mut self, record: RateRecord) {
         let RateRecord { workload, device, log_mean: mean, log_variance: variance, weight } = record;
         if [mean, variance, weight].iter().all(|value| value.is_finite()) && weight > 0.0 {
             let cell = Cell { mean, variance: variance.max(0.0), weight, stored: (mean, weight) };
             self.cells.entry(workload).or_default().insert(device, cell);
-            self.carry_over();
         }
     }
 
@@ -163,16 +162,23 @@ impl Rates {
         if seen > 0.0 { images_per_second } else { images_per_second * spread }
     }
 
-    /// Everything that was seen, by workload and card.
-    pub fn seen(&self) -> impl Iterator<Item = (Workload, &str, Rate)> {
-        self.cells.iter().flat_map(move |(workload, cells)| {
-            cells.keys().map(move |device| (*workload, device.as_str(), self.estimate(workload, device)))
+    /// Every workload that was seen, on every device that was seen with any or is one of `also`.
+    pub(crate) fn table<'a>(
+        &'a self,
+        also: impl Iterator<Item = &'a str>,
+    ) -> impl Iterator<Item = (Workload, &'a str, Rate)> {
+        let seen = self.cells.values().flat_map(BTreeMap::keys).map(String::as_str);
+        let devices: Vec<&str> = seen.chain(also).collect::<BTreeSet<_>>().into_iter().collect();
+        self.cells.keys().flat_map(move |workload| {
+            let row: Vec<_> =
+                devices.iter().map(|&device| (*workload, device, self.estimate(workload, device))).collect();
+            row
         })
     }
 
     /// Works out the offsets anew. A workload's is what its cells are off on average, and a card's what is
     /// left after that.
-    fn carry_over(&mut self) {
+    pub(crate) fn carry_over(&mut self) {
         let mut devices: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         let mut workloads = BTreeMap::new();
         // Twice, so that a workload which was only seen on odd cards is not blamed for them.

@@ -16,6 +16,8 @@ const PRIOR: f64 = 10.0;
 const FADE: f64 = 0.998;
 /// Images of a data set of which nothing is known.
 const TYPICAL_IMAGES: u64 = 5000;
+/// What an image costs that is only validated, of one that trains: the forward pass without the backward one.
+const VALIDATION_COSTS: f64 = 1.0 / 3.0;
 /// Data sets that are remembered.
 const DATA_SETS: usize = 10_000;
 
@@ -24,8 +26,11 @@ const DATA_SETS: usize = 10_000;
 pub struct DataRecord {
     /// Its data.yaml, as users name it.
     pub path: PathBuf,
-    /// Images that train.
+    /// Images that train, all of them.
     pub images: u64,
+    /// Images that validate.
+    #[serde(default)]
+    pub val_images: u64,
     /// Counts up with each data set that is seen; the lowest is forgotten first.
     pub seen: u64,
 }
@@ -37,10 +42,17 @@ pub struct StopsRecord {
     pub ended: Vec<f64>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Images {
+    train: u64,
+    val: u64,
+    seen: u64,
+}
+
 /// Data sets and stops.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sizes {
-    images: BTreeMap<PathBuf, (u64, u64)>,
+    images: BTreeMap<PathBuf, Images>,
     by_age: BTreeSet<(u64, PathBuf)>,
     ended: [f64; BINS + 1],
 }
@@ -56,16 +68,41 @@ impl Default for Sizes {
 impl Sizes {
     /// How many images train, as the newest job with this data set said; otherwise what is typical.
     pub fn images(&self, path: &Path) -> u64 {
-        self.images.get(path).map_or(TYPICAL_IMAGES, |&(images, _)| images)
+        self.images.get(path).map_or(TYPICAL_IMAGES, |images| images.train)
     }
 
-    /// A trainer counted its images. Returns what is to be stored, and what to be forgotten.
-    pub(crate) fn count(&mut self, path: &Path, images: u64) -> Option<(DataRecord, Option<PathBuf>)> {
-        if self.images.get(path).is_some_and(|&(known, _)| known == images) || images == 0 {
+    /// What an epoch over this fraction of the training images costs, validation included, in training images.
+    pub(crate) fn work(&self, path: &Path, fraction: f64) -> f64 {
+        let val = self.images.get(path).map_or(0, |images| images.val);
+        #[expect(clippy::cast_precision_loss, reason = "images are far below 2^52")]
+        let (train, val) = (self.images(path) as f64, val as f64);
+        train * fraction + val * VALIDATION_COSTS
+    }
+
+    /// A trainer counted its images, of which it takes this fraction. Returns what is to be stored, and what to
+    /// be forgotten.
+    pub(crate) fn count(
+        &mut self,
+        path: &Path,
+        (taken, val_images): (u64, u64),
+        fraction: f64,
+    ) -> Option<(DataRecord, Option<PathBuf>)> {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "images are far below 2^52, and not negative"
+        )]
+        let images = (taken as f64 / fraction).round() as u64;
+        let same = |known: &Images| {
+            // Rounded fractions give all images but for a few.
+            known.train.abs_diff(images) <= images / 100 && known.val == val_images
+        };
+        if self.images.get(path).is_some_and(same) || taken == 0 {
             return None;
         }
         let seen = self.by_age.last().map_or(0, |(seen, _)| seen + 1);
-        let record = DataRecord { path: path.to_owned(), images, seen };
+        let record = DataRecord { path: path.to_owned(), images, val_images, seen };
         self.load_data(record.clone());
         let oldest = if self.images.len() > DATA_SETS { self.by_age.pop_first() } else { None };
         let forgotten = oldest.map(|(_, path)| path);
@@ -76,9 +113,10 @@ impl Sizes {
     }
 
     pub(crate) fn load_data(&mut self, record: DataRecord) {
-        let DataRecord { path, images, seen } = record;
-        if let Some((_, before)) = self.images.insert(path.clone(), (images, seen)) {
-            self.by_age.remove(&(before, path.clone()));
+        let DataRecord { path, images, val_images, seen } = record;
+        let images = Images { train: images, val: val_images, seen };
+        if let Some(before) = self.images.insert(path.clone(), images) {
+            self.by_age.remove(&(before.seen, path.clone()));
         }
         self.by_age.insert((seen, path));
     }
@@ -147,11 +185,20 @@ mod tests {
         let mut sizes = Sizes::default();
         let path = |number: usize| PathBuf::from(format!("/data/{number}.yaml"));
         for number in 0..DATA_SETS {
-            assert_eq!(sizes.count(&path(number), 7).unwrap().1, None);
+            assert_eq!(sizes.count(&path(number), (7, 0), 1.0).unwrap().1, None);
         }
-        assert_eq!(sizes.count(&path(0), 7), None);
-        assert_eq!(sizes.count(&path(0), 8).unwrap().0.images, 8);
-        assert_eq!(sizes.count(&path(DATA_SETS), 9).unwrap().1, Some(path(1)));
+        assert_eq!(sizes.count(&path(0), (7, 0), 1.0), None);
+        assert_eq!(sizes.count(&path(0), (8, 0), 1.0).unwrap().0.images, 8);
+        assert_eq!(sizes.count(&path(DATA_SETS), (9, 0), 1.0).unwrap().1, Some(path(1)));
         assert_eq!((sizes.images(&path(0)), sizes.images(&path(1))), (8, TYPICAL_IMAGES));
+    }
+
+    #[test]
+    fn a_job_that_takes_a_fraction_does_not_make_the_data_set_smaller_for_others() {
+        let (mut sizes, path) = (Sizes::default(), Path::new("/data/cells.yaml"));
+        sizes.count(path, (100, 300), 0.1);
+        assert_eq!((sizes.images(path), sizes.work(path, 1.0), sizes.work(path, 0.1)), (1000, 1100.0, 200.0));
+        assert_eq!(sizes.count(path, (333, 300), 1.0 / 3.0), None, "the same set, but for rounding");
+        assert_eq!(sizes.count(path, (500, 300), 1.0).unwrap().0.images, 500);
     }
 }

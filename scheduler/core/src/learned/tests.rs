@@ -84,7 +84,7 @@ fn what_is_stored_reads_back_and_little_is_written() {
         let text = serde_json::to_string(&record).unwrap();
         let read: LearnedRecord = serde_json::from_str(&text).unwrap();
         assert_eq!((read.key(), &read), (record.key(), &record));
-        again.load(read);
+        again.load(vec![read]);
     }
     let of = |rates: &Rates| rates.estimate(&workload(ModelScale::L), CARD).images_per_second;
     assert!(near(of(&again.rates), of(&rates), 0.05));

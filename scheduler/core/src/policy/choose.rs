@@ -6,10 +6,12 @@ use std::collections::BinaryHeap;
 use trainyard_types::{AgentId, JobId, Time};
 
 use super::lanes::{Facts, Place};
-use super::{SECOND_THOUGHT, THOUGHTS, is_gpu};
+use super::share::Shares;
+use super::{FRESH, NEXT_THOUGHT, SECOND_THOUGHT, THOUGHTS, is_gpu};
 use crate::core::Core;
 use crate::placement::Placement;
-use crate::slots::{Kind, Location};
+use crate::queue::Request;
+use crate::slots::{Kind, Location, first_of};
 
 /// Candidates of a line that are looked at when the first do not fit.
 const LOOKED_AT: usize = 64;
@@ -21,16 +23,15 @@ impl Core {
     /// Thinks, as far as there is anything to decide.
     pub(crate) fn prepare(&mut self, now: Time) {
         self.plan.reserved.clear();
-        self.plan.rethink = None;
+        let is_due = self.plan.rethink.take().is_some_and(|time| time <= now);
         let is_free = self.slots.kinds().values().any(|offer| !offer.free.is_empty());
-        self.think(now, if is_free { THOUGHTS } else { super::AFTERTHOUGHTS });
+        self.think(now, if is_free || is_due { THOUGHTS } else { super::AFTERTHOUGHTS });
     }
 
     /// The next job to begin and where, by the lines as they stand; `None` when nothing more can begin.
     pub(crate) fn choose(&mut self, now: Time) -> Option<Placement> {
-        let mean = self.mean_share(now);
-        let overdue: Vec<JobId> = self.plan.overdue.iter().take(LOOKED_AT).map(|&(_, job)| job).collect();
-        for job in overdue {
+        let shares = self.active_shares(now);
+        for job in self.overdue_heads() {
             if let Some(placement) = self.choose_for_overdue(now, job) {
                 return Some(placement);
             }
@@ -44,7 +45,7 @@ impl Core {
             .collect();
         for kind in kinds {
             let Some(at) = self.plan.find(&kind) else { continue };
-            for job in self.in_turn(now, at, mean) {
+            for job in self.in_turn(now, at, shares) {
                 if let Some(placement) = self.fit(now, job, &kind, at) {
                     return Some(placement);
                 }
@@ -56,12 +57,16 @@ impl Core {
     /// When to think again: a job waits although a free card would do for it, or has no line yet.
     pub(crate) fn plan_second_thought(&mut self, now: Time) {
         if !self.plan.standing.is_empty() {
-            self.plan.rethink = Some(now + std::time::Duration::from_millis(1));
+            self.plan.rethink = Some(now + NEXT_THOUGHT);
             return;
         }
-        let is_free = self.slots.kinds().values().any(|offer| !offer.free.is_empty());
-        if is_free && !self.plan.seats.is_empty() {
-            self.plan.rethink = Some(now + SECOND_THOUGHT);
+        let mut free = self.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
+        if free.any(|(kind, _)| self.queue.ready().keys().any(|request| kind.satisfies(request))) {
+            // What was thought of just before the card became free is thought over soon.
+            let is_fresh = self.plan.newest_thought().is_some_and(|thought| now.since(thought) < FRESH);
+            let is_old = self.plan.oldest_thought().is_some_and(|thought| thought < now);
+            let after = if is_fresh && is_old { FRESH } else { SECOND_THOUGHT };
+            self.plan.rethink = Some(now + after);
         }
     }
 
@@ -71,7 +76,7 @@ impl Core {
     }
 
     /// The jobs of a line as they go, at most [`LOOKED_AT`], without those of users at their limit.
-    pub(super) fn in_turn(&self, now: Time, at: usize, mean: f64) -> Vec<JobId> {
+    pub(super) fn in_turn(&self, now: Time, at: usize, shares: Shares) -> Vec<JobId> {
         let lane = &self.plan.lanes[at];
         let mut order: BinaryHeap<(Turn, usize)> = BinaryHeap::new();
         let mut lines = Vec::new();
@@ -79,7 +84,7 @@ impl Core {
             if self.gpus_left(user) == 0 {
                 continue;
             }
-            let stretch = self.stretch(now, user, mean);
+            let stretch = self.stretch(now, user, shares);
             let mut rest = line.iter();
             if let Some(first) = rest.next() {
                 order.push((turn(first, stretch), lines.len()));
@@ -100,58 +105,84 @@ impl Core {
         jobs
     }
 
-    /// The first free cards of the kind that do for the job, if it may have them.
+    /// The overdue job of each request that goes first and for which a card is free.
+    fn overdue_heads(&self) -> Vec<JobId> {
+        let free = |request: &Request| {
+            let mut kinds = self.slots.kinds().iter();
+            kinds.any(|(kind, offer)| !offer.free.is_empty() && kind.satisfies(request))
+        };
+        let may = |request: &Request, user: &str| !is_gpu(request) || self.gpus_left(user) >= request.gpus;
+        self.plan.overdue.heads(free, may)
+    }
+
+    /// The first free cards of the kind that do for the job, if it may have them. If it needs several which are
+    /// not free together, they are kept for it.
     fn fit(&mut self, now: Time, job: JobId, kind: &Kind, at: usize) -> Option<Placement> {
+        let placement = self.fit_free(now, job, kind, at);
+        let seat = self.plan.seats.get(&job)?;
+        if placement.is_none() && seat.facts.request.gpus > 1 && self.may_begin(&seat.facts) {
+            self.reserve(now, job, at);
+        }
+        placement
+    }
+
+    /// Whether its user may use so many more cards.
+    fn may_begin(&self, facts: &Facts) -> bool {
+        !is_gpu(&facts.request) || self.gpus_left(&facts.user) >= facts.request.gpus
+    }
+
+    fn fit_free(&self, now: Time, job: JobId, kind: &Kind, at: usize) -> Option<Placement> {
         let facts = &self.plan.seats.get(&job)?.facts;
-        let gpus = facts.request.gpus;
-        if is_gpu(&facts.request) && self.gpus_left(&facts.user) < gpus {
+        if !self.may_begin(facts) {
             return None;
         }
         let done_by = now + std::time::Duration::from_millis(super::as_rank(self.takes(facts, kind)));
-        let Some(locations) = self.free_cards(kind, gpus, |agent| {
+        let may_use = |agent| {
             self.plan.reserved.iter().all(|kept| (kept.lane, kept.agent) != (at, agent) || done_by <= kept.at)
-        }) else {
-            if gpus > 1 {
-                self.reserve(now, job, at);
-            }
-            return None;
         };
+        let locations = self.free_cards(kind, facts, self.plan.claimed(at, job), may_use)?;
         Some(Placement { job, kind: kind.clone(), locations })
     }
 
     /// The fastest kind that has cards free for a job that nobody may overtake any more.
     fn choose_for_overdue(&mut self, now: Time, job: JobId) -> Option<Placement> {
         let facts: Facts = self.plan.seats.get(&job)?.facts.clone();
-        if is_gpu(&facts.request) && self.gpus_left(&facts.user) < facts.request.gpus {
-            return None;
-        }
         let mut kinds: Vec<(u64, Kind)> = self
             .slots
             .kinds()
             .keys()
-            .filter(|kind| kind.satisfies(&facts.request))
+            .filter(|kind| self.fits(&facts, kind))
             .map(|kind| (super::as_rank(self.takes(&facts, kind)), kind.clone()))
             .collect();
         kinds.sort();
         for (_, kind) in &kinds {
             let at = self.plan.find(kind)?;
-            if let Some(placement) = self.fit(now, job, kind, at) {
+            if let Some(placement) = self.fit_free(now, job, kind, at) {
                 return Some(placement);
             }
         }
-        None
+        let at = self.plan.seats.get(&job)?.lane?;
+        let kind = self.plan.kinds[at].clone();
+        self.fit(now, job, &kind, at)
     }
 
-    /// Free cards of one agent that may be used; of the agent that has fewest left over.
+    /// Free cards of one agent that may be used, all but those that are claimed: of an agent that holds the
+    /// job's data set decoded if there is one, then of the agent that has fewest left over.
     pub(super) fn free_cards(
         &self,
         kind: &Kind,
-        gpus: u32,
+        facts: &Facts,
+        claimed: usize,
         may_use: impl Fn(AgentId) -> bool,
     ) -> Option<Vec<Location>> {
         let free = &self.slots.kinds().get(kind)?.free;
+        let gpus = facts.request.gpus;
+        if free.len() < gpus as usize + claimed {
+            return None;
+        }
         if gpus == 1 && self.plan.gangs == 0 && self.plan.reserved.is_empty() {
-            return free.first().map(|location| vec![location.clone()]);
+            let warm = self.holders(facts).find_map(|agent| first_of(free, &self.agents.get(&agent)?.record));
+            return warm.or(free.first()).map(|location| vec![location.clone()]);
         }
         let wanted = usize::try_from(gpus).ok()?;
         let mut best: Option<Vec<&Location>> = None;

@@ -6,16 +6,19 @@
 //! be asked anew each time, and in buckets of length, so that the place of a job among ten thousand others
 //! costs a look at a few hundred numbers.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use trainyard_types::{AgentId, JobId, Time};
+use trainyard_types::{AgentId, JobId, JobSpec, Time};
 
+use super::FRESH;
+use super::overdue::Overdue;
 use crate::learned::Workload;
 use crate::queue::Request;
+use crate::ranked::Ranked;
+use crate::record::Estimate;
 use crate::slots::Kind;
 
 /// Buckets of each doubling of a length, and all of them: from a second to thirty-four years.
@@ -44,6 +47,13 @@ pub(super) struct Around {
     pub(super) longer: f64,
 }
 
+impl Around {
+    /// Jobs before, and their area.
+    pub(super) fn before(self) -> (f64, f64) {
+        (self.shorter, self.shorter_area)
+    }
+}
+
 impl Load {
     fn bucket(rank: u64) -> usize {
         #[expect(clippy::cast_precision_loss, reason = "a bucket is wider than the rounding")]
@@ -66,6 +76,11 @@ impl Load {
         self.area[at] = if self.jobs[at] == 0.0 { 0.0 } else { (self.area[at] - area).max(0.0) };
     }
 
+    /// All jobs, and their area.
+    pub(super) fn total(&self) -> (f64, f64) {
+        (self.jobs.iter().sum(), self.area.iter().sum())
+    }
+
     /// Those of a bucket of its own count half before and half behind.
     pub(super) fn around(&self, rank: u64) -> Around {
         let at = Self::bucket(rank);
@@ -84,7 +99,8 @@ pub(super) struct Facts {
     pub(super) priority: i32,
     pub(super) request: Request,
     pub(super) workload: Workload,
-    pub(super) data: PathBuf,
+    /// As submitted, with what a sweep's grid says.
+    pub(super) spec: Arc<JobSpec>,
     pub(super) epochs: u32,
     /// The share of its epochs that its newest checkpoint has.
     pub(super) done: f64,
@@ -110,10 +126,13 @@ pub(super) struct Seat {
     pub(super) rank: u64,
     /// How long it takes there, times its cards.
     pub(super) area: f64,
-    /// Where it was last thought of.
+    /// Where it was last thought of, and when.
     pub(super) stamp: u64,
+    pub(super) thought: Time,
     /// From when on it goes before all that came later.
     pub(super) overdue_at: Time,
+    /// What was expected of it when it was first thought of.
+    pub(super) estimate: Option<Estimate>,
 }
 
 /// A job at work.
@@ -125,13 +144,28 @@ pub(super) struct Runner {
     pub(super) end: Time,
 }
 
+impl Runner {
+    /// What is left of it, times the root of its cards and times its cards, in milliseconds.
+    fn left(&self, now: Time) -> (u64, f64) {
+        let left = self.end.since(now).as_secs_f64() * 1000.0;
+        let cards = f64::from(self.gpus);
+        (as_rank(left * cards.sqrt()), left * cards)
+    }
+}
+
 /// The line for one kind of card.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(super) struct Lane {
-    pub(super) line: BTreeMap<Arc<str>, BTreeSet<Place>>,
-    pub(super) load: Load,
+    pub(super) line: BTreeMap<Arc<str>, Ranked<Place>>,
+    /// By priority, the higher first.
+    loads: BTreeMap<Reverse<i32>, Load>,
     pub(super) waiting: usize,
     pub(super) running: BTreeMap<JobId, Runner>,
+    /// The same by their ends.
+    pub(super) ends: BTreeSet<(Time, JobId)>,
+    /// The same by what is left of them, as of `running_as_of`.
+    pub(super) running_load: Load,
+    running_as_of: Time,
     /// Waiting jobs for each card, on average over the last hours: what a card of this kind is worth.
     pub(super) crowding: f64,
     as_of: Time,
@@ -150,27 +184,27 @@ pub(super) struct Reservation {
 }
 
 /// All lines.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(super) kinds: Vec<Kind>,
     pub(super) lanes: Vec<Lane>,
     pub(super) seats: BTreeMap<JobId, Seat>,
-    /// Ready jobs that have no seat yet, by when they came.
-    pub(super) standing: BTreeSet<JobId>,
+    /// Ready jobs that have no seat yet: by priority, then by when they came.
+    pub(super) standing: BTreeSet<(Reverse<i32>, JobId)>,
     pub(super) by_age: BTreeSet<(u64, JobId)>,
     pub(super) stamp: u64,
     /// When seated jobs become overdue.
     pub(super) patience: BTreeSet<(Time, JobId)>,
-    /// Jobs that are, by their submission.
-    pub(super) overdue: BTreeSet<(Time, JobId)>,
+    /// Jobs that are.
+    pub(super) overdue: Overdue,
     pub(super) reserved: Vec<Reservation>,
     /// Jobs that were told to make way, and for whom; for nobody when they move to a better card.
     pub(super) making_way: BTreeMap<JobId, Option<JobId>>,
     /// Waiting jobs for which another has made way, and which.
     pub(super) made_way: BTreeMap<JobId, JobId>,
     pub(super) last_victim: Option<JobId>,
-    /// Jobs that make way for themselves, and the kind of card that they move to.
-    pub(super) moving: BTreeMap<JobId, usize>,
+    /// Jobs that make way for themselves, the kind of card that they move to, and how many.
+    pub(super) moving: BTreeMap<JobId, (usize, u32)>,
     /// When each running job last stored a checkpoint, and how long it had taken to come to it.
     pub(super) checkpoints: BTreeMap<JobId, (Time, Duration)>,
     /// Seated jobs that need several cards.
@@ -195,21 +229,21 @@ impl Plan {
     }
 
     /// A job became ready.
-    pub(crate) fn arrive(&mut self, job: JobId) {
+    pub(crate) fn arrive(&mut self, job: JobId, priority: i32) {
         if !self.seats.contains_key(&job) {
-            self.standing.insert(job);
+            self.standing.insert((Reverse(priority), job));
         }
     }
 
     /// A job waits no more.
-    pub(crate) fn leave(&mut self, job: JobId) {
-        self.standing.remove(&job);
+    pub(crate) fn leave(&mut self, job: JobId, priority: i32) {
+        self.standing.remove(&(Reverse(priority), job));
+        self.moving.remove(&job);
+        self.made_way.remove(&job);
         if let Some(seat) = self.stand_up(job) {
             self.patience.remove(&(seat.overdue_at, job));
-            self.overdue.remove(&(seat.facts.created, job));
+            self.overdue.remove(&seat.facts.request, &seat.facts.user, seat.facts.created, job);
             self.gangs -= usize::from(seat.facts.request.gpus > 1);
-            self.moving.remove(&job);
-            self.made_way.remove(&job);
         }
     }
 
@@ -219,7 +253,13 @@ impl Plan {
         self.by_age.remove(&(seat.stamp, job));
         if let Some(lane) = seat.lane {
             let lane = &mut self.lanes[lane];
-            lane.load.remove(seat.rank, seat.area);
+            let priority = Reverse(seat.facts.priority);
+            if let Some(load) = lane.loads.get_mut(&priority) {
+                load.remove(seat.rank, seat.area);
+                if load.total().0 == 0.0 {
+                    lane.loads.remove(&priority);
+                }
+            }
             lane.waiting -= 1;
             if let Some(line) = lane.line.get_mut(&seat.facts.user) {
                 line.remove(&(Reverse(seat.facts.priority), seat.rank, job));
@@ -238,13 +278,13 @@ impl Plan {
         self.by_age.insert((seat.stamp, job));
         if let Some(lane) = seat.lane {
             let lane = &mut self.lanes[lane];
-            lane.load.add(seat.rank, seat.area);
+            lane.loads.entry(Reverse(seat.facts.priority)).or_default().add(seat.rank, seat.area);
             lane.waiting += 1;
             let place = (Reverse(seat.facts.priority), seat.rank, job);
             match lane.line.get_mut(&seat.facts.user) {
-                Some(line) => drop(line.insert(place)),
-                None => drop(lane.line.insert(Arc::clone(&seat.facts.user), [place].into())),
-            }
+                Some(line) => line.insert(place),
+                None => lane.line.entry(Arc::clone(&seat.facts.user)).or_default().insert(place),
+            };
         }
         self.seats.insert(job, seat);
     }
@@ -256,9 +296,36 @@ impl Plan {
         {
             self.patience.pop_first();
             if let Some(seat) = self.seats.get(&job) {
-                self.overdue.insert((seat.facts.created, job));
+                let Facts { request, user, created, .. } = &seat.facts;
+                self.overdue.insert(request, user, *created, job);
             }
         }
+    }
+
+    /// Cards of a lane that jobs are on their way to which make way for themselves, but for one of them.
+    pub(super) fn claimed(&self, lane: usize, but_for: JobId) -> usize {
+        let claims = self.moving.iter().filter(|&(&job, &(to, _))| to == lane && job != but_for);
+        claims.map(|(_, &(_, gpus))| gpus as usize).sum()
+    }
+
+    /// When the waiting job was thought of that was not thought of for longest.
+    pub(super) fn oldest_thought(&self) -> Option<Time> {
+        self.by_age.first().and_then(|(_, job)| self.seats.get(job)).map(|seat| seat.thought)
+    }
+
+    /// When any waiting job was thought of last.
+    pub(super) fn newest_thought(&self) -> Option<Time> {
+        self.by_age.last().and_then(|(_, job)| self.seats.get(job)).map(|seat| seat.thought)
+    }
+
+    /// When a job that runs is expected to end.
+    pub(crate) fn expected_end(&self, job: JobId) -> Option<Time> {
+        self.lanes.iter().find_map(|lane| lane.running.get(&job)).map(|runner| runner.end)
+    }
+
+    /// Whether a job was told to make way.
+    pub(crate) fn makes_way(&self, job: JobId) -> bool {
+        self.making_way.contains_key(&job)
     }
 
     /// Whether somebody was told to make way for this job.
@@ -268,10 +335,60 @@ impl Plan {
 }
 
 impl Lane {
-    /// How long its waiting jobs take on average.
-    pub(super) fn load_mean(&self) -> Option<Duration> {
-        let (jobs, area) = (self.load.jobs.iter().sum::<f64>(), self.load.area.iter().sum::<f64>());
-        (jobs > 0.0).then(|| Duration::from_millis(as_rank(area / jobs)))
+    /// What of its waiting jobs goes before and behind one: of a higher priority all, of a lower one nothing.
+    pub(super) fn around(&self, priority: i32, rank: u64) -> Around {
+        let mut around = Around::default();
+        for (&Reverse(other), load) in &self.loads {
+            let part = match other.cmp(&priority) {
+                Ordering::Greater => {
+                    let (shorter, shorter_area) = load.total();
+                    Around { shorter, shorter_area, longer: 0.0 }
+                }
+                Ordering::Equal => load.around(rank),
+                Ordering::Less => Around { longer: load.total().0, ..Around::default() },
+            };
+            around.shorter += part.shorter;
+            around.shorter_area += part.shorter_area;
+            around.longer += part.longer;
+        }
+        around
+    }
+
+    /// A job works here, or is expected to end at another time.
+    pub(super) fn run(&mut self, job: JobId, runner: Runner) {
+        self.stop(job);
+        let (rank, area) = runner.left(self.running_as_of);
+        self.running_load.add(rank, area);
+        self.ends.insert((runner.end, job));
+        self.running.insert(job, runner);
+    }
+
+    /// A job works here no more.
+    pub(super) fn stop(&mut self, job: JobId) {
+        if let Some(runner) = self.running.remove(&job) {
+            let (rank, area) = runner.left(self.running_as_of);
+            self.running_load.remove(rank, area);
+            self.ends.remove(&(runner.end, job));
+        }
+    }
+
+    /// When the card becomes free that comes after so many others; behind the last one, when that does.
+    pub(super) fn nth_end(&self, behind: usize) -> Option<Time> {
+        let last = self.ends.len().checked_sub(1)?;
+        self.ends.iter().nth(behind.min(last)).map(|&(end, _)| end)
+    }
+
+    /// Brings what is left of the running jobs up to `now`, unless it is as good as new.
+    pub(super) fn age(&mut self, now: Time) {
+        if now.since(self.running_as_of) < FRESH {
+            return;
+        }
+        self.running_as_of = now;
+        self.running_load = Load::default();
+        for runner in self.running.values() {
+            let (rank, area) = runner.left(now);
+            self.running_load.add(rank, area);
+        }
     }
 
     /// Brings the crowding up to `now`, before what it is about changes.
@@ -284,17 +401,6 @@ impl Lane {
             self.crowding = self.crowding * kept + each * (1.0 - kept);
             self.as_of = now;
         }
-    }
-
-    /// The running jobs by what is left of them.
-    pub(super) fn running_load(&self, now: Time) -> Load {
-        let mut load = Load::default();
-        for runner in self.running.values() {
-            let left = runner.end.since(now).as_secs_f64() * 1000.0;
-            let cards = f64::from(runner.gpus);
-            load.add(as_rank(left * cards.sqrt()), left * cards);
-        }
-        load
     }
 }
 

@@ -9,13 +9,16 @@ use super::{AFTERTHOUGHTS, LEFT_ALONE, PATIENCE_FACTOR, Policy};
 use crate::changes::Changes;
 use crate::core::Core;
 use crate::output::Command;
+use crate::queue::Request;
 use crate::record::{AttemptRecord, EventBody};
 use crate::slots::{self, Kind};
 
 /// A job makes way for one that takes less than its rest divided by this …
 const MUCH_SHORTER: f64 = 2.0;
-/// … and, in milliseconds, by this beyond that.
-const MARGIN: f64 = 600_000.0;
+/// … and, in milliseconds, by this beyond what being stopped and resumed costs it.
+const MARGIN: f64 = 570_000.0;
+/// Candidates that are looked at for whom a job might make way.
+const LOOKED_AT: usize = 64;
 /// A job moves to a card that is faster by this …
 const MUCH_FASTER: f64 = 1.2;
 /// … and, in milliseconds, by this beyond that.
@@ -86,7 +89,7 @@ impl Core {
         let at = self.plan.find(&kind)?;
         let runner = self.plan.lanes[at].running.get(&id)?;
         let left = runner.end.since(now).as_secs_f64() * 1000.0;
-        if let Some(cause) = self.faster(now, id, at, runner.gpus, left) {
+        if let Some(cause) = self.faster(now, id, at, left) {
             return Some(cause);
         }
         let kept = self.plan.reserved.iter().find(|kept| (kept.lane, kept.agent) == (at, attempt.agent));
@@ -97,12 +100,14 @@ impl Core {
     }
 
     /// A free card on which the job would be done much earlier.
-    fn faster(&self, now: Time, id: JobId, at: usize, gpus: u32, left: f64) -> Option<Cause> {
+    fn faster(&self, now: Time, id: JobId, at: usize, left: f64) -> Option<Cause> {
+        let facts = self.facts(now, self.jobs.get(&id)?);
         let mut best: Option<(f64, Kind)> = None;
         for (lane, kind) in self.plan.kinds.iter().enumerate().filter(|(lane, _)| *lane != at) {
             let is_open =
                 |agent| !self.plan.reserved.iter().any(|kept| (kept.lane, kept.agent) == (lane, agent));
-            if self.free_cards(kind, gpus, is_open).is_some()
+            let claimed = self.plan.claimed(lane, id);
+            if self.free_cards(kind, &facts, claimed, is_open).is_some()
                 && let Some(takes) = self.moved(now, id, lane)
                 && best.as_ref().is_none_or(|(least, _)| takes < *least)
             {
@@ -123,25 +128,27 @@ impl Core {
                 offer.free.iter().filter(|location| location.agent == attempt.agent).count()
             });
         let room = u32::try_from(beside).unwrap_or(u32::MAX).saturating_add(gpus);
-        let mean = self.mean_share(now);
-        let mine = left * f64::from(gpus).sqrt() * self.stretch(now, &job.user, mean);
-        let overdue = self.plan.overdue.iter().take(8).map(|&(_, other)| (other, true));
-        let in_line = self.in_turn(now, at, mean).into_iter().map(|other| (other, false));
+        let shares = self.active_shares(now);
+        let mine = left * f64::from(gpus).sqrt() * self.stretch(now, &job.user, shares);
+        let margin = MARGIN + self.config.restart_cost.as_secs_f64() * 1000.0;
+        let is_wanted = |request: &Request| kind.satisfies(request) && request.gpus <= room;
+        let overdue = self.plan.overdue.in_order(is_wanted).take(LOOKED_AT).map(|other| (other, true));
+        let in_line = self.in_turn(now, at, shares).into_iter().map(|other| (other, false));
         for (other, is_overdue) in overdue.chain(in_line) {
             let Some(seat) = self.plan.seats.get(&other) else { continue };
-            let fits = kind.satisfies(&seat.facts.request) && seat.facts.request.gpus <= room;
-            if !fits || self.plan.is_promised(other) || self.has_another(&seat.facts, kind) {
+            let fits = self.fits(&seat.facts, kind) && seat.facts.request.gpus <= room;
+            if !fits || self.plan.is_promised(other) || self.has_another(other, &seat.facts, kind) {
                 continue;
             }
             if self.gpus_left(&seat.facts.user) < seat.facts.request.gpus {
                 continue;
             }
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit into 53 bits")]
-            let theirs = seat.rank as f64 * self.stretch(now, &seat.facts.user, mean);
-            let is_shorter = mine > theirs * MUCH_SHORTER + MARGIN;
+            let theirs = seat.rank as f64 * self.stretch(now, &seat.facts.user, shares);
+            let is_shorter = mine > theirs * MUCH_SHORTER + margin;
             let wins = match seat.facts.priority.cmp(&job.spec.priority) {
-                std::cmp::Ordering::Greater => left > MARGIN,
-                std::cmp::Ordering::Equal => is_shorter || (is_overdue && mine > MARGIN),
+                std::cmp::Ordering::Greater => left > margin,
+                std::cmp::Ordering::Equal => is_shorter || (is_overdue && mine > margin),
                 std::cmp::Ordering::Less => false,
             };
             // Whoever comes behind is longer.
@@ -151,14 +158,14 @@ impl Core {
     }
 
     /// Whether a free card would do: the job would not take much longer there.
-    fn has_another(&self, facts: &Facts, wanted: &Kind) -> bool {
+    fn has_another(&self, id: JobId, facts: &Facts, wanted: &Kind) -> bool {
         let here = self.takes(facts, wanted);
         self.plan.kinds.iter().enumerate().any(|(lane, kind)| {
             let is_open =
                 |agent| !self.plan.reserved.iter().any(|kept| (kept.lane, kept.agent) == (lane, agent));
-            kind.satisfies(&facts.request)
+            self.fits(facts, kind)
                 && self.takes(facts, kind) <= here * MUCH_SLOWER
-                && self.free_cards(kind, facts.request.gpus, is_open).is_some()
+                && self.free_cards(kind, facts, self.plan.claimed(lane, id), is_open).is_some()
         })
     }
 
@@ -173,7 +180,7 @@ impl Core {
         };
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(attempt) = job.live_attempt() else { return };
-        let (attempt, agent) = (attempt.id, attempt.agent);
+        let (attempt, agent, gpus) = (attempt.id, attempt.agent, job.spec.resources.gpus.max(1));
         let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) else { return };
         job.state_reason.clone_from(&why);
         out.event(job, now, attempt.number, EventBody::Log { level: LogLevel::Info, message: why });
@@ -188,7 +195,7 @@ impl Core {
         if let Cause::Faster(kind) = cause
             && let Some(lane) = self.plan.find(kind)
         {
-            self.plan.moving.insert(id, lane);
+            self.plan.moving.insert(id, (lane, gpus));
         }
         self.plan.making_way.insert(id, beneficiary);
         self.plan.last_victim = Some(id);

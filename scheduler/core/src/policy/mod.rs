@@ -7,8 +7,9 @@
 //!    be done earlier where it waits.
 //! 2. **Who.** When a card is free, the job of its line goes first that takes the shortest time, of the
 //!    highest priority (`choose`). How long is what jobs of late tell ([`crate::learned`]), never
-//!    what the user says. Jobs of a user who has had more than [`SHARE_SLACK`] times the mean share of the
-//!    users that are active count as longer by as much.
+//!    what the user says. Jobs of a user who has had more than [`SHARE_SLACK`] times what the others that are
+//!    active have had on average count as longer by as much (`share`), without a limit: whoever goes on
+//!    taking more yields to everybody in the end.
 //! 3. **Nobody starves.** A job that has waited for longer than `patience` plus [`PATIENCE_FACTOR`] times its
 //!    own length is overdue: it goes before every job that came later, on every card that would do, and is
 //!    not preempted. So what comes more than that time after a job never delays it.
@@ -22,23 +23,27 @@
 //! A decision thinks of at most [`THOUGHTS`] jobs, those first that were not thought of for longest: with a
 //! short queue all of them each time. Nothing is done when nothing has changed.
 
+mod check;
 mod choose;
 mod explain;
 mod lanes;
 mod make_way;
+mod overdue;
+mod share;
 mod together;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trainyard_types::{DeviceKind, EndReason, JobId, Time};
+use trainyard_types::{AgentId, Cache, DeviceKind, EndReason, JobId, JobState, Time};
 
+pub(crate) use self::explain::why_here;
 pub(crate) use self::lanes::Plan;
-use self::lanes::{Facts, Load, Runner, Seat, as_rank};
+use self::lanes::{Facts, Runner, Seat, as_rank};
 use crate::core::Core;
 use crate::learned::Workload;
 use crate::queue::Request;
-use crate::record::JobRecord;
+use crate::record::{Estimate, JobRecord, Progress};
 use crate::slots::Kind;
 
 /// Who goes next, and where.
@@ -72,16 +77,24 @@ impl Policy {
 pub const THOUGHTS: usize = 384;
 /// Jobs that are thought of when a checkpoint is stored or a job arrives while nothing is free.
 const AFTERTHOUGHTS: usize = 8;
+/// When more jobs have come than one decision thinks of, the next ones are thought of after this.
+const NEXT_THOUGHT: Duration = Duration::from_millis(5);
 /// A job counts as overdue after `patience` and so many times its own length.
 pub const PATIENCE_FACTOR: u32 = 4;
-/// A user's jobs are put back when it has had more than so many times the mean share.
+/// A user's jobs are put back when it has had more than so many times the others' mean share.
 pub const SHARE_SLACK: f64 = 2.0;
+/// What the others are taken to have had at least, in GPU-time for each of their weight: small differences
+/// are nobody's debt.
+pub const SHARE_FLOOR: Duration = Duration::from_secs(3600);
 /// How long a job is left alone after it was preempted the first time.
 pub const LEFT_ALONE: Duration = Duration::from_secs(3 * 3600);
 /// What each waiting job of a line adds to the worth of one of its cards' time.
 const CROWDING_WORTH: f64 = 16.0;
 /// Over which time that is averaged.
 const CROWDING_MEMORY: Duration = Duration::from_secs(6 * 3600);
+/// What was thought of a job, or worked out of a line, holds for so long: events that come faster are not worth
+/// thinking everything over.
+const FRESH: Duration = Duration::from_secs(1);
 /// When a job waits although a free card would do, that is thought over again after this.
 const SECOND_THOUGHT: Duration = Duration::from_secs(60);
 
@@ -97,27 +110,58 @@ impl Core {
             priority: spec.priority,
             request: Request::from(&spec.resources),
             workload: Workload::from(&*spec),
-            data: spec.train.data.clone(),
             epochs,
             done: (done / f64::from(epochs)).min(1.0),
             resumes: !job.attempts.is_empty(),
             waited,
             since,
             created: job.created,
+            spec,
         }
+    }
+
+    /// Whether a job may run on such a card: it is what the job asks for, and memory is not known to be too
+    /// small for a single image, unless that is so on every card on offer; then the job's own end says so.
+    fn fits(&self, facts: &Facts, kind: &Kind) -> bool {
+        let has_room = |kind: &Kind| match self.advertised.least_mib(&facts.spec.train, kind.device()) {
+            Some(needs) if *kind != Kind::Cpu => needs <= kind.half_gib().saturating_mul(512),
+            Some(_) | None => true,
+        };
+        kind.satisfies(&facts.request)
+            && (has_room(kind)
+                || !self.slots.kinds().keys().any(|other| other.satisfies(&facts.request) && has_room(other)))
+    }
+
+    /// Agents that hold a job's data set decoded.
+    fn holders(&self, facts: &Facts) -> impl Iterator<Item = AgentId> + Clone {
+        let train = &facts.spec.train;
+        self.advertised.holders(&train.data, train.imgsz).filter(|_| train.cache == Cache::Disk)
+    }
+
+    /// Whether an agent with such a card holds it.
+    fn is_warm(&self, facts: &Facts, kind: &Kind) -> bool {
+        self.holders(facts).any(|agent| {
+            let inventory = self.agents.get(&agent).map(|agent| &agent.record.inventory);
+            inventory.is_some_and(|inventory| kind.is_of(inventory))
+        })
     }
 
     /// How long a job would take on a kind of card from its newest checkpoint on, in milliseconds.
     fn takes(&self, facts: &Facts, kind: &Kind) -> f64 {
         let rate = self.learned.rates.hope(&facts.workload, kind.device());
         let resume = if facts.resumes { self.config.restart_cost.as_secs_f64() * 1000.0 } else { 0.0 };
-        self.images_left(facts, facts.done) / rate * 1000.0 + resume
+        let cold = self.learned.cold.factor() - 1.0;
+        let filling = if cold > 0.0 && !self.is_warm(facts, kind) {
+            self.learned.sizes.work(&facts.spec.train.data, facts.spec.train.fraction) * cold
+        } else {
+            0.0
+        };
+        (self.images_left(facts, facts.done) + filling) / rate * 1000.0 + resume
     }
 
     /// Images that a job at this share of its epochs is expected to train still.
     fn images_left(&self, facts: &Facts, done: f64) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "images are far below 2^52")]
-        let images = self.learned.sizes.images(&facts.data) as f64;
+        let images = self.learned.sizes.work(&facts.spec.train.data, facts.spec.train.fraction);
         self.learned.sizes.left(done) * f64::from(facts.epochs) * images
     }
 
@@ -127,11 +171,12 @@ impl Core {
         if self.config.policy != Policy::FinishTime {
             return;
         }
+        let priority = |id| self.jobs.get(&id).map_or(0, |job: &JobRecord| job.spec.priority);
         for job in went {
-            self.plan.leave(job);
+            self.plan.leave(job, priority(job));
         }
         for job in came {
-            self.plan.arrive(job);
+            self.plan.arrive(job, priority(job));
         }
     }
 
@@ -142,16 +187,16 @@ impl Core {
         for (kind, offer) in self.slots.kinds() {
             let at = self.plan.lane(kind);
             self.plan.lanes[at].settle(now, offer.total, CROWDING_MEMORY);
+            self.plan.lanes[at].age(now);
             lanes.push((at, offer.total));
         }
         if self.plan.standing.is_empty() && self.plan.seats.is_empty() {
             return;
         }
-        let running: Vec<Load> = self.plan.lanes.iter().map(|lane| lane.running_load(now)).collect();
         self.plan.grow_impatient(now);
         let mut left = thoughts;
         while left > 0
-            && let Some(id) = self.plan.standing.pop_first()
+            && let Some((_, id)) = self.plan.standing.pop_first()
         {
             left -= 1;
             let Some(job) = self.jobs.get(&id) else { continue };
@@ -159,17 +204,18 @@ impl Core {
             self.plan.gangs += usize::from(facts.request.gpus > 1);
             let overdue_at = self.overdue_at(&facts);
             self.plan.patience.insert((overdue_at, id));
-            let seat = Seat { facts, lane: None, rank: 0, area: 0.0, stamp: 0, overdue_at };
-            self.seat(now, id, seat, &lanes, &running);
+            let seat = Seat { facts, lane: None, rank: 0, area: 0.0, stamp: 0, thought: now, overdue_at, estimate: None };
+            self.seat(now, id, seat, &lanes);
         }
         let newest = self.plan.stamp;
         while left > 0
             && let Some(&(stamp, id)) = self.plan.by_age.first()
             && stamp <= newest
+            && self.plan.seats.get(&id).is_none_or(|seat| now.since(seat.thought) >= FRESH)
         {
             left -= 1;
             if let Some(seat) = self.plan.stand_up(id) {
-                self.seat(now, id, seat, &lanes, &running);
+                self.seat(now, id, seat, &lanes);
             }
         }
         self.plan.grow_impatient(now);
@@ -177,7 +223,7 @@ impl Core {
 
     /// When a job has waited for as long as it must.
     fn overdue_at(&self, facts: &Facts) -> Time {
-        let kinds = self.slots.kinds().keys().filter(|kind| kind.satisfies(&facts.request));
+        let kinds = self.slots.kinds().keys().filter(|kind| self.fits(facts, kind));
         let shortest = kinds.map(|kind| as_rank(self.takes(facts, kind))).min().unwrap_or(0);
         let own = Duration::from_millis(shortest).saturating_mul(PATIENCE_FACTOR);
         let patience = self.config.patience.saturating_add(own);
@@ -185,74 +231,71 @@ impl Core {
     }
 
     /// Gives a job the seat where it costs least: its own time to the end, and what it takes from others.
-    fn seat(&mut self, now: Time, id: JobId, mut seat: Seat, lanes: &[(usize, usize)], running: &[Load]) {
+    fn seat(&mut self, now: Time, id: JobId, mut seat: Seat, lanes: &[(usize, usize)]) {
+        seat.thought = now;
         let cards = f64::from(seat.facts.request.gpus);
         let mut best: Option<(f64, usize, u64, f64)> = None;
+        let mut expected = None;
         for &(at, total) in lanes {
             let kind = &self.plan.kinds[at];
-            if !kind.satisfies(&seat.facts.request) {
+            if !self.fits(&seat.facts, kind) {
                 continue;
             }
             let takes = self.takes(&seat.facts, kind);
             let (rank, area) = (as_rank(takes * cards.sqrt()), takes * cards);
-            let mut cost = self.cost(at, total, &running[at], rank, takes, area);
+            let wait = self.expected_wait(now, at, total, seat.facts.priority, rank);
+            let mut cost = takes + wait + self.delays(at, total, seat.facts.priority, rank, area);
             if seat.facts.request.gpus > 1 {
                 cost += self.together_in(now, at, seat.facts.request.gpus, takes);
             }
-            if self.plan.moving.get(&id) == Some(&at)
+            if self.plan.moving.get(&id).is_some_and(|&(to, _)| to == at)
                 && self.slots.kinds().get(kind).is_some_and(|offer| !offer.free.is_empty())
             {
                 cost = 0.0;
             }
             if best.is_none_or(|(least, ..)| cost < least) {
                 best = Some((cost, at, rank, area));
+                expected = Some((wait, takes));
             }
+        }
+        if seat.estimate.is_none() {
+            seat.estimate = expected.map(|(wait, takes)| {
+                let start = now + Duration::from_millis(as_rank(wait));
+                Estimate { made: now, start, end: start + Duration::from_millis(as_rank(takes)) }
+            });
         }
         seat.lane = best.map(|(_, at, ..)| at);
         (seat.rank, seat.area) = best.map_or((0, 0.0), |(_, _, rank, area)| (rank, area));
         self.plan.sit_down(id, seat);
     }
 
-    /// What it costs everybody, in milliseconds of waiting, to put a job into a line.
-    fn cost(&self, at: usize, total: usize, running: &Load, rank: u64, takes: f64, area: f64) -> f64 {
+    /// How long a job of this priority and length is expected to wait in a line, in milliseconds.
+    fn expected_wait(&self, now: Time, at: usize, total: usize, priority: i32, rank: u64) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a count of cards")]
+        let cards = total.max(1) as f64;
+        let lane = &self.plan.lanes[at];
+        let (waiting, running) = (lane.around(priority, rank), lane.running_load.around(rank));
+        let shorter = waiting.shorter + running.shorter;
+        let spread = (cards - 1.0) / (2.0 * shorter.max(1.0));
+        let flow = (waiting.shorter_area + running.shorter_area) / cards * (1.0 - spread).max(0.0);
+        let flow = if shorter < cards { 0.0 } else { flow };
+        // However short it is, it waits until cards become free.
+        let free = self.slots.kinds().get(&self.plan.kinds[at]).map_or(0, |offer| offer.free.len());
+        let ahead = usize::try_from(as_rank(waiting.shorter)).unwrap_or(usize::MAX);
+        let next = ahead.checked_sub(free).and_then(|behind| lane.nth_end(behind));
+        flow.max(next.map_or(0.0, |end| end.since(now).as_secs_f64() * 1000.0))
+    }
+
+    /// What a job in a line costs others, in milliseconds of waiting: those in it, and those that are yet to come.
+    fn delays(&self, at: usize, total: usize, priority: i32, rank: u64, area: f64) -> f64 {
         let lane = &self.plan.lanes[at];
         #[expect(clippy::cast_precision_loss, reason = "a count of cards")]
         let cards = total.max(1) as f64;
-        let (waiting, running) = (lane.load.around(rank), running.around(rank));
+        let (waiting, running) = (lane.around(priority, rank), lane.running_load.around(rank));
         let shorter = waiting.shorter + running.shorter;
         let longer = waiting.longer + running.longer;
-        let wait = if shorter < cards {
-            0.0
-        } else {
-            let spread = (cards - 1.0) / (2.0 * shorter);
-            (waiting.shorter_area + running.shorter_area) / cards * (1.0 - spread).max(0.0)
-        };
         let delayed = longer.min(shorter + longer + 1.0 - cards).max(0.0);
-        takes + wait + area * (delayed / cards + CROWDING_WORTH * lane.crowding)
-    }
-
-    /// What a user's jobs are stretched by: 1 as long as it has not had more than its share.
-    fn stretch(&self, now: Time, user: &str, mean: f64) -> f64 {
-        if mean <= 0.0 {
-            return 1.0;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a few centuries of GPU-time fit into 53 bits")]
-        let share = self.share(now, user) as f64;
-        (share / (mean * SHARE_SLACK)).max(1.0)
-    }
-
-    /// The mean share of the users that run or wait.
-    fn mean_share(&self, now: Time) -> f64 {
-        let (mut sum, mut count) = (0.0, 0.0);
-        for user in self.users.iter() {
-            if user.gpus > 0 || user.cpus > 0 || self.queue.len_of(&user.record.name) > 0 {
-                #[expect(clippy::cast_precision_loss, reason = "as above")]
-                let share = user.share(&self.config, now, self.limits(&user.record.name)) as f64;
-                sum += share;
-                count += 1.0;
-            }
-        }
-        if count > 0.0 { sum / count } else { 0.0 }
+        area * (delayed / cards + CROWDING_WORTH * lane.crowding)
     }
 
     /// A job begins, goes on, or has told how far it is.
@@ -265,8 +308,11 @@ impl Core {
         let Some((kind, _)) = self.kind_of(attempt) else { return };
         let facts = self.facts(now, job);
         let table = self.learned.rates.estimate(&facts.workload, kind.device()).images_per_second;
-        let progress = job.progress.as_ref().filter(|_| attempt.started.is_some());
-        let own = progress.map(|progress| progress.images_per_second).filter(|rate| *rate > 0.0);
+        let progress = job.progress.as_deref().filter(|_| attempt.started.is_some());
+        // The first epoch fills caches: what it says of itself is slower than what follows.
+        let first_epoch = attempt.setup.as_ref().map_or(0, |setup| setup.first_epoch);
+        let is_warm = |progress: &&Progress| progress.epoch > first_epoch;
+        let own = progress.filter(is_warm).map(|progress| progress.images_per_second).filter(|rate| *rate > 0.0);
         let trained = progress.map_or(0.0, |progress| {
             let part = f64::from(progress.batch) / f64::from(progress.batches.max(1));
             (f64::from(progress.epoch) - 1.0 + part) / f64::from(facts.epochs)
@@ -281,13 +327,17 @@ impl Core {
             end: now + Duration::from_millis(as_rank(millis)),
         };
         let at = self.plan.lane(&kind);
-        self.plan.lanes[at].running.insert(id, runner);
+        self.plan.lanes[at].run(id, runner);
     }
 
     /// An attempt of a job is over.
     pub(crate) fn unfollow_runner(&mut self, id: JobId) {
         for lane in &mut self.plan.lanes {
-            lane.running.remove(&id);
+            lane.stop(id);
+        }
+        // One that was to move has ended instead.
+        if self.jobs.get(&id).is_none_or(|job| job.state != JobState::Queued) {
+            self.plan.moving.remove(&id);
         }
         if let Some(Some(other)) = self.plan.making_way.remove(&id)
             && self.plan.seats.contains_key(&other)

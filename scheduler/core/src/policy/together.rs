@@ -154,7 +154,7 @@ impl Core {
         let kind: &Kind = &self.plan.kinds[lane];
         let mut facts = self.facts(now, self.jobs.get(&job)?);
         facts.resumes = true;
-        kind.satisfies(&facts.request).then(|| self.takes(&facts, kind))
+        self.fits(&facts, kind).then(|| self.takes(&facts, kind))
     }
 
     /// When a job is expected to store its next checkpoint, in milliseconds from now.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use trainyard_scheduler_core::{
-    BatchRecord, Condition, Content, Core, CoreConfig, Event, Hello, Output, UserLimits,
+    BatchRecord, Condition, Content, Core, CoreConfig, Event, Hello, Output, Policy, UserLimits,
 };
+use trainyard_types::trainer::{Epoch, TrainerEvent};
 use trainyard_types::{
     AgentId, AttemptId, BatchId, Checkpoint, EndReason, GpuUuid, JobId, JobSpec, Report, ReportBody,
     Resources, Session, UnavailableCause,
@@ -119,7 +120,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(agent, card, seconds)| Step::Reserve { agent, card, seconds }),
         1 => (agent.clone(), 0..3_usize).prop_map(|(agent, card)| Step::Release { agent, card }),
         1 => (agent, 0..3_usize).prop_map(|(agent, card)| Step::Clear { agent, card }),
-        8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..17_u8, prop::bool::weighted(0.1))
+        8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..19_u8, prop::bool::weighted(0.1))
             .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
         2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Tick),
@@ -197,6 +198,11 @@ fn body_of(kind: u8) -> ReportBody {
         0..=2 => started(),
         3 => ReportBody::CheckpointStored(Checkpoint { step: 5, epoch: 1, files: vec![] }),
         4 | 5 => ended(EndReason::TrainerCrash),
+        17 | 18 => {
+            let (images_per_second, seconds) = (100.0 * f64::from(kind - 16), 10.0);
+            let epoch = Epoch { epoch: 1, epochs: 9, images_per_second, seconds, ..Epoch::default() };
+            ReportBody::Trainer(TrainerEvent::Epoch(epoch))
+        }
         kind => ended(REASONS[usize::from(kind) - 6]),
     }
 }
@@ -309,8 +315,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn invariants_hold_after_any_sequence_of_events(steps in prop::collection::vec(step(), 1..80)) {
-        run(&mut World::with(config()), &mut 1, &steps);
+    fn invariants_hold_after_any_sequence_of_events(
+        policy in prop::sample::select(Policy::ALL.to_vec()),
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        run(&mut World::with(CoreConfig { policy, ..config() }), &mut 1, &steps);
     }
 
     #[test]

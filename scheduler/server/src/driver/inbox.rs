@@ -39,6 +39,8 @@ pub struct JobView {
     pub record: JobRecord,
     /// While it is queued.
     pub waiting: Option<Waiting>,
+    /// As far as that can be told.
+    pub estimated_end: Option<Time>,
 }
 
 /// An agent's open session.
@@ -85,9 +87,11 @@ impl Live<'_> {
         let mut waiting = self.core.waiting(self.now, job);
         if let (Some(waiting), Some(leader)) = (&mut waiting, self.elsewhere) {
             waiting.reason = format!("only the leader at {leader} knows; this scheduler stands by");
-            waiting.estimated_start = None;
+            (waiting.estimated_start, waiting.estimated_end) = (None, None);
         }
-        Some(JobView { record, waiting })
+        let running = || self.core.estimated_end(job).filter(|_| self.elsewhere.is_none());
+        let estimated_end = waiting.as_ref().map_or_else(running, |waiting| waiting.estimated_end);
+        Some(JobView { record, waiting, estimated_end })
     }
 
     /// The job that a request was about.

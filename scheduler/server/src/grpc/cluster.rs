@@ -39,6 +39,26 @@ fn list(live: &Live<'_>, page: &Page) -> pb::ListAgentsResponse {
     pb::ListAgentsResponse { agents, next_page_token }
 }
 
+/// Rates in the order of what they are of.
+fn rates(live: &Live<'_>, page: &Page) -> pb::ListRatesResponse {
+    let key = |rate: &pb::Rate| {
+        let pb::Rate { model, imgsz, amp, gpus, device, .. } = rate;
+        format!("{model} {imgsz:08} {amp} {gpus:08} {device}").into_bytes()
+    };
+    let mut rates: Vec<(Vec<u8>, pb::Rate)> =
+        live.core.rates().map(translate::rate).map(|rate| (key(&rate), rate)).collect();
+    rates.sort_by(|(one, _), (other, _)| one.cmp(other));
+    rates.retain(|(key, _)| page.after.as_ref().is_none_or(|after| key > after));
+    let next_page_token = match rates.get(page.size.saturating_sub(1)) {
+        Some((last, _)) if rates.len() > page.size => page.token(last),
+        _ => String::new(),
+    };
+    pb::ListRatesResponse {
+        rates: rates.into_iter().take(page.size).map(|(_, rate)| rate).collect(),
+        next_page_token,
+    }
+}
+
 /// By id, or by a name that only one agent has.
 pub(super) fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError> {
     if wanted.is_empty() {
@@ -124,6 +144,16 @@ impl ClusterService for Cluster {
             Page::parse(request.page_size, &request.page_token, "agents").map_err(ApiError::Invalid)?;
         let agents = self.0.driver.ask_leader(move |live| list(live, &page)).await.map_err(ApiError::from)?;
         Ok(Response::new(agents))
+    }
+
+    async fn list_rates(
+        &self,
+        request: Request<pb::ListRatesRequest>,
+    ) -> Result<Response<pb::ListRatesResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, "rates").map_err(ApiError::Invalid)?;
+        let rates = self.0.driver.ask_leader(move |live| rates(live, &page)).await.map_err(ApiError::from)?;
+        Ok(Response::new(rates))
     }
 
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {

@@ -4,7 +4,8 @@ use trainyard_proto::convert::agent::{end_reason, gpu_message};
 use trainyard_proto::convert::job::{duration, timestamp};
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{
-    AgentState, AgentView, AttemptRecord, Command, EventBody, EventRecord, JobRecord, Progress,
+    AgentState, AgentView, AttemptRecord, Choice, ChoiceOption, Command, EventBody, EventRecord, JobRecord,
+    Progress, Rate, Workload,
 };
 use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
@@ -14,7 +15,7 @@ use crate::peak;
 
 /// A job for its user.
 pub fn job(view: JobView) -> pb::Job {
-    let JobView { record, waiting } = view;
+    let JobView { record, waiting, estimated_end } = view;
     let sweep = record.batch.as_ref().filter(|place| place.batch.is_sweep());
     let estimate = waiting.as_ref().and_then(|waiting| waiting.estimated_start);
     pb::Job {
@@ -29,6 +30,12 @@ pub fn job(view: JobView) -> pb::Job {
         queue_position: waiting.as_ref().map(|waiting| waiting.position),
         waiting_for: waiting.map(|waiting| waiting.reason).unwrap_or_default(),
         estimated_start_time: estimate.map(timestamp),
+        estimated_end_time: estimated_end.map(timestamp),
+        first_estimate: record.estimate.map(|estimate| pb::Estimate {
+            make_time: Some(timestamp(estimate.made)),
+            start_time: Some(timestamp(estimate.start)),
+            end_time: Some(timestamp(estimate.end)),
+        }),
         sweep_id: sweep.map(|place| place.batch.id.to_string()).unwrap_or_default(),
         user: record.user.to_string(),
         state_reason: record.state_reason,
@@ -51,6 +58,41 @@ fn attempt(record: &AttemptRecord) -> pb::Attempt {
         end_reason: record.ended.as_ref().map_or(0, |end| end_reason(end.reason)),
         message: record.ended.as_ref().map(|end| end.message.clone()).unwrap_or_default(),
         batch_chosen: record.batch_chosen.as_ref().map(Into::into),
+        choice: record.choice.as_ref().map(choice),
+        expected_end_time: record.expected_end.map(timestamp),
+        warm: record.warm,
+        train_images: record.setup.as_ref().map_or(0, |setup| setup.train_images),
+    }
+}
+
+fn choice(record: &Choice) -> pb::PlacementChoice {
+    let option = |option: &ChoiceOption| pb::PlacementOption {
+        device: option.device.clone(),
+        free: option.free,
+        total: option.total,
+        takes: Some(duration(option.takes)),
+        waits: Some(duration(option.waits)),
+        delays_others: Some(duration(option.delays_others)),
+        measured: option.measured,
+    };
+    pb::PlacementChoice {
+        options: record.options.iter().map(option).collect(),
+        made_way_job_id: record.made_way.map(|job| job.to_string()).unwrap_or_default(),
+        overdue: record.overdue,
+    }
+}
+
+/// How fast a kind of card is.
+pub fn rate((workload, device, rate): (Workload, &str, Rate)) -> pb::Rate {
+    pb::Rate {
+        model: workload.model.to_string(),
+        imgsz: workload.imgsz,
+        amp: workload.amp,
+        gpus: workload.gpus,
+        device: device.to_owned(),
+        images_per_second: rate.images_per_second,
+        spread: rate.spread,
+        measured: rate.seen > 0.0,
     }
 }
 

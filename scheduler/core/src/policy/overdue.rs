@@ -1,0 +1,113 @@
+//! Jobs whose patience is over: they go before everything that came later.
+//!
+//! Kept by what they ask for and by user, so that those which no card on offer satisfies, or whose user is
+//! at a limit, hide nobody behind them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use trainyard_types::{JobId, Time};
+
+use crate::queue::Request;
+
+/// Jobs by their submission.
+type Line = BTreeSet<(Time, JobId)>;
+
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Overdue {
+    by_request: BTreeMap<Request, BTreeMap<Arc<str>, Line>>,
+}
+
+impl Overdue {
+    pub(super) fn insert(&mut self, request: &Request, user: &Arc<str>, created: Time, job: JobId) {
+        let users = match self.by_request.get_mut(request) {
+            Some(users) => users,
+            None => self.by_request.entry(request.clone()).or_default(),
+        };
+        users.entry(Arc::clone(user)).or_default().insert((created, job));
+    }
+
+    pub(super) fn remove(&mut self, request: &Request, user: &str, created: Time, job: JobId) {
+        let Some(users) = self.by_request.get_mut(request) else { return };
+        if let Some(line) = users.get_mut(user) {
+            line.remove(&(created, job));
+            if line.is_empty() {
+                users.remove(user);
+            }
+        }
+        if users.is_empty() {
+            self.by_request.remove(request);
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.by_request.values().flat_map(BTreeMap::values).map(BTreeSet::len).sum()
+    }
+
+    /// The first of each request that is wanted, of the users that may, the earliest submission first.
+    pub(super) fn heads(
+        &self,
+        is_wanted: impl Fn(&Request) -> bool,
+        may: impl Fn(&Request, &str) -> bool,
+    ) -> Vec<JobId> {
+        let wanted = self.by_request.iter().filter(|(request, _)| is_wanted(request));
+        let mut heads: Vec<&(Time, JobId)> = wanted
+            .filter_map(|(request, users)| {
+                let lines = users.iter().filter(|(user, _)| may(request, user));
+                lines.filter_map(|(_, line)| line.first()).min()
+            })
+            .collect();
+        heads.sort();
+        heads.into_iter().map(|&(_, job)| job).collect()
+    }
+
+    /// All whose request is wanted, the earliest submission first.
+    pub(super) fn in_order(&self, is_wanted: impl Fn(&Request) -> bool) -> impl Iterator<Item = JobId> {
+        let wanted = self.by_request.iter().filter(move |(request, _)| is_wanted(request));
+        let mut rest: Vec<_> =
+            wanted.flat_map(|(_, users)| users.values()).map(|line| line.iter()).collect();
+        let mut order: BinaryHeap<Reverse<(&(Time, JobId), usize)>> = rest
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, line)| Some(Reverse((line.next()?, index))))
+            .collect();
+        std::iter::from_fn(move || {
+            let Reverse((&(_, job), index)) = order.pop()?;
+            order.extend(rest[index].next().map(|next| Reverse((next, index))));
+            Some(job)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::Resources;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn job(number: u128) -> JobId {
+        JobId(Uuid::from_u128(number))
+    }
+
+    #[test]
+    fn who_cannot_be_served_hides_nobody_and_the_earliest_goes_first() {
+        let large = Request::from(&Resources { min_vram_mib: 81920, ..Resources::default() });
+        let small = Request::from(&Resources::default());
+        let mut overdue = Overdue::default();
+        for number in 0..100 {
+            overdue.insert(&large, &"ada".into(), Time(1), job(number));
+        }
+        overdue.insert(&small, &"ada".into(), Time(2), job(200));
+        overdue.insert(&small, &"bob".into(), Time(3), job(201));
+        assert_eq!(overdue.len(), 102);
+        assert_eq!(overdue.heads(|_| true, |_, _| true), [job(0), job(200)]);
+        assert_eq!(overdue.heads(|request| *request == small, |_, user| user != "ada"), [job(201)]);
+        let order: Vec<JobId> = overdue.in_order(|request| *request == small).collect();
+        assert_eq!(order, [job(200), job(201)]);
+        overdue.remove(&small, "ada", Time(2), job(200));
+        assert_eq!(overdue.heads(|request| *request == small, |_, _| true), [job(201)]);
+    }
+}
