@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, orders, retry, submit,
+    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, orders, record, retry, submit,
     sweep, top, train, up, watch, why_slow,
 };
 
@@ -100,6 +100,7 @@ pub enum Remote {
     Drain(orders::Drain),
     Resume(orders::Resume),
     Top(top::Top),
+    Record(record::Record),
     WhySlow(why_slow::WhySlow),
     #[command(alias = "artifact")]
     Artifacts(artifacts::Artifacts),

@@ -108,18 +108,7 @@ fn fit(context: &Context, agents: &[pb::Agent]) -> Result<(), Failure> {
 
 /// What the scheduler has learned of cards' speeds.
 async fn rates(context: &Context) -> Result<(), Failure> {
-    let mut rates = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = pb::ListRatesRequest { page_size: 1000, page_token };
-        let call = || async { context.client.cluster().list_rates(request.clone()).await };
-        let page = context.client.call(call).await?;
-        rates.extend(page.rates);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+    let rates = all_rates(&context.client).await?;
     if !context.output.for_people() {
         let rates: Vec<_> = rates.iter().map(|rate| to_json("Rate", rate)).collect();
         return context.output.list(&json!({ "rates": rates }), "rates");
@@ -129,6 +118,25 @@ async fn rates(context: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     context.output.line(&render::cluster::rates(context.output, &rates))
+}
+
+/// Every rate, all pages.
+///
+/// # Errors
+/// No server.
+pub async fn all_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
+    let mut rates = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListRatesRequest { page_size: 1000, page_token };
+        let call = || async { client.cluster().list_rates(request.clone()).await };
+        let answer = client.retrying(call).await?;
+        rates.extend(answer.rates);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            return Ok(rates);
+        }
+    }
 }
 
 /// A card with the names of its agent.

@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod logs;
 pub mod metrics;
 pub mod orders;
+pub mod record;
 pub mod retry;
 pub mod submit;
 pub mod sweep;
@@ -75,6 +76,7 @@ async fn dispatch(command: Remote, context: &Context) -> Result<(), Failure> {
         Remote::Metrics(metrics) => metrics.run(context).await,
         Remote::Cancel(cancel) => cancel.run(context).await,
         Remote::Retry(retry) => retry.run(context).await,
+        Remote::Record(record) => record.run(context).await,
         Remote::Agents(agents) => agents.run(context).await,
         Remote::Gpus(gpus) => gpus.run(context).await,
         Remote::Drain(drain) => drain.run(context).await,

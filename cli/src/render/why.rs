@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use prost_types::Timestamp;
 use trainyard_proto::pb;
 
 use super::{Grid, cell, seconds_between, span, time};
@@ -14,14 +15,16 @@ pub fn estimates(job: &pb::Job) -> Vec<(&'static str, String)> {
     let placed = job.attempts.first().and_then(|attempt| attempt.placed_time.as_ref());
     let ended = job.end_time.as_ref().filter(|_| job.state() == pb::JobState::Succeeded);
     let pairs = [("start", said.start_time.as_ref(), placed), ("end", said.end_time.as_ref(), ended)];
-    let compare = |(what, said, came): (&'static str, Option<&_>, Option<&_>)| {
-        Some((what, format!("{}{}", time(Some(said?)), came.map(|came| off(said?, came)).unwrap_or_default())))
+    let compare = |(what, said, came): (_, Option<&Timestamp>, Option<&Timestamp>)| {
+        let said = said?;
+        let off = came.map(|came| off(said, came)).unwrap_or_default();
+        Some((what, format!("{}{off}", time(Some(said)))))
     };
-    pairs.into_iter().filter_map(|(what, said, came)| Some(compare((what, said, came))??)).collect()
+    pairs.into_iter().filter_map(compare).collect()
 }
 
-/// `, was 3m late`.
-fn off(said: &prost_types::Timestamp, came: &prost_types::Timestamp) -> String {
+/// `, came 3m later`.
+fn off(said: &Timestamp, came: &Timestamp) -> String {
     match seconds_between(said, came) {
         0 => ", as it came".to_owned(),
         late @ 1.. => format!(", came {} later", span(late)),
@@ -97,8 +100,8 @@ mod tests {
 
     const PLAIN: Output = Output { format: Format::Table, painted: false, width: None };
 
-    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
-        Some(prost_types::Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 })
+    fn at(seconds: i64) -> Option<Timestamp> {
+        Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 })
     }
 
     #[test]

@@ -5,18 +5,38 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainyard_scheduler_core::{CoreConfig, Policy};
-use trainyard_sim::cases::{Case, drive};
+use trainyard_sim::cases::{Case, Changed, Figures, Ran, Schedule, drive};
 
 /// Runs a recorded or generated queue through the scheduler's core, and writes who ran where and when.
 #[derive(Debug, Parser)]
-#[command(name = "trainyard-sim", version)]
+#[command(name = "trainyard-sim", version, args_conflicts_with_subcommands = true)]
+#[command(arg_required_else_help = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Directory with cluster.csv and jobs.csv
     #[arg(long, value_name = "DIR")]
-    case: PathBuf,
+    case: Option<PathBuf>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs what `yard record DIR` recorded of a live cluster, and says what would have changed
+    Replay {
+        /// Directory with cluster.csv, jobs.csv and ran.csv
+        dir: PathBuf,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Debug, Args)]
+struct How {
     /// Who goes next, and where
     #[arg(long, value_enum, default_value_t = Chosen::FinishTime)]
     policy: Chosen,
@@ -45,28 +65,55 @@ impl From<Chosen> for Policy {
 /// What a start costs after a job's first, unless the case says so.
 const RESTART_S: f64 = 30.0;
 
+/// Jobs that a replay names.
+const NAMED: usize = 10;
+
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let case = load(&arguments.case)?;
-    let config = CoreConfig { policy: arguments.policy.into(), ..CoreConfig::default() };
-    let schedule = drive(&case, config)?;
-    schedule.check(&case)?;
-    if let Some(out) = &arguments.out {
-        fs::write(out, schedule.csv(&case)).with_context(|| format!("cannot write {}", out.display()))?;
+    let Arguments { command, case, how } = Arguments::parse();
+    match (command, case) {
+        (Some(Command::Replay { dir, how }), _) => replay(&dir, &how),
+        (None, Some(case)) => {
+            let case = load(&case)?;
+            let schedule = schedule(&case, &how)?;
+            println!("{} jobs  {}", case.jobs.len(), shown(&schedule.figures(&case)));
+            Ok(())
+        }
+        (None, None) => bail!("give --case DIR, or replay DIR"),
     }
-    let figures = schedule.figures(&case);
-    println!(
-        "{} jobs  mean {:.3} h  p95 {:.2} h  p99 {:.2} h  Jain {:.3}  worst user {:.2} x  restarts {:.3} a job  \
-         longest wait {:.1} h",
-        case.jobs.len(),
-        figures.mean_h,
-        figures.p95_h,
-        figures.p99_h,
-        figures.jain,
-        figures.worst_user,
-        figures.restarts,
-        figures.longest_wait_h,
-    );
+}
+
+fn schedule(case: &Case, how: &How) -> Result<Schedule> {
+    let config = CoreConfig { policy: how.policy.into(), ..CoreConfig::default() };
+    let schedule = drive(case, config)?;
+    schedule.check(case)?;
+    if let Some(out) = &how.out {
+        fs::write(out, schedule.csv(case)).with_context(|| format!("cannot write {}", out.display()))?;
+    }
+    Ok(schedule)
+}
+
+fn shown(figures: &Figures) -> String {
+    let Figures { mean_h, p95_h, p99_h, jain, worst_user, restarts, longest_wait_h } = figures;
+    format!(
+        "mean {mean_h:.3} h  p95 {p95_h:.2} h  p99 {p99_h:.2} h  Jain {jain:.3}  worst user {worst_user:.2} x  \
+         restarts {restarts:.3} a job  longest wait {longest_wait_h:.1} h"
+    )
+}
+
+fn replay(dir: &Path, how: &How) -> Result<()> {
+    let case = load(dir)?;
+    let path = dir.join("ran.csv");
+    let ran = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let ran = Ran::parse(&ran, &case)?;
+    let schedule = schedule(&case, how)?;
+    println!("{} jobs", case.jobs.len());
+    println!("as it was     {}", shown(&ran.figures(&case)));
+    println!("{:<12}  {}", Policy::from(how.policy).name(), shown(&schedule.figures(&case)));
+    println!("\nhours from submission to end of the jobs that would have changed most:");
+    println!("{:<36}  {:<12}  {:>9}  {:>9}", "job", "user", "as it was", "would be");
+    for Changed { id, user, was_h, would_be_h } in ran.changed(&case, &schedule, NAMED) {
+        println!("{id:<36}  {user:<12}  {was_h:>9.2}  {would_be_h:>9.2}");
+    }
     Ok(())
 }
 

@@ -5,8 +5,10 @@
 
 mod drive;
 mod parse;
+mod replay;
 mod schedule;
 
 pub use self::drive::{DriveError, drive};
 pub use self::parse::{Case, CaseJob, Nodes, ParseError};
+pub use self::replay::{Changed, Ran};
 pub use self::schedule::{Broken, Figures, Row, Schedule};

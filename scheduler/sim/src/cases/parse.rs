@@ -64,6 +64,14 @@ pub enum ParseError {
         /// Which column.
         column: String,
     },
+    /// A job has no row in a file that must have one for each.
+    #[error("{file} has no row for job `{job}`")]
+    Job {
+        /// Which file.
+        file: &'static str,
+        /// Which job.
+        job: String,
+    },
     /// A field cannot be read.
     #[error("{file}, line {line}: `{column}` is `{value}`; use {expected}")]
     Field {
@@ -81,18 +89,23 @@ pub enum ParseError {
 }
 
 /// A comma-separated file with a header; no field holds a comma.
-struct Table<'a> {
+pub(super) struct Table<'a> {
     file: &'static str,
     header: Vec<&'a str>,
     rows: Vec<(usize, Vec<&'a str>)>,
 }
 
 impl<'a> Table<'a> {
-    fn new(file: &'static str, text: &'a str) -> Self {
+    pub(super) fn new(file: &'static str, text: &'a str) -> Self {
         let mut lines = text.lines().map(|line| line.split(',').map(str::trim).collect());
         let header = lines.next().unwrap_or_default();
         let rows = lines.enumerate().filter(|(_, row): &(usize, Vec<&str>)| row.len() > 1);
         Self { file, header, rows: rows.map(|(index, row)| (index + 2, row)).collect() }
+    }
+
+    /// Each with its line's number.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (usize, &[&'a str])> {
+        self.rows.iter().map(|(line, row)| (*line, row.as_slice()))
     }
 
     fn column(&self, name: &str) -> Result<usize, ParseError> {
@@ -100,12 +113,12 @@ impl<'a> Table<'a> {
         found.ok_or_else(|| ParseError::Column { file: self.file, column: name.to_owned() })
     }
 
-    fn text(&self, row: &[&'a str], name: &str) -> Result<&'a str, ParseError> {
+    pub(super) fn text(&self, row: &[&'a str], name: &str) -> Result<&'a str, ParseError> {
         Ok(row.get(self.column(name)?).copied().unwrap_or_default())
     }
 
     /// A number; an empty field is 0 where that `may_be_empty`.
-    fn number(
+    pub(super) fn number(
         &self,
         line: usize,
         row: &[&'a str],

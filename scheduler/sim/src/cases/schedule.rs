@@ -161,32 +161,47 @@ impl Schedule {
 
     /// How good it is; every job is finished.
     pub fn figures(&self, case: &Case) -> Figures {
-        let (mut spans, mut slowdowns, mut longest) = (Vec::new(), Vec::new(), 0.0_f64);
+        let spans: Vec<(f64, f64)> = case
+            .jobs
+            .iter()
+            .zip(self.by_job(case))
+            .map(|(job, rows)| {
+                let end = rows.last().map_or(0.0, |row| row.end_ms as f64 / 1000.0);
+                let ran: f64 = rows.iter().map(|row| (row.end_ms - row.start_ms) as f64 / 1000.0).sum();
+                (end - job.submit_s, end - job.submit_s - ran)
+            })
+            .collect();
+        let jobs = case.jobs.len().max(1) as f64;
+        Figures::of(case, &spans, (self.rows.len() as f64 - jobs) / jobs)
+    }
+}
+
+impl Figures {
+    /// From how long each job took from its submission to its end, and how long it was on no card, in seconds.
+    pub(super) fn of(case: &Case, spans: &[(f64, f64)], restarts: f64) -> Self {
+        let (mut hours, mut slowdowns, mut longest) = (Vec::new(), Vec::new(), 0.0_f64);
         let mut users: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-        for (job, rows) in case.jobs.iter().zip(self.by_job(case)) {
-            let end = rows.last().map_or(0.0, |row| row.end_ms as f64 / 1000.0);
-            let ran: f64 = rows.iter().map(|row| (row.end_ms - row.start_ms) as f64 / 1000.0).sum();
-            let span = end - job.submit_s;
+        for (job, &(span, waited)) in case.jobs.iter().zip(spans) {
             let best = job.rates.values().copied().fold(0.0, f64::max);
             let slowdown = (span / (job.work_units / best).max(60.0)).max(1.0);
-            spans.push(span / 3600.0);
+            hours.push(span / 3600.0);
             slowdowns.push(slowdown);
-            longest = longest.max((span - ran) / 3600.0);
+            longest = longest.max(waited / 3600.0);
             let (sum, count) = users.entry(&job.user).or_default();
             (*sum, *count) = (*sum + slowdown, *count + 1.0);
         }
         let means: Vec<f64> = users.values().map(|(sum, count)| sum / count).collect();
         let squares: f64 = means.iter().map(|mean| mean * mean).sum();
-        let jobs = spans.len().max(1) as f64;
-        let mean_h = spans.iter().sum::<f64>() / jobs;
-        spans.sort_by(f64::total_cmp);
-        Figures {
+        let jobs = hours.len().max(1) as f64;
+        let mean_h = hours.iter().sum::<f64>() / jobs;
+        hours.sort_by(f64::total_cmp);
+        Self {
             mean_h,
-            p95_h: quantile(&spans, 0.95),
-            p99_h: quantile(&spans, 0.99),
+            p95_h: quantile(&hours, 0.95),
+            p99_h: quantile(&hours, 0.99),
             jain: means.iter().sum::<f64>().powi(2) / (means.len().max(1) as f64 * squares),
             worst_user: means.iter().copied().fold(0.0, f64::max) / (slowdowns.iter().sum::<f64>() / jobs),
-            restarts: (self.rows.len() as f64 - jobs) / jobs,
+            restarts,
             longest_wait_h: longest,
         }
     }
