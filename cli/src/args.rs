@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, orders, record, retry, submit,
-    sweep, top, train, up, watch, why_slow,
+    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, orders, record, retry,
+    submit, sweep, top, train, up, watch, why_slow,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.

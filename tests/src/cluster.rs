@@ -30,15 +30,20 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a scheduler whose leases are short, so that lost agents are noticed within a test's patience.
     pub async fn start() -> Result<Self> {
-        Self::start_with_lease("4s").await
+        Self::start_with("4s", "fair").await
     }
 
     /// Starts one whose leases outlast a machine that is slow for a while: nobody is to be lost.
     pub async fn start_patient() -> Result<Self> {
-        Self::start_with_lease("60s").await
+        Self::start_with("60s", "fair").await
     }
 
-    async fn start_with_lease(lease: &str) -> Result<Self> {
+    /// The same under another policy.
+    pub async fn start_with_policy(policy: &str) -> Result<Self> {
+        Self::start_with("60s", policy).await
+    }
+
+    async fn start_with(lease: &str, policy: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("trainyard-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let environment = [
@@ -47,7 +52,7 @@ impl Cluster {
             ("TRAINYARD_SCHEDULER__LEASE", lease.to_owned()),
             ("TRAINYARD_SCHEDULER__HEARTBEAT", "1s".to_owned()),
             // Scenarios say which job is first; the other policy weighs its length.
-            ("TRAINYARD_SCHEDULER__POLICY", "fair".to_owned()),
+            ("TRAINYARD_SCHEDULER__POLICY", policy.to_owned()),
             ("TRAINYARD_SCHEDULER__RETRY_DELAY", "100ms".to_owned()),
         ];
         let environment = environment.map(|(key, value)| (key.to_owned(), value)).to_vec();

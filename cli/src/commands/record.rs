@@ -165,7 +165,8 @@ fn row<'a>(job: &'a pb::Job, kinds: &[(&str, f64, usize)], table: &[pb::Rate]) -
         table.iter().find(is_it).map(|rate| rate.images_per_second)
     };
     // As fast as it was on its own card, and on others as much faster or slower as such jobs are there.
-    let own = if progress.images_per_second > 0.0 { progress.images_per_second } else { known(&attempt.device)? };
+    let own =
+        if progress.images_per_second > 0.0 { progress.images_per_second } else { known(&attempt.device)? };
     let scale = known(&attempt.device).map_or(1.0, |usual| own / usual);
     let will_do = |model: &str, vram: f64| {
         let wanted = &resources.gpu_models;
@@ -178,7 +179,8 @@ fn row<'a>(job: &'a pb::Job, kinds: &[(&str, f64, usize)], table: &[pb::Rate]) -
     };
     let rates: Vec<Option<f64>> = kinds.iter().map(rate).collect();
     rates.iter().any(Option::is_some).then_some(())?;
-    let seconds = |time: Option<&Timestamp>| time.map(|time| time.seconds as f64 + f64::from(time.nanos) * 1e-9);
+    let seconds =
+        |time: Option<&Timestamp>| time.map(|time| time.seconds as f64 + f64::from(time.nanos) * 1e-9);
     Some(Row {
         job,
         submit: seconds(job.create_time.as_ref())?,
@@ -223,7 +225,12 @@ mod tests {
             spec: Some(pb::JobSpec { train: Some(train.clone()), ..Default::default() }),
             create_time: at(100),
             end_time: at(500),
-            progress: Some(pb::Progress { epoch: 8, epochs: 10, images_per_second: 110.0, ..Default::default() }),
+            progress: Some(pb::Progress {
+                epoch: 8,
+                epochs: 10,
+                images_per_second: 110.0,
+                ..Default::default()
+            }),
             attempts: vec![pb::Attempt {
                 device: device.into(),
                 placed_time: at(160),
@@ -235,7 +242,10 @@ mod tests {
         let never = pb::Job { attempts: vec![], ..job("never", "") };
         let recording = Recording::of(&[job("cells", "RTX 5070"), never], &cards, &rates);
         assert_eq!((recording.jobs, recording.left_out), (1, 1));
-        assert_eq!(recording.cluster, "gpu_model,vram_gb,nodes,gpus_per_node\nRTX 4090,24,1,1\nRTX 5070,12,2,1\n");
+        assert_eq!(
+            recording.cluster,
+            "gpu_model,vram_gb,nodes,gpus_per_node\nRTX 4090,24,1,1\nRTX 5070,12,2,1\n"
+        );
         let row = "cells,ada,0.000,1,0,0,8000,1000,10000,yolov8s-640,220.000,110.000";
         assert_eq!(recording.queue.lines().nth(1), Some(row));
         assert_eq!(recording.ran, "job_id,start_s,end_s\ncells,60.000,400.000\n");

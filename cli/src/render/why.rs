@@ -116,7 +116,8 @@ mod tests {
             delays_others: length(others),
             measured,
         };
-        let options = vec![option("RTX 5070", 1, 3600, 0, 60, true), option("RTX 4090", 0, 1800, 7200, 0, false)];
+        let options =
+            vec![option("RTX 5070", 1, 3600, 0, 60, true), option("RTX 4090", 0, 1800, 7200, 0, false)];
         let choice = pb::PlacementChoice { options, made_way_job_id: "019ab3c4".into(), overdue: false };
         let job = pb::Job {
             state: pb::JobState::Succeeded.into(),

@@ -10,6 +10,7 @@ use trainyard_types::{
     Time,
 };
 
+use crate::advertised::Advertised;
 use crate::agent::{Agent, AgentView};
 use crate::batch::{Batch, BatchRecord};
 use crate::changes::Changes;
@@ -17,7 +18,6 @@ use crate::config::CoreConfig;
 use crate::estimate::Ends;
 use crate::event::Event;
 use crate::index::Index;
-use crate::advertised::Advertised;
 use crate::learned::{Learned, LearnedRecord};
 use crate::output::{Command, Output};
 use crate::placement::{self, Placement, Turn};

@@ -45,8 +45,8 @@ pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
-    AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord, Progress, Pulse, Setup, Standing,
-    Submission,
+    AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
+    Progress, Pulse, Setup, Standing, Submission,
 };
 pub use crate::share::UserRecord;
 pub use crate::waiting::Waiting;

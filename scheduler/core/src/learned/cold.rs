@@ -57,7 +57,8 @@ impl Cold {
 
     pub(crate) fn load(&mut self, record: &ColdRecord) {
         if record.log_mean.is_finite() && record.weight.is_finite() && record.weight >= PRIOR {
-            *self = Self { mean: record.log_mean, weight: record.weight.min(MEMORY), stored: record.log_mean };
+            *self =
+                Self { mean: record.log_mean, weight: record.weight.min(MEMORY), stored: record.log_mean };
         }
     }
 }

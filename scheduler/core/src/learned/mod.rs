@@ -91,7 +91,8 @@ impl Learned {
         train: &TrainSpec,
         images: (u64, u64),
     ) -> Option<(LearnedRecord, Option<String>)> {
-        let (record, forgotten): (_, Option<PathBuf>) = self.sizes.count(&train.data, images, train.fraction)?;
+        let (record, forgotten): (_, Option<PathBuf>) =
+            self.sizes.count(&train.data, images, train.fraction)?;
         Some((LearnedRecord::Data(record), forgotten.map(|path| data_key(&path))))
     }
 }

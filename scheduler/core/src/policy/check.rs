@@ -61,7 +61,11 @@ impl Core {
             && !self.plan.moving.keys().any(is_over)
             && self.plan.made_way.keys().all(|job| self.plan.seats.contains_key(job))
             && self.plan.lanes.iter().flat_map(|lane| lane.running.keys()).all(is_live)
-            && self.jobs.keys().filter(|job| is_live(job)).all(|job| runs(job) || self.runs_on_nothing_known(*job))
+            && self
+                .jobs
+                .keys()
+                .filter(|job| is_live(job))
+                .all(|job| runs(job) || self.runs_on_nothing_known(*job))
     }
 
     /// A live job whose card its agent does not list any more is in no line.

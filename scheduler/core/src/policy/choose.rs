@@ -25,6 +25,7 @@ impl Core {
         self.plan.reserved.clear();
         let is_due = self.plan.rethink.take().is_some_and(|time| time <= now);
         let is_free = self.slots.kinds().values().any(|offer| !offer.free.is_empty());
+        self.plan.thought_from = self.plan.stamp;
         self.think(now, if is_free || is_due { THOUGHTS } else { super::AFTERTHOUGHTS });
     }
 
@@ -45,10 +46,15 @@ impl Core {
             .collect();
         for kind in kinds {
             let Some(at) = self.plan.find(&kind) else { continue };
-            for job in self.in_turn(now, at, shares) {
-                if let Some(placement) = self.fit(now, job, &kind, at) {
-                    return Some(placement);
-                }
+            let placement = if self.plan.gangs == 0 {
+                self.in_turn(now, at, shares).find_map(|job| self.fit_free(now, job, &kind, at))
+            } else {
+                // What is kept for one counts for those behind it.
+                let jobs: Vec<JobId> = self.in_turn(now, at, shares).collect();
+                jobs.into_iter().find_map(|job| self.fit(now, job, &kind, at))
+            };
+            if placement.is_some() {
+                return placement;
             }
         }
         None
@@ -63,9 +69,8 @@ impl Core {
         let mut free = self.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
         if free.any(|(kind, _)| self.queue.ready().keys().any(|request| kind.satisfies(request))) {
             // What was thought of just before the card became free is thought over soon.
-            let is_fresh = self.plan.newest_thought().is_some_and(|thought| now.since(thought) < FRESH);
-            let is_old = self.plan.oldest_thought().is_some_and(|thought| thought < now);
-            let after = if is_fresh && is_old { FRESH } else { SECOND_THOUGHT };
+            let is_left_out = self.plan.left_out().is_some_and(|thought| now.since(thought) < FRESH);
+            let after = if is_left_out { FRESH } else { SECOND_THOUGHT };
             self.plan.rethink = Some(now + after);
         }
     }
@@ -76,11 +81,10 @@ impl Core {
     }
 
     /// The jobs of a line as they go, at most [`LOOKED_AT`], without those of users at their limit.
-    pub(super) fn in_turn(&self, now: Time, at: usize, shares: Shares) -> Vec<JobId> {
-        let lane = &self.plan.lanes[at];
+    pub(super) fn in_turn(&self, now: Time, at: usize, shares: Shares) -> impl Iterator<Item = JobId> {
         let mut order: BinaryHeap<(Turn, usize)> = BinaryHeap::new();
         let mut lines = Vec::new();
-        for (user, line) in &lane.line {
+        for (user, line) in &self.plan.lanes[at].line {
             if self.gpus_left(user) == 0 {
                 continue;
             }
@@ -91,18 +95,15 @@ impl Core {
             }
             lines.push((stretch, rest));
         }
-        let mut jobs = Vec::new();
-        while let Some((Reverse((.., job)), index)) = order.pop() {
-            jobs.push(job);
-            if jobs.len() == LOOKED_AT {
-                break;
-            }
+        let next = move || {
+            let (Reverse((.., job)), index) = order.pop()?;
             let (stretch, rest) = &mut lines[index];
             if let Some(next) = rest.next() {
                 order.push((turn(next, *stretch), index));
             }
-        }
-        jobs
+            Some(job)
+        };
+        std::iter::from_fn(next).take(LOOKED_AT)
     }
 
     /// The overdue job of each request that goes first and for which a card is free.

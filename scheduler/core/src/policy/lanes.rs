@@ -193,6 +193,8 @@ pub(crate) struct Plan {
     pub(super) standing: BTreeSet<(Reverse<i32>, JobId)>,
     pub(super) by_age: BTreeSet<(u64, JobId)>,
     pub(super) stamp: u64,
+    /// The newest stamp before this decision.
+    pub(super) thought_from: u64,
     /// When seated jobs become overdue.
     pub(super) patience: BTreeSet<(Time, JobId)>,
     /// Jobs that are.
@@ -308,14 +310,10 @@ impl Plan {
         claims.map(|(_, &(_, gpus))| gpus as usize).sum()
     }
 
-    /// When the waiting job was thought of that was not thought of for longest.
-    pub(super) fn oldest_thought(&self) -> Option<Time> {
-        self.by_age.first().and_then(|(_, job)| self.seats.get(job)).map(|seat| seat.thought)
-    }
-
-    /// When any waiting job was thought of last.
-    pub(super) fn newest_thought(&self) -> Option<Time> {
-        self.by_age.last().and_then(|(_, job)| self.seats.get(job)).map(|seat| seat.thought)
+    /// When a waiting job was thought of last that this decision did not think of.
+    pub(super) fn left_out(&self) -> Option<Time> {
+        let (_, job) = self.by_age.first().filter(|&&(stamp, _)| stamp <= self.thought_from)?;
+        self.seats.get(job).map(|seat| seat.thought)
     }
 
     /// When a job that runs is expected to end.

@@ -133,7 +133,7 @@ impl Core {
         let margin = MARGIN + self.config.restart_cost.as_secs_f64() * 1000.0;
         let is_wanted = |request: &Request| kind.satisfies(request) && request.gpus <= room;
         let overdue = self.plan.overdue.in_order(is_wanted).take(LOOKED_AT).map(|other| (other, true));
-        let in_line = self.in_turn(now, at, shares).into_iter().map(|other| (other, false));
+        let in_line = self.in_turn(now, at, shares).map(|other| (other, false));
         for (other, is_overdue) in overdue.chain(in_line) {
             let Some(seat) = self.plan.seats.get(&other) else { continue };
             let fits = self.fits(&seat.facts, kind) && seat.facts.request.gpus <= room;

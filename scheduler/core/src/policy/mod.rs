@@ -204,7 +204,16 @@ impl Core {
             self.plan.gangs += usize::from(facts.request.gpus > 1);
             let overdue_at = self.overdue_at(&facts);
             self.plan.patience.insert((overdue_at, id));
-            let seat = Seat { facts, lane: None, rank: 0, area: 0.0, stamp: 0, thought: now, overdue_at, estimate: None };
+            let seat = Seat {
+                facts,
+                lane: None,
+                rank: 0,
+                area: 0.0,
+                stamp: 0,
+                thought: now,
+                overdue_at,
+                estimate: None,
+            };
             self.seat(now, id, seat, &lanes);
         }
         let newest = self.plan.stamp;
@@ -312,7 +321,8 @@ impl Core {
         // The first epoch fills caches: what it says of itself is slower than what follows.
         let first_epoch = attempt.setup.as_ref().map_or(0, |setup| setup.first_epoch);
         let is_warm = |progress: &&Progress| progress.epoch > first_epoch;
-        let own = progress.filter(is_warm).map(|progress| progress.images_per_second).filter(|rate| *rate > 0.0);
+        let own =
+            progress.filter(is_warm).map(|progress| progress.images_per_second).filter(|rate| *rate > 0.0);
         let trained = progress.map_or(0.0, |progress| {
             let part = f64::from(progress.batch) / f64::from(progress.batches.max(1));
             (f64::from(progress.epoch) - 1.0 + part) / f64::from(facts.epochs)

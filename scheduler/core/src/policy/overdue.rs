@@ -66,8 +66,7 @@ impl Overdue {
     /// All whose request is wanted, the earliest submission first.
     pub(super) fn in_order(&self, is_wanted: impl Fn(&Request) -> bool) -> impl Iterator<Item = JobId> {
         let wanted = self.by_request.iter().filter(move |(request, _)| is_wanted(request));
-        let mut rest: Vec<_> =
-            wanted.flat_map(|(_, users)| users.values()).map(|line| line.iter()).collect();
+        let mut rest: Vec<_> = wanted.flat_map(|(_, users)| users.values()).map(|line| line.iter()).collect();
         let mut order: BinaryHeap<Reverse<(&(Time, JobId), usize)>> = rest
             .iter_mut()
             .enumerate()

@@ -12,7 +12,7 @@ use crate::world::{World, attempt, commands, ended, hello, job};
 
 const IMAGES: u64 = 1000;
 
-fn card(model: &str, number: u32, memory_total_mib: u64) -> Gpu {
+pub fn card(model: &str, number: u32, memory_total_mib: u64) -> Gpu {
     Gpu {
         uuid: GpuUuid(format!("GPU-{model}-{number}")),
         index: number,
@@ -23,21 +23,21 @@ fn card(model: &str, number: u32, memory_total_mib: u64) -> Gpu {
 }
 
 /// One agent with these cards; all data sets have [`IMAGES`] images, once a trainer has told.
-fn world(cards: Vec<Gpu>) -> World {
+pub fn world(cards: Vec<Gpu>) -> World {
     let config = CoreConfig { policy: Policy::FinishTime, ..CoreConfig::default() };
     let mut world = World::with(CoreConfig { lease: Duration::from_secs(1_000_000), ..config });
     world.connect(hello(1, cards, 0, vec![]));
     world
 }
 
-fn spec(epochs: u32) -> JobSpec {
+pub fn spec(epochs: u32) -> JobSpec {
     let mut train = TrainSpec::new(ModelScale::S, "/data/cells.yaml");
     train.epochs = epochs;
     JobSpec::new(train)
 }
 
 /// The newest attempt's trainer starts, and has done `epoch` of its epochs at so many images a second.
-fn train(world: &mut World, number: u128, epoch: u32, rate: f64) -> Vec<String> {
+pub fn train(world: &mut World, number: u128, epoch: u32, rate: f64) -> Vec<String> {
     let epochs = world.record(number).spec.train.epochs;
     let id = attempt(number, u32::try_from(world.record(number).attempts.len()).unwrap());
     if world.record(number).state == JobState::Starting {

@@ -7,6 +7,7 @@ mod batches;
 mod fairness;
 mod finish_time;
 mod health;
+mod knowledge;
 mod limits;
 mod list;
 mod orders;

@@ -122,7 +122,12 @@ pub fn drive(case: &Case, config: CoreConfig) -> Result<Schedule, DriveError> {
 /// The data sets of all jobs, with their sizes.
 fn data_sets(case: &Case) -> Vec<DataRecord> {
     let images: std::collections::BTreeSet<u64> = case.jobs.iter().map(|job| units(job).images).collect();
-    let record = |(seen, images): (usize, u64)| DataRecord { path: data(images), images, val_images: 0, seen: seen as u64 };
+    let record = |(seen, images): (usize, u64)| DataRecord {
+        path: data(images),
+        images,
+        val_images: 0,
+        seen: seen as u64,
+    };
     images.into_iter().enumerate().map(record).collect()
 }
 
