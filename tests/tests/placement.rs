@@ -42,7 +42,7 @@ save() {
 }
 trap 'save; exit 75' TERM
 first=1
-[ -e "$run/checkpoints" ] && first=4
+for saved in "$run"/checkpoints/step-*; do [ -d "$saved" ] && first=4; done
 tell '"type":"started","parameters":1,"train_images":1000,"val_images":0,"classes":["a"],"epochs":'$epochs',"batch_size":16,"first_epoch":'$first',"device":"cuda:0"'
 epoch $first
 epoch $((first + 1))
