@@ -209,6 +209,8 @@ pub(crate) struct Plan {
     pub(super) moving: BTreeMap<JobId, (usize, u32)>,
     /// When each running job last stored a checkpoint, and how long it had taken to come to it.
     pub(super) checkpoints: BTreeMap<JobId, (Time, Duration)>,
+    /// Within a decision: how long it takes until so many cards of a lane are together for a job of such a length.
+    pub(super) together: BTreeMap<(usize, u32, u64), f64>,
     /// Seated jobs that need several cards.
     pub(super) gangs: usize,
     /// When to think again although nothing has happened.

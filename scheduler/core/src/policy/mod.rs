@@ -183,6 +183,7 @@ impl Core {
     /// Finds the line of jobs that have none, and thinks again of those that were not thought of for
     /// longest: `thoughts` jobs in all.
     fn think(&mut self, now: Time, thoughts: usize) {
+        self.plan.together.clear();
         let mut lanes = Vec::new();
         for (kind, offer) in self.slots.kinds() {
             let at = self.plan.lane(kind);
@@ -254,12 +255,12 @@ impl Core {
             let (rank, area) = (as_rank(takes * cards.sqrt()), takes * cards);
             let wait = self.expected_wait(now, at, total, seat.facts.priority, rank);
             let mut cost = takes + wait + self.delays(at, total, seat.facts.priority, rank, area);
+            let moves_here = self.plan.moving.get(&id).is_some_and(|&(to, _)| to == at)
+                && self.slots.kinds().get(kind).is_some_and(|offer| !offer.free.is_empty());
             if seat.facts.request.gpus > 1 {
                 cost += self.together_in(now, at, seat.facts.request.gpus, takes);
             }
-            if self.plan.moving.get(&id).is_some_and(|&(to, _)| to == at)
-                && self.slots.kinds().get(kind).is_some_and(|offer| !offer.free.is_empty())
-            {
+            if moves_here {
                 cost = 0.0;
             }
             if best.is_none_or(|(least, ..)| cost < least) {

@@ -50,7 +50,18 @@ impl Core {
 
     /// How long it takes until so many cards of a kind are together, in milliseconds; what making way costs
     /// others counts as time.
-    pub(super) fn together_in(&self, now: Time, at: usize, gpus: u32, takes: f64) -> f64 {
+    pub(super) fn together_in(&mut self, now: Time, at: usize, gpus: u32, takes: f64) -> f64 {
+        // Jobs that are about as long wait about as long: one decision works it out once for all of them.
+        let key = (at, gpus, as_rank(takes.max(1.0).log2() * 2.0));
+        if let Some(&known) = self.plan.together.get(&key) {
+            return known;
+        }
+        let wait = self.work_out_together(now, at, gpus, takes);
+        self.plan.together.insert(key, wait);
+        wait
+    }
+
+    fn work_out_together(&self, now: Time, at: usize, gpus: u32, takes: f64) -> f64 {
         let groups = self.groups(at);
         let ways = groups.iter().flat_map(|(&agent, group)| {
             let natural = self.wait_for(now, at, agent, group, gpus);
