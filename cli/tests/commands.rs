@@ -168,7 +168,18 @@ fn jobs_are_listed_over_pages_as_a_table_or_as_json() {
         .collect();
     assert_eq!(
         lines[0],
-        ["ID", "NAME", "USER", "STATE", "PROGRESS", "mAP50-95", "ETA", "AGE", "WHERE / WAITING FOR"]
+        [
+            "ID",
+            "NAME",
+            "USER",
+            "STATE",
+            "PROGRESS",
+            "mAP50-95",
+            "STARTS IN",
+            "ENDS IN",
+            "AGE",
+            "WHERE / WAITING FOR"
+        ]
     );
     assert_eq!(
         lines[1],
@@ -278,6 +289,16 @@ fn gpus_tell_what_each_card_does_and_why() {
     assert_eq!(told[3].0, "reserved");
     assert!(told[3].1.starts_with("until 2100-01-01T00:00:00Z, in "), "{text}");
     assert!(text.contains("300 MiB") && text.contains("2520 MHz"), "{text}");
+    let rates = stdout(&server.yard(&["gpus", "--rates"]));
+    let words: Vec<Vec<&str>> = rates
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect())
+        .collect();
+    assert_eq!(
+        words[1],
+        ["yolov8s", "640", "yes", "1", "NVIDIA GeForce RTX 4090", "212.3", "5 %", "jobs on it"]
+    );
+    assert_eq!(words[2][5..], ["98.0", "80 %", "data sheets and other jobs"]);
     let fit = stdout(&server.yard(&["gpus", "--fit"]));
     assert_eq!(
         rows(&fit)[0],
@@ -467,6 +488,7 @@ fn the_help_names_every_command_in_a_line() {
   drain        Take a machine out of use: no new jobs, and those that run go elsewhere
   resume       Take a drained machine into use again
   top          Show cards and jobs, once a second on a terminal, otherwise once
+  record       Record the jobs that have ended and the cards, for `trainyard-sim replay`
   why-slow     Tell what holds a job up, and what to change
   artifacts    List or fetch what a job has left behind
   demo-data    Write a small generated data set in YOLO format

@@ -217,7 +217,7 @@ mod tests {
             ..Default::default()
         };
         let rates = [rate("RTX 4090", 200.0), rate("RTX 5070", 100.0)];
-        let at = |seconds| Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 });
+        let at = |seconds: i64| Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 });
         let train = pb::TrainSpec { model: "yolov8s".into(), imgsz: Some(640), ..Default::default() };
         let job = |id: &str, device: &str| pb::Job {
             id: id.into(),

@@ -88,25 +88,17 @@ fn whereabouts(job: &pb::Job) -> String {
     }
 }
 
-/// Everything about one job, as seen at `now`.
-pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
+// Writing to a String cannot fail; the macro keeps the lines below readable.
+macro_rules! line_of {
+    ($text:expr, $head:expr, $($format:tt)*) => {
+        let _ = writeln!($text, "{:<14}{}", $head, clean(&format!($($format)*)));
+    };
+}
+
+/// When it came, begins and ends, as far as that is known, and how far off it was thought to.
+fn times(job: &pb::Job, now: &Timestamp) -> String {
     let mut text = String::new();
-    // Writing to a String cannot fail; the macro keeps the lines below readable.
-    macro_rules! line {
-        ($head:expr, $($format:tt)*) => { let _ = writeln!(text, "{:<14}{}", $head, clean(&format!($($format)*))); };
-    }
-    let spec = job.spec.clone().unwrap_or_default();
-    line!("ID", "{}", job.id);
-    line!("Name", "{}", spec.name);
-    line!("User", "{}", job.user);
-    let reason = if job.state_reason.is_empty() { String::new() } else { format!(": {}", job.state_reason) };
-    line!("State", "{}{reason}", job.state().as_str_name());
-    if let Some(position) = job.queue_position {
-        line!("Queue", "position {position}");
-    }
-    if !job.waiting_for.is_empty() {
-        line!("Waiting for", "{}", job.waiting_for);
-    }
+    macro_rules! line { ($($parts:tt)*) => { line_of!(text, $($parts)*) }; }
     if job.estimated_start_time.is_some() {
         line!("Starts about", "{}", time(job.estimated_start_time.as_ref()));
     }
@@ -127,6 +119,26 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
     for (what, off) in why::estimates(job) {
         line!("Estimate", "{what} {off}");
     }
+    text
+}
+
+/// Everything about one job, as seen at `now`.
+pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
+    let mut text = String::new();
+    macro_rules! line { ($($parts:tt)*) => { line_of!(text, $($parts)*) }; }
+    let spec = job.spec.clone().unwrap_or_default();
+    line!("ID", "{}", job.id);
+    line!("Name", "{}", spec.name);
+    line!("User", "{}", job.user);
+    let reason = if job.state_reason.is_empty() { String::new() } else { format!(": {}", job.state_reason) };
+    line!("State", "{}{reason}", job.state().as_str_name());
+    if let Some(position) = job.queue_position {
+        line!("Queue", "position {position}");
+    }
+    if !job.waiting_for.is_empty() {
+        line!("Waiting for", "{}", job.waiting_for);
+    }
+    let _ = write!(text, "{}", times(job, now));
     if spec.priority != 0 {
         line!("Priority", "{}", spec.priority);
     }

@@ -365,6 +365,28 @@ impl ClusterService for Fake {
         self.order(&request.into_inner())
     }
 
+    async fn list_rates(
+        &self,
+        request: Request<pb::ListRatesRequest>,
+    ) -> Result<Response<pb::ListRatesResponse>, Status> {
+        let rate = |device: &str, images_per_second, spread, measured| pb::Rate {
+            model: "yolov8s".into(),
+            imgsz: 640,
+            amp: true,
+            gpus: 1,
+            device: device.into(),
+            images_per_second,
+            spread,
+            measured,
+        };
+        // A page each.
+        let (rate, next) = match request.into_inner().page_token.as_str() {
+            "" => (rate("NVIDIA GeForce RTX 4090", 212.34, 1.05, true), "second"),
+            _ => (rate("NVIDIA GeForce RTX 5070", 98.0, 1.8, false), ""),
+        };
+        Ok(Response::new(pb::ListRatesResponse { rates: vec![rate], next_page_token: next.into() }))
+    }
+
     async fn get_telemetry(
         &self,
         _request: Request<pb::GetTelemetryRequest>,
