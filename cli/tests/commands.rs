@@ -183,7 +183,7 @@ fn jobs_are_listed_over_pages_as_a_table_or_as_json() {
     );
     assert_eq!(
         lines[1],
-        ["019ab3c4-1f2e", "ada", "QUEUED", "-", "-", "-", "-", "#1 needs a card with 20 GB"]
+        ["019ab3c4-1f2e", "ada", "QUEUED", "-", "-", "-", "-", "-", "#1 needs a card with 20 GB"]
     );
     let row = [
         "019ab3c4-1f2f",
