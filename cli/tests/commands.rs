@@ -192,6 +192,7 @@ fn jobs_are_listed_over_pages_as_a_table_or_as_json() {
         "RUNNING",
         "epoch 3/50",
         "0.432",
+        "-",
         "12m",
         "-",
         "lab1: CPU",
