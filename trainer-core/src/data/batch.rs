@@ -130,6 +130,8 @@ impl Ahead {
 /// The batches of one pass, in order.
 pub struct Batches {
     source: Source,
+    /// Batches still to come.
+    left: usize,
     waited: Duration,
     /// Tells the collator, who may be in the middle of a batch, that nobody wants it any more.
     abandoned: Arc<AtomicBool>,
@@ -164,6 +166,7 @@ impl Batches {
         });
         // Each thread has one sample in hand and one waiting for it.
         let inline = ahead.crew.wanted() == 0;
+        let left = shapes.len();
         let mut samples = Ordered::start(work, tasks, &ahead.crew, 2);
         let abandoned = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&abandoned);
@@ -189,7 +192,7 @@ impl Batches {
             });
             Source::Threads { ready, gate, collator: Some(collator) }
         };
-        Self { source, waited: Duration::ZERO, abandoned }
+        Self { source, left, waited: Duration::ZERO, abandoned }
     }
 
     /// How long the consumer has waited for batches so far.
@@ -208,7 +211,10 @@ impl Iterator for Batches {
             Source::Threads { ready, gate, .. } => ready.recv().ok().inspect(|_| gate.leave()),
         };
         self.waited += start.elapsed();
-        batch
+        // A collator that ended early must not look like the end of the pass.
+        let missing = batch.is_none() && self.left > 0;
+        self.left = if batch.is_some() { self.left.saturating_sub(1) } else { 0 };
+        if missing { Some(Err(LoadError::WorkerGone)) } else { batch }
     }
 }
 
@@ -218,7 +224,7 @@ impl Drop for Batches {
         if let Source::Threads { gate, collator, .. } = &mut self.source {
             gate.close();
             if let Some(collator) = collator.take() {
-                // It ends at its next sample; a panic there has shown as a missing batch already.
+                // It ends at its next sample; a panic there has shown as an error already.
                 let _ = collator.join();
             }
         }
@@ -298,5 +304,19 @@ mod tests {
         // Each thread has at most one in hand and one waiting, and each sample taken hands out another.
         let made = work.made.load(Ordering::Relaxed);
         assert!(made <= 8, "{made}");
+    }
+
+    #[test]
+    fn a_collator_that_panics_is_an_error_and_not_the_end_of_the_pass() {
+        let work = Arc::new(Reluctant::default());
+        work.abandoned.set(Arc::new(AtomicBool::new(true))).unwrap();
+        let shape = |number, samples, height| BatchShape { number, samples, height, width: 1 };
+        // No memory has room for the second batch, which is asked for when the first is being put together.
+        let shapes = vec![shape(0, 0..9, 1), shape(1, 9..10, usize::MAX / 4)];
+        let ahead = Ahead { crew: Crew::new(2), batches: 1 };
+        let pool = ahead.pool();
+        let found: Vec<_> = Batches::start(work, shapes, ahead, &pool).collect();
+        assert!(matches!(found.last(), Some(Err(LoadError::WorkerGone))), "{found:?}");
+        assert!(found.len() <= 2);
     }
 }

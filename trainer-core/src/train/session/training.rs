@@ -8,7 +8,7 @@ use trainyard_types::trainer::{LogLevel, Phase, Step, TrainerEvent};
 use super::Session;
 use crate::checkpoint::Progress;
 use crate::data::Batch;
-use crate::data::loader::EpochPlan;
+use crate::data::loader::{EpochPlan, LoadError};
 use crate::libtorch::{self, rethrow};
 use crate::loss::to_host;
 use crate::report::results_csv::METRICS;
@@ -72,8 +72,7 @@ impl Session<'_> {
         let mut meter = Meter::start();
         let mut waited_before = Duration::ZERO;
         for piece in &pieces {
-            let Some(batch) = batches.next() else { break };
-            let batch = batch?;
+            let batch = batches.next().ok_or(LoadError::WorkerGone)??;
             let waited = batches.waited() - waited_before;
             waited_before = batches.waited();
             self.train_batch(&batch, piece);
@@ -119,10 +118,10 @@ impl Session<'_> {
             watch.enter(phase, batch_size);
         };
         begin(Phase::Copy);
-        let (mut images, targets) = self.uploader.upload(batch);
+        let (mut images, mut targets) = self.uploader.upload(batch);
         if spec.multi_scale {
             // One size for all batches of a step, so that it does not depend on how many there are.
-            images = rescale(&images, spec.seed, self.trainer.updates);
+            (images, targets) = rescale((images, targets), spec.seed, self.trainer.updates);
         }
         self.trainer.learn_watched(&images, &targets, &mut begin);
         self.guard.note(&self.trainer.loss_sums);
