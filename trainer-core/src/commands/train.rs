@@ -41,6 +41,10 @@ pub struct Train {
     /// GiB of the folder's disk that stay free. Default: a twentieth of it, at most 10.
     #[arg(long, value_name = "N")]
     cache_floor_gib: Option<u32>,
+    /// GiB of memory for decoded images with `--cache ram`. Default: a quarter of what is free, or of what the
+    /// process's control groups allow.
+    #[arg(long, value_name = "N")]
+    cache_ram_gib: Option<u32>,
     /// Write one JSON object a line on this file descriptor.
     #[arg(long, value_name = "N")]
     events_fd: Option<RawFd>,
@@ -130,6 +134,7 @@ impl Train {
             run_dir,
             cache_dir: self.cache_dir,
             cache_limits: Limits::from_gib(self.cache_quota_gib, self.cache_floor_gib),
+            cache_ram_bytes: self.cache_ram_gib.map(|gib| u64::from(gib) << 30),
             device: device(self.device.as_deref(), cuda)?,
             batch_size: self.batch_size,
             resume: self.resume,

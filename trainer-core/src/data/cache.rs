@@ -1,9 +1,11 @@
 //! Decoded images at training size: made when asked for, kept in memory or on disk if so configured.
 //!
 //! An image that cannot be decoded is reported once and replaced by the next one that can, always the
-//! same, so that a damaged file neither ends nor changes a training from run to run.
+//! same, so that a damaged file neither ends nor changes a training from run to run. One that only cannot be read for
+//! now is tried again at its next use.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,7 +16,7 @@ use crate::data::labels::Label;
 use crate::data::letterbox::load_resize;
 use crate::data::loader::LoadError;
 use crate::data::planes::Planes;
-use crate::data::source::Stamp;
+use crate::data::source::{self, Stamp};
 
 /// Unreadable images in a row after which the data must be gone.
 const GIVE_UP_AFTER: usize = 64;
@@ -23,19 +25,43 @@ const GIVE_UP_AFTER: usize = 64;
 const WARNINGS: usize = 100;
 
 /// Where decoded images are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum CacheMode {
     /// Nowhere.
     None,
-    /// In memory, up to this many bytes.
+    /// In memory.
     Ram {
-        /// For pixels alone.
-        budget_bytes: u64,
+        /// As far as this reaches.
+        budget: RamBudget,
         /// For what memory has no room for; without it, that is decoded each time.
         overflow: Option<Place>,
     },
     /// In one file.
     Disk(Place),
+}
+
+/// Bytes of memory that are left for pixels; clones share them.
+#[derive(Debug, Clone)]
+pub struct RamBudget(Arc<AtomicU64>);
+
+impl RamBudget {
+    /// So many bytes, for all stores that have a clone.
+    pub fn new(bytes: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bytes)))
+    }
+
+    fn has(&self, bytes: u64) -> bool {
+        self.0.load(Ordering::Relaxed) >= bytes
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let take = |free: u64| free.checked_sub(bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// The images of a data set at training size.
@@ -44,16 +70,36 @@ pub struct ImageStore {
     dataset: Arc<Dataset>,
     imgsz: usize,
     cache: Cache,
-    /// Images that failed; they are not tried again.
-    failures: Mutex<BTreeMap<usize, String>>,
+    /// Images that failed.
+    failures: Mutex<BTreeMap<usize, Failure>>,
     /// For the user, not yet taken.
     warnings: Mutex<Vec<String>>,
+}
+
+/// Why an image could not be had.
+#[derive(Debug, Clone)]
+struct Failure {
+    message: String,
+    /// Whether it is the same at each use; such an image is not tried again.
+    lasts: bool,
+}
+
+impl Failure {
+    fn of(path: &Path, error: &DecodeError) -> Self {
+        let passes = matches!(error, DecodeError::Read(error) if !source::is_gone(error));
+        Self { message: format!("{}: {error}", path.display()), lasts: !passes }
+    }
 }
 
 #[derive(Debug)]
 enum Cache {
     None,
-    Ram { images: Vec<OnceLock<Planes>>, free_bytes: AtomicU64, overflow: Option<DiskCache> },
+    /// Boxed, as there may be a million of which few have room.
+    Ram {
+        images: Vec<OnceLock<Box<Planes>>>,
+        budget: RamBudget,
+        overflow: Option<DiskCache>,
+    },
     Disk(DiskCache),
 }
 
@@ -80,9 +126,9 @@ impl ImageStore {
         let disk = |place| DiskCache::new(place, &dataset.items, imgsz);
         let cache = match mode {
             CacheMode::None => Cache::None,
-            CacheMode::Ram { budget_bytes, overflow } => Cache::Ram {
+            CacheMode::Ram { budget, overflow } => Cache::Ram {
                 images: (0..dataset.len()).map(|_| OnceLock::new()).collect(),
-                free_bytes: AtomicU64::new(budget_bytes),
+                budget,
                 overflow: overflow.map(disk),
             },
             CacheMode::Disk(place) => Cache::Disk(disk(place)),
@@ -93,6 +139,15 @@ impl ImageStore {
     /// Images in the data set.
     pub fn len(&self) -> usize {
         self.dataset.len()
+    }
+
+    /// Bytes of memory that this takes, but the data set's, and pixels.
+    pub fn memory_bytes(&self) -> usize {
+        let slots = match &self.cache {
+            Cache::Ram { images, .. } => images.capacity() * size_of::<OnceLock<Box<Planes>>>(),
+            Cache::Disk(_) | Cache::None => 0,
+        };
+        slots + self.disk().map_or(0, DiskCache::memory_bytes)
     }
 
     /// Never true, as a data set without images is not opened.
@@ -152,22 +207,24 @@ impl ImageStore {
 
     /// Image `index` itself; the error is for the user and has been counted.
     fn load_exactly(&self, index: usize) -> Result<Planes, String> {
-        if let Some(message) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(&index) {
-            return Err(message.clone());
+        let failures = || self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failure) = failures().get(&index).filter(|failure| failure.lasts) {
+            return Err(failure.message.clone());
         }
         let made = match &self.cache {
             Cache::None => self.decode(index),
-            Cache::Ram { images, free_bytes, overflow } => {
-                self.in_ram(index, &images[index], free_bytes, overflow.as_ref())
+            Cache::Ram { images, budget, overflow } => {
+                self.in_ram(index, &images[index], budget, overflow.as_ref())
             }
             Cache::Disk(cache) => self.on_disk(index, cache),
         };
-        made.inspect_err(|message| {
-            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            // Two threads may have met the same image at once.
-            if failures.insert(index, message.clone()).is_none() {
+        made.map_err(|failure| {
+            let message = failure.message.clone();
+            // It may have failed before, or two threads have met it at once.
+            if failures().insert(index, failure).is_none() {
                 self.warn(format!("{message}; another image takes its place"));
             }
+            message
         })
     }
 
@@ -194,35 +251,32 @@ impl ImageStore {
         self.disk().is_some_and(DiskCache::is_cut)
     }
 
-    fn decode(&self, index: usize) -> Result<Planes, String> {
+    fn decode(&self, index: usize) -> Result<Planes, Failure> {
         let path = self.dataset.items.path(index);
-        let image = decode::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let image = source::read(&path).map_err(DecodeError::Read).and_then(|bytes| decode::decode(&bytes));
+        let image = image.map_err(|error| Failure::of(&path, &error))?;
         Ok(Planes::from(&load_resize(image, self.imgsz)))
     }
 
     fn in_ram(
         &self,
         index: usize,
-        slot: &OnceLock<Planes>,
-        free_bytes: &AtomicU64,
+        slot: &OnceLock<Box<Planes>>,
+        budget: &RamBudget,
         overflow: Option<&DiskCache>,
-    ) -> Result<Planes, String> {
+    ) -> Result<Planes, Failure> {
         if let Some(image) = slot.get() {
-            return Ok(image.clone());
+            return Ok(Planes::clone(image));
         }
         let [width, height] = self.loaded_size(index);
-        let bytes = (3 * width * height) as u64;
-        if let Some(disk) = overflow.filter(|_| free_bytes.load(Ordering::Relaxed) < bytes) {
+        if let Some(disk) = overflow.filter(|_| !budget.has((3 * width * height) as u64)) {
             return self.on_disk(index, disk);
         }
         let image = self.decode(index)?;
         let bytes = image.bytes().len() as u64;
-        let take = |free: u64| free.checked_sub(bytes);
-        if free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-            && slot.set(image.clone()).is_err()
-        {
+        if budget.take(bytes) && slot.set(Box::new(image.clone())).is_err() {
             // Another thread was faster and paid for the same image.
-            free_bytes.fetch_add(bytes, Ordering::Relaxed);
+            budget.give_back(bytes);
         }
         Ok(image)
     }
@@ -231,15 +285,15 @@ impl ImageStore {
         crate::data::letterbox::loaded_size(self.dataset.items.size(index), self.imgsz)
     }
 
-    fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Planes, String> {
+    fn on_disk(&self, index: usize, cache: &DiskCache) -> Result<Planes, Failure> {
         let path = &self.dataset.items.path(index);
         if let Some(planes) = cache.read(index, path) {
             return Ok(planes);
         }
         let stamp = Stamp::of(path);
-        let told = |error| format!("{}: {error}", path.display());
-        let bytes = std::fs::read(path).map_err(|error| told(DecodeError::Read(error)))?;
-        let planes = Planes::from(&load_resize(decode::decode(&bytes).map_err(told)?, self.imgsz));
+        let failed = |error: DecodeError| Failure::of(path, &error);
+        let bytes = source::read(path).map_err(|error| failed(error.into()))?;
+        let planes = Planes::from(&load_resize(decode::decode(&bytes).map_err(failed)?, self.imgsz));
         cache.write(index, &Source { path, stamp, bytes: &bytes }, &planes);
         Ok(planes)
     }
@@ -249,5 +303,7 @@ impl ImageStore {
 mod content_tests;
 #[cfg(test)]
 mod disk_tests;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod tests;

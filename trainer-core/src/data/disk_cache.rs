@@ -18,14 +18,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use self::admin::Need;
 use self::format::{Entry, Header, Key, Layout, checksum};
 use self::mapping::Mapping;
-pub use self::place::{Limits, Place};
+pub use self::place::{Limits, Place, is_inside};
 use crate::data::items::Items;
 use crate::data::planes::Planes;
 use crate::data::source::{self, Stamp};
@@ -72,6 +73,13 @@ struct Opened {
     writable: bool,
     /// Held while room is made behind all places.
     growing: Mutex<()>,
+}
+
+impl Opened {
+    fn is_cut(&self) -> bool {
+        let length = || self.file.metadata().map(|metadata| metadata.len());
+        self.map.is_cut() || length().is_ok_and(|length| length < self.map.len() as u64)
+    }
 }
 
 /// An image file as it was read.
@@ -127,7 +135,7 @@ impl DiskCache {
     /// Whether the file was cut under somebody's hands. Pixels that were used meanwhile may be wrong; from then on
     /// the file is not used any more.
     pub fn is_cut(&self) -> bool {
-        self.open.get().is_some_and(|open| open.map.is_cut())
+        self.open.get().is_some_and(Opened::is_cut)
     }
 
     /// The pixels of image `index`, which share the mapped file; `None` when they are not there, or not of what
@@ -138,7 +146,7 @@ impl DiskCache {
             return None;
         }
         let open = self.opened()?;
-        if open.map.is_cut() || open.file.metadata().ok()?.len() < open.map.len() as u64 {
+        if open.is_cut() {
             self.give_up("was cut short by somebody");
             return None;
         }
@@ -192,14 +200,14 @@ impl DiskCache {
             return;
         }
         if self.written.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_AT_SPACE)
-            && let Some(why) = admin::lacks_space(&self.place, 0)
+            && let Some(why) = self.make_room(true)
         {
             self.give_up(&why);
             return;
         }
         let digest = source::digest(source.bytes);
         if let Err(error) = self.put(open, index, digest, stamp.settled(), planes) {
-            self.give_up(&format!("cannot be written ({error})"));
+            self.give_up(&unwritable(&error));
         }
     }
 
@@ -244,8 +252,11 @@ impl DiskCache {
         open.writable && self.fills.load(Ordering::Relaxed) && !self.given_up.load(Ordering::Relaxed)
     }
 
+    /// Writes no more, and leaves that to others.
     fn give_up(&self, why: &str) {
         if !self.given_up.swap(true, Ordering::Relaxed) {
+            self.lock().filler = None;
+            self.fills.store(false, Ordering::Relaxed);
             let warning = format!(
                 "the image cache `{}` {why}; going on with what is in it",
                 self.place.directory.display()
@@ -254,52 +265,71 @@ impl DiskCache {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The open file; opens or makes it if that can be done now.
     fn opened(&self) -> Option<&Opened> {
         let settled = self.open.get().is_some() && self.fills.load(Ordering::Relaxed);
-        if !settled && !self.given_up.load(Ordering::Relaxed) {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN) {
-                state.looked = Some(Instant::now());
-                if let Err(why) = self.look(&mut state) {
-                    self.give_up(&why);
-                }
-            }
+        if !settled
+            && !self.given_up.load(Ordering::Relaxed)
+            && let Err(why) = self.look_in_time()
+        {
+            self.give_up(&why);
         }
         self.open.get()
     }
 
+    fn look_in_time(&self) -> Result<(), String> {
+        let mut state = self.lock();
+        // Under the lock: whoever gives up takes it to leave.
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        if given_up || state.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+            return Ok(());
+        }
+        state.looked = Some(Instant::now());
+        self.look(&mut state)
+    }
+
     /// Tries to become the one that fills, and to open the file. The error is for the user.
     fn look(&self, state: &mut State) -> Result<(), String> {
-        let unwritable = |error: io::Error| format!("cannot be written ({error})");
         let path = self.path();
-        if state.filler.is_none() {
+        let was_filler = state.filler.is_some();
+        if !was_filler {
             match self.try_lock() {
                 Ok(lock) => state.filler = lock,
                 // A cache that is complete is of use in a read-only directory, too.
-                Err(error) if !path.exists() => return Err(unwritable(error)),
+                Err(error) if !path.exists() => return Err(unwritable(&error)),
                 Err(_) => {}
             }
         }
-        if self.open.get().is_none() {
-            let mut opened = self.open_file(&path);
-            if opened.is_none() && state.filler.is_some() {
-                let needed = self.layout.file_bytes();
-                admin::evict(&self.place, needed, &path);
-                if let Some(why) = admin::lacks_space(&self.place, needed) {
-                    state.filler = None;
+        let mut opened = if self.open.get().is_none() { self.open_file(&path) } else { None };
+        if state.filler.is_some() && !was_filler {
+            // Two that count at the same time would take the same room.
+            let _alone = admin::alone(&self.place.directory);
+            let lacking = self.make_room(false);
+            // What is there already goes on as far as there is room.
+            if opened.is_none() && self.open.get().is_none() {
+                if let Some(why) = lacking {
                     return Err(why);
                 }
-                self.create(&path).map_err(unwritable)?;
+                self.create(&path).map_err(|error| unwritable(&error))?;
                 opened = self.open_file(&path);
             }
-            if let Some(opened) = opened {
-                // Nobody else sets it: the state is locked.
-                let _ = self.open.set(opened);
-            }
+        }
+        if let Some(opened) = opened {
+            // Nobody else sets it: the state is locked.
+            let _ = self.open.set(opened);
         }
         self.fills.store(state.filler.is_some(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Makes room for the whole file, or, once it is written, for as much as there is. Why that cannot be had.
+    fn make_room(&self, begun: bool) -> Option<String> {
+        let (file, full) = (self.path(), self.layout.file_bytes());
+        admin::make_room(&self.place, &Need { file: &file, full, begun })
     }
 
     /// The lock of whoever fills; `None` when another process has it. The system frees it with its owner.
@@ -354,4 +384,8 @@ impl DiskCache {
         let map = Arc::new(Mapping::new(&file).ok()?);
         Some(Opened { file, map, writable, growing: Mutex::default() })
     }
+}
+
+fn unwritable(error: &io::Error) -> String {
+    format!("cannot be written ({error})")
 }

@@ -21,6 +21,7 @@ pub mod label_cache;
 pub mod labels;
 pub mod letterbox;
 pub mod loader;
+pub mod memory;
 pub mod pipeline;
 pub mod planes;
 pub mod random;
@@ -38,7 +39,7 @@ pub mod yaml;
 
 pub use self::augment::{AugmentConfig, MosaicTiles};
 pub use self::batch::{Batch, Batches, Target};
-pub use self::cache::{CacheMode, ImageStore};
+pub use self::cache::{CacheMode, ImageStore, RamBudget};
 pub use self::canvas::Object;
 pub use self::crew::Crew;
 pub use self::dataset::{DataError, Dataset, OpenOptions, Split};

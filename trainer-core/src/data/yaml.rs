@@ -18,7 +18,7 @@ pub struct DataYaml {
     pub val: Vec<String>,
     /// Folders or lists of test images; often empty.
     pub test: Vec<String>,
-    /// Where relative entries are looked for, in this order.
+    /// Where relative entries are looked for, in this order; at least one.
     roots: Vec<PathBuf>,
 }
 
@@ -213,6 +213,11 @@ impl DataYaml {
             entry: entry.to_owned(),
             tried,
         })
+    }
+
+    /// The data set's own folder: `path`, or else the file's.
+    pub fn folder(&self) -> &Path {
+        &self.roots[0]
     }
 
     /// Where an entry, or a line of a list, may be.

@@ -15,11 +15,11 @@ use super::error::TrainError;
 use super::measure::Measure;
 use super::precision;
 use crate::checkpoint::{FOLDER, Identity};
-use crate::data::disk_cache::{Limits, Place};
+use crate::data::disk_cache::{Limits, Place, is_inside};
 use crate::data::loader::LoaderConfig;
 use crate::data::{
-    AugmentConfig, CacheMode, Crew, DataYaml, Dataset, ImageStore, OpenOptions, Split, TrainLoader,
-    ValConfig, ValLoader,
+    AugmentConfig, CacheMode, Crew, DataYaml, Dataset, ImageStore, OpenOptions, RamBudget, Split,
+    TrainLoader, ValConfig, ValLoader, memory,
 };
 use crate::events::Events;
 use crate::libtorch::Precision;
@@ -36,6 +36,8 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// How large that directory may grow.
     pub cache_limits: Limits,
+    /// Bytes of memory for decoded images, where the spec wants them there; `None` chooses.
+    pub cache_ram_bytes: Option<u64>,
     /// Where to train.
     pub device: Device,
     /// Overrides the spec's.
@@ -110,15 +112,24 @@ impl Setup {
     ///
     /// # Errors
     /// See [`TrainError`]; nothing is written for a wrong spec or wrong data.
-    pub fn new(options: Options, events: &mut Events) -> Result<Self, TrainError> {
+    pub fn new(mut options: Options, events: &mut Events) -> Result<Self, TrainError> {
         let violations = options.spec.violations();
         if !violations.is_empty() {
             return Err(TrainError::Spec(violations));
         }
-        let spec = &options.spec;
-        let yaml = DataYaml::read(&spec.data)?;
-        let open = OpenOptions { fraction: spec.fraction, single_cls: spec.single_cls, threads: cores() };
+        let yaml = DataYaml::read(&options.spec.data)?;
+        let own = options.cache_dir.take_if(|directory| is_inside(directory, yaml.folder()));
         let known = cache_dir(&options);
+        if let Some(own) = own {
+            let warning = format!(
+                "the cache folder `{}` lies in the data set's own, where nothing is written; using `{}`",
+                own.display(),
+                known.display()
+            );
+            events.log(LogLevel::Warning, warning);
+        }
+        let spec = &options.spec;
+        let open = OpenOptions { fraction: spec.fraction, single_cls: spec.single_cls, threads: cores() };
         let train = open_split(&yaml, Split::Train, &open, Some(&known), events)?;
         let open = OpenOptions { fraction: 1.0, ..open };
         let val = open_split(&yaml, Split::Val, &open, Some(&known), events)?;
@@ -137,8 +148,11 @@ impl Setup {
         let identity = identity(spec, &train);
         let size = spec.imgsz as usize;
         let names = train.names.clone();
-        let store =
-            |dataset: Dataset| Arc::new(ImageStore::new(Arc::new(dataset), size, cache_mode(&options)));
+        // One for both stores.
+        let budget = RamBudget::new(options.cache_ram_bytes.unwrap_or_else(memory::share));
+        let store = |dataset: Dataset| {
+            Arc::new(ImageStore::new(Arc::new(dataset), size, cache_mode(&options, &budget)))
+        };
         // No more than there are cores, however many the spec wishes.
         let crew = Crew::new((spec.workers as usize).min(cores()));
         let control = Control::listen(options.control.clone(), &crew, cores());
@@ -275,12 +289,12 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn cache_mode(options: &Options) -> CacheMode {
+fn cache_mode(options: &Options, budget: &RamBudget) -> CacheMode {
     let place = || Place { directory: cache_dir(options), limits: options.cache_limits };
     match options.spec.cache {
         Cache::None => CacheMode::None,
         // What memory has no room for is decoded once, too.
-        Cache::Ram => CacheMode::Ram { budget_bytes: available_memory() / 4, overflow: Some(place()) },
+        Cache::Ram => CacheMode::Ram { budget: budget.clone(), overflow: Some(place()) },
         Cache::Disk => CacheMode::Disk(place()),
     }
 }
@@ -298,11 +312,40 @@ pub fn default_cache(run_dir: &Path) -> PathBuf {
     base.map_or_else(|| run_dir.join("cache"), |base| base.join("trainyard/images"))
 }
 
-/// Bytes of memory that are free for the asking; a modest guess where the system does not tell.
-fn available_memory() -> u64 {
-    let told = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    told.map_or(2 << 30, |kib| kib * 1024)
+#[cfg(test)]
+mod tests {
+    use trainyard_types::ModelScale;
+
+    use super::*;
+    use crate::data::test_data::TestData;
+
+    #[test]
+    fn nothing_is_cached_in_the_data_sets_own_folder() {
+        let data = TestData::new(2, 1);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let set_up = |cache_dir: PathBuf| {
+            let options = Options {
+                spec: TrainSpec { workers: 1, ..TrainSpec::new(ModelScale::N, data.path("data.yaml")) },
+                run_dir: elsewhere.path().join("run"),
+                cache_dir: Some(cache_dir),
+                cache_limits: Limits::DEFAULT,
+                cache_ram_bytes: None,
+                device: Device::Cpu,
+                batch_size: None,
+                resume: false,
+                data_roots: Vec::new(),
+                measure: Measure::Auto,
+                control: None,
+            };
+            let mut events = Events::recording();
+            let setup = Setup::new(options, &mut events).unwrap();
+            (setup.options.cache_dir, format!("{:?}", events.recorded()))
+        };
+        let (used, events) = set_up(data.path("cache"));
+        assert_eq!(used, None);
+        assert!(events.contains("lies in the data set's own, where nothing is written"), "{events}");
+        let (used, events) = set_up(elsewhere.path().join("cache"));
+        assert_eq!(used, Some(elsewhere.path().join("cache")));
+        assert!(!events.contains("data set's own"), "{events}");
+    }
 }

@@ -33,6 +33,7 @@ pub fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
         run_dir: run_dir.to_owned(),
         cache_dir: None,
         cache_limits: Limits::DEFAULT,
+        cache_ram_bytes: None,
         device: Device::Cpu,
         batch_size: None,
         resume: false,

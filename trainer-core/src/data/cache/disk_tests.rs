@@ -174,6 +174,37 @@ fn a_disk_that_is_full_from_the_beginning_costs_one_warning() {
 }
 
 #[test]
+fn a_disk_without_room_is_made_room_on_by_what_was_used_longest_ago() {
+    let name = "a_disk_without_room_is_made_room_on_by_what_was_used_longest_ago";
+    if let Some(folder) = folder() {
+        let cache = folder.join("cache");
+        mount(&["-t", "tmpfs", "-o", "size=600k", "none"], &cache);
+        let sizes = || {
+            let found = admin::list(&cache).into_iter();
+            found.map(|file| (file.header.unwrap().imgsz, file.filled)).collect::<Vec<_>>()
+        };
+        let of_size = |imgsz: usize| {
+            let limits = Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(100_000) };
+            let place = Place { directory: cache.clone(), limits };
+            let cached = ImageStore::new(open(&folder), imgsz, CacheMode::Disk(place));
+            for index in 0..cached.len() {
+                cached.load(index).unwrap();
+            }
+            assert_eq!(cached.take_warnings(), Vec::<String>::new(), "{imgsz}");
+        };
+        of_size(64);
+        assert_eq!(sizes(), [(64, 30)]);
+        of_size(60);
+        assert_eq!(sizes(), [(60, 30)]);
+        return;
+    }
+    let data = TestData::new(30, 1);
+    std::fs::create_dir(data.path("cache")).unwrap();
+    // Another way to a disk of a known size is not to be had.
+    passes_in_a_namespace(name, &data);
+}
+
+#[test]
 fn a_read_only_directory_serves_what_it_has_and_costs_one_warning_when_it_has_nothing() {
     let name = "a_read_only_directory_serves_what_it_has_and_costs_one_warning_when_it_has_nothing";
     if let Some(folder) = folder() {

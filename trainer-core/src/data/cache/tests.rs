@@ -2,7 +2,6 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::data::dataset::Split;
-use crate::data::disk_cache::Limits;
 use crate::data::disk_cache::admin::{self, Verified};
 use crate::data::test_data::{TestData, roomy, truncate};
 
@@ -14,8 +13,8 @@ pub(super) fn disk(data: &TestData) -> CacheMode {
     data.cache()
 }
 
-fn limited(data: &TestData, limits: Limits) -> CacheMode {
-    CacheMode::Disk(Place { directory: data.path("cache"), limits })
+fn in_ram(bytes: u64, overflow: Option<Place>) -> CacheMode {
+    CacheMode::Ram { budget: RamBudget::new(bytes), overflow }
 }
 
 /// The files of the cache, oldest first.
@@ -29,7 +28,7 @@ pub(super) fn entries(data: &TestData) -> Vec<admin::CacheFile> {
 fn pixels_are_the_same_through_every_cache() {
     let data = TestData::new(4, 1);
     let plain = store(&data, CacheMode::None);
-    for mode in [CacheMode::Ram { budget_bytes: 30_000, overflow: None }, disk(&data)] {
+    for mode in [in_ram(30_000, None), disk(&data)] {
         let cached = store(&data, mode);
         // The first pass fills, the second reads.
         for index in [0, 1, 2, 3, 0, 1, 2, 3] {
@@ -48,7 +47,7 @@ fn pixels_are_the_same_through_every_cache() {
 fn memory_holds_no_more_than_its_budget() {
     let data = TestData::new(6, 1);
     let one = store(&data, CacheMode::None).load(0).unwrap().image.bytes().len() as u64;
-    let cached = store(&data, CacheMode::Ram { budget_bytes: 2 * one + one / 2, overflow: None });
+    let cached = store(&data, in_ram(2 * one + one / 2, None));
     for index in (0..6).cycle().take(12) {
         cached.load(index).unwrap();
     }
@@ -57,11 +56,26 @@ fn memory_holds_no_more_than_its_budget() {
 }
 
 #[test]
+fn stores_that_share_a_budget_hold_no_more_than_it_together() {
+    let data = TestData::new(6, 6);
+    let one = store(&data, CacheMode::None).load(0).unwrap().image.bytes().len() as u64;
+    let mode = in_ram(3 * one, None);
+    let stores = [Split::Train, Split::Val].map(|split| ImageStore::new(data.open(split), 64, mode.clone()));
+    let mut bytes = 0;
+    for cached in &stores {
+        (0..6).for_each(|index| drop(cached.load(index).unwrap()));
+        let Cache::Ram { images, .. } = &cached.cache else { unreachable!() };
+        bytes += images.iter().filter_map(OnceLock::get).map(|image| image.bytes().len() as u64).sum::<u64>();
+    }
+    assert!((one..=3 * one).contains(&bytes), "{bytes}, {one} each");
+}
+
+#[test]
 fn what_memory_has_no_room_for_goes_to_disk() {
     let data = TestData::new(6, 1);
     let plain = store(&data, CacheMode::None);
     let overflow = Some(roomy(data.path("cache")));
-    let cached = store(&data, CacheMode::Ram { budget_bytes: 20_000, overflow });
+    let cached = store(&data, in_ram(20_000, overflow));
     for index in (0..6).cycle().take(12) {
         assert_eq!(cached.load(index).unwrap().image, plain.load(index).unwrap().image);
     }
@@ -149,6 +163,25 @@ fn a_cache_that_is_cut_or_deleted_under_a_training_costs_time_only() {
     assert_eq!(other.load(0).unwrap().image, plain.load(0).unwrap().image);
     assert_eq!(other.load(1).unwrap().image, plain.load(1).unwrap().image);
     assert_eq!(other.take_warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_cut_off_within_a_page_is_noticed_though_no_signal_tells() {
+    let data = TestData::new(1, 1);
+    let expected = store(&data, CacheMode::None).load(0).unwrap().image;
+    store(&data, disk(&data)).load(0).unwrap();
+    let path = entries(&data)[0].path.clone();
+    let cached = store(&data, disk(&data));
+    let mut calls = 0;
+    let found = cached.steadily(|| {
+        calls += 1;
+        let image = cached.load(0).unwrap().image;
+        // The last byte is in the same page as the one before it: the system answers zero.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(std::fs::metadata(&path).unwrap().len() - u64::from(calls == 1)).unwrap();
+        image.bytes().to_vec()
+    });
+    assert_eq!((found, calls), (expected.bytes().to_vec(), 2));
 }
 
 #[test]
@@ -251,51 +284,6 @@ fn processes_that_start_on_one_cold_cache_in_the_same_moment_share_it() {
 }
 
 #[test]
-fn the_quota_evicts_what_was_used_longest_ago_and_nothing_in_use() {
-    let data = TestData::new(8, 1);
-    let of_size = |imgsz: usize, limits: Limits| {
-        let cached = ImageStore::new(data.open(Split::Train), imgsz, limited(&data, limits));
-        (0..8).for_each(|index| drop(cached.load(index).unwrap()));
-        cached
-    };
-    let sizes = || entries(&data).iter().map(|file| file.header.as_ref().unwrap().imgsz).collect::<Vec<_>>();
-    drop(of_size(64, roomy(PathBuf::new()).limits));
-    let in_use = of_size(96, roomy(PathBuf::new()).limits);
-    drop(of_size(80, roomy(PathBuf::new()).limits));
-    // Ages that file systems with coarse clocks tell apart.
-    for (days, file) in [3, 2, 1].into_iter().zip(entries(&data).iter().map(|file| &file.path)) {
-        let past = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
-        std::fs::File::open(file).unwrap().set_modified(past).unwrap();
-    }
-    assert_eq!(sizes(), [64, 96, 80]);
-    let used: u64 = entries(&data).iter().map(|file| file.disk_bytes).sum();
-    let limits = Limits { quota_bytes: Some(used + 60_000), floor_bytes: Some(0) };
-    drop(of_size(72, limits));
-    assert_eq!(sizes(), [96, 80, 72], "the oldest went");
-    let limits = Limits { quota_bytes: Some(420_000), floor_bytes: Some(0) };
-    drop(of_size(88, limits));
-    assert!(sizes().starts_with(&[96]), "the one in use stays: {:?}", sizes());
-    drop(in_use);
-    let none = of_size(48, Limits { quota_bytes: Some(1000), floor_bytes: Some(0) });
-    assert!(sizes().is_empty(), "{:?}", sizes());
-    let warnings = none.take_warnings();
-    assert!(warnings.len() == 1 && warnings[0].contains("more than its quota"), "{warnings:?}");
-}
-
-#[test]
-fn a_disk_that_is_too_full_costs_one_warning() {
-    let data = TestData::new(3, 1);
-    let limits = Limits { quota_bytes: None, floor_bytes: Some(1 << 60) };
-    let cached = store(&data, limited(&data, limits));
-    for index in 0..3 {
-        assert_eq!(cached.load(index).unwrap().index, index);
-    }
-    let warnings = cached.take_warnings();
-    assert!(warnings.len() == 1 && warnings[0].contains("are kept free"), "{warnings:?}");
-    assert!(entries(&data).is_empty());
-}
-
-#[test]
 fn caches_are_listed_and_removed() {
     let data = TestData::new(3, 1);
     store(&data, disk(&data)).load(1).unwrap();
@@ -337,6 +325,40 @@ fn an_image_that_breaks_later_is_replaced_and_reported_once() {
     assert!(warnings[0].contains("001.jpg: is no readable image"), "{warnings:?}");
     assert!(warnings[1].contains("002.jpg: cannot be read"), "{warnings:?}");
     assert_eq!(plain.take_warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_jpeg_that_is_cut_later_is_replaced_and_not_trained_on_as_grey() {
+    let data = TestData::new(3, 1);
+    let plain = store(&data, CacheMode::None);
+    truncate(&data.path("images/train/001.jpg"));
+    for _ in 0..2 {
+        assert_eq!(plain.load(1).unwrap().index, 2);
+    }
+    let warnings = plain.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("001.jpg: is truncated; another image takes its place"), "{warnings:?}");
+}
+
+#[test]
+fn an_image_that_cannot_be_read_for_now_is_used_again_later() {
+    let data = TestData::new(3, 1);
+    let file = data.path("images/train/001.jpg");
+    for mode in [CacheMode::None, in_ram(1 << 20, None), disk(&data)] {
+        let cached = store(&data, mode);
+        // A folder in its place is an error of reading for every user, root included.
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        for _ in 0..2 {
+            assert_eq!(cached.load(1).unwrap().index, 2);
+        }
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        assert_eq!(cached.load(1).unwrap().index, 1);
+        let warnings = cached.take_warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("001.jpg: cannot be read"), "{warnings:?}");
+    }
 }
 
 #[test]

@@ -133,34 +133,89 @@ pub fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Makes room for `needed` bytes within the quota: the files used longest ago go first, those in use stay.
-pub fn evict(place: &Place, needed: u64, keep: &Path) {
-    let Some(quota) = quota(place) else { return };
-    let mut found: Vec<(SystemTime, u64, PathBuf)> = kept_files(&place.directory)
-        .into_iter()
-        .filter(|path| path != keep)
-        .filter_map(|path| {
-            let metadata = fs::metadata(&path).ok()?;
-            Some((metadata.modified().ok()?, metadata.blocks() * 512, path))
-        })
-        .collect();
-    found.sort();
-    let mut used: u64 = found.iter().map(|file| file.1).sum();
-    for (_, bytes, path) in found {
-        if used.saturating_add(needed) <= quota {
-            return;
-        }
-        let Ok(file) = File::open(&path) else { continue };
+/// Room that a cache file asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Need<'a> {
+    /// The file; it may not be there yet.
+    pub file: &'a Path,
+    /// Its length, bytes.
+    pub full: u64,
+    /// Whether it is being written: then it goes on until the disk is full.
+    pub begun: bool,
+}
+
+/// A file of a cache directory, as far as room is concerned.
+struct Kept {
+    used: SystemTime,
+    path: PathBuf,
+    /// Blocks that it has on disk, bytes.
+    blocks: u64,
+    /// What it has, or will have when it is filled.
+    full: u64,
+}
+
+impl Kept {
+    fn look(path: PathBuf) -> Option<Self> {
+        let file = File::open(&path).ok()?;
+        let metadata = file.metadata().ok()?;
+        let blocks = metadata.blocks() * 512;
+        let promised = if path.extension().is_some_and(|e| e == SUFFIX) { Header::read(&file) } else { None };
+        let full = blocks.max(promised.map_or(0, |header| header.file_bytes));
+        Some(Self { used: metadata.modified().ok()?, path, blocks, full })
+    }
+
+    /// All of a directory but `except`, the one used longest ago first; and the blocks of that one.
+    fn all(directory: &Path, except: &Path) -> (Vec<Self>, u64) {
+        let found = kept_files(directory).into_iter().filter_map(Self::look);
+        let (own, mut others): (Vec<_>, Vec<_>) = found.partition(|kept| kept.path == except);
+        others.sort_by_key(|kept| kept.used);
+        (others, own.first().map_or(0, |own| own.blocks))
+    }
+
+    /// Removes it unless somebody uses it.
+    fn remove(&self) -> bool {
+        let Ok(file) = File::open(&self.path) else { return false };
         let free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if free && fs::remove_file(&path).is_ok() {
+        let removed = free && fs::remove_file(&self.path).is_ok();
+        if removed {
             // As in `remove`.
-            let _ = fs::remove_file(path.with_extension(LOCK_SUFFIX));
-            used = used.saturating_sub(bytes);
+            let _ = fs::remove_file(self.path.with_extension(LOCK_SUFFIX));
         }
+        removed
     }
 }
 
-fn quota(place: &Place) -> Option<u64> {
+/// Holds back others who count what is in a directory to take room there, as long as the file lives. `None` where
+/// there is no directory, or no locks.
+pub fn alone(directory: &Path) -> Option<File> {
+    let directory = File::open(directory).ok()?;
+    flock(&directory, FlockOperation::LockExclusive).ok()?;
+    Some(directory)
+}
+
+/// Makes room within quota and disk: the files used longest ago go first, those in use stay. Why it cannot be
+/// had; `None` when it can, or when the system does not tell.
+pub fn make_room(place: &Place, need: &Need<'_>) -> Option<String> {
+    lacks_room(place, need)?;
+    let (others, own) = Kept::all(&place.directory, need.file);
+    let all: u64 = others.iter().map(|kept| kept.blocks).sum();
+    let more = if need.begun { 0 } else { need.full.saturating_sub(own) };
+    let hopeless = quota(place).is_some_and(|quota| need.full > quota)
+        || Disk::of(place)
+            .is_some_and(|disk| disk.free.saturating_add(all) < disk.floor.saturating_add(more));
+    // Nothing goes for what cannot be had even so; but the directory keeps its limits.
+    let asked = if hopeless { Need { full: 0, begun: true, ..*need } } else { *need };
+    for kept in &others {
+        if lacks_room(place, &asked).is_none() {
+            break;
+        }
+        kept.remove();
+    }
+    lacks_room(place, need)
+}
+
+/// Bytes that a directory may have in all; `None` when the system does not tell.
+pub fn quota(place: &Place) -> Option<u64> {
     if place.limits.quota_bytes.is_some() {
         return place.limits.quota_bytes;
     }
@@ -168,27 +223,49 @@ fn quota(place: &Place) -> Option<u64> {
     Some(disk.f_blocks.saturating_mul(disk.f_frsize) / 2)
 }
 
-/// Why `needed` more bytes cannot be had; `None` when they can, or when the system does not tell.
-pub fn lacks_space(place: &Place, needed: u64) -> Option<String> {
+/// What the file system has, bytes.
+struct Disk {
+    free: u64,
+    /// What stays free.
+    floor: u64,
+}
+
+impl Disk {
+    fn of(place: &Place) -> Option<Self> {
+        let disk = statvfs(&place.directory).ok()?;
+        let (size, free) =
+            (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize));
+        Some(Self { free, floor: place.limits.floor_bytes.unwrap_or((size / 20).min(10 << 30)) })
+    }
+}
+
+/// Why the room cannot be had; `None` when it can, or when the system does not tell. Files that are being filled
+/// count as full: what they were promised is nobody else's.
+fn lacks_room(place: &Place, need: &Need<'_>) -> Option<String> {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let files = kept_files(&place.directory);
-    let used: u64 = files.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| m.blocks() * 512).sum();
-    if let Some(quota) = quota(place).filter(|quota| used.saturating_add(needed) > *quota) {
+    let (others, own) = Kept::all(&place.directory, need.file);
+    let taken: u64 = others.iter().map(|kept| kept.full).sum();
+    let full = need.full.max(own);
+    if let Some(quota) = quota(place).filter(|quota| taken.saturating_add(full) > *quota) {
         return Some(format!(
-            "needs {:.1} GiB for this data set beside the {:.1} GiB in use, more than its quota of {:.1} GiB",
-            gib(needed),
-            gib(used),
+            "needs {:.1} GiB for this data set beside the {:.1} GiB of others, more than its quota of {:.1} GiB",
+            gib(full),
+            gib(taken),
             gib(quota)
         ));
     }
-    let disk = statvfs(&place.directory).ok()?;
-    let (size, free) =
-        (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize));
-    let floor = place.limits.floor_bytes.unwrap_or((size / 20).min(10 << 30));
-    (free < needed.saturating_add(floor)).then(|| {
+    let more = full - own;
+    let promised: u64 = others.iter().map(|kept| kept.full - kept.blocks).sum();
+    let asked = if need.begun { 0 } else { more.saturating_add(promised) };
+    let Disk { free, floor } = Disk::of(place)?;
+    (free < asked.saturating_add(floor)).then(|| {
         format!(
-            "needs {:.1} GiB for this data set, its disk has {:.1} GiB free and {:.1} GiB of them are kept free",
-            gib(needed), gib(free), gib(floor)
+            "needs {:.1} GiB more for this data set, its disk has {:.1} GiB free, of which {:.1} GiB are kept free \
+             and {:.1} GiB are promised to others",
+            gib(more),
+            gib(free),
+            gib(floor),
+            gib(promised)
         )
     })
 }

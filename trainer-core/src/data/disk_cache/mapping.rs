@@ -55,7 +55,8 @@ impl Mapping {
         Ok(Self { map, region })
     }
 
-    /// Whether a part that was read is not there any more: what was read of late may be zeros.
+    /// Whether a page that was read is not there any more: what was read of late may be zeros. Of the last page that
+    /// still is, what is cut off reads as zeros, too, and shows only in the file's length.
     pub fn is_cut(&self) -> bool {
         self.region.cut.load(Ordering::Acquire)
     }
@@ -120,13 +121,14 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, cont
     if let Some(region) = REGIONS.iter().find(ours) {
         let page = PAGE.load(Ordering::Acquire);
         let start = address & !(page - 1);
+        // First of all: another thread may find the zeros as soon as they are there.
+        region.cut.store(true, Ordering::Release);
         // SAFETY: the page is inside of a mapping of ours, which only readers use; they find zeros there.
         let mapped = unsafe {
             let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             libc::mmap(start as *mut libc::c_void, page, libc::PROT_READ, flags, -1, 0)
         };
         if mapped != libc::MAP_FAILED {
-            region.cut.store(true, Ordering::Release);
             return;
         }
     }

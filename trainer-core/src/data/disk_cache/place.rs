@@ -1,6 +1,6 @@
 //! Where a disk cache is, and how large it may grow.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How much disk the cache may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,5 +34,34 @@ pub struct Place {
 impl From<PathBuf> for Place {
     fn from(directory: PathBuf) -> Self {
         Self { directory, limits: Limits::DEFAULT }
+    }
+}
+
+/// Whether `directory`, which need not be there yet, lies in `folder`, links resolved.
+pub fn is_inside(directory: &Path, folder: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    // What is not there has no links either.
+    let there = directory.ancestors().find_map(|part| part.canonicalize().ok());
+    there.is_some_and(|there| there.starts_with(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_inside_by_its_real_place_even_before_it_exists() {
+        let outer = tempfile::tempdir().unwrap();
+        let at = |name: &str| outer.path().join(name);
+        std::fs::create_dir_all(at("set/images")).unwrap();
+        std::os::unix::fs::symlink(at("set"), at("link")).unwrap();
+        for inside in ["set", "set/images", "set/cache/deep", "link/cache"] {
+            assert!(is_inside(&at(inside), &at("set")) && is_inside(&at(inside), &at("link")), "{inside}");
+        }
+        for outside in ["", "settled", "other/set"] {
+            assert!(!is_inside(&at(outside), &at("set")), "{outside}");
+        }
+        assert!(!is_inside(&at("set"), &at("gone")));
     }
 }
