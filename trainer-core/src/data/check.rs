@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::data::dataset::Split;
+use crate::data::listing;
 use crate::data::scan::{self, ScanReport, Survey};
 use crate::data::yaml::DataYaml;
 
@@ -80,29 +81,31 @@ pub fn check(file: &Path, threads: usize) -> CheckReport {
 
 fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize, report: &mut CheckReport) {
     let key = split.key();
-    let listed = match scan::list(yaml, key, entries) {
+    let listed = match listing::list(yaml, key, entries) {
         Ok(listed) => listed,
         // Trainings do not read the test split.
         Err(error) if split == Split::Test => return report.warnings.push(error.to_string()),
         Err(error) => return report.errors.push(error.to_string()),
     };
-    let Survey { items, report: found, wrong_classes } =
+    let Survey { items, report: found, wrong_classes, wrong_unnamed, .. } =
         scan::survey(&listed, yaml.names.len(), false, threads, MESSAGES);
     report.errors.extend(wrong_classes.into_iter().map(|message| format!("{key}: {message}")));
-    let shown = found.messages.len();
-    report.warnings.extend(found.messages.iter().map(|message| format!("{key}: {message}")));
-    if found.corrupt + found.missing > shown {
-        let more = found.corrupt + found.missing - shown;
-        report.warnings.push(format!("{key}: … and {more} more such images"));
+    if wrong_unnamed > 0 {
+        report.errors.push(format!("{key}: … and {wrong_unnamed} more such label files"));
     }
-    for (count, what) in [
-        (found.duplicates, "label rows that repeat another; dropped"),
-        (found.empty_boxes, "label rows whose box has no area; dropped"),
-        (found.unlabelled, "images without a label file; taken as background"),
-        (found.polygons, "polygons; the box around each is taken"),
+    report.warnings.extend(found.warnings().into_iter().map(|message| format!("{key}: {message}")));
+    let nowhere = Vec::new();
+    for (count, what, files) in [
+        (found.duplicates, "label rows that repeat another; dropped", &found.files_with_duplicates),
+        (found.empty_boxes, "label rows whose box has no area; dropped", &found.files_with_empty_boxes),
+        (found.clipped, "label rows a little outside 0 to 1; clipped", &found.files_with_clipped),
+        (found.unlabelled, "images without a label file; taken as background", &nowhere),
+        (found.polygons, "polygons; the box around each is taken", &nowhere),
     ] {
         if count > 0 {
-            report.warnings.push(format!("{key}: {count} {what}"));
+            let files =
+                if files.is_empty() { String::new() } else { format!(", first in {}", files.join(", ")) };
+            report.warnings.push(format!("{key}: {count} {what}{files}"));
         }
     }
     if items.is_empty() && split != Split::Test {
@@ -197,6 +200,51 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("2 errors, 7 warnings: the data set cannot be trained on\n"), "{text}");
+    }
+
+    #[test]
+    fn every_bad_row_of_a_file_is_told_and_files_with_odd_rows_and_kinds_that_are_not_read_are_named() {
+        let data = TestData::new(5, 1);
+        data.write("labels/train/001.txt", b"7 .5 .5 .1 .1\n0 .5 .5 .1 .1\n0 .5 .5 .1\n8 .5 .5 .1 .1\n");
+        data.write("labels/train/002.txt", b"0 .5 .5 9 .1\n0 .5 x .1 .1\n");
+        data.write("labels/train/003.txt", b"0 .5 .5 .1 .1\n0 .5 .5 .1 .1\n1 1.005 .5 .1 .1\n");
+        data.write("labels/train/004.txt", b"1 .2 .2 .1 0\n");
+        data.write("images/train/phone.HEIC", b"whatever it is");
+        let report = check(&data.path("data.yaml"), 2);
+        let holds = |lines: &[String], part: &str| lines.iter().any(|line| line.contains(part));
+        assert_eq!(report.errors.len(), 3, "{report}");
+        for row in ["001.txt:1: class 7", "001.txt:3: 4 columns", "001.txt:4: class 8"] {
+            assert!(holds(&report.errors, row), "{row}: {report}");
+        }
+        for row in [
+            "002.txt:1: 9 is outside",
+            "002.txt:2: `x` is not a number",
+            "phone.HEIC: HEIC images are not read; convert it",
+        ] {
+            assert!(holds(&report.warnings, row), "{row}: {report}");
+        }
+        for (what, file) in [
+            ("1 label rows that repeat another; dropped, first in ", "003.txt"),
+            ("1 label rows a little outside 0 to 1; clipped, first in ", "003.txt"),
+            ("1 label rows whose box has no area; dropped, first in ", "004.txt"),
+        ] {
+            let line = report.warnings.iter().find(|line| line.contains(what));
+            assert!(line.is_some_and(|line| line.ends_with(file)), "{what}: {report}");
+        }
+        let found = &report.splits[0].found;
+        assert_eq!((found.corrupt, found.unsupported, found.out_of_range, found.clipped), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn as_many_wrong_label_files_as_there_may_be_are_counted_after_the_first() {
+        let data = TestData::new(3, 1);
+        for index in 0..3 {
+            data.write(&format!("labels/train/{index:03}.txt"), b"9 .5 .5 .1 .1\n");
+        }
+        let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
+        let listed = listing::list(&yaml, "train", &yaml.train).unwrap();
+        let found = scan::survey(&listed, 2, false, 1, 2);
+        assert_eq!((found.wrong_classes.len(), found.wrong_files, found.wrong_unnamed), (2, 3, 1));
     }
 
     #[test]

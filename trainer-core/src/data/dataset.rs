@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::data::items::Items;
 use crate::data::label_cache;
-use crate::data::scan::{self, Listed, ScanReport};
+use crate::data::listing::{self, Listed};
+use crate::data::scan::{self, ScanReport};
 use crate::data::yaml::{DataYaml, YamlError};
 
 /// Which images.
@@ -159,7 +160,7 @@ impl Dataset {
             Split::Val => &yaml.val,
             Split::Test => &yaml.test,
         };
-        let mut listed = scan::list(yaml, key, entries)?;
+        let mut listed = listing::list(yaml, key, entries)?;
         if listed.is_empty() {
             let entries = entries.join(", ");
             return Err(DataError::Empty { file: yaml.file.clone(), key, entries });

@@ -1,6 +1,7 @@
 //! The images of a split in little memory: a million of them fit in tens of megabytes, and can be written
 //! to a file and read again as they are.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -77,37 +78,6 @@ impl Items {
             + self.names.capacity()
             + self.labels.capacity() * size_of::<Label>()
             + folders
-    }
-
-    /// Appends an image. Sides are at most 65535, as decoders bound them.
-    pub fn push(&mut self, path: &Path, seen: Seen, labels: &[Label]) {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        // Images of a folder mostly come together.
-        let last = self.entries.last().map(|entry| entry.folder as usize);
-        let known = last.filter(|last| self.folders[*last] == folder);
-        let known = known.or_else(|| self.folders.iter().position(|other| other == folder));
-        let folder = known.unwrap_or_else(|| {
-            self.folders.push(folder.to_path_buf());
-            self.folders.len() - 1
-        });
-        self.names.extend_from_slice(path.file_name().unwrap_or_default().as_bytes());
-        self.labels.extend_from_slice(labels);
-        let side = |side: usize| u16::try_from(side).unwrap_or(u16::MAX);
-        self.entries.push(Entry {
-            folder: narrow(folder),
-            name_end: narrow(self.names.len()),
-            label_end: narrow(self.labels.len()),
-            width: side(seen.size[0]),
-            height: side(seen.size[1]),
-            fingerprint: seen.fingerprint,
-        });
-    }
-
-    /// Gives back what was reserved in advance.
-    pub fn shrink(&mut self) {
-        self.entries.shrink_to_fit();
-        self.names.shrink_to_fit();
-        self.labels.shrink_to_fit();
     }
 
     fn begin(&self, index: usize) -> (usize, usize) {
@@ -216,6 +186,57 @@ impl Items {
     }
 }
 
+/// Puts [`Items`] together.
+#[derive(Debug, Default)]
+pub struct ItemsBuilder {
+    items: Items,
+    /// The number of each folder.
+    folders: HashMap<PathBuf, u32>,
+}
+
+impl ItemsBuilder {
+    /// Appends an image. Sides are at most 65535, as decoders bound them.
+    pub fn push(&mut self, path: &Path, seen: Seen, labels: &[Label]) {
+        let folder = self.folder(path.parent().unwrap_or(Path::new("")));
+        let items = &mut self.items;
+        items.names.extend_from_slice(path.file_name().unwrap_or_default().as_bytes());
+        items.labels.extend_from_slice(labels);
+        let side = |side: usize| u16::try_from(side).unwrap_or(u16::MAX);
+        items.entries.push(Entry {
+            folder,
+            name_end: narrow(items.names.len()),
+            label_end: narrow(items.labels.len()),
+            width: side(seen.size[0]),
+            height: side(seen.size[1]),
+            fingerprint: seen.fingerprint,
+        });
+    }
+
+    fn folder(&mut self, folder: &Path) -> u32 {
+        // Images of a folder mostly come together.
+        let last = self.items.entries.last().map(|entry| entry.folder);
+        if let Some(last) = last.filter(|last| self.items.folders[*last as usize] == folder) {
+            return last;
+        }
+        if let Some(known) = self.folders.get(folder) {
+            return *known;
+        }
+        let number = narrow(self.items.folders.len());
+        self.items.folders.push(folder.to_path_buf());
+        self.folders.insert(folder.to_path_buf(), number);
+        number
+    }
+
+    /// All that was appended, in no more memory than it takes.
+    pub fn finish(self) -> Items {
+        let mut items = self.items;
+        items.entries.shrink_to_fit();
+        items.names.shrink_to_fit();
+        items.labels.shrink_to_fit();
+        items
+    }
+}
+
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
@@ -241,10 +262,11 @@ mod tests {
     fn what_goes_in_comes_out_also_through_bytes_and_nothing_else_is_read() {
         let label = |class: u32| Label { class, cxcywh: [0.5, 0.25, 0.125, 1.0] };
         let seen = |width, height| Seen { size: [width, height], fingerprint: 1 << 40 | width as u64 };
-        let mut items = Items::default();
+        let mut items = ItemsBuilder::default();
         items.push(Path::new("/a/b/one.jpg"), seen(640, 480), &[label(1), label(2)]);
         items.push(Path::new("two.jpg"), seen(1, 65_535), &[]);
         items.push(Path::new("/a/b/three.jpg"), seen(7, 8), &[label(3)]);
+        let items = items.finish();
         assert_eq!(items.path(0), Path::new("/a/b/one.jpg"));
         assert_eq!(items.path(1), Path::new("two.jpg"));
         assert_eq!((items.size(1), items.labels(1).len()), ([1, 65_535], 0));

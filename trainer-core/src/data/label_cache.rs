@@ -11,11 +11,13 @@ use sha2::{Digest, Sha256};
 use crate::data::disk_cache::format::checksum;
 use crate::data::items::Items;
 use crate::data::labels::label_path;
-use crate::data::scan::{Listed, ScanReport};
+use crate::data::listing::Listed;
+use crate::data::parts::by_parts;
+use crate::data::scan::ScanReport;
 use crate::data::source::Stamp;
 
 /// Changes with the layout and the rules for labels.
-const MAGIC: [u8; 8] = *b"TYLABEL\x02";
+const MAGIC: [u8; 8] = *b"TYLABEL\x03";
 /// Of its files.
 pub(crate) const SUFFIX: &str = "tylabels";
 /// Magic, checksum of all behind it, length of the report.
@@ -37,21 +39,15 @@ pub(crate) fn find(
     single_class: bool,
     threads: usize,
 ) -> Known {
-    let chunk = listed.len().div_ceil(threads.max(1)).max(1);
     let mut hash = Sha256::new();
     let mut is_settled = true;
     hash.update(MAGIC);
     hash.update((classes as u64).to_le_bytes());
     hash.update([u8::from(single_class)]);
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = listed.chunks(chunk).map(|part| scope.spawn(|| digest_of(part))).collect();
-        for part in parts {
-            let (digest, settled) = part.join().unwrap_or_default();
-            hash.update(digest);
-            is_settled &= settled;
-        }
-    });
-    hash.update((chunk as u64).to_le_bytes());
+    for (digest, settled) in by_parts(listed, threads, digest_of) {
+        hash.update(digest);
+        is_settled &= settled;
+    }
     let file = directory.join(hex::encode(&hash.finalize()[..16])).with_extension(SUFFIX);
     Known { file, is_settled }
 }
@@ -159,7 +155,7 @@ mod tests {
     fn nothing_is_kept_of_files_that_could_change_again_unnoticed() {
         let data = TestData::new(2, 1);
         let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
-        let listed = crate::data::scan::list(&yaml, "train", &yaml.train).unwrap();
+        let listed = crate::data::listing::list(&yaml, "train", &yaml.train).unwrap();
         let plain = data.open(Split::Train);
         let mut known = find(&data.path("cache"), &listed, 2, false, 1);
         known.is_settled = false;
@@ -168,6 +164,15 @@ mod tests {
         known.is_settled = true;
         write(&known, &plain.items, &plain.report);
         assert!(read(&known).is_some());
+    }
+
+    #[test]
+    fn the_name_of_a_file_does_not_depend_on_the_number_of_threads() {
+        let data = TestData::new(7, 1);
+        let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
+        let listed = crate::data::listing::list(&yaml, "train", &yaml.train).unwrap();
+        let name = |threads| find(&data.path("cache"), &listed, 2, false, threads).file;
+        assert_eq!([name(2), name(5)], [name(1), name(1)]);
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Reads the label files of a YOLO data set: `class cx cy w h` a line, as shares of the image.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+/// Bad rows of a file that are told one by one; the others are counted.
+const ROWS: usize = 20;
 
 /// One labelled object.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,9 +27,36 @@ pub struct LabelFile {
     pub empty_boxes: usize,
     /// Polygons, of which the box around them was taken.
     pub polygons: usize,
+    /// Rows with a value a little outside 0 to 1, which was taken as 0 or 1.
+    pub clipped: usize,
 }
 
-/// Why a label file cannot be used. Lines are numbered from 1; the text leaves the line to the caller.
+/// The rows for which a label file cannot be used.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct BadRows {
+    /// What is wrong with the first of them.
+    pub first: Vec<LabelError>,
+    /// How many more there are.
+    pub more: usize,
+    /// How many have a value outside the image.
+    pub out_of_range: usize,
+    /// Whether one has a class that the data set does not know.
+    pub wrong_class: bool,
+}
+
+impl BadRows {
+    fn add(&mut self, error: LabelError) {
+        self.out_of_range += usize::from(matches!(error, LabelError::Coordinate { .. }));
+        self.wrong_class |= matches!(error, LabelError::Class { .. });
+        if self.first.len() < ROWS {
+            self.first.push(error);
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
+/// Why a row cannot be used. Lines are numbered from 1; the text leaves the line to the caller.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LabelError {
     /// The labels belong to another data.yaml; training on them would teach nonsense.
@@ -90,60 +122,78 @@ impl LabelError {
 /// The label file of an image: the last `images` folder of its path becomes `labels`, the suffix `.txt`.
 /// Without such a folder the labels lie beside the images, as CVAT writes them.
 pub fn label_path(image: &Path) -> PathBuf {
-    let parts: Vec<_> = image.components().collect();
-    let folders = parts.len().saturating_sub(1);
-    let images = parts[..folders].iter().rposition(|part| part.as_os_str() == "images");
-    let moved: PathBuf = match images {
+    const IMAGES: &[u8] = b"images";
+    let path = image.as_os_str().as_bytes();
+    let inside = path.windows(IMAGES.len() + 2).rposition(|part| part == b"/images/").map(|at| at + 1);
+    let mut moved = match inside.or_else(|| path.starts_with(b"images/").then_some(0)) {
         None => image.to_path_buf(),
-        Some(position) => {
-            let mut moved = PathBuf::new();
-            for (index, part) in parts.iter().enumerate() {
-                moved.push(if index == position { "labels".as_ref() } else { part.as_os_str() });
-            }
-            moved
+        Some(at) => {
+            let moved = [&path[..at], b"labels", &path[at + IMAGES.len()..]].concat();
+            PathBuf::from(OsString::from_vec(moved))
         }
     };
-    moved.with_extension("txt")
+    moved.set_extension("txt");
+    moved
+}
+
+/// One row, as it is meant.
+struct Row {
+    label: Label,
+    is_polygon: bool,
+    is_clipped: bool,
 }
 
 /// Parses the text of a label file. `single_class` makes every class 0, whatever the file says.
 ///
 /// # Errors
-/// At the first bad line; no part of the file is used then.
-pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile, LabelError> {
-    let mut file = LabelFile::default();
+/// When there are rows that cannot be used; no part of the file is used then.
+pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile, BadRows> {
+    let (mut file, mut bad) = (LabelFile::default(), BadRows::default());
+    let mut words = Vec::new();
     for (index, row) in without_bom(text).lines().enumerate() {
-        let line = index + 1;
-        let words: Vec<&str> = row.split_ascii_whitespace().collect();
+        words.clear();
+        words.extend(row.split_ascii_whitespace());
         if words.is_empty() {
             continue;
         }
-        if words.len() != 5 && (words.len() < 7 || words.len().is_multiple_of(2)) {
-            return Err(LabelError::Columns { line, columns: words.len() });
-        }
-        let class = parse_class(words[0], line)?;
-        if !single_class && class >= classes as u64 {
-            return Err(LabelError::Class { line, class, classes });
-        }
-        let class = if single_class { 0 } else { u32::try_from(class).unwrap_or(u32::MAX) };
-        let numbers = words[1..].iter().map(|word| parse_share(word, line)).collect::<Result<Vec<_>, _>>()?;
-        let cxcywh = match numbers[..] {
-            [cx, cy, w, h] => [cx, cy, w, h],
-            _ => {
-                file.polygons += 1;
-                hull(&numbers)
+        match parse_row(&words, index + 1, classes, single_class) {
+            Ok(Row { label, is_polygon, is_clipped }) => {
+                file.polygons += usize::from(is_polygon);
+                file.clipped += usize::from(is_clipped);
+                if label.cxcywh[2] <= 0.0 || label.cxcywh[3] <= 0.0 {
+                    file.empty_boxes += 1;
+                } else if file.labels.contains(&label) {
+                    file.duplicates += 1;
+                } else {
+                    file.labels.push(label);
+                }
             }
-        };
-        let label = Label { class, cxcywh };
-        if cxcywh[2] <= 0.0 || cxcywh[3] <= 0.0 {
-            file.empty_boxes += 1;
-        } else if file.labels.contains(&label) {
-            file.duplicates += 1;
-        } else {
-            file.labels.push(label);
+            Err(error) => bad.add(error),
         }
     }
-    Ok(file)
+    if bad.first.is_empty() { Ok(file) } else { Err(bad) }
+}
+
+fn parse_row(words: &[&str], line: usize, classes: usize, single_class: bool) -> Result<Row, LabelError> {
+    if words.len() != 5 && (words.len() < 7 || words.len().is_multiple_of(2)) {
+        return Err(LabelError::Columns { line, columns: words.len() });
+    }
+    let class = parse_class(words[0], line)?;
+    if !single_class && class >= classes as u64 {
+        return Err(LabelError::Class { line, class, classes });
+    }
+    let class = if single_class { 0 } else { u32::try_from(class).unwrap_or(u32::MAX) };
+    let mut is_clipped = false;
+    let mut share = |word: &str| -> Result<f32, LabelError> {
+        let value = parse_share(word, line)?;
+        is_clipped |= !(0.0..=1.0).contains(&value);
+        Ok(value.clamp(0.0, 1.0))
+    };
+    let (cxcywh, is_polygon) = match words[1..] {
+        [cx, cy, w, h] => ([share(cx)?, share(cy)?, share(w)?, share(h)?], false),
+        ref points => (hull(&points.iter().map(|word| share(word)).collect::<Result<Vec<_>, _>>()?), true),
+    };
+    Ok(Row { label: Label { class, cxcywh }, is_polygon, is_clipped })
 }
 
 /// Some editors begin a file with a byte order mark.
@@ -163,14 +213,14 @@ fn parse_class(word: &str, line: usize) -> Result<u64, LabelError> {
     }
 }
 
-/// Rounding in labelling tools makes values slightly above 1; up to 1.01 they are taken as 1.
+/// Rounding in labelling tools makes values slightly above 1; up to 1.01 they are as good as 1.
 fn parse_share(word: &str, line: usize) -> Result<f32, LabelError> {
     let value: f32 = word.parse().map_err(|_| LabelError::Number { line, word: word.to_owned() })?;
     // Not-a-number is outside, too.
     if !(-0.01..=1.01).contains(&value) {
         return Err(LabelError::Coordinate { line, value });
     }
-    Ok(value.clamp(0.0, 1.0))
+    Ok(value)
 }
 
 /// The box around a polygon `x y x y …`.
@@ -195,6 +245,8 @@ mod tests {
         assert_eq!(path("/images/set/images/train/a.b.jpg"), "/images/set/labels/train/a.b.txt");
         assert_eq!(path("/set/obj_train_data/a.png"), "/set/obj_train_data/a.txt");
         assert_eq!(path("images/images.jpg"), "labels/images.txt");
+        assert_eq!(path("/images/images/images/a"), "/images/images/labels/a.txt");
+        assert_eq!(path("/old-images/images.d/a.jpg"), "/old-images/images.d/a.txt");
     }
 
     #[test]
@@ -205,7 +257,7 @@ mod tests {
             |left: [f32; 4], right: [f32; 4]| left.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6);
         assert_eq!(file.labels[0], Label { class: 1, cxcywh: [0.5, 0.5, 0.2, 0.1] });
         assert!(close(file.labels[1].cxcywh, [0.2, 0.3, 0.2, 0.4]), "{:?}", file.labels[1]);
-        assert_eq!((file.labels[2].cxcywh[0], file.polygons), (1.0, 1));
+        assert_eq!((file.labels[2].cxcywh[0], file.polygons, file.clipped), (1.0, 1, 1));
     }
 
     #[test]
@@ -219,7 +271,7 @@ mod tests {
     #[test]
     fn a_bad_line_is_named_by_its_number() {
         let error = |text| {
-            let error = parse(text, 3, false).unwrap_err();
+            let error = parse(text, 3, false).unwrap_err().first.remove(0);
             format!("line {}: {error}", error.line())
         };
         assert!(
@@ -233,5 +285,15 @@ mod tests {
         assert!(error("0 .5 .5 NaN .2").contains("outside"));
         assert!(error("-1 .5 .5 .2 .2").contains("`-1` is not a whole number"));
         assert!(error("0.5 .5 .5 .2 .2").contains("`0.5` is not a whole number"));
+    }
+
+    #[test]
+    fn every_bad_row_is_told_up_to_a_number() {
+        let text = "0 .5 .5 .2 7\n0 .5 .5 .2 .2\n9 .5 .5 .2 .2\n0 x .5 .2 .2\n";
+        let bad = parse(text, 3, false).unwrap_err();
+        assert_eq!(bad.first.iter().map(LabelError::line).collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!((bad.more, bad.out_of_range, bad.wrong_class), (0, 1, true));
+        let bad = parse(&"0 .5 .5 .2 7\n".repeat(30), 3, false).unwrap_err();
+        assert_eq!((bad.first.len(), bad.more, bad.out_of_range, bad.wrong_class), (20, 10, 30, false));
     }
 }

@@ -100,7 +100,7 @@ impl TrainLoader {
     }
 
     /// The order of an epoch's images, as indices in the data set.
-    pub fn order(&self, epoch: u32) -> Vec<usize> {
+    pub fn order(&self, epoch: u32) -> Vec<u32> {
         Draw::new(self.config.seed, epoch, 0, Purpose::Order).permutation(self.store.len())
     }
 
@@ -143,7 +143,7 @@ impl TrainLoader {
 
 struct TrainWork {
     recipe: Recipe,
-    order: Vec<usize>,
+    order: Vec<u32>,
 }
 
 impl Work for TrainWork {
@@ -152,7 +152,7 @@ impl Work for TrainWork {
     type Output = Made;
 
     fn make(&self, mut task: Task, scratch: &mut Scratch) -> Made {
-        let index = self.order[task.position];
+        let index = self.order[task.position] as usize;
         let make = || self.recipe.make(index, scratch, task.slot.pixels());
         Ok((self.recipe.store.steadily(make)?, task.slot))
     }

@@ -76,8 +76,11 @@ impl Draw {
     }
 
     /// The numbers below `count` in random order (Fisher and Yates).
-    pub fn permutation(&mut self, count: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..count).collect();
+    ///
+    /// # Panics
+    /// When `count` does not fit in 32 bits.
+    pub fn permutation(&mut self, count: usize) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..u32::try_from(count).expect("an index has fewer images")).collect();
         for last in (1..count).rev() {
             order.swap(last, self.below(last + 1));
         }
@@ -132,7 +135,7 @@ mod tests {
         let mut first = [0; 5];
         for epoch in 0..5_000 {
             let mut order = Draw::new(1, epoch, 0, Purpose::Order).permutation(5);
-            first[order[0]] += 1;
+            first[order[0] as usize] += 1;
             order.sort_unstable();
             assert_eq!(order, [0, 1, 2, 3, 4]);
         }

@@ -3,26 +3,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::dataset::DataError;
-use crate::data::decode;
-use crate::data::items::{Items, Seen};
-use crate::data::labels::{self, LabelError, LabelFile};
-use crate::data::yaml::DataYaml;
+use crate::data::decode::{self, DecodeError};
+use crate::data::items::{Items, ItemsBuilder, Seen};
+use crate::data::labels::{self, BadRows, LabelError, LabelFile};
+use crate::data::listing::Listed;
+use crate::data::parts::by_parts;
+use crate::data::source;
 
 /// Messages kept word for word; the rest is counted.
 const MESSAGES: usize = 20;
 
+/// Label files that are named for each thing that is dropped or changed in them.
+const FIRST_FILES: usize = 3;
+
 /// The smallest side of a usable image, pixels.
 const SMALLEST_SIDE: usize = 10;
-
-/// Folders inside folders that are followed; more is a loop of links.
-const DEEPEST: usize = 32;
 
 /// What a scan found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub struct ScanReport {
     pub corrupt: usize,
     /// Images that a list names and that do not exist.
     pub missing: usize,
+    /// Images left out because nothing here reads their kind.
+    pub unsupported: usize,
     /// Objects in usable images.
     pub boxes: usize,
     /// Label rows dropped because they repeat another.
@@ -43,23 +47,40 @@ pub struct ScanReport {
     pub empty_boxes: usize,
     /// Label rows that are polygons; the box around each was taken.
     pub polygons: usize,
+    /// Label rows with a value a little outside the image, which was taken as 0 or 1.
+    pub clipped: usize,
+    /// Label rows with a value far outside the image, whose images are left out.
+    pub out_of_range: usize,
     /// Usable images without a label file.
     pub unlabelled: usize,
     /// How many usable images have how many objects.
     pub objects: BTreeMap<usize, usize>,
     /// Objects of each class.
     pub classes: BTreeMap<u32, usize>,
+    /// The first label files with rows that repeat others.
+    pub files_with_duplicates: Vec<String>,
+    /// The first label files with boxes without area.
+    pub files_with_empty_boxes: Vec<String>,
+    /// The first label files with clipped values.
+    pub files_with_clipped: Vec<String>,
     /// The first warnings, each with file and, where there is one, line.
     pub messages: Vec<String>,
+    /// Images left out that no message names.
+    pub unnamed: usize,
 }
 
 impl fmt::Display for ScanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { images, background, corrupt, missing, boxes, duplicates, empty_boxes, .. } = self;
+        let Self {
+            images, background, corrupt, missing, unsupported, boxes, duplicates, empty_boxes, ..
+        } = self;
         write!(f, "{images} images, {boxes} boxes, {background} backgrounds, {corrupt} corrupt")?;
-        for (count, what) in
-            [(missing, "missing"), (duplicates, "duplicate labels"), (empty_boxes, "empty boxes")]
-        {
+        for (count, what) in [
+            (missing, "missing"),
+            (unsupported, "of kinds that are not read"),
+            (duplicates, "duplicate labels"),
+            (empty_boxes, "empty boxes"),
+        ] {
             if *count > 0 {
                 write!(f, ", {count} {what}")?;
             }
@@ -72,104 +93,43 @@ impl ScanReport {
     /// The warnings to show: the first of them in full, the number of the others.
     pub fn warnings(&self) -> Vec<String> {
         let mut lines = self.messages.clone();
-        let all = self.corrupt + self.missing;
-        if all > lines.len() {
-            lines.push(format!("… and {} more such images", all - lines.len()));
+        if self.unnamed > 0 {
+            lines.push(format!("… and {} more such images", self.unnamed));
         }
         lines
     }
 
-    fn warn(&mut self, message: String, most: usize) {
+    /// Of one image that is left out.
+    fn warn(&mut self, messages: impl IntoIterator<Item = String>, most: usize) {
         if self.messages.len() < most {
-            self.messages.push(message);
+            self.messages.extend(messages);
+        } else {
+            self.unnamed += 1;
         }
     }
 
-    fn count(&mut self, labels: &LabelFile, labelled: bool) {
+    fn count(&mut self, image: &Path, labels: &LabelFile, labelled: bool) {
         let objects = labels.labels.len();
         self.images += 1;
         self.boxes += objects;
         self.background += usize::from(objects == 0);
-        self.duplicates += labels.duplicates;
-        self.empty_boxes += labels.empty_boxes;
         self.polygons += labels.polygons;
         self.unlabelled += usize::from(!labelled);
+        for (found, count, files) in [
+            (labels.duplicates, &mut self.duplicates, &mut self.files_with_duplicates),
+            (labels.empty_boxes, &mut self.empty_boxes, &mut self.files_with_empty_boxes),
+            (labels.clipped, &mut self.clipped, &mut self.files_with_clipped),
+        ] {
+            *count += found;
+            if found > 0 && files.len() < FIRST_FILES {
+                files.push(labels::label_path(image).display().to_string());
+            }
+        }
         *self.objects.entry(objects).or_default() += 1;
         for label in &labels.labels {
             *self.classes.entry(label.class).or_default() += 1;
         }
     }
-}
-
-/// An image to look at, and where it is named.
-pub(crate) struct Listed {
-    pub path: PathBuf,
-    /// The list and its line, for an image named in a list.
-    named_in: Option<(Arc<Path>, u32)>,
-}
-
-/// All images of a split, sorted within each folder, in file order within each list.
-pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Result<Vec<Listed>, DataError> {
-    let mut listed = Vec::new();
-    for entry in entries {
-        let place = yaml.resolve(key, entry)?;
-        if place.is_dir() {
-            let mut found = Vec::new();
-            walk(&place, DEEPEST, &mut found)
-                .map_err(|source| DataError::List { place: place.clone(), source })?;
-            found.sort();
-            listed.extend(found.into_iter().map(|path| Listed { path, named_in: None }));
-        } else if place.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) {
-            read_list(yaml, &place, &mut listed)?;
-        } else {
-            return Err(DataError::NeitherFolderNorList { file: yaml.file.clone(), key, place });
-        }
-    }
-    Ok(listed)
-}
-
-fn walk(folder: &Path, deepest: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let (path, kind) = (entry.path(), entry.file_type()?);
-        // Follows links: data sets are often assembled from them. Others need no second look.
-        if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
-            if deepest > 0 {
-                walk(&path, deepest - 1, found)?;
-            }
-        } else if decode::is_image_name(&path) {
-            found.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn read_list(yaml: &DataYaml, file: &Path, listed: &mut Vec<Listed>) -> Result<(), DataError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| DataError::List { place: file.to_path_buf(), source })?;
-    let list: Arc<Path> = Arc::from(file);
-    for (index, line) in labels::without_bom(&text).lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() {
-            continue;
-        }
-        let named_in = Some((Arc::clone(&list), u32::try_from(index + 1).unwrap_or(u32::MAX)));
-        if Path::new(line).is_absolute() {
-            listed.push(Listed { path: PathBuf::from(line), named_in });
-            continue;
-        }
-        let mut candidates = Vec::new();
-        candidates.extend(file.parent().map(|folder| folder.join(line)));
-        candidates.extend(yaml.candidates(line));
-        // CVAT writes `data/obj_train_data/…` for what lies beside the list.
-        if let Some(inner) = line.strip_prefix("data/") {
-            candidates.extend(yaml.candidates(inner));
-        }
-        let existing = candidates.iter().position(|path| path.exists());
-        let path = candidates.swap_remove(existing.unwrap_or(0));
-        listed.push(Listed { path, named_in });
-    }
-    Ok(())
 }
 
 /// What was found at one image.
@@ -181,9 +141,13 @@ enum Finding {
         labelled: bool,
     },
     Missing(String),
+    Unsupported(String),
     Corrupt(String),
-    /// The labels do not belong to this data.yaml.
-    WrongClass(String),
+    BadLabels {
+        rows: BadRows,
+        /// One for each row.
+        messages: Vec<String>,
+    },
 }
 
 /// What a scan found in all.
@@ -191,39 +155,67 @@ enum Finding {
 pub(crate) struct Survey {
     pub items: Items,
     pub report: ScanReport,
-    /// Label files with class ids that the data.yaml does not name, one message each.
+    /// The first label rows with class ids that the data.yaml does not name, with what else is wrong in their files.
     pub wrong_classes: Vec<String>,
+    /// Label files that have such rows.
+    pub wrong_files: usize,
+    /// Those that none of the messages is of.
+    pub wrong_unnamed: usize,
 }
 
-/// Reads headers and labels of all `listed` images on `threads` threads, and keeps up to `messages`
-/// warnings word for word.
+impl Survey {
+    fn leave_out(&mut self, rows: &BadRows, messages: Vec<String>, most: usize) {
+        self.report.out_of_range += rows.out_of_range;
+        if !rows.wrong_class {
+            self.report.corrupt += 1;
+            let messages = messages.into_iter().map(|message| format!("{message}, image left out"));
+            return self.report.warn(messages, most);
+        }
+        self.wrong_files += 1;
+        if self.wrong_classes.len() < most {
+            self.wrong_classes.extend(messages);
+        } else {
+            self.wrong_unnamed += 1;
+        }
+    }
+}
+
+/// Reads headers and labels of all `listed` images on `threads` threads, and keeps about `most` warnings word for
+/// word.
 pub(crate) fn survey(
     listed: &[Listed],
     classes: usize,
     single_class: bool,
     threads: usize,
-    messages: usize,
+    most: usize,
 ) -> Survey {
-    let mut survey = Survey::default();
-    let report = &mut survey.report;
-    for (image, finding) in listed.iter().zip(look_at_all(listed, classes, single_class, threads)) {
+    let (mut survey, mut items) = (Survey::default(), ItemsBuilder::default());
+    let findings = by_parts(listed, threads, |part| {
+        part.iter().map(|image| look_at(image, classes, single_class)).collect::<Vec<_>>()
+    });
+    for (image, finding) in listed.iter().zip(findings.into_iter().flatten()) {
+        let report = &mut survey.report;
         match finding {
             Finding::Usable { seen, labels, labelled } => {
-                report.count(&labels, labelled);
-                survey.items.push(&image.path, seen, &labels.labels);
+                report.count(&image.path, &labels, labelled);
+                items.push(&image.path, seen, &labels.labels);
             }
             Finding::Missing(message) => {
                 report.missing += 1;
-                report.warn(message, messages);
+                report.warn([message], most);
+            }
+            Finding::Unsupported(message) => {
+                report.unsupported += 1;
+                report.warn([message], most);
             }
             Finding::Corrupt(message) => {
                 report.corrupt += 1;
-                report.warn(message, messages);
+                report.warn([message], most);
             }
-            Finding::WrongClass(message) => survey.wrong_classes.push(message),
+            Finding::BadLabels { rows, messages } => survey.leave_out(&rows, messages, most),
         }
     }
-    survey.items.shrink();
+    survey.items = items.finish();
     survey
 }
 
@@ -234,51 +226,33 @@ pub(crate) fn scan(
     single_class: bool,
     threads: usize,
 ) -> Result<(Items, ScanReport), DataError> {
-    let Survey { items, report, mut wrong_classes } =
+    let Survey { items, report, mut wrong_classes, wrong_files: files, .. } =
         survey(listed, classes, single_class, threads, MESSAGES);
-    if wrong_classes.is_empty() {
+    if files == 0 {
         return Ok((items, report));
     }
-    let files = wrong_classes.len();
     wrong_classes.truncate(5);
     Err(DataError::WrongClasses { files, classes, examples: wrong_classes.join("; ") })
-}
-
-fn look_at_all(listed: &[Listed], classes: usize, single_class: bool, threads: usize) -> Vec<Finding> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut found = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(image) = listed.get(index) else { return found };
-            found.push((index, look_at(image, classes, single_class)));
-        }
-    };
-    let mut findings: Vec<(usize, Finding)> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        let mut findings = work();
-        for other in others {
-            findings.extend(other.join().expect("a scan catches what decoders throw"));
-        }
-        findings
-    });
-    findings.sort_by_key(|(index, _)| *index);
-    findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
 fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
     let path = &image.path;
     let shown = path.display();
-    if !path.exists() {
-        return Finding::Missing(match &image.named_in {
-            Some((list, line)) => {
-                format!("{}:{line}: image `{shown}` does not exist, left out", list.display())
-            }
-            None => format!("image `{shown}` is a link to nothing, left out"),
-        });
+    if let Some(kind) = decode::unsupported(path) {
+        return Finding::Unsupported(format!(
+            "{shown}: {kind} images are not read; convert it to JPEG or PNG, image left out"
+        ));
     }
     let seen = match decode::look(path) {
         Ok(seen) => seen,
+        Err(DecodeError::Read(error)) if source::is_gone(&error) => {
+            return Finding::Missing(match &image.named_in {
+                Some((list, line)) => {
+                    format!("{}:{line}: image `{shown}` does not exist, left out", list.display())
+                }
+                None => format!("image `{shown}` is a link to nothing, left out"),
+            });
+        }
         Err(error) => return Finding::Corrupt(format!("{shown}: {error}, image left out")),
     };
     let [width, height] = seen.size;
@@ -288,21 +262,30 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
         ));
     }
     let label_file = labels::label_path(path);
-    let (text, labelled) = match std::fs::read_to_string(&label_file) {
-        Ok(text) => (text, true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (String::new(), false),
+    let text = match read_text(&label_file) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             return Finding::Corrupt(format!("{}: {error}, image left out", label_file.display()));
         }
     };
-    match labels::parse(&text, classes, single_class) {
-        Ok(labels) => Finding::Usable { seen, labels, labelled },
-        Err(error) => {
-            let message = format!("{}:{}: {error}", label_file.display(), error.line());
-            match error {
-                LabelError::Class { .. } => Finding::WrongClass(message),
-                _ => Finding::Corrupt(format!("{message}, image left out")),
+    match labels::parse(text.as_deref().unwrap_or_default(), classes, single_class) {
+        Ok(labels) => Finding::Usable { seen, labels, labelled: text.is_some() },
+        Err(rows) => {
+            let label_file = label_file.display();
+            let told = |error: &LabelError| format!("{label_file}:{}: {error}", error.line());
+            let mut messages: Vec<String> = rows.first.iter().map(told).collect();
+            if rows.more > 0 {
+                messages.push(format!("{label_file}: {} more rows cannot be used", rows.more));
             }
+            Finding::BadLabels { rows, messages }
         }
     }
+}
+
+/// As the standard library's, but without a question for the length: label files are short, and many.
+fn read_text(file: &Path) -> io::Result<String> {
+    let mut bytes = Vec::with_capacity(2048);
+    File::open(file)?.take(u64::MAX).read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
