@@ -1,10 +1,12 @@
 //! `trainyard-trainer cache`: what the disk cache holds, and how to be rid of it.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use trainyard_types::trainer::exit_code;
 
+use crate::data::disk_cache::Place;
 use crate::data::disk_cache::admin::{self, CacheFile};
 use crate::train::setup::default_cache;
 
@@ -24,7 +26,7 @@ enum Action {
     Ls,
     /// Remove what is cached. A training that uses it keeps it until its end.
     Rm {
-        /// Beginnings of keys, as `ls` shows them.
+        /// Keys, as `ls` shows them, or as much of each as no other key begins with.
         #[arg(required_unless_present = "all")]
         keys: Vec<String>,
         /// Remove everything.
@@ -33,7 +35,7 @@ enum Action {
     },
     /// Read every cached image, and compare checksums.
     Verify {
-        /// Beginnings of keys; everything without one.
+        /// Keys, or as much of each as no other key begins with; everything without one.
         keys: Vec<String>,
     },
 }
@@ -56,8 +58,16 @@ impl Cache {
         let files = admin::list(&directory);
         match &self.action {
             Action::Ls => {
-                println!("{:<32} {:>5} {:>17} {:>9}  data set", "key", "imgsz", "images", "MiB");
+                println!(
+                    "{:<32} {:>5} {:>17} {:>9} {:>7}  data set",
+                    "key", "imgsz", "images", "MiB", "unused"
+                );
                 files.iter().for_each(show);
+                let total = files.iter().map(|file| file.disk_bytes >> 20).sum::<u64>();
+                let quota = admin::quota(&Place::from(directory)).map_or_else(String::new, |quota| {
+                    format!("; unless a training says otherwise, {} may be taken", quota >> 20)
+                });
+                println!("{} caches, {total} MiB{quota}", files.len());
             }
             Action::Rm { keys, all } => {
                 if *all {
@@ -96,18 +106,83 @@ impl Cache {
 
 fn show(file: &CacheFile) {
     let mebibytes = file.disk_bytes >> 20;
+    let unused = rounded(SystemTime::now().duration_since(file.used).unwrap_or_default());
     match &file.header {
         Some(header) => {
             let images = format!("{} of {}", file.filled, header.images);
-            println!("{:<32} {:>5} {images:>17} {mebibytes:>9}  {}", file.key, header.imgsz, header.name);
+            println!(
+                "{:<32} {:>5} {images:>17} {mebibytes:>9} {unused:>7}  {}",
+                file.key, header.imgsz, header.name
+            );
         }
-        None => println!("{:<32} damaged {mebibytes:>25}", file.key),
+        None => println!("{:<32} damaged {mebibytes:>25} {unused:>7}", file.key),
     }
 }
 
-fn choose(files: Vec<CacheFile>, keys: &[String]) -> Result<Vec<CacheFile>, String> {
-    if let Some(key) = keys.iter().find(|key| !files.iter().any(|file| file.key.starts_with(key.as_str()))) {
-        return Err(format!("nothing is cached under `{key}`; `cache ls` shows the keys"));
+/// A time as people say it.
+fn rounded(time: Duration) -> String {
+    match time.as_secs() / 60 {
+        minutes if minutes < 60 => format!("{minutes} min"),
+        minutes if minutes < 48 * 60 => format!("{} h", minutes / 60),
+        minutes => format!("{} d", minutes / (24 * 60)),
     }
-    Ok(files.into_iter().filter(|file| keys.iter().any(|key| file.key.starts_with(key.as_str()))).collect())
+}
+
+/// The file that each of `keys` means; the error is for the user.
+fn choose(files: Vec<CacheFile>, keys: &[String]) -> Result<Vec<CacheFile>, String> {
+    let mut meant = vec![false; files.len()];
+    for key in keys {
+        let found: Vec<usize> =
+            (0..files.len()).filter(|at| files[*at].key.starts_with(key.as_str())).collect();
+        match found[..] {
+            _ if key.is_empty() => {
+                return Err("an empty key means no cache; `cache ls` shows the keys".to_owned());
+            }
+            [] => return Err(format!("nothing is cached under `{key}`; `cache ls` shows the keys")),
+            [one] => meant[one] = true,
+            _ => {
+                let all: Vec<&str> = found.iter().map(|at| files[*at].key.as_str()).collect();
+                let all = all.join(", ");
+                return Err(format!("`{key}` may be any of {all}; give more of the key that is meant"));
+            }
+        }
+    }
+    Ok(files.into_iter().zip(meant).filter_map(|(file, meant)| meant.then_some(file)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(keys: &[&str]) -> Result<Vec<String>, String> {
+        let file = |key: &str| CacheFile {
+            key: key.to_owned(),
+            path: PathBuf::new(),
+            header: None,
+            filled: 0,
+            disk_bytes: 0,
+            used: SystemTime::UNIX_EPOCH,
+        };
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let files = ["abc1", "abd2", "fff3"].map(file).into();
+        Ok(choose(files, &keys)?.into_iter().map(|file| file.key).collect())
+    }
+
+    #[test]
+    fn a_key_means_one_cache_or_nothing_is_done() {
+        assert_eq!(chosen(&["abd", "f", "fff3"]).unwrap(), ["abd2", "fff3"]);
+        assert!(chosen(&["f", ""]).unwrap_err().starts_with("an empty key means no cache"));
+        assert_eq!(
+            chosen(&["ab"]).unwrap_err(),
+            "`ab` may be any of abc1, abd2; give more of the key that is meant"
+        );
+        assert!(chosen(&["abcd"]).unwrap_err().starts_with("nothing is cached under `abcd`"));
+    }
+
+    #[test]
+    fn times_are_told_in_one_unit() {
+        let told = |minutes: u64| rounded(Duration::from_secs(60 * minutes + 59));
+        assert_eq!([told(0), told(59), told(60), told(2879)], ["0 min", "59 min", "1 h", "47 h"]);
+        assert_eq!(told(2880), "2 d");
+    }
 }
