@@ -1,7 +1,8 @@
 //! Speed and size of the data path on this machine, one line `name value unit` each.
 //!
 //! `per_core` is images per second of CPU time of the one thread that makes them, which other load on the
-//! machine does not change much; `2_threads` is by the clock.
+//! machine does not change much; `2_threads` is by the clock. `TRAINYARD_BENCH_IMAGES` may name a folder of images, all
+//! of which are used then instead of the few photographs in the repository.
 
 use std::hint::black_box;
 use std::io::Cursor;
@@ -10,31 +11,37 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{ImageFormat, Rgb, RgbImage};
-use trainyard_trainer::data::disk_cache::{Limits, Place};
+use trainyard_trainer::data::disk_cache::{self, Limits, Place};
 use trainyard_trainer::data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig, MosaicTiles,
-    OpenOptions, Split, TrainLoader, decode, disk_cache, letterbox,
+    OpenOptions, RamBudget, Split, TrainLoader, decode, letterbox,
 };
 use trainyard_trainer::eval::{NmsConfig, suppress};
 use trainyard_types::model::ModelScale;
 use trainyard_types::train::TrainSpec;
 
 const IMGSZ: usize = 640;
-const IMAGES: usize = 64;
+/// So many that their pixels, 450 MiB, fit in few processors' caches.
+const IMAGES: usize = 512;
 const BCCD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bccd-mini");
 
 fn main() {
     let folder = std::env::temp_dir().join(format!("trainyard-bench-{}", std::process::id()));
     let generated =
-        Arc::new(write_data_set(&folder.join("generated"), photograph_file, &photograph_labels()));
-    let bccd = Arc::new(bccd(&folder.join("bccd")));
-    bench_memory(&bccd, &folder);
-    bench_decode(&bccd);
-    for (name, dataset) in [("bccd", &bccd), ("generated", &generated)] {
+        Arc::new(write_data_set(&folder.join("generated"), IMAGES, photograph_file, &photograph_labels()));
+    let (real_name, real) = real(&folder.join("real"));
+    let real = Arc::new(real);
+    println!("images_generated {} images", generated.len());
+    println!("images_{real_name} {} images", real.len());
+    bench_memory(&real, &folder);
+    bench_decode(real_name, &real);
+    for (name, dataset) in [(real_name, &real), ("generated", &generated)] {
         bench_epochs(name, dataset, &folder);
     }
-    bench_augmentations(&bccd, &folder);
-    bench_index(&folder);
+    bench_augmentations(&real, &folder.join(format!("cache-{real_name}")));
+    for (name, folders) in [("index_1m", 1), ("index_1m_in_10000_folders", 10_000)] {
+        bench_index(name, folders, &folder.join(name));
+    }
     bench_nms();
     std::fs::remove_dir_all(&folder).expect("the bench made it");
 }
@@ -86,11 +93,11 @@ fn photograph_labels() -> String {
     (1..9).map(|k| format!("0 0.{k} 0.5 0.1 0.2\n")).collect()
 }
 
-fn write_data_set(folder: &Path, image: impl Fn(usize) -> Vec<u8>, labels: &str) -> Dataset {
+fn write_data_set(folder: &Path, images: usize, image: impl Fn(usize) -> Vec<u8>, labels: &str) -> Dataset {
     for part in ["images", "labels"] {
         std::fs::create_dir_all(folder.join(part)).expect("the temporary folder is writable");
     }
-    for number in 0..IMAGES {
+    for number in 0..images {
         std::fs::write(folder.join(format!("images/{number}.jpg")), image(number)).expect("as above");
         std::fs::write(folder.join(format!("labels/{number}.txt")), labels).expect("as above");
     }
@@ -100,27 +107,31 @@ fn write_data_set(folder: &Path, image: impl Fn(usize) -> Vec<u8>, labels: &str)
     Dataset::open(&yaml, Split::Train, &OpenOptions::default()).expect("it was just written")
 }
 
-/// The few real photographs in the repository, again and again.
-fn bccd(folder: &Path) -> Dataset {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(Path::new(BCCD).join("images"))
-        .expect("it is in the repository")
-        .map(|entry| entry.expect("as above").path())
-        .collect();
+/// Real photographs, and what they are called in figures: all of a folder that is named, or the few in the
+/// repository, again and again.
+fn real(folder: &Path) -> (&'static str, Dataset) {
+    let named = std::env::var_os("TRAINYARD_BENCH_IMAGES").map(PathBuf::from);
+    let from = named.clone().unwrap_or_else(|| Path::new(BCCD).join("images"));
+    let entries = std::fs::read_dir(from).expect("the folder is there");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be read").path()).collect();
+    files.retain(|file| decode::is_image_name(file));
     files.sort();
-    let image = |number: usize| std::fs::read(&files[number % files.len()]).expect("as above");
-    write_data_set(folder, image, &photograph_labels())
+    let images = if named.is_some() { files.len() } else { IMAGES };
+    let image = |number: usize| std::fs::read(&files[number % files.len()]).expect("it was just there");
+    let name = if named.is_some() { "folder" } else { "bccd" };
+    (name, write_data_set(folder, images, image, &photograph_labels()))
 }
 
-fn bench_decode(dataset: &Dataset) {
+fn bench_decode(name: &str, dataset: &Dataset) {
     let files: Vec<Vec<u8>> =
         dataset.items.iter().map(|item| std::fs::read(item.path).expect("just written")).collect();
     let mut next = 0;
-    rate("decode_jpeg_bccd_640x480_per_core", "images/s", || {
+    rate(&format!("decode_{name}_per_core"), "images/s", || {
         next = (next + 1) % files.len();
         black_box(decode::decode(&files[next]).expect("a good JPEG"));
     });
     let image = decode::decode(&files[0]).expect("a good JPEG");
-    rate("resize_640x480_to_416_per_core", "images/s", || {
+    rate(&format!("resize_{name}_to_416_per_core"), "images/s", || {
         black_box(letterbox::load_resize(image.clone(), 416));
     });
 }
@@ -132,6 +143,10 @@ fn augmentation() -> AugmentConfig {
 /// A disk cache that takes what it needs, however full the disk is: a figure without it would mislead.
 fn on_disk(directory: PathBuf) -> CacheMode {
     CacheMode::Disk(Place { directory, limits: Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) } })
+}
+
+fn in_ram() -> CacheMode {
+    CacheMode::Ram { budget: RamBudget::new(u64::MAX), overflow: None }
 }
 
 fn store(dataset: &Arc<Dataset>, mode: CacheMode) -> Arc<ImageStore> {
@@ -173,8 +188,7 @@ fn bench_epochs(name: &str, dataset: &Arc<Dataset>, folder: &Path) {
         "loader_mosaic_640_{name}_disk_warm_2_threads {:.1} images/s",
         best(8, |e| pass(&two, 1 + e, wall_seconds))
     );
-    let ram =
-        loader(&store(dataset, CacheMode::Ram { budget_bytes: 1 << 30, overflow: None }), augmentation(), 0);
+    let ram = loader(&store(dataset, in_ram()), augmentation(), 0);
     println!(
         "loader_mosaic_640_{name}_ram_per_core {:.1} images/s",
         best(8, |epoch| pass(&ram, epoch, cpu_seconds))
@@ -185,14 +199,14 @@ fn bench_epochs(name: &str, dataset: &Arc<Dataset>, folder: &Path) {
     println!("loader_mosaic_640_{name}_disk_warm_over_uncached {:.2} times", later / uncached);
     assert_eq!(disk.take_warnings(), Vec::<String>::new(), "the disk cache works");
     let bytes: u64 = disk_cache::admin::list(&directory).iter().map(|file| file.disk_bytes).sum();
-    println!("cache_disk_640_{name} {:.0} bytes/image", bytes as f64 / IMAGES as f64);
+    println!("cache_disk_640_{name} {:.0} bytes/image", bytes as f64 / dataset.len() as f64);
     let sources = dataset.items.iter().map(|item| std::fs::metadata(item.path).expect("just written").len());
-    println!("source_files_{name} {:.0} bytes/image", sources.sum::<u64>() as f64 / IMAGES as f64);
+    println!("source_files_{name} {:.0} bytes/image", sources.sum::<u64>() as f64 / dataset.len() as f64);
 }
 
 /// What each part of the augmentation costs, from a warm disk cache.
-fn bench_augmentations(dataset: &Arc<Dataset>, folder: &Path) {
-    let disk = store(dataset, on_disk(folder.join("cache-bccd")));
+fn bench_augmentations(dataset: &Arc<Dataset>, cache: &Path) {
+    let disk = store(dataset, on_disk(cache.to_owned()));
     let all = augmentation();
     for (name, augment) in [
         ("no_hsv", AugmentConfig { hsv_h: 0.0, hsv_s: 0.0, hsv_v: 0.0, ..all }),
@@ -234,21 +248,22 @@ fn bench_memory(dataset: &Arc<Dataset>, folder: &Path) {
     }
 }
 
-/// Opens a data set of a million images: 1,000 files with labels of their own, each listed 1,000 times.
-fn bench_index(folder: &Path) {
-    const FILES: usize = 1_000;
+/// Opens a data set of a million images: 10,000 files with labels of their own, each listed 100 times, in so many
+/// folders, from one to the next.
+fn bench_index(name: &str, folders: usize, set: &Path) {
+    const FILES: usize = 10_000;
     const LISTED: usize = 1_000_000;
-    let set = folder.join("million");
-    for part in ["images", "labels"] {
-        std::fs::create_dir_all(set.join(part)).expect("the temporary folder is writable");
-    }
     let mut tiny = Cursor::new(Vec::new());
     RgbImage::new(16, 16).write_to(&mut tiny, ImageFormat::Bmp).expect("memory takes any image");
     let mut paths = Vec::with_capacity(FILES);
     for number in 0..FILES {
-        let image = set.join(format!("images/photograph-{number:06}.bmp"));
+        let (folder, file) = (format!("{:05}", number % folders), format!("photograph-{number:06}"));
+        for part in ["images", "labels"] {
+            std::fs::create_dir_all(set.join(part).join(&folder)).expect("the temporary folder is writable");
+        }
+        let image = set.join(format!("images/{folder}/{file}.bmp"));
         std::fs::write(&image, tiny.get_ref()).expect("as above");
-        let label = set.join(format!("labels/photograph-{number:06}.txt"));
+        let label = set.join(format!("labels/{folder}/{file}.txt"));
         std::fs::write(label, format!("0 0.5 0.5 0.{} 0.25\n", number + 1)).expect("as above");
         paths.push(image.display().to_string());
     }
@@ -258,18 +273,24 @@ fn bench_index(folder: &Path) {
     std::fs::write(&yaml, "train: train.txt\nval: train.txt\nnames: [a]\n").expect("as above");
     let yaml = DataYaml::read(&yaml).expect("it was just written");
     let options = OpenOptions { threads: 2, ..OpenOptions::default() };
-    for name in ["index_1m_first_open", "index_1m_open"] {
-        let start = Instant::now();
-        let dataset = Dataset::open_cached(&yaml, Split::Train, &options, &folder.join("labels-cache"));
-        let dataset = dataset.expect("it was just written");
-        println!("{name} {:.2} s", start.elapsed().as_secs_f64());
-        if name == "index_1m_open" {
-            let place = folder.join("no-cache").into();
-            let cache = disk_cache::DiskCache::new(place, &dataset.items, IMGSZ);
-            println!("index_1m_open_with_disk_cache {:.2} s", start.elapsed().as_secs_f64());
-            let bytes = (dataset.items.memory_bytes() + cache.memory_bytes()) as f64 / dataset.len() as f64;
-            println!("index_1m_memory {bytes:.1} bytes/image");
-        }
+    // What young files are is not kept.
+    std::thread::sleep(Duration::from_millis(50));
+    let cache = set.join("labels-cache");
+    let start = Instant::now();
+    Dataset::open_cached(&yaml, Split::Train, &options, &cache).expect("it was just written");
+    println!("{name}_first_open {:.2} s", start.elapsed().as_secs_f64());
+    let start = Instant::now();
+    let dataset = Dataset::open_cached(&yaml, Split::Train, &options, &cache).expect("it was just written");
+    println!("{name}_open {:.2} s", start.elapsed().as_secs_f64());
+    let dataset = Arc::new(dataset);
+    let place = || Place::from(set.join("no-cache"));
+    let disk = store(&dataset, CacheMode::Disk(place()));
+    println!("{name}_open_with_disk_cache {:.2} s", start.elapsed().as_secs_f64());
+    let ram = CacheMode::Ram { budget: RamBudget::new(0), overflow: Some(place()) };
+    for (cache, store) in [("disk", disk), ("ram", store(&dataset, ram))] {
+        let order = LISTED * size_of::<u32>();
+        let bytes = dataset.items.memory_bytes() + store.memory_bytes() + order;
+        println!("{name}_memory_{cache} {:.1} bytes/image", bytes as f64 / dataset.len() as f64);
     }
 }
 
