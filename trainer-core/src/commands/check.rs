@@ -1,5 +1,6 @@
 //! `trainyard-trainer check`: everything that is wrong with a data set, before a card waits for it.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -22,12 +23,13 @@ impl Check {
     /// Prints the report; the exit code says whether a training would begin.
     pub fn run(&self) -> i32 {
         let report = check(&self.data, cores());
-        if self.json {
-            let text = serde_json::to_string_pretty(&report).expect("a report has no map with odd keys");
-            println!("{text}");
+        let text = if self.json {
+            serde_json::to_string_pretty(&report).expect("a report has no map with odd keys") + "\n"
         } else {
-            print!("{report}");
-        }
+            report.to_string()
+        };
+        // Whoever reads may have seen enough; the exit code stands.
+        let _ = std::io::stdout().write_all(text.as_bytes());
         if report.is_usable() { exit_code::DONE } else { exit_code::BAD_SPEC }
     }
 }
