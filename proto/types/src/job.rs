@@ -136,6 +136,14 @@ impl Resources {
         if let Some(at) = self.gpu_models.iter().position(|model| model.trim().is_empty()) {
             found.push(Violation::new(format!("gpu_models[{at}]"), "is empty; write a model such as `4090`"));
         }
+        if self.gpu_models.len() > 32 {
+            let text = format!("has {} entries; use at most 32", self.gpu_models.len());
+            found.push(Violation::new("gpu_models", text));
+        }
+        if let Some(at) = self.gpu_models.iter().position(|model| model.len() > 128) {
+            let text = format!("has {} bytes; use at most 128", self.gpu_models[at].len());
+            found.push(Violation::new(format!("gpu_models[{at}]"), text));
+        }
         found
     }
 }
@@ -237,5 +245,23 @@ impl EndReason {
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelScale;
+
+    #[test]
+    fn a_list_of_models_without_end_is_refused() {
+        let spec = |gpu_models: Vec<String>| JobSpec {
+            resources: Resources { gpu_models, ..Resources::default() },
+            ..JobSpec::new(TrainSpec::new(ModelScale::N, "/d.yaml"))
+        };
+        let field = |spec: JobSpec| spec.violations().first().map(|violation| violation.field.clone());
+        assert_eq!(field(spec(vec!["4090".into(); 32])), None);
+        assert_eq!(field(spec(vec!["4090".into(); 33])).unwrap(), "resources.gpu_models");
+        assert_eq!(field(spec(vec!["x".repeat(129)])).unwrap(), "resources.gpu_models[0]");
     }
 }

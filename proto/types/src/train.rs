@@ -289,6 +289,9 @@ train_spec! {
     mixup: f64 = 0.0,
 }
 
+/// The longest path that the system takes.
+const PATH_BYTES: usize = 4096;
+
 /// Collects what is out of range.
 struct Ranges(Vec<Violation>);
 
@@ -321,6 +324,13 @@ impl TrainSpec {
     }
 
     fn check_data(&self, check: &mut Ranges) {
+        for (field, path) in [("data", &self.data), ("pretrained", &self.pretrained)] {
+            let bytes = path.as_os_str().len();
+            if bytes > PATH_BYTES {
+                let text = format!("has {bytes} bytes; use at most {PATH_BYTES}");
+                check.0.push(Violation::new(field, text));
+            }
+        }
         let path = self.data.display();
         if self.data.as_os_str().is_empty() {
             check.0.push(Violation::new("data", "is empty; give the path of the data set's data.yaml"));
@@ -414,6 +424,12 @@ mod tests {
         let bad = TrainSpec { epochs: 0, imgsz: 100, lr0: f64::NAN, data: "data.yaml".into(), ..spec() };
         let fields: Vec<String> = bad.violations().into_iter().map(|violation| violation.field).collect();
         assert_eq!(fields, ["data", "epochs", "imgsz", "lr0"]);
+    }
+
+    #[test]
+    fn a_path_that_no_system_takes_is_refused() {
+        let bad = TrainSpec { data: format!("/{}", "d".repeat(5000)).into(), ..spec() };
+        assert_eq!(bad.violations()[0].to_string(), "data: has 5001 bytes; use at most 4096");
     }
 
     #[test]

@@ -23,6 +23,9 @@ use crate::output::Command;
 use crate::record::AgentRecord;
 use crate::slots;
 
+/// Fit records that are kept of an agent.
+const FIT_RECORDS: usize = 4096;
+
 /// An agent and what lasts only as long as its session.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Agent {
@@ -82,7 +85,7 @@ impl<'a> AgentView<'a> {
 
     /// What a GPU did when the agent last spoke.
     pub fn reading(&self, gpu: &trainyard_types::GpuUuid) -> Option<&'a GpuTelemetry> {
-        self.condition.telemetry.iter().find(|reading| reading.uuid == *gpu)
+        self.agent.reading(gpu)
     }
 
     /// What its cards were seen to need.
@@ -142,12 +145,26 @@ impl Agent {
         offered
     }
 
+    /// What the agent said of a GPU.
+    pub(crate) fn reading(&self, gpu: &trainyard_types::GpuUuid) -> Option<&GpuTelemetry> {
+        let telemetry = &self.condition.telemetry;
+        telemetry.binary_search_by(|reading| reading.uuid.cmp(gpu)).ok().map(|at| &telemetry[at])
+    }
+
     /// Takes in what the agent says of itself now.
-    fn note(&mut self, condition: Condition) {
-        let mut fit_records = std::mem::take(&mut self.condition.fit_records);
-        fit_records.retain(|known| condition.fit_records.iter().all(|new| new.key != known.key));
-        fit_records.extend(condition.fit_records.iter().cloned());
-        self.condition = Condition { fit_records, ..condition };
+    fn note(&mut self, mut condition: Condition) {
+        condition.telemetry.sort_by(|one, other| one.uuid.cmp(&other.uuid));
+        if !condition.fit_records.is_empty() {
+            let known = std::mem::take(&mut self.condition.fit_records).into_iter();
+            let new = condition.fit_records.drain(..);
+            let by_key: BTreeMap<_, _> =
+                known.chain(new).map(|record| (record.key.clone(), record)).collect();
+            // A session is long; an agent that says new things for ever is not to be remembered for ever.
+            condition.fit_records = by_key.into_values().take(FIT_RECORDS).collect();
+        } else {
+            condition.fit_records = std::mem::take(&mut self.condition.fit_records);
+        }
+        self.condition = condition;
     }
 
     /// Whether that would change what the agent offers.
@@ -176,13 +193,15 @@ impl Core {
         agent.session = Some(session);
         agent.newest_session = session;
         self.advertised.note(id, &condition);
-        agent.condition = condition;
+        agent.condition = Condition::default();
+        agent.note(condition);
         agent.told.clear();
         for (slot, until) in std::mem::take(&mut agent.set_aside) {
             self.set_aside.remove(&(until, id, slot));
         }
         let forgotten: Vec<AttemptId> =
-            agent.running.values().copied().filter(|attempt| !held.contains(attempt)).collect();
+        let held_now: BTreeSet<AttemptId> = held.iter().copied().collect();
+            agent.running.values().copied().filter(|attempt| !held_now.contains(attempt)).collect();
         out.touch_agent(id);
         self.renew_lease(now, id);
         for attempt in forgotten {

@@ -144,7 +144,7 @@ fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEven
         TrainerEvent::Log(line) => out.event(job, time, id.number, log(line.level, line.message)),
         TrainerEvent::Finished(finished) => {
             let progress = job.progress.get_or_insert_default();
-            progress.metrics.extend(finite(finished.metrics));
+            renew(&mut progress.metrics, &finite(finished.metrics));
             progress.eta = Some(Duration::ZERO);
             let message =
                 format!("training is done; the best weights are those of epoch {}", finished.best_epoch);
@@ -209,7 +209,7 @@ fn on_step(job: &mut JobRecord, time: Time, id: AttemptId, step: Step, out: &mut
     progress.loader_wait_ratio = number(step.loader_wait_ratio);
     progress.phases = step.phases.map(known).or(progress.phases);
     let values = finite(step.metrics);
-    progress.metrics.extend(values.clone());
+    renew(&mut progress.metrics, &values);
     let done = f64::from(step.batch) / f64::from(step.batches.max(1));
     // Within the attempt's first epoch its own pace is all there is to go by.
     let pace = progress
@@ -246,7 +246,7 @@ fn on_epoch(job: &mut JobRecord, time: Time, id: AttemptId, epoch: Epoch, out: &
     progress.epochs_done = progress.epochs_done.max(epoch.epoch);
     progress.phases = epoch.phases.map(known).or(progress.phases);
     let values = finite(epoch.metrics);
-    progress.metrics.extend(values.clone());
+    renew(&mut progress.metrics, &values);
     let pace = epoch.seconds / f64::from(epoch.epoch.max(1));
     progress.epoch_seconds = Some(pace).filter(|pace| pace.is_finite() && *pace >= 0.0);
     let left = epoch.epochs.saturating_sub(epoch.epoch);
@@ -286,10 +286,27 @@ fn eta(epoch_seconds: f64, epochs_left: f64) -> Option<Duration> {
     Some(Duration::from_millis(span.as_millis().try_into().ok()?))
 }
 
-/// JSON has no infinities, and what is stored must be readable: such values are left out.
+/// Metrics that a job may have, and bytes of a metric's name. A trainer has some thirty.
+const METRICS: usize = 256;
+const METRIC_BYTES: usize = 128;
+
+/// JSON has no infinities, and what is stored must be readable and not grow without end: other values, and
+/// those beyond what a job may have, are left out.
 fn finite(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
-    metrics.retain(|_, value| value.is_finite());
+    metrics.retain(|name, value| value.is_finite() && name.len() <= METRIC_BYTES);
+    while metrics.len() > METRICS {
+        metrics.pop_last();
+    }
     metrics
+}
+
+/// Takes in the newest values; a name that is new finds no place where there are too many already.
+fn renew(known: &mut BTreeMap<String, f64>, values: &BTreeMap<String, f64>) {
+    for (name, value) in values {
+        if known.len() < METRICS || known.contains_key(name) {
+            known.insert(name.clone(), *value);
+        }
+    }
 }
 
 /// As [`number`], for each phase.

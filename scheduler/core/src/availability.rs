@@ -79,8 +79,7 @@ impl Agent {
 
     /// What the agent says against a card.
     pub(crate) fn unavailable(&self, uuid: &GpuUuid) -> Option<&Unavailable> {
-        let reading = self.condition.telemetry.iter().find(|reading| reading.uuid == *uuid);
-        reading.and_then(|reading| reading.unavailable.as_ref())
+        self.reading(uuid).and_then(|reading| reading.unavailable.as_ref())
     }
 
     /// Whether a fault on that slot is the card's and not the job's.

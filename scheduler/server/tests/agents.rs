@@ -145,6 +145,51 @@ async fn a_new_checkpoint_replaces_the_files_of_the_old_one() {
     }
 }
 
+/// What a newer agent and its trainer say must neither end the session nor stay unacknowledged: it would be
+/// sent again for ever.
+#[tokio::test]
+async fn what_a_newer_agent_reports_is_taken_in_as_a_warning() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let job = scheduler.submit(submission("")).await.unwrap().id;
+    let attempt = agent.assigned().await.attempt;
+    agent.report_acked(&attempt, 1, started()).await;
+    let line = r#"{"v":1,"time":5,"type":"sings","song":"a"}"#;
+    agent.report_acked(&attempt, 2, pb::report::Report::TrainerEvent(line.into())).await;
+    agent
+        .report_acked(&attempt, 3, pb::report::Report::Ended(pb::Ended { reason: 99, ..ended_well() }))
+        .await;
+    let request = pb::WatchJobRequest { job_id: job.clone(), history_only: true, ..Default::default() };
+    let mut events = scheduler.jobs().watch_job(request).await.unwrap().into_inner();
+    let mut warned = false;
+    while let Some(event) = events.message().await.unwrap() {
+        warned |= format!("{event:?}").contains("unknown variant `sings`");
+    }
+    assert!(warned);
+    let attempts = scheduler.get(&job).await.attempts;
+    assert_eq!(attempts[0].end_reason(), pb::attempt::EndReason::TrainerCrash);
+}
+
+fn ended_well() -> pb::Ended {
+    pb::Ended { reason: 0, message: "well".into(), artifacts: vec![] }
+}
+
+/// A megabyte of GPUs once took the scheduler minutes, during which it did nothing else.
+#[tokio::test]
+async fn a_machine_with_too_many_cards_is_refused_at_once() {
+    let scheduler = Scheduler::start().await;
+    let gpu = |number: u32| pb::Gpu { uuid: format!("GPU-{number}"), ..Default::default() };
+    let hello = pb::Hello {
+        agent_id: uuid::Uuid::from_u128(1).to_string(),
+        name: "a".into(),
+        gpus: (0..50_000).map(gpu).collect(),
+        ..Default::default()
+    };
+    let refused = Agent::connect_as(scheduler.channel(), hello).await.err().unwrap();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "hello.gpus");
+}
+
 #[tokio::test]
 async fn a_newer_session_ends_the_older_one() {
     let scheduler = Scheduler::start().await;

@@ -2,20 +2,40 @@
 //!
 //! What comes off the wire becomes plain data or an [`InvalidMessage`] that names every field at fault.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use trainyard_types::trainer::{TrainerLine, VERSION};
 use trainyard_types::{
-    AgentId, Artifact, Assignment, AttemptId, BatchChosen, BatchLayer, Checkpoint, EndReason, Ended, FitKey,
-    FitRecord, Gpu, GpuTelemetry, GpuUuid, Inventory, Report, ReportBody, Slot, Unavailable,
-    UnavailableCause, Violation,
+    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, FitKey, FitRecord, Gpu, GpuTelemetry,
+    GpuUuid, Inventory, Slot, Unavailable, UnavailableCause, Violation,
 };
 
-use super::job::{parse_job_spec, parse_timestamp, timestamp};
+use super::job::parse_job_spec;
 use crate::pb;
 
+mod report;
 #[cfg(test)]
 mod tests;
+
+/// What an agent may have or say at most: a machine has far less, and what comes off the wire is kept.
+pub mod limits {
+    /// GPUs.
+    pub const GPUS: usize = 256;
+    /// CPU slots.
+    pub const CPU_SLOTS: u32 = 4096;
+    /// Attempts that an agent holds.
+    pub const ATTEMPTS: usize = 8192;
+    /// Fit records in one message.
+    pub const FIT_RECORDS: usize = 4096;
+    /// Data sets whose images are decoded.
+    pub const CACHED_DATA: usize = 4096;
+    /// Bytes of a name, a version or a model.
+    pub const NAME_BYTES: usize = 255;
+    /// Bytes of a path or a sentence.
+    pub const TEXT_BYTES: usize = 4096;
+    /// Reasons why a card's clock is held down.
+    pub const THROTTLE_REASONS: usize = 16;
+}
 
 /// A message of the agents' stream that does not say what it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +48,22 @@ impl InvalidMessage {
 
     fn under(self, prefix: &str) -> Self {
         Self(self.0.into_iter().map(|violation| violation.under(prefix)).collect())
+    }
+}
+
+fn at_most(field: &str, count: usize, most: usize) -> Result<(), InvalidMessage> {
+    if count <= most {
+        Ok(())
+    } else {
+        Err(InvalidMessage::new(field, format!("has {count} entries; at most {most} are taken")))
+    }
+}
+
+fn no_longer(field: &str, text: &str, most: usize) -> Result<(), InvalidMessage> {
+    if text.len() <= most {
+        Ok(())
+    } else {
+        Err(InvalidMessage::new(field, format!("has {} bytes; use at most {most}", text.len())))
     }
 }
 
@@ -103,6 +139,13 @@ impl TryFrom<pb::Hello> for Hello {
         if hello.name.is_empty() || hello.name.len() > 255 {
             return Err(under(InvalidMessage::new("name", "has 0 or more than 255 bytes")));
         }
+        no_longer("version", &hello.version, limits::NAME_BYTES).map_err(under)?;
+        no_longer("driver_version", &hello.driver_version, limits::NAME_BYTES).map_err(under)?;
+        if hello.cpu_slots > limits::CPU_SLOTS {
+            let text = format!("is {}; use at most {}", hello.cpu_slots, limits::CPU_SLOTS);
+            return Err(under(InvalidMessage::new("cpu_slots", text)));
+        }
+        at_most("attempts", hello.attempts.len(), limits::ATTEMPTS).map_err(under)?;
         let (gpus, telemetry) = parse_gpus(hello.gpus).map_err(under)?;
         let attempts = hello.attempts.iter().map(|text| parse_attempt(text).map_err(under));
         Ok(Self {
@@ -118,8 +161,8 @@ impl TryFrom<pb::Hello> for Hello {
             },
             telemetry,
             fit_records: parse_fit_records(hello.fit_records).map_err(under)?,
-            unavailable: hello.unavailable,
-            cached_data: hello.cached_data.into_iter().map(|data| (data.data, data.imgsz)).collect(),
+            unavailable: parse_unavailable(hello.unavailable).map_err(under)?,
+            cached_data: parse_cached_data(hello.cached_data).map_err(under)?,
         })
     }
 }
@@ -127,6 +170,28 @@ impl TryFrom<pb::Hello> for Hello {
 /// Data sets whose images an agent has decoded, for a Hello or a Heartbeat.
 pub fn cached_data(held: &[(String, u32)]) -> Vec<pb::CachedData> {
     held.iter().map(|(data, imgsz)| pb::CachedData { data: data.clone(), imgsz: *imgsz }).collect()
+}
+
+/// The reverse, in the field `cached_data`.
+///
+/// # Errors
+/// Too many, or too long a path.
+pub fn parse_cached_data(held: Vec<pb::CachedData>) -> Result<Vec<(String, u32)>, InvalidMessage> {
+    at_most("cached_data", held.len(), limits::CACHED_DATA)?;
+    let parse = |(at, held): (usize, pb::CachedData)| {
+        no_longer(&format!("cached_data[{at}].data"), &held.data, limits::TEXT_BYTES)?;
+        Ok((held.data, held.imgsz))
+    };
+    held.into_iter().enumerate().map(parse).collect()
+}
+
+/// Why an agent takes no job, in the field `unavailable`.
+///
+/// # Errors
+/// The sentence is too long.
+pub fn parse_unavailable(text: String) -> Result<String, InvalidMessage> {
+    no_longer("unavailable", &text, limits::TEXT_BYTES)?;
+    Ok(text)
 }
 
 impl From<&FitRecord> for pb::FitRecord {
@@ -147,20 +212,25 @@ impl From<&FitRecord> for pb::FitRecord {
     }
 }
 
-/// Fit records in the field `fit_records`.
+/// Fit records in the field `fit_records`. Those of a model that a newer agent knows and this build does not
+/// are left out.
 ///
 /// # Errors
-/// A model that is not known, or a size that is none.
+/// Too many, too long a name, or a size that is none.
 pub fn parse_fit_records(records: Vec<pb::FitRecord>) -> Result<Vec<FitRecord>, InvalidMessage> {
-    let parse = |(at, record): (usize, pb::FitRecord)| {
+    at_most("fit_records", records.len(), limits::FIT_RECORDS)?;
+    let mut parsed = Vec::with_capacity(records.len());
+    for (at, record) in records.into_iter().enumerate() {
         let field = |name: &str| format!("fit_records[{at}].{name}");
-        let model = record
-            .model
-            .parse()
-            .map_err(|_| InvalidMessage::new(&field("model"), format!("is `{}`", record.model)))?;
+        let Ok(model) = record.model.parse() else { continue };
         if !record.per_image_mib.is_finite() || record.per_image_mib < 0.0 {
             let text = format!("is {}; use a size in MiB", record.per_image_mib);
             return Err(InvalidMessage::new(&field("per_image_mib"), text));
+        }
+        let names =
+            [("precision", &record.precision), ("device", &record.device), ("libtorch", &record.libtorch)];
+        for (name, text) in names {
+            no_longer(&field(name), text, limits::NAME_BYTES)?;
         }
         let key = FitKey {
             model,
@@ -170,16 +240,16 @@ pub fn parse_fit_records(records: Vec<pb::FitRecord>) -> Result<Vec<FitRecord>, 
             device: record.device,
             libtorch: record.libtorch,
         };
-        Ok(FitRecord {
+        parsed.push(FitRecord {
             key,
             fixed_mib: record.fixed_mib,
             per_image_mib: record.per_image_mib,
             validation_mib: record.validation_mib,
             batch_size: record.batch_size,
             failed_batch_size: record.failed_batch_size,
-        })
-    };
-    records.into_iter().enumerate().map(parse).collect()
+        });
+    }
+    Ok(parsed)
 }
 
 /// GPUs with what they do now, for a Hello or a Heartbeat; telemetry is matched by UUID.
@@ -244,23 +314,33 @@ impl From<pb::Unavailable> for Unavailable {
 /// Splits messages into what stays and what changes, in their order.
 ///
 /// # Errors
-/// A GPU without a UUID, or a UUID twice.
+/// Too many, a GPU without a UUID or with too long a name, or a UUID twice.
 pub fn parse_gpus(gpus: Vec<pb::Gpu>) -> Result<(Vec<Gpu>, Vec<GpuTelemetry>), InvalidMessage> {
-    let mut known: Vec<Gpu> = Vec::new();
-    let mut telemetry = Vec::new();
+    at_most("gpus", gpus.len(), limits::GPUS)?;
+    let mut known = BTreeSet::new();
+    let mut parsed = (Vec::new(), Vec::new());
     for (at, gpu) in gpus.into_iter().enumerate() {
-        let field = format!("gpus[{at}].uuid");
+        let field = |name: &str| format!("gpus[{at}].{name}");
         if gpu.uuid.is_empty() {
-            return Err(InvalidMessage::new(&field, "is empty"));
+            return Err(InvalidMessage::new(&field("uuid"), "is empty"));
         }
-        if known.iter().any(|other| other.uuid.0 == gpu.uuid) {
-            return Err(InvalidMessage::new(&field, format!("`{}` is there twice", gpu.uuid)));
+        no_longer(&field("uuid"), &gpu.uuid, limits::NAME_BYTES)?;
+        no_longer(&field("model"), &gpu.model, limits::NAME_BYTES)?;
+        at_most(&field("throttle_reasons"), gpu.throttle_reasons.len(), limits::THROTTLE_REASONS)?;
+        for reason in &gpu.throttle_reasons {
+            no_longer(&field("throttle_reasons"), reason, limits::NAME_BYTES)?;
+        }
+        if let Some(unavailable) = &gpu.unavailable {
+            no_longer(&field("unavailable.message"), &unavailable.message, limits::TEXT_BYTES)?;
+        }
+        if !known.insert(gpu.uuid.clone()) {
+            return Err(InvalidMessage::new(&field("uuid"), format!("`{}` is there twice", gpu.uuid)));
         }
         let (gpu, reading) = parse_gpu(gpu);
-        known.push(gpu);
-        telemetry.push(reading);
+        parsed.0.push(gpu);
+        parsed.1.push(reading);
     }
-    Ok((known, telemetry))
+    Ok(parsed)
 }
 
 fn parse_gpu(gpu: pb::Gpu) -> (Gpu, GpuTelemetry) {
@@ -360,112 +440,6 @@ pub fn parse_end_reason(number: i32) -> Result<EndReason, InvalidMessage> {
     known
         .and_then(|reason| reason.try_into().ok())
         .ok_or_else(|| InvalidMessage::new("reason", format!("is {number}, which is no end reason")))
-}
-
-impl From<&Ended> for pb::Ended {
-    fn from(ended: &Ended) -> Self {
-        Self {
-            reason: end_reason(ended.reason),
-            message: ended.message.clone(),
-            artifacts: ended.artifacts.iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl TryFrom<pb::Ended> for Ended {
-    type Error = InvalidMessage;
-
-    fn try_from(ended: pb::Ended) -> Result<Self, InvalidMessage> {
-        let artifacts = parse_artifacts("artifacts", ended.artifacts)?;
-        Ok(Self { reason: parse_end_reason(ended.reason)?, message: ended.message, artifacts })
-    }
-}
-
-impl From<&BatchChosen> for pb::BatchChosen {
-    fn from(chosen: &BatchChosen) -> Self {
-        let layer = |layer: &BatchLayer| pb::BatchLayer {
-            name: layer.name.clone(),
-            batch_size: layer.batch_size,
-            reason: layer.reason.clone(),
-        };
-        Self { batch_size: chosen.batch_size, layers: chosen.layers.iter().map(layer).collect() }
-    }
-}
-
-impl From<pb::BatchChosen> for BatchChosen {
-    fn from(chosen: pb::BatchChosen) -> Self {
-        let layer = |layer: pb::BatchLayer| BatchLayer {
-            name: layer.name,
-            batch_size: layer.batch_size,
-            reason: layer.reason,
-        };
-        Self { batch_size: chosen.batch_size, layers: chosen.layers.into_iter().map(layer).collect() }
-    }
-}
-
-impl From<&Report> for pb::Report {
-    fn from(report: &Report) -> Self {
-        let body = match &report.body {
-            ReportBody::Trainer(event) => {
-                let line = TrainerLine { v: VERSION, time: report.time, event: event.clone() };
-                // Only a map with keys that are no strings fails, and no event has one.
-                pb::report::Report::TrainerEvent(serde_json::to_string(&line).unwrap_or_default())
-            }
-            ReportBody::Ended(ended) => pb::report::Report::Ended(ended.into()),
-            ReportBody::CheckpointStored(checkpoint) => {
-                pb::report::Report::CheckpointStored(pb::CheckpointStored {
-                    checkpoint: Some(checkpoint.into()),
-                })
-            }
-            ReportBody::BatchChosen(chosen) => pb::report::Report::BatchChosen(chosen.into()),
-        };
-        Self {
-            attempt: report.attempt.to_string(),
-            sequence: report.sequence,
-            time: Some(timestamp(report.time)),
-            report: Some(body),
-        }
-    }
-}
-
-impl TryFrom<pb::Report> for Report {
-    type Error = InvalidMessage;
-
-    fn try_from(report: pb::Report) -> Result<Self, InvalidMessage> {
-        use pb::report::Report as Body;
-        let under = |error: InvalidMessage| error.under("report");
-        let attempt = parse_attempt(&report.attempt).map_err(under)?;
-        if report.sequence == 0 {
-            return Err(under(InvalidMessage::new("sequence", "is 0; reports count from 1")));
-        }
-        let time = report.time.map(parse_timestamp).ok_or(InvalidMessage::new("time", "is missing"));
-        let body = match report.report {
-            Some(Body::TrainerEvent(line)) => ReportBody::Trainer(parse_line(&line).map_err(under)?),
-            Some(Body::Ended(ended)) => ReportBody::Ended(
-                ended.try_into().map_err(|error: InvalidMessage| under(error.under("ended")))?,
-            ),
-            Some(Body::CheckpointStored(stored)) => {
-                let checkpoint = stored.checkpoint.ok_or(InvalidMessage::new("checkpoint", "is missing"));
-                let checkpoint = checkpoint.and_then(Checkpoint::try_from);
-                ReportBody::CheckpointStored(
-                    checkpoint.map_err(|error| under(error.under("checkpoint_stored")))?,
-                )
-            }
-            Some(Body::BatchChosen(chosen)) => ReportBody::BatchChosen(chosen.into()),
-            None => return Err(InvalidMessage::new("report", "says nothing that is known")),
-        };
-        Ok(Self { attempt, sequence: report.sequence, time: time.map_err(under)?, body })
-    }
-}
-
-fn parse_line(line: &str) -> Result<trainyard_types::trainer::TrainerEvent, InvalidMessage> {
-    let line: TrainerLine = serde_json::from_str(line)
-        .map_err(|error| InvalidMessage::new("trainer_event", error.to_string()))?;
-    if line.v != VERSION {
-        let text = format!("has version {}; this build reads {VERSION}", line.v);
-        return Err(InvalidMessage::new("trainer_event", text));
-    }
-    Ok(line.event)
 }
 
 impl From<&Assignment> for pb::Assign {

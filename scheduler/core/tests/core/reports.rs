@@ -192,3 +192,21 @@ fn an_agents_wrong_clock_cannot_move_events_out_of_their_attempts_time() {
         world.store.events[&crate::world::job(1)][2..].iter().map(|event| event.time).collect();
     assert_eq!(times, [START, START + Duration::from_secs(5)]);
 }
+
+#[test]
+fn metrics_without_end_are_not_kept() {
+    let mut world = World::with_cpu_agent();
+    world.submit(1, cpu_spec());
+    world.report(attempt(1, 1), started());
+    for batch in 0..20 {
+        let metrics = (0..100).map(|number| (format!("{batch}-{number}"), 1.0)).collect();
+        let (epoch, batches, images_per_second, loader_wait_ratio) = (1, 100, 1.0, 0.0);
+        let step =
+            Step { epoch, batch, batches, images_per_second, loader_wait_ratio, metrics, phases: None };
+        world.report(attempt(1, 1), ReportBody::Trainer(TrainerEvent::Step(step)));
+    }
+    let metrics = &world.record(1).progress.as_ref().unwrap().metrics;
+    assert_eq!(metrics.len(), 256);
+    // Those that are known go on.
+    assert!(metrics.contains_key("0-0"));
+}

@@ -8,7 +8,9 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
-use trainyard_proto::convert::agent::{Hello, InvalidMessage, parse_fit_records, parse_gpus};
+use trainyard_proto::convert::agent::{
+    Hello, InvalidMessage, parse_cached_data, parse_fit_records, parse_gpus, parse_unavailable,
+};
 use trainyard_proto::pb::agent_message::Message;
 use trainyard_proto::pb::{self, agent_service_server::AgentService};
 use trainyard_scheduler_core::{Command, Condition, Event};
@@ -112,7 +114,7 @@ fn parse_condition(heartbeat: pb::Heartbeat) -> Result<Condition, InvalidMessage
     let pb::Heartbeat { gpus, fit_records, unavailable, cached_data } = heartbeat;
     let (_, telemetry) = parse_gpus(gpus)?;
     let fit_records = parse_fit_records(fit_records)?;
-    let cached_data = cached_data.into_iter().map(|data| (data.data, data.imgsz)).collect();
+    let (unavailable, cached_data) = (parse_unavailable(unavailable)?, parse_cached_data(cached_data)?);
     Ok(Condition { telemetry, unavailable, fit_records, cached_data })
 }
 

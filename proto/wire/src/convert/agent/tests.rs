@@ -1,5 +1,5 @@
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerEvent};
-use trainyard_types::{JobId, JobSpec, ModelScale, Time, TrainSpec};
+use trainyard_types::{Ended, JobId, JobSpec, ModelScale, Report, ReportBody, Time, TrainSpec};
 use uuid::Uuid;
 
 use super::*;
@@ -130,14 +130,108 @@ fn a_name_that_leaves_its_directory_is_refused() {
     assert!(Artifact::try_from(message).is_err());
 }
 
-#[test]
-fn an_unknown_event_and_an_unset_reason_are_named() {
+fn read(body: Option<pb::report::Report>) -> ReportBody {
     let report = report(ReportBody::CheckpointStored(checkpoint()));
-    let line = r#"{"v":1,"time":5,"type":"sings"}"#;
-    let body = pb::report::Report::TrainerEvent(line.into());
-    let error = Report::try_from(pb::Report { report: Some(body), ..(&report).into() }).unwrap_err();
-    assert_eq!(error.0[0].field, "report.trainer_event");
-    let body = pb::report::Report::Ended(pb::Ended::default());
-    let error = Report::try_from(pb::Report { report: Some(body), ..(&report).into() }).unwrap_err();
-    assert_eq!(error.0[0].field, "report.ended.reason");
+    let read = Report::try_from(pb::Report { report: body, ..(&report).into() }).unwrap();
+    assert_eq!((read.attempt, read.sequence, read.time), (report.attempt, report.sequence, report.time));
+    read.body
+}
+
+#[test]
+fn a_report_that_a_newer_agent_knows_is_a_warning_under_its_number() {
+    let kept = pb::CheckpointStored { checkpoint: None };
+    let bodies = [
+        (Some(pb::report::Report::TrainerEvent(r#"{"v":1,"time":5,"type":"sings"}"#.into())), "sings"),
+        (Some(pb::report::Report::TrainerEvent(r#"{"v":2,"time":5,"type":"log"}"#.into())), "trainer_event"),
+        (Some(pb::report::Report::CheckpointStored(kept)), "checkpoint_stored.checkpoint: is missing"),
+        (None, "report: is of a kind that is not known"),
+    ];
+    for (body, expected) in bodies {
+        match read(body) {
+            ReportBody::Trainer(TrainerEvent::Log(Log { level: LogLevel::Warning, message })) => {
+                assert!(message.contains(expected), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn fields_that_a_newer_agent_adds_to_an_event_are_left_out() {
+    let line = r#"{"v":1,"time":5,"type":"log","level":"info","message":"a","colour":"red"}"#;
+    let log = Log { level: LogLevel::Info, message: "a".into() };
+    assert_eq!(
+        read(Some(pb::report::Report::TrainerEvent(line.into()))),
+        ReportBody::Trainer(TrainerEvent::Log(log))
+    );
+}
+
+#[test]
+fn an_end_that_cannot_be_read_ends_the_attempt_all_the_same() {
+    let outside = pb::Artifact { name: "../x".into(), ..(&artifact("x")).into() };
+    let message = "the card melted".to_owned();
+    for ended in [
+        pb::Ended { reason: 9999, message: message.clone(), artifacts: vec![] },
+        pb::Ended { reason: 1, message, artifacts: vec![outside] },
+    ] {
+        match read(Some(pb::report::Report::Ended(ended))) {
+            ReportBody::Ended(Ended { reason: EndReason::TrainerCrash, message, artifacts }) => {
+                assert!(message.ends_with(": the card melted") && artifacts.is_empty(), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_acknowledged_is_refused() {
+    let report = pb::Report::from(&report(ReportBody::CheckpointStored(checkpoint())));
+    let unnumbered = Report::try_from(pb::Report { sequence: 0, ..report.clone() }).unwrap_err();
+    assert_eq!(unnumbered.0[0].field, "report.sequence");
+    assert!(Report::try_from(pb::Report { attempt: "x".into(), ..report }).is_err());
+}
+
+#[test]
+fn a_message_without_end_is_cut_off_at_a_whole_letter() {
+    let ended = pb::Ended { reason: 5, message: "ä".repeat(1 << 20), artifacts: vec![] };
+    match read(Some(pb::report::Report::Ended(ended))) {
+        ReportBody::Ended(ended) => assert!(ended.message.len() < 17 << 10 && ended.message.ends_with("ä…")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn fit_records_of_an_unknown_model_are_left_out() {
+    let known = pb::FitRecord { model: "yolov8n".into(), ..Default::default() };
+    let newer = pb::FitRecord { model: "yolov99z".into(), ..Default::default() };
+    assert_eq!(parse_fit_records(vec![newer, known]).unwrap().len(), 1);
+}
+
+/// Every list and text that an agent may make long.
+#[test]
+fn a_hello_that_says_too_much_is_refused_with_the_field_at_fault() {
+    let gpu = |number: usize| pb::Gpu { uuid: number.to_string(), ..Default::default() };
+    let long = || "x".repeat(5000);
+    let agent_id = Uuid::from_u128(1).to_string();
+    let good = pb::Hello { agent_id, name: "a".into(), ..Default::default() };
+    let fit = |device: String| pb::FitRecord { model: "yolov8n".into(), device, ..Default::default() };
+    let messages = [
+        ("gpus", pb::Hello { gpus: (0..257).map(gpu).collect(), ..good.clone() }),
+        ("gpus[0].uuid", pb::Hello { gpus: vec![pb::Gpu { uuid: long(), ..gpu(1) }], ..good.clone() }),
+        ("gpus[0].model", pb::Hello { gpus: vec![pb::Gpu { model: long(), ..gpu(1) }], ..good.clone() }),
+        ("cpu_slots", pb::Hello { cpu_slots: u32::MAX, ..good.clone() }),
+        ("version", pb::Hello { version: long(), ..good.clone() }),
+        ("driver_version", pb::Hello { driver_version: long(), ..good.clone() }),
+        ("attempts", pb::Hello { attempts: vec![attempt().to_string(); 8193], ..good.clone() }),
+        ("fit_records", pb::Hello { fit_records: vec![fit("a".into()); 4097], ..good.clone() }),
+        ("fit_records[0].device", pb::Hello { fit_records: vec![fit(long())], ..good.clone() }),
+        ("unavailable", pb::Hello { unavailable: long(), ..good.clone() }),
+        ("cached_data", pb::Hello { cached_data: vec![Default::default(); 4097], ..good.clone() }),
+    ];
+    for (field, message) in messages {
+        let error = Hello::try_from(message).unwrap_err();
+        assert_eq!(error.0[0].field, format!("hello.{field}"));
+    }
+    let most = pb::Hello { gpus: (0..256).map(gpu).collect(), ..good };
+    assert_eq!(Hello::try_from(most).unwrap().inventory.gpus.len(), 256);
 }
