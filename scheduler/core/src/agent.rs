@@ -1,8 +1,8 @@
 //! Agents: registration, inventory, sessions, and the lease that keeps their attempts theirs.
 //!
 //! ```text
-//!              AgentConnected                     lease over
-//!  (unknown) ───────────────► Connected ──────────────────────────► Lost
+//!              AgentConnected                     lease over       keep_agents_for
+//!  (unknown) ───────────────► Connected ──────────────────────────► Lost ───────► (unknown)
 //!                              │     ▲  ◄── Heartbeat, same session ── │
 //!           AgentDisconnected  ▼     │ AgentConnected                 │
 //!                            Disconnected ──────── lease over ────────┘
@@ -19,7 +19,7 @@ use crate::availability::Closed;
 use crate::changes::Changes;
 use crate::core::Core;
 use crate::event::{Condition, Hello};
-use crate::output::Command;
+use crate::output::{Command, Write};
 use crate::record::AgentRecord;
 use crate::slots;
 
@@ -188,8 +188,9 @@ impl Core {
         self.withdraw_slots(id);
         let record = AgentRecord::new(id, name, version, inventory, now);
         let agent = self.agents.entry(id).or_insert_with(|| Agent::known(record.clone(), now));
-        let (drain, reserved) = (agent.record.drain, std::mem::take(&mut agent.record.reserved));
-        agent.record = AgentRecord { drain, reserved, ..record };
+        let (drain, lost) = (agent.record.drain, agent.record.lost);
+        let reserved = std::mem::take(&mut agent.record.reserved);
+        agent.record = AgentRecord { drain, reserved, lost, ..record };
         agent.session = Some(session);
         agent.newest_session = session;
         self.advertised.note(id, &condition);
@@ -199,8 +200,8 @@ impl Core {
         for (slot, until) in std::mem::take(&mut agent.set_aside) {
             self.set_aside.remove(&(until, id, slot));
         }
-        let forgotten: Vec<AttemptId> =
         let held_now: BTreeSet<AttemptId> = held.iter().copied().collect();
+        let forgotten: Vec<AttemptId> =
             agent.running.values().copied().filter(|attempt| !held_now.contains(attempt)).collect();
         out.touch_agent(id);
         self.renew_lease(now, id);
@@ -280,6 +281,7 @@ impl Core {
         let was_lost = agent.state() == AgentState::Lost;
         self.renew_lease(now, id);
         if was_lost {
+            out.touch_agent(id);
             self.offer_slots(id, out);
         }
         true
@@ -289,6 +291,9 @@ impl Core {
         let until = now + self.config.lease;
         let Some(agent) = self.agents.get_mut(&id) else { return };
         agent.last_seen = now;
+        if let Some(lost) = agent.record.lost.take() {
+            self.lost.remove(&(lost, id));
+        }
         if let Some(old) = agent.lease_until.replace(until) {
             self.leases.remove(&(old, id));
         }
@@ -301,6 +306,12 @@ impl Core {
         self.withdraw_slots(id);
         let Some(agent) = self.agents.get_mut(&id) else { return };
         agent.lease_until = None;
+        // Of an agent that was lost before a restart of the scheduler, too.
+        if agent.record.lost.is_none() {
+            agent.record.lost = Some(now);
+            out.touch_agent(id);
+        }
+        self.lost.extend(agent.record.lost.map(|lost| (lost, id)));
         let session = agent.session;
         let silent = now.since(agent.last_seen).as_secs();
         let attempts: Vec<AttemptId> = agent.running.values().copied().collect();
@@ -312,6 +323,30 @@ impl Core {
                 out.command(Command::Revoke { agent: id, session, attempt });
             }
         }
+    }
+
+    /// When the next lost agent is forgotten.
+    pub(crate) fn next_agent_forgotten(&self) -> Option<Time> {
+        self.lost.first().map(|&(lost, _)| lost + self.config.keep_agents_for)
+    }
+
+    /// Forgets the agent that has been lost for longest, if that is long enough; `false` when there is none.
+    /// Nothing runs there any more.
+    pub(crate) fn forget_agent(&mut self, now: Time, out: &mut Changes) -> bool {
+        if self.next_agent_forgotten().is_none_or(|time| time > now) {
+            return false;
+        }
+        let Some((_, id)) = self.lost.pop_first() else { return false };
+        if let Some(agent) = self.agents.remove(&id) {
+            for (gpu, until) in agent.record.reserved {
+                self.reservations.remove(&(until, id, gpu));
+            }
+            for (slot, until) in agent.set_aside {
+                self.set_aside.remove(&(until, id, slot));
+            }
+            out.write(Write::ForgetAgent(id));
+        }
+        true
     }
 
     fn lose_attempt(&mut self, now: Time, attempt: AttemptId, message: String, out: &mut Changes) {

@@ -26,6 +26,8 @@ pub struct CoreConfig {
     pub keep_finished_for: Duration,
     /// How many such jobs are kept at most.
     pub keep_finished: usize,
+    /// How long an agent that is lost is remembered, with what people ordered of it.
+    pub keep_agents_for: Duration,
     /// Who goes next, and where.
     pub policy: Policy,
     /// With the policy `finish-time`: how long a job may be overtaken, beside its own length a few times.
@@ -62,6 +64,7 @@ impl Default for CoreConfig {
             users: BTreeMap::new(),
             keep_finished_for: Duration::from_secs(30 * 24 * 3600),
             keep_finished: 100_000,
+            keep_agents_for: Duration::from_secs(30 * 24 * 3600),
             policy: Policy::default(),
             patience: Duration::from_secs(3 * 24 * 3600),
             restart_cost: Duration::from_secs(30),

@@ -51,6 +51,8 @@ pub struct Core {
     pub(crate) slots: Slots,
     /// Index: when the leases of agents end; lost agents have none.
     pub(crate) leases: BTreeSet<(Time, AgentId)>,
+    /// Index: since when lost agents are lost.
+    pub(crate) lost: BTreeSet<(Time, AgentId)>,
     /// Index: when slots that were set aside are used again.
     pub(crate) set_aside: BTreeSet<(Time, AgentId, Slot)>,
     /// Index: when reservations of cards end.
@@ -229,6 +231,7 @@ impl Core {
         let time_limit = self.time_limits.first().map(|&(time, _)| time);
         let reservation = self.reservations.first().map(|&(time, ..)| time);
         let others = [
+            self.next_agent_forgotten(),
             set_aside,
             reservation,
             time_limit,
@@ -285,6 +288,7 @@ impl Core {
         {
             self.on_lease_over(now, agent, out);
         }
+        while self.forget_agent(now, out) {}
         while let Some((_, agent, slot)) = self.next_set_aside_over(now) {
             self.on_set_aside_over(agent, &slot, out);
         }

@@ -198,7 +198,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         return Err(Broken::Running(*stranger));
     }
     let (mut offered, mut leases, mut set_aside) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
-    let mut reservations = BTreeSet::new();
+    let (mut reservations, mut lost) = (BTreeSet::new(), BTreeSet::new());
     let limit = |job: &JobRecord| job.out_of_time_at().map(|time| (time, job.id));
     let time_limits: BTreeSet<(Time, JobId)> = core.jobs.values().filter_map(limit).collect();
     for (&id, agent) in &core.agents {
@@ -209,6 +209,9 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
             let free = !agent.running.contains_key(&slot);
             offered.offer(kind, slots::location(&agent.record, slot, index), free);
         }
+        if agent.lease_until.is_none() {
+            lost.extend(agent.record.lost.map(|since| (since, id)));
+        }
         leases.extend(agent.lease_until.map(|until| (until, id)));
         let reserved = agent.record.reserved.iter();
         reservations.extend(reserved.map(|(gpu, &until)| (until, id, gpu.clone())));
@@ -218,6 +221,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         return Err(Broken::SlotIndex);
     }
     let agree = leases == core.leases
+        && lost == core.lost
         && set_aside == core.set_aside
         && reservations == core.reservations
         && time_limits == core.time_limits;

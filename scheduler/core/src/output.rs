@@ -51,6 +51,8 @@ pub enum Write {
     ForgetUser(String),
     /// Replaces the agent's record.
     Agent(AgentRecord),
+    /// Removes an agent's record.
+    ForgetAgent(AgentId),
     /// Replaces what was learned under this key.
     Learned(LearnedRecord),
     /// Removes what was learned under this key.

@@ -516,12 +516,15 @@ pub struct AgentRecord {
     /// Cards that their owner wants, and until when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reserved: BTreeMap<GpuUuid, Time>,
+    /// Since when it is lost, as long as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Time>,
 }
 
 impl AgentRecord {
     /// One that nobody has given an order about.
     pub fn new(id: AgentId, name: String, version: String, inventory: Inventory, connected: Time) -> Self {
-        Self { id, name, version, inventory, connected, drain: None, reserved: BTreeMap::new() }
+        Self { id, name, version, inventory, connected, drain: None, reserved: BTreeMap::new(), lost: None }
     }
 
     /// Whether its attempts are to end.

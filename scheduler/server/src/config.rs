@@ -66,7 +66,10 @@ pub struct Config {
     pub keep_finished_for: Duration,
     /// How many such jobs are kept at most; the oldest go first.
     pub keep_finished: usize,
-    /// Events kept of each job, roughly; older ones are dropped.
+    /// How long an agent that is not heard of is remembered, with what people ordered of it.
+    #[serde(with = "humantime_serde")]
+    pub keep_agents_for: Duration,
+    /// Events of a job that Redis keeps; older ones go into files beside its artifacts.
     pub event_history: usize,
     /// Largest gRPC message taken in, in MiB.
     pub max_message_mib: u32,
@@ -98,6 +101,7 @@ impl Default for Config {
             patience: core.patience,
             keep_finished_for: core.keep_finished_for,
             keep_finished: core.keep_finished,
+            keep_agents_for: core.keep_agents_for,
             event_history: 50_000,
             max_message_mib: 16,
             log: "info".to_owned(),
@@ -217,6 +221,9 @@ impl Config {
             parse_user(line, &self.user_limits())
                 .map_err(|problem| ConfigError::User { line: line.clone(), problem })?;
         }
+        if self.keep_agents_for < self.lease {
+            return range("keep_agents_for", format!("{:?}", self.keep_agents_for), "at least `lease`");
+        }
         if self.event_history < 100 {
             return range("event_history", self.event_history.to_string(), "at least 100");
         }
@@ -236,6 +243,7 @@ impl Config {
             user_limits: limits,
             keep_finished_for: self.keep_finished_for,
             keep_finished: self.keep_finished,
+            keep_agents_for: self.keep_agents_for,
             policy: self.policy,
             patience: self.patience,
             ..CoreConfig::default()

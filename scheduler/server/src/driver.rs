@@ -394,6 +394,7 @@ impl Driver {
             let Some(record) = term.core.job(job).cloned() else { continue };
             let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
             term.archives.spawn(archive::archive(store, blobs, record));
+                | Write::ForgetAgent(_)
         }
         let mut live = Live { core: &term.core, now, elsewhere: None, watchers: &mut term.watchers };
         for Owed { reply, result } in batch.owed {

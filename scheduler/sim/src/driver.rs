@@ -127,6 +127,11 @@ impl World {
     fn falsify(&mut self, mut event: Event) -> Event {
         match (&mut event, self.mutant) {
             (Event::Report { report, .. }, Some(Mutant::TakesRepeats)) => {
+        let agents = writes.iter().filter_map(|write| match write {
+            Write::ForgetAgent(agent) => Some(*agent),
+            _ => None,
+        });
+        agents.for_each(|agent| self.said.forget(agent));
                 let job = self.core.as_ref().and_then(|core| core.job(report.attempt.job));
                 let live = job.and_then(|job| job.live_attempt());
                 if let Some(live) = live.filter(|live| live.id == report.attempt) {

@@ -46,6 +46,12 @@ impl Said {
         }
     }
 
+    /// An agent was forgotten, and what was ordered of it.
+    pub(crate) fn forget(&mut self, agent: AgentId) {
+        self.drained.remove(&agent);
+        self.reserved.retain(|(one, _), _| *one != agent);
+    }
+
     /// Nothing new begins where somebody said that nothing may.
     pub(crate) fn check(&self, leader_epoch: u64, now: Time, commands: &[Command]) -> Result<(), Violation> {
         for command in commands {

@@ -67,6 +67,9 @@ impl Store {
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent);
                 }
+                Write::ForgetAgent(agent) => {
+                    self.agents.remove(&agent);
+                }
                 Write::JobEvents { job, events } => {
                     let stored = self.events.entry(job).or_default();
                     for event in events {

@@ -210,6 +210,8 @@ fn config(policy: Policy) -> CoreConfig {
         ..CoreConfig::default()
     }
 }
+        // Some are lost for so long.
+        keep_agents_for: Duration::from_secs(40),
 
 impl World {
     fn new(options: &Options) -> Self {

@@ -213,3 +213,36 @@ fn an_attempt_whose_agents_record_is_missing_is_lost_with_its_lease() {
     world.pass(Duration::from_secs(30));
     assert_eq!(world.record(1).state, JobState::Queued);
 }
+
+#[test]
+fn an_agent_that_is_lost_for_long_is_forgotten_over_restarts_too() {
+    let mut world = World::with_cpu_agent();
+    let month = CoreConfig::default().keep_agents_for;
+    world.submit(1, cpu_spec());
+    world.disconnect(1);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(state(&world, 1), AgentState::Lost);
+    world.pass(month - Duration::from_secs(60));
+    world.core = Core::load(CoreConfig::default(), world.now, world.store.stored());
+    // It gets a lease, as every agent that a new scheduler knows, but no new month.
+    world.pass(Duration::from_secs(31));
+    assert!(world.core.agent(agent(1)).is_some());
+    world.pass(Duration::from_secs(30));
+    assert!(world.core.agent(agent(1)).is_none());
+    assert!(world.store.agents.is_empty());
+    assert_eq!(commands(&world.connect(hello(1, vec![], 1, vec![]))), ["assign 1/2 to 1"]);
+}
+
+#[test]
+fn an_agent_that_comes_back_is_remembered_anew() {
+    let mut world = World::with_cpu_agent();
+    let month = CoreConfig::default().keep_agents_for;
+    world.disconnect(1);
+    world.pass(Duration::from_secs(30));
+    world.pass(month - Duration::from_secs(60));
+    world.connect(hello(1, vec![], 1, vec![]));
+    assert_eq!(world.store.agents[&agent(1)].lost, None);
+    world.pass(Duration::from_secs(31));
+    world.pass(month - Duration::from_secs(60));
+    assert!(world.core.agent(agent(1)).is_some());
+}

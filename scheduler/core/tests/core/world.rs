@@ -120,6 +120,7 @@ impl Store {
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent.clone());
                 }
+                Write::ForgetAgent(agent) => assert!(self.agents.remove(agent).is_some(), "{agent}"),
                 Write::Learned(record) => drop(self.learned.insert(record.key(), record.clone())),
                 Write::Unlearn(key) => drop(self.learned.remove(key)),
                 Write::User(user) => {

@@ -114,6 +114,7 @@ impl State {
             Write::User(record) => {
                 self.users.insert(record.name.clone(), record.clone());
             }
+            Write::ForgetAgent(id) => drop(self.agents.remove(id)),
             Write::Learned(record) => drop(self.learned.insert(record.key(), record.clone())),
             Write::Unlearn(key) => drop(self.learned.remove(key)),
             Write::JobEvents { job, events } => {

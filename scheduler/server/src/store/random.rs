@@ -46,6 +46,7 @@ enum Op {
     },
     ForgetUser(u8),
     Agent(u8),
+    ForgetAgent(u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -61,7 +62,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..2_u128).prop_map(Op::ForgetBatch),
         1 => (0..3_u8, any::<u64>()).prop_map(|(name, used)| Op::User { name, used }),
         1 => (0..3_u8).prop_map(Op::ForgetUser),
-        1 => any::<u8>().prop_map(Op::Agent),
+        1 => (0..9_u8).prop_map(Op::Agent),
+        1 => (0..9_u8).prop_map(Op::ForgetAgent),
     ]
 }
 
@@ -191,6 +193,7 @@ impl Model {
             }),
             Op::ForgetUser(name) => Write::ForgetUser(format!("user {name}")),
             Op::Agent(name) => Write::Agent(agent(&name.to_string())),
+            Op::ForgetAgent(name) => Write::ForgetAgent(agent(&name.to_string()).id),
         })
     }
 }

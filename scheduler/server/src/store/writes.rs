@@ -88,6 +88,7 @@ impl<'a> Batch<'a> {
                 self.set(keys::LEARNED, record.key(), Some(serde_json::to_vec(record)?));
             }
             Write::Unlearn(key) => self.set(keys::LEARNED, key.clone(), None),
+            Write::ForgetAgent(id) => self.set(keys::AGENTS, id.to_string(), None),
             Write::ForgetUser(name) => self.set(keys::USERS, name.clone(), None),
         }
         Ok(())
