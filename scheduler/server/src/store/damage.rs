@@ -1,7 +1,8 @@
 //! What stands in Redis and cannot be read: hand-edited, cut off, of another build.
 
-use trainyard_scheduler_core::Write;
-use trainyard_types::{JobState, LeaderEpoch};
+use trainyard_scheduler_core::{AttemptRecord, JobRecord, Pulse, UserRecord, Write};
+use trainyard_types::{AgentId, AttemptId, JobId, JobState, LeaderEpoch, Slot, Time};
+use uuid::Uuid;
 
 use super::conformance::{ME, OTHER, PrivateRedis, agent, candidate, event, events, job, lead, take, write};
 use super::{Campaigned, SCHEMA, Store, StoreError, keys};
@@ -39,6 +40,59 @@ async fn a_record_that_cannot_be_read_is_set_aside_and_named() {
         let aside: String = redis.run(&["HGET", keys::QUARANTINE, &format!("{} {field}", keys::JOBS)]).await;
         assert_eq!(aside, value);
     }
+}
+
+fn attempt(job: JobId) -> AttemptRecord {
+    AttemptRecord {
+        id: AttemptId { job, number: 1 },
+        agent: AgentId(Uuid::from_u128(1)),
+        agent_name: "a".into(),
+        slot: Slot::Cpu(0),
+        others: Vec::new(),
+        device: "CPU".into(),
+        batch_chosen: None,
+        setup: None,
+        last_sequence: 0,
+        placed: Time(1),
+        started: None,
+        ended: None,
+    }
+}
+
+#[tokio::test]
+async fn a_number_that_cannot_be_counted_on_from_is_set_aside_and_named() {
+    let redis = PrivateRedis::start();
+    let store = redis.store();
+    let leader = lead(&store).await;
+    let good = job();
+    store.commit(leader, &[write(&good)]).await.unwrap();
+    let standing = |record: &JobRecord| {
+        let json = serde_json::to_string(&record.standing()).unwrap();
+        (keys::JOBS, record.id.to_string(), format!("{} {json}", record.revision))
+    };
+    let mut told = job();
+    told.attempts = vec![AttemptRecord { last_sequence: u64::MAX, ..attempt(told.id) }];
+    let damaged_jobs =
+        [JobRecord { revision: u64::MAX, ..job() }, JobRecord { last_cursor: u64::MAX - 1, ..job() }, told];
+    let user = UserRecord { name: "ada".into(), used: 1, as_of: Time(1), typical_run: Some(u64::MAX) };
+    let pulse = Pulse { job: good.id, attempt: 1, last_sequence: u64::MAX, last_cursor: 1, progress: None };
+    let data = r#"{"data":{"path":"/d","images":1,"seen":18446744073709551615}}"#;
+    let mut damaged: Vec<(&str, String, String)> = damaged_jobs.iter().map(standing).collect();
+    damaged.push((keys::USERS, "ada".into(), serde_json::to_string(&user).unwrap()));
+    damaged.push((keys::PULSES, good.id.to_string(), serde_json::to_string(&pulse).unwrap()));
+    damaged.push((keys::LEARNED, "data /d".into(), data.into()));
+    for record in &damaged_jobs {
+        let submission = serde_json::to_string(&record.submission()).unwrap();
+        let _: u64 = redis.run(&["HSET", keys::SPECS, &record.id.to_string(), &submission]).await;
+    }
+    for (key, field, value) in &damaged {
+        let _: u64 = redis.run(&["HSET", key, field, value]).await;
+    }
+    let mut loaded = store.load(leader).await.unwrap();
+    loaded.quarantined.sort();
+    let mut named: Vec<String> = damaged.iter().map(|(key, field, _)| format!("{key} {field}")).collect();
+    named.sort();
+    assert_eq!((loaded.jobs, loaded.quarantined), (vec![good], named));
 }
 
 #[tokio::test]

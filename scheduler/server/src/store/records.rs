@@ -11,6 +11,14 @@ use trainyard_types::{JobId, JobState};
 
 use super::keys;
 
+/// The highest number that is believed: beyond it JSON's numbers are not exact any more, and the core, which
+/// counts on from what it reads, comes to the end of its own.
+const MOST: u64 = 1 << 53;
+
+fn believable(name: &str, number: u64) -> Result<(), String> {
+    if number <= MOST { Ok(()) } else { Err(format!("has {name} {number}, more than {MOST}")) }
+}
+
 fn parse_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     serde_json::from_str(json).map_err(|error| error.to_string())
 }
@@ -34,18 +42,25 @@ pub fn parse_submission(field: &str, value: &str) -> Result<JobRecord, String> {
 /// How far a job has come.
 pub fn parse_pulse(field: &str, value: &str) -> Result<Pulse, String> {
     let pulse: Pulse = parse_json(value)?;
+    believable("last_sequence", pulse.last_sequence)?;
+    believable("last_cursor", pulse.last_cursor)?;
     if pulse.job.to_string() == field { Ok(pulse) } else { Err(format!("is of job {}", pulse.job)) }
 }
 
 /// A user's record must be stored under its name.
 pub fn parse_user(field: &str, value: &str) -> Result<UserRecord, String> {
     let user: UserRecord = parse_json(value)?;
+    believable("typical_run", user.typical_run.unwrap_or(0))?;
     if user.name == field { Ok(user) } else { Err(format!("is user {}", user.name)) }
 }
 
 /// What was learned must be stored under its own key.
 pub fn parse_learned(field: &str, value: &str) -> Result<LearnedRecord, String> {
     let record: LearnedRecord = parse_json(value)?;
+    if let LearnedRecord::Data(data) = &record {
+        believable("seen", data.seen)?;
+        believable("images", data.images)?;
+    }
     if record.key() == field { Ok(record) } else { Err(format!("is `{}`", record.key())) }
 }
 
@@ -113,6 +128,11 @@ impl Parts {
 
 /// What the core takes for granted of a record, and a hand that edits it may break.
 fn check(record: &JobRecord) -> Result<(), String> {
+    believable("revision", record.revision)?;
+    believable("last_cursor", record.last_cursor)?;
+    for attempt in &record.attempts {
+        believable("last_sequence", attempt.last_sequence)?;
+    }
     for (at, attempt) in record.attempts.iter().enumerate() {
         if attempt.id.job != record.id || usize::try_from(attempt.id.number) != Ok(at + 1) {
             return Err(format!("has attempt {} at place {}", attempt.id, at + 1));
