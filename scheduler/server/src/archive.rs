@@ -9,7 +9,8 @@ use tracing::{info, warn};
 use trainyard_scheduler_core::{Event, EventRecord, JobRecord, Standing, Submission};
 
 use crate::blobs::Blobs;
-use crate::store::{Store, StoreError};
+use crate::history::{self, HistoryError};
+use crate::store::Store;
 
 /// Events read at a time.
 const PAGE: usize = 1000;
@@ -21,17 +22,6 @@ struct Head<'a> {
     submission: Submission<'a>,
     #[serde(flatten)]
     standing: Standing<'a>,
-}
-
-/// Why there is no archive.
-#[derive(Debug, thiserror::Error)]
-enum ArchiveError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the disk: {0}")]
-    Disk(#[from] std::io::Error),
-    #[error("a record cannot be encoded: {0}")]
-    Encode(#[from] serde_json::Error),
 }
 
 /// Makes a job's history durable. What the core is to be told of it.
@@ -49,7 +39,7 @@ pub async fn archive(store: Arc<dyn Store>, blobs: Blobs, record: JobRecord) -> 
     }
 }
 
-async fn write(store: &dyn Store, blobs: &Blobs, record: &JobRecord) -> Result<(), ArchiveError> {
+async fn write(store: &dyn Store, blobs: &Blobs, record: &JobRecord) -> Result<(), HistoryError> {
     let mut file = blobs.history(record.id).await?;
     let mut spec = record.submission();
     let full = record.full_spec();
@@ -60,7 +50,7 @@ async fn write(store: &dyn Store, blobs: &Blobs, record: &JobRecord) -> Result<(
         for event in &events {
             file.line(&serde_json::to_vec(event)?).await?;
         }
-        events = store.events(record.id, last, PAGE).await?;
+        events = history::after(store, blobs, record.id, last, PAGE).await?;
     }
     Ok(file.finish().await?)
 }

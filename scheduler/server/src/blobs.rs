@@ -19,6 +19,8 @@ mod tests;
 
 /// A job's history, once it has expired.
 const HISTORY: &str = "history.jsonl";
+/// Pieces of it until then: `events-FIRST-LAST.jsonl`.
+const PIECE: &str = "events-";
 /// What unfinished uploads are called; nobody reads them.
 const UNFINISHED: &str = "part";
 /// An unfinished upload that nothing was added to for so long is nobody's any more; another scheduler may
@@ -149,7 +151,8 @@ impl Blobs {
         Ok(Upload { unfinished, file, directory, artifact, hash: Sha256::new(), received: 0 })
     }
 
-    /// Begins to write a job's history, which takes the place of an earlier one when it is finished.
+    /// Begins to write a job's history, or a piece of it, which takes the place of an earlier one when it is
+    /// finished.
     ///
     /// # Errors
     /// The disk.
@@ -162,6 +165,48 @@ impl Blobs {
         let path = directory.join(format!("{}.{UNFINISHED}", Uuid::new_v4()));
         let file = File::options().write(true).create_new(true).open(&path).await?;
         Ok(History { unfinished: Unfinished(path), file: BufWriter::new(file), directory })
+    }
+
+    /// The pieces of a job's events, by their first and last cursor.
+    async fn pieces(&self, job: JobId) -> io::Result<Vec<(u64, u64, PathBuf)>> {
+        let mut pieces = Vec::new();
+        let mut entries = match fs::read_dir(self.directory(job)).await {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(pieces),
+            entries => entries?,
+        };
+        while let Some(entry) = entries.next_entry().await? {
+            let name = entry.file_name();
+            let cursors = name.to_str().and_then(|name| name.strip_prefix(PIECE)?.strip_suffix(".jsonl"));
+            let cursors = cursors.and_then(|cursors| cursors.split_once('-'));
+            let parsed = cursors.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+            pieces.extend(parsed.map(|(first, last)| (first, last, entry.path())));
+        }
+        pieces.sort();
+        Ok(pieces)
+    }
+
+    /// The lines of the first piece of a job's events that reaches beyond a cursor; nothing if none does.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn piece_after(&self, job: JobId, cursor: u64) -> io::Result<Vec<u8>> {
+        let pieces = self.pieces(job).await?;
+        match pieces.into_iter().find(|(_, last, _)| *last > cursor) {
+            Some((_, _, path)) => fs::read(path).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes the pieces of a job's events in the background: its whole history is there.
+    pub fn remove_pieces_later(&self, job: JobId) {
+        let blobs = self.clone();
+        tokio::spawn(async move {
+            for (_, _, path) in blobs.pieces(job).await.unwrap_or_default() {
+                if let Err(cause) = fs::remove_file(&path).await {
+                    warn!(path = %path.display(), %cause, "piece of a history cannot be removed");
+                }
+            }
+        });
     }
 
     /// Removes blobs in the background; what cannot be removed is logged and stays.
@@ -260,15 +305,27 @@ impl History {
         self.file.write_all(b"\n").await
     }
 
-    /// Makes it durable.
+    /// Makes it durable as the whole history.
     ///
     /// # Errors
     /// The disk; the earlier history is as it was.
     pub async fn finish(self) -> io::Result<()> {
+        self.finish_as(HISTORY).await
+    }
+
+    /// Makes it durable as a piece of the history.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn finish_piece(self, first: u64, last: u64) -> io::Result<()> {
+        self.finish_as(&format!("{PIECE}{first:020}-{last:020}.jsonl")).await
+    }
+
+    async fn finish_as(self, name: &str) -> io::Result<()> {
         let Self { unfinished, mut file, directory } = self;
         file.flush().await?;
         file.get_ref().sync_all().await?;
-        fs::rename(&unfinished.0, directory.join(HISTORY)).await?;
+        fs::rename(&unfinished.0, directory.join(name)).await?;
         File::open(&directory).await?.sync_all().await
     }
 }

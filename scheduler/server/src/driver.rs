@@ -11,6 +11,7 @@
 mod follower;
 mod inbox;
 mod lease;
+mod meters;
 mod role;
 #[cfg(test)]
 mod tests;
@@ -34,18 +35,21 @@ use uuid::Uuid;
 use crate::archive;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
+use crate::history;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
 use follower::Follower;
 pub use inbox::{Census, Handle, JobView, Live, Mark, Opened, RequestError, Unavailable};
 use inbox::{Message, Owed, Question, Reply};
 use lease::Lease;
+pub use meters::{HeartbeatAges, Histogram, Meters};
 pub use role::Role;
 
 /// Messages that may wait; then their senders do.
 const INBOX: usize = 1024;
 /// Messages of one batch, and so of one commit.
 const BATCH: usize = 256;
-/// Commands that may wait for an agent to read them; then its session is closed.
+/// Commands that may wait for an agent to read them, beside those that follow from its size; then its session
+/// is closed.
 const SESSION_BACKLOG: usize = 256;
 /// How often a standby looks whether it may lead, at least.
 const POLL: Duration = Duration::from_millis(500);
@@ -98,6 +102,10 @@ struct Term {
     closed: Vec<(AgentId, Session)>,
     /// Histories on their way to disk; the core asks for few at a time.
     archives: JoinSet<Event>,
+    /// Jobs whose older events are on their way to disk.
+    put_away: JoinSet<JobId>,
+    putting_away: BTreeSet<JobId>,
+    meters: Meters,
 }
 
 struct OpenSession {
@@ -294,6 +302,9 @@ impl Driver {
                     }
                     () = next_tick(self.clock, &term.core) => {}
                     Some(Ok(event)) = term.archives.join_next() => archived = Some(event),
+                    Some(Ok(job)) = term.put_away.join_next() => {
+                        term.putting_away.remove(&job);
+                    }
                 }
             }
             let mut batch = Batch::default();
@@ -341,7 +352,9 @@ impl Driver {
             term.forget(*agent, *session);
         }
         let before = blobs_at_stake(&term.core, &event);
+        let begun = Instant::now();
         let output = term.core.handle(self.clock.now(), event);
+        term.meters.decided(begun.elapsed(), &output);
         if let Some((job, blobs)) = before {
             batch.orphans.extend(orphaned(job, blobs, &output));
         }
@@ -354,7 +367,7 @@ impl Driver {
     fn open(&mut self, term: &mut Term, hello: Hello, reply: oneshot::Sender<Opened>, batch: &mut Batch) {
         self.last_session.0 += 1;
         let (session, agent) = (self.last_session, hello.agent);
-        let (sender, commands) = mpsc::channel(SESSION_BACKLOG);
+        let (sender, commands) = mpsc::channel(backlog(&hello));
         // An older session of this agent ends here: its channel is dropped.
         term.sessions.insert(agent, OpenSession { session, commands: sender });
         self.take_in(term, Event::AgentConnected { session, hello }, batch);
@@ -365,18 +378,26 @@ impl Driver {
     fn let_out(&self, term: &mut Term, batch: Batch) {
         let now = self.clock.now();
         for write in &batch.writes {
+            term.meters.written(write, &term.core);
             match write {
                 Write::Job(record) => term.wake(record.id, Mark::of(record)),
                 Write::Pulse(pulse) => {
                     term.wake(pulse.job, Mark { last_cursor: pulse.last_cursor, is_final: false });
                 }
-                Write::JobEvents { job, events } => log_states(*job, events),
+                Write::JobEvents { job, events } => {
+                    log_states(*job, events);
+                    self.put_away(term, *job, events);
+                }
+                Write::Forget { job, .. } => {
+                    term.watchers.remove(job);
+                    self.blobs.remove_pieces_later(*job);
+                }
                 Write::Batch(_)
                 | Write::Agent(_)
+                | Write::ForgetAgent(_)
                 | Write::User(_)
                 | Write::Learned(_)
                 | Write::Unlearn(_)
-                | Write::Forget { .. }
                 | Write::ForgetBatch(_)
                 | Write::ForgetUser(_) => {}
             }
@@ -394,9 +415,9 @@ impl Driver {
             let Some(record) = term.core.job(job).cloned() else { continue };
             let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
             term.archives.spawn(archive::archive(store, blobs, record));
-                | Write::ForgetAgent(_)
         }
-        let mut live = Live { core: &term.core, now, elsewhere: None, watchers: &mut term.watchers };
+        let Term { core, watchers, meters, .. } = term;
+        let mut live = Live { core, now, elsewhere: None, watchers, meters };
         for Owed { reply, result } in batch.owed {
             match reply {
                 Reply::Job(reply) => {
@@ -412,6 +433,24 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// Moves a job's older events out of the store, where it has many.
+    fn put_away(&self, term: &mut Term, job: JobId, events: &[EventRecord]) {
+        if let Some(upto) = history::due(events, self.store.event_history())
+            && term.putting_away.insert(job)
+        {
+            let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
+            term.put_away.spawn(history::put_away(store, blobs, term.leader, job, upto));
+        }
+    }
+}
+
+/// One batch may end and begin an attempt on each slot, and tell what has become of each that the agent holds.
+fn backlog(hello: &Hello) -> usize {
+    let slots = hello.inventory.gpus.len().saturating_add(hello.inventory.cpu_slots as usize);
+    SESSION_BACKLOG.saturating_add(slots.saturating_mul(2)).saturating_add(hello.attempts.len())
+}
+
 /// Returns when the core's next deadline has come.
 async fn next_tick(clock: Clock, core: &Core) {
     match core.next_deadline() {
@@ -424,7 +463,8 @@ impl Term {
     fn new(leader: LeaderEpoch, lease: Lease, core: Core) -> Self {
         let (sessions, watchers) = Default::default();
         let (closed, archives) = Default::default();
-        Self { leader, lease, core, sessions, watchers, closed, archives }
+        let (put_away, putting_away, meters) = Default::default();
+        Self { leader, lease, core, sessions, watchers, closed, archives, put_away, putting_away, meters }
     }
 
     /// Wakes those who watch a job.

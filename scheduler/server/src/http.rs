@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use trainyard_types::JobState;
 
-use crate::driver::{Census, Handle, Role};
+use crate::driver::{Census, Handle, Histogram, Role};
 use crate::telemetry::Recorder;
 
 #[derive(Clone)]
@@ -82,6 +82,24 @@ impl Exposition {
         }
     }
 
+    fn seconds(&mut self, name: &str, help: &str, samples: Vec<(String, f64)>) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (labels, value) in samples {
+            let _ = writeln!(self.0, "{name}{labels} {value}");
+        }
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram");
+        let mut so_far = 0;
+        for (at, count) in histogram.counts.iter().enumerate() {
+            so_far += count;
+            let bound = histogram.bounds.get(at).map_or("+Inf".to_owned(), f64::to_string);
+            let _ = writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {so_far}");
+        }
+        let _ = writeln!(self.0, "{name}_sum {}\n{name}_count {so_far}", histogram.sum);
+    }
+
     fn gauge(&mut self, name: &str, help: &str, samples: Vec<(String, u64)>) {
         self.family("gauge", name, help, samples);
     }
@@ -93,6 +111,11 @@ impl Exposition {
 
 fn label(name: &str, value: &str) -> String {
     format!("{{{name}=\"{}\"}}", value.to_lowercase())
+}
+
+/// A text that others chose, as a label's value.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn exposition(role: &Role, census: Option<&Census>, telemetry: [u64; 2]) -> String {
@@ -139,11 +162,35 @@ fn census_families(text: &mut Exposition, census: &Census) {
     let help =
         "Reports that came before an earlier one of their attempt and were sent again; 0 is as it should be.";
     text.counter("trainyard_metric_gaps_total", help, vec![(String::new(), census.tally.gaps)]);
+    meter_families(text, census);
+}
+
+fn meter_families(text: &mut Exposition, census: &Census) {
+    let meters = &census.meters;
+    let help = "Jobs that were accepted since this scheduler leads.";
+    text.counter("trainyard_jobs_submitted_total", help, vec![(String::new(), meters.submitted)]);
+    let help = "From a job's submission to its first placement.";
+    text.histogram("trainyard_job_queue_wait_seconds", help, &meters.queue_wait);
+    let help = "What decisions took that placed at least one attempt.";
+    text.histogram("trainyard_placement_duration_seconds", help, &meters.placement);
+    let outcomes = [("started", meters.started), ("not_started", meters.not_started)];
+    let help = "Attempts that were placed and whose trainers came up, or that ended before.";
+    let outcomes = outcomes.map(|(outcome, count)| (label("outcome", outcome), count));
+    text.counter("trainyard_placements_total", help, outcomes.into());
+    let ages = census.heartbeat_ages.iter().map(|((name, id), age)| {
+        (format!("{{agent=\"{}\",agent_id=\"{id}\"}}", escaped(name)), age.as_secs_f64())
+    });
+    let help = "How long ago each agent was last heard of.";
+    text.seconds("trainyard_agent_heartbeat_age_seconds", help, ages.collect());
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use trainyard_scheduler_core::tally::Tally;
+
+    use crate::driver::Meters;
 
     use super::*;
 
@@ -152,7 +199,11 @@ mod tests {
         let mut tally = Tally::default();
         tally.preemptions.insert("owner", 4);
         let (jobs, gpus) = ([(JobState::Running, 2)].into(), [5, 2, 1, 0]);
-        let census = Census { jobs, agents: [1, 0, 3], gpus, tally };
+        let mut meters = Meters { submitted: 5, started: 3, ..Meters::default() };
+        (meters.queue_wait.counts[1], meters.queue_wait.counts[11], meters.queue_wait.sum) = (2, 1, 7.5);
+        let heartbeat_ages =
+            [(("lab \"1\"".to_owned(), "id".to_owned()), Duration::from_millis(1500))].into();
+        let census = Census { jobs, agents: [1, 0, 3], gpus, tally, meters, heartbeat_ages };
         let text = exposition(&Role::Leading, Some(&census), [7, 0]);
         for line in [
             "# TYPE trainyard_jobs gauge",
@@ -165,6 +216,17 @@ mod tests {
             "trainyard_preemptions_total{reason=\"reserved\"} 0",
             "trainyard_metric_gaps_total 0",
             "trainyard_telemetry_samples_total{result=\"stored\"} 7",
+            "trainyard_jobs_submitted_total 5",
+            "# TYPE trainyard_job_queue_wait_seconds histogram",
+            "trainyard_job_queue_wait_seconds_bucket{le=\"0.01\"} 0",
+            "trainyard_job_queue_wait_seconds_bucket{le=\"0.1\"} 2",
+            "trainyard_job_queue_wait_seconds_bucket{le=\"604800\"} 2",
+            "trainyard_job_queue_wait_seconds_bucket{le=\"+Inf\"} 3",
+            "trainyard_job_queue_wait_seconds_sum 7.5",
+            "trainyard_job_queue_wait_seconds_count 3",
+            "trainyard_placements_total{outcome=\"started\"} 3",
+            "trainyard_placements_total{outcome=\"not_started\"} 0",
+            "trainyard_agent_heartbeat_age_seconds{agent=\"lab \\\"1\\\"\",agent_id=\"id\"} 1.5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -9,6 +9,7 @@ pub mod driver;
 mod edge;
 pub mod embedded;
 pub mod grpc;
+mod history;
 mod http;
 pub mod peak;
 pub mod server;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Scheduler, config, log, started, submission};
+use support::{Scheduler, config, ended, log, started, submission};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -140,4 +140,41 @@ async fn a_directory_or_a_port_in_use_is_named() {
     let listen = scheduler.server.address().to_string();
     let error = Server::start(Config { listen: listen.clone(), ..config(other.path()) }).await.err().unwrap();
     assert!(matches!(&error, StartError::Listen { address, .. } if *address == listen), "{error}");
+}
+
+/// Far more events than Redis keeps: the oldest are read from files, and a watcher misses none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_misses_nothing_of_a_long_history() {
+    const REPORTS: u64 = 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { event_history: 100, ..config(dir.path()) };
+    let scheduler = Scheduler::start_with(dir, config).await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let job = scheduler.submit(submission("long")).await.unwrap().id;
+    let attempt = agent.assigned().await.attempt;
+    agent.report_acked(&attempt, 1, started()).await;
+    for sequence in 2..REPORTS {
+        agent.report_acked(&attempt, sequence, log(sequence.to_string())).await;
+    }
+    let pieces = || {
+        let files = std::fs::read_dir(scheduler.dir.path().join("blobs").join(&job));
+        let names = files.into_iter().flatten().map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("events-")).count()
+    };
+    // They are put away beside the reports, by and by.
+    while pieces() == 0 {
+        tokio::task::yield_now().await;
+    }
+    agent.report_acked(&attempt, REPORTS, ended(pb::attempt::EndReason::Cancelled, vec![])).await;
+    let mut cursors = Vec::new();
+    let mut events = scheduler.watch(&job, 0).await;
+    while let Some(event) = events.message().await.unwrap() {
+        cursors.push(event.cursor);
+        assert!(!format!("{event:?}").contains("are lost"), "{event:?}");
+    }
+    assert!(cursors.len() as u64 > REPORTS);
+    assert_eq!(cursors, (1..=cursors.len() as u64).collect::<Vec<_>>());
+    // From the middle on, too.
+    let mut events = scheduler.watch(&job, 40).await;
+    assert_eq!(events.message().await.unwrap().unwrap().cursor, 41);
 }

@@ -16,6 +16,7 @@ use trainyard_scheduler_core::{Core, CoreConfig};
 use trainyard_types::JobId;
 
 use super::inbox::{Audience, Live, Mark, Message, Question};
+use super::meters::Meters;
 use crate::clock::Clock;
 use crate::store::{Store, StoreError};
 
@@ -84,7 +85,8 @@ impl Follower {
     fn answer(&mut self) {
         let (Some(view), Some(leader)) = (&self.view, &self.leader) else { return };
         let now = self.clock.now();
-        let mut live = Live { core: &view.core, now, watchers: &mut self.watchers, elsewhere: Some(leader) };
+        let (core, watchers, meters) = (&view.core, &mut self.watchers, &Meters::default());
+        let mut live = Live { core, now, watchers, elsewhere: Some(leader), meters };
         for question in self.waiting.drain(..) {
             question(&mut live);
         }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use trainyard_scheduler_core::{
-    Accepted, AgentState, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal, Subject,
-    Waiting, tally::Tally,
+    Accepted, AgentState, AgentView, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal,
+    Subject, Waiting, tally::Tally,
 };
 use trainyard_types::{AgentId, BatchId, JobId, JobSpec, JobState, LeaderEpoch, Session, Slot, Time};
 
+use super::meters::{HeartbeatAges, Meters};
 use super::role::Role;
 
 /// The driver is not there, does not lead, or could not make the change durable. Whether an event took effect
@@ -78,6 +79,8 @@ pub struct Live<'a> {
     /// Where the leader is, if this is a standby's view.
     pub elsewhere: Option<&'a str>,
     pub(super) watchers: &'a mut BTreeMap<JobId, watch::Sender<Mark>>,
+    /// Of the leader.
+    pub(super) meters: &'a Meters,
 }
 
 impl Live<'_> {
@@ -105,6 +108,10 @@ impl Live<'_> {
     /// Follows a job: changes whenever events have been stored, ends when the driver loses its state.
     pub fn watch(&mut self, job: JobId) -> Option<watch::Receiver<Mark>> {
         let mark = Mark::of(self.core.job(job)?);
+        if mark.is_final {
+            // Nothing will wake it: what is there is all there is.
+            return Some(watch::channel(mark).1);
+        }
         let sender = self.watchers.entry(job).or_insert_with(|| watch::Sender::new(mark));
         Some(sender.subscribe())
     }
@@ -308,7 +315,7 @@ pub(super) struct Owed {
 }
 
 /// Counts of jobs by state and of agents by state, for metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Census {
     /// In the order of [`JobState::ALL`].
     pub jobs: BTreeMap<JobState, usize>,
@@ -318,6 +325,10 @@ pub struct Census {
     pub gpus: [usize; 4],
     /// Since this scheduler leads.
     pub tally: Tally,
+    /// Since this scheduler leads.
+    pub meters: Meters,
+    /// How long ago agents were last heard of.
+    pub heartbeat_ages: HeartbeatAges,
 }
 
 impl Live<'_> {
@@ -328,7 +339,18 @@ impl Live<'_> {
         for agent in self.core.agents() {
             agents[agent.state as usize] += 1;
         }
-        Census { jobs, agents, gpus: self.gpus(), tally: self.core.tally().clone() }
+        let age = |agent: AgentView<'_>| {
+            let name = (agent.record.name.clone(), agent.record.id.to_string());
+            (name, self.now.since(agent.last_seen))
+        };
+        Census {
+            jobs,
+            agents,
+            gpus: self.gpus(),
+            tally: self.core.tally().clone(),
+            meters: self.meters.clone(),
+            heartbeat_ages: self.core.agents().map(age).collect(),
+        }
     }
 
     fn gpus(&self) -> [usize; 4] {

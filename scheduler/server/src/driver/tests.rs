@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use trainyard_scheduler_core::{Condition, EventRecord};
+use trainyard_scheduler_core::{Condition, Content, EventRecord};
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
 use trainyard_types::{
     AttemptId, DeviceKind, Inventory, JobSpec, JobState, ModelScale, Report, Resources, Time, TrainSpec,
@@ -52,6 +52,14 @@ impl Store for Flaky {
             }
             if broken { Err(StoreError::Unavailable("broken".into())) } else { Ok(()) }
         })
+    }
+
+    fn event_history(&self) -> u64 {
+        self.inner.event_history()
+    }
+
+    fn trim(&self, leader: LeaderEpoch, job: JobId, first: u64) -> Pending<'_, ()> {
+        self.inner.trim(leader, job, first)
     }
 
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
@@ -208,7 +216,36 @@ async fn a_session_that_does_not_drain_is_closed() {
     while opened.commands.recv().await.is_some() {
         commands += 1;
     }
-    assert_eq!(commands, SESSION_BACKLOG);
+    assert_eq!(commands, backlog(&hello()));
+}
+
+#[tokio::test]
+async fn all_slots_of_a_large_agent_are_filled_at_once() {
+    let (handle, _store, mut serving, _dir) = start();
+    serving.wait_for(Role::leads).await.unwrap();
+    let large = Hello { inventory: Inventory { cpu_slots: 1000, ..Inventory::default() }, ..hello() };
+    let mut opened = handle.open(large).await.unwrap();
+    let specs = (0..1000).map(|_| Arc::new(spec())).collect();
+    handle.submit_batch(None, "ada".into(), Content::Specs(specs)).await.unwrap();
+    for _ in 0..1000 {
+        assert!(matches!(opened.commands.recv().await, Some(Command::Assign { .. })));
+    }
+    assert_eq!(opened.commands.try_recv().unwrap_err(), mpsc::error::TryRecvError::Empty);
+}
+
+#[tokio::test]
+async fn who_watches_a_job_that_has_ended_leaves_nothing_behind() {
+    let (handle, _store, mut serving, _dir) = start();
+    serving.wait_for(Role::leads).await.unwrap();
+    let job = submit(&handle, "a").await.unwrap();
+    let watched = |live: &mut Live<'_>| live.watchers.len();
+    let mut during = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
+    assert_eq!(handle.ask(watched).await.unwrap(), 1);
+    handle.cancel(job).await.unwrap();
+    during.wait_for(|mark| mark.is_final).await.unwrap();
+    let after = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
+    assert!(after.borrow().is_final);
+    assert_eq!(handle.ask(watched).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -8,13 +8,15 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use trainyard_proto::convert::job::parse_job_spec;
 use trainyard_proto::pb::{self, job_service_server::JobService};
-use trainyard_scheduler_core::{EventRecord, Filter};
-use trainyard_types::{JobId, JobSpec, JobState, Violation};
+use trainyard_scheduler_core::{EventBody, EventRecord, Filter};
+use trainyard_types::trainer::LogLevel;
+use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 
 use super::page::Page;
 use super::status::ApiError;
 use super::{Context, batches, diagnose, translate};
 use crate::driver::{JobView, Live, Mark};
+use crate::history;
 
 /// Who submits, in the call's metadata.
 const USER: &str = "trainyard-user";
@@ -193,6 +195,20 @@ impl Watcher {
         if let Err(error) = end {
             // The client may be gone by now.
             let _ = events.send(Err(error.into())).await;
+    /// Says so where events up to a cursor are lost: Redis was damaged, or the disk was full for very long.
+    async fn tell_gap(&mut self, upto: u64, time: Time) {
+        let first = self.cursor + 1;
+        if upto < first {
+            return;
+        }
+        self.cursor = upto;
+        let message = format!("events {first} to {upto} of this job are lost");
+        let body = EventBody::Log { level: LogLevel::Warning, message };
+        let gap = EventRecord { cursor: upto, time, attempt: 0, body };
+        // Whoever is gone is found out with the next event.
+        let _ = self.events.send(Ok(translate::event(gap))).await;
+    }
+
         }
     }
 
@@ -206,10 +222,12 @@ impl Watcher {
         loop {
             let mark = *self.marks.borrow_and_update();
             while self.cursor < mark.last_cursor {
-                let events = self.context.store.events(self.job, self.cursor, EVENTS).await?;
+                let Context { store, blobs, .. } = &self.context;
+                let events = history::after(&**store, blobs, self.job, self.cursor, EVENTS).await;
+                let events = events.map_err(|cause| ApiError::history(self.job, cause))?;
                 if events.is_empty() {
-                    // The history is bounded: what was asked for is gone.
-                    self.cursor = mark.last_cursor;
+                    self.tell_gap(event.cursor - 1, event.time).await;
+                    self.tell_gap(mark.last_cursor, self.first.time).await;
                 }
                 for event in events {
                     self.cursor = event.cursor;

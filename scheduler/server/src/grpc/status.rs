@@ -11,7 +11,8 @@ use trainyard_scheduler_core::Refusal;
 use trainyard_types::{AttemptId, JobId, Violation};
 
 use crate::blobs::UploadError;
-use crate::driver::{RequestError, Unavailable};
+use crate::driver::{Live, RequestError, Unavailable};
+use crate::history::HistoryError;
 use crate::store::StoreError;
 
 /// In every `ErrorInfo`.
@@ -135,6 +136,15 @@ impl ApiError {
 }
 
 /// Details with what every error has.
+    /// A job's events cannot be read.
+    pub fn history(job: JobId, error: HistoryError) -> Self {
+        match error {
+            HistoryError::Store(cause) => cause.into(),
+            HistoryError::Disk(cause) => Self::disk(job, &cause),
+            HistoryError::Encode(cause) => Self::disk(job, &cause.into()),
+        }
+    }
+
 fn details<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

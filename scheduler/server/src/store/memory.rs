@@ -174,6 +174,21 @@ impl Store for MemoryStore {
         Box::pin(async move { self.state().commit(leader, writes) })
     }
 
+    fn event_history(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn trim(&self, leader: LeaderEpoch, job: JobId, first: u64) -> Pending<'_, ()> {
+        Box::pin(async move {
+            let mut state = self.state();
+            state.fence(leader)?;
+            if let Some(events) = state.events.get_mut(&job) {
+                events.retain(|&cursor, _| cursor >= first);
+            }
+            Ok(())
+        })
+    }
+
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
         Box::pin(async move {
             let state = self.state();

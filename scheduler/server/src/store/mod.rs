@@ -173,6 +173,12 @@ pub trait Store: Send + Sync + 'static {
     /// Applies all of `writes` in order, or none of them. Without writes it checks that `leader` leads.
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()>;
 
+    /// Events of a job beyond which the oldest are to be put away elsewhere and dropped here.
+    fn event_history(&self) -> u64;
+
+    /// Drops a job's events before a cursor, which are kept elsewhere by now.
+    fn trim(&self, leader: LeaderEpoch, job: JobId, first: u64) -> Pending<'_, ()>;
+
     /// The events of a job after a cursor, oldest first, at most `limit`; old ones may be gone. The first is
     /// not stored: it is [`JobRecord::first_event`].
     fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>>;

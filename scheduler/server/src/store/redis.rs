@@ -21,6 +21,9 @@ use crate::telemetry;
 
 /// How long a write may take to reach the replicas that it waits for.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many times as many events a stream may hold as are to stay there, while they cannot be put away: then the
+/// oldest are lost, so that a full disk does not take Redis' memory, too.
+const STREAM_FACTOR: usize = 4;
 /// Fields per step when a hash is read.
 const SCAN_COUNT: usize = 2000;
 
@@ -30,7 +33,7 @@ type StreamEntry = (String, Vec<(String, Vec<u8>)>);
 /// How a store is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RedisOptions {
-    /// Longest event stream of a job, roughly.
+    /// Events of a job beyond which the oldest are to be put away elsewhere.
     pub event_history: usize,
     /// Replicas that must have a write before it counts.
     pub replicas: usize,
@@ -51,6 +54,7 @@ pub struct RedisStore {
     renew: Script,
     resign: Script,
     commit: Script,
+    trim: Script,
     quarantine: Script,
     record: Script,
     /// From schema 1 to 2, and so on.
@@ -93,6 +97,7 @@ impl RedisStore {
             renew: Script::new(include_str!("scripts/renew.lua")),
             resign: Script::new(include_str!("scripts/resign.lua")),
             commit: Script::new(include_str!("scripts/commit.lua")),
+            trim: Script::new(include_str!("scripts/trim.lua")),
             quarantine: Script::new(include_str!("scripts/quarantine.lua")),
             record: Script::new(include_str!("scripts/telemetry.lua")),
             migrations: vec![
@@ -395,7 +400,8 @@ impl Store for RedisStore {
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()> {
         Box::pin(async move {
             let mut call = self.commit.prepare_invoke();
-            call.key(keys::LEADER_EPOCH).arg(leader.0).arg(self.options.event_history);
+            call.key(keys::LEADER_EPOCH).arg(leader.0);
+            call.arg(self.options.event_history.saturating_mul(STREAM_FACTOR));
             Batch::of(writes)?.write(&mut call)?;
             call.key(keys::QUARANTINE);
             read_answer(&self.invoke_durably(&call, &self.commit).await?, leader)
@@ -408,6 +414,18 @@ impl Store for RedisStore {
 
     fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::Batch]) -> Pending<'a, ()> {
         Box::pin(super::telemetry::record(&self.telemetry, &self.record, now, batches))
+    fn event_history(&self) -> u64 {
+        self.options.event_history as u64
+    }
+
+    fn trim(&self, leader: LeaderEpoch, job: JobId, first: u64) -> Pending<'_, ()> {
+        Box::pin(async move {
+            let mut call = self.trim.prepare_invoke();
+            call.key(keys::LEADER_EPOCH).key(keys::events(job)).arg(leader.0).arg(first);
+            read_answer(&self.writer.invoke::<Vec<String>>(&call).await?, leader)
+        })
+    }
+
     }
 
     fn telemetry(
