@@ -204,3 +204,16 @@ async fn a_job_out_of_time_is_stopped_and_says_so() {
     assert_eq!((job.state(), job.attempts[0].end_reason()), (pb::JobState::Failed, EndReason::TimeLimit));
     assert!(job.state_reason.contains("time limit of 1 s"), "{}", job.state_reason);
 }
+
+#[tokio::test]
+async fn a_call_with_too_many_bytes_is_refused_while_it_comes_in() {
+    let scheduler = Scheduler::start().await;
+    let labels = (0..60).map(|key| (key.to_string(), "x".repeat(255))).collect();
+    let large = pb::JobSpec { labels, ..spec("large") };
+    let part = pb::SubmitJobsRequest { specs: vec![large; 700], ..Default::default() };
+    // Together 77 MB.
+    let refused = submit(&scheduler, vec![part; 7]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let field = &refused.get_details_bad_request().unwrap().field_violations[0];
+    assert_eq!((field.field.as_str(), field.description.contains("64 MiB")), ("specs", true));
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use support::{Agent, Scheduler, code, ended, started, submission};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as FromAgent;
 use trainyard_proto::pb::attempt::EndReason;
@@ -170,7 +171,9 @@ async fn a_quarantined_card_says_why_and_is_cleared_by_its_agent() {
     loop {
         let away = scheduler.cluster().clear_gpu(clear()).await;
         if let Err(away) = away {
-            assert_eq!(away.code(), Code::Unavailable);
+            // Not UNAVAILABLE, which clients take for a reason to ask again.
+            assert_eq!(away.code(), Code::FailedPrecondition);
+            assert_eq!(away.get_details_error_info().unwrap().reason, "AGENT_NOT_CONNECTED");
             assert!(away.message().contains("agent `lab-1` is not connected"), "{}", away.message());
             break;
         }

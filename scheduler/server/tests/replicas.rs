@@ -70,6 +70,18 @@ async fn a_standby_answers_reads_and_sends_the_rest_to_the_leader() {
     assert_eq!(code(standby.jobs().get_job(unknown.clone()).await), Code::Unavailable);
     assert_eq!(code(leader.jobs().get_job(unknown).await), Code::NotFound);
 
+    let agent = pb::GetTelemetryRequest { agent: "nobody".into(), ..Default::default() };
+    assert_eq!(code(standby.cluster().get_telemetry(agent.clone()).await), Code::Unavailable);
+    assert_eq!(code(leader.cluster().get_telemetry(agent).await), Code::NotFound);
+    let sweep_id = "00000000-0000-0000-0000-000000000000".to_owned();
+    let sweep = pb::GetSweepRequest { sweep_id: sweep_id.clone() };
+    assert_eq!(code(standby.jobs().get_sweep(sweep.clone()).await), Code::Unavailable);
+    assert_eq!(code(leader.jobs().get_sweep(sweep).await), Code::NotFound);
+    let listed = pb::ListJobsRequest { sweep_id: sweep_id.clone(), ..Default::default() };
+    assert_eq!(code(standby.list(listed).await), Code::Unavailable);
+    let cancelled = standby.jobs().cancel_sweep(pb::CancelSweepRequest { sweep_id }).await;
+    assert_eq!(cancelled.unwrap_err().get_details_error_info().unwrap().reason, "NOT_LEADER");
+
     let refused = standby.submit(submission("b")).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     let info = refused.get_details_error_info().unwrap();

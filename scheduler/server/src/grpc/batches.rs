@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use prost::Message as _;
 use serde_json::{Map, Value};
 use tonic::{Request, Status, Streaming};
 use trainyard_proto::convert::job::{parse_job_spec, timestamp};
@@ -13,11 +14,13 @@ use trainyard_types::{BatchId, JobId, JobSpec, TrainPatch, Violation};
 
 use super::Context;
 use super::jobs::parse_caller;
-use super::status::ApiError;
+use super::status::{ApiError, not_there};
 use crate::driver::Live;
 
 /// Violations that one answer names; behind them, the user has a pattern to go by.
 const MOST_VIOLATIONS: usize = 100;
+/// Bytes of all specs of a call together; they are kept in memory, and become one value of the store.
+const MOST_BYTES: usize = 64 << 20;
 /// Jobs of a sweep that one batch of events cancels.
 const CANCEL_AT_ONCE: usize = 500;
 
@@ -25,6 +28,7 @@ const CANCEL_AT_ONCE: usize = 500;
 #[derive(Default)]
 struct Specs {
     specs: Vec<Arc<JobSpec>>,
+    bytes: usize,
     found: Vec<Violation>,
 }
 
@@ -34,6 +38,11 @@ impl Specs {
             let at = self.specs.len();
             if at >= BatchId::MAX_JOBS as usize {
                 let text = format!("has more than {} jobs; make several calls", BatchId::MAX_JOBS);
+                return Err(ApiError::field("specs", text));
+            }
+            self.bytes += spec.encoded_len();
+            if self.bytes > MOST_BYTES {
+                let text = format!("have more than {} MiB; make several calls", MOST_BYTES >> 20);
                 return Err(ApiError::field("specs", text));
             }
             match parse_job_spec(spec) {
@@ -76,7 +85,7 @@ pub async fn submit_jobs(
         specs.take(part.specs)?;
     }
     let (request_id, validate_only) = head.unwrap_or_default();
-    let Specs { specs, mut found } = specs;
+    let Specs { specs, mut found, .. } = specs;
     let user = parse_caller(&metadata, &request_id, &mut found);
     if specs.is_empty() {
         found.push(Violation::new("specs", "is empty; give at least one job"));
@@ -204,10 +213,7 @@ pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<BatchRecord>
     let mut found = live.core.batches_with_prefix(text).filter(|batch| batch.is_sweep());
     match (found.next(), found.next()) {
         (Some(batch), None) => Ok(Arc::clone(batch)),
-        (None, _) => {
-            let (name, hint) = (text.to_owned(), "`yard jobs` shows the sweep of each job");
-            Err(ApiError::NotFound { kind: "sweep", name, hint })
-        }
+        (None, _) => Err(not_there(live, "sweep", text, "`yard jobs` shows the sweep of each job")),
         (Some(_), Some(_)) => {
             let text = format!("is `{text}`, with which several sweeps start; write more of it");
             Err(ApiError::field("sweep_id", text))
@@ -248,7 +254,7 @@ pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, Api
 /// There is none such.
 pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
     let look = move |live: &mut Live<'_>| find_sweep(live, &text);
-    let batch = context.driver.ask(look).await??;
+    let batch = context.driver.ask_leader(look).await??;
     let ids: Vec<JobId> = batch.ids().collect();
     for some in ids.chunks(CANCEL_AT_ONCE) {
         let wanted = some.to_vec();
@@ -256,10 +262,10 @@ pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, 
             let is_open = |id: &JobId| live.core.job(*id).is_some_and(|job| !job.state.is_final());
             wanted.into_iter().filter(is_open).collect::<Vec<_>>()
         };
-        let open = context.driver.ask(open).await?;
+        let open = context.driver.ask_leader(open).await?;
         if !open.is_empty() {
             context.driver.cancel_many(open).await?;
         }
     }
-    context.driver.ask(move |live| Ok(view(live, &batch))).await?
+    context.driver.ask_leader(move |live| Ok(view(live, &batch))).await?
 }

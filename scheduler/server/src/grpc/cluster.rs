@@ -8,7 +8,7 @@ use trainyard_scheduler_core::{AgentView, Event};
 use trainyard_types::GpuUuid;
 
 use super::page::Page;
-use super::status::ApiError;
+use super::status::{ApiError, not_there};
 use super::{Context, telemetry, translate};
 use crate::driver::Live;
 
@@ -70,10 +70,7 @@ pub(super) fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>
     let mut named = live.core.agents().filter(|view| view.record.name == wanted);
     match (named.next(), named.next()) {
         (Some(view), None) => Ok(view),
-        (None, _) => {
-            let hint = "`yard agents` lists what there is";
-            Err(ApiError::NotFound { kind: "agent", name: wanted.to_owned(), hint })
-        }
+        (None, _) => Err(not_there(live, "agent", wanted, "`yard agents` lists what there is")),
         (Some(_), Some(_)) => {
             let text = format!("is `{wanted}`, a name that several agents have; give an id");
             Err(ApiError::field("agent", text))

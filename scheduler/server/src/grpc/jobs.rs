@@ -12,8 +12,8 @@ use trainyard_scheduler_core::{EventBody, EventRecord, Filter};
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 
-use super::page::Page;
-use super::status::ApiError;
+use super::page::{self, Page};
+use super::status::{ApiError, JOBS_HINT, not_there};
 use super::{Context, batches, diagnose, translate};
 use crate::driver::{JobView, Live, Mark};
 use crate::history;
@@ -39,11 +39,7 @@ pub(super) fn find_job(live: &Live<'_>, text: &str) -> Result<JobId, ApiError> {
     let mut found = live.core.jobs_with_prefix(text);
     match (found.next(), found.next()) {
         (Some(job), None) => Ok(job.id),
-        // A standby's view is a moment old: the job may have been submitted since.
-        (None, _) => Err(match live.elsewhere {
-            Some(leader) => ApiError::NotLeader { leader: leader.to_owned() },
-            None => ApiError::no_job(text),
-        }),
+        (None, _) => Err(not_there(live, "job", text, JOBS_HINT)),
         (Some(_), Some(_)) => {
             let text = format!("is `{text}`, with which several jobs start; write more of it");
             Err(ApiError::field("job_id", text))
@@ -155,7 +151,8 @@ fn list(live: &Live<'_>, query: ListQuery) -> Result<pb::ListJobsResponse, ApiEr
     if !sweep.is_empty() {
         filter.batch = Some(batches::find_sweep(live, &sweep)?.id);
     }
-    let before = page.after.as_ref().and_then(|key| uuid::Uuid::from_slice(key).ok()).map(JobId);
+    let before = page.after.as_deref().map(uuid::Uuid::from_slice).transpose();
+    let before = before.map_err(|_| ApiError::field("page_token", page::NO_TOKEN))?.map(JobId);
     let listed = live.core.list(&filter, before, page.size);
     let (mut jobs, mut bytes) = (Vec::new(), 0);
     for id in &listed.jobs {
@@ -195,6 +192,9 @@ impl Watcher {
         if let Err(error) = end {
             // The client may be gone by now.
             let _ = events.send(Err(error.into())).await;
+        }
+    }
+
     /// Says so where events up to a cursor are lost: Redis was damaged, or the disk was full for very long.
     async fn tell_gap(&mut self, upto: u64, time: Time) {
         let first = self.cursor + 1;
@@ -207,9 +207,6 @@ impl Watcher {
         let gap = EventRecord { cursor: upto, time, attempt: 0, body };
         // Whoever is gone is found out with the next event.
         let _ = self.events.send(Ok(translate::event(gap))).await;
-    }
-
-        }
     }
 
     async fn follow(&mut self) -> Result<(), ApiError> {
@@ -226,10 +223,10 @@ impl Watcher {
                 let events = history::after(&**store, blobs, self.job, self.cursor, EVENTS).await;
                 let events = events.map_err(|cause| ApiError::history(self.job, cause))?;
                 if events.is_empty() {
-                    self.tell_gap(event.cursor - 1, event.time).await;
                     self.tell_gap(mark.last_cursor, self.first.time).await;
                 }
                 for event in events {
+                    self.tell_gap(event.cursor - 1, event.time).await;
                     self.cursor = event.cursor;
                     if self.events.send(Ok(translate::event(event))).await.is_err() {
                         return Ok(());

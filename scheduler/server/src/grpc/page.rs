@@ -6,6 +6,8 @@ use trainyard_types::Violation;
 
 const DEFAULT_SIZE: i32 = 50;
 const MAX_SIZE: i32 = 1000;
+/// What is wrong with a token that leads nowhere.
+pub const NO_TOKEN: &str = "is no token of this server; start without one";
 /// Bytes of the filters' hash.
 const HASH: usize = 8;
 
@@ -53,7 +55,7 @@ fn parse_token(token: &str, filters: [u8; HASH]) -> Result<Option<Vec<u8>>, &'st
         return Ok(None);
     }
     let bytes = hex::decode(token).unwrap_or_default();
-    let (hash, key) = bytes.split_at_checked(HASH).ok_or("is no token of this server; start without one")?;
+    let (hash, key) = bytes.split_at_checked(HASH).ok_or(NO_TOKEN)?;
     if hash == filters {
         Ok(Some(key.to_vec()))
     } else {

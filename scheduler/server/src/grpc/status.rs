@@ -66,6 +66,9 @@ pub enum ApiError {
     },
 }
 
+/// Where jobs are looked up.
+pub(super) const JOBS_HINT: &str = "`yard jobs` lists what there is";
+
 impl ApiError {
     /// One bad field.
     pub fn field(field: &str, description: impl Into<String>) -> Self {
@@ -74,13 +77,21 @@ impl ApiError {
 
     /// A job that is not there.
     pub fn no_job(id: &(impl ToString + ?Sized)) -> Self {
-        Self::NotFound { kind: "job", name: id.to_string(), hint: "`yard jobs` lists what there is" }
+        Self::NotFound { kind: "job", name: id.to_string(), hint: JOBS_HINT }
     }
 
     /// The scheduler ends.
     pub const SHUTTING_DOWN: Self = Self::Unavailable("the scheduler is shutting down; connect again");
     /// The driver dropped what was asked.
     pub const STORE_AWAY: Self = Self::Unavailable("the scheduler's store is not available; try again");
+}
+
+/// What is not there, or not yet: a standby's view is a moment old, so that it leaves that to the leader.
+pub(super) fn not_there(live: &Live<'_>, kind: &'static str, name: &str, hint: &'static str) -> ApiError {
+    match live.elsewhere {
+        Some(leader) => ApiError::NotLeader { leader: leader.to_owned() },
+        None => ApiError::NotFound { kind, name: name.to_owned(), hint },
+    }
 }
 
 impl From<Unavailable> for ApiError {
@@ -125,6 +136,15 @@ impl ApiError {
         }
     }
 
+    /// A job's events cannot be read.
+    pub fn history(job: JobId, error: HistoryError) -> Self {
+        match error {
+            HistoryError::Store(cause) => cause.into(),
+            HistoryError::Disk(cause) => Self::disk(job, &cause),
+            HistoryError::Encode(cause) => Self::disk(job, &cause.into()),
+        }
+    }
+
     /// A disk error under a job's blobs.
     pub fn disk(job: JobId, cause: &std::io::Error) -> Self {
         error!(%job, %cause, "blob cannot be read or written");
@@ -136,15 +156,6 @@ impl ApiError {
 }
 
 /// Details with what every error has.
-    /// A job's events cannot be read.
-    pub fn history(job: JobId, error: HistoryError) -> Self {
-        match error {
-            HistoryError::Store(cause) => cause.into(),
-            HistoryError::Disk(cause) => Self::disk(job, &cause),
-            HistoryError::Encode(cause) => Self::disk(job, &cause.into()),
-        }
-    }
-
 fn details<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -192,9 +203,11 @@ fn refused(refusal: &Refusal) -> Status {
         }
         Refusal::UnknownGpu { .. } => ApiError::field("gpu", text).into(),
         Refusal::AgentAway { agent } => {
+            // Trying again does not help: somebody has to start it.
             let mut details = details("AGENT_NOT_CONNECTED", [("agent", agent.clone())]);
-            details.set_retry_info(Some(RETRY_DELAY * 10));
-            Status::with_error_details(Code::Unavailable, text, details)
+            let subject = format!("agents/{agent}");
+            details.add_precondition_failure_violation("CONNECTED", subject, text.as_str());
+            Status::with_error_details(Code::FailedPrecondition, text, details)
         }
         Refusal::NotRetryable { job, state } => {
             let mut details =
