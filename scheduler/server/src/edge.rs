@@ -19,6 +19,12 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// network.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How long a new connection may take to say which protocol it speaks; after that, each has its own patience.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the rest of a greeting is looked for, once there is a part of it.
+const GREETING_POLL: Duration = Duration::from_millis(20);
+/// What a connection of HTTP/2 begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long calls may take to end when the scheduler does.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait when no more connections can be accepted, as when descriptors run out.
@@ -46,10 +52,15 @@ pub async fn serve(listener: TcpListener, routes: Router, closing: CancellationT
         match accepted.and_then(|(stream, _)| without_delay(stream)) {
             Ok(stream) => {
                 let service = TowerToHyperService::new(routes.clone());
-                let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-                let connection = graceful.watch(connection);
+                let (server, watcher, closing) = (server.clone(), graceful.watcher(), closing.clone());
                 tokio::spawn(async move {
-                    if let Err(cause) = connection.await {
+                    let speaks = closing.run_until_cancelled(speaks(&stream, GREETING_PATIENCE)).await;
+                    if speaks != Some(true) {
+                        debug!("connection said nothing, closing it");
+                        return;
+                    }
+                    let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+                    if let Err(cause) = watcher.watch(connection).await {
                         debug!(cause, "connection ended");
                     }
                 });
@@ -70,4 +81,41 @@ pub async fn serve(listener: TcpListener, routes: Router, closing: CancellationT
 fn without_delay(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Whether a connection says in time what it speaks.
+async fn speaks(stream: &TcpStream, patience: Duration) -> bool {
+    let greeting = async {
+        let mut start = [0; PREFACE.len()];
+        loop {
+            match stream.peek(&mut start).await {
+                Ok(0) | Err(_) => return false,
+                // HTTP/1, which has a patience of its own for the rest.
+                Ok(count) if count == start.len() || start[..count] != PREFACE[..count] => return true,
+                Ok(_) => sleep(GREETING_POLL).await,
+            }
+        }
+    };
+    timeout(patience, greeting).await.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_say_what_it_speaks_is_given_up_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cases: [(&[u8], bool); 4] = [(b"", false), (b"PRI * HT", false), (PREFACE, true), (b"G", true)];
+        for (said, expected) in cases {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(said).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            // Whoever has spoken is heard however short the patience, but not before the system has it.
+            let patience = Duration::from_millis(if expected { 60_000 } else { 50 });
+            assert_eq!(speaks(&stream, patience).await, expected, "{said:?}");
+        }
+    }
 }

@@ -247,8 +247,8 @@ async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<
         if let Some(weakness) = store.weakness().await {
             warn!(
                 weakness,
-                "Redis may lose acknowledged submissions; set appendonly yes, appendfsync always, and with \
-                 replicas min-replicas-to-write"
+                "Redis may lose acknowledged submissions; set appendonly yes, appendfsync always, \
+                 maxmemory-policy noeviction, and with replicas min-replicas-to-write"
             );
         }
         return Ok((None, Arc::new(store)));

@@ -120,12 +120,18 @@ impl RedisStore {
     /// is, or if the server does not tell (managed ones often refuse).
     pub async fn weakness(&self) -> Option<String> {
         let mut command = redis::cmd("CONFIG");
-        command.arg("GET").arg("append*").arg("min-replicas-to-write");
+        command.arg("GET").arg("append*").arg("min-replicas-to-write").arg("maxmemory-policy");
         let settings: BTreeMap<String, String> = self.writer.query(&command).await.ok()?;
         let get = |key: &str| settings.get(key).map_or("unknown", String::as_str);
         let (appendonly, appendfsync) = (get("appendonly"), get("appendfsync"));
         if appendonly != "yes" || appendfsync != "always" {
             return Some(format!("appendonly is {appendonly} and appendfsync is {appendfsync}"));
+        }
+        let policy = get("maxmemory-policy");
+        if policy != "noeviction" {
+            return Some(format!(
+                "maxmemory-policy is {policy}, by which Redis drops records for want of memory"
+            ));
         }
         let required: usize = get("min-replicas-to-write").parse().ok()?;
         let wanted = self.options.replicas;
@@ -408,12 +414,6 @@ impl Store for RedisStore {
         })
     }
 
-    fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
-        Box::pin(self.read_events(job, after, limit))
-    }
-
-    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::Batch]) -> Pending<'a, ()> {
-        Box::pin(super::telemetry::record(&self.telemetry, &self.record, now, batches))
     fn event_history(&self) -> u64 {
         self.options.event_history as u64
     }
@@ -426,6 +426,12 @@ impl Store for RedisStore {
         })
     }
 
+    fn events(&self, job: JobId, after: u64, limit: usize) -> Pending<'_, Vec<EventRecord>> {
+        Box::pin(self.read_events(job, after, limit))
+    }
+
+    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::Batch]) -> Pending<'a, ()> {
+        Box::pin(super::telemetry::record(&self.telemetry, &self.record, now, batches))
     }
 
     fn telemetry(
