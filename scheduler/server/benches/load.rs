@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use trainyard_proto::pb;
@@ -128,12 +129,17 @@ struct Agent {
 
 impl Agent {
     async fn connect(url: &str, id: u128, cpu_slots: u32) -> Self {
+        Self::connect_with(url, id, cpu_slots, vec![]).await
+    }
+
+    async fn connect_with(url: &str, id: u128, cpu_slots: u32, gpus: Vec<pb::Gpu>) -> Self {
         let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
         let hello = pb::Hello {
             agent_id: uuid::Uuid::from_u128(id).to_string(),
             name: format!("agent-{id}"),
             version: "bench".into(),
             cpu_slots,
+            gpus,
             memory_total_mib: 1024,
             ..Default::default()
         };
@@ -196,6 +202,45 @@ impl Agent {
         });
     }
 
+    /// Trains what it is given for some twenty to sixty seconds each, and tells of it.
+    async fn work(mut self, id: u128) {
+        let lasts = Duration::from_secs(20 + u64::try_from(id % 40).unwrap_or(0));
+        let mut ticks = tokio::time::interval(Duration::from_secs(2));
+        let mut running: Option<(String, u64, Instant)> = None;
+        let ended = |reason: pb::attempt::EndReason| {
+            pb::report::Report::Ended(pb::Ended { reason: reason.into(), ..Default::default() })
+        };
+        loop {
+            tokio::select! {
+                message = self.next() => match message {
+                    Some(ToAgent::Assign(assign)) => {
+                        self.report(&assign.attempt, 1, line(TrainerEvent::Started(started(100)))).await;
+                        running = Some((assign.attempt, 1, Instant::now() + lasts));
+                    }
+                    Some(ToAgent::Stop(_)) => {
+                        if let Some((attempt, sequence, _)) = running.take() {
+                            self.report(&attempt, sequence + 1, ended(pb::attempt::EndReason::Cancelled)).await;
+                        }
+                    }
+                    Some(_) => {}
+                    None => return,
+                },
+                _ = ticks.tick() => {
+                    if let Some((attempt, sequence, until)) = &mut running {
+                        *sequence += 1;
+                        if Instant::now() < *until {
+                            let batch = u32::try_from(*sequence).unwrap_or(u32::MAX);
+                            self.report(attempt, *sequence, step(batch)).await;
+                        } else {
+                            self.report(attempt, *sequence, ended(pb::attempt::EndReason::Completed)).await;
+                            running = None;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Ends each attempt as soon as it is assigned.
     async fn complete_all(mut self, done: Arc<AtomicU64>) {
         while let Some(message) = self.next().await {
@@ -212,6 +257,20 @@ impl Agent {
 fn line(event: TrainerEvent) -> pb::report::Report {
     let line = TrainerLine { v: VERSION, time: Time(1000), event };
     pb::report::Report::TrainerEvent(serde_json::to_string(&line).unwrap())
+}
+
+fn started(epochs: u32) -> Started {
+    Started {
+        parameters: 1,
+        train_images: 1000,
+        val_images: 100,
+        classes: vec![],
+        epochs,
+        batch_size: 1,
+        first_epoch: 1,
+        device: "cpu".into(),
+        ..Started::default()
+    }
 }
 
 fn step(batch: u32) -> pb::report::Report {
@@ -302,18 +361,7 @@ async fn metric_events(dir: &Path) {
     let tasks = agents.into_iter().map(|mut agent| {
         tokio::spawn(async move {
             let Some(ToAgent::Assign(assign)) = agent.next().await else { return };
-            let started = Started {
-                parameters: 1,
-                train_images: 1,
-                val_images: 1,
-                classes: vec![],
-                epochs: 1,
-                batch_size: 1,
-                first_epoch: 1,
-                device: "cpu".into(),
-                ..Started::default()
-            };
-            agent.report(&assign.attempt, 1, line(TrainerEvent::Started(started))).await;
+            agent.report(&assign.attempt, 1, line(TrainerEvent::Started(started(1)))).await;
             let (mut sent, mut acked) = (1, 0);
             while acked < each {
                 while sent < each && sent < acked + WINDOW {
@@ -366,17 +414,34 @@ async fn telemetry(dir: &Path) {
     println!("scheduler_telemetry_samples_of_one_card {samples} samples");
 }
 
+fn card(id: u128) -> pb::Gpu {
+    let (model, memory_total_mib) =
+        if id.is_multiple_of(2) { ("NVIDIA GeForce RTX 4090", 24_564) } else { ("NVIDIA GeForce RTX 5070", 12_227) };
+    pb::Gpu { uuid: format!("GPU-{id:036}"), model: model.into(), memory_total_mib, ..Default::default() }
+}
+
+/// Every card trains, jobs end and begin all the while, and a hundred thousand more wait.
 async fn full_queue(dir: &Path) {
     let mut scheduler = Scheduler::start(dir);
     let channel = scheduler.channel().await;
     let (ids, took) = submit_many(&channel, QUEUED, "gpu").await;
     println!("scheduler_submit_jobs {:.0} jobs/s", QUEUED as f64 / took.as_secs_f64());
-    let mut agents = Vec::new();
+    let mut agents = JoinSet::new();
+    let begun = Instant::now();
     for id in 1..=AGENTS {
-        let agent = Agent::connect(&scheduler.url, id, 1).await;
+        let agent = Agent::connect_with(&scheduler.url, id, 0, vec![card(id)]).await;
         agent.beat();
-        agents.push(agent);
+        agents.spawn(agent.work(id));
     }
+    println!("scheduler_connect_1000_agents {:.2} s", begun.elapsed().as_secs_f64());
+    // All cards are busy before anything is measured.
+    let busy = vec![pb::JobState::Starting.into(), pb::JobState::Running.into()];
+    let busy = pb::ListJobsRequest { states: busy, page_size: 1000, ..Default::default() };
+    while jobs(&channel).list_jobs(busy.clone()).await.unwrap().into_inner().jobs.len() < AGENTS as usize {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("scheduler_all_busy {:.2} s", begun.elapsed().as_secs_f64());
+    let (processor, measured) = (scheduler.processor(), Instant::now());
     let mut spans: [Vec<Duration>; 4] = Default::default();
     for number in 0..400 {
         let mut client = jobs(&channel);
@@ -399,6 +464,8 @@ async fn full_queue(dir: &Path) {
     for (name, spans) in ["submit", "get", "list", "cancel"].into_iter().zip(spans) {
         print_quantiles(&format!("scheduler_{name}_at_100000_queued"), spans);
     }
+    let cores = (scheduler.processor() - processor) / measured.elapsed().as_secs_f64();
+    println!("scheduler_cores_at_100000_queued {cores:.3} cores");
     println!("scheduler_memory_at_100000_queued {:.0} MiB", scheduler.memory());
     drop(agents);
     scheduler.kill();
