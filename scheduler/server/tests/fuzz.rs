@@ -2,6 +2,8 @@
 //! answered UNKNOWN, nothing grows, and the scheduler serves on.
 #![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
+#[path = "support/schema.rs"]
+mod schema;
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use prost::bytes::{Buf as _, BufMut as _};
+use schema::{Method, Schema};
 use support::{Agent, Scheduler, log, started, submission};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -17,28 +20,9 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use trainyard_proto::pb;
+use trainyard_proto::pb::agent_message::Message as FromAgent;
+use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 
-const METHODS: [&str; 19] = [
-    "JobService/SubmitJob",
-    "JobService/SubmitJobs",
-    "JobService/SubmitSweep",
-    "JobService/GetSweep",
-    "JobService/CancelSweep",
-    "JobService/GetJob",
-    "JobService/ListJobs",
-    "JobService/CancelJob",
-    "JobService/RetryJob",
-    "JobService/WatchJob",
-    "ClusterService/ListAgents",
-    "ClusterService/GetAgent",
-    "ArtifactService/ListArtifacts",
-    "ArtifactService/DownloadArtifact",
-    "ArtifactService/UploadArtifact",
-    "AgentService/Connect",
-    "AgentService/Connect",
-    "AgentService/Connect",
-    "JobService/NoSuchMethod",
-];
 /// How long answers are listened to; some calls have no end of their own.
 const HEARING: Duration = Duration::from_millis(300);
 /// Memory that connections and the jobs that got through may take, in MiB.
@@ -59,6 +43,16 @@ impl Rng {
         (0..self.below(most)).map(|_| u8::try_from(self.below(256)).unwrap()).collect()
     }
 
+    /// Small ones, and those at the edges.
+    fn number(&mut self) -> u64 {
+        match self.below(8) {
+            0 => u64::MAX,
+            1 => u64::MAX >> self.below(64),
+            2 => 1 << 31,
+            _ => self.below(70) as u64,
+        }
+    }
+
     /// A few bytes changed, cut off, doubled or put in.
     fn mutate(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
         for _ in 0..=self.below(4) {
@@ -75,34 +69,20 @@ impl Rng {
         bytes
     }
 
-    fn payload(&mut self, job: &str) -> Vec<u8> {
-        let valid = match self.below(7) {
-            0 => submission("r").encode_to_vec(),
-            1 => {
-                let specs = vec![submission("").spec.unwrap(); 3];
-                pb::SubmitJobsRequest { request_id: "b".into(), specs, validate_only: false }.encode_to_vec()
-            }
+    /// One for a method, or for another one.
+    fn payload(&mut self, schema: &Schema, input: &str, words: &[String]) -> Vec<u8> {
+        let valid = match self.below(8) {
+            0 => return self.bytes(200),
+            1 => submission("r").encode_to_vec(),
             2 => {
                 let axes =
                     vec![pb::SweepAxis { parameter: "lr0".into(), values: vec!["0.1".into(), "1".into()] }];
                 let spec = submission("").spec;
                 pb::SubmitSweepRequest { spec, axes, ..Default::default() }.encode_to_vec()
             }
-            3 => pb::GetJobRequest { job_id: job.into() }.encode_to_vec(),
-            4 => {
-                let labels = [("a".to_owned(), "b".to_owned())].into();
-                pb::ListJobsRequest { page_size: 3, states: vec![1, 2], labels, ..Default::default() }
-                    .encode_to_vec()
-            }
-            5 => {
-                let hello =
-                    pb::Hello { agent_id: uuid::Uuid::from_u128(9).to_string(), ..Default::default() };
-                let message = pb::agent_message::Message::Hello(hello);
-                pb::AgentMessage { message: Some(message) }.encode_to_vec()
-            }
-            _ => return self.bytes(200),
+            _ => schema.message(self, input, words, 0),
         };
-        self.mutate(valid)
+        if self.below(2) == 0 { self.mutate(valid) } else { valid }
     }
 }
 
@@ -147,10 +127,10 @@ impl Decoder for Raw {
 }
 
 /// Sends messages to a method, and hears what comes for a moment.
-async fn call(channel: Channel, method: &str, messages: Vec<Vec<u8>>) -> Option<Code> {
+async fn call(channel: Channel, path: &str, messages: Vec<Vec<u8>>) -> Option<Code> {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
-    let path = format!("/trainyard.v1.{method}").parse().unwrap();
+    let path = path.parse().unwrap();
     let request = tonic::Request::new(tokio_stream::iter(messages));
     let hear = async {
         let mut answers = client.streaming(request, path, Raw).await?.into_inner();
@@ -182,16 +162,61 @@ async fn raw_bytes(scheduler: &Scheduler, rng: &mut Rng) {
     let _ = timeout(HEARING, stream.read(&mut answer)).await;
 }
 
-/// A welcome agent that then talks nonsense about its attempt.
-async fn reports(scheduler: &Scheduler, rng: &mut Rng, id: u128) {
-    let Ok(agent) = Agent::connect(scheduler.channel(), id, &[]).await else { return };
+/// The next attempt that an agent is given.
+async fn assigned(agent: &mut Agent) -> Option<String> {
+    loop {
+        if let ToAgent::Assign(assign) = agent.command().await.ok()? {
+            return Some(assign.attempt);
+        }
+    }
+}
+
+/// A welcome agent that talks nonsense about an attempt that it does run. Whatever a report with the right
+/// number says, it is acknowledged, and the session goes on.
+async fn reports(scheduler: &Scheduler, rng: &mut Rng, schema: &Schema, words: &[String], id: u128) {
+    let Ok(mut agent) = Agent::connect(scheduler.channel(), id, &[]).await else { return };
+    scheduler.submit(submission("")).await.unwrap();
+    let Ok(Some(attempt)) = timeout(HEARING * 10, assigned(&mut agent)).await else { return };
     for sequence in 1..=5 {
-        let body = if rng.below(2) == 0 { started() } else { log("line") };
-        let pb::report::Report::TrainerEvent(json) = body else { continue };
-        let json = String::from_utf8_lossy(&rng.mutate(json.into_bytes())).into_owned();
-        let attempt = String::from_utf8_lossy(&rng.mutate(format!("{}/1", uuid::Uuid::nil()).into_bytes()))
-            .into_owned();
-        if agent.try_report(&attempt, sequence, pb::report::Report::TrainerEvent(json)).await.is_err() {
+        let generated = schema.message(rng, ".trainyard.v1.Report", words, 1);
+        let body = match (rng.below(3), if rng.below(2) == 0 { started() } else { log("line") }) {
+            (0, pb::report::Report::TrainerEvent(json)) => Some(pb::report::Report::TrainerEvent(
+                String::from_utf8_lossy(&rng.mutate(json.into_bytes())).into_owned(),
+            )),
+            (1, body) => Some(body),
+            _ => pb::Report::decode(&*generated).ok().and_then(|report| report.report),
+        };
+        let report = pb::Report { attempt: attempt.clone(), sequence, time: None, report: body };
+        agent.say(FromAgent::Report(report)).await;
+        let acknowledged = async {
+            loop {
+                match agent.command().await {
+                    Ok(ToAgent::Ack(ack)) if ack.attempt == attempt && ack.sequence >= sequence => {
+                        return true;
+                    }
+                    // The attempt has ended, by an earlier report or by a caller.
+                    Ok(ToAgent::Revoke(revoke)) if revoke.attempt == attempt => return false,
+                    Ok(_) => {}
+                    Err(status) => panic!("a report has ended the session: {status:?}"),
+                }
+            }
+        };
+        if !acknowledged.await {
+            break;
+        }
+    }
+    let others = [".trainyard.v1.Heartbeat", ".trainyard.v1.Telemetry"];
+    for _ in 0..3 {
+        // These may end the session.
+        let kind = rng.below(2);
+        let generated = schema.message(rng, others[kind], words, 1);
+        let message = if kind == 0 {
+            pb::Heartbeat::decode(&*generated).map(FromAgent::Heartbeat)
+        } else {
+            pb::Telemetry::decode(&*generated).map(FromAgent::Telemetry)
+        };
+        let Ok(message) = message else { continue };
+        if agent.try_say(message).await.is_err() {
             return;
         }
     }
@@ -210,19 +235,32 @@ async fn nonsense_harms_nothing() {
         PANICS.fetch_add(1, Ordering::SeqCst);
         before(info);
     }));
+    let schema = Schema::new(&[
+        pb::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ]);
     let scheduler = Scheduler::start().await;
     let job = scheduler.submit(submission("first")).await.unwrap().id;
+    let agent = uuid::Uuid::from_u128(100).to_string();
+    let words = [&job, &format!("{job}/1"), &agent, "agent-100", "GPU-1", "yolov8n", "/data/d.yaml", "cpu"];
+    let words = words.map(str::to_owned);
     let mut rng = Rng(seed);
     let at_first = memory();
     for round in 0..rounds {
         match rng.below(12) {
             0 => raw_bytes(&scheduler, &mut rng).await,
-            1 => reports(&scheduler, &mut rng, u128::from(round % 20) + 100).await,
+            1 => reports(&scheduler, &mut rng, &schema, &words, u128::from(round % 20) + 100).await,
+            2 => {
+                let code = call(scheduler.channel(), "/trainyard.v1.JobService/NoSuchMethod", vec![]).await;
+                assert_eq!(code, Some(Code::Unimplemented));
+            }
             _ => {
-                let method = METHODS[rng.below(METHODS.len())];
-                let messages = (0..=rng.below(2)).map(|_| rng.payload(&job)).collect();
-                let code = call(scheduler.channel(), method, messages).await;
-                assert_ne!(code, Some(Code::Unknown), "{method} in round {round}");
+                let Method { path, input } = &schema.methods[rng.below(schema.methods.len())];
+                let messages = (0..=rng.below(2)).map(|_| rng.payload(&schema, input, &words)).collect();
+                let code = call(scheduler.channel(), path, messages).await;
+                assert_ne!(code, Some(Code::Unknown), "{path} in round {round}");
             }
         }
     }

@@ -170,7 +170,12 @@ impl Agent {
     }
 
     pub async fn say(&self, message: FromAgent) {
-        self.messages.send(pb::AgentMessage { message: Some(message) }).await.unwrap();
+        self.try_say(message).await.unwrap();
+    }
+
+    /// Fails when the session is over.
+    pub async fn try_say(&self, message: FromAgent) -> Result<(), mpsc::error::SendError<pb::AgentMessage>> {
+        self.messages.send(pb::AgentMessage { message: Some(message) }).await
     }
 
     /// What the scheduler says next.
@@ -203,8 +208,7 @@ impl Agent {
             time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
             report: Some(body),
         };
-        let message = pb::AgentMessage { message: Some(FromAgent::Report(report)) };
-        self.messages.send(message).await
+        self.try_say(FromAgent::Report(report)).await
     }
 
     /// Reports, and waits until the report is durable.
