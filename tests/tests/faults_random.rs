@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use trainyard_proto::pb;
@@ -48,7 +49,7 @@ enum Whom {
 }
 
 /// What happens, for a while.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Killed,
     Terminated,
@@ -56,6 +57,34 @@ enum What {
     Cut,
     DiskFull,
 }
+
+/// What kind of member it happens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Leader,
+    Standby,
+    Redis,
+    Agent,
+    Trainer,
+}
+
+/// Every kind of fault; `docs/operations.md` lists them with what follows.
+const KINDS: [(Role, What); 14] = [
+    (Role::Leader, What::Killed),
+    (Role::Leader, What::Terminated),
+    (Role::Leader, What::Paused),
+    (Role::Leader, What::Cut),
+    (Role::Standby, What::Killed),
+    (Role::Standby, What::Cut),
+    (Role::Redis, What::Killed),
+    (Role::Redis, What::Paused),
+    (Role::Redis, What::Cut),
+    (Role::Redis, What::DiskFull),
+    (Role::Agent, What::Killed),
+    (Role::Agent, What::Paused),
+    (Role::Agent, What::Cut),
+    (Role::Trainer, What::Killed),
+];
 
 struct Fault {
     whom: Whom,
@@ -67,7 +96,9 @@ struct Faults {
     members: Members,
     rng: StdRng,
     active: Vec<Fault>,
-    counts: BTreeMap<String, u32>,
+    /// What is still to happen before everything may happen again.
+    deck: Vec<(Role, What)>,
+    counts: BTreeMap<(Role, What), u32>,
     can_cut: bool,
 }
 
@@ -80,45 +111,48 @@ impl Faults {
         }
     }
 
-    fn count(&mut self, what: String) {
-        *self.counts.entry(what).or_default() += 1;
+    /// Whether this machine lets it happen.
+    fn is_possible(&self, (_, what): (Role, What)) -> bool {
+        match what {
+            What::Cut => self.can_cut,
+            What::DiskFull => self.members.can_fill_disk(),
+            What::Killed | What::Terminated | What::Paused => true,
+        }
     }
 
-    /// One of everything that can happen now.
+    /// The next of everything that can happen, in an order of its own each time.
     async fn strike(&mut self) -> Result<()> {
+        if self.deck.is_empty() {
+            self.deck = KINDS.into_iter().filter(|&kind| self.is_possible(kind)).collect();
+            self.deck.shuffle(&mut self.rng);
+        }
         let leader = leader(&self.members.urls).await;
-        let led = leader.map_or(Whom::Scheduler(self.rng.random_range(0..SCHEDULERS)), Whom::Scheduler);
-        let other =
-            Whom::Scheduler((leader.unwrap_or(0) + self.rng.random_range(1..SCHEDULERS)) % SCHEDULERS);
+        for at in (0..self.deck.len()).rev() {
+            let kind = self.deck[at];
+            if self.try_strike(leader, kind)? {
+                self.deck.remove(at);
+                *self.counts.entry(kind).or_default() += 1;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it has happened; not to somebody to whom something happens already.
+    fn try_strike(&mut self, leader: Option<usize>, (role, what): (Role, What)) -> Result<bool> {
         let agent = Whom::Agent(self.rng.random_range(0..AGENTS));
-        let choices = [
-            (led, What::Killed),
-            (led, What::Terminated),
-            (led, What::Paused),
-            (led, What::Cut),
-            (other, What::Killed),
-            (other, What::Cut),
-            (Whom::Redis, What::Killed),
-            (Whom::Redis, What::Paused),
-            (Whom::Redis, What::Cut),
-            (Whom::Redis, What::DiskFull),
-            (agent, What::Killed),
-            (agent, What::Paused),
-            (agent, What::Cut),
-        ];
-        if self.rng.random_ratio(1, 6) {
-            return self.kill_a_trainer(agent);
-        }
-        let (whom, mut what) = choices[self.rng.random_range(0..choices.len())];
+        let whom = match (role, leader) {
+            (Role::Trainer, _) => return Ok(self.kill_a_trainer(agent)),
+            (Role::Leader | Role::Standby, None) => return Ok(false),
+            (Role::Leader, Some(at)) => Whom::Scheduler(at),
+            (Role::Standby, Some(at)) => {
+                Whom::Scheduler((at + self.rng.random_range(1..SCHEDULERS)) % SCHEDULERS)
+            }
+            (Role::Redis, _) => Whom::Redis,
+            (Role::Agent, _) => agent,
+        };
         if self.active.iter().any(|fault| fault.whom == whom) {
-            return Ok(());
-        }
-        // Silence of another kind, where links cannot be cut.
-        if what == What::Cut && !self.can_cut {
-            what = What::Paused;
-        }
-        if what == What::DiskFull && !self.members.can_fill_disk() {
-            return Ok(());
+            return Ok(false);
         }
         match what {
             What::Killed => self.member(whom).kill()?,
@@ -127,27 +161,20 @@ impl Faults {
             What::Cut => self.member(whom).node.cut()?,
             What::DiskFull => self.members.fill_disk(true)?,
         }
-        let role = if Some(whom) == leader.map(Whom::Scheduler) { "leader" } else { "other" };
-        self.count(match whom {
-            Whom::Scheduler(_) => format!("{role} {what:?}"),
-            Whom::Redis => format!("redis {what:?}"),
-            Whom::Agent(_) => format!("agent {what:?}"),
-        });
         // Longer and shorter than the leader's lease of 1.5 s and the agents' of 4 s.
         let lasts = Duration::from_millis(self.rng.random_range(100..6000));
         self.active.push(Fault { whom, what, until: Instant::now() + lasts });
-        Ok(())
+        Ok(true)
     }
 
-    fn kill_a_trainer(&mut self, agent: Whom) -> Result<()> {
+    fn kill_a_trainer(&mut self, agent: Whom) -> bool {
         let trainers = self.member(agent).trainers();
-        if !trainers.is_empty() {
-            let trainer = trainers[self.rng.random_range(0..trainers.len())];
-            // It may just have ended by itself.
-            let _ = kill(Pid::from_raw(trainer), Signal::SIGKILL);
-            self.count("trainer Killed".to_owned());
+        if trainers.is_empty() {
+            return false;
         }
-        Ok(())
+        let trainer = trainers[self.rng.random_range(0..trainers.len())];
+        // It may just have ended by itself.
+        kill(Pid::from_raw(trainer), Signal::SIGKILL).is_ok()
     }
 
     /// Ends what has lasted long enough, and starts what has ended by itself.
@@ -175,18 +202,22 @@ impl Faults {
         Ok(())
     }
 
-    /// Lets things happen until `end`, and heals everything.
+    /// Lets things happen until `end`, or until everything has happened once, and heals everything.
     async fn rage(&mut self, end: Instant) -> Result<()> {
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while Instant::now() < end {
+        let possible = KINDS.into_iter().filter(|&kind| self.is_possible(kind)).count();
+        let last = end + HEALING / 2;
+        while Instant::now() < end || (self.counts.len() < possible && Instant::now() < last) {
             let now = beats.tick().await;
             self.heal(now)?;
             if self.active.len() < AT_ONCE && self.rng.random_ratio(1, 2) {
                 self.strike().await?;
             }
         }
-        self.heal(end + HEALING)
+        self.heal(Instant::now() + HEALING)?;
+        anyhow::ensure!(self.counts.len() == possible, "not everything has happened: {:?}", self.counts);
+        Ok(())
     }
 }
 
@@ -251,14 +282,15 @@ async fn run(net: Net, seed: u64) -> Result<()> {
     let span = Duration::from_secs(number("TRAINYARD_FAULT_SECONDS", 25));
     let can_cut = net.can_cut();
     let mut members = Members::new(net, SCHEDULERS, AGENTS, SLOTS)?;
+    anyhow::ensure!(!geteuid().is_root() || members.can_fill_disk(), "root, and Redis' disk is not mounted");
     for member in members.all() {
         member.start()?;
     }
     let (data, urls) = (members.data.clone(), members.urls.clone());
     let begun = Instant::now();
-    let deadline = begun + span + HEALING;
+    let deadline = begun + span + HEALING * 2;
     let rng = StdRng::seed_from_u64(seed);
-    let mut faults = Faults { members, rng, active: Vec::new(), counts: BTreeMap::new(), can_cut };
+    let mut faults = Faults { members, rng, active: vec![], deck: vec![], counts: BTreeMap::new(), can_cut };
     let names = RefCell::default();
     let mut client = Client::new(&urls, deadline);
     let submitting = submit(&mut client, &data, (jobs, span), StdRng::seed_from_u64(!seed), &names);
@@ -281,7 +313,9 @@ fn every_job_ends_once_whatever_is_killed_paused_cut_off_or_full() {
     println!("TRAINYARD_FAULT_SEED={seed}");
     let (net, why_not) = Net::new();
     if let Some(cause) = why_not {
-        println!("links are not cut, processes pause instead: {cause:#}");
+        // Who may do it and cannot would else believe that links were cut.
+        assert!(!geteuid().is_root(), "root, and no network namespaces: {cause:#}");
+        println!("links are not cut and no disk is filled, for want of rights: {cause:#}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(run(net, seed)).map_err(|error| format!("seed {seed}: {error:#}")).unwrap();

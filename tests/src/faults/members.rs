@@ -270,7 +270,7 @@ fn scheduler(node: Node, dir: &Path, number: usize, address: &str, redis_url: &s
         ("LEADER_LEASE", "1500ms".into()),
         ("LEASE", "4s".into()),
         ("HEARTBEAT", "1s".into()),
-        ("POLICY", "fair".into()),
+        ("POLICY", "finish-time".into()),
         ("RETRY_DELAY", "100ms".into()),
         ("RETRY_DELAY_MAX", "500ms".into()),
     ];
