@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Accepted, Command, Condition, Core, CoreConfig, Event, JobRecord, Output, Policy, Refusal, Write,
-    invariants,
+    Accepted, BatchRecord, Command, Condition, Core, CoreConfig, Event, JobRecord, Output, Policy, Refusal,
+    Write, invariants,
 };
-use trainyard_types::{JobId, JobState, Time};
+use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
+use trainyard_types::{AgentId, AttemptId, JobId, JobState, ReportBody, Time};
 
 use crate::oracle::Violation;
 use crate::world::{Happening, Mutant, World};
@@ -43,6 +44,11 @@ impl World {
         event: Event,
     ) -> Result<Option<Result<Accepted, Refusal>>, Violation> {
         let now = self.clock();
+        let held = if let Event::AgentConnected { hello, .. } = &event {
+            hello.attempts.iter().map(|&attempt| (hello.agent, attempt)).collect()
+        } else {
+            Vec::new()
+        };
         let event = self.falsify(event);
         let is_leader = leader_epoch == self.leader_epoch;
         let core = if is_leader {
@@ -52,9 +58,17 @@ impl World {
             ghost.map(|ghost| &mut ghost.core)
         };
         let Some(core) = core else { return Ok(None) };
+        // What both the agent and the scheduler believe to be the agent's.
+        let is_its = |(agent, attempt): &(AgentId, AttemptId)| {
+            let live = core.job(attempt.job).and_then(JobRecord::live_attempt);
+            live.is_some_and(|live| live.id == *attempt && live.agent == *agent)
+        };
+        let undisturbed: Vec<AttemptId> =
+            held.into_iter().filter(is_its).map(|(_, attempt)| attempt).collect();
         let Output { writes, commands, reply, archive } = core.handle(now, event);
         self.summary.events += 1;
         invariants::check(core)?;
+        self.oracle.check_reconnection(&undisturbed, core, &commands)?;
         if !is_leader && !writes.is_empty() && self.mutant != Some(Mutant::IgnoresTheFence) {
             self.end_ghost();
             return Ok(None);
@@ -113,6 +127,11 @@ impl World {
             .iter()
             .filter_map(|write| if let Write::ForgetUser(user) = write { Some(user.clone()) } else { None })
             .collect();
+        let agents = writes.iter().filter_map(|write| match write {
+            Write::ForgetAgent(agent) => Some(*agent),
+            _ => None,
+        });
+        agents.for_each(|agent| self.said.forget(agent));
         self.store.apply(writes)?;
         if self.config.policy == Policy::Fair {
             self.fairness.written(&self.config, now, &written, &self.store.jobs)?;
@@ -127,16 +146,22 @@ impl World {
     fn falsify(&mut self, mut event: Event) -> Event {
         match (&mut event, self.mutant) {
             (Event::Report { report, .. }, Some(Mutant::TakesRepeats)) => {
-        let agents = writes.iter().filter_map(|write| match write {
-            Write::ForgetAgent(agent) => Some(*agent),
-            _ => None,
-        });
-        agents.for_each(|agent| self.said.forget(agent));
                 let job = self.core.as_ref().and_then(|core| core.job(report.attempt.job));
                 let live = job.and_then(|job| job.live_attempt());
                 if let Some(live) = live.filter(|live| live.id == report.attempt) {
                     report.sequence = live.last_sequence + 1;
                 }
+            }
+            (Event::Report { report, .. }, Some(Mutant::MissesFirstEpochs)) => {
+                if let ReportBody::Trainer(TrainerEvent::Epoch(epoch)) = &report.body
+                    && epoch.epoch == 1
+                {
+                    let log = Log { level: LogLevel::Info, message: "an epoch".into() };
+                    report.body = ReportBody::Trainer(TrainerEvent::Log(log));
+                }
+            }
+            (Event::AgentConnected { hello, .. }, Some(Mutant::RequeuesAtReconnection)) => {
+                hello.attempts.clear();
             }
             (Event::Heartbeat { condition, .. }, Some(Mutant::IgnoresOwners)) => {
                 *condition = Condition::default();
@@ -194,8 +219,13 @@ impl World {
                     self.oracle.assigned(assignment)?;
                     *session
                 }
-                Command::Stop { session, .. }
-                | Command::ClearGpu { session, .. }
+                Command::Stop { session, attempt, .. } => {
+                    if self.store.jobs.get(&attempt.job).is_none_or(|job| !job.out_of_time) {
+                        self.oracle.made_way(*attempt);
+                    }
+                    *session
+                }
+                Command::ClearGpu { session, .. }
                 | Command::Revoke { session, .. }
                 | Command::Ack { session, .. } => *session,
             };
@@ -305,6 +335,11 @@ impl World {
             if self.mutant == Some(Mutant::ReusesAttemptNumbers) {
                 for job in stored.jobs.iter_mut().filter(|job| job.state == JobState::Queued) {
                     job.attempts.clear();
+                }
+            }
+            if self.mutant == Some(Mutant::ForgetsBatchRequests) {
+                for place in stored.jobs.iter_mut().filter_map(|job| job.batch.as_mut()) {
+                    place.batch = BatchRecord { request_id: None, ..(*place.batch).clone() }.into();
                 }
             }
             let core = Core::load(self.believed_config(), self.clock(), stored);

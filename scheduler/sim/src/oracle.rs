@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_scheduler_core::invariants::Broken;
-use trainyard_scheduler_core::{Command, CoreConfig, EventBody, JobRecord};
+use trainyard_scheduler_core::{Command, Core, CoreConfig, EventBody, JobRecord};
 use trainyard_types::{Assignment, AttemptId, EndReason, JobId, JobState};
 
 use crate::fairness::gpus_of;
@@ -63,6 +63,9 @@ pub enum Violation {
     /// Promise 3.
     #[error("the epochs of job {0} did not arrive complete, in order, once")]
     Metrics(JobId),
+    /// Promise 3.
+    #[error("attempt {0} went on over a break of its agent's connection, and was taken from it")]
+    Disturbed(AttemptId),
     /// An acknowledged cancellation was forgotten.
     #[error("job {0} was cancelled and ended otherwise")]
     NotCancelled(JobId),
@@ -115,7 +118,10 @@ pub struct Oracle {
     one_clock: bool,
     acknowledged: BTreeMap<JobId, String>,
     cancelled: BTreeSet<JobId>,
-    assigned: BTreeSet<AttemptId>,
+    /// With the epochs that were done before.
+    assigned: BTreeMap<AttemptId, u32>,
+    /// Attempts that made way for something else than their job's time limit.
+    made_way: BTreeSet<AttemptId>,
 }
 
 impl Oracle {
@@ -139,10 +145,37 @@ impl Oracle {
         self.cancelled.remove(&job);
     }
 
+    /// An attempt makes way while its job's time limit is not over. That may be heard of when it is, by which time
+    /// nobody can tell the two apart.
+    pub fn made_way(&mut self, attempt: AttemptId) {
+        self.made_way.insert(attempt);
+    }
+
     /// An agent is told to start an attempt.
     pub fn assigned(&mut self, assignment: &Assignment) -> Result<(), Violation> {
         let attempt = assignment.attempt;
-        if self.assigned.insert(attempt) { Ok(()) } else { Err(Violation::AttemptReused(attempt)) }
+        let done = assignment.resume.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
+        let before = self.assigned.insert(attempt, done);
+        if before.is_none() { Ok(()) } else { Err(Violation::AttemptReused(attempt)) }
+    }
+
+    /// An agent is back with attempts that were its own until then: they go on.
+    pub fn check_reconnection(
+        &self,
+        undisturbed: &[AttemptId],
+        core: &Core,
+        commands: &[Command],
+    ) -> Result<(), Violation> {
+        for &attempt in undisturbed {
+            let live = core.job(attempt.job).and_then(JobRecord::live_attempt);
+            let is_revoked = commands
+                .iter()
+                .any(|command| matches!(command, Command::Revoke { attempt: one, .. } if *one == attempt));
+            if is_revoked || live.is_none_or(|live| live.id != attempt) {
+                return Err(Violation::Disturbed(attempt));
+            }
+        }
+        Ok(())
     }
 
     /// What is sent is what is stored, and nobody has more than it may.
@@ -175,16 +208,58 @@ impl Oracle {
         if let Some(&lost) = self.acknowledged.keys().find(is_lost) {
             return Err(Violation::Lost(lost));
         }
-        let mut requests = BTreeSet::new();
+        let (mut requests, mut batches) = (BTreeSet::new(), BTreeMap::new());
         for job in store.jobs.values() {
+            if let Some(place) = &job.batch
+                && let Some(request_id) = &place.batch.request_id
+                && *batches.entry(request_id).or_insert(place.batch.id) != place.batch.id
+            {
+                return Err(Violation::Doubled(request_id.clone()));
+            }
             if let Some(request_id) = &job.request_id
                 && !requests.insert(request_id)
             {
                 return Err(Violation::Doubled(request_id.clone()));
             }
-            check_job(job, store)?;
+            self.check_job(job, store)?;
             if self.one_clock {
-                check_time_limit(job)?;
+                self.check_time_limit(job)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_job(&self, job: &JobRecord, store: &Store) -> Result<(), Violation> {
+        let events = store.events.get(&job.id).map(Vec::as_slice).unwrap_or_default();
+        // The first event follows from the record.
+        if events.len() as u64 + 1 != job.last_cursor {
+            return Err(Violation::EventCount(job.id));
+        }
+        let completed: Vec<AttemptId> = job
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.ended.as_ref().is_some_and(|end| end.reason == EndReason::Completed))
+            .map(|attempt| attempt.id)
+            .collect();
+        // The modelled agents put the attempt into the artifact's name.
+        let owners: Vec<String> = job.artifacts.iter().map(|artifact| artifact.name.clone()).collect();
+        let expected: Vec<String> = completed.iter().map(ToString::to_string).collect();
+        if owners != expected || (job.state == JobState::Succeeded) != (completed.len() == 1) {
+            return Err(Violation::Results(job.id));
+        }
+        for attempt in completed {
+            let epochs: Vec<(u32, u32)> = events
+                .iter()
+                .filter(|event| event.attempt == attempt.number)
+                .filter_map(|event| match &event.body {
+                    EventBody::Metrics { epoch, epochs, epoch_end: true, .. } => Some((*epoch, *epochs)),
+                    EventBody::Metrics { .. } | EventBody::State { .. } | EventBody::Log { .. } => None,
+                })
+                .collect();
+            // All from where it resumed, none missing at either end.
+            let (total, done) = (job.spec.train.epochs, self.assigned.get(&attempt).copied().unwrap_or(0));
+            if !epochs.into_iter().eq((done + 1..=total).map(|epoch| (epoch, total))) {
+                return Err(Violation::Metrics(job.id));
             }
         }
         Ok(())
@@ -204,51 +279,23 @@ impl Oracle {
         }
         Ok(())
     }
-}
 
-fn check_job(job: &JobRecord, store: &Store) -> Result<(), Violation> {
-    let events = store.events.get(&job.id).map(Vec::as_slice).unwrap_or_default();
-    // The first event follows from the record.
-    if events.len() as u64 + 1 != job.last_cursor {
-        return Err(Violation::EventCount(job.id));
-    }
-    let completed: Vec<AttemptId> = job
-        .attempts
-        .iter()
-        .filter(|attempt| attempt.ended.as_ref().is_some_and(|end| end.reason == EndReason::Completed))
-        .map(|attempt| attempt.id)
-        .collect();
-    // The modelled agents put the attempt into the artifact's name.
-    let owners: Vec<String> = job.artifacts.iter().map(|artifact| artifact.name.clone()).collect();
-    let expected: Vec<String> = completed.iter().map(ToString::to_string).collect();
-    if owners != expected || (job.state == JobState::Succeeded) != (completed.len() == 1) {
-        return Err(Violation::Results(job.id));
-    }
-    for attempt in completed {
-        let epochs: Vec<(u32, u32)> = events
+    /// What a job ran since its user last queued it is at most what all its attempts ran.
+    fn check_time_limit(&self, job: &JobRecord) -> Result<(), Violation> {
+        let made_way = job.attempts.last().is_some_and(|attempt| self.made_way.contains(&attempt.id));
+        let last = job.attempts.last().and_then(|attempt| attempt.ended.as_ref());
+        let Some(limit) = job.spec.time_limit else { return Ok(()) };
+        if made_way || last.is_none_or(|end| end.reason != EndReason::TimeLimit) {
+            return Ok(());
+        }
+        let ran = job
+            .attempts
             .iter()
-            .filter(|event| event.attempt == attempt.number)
-            .filter_map(|event| match &event.body {
-                EventBody::Metrics { epoch, epochs, epoch_end: true, .. } => Some((*epoch, *epochs)),
-                EventBody::Metrics { .. } | EventBody::State { .. } | EventBody::Log { .. } => None,
-            })
-            .collect();
-        let in_order = epochs.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1);
-        if !in_order || epochs.last().is_some_and(|(epoch, epochs)| epoch != epochs) {
-            return Err(Violation::Metrics(job.id));
+            .filter_map(|attempt| Some(attempt.ended.as_ref()?.time.since(attempt.started?)));
+        if ran.sum::<std::time::Duration>() < limit {
+            Err(Violation::StoppedTooEarly(job.id))
+        } else {
+            Ok(())
         }
     }
-    Ok(())
-}
-
-/// What a job ran since its user last queued it is at most what all its attempts ran.
-fn check_time_limit(job: &JobRecord) -> Result<(), Violation> {
-    let last = job.attempts.last().and_then(|attempt| attempt.ended.as_ref());
-    let Some(limit) = job.spec.time_limit else { return Ok(()) };
-    if last.is_none_or(|end| end.reason != EndReason::TimeLimit) {
-        return Ok(());
-    }
-    let ran =
-        job.attempts.iter().filter_map(|attempt| Some(attempt.ended.as_ref()?.time.since(attempt.started?)));
-    if ran.sum::<std::time::Duration>() < limit { Err(Violation::StoppedTooEarly(job.id)) } else { Ok(()) }
 }

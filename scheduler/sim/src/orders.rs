@@ -168,6 +168,9 @@ impl World {
         }
         let card = usize::try_from(self.rng.below(4)).unwrap_or(0);
         let ended = self.machines[number].move_owner(self.agenda.now(), card);
+        for report in &ended {
+            self.oracle.made_way(report.attempt);
+        }
         self.summary.orders += 1;
         if let Some(id) = self.machines[number].connection {
             let condition = self.machines[number].condition();

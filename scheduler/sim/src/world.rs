@@ -73,6 +73,12 @@ pub enum Mutant {
     LosesOrders,
     /// What agents say of their cards is not heard.
     IgnoresOwners,
+    /// The first epoch of a job is taken for something else.
+    MissesFirstEpochs,
+    /// A restarted scheduler does not know which request made a batch.
+    ForgetsBatchRequests,
+    /// Whatever an agent comes back with is tried again.
+    RequeuesAtReconnection,
 }
 
 /// How a run went.
@@ -204,14 +210,14 @@ fn config(policy: Policy) -> CoreConfig {
         share_half_life: Duration::from_secs(300),
         keep_finished_for: Duration::from_secs(600),
         keep_finished: 12,
+        // Some are lost for so long.
+        keep_agents_for: Duration::from_secs(40),
         policy,
         // Jobs become overdue within a run.
         patience: Duration::from_secs(300),
         ..CoreConfig::default()
     }
 }
-        // Some are lost for so long.
-        keep_agents_for: Duration::from_secs(40),
 
 impl World {
     fn new(options: &Options) -> Self {

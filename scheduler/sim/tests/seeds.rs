@@ -167,3 +167,18 @@ fn an_order_that_a_restart_forgets_is_found_out() {
 fn a_card_that_is_given_out_against_its_agents_word_is_found_out() {
     assert!(found(Mutant::IgnoresOwners, |violation| matches!(violation, Violation::ClosedSlot(_))));
 }
+
+#[test]
+fn a_first_epoch_that_is_missing_is_found_out() {
+    assert!(found(Mutant::MissesFirstEpochs, |violation| matches!(violation, Violation::Metrics(_))));
+}
+
+#[test]
+fn a_batch_that_one_request_makes_twice_is_found_out() {
+    assert!(found(Mutant::ForgetsBatchRequests, |violation| matches!(violation, Violation::Doubled(_))));
+}
+
+#[test]
+fn an_attempt_that_a_break_disturbs_is_found_out() {
+    assert!(found(Mutant::RequeuesAtReconnection, |violation| matches!(violation, Violation::Disturbed(_))));
+}
