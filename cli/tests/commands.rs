@@ -92,6 +92,18 @@ fn a_dry_run_asks_and_queues_nothing() {
 }
 
 #[test]
+fn a_dry_run_of_a_long_file_is_one_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = ["train: {model: yolov8n, data: /d}\n"; 200].join("---\n");
+    let file = fake::write(dir.path(), "jobs.yaml", &text);
+    let server = Server::start(Script::default());
+    let output = server.yard(&["submit", "--dry-run", "-f", &file]);
+    assert_eq!((code(&output), stdout(&output)), (0, String::new()));
+    let script = server.script.lock().unwrap();
+    assert_eq!((script.submitted.len(), script.batches.len(), script.validated), (0, 1, 1));
+}
+
+#[test]
 fn of_a_file_with_one_bad_job_nothing_is_submitted() {
     let dir = tempfile::tempdir().unwrap();
     let text = "name: good\ntrain: {model: yolov8n, data: /d}\n---\nname: bad one\ntrain: {model: yolov8n, data: /d}\n";

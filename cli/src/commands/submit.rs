@@ -43,13 +43,13 @@ impl Submit {
         };
         let text = text.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
         let documents = spec::parse(&name, &text)?;
-        check_all(&context.client, &name, &documents).await?;
+        let answers = submit_all(&context.client, &documents, self.dry_run).await;
+        let answers = answers.map_err(|failure| by_document(failure, &name, &documents))?;
         if self.dry_run {
             let jobs = if documents.len() == 1 { "job is" } else { "jobs are" };
             terminal::message(&format!("{} {jobs} valid; nothing was queued", documents.len()));
             return Ok(());
         }
-        let answers = submit_all(&context.client, &documents).await?;
         if context.output.for_people() {
             for answer in &answers {
                 context.output.line(&answer.job_id)?;
@@ -59,16 +59,20 @@ impl Submit {
     }
 }
 
-/// Submits all documents, or none of them.
-async fn submit_all(client: &Client, documents: &[Document]) -> Result<Vec<pb::SubmitJobResponse>, Failure> {
+/// Submits all documents, or none of them: the scheduler checks all before it queues any.
+async fn submit_all(
+    client: &Client,
+    documents: &[Document],
+    validate_only: bool,
+) -> Result<Vec<pb::SubmitJobResponse>, Failure> {
     let request_id = draw_request_id();
     if let [only] = documents {
-        return Ok(vec![submit_job(client, &request_id, only.spec.clone(), false).await?]);
+        return Ok(vec![submit_job(client, &request_id, only.spec.clone(), validate_only).await?]);
     }
     let part = |documents: &[Document]| pb::SubmitJobsRequest {
         request_id: request_id.clone(),
         specs: documents.iter().map(|document| document.spec.clone()).collect(),
-        validate_only: false,
+        validate_only,
     };
     let parts: Vec<_> = documents.chunks(PART).map(part).collect();
     let call = || async { client.jobs().submit_jobs(tokio_stream::iter(parts.clone())).await };
@@ -82,25 +86,25 @@ fn print(context: &Context, answers: &[pb::SubmitJobResponse]) -> Result<(), Fai
     context.output.list(&json!({ "jobs": jobs }), "jobs")
 }
 
-/// Has the scheduler check every document, so that all that is wrong is said at once.
-async fn check_all(client: &Client, file: &str, documents: &[Document]) -> Result<(), Failure> {
-    let mut wrong = Vec::new();
-    for document in documents {
-        match submit_job(client, &draw_request_id(), document.spec.clone(), true).await {
-            Ok(_) => {}
-            Err(failure) if failure.exit == crate::failure::Exit::Usage => {
-                let lines = if failure.details.is_empty() { vec![failure.message] } else { failure.details };
-                wrong.extend(lines.into_iter().map(|line| format!("document {}: {line}", document.number)));
-            }
-            Err(failure) => return Err(failure),
+/// Names the documents that the scheduler finds wrong, all of them at once.
+fn by_document(failure: Failure, file: &str, documents: &[Document]) -> Failure {
+    if failure.exit != crate::failure::Exit::Usage {
+        return failure;
+    }
+    let lines = if failure.details.is_empty() { vec![failure.message] } else { failure.details };
+    let name = |line: String| {
+        // The field of many is `specs[0].train`, of one it is `spec.train`.
+        let place = line.strip_prefix("specs[").and_then(|rest| rest.split_once(']'));
+        let place = place.and_then(|(at, rest)| Some((documents.get(at.parse::<usize>().ok()?)?, rest)));
+        match (place, documents) {
+            (Some((document, rest)), _) => format!("document {}: spec{rest}", document.number),
+            (None, [only]) => format!("document {}: {line}", only.number),
+            (None, _) => line,
         }
-    }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::usage(format!("{file}: nothing was submitted, because of this"))
-        .details(wrong)
-        .hint("correct what is named and submit the file again"))
+    };
+    Failure::usage(format!("{file}: nothing was submitted, because of this"))
+        .details(lines.into_iter().map(name))
+        .hint("correct what is named and submit the file again")
 }
 
 /// A fresh name for a submission: repeating it under the same name makes no second job.

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 use trainyard_proto::pb;
 use trainyard_proto::pb::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use trainyard_proto::pb::cluster_service_server::{ClusterService, ClusterServiceServer};
@@ -51,6 +52,8 @@ pub struct Script {
     pub listed: Vec<pb::ListJobsRequest>,
     /// Request ids of calls for many jobs, one a part.
     pub batches: Vec<String>,
+    /// Those of them that were only to be checked.
+    pub validated: usize,
     pub sweeps: Vec<pb::SubmitSweepRequest>,
     pub metadata: Vec<(Option<String>, Option<String>)>,
 }
@@ -185,6 +188,16 @@ pub fn write(dir: &Path, name: &str, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// What is wrong with a spec, as it is said of one among many.
+fn of_many(status: &Status, at: usize) -> Status {
+    let mut details = ErrorDetails::new();
+    for violation in status.get_details_bad_request().unwrap().field_violations {
+        let field = violation.field.replacen("spec.", &format!("specs[{at}]."), 1);
+        details.add_bad_request_violation(field, violation.description);
+    }
+    Status::with_error_details(status.code(), "several fields are wrong", details)
+}
+
 #[tonic::async_trait]
 impl JobService for Fake {
     async fn submit_job(
@@ -220,7 +233,15 @@ impl JobService for Fake {
         let mut specs = Vec::new();
         while let Some(part) = parts.message().await? {
             specs.extend(part.specs);
-            self.0.lock().unwrap().batches.push(part.request_id);
+            let mut script = self.0.lock().unwrap();
+            script.batches.push(part.request_id);
+            script.validated += usize::from(part.validate_only);
+        }
+        let script = self.0.lock().unwrap();
+        if let Some((start, status)) = &script.refuse
+            && let Some(at) = specs.iter().position(|spec| spec.name.starts_with(start.as_str()))
+        {
+            return Err(of_many(status, at));
         }
         let job_ids = (0..specs.len()).map(|at| format!("{}{at}", &ID[..35])).collect();
         Ok(Response::new(pb::SubmitJobsResponse { job_ids }))
