@@ -415,8 +415,11 @@ async fn telemetry(dir: &Path) {
 }
 
 fn card(id: u128) -> pb::Gpu {
-    let (model, memory_total_mib) =
-        if id.is_multiple_of(2) { ("NVIDIA GeForce RTX 4090", 24_564) } else { ("NVIDIA GeForce RTX 5070", 12_227) };
+    let (model, memory_total_mib) = if id.is_multiple_of(2) {
+        ("NVIDIA GeForce RTX 4090", 24_564)
+    } else {
+        ("NVIDIA GeForce RTX 5070", 12_227)
+    };
     pb::Gpu { uuid: format!("GPU-{id:036}"), model: model.into(), memory_total_mib, ..Default::default() }
 }
 

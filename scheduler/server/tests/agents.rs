@@ -72,6 +72,18 @@ async fn a_job_runs_through_an_agent_and_its_artifacts_can_be_fetched() {
     let end = ended(pb::attempt::EndReason::Completed, vec![best.clone(), empty.clone()]);
     agent.report_acked(&assign.attempt, 2, end).await;
 
+    let metrics = scheduler.page("/metrics").await;
+    for line in [
+        "trainyard_jobs_submitted_total 1",
+        "trainyard_job_queue_wait_seconds_count 1",
+        "trainyard_placement_duration_seconds_count 1",
+        "trainyard_placements_total{outcome=\"started\"} 1",
+        "trainyard_placements_total{outcome=\"not_started\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    assert!(metrics.contains("trainyard_agent_heartbeat_age_seconds{agent=\"agent-1\","), "{metrics}");
+
     let request = pb::ListArtifactsRequest { job_id: job.clone(), page_size: 1, ..Default::default() };
     let page = scheduler.artifacts().list_artifacts(request.clone()).await.unwrap().into_inner();
     assert_eq!(page.artifacts, std::slice::from_ref(&empty));

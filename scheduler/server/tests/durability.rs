@@ -178,3 +178,34 @@ async fn a_watcher_misses_nothing_of_a_long_history() {
     let mut events = scheduler.watch(&job, 40).await;
     assert_eq!(events.message().await.unwrap().unwrap().cursor, 41);
 }
+
+#[tokio::test]
+async fn a_watcher_is_told_of_events_that_are_lost() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let job = scheduler.submit(submission("damaged")).await.unwrap().id;
+    let attempt = agent.assigned().await.attempt;
+    agent.report_acked(&attempt, 1, started()).await;
+    for sequence in 2..20 {
+        agent.report_acked(&attempt, sequence, log("line")).await;
+    }
+    let stream = format!("{{trainyard}}:job:{job}:events");
+    let socket = scheduler.server.redis().unwrap().socket();
+    let trim = ["XTRIM", &stream, "MAXLEN", "3"];
+    let trimmed = std::process::Command::new("redis-cli").arg("-s").arg(socket).args(trim).output().unwrap();
+    assert!(trimmed.status.success());
+    let request = pb::WatchJobRequest { job_id: job, history_only: true, ..Default::default() };
+    let mut events = scheduler.jobs().watch_job(request).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(event) = events.message().await.unwrap() {
+        told.push(event);
+    }
+    // The first, which follows from the record; the warning; and the three that are left.
+    assert_eq!(told.len(), 5);
+    let (gap, next) = (&told[1], told[2].cursor);
+    assert_eq!(gap.cursor, next - 1);
+    assert!(
+        format!("{gap:?}").contains(&format!("events 2 to {} of this job are lost", next - 1)),
+        "{gap:?}"
+    );
+}
