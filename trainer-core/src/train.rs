@@ -30,6 +30,7 @@ pub mod watch;
 
 use std::sync::atomic::AtomicBool;
 
+use trainyard_types::fit::Shortage;
 use trainyard_types::trainer::{BatchSizeChanged, Finished, LogLevel, Started, TrainerEvent};
 
 use self::error::TrainError;
@@ -132,8 +133,14 @@ fn go_on_with(
                 _ => {
                     let stats = libtorch::memory_stats(setup.options.device);
                     let available = stats.map(|stats| (stats.free_bytes + stats.reserved_bytes) >> 20);
-                    let advice = oom::advice(spec, available, setup.candidates(false).is_empty());
-                    TrainError::OutOfMemory { error, advice }
+                    let shortage = Shortage {
+                        model: spec.model,
+                        imgsz: spec.imgsz,
+                        multi_scale: spec.multi_scale,
+                        single: setup.candidates(false).is_empty(),
+                        available_mib: available,
+                    };
+                    TrainError::OutOfMemory { error, advice: shortage.advice() }
                 }
             });
         }

@@ -76,3 +76,93 @@ pub const fn estimate(model: ModelScale, single: bool) -> Estimate {
     let per_image_mib = if single { 2.0 * half_precision } else { half_precision };
     Estimate { fixed_mib, per_image_mib }
 }
+
+/// Usual sizes of cards, in GiB.
+const CARDS: [u64; 12] = [4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
+/// At least so much more than what was too little is needed.
+const AT_LEAST: f64 = 1.1;
+/// Share of a card that a run can have; the rest is the driver's, and small pieces.
+const USABLE: f64 = 0.9;
+
+/// A run that does not fit, even with one image at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// The model's size.
+    pub model: ModelScale,
+    /// Pixels along an image's side.
+    pub imgsz: u32,
+    /// Images grow by up to half.
+    pub multi_scale: bool,
+    /// Layers compute in 32 bits.
+    pub single: bool,
+    /// What it could have had, in MiB, if anybody tells.
+    pub available_mib: Option<u64>,
+}
+
+impl Shortage {
+    fn needed(&self, model: ModelScale, imgsz: u32) -> f64 {
+        let Estimate { fixed_mib, per_image_mib } = estimate(model, self.single);
+        let side = f64::from(if self.multi_scale { imgsz + imgsz / 2 } else { imgsz });
+        fixed_mib + per_image_mib * side * side / (640.0 * 640.0)
+    }
+
+    /// What would fit instead, as the end of a sentence.
+    pub fn advice(&self) -> String {
+        let here = self.needed(self.model, self.imgsz);
+        #[expect(clippy::cast_precision_loss, reason = "MiB of a card are far below 2^52")]
+        let available = self.available_mib.map(|mib| mib as f64);
+        // Estimates are too low where they say that it fits.
+        let factor = available.map_or(1.0, |available| (available * AT_LEAST / here).max(1.0));
+        let fits = |model, imgsz| match available {
+            Some(available) => self.needed(model, imgsz) * factor <= available,
+            None => self.needed(model, imgsz) <= here / 2.0,
+        };
+        let mut ways = Vec::new();
+        let sides = (1..self.imgsz.div_ceil(32)).rev().map(|side| side * 32);
+        if let Some(imgsz) = sides.filter(|&side| side >= 64).find(|&side| fits(self.model, side)) {
+            ways.push(format!("`imgsz` {imgsz} instead of {}", self.imgsz));
+        }
+        let smaller = ModelScale::ALL.into_iter().rev().filter(|&model| model < self.model);
+        if let Some(model) = smaller.into_iter().find(|&model| fits(model, self.imgsz)) {
+            ways.push(format!("{model} instead of {}", self.model));
+        }
+        let gib = here * factor / 1024.0;
+        #[expect(clippy::cast_precision_loss, reason = "at most some hundreds")]
+        let card = CARDS.into_iter().find(|&card| card as f64 * USABLE >= gib);
+        ways.extend(card.map(|card| format!("a card with {card} GB")));
+        let ways = if ways.is_empty() {
+            "a smaller `imgsz` and a smaller model".to_owned()
+        } else {
+            ways.join(", or ")
+        };
+        let had = available.map_or(String::new(), |mib| format!(", and {:.1} GiB are there", mib / 1024.0));
+        format!("about {gib:.1} GiB are needed{had}; what would fit: {ways}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_names_what_fits_into_what_is_there() {
+        let shortage = Shortage {
+            model: ModelScale::X,
+            imgsz: 1280,
+            multi_scale: false,
+            single: false,
+            available_mib: Some(5000),
+        };
+        assert_eq!(
+            shortage.advice(),
+            "about 5.4 GiB are needed, and 4.9 GiB are there; what would fit: `imgsz` 1152 instead of 1280, \
+             or yolov8l instead of yolov8x, or a card with 6 GB"
+        );
+        let text = Shortage { available_mib: None, single: true, ..shortage }.advice();
+        assert!(text.starts_with("about 8.8 GiB are needed; what would fit: `imgsz` 736 "), "{text}");
+        assert!(text.ends_with("yolov8s instead of yolov8x, or a card with 10 GB"), "{text}");
+        let small = Shortage { model: ModelScale::N, imgsz: 32, available_mib: Some(100), ..shortage };
+        let text = small.advice();
+        assert!(text.ends_with("what would fit: a card with 4 GB"), "{text}");
+    }
+}

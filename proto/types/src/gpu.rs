@@ -58,6 +58,10 @@ pub fn nominal_gib(memory_total_mib: u64) -> f64 {
     halves / 2.0
 }
 
+/// Why a card's clock may be held down, in words; agents say no others.
+pub const THROTTLE_REASONS: [&str; 7] =
+    ["power", "hardware_slowdown", "sync_boost", "thermal", "hardware_thermal", "power_brake", "display"];
+
 /// What a GPU does at the moment; a reading that the driver refuses is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GpuTelemetry {
@@ -73,7 +77,7 @@ pub struct GpuTelemetry {
     pub energy_joules: Option<f64>,
     /// Of the streaming multiprocessors, in MHz.
     pub clock_mhz: Option<u32>,
-    /// Why the clock is held down, `thermal`, `power` and so on; empty when it is not.
+    /// Why the clock is held down, of [`THROTTLE_REASONS`]; empty when it is not.
     pub throttle_reasons: Vec<String>,
     /// Lanes in use.
     pub pcie_link_width: Option<u32>,

@@ -195,6 +195,10 @@ pub struct Epoch {
     /// Where the time went, over the epoch.
     #[serde(default)]
     pub phases: Option<Phases>,
+    /// The files of the disk cache, once they hold every image of the run decoded; empty before, and without a
+    /// disk cache.
+    #[serde(default)]
+    pub cached: Vec<PathBuf>,
 }
 
 /// See [`TrainerEvent::Checkpoint`].

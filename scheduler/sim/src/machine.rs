@@ -99,6 +99,7 @@ fn epoch(epoch: u32, epochs: u32) -> TrainerEvent {
         best: true,
         metrics: BTreeMap::from([("metrics/mAP50(B)".to_owned(), f64::from(epoch))]),
         phases: None,
+        cached: Vec::new(),
     })
 }
 

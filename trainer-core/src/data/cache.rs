@@ -5,7 +5,7 @@
 //! now is tried again at its next use.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -74,6 +74,8 @@ pub struct ImageStore {
     failures: Mutex<BTreeMap<usize, Failure>>,
     /// For the user, not yet taken.
     warnings: Mutex<Vec<String>>,
+    /// The disk cache's file, once it was seen to be complete.
+    complete: OnceLock<PathBuf>,
 }
 
 /// Why an image could not be had.
@@ -133,7 +135,8 @@ impl ImageStore {
             },
             CacheMode::Disk(place) => Cache::Disk(disk(place)),
         };
-        Self { dataset, imgsz, cache, failures: Mutex::default(), warnings: Mutex::default() }
+        let (failures, warnings) = Default::default();
+        Self { dataset, imgsz, cache, failures, warnings, complete: OnceLock::new() }
     }
 
     /// Images in the data set.
@@ -245,6 +248,19 @@ impl ImageStore {
             Cache::Disk(disk) | Cache::Ram { overflow: Some(disk), .. } => Some(disk),
             Cache::Ram { .. } | Cache::None => None,
         }
+    }
+
+    /// The file that holds every readable image decoded, once it does: another run need not decode any. What
+    /// memory alone holds is of no use to another.
+    pub fn cached_file(&self) -> Option<PathBuf> {
+        let Cache::Disk(disk) = &self.cache else { return None };
+        if self.complete.get().is_none() {
+            let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            if !disk.is_complete(|index| failures.contains_key(&index)) {
+                return None;
+            }
+        }
+        Some(self.complete.get_or_init(|| disk.path()).clone())
     }
 
     fn is_cut(&self) -> bool {

@@ -132,6 +132,12 @@ impl DiskCache {
         self.layout.memory_bytes() + self.checked.capacity()
     }
 
+    /// Whether the file has the pixels of every image but those that are `left_out`.
+    pub fn is_complete(&self, left_out: impl Fn(usize) -> bool) -> bool {
+        let Some(open) = self.open.get().filter(|open| !open.map.is_cut()) else { return false };
+        (0..self.checked.len()).all(|index| left_out(index) || Entry::read(&open.file, index).is_some())
+    }
+
     /// Whether the file was cut under somebody's hands. Pixels that were used meanwhile may be wrong; from then on
     /// the file is not used any more.
     pub fn is_cut(&self) -> bool {

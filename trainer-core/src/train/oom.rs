@@ -1,8 +1,6 @@
-//! What is done when a card's memory runs out: how a training goes on, and when it cannot, what would fit.
+//! What is done when a card's memory runs out: how a training goes on.
 
-use trainyard_types::fit::{Estimate, estimate};
 use trainyard_types::trainer::Phase;
-use trainyard_types::{ModelScale, TrainSpec};
 
 use crate::libtorch::TorchError;
 
@@ -78,52 +76,6 @@ pub fn message(from: u32, to: u32, phase: Phase, resumed: bool, error: &TorchErr
     format!("batch {from} does not fit in the card's memory ({doing}); going on {on} from {place} ({error})")
 }
 
-/// Usual sizes of cards, in GiB.
-const CARDS: [u64; 12] = [4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
-/// At least so much more than what was too little is needed.
-const AT_LEAST: f64 = 1.1;
-/// Share of a card that a run can have; the rest is the driver's, and small pieces.
-const USABLE: f64 = 0.9;
-
-/// What would fit where one image at a time does not, as the end of a sentence.
-///
-/// `available_mib`: what the run could have had, if the device tells; `single`: it computes in 32 bits.
-pub fn advice(spec: &TrainSpec, available_mib: Option<u64>, single: bool) -> String {
-    let needed = |model, imgsz: u32| {
-        let Estimate { fixed_mib, per_image_mib } = estimate(model, single);
-        let side = f64::from(if spec.multi_scale { imgsz + imgsz / 2 } else { imgsz });
-        fixed_mib + per_image_mib * side * side / (640.0 * 640.0)
-    };
-    let here = needed(spec.model, spec.imgsz);
-    #[expect(clippy::cast_precision_loss, reason = "MiB of a card are far below 2^52")]
-    let available = available_mib.map(|mib| mib as f64);
-    // Estimates are too low where they say that it fits.
-    let factor = available.map_or(1.0, |available| (available * AT_LEAST / here).max(1.0));
-    let fits = |model, imgsz| match available {
-        Some(available) => needed(model, imgsz) * factor <= available,
-        None => needed(model, imgsz) <= here / 2.0,
-    };
-    let mut ways = Vec::new();
-    let sides = (1..spec.imgsz.div_ceil(32)).rev().map(|side| side * 32);
-    if let Some(imgsz) = sides.filter(|&side| side >= 64).find(|&side| fits(spec.model, side)) {
-        ways.push(format!("`imgsz` {imgsz} instead of {}", spec.imgsz));
-    }
-    let smaller = ModelScale::ALL.into_iter().rev().filter(|&model| model < spec.model);
-    if let Some(model) = smaller.into_iter().find(|&model| fits(model, spec.imgsz)) {
-        ways.push(format!("{model} instead of {}", spec.model));
-    }
-    let gib = here * factor / 1024.0;
-    #[expect(clippy::cast_precision_loss, reason = "at most some hundreds")]
-    let card = CARDS.into_iter().find(|&card| card as f64 * USABLE >= gib);
-    if let Some(card) = card {
-        ways.push(format!("a card with {card} GB"));
-    }
-    let ways =
-        if ways.is_empty() { "a smaller `imgsz` and a smaller model".to_owned() } else { ways.join(", or ") };
-    let had = available.map_or(String::new(), |mib| format!(", and {:.1} GiB are there", mib / 1024.0));
-    format!("about {gib:.1} GiB are needed{had}; what would fit: {ways}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,22 +110,5 @@ mod tests {
         assert_eq!(Ladder::new(4).after(4, false), Next::Nowhere);
         let mut ladder = Ladder::new(4);
         assert_eq!((ladder.after(4, true), ladder.after(4, true)), (Next::With(4), Next::Elsewhere(4)));
-    }
-
-    #[test]
-    fn the_advice_names_what_fits_into_what_is_there() {
-        let spec = TrainSpec { imgsz: 1280, ..TrainSpec::new(ModelScale::X, "/d.yaml") };
-        let text = advice(&spec, Some(5000), false);
-        assert_eq!(
-            text,
-            "about 5.4 GiB are needed, and 4.9 GiB are there; what would fit: `imgsz` 1152 instead of 1280, \
-             or yolov8l instead of yolov8x, or a card with 6 GB"
-        );
-        let text = advice(&spec, None, true);
-        assert!(text.starts_with("about 8.8 GiB are needed; what would fit: `imgsz` 736 "), "{text}");
-        assert!(text.ends_with("yolov8s instead of yolov8x, or a card with 10 GB"), "{text}");
-        let spec = TrainSpec { imgsz: 32, ..TrainSpec::new(ModelScale::N, "/d.yaml") };
-        let text = advice(&spec, Some(100), false);
-        assert!(text.ends_with("what would fit: a card with 4 GB"), "{text}");
     }
 }

@@ -261,6 +261,7 @@ impl<'a> Session<'a> {
             best,
             metrics,
             phases: self.stopwatch.epoch(),
+            cached: self.setup.cached_files(),
         };
         let table = Table { last: self.last, metrics: &found.metrics, device: self.setup.options.device };
         console::epoch(&epoch, &table, self.outside.events);

@@ -204,6 +204,12 @@ impl Setup {
         ValLoader::new(Arc::clone(&self.val), config).with_crew(&self.crew)
     }
 
+    /// The files that hold every image decoded, training's and validation's; none while one is missing.
+    pub fn cached_files(&self) -> Vec<PathBuf> {
+        let files = [&self.train, &self.val].map(|store| store.cached_file());
+        files.into_iter().collect::<Option<_>>().unwrap_or_default()
+    }
+
     /// Passes on what the loaders have to say.
     pub fn tell_warnings(&self, events: &mut Events) {
         for warning in self.train.take_warnings().into_iter().chain(self.val.take_warnings()) {

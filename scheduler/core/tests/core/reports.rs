@@ -44,6 +44,7 @@ fn epoch(epoch: u32, seconds: f64) -> ReportBody {
         best: true,
         metrics: BTreeMap::from([("metrics/mAP50(B)".into(), 0.3)]),
         phases: None,
+        cached: Vec::new(),
     }))
 }
 

@@ -84,6 +84,23 @@ fn what_memory_has_no_room_for_goes_to_disk() {
 }
 
 #[test]
+fn the_file_is_named_once_it_holds_every_readable_image() {
+    let data = TestData::new(4, 1);
+    let cached = store(&data, disk(&data));
+    truncate(&data.path("images/train/003.jpg"));
+    for index in 0..3 {
+        assert_eq!(cached.cached_file(), None);
+        cached.load(index).unwrap();
+    }
+    assert_eq!(cached.cached_file(), None, "nobody knows yet that the last one cannot be read");
+    cached.load(3).unwrap();
+    assert_eq!(cached.cached_file(), Some(entries(&data)[0].path.clone()));
+    let plain = store(&data, CacheMode::None);
+    plain.load(0).unwrap();
+    assert_eq!(plain.cached_file(), None);
+}
+
+#[test]
 fn damage_is_noticed_and_repaired() {
     let data = TestData::new(1, 1);
     let expected = store(&data, disk(&data)).load(0).unwrap().image;
