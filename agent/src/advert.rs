@@ -9,20 +9,33 @@ use trainyard_types::FitRecord;
 pub struct Advert {
     /// What its devices were seen to need.
     pub fit_records: Vec<FitRecord>,
-    /// Why it takes no job at all, a sentence; empty when it does.
-    pub unavailable: String,
+    /// Why its disk takes no job, a sentence; empty when it does.
+    pub disk_short: String,
+    /// Why it has no cards although there should be some, and nothing else to offer; empty when it has.
+    pub no_cards: String,
     /// Data sets whose images it has decoded, with the image size.
     pub cached_data: Vec<(String, u32)>,
 }
 
 impl Advert {
+    /// Why it takes no job at all, for a person; empty when it does.
+    pub fn unavailable(&self) -> String {
+        let reasons = [&self.disk_short, &self.no_cards].map(String::as_str);
+        reasons.into_iter().filter(|reason| !reason.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether the scheduler must know at once, after it was told `told`.
+    pub fn is_urgent(&self, told: &Self) -> bool {
+        self.disk_short != told.disk_short || self.no_cards != told.no_cards
+    }
+
     /// A heartbeat; of the fit records only those that are not in `told`.
     pub fn heartbeat(&self, gpus: Vec<pb::Gpu>, told: &[FitRecord]) -> pb::Heartbeat {
         let news = self.fit_records.iter().filter(|record| !told.contains(record));
         pb::Heartbeat {
             gpus,
             fit_records: news.map(Into::into).collect(),
-            unavailable: self.unavailable.clone(),
+            unavailable: self.unavailable(),
             cached_data: agent::cached_data(&self.cached_data),
         }
     }

@@ -7,7 +7,6 @@
 use trainyard_types::gpu::nominal_gib;
 use trainyard_types::{Batch, BatchChosen, BatchLayer, FitRecord, ModelScale, TrainSpec};
 
-pub mod advice;
 mod need;
 #[cfg(test)]
 mod tests;
@@ -62,12 +61,30 @@ impl Memory {
         }
     }
 
-    /// Whether a run has the device to itself, as far as can be told: others hold no more than a sixteenth of
-    /// a card, which a desktop does. Runs on the CPU always share, and share the same way.
+    /// Whether a run has the device to itself, as far as can be told: others hold no more than a desktop does.
+    /// Runs on the CPU always share, and share the same way.
     pub fn is_alone(&self) -> bool {
         match *self {
             Self::Cpu { .. } => true,
-            Self::Gpu { total_mib, .. } => self.whole_mib().saturating_sub(self.free_mib()) <= total_mib / 16,
+            Self::Gpu { .. } => self.whole_mib().saturating_sub(self.free_mib()) <= self.some_mib(),
+        }
+    }
+
+    /// What a desktop takes of a card, a sixteenth: less makes no difference.
+    pub const fn some_mib(&self) -> u64 {
+        match *self {
+            Self::Cpu { total_mib, .. } | Self::Gpu { total_mib, .. } => total_mib / 16,
+        }
+    }
+
+    /// The same device while others hold `others_mib`; what runs of ours hold counts as free.
+    #[must_use]
+    pub fn beside(self, others_mib: Option<u64>) -> Self {
+        match (self, others_mib) {
+            (Self::Gpu { total_mib, reserved_mib, .. }, Some(_)) => {
+                Self::Gpu { total_mib, free_mib: None, reserved_mib, foreign_mib: others_mib }
+            }
+            (memory, _) => memory,
         }
     }
 
@@ -267,7 +284,7 @@ pub fn next_smaller(size: u32) -> Option<u32> {
 }
 
 /// A size in MiB, as people read it.
-pub(crate) fn gib(mib: u64) -> String {
+fn gib(mib: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
     let gib = mib as f64 / 1024.0;
     format!("{gib:.1} GB")

@@ -19,7 +19,7 @@ use trainyard_proto::pb::agent_service_client::AgentServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as Heard;
 use trainyard_proto::route::{Next, Route};
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, FitRecord, GpuTelemetry, GpuUuid, Inventory, LeaderEpoch, Session,
+    AgentId, Assignment, AttemptId, GpuTelemetry, GpuUuid, Inventory, LeaderEpoch, Session,
 };
 
 use crate::advert::Advert;
@@ -47,6 +47,8 @@ pub struct Readings {
     pub telemetry: Vec<GpuTelemetry>,
     /// Counts how often it has changed which GPUs take jobs; that is told at once.
     pub revision: u64,
+    /// Counts how often the GPUs were looked at.
+    pub looks: u64,
 }
 
 /// The connection's ends of the cards' keeper.
@@ -79,6 +81,8 @@ enum LinkError {
         "the scheduler has leader epoch {0}, but a newer one with {1} was seen; it is refused until this agent is restarted"
     )]
     Deposed(LeaderEpoch, LeaderEpoch),
+    #[error("this machine offers other cards than it said")]
+    OtherCards,
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -129,8 +133,9 @@ struct Talk {
     reports: mpsc::Sender<pb::AgentMessage>,
     welcome: pb::Welcome,
     channel: Channel,
-    /// The fit records that the Hello named.
-    told: Vec<FitRecord>,
+    /// What the Hello said.
+    told: Advert,
+    offered: Inventory,
 }
 
 impl Connection {
@@ -157,6 +162,10 @@ impl Connection {
                 }
                 Err(error) => error,
             };
+            if matches!(error, LinkError::OtherCards) {
+                info!("{error}: the scheduler is greeted again");
+                continue;
+            }
             if mem::take(&mut was_connected) {
                 warn!(%error, "no scheduler, will try again; training goes on");
             } else {
@@ -194,8 +203,8 @@ impl Connection {
         // A queue of reports does not hold a heartbeat up.
         let mass = ReceiverStream::new(reporting).merge(ReceiverStream::new(sampling));
         let later = ReceiverStream::new(beating).merge(mass);
-        let hello = self.hello();
-        let told = hello.fit_records.clone();
+        let (told, hello) = self.hello();
+        let offered = hello.inventory.clone();
         let said = once(message(Said::Hello((&hello).into()))).chain(later);
         let mut client = AgentServiceClient::new(channel.clone());
         let answer = timeout(GREETING, client.connect(said)).await.map_err(|_| LinkError::NoAnswer)?;
@@ -210,23 +219,24 @@ impl Connection {
         }
         let (session, version) = (welcome.session, &welcome.version);
         info!(scheduler, version, leader_epoch = epoch.0, session, "connected");
-        Ok(Talk { heard, heartbeats, samples, reports, welcome, channel, told })
+        Ok(Talk { heard, heartbeats, samples, reports, welcome, channel, told, offered })
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&self) -> (Advert, Hello) {
         let readings = self.readings.borrow().clone();
         let advert = self.advert.borrow().clone();
-        Hello {
+        let hello = Hello {
             agent: self.agent,
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             inventory: readings.inventory,
             telemetry: readings.telemetry,
             attempts: self.held.borrow().clone(),
-            fit_records: advert.fit_records,
-            unavailable: advert.unavailable,
-            cached_data: advert.cached_data,
-        }
+            fit_records: advert.fit_records.clone(),
+            unavailable: advert.unavailable(),
+            cached_data: advert.cached_data.clone(),
+        };
+        (advert, hello)
     }
 
     /// Hands over what the scheduler says and beats, until the connection ends.
@@ -256,15 +266,21 @@ impl Connection {
                 }
                 _ = beats.tick() => owed = true,
                 Ok(()) = self.readings.changed() => {
-                    owed |= self.readings.borrow_and_update().revision > *self.cards.told.borrow();
+                    let readings = self.readings.borrow_and_update();
+                    // Only a Hello says what there is.
+                    if readings.inventory != talk.offered {
+                        return LinkError::OtherCards;
+                    }
+                    owed |= readings.revision > *self.cards.told.borrow();
                 }
+                Ok(()) = self.advert.changed() => owed |= self.advert.borrow_and_update().is_urgent(&told),
                 Ok(permit) = talk.heartbeats.reserve(), if owed => {
                     owed = false;
                     let readings = self.readings.borrow().clone();
                     let gpus = agent::gpus(&readings.inventory.gpus, &readings.telemetry);
                     let advert = self.advert.borrow().clone();
-                    permit.send(message(Said::Heartbeat(advert.heartbeat(gpus, &told))));
-                    told = advert.fit_records;
+                    permit.send(message(Said::Heartbeat(advert.heartbeat(gpus, &told.fit_records))));
+                    told = advert;
                     self.cards.told.send_replace(readings.revision);
                 }
                 Some(telemetry) = self.cards.samples.recv() => {

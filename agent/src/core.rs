@@ -19,6 +19,7 @@
 
 mod attempt;
 mod card;
+mod leaving;
 mod loading;
 mod outcome;
 #[cfg(test)]
@@ -30,8 +31,7 @@ use std::time::Duration;
 
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerControl, TrainerEvent};
 use trainyard_types::{
-    Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, Ended, GpuUuid, ReportBody, Slot,
-    Time,
+    Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, GpuUuid, ReportBody, Slot, Time,
 };
 
 use crate::gpu::cards::Order;
@@ -55,10 +55,6 @@ pub struct Limits {
     /// At most so often a running job's checkpoint is uploaded.
     pub checkpoint_upload_every: Duration,
 }
-
-/// How long a shutdown waits for a scheduler that is away once no trainer lives. What is not told by
-/// then waits in the spool for the next start.
-const AWAY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,16 +85,20 @@ pub enum Event {
     },
     /// The cards that take no attempt now, and how one that comes all the same ends.
     CardsClosed(BTreeMap<GpuUuid, Refusal>),
+    /// Why the disk takes no attempt now, a sentence; `None` when it does.
+    DiskShort(Option<String>),
     /// What the attempt on a card must do.
     Card(Order),
     /// The attempt is no longer this agent's.
     Revoked(AttemptId),
+    /// The spool of an attempt that is over can be read, and the end is not in it.
+    EndLost(AttemptId),
     /// Every report of an attempt is durable at the scheduler.
     AllAcked(AttemptId),
     /// Everything is ready for the trainer, or cannot be made so.
     Prepared(AttemptId, Result<Prepared, Refusal>),
     /// The trainer did not start.
-    SpawnFailed(AttemptId, String),
+    SpawnFailed(AttemptId, Refusal),
     /// The trainer told something.
     Line(AttemptId, Time, TrainerEvent),
     /// The trainer's process is gone, and every line of it was handled before.
@@ -168,6 +168,15 @@ pub enum Command {
     NoteKill(AttemptId, Killed),
     /// Learn from what the trainer told.
     Learn(AttemptId, TrainerEvent),
+    /// These files hold every image of the data set decoded at this size.
+    NoteCached {
+        /// As in the job's spec.
+        data: String,
+        /// Pixels along an image's side.
+        imgsz: u32,
+        /// Where.
+        files: Vec<PathBuf>,
+    },
     /// Delete the attempt's spool.
     DropReports(AttemptId),
     /// Delete the job's checkpoints: it has succeeded.
@@ -184,6 +193,10 @@ pub struct Core {
     connected: bool,
     /// Cards that take no attempt.
     closed: BTreeMap<GpuUuid, Refusal>,
+    /// Why the disk takes no attempt.
+    disk_short: Option<String>,
+    /// When the last trainer on a card ended.
+    left: BTreeMap<GpuUuid, Time>,
     /// When a shutdown gives up; `None` while none is wanted.
     give_up_at: Option<Time>,
     /// What the machine does.
@@ -199,6 +212,8 @@ impl Core {
             attempts: BTreeMap::new(),
             connected: false,
             closed: BTreeMap::new(),
+            disk_short: None,
+            left: BTreeMap::new(),
             give_up_at: None,
             host: Reading::default(),
             pressure: Pressure::default(),
@@ -236,11 +251,13 @@ impl Core {
             }
             Event::Stop { attempt, reason, grace } => self.on_stop(now, attempt, reason, grace, &mut out),
             Event::CardsClosed(closed) => self.closed = closed,
+            Event::DiskShort(why) => self.disk_short = why,
             Event::Card(order) => self.on_order(now, &order, &mut out),
             Event::Revoked(attempt) => self.on_revoked(attempt, &mut out),
+            Event::EndLost(attempt) => self.on_end_lost(now, attempt, &mut out),
             Event::AllAcked(attempt) => self.on_all_acked(attempt, &mut out),
             Event::Prepared(attempt, result) => self.on_prepared(now, attempt, result, &mut out),
-            Event::SpawnFailed(attempt, message) => self.on_spawn_failed(now, attempt, message, &mut out),
+            Event::SpawnFailed(attempt, refusal) => self.on_spawn_failed(now, attempt, refusal, &mut out),
             Event::Line(attempt, time, event) => self.on_line(now, attempt, time, event, &mut out),
             Event::Exited(attempt, exit) => self.on_exited(now, attempt, &exit, &mut out),
             Event::CheckpointUploaded(attempt, result) => {
@@ -256,18 +273,6 @@ impl Core {
         self.start_waiting(&mut out);
         self.check_deadlines(now, &mut out);
         out
-    }
-
-    fn on_recovered(&mut self, now: Time, id: AttemptId, ended: bool, out: &mut Vec<Command>) {
-        if !ended {
-            let ended = Ended {
-                reason: EndReason::AgentLost,
-                message: "the agent was restarted".into(),
-                artifacts: Vec::new(),
-            };
-            out.push(Command::Report(id, now, ReportBody::Ended(ended)));
-        }
-        self.attempts.insert(id, Attempt::recovered());
     }
 
     fn on_assigned(&mut self, now: Time, assignment: Box<Assignment>, out: &mut Vec<Command>) {
@@ -397,15 +402,13 @@ impl Core {
         }
     }
 
-    fn on_spawn_failed(&mut self, now: Time, id: AttemptId, message: String, out: &mut Vec<Command>) {
+    fn on_spawn_failed(&mut self, now: Time, id: AttemptId, refusal: Refusal, out: &mut Vec<Command>) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         match attempt.state {
             State::Revoked => {
                 self.attempts.remove(&id);
             }
-            // It counts against the job's retries: an agent whose trainer is missing must not take the same
-            // job again and again for ever.
-            _ => attempt.end(now, id, EndReason::TrainerCrash, message, out),
+            _ => attempt.end(now, id, refusal.reason, refusal.message, out),
         }
     }
 
@@ -427,14 +430,16 @@ impl Core {
             TrainerEvent::Finished(finished) => attempt.finished = Some(finished),
             TrainerEvent::Failed(failed) => attempt.failed = Some(failed),
             TrainerEvent::Step(step) => {
+                attempt.has_trained = true;
                 let change = attempt.loading.on_step(now, step.loader_wait_ratio, &self.host);
                 change_workers(now, id, change, LogLevel::Info, out);
             }
             TrainerEvent::Workers(changed) => attempt.loading.on_workers(changed.to),
-            TrainerEvent::Started(_)
-            | TrainerEvent::Epoch(_)
-            | TrainerEvent::Memory(_)
-            | TrainerEvent::Log(_) => {}
+            TrainerEvent::Epoch(epoch) => {
+                (attempt.has_trained, attempt.relapses) = (true, 0);
+                attempt.note_cached(epoch.cached, out);
+            }
+            TrainerEvent::Started(_) | TrainerEvent::Memory(_) | TrainerEvent::Log(_) => {}
         }
     }
 
@@ -446,6 +451,9 @@ impl Core {
         }
         if !attempt.has_process() {
             return; // Given up on before: its end was told.
+        }
+        if let Some(Slot::Gpu(gpu)) = attempt.slot() {
+            self.left.insert(gpu.clone(), now);
         }
         if exit.bad_lines > 0 {
             let text = format!("{} lines of the trainer were not understood and left out", exit.bad_lines);
@@ -459,7 +467,8 @@ impl Core {
                 }
                 out.push(Command::UploadArtifacts(id, artifacts));
             }
-            Outcome::Again { changed, proven } => attempt.start_again(now, id, changed, proven, out),
+            Outcome::Again { changed } => attempt.start_again(now, id, changed, out),
+            Outcome::Anew => attempt.start_anew(out),
             Outcome::End(reason, message) => {
                 if reason == EndReason::HostOom {
                     out.push(Command::NoteKill(id, attempt.killed()));
@@ -513,40 +522,6 @@ impl Core {
                 let text = format!("the artifacts could not be uploaded: {message}");
                 attempt.end(now, id, EndReason::TrainerCrash, text, out);
             }
-        }
-    }
-
-    fn on_shutdown(&mut self, now: Time, out: &mut Vec<Command>) {
-        if self.give_up_at.is_some() {
-            self.give_up_at = Some(now);
-            return;
-        }
-        self.give_up_at = Some(now + self.limits.shutdown_grace);
-        for id in self.attempts.keys().copied().collect::<Vec<_>>() {
-            self.on_stop(now, id, EndReason::Drained, None, out);
-        }
-    }
-
-    fn check_deadlines(&mut self, now: Time, out: &mut Vec<Command>) {
-        for (id, attempt) in &mut self.attempts {
-            if let State::Stopping { kill_at } = attempt.state
-                && kill_at <= now
-            {
-                attempt.state = State::Killed;
-                out.push(Command::Kill(*id));
-            }
-            attempt.check_abandoned(now, *id, out);
-        }
-        let Some(give_up_at) = self.give_up_at else { return };
-        let alive = self.attempts.values().any(Attempt::has_process);
-        if !alive && !self.connected {
-            self.give_up_at = Some(give_up_at.min(now + AWAY_PATIENCE));
-        }
-        if self.attempts.is_empty() || give_up_at <= now {
-            for (id, attempt) in &mut self.attempts {
-                attempt.give_up(now, *id, out);
-            }
-            out.push(Command::Exit);
         }
     }
 }

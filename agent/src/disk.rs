@@ -68,6 +68,11 @@ pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
+/// Whether an error says that a disk has no room.
+pub fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull
+}
+
 /// Every job's directory under `data_dir`. One that cannot be read counts as far as it can.
 pub fn kept(data_dir: &Path) -> Vec<Kept> {
     let mut found = Vec::new();

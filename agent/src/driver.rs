@@ -1,10 +1,9 @@
 //! The one task that owns the core: takes what happened from its inbox, lets the core decide, and does what
 //! it says, in order. It waits for no network: reports go to the spools and from there to the connection.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -13,21 +12,25 @@ use tracing::{error, info, warn};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as Said;
 use trainyard_types::trainer::TrainerEvent;
-use trainyard_types::{Assignment, AttemptId, JobId, ReportBody, Time};
+use trainyard_types::{Assignment, AttemptId, EndReason, JobId, ReportBody, Slot, Time};
 
 use crate::advert::Advert;
 use crate::banner;
 use crate::connection::message;
-use crate::core::{Command, Core, Event, Exit, Limits, Prepared};
-use crate::host;
+use crate::core::{Command, Core, Event, Limits, Prepared, Refusal};
+use crate::disk;
+use crate::fit::FitStore;
 use crate::job_dir::{self, JobDir};
+use crate::others;
 use crate::prepare::{Workshop, prepare};
 use crate::spool::refused::Refused;
 use crate::spool::{Spool, SpoolError};
-use crate::trainer::child::{Gone, Handle, Spawner, Trainer};
+use crate::trainer::child::{Handle, Spawner, Trainer};
 use crate::trainer::command::Start;
-use crate::trainer::watch::{Watch, watch};
+use crate::trainer::scene::Scene;
+use crate::trainer::watch::Watch;
 use crate::transfer;
+use crate::warm::Warm;
 
 /// What comes into the driver's inbox.
 #[derive(Debug)]
@@ -42,6 +45,10 @@ pub enum Input {
     Ack(AttemptId, u64),
     /// The disk is short: these jobs' directories go, where nobody needs them.
     Discard(Vec<JobId>),
+    /// A trainer ran out of memory while others held so much of its card.
+    Learned(AttemptId, TrainerEvent, Option<u64>),
+    /// It is time to see which caches of decoded images are still there.
+    LookAtCaches,
 }
 
 /// How soon a report that the disk refused is tried again.
@@ -59,8 +66,11 @@ pub struct Driver {
     advert: watch::Sender<Advert>,
     out: Option<mpsc::Sender<pb::AgentMessage>>,
     spools: BTreeMap<AttemptId, Spool>,
+    /// Attempts whose spool the disk does not give back; it is opened again and again.
+    closed: BTreeSet<AttemptId>,
     /// Reports that the disk refused.
     refused: Refused,
+    warm: Warm,
     trainers: BTreeMap<AttemptId, Handle>,
     transfers: BTreeMap<AttemptId, Vec<AbortHandle>>,
     leaving: bool,
@@ -82,6 +92,7 @@ impl Driver {
             shutdown_grace: config.shutdown_grace,
             checkpoint_upload_every: config.checkpoint_upload_every,
         };
+        let warm = Warm::load(&config.data_dir);
         Self {
             core: Core::new(limits),
             workshop,
@@ -92,7 +103,9 @@ impl Driver {
             advert,
             out: None,
             spools: BTreeMap::new(),
+            closed: BTreeSet::new(),
             refused: Refused::default(),
+            warm,
             trainers: BTreeMap::new(),
             transfers: BTreeMap::new(),
             leaving: false,
@@ -100,19 +113,28 @@ impl Driver {
     }
 
     /// Takes over what a former process left: its trainers died with it, its reports are on disk.
-    ///
-    /// # Errors
-    /// A spool cannot be read.
-    pub async fn recover(&mut self) -> Result<(), SpoolError> {
-        let quota = self.workshop.config.spool_quota_bytes();
+    pub async fn recover(&mut self) {
         for attempt in job_dir::spooled(&self.workshop.config.data_dir) {
-            let spool = Spool::open(&self.job_dir(attempt).spool(attempt.number), attempt, quota)?;
-            let ended = spool.has_ended();
+            let ended = match self.open(attempt) {
+                Ok(spool) => {
+                    let ended = spool.has_ended();
+                    self.spools.insert(attempt, spool);
+                    ended
+                }
+                Err(error) => {
+                    error!(%attempt, %error, "cannot open a spool; it is tried again");
+                    self.closed.insert(attempt);
+                    true // As far as is known. It is looked at when it can be read.
+                }
+            };
             info!(%attempt, ended, "an attempt of a former agent process");
-            self.spools.insert(attempt, spool);
             self.handle(Event::Recovered { attempt, ended }).await;
         }
-        Ok(())
+    }
+
+    fn open(&self, attempt: AttemptId) -> Result<Spool, SpoolError> {
+        let quota = self.workshop.config.spool_quota_bytes();
+        Spool::open(&self.job_dir(attempt).spool(attempt.number), attempt, quota)
     }
 
     /// Runs until the core says that it is time to leave.
@@ -127,7 +149,9 @@ impl Driver {
                 },
                 permit = room(self.out.clone(), unsent) => self.send_one(permit),
                 () = until(deadline) => self.handle(Event::Tick).await,
-                () = tokio::time::sleep(SPOOL_RETRY), if !self.refused.is_empty() => self.retry_refused(),
+                () = tokio::time::sleep(SPOOL_RETRY), if !self.refused.is_empty() || !self.closed.is_empty() => {
+                    self.retry().await;
+                }
             }
         }
     }
@@ -147,6 +171,8 @@ impl Driver {
                 self.handle(Event::Disconnected).await;
             }
             Input::Discard(jobs) => jobs.into_iter().for_each(|job| self.discard(job)),
+            Input::Learned(attempt, event, others_mib) => self.learn(attempt, &event, others_mib),
+            Input::LookAtCaches => self.tell_caches(),
             Input::Ack(attempt, sequence) => {
                 let Some(spool) = self.spools.get_mut(&attempt) else { return };
                 if let Err(error) = spool.ack(sequence) {
@@ -231,7 +257,13 @@ impl Driver {
                     warn!(%attempt, %error, "cannot note how the trainer was killed");
                 }
             }
-            Command::Learn(attempt, event) => self.learn(attempt, &event),
+            Command::Learn(attempt, event) => self.look_and_learn(attempt, event),
+            Command::NoteCached { data, imgsz, files } => {
+                if let Err(error) = self.warm.note(data, imgsz, files) {
+                    warn!(%error, "cannot keep which data sets are decoded");
+                }
+                self.tell_caches();
+            }
             Command::DropReports(attempt) => self.drop_reports(attempt),
             Command::DropCheckpoints(attempt) => {
                 let checkpoints = self.job_dir(attempt).checkpoints();
@@ -285,10 +317,8 @@ impl Driver {
             data_roots: self.workshop.config.data_roots.clone(),
         };
         let program = start.program.clone();
-        let log = dir.log();
-        let log_from = std::fs::metadata(&log).map_or(0, |metadata| metadata.len());
-        let kills_before = host::out_of_memory_kills();
-        let spawned = self.spawner.spawn(start, log.clone()).await;
+        let scene = Scene::new(&self.workshop, assignment.slot.clone(), dir.log());
+        let spawned = self.spawner.spawn(start, dir.log()).await;
         let watching = spawned.and_then(|Trainer { handle, events, exit }| {
             let events =
                 tokio::net::unix::pipe::Receiver::from_owned_fd(events).inspect_err(|_| handle.kill())?;
@@ -303,28 +333,33 @@ impl Driver {
                 self.trainers.insert(attempt, handle);
                 let sender = self.sender.clone();
                 tokio::spawn(async move {
-                    let (Gone { kind, out_of_memory_kill }, bad_lines) = watch(started).await;
-                    // Without a control group of its own, a kill anywhere on the machine is evidence enough.
-                    let out_of_memory_kill =
-                        out_of_memory_kill.unwrap_or_else(|| host::out_of_memory_kills() > kills_before);
-                    let stderr_tail = tail(&log, log_from);
-                    let exit = Exit { kind, out_of_memory_kill, stderr_tail, bad_lines };
-                    info!(%attempt, ?kind, bad_lines, "trainer exited");
+                    let exit = scene.exit(started).await;
+                    info!(%attempt, kind = ?exit.kind, bad_lines = exit.bad_lines, "trainer exited");
                     // The inbox is closed when the agent is leaving.
                     let _leaving = sender.send(Input::Core(Event::Exited(attempt, exit))).await;
                 });
                 None
             }
             Err(error) => {
-                let message = format!(
-                    "this agent cannot start its trainer {}: {error}; install it there or set the agent's \
-                     configuration key `trainer`",
-                    program.display()
-                );
-                error!(%attempt, told = message, "trainer did not start");
-                Some(Event::SpawnFailed(attempt, message))
+                let refusal = self.unstarted(&program, &error);
+                error!(%attempt, told = refusal.message, "trainer did not start");
+                Some(Event::SpawnFailed(attempt, refusal))
             }
         }
+    }
+
+    fn unstarted(&self, program: &Path, error: &std::io::Error) -> Refusal {
+        if let Some(message) = self.workshop.disk_shortage().filter(|_| disk::is_full(error)) {
+            return Refusal { reason: EndReason::Preempted, message };
+        }
+        let message = format!(
+            "this agent cannot start its trainer {}: {error}; install it there or set the agent's configuration \
+             key `trainer`",
+            program.display()
+        );
+        // It counts against the job's retries: an agent whose trainer is missing must not take the same job again
+        // and again for ever.
+        Refusal { reason: EndReason::TrainerCrash, message }
     }
 
     fn report(&mut self, attempt: AttemptId, time: Time, body: ReportBody) {
@@ -343,29 +378,45 @@ impl Driver {
     }
 
     fn try_report(&mut self, attempt: AttemptId, time: Time, body: ReportBody) -> Result<(), SpoolError> {
-        let dir = self.job_dir(attempt);
-        let quota = self.workshop.config.spool_quota_bytes();
-        let spool = match self.spools.entry(attempt) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                // Fails below if it fails.
-                let _made = dir.create();
-                entry.insert(Spool::open(&dir.spool(attempt.number), attempt, quota)?)
-            }
-        };
-        spool.append(time, body)
+        if let Some(spool) = self.spools.get_mut(&attempt) {
+            return spool.append(time, body);
+        }
+        // Fails below if it fails.
+        let _made = self.job_dir(attempt).create();
+        let mut spool = self.open(attempt)?;
+        let appended = spool.append(time, body);
+        self.closed.remove(&attempt);
+        self.spools.insert(attempt, spool);
+        appended
     }
 
-    fn retry_refused(&mut self) {
-        for (attempt, time, body) in std::mem::take(&mut self.refused).take() {
+    /// Tries again what the disk refused.
+    async fn retry(&mut self) {
+        let mut reopened = Vec::new();
+        for attempt in self.closed.clone() {
+            if let Ok(spool) = self.open(attempt) {
+                info!(%attempt, "a spool can be read again");
+                self.closed.remove(&attempt);
+                self.spools.insert(attempt, spool);
+                reopened.push(attempt);
+            }
+        }
+        for (attempt, time, body) in self.refused.take() {
             self.report(attempt, time, body);
+        }
+        for attempt in reopened {
+            let has_end = self.spools.get(&attempt).is_some_and(Spool::has_ended);
+            if !has_end && !self.refused.waits(attempt) {
+                self.handle(Event::EndLost(attempt)).await;
+            }
         }
     }
 
     /// Removes a job's directory, unless an attempt uses it or has reports that the scheduler does not have.
     fn discard(&self, job: JobId) {
         let held = self.core.held();
-        let needed = held.iter().chain(self.spools.keys()).chain(self.trainers.keys());
+        let spools = self.spools.keys().chain(&self.closed);
+        let needed = held.iter().chain(spools).chain(self.trainers.keys());
         if needed.into_iter().any(|attempt| attempt.job == job) {
             return;
         }
@@ -383,6 +434,12 @@ impl Driver {
 
     fn drop_reports(&mut self, attempt: AttemptId) {
         self.refused.forget(attempt);
+        self.transfers.remove(&attempt);
+        if self.closed.remove(&attempt)
+            && let Err(error) = std::fs::remove_file(self.job_dir(attempt).spool(attempt.number))
+        {
+            warn!(%attempt, %error, "cannot delete a spool");
+        }
         if let Some(spool) = self.spools.remove(&attempt)
             && let Err(error) = spool.delete()
         {
@@ -405,21 +462,52 @@ impl Driver {
             Ok(None) => {}
             Err(error) => {
                 // Without the disk nothing can be told of this attempt; the scheduler's lease still holds.
-                error!(%attempt, %error, "cannot read a spool; its reports wait for a restart");
+                error!(%attempt, %error, "cannot read a spool; it is opened again");
                 let attempt = *attempt;
                 self.spools.remove(&attempt);
+                self.closed.insert(attempt);
             }
         }
     }
 
-    fn learn(&self, attempt: AttemptId, event: &TrainerEvent) {
-        let mut fits = self.workshop.fits.lock().unwrap_or_else(PoisonError::into_inner);
-        let learned = fits.observe(attempt, event).inspect_err(|error| {
+    fn fits(&self) -> MutexGuard<'_, FitStore> {
+        self.workshop.fits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns from `event`; where it is that memory ran out, once it is known who else was there.
+    fn look_and_learn(&self, attempt: AttemptId, event: TrainerEvent) {
+        let slot = self.fits().slot(attempt);
+        match slot.filter(|slot| matches!(event, TrainerEvent::BatchSize(_)) && matches!(slot, Slot::Gpu(_)))
+        {
+            Some(slot) => {
+                let (cards, sender) = (self.workshop.cards.clone(), self.sender.clone());
+                tokio::spawn(async move {
+                    let others = others::look(cards, &slot).await;
+                    // The inbox is closed when the agent is leaving.
+                    let _leaving = sender.send(Input::Learned(attempt, event, others.memory_mib)).await;
+                });
+            }
+            None => self.learn(attempt, &event, None),
+        }
+    }
+
+    fn learn(&self, attempt: AttemptId, event: &TrainerEvent, others_mib: Option<u64>) {
+        let (mut fits, now) = (self.fits(), Time::now());
+        let learned = fits.observe(now, attempt, event, others_mib).inspect_err(|error| {
             warn!(%error, "cannot keep what the run was seen to need");
         });
         if !matches!(learned, Ok(false)) {
-            self.advert.send_modify(|advert| advert.fit_records = fits.records());
+            self.advert.send_modify(|advert| advert.fit_records = fits.records(now));
         }
+    }
+
+    fn tell_caches(&mut self) {
+        let present = self.warm.present();
+        self.advert.send_if_modified(|advert| {
+            let changes = advert.cached_data != present;
+            advert.cached_data = present;
+            changes
+        });
     }
 }
 
@@ -439,21 +527,4 @@ async fn until(deadline: Option<Time>) {
         Some(deadline) => tokio::time::sleep(deadline.since(Time::now())).await,
         None => std::future::pending().await,
     }
-}
-
-/// The last lines that a trainer wrote into `log` after `from`, on one line.
-fn tail(log: &Path, from: u64) -> String {
-    const BYTES: u64 = 4096;
-    const LINES: usize = 5;
-    let read = |path: &PathBuf| {
-        let mut file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from.max(length.saturating_sub(BYTES))))?;
-        let mut bytes = Vec::new();
-        file.take(BYTES).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let text = read(&log.to_owned()).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }

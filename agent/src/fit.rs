@@ -5,15 +5,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::{MemoryMeasured, Started, TrainerEvent};
-use trainyard_types::{AttemptId, FitKey, FitRecord, Slot};
+use trainyard_types::{AttemptId, FitKey, FitRecord, Slot, Time};
 
 use crate::batch::{LADDER, Load, Memory, Need};
 
 #[cfg(test)]
 mod tests;
+
+/// After so long a batch size that ran out of memory may be tried again: what nobody saw may have been to blame,
+/// and drivers change. On a card that is too small that costs one step down the ladder.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The kind of device of a CPU slot.
 pub const CPU: &str = "CPU";
@@ -43,12 +48,21 @@ struct Learned {
     libtorch: String,
 }
 
+/// When the batch size that a record calls too large failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Failure {
+    key: FitKey,
+    at: Time,
+}
+
 /// What the file holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Known {
     records: Vec<FitRecord>,
     learned: Vec<Learned>,
+    /// Since when records have their `failed_batch_size`.
+    failures: Vec<Failure>,
     /// From `batch-limits.json` of former versions: the largest batch size that fitted, by card and run. Each
     /// goes into a record as soon as a run tells precision and libtorch.
     limits: BTreeMap<String, u32>,
@@ -59,7 +73,17 @@ struct Known {
 pub struct FitStore {
     path: PathBuf,
     known: Known,
-    runs: BTreeMap<AttemptId, (Run, Option<FitKey>)>,
+    /// The newest of each slot.
+    runs: BTreeMap<AttemptId, Current>,
+}
+
+/// A run, as far as its trainer has told.
+#[derive(Debug, Clone)]
+struct Current {
+    run: Run,
+    key: Option<FitKey>,
+    /// Images per forward pass; 0 before it is told.
+    batch_size: u32,
 }
 
 impl FitStore {
@@ -76,14 +100,25 @@ impl FitStore {
     }
 
     /// All records, for the scheduler.
-    pub fn records(&self) -> Vec<FitRecord> {
-        self.known.records.clone()
+    pub fn records(&self, now: Time) -> Vec<FitRecord> {
+        self.known.records.iter().map(|record| self.as_of(record, now)).collect()
     }
 
     /// What is known of runs like `run`; `None` too when its trainer has not told yet what it computes with.
-    pub fn record(&self, run: &Run) -> Option<&FitRecord> {
+    pub fn record(&self, run: &Run, now: Time) -> Option<FitRecord> {
+        self.stored(run).map(|record| self.as_of(record, now))
+    }
+
+    fn stored(&self, run: &Run) -> Option<&FitRecord> {
         let learned = self.known.learned.iter().find(|learned| learned.is_of(run))?;
         self.get(&learned.key(run))
+    }
+
+    /// A record without what is too long ago. Former versions did not note when that was.
+    fn as_of(&self, record: &FitRecord, now: Time) -> FitRecord {
+        let failure = self.known.failures.iter().find(|failure| failure.key == record.key);
+        let counts = failure.is_some_and(|failure| now.since(failure.at) < FORGOTTEN_AFTER);
+        FitRecord { failed_batch_size: record.failed_batch_size.filter(|_| counts), ..record.clone() }
     }
 
     fn get(&self, key: &FitKey) -> Option<&FitRecord> {
@@ -97,33 +132,46 @@ impl FitStore {
 
     /// Whether a run should measure what it needs.
     pub fn wants_measurement(&self, run: &Run) -> bool {
-        self.record(run).is_none_or(|record| record.batch_size == 0)
+        self.stored(run).is_none_or(|record| record.batch_size == 0)
     }
 
-    /// An attempt is about to start; what its trainer tells is of `run`.
+    /// An attempt is about to start; what its trainer tells is of `run`. Whatever ran on the slot before is over.
     pub fn begin(&mut self, attempt: AttemptId, run: Run) {
-        self.runs.insert(attempt, (run, None));
+        self.runs.retain(|_, current| current.run.slot != run.slot);
+        self.runs.insert(attempt, Current { run, key: None, batch_size: 0 });
     }
 
-    /// An attempt is over.
-    pub fn end(&mut self, attempt: AttemptId) {
-        self.runs.remove(&attempt);
+    /// Where an attempt runs.
+    pub fn slot(&self, attempt: AttemptId) -> Option<Slot> {
+        self.runs.get(&attempt).map(|current| current.run.slot.clone())
     }
 
-    /// Takes what a trainer told; returns whether anything is known now that was not before.
+    /// Takes what a trainer told; `others_mib` is what others hold on its device at this moment, if anybody tells.
+    /// Returns whether anything is known now that was not before.
     ///
     /// # Errors
     /// The disk's; what was told counts until the agent ends.
-    pub fn observe(&mut self, attempt: AttemptId, event: &TrainerEvent) -> io::Result<bool> {
-        let Some((run, key)) = self.runs.get(&attempt).cloned() else { return Ok(false) };
+    pub fn observe(
+        &mut self,
+        now: Time,
+        attempt: AttemptId,
+        event: &TrainerEvent,
+        others_mib: Option<u64>,
+    ) -> io::Result<bool> {
+        let Some(current) = self.runs.get(&attempt).cloned() else { return Ok(false) };
         let before = self.known.clone();
-        match (event, key) {
-            (TrainerEvent::Started(started), _) => self.on_started(attempt, &run, started),
-            (TrainerEvent::Memory(measured), Some(key)) => self.on_memory(&run, key, measured),
-            // Less of something else was enough where the size stays.
-            (TrainerEvent::BatchSize(changed), Some(key)) if changed.to < changed.from => {
-                self.on_out_of_memory(&run, key, changed.from);
+        let run = &current.run;
+        match (event, current.key) {
+            (TrainerEvent::Started(started), _) => self.on_started(now, attempt, run, started),
+            (TrainerEvent::Memory(measured), Some(key)) => self.on_memory(run, key, measured),
+            (TrainerEvent::BatchSize(changed), key) => {
+                self.set_batch_size(attempt, changed.to);
+                // Less of something else was enough where the size stays.
+                if let Some(key) = key.filter(|_| changed.to < changed.from) {
+                    self.on_out_of_memory(now, run, key, (changed.from, others_mib));
+                }
             }
+            (TrainerEvent::Epoch(_), Some(key)) => self.on_success(&key, current.batch_size),
             _ => {}
         }
         let changed = self.known != before;
@@ -133,7 +181,14 @@ impl FitStore {
         Ok(changed)
     }
 
-    fn on_started(&mut self, attempt: AttemptId, run: &Run, started: &Started) {
+    fn set_batch_size(&mut self, attempt: AttemptId, batch_size: u32) {
+        if let Some(current) = self.runs.get_mut(&attempt) {
+            current.batch_size = batch_size;
+        }
+    }
+
+    fn on_started(&mut self, now: Time, attempt: AttemptId, run: &Run, started: &Started) {
+        self.set_batch_size(attempt, started.batch_size);
         if started.libtorch.is_empty() {
             return; // A trainer of a former version.
         }
@@ -149,9 +204,39 @@ impl FitStore {
         self.known.learned.push(learned);
         if let Some(limit) = self.known.limits.remove(&former_key(run)) {
             let failed = LADDER.into_iter().rev().find(|step| *step > limit);
-            self.on_failure(run, key.clone(), failed.unwrap_or(limit + 1));
+            self.on_failure(now, run, key.clone(), failed.unwrap_or(limit + 1));
         }
-        self.runs.insert(attempt, (run.clone(), Some(key)));
+        self.forget_old(now);
+        if let Some(current) = self.runs.get_mut(&attempt) {
+            current.key = Some(key);
+        }
+    }
+
+    /// Gives up for good what is too long ago.
+    fn forget_old(&mut self, now: Time) {
+        let old: Vec<FitKey> = self
+            .known
+            .records
+            .iter()
+            .filter(|record| record.failed_batch_size != self.as_of(record, now).failed_batch_size)
+            .map(|record| record.key.clone())
+            .collect();
+        old.iter().for_each(|key| self.forget(key));
+    }
+
+    fn forget(&mut self, key: &FitKey) {
+        self.known.failures.retain(|failure| failure.key != *key);
+        if let Some(record) = self.known.records.iter_mut().find(|record| record.key == *key) {
+            record.failed_batch_size = None;
+        }
+    }
+
+    /// An epoch, with validation, went well with `size` images.
+    fn on_success(&mut self, key: &FitKey, size: u32) {
+        let failed = self.get(key).and_then(|record| record.failed_batch_size);
+        if failed.is_some_and(|failed| failed <= size) {
+            self.forget(key);
+        }
     }
 
     fn on_memory(&mut self, run: &Run, key: FitKey, measured: &MemoryMeasured) {
@@ -169,22 +254,35 @@ impl FitStore {
     }
 
     /// `size` ran out of memory. With all of the device that is a fact about the device; beside others it says
-    /// that an image takes more than was thought.
-    fn on_out_of_memory(&mut self, run: &Run, key: FitKey, size: u32) {
-        if run.memory.is_alone() {
-            self.on_failure(run, key, size);
+    /// that an image takes more than was thought. What others hold now is what counts, not what they held when the
+    /// run began.
+    fn on_out_of_memory(
+        &mut self,
+        now: Time,
+        run: &Run,
+        key: FitKey,
+        (size, others_mib): (u32, Option<u64>),
+    ) {
+        let memory = run.memory.beside(others_mib);
+        if memory.is_alone() {
+            self.on_failure(now, run, key, size);
             return;
         }
-        let free_mib = run.memory.free_mib();
+        let free_mib = memory.free_mib();
+        if free_mib + memory.some_mib() < run.memory.free_mib() {
+            return; // They have come since it began, and nobody knows how much they held at that moment.
+        }
         let record = self.entry(run, key);
         #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
         let room = free_mib.saturating_sub(record.fixed_mib) as f64;
         record.per_image_mib = record.per_image_mib.max(room / f64::from(size.max(1)));
     }
 
-    fn on_failure(&mut self, run: &Run, key: FitKey, size: u32) {
-        let record = self.entry(run, key);
+    fn on_failure(&mut self, now: Time, run: &Run, key: FitKey, size: u32) {
+        let record = self.entry(run, key.clone());
         record.failed_batch_size = Some(record.failed_batch_size.map_or(size, |failed| failed.min(size)));
+        self.known.failures.retain(|failure| failure.key != key);
+        self.known.failures.push(Failure { key, at: now });
     }
 
     /// The record of `key`; a new one holds estimates, and says so by a measured batch of 0.

@@ -12,7 +12,7 @@ pub mod support;
 pub mod xid;
 
 use tokio::sync::mpsc;
-use trainyard_types::{Gpu, GpuTelemetry, GpuUuid};
+use trainyard_types::{Gpu, GpuUuid};
 
 use reading::{Answer, ProbeError, RecoveryAction};
 
@@ -36,12 +36,6 @@ pub trait GpuProbe: Send + Sync {
     /// None of them can be asked.
     fn readings(&self) -> Result<Vec<Answer>, ProbeError>;
 
-    /// What each GPU that answers does now, without what is judged.
-    fn telemetry(&self) -> Vec<GpuTelemetry> {
-        let answers = self.readings().unwrap_or_default().into_iter();
-        answers.filter_map(|answer| Some(answer.reading.ok()?.telemetry(answer.uuid))).collect()
-    }
-
     /// The driver's version; empty without one.
     fn driver_version(&self) -> String;
 
@@ -59,32 +53,4 @@ pub trait GpuProbe: Send + Sync {
 
     /// Sends every XID from now on until nobody receives any more, from a thread of its own.
     fn watch_xids(&self, found: mpsc::Sender<XidEvent>);
-}
-
-/// A machine without GPUs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoGpus;
-
-impl GpuProbe for NoGpus {
-    fn gpus(&self) -> Vec<Gpu> {
-        Vec::new()
-    }
-
-    fn readings(&self) -> Result<Vec<Answer>, ProbeError> {
-        Ok(Vec::new())
-    }
-
-    fn driver_version(&self) -> String {
-        String::new()
-    }
-
-    fn cuda_version(&self) -> Option<(u32, u32)> {
-        None
-    }
-
-    fn recovery_action(&self, _uuid: &GpuUuid) -> Option<RecoveryAction> {
-        None
-    }
-
-    fn watch_xids(&self, _found: mpsc::Sender<XidEvent>) {}
 }

@@ -33,7 +33,7 @@ pub struct GuestConfig {
     /// So long without use the card is free again.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
-    /// From the owner's first sign of life to SIGKILL of a trainer that has not left.
+    /// From SIGTERM, once the owner is seen at work, to SIGKILL of a trainer that has not left.
     #[serde(with = "humantime_serde")]
     pub leave_within: Duration,
     /// Hours that are the owner's whatever the card does, local time: `Mon-Fri 09:00-18:00`.

@@ -3,6 +3,9 @@
 
 use std::fs;
 
+use crate::trainer::groups::Groups;
+use cgroup::Cgroup;
+
 pub mod cgroup;
 pub mod loading;
 pub mod pressure;
@@ -22,13 +25,60 @@ pub struct Reading {
     pub idle_ratio: f64,
 }
 
+/// The control groups that bound trainers, the innermost first; none where there is no version 2.
+#[derive(Debug, Clone, Default)]
+pub struct Host(Vec<Cgroup>);
+
+impl Host {
+    /// Of trainers in `groups`, or in this process's own group. Where groups are delegated, this process sits in
+    /// one beside its trainers', which says nothing of them.
+    pub fn new(groups: Option<&Groups>) -> Self {
+        Self(groups.map_or_else(cgroup::own_path, |groups| cgroup::path_from(groups.folder())))
+    }
+
+    /// Main memory in MiB; the lowest limit of the control groups counts where it is lower.
+    pub fn memory_total_mib(&self) -> u64 {
+        let total = meminfo("MemTotal:").unwrap_or(0);
+        self.0.iter().filter_map(Cgroup::memory_max).map(|limit| limit / MIB).fold(total, u64::min)
+    }
+
+    /// Memory that a new process may take, in MiB. What a control group's page cache holds counts as free: the
+    /// kernel takes it back.
+    pub fn memory_available_mib(&self) -> u64 {
+        let available = meminfo("MemAvailable:").unwrap_or(0);
+        self.0.iter().filter_map(Cgroup::memory_room).map(|room| room / MIB).fold(available, u64::min)
+    }
+
+    /// How many processes the kernel has killed for want of memory since it started.
+    pub fn out_of_memory_kills(&self) -> u64 {
+        let kernel = fs::read_to_string("/proc/vmstat").ok();
+        let kernel = kernel.and_then(|text| cgroup::value(&text, "oom_kill")).unwrap_or(0);
+        // A container may hide the one or the other.
+        kernel + self.0.first().map_or(0, Cgroup::out_of_memory_kills)
+    }
+
+    /// Share of the last ten seconds in which something waited for memory: of the innermost control group that
+    /// tells, else of the machine; 0 where neither does.
+    fn stalled_ratio(&self) -> f64 {
+        let group = self.0.iter().find_map(Cgroup::memory_pressure);
+        let text = group.or_else(|| fs::read_to_string("/proc/pressure/memory").ok());
+        text.and_then(|text| pressure::some_avg10(&text)).unwrap_or(0.0)
+    }
+}
+
 /// Takes readings, one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meter {
+    host: Host,
     busy_and_all: Option<(u64, u64)>,
 }
 
 impl Meter {
+    /// A meter that has read nothing yet.
+    pub const fn new(host: Host) -> Self {
+        Self { host, busy_and_all: None }
+    }
+
     /// What the machine does now.
     pub fn read(&mut self) -> Reading {
         let now = fs::read_to_string("/proc/stat").ok().and_then(|text| processor_time(&text));
@@ -40,48 +90,17 @@ impl Meter {
         };
         self.busy_and_all = now;
         Reading {
-            total_mib: memory_total_mib(),
-            available_mib: memory_available_mib(),
-            stalled_ratio: stalled_ratio(),
+            total_mib: self.host.memory_total_mib(),
+            available_mib: self.host.memory_available_mib(),
+            stalled_ratio: self.host.stalled_ratio(),
             idle_ratio,
         }
     }
 }
 
-/// Main memory in MiB; the lowest limit of this process's control groups counts where it is lower.
-pub fn memory_total_mib() -> u64 {
-    let total = meminfo("MemTotal:").unwrap_or(0);
-    let limits = cgroup::own_path().into_iter().filter_map(|group| group.memory_max());
-    limits.map(|limit| limit / MIB).fold(total, u64::min)
-}
-
-/// Memory that a new process may take, in MiB. What a control group's page cache holds counts as free: the
-/// kernel takes it back.
-pub fn memory_available_mib() -> u64 {
-    let available = meminfo("MemAvailable:").unwrap_or(0);
-    let rooms = cgroup::own_path().into_iter().filter_map(|group| group.memory_room());
-    rooms.map(|room| room / MIB).fold(available, u64::min)
-}
-
-/// How many processes the kernel has killed for want of memory since it started.
-pub fn out_of_memory_kills() -> u64 {
-    let kernel = fs::read_to_string("/proc/vmstat").ok();
-    let kernel = kernel.and_then(|text| cgroup::value(&text, "oom_kill")).unwrap_or(0);
-    // A container may hide the one or the other.
-    kernel + cgroup::own_path().first().map_or(0, |group| group.out_of_memory_kills())
-}
-
 /// Processors that this process may use.
 pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
-}
-
-/// Share of the last ten seconds in which something waited for memory: of this process's control group where
-/// it tells, else of the machine; 0 where neither does.
-fn stalled_ratio() -> f64 {
-    let group = cgroup::own_path().into_iter().find_map(|group| group.memory_pressure());
-    let text = group.or_else(|| fs::read_to_string("/proc/pressure/memory").ok());
-    text.and_then(|text| pressure::some_avg10(&text)).unwrap_or(0.0)
 }
 
 /// Busy and all processor time in the kernel's ticks.
@@ -112,8 +131,25 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_not_more_free_than_in_all() {
-        let reading = Meter::default().read();
+        let reading = Meter::new(Host::new(None)).read();
         assert!(reading.total_mib > 0 && reading.available_mib <= reading.total_mib, "{reading:?}");
+    }
+
+    #[test]
+    fn where_groups_are_delegated_the_whole_of_them_is_read_and_not_the_agents_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
+        fs::create_dir(folder.path().join("agent")).unwrap();
+        write("agent/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
+        write("agent/memory.max", "max\n");
+        write("memory.pressure", "some avg10=42.00 avg60=0.00 avg300=0.00 total=9\n");
+        write("memory.max", &format!("{}\n", 64 * MIB));
+        write("memory.current", &format!("{}\n", 60 * MIB));
+        write("memory.events", "oom_kill 1000000\n");
+        let host = Host::new(Groups::find(Some(folder.path())).as_ref());
+        let reading = Meter::new(host.clone()).read();
+        assert_eq!((reading.total_mib, reading.available_mib, reading.stalled_ratio), (64, 4, 0.42));
+        assert!(host.out_of_memory_kills() >= 1_000_000);
     }
 
     #[test]

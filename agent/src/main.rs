@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 use tracing::{info, warn};
 use trainyard_agent::batch::{self, Load, Memory, Wish};
 use trainyard_agent::config::{Config, Options};
+use trainyard_agent::gpu::GpuProbe;
 use trainyard_agent::gpu::nvml::NvmlGpus;
-use trainyard_agent::gpu::{GpuProbe, NoGpus};
 use trainyard_types::{Batch, ModelScale};
 
 /// Trains jobs on this machine's GPUs.
@@ -80,22 +80,18 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The machine's GPUs. A missing library or driver is said once and means that there are none.
+/// The machine's GPUs. A missing library or driver is said once, and means that there are none until it is there.
 fn probe(config: &Config) -> Arc<dyn GpuProbe> {
-    match NvmlGpus::load(config.nvml_library.as_deref()) {
-        Ok(gpus) => {
-            info!(driver = %gpus.driver_version(), gpus = gpus.gpus().len(), "NVML is loaded");
-            Arc::new(gpus)
+    let library = config.nvml_library.as_deref();
+    let gpus = NvmlGpus::new(library);
+    match gpus.load() {
+        Ok(()) => info!(driver = %gpus.driver_version(), gpus = gpus.gpus().len(), "NVML is loaded"),
+        Err(error) if library.is_some() => {
+            warn!(%error, ?library, "`nvml_library` does not load: no GPUs");
         }
-        Err(error) if config.nvml_library.is_some() => {
-            warn!(%error, library = ?config.nvml_library, "`nvml_library` does not load: no GPUs");
-            Arc::new(NoGpus)
-        }
-        Err(error) => {
-            info!(%error, "NVML does not load: no GPUs");
-            Arc::new(NoGpus)
-        }
+        Err(error) => info!(%error, "NVML does not load: no GPUs"),
     }
+    Arc::new(gpus)
 }
 
 fn print_batch_table(probe: &dyn GpuProbe, model: ModelScale) {

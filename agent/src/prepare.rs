@@ -3,21 +3,26 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use trainyard_types::{Assignment, BatchChosen, EndReason, Gpu, GpuTelemetry, Slot, TrainSpec};
+use tokio::time::timeout;
+use trainyard_types::fit::Shortage;
+use trainyard_types::{Assignment, BatchChosen, EndReason, Gpu, GpuTelemetry, Slot, Time, TrainSpec};
 
+use crate::advert::Advert;
 use crate::banner::{self, Device};
-use crate::batch::{self, Load, Memory, Wish, advice};
+use crate::batch::{self, Load, Memory, Wish};
 use crate::config::Config;
 use crate::connection::Readings;
 use crate::core::{Prepared, Refusal};
 use crate::crew::Crew;
 use crate::data_roots;
+use crate::disk;
 use crate::fit::{self, FitStore, Run};
 use crate::gpu::GpuProbe;
-use crate::host;
 use crate::host::loading::{self, Killed};
+use crate::host::{self, Host};
 use crate::job_dir::JobDir;
 use crate::transfer::{self, Link};
 
@@ -36,6 +41,39 @@ pub struct Workshop {
     pub fits: Arc<Mutex<FitStore>>,
     /// The scheduler, when it is there.
     pub link: watch::Receiver<Option<Link>>,
+    /// The machine's memory.
+    pub host: Host,
+    /// What the scheduler is told of this agent.
+    pub advert: watch::Receiver<Advert>,
+}
+
+/// How long the scheduler may take to hear that the disk is short, before an attempt goes back to it.
+const TELL_FIRST: Duration = Duration::from_secs(10);
+
+impl Workshop {
+    /// Why the disk of the data directory takes no job now, a sentence; `None` when it does.
+    pub fn disk_shortage(&self) -> Option<String> {
+        let (folder, floor) = (&self.config.data_dir, self.config.disk_limits().floor);
+        let free = disk::free_bytes(folder).ok()?;
+        Some(disk::refusal(folder, free, floor, false)).filter(|why| !why.is_empty())
+    }
+
+    /// A failure to prepare an attempt: for want of room it goes back for free, else it counts.
+    async fn failure(&mut self, message: String, error: Option<&io::Error>) -> Refusal {
+        let shortage = error.filter(|error| disk::is_full(error)).and_then(|_| self.disk_shortage());
+        match shortage {
+            Some(why) => self.sent_back(why).await,
+            None => Refusal { reason: EndReason::TrainerCrash, message },
+        }
+    }
+
+    /// The attempt goes back, as soon as the scheduler knows not to send it here again.
+    async fn sent_back(&mut self, message: String) -> Refusal {
+        let told = self.advert.wait_for(|advert| !advert.disk_short.is_empty());
+        // One that does not hear of it sends the attempt again.
+        let _told = timeout(TELL_FIRST, told).await.map(|told| told.is_ok());
+        Refusal { reason: EndReason::Preempted, message }
+    }
 }
 
 /// Prepares `assignment`; waits for the scheduler when a checkpoint must be fetched.
@@ -43,35 +81,61 @@ pub struct Workshop {
 /// # Errors
 /// The data set may not or cannot be read, the GPU is not there, the disk is full, the checkpoint is gone.
 pub async fn prepare(mut workshop: Workshop, assignment: Box<Assignment>) -> Result<Prepared, Refusal> {
+    if let Some(why) = workshop.disk_shortage() {
+        return Err(workshop.sent_back(why).await);
+    }
     let dir = JobDir::new(&workshop.config.data_dir, assignment.attempt.job);
     let (shop, wanted, target) = (workshop.clone(), assignment.clone(), dir.clone());
     let local = move || prepare_locally(&shop, &wanted, &target);
-    let prepared = tokio::task::spawn_blocking(local).await.map_err(|error| Refusal {
-        reason: EndReason::TrainerCrash,
-        message: format!("the agent failed to prepare the attempt: {error}"),
-    })??;
+    let prepared = match tokio::task::spawn_blocking(local).await {
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(Unprepared::Refused(refusal))) => return Err(refusal),
+        Ok(Err(Unprepared::Unwritten(error))) => {
+            let message = format!("the agent cannot write {}: {error}", dir.spec().display());
+            return Err(workshop.failure(message, Some(&error)).await);
+        }
+        Err(error) => {
+            let message = format!("the agent failed to prepare the attempt: {error}");
+            return Err(workshop.failure(message, None).await);
+        }
+    };
     if let Some(checkpoint) = &assignment.resume
         && dir.newest_step().is_none_or(|step| step < checkpoint.step)
+        && let Err(error) =
+            transfer::download_checkpoint(&mut workshop.link, assignment.attempt.job, checkpoint, &dir).await
     {
-        let fetched =
-            transfer::download_checkpoint(&mut workshop.link, assignment.attempt.job, checkpoint, &dir).await;
-        fetched.map_err(|error| Refusal {
-            reason: EndReason::TrainerCrash,
-            message: format!("the checkpoint of step {} cannot be fetched: {error}", checkpoint.step),
-        })?;
+        let message = format!("the checkpoint of step {} cannot be fetched: {error}", checkpoint.step);
+        return Err(workshop.failure(message, error.of_the_disk()).await);
     }
     Ok(prepared)
 }
 
-fn prepare_locally(workshop: &Workshop, assignment: &Assignment, dir: &JobDir) -> Result<Prepared, Refusal> {
+/// Why nothing was prepared.
+enum Unprepared {
+    Refused(Refusal),
+    /// The job's directory or spec.
+    Unwritten(io::Error),
+}
+
+impl From<Refusal> for Unprepared {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn prepare_locally(
+    workshop: &Workshop,
+    assignment: &Assignment,
+    dir: &JobDir,
+) -> Result<Prepared, Unprepared> {
     let mut train = assignment.spec.train.clone();
     train.data = data_roots::resolve(&train.data, &workshop.config.data_roots)
         .map_err(|error| Refusal { reason: EndReason::BadSpec, message: error.to_string() })?;
     let (device, memory) = device(workshop, &assignment.slot)?;
     let killed = dir.killed();
     let batch = choose_batch(workshop, assignment, &train, memory, &device, killed);
-    let plan =
-        loading::plan(&train, batch.chosen.batch_size, host::memory_available_mib(), host::cores(), killed);
+    let available_mib = workshop.host.memory_available_mib();
+    let plan = loading::plan(&train, batch.chosen.batch_size, available_mib, host::cores(), killed);
     // The lines tell of the spec as it was written, but for what is different here.
     let wished = train.batch;
     loading::apply(&mut train, &plan);
@@ -84,10 +148,7 @@ fn prepare_locally(workshop: &Workshop, assignment: &Assignment, dir: &JobDir) -
         std::fs::create_dir_all(workshop.config.cache_dir())?;
         std::fs::write(dir.spec(), serde_json::to_vec_pretty(&train)?)
     };
-    write().map_err(|error| Refusal {
-        reason: EndReason::TrainerCrash,
-        message: format!("the agent cannot write {}: {error}", dir.spec().display()),
-    })?;
+    write().map_err(Unprepared::Unwritten)?;
     Ok(Prepared {
         chosen: batch.chosen,
         lines,
@@ -126,17 +187,23 @@ fn choose_batch(
         trainer: fit::trainer_identity(&workshop.config.trainer()),
     };
     let mut fits = workshop.fits.lock().unwrap_or_else(PoisonError::into_inner);
-    let record = fits.record(&run);
+    let record = fits.record(&run, Time::now());
     // On a CPU the batch lies in main memory, too.
     let too_large = killed.filter(|_| matches!(memory, Memory::Cpu { .. })).map(|killed| killed.batch_size);
     let too_large = too_large.and_then(batch::next_smaller);
     let (batch, nominal) = (train.batch, train.nbs);
     let noted = fits.noted(&run).into_iter().chain(too_large).min();
-    let chosen = batch::choose(&Wish { memory, load, batch, nominal, record, noted });
-    let advice = advice::advice(memory, load, record);
+    let chosen = batch::choose(&Wish { memory, load, batch, nominal, record: record.as_ref(), noted });
+    let shortage = Shortage {
+        model: load.model,
+        imgsz: load.imgsz,
+        multi_scale: load.multi_scale,
+        single: !load.amp,
+        available_mib: Some(memory.free_mib()),
+    };
     let measure_memory = fits.wants_measurement(&run);
     fits.begin(assignment.attempt, run);
-    ChosenBatch { chosen, measure_memory, advice }
+    ChosenBatch { chosen, measure_memory, advice: shortage.advice() }
 }
 
 fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal> {
@@ -146,20 +213,22 @@ fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal>
             Err(missing(format!("this agent has no CPU slot {slot}")))
         }
         Slot::Cpu(slot) => {
-            let available_mib = host::memory_available_mib();
-            let memory = Memory::Cpu { total_mib: host::memory_total_mib(), available_mib };
+            let available_mib = workshop.host.memory_available_mib();
+            let memory = Memory::Cpu { total_mib: workshop.host.memory_total_mib(), available_mib };
             Ok((Device::Cpu { slot: *slot, available_mib }, memory))
         }
         Slot::Gpu(uuid) => {
             let gpus: Vec<Gpu> = workshop.probe.gpus();
             let gpu = gpus.into_iter().find(|gpu| gpu.uuid == *uuid);
             let gpu = gpu.ok_or_else(|| missing(format!("the GPU {uuid} does not answer any more")))?;
-            let of_card =
-                |readings: Vec<GpuTelemetry>| readings.into_iter().find(|reading| reading.uuid == *uuid);
-            let judged = of_card(workshop.cards.borrow().telemetry.clone());
-            let memory_foreign_mib = judged.and_then(|judged| judged.memory_foreign_mib);
-            let now = of_card(workshop.probe.telemetry())
-                .map(|reading| GpuTelemetry { memory_foreign_mib, ..reading });
+            let readings = workshop.cards.borrow().telemetry.clone();
+            let judged = readings.into_iter().find(|reading| reading.uuid == *uuid);
+            // Only that is asked for anew: a whole reading would take from the keeper what others did of late.
+            let free_now = workshop.probe.memory_free_mib(uuid);
+            let now = judged.map(|judged| GpuTelemetry {
+                memory_free_mib: free_now.or(judged.memory_free_mib),
+                ..judged
+            });
             let memory = gpu_memory(&gpu, now.as_ref());
             Ok((Device::Gpu { model: gpu.model, memory_total_mib: gpu.memory_total_mib }, memory))
         }

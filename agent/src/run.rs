@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_proto::route::Route;
-use trainyard_types::{AgentId, Inventory};
+use trainyard_types::{AgentId, Inventory, Time};
 
 use crate::advert::Advert;
 use crate::config::Config;
@@ -25,9 +25,9 @@ use crate::driver::{Driver, Input};
 use crate::fit::FitStore;
 use crate::gpu::GpuProbe;
 use crate::gpu::cards::{Cards, Snapshot};
-use crate::gpu::keeper::{Around, Keeper};
+use crate::gpu::keeper::{Around, Found, Keeper, PATIENCE, start_finding};
 use crate::gpu::quarantine::{Ward, boot_id};
-use crate::host;
+use crate::host::{Host, Meter};
 use crate::http::{self, Pages};
 use crate::job_dir;
 use crate::prepare::Workshop;
@@ -59,23 +59,24 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     warn_of_gaps(&config);
     // Before the cards are judged: what a former agent's trainers left is no stranger.
     let groups = end_leftovers(&config, agent).await;
-    let (cards, first) = find_cards(Arc::clone(&probe), &config).await?;
-    let (name, gpus) = (&config.name, first.inventory.gpus.len());
-    info!(%agent, name, gpus, cpu_slots = config.cpu_slots, "agent");
+    let host = Host::new(groups.as_ref());
+    let (cards, first) = find_cards(&probe, &config, &host).await?;
+    info!(%agent, name = config.name, gpus = first.inventory.gpus.len(), cpu_slots = config.cpu_slots, "agent");
 
     let (sender, inbox) = mpsc::channel(INBOX);
     let (link_sender, link) = watch::channel(None);
     let (held_sender, held) = watch::channel(Vec::new());
     let (readings_sender, readings) = watch::channel(first);
     let fits = FitStore::load(&config.data_dir);
-    let (advert_sender, advert) = watch::channel(Advert { fit_records: fits.records(), ..Advert::default() });
-    let fits = Arc::new(Mutex::new(fits));
+    let fit_records = fits.records(Time::now());
+    let (advert_sender, advert) = watch::channel(Advert { fit_records, ..Advert::default() });
     let crew = Crew::default();
     let around = Around {
         probe: Arc::clone(&probe),
         crew: crew.clone(),
         trainer: config.trainer(),
         readings: readings_sender,
+        advert: advert_sender.clone(),
         link: link.clone(),
         inbox: sender.clone(),
     };
@@ -86,14 +87,16 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         probe,
         cards: readings.clone(),
         crew: crew.clone(),
-        fits,
+        fits: Arc::new(Mutex::new(fits)),
         link,
+        host: host.clone(),
+        advert: advert.clone(),
     };
     let spawner = Spawner::start(agent, groups).context("cannot start a thread")?;
     let house = House { config: Arc::clone(&config), inbox: sender.clone(), advert: advert_sender.clone() };
     let house = house.look(true).await;
     let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender, advert_sender);
-    driver.recover().await?;
+    driver.recover().await;
 
     let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -110,9 +113,8 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     };
     tasks.spawn(connection.keep(end.clone()));
     tasks.spawn(keeper.keep(end.clone()));
-    let pages = pages(&config, snapshots, crew);
-    tasks.spawn(http::serve(config.metrics_listen.clone(), pages, end.clone()));
-    tasks.spawn(keep_metering(sender.clone(), end.clone()));
+    tasks.spawn(http::serve(config.metrics_listen.clone(), pages(&config, snapshots, crew), end.clone()));
+    tasks.spawn(keep_metering(host, sender.clone(), end.clone()));
     tasks.spawn(house.keep(end.clone()));
     tasks.spawn(forward_signals(sender, stop, end.clone()));
     driver.run().await;
@@ -185,8 +187,8 @@ fn agent_id(data_dir: &Path) -> anyhow::Result<AgentId> {
 }
 
 /// Tells the driver what the machine does, from the first reading on.
-async fn keep_metering(inbox: mpsc::Sender<Input>, end: CancellationToken) {
-    let mut meter = host::Meter::default();
+async fn keep_metering(host: Host, inbox: mpsc::Sender<Input>, end: CancellationToken) {
+    let mut meter = Meter::new(host);
     let mut ticks = interval(METER_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while end.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -211,13 +213,14 @@ impl House {
                 return;
             }
             self = self.look(tick % MEASURE_AFTER == 0).await;
+            let _busy = self.inbox.try_send(Input::LookAtCaches);
         }
     }
 
     /// Sees how much is free, says whether jobs may come, and has directories removed that are too much.
     async fn look(self, measures: bool) -> Self {
         let (config, limits) = (Arc::clone(&self.config), self.config.disk_limits());
-        let refuses = !self.advert.borrow().unavailable.is_empty();
+        let refuses = !self.advert.borrow().disk_short.is_empty();
         let look = move || {
             let free = disk::free_bytes(&config.data_dir)?;
             let refusal = disk::refusal(&config.data_dir, free, limits.floor, refuses);
@@ -241,7 +244,7 @@ impl House {
 
     fn tell(&self, refusal: String) {
         self.advert.send_if_modified(|advert| {
-            let changes = advert.unavailable.is_empty() != refusal.is_empty();
+            let changes = advert.disk_short.is_empty() != refusal.is_empty();
             match (changes, refusal.is_empty()) {
                 (true, false) => warn!("no new jobs: {refusal}"),
                 (true, true) => info!("the disk has room again: new jobs may come"),
@@ -249,29 +252,41 @@ impl House {
             }
             // How many MiB exactly is no news.
             if changes {
-                advert.unavailable = refusal;
+                advert.disk_short.clone_from(&refusal);
             }
             changes
         });
+        // Attempts that cross with the news go back at once. A driver that is busy is told the next time.
+        let why = Some(refusal).filter(|why| !why.is_empty());
+        let _busy = self.inbox.try_send(Input::Core(Event::DiskShort(why)));
     }
 }
 
-/// The cards that there are and what the machine offers, found on a thread that may block: a sick driver takes
-/// its time. The inventory stays as it is found here: a card that stops answering keeps its place and loses its
-/// readings.
-async fn find_cards(probe: Arc<dyn GpuProbe>, config: &Config) -> anyhow::Result<(Cards, Readings)> {
-    let (rules, data_dir, cpu_slots) = (config.rules(), config.data_dir.clone(), config.cpu_slots);
-    let find = move || {
-        let cards = Cards::new(rules, probe.gpus(), Ward::load(&data_dir), boot_id());
-        let inventory = Inventory {
-            gpus: cards.gpus(),
-            cpu_slots,
-            memory_total_mib: host::memory_total_mib(),
-            driver_version: probe.driver_version(),
-        };
-        (cards, Readings { inventory, ..Readings::default() })
+/// The cards that there are and what the machine offers. A card that stops answering keeps its place and loses
+/// its readings; one that answers only later is taken in then. A driver that hangs is not waited for for ever.
+async fn find_cards(
+    probe: &Arc<dyn GpuProbe>,
+    config: &Config,
+    host: &Host,
+) -> anyhow::Result<(Cards, Readings)> {
+    let (found, driver_version) = match timeout(PATIENCE, start_finding(probe)).await {
+        Ok(found) => found.context("cannot look for GPUs")?,
+        Err(_) => {
+            warn!("the driver hangs: no GPUs until it answers");
+            Found::default()
+        }
     };
-    tokio::task::spawn_blocking(find).await.context("cannot look for GPUs")
+    let (rules, data_dir) = (config.rules(), config.data_dir.clone());
+    let ward = tokio::task::spawn_blocking(move || (Ward::load(&data_dir), boot_id())).await;
+    let (ward, boot_id) = ward.context("cannot read which cards have failed")?;
+    let cards = Cards::new(rules, found, ward, boot_id);
+    let inventory = Inventory {
+        gpus: cards.gpus(),
+        cpu_slots: config.cpu_slots,
+        memory_total_mib: host.memory_total_mib(),
+        driver_version,
+    };
+    Ok((cards, Readings { inventory, ..Readings::default() }))
 }
 
 fn pages(config: &Config, snapshots: watch::Receiver<Vec<Snapshot>>, crew: Crew) -> Pages {

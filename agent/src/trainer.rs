@@ -5,4 +5,5 @@ pub mod command;
 pub mod groups;
 pub mod leftovers;
 pub mod progress;
+pub mod scene;
 pub mod watch;

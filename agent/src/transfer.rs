@@ -67,6 +67,16 @@ pub enum TransferError {
     Stopping,
 }
 
+impl TransferError {
+    /// What the disk said, if it was the disk.
+    pub const fn of_the_disk(&self) -> Option<&io::Error> {
+        match self {
+            Self::File { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
 fn at(path: &Path) -> impl FnOnce(io::Error) -> TransferError {
     move |source| TransferError::File { path: path.to_owned(), source }
 }

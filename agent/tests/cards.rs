@@ -226,6 +226,148 @@ async fn a_page_fault_ends_the_attempt_with_the_drivers_word_and_keeps_the_card(
 }
 
 #[tokio::test]
+async fn each_error_of_the_driver_ends_its_attempt_as_the_table_says() {
+    let mut lab = Lab::new("log \"pid $$\"\nhold\n").await;
+    lab.change(1, &json!({"ecc_uncorrected": 7}));
+    let _agent = lab.agent(&["--stop-grace", "10m"], &[]);
+    lab.stub.hello().await;
+    let table = [
+        (0, json!({"xids": [13]}), EndReason::TrainerCrash, "XID 13 (graphics engine exception)"),
+        (1, json!({"xids": [43]}), EndReason::TrainerCrash, "XID 43 (the card stopped processing)"),
+        (2, json!({"xids": [94]}), EndReason::GpuFault, "XID 94 (contained memory error)"),
+        // From here on the card is out of use.
+        (0, json!({"xids": [13, 48]}), EndReason::GpuFault, "XID 48 (double-bit memory error)"),
+        (1, json!({"ecc_uncorrected": 8}), EndReason::GpuFault, "uncorrected memory errors rose from 7 to 8"),
+    ];
+    for (number, (card, change, reason, message)) in (1..).zip(table) {
+        lab.assign(number, card).await;
+        lab.stub.log_line("pid ").await;
+        lab.change(card, &change);
+        let ended = lab.stub.end().await;
+        assert_eq!((ended.reason, ended.message.as_str()), (reason, message));
+    }
+    let quarantined = Some(Cause::Quarantined);
+    let heartbeat = lab.until([quarantined, quarantined, None]).await;
+    assert!(message(&heartbeat, 1).contains("rose from 7 to 8"), "{}", message(&heartbeat, 1));
+}
+
+#[tokio::test]
+async fn an_error_that_comes_when_its_trainer_is_gone_does_not_end_the_next_one() {
+    let mut lab = Lab::new("log \"pid $$\"\nwait_for_test\nfinish\n").await;
+    let _agent = lab.agent(&[], &[]);
+    lab.stub.hello().await;
+    for number in [1, 2] {
+        lab.assign(number, 0).await;
+        lab.stub.log_line("pid ").await;
+        if number == 2 {
+            lab.change(0, &json!({"xids": [31]}));
+            lab.stub.until_logged(&lab.world, "the driver tells an XID").await;
+        }
+        lab.world.release().await;
+        assert_eq!(lab.stub.end().await.reason, EndReason::Completed, "{}", lab.world.log());
+    }
+}
+
+#[tokio::test]
+async fn a_quarantined_card_comes_back_by_a_test_when_its_time_is_over() {
+    let mut lab = Lab::new("finish\n").await;
+    let _agent = lab.agent(&[], &[("TRAINYARD_AGENT__HEALTH__SELF_TEST_AFTER", "1s")]);
+    lab.stub.hello().await;
+    lab.change(2, &json!({"xids": [48]}));
+    let heartbeat = lab.until([None, None, Some(Cause::Quarantined)]).await;
+    assert!(message(&heartbeat, 2).contains("it is tested 1 s after that"), "{}", message(&heartbeat, 2));
+    lab.until([None; 3]).await;
+    assert!(lab.world.log().contains("a quarantined card answers without new errors"), "{}", lab.world.log());
+    lab.assign(1, 2).await;
+    assert_eq!(lab.stub.end().await.reason, EndReason::Completed);
+}
+
+#[tokio::test]
+async fn in_its_owners_hours_a_card_takes_no_job_and_says_until_when() {
+    let mut lab = Lab::new("finish\n").await;
+    let hours = ("TRAINYARD_AGENT__GUEST__SCHEDULE", "Mon-Sun 00:00-24:00");
+    let _agent = lab.agent(&[], &[GUEST, ("TRAINYARD_AGENT__GUEST__GPUS", "1"), hours]);
+    let hello = lab.stub.hello().await;
+    let why = hello.telemetry[1].unavailable.clone().unwrap().message;
+    assert!(why.contains("its owner's hours (Mon-Sun 00:00-24:00, local time)"), "{why}");
+    lab.until([None, Some(Cause::Owner), None]).await;
+    lab.assign(1, 1).await;
+    let ended = lab.stub.end().await;
+    assert!(ended.reason == EndReason::Preempted && ended.message == why, "{ended:?}");
+    lab.assign(2, 0).await;
+    assert_eq!(lab.stub.end().await.reason, EndReason::Completed);
+}
+
+/// The first time its card's memory runs out: it steps down, and cannot go on in this process.
+const FULL: &str = r#"started
+if [ -e "$run/before" ]; then log "with $batch"; finish; exit 0; fi
+touch "$run/before"
+log "pid $$"
+wait_for_test
+tell '"type":"batch_size","from":24,"to":16,"message":"24 does not fit in the card'"'"'s memory"'
+exit 77
+"#;
+
+#[tokio::test]
+async fn memory_that_runs_out_beside_a_stranger_moves_the_job_and_is_not_held_against_the_card() {
+    let mut lab = Lab::new(FULL).await;
+    let _agent = lab.agent(&[], &[]);
+    lab.stub.hello().await;
+    lab.assign(1, 1).await;
+    let trainer: u32 = lab.stub.log_line("pid ").await.parse().unwrap();
+    let both = json!([{"pid": trainer, "memory_mib": 3000}, {"pid": std::process::id(), "memory_mib": 9000}]);
+    lab.change(1, &json!({"memory_used_mib": 12100, "processes": both}));
+    // Before anybody has looked at the card again.
+    lab.world.release().await;
+    let ended = lab.stub.end().await;
+    assert_eq!(ended.reason, EndReason::Preempted, "{ended:?}");
+    assert!(ended.message.contains("others hold 9000 MiB"), "{}", ended.message);
+    lab.change(1, &json!({"memory_used_mib": 227, "processes": []}));
+    lab.until([None; 3]).await;
+    lab.assign(2, 1).await;
+    assert_eq!(lab.stub.log_line("with ").await, "24");
+    assert!(lab.stub.fit_records.iter().all(|record| record.failed_batch_size.is_none()));
+}
+
+#[tokio::test]
+async fn memory_that_runs_out_with_the_card_to_itself_is_learned_and_a_new_process_takes_what_was_told() {
+    let mut lab = Lab::new(FULL).await;
+    let _agent = lab.agent(&[], &[]);
+    lab.stub.hello().await;
+    lab.assign(1, 1).await;
+    lab.stub.log_line("pid ").await;
+    lab.world.release().await;
+    assert_eq!(lab.stub.log_line("with ").await, "16");
+    assert_eq!(lab.stub.end().await.reason, EndReason::Completed);
+    while lab.stub.fit_records.iter().all(|record| record.failed_batch_size != Some(24)) {
+        lab.stub.heartbeat().await;
+    }
+}
+
+#[tokio::test]
+async fn cards_that_do_not_answer_at_the_start_are_announced_when_they_do() {
+    let mut lab = Lab::new("finish\n").await;
+    lab.cards["unknown_error"] = true.into();
+    lab.change(2, &json!({"lost": true}));
+    let _agent = lab.agent(&["--cpu-slots", "0"], &[]);
+    let hello = lab.stub.hello().await;
+    assert_eq!(hello.inventory.gpus, []);
+    assert!(hello.unavailable.contains("Unknown Error"), "{}", hello.unavailable);
+    lab.cards["unknown_error"] = false.into();
+    lab.write();
+    let hello = lab.stub.hello().await;
+    assert_eq!((hello.inventory.gpus.len(), hello.unavailable.as_str()), (2, ""), "{}", lab.world.log());
+    assert_eq!(hello.inventory.driver_version, "580.95.05");
+    lab.change(2, &json!({"lost": false}));
+    assert_eq!(lab.stub.hello().await.inventory.gpus.len(), 3);
+    lab.until([None; 3]).await;
+    lab.assign(1, 2).await;
+    assert_eq!(lab.stub.end().await.reason, EndReason::Completed);
+    lab.change(2, &json!({"xids": [48]}));
+    lab.until([None, None, Some(Cause::Quarantined)]).await;
+}
+
+#[tokio::test]
 async fn nvmls_unknown_error_is_named_and_goes_with_its_cause() {
     let mut lab = Lab::new("finish\n").await;
     let _agent = lab.agent(&[], &[]);

@@ -4,7 +4,10 @@
 
 mod stub;
 
+use std::fs;
+
 use stub::{Stub, World, attempt};
+use trainyard_proto::pb;
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{BatchChosen, EndReason, Report, ReportBody, Slot};
 
@@ -89,4 +92,54 @@ finish
         .collect();
     assert_eq!(steps, [(16, 12), (12, 8)], "each step is told once");
     assert!(format!("{reports:?}").contains("on with 8"));
+}
+
+/// Tells an epoch, and that the file `cache` in the test's folder has all images.
+const CACHES: &str = r#"tell '"type":"epoch","epoch":1,"epochs":1,"seconds":1.0,"images_per_second":1.0,"loader_wait_ratio":0.0,"best":true,"metrics":{},"cached":["'"$run/../../../../cache"'"]'
+finish
+"#;
+
+#[tokio::test]
+async fn a_data_set_that_is_decoded_is_told_as_long_as_its_files_are_there() {
+    let world = World::new(CACHES);
+    fs::write(world.path("cache"), "pixels").unwrap();
+    let mut stub = Stub::start().await;
+    let agent = world.agent(&stub, &[]);
+    assert_eq!(stub.hello().await.cached_data, []);
+    stub.assign(attempt(1), &world.data(), CPU, None).await;
+    let decoded = |heartbeat: &pb::Heartbeat| {
+        heartbeat.cached_data.iter().map(|data| (data.data.clone(), data.imgsz)).collect::<Vec<_>>()
+    };
+    let wanted = [(world.data().display().to_string(), 640)];
+    stub.heartbeat_with(|heartbeat| decoded(heartbeat) == wanted).await;
+    drop(agent);
+    let _agent = world.agent(&stub, &[]);
+    stub.hello().await;
+    stub.heartbeat_with(|heartbeat| decoded(heartbeat) == wanted).await;
+    fs::remove_file(world.path("cache")).unwrap();
+    stub.heartbeat_with(|heartbeat| heartbeat.cached_data.is_empty()).await;
+}
+
+#[tokio::test]
+async fn when_main_memory_runs_out_a_running_trainer_is_asked_for_half_its_workers() {
+    let world = World::new(
+        "log ready\nread -r line < \"/proc/self/fd/$control\"\nlog \"asked $(echo $line | tr -d '\"')\"\nfinish\n",
+    );
+    // As far as memory goes, any folder with a control group's files is one.
+    let group = world.path("group");
+    fs::create_dir(&group).unwrap();
+    let holds = |mib: u64| fs::write(group.join("memory.current"), format!("{}\n", mib << 20)).unwrap();
+    fs::write(group.join("memory.max"), format!("{}\n", 64_u64 << 30)).unwrap();
+    fs::write(group.join("memory.pressure"), "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n").unwrap();
+    holds(0);
+    let mut stub = Stub::start().await;
+    let _agent = world.agent(&stub, &["--cgroup", group.to_str().unwrap()]);
+    stub.hello().await;
+    stub.assign(attempt(1), &world.data(), CPU, None).await;
+    let workers: u32 = stub.log_line("  - Workers: ").await.parse().unwrap();
+    stub.log_line("ready").await;
+    holds((64 << 10) - 100);
+    let told = stub.log_line("main memory runs out: ").await;
+    assert_eq!(told, format!("{workers} -> {} loader workers", workers / 2));
+    assert_eq!(stub.log_line("asked ").await, format!("{{type:workers,workers:{}}}", workers / 2));
 }

@@ -1,6 +1,7 @@
 //! How much memory a run takes: as measured where a run of its kind was, else by an estimate.
 
-use trainyard_types::{FitRecord, ModelScale};
+use trainyard_types::FitRecord;
+use trainyard_types::fit::{Estimate, estimate};
 
 use super::{Load, Memory};
 
@@ -13,6 +14,8 @@ const HOST_HEADROOM: f64 = 0.2;
 /// What CUDA and its libraries take of a card beside what the allocator counts, in MiB. An assumption, rounded
 /// up; it has not been measured on a card.
 const CUDA_STATE_MIB: u64 = 450;
+/// Part of an estimate's fixed memory that a run on a CPU does not take, in MiB.
+const CUDA_LIBRARIES_MIB: f64 = 400.0;
 
 /// See the module. Memory in MiB.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,28 +59,19 @@ impl Need {
         }
     }
 
-    /// The figures are estimates, not measurements: MiB that weights, gradients, optimiser, EMA and the
-    /// libraries' own state take, and MiB of activations per image at 640 pixels, in half precision on a GPU.
-    /// They are rounded up; for n and s they never lower the table on a card that is free. When an estimate is
+    /// By [`estimate`], not measured. The figures are rounded up; for n and s they never lower the table on a card that is free. When an estimate is
     /// too hopeful all the same, the trainer steps down the ladder and the agent remembers.
     fn estimated(memory: Memory, load: Load, device: &'static str) -> Self {
-        let (fixed, half_precision) = match load.model {
-            ModelScale::N => (800, 130.0),
-            ModelScale::S => (900, 230.0),
-            ModelScale::M => (1200, 430.0),
-            ModelScale::L => (1600, 660.0),
-            ModelScale::X => (2000, 880.0),
+        // A CPU is taken to compute in single precision, and has no CUDA libraries to load.
+        let (single, libraries) = match memory {
+            Memory::Gpu { .. } => (!load.amp, 0.0),
+            Memory::Cpu { .. } => (true, CUDA_LIBRARIES_MIB),
         };
-        // Activations in single precision take twice the room; a CPU always computes in it, and has no CUDA
-        // libraries to load.
-        let (fixed_mib, at_640) = match memory {
-            Memory::Gpu { .. } if load.amp => (fixed, half_precision),
-            Memory::Gpu { .. } => (fixed, half_precision * 2.0),
-            Memory::Cpu { .. } => (fixed - 400, half_precision * 2.0),
-        };
+        let Estimate { fixed_mib, per_image_mib } = estimate(load.model, single);
         // The largest image decides.
         let side = f64::from(if load.multi_scale { load.imgsz + load.imgsz / 2 } else { load.imgsz });
-        let per_image_mib = at_640 * side * side / (640.0 * 640.0);
+        let (fixed_mib, per_image_mib) =
+            (whole(fixed_mib - libraries), per_image_mib * side * side / (640.0 * 640.0));
         Self { fixed_mib, per_image_mib, validation_per_image_mib: 0.0, measured: false, device }
     }
 
@@ -104,11 +98,6 @@ impl Need {
     /// The same with validation counted.
     pub fn fitting_with_validation(&self, budget_mib: u64) -> u32 {
         self.most(budget_mib, self.per_image_mib.max(self.validation_per_image_mib))
-    }
-
-    /// The memory that a batch of one image needs at its peak, without headroom.
-    pub fn least_mib(&self) -> u64 {
-        self.fixed_mib + whole(self.per_image_mib.max(self.validation_per_image_mib).ceil())
     }
 
     fn most(&self, budget_mib: u64, per_image_mib: f64) -> u32 {

@@ -1,5 +1,6 @@
 //! One attempt on this machine.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use trainyard_types::trainer::{BatchSizeChanged, CheckpointSaved, Failed, Finished, TrainerEvent};
@@ -60,27 +61,16 @@ pub struct Attempt {
     upload_began: Option<Time>,
     pub finished: Option<Finished>,
     pub failed: Option<Failed>,
+    /// Whether anything was trained.
+    pub has_trained: bool,
+    /// New processes since the last epoch, because batches that had fitted did not any more.
+    pub relapses: u32,
 }
 
 impl Attempt {
     pub fn new(assignment: Box<Assignment>) -> Self {
         let stored_step = assignment.resume.as_ref().map(|checkpoint| checkpoint.step);
-        Self {
-            assignment: Some(assignment),
-            prepared: None,
-            loading: Loading::new(0, 0),
-            state: State::Waiting,
-            stop: None,
-            stop_note: None,
-            fault: None,
-            abandon_at: None,
-            checkpoint: None,
-            stored_step,
-            uploading: None,
-            upload_began: None,
-            finished: None,
-            failed: None,
-        }
+        Self { assignment: Some(assignment), state: State::Waiting, stored_step, ..Self::recovered() }
     }
 
     /// An attempt that ended with a former process of this agent.
@@ -100,6 +90,8 @@ impl Attempt {
             upload_began: None,
             finished: None,
             failed: None,
+            has_trained: false,
+            relapses: 0,
         }
     }
 
@@ -147,10 +139,22 @@ impl Attempt {
         now: Time,
         id: AttemptId,
         changed: BatchSizeChanged,
-        proven: bool,
         out: &mut Vec<Command>,
     ) {
         self.set_batch_size(changed.to);
+        let event = TrainerEvent::BatchSize(changed);
+        out.push(Command::Report(id, now, ReportBody::Trainer(event.clone())));
+        out.push(Command::Learn(id, event));
+        self.spawn(out);
+    }
+
+    /// Goes on in a new process with the batch that the old one told.
+    pub fn start_anew(&mut self, out: &mut Vec<Command>) {
+        self.relapses += 1;
+        self.spawn(out);
+    }
+
+    fn spawn(&mut self, out: &mut Vec<Command>) {
         let (Some(assignment), Some(prepared)) = (self.assignment.clone(), self.prepared.clone()) else {
             return; // Cannot be: its trainer ran.
         };
@@ -159,12 +163,17 @@ impl Attempt {
         // The new process reads the same spec.
         self.loading = Loading::new(prepared.workers, prepared.most_workers);
         self.state = State::Running;
-        let event = TrainerEvent::BatchSize(changed);
-        out.push(Command::Report(id, now, ReportBody::Trainer(event.clone())));
-        if proven {
-            out.push(Command::Learn(id, event));
-        }
         out.push(Command::Spawn(assignment, prepared));
+    }
+
+    /// Where its decoded images are, if that is all of the data set.
+    pub fn note_cached(&self, files: Vec<PathBuf>, out: &mut Vec<Command>) {
+        let train = self.assignment.as_ref().map(|assignment| &assignment.spec.train);
+        // A part of a data set has files of its own.
+        if let Some(train) = train.filter(|train| train.fraction >= 1.0 && !files.is_empty()) {
+            let data = train.data.to_string_lossy().into_owned();
+            out.push(Command::NoteCached { data, imgsz: train.imgsz, files });
+        }
     }
 
     /// Reports the end.

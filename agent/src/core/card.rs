@@ -11,9 +11,15 @@ use crate::gpu::cards::Order;
 /// How long a trainer may take to die of SIGKILL. In a driver whose card is gone it may take for ever.
 const ABANDON_AFTER: Duration = Duration::from_secs(30);
 
+/// For so long after a trainer's end, what the driver says of a process on its card is said of that one.
+const LATE: Duration = Duration::from_secs(10);
+
 impl Core {
-    /// How an attempt that comes for this slot ends at once, if its card takes none.
+    /// How an attempt that comes for this slot ends at once, if its card or the disk takes none.
     pub(super) fn refusal(&self, slot: Option<&Slot>) -> Option<Refusal> {
+        if let Some(message) = self.disk_short.clone() {
+            return Some(Refusal { reason: EndReason::Preempted, message });
+        }
         match slot? {
             Slot::Gpu(uuid) => self.closed.get(uuid).cloned(),
             Slot::Cpu(_) => None,
@@ -28,6 +34,9 @@ impl Core {
                     self.leave(now, id, *within, message, out);
                 }
             }
+            // What the driver tells of a process may come when that one is gone and the next has begun.
+            Order::Fail { gpu, at_once: false, .. }
+                if self.left.get(gpu).is_some_and(|left| now.since(*left) < LATE) => {}
             Order::Fail { gpu, reason, message, at_once } => {
                 for id in self.on_card(gpu) {
                     self.fail(now, id, (*reason, message.clone()), *at_once, out);
@@ -74,6 +83,8 @@ impl Core {
         let stop_grace = self.limits.stop_grace;
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         match attempt.state {
+            // Without a process it has done nothing.
+            State::Waiting | State::Preparing if !at_once => return,
             State::Waiting | State::Preparing => {
                 out.push(Command::CancelTransfers(id));
                 attempt.end(now, id, fault.0, fault.1, out);

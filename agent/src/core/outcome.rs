@@ -19,6 +19,10 @@ pub struct Exit {
     pub stderr_tail: String,
     /// Lines of its event stream that were left out.
     pub bad_lines: u64,
+    /// Why the card is others' now, a sentence; `None` while it takes jobs.
+    pub card_taken: Option<String>,
+    /// The disk of its run directory has less room than is kept free.
+    pub disk_is_short: bool,
 }
 
 /// See [`Exit`].
@@ -28,6 +32,16 @@ pub enum ExitKind {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+}
+
+impl ExitKind {
+    /// Whether a card that is full may be behind it.
+    pub const fn may_lack_memory(self) -> bool {
+        match self {
+            Self::Code(code) => !matches!(code, exit_code::DONE | exit_code::BAD_SPEC | exit_code::STOPPED),
+            Self::Signal(signal) => signal == SIGABRT,
+        }
+    }
 }
 
 const SIGKILL: i32 = 9;
@@ -49,6 +63,12 @@ const MAIN_MEMORY_WORDS: [&str; 3] = [
     "memory allocation of",
 ];
 
+/// What the system says when a disk is full.
+const DISK_WORDS: [&str; 1] = ["no space left on device"];
+
+/// So many new processes in a row, without an epoch in between, may find that batches which fitted do not any more.
+const RELAPSES: u32 = 3;
+
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -58,9 +78,9 @@ pub enum Outcome {
     Again {
         /// What is told.
         changed: BatchSizeChanged,
-        /// Whether the larger batch is known not to fit: it may only have failed beside others.
-        proven: bool,
     },
+    /// Batches that had fitted did not any more: another process goes on with those that the trainer told.
+    Anew,
     /// It is over, with a sentence for a person.
     End(EndReason, String),
 }
@@ -80,9 +100,22 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
         (ExitKind::Code(exit_code::BAD_SPEC), ..) => {
             Outcome::End(EndReason::BadSpec, told.unwrap_or_else(|| with_stderr("bad spec or data", exit)))
         }
-        (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => step_down(attempt, kind, told),
+        (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => match &exit.card_taken {
+            Some(why) => {
+                Outcome::End(EndReason::Preempted, format!("the card's memory ran out beside others: {why}"))
+            }
+            None if kind == ExitKind::Code(exit_code::GPU_OOM_AGAIN) => relapse(attempt, told),
+            None => step_down(attempt, kind, told),
+        },
         (ExitKind::Code(exit_code::GPU_OOM), ..) if !ran_out_of_gpu_memory(attempt, exit) => {
             Outcome::End(EndReason::GpuOom, told.unwrap_or_else(|| too_small(attempt)))
+        }
+        (ExitKind::Code(_), _, None) if exit.disk_is_short && said_one_of(&DISK_WORDS, attempt, exit) => {
+            let text = "this agent's disk is full and the trainer could not go on";
+            Outcome::End(
+                EndReason::Preempted,
+                told.map_or_else(|| text.into(), |told| format!("{text}: {told}")),
+            )
         }
         (ExitKind::Code(_) | ExitKind::Signal(SIGABRT), _, None) if ran_out_of_main_memory(attempt, exit) => {
             let text = told.unwrap_or_else(|| with_stderr("the trainer had no main memory left", exit));
@@ -144,12 +177,23 @@ fn ran_out_of_main_memory(attempt: &Attempt, exit: &Exit) -> bool {
     !normal.map(ExitKind::Code).contains(&exit.kind) && said_one_of(&MAIN_MEMORY_WORDS, attempt, exit)
 }
 
+/// A new process, unless that was tried often enough.
+fn relapse(attempt: &Attempt, told: Option<String>) -> Outcome {
+    if attempt.relapses < RELAPSES {
+        return Outcome::Anew;
+    }
+    let text = "the card's memory ran out again and again with batches that had fitted";
+    Outcome::End(EndReason::TrainerCrash, told.map_or_else(|| text.into(), |told| format!("{text}: {told}")))
+}
+
 /// The next smaller batch in a new process; below 1 there is none.
 fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome {
     let from = attempt.batch_size();
     let Some(to) = next_smaller(from) else {
-        let text = told.map_or_else(|| too_small(attempt), |told| with_advice(&told, attempt));
-        return Outcome::End(EndReason::GpuOom, text);
+        let text = told.unwrap_or_else(|| too_small(attempt));
+        // What has trained here is not too large for the card.
+        let reason = if attempt.has_trained { EndReason::TrainerCrash } else { EndReason::GpuOom };
+        return Outcome::End(reason, text);
     };
     let how = match kind {
         ExitKind::Code(code) => format!("exit code {code}"),
@@ -159,17 +203,14 @@ fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome
         "batch {from} does not fit in the card's memory and the trainer could not go on by itself ({how}); \
          going on with {to} in a new process from the newest checkpoint"
     );
-    let changed = BatchSizeChanged { from, to, message, phase: Phase::default() };
-    Outcome::Again { changed, proven: kind != ExitKind::Code(exit_code::GPU_OOM_AGAIN) }
+    Outcome::Again { changed: BatchSizeChanged { from, to, message, phase: Phase::default() } }
 }
 
+/// For a trainer that says nothing itself.
 fn too_small(attempt: &Attempt) -> String {
-    with_advice("the card's memory is too small even for batch 1", attempt)
-}
-
-fn with_advice(text: &str, attempt: &Attempt) -> String {
+    let text = "the card's memory is too small even for batch 1";
     match attempt.prepared.as_ref().map(|prepared| prepared.advice.as_str()) {
-        Some(advice) if !advice.is_empty() => format!("{text}; {advice}"),
+        Some(advice) if !advice.is_empty() => format!("{text}: {advice}"),
         _ => text.to_owned(),
     }
 }

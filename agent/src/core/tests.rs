@@ -1,8 +1,10 @@
-use trainyard_types::trainer::{BatchSizeChanged, Failed, Finished, MemoryMeasured, Phase, Step};
+use trainyard_types::trainer::{Epoch, Failed, Finished};
 use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, TrainSpec};
 use uuid::Uuid;
 
 use super::*;
+
+mod memory;
 
 const LIMITS: Limits = Limits {
     stop_grace: Duration::from_secs(30),
@@ -45,7 +47,14 @@ fn prepared(batch_size: u32) -> Prepared {
 }
 
 fn exit(kind: ExitKind) -> Exit {
-    Exit { kind, out_of_memory_kill: false, stderr_tail: String::new(), bad_lines: 0 }
+    Exit {
+        kind,
+        out_of_memory_kill: false,
+        stderr_tail: String::new(),
+        bad_lines: 0,
+        card_taken: None,
+        disk_is_short: false,
+    }
 }
 
 fn ended(out: &[Command]) -> Option<(EndReason, String)> {
@@ -241,7 +250,8 @@ fn a_refused_preparation_ends_the_attempt_with_its_message() {
 #[test]
 fn a_missing_trainer_ends_the_attempt_and_frees_the_slot() {
     let mut world = Running::new();
-    let out = world.core.handle(Time(1), Event::SpawnFailed(world.a, "no trainer".into()));
+    let refusal = Refusal { reason: EndReason::TrainerCrash, message: "no trainer".into() };
+    let out = world.core.handle(Time(1), Event::SpawnFailed(world.a, refusal));
     assert_eq!(ended(&out), Some((EndReason::TrainerCrash, "no trainer".into())));
     Running::with(world.core, id(2, 1), gpu("GPU-1"));
 }
@@ -361,88 +371,30 @@ fn a_resumed_attempt_does_not_upload_what_it_came_from() {
 }
 
 #[test]
-fn what_tells_of_memory_is_learned_from() {
+fn where_decoded_images_are_is_noted_for_whole_data_sets() {
+    let epoch =
+        |cached: &[&str]| Epoch { cached: cached.iter().map(Into::into).collect(), ..Epoch::default() };
     let mut world = Running::new();
-    let changed = BatchSizeChanged { from: 32, to: 24, message: String::new(), phase: Phase::Forward };
-    for event in [TrainerEvent::BatchSize(changed), TrainerEvent::Memory(MemoryMeasured::default())] {
-        assert_eq!(world.line(1, event.clone()), [Command::Learn(world.a, event)]);
-    }
+    let told = TrainerEvent::Epoch(epoch(&[]));
+    assert_eq!(world.line(1, told.clone()), [Command::Learn(world.a, told)]);
+    let told = TrainerEvent::Epoch(epoch(&["/c/a.tycache", "/c/b.tycache"]));
+    let files = vec!["/c/a.tycache".into(), "/c/b.tycache".into()];
+    let noted = Command::NoteCached { data: "/d/data.yaml".into(), imgsz: 640, files };
+    assert_eq!(world.line(1, told.clone()), [Command::Learn(world.a, told.clone()), noted]);
+    let mut part = assignment(id(9, 1), gpu("GPU-9"), None);
+    part.spec.train.fraction = 0.5;
+    world.core.handle(Time(2), Event::Assigned(part));
+    world.core.handle(Time(2), Event::Prepared(id(9, 1), Ok(prepared(8))));
+    assert_eq!(world.core.handle(Time(2), Event::Line(id(9, 1), Time(2), told)).len(), 2);
 }
 
 #[test]
-fn a_process_that_the_cards_memory_ended_is_followed_by_one_with_a_smaller_batch() {
-    let cases = [
-        (ExitKind::Code(76), "", ""),
-        (ExitKind::Code(70), "libtorch failed: CUDA out of memory. Tried to allocate 2.00 GiB", ""),
-        (ExitKind::Signal(6), "", "terminate called: CUDNN_STATUS_ALLOC_FAILED"),
-    ];
-    for (kind, told, stderr) in cases {
-        let mut world = Running::new();
-        world.line(
-            1,
-            TrainerEvent::BatchSize(BatchSizeChanged {
-                from: 16,
-                to: 12,
-                message: String::new(),
-                phase: Phase::Forward,
-            }),
-        );
-        if !told.is_empty() {
-            world.fail(told);
-        }
-        let exit = Exit { stderr_tail: stderr.into(), ..exit(kind) };
-        let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
-        let [Command::Report(_, _, told), Command::Learn(..), Command::Spawn(_, again)] = &out[..] else {
-            panic!("{kind:?}: {out:?}")
-        };
-        let ReportBody::Trainer(TrainerEvent::BatchSize(changed)) = told else { panic!("{told:?}") };
-        assert_eq!((changed.from, changed.to, again.chosen.batch_size), (12, 8, 8));
-        // What comes next is judged by itself.
-        assert_eq!(ended(&world.exited(3, ExitKind::Code(70))).unwrap().0, EndReason::TrainerCrash);
-    }
-}
-
-#[test]
-fn at_batch_1_the_card_is_too_small_and_the_user_is_told_what_would_fit() {
+fn an_end_that_the_disk_has_lost_is_told_as_far_as_it_is_known() {
+    let mut core = Core::new(LIMITS);
+    core.handle(Time(0), Event::Recovered { attempt: id(1, 1), ended: true });
+    assert_eq!(ended(&core.handle(Time(1), Event::EndLost(id(1, 1)))).unwrap().0, EndReason::AgentLost);
     let mut world = Running::new();
-    for to in [12, 8, 6, 4, 3, 2, 1] {
-        let out = world.exited(1, ExitKind::Code(76));
-        let Some(Command::Spawn(_, prepared)) = out.last() else { panic!("{out:?}") };
-        assert_eq!(prepared.chosen.batch_size, to);
-    }
-    let wanted = "the card's memory is too small even for batch 1; what should fit: yolov8n";
-    assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, wanted.into())));
-}
-
-#[test]
-fn a_batch_that_fitted_before_is_not_held_against_the_card() {
-    let mut world = Running::new();
-    let out = world.exited(1, ExitKind::Code(77));
-    assert!(matches!(&out[..], [Command::Report(..), Command::Spawn(..)]), "nothing is learned: {out:?}");
-}
-
-#[test]
-fn neither_a_stop_nor_a_spec_that_cannot_be_met_is_answered_by_a_smaller_batch() {
-    let mut world = Running::new();
-    world.stop(EndReason::Preempted);
-    let out = world.exited(1, ExitKind::Code(76));
-    assert_eq!(ended(&out).unwrap().0, EndReason::Preempted);
-    let mut world = Running::new();
-    let violations = vec![trainyard_types::Violation::new("bn_group", "is 32")];
-    world.line(1, TrainerEvent::Failed(Failed { message: "is 32".into(), violations }));
-    assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, "is 32".into())));
-}
-
-#[test]
-fn main_memory_that_a_library_ran_out_of_is_told_from_a_crash() {
-    let mut world = Running::new();
-    world.fail("libtorch failed: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried");
-    assert_eq!(ended(&world.exited(1, ExitKind::Code(70))).unwrap().0, EndReason::HostOom);
-    let mut world = Running::new();
-    let exit =
-        Exit { stderr_tail: "memory allocation of 4096 bytes failed".into(), ..exit(ExitKind::Signal(6)) };
-    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
-    assert_eq!(ended(&out).unwrap().0, EndReason::HostOom);
+    assert_eq!(world.core.handle(Time(1), Event::EndLost(world.a)), [], "it has not ended");
 }
 
 #[test]
@@ -505,41 +457,4 @@ fn a_shutdown_does_not_wait_long_for_a_scheduler_that_is_away() {
 #[test]
 fn an_idle_agent_leaves_at_once() {
     assert_eq!(Core::new(LIMITS).handle(Time(0), Event::Shutdown), [Command::Exit]);
-}
-
-fn reading(available_mib: u64) -> Reading {
-    Reading { total_mib: 16_000, available_mib, stalled_ratio: 0.0, idle_ratio: 0.9 }
-}
-
-#[test]
-fn when_main_memory_runs_out_a_running_trainer_is_asked_for_half_its_workers_before_the_kernel_acts() {
-    let mut world = Running::new();
-    let mut host = |second: u64, mib| world.core.handle(Time(second * 1000), Event::Host(reading(mib)));
-    assert_eq!(host(1, 8000), []);
-    assert_eq!(host(2, 300), []);
-    let out = host(3, 300);
-    let [Command::Report(_, _, told), control] = &out[..] else { panic!("{out:?}") };
-    assert!(format!("{told:?}").contains("main memory runs out: 8 -> 4 loader workers"), "{told:?}");
-    assert_eq!(*control, Command::Control(world.a, TrainerControl::Workers { workers: 4 }));
-}
-
-#[test]
-fn while_the_device_waits_for_images_and_processors_are_idle_workers_are_added() {
-    let mut world = Running::new();
-    world.core.handle(Time(0), Event::Host(reading(8000)));
-    let step = Step { loader_wait_ratio: 0.4, ..Step::default() };
-    let asked = (1..60).find_map(|second| {
-        let out = world.line(second * 1000, TrainerEvent::Step(step.clone()));
-        (!out.is_empty()).then_some(out)
-    });
-    let out = asked.unwrap();
-    assert_eq!(out[1], Command::Control(world.a, TrainerControl::Workers { workers: 12 }));
-}
-
-#[test]
-fn a_trainer_that_the_kernel_killed_leaves_word_for_the_next() {
-    let mut world = Running::new();
-    let exit = Exit { out_of_memory_kill: true, ..exit(ExitKind::Signal(9)) };
-    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
-    assert_eq!(out[0], Command::NoteKill(world.a, Killed { workers: 8, batch_size: 16 }));
 }

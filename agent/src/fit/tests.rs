@@ -1,4 +1,4 @@
-use trainyard_types::trainer::{BatchSizeChanged, Phase};
+use trainyard_types::trainer::{BatchSizeChanged, Epoch, Phase};
 use trainyard_types::{Batch, GpuUuid, JobId, ModelScale};
 use uuid::Uuid;
 
@@ -53,13 +53,25 @@ fn out_of_memory(from: u32) -> TrainerEvent {
     })
 }
 
+const NOW: Time = Time(1_000_000_000_000);
+
+/// What a trainer tells while others hold what they held when it began.
+fn tell(store: &mut FitStore, number: u32, event: &TrainerEvent) -> bool {
+    store.observe(NOW, attempt(number), event, None).unwrap()
+}
+
 fn guess(store: &FitStore, run: &Run) -> u32 {
+    guess_at(store, run, NOW)
+}
+
+fn guess_at(store: &FitStore, run: &Run, now: Time) -> u32 {
+    let record = store.record(run, now);
     let wish = Wish {
         memory: run.memory,
         load: run.load,
         batch: Batch::Auto,
         nominal: 64,
-        record: store.record(run),
+        record: record.as_ref(),
         noted: store.noted(run),
     };
     choose(&wish).batch_size
@@ -72,14 +84,14 @@ fn a_measured_run_makes_the_next_guess_right_across_restarts() {
     assert!(store.wants_measurement(&run(12000)));
     assert_eq!(guess(&store, &run(12000)), 16, "by the estimate");
     store.begin(attempt(1), run(12000));
-    assert!(store.observe(attempt(1), &started()).unwrap());
-    assert!(store.observe(attempt(1), &measured()).unwrap());
-    assert!(!store.observe(attempt(1), &measured()).unwrap(), "nothing new");
+    assert!(tell(&mut store, 1, &started()));
+    assert!(tell(&mut store, 1, &measured()));
+    assert!(!tell(&mut store, 1, &measured()), "nothing new");
     let store = FitStore::load(folder.path());
     assert!(!store.wants_measurement(&run(12000)));
     assert_eq!(guess(&store, &run(12000)), 24, "300 MiB an image leave room for the table's 24");
     assert_eq!(guess(&store, &run(4000)), 6);
-    let record = &store.records()[0];
+    let record = &store.records(NOW)[0];
     assert_eq!((record.key.precision.as_str(), record.key.libtorch.as_str()), ("fp16", "2.13.0"));
     assert_eq!(record.peak_mib(16), 5700);
 }
@@ -90,11 +102,11 @@ fn what_ran_out_of_memory_with_the_card_to_itself_is_never_tried_again() {
     let mut store = FitStore::load(folder.path());
     for (number, size) in [(1, 24), (2, 16)] {
         store.begin(attempt(number), run(12000));
-        store.observe(attempt(number), &started()).unwrap();
-        store.observe(attempt(number), &out_of_memory(size)).unwrap();
+        tell(&mut store, number, &started());
+        tell(&mut store, number, &out_of_memory(size));
     }
     assert_eq!(guess(&store, &run(12000)), 12);
-    assert_eq!(store.records()[0].failed_batch_size, Some(16));
+    assert_eq!(store.records(NOW)[0].failed_batch_size, Some(16));
     assert!(store.wants_measurement(&run(12000)), "an estimate is no measurement");
 }
 
@@ -103,13 +115,56 @@ fn beside_others_running_out_of_memory_says_what_an_image_takes() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = FitStore::load(folder.path());
     store.begin(attempt(1), run(6000));
-    store.observe(attempt(1), &started()).unwrap();
-    store.observe(attempt(1), &measured()).unwrap();
+    tell(&mut store, 1, &started());
+    tell(&mut store, 1, &measured());
     assert_eq!(guess(&store, &run(6000)), 12);
-    store.observe(attempt(1), &out_of_memory(12)).unwrap();
-    assert_eq!(store.records()[0].failed_batch_size, None);
+    tell(&mut store, 1, &out_of_memory(12));
+    assert_eq!(store.records(NOW)[0].failed_batch_size, None);
     assert_eq!(guess(&store, &run(6000)), 8);
     assert_eq!(guess(&store, &run(12000)), 16, "an empty card still takes more");
+}
+
+#[test]
+fn what_others_hold_when_memory_runs_out_counts_and_not_what_they_held_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = FitStore::load(folder.path());
+    // A stranger came while it ran.
+    store.begin(attempt(1), run(12000));
+    tell(&mut store, 1, &started());
+    tell(&mut store, 1, &measured());
+    for size in [24, 16, 12, 8, 6, 4, 3, 2] {
+        store.observe(NOW, attempt(1), &out_of_memory(size), Some(9000)).unwrap();
+    }
+    assert_eq!((guess(&store, &run(12000)), store.records(NOW)[0].failed_batch_size), (24, None));
+    // One that was there at the start has gone.
+    store.begin(attempt(2), run(6000));
+    tell(&mut store, 2, &started());
+    store.observe(NOW, attempt(2), &out_of_memory(24), Some(100)).unwrap();
+    assert_eq!(store.records(NOW)[0].failed_batch_size, Some(24));
+}
+
+#[test]
+fn a_batch_size_that_failed_is_tried_again_when_it_has_worked_since_or_after_a_week() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = FitStore::load(folder.path());
+    let began = |batch_size| match started() {
+        TrainerEvent::Started(started) => TrainerEvent::Started(Started { batch_size, ..started }),
+        other => other,
+    };
+    let epoch = TrainerEvent::Epoch(Epoch::default());
+    store.begin(attempt(1), run(12000));
+    tell(&mut store, 1, &began(12));
+    tell(&mut store, 1, &measured());
+    tell(&mut store, 1, &out_of_memory(12));
+    tell(&mut store, 1, &epoch);
+    assert_eq!(guess(&store, &run(12000)), 8, "an epoch with a smaller one says nothing");
+    let later = |days: u64| NOW + Duration::from_secs(days * 24 * 3600);
+    assert_eq!([6, 7].map(|days| guess_at(&store, &run(12000), later(days))), [8, 24]);
+    // Its user asked for it, and it worked.
+    store.begin(attempt(2), run(12000));
+    tell(&mut store, 2, &began(12));
+    assert!(tell(&mut store, 2, &epoch));
+    assert_eq!(guess(&FitStore::load(folder.path()), &run(12000)), 24);
 }
 
 #[test]
@@ -117,14 +172,15 @@ fn another_trainer_or_card_has_records_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = FitStore::load(folder.path());
     store.begin(attempt(1), run(12000));
-    store.observe(attempt(1), &started()).unwrap();
-    store.observe(attempt(1), &measured()).unwrap();
+    tell(&mut store, 1, &started());
+    tell(&mut store, 1, &measured());
     assert!(store.wants_measurement(&Run { trainer: "4-5-6".into(), ..run(12000) }));
     assert!(store.wants_measurement(&Run { device: "NVIDIA GeForce RTX 4060".into(), ..run(12000) }));
     let other = Slot::Gpu(GpuUuid("GPU-2".into()));
     assert!(!store.wants_measurement(&Run { slot: other, ..run(12000) }), "a second card of the model");
-    store.end(attempt(1));
-    assert!(!store.observe(attempt(1), &out_of_memory(2)).unwrap());
+    // What ran on a slot before is over when another run begins there.
+    store.begin(attempt(2), run(12000));
+    assert!(!tell(&mut store, 1, &out_of_memory(2)));
 }
 
 #[test]
@@ -135,8 +191,8 @@ fn what_former_versions_remembered_still_counts_and_becomes_a_record() {
     let mut store = FitStore::load(folder.path());
     assert_eq!(guess(&store, &run(12000)), 8);
     store.begin(attempt(1), run(12000));
-    store.observe(attempt(1), &started()).unwrap();
-    assert_eq!(store.records()[0].failed_batch_size, Some(12));
+    tell(&mut store, 1, &started());
+    assert_eq!(store.records(NOW)[0].failed_batch_size, Some(12));
     let store = FitStore::load(folder.path());
     assert_eq!((guess(&store, &run(12000)), store.noted(&run(12000))), (8, None));
     let cpu = Run { slot: Slot::Cpu(1), ..run(12000) };
@@ -150,6 +206,6 @@ fn a_damaged_file_costs_what_it_held_and_nothing_else() {
     fs::write(folder.path().join("fit.json"), "{\"records\": [").unwrap();
     let mut store = FitStore::load(folder.path());
     store.begin(attempt(1), run(12000));
-    assert!(store.observe(attempt(1), &started()).unwrap());
-    assert!(FitStore::load(folder.path()).record(&run(12000)).is_none());
+    assert!(tell(&mut store, 1, &started()));
+    assert!(FitStore::load(folder.path()).record(&run(12000), NOW).is_none());
 }

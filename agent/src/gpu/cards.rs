@@ -109,6 +109,10 @@ pub struct Cards {
     cards: Vec<Card>,
     ward: Ward,
     boot_id: String,
+    /// Why no card could be asked the last time.
+    silence: Option<String>,
+    /// Whether one answered that is not known.
+    has_strangers: bool,
 }
 
 impl Cards {
@@ -120,19 +124,31 @@ impl Cards {
                 gpus.push(record.gpu.clone());
             }
         }
-        gpus.sort_by_key(|gpu| gpu.index);
-        let card = |gpu: Gpu| Card {
-            guest: rules.guest.covers(&gpu).then(|| Guest::new(rules.guest.clone())),
-            judge: Judge::default(),
-            health: Health::default(),
-            unsupported: None,
-            silent: None,
-            owner: None,
-            foreign: None,
-            last: None,
-            gpu,
-        };
-        Self { cards: gpus.into_iter().map(card).collect(), rules, ward, boot_id }
+        let mut cards = Self { rules, cards: Vec::new(), ward, boot_id, silence: None, has_strangers: false };
+        cards.adopt(gpus);
+        cards
+    }
+
+    /// Takes in those of `gpus` that are not known. Says whether there were any.
+    pub fn adopt(&mut self, gpus: Vec<Gpu>) -> bool {
+        let before = self.cards.len();
+        for gpu in gpus {
+            if self.cards.iter().all(|card| card.gpu.uuid != gpu.uuid) {
+                self.cards.push(Card::new(gpu, &self.rules.guest));
+            }
+        }
+        self.cards.sort_by_key(|card| card.gpu.index);
+        self.cards.len() > before
+    }
+
+    /// Why no card could be asked the last time; `None` when they could.
+    pub fn silence(&self) -> Option<&str> {
+        self.silence.as_deref()
+    }
+
+    /// Whether a card answers that did not when the cards were counted.
+    pub const fn has_strangers(&self) -> bool {
+        self.has_strangers
     }
 
     /// Every card, by index.
@@ -169,11 +185,17 @@ impl Cards {
                     if card.silent.as_ref() != Some(&why) {
                         warn!(gpu = %card.gpu.uuid, why, "a card cannot be asked");
                     }
-                    (card.silent, card.last) = (Some(why.clone()), None);
+                    (card.silent, card.last, card.foreign) = (Some(why.clone()), None, None);
+                    // Its owner's hours come all the same.
+                    orders.extend(card.ask_owner(now, local, &self.rules.guest));
                 }
+                self.silence = Some(why);
                 return orders;
             }
         };
+        self.silence = None;
+        let known = |answer: &Answer| self.cards.iter().any(|card| card.gpu.uuid == answer.uuid);
+        self.has_strangers = answers.iter().any(|answer| answer.reading.is_ok() && !known(answer));
         let lost = Err(Silence::Lost);
         for card in &mut self.cards {
             let answer = answers.iter().find(|answer| answer.uuid == card.gpu.uuid);
@@ -340,6 +362,20 @@ impl Cards {
 }
 
 impl Card {
+    fn new(gpu: Gpu, guest: &GuestConfig) -> Self {
+        Self {
+            guest: guest.covers(&gpu).then(|| Guest::new(guest.clone())),
+            judge: Judge::default(),
+            health: Health::default(),
+            unsupported: None,
+            silent: None,
+            owner: None,
+            foreign: None,
+            last: None,
+            gpu,
+        }
+    }
+
     /// Lets guest mode judge; an order if the card has just become its owner's.
     fn ask_owner(&mut self, now: Time, local: Local, config: &GuestConfig) -> Option<Order> {
         let guest = self.guest.as_mut()?;

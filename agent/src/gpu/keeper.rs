@@ -10,8 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
-use trainyard_types::{EndReason, GpuTelemetry, GpuUuid, Time, Unavailable, UnavailableCause};
+use tracing::{debug, info, warn};
+use trainyard_types::{
+    EndReason, Gpu, GpuTelemetry, GpuUuid, Inventory, Time, Unavailable, UnavailableCause,
+};
 
 use super::cards::{Cards, Order, Snapshot};
 use super::foreign::ProcFs;
@@ -19,6 +21,7 @@ use super::reading::{Answer, ProbeError};
 use super::support::Libtorch;
 use super::xid::{Effect, policy};
 use super::{GpuProbe, XidEvent};
+use crate::advert::Advert;
 use crate::connection::{CardEnds, Readings};
 use crate::core::{Event, Refusal};
 use crate::crew::Crew;
@@ -31,7 +34,7 @@ use crate::transfer::Link;
 pub const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a reading may take before the cards count as silent. A sick driver takes its time.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long attempts wait for the scheduler to hear that their card is closed, so that it does not send them
 /// back to where they come from.
@@ -40,6 +43,9 @@ const TELL_FIRST: Duration = Duration::from_secs(1);
 /// How long the trainer may take to say what libtorch can use.
 const ASK_TRAINER: Duration = Duration::from_secs(60);
 
+/// How often new cards are asked what they are.
+const FIND_EVERY: Duration = Duration::from_secs(5);
+
 /// Cards that wait to be cleared.
 const CLEARS: usize = 16;
 
@@ -47,6 +53,9 @@ const CLEARS: usize = 16;
 const XIDS: usize = 64;
 
 type Read = Result<Vec<Answer>, ProbeError>;
+
+/// The cards that answer, and the driver's version.
+pub type Found = (Vec<Gpu>, String);
 
 /// What the keeper works with.
 pub struct Around {
@@ -58,6 +67,8 @@ pub struct Around {
     pub trainer: PathBuf,
     /// For Hello and heartbeats.
     pub readings: watch::Sender<Readings>,
+    /// The same, for an agent that has nothing to offer.
+    pub advert: watch::Sender<Advert>,
     /// Whether the scheduler is there.
     pub link: watch::Receiver<Option<Link>>,
     /// The driver's inbox.
@@ -68,6 +79,8 @@ pub struct Around {
 pub struct Keeper {
     around: Around,
     cards: Cards,
+    /// How often they were looked at.
+    looks: u64,
     told: watch::Receiver<u64>,
     clears: mpsc::Receiver<GpuUuid>,
     snapshots: watch::Sender<Vec<Snapshot>>,
@@ -83,25 +96,30 @@ impl Keeper {
         let (snapshots, scraped) = watch::channel(Vec::new());
         let batcher = Batcher::new(sample_sender);
         let ends = CardEnds { told: told_sender, clears: clear_sender, samples };
-        (Self { around, cards, told, clears, snapshots, batcher }, ends, scraped)
+        (Self { around, cards, looks: 0, told, clears, snapshots, batcher }, ends, scraped)
     }
 
     /// Takes the first reading, before the agent says Hello.
     pub async fn begin(&mut self) {
-        let read = start_reading(&self.around.probe);
-        if let Ok(read) = read.await {
-            // There are no attempts yet that could be ordered about.
-            let _none = self.on_read(read);
-        }
+        let read = match timeout(PATIENCE, start_reading(&self.around.probe)).await {
+            Ok(read) => read.unwrap_or_else(|error| Err(ProbeError::Failed(error.to_string()))),
+            Err(_) => Err(hanging()),
+        };
+        // There are no attempts yet that could be ordered about.
+        let _none = self.on_read(read);
         self.publish();
+        let closed = Event::CardsClosed(self.closed());
+        // The driver that takes it does not run yet, and its inbox is empty.
+        let _taken = self.around.inbox.try_send(Input::Core(closed));
     }
 
     /// Keeps the cards until `end`.
     pub async fn keep(mut self, end: CancellationToken) {
         let (found, mut xids) = mpsc::channel(XIDS);
         self.around.probe.watch_xids(found);
-        let mut libtorch =
-            Some(tokio::spawn(ask_trainer(self.around.trainer.clone(), !self.cards.gpus().is_empty())));
+        let mut libtorch = self.start_asking();
+        let mut finding: Option<JoinHandle<Found>> = None;
+        let mut find_next = Time::now();
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reading: Option<(Time, JoinHandle<Read>)> = None;
@@ -113,16 +131,23 @@ impl Keeper {
                         reading = Some((Time::now(), start_reading(&self.around.probe)));
                         continue;
                     }
-                    Some((since, _)) if Time::now().since(*since) > PATIENCE => {
-                        let why = format!("a call has been hanging in it for {} s", PATIENCE.as_secs());
-                        self.on_read(Err(ProbeError::Failed(why)))
-                    }
+                    Some((since, _)) if Time::now().since(*since) > PATIENCE => self.on_read(Err(hanging())),
                     Some(_) => continue,
                 },
                 read = finished(&mut reading) => {
                     let orders = self.on_read(read);
                     self.batcher.add(Time::now(), &self.cards.snapshots());
+                    if self.cards.has_strangers() && finding.is_none() && find_next <= Time::now() {
+                        find_next = Time::now() + FIND_EVERY;
+                        finding = Some(start_finding(&self.around.probe));
+                    }
                     orders
+                }
+                found = finished_finding(&mut finding) => {
+                    if self.adopt(found) {
+                        libtorch = self.start_asking();
+                    }
+                    Vec::new()
                 }
                 // Without an event thread the driver tells none.
                 Some(event) = xids.recv() => self.on_xid(&event).await,
@@ -143,7 +168,28 @@ impl Keeper {
         }
     }
 
+    /// Asks what libtorch can use, if there are cards.
+    fn start_asking(&self) -> Option<JoinHandle<Option<Libtorch>>> {
+        let ask = || tokio::spawn(ask_trainer(self.around.trainer.clone()));
+        (!self.cards.gpus().is_empty()).then(ask)
+    }
+
+    /// Takes cards in that did not answer before. Says whether there are any; then the connection greets the
+    /// scheduler again.
+    fn adopt(&mut self, (gpus, driver_version): Found) -> bool {
+        if !self.cards.adopt(gpus) {
+            return false;
+        }
+        let gpus = self.cards.gpus();
+        self.around.readings.send_modify(|readings| {
+            readings.telemetry = self.cards.telemetry();
+            readings.inventory = Inventory { gpus, driver_version, ..readings.inventory.clone() };
+        });
+        true
+    }
+
     fn on_read(&mut self, read: Read) -> Vec<Order> {
+        self.looks += 1;
         let (trainers, agent) = (self.around.crew.by_card(), std::process::id());
         self.cards.on_readings(Time::now(), Local::now(), read, &trainers, agent, &ProcFs)
     }
@@ -163,7 +209,9 @@ impl Keeper {
         self.snapshots.send_replace(self.cards.snapshots());
         let telemetry = self.cards.telemetry();
         let mut changed = None;
+        self.tell_missing();
         self.around.readings.send_modify(|readings| {
+            readings.looks = self.looks;
             if causes(&readings.telemetry) != causes(&telemetry) {
                 readings.revision += 1;
                 changed = Some(readings.revision);
@@ -171,6 +219,21 @@ impl Keeper {
             readings.telemetry = telemetry;
         });
         changed
+    }
+
+    /// Says why there are no cards, on a machine that has nothing else to offer.
+    fn tell_missing(&self) {
+        let has_slots =
+            self.around.readings.borrow().inventory.cpu_slots > 0 || !self.cards.gpus().is_empty();
+        let why = self.cards.silence().filter(|_| !has_slots).unwrap_or_default().to_owned();
+        self.around.advert.send_if_modified(|advert| {
+            let changes = advert.no_cards != why;
+            if changes && !why.is_empty() {
+                warn!(why, "no cards, and no CPU slots");
+            }
+            advert.no_cards = why;
+            changes
+        });
     }
 
     /// Tells everybody; the scheduler first. `None` when the agent is leaving.
@@ -214,6 +277,23 @@ fn refusal(unavailable: &Unavailable) -> Refusal {
     Refusal { reason, message: unavailable.message.clone() }
 }
 
+fn hanging() -> ProbeError {
+    ProbeError::Failed(format!("a call has been hanging in it for {} s", PATIENCE.as_secs()))
+}
+
+/// Asks for all cards on a thread that may block.
+pub fn start_finding(probe: &Arc<dyn GpuProbe>) -> JoinHandle<Found> {
+    let probe = Arc::clone(probe);
+    tokio::task::spawn_blocking(move || (probe.gpus(), probe.driver_version()))
+}
+
+async fn finished_finding(finding: &mut Option<JoinHandle<Found>>) -> Found {
+    let Some(handle) = finding else { return std::future::pending().await };
+    let found = handle.await.unwrap_or_default();
+    *finding = None;
+    found
+}
+
 /// Reads on a thread that may block.
 fn start_reading(probe: &Arc<dyn GpuProbe>) -> JoinHandle<Read> {
     let probe = Arc::clone(probe);
@@ -236,10 +316,7 @@ async fn finished_asking(asked: &mut Option<JoinHandle<Option<Libtorch>>>) -> Op
 }
 
 /// What libtorch can use, by the trainer's word; `None` if it does not say, which is no reason against a card.
-async fn ask_trainer(trainer: PathBuf, has_cards: bool) -> Option<Libtorch> {
-    if !has_cards {
-        return None;
-    }
+async fn ask_trainer(trainer: PathBuf) -> Option<Libtorch> {
     let mut command = tokio::process::Command::new(&trainer);
     command.args(["info", "--libtorch"]).stdin(std::process::Stdio::null()).kill_on_drop(true);
     let output = timeout(ASK_TRAINER, command.output()).await.ok()?.ok()?;

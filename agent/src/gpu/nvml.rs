@@ -1,6 +1,6 @@
 //! NVIDIA's management library, loaded at run time: an agent on a machine without it has no GPUs.
 //!
-//! When no card can be asked any more, the library is given up and loaded anew at the next call. A reading
+//! When it does not load, or no card can be asked any more, it is loaded anew at the next call. A reading
 //! that an old driver lacks the function for is one that it refuses.
 
 mod events;
@@ -35,7 +35,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// `None` after it has failed. Whoever borrows it gives it back soon, so that it is really unloaded.
+    /// `None` before it was loaded, and after it has failed. Whoever borrows it gives it back soon, so that it is really unloaded.
     nvml: Option<Arc<Nvml>>,
     /// Counts how often it was loaded.
     generation: u64,
@@ -63,14 +63,18 @@ fn load(path: Option<&Path>) -> Result<Nvml, NvmlError> {
 }
 
 impl NvmlGpus {
-    /// Loads the library at `path`, or the driver's own.
+    /// The library at `path`, or the driver's own, which is not loaded yet.
+    pub fn new(path: Option<&Path>) -> Self {
+        let state = State { nvml: None, generation: 0, known: BTreeMap::new() };
+        Self(Arc::new(Shared { path: path.map(Path::to_owned), state: Mutex::new(state) }))
+    }
+
+    /// Loads the library, if it is not.
     ///
     /// # Errors
-    /// There is no library or no driver.
-    pub fn load(path: Option<&Path>) -> Result<Self, NvmlError> {
-        let nvml = load(path)?;
-        let state = State { nvml: Some(Arc::new(nvml)), generation: 1, known: BTreeMap::new() };
-        Ok(Self(Arc::new(Shared { path: path.map(Path::to_owned), state: Mutex::new(state) })))
+    /// There is no library or no driver now.
+    pub fn load(&self) -> Result<(), NvmlError> {
+        self.0.nvml().map(|_| ())
     }
 }
 
@@ -86,7 +90,9 @@ impl Shared {
             return Ok((Arc::clone(nvml), state.generation));
         }
         let nvml = Arc::new(load(self.path.as_deref())?);
-        info!("NVML is loaded again");
+        if state.generation > 0 {
+            info!("NVML is loaded again");
+        }
         state.nvml = Some(Arc::clone(&nvml));
         state.generation += 1;
         Ok((nvml, state.generation))
@@ -98,6 +104,11 @@ impl Shared {
         if state.generation == generation {
             state.nvml = None;
         }
+    }
+
+    /// Whether there never was a library, and nobody said that there is one: most likely no NVIDIA card either.
+    fn is_absent(&self, error: &NvmlError) -> bool {
+        matches!(error, NvmlError::LibloadingError(_)) && self.path.is_none() && self.state().generation == 0
     }
 
     /// Calls `read` for every card that answers, in the driver's order.
@@ -258,10 +269,12 @@ impl GpuProbe for NvmlGpus {
             }
             read
         });
-        read.map_err(|error| match error {
-            NvmlError::Unknown => ProbeError::Unknown,
-            other => ProbeError::Failed(other.to_string()),
-        })
+        match read {
+            Ok(answers) => Ok(answers),
+            Err(error) if self.0.is_absent(&error) => Ok(Vec::new()),
+            Err(NvmlError::Unknown) => Err(ProbeError::Unknown),
+            Err(other) => Err(ProbeError::Failed(other.to_string())),
+        }
     }
 
     fn driver_version(&self) -> String {

@@ -1,5 +1,6 @@
 //! What a card told at one moment, as the driver gave it: no judgement.
 
+use trainyard_types::gpu::THROTTLE_REASONS;
 use trainyard_types::{GpuTelemetry, GpuUuid};
 
 /// One card's answer.
@@ -83,16 +84,8 @@ pub struct GpuProcess {
 
 /// Why a card's clock is held down, as NVML's bits; being idle or set so by its user counts as no reason.
 pub fn throttle_reasons(bits: u64) -> Vec<&'static str> {
-    const WORDS: [(u64, &str); 7] = [
-        (0x04, "power"),
-        (0x08, "hardware_slowdown"),
-        (0x10, "sync_boost"),
-        (0x20, "thermal"),
-        (0x40, "hardware_thermal"),
-        (0x80, "power_brake"),
-        (0x100, "display"),
-    ];
-    WORDS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, word)| *word).collect()
+    const BITS: [u64; 7] = [0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x100];
+    BITS.into_iter().zip(THROTTLE_REASONS).filter(|(bit, _)| bits & bit != 0).map(|(_, word)| word).collect()
 }
 
 /// What the driver wants done with a card that failed.
@@ -147,5 +140,6 @@ mod tests {
     fn an_idle_card_is_not_throttled_and_a_hot_one_says_so() {
         assert!(throttle_reasons(0x1 | 0x2).is_empty());
         assert_eq!(throttle_reasons(0x20 | 0x40 | 0x4), ["power", "thermal", "hardware_thermal"]);
+        assert_eq!(throttle_reasons(0x08 | 0x80), ["hardware_slowdown", "power_brake"]);
     }
 }

@@ -14,21 +14,38 @@ pub fn own_path() -> Vec<Cgroup> {
     path(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
 }
 
-/// The same from what the kernel says of mounts and of a process's groups.
-fn path(mountinfo: &str, cgroup: &str) -> Vec<Cgroup> {
-    let Some(own) = cgroup.lines().find_map(|line| line.strip_prefix("0::")) else { return Vec::new() };
-    let mount = mountinfo.lines().find_map(|line| {
+/// The group at `folder` and those above it, the innermost first.
+pub fn path_from(folder: &Path) -> Vec<Cgroup> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match mount(&mountinfo) {
+        Some((_, point)) if folder.starts_with(point) => up(folder, Path::new(point)),
+        _ => vec![Cgroup(folder.into())],
+    }
+}
+
+/// Where version 2 is mounted: which group, and at which folder.
+fn mount(mountinfo: &str) -> Option<(&str, &str)> {
+    mountinfo.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut words = before.split(' ').skip(3);
         let (root, point) = (words.next()?, words.next()?);
         (after.split(' ').next() == Some("cgroup2")).then_some((root, point))
-    });
-    let Some((root, point)) = mount else { return Vec::new() };
+    })
+}
+
+fn up(inner: &Path, point: &Path) -> Vec<Cgroup> {
+    inner.ancestors().take_while(|folder| folder.starts_with(point)).map(|path| Cgroup(path.into())).collect()
+}
+
+/// This process's path from what the kernel says of mounts and of a process's groups.
+fn path(mountinfo: &str, cgroup: &str) -> Vec<Cgroup> {
+    let Some(own) = cgroup.lines().find_map(|line| line.strip_prefix("0::")) else { return Vec::new() };
+    let Some((root, point)) = mount(mountinfo) else { return Vec::new() };
     // A container's mount begins at its own group.
     let own = own.strip_prefix(root.trim_end_matches('/')).unwrap_or(own).trim_matches('/');
     let point = Path::new(point);
     let inner = if own.is_empty() || own.starts_with("..") { point.to_owned() } else { point.join(own) };
-    inner.ancestors().take_while(|folder| folder.starts_with(point)).map(|path| Cgroup(path.into())).collect()
+    up(&inner, point)
 }
 
 /// The number after `key` in a file of such lines.

@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 use tokio::sync::oneshot;
+use tracing::warn;
 use trainyard_types::AgentId;
 use trainyard_types::trainer::TrainerControl;
 
@@ -144,7 +145,12 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> io::Result<Trainer> {
     // What the trainer starts can be found by this.
     let name = format!("{}/{}", owner.agent, start.attempt);
     let group = owner.groups.as_ref().and_then(|groups| groups.make(start.attempt));
-    let door = group.as_ref().map(Cgroup::door).transpose()?;
+    // A group that does not let it in costs the group; then its process group has to do.
+    let door = group.as_ref().and_then(|group| {
+        let attempt = start.attempt;
+        let shut = |error: &io::Error| warn!(%attempt, %error, "a trainer cannot enter its control group");
+        group.door().inspect_err(shut).ok()
+    });
     let door_fd = door.as_ref().map(AsRawFd::as_raw_fd);
     let mut command = std::process::Command::new(&start.program);
     command

@@ -42,6 +42,11 @@ impl Groups {
         Some(groups)
     }
 
+    /// What all of them are in.
+    pub fn folder(&self) -> &Path {
+        self.0.folder()
+    }
+
     /// The agent's own group, which it leaves for one inside of it.
     fn in_own() -> Option<Self> {
         let own = own_path().into_iter().next()?;

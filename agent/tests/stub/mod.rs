@@ -63,6 +63,8 @@ pub struct Stub {
     pub url: String,
     /// What heartbeats told of fit records so far.
     pub fit_records: Vec<pb::FitRecord>,
+    /// Every report so far, whatever a test was waiting for.
+    pub reports: Vec<Report>,
     deadline: tokio::time::Instant,
 }
 
@@ -209,7 +211,7 @@ impl Stub {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        Self { shared, seen, to_agent: None, url, fit_records: Vec::new(), deadline }
+        Self { shared, seen, to_agent: None, url, fit_records: Vec::new(), reports: Vec::new(), deadline }
     }
 
     pub fn acknowledge(&self, yes: bool) {
@@ -238,8 +240,10 @@ impl Stub {
     async fn next(&mut self) -> Seen {
         let seen = tokio::time::timeout_at(self.deadline, self.seen.recv()).await;
         let seen = seen.expect("the agent does not say what the test waits for").unwrap();
-        if let Seen::Heartbeat(heartbeat) = &seen {
-            self.fit_records.extend(heartbeat.fit_records.iter().cloned());
+        match &seen {
+            Seen::Heartbeat(heartbeat) => self.fit_records.extend(heartbeat.fit_records.iter().cloned()),
+            Seen::Report(report) => self.reports.push((**report).clone()),
+            Seen::Hello(..) | Seen::Telemetry(_) | Seen::Gone => {}
         }
         seen
     }
@@ -286,6 +290,13 @@ impl Stub {
                 Seen::Hello(..) => panic!("the agent connected again"),
                 Seen::Heartbeat(_) | Seen::Telemetry(_) | Seen::Gone => {}
             }
+        }
+    }
+
+    /// Waits until the agent's log has `text`, while the agent beats.
+    pub async fn until_logged(&mut self, world: &World, text: &str) {
+        while !world.log().contains(text) {
+            self.heartbeat().await;
         }
     }
 
@@ -386,7 +397,9 @@ finish() {
   printf 'the best weights' > "$run/weights/best.safetensors"
   tell '"type":"finished","best_epoch":3,"metrics":{},"artifacts":["weights/best.safetensors"]'
 }
-# Blocks without a child process until somebody writes to the fifo.
+# Blocks without a child process until the test lets it go on.
+wait_for_test() { read -r line < "$run/../../../../hold"; }
+# The same for ever.
 hold() { while :; do read -r line < "$run/../../../../hold"; done; }
 "#;
 
@@ -435,8 +448,10 @@ impl World {
 
     fn start(&self, mut command: Command, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
+        let slots: &[&str] = if more.contains(&"--cpu-slots") { &[] } else { &["--cpu-slots", "1"] };
         let child = command
-            .args(["--scheduler", &stub.url, "--cpu-slots", "1", "--name", "lab-1"])
+            .args(["--scheduler", &stub.url, "--name", "lab-1"])
+            .args(slots)
             .arg("--data-dir")
             .arg(self.path("agent"))
             .arg("--trainer")
@@ -453,6 +468,12 @@ impl World {
             .spawn()
             .unwrap();
         Agent(child)
+    }
+
+    /// Lets the script that reads from the fifo `hold` go on, as soon as it does.
+    pub async fn release(&self) {
+        let hold = self.path("hold");
+        tokio::task::spawn_blocking(move || fs::write(hold, "on\n").unwrap()).await.unwrap();
     }
 
     pub fn log(&self) -> String {

@@ -30,17 +30,19 @@ fn running() -> Core {
     let mut core = Core::new(limits);
     core.handle(Time(0), Event::Connected);
     core.handle(Time(0), Event::Assigned(assignment(1)));
-    let chosen = BatchChosen { batch_size: 16, layers: Vec::new() };
-    let prepared = Prepared {
-        chosen,
+    core.handle(Time(0), Event::Prepared(id(1), Ok(prepared())));
+    core
+}
+
+fn prepared() -> Prepared {
+    Prepared {
+        chosen: BatchChosen { batch_size: 16, layers: Vec::new() },
         lines: Vec::new(),
         measure_memory: false,
         workers: 8,
         most_workers: 8,
         advice: String::new(),
-    };
-    core.handle(Time(0), Event::Prepared(id(1), Ok(prepared)));
-    core
+    }
 }
 
 fn leave(within_s: u64) -> Event {
@@ -53,7 +55,14 @@ fn fail(reason: EndReason, at_once: bool) -> Event {
 }
 
 fn exited(kind: ExitKind) -> Event {
-    let exit = Exit { kind, out_of_memory_kill: false, stderr_tail: "CUDA error".into(), bad_lines: 0 };
+    let exit = Exit {
+        kind,
+        out_of_memory_kill: false,
+        stderr_tail: "CUDA error".into(),
+        bad_lines: 0,
+        card_taken: None,
+        disk_is_short: false,
+    };
     Event::Exited(id(1), exit)
 }
 
@@ -138,6 +147,38 @@ fn a_jobs_own_fault_ends_it_with_the_drivers_word_after_a_try_to_save() {
     assert_eq!(core.handle(Time(0), fail(EndReason::TrainerCrash, false)), [Command::Terminate(id(1))]);
     let out = core.handle(Time(10), exited(ExitKind::Signal(6)));
     assert_eq!(ended(&out), Some((EndReason::TrainerCrash, "XID 79")));
+}
+
+#[test]
+fn what_the_driver_tells_late_of_a_trainer_that_is_gone_is_not_held_against_the_next_one() {
+    let mut core = running();
+    core.handle(Time(0), Event::Assigned(assignment(2)));
+    let mut ended = core.handle(Time(1000), exited(ExitKind::Code(exit_code::INTERNAL)));
+    assert!(matches!(ended.pop(), Some(Command::Prepare(_))), "{ended:?}");
+    // Nothing of it runs yet, and then it has just begun.
+    assert_eq!(core.handle(Time(2000), fail(EndReason::TrainerCrash, false)), []);
+    core.handle(Time(3000), Event::Prepared(id(2), Ok(prepared())));
+    assert_eq!(core.handle(Time(10_000), fail(EndReason::TrainerCrash, false)), []);
+    assert_eq!(core.handle(Time(11_000), fail(EndReason::TrainerCrash, false)), [Command::Terminate(id(2))]);
+}
+
+#[test]
+fn a_failed_card_ends_what_is_prepared_for_it_whoever_was_there_before() {
+    let mut core = running();
+    core.handle(Time(0), Event::Assigned(assignment(2)));
+    core.handle(Time(1000), exited(ExitKind::Code(exit_code::INTERNAL)));
+    let out = core.handle(Time(2000), fail(EndReason::GpuFault, true));
+    assert_eq!(ended(&out), Some((EndReason::GpuFault, "XID 79")));
+}
+
+#[test]
+fn a_disk_that_is_short_refuses_attempts_that_crossed_with_the_news() {
+    let mut core = running();
+    core.handle(Time(0), Event::DiskShort(Some("the disk has 3 MiB free".into())));
+    let out = core.handle(Time(0), Event::Assigned(assignment(2)));
+    assert_eq!(ended(&out), Some((EndReason::Preempted, "the disk has 3 MiB free")));
+    core.handle(Time(0), Event::DiskShort(None));
+    assert_eq!(core.handle(Time(0), Event::Assigned(assignment(3))), []);
 }
 
 #[test]

@@ -287,6 +287,33 @@ fn when_nvml_says_unknown_error_for_all_no_card_takes_jobs_until_it_answers_agai
 }
 
 #[test]
+fn the_owners_hours_come_also_while_nvml_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let guest = GuestConfig { schedule: vec!["Mon 12:00-13:00".into()], ..guests() };
+    let mut machine = Machine::new(guest, folder.path(), "", vec![gpu(0)]);
+    let orders = machine.read(Err(ProbeError::Unknown));
+    assert!(matches!(&orders[..], [Order::Leave { .. }]), "{orders:?}");
+    assert_eq!(machine.read(Err(ProbeError::Unknown)), [], "once");
+}
+
+#[test]
+fn a_card_that_answers_only_later_is_taken_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut machine = Machine::new(GuestConfig::default(), folder.path(), "", vec![gpu(1)]);
+    let silent = || Err(Silence::Failed("Timeout".into()));
+    machine.second(vec![silent(), idle()]);
+    assert!(!machine.cards.has_strangers());
+    machine.second(vec![idle(), idle()]);
+    assert!(machine.cards.has_strangers());
+    assert!(machine.cards.adopt(vec![gpu(0), gpu(1)]) && !machine.cards.adopt(vec![gpu(0)]));
+    assert_eq!(machine.cards.gpus(), [gpu(0), gpu(1)]);
+    machine.second(vec![idle(), idle()]);
+    assert!(!machine.cards.has_strangers() && machine.causes() == [None, None]);
+    machine.read(Err(ProbeError::Failed("Driver Not Loaded".into())));
+    assert!(machine.cards.silence().unwrap().contains("Driver Not Loaded"));
+}
+
+#[test]
 fn a_card_that_libtorch_has_no_code_for_says_so() {
     let (_folder, mut machine) = machine();
     machine.second(vec![idle(), idle()]);

@@ -43,6 +43,7 @@ fn watch(shared: &Shared, found: &mpsc::Sender<XidEvent>) -> String {
         Ok(loaded) => loaded,
         Err(error) => return error.to_string(),
     };
+    let cards = shared.state().known.len();
     let (set, handles) = match register(shared, &nvml) {
         Ok(registered) => registered,
         Err(error) => return error.to_string(),
@@ -67,6 +68,10 @@ fn watch(shared: &Shared, found: &mpsc::Sender<XidEvent>) -> String {
         let current = shared.state();
         if current.generation != generation || current.nvml.is_none() || found.is_closed() {
             return "the library is loaded anew".into();
+        }
+        // One that did not answer before tells XIDs, too.
+        if current.known.len() > cards.max(handles.len()) {
+            return "another card answers".into();
         }
     }
 }

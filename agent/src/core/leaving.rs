@@ -1,0 +1,69 @@
+//! How the agent leaves, and what the next one makes of what it left.
+
+use std::time::Duration;
+
+use trainyard_types::{AttemptId, EndReason, Ended, ReportBody, Time};
+
+use super::attempt::{Attempt, State};
+use super::{Command, Core};
+
+/// How long a shutdown waits for a scheduler that is away once no trainer lives. What is not told by
+/// then waits in the spool for the next start.
+const AWAY_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Core {
+    pub(super) fn on_recovered(&mut self, now: Time, id: AttemptId, ended: bool, out: &mut Vec<Command>) {
+        if !ended {
+            let ended = Ended {
+                reason: EndReason::AgentLost,
+                message: "the agent was restarted".into(),
+                artifacts: Vec::new(),
+            };
+            out.push(Command::Report(id, now, ReportBody::Ended(ended)));
+        }
+        self.attempts.insert(id, Attempt::recovered());
+    }
+
+    /// The disk has lost the report of an end, and nobody knows any more how it was.
+    pub(super) fn on_end_lost(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if matches!(attempt.state, State::Ended { .. }) {
+            let message = "how it ended was lost on the agent's disk, or when the agent was restarted";
+            attempt.end(now, id, EndReason::AgentLost, message.into(), out);
+        }
+    }
+
+    pub(super) fn on_shutdown(&mut self, now: Time, out: &mut Vec<Command>) {
+        if self.give_up_at.is_some() {
+            self.give_up_at = Some(now);
+            return;
+        }
+        self.give_up_at = Some(now + self.limits.shutdown_grace);
+        for id in self.attempts.keys().copied().collect::<Vec<_>>() {
+            self.on_stop(now, id, EndReason::Drained, None, out);
+        }
+    }
+
+    pub(super) fn check_deadlines(&mut self, now: Time, out: &mut Vec<Command>) {
+        for (id, attempt) in &mut self.attempts {
+            if let State::Stopping { kill_at } = attempt.state
+                && kill_at <= now
+            {
+                attempt.state = State::Killed;
+                out.push(Command::Kill(*id));
+            }
+            attempt.check_abandoned(now, *id, out);
+        }
+        let Some(give_up_at) = self.give_up_at else { return };
+        let alive = self.attempts.values().any(Attempt::has_process);
+        if !alive && !self.connected {
+            self.give_up_at = Some(give_up_at.min(now + AWAY_PATIENCE));
+        }
+        if self.attempts.is_empty() || give_up_at <= now {
+            for (id, attempt) in &mut self.attempts {
+                attempt.give_up(now, *id, out);
+            }
+            out.push(Command::Exit);
+        }
+    }
+}

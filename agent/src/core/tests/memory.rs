@@ -1,0 +1,185 @@
+//! Memory that runs out: a card's, the machine's, a disk's.
+
+use trainyard_types::trainer::{BatchSizeChanged, MemoryMeasured, Phase, Step};
+
+use super::*;
+
+#[test]
+fn what_tells_of_memory_is_learned_from() {
+    let mut world = Running::new();
+    let changed = BatchSizeChanged { from: 32, to: 24, message: String::new(), phase: Phase::Forward };
+    for event in [TrainerEvent::BatchSize(changed), TrainerEvent::Memory(MemoryMeasured::default())] {
+        assert_eq!(world.line(1, event.clone()), [Command::Learn(world.a, event)]);
+    }
+}
+
+#[test]
+fn a_process_that_the_cards_memory_ended_is_followed_by_one_with_a_smaller_batch() {
+    let cases = [
+        (ExitKind::Code(76), "", ""),
+        (ExitKind::Code(70), "libtorch failed: CUDA out of memory. Tried to allocate 2.00 GiB", ""),
+        (ExitKind::Signal(6), "", "terminate called: CUDNN_STATUS_ALLOC_FAILED"),
+    ];
+    for (kind, told, stderr) in cases {
+        let mut world = Running::new();
+        world.line(
+            1,
+            TrainerEvent::BatchSize(BatchSizeChanged {
+                from: 16,
+                to: 12,
+                message: String::new(),
+                phase: Phase::Forward,
+            }),
+        );
+        if !told.is_empty() {
+            world.fail(told);
+        }
+        let exit = Exit { stderr_tail: stderr.into(), ..exit(kind) };
+        let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
+        let [Command::Report(_, _, told), Command::Learn(..), Command::Spawn(_, again)] = &out[..] else {
+            panic!("{kind:?}: {out:?}")
+        };
+        let ReportBody::Trainer(TrainerEvent::BatchSize(changed)) = told else { panic!("{told:?}") };
+        assert_eq!((changed.from, changed.to, again.chosen.batch_size), (12, 8, 8));
+        // What comes next is judged by itself.
+        assert_eq!(ended(&world.exited(3, ExitKind::Code(70))).unwrap().0, EndReason::TrainerCrash);
+    }
+}
+
+#[test]
+fn at_batch_1_the_card_is_too_small_and_the_user_is_told_what_would_fit() {
+    let mut world = Running::new();
+    for to in [12, 8, 6, 4, 3, 2, 1] {
+        let out = world.exited(1, ExitKind::Code(76));
+        let Some(Command::Spawn(_, prepared)) = out.last() else { panic!("{out:?}") };
+        assert_eq!(prepared.chosen.batch_size, to);
+    }
+    let wanted = "the card's memory is too small even for batch 1: what should fit: yolov8n";
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, wanted.into())));
+    // A trainer that gives advice itself is not contradicted.
+    let mut world = Running::new();
+    world.line(1, smaller(2, 1));
+    world.fail("too small even for batch 1; what would fit: `imgsz` 320");
+    let wanted = "too small even for batch 1; what would fit: `imgsz` 320";
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, wanted.into())));
+}
+
+fn smaller(from: u32, to: u32) -> TrainerEvent {
+    TrainerEvent::BatchSize(BatchSizeChanged { from, to, message: String::new(), phase: Phase::Backward })
+}
+
+#[test]
+fn a_trainer_that_asks_for_a_new_process_gets_one_with_the_batch_that_it_told() {
+    // With `bn_group` batches stay as they are.
+    for to in [12, 16] {
+        let mut world = Running::new();
+        world.line(1, smaller(16, to));
+        world.fail("ran out again");
+        let out = world.exited(2, ExitKind::Code(77));
+        let [Command::Spawn(_, again)] = &out[..] else { panic!("the user was told already: {out:?}") };
+        assert_eq!(again.chosen.batch_size, to);
+    }
+}
+
+#[test]
+fn new_processes_end_when_no_epoch_comes_of_them_and_what_trained_is_not_called_too_large() {
+    let mut world = Running::new();
+    let again = |world: &mut Running| {
+        let out = world.exited(2, ExitKind::Code(77));
+        assert!(matches!(&out[..], [Command::Spawn(..)]), "{out:?}");
+    };
+    (0..3).for_each(|_| again(&mut world));
+    world.line(3, TrainerEvent::Epoch(Epoch::default()));
+    (0..3).for_each(|_| again(&mut world));
+    assert_eq!(ended(&world.exited(4, ExitKind::Code(77))).unwrap().0, EndReason::TrainerCrash);
+    let mut world = Running::new();
+    world.line(1, TrainerEvent::Step(Step::default()));
+    world.line(1, smaller(16, 1));
+    assert_eq!(ended(&world.exited(2, ExitKind::Code(76))).unwrap().0, EndReason::TrainerCrash);
+}
+
+#[test]
+fn where_others_have_taken_the_card_an_attempt_without_memory_moves_for_free() {
+    for code in [76, 77] {
+        let mut world = Running::new();
+        world.line(1, smaller(16, 1));
+        let card_taken = Some("others hold 9100 MiB on this card".into());
+        let exit = Exit { card_taken, ..exit(ExitKind::Code(code)) };
+        let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
+        let (reason, message) = ended(&out).unwrap();
+        assert!(reason == EndReason::Preempted && message.contains("9100 MiB"), "{message}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_no_crash_of_the_trainer() {
+    let ends = |disk_is_short| {
+        let mut world = Running::new();
+        world.fail("/d/results.csv: No space left on device (os error 28)");
+        let exit = Exit { disk_is_short, ..exit(ExitKind::Code(70)) };
+        ended(&world.core.handle(Time(2), Event::Exited(world.a, exit))).unwrap()
+    };
+    assert_eq!(ends(true).0, EndReason::Preempted);
+    assert_eq!(ends(false).0, EndReason::TrainerCrash, "nobody says that this agent lacks room");
+}
+
+#[test]
+fn neither_a_stop_nor_a_spec_that_cannot_be_met_is_answered_by_a_smaller_batch() {
+    let mut world = Running::new();
+    world.stop(EndReason::Preempted);
+    let out = world.exited(1, ExitKind::Code(76));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Preempted);
+    let mut world = Running::new();
+    let violations = vec![trainyard_types::Violation::new("bn_group", "is 32")];
+    world.line(1, TrainerEvent::Failed(Failed { message: "is 32".into(), violations }));
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, "is 32".into())));
+}
+
+#[test]
+fn main_memory_that_a_library_ran_out_of_is_told_from_a_crash() {
+    let mut world = Running::new();
+    world.fail("libtorch failed: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried");
+    assert_eq!(ended(&world.exited(1, ExitKind::Code(70))).unwrap().0, EndReason::HostOom);
+    let mut world = Running::new();
+    let exit =
+        Exit { stderr_tail: "memory allocation of 4096 bytes failed".into(), ..exit(ExitKind::Signal(6)) };
+    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
+    assert_eq!(ended(&out).unwrap().0, EndReason::HostOom);
+}
+
+fn reading(available_mib: u64) -> Reading {
+    Reading { total_mib: 16_000, available_mib, stalled_ratio: 0.0, idle_ratio: 0.9 }
+}
+
+#[test]
+fn when_main_memory_runs_out_a_running_trainer_is_asked_for_half_its_workers_before_the_kernel_acts() {
+    let mut world = Running::new();
+    let mut host = |second: u64, mib| world.core.handle(Time(second * 1000), Event::Host(reading(mib)));
+    assert_eq!(host(1, 8000), []);
+    assert_eq!(host(2, 300), []);
+    let out = host(3, 300);
+    let [Command::Report(_, _, told), control] = &out[..] else { panic!("{out:?}") };
+    assert!(format!("{told:?}").contains("main memory runs out: 8 -> 4 loader workers"), "{told:?}");
+    assert_eq!(*control, Command::Control(world.a, TrainerControl::Workers { workers: 4 }));
+}
+
+#[test]
+fn while_the_device_waits_for_images_and_processors_are_idle_workers_are_added() {
+    let mut world = Running::new();
+    world.core.handle(Time(0), Event::Host(reading(8000)));
+    let step = Step { loader_wait_ratio: 0.4, ..Step::default() };
+    let asked = (1..60).find_map(|second| {
+        let out = world.line(second * 1000, TrainerEvent::Step(step.clone()));
+        (!out.is_empty()).then_some(out)
+    });
+    let out = asked.unwrap();
+    assert_eq!(out[1], Command::Control(world.a, TrainerControl::Workers { workers: 12 }));
+}
+
+#[test]
+fn a_trainer_that_the_kernel_killed_leaves_word_for_the_next() {
+    let mut world = Running::new();
+    let exit = Exit { out_of_memory_kill: true, ..exit(ExitKind::Signal(9)) };
+    let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
+    assert_eq!(out[0], Command::NoteKill(world.a, Killed { workers: 8, batch_size: 16 }));
+}
