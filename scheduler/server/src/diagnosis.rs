@@ -23,6 +23,9 @@ const FULL: f64 = 0.6;
 /// Share of a step above which copying is too slow.
 const COPIES: f64 = 0.15;
 
+/// What agents say when heat, or the hardware's own protection, holds a clock down.
+const HEAT: [&str; 4] = ["thermal", "hardware_thermal", "hardware_slowdown", "power_brake"];
+
 /// What holds a job up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
@@ -122,10 +125,8 @@ fn card(evidence: &Evidence) -> Card {
         memory: mean(memory.map(|used| used as f64 / total)).filter(|share| share.is_finite()),
         temperature: mean(samples.iter().filter_map(|sample| sample.temperature_celsius).map(f64::from)),
         power: mean(samples.iter().filter_map(|sample| sample.power_watts)),
-        held_down: has(|reason| {
-            reason.contains("thermal") || reason.contains("hw") || reason.contains("brake")
-        }),
-        at_power_limit: has(|reason| reason.contains("power") && !reason.contains("brake")),
+        held_down: has(|reason| HEAT.contains(&reason)),
+        at_power_limit: has(|reason| reason == "power"),
     }
 }
 
@@ -231,7 +232,10 @@ impl Seen {
             found.push(format!("It gets {} of what the card can multiply at best.", percent(mfu)));
         }
         if let Some(held) = self.card.held_down.filter(|share| *share > 0.0) {
-            found.push(format!("Heat held its clock down {} of the time.", percent(held)));
+            found.push(format!(
+                "Heat or the hardware's own protection held its clock down {} of the time.",
+                percent(held)
+            ));
         }
         if let Some(limit) = self.card.at_power_limit.filter(|share| *share > HELD_DOWN) {
             let share = percent(limit);

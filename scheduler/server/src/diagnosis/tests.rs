@@ -1,5 +1,6 @@
 //! Each kind of bound, from what it looks like.
 
+use trainyard_types::gpu::THROTTLE_REASONS;
 use trainyard_types::{GpuUuid, Time};
 
 use super::*;
@@ -132,4 +133,16 @@ fn without_phases_the_ratio_that_is_always_told_will_do() {
     let diagnosis = diagnose(&evidence);
     assert_eq!(diagnosis.bound, Bound::Loader);
     assert_eq!(diagnosis.findings[1], "40 % of its training time it waits for data.");
+}
+
+#[test]
+fn of_all_that_agents_say_of_a_clock_heat_and_the_hardwares_protection_count_as_throttling() {
+    let bounds = THROTTLE_REASONS.map(|reason| {
+        let samples = vec![sample(0.9, 20_000, &[reason]); 10];
+        (reason, diagnose(&Evidence { samples, ..busy() }).bound)
+    });
+    let throttled = bounds.iter().filter(|(_, bound)| *bound == Bound::Throttled);
+    let throttled: Vec<&str> = throttled.map(|(reason, _)| *reason).collect();
+    assert_eq!(throttled, ["hardware_slowdown", "thermal", "hardware_thermal", "power_brake"]);
+    assert_eq!(bounds.iter().filter(|(_, bound)| *bound == Bound::Card).count(), 3, "{bounds:?}");
 }
