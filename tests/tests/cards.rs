@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,8 +72,48 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
         assert!(format!("{events:?}").contains(&format!("GPU: {card}")), "{events:?}");
     }
 
+    // A share of the card instead of the table: (0.7 * 12227 MiB - 800) / 130 are 59, which is 48 on the ladder.
+    let mut share = on(pb::Resources { gpu_models: vec!["5070".into()], ..Default::default() });
+    let train = share.train.as_mut().unwrap();
+    (train.batch, train.imgsz) = (Some(0.7), Some(640));
+    let job = cluster.submit(share).await.unwrap();
+    cluster.watch_to_end(&job).await.unwrap();
+    let chosen = cluster.job(&job).await.unwrap().attempts[0].batch_chosen.clone().unwrap();
+    let layers: Vec<(&str, u32)> =
+        chosen.layers.iter().map(|layer| (layer.name.as_str(), layer.batch_size)).collect();
+    assert_eq!(layers, [("asked for", 64), ("model", 48), ("memory free now", 48), ("fit record", 48)]);
+
     let impossible = pb::Resources { min_vram_mib: 48_000, ..Default::default() };
     let job = cluster.submit(on(impossible)).await.unwrap();
     let waiting = cluster.job(&job).await.unwrap().waiting_for;
     assert!(waiting.contains("24"), "it names the largest card there is: {waiting}");
+}
+
+#[tokio::test]
+async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent() {
+    let cluster = Cluster::start().await.unwrap();
+    let (library, state) = (library(), cluster.path("cards.json"));
+    let put = |broken: bool| {
+        let mut cards: serde_json::Value = serde_json::from_str(&fs::read_to_string(CARDS).unwrap()).unwrap();
+        cards["unknown_error"] = broken.into();
+        fs::write(cluster.path("cards.new"), cards.to_string()).unwrap();
+        fs::rename(cluster.path("cards.new"), &state).unwrap();
+    };
+    put(true);
+    let variables = [
+        ("FAKE_NVML_STATE", state.to_str().unwrap()),
+        ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
+    ];
+    let _agent = cluster.start_agent_with("broken", 0, &variables).await.unwrap();
+    let agent = cluster.agent("broken").await.unwrap();
+    assert!(agent.gpus.is_empty() && agent.unavailable.contains("Unknown Error"), "{agent:?}");
+    let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
+    let resources = Some(pb::Resources::default());
+    let job = cluster.submit(pb::JobSpec { resources, ..tiny(Path::new(&data), 1) }).await.unwrap();
+    put(false);
+    // It starts there; that there is no card behind the stand-in is the trainer's to say.
+    cluster.watch_to_end(&job).await.unwrap();
+    assert_eq!(cluster.job(&job).await.unwrap().attempts[0].agent_name, "broken");
+    let agent = cluster.agent("broken").await.unwrap();
+    assert!(agent.gpus.len() == 3 && agent.unavailable.is_empty(), "{agent:?}");
 }

@@ -139,4 +139,13 @@ async fn a_job_moves_off_a_card_that_falls_off_the_bus_and_is_not_blamed() {
     assert_eq!(attempts, [("first", EndReason::GpuFault), ("second", EndReason::Completed)]);
     let card = &lab.cluster.agent("first").await.unwrap().gpus[0];
     assert_eq!(card.unavailable.clone().unwrap().cause(), Cause::Quarantined);
+
+    // Its owner has seated it anew, and says so.
+    lab.card("first", &json!({}));
+    let (code, _, error) = lab.cluster.yard(&["agents", "clear", "first", "0"]).await.unwrap();
+    assert_eq!(code, 0, "{error}");
+    let mut poll = tokio::time::interval(std::time::Duration::from_millis(50));
+    while lab.cluster.agent("first").await.unwrap().gpus[0].unavailable.is_some() {
+        poll.tick().await;
+    }
 }
