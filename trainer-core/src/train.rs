@@ -154,19 +154,31 @@ fn go_on_with(
     }
 }
 
-/// The newest checkpoint of this very run.
+/// The newest checkpoint of this very run. Damaged ones are set aside.
 fn newest(setup: &Setup, events: &mut Events) -> Result<Option<Loaded>, TrainError> {
     let root = setup.options.checkpoints();
-    let found = checkpoint::newest(&root).map_err(TrainError::io(root))?;
-    for warning in found.warnings {
-        events.log(LogLevel::Warning, format!("checkpoint {warning}"));
+    let found = checkpoint::newest(&root).map_err(TrainError::io(&root))?;
+    if let Some(skipped) = found.of_another_version() {
+        // To begin anew would be to lose a run for an upgrade.
+        let (place, reason) = (skipped.place.clone(), skipped.reason.to_string());
+        return Err(TrainError::OtherVersion { place, reason });
     }
-    let Some(loaded) = found.checkpoint else { return Ok(None) };
-    let (ours, theirs) = (&setup.identity, &loaded.progress.identity);
-    if let Some(difference) = ours.difference(theirs) {
-        return Err(TrainError::Foreign { place: loaded.place, difference });
+    if let Some(loaded) = &found.checkpoint {
+        belongs(loaded, setup)?;
     }
-    if ours.has_other_labels(theirs) {
+    for skipped in &found.skipped {
+        let aside = skipped.set_aside().map_err(TrainError::io(&skipped.place))?;
+        let message = format!("checkpoint {skipped}; it is set aside as {}", aside.display());
+        events.log(LogLevel::Warning, message);
+    }
+    let Some(loaded) = found.checkpoint else {
+        if !found.skipped.is_empty() {
+            let message = "no checkpoint of the run is whole: it begins anew";
+            events.log(LogLevel::Warning, message);
+        }
+        return Ok(None);
+    };
+    if setup.identity.has_other_labels(&loaded.progress.identity) {
         let message = "the labels of the training images have changed since the checkpoint was made";
         events.log(LogLevel::Warning, message);
     }
@@ -179,6 +191,14 @@ fn newest(setup: &Setup, events: &mut Events) -> Result<Option<Loaded>, TrainErr
     );
     events.log(LogLevel::Info, message);
     Ok(Some(loaded))
+}
+
+/// Refuses a checkpoint of another run.
+fn belongs(loaded: &Loaded, setup: &Setup) -> Result<(), TrainError> {
+    match setup.identity.difference(&loaded.progress.identity) {
+        Some(difference) => Err(TrainError::Foreign { place: loaded.place.clone(), difference }),
+        None => Ok(()),
+    }
 }
 
 fn tell_started(setup: &Setup, session: &mut Session<'_>) {

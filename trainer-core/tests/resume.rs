@@ -199,6 +199,65 @@ fn adamw_and_repeatable_algorithms_go_on_after_a_kill_with_the_same_bits() {
     survives_kills(&spec, folder.path(), &["4"]);
 }
 
+/// Checkpoints on the disk, by name.
+fn names(run_dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(run_dir.join("checkpoints")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn after_damage_a_run_begins_anew_and_what_it_learns_then_survives_a_kill() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 8);
+    let run_dir = folder.path().join("run");
+    let spec = TrainSpec { nbs: 4, ..shapes::spec(&data, 6) };
+    let resume = |spec: &TrainSpec| words(spec, &run_dir, &["--resume"]);
+    assert_eq!(finish(&resume(&spec)).0, exit_code::DONE);
+    assert_eq!(names(&run_dir), ["step-00000010", "step-00000012"]);
+    for name in names(&run_dir) {
+        std::fs::write(run_dir.join("checkpoints").join(name).join("model.safetensors"), "torn").unwrap();
+    }
+
+    let mut child = command(&resume(&spec)).spawn().unwrap();
+    let mut events = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| event(&line.unwrap()));
+    let saved = |event: &TrainerEvent| matches!(event, TrainerEvent::Checkpoint(_));
+    assert!(events.any(|event| saved(&event)));
+    child.kill().unwrap();
+    events.for_each(drop);
+    child.wait().unwrap();
+    let kept = newest(&run_dir).expect("what was saved after the damage").progress;
+    assert!((2..=12).contains(&kept.step) && kept.step.is_multiple_of(2), "{}", kept.step);
+
+    let (code, events) = finish(&resume(&spec));
+    assert_eq!(code, exit_code::DONE);
+    let first = events.iter().find_map(|event| match event {
+        TrainerEvent::Started(started) => Some(started.first_epoch),
+        _ => None,
+    });
+    assert_eq!(first, Some((kept.epoch + 1).min(6)));
+    assert_eq!(
+        names(&run_dir),
+        ["damaged-step-00000010", "damaged-step-00000012", "step-00000010", "step-00000012"]
+    );
+
+    // Another version's are no damage: nothing is begun anew, nothing is touched.
+    for name in ["step-00000010", "step-00000012"] {
+        let file = run_dir.join("checkpoints").join(name).join("manifest.json");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replacen("\"version\": 2", "\"version\": 9", 1)).unwrap();
+    }
+    let before = names(&run_dir);
+    let (code, events) = finish(&resume(&spec));
+    assert_eq!(code, exit_code::BAD_SPEC);
+    let Some(TrainerEvent::Failed(failed)) = events.last() else { panic!("{events:?}") };
+    assert!(failed.message.contains("it has version 9, this trainer reads 2"), "{}", failed.message);
+    assert_eq!(names(&run_dir), before);
+}
+
 /// A disk of so many MiB for one command, which sees it at `place`. A mount namespace of its own needs root.
 fn on_a_disk_of(mib: u32, place: &Path, words: &[String], keep: &Path) -> Vec<String> {
     std::fs::create_dir_all(place).unwrap();
@@ -258,7 +317,8 @@ fn on_a_full_disk_training_goes_on_and_the_older_checkpoint_stays() {
 
     let run = keep.join("run");
     let found = checkpoint::newest(&run.join("checkpoints")).unwrap();
-    assert_eq!((found.checkpoint.unwrap().progress.epoch, found.warnings), (1, Vec::new()));
+    assert!(found.skipped.is_empty(), "{:?}", found.skipped);
+    assert_eq!(found.checkpoint.unwrap().progress.epoch, 1);
     assert_eq!(std::fs::read_dir(run.join("checkpoints")).unwrap().count(), 1, "drafts are gone");
     assert_eq!(std::fs::read_to_string(run.join("results.csv")).unwrap().lines().count(), 4);
     assert_eq!(weights::read(&run.join("weights/last.safetensors")).unwrap().metadata["epoch"], "3");

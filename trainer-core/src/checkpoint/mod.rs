@@ -1,4 +1,5 @@
-//! Complete, verified directories to resume from: `checkpoints/step-NNNNNNNN/` under the run directory.
+//! Complete, verified directories to resume from: `checkpoints/step-NNNNNNNN/` under the run directory. What
+//! cannot be resumed from gets another name, so that nobody takes it for the newest.
 //!
 //! Knows nothing of models: a checkpoint is named files, and a manifest with their hashes.
 
@@ -6,9 +7,12 @@ pub mod manifest;
 pub mod write;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
 
 pub use self::manifest::{Best, Identity, Manifest, Progress, Row};
 pub use self::write::{Part, prune, replace, save};
@@ -17,10 +21,14 @@ pub use self::write::{Part, prune, replace, save};
 pub const FOLDER: &str = "checkpoints";
 /// How many are kept.
 const KEPT: usize = 2;
+/// How a checkpoint's name begins.
+const STEP: &str = "step-";
+/// How the name of one begins that was set aside. An agent takes what begins with `step-` for a checkpoint.
+const ASIDE: &str = "damaged-step-";
 
 /// A checkpoint's directory name; it sorts by step.
 pub fn name(step: u64) -> String {
-    format!("step-{step:08}")
+    format!("{STEP}{step:08}")
 }
 
 /// A checkpoint whose hashes agree.
@@ -39,8 +47,49 @@ pub struct Loaded {
 pub struct Found {
     /// `None` where there is none.
     pub checkpoint: Option<Loaded>,
-    /// A sentence for each directory that was passed over.
-    pub warnings: Vec<String>,
+    /// Newer ones, the newest first.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Found {
+    /// What another version of the trainer could go on from, where this one finds nothing that it can.
+    pub fn of_another_version(&self) -> Option<&Skipped> {
+        let foreign = |skipped: &&Skipped| matches!(skipped.reason, Torn::Version(_));
+        self.skipped.iter().find(foreign).filter(|_| self.checkpoint.is_none())
+    }
+}
+
+/// A directory that is named as a checkpoint and is none, for this trainer.
+#[derive(Debug)]
+pub struct Skipped {
+    /// The step that its name says.
+    pub step: u64,
+    /// The directory.
+    pub place: PathBuf,
+    /// What is wrong with it.
+    pub reason: Torn,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is skipped: {}", self.place.display(), self.reason)
+    }
+}
+
+impl Skipped {
+    /// Renames it to `damaged-step-NNNNNNNN`, in the place of an earlier one of that name. Otherwise its number
+    /// would keep it among the newest, and the good ones that follow would be pruned for it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn set_aside(&self) -> io::Result<PathBuf> {
+        let aside = self.place.with_file_name(format!("{ASIDE}{:08}", self.step));
+        if aside.exists() {
+            fs::remove_dir_all(&aside)?;
+        }
+        fs::rename(&self.place, &aside)?;
+        Ok(aside)
+    }
 }
 
 /// Looks for the newest checkpoint whose files are all there and as they were written.
@@ -49,13 +98,13 @@ pub struct Found {
 /// Only when `root` exists and cannot be listed.
 pub fn newest(root: &Path) -> io::Result<Found> {
     let mut found = Found::default();
-    for (_, place) in directories(root)? {
+    for (step, place) in directories(root, STEP)? {
         match load(&place) {
             Ok(loaded) => {
                 found.checkpoint = Some(loaded);
                 break;
             }
-            Err(reason) => found.warnings.push(format!("{} is skipped: {reason}", place.display())),
+            Err(reason) => found.skipped.push(Skipped { step, place, reason }),
         }
     }
     Ok(found)
@@ -63,24 +112,42 @@ pub fn newest(root: &Path) -> io::Result<Found> {
 
 /// Why a directory is not a whole checkpoint.
 #[derive(Debug, thiserror::Error)]
-enum Torn {
+pub enum Torn {
+    /// A file cannot be read.
     #[error("{file}: {source}")]
-    Io { file: String, source: io::Error },
+    Io {
+        /// Its name.
+        file: String,
+        /// What the file system says.
+        source: io::Error,
+    },
+    /// The manifest is cut short, or something else.
     #[error("its manifest cannot be read: {0}")]
     Manifest(#[from] serde_json::Error),
+    /// Another version of the trainer has made it.
     #[error("it has version {0}, this trainer reads {version}", version = manifest::VERSION)]
     Version(u32),
+    /// A file has changed since.
     #[error("`{0}` is not what was written (its hash differs)")]
     Hash(String),
+}
+
+/// What a manifest of any version has.
+#[derive(Deserialize)]
+struct AnyManifest {
+    version: u32,
 }
 
 fn load(place: &Path) -> Result<Loaded, Torn> {
     let read =
         |file: &str| fs::read(place.join(file)).map_err(|source| Torn::Io { file: file.to_owned(), source });
-    let manifest: Manifest = serde_json::from_slice(&read(manifest::FILE)?)?;
-    if manifest.version != manifest::VERSION {
-        return Err(Torn::Version(manifest.version));
+    let text = read(manifest::FILE)?;
+    // By itself: another version's manifest may have other fields.
+    let AnyManifest { version } = serde_json::from_slice(&text)?;
+    if version != manifest::VERSION {
+        return Err(Torn::Version(version));
     }
+    let manifest: Manifest = serde_json::from_slice(&text)?;
     let mut files = HashMap::new();
     for (name, hash) in manifest.files {
         let bytes = read(&name)?;
@@ -92,8 +159,8 @@ fn load(place: &Path) -> Result<Loaded, Torn> {
     Ok(Loaded { place: place.to_owned(), progress: manifest.progress, files })
 }
 
-/// Directories that are named as checkpoints, newest first; none if `root` is not there.
-fn directories(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+/// Directories whose names are `prefix` and a step, newest first; none if `root` is not there.
+fn directories(root: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -103,7 +170,7 @@ fn directories(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let entry = entry?;
         let file_name = entry.file_name();
-        let step = file_name.to_str().and_then(|name| name.strip_prefix("step-")?.parse().ok());
+        let step = file_name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
         if let Some(step) = step {
             found.push((step, entry.path()));
         }
@@ -157,7 +224,48 @@ mod tests {
         fs::write(root.join("step-00000002/model.safetensors"), "twp").unwrap();
         let found = newest(root).unwrap();
         assert_eq!(found.checkpoint.unwrap().progress, progress(1));
-        assert!(found.warnings[0].contains("hash differs"), "{:?}", found.warnings);
+        assert!(found.skipped[0].to_string().contains("hash differs"), "{:?}", found.skipped);
+    }
+
+    #[test]
+    fn one_that_is_set_aside_costs_no_good_one_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for round in 0..2 {
+            for step in [8 + round, 10, 12] {
+                save(root, &progress(step), parts("later")).unwrap();
+                fs::write(root.join(name(step)).join(manifest::FILE), "torn").unwrap();
+            }
+            let found = newest(root).unwrap();
+            assert!(found.checkpoint.is_none() && found.of_another_version().is_none(), "{round}");
+            assert_eq!(found.skipped.len(), 3);
+            for skipped in &found.skipped {
+                assert!(skipped.set_aside().unwrap().is_dir());
+            }
+        }
+        for step in [2, 4, 6] {
+            save(root, &progress(step), parts(&step.to_string())).unwrap();
+            prune(root).unwrap();
+            assert_eq!(newest_text(root), Some(step.to_string()));
+        }
+        assert!(newest(root).unwrap().skipped.is_empty());
+        assert_eq!(fs::read_dir(root).unwrap().count(), 4, "as many damaged ones stay as good ones");
+    }
+
+    #[test]
+    fn one_of_another_version_is_told_from_a_torn_one_whatever_else_its_manifest_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        save(root, &progress(2), parts("two")).unwrap();
+        save(root, &progress(3), parts("three")).unwrap();
+        fs::write(root.join("step-00000003").join(manifest::FILE), r#"{"version": 99, "new": []}"#).unwrap();
+        let found = newest(root).unwrap();
+        assert!(found.of_another_version().is_none(), "there is one to go on from");
+        assert_eq!(found.checkpoint.unwrap().progress.step, 2);
+        fs::remove_file(root.join("step-00000002").join(manifest::FILE)).unwrap();
+        let found = newest(root).unwrap();
+        let foreign = found.of_another_version().unwrap().to_string();
+        assert!(foreign.contains("step-00000003") && foreign.contains("it has version 99"), "{foreign}");
     }
 
     #[test]
@@ -179,8 +287,8 @@ mod tests {
             damage(&root.join("step-00000002"));
             let found = newest(root).unwrap();
             assert_eq!(found.checkpoint.unwrap().progress, progress(1));
-            assert_eq!(found.warnings.len(), 1);
-            assert!(found.warnings[0].contains("step-00000002 is skipped"), "{:?}", found.warnings);
+            let [skipped] = &found.skipped[..] else { panic!("{:?}", found.skipped) };
+            assert!(skipped.to_string().contains("step-00000002 is skipped"), "{skipped}");
         }
     }
 

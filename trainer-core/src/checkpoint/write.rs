@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{FILE, FileHash, Manifest, Progress, VERSION};
-use super::{KEPT, directories, name};
+use super::{ASIDE, KEPT, STEP, directories, name};
 
 /// A file of a checkpoint.
 #[derive(Debug)]
@@ -96,13 +96,16 @@ fn publish(draft: &Path, place: &Path) -> io::Result<()> {
     fs::rename(draft, place)
 }
 
-/// Removes all but the newest checkpoints, and drafts that were never finished. Not while one is written.
+/// Removes all but the newest checkpoints, and drafts that were never finished. Not while one is written. Of those
+/// that were set aside as many stay.
 ///
 /// # Errors
 /// What the file system says; the newest checkpoints are there all the same.
 pub fn prune(root: &Path) -> io::Result<()> {
-    for (_, directory) in directories(root)?.into_iter().skip(KEPT) {
-        fs::remove_dir_all(directory)?;
+    for prefix in [STEP, ASIDE] {
+        for (_, directory) in directories(root, prefix)?.into_iter().skip(KEPT) {
+            fs::remove_dir_all(directory)?;
+        }
     }
     for entry in fs::read_dir(root)? {
         let entry = entry?;

@@ -86,6 +86,17 @@ pub enum TrainError {
         /// What is different.
         difference: String,
     },
+    /// The checkpoints are of another version of the trainer.
+    #[error(
+        "{}: the checkpoint is of another version of the trainer ({reason}), and no other one is whole; go on with the trainer that made it, or give another --run-dir",
+        place.display()
+    )]
+    OtherVersion {
+        /// The checkpoint.
+        place: PathBuf,
+        /// Which version.
+        reason: String,
+    },
     /// Not even one image at a time fits.
     #[error("the card's memory is too small even for batch 1: {error}; {advice}")]
     OutOfMemory {
@@ -157,6 +168,7 @@ impl TrainError {
             | Self::PretrainedOutside(_)
             | Self::Occupied(_)
             | Self::Foreign { .. }
+            | Self::OtherVersion { .. }
             | Self::Picture { .. } => exit_code::BAD_SPEC,
             Self::OutOfMemory { .. } | Self::BnGroup { .. } => exit_code::GPU_OOM,
             Self::OutOfMemoryAgain { .. } => exit_code::GPU_OOM_AGAIN,
