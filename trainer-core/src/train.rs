@@ -178,8 +178,8 @@ fn newest(setup: &Setup, events: &mut Events) -> Result<Option<Loaded>, TrainErr
         }
         return Ok(None);
     };
-    if setup.identity.has_other_labels(&loaded.progress.identity) {
-        let message = "the labels of the training images have changed since the checkpoint was made";
+    if let Some(images) = setup.identity.with_other_labels(&loaded.progress.identity) {
+        let message = format!("the labels of the {images} have changed since the checkpoint was made");
         events.log(LogLevel::Warning, message);
     }
     let progress = &loaded.progress;

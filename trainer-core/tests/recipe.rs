@@ -16,7 +16,7 @@ use trainyard_trainer::train::session::End;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
 use trainyard_types::trainer::{Finished, TrainerEvent, exit_code};
-use trainyard_types::{ModelScale, TrainSpec};
+use trainyard_types::{ModelScale, Optimizer, TrainSpec};
 
 use runs::{alone, options};
 
@@ -247,12 +247,27 @@ fn a_resume_with_another_model_or_data_set_is_refused_by_name() {
     let text = refused(&TrainSpec { data: other, ..spec.clone() });
     assert!(text.contains("its training images have other names or sizes"), "{text}");
 
+    let text = refused(&TrainSpec { imgsz: 96, ..spec.clone() });
+    assert!(text.contains("its `imgsz` is 64, not 96"), "{text}");
+    let text = refused(&TrainSpec { nbs: 8, ..spec.clone() });
+    assert!(text.contains("its `nbs` is 64, not 8"), "{text}");
+    // Which is what `auto` stands for in so short a run.
+    for optimizer in [Optimizer::AdamW, Optimizer::Auto] {
+        let text = refused(&TrainSpec { optimizer, ..spec.clone() });
+        assert!(text.contains("its `optimizer` is SGD, not AdamW"), "{text}");
+    }
+    let yaml = fs::read_to_string(&data).unwrap();
+    let other_val = data.with_file_name("other_val.yaml");
+    fs::write(&other_val, yaml.replace("val: images", "val: ../more/images")).unwrap();
+    let text = refused(&TrainSpec { data: other_val, ..spec.clone() });
+    assert!(text.contains("its validation images are others"), "{text}");
+
     // The same images elsewhere are fine; corrected labels are told.
     let moved = shapes::write(&folder.path().join("moved"), 4);
     fs::write(moved.with_file_name("labels/000.txt"), "0 0.5 0.5 0.2 0.2\n").unwrap();
     let spec = TrainSpec { data: moved, ..spec };
     let events = finish(Options { resume: true, ..options(&spec, &run_dir) });
-    assert!(logs(&events).iter().any(|text| text.contains("labels of the training images have changed")));
+    assert!(logs(&events).iter().any(|text| text.contains("labels of the training and validation images have changed")));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What a checkpoint says about itself: where training stands, and the hashes of its files.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use trainyard_types::ModelScale;
+use trainyard_types::{ModelScale, Optimizer};
 
 /// Version of the layout on disk.
 pub const VERSION: u32 = 2;
@@ -48,18 +49,44 @@ pub struct Identity {
     /// Digest of their objects; empty as above.
     #[serde(default)]
     pub labels_digest: String,
+    /// Of the validation images, which say what the best epoch is; empty as above.
+    #[serde(default)]
+    pub val_digest: String,
+    /// Of their objects; empty as above.
+    #[serde(default)]
+    pub val_labels_digest: String,
+    /// Long side of the images; unknown in older checkpoints, as all that follows.
+    #[serde(default)]
+    pub imgsz: Option<u32>,
+    /// Images of an optimiser step.
+    #[serde(default)]
+    pub nbs: Option<u32>,
+    /// What learns; never `auto`.
+    #[serde(default)]
+    pub optimizer: Option<Optimizer>,
 }
 
 impl Identity {
-    /// Without digests, which nothing is compared with then.
+    /// Without all that older checkpoints do not know, which nothing is compared with then.
     pub const fn new(model: ModelScale, names: Vec<String>, images: u64, seed: u64) -> Self {
-        Self { model, names, images, seed, images_digest: String::new(), labels_digest: String::new() }
+        Self {
+            model,
+            names,
+            images,
+            seed,
+            images_digest: String::new(),
+            labels_digest: String::new(),
+            val_digest: String::new(),
+            val_labels_digest: String::new(),
+            imgsz: None,
+            nbs: None,
+            optimizer: None,
+        }
     }
 
     /// In what a run with this identity differs from one with `other`'s, so that it cannot go on from its
     /// checkpoints: a sentence without its beginning.
     pub fn difference(&self, other: &Self) -> Option<String> {
-        let known = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
         if self.model != other.model {
             return Some(format!("its model is {}, not {}", other.model, self.model));
         }
@@ -70,16 +97,41 @@ impl Identity {
         if self.images != other.images {
             return Some(format!("it has {} training images, not {}", other.images, self.images));
         }
-        if known(&self.images_digest, &other.images_digest) {
+        if differ(&self.images_digest, &other.images_digest) {
             return Some("its training images have other names or sizes".to_owned());
         }
-        (self.seed != other.seed).then(|| format!("its `seed` is {}, not {}", other.seed, self.seed))
+        if differ(&self.val_digest, &other.val_digest) {
+            return Some("its validation images are others, or have other names or sizes".to_owned());
+        }
+        let rule = |optimizer: Option<Optimizer>| optimizer.map(Optimizer::name);
+        field("imgsz", self.imgsz, other.imgsz)
+            .or_else(|| field("nbs", self.nbs, other.nbs))
+            .or_else(|| field("optimizer", rule(self.optimizer), rule(other.optimizer)))
+            .or_else(|| field("seed", Some(self.seed), Some(other.seed)))
     }
 
-    /// Whether the same images have other objects.
-    pub fn has_other_labels(&self, other: &Self) -> bool {
-        !other.labels_digest.is_empty() && self.labels_digest != other.labels_digest
+    /// Which images are the same and have other objects, if any.
+    pub fn with_other_labels(&self, other: &Self) -> Option<&'static str> {
+        let train = differ(&self.labels_digest, &other.labels_digest);
+        let val = differ(&self.val_labels_digest, &other.val_labels_digest);
+        match (train, val) {
+            (true, true) => Some("training and validation images"),
+            (true, false) => Some("training images"),
+            (false, true) => Some("validation images"),
+            (false, false) => None,
+        }
     }
+}
+
+/// Whether two digests are known and differ.
+fn differ(a: &str, b: &str) -> bool {
+    !a.is_empty() && !b.is_empty() && a != b
+}
+
+/// The sentence about a field, if both know it and it differs.
+fn field<T: PartialEq + fmt::Display>(name: &str, ours: Option<T>, theirs: Option<T>) -> Option<String> {
+    let (ours, theirs) = (ours?, theirs?);
+    (ours != theirs).then(|| format!("its `{name}` is {theirs}, not {ours}"))
 }
 
 /// Where training stands, next to the tensors.
@@ -173,5 +225,27 @@ impl Progress {
             best: None,
             rows: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_checkpoint_is_compared_in_what_it_knows() {
+        let text = r#"{"model": "yolov8n", "names": ["cell"], "images": 4, "seed": 1}"#;
+        let old: Identity = serde_json::from_str(text).unwrap();
+        let new = Identity {
+            val_digest: "v".into(),
+            imgsz: Some(64),
+            nbs: Some(64),
+            optimizer: Some(Optimizer::Sgd),
+            ..Identity::new(ModelScale::N, vec!["cell".into()], 4, 1)
+        };
+        assert_eq!((new.difference(&old), new.with_other_labels(&old)), (None, None));
+        let other = Identity { optimizer: Some(Optimizer::AdamW), ..new.clone() };
+        assert_eq!(new.difference(&other).unwrap(), "its `optimizer` is AdamW, not SGD");
+        assert_eq!(new.difference(&Identity { seed: 2, ..old }).unwrap(), "its `seed` is 2, not 1");
     }
 }

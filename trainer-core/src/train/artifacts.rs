@@ -96,11 +96,11 @@ pub fn write(run_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), TrainError>
     replace(&path, bytes).map_err(TrainError::io(path))
 }
 
-/// Writes args.yaml: the spec, with the batch size that is really used.
-pub fn write_args(run_dir: &Path, spec: &TrainSpec, batch_size: u32) -> Result<(), TrainError> {
+/// Writes args.yaml: the spec, with the optimiser and the batch size that are really used.
+pub fn write_args(run_dir: &Path, setup: &Setup, batch_size: u32) -> Result<(), TrainError> {
     let path = run_dir.join(ARGS);
-    let spec = TrainSpec { batch: Batch::Size(batch_size), ..spec.clone() };
-    args_yaml::write(&path, &spec).map_err(TrainError::io(path))
+    let used = TrainSpec { batch: Batch::Size(batch_size), ..setup.chosen.clone() };
+    args_yaml::write(&path, setup.spec(), &used).map_err(TrainError::io(path))
 }
 
 /// What `finished` says about the best weights: the means, then mAP per class.

@@ -107,18 +107,17 @@ impl<'a> Session<'a> {
         if loaded.is_none() {
             transfer::begin_with(&model, setup, outside.events)?;
         }
-        let chosen =
-            auto::resolve(spec, setup.train.len() as u64, u32::try_from(classes).unwrap_or(u32::MAX));
-        let schedule = Schedule::for_any_card(&chosen, setup.train.len() as u64, batch_size);
+        let chosen = &setup.chosen;
+        let schedule = Schedule::for_any_card(chosen, setup.train.len() as u64, batch_size);
         // Before a checkpoint is taken over, so that one that goes on computes as it did.
         let choice = precision::choose(&model, spec.imgsz, setup.candidates(amp_off));
-        tell_choices(&chosen, spec, &choice, outside.events);
+        tell_choices(chosen, spec, &choice, outside.events);
         if device == Device::Cpu {
             libtorch::bind_threads();
         }
         let amp_off = amp_off || choice.is_given_up();
         let progress = Progress { amp_off, identity: setup.identity.clone(), ..progress };
-        let mut trainer = Trainer::new(model, auto::rule(&chosen), schedule, setup.gains(), choice.precision);
+        let mut trainer = Trainer::new(model, auto::rule(chosen), schedule, setup.gains(), choice.precision);
         trainer.set_epochs(progress.epochs.unwrap_or(spec.epochs));
         let uploader = Uploader::new(device);
         let measured = setup.options.measure.wants(device).then(|| {
@@ -129,7 +128,7 @@ impl<'a> Session<'a> {
             Some(loaded) => kept(&mut trainer, loaded, &progress, setup)?,
             None => Kept::default(),
         };
-        artifacts::write_args(run_dir, spec, batch_size)?;
+        artifacts::write_args(run_dir, setup, batch_size)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64());
         let tables = Tables::start(run_dir, now - progress.seconds, &progress.rows)?;
         let seconds = progress.seconds;

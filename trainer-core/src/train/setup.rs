@@ -24,6 +24,7 @@ use crate::data::{
 use crate::events::Events;
 use crate::libtorch::Precision;
 use crate::loss::Gains;
+use crate::optim::auto;
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -93,6 +94,8 @@ impl Options {
 pub struct Setup {
     /// What was asked for.
     pub options: Options,
+    /// The spec with what its `optimizer` stands for.
+    pub chosen: TrainSpec,
     /// Class names by id.
     pub names: Vec<String>,
     /// Images that train.
@@ -145,7 +148,9 @@ impl Setup {
             return Err(TrainError::Occupied(options.run_dir));
         }
         fs::create_dir_all(&options.run_dir).map_err(TrainError::io(&options.run_dir))?;
-        let identity = identity(spec, &train);
+        let classes = u32::try_from(train.names.len()).unwrap_or(u32::MAX);
+        let chosen = auto::resolve(spec, train.items.len() as u64, classes);
+        let identity = identity(&chosen, &train, &val);
         let size = spec.imgsz as usize;
         let names = train.names.clone();
         // One for both stores.
@@ -156,7 +161,7 @@ impl Setup {
         // No more than there are cores, however many the spec wishes.
         let crew = Crew::new((spec.workers as usize).min(cores()));
         let control = Control::listen(options.control.clone(), &crew, cores());
-        Ok(Self { names, train: store(train), val: store(val), identity, crew, control, options })
+        Ok(Self { chosen, names, train: store(train), val: store(val), identity, crew, control, options })
     }
 
     /// The spec.
@@ -244,10 +249,26 @@ fn absent(train: &Dataset) -> Option<String> {
     }
 }
 
-/// What makes checkpoints this run's.
-fn identity(spec: &TrainSpec, train: &Dataset) -> Identity {
+/// What makes checkpoints this run's. `chosen`: the spec with its optimiser chosen.
+fn identity(chosen: &TrainSpec, train: &Dataset, val: &Dataset) -> Identity {
+    let [images_digest, labels_digest] = digests(train);
+    let [val_digest, val_labels_digest] = digests(val);
+    Identity {
+        images_digest,
+        labels_digest,
+        val_digest,
+        val_labels_digest,
+        imgsz: Some(chosen.imgsz),
+        nbs: Some(chosen.nbs),
+        optimizer: Some(chosen.optimizer),
+        ..Identity::new(chosen.model, train.names.clone(), train.items.len() as u64, chosen.seed)
+    }
+}
+
+/// Digests of a data set's images, by names and sizes, and of their objects.
+fn digests(dataset: &Dataset) -> [String; 2] {
     let (mut images, mut labels) = (Sha256::new(), Sha256::new());
-    for item in train.items.iter() {
+    for item in dataset.items.iter() {
         // Not the folders: another machine may have the data set elsewhere.
         images.update(item.path.file_name().unwrap_or_default().as_encoded_bytes());
         for side in [item.width, item.height] {
@@ -259,11 +280,7 @@ fn identity(spec: &TrainSpec, train: &Dataset) -> Identity {
         }
         labels.update([0xff]);
     }
-    Identity {
-        images_digest: hex::encode(images.finalize()),
-        labels_digest: hex::encode(labels.finalize()),
-        ..Identity::new(spec.model, train.names.clone(), train.items.len() as u64, spec.seed)
-    }
+    [images, labels].map(|digest| hex::encode(digest.finalize()))
 }
 
 /// The most objects that an image has.
