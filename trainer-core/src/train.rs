@@ -72,12 +72,13 @@ pub fn train_watched(
     let mut saver = Saver::new(&setup.options.run_dir, setup.options.checkpoints(), minutes);
     loop {
         let loaded = if resume { newest(&setup, events)? } else { None };
-        // Only fp16 has a range that a healthy training may leave.
-        let amp = setup.candidates(amp_off).contains(&Precision::Half);
+        // Until the session says more: a checkpoint or its check may have given 16 bits up already.
+        let mut precision = Precision::Single;
         watch.session_begins();
         let result = libtorch::catch(|| {
             let outside = Outside { events, saver: &mut saver, stop, watch };
             let mut session = Session::new(&setup, outside, loaded.as_ref(), (batch_size, amp_off))?;
+            precision = session.precision();
             // As large as the model and its optimiser, several times.
             drop(loaded);
             if !told {
@@ -101,7 +102,7 @@ pub fn train_watched(
                 batch_size = go_on_with(&setup, batch_size, (watch, &mut ladder), error, events)?;
             }
             Err(error) => return Err(error.into()),
-            Ok(Err(error @ TrainError::NotFinite { .. })) if amp => {
+            Ok(Err(error @ TrainError::NotFinite { .. })) if precision != Precision::Single => {
                 let message = format!("{error}; going on in 32 bits from the newest checkpoint");
                 events.log(LogLevel::Warning, message);
                 amp_off = true;

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use tch::{Device, Tensor};
 use trainyard_trainer::checkpoint::{self, Loaded};
+use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_trainer::train::guard::Cause;
 use trainyard_trainer::train::session::End;
@@ -217,6 +218,60 @@ fn weights_that_explode_end_the_run_with_the_step_and_the_cause() {
 }
 
 #[test]
+fn a_learning_rate_that_explodes_ends_the_run_by_its_name_and_is_no_success() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 8);
+    for (lr0, optimizer) in [(10.0, Optimizer::Sgd), (1.0, Optimizer::Sgd), (1.0, Optimizer::AdamW)] {
+        let spec = TrainSpec { lr0, optimizer, warmup_epochs: 0.0, nbs: 4, ..shapes::spec(&data, 12) };
+        let run_dir = folder.path().join(format!("{lr0} {}", optimizer.name()));
+        let (end, events) = run(options(&spec, &run_dir));
+        let error = end.expect_err("a success");
+        println!("{error}");
+        let (TrainError::Collapsed { step, epoch, .. } | TrainError::NotFinite { step, epoch, .. }) = error
+        else {
+            panic!("{error}")
+        };
+        assert!(step > 0 && step <= u64::from(epoch) * 2, "step {step}, epoch {epoch}");
+        assert!(error.to_string().contains(&format!("lower `lr0` (it is {lr0}")), "{error}");
+        assert_eq!((error.exit_code(), error.failed().violations[0].field.as_str()), (64, "lr0"));
+        assert!(!events.iter().any(|event| matches!(event, TrainerEvent::Finished(_))), "{events:?}");
+    }
+}
+
+#[test]
+fn a_value_that_does_not_fit_in_16_bits_costs_a_run_its_precision_once_and_nothing_else() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 8);
+    let run_dir = folder.path().join("run");
+    let spec = TrainSpec { nbs: 4, ..shapes::spec(&data, 3) };
+    let options = |spec: &TrainSpec| Options { amp: Some(Precision::Brain), ..options(spec, &run_dir) };
+    let again = |events: &[TrainerEvent]| {
+        logs(events).iter().filter(|text| text.contains("going on in 32 bits")).count()
+    };
+    let (end, events) = runs::run_with(options(&spec), false, "overflow:4");
+    assert_eq!(end.unwrap(), End::Finished);
+    assert_eq!(again(&events), 1, "{:?}", logs(&events));
+    let epochs: Vec<u32> = events
+        .iter()
+        .filter_map(|event| match event {
+            TrainerEvent::Epoch(epoch) => Some(epoch.epoch),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(epochs, [1, 2, 3], "the first epoch is kept");
+    assert!(newest(&run_dir).progress.amp_off);
+
+    // It is given up for good: a loss that is no number has another cause from then on.
+    let exploding =
+        TrainSpec { lr0: 10.0, weight_decay: 1.0, warmup_epochs: 0.0, ..TrainSpec { epochs: 100, ..spec } };
+    let (end, events) = run(Options { resume: true, ..options(&exploding) });
+    assert!(end.is_err(), "{end:?}");
+    assert_eq!(again(&events), 0, "{:?}", logs(&events));
+}
+
+#[test]
 fn a_resume_with_another_model_or_data_set_is_refused_by_name() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
@@ -267,7 +322,11 @@ fn a_resume_with_another_model_or_data_set_is_refused_by_name() {
     fs::write(moved.with_file_name("labels/000.txt"), "0 0.5 0.5 0.2 0.2\n").unwrap();
     let spec = TrainSpec { data: moved, ..spec };
     let events = finish(Options { resume: true, ..options(&spec, &run_dir) });
-    assert!(logs(&events).iter().any(|text| text.contains("labels of the training and validation images have changed")));
+    assert!(
+        logs(&events)
+            .iter()
+            .any(|text| text.contains("labels of the training and validation images have changed"))
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::device;
 use super::spec_args::SpecArgs;
 use crate::data::disk_cache::Limits;
 use crate::events::{Events, inherited};
-use crate::libtorch;
+use crate::libtorch::{self, Precision};
 use crate::train::error::TrainError;
 use crate::train::measure::Measure;
 use crate::train::session::End;
@@ -139,10 +139,22 @@ impl Train {
             batch_size: self.batch_size,
             resume: self.resume,
             data_roots: self.data_roots,
+            amp: amp()?,
             measure: self.measure_memory,
             control: None,
         })
     }
+}
+
+/// What layers are to compute in, if somebody wants to compare: `TRAINYARD_AMP`.
+fn amp() -> Result<Option<Precision>, TrainError> {
+    let Some(text) = std::env::var_os("TRAINYARD_AMP").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let known = [Precision::Half, Precision::Brain];
+    let found = known.into_iter().find(|precision| text == precision.name());
+    let wrong = || format!("`TRAINYARD_AMP` is {}; use fp16 or bf16", text.to_string_lossy());
+    found.map(Some).ok_or_else(|| TrainError::Spec(vec![Violation::new("amp", wrong())]))
 }
 
 fn read_spec(path: &Path) -> Result<Map<String, Value>, TrainError> {

@@ -49,6 +49,18 @@ pub enum TrainError {
         /// Most likely.
         cause: Cause,
     },
+    /// The learning rate is far too high.
+    #[error(
+        "the model has collapsed, since step {step} in epoch {epoch}: it says nothing of images with objects any more; {cause}; then begin anew, as this run's checkpoints may have collapsed, too"
+    )]
+    Collapsed {
+        /// Batches trained since the start until then, as far as is known.
+        step: u64,
+        /// From 1.
+        epoch: u32,
+        /// Most likely.
+        cause: Cause,
+    },
     /// `pretrained` cannot be used.
     #[error("`pretrained` {path}: {source}", path = path.display())]
     Pretrained {
@@ -129,6 +141,14 @@ pub enum TrainError {
         /// What it said.
         source: io::Error,
     },
+    /// Some of a folder's pictures cannot be read.
+    #[error("{unreadable} of {images} images could not be read; what was seen in the others is written")]
+    Unreadable {
+        /// How many.
+        unreadable: usize,
+        /// Of how many.
+        images: usize,
+    },
     /// A picture cannot be read or written.
     #[error("{}: {reason}", path.display())]
     Picture {
@@ -164,12 +184,14 @@ impl TrainError {
             | Self::Load(LoadError::NothingReadable { .. })
             | Self::Weights(_)
             | Self::NotFinite { .. }
+            | Self::Collapsed { .. }
             | Self::Pretrained { .. }
             | Self::PretrainedOutside(_)
             | Self::Occupied(_)
             | Self::Foreign { .. }
             | Self::OtherVersion { .. }
-            | Self::Picture { .. } => exit_code::BAD_SPEC,
+            | Self::Picture { .. }
+            | Self::Unreadable { .. } => exit_code::BAD_SPEC,
             Self::OutOfMemory { .. } | Self::BnGroup { .. } => exit_code::GPU_OOM,
             Self::OutOfMemoryAgain { .. } => exit_code::GPU_OOM_AGAIN,
             Self::Load(LoadError::WorkerGone)
@@ -188,7 +210,9 @@ impl TrainError {
             Self::Data(_) | Self::Outside { .. } | Self::Load(LoadError::NothingReadable { .. }) => {
                 vec![Violation::new("data", message.clone())]
             }
-            Self::NotFinite { cause, .. } => vec![Violation::new(cause.field(), message.clone())],
+            Self::NotFinite { cause, .. } | Self::Collapsed { cause, .. } => {
+                vec![Violation::new(cause.field(), message.clone())]
+            }
             Self::Pretrained { .. } | Self::PretrainedOutside(_) => {
                 vec![Violation::new("pretrained", message.clone())]
             }

@@ -1,4 +1,4 @@
-//! Notices that the loss is no longer a number, and says since when and most likely why.
+//! Notices that the loss is no longer a number, or nothing any more, and says since when and most likely why.
 //!
 //! Each batch costs a few small operations on the device, and no wait for it: what they found is read when
 //! the losses are read anyway, once a second, before a checkpoint, and at an epoch's end.
@@ -6,22 +6,36 @@
 use std::fmt;
 
 use tch::{Device, Kind, Tensor};
-use trainyard_types::TrainSpec;
+use trainyard_types::{Optimizer, TrainSpec};
 
 use crate::checkpoint::Row;
 
-/// Counts the batches up to the first one whose loss is not a number.
+/// Box and class loss together below which a model is dead where there are objects. The class loss alone is some
+/// hundredths before anything is learnt, and of a model that knows its images by heart the box loss is.
+const NOTHING: f64 = 1e-6;
+/// A class loss above this says that a validation's scores are beyond all measure. The largest healthy ones, of
+/// large images without objects, are some thousands.
+const BEYOND: f64 = 1e6;
+/// So many batches with objects in a row make sure.
+const BATCHES: i64 = 3;
+
+/// Counts the batches up to the first one whose loss is not a number, and those whose loss is nothing.
 #[derive(Debug)]
 pub struct Guard {
     /// Scalar on the device.
     finite: Tensor,
     first: u64,
+    /// Scalar on the device: of the batches with objects, how many up to the newest had no loss.
+    silent: Tensor,
+    /// Scalar on the device: the number of the last batch, from 1, that had objects and a loss.
+    alive: Tensor,
 }
 
 impl Guard {
     /// Begins after `step` batches.
     pub fn new(device: Device, step: u64) -> Self {
-        Self { finite: Tensor::zeros([0; 0], (Kind::Int64, device)), first: step }
+        let count = |from: u64| Tensor::full([0; 0], i64::try_from(from).unwrap_or(0), (Kind::Int64, device));
+        Self { finite: count(0), first: step, silent: count(0), alive: count(step) }
     }
 
     /// Takes note of a batch. `loss_sums`: the epoch's sums with this batch's losses; what is no number
@@ -30,10 +44,34 @@ impl Guard {
         self.finite += loss_sums.isfinite().all().to_kind(Kind::Int64);
     }
 
+    /// Takes note of the losses of batch number `step`, from 1, if it has objects.
+    pub fn note_losses(&mut self, losses: &Tensor, objects: usize, step: u64) {
+        if objects == 0 {
+            return;
+        }
+        let silent = (losses.narrow(0, 0, 2).sum(Kind::Float)).lt(NOTHING);
+        self.silent = (&self.silent + 1) * &silent;
+        let step = Tensor::full_like(&self.alive, i64::try_from(step).unwrap_or(0));
+        self.alive = self.alive.where_self(&silent, &step);
+    }
+
+    /// The number of the first batch since which objects make no loss, if they make none any more. Waits for the
+    /// device.
+    pub fn collapsed(&self) -> Option<u64> {
+        let dead = self.silent.int64_value(&[]) >= BATCHES;
+        dead.then(|| u64::try_from(self.alive.int64_value(&[])).unwrap_or(0) + 1)
+    }
+
     /// The number, from 1, of the first batch whose loss is no number, if there is one. Waits for the device.
     pub fn broken(&self) -> u64 {
         self.first + u64::try_from(self.finite.int64_value(&[])).unwrap_or(0) + 1
     }
+}
+
+/// Whether a model whose validation, of images with objects, had these losses (box, class, distribution) says
+/// nothing of them, or everything.
+pub fn is_dead([boxes, classes, _]: [f64; 3]) -> bool {
+    boxes < NOTHING && !(NOTHING..BEYOND).contains(&classes)
 }
 
 /// Why a loss is no longer a number, most likely.
@@ -60,18 +98,23 @@ pub enum Cause {
     },
 }
 
-/// A learning rate above this seldom ends well, whatever the optimiser.
-const HIGH: f64 = 0.1;
+/// A learning rate above this seldom ends well.
+const fn high(optimizer: Optimizer) -> f64 {
+    match optimizer {
+        Optimizer::Sgd | Optimizer::Auto => 0.1,
+        Optimizer::AdamW => 0.01,
+    }
+}
 
 impl Cause {
-    /// What speaks for which cause; `rows` are those of the epochs so far.
+    /// What speaks for which cause; `rows` are those of the epochs so far. `spec`: with its optimiser chosen.
     pub fn find(spec: &TrainSpec, half: bool, rows: &[Row]) -> Self {
         let lr0 = spec.lr0;
         if half {
             Self::HalfPrecision
         } else if lr0 * spec.weight_decay >= 1.0 {
             Self::WeightDecay { weight_decay: spec.weight_decay }
-        } else if lr0 > HIGH || is_growing(rows) {
+        } else if lr0 > high(spec.optimizer) || is_growing(rows) {
             Self::LearningRate { lr0, growing: is_growing(rows) }
         } else {
             Self::Unknown { lr0 }
@@ -107,7 +150,10 @@ impl fmt::Display for Cause {
             Self::HalfPrecision => f.write_str("most likely a value did not fit in 16 bits"),
             Self::LearningRate { lr0, growing } => {
                 let seen = if *growing { ": the loss was growing before" } else { "" };
-                write!(f, "most likely the learning rate is too high{seen}; lower `lr0` (it is {lr0})")
+                write!(
+                    f,
+                    "most likely the learning rate is too high{seen}; lower `lr0` (it is {lr0}; 0.01 suits SGD, 0.001 AdamW)"
+                )
             }
             Self::WeightDecay { weight_decay } => write!(
                 f,
@@ -146,6 +192,30 @@ mod tests {
     }
 
     #[test]
+    fn a_collapse_is_three_batches_with_objects_and_no_loss_in_a_row() {
+        let mut guard = Guard::new(Device::Cpu, 10);
+        let losses = |boxes: f32, classes: f32| Tensor::from_slice(&[boxes, classes, 0.0]);
+        let (alive, dead) = (losses(0.0, 0.02), losses(1e-9, 0.0));
+        let seen = [(&alive, 1), (&dead, 2), (&dead, 1), (&alive, 1), (&dead, 1), (&alive, 0), (&dead, 3)];
+        for ((losses, objects), step) in seen.into_iter().zip(11..) {
+            guard.note_losses(losses, objects, step);
+            assert_eq!(guard.collapsed(), None, "{step}");
+        }
+        guard.note_losses(&dead, 1, 18);
+        assert_eq!(guard.collapsed(), Some(15));
+    }
+
+    #[test]
+    fn a_validation_is_dead_without_boxes_and_with_scores_of_nothing_or_beyond_measure() {
+        let found = [[0.0; 3], [1e-11, 0.0, 0.0], [0.0, 5e14, 0.0]].map(is_dead);
+        assert_eq!(found, [true; 3]);
+        // Tiny objects that no box covers yet; an early spike.
+        let found =
+            [[0.0, 0.02, 0.0], [0.0, 4000.0, 0.0], [5.6, 2.8e8, 1.7e6], [1.0, 1e-9, 0.5]].map(is_dead);
+        assert_eq!(found, [false; 4]);
+    }
+
+    #[test]
     fn the_cause_is_what_is_conspicuous() {
         let spec = TrainSpec::new(ModelScale::N, "/d.yaml");
         let row = |loss: f64| {
@@ -161,5 +231,7 @@ mod tests {
         assert_eq!(find(0.01, 0.0005, &[3.0, 7.0]), Cause::LearningRate { lr0: 0.01, growing: true });
         assert_eq!(find(2.0, 0.0005, &[]), Cause::LearningRate { lr0: 2.0, growing: false });
         assert_eq!(find(10.0, 0.5, &[]), Cause::WeightDecay { weight_decay: 0.5 });
+        let adam = TrainSpec { optimizer: Optimizer::AdamW, lr0: 0.05, ..spec };
+        assert_eq!(Cause::find(&adam, false, &[]), Cause::LearningRate { lr0: 0.05, growing: false });
     }
 }

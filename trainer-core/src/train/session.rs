@@ -240,6 +240,7 @@ impl<'a> Session<'a> {
         let Some(found) = found else { return Ok(false) };
         self.outside.watch.stay_at(Phase::Checkpoint);
         self.check_finite(found.losses)?;
+        self.check_alive(&found)?;
         let metrics = self.epoch_metrics(train_losses, &found);
         let best = self.is_best(found.metrics.map50_95);
         let seconds = self.seconds();

@@ -47,6 +47,8 @@ pub struct Options {
     pub resume: bool,
     /// Where images may lie; empty means anywhere.
     pub data_roots: Vec<PathBuf>,
+    /// What layers compute in where `amp` lets them have 16 bits; `None` chooses by device.
+    pub amp: Option<Precision>,
     /// When memory is measured before the first step.
     pub measure: Measure,
     /// Where an agent writes what it asks of the run: lines of JSON.
@@ -177,7 +179,13 @@ impl Setup {
 
     /// Precisions faster than 32 bits to train in; none where that is given up, or not wished for.
     pub fn candidates(&self, amp_off: bool) -> &'static [Precision] {
-        if self.spec().amp && !amp_off { precision::candidates(self.options.device) } else { &[] }
+        match self.options.amp {
+            _ if amp_off || !self.spec().amp => &[],
+            Some(Precision::Half) => &[Precision::Half],
+            Some(Precision::Brain) => &[Precision::Brain],
+            Some(Precision::Single) => &[],
+            None => precision::candidates(self.options.device),
+        }
     }
 
     /// Threads that load, as far as it is known now.

@@ -42,6 +42,8 @@ pub struct Trainer {
     pub skipped: Tensor,
     /// `[3]` on the device: loss components times images, summed up since they were last reset.
     pub loss_sums: Tensor,
+    /// `[3]` on the device: the newest batch's loss components.
+    pub losses: Tensor,
     schedule: Schedule,
     gains: Gains,
     precision: Precision,
@@ -60,6 +62,7 @@ impl Trainer {
             updates: 0,
             skipped: nothing(),
             loss_sums: Tensor::zeros([3], (Kind::Float, device)),
+            losses: Tensor::zeros([3], (Kind::Float, device)),
             model,
             schedule,
             gains,
@@ -116,8 +119,9 @@ impl Trainer {
         begin(Phase::Backward);
         scaled.unwrap_or(numerator).backward();
         #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand images")]
-        let weighted = components * images as f64;
+        let weighted = &components * images as f64;
         self.loss_sums += weighted;
+        self.losses = components;
         self.waiting.scores += scores;
         self.waiting.images += u64::try_from(images).unwrap_or(0);
     }

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use trainyard_types::trainer::Phase;
 
 use super::oom::next_smaller;
-use crate::libtorch::{self, TorchError};
+use crate::libtorch::{self, Precision, TorchError};
 
 /// Follows one training, however many sessions it takes.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Watch {
     /// What it was before and is now, until it is told.
     untold: Cell<Option<(usize, usize)>>,
     faults: RefCell<Vec<TestOom>>,
+    /// Batches in 16 bits until one does not fit in them, counting it; 0: all fit.
+    overflow: Cell<u64>,
 }
 
 impl Watch {
@@ -31,9 +33,13 @@ impl Watch {
 
     /// With these faults, between commas. `16` fails every batch of 16 images or more, and `16@2` does so from
     /// epoch 2. `16@backward` fails in the backward pass (or in any other [`Phase`]), `16@backward:5` from the
-    /// fifth such on, and `16@backward:5!` only there. What is none of these is left out.
+    /// fifth such on, and `16@backward:5!` only there. `overflow:5`: the values of the fifth batch do not fit in 16
+    /// bits. What is none of these is left out.
     pub fn with_faults(text: &str) -> Self {
-        Self { faults: RefCell::new(text.split(',').filter_map(TestOom::parse).collect()), ..Self::default() }
+        let parts = || text.split(',');
+        let overflow = parts().find_map(|part| part.trim().strip_prefix("overflow:")?.parse().ok());
+        let faults = parts().filter_map(TestOom::parse).collect();
+        Self { faults: RefCell::new(faults), overflow: Cell::new(overflow.unwrap_or(0)), ..Self::default() }
     }
 
     /// A session begins.
@@ -73,6 +79,16 @@ impl Watch {
     /// Optimiser steps of this session.
     pub fn steps(&self) -> u64 {
         self.steps.get()
+    }
+
+    /// Whether the values of the batch that begins are, for a test, too large for `precision`.
+    pub fn overflows(&self, precision: Precision) -> bool {
+        let left = self.overflow.get();
+        if left == 0 || precision == Precision::Single {
+            return false;
+        }
+        self.overflow.set(left - 1);
+        left == 1
     }
 
     /// How many of a validation's `images` may be looked at at once.

@@ -38,6 +38,7 @@ pub fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
         batch_size: None,
         resume: false,
         data_roots: Vec::new(),
+        amp: None,
         measure: Measure::Auto,
         control: None,
     }

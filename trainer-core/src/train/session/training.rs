@@ -6,7 +6,7 @@ use tch::Tensor;
 use trainyard_types::trainer::{LogLevel, Phase, Step, TrainerEvent};
 
 use super::Session;
-use crate::checkpoint::Progress;
+use crate::checkpoint::{Progress, Row};
 use crate::data::Batch;
 use crate::data::loader::{EpochPlan, LoadError};
 use crate::libtorch::{self, rethrow};
@@ -14,12 +14,13 @@ use crate::loss::to_host;
 use crate::report::results_csv::METRICS;
 use crate::train::console::{self, Last};
 use crate::train::error::TrainError;
-use crate::train::guard::Cause;
+use crate::train::guard::{Cause, is_dead};
 use crate::train::meter::{Meter, Reading};
 use crate::train::multi_scale::rescale;
 use crate::train::pieces::{Piece, Pieces, pieces};
 use crate::train::statistics::Statistics;
 use crate::train::step::Trainer;
+use crate::train::validate::Found;
 
 /// Where training stood at the end of an optimiser step, but what only another one changes.
 #[derive(Debug)]
@@ -123,8 +124,12 @@ impl Session<'_> {
             // One size for all batches of a step, so that it does not depend on how many there are.
             (images, targets) = rescale((images, targets), spec.seed, self.trainer.updates);
         }
+        if watch.overflows(self.trainer.precision()) {
+            images *= f64::NAN;
+        }
         self.trainer.learn_watched(&images, &targets, &mut begin);
         self.guard.note(&self.trainer.loss_sums);
+        self.guard.note_losses(&self.trainer.losses, batch.targets.len(), self.progress.step + 1);
         if let Some(iteration) = piece.step {
             begin(Phase::Optimizer);
             self.trainer.step(iteration);
@@ -184,13 +189,40 @@ impl Session<'_> {
 
     pub(super) fn check_finite(&self, losses: [f64; 3]) -> Result<[f64; 3], TrainError> {
         if losses.iter().all(|loss| loss.is_finite()) {
-            return Ok(losses);
+            return match self.guard.collapsed() {
+                Some(step) => Err(self.collapsed(step)),
+                None => Ok(losses),
+            };
         }
         let progress = &self.progress;
-        let cause = Cause::find(self.setup.spec(), self.trainer.scaler.is_some(), &progress.rows);
+        let cause = Cause::find(&self.setup.chosen, self.trainer.scaler.is_some(), &progress.rows);
         // A validation's losses break no batch's.
         let step = self.guard.broken().min(progress.step);
         Err(TrainError::NotFinite { step, epoch: progress.epoch + 1, cause })
+    }
+
+    fn collapsed(&self, step: u64) -> TrainError {
+        let progress = &self.progress;
+        let cause = Cause::find(&self.setup.chosen, false, &progress.rows);
+        TrainError::Collapsed { step, epoch: progress.epoch + 1, cause }
+    }
+
+    /// Refuses to go on with a model that a validation has shown to be dead: for the second time, as one may
+    /// recover from too large a step, or at the end of all epochs.
+    pub(super) fn check_alive(&self, found: &Found) -> Result<(), TrainError> {
+        let progress = &self.progress;
+        let was = |row: &Row| {
+            let loss = |at: usize| row.metrics.get(METRICS[at]).copied().unwrap_or(f64::NAN);
+            is_dead([loss(7), loss(8), loss(9)])
+        };
+        let last = progress.epoch + 1 >= self.epochs();
+        if found.metrics.instances > 0
+            && is_dead(found.losses)
+            && (last || progress.rows.last().is_some_and(was))
+        {
+            return Err(self.collapsed(progress.step));
+        }
+        Ok(())
     }
 
     fn tell_step(&mut self, reading: Reading) -> Result<(), TrainError> {
