@@ -236,14 +236,54 @@ fn trained_weights_validate_and_predict() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("mAP50-95") && text.contains("wide") && text.contains("tall"), "{text}");
 
-    let out = folder.path().join("out");
-    let mut command = trainer();
-    command.args(["predict", "--device", "cpu", "--save-txt", "--conf", "0", "--weights"]).arg(&best);
-    command.arg("--source").arg(folder.path().join("data/images")).arg("--out").arg(&out);
-    assert!(command.output().unwrap().status.success());
-    for file in ["000.png", "001.png", "000.txt", "001.txt"] {
-        assert!(out.join(file).is_file(), "{file} is missing");
+    let (images, out) = (folder.path().join("images"), folder.path().join("out"));
+    std::fs::create_dir(&images).unwrap();
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(folder.path().join("data/images").join(from), images.join(to)).unwrap();
+    };
+    for (from, to) in [("000.jpg", "a.rf.1.jpg"), ("001.jpg", "a.rf.2.jpg"), ("000.jpg", "b.jpg")] {
+        copy(from, to);
     }
+    let predict = |out: &Path| {
+        let mut command = trainer();
+        command.args(["predict", "--device", "cpu", "--save-txt", "--save-json", "--conf", "0", "--weights"]);
+        command.arg(&best).arg("--source").arg(&images).arg("--out").arg(out).stderr(Stdio::piped());
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, told) = predict(&out);
+    assert_eq!(code, exit_code::DONE, "{told}");
+    let json = || -> Vec<serde_json::Value> {
+        serde_json::from_slice(&std::fs::read(out.join("predictions.json")).unwrap()).unwrap()
+    };
+    for (at, stem) in ["a.rf.1", "a.rf.2", "b"].into_iter().enumerate() {
+        assert!(out.join(format!("{stem}.png")).is_file(), "{stem}");
+        let lines = std::fs::read_to_string(out.join(format!("{stem}.txt"))).unwrap().lines().count();
+        let seen = &json()[at];
+        assert_eq!((&seen["image"], &seen["width"]), (&format!("{stem}.jpg").into(), &64.into()));
+        let objects = seen["objects"].as_array().unwrap();
+        assert_eq!((objects.len(), lines > 0), (lines, true));
+        let first = &objects[0];
+        assert!(first["name"] == "wide" || first["name"] == "tall", "{first}");
+        assert_eq!(first["xyxy"].as_array().unwrap().len(), 4);
+    }
+
+    // One that cannot be read costs no other one its picture, and is counted.
+    std::fs::remove_dir_all(&out).unwrap();
+    std::fs::write(images.join("aa.jpg"), "no picture").unwrap();
+    let (code, told) = predict(&out);
+    assert_eq!(code, exit_code::BAD_SPEC);
+    assert!(told.contains("aa.jpg") && told.contains("1 of 4 images could not be read"), "{told}");
+    assert!(out.join("b.png").is_file());
+    assert!(json().iter().any(|seen| seen["image"] == "aa.jpg" && seen["error"].is_string()));
+
+    // Sources are never written over.
+    let before = std::fs::read(images.join("b.jpg")).unwrap();
+    let (code, told) = predict(&images);
+    assert_eq!(code, exit_code::BAD_SPEC);
+    assert!(told.contains("is where the images are"), "{told}");
+    assert_eq!(std::fs::read(images.join("b.jpg")).unwrap(), before);
+    assert_eq!(std::fs::read_dir(&images).unwrap().count(), 4);
 }
 
 #[test]
