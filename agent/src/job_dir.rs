@@ -155,7 +155,9 @@ mod tests {
         let dir = JobDir::new(folder.path(), JobId(Uuid::from_u128(7)));
         assert_eq!(dir.newest_step(), None);
         dir.create().unwrap();
-        for name in ["step-00000009", "step-00000100", ".step-00000200.tmp", "damaged-step-00000300", "step-x"] {
+        for name in
+            ["step-00000009", "step-00000100", ".step-00000200.tmp", "damaged-step-00000300", "step-x"]
+        {
             fs::create_dir(dir.checkpoints().join(name)).unwrap();
         }
         assert_eq!(dir.newest_step(), Some(100));

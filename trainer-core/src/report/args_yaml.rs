@@ -13,7 +13,10 @@ pub fn write(path: &Path, spec: &TrainSpec, used: &TrainSpec) -> io::Result<()> 
     let mut text = serde_norway::to_string(used).map_err(io::Error::other)?;
     if spec.optimizer != used.optimizer {
         let asked = spec.optimizer.name();
-        text.insert_str(0, &format!("# optimizer, lr0, momentum, warmup_bias_lr: what `{asked}` has chosen\n"));
+        text.insert_str(
+            0,
+            &format!("# optimizer, lr0, momentum, warmup_bias_lr: what `{asked}` has chosen\n"),
+        );
     }
     super::replace(path, text.as_bytes())
 }

@@ -42,7 +42,7 @@ impl Uploader {
 
 fn send(copier: &Copier, batch: &Batch) -> Result<(Tensor, Targets), TorchError> {
     let shape = [batch.n, 3, batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
-    let bytes = lock(&Tensor::from_slice(&batch.images).view(shape))?;
+    let bytes = lock_bytes(&batch.images)?.view(shape);
     let Targets { labels, boxes, real, count } = targets(batch, Device::Cpu);
     let (labels, boxes, real) = (lock(&labels)?, lock(&boxes)?, lock(&real)?);
     let sent = copier.send(&[&bytes, &labels, &boxes, &real])?;
@@ -52,7 +52,18 @@ fn send(copier: &Copier, batch: &Batch) -> Result<(Tensor, Targets), TorchError>
     Ok((images, Targets { labels: next(), boxes: next(), real: next(), count }))
 }
 
-/// A copy in page-locked memory.
+/// A copy of bytes in page-locked memory: the only one on the host.
+fn lock_bytes(bytes: &[u8]) -> Result<Tensor, TorchError> {
+    if bytes.is_empty() {
+        return Ok(Tensor::from_slice(bytes));
+    }
+    let locked = pinned(bytes.len())?;
+    // SAFETY: it has as many bytes, on the host and one after the other, and nobody else knows of it yet.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), locked.data_ptr().cast::<u8>(), bytes.len()) };
+    Ok(locked)
+}
+
+/// A copy of a small tensor in page-locked memory.
 fn lock(tensor: &Tensor) -> Result<Tensor, TorchError> {
     let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
     if bytes == 0 {
