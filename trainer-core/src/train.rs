@@ -218,7 +218,8 @@ fn tell_started(setup: &Setup, session: &mut Session<'_>) {
         workers: u32::try_from(setup.workers()).unwrap_or(u32::MAX),
         gflops: session.model().plan().gflops(i64::from(spec.imgsz)),
     };
-    console::started(&started, setup, session.events());
+    let optimizer = session.optimizer();
+    console::started(&started, &optimizer, setup, session.events());
     session.events().emit(TrainerEvent::Started(started));
 }
 

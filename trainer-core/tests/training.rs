@@ -10,8 +10,8 @@ use std::path::Path;
 use trainyard_trainer::train::session::End;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
-use trainyard_types::TrainSpec;
 use trainyard_types::trainer::TrainerEvent;
+use trainyard_types::{Batch, TrainSpec};
 
 use runs::{alone, options};
 
@@ -102,6 +102,40 @@ fn a_run_leaves_what_it_says_it_does() {
     let best = weights::read(&run_dir.join("weights/best.safetensors")).unwrap();
     assert_eq!(best.metadata["names"], r#"["wide","tall"]"#);
     assert_eq!(best.tensors.len(), 355);
+}
+
+#[test]
+fn batches_are_shown_at_the_start_and_when_mosaics_end_and_by_a_job_that_goes_on_elsewhere() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 33);
+    // Three batches an epoch, and as many in a validation's pictures.
+    let spec = TrainSpec { mosaic: 1.0, close_mosaic: 1, batch: Batch::Size(16), ..shapes::spec(&data, 3) };
+    let pictures = |events: &[TrainerEvent]| {
+        let Some(TrainerEvent::Finished(finished)) = events.last() else { panic!("{events:?}") };
+        let names = finished.artifacts.iter().map(|path| path.to_str().unwrap().to_owned());
+        names.filter(|name| name.contains("_batch") || name.starts_with("labels")).collect::<Vec<_>>()
+    };
+    let expected = |numbers: [u32; 6]| {
+        let val = (0..3).flat_map(|at| ["labels", "pred"].map(|kind| format!("val_batch{at}_{kind}.jpg")));
+        let train = numbers.map(|at| format!("train_batch{at}.jpg"));
+        ["labels.png".to_owned()].into_iter().chain(val).chain(train).collect::<Vec<_>>()
+    };
+    let here = folder.path().join("here");
+    assert_eq!(run(&spec, &here, false, true).0, End::Stopped);
+
+    // Only the checkpoint goes along.
+    let there = folder.path().join("there");
+    let saved = |run_dir: &Path| run_dir.join("checkpoints/step-00000001");
+    std::fs::create_dir_all(saved(&there)).unwrap();
+    for entry in std::fs::read_dir(saved(&here)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), saved(&there).join(entry.file_name())).unwrap();
+    }
+    let (_, events) = run(&spec, &here, true, false);
+    assert_eq!(pictures(&events), expected([0, 1, 2, 6, 7, 8]));
+    let (_, events) = run(&spec, &there, true, false);
+    assert_eq!(pictures(&events), expected([1, 2, 3, 6, 7, 8]));
 }
 
 #[test]

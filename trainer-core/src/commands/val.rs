@@ -13,7 +13,7 @@ use crate::events::Events;
 use crate::libtorch::{self, Precision};
 use crate::loss::Gains;
 use crate::report::pictures;
-use crate::train::console::table;
+use crate::train::console;
 use crate::train::error::TrainError;
 use crate::train::setup::{cores, crowd, open_split};
 use crate::train::validate::{Details, Validation, examine};
@@ -72,14 +72,17 @@ impl Val {
         }
         let names = dataset.names.clone();
         let (crowd, watch) = (crowd(&dataset), Watch::default());
-        let how = Validation { gains: Gains::default(), precision: Precision::Single, crowd, watch: &watch };
+        let (gains, precision) = (Gains::default(), Precision::Single);
+        let show = console::validating(&Events::default());
+        let how = Validation { gains, precision, crowd, watch: &watch, show };
         let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
         let config = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
         let loader = ValLoader::new(store, config);
         let never = AtomicBool::new(false);
         let details = libtorch::catch(|| examine(&loaded.model, &loader, &how, &never))??;
-        let Some(Details { found, evaluator, confusion }) = details else { return Ok(()) };
-        print!("{}", table(&found.metrics, &names));
+        let Some(Details { found, evaluator, confusion, spent }) = details else { return Ok(()) };
+        print!("{}", console::table(&found.metrics, &names));
+        println!("{}", console::speed(spent, found.metrics.images));
         if let Some(folder) = &self.plots {
             std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
             pictures::write_validation(folder, &names, &evaluator, &confusion)

@@ -78,6 +78,11 @@ impl Optimizer {
         Self { rule, slots, step }
     }
 
+    /// How many parameters are in each group, in [`Group::ALL`]'s order.
+    pub fn counts(&self) -> [usize; 3] {
+        Group::ALL.map(|group| self.slots.iter().filter(|slot| slot.group == group).count())
+    }
+
     /// What is remembered, as a checkpoint names it: `exp_avg.model.0.conv.weight`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let named = |slot: &Slot| {

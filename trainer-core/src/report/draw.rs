@@ -3,15 +3,16 @@
 use std::io;
 use std::path::Path;
 
-use font8x8::UnicodeFonts;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
+use plotters::prelude::*;
 
+use super::plots::{FONT, register_fonts};
 use crate::data::image::Image;
 use crate::data::letterbox::GREY;
 
-/// Side of a character of the built-in font, pixels.
-const GLYPH: usize = 8;
+/// Size of a label's letters at scale 1, in pixels: of a capital, two thirds.
+const LETTERS: i32 = 14;
 
 /// An RGB colour.
 pub type Colour = [u8; 3];
@@ -95,42 +96,32 @@ fn frame(image: &mut Image, [x1, y1, x2, y2]: [i32; 4], thickness: usize, colour
 
 /// Text on a coloured ground, above the point if there is room, below it otherwise.
 fn label(image: &mut Image, x: i32, y: i32, text: &str, scale: usize, colour: Colour) {
-    let size = |glyphs: usize| i32::try_from(glyphs * GLYPH * scale).unwrap_or(i32::MAX / 2);
-    let (width, height) = (size(text.chars().count()) + 2, size(1) + 2);
+    register_fonts();
+    let size = LETTERS * i32::try_from(scale).unwrap_or(1);
+    let font = (FONT, size).into_font();
+    // The font is a part of the program; without it there would be a coloured ground and no text.
+    let width = font.box_size(text).map_or(0, |(width, _)| i32::try_from(width).unwrap_or(i32::MAX / 2));
+    let (width, height) = (width + 4, size);
     let top = if y >= height { y - height } else { y };
     let side = i32::try_from(image.width).unwrap_or(i32::MAX);
     let left = x.min(side - width).max(0);
     fill(image, [left, top, left + width, top + height], colour);
-    write_text(image, left + 1, top + 1, text, scale, readable_on(colour));
+    let [r, g, b] = readable_on(colour);
+    let style = font.color(&RGBColor(r, g, b));
+    let [columns, rows] = [image.width, image.height].map(|side| u32::try_from(side).unwrap_or(0));
+    if columns == 0 || rows == 0 {
+        return;
+    }
+    let area = BitMapBackend::with_buffer(&mut image.rgb, (columns, rows)).into_drawing_area();
+    // Plotters draws accents above the point that it is given.
+    let _ = area.draw(&Text::new(text, (left + 2, top + size / 4), style));
+    let _ = area.present();
 }
 
 /// Black or white, whichever is easier to read on `colour`.
 fn readable_on([r, g, b]: Colour) -> Colour {
     let brightness = 299 * u32::from(r) + 587 * u32::from(g) + 114 * u32::from(b);
     if brightness > 140_000 { [0; 3] } else { [255; 3] }
-}
-
-/// Writes `text` with its top left corner at (`x`, `y`), each dot of a letter `scale` pixels wide.
-pub fn write_text(image: &mut Image, x: i32, y: i32, text: &str, scale: usize, colour: Colour) {
-    let scale = i32::try_from(scale).unwrap_or(1);
-    for (column, character) in (0..).zip(text.chars()) {
-        let left = x + column * 8 * scale;
-        for (row, bits) in (0..).zip(glyph(character)) {
-            for bit in (0..8).filter(|bit| bits >> bit & 1 == 1) {
-                let (dot_x, dot_y) = (left + bit * scale, y + row * scale);
-                fill(image, [dot_x, dot_y, dot_x + scale, dot_y + scale], colour);
-            }
-        }
-    }
-}
-
-/// Rows from top to bottom, the lowest bit is the leftmost dot. What the font lacks is a question mark.
-fn glyph(character: char) -> [u8; GLYPH] {
-    let found = font8x8::BASIC_FONTS
-        .get(character)
-        .or_else(|| font8x8::LATIN_FONTS.get(character))
-        .or_else(|| font8x8::GREEK_FONTS.get(character));
-    found.or_else(|| font8x8::BASIC_FONTS.get('?')).unwrap_or([0xFF; GLYPH])
 }
 
 /// Puts pictures side by side, `columns` in a row, each in the top left corner of a cell as large as the
@@ -197,6 +188,21 @@ mod tests {
             draw_boxes(&mut image, &[drawn(xyxy)], &["x".into(), "grün 猫".into()]);
         }
         assert_eq!(image.rgb.len(), 600);
+    }
+
+    #[test]
+    fn names_in_other_scripts_are_as_legible_as_latin_ones() {
+        let drawn = |name: &str| {
+            let mut image = Image::filled(200, 40, 0);
+            let class = DrawnBox { xyxy: [0.0, 20.0, 1.0, 40.0], class: 0, score: None };
+            draw_boxes(&mut image, &[class], &[name.into()]);
+            image.rgb
+        };
+        // Not a font's sign for what it has not got, of which two would look alike.
+        for (one, other) in [("ж", "я"), ("ω", "ψ"), ("ش", "ع"), ("א", "ש"), ("ß", "ø"), ("ო", "ფ")]
+        {
+            assert_ne!(drawn(one), drawn(other), "{one} {other}");
+        }
     }
 
     #[test]

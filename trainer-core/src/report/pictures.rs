@@ -26,12 +26,10 @@ pub const VALIDATION: [&str; 6] = [
 pub const LABELS: &str = "labels.png";
 /// The columns of results.csv over the epochs.
 pub const RESULTS: &str = "results.png";
-/// Training batches that are shown, counted from the run's start.
-pub const TRAIN_BATCHES: u64 = 3;
-/// The first validation images with their labels.
-pub const VAL_LABELS: &str = "val_batch0_labels.jpg";
-/// The same with what the best weights see.
-pub const VAL_PREDICTIONS: &str = "val_batch0_pred.jpg";
+/// Training batches that are shown of a run's start, and again of where mosaics end.
+pub const TRAIN_BATCHES: usize = 3;
+/// Validation batches that are shown.
+pub const VAL_BATCHES: usize = 3;
 
 /// Images on a sheet, and how many of them lie side by side.
 const SHOWN: usize = 16;
@@ -43,9 +41,31 @@ const QUALITY: u8 = 90;
 /// Points of a precision-recall curve.
 const POINTS: usize = 1001;
 
-/// The picture of a training batch, counted from 0.
+/// The picture of a training batch, counted from the run's start, from 0.
 pub fn train_batch(number: u64) -> String {
     format!("train_batch{number}.jpg")
+}
+
+/// The numbers of the training batches that `folder` has pictures of, in order.
+pub fn train_batches(folder: &Path) -> Vec<u64> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str()?.strip_prefix("train_batch")?.strip_suffix(".jpg")?.parse().ok()
+    };
+    let mut numbers: Vec<u64> = entries.filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The picture of a validation batch, counted from 0, with its labels.
+pub fn val_labels(number: usize) -> String {
+    format!("val_batch{number}_labels.jpg")
+}
+
+/// The same with what the best weights see.
+pub fn val_predictions(number: usize) -> String {
+    format!("val_batch{number}_pred.jpg")
 }
 
 /// Writes [`VALIDATION`]: what a validation found in detail.

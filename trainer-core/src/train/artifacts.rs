@@ -22,20 +22,23 @@ pub const BEST: &str = "weights/best.safetensors";
 pub const LAST: &str = "weights/last.safetensors";
 /// Every setting.
 pub const ARGS: &str = "args.yaml";
-/// Images in the pictures of the first validation batch.
+/// Images in the picture of a validation batch.
 const SHOWN: usize = 16;
 
 /// What `finished` lists: of all that a run can leave, what is there.
 pub fn all(run_dir: &Path) -> Vec<PathBuf> {
-    let pictures = pictures::VALIDATION.into_iter().chain([
-        pictures::RESULTS,
-        pictures::LABELS,
-        pictures::VAL_LABELS,
-        pictures::VAL_PREDICTIONS,
-    ]);
-    let files = [BEST, LAST, RESULTS, ARGS].into_iter().chain(pictures).map(PathBuf::from);
-    let batches = (0..pictures::TRAIN_BATCHES).map(|number| PathBuf::from(pictures::train_batch(number)));
-    let mut found: Vec<PathBuf> = files.chain(batches).filter(|name| run_dir.join(name).is_file()).collect();
+    let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let validation = (0..pictures::VAL_BATCHES)
+        .flat_map(|number| [pictures::val_labels(number), pictures::val_predictions(number)]);
+    let training = pictures::train_batches(run_dir).into_iter().map(pictures::train_batch);
+    let files = names(&[BEST, LAST, RESULTS, ARGS])
+        .into_iter()
+        .chain(names(&pictures::VALIDATION))
+        .chain(names(&[pictures::RESULTS, pictures::LABELS]))
+        .chain(validation)
+        .chain(training)
+        .map(PathBuf::from);
+    let mut found: Vec<PathBuf> = files.filter(|name| run_dir.join(name).is_file()).collect();
     found.extend(tensorboard::event_file(run_dir));
     found
 }
@@ -130,14 +133,16 @@ pub fn mean_metrics(metrics: &Metrics) -> BTreeMap<String, f64> {
 /// When images cannot be read, or pictures not be written.
 pub fn write_samples(setup: &Setup, model: &Model) -> Result<(), TrainError> {
     let batch_size = u32::try_from(SHOWN / 2).unwrap_or(1);
-    let Some(batch) = setup.val_loader(batch_size).pass().next() else { return Ok(()) };
-    let batch = batch?;
-    let decoded = model.detect(&input(&batch, model.device()));
-    let found = detections(&decoded, &NmsConfig::predict());
-    let path = |name: &str| setup.options.run_dir.join(name);
-    let labels = path(pictures::VAL_LABELS);
-    pictures::write_batch(&labels, &batch, &setup.names).map_err(TrainError::io(labels))?;
-    let predictions = path(pictures::VAL_PREDICTIONS);
-    pictures::write_predictions(&predictions, &batch, &found, &setup.names)
-        .map_err(TrainError::io(predictions))
+    let path = |name: String| setup.options.run_dir.join(name);
+    for (number, batch) in setup.val_loader(batch_size).pass().take(pictures::VAL_BATCHES).enumerate() {
+        let batch = batch?;
+        let decoded = model.detect(&input(&batch, model.device()));
+        let found = detections(&decoded, &NmsConfig::predict());
+        let labels = path(pictures::val_labels(number));
+        pictures::write_batch(&labels, &batch, &setup.names).map_err(TrainError::io(labels))?;
+        let predictions = path(pictures::val_predictions(number));
+        pictures::write_predictions(&predictions, &batch, &found, &setup.names)
+            .map_err(TrainError::io(predictions))?;
+    }
+    Ok(())
 }

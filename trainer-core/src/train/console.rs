@@ -3,13 +3,16 @@
 use std::io::{IsTerminal, Write};
 
 use tch::Device;
+use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{Epoch, Started, Step};
 
 use super::setup::Setup;
+use super::validate::{Details, Spent};
 use crate::checkpoint::Progress;
 use crate::eval::Metrics;
 use crate::events::Events;
 use crate::libtorch;
+use crate::optim::Schedule;
 
 /// What is shown of the newest batch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,8 +39,17 @@ const HEADER: [&str; 7] = ["Epoch", "GPU_mem", "box_loss", "cls_loss", "dfl_loss
 /// Characters of a progress bar.
 const BAR: usize = 12;
 
+/// What learns, and how fast. `counts`: parameters in the optimiser's groups.
+pub fn optimizer(chosen: &TrainSpec, schedule: &Schedule, [weights, norms, biases]: [usize; 3]) -> String {
+    let (name, lr0, momentum) = (chosen.optimizer.name(), chosen.lr0, chosen.momentum);
+    let decay = schedule.decay();
+    format!(
+        "{name}: lr0 {lr0}, momentum {momentum}; {weights} weights with decay {decay}, {norms} without, {biases} biases"
+    )
+}
+
 /// Before the first epoch.
-pub fn started(started: &Started, setup: &Setup, events: &Events) {
+pub fn started(started: &Started, optimizer: &str, setup: &Setup, events: &Events) {
     let spec = setup.spec();
     events.print(&format!("Trainyard {}: {} on {}", env!("CARGO_PKG_VERSION"), spec.model, started.device));
     events.print(&format!(
@@ -48,6 +60,7 @@ pub fn started(started: &Started, setup: &Setup, events: &Events) {
         started.batch_size,
         spec.nbs.max(started.batch_size),
     ));
+    events.print(optimizer);
     events.print(&format!(
         "{} training and {} validation images, {} classes; {} threads load images",
         started.train_images,
@@ -57,6 +70,11 @@ pub fn started(started: &Started, setup: &Setup, events: &Events) {
     ));
     events.print(&format!("Results go to {}", setup.options.run_dir.display()));
     events.print(&format!("Starting training for {} epochs", started.epochs));
+}
+
+/// Before the first epoch without mosaics.
+pub fn mosaic_ends(epochs: u32, events: &Events) {
+    events.print(&format!("\nNo mosaics from here on: the last {epochs} epochs see whole images"));
 }
 
 /// The names of the training columns, before an epoch's first batch.
@@ -77,6 +95,22 @@ pub fn step(step: &Step, epochs: u32, (last, device): (Last, Device), events: &E
     let _ = write!(terminal, "\r{row} {:>3.0}% {} {speed}\x1b[K\r", 100.0 * done, bar(done));
 }
 
+/// Shows how far a validation is, in a line that the next one overwrites; nothing but on a terminal.
+pub fn validating(events: &Events) -> fn(usize, usize) {
+    if events.is_quiet() || !std::io::stderr().is_terminal() {
+        return |_, _| {};
+    }
+    |batches, of| {
+        #[expect(clippy::cast_precision_loss, reason = "batches are far below 2^52")]
+        let done = batches as f64 / of.max(1) as f64;
+        let line = format!("{:>22} {:>3.0}% {} {batches}/{of}", "Validating", 100.0 * done, bar(done));
+        // The last one leaves the line to the result.
+        let line = if batches == of { String::new() } else { line };
+        // A terminal that is gone is no reason to stop.
+        let _ = write!(std::io::stderr(), "\r{line}\x1b[K\r");
+    }
+}
+
 /// An epoch's lines: training, and below it the validation.
 pub fn epoch(epoch: &Epoch, table: &Table<'_>, events: &Events) {
     let row = row(&place(epoch.epoch, epoch.epochs), &epoch.metrics, table.last, table.device);
@@ -90,14 +124,27 @@ pub fn epoch(epoch: &Epoch, table: &Table<'_>, events: &Events) {
     events.print(&format!("{}{best}", validation_row("all", 22, [*images, *instances], numbers.map(|n| *n))));
 }
 
+/// Where a validation's time went, of each of its `images`.
+pub fn speed(spent: Spent, images: usize) -> String {
+    let Spent { waited, model, after } = spent;
+    #[expect(clippy::cast_precision_loss, reason = "images are far below 2^52")]
+    let [waited, model, after] =
+        [waited, model, after].map(|seconds| 1000.0 * seconds / images.max(1) as f64);
+    format!(
+        "Speed: {waited:.1} ms waiting for an image, {model:.1} ms in the model, {after:.1} ms for its boxes"
+    )
+}
+
 /// After the last epoch: the best weights class by class.
-pub fn finished(progress: &Progress, metrics: &Metrics, setup: &Setup, events: &Events) {
+pub fn finished(progress: &Progress, details: &Details, setup: &Setup, events: &Events) {
+    let metrics = &details.found.metrics;
     let hours = progress.seconds / 3600.0;
     events.print(&format!("\n{} epochs completed in {hours:.3} hours.", progress.epoch));
     if let Some(best) = &progress.best {
         events.print(&format!("The best weights are those of epoch {}:", best.epoch));
     }
     events.print(table(metrics, &setup.names).trim_end());
+    events.print(&speed(details.spent, metrics.images));
     events.print(&format!("Results saved to {}", setup.options.run_dir.display()));
 }
 
@@ -171,6 +218,21 @@ mod tests {
         assert_eq!(row, "       7/50         0G     3.4000   120.0000     1.0000         34        320");
         assert_eq!(row.len(), HEADER.len() * 11);
         assert_eq!(validation_header(22).len(), validation_row("all", 22, [72, 945], [0.5; 4]).len());
+    }
+
+    #[test]
+    fn the_optimiser_and_the_speed_fit_in_a_line() {
+        let spec = TrainSpec::new(trainyard_types::ModelScale::N, "/d.yaml");
+        let line = optimizer(&spec, &Schedule::for_any_card(&spec, 100, 16), [63, 57, 63]);
+        assert_eq!(
+            line,
+            "SGD: lr0 0.01, momentum 0.937; 63 weights with decay 0.0005, 57 without, 63 biases"
+        );
+        let spent = Spent { waited: 0.1, model: 1.0, after: 0.2 };
+        assert_eq!(
+            speed(spent, 100),
+            "Speed: 1.0 ms waiting for an image, 10.0 ms in the model, 2.0 ms for its boxes"
+        );
     }
 
     #[test]

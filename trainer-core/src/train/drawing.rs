@@ -1,5 +1,6 @@
-//! Draws the first training batches of a run on threads of their own: training does not wait for pictures.
+//! Draws some training batches of a run on threads of their own: training does not wait for pictures.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
@@ -9,34 +10,52 @@ use crate::data::Batch;
 use crate::report::pictures;
 
 /// Pictures that are being drawn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Drawing {
     threads: Vec<JoinHandle<Result<(), TrainError>>>,
+    /// Batches that are still to be shown.
+    left: usize,
+    /// Whether the training labels are.
+    labels: bool,
 }
 
 impl Drawing {
+    /// Draws what `run_dir` has not got yet: a job that goes on elsewhere shows the batches from there on.
+    pub fn start(run_dir: &Path) -> Self {
+        let left = pictures::TRAIN_BATCHES.saturating_sub(pictures::train_batches(run_dir).len());
+        Self { threads: Vec::new(), left, labels: !run_dir.join(pictures::LABELS).exists() }
+    }
+
+    /// Batches look different from now on: some more are shown.
+    pub const fn show_more(&mut self) {
+        self.left = pictures::TRAIN_BATCHES;
+    }
+
     /// Begins the picture of the run's batch `number` (from 0), with the labels that the model was given, if
-    /// it is one of those that are shown; with the first one, also that of all training labels.
+    /// some are still to be shown; with the first one, also that of all training labels.
     pub fn begin(&mut self, setup: &Setup, number: u64, batch: Batch) {
-        if number >= pictures::TRAIN_BATCHES {
-            return;
+        if self.left > 0 {
+            self.left -= 1;
+            let (run_dir, names) = (setup.options.run_dir.clone(), setup.names.clone());
+            self.spawn(move || {
+                let path = run_dir.join(pictures::train_batch(number));
+                pictures::write_batch(&path, &batch, &names).map_err(TrainError::io(path))
+            });
         }
-        let (run_dir, names) = (setup.options.run_dir.clone(), setup.names.clone());
-        let images = Arc::clone(&setup.train);
-        let work = move || {
-            let path = run_dir.join(pictures::train_batch(number));
-            let mut written = pictures::write_batch(&path, &batch, &names);
-            drop(batch);
-            if number == 0 {
-                written = written.and_then(|()| pictures::write_labels(&run_dir, images.dataset()));
-            }
-            written.map_err(TrainError::io(run_dir))
-        };
-        // Without a thread there is one picture less, and worse to worry about.
+        if std::mem::take(&mut self.labels) {
+            let (run_dir, images) = (setup.options.run_dir.clone(), Arc::clone(&setup.train));
+            self.spawn(move || {
+                pictures::write_labels(&run_dir, images.dataset()).map_err(TrainError::io(run_dir))
+            });
+        }
+    }
+
+    fn spawn(&mut self, work: impl FnOnce() -> Result<(), TrainError> + Send + 'static) {
         let drawn = move || {
             crate::libtorch::anywhere();
             work()
         };
+        // Without a thread there is one picture less, and worse to worry about.
         self.threads.extend(Builder::new().name("pictures".to_owned()).spawn(drawn).ok());
     }
 

@@ -145,7 +145,7 @@ impl<'a> Session<'a> {
             stopwatch: Stopwatch::new(device),
             measured,
             mark: None,
-            drawing: Drawing::default(),
+            drawing: Drawing::start(run_dir),
             last: Last::default(),
             epoch_batches: 0,
             began: (Instant::now(), seconds),
@@ -178,6 +178,11 @@ impl<'a> Session<'a> {
     /// What layers learn in.
     pub const fn precision(&self) -> Precision {
         self.trainer.precision()
+    }
+
+    /// What learns, and how fast: a line for a person.
+    pub fn optimizer(&self) -> String {
+        console::optimizer(&self.setup.chosen, self.trainer.schedule(), self.trainer.optimizer.counts())
     }
 
     /// The model that learns.
@@ -232,7 +237,7 @@ impl<'a> Session<'a> {
     fn finish_epoch(&mut self) -> Result<bool, TrainError> {
         let train_losses = self.mean_losses()?;
         self.tell_skipped();
-        let how = self.validation();
+        let how = Validation { show: console::validating(self.outside.events), ..self.validation() };
         let loader = self.setup.val_loader(self.progress.batch_size);
         let found = validate(self.trainer.ema.model(), &loader, &how, self.outside.stop)?;
         self.tell_smaller_validation();
@@ -454,12 +459,13 @@ impl<'a> Session<'a> {
         let best = crate::weights::read(&self.setup.options.run_dir.join(BEST))?;
         let model = Model::from_tensors(&best.tensors, Layout::default(), self.setup.options.device)?;
         let loader = self.setup.val_loader(self.progress.batch_size);
-        let details = examine(&model, &loader, &self.validation(), self.outside.stop)?;
+        let how = Validation { show: console::validating(self.outside.events), ..self.validation() };
+        let details = examine(&model, &loader, &how, self.outside.stop)?;
         self.tell_smaller_validation();
         let drawn = self.draw_results(&model, details.as_ref());
         self.tell_undrawn(drawn);
         if let Some(details) = details {
-            console::finished(&self.progress, &details.found.metrics, self.setup, self.outside.events);
+            console::finished(&self.progress, &details, self.setup, self.outside.events);
         }
         Ok(())
     }
@@ -481,7 +487,8 @@ impl<'a> Session<'a> {
 
 /// How this run validates.
 fn validation<'a>(setup: &Setup, precision: Precision, watch: &'a Watch) -> Validation<'a> {
-    Validation { gains: setup.gains(), precision, crowd: crowd(setup.val.dataset()), watch }
+    let crowd = crowd(setup.val.dataset());
+    Validation { gains: setup.gains(), precision, crowd, watch, show: |_, _| {} }
 }
 
 /// Brings `trainer` to where `loaded` was made; returns the weights files of then.

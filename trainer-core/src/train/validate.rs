@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 use trainyard_types::trainer::Phase;
@@ -26,6 +27,19 @@ pub struct Validation<'a> {
     pub crowd: usize,
     /// Knows how many images may be looked at at once, and learns where that is too many.
     pub watch: &'a Watch,
+    /// Is told after each batch how many of how many are done.
+    pub show: fn(usize, usize),
+}
+
+/// Where a validation's time went, in seconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Waiting for images.
+    pub waited: f64,
+    /// In the model and the loss, copies included.
+    pub model: f64,
+    /// Suppressing and matching.
+    pub after: f64,
 }
 
 /// What a validation found.
@@ -74,6 +88,8 @@ pub struct Look {
     pub components: Tensor,
     /// Detections of each image.
     pub detections: Vec<Vec<Detection>>,
+    /// Seconds from the first look until the predictions were on the host.
+    pub seconds: f64,
 }
 
 /// Looks at a batch: at as many images at once as `how.watch` knows to fit, and where that is too many, at
@@ -82,18 +98,20 @@ pub struct Look {
 /// An exception of libtorch comes as a panic, also where not even one image fits.
 pub fn look(model: &Model, batch: &Batch, how: &Validation<'_>, config: &NmsConfig) -> Look {
     let _no_grad = tch::no_grad_guard();
-    let mut found = Vec::new();
+    let (mut found, mut seconds) = (Vec::new(), 0.0);
     let mut parts: Vec<(Tensor, Tensor)> = Vec::new();
     while found.len() < batch.n {
         let (from, count) = (found.len(), how.watch.at_once(batch.n - found.len()));
+        let began = Instant::now();
         let part = libtorch::catch(|| {
             how.watch.enter(Phase::Validation, count);
-            look_at(model, batch, from..from + count, how, config)
+            look_at(model, batch, from..from + count, how)
         });
         match part {
-            Ok((loss, detections)) => {
+            Ok((loss, decoded)) => {
+                seconds += began.elapsed().as_secs_f64();
                 parts.push((loss.components, loss.scores));
-                found.extend(detections);
+                found.extend(detections(&decoded, config));
             }
             Err(error) if error.is_out_of_memory() && how.watch.fewer_than(count).is_some() => {
                 libtorch::memory::release(model.device()).unwrap_or_else(|error| rethrow(&error));
@@ -110,20 +128,15 @@ pub fn look(model: &Model, batch: &Batch, how: &Validation<'_>, config: &NmsConf
             sums.sum::<Tensor>() / scores.sum::<Tensor>().clamp_min(LEAST_SCORES)
         }
     };
-    Look { components, detections: found }
+    Look { components, detections: found, seconds }
 }
 
-fn look_at(
-    model: &Model,
-    batch: &Batch,
-    images: Range<usize>,
-    how: &Validation<'_>,
-    config: &NmsConfig,
-) -> (Loss, Vec<Vec<Detection>>) {
+/// The loss, and decoded predictions on the host.
+fn look_at(model: &Model, batch: &Batch, images: Range<usize>, how: &Validation<'_>) -> (Loss, Tensor) {
     let prediction = forward(model, &input_of(batch, images.clone(), model.device()), false, how.precision);
     let targets = targets_of(batch, images, model.device());
     let loss = detection_loss(&prediction, model.head().bins(), &targets, how.gains);
-    (loss, detections(&model.head().decode(&prediction), config))
+    (loss, model.head().decode(&prediction).to_device(Device::Cpu))
 }
 
 /// Detections of each image, from decoded predictions `[B, 4 + classes, A]`; see [`suppress`].
@@ -187,6 +200,8 @@ pub struct Details {
     pub evaluator: Evaluator,
     /// Which classes were taken for which.
     pub confusion: Confusion,
+    /// How long it took.
+    pub spent: Spent,
 }
 
 /// [`validate`], in detail.
@@ -205,8 +220,10 @@ pub fn examine(
     let mut evaluator = Evaluator::new(classes);
     let mut confusion = Confusion::new(classes);
     let mut sums = Tensor::zeros([3], (Kind::Float, model.device()));
-    let mut batches = 0;
-    for batch in loader.pass() {
+    let (mut batches, mut spent) = (0_usize, Spent::default());
+    let mut pass = loader.pass();
+    let began = Instant::now();
+    for batch in pass.by_ref() {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -214,15 +231,20 @@ pub fn examine(
         let seen = look(model, &batch, how, &config);
         sums += seen.components;
         batches += 1;
+        spent.model += seen.seconds;
         for (image, detections) in seen.detections.iter().enumerate() {
             let truths = batch.truths(image);
             evaluator.add(detections, &truths);
             confusion.add(detections, &truths);
         }
+        (how.show)(batches, loader.batches());
     }
-    let losses = to_host(&sums).map(|sum| sum / f64::from(batches.max(1)));
+    spent.waited = pass.waited().as_secs_f64();
+    spent.after = (began.elapsed().as_secs_f64() - spent.waited - spent.model).max(0.0);
+    #[expect(clippy::cast_precision_loss, reason = "batches are far below 2^52")]
+    let losses = to_host(&sums).map(|sum| sum / batches.max(1) as f64);
     let found = Found { metrics: evaluator.metrics(), losses };
-    Ok(Some(Details { found, evaluator, confusion }))
+    Ok(Some(Details { found, evaluator, confusion, spent }))
 }
 
 #[cfg(test)]
@@ -255,8 +277,8 @@ mod tests {
         let model = Model::new(ModelScale::N, 2, 0, Device::Cpu);
         let see = |faults| {
             let watch = Watch::with_faults(faults);
-            let how =
-                Validation { gains: Gains::default(), precision: Precision::Single, crowd: 2, watch: &watch };
+            let (gains, precision, show) = (Gains::default(), Precision::Single, |_, _| {});
+            let how = Validation { gains, precision, crowd: 2, watch: &watch, show };
             let seen = look(&model, &batch(), &how, &config(2));
             (to_host(&seen.components), seen.detections, watch.at_once(100))
         };

@@ -23,7 +23,7 @@ pub type PlotError = DrawingAreaErrorKind<<BitMapBackend<'static> as DrawingBack
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 /// The name that texts ask for.
-const FONT: &str = "sans-serif";
+pub(super) const FONT: &str = "sans-serif";
 const TITLE: u32 = 22;
 const TEXT: u32 = 16;
 /// Grid lines.
@@ -35,6 +35,19 @@ fn picture(
     height: u32,
     draw: impl FnOnce(&Area<'_>) -> Result<(), PlotError>,
 ) -> Result<Image, PlotError> {
+    register_fonts();
+    let mut image = Image::filled(width as usize, height as usize, 255);
+    {
+        let area = BitMapBackend::with_buffer(&mut image.rgb, (width, height)).into_drawing_area();
+        area.fill(&WHITE)?;
+        draw(&area)?;
+        area.present()?;
+    }
+    Ok(image)
+}
+
+/// Makes the program's own font the one that texts are drawn in.
+pub(super) fn register_fonts() {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
         for (style, bytes) in
@@ -44,14 +57,6 @@ fn picture(
             let _ = register_font(FONT, style, bytes);
         }
     });
-    let mut image = Image::filled(width as usize, height as usize, 255);
-    {
-        let area = BitMapBackend::with_buffer(&mut image.rgb, (width, height)).into_drawing_area();
-        area.fill(&WHITE)?;
-        draw(&area)?;
-        area.present()?;
-    }
-    Ok(image)
 }
 
 /// The colour of a class, dark enough for a line on white.

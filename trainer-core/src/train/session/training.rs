@@ -62,7 +62,12 @@ impl Session<'_> {
         self.stopwatch.epoch_begins();
         self.mark = None;
         self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
-        let mosaic = epoch < epochs.saturating_sub(spec.close_mosaic);
+        let closing = epochs.saturating_sub(spec.close_mosaic);
+        let mosaic = epoch < closing;
+        if epoch == closing && epoch > 0 && self.progress.batches_done == 0 && spec.mosaic > 0.0 {
+            console::mosaic_ends(epochs - closing, self.outside.events);
+            self.drawing.show_more();
+        }
         let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
         let batch_size = self.progress.batch_size as usize;
         let plan = EpochPlan { epoch, batch_size, first_sample, mosaic };
