@@ -45,7 +45,7 @@ test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most 
 	TRAINYARD_SIM_SEEDS=10000 timeout 1800 cargo test --release --locked -p trainyard-sim
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
-	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data -- --test-threads=1
+	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data --test golden_pt -- --test-threads=1
 
 test-gpu: build $(GOLDEN)/unpacked ## What needs an NVIDIA card
 	cargo test --release --locked -p trainyard-trainer --features gpu-tests --test gpu -- --test-threads=1
