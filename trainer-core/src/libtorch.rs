@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
 
@@ -164,21 +165,48 @@ pub fn anywhere() {
     unsafe { shim::ty_anywhere() };
 }
 
-/// Lets cuDNN try which algorithm is fastest for each shape: training has few shapes, and runs long. What is
-/// fastest may differ from run to run, so if runs are to be `deterministic`, only algorithms whose results repeat
-/// are used instead. Must come before the first work on a card.
+/// Whether cuDNN tries which algorithm is fastest, where nothing forbids it.
+static SEARCHES: AtomicBool = AtomicBool::new(false);
+
+/// Lets cuDNN try which algorithm is fastest for each shape: training has few shapes, unless its sizes are `varied`,
+/// and runs long. What is fastest may differ from run to run, so if runs are to be `deterministic`, only
+/// algorithms whose results repeat are used instead. Must come before the first work on a card.
 ///
 /// # Errors
 /// When libtorch refuses.
-pub fn tune(device: Device, deterministic: bool) -> Result<(), TorchError> {
+pub fn tune(device: Device, deterministic: bool, varied: bool) -> Result<(), TorchError> {
     if deterministic {
         // SAFETY: sets libtorch's own switches, and a variable before other threads are started.
         return unsafe { shim::check(shim::ty_deterministic()) };
     }
-    if let Device::Cuda(_) = device {
+    if device.is_cuda() && !varied {
+        SEARCHES.store(true, Ordering::Relaxed);
         tch::Cuda::cudnn_set_benchmark(true);
     }
     Ok(())
+}
+
+/// As long as it lives cuDNN takes an algorithm without trying: for the many shapes of a validation, each of which it
+/// would search for and see a few times.
+#[derive(Debug)]
+pub struct Unsearched(());
+
+impl Unsearched {
+    /// From now on.
+    pub fn begin() -> Self {
+        if SEARCHES.load(Ordering::Relaxed) {
+            tch::Cuda::cudnn_set_benchmark(false);
+        }
+        Self(())
+    }
+}
+
+impl Drop for Unsearched {
+    fn drop(&mut self) {
+        if SEARCHES.load(Ordering::Relaxed) {
+            tch::Cuda::cudnn_set_benchmark(true);
+        }
+    }
 }
 
 /// Runs `work`; an exception of libtorch, which tch turns into a panic, becomes an error.

@@ -194,6 +194,23 @@ fn a_finished_run_that_is_resumed_only_says_so_again() {
 }
 
 #[test]
+fn a_stop_in_the_last_validation_is_no_success_without_pictures() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = shapes::write(&folder.path().join("data"), 4);
+    let run_dir = folder.path().join("run");
+    let spec = shapes::spec(&data, 1);
+    let (_, whole) = run(&spec, &run_dir, true, false);
+    // All epochs are done: only that validation is left.
+    std::fs::remove_file(run_dir.join("PR_curve.png")).unwrap();
+    let (end, events) = run(&spec, &run_dir, true, true);
+    assert_eq!(end, End::Stopped);
+    assert!(!events.iter().any(|event| matches!(event, TrainerEvent::Finished(_))), "{events:?}");
+    let (end, again) = run(&spec, &run_dir, true, false);
+    assert_eq!((end, again.last()), (End::Finished, whole.last()));
+}
+
+#[test]
 fn frozen_layers_keep_their_weights_and_statistics() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();

@@ -95,7 +95,8 @@ impl Skipped {
 /// Looks for the newest checkpoint whose files are all there and as they were written.
 ///
 /// # Errors
-/// Only when `root` exists and cannot be listed.
+/// When `root` exists and cannot be listed, or a file cannot be read for a reason that may pass: that says nothing
+/// of the checkpoint.
 pub fn newest(root: &Path) -> io::Result<Found> {
     let mut found = Found::default();
     for (step, place) in directories(root, STEP)? {
@@ -104,6 +105,7 @@ pub fn newest(root: &Path) -> io::Result<Found> {
                 found.checkpoint = Some(loaded);
                 break;
             }
+            Err(Torn::Io { source, .. }) if !is_damage(&source) => return Err(source),
             Err(reason) => found.skipped.push(Skipped { step, place, reason }),
         }
     }
@@ -130,6 +132,13 @@ pub enum Torn {
     /// A file has changed since.
     #[error("`{0}` is not what was written (its hash differs)")]
     Hash(String),
+}
+
+/// Whether an error says that what was written is not there any more, or that the disk cannot give it back.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    let kinds = [InvalidData, IsADirectory, NotADirectory, NotFound, UnexpectedEof];
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::EIO)
 }
 
 /// What a manifest of any version has.
@@ -250,6 +259,21 @@ mod tests {
         }
         assert!(newest(root).unwrap().skipped.is_empty());
         assert_eq!(fs::read_dir(root).unwrap().count(), 4, "as many damaged ones stay as good ones");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_for_now_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        save(root, &progress(1), parts("one")).unwrap();
+        save(root, &progress(2), parts("two")).unwrap();
+        let file = root.join("step-00000002/model.safetensors");
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        assert!(newest(root).is_err(), "a loop of links is for somebody to look at");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert_eq!(newest_text(root).as_deref(), Some("one"));
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Train {
         libtorch::keep_freed_memory();
         let result = libtorch::guard(|| {
             let options = Options { control, ..self.options(cuda)? };
-            libtorch::tune(options.device, options.spec.deterministic)?;
+            libtorch::tune(options.device, options.spec.deterministic, options.spec.multi_scale)?;
             train(options, &mut events, &stop)
         });
         match result.unwrap_or_else(|text| Err(TrainError::Bug(text))) {

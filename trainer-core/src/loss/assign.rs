@@ -16,6 +16,8 @@ const EPS: f64 = 1e-9;
 const SMALLEST: f64 = 16.0;
 /// (object, anchor) pairs that are computed at a time; bounds the memory of large batches of crowded images.
 const PAIRS: i64 = 1 << 22;
+/// The same on a card, which each part costs its own launches of some forty kernels.
+const PAIRS_ON_CARD: i64 = 1 << 23;
 
 /// One object of a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,7 +107,8 @@ pub struct Assignment {
 /// `scores`: `[B, A, classes]` in 0 to 1; `boxes`: `[B, A, 4]` `xyxy` in pixels; `anchors`: `[A, 2]` centres
 /// in pixels. Nothing here has a gradient.
 pub fn assign(scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
-    assign_by(PAIRS, scores, boxes, anchors, targets)
+    let pairs = if boxes.device().is_cuda() { PAIRS_ON_CARD } else { PAIRS };
+    assign_by(pairs, scores, boxes, anchors, targets)
 }
 
 /// [`assign`], with about so many pairs at a time.

@@ -101,7 +101,8 @@ fn label(image: &mut Image, x: i32, y: i32, text: &str, scale: usize, colour: Co
     let font = (FONT, size).into_font();
     // The font is a part of the program; without it there would be a coloured ground and no text.
     let width = font.box_size(text).map_or(0, |(width, _)| i32::try_from(width).unwrap_or(i32::MAX / 2));
-    let (width, height) = (width + 4, size);
+    // Room for accents and for what hangs below the line.
+    let (width, height) = (width + 4, size * 8 / 7);
     let top = if y >= height { y - height } else { y };
     let side = i32::try_from(image.width).unwrap_or(i32::MAX);
     let left = x.min(side - width).max(0);
@@ -113,8 +114,8 @@ fn label(image: &mut Image, x: i32, y: i32, text: &str, scale: usize, colour: Co
         return;
     }
     let area = BitMapBackend::with_buffer(&mut image.rgb, (columns, rows)).into_drawing_area();
-    // Plotters draws accents above the point that it is given.
-    let _ = area.draw(&Text::new(text, (left + 2, top + size / 4), style));
+    // Plotters draws capitals around the point that it is given, accents above it.
+    let _ = area.draw(&Text::new(text, (left + 2, top + size * 9 / 25), style));
     let _ = area.present();
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use trainyard_types::{Batch, TrainSpec};
 
@@ -52,7 +53,7 @@ pub struct EpochWeights {
     /// From 1.
     pub epoch: u32,
     /// Under Ultralytics' names.
-    pub tensors: HostTensors,
+    pub tensors: Arc<HostTensors>,
     /// What is needed to use them.
     pub metadata: HashMap<String, String>,
 }
@@ -71,7 +72,7 @@ impl EpochWeights {
             ("epoch".to_owned(), epoch.to_string()),
             ("format".to_owned(), "pt".to_owned()),
         ]);
-        Self { epoch, tensors: HostTensors::copy(model.weights().named()), metadata }
+        Self { epoch, tensors: Arc::new(HostTensors::copy(model.weights().named())), metadata }
     }
 
     /// What [`EpochWeights::encode`] gave.
@@ -81,7 +82,7 @@ impl EpochWeights {
     pub fn decode(bytes: &[u8], epoch: u32) -> Result<Self, String> {
         let TensorFile { tensors, metadata } = weights::parse(bytes)?;
         let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        Ok(Self { epoch, tensors: HostTensors::copy(named), metadata })
+        Ok(Self { epoch, tensors: Arc::new(HostTensors::copy(named)), metadata })
     }
 
     /// Bytes of a safetensors file.

@@ -72,9 +72,9 @@ pub fn started(started: &Started, optimizer: &str, setup: &Setup, events: &Event
     events.print(&format!("Starting training for {} epochs", started.epochs));
 }
 
-/// Before the first epoch without mosaics.
-pub fn mosaic_ends(epochs: u32, events: &Events) {
-    events.print(&format!("\nNo mosaics from here on: the last {epochs} epochs see whole images"));
+/// Before the first epoch (from 1) without mosaics.
+pub fn mosaic_ends(epoch: u32, events: &Events) {
+    events.print(&format!("\nNo mosaics from epoch {epoch} on"));
 }
 
 /// The names of the training columns, before an epoch's first batch.

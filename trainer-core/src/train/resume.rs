@@ -1,5 +1,7 @@
 //! Between a training in memory and a checkpoint's files.
 
+use std::sync::Arc;
+
 use tch::Tensor;
 
 use super::artifacts::EpochWeights;
@@ -21,14 +23,20 @@ pub const BEST_WEIGHTS: &str = "best.safetensors";
 /// Copies to the host what a checkpoint of where `trainer` stands is made of. Waits for the device.
 pub fn snapshot(trainer: &Trainer, progress: &Progress, kept: &Kept) -> Snapshot {
     let state = trainer.optimizer.state();
+    // Right after an epoch the average is what the epoch's weights are, and on the host already.
+    let at_end = |last: &&Arc<EpochWeights>| progress.images_done == 0 && last.epoch == progress.epoch;
+    let average = match kept.last.as_ref().filter(at_end) {
+        Some(last) => Arc::clone(&last.tensors),
+        None => Arc::new(HostTensors::copy(trainer.ema.model().weights().named())),
+    };
     let mut files = vec![
-        (MODEL, HostTensors::copy(trainer.model.weights().named())),
-        (EMA, HostTensors::copy(trainer.ema.model().weights().named())),
-        (OPTIMIZER, HostTensors::copy(borrowed(&state))),
+        (MODEL, Arc::new(HostTensors::copy(trainer.model.weights().named()))),
+        (EMA, average),
+        (OPTIMIZER, Arc::new(HostTensors::copy(borrowed(&state)))),
     ];
     if trainer.waiting.images > 0 {
         let gradients: Vec<(&str, Tensor)> = trainer.optimizer.gradients().collect();
-        files.push((GRADIENTS, HostTensors::copy(borrowed(&gradients))));
+        files.push((GRADIENTS, Arc::new(HostTensors::copy(borrowed(&gradients)))));
     }
     Snapshot { progress: progress.clone(), files, kept: kept.clone() }
 }

@@ -33,7 +33,7 @@ pub struct Snapshot {
     /// Where training stands.
     pub progress: Progress,
     /// Tensors by file name.
-    pub files: Vec<(&'static str, HostTensors)>,
+    pub files: Vec<(&'static str, Arc<HostTensors>)>,
     /// Written beside it if they are not there yet.
     pub kept: Kept,
 }
@@ -258,12 +258,12 @@ mod tests {
         let identity = Identity::new(ModelScale::N, Vec::new(), 4, 0);
         let kept = EpochWeights {
             epoch: u32::try_from(step).unwrap(),
-            tensors: HostTensors::copy([("w", &tensor)]),
+            tensors: Arc::new(HostTensors::copy([("w", &tensor)])),
             metadata: std::collections::HashMap::new(),
         };
         Snapshot {
             progress: Progress { step, ..Progress::start(identity, 2) },
-            files: vec![("model.safetensors", HostTensors::copy([("w", &tensor)]))],
+            files: vec![("model.safetensors", Arc::new(HostTensors::copy([("w", &tensor)])))],
             kept: Kept { last: Some(Arc::new(kept)), best: None },
         }
     }

@@ -216,7 +216,10 @@ impl<'a> Session<'a> {
                 return Ok(End::Stopped);
             }
         }
-        self.conclude()?;
+        if !self.conclude()? {
+            self.checkpoint_and_wait()?;
+            return Ok(End::Stopped);
+        }
         Ok(End::Finished)
     }
 
@@ -437,8 +440,9 @@ impl<'a> Session<'a> {
         Err(TrainError::io(root)(std::io::Error::other("no checkpoint could be written")))
     }
 
-    /// After the last epoch: a validation of the best weights in detail, and the pictures.
-    fn conclude(&mut self) -> Result<(), TrainError> {
+    /// After the last epoch: a validation of the best weights in detail, and the pictures. `false` if it was asked to
+    /// stop during that validation, which a resume then does again.
+    fn conclude(&mut self) -> Result<bool, TrainError> {
         if self.is_out_of_time() {
             let message = format!("the time of {} hours is over", self.setup.spec().time);
             self.outside.events.log(LogLevel::Info, message);
@@ -462,25 +466,23 @@ impl<'a> Session<'a> {
         let how = Validation { show: console::validating(self.outside.events), ..self.validation() };
         let details = examine(&model, &loader, &how, self.outside.stop)?;
         self.tell_smaller_validation();
-        let drawn = self.draw_results(&model, details.as_ref());
+        let Some(details) = details else { return Ok(false) };
+        let drawn = self.draw_results(&model, &details);
         self.tell_undrawn(drawn);
-        if let Some(details) = details {
-            console::finished(&self.progress, &details, self.setup, self.outside.events);
-        }
-        Ok(())
+        console::finished(&self.progress, &details, self.setup, self.outside.events);
+        Ok(true)
     }
 
-    fn draw_results(&self, model: &Model, details: Option<&Details>) -> Result<(), TrainError> {
+    fn draw_results(&self, model: &Model, details: &Details) -> Result<(), TrainError> {
         let run_dir = &self.setup.options.run_dir;
         let column = |name: &str| {
             let value = |row: &Row| row.metrics.get(name).copied().unwrap_or(f64::NAN);
             self.progress.rows.iter().map(value).collect()
         };
         pictures::write_results(run_dir, column).map_err(TrainError::io(run_dir))?;
-        if let Some(Details { evaluator, confusion, .. }) = details {
-            pictures::write_validation(run_dir, &self.setup.names, evaluator, confusion)
-                .map_err(TrainError::io(run_dir))?;
-        }
+        let Details { evaluator, confusion, .. } = details;
+        pictures::write_validation(run_dir, &self.setup.names, evaluator, confusion)
+            .map_err(TrainError::io(run_dir))?;
         artifacts::write_samples(self.setup, model)
     }
 }

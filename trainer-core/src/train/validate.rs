@@ -133,6 +133,7 @@ pub fn look(model: &Model, batch: &Batch, how: &Validation<'_>, config: &NmsConf
 
 /// The loss, and decoded predictions on the host.
 fn look_at(model: &Model, batch: &Batch, images: Range<usize>, how: &Validation<'_>) -> (Loss, Tensor) {
+    let _unsearched = libtorch::Unsearched::begin();
     let prediction = forward(model, &input_of(batch, images.clone(), model.device()), false, how.precision);
     let targets = targets_of(batch, images, model.device());
     let loss = detection_loss(&prediction, model.head().bins(), &targets, how.gains);

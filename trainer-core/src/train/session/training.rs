@@ -57,7 +57,6 @@ impl Session<'_> {
         if pieces.is_empty() {
             return Ok(true);
         }
-        console::epoch_begins(self.outside.events);
         self.outside.watch.epoch_begins(epoch + 1);
         self.stopwatch.epoch_begins();
         self.mark = None;
@@ -65,9 +64,10 @@ impl Session<'_> {
         let closing = epochs.saturating_sub(spec.close_mosaic);
         let mosaic = epoch < closing;
         if epoch == closing && epoch > 0 && self.progress.batches_done == 0 && spec.mosaic > 0.0 {
-            console::mosaic_ends(epochs - closing, self.outside.events);
+            console::mosaic_ends(epoch + 1, self.outside.events);
             self.drawing.show_more();
         }
+        console::epoch_begins(self.outside.events);
         let first_sample = usize::try_from(self.progress.images_done).unwrap_or(usize::MAX);
         let batch_size = self.progress.batch_size as usize;
         let plan = EpochPlan { epoch, batch_size, first_sample, mosaic };
