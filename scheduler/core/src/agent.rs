@@ -338,6 +338,7 @@ impl Core {
         }
         let Some((_, id)) = self.lost.pop_first() else { return false };
         if let Some(agent) = self.agents.remove(&id) {
+            self.advertised.note(id, &Condition::default());
             for (gpu, until) in agent.record.reserved {
                 self.reservations.remove(&(until, id, gpu));
             }

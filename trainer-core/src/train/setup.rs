@@ -362,6 +362,7 @@ mod tests {
                 cache_limits: Limits::DEFAULT,
                 cache_ram_bytes: None,
                 device: Device::Cpu,
+                amp: None,
                 batch_size: None,
                 resume: false,
                 data_roots: Vec::new(),
