@@ -374,8 +374,8 @@ impl Lane {
 
     /// When the card becomes free that comes after so many others; behind the last one, when that does.
     pub(super) fn nth_end(&self, behind: usize) -> Option<Time> {
-        let last = self.ends.len().checked_sub(1)?;
-        self.ends.iter().nth(behind.min(last)).map(|&(end, _)| end)
+        let nth = if behind < self.ends.len() { self.ends.iter().nth(behind) } else { self.ends.last() };
+        nth.map(|&(end, _)| end)
     }
 
     /// Brings what is left of the running jobs up to `now`, unless it is as good as new.

@@ -92,6 +92,8 @@ pub const LEFT_ALONE: Duration = Duration::from_secs(3 * 3600);
 const CROWDING_WORTH: f64 = 16.0;
 /// Over which time that is averaged.
 const CROWDING_MEMORY: Duration = Duration::from_secs(6 * 3600);
+/// Machines with a data set that are asked for their cards.
+const HOLDERS_ASKED: usize = 64;
 /// What was thought of a job, or worked out of a line, holds for so long: events that come faster are not worth
 /// thinking everything over.
 const FRESH: Duration = Duration::from_secs(1);
@@ -140,7 +142,8 @@ impl Core {
 
     /// Whether an agent with such a card holds it.
     fn is_warm(&self, facts: &Facts, kind: &Kind) -> bool {
-        self.holders(facts).any(|agent| {
+        // Of very many the first tell: cards of a kind that only the others have count as cold.
+        self.holders(facts).take(HOLDERS_ASKED).any(|agent| {
             let inventory = self.agents.get(&agent).map(|agent| &agent.record.inventory);
             inventory.is_some_and(|inventory| kind.is_of(inventory))
         })

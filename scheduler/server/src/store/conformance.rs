@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use trainyard_scheduler_core::{AgentRecord, EventBody, EventRecord, JobRecord, Write};
+use trainyard_scheduler_core::{AgentRecord, AttemptRecord, EventBody, EventRecord, JobRecord, Write};
 use trainyard_types::{
-    AgentId, GpuUuid, Inventory, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Time, TrainSpec,
+    AgentId, AttemptId, GpuUuid, Inventory, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Slot, Time,
+    TrainSpec,
 };
 use uuid::Uuid;
 
@@ -16,6 +17,27 @@ use crate::telemetry::{Batch, Resolution, Sample};
 
 pub(super) const ME: Uuid = Uuid::from_u128(1);
 pub(super) const OTHER: Uuid = Uuid::from_u128(2);
+
+/// An attempt that was placed and has told nothing yet.
+pub(super) fn attempt(job: JobId, number: u32) -> AttemptRecord {
+    AttemptRecord {
+        id: AttemptId { job, number },
+        agent: AgentId(Uuid::from_u128(7)),
+        agent_name: "a".into(),
+        slot: Slot::Cpu(0),
+        others: Vec::new(),
+        device: "CPU".into(),
+        choice: None,
+        warm: false,
+        expected_end: None,
+        batch_chosen: None,
+        setup: None,
+        last_sequence: 0,
+        placed: Time(6),
+        started: None,
+        ended: None,
+    }
+}
 
 /// A job that no other one of this process has the id of.
 pub(super) fn job() -> JobRecord {

@@ -1,10 +1,11 @@
 //! What stands in Redis and cannot be read: hand-edited, cut off, of another build.
 
 use trainyard_scheduler_core::{AttemptRecord, JobRecord, Pulse, UserRecord, Write};
-use trainyard_types::{AgentId, AttemptId, JobId, JobState, LeaderEpoch, Slot, Time};
-use uuid::Uuid;
+use trainyard_types::{JobState, LeaderEpoch, Time};
 
-use super::conformance::{ME, OTHER, PrivateRedis, agent, candidate, event, events, job, lead, take, write};
+use super::conformance::{
+    ME, OTHER, PrivateRedis, agent, attempt, candidate, event, events, job, lead, take, write,
+};
 use super::{Campaigned, SCHEMA, Store, StoreError, keys};
 
 #[tokio::test]
@@ -42,26 +43,6 @@ async fn a_record_that_cannot_be_read_is_set_aside_and_named() {
     }
 }
 
-fn attempt(job: JobId) -> AttemptRecord {
-    AttemptRecord {
-        id: AttemptId { job, number: 1 },
-        agent: AgentId(Uuid::from_u128(1)),
-        agent_name: "a".into(),
-        slot: Slot::Cpu(0),
-        others: Vec::new(),
-        device: "CPU".into(),
-        choice: None,
-        warm: false,
-        expected_end: None,
-        batch_chosen: None,
-        setup: None,
-        last_sequence: 0,
-        placed: Time(1),
-        started: None,
-        ended: None,
-    }
-}
-
 #[tokio::test]
 async fn a_number_that_cannot_be_counted_on_from_is_set_aside_and_named() {
     let redis = PrivateRedis::start();
@@ -74,7 +55,7 @@ async fn a_number_that_cannot_be_counted_on_from_is_set_aside_and_named() {
         (keys::JOBS, record.id.to_string(), format!("{} {json}", record.revision))
     };
     let mut told = job();
-    told.attempts = vec![AttemptRecord { last_sequence: u64::MAX, ..attempt(told.id) }];
+    told.attempts = vec![AttemptRecord { last_sequence: u64::MAX, ..attempt(told.id, 1) }];
     let damaged_jobs =
         [JobRecord { revision: u64::MAX, ..job() }, JobRecord { last_cursor: u64::MAX - 1, ..job() }, told];
     let user = UserRecord { name: "ada".into(), used: 1, as_of: Time(1), typical_run: Some(u64::MAX) };

@@ -6,16 +6,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use trainyard_scheduler_core::record::AttemptEnd;
-use trainyard_scheduler_core::{
-    AttemptRecord, BatchRecord, Content, JobRecord, Progress, Pulse, UserRecord, Write,
-};
+use trainyard_scheduler_core::{BatchRecord, Content, JobRecord, Progress, Pulse, UserRecord, Write};
 use trainyard_types::{
-    AgentId, AttemptId, BatchId, EndReason, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Slot, Time,
-    TrainSpec,
+    BatchId, EndReason, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Time, TrainSpec,
 };
 use uuid::Uuid;
 
-use super::conformance::{PrivateRedis, agent, event, lead};
+use super::conformance::{PrivateRedis, agent, attempt, event, lead};
 use super::memory::MemoryStore;
 use super::{Loaded, Store, StoreError};
 
@@ -90,26 +87,6 @@ fn spec() -> JobSpec {
     JobSpec::new(TrainSpec::new(ModelScale::N, "/data/d.yaml"))
 }
 
-fn live(id: JobId, number: u32) -> AttemptRecord {
-    AttemptRecord {
-        id: AttemptId { job: id, number },
-        agent: AgentId(Uuid::from_u128(7)),
-        agent_name: "a".into(),
-        slot: Slot::Cpu(0),
-        others: Vec::new(),
-        device: "CPU".into(),
-        choice: None,
-        warm: false,
-        expected_end: None,
-        batch_chosen: None,
-        setup: None,
-        last_sequence: 0,
-        placed: Time(6),
-        started: None,
-        ended: None,
-    }
-}
-
 impl Model {
     fn job(&mut self, job: u128, state: u8, wrong: bool) -> Option<Write> {
         let id = id(job);
@@ -128,7 +105,7 @@ impl Model {
             _ => JobState::Cancelled,
         };
         if state == JobState::Starting {
-            attempts.push(live(id, u32::try_from(attempts.len()).unwrap() + 1));
+            attempts.push(attempt(id, u32::try_from(attempts.len()).unwrap() + 1));
         }
         let revision = known.revision + if wrong { 2 } else { 1 };
         let record = JobRecord { revision, state, attempts, ..known };
