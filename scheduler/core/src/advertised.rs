@@ -9,6 +9,9 @@ use trainyard_types::{AgentId, FitRecord, ModelScale, TrainSpec};
 
 use crate::event::Condition;
 
+/// Kinds of runs that are remembered: five models, image sizes and cards make some hundreds.
+const RUNS: usize = 16_384;
+
 /// A data set at an image size.
 type Decoded = (PathBuf, u32);
 
@@ -35,7 +38,10 @@ impl Advertised {
     /// An agent has spoken.
     pub(crate) fn note(&mut self, agent: AgentId, condition: &Condition) {
         for record in &condition.fit_records {
-            self.needs.insert(Run::of(record), least_mib(record));
+            let run = Run::of(record);
+            if self.needs.len() < RUNS || self.needs.contains_key(&run) {
+                self.needs.insert(run, least_mib(record));
+            }
         }
         let holds: BTreeSet<Decoded> =
             condition.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz)).collect();
