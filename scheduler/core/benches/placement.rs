@@ -3,12 +3,15 @@
 #![expect(clippy::disallowed_methods, reason = "a bench is a driver: it measures")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use trainyard_scheduler_core::{Condition, Core, CoreConfig, Event, Hello, Output, Policy, Stored};
+use trainyard_scheduler_core::{
+    BatchRecord, Condition, Content, Core, CoreConfig, Event, Hello, Output, Policy, Stored,
+};
 use trainyard_types::{
-    AgentId, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec, ModelScale,
-    Report, ReportBody, Resources, Session, Time, TrainSpec,
+    AgentId, AttemptId, BatchId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
+    ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec,
 };
 use uuid::Uuid;
 
@@ -156,6 +159,24 @@ fn decisions(policy: Policy, queued: u64, shape: Shape) {
     print(&name("idle_tick"), spans.collect());
 }
 
+/// A hundred thousand jobs in one call; the time until all of them have their lines counts apart.
+fn batch(policy: Policy) {
+    const COUNT: u64 = 100_000;
+    let mut core = Core::new(CoreConfig { policy, lease: FOREVER, ..CoreConfig::default() });
+    let specs: Vec<Arc<JobSpec>> = (0..COUNT).map(|number| Arc::new(spec(number, SINGLE))).collect();
+    let batch = BatchRecord {
+        id: BatchId(Uuid::from_u128(1 << 96)),
+        user: "ada".into(),
+        request_id: None,
+        content: Content::Specs(specs),
+        created: NOW,
+    };
+    let start = Instant::now();
+    black_box(core.handle(NOW, Event::SubmitBatch { batch: Arc::new(batch) }));
+    let of = if policy == Policy::FinishTime { "finish_time_" } else { "" };
+    println!("core_{of}batch_submissions {:.0} 1/s", per_second(COUNT, start.elapsed()));
+}
+
 fn main() {
     const COUNT: u64 = 100_000;
     let mut core = Core::new(CoreConfig::default());
@@ -169,6 +190,7 @@ fn main() {
     black_box(Core::load(CoreConfig::default(), NOW, Stored { jobs: records, ..Stored::default() }));
     println!("core_load_{COUNT}_jobs {:.3} s", start.elapsed().as_secs_f64());
     for policy in [Policy::Fair, Policy::FinishTime] {
+        batch(policy);
         for queued in [1000, 10_000, 100_000] {
             decisions(policy, queued, SINGLE);
         }
