@@ -89,6 +89,6 @@ pub unsafe extern "C" fn nvmlEventSetWait_v2(
         if Instant::now() >= end {
             return TIMEOUT;
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(100));
     }
 }
