@@ -110,9 +110,9 @@ pub(crate) enum Told {
     Silence,
 }
 
-/// What the first steps of an attempt count, its first epoch, which fills caches, the second one, and each
-/// later one: a job's epochs are alike, so that a long job must not drown the others.
-const STEPS_COUNT: f64 = 0.3;
+/// What the first steps of an attempt count, which start everything up, its first epoch, which fills caches, the
+/// second one, and each later one: a job's epochs are alike, so that a long job must not drown the others.
+const STEPS_COUNT: f64 = 0.05;
 const FIRST_EPOCH_COUNTS: f64 = 0.3;
 const SECOND_EPOCH_COUNTS: f64 = 1.0;
 const EPOCH_COUNTS: f64 = 0.1;

@@ -65,6 +65,8 @@ const MEMORY: f64 = 20.0;
 const FIRST_VARIANCE: f64 = 0.01;
 /// A value counts as at most so many standard deviations away.
 const CUT_OFF: f64 = 3.0;
+/// Values from which on outliers are told.
+const KNOWN: f64 = 1.0;
 /// Standard deviations below this are taken for it, lest equal values make the cell deaf.
 const LEAST_DEVIATION: f64 = 0.05;
 /// What an offset is held against: so many values that say that the data sheet is right.
@@ -113,7 +115,9 @@ impl Rates {
             Some(cell) => cell,
             None => cells.entry(device.to_owned()).or_insert(new),
         };
-        let cut = CUT_OFF * cell.variance.sqrt().max(LEAST_DEVIATION);
+        // What is known from a job's first minutes alone is no ground to doubt what follows.
+        let is_known = cell.weight >= KNOWN;
+        let cut = if is_known { CUT_OFF * cell.variance.sqrt().max(LEAST_DEVIATION) } else { f64::INFINITY };
         let step = (value - cell.mean).clamp(-cut, cut);
         let gain = weight / (cell.weight + weight);
         let moves = cell.weight == 0.0 || (gain * step).abs() > 1e-3;

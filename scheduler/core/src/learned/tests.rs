@@ -40,6 +40,16 @@ fn one_wild_value_moves_little_and_a_lasting_change_is_followed() {
 }
 
 #[test]
+fn a_slow_start_is_made_up_for_by_the_first_epochs() {
+    let mut rates = Rates::default();
+    let n = workload(ModelScale::N);
+    for (rate, counts) in [(4.0, STEPS_COUNT), (30.0, FIRST_EPOCH_COUNTS), (48.0, SECOND_EPOCH_COUNTS)] {
+        rates.observe(n, CARD, rate, counts);
+    }
+    assert!(near(rates.estimate(&n, CARD).images_per_second, 48.0, 0.2), "{:?}", rates.estimate(&n, CARD));
+}
+
+#[test]
 fn a_card_that_is_slow_for_others_is_expected_to_be_slow_here() {
     let mut rates = Rates::default();
     let ratio = |rates: &Rates, model| {

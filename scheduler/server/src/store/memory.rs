@@ -80,15 +80,32 @@ impl State {
 
     fn commit(&mut self, leader: LeaderEpoch, writes: &[Write]) -> Result<(), StoreError> {
         self.fence(leader)?;
-        let mut revisions = BTreeMap::new();
+        // Of several writes of a job the first builds on what is stored; what is forgotten builds on nothing.
+        let (mut built_on, mut newest) = (BTreeMap::new(), BTreeMap::new());
+        let conflict = |job: JobId, stored, expected| {
+            Err(StoreError::Conflict { job: job.to_string(), stored, expected })
+        };
         for write in writes {
-            if let Write::Job(record) = write {
-                let stored = self.jobs.get(&record.id).map_or(0, |stored| stored.revision);
-                let stored = revisions.insert(record.id, record.revision).unwrap_or(stored);
-                let expected = record.revision - 1;
-                if stored != expected {
-                    return Err(StoreError::Conflict { job: record.id.to_string(), stored, expected });
+            match write {
+                Write::Job(record) => {
+                    let expected = record.revision - 1;
+                    match newest.insert(record.id, record.revision) {
+                        Some(before) if before != expected => return conflict(record.id, before, expected),
+                        Some(_) => {}
+                        None => drop(built_on.insert(record.id, expected)),
+                    }
                 }
+                Write::Forget { job, .. } => {
+                    built_on.remove(job);
+                    newest.remove(job);
+                }
+                _ => {}
+            }
+        }
+        for (job, expected) in built_on {
+            let stored = self.jobs.get(&job).map_or(0, |stored| stored.revision);
+            if stored != expected {
+                return conflict(job, stored, expected);
             }
         }
         for write in writes {
