@@ -67,6 +67,8 @@ fn op() -> impl Strategy<Value = Op> {
 /// What has been stored, to build writes on.
 #[derive(Default, Clone)]
 struct Model {
+    /// Jobs of this commit that are no more: the core writes nothing of them again.
+    forgotten: Vec<JobId>,
     jobs: BTreeMap<JobId, JobRecord>,
     batches: BTreeMap<u128, Arc<BatchRecord>>,
     cursors: BTreeMap<JobId, u64>,
@@ -90,6 +92,9 @@ fn spec() -> JobSpec {
 impl Model {
     fn job(&mut self, job: u128, state: u8, wrong: bool) -> Option<Write> {
         let id = id(job);
+        if self.forgotten.contains(&id) {
+            return None;
+        }
         let stored = self.jobs.get(&id).cloned();
         let known = stored
             .or_else(|| (job < 5).then(|| JobRecord::queued(id, "ada".into(), spec().into(), Time(5))))?;
@@ -129,6 +134,7 @@ impl Model {
                 record.beat(pulse.clone());
                 Write::Pulse(pulse)
             }
+            Op::Events { job, .. } if self.forgotten.contains(&id(job)) => return None,
             Op::Events { job, count } => {
                 let last = self.cursors.entry(id(job)).or_insert(1);
                 // One that is there already is among them at times.
@@ -152,6 +158,7 @@ impl Model {
             Op::Forget(job) => {
                 let record = self.jobs.remove(&id(job))?;
                 self.cursors.remove(&id(job));
+                self.forgotten.push(id(job));
                 Write::Forget { job: id(job), batch: record.batch.map(|place| place.batch.id) }
             }
             Op::ForgetBatch(number) => {
@@ -192,6 +199,7 @@ async fn compare(redis: &PrivateRedis, commits: &[(Vec<Op>, bool)]) -> Result<()
     let leaders = [lead(stores[0]).await, lead(stores[1]).await];
     let mut model = Model::default();
     for (ops, stale) in commits {
+        model.forgotten.clear();
         let before = model.clone();
         let writes: Vec<Write> = ops.iter().filter_map(|op| model.write(op)).collect();
         let mut outcomes = Vec::new();
