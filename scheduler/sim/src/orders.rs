@@ -46,14 +46,22 @@ impl Said {
         }
     }
 
-    /// An agent was forgotten, and what was ordered of it.
+    /// An agent was forgotten, and what was ordered of it; with its sessions what it said by them.
     pub(crate) fn forget(&mut self, agent: AgentId) {
         self.drained.remove(&agent);
         self.reserved.retain(|(one, _), _| *one != agent);
+        self.closed.retain(|(_, one), _| *one != agent);
     }
 
     /// Nothing new begins where somebody said that nothing may.
-    pub(crate) fn check(&self, leader_epoch: u64, now: Time, commands: &[Command]) -> Result<(), Violation> {
+    pub(crate) fn check(
+        &mut self,
+        leader_epoch: u64,
+        now: Time,
+        commands: &[Command],
+    ) -> Result<(), Violation> {
+        // A leader whose clock is ahead ends reservations, and the next one does not bring them back.
+        self.reserved.retain(|_, until| now < *until);
         for command in commands {
             let Command::Assign { agent, assignment, .. } = command else { continue };
             let (_, condition) = self
