@@ -3,6 +3,7 @@
 //! Must not know the core's own accounts. It follows which attempts begin and end, and integrates.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use trainyard_scheduler_core::share::STAKE;
 use trainyard_scheduler_core::{CoreConfig, JobRecord};
@@ -10,6 +11,8 @@ use trainyard_types::{AttemptId, DeviceKind, JobId, JobState, Time};
 
 use crate::oracle::Violation;
 
+/// A retry's time that has come is noticed with the next tick; an event may come just before that.
+const NOTICED: Duration = Duration::from_millis(100);
 /// Milliseconds by which two ways to round may differ, for one second of weight.
 const TOLERANCE: f64 = 1000.0;
 
@@ -106,7 +109,7 @@ impl Fairness {
                 && other.user != job.user
                 && other.spec.priority == job.spec.priority
                 && other.spec.resources == job.spec.resources
-                && other.not_before.is_none_or(|time| time <= now)
+                && other.not_before.is_none_or(|time| time + NOTICED <= now)
                 && !self.is_at_limit(config, other, jobs)
                 && self.share(config, now, half_life, &other.user) + TOLERANCE < share
         });
