@@ -244,6 +244,25 @@ fn check_id(text: &str) -> Result<String, Failure> {
         .hint("an id is a UUID or the beginning of one; `yard jobs` lists them"))
 }
 
+/// All pages of a list; `page` asks for the one with a token, and returns what follows it, too.
+///
+/// # Errors
+/// The first page that cannot be had.
+pub async fn every_page<T>(
+    mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Failure>,
+) -> Result<Vec<T>, Failure> {
+    let mut all = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let (entries, next) = page(page_token).await?;
+        all.extend(entries);
+        if next.is_empty() {
+            return Ok(all);
+        }
+        page_token = next;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

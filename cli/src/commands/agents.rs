@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use trainyard_proto::pb;
 
-use crate::client::Client;
+use crate::client::{Client, every_page};
 use crate::commands::Context;
 use crate::commands::orders::Order;
 use crate::failure::Failure;
@@ -125,18 +125,13 @@ async fn rates(context: &Context) -> Result<(), Failure> {
 /// # Errors
 /// No server.
 pub async fn all_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
-    let mut rates = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    every_page(async |page_token| {
         let request = pb::ListRatesRequest { page_size: 1000, page_token };
         let call = || async { client.cluster().list_rates(request.clone()).await };
         let answer = client.retrying(call).await?;
-        rates.extend(answer.rates);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            return Ok(rates);
-        }
-    }
+        Ok((answer.rates, answer.next_page_token))
+    })
+    .await
 }
 
 /// A card with the names of its agent.
@@ -182,16 +177,11 @@ pub fn with_agent(card: &Card) -> Value {
 /// # Errors
 /// No server.
 pub async fn all(client: &Client) -> Result<Vec<pb::Agent>, Failure> {
-    let mut agents = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    every_page(async |page_token| {
         let request = pb::ListAgentsRequest { page_size: 1000, page_token };
         let call = || async { client.cluster().list_agents(request.clone()).await };
         let answer = client.retrying(call).await?;
-        agents.extend(answer.agents);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            return Ok(agents);
-        }
-    }
+        Ok((answer.agents, answer.next_page_token))
+    })
+    .await
 }

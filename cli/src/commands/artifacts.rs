@@ -7,6 +7,7 @@ use serde_json::json;
 use trainyard_proto::pb;
 
 use crate::artifact::{self, Fetched};
+use crate::client::every_page;
 use crate::commands::Context;
 use crate::failure::{Exit, Failure};
 use crate::proto_json::to_json;
@@ -56,18 +57,13 @@ impl Artifacts {
 }
 
 async fn list(context: &Context, id: &str) -> Result<Vec<pb::Artifact>, Failure> {
-    let mut artifacts = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    every_page(async |page_token| {
         let request = pb::ListArtifactsRequest { job_id: id.to_owned(), page_size: 1000, page_token };
         let call = || async { context.client.artifacts().list_artifacts(request.clone()).await };
         let answer = context.client.retrying(call).await?;
-        artifacts.extend(answer.artifacts);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            return Ok(artifacts);
-        }
-    }
+        Ok((answer.artifacts, answer.next_page_token))
+    })
+    .await
 }
 
 async fn show(context: &Context, id: &str, artifacts: &[pb::Artifact]) -> Result<(), Failure> {

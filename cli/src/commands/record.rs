@@ -1,6 +1,5 @@
 //! `yard record`: what the cluster has been through, as a case that `trainyard-sim replay` runs again.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -8,8 +7,9 @@ use std::path::PathBuf;
 use clap::Args;
 use prost_types::Timestamp;
 use trainyard_proto::pb;
-use trainyard_types::gpu::matches_model;
+use trainyard_types::gpu::{matches_model, nominal_gib};
 
+use crate::client::every_page;
 use crate::commands::{Context, agents};
 use crate::failure::Failure;
 use crate::terminal;
@@ -61,9 +61,7 @@ impl Record {
 
     async fn jobs(&self, context: &Context) -> Result<Vec<pb::Job>, Failure> {
         let ended = [pb::JobState::Succeeded, pb::JobState::Failed, pb::JobState::Cancelled];
-        let mut jobs = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        every_page(async |page_token| {
             let request = pb::ListJobsRequest {
                 page_size: PAGE,
                 page_token,
@@ -73,12 +71,9 @@ impl Record {
             };
             let call = || async { context.client.jobs().list_jobs(request.clone()).await };
             let answer = context.client.retrying(call).await?;
-            jobs.extend(answer.jobs);
-            page_token = answer.next_page_token;
-            if page_token.is_empty() {
-                return Ok(jobs);
-            }
-        }
+            Ok((answer.jobs, answer.next_page_token))
+        })
+        .await
     }
 }
 
@@ -106,14 +101,15 @@ struct Row<'a> {
 
 impl Recording {
     fn of(jobs: &[pb::Job], cards: &[agents::Card], rates: &[pb::Rate]) -> Self {
-        let mut kinds: BTreeMap<(&str, u64), usize> = BTreeMap::new();
+        let mut kinds: Vec<(&str, f64, usize)> = Vec::new();
         for card in cards {
-            // The nominal size: NVML's total, rounded to half a GiB.
-            let half_gib = card.gpu.memory_total_mib.saturating_add(256) / 512;
-            *kinds.entry((&card.gpu.model, half_gib)).or_default() += 1;
+            let (model, size) = (card.gpu.model.as_str(), nominal_gib(card.gpu.memory_total_mib));
+            match kinds.iter_mut().find(|kind| (kind.0, kind.1) == (model, size)) {
+                Some(kind) => kind.2 += 1,
+                None => kinds.push((model, size, 1)),
+            }
         }
-        let kinds: Vec<(&str, f64, usize)> =
-            kinds.into_iter().map(|((model, half), count)| (model, half as f64 / 2.0, count)).collect();
+        kinds.sort_by(|one, other| one.0.cmp(other.0).then(one.1.total_cmp(&other.1)));
         let mut rows: Vec<Row<'_>> = jobs.iter().filter_map(|job| row(job, &kinds, rates)).collect();
         rows.sort_by(|a, b| a.submit.total_cmp(&b.submit));
         let first = rows.first().map_or(0.0, |row| row.submit);

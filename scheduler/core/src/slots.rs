@@ -28,17 +28,16 @@ pub enum Kind {
 
 impl Kind {
     fn of(gpu: &Gpu) -> Self {
-        // The same rounding as `Gpu::nominal_gib`, in whole numbers.
-        Self::Gpu { half_gib: gpu.memory_total_mib.saturating_add(256) / 512, model: gpu.model.clone() }
+        Self::Gpu { half_gib: half_gib(gpu), model: gpu.model.clone() }
     }
 
     /// Whether an agent with this inventory has such slots.
     pub(crate) fn is_of(&self, inventory: &Inventory) -> bool {
         match self {
             Self::Cpu => inventory.cpu_slots > 0,
-            Self::Gpu { half_gib, model } => inventory.gpus.iter().any(|gpu| {
-                gpu.model == *model && gpu.memory_total_mib.saturating_add(256) / 512 == *half_gib
-            }),
+            Self::Gpu { half_gib: size, model } => {
+                inventory.gpus.iter().any(|gpu| gpu.model == *model && half_gib(gpu) == *size)
+            }
         }
     }
 
@@ -73,6 +72,11 @@ impl Kind {
             Self::Gpu { model, .. } => model,
         }
     }
+}
+
+/// A card's nominal memory: the same rounding as `Gpu::nominal_gib`, in whole numbers.
+fn half_gib(gpu: &Gpu) -> u64 {
+    gpu.memory_total_mib.saturating_add(256) / 512
 }
 
 /// Where a slot is. In the order in which equal slots are used.

@@ -102,20 +102,36 @@ impl Learned {
 pub(crate) enum Told {
     /// Images that it trains and validates with.
     Images(u64, u64),
-    /// A speed, and how much it counts.
-    Rate(f64, f64),
+    /// A speed, and of what.
+    Rate(f64, Pace),
     /// The job's place changed.
     Nothing,
     /// Nothing at all.
     Silence,
 }
 
-/// What the first steps of an attempt count, which start everything up, its first epoch, which fills caches, the
-/// second one, and each later one: a job's epochs are alike, so that a long job must not drown the others.
-const STEPS_COUNT: f64 = 0.05;
-const FIRST_EPOCH_COUNTS: f64 = 0.3;
-const SECOND_EPOCH_COUNTS: f64 = 1.0;
-const EPOCH_COUNTS: f64 = 0.1;
+/// Which part of an attempt a speed is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// The first steps, which start everything up.
+    Steps,
+    /// Its first epoch, which fills caches.
+    FirstEpoch,
+    SecondEpoch,
+    LaterEpoch,
+}
+
+impl Pace {
+    /// How many values it counts as. A job's epochs are alike, so that a long job must not drown the others.
+    const fn counts(self) -> f64 {
+        match self {
+            Self::Steps => 0.05,
+            Self::FirstEpoch => 0.3,
+            Self::SecondEpoch => 1.0,
+            Self::LaterEpoch => 0.1,
+        }
+    }
+}
 
 impl Told {
     /// `job` is as it was before.
@@ -124,16 +140,16 @@ impl Told {
             TrainerEvent::Started(started) => Self::Images(started.train_images, started.val_images),
             TrainerEvent::Epoch(epoch) => {
                 let setup = job.live_attempt().and_then(|attempt| attempt.setup.as_ref());
-                let counts = match epoch.epoch.saturating_sub(setup.map_or(0, |setup| setup.first_epoch)) {
-                    0 => FIRST_EPOCH_COUNTS,
-                    1 => SECOND_EPOCH_COUNTS,
-                    _ => EPOCH_COUNTS,
+                let pace = match epoch.epoch.saturating_sub(setup.map_or(0, |setup| setup.first_epoch)) {
+                    0 => Pace::FirstEpoch,
+                    1 => Pace::SecondEpoch,
+                    _ => Pace::LaterEpoch,
                 };
-                Self::Rate(epoch.images_per_second, counts)
+                Self::Rate(epoch.images_per_second, pace)
             }
             TrainerEvent::Step(step) => {
                 let is_first = job.progress.as_ref().is_none_or(|progress| progress.images_per_second == 0.0);
-                if is_first { Self::Rate(step.images_per_second, STEPS_COUNT) } else { Self::Silence }
+                if is_first { Self::Rate(step.images_per_second, Pace::Steps) } else { Self::Silence }
             }
             TrainerEvent::Finished(_) => Self::Nothing,
             TrainerEvent::Checkpoint(_)
@@ -159,12 +175,12 @@ impl Core {
                     out.write_all(forgotten.map(Write::Unlearn));
                 }
             }
-            Told::Rate(rate, counts) => {
+            Told::Rate(rate, pace) => {
                 let device = job.live_attempt().map_or("", |attempt| attempt.device.as_str());
                 let workload = Workload::from(&*job.full_spec());
-                let record = self.learned.rates.observe(workload, device, rate, counts);
+                let record = self.learned.rates.observe(workload, device, rate, pace.counts());
                 out.write_all(record.map(|record| Write::Learned(LearnedRecord::Rate(record))));
-                if counts == SECOND_EPOCH_COUNTS
+                if pace == Pace::SecondEpoch
                     && let Some(first) = cold_rate(job)
                 {
                     let record = self.learned.cold.observe(first, rate);

@@ -43,8 +43,8 @@ fn one_wild_value_moves_little_and_a_lasting_change_is_followed() {
 fn a_slow_start_is_made_up_for_by_the_first_epochs() {
     let mut rates = Rates::default();
     let n = workload(ModelScale::N);
-    for (rate, counts) in [(4.0, STEPS_COUNT), (30.0, FIRST_EPOCH_COUNTS), (48.0, SECOND_EPOCH_COUNTS)] {
-        rates.observe(n, CARD, rate, counts);
+    for (rate, pace) in [(4.0, Pace::Steps), (30.0, Pace::FirstEpoch), (48.0, Pace::SecondEpoch)] {
+        rates.observe(n, CARD, rate, pace.counts());
     }
     assert!(near(rates.estimate(&n, CARD).images_per_second, 48.0, 0.2), "{:?}", rates.estimate(&n, CARD));
 }

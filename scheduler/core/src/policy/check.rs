@@ -41,7 +41,7 @@ impl Core {
             });
             let in_lines: usize = lane.line.values().map(crate::ranked::Ranked::len).sum();
             let ends: BTreeSet<_> = lane.running.iter().map(|(&job, runner)| (runner.end, job)).collect();
-            let (counted, _) = lane.around(i32::MIN, u64::MAX).before();
+            let counted = lane.around(i32::MIN, u64::MAX).shorter;
             in_line
                 && in_lines == of_lane().count()
                 && lane.waiting == in_lines

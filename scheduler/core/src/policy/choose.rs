@@ -138,9 +138,7 @@ impl Core {
             return None;
         }
         let done_by = now + std::time::Duration::from_millis(super::as_rank(self.takes(facts, kind)));
-        let may_use = |agent| {
-            self.plan.reserved.iter().all(|kept| (kept.lane, kept.agent) != (at, agent) || done_by <= kept.at)
-        };
+        let may_use = |agent| self.plan.kept(at, agent).is_none_or(|kept| done_by <= kept.at);
         let locations = self.free_cards(kind, facts, self.plan.claimed(at, job), may_use)?;
         Some(Placement { job, kind: kind.clone(), locations })
     }

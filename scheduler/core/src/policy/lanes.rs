@@ -47,13 +47,6 @@ pub(super) struct Around {
     pub(super) longer: f64,
 }
 
-impl Around {
-    /// Jobs before, and their area.
-    pub(super) fn before(self) -> (f64, f64) {
-        (self.shorter, self.shorter_area)
-    }
-}
-
 impl Load {
     fn bucket(rank: u64) -> usize {
         #[expect(clippy::cast_precision_loss, reason = "a bucket is wider than the rounding")]
@@ -304,6 +297,11 @@ impl Plan {
                 self.overdue.insert(request, user, *created, job);
             }
         }
+    }
+
+    /// What an agent's cards are kept for, if they are.
+    pub(super) fn kept(&self, lane: usize, agent: AgentId) -> Option<&Reservation> {
+        self.reserved.iter().find(|kept| (kept.lane, kept.agent) == (lane, agent))
     }
 
     /// Cards of a lane that jobs are on their way to which make way for themselves, but for one of them.

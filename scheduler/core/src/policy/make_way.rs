@@ -92,8 +92,7 @@ impl Core {
         if let Some(cause) = self.faster(now, id, at, left) {
             return Some(cause);
         }
-        let kept = self.plan.reserved.iter().find(|kept| (kept.lane, kept.agent) == (at, attempt.agent));
-        if let Some(kept) = kept {
+        if let Some(kept) = self.plan.kept(at, attempt.agent) {
             return kept.victims.contains(&id).then_some(Cause::For(kept.job));
         }
         self.shorter(now, id, at, &kind, left)
@@ -101,21 +100,13 @@ impl Core {
 
     /// A free card on which the job would be done much earlier.
     fn faster(&self, now: Time, id: JobId, at: usize, left: f64) -> Option<Cause> {
-        let facts = self.facts(now, self.jobs.get(&id)?);
-        let mut best: Option<(f64, Kind)> = None;
-        for (lane, kind) in self.plan.kinds.iter().enumerate().filter(|(lane, _)| *lane != at) {
-            let is_open =
-                |agent| !self.plan.reserved.iter().any(|kept| (kept.lane, kept.agent) == (lane, agent));
-            let claimed = self.plan.claimed(lane, id);
-            if self.free_cards(kind, &facts, claimed, is_open).is_some()
-                && let Some(takes) = self.moved(now, id, lane)
-                && best.as_ref().is_none_or(|(least, _)| takes < *least)
-            {
-                best = Some((takes, kind.clone()));
-            }
-        }
-        let (takes, kind) = best?;
-        (takes * MUCH_FASTER + MOVE_MARGIN < left).then_some(Cause::Faster(kind))
+        let facts = Facts { resumes: true, ..self.facts(now, self.jobs.get(&id)?) };
+        let others = self.plan.kinds.iter().enumerate().filter(|(lane, _)| *lane != at);
+        let (takes, kind) = others
+            .filter(|(lane, kind)| self.has_free(id, &facts, *lane) && self.fits(&facts, kind))
+            .map(|(_, kind)| (self.takes(&facts, kind), kind))
+            .min_by(|(one, _), (other, _)| one.total_cmp(other))?;
+        (takes * MUCH_FASTER + MOVE_MARGIN < left).then(|| Cause::Faster(kind.clone()))
     }
 
     /// A job that waits for such a card, is much shorter, and has no other.
@@ -161,12 +152,17 @@ impl Core {
     fn has_another(&self, id: JobId, facts: &Facts, wanted: &Kind) -> bool {
         let here = self.takes(facts, wanted);
         self.plan.kinds.iter().enumerate().any(|(lane, kind)| {
-            let is_open =
-                |agent| !self.plan.reserved.iter().any(|kept| (kept.lane, kept.agent) == (lane, agent));
             self.fits(facts, kind)
                 && self.takes(facts, kind) <= here * MUCH_SLOWER
-                && self.free_cards(kind, facts, self.plan.claimed(lane, id), is_open).is_some()
+                && self.has_free(id, facts, lane)
         })
+    }
+
+    /// Whether enough cards of a lane are free that are neither kept for a job nor claimed by another one.
+    fn has_free(&self, id: JobId, facts: &Facts, lane: usize) -> bool {
+        let is_open = |agent| self.plan.kept(lane, agent).is_none();
+        let (kind, claimed) = (&self.plan.kinds[lane], self.plan.claimed(lane, id));
+        self.free_cards(kind, facts, claimed, is_open).is_some()
     }
 
     fn make_way(&mut self, now: Time, id: JobId, cause: &Cause, out: &mut Changes) {

@@ -150,10 +150,7 @@ impl Core {
         let mut spare = BTreeMap::new();
         for (kind, offer) in self.slots.kinds() {
             let Some(lane) = self.plan.find(kind) else { continue };
-            let kept = |other: AgentId| {
-                (lane, other) == (at, agent)
-                    || self.plan.reserved.iter().any(|kept| (kept.lane, kept.agent) == (lane, other))
-            };
+            let kept = |other: AgentId| (lane, other) == (at, agent) || self.plan.kept(lane, other).is_some();
             let free = offer.free.iter().filter(|location| !kept(location.agent)).count();
             spare.insert(lane, u32::try_from(free).unwrap_or(u32::MAX));
         }
@@ -184,8 +181,7 @@ impl Core {
         let gpus = seat.facts.request.gpus;
         let takes = self.takes(&seat.facts, &self.plan.kinds[at]);
         let groups = self.groups(at);
-        let is_kept = |agent| self.plan.reserved.iter().any(|kept| (kept.lane, kept.agent) == (at, agent));
-        let open = || groups.iter().filter(|(agent, _)| !is_kept(**agent));
+        let open = || groups.iter().filter(|(agent, _)| self.plan.kept(at, **agent).is_none());
         let best = |ways: Vec<Way>| {
             ways.into_iter().min_by(|a, b| (a.ready + a.cost).total_cmp(&(b.ready + b.cost)))
         };
