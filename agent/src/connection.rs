@@ -51,6 +51,13 @@ pub struct Readings {
     pub looks: u64,
 }
 
+impl Readings {
+    /// What a GPU does.
+    pub fn card(&self, uuid: &GpuUuid) -> Option<&GpuTelemetry> {
+        self.telemetry.iter().find(|card| card.uuid == *uuid)
+    }
+}
+
 /// The connection's ends of the cards' keeper.
 #[derive(Debug)]
 pub struct CardEnds {

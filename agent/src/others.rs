@@ -50,7 +50,7 @@ pub async fn look(mut cards: watch::Receiver<Readings>, slot: &Slot) -> Others {
 }
 
 fn of_card(readings: &Readings, uuid: &GpuUuid) -> Others {
-    readings.telemetry.iter().find(|card| card.uuid == *uuid).map(Others::of).unwrap_or_default()
+    readings.card(uuid).map(Others::of).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -221,8 +221,7 @@ fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal>
             let gpus: Vec<Gpu> = workshop.probe.gpus();
             let gpu = gpus.into_iter().find(|gpu| gpu.uuid == *uuid);
             let gpu = gpu.ok_or_else(|| missing(format!("the GPU {uuid} does not answer any more")))?;
-            let readings = workshop.cards.borrow().telemetry.clone();
-            let judged = readings.into_iter().find(|reading| reading.uuid == *uuid);
+            let judged = workshop.cards.borrow().card(uuid).cloned();
             // Only that is asked for anew: a whole reading would take from the keeper what others did of late.
             let free_now = workshop.probe.memory_free_mib(uuid);
             let now = judged.map(|judged| GpuTelemetry {

@@ -7,3 +7,4 @@ pub mod cluster;
 pub mod faults;
 pub mod jobs;
 pub mod process;
+pub mod stand_in;

@@ -92,19 +92,13 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
 #[tokio::test]
 async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent() {
     let cluster = Cluster::start().await.unwrap();
-    let (library, state) = (library(), cluster.path("cards.json"));
     let put = |broken: bool| {
         let mut cards: serde_json::Value = serde_json::from_str(&fs::read_to_string(CARDS).unwrap()).unwrap();
         cards["unknown_error"] = broken.into();
-        fs::write(cluster.path("cards.new"), cards.to_string()).unwrap();
-        fs::rename(cluster.path("cards.new"), &state).unwrap();
+        cluster.show_cards("broken", &cards).unwrap();
     };
     put(true);
-    let variables = [
-        ("FAKE_NVML_STATE", state.to_str().unwrap()),
-        ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
-    ];
-    let _agent = cluster.start_agent_with("broken", 0, &variables).await.unwrap();
+    let _agent = cluster.start_agent_with_cards("broken", 0, &[]).await.unwrap();
     let agent = cluster.agent("broken").await.unwrap();
     assert!(agent.gpus.is_empty() && agent.unavailable.contains("Unknown Error"), "{agent:?}");
     let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();

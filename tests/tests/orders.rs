@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -10,7 +9,6 @@ use trainyard_proto::pb;
 use trainyard_proto::pb::attempt::EndReason;
 use trainyard_tests::cluster::Cluster;
 use trainyard_tests::jobs::{assert_gapless, epoch_end, is_running, tiny};
-use trainyard_tests::process::binary;
 
 const CARDS: &str = r#"{"cards": [
     {"name": "NVIDIA GeForce RTX 4090", "uuid": "GPU-a", "memory_total_mib": 24564, "compute_capability": [8, 9]},
@@ -103,17 +101,10 @@ async fn a_drained_agents_job_resumes_elsewhere_and_a_killed_scheduler_remembers
 #[tokio::test]
 async fn a_reserved_card_is_left_remembered_and_given_back() {
     let mut cluster = Cluster::start_patient().await.unwrap();
-    let (cards, trainer) = (cluster.path("cards.json"), cluster.path("trainer.sh"));
-    std::fs::write(&cards, CARDS).unwrap();
-    std::fs::write(&trainer, TRAINER).unwrap();
-    std::fs::set_permissions(&trainer, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let library = binary("libfake_nvml.so").unwrap();
-    let variables = [
-        ("FAKE_NVML_STATE", cards.to_str().unwrap()),
-        ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
-        ("TRAINYARD_AGENT__TRAINER", trainer.to_str().unwrap()),
-    ];
-    let _agent = cluster.start_agent_with("lab", 0, &variables).await.unwrap();
+    cluster.show_cards("lab", &serde_json::from_str(CARDS).unwrap()).unwrap();
+    let trainer = cluster.pretend(TRAINER).unwrap();
+    let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
+    let _agent = cluster.start_agent_with_cards("lab", 0, &variables).await.unwrap();
     let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
     let spec = || pb::JobSpec { resources: None, ..tiny(Path::new(&data), 9) };
     let job = cluster.submit(spec()).await.unwrap();

@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use trainyard_proto::pb;
@@ -14,7 +12,7 @@ use trainyard_proto::pb::job_event::Event;
 use trainyard_proto::pb::unavailable::Cause;
 use trainyard_tests::cluster::Cluster;
 use trainyard_tests::jobs::tiny;
-use trainyard_tests::process::{Process, binary};
+use trainyard_tests::process::Process;
 
 /// Trains until it is told to stop, and finishes if it finds a checkpoint.
 const TRAINER: &str = r#"#!/bin/sh
@@ -48,15 +46,13 @@ while :; do sleep 0.1; done
 /// A cluster whose agents have one card each.
 struct Lab {
     cluster: Cluster,
-    trainer: PathBuf,
+    trainer: String,
 }
 
 impl Lab {
     async fn new() -> Self {
         let cluster = Cluster::start().await.unwrap();
-        let trainer = cluster.path("trainer");
-        fs::write(&trainer, TRAINER).unwrap();
-        fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755)).unwrap();
+        let trainer = cluster.pretend(TRAINER).unwrap();
         Self { cluster, trainer }
     }
 
@@ -67,26 +63,17 @@ impl Lab {
             "memory_used_mib": 300, "compute_capability": [8, 9],
         });
         card.as_object_mut().unwrap().extend(does.as_object().unwrap().clone());
-        let (new, path) = (self.cluster.path(&format!("{agent}.new")), self.cards(agent));
-        fs::write(&new, json!({"cards": [card]}).to_string()).unwrap();
-        fs::rename(new, path).unwrap();
-    }
-
-    fn cards(&self, agent: &str) -> PathBuf {
-        self.cluster.path(&format!("{agent}.json"))
+        self.cluster.show_cards(agent, &json!({"cards": [card]})).unwrap();
     }
 
     async fn agent(&self, name: &str, guest: bool) -> Process {
         self.card(name, &json!({}));
-        let (library, state) = (binary("libfake_nvml.so").unwrap(), self.cards(name));
         let variables = [
-            ("FAKE_NVML_STATE", state.to_str().unwrap()),
-            ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
-            ("TRAINYARD_AGENT__TRAINER", self.trainer.to_str().unwrap()),
+            ("TRAINYARD_AGENT__TRAINER", self.trainer.as_str()),
             ("TRAINYARD_AGENT__GUEST__ENABLED", if guest { "true" } else { "false" }),
             ("TRAINYARD_AGENT__CHECKPOINT_UPLOAD_EVERY", "0s"),
         ];
-        self.cluster.start_agent_with(name, 0, &variables).await.unwrap()
+        self.cluster.start_agent_with_cards(name, 0, &variables).await.unwrap()
     }
 
     /// Submits a job that forgives no crash; returns it once it trains.

@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::json;
@@ -65,15 +63,13 @@ done
 /// A machine each with a fast and a slow card.
 struct Lab {
     cluster: Cluster,
-    trainer: PathBuf,
+    trainer: String,
 }
 
 impl Lab {
     async fn new() -> Self {
         let cluster = Cluster::start_with_policy("finish-time").await.unwrap();
-        let trainer = cluster.path("trainer");
-        fs::write(&trainer, TRAINER).unwrap();
-        fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755)).unwrap();
+        let trainer = cluster.pretend(TRAINER).unwrap();
         Self { cluster, trainer }
     }
 
@@ -82,16 +78,12 @@ impl Lab {
             "name": format!("NVIDIA GeForce {card}"), "uuid": format!("GPU-{name}"),
             "memory_total_mib": memory_total_mib, "memory_used_mib": 300, "compute_capability": [8, 9],
         });
-        let state = self.cluster.path(&format!("{name}.json"));
-        fs::write(&state, json!({"cards": [card]}).to_string()).unwrap();
-        let library = binary("libfake_nvml.so").unwrap();
+        self.cluster.show_cards(name, &json!({"cards": [card]})).unwrap();
         let variables = [
-            ("FAKE_NVML_STATE", state.to_str().unwrap()),
-            ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
-            ("TRAINYARD_AGENT__TRAINER", self.trainer.to_str().unwrap()),
+            ("TRAINYARD_AGENT__TRAINER", self.trainer.as_str()),
             ("TRAINYARD_AGENT__CHECKPOINT_UPLOAD_EVERY", "0s"),
         ];
-        self.cluster.start_agent_with(name, 0, &variables).await.unwrap()
+        self.cluster.start_agent_with_cards(name, 0, &variables).await.unwrap()
     }
 
     /// Submits a job of so many epochs.
@@ -109,7 +101,7 @@ impl Lab {
 
     /// Tells the trainer of the job with so many epochs what to do.
     fn order(&self, what: &str, epochs: u32) {
-        fs::write(format!("{}.{what}-{epochs}", self.trainer.display()), "").unwrap();
+        fs::write(format!("{}.{what}-{epochs}", self.trainer), "").unwrap();
     }
 
     async fn yard(&self, arguments: &[&str]) -> String {

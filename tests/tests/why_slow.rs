@@ -4,13 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 use trainyard_proto::pb;
 use trainyard_tests::cluster::Cluster;
 use trainyard_tests::jobs::{is_running, tiny};
-use trainyard_tests::process::binary;
 
 /// Tells the lines that lie beside the data set, and trains for ever.
 const TRAINER: &str = r#"#!/bin/sh
@@ -186,17 +184,10 @@ impl Case {
 #[tokio::test]
 async fn each_job_is_told_what_holds_it_up_and_what_to_change_first() {
     let cluster = Cluster::start_patient().await.unwrap();
-    let (state, trainer) = (cluster.path("cards.json"), cluster.path("trainer.sh"));
-    fs::write(&state, cards().to_string()).unwrap();
-    fs::write(&trainer, TRAINER).unwrap();
-    fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755)).unwrap();
-    let library = binary("libfake_nvml.so").unwrap();
-    let variables = [
-        ("FAKE_NVML_STATE", state.to_str().unwrap()),
-        ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
-        ("TRAINYARD_AGENT__TRAINER", trainer.to_str().unwrap()),
-    ];
-    let _agent = cluster.start_agent_with("bench", 5, &variables).await.unwrap();
+    cluster.show_cards("bench", &cards()).unwrap();
+    let trainer = cluster.pretend(TRAINER).unwrap();
+    let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
+    let _agent = cluster.start_agent_with_cards("bench", 5, &variables).await.unwrap();
     for case in &CASES {
         let job = case.submit(&cluster).await;
         let mut poll = tokio::time::interval(std::time::Duration::from_millis(200));

@@ -29,27 +29,23 @@ struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct Advertised {
     holders: BTreeMap<Decoded, BTreeSet<AgentId>>,
-    held: BTreeMap<AgentId, BTreeSet<Decoded>>,
     /// MiB that a batch of one image takes.
     needs: BTreeMap<Run, u64>,
 }
 
 impl Advertised {
-    /// An agent has spoken.
-    pub(crate) fn note(&mut self, agent: AgentId, condition: &Condition) {
-        for record in &condition.fit_records {
+    /// An agent has spoken; `before` is what it had said until then.
+    pub(crate) fn note(&mut self, agent: AgentId, before: &Condition, now: &Condition) {
+        for record in &now.fit_records {
             let run = Run::of(record);
             if self.needs.len() < RUNS || self.needs.contains_key(&run) {
                 self.needs.insert(run, least_mib(record));
             }
         }
-        let holds: BTreeSet<Decoded> =
-            condition.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz)).collect();
-        let held = self.held.get(&agent);
-        if held.is_some_and(|held| *held == holds) || (held.is_none() && holds.is_empty()) {
+        if before.cached_data == now.cached_data {
             return;
         }
-        for gone in self.held.remove(&agent).into_iter().flatten() {
+        for gone in decoded(before) {
             if let Some(holders) = self.holders.get_mut(&gone) {
                 holders.remove(&agent);
                 if holders.is_empty() {
@@ -57,11 +53,8 @@ impl Advertised {
                 }
             }
         }
-        for decoded in &holds {
-            self.holders.entry(decoded.clone()).or_default().insert(agent);
-        }
-        if !holds.is_empty() {
-            self.held.insert(agent, holds);
+        for held in decoded(now) {
+            self.holders.entry(held).or_default().insert(agent);
         }
     }
 
@@ -95,6 +88,10 @@ impl Run {
     }
 }
 
+fn decoded(condition: &Condition) -> impl Iterator<Item = Decoded> {
+    condition.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz))
+}
+
 fn least_mib(record: &FitRecord) -> u64 {
     if record.failed_batch_size.is_some_and(|failed| failed <= 1) { u64::MAX } else { record.peak_mib(1) }
 }
@@ -116,13 +113,19 @@ mod tests {
         let of = |advertised: &Advertised, data: &str, imgsz| -> Vec<AgentId> {
             advertised.holders(Path::new(data), imgsz).collect()
         };
-        advertised.note(first, &holds(&["/data/cells.yaml", "/data/cars.yaml"]));
-        advertised.note(second, &holds(&["/data/cells.yaml"]));
+        let (both, cells, cars) = (
+            holds(&["/data/cells.yaml", "/data/cars.yaml"]),
+            holds(&["/data/cells.yaml"]),
+            holds(&["/data/cars.yaml"]),
+        );
+        let nothing = Condition::default();
+        advertised.note(first, &nothing, &both);
+        advertised.note(second, &nothing, &cells);
         assert_eq!(of(&advertised, "/data/cells.yaml", 640), [first, second]);
         assert_eq!(of(&advertised, "/data/cells.yaml", 320), []);
-        advertised.note(first, &holds(&["/data/cars.yaml"]));
+        advertised.note(first, &both, &cars);
         assert_eq!(of(&advertised, "/data/cells.yaml", 640), [second]);
-        advertised.note(second, &holds(&[]));
+        advertised.note(second, &cells, &nothing);
         assert_eq!(of(&advertised, "/data/cells.yaml", 640), []);
     }
 }

@@ -193,7 +193,7 @@ impl Core {
         agent.record = AgentRecord { drain, reserved, lost, ..record };
         agent.session = Some(session);
         agent.newest_session = session;
-        self.advertised.note(id, &condition);
+        self.advertised.note(id, &agent.condition, &condition);
         agent.condition = Condition::default();
         agent.note(condition);
         agent.told.clear();
@@ -261,8 +261,8 @@ impl Core {
         if moves_slots {
             self.withdraw_slots(id);
         }
-        self.advertised.note(id, &condition);
         if let Some(agent) = self.agents.get_mut(&id) {
+            self.advertised.note(id, &agent.condition, &condition);
             agent.note(condition);
         }
         if moves_slots {
@@ -338,7 +338,7 @@ impl Core {
         }
         let Some((_, id)) = self.lost.pop_first() else { return false };
         if let Some(agent) = self.agents.remove(&id) {
-            self.advertised.note(id, &Condition::default());
+            self.advertised.note(id, &agent.condition, &Condition::default());
             for (gpu, until) in agent.record.reserved {
                 self.reservations.remove(&(until, id, gpu));
             }

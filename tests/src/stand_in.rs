@@ -1,0 +1,46 @@
+//! Stand-ins for what the machine lacks: cards, by a library in NVML's place, and trainers that only pretend.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::process::{Process, binary};
+
+impl Cluster {
+    /// Says what the cards of an agent are and do from now on; see `fake-nvml`.
+    pub fn show_cards(&self, agent: &str, cards: &Value) -> Result<()> {
+        // Whoever reads it meanwhile reads the one or the other.
+        let new = self.path(&format!("{agent}.new"));
+        fs::write(&new, cards.to_string())?;
+        Ok(fs::rename(new, self.cards(agent))?)
+    }
+
+    fn cards(&self, agent: &str) -> PathBuf {
+        self.path(&format!("{agent}.json"))
+    }
+
+    /// Starts an agent with the cards that are shown for it.
+    pub async fn start_agent_with_cards(
+        &self,
+        name: &str,
+        cpu_slots: u32,
+        more: &[(&str, &str)],
+    ) -> Result<Process> {
+        let (library, cards) = (binary("libfake_nvml.so")?, self.cards(name));
+        let (library, cards) = (library.display().to_string(), cards.display().to_string());
+        let own = [("FAKE_NVML_STATE", cards.as_str()), ("TRAINYARD_AGENT__NVML_LIBRARY", library.as_str())];
+        self.start_agent_with(name, cpu_slots, &[&own, more].concat()).await
+    }
+
+    /// A trainer that does what a shell script says; where it is.
+    pub fn pretend(&self, script: &str) -> Result<String> {
+        let trainer = self.path("trainer");
+        fs::write(&trainer, script)?;
+        fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755))?;
+        Ok(trainer.display().to_string())
+    }
+}
