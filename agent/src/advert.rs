@@ -2,7 +2,7 @@
 
 use trainyard_proto::convert::agent;
 use trainyard_proto::pb;
-use trainyard_types::FitRecord;
+use trainyard_types::{FitRecord, Fitness};
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Advert {
     pub no_cards: String,
     /// Data sets whose images it has decoded, with the image size.
     pub cached_data: Vec<(String, u32)>,
+    /// What the machine has of what jobs need.
+    pub fitness: Fitness,
 }
 
 impl Advert {
@@ -37,6 +39,7 @@ impl Advert {
             fit_records: news.map(Into::into).collect(),
             unavailable: self.unavailable(),
             cached_data: agent::cached_data(&self.cached_data),
+            fitness: Some((&self.fitness).into()),
         }
     }
 }

@@ -242,6 +242,8 @@ impl Connection {
             fit_records: advert.fit_records.clone(),
             unavailable: advert.unavailable(),
             cached_data: advert.cached_data.clone(),
+            fitness: advert.fitness.clone(),
+            instance: String::new(),
         };
         (advert, hello)
     }

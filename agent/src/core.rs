@@ -439,7 +439,10 @@ impl Core {
                 (attempt.has_trained, attempt.relapses) = (true, 0);
                 attempt.note_cached(epoch.cached, out);
             }
-            TrainerEvent::Started(_) | TrainerEvent::Memory(_) | TrainerEvent::Log(_) => {}
+            TrainerEvent::Started(_)
+            | TrainerEvent::Memory(_)
+            | TrainerEvent::Beat(_)
+            | TrainerEvent::Log(_) => {}
         }
     }
 

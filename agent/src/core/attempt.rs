@@ -186,7 +186,7 @@ impl Attempt {
         out: &mut Vec<Command>,
     ) {
         self.state = State::Ended { completed: false };
-        let ended = Ended { reason, message, artifacts: Vec::new() };
+        let ended = Ended { reason, message, artifacts: Vec::new(), unfit: None };
         out.push(Command::Report(id, now, ReportBody::Ended(ended)));
     }
 
@@ -195,7 +195,7 @@ impl Attempt {
         self.state = State::Ended { completed: true };
         let best = self.finished.as_ref().map_or(0, |finished| finished.best_epoch);
         let message = format!("trained to the end; the best weights are of epoch {best}");
-        let ended = Ended { reason: EndReason::Completed, message, artifacts };
+        let ended = Ended { reason: EndReason::Completed, message, artifacts, unfit: None };
         out.push(Command::Report(id, now, ReportBody::Ended(ended)));
     }
 
@@ -235,12 +235,14 @@ impl Attempt {
             | EndReason::TrainerCrash
             | EndReason::GpuOom
             | EndReason::HostOom
-            | EndReason::GpuFault => true,
+            | EndReason::GpuFault
+            | EndReason::Stalled => true,
             EndReason::Completed
             | EndReason::BadSpec
             | EndReason::AgentLost
             | EndReason::Cancelled
-            | EndReason::TimeLimit => false,
+            | EndReason::TimeLimit
+            | EndReason::AgentUnfit => false,
         };
         if resumes && self.uploading.is_none() {
             self.upload(now, id, out);

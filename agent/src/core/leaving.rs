@@ -18,6 +18,7 @@ impl Core {
                 reason: EndReason::AgentLost,
                 message: "the agent was restarted".into(),
                 artifacts: Vec::new(),
+                unfit: None,
             };
             out.push(Command::Report(id, now, ReportBody::Ended(ended)));
         }

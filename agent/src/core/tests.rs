@@ -116,7 +116,7 @@ impl Running {
     }
 
     fn fail(&mut self, message: &str) {
-        let failed = Failed { message: message.into(), violations: Vec::new() };
+        let failed = Failed { message: message.into(), violations: Vec::new(), unfit: None };
         self.line(1, TrainerEvent::Failed(failed));
     }
 }

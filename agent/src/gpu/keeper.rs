@@ -270,9 +270,12 @@ fn refusal(unavailable: &Unavailable) -> Refusal {
     let reason = match unavailable.cause {
         UnavailableCause::Quarantined => EndReason::GpuFault,
         // Nothing has failed.
-        UnavailableCause::Owner | UnavailableCause::ForeignUse | UnavailableCause::Unsupported => {
-            EndReason::Preempted
-        }
+        UnavailableCause::Owner
+        | UnavailableCause::ForeignUse
+        | UnavailableCause::Unsupported
+        | UnavailableCause::SelfTest
+        | UnavailableCause::Duplicate
+        | UnavailableCause::Stuck => EndReason::Preempted,
     };
     Refusal { reason, message: unavailable.message.clone() }
 }

@@ -94,7 +94,12 @@ mod tests {
             refused.push(id(1), Time(0), ReportBody::Trainer(TrainerEvent::Log(flood.clone())));
         }
         refused.push(id(2), Time(1), ReportBody::Trainer(TrainerEvent::Epoch(Epoch::default())));
-        let ended = Ended { reason: EndReason::Completed, message: String::new(), artifacts: Vec::new() };
+        let ended = Ended {
+            reason: EndReason::Completed,
+            message: String::new(),
+            artifacts: Vec::new(),
+            unfit: None,
+        };
         refused.push(id(1), Time(2), ReportBody::Ended(ended));
         assert!(refused.bytes < MOST && refused.waits(id(2)));
         let kept: Vec<_> = refused.take().collect();

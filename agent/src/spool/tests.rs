@@ -17,7 +17,12 @@ fn line(text: &str) -> ReportBody {
 }
 
 fn end() -> ReportBody {
-    ReportBody::Ended(Ended { reason: EndReason::Completed, message: String::new(), artifacts: Vec::new() })
+    ReportBody::Ended(Ended {
+        reason: EndReason::Completed,
+        message: String::new(),
+        artifacts: Vec::new(),
+        unfit: None,
+    })
 }
 
 fn unsent(spool: &mut Spool) -> Vec<u64> {

@@ -114,6 +114,12 @@ pub enum UnavailableCause {
     Quarantined,
     /// The driver or libtorch cannot use it.
     Unsupported,
+    /// The machine has not proved yet that it trains on it, or has failed to.
+    SelfTest,
+    /// Another agent offers the same GPU.
+    Duplicate,
+    /// A trainer that does not end still holds it.
+    Stuck,
 }
 
 /// What an agent offers.

@@ -221,6 +221,10 @@ pub enum EndReason {
     Cancelled,
     /// The job's trainers had run for as long as they may.
     TimeLimit,
+    /// The machine lacks something that the job needs and another machine may have; charged to nobody.
+    AgentUnfit,
+    /// Nothing of it went on for too long; charged to nobody.
+    Stalled,
 }
 
 impl EndReason {
@@ -238,6 +242,8 @@ impl EndReason {
             Self::Drained => "DRAINED",
             Self::Cancelled => "CANCELLED",
             Self::TimeLimit => "TIME_LIMIT",
+            Self::AgentUnfit => "AGENT_UNFIT",
+            Self::Stalled => "STALLED",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Must not know: gRPC, Redis, tokio, libtorch. Everything here parses and prints, nothing acts.
 
 pub mod fit;
+pub mod fitness;
 pub mod gpu;
 pub mod ids;
 pub mod job;
@@ -15,12 +16,13 @@ pub mod trainer;
 pub mod violation;
 
 pub use fit::{FitKey, FitRecord};
+pub use fitness::{DataRoot, Fitness, Unfit, UnfitKind};
 pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory, Unavailable, UnavailableCause};
 pub use ids::{AgentId, AttemptId, BatchId, GpuUuid, JobId, LeaderEpoch, ParseIdError, Session};
 pub use job::{EndReason, JobSpec, JobState, Resources};
 pub use model::ModelScale;
 pub use report::{
-    Artifact, Assignment, BatchChosen, BatchLayer, Checkpoint, Ended, Report, ReportBody, Slot,
+    Artifact, Assignment, BatchChosen, BatchLayer, Checkpoint, Ended, Report, ReportBody, Slot, SlotReleased,
 };
 pub use time::Time;
 pub use train::{Batch, Cache, Optimizer, TrainPatch, TrainSpec};

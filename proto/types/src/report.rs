@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fitness::Unfit;
 use crate::ids::{AttemptId, GpuUuid};
 use crate::job::{EndReason, JobSpec};
 use crate::time::Time;
@@ -30,6 +31,9 @@ pub enum ReportBody {
     BatchChosen(BatchChosen),
     /// A checkpoint is uploaded whole.
     CheckpointStored(Checkpoint),
+    /// The trainer has ended and its slot is free; what it has left is handed in next. Told again when what that
+    /// waits for is another thing.
+    SlotReleased(SlotReleased),
     /// The attempt is over and nothing of it runs any more. The last report.
     Ended(Ended),
 }
@@ -54,6 +58,15 @@ pub struct BatchLayer {
     pub reason: String,
 }
 
+/// See [`ReportBody::SlotReleased`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SlotReleased {
+    /// What handing in waits for, for a person: "room on the scheduler's disk"; empty while it goes on.
+    pub waits_for: String,
+    /// Whether it has trained to the end.
+    pub is_trained: bool,
+}
+
 /// See [`ReportBody::Ended`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
@@ -63,6 +76,9 @@ pub struct Ended {
     pub message: String,
     /// Uploaded already; what the user gets if the attempt completed.
     pub artifacts: Vec<Artifact>,
+    /// What the machine lacked, if the reason is `AgentUnfit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<Unfit>,
 }
 
 /// A stored file.

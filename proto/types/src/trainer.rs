@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fitness::Unfit;
 use crate::time::Time;
 use crate::violation::Violation;
 
@@ -59,6 +60,8 @@ pub enum TrainerEvent {
     Memory(MemoryMeasured),
     /// The number of loader workers is another one.
     Workers(WorkersChanged),
+    /// A sign of life, every few seconds from a thread of its own, whatever the others wait for.
+    Beat(Beat),
     /// A line for the user.
     Log(Log),
     /// All is written; the process exits with 0 next.
@@ -287,6 +290,56 @@ impl Phase {
     ];
 }
 
+/// See [`TrainerEvent::Beat`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Beat {
+    /// What the trainer is at.
+    pub activity: Activity,
+    /// Counts whatever goes on: images, batches, files, bytes. As long as it grows, something goes on; it begins
+    /// anew with an activity.
+    pub done: u64,
+    /// How much of that there is to do; 0 while it is not known.
+    #[serde(default)]
+    pub of: u64,
+}
+
+/// What a trainer is at, as far as it says how long that may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// Loading libraries, building the model, reading weights.
+    #[default]
+    Start,
+    /// Listing images and reading labels.
+    Scan,
+    /// The measurement of memory, and the search for the fastest algorithms in the first steps.
+    Search,
+    /// Training.
+    Train,
+    /// Validation.
+    Validate,
+    /// Writing a checkpoint, weights, pictures.
+    Write,
+    /// What a newer trainer does.
+    #[serde(other)]
+    Other,
+}
+
+impl Activity {
+    /// What it is called for a person, after "while it": `scans the data set`.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Start => "starts",
+            Self::Scan => "scans the data set",
+            Self::Search => "measures memory and searches algorithms",
+            Self::Train => "trains",
+            Self::Validate => "validates",
+            Self::Write => "writes its files",
+            Self::Other => "works",
+        }
+    }
+}
+
 /// How much a log line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -327,6 +380,9 @@ pub struct Failed {
     /// The fields or files that are wrong, if that is the cause.
     #[serde(default)]
     pub violations: Vec<Violation>,
+    /// What the machine lacks, if that is the cause: the same job may run on another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<Unfit>,
 }
 
 #[cfg(test)]

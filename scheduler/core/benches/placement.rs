@@ -147,7 +147,7 @@ fn decisions(policy: Policy, queued: u64, shape: Shape) {
     print(&name("checkpoint"), timed(&mut core, PAUSE, 1, &checkpoint));
     let ended = || {
         let (message, artifacts) = (String::new(), Vec::new());
-        ReportBody::Ended(Ended { reason: EndReason::Completed, message, artifacts })
+        ReportBody::Ended(Ended { reason: EndReason::Completed, message, artifacts, unfit: None })
     };
     print(&name("decision"), timed(&mut core, PAUSE, 2, &ended));
     print(&name("decision_at_once"), timed(&mut core, Duration::ZERO, 1, &ended));

@@ -351,7 +351,7 @@ impl Core {
     }
 
     fn lose_attempt(&mut self, now: Time, attempt: AttemptId, message: String, out: &mut Changes) {
-        let ended = Ended { reason: EndReason::AgentLost, message, artifacts: Vec::new() };
+        let ended = Ended { reason: EndReason::AgentLost, message, artifacts: Vec::new(), unfit: None };
         self.end_attempt(now, now, attempt, ended, out);
     }
 
@@ -383,7 +383,9 @@ impl Core {
             | EndReason::Preempted
             | EndReason::Drained
             | EndReason::Cancelled
-            | EndReason::TimeLimit => {
+            | EndReason::TimeLimit
+            | EndReason::AgentUnfit
+            | EndReason::Stalled => {
                 let Some(agent) = self.agents.get_mut(&id) else { return };
                 agent.running.remove(slot);
                 if let Some((kind, index)) = agent.offered().remove(slot) {

@@ -99,6 +99,7 @@ impl Core {
                 }
                 out.touch(id.job);
             }
+            ReportBody::SlotReleased(_) => {}
             ReportBody::CheckpointStored(checkpoint) => {
                 on_checkpoint(job, checkpoint);
                 out.touch(id.job);
@@ -141,6 +142,8 @@ fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEven
             let message = format!("{} loader workers instead of {}", change.to, change.from);
             out.event(job, time, id.number, log(LogLevel::Info, message));
         }
+        // The agent's to watch.
+        TrainerEvent::Beat(_) => {}
         TrainerEvent::Log(line) => out.event(job, time, id.number, log(line.level, line.message)),
         TrainerEvent::Finished(finished) => {
             let progress = job.progress.get_or_insert_default();

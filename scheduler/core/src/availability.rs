@@ -41,6 +41,9 @@ impl Closed<'_> {
                 UnavailableCause::Owner => "used by their owner",
                 UnavailableCause::Quarantined => "quarantined",
                 UnavailableCause::Unsupported => "not supported",
+                UnavailableCause::SelfTest => "not proved",
+                UnavailableCause::Duplicate => "offered by another agent",
+                UnavailableCause::Stuck => "held by a trainer that does not end",
             },
             Self::SetAside(_) => "set aside after a fault",
         }

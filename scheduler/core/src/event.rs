@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, AttemptId, FitRecord, GpuTelemetry, GpuUuid, Inventory, JobId, JobSpec, Report, Session,
+    AgentId, AttemptId, FitRecord, Fitness, GpuTelemetry, GpuUuid, Inventory, JobId, JobSpec, Report, Session,
 };
 
 use crate::batch::BatchRecord;
@@ -150,4 +150,6 @@ pub struct Condition {
     pub fit_records: Vec<FitRecord>,
     /// Data sets whose images it has decoded, with the image size.
     pub cached_data: Vec<(String, u32)>,
+    /// What the machine has of what jobs need.
+    pub fitness: Fitness,
 }

@@ -169,7 +169,7 @@ impl Core {
         let told_to_stop = job.spec.time_limit.filter(|_| job.out_of_time);
         let Some(attempt) = job.live_attempt_mut() else { return };
         let ran = attempt.started.map_or(Duration::ZERO, |started| time.since(started));
-        let Ended { reason: cause_of_end, message, artifacts } = ended;
+        let Ended { reason: cause_of_end, message, artifacts, unfit: _ } = ended;
         // An attempt may have ended by itself before it heard that its time was over.
         let limit = told_to_stop
             .filter(|&limit| cause_of_end == EndReason::Preempted || ran_before.saturating_add(ran) >= limit)
@@ -293,6 +293,8 @@ fn cause(reason: EndReason) -> &'static str {
         EndReason::Drained => "a drain of the agent",
         EndReason::Cancelled => "a cancellation",
         EndReason::TimeLimit => "the end of its time limit",
+        EndReason::AgentUnfit => "a lack of the machine",
+        EndReason::Stalled => "a stall",
     }
 }
 

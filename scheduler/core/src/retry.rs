@@ -32,9 +32,12 @@ pub fn verdict(reason: EndReason, cancel_requested: bool, out_of_time: bool) -> 
         EndReason::TimeLimit => Verdict::Fail,
         EndReason::BadSpec | EndReason::GpuOom => Verdict::Fail,
         EndReason::TrainerCrash | EndReason::HostOom => Verdict::Retry,
-        EndReason::AgentLost | EndReason::GpuFault | EndReason::Preempted | EndReason::Drained => {
-            Verdict::Requeue
-        }
+        EndReason::AgentLost
+        | EndReason::GpuFault
+        | EndReason::Preempted
+        | EndReason::Drained
+        | EndReason::AgentUnfit
+        | EndReason::Stalled => Verdict::Requeue,
     }
 }
 

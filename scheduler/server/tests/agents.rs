@@ -183,7 +183,7 @@ async fn what_a_newer_agent_reports_is_taken_in_as_a_warning() {
 }
 
 fn ended_well() -> pb::Ended {
-    pb::Ended { reason: 0, message: "well".into(), artifacts: vec![] }
+    pb::Ended { message: "well".into(), ..Default::default() }
 }
 
 /// A megabyte of GPUs once took the scheduler minutes, during which it did nothing else.

@@ -58,11 +58,16 @@ impl Trainer {
             return vec![end(reason)];
         }
         if self.epoch == self.epochs {
-            let finished =
-                Finished { best_epoch: self.epochs, metrics: BTreeMap::new(), artifacts: Vec::new() };
+            let finished = Finished {
+                best_epoch: self.epochs,
+                metrics: BTreeMap::new(),
+                artifacts: Vec::new(),
+                unfit: None,
+            };
             // The oracle finds out by the name whose results were committed.
             let artifacts = vec![Artifact { name: id.to_string(), size_bytes: 1, sha256: String::new() }];
-            let ended = Ended { reason: EndReason::Completed, message: String::new(), artifacts };
+            let ended =
+                Ended { reason: EndReason::Completed, message: String::new(), artifacts, unfit: None };
             return vec![ReportBody::Trainer(TrainerEvent::Finished(finished)), ReportBody::Ended(ended)];
         }
         self.epoch += 1;
@@ -105,7 +110,7 @@ fn epoch(epoch: u32, epochs: u32) -> TrainerEvent {
 
 /// The last report of an attempt that did not complete.
 pub fn end(reason: EndReason) -> ReportBody {
-    ReportBody::Ended(Ended { reason, message: "as modelled".into(), artifacts: Vec::new() })
+    ReportBody::Ended(Ended { reason, message: "as modelled".into(), artifacts: Vec::new(), unfit: None })
 }
 
 /// An attempt that the agent holds: it runs, or has reports that were not acknowledged.

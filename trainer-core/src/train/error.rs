@@ -219,6 +219,6 @@ impl TrainError {
             Self::BnGroup { .. } => vec![Violation::new("bn_group", message.clone())],
             _ => Vec::new(),
         };
-        Failed { message, violations }
+        Failed { message, violations, unfit: None }
     }
 }

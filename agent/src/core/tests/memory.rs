@@ -131,7 +131,7 @@ fn neither_a_stop_nor_a_spec_that_cannot_be_met_is_answered_by_a_smaller_batch()
     assert_eq!(ended(&out).unwrap().0, EndReason::Preempted);
     let mut world = Running::new();
     let violations = vec![trainyard_types::Violation::new("bn_group", "is 32")];
-    world.line(1, TrainerEvent::Failed(Failed { message: "is 32".into(), violations }));
+    world.line(1, TrainerEvent::Failed(Failed { message: "is 32".into(), violations, unfit: None }));
     assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, "is 32".into())));
 }
 

@@ -6,16 +6,19 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use trainyard_types::{
-    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, FitKey, FitRecord, Gpu, GpuTelemetry,
-    GpuUuid, Inventory, Slot, Unavailable, UnavailableCause, Violation,
+    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, FitKey, FitRecord, Fitness, Gpu,
+    GpuTelemetry, GpuUuid, Inventory, Slot, Unavailable, UnavailableCause, Violation,
 };
 
 use super::job::parse_job_spec;
 use crate::pb;
 
+mod fitness;
 mod report;
 #[cfg(test)]
 mod tests;
+
+pub use fitness::parse_fitness;
 
 /// What an agent may have or say at most: a machine has far less, and what comes off the wire is kept.
 pub mod limits {
@@ -29,6 +32,10 @@ pub mod limits {
     pub const FIT_RECORDS: usize = 4096;
     /// Data sets whose images are decoded.
     pub const CACHED_DATA: usize = 4096;
+    /// Directories that jobs may read.
+    pub const DATA_ROOTS: usize = 256;
+    /// Paths that jobs asked for in vain.
+    pub const MISSING_PATHS: usize = 1024;
     /// Bytes of a name, a version or a model.
     pub const NAME_BYTES: usize = 255;
     /// Bytes of a path or a sentence.
@@ -107,6 +114,10 @@ pub struct Hello {
     pub unavailable: String,
     /// Data sets whose images it has decoded, with the image size.
     pub cached_data: Vec<(String, u32)>,
+    /// What the machine has of what jobs need.
+    pub fitness: Fitness,
+    /// Drawn at each start of the process; empty of agents that are too old to say.
+    pub instance: String,
 }
 
 impl From<&Hello> for pb::Hello {
@@ -123,6 +134,8 @@ impl From<&Hello> for pb::Hello {
             fit_records: hello.fit_records.iter().map(Into::into).collect(),
             unavailable: hello.unavailable.clone(),
             cached_data: cached_data(&hello.cached_data),
+            fitness: Some((&hello.fitness).into()),
+            instance: hello.instance.clone(),
         }
     }
 }
@@ -140,6 +153,7 @@ impl TryFrom<pb::Hello> for Hello {
             return Err(under(InvalidMessage::new("name", "has 0 or more than 255 bytes")));
         }
         no_longer("version", &hello.version, limits::NAME_BYTES).map_err(under)?;
+        no_longer("instance", &hello.instance, limits::NAME_BYTES).map_err(under)?;
         no_longer("driver_version", &hello.driver_version, limits::NAME_BYTES).map_err(under)?;
         if hello.cpu_slots > limits::CPU_SLOTS {
             let text = format!("is {}; use at most {}", hello.cpu_slots, limits::CPU_SLOTS);
@@ -163,6 +177,8 @@ impl TryFrom<pb::Hello> for Hello {
             fit_records: parse_fit_records(hello.fit_records).map_err(under)?,
             unavailable: parse_unavailable(hello.unavailable).map_err(under)?,
             cached_data: parse_cached_data(hello.cached_data).map_err(under)?,
+            fitness: parse_fitness(hello.fitness).map_err(under)?,
+            instance: hello.instance,
         })
     }
 }
@@ -291,6 +307,9 @@ impl From<&Unavailable> for pb::Unavailable {
             UnavailableCause::Owner => pb::unavailable::Cause::Owner,
             UnavailableCause::Quarantined => pb::unavailable::Cause::Quarantined,
             UnavailableCause::Unsupported => pb::unavailable::Cause::Unsupported,
+            UnavailableCause::SelfTest => pb::unavailable::Cause::SelfTest,
+            UnavailableCause::Duplicate => pb::unavailable::Cause::Duplicate,
+            UnavailableCause::Stuck => pb::unavailable::Cause::Stuck,
         };
         Self { cause: cause.into(), message: unavailable.message.clone() }
     }
@@ -303,9 +322,12 @@ impl From<pb::Unavailable> for Unavailable {
             pb::unavailable::Cause::ForeignUse => UnavailableCause::ForeignUse,
             pb::unavailable::Cause::Owner => UnavailableCause::Owner,
             pb::unavailable::Cause::Unsupported => UnavailableCause::Unsupported,
-            pb::unavailable::Cause::Quarantined | pb::unavailable::Cause::Unspecified => {
-                UnavailableCause::Quarantined
-            }
+            pb::unavailable::Cause::SelfTest => UnavailableCause::SelfTest,
+            pb::unavailable::Cause::Duplicate => UnavailableCause::Duplicate,
+            pb::unavailable::Cause::Stuck => UnavailableCause::Stuck,
+            pb::unavailable::Cause::Quarantined
+            | pb::unavailable::Cause::QuickEnds
+            | pb::unavailable::Cause::Unspecified => UnavailableCause::Quarantined,
         };
         Self { cause, message: unavailable.message }
     }

@@ -258,7 +258,9 @@ same_enum!(
         Preempted,
         Drained,
         Cancelled,
-        TimeLimit
+        TimeLimit,
+        AgentUnfit,
+        Stalled
     ]
 );
 same_enum!(LogLevel, pb::log_line::Level, Unspecified, [Info, Warning, Error]);

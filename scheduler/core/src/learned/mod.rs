@@ -154,6 +154,7 @@ impl Told {
             TrainerEvent::Finished(_) => Self::Nothing,
             TrainerEvent::Checkpoint(_)
             | TrainerEvent::Memory(_)
+            | TrainerEvent::Beat(_)
             | TrainerEvent::Workers(_)
             | TrainerEvent::BatchSize(_)
             | TrainerEvent::Log(_)

@@ -380,7 +380,9 @@ fn requeues(reason: EndReason) -> bool {
         | EndReason::Preempted
         | EndReason::Drained
         | EndReason::TrainerCrash
-        | EndReason::HostOom => true,
+        | EndReason::HostOom
+        | EndReason::AgentUnfit
+        | EndReason::Stalled => true,
         EndReason::Completed
         | EndReason::BadSpec
         | EndReason::GpuOom

@@ -20,7 +20,7 @@ use crate::world::{
 };
 
 const AGENTS: u128 = 3;
-const REASONS: [EndReason; 11] = [
+const REASONS: [EndReason; 13] = [
     EndReason::Completed,
     EndReason::BadSpec,
     EndReason::GpuOom,
@@ -32,6 +32,8 @@ const REASONS: [EndReason; 11] = [
     EndReason::Drained,
     EndReason::Cancelled,
     EndReason::TimeLimit,
+    EndReason::AgentUnfit,
+    EndReason::Stalled,
 ];
 
 /// One happening, in terms that make sense in any state.

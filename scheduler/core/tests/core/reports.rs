@@ -128,6 +128,7 @@ fn the_trainers_lines_become_log_events() {
         TrainerEvent::Failed(Failed {
             message: "bad data".into(),
             violations: vec![Violation::new("train.data", "is not there")],
+            unfit: None,
         }),
     ];
     for event in events {

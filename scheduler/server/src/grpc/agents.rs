@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 use trainyard_proto::convert::agent::{
-    Hello, InvalidMessage, parse_cached_data, parse_fit_records, parse_gpus, parse_unavailable,
+    Hello, InvalidMessage, parse_cached_data, parse_fit_records, parse_fitness, parse_gpus, parse_unavailable,
 };
 use trainyard_proto::pb::agent_message::Message;
 use trainyard_proto::pb::{self, agent_service_server::AgentService};
@@ -111,11 +111,12 @@ async fn tell(
 }
 
 fn parse_condition(heartbeat: pb::Heartbeat) -> Result<Condition, InvalidMessage> {
-    let pb::Heartbeat { gpus, fit_records, unavailable, cached_data } = heartbeat;
+    let pb::Heartbeat { gpus, fit_records, unavailable, cached_data, fitness } = heartbeat;
     let (_, telemetry) = parse_gpus(gpus)?;
     let fit_records = parse_fit_records(fit_records)?;
     let (unavailable, cached_data) = (parse_unavailable(unavailable)?, parse_cached_data(cached_data)?);
-    Ok(Condition { telemetry, unavailable, fit_records, cached_data })
+    let fitness = parse_fitness(fitness)?;
+    Ok(Condition { telemetry, unavailable, fit_records, cached_data, fitness })
 }
 
 async fn read_hello(inbound: &mut Streaming<pb::AgentMessage>) -> Result<Hello, Status> {
@@ -149,9 +150,11 @@ impl AgentService for Agents {
             fit_records,
             unavailable,
             cached_data,
+            fitness,
+            instance: _,
         } = read_hello(&mut inbound).await?;
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
-        let condition = Condition { telemetry, unavailable, fit_records, cached_data };
+        let condition = Condition { telemetry, unavailable, fit_records, cached_data, fitness };
         let hello = trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts, condition };
         let opened = self.0.driver.open(hello).await.map_err(ApiError::from)?;
         let (outbound, stream) = mpsc::channel(BACKLOG);

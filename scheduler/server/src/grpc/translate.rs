@@ -62,6 +62,8 @@ fn attempt(record: &AttemptRecord) -> pb::Attempt {
         expected_end_time: record.expected_end.map(timestamp),
         warm: record.warm,
         train_images: record.setup.as_ref().map_or(0, |setup| setup.train_images),
+        unfit: None,
+        slot_released_time: None,
     }
 }
 
@@ -179,8 +181,12 @@ pub fn agent(view: &AgentView<'_>) -> pb::Agent {
         let job_id = job_on(Slot::Gpu(gpu.uuid.clone()));
         pb::Gpu { job_id, reserved_until, ..gpu_message(gpu, view.reading(&gpu.uuid)) }
     });
-    let cpu_slots =
-        (0..inventory.cpu_slots).map(|index| pb::CpuSlot { index, job_id: job_on(Slot::Cpu(index)) });
+    let fitness = &view.condition.fitness;
+    let cpu_slots = (0..inventory.cpu_slots).map(|index| pb::CpuSlot {
+        index,
+        job_id: job_on(Slot::Cpu(index)),
+        unavailable: fitness.cpu_unavailable.as_ref().map(Into::into),
+    });
     pb::Agent {
         id: view.record.id.to_string(),
         name: view.record.name.clone(),
@@ -194,6 +200,12 @@ pub fn agent(view: &AgentView<'_>) -> pb::Agent {
         drained: view.record.drain.is_some(),
         unavailable: view.condition.unavailable.clone(),
         fit_records: view.fit_records().iter().map(Into::into).collect(),
+        data_roots: fitness.data_roots.iter().flatten().map(Into::into).collect(),
+        missing_paths: fitness.missing_paths.clone(),
+        trainer_version: fitness.trainer_version.clone(),
+        libtorch_version: fitness.libtorch_version.clone(),
+        clock_offset: None,
+        notices: Vec::new(),
     }
 }
 

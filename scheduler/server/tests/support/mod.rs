@@ -248,7 +248,7 @@ pub fn log(message: impl Into<String>) -> pb::report::Report {
 }
 
 pub fn ended(reason: pb::attempt::EndReason, artifacts: Vec<pb::Artifact>) -> pb::report::Report {
-    let ended = pb::Ended { reason: reason.into(), message: "over".into(), artifacts };
+    let ended = pb::Ended { reason: reason.into(), message: "over".into(), artifacts, unfit: None };
     pb::report::Report::Ended(ended)
 }
 

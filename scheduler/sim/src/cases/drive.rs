@@ -346,7 +346,8 @@ impl World<'_> {
         let Some(live) = self.live.get(&attempt.job).filter(|live| live.attempt == attempt) else { return };
         let work = self.case.jobs[live.job].work_units;
         self.tell_epoch(attempt, work);
-        let finished = Finished { best_epoch: 1, metrics: BTreeMap::new(), artifacts: Vec::new() };
+        let finished =
+            Finished { best_epoch: 1, metrics: BTreeMap::new(), artifacts: Vec::new(), unfit: None };
         self.report(attempt, ReportBody::Trainer(TrainerEvent::Finished(finished)));
         self.left -= 1;
         self.end(attempt, work, EndReason::Completed);
@@ -367,7 +368,7 @@ impl World<'_> {
             live.row.work_done = work - live.base;
             self.rows.push(live.row.clone());
         }
-        let ended = Ended { reason, message: String::new(), artifacts: Vec::new() };
+        let ended = Ended { reason, message: String::new(), artifacts: Vec::new(), unfit: None };
         self.report(attempt, ReportBody::Ended(ended));
     }
 

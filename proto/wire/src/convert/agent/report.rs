@@ -4,7 +4,9 @@
 //! would have the agent send it again for ever: it is taken in as a warning under its number.
 
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
-use trainyard_types::{BatchChosen, BatchLayer, Checkpoint, EndReason, Ended, Report, ReportBody, Time};
+use trainyard_types::{
+    BatchChosen, BatchLayer, Checkpoint, EndReason, Ended, Report, ReportBody, SlotReleased, Time, Unfit,
+};
 
 use super::{InvalidMessage, end_reason, parse_artifacts, parse_attempt, parse_end_reason};
 use crate::convert::job::{parse_timestamp, timestamp};
@@ -23,6 +25,7 @@ impl From<&Ended> for pb::Ended {
             reason: end_reason(ended.reason),
             message: ended.message.clone(),
             artifacts: ended.artifacts.iter().map(Into::into).collect(),
+            unfit: ended.unfit.as_ref().map(Into::into),
         }
     }
 }
@@ -36,10 +39,15 @@ impl From<pb::Ended> for Ended {
             reason: EndReason::TrainerCrash,
             message: format!("its end cannot be read here ({cause}): {message}"),
             artifacts: Vec::new(),
+            unfit: None,
         };
+        let unfit = ended.unfit.map(|unfit| {
+            let unfit = Unfit::from(unfit);
+            Unfit { path: clipped(unfit.path), message: clipped(unfit.message), ..unfit }
+        });
         match (parse_end_reason(ended.reason), parse_artifacts("artifacts", ended.artifacts)) {
             (Err(cause), _) | (_, Err(cause)) => unreadable(clipped(cause.to_string())),
-            (Ok(reason), Ok(artifacts)) => Self { reason, message, artifacts },
+            (Ok(reason), Ok(artifacts)) => Self { reason, message, artifacts, unfit },
         }
     }
 }
@@ -82,6 +90,10 @@ impl From<&Report> for pb::Report {
                 })
             }
             ReportBody::BatchChosen(chosen) => pb::report::Report::BatchChosen(chosen.into()),
+            ReportBody::SlotReleased(released) => pb::report::Report::SlotReleased(pb::SlotReleased {
+                waits_for: released.waits_for.clone(),
+                is_trained: released.is_trained,
+            }),
         };
         Self {
             attempt: report.attempt.to_string(),
@@ -125,6 +137,10 @@ fn parse_body(body: Option<pb::report::Report>) -> Result<ReportBody, InvalidMes
             Ok(ReportBody::CheckpointStored(checkpoint.map_err(|error| error.under("checkpoint_stored"))?))
         }
         Some(Body::BatchChosen(chosen)) => Ok(ReportBody::BatchChosen(chosen.into())),
+        Some(Body::SlotReleased(released)) => Ok(ReportBody::SlotReleased(SlotReleased {
+            waits_for: clipped(released.waits_for),
+            is_trained: released.is_trained,
+        })),
         None => Err(InvalidMessage::new("report", "is of a kind that is not known")),
     }
 }

@@ -1,5 +1,5 @@
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerEvent};
-use trainyard_types::{Ended, JobId, JobSpec, ModelScale, Report, ReportBody, Time, TrainSpec};
+use trainyard_types::{DataRoot, Ended, JobId, JobSpec, ModelScale, Report, ReportBody, Time, TrainSpec};
 use uuid::Uuid;
 
 use super::*;
@@ -25,7 +25,7 @@ fn every_kind_of_report_reads_back() {
     let log = Log { level: LogLevel::Info, message: "GPU: x".into() };
     let saved = CheckpointSaved { step: 1, epoch: 0, path: "checkpoints/step-00000001".into() };
     let artifacts = vec![artifact("weights/best.safetensors")];
-    let ended = Ended { reason: EndReason::Completed, message: "done".into(), artifacts };
+    let ended = Ended { reason: EndReason::Completed, message: "done".into(), artifacts, unfit: None };
     for body in [
         ReportBody::Trainer(TrainerEvent::Log(log)),
         ReportBody::Trainer(TrainerEvent::Checkpoint(saved)),
@@ -110,6 +110,15 @@ fn a_hello_reads_back() {
         }],
         unavailable: "its disk is full".into(),
         cached_data: vec![("/data/cells.yaml".into(), 640)],
+        fitness: Fitness {
+            data_roots: Some(vec![DataRoot { path: "/data".into(), problem: "is not mounted".into() }]),
+            missing_paths: vec!["/data/cells.yaml".into()],
+            trainer_version: "0.1.0".into(),
+            libtorch_version: "2.13.0".into(),
+            cpu_unavailable: Some(Unavailable { cause: UnavailableCause::SelfTest, message: "fails".into() }),
+            clock: Some(Time(12_345)),
+        },
+        instance: "1f".into(),
     };
     assert_eq!(Hello::try_from(pb::Hello::from(&hello)), Ok(hello.clone()));
     let twice = pb::Hello {
@@ -171,11 +180,11 @@ fn an_end_that_cannot_be_read_ends_the_attempt_all_the_same() {
     let outside = pb::Artifact { name: "../x".into(), ..(&artifact("x")).into() };
     let message = "the card melted".to_owned();
     for ended in [
-        pb::Ended { reason: 9999, message: message.clone(), artifacts: vec![] },
-        pb::Ended { reason: 1, message, artifacts: vec![outside] },
+        pb::Ended { reason: 9999, message: message.clone(), ..Default::default() },
+        pb::Ended { reason: 1, message, artifacts: vec![outside], unfit: None },
     ] {
         match read(Some(pb::report::Report::Ended(ended))) {
-            ReportBody::Ended(Ended { reason: EndReason::TrainerCrash, message, artifacts }) => {
+            ReportBody::Ended(Ended { reason: EndReason::TrainerCrash, message, artifacts, .. }) => {
                 assert!(message.ends_with(": the card melted") && artifacts.is_empty(), "{message}");
             }
             other => panic!("{other:?}"),
@@ -193,7 +202,7 @@ fn what_cannot_be_acknowledged_is_refused() {
 
 #[test]
 fn a_message_without_end_is_cut_off_at_a_whole_letter() {
-    let ended = pb::Ended { reason: 5, message: "ä".repeat(1 << 20), artifacts: vec![] };
+    let ended = pb::Ended { reason: 5, message: "ä".repeat(1 << 20), ..Default::default() };
     match read(Some(pb::report::Report::Ended(ended))) {
         ReportBody::Ended(ended) => assert!(ended.message.len() < 17 << 10 && ended.message.ends_with("ä…")),
         other => panic!("{other:?}"),
