@@ -140,6 +140,10 @@ fn gpu_state(card: &Card, now: &Timestamp) -> (&'static str, Color, String) {
             Cause::Owner => ("owner", Color::Yellow),
             Cause::Quarantined | Cause::Unspecified => ("quarantined", Color::Red),
             Cause::Unsupported => ("unsupported", Color::Red),
+            Cause::SelfTest => ("unproved", Color::Red),
+            Cause::Duplicate => ("elsewhere", Color::Yellow),
+            Cause::Stuck => ("stuck", Color::Red),
+            Cause::QuickEnds => ("failing", Color::Red),
         };
         return (state, color, unavailable.message.clone());
     }

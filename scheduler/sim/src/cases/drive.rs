@@ -346,8 +346,7 @@ impl World<'_> {
         let Some(live) = self.live.get(&attempt.job).filter(|live| live.attempt == attempt) else { return };
         let work = self.case.jobs[live.job].work_units;
         self.tell_epoch(attempt, work);
-        let finished =
-            Finished { best_epoch: 1, metrics: BTreeMap::new(), artifacts: Vec::new(), unfit: None };
+        let finished = Finished { best_epoch: 1, metrics: BTreeMap::new(), artifacts: Vec::new() };
         self.report(attempt, ReportBody::Trainer(TrainerEvent::Finished(finished)));
         self.left -= 1;
         self.end(attempt, work, EndReason::Completed);
