@@ -122,7 +122,7 @@ impl DecodeError {
     /// Of a file of this name.
     fn of(self, path: &Path) -> Self {
         match self {
-            Self::Foreign { kind, extension: None } => {
+            Self::Foreign { kind, extension: None } if unsupported(path).is_none() => {
                 let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned());
                 Self::Foreign { kind, extension }
             }

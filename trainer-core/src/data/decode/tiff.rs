@@ -69,6 +69,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Image, Orientation), DecodeError> 
     let parts = across * picture.height.div_ceil(height);
     let mut compressed =
         if picture.compression == JPEG { Some(Compressed::of(&mut decoder, bytes)?) } else { None };
+    let room = room(&decoder, &picture)?;
     let mut buffer = Vec::new();
     for number in 0..u32::try_from(parts).map_err(|_| TiffError::IntSizeError)? {
         let size = decoder.chunk_data_dimensions(number);
@@ -77,7 +78,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Image, Orientation), DecodeError> 
             Some(compressed) => compressed.read(number as usize, parts, &picture, size, &mut buffer)?,
             None => {
                 let bytes = picture.part_bytes(size).ok_or(TiffError::IntSizeError)?;
-                buffer.resize(bytes, 0);
+                buffer.resize(bytes + room, 0);
                 decoder.read_coding_unit_bytes(TiffCodingUnit(number), &mut buffer)?;
             }
         }
@@ -121,14 +122,25 @@ fn open<R: Read + Seek>(
     let picture = Picture::of(&mut decoder, photometric, [width, height])?;
     let size = part_size(&decoder);
     let size = [size[0].min(width), size[1].min(height)];
-    let bytes = picture.part_bytes(size).filter(|bytes| *bytes <= MOST_PART_BYTES);
-    let bytes = bytes.ok_or(DecodeError::TooLarge { width, height })?;
+    if picture.part_bytes(size).is_none_or(|bytes| bytes > MOST_PART_BYTES) {
+        return Err(DecodeError::TooLarge { width, height });
+    }
+    room(&decoder, &picture)?;
     // Whether the library will do it: everything but the data themselves is checked there.
     decoder.image_coding_unit_layout(TiffCodingUnit(0))?;
     let mut limits = Limits::default();
-    limits.decoding_buffer_size = bytes;
-    limits.intermediate_buffer_size = MOST_PART_BYTES;
+    (limits.decoding_buffer_size, limits.intermediate_buffer_size) = (MOST_PART_BYTES, MOST_PART_BYTES);
     Ok((decoder.with_limits(limits), picture))
+}
+
+/// Bytes that are needed behind a part. Of all planes but the first the library takes the last tiles for full ones: what
+/// is too much is written over by the next plane, and behind the last one there has to be room.
+fn room<R: Read + Seek>(decoder: &Decoder<R>, picture: &Picture) -> Result<usize, DecodeError> {
+    if !picture.planar || decoder.get_chunk_type() == ChunkType::Strip {
+        return Ok(0);
+    }
+    let bytes = picture.part_bytes(part_size(decoder)).filter(|bytes| *bytes <= MOST_PART_BYTES);
+    bytes.ok_or(DecodeError::TooLarge { width: picture.width, height: picture.height })
 }
 
 /// Of strips or tiles, pixels; the last ones may be smaller.
