@@ -100,12 +100,15 @@ pub(super) fn words(head: &[u8]) -> Option<String> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
         // A letter may be cut at the end.
-        Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok()?,
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
+        }
         Err(_) => return None,
     };
     let text = text.trim_start_matches('\u{feff}').trim_start();
     let is_text = |letter: char| !letter.is_control() || matches!(letter, '\n' | '\r' | '\t');
-    (!text.is_empty() && text.chars().all(is_text)).then(|| text.lines().next().unwrap_or_default().to_owned())
+    (!text.is_empty() && text.chars().all(is_text))
+        .then(|| text.lines().next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

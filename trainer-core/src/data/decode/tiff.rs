@@ -62,8 +62,11 @@ pub(super) fn seems_cut(file: &File, length: u64) -> bool {
 /// Decodes the first picture, without turning it, and says how it has to be turned.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Image, Orientation), DecodeError> {
     let (mut decoder, picture) = open(Directory::read(bytes), Cursor::new(bytes))?;
-    let mut image =
-        Image { width: picture.width, height: picture.height, rgb: vec![0; 3 * picture.width * picture.height] };
+    let mut image = Image {
+        width: picture.width,
+        height: picture.height,
+        rgb: vec![0; 3 * picture.width * picture.height],
+    };
     let [width, height] = part_size(&decoder);
     let across = picture.width.div_ceil(width);
     let parts = across * picture.height.div_ceil(height);
@@ -110,10 +113,12 @@ fn open<R: Read + Seek>(
         file.read_exact(&mut photometric)?;
         file.rewind()?;
     }
-    let photometric = place.map(|(order, _)| u16::from_le_bytes(match order {
-        directory::Order::LittleEndian => photometric,
-        directory::Order::BigEndian => [photometric[1], photometric[0]],
-    }));
+    let photometric = place.map(|(order, _)| {
+        u16::from_le_bytes(match order {
+            directory::Order::LittleEndian => photometric,
+            directory::Order::BigEndian => [photometric[1], photometric[0]],
+        })
+    });
     file.grey = grey;
     let mut decoder = Decoder::new(file)?;
     let (width, height) = decoder.dimensions()?;
@@ -169,7 +174,7 @@ impl Picture {
         let samples = usize::from(number(decoder, Tag::SamplesPerPixel, 1)?);
         let planar = number(decoder, Tag::PlanarConfiguration, 1)? == 2;
         let predictor = number(decoder, Tag::Predictor, 1)?;
-        let palette = decoder.find_tag_unsigned_vec(Tag::ColorMap)?;
+        let palette: Option<Vec<u16>> = decoder.find_tag_unsigned_vec(Tag::ColorMap)?;
         if let Some(what) = unknown_compression(compression) {
             return refuse(format!("a TIFF {what}"));
         }
@@ -188,9 +193,11 @@ impl Picture {
         if predictor == 3 || (predictor == 2 && bits < 8) {
             return refuse(format!("a TIFF of {bits} bits a sample with predictor {predictor}"));
         }
-        let meaning = Meaning::of(photometric, samples, bits, palette)?;
+        let meaning = Meaning::of(photometric, samples, bits, palette.as_deref())?;
         let is_ycbcr = meaning == Meaning::YCbCr;
-        if compression == JPEG && (bits != 8 || !(planar || samples == 1 || (samples == 3 && meaning != Meaning::Cmyk))) {
+        if compression == JPEG
+            && (bits != 8 || !(planar || samples == 1 || (samples == 3 && meaning != Meaning::Cmyk)))
+        {
             return refuse(format!("a TIFF of JPEGs of {samples} samples of {bits} bits"));
         }
         if is_ycbcr && (compression != JPEG || planar || samples != 3) {
@@ -233,7 +240,9 @@ impl From<TiffError> for DecodeError {
     fn from(error: TiffError) -> Self {
         match error {
             TiffError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Truncated,
-            TiffError::UnsupportedError(what) => Self::Unsupported { kind: format!("a TIFF of an unusual kind ({what})") },
+            TiffError::UnsupportedError(what) => {
+                Self::Unsupported { kind: format!("a TIFF of an unusual kind ({what})") }
+            }
             other => Self::Tiff(other),
         }
     }

@@ -87,10 +87,7 @@ impl Header {
             frame.split_first_chunk().ok_or_else(|| corrupt("its frame is too short"))?;
         let components: Vec<Component> = components
             .chunks_exact(3)
-            .map(|component| Component {
-                id: component[0],
-                sampling: [component[1] >> 4, component[1] & 15],
-            })
+            .map(|component| Component { id: component[0], sampling: [component[1] >> 4, component[1] & 15] })
             .collect();
         if components.len() != usize::from(count) {
             return Err(corrupt("its frame is too short"));
@@ -150,7 +147,8 @@ impl Header {
         if sampling.clone().flatten().any(|factor| !(1..=4).contains(&factor)) {
             return Err(corrupt("a sampling factor is not 1 to 4"));
         }
-        let finest = sampling.clone().fold([1, 1], |most: [u8; 2], own| [most[0].max(own[0]), most[1].max(own[1])]);
+        let finest =
+            sampling.clone().fold([1, 1], |most: [u8; 2], own| [most[0].max(own[0]), most[1].max(own[1])]);
         if sampling.flatten().zip(finest.into_iter().cycle()).any(|(own, most)| most % own != 0) {
             let kind = "a JPEG whose sampling factors are no multiples of each other".to_owned();
             return Err(DecodeError::Unsupported { kind });
@@ -175,9 +173,13 @@ impl Scans {
     /// # Errors
     /// When a scan's head is damaged.
     pub fn of(bytes: &[u8], header: &Header) -> Result<Self, DecodeError> {
-        let mut scans =
-            Self { count: 0, ended: false, missing_bits: vec![[None; COEFFICIENTS]; header.components.len()] };
-        let mut rest = bytes.get(usize::try_from(header.first_scan).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let mut scans = Self {
+            count: 0,
+            ended: false,
+            missing_bits: vec![[None; COEFFICIENTS]; header.components.len()],
+        };
+        let mut rest =
+            bytes.get(usize::try_from(header.first_scan).unwrap_or(usize::MAX)..).unwrap_or_default();
         while let Some((marker, behind)) = next_marker(rest) {
             rest = behind;
             if marker == EOI {

@@ -27,9 +27,10 @@ fn samplings(space: Space) -> Vec<Vec<[usize; 2]>> {
         Space::Cmyk => vec![of(&[one; 4]), of(&[wide; 4])],
         Space::Ycck => vec![of(&[one; 4]), of(&[both, one, one, both]), of(&[wide, one, one, wide])],
         Space::YCbCr => {
-            let mut all: Vec<_> = [one, wide, tall, both, [4, 1], [1, 4], [4, 2], [2, 4], [4, 4], [3, 1], [3, 3]]
-                .map(|luma| vec![luma, one, one])
-                .into();
+            let mut all: Vec<_> =
+                [one, wide, tall, both, [4, 1], [1, 4], [4, 2], [2, 4], [4, 4], [3, 1], [3, 3]]
+                    .map(|luma| vec![luma, one, one])
+                    .into();
             all.extend([
                 of(&[one, both, both]),
                 of(&[one, wide, one]),
@@ -47,7 +48,8 @@ fn samplings(space: Space) -> Vec<Vec<[usize; 2]>> {
 /// Every order in which the components may come; whether each is of a progressive file.
 fn scripts(sampling: &[[usize; 2]]) -> Vec<(Vec<Scan>, bool)> {
     let fits = |components: &[usize]| {
-        components.len() == 1 || components.iter().map(|at| sampling[*at][0] * sampling[*at][1]).sum::<usize>() <= 10
+        components.len() == 1
+            || components.iter().map(|at| sampling[*at][0] * sampling[*at][1]).sum::<usize>() <= 10
     };
     let scripts: &[&[&[usize]]] = match sampling.len() {
         1 => &[&[&[0]]],
@@ -78,7 +80,8 @@ fn jpegs_of_every_sampling_scan_script_interval_colour_and_size_are_right() {
             let planes = form.planes(picture);
             for (number, (scans, is_progressive)) in scripts(sampling).into_iter().enumerate() {
                 for restart in [0, 1, 3] {
-                    (form.scans, form.is_progressive, form.restart) = (scans.clone(), is_progressive, restart);
+                    (form.scans, form.is_progressive, form.restart) =
+                        (scans.clone(), is_progressive, restart);
                     form.wide_tables = restart == 1;
                     let told = format!("{form:?}");
                     let bytes = form.write(&planes);
@@ -137,7 +140,9 @@ fn a_jpeg_cut_anywhere_is_named_or_loses_nothing() {
             let cut = &bytes[..keep];
             std::fs::write(&path, cut).unwrap();
             match decode(cut) {
-                Ok(image) => assert!(image == whole && look(&path).is_ok(), "{keep} of {}: {form:?}", bytes.len()),
+                Ok(image) => {
+                    assert!(image == whole && look(&path).is_ok(), "{keep} of {}: {form:?}", bytes.len());
+                }
                 Err(error) => {
                     assert!(keep < 3 || matches!(error, DecodeError::Truncated), "{keep}: {error}: {form:?}");
                     assert!(look(&path).is_err(), "{keep}: {form:?}");
@@ -146,7 +151,11 @@ fn a_jpeg_cut_anywhere_is_named_or_loses_nothing() {
             // Something has put an end marker there. Progressive files may end early on purpose.
             if !form.is_progressive {
                 let ended = decode(&[cut, &JPEG_END].concat());
-                assert!(ended.is_err() || ended.unwrap() == whole, "{keep} of {}, ended: {form:?}", bytes.len());
+                assert!(
+                    ended.is_err() || ended.unwrap() == whole,
+                    "{keep} of {}, ended: {form:?}",
+                    bytes.len()
+                );
             }
         }
     }
@@ -160,7 +169,10 @@ fn missing_and_damaged_data_of_a_jpeg_are_refused_and_what_belongs_to_nothing_is
     let end = plain.len() - 2;
     let filled_up = [&plain[..end], &[0; 300], &plain[end..]].concat();
     assert!(decode(&filled_up).unwrap() == whole);
-    assert!(decode(&[&plain[..], b"a camera's preview", &plain].concat()).unwrap() == whole, "another picture behind it");
+    assert!(
+        decode(&[&plain[..], b"a camera's preview", &plain].concat()).unwrap() == whole,
+        "another picture behind it"
+    );
     let middle = (at(&plain, 0xDA) + end) / 2;
     let hole = [&plain[..middle], &plain[middle + 60..]].concat();
     assert_eq!(decode(&hole).unwrap_err().to_string(), "is a corrupt JPEG: premature end of data segment");
@@ -171,11 +183,15 @@ fn missing_and_damaged_data_of_a_jpeg_are_refused_and_what_belongs_to_nothing_is
     let surplus = [&restarts[..second], &[1, 2, 3], &restarts[second..]].concat();
     assert!(decode(&surplus).unwrap_err().to_string().contains("3 extraneous bytes"));
     // The file ends as it should, but a colour is not there.
-    let without = file(&Form { scans: sequential(&[&[0], &[2]]), ..Form::new(Space::YCbCr, [64, 48], [2, 2]) });
+    let without =
+        file(&Form { scans: sequential(&[&[0], &[2]]), ..Form::new(Space::YCbCr, [64, 48], [2, 2]) });
     assert_eq!(decode(&without).unwrap_err().to_string(), "is a corrupt JPEG: a colour has no scan");
     let endless = vec![sequential(&[&[0, 1, 2]]).remove(0); 501];
-    let endless = file(&Form { scans: endless, is_progressive: true, ..Form::new(Space::YCbCr, [8, 8], [1, 1]) });
-    assert!(decode(&endless).unwrap_err().to_string().starts_with("is a JPEG of 501 scans, which is not read"));
+    let endless =
+        file(&Form { scans: endless, is_progressive: true, ..Form::new(Space::YCbCr, [8, 8], [1, 1]) });
+    assert!(
+        decode(&endless).unwrap_err().to_string().starts_with("is a JPEG of 501 scans, which is not read")
+    );
 }
 
 #[test]
@@ -189,7 +205,9 @@ fn kinds_of_jpegs_that_are_not_read_are_named_by_a_look_as_by_decoding() {
         bytes[frame + at] = byte;
         bytes
     };
-    let two = [&plain[..frame + 2], &[0, 14, 8, 0, 17, 0, 33, 2, 1, 0x11, 0, 2, 0x11, 0], &plain[frame + 19..]].concat();
+    let two =
+        [&plain[..frame + 2], &[0, 14, 8, 0, 17, 0, 33, 2, 1, 0x11, 0, 2, 0x11, 0], &plain[frame + 19..]]
+            .concat();
     for (bytes, reason) in [
         (with(1, 0xC3), "is a lossless JPEG, which is not read"),
         (with(1, 0xF7), "is JPEG-LS, which is not read"),
@@ -199,7 +217,10 @@ fn kinds_of_jpegs_that_are_not_read_are_named_by_a_look_as_by_decoding() {
         (with(6, 0), "is a JPEG that tells its height behind its pixels, which is not read"),
         (with(8, 0), "is a corrupt JPEG: it has no width"),
         (with(11, 0x51), "is a corrupt JPEG: a sampling factor is not 1 to 4"),
-        ([&with(11, 0x31)[..frame + 14], &[0x21], &plain[frame + 15..]].concat(), "is a JPEG whose sampling factors are no"),
+        (
+            [&with(11, 0x31)[..frame + 14], &[0x21], &plain[frame + 15..]].concat(),
+            "is a JPEG whose sampling factors are no",
+        ),
     ] {
         std::fs::write(&path, &bytes).unwrap();
         for error in [look(&path).unwrap_err(), decode(&bytes).unwrap_err()] {

@@ -40,7 +40,8 @@ impl Space {
             Self::Cmyk => [r * 255.0 / BLACK, g * 255.0 / BLACK, b * 255.0 / BLACK, BLACK],
             Self::Ycck => {
                 // Of the inks themselves, 255 minus what they let through.
-                let [y, cb, cr] = ycc(255.0 - r * 255.0 / BLACK, 255.0 - g * 255.0 / BLACK, 255.0 - b * 255.0 / BLACK);
+                let [y, cb, cr] =
+                    ycc(255.0 - r * 255.0 / BLACK, 255.0 - g * 255.0 / BLACK, 255.0 - b * 255.0 / BLACK);
                 [y, cb, cr, BLACK]
             }
         }
@@ -60,7 +61,10 @@ pub struct Scan {
 
 /// All of each component in one scan after the other.
 pub fn sequential(scans: &[&[usize]]) -> Vec<Scan> {
-    scans.iter().map(|components| Scan { components: components.to_vec(), band: [0, 63], bits: [0, 0] }).collect()
+    scans
+        .iter()
+        .map(|components| Scan { components: components.to_vec(), band: [0, 63], bits: [0, 0] })
+        .collect()
 }
 
 /// First coefficients of everything, then bands of each component; the last bit of everything comes by itself.
@@ -107,9 +111,9 @@ pub struct Plane {
 }
 
 const ZIGZAG: [usize; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
-    28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
-    47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
+    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
+    46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 /// Of every coefficient.
@@ -155,7 +159,8 @@ impl Form {
         }
         segment(&mut file, 0xDB, &table);
         let [width, height] = self.size.map(|side| u16::try_from(side).unwrap().to_be_bytes());
-        let mut frame = vec![8, height[0], height[1], width[0], width[1], u8::try_from(planes.len()).unwrap()];
+        let mut frame =
+            vec![8, height[0], height[1], width[0], width[1], u8::try_from(planes.len()).unwrap()];
         for (number, [h, v]) in self.sampling.iter().enumerate() {
             let id = if self.space == Space::Rgb && !self.adobe { b"RGB"[number] } else { id(number) };
             frame.extend([id, u8::try_from(h << 4 | v).unwrap(), 0]);
@@ -259,7 +264,8 @@ fn segment(file: &mut Vec<u8>, marker: u8, content: &[u8]) {
 /// A table in which every symbol has as many bits.
 fn huffman(number: u8, symbols: Vec<u8>, bits: usize) -> Vec<u8> {
     let mut table = vec![number];
-    table.extend((1..=16).map(|length| if length == bits { u8::try_from(symbols.len()).unwrap() } else { 0 }));
+    table
+        .extend((1..=16).map(|length| if length == bits { u8::try_from(symbols.len()).unwrap() } else { 0 }));
     table.extend(symbols);
     table
 }

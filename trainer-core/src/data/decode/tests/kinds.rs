@@ -113,7 +113,12 @@ fn bitmaps_of_every_kind_are_right() {
         ("16 bits, 6 of green", bmp(false, 3, 16, 3, &[0xF800, 0x7E0, 0x1F], &words(6)), expected(), 8),
         ("24 bits", bmp(false, 3, 24, 0, &[], &bytes([2, 1, 0], &[])), expected(), 0),
         ("32 bits", bmp(false, 3, 32, 0, &[], &bytes([2, 1, 0], &[0])), expected(), 0),
-        ("32 bits, masks", bmp(false, 3, 32, 3, &[0xFF, 0xFF00, 0xFF_0000], &bytes([0, 1, 2], &[0])), expected(), 0),
+        (
+            "32 bits, masks",
+            bmp(false, 3, 32, 3, &[0xFF, 0xFF00, 0xFF_0000], &bytes([0, 1, 2], &[0])),
+            expected(),
+            0,
+        ),
         ("8 bits in runs", bmp(false, 3, 8, 1, &[], &runs_of_8), expected(), 0),
         ("4 bits in runs", bmp(false, 3, 4, 2, &[], &runs_of_4), of_runs, 0),
     ] {
@@ -172,12 +177,28 @@ fn of_an_animated_webp_the_first_picture_is_taken() {
 fn what_lies_under_a_wrong_name_is_named_for_what_it_is() {
     let folder = tempfile::tempdir().unwrap();
     for (name, content, reason) in [
-        ("a.jpg", &b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"[..], "is HEIC under the name .jpg; convert it to JPEG or PNG"),
-        ("a.jpg", b"\0\0\0\x1cftypavif\0\0\0\0mif1avif", "is AVIF under the name .jpg; convert it to JPEG or PNG"),
-        ("a.png", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ", "is JPEG 2000 under the name .png; convert it to JPEG or PNG"),
+        (
+            "a.jpg",
+            &b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"[..],
+            "is HEIC under the name .jpg; convert it to JPEG or PNG",
+        ),
+        (
+            "a.jpg",
+            b"\0\0\0\x1cftypavif\0\0\0\0mif1avif",
+            "is AVIF under the name .jpg; convert it to JPEG or PNG",
+        ),
+        (
+            "a.png",
+            b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ",
+            "is JPEG 2000 under the name .png; convert it to JPEG or PNG",
+        ),
         ("a.PNG", b"GIF89a\x01\0\x01\0", "is GIF under the name .PNG; convert it to JPEG or PNG"),
         ("a.jpg", b"", "is empty"),
-        ("a.jpg", b"<html>not found</html>", "is text, not an image, and begins with `<html>not found</html>`"),
+        (
+            "a.jpg",
+            b"<html>not found</html>",
+            "is text, not an image, and begins with `<html>not found</html>`",
+        ),
         (
             "a.jpg",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",

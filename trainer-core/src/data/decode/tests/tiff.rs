@@ -87,7 +87,8 @@ fn colours_are_right_however_a_tiff_lays_them_out() {
                         (5, 0..3) => full - sample(x, y, number),
                         _ => sample(x, y, number),
                     });
-                    let image = both(&bytes, &format!("{form:?}")).unwrap_or_else(|error| panic!("{error}: {form:?}"));
+                    let image = both(&bytes, &format!("{form:?}"))
+                        .unwrap_or_else(|error| panic!("{error}: {form:?}"));
                     assert!(distance(&image, &expected) <= 1, "{form:?}");
                     files += 1;
                 }
@@ -123,7 +124,8 @@ fn palettes_of_every_depth_are_right_in_words_and_in_bytes() {
     for (bits, unit) in [(1, 257), (2, 257), (4, 257), (8, 257), (8, 1)] {
         let count = 1_usize << bits;
         let entry = |number: usize, colour: usize| (number * 37 + colour * 91) % 256;
-        let palette: Vec<u64> = (0..3 * count).map(|at| (entry(at % count, at / count) * unit) as u64).collect();
+        let palette: Vec<u64> =
+            (0..3 * count).map(|at| (entry(at % count, at / count) * unit) as u64).collect();
         for (big, big_endian) in [(false, false), (true, true)] {
             let mut form = form(3, 1, bits);
             (form.big, form.big_endian) = (big, big_endian);
@@ -149,9 +151,12 @@ fn jpegs_in_tiffs_are_decoded_as_files_are() {
         let bytes = jpeg.write(&jpeg.planes(|x, y| smooth(x + left as f64, y + top as f64)));
         if space == Space::Rgb { plain_ids(bytes) } else { bytes }
     };
-    for (space, photometric, luma) in
-        [(Space::YCbCr, 6, [2, 2]), (Space::YCbCr, 6, [1, 1]), (Space::Rgb, 2, [1, 1]), (Space::Grey, 1, [1, 1])]
-    {
+    for (space, photometric, luma) in [
+        (Space::YCbCr, 6, [2, 2]),
+        (Space::YCbCr, 6, [1, 1]),
+        (Space::Rgb, 2, [1, 1]),
+        (Space::Grey, 1, [1, 1]),
+    ] {
         for (tiles, size) in [(false, [40, 24]), (false, [40, 16]), (true, [16, 16])] {
             let mut form = form(photometric, space.components(), 8);
             (form.tiles, form.part, form.compression) = (tiles, size, 7);
@@ -170,12 +175,19 @@ fn jpegs_in_tiffs_are_decoded_as_files_are() {
                     .iter()
                     .map(|part| if apart { [&[0xFF, 0xD8], &part[split..]].concat() } else { part.clone() })
                     .collect();
-                form.more = if apart { vec![(347, tables.iter().map(|byte| u64::from(*byte)).collect())] } else { vec![] };
+                form.more = if apart {
+                    vec![(347, tables.iter().map(|byte| u64::from(*byte)).collect())]
+                } else {
+                    vec![]
+                };
                 let image = both(&form.assemble(&parts), &format!("{form:?}")).unwrap();
                 let expected = RgbImage::from_fn(40, 24, |x, y| {
                     let [r, g, b] = smooth(x.into(), y.into());
                     let grey = 0.299 * r + 0.587 * g + 0.114 * b;
-                    image::Rgb((if space == Space::Grey { [grey; 3] } else { [r, g, b] }).map(|value| value.round() as u8))
+                    image::Rgb(
+                        (if space == Space::Grey { [grey; 3] } else { [r, g, b] })
+                            .map(|value| value.round() as u8),
+                    )
                 });
                 let off = distance(&image, &expected);
                 assert!(off <= 8, "{off}: {form:?}");
@@ -229,7 +241,9 @@ fn what_has_no_plain_meaning_is_refused_by_name() {
 fn orientations_turn_tiffs_and_a_truncated_one_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.tif");
-    for (big, big_endian, tiles) in [(false, false, false), (true, false, true), (false, true, true), (true, true, false)] {
+    for (big, big_endian, tiles) in
+        [(false, false, false), (true, false, true), (false, true, true), (true, true, false)]
+    {
         let mut form = form(2, 3, 8);
         (form.big, form.big_endian, form.tiles, form.part) = (big, big_endian, tiles, [16, 16]);
         if !tiles {

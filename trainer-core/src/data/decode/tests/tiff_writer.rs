@@ -53,7 +53,8 @@ impl Form {
                 let rows = if self.tiles { self.part[1] } else { self.part[1].min(self.size[1] - top) };
                 let mut bytes = Vec::new();
                 for y in top..top + rows {
-                    let at = |x: usize, number| sample(x.min(self.size[0] - 1), y.min(self.size[1] - 1), number);
+                    let at =
+                        |x: usize, number| sample(x.min(self.size[0] - 1), y.min(self.size[1] - 1), number);
                     let row: Vec<Vec<u16>> = (left..left + self.part[0])
                         .map(|x| numbers.clone().map(|number| at(x, number)).collect())
                         .collect();
@@ -101,7 +102,9 @@ impl Form {
                     chunk.iter().for_each(|byte| put((*byte).into()));
                 }
                 put(257);
-                bits.chunks(8).map(|bits| bits.iter().zip(0..).map(|(bit, at)| u8::from(*bit) << (7 - at)).sum()).collect()
+                bits.chunks(8)
+                    .map(|bits| bits.iter().zip(0..).map(|(bit, at)| u8::from(*bit) << (7 - at)).sum())
+                    .collect()
             }
             // zlib's blocks that are stored as they are.
             8 => {
@@ -138,10 +141,10 @@ impl Form {
         all
     }
 
-    /// A file whose directory comes first, then its lists, then its parts.
-    pub fn assemble(&self, parts: &[Vec<u8>]) -> Vec<u8> {
-        let word = if self.big { 8 } else { 4 };
-        let starts = if self.tiles { 324 } else { 273 };
+    /// What the directory says, by tag; where the parts are is not known yet.
+    fn entries(&self, parts: &[Vec<u8>]) -> Vec<(u64, Vec<u64>)> {
+        let [width, height] = self.part.map(|side| side as u64);
+        let lengths = parts.iter().map(|part| part.len() as u64).collect();
         let mut entries = vec![
             (256, vec![self.size[0] as u64]),
             (257, vec![self.size[1] as u64]),
@@ -151,16 +154,28 @@ impl Form {
             (277, vec![self.samples as u64]),
             (284, vec![if self.planar { 2 } else { 1 }]),
             (317, vec![self.predictor]),
-            (starts, vec![0; parts.len()]),
-            (starts + if self.tiles { 1 } else { 6 }, parts.iter().map(|part| part.len() as u64).collect()),
+            (self.starts(), vec![0; parts.len()]),
+            (if self.tiles { 325 } else { 279 }, lengths),
         ];
         if self.tiles {
-            entries.extend([(322, vec![self.part[0] as u64]), (323, vec![self.part[1] as u64])]);
+            entries.extend([(322, vec![width]), (323, vec![height])]);
         } else {
-            entries.push((278, vec![self.part[1] as u64]));
+            entries.push((278, vec![height]));
         }
         entries.extend(self.more.clone());
         entries.sort_by_key(|(tag, _)| *tag);
+        entries
+    }
+
+    /// The tag of where the parts are.
+    fn starts(&self) -> u64 {
+        if self.tiles { 324 } else { 273 }
+    }
+
+    /// A file whose directory comes first, then its lists, then its parts.
+    pub fn assemble(&self, parts: &[Vec<u8>]) -> Vec<u8> {
+        let word = if self.big { 8 } else { 4 };
+        let mut entries = self.entries(parts);
         // Places are words; palettes and the rest 16-bit numbers; JPEG tables bytes.
         let kind = |tag: u64| match tag {
             273 | 279 | 324 | 325 if self.big => (16, 8),
@@ -171,9 +186,13 @@ impl Form {
         let begin = if self.big { 16 } else { 8 };
         let count_bytes = if self.big { 8 } else { 2 };
         let after = begin + count_bytes + entries.len() * (4 + 2 * word) + word;
-        let lists: usize = entries.iter().map(|(tag, numbers)| numbers.len() * kind(*tag).1).filter(|bytes| *bytes > word).sum();
+        let lists: usize = entries
+            .iter()
+            .map(|(tag, numbers)| numbers.len() * kind(*tag).1)
+            .filter(|bytes| *bytes > word)
+            .sum();
         let mut next = (after + lists) as u64;
-        for (_, numbers) in entries.iter_mut().filter(|(tag, _)| *tag == starts) {
+        for (_, numbers) in entries.iter_mut().filter(|(tag, _)| *tag == self.starts()) {
             for (number, part) in numbers.iter_mut().zip(parts) {
                 *number = next;
                 next += part.len() as u64;
@@ -181,7 +200,9 @@ impl Form {
         }
         let mut file = if self.big_endian { b"MM".to_vec() } else { b"II".to_vec() };
         if self.big {
-            file.extend([self.number(43, 2), self.number(8, 2), self.number(0, 2), self.number(16, 8)].concat());
+            file.extend(
+                [self.number(43, 2), self.number(8, 2), self.number(0, 2), self.number(16, 8)].concat(),
+            );
         } else {
             file.extend([self.number(42, 2), self.number(8, 4)].concat());
         }
@@ -189,7 +210,10 @@ impl Form {
         let mut behind = Vec::new();
         for (tag, numbers) in &entries {
             let (kind, size) = kind(*tag);
-            file.extend([self.number(*tag, 2), self.number(kind, 2), self.number(numbers.len() as u64, word)].concat());
+            file.extend(
+                [self.number(*tag, 2), self.number(kind, 2), self.number(numbers.len() as u64, word)]
+                    .concat(),
+            );
             let mut value: Vec<u8> = numbers.iter().flat_map(|number| self.number(*number, size)).collect();
             if value.len() > word {
                 let place = self.number((after + behind.len()) as u64, word);

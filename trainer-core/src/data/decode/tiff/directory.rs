@@ -76,7 +76,11 @@ impl<B: Bytes> Directory<B> {
     /// Where the last part of the picture ends; `None` where that cannot be told.
     pub fn pixels_end(&self) -> Option<u64> {
         let starts = self.numbers(STARTS)?;
-        starts.into_iter().zip(self.numbers(LENGTHS)?).map(|(start, length)| start.saturating_add(length)).max()
+        starts
+            .into_iter()
+            .zip(self.numbers(LENGTHS)?)
+            .map(|(start, length)| start.saturating_add(length))
+            .max()
     }
 
     /// The whole numbers of an entry of one of two tags.

@@ -26,7 +26,7 @@ impl Meaning {
         photometric: Option<u16>,
         samples: usize,
         bits: usize,
-        palette: Option<Vec<u16>>,
+        palette: Option<&[u16]>,
     ) -> Result<Self, DecodeError> {
         let refuse = |kind: &str| Err(DecodeError::Unsupported { kind: kind.to_owned() });
         let (meaning, needed) = match photometric {
@@ -34,7 +34,7 @@ impl Meaning {
             Some(1) => (Self::Grey, 1),
             Some(2) => (Self::Rgb, 3),
             Some(3) => {
-                let palette = palette.as_deref().and_then(|palette| colours(palette, bits));
+                let palette = palette.and_then(|palette| colours(palette, bits));
                 match palette {
                     Some(palette) => (Self::Palette(palette), 1),
                     None => return refuse("a TIFF without the palette that it needs"),
@@ -62,6 +62,16 @@ impl Meaning {
         }
     }
 
+    /// Writes the colours of a row, of which each pixel has so many samples.
+    fn write(&self, row: &[u8], samples: usize, pixels: &mut [u8]) {
+        if samples == 3 && matches!(self, Self::Rgb | Self::YCbCr) {
+            return pixels.copy_from_slice(row);
+        }
+        for (pixel, samples) in pixels.chunks_exact_mut(3).zip(row.chunks_exact(samples)) {
+            pixel.copy_from_slice(&self.rgb(samples));
+        }
+    }
+
     fn rgb(&self, samples: &[u8]) -> [u8; 3] {
         match self {
             Self::Grey => [samples[0]; 3],
@@ -82,7 +92,8 @@ fn colours(palette: &[u16], bits: usize) -> Option<Vec<[u8; 3]>> {
     let count = if bits <= 8 { 1 << bits } else { return None };
     let [red, green, blue] = [0, 1, 2].map(|colour| palette.get(colour * count..(colour + 1) * count));
     // Some writers put bytes where words are meant.
-    let narrow = |word: u16| if palette.iter().all(|word| *word < 256) { low(word) } else { eight_bits(word) };
+    let narrow =
+        |word: u16| if palette.iter().all(|word| *word < 256) { low(word) } else { eight_bits(word) };
     let (red, green, blue) = (red?, green?, blue?);
     let mut colours: Vec<_> =
         (0..count).map(|number| [narrow(red[number]), narrow(green[number]), narrow(blue[number])]).collect();
@@ -117,21 +128,27 @@ impl Part<'_> {
     /// Writes its colours to where it lies in the image.
     pub fn write(&self, meaning: &Meaning, image: &mut Image, at: [usize; 2]) {
         let [width, height] = self.size;
-        let (in_row, planes) = if self.planar { (1, self.samples) } else { (self.samples, 1) };
+        let in_row = if self.planar { 1 } else { self.samples };
         let row_bytes = (width * in_row * self.bits).div_ceil(8);
+        let row = |plane: usize, y: usize| &self.bytes[(plane * height + y) * row_bytes..][..row_bytes];
         let is_number = matches!(meaning, Meaning::Palette(_));
-        let mut unpacked = vec![0; width * in_row * if self.planar { meaning.samples() } else { 1 }];
+        let mut unpacked = Vec::new();
         for y in 0..height {
-            let used = if self.planar { meaning.samples() } else { planes };
-            for plane in 0..used {
-                let row = &self.bytes[(plane * height + y) * row_bytes..][..row_bytes];
-                let places = unpacked.iter_mut().skip(plane).step_by(used);
-                unpack(row, self.bits, is_number, places);
-            }
             let pixels = &mut image.row_mut(at[1] + y)[3 * at[0]..][..3 * width];
-            let step = if self.planar { used } else { self.samples };
-            for (pixel, samples) in pixels.chunks_exact_mut(3).zip(unpacked.chunks_exact(step)) {
-                pixel.copy_from_slice(&meaning.rgb(samples));
+            if self.planar {
+                let used = meaning.samples();
+                unpacked.resize(width * used, 0);
+                for plane in 0..used {
+                    let places = unpacked.iter_mut().skip(plane).step_by(used);
+                    unpack(row(plane, y), self.bits, is_number, places);
+                }
+                meaning.write(&unpacked, used, pixels);
+            } else if self.bits == 8 {
+                meaning.write(row(0, y), in_row, pixels);
+            } else {
+                unpacked.resize(width * in_row, 0);
+                unpack(row(0, y), self.bits, is_number, unpacked.iter_mut());
+                meaning.write(&unpacked, in_row, pixels);
             }
         }
     }
