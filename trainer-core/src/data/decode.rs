@@ -3,11 +3,11 @@
 //! JPEG is always decoded by the same decoder, because decoders differ by a few grey values and pixels
 //! must not depend on whether they came through a cache.
 
+mod error;
 mod jpeg;
 mod kinds;
 mod tiff;
 
-use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +16,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+pub use self::error::DecodeError;
 use self::kinds::{Kind, TELLING};
 use crate::data::image::Image;
 use crate::data::items::Seen;
@@ -48,93 +49,6 @@ const MOST_PIXELS: usize = 1 << 30;
 /// What decoders may allocate: all pixels at four samples of 16 bits, and as much room besides as nothing needs. So no
 /// picture is refused for its memory that is not refused for its pixels.
 const MOST_BYTES: u64 = 8 * (MOST_PIXELS as u64) + (1 << 28);
-
-/// Why an image file yields no pixels.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// The file cannot be read.
-    #[error("cannot be read: {0}")]
-    Read(#[from] std::io::Error),
-    /// It is a broken JPEG.
-    #[error("is a corrupt JPEG: {0}")]
-    Jpeg(String),
-    /// It is a broken TIFF.
-    #[error("is a corrupt TIFF: {0}")]
-    Tiff(::tiff::TiffError),
-    /// It is a broken file of another kind.
-    #[error("is no readable image: {0}")]
-    Other(#[from] image::ImageError),
-    /// It ends early.
-    #[error("is truncated")]
-    Truncated,
-    /// It has, or pretends to have, more pixels than are decoded.
-    #[error("is {width}x{height} pixels, more than can be decoded")]
-    TooLarge {
-        /// Pixels from left to right.
-        width: usize,
-        /// Pixels from top to bottom.
-        height: usize,
-    },
-    /// It is of a format that is read, but of a kind that is not.
-    #[error("is {kind}, which is not read; convert it to an 8-bit JPEG or PNG")]
-    Unsupported {
-        /// What the kind is called.
-        kind: String,
-    },
-    /// It is of another format.
-    #[error("is {kind}{}; convert it to JPEG or PNG", Under(extension.as_deref()))]
-    Foreign {
-        /// What the format is called.
-        kind: &'static str,
-        /// The end of the file's name, where that is known.
-        extension: Option<String>,
-    },
-    /// It is words, as a page that says that an image was not found, or a pointer to a large file that was not fetched.
-    #[error("is text, not an image, and begins with `{begins}`")]
-    Text {
-        /// Its first line, or the beginning of that.
-        begins: String,
-    },
-    /// It has no bytes.
-    #[error("is empty")]
-    Empty,
-    /// Nothing is known that begins so.
-    #[error("is no image of a known kind")]
-    Unknown,
-    /// A bug in a decoder, which a damaged file set off.
-    #[error("is corrupt: its decoder gave up")]
-    Panicked,
-}
-
-/// Says that a name promises something else.
-struct Under<'a>(Option<&'a str>);
-
-impl fmt::Display for Under<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(extension) => write!(f, " under the name .{extension}"),
-            None => write!(f, ", which is not read"),
-        }
-    }
-}
-
-impl DecodeError {
-    /// Of a file of this name.
-    fn of(self, path: &Path) -> Self {
-        match self {
-            Self::Foreign { kind, extension: None } if unsupported(path).is_none() => {
-                let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned());
-                Self::Foreign { kind, extension }
-            }
-            other => other,
-        }
-    }
-
-    /// Whether the file may be whole, and only nothing here reads its kind.
-    pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::Unsupported { .. } | Self::Foreign { .. })
-    }
-}
 
 /// Whether a file of this name is taken for an image.
 pub fn is_image_name(path: &Path) -> bool {

@@ -2,6 +2,7 @@
 //! the samples mean is told here, and what has no plain meaning as eight-bit colours is named and refused.
 
 mod directory;
+mod embedded;
 mod samples;
 
 use std::fs::File;
@@ -13,8 +14,8 @@ use tiff::decoder::{ChunkType, Decoder, Limits, TiffCodingUnit};
 use tiff::tags::Tag;
 
 use self::directory::Directory;
+use self::embedded::Embedded;
 use self::samples::{Meaning, Part};
-use super::jpeg::{self, Colours, Header};
 use super::{DecodeError, MOST_PIXELS};
 use crate::data::image::Image;
 
@@ -70,15 +71,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Image, Orientation), DecodeError> 
     let [width, height] = part_size(&decoder);
     let across = picture.width.div_ceil(width);
     let parts = across * picture.height.div_ceil(height);
-    let mut compressed =
-        if picture.compression == JPEG { Some(Compressed::of(&mut decoder, bytes)?) } else { None };
+    let embedded = if picture.compression == JPEG { Some(Embedded::of(&mut decoder, bytes)?) } else { None };
     let room = room(&decoder, &picture)?;
     let mut buffer = Vec::new();
     for number in 0..u32::try_from(parts).map_err(|_| TiffError::IntSizeError)? {
         let size = decoder.chunk_data_dimensions(number);
         let size = [size.0 as usize, size.1 as usize];
-        match &mut compressed {
-            Some(compressed) => compressed.read(number as usize, parts, &picture, size, &mut buffer)?,
+        match &embedded {
+            Some(embedded) => embedded.read(number as usize, parts, &picture, size, &mut buffer)?,
             None => {
                 let bytes = picture.part_bytes(size).ok_or(TiffError::IntSizeError)?;
                 buffer.resize(bytes + room, 0);
@@ -276,65 +276,5 @@ impl<R: Seek> Seek for Greyed<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.at = self.file.seek(to)?;
         Ok(self.at)
-    }
-}
-
-/// The parts of a picture that are JPEGs, which are decoded as files of their own are.
-struct Compressed<'a> {
-    bytes: &'a [u8],
-    /// What all have in common, if that stands apart.
-    tables: Option<Vec<u8>>,
-    places: Vec<(u64, u64)>,
-}
-
-impl<'a> Compressed<'a> {
-    fn of<R: Read + Seek>(decoder: &mut Decoder<R>, bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let (starts, lengths) = match decoder.get_chunk_type() {
-            ChunkType::Strip => (Tag::StripOffsets, Tag::StripByteCounts),
-            ChunkType::Tile => (Tag::TileOffsets, Tag::TileByteCounts),
-        };
-        let mut numbers = |tag| decoder.find_tag_unsigned_vec(tag).map(Option::unwrap_or_default);
-        let places = numbers(starts)?.into_iter().zip(numbers(lengths)?).collect();
-        let tables = match decoder.find_tag(Tag::JPEGTables)? {
-            Some(tables) => Some(tables.into_u8_vec()?),
-            None => None,
-        };
-        Ok(Self { bytes, tables, places })
-    }
-
-    fn read(
-        &mut self,
-        number: usize,
-        parts: usize,
-        picture: &Picture,
-        size: [usize; 2],
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), DecodeError> {
-        buffer.clear();
-        let (planes, samples) = if picture.planar { (picture.samples, 1) } else { (1, picture.samples) };
-        for plane in 0..planes {
-            let jpeg = self.file(number + plane * parts).ok_or(DecodeError::Truncated)?;
-            let header = Header::read(Cursor::new(&jpeg))?;
-            header.check_is_read()?;
-            if header.components() != samples || header.width < size[0] || header.height < size[1] {
-                return Err(DecodeError::Jpeg("a part of a TIFF has another size".to_owned()));
-            }
-            super::bounded(header.width, header.height)?;
-            let colours = if picture.is_ycbcr { Colours::YCbCr } else { Colours::Rgb };
-            let pixels = jpeg::samples(&jpeg, &header, colours, samples)?;
-            let rows = pixels.chunks_exact(header.width * samples).take(size[1]);
-            rows.for_each(|row| buffer.extend_from_slice(&row[..size[0] * samples]));
-        }
-        Ok(())
-    }
-
-    /// One part as a file: a beginning without an end, and an end without a beginning.
-    fn file(&self, number: usize) -> Option<Vec<u8>> {
-        let &(start, length) = self.places.get(number)?;
-        let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
-        let part = self.bytes.get(start..start.checked_add(length)?)?;
-        let Some(tables) = &self.tables else { return Some(part.to_vec()) };
-        let tables = tables.get(..tables.len().checked_sub(2)?)?;
-        Some([tables, part.get(2..)?].concat())
     }
 }
