@@ -1,7 +1,10 @@
 //! Why a file yields no pixels, in words for those whose file it is.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
+
+use image::ImageError;
 
 /// Why an image file yields no pixels.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +20,7 @@ pub enum DecodeError {
     Tiff(tiff::TiffError),
     /// It is a broken file of another kind.
     #[error("is no readable image: {0}")]
-    Other(#[from] image::ImageError),
+    Other(ImageError),
     /// It ends early.
     #[error("is truncated")]
     Truncated,
@@ -87,5 +90,17 @@ impl DecodeError {
     /// Whether the file may be whole, and only nothing here reads its kind.
     pub fn is_unsupported(&self) -> bool {
         matches!(self, Self::Unsupported { .. } | Self::Foreign { .. })
+    }
+}
+
+impl From<ImageError> for DecodeError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => Self::Truncated,
+            ImageError::Unsupported(what) => {
+                Self::Unsupported { kind: format!("of an unusual kind ({what})") }
+            }
+            other => Self::Other(other),
+        }
     }
 }

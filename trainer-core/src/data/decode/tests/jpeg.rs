@@ -228,3 +228,34 @@ fn kinds_of_jpegs_that_are_not_read_are_named_by_a_look_as_by_decoding() {
         }
     }
 }
+
+#[test]
+fn damaged_jpegs_never_end_the_process_and_have_the_size_that_a_look_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jpg");
+    let mut forms = forms();
+    forms.push(Form::new(Space::Ycck, [33, 17], [2, 2]));
+    for form in forms {
+        let bytes = file(&form);
+        for position in 2..bytes.len() {
+            for damage in [0x5A, 0xFF] {
+                let mut damaged = bytes.clone();
+                damaged[position] ^= damage;
+                // Damage to a header may promise a gibibyte.
+                let promised = super::super::jpeg::Header::read(Cursor::new(&damaged))
+                    .map_or(0, |header| header.width * header.height);
+                if promised > 1 << 20 {
+                    continue;
+                }
+                if let Ok(image) = decode(&damaged) {
+                    std::fs::write(&path, &damaged).unwrap();
+                    assert_eq!(
+                        look(&path).unwrap().size,
+                        [image.width, image.height],
+                        "{position}: {form:?}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -63,7 +63,8 @@ fn rows(make: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
 fn bitmaps_of_every_kind_are_right() {
     let packed = |bits: u32| {
         rows(|y| {
-            let numbers = (0..5).fold(0_u64, |packed, x| packed << bits | u64::from(number(x, y)));
+            let numbers =
+                (0..5).fold(0_u64, |packed, x| packed << bits | u64::from(number(x, y)) & ((1 << bits) - 1));
             (numbers << (40 - 5 * bits)).to_be_bytes()[3..][..(5 * bits).div_ceil(8) as usize].to_vec()
         })
     };
@@ -102,7 +103,9 @@ fn bitmaps_of_every_kind_are_right() {
         image::Rgb(COLOURS[usize::from(if x < 4 { number(x % 2, y) } else { number(4, y) })])
     });
     let top_down: Vec<u8> = packed(8).chunks(8).rev().flatten().copied().collect();
+    let of_two = RgbImage::from_fn(5, 3, |x, y| image::Rgb(COLOURS[usize::from(number(x, y) % 2)]));
     for (told, file, expected, tolerance) in [
+        ("OS/2, 1 bit", bmp(true, 3, 1, 0, &[], &packed(1)), of_two, 0),
         ("4 bits", bmp(false, 3, 4, 0, &[], &packed(4)), expected(), 0),
         ("8 bits", bmp(false, 3, 8, 0, &[], &packed(8)), expected(), 0),
         ("8 bits from the top", bmp(false, -3, 8, 0, &[], &top_down), expected(), 0),
@@ -126,6 +129,8 @@ fn bitmaps_of_every_kind_are_right() {
         let off = distance(&image, &expected);
         assert!(off <= tolerance, "{told}: {off}");
     }
+    let jpeg_inside = bmp(false, 3, 24, 4, &[], &bytes([2, 1, 0], &[]));
+    assert!(decode(&jpeg_inside).unwrap_err().is_unsupported());
 }
 
 fn crc(bytes: &[u8]) -> u32 {
