@@ -47,7 +47,7 @@ pub enum DecodeError {
         extension: Option<String>,
     },
     /// It is words, as a page that says that an image was not found, or a pointer to a large file that was not fetched.
-    #[error("is text, not an image, and begins with `{begins}`")]
+    #[error("is no readable image: it is text that begins with `{begins}`")]
     Text {
         /// Its first line, or the beginning of that.
         begins: String,
@@ -56,7 +56,7 @@ pub enum DecodeError {
     #[error("is empty")]
     Empty,
     /// Nothing is known that begins so.
-    #[error("is no image of a known kind")]
+    #[error("is no readable image: nothing known begins like it")]
     Unknown,
     /// A bug in a decoder, which a damaged file set off.
     #[error("is corrupt: its decoder gave up")]

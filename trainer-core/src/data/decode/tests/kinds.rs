@@ -202,14 +202,14 @@ fn what_lies_under_a_wrong_name_is_named_for_what_it_is() {
         (
             "a.jpg",
             b"<html>not found</html>",
-            "is text, not an image, and begins with `<html>not found</html>`",
+            "is no readable image: it is text that begins with `<html>not found</html>`",
         ),
         (
             "a.jpg",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
-            "is text, not an image, and begins with `version https://git-lfs.github.com/spec/v1`",
+            "is no readable image: it is text that begins with `version https://git-lfs.github.com/spec/v1`",
         ),
-        ("a.jpg", &[0; 100], "is no image of a known kind"),
+        ("a.jpg", &[0; 100], "is no readable image: nothing known begins like it"),
     ] {
         let file = folder.path().join(name);
         std::fs::write(&file, content).unwrap();
