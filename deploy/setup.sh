@@ -117,7 +117,7 @@ install_onnx() {
     echo "$want" >$stamp
 }
 
-apt_install build-essential pkg-config python3 python3-venv redis-server xz-utils ca-certificates
+apt_install build-essential cmake nasm pkg-config python3 python3-venv redis-server xz-utils ca-certificates
 install_rust
 install_libtorch
 install_grpcurl

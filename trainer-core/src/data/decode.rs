@@ -3,6 +3,9 @@
 //! JPEG is always decoded by the same decoder, because decoders differ by a few grey values and pixels
 //! must not depend on whether they came through a cache.
 
+mod error;
+mod jpeg;
+mod kinds;
 mod tiff;
 
 use std::fs::File;
@@ -11,12 +14,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::errors::DecodeErrors;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+pub use self::error::DecodeError;
+use self::kinds::{Kind, TELLING};
 use crate::data::image::Image;
 use crate::data::items::Seen;
 use crate::data::source::Ends;
@@ -45,34 +46,9 @@ const JPEG_END: [u8; 2] = [0xFF, 0xD9];
 const LONGEST_SIDE: usize = 65_535;
 /// Pixels that are decoded at most, as by OpenCV: 3 GiB. What promises more is mostly damaged.
 const MOST_PIXELS: usize = 1 << 30;
-
-/// Why an image file yields no pixels.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// The file cannot be read.
-    #[error("cannot be read: {0}")]
-    Read(#[from] std::io::Error),
-    /// It is a broken JPEG.
-    #[error("is a corrupt JPEG: {0}")]
-    Jpeg(DecodeErrors),
-    /// It is a broken file of another kind, or of an unknown one.
-    #[error("is no readable image: {0}")]
-    Other(#[from] image::ImageError),
-    /// It ends early.
-    #[error("is truncated")]
-    Truncated,
-    /// It has, or pretends to have, more pixels than are decoded.
-    #[error("is {width}x{height} pixels, more than can be decoded")]
-    TooLarge {
-        /// Pixels from left to right.
-        width: usize,
-        /// Pixels from top to bottom.
-        height: usize,
-    },
-    /// A bug in a decoder, which a damaged file set off.
-    #[error("is corrupt: its decoder gave up")]
-    Panicked,
-}
+/// What decoders may allocate: all pixels at four samples of 16 bits, and as much room besides as nothing needs. So no
+/// picture is refused for its memory that is not refused for its pixels.
+const MOST_BYTES: u64 = 8 * (MOST_PIXELS as u64) + (1 << 28);
 
 /// Whether a file of this name is taken for an image.
 pub fn is_image_name(path: &Path) -> bool {
@@ -92,57 +68,62 @@ pub fn unsupported(path: &Path) -> Option<&'static str> {
 /// # Errors
 /// When it cannot be read or decoded.
 pub fn read(path: &Path) -> Result<Image, DecodeError> {
-    decode(&std::fs::read(path)?)
+    decode(&std::fs::read(path)?).map_err(|error| error.of(path))
 }
 
-/// Decodes the bytes of a file. Grey becomes RGB, 16 bits become 8, transparency is dropped.
+/// Decodes the bytes of a file. Grey becomes RGB, 16 bits become 8, transparency is dropped; of several pictures the
+/// first is taken.
 ///
 /// # Errors
-/// When the bytes are no image, or a broken one.
+/// When the bytes are no image, or a broken one, or one of a kind that is not read.
 pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
     // Decoders meet arbitrary bytes here; one that panics must not end the training.
     catch_unwind(|| decode_unguarded(bytes)).unwrap_or(Err(DecodeError::Panicked))
 }
 
 fn decode_unguarded(bytes: &[u8]) -> Result<Image, DecodeError> {
-    let format = image::guess_format(bytes)?;
-    if format == ImageFormat::Jpeg {
-        return decode_jpeg(bytes);
-    }
-    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
+    let (image, orientation) = match format(bytes)? {
+        ImageFormat::Jpeg => jpeg::decode(bytes).map_err(|error| match error {
+            DecodeError::Jpeg(_) if lacks(&JPEG_END, bytes) => DecodeError::Truncated,
+            other => other,
+        })?,
+        ImageFormat::Tiff => tiff::decode(bytes)?,
+        format => decode_other(bytes, format)?,
+    };
+    Ok(oriented(image, orientation))
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<(Image, Orientation), DecodeError> {
+    let mut decoder = decoder(Cursor::new(bytes), format)?;
+    let orientation = decoder.orientation()?;
+    Ok((from_rgb(DynamicImage::from_decoder(decoder)?.into_rgb8()), orientation))
+}
+
+/// Of a format that has no decoder here of its own; its size is not too large.
+fn decoder<'a>(
+    file: impl BufRead + Seek + 'a,
+    format: ImageFormat,
+) -> Result<impl ImageDecoder + 'a, DecodeError> {
+    let mut reader = ImageReader::with_format(file, format);
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_BYTES);
+    reader.limits(limits);
+    let decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     bounded(width as usize, height as usize)?;
-    let orientation = decoder.orientation()?;
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(from_rgb(image.into_rgb8()))
+    Ok(decoder)
 }
 
-fn decode_jpeg(bytes: &[u8]) -> Result<Image, DecodeError> {
-    // The decoder makes grey of what is missing unless it is strict. Some writers leave the end marker out, or
-    // put something behind it; the pixels tell.
-    let seems_cut = lacks(&JPEG_END, bytes);
-    let options = jpeg_options().set_strict_mode(seems_cut);
-    let failed = |error| if seems_cut { DecodeError::Truncated } else { DecodeError::Jpeg(error) };
-    let mut decoder = JpegDecoder::new_with_options(Cursor::new(bytes), options);
-    decoder.decode_headers().map_err(failed)?;
-    let (width, height) = decoder.dimensions().ok_or(DecodeError::Truncated)?;
-    bounded(width, height)?;
-    let rgb = decoder.decode().map_err(failed)?;
-    let image = match rgb.len() {
-        length if length == width * height * 3 => Image { width, height, rgb },
-        // Some grey files come out grey whatever was asked for.
-        length if length == width * height => {
-            Image { width, height, rgb: rgb.iter().flat_map(|grey| [*grey; 3]).collect() }
-        }
-        _ => return Err(DecodeError::Truncated),
-    };
-    Ok(oriented(image, jpeg_orientation(decoder.exif())))
-}
-
-fn jpeg_options() -> DecoderOptions {
-    let options = DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB);
-    options.set_max_width(LONGEST_SIDE).set_max_height(LONGEST_SIDE)
+/// The format that a file is of by its first bytes.
+fn format(head: &[u8]) -> Result<ImageFormat, DecodeError> {
+    let head = &head[..head.len().min(TELLING)];
+    Err(match kinds::kind(head) {
+        Kind::Read(format) => return Ok(format),
+        Kind::Foreign(kind) => DecodeError::Foreign { kind, extension: None },
+        Kind::Text => DecodeError::Text { begins: kinds::words(head).unwrap_or_default() },
+        Kind::Empty => DecodeError::Empty,
+        Kind::Unknown => DecodeError::Unknown,
+    })
 }
 
 fn bounded(width: usize, height: usize) -> Result<(), DecodeError> {
@@ -151,10 +132,6 @@ fn bounded(width: usize, height: usize) -> Result<(), DecodeError> {
     } else {
         Err(DecodeError::TooLarge { width, height })
     }
-}
-
-fn jpeg_orientation(exif: Option<&Vec<u8>>) -> Orientation {
-    exif.and_then(|exif| Orientation::from_exif_chunk(exif)).unwrap_or(Orientation::NoTransforms)
 }
 
 fn from_rgb(image: RgbImage) -> Image {
@@ -179,15 +156,15 @@ fn dimension(pixels: usize) -> u32 {
     u32::try_from(pixels).expect("both sides are bounded")
 }
 
-/// Looks at a file without decoding it: its first bytes tell its size, its last ones whether it ends early. Only
-/// one that seems to is decoded.
+/// Looks at a file without decoding it: its first bytes tell its kind and size, its last ones whether it ends early.
+/// Only one that seems to is decoded.
 ///
 /// # Errors
-/// When its header is broken, it is truncated, or it cannot be read.
+/// When its header is broken, or of a kind that is not read; when it is truncated, or cannot be read.
 pub fn look(path: &Path) -> Result<Seen, DecodeError> {
     let file = File::open(path)?;
     let ends = Ends::read(&file)?;
-    let (width, height) = size(&file, &ends)?;
+    let (width, height) = size(&file, &ends).map_err(|error| error.of(path))?;
     if seems_cut(&ends, &file) && decode(&std::fs::read(path)?).is_err() {
         return Err(DecodeError::Truncated);
     }
@@ -195,40 +172,42 @@ pub fn look(path: &Path) -> Result<Seen, DecodeError> {
 }
 
 fn size(file: &File, ends: &Ends) -> Result<(usize, usize), DecodeError> {
+    let format = format(ends.head())?;
     let is_whole = ends.head().len() as u64 == ends.length;
+    let guarded = |look: &dyn Fn() -> Result<_, DecodeError>| {
+        catch_unwind(AssertUnwindSafe(look)).unwrap_or(Err(DecodeError::Panicked))
+    };
     // What these say of themselves stands before their pixels, and so mostly in what was read already.
-    let begins = matches!(
-        image::guess_format(ends.head()),
-        Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp)
-    );
+    let begins = matches!(format, ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp);
     if is_whole || begins {
-        let told = size_in(Cursor::new(ends.head()));
+        let told = guarded(&|| match format {
+            ImageFormat::Tiff => tiff::size_in(ends.head()),
+            _ => size_in(Cursor::new(ends.head()), format),
+        });
         if is_whole || told.is_ok() {
-            return told;
+            return told.map(|(size, orientation)| turned(size, orientation));
         }
     }
-    size_in(BufReader::new(file))
+    let told = guarded(&|| match format {
+        ImageFormat::Tiff => tiff::look(file),
+        _ => size_in(BufReader::new(file), format),
+    });
+    told.map(|(size, orientation)| turned(size, orientation))
 }
 
-fn size_in(file: impl BufRead + Seek) -> Result<(usize, usize), DecodeError> {
-    let size = catch_unwind(AssertUnwindSafe(|| size_unguarded(file)));
-    let (width, height) = size.unwrap_or(Err(DecodeError::Panicked))?;
-    bounded(width, height)?;
-    Ok((width, height))
+fn size_in(file: impl BufRead + Seek, format: ImageFormat) -> Result<([usize; 2], Orientation), DecodeError> {
+    if format == ImageFormat::Jpeg {
+        let header = jpeg::Header::read(file)?;
+        header.check_is_read()?;
+        bounded(header.width, header.height)?;
+        return Ok(([header.width, header.height], header.orientation));
+    }
+    let mut decoder = decoder(file, format)?;
+    let (width, height) = decoder.dimensions();
+    Ok(([width as usize, height as usize], decoder.orientation()?))
 }
 
-fn size_unguarded(file: impl BufRead + Seek) -> Result<(usize, usize), DecodeError> {
-    let reader = ImageReader::new(file).with_guessed_format()?;
-    let (width, height, orientation) = if reader.format() == Some(ImageFormat::Jpeg) {
-        let mut decoder = JpegDecoder::new_with_options(reader.into_inner(), jpeg_options());
-        decoder.decode_headers().map_err(DecodeError::Jpeg)?;
-        let (width, height) = decoder.dimensions().ok_or(DecodeError::Truncated)?;
-        (width, height, jpeg_orientation(decoder.exif()))
-    } else {
-        let mut decoder = reader.into_decoder()?;
-        let (width, height) = decoder.dimensions();
-        (width as usize, height as usize, decoder.orientation()?)
-    };
+fn turned([width, height]: [usize; 2], orientation: Orientation) -> (usize, usize) {
     let sideways = matches!(
         orientation,
         Orientation::Rotate90
@@ -236,7 +215,7 @@ fn size_unguarded(file: impl BufRead + Seek) -> Result<(usize, usize), DecodeErr
             | Orientation::Rotate90FlipH
             | Orientation::Rotate270FlipH
     );
-    Ok(if sideways { (height, width) } else { (width, height) })
+    if sideways { (height, width) } else { (width, height) }
 }
 
 /// Whether a file lacks its end marker, or bytes that its header promises.
@@ -245,7 +224,7 @@ fn seems_cut(ends: &Ends, file: &File) -> bool {
         let bytes = ends.head().get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
         bytes.map_or(u64::MAX, |bytes| u64::from(u32::from_le_bytes(bytes)))
     };
-    match image::guess_format(ends.head()) {
+    match format(ends.head()) {
         Ok(ImageFormat::Jpeg) => lacks(&JPEG_END, ends.tail()),
         Ok(ImageFormat::Png) => lacks(b"IEND", ends.tail()),
         Ok(ImageFormat::Bmp) => promised(2) > ends.length,

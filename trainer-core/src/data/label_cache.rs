@@ -16,8 +16,8 @@ use crate::data::parts::by_parts;
 use crate::data::scan::ScanReport;
 use crate::data::source::Stamp;
 
-/// Changes with the layout and the rules for labels.
-const MAGIC: [u8; 8] = *b"TYLABEL\x03";
+/// Changes with the layout, the rules for labels, and which images are read.
+const MAGIC: [u8; 8] = *b"TYLABEL\x04";
 /// Of its files.
 pub(crate) const SUFFIX: &str = "tylabels";
 /// Magic, checksum of all behind it, length of the report.

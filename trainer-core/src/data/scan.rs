@@ -253,6 +253,9 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
                 None => format!("image `{shown}` is a link to nothing, left out"),
             });
         }
+        Err(error) if error.is_unsupported() => {
+            return Finding::Unsupported(format!("{shown}: {error}, image left out"));
+        }
         Err(error) => return Finding::Corrupt(format!("{shown}: {error}, image left out")),
     };
     let [width, height] = seen.size;

@@ -17,7 +17,7 @@ use crate::data::letterbox::loaded_size;
 use crate::data::planes::Planes;
 
 /// Changes with the layout, the decoder and the resize.
-const MAGIC: [u8; 8] = *b"TYCACHE\x03";
+const MAGIC: [u8; 8] = *b"TYCACHE\x04";
 /// Magic, image size, images, file length, key, name of the data set.
 const HEADER_BYTES: usize = 4096;
 const NAME_BYTES: usize = 1024;
