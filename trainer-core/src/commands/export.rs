@@ -1,6 +1,5 @@
 //! `export`: weights for other programs.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -15,7 +14,7 @@ use crate::export::ultralytics::{self, About};
 use crate::export::{RawTensors, pt};
 use crate::import::{RawTensor, Values};
 use crate::train::error::TrainError;
-use crate::weights::{self, Role, Weights, WeightsError};
+use crate::weights::{self, Metadata, Role, Weights, WeightsError};
 use crate::{libtorch, report};
 
 /// Write weights in another format.
@@ -176,9 +175,8 @@ impl Export {
             ("dtype", if self.half { "float16" } else { "float32" }.to_owned()),
             ("format", "pt".to_owned()),
         ];
-        let metadata: HashMap<String, String> =
-            metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        weights::encode(tensors.iter().map(|(name, tensor)| (*name, tensor)), metadata)
+        let metadata: Metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        weights::encode(tensors.iter().map(|(name, tensor)| (*name, tensor)), &metadata)
     }
 }
 
