@@ -1,6 +1,12 @@
 //! What depends on the terminal: colours, widths, and keeping strangers' text from steering it.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
+use std::os::fd::AsFd as _;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::oneshot;
 
 use crate::args::When;
 
@@ -20,8 +26,22 @@ pub fn clean(text: &str) -> String {
 /// Prints a message for people. One that cannot be printed is lost: there is no other place for it.
 pub fn message(text: &str) {
     if !text.is_empty() {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        trainyard_console::note(text);
     }
+}
+
+/// Comes when nobody reads stdout any more, which a command that waits for something to print would not notice.
+/// Never where stdout is a file. `None` when the system has no thread for it.
+pub fn unread() -> Option<oneshot::Receiver<()>> {
+    let (gone, unread) = oneshot::channel();
+    let watch = move || {
+        let stdout = std::io::stdout();
+        // Asked for nothing, a poll ends when the other end is closed.
+        let mut end = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        while poll(&mut end, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        let _nobody_waits = gone.send(());
+    };
+    thread::Builder::new().name("stdout".into()).spawn(watch).ok().map(|_| unread)
 }
 
 /// Whether stdout takes colours.

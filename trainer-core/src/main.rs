@@ -48,7 +48,7 @@ fn report(result: Result<(), TrainError>) -> i32 {
     match result {
         Ok(()) => exit_code::DONE,
         Err(error) => {
-            eprintln!("error: {error}");
+            trainyard_console::note(format_args!("error: {error}"));
             error.exit_code()
         }
     }

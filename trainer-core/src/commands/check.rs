@@ -1,9 +1,9 @@
 //! `trainyard-trainer check`: everything that is wrong with a data set, before a card waits for it.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use trainyard_console as console;
 use trainyard_types::trainer::exit_code;
 
 use crate::data::check::check;
@@ -28,8 +28,10 @@ impl Check {
         } else {
             report.to_string()
         };
-        // Whoever reads may have seen enough; the exit code stands.
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        if let Err(error) = super::print(text) {
+            console::note(format_args!("error: {error}"));
+            return exit_code::INTERNAL;
+        }
         if report.is_usable() { exit_code::DONE } else { exit_code::BAD_SPEC }
     }
 }

@@ -108,8 +108,7 @@ impl Export {
         size.into_iter().try_for_each(check_imgsz)?;
         let bytes = libtorch::catch(|| self.bytes(&loaded, size))??;
         report::replace(&out, &bytes).map_err(TrainError::io(&out))?;
-        println!("{}: {:.1} MB", out.display(), bytes.len() as f64 / 1e6);
-        Ok(())
+        super::print(format_args!("{}: {:.1} MB\n", out.display(), bytes.len() as f64 / 1e6))
     }
 
     fn bytes(&self, loaded: &LoadedModel, size: [usize; 2]) -> Result<Vec<u8>, TrainError> {

@@ -27,6 +27,14 @@ pub fn device(name: Option<&str>, cuda: &Result<(), String>) -> Result<Device, T
     Ok(libtorch::device(name, cuda)?)
 }
 
+/// Prints what a command was asked for.
+///
+/// # Errors
+/// Standard output does not take it, and not because nobody reads it any more.
+fn print(text: impl std::fmt::Display) -> Result<(), TrainError> {
+    trainyard_console::print(text).map_err(TrainError::io("standard output"))
+}
+
 /// A model from a weights file, with what its metadata says.
 #[derive(Debug)]
 pub struct LoadedModel {

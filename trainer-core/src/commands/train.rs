@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use trainyard_console as console;
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
 
@@ -76,14 +77,14 @@ impl Train {
         let mut events = match Events::new(self.events_fd) {
             Ok(events) => events,
             Err(error) => {
-                eprintln!("error: {error}");
+                console::note(format_args!("error: {error}"));
                 return exit_code::BAD_SPEC;
             }
         };
         let control = match self.control_fd.map(|fd| inherited("control-fd", fd)).transpose() {
             Ok(file) => file.map(Arc::new),
             Err(error) => {
-                eprintln!("error: {error}");
+                console::note(format_args!("error: {error}"));
                 return exit_code::BAD_SPEC;
             }
         };
@@ -94,7 +95,7 @@ impl Train {
                 let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
             }
             if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-                eprintln!("error: signal {signal} cannot be handled: {error}");
+                console::note(format_args!("error: signal {signal} cannot be handled: {error}"));
                 return exit_code::INTERNAL;
             }
         }

@@ -81,14 +81,16 @@ impl Val {
         let never = AtomicBool::new(false);
         let details = libtorch::catch(|| examine(&loaded.model, &loader, &how, &never))??;
         let Some(Details { found, evaluator, confusion, spent }) = details else { return Ok(()) };
-        print!("{}", console::table(&found.metrics, &names));
-        println!("{}", console::speed(spent, found.metrics.images));
+        let (table, speed) =
+            (console::table(&found.metrics, &names), console::speed(spent, found.metrics.images));
+        let printed = super::print(format_args!("{table}{speed}\n"));
         if let Some(folder) = &self.plots {
             std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
             pictures::write_validation(folder, &names, &evaluator, &confusion)
                 .map_err(TrainError::io(folder))?;
         }
-        Ok(())
+        // Pictures that were asked for are drawn first, whatever became of the table.
+        printed
     }
 }
 
