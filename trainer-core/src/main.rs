@@ -1,5 +1,6 @@
 //! `trainyard-trainer`: one training run in one process. Useful alone, and what an agent starts.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -8,6 +9,7 @@ use trainyard_trainer::commands::{
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
+use trainyard_types::habit;
 use trainyard_types::trainer::exit_code;
 
 /// Trains YOLOv8 detectors.
@@ -29,10 +31,14 @@ enum Command {
     Cache(Cache),
 }
 
+/// Commands that take Ultralytics' `key=value` as well as `--key value`.
+const KEYED: [&str; 5] = ["train", "val", "predict", "export", "info"];
+
 fn main() -> ExitCode {
     // Before anything else of libtorch: see `load_cuda`.
     let cuda = libtorch::load_cuda();
-    let code = match Cli::parse().command {
+    let words = habit::words(std::env::args_os(), &KEYED, |path| Path::new(path).exists());
+    let code = match Cli::parse_from(words).command {
         Command::Train(train) => train.run(&cuda),
         Command::Val(val) => report(val.run(&cuda)),
         Command::Predict(predict) => report(predict.run(&cuda)),

@@ -6,6 +6,7 @@
 pub mod environment;
 pub mod fit;
 pub mod gpu;
+pub mod habit;
 pub mod ids;
 pub mod job;
 pub mod model;

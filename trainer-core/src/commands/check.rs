@@ -6,6 +6,7 @@ use clap::Args;
 use trainyard_console as console;
 use trainyard_types::trainer::exit_code;
 
+use super::data_file;
 use crate::data::check::check;
 use crate::train::setup::cores;
 
@@ -22,7 +23,14 @@ pub struct Check {
 impl Check {
     /// Prints the report; the exit code says whether a training would begin.
     pub fn run(&self) -> i32 {
-        let report = check(&self.data, cores());
+        let data = match data_file(&self.data) {
+            Ok(data) => data,
+            Err(error) => {
+                console::note(format_args!("error: {error}"));
+                return error.exit_code();
+            }
+        };
+        let report = check(&data, cores());
         let text = if self.json {
             serde_json::to_string_pretty(&report).expect("a report has no map with odd keys") + "\n"
         } else {

@@ -21,7 +21,7 @@ use crate::{libtorch, report};
 #[derive(Debug, Args)]
 pub struct Export {
     /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "model", value_name = "FILE")]
     weights: PathBuf,
     /// What to write.
     #[arg(long, value_enum)]

@@ -28,7 +28,7 @@ const PREDICTIONS: &str = "predictions.json";
 #[derive(Debug, Args)]
 pub struct Predict {
     /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "model", value_name = "FILE")]
     weights: PathBuf,
     /// An image, or a folder of images.
     #[arg(long, value_name = "PATH")]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use trainyard_console as console;
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
 
-use super::device;
+use super::{data_file, device};
 use super::spec_args::SpecArgs;
 use crate::data::disk_cache::Limits;
 use crate::events::{Events, inherited};
@@ -32,6 +33,19 @@ pub struct Train {
     /// Where weights, results and checkpoints go. Default: the first free runs/train, runs/train2 ….
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// With --name instead of --run-dir: the folder of the run directory. Default: runs.
+    #[arg(long, value_name = "DIR", conflicts_with = "run_dir")]
+    project: Option<PathBuf>,
+    /// The run directory's name in --project; with a number if there is one already. Default: train.
+    #[arg(long, conflicts_with = "run_dir")]
+    name: Option<String>,
+    /// Take the run directory of that name though it is there already.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new(), conflicts_with = "run_dir")]
+    exist_ok: bool,
+    /// As YOLOv5 has it: weights to begin with, and the model if they are named after it.
+    #[arg(long, value_name = "FILE", hide = true)]
+    weights: Option<String>,
     /// Where decoded images are kept between epochs and runs. Default: the user's cache folder.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -120,16 +134,24 @@ impl Train {
         }
     }
 
-    fn options(self, cuda: &Result<(), String>) -> Result<Options, TrainError> {
+    fn options(mut self, cuda: &Result<(), String>) -> Result<Options, TrainError> {
         let base = self.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
+        if let Some(weights) = &self.weights {
+            self.fields.begin_with(weights);
+        }
         let spec = self.fields.over(base).map_err(TrainError::Spec)?;
-        let data = std::path::absolute(&spec.data).map_err(TrainError::io(&spec.data))?;
+        let data = data_file(&spec.data)?;
+        let data = std::path::absolute(&data).map_err(TrainError::io(&data))?;
         let pretrained = match spec.pretrained.as_path() {
             path if path.as_os_str().is_empty() => PathBuf::new(),
             path => std::path::absolute(path).map_err(TrainError::io(path))?,
         };
         let spec = TrainSpec { data, pretrained, ..spec };
-        let run_dir = self.run_dir.unwrap_or_else(|| first_free(Path::new("runs"), "train"));
+        let run_dir = self.run_dir.unwrap_or_else(|| {
+            let (project, name) = (self.project.unwrap_or_else(|| "runs".into()), self.name);
+            let name = name.as_deref().unwrap_or("train");
+            if self.exist_ok { project.join(name) } else { first_free(&project, name) }
+        });
         Ok(Options {
             spec,
             run_dir,

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use trainyard_types::Violation;
 
-use super::{device, load_model};
+use super::{data_file, device, load_model};
 use crate::data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig, ValLoader};
 use crate::events::Events;
 use crate::libtorch::{self, Precision};
@@ -23,7 +23,7 @@ use crate::train::watch::Watch;
 #[derive(Debug, Args)]
 pub struct Val {
     /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "model", value_name = "FILE")]
     weights: PathBuf,
     /// The data set's data.yaml.
     #[arg(long, value_name = "FILE")]
@@ -56,7 +56,8 @@ impl Val {
         let loaded = load_model(&self.weights, device)?;
         let imgsz = self.imgsz.unwrap_or(loaded.imgsz);
         check_imgsz(imgsz)?;
-        let yaml = DataYaml::read(&std::path::absolute(&self.data).map_err(TrainError::io(&self.data))?)?;
+        let data = data_file(&self.data)?;
+        let yaml = DataYaml::read(&std::path::absolute(&data).map_err(TrainError::io(&data))?)?;
         let split = match self.split.as_str() {
             "train" => Split::Train,
             "test" => Split::Test,
