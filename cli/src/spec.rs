@@ -6,6 +6,7 @@
 mod meaning;
 mod place;
 
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
@@ -23,8 +24,8 @@ use crate::proto_json;
 pub struct Document {
     /// From 1.
     pub number: usize,
-    /// The line of the file, from 1, that each of some fields stands on is told by [`Document::place`].
-    start: usize,
+    /// The lines of the file that it is on, counted from 0.
+    lines: Range<usize>,
     /// What it says.
     pub spec: pb::JobSpec,
 }
@@ -32,7 +33,7 @@ pub struct Document {
 impl Document {
     /// Where `field` of this document of `text` stands, for a message: `document 2, line 14`.
     pub fn place(&self, text: &str, field: &str) -> String {
-        place_of(self.number, place::line_of(text, self.start, field))
+        place_of(self.number, place::line_of(text, self.lines.clone(), field))
     }
 }
 
@@ -47,13 +48,13 @@ fn place_of(document: usize, line: Option<usize>) -> String {
 pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
     let mut documents = Vec::new();
     let mut wrong = Vec::new();
-    let starts = place::starts(text);
+    let ranges = place::ranges(text);
     // Read twice: once for the types, and once for texts as they are written.
     let texts = serde_norway::Deserializer::from_str(text).map(|document| Texts::deserialize(document).ok());
     let mut texts = texts.chain(std::iter::repeat_with(|| None));
     for (at, document) in serde_norway::Deserializer::from_str(text).enumerate() {
         let (number, texts) = (at + 1, texts.next().flatten().unwrap_or_default());
-        let start = starts.get(at).copied().unwrap_or_default();
+        let lines = ranges.get(at).cloned().unwrap_or_default();
         let value = match Value::deserialize(document) {
             // `---` at the end of a file begins a document that nobody meant.
             Ok(Value::Null) => continue,
@@ -65,9 +66,9 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
             }
         };
         match job_spec(value, &texts) {
-            Ok(spec) => documents.push(Document { number, start, spec }),
+            Ok(spec) => documents.push(Document { number, lines, spec }),
             Err(violations) => {
-                let line = |violation: &Violation| place::line_of(text, start, &violation.field);
+                let line = |violation: &Violation| place::line_of(text, lines.clone(), &violation.field);
                 let told = |one: &Violation| format!("{}: {one}", place_of(number, line(one)));
                 wrong.extend(violations.iter().map(told));
             }
@@ -105,7 +106,8 @@ fn job_spec(value: Value, texts: &Texts) -> Result<pb::JobSpec, Vec<Violation>> 
         return Err(found);
     }
     let whole = |text: String| vec![Violation::new("(document)", text)];
-    let message = DynamicMessage::deserialize(descriptor, Value::Object(fields)).map_err(|error| whole(error.to_string()))?;
+    let message = DynamicMessage::deserialize(descriptor, Value::Object(fields))
+        .map_err(|error| whole(error.to_string()))?;
     message.transcode_to().map_err(|error| whole(error.to_string()))
 }
 
@@ -142,12 +144,14 @@ fn check_message(
 
 fn unknown(descriptor: &MessageDescriptor, name: &str) -> String {
     // A field of another group is in the wrong place, not misspelt.
-    for (message, group) in [("TrainSpec", "`train:`"), ("Resources", "`resources:`"), ("JobSpec", "no group")] {
+    for (message, place) in [
+        ("TrainSpec", "in `train:`"),
+        ("Resources", "in `resources:`"),
+        ("JobSpec", "at the top, beside `train:`"),
+    ] {
         let of_group = proto_json::descriptor(message).filter(|other| other != descriptor);
         if of_group.is_some_and(|other| meaning::field(&other, name).is_some()) {
-            let place = if message == "JobSpec" { "at the top, beside" } else { "in" };
-            let group = if message == "JobSpec" { "`train:`" } else { group };
-            return format!("stands in the wrong place; write it {place} {group}");
+            return format!("stands in the wrong place; write it {place}");
         }
     }
     let nearest = descriptor
@@ -298,7 +302,10 @@ mod tests {
                     time_limit: 1.5h\ntrain: {model: yolov8n.pt, pretrained: false, data: /d}\n";
         let error = parse("job.yaml", text).unwrap_err();
         assert_eq!(error.details.len(), 1, "{error:?}");
-        assert!(error.details[0].starts_with("document 3, line 17: train.model: is `yolov8n.pt`"), "{error:?}");
+        assert!(
+            error.details[0].starts_with("document 3, line 17: train.model: is `yolov8n.pt`"),
+            "{error:?}"
+        );
         let documents = parse("job.yaml", &text.replace("yolov8n.pt", "yolov8n")).unwrap();
         let limits = documents.iter().map(|one| one.spec.time_limit.as_ref().unwrap().seconds);
         assert_eq!(limits.collect::<Vec<_>>(), [5400; 3]);
@@ -306,7 +313,10 @@ mod tests {
         let labels = ["fold", "ok", "7"].map(|key| first.labels[key].as_str());
         assert_eq!((first.name.as_str(), labels), ("1.10", ["03", "True", "x"]));
         let resources = first.resources.clone().unwrap();
-        assert_eq!((resources.device.as_deref(), &resources.gpu_models[..]), (Some("gpu"), &["4090".to_owned()][..]));
+        assert_eq!(
+            (resources.device.as_deref(), &resources.gpu_models[..]),
+            (Some("gpu"), &["4090".to_owned()][..])
+        );
         let train = first.train.clone().unwrap();
         assert_eq!((train.model.as_str(), train.pretrained.as_deref()), ("yolov8s", Some("/w/yolov8s.pt")));
         assert_eq!((train.batch, train.imgsz, train.amp), (Some(-1.0), Some(640), Some(false)));
@@ -330,7 +340,10 @@ mod tests {
             "document 1, line 11: labels: is ",
         ];
         for wanted in wanted {
-            assert!(error.details.iter().any(|detail| detail.starts_with(wanted)), "{wanted} is not in {error:#?}");
+            assert!(
+                error.details.iter().any(|detail| detail.starts_with(wanted)),
+                "{wanted} is not in {error:#?}"
+            );
         }
         assert_eq!(error.details.len(), wanted.len(), "{error:#?}");
     }
@@ -338,7 +351,10 @@ mod tests {
     #[test]
     fn spans_are_numbers_with_units() {
         let seconds = |text: &str| parse_span(text).map(|span| span.seconds);
-        assert_eq!(["90s", "90m", "1h30m", "1.5h", "2d"].map(seconds), [90, 5400, 5400, 5400, 172_800].map(Ok));
+        assert_eq!(
+            ["90s", "90m", "1h30m", "1.5h", "2d"].map(seconds),
+            [90, 5400, 5400, 5400, 172_800].map(Ok)
+        );
         for wrong in ["", "90", "m", "1w", "1.2.3h", "-1h", "99999999999999999999d", "1e30h"] {
             assert!(parse_span(wrong).is_err(), "{wrong}");
         }

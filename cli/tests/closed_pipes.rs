@@ -1,5 +1,7 @@
 //! Nobody reads what `yard` prints any more: its work is done, and it is quiet.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 mod fake;
 
 use std::io::{BufRead as _, BufReader, PipeWriter, Read as _};
@@ -80,12 +82,18 @@ fn no_command_panics_or_complains_when_its_output_is_closed() {
                 change(&mut command);
                 command.spawn().unwrap().wait_with_output().unwrap()
             };
-            let listened = run(&|command| drop(command.stdout(Stdio::null())));
-            let output = run(&|command| drop(command.stdout(unread())));
+            let listened = run(&|command| {
+                command.stdout(Stdio::null());
+            });
+            let output = run(&|command| {
+                command.stdout(unread());
+            });
             let said = stderr(&output).to_lowercase();
             assert!(!said.contains("panicked") && !said.contains("broken pipe"), "{arguments:?}: {said}");
             assert_eq!(code(&output), code(&listened), "{arguments:?}: {}", stderr(&output));
-            let deaf = run(&|command| drop(command.stdout(unread()).stderr(unread())));
+            let deaf = run(&|command| {
+                command.stdout(unread()).stderr(unread());
+            });
             assert_eq!(code(&deaf), code(&listened), "{arguments:?}");
         }
     }
@@ -94,10 +102,8 @@ fn no_command_panics_or_complains_when_its_output_is_closed() {
 #[test]
 fn work_that_was_asked_for_is_done_though_nobody_reads_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(Script {
-        jobs: vec![job(ID, Running), job(OTHER, Queued)],
-        ..Default::default()
-    });
+    let server =
+        Server::start(Script { jobs: vec![job(ID, Running), job(OTHER, Queued)], ..Default::default() });
     let mut cancel = fake::command(server.address, &["cancel", ID, OTHER]);
     assert_eq!(cancel.stdout(unread()).status().unwrap().code(), Some(0));
     let states: Vec<_> = server.script.lock().unwrap().jobs.iter().map(pb::Job::state).collect();

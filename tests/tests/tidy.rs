@@ -66,7 +66,11 @@ fn nothing_is_left_open_or_ignored() {
 fn is_test(path: &Path) -> bool {
     let part = |name: &str| path.components().any(|part| part.as_os_str() == name);
     let name = path.file_name().and_then(|name| name.to_str()).unwrap();
-    part("tests") || part("benches") || name == "build.rs" || name == "tests.rs" || name.ends_with("_tests.rs")
+    part("tests")
+        || part("benches")
+        || name == "build.rs"
+        || name == "tests.rs"
+        || name.ends_with("_tests.rs")
 }
 
 #[test]

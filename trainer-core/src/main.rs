@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use trainyard_console as console;
 use trainyard_trainer::commands::{
     cache::Cache, check::Check, export::Export, info::Info, predict::Predict, train::Train, val::Val,
 };
@@ -54,7 +55,7 @@ fn report(result: Result<(), TrainError>) -> i32 {
     match result {
         Ok(()) => exit_code::DONE,
         Err(error) => {
-            trainyard_console::note(format_args!("error: {error}"));
+            console::note(console::clean_lines(&format!("error: {error}")));
             error.exit_code()
         }
     }

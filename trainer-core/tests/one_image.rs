@@ -37,7 +37,10 @@ fn one_image_of_one_pixel_in_the_deepest_map_is_learnt_from() {
     for (name, spec) in [
         ("batch 1", TrainSpec { batch: Batch::Size(1), ..shapes::spec(&data, 6) }),
         ("batch 16", TrainSpec { batch: Batch::Size(16), ..shapes::spec(&data, 3) }),
-        ("sizes", TrainSpec { batch: Batch::Size(1), multi_scale: true, imgsz: 64, ..shapes::spec(&data, 6) }),
+        (
+            "sizes",
+            TrainSpec { batch: Batch::Size(1), multi_scale: true, imgsz: 64, ..shapes::spec(&data, 6) },
+        ),
     ] {
         let spec = TrainSpec { nbs: 1, imgsz: if name == "sizes" { 64 } else { 32 }, ..spec };
         let run = folder.path().join(name);
@@ -59,7 +62,8 @@ fn a_last_batch_of_one_resumes_bit_by_bit() {
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     train(options(&spec, &whole), "");
     let mut stops = 0;
-    while runs::run(Options { resume: stops > 0, ..options(&spec, &parts) }, stops < 4).0.unwrap() == End::Stopped
+    while runs::run(Options { resume: stops > 0, ..options(&spec, &parts) }, stops < 4).0.unwrap()
+        == End::Stopped
     {
         stops += 1;
     }

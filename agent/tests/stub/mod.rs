@@ -431,7 +431,13 @@ impl World {
 
     /// The same with environment variables.
     pub fn agent_with(&self, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
-        self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), stub, more, variables, self.log_file())
+        self.start(
+            Command::new(env!("CARGO_BIN_EXE_trainyard-agent")),
+            stub,
+            more,
+            variables,
+            self.log_file(),
+        )
     }
 
     /// Starts an agent whose log goes to a pipe that nobody reads.

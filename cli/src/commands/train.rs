@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
+use serde_json::Value;
 use trainyard_proto::pb;
 use trainyard_types::habit::{self, ModelWord};
 
@@ -36,7 +37,7 @@ pub struct Train {
     #[arg(long, hide = true, value_parser = no_project)]
     project: Option<String>,
     /// Each job has a folder of its own
-    #[arg(long, hide = true, num_args = 0..=1)]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     exist_ok: Option<String>,
     /// For people; need not be unique [default: the data set's folder]
     #[arg(long)]
@@ -246,7 +247,8 @@ impl Train {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let spec = self.job_spec()?;
         let train = spec.train.clone().unwrap_or_default();
-        for path in [Some(train.data), train.pretrained.filter(|path| !path.is_empty())].into_iter().flatten() {
+        for path in [Some(train.data), train.pretrained.filter(|path| !path.is_empty())].into_iter().flatten()
+        {
             if !PathBuf::from(&path).is_file() {
                 terminal::message(&format!(
                     "warning: `{}` is no file on this machine; that is right only if the agents have it there",
@@ -309,24 +311,30 @@ impl Train {
         let path = absolute(self.data.as_ref().or(self.named_data.as_ref()).unwrap_or(&PathBuf::new()));
         let Ok(entries) = std::fs::read_dir(&path) else { return Ok(path) };
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let wrong = |text| Failure::usage(format!("data: `{}` {}", path.display(), terminal::clean(&text)));
-        habit::data_yaml(names.collect()).map(|name| path.join(name)).map_err(|text: String| wrong(text))
+        let wrong = |text: String| {
+            Failure::usage(format!("data: {}", terminal::clean(&format!("`{}` {text}", path.display()))))
+        };
+        habit::data_yaml(names.collect()).map(|name| path.join(name)).map_err(wrong)
     }
 
     /// The model, and the weights that it begins with.
     fn model_and_weights(&self) -> Result<(String, Option<PathBuf>), Failure> {
-        let pretrained = match self.run.pretrained.as_deref() {
-            // Ultralytics' `pretrained=False` begins from scratch.
-            Some(path) if path.as_os_str().eq_ignore_ascii_case("false") => Some(PathBuf::new()),
-            given => given.map(absolute),
-        };
         // What other programs call weights is the model where nothing else says what it is.
         let is_model = |text: &&String| matches!(habit::model(text), Ok(ModelWord::Weights(..)));
         let weights = self.weights.as_ref();
         let model = self.model.as_ref().or(weights.filter(is_model));
+        let given = self.run.pretrained.as_deref().and_then(Path::to_str).map(Value::from);
+        let given = given.filter(|given| !habit::asks_for_the_models_own(given, model.map(String::as_str)));
+        let meant = given.map(|given| habit::meaning("pretrained", given)).transpose();
+        let meant = meant.map_err(|text| Failure::usage(format!("pretrained: {text}")))?;
+        // Empty, it begins from scratch.
+        let in_full = |text: &str| if text.is_empty() { PathBuf::new() } else { absolute(Path::new(text)) };
+        let pretrained = meant.as_ref().and_then(Value::as_str).map(in_full);
         let pretrained = pretrained.or_else(|| weights.map(|path| absolute(Path::new(path))));
         let Some(model) = model else { return Ok(("yolov8n".into(), pretrained)) };
-        match habit::model(model).map_err(|text| Failure::usage(format!("model: {}", terminal::clean(&text))))? {
+        match habit::model(model)
+            .map_err(|text| Failure::usage(format!("model: {}", terminal::clean(&text))))?
+        {
             ModelWord::Scale(scale) => Ok((scale.to_string(), pretrained)),
             ModelWord::Weights(scale, _) if pretrained.is_some() => Ok((scale.to_string(), pretrained)),
             // Relative to this folder, where agents are not.
@@ -442,6 +450,72 @@ mod tests {
         assert_eq!((resources.min_vram_mib, resources.gpu_models.len()), (10240, 2));
         assert_eq!((got.priority, got.labels["a"].as_str()), (-5, "b"));
         assert_eq!(got.time_limit.map(|limit| limit.seconds), Some(5400));
+    }
+
+    fn words(line: &str) -> Result<pb::JobSpec, String> {
+        let words = ["yard", "train"].into_iter().chain(line.split_whitespace());
+        let words = habit::words(words.map(std::ffi::OsString::from), &["train"], |_| false);
+        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Remote(Remote::Train(train)) => train.job_spec().map_err(|failure| failure.message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_users_of_other_programs_write_is_taken() {
+        let got =
+            words("data=/d/cells/data.yaml model=/w/yolov8s.pt batch=auto imgsz=640,640 cache=True device=0")
+                .unwrap();
+        let train = got.train.clone().unwrap();
+        assert_eq!((train.data.as_str(), train.model.as_str()), ("/d/cells/data.yaml", "yolov8s"));
+        assert_eq!((train.pretrained.as_deref(), train.batch), (Some("/w/yolov8s.pt"), Some(-1.0)));
+        assert_eq!((train.imgsz, train.cache.as_deref()), (Some(640), Some("ram")));
+        assert_eq!((got.resources.unwrap().device.as_deref(), got.name.as_str()), (Some("gpu"), "cells"));
+        let same = words(
+            "/d/cells/data.yaml --weights /w/yolov8s.pt --batch -1 --imgsz 640 --cache ram --device cuda:0",
+        );
+        assert_eq!(same.unwrap().train, got.train);
+        let train = |line: &str| words(line).unwrap().train.unwrap();
+        let scratch =
+            train("/d --model /w/yolov8n.pt --pretrained False --optimizer adamw --exist-ok --amp False");
+        assert_eq!((scratch.model.as_str(), scratch.pretrained.as_deref()), ("yolov8n", Some("")));
+        assert_eq!((scratch.optimizer.as_deref(), scratch.amp), (Some("AdamW"), Some(false)));
+        let other = train("/d --model yolov8m --weights /w/best.pt");
+        assert_eq!((other.model.as_str(), other.pretrained.as_deref()), ("yolov8m", Some("/w/best.pt")));
+        assert_eq!(
+            train("/d --model /w/yolov8n.pt --pretrained True").pretrained.as_deref(),
+            Some("/w/yolov8n.pt")
+        );
+    }
+
+    #[test]
+    fn what_has_no_plain_meaning_is_answered_with_the_way_out() {
+        for (line, wanted) in [
+            ("/d --imgsz 640,480", "training images are square: write 640"),
+            ("/d --device 0,1", "how many in `gpus`"),
+            ("/d --device 1", "`gpu_models` says of what kind"),
+            ("/d --project runs", "`--label project=runs`"),
+            (
+                "/d --model yolov8n.pt",
+                "nothing is downloaded; `yolov8n` begins from scratch, `pretrained` names",
+            ),
+            ("/d --model best.pt", "use `pretrained` for it"),
+            ("/d --pretrained True", "give the path of a weights file"),
+            ("/d --batch many", "write auto, a whole number, or a share"),
+            ("/d plots=True", "unexpected argument '--plots' found"),
+        ] {
+            let error = words(line).unwrap_err();
+            assert!(error.contains(wanted), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_stands_for_its_only_description() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert!(words(path).unwrap_err().contains("is a folder without a data.yaml: it is empty"));
+        std::fs::write(dir.path().join("cells.yaml"), "").unwrap();
+        assert_eq!(words(path).unwrap().train.unwrap().data, format!("{path}/cells.yaml"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::terminal::clean;
 /// Shortest id that is printed: the 48 bits of a UUIDv7 that are its millisecond.
 const SHORT_ID: usize = 13;
 
-/// What a column that breaks its lines keeps at least, in columns of the terminal.
+/// What a column that breaks its lines keeps at least, in columns of the terminal, its gap included.
 const NARROWEST: u16 = 16;
 /// Blanks between two columns of a table.
 const GAP: u16 = 2;
@@ -98,7 +98,7 @@ fn narrowed(widths: &[u16], wrapping: usize, width: Option<u16>) -> Vec<u16> {
         return narrowed;
     }
     if let Some(first) = narrowed.get_mut(wrapping) {
-        *first = (*first).min(NARROWEST);
+        *first = (*first).min(NARROWEST - GAP);
     }
     if taken(&narrowed) <= usize::from(width) {
         // The one that breaks its lines takes what is left.
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(narrowed(&[13, 40, 60], 2, Some(200)), [13, 40, 60]);
         // The last one breaks its lines; nothing else changes.
         assert_eq!(narrowed(&[13, 40, 60], 2, Some(80)), [13, 40, 60]);
-        assert_eq!(narrowed(&[13, 40, 60], 2, Some(60)), [13, 25, 16]);
+        assert_eq!(narrowed(&[13, 40, 60], 2, Some(60)), [13, 27, 14]);
         assert_eq!(narrowed(&[13, 40, 60], 2, Some(20)).iter().sum::<u16>(), 14);
         assert_eq!(narrowed(&[13, 40], 1, Some(1)), [1, 1]);
         assert_eq!(narrowed(&[13, 40], 1, None), [13, 40]);

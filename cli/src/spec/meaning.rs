@@ -80,6 +80,10 @@ fn train(at: &str, value: &mut Value, found: &mut Vec<Violation>) {
         return;
     };
     let mut weights = None;
+    let named = fields.get("model").and_then(Value::as_str).map(str::to_owned);
+    fields.retain(|name, value| {
+        name != "pretrained" || !habit::asks_for_the_models_own(value, named.as_deref())
+    });
     for (name, value) in fields.iter_mut() {
         let known = field(&descriptor, name);
         let known = known.as_ref().map_or(name.as_str(), FieldDescriptor::name);

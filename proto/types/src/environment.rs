@@ -60,7 +60,9 @@ impl Child {
         self,
         variables: impl IntoIterator<Item = (K, V)>,
     ) -> impl Iterator<Item = (K, V)> {
-        variables.into_iter().filter(move |(name, _)| name.as_ref().to_str().is_some_and(|name| self.needs(name)))
+        variables
+            .into_iter()
+            .filter(move |(name, _)| name.as_ref().to_str().is_some_and(|name| self.needs(name)))
     }
 }
 
@@ -89,8 +91,14 @@ mod tests {
             found.map(|(name, ())| name).collect::<Vec<_>>()
         };
         assert_eq!(handed_on(Child::Redis), ["PATH", "LD_LIBRARY_PATH"]);
-        let trainer =
-            ["PATH", "LD_LIBRARY_PATH", "HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF"];
+        let trainer = [
+            "PATH",
+            "LD_LIBRARY_PATH",
+            "HOME",
+            "OMP_NUM_THREADS",
+            "CUDA_VISIBLE_DEVICES",
+            "PYTORCH_CUDA_ALLOC_CONF",
+        ];
         assert_eq!(handed_on(Child::Trainer), trainer);
         assert_eq!(handed_on(Child::Service), [&trainer[..], &["TRAINYARD_AGENT__TOKEN"]].concat());
     }

@@ -64,7 +64,9 @@ fn batch(value: Value) -> Value {
 fn cache(value: Value) -> Value {
     let known = value.as_str().and_then(|text| {
         let text = text.trim();
-        [Cache::Disk, Cache::Ram, Cache::None].into_iter().find(|cache| text.eq_ignore_ascii_case(cache.name()))
+        [Cache::Disk, Cache::Ram, Cache::None]
+            .into_iter()
+            .find(|cache| text.eq_ignore_ascii_case(cache.name()))
     });
     // As in the reference, `True` is main memory.
     let meant = known.or_else(|| switch(&value).map(|on| if on { Cache::Ram } else { Cache::None }));
@@ -135,6 +137,13 @@ pub fn model(text: &str) -> Result<ModelWord, String> {
     }
 }
 
+/// Whether `pretrained` says no more than that `model`, a weights file, is to begin with its weights:
+/// `model=yolov8n.pt pretrained=True`.
+pub fn asks_for_the_models_own(pretrained: &Value, model_name: Option<&str>) -> bool {
+    switch(pretrained) == Some(true)
+        && model_name.is_some_and(|name| matches!(model(name), Ok(ModelWord::Weights(..))))
+}
+
 /// Said of weights that a model's name stands for and that are not there.
 pub fn no_weights(scale: ModelScale, path: &Path) -> String {
     format!(
@@ -152,12 +161,12 @@ pub fn device(text: &str) -> Result<&'static str, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "cpu" => Ok("cpu"),
         "gpu" | "cuda" | "cuda:0" | "0" => Ok("gpu"),
-        several if several.contains(',') => {
-            Err(format!("is `{text}`; write gpu, and how many in `gpus`: which ones is the scheduler's choice"))
-        }
-        one if one.trim_start_matches("cuda:").parse::<u32>().is_ok() => {
-            Err(format!("is `{text}`; write gpu: which one is the scheduler's choice, `gpu_models` says of what kind"))
-        }
+        several if several.contains(',') => Err(format!(
+            "is `{text}`; write gpu, and how many in `gpus`: which ones is the scheduler's choice"
+        )),
+        one if one.trim_start_matches("cuda:").parse::<u32>().is_ok() => Err(format!(
+            "is `{text}`; write gpu: which one is the scheduler's choice, `gpu_models` says of what kind"
+        )),
         _ => Err(format!("is `{text}`; write gpu or cpu")),
     }
 }
@@ -177,13 +186,21 @@ pub fn data_yaml(mut names: Vec<String>) -> Result<String, String> {
             let some: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
             let more = names.len().saturating_sub(NAMED);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let there =
-                if names.is_empty() { "it is empty".to_owned() } else { format!("in it are {}{more}", some.join(", ")) };
-            Err(format!("is a folder without a data.yaml: {there}; give the file that names the images and classes"))
+            let there = if names.is_empty() {
+                "it is empty".to_owned()
+            } else {
+                format!("in it are {}{more}", some.join(", "))
+            };
+            Err(format!(
+                "is a folder without a data.yaml: {there}; give the file that names the images and classes"
+            ))
         }
         (several, None) => {
             let several: Vec<&str> = several.iter().take(NAMED).map(|name| name.as_str()).collect();
-            Err(format!("is a folder with several descriptions: {}; give the one that is meant", several.join(", ")))
+            Err(format!(
+                "is a folder with several descriptions: {}; give the one that is meant",
+                several.join(", ")
+            ))
         }
     }
 }
@@ -215,7 +232,8 @@ pub fn words(
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     // The value of an option that stands before it is its own: `--label stage=1`.
     for at in command + 1..end {
-        let is_value = words[at - 1].to_str().is_some_and(|before| before.starts_with('-') && !before.contains('='));
+        let is_value =
+            words[at - 1].to_str().is_some_and(|before| before.starts_with('-') && !before.contains('='));
         let key = words[at].to_str().and_then(|word| word.split_once('=')).map(|(key, _)| key);
         let is_name =
             |key: &str| key.starts_with(|c: char| c.is_ascii_lowercase()) && key.chars().all(is_of_a_name);
@@ -253,7 +271,10 @@ mod tests {
         );
         let caches = [json!("True"), json!(true), json!("RAM"), json!("disk"), json!(false), json!("False")];
         assert_eq!(all("cache", &caches), ["ram", "ram", "ram", "disk", "none", "none"]);
-        assert_eq!(all("optimizer", &[json!("adamw"), json!("sgd"), json!("AUTO")]), ["AdamW", "SGD", "auto"]);
+        assert_eq!(
+            all("optimizer", &[json!("adamw"), json!("sgd"), json!("AUTO")]),
+            ["AdamW", "SGD", "auto"]
+        );
         let switches = [json!("True"), json!("no"), json!(1), json!(0), json!(false)];
         assert_eq!(all("amp", &switches), [true, false, true, false, false]);
         // Who reads the spec says what is wrong with these.
@@ -264,7 +285,8 @@ mod tests {
 
     #[test]
     fn two_equal_sides_are_one_and_two_others_are_refused_with_the_way_out() {
-        let equal = [json!("640"), json!("640,640"), json!([640, 640]), json!("[640, 640]"), json!("640x640")];
+        let equal =
+            [json!("640"), json!("640,640"), json!([640, 640]), json!("[640, 640]"), json!("640x640")];
         assert_eq!(all("imgsz", &equal), [640; 5]);
         for sides in [json!("640,480"), json!([480, 640]), json!("(640, 480)")] {
             let error = meaning("imgsz", sides).unwrap_err();
@@ -281,12 +303,18 @@ mod tests {
         assert!(model("yolo11n").unwrap_err().contains("use one of yolov8n, "));
         assert_eq!(meaning("pretrained", json!("False")), Ok(json!("")));
         assert!(meaning("pretrained", json!(true)).is_err());
+        let asks = |model| asks_for_the_models_own(&json!("True"), model);
+        assert_eq!([asks(Some("yolov8n.pt")), asks(Some("yolov8n")), asks(None)], [true, false, false]);
     }
 
     #[test]
     fn a_device_is_a_kind_and_which_one_is_the_schedulers_choice() {
-        assert_eq!(["0", "cuda:0", "cuda", "GPU", "cpu"].map(device), ["gpu", "gpu", "gpu", "gpu", "cpu"].map(Ok));
-        for (text, wanted) in [("1", "`gpu_models`"), ("cuda:2", "`gpu_models`"), ("0,1", "`gpus`"), ("tpu", "gpu or cpu")]
+        assert_eq!(
+            ["0", "cuda:0", "cuda", "GPU", "cpu"].map(device),
+            ["gpu", "gpu", "gpu", "gpu", "cpu"].map(Ok)
+        );
+        for (text, wanted) in
+            [("1", "`gpu_models`"), ("cuda:2", "`gpu_models`"), ("0,1", "`gpus`"), ("tpu", "gpu or cpu")]
         {
             assert!(device(text).unwrap_err().contains(wanted), "{text}");
         }

@@ -171,10 +171,14 @@ fn no_command_panics_when_nobody_reads_what_it_prints() {
             (output.status.code(), String::from_utf8(output.stderr).unwrap())
         };
         let (code, _) = run(&|_| ());
-        let (unheard, said) = run(&|command| drop(command.stdout(unread())));
+        let (unheard, said) = run(&|command| {
+            command.stdout(unread());
+        });
         assert_eq!(unheard, code, "{words:?}: {said}");
         assert!(!said.contains("panicked"), "{words:?}: {said}");
-        let (deaf, _) = run(&|command| drop(command.stdout(unread()).stderr(unread())));
+        let (deaf, _) = run(&|command| {
+            command.stdout(unread()).stderr(unread());
+        });
         assert_eq!(deaf, code, "{words:?}");
     }
 }

@@ -35,10 +35,14 @@ fn no_command_panics_and_schedules_are_written() {
         let (code, said) = run(&|_| ());
         let wanted = if words == &["replay", "/nowhere"][..] { 1 } else { 0 };
         assert_eq!(code, Some(if words.is_empty() { 2 } else { wanted }), "{words:?}: {said}");
-        let (unheard, said) = run(&|command| drop(command.stdout(unread())));
+        let (unheard, said) = run(&|command| {
+            command.stdout(unread());
+        });
         assert_eq!(unheard, code, "{words:?}: {said}");
         assert!(!said.contains("panicked"), "{words:?}: {said}");
-        let (deaf, _) = run(&|command| drop(command.stdout(unread()).stderr(unread())));
+        let (deaf, _) = run(&|command| {
+            command.stdout(unread()).stderr(unread());
+        });
         assert_eq!(deaf, code, "{words:?}");
     }
     assert!(out.is_file());

@@ -70,7 +70,7 @@ impl Cache {
                     format!("; unless a training says otherwise, {} may be taken", quota >> 20)
                 });
                 lines.push(format!("{} caches, {total} MiB{quota}", files.len()));
-                console::line(lines.join("\n")).map_err(unprinted)?;
+                console::line(lines.join("\n")).map_err(|error| unprinted(&error))?;
             }
             Action::Rm { keys, all } => {
                 if *all {
@@ -83,7 +83,7 @@ impl Cache {
                     admin::remove(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
                     printed = printed.and(console::line(format_args!("removed {}", file.key)));
                 }
-                printed.map_err(unprinted)?;
+                printed.map_err(|error| unprinted(&error))?;
             }
             Action::Verify { keys } => {
                 let chosen = if keys.is_empty() { files } else { choose(files, keys)? };
@@ -104,7 +104,7 @@ impl Cache {
                          the file with `cache rm`"
                     ));
                 }
-                printed.map_err(unprinted)?;
+                printed.map_err(|error| unprinted(&error))?;
             }
         }
         Ok(())
@@ -112,7 +112,7 @@ impl Cache {
 }
 
 /// What is said of a list that standard output does not take.
-fn unprinted(error: io::Error) -> String {
+fn unprinted(error: &io::Error) -> String {
     format!("standard output: {error}")
 }
 

@@ -34,7 +34,8 @@ impl Check {
         let text = if self.json {
             serde_json::to_string_pretty(&report).expect("a report has no map with odd keys") + "\n"
         } else {
-            report.to_string()
+            // Class and file names are a stranger's.
+            console::clean_lines(&report.to_string()) + "\n"
         };
         if let Err(error) = super::print(text) {
             console::note(format_args!("error: {error}"));

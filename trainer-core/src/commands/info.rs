@@ -39,7 +39,8 @@ impl Info {
         } else if let Some(weights) = &self.weights {
             let loaded = load_model(weights, Device::Cpu)?;
             let LoadedModel { model, names, imgsz } = loaded;
-            self.text(model.plan()) + &format!("trained at {imgsz} pixels; classes: {}\n", names.join(", "))
+            let names = trainyard_console::clean(&names.join(", "));
+            self.text(model.plan()) + &format!("trained at {imgsz} pixels; classes: {names}\n")
         } else {
             self.text(&Plan::new(self.model.unwrap_or(ModelScale::N), self.nc.into()))
         };

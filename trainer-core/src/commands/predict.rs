@@ -114,7 +114,7 @@ impl Predict {
                     Outcome::Read { width, height, objects }
                 }
                 Err(error) => {
-                    console::note(format_args!("warning: {}: {error}", path.display()));
+                    console::note(console::clean(&format!("warning: {}: {error}", path.display())));
                     Outcome::Unreadable { error: error.to_string() }
                 }
             };
@@ -158,8 +158,8 @@ impl Predict {
         let list: Vec<String> =
             found.iter().map(|found| format!("{} {:.2}", name(names, found.class), found.score)).collect();
         // A line that cannot be printed takes no picture with it.
-        let _ =
-            console::line(format_args!("{}: {} objects: {}", path.display(), found.len(), list.join(", ")));
+        let line = format!("{}: {} objects: {}", path.display(), found.len(), list.join(", "));
+        let _ = console::line(console::clean(&line));
         let target = |ending: &str| {
             let mut file = stem.to_owned();
             file.push(ending);

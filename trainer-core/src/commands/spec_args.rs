@@ -85,7 +85,11 @@ impl SpecArgs {
 /// What is `written`, with other programs' habits turned into what they mean here; and what has no meaning.
 fn meant(written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>) {
     let (mut all, mut found) = (Map::new(), Vec::new());
+    let model = written.get("model").and_then(Value::as_str).map(str::to_owned);
     for (field, value) in written {
+        if field == "pretrained" && habit::asks_for_the_models_own(&value, model.as_deref()) {
+            continue;
+        }
         match habit::meaning(&field, value) {
             Ok(value) => drop(all.insert(field, value)),
             Err(text) => found.push(Violation::new(field, text)),
@@ -223,7 +227,9 @@ mod tests {
         assert_eq!((found.optimizer, found.amp, found.cos_lr), (Optimizer::AdamW, false, false));
         let error = spec(&["--imgsz", "640,480"]).unwrap_err();
         assert_eq!(error.len(), 1, "{error:?}");
-        assert!(error[0].to_string().starts_with("imgsz: is 640 and 480; training images are square: write 640"));
+        assert!(
+            error[0].to_string().starts_with("imgsz: is 640 and 480; training images are square: write 640")
+        );
     }
 
     #[test]
@@ -240,6 +246,7 @@ mod tests {
         std::fs::write(&weights, "").unwrap();
         let found = of(&["--model", path]).unwrap();
         assert_eq!((found.model, found.pretrained.as_path()), (ModelScale::N, weights.as_path()));
+        assert_eq!(of(&["--model", path, "--pretrained", "True"]).unwrap(), found);
         let scratch = of(&["--model", path, "--pretrained", "False"]).unwrap();
         assert_eq!((scratch.model, scratch.pretrained.to_str()), (ModelScale::N, Some("")));
 

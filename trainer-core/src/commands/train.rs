@@ -13,8 +13,8 @@ use trainyard_console as console;
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
 
-use super::{data_file, device};
 use super::spec_args::SpecArgs;
+use super::{data_file, device};
 use crate::data::disk_cache::Limits;
 use crate::events::{Events, inherited};
 use crate::libtorch::{self, Precision};
@@ -127,7 +127,7 @@ impl Train {
                 exit_code::STOPPED
             }
             Err(error) => {
-                events.print(&format!("error: {error}"));
+                events.print(&console::clean_lines(&format!("error: {error}")));
                 events.emit(TrainerEvent::Failed(error.failed()));
                 error.exit_code()
             }

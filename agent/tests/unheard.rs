@@ -21,7 +21,9 @@ fn no_command_panics_or_ends_otherwise_than_with_readers() {
     std::fs::write(&file, "nonsense = 1\n").unwrap();
     let file = file.to_str().unwrap();
     let config = ["--scheduler", "http://127.0.0.1:1", "--nvml-library", "/none", "config"];
-    for words in [&config[..], &[&config[..4], &["batch-table"]].concat(), &["--help"], &["--config", file], &["x"]] {
+    for words in
+        [&config[..], &[&config[..4], &["batch-table"]].concat(), &["--help"], &["--config", file], &["x"]]
+    {
         let run = |change: &dyn Fn(&mut Command)| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_trainyard-agent"));
             command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -30,10 +32,14 @@ fn no_command_panics_or_ends_otherwise_than_with_readers() {
             (output.status.code(), String::from_utf8(output.stderr).unwrap())
         };
         let (code, _) = run(&|_| ());
-        let (unheard, said) = run(&|command| drop(command.stdout(unread())));
+        let (unheard, said) = run(&|command| {
+            command.stdout(unread());
+        });
         assert_eq!(unheard, code, "{words:?}: {said}");
         assert!(!said.contains("panicked"), "{words:?}: {said}");
-        let (deaf, _) = run(&|command| drop(command.stdout(unread()).stderr(unread())));
+        let (deaf, _) = run(&|command| {
+            command.stdout(unread()).stderr(unread());
+        });
         assert_eq!(deaf, code, "{words:?}");
     }
 }

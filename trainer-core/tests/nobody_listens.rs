@@ -68,12 +68,18 @@ fn no_command_panics_and_each_does_its_work() {
             drop(command);
             child.wait_with_output().unwrap()
         };
-        let listened = run(&|command| drop(command.stdout(Stdio::null())));
-        let output = run(&|command| drop(command.stdout(unread())));
+        let listened = run(&|command| {
+            command.stdout(Stdio::null());
+        });
+        let output = run(&|command| {
+            command.stdout(unread());
+        });
         let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
         assert!(!said.contains("panicked") && !said.contains("broken pipe"), "{words:?}: {said}");
         assert_eq!(output.status.code(), listened.status.code(), "{words:?}: {said}");
-        let deaf = run(&|command| drop(command.stdout(unread()).stderr(unread())));
+        let deaf = run(&|command| {
+            command.stdout(unread()).stderr(unread());
+        });
         assert_eq!(deaf.status.code(), listened.status.code(), "{words:?}");
     }
     let files = |name: &str| std::fs::read_dir(folder.path().join(name)).unwrap().count();
