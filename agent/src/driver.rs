@@ -216,7 +216,7 @@ impl Driver {
                 let now = Time::now();
                 for line in lines {
                     // As they are, without the log's own prefix: their wording is a contract.
-                    eprintln!("{}", banner::stamped(now, &line));
+                    trainyard_console::note(banner::stamped(now, &line));
                 }
             }
             Command::Spawn(assignment, prepared) => return self.spawn(&assignment, &prepared).await,

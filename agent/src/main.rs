@@ -11,6 +11,7 @@ use trainyard_agent::batch::{self, Load, Memory, Wish};
 use trainyard_agent::config::{Config, Options};
 use trainyard_agent::gpu::GpuProbe;
 use trainyard_agent::gpu::nvml::NvmlGpus;
+use trainyard_console as console;
 use trainyard_types::{Batch, ModelScale};
 
 /// Trains jobs on this machine's GPUs.
@@ -39,7 +40,8 @@ enum Command {
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| console::LogOutput)
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            console::note(format_args!("error: {error:#}"));
             ExitCode::from(2)
         }
     }
@@ -61,8 +63,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         bail!("{}", problems.join("; "));
     }
     match cli.command {
-        Some(Command::Config) => print!("{effective}"),
-        Some(Command::BatchTable { model }) => print_batch_table(&*probe(&effective.value), model),
+        Some(Command::Config) => console::print(&effective)?,
+        Some(Command::BatchTable { model }) => console::print(batch_table(&*probe(&effective.value), model))?,
         Some(Command::Run) | None => {
             let probe = probe(&effective.value);
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -94,9 +96,10 @@ fn probe(config: &Config) -> Arc<dyn GpuProbe> {
     Arc::new(gpus)
 }
 
-fn print_batch_table(probe: &dyn GpuProbe, model: ModelScale) {
+fn batch_table(probe: &dyn GpuProbe, model: ModelScale) -> String {
     const SIZES: [u32; 6] = [320, 416, 512, 640, 1024, 1280];
-    println!("{:32} {:>8} {:>9} {}", "card", "size", "free", SIZES.map(|size| format!("{size:>5}")).concat());
+    let heads = SIZES.map(|size| format!("{size:>5}")).concat();
+    let mut table = format!("{:32} {:>8} {:>9} {heads}\n", "card", "size", "free");
     let gpus = probe.gpus();
     for gpu in &gpus {
         let free_mib = probe.memory_free_mib(&gpu.uuid);
@@ -109,9 +112,11 @@ fn print_batch_table(probe: &dyn GpuProbe, model: ModelScale) {
             format!("{:>5}", batch::choose(&wish).batch_size)
         });
         let free = free_mib.map_or_else(|| "?".into(), |mib| format!("{mib} MiB"));
-        println!("{:32} {:>5.1} GB {free:>9} {}", gpu.model, gpu.nominal_gib(), sizes.concat());
+        let (model, size, sizes) = (&gpu.model, gpu.nominal_gib(), sizes.concat());
+        table.push_str(&format!("{model:32} {size:>5.1} GB {free:>9} {sizes}\n"));
     }
     if gpus.is_empty() {
-        println!("no GPUs");
+        table.push_str("no GPUs\n");
     }
+    table
 }

@@ -115,6 +115,25 @@ async fn a_control_group_holds_all_that_a_trainer_starts() {
 }
 
 #[tokio::test]
+async fn a_trainer_gets_the_environment_that_it_needs_and_not_the_agents() {
+    let world = World::new("log \"has $(env | cut -d= -f1 | sort | tr '\\n' ' ')\"\nhold\n");
+    let mut stub = Stub::start().await;
+    let variables =
+        [("LC_ALL", "xx_XX.UTF-8"), ("LANG", "xx_XX"), ("YARD_TOKEN", "secret"), ("OMP_NUM_THREADS", "3")];
+    let _agent = world.agent_with(&stub, &[], &variables);
+    stub.hello().await;
+    stub.assign(attempt(1), &world.data(), CPU, None).await;
+    let line = stub.log_line("has ").await;
+    let names: Vec<&str> = line.split(' ').collect();
+    for needed in ["PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY"] {
+        assert!(names.contains(&needed), "{needed} is not in {line}");
+    }
+    for other in ["LC_ALL", "LANG", "YARD_TOKEN", "FAKE_NVML_STATE", "TRAINYARD_AGENT__METRICS_LISTEN"] {
+        assert!(!names.contains(&other), "{other} is in {line}");
+    }
+}
+
+#[tokio::test]
 async fn two_cards_train_two_jobs_at_once_each_seeing_only_its_own() {
     let world = World::new("log \"sees $CUDA_VISIBLE_DEVICES by $CUDA_DEVICE_ORDER\"\nhold\n");
     let cards = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");

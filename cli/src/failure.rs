@@ -21,6 +21,8 @@ pub enum Exit {
     Refused,
     /// Ctrl-C.
     Interrupted,
+    /// Nobody reads what is printed any more (`yard jobs | head`): whoever did has seen enough.
+    Unread,
 }
 
 impl Exit {
@@ -32,6 +34,7 @@ impl Exit {
             Self::Unreachable => 3,
             Self::Refused => 4,
             Self::Interrupted => 130,
+            Self::Unread => 0,
         }
     }
 }
@@ -126,9 +129,8 @@ impl Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        // `yard jobs | head` is no failure that anybody wants to read of.
         if error.kind() == std::io::ErrorKind::BrokenPipe {
-            return Self::quiet(Exit::Failed);
+            return Self::quiet(Exit::Unread);
         }
         Self::local(error.to_string())
     }

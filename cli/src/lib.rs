@@ -20,15 +20,18 @@ pub mod terminal;
 pub mod up;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use trainyard_types::habit;
 
 use crate::args::Cli;
 
 /// Runs `yard` with this process's arguments and gives its exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(std::env::args_os().map(accept_underscores)) {
+    let words = habit::words(std::env::args_os(), &["train"], |path| Path::new(path).exists());
+    let cli = match Cli::try_parse_from(words.into_iter().map(accept_underscores)) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to do about a terminal that does not take the message.

@@ -3,14 +3,19 @@
 //! Only names and types are checked here. Whether values make sense is the scheduler's to say, so that
 //! `yard` and grpcurl get the same answer.
 
+mod meaning;
+mod place;
+
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use trainyard_proto::pb;
 use trainyard_types::Violation;
 
+use self::meaning::Texts;
 use crate::failure::Failure;
 use crate::proto_json;
 
@@ -19,8 +24,21 @@ use crate::proto_json;
 pub struct Document {
     /// From 1.
     pub number: usize,
+    /// The lines of the file that it is on, counted from 0.
+    lines: Range<usize>,
     /// What it says.
     pub spec: pb::JobSpec,
+}
+
+impl Document {
+    /// Where `field` of this document of `text` stands, for a message: `document 2, line 14`.
+    pub fn place(&self, text: &str, field: &str) -> String {
+        place_of(self.number, place::line_of(text, self.lines.clone(), field))
+    }
+}
+
+fn place_of(document: usize, line: Option<usize>) -> String {
+    line.map_or_else(|| format!("document {document}"), |line| format!("document {document}, line {line}"))
 }
 
 /// Reads every document of `text`, which came from `file` (for messages).
@@ -30,8 +48,13 @@ pub struct Document {
 pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
     let mut documents = Vec::new();
     let mut wrong = Vec::new();
+    let ranges = place::ranges(text);
+    // Read twice: once for the types, and once for texts as they are written.
+    let texts = serde_norway::Deserializer::from_str(text).map(|document| Texts::deserialize(document).ok());
+    let mut texts = texts.chain(std::iter::repeat_with(|| None));
     for (at, document) in serde_norway::Deserializer::from_str(text).enumerate() {
-        let number = at + 1;
+        let (number, texts) = (at + 1, texts.next().flatten().unwrap_or_default());
+        let lines = ranges.get(at).cloned().unwrap_or_default();
         let value = match Value::deserialize(document) {
             // `---` at the end of a file begins a document that nobody meant.
             Ok(Value::Null) => continue,
@@ -42,10 +65,12 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
                 break;
             }
         };
-        match job_spec(&value) {
-            Ok(spec) => documents.push(Document { number, spec }),
+        match job_spec(value, &texts) {
+            Ok(spec) => documents.push(Document { number, lines, spec }),
             Err(violations) => {
-                wrong.extend(violations.iter().map(|violation| format!("document {number}: {violation}")));
+                let line = |violation: &Violation| place::line_of(text, lines.clone(), &violation.field);
+                let told = |one: &Violation| format!("{}: {one}", place_of(number, line(one)));
+                wrong.extend(violations.iter().map(told));
             }
         }
     }
@@ -62,14 +87,18 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
 }
 
 /// One job from its parsed document; on failure every wrong field.
-fn job_spec(value: &Value) -> Result<pb::JobSpec, Vec<Violation>> {
-    let Value::Object(fields) = value else {
-        let what = format!("is {}; write the fields of a job, such as `train:`", kind_of(value));
+fn job_spec(value: Value, texts: &Texts) -> Result<pb::JobSpec, Vec<Violation>> {
+    let Value::Object(mut fields) = value else {
+        let what = format!("is {}; write the fields of a job, such as `train:`", kind_of(&value));
         return Err(vec![Violation::new("(document)", what)]);
     };
     let descriptor = proto_json::descriptor("JobSpec").expect("jobs.proto defines it");
-    let mut found = Vec::new();
-    check_message(&descriptor, fields, "", &mut found);
+    let mut found = meaning::put_in_place(&descriptor, &mut fields, texts);
+    let mut others = Vec::new();
+    check_message(&descriptor, &fields, "", &mut others);
+    // What has no meaning has been named, with what to write.
+    others.retain(|other| found.iter().all(|one| one.field != other.field));
+    found.extend(others);
     if !fields.contains_key("train") {
         found.push(Violation::new("train", "is missing; say what to train: model and data"));
     }
@@ -77,7 +106,8 @@ fn job_spec(value: &Value) -> Result<pb::JobSpec, Vec<Violation>> {
         return Err(found);
     }
     let whole = |text: String| vec![Violation::new("(document)", text)];
-    let message = DynamicMessage::deserialize(descriptor, value).map_err(|error| whole(error.to_string()))?;
+    let message = DynamicMessage::deserialize(descriptor, Value::Object(fields))
+        .map_err(|error| whole(error.to_string()))?;
     message.transcode_to().map_err(|error| whole(error.to_string()))
 }
 
@@ -90,8 +120,7 @@ fn check_message(
 ) {
     for (name, value) in fields {
         let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let by_name = |field: &FieldDescriptor| field.name() == name || field.json_name() == name;
-        let Some(field) = descriptor.fields().find(by_name) else {
+        let Some(field) = meaning::field(descriptor, name) else {
             found.push(Violation::new(here, unknown(descriptor, name)));
             continue;
         };
@@ -114,6 +143,17 @@ fn check_message(
 }
 
 fn unknown(descriptor: &MessageDescriptor, name: &str) -> String {
+    // A field of another group is in the wrong place, not misspelt.
+    for (message, place) in [
+        ("TrainSpec", "in `train:`"),
+        ("Resources", "in `resources:`"),
+        ("JobSpec", "at the top, beside `train:`"),
+    ] {
+        let of_group = proto_json::descriptor(message).filter(|other| other != descriptor);
+        if of_group.is_some_and(|other| meaning::field(&other, name).is_some()) {
+            return format!("stands in the wrong place; write it {place}");
+        }
+    }
     let nearest = descriptor
         .fields()
         .min_by_key(|field| strsim::damerau_levenshtein(&name.to_lowercase(), field.name()));
@@ -177,19 +217,30 @@ pub fn parse_span(text: &str) -> Result<prost_types::Duration, String> {
     let wrong = || format!("`{text}` is not a span of time; write numbers with units, such as 90m or 1h30m");
     let (mut seconds, mut rest) = (0_i64, text.trim());
     while !rest.is_empty() {
-        let split = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: i64 = rest[..split].parse().map_err(|_| wrong())?;
-        let unit = match &rest[split..split + rest[split..].chars().next().map_or(0, char::len_utf8)] {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
+        let split = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at(split);
+        let unit = match unit.chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            Some('d') => 86_400,
             _ => return Err(wrong()),
         };
-        seconds = number.checked_mul(unit).and_then(|more| seconds.checked_add(more)).ok_or_else(wrong)?;
+        // `1.5h`; nobody counts parts of a second.
+        let more = match number.parse::<i64>() {
+            Ok(number) => number.checked_mul(unit).ok_or_else(wrong)?,
+            Err(_) => rounded(number.parse::<f64>().map_err(|_| wrong())? * unit as f64).ok_or_else(wrong)?,
+        };
+        seconds = seconds.checked_add(more).ok_or_else(wrong)?;
         rest = &rest[split + 1..];
     }
     if text.trim().is_empty() { Err(wrong()) } else { Ok(prost_types::Duration { seconds, nanos: 0 }) }
+}
+
+/// Seconds as a whole number; `None` for what is no span of time.
+#[expect(clippy::cast_possible_truncation, reason = "below 2^53, as just checked")]
+fn rounded(seconds: f64) -> Option<i64> {
+    (0.0..9e15).contains(&seconds).then(|| seconds.round() as i64)
 }
 
 /// Reads `key=value`.
@@ -230,14 +281,82 @@ mod tests {
         assert_eq!(failure.exit.code(), 2);
         assert!(failure.message.starts_with("job.yaml: "), "{failure:?}");
         let starts = [
-            "document 1: prioritty: is no field of JobSpec; did you mean `priority`?",
-            "document 1: train.epoch: is no field of TrainSpec; did you mean `epochs`?",
-            "document 1: train.imgsz: is `big`",
+            "document 1, line 2: prioritty: is no field of JobSpec; did you mean `priority`?",
+            "document 1, line 1: train.epoch: is no field of TrainSpec; did you mean `epochs`?",
+            "document 1, line 1: train.imgsz: is `big`",
             "document 2: train: is missing",
         ];
         assert_eq!(failure.details.len(), starts.len(), "{failure:?}");
         for (detail, start) in failure.details.iter().zip(starts) {
             assert!(detail.starts_with(start), "{detail}");
+        }
+    }
+
+    #[test]
+    fn what_people_write_means_what_it_says() {
+        let text = "name: 1.10\ntime_limit: 90m\nlabels: {fold: 03, ok: True, 7: x}\n\
+                    resources: {device: 0, gpu_models: 4090}\n\
+                    train:\n  model: /w/yolov8s.pt\n  data: /d\n  batch: auto\n  cache: true\n  \
+                    imgsz: [640, 640]\n  optimizer: adamw\n  amp: 0\n---\n\
+                    {\"timeLimit\": 5400, \"train\": {\"model\": \"yolov8n\", \"data\": \"/d\", \"cosLr\": \"False\"}}\n---\n\
+                    time_limit: 1.5h\ntrain: {model: yolov8n.pt, pretrained: false, data: /d}\n";
+        let error = parse("job.yaml", text).unwrap_err();
+        assert_eq!(error.details.len(), 1, "{error:?}");
+        assert!(
+            error.details[0].starts_with("document 3, line 17: train.model: is `yolov8n.pt`"),
+            "{error:?}"
+        );
+        let documents = parse("job.yaml", &text.replace("yolov8n.pt", "yolov8n")).unwrap();
+        let limits = documents.iter().map(|one| one.spec.time_limit.as_ref().unwrap().seconds);
+        assert_eq!(limits.collect::<Vec<_>>(), [5400; 3]);
+        let first = &documents[0].spec;
+        let labels = ["fold", "ok", "7"].map(|key| first.labels[key].as_str());
+        assert_eq!((first.name.as_str(), labels), ("1.10", ["03", "True", "x"]));
+        let resources = first.resources.clone().unwrap();
+        assert_eq!(
+            (resources.device.as_deref(), &resources.gpu_models[..]),
+            (Some("gpu"), &["4090".to_owned()][..])
+        );
+        let train = first.train.clone().unwrap();
+        assert_eq!((train.model.as_str(), train.pretrained.as_deref()), ("yolov8s", Some("/w/yolov8s.pt")));
+        assert_eq!((train.batch, train.imgsz, train.amp), (Some(-1.0), Some(640), Some(false)));
+        assert_eq!((train.cache.as_deref(), train.optimizer.as_deref()), (Some("ram"), Some("AdamW")));
+        assert_eq!(documents[1].spec.train.as_ref().unwrap().cos_lr, Some(false));
+        assert_eq!(documents[2].spec.train.as_ref().unwrap().pretrained.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn what_stands_in_the_wrong_place_is_told_the_right_one_with_its_line() {
+        let text = "name: a\nepochs: 3\ndevice: 0\ntrain:\n  model: yolov8n\n  data: /d\n  priority: 2\n  \
+                    imgsz: [640, 480]\n  time: soon\ntime_limit: soon\nlabels: {a: [1]}\n";
+        let error = parse("job.yaml", text).unwrap_err();
+        let wanted = [
+            "document 1, line 2: epochs: stands in the wrong place; write it in `train:`",
+            "document 1, line 3: device: stands in the wrong place; write it in `resources:`",
+            "document 1, line 7: train.priority: stands in the wrong place; write it at the top, beside `train:`",
+            "document 1, line 8: train.imgsz: is 640 and 480; training images are square: write 640",
+            "document 1, line 9: train.time: is `soon`",
+            "document 1, line 10: time_limit: `soon` is not a span of time",
+            "document 1, line 11: labels: is ",
+        ];
+        for wanted in wanted {
+            assert!(
+                error.details.iter().any(|detail| detail.starts_with(wanted)),
+                "{wanted} is not in {error:#?}"
+            );
+        }
+        assert_eq!(error.details.len(), wanted.len(), "{error:#?}");
+    }
+
+    #[test]
+    fn spans_are_numbers_with_units() {
+        let seconds = |text: &str| parse_span(text).map(|span| span.seconds);
+        assert_eq!(
+            ["90s", "90m", "1h30m", "1.5h", "2d"].map(seconds),
+            [90, 5400, 5400, 5400, 172_800].map(Ok)
+        );
+        for wrong in ["", "90", "m", "1w", "1.2.3h", "-1h", "99999999999999999999d", "1e30h"] {
+            assert!(parse_span(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -1,27 +1,36 @@
 //! What depends on the terminal: colours, widths, and keeping strangers' text from steering it.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
+use std::os::fd::AsFd as _;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::oneshot;
 
 use crate::args::When;
 
-/// Text from a wire or a file, made harmless for a terminal: control characters become `\u{FFFD}`,
-/// but for line ends and tabs, which become blanks.
-pub fn clean(text: &str) -> String {
-    let replace = |character: char| match character {
-        '\n' | '\t' | '\r' => ' ',
-        // The bidirectional overrides reorder what a person reads.
-        '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
-        other if other.is_control() => char::REPLACEMENT_CHARACTER,
-        other => other,
-    };
-    text.chars().map(replace).collect::<String>().trim_end().to_owned()
-}
+pub use trainyard_console::clean;
 
 /// Prints a message for people. One that cannot be printed is lost: there is no other place for it.
 pub fn message(text: &str) {
     if !text.is_empty() {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        trainyard_console::note(text);
     }
+}
+
+/// Comes when nobody reads stdout any more, which a command that waits for something to print would not notice.
+/// Never where stdout is a file. `None` when the system has no thread for it.
+pub fn unread() -> Option<oneshot::Receiver<()>> {
+    let (gone, unread) = oneshot::channel();
+    let watch = move || {
+        let stdout = std::io::stdout();
+        // Asked for nothing, a poll ends when the other end is closed.
+        let mut end = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        while poll(&mut end, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        let _nobody_waits = gone.send(());
+    };
+    thread::Builder::new().name("stdout".into()).spawn(watch).ok().map(|_| unread)
 }
 
 /// Whether stdout takes colours.
@@ -50,14 +59,4 @@ pub fn width() -> Option<u16> {
         return None;
     }
     rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col).filter(|&columns| columns > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_strangers_text_loses_its_escapes() {
-        assert_eq!(clean("a\x1b[31mb\nc\t\u{202e}d\r\n"), "a\u{FFFD}[31mb c \u{FFFD}d");
-    }
 }

@@ -62,6 +62,32 @@ fn nothing_is_left_open_or_ignored() {
     }
 }
 
+/// Whether a file is part of no program: tests, benchmarks and build scripts.
+fn is_test(path: &Path) -> bool {
+    let part = |name: &str| path.components().any(|part| part.as_os_str() == name);
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap();
+    part("tests")
+        || part("benches")
+        || name == "build.rs"
+        || name == "tests.rs"
+        || name.ends_with("_tests.rs")
+}
+
+#[test]
+fn no_program_panics_when_nobody_reads_what_it_prints() {
+    let macros = ["println!(", "eprintln!(", "print!(", "eprint!("];
+    for (path, text) in sources().into_iter().filter(|(path, _)| !is_test(path)) {
+        let program = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        // The store's random test is a module of its own.
+        let program = if path.ends_with("scheduler/server/src/store/random.rs") { "" } else { program };
+        for name in macros {
+            let bare = |line: &str| !line.trim_start().starts_with("//") && line.contains(name);
+            let found = program.lines().find(|line| bare(line));
+            assert_eq!(found, None, "{} panics on a closed pipe: use trainyard-console", path.display());
+        }
+    }
+}
+
 #[test]
 fn only_the_store_knows_redis() {
     for (path, text) in sources() {
@@ -83,16 +109,23 @@ fn no_file_is_named_after_nothing() {
 const EDGES: &[(&str, &[&str])] = &[
     ("proto/types", &[]),
     ("proto/config", &[]),
+    ("proto/console", &[]),
     ("proto/wire", &["trainyard-types"]),
     ("scheduler/core", &["trainyard-types"]),
-    ("scheduler/sim", &["trainyard-types", "trainyard-scheduler-core"]),
+    ("scheduler/sim", &["trainyard-types", "trainyard-console", "trainyard-scheduler-core"]),
     (
         "scheduler/server",
-        &["trainyard-types", "trainyard-config", "trainyard-proto", "trainyard-scheduler-core"],
+        &[
+            "trainyard-types",
+            "trainyard-config",
+            "trainyard-console",
+            "trainyard-proto",
+            "trainyard-scheduler-core",
+        ],
     ),
-    ("agent", &["trainyard-types", "trainyard-config", "trainyard-proto"]),
-    ("trainer-core", &["trainyard-types"]),
-    ("cli", &["trainyard-types", "trainyard-config", "trainyard-proto"]),
+    ("agent", &["trainyard-types", "trainyard-config", "trainyard-console", "trainyard-proto"]),
+    ("trainer-core", &["trainyard-types", "trainyard-console"]),
+    ("cli", &["trainyard-types", "trainyard-config", "trainyard-console", "trainyard-proto"]),
     ("tests", &["trainyard-types", "trainyard-proto"]),
     ("tests/fake-nvml", &[]),
 ];

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{FromRawFd, RawFd};
 
+use trainyard_console::clean_lines;
 use trainyard_types::Time;
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
 
@@ -81,11 +82,13 @@ impl Events {
     /// Tells the agent, and a person on the terminal.
     pub fn log(&mut self, level: LogLevel, message: impl Into<String>) {
         let message = message.into();
-        match level {
-            LogLevel::Error => self.print(&format!("error: {message}")),
-            LogLevel::Warning => self.print(&format!("warning: {message}")),
-            LogLevel::Info => self.print(&message),
-        }
+        let prefix = match level {
+            LogLevel::Error => "error: ",
+            LogLevel::Warning => "warning: ",
+            LogLevel::Info => "",
+        };
+        // It may name a class or a file as a stranger has called it.
+        self.print(&format!("{prefix}{}", clean_lines(&message)));
         self.emit(TrainerEvent::Log(Log { level, message }));
     }
 

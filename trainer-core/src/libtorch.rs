@@ -47,8 +47,8 @@ impl TorchError {
 /// Why no CUDA device can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// Not `cpu`, `cuda` or `cuda:N`.
-    #[error("device `{0}` is unknown; use cpu or cuda:0")]
+    /// Not `cpu`, `cuda`, `cuda:N` or `N`.
+    #[error("device `{0}` is unknown; use cpu, or one GPU such as cuda:0")]
     Unknown(String),
     /// The CUDA half of libtorch does not load.
     #[error(
@@ -102,15 +102,15 @@ pub fn has_nvidia_driver() -> bool {
     Path::new("/dev/nvidiactl").exists()
 }
 
-/// The device of that name; `cuda` is `cuda:0`. `loaded` is what [`load_cuda`] returned.
+/// The device of that name; `cuda`, `gpu` and `0` are `cuda:0`. `loaded` is what [`load_cuda`] returned.
 pub fn device(name: &str, loaded: &Result<(), String>) -> Result<Device, DeviceError> {
-    let index = match name {
+    let index = match name.trim().to_ascii_lowercase().as_str() {
         "cpu" => return Ok(Device::Cpu),
-        "cuda" => 0,
-        other => other
-            .strip_prefix("cuda:")
-            .and_then(|index| index.parse().ok())
-            .ok_or_else(|| DeviceError::Unknown(other.to_owned()))?,
+        "cuda" | "gpu" => 0,
+        other => {
+            let index = other.strip_prefix("cuda:").unwrap_or(other).parse();
+            index.map_err(|_| DeviceError::Unknown(name.to_owned()))?
+        }
     };
     if let Err(reason) = loaded {
         return Err(DeviceError::NotLoaded { device: name.to_owned(), reason: reason.clone() });

@@ -1,13 +1,16 @@
 //! `trainyard-trainer`: one training run in one process. Useful alone, and what an agent starts.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use trainyard_console as console;
 use trainyard_trainer::commands::{
     cache::Cache, check::Check, export::Export, info::Info, predict::Predict, train::Train, val::Val,
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
+use trainyard_types::habit;
 use trainyard_types::trainer::exit_code;
 
 /// Trains YOLOv8 detectors.
@@ -29,10 +32,14 @@ enum Command {
     Cache(Cache),
 }
 
+/// Commands that take Ultralytics' `key=value` as well as `--key value`.
+const KEYED: [&str; 5] = ["train", "val", "predict", "export", "info"];
+
 fn main() -> ExitCode {
     // Before anything else of libtorch: see `load_cuda`.
     let cuda = libtorch::load_cuda();
-    let code = match Cli::parse().command {
+    let words = habit::words(std::env::args_os(), &KEYED, |path| Path::new(path).exists());
+    let code = match Cli::parse_from(words).command {
         Command::Train(train) => train.run(&cuda),
         Command::Val(val) => report(val.run(&cuda)),
         Command::Predict(predict) => report(predict.run(&cuda)),
@@ -48,7 +55,7 @@ fn report(result: Result<(), TrainError>) -> i32 {
     match result {
         Ok(()) => exit_code::DONE,
         Err(error) => {
-            eprintln!("error: {error}");
+            console::note(console::clean_lines(&format!("error: {error}")));
             error.exit_code()
         }
     }

@@ -4,7 +4,7 @@
 
 mod host;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -202,13 +202,16 @@ impl Weights {
 /// Named tensors as read from a file, on the CPU.
 pub type Tensors = HashMap<String, Tensor>;
 
+/// The text entries of a safetensors file's header, in the order in which they are written.
+pub type Metadata = BTreeMap<String, String>;
+
 /// A safetensors file's tensors and metadata.
 #[derive(Debug, Default)]
 pub struct TensorFile {
     /// By name, on the CPU, in the file's types.
     pub tensors: Tensors,
     /// The header's text entries.
-    pub metadata: HashMap<String, String>,
+    pub metadata: Metadata,
 }
 
 /// Reads a safetensors file, or a `.pt` file (told by its first bytes, or else by its name).
@@ -261,13 +264,15 @@ pub fn parse(bytes: &[u8]) -> Result<TensorFile, String> {
         };
         tensors.insert(name, tensor);
     }
-    Ok(TensorFile { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    let metadata = header.metadata().iter().flatten();
+    let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+    Ok(TensorFile { tensors, metadata })
 }
 
-/// Bytes of a safetensors file that holds `tensors`; sorted by name.
+/// Bytes of a safetensors file that holds `tensors`; the same ones for the same content.
 pub fn encode<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-    metadata: HashMap<String, String>,
+    metadata: &Metadata,
 ) -> Result<Vec<u8>, String> {
     HostTensors::copy(tensors).encode(metadata)
 }
@@ -308,8 +313,8 @@ mod tests {
     fn what_is_encoded_reads_back_in_row_major_order() {
         let tensor = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([2, 3, 2, 2]);
         let channels_last = tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
-        let metadata = HashMap::from([("nc".to_owned(), "3".to_owned())]);
-        let bytes = encode([("a", &channels_last)], metadata.clone()).unwrap();
+        let metadata = Metadata::from([("nc".to_owned(), "3".to_owned())]);
+        let bytes = encode([("a", &channels_last)], &metadata).unwrap();
         let file = parse(&bytes).unwrap();
         assert_eq!(file.metadata, metadata);
         assert!(file.tensors["a"].equal(&tensor));
@@ -317,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_torn_file_is_refused() {
-        let bytes = encode([("a", &Tensor::from_slice(&[1.0_f32, 2.0]))], HashMap::new()).unwrap();
+        let bytes = encode([("a", &Tensor::from_slice(&[1.0_f32, 2.0]))], &Metadata::new()).unwrap();
         assert!(parse(&bytes[..bytes.len() - 1]).is_err());
     }
 }

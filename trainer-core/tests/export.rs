@@ -3,14 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tch::{Device, Kind, Tensor};
 use trainyard_trainer::libtorch;
 use trainyard_trainer::model::{Layout, Model};
-use trainyard_trainer::weights::{self, Role};
+use trainyard_trainer::weights::{self, Metadata, Role};
 use trainyard_types::ModelScale;
 
 /// A model whose batch normalisations do something, as a weights file.
@@ -28,8 +27,8 @@ fn make_weights(path: &Path) -> Model {
     }
     let tensors = model.weights().iter().map(|entry| (entry.name.as_str(), &entry.tensor));
     let names = r#"["red cell","it's","猫"]"#.to_owned();
-    let metadata = HashMap::from([("names".to_owned(), names), ("imgsz".to_owned(), "96".to_owned())]);
-    std::fs::write(path, weights::encode(tensors, metadata).unwrap()).unwrap();
+    let metadata = Metadata::from([("names".to_owned(), names), ("imgsz".to_owned(), "96".to_owned())]);
+    std::fs::write(path, weights::encode(tensors, &metadata).unwrap()).unwrap();
     model
 }
 
@@ -96,7 +95,7 @@ fn every_format_is_written_and_what_can_be_read_reads_back_equal() {
         let tensors = [("input", &input), ("output", &output)];
         std::fs::write(
             folder.join(format!("{name}.expected")),
-            weights::encode(tensors, HashMap::new()).unwrap(),
+            weights::encode(tensors, &Metadata::new()).unwrap(),
         )
         .unwrap();
     }

@@ -156,7 +156,7 @@ fn weights_that_cannot_be_used_are_refused_by_name_before_anything_is_trained() 
             model.weights().named().map(|(name, tensor)| (name, change(name, &tensor.detach()))).collect();
         let named = tensors.iter().map(|(name, tensor)| (*name, tensor));
         let path = folder.path().join(name);
-        fs::write(&path, weights::encode(named, std::collections::HashMap::new()).unwrap()).unwrap();
+        fs::write(&path, weights::encode(named, &weights::Metadata::new()).unwrap()).unwrap();
         path
     };
     let same = |_: &str, tensor: &Tensor| tensor.copy();

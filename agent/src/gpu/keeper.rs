@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use trainyard_types::{
-    EndReason, Gpu, GpuTelemetry, GpuUuid, Inventory, Time, Unavailable, UnavailableCause,
+    EndReason, Gpu, GpuTelemetry, GpuUuid, Inventory, Time, Unavailable, UnavailableCause, environment,
 };
 
 use super::cards::{Cards, Order, Snapshot};
@@ -321,6 +321,7 @@ async fn finished_asking(asked: &mut Option<JoinHandle<Option<Libtorch>>>) -> Op
 /// What libtorch can use, by the trainer's word; `None` if it does not say, which is no reason against a card.
 async fn ask_trainer(trainer: PathBuf) -> Option<Libtorch> {
     let mut command = tokio::process::Command::new(&trainer);
+    command.env_clear().envs(environment::Child::Trainer.environment(std::env::vars_os()));
     command.args(["info", "--libtorch"]).stdin(std::process::Stdio::null()).kill_on_drop(true);
     let output = timeout(ASK_TRAINER, command.output()).await.ok()?.ok()?;
     let answer: Option<Libtorch> = serde_json::from_slice(&output.stdout).ok();

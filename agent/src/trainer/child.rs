@@ -1,6 +1,7 @@
 //! Starts trainers, each in its own process group, and waits for them. A trainer dies with the agent: the
 //! kernel kills it when the thread that started it is gone, and that thread lives as long as the process.
 
+use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,8 +18,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 use tokio::sync::oneshot;
 use tracing::warn;
-use trainyard_types::AgentId;
 use trainyard_types::trainer::TrainerControl;
+use trainyard_types::{AgentId, environment};
 
 use super::command::Start;
 use super::groups::{self, Groups};
@@ -155,6 +156,8 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> io::Result<Trainer> {
     let mut command = std::process::Command::new(&start.program);
     command
         .args(start.arguments(writer.as_raw_fd(), listener.as_raw_fd()))
+        .env_clear()
+        .envs(environment::Child::Trainer.environment(env::vars_os()))
         .envs(start.environment())
         .env(leftovers::VARIABLE, &name)
         .stdin(Stdio::null())

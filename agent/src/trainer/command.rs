@@ -76,7 +76,7 @@ impl Start {
         arguments
     }
 
-    /// Variables on top of the agent's own.
+    /// Variables on top of those of the agent's own that a trainer needs.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let visible = match &self.slot {
             Slot::Gpu(uuid) => uuid.to_string(),

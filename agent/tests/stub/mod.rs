@@ -431,7 +431,23 @@ impl World {
 
     /// The same with environment variables.
     pub fn agent_with(&self, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
-        self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), stub, more, variables)
+        self.start(
+            Command::new(env!("CARGO_BIN_EXE_trainyard-agent")),
+            stub,
+            more,
+            variables,
+            self.log_file(),
+        )
+    }
+
+    /// Starts an agent whose log goes to a pipe that nobody reads.
+    pub fn agent_unheard(&self, stub: &Stub) -> Agent {
+        let (_, nobody_reads) = std::io::pipe().unwrap();
+        self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), stub, &[], &[], nobody_reads)
+    }
+
+    fn log_file(&self) -> fs::File {
+        fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap()
     }
 
     /// The same with a data directory on a disk of its own of so many MiB, which needs root. What is on it is
@@ -443,11 +459,17 @@ impl World {
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_trainyard-agent")]);
-        self.start(command, stub, more, &[])
+        self.start(command, stub, more, &[], self.log_file())
     }
 
-    fn start(&self, mut command: Command, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
+    fn start(
+        &self,
+        mut command: Command,
+        stub: &Stub,
+        more: &[&str],
+        variables: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Agent {
         let slots: &[&str] = if more.contains(&"--cpu-slots") { &[] } else { &["--cpu-slots", "1"] };
         let child = command
             .args(["--scheduler", &stub.url, "--name", "lab-1"])

@@ -95,12 +95,13 @@ impl Get {
             )));
         }
         let dir = self.dir.clone().unwrap_or_else(|| PathBuf::from(id));
-        let mut files = Vec::new();
+        let (mut files, mut told) = (Vec::new(), Ok(()));
         for artifact in &wanted {
             let fetched = artifact::fetch(&context.client, id, artifact, &dir, self.force).await?;
             let path = fetched.path().display().to_string();
             if context.output.for_people() {
-                context.output.line(&path)?;
+                // The others are fetched whoever reads of it.
+                told = told.and(context.output.line(&path));
             }
             let how = match fetched {
                 Fetched::Downloaded(_) => "fetched",
@@ -109,6 +110,6 @@ impl Get {
             terminal::message(&format!("{}: {how}, {}", clean(&artifact.name), bytes(artifact.size_bytes)));
             files.push(json!({ "name": artifact.name, "path": path, "sha256": artifact.sha256 }));
         }
-        context.output.list(&json!({ "files": files }), "files")
+        told.and(context.output.list(&json!({ "files": files }), "files"))
     }
 }

@@ -35,12 +35,13 @@ impl Cancel {
             return super::sweep::show(context, &context.client.retrying(call).await?);
         }
         let mut jobs = Vec::new();
-        let mut first = None;
+        let (mut first, mut told) = (None, Ok(()));
         for id in &self.ids {
             match cancel(context, id).await {
                 Ok(job) => {
                     if context.output.for_people() {
-                        context.output.line(&sentence(&job))?;
+                        // The others are cancelled whoever reads of it.
+                        told = told.and(context.output.line(&sentence(&job)));
                     }
                     jobs.push(to_json("Job", &job));
                 }
@@ -52,8 +53,8 @@ impl Cancel {
                 }
             }
         }
-        context.output.list(&json!({ "jobs": jobs }), "jobs")?;
-        first.map_or(Ok(()), Err)
+        let told = told.and(context.output.list(&json!({ "jobs": jobs }), "jobs"));
+        first.map_or(told, Err)
     }
 }
 

@@ -44,7 +44,7 @@ impl Submit {
         let text = text.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
         let documents = spec::parse(&name, &text)?;
         let answers = submit_all(&context.client, &documents, self.dry_run).await;
-        let answers = answers.map_err(|failure| by_document(failure, &name, &documents))?;
+        let answers = answers.map_err(|failure| by_document(failure, (&name, &text), &documents))?;
         if self.dry_run {
             let jobs = if documents.len() == 1 { "job is" } else { "jobs are" };
             terminal::message(&format!("{} {jobs} valid; nothing was queued", documents.len()));
@@ -87,7 +87,7 @@ fn print(context: &Context, answers: &[pb::SubmitJobResponse]) -> Result<(), Fai
 }
 
 /// Names the documents that the scheduler finds wrong, all of them at once.
-fn by_document(failure: Failure, file: &str, documents: &[Document]) -> Failure {
+fn by_document(failure: Failure, (file, text): (&str, &str), documents: &[Document]) -> Failure {
     if failure.exit != crate::failure::Exit::Usage {
         return failure;
     }
@@ -96,9 +96,13 @@ fn by_document(failure: Failure, file: &str, documents: &[Document]) -> Failure 
         // The field of many is `specs[0].train`, of one it is `spec.train`.
         let place = line.strip_prefix("specs[").and_then(|rest| rest.split_once(']'));
         let place = place.and_then(|(at, rest)| Some((documents.get(at.parse::<usize>().ok()?)?, rest)));
+        let told = |document: &Document, line: &str| {
+            let field = line.split(": ").next().unwrap_or_default();
+            format!("{}: {line}", document.place(text, field.strip_prefix("spec.").unwrap_or(field)))
+        };
         match (place, documents) {
-            (Some((document, rest)), _) => format!("document {}: spec{rest}", document.number),
-            (None, [only]) => format!("document {}: {line}", only.number),
+            (Some((document, rest)), _) => told(document, &format!("spec{rest}")),
+            (None, [only]) => told(only, &line),
             (None, _) => line,
         }
     };

@@ -1,7 +1,9 @@
 //! `yard sweep`: how far a sweep is; and sweeps from flags of `yard train`.
 
 use clap::Args;
+use serde_json::Value;
 use trainyard_proto::pb;
+use trainyard_types::habit;
 
 use crate::commands::Context;
 use crate::commands::submit::draw_request_id;
@@ -59,7 +61,13 @@ pub fn parse_axis(text: &str) -> Result<pb::SweepAxis, String> {
     if parameter.trim().is_empty() || values.iter().any(String::is_empty) {
         return Err(shape.to_owned());
     }
-    Ok(pb::SweepAxis { parameter: parameter.trim().replace('-', "_"), values })
+    let parameter = parameter.trim().replace('-', "_");
+    let meant = |value: String| match habit::meaning(&parameter, value.into())? {
+        Value::String(text) => Ok(text),
+        other => Ok(other.to_string()),
+    };
+    let values: Vec<String> = values.into_iter().map(meant).collect::<Result<_, String>>()?;
+    Ok(pb::SweepAxis { parameter, values })
 }
 
 /// Queues a sweep, and prints its id.
@@ -103,6 +111,11 @@ mod tests {
             (axis.parameter.as_str(), axis.values),
             ("weight_decay", vec!["0.1".into(), "0.2".into()])
         );
+        let values = |text: &str| parse_axis(text).unwrap().values;
+        assert_eq!(values("optimizer=adamw,sgd"), ["AdamW", "SGD"]);
+        assert_eq!(values("batch=auto,16,0.7"), ["-1", "16", "0.7"]);
+        assert_eq!(values("amp=True,off"), ["true", "false"]);
+        assert_eq!(values("lr0=0.010,1e-3"), ["0.010", "1e-3"]);
         for wrong in ["lr0", "lr0=", "=1", "lr0=1,,2"] {
             assert!(parse_axis(wrong).is_err(), "{wrong}");
         }

@@ -1,10 +1,12 @@
 //! `yard train`: a job from flags.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{ArgAction, Args};
+use serde_json::Value;
 use trainyard_proto::pb;
+use trainyard_types::habit::{self, ModelWord};
 
 use crate::commands::Context;
 use crate::commands::submit::{draw_request_id, submit_job};
@@ -18,11 +20,25 @@ use crate::terminal;
 /// Queue a training job from flags and print its id.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// The data set's data.yaml, as the agents see it
-    data: PathBuf,
-    /// yolov8n, yolov8s, yolov8m, yolov8l or yolov8x
-    #[arg(long, default_value = "yolov8n")]
-    model: String,
+    /// The data set's data.yaml, or the folder that it lies in, as the agents see it
+    #[arg(required_unless_present = "named_data")]
+    data: Option<PathBuf>,
+    /// The same, as other programs take it
+    #[arg(long = "data", value_name = "DATA", hide = true, conflicts_with = "data")]
+    named_data: Option<PathBuf>,
+    /// yolov8n, yolov8s, yolov8m, yolov8l or yolov8x; a weights file of that name is what it begins with [default:
+    /// yolov8n]
+    #[arg(long)]
+    model: Option<String>,
+    /// As YOLOv5 has it: weights to begin with, and the model if they are named after it
+    #[arg(long, value_name = "FILE", hide = true)]
+    weights: Option<String>,
+    /// Results come by `yard artifacts`, and jobs are kept together by labels
+    #[arg(long, hide = true, value_parser = no_project)]
+    project: Option<String>,
+    /// Each job has a folder of its own
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    exist_ok: Option<String>,
     /// For people; need not be unique [default: the data set's folder]
     #[arg(long)]
     name: Option<String>,
@@ -50,8 +66,8 @@ pub struct Train {
 #[command(next_help_heading = "Placement")]
 struct Place {
     /// Train on a GPU or on a CPU slot [default: gpu]
-    #[arg(long, value_enum)]
-    device: Option<Device>,
+    #[arg(long, value_name = "gpu|cpu", value_parser = habit::device)]
+    device: Option<&'static str>,
     /// GPUs to train on, all on one agent [default: 1]
     #[arg(long, value_name = "N")]
     gpus: Option<u32>,
@@ -75,13 +91,6 @@ struct Place {
     label: Vec<(String, String)>,
 }
 
-/// Kinds of device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Device {
-    Gpu,
-    Cpu,
-}
-
 /// How long and how large.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Training")]
@@ -90,17 +99,17 @@ struct Run {
     #[arg(long)]
     epochs: Option<u32>,
     /// Side of the square training image in pixels, a multiple of 32 [default: 640]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_imgsz)]
     imgsz: Option<u32>,
-    /// Images per forward pass; -1 lets the agent compute it from its card, a share such as 0.7 does so that it takes
+    /// Images per forward pass; auto or -1 lets the agent compute it from its card, a share such as 0.7 does so that it takes
     /// about that much of the card's memory [default: -1]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_batch)]
     batch: Option<f64>,
     /// Threads that load images [default: 8]
     #[arg(long)]
     workers: Option<u32>,
     /// Where decoded images are kept between epochs: disk, ram or none [default: disk]
-    #[arg(long)]
+    #[arg(long, value_parser = |text: &str| parse_name("cache", text))]
     cache: Option<String>,
     /// Mixed precision [default: true]
     #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
@@ -145,7 +154,7 @@ struct Run {
 #[command(next_help_heading = "Optimiser and loss")]
 struct OptimizerFlags {
     /// SGD, AdamW, or auto, which ignores lr0, momentum and warmup_bias_lr [default: SGD]
-    #[arg(long)]
+    #[arg(long, value_parser = |text: &str| parse_name("optimizer", text))]
     optimizer: Option<String>,
     /// Cosine learning rate; linear otherwise [default: true]
     #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
@@ -236,13 +245,16 @@ impl Train {
     /// # Errors
     /// The scheduler refuses the job or cannot be reached; with `--follow`, the job does not succeed.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let spec = self.job_spec();
-        let train = spec.train.as_ref().map(|train| train.data.as_str()).unwrap_or_default();
-        if !PathBuf::from(train).is_file() {
-            terminal::message(&format!(
-                "warning: `{}` is no file on this machine; that is right only if the agents have it there",
-                terminal::clean(train)
-            ));
+        let spec = self.job_spec()?;
+        let train = spec.train.clone().unwrap_or_default();
+        for path in [Some(train.data), train.pretrained.filter(|path| !path.is_empty())].into_iter().flatten()
+        {
+            if !PathBuf::from(&path).is_file() {
+                terminal::message(&format!(
+                    "warning: `{}` is no file on this machine; that is right only if the agents have it there",
+                    terminal::clean(&path)
+                ));
+            }
         }
         if !self.sweep.is_empty() {
             return sweep::submit(context, spec, self.sweep, self.dry_run).await;
@@ -268,18 +280,18 @@ impl Train {
     }
 
     /// The job that the flags describe. Fields without a flag stay unset: the scheduler knows defaults.
-    fn job_spec(&self) -> pb::JobSpec {
-        let data = absolute(&self.data);
+    ///
+    /// # Errors
+    /// A model that is none, a folder that holds no data set.
+    fn job_spec(&self) -> Result<pb::JobSpec, Failure> {
+        let data = self.data_file()?;
         let folder = data.parent().and_then(|parent| parent.file_name());
         let name = self.name.clone().or_else(|| Some(folder?.to_string_lossy().into_owned()));
         let place = &self.place;
-        let device = place.device.map(|device| match device {
-            Device::Gpu => "gpu".to_owned(),
-            Device::Cpu => "cpu".to_owned(),
-        });
-        pb::JobSpec {
+        let device = place.device.map(str::to_owned);
+        Ok(pb::JobSpec {
             name: name.unwrap_or_default(),
-            train: Some(self.train_spec(data.to_string_lossy().into_owned())),
+            train: Some(self.train_spec(data.to_string_lossy().into_owned())?),
             resources: Some(pb::Resources {
                 gpus: place.gpus,
                 gpu_models: place.gpu_model.clone(),
@@ -290,13 +302,54 @@ impl Train {
             max_retries: place.max_retries,
             time_limit: place.time_limit,
             labels: place.label.iter().cloned().collect(),
+        })
+    }
+
+    /// The data.yaml, as an absolute path; in a folder on this machine, the one that lies there.
+    fn data_file(&self) -> Result<PathBuf, Failure> {
+        // Clap demands one of them.
+        let path = absolute(self.data.as_ref().or(self.named_data.as_ref()).unwrap_or(&PathBuf::new()));
+        let Ok(entries) = std::fs::read_dir(&path) else { return Ok(path) };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let wrong = |text: String| {
+            Failure::usage(format!("data: {}", terminal::clean(&format!("`{}` {text}", path.display()))))
+        };
+        habit::data_yaml(names.collect()).map(|name| path.join(name)).map_err(wrong)
+    }
+
+    /// The model, and the weights that it begins with.
+    fn model_and_weights(&self) -> Result<(String, Option<PathBuf>), Failure> {
+        // What other programs call weights is the model where nothing else says what it is.
+        let is_model = |text: &&String| matches!(habit::model(text), Ok(ModelWord::Weights(..)));
+        let weights = self.weights.as_ref();
+        let model = self.model.as_ref().or(weights.filter(is_model));
+        let given = self.run.pretrained.as_deref().and_then(Path::to_str).map(Value::from);
+        let given = given.filter(|given| !habit::asks_for_the_models_own(given, model.map(String::as_str)));
+        let meant = given.map(|given| habit::meaning("pretrained", given)).transpose();
+        let meant = meant.map_err(|text| Failure::usage(format!("pretrained: {text}")))?;
+        // Empty, it begins from scratch.
+        let in_full = |text: &str| if text.is_empty() { PathBuf::new() } else { absolute(Path::new(text)) };
+        let pretrained = meant.as_ref().and_then(Value::as_str).map(in_full);
+        let pretrained = pretrained.or_else(|| weights.map(|path| absolute(Path::new(path))));
+        let Some(model) = model else { return Ok(("yolov8n".into(), pretrained)) };
+        match habit::model(model)
+            .map_err(|text| Failure::usage(format!("model: {}", terminal::clean(&text))))?
+        {
+            ModelWord::Scale(scale) => Ok((scale.to_string(), pretrained)),
+            ModelWord::Weights(scale, _) if pretrained.is_some() => Ok((scale.to_string(), pretrained)),
+            // Relative to this folder, where agents are not.
+            ModelWord::Weights(scale, path) if path.is_relative() && !path.is_file() => {
+                Err(Failure::usage(format!("model: {}", terminal::clean(&habit::no_weights(scale, &path)))))
+            }
+            ModelWord::Weights(scale, path) => Ok((scale.to_string(), Some(absolute(&path)))),
         }
     }
 
-    fn train_spec(&self, data: String) -> pb::TrainSpec {
+    fn train_spec(&self, data: String) -> Result<pb::TrainSpec, Failure> {
         let Self { run, optimizer, augment, .. } = self;
-        pb::TrainSpec {
-            model: self.model.clone(),
+        let (model, pretrained) = self.model_and_weights()?;
+        Ok(pb::TrainSpec {
+            model,
             data,
             epochs: run.epochs,
             imgsz: run.imgsz,
@@ -337,12 +390,33 @@ impl Train {
             warmup_bias_lr: optimizer.warmup_bias_lr,
             nbs: optimizer.nbs,
             time: run.time,
-            pretrained: run.pretrained.as_deref().map(|path| absolute(path).to_string_lossy().into_owned()),
+            pretrained: pretrained.map(|path| path.to_string_lossy().into_owned()),
             bn_group: run.bn_group,
             deterministic: run.deterministic,
             checkpoint_minutes: run.checkpoint_minutes,
-        }
+        })
     }
+}
+
+fn parse_batch(text: &str) -> Result<f64, String> {
+    let wrong = "write auto, a whole number, or a share of the card's memory such as 0.7";
+    habit::meaning("batch", text.into())?.as_f64().ok_or_else(|| wrong.to_owned())
+}
+
+fn parse_imgsz(text: &str) -> Result<u32, String> {
+    let side = habit::meaning("imgsz", text.into())?.as_u64().and_then(|side| u32::try_from(side).ok());
+    side.ok_or_else(|| "write the side of the square image in pixels, such as 640".to_owned())
+}
+
+/// One of a few names, as it is written here; what is none is for the scheduler to refuse.
+fn parse_name(field: &str, text: &str) -> Result<String, String> {
+    Ok(habit::meaning(field, text.into())?.as_str().unwrap_or(text).to_owned())
+}
+
+fn no_project(name: &str) -> Result<String, String> {
+    Err(format!(
+        "jobs have no project folder: `--label project={name}` keeps them together, and `yard artifacts` fetches results"
+    ))
 }
 
 #[cfg(test)]
@@ -355,7 +429,7 @@ mod tests {
     fn spec(line: &str) -> pb::JobSpec {
         let words = ["yard", "train"].into_iter().chain(line.split_whitespace());
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Remote(Remote::Train(train)) => train.job_spec(),
+            Command::Remote(Remote::Train(train)) => train.job_spec().unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -376,6 +450,72 @@ mod tests {
         assert_eq!((resources.min_vram_mib, resources.gpu_models.len()), (10240, 2));
         assert_eq!((got.priority, got.labels["a"].as_str()), (-5, "b"));
         assert_eq!(got.time_limit.map(|limit| limit.seconds), Some(5400));
+    }
+
+    fn words(line: &str) -> Result<pb::JobSpec, String> {
+        let words = ["yard", "train"].into_iter().chain(line.split_whitespace());
+        let words = habit::words(words.map(std::ffi::OsString::from), &["train"], |_| false);
+        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Remote(Remote::Train(train)) => train.job_spec().map_err(|failure| failure.message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_users_of_other_programs_write_is_taken() {
+        let got =
+            words("data=/d/cells/data.yaml model=/w/yolov8s.pt batch=auto imgsz=640,640 cache=True device=0")
+                .unwrap();
+        let train = got.train.clone().unwrap();
+        assert_eq!((train.data.as_str(), train.model.as_str()), ("/d/cells/data.yaml", "yolov8s"));
+        assert_eq!((train.pretrained.as_deref(), train.batch), (Some("/w/yolov8s.pt"), Some(-1.0)));
+        assert_eq!((train.imgsz, train.cache.as_deref()), (Some(640), Some("ram")));
+        assert_eq!((got.resources.unwrap().device.as_deref(), got.name.as_str()), (Some("gpu"), "cells"));
+        let same = words(
+            "/d/cells/data.yaml --weights /w/yolov8s.pt --batch -1 --imgsz 640 --cache ram --device cuda:0",
+        );
+        assert_eq!(same.unwrap().train, got.train);
+        let train = |line: &str| words(line).unwrap().train.unwrap();
+        let scratch =
+            train("/d --model /w/yolov8n.pt --pretrained False --optimizer adamw --exist-ok --amp False");
+        assert_eq!((scratch.model.as_str(), scratch.pretrained.as_deref()), ("yolov8n", Some("")));
+        assert_eq!((scratch.optimizer.as_deref(), scratch.amp), (Some("AdamW"), Some(false)));
+        let other = train("/d --model yolov8m --weights /w/best.pt");
+        assert_eq!((other.model.as_str(), other.pretrained.as_deref()), ("yolov8m", Some("/w/best.pt")));
+        assert_eq!(
+            train("/d --model /w/yolov8n.pt --pretrained True").pretrained.as_deref(),
+            Some("/w/yolov8n.pt")
+        );
+    }
+
+    #[test]
+    fn what_has_no_plain_meaning_is_answered_with_the_way_out() {
+        for (line, wanted) in [
+            ("/d --imgsz 640,480", "training images are square: write 640"),
+            ("/d --device 0,1", "how many in `gpus`"),
+            ("/d --device 1", "`gpu_models` says of what kind"),
+            ("/d --project runs", "`--label project=runs`"),
+            (
+                "/d --model yolov8n.pt",
+                "nothing is downloaded; `yolov8n` begins from scratch, `pretrained` names",
+            ),
+            ("/d --model best.pt", "use `pretrained` for it"),
+            ("/d --pretrained True", "give the path of a weights file"),
+            ("/d --batch many", "write auto, a whole number, or a share"),
+            ("/d plots=True", "unexpected argument '--plots' found"),
+        ] {
+            let error = words(line).unwrap_err();
+            assert!(error.contains(wanted), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_stands_for_its_only_description() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert!(words(path).unwrap_err().contains("is a folder without a data.yaml: it is empty"));
+        std::fs::write(dir.path().join("cells.yaml"), "").unwrap();
+        assert_eq!(words(path).unwrap().train.unwrap().data, format!("{path}/cells.yaml"));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 use trainyard_proto::pb;
 use trainyard_proto::pb::job_event::Event;
 use trainyard_proto::route::{Next, leader_of};
 
 use crate::client::{Client, jittered};
-use crate::failure::{Failure, is_temporary};
+use crate::failure::{Exit, Failure, is_temporary};
 use crate::render::job::is_final;
 use crate::terminal;
 
@@ -43,6 +44,8 @@ pub struct Events<'a> {
     /// Whether it has said that it stands by.
     answered: bool,
     wait: Duration,
+    /// Comes when nobody reads what is printed of them.
+    unread: Option<oneshot::Receiver<()>>,
 }
 
 impl<'a> Events<'a> {
@@ -59,6 +62,7 @@ impl<'a> Events<'a> {
             connected: false,
             answered: false,
             wait: FIRST_WAIT,
+            unread: terminal::unread(),
         }
     }
 
@@ -70,8 +74,18 @@ impl<'a> Events<'a> {
     /// The next event; `None` when there are no more.
     ///
     /// # Errors
-    /// The server refuses, or stays away for five minutes.
+    /// The server refuses, or stays away for five minutes; nobody reads stdout any more.
     pub async fn next(&mut self) -> Result<Option<pb::JobEvent>, Failure> {
+        let Some(mut unread) = self.unread.take() else { return self.read().await };
+        let event = tokio::select! {
+            event = self.read() => event,
+            Ok(()) = &mut unread => return Err(Failure::quiet(Exit::Unread)),
+        };
+        self.unread = Some(unread);
+        event
+    }
+
+    async fn read(&mut self) -> Result<Option<pb::JobEvent>, Failure> {
         loop {
             match self.advance().await {
                 // Sent before, by the connection that broke.
@@ -124,7 +138,7 @@ impl<'a> Events<'a> {
         // The last state change may lie before the cursor that this watch began at.
         match self.client.job(&self.job).await {
             Ok(job) => Ok(is_final(job.state())),
-            Err(failure) if failure.exit == crate::failure::Exit::Unreachable => Ok(false),
+            Err(failure) if failure.exit == Exit::Unreachable => Ok(false),
             Err(failure) => Err(failure),
         }
     }

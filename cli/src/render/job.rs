@@ -7,7 +7,9 @@ use serde_json::Value;
 use trainyard_proto::pb;
 use trainyard_types::{ModelScale, TrainSpec};
 
-use super::{Grid, cell, seconds_between, short, short_length, span, state_cell, time, training, why};
+use super::{
+    Grid, cell, name_cell, seconds_between, short, short_length, span, state_cell, time, training, why,
+};
 use crate::output::Output;
 use crate::proto_json::to_json;
 use crate::terminal::clean;
@@ -42,8 +44,8 @@ pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
         let age = job.create_time.as_ref().map(|created| span(seconds_between(created, now)));
         grid.row(vec![
             cell(short(&job.id, length)),
-            cell(job.spec.as_ref().map_or("", |spec| spec.name.as_str())),
-            cell(&job.user),
+            name_cell(output, job.spec.as_ref().map_or("", |spec| spec.name.as_str())),
+            name_cell(output, &job.user),
             state_cell(job.state()),
             cell(epochs(job)),
             cell(map),
@@ -293,6 +295,37 @@ ID             NAME  USER  STATE   PROGRESS  mAP50-95  STARTS IN  ENDS IN  AGE  
                                                                                 the 2 such
                                                                                 cards are busy";
         assert_eq!(list(Output { width: Some(97), ..PLAIN }, &[job], &at(5).unwrap()), wanted);
+    }
+
+    #[test]
+    fn no_list_is_wider_than_its_terminal_whatever_its_names() {
+        use unicode_width::UnicodeWidthStr as _;
+        let names = ["n".repeat(128), "猫".repeat(128), "🚜".repeat(64), "\u{e9}".repeat(128), "a b".into()];
+        for name in names {
+            let job = pb::Job {
+                id: "019ab3c4-1f2e-7000-8000-000000000001".into(),
+                spec: Some(pb::JobSpec { name: name.clone(), ..Default::default() }),
+                user: "ada".repeat(20),
+                state: pb::JobState::Queued.into(),
+                waiting_for: "needs a card with 20 GB; the 2 such cards are busy".into(),
+                attempts: vec![pb::Attempt { agent_name: name.clone(), device: name, ..Default::default() }],
+                create_time: at(0),
+                ..Default::default()
+            };
+            for width in [60, 80, 100, 132, 200] {
+                let output = Output { width: Some(width), ..PLAIN };
+                for text in
+                    [list(output, std::slice::from_ref(&job), &at(5).unwrap()), attempts(output, &job)]
+                {
+                    let widest = text.lines().map(|line| line.width()).max().unwrap();
+                    assert!(widest <= width.into(), "{widest} of {width}:\n{text}");
+                }
+            }
+            // Whole where there is no terminal.
+            assert!(
+                list(PLAIN, std::slice::from_ref(&job), &at(5).unwrap()).contains(&job.spec.unwrap().name)
+            );
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use comfy_table::{
 };
 use jiff::Timestamp;
 use trainyard_proto::pb;
+use unicode_width::UnicodeWidthChar as _;
 
 use crate::output::Output;
 use crate::terminal::clean;
@@ -17,17 +18,23 @@ use crate::terminal::clean;
 /// Shortest id that is printed: the 48 bits of a UUIDv7 that are its millisecond.
 const SHORT_ID: usize = 13;
 
-/// What a column that breaks its lines keeps at least, in characters.
+/// What a column that breaks its lines keeps at least, in columns of the terminal, its gap included.
 const NARROWEST: u16 = 16;
+/// Blanks between two columns of a table.
+const GAP: u16 = 2;
+/// What a stranger's name takes at most in a list on a terminal.
+const WIDEST_NAME: usize = 40;
 
 /// A table without lines between cells.
 pub struct Grid {
     table: Table,
     wrapping: usize,
+    width: Option<u16>,
 }
 
 impl Grid {
-    /// With these column heads. On a narrow terminal only the column `wrapping` breaks its lines.
+    /// With these column heads. On a narrow terminal the column `wrapping` breaks its lines first, others only where
+    /// that is not enough. No table is wider than its terminal.
     pub fn new(output: Output, heads: &[&str], wrapping: usize) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
@@ -43,9 +50,9 @@ impl Grid {
         let head = |text: &&str| Cell::new(text).add_attribute(Attribute::Bold);
         table.set_header(heads.iter().map(head).collect::<Vec<_>>());
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2)).set_constraint(ColumnConstraint::ContentWidth);
+            column.set_padding((0, GAP)).set_constraint(ColumnConstraint::ContentWidth);
         }
-        Self { table, wrapping }
+        Self { table, wrapping, width: output.width }
     }
 
     /// Sets these columns flush right, as numbers are.
@@ -66,12 +73,57 @@ impl Grid {
 
     /// The text, without blanks at line ends.
     pub fn text(mut self) -> String {
-        let widest = self.table.column_max_content_widths().get(self.wrapping).copied().unwrap_or(0);
+        let widths = self.table.column_max_content_widths();
+        let widest = widths.get(self.wrapping).copied().unwrap_or(0);
         if let Some(column) = self.table.column_mut(self.wrapping).filter(|_| widest > NARROWEST) {
             column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST)));
         }
+        for (at, width) in narrowed(&widths, self.wrapping, self.width).into_iter().enumerate() {
+            if let Some(column) = self.table.column_mut(at).filter(|_| width < widths[at]) {
+                column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width + GAP)));
+            }
+        }
         self.table.trim_fmt()
     }
+}
+
+/// The widths that columns of these widths get on a terminal of `width` columns: the widest gives way first, and
+/// the one that is `wrapping` before all others.
+fn narrowed(widths: &[u16], wrapping: usize, width: Option<u16>) -> Vec<u16> {
+    let mut narrowed = widths.to_vec();
+    let Some(width) = width else { return narrowed };
+    let gaps = usize::from(GAP) * widths.len();
+    let taken = |widths: &[u16]| widths.iter().map(|&width| usize::from(width)).sum::<usize>() + gaps;
+    if taken(widths) <= usize::from(width) {
+        return narrowed;
+    }
+    if let Some(first) = narrowed.get_mut(wrapping) {
+        *first = (*first).min(NARROWEST - GAP);
+    }
+    if taken(&narrowed) <= usize::from(width) {
+        // The one that breaks its lines takes what is left.
+        return widths.to_vec();
+    }
+    while taken(&narrowed) > usize::from(width) {
+        let Some(widest) = narrowed.iter_mut().max().filter(|widest| **widest > 1) else { break };
+        *widest -= 1;
+    }
+    narrowed
+}
+
+/// A name as a list on a terminal shows it: cut where it is long, by the columns that it takes.
+pub fn name_cell(output: Output, name: &str) -> Cell {
+    let name = clean(name);
+    let columns = |text: &str| text.chars().map(|character| character.width().unwrap_or(0)).sum::<usize>();
+    if output.width.is_none() || columns(&name) <= WIDEST_NAME {
+        return Cell::new(name);
+    }
+    let mut taken = 0;
+    let fits = |character: &char| {
+        taken += character.width().unwrap_or(0);
+        taken < WIDEST_NAME
+    };
+    Cell::new(name.chars().take_while(fits).chain(['…']).collect::<String>())
 }
 
 /// A cell with a stranger's text.
@@ -166,6 +218,17 @@ mod tests {
         assert_eq!(short(ids[0], short_length(ids.into_iter())), "019ab3c4-0001");
         let twins = ["019ab3c4-0001-7000-8000-000000000001", "019ab3c4-0001-7001-8000-000000000001"];
         assert_eq!(short(twins[1], short_length(twins.into_iter())), "019ab3c4-0001-7001");
+    }
+
+    #[test]
+    fn columns_give_way_until_the_table_fits() {
+        assert_eq!(narrowed(&[13, 40, 60], 2, Some(200)), [13, 40, 60]);
+        // The last one breaks its lines; nothing else changes.
+        assert_eq!(narrowed(&[13, 40, 60], 2, Some(80)), [13, 40, 60]);
+        assert_eq!(narrowed(&[13, 40, 60], 2, Some(60)), [13, 27, 14]);
+        assert_eq!(narrowed(&[13, 40, 60], 2, Some(20)).iter().sum::<u16>(), 14);
+        assert_eq!(narrowed(&[13, 40], 1, Some(1)), [1, 1]);
+        assert_eq!(narrowed(&[13, 40], 1, None), [13, 40]);
     }
 
     #[test]

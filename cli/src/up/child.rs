@@ -1,5 +1,6 @@
 //! One supervised program: its own process group, its log in a file, its end when ours comes.
 
+use std::env;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -9,6 +10,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::process;
 use tokio::time::Instant;
+use trainyard_types::environment;
 
 use crate::failure::Failure;
 use crate::terminal::{clean, message};
@@ -142,6 +144,8 @@ fn spawn(plan: &Plan) -> Result<process::Child, Failure> {
     let errors = log.try_clone()?;
     let mut command = process::Command::new(&plan.binary);
     command
+        .env_clear()
+        .envs(environment::Child::Service.environment(env::vars_os()))
         .envs(plan.variables.iter().map(|(name, value)| (name, value)))
         // What it writes goes to a file.
         .env("NO_COLOR", "1")

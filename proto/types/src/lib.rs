@@ -3,9 +3,11 @@
 //!
 //! Must not know: gRPC, Redis, tokio, libtorch. Everything here parses and prints, nothing acts.
 
+pub mod environment;
 pub mod fit;
 pub mod fitness;
 pub mod gpu;
+pub mod habit;
 pub mod ids;
 pub mod job;
 pub mod model;

@@ -4,6 +4,7 @@
 //! held by the server itself: it inherits the locked descriptor, so that the kernel releases the lock
 //! exactly when the last server has gone. A server that a killed scheduler left behind is ended first.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -22,6 +23,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::{Pid, getppid};
 use tracing::{info, warn};
+use trainyard_types::environment;
 
 #[cfg(test)]
 mod tests;
@@ -221,6 +223,8 @@ impl Server {
 
     fn command(&self, lock: &File) -> process::Command {
         let mut command = process::Command::new(&self.program);
+        // Redis 7.2 and newer end when the caller's locale is not installed.
+        command.env_clear().envs(environment::Child::Redis.environment(env::vars_os()));
         // Written before it is acknowledged; no snapshots beside that; not on the network.
         let settings = [
             ("--port", "0"),

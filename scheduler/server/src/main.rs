@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 use trainyard_config::{Effective, Sources};
+use trainyard_console as console;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::server::Server;
 
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            console::note(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -68,7 +69,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = arguments.load()?;
     match arguments.command {
         Some(Action::Config) => {
-            print!("{config}");
+            console::print(&config)?;
             Ok(config.value.validate()?)
         }
         None | Some(Action::Run) => serve(config.value),
@@ -80,7 +81,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log)
         .with_context(|| format!("log: `{}` is no level or list of directives; use `info`", config.log))?;
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| console::LogOutput)
+        .log_internal_errors(false)
+        .with_ansi(colours)
+        .init();
     // Before anything is started, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -29,7 +30,12 @@ struct Process {
 impl Process {
     /// Returns once it serves.
     async fn start(dir: &Path) -> Self {
-        let mut child = program(dir).stderr(Stdio::piped()).spawn().unwrap();
+        Self::serving(program(dir)).await
+    }
+
+    /// As [`Process::start`], of another command.
+    async fn serving(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut lines = log.lines().map(Result::unwrap);
         let address = lines.by_ref().find_map(|line| {
@@ -146,6 +152,76 @@ fn what_it_cannot_use_is_named_with_a_way_out_in_one_line() {
         let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
         assert!(matches!(errors.as_slice(), [error] if error.starts_with(expected)), "{text}");
     }
+}
+
+/// The writing end of a pipe that nobody reads.
+fn unread() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+#[test]
+fn no_command_panics_when_nobody_reads_what_it_prints() {
+    let dir = tempfile::tempdir().unwrap();
+    for words in [&["config"][..], &["--help"], &["--version"], &["nonsense"], &["--redis-url", "nonsense"]] {
+        let run = |change: &dyn Fn(&mut Command)| {
+            let mut command = program(dir.path());
+            command.args(words).stdout(Stdio::null()).stderr(Stdio::piped());
+            change(&mut command);
+            let output = command.spawn().unwrap().wait_with_output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, _) = run(&|_| ());
+        let (unheard, said) = run(&|command| {
+            command.stdout(unread());
+        });
+        assert_eq!(unheard, code, "{words:?}: {said}");
+        assert!(!said.contains("panicked"), "{words:?}: {said}");
+        let (deaf, _) = run(&|command| {
+            command.stdout(unread()).stderr(unread());
+        });
+        assert_eq!(deaf, code, "{words:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_scheduler_whose_log_nobody_reads_any_more_goes_on_and_ends_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = program(dir.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let address = loop {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+        if let Some((_, rest)) = line.split_once("listening address=") {
+            break rest.split_whitespace().next().unwrap().to_owned();
+        }
+    };
+    drop(log);
+    let mut jobs =
+        JobServiceClient::new(Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy());
+    while jobs.list_jobs(pb::ListJobsRequest::default()).await.is_err() {}
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    // It says that it shuts down, to nobody.
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_private_redis_does_not_get_the_callers_locale() {
+    let dir = tempfile::tempdir().unwrap();
+    // As Redis 7.2 and newer do, with a locale that is on no machine.
+    let script = "#!/bin/sh\n\
+        case \"${LC_ALL-}${LANG-}${LC_COLLATE-}\" in *xx_XX*) echo 'Failed to configure LOCALE' >&2; exit 1;; esac\n\
+        [ -z \"${YARD_TOKEN-}\" ] || exit 2\n\
+        exec redis-server \"$@\"\n";
+    let redis = dir.path().join("redis-7.2");
+    std::fs::write(&redis, script).unwrap();
+    std::fs::set_permissions(&redis, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = program(&dir.path().join("data"));
+    for name in ["LC_ALL", "LANG", "LC_COLLATE"] {
+        command.env(name, "xx_XX.UTF-8");
+    }
+    command.env("YARD_TOKEN", "secret").env("TRAINYARD_SCHEDULER__REDIS_SERVER", &redis);
+    let mut process = Process::serving(command).await;
+    assert_eq!(process.names().await.len(), 0);
 }
 
 #[test]

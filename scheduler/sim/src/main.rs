@@ -1,12 +1,11 @@
 //! `trainyard-sim`: what a policy makes of a queue.
 
-#![expect(clippy::print_stdout, reason = "a command prints")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use trainyard_console as console;
 use trainyard_scheduler_core::{CoreConfig, Policy};
 use trainyard_sim::cases::{Case, Changed, Figures, Ran, Schedule, drive};
 
@@ -75,8 +74,8 @@ fn main() -> Result<()> {
         (None, Some(case)) => {
             let case = load(&case)?;
             let schedule = schedule(&case, &how)?;
-            println!("{} jobs  {}", case.jobs.len(), shown(&schedule.figures(&case)));
-            Ok(())
+            let figures = shown(&schedule.figures(&case));
+            Ok(console::line(format_args!("{} jobs  {figures}", case.jobs.len()))?)
         }
         (None, None) => bail!("give --case DIR, or replay DIR"),
     }
@@ -106,15 +105,18 @@ fn replay(dir: &Path, how: &How) -> Result<()> {
     let ran = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let ran = Ran::parse(&ran, &case)?;
     let schedule = schedule(&case, how)?;
-    println!("{} jobs", case.jobs.len());
-    println!("as it was     {}", shown(&ran.figures(&case)));
-    println!("{:<12}  {}", Policy::from(how.policy).name(), shown(&schedule.figures(&case)));
-    println!("\nhours from submission to end of the jobs that would have changed most:");
-    println!("{:<36}  {:<12}  {:>9}  {:>9}", "job", "user", "as it was", "would be");
+    let (was, would_be) = (shown(&ran.figures(&case)), shown(&schedule.figures(&case)));
+    let mut lines = vec![
+        format!("{} jobs", case.jobs.len()),
+        format!("as it was     {was}"),
+        format!("{:<12}  {would_be}", Policy::from(how.policy).name()),
+        "\nhours from submission to end of the jobs that would have changed most:".to_owned(),
+        format!("{:<36}  {:<12}  {:>9}  {:>9}", "job", "user", "as it was", "would be"),
+    ];
     for Changed { id, user, was_h, would_be_h } in ran.changed(&case, &schedule, NAMED) {
-        println!("{id:<36}  {user:<12}  {was_h:>9.2}  {would_be_h:>9.2}");
+        lines.push(format!("{id:<36}  {user:<12}  {was_h:>9.2}  {would_be_h:>9.2}"));
     }
-    Ok(())
+    Ok(console::line(lines.join("\n"))?)
 }
 
 fn load(dir: &Path) -> Result<Case> {

@@ -1,9 +1,11 @@
 //! `trainyard-trainer cache`: what the disk cache holds, and how to be rid of it.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
+use trainyard_console as console;
 use trainyard_types::trainer::exit_code;
 
 use crate::data::disk_cache::Place;
@@ -46,7 +48,7 @@ impl Cache {
         match self.act() {
             Ok(()) => exit_code::DONE,
             Err(message) => {
-                eprintln!("error: {message}");
+                console::note(format_args!("error: {message}"));
                 exit_code::BAD_SPEC
             }
         }
@@ -58,16 +60,17 @@ impl Cache {
         let files = admin::list(&directory);
         match &self.action {
             Action::Ls => {
-                println!(
+                let mut lines = vec![format!(
                     "{:<32} {:>5} {:>17} {:>9} {:>7}  data set",
                     "key", "imgsz", "images", "MiB", "unused"
-                );
-                files.iter().for_each(show);
+                )];
+                lines.extend(files.iter().map(shown));
                 let total = files.iter().map(|file| file.disk_bytes >> 20).sum::<u64>();
                 let quota = admin::quota(&Place::from(directory)).map_or_else(String::new, |quota| {
                     format!("; unless a training says otherwise, {} may be taken", quota >> 20)
                 });
-                println!("{} caches, {total} MiB{quota}", files.len());
+                lines.push(format!("{} caches, {total} MiB{quota}", files.len()));
+                console::line(lines.join("\n")).map_err(|error| unprinted(&error))?;
             }
             Action::Rm { keys, all } => {
                 if *all {
@@ -75,21 +78,24 @@ impl Cache {
                         .map_err(|error| format!("{}: {error}", directory.display()))?;
                 }
                 let chosen = if *all { files } else { choose(files, keys)? };
+                let mut printed = Ok(());
                 for file in &chosen {
                     admin::remove(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
-                    println!("removed {}", file.key);
+                    printed = printed.and(console::line(format_args!("removed {}", file.key)));
                 }
+                printed.map_err(|error| unprinted(&error))?;
             }
             Action::Verify { keys } => {
                 let chosen = if keys.is_empty() { files } else { choose(files, keys)? };
-                let mut damaged = 0;
+                let (mut damaged, mut printed) = (0, Ok(()));
                 for file in &chosen {
                     let found =
                         admin::verify(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
-                    println!(
+                    let line = format!(
                         "{} {} good, {} empty, {} damaged",
                         file.key, found.good, found.empty, found.bad
                     );
+                    printed = printed.and(console::line(line));
                     damaged += found.bad;
                 }
                 if damaged > 0 {
@@ -98,24 +104,30 @@ impl Cache {
                          the file with `cache rm`"
                     ));
                 }
+                printed.map_err(|error| unprinted(&error))?;
             }
         }
         Ok(())
     }
 }
 
-fn show(file: &CacheFile) {
+/// What is said of a list that standard output does not take.
+fn unprinted(error: &io::Error) -> String {
+    format!("standard output: {error}")
+}
+
+fn shown(file: &CacheFile) -> String {
     let mebibytes = file.disk_bytes >> 20;
     let unused = rounded(SystemTime::now().duration_since(file.used).unwrap_or_default());
     match &file.header {
         Some(header) => {
             let images = format!("{} of {}", file.filled, header.images);
-            println!(
+            format!(
                 "{:<32} {:>5} {images:>17} {mebibytes:>9} {unused:>7}  {}",
                 file.key, header.imgsz, header.name
-            );
+            )
         }
-        None => println!("{:<32} damaged {mebibytes:>25} {unused:>7}", file.key),
+        None => format!("{:<32} damaged {mebibytes:>25} {unused:>7}", file.key),
     }
 }
 

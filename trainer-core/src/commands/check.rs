@@ -1,11 +1,12 @@
 //! `trainyard-trainer check`: everything that is wrong with a data set, before a card waits for it.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use trainyard_console as console;
 use trainyard_types::trainer::exit_code;
 
+use super::data_file;
 use crate::data::check::check;
 use crate::train::setup::cores;
 
@@ -22,14 +23,24 @@ pub struct Check {
 impl Check {
     /// Prints the report; the exit code says whether a training would begin.
     pub fn run(&self) -> i32 {
-        let report = check(&self.data, cores());
+        let data = match data_file(&self.data) {
+            Ok(data) => data,
+            Err(error) => {
+                console::note(format_args!("error: {error}"));
+                return error.exit_code();
+            }
+        };
+        let report = check(&data, cores());
         let text = if self.json {
             serde_json::to_string_pretty(&report).expect("a report has no map with odd keys") + "\n"
         } else {
-            report.to_string()
+            // Class and file names are a stranger's.
+            console::clean_lines(&report.to_string()) + "\n"
         };
-        // Whoever reads may have seen enough; the exit code stands.
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        if let Err(error) = super::print(text) {
+            console::note(format_args!("error: {error}"));
+            return exit_code::INTERNAL;
+        }
         if report.is_usable() { exit_code::DONE } else { exit_code::BAD_SPEC }
     }
 }

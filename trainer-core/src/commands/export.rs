@@ -1,6 +1,5 @@
 //! `export`: weights for other programs.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -15,14 +14,14 @@ use crate::export::ultralytics::{self, About};
 use crate::export::{RawTensors, pt};
 use crate::import::{RawTensor, Values};
 use crate::train::error::TrainError;
-use crate::weights::{self, Role, Weights, WeightsError};
+use crate::weights::{self, Metadata, Role, Weights, WeightsError};
 use crate::{libtorch, report};
 
 /// Write weights in another format.
 #[derive(Debug, Args)]
 pub struct Export {
     /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "model", value_name = "FILE")]
     weights: PathBuf,
     /// What to write.
     #[arg(long, value_enum)]
@@ -109,8 +108,7 @@ impl Export {
         size.into_iter().try_for_each(check_imgsz)?;
         let bytes = libtorch::catch(|| self.bytes(&loaded, size))??;
         report::replace(&out, &bytes).map_err(TrainError::io(&out))?;
-        println!("{}: {:.1} MB", out.display(), bytes.len() as f64 / 1e6);
-        Ok(())
+        super::print(format_args!("{}: {:.1} MB\n", out.display(), bytes.len() as f64 / 1e6))
     }
 
     fn bytes(&self, loaded: &LoadedModel, size: [usize; 2]) -> Result<Vec<u8>, TrainError> {
@@ -176,9 +174,8 @@ impl Export {
             ("dtype", if self.half { "float16" } else { "float32" }.to_owned()),
             ("format", "pt".to_owned()),
         ];
-        let metadata: HashMap<String, String> =
-            metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        weights::encode(tensors.iter().map(|(name, tensor)| (*name, tensor)), metadata)
+        let metadata: Metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        weights::encode(tensors.iter().map(|(name, tensor)| (*name, tensor)), &metadata)
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use tch::Device;
 use trainyard_types::ModelScale;
 
-use super::load_model;
+use super::{LoadedModel, load_model};
 use crate::libtorch::build::build;
 use crate::model::scale::{Kind, Plan};
 use crate::train::error::TrainError;
@@ -34,17 +34,17 @@ pub struct Info {
 impl Info {
     /// Prints the table. `cuda` is what [`load_cuda`](crate::libtorch::load_cuda) returned.
     pub fn run(&self, cuda: &Result<(), String>) -> Result<(), TrainError> {
-        if self.libtorch {
-            let build = serde_json::to_string(&build(cuda)).expect("a struct of texts is JSON");
-            println!("{build}");
+        let text = if self.libtorch {
+            serde_json::to_string(&build(cuda)).expect("a struct of texts is JSON") + "\n"
         } else if let Some(weights) = &self.weights {
             let loaded = load_model(weights, Device::Cpu)?;
-            print!("{}", self.text(loaded.model.plan()));
-            println!("trained at {} pixels; classes: {}", loaded.imgsz, loaded.names.join(", "));
+            let LoadedModel { model, names, imgsz } = loaded;
+            let names = trainyard_console::clean(&names.join(", "));
+            self.text(model.plan()) + &format!("trained at {imgsz} pixels; classes: {names}\n")
         } else {
-            print!("{}", self.text(&Plan::new(self.model.unwrap_or(ModelScale::N), self.nc.into())));
-        }
-        Ok(())
+            self.text(&Plan::new(self.model.unwrap_or(ModelScale::N), self.nc.into()))
+        };
+        super::print(text)
     }
 
     fn text(&self, plan: &Plan) -> String {

@@ -9,9 +9,10 @@ pub mod spec_args;
 pub mod train;
 pub mod val;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::Device;
+use trainyard_types::{Violation, habit};
 
 use crate::libtorch;
 use crate::model::{Layout, Model};
@@ -25,6 +26,29 @@ use crate::weights::{self, TensorFile, WeightsError};
 pub fn device(name: Option<&str>, cuda: &Result<(), String>) -> Result<Device, TrainError> {
     let name = name.unwrap_or(if libtorch::has_nvidia_driver() { "cuda:0" } else { "cpu" });
     Ok(libtorch::device(name, cuda)?)
+}
+
+/// Prints what a command was asked for.
+///
+/// # Errors
+/// Standard output does not take it, and not because nobody reads it any more.
+fn print(text: impl std::fmt::Display) -> Result<(), TrainError> {
+    trainyard_console::print(text).map_err(TrainError::io("standard output"))
+}
+
+/// The data.yaml that `path` is, or that lies in the folder `path`.
+///
+/// # Errors
+/// A folder that holds none, or several of which none has the usual name.
+pub fn data_file(path: &Path) -> Result<PathBuf, TrainError> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let entries = std::fs::read_dir(path).map_err(TrainError::io(path))?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let name = habit::data_yaml(names.collect());
+    let wrong = |text| TrainError::Spec(vec![Violation::new("data", format!("`{}` {text}", path.display()))]);
+    name.map(|name| path.join(name)).map_err(wrong)
 }
 
 /// A model from a weights file, with what its metadata says.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use trainyard_console as console;
 use trainyard_types::Violation;
 
 use super::val::{check_imgsz, check_share};
@@ -27,7 +28,7 @@ const PREDICTIONS: &str = "predictions.json";
 #[derive(Debug, Args)]
 pub struct Predict {
     /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "model", value_name = "FILE")]
     weights: PathBuf,
     /// An image, or a folder of images.
     #[arg(long, value_name = "PATH")]
@@ -113,7 +114,7 @@ impl Predict {
                     Outcome::Read { width, height, objects }
                 }
                 Err(error) => {
-                    eprintln!("warning: {}: {error}", path.display());
+                    console::note(console::clean(&format!("warning: {}: {error}", path.display())));
                     Outcome::Unreadable { error: error.to_string() }
                 }
             };
@@ -156,7 +157,9 @@ impl Predict {
     ) -> Result<(), TrainError> {
         let list: Vec<String> =
             found.iter().map(|found| format!("{} {:.2}", name(names, found.class), found.score)).collect();
-        println!("{}: {} objects: {}", path.display(), found.len(), list.join(", "));
+        // A line that cannot be printed takes no picture with it.
+        let line = format!("{}: {} objects: {}", path.display(), found.len(), list.join(", "));
+        let _ = console::line(console::clean(&line));
         let target = |ending: &str| {
             let mut file = stem.to_owned();
             file.push(ending);

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value};
+use trainyard_types::habit::{self, ModelWord};
 use trainyard_types::{ModelScale, TrainSpec, Violation};
 
 /// What the user wrote, field by field, as JSON. Fields that were not given are not there.
@@ -28,13 +29,21 @@ static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
 });
 
 impl SpecArgs {
+    /// Takes YOLOv5's `--weights`: what the model begins with, and what it is if nothing else says so.
+    pub fn begin_with(&mut self, weights: &str) {
+        let names_model = matches!(habit::model(weights), Ok(ModelWord::Weights(..)));
+        let field = if names_model && !self.0.contains_key("model") { "model" } else { "pretrained" };
+        self.0.insert(field.to_owned(), weights.into());
+    }
+
     /// `base`, overridden by the flags.
     ///
     /// # Errors
     /// A violation for every field that is wrong, with what would be right.
     pub fn over(&self, base: Map<String, Value>) -> Result<TrainSpec, Vec<Violation>> {
-        let mut all = base;
-        all.extend(self.0.clone());
+        let mut written = base;
+        written.extend(self.0.clone());
+        let (all, mut found) = meant(written);
         // One field at a time first, so that an error can name it.
         let wrong = |field: &str, value: &Value| {
             let mut one = Map::from_iter([("model".into(), "yolov8n".into()), ("data".into(), "/".into())]);
@@ -43,7 +52,7 @@ impl SpecArgs {
             let text = if error.starts_with("is ") { error } else { format!("is {value}: {error}") };
             Some(Violation::new(field, text))
         };
-        let mut found: Vec<Violation> = all.iter().filter_map(|(field, value)| wrong(field, value)).collect();
+        found.extend(all.iter().filter_map(|(field, value)| wrong(field, value)));
         let mut rest = all;
         rest.retain(|field, _| found.iter().all(|violation| &violation.field != field));
         for field in ["model", "data"] {
@@ -73,13 +82,45 @@ impl SpecArgs {
     }
 }
 
+/// What is `written`, with other programs' habits turned into what they mean here; and what has no meaning.
+fn meant(written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>) {
+    let (mut all, mut found) = (Map::new(), Vec::new());
+    let model = written.get("model").and_then(Value::as_str).map(str::to_owned);
+    for (field, value) in written {
+        if field == "pretrained" && habit::asks_for_the_models_own(&value, model.as_deref()) {
+            continue;
+        }
+        match habit::meaning(&field, value) {
+            Ok(value) => drop(all.insert(field, value)),
+            Err(text) => found.push(Violation::new(field, text)),
+        }
+    }
+    let Some(model) = all.get("model").and_then(Value::as_str) else { return (all, found) };
+    let text = match habit::model(model) {
+        Ok(ModelWord::Scale(scale)) => Ok(scale),
+        Ok(ModelWord::Weights(scale, _)) if all.contains_key("pretrained") => Ok(scale),
+        Ok(ModelWord::Weights(scale, path)) if path.is_file() => {
+            all.insert("pretrained".to_owned(), path.to_string_lossy().into());
+            Ok(scale)
+        }
+        Ok(ModelWord::Weights(scale, path)) => Err(habit::no_weights(scale, &path)),
+        Err(text) => Err(text),
+    };
+    match text {
+        Ok(scale) => drop(all.insert("model".to_owned(), scale.name().into())),
+        Err(text) => {
+            all.remove("model");
+            found.push(Violation::new("model", text));
+        }
+    }
+    (all, found)
+}
+
 /// Text as the JSON that it looks like: numbers and truth values, or else a text.
 fn to_json(text: &str, default: &Value) -> Value {
     let parsed = serde_json::from_str(text).ok();
     match (parsed, default) {
         (Some(value @ (Value::Number(_) | Value::Bool(_))), Value::Number(_) | Value::Bool(_)) => value,
-        // As Python users type it.
-        (None, Value::Bool(_)) if text == "True" || text == "False" => Value::Bool(text == "True"),
         _ => Value::String(text.to_owned()),
     }
 }
@@ -140,7 +181,7 @@ impl clap::Args for SpecArgs {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use trainyard_types::Batch;
+    use trainyard_types::{Batch, Cache, Optimizer};
 
     use super::*;
 
@@ -176,6 +217,42 @@ mod tests {
         assert!(batch[0].description.starts_with("is -2; use"), "{batch:?}");
         let optimizer = found(&["--optimizer", "Adam"]);
         assert!(optimizer[0].description.contains("SGD"), "{optimizer:?}");
+    }
+
+    #[test]
+    fn what_other_programs_write_is_taken_where_its_meaning_is_plain() {
+        let words = "--batch auto --cache True --imgsz 320,320 --optimizer adamw --amp no --cos_lr False";
+        let found = spec(&words.split(' ').collect::<Vec<_>>()).unwrap();
+        assert_eq!((found.batch, found.cache, found.imgsz), (Batch::Auto, Cache::Ram, 320));
+        assert_eq!((found.optimizer, found.amp, found.cos_lr), (Optimizer::AdamW, false, false));
+        let error = spec(&["--imgsz", "640,480"]).unwrap_err();
+        assert_eq!(error.len(), 1, "{error:?}");
+        assert!(
+            error[0].to_string().starts_with("imgsz: is 640 and 480; training images are square: write 640")
+        );
+    }
+
+    #[test]
+    fn a_model_named_by_its_weights_begins_with_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("yolov8n.pt");
+        let of = |words: &[&str]| {
+            let words = ["trainer", "--data", "/d.yaml"].iter().chain(words);
+            Cli::try_parse_from(words).unwrap().spec.over(Map::new())
+        };
+        let path = weights.to_str().unwrap();
+        let error = of(&["--model", path]).unwrap_err();
+        assert!(error[0].description.contains("no file here, and nothing is downloaded"), "{error:?}");
+        std::fs::write(&weights, "").unwrap();
+        let found = of(&["--model", path]).unwrap();
+        assert_eq!((found.model, found.pretrained.as_path()), (ModelScale::N, weights.as_path()));
+        assert_eq!(of(&["--model", path, "--pretrained", "True"]).unwrap(), found);
+        let scratch = of(&["--model", path, "--pretrained", "False"]).unwrap();
+        assert_eq!((scratch.model, scratch.pretrained.to_str()), (ModelScale::N, Some("")));
+
+        let mut args = SpecArgs::default();
+        args.begin_with(path);
+        assert_eq!(args.over(Map::from_iter([("data".to_owned(), "/d.yaml".into())])).unwrap(), found);
     }
 
     #[test]

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use trainyard_console as console;
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
 
-use super::device;
 use super::spec_args::SpecArgs;
+use super::{data_file, device};
 use crate::data::disk_cache::Limits;
 use crate::events::{Events, inherited};
 use crate::libtorch::{self, Precision};
@@ -31,6 +33,19 @@ pub struct Train {
     /// Where weights, results and checkpoints go. Default: the first free runs/train, runs/train2 ….
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// With --name instead of --run-dir: the folder of the run directory. Default: runs.
+    #[arg(long, value_name = "DIR", conflicts_with = "run_dir")]
+    project: Option<PathBuf>,
+    /// The run directory's name in --project; with a number if there is one already. Default: train.
+    #[arg(long, conflicts_with = "run_dir")]
+    name: Option<String>,
+    /// Take the run directory of that name though it is there already.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, value_parser = BoolishValueParser::new(), conflicts_with = "run_dir")]
+    exist_ok: bool,
+    /// As YOLOv5 has it: weights to begin with, and the model if they are named after it.
+    #[arg(long, value_name = "FILE", hide = true)]
+    weights: Option<String>,
     /// Where decoded images are kept between epochs and runs. Default: the user's cache folder.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -76,14 +91,14 @@ impl Train {
         let mut events = match Events::new(self.events_fd) {
             Ok(events) => events,
             Err(error) => {
-                eprintln!("error: {error}");
+                console::note(format_args!("error: {error}"));
                 return exit_code::BAD_SPEC;
             }
         };
         let control = match self.control_fd.map(|fd| inherited("control-fd", fd)).transpose() {
             Ok(file) => file.map(Arc::new),
             Err(error) => {
-                eprintln!("error: {error}");
+                console::note(format_args!("error: {error}"));
                 return exit_code::BAD_SPEC;
             }
         };
@@ -94,7 +109,7 @@ impl Train {
                 let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
             }
             if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-                eprintln!("error: signal {signal} cannot be handled: {error}");
+                console::note(format_args!("error: signal {signal} cannot be handled: {error}"));
                 return exit_code::INTERNAL;
             }
         }
@@ -112,23 +127,31 @@ impl Train {
                 exit_code::STOPPED
             }
             Err(error) => {
-                events.print(&format!("error: {error}"));
+                events.print(&console::clean_lines(&format!("error: {error}")));
                 events.emit(TrainerEvent::Failed(error.failed()));
                 error.exit_code()
             }
         }
     }
 
-    fn options(self, cuda: &Result<(), String>) -> Result<Options, TrainError> {
+    fn options(mut self, cuda: &Result<(), String>) -> Result<Options, TrainError> {
         let base = self.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
+        if let Some(weights) = &self.weights {
+            self.fields.begin_with(weights);
+        }
         let spec = self.fields.over(base).map_err(TrainError::Spec)?;
-        let data = std::path::absolute(&spec.data).map_err(TrainError::io(&spec.data))?;
+        let data = data_file(&spec.data)?;
+        let data = std::path::absolute(&data).map_err(TrainError::io(&data))?;
         let pretrained = match spec.pretrained.as_path() {
             path if path.as_os_str().is_empty() => PathBuf::new(),
             path => std::path::absolute(path).map_err(TrainError::io(path))?,
         };
         let spec = TrainSpec { data, pretrained, ..spec };
-        let run_dir = self.run_dir.unwrap_or_else(|| first_free(Path::new("runs"), "train"));
+        let run_dir = self.run_dir.unwrap_or_else(|| {
+            let (project, name) = (self.project.unwrap_or_else(|| "runs".into()), self.name);
+            let name = name.as_deref().unwrap_or("train");
+            if self.exist_ok { project.join(name) } else { first_free(&project, name) }
+        });
         Ok(Options {
             spec,
             run_dir,

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use trainyard_types::Violation;
 
-use super::{device, load_model};
+use super::{data_file, device, load_model};
 use crate::data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig, ValLoader};
 use crate::events::Events;
 use crate::libtorch::{self, Precision};
@@ -23,7 +23,7 @@ use crate::train::watch::Watch;
 #[derive(Debug, Args)]
 pub struct Val {
     /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "model", value_name = "FILE")]
     weights: PathBuf,
     /// The data set's data.yaml.
     #[arg(long, value_name = "FILE")]
@@ -56,7 +56,8 @@ impl Val {
         let loaded = load_model(&self.weights, device)?;
         let imgsz = self.imgsz.unwrap_or(loaded.imgsz);
         check_imgsz(imgsz)?;
-        let yaml = DataYaml::read(&std::path::absolute(&self.data).map_err(TrainError::io(&self.data))?)?;
+        let data = data_file(&self.data)?;
+        let yaml = DataYaml::read(&std::path::absolute(&data).map_err(TrainError::io(&data))?)?;
         let split = match self.split.as_str() {
             "train" => Split::Train,
             "test" => Split::Test,
@@ -81,14 +82,16 @@ impl Val {
         let never = AtomicBool::new(false);
         let details = libtorch::catch(|| examine(&loaded.model, &loader, &how, &never))??;
         let Some(Details { found, evaluator, confusion, spent }) = details else { return Ok(()) };
-        print!("{}", console::table(&found.metrics, &names));
-        println!("{}", console::speed(spent, found.metrics.images));
+        let (table, speed) =
+            (console::table(&found.metrics, &names), console::speed(spent, found.metrics.images));
+        let printed = super::print(format_args!("{table}{speed}\n"));
         if let Some(folder) = &self.plots {
             std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
             pictures::write_validation(folder, &names, &evaluator, &confusion)
                 .map_err(TrainError::io(folder))?;
         }
-        Ok(())
+        // Pictures that were asked for are drawn first, whatever became of the table.
+        printed
     }
 }
 

@@ -115,8 +115,13 @@ impl Norm {
         }
     }
 
+    /// Normalises by the batch's statistics while it learns, and by the running ones otherwise.
+    ///
+    /// One value of each channel has no variance: PyTorch's Python layer refuses it, libtorch divides by zero
+    /// values and the running variance is no number from then on. It is normalised by the running statistics,
+    /// which stay as they are. So a batch of one image of 32 pixels trains: its deepest map is one pixel.
     fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let train = train && !self.frozen;
+        let train = train && !self.frozen && x.numel() > self.weight.numel();
         if train {
             let _ = self.counter.shallow_clone().g_add_scalar_(1);
         }

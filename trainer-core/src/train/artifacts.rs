@@ -1,6 +1,6 @@
 //! What a run leaves for its user: weights, results.csv, args.yaml, TensorBoard's events, pictures.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::checkpoint::replace;
 use crate::eval::{Metrics, NmsConfig};
 use crate::model::Model;
 use crate::report::{args_yaml, pictures, tensorboard};
-use crate::weights::{self, HostTensors, TensorFile};
+use crate::weights::{self, HostTensors, Metadata, TensorFile};
 
 /// The weights of the epoch with the highest mAP50-95.
 pub const BEST: &str = "weights/best.safetensors";
@@ -55,14 +55,14 @@ pub struct EpochWeights {
     /// Under Ultralytics' names.
     pub tensors: Arc<HostTensors>,
     /// What is needed to use them.
-    pub metadata: HashMap<String, String>,
+    pub metadata: Metadata,
 }
 
 impl EpochWeights {
     /// Copies `model` as it is after `epoch` epochs. Waits for the device.
     pub fn copy(model: &Model, setup: &Setup, epoch: u32) -> Self {
         let names = serde_json::to_string(&setup.names).expect("texts are always JSON");
-        let metadata = HashMap::from([
+        let metadata = Metadata::from([
             ("model".to_owned(), setup.spec().model.to_string()),
             ("names".to_owned(), names),
             ("nc".to_owned(), setup.names.len().to_string()),
@@ -87,7 +87,7 @@ impl EpochWeights {
 
     /// Bytes of a safetensors file.
     pub fn encode(&self) -> Vec<u8> {
-        self.tensors.encode(self.metadata.clone()).expect(ENCODABLE)
+        self.tensors.encode(&self.metadata).expect(ENCODABLE)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use tch::Device;
+use trainyard_console::clean;
 use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{Epoch, Started, Step};
 
@@ -190,12 +191,14 @@ fn validation_row(name: &str, width: usize, counts: [usize; 2], numbers: [f64; 4
 
 /// A validation as a table: all classes first, then each.
 pub fn table(metrics: &Metrics, names: &[String]) -> String {
+    // As a data.yaml has them: a name must not steer the terminal.
+    let names: Vec<String> = names.iter().map(|name| clean(name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(22);
     let mut lines = vec![validation_header(width)];
     let all = [metrics.precision, metrics.recall, metrics.map50, metrics.map50_95];
     lines.push(validation_row("all", width, [metrics.images, metrics.instances], all));
     for class in &metrics.classes {
-        let name = names.get(class.class).map_or("?", String::as_str);
+        let name = names.get(class.class).map_or("?", |name| name.as_str());
         let numbers = [class.precision, class.recall, class.ap50(), class.ap50_95()];
         lines.push(validation_row(name, width, [class.images, class.instances], numbers));
     }

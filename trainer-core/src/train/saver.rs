@@ -16,7 +16,7 @@ use super::error::TrainError;
 use super::resume::BEST_WEIGHTS;
 use crate::checkpoint::{self, Part, Progress};
 use crate::events::Events;
-use crate::weights::HostTensors;
+use crate::weights::{HostTensors, Metadata};
 
 /// The weights files that a run has at some moment.
 #[derive(Debug, Clone, Default)]
@@ -226,7 +226,7 @@ fn save(snapshot: Snapshot, root: &Path) -> Result<PathBuf, SaveError> {
     }
     let plain = files.into_iter().map(|(name, tensors)| Part {
         name,
-        bytes: tensors.encode(std::collections::HashMap::new()).expect(artifacts::ENCODABLE),
+        bytes: tensors.encode(&Metadata::new()).expect(artifacts::ENCODABLE),
     });
     let best = kept.best.iter().map(|best| Part { name: BEST_WEIGHTS, bytes: best.encode() });
     // One file is encoded, written and dropped before the next.
@@ -259,7 +259,7 @@ mod tests {
         let kept = EpochWeights {
             epoch: u32::try_from(step).unwrap(),
             tensors: Arc::new(HostTensors::copy([("w", &tensor)])),
-            metadata: std::collections::HashMap::new(),
+            metadata: Metadata::new(),
         };
         Snapshot {
             progress: Progress { step, ..Progress::start(identity, 2) },

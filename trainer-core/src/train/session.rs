@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tch::Device;
-use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{BatchSizeChanged, Epoch, LogLevel, MemoryMeasured, Phase, TrainerEvent};
 
 use self::training::Mark;
@@ -27,7 +26,7 @@ use super::tables::Tables;
 use super::upload::Uploader;
 use super::validate::{Details, Found, Validation, examine, validate};
 use super::watch::Watch;
-use super::{budget, console, precision, resume, transfer};
+use super::{budget, console, precision, resume, statistics, transfer};
 use crate::checkpoint::{Best, Loaded, Progress, Row};
 use crate::events::Events;
 use crate::libtorch::{self, Precision, rethrow};
@@ -111,7 +110,7 @@ impl<'a> Session<'a> {
         let schedule = Schedule::for_any_card(chosen, setup.train.len() as u64, batch_size);
         // Before a checkpoint is taken over, so that one that goes on computes as it did.
         let choice = precision::choose(&model, spec.imgsz, setup.candidates(amp_off));
-        tell_choices(chosen, spec, &choice, outside.events);
+        tell_choices(setup, batch_size, &choice, outside.events);
         if device == Device::Cpu {
             libtorch::bind_threads();
         }
@@ -507,10 +506,12 @@ fn kept(
     Ok(Kept { last, best })
 }
 
-/// Says what was chosen for the user.
-fn tell_choices(chosen: &TrainSpec, spec: &TrainSpec, choice: &precision::Choice, events: &mut Events) {
-    for warning in &choice.warnings {
-        events.log(LogLevel::Warning, warning.clone());
+/// Says what was chosen for the user, and what it costs.
+fn tell_choices(setup: &Setup, batch_size: u32, choice: &precision::Choice, events: &mut Events) {
+    let (chosen, spec) = (&setup.chosen, setup.spec());
+    let lone = statistics::lone(spec, setup.train.len(), batch_size);
+    for warning in choice.warnings.iter().cloned().chain(lone) {
+        events.log(LogLevel::Warning, warning);
     }
     if choice.precision != Precision::Single {
         events.log(LogLevel::Info, format!("AMP: layers compute in {}", choice.precision.name()));

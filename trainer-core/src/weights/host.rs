@@ -1,11 +1,9 @@
 //! Tensors copied to the host: plain bytes that another thread can hash and write while training goes on.
 
-use std::collections::HashMap;
-
 use safetensors::tensor::{Dtype, View};
 use tch::{Device, Tensor};
 
-use super::dtype;
+use super::{Metadata, dtype};
 
 /// Named tensors as they were at one moment.
 #[derive(Debug, Default)]
@@ -18,12 +16,13 @@ impl HostTensors {
         Self(copied.collect())
     }
 
-    /// Bytes of a safetensors file; sorted by name.
-    pub fn encode(&self, metadata: HashMap<String, String>) -> Result<Vec<u8>, String> {
+    /// Bytes of a safetensors file; the same ones for the same tensors and metadata.
+    pub fn encode(&self, metadata: &Metadata) -> Result<Vec<u8>, String> {
         let mut views: Vec<(&str, &Bytes)> =
             self.0.iter().map(|(name, bytes)| (name.as_str(), bytes)).collect();
         views.sort_by_key(|(name, _)| *name);
-        safetensors::tensor::serialize(views, Some(metadata)).map_err(|error| error.to_string())
+        let file = safetensors::tensor::serialize(views, None).map_err(|error| error.to_string())?;
+        with_metadata(file, metadata)
     }
 
     /// A tensor of 32-bit floats that holds a value which is not a number or infinite, if there is one.
@@ -31,6 +30,28 @@ impl HostTensors {
         let broken = |bytes: &Bytes| bytes.dtype == Dtype::F32 && bytes.data.chunks_exact(4).any(is_special);
         self.0.iter().find(|(_, bytes)| broken(bytes)).map(|(name, _)| name.as_str())
     }
+}
+
+/// The bytes of the length of a safetensors file's header, with which it begins.
+const LENGTH: usize = 8;
+
+/// `file`, a safetensors file without metadata, with `metadata` at the beginning of its header.
+///
+/// The library takes a `HashMap`, and writes it in the map's order, which is another one in each process.
+fn with_metadata(mut file: Vec<u8>, metadata: &Metadata) -> Result<Vec<u8>, String> {
+    let metadata = serde_json::to_string(metadata).map_err(|error| error.to_string())?;
+    let cut = || "the file has no header".to_owned();
+    let length: [u8; LENGTH] = file.get(..LENGTH).and_then(|bytes| bytes.try_into().ok()).ok_or_else(cut)?;
+    let end = LENGTH + usize::try_from(u64::from_le_bytes(length)).map_err(|error| error.to_string())?;
+    let header = file.get(LENGTH..end).and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(cut)?;
+    let tensors = header.trim_end().strip_prefix('{').ok_or_else(cut)?;
+    let comma = if tensors == "}" { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{metadata}{comma}{tensors}").into_bytes();
+    // Blanks, so that the tensors begin at a multiple of the length's size.
+    header.resize(header.len().next_multiple_of(LENGTH), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    file.splice(..end, length.into_iter().chain(header));
+    Ok(file)
 }
 
 /// Whether a little-endian 32-bit float has the exponent of infinities and of what is not a number.
@@ -79,6 +100,31 @@ impl View for &Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_tensors_and_metadata_are_equal_bytes_whatever_order_they_came_in() {
+        let (one, two) = (Tensor::from_slice(&[1.0_f32, 2.0]), Tensor::from_slice(&[7_i64]));
+        let pairs: Vec<(String, String)> =
+            (0..20).map(|at| (format!("key {at}"), format!("\"{at}\" µ"))).collect();
+        let forth = HostTensors::copy([("a", &one), ("b", &two)]);
+        let back = HostTensors::copy([("b", &two), ("a", &one)]);
+        let bytes = forth.encode(&pairs.iter().cloned().collect()).unwrap();
+        assert_eq!(bytes, back.encode(&pairs.iter().rev().cloned().collect()).unwrap());
+
+        let (length, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert!(length.is_multiple_of(8), "{length}");
+        let found: Metadata = header.metadata().clone().unwrap().into_iter().collect();
+        assert_eq!(found, pairs.into_iter().collect());
+        let text = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
+        let places: Vec<usize> = found.keys().map(|key| text.find(&format!("\"{key}\"")).unwrap()).collect();
+        assert!(places.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn a_file_without_tensors_or_metadata_is_one() {
+        let empty = HostTensors::default().encode(&Metadata::new()).unwrap();
+        assert_eq!(safetensors::SafeTensors::deserialize(&empty).unwrap().len(), 0);
+    }
 
     #[test]
     fn a_value_that_is_no_number_is_found_and_the_largest_number_is_none() {

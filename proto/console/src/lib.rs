@@ -1,0 +1,90 @@
+//! What programs say on standard output and standard error, when nobody listens any more.
+//!
+//! `println!` and `eprintln!` panic when their reader is gone (`… | head -1`) or its disk is full. Here a reader
+//! that is gone costs the words and nothing else: what was asked for is done, and the exit code is that of the work.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Prints a line that was asked for on standard output. Nothing, when nobody reads it any more.
+///
+/// # Errors
+/// Standard output does not take it for another reason, such as a full disk.
+pub fn line(text: impl Display) -> io::Result<()> {
+    unless_nobody_reads(writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// [`line()`], without its end.
+///
+/// # Errors
+/// As [`line()`].
+pub fn print(text: impl Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    // Not left to the end of the process, which has no place for errors.
+    unless_nobody_reads(write!(stdout, "{text}").and_then(|()| stdout.flush()))
+}
+
+/// Says a line on standard error, beside the work. One that cannot be said is lost: there is no other place for it.
+pub fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Takes a reader that is gone for one that has seen enough.
+///
+/// # Errors
+/// All others.
+pub fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+/// Text from a wire or a file, made harmless for a terminal: control characters become `\u{FFFD}`,
+/// but for line ends and tabs, which become blanks.
+pub fn clean(text: &str) -> String {
+    let replace = |character: char| match character {
+        '\n' | '\t' | '\r' => ' ',
+        // The bidirectional overrides reorder what a person reads.
+        '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        other if other.is_control() => char::REPLACEMENT_CHARACTER,
+        other => other,
+    };
+    text.chars().map(replace).collect::<String>().trim_end().to_owned()
+}
+
+/// [`clean`], line by line.
+pub fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// Standard error for a log, which loses what cannot be written: a subscriber says of a write that failed
+/// that it did by `eprintln!`, and panics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogOutput;
+
+impl Write for LogOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().lock().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_text_loses_its_escapes() {
+        assert_eq!(clean("a\x1b[31mb\nc\t\u{202e}d\r\n"), "a\u{FFFD}[31mb c \u{FFFD}d");
+        assert_eq!(clean_lines("a\x1b\n  b\tc\n"), "a\u{FFFD}\n  b c");
+    }
+
+    #[test]
+    fn only_a_reader_that_is_gone_is_no_error() {
+        let of = |kind: io::ErrorKind| unless_nobody_reads(Err(kind.into())).map_err(|error| error.kind());
+        assert_eq!(of(io::ErrorKind::BrokenPipe), Ok(()));
+        assert_eq!(of(io::ErrorKind::StorageFull), Err(io::ErrorKind::StorageFull));
+    }
+}
