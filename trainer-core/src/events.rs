@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::{FromRawFd, RawFd};
 
 use trainyard_types::Time;
+use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
 
 /// Where events go.
@@ -81,10 +82,12 @@ impl Events {
     /// Tells the agent, and a person on the terminal.
     pub fn log(&mut self, level: LogLevel, message: impl Into<String>) {
         let message = message.into();
+        // Names of files and classes are strangers' text.
+        let shown = clean_lines(&message);
         match level {
-            LogLevel::Error => self.print(&format!("error: {message}")),
-            LogLevel::Warning => self.print(&format!("warning: {message}")),
-            LogLevel::Info => self.print(&message),
+            LogLevel::Error => self.print(&format!("error: {shown}")),
+            LogLevel::Warning => self.print(&format!("warning: {shown}")),
+            LogLevel::Info => self.print(&shown),
         }
         self.emit(TrainerEvent::Log(Log { level, message }));
     }

@@ -8,6 +8,7 @@ use trainyard_trainer::commands::{
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
+use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::exit_code;
 
 /// Trains YOLOv8 detectors.
@@ -48,7 +49,7 @@ fn report(result: Result<(), TrainError>) -> i32 {
     match result {
         Ok(()) => exit_code::DONE,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", clean_lines(&error.to_string()));
             error.exit_code()
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tch::Device;
 use trainyard_types::ModelScale;
+use trainyard_types::text::clean;
 
 use super::load_model;
 use crate::libtorch::build::build;
@@ -40,7 +41,7 @@ impl Info {
         } else if let Some(weights) = &self.weights {
             let loaded = load_model(weights, Device::Cpu)?;
             print!("{}", self.text(loaded.model.plan()));
-            println!("trained at {} pixels; classes: {}", loaded.imgsz, loaded.names.join(", "));
+            println!("trained at {} pixels; classes: {}", loaded.imgsz, clean(&loaded.names.join(", ")));
         } else {
             print!("{}", self.text(&Plan::new(self.model.unwrap_or(ModelScale::N), self.nc.into())));
         }

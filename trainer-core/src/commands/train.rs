@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use trainyard_types::text::{self, clean_lines};
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
 
@@ -112,7 +113,7 @@ impl Train {
                 exit_code::STOPPED
             }
             Err(error) => {
-                events.print(&format!("error: {error}"));
+                events.print(&format!("error: {}", clean_lines(&error.to_string())));
                 events.emit(TrainerEvent::Failed(error.failed()));
                 error.exit_code()
             }
@@ -159,8 +160,9 @@ fn amp() -> Result<Option<Precision>, TrainError> {
 
 fn read_spec(path: &Path) -> Result<Map<String, Value>, TrainError> {
     let wrong = |text| TrainError::Spec(vec![Violation::new("spec", text)]);
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| wrong(format!("{} cannot be read: {error}", path.display())))?;
+    let bytes =
+        std::fs::read(path).map_err(|error| wrong(format!("{} cannot be read: {error}", path.display())))?;
+    let text = text::decode(&bytes).map_err(|error| wrong(error.in_file(path.display())))?;
     serde_json::from_str(&text)
         .map_err(|error| wrong(format!("{} is not a JSON object: {error}", path.display())))
 }

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::data::items::Items;
-use crate::data::label_cache;
-use crate::data::listing::{self, Listed};
+use crate::data::labels::LabelRules;
+use crate::data::listing::{self, Listed, Listing};
+use crate::data::remarks::{remarks, without_labels};
 use crate::data::scan::{self, ScanReport};
 use crate::data::yaml::{DataYaml, YamlError};
+use crate::data::label_cache;
 
 /// Which images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct Dataset {
     pub names: Vec<String>,
     /// What the preflight found.
     pub report: ScanReport,
+    /// What a person should know of what was taken for images and labels: one sentence each.
+    pub remarks: Vec<String>,
 }
 
 /// Why a split cannot be used.
@@ -73,7 +77,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// An entry that exists, but is something else.
-    #[error("{file}: `{key}` names `{place}`, which is neither a folder nor a .txt list of images")]
+    #[error("{file}: `{key}` names `{place}`, which is neither a folder, nor an image, nor a .txt list of images")]
     NeitherFolderNorList {
         /// The data.yaml.
         file: PathBuf,
@@ -106,6 +110,25 @@ pub enum DataError {
         listed: usize,
         /// The first problem.
         first: String,
+    },
+    /// Every image would be background.
+    #[error(
+        "{file}: none of the {images} images of `{key}` has a label file; `{name}` was looked for in {looked}{instead}; put a \
+         label file there for each image, an empty one where there is nothing to see"
+    )]
+    NoLabels {
+        /// The data.yaml.
+        file: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// How many images there are.
+        images: usize,
+        /// The name of one label file.
+        name: String,
+        /// Folders, each in backticks.
+        looked: String,
+        /// What is there instead: the end of a sentence, or empty.
+        instead: String,
     },
     /// Class ids beyond `names`: training would learn nonsense, so this is not a warning.
     #[error(
@@ -160,24 +183,28 @@ impl Dataset {
             Split::Val => &yaml.val,
             Split::Test => &yaml.test,
         };
-        let mut listed = listing::list(yaml, key, entries)?;
+        let Listing { images: listed, notes, .. } = listing::list(yaml, key, entries)?;
         if listed.is_empty() {
             let entries = entries.join(", ");
             return Err(DataError::Empty { file: yaml.file.clone(), key, entries });
         }
-        listed.truncate(share(listed.len(), options.fraction));
-        let (items, report) = found(&listed, yaml.names.len(), options, cache)?;
+        let used = &listed[..share(listed.len(), options.fraction)];
+        let (items, report) = found(used, &yaml.label_rules(options.single_cls), options.threads, cache)?;
         if items.is_empty() {
             let first = report.messages.first().cloned().unwrap_or_default();
             return Err(DataError::NothingUsable {
                 file: yaml.file.clone(),
                 key,
-                listed: listed.len(),
+                listed: used.len(),
                 first,
             });
         }
+        if let Some(error) = without_labels(yaml, split, &listed, &report) {
+            return Err(error);
+        }
+        let remarks = notes.into_iter().chain(remarks(yaml, split, &report)).collect();
         let names = if options.single_cls { vec!["object".to_owned()] } else { yaml.names.clone() };
-        Ok(Self { items, names, report })
+        Ok(Self { items, names, report, remarks })
     }
 
     /// Usable images.
@@ -199,16 +226,15 @@ impl Dataset {
 /// What is known of the images, from the cache or by a scan.
 fn found(
     listed: &[Listed],
-    classes: usize,
-    options: &OpenOptions,
+    rules: &LabelRules,
+    threads: usize,
     cache: Option<&Path>,
 ) -> Result<(Items, ScanReport), DataError> {
-    let (single, threads) = (options.single_cls, options.threads);
-    let kept = cache.map(|directory| label_cache::find(directory, listed, classes, single, threads));
+    let kept = cache.map(|directory| label_cache::find(directory, listed, rules, threads));
     if let Some(known) = kept.as_ref().and_then(label_cache::read) {
         return Ok(known);
     }
-    let (items, report) = scan::scan(listed, classes, single, threads)?;
+    let (items, report) = scan::scan(listed, rules, threads)?;
     if let Some(kept) = kept {
         label_cache::write(&kept, &items, &report);
     }

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use tch::Device;
 use trainyard_types::TrainSpec;
+use trainyard_types::text::clean;
 use trainyard_types::trainer::{Epoch, Started, Step};
 
 use super::setup::Setup;
@@ -190,6 +191,7 @@ fn validation_row(name: &str, width: usize, counts: [usize; 2], numbers: [f64; 4
 
 /// A validation as a table: all classes first, then each.
 pub fn table(metrics: &Metrics, names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| clean(name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(22);
     let mut lines = vec![validation_header(width)];
     let all = [metrics.precision, metrics.recall, metrics.map50, metrics.map50_95];

@@ -123,6 +123,9 @@ impl Setup {
             return Err(TrainError::Spec(violations));
         }
         let yaml = DataYaml::read(&options.spec.data)?;
+        for note in &yaml.notes {
+            events.log(LogLevel::Warning, format!("{}: {note}", yaml.file.display()));
+        }
         let own = options.cache_dir.take_if(|directory| is_inside(directory, yaml.folder()));
         let known = cache_dir(&options);
         if let Some(own) = own {
@@ -245,10 +248,9 @@ fn absent(train: &Dataset) -> Option<String> {
     let names =
         train.names.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(name, _)| format!("`{name}`"));
     let names: Vec<String> = names.collect();
-    if names.is_empty() {
+    // Of images without any object the remarks on the split tell.
+    if names.is_empty() || names.len() == seen.len() {
         None
-    } else if names.len() == seen.len() {
-        Some("the training images have no objects at all: the model can only learn to see nothing".to_owned())
     } else {
         let more =
             if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
@@ -311,6 +313,9 @@ pub fn open_split(
     events.log(LogLevel::Info, format!("{}: {}", split.key(), dataset.report));
     for warning in dataset.report.warnings() {
         events.log(LogLevel::Warning, warning);
+    }
+    for remark in &dataset.remarks {
+        events.log(LogLevel::Warning, format!("{}: {remark}", split.key()));
     }
     Ok(dataset)
 }
