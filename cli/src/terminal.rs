@@ -2,20 +2,9 @@
 
 use std::io::{IsTerminal, Write as _};
 
-use crate::args::When;
+pub use trainyard_types::text::clean;
 
-/// Text from a wire or a file, made harmless for a terminal: control characters become `\u{FFFD}`,
-/// but for line ends and tabs, which become blanks.
-pub fn clean(text: &str) -> String {
-    let replace = |character: char| match character {
-        '\n' | '\t' | '\r' => ' ',
-        // The bidirectional overrides reorder what a person reads.
-        '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
-        other if other.is_control() => char::REPLACEMENT_CHARACTER,
-        other => other,
-    };
-    text.chars().map(replace).collect::<String>().trim_end().to_owned()
-}
+use crate::args::When;
 
 /// Prints a message for people. One that cannot be printed is lost: there is no other place for it.
 pub fn message(text: &str) {
@@ -50,14 +39,4 @@ pub fn width() -> Option<u16> {
         return None;
     }
     rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col).filter(|&columns| columns > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_strangers_text_loses_its_escapes() {
-        assert_eq!(clean("a\x1b[31mb\nc\t\u{202e}d\r\n"), "a\u{FFFD}[31mb c \u{FFFD}d");
-    }
 }

@@ -12,7 +12,9 @@ pub enum TextError {
     #[error("is {0} text; save it as UTF-8")]
     Wide(&'static str),
     /// Bytes that UTF-8 does not have.
-    #[error("byte {column} of the line, 0x{byte:02X}, is not UTF-8 (probably the text is {guess}); save it as UTF-8")]
+    #[error(
+        "byte {column} of the line, 0x{byte:02X}, is not UTF-8 (probably the text is {guess}); save it as UTF-8"
+    )]
     CodePage {
         /// From 1.
         line: usize,
@@ -142,7 +144,11 @@ fn code_page(bytes: &[u8], at: usize) -> TextError {
     // European text has single bytes above ASCII between letters; East Asian text has runs of them.
     let high = bytes.iter().filter(|byte| !byte.is_ascii()).count();
     let runs = bytes.chunk_by(|a, b| a.is_ascii() == b.is_ascii()).filter(|run| !run[0].is_ascii()).count();
-    let guess = if high < 2 * runs { "Windows-1252" } else { "in a code page, such as Windows-1252, GBK or Shift JIS" };
+    let guess = if high < 2 * runs {
+        "Windows-1252"
+    } else {
+        "in a code page, such as Windows-1252, GBK or Shift JIS"
+    };
     TextError::CodePage { line, column, byte: bytes[at], guess }
 }
 
@@ -205,7 +211,9 @@ mod tests {
             if text.len() > 1 {
                 assert_eq!(wide(text), marked, "{text}");
             }
-            let widest = |bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(move |c| bytes(c.into())).collect::<Vec<u8>>();
+            let widest = |bytes: fn(u32) -> [u8; 4]| {
+                text.chars().flat_map(move |c| bytes(c.into())).collect::<Vec<u8>>()
+            };
             for bytes in [widest(u32::to_le_bytes), widest(u32::to_be_bytes)] {
                 assert_eq!(decode(&bytes), Err(TextError::Wide("UTF-32")), "{text}");
             }
@@ -228,7 +236,10 @@ mod tests {
             "data.yaml:3: byte 14 of the line, 0xE9, is not UTF-8 (probably the text is Windows-1252); save it as UTF-8"
         );
         assert_eq!(decode(b"0 .5\n0\0\0\0").unwrap_err(), TextError::Nul { line: 2 });
-        assert_eq!(decode(&[0; 40]).unwrap_err().in_file("a.txt"), "a.txt:1: has a NUL byte; the file is damaged, or is no text");
+        assert_eq!(
+            decode(&[0; 40]).unwrap_err().in_file("a.txt"),
+            "a.txt:1: has a NUL byte; the file is damaged, or is no text"
+        );
     }
 
     #[test]

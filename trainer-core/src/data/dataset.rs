@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::data::items::Items;
+use crate::data::label_cache;
 use crate::data::labels::LabelRules;
 use crate::data::listing::{self, Listed, Listing};
 use crate::data::remarks::{remarks, without_labels};
 use crate::data::scan::{self, ScanReport};
 use crate::data::yaml::{DataYaml, YamlError};
-use crate::data::label_cache;
 
 /// Which images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,9 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// An entry that exists, but is something else.
-    #[error("{file}: `{key}` names `{place}`, which is neither a folder, nor an image, nor a .txt list of images")]
+    #[error(
+        "{file}: `{key}` names `{place}`, which is neither a folder, nor an image, nor a .txt list of images"
+    )]
     NeitherFolderNorList {
         /// The data.yaml.
         file: PathBuf,
@@ -113,7 +115,7 @@ pub enum DataError {
     },
     /// Every image would be background.
     #[error(
-        "{file}: none of the {images} images of `{key}` has a label file; `{name}` was looked for in {looked}{instead}; put a \
+        "{file}: none of the {images} images of `{key}` has a label file; {searched}; put a \
          label file there for each image, an empty one where there is nothing to see"
     )]
     NoLabels {
@@ -123,12 +125,8 @@ pub enum DataError {
         key: &'static str,
         /// How many images there are.
         images: usize,
-        /// The name of one label file.
-        name: String,
-        /// Folders, each in backticks.
-        looked: String,
-        /// What is there instead: the end of a sentence, or empty.
-        instead: String,
+        /// Which file was looked for, in which folders, and what is there instead.
+        searched: String,
     },
     /// Class ids beyond `names`: training would learn nonsense, so this is not a warning.
     #[error(
@@ -192,12 +190,7 @@ impl Dataset {
         let (items, report) = found(used, &yaml.label_rules(options.single_cls), options.threads, cache)?;
         if items.is_empty() {
             let first = report.messages.first().cloned().unwrap_or_default();
-            return Err(DataError::NothingUsable {
-                file: yaml.file.clone(),
-                key,
-                listed: used.len(),
-                first,
-            });
+            return Err(DataError::NothingUsable { file: yaml.file.clone(), key, listed: used.len(), first });
         }
         if let Some(error) = without_labels(yaml, split, &listed, &report) {
             return Err(error);

@@ -23,7 +23,8 @@ pub(crate) fn labels_elsewhere(folder: &Path, base: &Path, looked: &[PathBuf]) -
     let mut seen: BTreeSet<PathBuf> = looked.iter().cloned().collect();
     let mut found = BTreeSet::new();
     for place in nearby {
-        let inside = entries(place).filter(|path| is_for_labels(path) && path.is_dir() && seen.insert(path.clone()));
+        let inside =
+            entries(place).filter(|path| is_for_labels(path) && path.is_dir() && seen.insert(path.clone()));
         let places = std::iter::once(place.to_path_buf()).chain(inside);
         found.extend(places.filter_map(|path| Some(format!("`{}` with {}", path.display(), kinds(&path)?))));
     }
@@ -101,7 +102,10 @@ mod tests {
         assert_eq!(told("JPEGImages", "labels"), "");
         write("Annotations/a.xml", "<annotation/>");
         write("LABELS/train/a.txt", "");
-        assert_eq!(told("JPEGImages", "labels"), "`SET/Annotations` with .xml files (Pascal VOC); `SET/LABELS` with .txt files");
+        assert_eq!(
+            told("JPEGImages", "labels"),
+            "`SET/Annotations` with .xml files (Pascal VOC); `SET/LABELS` with .txt files"
+        );
         write("train/_annotations.coco.json", "{\"info\": 1, \"images\": []}");
         write("train/settings.json", "{}");
         let found = told("train", "train");

@@ -53,7 +53,11 @@ impl LabelPlaces {
         let parts: Vec<&OsStr> = folder.components().map(Component::as_os_str).collect();
         let above = base.filter(|base| folder.starts_with(base)).map_or(0, |base| base.components().count());
         let replaced = |at: usize, name: &str| -> PathBuf {
-            parts.iter().enumerate().map(|(index, part)| if index == at { OsStr::new(name) } else { part }).collect()
+            parts
+                .iter()
+                .enumerate()
+                .map(|(index, part)| if index == at { OsStr::new(name) } else { part })
+                .collect()
         };
         let mut places: Vec<PathBuf> = Vec::new();
         let mut add = |place: PathBuf| {
@@ -101,7 +105,9 @@ impl LabelPlaces {
         if let Some(found) = look(first.join(&name), true)? {
             return Ok(Some(found));
         }
-        for Stocked { folder, odd } in self.stocked.get_or_init(|| self.places.iter().filter_map(stock).collect()) {
+        for Stocked { folder, odd } in
+            self.stocked.get_or_init(|| self.places.iter().filter_map(stock).collect())
+        {
             let is_first = folder == first;
             let other = || odd.get(&spelling::key(name.file_stem().unwrap_or_default().as_bytes()));
             let found = if is_first { None } else { look(folder.join(&name), false)? };
@@ -179,7 +185,14 @@ mod tests {
         };
         assert_eq!(
             places("/images/s/Images/t", "/images/s"),
-            ["/images/s/Images/t", "/images/s/Labels/t", "/images/s/LABELS/t", "/images/s/labels/t", "/images/s/label/t", "/labels/s/Images/t"]
+            [
+                "/images/s/Images/t",
+                "/images/s/Labels/t",
+                "/images/s/LABELS/t",
+                "/images/s/labels/t",
+                "/images/s/label/t",
+                "/labels/s/Images/t"
+            ]
         );
         assert_eq!(
             places("/s/images", "/s"),
@@ -195,13 +208,23 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         };
-        for name in ["labels/a.txt", "images/a.txt", "images/b.txt", "labels/C.TXT", "Labels/d.x.txt", "labels/e\u{301}.txt"] {
+        for name in [
+            "labels/a.txt",
+            "images/a.txt",
+            "images/b.txt",
+            "labels/C.TXT",
+            "Labels/d.x.txt",
+            "labels/e\u{301}.txt",
+        ] {
             write(name);
         }
         let places = LabelPlaces::of(&set.path().join("images"), Some(set.path()));
         let found = |image: &str| {
-            let found = places.find(&set.path().join("images").join(image), |path| std::fs::metadata(path)).unwrap();
-            found.map(|found| (found.path.strip_prefix(set.path()).unwrap().display().to_string(), found.is_first))
+            let found =
+                places.find(&set.path().join("images").join(image), |path| std::fs::metadata(path)).unwrap();
+            found.map(|found| {
+                (found.path.strip_prefix(set.path()).unwrap().display().to_string(), found.is_first)
+            })
         };
         assert!(places.stocked.get().is_none(), "nothing is read before it must be");
         assert_eq!(found("a.jpg"), Some(("labels/a.txt".to_owned(), true)));

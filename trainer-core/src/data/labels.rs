@@ -377,11 +377,16 @@ mod tests {
         assert!(error("0 .5 x .2 .2").starts_with("line 1: `x` is not a number"));
         assert!(error("0 .5 .5 .2").starts_with("line 1: 4 columns"));
         assert!(error("0 .5 .5 .2 .2 .1").starts_with("line 1: 6 columns"));
-        assert!(error("0 .5 .5 .2 .2 .1").ends_with("a sixth is often a confidence, which labels do not have"));
+        assert!(
+            error("0 .5 .5 .2 .2 .1").ends_with("a sixth is often a confidence, which labels do not have")
+        );
         assert!(error("0 .5 .5 .2 .2 .1 .1 .1").contains("if these are keypoints, say so by `kpt_shape`"));
         assert!(error("0 0,5 0,5 0,2 0,2").ends_with("`0,5` is not a number; write a point: `0.5`"));
         assert!(error("0,0.5,0.5,0.2,0.2").contains("columns are separated by `,`; write blanks"));
-        assert!(error("0, 0.5, 0.5, 0.2, 0.2").ends_with("`0,` is not a number; write only blanks between columns"));
+        assert!(
+            error("0, 0.5, 0.5, 0.2, 0.2")
+                .ends_with("`0,` is not a number; write only blanks between columns")
+        );
         assert!(error("0;0,5;0,5;0,2;0,2").contains("columns are separated by `;`; write blanks"));
         assert!(error("0 50 50 20 20").starts_with("line 1: 50 is outside 0 to 1"));
         assert!(error("0 .5 .5 NaN .2").contains("outside"));

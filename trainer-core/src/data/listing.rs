@@ -71,8 +71,8 @@ pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Re
     for entry in entries {
         for place in yaml.resolve(key, entry)? {
             if place.is_dir() {
-                let found =
-                    walk(&place, &is_image).map_err(|source| DataError::List { place: place.clone(), source })?;
+                let found = walk(&place, &is_image)
+                    .map_err(|source| DataError::List { place: place.clone(), source })?;
                 listing.notes.extend(found.notes());
                 let base = yaml.base(&place);
                 found.files.into_iter().for_each(|path| listing.add(path, base, None));
@@ -289,7 +289,10 @@ mod tests {
         rights("images/train/closed", 0o755);
         assert_eq!(listing.images.len(), 3);
         let [note] = &listing.notes[..] else { panic!("{:?}", listing.notes) };
-        assert!(note.contains("images/train/closed` cannot be read, so its images are left out: Perm"), "{note}");
+        assert!(
+            note.contains("images/train/closed` cannot be read, so its images are left out: Perm"),
+            "{note}"
+        );
         assert!(top.is_err(), "a folder that was asked for is another matter");
     }
 }

@@ -21,7 +21,10 @@ pub(crate) fn remarks(yaml: &DataYaml, split: Split, found: &ScanReport) -> Vec<
         ));
     }
     for (folder, count) in &found.labels_elsewhere {
-        remarks.push(format!("{count} images have their label files in `{}`; taken from there", folder.display()));
+        remarks.push(format!(
+            "{count} images have their label files in `{}`; taken from there",
+            folder.display()
+        ));
     }
     if found.boxes == 0 && found.images > 0 {
         remarks.push(match split {
@@ -39,7 +42,8 @@ pub(crate) fn remarks(yaml: &DataYaml, split: Split, found: &ScanReport) -> Vec<
 fn rows(yaml: &DataYaml, found: &ScanReport) -> Vec<String> {
     let nowhere = Vec::new();
     let [points, each] = yaml.keypoints.unwrap_or_default();
-    let keypoints = format!("label rows with keypoints (`kpt_shape: [{points}, {each}]`); the box of each is taken");
+    let keypoints =
+        format!("label rows with keypoints (`kpt_shape: [{points}, {each}]`); the box of each is taken");
     let kinds = [
         (found.duplicates, "label rows that repeat another; dropped", &found.files_with_duplicates),
         (found.empty_boxes, "label rows whose box has no area; dropped", &found.files_with_empty_boxes),
@@ -101,5 +105,6 @@ pub(crate) fn without_labels(
     let name = first.with_extension("txt");
     let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (file, key) = (yaml.file.clone(), split.key());
-    Some(DataError::NoLabels { file, key, images: found.images, name, looked, instead })
+    let searched = format!("`{name}` was looked for in {looked}{instead}");
+    Some(DataError::NoLabels { file, key, images: found.images, searched })
 }

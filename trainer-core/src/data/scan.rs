@@ -218,9 +218,8 @@ impl Survey {
 /// word.
 pub(crate) fn survey(listed: &[Listed], rules: &LabelRules, threads: usize, most: usize) -> Survey {
     let (mut survey, mut items) = (Survey::default(), ItemsBuilder::default());
-    let findings = by_parts(listed, threads, |part| {
-        part.iter().map(|image| look_at(image, rules)).collect::<Vec<_>>()
-    });
+    let findings =
+        by_parts(listed, threads, |part| part.iter().map(|image| look_at(image, rules)).collect::<Vec<_>>());
     for (image, finding) in listed.iter().zip(findings.into_iter().flatten()) {
         let report = &mut survey.report;
         match finding {

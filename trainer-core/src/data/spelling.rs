@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn a_file_is_found_under_its_letters_in_other_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let (composed, decomposed, latin1) = ("세포_é".as_bytes(), "세포_e\u{301}".nfd().collect::<String>(), b"Gr\xF6\xDFe");
+        let (composed, decomposed, latin1) =
+            ("세포_é".as_bytes(), "세포_e\u{301}".nfd().collect::<String>(), b"Gr\xF6\xDFe");
         let place = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
         std::fs::create_dir(place(decomposed.as_bytes())).unwrap();
         std::fs::create_dir(place(decomposed.as_bytes()).join(OsStr::from_bytes(latin1))).unwrap();
@@ -160,8 +161,15 @@ mod tests {
         assert_eq!(advice(r"D:\lab\set\images\train").as_deref(), Some(full));
         let slashes = "it is a Windows path (a drive letter); write `images/train`";
         assert_eq!(advice("D:/lab/set/images/train").as_deref(), Some(slashes));
-        assert!(advice(r"\\nas\lab\set").unwrap().starts_with("it is a Windows path (a server and backslashes); write a path of"));
-        assert_eq!(advice(r"images\train").as_deref(), Some("it is a Windows path (backslashes); write `images/train`"));
+        assert!(
+            advice(r"\\nas\lab\set")
+                .unwrap()
+                .starts_with("it is a Windows path (a server and backslashes); write a path of")
+        );
+        assert_eq!(
+            advice(r"images\train").as_deref(),
+            Some("it is a Windows path (backslashes); write `images/train`")
+        );
         assert_eq!([advice("images/train"), advice("a:b"), advice("/x")], [None, None, None]);
     }
 }

@@ -91,7 +91,7 @@ pub enum YamlError {
         names: usize,
     },
     /// A folder or list is nowhere.
-    #[error("{place}: `{key}: {entry}` was not found; tried {}; {advice}", shown(tried))]
+    #[error("{place}: `{key}: {entry}` was not found; {searched}")]
     NotFound {
         /// Where the key is.
         place: Place,
@@ -99,10 +99,8 @@ pub enum YamlError {
         key: &'static str,
         /// Its value.
         entry: String,
-        /// Every path that was looked at.
-        tried: Vec<PathBuf>,
-        /// The way out.
-        advice: String,
+        /// Every path that was looked at, and the way out.
+        searched: String,
     },
 }
 
@@ -275,7 +273,8 @@ impl DataYaml {
             spelling::windows_advice(entry.trim().as_bytes(), &self.roots)
         };
         let advice = advice.unwrap_or_else(|| format!("correct `{key}` or `path`"));
-        Err(YamlError::NotFound { place: self.place(key), key, entry: entry.to_owned(), tried, advice })
+        let searched = format!("tried {}; {advice}", shown(&tried));
+        Err(YamlError::NotFound { place: self.place(key), key, entry: entry.to_owned(), searched })
     }
 
     /// The first existing place of an entry, or of a line of a list, and how it was spelled there if otherwise.
@@ -331,7 +330,8 @@ impl DataYaml {
 
 /// A sentence for each name that several classes have.
 fn twins(names: &[String]) -> Vec<String> {
-    let mut sorted: Vec<(&str, usize)> = names.iter().zip(0..).map(|(name, id)| (name.as_str(), id)).collect();
+    let mut sorted: Vec<(&str, usize)> =
+        names.iter().zip(0..).map(|(name, id)| (name.as_str(), id)).collect();
     sorted.sort_unstable();
     let same = sorted.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() > 1);
     let told = |same: &[(&str, usize)]| {
@@ -361,7 +361,8 @@ fn roots(file: &Path, path: Option<&str>, notes: &mut Vec<String>) -> Vec<PathBu
             // An absolute `path` replaces the folder here.
             roots.push(folder.join(path));
             roots.extend(
-                spelling::with_slashes(path.as_bytes()).map(|path| folder.join(std::ffi::OsStr::from_bytes(&path))),
+                spelling::with_slashes(path.as_bytes())
+                    .map(|path| folder.join(std::ffi::OsStr::from_bytes(&path))),
             );
         }
     }

@@ -53,7 +53,9 @@ impl<'de> Deserialize<'de> for Entries {
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Entries, E> {
                 // `test: ` with nothing behind it means that there is none.
-                Ok(Entries(Some(text.to_owned()).into_iter().filter(|text| !text.trim().is_empty()).collect()))
+                Ok(Entries(
+                    Some(text.to_owned()).into_iter().filter(|text| !text.trim().is_empty()).collect(),
+                ))
             }
             fn visit_unit<E: Error>(self) -> Result<Entries, E> {
                 Ok(Entries::default())
@@ -108,7 +110,9 @@ impl<'de> Visitor<'de> for NamesVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Names, E> {
-        let glued = text.split_once(':').is_some_and(|(id, name)| id.trim().parse::<u32>().is_ok() && !name.starts_with(' '));
+        let glued = text
+            .split_once(':')
+            .is_some_and(|(id, name)| id.trim().parse::<u32>().is_ok() && !name.starts_with(' '));
         Err(E::custom(if glued {
             format!("`{text}` is one text; write a blank behind each colon: `0: first`")
         } else {

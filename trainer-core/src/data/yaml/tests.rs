@@ -63,9 +63,7 @@ fn what_is_wrong_is_named_with_file_key_value_and_a_way_out() {
              correct `val` or `path`"
         )
     );
-    assert!(
-        DataYaml::read(Path::new("/no/data.yaml")).unwrap_err().to_string().contains("`/no/data.yaml`")
-    );
+    assert!(DataYaml::read(Path::new("/no/data.yaml")).unwrap_err().to_string().contains("`/no/data.yaml`"));
 }
 #[test]
 fn names_mean_what_they_say_or_name_their_line_and_the_way_out() {
@@ -87,7 +85,10 @@ fn names_mean_what_they_say_or_name_their_line_and_the_way_out() {
     for (text, parts) in [
         ("names: {0: a, 2: b}", ["2 names, but no class 1; number the classes from 0", "line 3"]),
         ("names: {1: a, 2: b}", ["numbered from 1; number them from 0, as label files do: 0 to 1", "line 3"]),
-        ("names: {a: 0, b: 1}", ["`a` is no class id; write whole numbers from 0, as in `0: first`", "line 3"]),
+        (
+            "names: {a: 0, b: 1}",
+            ["`a` is no class id; write whole numbers from 0, as in `0: first`", "line 3"],
+        ),
         ("names: {0: a, '0': b}", ["class 0 has two names, `a` and `b`; remove one", "line 3"]),
         ("names: [a]\nnames: [b]", ["duplicate", "`names`"]),
         ("names: disc", ["`disc` is one text; write a list: `names: [disc]`", "line 3"]),
