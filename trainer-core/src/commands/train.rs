@@ -173,3 +173,23 @@ pub fn first_free(parent: &Path, name: &str) -> PathBuf {
     let free = (1..u32::MAX).map(|at| parent.join(number(at))).find(|path| !path.exists());
     free.unwrap_or_else(|| parent.join(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_text_as_users_write_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("spec.json");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            read_spec(&file).map(|fields| fields.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("\u{feff}{\r  \"epochs\": 3,\r  \"name\": \"é\"\r}\r".as_bytes()), Ok(2));
+        let wide: Vec<u8> = "{\"epochs\": 3}".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert!(read(&wide).unwrap_err().contains("spec.json: is UTF-16 text; save it as UTF-8"));
+        let error = read(b"{\r\n\"name\": \"\xE9\"}").unwrap_err();
+        assert!(error.contains("spec.json:2: byte 10 of the line, 0xE9, is not UTF-8"), "{error}");
+    }
+}

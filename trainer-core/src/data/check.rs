@@ -227,6 +227,26 @@ mod tests {
     }
 
     #[test]
+    fn a_data_set_without_labels_cannot_be_trained_on_and_no_name_steers_a_terminal() {
+        let data = TestData::new(2, 2);
+        std::fs::remove_dir_all(data.path("labels")).unwrap();
+        data.write("train/labels.json", b"{\"images\": []}");
+        data.write("data.yaml", b"train: images/train\nval: images/val\nnames: [\"a\\e[31m\", \"b\\nc\"]\n");
+        let report = check(&data.path("data.yaml"), 2);
+        let [error] = &report.errors[..] else { panic!("{report}") };
+        assert!(error.contains("none of the 2 images of `train` has a label file"), "{report}");
+        assert!(
+            report.warnings.iter().any(|text| text.starts_with("val: the validation images have no objects")),
+            "{report}"
+        );
+        data.write("labels/train/000.txt", b"0 .5 .5 .1 .1\n1 .5 .5 .1 .1\n");
+        let report = check(&data.path("data.yaml"), 2);
+        assert!(report.is_usable(), "{report}");
+        let text = report.to_string();
+        assert!(text.contains("  class 0 a\u{FFFD}[31m: 1 objects\n  class 1 b c: 1 objects\n"), "{text}");
+    }
+
+    #[test]
     fn as_many_wrong_label_files_as_there_may_be_are_counted_after_the_first() {
         let data = TestData::new(3, 1);
         for index in 0..3 {

@@ -47,13 +47,12 @@ fn extension(path: &Path) -> String {
 /// What kinds of labels a folder, or one inside of it, has.
 fn kinds(folder: &Path) -> Option<String> {
     let mut found = BTreeSet::new();
-    look(folder, 1, &mut found);
+    look(folder, is_for_labels(folder), 1, &mut found);
     let found: Vec<&str> = found.into_iter().collect();
     (!found.is_empty()).then(|| found.join(" and "))
 }
 
-fn look(folder: &Path, deeper: usize, found: &mut BTreeSet<&'static str>) {
-    let is_labels = is_for_labels(folder);
+fn look(folder: &Path, is_labels: bool, deeper: usize, found: &mut BTreeSet<&'static str>) {
     let mut subfolders = Vec::new();
     for path in entries(folder) {
         match extension(&path).as_str() {
@@ -69,7 +68,7 @@ fn look(folder: &Path, deeper: usize, found: &mut BTreeSet<&'static str>) {
         };
     }
     if deeper > 0 {
-        subfolders.iter().for_each(|folder| look(folder, deeper - 1, found));
+        subfolders.iter().for_each(|folder| look(folder, is_labels, deeper - 1, found));
     }
 }
 

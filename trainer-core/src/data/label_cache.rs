@@ -184,6 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_appear_in_a_better_place_and_rows_that_mean_something_else_are_read_again() {
+        let data = TestData::new(2, 1);
+        std::fs::rename(data.path("labels/train/001.txt"), data.path("images/train/001.txt")).unwrap();
+        settle(&data.path("images/train/001.txt"));
+        assert_eq!(open(&data).items.labels(1).len(), 1);
+        assert_eq!(open(&data), data.try_open(Split::Train).unwrap());
+        data.write("labels/train/001.txt", b"0 .5 .5 .1 .1\n1 .5 .5 .3 .3\n");
+        assert_eq!(open(&data).items.labels(1).len(), 2);
+        data.write("labels/train/001.txt", b"0 .5 .5 .1 .1 .0 .0 .9 .9\n");
+        settle(&data.path("labels/train/001.txt"));
+        assert_eq!(open(&data).items.labels(1)[0].cxcywh[2], 0.9);
+        data.write("data.yaml", b"train: images/train\nval: images/val\nnames: [a, b]\nkpt_shape: [2, 2]\n");
+        assert_eq!(open(&data).items.labels(1)[0].cxcywh[2], 0.1);
+    }
+
+    #[test]
     fn a_damaged_file_is_made_again() {
         let data = TestData::new(3, 1);
         settle(&data.path("labels/val/000.txt"));

@@ -94,23 +94,22 @@ impl LabelPlaces {
         image: &Path,
         look: impl Fn(&Path) -> io::Result<T>,
     ) -> Result<Option<LabelFileAt<T>>, (PathBuf, io::Error)> {
-        let mut name = PathBuf::from(image.file_name().unwrap_or_default());
-        name.set_extension("txt");
+        let stem = image.file_stem().unwrap_or_default();
         let look = |path: PathBuf, is_first: bool| match look(&path) {
             Ok(of) => Ok(Some(LabelFileAt { of, path, is_first })),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err((path, error)),
         };
         let first = &self.places[0];
-        if let Some(found) = look(first.join(&name), true)? {
+        if let Some(found) = look(label_in(first, stem), true)? {
             return Ok(Some(found));
         }
         for Stocked { folder, odd } in
             self.stocked.get_or_init(|| self.places.iter().filter_map(stock).collect())
         {
             let is_first = folder == first;
-            let other = || odd.get(&spelling::key(name.file_stem().unwrap_or_default().as_bytes()));
-            let found = if is_first { None } else { look(folder.join(&name), false)? };
+            let other = || odd.get(&spelling::key(stem.as_bytes()));
+            let found = if is_first { None } else { look(label_in(folder, stem), false)? };
             match (found, if odd.is_empty() { None } else { other() }) {
                 (Some(found), _) => return Ok(Some(found)),
                 (None, Some(other)) => {
@@ -129,6 +128,18 @@ impl LabelPlaces {
         let found = self.find(image, |path| std::fs::symlink_metadata(path));
         found.ok().flatten().map(|found| found.path)
     }
+}
+
+/// The label file in `folder` of an image called `stem`; in one piece, as there may be a million.
+fn label_in(folder: &Path, stem: &OsStr) -> PathBuf {
+    let mut path = OsString::with_capacity(folder.as_os_str().len() + stem.len() + 5);
+    path.push(folder);
+    if !folder.as_os_str().is_empty() {
+        path.push("/");
+    }
+    path.push(stem);
+    path.push(".txt");
+    PathBuf::from(path)
 }
 
 /// Reads a folder; `None` when it has no label file.

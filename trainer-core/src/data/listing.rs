@@ -2,11 +2,13 @@
 //! training, checking and predicting.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::data::dataset::DataError;
 use crate::data::decode;
@@ -46,19 +48,22 @@ pub(crate) struct Listing {
     /// What was passed over, or taken as it is probably meant: one sentence each.
     pub notes: Vec<String>,
     /// The places of labels, by folder of images.
-    places: HashMap<PathBuf, Arc<LabelPlaces>>,
+    places: HashMap<OsString, Arc<LabelPlaces>, Xxh3DefaultBuilder>,
 }
 
 impl Listing {
     /// Appends an image that lies in the data set's folder `base`, if it does.
     pub fn add(&mut self, path: PathBuf, base: Option<&Path>, named_in: Option<(Arc<ImageList>, u32)>) {
+        // Texts are compared much faster than paths.
         let folder = path.parent().unwrap_or(Path::new(""));
+        let is_same =
+            |last: &Listed| last.path.parent().is_some_and(|last| last.as_os_str() == folder.as_os_str());
         // Images of a folder mostly come together.
-        let last = self.images.last().filter(|last| last.path.parent() == Some(folder));
-        let known = last.map(|last| &last.labels).or_else(|| self.places.get(folder)).map(Arc::clone);
+        let last = self.images.last().filter(|last| is_same(last)).map(|last| &last.labels);
+        let known = last.or_else(|| self.places.get(folder.as_os_str())).map(Arc::clone);
         let labels = known.unwrap_or_else(|| {
             let made = Arc::new(LabelPlaces::of(folder, base));
-            self.places.insert(folder.to_path_buf(), Arc::clone(&made));
+            self.places.insert(folder.as_os_str().to_owned(), Arc::clone(&made));
             made
         });
         self.images.push(Listed { path, named_in, labels });

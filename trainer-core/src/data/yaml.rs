@@ -55,11 +55,11 @@ pub enum YamlError {
         source: TextError,
     },
     /// It is no YAML, or a key holds what it cannot.
-    #[error("{file}: {source}{advice}")]
+    #[error("{place}: {source}{advice}")]
     Parse {
-        /// The file.
-        file: PathBuf,
-        /// Why, with line and column.
+        /// The file, and the line if the reason does not tell it.
+        place: Place,
+        /// Why, mostly with line and column.
         source: serde_norway::Error,
         /// The way out, if the reason does not tell it.
         advice: &'static str,
@@ -155,8 +155,13 @@ impl Written {
         let mut documents = serde_norway::Deserializer::from_str(text);
         let Some(first) = documents.next() else { return Ok(Self::default()) };
         let written = Option::<Self>::deserialize(first).map_err(|source| {
-            let advice = parse_advice(text, &source);
-            YamlError::Parse { file: file.to_path_buf(), source, advice }
+            let line = source.location().map_or_else(|| repeated(text, &source), |_| None);
+            let advice = if line.is_some() {
+                "; each key comes once: remove one"
+            } else {
+                parse_advice(text, &source)
+            };
+            YamlError::Parse { place: Place { file: file.to_path_buf(), line }, source, advice }
         })?;
         // A file may end with a line that begins another document, which nobody meant.
         let others = documents.map(serde_norway::Value::deserialize);
@@ -181,6 +186,14 @@ fn parse_advice(text: &str, error: &serde_norway::Error) -> &'static str {
     }
 }
 
+/// The line of a key that comes twice, from 1.
+fn repeated(text: &str, error: &serde_norway::Error) -> Option<usize> {
+    let message = error.to_string();
+    let key = message.strip_prefix("duplicate field `")?.strip_suffix('`')?;
+    let last = text.lines().enumerate().filter(|(_, line)| is_key(line, key)).last();
+    last.map(|(at, _)| at + 1)
+}
+
 /// The line on which a second document begins, from 1.
 fn second_document(text: &str) -> Option<usize> {
     let is_mark = |line: &str| line == "---" || line.starts_with("--- ");
@@ -190,13 +203,15 @@ fn second_document(text: &str) -> Option<usize> {
     Some(first + mark + 1)
 }
 
+/// Whether a line of the file's top has a key.
+fn is_key(line: &str, key: &str) -> bool {
+    let rest = line.trim_start_matches(['"', '\'']).strip_prefix(key);
+    rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
+}
+
 /// The line of a key of the file's top, from 1.
 fn line_of(text: &str, key: &str) -> Option<usize> {
-    let is_key = |line: &str| {
-        let rest = line.trim_start_matches(['"', '\'']).strip_prefix(key);
-        rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
-    };
-    text.lines().position(is_key).map(|at| at + 1)
+    text.lines().position(|line| is_key(line, key)).map(|at| at + 1)
 }
 
 impl DataYaml {

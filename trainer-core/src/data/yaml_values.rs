@@ -12,19 +12,27 @@ pub(crate) struct Plain(pub String);
 
 impl<'de> Deserialize<'de> for Plain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct One;
-        impl Visitor<'_> for One {
-            type Value = Plain;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("one text")
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Plain, E> {
-                Ok(Plain(text.to_owned()))
-            }
-        }
-        // Asked for a text, YAML's readers give any scalar as it was written.
-        deserializer.deserialize_str(One)
+        from_text(deserializer, |text| Ok(Self(text.to_owned())))
     }
+}
+
+/// What `parse` makes of a text. Asked for a text, YAML's readers give any scalar as it was written; an error within has
+/// its place.
+fn from_text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    struct One<T>(fn(&str) -> Result<T, String>);
+    impl<T> Visitor<'_> for One<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("one text, with no list or map in its place")
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+            self.0(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(One(parse))
 }
 
 /// A whole number, in quotes or not, `2.0` too.
@@ -33,9 +41,11 @@ pub(crate) struct Count(pub usize);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Plain(text) = Plain::deserialize(deserializer)?;
-        let whole = text.trim().strip_suffix(".0").unwrap_or(text.trim()).parse();
-        whole.map(Self).map_err(|_| D::Error::custom(format!("`{text}` is not a whole number from 0")))
+        from_text(deserializer, |text| {
+            let number = text.trim();
+            let whole = number.strip_suffix(".0").unwrap_or(number).parse();
+            whole.map(Self).map_err(|_| format!("`{text}` is not a whole number from 0"))
+        })
     }
 }
 
@@ -89,9 +99,9 @@ struct Id(u32);
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Plain(text) = Plain::deserialize(deserializer)?;
-        text.trim().parse().map(Self).map_err(|_| {
-            D::Error::custom(format!("`{text}` is no class id; write whole numbers from 0, as in `0: first`"))
+        from_text(deserializer, |text| {
+            let id = text.trim().parse().map(Self);
+            id.map_err(|_| format!("`{text}` is no class id; write whole numbers from 0, as in `0: first`"))
         })
     }
 }
@@ -173,12 +183,25 @@ pub(crate) struct KeypointShape(pub [usize; 2]);
 
 impl<'de> Deserialize<'de> for KeypointShape {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let numbers = Vec::<Count>::deserialize(deserializer)?;
-        match numbers[..] {
-            [Count(points @ 1..=10_000), Count(each @ 2..=3)] => Ok(Self([points, each])),
-            _ => Err(D::Error::custom(
-                "`kpt_shape` is the number of keypoints and 2 or 3 numbers for each: `kpt_shape: [17, 3]`",
-            )),
+        struct Numbers;
+        impl<'de> Visitor<'de> for Numbers {
+            type Value = KeypointShape;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the number of keypoints and 2 or 3 numbers for each: `kpt_shape: [17, 3]`")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<KeypointShape, A::Error> {
+                let mut found = Vec::new();
+                while let Some(Count(number)) = numbers.next_element()? {
+                    found.push(number);
+                }
+                match found[..] {
+                    [points @ 1..=10_000, each @ 2..=3] => Ok(KeypointShape([points, each])),
+                    _ => Err(A::Error::custom(format_args!(
+                        "{found:?} is not the number of keypoints and 2 or 3 numbers for each: `kpt_shape: [17, 3]`"
+                    ))),
+                }
+            }
         }
+        deserializer.deserialize_any(Numbers)
     }
 }

@@ -223,6 +223,23 @@ mod tests {
     }
 
     #[test]
+    fn names_of_classes_steer_no_terminal() {
+        let class = crate::eval::ClassMetrics {
+            class: 0,
+            images: 1,
+            instances: 1,
+            precision: 0.5,
+            recall: 0.5,
+            f1: 0.5,
+            ap: [0.5; 10],
+        };
+        let metrics = Metrics { classes: vec![class], ..Metrics::default() };
+        let table = table(&metrics, &["red\x1b[31m\nrow".to_owned()]);
+        assert_eq!(table.lines().count(), 3, "{table}");
+        assert!(table.contains("red\u{FFFD}[31m row") && !table.contains('\x1b'), "{table}");
+    }
+
+    #[test]
     fn the_optimiser_and_the_speed_fit_in_a_line() {
         let spec = TrainSpec::new(trainyard_types::ModelScale::N, "/d.yaml");
         let line = optimizer(&spec, &Schedule::for_any_card(&spec, 100, 16), [63, 57, 63]);
