@@ -64,7 +64,9 @@ pub fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, TextError> {
     }
     let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| code_page(bytes, error.valid_up_to()))?;
-    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+    // Asked for whether they are there, bytes are looked for many at a time.
+    if bytes.contains(&0) {
+        let at = bytes.iter().position(|byte| *byte == 0).unwrap_or(0);
         return Err(TextError::Nul { line: place(bytes, at).0 });
     }
     Ok(unix_lines(text))
@@ -165,12 +167,12 @@ fn place(bytes: &[u8], at: usize) -> (usize, usize) {
 
 /// CR alone becomes LF.
 fn unix_lines(text: &str) -> Cow<'_, str> {
-    let lone = |at: usize| text.as_bytes()[at] == b'\r' && text.as_bytes().get(at + 1) != Some(&b'\n');
-    let Some(first) = text.bytes().position(|byte| byte == b'\r') else { return Cow::Borrowed(text) };
-    if !(first..text.len()).any(lone) {
+    let bytes = text.as_bytes();
+    let is_lone = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) != Some(&b'\n');
+    if !bytes.contains(&b'\r') || !(0..bytes.len()).any(is_lone) {
         return Cow::Borrowed(text);
     }
-    let made = text.char_indices().map(|(at, character)| if lone(at) { '\n' } else { character });
+    let made = text.char_indices().map(|(at, character)| if is_lone(at) { '\n' } else { character });
     Cow::Owned(made.collect())
 }
 

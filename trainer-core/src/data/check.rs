@@ -8,7 +8,7 @@ use trainyard_types::text::clean;
 
 use crate::data::dataset::Split;
 use crate::data::listing::{self, Listing};
-use crate::data::remarks::{remarks, without_labels};
+use crate::data::remarks::{has_label_file, remarks, without_labels};
 use crate::data::scan::{self, ScanReport, Survey};
 use crate::data::yaml::DataYaml;
 
@@ -98,7 +98,9 @@ fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize
     }
     let warnings = found.warnings().into_iter().chain(notes).chain(remarks(yaml, split, &found));
     report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
-    report.errors.extend(without_labels(yaml, split, &listed, &found).map(|error| error.to_string()));
+    if split == Split::Train && !has_label_file(&listed, &found) {
+        report.errors.extend(without_labels(yaml, split, &found).map(|error| error.to_string()));
+    }
     if items.is_empty() && split != Split::Test {
         let file = yaml.file.display();
         report.errors.push(format!("{file}: `{key}: {}` has no usable image", entries.join(", ")));

@@ -6,7 +6,7 @@ use crate::data::items::Items;
 use crate::data::label_cache;
 use crate::data::labels::LabelRules;
 use crate::data::listing::{self, Listed, Listing};
-use crate::data::remarks::{remarks, without_labels};
+use crate::data::remarks::{has_label_file, remarks, without_labels};
 use crate::data::scan::{self, ScanReport};
 use crate::data::yaml::{DataYaml, YamlError};
 
@@ -60,6 +60,8 @@ pub struct Dataset {
     pub report: ScanReport,
     /// What a person should know of what was taken for images and labels: one sentence each.
     pub remarks: Vec<String>,
+    /// Whether any image has a label file, be it empty; not looked at but for training images.
+    has_label_file: bool,
 }
 
 /// Why a split cannot be used.
@@ -192,12 +194,21 @@ impl Dataset {
             let first = report.messages.first().cloned().unwrap_or_default();
             return Err(DataError::NothingUsable { file: yaml.file.clone(), key, listed: used.len(), first });
         }
-        if let Some(error) = without_labels(yaml, split, &listed, &report) {
-            return Err(error);
-        }
+        let has_label_file = split != Split::Train || has_label_file(&listed, &report);
         let remarks = notes.into_iter().chain(remarks(yaml, split, &report)).collect();
         let names = if options.single_cls { vec!["object".to_owned()] } else { yaml.names.clone() };
-        Ok(Self { items, names, report, remarks })
+        Ok(Self { items, names, report, remarks, has_label_file })
+    }
+
+    /// Refuses training images of which not one has a label file: nobody means that.
+    ///
+    /// # Errors
+    /// Names the places where label files were looked for.
+    pub fn require_label_files(&self, yaml: &DataYaml) -> Result<(), DataError> {
+        if self.has_label_file {
+            return Ok(());
+        }
+        without_labels(yaml, Split::Train, &self.report).map_or(Ok(()), Err)
     }
 
     /// Usable images.

@@ -1,6 +1,6 @@
 //! What a person should know of a split that can be used: said by `check` and by `train` in the same words, once each.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::data::dataset::{DataError, Split};
 use crate::data::elsewhere::labels_elsewhere;
@@ -88,19 +88,14 @@ impl Nearby {
     }
 }
 
-/// The error of a training split without a single label file, which nobody means. `listed` are all of its images, whether
-/// they are used or not.
-pub(crate) fn without_labels(
-    yaml: &DataYaml,
-    split: Split,
-    listed: &[Listed],
-    found: &ScanReport,
-) -> Option<DataError> {
-    let first: &PathBuf = found.first_unlabelled.first()?;
-    let is_bare = split == Split::Train && found.unlabelled == found.images;
-    if !is_bare || listed.iter().any(|image| image.labels.path(&image.path).is_some()) {
-        return None;
-    }
+/// Whether a split has a label file, be it empty. `listed` are all of its images, whether they are used or not.
+pub(crate) fn has_label_file(listed: &[Listed], found: &ScanReport) -> bool {
+    found.unlabelled < found.images || listed.iter().any(|image| image.labels.path(&image.path).is_some())
+}
+
+/// The error of a split without a single label file.
+pub(crate) fn without_labels(yaml: &DataYaml, split: Split, found: &ScanReport) -> Option<DataError> {
+    let first = found.first_unlabelled.first()?;
     let Nearby { looked, instead } = Nearby::of(yaml, first, found);
     let name = first.with_extension("txt");
     let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();

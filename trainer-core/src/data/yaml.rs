@@ -155,7 +155,7 @@ impl Written {
         let mut documents = serde_norway::Deserializer::from_str(text);
         let Some(first) = documents.next() else { return Ok(Self::default()) };
         let written = Option::<Self>::deserialize(first).map_err(|source| {
-            let line = source.location().map_or_else(|| repeated(text, &source), |_| None);
+            let line = repeated(text, &source);
             let advice = if line.is_some() {
                 "; each key comes once: remove one"
             } else {

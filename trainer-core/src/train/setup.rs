@@ -146,6 +146,8 @@ impl Setup {
                 return Err(TrainError::Outside { data: spec.data.clone(), folder: folder.to_owned() });
             }
         }
+        // Not before it is sure that folders may be told of.
+        train.require_label_files(&yaml)?;
         if let Some(warning) = absent(&train) {
             events.log(LogLevel::Warning, warning);
         }

@@ -206,7 +206,8 @@ fn a_training_split_without_a_label_file_is_refused_with_where_was_looked_and_wh
     // It need not be one of the images that are used.
     let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
     let options = OpenOptions { fraction: 0.3, ..OpenOptions::default() };
-    assert_eq!(Dataset::open(&yaml, Split::Train, &options).unwrap().len(), 1);
+    let dataset = Dataset::open(&yaml, Split::Train, &options).unwrap();
+    assert_eq!((dataset.len(), dataset.require_label_files(&yaml).is_ok()), (1, true));
 }
 
 #[test]
