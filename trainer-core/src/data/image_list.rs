@@ -75,7 +75,7 @@ pub(crate) fn read(yaml: &DataYaml, file: &Path, listing: &mut Listing) -> Resul
     let mut spelled = Spelled::default();
     for_each(&list, |number, path, spelling| {
         spelled.count(number, spelling);
-        let base = yaml.base(&path).or_else(|| Some(folder).filter(|folder| path.starts_with(folder)));
+        let base = |of: &Path| yaml.base(of).or_else(|| Some(folder).filter(|folder| of.starts_with(folder)));
         listing.add(path, base, Some((Arc::clone(&list), number)));
     })?;
     listing.notes.extend(spelled.notes(file));

@@ -52,8 +52,13 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Appends an image that lies in the data set's folder `base`, if it does.
-    pub fn add(&mut self, path: PathBuf, base: Option<&Path>, named_in: Option<(Arc<ImageList>, u32)>) {
+    /// Appends an image. `base` tells of its folder which folder of the data set it lies in, if it does.
+    pub fn add<'a>(
+        &mut self,
+        path: PathBuf,
+        base: impl FnOnce(&Path) -> Option<&'a Path>,
+        named_in: Option<(Arc<ImageList>, u32)>,
+    ) {
         // Texts are compared much faster than paths.
         let folder = path.parent().unwrap_or(Path::new(""));
         let is_same =
@@ -62,7 +67,7 @@ impl Listing {
         let last = self.images.last().filter(|last| is_same(last)).map(|last| &last.labels);
         let known = last.or_else(|| self.places.get(folder.as_os_str())).map(Arc::clone);
         let labels = known.unwrap_or_else(|| {
-            let made = Arc::new(LabelPlaces::of(folder, base));
+            let made = Arc::new(LabelPlaces::of(folder, base(folder)));
             self.places.insert(folder.as_os_str().to_owned(), Arc::clone(&made));
             made
         });
@@ -80,12 +85,12 @@ pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Re
                     .map_err(|source| DataError::List { place: place.clone(), source })?;
                 listing.notes.extend(found.notes());
                 let base = yaml.base(&place);
-                found.files.into_iter().for_each(|path| listing.add(path, base, None));
+                found.files.into_iter().for_each(|path| listing.add(path, |_| base, None));
             } else if image_list::is_list_name(&place) {
                 image_list::read(yaml, &place, &mut listing)?;
             } else if is_image(&place) {
                 let base = yaml.base(&place);
-                listing.add(place, base, None);
+                listing.add(place, |_| base, None);
             } else {
                 return Err(DataError::NeitherFolderNorList { file: yaml.file.clone(), key, place });
             }
