@@ -136,7 +136,7 @@ fn a_job_file_is_text_as_users_write_it() {
     let (code, told) = submit(&wide);
     assert!(code == 2 && told.contains("job.yaml: is UTF-16 text; save it as UTF-8"), "{told}");
     let (code, told) = submit(b"name: a\nlabels: {who: Jos\xE9}\n");
-    assert!(code == 2 && told.contains("job.yaml:2: byte 17 of the line, 0xE9, is not UTF-8"), "{told}");
+    assert!(code == 2 && told.contains("job.yaml:2: byte 18 of the line, 0xE9, is not UTF-8"), "{told}");
 }
 
 #[test]
