@@ -23,8 +23,11 @@ pub(crate) fn labels_elsewhere(folder: &Path, base: &Path, looked: &[PathBuf]) -
     let mut seen: BTreeSet<PathBuf> = looked.iter().cloned().collect();
     let mut found = BTreeSet::new();
     for place in nearby {
-        let inside =
-            entries(place).filter(|path| is_for_labels(path) && path.is_dir() && seen.insert(path.clone()));
+        // A folder above a place that was searched has the labels of other images.
+        let inside = entries(place).filter(|path| {
+            let is_searched = looked.iter().any(|looked| looked.starts_with(path));
+            is_for_labels(path) && !is_searched && path.is_dir() && seen.insert(path.clone())
+        });
         let places = std::iter::once(place.to_path_buf()).chain(inside);
         found.extend(places.filter_map(|path| Some(format!("`{}` with {}", path.display(), kinds(&path)?))));
     }
