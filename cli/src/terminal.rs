@@ -8,9 +8,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
 
-use crate::args::When;
+pub use trainyard_types::text::clean;
 
-pub use trainyard_console::clean;
+use crate::args::When;
 
 /// Prints a message for people. One that cannot be printed is lost: there is no other place for it.
 pub fn message(text: &str) {

@@ -120,6 +120,26 @@ fn of_a_file_with_one_bad_job_nothing_is_submitted() {
 }
 
 #[test]
+fn a_job_file_is_text_as_users_write_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("job.yaml");
+    let server = Server::start(Script::default());
+    let submit = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        let output = server.yard(&["submit", "--dry-run", "-f", file.to_str().unwrap()]);
+        (code(&output), stderr(&output))
+    };
+    let text = "# größe\rname: é\rtrain:\r  model: yolov8n\r  data: /d\r";
+    let (code, told) = submit(format!("\u{feff}{text}").as_bytes());
+    assert_eq!(code, 0, "{told}");
+    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let (code, told) = submit(&wide);
+    assert!(code == 2 && told.contains("job.yaml: is UTF-16 text; save it as UTF-8"), "{told}");
+    let (code, told) = submit(b"name: a\nlabels: {who: Jos\xE9}\n");
+    assert!(code == 2 && told.contains("job.yaml:2: byte 18 of the line, 0xE9, is not UTF-8"), "{told}");
+}
+
+#[test]
 fn a_file_with_good_jobs_prints_an_id_for_each() {
     let dir = tempfile::tempdir().unwrap();
     let file = fake::write(

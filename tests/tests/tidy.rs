@@ -108,7 +108,7 @@ fn no_file_is_named_after_nothing() {
 /// Which crates of the workspace a crate may depend on, tests included.
 const EDGES: &[(&str, &[&str])] = &[
     ("proto/types", &[]),
-    ("proto/config", &[]),
+    ("proto/config", &["trainyard-types"]),
     ("proto/console", &[]),
     ("proto/wire", &["trainyard-types"]),
     ("scheduler/core", &["trainyard-types"]),

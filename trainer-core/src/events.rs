@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{FromRawFd, RawFd};
 
-use trainyard_console::clean_lines;
 use trainyard_types::Time;
+use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
 
 /// Where events go.
@@ -87,7 +87,7 @@ impl Events {
             LogLevel::Warning => "warning: ",
             LogLevel::Info => "",
         };
-        // It may name a class or a file as a stranger has called it.
+        // Names of files and classes are strangers' text.
         self.print(&format!("{prefix}{}", clean_lines(&message)));
         self.emit(TrainerEvent::Log(Log { level, message }));
     }

@@ -11,6 +11,7 @@ use trainyard_trainer::commands::{
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_types::habit;
+use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::exit_code;
 
 /// Trains YOLOv8 detectors.
@@ -55,7 +56,7 @@ fn report(result: Result<(), TrainError>) -> i32 {
     match result {
         Ok(()) => exit_code::DONE,
         Err(error) => {
-            console::note(console::clean_lines(&format!("error: {error}")));
+            console::note(clean_lines(&format!("error: {error}")));
             error.exit_code()
         }
     }

@@ -268,14 +268,22 @@ fn trained_weights_validate_and_predict() {
         assert_eq!(first["xyxy"].as_array().unwrap().len(), 4);
     }
 
-    // One that cannot be read costs no other one its picture, and is counted.
+    // One that cannot be read, or is of a kind that is not read, costs no other one its picture, and is counted. Folders
+    // inside are looked at, hidden files are not.
     std::fs::remove_dir_all(&out).unwrap();
     std::fs::write(images.join("aa.jpg"), "no picture").unwrap();
+    std::fs::write(images.join("phone.HEIC"), "no picture").unwrap();
+    std::fs::write(images.join("._a.jpg"), "no picture").unwrap();
+    std::fs::create_dir(images.join("in")).unwrap();
+    copy("000.jpg", "in/b.jpg");
     let (code, told) = predict(&out);
     assert_eq!(code, exit_code::BAD_SPEC);
-    assert!(told.contains("aa.jpg") && told.contains("1 of 4 images could not be read"), "{told}");
+    assert!(told.contains("aa.jpg") && told.contains("2 of 6 images could not be read"), "{told}");
+    assert!(told.contains("phone.HEIC: HEIC images are not read; convert it"), "{told}");
+    assert!(out.join("in/b.png").is_file());
     assert!(out.join("b.png").is_file());
     assert!(json().iter().any(|seen| seen["image"] == "aa.jpg" && seen["error"].is_string()));
+    assert!(json().iter().any(|seen| seen["image"] == "in/b.jpg" && seen["objects"].is_array()));
 
     // Sources are never written over.
     let before = std::fs::read(images.join("b.jpg")).unwrap();
@@ -283,7 +291,7 @@ fn trained_weights_validate_and_predict() {
     assert_eq!(code, exit_code::BAD_SPEC);
     assert!(told.contains("is where the images are"), "{told}");
     assert_eq!(std::fs::read(images.join("b.jpg")).unwrap(), before);
-    assert_eq!(std::fs::read_dir(&images).unwrap().count(), 4);
+    assert_eq!(std::fs::read_dir(&images).unwrap().count(), 7);
 }
 
 #[test]

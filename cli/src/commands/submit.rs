@@ -1,10 +1,12 @@
 //! `yard submit`: jobs from a file.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 use trainyard_proto::pb;
+use trainyard_types::text;
 
 use crate::client::Client;
 use crate::commands::Context;
@@ -36,12 +38,13 @@ impl Submit {
     /// A wrong document, with every wrong field of all of them; the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let name = self.file.display().to_string();
-        let (name, text) = if name == "-" {
-            ("standard input".to_owned(), std::io::read_to_string(std::io::stdin()))
+        let (name, bytes) = if name == "-" {
+            ("standard input".to_owned(), read_stdin())
         } else {
-            (terminal::clean(&name), std::fs::read_to_string(&self.file))
+            (terminal::clean(&name), std::fs::read(&self.file))
         };
-        let text = text.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
+        let bytes = bytes.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
+        let text = text::decode(&bytes).map_err(|error| Failure::usage(error.in_file(&name)))?;
         let documents = spec::parse(&name, &text)?;
         let answers = submit_all(&context.client, &documents, self.dry_run).await;
         let answers = answers.map_err(|failure| by_document(failure, (&name, &text), &documents))?;
@@ -57,6 +60,12 @@ impl Submit {
         }
         print(context, &answers)
     }
+}
+
+fn read_stdin() -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Submits all documents, or none of them: the scheduler checks all before it queues any.

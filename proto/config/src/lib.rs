@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use config::{FileFormat, Source as _, Value, ValueKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use trainyard_types::text::{self, TextError};
 
 use flat::Layer;
 pub use print::{Effective, Setting};
@@ -51,7 +52,31 @@ pub enum LoadError {
         /// All keys, separated by commas.
         known: String,
     },
-    /// The file cannot be read, is no TOML, or a value has the wrong type.
+    /// The file cannot be read.
+    #[error("{} cannot be read: {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no text.
+    #[error("{}", source.in_file(file.display()))]
+    Text {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: TextError,
+    },
+    /// The file is no TOML.
+    #[error("{}: {source}", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: config::ConfigError,
+    },
+    /// A value has the wrong type.
     #[error("{0}")]
     Read(#[from] config::ConfigError),
     /// A value that the program cannot use.
@@ -141,8 +166,9 @@ impl Sources {
         let known: Vec<String> = defaults.0.iter().map(|(key, _)| key.clone()).collect();
         let mut builder = config::Config::builder().add_source(defaults);
         if let Some(path) = &self.file {
-            let file = config::File::from(path.as_path()).format(FileFormat::Toml);
-            let layer = Layer::from_tables(file.collect()?, &format!("file {}", path.display()));
+            let file = config::File::from_str(&read(path)?, FileFormat::Toml);
+            let tables = file.collect().map_err(|source| LoadError::Syntax { file: path.clone(), source })?;
+            let layer = Layer::from_tables(tables, &format!("file {}", path.display()));
             for (key, _) in &layer.0 {
                 check_known(key, key, &known, &format!("{}", path.display()))?;
             }
@@ -178,6 +204,14 @@ impl Sources {
         }
         Ok(layer)
     }
+}
+
+/// The text of a file.
+fn read(file: &Path) -> Result<String, LoadError> {
+    let bytes =
+        std::fs::read(file).map_err(|source| LoadError::Unreadable { file: file.to_owned(), source })?;
+    let text = text::decode(&bytes).map_err(|source| LoadError::Text { file: file.to_owned(), source })?;
+    Ok(text.into_owned())
 }
 
 /// Adds where the value came from, which errors of a type's own parser (a duration's, say) do not tell.

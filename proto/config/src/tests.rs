@@ -148,6 +148,28 @@ fn a_file_that_is_missing_or_broken_is_named() {
 }
 
 #[test]
+fn a_file_is_text_as_users_write_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    let load = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        sources()
+            .file(Some(&path))
+            .load::<Config>()
+            .map(|got| got.value.token)
+            .map_err(|error| error.to_string())
+    };
+    for end in ["\n", "\r\n", "\r"] {
+        let text = format!("\u{feff}# größe{end}token = 'a'{end}{end}[lease]{end}ttl = '90s'{end}");
+        assert_eq!(load(text.as_bytes()), Ok(Some("a".to_owned())), "{end:?}");
+    }
+    let wide: Vec<u8> = "\u{feff}token = 'a'\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(load(&wide).unwrap_err().ends_with("agent.toml: is UTF-16 text; save it as UTF-8"));
+    let error = load(b"# fine\r\ntoken = '\xE9'\r\n").unwrap_err();
+    assert!(error.contains("agent.toml:2: byte 10 of the line, 0xE9, is not UTF-8"), "{error}");
+}
+
+#[test]
 fn secrets_are_masked_and_what_is_printed_is_toml() {
     let got = sources()
         .flag("token", Some("s3cret"))

@@ -37,24 +37,6 @@ pub fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
     written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
-/// Text from a wire or a file, made harmless for a terminal: control characters become `\u{FFFD}`,
-/// but for line ends and tabs, which become blanks.
-pub fn clean(text: &str) -> String {
-    let replace = |character: char| match character {
-        '\n' | '\t' | '\r' => ' ',
-        // The bidirectional overrides reorder what a person reads.
-        '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
-        other if other.is_control() => char::REPLACEMENT_CHARACTER,
-        other => other,
-    };
-    text.chars().map(replace).collect::<String>().trim_end().to_owned()
-}
-
-/// [`clean`], line by line.
-pub fn clean_lines(text: &str) -> String {
-    text.lines().map(clean).collect::<Vec<_>>().join("\n")
-}
-
 /// Standard error for a log, which loses what cannot be written: a subscriber says of a write that failed
 /// that it did by `eprintln!`, and panics.
 #[derive(Debug, Clone, Copy, Default)]
@@ -74,12 +56,6 @@ impl Write for LogOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_strangers_text_loses_its_escapes() {
-        assert_eq!(clean("a\x1b[31mb\nc\t\u{202e}d\r\n"), "a\u{FFFD}[31mb c \u{FFFD}d");
-        assert_eq!(clean_lines("a\x1b\n  b\tc\n"), "a\u{FFFD}\n  b c");
-    }
 
     #[test]
     fn only_a_reader_that_is_gone_is_no_error() {

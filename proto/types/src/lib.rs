@@ -12,6 +12,7 @@ pub mod ids;
 pub mod job;
 pub mod model;
 pub mod report;
+pub mod text;
 pub mod time;
 pub mod train;
 pub mod trainer;

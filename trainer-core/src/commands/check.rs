@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use trainyard_console as console;
+use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::exit_code;
 
 use super::data_file;
@@ -35,7 +36,7 @@ impl Check {
             serde_json::to_string_pretty(&report).expect("a report has no map with odd keys") + "\n"
         } else {
             // Class and file names are a stranger's.
-            console::clean_lines(&report.to_string()) + "\n"
+            clean_lines(&report.to_string()) + "\n"
         };
         if let Err(error) = super::print(text) {
             console::note(format_args!("error: {error}"));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tch::Device;
 use trainyard_types::ModelScale;
+use trainyard_types::text::clean;
 
 use super::{LoadedModel, load_model};
 use crate::libtorch::build::build;
@@ -39,7 +40,7 @@ impl Info {
         } else if let Some(weights) = &self.weights {
             let loaded = load_model(weights, Device::Cpu)?;
             let LoadedModel { model, names, imgsz } = loaded;
-            let names = trainyard_console::clean(&names.join(", "));
+            let names = clean(&names.join(", "));
             self.text(model.plan()) + &format!("trained at {imgsz} pixels; classes: {names}\n")
         } else {
             self.text(&Plan::new(self.model.unwrap_or(ModelScale::N), self.nc.into()))

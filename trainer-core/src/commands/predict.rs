@@ -1,7 +1,6 @@
 //! `predict`: draws what weights see in images.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,9 @@ use clap::Args;
 use serde::Serialize;
 use trainyard_console as console;
 use trainyard_types::Violation;
+use trainyard_types::text::clean;
 
+use super::sources::{Source, Sources, is_video};
 use super::val::{check_imgsz, check_share};
 use super::{LoadedModel, device, load_model};
 use crate::data::letterbox::{Fit, Letterbox};
@@ -30,9 +31,9 @@ pub struct Predict {
     /// A weights file: safetensors, or PyTorch's .pt (read without running anything in it).
     #[arg(long, alias = "model", value_name = "FILE")]
     weights: PathBuf,
-    /// An image, or a folder of images.
-    #[arg(long, value_name = "PATH")]
-    source: PathBuf,
+    /// Images, folders of images, .txt lists of images, or patterns in quotes such as 'images/**/*.jpg'.
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    source: Vec<PathBuf>,
     /// Where the pictures go, under the images' names; not where the images are.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -59,7 +60,7 @@ pub struct Predict {
 /// An image in predictions.json.
 #[derive(Debug, Serialize)]
 struct Seen<'a> {
-    /// Its file's name.
+    /// Its file's name; of an image in a folder inside of the source, with that folder.
     image: String,
     #[serde(flatten)]
     outcome: Outcome<'a>,
@@ -96,30 +97,31 @@ impl Predict {
         libtorch::use_all_cores();
         check_share("conf", self.conf)?;
         check_share("iou", self.iou)?;
-        let paths = images(&self.source)?;
-        self.check_out()?;
+        let Sources { images, notes, .. } = Sources::find(&self.source, &self.out)?;
+        notes.iter().for_each(|note| console::note(clean(&format!("warning: {note}"))));
+        self.check_out(&images)?;
         let loaded = load_model(&self.weights, device(self.device.as_deref(), cuda)?)?;
         let imgsz = self.imgsz.unwrap_or(loaded.imgsz);
         check_imgsz(imgsz)?;
         fs::create_dir_all(&self.out).map_err(TrainError::io(&self.out))?;
         let config = NmsConfig { conf: self.conf, iou: self.iou, ..NmsConfig::predict() };
         let mut all = Vec::new();
-        for (path, name) in paths.iter().zip(names(&paths)) {
-            let outcome = match decode::read(path) {
+        for (source, name) in images.iter().zip(names(&images)) {
+            let path = &source.path;
+            let outcome = match read(path) {
                 Ok(mut image) => {
                     let found = libtorch::catch(|| see(&loaded, &image, imgsz, &config))?;
                     let (width, height) = (image.width, image.height);
-                    self.write((path, &name), &mut image, &found, &loaded.names)?;
+                    self.write((path.as_path(), name.as_path()), &mut image, &found, &loaded.names)?;
                     let objects = found.iter().map(|found| object(found, &loaded.names)).collect();
                     Outcome::Read { width, height, objects }
                 }
                 Err(error) => {
-                    console::note(console::clean(&format!("warning: {}: {error}", path.display())));
-                    Outcome::Unreadable { error: error.to_string() }
+                    console::note(clean(&format!("warning: {}: {error}", path.display())));
+                    Outcome::Unreadable { error }
                 }
             };
-            let image = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            all.push(Seen { image, outcome });
+            all.push(Seen { image: source.name.to_string_lossy().into_owned(), outcome });
         }
         if self.save_json {
             let target = self.out.join(PREDICTIONS);
@@ -134,14 +136,17 @@ impl Predict {
     }
 
     /// Refuses to write where the images are: a drawn one could take the place of its source.
-    fn check_out(&self) -> Result<(), TrainError> {
-        let folder = match self.source.parent() {
-            _ if self.source.is_dir() => self.source.as_path(),
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+    fn check_out(&self, images: &[Source]) -> Result<(), TrainError> {
+        let folder = |file: &Path| match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+            _ => PathBuf::from("."),
         };
-        let (Ok(folder), Ok(out)) = (folder.canonicalize(), self.out.canonicalize()) else { return Ok(()) };
-        if folder != out {
+        let existing = |folders: BTreeSet<PathBuf>| {
+            folders.into_iter().filter_map(|folder| folder.canonicalize().ok()).collect::<BTreeSet<PathBuf>>()
+        };
+        let from = existing(images.iter().map(|image| folder(&image.path)).collect());
+        let to = existing(images.iter().map(|image| folder(&self.out.join(&image.name))).collect());
+        if from.is_disjoint(&to) {
             return Ok(());
         }
         let text = format!("{} is where the images are; give another folder", self.out.display());
@@ -150,7 +155,7 @@ impl Predict {
 
     fn write(
         &self,
-        (path, stem): (&Path, &OsStr),
+        (path, stem): (&Path, &Path),
         image: &mut Image,
         found: &[Detection],
         names: &[String],
@@ -159,12 +164,15 @@ impl Predict {
             found.iter().map(|found| format!("{} {:.2}", name(names, found.class), found.score)).collect();
         // A line that cannot be printed takes no picture with it.
         let line = format!("{}: {} objects: {}", path.display(), found.len(), list.join(", "));
-        let _ = console::line(console::clean(&line));
+        let _ = console::line(clean(&line));
         let target = |ending: &str| {
-            let mut file = stem.to_owned();
+            let mut file = self.out.join(stem).into_os_string();
             file.push(ending);
-            self.out.join(file)
+            PathBuf::from(file)
         };
+        if let Some(folder) = target(".png").parent() {
+            fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+        }
         if self.save_txt {
             let text: String = found.iter().map(|found| label(found, image.width, image.height)).collect();
             let target = target(".txt");
@@ -191,18 +199,40 @@ fn object<'a>(found: &Detection, names: &'a [String]) -> Object<'a> {
     Object { class, name: name(names, class), confidence: score, xyxy }
 }
 
-/// What the files of each image are called, without their endings: as the image without its own, or with it
-/// where another image has the same name otherwise (`x.jpg` beside `x.png`).
-fn names(paths: &[PathBuf]) -> Vec<OsString> {
-    let full = |path: &PathBuf| path.file_name().unwrap_or_default().to_owned();
-    let stem = |path: &PathBuf| path.file_stem().unwrap_or_default().to_owned();
-    let taken: HashSet<OsString> = paths.iter().map(full).collect();
-    let mut counts: HashMap<OsString, usize> = HashMap::new();
-    for path in paths {
-        *counts.entry(stem(path)).or_default() += 1;
+/// What the files of each image are called in the folder of results, without their endings: as the image without its own,
+/// or with it where another image has the same name otherwise (`x.jpg` beside `x.png`). Images of one name from several
+/// sources are numbered.
+fn names(images: &[Source]) -> Vec<PathBuf> {
+    let stem = |image: &Source| image.name.with_file_name(image.name.file_stem().unwrap_or_default());
+    let full: HashSet<&PathBuf> = images.iter().map(|image| &image.name).collect();
+    let mut counts: HashMap<PathBuf, usize> = HashMap::new();
+    for image in images {
+        *counts.entry(stem(image)).or_default() += 1;
     }
-    let alone = |stem: &OsString| counts.get(stem) == Some(&1) && !taken.contains(stem);
-    paths.iter().map(|path| Some(stem(path)).filter(alone).unwrap_or_else(|| full(path))).collect()
+    let alone = |stem: &PathBuf| counts.get(stem) == Some(&1) && !full.contains(stem);
+    let mut taken = HashSet::new();
+    let numbered = |image: &Source| {
+        let wished = Some(stem(image)).filter(alone).unwrap_or_else(|| image.name.clone());
+        let number = |at: usize| {
+            let mut name = wished.clone().into_os_string();
+            name.push(if at == 1 { String::new() } else { format!("-{at}") });
+            PathBuf::from(name)
+        };
+        let free = (1..).map(number).find(|name| taken.insert(name.clone()));
+        free.expect("one of endless numbers is free")
+    };
+    images.iter().map(numbered).collect()
+}
+
+/// Decodes an image, or says why not.
+fn read(path: &Path) -> Result<Image, String> {
+    if let Some(kind) = decode::unsupported(path) {
+        return Err(format!("{kind} images are not read; convert it to JPEG or PNG"));
+    }
+    if is_video(path) {
+        return Err("is a video, and videos are not read; take images from it".to_owned());
+    }
+    decode::read(path).map_err(|error| error.to_string())
 }
 
 /// A line of a label file: class, centre, size, confidence, as shares of the image.
@@ -231,26 +261,6 @@ fn see(loaded: &LoadedModel, image: &Image, imgsz: usize, config: &NmsConfig) ->
     found.into_iter().map(back).collect()
 }
 
-fn images(source: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    if !source.is_dir() {
-        return Ok(vec![source.to_owned()]);
-    }
-    let entries = fs::read_dir(source).map_err(TrainError::io(source))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(TrainError::io(source))?.path();
-        if path.is_file() && decode::is_image_name(&path) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    if found.is_empty() {
-        let text = format!("{} has no images; give an image, or a folder of images", source.display());
-        return Err(TrainError::Spec(vec![Violation::new("source", text)]));
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,12 +268,15 @@ mod tests {
     #[test]
     fn no_two_images_have_files_of_the_same_name() {
         let found = |files: &[&str]| {
-            let paths: Vec<PathBuf> = files.iter().map(|file| Path::new("/d").join(file)).collect();
-            names(&paths).into_iter().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+            let source = |file: &&str| Source { path: Path::new("/d").join(file), name: PathBuf::from(file) };
+            let images: Vec<Source> = files.iter().map(source).collect();
+            names(&images).into_iter().map(|name| name.display().to_string()).collect::<Vec<_>>()
         };
         assert_eq!(found(&["a_jpg.rf.1.jpg", "a_jpg.rf.2.jpg", "b.png"]), ["a_jpg.rf.1", "a_jpg.rf.2", "b"]);
         assert_eq!(found(&["x.jpg", "x.png", "y.jpg"]), ["x.jpg", "x.png", "y"]);
         assert_eq!(found(&["a.jpg", "a.png", "a.jpg.png"]), ["a.jpg", "a.png", "a.jpg.png"]);
         assert_eq!(found(&["a.jpg", "a.jpg.png"]), ["a", "a.jpg.png"]);
+        assert_eq!(found(&["a.jpg", "in/a.jpg", "in/a.png"]), ["a", "in/a.jpg", "in/a.png"]);
+        assert_eq!(found(&["a.jpg", "b.jpg", "a.jpg"]), ["a.jpg", "b", "a.jpg-2"]);
     }
 }

@@ -10,6 +10,7 @@ use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use trainyard_console as console;
+use trainyard_types::text::{self, clean_lines};
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
 
@@ -127,7 +128,7 @@ impl Train {
                 exit_code::STOPPED
             }
             Err(error) => {
-                events.print(&console::clean_lines(&format!("error: {error}")));
+                events.print(&clean_lines(&format!("error: {error}")));
                 events.emit(TrainerEvent::Failed(error.failed()));
                 error.exit_code()
             }
@@ -182,8 +183,9 @@ fn amp() -> Result<Option<Precision>, TrainError> {
 
 fn read_spec(path: &Path) -> Result<Map<String, Value>, TrainError> {
     let wrong = |text| TrainError::Spec(vec![Violation::new("spec", text)]);
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| wrong(format!("{} cannot be read: {error}", path.display())))?;
+    let bytes =
+        std::fs::read(path).map_err(|error| wrong(format!("{} cannot be read: {error}", path.display())))?;
+    let text = text::decode(&bytes).map_err(|error| wrong(error.in_file(path.display())))?;
     serde_json::from_str(&text)
         .map_err(|error| wrong(format!("{} is not a JSON object: {error}", path.display())))
 }
@@ -193,4 +195,24 @@ pub fn first_free(parent: &Path, name: &str) -> PathBuf {
     let number = |at: u32| if at == 1 { name.to_owned() } else { format!("{name}{at}") };
     let free = (1..u32::MAX).map(|at| parent.join(number(at))).find(|path| !path.exists());
     free.unwrap_or_else(|| parent.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_text_as_users_write_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("spec.json");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            read_spec(&file).map(|fields| fields.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("\u{feff}{\r  \"epochs\": 3,\r  \"name\": \"é\"\r}\r".as_bytes()), Ok(2));
+        let wide: Vec<u8> = "{\"epochs\": 3}".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert!(read(&wide).unwrap_err().contains("spec.json: is UTF-16 text; save it as UTF-8"));
+        let error = read(b"{\r\n\"name\": \"\xE9\"}").unwrap_err();
+        assert!(error.contains("spec.json:2: byte 10 of the line, 0xE9, is not UTF-8"), "{error}");
+    }
 }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
+use trainyard_types::text::clean;
 
 use crate::data::dataset::Split;
-use crate::data::listing;
+use crate::data::listing::{self, Listing};
+use crate::data::remarks::{has_label_file, remarks, without_labels};
 use crate::data::scan::{self, ScanReport, Survey};
 use crate::data::yaml::DataYaml;
 
@@ -70,6 +72,7 @@ pub fn check(file: &Path, threads: usize) -> CheckReport {
         }
     };
     report.names.clone_from(&yaml.names);
+    report.warnings.extend(yaml.notes.iter().map(|note| format!("{}: {note}", file.display())));
     for (split, entries) in [(Split::Train, &yaml.train), (Split::Val, &yaml.val), (Split::Test, &yaml.test)]
     {
         if !entries.is_empty() {
@@ -81,32 +84,22 @@ pub fn check(file: &Path, threads: usize) -> CheckReport {
 
 fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize, report: &mut CheckReport) {
     let key = split.key();
-    let listed = match listing::list(yaml, key, entries) {
-        Ok(listed) => listed,
+    let Listing { images: listed, notes, .. } = match listing::list(yaml, key, entries) {
+        Ok(listing) => listing,
         // Trainings do not read the test split.
         Err(error) if split == Split::Test => return report.warnings.push(error.to_string()),
         Err(error) => return report.errors.push(error.to_string()),
     };
     let Survey { items, report: found, wrong_classes, wrong_unnamed, .. } =
-        scan::survey(&listed, yaml.names.len(), false, threads, MESSAGES);
+        scan::survey(&listed, &yaml.label_rules(false), threads, MESSAGES);
     report.errors.extend(wrong_classes.into_iter().map(|message| format!("{key}: {message}")));
     if wrong_unnamed > 0 {
         report.errors.push(format!("{key}: … and {wrong_unnamed} more such label files"));
     }
-    report.warnings.extend(found.warnings().into_iter().map(|message| format!("{key}: {message}")));
-    let nowhere = Vec::new();
-    for (count, what, files) in [
-        (found.duplicates, "label rows that repeat another; dropped", &found.files_with_duplicates),
-        (found.empty_boxes, "label rows whose box has no area; dropped", &found.files_with_empty_boxes),
-        (found.clipped, "label rows a little outside 0 to 1; clipped", &found.files_with_clipped),
-        (found.unlabelled, "images without a label file; taken as background", &nowhere),
-        (found.polygons, "polygons; the box around each is taken", &nowhere),
-    ] {
-        if count > 0 {
-            let files =
-                if files.is_empty() { String::new() } else { format!(", first in {}", files.join(", ")) };
-            report.warnings.push(format!("{key}: {count} {what}{files}"));
-        }
+    let warnings = found.warnings().into_iter().chain(notes).chain(remarks(yaml, split, &found));
+    report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
+    if split == Split::Train && !has_label_file(&listed, &found) {
+        report.errors.extend(without_labels(yaml, split, &found).map(|error| error.to_string()));
     }
     if items.is_empty() && split != Split::Test {
         let file = yaml.file.display();
@@ -141,13 +134,13 @@ impl fmt::Display for CheckReport {
                 writeln!(f, "  {range:>12} {images:>8} {bar}")?;
             }
             for (class, objects) in &found.classes {
-                let name = self.names.get(*class as usize).map_or("", String::as_str);
+                let name = clean(self.names.get(*class as usize).map_or("", String::as_str));
                 writeln!(f, "  class {class} {name}: {objects} objects")?;
             }
         }
         for (kind, messages) in [("error", &self.errors), ("warning", &self.warnings)] {
             for message in messages {
-                writeln!(f, "{kind}: {message}")?;
+                writeln!(f, "{kind}: {}", clean(message))?;
             }
         }
         let (errors, warnings) = (self.errors.len(), self.warnings.len());
@@ -188,8 +181,8 @@ mod tests {
             "train/003.txt:1: 9 is outside",
             "train: 1 label rows that repeat",
             "train: 1 label rows whose box",
-            "train: 1 images without a label file",
-            "train: 1 polygons",
+            "train: 1 of 3 images without a label file",
+            "train: 1 label rows are polygons",
             "val/001.jpg: is no readable image",
         ] {
             assert!(report.warnings.iter().any(|warning| warning.contains(expected)), "{expected}: {report}");
@@ -236,14 +229,34 @@ mod tests {
     }
 
     #[test]
+    fn a_data_set_without_labels_cannot_be_trained_on_and_no_name_steers_a_terminal() {
+        let data = TestData::new(2, 2);
+        std::fs::remove_dir_all(data.path("labels")).unwrap();
+        data.write("train/labels.json", b"{\"images\": []}");
+        data.write("data.yaml", b"train: images/train\nval: images/val\nnames: [\"a\\e[31m\", \"b\\nc\"]\n");
+        let report = check(&data.path("data.yaml"), 2);
+        let [error] = &report.errors[..] else { panic!("{report}") };
+        assert!(error.contains("none of the 2 images of `train` has a label file"), "{report}");
+        assert!(
+            report.warnings.iter().any(|text| text.starts_with("val: the validation images have no objects")),
+            "{report}"
+        );
+        data.write("labels/train/000.txt", b"0 .5 .5 .1 .1\n1 .5 .5 .1 .1\n");
+        let report = check(&data.path("data.yaml"), 2);
+        assert!(report.is_usable(), "{report}");
+        let text = report.to_string();
+        assert!(text.contains("  class 0 a\u{FFFD}[31m: 1 objects\n  class 1 b c: 1 objects\n"), "{text}");
+    }
+
+    #[test]
     fn as_many_wrong_label_files_as_there_may_be_are_counted_after_the_first() {
         let data = TestData::new(3, 1);
         for index in 0..3 {
             data.write(&format!("labels/train/{index:03}.txt"), b"9 .5 .5 .1 .1\n");
         }
         let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
-        let listed = listing::list(&yaml, "train", &yaml.train).unwrap();
-        let found = scan::survey(&listed, 2, false, 1, 2);
+        let listed = listing::list(&yaml, "train", &yaml.train).unwrap().images;
+        let found = scan::survey(&listed, &yaml.label_rules(false), 1, 2);
         assert_eq!((found.wrong_classes.len(), found.wrong_files, found.wrong_unnamed), (2, 3, 1));
     }
 

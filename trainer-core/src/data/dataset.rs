@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::data::items::Items;
 use crate::data::label_cache;
-use crate::data::listing::{self, Listed};
+use crate::data::labels::LabelRules;
+use crate::data::listing::{self, Listed, Listing};
+use crate::data::remarks::{has_label_file, remarks, without_labels};
 use crate::data::scan::{self, ScanReport};
 use crate::data::yaml::{DataYaml, YamlError};
 
@@ -56,6 +58,10 @@ pub struct Dataset {
     pub names: Vec<String>,
     /// What the preflight found.
     pub report: ScanReport,
+    /// What a person should know of what was taken for images and labels: one sentence each.
+    pub remarks: Vec<String>,
+    /// Whether any image has a label file, be it empty; not looked at but for training images.
+    has_label_file: bool,
 }
 
 /// Why a split cannot be used.
@@ -73,7 +79,9 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// An entry that exists, but is something else.
-    #[error("{file}: `{key}` names `{place}`, which is neither a folder nor a .txt list of images")]
+    #[error(
+        "{file}: `{key}` names `{place}`, which is neither a folder, nor an image, nor a .txt list of images"
+    )]
     NeitherFolderNorList {
         /// The data.yaml.
         file: PathBuf,
@@ -106,6 +114,21 @@ pub enum DataError {
         listed: usize,
         /// The first problem.
         first: String,
+    },
+    /// Every image would be background.
+    #[error(
+        "{file}: none of the {images} images of `{key}` has a label file; {searched}; put a \
+         label file there for each image, an empty one where there is nothing to see"
+    )]
+    NoLabels {
+        /// The data.yaml.
+        file: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// How many images there are.
+        images: usize,
+        /// Which file was looked for, in which folders, and what is there instead.
+        searched: String,
     },
     /// Class ids beyond `names`: training would learn nonsense, so this is not a warning.
     #[error(
@@ -160,24 +183,32 @@ impl Dataset {
             Split::Val => &yaml.val,
             Split::Test => &yaml.test,
         };
-        let mut listed = listing::list(yaml, key, entries)?;
+        let Listing { images: listed, notes, .. } = listing::list(yaml, key, entries)?;
         if listed.is_empty() {
             let entries = entries.join(", ");
             return Err(DataError::Empty { file: yaml.file.clone(), key, entries });
         }
-        listed.truncate(share(listed.len(), options.fraction));
-        let (items, report) = found(&listed, yaml.names.len(), options, cache)?;
+        let used = &listed[..share(listed.len(), options.fraction)];
+        let (items, report) = found(used, &yaml.label_rules(options.single_cls), options.threads, cache)?;
         if items.is_empty() {
             let first = report.messages.first().cloned().unwrap_or_default();
-            return Err(DataError::NothingUsable {
-                file: yaml.file.clone(),
-                key,
-                listed: listed.len(),
-                first,
-            });
+            return Err(DataError::NothingUsable { file: yaml.file.clone(), key, listed: used.len(), first });
         }
+        let has_label_file = split != Split::Train || has_label_file(&listed, &report);
+        let remarks = notes.into_iter().chain(remarks(yaml, split, &report)).collect();
         let names = if options.single_cls { vec!["object".to_owned()] } else { yaml.names.clone() };
-        Ok(Self { items, names, report })
+        Ok(Self { items, names, report, remarks, has_label_file })
+    }
+
+    /// Refuses training images of which not one has a label file: nobody means that.
+    ///
+    /// # Errors
+    /// Names the places where label files were looked for.
+    pub fn require_label_files(&self, yaml: &DataYaml) -> Result<(), DataError> {
+        if self.has_label_file {
+            return Ok(());
+        }
+        without_labels(yaml, Split::Train, &self.report).map_or(Ok(()), Err)
     }
 
     /// Usable images.
@@ -199,16 +230,15 @@ impl Dataset {
 /// What is known of the images, from the cache or by a scan.
 fn found(
     listed: &[Listed],
-    classes: usize,
-    options: &OpenOptions,
+    rules: &LabelRules,
+    threads: usize,
     cache: Option<&Path>,
 ) -> Result<(Items, ScanReport), DataError> {
-    let (single, threads) = (options.single_cls, options.threads);
-    let kept = cache.map(|directory| label_cache::find(directory, listed, classes, single, threads));
+    let kept = cache.map(|directory| label_cache::find(directory, listed, rules, threads));
     if let Some(known) = kept.as_ref().and_then(label_cache::read) {
         return Ok(known);
     }
-    let (items, report) = scan::scan(listed, classes, single, threads)?;
+    let (items, report) = scan::scan(listed, rules, threads)?;
     if let Some(kept) = kept {
         label_cache::write(&kept, &items, &report);
     }

@@ -2,15 +2,16 @@
 //! is named after the paths and stamps of all images and label files, so it cannot be stale; a damaged one is
 //! made again.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
+use std::{fs, io};
 
 use sha2::{Digest, Sha256};
 
 use crate::data::disk_cache::format::checksum;
 use crate::data::items::Items;
-use crate::data::labels::label_path;
+use crate::data::labels::LabelRules;
 use crate::data::listing::Listed;
 use crate::data::parts::by_parts;
 use crate::data::scan::ScanReport;
@@ -32,18 +33,15 @@ pub(crate) struct Known {
 }
 
 /// The file for what is `listed`.
-pub(crate) fn find(
-    directory: &Path,
-    listed: &[Listed],
-    classes: usize,
-    single_class: bool,
-    threads: usize,
-) -> Known {
+pub(crate) fn find(directory: &Path, listed: &[Listed], rules: &LabelRules, threads: usize) -> Known {
     let mut hash = Sha256::new();
     let mut is_settled = true;
     hash.update(MAGIC);
-    hash.update((classes as u64).to_le_bytes());
-    hash.update([u8::from(single_class)]);
+    let LabelRules { classes, single_class, keypoints } = *rules;
+    let [points, each] = keypoints.unwrap_or_default();
+    for number in [classes, usize::from(single_class), points, each] {
+        hash.update((number as u64).to_le_bytes());
+    }
     for (digest, settled) in by_parts(listed, threads, digest_of) {
         hash.update(digest);
         is_settled &= settled;
@@ -54,11 +52,19 @@ pub(crate) fn find(
 
 fn digest_of(listed: &[Listed]) -> (Vec<u8>, bool) {
     let (mut hash, mut is_settled) = (Sha256::new(), true);
+    let mut last = None;
     for image in listed {
+        // Where labels are looked for is told of, so it is a part of what is known.
+        if !last.replace(&image.labels).is_some_and(|last| Arc::ptr_eq(last, &image.labels)) {
+            hash.update(image.labels.folders()[0].as_os_str().as_encoded_bytes());
+        }
         let path = image.path.as_os_str().as_encoded_bytes();
         hash.update((path.len() as u64).to_le_bytes());
         hash.update(path);
-        for stamp in [Stamp::of(&image.path), Stamp::of(&label_path(&image.path))] {
+        let stamp = |path: &Path| Stamp::of(path).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+        let label = image.labels.find(&image.path, stamp).ok().flatten();
+        hash.update([label.as_ref().map_or(2, |label| u8::from(label.is_first))]);
+        for stamp in [Stamp::of(&image.path), label.map(|label| label.of)] {
             hash.update(stamp.map_or(0, Stamp::number).to_le_bytes());
             is_settled &= stamp.is_none_or(|stamp| stamp.settled().is_some());
         }
@@ -109,6 +115,8 @@ mod tests {
     use crate::data::test_data::{TestData, settle};
     use crate::data::yaml::DataYaml;
 
+    const RULES: LabelRules = LabelRules { classes: 2, single_class: false, keypoints: None };
+
     fn open(data: &TestData) -> Dataset {
         let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
         let options = OpenOptions { threads: 2, ..OpenOptions::default() };
@@ -155,9 +163,9 @@ mod tests {
     fn nothing_is_kept_of_files_that_could_change_again_unnoticed() {
         let data = TestData::new(2, 1);
         let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
-        let listed = crate::data::listing::list(&yaml, "train", &yaml.train).unwrap();
+        let listed = crate::data::listing::list(&yaml, "train", &yaml.train).unwrap().images;
         let plain = data.open(Split::Train);
-        let mut known = find(&data.path("cache"), &listed, 2, false, 1);
+        let mut known = find(&data.path("cache"), &listed, &RULES, 1);
         known.is_settled = false;
         write(&known, &plain.items, &plain.report);
         assert_eq!(read(&known), None);
@@ -170,9 +178,25 @@ mod tests {
     fn the_name_of_a_file_does_not_depend_on_the_number_of_threads() {
         let data = TestData::new(7, 1);
         let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
-        let listed = crate::data::listing::list(&yaml, "train", &yaml.train).unwrap();
-        let name = |threads| find(&data.path("cache"), &listed, 2, false, threads).file;
+        let listed = crate::data::listing::list(&yaml, "train", &yaml.train).unwrap().images;
+        let name = |threads| find(&data.path("cache"), &listed, &RULES, threads).file;
         assert_eq!([name(2), name(5)], [name(1), name(1)]);
+    }
+
+    #[test]
+    fn labels_that_appear_in_a_better_place_and_rows_that_mean_something_else_are_read_again() {
+        let data = TestData::new(2, 1);
+        std::fs::rename(data.path("labels/train/001.txt"), data.path("images/train/001.txt")).unwrap();
+        settle(&data.path("images/train/001.txt"));
+        assert_eq!(open(&data).items.labels(1).len(), 1);
+        assert_eq!(open(&data), data.try_open(Split::Train).unwrap());
+        data.write("labels/train/001.txt", b"0 .5 .5 .1 .1\n1 .5 .5 .3 .3\n");
+        assert_eq!(open(&data).items.labels(1).len(), 2);
+        data.write("labels/train/001.txt", b"0 .5 .5 .1 .1 .0 .0 .9 .9\n");
+        settle(&data.path("labels/train/001.txt"));
+        assert_eq!(open(&data).items.labels(1)[0].cxcywh[2], 0.9);
+        data.write("data.yaml", b"train: images/train\nval: images/val\nnames: [a, b]\nkpt_shape: [2, 2]\n");
+        assert_eq!(open(&data).items.labels(1)[0].cxcywh[2], 0.1);
     }
 
     #[test]

@@ -1,9 +1,5 @@
 //! Reads the label files of a YOLO data set: `class cx cy w h` a line, as shares of the image.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-
 /// Bad rows of a file that are told one by one; the others are counted.
 const ROWS: usize = 20;
 
@@ -14,6 +10,18 @@ pub struct Label {
     pub class: u32,
     /// Centre and size as shares of the image's width and height, `[cx, cy, w, h]`, each in `[0, 1]`.
     pub cxcywh: [f32; 4],
+}
+
+/// What rows of label files may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelRules {
+    /// Class ids are below this.
+    pub classes: usize,
+    /// Every class is 0, whatever the file says.
+    pub single_class: bool,
+    /// Points of each object and numbers of each point, where rows are class, box and points: `kpt_shape` of the
+    /// data.yaml.
+    pub keypoints: Option<[usize; 2]>,
 }
 
 /// What a label file holds.
@@ -27,6 +35,10 @@ pub struct LabelFile {
     pub empty_boxes: usize,
     /// Polygons, of which the box around them was taken.
     pub polygons: usize,
+    /// Rows of four points (oriented boxes, mostly), of which the box around them was taken.
+    pub four_corners: usize,
+    /// Rows of a box and points, of which the box was taken.
+    pub keypoints: usize,
     /// Rows with a value a little outside 0 to 1, which was taken as 0 or 1.
     pub clipped: usize,
 }
@@ -73,7 +85,7 @@ pub enum LabelError {
         classes: usize,
     },
     /// Not a number.
-    #[error("`{word}` is not a number")]
+    #[error("`{word}` is not a number{}", advice(word))]
     Number {
         /// Where.
         line: usize,
@@ -81,12 +93,35 @@ pub enum LabelError {
         word: String,
     },
     /// Neither a box nor a polygon.
-    #[error("{columns} columns; expected `class cx cy w h`, or a class and 3 or more points")]
+    #[error("{columns} columns; expected `class cx cy w h`, or a class and 3 or more points{}", columns_advice(*columns))]
     Columns {
         /// Where.
         line: usize,
         /// How many there are.
         columns: usize,
+    },
+    /// Neither a box nor one with as many points as the data.yaml says.
+    #[error(
+        "{columns} columns; expected {} with `kpt_shape: [{points}, {each}]` (class, box, keypoints), or 5",
+        5 + points * each
+    )]
+    Keypoints {
+        /// Where.
+        line: usize,
+        /// How many there are.
+        columns: usize,
+        /// Keypoints of an object.
+        points: usize,
+        /// Numbers of a keypoint.
+        each: usize,
+    },
+    /// Columns that are not separated as they should be.
+    #[error("columns are separated by `{by}`; write blanks: `0 0.5 0.5 0.2 0.1`")]
+    Separator {
+        /// Where.
+        line: usize,
+        /// What is between them.
+        by: char,
     },
     /// A coordinate outside the image.
     #[error("{value} is outside 0 to 1; coordinates are shares of the image's size")]
@@ -113,52 +148,72 @@ impl LabelError {
             Self::Class { line, .. }
             | Self::Number { line, .. }
             | Self::Columns { line, .. }
+            | Self::Keypoints { line, .. }
+            | Self::Separator { line, .. }
             | Self::Coordinate { line, .. }
             | Self::ClassId { line, .. } => *line,
         }
     }
 }
 
-/// The label file of an image: the last `images` folder of its path becomes `labels`, the suffix `.txt`.
-/// Without such a folder the labels lie beside the images, as CVAT writes them.
-pub fn label_path(image: &Path) -> PathBuf {
-    const IMAGES: &[u8] = b"images";
-    let path = image.as_os_str().as_bytes();
-    let inside = path.windows(IMAGES.len() + 2).rposition(|part| part == b"/images/").map(|at| at + 1);
-    let mut moved = match inside.or_else(|| path.starts_with(b"images/").then_some(0)) {
-        None => image.to_path_buf(),
-        Some(at) => {
-            let moved = [&path[..at], b"labels", &path[at + IMAGES.len()..]].concat();
-            PathBuf::from(OsString::from_vec(moved))
-        }
-    };
-    moved.set_extension("txt");
-    moved
+/// What may be meant by a word that is no number.
+fn advice(word: &str) -> String {
+    let pointed = word.replace(',', ".");
+    if word.ends_with([',', ';']) {
+        "; write only blanks between columns".to_owned()
+    } else if pointed != word && pointed.parse::<f32>().is_ok() {
+        format!("; write a point: `{pointed}`")
+    } else {
+        String::new()
+    }
+}
+
+/// What may be meant by a number of columns that is neither a box's nor a polygon's.
+const fn columns_advice(columns: usize) -> &'static str {
+    match columns {
+        6 => "; a sixth is often a confidence, which labels do not have",
+        0..=6 => "",
+        _ => "; if these are keypoints, say so by `kpt_shape` in the data.yaml",
+    }
+}
+
+/// What a row was taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Box,
+    Polygon,
+    FourCorners,
+    Keypoints,
 }
 
 /// One row, as it is meant.
 struct Row {
     label: Label,
-    is_polygon: bool,
+    kind: Kind,
     is_clipped: bool,
 }
 
-/// Parses the text of a label file. `single_class` makes every class 0, whatever the file says.
+/// Parses the text of a label file.
 ///
 /// # Errors
 /// When there are rows that cannot be used; no part of the file is used then.
-pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile, BadRows> {
+pub fn parse(text: &str, rules: &LabelRules) -> Result<LabelFile, BadRows> {
     let (mut file, mut bad) = (LabelFile::default(), BadRows::default());
     let mut words = Vec::new();
-    for (index, row) in without_bom(text).lines().enumerate() {
+    for (index, row) in text.lines().enumerate() {
         words.clear();
         words.extend(row.split_ascii_whitespace());
         if words.is_empty() {
             continue;
         }
-        match parse_row(&words, index + 1, classes, single_class) {
-            Ok(Row { label, is_polygon, is_clipped }) => {
-                file.polygons += usize::from(is_polygon);
+        match parse_row(&words, index + 1, rules) {
+            Ok(Row { label, kind, is_clipped }) => {
+                match kind {
+                    Kind::Box => {}
+                    Kind::Polygon => file.polygons += 1,
+                    Kind::FourCorners => file.four_corners += 1,
+                    Kind::Keypoints => file.keypoints += 1,
+                }
                 file.clipped += usize::from(is_clipped);
                 if label.cxcywh[2] <= 0.0 || label.cxcywh[3] <= 0.0 {
                     file.empty_boxes += 1;
@@ -174,11 +229,28 @@ pub fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile
     if bad.first.is_empty() { Ok(file) } else { Err(bad) }
 }
 
-fn parse_row(words: &[&str], line: usize, classes: usize, single_class: bool) -> Result<Row, LabelError> {
-    if words.len() != 5 && (words.len() < 7 || words.len().is_multiple_of(2)) {
-        return Err(LabelError::Columns { line, columns: words.len() });
+/// What a row of so many columns is. A data set with keypoints may have plain boxes, too, for objects whose points nobody
+/// marked; it has no polygons.
+fn kind_of(words: &[&str], line: usize, rules: &LabelRules) -> Result<Kind, LabelError> {
+    let columns = words.len();
+    match (columns, rules.keypoints) {
+        (5, _) => Ok(Kind::Box),
+        (1, _) if words[0].contains([',', ';']) => {
+            let by = if words[0].contains(';') { ';' } else { ',' };
+            Err(LabelError::Separator { line, by })
+        }
+        (_, Some([points, each])) if columns == 5 + points * each => Ok(Kind::Keypoints),
+        (_, Some([points, each])) => Err(LabelError::Keypoints { line, columns, points, each }),
+        (9, None) => Ok(Kind::FourCorners),
+        (7.., None) if !columns.is_multiple_of(2) => Ok(Kind::Polygon),
+        (_, None) => Err(LabelError::Columns { line, columns }),
     }
+}
+
+fn parse_row(words: &[&str], line: usize, rules: &LabelRules) -> Result<Row, LabelError> {
+    let kind = kind_of(words, line, rules)?;
     let class = parse_class(words[0], line)?;
+    let &LabelRules { classes, single_class, .. } = rules;
     if !single_class && class >= classes as u64 {
         return Err(LabelError::Class { line, class, classes });
     }
@@ -189,16 +261,21 @@ fn parse_row(words: &[&str], line: usize, classes: usize, single_class: bool) ->
         is_clipped |= !(0.0..=1.0).contains(&value);
         Ok(value.clamp(0.0, 1.0))
     };
-    let (cxcywh, is_polygon) = match words[1..] {
-        [cx, cy, w, h] => ([share(cx)?, share(cy)?, share(w)?, share(h)?], false),
-        ref points => (hull(&points.iter().map(|word| share(word)).collect::<Result<Vec<_>, _>>()?), true),
+    let cxcywh = match kind {
+        Kind::Box | Kind::Keypoints => {
+            // Keypoints are not learnt, so it does not matter where they are.
+            words[5..].iter().try_for_each(|word| parse_number(word, line).map(drop))?;
+            [share(words[1])?, share(words[2])?, share(words[3])?, share(words[4])?]
+        }
+        Kind::Polygon | Kind::FourCorners => {
+            hull(&words[1..].iter().map(|word| share(word)).collect::<Result<Vec<_>, _>>()?)
+        }
     };
-    Ok(Row { label: Label { class, cxcywh }, is_polygon, is_clipped })
+    Ok(Row { label: Label { class, cxcywh }, kind, is_clipped })
 }
 
-/// Some editors begin a file with a byte order mark.
-pub(crate) fn without_bom(text: &str) -> &str {
-    text.strip_prefix('\u{feff}').unwrap_or(text)
+fn parse_number(word: &str, line: usize) -> Result<f32, LabelError> {
+    word.parse().map_err(|_| LabelError::Number { line, word: word.to_owned() })
 }
 
 /// Class ids are whole numbers, but some tools write them as `3.0`.
@@ -215,7 +292,7 @@ fn parse_class(word: &str, line: usize) -> Result<u64, LabelError> {
 
 /// Rounding in labelling tools makes values slightly above 1; up to 1.01 they are as good as 1.
 fn parse_share(word: &str, line: usize) -> Result<f32, LabelError> {
-    let value: f32 = word.parse().map_err(|_| LabelError::Number { line, word: word.to_owned() })?;
+    let value = parse_number(word, line)?;
     // Not-a-number is outside, too.
     if !(-0.01..=1.01).contains(&value) {
         return Err(LabelError::Coordinate { line, value });
@@ -239,19 +316,38 @@ fn hull(points: &[f32]) -> [f32; 4] {
 mod tests {
     use super::*;
 
+    fn parse(text: &str, classes: usize, single_class: bool) -> Result<LabelFile, BadRows> {
+        super::parse(text, &LabelRules { classes, single_class, keypoints: None })
+    }
+
     #[test]
-    fn the_last_images_folder_becomes_labels() {
-        let path = |image: &str| label_path(Path::new(image)).display().to_string();
-        assert_eq!(path("/images/set/images/train/a.b.jpg"), "/images/set/labels/train/a.b.txt");
-        assert_eq!(path("/set/obj_train_data/a.png"), "/set/obj_train_data/a.txt");
-        assert_eq!(path("images/images.jpg"), "labels/images.txt");
-        assert_eq!(path("/images/images/images/a"), "/images/images/labels/a.txt");
-        assert_eq!(path("/old-images/images.d/a.jpg"), "/old-images/images.d/a.txt");
+    fn where_the_data_set_has_keypoints_rows_are_boxes_and_points_and_never_polygons() {
+        let parse = |text: &str, shape| {
+            super::parse(text, &LabelRules { classes: 2, single_class: false, keypoints: Some(shape) })
+        };
+        // As a polygon this would be all of the image.
+        let row = "1 0.5 0.5 0.2 0.1 0 0 1 0 1 1 0 2\n0 .1 .1 .1 .1\n";
+        let file = parse(row, [4, 2]).unwrap();
+        assert_eq!(file.labels[0], Label { class: 1, cxcywh: [0.5, 0.5, 0.2, 0.1] });
+        assert_eq!((file.labels.len(), file.keypoints, file.polygons, file.four_corners), (2, 1, 0, 0));
+        let error = |text: &str, shape| parse(text, shape).unwrap_err().first.remove(0).to_string();
+        assert_eq!(
+            error(row, [5, 3]),
+            "13 columns; expected 20 with `kpt_shape: [5, 3]` (class, box, keypoints), or 5"
+        );
+        assert_eq!(error("0 .5 .5 .1 .1 x .5", [1, 2]), "`x` is not a number");
+        assert_eq!(error("0 .1 .1 .2 .1 .2 .2", [4, 2]).split(';').next(), Some("7 columns"));
+    }
+
+    #[test]
+    fn a_row_of_four_points_is_told_apart_from_other_polygons() {
+        let file = parse("0 .1 .2 .3 .1 .4 .3 .2 .4\n0 .1 .1 .3 .1 .3 .5\n", 1, false).unwrap();
+        assert_eq!((file.four_corners, file.polygons), (1, 1));
     }
 
     #[test]
     fn boxes_polygons_and_blank_lines_are_read() {
-        let text = "\u{feff}1 0.5 0.5 0.2 0.1\n\n0 0.1 0.1 0.3 0.1 0.3 0.5\r\n1.0 1.005 0.5 0.1 0.1";
+        let text = "1 0.5 0.5 0.2 0.1\n\n0 0.1 0.1 0.3 0.1 0.3 0.5\r\n1.0 1.005 0.5 0.1 0.1";
         let file = parse(text, 2, false).unwrap();
         let close =
             |left: [f32; 4], right: [f32; 4]| left.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6);
@@ -281,6 +377,17 @@ mod tests {
         assert!(error("0 .5 x .2 .2").starts_with("line 1: `x` is not a number"));
         assert!(error("0 .5 .5 .2").starts_with("line 1: 4 columns"));
         assert!(error("0 .5 .5 .2 .2 .1").starts_with("line 1: 6 columns"));
+        assert!(
+            error("0 .5 .5 .2 .2 .1").ends_with("a sixth is often a confidence, which labels do not have")
+        );
+        assert!(error("0 .5 .5 .2 .2 .1 .1 .1").contains("if these are keypoints, say so by `kpt_shape`"));
+        assert!(error("0 0,5 0,5 0,2 0,2").ends_with("`0,5` is not a number; write a point: `0.5`"));
+        assert!(error("0,0.5,0.5,0.2,0.2").contains("columns are separated by `,`; write blanks"));
+        assert!(
+            error("0, 0.5, 0.5, 0.2, 0.2")
+                .ends_with("`0,` is not a number; write only blanks between columns")
+        );
+        assert!(error("0;0,5;0,5;0,2;0,2").contains("columns are separated by `;`; write blanks"));
         assert!(error("0 50 50 20 20").starts_with("line 1: 50 is outside 0 to 1"));
         assert!(error("0 .5 .5 NaN .2").contains("outside"));
         assert!(error("-1 .5 .5 .2 .2").contains("`-1` is not a whole number"));

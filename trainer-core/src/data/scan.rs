@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use trainyard_types::text;
 
 use crate::data::dataset::DataError;
 use crate::data::decode::{self, DecodeError};
 use crate::data::items::{Items, ItemsBuilder, Seen};
-use crate::data::labels::{self, BadRows, LabelError, LabelFile};
+use crate::data::label_places::LabelFileAt;
+use crate::data::labels::{self, BadRows, LabelError, LabelFile, LabelRules};
 use crate::data::listing::Listed;
 use crate::data::parts::by_parts;
 use crate::data::source;
@@ -22,6 +24,9 @@ const MESSAGES: usize = 20;
 
 /// Label files that are named for each thing that is dropped or changed in them.
 const FIRST_FILES: usize = 3;
+
+/// Folders of labels that are named.
+const FIRST_FOLDERS: usize = 5;
 
 /// The smallest side of a usable image, pixels.
 const SMALLEST_SIDE: usize = 10;
@@ -47,12 +52,22 @@ pub struct ScanReport {
     pub empty_boxes: usize,
     /// Label rows that are polygons; the box around each was taken.
     pub polygons: usize,
+    /// Label rows of four points, as of oriented boxes; the upright box around each was taken.
+    pub four_corners: usize,
+    /// Label rows of a box and keypoints; the box of each was taken.
+    pub keypoints: usize,
     /// Label rows with a value a little outside the image, which was taken as 0 or 1.
     pub clipped: usize,
     /// Label rows with a value far outside the image, whose images are left out.
     pub out_of_range: usize,
     /// Usable images without a label file.
     pub unlabelled: usize,
+    /// The first of them.
+    pub first_unlabelled: Vec<PathBuf>,
+    /// Folders in which its label file was looked for.
+    pub looked_for_labels: Vec<PathBuf>,
+    /// Usable images whose label file lies elsewhere than where it is mostly looked for, by folder.
+    pub labels_elsewhere: BTreeMap<PathBuf, usize>,
     /// How many usable images have how many objects.
     pub objects: BTreeMap<usize, usize>,
     /// Objects of each class.
@@ -108,13 +123,15 @@ impl ScanReport {
         }
     }
 
-    fn count(&mut self, image: &Path, labels: &LabelFile, labelled: bool) {
+    fn count(&mut self, image: &Listed, labels: &LabelFile, file: Option<&LabelFileAt<()>>) {
         let objects = labels.labels.len();
         self.images += 1;
         self.boxes += objects;
         self.background += usize::from(objects == 0);
         self.polygons += labels.polygons;
-        self.unlabelled += usize::from(!labelled);
+        self.four_corners += labels.four_corners;
+        self.keypoints += labels.keypoints;
+        let Some(file) = file else { return self.count_unlabelled(image) };
         for (found, count, files) in [
             (labels.duplicates, &mut self.duplicates, &mut self.files_with_duplicates),
             (labels.empty_boxes, &mut self.empty_boxes, &mut self.files_with_empty_boxes),
@@ -122,12 +139,29 @@ impl ScanReport {
         ] {
             *count += found;
             if found > 0 && files.len() < FIRST_FILES {
-                files.push(labels::label_path(image).display().to_string());
+                files.push(file.path.display().to_string());
             }
+        }
+        let folder = file.path.parent().filter(|_| !file.is_first).unwrap_or(Path::new(""));
+        if let Some(count) = self.labels_elsewhere.get_mut(folder) {
+            *count += 1;
+        } else if !file.is_first && self.labels_elsewhere.len() < FIRST_FOLDERS {
+            self.labels_elsewhere.insert(folder.to_path_buf(), 1);
         }
         *self.objects.entry(objects).or_default() += 1;
         for label in &labels.labels {
             *self.classes.entry(label.class).or_default() += 1;
+        }
+    }
+
+    fn count_unlabelled(&mut self, image: &Listed) {
+        *self.objects.entry(0).or_default() += 1;
+        self.unlabelled += 1;
+        if self.first_unlabelled.is_empty() {
+            self.looked_for_labels = image.labels.folders().to_vec();
+        }
+        if self.first_unlabelled.len() < FIRST_FILES {
+            self.first_unlabelled.push(image.path.clone());
         }
     }
 }
@@ -137,8 +171,8 @@ enum Finding {
     Usable {
         seen: Seen,
         labels: LabelFile,
-        /// Whether there is a label file.
-        labelled: bool,
+        /// The label file, if there is one.
+        file: Option<LabelFileAt<()>>,
     },
     Missing(String),
     Unsupported(String),
@@ -182,22 +216,15 @@ impl Survey {
 
 /// Reads headers and labels of all `listed` images on `threads` threads, and keeps about `most` warnings word for
 /// word.
-pub(crate) fn survey(
-    listed: &[Listed],
-    classes: usize,
-    single_class: bool,
-    threads: usize,
-    most: usize,
-) -> Survey {
+pub(crate) fn survey(listed: &[Listed], rules: &LabelRules, threads: usize, most: usize) -> Survey {
     let (mut survey, mut items) = (Survey::default(), ItemsBuilder::default());
-    let findings = by_parts(listed, threads, |part| {
-        part.iter().map(|image| look_at(image, classes, single_class)).collect::<Vec<_>>()
-    });
+    let findings =
+        by_parts(listed, threads, |part| part.iter().map(|image| look_at(image, rules)).collect::<Vec<_>>());
     for (image, finding) in listed.iter().zip(findings.into_iter().flatten()) {
         let report = &mut survey.report;
         match finding {
-            Finding::Usable { seen, labels, labelled } => {
-                report.count(&image.path, &labels, labelled);
+            Finding::Usable { seen, labels, file } => {
+                report.count(image, &labels, file.as_ref());
                 items.push(&image.path, seen, &labels.labels);
             }
             Finding::Missing(message) => {
@@ -222,12 +249,12 @@ pub(crate) fn survey(
 /// As [`survey`], for a training: wrong classes are an error.
 pub(crate) fn scan(
     listed: &[Listed],
-    classes: usize,
-    single_class: bool,
+    rules: &LabelRules,
     threads: usize,
 ) -> Result<(Items, ScanReport), DataError> {
+    let classes = rules.classes;
     let Survey { items, report, mut wrong_classes, wrong_files: files, .. } =
-        survey(listed, classes, single_class, threads, MESSAGES);
+        survey(listed, rules, threads, MESSAGES);
     if files == 0 {
         return Ok((items, report));
     }
@@ -235,7 +262,7 @@ pub(crate) fn scan(
     Err(DataError::WrongClasses { files, classes, examples: wrong_classes.join("; ") })
 }
 
-fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
+fn look_at(image: &Listed, rules: &LabelRules) -> Finding {
     let path = &image.path;
     let shown = path.display();
     if let Some(kind) = decode::unsupported(path) {
@@ -246,12 +273,7 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
     let seen = match decode::look(path) {
         Ok(seen) => seen,
         Err(DecodeError::Read(error)) if source::is_gone(&error) => {
-            return Finding::Missing(match &image.named_in {
-                Some((list, line)) => {
-                    format!("{}:{line}: image `{shown}` does not exist, left out", list.display())
-                }
-                None => format!("image `{shown}` is a link to nothing, left out"),
-            });
+            return Finding::Missing(image.missing());
         }
         Err(error) if error.is_unsupported() => {
             return Finding::Unsupported(format!("{shown}: {error}, image left out"));
@@ -264,18 +286,22 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
             "{shown}: is {width}x{height} pixels, less than {SMALLEST_SIDE} on a side, image left out"
         ));
     }
-    let label_file = labels::label_path(path);
-    let text = match read_text(&label_file) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            return Finding::Corrupt(format!("{}: {error}, image left out", label_file.display()));
+    let (bytes, file) = match image.labels.find(path, read_bytes) {
+        Ok(Some(LabelFileAt { of, path, is_first })) => (of, Some(LabelFileAt { of: (), path, is_first })),
+        Ok(None) => (Vec::new(), None),
+        Err((file, error)) => {
+            return Finding::Corrupt(format!("{}: {error}, image left out", file.display()));
         }
     };
-    match labels::parse(text.as_deref().unwrap_or_default(), classes, single_class) {
-        Ok(labels) => Finding::Usable { seen, labels, labelled: text.is_some() },
+    let shown = || file.as_ref().map_or(Path::new(""), |file| &file.path).display();
+    let text = match text::decode(&bytes) {
+        Ok(text) => text,
+        Err(error) => return Finding::Corrupt(format!("{}, image left out", error.in_file(shown()))),
+    };
+    match labels::parse(&text, rules) {
+        Ok(labels) => Finding::Usable { seen, labels, file },
         Err(rows) => {
-            let label_file = label_file.display();
+            let label_file = shown();
             let told = |error: &LabelError| format!("{label_file}:{}: {error}", error.line());
             let mut messages: Vec<String> = rows.first.iter().map(told).collect();
             if rows.more > 0 {
@@ -287,8 +313,8 @@ fn look_at(image: &Listed, classes: usize, single_class: bool) -> Finding {
 }
 
 /// As the standard library's, but without a question for the length: label files are short, and many.
-fn read_text(file: &Path) -> io::Result<String> {
+fn read_bytes(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(2048);
     File::open(file)?.take(u64::MAX).read_to_end(&mut bytes)?;
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(bytes)
 }

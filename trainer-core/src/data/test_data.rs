@@ -55,7 +55,9 @@ impl TestData {
 
     pub fn try_open(&self, split: Split) -> Result<Dataset, DataError> {
         let yaml = DataYaml::read(&self.path("data.yaml"))?;
-        Dataset::open(&yaml, split, &OpenOptions { threads: 3, ..OpenOptions::default() })
+        let dataset = Dataset::open(&yaml, split, &OpenOptions { threads: 3, ..OpenOptions::default() })?;
+        dataset.require_label_files(&yaml)?;
+        Ok(dataset)
     }
 
     pub fn open(&self, split: Split) -> Arc<Dataset> {

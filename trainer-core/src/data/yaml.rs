@@ -1,9 +1,16 @@
 //! Reads a data.yaml in its usual forms: Ultralytics', Roboflow's, CVAT's. Runs no `download:` script.
 
-use std::collections::BTreeMap;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use trainyard_types::text::{self, TextError};
+
+use crate::data::labels::LabelRules;
+use crate::data::patterns;
+use crate::data::spelling::{self, Spelling};
+use crate::data::yaml_values::{Count, Entries, KeypointShape, Names, Plain};
 
 /// A data set's description.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,28 +25,50 @@ pub struct DataYaml {
     pub val: Vec<String>,
     /// Folders or lists of test images; often empty.
     pub test: Vec<String>,
+    /// Keypoints of an object and numbers of each, where labels have them: `kpt_shape`.
+    pub keypoints: Option<[usize; 2]>,
+    /// What is odd, and was taken as it is probably meant: sentences without the file's name.
+    pub notes: Vec<String>,
     /// Where relative entries are looked for, in this order; at least one.
     roots: Vec<PathBuf>,
+    /// Where `train`, `val`, `valid` and `test` are, from 1.
+    lines: [Option<usize>; 4],
 }
 
 /// What is wrong with a data.yaml, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum YamlError {
     /// The file cannot be read.
-    #[error("data: cannot read `{file}`: {source}; give the path of the data set's data.yaml")]
+    #[error("data: cannot read `{}`: {source}{}", file.display(), read_advice(file, source))]
     Read {
         /// The file.
         file: PathBuf,
         /// Why.
         source: std::io::Error,
     },
-    /// It is no YAML, or a key holds what it cannot.
-    #[error("{file}: {source}")]
-    Parse {
+    /// It is no text.
+    #[error("{}", source.in_file(file.display()))]
+    Text {
         /// The file.
         file: PathBuf,
-        /// Why, with line and column.
+        /// Why.
+        source: TextError,
+    },
+    /// It is no YAML, or a key holds what it cannot.
+    #[error("{place}: {source}{advice}")]
+    Parse {
+        /// The file, and the line if the reason does not tell it.
+        place: Place,
+        /// Why, mostly with line and column.
         source: serde_norway::Error,
+        /// The way out, if the reason does not tell it.
+        advice: &'static str,
+    },
+    /// One file describes one data set.
+    #[error("{place}: a second document begins (`---`); a data.yaml has one: remove the others")]
+    Documents {
+        /// Where.
+        place: Place,
     },
     /// A key is absent.
     #[error("{file}: `{key}` is missing; add {example}")]
@@ -52,39 +81,55 @@ pub enum YamlError {
         example: &'static str,
     },
     /// `nc` and `names` disagree.
-    #[error("{file}: `nc` is {nc}, but `names` has {names} names; make them agree, or remove `nc`")]
+    #[error("{place}: `nc` is {nc}, but `names` has {names} names; make them agree, or remove `nc`")]
     CountMismatch {
-        /// The file.
-        file: PathBuf,
+        /// Where `nc` is.
+        place: Place,
         /// The value of `nc`.
         nc: usize,
         /// Names given.
         names: usize,
     },
-    /// `names` as a map does not number its classes 0, 1, 2 …
-    #[error(
-        "{file}: `names` has {count} names but no class {missing}; number the classes from 0 without gaps"
-    )]
-    NamesGap {
-        /// The file.
-        file: PathBuf,
-        /// Names given.
-        count: usize,
-        /// The first id without a name.
-        missing: u32,
-    },
     /// A folder or list is nowhere.
-    #[error("{file}: `{key}: {entry}` was not found; tried {}; correct `{key}` or `path`", shown(tried))]
+    #[error("{place}: `{key}: {entry}` was not found; {searched}")]
     NotFound {
-        /// The file.
-        file: PathBuf,
+        /// Where the key is.
+        place: Place,
         /// Which key.
         key: &'static str,
         /// Its value.
         entry: String,
-        /// Every path that was looked at.
-        tried: Vec<PathBuf>,
+        /// Every path that was looked at, and the way out.
+        searched: String,
     },
+}
+
+/// A file, and a line of it where one is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// From 1.
+    pub line: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        self.line.map_or(Ok(()), |line| write!(f, ":{line}"))
+    }
+}
+
+/// The way out where a path does not lead to a file.
+fn read_advice(file: &Path, source: &std::io::Error) -> String {
+    let inside = file.join("data.yaml");
+    match source.kind() {
+        std::io::ErrorKind::IsADirectory if inside.is_file() => format!("; give `{}`", inside.display()),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory => {
+            "; give the path of the data set's data.yaml".to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 fn shown(paths: &[PathBuf]) -> String {
@@ -92,63 +137,81 @@ fn shown(paths: &[PathBuf]) -> String {
 }
 
 /// The file as written.
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct Written {
-    path: Option<String>,
-    train: Option<OneOrMany>,
-    val: Option<OneOrMany>,
+    path: Option<Plain>,
+    train: Option<Entries>,
+    val: Option<Entries>,
     /// Roboflow's and others' second name for `val`.
-    valid: Option<OneOrMany>,
-    test: Option<OneOrMany>,
-    nc: Option<usize>,
+    valid: Option<Entries>,
+    test: Option<Entries>,
+    nc: Option<Count>,
     names: Option<Names>,
+    kpt_shape: Option<KeypointShape>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a folder, a .txt file, or a list of these")]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl OneOrMany {
-    fn entries(written: Option<Self>) -> Vec<String> {
-        let entries = match written {
-            None => Vec::new(),
-            Some(Self::One(entry)) => vec![entry],
-            Some(Self::Many(entries)) => entries,
-        };
-        // `test: ` with nothing behind it means that there is none.
-        entries.into_iter().filter(|entry| !entry.trim().is_empty()).collect()
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected class names as a list, or as a map from class id to name")]
-enum Names {
-    List(Vec<Scalar>),
-    Map(BTreeMap<u32, Scalar>),
-}
-
-/// A class may be called `1` or `true`.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a class name")]
-enum Scalar {
-    Text(String),
-    Whole(i64),
-    Real(f64),
-    Truth(bool),
-}
-
-impl Scalar {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Whole(number) => number.to_string(),
-            Self::Real(number) => number.to_string(),
-            Self::Truth(truth) => truth.to_string(),
+impl Written {
+    fn read(file: &Path, text: &str) -> Result<Self, YamlError> {
+        let mut documents = serde_norway::Deserializer::from_str(text);
+        let Some(first) = documents.next() else { return Ok(Self::default()) };
+        let written = Option::<Self>::deserialize(first).map_err(|source| {
+            let line = repeated(text, &source);
+            let advice = if line.is_some() {
+                "; each key comes once: remove one"
+            } else {
+                parse_advice(text, &source)
+            };
+            YamlError::Parse { place: Place { file: file.to_path_buf(), line }, source, advice }
+        })?;
+        // A file may end with a line that begins another document, which nobody meant.
+        let others = documents.map(serde_norway::Value::deserialize);
+        if others.into_iter().any(|other| !matches!(other, Ok(serde_norway::Value::Null))) {
+            let line = second_document(text);
+            return Err(YamlError::Documents { place: Place { file: file.to_path_buf(), line } });
         }
+        Ok(written.unwrap_or_default())
     }
+}
+
+/// The way out of an error of YAML itself.
+fn parse_advice(text: &str, error: &serde_norway::Error) -> &'static str {
+    let line = error.location().and_then(|place| text.lines().nth(place.line() - 1)).unwrap_or_default();
+    let indent = line.len() - line.trim_start().len();
+    if line[..indent].contains('\t') {
+        "; the line begins with a tab, and YAML indents with blanks"
+    } else if line.contains('\\') && error.to_string().contains("escape") {
+        "; in double quotes a backslash begins an escape: write slashes"
+    } else {
+        ""
+    }
+}
+
+/// The line of a key that comes twice, from 1.
+fn repeated(text: &str, error: &serde_norway::Error) -> Option<usize> {
+    let message = error.to_string();
+    let key = message.strip_prefix("duplicate field `")?.strip_suffix('`')?;
+    let last = text.lines().enumerate().filter(|(_, line)| is_key(line, key)).last();
+    last.map(|(at, _)| at + 1)
+}
+
+/// The line on which a second document begins, from 1.
+fn second_document(text: &str) -> Option<usize> {
+    let is_mark = |line: &str| line == "---" || line.starts_with("--- ");
+    let is_content = |line: &str| !line.trim().is_empty() && !line.starts_with(['#', '%']) && !is_mark(line);
+    let first = text.lines().position(is_content)?;
+    let mark = text.lines().skip(first).position(is_mark)?;
+    Some(first + mark + 1)
+}
+
+/// Whether a line of the file's top has a key.
+fn is_key(line: &str, key: &str) -> bool {
+    let rest = line.trim_start_matches(['"', '\'']).strip_prefix(key);
+    rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
+}
+
+/// The line of a key of the file's top, from 1.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    text.lines().position(|line| is_key(line, key)).map(|at| at + 1)
 }
 
 impl DataYaml {
@@ -157,8 +220,10 @@ impl DataYaml {
     /// # Errors
     /// When the file cannot be read, is no YAML, or says something that cannot be meant.
     pub fn read(file: &Path) -> Result<Self, YamlError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| YamlError::Read { file: file.to_path_buf(), source })?;
+        let bytes =
+            std::fs::read(file).map_err(|source| YamlError::Read { file: file.to_path_buf(), source })?;
+        let text =
+            text::decode(&bytes).map_err(|source| YamlError::Text { file: file.to_path_buf(), source })?;
         Self::parse(file, &text)
     }
 
@@ -167,37 +232,40 @@ impl DataYaml {
     /// # Errors
     /// As [`DataYaml::read`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, YamlError> {
-        let written: Written = serde_norway::from_str(text)
-            .map_err(|source| YamlError::Parse { file: file.to_path_buf(), source })?;
+        let written = Written::read(file, text)?;
         let missing = |key, example| YamlError::Missing { file: file.to_path_buf(), key, example };
-        let names = match written.names {
-            Some(names) => class_names(file, names)?,
+        let place = |key| Place { file: file.to_path_buf(), line: line_of(text, key) };
+        let names = match (written.names, written.nc) {
+            (Some(Names(names)), _) => names,
             // Old files have only a count.
-            None => {
-                let nc = written.nc.ok_or_else(|| missing("names", "`names: [first, second]`"))?;
-                (0..nc).map(|class| format!("class{class}")).collect()
-            }
+            (None, Some(Count(nc))) => (0..nc).map(|class| format!("class{class}")).collect(),
+            (None, None) => return Err(missing("names", "`names: [first, second]`")),
         };
         if names.is_empty() {
             return Err(missing("names", "at least one class name"));
         }
-        if let Some(nc) = written.nc.filter(|nc| *nc != names.len()) {
-            return Err(YamlError::CountMismatch { file: file.to_path_buf(), nc, names: names.len() });
+        if let Some(Count(nc)) = written.nc.filter(|Count(nc)| *nc != names.len()) {
+            return Err(YamlError::CountMismatch { place: place("nc"), nc, names: names.len() });
         }
-        let train = OneOrMany::entries(written.train);
+        let Entries(train) = written.train.unwrap_or_default();
         if train.is_empty() {
             return Err(missing("train", "`train: images/train`"));
         }
-        let val = OneOrMany::entries(written.val.or(written.valid));
+        let Entries(val) = written.val.or(written.valid).unwrap_or_default();
         if val.is_empty() {
             return Err(missing("val", "`val: images/val`"));
         }
-        let test = OneOrMany::entries(written.test);
-        let roots = roots(file, written.path.as_deref());
-        Ok(Self { file: file.to_path_buf(), names, train, val, test, roots })
+        let Entries(test) = written.test.unwrap_or_default();
+        let keypoints = written.kpt_shape.map(|KeypointShape(shape)| shape);
+        let mut notes = twins(&names);
+        let path = written.path.map(|Plain(path)| path);
+        let roots = roots(file, path.as_deref(), &mut notes);
+        let lines = ["train", "val", "valid", "test"].map(|key| line_of(text, key));
+        Ok(Self { file: file.to_path_buf(), names, train, val, test, keypoints, notes, roots, lines })
     }
 
-    /// The first existing place of `entry`, a value of `key`.
+    /// The existing places of `entry`, a value of `key`: one, or all that a pattern (`*`, `?`, `[…]`, `**`) names. Also how
+    /// it differs from what was written.
     ///
     /// An absolute path is taken as it is. A relative one is looked for below `path`, then beside the
     /// data.yaml; one that begins with `../` is tried without that, too, because Roboflow's files mean
@@ -205,14 +273,38 @@ impl DataYaml {
     ///
     /// # Errors
     /// When it is nowhere; the error names every path tried.
-    pub fn resolve(&self, key: &'static str, entry: &str) -> Result<PathBuf, YamlError> {
-        let tried = self.candidates(entry);
-        tried.iter().find(|path| path.exists()).cloned().ok_or_else(|| YamlError::NotFound {
-            file: self.file.clone(),
-            key,
-            entry: entry.to_owned(),
-            tried,
-        })
+    pub fn resolve(&self, key: &'static str, entry: &str) -> Result<Vec<PathBuf>, YamlError> {
+        let tried = self.candidates(entry.trim());
+        if let Some((found, _)) = self.existing(entry.trim()) {
+            return Ok(vec![found]);
+        }
+        let matches = self.roots.iter().map(|root| patterns::matches(root, entry.trim()));
+        if let Some(found) = matches.into_iter().find(|found| !found.is_empty()) {
+            return Ok(found);
+        }
+        let advice = if patterns::is_pattern(entry.as_bytes()) {
+            Some("it is a pattern that nothing matches".to_owned())
+        } else {
+            spelling::windows_advice(entry.trim().as_bytes(), &self.roots)
+        };
+        let advice = advice.unwrap_or_else(|| format!("correct `{key}` or `path`"));
+        let searched = format!("tried {}; {advice}", shown(&tried));
+        Err(YamlError::NotFound { place: self.place(key), key, entry: entry.to_owned(), searched })
+    }
+
+    /// The first existing place of an entry, or of a line of a list, and how it was spelled there if otherwise.
+    pub(crate) fn existing(&self, entry: &str) -> Option<(PathBuf, Option<Spelling>)> {
+        let candidates = self.candidates(entry);
+        spelling::existing(&candidates)
+    }
+
+    fn place(&self, key: &str) -> Place {
+        let at = ["train", "val", "valid", "test"].iter().position(|known| *known == key);
+        let mut line = at.and_then(|at| self.lines[at]);
+        if key == "val" {
+            line = line.or(self.lines[2]);
+        }
+        Place { file: self.file.clone(), line }
     }
 
     /// The data set's own folder: `path`, or else the file's.
@@ -220,9 +312,23 @@ impl DataYaml {
         &self.roots[0]
     }
 
+    /// How the rows of its label files are read.
+    pub(crate) fn label_rules(&self, single_class: bool) -> LabelRules {
+        LabelRules { classes: self.names.len(), single_class, keypoints: self.keypoints }
+    }
+
+    /// The folders that entries and lines of lists are relative to.
+    pub(crate) fn roots(&self) -> &[PathBuf] {
+        &self.roots
+    }
+
+    /// The data set's folder that `place` lies in, if it does.
+    pub(crate) fn base(&self, place: &Path) -> Option<&Path> {
+        self.roots.iter().find(|root| place.starts_with(root)).map(PathBuf::as_path)
+    }
+
     /// Where an entry, or a line of a list, may be.
     pub(crate) fn candidates(&self, entry: &str) -> Vec<PathBuf> {
-        let entry = entry.trim();
         if Path::new(entry).is_absolute() {
             return vec![PathBuf::from(entry)];
         }
@@ -237,104 +343,47 @@ impl DataYaml {
     }
 }
 
-fn class_names(file: &Path, names: Names) -> Result<Vec<String>, YamlError> {
-    match names {
-        Names::List(names) => Ok(names.into_iter().map(Scalar::text).collect()),
-        Names::Map(names) => {
-            let count = names.len();
-            if let Some((missing, _)) = (0..).zip(names.keys()).find(|(expected, id)| expected != *id) {
-                return Err(YamlError::NamesGap { file: file.to_path_buf(), count, missing });
-            }
-            Ok(names.into_values().map(Scalar::text).collect())
-        }
-    }
+/// A sentence for each name that several classes have.
+fn twins(names: &[String]) -> Vec<String> {
+    let mut sorted: Vec<(&str, usize)> =
+        names.iter().zip(0..).map(|(name, id)| (name.as_str(), id)).collect();
+    sorted.sort_unstable();
+    let same = sorted.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() > 1);
+    let told = |same: &[(&str, usize)]| {
+        let ids = same.iter().map(|(_, id)| id.to_string()).collect::<Vec<_>>().join(", ");
+        format!("`names` calls classes {ids} `{}`; give each a name of its own", same[0].0)
+    };
+    same.take(TWINS).map(told).collect()
 }
 
+/// Sentences about equal names, at most.
+const TWINS: usize = 5;
+
 /// `path`, if given, then the file's own folder.
-fn roots(file: &Path, path: Option<&str>) -> Vec<PathBuf> {
+fn roots(file: &Path, path: Option<&str>, notes: &mut Vec<String>) -> Vec<PathBuf> {
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
         _ => PathBuf::from("."),
     };
     let mut roots = Vec::new();
     if let Some(path) = path.map(str::trim).filter(|path| !path.is_empty() && *path != ".") {
-        // An absolute `path` replaces the folder here.
-        roots.push(folder.join(path));
+        if let Some(what) = spelling::windows_root(path.as_bytes()) {
+            notes.push(format!(
+                "`path: {path}` is a Windows path ({what}), which this machine does not have; the data.yaml's own \
+                 folder is taken. Remove `path`, or write one of this machine"
+            ));
+        } else {
+            // An absolute `path` replaces the folder here.
+            roots.push(folder.join(path));
+            roots.extend(
+                spelling::with_slashes(path.as_bytes())
+                    .map(|path| folder.join(std::ffi::OsStr::from_bytes(&path))),
+            );
+        }
     }
     roots.push(folder);
     roots
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<DataYaml, YamlError> {
-        DataYaml::parse(Path::new("/data/set/data.yaml"), text)
-    }
-
-    fn message(text: &str) -> String {
-        parse(text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn names_may_be_a_list_or_a_map_and_nc_is_optional() {
-        let list = parse("train: a\nval: b\nnc: 2\nnames: [cat, 7]").unwrap();
-        let map = parse("train: a\nval: b\nnames:\n  0: cat\n  1: 7\ndownload: rm -rf /").unwrap();
-        assert_eq!(list.names, ["cat", "7"]);
-        assert_eq!(list.names, map.names);
-        assert_eq!(parse("train: a\nval: b\nnc: 2").unwrap().names, ["class0", "class1"]);
-    }
-
-    #[test]
-    fn splits_may_be_one_entry_or_several_and_test_may_be_empty() {
-        let yaml = parse("train: [a, lists/b.txt]\nvalid: c\ntest:\nnames: [x]").unwrap();
-        assert_eq!((yaml.train.len(), yaml.val.len(), yaml.test.len()), (2, 1, 0));
-    }
-
-    #[test]
-    fn relative_entries_are_looked_for_below_path_then_beside_the_file() {
-        let yaml = parse("path: sub\ntrain: ../train/images\nval: b\nnames: [x]").unwrap();
-        let tried: Vec<String> =
-            yaml.candidates(&yaml.train[0]).iter().map(|path| path.display().to_string()).collect();
-        assert_eq!(
-            tried,
-            [
-                "/data/set/sub/../train/images",
-                "/data/set/sub/train/images",
-                "/data/set/../train/images",
-                "/data/set/train/images"
-            ]
-        );
-        let yaml = parse("path: /elsewhere\ntrain: a\nval: /abs\nnames: [x]").unwrap();
-        assert_eq!(yaml.candidates("a"), [Path::new("/elsewhere/a"), Path::new("/data/set/a")]);
-        assert_eq!(yaml.candidates("/abs"), [Path::new("/abs")]);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_file_key_value_and_a_way_out() {
-        let file = "/data/set/data.yaml: ";
-        assert_eq!(
-            message("train: a\nval: b\nnc: 3\nnames: [x]"),
-            format!("{file}`nc` is 3, but `names` has 1 names; make them agree, or remove `nc`")
-        );
-        assert!(message("val: b\nnames: [x]").contains("`train` is missing; add `train: images/train`"));
-        assert!(message("train: a\nnames: [x]").contains("`val` is missing"));
-        assert!(message("train: a\nval: b").contains("`names` is missing"));
-        assert!(message("train: a\nval: b\nnames: []").contains("at least one class name"));
-        assert!(message("train: a\nval: b\nnames: {0: a, 2: b}").contains("no class 1; number"));
-        assert!(message("train: 3\nval: b\nnames: [x]").contains("expected a folder"));
-        assert!(message("train: [a\nval").contains(file));
-        let error = parse("path: gone\ntrain: a\nval: b\nnames: [x]").unwrap().resolve("val", "b");
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            format!(
-                "{file}`val: b` was not found; tried `/data/set/gone/b`, `/data/set/b`; \
-                 correct `val` or `path`"
-            )
-        );
-        assert!(
-            DataYaml::read(Path::new("/no/data.yaml")).unwrap_err().to_string().contains("`/no/data.yaml`")
-        );
-    }
-}
+mod tests;

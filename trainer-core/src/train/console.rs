@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 
 use tch::Device;
-use trainyard_console::clean;
 use trainyard_types::TrainSpec;
+use trainyard_types::text::clean;
 use trainyard_types::trainer::{Epoch, Started, Step};
 
 use super::setup::Setup;
@@ -191,7 +191,6 @@ fn validation_row(name: &str, width: usize, counts: [usize; 2], numbers: [f64; 4
 
 /// A validation as a table: all classes first, then each.
 pub fn table(metrics: &Metrics, names: &[String]) -> String {
-    // As a data.yaml has them: a name must not steer the terminal.
     let names: Vec<String> = names.iter().map(|name| clean(name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(22);
     let mut lines = vec![validation_header(width)];
@@ -221,6 +220,23 @@ mod tests {
         assert_eq!(row, "       7/50         0G     3.4000   120.0000     1.0000         34        320");
         assert_eq!(row.len(), HEADER.len() * 11);
         assert_eq!(validation_header(22).len(), validation_row("all", 22, [72, 945], [0.5; 4]).len());
+    }
+
+    #[test]
+    fn names_of_classes_steer_no_terminal() {
+        let class = crate::eval::ClassMetrics {
+            class: 0,
+            images: 1,
+            instances: 1,
+            precision: 0.5,
+            recall: 0.5,
+            f1: 0.5,
+            ap: [0.5; 10],
+        };
+        let metrics = Metrics { classes: vec![class], ..Metrics::default() };
+        let table = table(&metrics, &["red\x1b[31m\nrow".to_owned()]);
+        assert_eq!(table.lines().count(), 3, "{table}");
+        assert!(table.contains("red\u{FFFD}[31m row") && !table.contains('\x1b'), "{table}");
     }
 
     #[test]

@@ -123,6 +123,9 @@ impl Setup {
             return Err(TrainError::Spec(violations));
         }
         let yaml = DataYaml::read(&options.spec.data)?;
+        for note in &yaml.notes {
+            events.log(LogLevel::Warning, format!("{}: {note}", yaml.file.display()));
+        }
         let own = options.cache_dir.take_if(|directory| is_inside(directory, yaml.folder()));
         let known = cache_dir(&options);
         if let Some(own) = own {
@@ -143,6 +146,8 @@ impl Setup {
                 return Err(TrainError::Outside { data: spec.data.clone(), folder: folder.to_owned() });
             }
         }
+        // Not before it is sure that folders may be told of.
+        train.require_label_files(&yaml)?;
         if let Some(warning) = absent(&train) {
             events.log(LogLevel::Warning, warning);
         }
@@ -245,10 +250,9 @@ fn absent(train: &Dataset) -> Option<String> {
     let names =
         train.names.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(name, _)| format!("`{name}`"));
     let names: Vec<String> = names.collect();
-    if names.is_empty() {
+    // Of images without any object the remarks on the split tell.
+    if names.is_empty() || names.len() == seen.len() {
         None
-    } else if names.len() == seen.len() {
-        Some("the training images have no objects at all: the model can only learn to see nothing".to_owned())
     } else {
         let more =
             if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
@@ -312,6 +316,9 @@ pub fn open_split(
     for warning in dataset.report.warnings() {
         events.log(LogLevel::Warning, warning);
     }
+    for remark in &dataset.remarks {
+        events.log(LogLevel::Warning, format!("{}: {remark}", split.key()));
+    }
     Ok(dataset)
 }
 
@@ -346,29 +353,34 @@ pub fn default_cache(run_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use trainyard_types::ModelScale;
+    use trainyard_types::trainer::TrainerEvent;
 
     use super::*;
     use crate::data::test_data::TestData;
+
+    fn options(data: &TestData, run_dir: PathBuf, cache_dir: PathBuf) -> Options {
+        Options {
+            spec: TrainSpec { workers: 1, ..TrainSpec::new(ModelScale::N, data.path("data.yaml")) },
+            run_dir,
+            cache_dir: Some(cache_dir),
+            cache_limits: Limits::DEFAULT,
+            cache_ram_bytes: None,
+            device: Device::Cpu,
+            amp: None,
+            batch_size: None,
+            resume: false,
+            data_roots: Vec::new(),
+            measure: Measure::Auto,
+            control: None,
+        }
+    }
 
     #[test]
     fn nothing_is_cached_in_the_data_sets_own_folder() {
         let data = TestData::new(2, 1);
         let elsewhere = tempfile::tempdir().unwrap();
         let set_up = |cache_dir: PathBuf| {
-            let options = Options {
-                spec: TrainSpec { workers: 1, ..TrainSpec::new(ModelScale::N, data.path("data.yaml")) },
-                run_dir: elsewhere.path().join("run"),
-                cache_dir: Some(cache_dir),
-                cache_limits: Limits::DEFAULT,
-                cache_ram_bytes: None,
-                device: Device::Cpu,
-                amp: None,
-                batch_size: None,
-                resume: false,
-                data_roots: Vec::new(),
-                measure: Measure::Auto,
-                control: None,
-            };
+            let options = options(&data, elsewhere.path().join("run"), cache_dir);
             let mut events = Events::recording();
             let setup = Setup::new(options, &mut events).unwrap();
             (setup.options.cache_dir, format!("{:?}", events.recorded()))
@@ -379,5 +391,38 @@ mod tests {
         let (used, events) = set_up(elsewhere.path().join("cache"));
         assert_eq!(used, Some(elsewhere.path().join("cache")));
         assert!(!events.contains("data set's own"), "{events}");
+    }
+
+    #[test]
+    fn what_is_odd_in_a_data_set_is_told_once_as_warnings_also_when_it_is_known_from_before() {
+        let data = TestData::new(4, 2);
+        std::fs::remove_dir_all(data.path("labels/val")).unwrap();
+        std::fs::remove_file(data.path("labels/train/003.txt")).unwrap();
+        data.write("labels/train/001.txt", b"1 .1 .1 .2 .1 .2 .2 .1 .2\n");
+        data.write("data.yaml", b"path: C:\\set\ntrain: images/train\nval: images/val\nnames: [a, b]\n");
+        crate::data::test_data::settle(&data.path("labels/train/001.txt"));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let told = || {
+            let options = options(&data, elsewhere.path().join("run"), elsewhere.path().join("cache"));
+            let mut events = Events::recording();
+            Setup::new(options, &mut events).unwrap();
+            let warnings = events.recorded().iter().filter_map(|event| match event {
+                TrainerEvent::Log(log) if log.level == LogLevel::Warning => Some(log.message.clone()),
+                _ => None,
+            });
+            warnings.collect::<Vec<_>>()
+        };
+        let first = told();
+        for part in [
+            "`path: C:\\set` is a Windows path",
+            "train: 1 label rows have four corners",
+            "train: 1 of 4 images without a label file",
+            "val: 2 of 2 images without a label file",
+            "val: the validation images have no objects at all",
+        ] {
+            assert_eq!(first.iter().filter(|text| text.contains(part)).count(), 1, "{part}: {first:?}");
+        }
+        assert_eq!(first.len(), 5, "{first:?}");
+        assert_eq!(told(), first);
     }
 }

@@ -29,6 +29,7 @@ fn bitmaps(count: usize) -> TestData {
         let shade = u8::try_from(40 * index).unwrap();
         let picture = image::RgbImage::from_pixel(64, 64, image::Rgb([shade, 5, 9]));
         picture.save(data.path(&format!("images/train/{index:03}.bmp"))).unwrap();
+        data.write(&format!("labels/train/{index:03}.txt"), b"");
     }
     data
 }

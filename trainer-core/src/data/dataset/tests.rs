@@ -82,7 +82,7 @@ fn an_empty_split_and_one_without_a_usable_image_are_errors() {
     std::fs::remove_dir_all(data.path("images/train")).unwrap();
     assert!(error(&data).contains("`train: images/train` was not found; tried"));
     data.write("data.yaml", b"train: data.yaml\nval: images/val\nnames: [a]");
-    assert!(error(&data).contains("neither a folder nor a .txt list"));
+    assert!(error(&data).contains("neither a folder, nor an image, nor a .txt list"));
 }
 
 #[test]
@@ -124,4 +124,183 @@ fn the_scan_is_the_same_with_any_number_of_threads() {
     let one = open(1);
     assert_eq!(open(0), one);
     assert_eq!(open(5), one);
+}
+
+/// Moves a file of the data set.
+fn rename(data: &TestData, from: &str, to: &str) {
+    let to = data.path(to);
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::rename(data.path(from), to).unwrap();
+}
+
+#[test]
+fn labels_are_found_beside_the_images_although_a_folder_above_the_data_set_is_called_images() {
+    let data = TestData::new(4, 2);
+    for (split, index) in [("train", 0), ("train", 1), ("train", 2), ("train", 3), ("val", 0), ("val", 1)] {
+        for (kind, ending) in [("images", "jpg"), ("labels", "txt")] {
+            let from = format!("{kind}/{split}/{index:03}.{ending}");
+            rename(&data, &from, &format!("images/cells/{split}/{index:03}.{ending}"));
+        }
+    }
+    data.write("images/cells/data.yaml", b"train: train\nval: val\nnames: [a, b]\n");
+    let yaml = DataYaml::read(&data.path("images/cells/data.yaml")).unwrap();
+    let dataset = Dataset::open(&yaml, Split::Train, &OpenOptions::default()).unwrap();
+    assert_eq!((dataset.report.boxes, dataset.remarks), (4, vec![]));
+}
+
+#[test]
+fn half_of_the_labels_may_lie_in_one_place_and_half_in_another() {
+    let data = TestData::new(4, 1);
+    for index in [1, 3] {
+        rename(&data, &format!("labels/train/{index:03}.txt"), &format!("images/train/{index:03}.txt"));
+    }
+    let dataset = data.open(Split::Train);
+    assert_eq!((dataset.report.boxes, dataset.report.unlabelled), (4, 0));
+    let [remark] = &dataset.remarks[..] else { panic!("{:?}", dataset.remarks) };
+    assert!(remark.starts_with("2 images have their label files in `"), "{remark}");
+    assert!(remark.ends_with("images/train`; taken from there"), "{remark}");
+    // The first place wins where both have a file.
+    data.write("labels/train/001.txt", b"0 .5 .5 .1 .1\n1 .5 .5 .1 .1\n");
+    assert_eq!(data.open(Split::Train).report.boxes, 5);
+}
+
+#[test]
+fn folders_of_other_names_for_images_have_their_labels_beside_them() {
+    for (images, labels) in [("Images", "Labels"), ("JPEGImages", "labels"), ("img", "labels")] {
+        let data = TestData::new(2, 1);
+        std::fs::rename(data.path("images"), data.path(images)).unwrap();
+        std::fs::rename(data.path("labels"), data.path(labels)).unwrap();
+        let text = format!("train: {images}/train\nval: {images}/val\nnames: [a, b]\n");
+        data.write("data.yaml", text.as_bytes());
+        assert_eq!(data.open(Split::Train).report.boxes, 2, "{images}");
+    }
+}
+
+#[test]
+fn a_training_split_without_a_label_file_is_refused_with_where_was_looked_and_what_is_there() {
+    let data = TestData::new(3, 2);
+    std::fs::remove_dir_all(data.path("labels")).unwrap();
+    data.write("Annotations/000.xml", b"<annotation/>");
+    let message = error(&data);
+    let shown = |name: &str| format!("`{}`", data.path(name).display());
+    for part in [
+        "none of the 3 images of `train` has a label file; `000.txt` was looked for in ",
+        &shown("labels/train"),
+        &shown("images/train"),
+        &format!("there is {} with .xml files (Pascal VOC)", shown("Annotations")),
+        "an empty one where there is nothing to see",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    // Nobody validates by mistake for weeks: a warning is enough.
+    let val = data.open(Split::Val);
+    assert!(
+        val.remarks[0].starts_with("2 of 2 images without a label file; taken as background"),
+        "{:?}",
+        val.remarks
+    );
+    assert!(val.remarks[1].starts_with("the validation images have no objects at all"), "{:?}", val.remarks);
+    // One file, be it empty, shows that somebody has thought of labels.
+    data.write("labels/train/002.txt", b"");
+    assert_eq!(data.open(Split::Train).len(), 3);
+    // It need not be one of the images that are used.
+    let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
+    let options = OpenOptions { fraction: 0.3, ..OpenOptions::default() };
+    let dataset = Dataset::open(&yaml, Split::Train, &options).unwrap();
+    assert_eq!((dataset.len(), dataset.require_label_files(&yaml).is_ok()), (1, true));
+}
+
+#[test]
+fn rows_are_read_as_the_data_yaml_says_and_what_they_were_taken_for_is_said_once() {
+    let data = TestData::new(3, 1);
+    let rows = "0 .5 .5 .2 .2 .1 .1 .9 .9 0 1\n";
+    data.write("labels/train/000.txt", rows.as_bytes());
+    data.write("labels/train/001.txt", b"1 .1 .1 .2 .1 .2 .2 .1 .2\n");
+    let dataset = data.open(Split::Train);
+    assert_eq!((dataset.report.polygons, dataset.report.four_corners), (1, 1));
+    assert_eq!(
+        dataset.remarks,
+        [
+            "1 label rows are polygons; the box around each is taken",
+            "1 label rows have four corners (oriented boxes, or polygons); the upright box around each is taken"
+        ]
+    );
+    data.write("labels/train/001.txt", b"1 .1 .1 .2 .1\n");
+    data.write("data.yaml", b"train: images/train\nval: images/val\nnames: [a, b]\nkpt_shape: [3, 2]\n");
+    let dataset = data.open(Split::Train);
+    assert_eq!(dataset.items.labels(0)[0].cxcywh, [0.5, 0.5, 0.2, 0.2]);
+    assert_eq!(
+        dataset.remarks,
+        ["1 label rows with keypoints (`kpt_shape: [3, 2]`); the box of each is taken"]
+    );
+}
+
+#[test]
+fn label_files_of_any_line_end_are_read_alike_and_other_encodings_are_named() {
+    let data = TestData::new(5, 1);
+    let rows = "0 .5 .5 .2 .2\n1 .4 .4 .1 .1\n";
+    for (index, end) in ["\n", "\r", "\r\n"].into_iter().enumerate() {
+        let text = format!("\u{feff}{}", rows.replace('\n', end));
+        data.write(&format!("labels/train/{index:03}.txt"), text.as_bytes());
+    }
+    let wide: Vec<u8> = rows.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    data.write("labels/train/003.txt", &wide);
+    data.write("labels/train/004.txt", b"0 .5 .5 .2 .2\r0 .5 .5 .2 \xB12\r");
+    let dataset = data.open(Split::Train);
+    assert_eq!((dataset.len(), dataset.report.boxes, dataset.report.polygons), (3, 6, 0));
+    let warnings = dataset.report.warnings();
+    assert!(
+        warnings[0].ends_with("003.txt: is UTF-16 text; save it as UTF-8, image left out"),
+        "{warnings:?}"
+    );
+    assert!(warnings[1].contains("004.txt:2: byte 12 of the line, 0xB1, is not UTF-8"), "{warnings:?}");
+}
+
+#[test]
+fn lists_of_windows_and_of_other_letters_are_read_with_one_note() {
+    let data = TestData::new(3, 1);
+    for kind in [("images", "jpg"), ("labels", "txt")] {
+        let (folder, ending) = kind;
+        rename(&data, &format!("{folder}/train/002.{ending}"), &format!("{folder}/train/e\u{301}.{ending}"));
+    }
+    let list = "\u{feff}images\\train\\000.jpg\r.\\images\\train\\001.jpg\rimages/train/é.jpg\r\
+                D:\\lab\\images\\train\\000.jpg\r";
+    data.write("train.txt", list.as_bytes());
+    data.write("data.yaml", b"train: train.txt\nval: images/v*\nnames: [a, b]\n");
+    let dataset = data.open(Split::Train);
+    assert_eq!((dataset.len(), dataset.report.boxes, dataset.report.missing), (3, 3, 1));
+    let [slashes, letters] = &dataset.remarks[..] else { panic!("{:?}", dataset.remarks) };
+    assert!(
+        slashes.ends_with("train.txt:1: 2 lines have backslashes, which were taken as slashes"),
+        "{slashes}"
+    );
+    assert!(
+        letters.contains("train.txt:3: 1 lines name files whose names have the same letters"),
+        "{letters}"
+    );
+    let warnings = dataset.report.warnings();
+    assert!(
+        warnings[0].contains("train.txt:4: image `D:\\lab\\images\\train\\000.jpg` does not exist"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[0].ends_with("(a drive letter and backslashes); write `images/train/000.jpg`"),
+        "{warnings:?}"
+    );
+    assert_eq!(data.open(Split::Val).len(), 1, "an entry may be a pattern");
+}
+
+#[test]
+fn a_list_in_a_code_page_names_files_of_that_code_page_and_of_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let data = TestData::new(2, 1);
+    let latin1 = std::ffi::OsStr::from_bytes(b"images/train/Gr\xF6\xDFe.jpg");
+    std::fs::rename(data.path("images/train/000.jpg"), data.path("").join(latin1)).unwrap();
+    rename(&data, "images/train/001.jpg", "images/train/Öl.jpg");
+    rename(&data, "labels/train/000.txt", "labels/train/Größe.txt");
+    rename(&data, "labels/train/001.txt", "labels/train/Öl.txt");
+    data.write("train.txt", b"images/train/Gr\xF6\xDFe.jpg\nimages/train/\xD6l.jpg\n");
+    data.write("data.yaml", b"train: train.txt\nval: images/val\nnames: [a, b]\n");
+    let dataset = data.open(Split::Train);
+    assert_eq!((dataset.len(), dataset.report.boxes, dataset.report.unlabelled), (2, 2, 0));
 }

@@ -1,0 +1,103 @@
+//! Lists of images: a path a line, of which the names are bytes, as file systems have them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use trainyard_types::text;
+
+use crate::data::dataset::DataError;
+use crate::data::listing::Listing;
+use crate::data::spelling::{self, Spelling};
+use crate::data::yaml::{DataYaml, YamlError};
+
+/// A list, and where its lines lead.
+#[derive(Debug)]
+pub(crate) struct ImageList {
+    pub file: PathBuf,
+    /// Folders that its lines may be relative to.
+    pub bases: Vec<PathBuf>,
+}
+
+/// Whether a file is taken for a list by its name.
+pub(crate) fn is_list_name(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
+}
+
+/// Gives each line's number from 1, the file that it names, whether it is there or not, and how that is spelled if
+/// otherwise.
+///
+/// # Errors
+/// When the list cannot be read, or is no text.
+pub(crate) fn for_each(
+    list: &ImageList,
+    mut take: impl FnMut(u32, PathBuf, Option<Spelling>),
+) -> Result<(), DataError> {
+    let file = &list.file;
+    let bytes = std::fs::read(file).map_err(|source| DataError::List { place: file.clone(), source })?;
+    let wide = |source| YamlError::Text { file: file.clone(), source };
+    for (line, number) in text::byte_lines(&bytes).map_err(wide)?.zip(1..) {
+        let line = line.trim_ascii();
+        if !line.is_empty() {
+            let (path, spelling) = place(line, &list.bases);
+            take(number, path, spelling);
+        }
+    }
+    Ok(())
+}
+
+/// The file that a line names.
+fn place(line: &[u8], bases: &[PathBuf]) -> (PathBuf, Option<Spelling>) {
+    let path = Path::new(OsStr::from_bytes(line));
+    if path.is_absolute() {
+        // Whether it is there is seen later, when it is read.
+        let other = if line.is_ascii() { None } else { spelling::existing(&[path.to_path_buf()]) };
+        return other.unwrap_or_else(|| (path.to_path_buf(), None));
+    }
+    let mut candidates: Vec<PathBuf> = bases.iter().map(|base| base.join(path)).collect();
+    // CVAT writes `data/obj_train_data/…` for what lies beside the list; Roboflow's `../` means nothing.
+    if let Some(inner) = [b"data/".as_slice(), b"../"].iter().find_map(|start| line.strip_prefix(*start)) {
+        candidates.extend(bases.iter().map(|base| base.join(OsStr::from_bytes(inner))));
+    }
+    let is_windows = spelling::windows_root(line).is_some();
+    // A path of Windows is told as it was written.
+    let otherwise = || if is_windows { path.to_path_buf() } else { candidates[0].clone() };
+    spelling::existing(&candidates).unwrap_or_else(|| (otherwise(), None))
+}
+
+/// Appends the images of a data set's list.
+pub(crate) fn read(yaml: &DataYaml, file: &Path, listing: &mut Listing) -> Result<(), DataError> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let bases = [folder].into_iter().chain(yaml.roots().iter().map(PathBuf::as_path)).map(Path::to_path_buf);
+    let list = Arc::new(ImageList { file: file.to_path_buf(), bases: bases.collect() });
+    let mut spelled = Spelled::default();
+    for_each(&list, |number, path, spelling| {
+        spelled.count(number, spelling);
+        let base = |of: &Path| yaml.base(of).or_else(|| Some(folder).filter(|folder| of.starts_with(folder)));
+        listing.add(path, base, Some((Arc::clone(&list), number)));
+    })?;
+    listing.notes.extend(spelled.notes(file));
+    Ok(())
+}
+
+/// Lines that name files which are spelled otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct Spelled(BTreeMap<Spelling, (usize, u32)>);
+
+impl Spelled {
+    pub fn count(&mut self, line: u32, spelling: Option<Spelling>) {
+        if let Some(spelling) = spelling {
+            self.0.entry(spelling).or_insert((0, line)).0 += 1;
+        }
+    }
+
+    /// A sentence for each spelling.
+    pub fn notes(&self, file: &Path) -> Vec<String> {
+        let told = |(spelling, (count, first)): (&Spelling, &(usize, u32))| {
+            format!("{}:{first}: {count} lines {}", file.display(), spelling.told())
+        };
+        self.0.iter().map(told).collect()
+    }
+}

@@ -1,0 +1,105 @@
+//! What a person should know of a split that can be used: said by `check` and by `train` in the same words, once each.
+
+use std::path::Path;
+
+use crate::data::dataset::{DataError, Split};
+use crate::data::elsewhere::labels_elsewhere;
+use crate::data::listing::Listed;
+use crate::data::scan::ScanReport;
+use crate::data::yaml::DataYaml;
+
+/// Sentences about the label files of a split, without its name.
+pub(crate) fn remarks(yaml: &DataYaml, split: Split, found: &ScanReport) -> Vec<String> {
+    let mut remarks = rows(yaml, found);
+    if let Some(first) = found.first_unlabelled.first() {
+        let example = first.display();
+        let Nearby { looked, instead } = Nearby::of(yaml, first, found);
+        let (count, images) = (found.unlabelled, found.images);
+        remarks.push(format!(
+            "{count} of {images} images without a label file; taken as background, first `{example}`; looked in \
+             {looked}{instead}"
+        ));
+    }
+    for (folder, count) in &found.labels_elsewhere {
+        remarks.push(format!(
+            "{count} images have their label files in `{}`; taken from there",
+            folder.display()
+        ));
+    }
+    if found.boxes == 0 && found.images > 0 {
+        remarks.push(match split {
+            Split::Train => "the training images have no objects at all: the model can only learn to see nothing",
+            Split::Val => {
+                "the validation images have no objects at all: every mAP will be 0, and no epoch is better than another"
+            }
+            Split::Test => "the test images have no objects at all: every mAP will be 0",
+        }.to_owned());
+    }
+    remarks
+}
+
+/// What became of odd rows.
+fn rows(yaml: &DataYaml, found: &ScanReport) -> Vec<String> {
+    let nowhere = Vec::new();
+    let [points, each] = yaml.keypoints.unwrap_or_default();
+    let keypoints =
+        format!("label rows with keypoints (`kpt_shape: [{points}, {each}]`); the box of each is taken");
+    let kinds = [
+        (found.duplicates, "label rows that repeat another; dropped", &found.files_with_duplicates),
+        (found.empty_boxes, "label rows whose box has no area; dropped", &found.files_with_empty_boxes),
+        (found.clipped, "label rows a little outside 0 to 1; clipped", &found.files_with_clipped),
+        (found.keypoints, keypoints.as_str(), &nowhere),
+        (found.polygons, "label rows are polygons; the box around each is taken", &nowhere),
+        (
+            found.four_corners,
+            "label rows have four corners (oriented boxes, or polygons); the upright box around each is taken",
+            &nowhere,
+        ),
+    ];
+    let told = kinds.into_iter().filter(|(count, ..)| *count > 0).map(|(count, what, files)| {
+        let files = if files.is_empty() { String::new() } else { format!(", first in {}", files.join(", ")) };
+        format!("{count} {what}{files}")
+    });
+    told.collect()
+}
+
+/// Where label files were looked for, and what is there instead.
+struct Nearby {
+    looked: String,
+    /// Empty, or the end of a sentence.
+    instead: String,
+}
+
+impl Nearby {
+    fn of(yaml: &DataYaml, image: &Path, found: &ScanReport) -> Self {
+        let folder = image.parent().unwrap_or(Path::new(""));
+        let places = &found.looked_for_labels;
+        // The first is where they should be; of the others those that are there.
+        let shown = places.iter().enumerate().filter(|(at, place)| *at == 0 || place.is_dir());
+        let looked: Vec<String> = shown.map(|(_, place)| format!("`{}`", place.display())).collect();
+        let base = yaml.base(folder).unwrap_or(folder);
+        let elsewhere = labels_elsewhere(folder, base, places);
+        let instead = if elsewhere.is_empty() {
+            String::new()
+        } else {
+            format!("; there is {}, where labels are not looked for or cannot be read", elsewhere.join(", "))
+        };
+        Self { looked: looked.join(", "), instead }
+    }
+}
+
+/// Whether a split has a label file, be it empty. `listed` are all of its images, whether they are used or not.
+pub(crate) fn has_label_file(listed: &[Listed], found: &ScanReport) -> bool {
+    found.unlabelled < found.images || listed.iter().any(|image| image.labels.path(&image.path).is_some())
+}
+
+/// The error of a split without a single label file.
+pub(crate) fn without_labels(yaml: &DataYaml, split: Split, found: &ScanReport) -> Option<DataError> {
+    let first = found.first_unlabelled.first()?;
+    let Nearby { looked, instead } = Nearby::of(yaml, first, found);
+    let name = first.with_extension("txt");
+    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (file, key) = (yaml.file.clone(), split.key());
+    let searched = format!("`{name}` was looked for in {looked}{instead}");
+    Some(DataError::NoLabels { file, key, images: found.images, searched })
+}
