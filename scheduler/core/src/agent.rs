@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, AttemptId, EndReason, Ended, FitRecord, GpuTelemetry, JobId, Session, Slot, Time,
+    AgentId, AttemptId, EndReason, Ended, FitRecord, Fitness, GpuTelemetry, JobId, Session, Slot, Time,
 };
 
 use crate::availability::Closed;
@@ -44,6 +44,10 @@ pub(crate) struct Agent {
     /// Get no new attempts until then, or until the next session: their card failed, or the agent hands
     /// its jobs back.
     pub(crate) set_aside: BTreeMap<Slot, Time>,
+    /// Live attempts that hold no slot any more.
+    pub(crate) handing_in: BTreeSet<AttemptId>,
+    /// What it said of the paths that it lacks, as far as it was asked for them by an attempt.
+    pub(crate) said_of: BTreeMap<String, String>,
     /// Attempts that this session was told to end because their agent or card is wanted otherwise.
     pub(crate) told: BTreeSet<AttemptId>,
 }
@@ -110,6 +114,8 @@ impl Agent {
             lease_until: Some(lease_until),
             condition: Condition::default(),
             running: BTreeMap::new(),
+            handing_in: BTreeSet::new(),
+            said_of: BTreeMap::new(),
             set_aside: BTreeMap::new(),
             told: BTreeSet::new(),
         }
@@ -151,6 +157,12 @@ impl Agent {
         telemetry.binary_search_by(|reading| reading.uuid.cmp(gpu)).ok().map(|at| &telemetry[at])
     }
 
+    /// Its live attempts, those that hold no slot any more included.
+    fn live(&self) -> impl Iterator<Item = AttemptId> {
+        let running: BTreeSet<AttemptId> = self.running.values().copied().collect();
+        running.into_iter().chain(self.handing_in.iter().copied())
+    }
+
     /// Takes in what the agent says of itself now.
     fn note(&mut self, mut condition: Condition) {
         condition.telemetry.sort_by(|one, other| one.uuid.cmp(&other.uuid));
@@ -173,7 +185,9 @@ impl Agent {
             let readings = condition.telemetry.iter().filter(|reading| reading.unavailable.is_some());
             readings.map(|reading| &reading.uuid).collect()
         }
+        let cpus = |condition: &Condition| condition.fitness.cpu_unavailable.is_some();
         self.condition.unavailable.is_empty() != condition.unavailable.is_empty()
+            || cpus(&self.condition) != cpus(condition)
             || closed(&self.condition) != closed(condition)
     }
 }
@@ -194,6 +208,7 @@ impl Core {
         agent.session = Some(session);
         agent.newest_session = session;
         self.advertised.note(id, &agent.condition, &condition);
+        let fitness = (std::mem::take(&mut agent.condition.fitness), condition.fitness.clone());
         agent.condition = Condition::default();
         agent.note(condition);
         agent.told.clear();
@@ -202,8 +217,11 @@ impl Core {
         }
         let held_now: BTreeSet<AttemptId> = held.iter().copied().collect();
         let forgotten: Vec<AttemptId> =
-            agent.running.values().copied().filter(|attempt| !held_now.contains(attempt)).collect();
+            agent.live().filter(|attempt| !held_now.contains(attempt)).collect();
         out.touch_agent(id);
+        self.see(id, &fitness.0, &fitness.1, out);
+        // It may have other cards than before.
+        self.ask_again = true;
         self.renew_lease(now, id);
         for attempt in forgotten {
             self.lose_attempt(now, attempt, "the agent no longer holds it".to_owned(), out);
@@ -263,7 +281,10 @@ impl Core {
         }
         if let Some(agent) = self.agents.get_mut(&id) {
             self.advertised.note(id, &agent.condition, &condition);
+            let before = std::mem::take(&mut agent.condition.fitness);
+            let fitness = condition.fitness.clone();
             agent.note(condition);
+            self.see(id, &before, &fitness, out);
         }
         if moves_slots {
             self.offer_slots(id, out);
@@ -314,7 +335,7 @@ impl Core {
         self.lost.extend(agent.record.lost.map(|lost| (lost, id)));
         let session = agent.session;
         let silent = now.since(agent.last_seen).as_secs();
-        let attempts: Vec<AttemptId> = agent.running.values().copied().collect();
+        let attempts: Vec<AttemptId> = agent.live().collect();
         for attempt in attempts {
             let message = format!("nothing was heard of the agent for {silent} s");
             self.lose_attempt(now, attempt, message, out);
@@ -339,6 +360,8 @@ impl Core {
         let Some((_, id)) = self.lost.pop_first() else { return false };
         if let Some(agent) = self.agents.remove(&id) {
             self.advertised.note(id, &agent.condition, &Condition::default());
+            self.see(id, &agent.condition.fitness, &Fitness::default(), out);
+            self.ask_again = true;
             for (gpu, until) in agent.record.reserved {
                 self.reservations.remove(&(until, id, gpu));
             }

@@ -79,7 +79,7 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&id.job) else { return };
         let Some(attempt) = job.live_attempt_mut() else { return };
         attempt.last_sequence = sequence;
-        let placed = attempt.placed;
+        let (placed, agent) = (attempt.placed, attempt.agent);
         let limit_before = job.out_of_time_at();
         // Clocks differ: nothing happens before its attempt was placed, or in the future.
         let time = time.max(placed).min(now.max(placed));
@@ -87,7 +87,11 @@ impl Core {
         match body {
             ReportBody::Trainer(event) => {
                 let told = Told::of(&event, job);
+                let was_up = is_up(job);
                 on_trainer(job, time, id, event, out);
+                if !was_up && is_up(job) {
+                    self.seen.add(&job.spec.train.data.to_string_lossy(), agent);
+                }
                 let left = job.progress.as_ref().and_then(|progress| progress.eta);
                 self.ends.expect(id, left.map(|left| time + left));
                 self.move_time_limit(id.job, limit_before);
@@ -99,7 +103,7 @@ impl Core {
                 }
                 out.touch(id.job);
             }
-            ReportBody::SlotReleased(_) => {}
+            ReportBody::SlotReleased(released) => self.on_slot_released(now, time, id, released, out),
             ReportBody::CheckpointStored(checkpoint) => {
                 on_checkpoint(job, checkpoint);
                 out.touch(id.job);
@@ -108,6 +112,11 @@ impl Core {
             ReportBody::Ended(ended) => self.end_attempt(now, time, id, ended, out),
         }
     }
+}
+
+/// Whether the live attempt's trainer has come up.
+fn is_up(job: &JobRecord) -> bool {
+    job.live_attempt().is_some_and(|attempt| attempt.started.is_some())
 }
 
 fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEvent, out: &mut Changes) {

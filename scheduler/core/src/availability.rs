@@ -77,6 +77,9 @@ impl Agent {
                 return Some(Closed::Card(unavailable));
             }
         }
+        if let (Slot::Cpu(_), Some(unavailable)) = (slot, &self.condition.fitness.cpu_unavailable) {
+            return Some(Closed::Card(unavailable));
+        }
         self.set_aside.get(slot).map(|&until| Closed::SetAside(until))
     }
 

@@ -25,6 +25,7 @@ use crate::policy::{Plan, Policy, why_here};
 use crate::queue::Queue;
 use crate::record::{AgentRecord, AttemptRecord, EventBody, JobRecord};
 use crate::share::{self, UserRecord, Users};
+use crate::sight::{Seen, Sight};
 use crate::slots::{self, Slots};
 use crate::tally::Tally;
 
@@ -47,6 +48,12 @@ pub struct Core {
     pub(crate) index: Index,
     /// Index: jobs in state `Queued`.
     pub(crate) queue: Queue,
+    /// Index: which agents see which paths.
+    pub(crate) sight: Sight,
+    /// Index: where data sets could be read.
+    pub(crate) seen: Seen,
+    /// Agents see other things than when it was last asked whether any will run a job.
+    pub(crate) ask_again: bool,
     /// Index: slots of connected agents.
     pub(crate) slots: Slots,
     /// Index: when the leases of agents end; lost agents have none.
@@ -113,15 +120,18 @@ impl Core {
                 core.adopt_batch(&place.batch);
             }
             if job.state == JobState::Queued {
-                core.queue.insert(now, &job);
+                core.queue.insert(now, &job, &core.sight);
             }
             if let Some(attempt) = job.live_attempt() {
                 let resources = &job.spec.resources;
-                core.users.adopt(&job.user, now, resources.device, resources.gpus.max(1));
+                if attempt.holds_slots() {
+                    core.users.adopt(&job.user, now, resources.device, resources.gpus.max(1));
+                }
                 core.adopt_attempt(now, &job, attempt);
             }
             core.time_limits.extend(job.out_of_time_at().map(|time| (time, job.id)));
             core.index.insert(&job);
+            core.note_seen(&job);
             let id = job.id;
             core.jobs.insert(id, job);
             core.follow_runner(now, id);
@@ -159,6 +169,10 @@ impl Core {
             self.adopt(now, record);
         }
         if let Some(agent) = self.agents.get_mut(&attempt.agent) {
+            if !attempt.holds_slots() {
+                agent.handing_in.insert(attempt.id);
+                return;
+            }
             agent.running.extend(attempt.slots().map(|slot| (slot.clone(), attempt.id)));
             if let Some((kind, _)) = slots::of_inventory(&agent.record.inventory).remove(&attempt.slot) {
                 self.ends.begin(attempt.id, kind);
@@ -196,6 +210,7 @@ impl Core {
             Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }
+        self.fail_hopeless(now, &mut out);
         self.follow_queue();
         if out.replan {
             self.place(now, &mut out);
@@ -312,11 +327,12 @@ impl Core {
     /// What waits and could start, by the rules as they stand and without the policy `finish-time`.
     pub(crate) fn placements(&self, now: Time) -> Vec<Placement> {
         let is_fair = self.config.policy == Policy::Fair;
-        placement::place(&self.queue, &self.slots, is_fair, |user| {
+        let turn = |user: &str| {
             let limits = self.limits(user);
             let stakes = [DeviceKind::Gpu, DeviceKind::Cpu].map(|device| share::stake(device, limits));
             Turn { share: self.share(now, user), stakes, gpus_left: self.gpus_left(user) }
-        })
+        };
+        placement::place(&self.queue, &self.slots, is_fair, turn, |job, agent| self.has_read(job, agent))
     }
 
     /// Starts as many waiting jobs as there are slots for.
@@ -372,6 +388,7 @@ impl Core {
             last_sequence: 0,
             placed: now,
             started: None,
+            released: None,
             ended: None,
         });
         let reason = format!("placed on {device} of agent `{}`, which prepares it", agent.record.name);

@@ -4,6 +4,7 @@
 //! server and the simulator are two drivers of this one [`Core`].
 
 mod advertised;
+mod again;
 pub mod agent;
 mod attempt;
 pub mod availability;
@@ -13,6 +14,8 @@ pub mod config;
 pub mod core;
 mod estimate;
 pub mod event;
+mod fitness;
+mod handing_in;
 mod index;
 pub mod invariants;
 pub mod job;
@@ -30,6 +33,7 @@ mod retention;
 pub mod retry;
 pub mod setbacks;
 pub mod share;
+pub mod sight;
 pub mod slots;
 pub mod tally;
 pub mod waiting;
@@ -46,7 +50,7 @@ pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
-    Progress, Pulse, Setup, Standing, Submission,
+    Progress, Pulse, Released, Setup, Standing, Submission,
 };
 pub use crate::share::UserRecord;
 pub use crate::waiting::Waiting;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::{LogLevel, Phases};
 use trainyard_types::{
     AgentId, Artifact, AttemptId, BatchChosen, BatchId, Checkpoint, EndReason, GpuUuid, Inventory, JobId,
-    JobSpec, JobState, Slot, Time,
+    JobSpec, JobState, Slot, Time, Unfit,
 };
 
 use crate::batch::BatchPlace;
@@ -367,8 +367,22 @@ pub struct AttemptRecord {
     pub placed: Time,
     /// When its trainer started.
     pub started: Option<Time>,
+    /// When its trainer had ended and its slots were free, while what it left was still handed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Released>,
     /// When it ended, and how.
     pub ended: Option<AttemptEnd>,
+}
+
+/// An attempt that goes on without its slots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Since when.
+    pub time: Time,
+    /// What handing in waits for, for a person; empty while it goes on.
+    pub waits_for: String,
+    /// Whether it has trained to the end.
+    pub is_trained: bool,
 }
 
 /// What a run's speed is judged by; as its trainer said when it started.
@@ -393,6 +407,11 @@ pub struct Setup {
 }
 
 impl AttemptRecord {
+    /// Whether it has a trainer, as far as is known: it holds its slots and counts as its user's.
+    pub fn holds_slots(&self) -> bool {
+        self.ended.is_none() && self.released.is_none()
+    }
+
     /// All its slots.
     pub fn slots(&self) -> impl Iterator<Item = &Slot> {
         std::iter::once(&self.slot).chain(&self.others)
@@ -408,6 +427,12 @@ pub struct AttemptEnd {
     pub reason: EndReason,
     /// A sentence for a person.
     pub message: String,
+    /// What the machine lacked, if that was the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<Unfit>,
+    /// Whether it came before the trainer's first step, or within a minute of its start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub quick: bool,
 }
 
 /// How far a job has come.
@@ -440,6 +465,13 @@ pub struct Progress {
     /// Where the time goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
+}
+
+impl Progress {
+    /// Whether the newest attempt that came up has made a step.
+    pub(crate) fn has_stepped(&self) -> bool {
+        self.batches > 0 || self.images_per_second > 0.0
+    }
 }
 
 /// Something that those who watch a job are told.

@@ -6,6 +6,7 @@ mod agents;
 mod batches;
 mod fairness;
 mod finish_time;
+mod fitness;
 mod health;
 mod knowledge;
 mod limits;

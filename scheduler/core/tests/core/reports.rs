@@ -168,7 +168,7 @@ fn success_commits_the_artifacts_and_nothing_else_does() {
     {
         let mut world = running();
         let ended =
-            Ended { reason, message: "classes: 9 is out of range".into(), artifacts: artifacts.clone() };
+            Ended { reason, message: "classes: 9 is out of range".into(), artifacts: artifacts.clone(), unfit: None };
         world.report(attempt(1, 1), ReportBody::Ended(ended));
         assert_eq!((world.record(1).state, world.record(1).artifacts.len()), (state, kept));
     }

@@ -9,9 +9,9 @@ use trainyard_scheduler_core::{
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, DeviceKind, EndReason, Ended, Gpu, GpuTelemetry, GpuUuid, Inventory,
+    AgentId, Assignment, AttemptId, DataRoot, DeviceKind, EndReason, Ended, Fitness, Gpu, GpuTelemetry, GpuUuid, Inventory,
     JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec, Unavailable,
-    UnavailableCause,
+    UnavailableCause, Unfit, UnfitKind,
 };
 use uuid::Uuid;
 
@@ -90,7 +90,27 @@ pub fn started() -> ReportBody {
 }
 
 pub fn ended(reason: EndReason) -> ReportBody {
-    ReportBody::Ended(Ended { reason, message: "what the agent says".into(), artifacts: Vec::new() })
+    let message = "what the agent says".into();
+    ReportBody::Ended(Ended { reason, message, artifacts: Vec::new(), unfit: None })
+}
+
+/// The machine lacks something, a path or other.
+pub fn unfit(kind: UnfitKind, path: &str) -> ReportBody {
+    let message = if path.is_empty() { "the trainer is not there".into() } else { format!("{path} is not there") };
+    let unfit = Unfit { kind, path: path.into(), message: message.clone() };
+    let reason = EndReason::AgentUnfit;
+    ReportBody::Ended(Ended { reason, message, artifacts: Vec::new(), unfit: Some(unfit) })
+}
+
+/// What a machine says that has these roots, each with what is wrong with it, and lacks these paths.
+pub fn fitness(roots: &[(&str, &str)], missing: &[&str]) -> Condition {
+    let root = |(path, problem): &(&str, &str)| DataRoot { path: (*path).into(), problem: (*problem).into() };
+    let fitness = Fitness {
+        data_roots: Some(roots.iter().map(root).collect()),
+        missing_paths: missing.iter().map(|path| (*path).into()).collect(),
+        ..Fitness::default()
+    };
+    Condition { fitness, ..Condition::default() }
 }
 
 /// What is stored, with the store's own checks.
