@@ -343,7 +343,7 @@ fn gpus_tell_what_each_card_does_and_why() {
 #[test]
 fn orders_are_sent_as_written_and_told() {
     let server = Server::start(Script { agents: vec![lab()], ..Default::default() });
-    let cases: [(&[&str], &str, &str); 6] = [
+    let cases: [(&[&str], &str, &str); 7] = [
         (
             &["drain", "lab1"],
             "DrainAgentRequest { agent: \"lab1\", keep_running: false }",
@@ -368,7 +368,12 @@ fn orders_are_sent_as_written_and_told() {
         (
             &["agents", "clear", "lab1", "2"],
             "ClearGpuRequest { agent: \"lab1\", gpu: \"2\" }",
-            "lab1 tries GPU 2 again; `yard gpus` tells\n",
+            "lab1 tries GPU 2 again; `yard agents` and `yard gpus` tell\n",
+        ),
+        (
+            &["agents", "clear", "lab1"],
+            "ClearGpuRequest { agent: \"lab1\", gpu: \"\" }",
+            "lab1 tries all its slots again; `yard agents` and `yard gpus` tell\n",
         ),
     ];
     for (arguments, sent, told) in cases {
@@ -380,7 +385,7 @@ fn orders_are_sent_as_written_and_told() {
         assert_eq!(json["name"], "lab1");
     }
     for wrong in
-        [&["drain"][..], &["agents", "reserve", "lab1", "--for", "soon"], &["agents", "clear", "lab1"]]
+        [&["drain"][..], &["agents", "reserve", "lab1", "--for", "soon"], &["agents", "clear"]]
     {
         assert_eq!(code(&server.yard(wrong)), 2, "{wrong:?}");
     }

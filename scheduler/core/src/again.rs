@@ -50,6 +50,7 @@ impl Core {
         let held = attempt.holds_slots().then(|| attempt.slots().cloned().collect::<Vec<Slot>>());
         let quick = is_quick && retry::is_bad(reason, unfit.as_ref());
         attempt.ended = Some(AttemptEnd { time, reason, message: message.clone(), unfit: unfit.clone(), quick });
+        let lacked = unfit.clone();
         job.ran = ran_before.saturating_add(ran);
         job.out_of_time = limit.is_some();
         let verdict = retry::verdict(reason, cancelled, limit.is_some());
@@ -85,15 +86,17 @@ impl Core {
         if limit.is_none() {
             self.tally.attempt_ended(cause_of_end, self.agents.get(&agent), &slot);
         }
+        // A path that is not there says nothing of the slot.
+        let is_of_path = cause_of_end == EndReason::AgentUnfit && !retry::is_bad(cause_of_end, lacked.as_ref());
+        let cause_of_end = if is_of_path { EndReason::Preempted } else { cause_of_end };
         match held {
             Some(slots) => self.give_back(now, id, &slots, limit_before, cause_of_end, out),
             None => {
-                if let Some(agent) = self.agents.get_mut(&agent) {
-                    agent.handing_in.remove(&id);
-                }
+                self.change_handing_in(agent, out, |handing_in| handing_in.remove(&id));
                 self.unfollow_runner(id.job);
             }
         }
+        self.judge(now, id, out);
     }
 }
 

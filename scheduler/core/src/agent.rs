@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, AttemptId, EndReason, Ended, FitRecord, Fitness, GpuTelemetry, JobId, Session, Slot, Time,
+    AgentId, AttemptId, EndReason, Ended, FitRecord, Fitness, GpuTelemetry, GpuUuid, JobId, Session, Slot, Time,
 };
 
 use crate::availability::Closed;
 use crate::changes::Changes;
+use crate::clocks::Clock;
 use crate::core::Core;
 use crate::event::{Condition, Hello};
 use crate::output::{Command, Write};
@@ -48,6 +49,14 @@ pub(crate) struct Agent {
     pub(crate) handing_in: BTreeSet<AttemptId>,
     /// What it said of the paths that it lacks, as far as it was asked for them by an attempt.
     pub(crate) said_of: BTreeMap<String, String>,
+    /// Cards that another agent offered first, and which one.
+    pub(crate) doubled: BTreeMap<GpuUuid, (AgentId, String)>,
+    /// Of the process that is or was connected.
+    pub(crate) instance: String,
+    /// When another process was last refused that came with its id.
+    pub(crate) refused: Option<Time>,
+    /// How its clock differs.
+    pub(crate) clock: Clock,
     /// Attempts that this session was told to end because their agent or card is wanted otherwise.
     pub(crate) told: BTreeSet<AttemptId>,
 }
@@ -92,6 +101,11 @@ impl<'a> AgentView<'a> {
         self.agent.reading(gpu)
     }
 
+    /// By how many milliseconds its clock is ahead of the scheduler's; `None` while that is not known.
+    pub fn clock_offset_ms(&self) -> Option<i64> {
+        self.agent.clock.offset_ms()
+    }
+
     /// What its cards were seen to need.
     pub fn fit_records(&self) -> &'a [FitRecord] {
         &self.condition.fit_records
@@ -116,6 +130,10 @@ impl Agent {
             running: BTreeMap::new(),
             handing_in: BTreeSet::new(),
             said_of: BTreeMap::new(),
+            doubled: BTreeMap::new(),
+            instance: String::new(),
+            refused: None,
+            clock: Clock::default(),
             set_aside: BTreeMap::new(),
             told: BTreeSet::new(),
         }
@@ -131,6 +149,11 @@ impl Agent {
             running: &self.running,
             agent: self,
         }
+    }
+
+    /// When it was last heard of.
+    pub(crate) fn last_seen(&self) -> Time {
+        self.last_seen
     }
 
     pub(crate) fn state(&self) -> AgentState {
@@ -195,16 +218,23 @@ impl Agent {
 impl Core {
     /// An agent opened a session. It may be new, may be back, or may have crashed and forgotten.
     pub(crate) fn on_connected(&mut self, now: Time, session: Session, hello: Hello, out: &mut Changes) {
-        let Hello { agent: id, name, version, inventory, attempts: held, condition } = hello;
+        let Hello { agent: id, name, version, inventory, attempts: held, condition, instance } = hello;
         if self.agents.get(&id).is_some_and(|agent| agent.newest_session >= session) {
             return; // A newer connection overtook this one.
+        }
+        if let Some(refusal) = self.is_taken(now, id, &instance) {
+            return out.reply(Err(refusal));
         }
         self.withdraw_slots(id);
         let record = AgentRecord::new(id, name, version, inventory, now);
         let agent = self.agents.entry(id).or_insert_with(|| Agent::known(record.clone(), now));
         let (drain, lost) = (agent.record.drain, agent.record.lost);
         let reserved = std::mem::take(&mut agent.record.reserved);
-        agent.record = AgentRecord { drain, reserved, lost, ..record };
+        let shut = std::mem::take(&mut agent.record.shut);
+        agent.record = AgentRecord { drain, reserved, lost, shut, ..record };
+        agent.instance = instance;
+        agent.clock = Clock::default();
+        agent.clock.note(now, condition.fitness.clock);
         agent.session = Some(session);
         agent.newest_session = session;
         self.advertised.note(id, &agent.condition, &condition);
@@ -219,6 +249,8 @@ impl Core {
         let forgotten: Vec<AttemptId> =
             agent.live().filter(|attempt| !held_now.contains(attempt)).collect();
         out.touch_agent(id);
+        self.claim_gpus(id);
+        self.inherit(id, out);
         self.see(id, &fitness.0, &fitness.1, out);
         // It may have other cards than before.
         self.ask_again = true;
@@ -281,10 +313,15 @@ impl Core {
         }
         if let Some(agent) = self.agents.get_mut(&id) {
             self.advertised.note(id, &agent.condition, &condition);
+            agent.clock.note(now, condition.fitness.clock);
             let before = std::mem::take(&mut agent.condition.fitness);
-            let fitness = condition.fitness.clone();
+            let sees_other = before.data_roots != condition.fitness.data_roots
+                || before.missing_paths != condition.fitness.missing_paths;
+            let fitness = sees_other.then(|| condition.fitness.clone());
             agent.note(condition);
-            self.see(id, &before, &fitness, out);
+            if let Some(fitness) = fitness {
+                self.see(id, &before, &fitness, out);
+            }
         }
         if moves_slots {
             self.offer_slots(id, out);
@@ -303,6 +340,7 @@ impl Core {
         self.renew_lease(now, id);
         if was_lost {
             out.touch_agent(id);
+            self.claim_gpus(id);
             self.offer_slots(id, out);
         }
         true
@@ -333,6 +371,8 @@ impl Core {
             out.touch_agent(id);
         }
         self.lost.extend(agent.record.lost.map(|lost| (lost, id)));
+        let agent = self.give_gpus_up(id, out);
+        let Some(agent) = agent else { return };
         let session = agent.session;
         let silent = now.since(agent.last_seen).as_secs();
         let attempts: Vec<AttemptId> = agent.live().collect();
@@ -368,6 +408,12 @@ impl Core {
             for (slot, until) in agent.set_aside {
                 self.set_aside.remove(&(until, id, slot));
             }
+            for (slot, shut) in agent.record.shut {
+                if let Some(until) = shut.until {
+                    self.shut.remove(&(until, id, slot));
+                }
+            }
+            self.doubled.remove(&id);
             out.write(Write::ForgetAgent(id));
         }
         true
@@ -390,7 +436,7 @@ impl Core {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let was_told = agent.running.get(slot).is_some_and(|attempt| agent.told.remove(attempt));
         match reason {
-            EndReason::GpuFault => self.set_aside(now, id, slot, vec![slot.clone()], out),
+            EndReason::GpuFault | EndReason::AgentUnfit => self.set_aside(now, id, slot, vec![slot.clone()], out),
             // It goes away soon. If it does not, the report was an old one, from before it came back.
             EndReason::Drained if !was_told => {
                 let inventory =
@@ -407,7 +453,6 @@ impl Core {
             | EndReason::Drained
             | EndReason::Cancelled
             | EndReason::TimeLimit
-            | EndReason::AgentUnfit
             | EndReason::Stalled => {
                 let Some(agent) = self.agents.get_mut(&id) else { return };
                 agent.running.remove(slot);

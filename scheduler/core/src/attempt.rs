@@ -82,20 +82,25 @@ impl Core {
         let (placed, agent) = (attempt.placed, attempt.agent);
         let limit_before = job.out_of_time_at();
         // Clocks differ: nothing happens before its attempt was placed, or in the future.
+        let time = self.agents.get(&agent).map_or(time, |agent| agent.clock.corrected(time));
         let time = time.max(placed).min(now.max(placed));
         out.touch_pulse(id.job);
         match body {
             ReportBody::Trainer(event) => {
                 let told = Told::of(&event, job);
-                let was_up = is_up(job);
+                let (was_up, had_stepped) = (is_up(job), has_stepped(job));
                 on_trainer(job, time, id, event, out);
                 if !was_up && is_up(job) {
                     self.seen.add(&job.spec.train.data.to_string_lossy(), agent);
                 }
+                let is_first_step = !had_stepped && has_stepped(job);
                 let left = job.progress.as_ref().and_then(|progress| progress.eta);
                 self.ends.expect(id, left.map(|left| time + left));
                 self.move_time_limit(id.job, limit_before);
                 self.learn(now, id.job, told, out);
+                if is_first_step {
+                    self.judge(now, id, out);
+                }
             }
             ReportBody::BatchChosen(chosen) => {
                 if let Some(attempt) = job.live_attempt_mut() {
@@ -117,6 +122,11 @@ impl Core {
 /// Whether the live attempt's trainer has come up.
 fn is_up(job: &JobRecord) -> bool {
     job.live_attempt().is_some_and(|attempt| attempt.started.is_some())
+}
+
+/// Whether the live attempt has made a step.
+fn has_stepped(job: &JobRecord) -> bool {
+    is_up(job) && job.progress.as_ref().is_some_and(|progress| progress.has_stepped())
 }
 
 fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEvent, out: &mut Changes) {

@@ -23,6 +23,7 @@ use crate::output::{Command, Output};
 use crate::placement::{self, Placement, Turn};
 use crate::policy::{Plan, Policy, why_here};
 use crate::queue::Queue;
+use crate::quick_ends::QuickEnds;
 use crate::record::{AgentRecord, AttemptRecord, EventBody, JobRecord};
 use crate::share::{self, UserRecord, Users};
 use crate::sight::{Seen, Sight};
@@ -62,6 +63,14 @@ pub struct Core {
     pub(crate) lost: BTreeSet<(Time, AgentId)>,
     /// Index: when slots that were set aside are used again.
     pub(crate) set_aside: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: when slots on which jobs ended too soon are opened again.
+    pub(crate) shut: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: attempts that ended too soon.
+    pub(crate) quick_ends: QuickEnds,
+    /// Index: who offered a card first.
+    pub(crate) owners: BTreeMap<GpuUuid, AgentId>,
+    /// Index: agents with cards that another one offered first.
+    pub(crate) doubled: BTreeSet<AgentId>,
     /// Index: when reservations of cards end.
     pub(crate) reservations: BTreeSet<(Time, AgentId, GpuUuid)>,
     /// Index: when running jobs have used up their time.
@@ -104,8 +113,12 @@ impl Core {
     /// Goes on from what is stored. Every agent gets a fresh lease, and has no session yet.
     pub fn load(config: CoreConfig, now: Time, stored: Stored) -> Self {
         let mut core = Self::new(config);
-        for record in stored.agents {
+        let mut agents = stored.agents;
+        agents.sort_by_key(|record| record.connected);
+        for record in agents {
+            let id = record.id;
             core.adopt(now, record);
+            core.claim_gpus(id);
         }
         for record in stored.users {
             core.users.load(record);
@@ -132,6 +145,7 @@ impl Core {
             core.time_limits.extend(job.out_of_time_at().map(|time| (time, job.id)));
             core.index.insert(&job);
             core.note_seen(&job);
+            core.quick_ends.note(&job);
             let id = job.id;
             core.jobs.insert(id, job);
             core.follow_runner(now, id);
@@ -157,6 +171,8 @@ impl Core {
         self.leases.insert((lease_until, record.id));
         let reserved = record.reserved.iter().map(|(gpu, &until)| (until, record.id, gpu.clone()));
         self.reservations.extend(reserved);
+        let shut = record.shut.iter().filter_map(|(slot, shut)| Some((shut.until?, record.id, slot.clone())));
+        self.shut.extend(shut);
         self.agents.insert(record.id, Agent::known(record, lease_until));
     }
 
@@ -206,7 +222,7 @@ impl Core {
             Event::Resume { agent } => self.on_resume(agent, &mut out),
             Event::Reserve { agent, gpus, span } => self.on_reserve(now, agent, gpus, span, &mut out),
             Event::Release { agent, gpus } => self.on_release(agent, &gpus, &mut out),
-            Event::ClearGpu { agent, gpu } => self.on_clear_gpu(agent, gpu, &mut out),
+            Event::ClearGpu { agent, gpu } => self.on_clear_gpu(now, agent, gpu, &mut out),
             Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }
@@ -245,10 +261,12 @@ impl Core {
         let set_aside = self.set_aside.first().map(|&(time, ..)| time);
         let time_limit = self.time_limits.first().map(|&(time, _)| time);
         let reservation = self.reservations.first().map(|&(time, ..)| time);
+        let shut = self.shut.first().map(|&(time, ..)| time);
         let others = [
             self.next_agent_forgotten(),
             set_aside,
             reservation,
+            shut,
             time_limit,
             self.queue.next_due(),
             self.next_retirement(),
@@ -308,6 +326,7 @@ impl Core {
             self.on_set_aside_over(agent, &slot, out);
         }
         while self.end_reservation(now, out) {}
+        while self.open_due(now, out) {}
         while let Some(job) = self.queue.pop_due(now) {
             if let Some(job) = self.jobs.get(&job) {
                 self.queue.make_ready(job);

@@ -117,8 +117,15 @@ impl Core {
     /// Why nobody will ever run such a job, if every agent that could has said no.
     fn hopeless(&self, request: &Request) -> Option<String> {
         let paths = request.paths.as_ref()?;
+        let lacking = self.queue.lacking(request);
+        // Most often one of those that lack nothing ends it.
+        let mut others = self.agents.iter().filter(|(id, _)| !lacking.contains(id));
+        if others.any(|(_, agent)| agent.could_run(request)) {
+            return None;
+        }
         let mut named = Vec::new();
-        for agent in self.agents.values().filter(|agent| agent.could_run(request)) {
+        let lacking = lacking.iter().filter_map(|id| self.agents.get(id));
+        for agent in lacking.filter(|agent| agent.could_run(request)) {
             let (words, is_last) = agent.says_no(paths)?;
             if !is_last {
                 return None;

@@ -3,14 +3,19 @@
 //! Such an attempt goes on, since its results count only when all of them are in. It holds no slot, is not its
 //! user's share, and its time limit does not run.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use trainyard_types::trainer::LogLevel;
-use trainyard_types::{AttemptId, EndReason, Slot, SlotReleased, Time};
+use trainyard_types::{AgentId, AttemptId, EndReason, Slot, SlotReleased, Time};
 
 use crate::changes::Changes;
 use crate::core::Core;
 use crate::record::{AttemptRecord, EventBody, JobRecord, Released};
+
+/// Attempts whose results are not in, with which an agent takes no new ones: what it cannot hand in would pile up on
+/// its disk, and with a link that takes no uploads it would train the whole queue for nothing.
+pub const HANDING_IN_MAX: usize = 8;
 
 impl Core {
     /// A trainer has ended, or what handing in waits for is another thing now.
@@ -41,10 +46,29 @@ impl Core {
             out.touch(id.job);
         }
         if let Some(slots) = slots {
-            if let Some(agent) = self.agents.get_mut(&agent) {
-                agent.handing_in.insert(id);
-            }
+            self.change_handing_in(agent, out, |handing_in| handing_in.insert(id));
             self.give_back(now, id, &slots, limit_before, EndReason::Completed, out);
+        }
+    }
+
+    /// An agent has one more, or one less, whose results are not in; with many it takes no new ones.
+    pub(crate) fn change_handing_in(
+        &mut self,
+        id: AgentId,
+        out: &mut Changes,
+        change: impl FnOnce(&mut BTreeSet<AttemptId>) -> bool,
+    ) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        // Only around the limit anything is closed or opened by it.
+        let is_near = agent.handing_in.len() + 1 >= HANDING_IN_MAX;
+        if is_near {
+            self.withdraw_slots(id);
+        }
+        if let Some(agent) = self.agents.get_mut(&id) {
+            change(&mut agent.handing_in);
+        }
+        if is_near {
+            self.offer_slots(id, out);
         }
     }
 

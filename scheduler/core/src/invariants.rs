@@ -202,7 +202,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         return Err(Broken::Running(*stranger));
     }
     let (mut offered, mut leases, mut set_aside) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
-    let (mut reservations, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    let (mut reservations, mut lost, mut shut) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let limit = |job: &JobRecord| job.out_of_time_at().map(|time| (time, job.id));
     let time_limits: BTreeSet<(Time, JobId)> = core.jobs.values().filter_map(limit).collect();
     let mut sight = Sight::default();
@@ -226,6 +226,8 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         leases.extend(agent.lease_until.map(|until| (until, id)));
         let reserved = agent.record.reserved.iter();
         reservations.extend(reserved.map(|(gpu, &until)| (until, id, gpu.clone())));
+        let closed = agent.record.shut.iter();
+        shut.extend(closed.filter_map(|(slot, shut)| Some((shut.until?, id, slot.clone()))));
         set_aside.extend(agent.set_aside.iter().map(|(slot, &until)| (until, id, slot.clone())));
     }
     if offered != core.slots {
@@ -237,6 +239,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
     let agree = leases == core.leases
         && lost == core.lost
         && set_aside == core.set_aside
+        && shut == core.shut
         && reservations == core.reservations
         && time_limits == core.time_limits;
     if agree { Ok(()) } else { Err(Broken::Deadlines) }
@@ -260,7 +263,8 @@ mod tests {
         let inventory = Inventory { cpu_slots: 1, ..Inventory::default() };
         let (name, version) = (String::new(), String::new());
         let (attempts, condition) = Default::default();
-        let hello = Hello { agent: AGENT, name, version, inventory, attempts, condition };
+        let instance = String::new();
+        let hello = Hello { agent: AGENT, name, version, inventory, attempts, condition, instance };
         core.handle(Time(1), Event::AgentConnected { session: Session(1), hello });
         for job in [JOB, OTHER] {
             let spec = JobSpec {

@@ -10,8 +10,10 @@ mod attempt;
 pub mod availability;
 pub mod batch;
 mod changes;
+mod clocks;
 pub mod config;
 pub mod core;
+mod duplicates;
 mod estimate;
 pub mod event;
 mod fitness;
@@ -27,6 +29,7 @@ pub mod output;
 pub mod placement;
 pub mod policy;
 pub mod queue;
+mod quick_ends;
 pub mod ranked;
 pub mod record;
 mod retention;
@@ -50,7 +53,7 @@ pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
-    Progress, Pulse, Released, Setup, Standing, Submission,
+    Progress, Pulse, Released, Setup, Shut, Standing, Submission,
 };
 pub use crate::share::UserRecord;
 pub use crate::waiting::Waiting;

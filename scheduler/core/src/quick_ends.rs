@@ -136,7 +136,7 @@ impl Core {
             let Some(job) = self.jobs.get(&attempt.job).filter(|job| !is_convicted(job)) else { continue };
             let ended = job.attempts.get(attempt.number as usize - 1).and_then(|one| one.ended.as_ref());
             let since = agent.record.shut.get(slot).map_or(Time(0), |shut| shut.since);
-            if ended.is_none_or(|end| end.time < since) {
+            if ended.is_none_or(|end| end.time <= since) {
                 continue;
             }
             let case = cases.entry(slot.clone()).or_default();
@@ -163,42 +163,33 @@ impl Core {
         };
         let is_open = |slot: &Slot| agent.record.shut.get(slot).is_none_or(|shut| shut.until.is_none());
         let points: u32 = cases.values().map(|case| case.points).sum();
-        let guilty: Vec<Slot> =
-            cases.iter().filter(|(slot, case)| case.points >= enough(slot)).map(|(slot, _)| slot.clone()).collect();
-        let inventory = slots::of_inventory(&agent.record.inventory).into_keys();
-        let wanted: Vec<Slot> = if points >= ENOUGH && !self.does_well(now, Some(id), None) {
+        let here = |attempt: &AttemptRecord| attempt.agent == id;
+        let elsewhere = || self.does_well(now, |attempt| !here(attempt));
+        let wanted: Vec<Slot> = if points >= ENOUGH && !self.does_well(now, here) {
+            // Where nothing else does well, it may be the jobs, their data or the network.
+            if !elsewhere() {
+                return;
+            }
             let kinds: BTreeSet<DeviceKind> = cases.keys().map(kind_of).collect();
-            inventory.filter(|slot| kinds.contains(&kind_of(slot))).collect()
+            let inventory = slots::of_inventory(&agent.record.inventory).into_keys();
+            inventory.filter(|slot| kinds.contains(&kind_of(slot)) && is_open(slot)).collect()
         } else {
+            let guilty = cases.iter().filter(|(slot, case)| is_open(slot) && case.points >= enough(slot));
+            let guilty: Vec<Slot> = guilty.map(|(slot, _)| slot.clone()).collect();
+            let beside = || self.does_well(now, |attempt| here(attempt) && !guilty.contains(&attempt.slot));
+            if guilty.is_empty() || !(elsewhere() || beside()) {
+                return;
+            }
             guilty
         };
-        let wanted: Vec<Slot> = wanted.into_iter().filter(is_open).collect();
-        if wanted.is_empty() {
-            return;
-        }
-        // Where nothing else does well, it may be the jobs, their data or the network.
-        let is_alone = !self.does_well(now, None, Some(id)) && wanted.len() > cases.len().saturating_sub(1);
-        let beside = || self.does_well_beside(now, id, &wanted);
-        if is_alone && !beside() {
-            return;
-        }
         let jobs: BTreeSet<JobId> = cases.values().flat_map(|case| &case.jobs).copied().collect();
         let well: usize = cases.values().map(|case| case.well_elsewhere).sum();
         self.shut(now, id, wanted, jobs.len(), well, out);
     }
 
-    /// Whether an attempt does well, of late, on an agent or on all but one.
-    fn does_well(&self, now: Time, on: Option<AgentId>, but: Option<AgentId>) -> bool {
-        let is_there = |attempt: &AttemptRecord| {
-            on.is_none_or(|agent| agent == attempt.agent) && but.is_none_or(|agent| agent != attempt.agent)
-        };
+    /// Whether an attempt there does well, of late.
+    fn does_well(&self, now: Time, is_there: impl Fn(&AttemptRecord) -> bool) -> bool {
         self.of_late(now).any(|(job, attempt)| is_there(attempt) && did_well(job, attempt))
-    }
-
-    /// Whether an attempt does well on another slot of the agent.
-    fn does_well_beside(&self, now: Time, id: AgentId, slots: &[Slot]) -> bool {
-        let is_beside = |attempt: &AttemptRecord| attempt.agent == id && !slots.contains(&attempt.slot);
-        self.of_late(now).any(|(job, attempt)| is_beside(attempt) && did_well(job, attempt))
     }
 
     /// The newest attempts of jobs that run, and of those that ended last.

@@ -551,12 +551,47 @@ pub struct AgentRecord {
     /// Since when it is lost, as long as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Time>,
+    /// Slots on which jobs ended too soon.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "shut_slots")]
+    pub shut: BTreeMap<Slot, Shut>,
+}
+
+/// A slot that was closed because jobs ended there too soon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shut {
+    /// Closed until then; `None` when it is open again and has not proved itself yet.
+    pub until: Option<Time>,
+    /// How often in a row.
+    pub times: u32,
+    /// Ends before that time count no more.
+    pub since: Time,
+    /// For a person: what was seen, and what to do.
+    pub why: String,
+}
+
+/// As a list: a slot is no key of JSON.
+mod shut_slots {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use trainyard_types::Slot;
+
+    use super::Shut;
+
+    pub fn serialize<S: Serializer>(shut: &BTreeMap<Slot, Shut>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(shut)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Slot, Shut>, D::Error> {
+        Ok(Vec::<(Slot, Shut)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }
 
 impl AgentRecord {
     /// One that nobody has given an order about.
     pub fn new(id: AgentId, name: String, version: String, inventory: Inventory, connected: Time) -> Self {
-        Self { id, name, version, inventory, connected, drain: None, reserved: BTreeMap::new(), lost: None }
+        let (reserved, shut) = Default::default();
+        Self { id, name, version, inventory, connected, drain: None, reserved, lost: None, shut }
     }
 
     /// Whether its attempts are to end.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{Condition, CoreConfig, Hello, Policy};
-use trainyard_types::{EndReason, JobSpec, JobState, UnfitKind};
+use trainyard_types::{EndReason, Fitness, JobSpec, JobState, Unavailable, UnavailableCause, UnfitKind};
 
 use crate::world::{
     World, agent, attempt, commands, cpu_spec, ended, fitness, hello, rtx_4090, rtx_5070, spec, started, unfit,
@@ -261,10 +261,39 @@ fn a_machine_that_lacks_a_trainer_costs_its_jobs_nothing_however_often() {
     for number in 1..=9 {
         world.report(attempt(1, number), unfit(UnfitKind::TrainerMissing, ""));
         assert_eq!((world.record(1).state, world.record(1).crashes), (JobState::Queued, 0), "{number}");
+        // The slot is set aside, and later the job waits, too.
         for _ in 0..40 {
             world.pass(Duration::from_secs(20));
             world.heartbeat(1);
         }
+        assert_eq!(world.record(1).attempts.len(), number as usize + 1);
     }
-    assert!(world.record(1).attempts.len() > 9);
+    assert!(world.record(1).state_reason.contains("placed on"));
+}
+
+#[test]
+fn what_a_machine_lacks_sends_the_job_elsewhere_at_once() {
+    let mut world = World::new();
+    for number in 1..=2 {
+        world.connect(hello(number, vec![], 1, vec![]));
+    }
+    world.submit(1, JobSpec { max_retries: 0, ..cpu_spec() });
+    let output = world.report(attempt(1, 1), unfit(UnfitKind::LibtorchUnusable, ""));
+    assert_eq!(commands(&output), ["ack 1/1 #1 to 1", "assign 1/2 to 2"]);
+    // Its slot is on offer to nobody for a while.
+    assert_eq!(commands(&world.submit(2, cpu_spec())), [""; 0]);
+}
+
+#[test]
+fn a_cpu_slot_that_its_agent_closes_takes_no_job_and_says_why() {
+    let mut world = World::with_cpu_agent();
+    let unavailable = Unavailable { cause: UnavailableCause::SelfTest, message: "libtorch cannot be loaded".into() };
+    let fitness = Fitness { cpu_unavailable: Some(unavailable), ..Fitness::default() };
+    world.beat(1, Condition { fitness, ..Condition::default() });
+    world.submit(1, cpu_spec());
+    assert_eq!(
+        waiting_for(&world, 1),
+        "the only CPU slot that would do is not proved: slot 0 of `lab-1`, libtorch cannot be loaded"
+    );
+    assert_eq!(commands(&world.heartbeat(1)), ["assign 1/1 to 1"]);
 }

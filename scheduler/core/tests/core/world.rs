@@ -10,7 +10,7 @@ use trainyard_scheduler_core::{
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
     AgentId, Assignment, AttemptId, DataRoot, DeviceKind, EndReason, Ended, Fitness, Gpu, GpuTelemetry, GpuUuid, Inventory,
-    JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec, Unavailable,
+    JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, SlotReleased, Time, TrainSpec, Unavailable,
     UnavailableCause, Unfit, UnfitKind,
 };
 use uuid::Uuid;
@@ -65,6 +65,7 @@ pub fn hello(number: u128, gpus: Vec<Gpu>, cpu_slots: u32, attempts: Vec<Attempt
         inventory: Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: String::new() },
         attempts,
         condition: Condition::default(),
+        instance: String::new(),
     }
 }
 
@@ -100,6 +101,11 @@ pub fn unfit(kind: UnfitKind, path: &str) -> ReportBody {
     let unfit = Unfit { kind, path: path.into(), message: message.clone() };
     let reason = EndReason::AgentUnfit;
     ReportBody::Ended(Ended { reason, message, artifacts: Vec::new(), unfit: Some(unfit) })
+}
+
+/// Its trainer has ended, and this is what its results wait for.
+pub fn released(waits_for: &str) -> ReportBody {
+    ReportBody::SlotReleased(SlotReleased { waits_for: waits_for.into(), is_trained: true })
 }
 
 /// What a machine says that has these roots, each with what is wrong with it, and lacks these paths.
@@ -328,7 +334,8 @@ pub fn commands(output: &Output) -> Vec<String> {
         Command::Stop { agent, attempt, reason, .. } => {
             format!("stop {} at {} {reason}", short(*attempt), whom(*agent))
         }
-        Command::ClearGpu { agent, gpu, .. } => format!("clear {gpu} at {}", whom(*agent)),
+        Command::ClearGpu { agent, gpu: Some(gpu), .. } => format!("clear {gpu} at {}", whom(*agent)),
+        Command::ClearGpu { agent, gpu: None, .. } => format!("clear all at {}", whom(*agent)),
         Command::Revoke { agent, attempt, .. } => format!("revoke {} at {}", short(*attempt), whom(*agent)),
         Command::Ack { agent, attempt, sequence, .. } => {
             format!("ack {} #{sequence} to {}", short(*attempt), whom(*agent))

@@ -259,7 +259,7 @@ async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
     let leader: Arc<str> = "http://scheduler-1:7433".into();
     let elsewhere = Unavailable { leader: Some(leader) };
     assert_eq!(submit(&second.handle, "b").await, Err(elsewhere.clone().into()));
-    assert_eq!(second.handle.open(hello()).await.unwrap_err(), elsewhere);
+    assert_eq!(second.handle.open(hello()).await.unwrap_err(), elsewhere.clone().into());
     assert_eq!(second.handle.ask_leader(|live| live.census()).await, Err(elsewhere));
     let view = second.handle.ask(move |live| live.job(job)).await.unwrap().unwrap();
     assert_eq!(view.record.state, JobState::Queued);
