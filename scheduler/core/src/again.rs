@@ -16,6 +16,9 @@ use crate::setbacks::{Scene, Setback};
 /// An attempt that has trained for longer did not end because of what it met at its start.
 const QUICK: Duration = Duration::from_secs(60);
 
+/// A machine that lacked a path so often, and took it back each time, is asked again after a wait that doubles.
+const ASKED_AT_ONCE: u32 = 3;
+
 impl Core {
     /// Ends a live attempt, frees its slot, and decides what becomes of its job.
     pub(crate) fn end_attempt(
@@ -49,7 +52,8 @@ impl Core {
         let place = place_of(attempt);
         let held = attempt.holds_slots().then(|| attempt.slots().cloned().collect::<Vec<Slot>>());
         let quick = is_quick && retry::is_bad(reason, unfit.as_ref());
-        attempt.ended = Some(AttemptEnd { time, reason, message: message.clone(), unfit: unfit.clone(), quick });
+        attempt.ended =
+            Some(AttemptEnd { time, reason, message: message.clone(), unfit: unfit.clone(), quick });
         let lacked = unfit.clone();
         job.ran = ran_before.saturating_add(ran);
         job.out_of_time = limit.is_some();
@@ -87,7 +91,8 @@ impl Core {
             self.tally.attempt_ended(cause_of_end, self.agents.get(&agent), &slot);
         }
         // A path that is not there says nothing of the slot.
-        let is_of_path = cause_of_end == EndReason::AgentUnfit && !retry::is_bad(cause_of_end, lacked.as_ref());
+        let is_of_path =
+            cause_of_end == EndReason::AgentUnfit && !retry::is_bad(cause_of_end, lacked.as_ref());
         let cause_of_end = if is_of_path { EndReason::Preempted } else { cause_of_end };
         match held {
             Some(slots) => self.give_back(now, id, &slots, limit_before, cause_of_end, out),
@@ -146,8 +151,9 @@ fn again(
     if let Some(what) = ruling.given_up {
         return (JobState::Failed, detailed(&what, message));
     }
+    let waits = ruling.waits.or_else(|| asked_in_vain(job).checked_sub(ASKED_AT_ONCE));
     // Those that are charged and those that are not lengthen the wait together.
-    let delay = ruling.waits.map(|waits| {
+    let delay = waits.map(|waits| {
         let charged = if verdict == Verdict::Retry { crashes } else { 0 };
         let first = u32::from(charged == 0 || ruling.is_spared);
         retry::delay(config, charged.saturating_add(waits).saturating_add(first))
@@ -157,7 +163,9 @@ fn again(
     let what = match (counts, delay) {
         (true, _) => format!("retry {crashes} of {forgiven} is due in {seconds} s after {cause}"),
         (false, Some(_)) if verdict == Verdict::Retry => {
-            format!("is tried again in {seconds} s, elsewhere if it can, after {cause} on {place}, at no charge")
+            format!(
+                "is tried again in {seconds} s, elsewhere if it can, after {cause} on {place}, at no charge"
+            )
         }
         (false, Some(_)) => {
             let count = if reason == EndReason::Stalled { job.setbacks.stalls } else { job.setbacks.unfit };
@@ -167,6 +175,18 @@ fn again(
         (false, None) => format!("waits for a slot again after {cause} on {place}"),
     };
     (JobState::Queued, detailed(&what, message))
+}
+
+/// How often the machine of a job's newest attempt lacked a path for it, if that is why that attempt ended: a share
+/// may come and go.
+fn asked_in_vain(job: &JobRecord) -> u32 {
+    let lacked = |attempt: &&AttemptRecord| {
+        let unfit = attempt.ended.as_ref().and_then(|end| end.unfit.as_ref());
+        unfit.is_some_and(|unfit| unfit.kind.is_of_path())
+    };
+    let Some(newest) = job.attempts.last().filter(lacked) else { return 0 };
+    let there = job.attempts.iter().filter(lacked).filter(|attempt| attempt.agent == newest.agent);
+    u32::try_from(there.count()).unwrap_or(u32::MAX)
 }
 
 fn over_limit(limit: Duration) -> String {

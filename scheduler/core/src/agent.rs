@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, AttemptId, EndReason, Ended, FitRecord, Fitness, GpuTelemetry, GpuUuid, JobId, Session, Slot, Time,
+    AgentId, AttemptId, EndReason, Ended, FitRecord, Fitness, GpuTelemetry, GpuUuid, JobId, Session, Slot,
+    Time,
 };
 
 use crate::availability::Closed;
@@ -246,8 +247,7 @@ impl Core {
             self.set_aside.remove(&(until, id, slot));
         }
         let held_now: BTreeSet<AttemptId> = held.iter().copied().collect();
-        let forgotten: Vec<AttemptId> =
-            agent.live().filter(|attempt| !held_now.contains(attempt)).collect();
+        let forgotten: Vec<AttemptId> = agent.live().filter(|attempt| !held_now.contains(attempt)).collect();
         out.touch_agent(id);
         self.claim_gpus(id);
         self.inherit(id, out);
@@ -436,7 +436,9 @@ impl Core {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let was_told = agent.running.get(slot).is_some_and(|attempt| agent.told.remove(attempt));
         match reason {
-            EndReason::GpuFault | EndReason::AgentUnfit => self.set_aside(now, id, slot, vec![slot.clone()], out),
+            EndReason::GpuFault | EndReason::AgentUnfit => {
+                self.set_aside(now, id, slot, vec![slot.clone()], out)
+            }
             // It goes away soon. If it does not, the report was an old one, from before it came back.
             EndReason::Drained if !was_told => {
                 let inventory =

@@ -13,7 +13,7 @@ use crate::changes::Changes;
 use crate::core::Core;
 use crate::learned::Told;
 use crate::output::Command;
-use crate::record::{EventBody, JobRecord, Progress, Setup};
+use crate::record::{AttemptRecord, EventBody, JobRecord, Progress, Setup};
 
 /// What a report is, seen from the attempt that it is about.
 enum Standing {
@@ -199,7 +199,27 @@ fn on_started(job: &mut JobRecord, time: Time, id: AttemptId, started: &Started,
         });
         out.touch(id.job);
     }
+    if let Some(message) = other_content(job) {
+        out.event(job, time, id.number, EventBody::Log { level: LogLevel::Warning, message });
+    }
     run(job, time, id, out);
+}
+
+/// What is said when the newest attempt counted other images than an earlier one did on another agent.
+fn other_content(job: &JobRecord) -> Option<String> {
+    let counted = |attempt: &AttemptRecord| {
+        let setup = attempt.setup.as_ref()?;
+        Some((setup.train_images, setup.val_images))
+    };
+    let (newest, earlier) = job.attempts.split_last()?;
+    let (here, agent) = (counted(newest)?, newest.agent);
+    let other = earlier.iter().rev().find(|attempt| attempt.agent != agent && counted(attempt).is_some())?;
+    let there = counted(other).filter(|there| *there != here)?;
+    Some(format!(
+        "its data set differs: {} and {} images (training, validation) on agent `{}`, {} and {} on agent `{}`; let \
+         all agents have the same copy",
+        there.0, there.1, other.agent_name, here.0, here.1, newest.agent_name
+    ))
 }
 
 /// The first sign that the trainer is at work moves the job on; later ones change nothing.

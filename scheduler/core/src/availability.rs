@@ -68,7 +68,9 @@ impl Closed<'_> {
             Self::Agent(message) => (*message).to_owned(),
             Self::Card(unavailable) => unavailable.message.clone(),
             Self::HandingIn(count) => format!("the results of {count} attempts wait there"),
-            Self::Duplicate(name) => format!("agent `{name}` offers it, too, and came first: stop one of the two"),
+            Self::Duplicate(name) => {
+                format!("agent `{name}` offers it, too, and came first: stop one of the two")
+            }
             Self::QuickEnds(shut) => match shut.until {
                 Some(until) => format!("until {} UTC: {}", clock(until), shut.why),
                 None => shut.why.clone(),
@@ -122,10 +124,13 @@ impl Agent {
         }
         let Slot::Gpu(uuid) = slot else { return false };
         self.unavailable(uuid).is_some_and(|unavailable| {
-            matches!(unavailable.cause, UnavailableCause::Quarantined
+            matches!(
+                unavailable.cause,
+                UnavailableCause::Quarantined
                     | UnavailableCause::Unsupported
                     | UnavailableCause::SelfTest
-                    | UnavailableCause::Stuck)
+                    | UnavailableCause::Stuck
+            )
         })
     }
 }

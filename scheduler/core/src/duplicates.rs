@@ -35,7 +35,8 @@ impl Core {
         let mine: Vec<GpuUuid> = agent.record.inventory.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let mut doubled = BTreeMap::new();
         for gpu in mine {
-            let owner = self.owners.get(&gpu).filter(|owner| **owner != id).and_then(|owner| self.agents.get(owner));
+            let owner =
+                self.owners.get(&gpu).filter(|owner| **owner != id).and_then(|owner| self.agents.get(owner));
             match owner.filter(|owner| owner.owns(&gpu)) {
                 Some(owner) => {
                     doubled.insert(gpu, (owner.record.id, owner.record.name.clone()));
@@ -78,7 +79,10 @@ impl Core {
             known.map_or_else(|| gpu.to_string(), |known| format!("{} ({gpu})", known.index))
         };
         let later = agent.doubled.iter().map(|(gpu, (_, name))| {
-            format!("GPU {} is offered by agent `{name}`, too, which came first: stop one of the two agents", index(gpu))
+            format!(
+                "GPU {} is offered by agent `{name}`, too, which came first: stop one of the two agents",
+                index(gpu)
+            )
         });
         let others = self.doubled.iter().filter_map(|other| self.agents.get(other));
         let first = others.flat_map(|other| {

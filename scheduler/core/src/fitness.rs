@@ -31,7 +31,8 @@ impl Agent {
 
     /// Whether a slot that would do is open, busy or not.
     fn is_open_to(&self, request: &Request) -> bool {
-        self.state() == AgentState::Connected && self.offered().values().any(|(kind, _)| kind.satisfies(request))
+        self.state() == AgentState::Connected
+            && self.offered().values().any(|(kind, _)| kind.satisfies(request))
     }
 
     /// Why it cannot run a job with these paths, after its name, and whether that is its last word.
@@ -153,7 +154,9 @@ impl Core {
                     AgentState::Disconnected => format!("`{name}` is not connected"),
                     AgentState::Lost => format!("`{name}` is lost"),
                     AgentState::Connected if agent.record.drain.is_some() => format!("`{name}` is drained"),
-                    AgentState::Connected if !agent.is_open_to(request) => format!("`{name}` takes no such job now"),
+                    AgentState::Connected if !agent.is_open_to(request) => {
+                        format!("`{name}` takes no such job now")
+                    }
                     AgentState::Connected => format!("`{name}` has not been asked yet"),
                 }),
             }

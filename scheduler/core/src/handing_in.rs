@@ -117,8 +117,11 @@ pub(crate) fn ran(attempt: &AttemptRecord, time: Time) -> Duration {
 /// `trained; its results wait on agent `a1` for room on the scheduler's disk`.
 fn in_words(attempt: &AttemptRecord, released: &Released) -> String {
     let name = &attempt.agent_name;
-    let (what, done) =
-        if released.is_trained { ("its results", "trained") } else { ("what it left", "its trainer has ended") };
+    let (what, done) = if released.is_trained {
+        ("its results", "trained")
+    } else {
+        ("what it left", "its trainer has ended")
+    };
     if released.waits_for.is_empty() {
         format!("{done}; agent `{name}` hands in {what}")
     } else {

@@ -117,7 +117,8 @@ impl Core {
             return out.reply(Err(refusal));
         }
         let Some(agent) = self.agents.get(&id) else { return };
-        let is_meant = |slot: &Slot| gpu.is_none() || matches!((slot, &gpu), (Slot::Gpu(one), Some(gpu)) if one == gpu);
+        let is_meant =
+            |slot: &Slot| gpu.is_none() || matches!((slot, &gpu), (Slot::Gpu(one), Some(gpu)) if one == gpu);
         let shut: Vec<Slot> = agent.record.shut.keys().filter(|slot| is_meant(slot)).cloned().collect();
         let session = agent.session;
         if session.is_none() && shut.is_empty() {

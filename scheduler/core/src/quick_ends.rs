@@ -194,14 +194,23 @@ impl Core {
 
     /// The newest attempts of jobs that run, and of those that ended last.
     fn of_late(&self, now: Time) -> impl Iterator<Item = (&JobRecord, &AttemptRecord)> {
-        let running = self.agents.values().flat_map(|agent| agent.running.values()).map(|attempt| attempt.job);
+        let running =
+            self.agents.values().flat_map(|agent| agent.running.values()).map(|attempt| attempt.job);
         let ended = self.index.finished.iter().rev().take(ASKED);
         let ended = ended.take_while(move |(time, _)| now.since(*time) < WINDOW).map(|&(_, job)| job);
         let jobs = running.chain(ended).filter_map(|job| self.jobs.get(&job));
         jobs.filter_map(|job| Some((job, job.attempts.last()?)))
     }
 
-    fn shut(&mut self, now: Time, id: AgentId, slots: Vec<Slot>, jobs: usize, well: usize, out: &mut Changes) {
+    fn shut(
+        &mut self,
+        now: Time,
+        id: AgentId,
+        slots: Vec<Slot>,
+        jobs: usize,
+        well: usize,
+        out: &mut Changes,
+    ) {
         self.withdraw_slots(id);
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let name = agent.record.name.clone();
@@ -209,7 +218,8 @@ impl Core {
             let times = agent.record.shut.get(&slot).map_or(0, |shut| shut.times);
             let span = FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
             let until = now + span;
-            let elsewhere = if well > 0 { format!(", {well} of which do well elsewhere") } else { String::new() };
+            let elsewhere =
+                if well > 0 { format!(", {well} of which do well elsewhere") } else { String::new() };
             let ended = if jobs == 1 { "1 job ended".to_owned() } else { format!("{jobs} jobs ended") };
             let why = format!(
                 "{ended} there before or soon after the first step{elsewhere}; look at the machine; it is tried again \
@@ -236,7 +246,8 @@ impl Core {
             .iter()
             .filter(|(_, shut)| shut.until.is_some())
             .filter(|(_, shut)| {
-                let from = Time(shut.since.0.saturating_sub(u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX)));
+                let from =
+                    Time(shut.since.0.saturating_sub(u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX)));
                 let mut before = self.quick_ends.on(id, from).peekable();
                 before.peek().is_some() && before.all(|(attempt, _)| is_blamed(attempt))
             })
@@ -246,7 +257,13 @@ impl Core {
     }
 
     /// Opens closed slots. They stay on probation from that time on, if there is one.
-    pub(crate) fn open(&mut self, id: AgentId, slots: &[Slot], probation: Option<(Time, bool)>, out: &mut Changes) {
+    pub(crate) fn open(
+        &mut self,
+        id: AgentId,
+        slots: &[Slot],
+        probation: Option<(Time, bool)>,
+        out: &mut Changes,
+    ) {
         if slots.is_empty() {
             return;
         }

@@ -153,9 +153,8 @@ impl Setbacks {
     fn note_card(&mut self, setback: &Setback) {
         let is_failure = matches!(setback.reason, EndReason::TrainerCrash | EndReason::GpuFault);
         let Some(scene) = setback.healthy.as_ref().filter(|_| is_failure) else { return };
-        let is_known = |known: &Scene| {
-            known.gpu == scene.gpu || setback.elsewhere && known.agent == Some(setback.agent)
-        };
+        let is_known =
+            |known: &Scene| known.gpu == scene.gpu || setback.elsewhere && known.agent == Some(setback.agent);
         if !self.cards.iter().any(is_known) {
             self.cards.push(scene.clone());
         }
@@ -194,7 +193,11 @@ mod tests {
     /// On the agent of that number, while another one would do.
     fn on(number: u128, reason: EndReason, epochs_done: u32, card: Option<&str>) -> Setback {
         let agent = agent(number);
-        let scene = |card: &str| Scene { gpu: GpuUuid(card.into()), place: format!("card {card}"), agent: Some(agent) };
+        let scene = |card: &str| Scene {
+            gpu: GpuUuid(card.into()),
+            place: format!("card {card}"),
+            agent: Some(agent),
+        };
         let healthy = card.map(scene);
         Setback { reason, unfit: None, epochs_done, healthy, agent, is_quick: false, elsewhere: true }
     }

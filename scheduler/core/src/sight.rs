@@ -183,7 +183,8 @@ mod tests {
     }
 
     fn fitness(roots: Option<&[(&str, &str)]>, missing: &[&str]) -> Fitness {
-        let root = |(path, problem): &(&str, &str)| DataRoot { path: (*path).into(), problem: (*problem).into() };
+        let root =
+            |(path, problem): &(&str, &str)| DataRoot { path: (*path).into(), problem: (*problem).into() };
         Fitness {
             data_roots: roots.map(|roots| roots.iter().map(root).collect()),
             missing_paths: missing.iter().map(|path| (*path).to_owned()).collect(),

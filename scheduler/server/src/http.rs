@@ -152,12 +152,7 @@ fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-fn exposition(
-    role: &Role,
-    census: Option<&Census>,
-    telemetry: [u64; 2],
-    room: Option<(u64, u64)>,
-) -> String {
+fn exposition(role: &Role, census: Option<&Census>, telemetry: [u64; 2], room: Option<(u64, u64)>) -> String {
     let mut text = Exposition::default();
     let version = label("version", env!("CARGO_PKG_VERSION"));
     text.gauge("trainyard_build_info", "Version of the scheduler.", vec![(version, 1)]);

@@ -84,7 +84,8 @@ async fn a_path_that_no_agent_has_fails_the_job_at_once_and_lists_them() {
     let scheduler = Scheduler::start().await;
     let outside = pb::Hello { fitness: Some(fitness(&["/scratch"], &[])), ..hello(1, 1) };
     let _outside = connect(&scheduler, outside).await;
-    let mut asked = connect(&scheduler, pb::Hello { fitness: Some(fitness(&["/data"], &[])), ..hello(2, 1) }).await;
+    let mut asked =
+        connect(&scheduler, pb::Hello { fitness: Some(fitness(&["/data"], &[])), ..hello(2, 1) }).await;
     let job = scheduler.submit(submission("")).await.unwrap().id;
     let attempt = assigned(&mut asked).await.attempt;
     // As agents do it: first what they lack, then the end.
@@ -93,12 +94,15 @@ async fn a_path_that_no_agent_has_fails_the_job_at_once_and_lists_them() {
     let kind = pb::unfit::Kind::PathMissing.into();
     let unfit = pb::Unfit { kind, path: DATA.into(), message: format!("{DATA} is not there") };
     let reason = EndReason::AgentUnfit.into();
-    let end = pb::Ended { reason, message: "is not there".into(), artifacts: vec![], unfit: Some(unfit.clone()) };
+    let end =
+        pb::Ended { reason, message: "is not there".into(), artifacts: vec![], unfit: Some(unfit.clone()) };
     asked.report_acked(&attempt, 1, Report::Ended(end)).await;
     let job = scheduler.get(&job).await;
     assert_eq!(job.state(), pb::JobState::Failed);
     assert_eq!(job.attempts[0].unfit, Some(unfit));
-    for part in ["agent `lab-1`: /data/bccd/data.yaml is outside", "agent `lab-2`: /data/bccd/data.yaml is not there"] {
+    for part in
+        ["agent `lab-1`: /data/bccd/data.yaml is outside", "agent `lab-2`: /data/bccd/data.yaml is not there"]
+    {
         assert!(job.state_reason.contains(part), "{}", job.state_reason);
     }
     let lab = shown(&scheduler, "lab-2").await;
@@ -124,9 +128,14 @@ async fn a_job_that_has_trained_gives_its_slot_back_and_the_administrator_is_tol
     );
     assert!(waiting.attempts[0].slot_released_time.is_some());
     let ready = scheduler.page("/readyz").await;
-    assert!(ready.contains("1 job's results wait on agents to be handed in; the disk of `blob_dir` has "), "{ready}");
+    assert!(
+        ready.contains("1 job's results wait on agents to be handed in; the disk of `blob_dir` has "),
+        "{ready}"
+    );
     let metrics = scheduler.page("/metrics").await;
-    for name in ["trainyard_jobs_handing_in{state=\"waiting\"} 1", "trainyard_blob_disk_bytes{state=\"free\"} "] {
+    for name in
+        ["trainyard_jobs_handing_in{state=\"waiting\"} 1", "trainyard_blob_disk_bytes{state=\"free\"} "]
+    {
         assert!(metrics.contains(name), "{name} is not in\n{metrics}");
     }
     agent.report_acked(&attempt, 3, ended(EndReason::Completed, vec![])).await;

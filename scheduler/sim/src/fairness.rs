@@ -139,7 +139,9 @@ impl Fairness {
 /// GPUs that a user's attempts hold.
 pub fn gpus_of(user: &str, jobs: &BTreeMap<JobId, JobRecord>) -> u32 {
     let holds = |job: &&JobRecord| {
-        *job.user == *user && job.spec.resources.device == DeviceKind::Gpu && job.live_attempt().is_some_and(|attempt| attempt.holds_slots())
+        *job.user == *user
+            && job.spec.resources.device == DeviceKind::Gpu
+            && job.live_attempt().is_some_and(|attempt| attempt.holds_slots())
     };
     u32::try_from(jobs.values().filter(holds).count()).unwrap_or(u32::MAX)
 }

@@ -227,8 +227,7 @@ impl Machine {
         };
         let telemetry = self.inventory.gpus.iter().map(reading).collect();
         let unavailable = if self.full { "its disk is full".to_owned() } else { String::new() };
-        let fitness =
-            Fitness { missing_paths: self.missing.iter().cloned().collect(), ..Fitness::default() };
+        let fitness = Fitness { missing_paths: self.missing.iter().cloned().collect(), ..Fitness::default() };
         Condition { telemetry, unavailable, fitness, ..Condition::default() }
     }
 

@@ -176,18 +176,21 @@ impl Oracle {
     /// Whatever the job is charged for, or failed of, was not a machine's.
     fn check_charges(&self, job: &JobRecord) -> Result<(), Violation> {
         let is_crash = |reason| matches!(reason, EndReason::TrainerCrash | EndReason::HostOom);
-        let ended = job.attempts.iter().filter_map(|attempt| Some((attempt.id, attempt.ended.as_ref()?.reason)));
+        let ended =
+            job.attempts.iter().filter_map(|attempt| Some((attempt.id, attempt.ended.as_ref()?.reason)));
         let own = ended.clone().filter(|(id, reason)| is_crash(*reason) && !self.sick.contains(id)).count();
         if usize::try_from(job.crashes).is_ok_and(|charged| charged > own) {
             return Err(Violation::Charged(job.id));
         }
         // One that stalls again and again, and not on one machine alone, is given up.
-        let gives_up = |reason| matches!(reason, EndReason::Stalled | EndReason::TimeLimit | EndReason::AgentLost);
+        let gives_up =
+            |reason| matches!(reason, EndReason::Stalled | EndReason::TimeLimit | EndReason::AgentLost);
         // Nobody that is known has it, which is checked as it is written.
         if job.state_reason.starts_with(NOBODY_HAS_IT) {
             return Ok(());
         }
-        let by_machine = ended.last().is_some_and(|(id, reason)| self.sick.contains(&id) && !gives_up(reason));
+        let by_machine =
+            ended.last().is_some_and(|(id, reason)| self.sick.contains(&id) && !gives_up(reason));
         if job.state == JobState::Failed && by_machine {
             return Err(Violation::FailedByMachine(job.id));
         }

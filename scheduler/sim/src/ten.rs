@@ -103,7 +103,12 @@ fn hello(number: u64) -> Hello {
         agent: id(number),
         name: format!("lab-{number}"),
         version: "sim".into(),
-        inventory: Inventory { gpus: vec![gpu], cpu_slots: 0, memory_total_mib: 65536, driver_version: String::new() },
+        inventory: Inventory {
+            gpus: vec![gpu],
+            cpu_slots: 0,
+            memory_total_mib: 65536,
+            driver_version: String::new(),
+        },
         attempts: Vec::new(),
         condition: Condition::default(),
         instance: String::new(),
@@ -205,7 +210,14 @@ impl Lab {
         }
     }
 
-    fn tell_end(&mut self, number: u64, attempt: AttemptId, millis: u64, reason: EndReason, kind: Option<UnfitKind>) {
+    fn tell_end(
+        &mut self,
+        number: u64,
+        attempt: AttemptId,
+        millis: u64,
+        reason: EndReason,
+        kind: Option<UnfitKind>,
+    ) {
         let unfit = kind.map(|kind| {
             let path = if kind.is_of_path() { DATA.to_owned() } else { String::new() };
             Unfit { kind, path, message: "as modelled".into() }
@@ -216,9 +228,12 @@ impl Lab {
 
     fn train(&mut self, number: u64, attempt: AttemptId, ill: Ill) {
         let epochs = 10;
-        let started = Started { epochs, first_epoch: 1, batch_size: 16, train_images: 100, ..Started::default() };
+        let started =
+            Started { epochs, first_epoch: 1, batch_size: 16, train_images: 100, ..Started::default() };
         let step = Step { epoch: 1, batch: 1, batches: 10, ..Step::default() };
-        let mut tell = |after: Duration, event| self.plan(after, Plan::Tell(number, attempt, ReportBody::Trainer(event)));
+        let mut tell = |after: Duration, event| {
+            self.plan(after, Plan::Tell(number, attempt, ReportBody::Trainer(event)))
+        };
         tell(Duration::from_secs(5), TrainerEvent::Started(started));
         tell(Duration::from_secs(10), TrainerEvent::Step(step));
         for epoch in 1..=epochs {
@@ -237,7 +252,8 @@ impl Lab {
 
     /// It makes way at once.
     fn stop(&mut self, attempt: AttemptId, reason: EndReason) {
-        let of_attempt = |(_, plan): &(&(Time, u64), &Plan)| matches!(plan, Plan::Tell(_, one, _) if *one == attempt);
+        let of_attempt =
+            |(_, plan): &(&(Time, u64), &Plan)| matches!(plan, Plan::Tell(_, one, _) if *one == attempt);
         let planned: Vec<(Time, u64)> = self.agenda.iter().filter(of_attempt).map(|(key, _)| *key).collect();
         let mut whose = None;
         for key in planned {

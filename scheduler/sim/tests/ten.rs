@@ -20,9 +20,7 @@ fn with_one_sick_machine_of_ten_at_least_as_much_is_done_as_nine_do_less_a_twent
 
 #[test]
 fn a_scheduler_that_closes_nothing_is_found_out_by_its_attempts() {
-    for policy in Policy::ALL {
-        let (closes, opens) = (run(policy, Ill::Crashes, false), run(policy, Ill::Crashes, true));
-        println!("{:<12} closes {closes:?}, opens at once {opens:?}", policy.name());
-        assert!(closes.attempts * 10 < opens.attempts * 9, "{closes:?} {opens:?}");
-    }
+    let (closes, opens) = (run(Policy::Fair, Ill::Crashes, false), run(Policy::Fair, Ill::Crashes, true));
+    println!("closes {closes:?}, opens at once {opens:?}");
+    assert!(closes.attempts * 10 < opens.attempts * 9, "{closes:?} {opens:?}");
 }

@@ -69,9 +69,10 @@ impl Core {
         }
         let mut free = self.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
         let wants = |kind: &Kind, offer: &Offer| {
-            self.queue.ready().keys().any(|request| {
-                kind.satisfies(request) && offer.without(self.queue.lacking(request)).1 > 0
-            })
+            self.queue
+                .ready()
+                .keys()
+                .any(|request| kind.satisfies(request) && offer.without(self.queue.lacking(request)).1 > 0)
         };
         if free.any(|(kind, offer)| wants(kind, offer)) {
             // What was thought of just before the card became free is thought over soon.

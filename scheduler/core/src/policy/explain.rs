@@ -89,14 +89,10 @@ impl Core {
 
     /// A free card of another kind on which the job could run.
     fn idle_instead(&self, facts: &Facts, chosen: &Kind) -> Option<(&Kind, f64)> {
-        let kinds = self
-            .slots
-            .kinds()
-            .iter()
-            .filter(|(kind, offer)| {
-                let is_free = || offer.without(&self.lacking(&facts.request)).1 > 0;
-                *kind != chosen && self.fits(facts, kind) && is_free()
-            });
+        let kinds = self.slots.kinds().iter().filter(|(kind, offer)| {
+            let is_free = || offer.without(&self.lacking(&facts.request)).1 > 0;
+            *kind != chosen && self.fits(facts, kind) && is_free()
+        });
         kinds.map(|(kind, _)| (kind, self.takes(facts, kind))).min_by(|a, b| a.1.total_cmp(&b.1))
     }
 

@@ -15,7 +15,10 @@ fn a_card_that_two_agents_offer_is_the_first_ones_and_both_say_so() {
     assert_eq!(commands(&world.submit(1, spec())), ["assign 1/1 to 1"]);
     assert_eq!(commands(&world.submit(2, spec())), [""; 0]);
     let notices = |world: &World, number| world.core.notices(world.now, agent(number));
-    assert_eq!(notices(&world, 1), ["GPU 0 (GPU-a) is offered by agent `lab-2`, too, which gets no job for it"]);
+    assert_eq!(
+        notices(&world, 1),
+        ["GPU 0 (GPU-a) is offered by agent `lab-2`, too, which gets no job for it"]
+    );
     assert_eq!(
         notices(&world, 2),
         ["GPU 0 (GPU-a) is offered by agent `lab-1`, too, which came first: stop one of the two agents"]

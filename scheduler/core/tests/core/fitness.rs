@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{Condition, CoreConfig, Hello, Policy};
-use trainyard_types::{EndReason, Fitness, JobSpec, JobState, Unavailable, UnavailableCause, UnfitKind};
+use trainyard_types::trainer::TrainerEvent;
+use trainyard_types::{
+    EndReason, Fitness, JobSpec, JobState, ReportBody, Unavailable, UnavailableCause, UnfitKind,
+};
 
 use crate::world::{
-    World, agent, attempt, commands, cpu_spec, ended, fitness, hello, rtx_4090, rtx_5070, spec, started, unfit,
+    World, agent, attempt, commands, cpu_spec, ended, fitness, hello, rtx_4090, rtx_5070, spec, started,
+    unfit,
 };
 
 const DATA: &str = "/data/data.yaml";
@@ -34,7 +38,9 @@ fn a_job_goes_to_the_agent_whose_roots_cover_its_data_under_every_policy() {
         // A second one waits, although two slots are free.
         assert_eq!(commands(&world.submit(2, cpu_spec())), [""; 0]);
         let reason = waiting_for(&world, 2);
-        for part in ["the only CPU slot", "`lab-1` is left out", "outside of its `data_roots` (/other)", "stale NFS"] {
+        for part in
+            ["the only CPU slot", "`lab-1` is left out", "outside of its `data_roots` (/other)", "stale NFS"]
+        {
             // The policy by finish time has words of its own for the rest.
             assert!(reason.contains(part) || part.starts_with("the only"), "{part} is not in: {reason}");
         }
@@ -47,8 +53,14 @@ fn a_job_goes_to_the_agent_whose_roots_cover_its_data_under_every_policy() {
 #[test]
 fn jobs_with_other_data_are_not_held_up_and_cards_of_all_kinds_are_told_apart_by_agent() {
     for mut world in worlds() {
-        world.connect(Hello { condition: fitness(&[("/a", "")], &[]), ..hello(1, vec![rtx_4090("a")], 0, vec![]) });
-        world.connect(Hello { condition: fitness(&[("/b", "")], &[]), ..hello(2, vec![rtx_4090("b")], 0, vec![]) });
+        world.connect(Hello {
+            condition: fitness(&[("/a", "")], &[]),
+            ..hello(1, vec![rtx_4090("a")], 0, vec![])
+        });
+        world.connect(Hello {
+            condition: fitness(&[("/b", "")], &[]),
+            ..hello(2, vec![rtx_4090("b")], 0, vec![])
+        });
         let on = |data: &str| {
             let mut spec = spec();
             spec.train.data = data.into();
@@ -287,7 +299,8 @@ fn what_a_machine_lacks_sends_the_job_elsewhere_at_once() {
 #[test]
 fn a_cpu_slot_that_its_agent_closes_takes_no_job_and_says_why() {
     let mut world = World::with_cpu_agent();
-    let unavailable = Unavailable { cause: UnavailableCause::SelfTest, message: "libtorch cannot be loaded".into() };
+    let unavailable =
+        Unavailable { cause: UnavailableCause::SelfTest, message: "libtorch cannot be loaded".into() };
     let fitness = Fitness { cpu_unavailable: Some(unavailable), ..Fitness::default() };
     world.beat(1, Condition { fitness, ..Condition::default() });
     world.submit(1, cpu_spec());
@@ -296,4 +309,41 @@ fn a_cpu_slot_that_its_agent_closes_takes_no_job_and_says_why() {
         "the only CPU slot that would do is not proved: slot 0 of `lab-1`, libtorch cannot be loaded"
     );
     assert_eq!(commands(&world.heartbeat(1)), ["assign 1/1 to 1"]);
+}
+
+#[test]
+fn a_share_that_comes_and_goes_is_asked_again_after_a_wait_that_doubles() {
+    let mut world = World::with_cpu_agent();
+    world.connect(hello(2, vec![], 1, vec![]));
+    world.disconnect(2);
+    world.submit(1, cpu_spec());
+    let mut waits = Vec::new();
+    for number in 1..=5 {
+        world.report(attempt(1, number), unfit(UnfitKind::PathMissing, DATA));
+        waits.push(world.record(1).not_before.map(|until| until.since(world.now).as_secs()));
+        world.beat(1, fitness(&[("/data", "")], &[]));
+        world.pass(Duration::from_secs(20));
+        world.beat(1, fitness(&[("/data", "")], &[]));
+    }
+    assert_eq!(waits, [None, None, Some(10), Some(20), Some(40)]);
+    assert_eq!(world.record(1).crashes, 0);
+}
+
+#[test]
+fn a_data_set_that_differs_between_two_agents_is_told_of() {
+    let mut world = World::new();
+    for number in 1..=2 {
+        world.connect(hello(number, vec![], 1, vec![]));
+    }
+    world.submit(1, cpu_spec());
+    world.report(attempt(1, 1), started());
+    world.report(attempt(1, 1), unfit(UnfitKind::TrainerMissing, ""));
+    let mut other = started();
+    if let ReportBody::Trainer(TrainerEvent::Started(started)) = &mut other {
+        started.train_images = 90;
+    }
+    world.report(attempt(1, 2), other);
+    let told = "2 its data set differs: 100 and 10 images (training, validation) on agent `lab-1`, 90 and 10 on agent \
+                `lab-2`; let all agents have the same copy";
+    assert!(world.history(1).contains(&told.to_owned()), "{:?}", world.history(1));
 }

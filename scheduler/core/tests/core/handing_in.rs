@@ -59,7 +59,10 @@ fn an_agent_that_is_lost_meanwhile_costs_what_was_not_handed_in() {
     world.pass(Duration::from_secs(31));
     let job = world.record(1);
     let end = job.attempts[0].ended.as_ref().unwrap();
-    assert_eq!((job.state, end.reason, &job.checkpoint), (JobState::Queued, EndReason::AgentLost, &Some(checkpoint)));
+    assert_eq!(
+        (job.state, end.reason, &job.checkpoint),
+        (JobState::Queued, EndReason::AgentLost, &Some(checkpoint))
+    );
     assert_eq!(world.core.handing_in(), (0, 0));
     // What the agent says of it when it is back comes too late.
     let output = world.connect(hello(1, vec![], 1, vec![attempt(1, 1)]));

@@ -46,7 +46,14 @@ fn burn(world: &mut World, number: u128, reason: EndReason) {
 }
 
 fn shut(world: &World) -> bool {
-    world.core.agent(agent(1)).unwrap().record.shut.get(&Slot::Cpu(0)).is_some_and(|shut| shut.until.is_some())
+    world
+        .core
+        .agent(agent(1))
+        .unwrap()
+        .record
+        .shut
+        .get(&Slot::Cpu(0))
+        .is_some_and(|shut| shut.until.is_some())
 }
 
 #[test]
@@ -100,7 +107,10 @@ fn two_jobs_are_enough_when_they_do_well_elsewhere() {
     burn(&mut world, 2, EndReason::TrainerCrash);
     assert!(shut(&world));
     let why = &world.core.agent(agent(1)).unwrap().record.shut[&Slot::Cpu(0)].why;
-    assert!(why.starts_with("2 jobs ended there before or soon after the first step, 1 of which do well"), "{why}");
+    assert!(
+        why.starts_with("2 jobs ended there before or soon after the first step, 1 of which do well"),
+        "{why}"
+    );
 }
 
 #[test]

@@ -16,7 +16,8 @@ use trainyard_types::{
 
 use crate::batches::sweep;
 use crate::world::{
-    World, agent, attempt, closed, cpu_spec, ended, fitness, hello, job, rtx_4090, rtx_5070, spec, started, unfit,
+    World, agent, attempt, closed, cpu_spec, ended, fitness, hello, job, rtx_4090, rtx_5070, spec, started,
+    unfit,
 };
 
 const AGENTS: u128 = 3;
@@ -204,7 +205,9 @@ fn body_of(kind: u8) -> ReportBody {
         0..=2 => started(),
         3 => ReportBody::CheckpointStored(Checkpoint { step: 5, epoch: 1, files: vec![] }),
         4 | 5 => ended(EndReason::TrainerCrash),
-        19 | 20 => ReportBody::SlotReleased(SlotReleased { waits_for: String::new(), is_trained: kind == 19 }),
+        19 | 20 => {
+            ReportBody::SlotReleased(SlotReleased { waits_for: String::new(), is_trained: kind == 19 })
+        }
         21 => unfit(UnfitKind::PathMissing, "/data/data.yaml"),
         22 => unfit(UnfitKind::TrainerMissing, ""),
         17 | 18 => {

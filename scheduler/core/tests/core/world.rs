@@ -9,9 +9,9 @@ use trainyard_scheduler_core::{
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, DataRoot, DeviceKind, EndReason, Ended, Fitness, Gpu, GpuTelemetry, GpuUuid, Inventory,
-    JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, SlotReleased, Time, TrainSpec, Unavailable,
-    UnavailableCause, Unfit, UnfitKind,
+    AgentId, Assignment, AttemptId, DataRoot, DeviceKind, EndReason, Ended, Fitness, Gpu, GpuTelemetry,
+    GpuUuid, Inventory, JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, SlotReleased,
+    Time, TrainSpec, Unavailable, UnavailableCause, Unfit, UnfitKind,
 };
 use uuid::Uuid;
 
@@ -97,7 +97,8 @@ pub fn ended(reason: EndReason) -> ReportBody {
 
 /// The machine lacks something, a path or other.
 pub fn unfit(kind: UnfitKind, path: &str) -> ReportBody {
-    let message = if path.is_empty() { "the trainer is not there".into() } else { format!("{path} is not there") };
+    let message =
+        if path.is_empty() { "the trainer is not there".into() } else { format!("{path} is not there") };
     let unfit = Unfit { kind, path: path.into(), message: message.clone() };
     let reason = EndReason::AgentUnfit;
     ReportBody::Ended(Ended { reason, message, artifacts: Vec::new(), unfit: Some(unfit) })

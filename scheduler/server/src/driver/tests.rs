@@ -94,6 +94,7 @@ fn hello() -> Hello {
         inventory: Inventory { cpu_slots: 1, ..Inventory::default() },
         attempts: Vec::new(),
         condition: Condition::default(),
+        instance: String::new(),
     }
 }
 

@@ -4,8 +4,8 @@ use trainyard_proto::convert::agent::{end_reason, gpu_message};
 use trainyard_proto::convert::job::{duration, timestamp};
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{
-    AgentState, AgentView, AttemptRecord, Choice, ChoiceOption, Closed, Command, EventBody, EventRecord, JobRecord,
-    Progress, Rate, Workload,
+    AgentState, AgentView, AttemptRecord, Choice, ChoiceOption, Closed, Command, EventBody, EventRecord,
+    JobRecord, Progress, Rate, Workload,
 };
 use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
@@ -222,7 +222,8 @@ fn closed(view: &AgentView<'_>, slot: &Slot) -> Option<pb::Unavailable> {
     match view.closed(slot)? {
         Closed::QuickEnds(shut) => Some(shown(Cause::QuickEnds, shut.why.clone())),
         Closed::Duplicate(name) => {
-            let message = format!("agent `{name}` offers it, too, and came first: stop one of the two agents");
+            let message =
+                format!("agent `{name}` offers it, too, and came first: stop one of the two agents");
             Some(shown(Cause::Duplicate, message))
         }
         Closed::Drained
