@@ -361,9 +361,30 @@ fn gpus_tell_what_each_card_does_and_why() {
 }
 
 #[test]
+fn what_is_not_as_it_should_be_on_a_machine_is_said_below_the_list() {
+    let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
+    let unavailable = Some(pb::Unavailable { cause: 5, message: "libtorch cannot be loaded".into() });
+    let agent = pb::Agent {
+        data_roots: vec![pb::DataRoot { path: "/data".into(), problem: "stale NFS handle".into() }],
+        missing_paths: paths(&["/a.yaml", "/b.yaml", "/c.yaml", "/d.yaml"]),
+        cpu_slots: vec![pb::CpuSlot { index: 0, unavailable, ..Default::default() }],
+        notices: paths(&["its clock is 1 h ahead of the scheduler's"]),
+        ..lab()
+    };
+    let server = Server::start(Script { agents: vec![agent], ..Default::default() });
+    let text = stdout(&server.yard(&["agents"]));
+    let below = "
+lab1: /data cannot be read now: stale NFS handle
+lab1: jobs asked for what cannot be read there: /a.yaml, /b.yaml, /c.yaml and 1 more
+lab1: CPU slot 0 takes no job: libtorch cannot be loaded
+lab1: its clock is 1 h ahead of the scheduler's";
+    assert!(text.contains(below) && text.contains("1 (0 free)"), "{text}");
+}
+
+#[test]
 fn orders_are_sent_as_written_and_told() {
     let server = Server::start(Script { agents: vec![lab()], ..Default::default() });
-    let cases: [(&[&str], &str, &str); 6] = [
+    let cases: [(&[&str], &str, &str); 7] = [
         (
             &["drain", "lab1"],
             "DrainAgentRequest { agent: \"lab1\", keep_running: false }",
@@ -388,7 +409,12 @@ fn orders_are_sent_as_written_and_told() {
         (
             &["agents", "clear", "lab1", "2"],
             "ClearGpuRequest { agent: \"lab1\", gpu: \"2\" }",
-            "lab1 tries GPU 2 again; `yard gpus` tells\n",
+            "lab1 tries GPU 2 again; `yard agents` and `yard gpus` tell\n",
+        ),
+        (
+            &["agents", "clear", "lab1"],
+            "ClearGpuRequest { agent: \"lab1\", gpu: \"\" }",
+            "lab1 tries all its slots again; `yard agents` and `yard gpus` tell\n",
         ),
     ];
     for (arguments, sent, told) in cases {
@@ -399,9 +425,7 @@ fn orders_are_sent_as_written_and_told() {
         let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(json["name"], "lab1");
     }
-    for wrong in
-        [&["drain"][..], &["agents", "reserve", "lab1", "--for", "soon"], &["agents", "clear", "lab1"]]
-    {
+    for wrong in [&["drain"][..], &["agents", "reserve", "lab1", "--for", "soon"], &["agents", "clear"]] {
         assert_eq!(code(&server.yard(wrong)), 2, "{wrong:?}");
     }
     server.script.lock().unwrap().agents.clear();

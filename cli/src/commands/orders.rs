@@ -60,13 +60,13 @@ pub struct Release {
     gpus: Vec<String>,
 }
 
-/// Have a quarantined card tried again
+/// Have a card tried again that was quarantined or closed, or all slots of a machine
 #[derive(Debug, Args)]
 pub struct Clear {
     /// The agent's name or id
     agent: String,
-    /// The card, by index or UUID
-    gpu: String,
+    /// The card, by index or UUID; without it every slot, CPU slots included
+    gpu: Option<String>,
 }
 
 /// Prints the agent as the order left it.
@@ -148,10 +148,15 @@ impl Order {
                 show(context, &agent, &format!("{}: {left}", agent.name))
             }
             Self::Clear(Clear { agent, gpu }) => {
-                let request = pb::ClearGpuRequest { agent, gpu };
+                let request = pb::ClearGpuRequest { agent, gpu: gpu.unwrap_or_default() };
                 let call = || async { context.client.cluster().clear_gpu(request.clone()).await };
                 let agent = context.client.retrying(call).await?;
-                let text = format!("{} tries GPU {} again; `yard gpus` tells", agent.name, request.gpu);
+                let what = if request.gpu.is_empty() {
+                    "all its slots".to_owned()
+                } else {
+                    format!("GPU {}", request.gpu)
+                };
+                let text = format!("{} tries {what} again; `yard agents` and `yard gpus` tell", agent.name);
                 show(context, &agent, &text)
             }
         }

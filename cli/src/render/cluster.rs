@@ -7,6 +7,7 @@ use trainyard_proto::pb;
 use super::{Grid, bytes, cell, seconds_between, short, short_length, span, time};
 use crate::commands::agents::Card;
 use crate::output::Output;
+use crate::terminal::clean;
 
 /// The machines, as seen at `now`.
 pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
@@ -28,7 +29,34 @@ pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
             cell(short(&agent.id, length)),
         ]);
     }
-    grid.text()
+    let notices: String = agents.iter().flat_map(notices).map(|line| format!("\n{}", clean(&line))).collect();
+    if notices.is_empty() { grid.text() } else { format!("{}\n{notices}", grid.text()) }
+}
+
+/// Missing paths that a line names.
+const PATHS: usize = 3;
+
+/// What is not as it should be on a machine, a line each.
+fn notices(agent: &pb::Agent) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !agent.unavailable.is_empty() {
+        lines.push(agent.unavailable.clone());
+    }
+    let stale = agent.data_roots.iter().filter(|root| !root.problem.is_empty());
+    lines.extend(stale.map(|root| format!("{} cannot be read now: {}", root.path, root.problem)));
+    if !agent.missing_paths.is_empty() {
+        let named = agent.missing_paths.iter().take(PATHS).cloned().collect::<Vec<_>>().join(", ");
+        let more = agent.missing_paths.len().saturating_sub(PATHS);
+        let what = if more > 0 { format!("{named} and {more} more") } else { named };
+        lines.push(format!("jobs asked for what cannot be read there: {what}"));
+    }
+    for slot in &agent.cpu_slots {
+        if let Some(unavailable) = &slot.unavailable {
+            lines.push(format!("CPU slot {} takes no job: {}", slot.index, unavailable.message));
+        }
+    }
+    lines.extend(agent.notices.iter().cloned());
+    lines.into_iter().map(|line| format!("{}: {line}", agent.name)).collect()
 }
 
 fn agent_state(agent: &pb::Agent) -> Cell {
@@ -67,7 +95,7 @@ fn is_free(gpu: &pb::Gpu) -> bool {
 }
 
 fn slot_summary(slots: &[pb::CpuSlot]) -> String {
-    let free = slots.iter().filter(|slot| slot.job_id.is_empty()).count();
+    let free = slots.iter().filter(|slot| slot.job_id.is_empty() && slot.unavailable.is_none()).count();
     if slots.is_empty() { "-".into() } else { format!("{} ({free} free)", slots.len()) }
 }
 
@@ -140,10 +168,10 @@ fn gpu_state(card: &Card, now: &Timestamp) -> (&'static str, Color, String) {
             Cause::Owner => ("owner", Color::Yellow),
             Cause::Quarantined | Cause::Unspecified => ("quarantined", Color::Red),
             Cause::Unsupported => ("unsupported", Color::Red),
-            Cause::SelfTest => ("unproved", Color::Red),
-            Cause::Duplicate => ("elsewhere", Color::Yellow),
+            Cause::SelfTest => ("not proved", Color::Red),
+            Cause::Duplicate => ("duplicate", Color::Yellow),
             Cause::Stuck => ("stuck", Color::Red),
-            Cause::QuickEnds => ("failing", Color::Red),
+            Cause::QuickEnds => ("quick ends", Color::Red),
         };
         return (state, color, unavailable.message.clone());
     }

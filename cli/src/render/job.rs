@@ -74,6 +74,11 @@ fn epochs(job: &pb::Job) -> String {
     }
 }
 
+/// Whether its trainer has ended, and what it left is handed in.
+fn is_handing_in(job: &pb::Job) -> bool {
+    job.attempts.last().is_some_and(|last| last.slot_released_time.is_some() && last.end_time.is_none())
+}
+
 /// Where a job runs, what it waits for, or how it ended.
 fn whereabouts(job: &pb::Job) -> String {
     match job.state() {
@@ -81,6 +86,8 @@ fn whereabouts(job: &pb::Job) -> String {
             Some(position) => format!("#{position} {}", job.waiting_for).trim_end().to_owned(),
             None => job.waiting_for.clone(),
         },
+        // Its slot may be another job's by now.
+        pb::JobState::Starting | pb::JobState::Running if is_handing_in(job) => job.state_reason.clone(),
         pb::JobState::Starting | pb::JobState::Running => job
             .attempts
             .last()

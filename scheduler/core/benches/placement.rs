@@ -87,6 +87,7 @@ fn connect(core: &mut Core, number: u64, shape: Shape) -> Output {
         },
         attempts: Vec::new(),
         condition: Condition::default(),
+        instance: String::new(),
     };
     core.handle(NOW, Event::AgentConnected { session: Session(number + 1), hello })
 }

@@ -12,11 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, AttemptId, EndReason, Ended, FitRecord, GpuTelemetry, JobId, Session, Slot, Time,
+    AgentId, AttemptId, EndReason, Ended, FitRecord, Fitness, GpuTelemetry, GpuUuid, JobId, Session, Slot,
+    Time,
 };
 
 use crate::availability::Closed;
 use crate::changes::Changes;
+use crate::clocks::Clock;
 use crate::core::Core;
 use crate::event::{Condition, Hello};
 use crate::output::{Command, Write};
@@ -44,6 +46,18 @@ pub(crate) struct Agent {
     /// Get no new attempts until then, or until the next session: their card failed, or the agent hands
     /// its jobs back.
     pub(crate) set_aside: BTreeMap<Slot, Time>,
+    /// Live attempts that hold no slot any more.
+    pub(crate) handing_in: BTreeSet<AttemptId>,
+    /// What it said of the paths that it lacks, as far as it was asked for them by an attempt.
+    pub(crate) said_of: BTreeMap<String, String>,
+    /// Cards that another agent offered first, and which one.
+    pub(crate) doubled: BTreeMap<GpuUuid, (AgentId, String)>,
+    /// Of the process that is or was connected.
+    pub(crate) instance: String,
+    /// When another process was last refused that came with its id.
+    pub(crate) refused: Option<Time>,
+    /// How its clock differs.
+    pub(crate) clock: Clock,
     /// Attempts that this session was told to end because their agent or card is wanted otherwise.
     pub(crate) told: BTreeSet<AttemptId>,
 }
@@ -88,6 +102,11 @@ impl<'a> AgentView<'a> {
         self.agent.reading(gpu)
     }
 
+    /// By how many milliseconds its clock is ahead of the scheduler's; `None` while that is not known.
+    pub fn clock_offset_ms(&self) -> Option<i64> {
+        self.agent.clock.offset_ms()
+    }
+
     /// What its cards were seen to need.
     pub fn fit_records(&self) -> &'a [FitRecord] {
         &self.condition.fit_records
@@ -110,6 +129,12 @@ impl Agent {
             lease_until: Some(lease_until),
             condition: Condition::default(),
             running: BTreeMap::new(),
+            handing_in: BTreeSet::new(),
+            said_of: BTreeMap::new(),
+            doubled: BTreeMap::new(),
+            instance: String::new(),
+            refused: None,
+            clock: Clock::default(),
             set_aside: BTreeMap::new(),
             told: BTreeSet::new(),
         }
@@ -125,6 +150,11 @@ impl Agent {
             running: &self.running,
             agent: self,
         }
+    }
+
+    /// When it was last heard of.
+    pub(crate) fn last_seen(&self) -> Time {
+        self.last_seen
     }
 
     pub(crate) fn state(&self) -> AgentState {
@@ -151,6 +181,12 @@ impl Agent {
         telemetry.binary_search_by(|reading| reading.uuid.cmp(gpu)).ok().map(|at| &telemetry[at])
     }
 
+    /// Its live attempts, those that hold no slot any more included.
+    fn live(&self) -> impl Iterator<Item = AttemptId> {
+        let running: BTreeSet<AttemptId> = self.running.values().copied().collect();
+        running.into_iter().chain(self.handing_in.iter().copied())
+    }
+
     /// Takes in what the agent says of itself now.
     fn note(&mut self, mut condition: Condition) {
         condition.telemetry.sort_by(|one, other| one.uuid.cmp(&other.uuid));
@@ -173,7 +209,9 @@ impl Agent {
             let readings = condition.telemetry.iter().filter(|reading| reading.unavailable.is_some());
             readings.map(|reading| &reading.uuid).collect()
         }
+        let cpus = |condition: &Condition| condition.fitness.cpu_unavailable.is_some();
         self.condition.unavailable.is_empty() != condition.unavailable.is_empty()
+            || cpus(&self.condition) != cpus(condition)
             || closed(&self.condition) != closed(condition)
     }
 }
@@ -181,19 +219,27 @@ impl Agent {
 impl Core {
     /// An agent opened a session. It may be new, may be back, or may have crashed and forgotten.
     pub(crate) fn on_connected(&mut self, now: Time, session: Session, hello: Hello, out: &mut Changes) {
-        let Hello { agent: id, name, version, inventory, attempts: held, condition } = hello;
+        let Hello { agent: id, name, version, inventory, attempts: held, condition, instance } = hello;
         if self.agents.get(&id).is_some_and(|agent| agent.newest_session >= session) {
             return; // A newer connection overtook this one.
+        }
+        if let Some(refusal) = self.is_taken(now, id, &instance) {
+            return out.reply(Err(refusal));
         }
         self.withdraw_slots(id);
         let record = AgentRecord::new(id, name, version, inventory, now);
         let agent = self.agents.entry(id).or_insert_with(|| Agent::known(record.clone(), now));
         let (drain, lost) = (agent.record.drain, agent.record.lost);
         let reserved = std::mem::take(&mut agent.record.reserved);
-        agent.record = AgentRecord { drain, reserved, lost, ..record };
+        let shut = std::mem::take(&mut agent.record.shut);
+        agent.record = AgentRecord { drain, reserved, lost, shut, ..record };
+        agent.instance = instance;
+        agent.clock = Clock::default();
+        agent.clock.note(now, condition.fitness.clock);
         agent.session = Some(session);
         agent.newest_session = session;
         self.advertised.note(id, &agent.condition, &condition);
+        let fitness = (std::mem::take(&mut agent.condition.fitness), condition.fitness.clone());
         agent.condition = Condition::default();
         agent.note(condition);
         agent.told.clear();
@@ -201,9 +247,13 @@ impl Core {
             self.set_aside.remove(&(until, id, slot));
         }
         let held_now: BTreeSet<AttemptId> = held.iter().copied().collect();
-        let forgotten: Vec<AttemptId> =
-            agent.running.values().copied().filter(|attempt| !held_now.contains(attempt)).collect();
+        let forgotten: Vec<AttemptId> = agent.live().filter(|attempt| !held_now.contains(attempt)).collect();
         out.touch_agent(id);
+        self.claim_gpus(id);
+        self.inherit(id, out);
+        self.see(id, &fitness.0, &fitness.1, out);
+        // It may have other cards than before.
+        self.ask_again = true;
         self.renew_lease(now, id);
         for attempt in forgotten {
             self.lose_attempt(now, attempt, "the agent no longer holds it".to_owned(), out);
@@ -263,7 +313,15 @@ impl Core {
         }
         if let Some(agent) = self.agents.get_mut(&id) {
             self.advertised.note(id, &agent.condition, &condition);
+            agent.clock.note(now, condition.fitness.clock);
+            let before = std::mem::take(&mut agent.condition.fitness);
+            let sees_other = before.data_roots != condition.fitness.data_roots
+                || before.missing_paths != condition.fitness.missing_paths;
+            let fitness = sees_other.then(|| condition.fitness.clone());
             agent.note(condition);
+            if let Some(fitness) = fitness {
+                self.see(id, &before, &fitness, out);
+            }
         }
         if moves_slots {
             self.offer_slots(id, out);
@@ -282,6 +340,7 @@ impl Core {
         self.renew_lease(now, id);
         if was_lost {
             out.touch_agent(id);
+            self.claim_gpus(id);
             self.offer_slots(id, out);
         }
         true
@@ -312,9 +371,11 @@ impl Core {
             out.touch_agent(id);
         }
         self.lost.extend(agent.record.lost.map(|lost| (lost, id)));
+        let agent = self.give_gpus_up(id, out);
+        let Some(agent) = agent else { return };
         let session = agent.session;
         let silent = now.since(agent.last_seen).as_secs();
-        let attempts: Vec<AttemptId> = agent.running.values().copied().collect();
+        let attempts: Vec<AttemptId> = agent.live().collect();
         for attempt in attempts {
             let message = format!("nothing was heard of the agent for {silent} s");
             self.lose_attempt(now, attempt, message, out);
@@ -339,12 +400,20 @@ impl Core {
         let Some((_, id)) = self.lost.pop_first() else { return false };
         if let Some(agent) = self.agents.remove(&id) {
             self.advertised.note(id, &agent.condition, &Condition::default());
+            self.see(id, &agent.condition.fitness, &Fitness::default(), out);
+            self.ask_again = true;
             for (gpu, until) in agent.record.reserved {
                 self.reservations.remove(&(until, id, gpu));
             }
             for (slot, until) in agent.set_aside {
                 self.set_aside.remove(&(until, id, slot));
             }
+            for (slot, shut) in agent.record.shut {
+                if let Some(until) = shut.until {
+                    self.shut.remove(&(until, id, slot));
+                }
+            }
+            self.doubled.remove(&id);
             out.write(Write::ForgetAgent(id));
         }
         true
@@ -367,7 +436,9 @@ impl Core {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let was_told = agent.running.get(slot).is_some_and(|attempt| agent.told.remove(attempt));
         match reason {
-            EndReason::GpuFault => self.set_aside(now, id, slot, vec![slot.clone()], out),
+            EndReason::GpuFault | EndReason::AgentUnfit => {
+                self.set_aside(now, id, slot, vec![slot.clone()], out)
+            }
             // It goes away soon. If it does not, the report was an old one, from before it came back.
             EndReason::Drained if !was_told => {
                 let inventory =
@@ -384,7 +455,6 @@ impl Core {
             | EndReason::Drained
             | EndReason::Cancelled
             | EndReason::TimeLimit
-            | EndReason::AgentUnfit
             | EndReason::Stalled => {
                 let Some(agent) = self.agents.get_mut(&id) else { return };
                 agent.running.remove(slot);

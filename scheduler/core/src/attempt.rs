@@ -13,7 +13,7 @@ use crate::changes::Changes;
 use crate::core::Core;
 use crate::learned::Told;
 use crate::output::Command;
-use crate::record::{EventBody, JobRecord, Progress, Setup};
+use crate::record::{AttemptRecord, EventBody, JobRecord, Progress, Setup};
 
 /// What a report is, seen from the attempt that it is about.
 enum Standing {
@@ -79,19 +79,28 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&id.job) else { return };
         let Some(attempt) = job.live_attempt_mut() else { return };
         attempt.last_sequence = sequence;
-        let placed = attempt.placed;
+        let (placed, agent) = (attempt.placed, attempt.agent);
         let limit_before = job.out_of_time_at();
         // Clocks differ: nothing happens before its attempt was placed, or in the future.
+        let time = self.agents.get(&agent).map_or(time, |agent| agent.clock.corrected(time));
         let time = time.max(placed).min(now.max(placed));
         out.touch_pulse(id.job);
         match body {
             ReportBody::Trainer(event) => {
                 let told = Told::of(&event, job);
+                let (was_up, had_stepped) = (is_up(job), has_stepped(job));
                 on_trainer(job, time, id, event, out);
+                if !was_up && is_up(job) {
+                    self.seen.add(&job.spec.train.data.to_string_lossy(), agent);
+                }
+                let is_first_step = !had_stepped && has_stepped(job);
                 let left = job.progress.as_ref().and_then(|progress| progress.eta);
                 self.ends.expect(id, left.map(|left| time + left));
                 self.move_time_limit(id.job, limit_before);
                 self.learn(now, id.job, told, out);
+                if is_first_step {
+                    self.judge(now, id, out);
+                }
             }
             ReportBody::BatchChosen(chosen) => {
                 if let Some(attempt) = job.live_attempt_mut() {
@@ -99,7 +108,7 @@ impl Core {
                 }
                 out.touch(id.job);
             }
-            ReportBody::SlotReleased(_) => {}
+            ReportBody::SlotReleased(released) => self.on_slot_released(now, time, id, released, out),
             ReportBody::CheckpointStored(checkpoint) => {
                 on_checkpoint(job, checkpoint);
                 out.touch(id.job);
@@ -108,6 +117,16 @@ impl Core {
             ReportBody::Ended(ended) => self.end_attempt(now, time, id, ended, out),
         }
     }
+}
+
+/// Whether the live attempt's trainer has come up.
+fn is_up(job: &JobRecord) -> bool {
+    job.live_attempt().is_some_and(|attempt| attempt.started.is_some())
+}
+
+/// Whether the live attempt has made a step.
+fn has_stepped(job: &JobRecord) -> bool {
+    is_up(job) && job.progress.as_ref().is_some_and(|progress| progress.has_stepped())
 }
 
 fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEvent, out: &mut Changes) {
@@ -180,7 +199,27 @@ fn on_started(job: &mut JobRecord, time: Time, id: AttemptId, started: &Started,
         });
         out.touch(id.job);
     }
+    if let Some(message) = other_content(job) {
+        out.event(job, time, id.number, EventBody::Log { level: LogLevel::Warning, message });
+    }
     run(job, time, id, out);
+}
+
+/// What is said when the newest attempt counted other images than an earlier one did on another agent.
+fn other_content(job: &JobRecord) -> Option<String> {
+    let counted = |attempt: &AttemptRecord| {
+        let setup = attempt.setup.as_ref()?;
+        Some((setup.train_images, setup.val_images))
+    };
+    let (newest, earlier) = job.attempts.split_last()?;
+    let (here, agent) = (counted(newest)?, newest.agent);
+    let other = earlier.iter().rev().find(|attempt| attempt.agent != agent && counted(attempt).is_some())?;
+    let there = counted(other).filter(|there| *there != here)?;
+    Some(format!(
+        "its data set differs: {} and {} images (training, validation) on agent `{}`, {} and {} on agent `{}`; let \
+         all agents have the same copy",
+        there.0, there.1, other.agent_name, here.0, here.1, newest.agent_name
+    ))
 }
 
 /// The first sign that the trainer is at work moves the job on; later ones change nothing.

@@ -6,7 +6,9 @@ use trainyard_types::{DeviceKind, GpuUuid, Slot, Time, Unavailable, UnavailableC
 
 use crate::agent::{Agent, AgentState};
 use crate::core::Core;
+use crate::handing_in::HANDING_IN_MAX;
 use crate::queue::Request;
+use crate::record::Shut;
 use crate::slots;
 
 /// Slots that a sentence names one by one.
@@ -23,6 +25,12 @@ pub enum Closed<'a> {
     Reserved(Time),
     /// Its agent says why.
     Card(&'a Unavailable),
+    /// The results of so many attempts wait on its agent.
+    HandingIn(usize),
+    /// Another agent, of that name, offered the same card first.
+    Duplicate(&'a str),
+    /// Jobs ended there too soon.
+    QuickEnds(&'a Shut),
     /// An attempt on it failed lately, or its agent hands its jobs back; it is tried again then.
     SetAside(Time),
 }
@@ -45,6 +53,10 @@ impl Closed<'_> {
                 UnavailableCause::Duplicate => "offered by another agent",
                 UnavailableCause::Stuck => "held by a trainer that does not end",
             },
+            Self::HandingIn(_) if is_one => "on an agent that has results to hand in first",
+            Self::HandingIn(_) => "on agents that have results to hand in first",
+            Self::Duplicate(_) => "offered by another agent",
+            Self::QuickEnds(_) => "closed after quick ends",
             Self::SetAside(_) => "set aside after a fault",
         }
     }
@@ -55,6 +67,14 @@ impl Closed<'_> {
             Self::Drained => "`yard resume` takes it back into use".to_owned(),
             Self::Agent(message) => (*message).to_owned(),
             Self::Card(unavailable) => unavailable.message.clone(),
+            Self::HandingIn(count) => format!("the results of {count} attempts wait there"),
+            Self::Duplicate(name) => {
+                format!("agent `{name}` offers it, too, and came first: stop one of the two")
+            }
+            Self::QuickEnds(shut) => match shut.until {
+                Some(until) => format!("until {} UTC: {}", clock(until), shut.why),
+                None => shut.why.clone(),
+            },
             Self::Reserved(until) | Self::SetAside(until) => format!("until {} UTC", clock(*until)),
         }
     }
@@ -69,13 +89,25 @@ impl Agent {
         if !self.condition.unavailable.is_empty() {
             return Some(Closed::Agent(&self.condition.unavailable));
         }
+        if self.handing_in.len() >= HANDING_IN_MAX {
+            return Some(Closed::HandingIn(self.handing_in.len()));
+        }
         if let Slot::Gpu(uuid) = slot {
             if let Some(&until) = self.record.reserved.get(uuid) {
                 return Some(Closed::Reserved(until));
             }
+            if let Some((_, name)) = self.doubled.get(uuid) {
+                return Some(Closed::Duplicate(name));
+            }
             if let Some(unavailable) = self.unavailable(uuid) {
                 return Some(Closed::Card(unavailable));
             }
+        }
+        if let (Slot::Cpu(_), Some(unavailable)) = (slot, &self.condition.fitness.cpu_unavailable) {
+            return Some(Closed::Card(unavailable));
+        }
+        if let Some(shut) = self.record.shut.get(slot).filter(|shut| shut.until.is_some()) {
+            return Some(Closed::QuickEnds(shut));
         }
         self.set_aside.get(slot).map(|&until| Closed::SetAside(until))
     }
@@ -87,9 +119,18 @@ impl Agent {
 
     /// Whether a fault on that slot is the card's and not the job's.
     pub(crate) fn is_at_fault(&self, slot: &Slot) -> bool {
+        if self.record.shut.get(slot).is_some_and(|shut| shut.until.is_some()) {
+            return true;
+        }
         let Slot::Gpu(uuid) = slot else { return false };
         self.unavailable(uuid).is_some_and(|unavailable| {
-            matches!(unavailable.cause, UnavailableCause::Quarantined | UnavailableCause::Unsupported)
+            matches!(
+                unavailable.cause,
+                UnavailableCause::Quarantined
+                    | UnavailableCause::Unsupported
+                    | UnavailableCause::SelfTest
+                    | UnavailableCause::Stuck
+            )
         })
     }
 }

@@ -312,7 +312,7 @@ impl Core {
             self.requests.insert(request_id.clone(), first);
         }
         for job in batch.jobs() {
-            self.queue.insert(now, &job);
+            self.queue.insert(now, &job, &self.sight);
             self.index.insert(&job);
             self.jobs.insert(job.id, job);
         }

@@ -12,6 +12,8 @@ use crate::policy::Policy;
 pub struct CoreConfig {
     /// How long an agent may stay silent before its attempts are tried elsewhere.
     pub lease: Duration,
+    /// How often agents say that they are there.
+    pub heartbeat: Duration,
     /// Wait before the first retry after a crash; doubles with each further crash.
     pub retry_delay: Duration,
     /// The longest such wait.
@@ -57,6 +59,7 @@ impl Default for CoreConfig {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(5),
             retry_delay: Duration::from_secs(10),
             retry_delay_max: Duration::from_secs(300),
             share_half_life: Duration::from_secs(24 * 3600),

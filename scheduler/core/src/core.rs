@@ -23,8 +23,10 @@ use crate::output::{Command, Output};
 use crate::placement::{self, Placement, Turn};
 use crate::policy::{Plan, Policy, why_here};
 use crate::queue::Queue;
+use crate::quick_ends::QuickEnds;
 use crate::record::{AgentRecord, AttemptRecord, EventBody, JobRecord};
 use crate::share::{self, UserRecord, Users};
+use crate::sight::{Seen, Sight};
 use crate::slots::{self, Slots};
 use crate::tally::Tally;
 
@@ -47,6 +49,12 @@ pub struct Core {
     pub(crate) index: Index,
     /// Index: jobs in state `Queued`.
     pub(crate) queue: Queue,
+    /// Index: which agents see which paths.
+    pub(crate) sight: Sight,
+    /// Index: where data sets could be read.
+    pub(crate) seen: Seen,
+    /// Agents see other things than when it was last asked whether any will run a job.
+    pub(crate) ask_again: bool,
     /// Index: slots of connected agents.
     pub(crate) slots: Slots,
     /// Index: when the leases of agents end; lost agents have none.
@@ -55,6 +63,14 @@ pub struct Core {
     pub(crate) lost: BTreeSet<(Time, AgentId)>,
     /// Index: when slots that were set aside are used again.
     pub(crate) set_aside: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: when slots on which jobs ended too soon are opened again.
+    pub(crate) shut: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: attempts that ended too soon.
+    pub(crate) quick_ends: QuickEnds,
+    /// Index: who offered a card first.
+    pub(crate) owners: BTreeMap<GpuUuid, AgentId>,
+    /// Index: agents with cards that another one offered first.
+    pub(crate) doubled: BTreeSet<AgentId>,
     /// Index: when reservations of cards end.
     pub(crate) reservations: BTreeSet<(Time, AgentId, GpuUuid)>,
     /// Index: when running jobs have used up their time.
@@ -97,8 +113,12 @@ impl Core {
     /// Goes on from what is stored. Every agent gets a fresh lease, and has no session yet.
     pub fn load(config: CoreConfig, now: Time, stored: Stored) -> Self {
         let mut core = Self::new(config);
-        for record in stored.agents {
+        let mut agents = stored.agents;
+        agents.sort_by_key(|record| record.connected);
+        for record in agents {
+            let id = record.id;
             core.adopt(now, record);
+            core.claim_gpus(id);
         }
         for record in stored.users {
             core.users.load(record);
@@ -113,15 +133,19 @@ impl Core {
                 core.adopt_batch(&place.batch);
             }
             if job.state == JobState::Queued {
-                core.queue.insert(now, &job);
+                core.queue.insert(now, &job, &core.sight);
             }
             if let Some(attempt) = job.live_attempt() {
                 let resources = &job.spec.resources;
-                core.users.adopt(&job.user, now, resources.device, resources.gpus.max(1));
+                if attempt.holds_slots() {
+                    core.users.adopt(&job.user, now, resources.device, resources.gpus.max(1));
+                }
                 core.adopt_attempt(now, &job, attempt);
             }
             core.time_limits.extend(job.out_of_time_at().map(|time| (time, job.id)));
             core.index.insert(&job);
+            core.note_seen(&job);
+            core.quick_ends.note(&job);
             let id = job.id;
             core.jobs.insert(id, job);
             core.follow_runner(now, id);
@@ -147,6 +171,8 @@ impl Core {
         self.leases.insert((lease_until, record.id));
         let reserved = record.reserved.iter().map(|(gpu, &until)| (until, record.id, gpu.clone()));
         self.reservations.extend(reserved);
+        let shut = record.shut.iter().filter_map(|(slot, shut)| Some((shut.until?, record.id, slot.clone())));
+        self.shut.extend(shut);
         self.agents.insert(record.id, Agent::known(record, lease_until));
     }
 
@@ -159,6 +185,10 @@ impl Core {
             self.adopt(now, record);
         }
         if let Some(agent) = self.agents.get_mut(&attempt.agent) {
+            if !attempt.holds_slots() {
+                agent.handing_in.insert(attempt.id);
+                return;
+            }
             agent.running.extend(attempt.slots().map(|slot| (slot.clone(), attempt.id)));
             if let Some((kind, _)) = slots::of_inventory(&agent.record.inventory).remove(&attempt.slot) {
                 self.ends.begin(attempt.id, kind);
@@ -192,10 +222,11 @@ impl Core {
             Event::Resume { agent } => self.on_resume(agent, &mut out),
             Event::Reserve { agent, gpus, span } => self.on_reserve(now, agent, gpus, span, &mut out),
             Event::Release { agent, gpus } => self.on_release(agent, &gpus, &mut out),
-            Event::ClearGpu { agent, gpu } => self.on_clear_gpu(agent, gpu, &mut out),
+            Event::ClearGpu { agent, gpu } => self.on_clear_gpu(now, agent, gpu, &mut out),
             Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }
+        self.fail_hopeless(now, &mut out);
         self.follow_queue();
         if out.replan {
             self.place(now, &mut out);
@@ -230,10 +261,12 @@ impl Core {
         let set_aside = self.set_aside.first().map(|&(time, ..)| time);
         let time_limit = self.time_limits.first().map(|&(time, _)| time);
         let reservation = self.reservations.first().map(|&(time, ..)| time);
+        let shut = self.shut.first().map(|&(time, ..)| time);
         let others = [
             self.next_agent_forgotten(),
             set_aside,
             reservation,
+            shut,
             time_limit,
             self.queue.next_due(),
             self.next_retirement(),
@@ -293,6 +326,7 @@ impl Core {
             self.on_set_aside_over(agent, &slot, out);
         }
         while self.end_reservation(now, out) {}
+        while self.open_due(now, out) {}
         while let Some(job) = self.queue.pop_due(now) {
             if let Some(job) = self.jobs.get(&job) {
                 self.queue.make_ready(job);
@@ -312,11 +346,12 @@ impl Core {
     /// What waits and could start, by the rules as they stand and without the policy `finish-time`.
     pub(crate) fn placements(&self, now: Time) -> Vec<Placement> {
         let is_fair = self.config.policy == Policy::Fair;
-        placement::place(&self.queue, &self.slots, is_fair, |user| {
+        let turn = |user: &str| {
             let limits = self.limits(user);
             let stakes = [DeviceKind::Gpu, DeviceKind::Cpu].map(|device| share::stake(device, limits));
             Turn { share: self.share(now, user), stakes, gpus_left: self.gpus_left(user) }
-        })
+        };
+        placement::place(&self.queue, &self.slots, is_fair, turn, |job, agent| self.has_read(job, agent))
     }
 
     /// Starts as many waiting jobs as there are slots for.
@@ -372,6 +407,7 @@ impl Core {
             last_sequence: 0,
             placed: now,
             started: None,
+            released: None,
             ended: None,
         });
         let reason = format!("placed on {device} of agent `{}`, which prepares it", agent.record.name);

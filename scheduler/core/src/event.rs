@@ -95,12 +95,12 @@ pub enum Event {
         /// Which; those that are not reserved are left out.
         gpus: Vec<GpuUuid>,
     },
-    /// A card that its agent has quarantined is to be tried again.
+    /// A card that its agent has quarantined, or that jobs ended too soon on, is to be tried again.
     ClearGpu {
         /// Whose.
         agent: AgentId,
-        /// Which.
-        gpu: GpuUuid,
+        /// Which; `None` for every slot, CPU slots included.
+        gpu: Option<GpuUuid>,
     },
     /// An agent tells what happened to an attempt. Repeats and gaps occur.
     Report {
@@ -137,6 +137,8 @@ pub struct Hello {
     pub attempts: Vec<AttemptId>,
     /// How it is now.
     pub condition: Condition,
+    /// Drawn at each start of its process; empty of agents that are too old to say.
+    pub instance: String,
 }
 
 /// How an agent is at the moment, by its own word. Lasts as long as its session.

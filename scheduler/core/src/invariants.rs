@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, JobId, JobState, Slot, Time};
+use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, Fitness, JobId, JobState, Slot, Time};
 
 use crate::core::Core;
 use crate::index::Index;
 use crate::policy::Policy;
-use crate::record::JobRecord;
+use crate::record::{AttemptRecord, JobRecord};
+use crate::sight::Sight;
 use crate::slots::{self, Slots};
 
 /// A bug of ours.
@@ -58,6 +59,9 @@ pub enum Broken {
     /// The slots on offer are not those of connected agents, or the wrong ones are free.
     #[error("the index of slots does not match the agents")]
     SlotIndex,
+    /// What agents are believed to see is not what they say.
+    #[error("the index of what agents see does not match them")]
+    Sight,
     /// Something could be placed and was not.
     #[error("job {0} could be placed and was not")]
     NotPlaced(JobId),
@@ -92,7 +96,7 @@ pub fn check(core: &Core) -> Result<(), Broken> {
         check_job(job)?;
         queued += usize::from(job.state == JobState::Queued);
         check_indexes(core, job)?;
-        if let Some(attempt) = job.live_attempt() {
+        if let Some(attempt) = job.live_attempt().filter(|attempt| attempt.holds_slots()) {
             for slot in attempt.slots() {
                 let before = live.entry(attempt.agent).or_default().insert(slot.clone(), attempt.id);
                 if let Some(first) = before {
@@ -147,7 +151,7 @@ fn check_users(core: &Core) -> Result<(), Broken> {
     let mut running: BTreeMap<&str, [u32; 2]> = BTreeMap::new();
     for job in core.jobs.values() {
         index.insert(job);
-        if job.live_attempt().is_some() {
+        if job.live_attempt().is_some_and(AttemptRecord::holds_slots) {
             let is_cpu = job.spec.resources.device == DeviceKind::Cpu;
             let slots = job.spec.resources.gpus.max(1);
             running.entry(&job.user).or_default()[usize::from(is_cpu)] += slots;
@@ -198,10 +202,17 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         return Err(Broken::Running(*stranger));
     }
     let (mut offered, mut leases, mut set_aside) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
-    let (mut reservations, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    let (mut reservations, mut lost, mut shut) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let limit = |job: &JobRecord| job.out_of_time_at().map(|time| (time, job.id));
     let time_limits: BTreeSet<(Time, JobId)> = core.jobs.values().filter_map(limit).collect();
+    let mut sight = Sight::default();
     for (&id, agent) in &core.agents {
+        sight.note(id, &Fitness::default(), &agent.condition.fitness);
+        let released = |attempt: &&AttemptRecord| attempt.agent == id && !attempt.holds_slots();
+        let handing_in = core.jobs.values().filter_map(JobRecord::live_attempt).filter(released);
+        if !handing_in.map(|attempt| attempt.id).eq(agent.handing_in.iter().copied()) {
+            return Err(Broken::Running(id));
+        }
         if live.get(&id).unwrap_or(&BTreeMap::new()) != &agent.running {
             return Err(Broken::Running(id));
         }
@@ -215,14 +226,20 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
         leases.extend(agent.lease_until.map(|until| (until, id)));
         let reserved = agent.record.reserved.iter();
         reservations.extend(reserved.map(|(gpu, &until)| (until, id, gpu.clone())));
+        let closed = agent.record.shut.iter();
+        shut.extend(closed.filter_map(|(slot, shut)| Some((shut.until?, id, slot.clone()))));
         set_aside.extend(agent.set_aside.iter().map(|(slot, &until)| (until, id, slot.clone())));
     }
     if offered != core.slots {
         return Err(Broken::SlotIndex);
     }
+    if sight != core.sight || !core.queue.sees_as(&sight) {
+        return Err(Broken::Sight);
+    }
     let agree = leases == core.leases
         && lost == core.lost
         && set_aside == core.set_aside
+        && shut == core.shut
         && reservations == core.reservations
         && time_limits == core.time_limits;
     if agree { Ok(()) } else { Err(Broken::Deadlines) }
@@ -246,7 +263,8 @@ mod tests {
         let inventory = Inventory { cpu_slots: 1, ..Inventory::default() };
         let (name, version) = (String::new(), String::new());
         let (attempts, condition) = Default::default();
-        let hello = Hello { agent: AGENT, name, version, inventory, attempts, condition };
+        let instance = String::new();
+        let hello = Hello { agent: AGENT, name, version, inventory, attempts, condition, instance };
         core.handle(Time(1), Event::AgentConnected { session: Session(1), hello });
         for job in [JOB, OTHER] {
             let spec = JobSpec {

@@ -4,15 +4,20 @@
 //! server and the simulator are two drivers of this one [`Core`].
 
 mod advertised;
+mod again;
 pub mod agent;
 mod attempt;
 pub mod availability;
 pub mod batch;
 mod changes;
+mod clocks;
 pub mod config;
 pub mod core;
+mod duplicates;
 mod estimate;
 pub mod event;
+mod fitness;
+mod handing_in;
 mod index;
 pub mod invariants;
 pub mod job;
@@ -24,12 +29,14 @@ pub mod output;
 pub mod placement;
 pub mod policy;
 pub mod queue;
+mod quick_ends;
 pub mod ranked;
 pub mod record;
 mod retention;
 pub mod retry;
 pub mod setbacks;
 pub mod share;
+pub mod sight;
 pub mod slots;
 pub mod tally;
 pub mod waiting;
@@ -46,7 +53,7 @@ pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
-    Progress, Pulse, Setup, Standing, Submission,
+    Progress, Pulse, Released, Setup, Shut, Standing, Submission,
 };
 pub use crate::share::UserRecord;
 pub use crate::waiting::Waiting;

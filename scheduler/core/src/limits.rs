@@ -14,7 +14,7 @@ impl JobRecord {
     /// When the running attempt has used up the job's time.
     pub(crate) fn out_of_time_at(&self) -> Option<Time> {
         let limit = self.spec.time_limit.filter(|_| !self.out_of_time)?;
-        let started = self.live_attempt()?.started?;
+        let started = self.live_attempt().filter(|attempt| attempt.holds_slots())?.started?;
         Some(started + limit.saturating_sub(self.ran))
     }
 }

@@ -110,21 +110,34 @@ impl Core {
         true
     }
 
-    /// A card that its agent has quarantined is to be tried again: only the agent can say that it is well.
-    pub(crate) fn on_clear_gpu(&mut self, id: AgentId, gpu: GpuUuid, out: &mut Changes) {
-        if let Some(refusal) = self.has_not(id, std::slice::from_ref(&gpu)) {
+    /// A card, or every slot of an agent, is to be tried again. Whether one that the agent closed is well only the
+    /// agent can say; what the scheduler closed itself it opens.
+    pub(crate) fn on_clear_gpu(&mut self, now: Time, id: AgentId, gpu: Option<GpuUuid>, out: &mut Changes) {
+        if let Some(refusal) = self.has_not(id, gpu.as_slice()) {
             return out.reply(Err(refusal));
         }
         let Some(agent) = self.agents.get(&id) else { return };
-        let Some(session) = agent.session else {
+        let is_meant =
+            |slot: &Slot| gpu.is_none() || matches!((slot, &gpu), (Slot::Gpu(one), Some(gpu)) if one == gpu);
+        let shut: Vec<Slot> = agent.record.shut.keys().filter(|slot| is_meant(slot)).cloned().collect();
+        let session = agent.session;
+        if session.is_none() && shut.is_empty() {
             return out.reply(Err(Refusal::AgentAway { agent: agent.record.name.clone() }));
-        };
-        let slot = Slot::Gpu(gpu.clone());
-        if let Some(&until) = agent.set_aside.get(&slot) {
+        }
+        let aside: Vec<(Slot, Time)> = agent
+            .set_aside
+            .iter()
+            .filter(|(slot, _)| is_meant(slot))
+            .map(|(slot, &until)| (slot.clone(), until))
+            .collect();
+        for (slot, until) in aside {
             self.set_aside.remove(&(until, id, slot.clone()));
             self.on_set_aside_over(id, &slot, out);
         }
-        out.command(Command::ClearGpu { agent: id, session, gpu });
+        self.open(id, &shut, Some((now, true)), out);
+        if let Some(session) = session {
+            out.command(Command::ClearGpu { agent: id, session, gpu });
+        }
         out.reply(Ok(Accepted { subject: Subject::Agent(id), repeated: false }));
     }
 

@@ -97,8 +97,8 @@ pub enum Command {
         agent: AgentId,
         /// By which connection.
         session: Session,
-        /// Which.
-        gpu: GpuUuid,
+        /// Which; `None` for every slot, CPU slots included.
+        gpu: Option<GpuUuid>,
     },
     /// The attempt is no longer this agent's.
     Revoke {
@@ -172,6 +172,17 @@ pub enum Refusal {
     AgentAway {
         /// Its name.
         agent: String,
+    },
+    /// Another process is connected with that id.
+    #[error(
+        "agent id {id} is in use by another process, `{name}`, which is connected: two agents must not share a \
+         `data_dir`, nor a copy of one"
+    )]
+    AgentIdInUse {
+        /// The id.
+        id: AgentId,
+        /// The name of the one that is connected.
+        name: String,
     },
     /// The same request id came with another spec before.
     #[error("request id `{request_id}` was used for job {job} with another spec; draw a new one")]

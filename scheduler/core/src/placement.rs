@@ -2,8 +2,9 @@
 //!
 //! Jobs go by priority; of one priority, the user goes first that has had least of late for its weight
 //! ([`crate::share`]), and of one user the earlier submission. Each takes the smallest card that satisfies
-//! it; among equal cards the first by agent name and GPU index. A job that nothing free satisfies stays,
-//! and holds up only jobs with the very same request.
+//! it; among equal cards one of an agent that has read its data set before, then the first by agent name and GPU
+//! index. Agents that cannot see its paths are left out, and those where it ended badly come last. A job that
+//! nothing free satisfies stays, and holds up only jobs with the very same request.
 
 use std::cmp::Reverse;
 use std::collections::btree_set::Iter;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use trainyard_types::{DeviceKind, JobId};
+use trainyard_types::{AgentId, DeviceKind, JobId};
 
 use crate::queue::{Class, Queue, Request};
 use crate::slots::{Kind, Location, Slots};
@@ -56,12 +57,29 @@ struct Line<'a> {
     heads: BTreeMap<JobId, Head<'a>>,
 }
 
+/// Free slots that are looked at for one of an agent which has read a job's data set before.
+const LOOKED_AT: usize = 16;
+
+/// Who may be given what: the queue knows who cannot see a job's paths, the core who has read its data set.
+struct Taste<'a, F> {
+    queue: &'a Queue,
+    has_read: F,
+}
+
 /// Places as many ready jobs as there are slots for. `turn` is asked once for each user that has a job
 /// which a free slot satisfies. If it `is_fair`, users take turns; otherwise the earlier submission goes first.
+/// `has_read` says whether a job's data set was read by an agent before.
 ///
 /// Costs steps in the number of different requests, kinds of free slots and users who wait, not of jobs
 /// or agents.
-pub fn place(queue: &Queue, slots: &Slots, is_fair: bool, turn: impl Fn(&str) -> Turn) -> Vec<Placement> {
+pub fn place(
+    queue: &Queue,
+    slots: &Slots,
+    is_fair: bool,
+    turn: impl Fn(&str) -> Turn,
+    has_read: impl Fn(JobId, AgentId) -> bool,
+) -> Vec<Placement> {
+    let taste = Taste { queue, has_read };
     let mut supply: Supply<'_> = slots
         .kinds()
         .iter()
@@ -95,14 +113,15 @@ pub fn place(queue: &Queue, slots: &Slots, is_fair: bool, turn: impl Fn(&str) ->
                 }
             }
         }
-        place_level(&mut supply, lines, &mut turns, &mut placements);
+        place_level(&mut supply, &taste, lines, &mut turns, &mut placements);
     }
     placements
 }
 
 /// Users take turns until nothing that is left satisfies anybody.
-fn place_level<'a>(
+fn place_level<'a, F: Fn(JobId, AgentId) -> bool>(
     supply: &mut Supply<'a>,
+    taste: &Taste<'_, F>,
     mut lines: BTreeMap<&Arc<str>, Line<'a>>,
     turns: &mut BTreeMap<&'a Arc<str>, Turn>,
     placements: &mut Vec<Placement>,
@@ -121,7 +140,7 @@ fn place_level<'a>(
             if is_gpu && turn.gpus_left < request.gpus {
                 continue;
             }
-            let Some((kind, locations)) = take(supply, request) else { continue };
+            let Some((kind, locations)) = take(supply, taste, job, request) else { continue };
             placements.push(Placement { job, kind: kind.clone(), locations });
             let stake = turn.stakes[usize::from(!is_gpu)].saturating_mul(u64::from(request.gpus));
             turn.share = turn.share.saturating_add(stake);
@@ -135,21 +154,25 @@ fn place_level<'a>(
     }
 }
 
-/// The smallest that satisfies; kinds of that same size compete by location.
-fn take<'a>(supply: &mut Supply<'a>, request: &Request) -> Option<(&'a Kind, Vec<Location>)> {
-    let mut best: Option<(&'a Kind, Vec<&'a Location>)> = None;
-    for (&kind, free) in supply.iter_mut() {
-        if best.as_ref().is_some_and(|(smallest, _)| kind.half_gib() > smallest.half_gib()) {
-            break;
-        }
-        if !kind.satisfies(request) {
-            continue;
-        }
-        let Some(found) = free.together(request.gpus) else { continue };
-        if best.as_ref().is_none_or(|(_, first)| found < *first) {
-            best = Some((kind, found));
-        }
-    }
+/// The smallest that satisfies, of an agent where the job did not end badly if there is one.
+fn take<'a, F: Fn(JobId, AgentId) -> bool>(
+    supply: &mut Supply<'a>,
+    taste: &Taste<'_, F>,
+    job: JobId,
+    request: &Request,
+) -> Option<(&'a Kind, Vec<Location>)> {
+    let lacking = taste.queue.lacking(request);
+    let likes = |agent| (taste.has_read)(job, agent);
+    let best = if lacking.is_empty() && request.avoids.is_empty() {
+        smallest(supply, request, likes, None::<fn(AgentId) -> bool>)
+    } else {
+        let sees = |agent| !lacking.contains(&agent);
+        let goes = |agent| sees(agent) && request.avoids.binary_search(&agent).is_err();
+        let elsewhere = smallest(supply, request, likes, Some(goes));
+        // It has waited before its retry: where it ended badly is better than nowhere.
+        let mut again = || smallest(supply, request, likes, Some(sees));
+        elsewhere.or_else(|| if request.avoids.is_empty() { None } else { again() })
+    };
     let (kind, locations) = best?;
     let free = supply.get_mut(kind)?;
     free.take(&locations);
@@ -159,6 +182,29 @@ fn take<'a>(supply: &mut Supply<'a>, request: &Request) -> Option<(&'a Kind, Vec
     Some((kind, locations.into_iter().cloned().collect()))
 }
 
+/// The smallest that satisfies; kinds of that same size compete by who has read the data set, then by location.
+fn smallest<'a>(
+    supply: &mut Supply<'a>,
+    request: &Request,
+    likes: impl Fn(AgentId) -> bool,
+    may: Option<impl Fn(AgentId) -> bool>,
+) -> Option<(&'a Kind, Vec<&'a Location>)> {
+    let mut best: Option<(&'a Kind, (bool, Vec<&'a Location>))> = None;
+    for (&kind, free) in supply.iter_mut() {
+        if best.as_ref().is_some_and(|(smallest, _)| kind.half_gib() > smallest.half_gib()) {
+            break;
+        }
+        if !kind.satisfies(request) {
+            continue;
+        }
+        let Some(found) = free.together(request.gpus, &likes, may.as_ref()) else { continue };
+        if best.as_ref().is_none_or(|(_, first)| found < *first) {
+            best = Some((kind, found));
+        }
+    }
+    best.map(|(kind, (_, locations))| (kind, locations))
+}
+
 impl<'a> Free<'a> {
     /// The first that is left.
     fn next(&mut self) -> Option<&'a Location> {
@@ -166,24 +212,45 @@ impl<'a> Free<'a> {
         self.rest.peek().copied()
     }
 
-    /// The first agent's slots that are enough.
-    fn together(&mut self, gpus: u32) -> Option<Vec<&'a Location>> {
+    /// The slots of one agent that are enough, and whether that agent is none that is liked: the first one's that
+    /// is, else the first one's.
+    fn together(
+        &mut self,
+        gpus: u32,
+        likes: &impl Fn(AgentId) -> bool,
+        may: Option<&impl Fn(AgentId) -> bool>,
+    ) -> Option<(bool, Vec<&'a Location>)> {
         let first = self.next()?;
-        if gpus <= 1 {
-            return Some(vec![first]);
-        }
-        let wanted = usize::try_from(gpus).ok()?;
-        let mut found: Vec<&Location> = Vec::new();
-        for location in self.all.range(first..).filter(|location| !self.taken.contains(location)) {
-            if found.first().is_some_and(|first| first.agent != location.agent) {
-                found.clear();
+        let wanted = usize::try_from(gpus.max(1)).ok()?;
+        let is_left = |location: &&'a Location| {
+            !self.taken.contains(*location) && may.is_none_or(|may| may(location.agent))
+        };
+        let mut left = self.all.range(first..).filter(is_left).peekable();
+        let mut best: Option<Vec<&'a Location>> = None;
+        let mut looked_at = 0;
+        while let Some(start) = left.next() {
+            let mut of_agent = vec![start];
+            while of_agent.len() < wanted
+                && let Some(next) = left.next_if(|next| next.agent == start.agent)
+            {
+                of_agent.push(next);
             }
-            found.push(location);
-            if found.len() == wanted {
-                return Some(found);
+            if of_agent.len() == wanted {
+                looked_at += 1;
+                // With nothing to choose from nobody is asked.
+                let is_last = best.is_none() && left.peek().is_none();
+                if is_last || looked_at > LOOKED_AT {
+                    best.get_or_insert(of_agent);
+                    break;
+                }
+                if likes(start.agent) {
+                    return Some((false, of_agent));
+                }
+                best.get_or_insert(of_agent);
             }
+            while left.next_if(|next| next.agent == start.agent).is_some() {}
         }
-        None
+        best.map(|locations| (true, locations))
     }
 
     fn take(&mut self, locations: &[&'a Location]) {

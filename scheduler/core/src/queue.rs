@@ -1,16 +1,18 @@
 //! The jobs that wait: by priority and user, and by what they ask for.
 //!
-//! Must not know agents. Jobs of one user with the same request and priority are interchangeable for
-//! placement but for their order, so that a decision looks at one of them and not at the whole queue.
+//! Must not know agents, but for who cannot see the paths that jobs name. Jobs of one user with the same request
+//! and priority are interchangeable for placement but for their order, so that a decision looks at one of them and
+//! not at the whole queue.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use trainyard_types::{DeviceKind, JobId, Resources, Time};
+use trainyard_types::{AgentId, DeviceKind, JobId, Resources, Time};
 
 use crate::ranked::Ranked;
 use crate::record::JobRecord;
+use crate::sight::{JobPaths, Sight};
 
 /// What a job asks for, in one spelling, so that equal wishes are equal values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +25,10 @@ pub struct Request {
     pub half_gib: u64,
     /// Cards, all of one agent and of one kind.
     pub gpus: u32,
+    /// The paths that it names, while some agent cannot see them; which ones is the queue's to say.
+    pub paths: Option<Arc<JobPaths>>,
+    /// Agents that come last, since it ended badly there; in order.
+    pub avoids: Vec<AgentId>,
 }
 
 impl From<&Resources> for Request {
@@ -36,15 +42,28 @@ impl From<&Resources> for Request {
             models,
             half_gib: resources.min_vram_mib.div_ceil(512),
             gpus: resources.gpus.max(1),
+            paths: None,
+            avoids: Vec::new(),
         }
     }
 }
+
+/// Nobody.
+static NOBODY: BTreeSet<AgentId> = BTreeSet::new();
 
 /// Jobs of one request that may be placed: by priority, the higher first, then by user, each in order of
 /// submission.
 pub type Class = BTreeMap<Reverse<i32>, BTreeMap<Arc<str>, BTreeSet<JobId>>>;
 /// All queued jobs of one priority, by user.
 pub type Level = BTreeMap<Arc<str>, Ranked<JobId>>;
+
+/// Paths that queued jobs name.
+#[derive(Debug, Default)]
+struct Named {
+    jobs: usize,
+    /// The agents that cannot see them.
+    lacking: BTreeSet<AgentId>,
+}
 
 /// All queued jobs. Those that wait for a retry's time have their place, too, but are not ready.
 #[derive(Debug, Default)]
@@ -53,7 +72,11 @@ pub struct Queue {
     ready: BTreeMap<Request, Class>,
     delayed: BTreeSet<(Time, JobId)>,
     users: BTreeMap<Arc<str>, usize>,
+    /// What the queued jobs name, and who cannot see it.
+    paths: BTreeMap<Arc<JobPaths>, Named>,
     len: usize,
+    /// Requests with paths that jobs became ready with since [`Queue::take_fresh`].
+    fresh: BTreeSet<Request>,
     /// Jobs that became ready, and that are no more, since [`Queue::take_changes`].
     came: BTreeSet<JobId>,
     went: BTreeSet<JobId>,
@@ -61,7 +84,7 @@ pub struct Queue {
 
 impl Queue {
     /// Puts a queued job into its place.
-    pub(crate) fn insert(&mut self, now: Time, job: &JobRecord) {
+    pub(crate) fn insert(&mut self, now: Time, job: &JobRecord, sight: &Sight) {
         let (len, level) = self.levels.entry(Reverse(job.spec.priority)).or_default();
         let line = match level.get_mut(&job.user) {
             Some(line) => line,
@@ -70,6 +93,14 @@ impl Queue {
         if line.insert(job.id) {
             *len += 1;
             self.len += 1;
+            let paths = JobPaths::of(job);
+            match self.paths.get_mut(&paths) {
+                Some(named) => named.jobs += 1,
+                None => {
+                    let named = Named { jobs: 1, lacking: sight.lacking(&paths) };
+                    self.paths.insert(Arc::new(paths), named);
+                }
+            }
             match self.users.get_mut(&job.user) {
                 Some(count) => *count += 1,
                 None => drop(self.users.insert(Arc::clone(&job.user), 1)),
@@ -85,6 +116,8 @@ impl Queue {
 
     /// Takes a job out, wherever it waits.
     pub(crate) fn remove(&mut self, job: &JobRecord) {
+        // First of all, since what it is filed under is told by what it names.
+        self.unready(job);
         let priority = Reverse(job.spec.priority);
         if let Some((len, level)) = self.levels.get_mut(&priority)
             && let Some(line) = level.get_mut(&job.user)
@@ -104,14 +137,25 @@ impl Queue {
                     self.users.remove(&job.user);
                 }
             }
+            let paths = JobPaths::of(job);
+            if let Some(named) = self.paths.get_mut(&paths) {
+                named.jobs -= 1;
+                if named.jobs == 0 {
+                    self.paths.remove(&paths);
+                }
+            }
         }
         if let Some(time) = job.not_before {
             self.delayed.remove(&(time, job.id));
         }
+    }
+
+    /// Takes a job out of those that may be placed.
+    fn unready(&mut self, job: &JobRecord) {
         if !self.came.remove(&job.id) {
             self.went.insert(job.id);
         }
-        let request = Request::from(&job.spec.resources);
+        let (request, priority) = (self.request(job), Reverse(job.spec.priority));
         if let Some(class) = self.ready.get_mut(&request)
             && let Some(users) = class.get_mut(&priority)
             && let Some(jobs) = users.get_mut(&job.user)
@@ -129,6 +173,57 @@ impl Queue {
         }
     }
 
+    /// What a queued job asks for.
+    pub(crate) fn request(&self, job: &JobRecord) -> Request {
+        let known = self.paths.get_key_value(&JobPaths::of(job));
+        let paths = known.filter(|(_, named)| !named.lacking.is_empty()).map(|(paths, _)| Arc::clone(paths));
+        Request { paths, avoids: job.setbacks.avoids(), ..Request::from(&job.spec.resources) }
+    }
+
+    /// The agents that cannot see what such queued jobs name.
+    pub(crate) fn lacking(&self, request: &Request) -> &BTreeSet<AgentId> {
+        request.paths.as_ref().map_or(&NOBODY, |paths| self.lacking_of(paths))
+    }
+
+    /// As [`Queue::lacking`], of the paths themselves.
+    pub(crate) fn lacking_of(&self, paths: &JobPaths) -> &BTreeSet<AgentId> {
+        self.paths.get(paths).map_or(&NOBODY, |named| &named.lacking)
+    }
+
+    /// Whether some queued job names these paths.
+    pub(crate) fn knows(&self, paths: &JobPaths) -> bool {
+        self.paths.contains_key(paths)
+    }
+
+    /// Agents see other things than before: jobs whose paths all agents see now, or not all any more, are filed
+    /// anew. Costs steps in the number of paths that are named, and of jobs only when that happened.
+    pub(crate) fn look_again(&mut self, sight: &Sight, jobs: &BTreeMap<JobId, JobRecord>) {
+        let seen: Vec<(Arc<JobPaths>, BTreeSet<AgentId>)> =
+            self.paths.keys().map(|paths| (Arc::clone(paths), sight.lacking(paths))).collect();
+        let moves = |(paths, lacking): &&(Arc<JobPaths>, BTreeSet<AgentId>)| {
+            self.paths.get(paths).is_some_and(|named| named.lacking.is_empty() != lacking.is_empty())
+        };
+        let moving: BTreeSet<Arc<JobPaths>> =
+            seen.iter().filter(moves).map(|(paths, _)| Arc::clone(paths)).collect();
+        let mut moved: Vec<&JobRecord> = Vec::new();
+        if !moving.is_empty() {
+            let ready = self.ready.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).flatten();
+            let records = ready.filter_map(|job| jobs.get(job));
+            moved.extend(records.filter(|job| moving.contains(&JobPaths::of(job))));
+        }
+        for job in &moved {
+            self.unready(job);
+        }
+        for (paths, lacking) in seen {
+            if let Some(named) = self.paths.get_mut(&paths) {
+                named.lacking = lacking;
+            }
+        }
+        for job in moved {
+            self.make_ready(job);
+        }
+    }
+
     /// Takes the next job whose time has come off the delayed ones; [`Queue::make_ready`] is next.
     pub(crate) fn pop_due(&mut self, now: Time) -> Option<JobId> {
         let &(time, job) = self.delayed.first()?;
@@ -141,7 +236,11 @@ impl Queue {
     /// Lets a job be placed that has its place already.
     pub(crate) fn make_ready(&mut self, job: &JobRecord) {
         self.came.insert(job.id);
-        let class = self.ready.entry(Request::from(&job.spec.resources)).or_default();
+        let request = self.request(job);
+        if request.paths.is_some() {
+            self.fresh.insert(request.clone());
+        }
+        let class = self.ready.entry(request).or_default();
         let users = class.entry(Reverse(job.spec.priority)).or_default();
         match users.get_mut(&job.user) {
             Some(jobs) => drop(jobs.insert(job.id)),
@@ -152,6 +251,11 @@ impl Queue {
     /// Which jobs became ready, and which are no more, since this was asked last.
     pub(crate) fn take_changes(&mut self) -> (BTreeSet<JobId>, BTreeSet<JobId>) {
         (std::mem::take(&mut self.came), std::mem::take(&mut self.went))
+    }
+
+    /// Requests with paths that jobs became ready with since this was asked last.
+    pub(crate) fn take_fresh(&mut self) -> BTreeSet<Request> {
+        std::mem::take(&mut self.fresh)
     }
 
     /// When the next delayed job becomes ready.
@@ -194,19 +298,25 @@ impl Queue {
     pub(crate) fn holds(&self, job: &JobRecord) -> (bool, bool, bool) {
         let (_, level) = self.above(job.spec.priority);
         let queued = level.and_then(|level| level.get(&job.user)).is_some_and(|line| line.contains(&job.id));
-        let class = self.ready.get(&Request::from(&job.spec.resources));
+        let class = self.ready.get(&self.request(job));
         let users = class.and_then(|class| class.get(&Reverse(job.spec.priority)));
         let ready = users.and_then(|users| users.get(&job.user)).is_some_and(|jobs| jobs.contains(&job.id));
         let delayed = job.not_before.is_some_and(|time| self.delayed.contains(&(time, job.id)));
         (queued, ready, delayed)
     }
 
-    /// Ready and delayed jobs together, those in line, and those counted by user: all equal
+    /// Whether every path is known to be seen as the agents say.
+    pub(crate) fn sees_as(&self, sight: &Sight) -> bool {
+        self.paths.iter().all(|(paths, named)| named.lacking == sight.lacking(paths))
+    }
+
+    /// Ready and delayed jobs together, those in line, those counted by user, and by what they name: all equal
     /// [`Queue::len`] as long as the indexes agree.
-    pub(crate) fn counts(&self) -> [usize; 3] {
+    pub(crate) fn counts(&self) -> [usize; 4] {
         let users = self.ready.values().flat_map(BTreeMap::values);
         let ready: usize = users.flat_map(BTreeMap::values).map(BTreeSet::len).sum();
         let in_line = self.levels.values().flat_map(|(_, level)| level.values()).map(Ranked::len).sum();
-        [ready + self.delayed.len(), in_line, self.users.values().sum()]
+        let named = self.paths.values().map(|named| named.jobs).sum();
+        [ready + self.delayed.len(), in_line, self.users.values().sum(), named]
     }
 }

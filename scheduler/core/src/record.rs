@@ -8,12 +8,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::{LogLevel, Phases};
 use trainyard_types::{
-    AgentId, Artifact, AttemptId, BatchChosen, BatchId, Checkpoint, EndReason, GpuUuid, Inventory, JobId,
-    JobSpec, JobState, Slot, Time,
+    AgentId, Artifact, AttemptId, BatchChosen, BatchId, Checkpoint, EndReason, JobId, JobSpec, JobState,
+    Slot, Time, Unfit,
 };
 
 use crate::batch::BatchPlace;
 use crate::setbacks::Setbacks;
+
+mod agent;
+
+pub use self::agent::{AgentRecord, Drain, Shut};
 
 /// A job and all that has become of it.
 ///
@@ -367,8 +371,22 @@ pub struct AttemptRecord {
     pub placed: Time,
     /// When its trainer started.
     pub started: Option<Time>,
+    /// When its trainer had ended and its slots were free, while what it left was still handed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Released>,
     /// When it ended, and how.
     pub ended: Option<AttemptEnd>,
+}
+
+/// An attempt that goes on without its slots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Since when.
+    pub time: Time,
+    /// What handing in waits for, for a person; empty while it goes on.
+    pub waits_for: String,
+    /// Whether it has trained to the end.
+    pub is_trained: bool,
 }
 
 /// What a run's speed is judged by; as its trainer said when it started.
@@ -393,6 +411,11 @@ pub struct Setup {
 }
 
 impl AttemptRecord {
+    /// Whether it has a trainer, as far as is known: it holds its slots and counts as its user's.
+    pub fn holds_slots(&self) -> bool {
+        self.ended.is_none() && self.released.is_none()
+    }
+
     /// All its slots.
     pub fn slots(&self) -> impl Iterator<Item = &Slot> {
         std::iter::once(&self.slot).chain(&self.others)
@@ -408,6 +431,12 @@ pub struct AttemptEnd {
     pub reason: EndReason,
     /// A sentence for a person.
     pub message: String,
+    /// What the machine lacked, if that was the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<Unfit>,
+    /// Whether it came before the trainer's first step, or within a minute of its start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub quick: bool,
 }
 
 /// How far a job has come.
@@ -440,6 +469,13 @@ pub struct Progress {
     /// Where the time goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
+}
+
+impl Progress {
+    /// Whether the newest attempt that came up has made a step.
+    pub(crate) fn has_stepped(&self) -> bool {
+        self.batches > 0 || self.images_per_second > 0.0
+    }
 }
 
 /// Something that those who watch a job are told.
@@ -495,47 +531,4 @@ pub enum EventBody {
         /// One line.
         message: String,
     },
-}
-
-/// An agent that has been seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentRecord {
-    /// Which.
-    pub id: AgentId,
-    /// For people.
-    pub name: String,
-    /// Of its program.
-    pub version: String,
-    /// What it offers.
-    pub inventory: Inventory,
-    /// When it last opened a session.
-    pub connected: Time,
-    /// Whether a person took it out of use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drain: Option<Drain>,
-    /// Cards that their owner wants, and until when.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub reserved: BTreeMap<GpuUuid, Time>,
-    /// Since when it is lost, as long as it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<Time>,
-}
-
-impl AgentRecord {
-    /// One that nobody has given an order about.
-    pub fn new(id: AgentId, name: String, version: String, inventory: Inventory, connected: Time) -> Self {
-        Self { id, name, version, inventory, connected, drain: None, reserved: BTreeMap::new(), lost: None }
-    }
-
-    /// Whether its attempts are to end.
-    pub fn hands_over(&self) -> bool {
-        self.drain.is_some_and(|drain| !drain.keep_running)
-    }
-}
-
-/// A person's order that an agent takes no new attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drain {
-    /// Attempts that run are left to end there.
-    pub keep_running: bool,
 }

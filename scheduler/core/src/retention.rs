@@ -65,6 +65,8 @@ impl Core {
 
     fn forget(&mut self, id: JobId, out: &mut Changes) {
         let Some(job) = self.jobs.remove(&id) else { return };
+        self.forget_seen(&job);
+        self.quick_ends.forget(&job);
         if self.index.remove(&job) && self.users.remove(&job.user) {
             out.write(Write::ForgetUser(job.user.to_string()));
         }

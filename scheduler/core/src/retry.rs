@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_types::EndReason;
+use trainyard_types::{EndReason, Unfit};
 
 use crate::config::CoreConfig;
 
@@ -38,6 +38,23 @@ pub fn verdict(reason: EndReason, cancel_requested: bool, out_of_time: bool) -> 
         | EndReason::Drained
         | EndReason::AgentUnfit
         | EndReason::Stalled => Verdict::Requeue,
+    }
+}
+
+/// Whether an attempt that ends like this may have met something wrong with its machine. A path that the machine
+/// lacks is another thing: nothing that names it is offered there.
+pub fn is_bad(reason: EndReason, unfit: Option<&Unfit>) -> bool {
+    match reason {
+        EndReason::TrainerCrash | EndReason::HostOom | EndReason::GpuFault | EndReason::Stalled => true,
+        EndReason::AgentUnfit => !unfit.is_some_and(|unfit| unfit.kind.is_of_path()),
+        EndReason::Completed
+        | EndReason::BadSpec
+        | EndReason::GpuOom
+        | EndReason::AgentLost
+        | EndReason::Preempted
+        | EndReason::Drained
+        | EndReason::Cancelled
+        | EndReason::TimeLimit => false,
     }
 }
 

@@ -1,13 +1,20 @@
 //! What cuts a job off without being its fault, and when to stop believing that.
 //!
-//! A job that fails on two healthy cards is what they have in common. One that is cut off again and again
-//! without getting anywhere would be queued again for ever, and nobody would know.
+//! A job that fails on two healthy cards of different machines is what they have in common. One that is cut off
+//! again and again, and not on one machine alone, would be queued again for ever, and nobody would know. What one
+//! machine does to a job is never charged to it as long as another machine would do.
 
 use serde::{Deserialize, Serialize};
-use trainyard_types::{EndReason, GpuUuid};
+use trainyard_types::{AgentId, EndReason, GpuUuid, Unfit};
 
-/// How often in a row a job is cut off by a lost agent or a fault of a card before it has failed.
+use crate::retry;
+
+/// How often in a row a job is cut off, by a lost agent, a fault of a card or a stall, before it has failed.
 pub const CUT_OFF_MAX: u32 = 5;
+/// Agents that a job avoids: those where it ended badly last.
+const AVOIDED: usize = 8;
+/// How often in a row machines may lack something for a job before it waits between two tries.
+const UNFIT_AT_ONCE: u32 = 2;
 
 /// What happened to a job since it last completed an epoch that it had not completed before.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -16,8 +23,28 @@ pub struct Setbacks {
     pub epochs_done: u32,
     /// Healthy cards on which it failed.
     pub cards: Vec<Scene>,
-    /// How often it lost its agent, or its card failed.
+    /// How often it lost its agent, its card failed, or nothing of it went on.
     pub cut_off: u32,
+    /// The first two agents where that happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut_off_at: Vec<AgentId>,
+    /// Agents where it ended badly, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bad_at: Vec<AgentId>,
+    /// Crashes that were charged to nobody: quick ones on one machine while another one would do.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spared: u32,
+    /// How often a machine lacked something for it, other than a path.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unfit: u32,
+    /// How often nothing of it went on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stalls: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like that")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A card on which a job failed.
@@ -27,6 +54,9 @@ pub struct Scene {
     pub gpu: GpuUuid,
     /// For people: its model and its agent.
     pub place: String,
+    /// Whose; unknown of what was stored by earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
 }
 
 /// How an attempt ended, as far as it matters here.
@@ -34,10 +64,29 @@ pub struct Scene {
 pub struct Setback {
     /// By its agent's word.
     pub reason: EndReason,
+    /// What the machine lacked.
+    pub unfit: Option<Unfit>,
     /// Epochs that the job has completed by now.
     pub epochs_done: u32,
     /// The card, unless it was a CPU slot, or the card was to blame.
     pub healthy: Option<Scene>,
+    /// Where.
+    pub agent: AgentId,
+    /// Whether it ended before its first step, or within a minute.
+    pub is_quick: bool,
+    /// Whether another machine would do.
+    pub elsewhere: bool,
+}
+
+/// What follows from a setback.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ruling {
+    /// Why the job is given up, a sentence without its full stop, if it is.
+    pub given_up: Option<String>,
+    /// Whether the crash, if it is one, is charged to nobody.
+    pub is_spared: bool,
+    /// How many times the wait before a retry doubles; `None` where the job need not wait.
+    pub waits: Option<u32>,
 }
 
 impl Setbacks {
@@ -46,21 +95,72 @@ impl Setbacks {
         *self == Self::default()
     }
 
-    /// Takes one more in. Returns why the job is given up, a sentence without its full stop, if it is.
-    pub fn add(&mut self, setback: Setback) -> Option<String> {
-        let Setback { reason, epochs_done, healthy } = setback;
-        if epochs_done > self.epochs_done {
-            *self = Self { epochs_done, ..Self::default() };
+    /// Agents that come last for it, in order.
+    pub fn avoids(&self) -> Vec<AgentId> {
+        let mut avoids = self.bad_at.clone();
+        avoids.sort();
+        avoids
+    }
+
+    /// Takes one more in.
+    pub fn add(&mut self, setback: Setback) -> Ruling {
+        if setback.epochs_done > self.epochs_done {
+            *self = Self { epochs_done: setback.epochs_done, ..Self::default() };
         }
-        if matches!(reason, EndReason::AgentLost | EndReason::GpuFault) {
-            self.cut_off = self.cut_off.saturating_add(1);
+        let is_bad = retry::is_bad(setback.reason, setback.unfit.as_ref());
+        let was_elsewhere = self.bad_at.iter().any(|agent| *agent != setback.agent);
+        if is_bad {
+            self.bad_at.retain(|agent| *agent != setback.agent);
+            self.bad_at.push(setback.agent);
+            if self.bad_at.len() > AVOIDED {
+                self.bad_at.remove(0);
+            }
         }
-        if matches!(reason, EndReason::TrainerCrash | EndReason::GpuFault)
-            && let Some(scene) = healthy
-            && self.cards.iter().all(|known| known.gpu != scene.gpu)
-        {
-            self.cards.push(scene);
+        let mut ruling = Ruling::default();
+        match setback.reason {
+            EndReason::TrainerCrash | EndReason::HostOom => {
+                ruling.is_spared = setback.is_quick && setback.elsewhere && !was_elsewhere;
+                if ruling.is_spared {
+                    self.spared = self.spared.saturating_add(1);
+                }
+                ruling.waits = Some(self.spared.saturating_sub(1));
+            }
+            EndReason::AgentLost | EndReason::GpuFault => self.cut_off(setback.agent),
+            EndReason::Stalled => {
+                self.cut_off(setback.agent);
+                ruling.waits = Some(self.stalls);
+                self.stalls = self.stalls.saturating_add(1);
+            }
+            EndReason::AgentUnfit if is_bad => {
+                self.unfit = self.unfit.saturating_add(1);
+                ruling.waits = self.unfit.checked_sub(UNFIT_AT_ONCE + 1);
+            }
+            _ => {}
         }
+        self.note_card(&setback);
+        ruling.given_up = self.given_up(setback.elsewhere);
+        ruling
+    }
+
+    fn cut_off(&mut self, agent: AgentId) {
+        self.cut_off = self.cut_off.saturating_add(1);
+        if self.cut_off_at.len() < 2 && !self.cut_off_at.contains(&agent) {
+            self.cut_off_at.push(agent);
+        }
+    }
+
+    /// A second card of one machine tells nothing new as long as another machine would do.
+    fn note_card(&mut self, setback: &Setback) {
+        let is_failure = matches!(setback.reason, EndReason::TrainerCrash | EndReason::GpuFault);
+        let Some(scene) = setback.healthy.as_ref().filter(|_| is_failure) else { return };
+        let is_known =
+            |known: &Scene| known.gpu == scene.gpu || setback.elsewhere && known.agent == Some(setback.agent);
+        if !self.cards.iter().any(is_known) {
+            self.cards.push(scene.clone());
+        }
+    }
+
+    fn given_up(&self, elsewhere: bool) -> Option<String> {
         if let [first, second, ..] = self.cards.as_slice() {
             return Some(format!(
                 "failed on two healthy cards without completing an epoch in between ({}, then {}), so that the \
@@ -68,7 +168,8 @@ impl Setbacks {
                 first.place, second.place
             ));
         }
-        (self.cut_off >= CUT_OFF_MAX).then(|| {
+        let is_everywhere = self.cut_off_at.len() > 1 || !elsewhere;
+        (self.cut_off >= CUT_OFF_MAX && is_everywhere).then(|| {
             format!(
                 "was cut off {} times in a row without completing an epoch in between; look at its machines, \
                  then retry it",
@@ -80,42 +181,72 @@ impl Setbacks {
 
 #[cfg(test)]
 mod tests {
+    use trainyard_types::UnfitKind;
+    use uuid::Uuid;
+
     use super::*;
 
-    fn setback(reason: EndReason, epochs_done: u32, card: Option<&str>) -> Setback {
-        let healthy = card.map(|card| Scene { gpu: GpuUuid(card.into()), place: format!("card {card}") });
-        Setback { reason, epochs_done, healthy }
+    fn agent(number: u128) -> AgentId {
+        AgentId(Uuid::from_u128(number))
+    }
+
+    /// On the agent of that number, while another one would do.
+    fn on(number: u128, reason: EndReason, epochs_done: u32, card: Option<&str>) -> Setback {
+        let agent = agent(number);
+        let scene = |card: &str| Scene {
+            gpu: GpuUuid(card.into()),
+            place: format!("card {card}"),
+            agent: Some(agent),
+        };
+        let healthy = card.map(scene);
+        Setback { reason, unfit: None, epochs_done, healthy, agent, is_quick: false, elsewhere: true }
+    }
+
+    /// On the only agent.
+    fn alone(reason: EndReason, epochs_done: u32, card: Option<&str>) -> Setback {
+        Setback { elsewhere: false, ..on(1, reason, epochs_done, card) }
     }
 
     /// The number of the setback that is one too many, and what is said of it.
     fn given_up(setbacks: &[Setback]) -> Option<(usize, String)> {
         let mut known = Setbacks::default();
-        setbacks.iter().enumerate().find_map(|(at, setback)| Some((at + 1, known.add(setback.clone())?)))
+        let mut each = setbacks.iter().enumerate();
+        each.find_map(|(at, setback)| Some((at + 1, known.add(setback.clone()).given_up?)))
     }
 
     #[test]
     fn a_second_healthy_card_is_one_too_many() {
         for reasons in [[EndReason::TrainerCrash; 2], [EndReason::GpuFault, EndReason::TrainerCrash]] {
             let [one, other] = reasons;
-            let (at, why) = given_up(&[setback(one, 0, Some("a")), setback(other, 0, Some("b"))]).unwrap();
+            let two = [on(1, one, 0, Some("a")), on(2, other, 0, Some("b"))];
+            let (at, why) = given_up(&two).unwrap();
             assert_eq!(at, 2);
             assert!(why.contains("card a, then card b"), "{why}");
+            assert!(given_up(&[alone(one, 0, Some("a")), alone(other, 0, Some("b"))]).is_some());
         }
     }
 
     #[test]
+    fn a_second_card_of_one_machine_blames_nobody_while_another_machine_would_do() {
+        let crash = |card| on(1, EndReason::TrainerCrash, 0, Some(card));
+        assert_eq!(given_up(&[crash("a"), crash("b"), crash("c")]), None);
+        let elsewhere = on(2, EndReason::TrainerCrash, 0, Some("d"));
+        assert_eq!(given_up(&[crash("a"), crash("b"), elsewhere]).unwrap().0, 3);
+    }
+
+    #[test]
     fn one_card_twice_a_cpu_and_a_quarantined_card_blame_nobody() {
-        let crash = |card| setback(EndReason::TrainerCrash, 0, card);
+        let crash = |card| alone(EndReason::TrainerCrash, 0, card);
         assert_eq!(given_up(&[crash(Some("a")), crash(Some("a")), crash(None), crash(None)]), None);
-        let fault = |card| setback(EndReason::GpuFault, 0, card);
+        let fault = |card| alone(EndReason::GpuFault, 0, card);
         assert_eq!(given_up(&[fault(Some("a")), fault(None), fault(None)]), None);
     }
 
     #[test]
     fn an_epoch_in_between_starts_the_count_anew() {
-        let crash = |epochs, card| setback(EndReason::TrainerCrash, epochs, Some(card));
+        let crash = |epochs, card| alone(EndReason::TrainerCrash, epochs, Some(card));
         assert_eq!(given_up(&[crash(1, "a"), crash(2, "b"), crash(3, "c")]), None);
-        let lost = |epochs| setback(EndReason::AgentLost, epochs, None);
+        let lost = |epochs| alone(EndReason::AgentLost, epochs, None);
         assert_eq!(given_up(&(0..20).map(lost).collect::<Vec<_>>()), None);
         // An epoch that was completed before is no progress.
         let (at, why) = given_up(&[lost(3), lost(3), lost(3), lost(3), lost(3)]).unwrap();
@@ -123,8 +254,56 @@ mod tests {
     }
 
     #[test]
+    fn one_machine_that_cuts_a_job_off_again_and_again_is_not_the_jobs_fault() {
+        for reason in [EndReason::AgentLost, EndReason::GpuFault, EndReason::Stalled] {
+            let here = || on(1, reason, 0, None);
+            assert_eq!(given_up(&(0..50).map(|_| here()).collect::<Vec<_>>()), None);
+            let five = [here(), here(), here(), here(), on(2, reason, 0, None)];
+            assert_eq!(given_up(&five).unwrap().0, 5, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_quick_crash_on_one_machine_is_spared_and_the_second_machine_counts() {
+        let mut known = Setbacks::default();
+        let quick = |number| Setback { is_quick: true, ..on(number, EndReason::TrainerCrash, 0, None) };
+        let spared = |setback: Setback, known: &mut Setbacks| {
+            let ruling = known.add(setback);
+            (ruling.is_spared, ruling.waits)
+        };
+        assert_eq!(spared(quick(1), &mut known), (true, Some(0)));
+        assert_eq!(spared(quick(1), &mut known), (true, Some(1)), "the others were busy");
+        assert_eq!(spared(quick(2), &mut known), (false, Some(1)));
+        assert_eq!(spared(quick(1), &mut known), (false, Some(1)));
+        assert_eq!(known.avoids(), [agent(1), agent(2)]);
+        let slow = on(1, EndReason::TrainerCrash, 0, None);
+        assert!(!Setbacks::default().add(slow).is_spared);
+        let only = Setback { elsewhere: false, ..quick(1) };
+        assert!(!Setbacks::default().add(only).is_spared, "nowhere else to go");
+    }
+
+    #[test]
+    fn what_machines_lack_is_never_charged_and_waits_longer_each_time() {
+        let mut known = Setbacks::default();
+        let unfit = |kind| Some(trainyard_types::Unfit { kind, path: String::new(), message: String::new() });
+        let lack = |kind| Setback { unfit: unfit(kind), ..on(1, EndReason::AgentUnfit, 0, None) };
+        let mut waits = |kind| known.add(lack(kind)).waits;
+        assert_eq!(waits(UnfitKind::PathMissing), None);
+        let row: Vec<_> = (0..5).map(|_| waits(UnfitKind::TrainerMissing)).collect();
+        assert_eq!(row, [None, None, Some(0), Some(1), Some(2)]);
+        assert!(known.bad_at == [agent(1)] && known.cut_off == 0);
+    }
+
+    #[test]
     fn making_way_is_no_setback() {
-        let away = |at: usize| setback([EndReason::Preempted, EndReason::Drained][at % 2], 0, Some("a"));
+        let away = |at: usize| on(1, [EndReason::Preempted, EndReason::Drained][at % 2], 0, Some("a"));
         assert_eq!(given_up(&(0..20).map(away).collect::<Vec<_>>()), None);
+    }
+
+    #[test]
+    fn what_an_earlier_version_stored_is_read() {
+        let stored = r#"{"epochs_done":1,"cards":[{"gpu":"GPU-a","place":"a card"}],"cut_off":2}"#;
+        let setbacks: Setbacks = serde_json::from_str(stored).unwrap();
+        assert_eq!((setbacks.cut_off, setbacks.cards[0].agent), (2, None));
     }
 }

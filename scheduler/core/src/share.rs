@@ -131,23 +131,25 @@ impl Users {
         *count(user, device) += slots;
     }
 
-    /// An attempt of the user ends; `completed` is how long it ran, if it ran to its end.
+    /// An attempt of the user holds nothing any more.
     pub(crate) fn end(
         &mut self,
         config: &CoreConfig,
         name: &str,
         now: Time,
         (device, slots): (DeviceKind, u32),
-        completed: Option<u64>,
     ) {
         let Some(user) = self.by_name.get_mut(name) else { return };
         (user.record.used, user.record.as_of) = (user.used(config, now), now.max(user.record.as_of));
         let running = count(user, device);
         *running = running.saturating_sub(slots);
-        if let Some(run) = completed {
-            let before = user.record.typical_run.unwrap_or(run);
-            user.record.typical_run = Some((before * 3 + run) / 4);
-        }
+    }
+
+    /// An attempt of the user ran to its end, for so many milliseconds.
+    pub(crate) fn completed(&mut self, name: &str, run: u64) {
+        let Some(user) = self.by_name.get_mut(name) else { return };
+        let before = user.record.typical_run.unwrap_or(run);
+        user.record.typical_run = Some((before * 3 + run) / 4);
     }
 
     /// Forgets a user; its share begins anew.

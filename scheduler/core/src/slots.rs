@@ -116,8 +116,27 @@ pub(crate) fn first_of<'a>(free: &'a BTreeSet<Location>, agent: &AgentRecord) ->
 pub struct Offer {
     /// All, busy ones included.
     pub total: usize,
+    /// The same by agent.
+    pub agents: BTreeMap<AgentId, usize>,
     /// Those without an attempt.
     pub free: BTreeSet<Location>,
+}
+
+impl Offer {
+    /// All, busy ones included, and those that are free, but those of some agents.
+    pub(crate) fn without(&self, lacking: &BTreeSet<AgentId>) -> (usize, usize) {
+        if lacking.is_empty() {
+            return (self.total, self.free.len());
+        }
+        let lost: usize = lacking.iter().filter_map(|agent| self.agents.get(agent)).sum();
+        let free = self.free.iter().filter(|location| !lacking.contains(&location.agent)).count();
+        (self.total - lost, free)
+    }
+
+    /// Whether only these agents have any.
+    pub(crate) fn is_only_of(&self, agents: impl Fn(AgentId) -> bool) -> bool {
+        self.agents.keys().all(|agent| agents(*agent))
+    }
 }
 
 /// The slots that attempts may be placed on.
@@ -131,6 +150,7 @@ impl Slots {
     pub(crate) fn offer(&mut self, kind: Kind, location: Location, free: bool) {
         let offer = self.kinds.entry(kind).or_default();
         offer.total += 1;
+        *offer.agents.entry(location.agent).or_default() += 1;
         if free {
             offer.free.insert(location);
         }
@@ -140,6 +160,12 @@ impl Slots {
     pub(crate) fn withdraw(&mut self, kind: &Kind, location: &Location) {
         if let Some(offer) = self.kinds.get_mut(kind) {
             offer.total -= 1;
+            if let Some(count) = offer.agents.get_mut(&location.agent) {
+                *count -= 1;
+                if *count == 0 {
+                    offer.agents.remove(&location.agent);
+                }
+            }
             offer.free.remove(location);
             if offer.total == 0 {
                 self.kinds.remove(kind);

@@ -13,6 +13,8 @@ pub struct Tally {
     pub preemptions: BTreeMap<&'static str, u64>,
     /// Jobs that came to an end, by its kind.
     pub finished: BTreeMap<JobState, u64>,
+    /// Slots that were closed because jobs ended there too soon.
+    pub shut: u64,
     /// Reports that came before an earlier one of their attempt, and were not taken in.
     pub gaps: u64,
 }

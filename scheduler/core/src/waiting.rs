@@ -26,7 +26,7 @@ impl Core {
     pub fn waiting(&self, now: Time, job: JobId) -> Option<Waiting> {
         let job = self.jobs.get(&job).filter(|job| job.state == JobState::Queued)?;
         let mut ahead = self.ahead(now, job.id)?;
-        let request = Request::from(&job.spec.resources);
+        let request = self.request(job);
         let (total, free) = self.fitting(&request);
         let mut estimated_start = self.estimate_start(now, &request, ahead, total);
         let mut estimated_end = None;
@@ -63,8 +63,12 @@ impl Core {
 
     /// Slots on offer that would do, and how many of them are free.
     fn fitting(&self, request: &Request) -> (usize, usize) {
+        let lacking = self.queue.lacking(request);
         let kinds = self.slots.kinds().iter().filter(|(kind, _)| kind.satisfies(request));
-        kinds.fold((0, 0), |(total, free), (_, offer)| (total + offer.total, free + offer.free.len()))
+        kinds.fold((0, 0), |(total, free), (_, offer)| {
+            let (seen, seen_free) = offer.without(lacking);
+            (total + seen, free + seen_free)
+        })
     }
 
     fn lacks(&self, request: &Request, ahead: usize, total: usize, free: usize) -> String {
@@ -72,7 +76,7 @@ impl Core {
             return "no agent is connected".to_owned();
         }
         if total == 0 {
-            return self.lacks_any(request);
+            return self.waits_for_paths(request).unwrap_or_else(|| self.lacks_any(request));
         }
         let noun = if request.device == trainyard_types::DeviceKind::Cpu { "CPU slot" } else { "card" };
         let mut reason = match (total, free) {
@@ -87,6 +91,7 @@ impl Core {
             1 => reason.push_str("; 1 job is ahead"),
             _ => reason.push_str(&format!("; {ahead} jobs are ahead")),
         }
+        reason.push_str(&self.left_out(request));
         reason
     }
 

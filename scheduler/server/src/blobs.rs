@@ -110,6 +110,14 @@ impl Blobs {
         &self.root
     }
 
+    /// Bytes of its disk that are free for this user, and all; `None` when the system does not tell. Blocks for a
+    /// moment.
+    pub fn room(&self) -> Option<(u64, u64)> {
+        let disk = nix::sys::statvfs::statvfs(&*self.root).ok()?;
+        let unit = disk.fragment_size();
+        Some((disk.blocks_available().saturating_mul(unit), disk.blocks().saturating_mul(unit)))
+    }
+
     fn directory(&self, job: JobId) -> PathBuf {
         self.root.join(job.to_string())
     }

@@ -236,6 +236,7 @@ impl Config {
         let users = self.users.iter().filter_map(|line| parse_user(line, &limits).ok());
         CoreConfig {
             lease: self.lease,
+            heartbeat: self.heartbeat,
             retry_delay: self.retry_delay,
             retry_delay_max: self.retry_delay_max,
             share_half_life: self.share_half_life,

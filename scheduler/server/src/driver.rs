@@ -119,7 +119,9 @@ struct Batch {
     writes: Vec<Write>,
     commands: Vec<Command>,
     owed: Vec<Owed>,
-    opened: Vec<(AgentId, oneshot::Sender<Opened>, Opened)>,
+    opened: Vec<(AgentId, oneshot::Sender<Result<Opened, Refusal>>, Opened)>,
+    /// Agents that were not let in.
+    refused: Vec<(oneshot::Sender<Result<Opened, Refusal>>, Refusal)>,
     questions: Vec<Question>,
     /// Blobs that no record needs any more.
     orphans: Vec<(JobId, String)>,
@@ -364,13 +366,23 @@ impl Driver {
         output.reply
     }
 
-    fn open(&mut self, term: &mut Term, hello: Hello, reply: oneshot::Sender<Opened>, batch: &mut Batch) {
+    fn open(
+        &mut self,
+        term: &mut Term,
+        hello: Hello,
+        reply: oneshot::Sender<Result<Opened, Refusal>>,
+        batch: &mut Batch,
+    ) {
         self.last_session.0 += 1;
         let (session, agent) = (self.last_session, hello.agent);
         let (sender, commands) = mpsc::channel(backlog(&hello));
+        let answer = self.take_in(term, Event::AgentConnected { session, hello }, batch);
+        if let Some(Err(refusal)) = answer {
+            batch.refused.push((reply, refusal));
+            return;
+        }
         // An older session of this agent ends here: its channel is dropped.
         term.sessions.insert(agent, OpenSession { session, commands: sender });
-        self.take_in(term, Event::AgentConnected { session, hello }, batch);
         batch.opened.push((agent, reply, Opened { session, leader: term.leader, commands }));
     }
 
@@ -404,9 +416,13 @@ impl Driver {
         }
         // Where a receiver is gone, the caller no longer waits.
         for (agent, reply, opened) in batch.opened {
-            if let Err(unwanted) = reply.send(opened) {
-                term.closed.push((agent, unwanted.session));
+            let session = opened.session;
+            if reply.send(Ok(opened)).is_err() {
+                term.closed.push((agent, session));
             }
+        }
+        for (reply, refusal) in batch.refused {
+            drop(reply.send(Err(refusal)));
         }
         for command in without_old_acks(batch.commands) {
             term.send(command);

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -12,24 +13,29 @@ use tokio::sync::watch;
 use tonic::Status;
 use trainyard_types::JobState;
 
+use crate::blobs::Blobs;
 use crate::driver::{Census, Handle, Histogram, Role};
 use crate::telemetry::Recorder;
+
+/// How long the driver or the disk of blobs may take to answer a page that can do without.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Pages {
     driver: Handle,
     role: watch::Receiver<Role>,
     telemetry: Recorder,
+    blobs: Blobs,
 }
 
 /// Everything but gRPC.
-pub fn routes(driver: Handle, role: watch::Receiver<Role>, telemetry: Recorder) -> Router {
+pub fn routes(driver: Handle, role: watch::Receiver<Role>, telemetry: Recorder, blobs: Blobs) -> Router {
     Router::new()
         .route("/", get(root))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Pages { driver, role, telemetry })
+        .with_state(Pages { driver, role, telemetry, blobs })
 }
 
 /// What no route takes: a gRPC client is told so in its own terms.
@@ -52,11 +58,38 @@ async fn root() -> String {
 }
 
 async fn readyz(State(pages): State<Pages>) -> Response {
-    match &*pages.role.borrow() {
-        Role::Leading => "ready: leads\n".into_response(),
+    let role = pages.role.borrow().clone();
+    match role {
+        Role::Leading => {
+            // A probe must not wait for a store that is slow.
+            let asked = pages.driver.ask_leader(|live| live.core.handing_in().1);
+            let waiting = tokio::time::timeout(PATIENCE, asked).await.ok().and_then(Result::ok).unwrap_or(0);
+            format!("ready: leads\n{}", wants_room(waiting, room(&pages).await)).into_response()
+        }
         Role::Standby(leader) => format!("ready: stands by for {leader}\n").into_response(),
         Role::Away(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
+}
+
+/// Asked apart from the other tasks, since a disk that hangs holds up whoever asks.
+async fn room(pages: &Pages) -> Option<(u64, u64)> {
+    let blobs = pages.blobs.clone();
+    let asked = tokio::task::spawn_blocking(move || blobs.room());
+    tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?
+}
+
+/// What an administrator should know while results wait; empty when none do.
+fn wants_room(waiting: usize, room: Option<(u64, u64)>) -> String {
+    let jobs = match waiting {
+        0 => return String::new(),
+        1 => "1 job's results wait".to_owned(),
+        count => format!("{count} jobs' results wait"),
+    };
+    let disk = match room {
+        Some((free, all)) => format!("the disk of `blob_dir` has {} of {} MiB free", free >> 20, all >> 20),
+        None => "the disk of `blob_dir` does not say how much is free".to_owned(),
+    };
+    format!("{jobs} on agents to be handed in; {disk}: make room\n")
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {
@@ -66,7 +99,8 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     let content = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     let tally = pages.telemetry.tally();
     let telemetry = [&tally.stored, &tally.dropped].map(|counter| counter.load(Ordering::Relaxed));
-    (content, exposition(&role, census.as_ref(), telemetry)).into_response()
+    let room = room(&pages).await;
+    (content, exposition(&role, census.as_ref(), telemetry, room)).into_response()
 }
 
 /// A text in Prometheus' format.
@@ -118,7 +152,7 @@ fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-fn exposition(role: &Role, census: Option<&Census>, telemetry: [u64; 2]) -> String {
+fn exposition(role: &Role, census: Option<&Census>, telemetry: [u64; 2], room: Option<(u64, u64)>) -> String {
     let mut text = Exposition::default();
     let version = label("version", env!("CARGO_PKG_VERSION"));
     text.gauge("trainyard_build_info", "Version of the scheduler.", vec![(version, 1)]);
@@ -129,6 +163,12 @@ fn exposition(role: &Role, census: Option<&Census>, telemetry: [u64; 2]) -> Stri
     let help = "Samples of cards that were stored, or dropped because the store was away or too slow.";
     let results = ["stored", "dropped"].map(|result| label("result", result));
     text.counter("trainyard_telemetry_samples_total", help, results.into_iter().zip(telemetry).collect());
+    if let Some((free, all)) = room {
+        let help = "Bytes of the disk that blobs are on.";
+        let bytes = [("free", free), ("used", all.saturating_sub(free))];
+        let bytes = bytes.map(|(state, bytes)| (label("state", state), bytes));
+        text.gauge("trainyard_blob_disk_bytes", help, bytes.into());
+    }
     if let Some(census) = census {
         census_families(&mut text, census);
     }
@@ -159,6 +199,15 @@ fn census_families(text: &mut Exposition, census: &Census) {
         .map(|reason| (label("reason", reason), census.tally.preemptions.get(reason).copied().unwrap_or(0)));
     let help = "Attempts that made way and were queued again, since this scheduler leads.";
     text.counter("trainyard_preemptions_total", help, reasons.into());
+    let (all, waiting) = census.handing_in;
+    let help = "Jobs whose trainer has ended and whose results are handed in, or wait for room to be.";
+    let states = [("going_on", all.saturating_sub(waiting)), ("waiting", waiting)];
+    let states = states.map(|(state, jobs)| (label("state", state), count(jobs)));
+    text.gauge("trainyard_jobs_handing_in", help, states.into());
+    let help = "Slots that are closed because jobs ended there too soon.";
+    text.gauge("trainyard_slots_shut", help, vec![(String::new(), count(census.shut_slots))]);
+    let help = "Times that a slot was closed because jobs ended there too soon, since this scheduler leads.";
+    text.counter("trainyard_slots_shut_total", help, vec![(String::new(), census.tally.shut)]);
     let help =
         "Reports that came before an earlier one of their attempt and were sent again; 0 is as it should be.";
     text.counter("trainyard_metric_gaps_total", help, vec![(String::new(), census.tally.gaps)]);
@@ -186,13 +235,20 @@ fn meter_families(text: &mut Exposition, census: &Census) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use trainyard_scheduler_core::tally::Tally;
 
     use crate::driver::Meters;
 
     use super::*;
+
+    #[test]
+    fn results_that_wait_are_told_with_how_full_the_disk_is() {
+        assert_eq!(wants_room(0, None), "");
+        assert_eq!(
+            wants_room(2, Some((3 << 20, 10 << 30))),
+            "2 jobs' results wait on agents to be handed in; the disk of `blob_dir` has 3 of 10240 MiB free: make room\n"
+        );
+    }
 
     #[test]
     fn every_state_has_a_sample_even_without_jobs() {
@@ -203,8 +259,17 @@ mod tests {
         (meters.queue_wait.counts[1], meters.queue_wait.counts[11], meters.queue_wait.sum) = (2, 1, 7.5);
         let heartbeat_ages =
             [(("lab \"1\"".to_owned(), "id".to_owned()), Duration::from_millis(1500))].into();
-        let census = Census { jobs, agents: [1, 0, 3], gpus, tally, meters, heartbeat_ages };
-        let text = exposition(&Role::Leading, Some(&census), [7, 0]);
+        let census = Census {
+            jobs,
+            agents: [1, 0, 3],
+            gpus,
+            handing_in: (3, 2),
+            shut_slots: 1,
+            tally,
+            meters,
+            heartbeat_ages,
+        };
+        let text = exposition(&Role::Leading, Some(&census), [7, 0], Some((30, 100)));
         for line in [
             "# TYPE trainyard_jobs gauge",
             "trainyard_jobs{state=\"running\"} 2",
@@ -215,6 +280,11 @@ mod tests {
             "trainyard_preemptions_total{reason=\"owner\"} 4",
             "trainyard_preemptions_total{reason=\"reserved\"} 0",
             "trainyard_metric_gaps_total 0",
+            "trainyard_jobs_handing_in{state=\"waiting\"} 2",
+            "trainyard_jobs_handing_in{state=\"going_on\"} 1",
+            "trainyard_slots_shut 1",
+            "trainyard_blob_disk_bytes{state=\"free\"} 30",
+            "trainyard_blob_disk_bytes{state=\"used\"} 70",
             "trainyard_telemetry_samples_total{result=\"stored\"} 7",
             "trainyard_jobs_submitted_total 5",
             "# TYPE trainyard_job_queue_wait_seconds histogram",

@@ -120,7 +120,7 @@ impl Server {
         };
         let health = tonic_health::server::HealthReporter::new();
         let services = grpc::routes(&context, health.clone())?;
-        let pages = http::routes(handle, role.clone(), recorder);
+        let pages = http::routes(handle, role.clone(), recorder, context.blobs.clone());
         let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
         let routes = routes.layer(axum::middleware::from_fn(grpc::manners::keep));
         grpc::set_health(&health, &role.borrow().clone()).await;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::oracle::Violation;
 use crate::rng::Rng;
+use crate::sickness::DATA;
 use crate::world::{Happening, World};
 
 #[derive(Debug)]
@@ -171,7 +172,8 @@ fn draw_spec(rng: &mut Rng) -> JobSpec {
         1 => "too large",
         _ => "good",
     };
-    let mut train = TrainSpec::new(ModelScale::N, "/data/data.yaml");
+    let data = rng.pick(&DATA).unwrap_or(&DATA[0]);
+    let mut train = TrainSpec::new(ModelScale::N, *data);
     train.epochs = u32::try_from(1 + rng.below(12)).unwrap_or(1);
     JobSpec {
         name: name.to_owned(),

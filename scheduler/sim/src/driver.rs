@@ -7,9 +7,10 @@ use trainyard_scheduler_core::{
     Write, invariants,
 };
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
-use trainyard_types::{AgentId, AttemptId, JobId, JobState, ReportBody, Time};
+use trainyard_types::{AgentId, AttemptId, EndReason, Fitness, JobId, JobState, ReportBody, Time};
 
-use crate::oracle::Violation;
+use crate::oracle::{NOBODY_HAS_IT, Oracle, Violation};
+use crate::sickness::is_machines;
 use crate::world::{Happening, Mutant, World};
 
 /// Where the scheduler dies next.
@@ -49,6 +50,7 @@ impl World {
         } else {
             Vec::new()
         };
+        let released = released_by(&event);
         let event = self.falsify(event);
         let is_leader = leader_epoch == self.leader_epoch;
         let core = if is_leader {
@@ -69,6 +71,9 @@ impl World {
         self.summary.events += 1;
         invariants::check(core)?;
         self.oracle.check_reconnection(&undisturbed, core, &commands)?;
+        if let Some((agent, attempt, sequence)) = released {
+            Oracle::check_release(core, agent, attempt, sequence)?;
+        }
         if !is_leader && !writes.is_empty() && self.mutant != Some(Mutant::IgnoresTheFence) {
             self.end_ghost();
             return Ok(None);
@@ -132,9 +137,21 @@ impl World {
             _ => None,
         });
         agents.for_each(|agent| self.said.forget(agent));
+        // The first machine has everything that jobs name, and can run every one.
+        let first = self.machines[0].id();
+        let knows_it = self.core.as_ref().is_some_and(|core| core.agent(first).is_some());
+        let lacks_it = |job: &&JobRecord| job.state_reason.starts_with(NOBODY_HAS_IT);
+        if let Some(job) = written.iter().filter(|_| knows_it).find(lacks_it) {
+            return Err(Violation::FailedByMachine(job.id));
+        }
         self.store.apply(writes)?;
         if self.config.policy == Policy::Fair {
-            self.fairness.written(&self.config, now, &written, &self.store.jobs)?;
+            let core = self.core.as_ref();
+            let lacks = |agent: AgentId, job: &JobRecord| {
+                let view = core.and_then(|core| core.agent(agent));
+                view.is_some_and(|view| lacks(&view.condition.fitness, job))
+            };
+            self.fairness.written(&self.config, now, &written, &self.store.jobs, lacks)?;
         }
         for user in forgotten {
             self.fairness.forget_user(&user);
@@ -168,6 +185,26 @@ impl World {
             }
             (Event::AgentConnected { hello, .. }, Some(Mutant::IgnoresOwners)) => {
                 hello.condition = Condition::default();
+            }
+            (Event::Heartbeat { condition, .. }, Some(Mutant::IgnoresPaths)) => {
+                condition.fitness = Fitness::default();
+            }
+            (Event::AgentConnected { hello, .. }, Some(Mutant::IgnoresPaths)) => {
+                hello.condition.fitness = Fitness::default();
+            }
+            (Event::Report { report, .. }, Some(Mutant::BlamesJobs | Mutant::ChargesJobs)) => {
+                if let ReportBody::Ended(ended) = &mut report.body
+                    && is_machines(ended.reason)
+                {
+                    let blames = self.mutant == Some(Mutant::BlamesJobs);
+                    ended.reason = if blames { EndReason::BadSpec } else { EndReason::TrainerCrash };
+                }
+            }
+            (Event::Report { report, .. }, Some(Mutant::KeepsSlots)) => {
+                if matches!(report.body, ReportBody::SlotReleased(_)) {
+                    let log = Log { level: LogLevel::Info, message: "its trainer has ended".into() };
+                    report.body = ReportBody::Trainer(TrainerEvent::Log(log));
+                }
             }
             (Event::Archived { job, revision }, Some(Mutant::ForgetsUnarchived)) => {
                 *revision = self.store.jobs.get(job).map(|job| job.revision);
@@ -369,4 +406,15 @@ impl World {
         }
         config
     }
+}
+
+/// The attempt whose slot an agent says is free, and the number of that report.
+fn released_by(event: &Event) -> Option<(AgentId, AttemptId, u64)> {
+    let Event::Report { agent, report, .. } = event else { return None };
+    let is_release = matches!(report.body, ReportBody::SlotReleased(_));
+    is_release.then_some((*agent, report.attempt, report.sequence))
+}
+
+fn lacks(fitness: &Fitness, job: &JobRecord) -> bool {
+    fitness.missing_paths.iter().any(|path| job.spec.train.data.as_os_str() == path.as_str())
 }

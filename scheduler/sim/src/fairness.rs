@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use trainyard_scheduler_core::share::STAKE;
 use trainyard_scheduler_core::{CoreConfig, JobRecord};
-use trainyard_types::{AttemptId, DeviceKind, JobId, JobState, Time};
+use trainyard_types::{AgentId, AttemptId, DeviceKind, JobId, JobState, Time};
 
 use crate::oracle::Violation;
 
@@ -51,10 +51,11 @@ impl Fairness {
         now: Time,
         written: &[JobRecord],
         jobs: &BTreeMap<JobId, JobRecord>,
+        lacks: impl Fn(AgentId, &JobRecord) -> bool,
     ) -> Result<(), Violation> {
         let half_life = config.share_half_life.as_secs_f64() * 1000.0;
         for job in written {
-            for attempt in job.attempts.iter().filter(|attempt| attempt.ended.is_some()) {
+            for attempt in job.attempts.iter().filter(|attempt| !attempt.holds_slots()) {
                 if let Some((user, weight)) = self.running.remove(&attempt.id) {
                     let account = self.accounts.entry(user).or_default();
                     account.advance(now, half_life);
@@ -65,7 +66,8 @@ impl Fairness {
         // The order within one event is not written down. So a user's share is taken from before the event,
         // and that of those who were passed over from after it.
         let is_new = |job: &&JobRecord| {
-            job.live_attempt().is_some_and(|attempt| !self.running.contains_key(&attempt.id))
+            job.live_attempt()
+                .is_some_and(|attempt| attempt.holds_slots() && !self.running.contains_key(&attempt.id))
         };
         let begun: Vec<(&JobRecord, f64)> = written
             .iter()
@@ -81,7 +83,7 @@ impl Fairness {
             self.running.insert(attempt.id, (user, weight));
         }
         for (job, share) in begun {
-            self.check(config, now, half_life, (job, share), jobs)?;
+            self.check(config, now, half_life, (job, share), jobs, &lacks)?;
         }
         Ok(())
     }
@@ -103,7 +105,9 @@ impl Fairness {
         half_life: f64,
         (job, share): (&JobRecord, f64),
         jobs: &BTreeMap<JobId, JobRecord>,
+        lacks: &impl Fn(AgentId, &JobRecord) -> bool,
     ) -> Result<(), Violation> {
+        let agent = job.live_attempt().map(|attempt| attempt.agent);
         let passed_over = jobs.values().find(|other| {
             other.state == JobState::Queued
                 && other.user != job.user
@@ -111,6 +115,7 @@ impl Fairness {
                 && other.spec.resources == job.spec.resources
                 && other.not_before.is_none_or(|time| time + NOTICED <= now)
                 && !self.is_at_limit(config, other, jobs)
+                && agent.is_none_or(|agent| !lacks(agent, other))
                 && self.share(config, now, half_life, &other.user) + TOLERANCE < share
         });
         match passed_over {
@@ -134,7 +139,9 @@ impl Fairness {
 /// GPUs that a user's attempts hold.
 pub fn gpus_of(user: &str, jobs: &BTreeMap<JobId, JobRecord>) -> u32 {
     let holds = |job: &&JobRecord| {
-        *job.user == *user && job.spec.resources.device == DeviceKind::Gpu && job.live_attempt().is_some()
+        *job.user == *user
+            && job.spec.resources.device == DeviceKind::Gpu
+            && job.live_attempt().is_some_and(|attempt| attempt.holds_slots())
     };
     u32::try_from(jobs.values().filter(holds).count()).unwrap_or(u32::MAX)
 }

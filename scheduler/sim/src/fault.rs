@@ -14,7 +14,7 @@ impl World {
             return Ok(());
         }
         let number = usize::try_from(self.rng.below(self.machines.len() as u64)).unwrap_or(0);
-        match self.rng.below(46) {
+        match self.rng.below(if self.sickens { 58 } else { 46 }) {
             0..=2 => self.crash_next = Some(CrashPoint::BeforeWriting),
             3..=5 => self.crash_next = Some(CrashPoint::AfterWriting),
             6..=8 => self.crash(),
@@ -29,6 +29,7 @@ impl World {
             28..=30 => self.cut_machine_one_way(number),
             34..=37 => self.order_something(number),
             38..=45 => self.move_owner(number),
+            46..=57 => self.sicken(number),
             _ => self.take_over()?,
         }
         self.agenda.after(self.rng.millis(500, 40_000), Happening::Fault);
@@ -41,6 +42,7 @@ impl World {
         self.crash_next = None;
         self.end_orders();
         for number in 0..self.machines.len() {
+            self.agenda.after(Duration::ZERO, Happening::Recovers(number));
             self.cut_machine(number, Duration::from_secs(2));
         }
     }

@@ -20,7 +20,9 @@ mod network;
 pub mod oracle;
 pub mod orders;
 pub mod rng;
+pub mod sickness;
 pub mod store;
+pub mod ten;
 pub mod world;
 
 pub use crate::oracle::Violation;

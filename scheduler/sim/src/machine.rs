@@ -1,27 +1,32 @@
 //! A modelled agent with its trainers, and its spool, which survives the agent's death.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use trainyard_scheduler_core::{Condition, Hello};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
-    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuTelemetry, GpuUuid,
-    Inventory, Report, ReportBody, Slot, Time, Unavailable, UnavailableCause,
+    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Fitness, Gpu, GpuTelemetry,
+    GpuUuid, Inventory, Report, ReportBody, Slot, SlotReleased, Time, Unavailable, UnavailableCause, Unfit,
 };
 
 use uuid::Uuid;
 
 use crate::oracle::Violation;
 use crate::rng::Rng;
+use crate::sickness::Sickness;
 
 /// How an attempt will end if nobody stops it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// All epochs.
     Complete,
     /// This way, after so many epochs of this attempt.
     End(EndReason, u32),
+    /// Before its trainer comes up: the machine lacks something.
+    Unfit(Unfit),
+    /// Not by itself: it is ended as stalled after so many looks.
+    Hang(u32),
 }
 
 /// A trainer at work.
@@ -37,7 +42,16 @@ struct Trainer {
 
 impl Trainer {
     /// What it tells next. The last thing is its end.
-    fn advance(&mut self, id: AttemptId) -> Vec<ReportBody> {
+    fn advance(&mut self, id: AttemptId, can_upload: bool) -> Vec<ReportBody> {
+        match &mut self.fate {
+            Fate::Unfit(unfit) => return vec![unfit_end(unfit)],
+            Fate::Hang(0) => return vec![end(EndReason::Stalled)],
+            Fate::Hang(left) => {
+                *left -= 1;
+                return Vec::new();
+            }
+            Fate::Complete | Fate::End(..) => {}
+        }
         if !self.started {
             self.started = true;
             return vec![ReportBody::Trainer(TrainerEvent::Started(Started {
@@ -60,11 +74,19 @@ impl Trainer {
         if self.epoch == self.epochs {
             let finished =
                 Finished { best_epoch: self.epochs, metrics: BTreeMap::new(), artifacts: Vec::new() };
-            // The oracle finds out by the name whose results were committed.
-            let artifacts = vec![Artifact { name: id.to_string(), size_bytes: 1, sha256: String::new() }];
-            let ended =
-                Ended { reason: EndReason::Completed, message: String::new(), artifacts, unfit: None };
-            return vec![ReportBody::Trainer(TrainerEvent::Finished(finished)), ReportBody::Ended(ended)];
+            let mut told = vec![ReportBody::Trainer(TrainerEvent::Finished(finished))];
+            if !can_upload {
+                let waits_for = "room on the scheduler's disk".to_owned();
+                told.push(ReportBody::SlotReleased(SlotReleased { waits_for, is_trained: true }));
+                return told;
+            }
+            // Some take a moment to hand in.
+            if id.number.is_multiple_of(2) {
+                let waits_for = String::new();
+                told.push(ReportBody::SlotReleased(SlotReleased { waits_for, is_trained: true }));
+            }
+            told.push(completed(id));
+            return told;
         }
         self.epoch += 1;
         let mut told =
@@ -76,6 +98,17 @@ impl Trainer {
         }
         told
     }
+}
+
+/// The oracle finds out by the name whose results were committed.
+fn completed(id: AttemptId) -> ReportBody {
+    let artifacts = vec![Artifact { name: id.to_string(), size_bytes: 1, sha256: String::new() }];
+    ReportBody::Ended(Ended { reason: EndReason::Completed, message: String::new(), artifacts, unfit: None })
+}
+
+fn unfit_end(unfit: &Unfit) -> ReportBody {
+    let (message, unfit) = (unfit.message.clone(), Some(unfit.clone()));
+    ReportBody::Ended(Ended { reason: EndReason::AgentUnfit, message, artifacts: Vec::new(), unfit })
 }
 
 fn step(epoch: u32) -> TrainerEvent {
@@ -115,6 +148,8 @@ struct Held {
     slot: Slot,
     /// Dies with the agent.
     trainer: Option<Trainer>,
+    /// It has trained, and its results are not in yet; survives the agent.
+    hands_in: bool,
     next_sequence: u64,
     /// Told and not acknowledged.
     spool: VecDeque<Report>,
@@ -139,6 +174,10 @@ pub struct Machine {
     closed: BTreeMap<GpuUuid, UnavailableCause>,
     /// It takes no job at all.
     full: bool,
+    /// What is wrong with it.
+    pub sickness: Option<Sickness>,
+    /// Paths that it was asked for in vain.
+    pub missing: BTreeSet<String>,
 }
 
 impl Machine {
@@ -155,6 +194,8 @@ impl Machine {
             held: BTreeMap::new(),
             closed: BTreeMap::new(),
             full: false,
+            sickness: None,
+            missing: BTreeSet::new(),
         }
     }
 
@@ -172,6 +213,8 @@ impl Machine {
             inventory: self.inventory.clone(),
             attempts: self.held.keys().copied().collect(),
             condition: self.condition(),
+            // Its connections overlap; who is refused for that is the core's own tests' to show.
+            instance: String::new(),
         }
     }
 
@@ -184,7 +227,8 @@ impl Machine {
         };
         let telemetry = self.inventory.gpus.iter().map(reading).collect();
         let unavailable = if self.full { "its disk is full".to_owned() } else { String::new() };
-        Condition { telemetry, unavailable, ..Condition::default() }
+        let fitness = Fitness { missing_paths: self.missing.iter().cloned().collect(), ..Fitness::default() };
+        Condition { telemetry, unavailable, fitness, ..Condition::default() }
     }
 
     /// One of its cards.
@@ -237,6 +281,7 @@ impl Machine {
         let held = Held {
             slot: assignment.slot.clone(),
             trainer: Some(trainer),
+            hands_in: false,
             next_sequence: 1,
             spool: VecDeque::new(),
         };
@@ -248,9 +293,15 @@ impl Machine {
     pub fn train(&mut self, now: Time, attempt: AttemptId) -> (Vec<Report>, bool) {
         let Some(held) = self.held.get_mut(&attempt) else { return (Vec::new(), false) };
         let Some(trainer) = &mut held.trainer else { return (Vec::new(), false) };
-        let told = trainer.advance(attempt);
-        if matches!(told.last(), Some(ReportBody::Ended(_))) {
-            held.trainer = None;
+        let can_upload = self.sickness != Some(Sickness::CannotUpload);
+        let told = trainer.advance(attempt, can_upload);
+        match told.last() {
+            Some(ReportBody::Ended(_)) => held.trainer = None,
+            Some(ReportBody::SlotReleased(_)) => {
+                held.trainer = None;
+                held.hands_in = true;
+            }
+            _ => {}
         }
         let lives = held.trainer.is_some();
         (told.into_iter().map(|body| held.report(now, attempt, body)).collect(), lives)
@@ -259,14 +310,28 @@ impl Machine {
     /// Ends an attempt at the scheduler's wish or its own. Returns what is to be told.
     pub fn stop(&mut self, now: Time, attempt: AttemptId, reason: EndReason) -> Option<Report> {
         let held = self.held.get_mut(&attempt)?;
-        held.trainer.take()?;
+        if held.trainer.take().is_none() && !std::mem::take(&mut held.hands_in) {
+            return None;
+        }
         Some(held.report(now, attempt, end(reason)))
     }
 
     /// Ends all attempts.
     pub fn drain(&mut self, now: Time) -> Vec<Report> {
-        let attempts: Vec<AttemptId> = self.held.keys().copied().collect();
+        let runs = self.held.iter().filter(|(_, held)| held.trainer.is_some());
+        let attempts: Vec<AttemptId> = runs.map(|(&attempt, _)| attempt).collect();
         attempts.into_iter().filter_map(|attempt| self.stop(now, attempt, EndReason::Drained)).collect()
+    }
+
+    /// Hands in what it could not.
+    pub fn hand_in(&mut self, now: Time) -> Vec<Report> {
+        let waiting = self.held.iter_mut().filter(|(_, held)| held.hands_in);
+        waiting
+            .map(|(&attempt, held)| {
+                held.hands_in = false;
+                held.report(now, attempt, completed(attempt))
+            })
+            .collect()
     }
 
     /// Forgets an attempt that is no longer its own.
@@ -278,7 +343,7 @@ impl Machine {
     pub fn acknowledge(&mut self, attempt: AttemptId, sequence: u64) {
         let Some(held) = self.held.get_mut(&attempt) else { return };
         held.spool.retain(|report| report.sequence > sequence);
-        if held.trainer.is_none() && held.spool.is_empty() {
+        if held.trainer.is_none() && !held.hands_in && held.spool.is_empty() {
             self.held.remove(&attempt);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_scheduler_core::invariants::Broken;
 use trainyard_scheduler_core::{Command, Core, CoreConfig, EventBody, JobRecord};
-use trainyard_types::{Assignment, AttemptId, EndReason, JobId, JobState};
+use trainyard_types::{AgentId, Assignment, AttemptId, EndReason, JobId, JobState};
 
 use crate::fairness::gpus_of;
 use crate::store::Store;
@@ -93,6 +93,18 @@ pub enum Violation {
     /// A slot was used that nobody may use now.
     #[error("attempt {0} was placed on a slot that is drained, reserved or not available")]
     ClosedSlot(AttemptId),
+    /// What is wrong with a machine was charged to a job.
+    #[error("job {0} was charged for what was wrong with a machine")]
+    Charged(JobId),
+    /// What is wrong with a machine ended a job.
+    #[error("job {0} failed because of what was wrong with a machine")]
+    FailedByMachine(JobId),
+    /// A job was given to an agent that had said that it lacks a path of it.
+    #[error("attempt {0} was placed on an agent that lacks its data set")]
+    Unseen(AttemptId),
+    /// A slot is kept although its trainer has ended.
+    #[error("attempt {0} holds its slot although its trainer has ended")]
+    SlotHeld(AttemptId),
     /// An agent was told something else than was submitted.
     #[error("attempt {0} was given another spec than its job's")]
     WrongSpec(AttemptId),
@@ -111,6 +123,9 @@ pub enum Violation {
     },
 }
 
+/// How the reason begins of a job that every agent which could run it has said no to.
+pub const NOBODY_HAS_IT: &str = "no agent that could run it can read";
+
 /// Remembers what clients and agents were told.
 #[derive(Debug, Default)]
 pub struct Oracle {
@@ -122,6 +137,8 @@ pub struct Oracle {
     assigned: BTreeMap<AttemptId, u32>,
     /// Attempts that made way for something else than their job's time limit.
     made_way: BTreeSet<AttemptId>,
+    /// Attempts that met a machine which was not well.
+    sick: BTreeSet<AttemptId>,
 }
 
 impl Oracle {
@@ -149,6 +166,48 @@ impl Oracle {
     /// nobody can tell the two apart.
     pub fn made_way(&mut self, attempt: AttemptId) {
         self.made_way.insert(attempt);
+    }
+
+    /// An attempt comes to a machine that is not well, and will end by that.
+    pub fn meets_sickness(&mut self, attempt: AttemptId) {
+        self.sick.insert(attempt);
+    }
+
+    /// Whatever the job is charged for, or failed of, was not a machine's.
+    fn check_charges(&self, job: &JobRecord) -> Result<(), Violation> {
+        let is_crash = |reason| matches!(reason, EndReason::TrainerCrash | EndReason::HostOom);
+        let ended =
+            job.attempts.iter().filter_map(|attempt| Some((attempt.id, attempt.ended.as_ref()?.reason)));
+        let own = ended.clone().filter(|(id, reason)| is_crash(*reason) && !self.sick.contains(id)).count();
+        if usize::try_from(job.crashes).is_ok_and(|charged| charged > own) {
+            return Err(Violation::Charged(job.id));
+        }
+        // One that stalls again and again, and not on one machine alone, is given up.
+        let gives_up =
+            |reason| matches!(reason, EndReason::Stalled | EndReason::TimeLimit | EndReason::AgentLost);
+        // Nobody that is known has it, which is checked as it is written.
+        if job.state_reason.starts_with(NOBODY_HAS_IT) {
+            return Ok(());
+        }
+        let by_machine =
+            ended.last().is_some_and(|(id, reason)| self.sick.contains(&id) && !gives_up(reason));
+        if job.state == JobState::Failed && by_machine {
+            return Err(Violation::FailedByMachine(job.id));
+        }
+        Ok(())
+    }
+
+    /// A report that the trainer has ended was taken in: its slot is another's.
+    pub fn check_release(
+        core: &Core,
+        agent: AgentId,
+        attempt: AttemptId,
+        sequence: u64,
+    ) -> Result<(), Violation> {
+        let live = core.job(attempt.job).and_then(JobRecord::live_attempt);
+        let is_taken_in = live.is_some_and(|live| live.id == attempt && live.last_sequence >= sequence);
+        let holds = core.agent(agent).is_some_and(|view| view.running.values().any(|one| *one == attempt));
+        if is_taken_in && holds { Err(Violation::SlotHeld(attempt)) } else { Ok(()) }
     }
 
     /// An agent is told to start an attempt.
@@ -222,6 +281,7 @@ impl Oracle {
                 return Err(Violation::Doubled(request_id.clone()));
             }
             self.check_job(job, store)?;
+            self.check_charges(job)?;
             if self.one_clock {
                 self.check_time_limit(job)?;
             }

@@ -80,6 +80,10 @@ impl Said {
                 }
                 Slot::Cpu(_) => false,
             };
+            let data = &assignment.spec.train.data;
+            if condition.fitness.missing_paths.iter().any(|path| data.as_os_str() == path.as_str()) {
+                return Err(Violation::Unseen(assignment.attempt));
+            }
             if self.drained.contains(agent) || !condition.unavailable.is_empty() || says_no {
                 return Err(Violation::ClosedSlot(assignment.attempt));
             }

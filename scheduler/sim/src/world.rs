@@ -79,6 +79,14 @@ pub enum Mutant {
     ForgetsBatchRequests,
     /// Whatever an agent comes back with is tried again.
     RequeuesAtReconnection,
+    /// What agents say of the paths that they lack is not heard.
+    IgnoresPaths,
+    /// What machines lack is taken for what is wrong with the job.
+    BlamesJobs,
+    /// What machines lack is charged to the job as a crash.
+    ChargesJobs,
+    /// An attempt holds its slot until its results are in.
+    KeepsSlots,
 }
 
 /// How a run went.
@@ -108,6 +116,8 @@ pub struct Summary {
     pub agent_faults: u64,
     /// Drains, reservations, and cards that were wanted by their owners.
     pub orders: u64,
+    /// Machines that were not well for a while.
+    pub sicknesses: u64,
 }
 
 /// A promise that was not kept, and how to see it again.
@@ -162,6 +172,8 @@ pub(crate) enum Happening {
     /// Somebody orders something of a machine.
     Order(usize, Order),
     Fault,
+    /// A machine is well again.
+    Recovers(usize),
     Heal,
 }
 
@@ -182,6 +194,8 @@ pub(crate) struct World {
     pub(crate) skew_ms: i64,
     /// Whether that one is ever set.
     pub(crate) steps_clocks: bool,
+    /// Whether machines are not well at times; what attempts meet there is all that they meet, then.
+    pub(crate) sickens: bool,
     pub(crate) scheduler_life: u64,
     /// By leader epoch.
     pub(crate) sessions: BTreeMap<(u64, Session), u64>,
@@ -236,6 +250,7 @@ impl World {
         agenda.after(rng.millis(5000, 60_000), Happening::Fault);
         agenda.after(options.faults_for, Happening::Heal);
         let steps_clocks = rng.once_in(2);
+        let sickens = rng.once_in(2);
         let mut world = Self {
             agenda,
             rng,
@@ -250,6 +265,7 @@ impl World {
             ghost: None,
             skew_ms: 0,
             steps_clocks,
+            sickens,
             scheduler_life: 1,
             sessions: BTreeMap::new(),
             next_session: 1,
@@ -342,6 +358,7 @@ impl World {
             Happening::Retry(client) => self.on_retry(client),
             Happening::Order(number, order) => self.on_order(number, order),
             Happening::Fault => self.on_fault(),
+            Happening::Recovers(number) => self.on_recovers(number),
             Happening::Heal => {
                 self.on_heal();
                 Ok(())
@@ -399,7 +416,20 @@ impl World {
         }
         match command {
             Command::Assign { assignment, .. } => {
-                let fate = machine::draw_fate(&mut self.rng, self.faults, &assignment.spec.name);
+                let fate =
+                    machine::draw_fate(&mut self.rng, self.faults && !self.sickens, &assignment.spec.name);
+                let data = assignment.spec.train.data.to_string_lossy();
+                let of_machine = self.machines[number].sickness.as_ref().and_then(|sick| sick.fate(&data));
+                if of_machine.is_some() {
+                    self.oracle.meets_sickness(assignment.attempt);
+                }
+                if let Some(machine::Fate::Unfit(unfit)) = &of_machine
+                    && !unfit.path.is_empty()
+                {
+                    self.machines[number].missing.insert(unfit.path.clone());
+                    self.say_condition(number);
+                }
+                let fate = of_machine.unwrap_or(fate);
                 self.machines[number].assign(&assignment, fate)?;
                 let life = self.machines[number].life;
                 let first = self.rng.millis(500, 8000);

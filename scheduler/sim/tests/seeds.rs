@@ -42,6 +42,7 @@ fn every_seed(policy: Policy) {
                 sum.cuts += one.cuts;
                 sum.agent_faults += one.agent_faults;
                 sum.orders += one.orders;
+                sum.sicknesses += one.sicknesses;
             }
             Err(failure) => failures.push(failure),
         }
@@ -54,6 +55,12 @@ fn every_seed(policy: Policy) {
     assert!(sum.succeeded > 0 && sum.failed > 0 && sum.cancelled > 0 && sum.attempts > sum.jobs, "{sum:?}");
     assert!(sum.takeovers > 0 && sum.forgotten > 0, "{sum:?}");
     assert!(sum.crashes > 0 && sum.cuts > 0 && sum.agent_faults > 0 && sum.orders > 0, "{sum:?}");
+    assert!(sum.sicknesses > 0, "{sum:?}");
+}
+
+#[test]
+fn every_seed_keeps_every_promise_by_fifo() {
+    every_seed(Policy::Fifo);
 }
 
 #[test]
@@ -181,4 +188,24 @@ fn a_batch_that_one_request_makes_twice_is_found_out() {
 #[test]
 fn an_attempt_that_a_break_disturbs_is_found_out() {
     assert!(found(Mutant::RequeuesAtReconnection, |violation| matches!(violation, Violation::Disturbed(_))));
+}
+
+#[test]
+fn a_job_that_is_given_to_an_agent_without_its_data_set_is_found_out() {
+    assert!(found(Mutant::IgnoresPaths, |violation| matches!(violation, Violation::Unseen(_))));
+}
+
+#[test]
+fn a_job_that_fails_because_of_a_machine_is_found_out() {
+    assert!(found(Mutant::BlamesJobs, |violation| matches!(violation, Violation::FailedByMachine(_))));
+}
+
+#[test]
+fn a_job_that_is_charged_for_what_a_machine_lacks_is_found_out() {
+    assert!(found(Mutant::ChargesJobs, |violation| matches!(violation, Violation::Charged(_))));
+}
+
+#[test]
+fn a_slot_that_is_kept_after_its_trainers_end_is_found_out() {
+    assert!(found(Mutant::KeepsSlots, |violation| matches!(violation, Violation::SlotHeld(_))));
 }

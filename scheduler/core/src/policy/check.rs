@@ -37,7 +37,7 @@ impl Core {
             of_lane().for_each(|(_, seat)| waiting.add(seat.rank, seat.area));
             let in_line = of_lane().all(|(&job, seat)| {
                 let place = (Reverse(seat.facts.priority), seat.rank, job);
-                lane.line.get(&seat.facts.user).is_some_and(|line| line.contains(&place))
+                lane.line.get(&seat.facts.line()).is_some_and(|line| line.contains(&place))
             });
             let in_lines: usize = lane.line.values().map(crate::ranked::Ranked::len).sum();
             let ends: BTreeSet<_> = lane.running.iter().map(|(&job, runner)| (runner.end, job)).collect();
@@ -55,16 +55,19 @@ impl Core {
     /// What was promised ends with those whom it is about.
     fn promises_are_sound(&self) -> bool {
         let is_live = |job: &JobId| self.jobs.get(job).is_some_and(|job| job.live_attempt().is_some());
+        let holds = |job: &JobId| {
+            self.jobs.get(job).and_then(|job| job.live_attempt()).is_some_and(|attempt| attempt.holds_slots())
+        };
         let is_over = |job: &JobId| self.jobs.get(job).is_none_or(|job| job.state.is_final());
         let runs = |job: &JobId| self.plan.lanes.iter().any(|lane| lane.running.contains_key(job));
         self.plan.making_way.keys().all(is_live)
             && !self.plan.moving.keys().any(is_over)
             && self.plan.made_way.keys().all(|job| self.plan.seats.contains_key(job))
-            && self.plan.lanes.iter().flat_map(|lane| lane.running.keys()).all(is_live)
+            && self.plan.lanes.iter().flat_map(|lane| lane.running.keys()).all(holds)
             && self
                 .jobs
                 .keys()
-                .filter(|job| is_live(job))
+                .filter(|job| holds(job))
                 .all(|job| runs(job) || self.runs_on_nothing_known(*job))
     }
 

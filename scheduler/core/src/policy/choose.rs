@@ -1,7 +1,7 @@
 //! Which job gets a free card.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use trainyard_types::{AgentId, JobId, Time};
 
@@ -11,7 +11,8 @@ use super::{FRESH, NEXT_THOUGHT, SECOND_THOUGHT, THOUGHTS, is_gpu};
 use crate::core::Core;
 use crate::placement::Placement;
 use crate::queue::Request;
-use crate::slots::{Kind, Location, first_of};
+use crate::sight::JobPaths;
+use crate::slots::{Kind, Location, Offer, first_of};
 
 /// Candidates of a line that are looked at when the first do not fit.
 const LOOKED_AT: usize = 64;
@@ -67,7 +68,13 @@ impl Core {
             return;
         }
         let mut free = self.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
-        if free.any(|(kind, _)| self.queue.ready().keys().any(|request| kind.satisfies(request))) {
+        let wants = |kind: &Kind, offer: &Offer| {
+            self.queue
+                .ready()
+                .keys()
+                .any(|request| kind.satisfies(request) && offer.without(self.queue.lacking(request)).1 > 0)
+        };
+        if free.any(|(kind, offer)| wants(kind, offer)) {
             // What was thought of just before the card became free is thought over soon.
             let is_left_out = self.plan.left_out().is_some_and(|thought| now.since(thought) < FRESH);
             let after = if is_left_out { FRESH } else { SECOND_THOUGHT };
@@ -84,8 +91,9 @@ impl Core {
     pub(super) fn in_turn(&self, now: Time, at: usize, shares: Shares) -> impl Iterator<Item = JobId> {
         let mut order: BinaryHeap<(Turn, usize)> = BinaryHeap::new();
         let mut lines = Vec::new();
-        for (user, line) in &self.plan.lanes[at].line {
-            if self.gpus_left(user) == 0 {
+        let free = self.slots.kinds().get(&self.plan.kinds[at]).map(|offer| &offer.free);
+        for ((user, paths), line) in &self.plan.lanes[at].line {
+            if self.gpus_left(user) == 0 || !is_seen(self, paths.as_deref(), free) {
                 continue;
             }
             let stretch = self.stretch(now, user, shares);
@@ -110,7 +118,10 @@ impl Core {
     fn overdue_heads(&self) -> Vec<JobId> {
         let free = |request: &Request| {
             let mut kinds = self.slots.kinds().iter();
-            kinds.any(|(kind, offer)| !offer.free.is_empty() && kind.satisfies(request))
+            let lacking = self.queue.lacking(request);
+            kinds.any(|(kind, offer)| {
+                !offer.free.is_empty() && kind.satisfies(request) && offer.without(lacking).1 > 0
+            })
         };
         let may = |request: &Request, user: &str| !is_gpu(request) || self.gpus_left(user) >= request.gpus;
         self.plan.overdue.heads(free, may)
@@ -165,6 +176,15 @@ impl Core {
         self.fit(now, job, &kind, at)
     }
 
+    /// The first free card of an agent that has read a job's data set before; none where one card is all there is.
+    fn first_that_has_read<'a>(&self, free: &'a BTreeSet<Location>, facts: &Facts) -> Option<&'a Location> {
+        if free.len() < 2 {
+            return None;
+        }
+        let data = facts.spec.train.data.to_str()?;
+        free.iter().take(LOOKED_AT).find(|location| self.seen.holds(data, location.agent))
+    }
+
     /// Free cards of one agent that may be used, all but those that are claimed: of an agent that holds the
     /// job's data set decoded if there is one, then of the agent that has fewest left over.
     pub(super) fn free_cards(
@@ -179,25 +199,38 @@ impl Core {
         if free.len() < gpus as usize + claimed {
             return None;
         }
-        if gpus == 1 && self.plan.gangs == 0 && self.plan.reserved.is_empty() {
+        let lacking = self.lacking(&facts.request);
+        let avoids = |agent: AgentId| facts.request.avoids.binary_search(&agent).is_ok();
+        let is_plain = lacking.is_empty() && facts.request.avoids.is_empty();
+        if is_plain && gpus == 1 && self.plan.gangs == 0 && self.plan.reserved.is_empty() {
             let warm = self.holders(facts).find_map(|agent| first_of(free, &self.agents.get(&agent)?.record));
-            return warm.or(free.first()).map(|location| vec![location.clone()]);
+            let read = || self.first_that_has_read(free, facts);
+            return warm.or_else(read).or(free.first()).map(|location| vec![location.clone()]);
         }
         let wanted = usize::try_from(gpus).ok()?;
-        let mut best: Option<Vec<&Location>> = None;
+        // The fewest left over, but where the job ended badly only if there is nothing else.
+        let mut best: Option<((bool, usize), Vec<&Location>)> = None;
         let mut rest = free.iter().peekable();
         while let Some(first) = rest.next() {
             let mut of_agent = vec![first];
             while let Some(next) = rest.next_if(|next| next.agent == first.agent) {
                 of_agent.push(next);
             }
-            let fits = of_agent.len() >= wanted && may_use(first.agent);
-            if fits && best.as_ref().is_none_or(|best| of_agent.len() < best.len()) {
-                best = Some(of_agent);
+            let fits = of_agent.len() >= wanted && !lacking.contains(&first.agent) && may_use(first.agent);
+            let weight = (avoids(first.agent), of_agent.len());
+            if fits && best.as_ref().is_none_or(|(least, _)| weight < *least) {
+                best = Some((weight, of_agent));
             }
         }
-        best.map(|locations| locations.into_iter().take(wanted).cloned().collect())
+        best.map(|(_, locations)| locations.into_iter().take(wanted).cloned().collect())
     }
+}
+
+/// Whether any free card is on an agent that sees these paths; when none is free, whoever makes way may be.
+fn is_seen(core: &Core, paths: Option<&JobPaths>, free: Option<&BTreeSet<Location>>) -> bool {
+    let (Some(paths), Some(free)) = (paths, free) else { return true };
+    let lacking = core.queue.lacking_of(paths);
+    free.is_empty() || free.iter().any(|location| !lacking.contains(&location.agent))
 }
 
 fn turn(&(priority, rank, job): &Place, stretch: f64) -> Turn {

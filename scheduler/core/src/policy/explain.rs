@@ -46,7 +46,7 @@ impl Core {
         let ahead: usize = lane
             .line
             .iter()
-            .map(|(user, line)| {
+            .map(|((user, _), line)| {
                 let theirs = as_rank((mine / self.stretch(now, user, shares)).ceil());
                 line.rank(&(Reverse(seat.facts.priority), theirs, job))
             })
@@ -63,6 +63,7 @@ impl Core {
             let (other, longer) = (other.device(), about(longer));
             reason.push_str(&format!("; a {other} is free, but would take {longer}"));
         }
+        reason.push_str(&self.left_out(&seat.facts.request));
         if self.plan.is_promised(job) {
             reason.push_str("; a job makes way for it");
         }
@@ -88,11 +89,10 @@ impl Core {
 
     /// A free card of another kind on which the job could run.
     fn idle_instead(&self, facts: &Facts, chosen: &Kind) -> Option<(&Kind, f64)> {
-        let kinds = self
-            .slots
-            .kinds()
-            .iter()
-            .filter(|(kind, offer)| *kind != chosen && self.fits(facts, kind) && !offer.free.is_empty());
+        let kinds = self.slots.kinds().iter().filter(|(kind, offer)| {
+            let is_free = || offer.without(&self.lacking(&facts.request)).1 > 0;
+            *kind != chosen && self.fits(facts, kind) && is_free()
+        });
         kinds.map(|(kind, _)| (kind, self.takes(facts, kind))).min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
@@ -118,6 +118,7 @@ impl Core {
     /// What a kind of card on offer would mean for a job.
     fn option(&self, now: Time, facts: &Facts, kind: &Kind) -> Option<ChoiceOption> {
         let offer = self.slots.kinds().get(kind)?;
+        let (total, free) = offer.without(&self.lacking(&facts.request));
         let at = self.plan.find(kind)?;
         let cards = f64::from(facts.request.gpus);
         let takes = self.takes(facts, kind);
@@ -125,13 +126,13 @@ impl Core {
         let millis = |span: f64| Duration::from_millis(as_rank(span));
         let count = |cards: usize| u32::try_from(cards).unwrap_or(u32::MAX);
         // Where a card is free it waits for nothing, whatever runs beside it.
-        let is_free = offer.free.len() >= facts.request.gpus as usize;
+        let is_free = free >= facts.request.gpus as usize;
         let waits =
             if is_free { 0.0 } else { self.expected_wait(now, at, offer.total, facts.priority, rank) };
         Some(ChoiceOption {
             device: kind.device().to_owned(),
-            free: count(offer.free.len()),
-            total: count(offer.total),
+            free: count(free),
+            total: count(total),
             takes: millis(takes),
             waits: millis(waits),
             delays_others: millis(self.delays(at, offer.total, facts.priority, rank, takes * cards)),

@@ -19,6 +19,7 @@ use crate::learned::Workload;
 use crate::queue::Request;
 use crate::ranked::Ranked;
 use crate::record::Estimate;
+use crate::sight::JobPaths;
 use crate::slots::Kind;
 
 /// Buckets of each doubling of a length, and all of them: from a second to thirty-four years.
@@ -109,6 +110,16 @@ pub(super) struct Facts {
 /// The order of one user's jobs in a line: by priority, then the shorter first, then the earlier.
 pub(super) type Place = (Reverse<i32>, u64, JobId);
 
+/// Whose line it is: a user's, and of jobs that the same agents see.
+pub(super) type LineOf = (Arc<str>, Option<Arc<JobPaths>>);
+
+impl Facts {
+    /// The line in which the job stands.
+    pub(super) fn line(&self) -> LineOf {
+        (Arc::clone(&self.user), self.request.paths.clone())
+    }
+}
+
 /// A waiting job's place.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seat {
@@ -149,7 +160,7 @@ impl Runner {
 /// The line for one kind of card.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    pub(super) line: BTreeMap<Arc<str>, Ranked<Place>>,
+    pub(super) line: BTreeMap<LineOf, Ranked<Place>>,
     /// By priority, the higher first.
     loads: BTreeMap<Reverse<i32>, Load>,
     pub(super) waiting: usize,
@@ -258,10 +269,11 @@ impl Plan {
                 }
             }
             lane.waiting -= 1;
-            if let Some(line) = lane.line.get_mut(&seat.facts.user) {
+            let whose = seat.facts.line();
+            if let Some(line) = lane.line.get_mut(&whose) {
                 line.remove(&(Reverse(seat.facts.priority), seat.rank, job));
                 if line.is_empty() {
-                    lane.line.remove(&seat.facts.user);
+                    lane.line.remove(&whose);
                 }
             }
         }
@@ -278,10 +290,7 @@ impl Plan {
             lane.loads.entry(Reverse(seat.facts.priority)).or_default().add(seat.rank, seat.area);
             lane.waiting += 1;
             let place = (Reverse(seat.facts.priority), seat.rank, job);
-            match lane.line.get_mut(&seat.facts.user) {
-                Some(line) => line.insert(place),
-                None => lane.line.entry(Arc::clone(&seat.facts.user)).or_default().insert(place),
-            };
+            lane.line.entry(seat.facts.line()).or_default().insert(place);
         }
         self.seats.insert(job, seat);
     }

@@ -127,7 +127,9 @@ impl Core {
         let in_line = self.in_turn(now, at, shares).map(|other| (other, false));
         for (other, is_overdue) in overdue.chain(in_line) {
             let Some(seat) = self.plan.seats.get(&other) else { continue };
-            let fits = self.fits(&seat.facts, kind) && seat.facts.request.gpus <= room;
+            let fits = self.fits(&seat.facts, kind)
+                && seat.facts.request.gpus <= room
+                && !self.lacking(&seat.facts.request).contains(&attempt.agent);
             if !fits || self.plan.is_promised(other) || self.has_another(other, &seat.facts, kind) {
                 continue;
             }

@@ -97,6 +97,8 @@ const HOLDERS_ASKED: usize = 64;
 /// What was thought of a job, or worked out of a line, holds for so long: events that come faster are not worth
 /// thinking everything over.
 const FRESH: Duration = Duration::from_secs(1);
+/// What it counts, beside the job's own length, that a kind of card is only where the job ended badly.
+const AVOIDED_COST: Duration = Duration::from_secs(600);
 /// When a job waits although a free card would do, that is thought over again after this.
 const SECOND_THOUGHT: Duration = Duration::from_secs(60);
 
@@ -110,7 +112,7 @@ impl Core {
         Facts {
             user: std::sync::Arc::clone(&job.user),
             priority: spec.priority,
-            request: Request::from(&spec.resources),
+            request: self.request(job),
             workload: Workload::from(&*spec),
             epochs,
             done: (done / f64::from(epochs)).min(1.0),
@@ -130,8 +132,25 @@ impl Core {
             Some(_) | None => true,
         };
         kind.satisfies(&facts.request)
+            && self.is_seen_on(facts, kind)
             && (has_room(kind)
                 || !self.slots.kinds().keys().any(|other| other.satisfies(&facts.request) && has_room(other)))
+    }
+
+    /// Whether an agent with such a card on offer sees what a job names.
+    fn is_seen_on(&self, facts: &Facts, kind: &Kind) -> bool {
+        if facts.request.paths.is_none() {
+            return true;
+        }
+        let lacking = self.lacking(&facts.request);
+        self.slots.kinds().get(kind).is_none_or(|offer| !offer.is_only_of(|agent| lacking.contains(&agent)))
+    }
+
+    /// Whether such cards are only on agents where a job ended badly.
+    fn is_avoided(&self, facts: &Facts, kind: &Kind) -> bool {
+        let avoids = &facts.request.avoids;
+        let is_avoided = |agent| avoids.binary_search(&agent).is_ok();
+        !avoids.is_empty() && self.slots.kinds().get(kind).is_some_and(|offer| offer.is_only_of(is_avoided))
     }
 
     /// Agents that hold a job's data set decoded.
@@ -260,8 +279,11 @@ impl Core {
             let mut cost = takes + wait + self.delays(at, total, seat.facts.priority, rank, area);
             let moves_here = self.plan.moving.get(&id).is_some_and(|&(to, _)| to == at)
                 && self.slots.kinds().get(kind).is_some_and(|offer| !offer.free.is_empty());
+            if self.is_avoided(&seat.facts, kind) {
+                cost += takes + AVOIDED_COST.as_secs_f64() * 1000.0;
+            }
             if seat.facts.request.gpus > 1 {
-                cost += self.together_in(now, at, seat.facts.request.gpus, takes);
+                cost += self.together_in(now, at, &seat.facts.request, takes);
             }
             if moves_here {
                 cost = 0.0;
@@ -317,7 +339,7 @@ impl Core {
             return;
         }
         let Some(job) = self.jobs.get(&id) else { return };
-        let Some(attempt) = job.live_attempt() else { return };
+        let Some(attempt) = job.live_attempt().filter(|attempt| attempt.holds_slots()) else { return };
         let Some((kind, _)) = self.kind_of(attempt) else { return };
         let facts = self.facts(now, job);
         let table = self.learned.rates.estimate(&facts.workload, kind.device()).images_per_second;

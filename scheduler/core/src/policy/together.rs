@@ -7,6 +7,7 @@ use trainyard_types::{AgentId, JobId, Time};
 
 use super::lanes::{Reservation, as_rank};
 use crate::core::Core;
+use crate::queue::Request;
 use crate::slots::Kind;
 
 /// Agents of one kind that are kept free at a time.
@@ -35,7 +36,8 @@ struct Way {
 }
 
 impl Core {
-    fn groups(&self, at: usize) -> BTreeMap<AgentId, Group> {
+    /// Of the agents that see what the job names.
+    fn groups(&self, at: usize, lacking: &BTreeSet<AgentId>) -> BTreeMap<AgentId, Group> {
         let mut groups: BTreeMap<AgentId, Group> = BTreeMap::new();
         let free = self.slots.kinds().get(&self.plan.kinds[at]).map(|offer| &offer.free);
         for location in free.into_iter().flatten() {
@@ -44,25 +46,32 @@ impl Core {
         for (&job, runner) in &self.plan.lanes[at].running {
             groups.entry(runner.agent).or_default().runners.push(job);
         }
-        groups.retain(|agent, _| self.agents.get(agent).is_some_and(|agent| agent.session.is_some()));
+        groups.retain(|id, _| {
+            !lacking.contains(id) && self.agents.get(id).is_some_and(|agent| agent.session.is_some())
+        });
         groups
     }
 
     /// How long it takes until so many cards of a kind are together, in milliseconds; what making way costs
     /// others counts as time.
-    pub(super) fn together_in(&mut self, now: Time, at: usize, gpus: u32, takes: f64) -> f64 {
+    pub(super) fn together_in(&mut self, now: Time, at: usize, request: &Request, takes: f64) -> f64 {
+        let gpus = request.gpus;
+        if request.paths.is_some() {
+            return self.work_out_together(now, at, request, takes);
+        }
         // Jobs that are about as long wait about as long: one decision works it out once for all of them.
         let key = (at, gpus, as_rank(takes.max(1.0).log2() * 2.0));
         if let Some(&known) = self.plan.together.get(&key) {
             return known;
         }
-        let wait = self.work_out_together(now, at, gpus, takes);
+        let wait = self.work_out_together(now, at, request, takes);
         self.plan.together.insert(key, wait);
         wait
     }
 
-    fn work_out_together(&self, now: Time, at: usize, gpus: u32, takes: f64) -> f64 {
-        let groups = self.groups(at);
+    fn work_out_together(&self, now: Time, at: usize, request: &Request, takes: f64) -> f64 {
+        let gpus = request.gpus;
+        let groups = self.groups(at, &self.lacking(request));
         let ways = groups.iter().flat_map(|(&agent, group)| {
             let natural = self.wait_for(now, at, agent, group, gpus);
             [natural, self.displace(now, at, agent, group, gpus, takes)]
@@ -180,7 +189,7 @@ impl Core {
         let Some(seat) = self.plan.seats.get(&job) else { return };
         let gpus = seat.facts.request.gpus;
         let takes = self.takes(&seat.facts, &self.plan.kinds[at]);
-        let groups = self.groups(at);
+        let groups = self.groups(at, &self.lacking(&seat.facts.request));
         let open = || groups.iter().filter(|(agent, _)| self.plan.kept(at, **agent).is_none());
         let best = |ways: Vec<Way>| {
             ways.into_iter().min_by(|a, b| (a.ready + a.cost).total_cmp(&(b.ready + b.cost)))

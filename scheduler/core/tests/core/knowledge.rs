@@ -116,6 +116,7 @@ fn of_equal_cards_the_one_is_taken_whose_machine_holds_the_data_set() {
     let mut world = world_with(CoreConfig::default());
     for number in 1..=3 {
         let mut hello = hello(number, vec![card("4090", 0, 24564)], 0, vec![]);
+        hello.inventory.gpus[0].uuid.0.push_str(&number.to_string());
         if number == 2 {
             let cached_data = vec![("/data/cells.yaml".to_owned(), 640)];
             hello.condition = Condition { cached_data, ..Condition::default() };

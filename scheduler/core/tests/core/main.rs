@@ -4,14 +4,18 @@
 
 mod agents;
 mod batches;
+mod duplicates;
 mod fairness;
 mod finish_time;
+mod fitness;
+mod handing_in;
 mod health;
 mod knowledge;
 mod limits;
 mod list;
 mod orders;
 mod placement;
+mod quick_ends;
 mod random;
 mod reports;
 mod retention;

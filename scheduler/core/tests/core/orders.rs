@@ -171,7 +171,7 @@ fn what_is_not_there_is_refused_and_changes_nothing() {
 #[test]
 fn a_card_is_cleared_by_its_agent_only() {
     let mut world = two_agents();
-    let clear = || Event::ClearGpu { agent: agent(1), gpu: rtx_5070("a").uuid };
+    let clear = || Event::ClearGpu { agent: agent(1), gpu: Some(rtx_5070("a").uuid) };
     assert_eq!(commands(&world.handle(clear())), ["clear GPU-a at 1"]);
     world.disconnect(1);
     let away = Some(Err(Refusal::AgentAway { agent: "lab-1".into() }));

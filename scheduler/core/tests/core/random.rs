@@ -11,12 +11,13 @@ use trainyard_scheduler_core::{
 use trainyard_types::trainer::{Epoch, TrainerEvent};
 use trainyard_types::{
     AgentId, AttemptId, BatchId, Checkpoint, EndReason, GpuUuid, JobId, JobSpec, Report, ReportBody,
-    Resources, Session, UnavailableCause,
+    Resources, Session, SlotReleased, UnavailableCause, UnfitKind,
 };
 
 use crate::batches::sweep;
 use crate::world::{
-    World, agent, attempt, closed, cpu_spec, ended, hello, job, rtx_4090, rtx_5070, spec, started,
+    World, agent, attempt, closed, cpu_spec, ended, fitness, hello, job, rtx_4090, rtx_5070, spec, started,
+    unfit,
 };
 
 const AGENTS: u128 = 3;
@@ -113,7 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (agent.clone(), prop::option::of(0..2_usize), prop::option::of((job.clone(), 1..4_u32)))
             .prop_map(|(agent, forget, extra)| Step::Connect { agent, forget, extra }),
         1 => agent.clone().prop_map(Step::Disconnect),
-        4 => (agent.clone(), prop::bool::weighted(0.3), 0..8_u8)
+        4 => (agent.clone(), prop::bool::weighted(0.3), 0..11_u8)
             .prop_map(|(agent, stale, kind)| Step::Heartbeat { agent, stale, kind }),
         1 => (agent.clone(), any::<bool>())
             .prop_map(|(agent, keep_running)| Step::Drain { agent, keep_running }),
@@ -122,7 +123,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(agent, card, seconds)| Step::Reserve { agent, card, seconds }),
         1 => (agent.clone(), 0..3_usize).prop_map(|(agent, card)| Step::Release { agent, card }),
         1 => (agent, 0..3_usize).prop_map(|(agent, card)| Step::Clear { agent, card }),
-        8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..19_u8, prop::bool::weighted(0.1))
+        8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..23_u8, prop::bool::weighted(0.1))
             .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
         2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Tick),
@@ -187,7 +188,11 @@ fn cards_of(number: u128, from: usize) -> Vec<GpuUuid> {
 fn condition_of(number: u128, kind: u8) -> Condition {
     let gpus = hello_of(number, vec![]).inventory.gpus;
     let causes = [UnavailableCause::Owner, UnavailableCause::ForeignUse, UnavailableCause::Quarantined];
+    let paths = |roots: &[(&str, &str)], missing: &[&str]| fitness(roots, missing);
     match (kind, gpus.first(), gpus.last()) {
+        (8, ..) => paths(&[("/data", "")], &["/data/data.yaml"]),
+        (9, ..) => paths(&[("/data", "stale")], &[]),
+        (10, ..) => paths(&[("/other", "")], &[]),
         (0..=2, Some(first), _) => closed(first, causes[usize::from(kind)]),
         (3, _, Some(last)) => closed(last, UnavailableCause::Quarantined),
         (4, ..) => Condition { unavailable: "its disk is full".into(), ..Condition::default() },
@@ -200,12 +205,17 @@ fn body_of(kind: u8) -> ReportBody {
         0..=2 => started(),
         3 => ReportBody::CheckpointStored(Checkpoint { step: 5, epoch: 1, files: vec![] }),
         4 | 5 => ended(EndReason::TrainerCrash),
+        19 | 20 => {
+            ReportBody::SlotReleased(SlotReleased { waits_for: String::new(), is_trained: kind == 19 })
+        }
+        21 => unfit(UnfitKind::PathMissing, "/data/data.yaml"),
+        22 => unfit(UnfitKind::TrainerMissing, ""),
         17 | 18 => {
             let (images_per_second, seconds) = (100.0 * f64::from(kind - 16), 10.0);
             let epoch = Epoch { epoch: 1, epochs: 9, images_per_second, seconds, ..Epoch::default() };
             ReportBody::Trainer(TrainerEvent::Epoch(epoch))
         }
-        kind => ended(REASONS[usize::from(kind) - 6]),
+        kind => ended(REASONS[(usize::from(kind) - 6) % REASONS.len()]),
     }
 }
 
@@ -273,7 +283,9 @@ fn event(
             Event::Release { agent: agent(number), gpus: cards_of(number, card) }
         }
         Step::Clear { agent: number, card } => {
-            Event::ClearGpu { agent: agent(number), gpu: cards_of(number, card).pop()? }
+            // One too far is all of them.
+            let gpu = cards_of(number, card).pop().filter(|gpu| gpu.0 != "GPU-none");
+            Event::ClearGpu { agent: agent(number), gpu }
         }
         Step::Report { job: number, ahead, body, impostor } => {
             let newest = core.job(any_job(number))?.attempts.last()?;

@@ -167,8 +167,12 @@ fn success_commits_the_artifacts_and_nothing_else_does() {
         [(EndReason::Completed, JobState::Succeeded, 1), (EndReason::BadSpec, JobState::Failed, 0)]
     {
         let mut world = running();
-        let ended =
-            Ended { reason, message: "classes: 9 is out of range".into(), artifacts: artifacts.clone() };
+        let ended = Ended {
+            reason,
+            message: "classes: 9 is out of range".into(),
+            artifacts: artifacts.clone(),
+            unfit: None,
+        };
         world.report(attempt(1, 1), ReportBody::Ended(ended));
         assert_eq!((world.record(1).state, world.record(1).artifacts.len()), (state, kept));
     }

@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{Condition, Event, Output};
-use trainyard_types::EndReason;
+use trainyard_types::{EndReason, ReportBody, UnfitKind};
 
-use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, started};
+use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, released, started, unfit};
 
 type Step = (&'static str, fn(&mut World) -> Vec<Output>);
 
 type State = (&'static str, fn(&mut World));
 
 /// Ways to bring job 1 into a state. Agent 1 has one CPU slot; agent 2 has none.
-const STATES: [State; 12] = [
+const STATES: [State; 13] = [
     ("queued", |world| {
         world.disconnect(1);
         world.submit(1, cpu_spec());
@@ -49,6 +49,11 @@ const STATES: [State; 12] = [
         world.report(attempt(1, 1), started());
         world.disconnect(1);
     }),
+    ("handing in", |world| {
+        world.submit(1, cpu_spec());
+        world.report(attempt(1, 1), started());
+        world.report(attempt(1, 1), released("room on the scheduler's disk"));
+    }),
     ("last try", |world| {
         world.submit(1, trainyard_types::JobSpec { max_retries: 0, ..cpu_spec() });
     }),
@@ -72,11 +77,15 @@ fn drain(world: &mut World, keep_running: bool) -> Output {
 }
 
 fn end(world: &mut World, reason: EndReason) -> Vec<Output> {
-    let sequence = world.record(1).attempts.first().map_or(1, |attempt| attempt.last_sequence + 1);
-    vec![world.report_as(agent(1), attempt(1, 1), sequence, ended(reason))]
+    end_with(world, ended(reason))
 }
 
-const EVENTS: [Step; 26] = [
+fn end_with(world: &mut World, body: ReportBody) -> Vec<Output> {
+    let sequence = world.record(1).attempts.first().map_or(1, |attempt| attempt.last_sequence + 1);
+    vec![world.report_as(agent(1), attempt(1, 1), sequence, body)]
+}
+
+const EVENTS: [Step; 30] = [
     ("cancel", |world| vec![world.cancel(1)]),
     ("retry", |world| vec![world.retry(1)]),
     ("started", |world| {
@@ -97,6 +106,10 @@ const EVENTS: [Step; 26] = [
     ("PREEMPTED", |world| end(world, EndReason::Preempted)),
     ("DRAINED", |world| end(world, EndReason::Drained)),
     ("CANCELLED", |world| end(world, EndReason::Cancelled)),
+    ("AGENT_UNFIT", |world| end_with(world, unfit(UnfitKind::TrainerMissing, ""))),
+    ("AGENT_UNFIT, path", |world| end_with(world, unfit(UnfitKind::PathMissing, "/data/data.yaml"))),
+    ("STALLED", |world| end(world, EndReason::Stalled)),
+    ("slot released", |world| end_with(world, released(""))),
     ("drain", |world| vec![drain(world, false)]),
     ("drain, runs on", |world| vec![drain(world, true)]),
     ("resume", |world| vec![world.handle(Event::Resume { agent: agent(1) })]),

@@ -35,6 +35,7 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
             last_sequence: 0,
             placed: START,
             started: None,
+            released: None,
             ended: None,
         }],
         last_cursor: 2,

@@ -9,9 +9,9 @@ use trainyard_scheduler_core::{
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, DeviceKind, EndReason, Ended, Gpu, GpuTelemetry, GpuUuid, Inventory,
-    JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec, Unavailable,
-    UnavailableCause,
+    AgentId, Assignment, AttemptId, DataRoot, DeviceKind, EndReason, Ended, Fitness, Gpu, GpuTelemetry,
+    GpuUuid, Inventory, JobId, JobSpec, ModelScale, Report, ReportBody, Resources, Session, SlotReleased,
+    Time, TrainSpec, Unavailable, UnavailableCause, Unfit, UnfitKind,
 };
 use uuid::Uuid;
 
@@ -65,6 +65,7 @@ pub fn hello(number: u128, gpus: Vec<Gpu>, cpu_slots: u32, attempts: Vec<Attempt
         inventory: Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: String::new() },
         attempts,
         condition: Condition::default(),
+        instance: String::new(),
     }
 }
 
@@ -90,7 +91,33 @@ pub fn started() -> ReportBody {
 }
 
 pub fn ended(reason: EndReason) -> ReportBody {
-    ReportBody::Ended(Ended { reason, message: "what the agent says".into(), artifacts: Vec::new() })
+    let message = "what the agent says".into();
+    ReportBody::Ended(Ended { reason, message, artifacts: Vec::new(), unfit: None })
+}
+
+/// The machine lacks something, a path or other.
+pub fn unfit(kind: UnfitKind, path: &str) -> ReportBody {
+    let message =
+        if path.is_empty() { "the trainer is not there".into() } else { format!("{path} is not there") };
+    let unfit = Unfit { kind, path: path.into(), message: message.clone() };
+    let reason = EndReason::AgentUnfit;
+    ReportBody::Ended(Ended { reason, message, artifacts: Vec::new(), unfit: Some(unfit) })
+}
+
+/// Its trainer has ended, and this is what its results wait for.
+pub fn released(waits_for: &str) -> ReportBody {
+    ReportBody::SlotReleased(SlotReleased { waits_for: waits_for.into(), is_trained: true })
+}
+
+/// What a machine says that has these roots, each with what is wrong with it, and lacks these paths.
+pub fn fitness(roots: &[(&str, &str)], missing: &[&str]) -> Condition {
+    let root = |(path, problem): &(&str, &str)| DataRoot { path: (*path).into(), problem: (*problem).into() };
+    let fitness = Fitness {
+        data_roots: Some(roots.iter().map(root).collect()),
+        missing_paths: missing.iter().map(|path| (*path).into()).collect(),
+        ..Fitness::default()
+    };
+    Condition { fitness, ..Condition::default() }
 }
 
 /// What is stored, with the store's own checks.
@@ -308,7 +335,8 @@ pub fn commands(output: &Output) -> Vec<String> {
         Command::Stop { agent, attempt, reason, .. } => {
             format!("stop {} at {} {reason}", short(*attempt), whom(*agent))
         }
-        Command::ClearGpu { agent, gpu, .. } => format!("clear {gpu} at {}", whom(*agent)),
+        Command::ClearGpu { agent, gpu: Some(gpu), .. } => format!("clear {gpu} at {}", whom(*agent)),
+        Command::ClearGpu { agent, gpu: None, .. } => format!("clear all at {}", whom(*agent)),
         Command::Revoke { agent, attempt, .. } => format!("revoke {} at {}", short(*attempt), whom(*agent)),
         Command::Ack { agent, attempt, sequence, .. } => {
             format!("ack {} #{sequence} to {}", short(*attempt), whom(*agent))

@@ -143,7 +143,7 @@ pub(super) enum Message {
     /// Something that nobody waits for. The permit is the sender's place in the inbox.
     Tell(Event, Option<OwnedSemaphorePermit>),
     /// An agent has connected.
-    Open(Hello, oneshot::Sender<Opened>),
+    Open(Hello, oneshot::Sender<Result<Opened, Refusal>>),
     /// A question.
     Ask(Question, Audience),
 }
@@ -242,11 +242,11 @@ impl Handle {
     /// Opens an agent's session.
     ///
     /// # Errors
-    /// [`Unavailable`].
-    pub async fn open(&self, hello: Hello) -> Result<Opened, Unavailable> {
+    /// Another process that lives has that agent's id; or [`Unavailable`].
+    pub async fn open(&self, hello: Hello) -> Result<Opened, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Open(hello, reply)).await?;
-        answer.await.map_err(|_| self.unavailable())
+        Ok(answer.await.map_err(|_| self.unavailable())??)
     }
 
     /// Passes on what an agent says by its connection; what it says waits while `places` has none left, so
@@ -323,6 +323,10 @@ pub struct Census {
     pub agents: [usize; 3],
     /// Free, busy, taking no job, away with their agents.
     pub gpus: [usize; 4],
+    /// Jobs whose trainer has ended and whose results are handed in, and those of them that wait for something.
+    pub handing_in: (usize, usize),
+    /// Slots that are closed because jobs ended there too soon.
+    pub shut_slots: usize,
     /// Since this scheduler leads.
     pub tally: Tally,
     /// Since this scheduler leads.
@@ -347,6 +351,8 @@ impl Live<'_> {
             jobs,
             agents,
             gpus: self.gpus(),
+            handing_in: self.core.handing_in(),
+            shut_slots: self.core.shut_slots(),
             tally: self.core.tally().clone(),
             meters: self.meters.clone(),
             heartbeat_ages: self.core.agents().map(age).collect(),

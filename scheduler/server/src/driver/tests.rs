@@ -94,6 +94,7 @@ fn hello() -> Hello {
         inventory: Inventory { cpu_slots: 1, ..Inventory::default() },
         attempts: Vec::new(),
         condition: Condition::default(),
+        instance: String::new(),
     }
 }
 
@@ -259,7 +260,7 @@ async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
     let leader: Arc<str> = "http://scheduler-1:7433".into();
     let elsewhere = Unavailable { leader: Some(leader) };
     assert_eq!(submit(&second.handle, "b").await, Err(elsewhere.clone().into()));
-    assert_eq!(second.handle.open(hello()).await.unwrap_err(), elsewhere);
+    assert_eq!(second.handle.open(hello()).await.unwrap_err(), elsewhere.clone().into());
     assert_eq!(second.handle.ask_leader(|live| live.census()).await, Err(elsewhere));
     let view = second.handle.ask(move |live| live.job(job)).await.unwrap().unwrap();
     assert_eq!(view.record.state, JobState::Queued);

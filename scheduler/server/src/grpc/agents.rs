@@ -151,11 +151,19 @@ impl AgentService for Agents {
             unavailable,
             cached_data,
             fitness,
-            instance: _,
+            instance,
         } = read_hello(&mut inbound).await?;
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
         let condition = Condition { telemetry, unavailable, fit_records, cached_data, fitness };
-        let hello = trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts, condition };
+        let hello = trainyard_scheduler_core::Hello {
+            agent,
+            name,
+            version,
+            inventory,
+            attempts,
+            condition,
+            instance,
+        };
         let opened = self.0.driver.open(hello).await.map_err(ApiError::from)?;
         let (outbound, stream) = mpsc::channel(BACKLOG);
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);

@@ -35,8 +35,12 @@ fn list(live: &Live<'_>, page: &Page) -> pb::ListAgentsResponse {
         Some((last, _)) if agents.len() > page.size => page.token(last),
         _ => String::new(),
     };
-    let agents = agents.iter().take(page.size).map(|(_, view)| translate::agent(view)).collect();
+    let agents = agents.iter().take(page.size).map(|(_, view)| shown(live, view)).collect();
     pb::ListAgentsResponse { agents, next_page_token }
+}
+
+fn shown(live: &Live<'_>, view: &AgentView<'_>) -> pb::Agent {
+    translate::agent(view, live.core.notices(live.now, view.record.id))
 }
 
 /// Rates in the order of what they are of.
@@ -124,7 +128,7 @@ impl Cluster {
         };
         let (id, event) = self.0.driver.ask_leader(ask).await.map_err(ApiError::from)??;
         self.0.driver.order(event).await.map_err(ApiError::from)?;
-        let view = move |live: &mut Live<'_>| live.core.agent(id).map(|view| translate::agent(&view));
+        let view = move |live: &mut Live<'_>| live.core.agent(id).map(|view| shown(live, &view));
         let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)?;
         Ok(Response::new(agent.ok_or(ApiError::Internal)?))
     }
@@ -155,7 +159,7 @@ impl ClusterService for Cluster {
 
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
         let wanted = request.into_inner().agent;
-        let view = move |live: &mut Live<'_>| find(live, &wanted).map(|view| translate::agent(&view));
+        let view = move |live: &mut Live<'_>| find(live, &wanted).map(|view| shown(live, &view));
         let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)??;
         Ok(Response::new(agent))
     }
@@ -208,7 +212,8 @@ impl ClusterService for Cluster {
     async fn clear_gpu(&self, request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
         let pb::ClearGpuRequest { agent, gpu } = request.into_inner();
         let event = move |view: &AgentView<'_>| {
-            Ok(Event::ClearGpu { agent: view.record.id, gpu: find_gpu(view, &gpu, "gpu")? })
+            let gpu = if gpu.is_empty() { None } else { Some(find_gpu(view, &gpu, "gpu")?) };
+            Ok(Event::ClearGpu { agent: view.record.id, gpu })
         };
         self.order(agent, event).await
     }

@@ -202,6 +202,12 @@ fn refused(refusal: &Refusal) -> Status {
             ApiError::NotFound { kind: "agent", name: agent.to_string(), hint }.into()
         }
         Refusal::UnknownGpu { .. } => ApiError::field("gpu", text).into(),
+        Refusal::AgentIdInUse { id, name } => {
+            let metadata = [("agent_id", id.to_string()), ("agent", name.clone())];
+            let mut details = details("AGENT_ID_IN_USE", metadata);
+            details.set_resource_info("agent", format!("agents/{id}"), "", text.as_str());
+            Status::with_error_details(Code::AlreadyExists, text, details)
+        }
         Refusal::AgentAway { agent } => {
             // Trying again does not help: somebody has to start it.
             let mut details = details("AGENT_NOT_CONNECTED", [("agent", agent.clone())]);
@@ -243,9 +249,9 @@ impl From<ApiError> for Status {
                 Self::with_error_details(Code::OutOfRange, text, details("OFFSET_TOO_LARGE", metadata))
             }
             ApiError::DiskFull { job } => {
-                let text = "the scheduler's disk is full; make room in its data directory and try again";
-                let mut details = details("DISK_FULL", [("job", job.to_string())]);
-                details.add_quota_failure_violation("data_dir", text).set_retry_info(Some(RETRY_DELAY * 30));
+                let text = "the scheduler's disk of blobs is full; make room in `blob_dir` and try again";
+                let mut details = details("BLOB_DISK_FULL", [("job", job.to_string())]);
+                details.add_quota_failure_violation("blob_dir", text).set_retry_info(Some(RETRY_DELAY * 30));
                 Self::with_error_details(Code::ResourceExhausted, text, details)
             }
             ApiError::Internal => {

@@ -4,8 +4,8 @@ use trainyard_proto::convert::agent::{end_reason, gpu_message};
 use trainyard_proto::convert::job::{duration, timestamp};
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{
-    AgentState, AgentView, AttemptRecord, Choice, ChoiceOption, Command, EventBody, EventRecord, JobRecord,
-    Progress, Rate, Workload,
+    AgentState, AgentView, AttemptRecord, Choice, ChoiceOption, Closed, Command, EventBody, EventRecord,
+    JobRecord, Progress, Rate, Workload,
 };
 use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
@@ -62,8 +62,8 @@ fn attempt(record: &AttemptRecord) -> pb::Attempt {
         expected_end_time: record.expected_end.map(timestamp),
         warm: record.warm,
         train_images: record.setup.as_ref().map_or(0, |setup| setup.train_images),
-        unfit: None,
-        slot_released_time: None,
+        unfit: record.ended.as_ref().and_then(|end| end.unfit.as_ref()).map(Into::into),
+        slot_released_time: record.released.as_ref().map(|released| timestamp(released.time)),
     }
 }
 
@@ -167,8 +167,8 @@ pub fn event(record: EventRecord) -> pb::JobEvent {
     }
 }
 
-/// An agent with what its slots do.
-pub fn agent(view: &AgentView<'_>) -> pb::Agent {
+/// An agent with what its slots do. What the scheduler itself has against a slot stands where its agent's word does, unless that says more.
+pub fn agent(view: &AgentView<'_>, notices: Vec<String>) -> pb::Agent {
     let state = match view.state {
         AgentState::Connected => pb::AgentState::Connected,
         AgentState::Disconnected => pb::AgentState::Disconnected,
@@ -179,13 +179,19 @@ pub fn agent(view: &AgentView<'_>) -> pb::Agent {
     let gpus = inventory.gpus.iter().map(|gpu| {
         let reserved_until = view.record.reserved.get(&gpu.uuid).copied().map(timestamp);
         let job_id = job_on(Slot::Gpu(gpu.uuid.clone()));
-        pb::Gpu { job_id, reserved_until, ..gpu_message(gpu, view.reading(&gpu.uuid)) }
+        let told = gpu_message(gpu, view.reading(&gpu.uuid));
+        let unavailable = told.unavailable.clone().or_else(|| closed(view, &Slot::Gpu(gpu.uuid.clone())));
+        pb::Gpu { job_id, reserved_until, unavailable, ..told }
     });
     let fitness = &view.condition.fitness;
     let cpu_slots = (0..inventory.cpu_slots).map(|index| pb::CpuSlot {
         index,
         job_id: job_on(Slot::Cpu(index)),
-        unavailable: fitness.cpu_unavailable.as_ref().map(Into::into),
+        unavailable: fitness
+            .cpu_unavailable
+            .as_ref()
+            .map(Into::into)
+            .or_else(|| closed(view, &Slot::Cpu(index))),
     });
     pb::Agent {
         id: view.record.id.to_string(),
@@ -204,9 +210,35 @@ pub fn agent(view: &AgentView<'_>) -> pb::Agent {
         missing_paths: fitness.missing_paths.clone(),
         trainer_version: fitness.trainer_version.clone(),
         libtorch_version: fitness.libtorch_version.clone(),
-        clock_offset: None,
-        notices: Vec::new(),
+        clock_offset: view.clock_offset_ms().map(signed),
+        notices,
     }
+}
+
+/// What the scheduler itself has against a slot.
+fn closed(view: &AgentView<'_>, slot: &Slot) -> Option<pb::Unavailable> {
+    use pb::unavailable::Cause;
+    let shown = |cause: Cause, message: String| pb::Unavailable { cause: cause.into(), message };
+    match view.closed(slot)? {
+        Closed::QuickEnds(shut) => Some(shown(Cause::QuickEnds, shut.why.clone())),
+        Closed::Duplicate(name) => {
+            let message =
+                format!("agent `{name}` offers it, too, and came first: stop one of the two agents");
+            Some(shown(Cause::Duplicate, message))
+        }
+        Closed::Drained
+        | Closed::Agent(_)
+        | Closed::HandingIn(_)
+        | Closed::Reserved(_)
+        | Closed::Card(_)
+        | Closed::SetAside(_) => None,
+    }
+}
+
+/// A span that may be negative.
+fn signed(millis: i64) -> prost_types::Duration {
+    let nanos = i32::try_from(millis % 1000 * 1_000_000).unwrap_or(0);
+    prost_types::Duration { seconds: millis / 1000, nanos }
 }
 
 /// A command for its agent.
@@ -219,7 +251,9 @@ pub fn command(command: Command) -> pb::SchedulerMessage {
             reason: end_reason(reason),
             grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
         }),
-        Command::ClearGpu { gpu, .. } => Message::ClearGpu(pb::ClearGpu { gpu: gpu.to_string() }),
+        Command::ClearGpu { gpu, .. } => {
+            Message::ClearGpu(pb::ClearGpu { gpu: gpu.map(|gpu| gpu.to_string()).unwrap_or_default() })
+        }
         Command::Revoke { attempt, .. } => Message::Revoke(pb::Revoke { attempt: attempt.to_string() }),
         Command::Ack { attempt, sequence, .. } => {
             Message::Ack(pb::Ack { attempt: attempt.to_string(), sequence })

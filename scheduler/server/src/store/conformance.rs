@@ -35,6 +35,7 @@ pub(super) fn attempt(job: JobId, number: u32) -> AttemptRecord {
         last_sequence: 0,
         placed: Time(6),
         started: None,
+        released: None,
         ended: None,
     }
 }

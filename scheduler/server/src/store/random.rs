@@ -102,7 +102,13 @@ impl Model {
         let mut attempts = known.attempts.clone();
         for attempt in &mut attempts {
             let (time, reason) = (Time(9), EndReason::AgentLost);
-            attempt.ended.get_or_insert(AttemptEnd { time, reason, message: String::new() });
+            attempt.ended.get_or_insert(AttemptEnd {
+                time,
+                reason,
+                message: String::new(),
+                unfit: None,
+                quick: false,
+            });
         }
         let state = match state {
             0 => JobState::Queued,

@@ -197,6 +197,7 @@ impl World<'_> {
                     inventory,
                     attempts: Vec::new(),
                     condition: Condition::default(),
+                    instance: String::new(),
                 };
                 self.handle(Event::AgentConnected { session: Session(number as u64), hello });
             }

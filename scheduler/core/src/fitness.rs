@@ -1,0 +1,241 @@
+//! What agents' machines have of what jobs need, as far as it decides where jobs may go: and when no agent has it.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use trainyard_types::{AgentId, Ended, Fitness, JobId, JobState, Time};
+
+use crate::agent::{Agent, AgentState};
+use crate::changes::Changes;
+use crate::core::Core;
+use crate::queue::Request;
+use crate::record::JobRecord;
+use crate::sight::{JobPaths, Lack, lack};
+use crate::slots;
+
+/// Agents that a sentence names one by one.
+const NAMED: usize = 8;
+/// Paths that an agent is remembered to lack by what it reported of attempts.
+const MISSING: usize = 1024;
+
+impl Agent {
+    /// Whether its machine has slots enough of one kind that the request is satisfied by.
+    fn could_run(&self, request: &Request) -> bool {
+        let wanted = request.gpus as usize;
+        let kinds = slots::of_inventory(&self.record.inventory).into_values().map(|(kind, _)| kind);
+        let mut fitting: Vec<_> = kinds.filter(|kind| kind.satisfies(request)).collect();
+        fitting.sort();
+        fitting.chunk_by(|one, other| one == other).any(|kind| kind.len() >= wanted)
+    }
+
+    /// Whether a slot that would do is open, busy or not.
+    fn is_open_to(&self, request: &Request) -> bool {
+        self.state() == AgentState::Connected
+            && self.offered().values().any(|(kind, _)| kind.satisfies(request))
+    }
+
+    /// Why it cannot run a job with these paths, after its name, and whether that is its last word.
+    fn says_no(&self, paths: &JobPaths) -> Option<(String, bool)> {
+        Some(match lack(&self.condition.fitness, paths)? {
+            Lack::Outside => {
+                let roots = self.condition.fitness.data_roots.iter().flatten();
+                let roots: Vec<&str> = roots.map(|root| root.path.as_str()).collect();
+                let roots = if roots.is_empty() { "none".to_owned() } else { roots.join(", ") };
+                (format!("{} is outside of its `data_roots` ({roots})", paths.data), true)
+            }
+            Lack::Root(root, problem) => (format!("{root} cannot be read now: {problem}"), false),
+            Lack::Path(path) => match self.said_of.get(path) {
+                Some(message) => (message.clone(), true),
+                None => (format!("{path} cannot be read there"), true),
+            },
+        })
+    }
+}
+
+impl Core {
+    /// An agent said what its machine has, or is forgotten: who may be offered what follows from it.
+    pub(crate) fn see(&mut self, id: AgentId, before: &Fitness, now: &Fitness, out: &mut Changes) {
+        if !self.sight.note(id, before, now) {
+            return;
+        }
+        if let Some(agent) = self.agents.get_mut(&id) {
+            agent.said_of.retain(|path, _| now.missing_paths.contains(path));
+        }
+        self.queue.look_again(&self.sight, &self.jobs);
+        self.ask_again = true;
+        out.replan = true;
+    }
+
+    /// An attempt ended since its agent cannot see a path: nothing that names it is offered there until the agent
+    /// says something else.
+    pub(crate) fn lacks_path(&mut self, id: AgentId, ended: &Ended, out: &mut Changes) {
+        let Some(unfit) = ended.unfit.as_ref().filter(|unfit| unfit.kind.is_of_path()) else { return };
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        if agent.said_of.len() < MISSING || agent.said_of.contains_key(&unfit.path) {
+            agent.said_of.insert(unfit.path.clone(), unfit.message.clone());
+        }
+        let before = agent.condition.fitness.clone();
+        let missing = &mut agent.condition.fitness.missing_paths;
+        if missing.len() < MISSING && !missing.contains(&unfit.path) {
+            missing.push(unfit.path.clone());
+        }
+        let now = agent.condition.fitness.clone();
+        self.see(id, &before, &now, out);
+    }
+
+    /// Whether a job that runs on one machine could run on another one that takes jobs now.
+    pub(crate) fn would_do_elsewhere(&self, job: JobId, here: AgentId) -> bool {
+        let Some(job) = self.jobs.get(&job) else { return false };
+        let request = Request::from(&job.spec.resources);
+        let lacking = self.sight.lacking(&JobPaths::of(job));
+        self.agents.iter().any(|(id, agent)| {
+            *id != here && !lacking.contains(id) && agent.is_open_to(&request) && agent.could_run(&request)
+        })
+    }
+
+    /// Fails the jobs that every agent which could run them has said no to.
+    pub(crate) fn fail_hopeless(&mut self, now: Time, out: &mut Changes) {
+        let fresh = self.queue.take_fresh();
+        let due: BTreeSet<Request> = if std::mem::take(&mut self.ask_again) {
+            self.queue.ready().keys().filter(|request| request.paths.is_some()).cloned().collect()
+        } else {
+            fresh
+        };
+        for request in due {
+            let Some(reason) = self.hopeless(&request) else { continue };
+            let users = self.queue.ready().get(&request).into_iter().flat_map(|class| class.values());
+            let jobs: Vec<JobId> = users.flat_map(|users| users.values()).flatten().copied().collect();
+            for id in jobs {
+                let Some(job) = self.jobs.get_mut(&id) else { continue };
+                self.queue.remove(job);
+                job.not_before = None;
+                out.state(job, now, 0, JobState::Failed, reason.clone());
+            }
+        }
+    }
+
+    /// Why nobody will ever run such a job, if every agent that could has said no.
+    fn hopeless(&self, request: &Request) -> Option<String> {
+        let paths = request.paths.as_ref()?;
+        let lacking = self.queue.lacking(request);
+        // Most often one of those that lack nothing ends it.
+        let mut others = self.agents.iter().filter(|(id, _)| !lacking.contains(id));
+        if others.any(|(_, agent)| agent.could_run(request)) {
+            return None;
+        }
+        let mut named = Vec::new();
+        let lacking = lacking.iter().filter_map(|id| self.agents.get(id));
+        for agent in lacking.filter(|agent| agent.could_run(request)) {
+            let (words, is_last) = agent.says_no(paths)?;
+            if !is_last {
+                return None;
+            }
+            named.push(format!("agent `{}`: {words}", agent.record.name));
+        }
+        (!named.is_empty()).then(|| {
+            format!(
+                "no agent that could run it can read what it names: {}; correct the path, or have it mounted and \
+                 `yard retry`",
+                bounded(named)
+            )
+        })
+    }
+
+    /// For whom a job waits whose paths some agents cannot see; `None` when no agent could run it anyway.
+    pub(crate) fn waits_for_paths(&self, request: &Request) -> Option<String> {
+        let paths = request.paths.as_ref()?;
+        let (mut waits, mut no) = (Vec::new(), Vec::new());
+        for agent in self.agents.values().filter(|agent| agent.could_run(request)) {
+            let name = &agent.record.name;
+            match agent.says_no(paths) {
+                Some((words, _)) => no.push(format!("`{name}` cannot: {words}")),
+                None => waits.push(match agent.state() {
+                    AgentState::Disconnected => format!("`{name}` is not connected"),
+                    AgentState::Lost => format!("`{name}` is lost"),
+                    AgentState::Connected if agent.record.drain.is_some() => format!("`{name}` is drained"),
+                    AgentState::Connected if !agent.is_open_to(request) => {
+                        format!("`{name}` takes no such job now")
+                    }
+                    AgentState::Connected => format!("`{name}` has not been asked yet"),
+                }),
+            }
+        }
+        if waits.is_empty() && no.is_empty() {
+            return None;
+        }
+        let what = paths.each().collect::<Vec<_>>().join(" and ");
+        let mut words = format!("waits for an agent that can read {what}");
+        for (part, named) in [(": ", waits), ("; ", no)] {
+            if !named.is_empty() {
+                words.push_str(part);
+                words.push_str(&bounded(named));
+            }
+        }
+        Some(words)
+    }
+
+    /// Agents with open slots that are left out, since they cannot see what a job names; an end of a sentence.
+    pub(crate) fn left_out(&self, request: &Request) -> String {
+        let lacking = self.queue.lacking(request);
+        let (Some(paths), false) = (request.paths.as_ref(), lacking.is_empty()) else { return String::new() };
+        let agents = lacking.iter().filter_map(|id| self.agents.get(id));
+        let named: Vec<String> = agents
+            .filter(|agent| agent.is_open_to(request))
+            .filter_map(|agent| Some((agent, agent.says_no(paths)?.0)))
+            .map(|(agent, words)| format!("`{}` is left out: {words}", agent.record.name))
+            .collect();
+        if named.is_empty() { named.concat() } else { format!("; {}", bounded(named)) }
+    }
+
+    /// What a job asks for, waiting or not.
+    pub(crate) fn request(&self, job: &JobRecord) -> Request {
+        if job.state == JobState::Queued {
+            return self.queue.request(job);
+        }
+        let paths = JobPaths::of(job);
+        let is_plain = self.sight.lacking(&paths).is_empty();
+        let paths = (!is_plain).then(|| Arc::new(paths));
+        Request { paths, avoids: job.setbacks.avoids(), ..Request::from(&job.spec.resources) }
+    }
+
+    /// The agents that cannot see what such a job names, waiting or not.
+    pub(crate) fn lacking(&self, request: &Request) -> Cow<'_, BTreeSet<AgentId>> {
+        match &request.paths {
+            Some(paths) if !self.queue.knows(paths) => Cow::Owned(self.sight.lacking(paths)),
+            Some(_) | None => Cow::Borrowed(self.queue.lacking(request)),
+        }
+    }
+
+    /// Whether a job's data set could be read there: an attempt came up with it, or its images are decoded.
+    pub(crate) fn has_read(&self, job: JobId, agent: AgentId) -> bool {
+        let Some(job) = self.jobs.get(&job) else { return false };
+        let train = &job.spec.train;
+        train.data.to_str().is_some_and(|data| self.seen.holds(data, agent))
+            || self.advertised.holders(&train.data, train.imgsz).any(|holder| holder == agent)
+    }
+
+    /// A job is known from now on, with all that became of it.
+    pub(crate) fn note_seen(&mut self, job: &JobRecord) {
+        for attempt in job.attempts.iter().filter(|attempt| attempt.started.is_some()) {
+            self.seen.add(&job.spec.train.data.to_string_lossy(), attempt.agent);
+        }
+    }
+
+    /// The reverse.
+    pub(crate) fn forget_seen(&mut self, job: &JobRecord) {
+        for attempt in job.attempts.iter().filter(|attempt| attempt.started.is_some()) {
+            self.seen.remove(&job.spec.train.data.to_string_lossy(), attempt.agent);
+        }
+    }
+}
+
+/// The first few, and how many more there are.
+fn bounded(mut named: Vec<String>) -> String {
+    let more = named.len().saturating_sub(NAMED);
+    named.truncate(NAMED);
+    if more > 0 {
+        named.push(format!("and {more} more"));
+    }
+    named.join("; ")
+}

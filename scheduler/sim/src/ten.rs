@@ -1,0 +1,268 @@
+//! What one sick machine of ten costs: the same queue on nine machines, on ten, and on ten of which one is sick.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use trainyard_scheduler_core::{Command, Condition, Core, CoreConfig, Event, Hello, Policy};
+use trainyard_types::trainer::{Epoch, Started, Step, TrainerEvent};
+use trainyard_types::{
+    AgentId, Assignment, AttemptId, EndReason, Ended, Fitness, Gpu, GpuUuid, Inventory, JobId, JobSpec,
+    JobState, ModelScale, Report, ReportBody, Session, SlotReleased, Time, TrainSpec, Unfit, UnfitKind,
+};
+use uuid::Uuid;
+
+const MACHINES: u64 = 10;
+/// More than all of them can do in [`SPAN`].
+const JOBS: u64 = 400;
+const USERS: u64 = 5;
+/// How long a job trains.
+const LENGTH: Duration = Duration::from_secs(600);
+const SPAN: Duration = Duration::from_secs(4 * 3600);
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const DATA: &str = "/data/data.yaml";
+const START: Time = Time(1_000_000_000);
+
+/// What is wrong with the first machine, all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ill {
+    /// Nothing.
+    Well,
+    /// It is not there.
+    Absent,
+    /// It lacks the data set.
+    LacksPath,
+    /// It has no trainer, and does not notice that by itself.
+    NoTrainer,
+    /// Trainers crash there after two seconds.
+    Crashes,
+    /// Trainers hang there, and are ended after five and a half minutes.
+    Hangs,
+    /// It trains, and hands nothing in.
+    CannotUpload,
+}
+
+impl Ill {
+    /// Those that are sick.
+    pub const SICK: [Self; 5] =
+        [Self::LacksPath, Self::NoTrainer, Self::Crashes, Self::Hangs, Self::CannotUpload];
+}
+
+/// What became of the jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Jobs that have succeeded.
+    pub succeeded: usize,
+    /// Jobs that have failed, although nothing is wrong with any.
+    pub failed: usize,
+    /// Attempts in all.
+    pub attempts: usize,
+}
+
+/// Runs the queue for four hours. With `opens_at_once` whatever the scheduler closes a person opens, as if it
+/// noticed nothing.
+pub fn run(policy: Policy, ill: Ill, opens_at_once: bool) -> Outcome {
+    let mut lab = Lab::new(policy, ill, opens_at_once);
+    lab.run();
+    let count = |state| lab.core.count(state);
+    Outcome {
+        succeeded: count(JobState::Succeeded),
+        failed: count(JobState::Failed),
+        attempts: lab.core.jobs().map(|job| job.attempts.len()).sum(),
+    }
+}
+
+enum Plan {
+    Heartbeat(u64),
+    Tell(u64, AttemptId, ReportBody),
+}
+
+struct Lab {
+    core: Core,
+    now: Time,
+    ill: Ill,
+    opens_at_once: bool,
+    agenda: BTreeMap<(Time, u64), Plan>,
+    planned: u64,
+    sequences: BTreeMap<AttemptId, u64>,
+    missing: BTreeSet<String>,
+}
+
+fn id(number: u64) -> AgentId {
+    AgentId(Uuid::from_u128(u128::from(number) + 1))
+}
+
+fn hello(number: u64) -> Hello {
+    let gpu = Gpu {
+        uuid: GpuUuid(format!("GPU-{number}")),
+        index: 0,
+        model: "NVIDIA GeForce RTX 4090".into(),
+        memory_total_mib: 24564,
+        compute_capability: None,
+    };
+    Hello {
+        agent: id(number),
+        name: format!("lab-{number}"),
+        version: "sim".into(),
+        inventory: Inventory {
+            gpus: vec![gpu],
+            cpu_slots: 0,
+            memory_total_mib: 65536,
+            driver_version: String::new(),
+        },
+        attempts: Vec::new(),
+        condition: Condition::default(),
+        instance: String::new(),
+    }
+}
+
+impl Lab {
+    fn new(policy: Policy, ill: Ill, opens_at_once: bool) -> Self {
+        let core = Core::new(CoreConfig { policy, ..CoreConfig::default() });
+        let (agenda, sequences, missing) = Default::default();
+        let mut lab = Self { core, now: START, ill, opens_at_once, agenda, planned: 0, sequences, missing };
+        for number in u64::from(ill == Ill::Absent)..MACHINES {
+            lab.handle(Event::AgentConnected { session: Session(number + 1), hello: hello(number) });
+            lab.plan(HEARTBEAT, Plan::Heartbeat(number));
+        }
+        for number in 0..JOBS {
+            let job = JobId(Uuid::from_u128(u128::from(number) + 1));
+            let spec = JobSpec::new(TrainSpec::new(ModelScale::N, DATA));
+            let user = format!("user-{}", number % USERS);
+            lab.handle(Event::Submit { request_id: None, job, user, spec });
+        }
+        lab
+    }
+
+    fn run(&mut self) {
+        let end = START + SPAN;
+        while let Some((&(time, _), _)) = self.agenda.first_key_value() {
+            let due = self.core.next_deadline().filter(|&due| due <= time);
+            self.now = self.now.max(due.unwrap_or(time));
+            if self.now > end {
+                return;
+            }
+            if due.is_some() {
+                self.handle(Event::Tick);
+            } else if let Some((_, plan)) = self.agenda.pop_first() {
+                self.carry_out(plan);
+            }
+        }
+    }
+
+    fn plan(&mut self, after: Duration, plan: Plan) {
+        self.planned += 1;
+        self.agenda.insert((self.now + after, self.planned), plan);
+    }
+
+    fn carry_out(&mut self, plan: Plan) {
+        match plan {
+            Plan::Heartbeat(number) => {
+                self.beat(number);
+                self.plan(HEARTBEAT, Plan::Heartbeat(number));
+            }
+            Plan::Tell(number, attempt, body) => {
+                let Some(sequence) = self.sequences.get_mut(&attempt) else { return };
+                *sequence += 1;
+                let report = Report { attempt, sequence: *sequence, time: self.now, body };
+                self.handle(Event::Report { agent: id(number), session: Session(number + 1), report });
+            }
+        }
+    }
+
+    fn beat(&mut self, number: u64) {
+        let missing_paths = if number == 0 { self.missing.iter().cloned().collect() } else { Vec::new() };
+        let fitness = Fitness { missing_paths, ..Fitness::default() };
+        let condition = Condition { fitness, ..Condition::default() };
+        self.handle(Event::Heartbeat { agent: id(number), session: Session(number + 1), condition });
+    }
+
+    fn handle(&mut self, event: Event) {
+        let output = self.core.handle(self.now, event);
+        for command in output.commands {
+            match command {
+                Command::Assign { agent, assignment, .. } => self.begin(agent, &assignment),
+                Command::Stop { attempt, reason, .. } => self.stop(attempt, reason),
+                Command::ClearGpu { .. } | Command::Revoke { .. } | Command::Ack { .. } => {}
+            }
+        }
+        if self.opens_at_once && self.core.shut_slots() > 0 {
+            self.handle(Event::ClearGpu { agent: id(0), gpu: None });
+        }
+    }
+
+    fn begin(&mut self, agent: AgentId, assignment: &Assignment) {
+        let attempt = assignment.attempt;
+        let Some(number) = (0..MACHINES).find(|&number| id(number) == agent) else { return };
+        self.sequences.insert(attempt, 0);
+        let ill = if number == 0 { self.ill } else { Ill::Well };
+        match ill {
+            Ill::Well | Ill::Absent | Ill::CannotUpload => self.train(number, attempt, ill),
+            Ill::LacksPath => {
+                self.missing.insert(DATA.to_owned());
+                self.beat(number);
+                self.tell_end(number, attempt, 200, EndReason::AgentUnfit, Some(UnfitKind::PathMissing));
+            }
+            Ill::NoTrainer => {
+                self.tell_end(number, attempt, 200, EndReason::AgentUnfit, Some(UnfitKind::TrainerMissing));
+            }
+            Ill::Crashes => self.tell_end(number, attempt, 2000, EndReason::TrainerCrash, None),
+            Ill::Hangs => self.tell_end(number, attempt, 330_000, EndReason::Stalled, None),
+        }
+    }
+
+    fn tell_end(
+        &mut self,
+        number: u64,
+        attempt: AttemptId,
+        millis: u64,
+        reason: EndReason,
+        kind: Option<UnfitKind>,
+    ) {
+        let unfit = kind.map(|kind| {
+            let path = if kind.is_of_path() { DATA.to_owned() } else { String::new() };
+            Unfit { kind, path, message: "as modelled".into() }
+        });
+        let ended = Ended { reason, message: "as modelled".into(), artifacts: Vec::new(), unfit };
+        self.plan(Duration::from_millis(millis), Plan::Tell(number, attempt, ReportBody::Ended(ended)));
+    }
+
+    fn train(&mut self, number: u64, attempt: AttemptId, ill: Ill) {
+        let epochs = 10;
+        let started =
+            Started { epochs, first_epoch: 1, batch_size: 16, train_images: 100, ..Started::default() };
+        let step = Step { epoch: 1, batch: 1, batches: 10, ..Step::default() };
+        let mut tell = |after: Duration, event| {
+            self.plan(after, Plan::Tell(number, attempt, ReportBody::Trainer(event)))
+        };
+        tell(Duration::from_secs(5), TrainerEvent::Started(started));
+        tell(Duration::from_secs(10), TrainerEvent::Step(step));
+        for epoch in 1..=epochs {
+            let seconds = f64::from(epoch) * 59.0;
+            let told = Epoch { epoch, epochs, seconds, images_per_second: 2.0, ..Epoch::default() };
+            tell(Duration::from_secs(59) * epoch, TrainerEvent::Epoch(told));
+        }
+        let last = if ill == Ill::CannotUpload {
+            ReportBody::SlotReleased(SlotReleased { waits_for: "the network".into(), is_trained: true })
+        } else {
+            let (message, artifacts) = (String::new(), Vec::new());
+            ReportBody::Ended(Ended { reason: EndReason::Completed, message, artifacts, unfit: None })
+        };
+        self.plan(LENGTH, Plan::Tell(number, attempt, last));
+    }
+
+    /// It makes way at once.
+    fn stop(&mut self, attempt: AttemptId, reason: EndReason) {
+        let of_attempt =
+            |(_, plan): &(&(Time, u64), &Plan)| matches!(plan, Plan::Tell(_, one, _) if *one == attempt);
+        let planned: Vec<(Time, u64)> = self.agenda.iter().filter(of_attempt).map(|(key, _)| *key).collect();
+        let mut whose = None;
+        for key in planned {
+            if let Some(Plan::Tell(number, ..)) = self.agenda.remove(&key) {
+                whose = Some(number);
+            }
+        }
+        if let Some(number) = whose {
+            self.tell_end(number, attempt, 100, reason, None);
+        }
+    }
+}
