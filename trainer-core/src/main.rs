@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trainyard_trainer::commands::{
-    cache::Cache, check::Check, export::Export, info::Info, predict::Predict, train::Train, val::Val,
+    cache::Cache, check::Check, export::Export, info::Info, predict::Predict, self_test::SelfTest,
+    train::Train, val::Val,
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
@@ -26,6 +27,7 @@ enum Command {
     Export(Export),
     Info(Info),
     Check(Check),
+    SelfTest(SelfTest),
     Cache(Cache),
 }
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Export(export) => report(export.run()),
         Command::Info(info) => report(info.run(&cuda)),
         Command::Check(check) => check.run(),
+        Command::SelfTest(test) => test.run(&cuda),
         Command::Cache(cache) => cache.run(),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))

@@ -5,6 +5,7 @@ pub mod check;
 pub mod export;
 pub mod info;
 pub mod predict;
+pub mod self_test;
 pub mod spec_args;
 pub mod train;
 pub mod val;

@@ -15,6 +15,7 @@ use crate::data::listing::Listed;
 use crate::data::parts::by_parts;
 use crate::data::scan::ScanReport;
 use crate::data::source::Stamp;
+use crate::pulse;
 
 /// Changes with the layout and the rules for labels.
 const MAGIC: [u8; 8] = *b"TYLABEL\x03";
@@ -55,6 +56,7 @@ pub(crate) fn find(
 fn digest_of(listed: &[Listed]) -> (Vec<u8>, bool) {
     let (mut hash, mut is_settled) = (Sha256::new(), true);
     for image in listed {
+        pulse::tick();
         let path = image.path.as_os_str().as_encoded_bytes();
         hash.update((path.len() as u64).to_le_bytes());
         hash.update(path);

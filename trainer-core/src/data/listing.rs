@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::data::dataset::DataError;
 use crate::data::yaml::DataYaml;
 use crate::data::{decode, labels};
+use crate::pulse;
 
 /// An image to look at, and where it is named.
 pub(crate) struct Listed {
@@ -48,6 +49,7 @@ fn walk(folder: &Path, above: &mut Vec<Identity>, found: &mut Vec<PathBuf>) -> s
     }
     above.push(identity);
     for entry in std::fs::read_dir(folder)? {
+        pulse::tick();
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
         // Only links need a second look.

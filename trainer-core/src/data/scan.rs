@@ -16,6 +16,7 @@ use crate::data::labels::{self, BadRows, LabelError, LabelFile};
 use crate::data::listing::Listed;
 use crate::data::parts::by_parts;
 use crate::data::source;
+use crate::pulse;
 
 /// Messages kept word for word; the rest is counted.
 const MESSAGES: usize = 20;
@@ -191,7 +192,11 @@ pub(crate) fn survey(
 ) -> Survey {
     let (mut survey, mut items) = (Survey::default(), ItemsBuilder::default());
     let findings = by_parts(listed, threads, |part| {
-        part.iter().map(|image| look_at(image, classes, single_class)).collect::<Vec<_>>()
+        let look = |image| {
+            pulse::tick();
+            look_at(image, classes, single_class)
+        };
+        part.iter().map(look).collect::<Vec<_>>()
     });
     for (image, finding) in listed.iter().zip(findings.into_iter().flatten()) {
         let report = &mut survey.report;
