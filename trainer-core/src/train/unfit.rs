@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::libtorch::TorchError;
 
-    fn kind(error: TrainError) -> Option<UnfitKind> {
+    fn kind(error: &TrainError) -> Option<UnfitKind> {
         let failed = error.failed();
         assert!(failed.unfit.as_ref().is_none_or(|unfit| unfit.kind.is_of_path() != unfit.path.is_empty()));
         failed.unfit.map(|unfit| unfit.kind)
@@ -124,26 +124,26 @@ mod tests {
             let source = io::Error::from_raw_os_error(errno);
             TrainError::from(YamlError::Read { file: "/d/data.yaml".into(), source })
         };
-        assert_eq!(kind(read(2)), Some(UnfitKind::PathMissing));
-        assert_eq!(kind(read(116)), Some(UnfitKind::PathUnreadable));
-        assert_eq!(kind(read(36)), None);
-        assert_eq!(kind(read(24)), Some(UnfitKind::OutOfResources));
-        assert_eq!(kind(io(30)), Some(UnfitKind::FolderUnwritable));
-        assert_eq!(kind(io(13)), Some(UnfitKind::FolderUnwritable));
-        assert_eq!(kind(io(28)), None, "a full disk is told by its words");
+        assert_eq!(kind(&read(2)), Some(UnfitKind::PathMissing));
+        assert_eq!(kind(&read(116)), Some(UnfitKind::PathUnreadable));
+        assert_eq!(kind(&read(36)), None);
+        assert_eq!(kind(&read(24)), Some(UnfitKind::OutOfResources));
+        assert_eq!(kind(&io(30)), Some(UnfitKind::FolderUnwritable));
+        assert_eq!(kind(&io(13)), Some(UnfitKind::FolderUnwritable));
+        assert_eq!(kind(&io(28)), None, "a full disk is told by its words");
         let torch = |message: &str| TrainError::from(TorchError { message: message.into() });
         assert_eq!(
-            kind(torch("CUDA error: no kernel image is available for execution on the device")),
+            kind(&torch("CUDA error: no kernel image is available for execution on the device")),
             Some(UnfitKind::GpuUnsupported)
         );
-        assert_eq!(kind(torch("The size of tensor a must match")), None);
+        assert_eq!(kind(&torch("The size of tensor a must match")), None);
         let bug = |text: &str| TrainError::Bug(text.into());
         let thread = r#"failed to spawn thread: Os { code: 11, kind: WouldBlock, message: "…" }"#;
-        assert_eq!(kind(bug(thread)), Some(UnfitKind::OutOfResources));
-        assert_eq!(kind(bug("index out of bounds")), None);
-        assert_eq!(kind(TrainError::Spec(vec![Violation::new("epochs", "is 0")])), None);
+        assert_eq!(kind(&bug(thread)), Some(UnfitKind::OutOfResources));
+        assert_eq!(kind(&bug("index out of bounds")), None);
+        assert_eq!(kind(&TrainError::Spec(vec![Violation::new("epochs", "is 0")])), None);
         let absent = DeviceError::Absent { device: "cuda:0".into(), count: 0 };
-        assert_eq!(kind(absent.into()), Some(UnfitKind::DriverUnusable));
+        assert_eq!(kind(&absent.into()), Some(UnfitKind::DriverUnusable));
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         };
         let unfit = gone("cannot be read: Stale file handle (os error 116)").failed().unfit.unwrap();
         assert_eq!((unfit.kind, unfit.path.as_str()), (UnfitKind::PathUnreadable, "/d/images/1.jpg"));
-        assert_eq!(kind(gone("no JPEG")), None);
+        assert_eq!(kind(&gone("no JPEG")), None);
     }
 
     #[test]
@@ -171,6 +171,6 @@ mod tests {
         let unfit = error().failed().unfit.unwrap();
         assert_eq!((unfit.kind, unfit.path), (UnfitKind::PathMissing, images.display().to_string()));
         std::fs::write(images.join("notes.doc"), "").unwrap();
-        assert_eq!(kind(error()), None);
+        assert_eq!(kind(&error()), None);
     }
 }
