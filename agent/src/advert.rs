@@ -2,7 +2,7 @@
 
 use trainyard_proto::convert::agent;
 use trainyard_proto::pb;
-use trainyard_types::{FitRecord, Fitness};
+use trainyard_types::{FitRecord, Fitness, Time};
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Advert {
     pub disk_short: String,
     /// Why it has no cards although there should be some, and nothing else to offer; empty when it has.
     pub no_cards: String,
+    /// Why there is no trainer, a sentence; empty when there is one.
+    pub no_trainer: String,
     /// Data sets whose images it has decoded, with the image size.
     pub cached_data: Vec<(String, u32)>,
     /// What the machine has of what jobs need.
@@ -22,13 +24,18 @@ pub struct Advert {
 impl Advert {
     /// Why it takes no job at all, for a person; empty when it does.
     pub fn unavailable(&self) -> String {
-        let reasons = [&self.disk_short, &self.no_cards].map(String::as_str);
+        let reasons = [&self.disk_short, &self.no_cards, &self.no_trainer].map(String::as_str);
         reasons.into_iter().filter(|reason| !reason.is_empty()).collect::<Vec<_>>().join("; ")
     }
 
     /// Whether the scheduler must know at once, after it was told `told`.
     pub fn is_urgent(&self, told: &Self) -> bool {
-        self.disk_short != told.disk_short || self.no_cards != told.no_cards
+        self.unavailable() != told.unavailable() || self.fitness != told.fitness
+    }
+
+    /// What the machine has, with what its clock shows.
+    pub fn fitness_now(&self) -> Fitness {
+        Fitness { clock: Some(Time::now()), ..self.fitness.clone() }
     }
 
     /// A heartbeat; of the fit records only those that are not in `told`.
@@ -39,7 +46,7 @@ impl Advert {
             fit_records: news.map(Into::into).collect(),
             unavailable: self.unavailable(),
             cached_data: agent::cached_data(&self.cached_data),
-            fitness: Some((&self.fitness).into()),
+            fitness: Some((&self.fitness_now()).into()),
         }
     }
 }

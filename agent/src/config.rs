@@ -64,6 +64,17 @@ pub struct Config {
     /// At most so often a running job's checkpoint is uploaded.
     #[serde(with = "humantime_serde")]
     pub checkpoint_upload_every: Duration,
+    /// A trainer, or a transfer, that shows no progress for so long has stalled; one that starts or scans a data set
+    /// may take three times as long, and one that has shown longer pauses twenty times those.
+    #[serde(with = "humantime_serde")]
+    pub stall_after: Duration,
+    /// Whether each device does one tiny step before it takes jobs.
+    pub self_test: bool,
+    /// How long that step may take.
+    #[serde(with = "humantime_serde")]
+    pub self_test_limit: Duration,
+    /// What names this machine, so that a copied `data_dir` gets an identity of its own.
+    pub machine_id_file: PathBuf,
 }
 
 impl Default for Config {
@@ -91,6 +102,10 @@ impl Default for Config {
             stop_grace: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(90),
             checkpoint_upload_every: Duration::from_secs(300),
+            stall_after: Duration::from_secs(300),
+            self_test: true,
+            self_test_limit: Duration::from_secs(60),
+            machine_id_file: "/etc/machine-id".into(),
         }
     }
 }
@@ -162,6 +177,14 @@ impl Config {
         if self.cpu_slots > 1024 {
             found.push(format!("`cpu_slots` is {}; use at most 1024", self.cpu_slots));
         }
+        for (key, span) in [("stall_after", self.stall_after), ("self_test_limit", self.self_test_limit)] {
+            if span < Duration::from_secs(1) {
+                found.push(format!(
+                    "`{key}` is {}; use at least 1s",
+                    humantime_serde::re::humantime::format_duration(span)
+                ));
+            }
+        }
         found.extend(self.guest.problems());
         for root in &self.data_roots {
             if !root.is_absolute() {
@@ -232,6 +255,12 @@ pub struct Options {
     /// How often a running job's checkpoint is uploaded at most [default: 5m].
     #[arg(long, value_name = "TIME", global = true)]
     pub checkpoint_upload_every: Option<String>,
+    /// After how long without progress a trainer has stalled [default: 5m].
+    #[arg(long, value_name = "TIME", global = true)]
+    pub stall_after: Option<String>,
+    /// Whether each device does one tiny step before it takes jobs [default: true].
+    #[arg(long, value_name = "BOOL", global = true)]
+    pub self_test: Option<bool>,
 }
 
 impl Options {
@@ -264,6 +293,8 @@ impl Options {
             .flag("stop_grace", self.stop_grace.clone())
             .flag("shutdown_grace", self.shutdown_grace.clone())
             .flag("checkpoint_upload_every", self.checkpoint_upload_every.clone())
+            .flag("stall_after", self.stall_after.clone())
+            .flag("self_test", self.self_test)
             .load()
     }
 }

@@ -5,12 +5,12 @@ use std::mem;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{StreamExt, once};
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Streaming};
 use tracing::{debug, info, warn};
 use trainyard_proto::convert::agent::{self, Hello, InvalidMessage};
 use trainyard_proto::pb;
@@ -18,14 +18,13 @@ use trainyard_proto::pb::agent_message::Message as Said;
 use trainyard_proto::pb::agent_service_client::AgentServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as Heard;
 use trainyard_proto::route::{Next, Route};
-use trainyard_types::{
-    AgentId, Assignment, AttemptId, GpuTelemetry, GpuUuid, Inventory, LeaderEpoch, Session,
-};
+use trainyard_types::{Assignment, AttemptId, GpuTelemetry, GpuUuid, Inventory, LeaderEpoch, Session};
 
 use crate::advert::Advert;
 use crate::backoff::Backoff;
 use crate::core::Event;
 use crate::driver::Input;
+use crate::identity::Identity;
 use crate::transfer::Link;
 
 /// How long a scheduler may take for each step of a greeting.
@@ -34,6 +33,13 @@ const GREETING: Duration = Duration::from_secs(10);
 /// How often a silent connection is probed, and how long an answer may take. A leader that is paused is left
 /// well before the agent's lease is over.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// How long the scheduler must say that another agent has this one's identity before it takes a new one: longer than
+/// the scheduler may hold a former process of the same agent to be there.
+const REDRAW_AFTER: Duration = Duration::from_secs(15);
+
+/// How often people are told that it does.
+const REMIND_AFTER: Duration = Duration::from_secs(60);
 
 /// Reports on their way into the connection; more wait in the spools.
 const OUTGOING: usize = 16;
@@ -115,7 +121,7 @@ pub struct Connection {
     /// Which schedulers there are.
     pub route: Route,
     /// Who we are.
-    pub agent: AgentId,
+    pub identity: Identity,
     /// What people call us.
     pub name: String,
     /// What to name in a Hello.
@@ -130,6 +136,56 @@ pub struct Connection {
     pub inbox: mpsc::Sender<Input>,
     /// Where transfers find the scheduler.
     pub link: watch::Sender<Option<Link>>,
+    /// Counts heartbeats.
+    pub beats: watch::Sender<u64>,
+}
+
+/// Another machine that runs under this agent's identity.
+#[derive(Debug, Default)]
+struct Double {
+    /// Since when the scheduler says so.
+    since: Option<Instant>,
+    /// When people were told last.
+    told: Option<Instant>,
+}
+
+impl Double {
+    /// Whether the scheduler says so.
+    fn is_met(&mut self, error: &LinkError) -> bool {
+        let met = error.answer().is_some_and(|status| status.code() == Code::AlreadyExists);
+        self.since = self.since.filter(|_| met).or_else(|| met.then(Instant::now));
+        met
+    }
+
+    /// Becomes somebody else, if there is nothing that is told under this name. A former process of this very agent
+    /// is forgotten by the scheduler before that.
+    fn resolve(&mut self, identity: &Identity, is_idle: bool) {
+        let Some(since) = self.since else { return };
+        if is_idle && since.elapsed() >= REDRAW_AFTER {
+            match identity.redraw() {
+                Ok(_) => *self = Self::default(),
+                Err(error) => {
+                    warn!("another agent has this one's identity, and no new one can be kept: {error:#}");
+                }
+            }
+            return;
+        }
+        if self.told.is_none_or(|told| told.elapsed() >= REMIND_AFTER) {
+            self.told = Some(Instant::now());
+            let agent = identity.agent();
+            if is_idle {
+                let seconds = REDRAW_AFTER.as_secs();
+                warn!(%agent, "another agent with this identity is connected; in {seconds} s this one takes a new one");
+            } else {
+                warn!(
+                    %agent,
+                    "another agent with this identity is connected, and this one holds jobs that it cannot hand in: if \
+                     its data directory is a copy, stop it, remove `jobs` and `identity.json` there and start it again; \
+                     if it is the original, stop the other one"
+                );
+            }
+        }
+    }
 }
 
 /// The ends of one connection.
@@ -150,6 +206,7 @@ impl Connection {
     pub async fn keep(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut newest = LeaderEpoch(0);
+        let mut double = Double::default();
         // The first failure counts as one of a connection.
         let mut was_connected = true;
         loop {
@@ -158,6 +215,7 @@ impl Connection {
                 Ok(talk) => {
                     backoff.reset();
                     self.route.worked();
+                    double = Double::default();
                     newest = LeaderEpoch(talk.welcome.leader_epoch);
                     let Some(ended) = stop.run_until_cancelled(self.talk(talk)).await else { return };
                     was_connected = true;
@@ -172,6 +230,10 @@ impl Connection {
             if matches!(error, LinkError::OtherCards) {
                 info!("{error}: the scheduler is greeted again");
                 continue;
+            }
+            if double.is_met(&error) {
+                was_connected = false;
+                double.resolve(&self.identity, self.held.borrow().is_empty());
             }
             if mem::take(&mut was_connected) {
                 warn!(%error, "no scheduler, will try again; training goes on");
@@ -233,7 +295,7 @@ impl Connection {
         let readings = self.readings.borrow().clone();
         let advert = self.advert.borrow().clone();
         let hello = Hello {
-            agent: self.agent,
+            agent: self.identity.agent(),
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             inventory: readings.inventory,
@@ -242,8 +304,8 @@ impl Connection {
             fit_records: advert.fit_records.clone(),
             unavailable: advert.unavailable(),
             cached_data: advert.cached_data.clone(),
-            fitness: advert.fitness.clone(),
-            instance: String::new(),
+            fitness: advert.fitness_now(),
+            instance: self.identity.instance().to_owned(),
         };
         (advert, hello)
     }
@@ -291,6 +353,7 @@ impl Connection {
                     permit.send(message(Said::Heartbeat(advert.heartbeat(gpus, &told.fit_records))));
                     told = advert;
                     self.cards.told.send_replace(readings.revision);
+                    self.beats.send_modify(|beats| *beats += 1);
                 }
                 Some(telemetry) = self.cards.samples.recv() => {
                     // Full: the network is slow, and this is no report.

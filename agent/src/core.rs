@@ -6,24 +6,30 @@
 //! ```text
 //!  assigned ──► Waiting ──► Preparing ──► Running ──► Stopping ──► Killed
 //!                  │            │            └───────────┴───────────┘
-//!                  │            │                        │ the trainer is gone
+//!                  │            │                        │ the trainer is gone, and the slot is free
 //!                  │            │           ┌────────────┼─────────────┐
 //!                  │            │           ▼            ▼             │
 //!                  │            │       Publishing     Saving          │
 //!                  │            │      (artifacts)  (checkpoint)       │
-//!                  ▼            ▼           └────────────┴─────────────┤
-//!               Ended ◄────────────────────────────────────────────────┘  reported, until acknowledged
+//!                  │            │           │            ▼             ▼
+//!                  │            └───────────│─────► Proving, where the machine is to blame
+//!                  ▼                        ▼            ▼
+//!               Ended ◄──────────────────────────────────┘  reported, until acknowledged
 //!
-//!  A revoked attempt is forgotten at once, or, while its trainer lives, is `Revoked` until it is gone.
+//!  A revoked attempt is forgotten at once, or, while its trainer lives, is `Revoked` until it is gone. A trainer
+//!  that does not even die of SIGKILL is given up on: its attempt ends, and its slot is closed until it is gone.
 //! ```
 
 mod attempt;
 mod card;
+mod handing_in;
 mod leaving;
 mod loading;
 mod outcome;
+mod refusal;
 #[cfg(test)]
 mod tests;
+mod vigil;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,14 +38,20 @@ use std::time::Duration;
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerControl, TrainerEvent};
 use trainyard_types::{
     Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, GpuUuid, ReportBody, Slot, Time,
+    Unfit,
 };
 
+use crate::data_roots::What;
 use crate::gpu::cards::Order;
 
 use attempt::{Attempt, State};
+use card::ABANDON_AFTER;
+pub use handing_in::HandIn;
 use loading::change_workers;
 pub use outcome::{Exit, ExitKind};
 use outcome::{Outcome, outcome};
+pub use refusal::Refusal;
+use vigil::Vigil;
 
 use crate::host::Reading;
 use crate::host::loading::Killed;
@@ -54,6 +66,8 @@ pub struct Limits {
     pub shutdown_grace: Duration,
     /// At most so often a running job's checkpoint is uploaded.
     pub checkpoint_upload_every: Duration,
+    /// At least so long a trainer may show no progress.
+    pub stall_after: Duration,
 }
 
 /// What happened.
@@ -65,6 +79,8 @@ pub enum Event {
         attempt: AttemptId,
         /// Whether its end is in the spool already.
         ended: bool,
+        /// What it was handing in, if its trainer had trained to the end.
+        hand_in: Option<HandIn>,
     },
     /// The scheduler answers.
     Connected,
@@ -85,6 +101,8 @@ pub enum Event {
     },
     /// The cards that take no attempt now, and how one that comes all the same ends.
     CardsClosed(BTreeMap<GpuUuid, Refusal>),
+    /// How an attempt that comes to a CPU slot ends; `None` when it may start.
+    CpuClosed(Option<Refusal>),
     /// Why the disk takes no attempt now, a sentence; `None` when it does.
     DiskShort(Option<String>),
     /// What the attempt on a card must do.
@@ -107,6 +125,12 @@ pub enum Event {
     CheckpointUploaded(AttemptId, Result<Checkpoint, String>),
     /// The artifacts' upload ended; the error is a sentence.
     ArtifactsUploaded(AttemptId, Result<Vec<Artifact>, String>),
+    /// What handing in waits for, for a person; empty while it goes on.
+    HandingIn(AttemptId, String),
+    /// The device that an attempt has failed on was tested, and is closed where that was in vain.
+    Proved(AttemptId),
+    /// What a trainer without progress looks like, for a person.
+    Examined(AttemptId, String),
     /// What the machine does now.
     Host(Reading),
     /// Somebody asked the agent to stop; the second time, to stop at once.
@@ -132,15 +156,6 @@ pub struct Prepared {
     pub advice: String,
 }
 
-/// Why an attempt cannot start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// How it counts.
-    pub reason: EndReason,
-    /// A sentence for a person.
-    pub message: String,
-}
-
 /// What the driver must do, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
@@ -160,6 +175,23 @@ pub enum Command {
     UploadCheckpoint(AttemptId, CheckpointSaved),
     /// Upload what the user keeps.
     UploadArtifacts(AttemptId, Vec<PathBuf>),
+    /// Remember across a restart what is to be uploaded.
+    KeepHandIn(AttemptId, HandIn),
+    /// See what a trainer without progress does.
+    Examine(AttemptId),
+    /// Test the device that an attempt has failed on, for want of this.
+    Prove(AttemptId, Slot, Unfit),
+    /// A path that a job names cannot be read here; with what of it exactly.
+    NotePath {
+        /// What it is to the job.
+        what: What,
+        /// As the job names it.
+        named: PathBuf,
+        /// What was not to be seen.
+        lacking: PathBuf,
+    },
+    /// These slots are held by trainers that do not end; each with a sentence.
+    Stuck(Vec<(Slot, String)>),
     /// Abort preparation and uploads.
     CancelTransfers(AttemptId),
     /// Ask something of the running trainer.
@@ -193,8 +225,16 @@ pub struct Core {
     connected: bool,
     /// Cards that take no attempt.
     closed: BTreeMap<GpuUuid, Refusal>,
+    /// How an attempt ends that comes to a CPU slot.
+    cpu_closed: Option<Refusal>,
     /// Why the disk takes no attempt.
     disk_short: Option<String>,
+    /// Trainers that do not even die, with a sentence.
+    stuck: BTreeMap<AttemptId, (Slot, String)>,
+    /// Grows as time passes, but neither with a clock that is set nor while the machine sleeps.
+    awake: Duration,
+    /// When the last event was.
+    before: Option<Time>,
     /// When the last trainer on a card ended.
     left: BTreeMap<GpuUuid, Time>,
     /// When a shutdown gives up; `None` while none is wanted.
@@ -212,7 +252,11 @@ impl Core {
             attempts: BTreeMap::new(),
             connected: false,
             closed: BTreeMap::new(),
+            cpu_closed: None,
             disk_short: None,
+            stuck: BTreeMap::new(),
+            awake: Duration::ZERO,
+            before: None,
             left: BTreeMap::new(),
             give_up_at: None,
             host: Reading::default(),
@@ -230,7 +274,7 @@ impl Core {
     pub fn next_deadline(&self) -> Option<Time> {
         let kills = self.attempts.values().filter_map(|attempt| match attempt.state {
             State::Stopping { kill_at } => Some(kill_at),
-            State::Killed => attempt.abandon_at,
+            State::Killed | State::Revoked => attempt.abandon_at,
             _ => None,
         });
         kills.chain(self.give_up_at).min()
@@ -239,21 +283,25 @@ impl Core {
     /// Takes what happened, returns what to do.
     pub fn handle(&mut self, now: Time, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
+        self.pass(now);
         match event {
-            Event::Recovered { attempt, ended } => self.on_recovered(now, attempt, ended, &mut out),
+            Event::Recovered { attempt, ended, hand_in } => {
+                self.on_recovered(now, attempt, ended, hand_in, &mut out);
+            }
             Event::Connected => self.connected = true,
             Event::Disconnected => self.connected = false,
             Event::Assigned(assignment) => self.on_assigned(now, assignment, &mut out),
             Event::Unintelligible(attempt, message) => {
                 let mut unknown = Attempt::recovered();
-                unknown.end(now, attempt, EndReason::BadSpec, message, &mut out);
+                unknown.end(now, attempt, Refusal::too_old(message), &mut out);
                 self.attempts.entry(attempt).or_insert(unknown);
             }
             Event::Stop { attempt, reason, grace } => self.on_stop(now, attempt, reason, grace, &mut out),
             Event::CardsClosed(closed) => self.closed = closed,
+            Event::CpuClosed(refusal) => self.cpu_closed = refusal,
             Event::DiskShort(why) => self.disk_short = why,
             Event::Card(order) => self.on_order(now, &order, &mut out),
-            Event::Revoked(attempt) => self.on_revoked(attempt, &mut out),
+            Event::Revoked(attempt) => self.on_revoked(now, attempt, &mut out),
             Event::EndLost(attempt) => self.on_end_lost(now, attempt, &mut out),
             Event::AllAcked(attempt) => self.on_all_acked(attempt, &mut out),
             Event::Prepared(attempt, result) => self.on_prepared(now, attempt, result, &mut out),
@@ -266,12 +314,16 @@ impl Core {
             Event::ArtifactsUploaded(attempt, result) => {
                 self.on_artifacts_uploaded(now, attempt, result, &mut out);
             }
+            Event::HandingIn(attempt, waits_for) => self.on_handing_in(now, attempt, waits_for, &mut out),
+            Event::Proved(attempt) => self.on_proved(now, attempt, &mut out),
+            Event::Examined(attempt, evidence) => self.on_examined(now, attempt, &evidence, &mut out),
             Event::Host(reading) => self.on_host(now, reading, &mut out),
             Event::Shutdown => self.on_shutdown(now, &mut out),
             Event::Tick => {}
         }
-        self.start_waiting(&mut out);
+        self.start_waiting(now, &mut out);
         self.check_deadlines(now, &mut out);
+        self.look_for_stalls(&mut out);
         out
     }
 
@@ -282,15 +334,15 @@ impl Core {
         }
         let mut attempt = Attempt::new(assignment);
         if self.give_up_at.is_some() {
-            attempt.end(now, id, EndReason::Drained, "the agent is shutting down".into(), out);
+            attempt.end(now, id, Refusal::new(EndReason::Drained, "the agent is shutting down"), out);
         } else if let Some(refusal) = self.refusal(attempt.slot()) {
-            attempt.end(now, id, refusal.reason, refusal.message, out);
+            attempt.end(now, id, refusal, out);
         }
         self.attempts.insert(id, attempt);
     }
 
     /// Prepares attempts whose slot and job directory no other attempt uses.
-    fn start_waiting(&mut self, out: &mut Vec<Command>) {
+    fn start_waiting(&mut self, now: Time, out: &mut Vec<Command>) {
         let waiting: Vec<AttemptId> = self
             .attempts
             .iter()
@@ -299,6 +351,11 @@ impl Core {
             .collect();
         for id in waiting {
             let slot = self.attempts[&id].slot().cloned();
+            let stuck = self.held_by_a_stuck_one(slot.as_ref());
+            if let (Some(refusal), Some(attempt)) = (stuck, self.attempts.get_mut(&id)) {
+                attempt.end(now, id, refusal, out);
+                continue;
+            }
             if self.attempts.iter().any(|(other, attempt)| attempt.conflicts(*other, id, slot.as_ref())) {
                 continue;
             }
@@ -324,7 +381,7 @@ impl Core {
         match attempt.state {
             State::Waiting | State::Preparing => {
                 out.push(Command::CancelTransfers(id));
-                attempt.end(now, id, reason, "stopped before the trainer started".into(), out);
+                attempt.end(now, id, Refusal::new(reason, "stopped before the trainer started"), out);
             }
             State::Running => {
                 attempt.stop = Some(reason);
@@ -335,30 +392,32 @@ impl Core {
             State::Stopping { .. } | State::Killed if reason == EndReason::Cancelled => {
                 attempt.stop = Some(reason);
             }
-            State::Publishing | State::Saving { .. } if reason == EndReason::Cancelled => {
+            State::Publishing | State::Saving(_) | State::Proving(_) if reason == EndReason::Cancelled => {
                 out.push(Command::CancelTransfers(id));
-                attempt.end(now, id, reason, "cancelled".into(), out);
+                attempt.end(now, id, Refusal::new(reason, "cancelled"), out);
             }
             // The trainer is gone; what is under way takes no slot and is worth finishing.
-            State::Publishing | State::Saving { .. } => {}
+            State::Publishing | State::Saving(_) | State::Proving(_) => {}
             State::Stopping { .. } | State::Killed | State::Ended { .. } | State::Revoked => {}
         }
     }
 
-    fn on_revoked(&mut self, id: AttemptId, out: &mut Vec<Command>) {
+    fn on_revoked(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         out.push(Command::CancelTransfers(id));
         out.push(Command::DropReports(id));
         match attempt.state {
             State::Running | State::Stopping { .. } => {
                 attempt.state = State::Revoked;
+                attempt.abandon_at = Some(now + ABANDON_AFTER);
                 out.push(Command::Kill(id));
             }
             State::Killed | State::Revoked => attempt.state = State::Revoked,
             State::Waiting
             | State::Preparing
             | State::Publishing
-            | State::Saving { .. }
+            | State::Saving(_)
+            | State::Proving(_)
             | State::Ended { .. } => {
                 self.attempts.remove(&id);
             }
@@ -390,7 +449,7 @@ impl Core {
         match result {
             Ok(prepared) => {
                 attempt.state = State::Running;
-                attempt.begin(prepared.clone());
+                attempt.begin(prepared.clone(), self.awake);
                 out.push(Command::Announce(prepared.lines.clone()));
                 for line in &prepared.lines {
                     out.push(log(id, now, LogLevel::Info, line.clone()));
@@ -398,7 +457,7 @@ impl Core {
                 out.push(Command::Report(id, now, ReportBody::BatchChosen(prepared.chosen.clone())));
                 out.push(Command::Spawn(assignment, prepared));
             }
-            Err(refusal) => attempt.end(now, id, refusal.reason, refusal.message, out),
+            Err(refusal) => attempt.prove_and_end(now, id, refusal, out),
         }
     }
 
@@ -408,7 +467,7 @@ impl Core {
             State::Revoked => {
                 self.attempts.remove(&id);
             }
-            _ => attempt.end(now, id, refusal.reason, refusal.message, out),
+            _ => attempt.prove_and_end(now, id, refusal, out),
         }
     }
 
@@ -417,6 +476,11 @@ impl Core {
         if !matches!(attempt.state, State::Running | State::Stopping { .. } | State::Killed) {
             return; // Revoked: nobody wants to know.
         }
+        if let TrainerEvent::Beat(beat) = event {
+            attempt.vigil.on_beat(self.awake, beat); // Ours alone.
+            return;
+        }
+        attempt.vigil.on_line(self.awake);
         out.push(Command::Report(id, time, ReportBody::Trainer(event.clone())));
         if is_telling(&event) {
             out.push(Command::Learn(id, event.clone()));
@@ -447,6 +511,7 @@ impl Core {
     }
 
     fn on_exited(&mut self, now: Time, id: AttemptId, exit: &Exit, out: &mut Vec<Command>) {
+        self.no_longer_stuck(id, out);
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if matches!(attempt.state, State::Revoked) {
             self.attempts.remove(&id);
@@ -463,67 +528,15 @@ impl Core {
             out.push(log(id, now, LogLevel::Warning, text));
         }
         match outcome(attempt, exit) {
-            Outcome::Publish(artifacts) => {
-                attempt.state = State::Publishing;
-                if attempt.uploading.take().is_some() {
-                    out.push(Command::CancelTransfers(id)); // Nobody resumes from it any more.
-                }
-                out.push(Command::UploadArtifacts(id, artifacts));
-            }
-            Outcome::Again { changed } => attempt.start_again(now, id, changed, out),
-            Outcome::Anew => attempt.start_anew(out),
-            Outcome::End(reason, message) => {
-                if reason == EndReason::HostOom {
+            Outcome::Publish(artifacts) => attempt.publish(now, id, artifacts, out),
+            Outcome::Again { changed } => attempt.start_again((now, self.awake), id, changed, out),
+            Outcome::Anew => attempt.start_anew(self.awake, out),
+            Outcome::End(refusal) => {
+                if refusal.reason == EndReason::HostOom {
                     out.push(Command::NoteKill(id, attempt.killed()));
                 }
-                attempt.save_and_end(now, id, reason, message, out);
-            }
-        }
-    }
-
-    fn on_checkpoint_uploaded(
-        &mut self,
-        now: Time,
-        id: AttemptId,
-        result: Result<Checkpoint, String>,
-        out: &mut Vec<Command>,
-    ) {
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        let tried = attempt.uploading.take();
-        match result {
-            Ok(checkpoint) => {
-                attempt.stored_step = attempt.stored_step.max(Some(checkpoint.step));
-                out.push(Command::Report(id, now, ReportBody::CheckpointStored(checkpoint)));
-            }
-            Err(message) => {
-                // The same checkpoint is not tried again; the next one is.
-                attempt.stored_step = attempt.stored_step.max(tried);
-                let text = format!("a checkpoint was not uploaded: {message}");
-                out.push(log(id, now, LogLevel::Warning, text));
-            }
-        }
-        if let State::Saving { reason, message } = &attempt.state {
-            let (reason, message) = (*reason, message.clone());
-            attempt.save_and_end(now, id, reason, message, out);
-        }
-    }
-
-    fn on_artifacts_uploaded(
-        &mut self,
-        now: Time,
-        id: AttemptId,
-        result: Result<Vec<Artifact>, String>,
-        out: &mut Vec<Command>,
-    ) {
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        if !matches!(attempt.state, State::Publishing) {
-            return;
-        }
-        match result {
-            Ok(artifacts) => attempt.complete(now, id, artifacts, out),
-            Err(message) => {
-                let text = format!("the artifacts could not be uploaded: {message}");
-                attempt.end(now, id, EndReason::TrainerCrash, text, out);
+                let refusal = attempt.named(refusal, out);
+                attempt.save_and_end(now, id, refusal, out);
             }
         }
     }

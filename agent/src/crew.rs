@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use trainyard_types::trainer::{Phases, TrainerEvent};
 use trainyard_types::{AttemptId, GpuUuid, Slot};
 
+use crate::closings::Device;
+
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Crew(Arc<Mutex<Roll>>);
@@ -91,6 +93,11 @@ impl Crew {
     /// A trainer's process is gone.
     pub fn exited(&self, attempt: AttemptId) {
         self.roll().trainers.remove(&attempt);
+    }
+
+    /// Whether a trainer runs on a device.
+    pub fn is_busy(&self, device: &Device) -> bool {
+        self.roll().trainers.values().any(|trainer| Device::from(&trainer.slot) == *device)
     }
 
     /// Process ids by card.

@@ -1,7 +1,13 @@
 //! Which data sets jobs may read: those inside the configured directories, wherever links point.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use trainyard_types::faults::{self, Fault, Place};
+use trainyard_types::{Unfit, UnfitKind};
+
+use crate::mounts::Mounts;
 
 /// Why a data set is refused.
 #[derive(Debug, thiserror::Error)]
@@ -23,36 +29,109 @@ pub enum DataError {
         through: String,
     },
     /// It is not there or not readable.
-    #[error("the data set {data} cannot be read on this agent: {source}")]
+    #[error("{what} {data} cannot be read on this agent: {source}{hint}")]
     Unreadable {
+        /// What it is to the job.
+        what: What,
         /// As the job wrote it.
         data: PathBuf,
         /// The system's.
         source: io::Error,
+        /// What may be behind it; empty where nothing is known.
+        hint: String,
+    },
+    /// It is there, and is something else.
+    #[error("{what} {data} cannot be read on this agent: it is not a file; {}", .what.advice())]
+    NoFile {
+        /// What it is to the job.
+        what: What,
+        /// As the job wrote it.
+        data: PathBuf,
     },
 }
 
-/// The data.yaml `data` with every link in its directory resolved, if it lies inside one of `roots`.
+/// What a path is to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Its data.yaml.
+    Data,
+    /// The weights that it begins with.
+    Pretrained,
+}
+
+impl What {
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::Data => "give the path of its data.yaml",
+            Self::Pretrained => "give the path of a weights file",
+        }
+    }
+}
+
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Data => "the data set",
+            Self::Pretrained => "`pretrained`",
+        })
+    }
+}
+
+impl DataError {
+    /// What the machine lacks; `None` where it would be the same on every machine.
+    pub fn unfit(&self) -> Option<Unfit> {
+        let (kind, path) = match self {
+            Self::NoRoots(data) | Self::Outside { data, .. } => (UnfitKind::OutsideDataRoots, data),
+            Self::Unreadable { data, source, .. } => {
+                let known = source.raw_os_error().and_then(|errno| faults::of_errno(Place::Path, errno));
+                match known.map(|row| row.fault) {
+                    Some(Fault::Job) => return None,
+                    Some(Fault::Machine(kind)) => (kind, data),
+                    // Whatever else the system says of a path is of this machine.
+                    Some(Fault::FullDisk) | None => (UnfitKind::PathUnreadable, data),
+                }
+            }
+            Self::NoFile { .. } => return None,
+        };
+        let path = if kind.is_of_path() { path.display().to_string() } else { String::new() };
+        Some(Unfit { kind, path, message: self.to_string() })
+    }
+}
+
+/// The file `data` with every link in its directory resolved, if it lies inside one of `roots`.
 ///
 /// # Errors
 /// It does not, or cannot be read. A path outside is called outside whether or not it exists.
-pub fn resolve(data: &Path, roots: &[PathBuf]) -> Result<PathBuf, DataError> {
+pub fn resolve(what: What, data: &Path, roots: &[PathBuf]) -> Result<PathBuf, DataError> {
     if roots.is_empty() {
         return Err(DataError::NoRoots(data.to_owned()));
     }
-    let unreadable = |source| DataError::Unreadable { data: data.to_owned(), source };
+    let unreadable = |source| {
+        let mounts = Mounts::now();
+        let missing = mounts.missing_above(data);
+        let hint = missing.map(|place| format!("; {} of /etc/fstab is not mounted", place.display()));
+        let hint = hint.unwrap_or_default();
+        DataError::Unreadable { what, data: data.to_owned(), source, hint }
+    };
     let resolved = match data.canonicalize() {
         Ok(resolved) => resolved,
         Err(source) if inside(data, roots) => return Err(unreadable(source)),
         Err(_) => return Err(outside(data, data, roots)),
     };
-    let real: Vec<PathBuf> = roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
+    // The roots themselves are only asked where their names do not tell: one that does not answer is not to hold
+    // up jobs that read another.
+    let real = if inside(&resolved, roots) {
+        roots.to_vec()
+    } else {
+        roots.iter().filter_map(|root| root.canonicalize().ok()).collect()
+    };
     if !inside(&resolved, &real) {
         return Err(outside(data, &resolved, roots));
     }
-    if !resolved.is_file() {
-        return Err(unreadable(io::Error::other("it is not a file; give the path of its data.yaml")));
+    if !resolved.metadata().map_err(unreadable)?.is_file() {
+        return Err(DataError::NoFile { what, data: data.to_owned() });
     }
+    File::open(&resolved).and_then(|mut file| file.read(&mut [0])).map_err(unreadable)?;
     // The file's own name stays: what it refers to is relative to where the user put it.
     let folder = data.parent().and_then(|folder| folder.canonicalize().ok());
     let named = folder.zip(data.file_name()).map(|(folder, name)| folder.join(name));
@@ -100,15 +179,16 @@ mod tests {
     }
 
     fn refused(world: &World, name: &str) -> String {
-        resolve(&world.root.join(name), &world.roots).unwrap_err().to_string()
+        resolve(What::Data, &world.root.join(name), &world.roots).unwrap_err().to_string()
     }
 
     #[test]
     fn a_data_set_inside_is_taken_also_through_a_link_that_stays_inside() {
         let world = world();
         let wanted = world.root.join("data/set/data.yaml");
-        assert_eq!(resolve(&wanted, &world.roots).unwrap(), wanted);
-        assert_eq!(resolve(&world.root.join("data/current/data.yaml"), &world.roots).unwrap(), wanted);
+        assert_eq!(resolve(What::Data, &wanted, &world.roots).unwrap(), wanted);
+        let linked = world.root.join("data/current/data.yaml");
+        assert_eq!(resolve(What::Data, &linked, &world.roots).unwrap(), wanted);
     }
 
     #[test]
@@ -141,7 +221,23 @@ mod tests {
 
     #[test]
     fn without_roots_the_way_out_is_named() {
-        let text = resolve(Path::new("/d/data.yaml"), &[]).unwrap_err().to_string();
+        let text = resolve(What::Data, Path::new("/d/data.yaml"), &[]).unwrap_err().to_string();
         assert!(text.contains("`data_roots`") && text.contains("--data-root"), "{text}");
+    }
+
+    #[test]
+    fn what_another_machine_may_have_is_this_ones_lack_and_the_rest_is_the_jobs_fault() {
+        let world = world();
+        let kind = |name: &str| {
+            let error = resolve(What::Data, &world.root.join(name), &world.roots).unwrap_err();
+            error.unfit().map(|unfit| (unfit.kind, unfit.path == world.root.join(name).display().to_string()))
+        };
+        assert_eq!(kind("data/none.yaml"), Some((UnfitKind::PathMissing, true)));
+        assert_eq!(kind("data/set/data.yaml/deeper"), Some((UnfitKind::PathMissing, true)));
+        assert_eq!(kind("secret/data.yaml"), Some((UnfitKind::OutsideDataRoots, true)));
+        assert_eq!(kind("data/set"), None, "a folder is one everywhere");
+        assert_eq!(kind(&format!("data/{}", "x".repeat(300))), None, "too long a name is one everywhere");
+        let none = resolve(What::Data, Path::new("/d/data.yaml"), &[]).unwrap_err().unfit().unwrap();
+        assert_eq!(none.kind, UnfitKind::OutsideDataRoots);
     }
 }

@@ -2,7 +2,6 @@
 //! it says, in order. It waits for no network: reports go to the spools and from there to the connection.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,25 +11,25 @@ use tracing::{error, info, warn};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as Said;
 use trainyard_types::trainer::TrainerEvent;
-use trainyard_types::{Assignment, AttemptId, EndReason, JobId, ReportBody, Slot, Time};
+use trainyard_types::{Assignment, AttemptId, JobId, ReportBody, Slot, Time};
 
 use crate::advert::Advert;
 use crate::banner;
+use crate::closings::Closings;
 use crate::connection::message;
-use crate::core::{Command, Core, Event, Limits, Prepared, Refusal};
-use crate::disk;
+use crate::core::{Command, Core, Event, Limits};
 use crate::fit::FitStore;
 use crate::job_dir::{self, JobDir};
 use crate::others;
 use crate::prepare::{Workshop, prepare};
+use crate::self_test::Tests;
 use crate::spool::refused::Refused;
 use crate::spool::{Spool, SpoolError};
-use crate::trainer::child::{Handle, Spawner, Trainer};
-use crate::trainer::command::Start;
-use crate::trainer::scene::Scene;
-use crate::trainer::watch::Watch;
-use crate::transfer;
+use crate::trainer::child::{Handle, Spawner};
 use crate::warm::Warm;
+
+mod handing_in;
+mod start;
 
 /// What comes into the driver's inbox.
 #[derive(Debug)]
@@ -71,6 +70,8 @@ pub struct Driver {
     /// Reports that the disk refused.
     refused: Refused,
     warm: Warm,
+    closings: Closings,
+    tests: Tests,
     trainers: BTreeMap<AttemptId, Handle>,
     transfers: BTreeMap<AttemptId, Vec<AbortHandle>>,
     leaving: bool,
@@ -81,8 +82,8 @@ impl Driver {
     pub fn new(
         workshop: Workshop,
         spawner: Spawner,
-        inbox: mpsc::Receiver<Input>,
-        sender: mpsc::Sender<Input>,
+        (closings, tests): (Closings, Tests),
+        (inbox, sender): (mpsc::Receiver<Input>, mpsc::Sender<Input>),
         held: watch::Sender<Vec<AttemptId>>,
         advert: watch::Sender<Advert>,
     ) -> Self {
@@ -91,6 +92,7 @@ impl Driver {
             stop_grace: config.stop_grace,
             shutdown_grace: config.shutdown_grace,
             checkpoint_upload_every: config.checkpoint_upload_every,
+            stall_after: config.stall_after,
         };
         let warm = Warm::load(&config.data_dir);
         Self {
@@ -106,6 +108,8 @@ impl Driver {
             closed: BTreeSet::new(),
             refused: Refused::default(),
             warm,
+            closings,
+            tests,
             trainers: BTreeMap::new(),
             transfers: BTreeMap::new(),
             leaving: false,
@@ -127,8 +131,9 @@ impl Driver {
                     true // As far as is known. It is looked at when it can be read.
                 }
             };
-            info!(%attempt, ended, "an attempt of a former agent process");
-            self.handle(Event::Recovered { attempt, ended }).await;
+            let hand_in = self.job_dir(attempt).hand_in(attempt.number).filter(|_| !ended);
+            info!(%attempt, ended, hands_in = hand_in.is_some(), "an attempt of a former agent process");
+            self.handle(Event::Recovered { attempt, ended, hand_in }).await;
         }
     }
 
@@ -229,20 +234,25 @@ impl Driver {
                 self.trainers.get(&attempt).inspect(|trainer| trainer.kill());
             }
             Command::Report(attempt, time, body) => self.report(attempt, time, body),
-            Command::UploadCheckpoint(attempt, saved) => {
-                let (mut link, run) = (self.workshop.link.clone(), self.job_dir(attempt).run());
+            Command::UploadCheckpoint(attempt, saved) => self.upload_checkpoint(attempt, saved),
+            Command::UploadArtifacts(attempt, names) => self.upload_artifacts(attempt, names),
+            Command::KeepHandIn(attempt, hand_in) => {
+                if let Err(error) = self.job_dir(attempt).keep_hand_in(attempt.number, &hand_in) {
+                    warn!(%attempt, %error, "what is handed in is not remembered: a restart of the agent loses it");
+                }
+            }
+            Command::Examine(attempt) => self.examine(attempt),
+            Command::Prove(attempt, slot, lack) => {
+                let tests = self.tests.clone();
                 self.start_transfer(attempt, async move {
-                    let stored = transfer::upload_checkpoint(&mut link, attempt, &run, &saved).await;
-                    Event::CheckpointUploaded(attempt, stored.map_err(|error| error.to_string()))
+                    tests.prove((&slot).into(), lack).await;
+                    Event::Proved(attempt)
                 });
             }
-            Command::UploadArtifacts(attempt, names) => {
-                let (mut link, run) = (self.workshop.link.clone(), self.job_dir(attempt).run());
-                self.start_transfer(attempt, async move {
-                    let stored = transfer::upload(&mut link, attempt, &run, &names).await;
-                    Event::ArtifactsUploaded(attempt, stored.map_err(|error| error.to_string()))
-                });
+            Command::NotePath { what, named, lacking } => {
+                self.workshop.paths.note(what, &named, Some(lacking));
             }
+            Command::Stuck(stuck) => self.closings.set_stuck(&stuck),
             Command::CancelTransfers(attempt) => {
                 for transfer in self.transfers.remove(&attempt).unwrap_or_default() {
                     transfer.abort();
@@ -298,68 +308,6 @@ impl Driver {
         let running = self.transfers.entry(attempt).or_default();
         running.retain(|transfer| !transfer.is_finished());
         running.push(task.abort_handle());
-    }
-
-    async fn spawn(&mut self, assignment: &Assignment, prepared: &Prepared) -> Option<Event> {
-        let attempt = assignment.attempt;
-        let dir = self.job_dir(attempt);
-        let start = Start {
-            attempt,
-            program: self.workshop.config.trainer(),
-            spec: dir.spec(),
-            run_dir: dir.run(),
-            cache_dir: self.workshop.config.cache_dir(),
-            cache_quota_gib: self.workshop.config.cache_quota_gib,
-            cache_floor_gib: self.workshop.config.cache_floor_gib,
-            batch_size: prepared.chosen.batch_size,
-            measure_memory: prepared.measure_memory,
-            slot: assignment.slot.clone(),
-            data_roots: self.workshop.config.data_roots.clone(),
-        };
-        let program = start.program.clone();
-        let scene = Scene::new(&self.workshop, assignment.slot.clone(), dir.log());
-        let spawned = self.spawner.spawn(start, dir.log()).await;
-        let watching = spawned.and_then(|Trainer { handle, events, exit }| {
-            let events =
-                tokio::net::unix::pipe::Receiver::from_owned_fd(events).inspect_err(|_| handle.kill())?;
-            Ok((handle, Watch { attempt, events, exit, inbox: self.sender.clone() }))
-        });
-        match watching {
-            Ok((handle, started)) => {
-                info!(%attempt, batch_size = prepared.chosen.batch_size, "trainer started");
-                if let Some(pid) = handle.pid() {
-                    self.workshop.crew.started(attempt, assignment.slot.clone(), pid);
-                }
-                self.trainers.insert(attempt, handle);
-                let sender = self.sender.clone();
-                tokio::spawn(async move {
-                    let exit = scene.exit(started).await;
-                    info!(%attempt, kind = ?exit.kind, bad_lines = exit.bad_lines, "trainer exited");
-                    // The inbox is closed when the agent is leaving.
-                    let _leaving = sender.send(Input::Core(Event::Exited(attempt, exit))).await;
-                });
-                None
-            }
-            Err(error) => {
-                let refusal = self.unstarted(&program, &error);
-                error!(%attempt, told = refusal.message, "trainer did not start");
-                Some(Event::SpawnFailed(attempt, refusal))
-            }
-        }
-    }
-
-    fn unstarted(&self, program: &Path, error: &std::io::Error) -> Refusal {
-        if let Some(message) = self.workshop.disk_shortage().filter(|_| disk::is_full(error)) {
-            return Refusal { reason: EndReason::Preempted, message };
-        }
-        let message = format!(
-            "this agent cannot start its trainer {}: {error}; install it there or set the agent's configuration \
-             key `trainer`",
-            program.display()
-        );
-        // It counts against the job's retries: an agent whose trainer is missing must not take the same job again
-        // and again for ever.
-        Refusal { reason: EndReason::TrainerCrash, message }
     }
 
     fn report(&mut self, attempt: AttemptId, time: Time, body: ReportBody) {
@@ -435,6 +383,7 @@ impl Driver {
     fn drop_reports(&mut self, attempt: AttemptId) {
         self.refused.forget(attempt);
         self.transfers.remove(&attempt);
+        self.job_dir(attempt).drop_hand_in(attempt.number);
         if self.closed.remove(&attempt)
             && let Err(error) = std::fs::remove_file(self.job_dir(attempt).spool(attempt.number))
         {

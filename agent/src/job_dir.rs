@@ -5,6 +5,7 @@
 //!                  /killed.json       how main memory once ran out
 //!                  /trainer.log       what it said, all attempts
 //!                  /attempt-N.spool   reports that the scheduler does not have yet
+//!                  /attempt-N.hand-in what it has trained and has not handed in yet
 //!                  /run/              the run directory
 //!                  /run/checkpoints/step-NNNNNNNN/
 //! ```
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use trainyard_types::{AttemptId, JobId};
 
+use crate::core::HandIn;
 use crate::host::loading::Killed;
 
 /// See the module.
@@ -89,6 +91,32 @@ impl JobDir {
     /// An attempt's reports.
     pub fn spool(&self, number: u32) -> PathBuf {
         self.0.join(format!("attempt-{number}.spool"))
+    }
+
+    fn hand_in_file(&self, number: u32) -> PathBuf {
+        self.0.join(format!("attempt-{number}.hand-in"))
+    }
+
+    /// What an attempt has not handed in yet, if it has trained to the end.
+    pub fn hand_in(&self, number: u32) -> Option<HandIn> {
+        serde_json::from_slice(&fs::read(self.hand_in_file(number)).ok()?).ok()
+    }
+
+    /// Remembers what an attempt hands in, for the next process of the agent.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn keep_hand_in(&self, number: u32, hand_in: &HandIn) -> io::Result<()> {
+        let file = self.hand_in_file(number);
+        let temporary = self.0.join(format!("attempt-{number}.hand-in.new"));
+        fs::write(&temporary, serde_json::to_vec(hand_in)?)?;
+        fs::rename(&temporary, file)
+    }
+
+    /// Nothing is handed in any more.
+    pub fn drop_hand_in(&self, number: u32) {
+        // Mostly there is none.
+        let _none = fs::remove_file(self.hand_in_file(number));
     }
 
     /// The step of the newest checkpoint that is complete. (It gets its name when it is.)
@@ -184,6 +212,19 @@ mod tests {
         assert_eq!(entries(&dir.checkpoints()), [dir.checkpoint(1)]);
         assert!(dir.spool(1).exists() && !dir.spool(1).with_extension("new").exists());
         assert!(!dir.run().join("results.tmp").exists());
+    }
+
+    #[test]
+    fn what_is_handed_in_is_known_to_the_next_process_until_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = JobDir::new(folder.path(), JobId(Uuid::from_u128(7)));
+        dir.create().unwrap();
+        let hand_in = HandIn { best_epoch: 3, artifacts: vec!["weights/best.safetensors".into()] };
+        dir.keep_hand_in(2, &hand_in).unwrap();
+        remove_drafts(folder.path());
+        assert_eq!((dir.hand_in(2), dir.hand_in(1)), (Some(hand_in), None));
+        dir.drop_hand_in(2);
+        assert_eq!(dir.hand_in(2), None);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! chooses the batch size.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use trainyard_types::faults::{self, Fault, Place};
 use trainyard_types::fit::Shortage;
 use trainyard_types::{Assignment, BatchChosen, EndReason, Gpu, GpuTelemetry, Slot, Time, TrainSpec};
 
@@ -17,14 +19,15 @@ use crate::config::Config;
 use crate::connection::Readings;
 use crate::core::{Prepared, Refusal};
 use crate::crew::Crew;
-use crate::data_roots;
+use crate::data_roots::What;
 use crate::disk;
 use crate::fit::{self, FitStore, Run};
 use crate::gpu::GpuProbe;
 use crate::host::loading::{self, Killed};
 use crate::host::{self, Host};
 use crate::job_dir::JobDir;
-use crate::transfer::{self, Link};
+use crate::paths::Paths;
+use crate::transfer::{self, Link, Terms, TransferError};
 
 /// What preparation needs of the agent.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ pub struct Workshop {
     pub host: Host,
     /// What the scheduler is told of this agent.
     pub advert: watch::Receiver<Advert>,
+    /// What jobs may read, as far as it can be read.
+    pub paths: Paths,
 }
 
 /// How long the scheduler may take to hear that the disk is short, before an attempt goes back to it.
@@ -63,7 +68,7 @@ impl Workshop {
         let shortage = error.filter(|error| disk::is_full(error)).and_then(|_| self.disk_shortage());
         match shortage {
             Some(why) => self.sent_back(why).await,
-            None => Refusal { reason: EndReason::TrainerCrash, message },
+            None => in_folder(message, error),
         }
     }
 
@@ -72,9 +77,28 @@ impl Workshop {
         let told = self.advert.wait_for(|advert| !advert.disk_short.is_empty());
         // One that does not hear of it sends the attempt again.
         let _told = timeout(TELL_FIRST, told).await.map(|told| told.is_ok());
-        Refusal { reason: EndReason::Preempted, message }
+        Refusal::new(EndReason::Preempted, message)
+    }
+
+    /// How patient a transfer is that holds up an attempt.
+    pub fn terms(&self) -> Terms {
+        let stall_after = self.config.stall_after;
+        Terms { stall_after, give_up_after: Some(stall_after * STALLS), waits_for: None }
     }
 }
+
+/// What the system's refusal of something in the job's folder means.
+pub fn in_folder(message: String, error: Option<&io::Error>) -> Refusal {
+    let known =
+        error.and_then(io::Error::raw_os_error).and_then(|errno| faults::of_errno(Place::Folder, errno));
+    match known.map(|row| row.fault) {
+        Some(Fault::Machine(kind)) => Refusal::of_machine(kind, message),
+        Some(Fault::Job | Fault::FullDisk) | None => Refusal::new(EndReason::TrainerCrash, message),
+    }
+}
+
+/// A transfer that holds up an attempt is given up after so many times the span after which a try counts as stalled.
+const STALLS: u32 = 3;
 
 /// Prepares `assignment`; waits for the scheduler when a checkpoint must be fetched.
 ///
@@ -84,10 +108,22 @@ pub async fn prepare(mut workshop: Workshop, assignment: Box<Assignment>) -> Res
     if let Some(why) = workshop.disk_shortage() {
         return Err(workshop.sent_back(why).await);
     }
+    let train = &assignment.spec.train;
+    let data = workshop.paths.find(What::Data, &train.data).await?;
+    if !train.pretrained.as_os_str().is_empty() {
+        workshop.paths.find(What::Pretrained, &train.pretrained).await?;
+    }
     let dir = JobDir::new(&workshop.config.data_dir, assignment.attempt.job);
     let (shop, wanted, target) = (workshop.clone(), assignment.clone(), dir.clone());
-    let local = move || prepare_locally(&shop, &wanted, &target);
-    let prepared = match tokio::task::spawn_blocking(local).await {
+    let local = tokio::task::spawn_blocking(move || prepare_locally(&shop, &wanted, data, &target));
+    let Ok(local) = timeout(workshop.config.stall_after, local).await else {
+        let message = format!(
+            "the agent could not prepare the attempt within {} s: the disk of `data_dir`, or the driver, hangs",
+            workshop.config.stall_after.as_secs()
+        );
+        return Err(Refusal::new(EndReason::Stalled, message));
+    };
+    let prepared = match local {
         Ok(Ok(prepared)) => prepared,
         Ok(Err(Unprepared::Refused(refusal))) => return Err(refusal),
         Ok(Err(Unprepared::Unwritten(error))) => {
@@ -101,9 +137,15 @@ pub async fn prepare(mut workshop: Workshop, assignment: Box<Assignment>) -> Res
     };
     if let Some(checkpoint) = &assignment.resume
         && dir.newest_step().is_none_or(|step| step < checkpoint.step)
+        && let terms = workshop.terms()
+        && let link = &mut workshop.link
         && let Err(error) =
-            transfer::download_checkpoint(&mut workshop.link, assignment.attempt.job, checkpoint, &dir).await
+            transfer::download_checkpoint((link, &terms), assignment.attempt.job, checkpoint, &dir).await
     {
+        if matches!(error, TransferError::Stalled { .. }) {
+            let message = format!("the checkpoint of step {} does not come: {error}", checkpoint.step);
+            return Err(Refusal::new(EndReason::Stalled, message));
+        }
         let message = format!("the checkpoint of step {} cannot be fetched: {error}", checkpoint.step);
         return Err(workshop.failure(message, error.of_the_disk()).await);
     }
@@ -126,11 +168,10 @@ impl From<Refusal> for Unprepared {
 fn prepare_locally(
     workshop: &Workshop,
     assignment: &Assignment,
+    data: PathBuf,
     dir: &JobDir,
 ) -> Result<Prepared, Unprepared> {
-    let mut train = assignment.spec.train.clone();
-    train.data = data_roots::resolve(&train.data, &workshop.config.data_roots)
-        .map_err(|error| Refusal { reason: EndReason::BadSpec, message: error.to_string() })?;
+    let mut train = TrainSpec { data, ..assignment.spec.train.clone() };
     let (device, memory) = device(workshop, &assignment.slot)?;
     let killed = dir.killed();
     let batch = choose_batch(workshop, assignment, &train, memory, &device, killed);
@@ -207,7 +248,7 @@ fn choose_batch(
 }
 
 fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal> {
-    let missing = |message: String| Refusal { reason: EndReason::GpuFault, message };
+    let missing = |message: String| Refusal::new(EndReason::GpuFault, message);
     match slot {
         Slot::Cpu(slot) if *slot >= workshop.config.cpu_slots => {
             Err(missing(format!("this agent has no CPU slot {slot}")))

@@ -16,6 +16,7 @@ use trainyard_proto::route::Route;
 use trainyard_types::{AgentId, Inventory, Time};
 
 use crate::advert::Advert;
+use crate::closings::Closings;
 use crate::config::Config;
 use crate::connection::{Connection, Readings};
 use crate::core::Event;
@@ -29,11 +30,15 @@ use crate::gpu::keeper::{Around, Found, Keeper, PATIENCE, start_finding};
 use crate::gpu::quarantine::{Ward, boot_id};
 use crate::host::{Host, Meter};
 use crate::http::{self, Pages};
+use crate::identity::Identity;
 use crate::job_dir;
+use crate::paths::Paths;
 use crate::prepare::Workshop;
+use crate::self_test::{self, Tester, Tests};
 use crate::trainer::child::Spawner;
 use crate::trainer::groups::Groups;
 use crate::trainer::leftovers;
+use crate::transfer::Link;
 
 /// How often main memory and processors are read.
 const METER_EVERY: Duration = Duration::from_secs(1);
@@ -55,7 +60,9 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make `data_dir` {}", config.data_dir.display()))?;
     let _lock = lock(&config.data_dir)?;
-    let agent = agent_id(&config.data_dir)?;
+    let holds_jobs = !job_dir::spooled(&config.data_dir).is_empty();
+    let identity = Identity::load(&config.data_dir, &config.machine_id_file, holds_jobs)?;
+    let agent = identity.agent();
     warn_of_gaps(&config);
     // Before the cards are judged: what a former agent's trainers left is no stranger.
     let groups = end_leftovers(&config, agent).await;
@@ -63,25 +70,97 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let (cards, first) = find_cards(&probe, &config, &host).await?;
     info!(%agent, name = config.name, gpus = first.inventory.gpus.len(), cpu_slots = config.cpu_slots, "agent");
 
+    let start = Start { config, probe, identity, host };
+    live(start, groups, cards, first, stop).await
+}
+
+/// What is known before anything runs.
+struct Start {
+    config: Arc<Config>,
+    probe: Arc<dyn GpuProbe>,
+    identity: Identity,
+    host: Host,
+}
+
+/// What several of the agent's tasks share.
+struct Shared {
+    config: Arc<Config>,
+    crew: Crew,
+    closings: Closings,
+    advert: watch::Sender<Advert>,
+    inbox: mpsc::Sender<Input>,
+}
+
+impl Shared {
+    fn tester(
+        &self,
+        owner: AgentId,
+        cards: watch::Receiver<Readings>,
+        beats: watch::Receiver<u64>,
+    ) -> (Tester, Tests) {
+        Tester::new(self_test::Around {
+            config: Arc::clone(&self.config),
+            owner: owner.to_string(),
+            crew: self.crew.clone(),
+            cards,
+            closings: self.closings.clone(),
+            advert: self.advert.clone(),
+            beats,
+            inbox: self.inbox.clone(),
+        })
+    }
+
+    fn around_cards(
+        &self,
+        probe: &Arc<dyn GpuProbe>,
+        readings: watch::Sender<Readings>,
+        link: watch::Receiver<Option<Link>>,
+        tests: Tests,
+    ) -> Around {
+        Around {
+            probe: Arc::clone(probe),
+            crew: self.crew.clone(),
+            trainer: self.config.trainer(),
+            readings,
+            advert: self.advert.clone(),
+            link,
+            closings: self.closings.clone(),
+            tests,
+            inbox: self.inbox.clone(),
+        }
+    }
+}
+
+/// Runs until somebody wants it to end.
+async fn live(
+    Start { config, probe, identity, host }: Start,
+    groups: Option<Groups>,
+    cards: Cards,
+    first: Readings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let (sender, inbox) = mpsc::channel(INBOX);
     let (link_sender, link) = watch::channel(None);
     let (held_sender, held) = watch::channel(Vec::new());
     let (readings_sender, readings) = watch::channel(first);
+    let (beats_sender, beats) = watch::channel(0);
     let fits = FitStore::load(&config.data_dir);
     let fit_records = fits.records(Time::now());
     let (advert_sender, advert) = watch::channel(Advert { fit_records, ..Advert::default() });
-    let crew = Crew::default();
-    let around = Around {
-        probe: Arc::clone(&probe),
-        crew: crew.clone(),
-        trainer: config.trainer(),
-        readings: readings_sender,
+    let shared = Shared {
+        config: Arc::clone(&config),
+        crew: Crew::default(),
+        closings: Closings::new(advert_sender.clone()),
         advert: advert_sender.clone(),
-        link: link.clone(),
         inbox: sender.clone(),
     };
+    let paths = Paths::new(config.data_roots.clone(), config.stall_after, advert_sender.clone());
+    let (mut tester, tests) = shared.tester(identity.agent(), readings.clone(), beats);
+    tokio::join!(tester.begin(), paths.begin());
+    let around = shared.around_cards(&probe, readings_sender, link.clone(), tests.clone());
     let (mut keeper, card_ends, snapshots) = Keeper::new(cards, around);
     keeper.begin().await;
+    let Shared { crew, closings, .. } = shared;
     let workshop = Workshop {
         config: Arc::clone(&config),
         probe,
@@ -91,18 +170,20 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         link,
         host: host.clone(),
         advert: advert.clone(),
+        paths: paths.clone(),
     };
-    let spawner = Spawner::start(agent, groups).context("cannot start a thread")?;
+    let spawner = Spawner::start(identity.clone(), groups).context("cannot start a thread")?;
     let house = House { config: Arc::clone(&config), inbox: sender.clone(), advert: advert_sender.clone() };
     let house = house.look(true).await;
-    let mut driver = Driver::new(workshop, spawner, inbox, sender.clone(), held_sender, advert_sender);
+    let ends = (inbox, sender.clone());
+    let mut driver = Driver::new(workshop, spawner, (closings, tests), ends, held_sender, advert_sender);
     driver.recover().await;
 
     let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let connection = Connection {
         route: Route::new(config.schedulers()),
-        agent,
+        identity,
         name: config.name.clone(),
         held,
         readings,
@@ -110,9 +191,12 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         cards: card_ends,
         inbox: sender.clone(),
         link: link_sender,
+        beats: beats_sender,
     };
     tasks.spawn(connection.keep(end.clone()));
     tasks.spawn(keeper.keep(end.clone()));
+    tasks.spawn(tester.keep(end.clone()));
+    tasks.spawn(paths.keep(end.clone()));
     tasks.spawn(http::serve(config.metrics_listen.clone(), pages(&config, snapshots, crew), end.clone()));
     tasks.spawn(keep_metering(host, sender.clone(), end.clone()));
     tasks.spawn(house.keep(end.clone()));
@@ -147,7 +231,7 @@ async fn end_leftovers(config: &Arc<Config>, agent: AgentId) -> Option<Groups> {
 fn warn_of_gaps(config: &Config) {
     let trainer = config.trainer();
     if !trainer.is_file() {
-        warn!(trainer = %trainer.display(), "there is no trainer at `trainer`; jobs will fail until there is");
+        warn!(trainer = %trainer.display(), "there is no trainer at `trainer`; no jobs come until there is");
     }
     if config.data_roots.is_empty() {
         warn!("`data_roots` is empty: jobs may read no data set on this agent");
@@ -166,23 +250,6 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
-    }
-}
-
-/// Who this agent is: drawn once.
-fn agent_id(data_dir: &Path) -> anyhow::Result<AgentId> {
-    let path = data_dir.join("agent-id");
-    match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().with_context(|| format!("{} is damaged", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let id = AgentId(uuid::Uuid::new_v4());
-            let temporary = data_dir.join("agent-id.new");
-            fs::write(&temporary, format!("{id}\n"))
-                .and_then(|()| fs::rename(&temporary, &path))
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(id)
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 

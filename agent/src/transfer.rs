@@ -1,14 +1,19 @@
 //! Moves files between this machine and the scheduler's artifact store, with hashes checked on the way.
 //!
-//! A scheduler that is away is waited for; what it refuses is tried a few times and then given up.
+//! A scheduler that is away is waited for, and so is room on its disk; what it refuses for another reason is tried a
+//! few times and then given up. A try that moves no byte for too long is ended, and made again.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -27,6 +32,27 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// How often a refusal is taken for a mishap.
 const TRIES: u32 = 5;
+
+/// What a full disk of the scheduler is called to a person who waits for it.
+pub const ROOM: &str = "room on the scheduler's disk";
+
+/// How patient a transfer is, and who hears of it.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// A try that moves no byte for so long is ended.
+    pub stall_after: Duration,
+    /// So long it is tried while the scheduler is there; `None`: as long as it takes.
+    pub give_up_after: Option<Duration>,
+    /// Is told what the transfer waits for, and with an empty text that it goes on.
+    pub waits_for: Option<mpsc::UnboundedSender<String>>,
+}
+
+impl Terms {
+    fn tell(&self, waits_for: &str) {
+        // Nobody listens any more when the agent is leaving.
+        let _leaving = self.waits_for.as_ref().map(|told| told.send(waits_for.to_owned()));
+    }
+}
 
 /// A scheduler that has welcomed this agent.
 #[derive(Debug, Clone)]
@@ -62,6 +88,16 @@ pub enum TransferError {
     /// What arrived has another hash.
     #[error("{0} arrived damaged")]
     Damaged(String),
+    /// It went on for too long.
+    #[error("{name} was not moved within {} s: {last}", within.as_secs())]
+    Stalled {
+        /// Of the file.
+        name: String,
+        /// From the first failure.
+        within: Duration,
+        /// What the last try met.
+        last: String,
+    },
     /// The agent is going down.
     #[error("the agent is stopping")]
     Stopping,
@@ -86,7 +122,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> TransferError {
 /// # Errors
 /// A file cannot be read, or the scheduler refuses it.
 pub async fn upload(
-    link: &mut watch::Receiver<Option<Link>>,
+    (link, terms): (&mut watch::Receiver<Option<Link>>, &Terms),
     attempt: AttemptId,
     root: &Path,
     names: &[PathBuf],
@@ -102,7 +138,7 @@ pub async fn upload(
     }
     let mut artifacts = Vec::new();
     for (name, file) in files {
-        artifacts.push(upload_file(link, attempt, name, file).await?);
+        artifacts.push(upload_file((link, terms), attempt, name, file).await?);
     }
     Ok(artifacts)
 }
@@ -112,7 +148,7 @@ pub async fn upload(
 /// # Errors
 /// As [`upload`].
 pub async fn upload_checkpoint(
-    link: &mut watch::Receiver<Option<Link>>,
+    with: (&mut watch::Receiver<Option<Link>>, &Terms),
     attempt: AttemptId,
     run_dir: &Path,
     saved: &CheckpointSaved,
@@ -124,7 +160,7 @@ pub async fn upload_checkpoint(
     let mut names = Vec::new();
     list(&root, Path::new(""), &mut names).map_err(at(&root))?;
     names.sort();
-    let files = upload(link, attempt, &root, &names).await?;
+    let files = upload(with, attempt, &root, &names).await?;
     info!(%attempt, step = saved.step, "checkpoint uploaded");
     Ok(Checkpoint { step: saved.step, epoch: saved.epoch, files })
 }
@@ -139,7 +175,7 @@ fn list(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 async fn upload_file(
-    link: &mut watch::Receiver<Option<Link>>,
+    (link, terms): (&mut watch::Receiver<Option<Link>>, &Terms),
     attempt: AttemptId,
     name: String,
     file: File,
@@ -151,11 +187,38 @@ async fn upload_file(
     loop {
         let there = connected(link).await?;
         let copy = file.try_clone().map_err(at(&path))?;
-        match try_upload(there, attempt, &artifact, copy).await {
-            Ok(()) => return Ok(artifact),
-            Err(status) => retry.wait(&artifact.name, status).await?,
+        let moved = Arc::new(AtomicU64::new(0));
+        let upload = try_upload(there, attempt, &artifact, (copy, Arc::clone(&moved)));
+        match watched(&moved, terms.stall_after, upload).await.unwrap_or_else(|| Err(stalled(terms))) {
+            Ok(()) => {
+                terms.tell("");
+                return Ok(artifact);
+            }
+            Err(status) => retry.wait(&artifact.name, status, (link, terms)).await?,
         }
     }
+}
+
+/// Does `work`, unless `moved` does not grow for `stall_after`; then `None`.
+async fn watched<T>(moved: &AtomicU64, stall_after: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let still = async {
+        let (mut before, mut since) = (moved.load(Ordering::Relaxed), Instant::now());
+        while since.elapsed() < stall_after {
+            sleep(stall_after / 8).await;
+            let now = moved.load(Ordering::Relaxed);
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+        }
+    };
+    tokio::select! {
+        done = work => Some(done),
+        () = still => None,
+    }
+}
+
+fn stalled(terms: &Terms) -> tonic::Status {
+    tonic::Status::deadline_exceeded(format!("no byte was moved for {} s", terms.stall_after.as_secs()))
 }
 
 /// Runs `work` where it may block.
@@ -181,7 +244,7 @@ async fn try_upload(
     link: Link,
     attempt: AttemptId,
     artifact: &Artifact,
-    mut file: File,
+    (mut file, moved): (File, Arc<AtomicU64>),
 ) -> Result<(), tonic::Status> {
     let io_error = |error: io::Error| tonic::Status::internal(error.to_string());
     file.rewind().map_err(io_error)?;
@@ -203,6 +266,7 @@ async fn try_upload(
                 return;
             }
             buffer.truncate(count);
+            moved.fetch_add(count as u64, Ordering::Relaxed);
             part = Part::Data(buffer);
         }
     };
@@ -221,7 +285,7 @@ async fn try_upload(
 /// # Errors
 /// The scheduler does not have it, or the disk cannot take it.
 pub async fn download_checkpoint(
-    link: &mut watch::Receiver<Option<Link>>,
+    (link, terms): (&mut watch::Receiver<Option<Link>>, &Terms),
     job: JobId,
     checkpoint: &Checkpoint,
     dir: &JobDir,
@@ -240,16 +304,18 @@ pub async fn download_checkpoint(
         let mut retry = Retry::default();
         loop {
             let there = connected(link).await?;
-            match try_download(there, job, file, &path).await {
-                Ok(()) => break,
-                Err(TransferError::Refused { status, .. }) => retry.wait(&file.name, *status).await?,
-                Err(TransferError::Damaged(name)) => {
-                    retry
-                        .wait(&file.name, tonic::Status::data_loss(format!("{name} arrived damaged")))
-                        .await?;
+            let moved = AtomicU64::new(0);
+            let download = try_download(there, job, file, (&path, &moved));
+            let status = match watched(&moved, terms.stall_after, download).await {
+                Some(Ok(())) => break,
+                Some(Err(TransferError::Refused { status, .. })) => *status,
+                Some(Err(TransferError::Damaged(name))) => {
+                    tonic::Status::data_loss(format!("{name} arrived damaged"))
                 }
-                Err(other) => return Err(other),
-            }
+                Some(Err(other)) => return Err(other),
+                None => stalled(terms),
+            };
+            retry.wait(&file.name, status, (link, terms)).await?;
         }
     }
     std::fs::rename(&temporary, &target).map_err(at(&target))?;
@@ -257,7 +323,12 @@ pub async fn download_checkpoint(
     Ok(())
 }
 
-async fn try_download(link: Link, job: JobId, file: &Artifact, path: &Path) -> Result<(), TransferError> {
+async fn try_download(
+    link: Link,
+    job: JobId,
+    file: &Artifact,
+    (path, moved): (&Path, &AtomicU64),
+) -> Result<(), TransferError> {
     use std::io::Write;
     let refused = |status| TransferError::Refused { name: file.name.clone(), status: Box::new(status) };
     let request = pb::DownloadArtifactRequest {
@@ -275,6 +346,7 @@ async fn try_download(link: Link, job: JobId, file: &Artifact, path: &Path) -> R
         if part.offset + part.data.len() as u64 != size || size > file.size_bytes {
             return Err(TransferError::Damaged(file.name.clone()));
         }
+        moved.store(size, Ordering::Relaxed);
         digest.update(&part.data);
         target.write_all(&part.data).map_err(at(path))?;
     }
@@ -294,21 +366,40 @@ async fn connected(link: &mut watch::Receiver<Option<Link>>) -> Result<Link, Tra
 struct Retry {
     backoff: Backoff,
     refusals: u32,
+    /// Since when it fails although the scheduler is there.
+    since: Option<Instant>,
 }
 
 impl Retry {
     /// Waits before the next try, or gives up.
-    async fn wait(&mut self, name: &str, status: tonic::Status) -> Result<(), TransferError> {
+    async fn wait(
+        &mut self,
+        name: &str,
+        status: tonic::Status,
+        (link, terms): (&watch::Receiver<Option<Link>>, &Terms),
+    ) -> Result<(), TransferError> {
         if !is_transient(status.code()) {
             self.refusals += 1;
             if self.refusals >= TRIES {
                 return Err(TransferError::Refused { name: name.to_owned(), status: Box::new(status) });
             }
         }
+        if link.borrow().is_none() {
+            self.since = None; // It is away, which is waited for.
+        } else {
+            let since = *self.since.get_or_insert_with(Instant::now);
+            if let Some(within) = terms.give_up_after.filter(|within| since.elapsed() >= *within) {
+                let last = format!("{} ({:?})", status.message(), status.code());
+                return Err(TransferError::Stalled { name: name.to_owned(), within, last });
+            }
+        }
         if self.backoff.failures() == 0 {
             warn!(name, code = ?status.code(), told = status.message(), "transfer failed, will retry");
         }
-        tokio::time::sleep(self.backoff.next_wait()).await;
+        if status.code() == Code::ResourceExhausted {
+            terms.tell(ROOM);
+        }
+        sleep(self.backoff.next_wait()).await;
         Ok(())
     }
 }
@@ -327,4 +418,23 @@ const fn is_transient(code: Code) -> bool {
             | Code::ResourceExhausted
             | Code::FailedPrecondition
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transfer_that_moves_no_byte_is_ended_and_one_that_does_is_not() {
+        let (moved, patience) = (AtomicU64::new(0), Duration::from_millis(80));
+        // Every question finds more bytes, however slow this machine is.
+        let more = async {
+            for _ in 0..1000 {
+                moved.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        };
+        assert_eq!(watched(&moved, Duration::from_secs(3600), more).await, Some(()));
+        assert_eq!(watched(&moved, patience, std::future::pending::<()>()).await, None);
+    }
 }

@@ -10,7 +10,7 @@ use stub::{Stub, World, attempt};
 use trainyard_proto::pb;
 use trainyard_proto::pb::scheduler_message::Message as Told;
 use trainyard_types::trainer::TrainerEvent;
-use trainyard_types::{Checkpoint, EndReason, GpuUuid, ReportBody, Slot};
+use trainyard_types::{Checkpoint, EndReason, GpuUuid, ReportBody, Slot, UnfitKind};
 
 const CPU: Slot = Slot::Cpu(0);
 
@@ -221,10 +221,13 @@ async fn a_missing_trainer_is_named_with_the_key_that_sets_it() {
     stub.hello().await;
     stub.assign(attempt(1), &world.data(), CPU, None).await;
     let (_, ended) = stub.reports_to_the_end(1).await;
-    assert_eq!(ended.reason, EndReason::TrainerCrash);
+    assert_eq!(ended.reason, EndReason::AgentUnfit);
+    assert_eq!(ended.unfit.unwrap().kind, UnfitKind::TrainerMissing);
     let path = world.path("trainer").display().to_string();
     assert!(ended.message.contains(&path) && ended.message.contains("key `trainer`"), "{}", ended.message);
     assert!(world.log().contains("there is no trainer at `trainer`"));
+    let heartbeat = stub.heartbeat_with(|heartbeat| !heartbeat.unavailable.is_empty()).await;
+    assert!(heartbeat.unavailable.contains(&path), "{}", heartbeat.unavailable);
 }
 
 #[tokio::test]
@@ -264,7 +267,9 @@ async fn data_outside_of_the_roots_and_unknown_cards_are_refused() {
     stub.hello().await;
     stub.assign(attempt(1), "/etc/hostname".as_ref(), CPU, None).await;
     let (_, ended) = stub.reports_to_the_end(1).await;
-    assert_eq!(ended.reason, EndReason::BadSpec);
+    assert_eq!(ended.reason, EndReason::AgentUnfit);
+    let unfit = ended.unfit.unwrap();
+    assert_eq!((unfit.kind, unfit.path.as_str()), (UnfitKind::OutsideDataRoots, "/etc/hostname"));
     assert!(ended.message.contains("outside of this agent's `data_roots`"), "{}", ended.message);
     stub.assign(attempt(2), &world.data(), Slot::Gpu(GpuUuid("GPU-none".into())), None).await;
     let (_, ended) = stub.reports_to_the_end(1).await;

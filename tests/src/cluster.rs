@@ -25,6 +25,8 @@ pub struct Cluster {
     dir: TempDir,
     port: u16,
     environment: Vec<(String, String)>,
+    /// What a shell does before the scheduler starts, in a mount namespace of its own; empty for none.
+    mounts: String,
 }
 
 impl Cluster {
@@ -56,14 +58,33 @@ impl Cluster {
             ("TRAINYARD_SCHEDULER__RETRY_DELAY", "100ms".to_owned()),
         ];
         let environment = environment.map(|(key, value)| (key.to_owned(), value)).to_vec();
-        let mut cluster = Self { scheduler: None, dir, port, environment };
+        let mut cluster = Self { scheduler: None, dir, port, environment, mounts: String::new() };
         cluster.start_scheduler().await?;
         Ok(cluster)
     }
 
+    /// Starts one whose artifacts lie on a disk of their own of so many MiB, which needs root. What is on it is seen
+    /// by [`Process::sees`] only.
+    pub async fn start_with_blob_disk(mib: u32) -> Result<Self> {
+        let mut cluster = Self::start_patient().await?;
+        cluster.scheduler = None;
+        let blobs = cluster.blobs().display().to_string();
+        cluster.mounts = format!("mkdir -p '{blobs}' && mount -t tmpfs -o size={mib}m tmpfs '{blobs}'");
+        cluster.environment.push(("TRAINYARD_SCHEDULER__BLOB_DIR".into(), blobs));
+        // The one before has noted another directory for this Redis.
+        std::fs::remove_dir_all(cluster.path("scheduler"))?;
+        cluster.start_scheduler().await?;
+        Ok(cluster)
+    }
+
+    /// Where the artifacts of [`Cluster::start_with_blob_disk`] are.
+    pub fn blobs(&self) -> PathBuf {
+        self.path("blobs")
+    }
+
     /// Starts the scheduler (again) on the same data and port, and waits until it serves.
     pub async fn start_scheduler(&mut self) -> Result<()> {
-        let mut command = Command::new(binary("trainyard-scheduler")?);
+        let mut command = with_mounts(&binary("trainyard-scheduler")?, &self.mounts);
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         let mut process = Process::spawn(&mut command, &self.path("scheduler.log"))?;
         let deadline = std::time::Instant::now() + PATIENCE;
@@ -130,8 +151,19 @@ impl Cluster {
         cpu_slots: u32,
         more: &[(&str, &str)],
     ) -> Result<Process> {
+        self.start_agent_after("", name, cpu_slots, more).await
+    }
+
+    /// The same after what a shell does in a mount namespace of the agent's own, which needs root.
+    pub async fn start_agent_after(
+        &self,
+        mounts: &str,
+        name: &str,
+        cpu_slots: u32,
+        more: &[(&str, &str)],
+    ) -> Result<Process> {
         std::fs::create_dir_all(self.data_root())?;
-        let mut command = Command::new(binary("trainyard-agent")?);
+        let mut command = with_mounts(&binary("trainyard-agent")?, mounts);
         command
             .env("TRAINYARD_AGENT__SCHEDULER", self.url())
             .env("TRAINYARD_AGENT__NAME", name)
@@ -189,6 +221,16 @@ impl Cluster {
         ensure!(code == 0, "yard demo-data ended with {code}: {error}");
         Ok(folder.join("data.yaml"))
     }
+}
+
+/// A program that starts after what a shell does in a mount namespace of its own; as it is where that is nothing.
+fn with_mounts(program: &Path, mounts: &str) -> Command {
+    if mounts.is_empty() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &format!("{mounts} && exec \"$0\"")]).arg(program);
+    command
 }
 
 /// Runs a command to its end: exit code (128 + signal), standard output, standard error.

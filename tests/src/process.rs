@@ -42,6 +42,11 @@ impl Process {
         i32::try_from(self.child.id()).unwrap_or(i32::MAX)
     }
 
+    /// Where to find what the process finds at `path`, in its own mount namespace.
+    pub fn sees(&self, path: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.pid(), path.display()))
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(self.pid()), signal).with_context(|| format!("send {signal} to {}", self.pid()))

@@ -101,19 +101,18 @@ async fn bad_data_fails_the_job_at_once_with_a_sentence_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_missing_trainer_is_named_and_not_tried_for_ever() {
+async fn an_agent_without_a_trainer_takes_no_jobs_and_says_why() {
     let cluster = Cluster::start().await.unwrap();
     let _agent = cluster
         .start_agent_with("bench", 1, &[("TRAINYARD_AGENT__TRAINER", "/nowhere/trainer")])
         .await
         .unwrap();
     let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
-    let spec = pb::JobSpec { max_retries: Some(1), ..tiny(&data, 1) };
-    let id = cluster.submit(spec).await.unwrap();
-    let (state, _) = cluster.watch_to_end(&id).await.unwrap();
+    let id = cluster.submit(tiny(&data, 1)).await.unwrap();
     let job = cluster.job(&id).await.unwrap();
-    assert_eq!(state, pb::JobState::Failed);
-    assert!(job.state_reason.contains("/nowhere/trainer"), "{}", job.state_reason);
+    assert_eq!((job.state(), job.attempts.len()), (pb::JobState::Queued, 0), "{job:?}");
+    let agent = cluster.agent("bench").await.unwrap();
+    assert!(agent.unavailable.contains("/nowhere/trainer"), "{}", agent.unavailable);
 }
 
 #[tokio::test]

@@ -11,6 +11,18 @@ use trainyard_tests::cluster::{Cluster, run};
 use trainyard_tests::jobs::tiny;
 use trainyard_tests::process::binary;
 
+/// There is no card behind the stand-in: a trainer that says so, and that its job is to blame.
+const TRAINER: &str = r#"#!/bin/sh
+while [ $# -gt 0 ]; do
+  case $1 in
+    --events-fd) fd=$2; shift;;
+  esac
+  shift
+done
+printf '{"v":1,"time":5,"type":"failed","message":"there is no card"}\n' >"/proc/self/fd/$fd"
+exit 64
+"#;
+
 const CARDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fake-nvml/cards.json");
 
 fn library() -> PathBuf {
@@ -47,8 +59,12 @@ async fn each_card_gets_the_batch_size_of_its_nominal_memory() {
 async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
     let cluster = Cluster::start().await.unwrap();
     let library = library();
-    let variables =
-        [("FAKE_NVML_STATE", CARDS), ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap())];
+    let trainer = cluster.pretend(TRAINER).unwrap();
+    let variables = [
+        ("FAKE_NVML_STATE", CARDS),
+        ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
+        ("TRAINYARD_AGENT__TRAINER", trainer.as_str()),
+    ];
     let _agent = cluster.start_agent_with("cards", 0, &variables).await.unwrap();
     let gpus = cluster.agent("cards").await.unwrap().gpus;
     let totals: Vec<u64> = gpus.iter().map(|gpu| gpu.memory_total_mib).collect();
@@ -64,7 +80,6 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
     ];
     for (resources, card) in wishes {
         let job = cluster.submit(on(resources)).await.unwrap();
-        // There is no card behind the stand-in, so the trainer must refuse rather than train on the CPU.
         let (state, events) = cluster.watch_to_end(&job).await.unwrap();
         assert_eq!(state, pb::JobState::Failed);
         let job = cluster.job(&job).await.unwrap();
@@ -98,7 +113,9 @@ async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent
         cluster.show_cards("broken", &cards).unwrap();
     };
     put(true);
-    let _agent = cluster.start_agent_with_cards("broken", 0, &[]).await.unwrap();
+    let trainer = cluster.pretend(TRAINER).unwrap();
+    let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
+    let _agent = cluster.start_agent_with_cards("broken", 0, &variables).await.unwrap();
     let agent = cluster.agent("broken").await.unwrap();
     assert!(agent.gpus.is_empty() && agent.unavailable.contains("Unknown Error"), "{agent:?}");
     let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
@@ -110,4 +127,21 @@ async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent
     assert_eq!(cluster.job(&job).await.unwrap().attempts[0].agent_name, "broken");
     let agent = cluster.agent("broken").await.unwrap();
     assert!(agent.gpus.len() == 3 && agent.unavailable.is_empty(), "{agent:?}");
+}
+
+#[tokio::test]
+async fn a_card_on_which_the_trainer_cannot_do_one_step_takes_no_jobs() {
+    let cluster = Cluster::start().await.unwrap();
+    let library = library();
+    let variables =
+        [("FAKE_NVML_STATE", CARDS), ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap())];
+    // The trainer is the real one, and there is no card behind the stand-in.
+    let _agent = cluster.start_agent_with("cards", 1, &variables).await.unwrap();
+    let agent = cluster.agent("cards").await.unwrap();
+    for gpu in &agent.gpus {
+        let closed = gpu.unavailable.as_ref().unwrap();
+        assert_eq!(closed.cause(), pb::unavailable::Cause::SelfTest, "{closed:?}");
+        assert!(closed.message.contains("self-test failed"), "{closed:?}");
+    }
+    assert!(agent.cpu_slots[0].unavailable.is_none(), "the processor is well: {agent:?}");
 }

@@ -3,15 +3,18 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{FromRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use trainyard_types::Time;
 use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
 
+use crate::pulse;
+
 /// Where events go.
 #[derive(Debug, Default)]
 pub struct Events {
-    lines: Option<File>,
+    lines: Option<Arc<Mutex<File>>>,
     /// Whether nobody reads along.
     quiet: bool,
     /// Kept instead of printed, for tests.
@@ -47,7 +50,14 @@ impl Events {
     /// JSON lines go to descriptor `fd`, if there is one; readable lines always go to the terminal.
     pub fn new(fd: Option<RawFd>) -> Result<Self, BadDescriptor> {
         let lines = fd.map(|fd| inherited("events-fd", fd)).transpose()?;
-        Ok(Self { lines, ..Self::default() })
+        Ok(Self { lines: lines.map(|file| Arc::new(Mutex::new(file))), ..Self::default() })
+    }
+
+    /// Tells the agent from now on that the process lives, and what it is at.
+    pub fn beat(&self) {
+        if let Some(lines) = &self.lines {
+            pulse::tell(Arc::clone(lines));
+        }
     }
 
     /// Keeps events in memory, for tests.
@@ -66,11 +76,12 @@ impl Events {
         if let Some(recorded) = &mut self.recorded {
             recorded.push(event.clone());
         }
-        if let Some(file) = &mut self.lines {
+        if let Some(file) = &self.lines {
             let line = TrainerLine { v: VERSION, time: Time::now(), event };
             let written = serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut text| {
                 text.push(b'\n');
-                file.write_all(&text)
+                // Lines longer than a pipe takes at once must not be torn apart by a beat.
+                file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
             });
             if let Err(error) = written {
                 self.lines = None;

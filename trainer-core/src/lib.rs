@@ -13,6 +13,7 @@ pub mod libtorch;
 pub mod loss;
 pub mod model;
 pub mod optim;
+pub mod pulse;
 pub mod report;
 pub mod train;
 pub mod weights;

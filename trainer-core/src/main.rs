@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use trainyard_console as console;
 use trainyard_trainer::commands::{
-    cache::Cache, check::Check, export::Export, info::Info, predict::Predict, train::Train, val::Val,
+    cache::Cache, check::Check, export::Export, info::Info, predict::Predict, self_test::SelfTest,
+    train::Train, val::Val,
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
@@ -30,6 +31,7 @@ enum Command {
     Export(Export),
     Info(Info),
     Check(Check),
+    SelfTest(SelfTest),
     Cache(Cache),
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Export(export) => report(export.run()),
         Command::Info(info) => report(info.run(&cuda)),
         Command::Check(check) => check.run(),
+        Command::SelfTest(test) => test.run(&cuda),
         Command::Cache(cache) => cache.run(),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))

@@ -24,6 +24,7 @@ pub mod statistics;
 pub mod step;
 pub mod tables;
 pub mod transfer;
+pub mod unfit;
 pub mod upload;
 pub mod validate;
 pub mod watch;
@@ -31,7 +32,7 @@ pub mod watch;
 use std::sync::atomic::AtomicBool;
 
 use trainyard_types::fit::Shortage;
-use trainyard_types::trainer::{BatchSizeChanged, Finished, LogLevel, Started, TrainerEvent};
+use trainyard_types::trainer::{Activity, BatchSizeChanged, Finished, LogLevel, Started, TrainerEvent};
 
 use self::error::TrainError;
 use self::oom::{Ladder, Next, next_smaller};
@@ -42,6 +43,7 @@ use self::watch::Watch;
 use crate::checkpoint::{self, Loaded};
 use crate::events::Events;
 use crate::libtorch::{self, Precision, TorchError, device_name};
+use crate::pulse;
 
 /// Trains as `options` say, and tells `events` about it. Raising `stop` ends it at the next batch, with a
 /// checkpoint.
@@ -67,6 +69,7 @@ pub fn train_watched(
     let mut amp_off = false;
     let mut told = false;
     let setup = Setup::new(options, events)?;
+    pulse::at(Activity::Start, 0);
     let mut ladder = Ladder::new(setup.spec().bn_group);
     let minutes = setup.spec().checkpoint_minutes;
     let mut saver = Saver::new(&setup.options.run_dir, setup.options.checkpoints(), minutes);

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use trainyard_types::trainer::{BatchSizeChanged, CheckpointSaved, Failed, Finished, TrainerEvent};
-use trainyard_types::{Artifact, Assignment, AttemptId, EndReason, Ended, ReportBody, Slot, Time};
+use trainyard_types::{Assignment, AttemptId, EndReason, ReportBody, Slot, Time};
 
-use super::{Command, Prepared, slot_of};
+use super::{Command, Prepared, Refusal, Vigil, slot_of};
 use crate::host::loading::{Killed, Loading};
 
 /// Where an attempt stands; see the diagram in [`super`].
@@ -25,7 +25,9 @@ pub enum State {
     /// The trainer has finished; its artifacts are uploaded.
     Publishing,
     /// The trainer is gone; its newest checkpoint is uploaded before the end is told.
-    Saving { reason: EndReason, message: String },
+    Saving(Refusal),
+    /// The trainer is gone; its device is tested before the end is told.
+    Proving(Refusal),
     /// The end is in the spool.
     Ended { completed: bool },
     /// Not ours any more, but its trainer still lives.
@@ -46,10 +48,10 @@ pub struct Attempt {
     pub stop: Option<EndReason>,
     /// Who wants that and why, where the reason alone does not tell.
     pub stop_note: Option<String>,
-    /// What its card did to it.
-    pub fault: Option<(EndReason, String)>,
-    /// When a trainer that was killed for its card's sake is given up on: on a card that is gone it may never
-    /// leave the kernel, where it can do no more harm.
+    /// What its card did to it, or that it stalled.
+    pub fault: Option<Refusal>,
+    /// When a trainer that was killed is given up on: on a card that is gone, or on a share that does not answer,
+    /// it may never leave the kernel, where it can do no more harm.
     pub abandon_at: Option<Time>,
     /// The newest checkpoint on disk.
     pub checkpoint: Option<CheckpointSaved>,
@@ -58,7 +60,11 @@ pub struct Attempt {
     /// Step of the checkpoint that is on its way.
     pub uploading: Option<u64>,
     /// When the last upload began.
-    upload_began: Option<Time>,
+    pub upload_began: Option<Time>,
+    /// What handing in waits for, for a person.
+    pub waits_for: String,
+    /// Whether its trainer gets on.
+    pub vigil: Vigil,
     pub finished: Option<Finished>,
     pub failed: Option<Failed>,
     /// Whether anything was trained.
@@ -88,6 +94,8 @@ impl Attempt {
             stored_step: None,
             uploading: None,
             upload_began: None,
+            waits_for: String::new(),
+            vigil: Vigil::new(Duration::ZERO),
             finished: None,
             failed: None,
             has_trained: false,
@@ -108,11 +116,13 @@ impl Attempt {
     /// does a job's directory.
     pub fn conflicts(&self, id: AttemptId, other: AttemptId, slot: Option<&Slot>) -> bool {
         let busy = self.has_process() || matches!(self.state, State::Preparing);
-        id != other && busy && (id.job == other.job || self.slot() == slot)
+        let reads = matches!(self.state, State::Publishing | State::Saving(_));
+        id != other && ((busy && self.slot() == slot) || ((busy || reads) && id.job == other.job))
     }
 
     /// Its trainer is about to start.
-    pub fn begin(&mut self, prepared: Prepared) {
+    pub fn begin(&mut self, prepared: Prepared, awake: Duration) {
+        self.vigil = Vigil::new(awake);
         self.loading = Loading::new(prepared.workers, prepared.most_workers);
         self.prepared = Some(prepared);
     }
@@ -136,7 +146,7 @@ impl Attempt {
     /// Goes on with a smaller batch in a new process, from the newest checkpoint: the old one could not.
     pub fn start_again(
         &mut self,
-        now: Time,
+        (now, awake): (Time, Duration),
         id: AttemptId,
         changed: BatchSizeChanged,
         out: &mut Vec<Command>,
@@ -145,21 +155,22 @@ impl Attempt {
         let event = TrainerEvent::BatchSize(changed);
         out.push(Command::Report(id, now, ReportBody::Trainer(event.clone())));
         out.push(Command::Learn(id, event));
-        self.spawn(out);
+        self.spawn(awake, out);
     }
 
     /// Goes on in a new process with the batch that the old one told.
-    pub fn start_anew(&mut self, out: &mut Vec<Command>) {
+    pub fn start_anew(&mut self, awake: Duration, out: &mut Vec<Command>) {
         self.relapses += 1;
-        self.spawn(out);
+        self.spawn(awake, out);
     }
 
-    fn spawn(&mut self, out: &mut Vec<Command>) {
+    fn spawn(&mut self, awake: Duration, out: &mut Vec<Command>) {
         let (Some(assignment), Some(prepared)) = (self.assignment.clone(), self.prepared.clone()) else {
             return; // Cannot be: its trainer ran.
         };
         self.failed = None;
         self.finished = None;
+        self.vigil = Vigil::new(awake);
         // The new process reads the same spec.
         self.loading = Loading::new(prepared.workers, prepared.most_workers);
         self.state = State::Running;
@@ -176,103 +187,19 @@ impl Attempt {
         }
     }
 
-    /// Reports the end.
-    pub fn end(
-        &mut self,
-        now: Time,
-        id: AttemptId,
-        reason: EndReason,
-        message: String,
-        out: &mut Vec<Command>,
-    ) {
-        self.state = State::Ended { completed: false };
-        let ended = Ended { reason, message, artifacts: Vec::new(), unfit: None };
-        out.push(Command::Report(id, now, ReportBody::Ended(ended)));
-    }
-
-    /// Reports success.
-    pub fn complete(&mut self, now: Time, id: AttemptId, artifacts: Vec<Artifact>, out: &mut Vec<Command>) {
-        self.state = State::Ended { completed: true };
-        let best = self.finished.as_ref().map_or(0, |finished| finished.best_epoch);
-        let message = format!("trained to the end; the best weights are of epoch {best}");
-        let ended = Ended { reason: EndReason::Completed, message, artifacts, unfit: None };
-        out.push(Command::Report(id, now, ReportBody::Ended(ended)));
-    }
-
-    /// Whether the newest checkpoint is neither stored nor given up on.
-    fn unsaved(&self) -> Option<&CheckpointSaved> {
-        self.checkpoint.as_ref().filter(|saved| self.stored_step.is_none_or(|step| step < saved.step))
-    }
-
-    fn upload(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
-        if let Some(saved) = self.unsaved().cloned() {
-            self.uploading = Some(saved.step);
-            self.upload_began = Some(now);
-            out.push(Command::UploadCheckpoint(id, saved));
-        }
-    }
-
-    /// Uploads the newest checkpoint of a running trainer, unless one is on its way or went recently.
-    pub fn try_upload(&mut self, now: Time, id: AttemptId, every: Duration, out: &mut Vec<Command>) {
-        let due = self.upload_began.is_none_or(|began| began + every <= now);
-        if due && self.uploading.is_none() {
-            self.upload(now, id, out);
-        }
-    }
-
-    /// Reports the end, after the newest checkpoint is stored if somebody may go on from it.
-    pub fn save_and_end(
-        &mut self,
-        now: Time,
-        id: AttemptId,
-        reason: EndReason,
-        message: String,
-        out: &mut Vec<Command>,
-    ) {
-        let resumes = match reason {
-            EndReason::Preempted
-            | EndReason::Drained
-            | EndReason::TrainerCrash
-            | EndReason::GpuOom
-            | EndReason::HostOom
-            | EndReason::GpuFault
-            | EndReason::Stalled => true,
-            EndReason::Completed
-            | EndReason::BadSpec
-            | EndReason::AgentLost
-            | EndReason::Cancelled
-            | EndReason::TimeLimit
-            | EndReason::AgentUnfit => false,
-        };
-        if resumes && self.uploading.is_none() {
-            self.upload(now, id, out);
-        }
-        if resumes && self.uploading.is_some() {
-            self.state = State::Saving { reason, message };
-        } else {
-            if self.uploading.take().is_some() {
-                out.push(Command::CancelTransfers(id));
-            }
-            self.end(now, id, reason, message, out);
-        }
-    }
-
     /// The agent leaves: what is not told yet goes into the spool.
     pub fn give_up(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
         if self.has_process() {
             out.push(Command::Kill(id));
         }
         match self.state.clone() {
-            State::Saving { reason, message } => self.end(now, id, reason, message, out),
-            State::Waiting
-            | State::Preparing
-            | State::Running
-            | State::Stopping { .. }
-            | State::Killed
-            | State::Publishing => {
+            State::Saving(refusal) | State::Proving(refusal) => self.end(now, id, refusal, out),
+            State::Waiting | State::Preparing | State::Running | State::Stopping { .. } | State::Killed => {
                 let reason = self.stop.unwrap_or(EndReason::Drained);
-                self.end(now, id, reason, "the agent was stopped".into(), out);
+                self.end(now, id, Refusal::new(reason, "the agent was stopped"), out);
             }
+            // The next process of this agent goes on.
+            State::Publishing => {}
             State::Ended { .. } | State::Revoked => {}
         }
     }

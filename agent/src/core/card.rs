@@ -9,7 +9,7 @@ use super::{Command, Core, Refusal};
 use crate::gpu::cards::Order;
 
 /// How long a trainer may take to die of SIGKILL. In a driver whose card is gone it may take for ever.
-const ABANDON_AFTER: Duration = Duration::from_secs(30);
+pub(super) const ABANDON_AFTER: Duration = Duration::from_secs(30);
 
 /// For so long after a trainer's end, what the driver says of a process on its card is said of that one.
 const LATE: Duration = Duration::from_secs(10);
@@ -18,11 +18,57 @@ impl Core {
     /// How an attempt that comes for this slot ends at once, if its card or the disk takes none.
     pub(super) fn refusal(&self, slot: Option<&Slot>) -> Option<Refusal> {
         if let Some(message) = self.disk_short.clone() {
-            return Some(Refusal { reason: EndReason::Preempted, message });
+            return Some(Refusal::new(EndReason::Preempted, message));
         }
-        match slot? {
+        let closed = match slot? {
             Slot::Gpu(uuid) => self.closed.get(uuid).cloned(),
-            Slot::Cpu(_) => None,
+            Slot::Cpu(_) => self.cpu_closed.clone(),
+        };
+        closed.or_else(|| self.held_by_a_stuck_one(slot))
+    }
+
+    /// How an attempt ends that comes to a slot which a trainer that does not end still holds.
+    pub(super) fn held_by_a_stuck_one(&self, slot: Option<&Slot>) -> Option<Refusal> {
+        let (_, message) = self.stuck.values().find(|(held, _)| Some(held) == slot)?;
+        Some(Refusal::new(EndReason::Preempted, message.clone()))
+    }
+
+    /// A trainer is gone at last.
+    pub(super) fn no_longer_stuck(&mut self, id: AttemptId, out: &mut Vec<Command>) {
+        if self.stuck.remove(&id).is_some() {
+            out.push(Command::Stuck(self.stuck.values().cloned().collect()));
+        }
+    }
+
+    /// Ends attempts whose trainers do not even die, and closes their slots.
+    pub(super) fn abandon(&mut self, now: Time, out: &mut Vec<Command>) {
+        let due = |attempt: &Attempt| {
+            let killed = matches!(attempt.state, State::Killed | State::Revoked);
+            killed && attempt.abandon_at.is_some_and(|at| at <= now)
+        };
+        let ids: Vec<AttemptId> =
+            self.attempts.iter().filter(|(_, attempt)| due(attempt)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(attempt) = self.attempts.get_mut(&id) else { continue };
+            if let Some(slot) = attempt.slot().cloned() {
+                let message = format!(
+                    "the trainer of attempt {id} was killed and does not end: it hangs in the kernel, in a driver or on \
+                     a share that does not answer; the slot opens when it is gone, at the latest with a restart of \
+                     this machine"
+                );
+                self.stuck.insert(id, (slot, message));
+                out.push(Command::Stuck(self.stuck.values().cloned().collect()));
+            }
+            if matches!(attempt.state, State::Revoked) {
+                self.attempts.remove(&id);
+                continue;
+            }
+            let why = attempt.fault.clone().unwrap_or_else(|| {
+                let note = attempt.stop_note.clone().unwrap_or_else(|| "it was killed".into());
+                Refusal::new(attempt.stop.unwrap_or(EndReason::Drained), note)
+            });
+            let message = format!("{}; its process hangs in the kernel and was given up on", why.message);
+            attempt.save_and_end(now, id, Refusal { message, ..why }, out);
         }
     }
 
@@ -39,7 +85,7 @@ impl Core {
                 if self.left.get(gpu).is_some_and(|left| now.since(*left) < LATE) => {}
             Order::Fail { gpu, reason, message, at_once } => {
                 for id in self.on_card(gpu) {
-                    self.fail(now, id, (*reason, message.clone()), *at_once, out);
+                    self.fail(now, id, Refusal::new(*reason, message.clone()), *at_once, out);
                 }
             }
         }
@@ -56,7 +102,7 @@ impl Core {
         match &mut attempt.state {
             State::Waiting | State::Preparing => {
                 out.push(Command::CancelTransfers(id));
-                attempt.end(now, id, EndReason::Preempted, message.to_owned(), out);
+                attempt.end(now, id, Refusal::new(EndReason::Preempted, message), out);
             }
             State::Stopping { kill_at } => *kill_at = (*kill_at).min(now + within),
             State::Running => {
@@ -66,20 +112,14 @@ impl Core {
             // Its process is gone, or about to go.
             State::Killed
             | State::Publishing
-            | State::Saving { .. }
+            | State::Saving(_)
+            | State::Proving(_)
             | State::Ended { .. }
             | State::Revoked => {}
         }
     }
 
-    fn fail(
-        &mut self,
-        now: Time,
-        id: AttemptId,
-        fault: (EndReason, String),
-        at_once: bool,
-        out: &mut Vec<Command>,
-    ) {
+    fn fail(&mut self, now: Time, id: AttemptId, fault: Refusal, at_once: bool, out: &mut Vec<Command>) {
         let stop_grace = self.limits.stop_grace;
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         match attempt.state {
@@ -87,7 +127,7 @@ impl Core {
             State::Waiting | State::Preparing if !at_once => return,
             State::Waiting | State::Preparing => {
                 out.push(Command::CancelTransfers(id));
-                attempt.end(now, id, fault.0, fault.1, out);
+                attempt.end(now, id, fault, out);
                 return;
             }
             State::Running | State::Stopping { .. } if at_once => {
@@ -102,19 +142,13 @@ impl Core {
             State::Stopping { .. } => {}
             State::Killed => attempt.abandon_at = attempt.abandon_at.or(Some(now + ABANDON_AFTER)),
             // The process is gone; what it left is as good as before.
-            State::Publishing | State::Saving { .. } | State::Ended { .. } | State::Revoked => return,
+            State::Publishing
+            | State::Saving(_)
+            | State::Proving(_)
+            | State::Ended { .. }
+            | State::Revoked => return,
         }
         attempt.fault.get_or_insert(fault);
-    }
-}
-
-impl Attempt {
-    /// Ends an attempt whose trainer does not die.
-    pub(super) fn check_abandoned(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
-        let due = self.abandon_at.is_some_and(|at| at <= now) && matches!(self.state, State::Killed);
-        let Some((reason, message)) = self.fault.clone().filter(|_| due) else { return };
-        let message = format!("{message}; its process hangs in the driver and was given up on");
-        self.save_and_end(now, id, reason, message, out);
     }
 }
 

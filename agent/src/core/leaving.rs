@@ -2,27 +2,37 @@
 
 use std::time::Duration;
 
-use trainyard_types::{AttemptId, EndReason, Ended, ReportBody, Time};
+use trainyard_types::{AttemptId, EndReason, Time};
 
 use super::attempt::{Attempt, State};
-use super::{Command, Core};
+use super::card::ABANDON_AFTER;
+use super::{Command, Core, HandIn, Refusal};
 
 /// How long a shutdown waits for a scheduler that is away once no trainer lives. What is not told by
 /// then waits in the spool for the next start.
 const AWAY_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Core {
-    pub(super) fn on_recovered(&mut self, now: Time, id: AttemptId, ended: bool, out: &mut Vec<Command>) {
-        if !ended {
-            let ended = Ended {
-                reason: EndReason::AgentLost,
-                message: "the agent was restarted".into(),
-                artifacts: Vec::new(),
-                unfit: None,
-            };
-            out.push(Command::Report(id, now, ReportBody::Ended(ended)));
+    pub(super) fn on_recovered(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        ended: bool,
+        hand_in: Option<HandIn>,
+        out: &mut Vec<Command>,
+    ) {
+        let mut attempt = Attempt::recovered();
+        match hand_in {
+            Some(hand_in) if !ended => {
+                attempt = Attempt::handing_in(&hand_in);
+                out.push(Command::UploadArtifacts(id, hand_in.artifacts));
+            }
+            _ if !ended => {
+                attempt.end(now, id, Refusal::new(EndReason::AgentLost, "the agent was restarted"), out);
+            }
+            _ => {}
         }
-        self.attempts.insert(id, Attempt::recovered());
+        self.attempts.insert(id, attempt);
     }
 
     /// The disk has lost the report of an end, and nobody knows any more how it was.
@@ -30,7 +40,7 @@ impl Core {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if matches!(attempt.state, State::Ended { .. }) {
             let message = "how it ended was lost on the agent's disk, or when the agent was restarted";
-            attempt.end(now, id, EndReason::AgentLost, message.into(), out);
+            attempt.end(now, id, Refusal::new(EndReason::AgentLost, message), out);
         }
     }
 
@@ -51,13 +61,17 @@ impl Core {
                 && kill_at <= now
             {
                 attempt.state = State::Killed;
+                attempt.abandon_at = Some(now + ABANDON_AFTER);
                 out.push(Command::Kill(*id));
             }
-            attempt.check_abandoned(now, *id, out);
         }
+        self.abandon(now, out);
         let Some(give_up_at) = self.give_up_at else { return };
         let alive = self.attempts.values().any(Attempt::has_process);
-        if !alive && !self.connected {
+        // What waits for room on the scheduler's disk is handed in by the next process.
+        let waits =
+            |attempt: &Attempt| matches!(attempt.state, State::Publishing) && !attempt.waits_for.is_empty();
+        if !alive && (!self.connected || self.attempts.values().all(waits)) {
             self.give_up_at = Some(give_up_at.min(now + AWAY_PATIENCE));
         }
         if self.attempts.is_empty() || give_up_at <= now {

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use trainyard_types::EndReason;
+use trainyard_types::faults::{self, Fault, Row};
 use trainyard_types::trainer::{BatchSizeChanged, Phase, exit_code};
+use trainyard_types::{EndReason, Unfit};
 
+use super::Refusal;
 use super::attempt::{Attempt, State};
 use crate::batch::next_smaller;
 
@@ -81,64 +83,66 @@ pub enum Outcome {
     },
     /// Batches that had fitted did not any more: another process goes on with those that the trainer told.
     Anew,
-    /// It is over, with a sentence for a person.
-    End(EndReason, String),
+    /// It is over.
+    End(Refusal),
+}
+
+fn end(reason: EndReason, message: impl Into<String>) -> Outcome {
+    Outcome::End(Refusal::new(reason, message))
 }
 
 /// Judges an exit by what the trainer told and what it was asked.
 pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
     let told = attempt.failed.as_ref().map(|failed| failed.message.clone());
     if attempt.stop == Some(EndReason::Cancelled) {
-        return Outcome::End(EndReason::Cancelled, stopped(attempt, exit));
+        return end(EndReason::Cancelled, stopped(attempt, exit));
     }
     let finished = attempt.finished.as_ref().filter(|_| exit.kind == ExitKind::Code(exit_code::DONE));
-    if let (Some((reason, message)), None) = (&attempt.fault, finished) {
-        return Outcome::End(*reason, message.clone()); // Whatever the trainer says follows from that.
+    if let (Some(fault), None) = (&attempt.fault, finished) {
+        return Outcome::End(fault.clone()); // Whatever the trainer says follows from that.
+    }
+    if let (Some(unfit), None) = (lack(attempt, exit), attempt.stop) {
+        return Outcome::End(Refusal::unfit(unfit));
     }
     match (exit.kind, &attempt.finished, attempt.stop) {
         (ExitKind::Code(exit_code::DONE), Some(finished), _) => Outcome::Publish(finished.artifacts.clone()),
         (ExitKind::Code(exit_code::BAD_SPEC), ..) => {
-            Outcome::End(EndReason::BadSpec, told.unwrap_or_else(|| with_stderr("bad spec or data", exit)))
+            end(EndReason::BadSpec, told.unwrap_or_else(|| with_stderr("bad spec or data", exit)))
         }
         (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => match &exit.card_taken {
-            Some(why) => {
-                Outcome::End(EndReason::Preempted, format!("the card's memory ran out beside others: {why}"))
-            }
+            Some(why) => end(EndReason::Preempted, format!("the card's memory ran out beside others: {why}")),
             None if kind == ExitKind::Code(exit_code::GPU_OOM_AGAIN) => relapse(attempt, told),
             None => step_down(attempt, kind, told),
         },
         (ExitKind::Code(exit_code::GPU_OOM), ..) if !ran_out_of_gpu_memory(attempt, exit) => {
-            Outcome::End(EndReason::GpuOom, told.unwrap_or_else(|| too_small(attempt)))
+            end(EndReason::GpuOom, told.unwrap_or_else(|| too_small(attempt)))
         }
         (ExitKind::Code(_), _, None) if exit.disk_is_short && said_one_of(&DISK_WORDS, attempt, exit) => {
             let text = "this agent's disk is full and the trainer could not go on";
-            Outcome::End(
-                EndReason::Preempted,
-                told.map_or_else(|| text.into(), |told| format!("{text}: {told}")),
-            )
+            end(EndReason::Preempted, told.map_or_else(|| text.to_owned(), |told| format!("{text}: {told}")))
         }
         (ExitKind::Code(_) | ExitKind::Signal(SIGABRT), _, None) if ran_out_of_main_memory(attempt, exit) => {
             let text = told.unwrap_or_else(|| with_stderr("the trainer had no main memory left", exit));
-            Outcome::End(EndReason::HostOom, text)
+            end(EndReason::HostOom, text)
         }
-        (_, _, Some(reason)) => Outcome::End(reason, stopped(attempt, exit)),
+        (_, _, Some(reason)) => end(reason, stopped(attempt, exit)),
         (ExitKind::Code(exit_code::STOPPED), ..) => {
             // The agent did not ask: somebody else stops this machine's processes.
             let text = "the trainer was stopped from outside and left a checkpoint".to_owned();
-            Outcome::End(EndReason::Drained, text)
+            end(EndReason::Drained, text)
         }
         (ExitKind::Signal(SIGKILL), ..) if exit.out_of_memory_kill => {
             let text = "the machine's memory ran out and the kernel killed the trainer; on this machine its next \
                         attempt loads with fewer workers and keeps no images in memory";
-            Outcome::End(EndReason::HostOom, text.into())
+            end(EndReason::HostOom, text)
         }
         (ExitKind::Code(exit_code::DONE), None, None) => {
             let text = "the trainer exited with 0 but never said that it had finished";
-            Outcome::End(EndReason::TrainerCrash, with_stderr(text, exit))
+            end(EndReason::TrainerCrash, with_stderr(text, exit))
         }
         (ExitKind::Code(code), ..) => {
             let text = told.unwrap_or_else(|| with_stderr("the trainer crashed", exit));
-            Outcome::End(EndReason::TrainerCrash, format!("{text} (exit code {code})"))
+            end(EndReason::TrainerCrash, format!("{text} (exit code {code})"))
         }
         (ExitKind::Signal(signal), ..) => {
             let name = nix::sys::signal::Signal::try_from(signal)
@@ -146,9 +150,44 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
             // Somebody sent SIGKILL; what the trainer said before explains nothing.
             let text = format!("{name} ended the trainer");
             let text = if signal == SIGKILL { text } else { with_stderr(&text, exit) };
-            Outcome::End(EndReason::TrainerCrash, text)
+            end(EndReason::TrainerCrash, text)
         }
     }
+}
+
+/// What the machine lacked, by the trainer's own word, or by how it ended without one.
+fn lack(attempt: &Attempt, exit: &Exit) -> Option<Unfit> {
+    if let Some(failed) = &attempt.failed {
+        return failed.unfit.clone();
+    }
+    let crashed = match exit.kind {
+        ExitKind::Code(code) => !is_of_contract(code),
+        ExitKind::Signal(signal) => signal != SIGKILL,
+    };
+    if !crashed || ran_out_of_gpu_memory(attempt, exit) || ran_out_of_main_memory(attempt, exit) {
+        return None;
+    }
+    let by_end = || match exit.kind {
+        _ if attempt.has_trained => None,
+        ExitKind::Code(code) => faults::of_code(code),
+        ExitKind::Signal(signal) => faults::of_signal(signal),
+    };
+    let row: Row = faults::of_words(&exit.stderr_tail).or_else(by_end)?;
+    let Fault::Machine(kind) = row.fault else { return None };
+    let text = with_stderr(&format!("the trainer cannot run here: {}", row.meaning), exit);
+    Some(Unfit { kind, path: String::new(), message: text })
+}
+
+/// Whether a trainer ends with this code on purpose.
+const fn is_of_contract(code: i32) -> bool {
+    matches!(
+        code,
+        exit_code::DONE
+            | exit_code::BAD_SPEC
+            | exit_code::STOPPED
+            | exit_code::GPU_OOM
+            | exit_code::GPU_OOM_AGAIN
+    )
 }
 
 /// Whether the trainer's last words are of `words`.
@@ -183,7 +222,7 @@ fn relapse(attempt: &Attempt, told: Option<String>) -> Outcome {
         return Outcome::Anew;
     }
     let text = "the card's memory ran out again and again with batches that had fitted";
-    Outcome::End(EndReason::TrainerCrash, told.map_or_else(|| text.into(), |told| format!("{text}: {told}")))
+    end(EndReason::TrainerCrash, told.map_or_else(|| text.to_owned(), |told| format!("{text}: {told}")))
 }
 
 /// The next smaller batch in a new process; below 1 there is none.
@@ -193,7 +232,7 @@ fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome
         let text = told.unwrap_or_else(|| too_small(attempt));
         // What has trained here is not too large for the card.
         let reason = if attempt.has_trained { EndReason::TrainerCrash } else { EndReason::GpuOom };
-        return Outcome::End(reason, text);
+        return end(reason, text);
     };
     let how = match kind {
         ExitKind::Code(code) => format!("exit code {code}"),

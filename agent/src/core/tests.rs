@@ -1,15 +1,17 @@
 use trainyard_types::trainer::{Epoch, Failed, Finished};
-use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, TrainSpec};
+use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, SlotReleased, TrainSpec};
 use uuid::Uuid;
 
 use super::*;
 
+mod machine;
 mod memory;
 
 const LIMITS: Limits = Limits {
     stop_grace: Duration::from_secs(30),
     shutdown_grace: Duration::from_secs(90),
     checkpoint_upload_every: Duration::from_secs(300),
+    stall_after: Duration::from_secs(300),
 };
 
 fn id(job: u128, number: u32) -> AttemptId {
@@ -62,6 +64,12 @@ fn ended(out: &[Command]) -> Option<(EndReason, String)> {
         Command::Report(_, _, ReportBody::Ended(ended)) => Some((ended.reason, ended.message.clone())),
         _ => None,
     })
+}
+
+/// The report that a slot is free.
+fn released(attempt: AttemptId, now: u64, waits_for: &str, is_trained: bool) -> Command {
+    let released = SlotReleased { waits_for: waits_for.into(), is_trained };
+    Command::Report(attempt, Time(now), ReportBody::SlotReleased(released))
 }
 
 /// A core whose attempt `a` runs.
@@ -126,7 +134,14 @@ fn a_run_to_the_end_publishes_reports_and_is_forgotten_when_all_is_acknowledged(
     let mut world = Running::new();
     world.finish();
     let out = world.exited(2, ExitKind::Code(0));
-    assert_eq!(out, [Command::UploadArtifacts(world.a, vec!["weights/best.safetensors".into()])]);
+    let artifacts = vec![PathBuf::from("weights/best.safetensors")];
+    let hand_in = HandIn { best_epoch: 7, artifacts: artifacts.clone() };
+    let wanted = [
+        Command::KeepHandIn(world.a, hand_in),
+        released(world.a, 2, "", true),
+        Command::UploadArtifacts(world.a, artifacts),
+    ];
+    assert_eq!(out, wanted);
     let artifact = Artifact { name: "weights/best.safetensors".into(), size_bytes: 1, sha256: "0".into() };
     let out = world.core.handle(Time(3), Event::ArtifactsUploaded(world.a, Ok(vec![artifact.clone()])));
     let Some(Command::Report(_, Time(3), ReportBody::Ended(ended))) = out.first() else { panic!("{out:?}") };
@@ -194,7 +209,7 @@ fn every_exit_after_a_stop_has_the_stops_reason_but_for_what_no_retry_can_help()
     let mut world = Running::new();
     world.finish();
     world.stop(EndReason::Drained);
-    assert!(matches!(world.exited(1, ExitKind::Code(0))[..], [Command::UploadArtifacts(..)]));
+    assert!(matches!(world.exited(1, ExitKind::Code(0))[..], [.., Command::UploadArtifacts(..)]));
     let mut world = Running::new();
     world.finish();
     world.stop(EndReason::Cancelled);
@@ -210,7 +225,7 @@ fn a_trainer_that_ignores_sigterm_is_killed_after_the_grace_period() {
     assert_eq!(world.core.next_deadline(), Some(Time(31_000)));
     assert_eq!(world.core.handle(Time(30_999), Event::Tick), []);
     assert_eq!(world.core.handle(Time(31_000), Event::Tick), [Command::Kill(world.a)]);
-    assert_eq!(world.core.next_deadline(), None);
+    assert_eq!(world.core.next_deadline(), Some(Time(61_000)), "when it is given up on");
     let (reason, message) = ended(&world.exited(31_001, ExitKind::Signal(9))).unwrap();
     assert!(reason == EndReason::Cancelled && message.contains("did not stop within"), "{message}");
 }
@@ -242,7 +257,7 @@ fn a_stop_before_the_trainer_starts_ends_the_attempt_at_once() {
 fn a_refused_preparation_ends_the_attempt_with_its_message() {
     let mut core = Core::new(LIMITS);
     core.handle(Time(0), Event::Assigned(assignment(id(1, 1), gpu("GPU-1"), None)));
-    let refusal = Refusal { reason: EndReason::BadSpec, message: "outside".into() };
+    let refusal = Refusal::new(EndReason::BadSpec, "outside");
     let out = core.handle(Time(1), Event::Prepared(id(1, 1), Err(refusal)));
     assert_eq!(ended(&out), Some((EndReason::BadSpec, "outside".into())));
 }
@@ -250,7 +265,7 @@ fn a_refused_preparation_ends_the_attempt_with_its_message() {
 #[test]
 fn a_missing_trainer_ends_the_attempt_and_frees_the_slot() {
     let mut world = Running::new();
-    let refusal = Refusal { reason: EndReason::TrainerCrash, message: "no trainer".into() };
+    let refusal = Refusal::new(EndReason::TrainerCrash, "no trainer");
     let out = world.core.handle(Time(1), Event::SpawnFailed(world.a, refusal));
     assert_eq!(ended(&out), Some((EndReason::TrainerCrash, "no trainer".into())));
     Running::with(world.core, id(2, 1), gpu("GPU-1"));
@@ -313,7 +328,7 @@ fn a_drained_attempt_stores_its_newest_checkpoint_before_its_end_is_told() {
         world.stop(reason);
         world.line(1, TrainerEvent::Checkpoint(saved(20)));
         // The upload of step 10 is still under way.
-        assert_eq!(world.exited(2, ExitKind::Code(75)), []);
+        assert_eq!(world.exited(2, ExitKind::Code(75)), [released(world.a, 2, "", false)]);
         let out = world.core.handle(Time(3), Event::CheckpointUploaded(world.a, Ok(checkpoint(10))));
         assert_eq!(out[1..], [Command::UploadCheckpoint(world.a, saved(20))]);
         let out = world.core.handle(Time(4), Event::CheckpointUploaded(world.a, Ok(checkpoint(20))));
@@ -339,7 +354,7 @@ fn a_finished_attempt_gives_its_checkpoints_upload_up() {
     world.finish();
     let out = world.exited(2, ExitKind::Code(0));
     assert_eq!(out[0], Command::CancelTransfers(world.a));
-    assert!(matches!(out[1..], [Command::UploadArtifacts(..)]), "{out:?}");
+    assert!(matches!(out[1..], [.., Command::UploadArtifacts(..)]), "{out:?}");
 }
 
 #[test]
@@ -391,7 +406,7 @@ fn where_decoded_images_are_is_noted_for_whole_data_sets() {
 #[test]
 fn an_end_that_the_disk_has_lost_is_told_as_far_as_it_is_known() {
     let mut core = Core::new(LIMITS);
-    core.handle(Time(0), Event::Recovered { attempt: id(1, 1), ended: true });
+    core.handle(Time(0), Event::Recovered { attempt: id(1, 1), ended: true, hand_in: None });
     assert_eq!(ended(&core.handle(Time(1), Event::EndLost(id(1, 1)))).unwrap().0, EndReason::AgentLost);
     let mut world = Running::new();
     assert_eq!(world.core.handle(Time(1), Event::EndLost(world.a)), [], "it has not ended");
@@ -411,9 +426,9 @@ fn bad_lines_are_told_with_their_count() {
 #[test]
 fn what_a_former_process_left_is_ended_once_and_told_until_acknowledged() {
     let mut core = Core::new(LIMITS);
-    let out = core.handle(Time(0), Event::Recovered { attempt: id(1, 1), ended: false });
+    let out = core.handle(Time(0), Event::Recovered { attempt: id(1, 1), ended: false, hand_in: None });
     assert_eq!(ended(&out), Some((EndReason::AgentLost, "the agent was restarted".into())));
-    assert_eq!(core.handle(Time(0), Event::Recovered { attempt: id(2, 1), ended: true }), []);
+    assert_eq!(core.handle(Time(0), Event::Recovered { attempt: id(2, 1), ended: true, hand_in: None }), []);
     assert_eq!(core.held(), [id(1, 1), id(2, 1)]);
     assert_eq!(core.handle(Time(1), Event::AllAcked(id(1, 1))), [Command::DropReports(id(1, 1))]);
 }
@@ -436,11 +451,11 @@ fn a_shutdown_gives_up_after_its_grace_period_and_leaves_nothing_untold_in_the_s
     let mut world = Running::new();
     world.core.handle(Time(0), Event::Shutdown);
     world.core.handle(Time(30_000), Event::Tick);
+    assert_eq!(world.core.next_deadline(), Some(Time(60_000)));
+    let out = world.core.handle(Time(60_000), Event::Tick);
+    assert_eq!(ended(&out).unwrap().0, EndReason::Drained, "a trainer that does not die is not waited for");
     assert_eq!(world.core.next_deadline(), Some(Time(90_000)));
-    let out = world.core.handle(Time(90_000), Event::Tick);
-    assert_eq!(out[0], Command::Kill(world.a));
-    assert_eq!(ended(&out).unwrap().0, EndReason::Drained);
-    assert_eq!(out.last(), Some(&Command::Exit));
+    assert_eq!(world.core.handle(Time(90_000), Event::Tick), [Command::Exit]);
 }
 
 #[test]

@@ -113,6 +113,8 @@ pub struct Cards {
     silence: Option<String>,
     /// Whether one answered that is not known.
     has_strangers: bool,
+    /// What the agent keeps jobs away from for other reasons than the readings'.
+    closed: BTreeMap<GpuUuid, Unavailable>,
 }
 
 impl Cards {
@@ -124,7 +126,15 @@ impl Cards {
                 gpus.push(record.gpu.clone());
             }
         }
-        let mut cards = Self { rules, cards: Vec::new(), ward, boot_id, silence: None, has_strangers: false };
+        let mut cards = Self {
+            rules,
+            cards: Vec::new(),
+            ward,
+            boot_id,
+            silence: None,
+            has_strangers: false,
+            closed: BTreeMap::new(),
+        };
         cards.adopt(gpus);
         cards
     }
@@ -268,6 +278,11 @@ impl Cards {
         }
     }
 
+    /// These take no jobs, for other reasons than the readings'.
+    pub fn close(&mut self, closed: BTreeMap<GpuUuid, Unavailable>) {
+        self.closed = closed;
+    }
+
     /// Somebody says that a card is sound. Says whether it was quarantined.
     pub fn on_clear(&mut self, uuid: &GpuUuid) -> bool {
         let was_in = self.ward.release(uuid);
@@ -312,6 +327,9 @@ impl Cards {
         }
         if let Some(why) = card.unsupported.as_ref().or(card.silent.as_ref()) {
             return because(UnavailableCause::Unsupported, why);
+        }
+        if let Some(closed) = self.closed.get(&card.gpu.uuid) {
+            return Some(closed.clone());
         }
         if let Some(why) = &card.owner {
             return because(UnavailableCause::Owner, why);

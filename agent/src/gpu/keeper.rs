@@ -22,11 +22,13 @@ use super::support::Libtorch;
 use super::xid::{Effect, policy};
 use super::{GpuProbe, XidEvent};
 use crate::advert::Advert;
+use crate::closings::Closings;
 use crate::connection::{CardEnds, Readings};
 use crate::core::{Event, Refusal};
 use crate::crew::Crew;
 use crate::driver::Input;
 use crate::guest::Local;
+use crate::self_test::Tests;
 use crate::telemetry::{self, Batcher};
 use crate::transfer::Link;
 
@@ -71,6 +73,10 @@ pub struct Around {
     pub advert: watch::Sender<Advert>,
     /// Whether the scheduler is there.
     pub link: watch::Receiver<Option<Link>>,
+    /// What jobs are kept away from for other reasons than the cards' readings.
+    pub closings: Closings,
+    /// Who tests devices.
+    pub tests: Tests,
     /// The driver's inbox.
     pub inbox: mpsc::Sender<Input>,
 }
@@ -107,6 +113,7 @@ impl Keeper {
         };
         // There are no attempts yet that could be ordered about.
         let _none = self.on_read(read);
+        self.cards.close(self.around.closings.gpus());
         self.publish();
         let closed = Event::CardsClosed(self.closed());
         // The driver that takes it does not run yet, and its inbox is empty.
@@ -118,6 +125,8 @@ impl Keeper {
         let (found, mut xids) = mpsc::channel(XIDS);
         self.around.probe.watch_xids(found);
         let mut libtorch = self.start_asking();
+        let mut closings = self.around.closings.changes();
+        closings.mark_changed();
         let mut finding: Option<JoinHandle<Found>> = None;
         let mut find_next = Time::now();
         let mut ticks = interval(READ_EVERY);
@@ -152,7 +161,11 @@ impl Keeper {
                 // Without an event thread the driver tells none.
                 Some(event) = xids.recv() => self.on_xid(&event).await,
                 Some(uuid) = self.clears.recv() => {
-                    self.cards.on_clear(&uuid);
+                    self.on_clear(&uuid);
+                    Vec::new()
+                }
+                Ok(()) = closings.changed() => {
+                    self.cards.close(self.around.closings.gpus());
                     Vec::new()
                 }
                 answer = finished_asking(&mut libtorch) => {
@@ -166,6 +179,16 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    /// Somebody says that a card is sound, or, without its UUID, that the whole machine is.
+    fn on_clear(&mut self, uuid: &GpuUuid) {
+        let all = uuid.0.is_empty();
+        let gpus = self.cards.gpus().into_iter().map(|gpu| gpu.uuid).filter(|gpu| all || gpu == uuid);
+        for gpu in gpus.collect::<Vec<_>>() {
+            self.cards.on_clear(&gpu);
+        }
+        self.around.tests.clear((!all).then(|| uuid.clone()));
     }
 
     /// Asks what libtorch can use, if there are cards.
@@ -277,7 +300,7 @@ fn refusal(unavailable: &Unavailable) -> Refusal {
         | UnavailableCause::Duplicate
         | UnavailableCause::Stuck => EndReason::Preempted,
     };
-    Refusal { reason, message: unavailable.message.clone() }
+    Refusal::new(reason, unavailable.message.clone())
 }
 
 fn hanging() -> ProbeError {

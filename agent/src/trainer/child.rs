@@ -26,6 +26,7 @@ use super::groups::{self, Groups};
 use super::leftovers;
 use crate::core::ExitKind;
 use crate::host::cgroup::Cgroup;
+use crate::identity::Identity;
 
 /// A trainer that was started.
 #[derive(Debug)]
@@ -47,6 +48,34 @@ pub struct Gone {
     pub out_of_memory_kill: Option<bool>,
 }
 
+/// Why a trainer did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its log cannot be written.
+    #[error("{path}: {source}")]
+    Log {
+        /// Where.
+        path: PathBuf,
+        /// The system's.
+        source: io::Error,
+    },
+    /// The machine has no pipe or thread left.
+    #[error("{0}")]
+    System(io::Error),
+    /// The program does not start.
+    #[error("{0}")]
+    Program(io::Error),
+}
+
+impl StartError {
+    /// What the system said.
+    pub const fn source(&self) -> &io::Error {
+        match self {
+            Self::Log { source, .. } | Self::System(source) | Self::Program(source) => source,
+        }
+    }
+}
+
 /// Sends signals to a trainer, and to nobody else once it is gone; and asks things of it.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -55,9 +84,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// SIGTERM to the trainer: write a checkpoint and exit.
+    /// SIGTERM to the trainer: write a checkpoint and exit. One that somebody has stopped goes on for that.
     pub fn terminate(&self) {
         self.with_pid(|pid| nix::sys::signal::kill(pid, Signal::SIGTERM));
+        self.with_pid(|pid| nix::sys::signal::kill(pid, Signal::SIGCONT));
     }
 
     /// SIGKILL to the trainer and whatever it started.
@@ -90,7 +120,7 @@ impl Handle {
 struct Request {
     start: Start,
     log: PathBuf,
-    reply: oneshot::Sender<io::Result<Trainer>>,
+    reply: oneshot::Sender<Result<Trainer, StartError>>,
 }
 
 /// The thread that starts trainers.
@@ -100,7 +130,7 @@ pub struct Spawner(mpsc::Sender<Request>);
 /// Whose trainers are started.
 #[derive(Debug, Clone)]
 struct Owner {
-    agent: AgentId,
+    identity: Identity,
     groups: Option<Groups>,
 }
 
@@ -109,8 +139,8 @@ impl Spawner {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(agent: AgentId, groups: Option<Groups>) -> io::Result<Self> {
-        let owner = Owner { agent, groups };
+    pub fn start(identity: Identity, groups: Option<Groups>) -> io::Result<Self> {
+        let owner = Owner { identity, groups };
         let (sender, requests) = mpsc::channel::<Request>();
         thread::Builder::new().name("spawner".into()).spawn(move || {
             for request in requests {
@@ -129,22 +159,24 @@ impl Spawner {
     ///
     /// # Errors
     /// The binary does not start.
-    pub async fn spawn(&self, start: Start, log: PathBuf) -> io::Result<Trainer> {
+    pub async fn spawn(&self, start: Start, log: PathBuf) -> Result<Trainer, StartError> {
         let (reply, answer) = oneshot::channel();
-        let gone = || io::Error::other("the spawner thread is gone");
+        let gone = || StartError::System(io::Error::other("the spawner thread is gone"));
         self.0.send(Request { start, log, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> io::Result<Trainer> {
-    let (events, writer) = io::pipe()?;
-    let (listener, control) = io::pipe()?;
-    fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    let log = OpenOptions::new().create(true).append(true).open(log)?;
+fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartError> {
+    let system = StartError::System;
+    let (events, writer) = io::pipe().map_err(system)?;
+    let (listener, control) = io::pipe().map_err(system)?;
+    fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| system(errno.into()))?;
+    let file = OpenOptions::new().create(true).append(true).open(log);
+    let log = file.map_err(|source| StartError::Log { path: log.clone(), source })?;
     let agent = Pid::this();
     // What the trainer starts can be found by this.
-    let name = format!("{}/{}", owner.agent, start.attempt);
+    let name = format!("{}/{}", owner.identity.agent(), start.attempt);
     let group = owner.groups.as_ref().and_then(|groups| groups.make(start.attempt));
     // A group that does not let it in costs the group; then its process group has to do.
     let door = group.as_ref().and_then(|group| {
@@ -161,7 +193,7 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> io::Result<Trainer> {
         .envs(start.environment())
         .env(leftovers::VARIABLE, &name)
         .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
+        .stdout(log.try_clone().map_err(system)?)
         .stderr(log)
         .process_group(0);
     let descriptors = [writer.as_raw_fd(), listener.as_raw_fd()];
@@ -183,9 +215,10 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> io::Result<Trainer> {
             if getppid() == agent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
         });
     }
-    let child = command.spawn()?;
+    let child = command.spawn().map_err(StartError::Program)?;
     drop((writer, listener, door));
-    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    let pid = i32::try_from(child.id()).map_err(|error| system(io::Error::other(error)))?;
+    let pid = Pid::from_raw(pid);
     // When the machine's memory runs out, the trainer goes before the agent. Not being allowed to say so
     // changes nothing else.
     let _unchanged = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "500");
@@ -205,7 +238,10 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> io::Result<Trainer> {
             leftovers::end(&name);
             let _unwanted = exited.send(Gone { kind, out_of_memory_kill });
         })
-        .inspect_err(|_| handle.kill())?;
+        .map_err(|error| {
+            handle.kill();
+            system(error)
+        })?;
     Ok(Trainer { handle, events: events.into(), exit })
 }
 

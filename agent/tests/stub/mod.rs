@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub enum Seen {
     Hello(Box<Hello>, mpsc::Sender<Result<pb::SchedulerMessage, Status>>),
-    Heartbeat(pb::Heartbeat),
+    Heartbeat(Box<pb::Heartbeat>),
     Report(Box<Report>),
     Telemetry(pb::Telemetry),
     Gone,
@@ -52,6 +52,10 @@ struct Shared {
     sessions: AtomicU64,
     /// How many uploads to refuse as a scheduler that is going away does.
     unavailable_uploads: AtomicU32,
+    /// Whether there is no room for uploads.
+    disk_is_full: AtomicBool,
+    /// Whether somebody else has the agent's identity.
+    identity_in_use: Mutex<Option<trainyard_types::AgentId>>,
     blobs: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -65,6 +69,8 @@ pub struct Stub {
     pub fit_records: Vec<pb::FitRecord>,
     /// Every report so far, whatever a test was waiting for.
     pub reports: Vec<Report>,
+    /// Every heartbeat so far.
+    pub heartbeats: Vec<pb::Heartbeat>,
     deadline: tokio::time::Instant,
 }
 
@@ -88,6 +94,11 @@ impl AgentService for Service {
             while let Ok(Some(message)) = said.message().await {
                 match message.message.unwrap() {
                     Said::Hello(hello) => {
+                        let taken = shared.identity_in_use.lock().unwrap().map(|agent| agent.to_string());
+                        if taken.is_some_and(|taken| taken == hello.agent_id) {
+                            let _gone = sender.send(Err(Status::already_exists("AGENT_ID_IN_USE"))).await;
+                            return;
+                        }
                         let welcome = pb::Welcome {
                             leader_epoch: shared.leader_epoch.load(Ordering::SeqCst),
                             session: shared.sessions.fetch_add(1, Ordering::SeqCst) + 1,
@@ -101,7 +112,7 @@ impl AgentService for Service {
                         shared.seen.send(Seen::Hello(hello, sender.clone())).unwrap();
                     }
                     Said::Heartbeat(heartbeat) => {
-                        let _over = shared.seen.send(Seen::Heartbeat(heartbeat));
+                        let _over = shared.seen.send(Seen::Heartbeat(Box::new(heartbeat)));
                     }
                     Said::Telemetry(telemetry) => {
                         let _over = shared.seen.send(Seen::Telemetry(telemetry));
@@ -162,6 +173,9 @@ impl ArtifactService for Service {
         if self.0.unavailable_uploads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
             return Err(Status::unavailable("restarting"));
         }
+        if self.0.disk_is_full.load(Ordering::SeqCst) {
+            return Err(Status::resource_exhausted("the scheduler's disk is full"));
+        }
         let mut parts = request.into_inner();
         let Some(Part::Header(header)) = parts.message().await?.and_then(|part| part.part) else {
             return Err(Status::invalid_argument("no header"));
@@ -201,6 +215,8 @@ impl Stub {
             leader_epoch: AtomicU64::new(1),
             sessions: AtomicU64::new(0),
             unavailable_uploads: AtomicU32::new(0),
+            disk_is_full: AtomicBool::new(false),
+            identity_in_use: Mutex::default(),
             blobs: Mutex::default(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -211,7 +227,16 @@ impl Stub {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        Self { shared, seen, to_agent: None, url, fit_records: Vec::new(), reports: Vec::new(), deadline }
+        Self {
+            shared,
+            seen,
+            to_agent: None,
+            url,
+            fit_records: Vec::new(),
+            reports: Vec::new(),
+            heartbeats: Vec::new(),
+            deadline,
+        }
     }
 
     pub fn acknowledge(&self, yes: bool) {
@@ -224,6 +249,15 @@ impl Stub {
 
     pub fn refuse_uploads(&self, count: u32) {
         self.shared.unavailable_uploads.store(count, Ordering::SeqCst);
+    }
+
+    pub fn fill_disk(&self, full: bool) {
+        self.shared.disk_is_full.store(full, Ordering::SeqCst);
+    }
+
+    /// From now on somebody else is connected under this identity.
+    pub fn give_identity_away(&self, agent: trainyard_types::AgentId) {
+        *self.shared.identity_in_use.lock().unwrap() = Some(agent);
     }
 
     pub fn blob(&self, sha256: &str) -> Option<Vec<u8>> {
@@ -241,7 +275,10 @@ impl Stub {
         let seen = tokio::time::timeout_at(self.deadline, self.seen.recv()).await;
         let seen = seen.expect("the agent does not say what the test waits for").unwrap();
         match &seen {
-            Seen::Heartbeat(heartbeat) => self.fit_records.extend(heartbeat.fit_records.iter().cloned()),
+            Seen::Heartbeat(heartbeat) => {
+                self.fit_records.extend(heartbeat.fit_records.iter().cloned());
+                self.heartbeats.push((**heartbeat).clone());
+            }
             Seen::Report(report) => self.reports.push((**report).clone()),
             Seen::Hello(..) | Seen::Telemetry(_) | Seen::Gone => {}
         }
@@ -260,7 +297,7 @@ impl Stub {
     pub async fn heartbeat(&mut self) -> pb::Heartbeat {
         loop {
             if let Seen::Heartbeat(heartbeat) = self.next().await {
-                return heartbeat;
+                return *heartbeat;
             }
         }
     }
@@ -370,6 +407,12 @@ pub struct World {
 
 /// What every script begins with: where things are, and how to tell an event.
 const PRELUDE: &str = r#"#!/bin/sh
+# What a machine that is well answers; a script that the test has put there says otherwise.
+if [ "$1" = self-test ]; then
+  [ -x "$0.self-test" ] && exec "$0.self-test"
+  echo '{"ok":true,"trainer":"9.9","libtorch":"2.13.0","seconds":0}'
+  exit 0
+fi
 [ "$1" = train ] || exit 64
 while [ $# -gt 0 ]; do
   case $1 in
@@ -453,13 +496,18 @@ impl World {
     /// The same with a data directory on a disk of its own of so many MiB, which needs root. What is on it is
     /// seen by [`Agent::sees`] only.
     pub fn agent_on_a_disk(&self, mib: u32, stub: &Stub, more: &[&str]) -> Agent {
-        let script = format!(
-            "mkdir -p '{0}' && mount -t tmpfs -o size={mib}m tmpfs '{0}' && exec \"$0\" \"$@\"",
-            self.path("agent").display()
-        );
+        let folder = self.path("agent");
+        let folder = folder.display();
+        let mounts = format!("mkdir -p '{folder}' && mount -t tmpfs -o size={mib}m tmpfs '{folder}'");
+        self.agent_after(&mounts, stub, more, &[])
+    }
+
+    /// The same after what a shell does in a mount namespace of the agent's own, which needs root.
+    pub fn agent_after(&self, mounts: &str, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
+        let script = format!("{mounts} && exec \"$0\" \"$@\"");
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_trainyard-agent")]);
-        self.start(command, stub, more, &[], self.log_file())
+        self.start(command, stub, more, variables, self.log_file())
     }
 
     fn start(
@@ -510,6 +558,13 @@ impl Agent {
     /// Where to find what the agent finds at `path`.
     pub fn sees(&self, path: &Path) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{}", self.0.id(), path.display()))
+    }
+
+    /// How many of its threads have this name.
+    pub fn threads_called(&self, name: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|comm| comm.trim() == name).count()
     }
 
     pub fn kill(&mut self) {

@@ -4,6 +4,7 @@
 //! Must not know: gRPC, Redis, tokio, libtorch. Everything here parses and prints, nothing acts.
 
 pub mod environment;
+pub mod faults;
 pub mod fit;
 pub mod fitness;
 pub mod gpu;

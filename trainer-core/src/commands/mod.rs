@@ -5,6 +5,7 @@ pub mod check;
 pub mod export;
 pub mod info;
 pub mod predict;
+pub mod self_test;
 mod sources;
 pub mod spec_args;
 pub mod train;

@@ -96,6 +96,7 @@ impl Train {
                 return exit_code::BAD_SPEC;
             }
         };
+        events.beat();
         let control = match self.control_fd.map(|fd| inherited("control-fd", fd)).transpose() {
             Ok(file) => file.map(Arc::new),
             Err(error) => {

@@ -16,6 +16,7 @@ use crate::data::listing::Listed;
 use crate::data::parts::by_parts;
 use crate::data::scan::ScanReport;
 use crate::data::source::Stamp;
+use crate::pulse;
 
 /// Changes with the layout, the rules for labels, and which images are read.
 const MAGIC: [u8; 8] = *b"TYLABEL\x04";
@@ -58,6 +59,7 @@ fn digest_of(listed: &[Listed]) -> (Vec<u8>, bool) {
         if !last.replace(&image.labels).is_some_and(|last| Arc::ptr_eq(last, &image.labels)) {
             hash.update(image.labels.folders()[0].as_os_str().as_encoded_bytes());
         }
+        pulse::tick();
         let path = image.path.as_os_str().as_encoded_bytes();
         hash.update((path.len() as u64).to_le_bytes());
         hash.update(path);

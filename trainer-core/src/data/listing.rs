@@ -16,6 +16,7 @@ use crate::data::image_list::{self, ImageList};
 use crate::data::label_places::LabelPlaces;
 use crate::data::spelling;
 use crate::data::yaml::DataYaml;
+use crate::pulse;
 
 /// An image to look at, and where it is named.
 #[derive(Debug)]
@@ -187,6 +188,7 @@ fn read(
     found: &mut Found,
 ) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
+        pulse::tick();
         let entry = entry?;
         if is_dropping(&entry.file_name()) {
             continue;

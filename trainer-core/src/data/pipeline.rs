@@ -127,7 +127,9 @@ fn run<W: Work>(shop: &Shop<W>, post: usize) {
 
 /// A panic becomes a value, so that whoever waits for the result learns of it.
 fn guarded<W: Work>(work: &W, task: W::Task, scratch: &mut W::Scratch) -> Result<W::Output, Panicked> {
-    catch_unwind(AssertUnwindSafe(|| work.make(task, scratch))).map_err(|_| Panicked)
+    let made = catch_unwind(AssertUnwindSafe(|| work.make(task, scratch))).map_err(|_| Panicked);
+    crate::pulse::tick();
+    made
 }
 
 impl<W: Work> Iterator for Ordered<W> {

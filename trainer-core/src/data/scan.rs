@@ -18,6 +18,7 @@ use crate::data::labels::{self, BadRows, LabelError, LabelFile, LabelRules};
 use crate::data::listing::Listed;
 use crate::data::parts::by_parts;
 use crate::data::source;
+use crate::pulse;
 
 /// Messages kept word for word; the rest is counted.
 const MESSAGES: usize = 20;
@@ -218,8 +219,13 @@ impl Survey {
 /// word.
 pub(crate) fn survey(listed: &[Listed], rules: &LabelRules, threads: usize, most: usize) -> Survey {
     let (mut survey, mut items) = (Survey::default(), ItemsBuilder::default());
-    let findings =
-        by_parts(listed, threads, |part| part.iter().map(|image| look_at(image, rules)).collect::<Vec<_>>());
+    let findings = by_parts(listed, threads, |part| {
+        let look = |image| {
+            pulse::tick();
+            look_at(image, rules)
+        };
+        part.iter().map(look).collect::<Vec<_>>()
+    });
     for (image, finding) in listed.iter().zip(findings.into_iter().flatten()) {
         let report = &mut survey.report;
         match finding {

@@ -7,6 +7,7 @@ use trainyard_types::Violation;
 use trainyard_types::trainer::{Failed, exit_code};
 
 use super::guard::Cause;
+use super::unfit::unfit;
 use crate::data::{DataError, LoadError, YamlError};
 use crate::libtorch::{DeviceError, TorchError};
 use crate::weights::WeightsError;
@@ -219,6 +220,6 @@ impl TrainError {
             Self::BnGroup { .. } => vec![Violation::new("bn_group", message.clone())],
             _ => Vec::new(),
         };
-        Failed { message, violations, unfit: None }
+        Failed { message, violations, unfit: unfit(self) }
     }
 }

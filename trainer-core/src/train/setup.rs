@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tch::Device;
-use trainyard_types::trainer::LogLevel;
+use trainyard_types::trainer::{Activity, LogLevel};
 use trainyard_types::{Batch, Cache, TrainSpec, Violation};
 
 use super::control::Control;
@@ -25,6 +25,7 @@ use crate::events::Events;
 use crate::libtorch::Precision;
 use crate::loss::Gains;
 use crate::optim::auto;
+use crate::pulse;
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -122,6 +123,7 @@ impl Setup {
         if !violations.is_empty() {
             return Err(TrainError::Spec(violations));
         }
+        pulse::at(Activity::Scan, 0);
         let yaml = DataYaml::read(&options.spec.data)?;
         for note in &yaml.notes {
             events.log(LogLevel::Warning, format!("{}: {note}", yaml.file.display()));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
-use trainyard_types::trainer::Phase;
+use trainyard_types::trainer::{Activity, Phase};
 
 use super::step::{forward, to_input};
 use super::watch::Watch;
@@ -15,6 +15,7 @@ use crate::libtorch::{self, Precision, rethrow};
 use crate::loss::assign::{Object, Targets};
 use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss, to_host};
 use crate::model::Model;
+use crate::pulse;
 
 /// How a validation is done.
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +225,9 @@ pub fn examine(
     let (mut batches, mut spent) = (0_usize, Spent::default());
     let mut pass = loader.pass();
     let began = Instant::now();
+    pulse::at(Activity::Validate, 0);
     for batch in pass.by_ref() {
+        pulse::tick();
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }

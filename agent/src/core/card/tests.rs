@@ -26,6 +26,7 @@ fn running() -> Core {
         stop_grace: Duration::from_secs(30),
         shutdown_grace: Duration::from_secs(90),
         checkpoint_upload_every: Duration::from_secs(300),
+        stall_after: Duration::from_secs(300),
     };
     let mut core = Core::new(limits);
     core.handle(Time(0), Event::Connected);
@@ -112,7 +113,7 @@ fn a_stop_with_a_grace_of_its_own_is_held_to_it() {
 #[test]
 fn a_closed_card_refuses_attempts_that_crossed_with_the_news() {
     let mut core = running();
-    let refusal = Refusal { reason: EndReason::Preempted, message: "its owner uses it".into() };
+    let refusal = Refusal::new(EndReason::Preempted, "its owner uses it");
     core.handle(Time(0), Event::CardsClosed([(gpu(), refusal)].into()));
     let out = core.handle(Time(0), Event::Assigned(assignment(2)));
     assert_eq!(ended(&out), Some((EndReason::Preempted, "its owner uses it")));
@@ -189,8 +190,14 @@ fn a_trainer_that_hangs_in_the_driver_is_given_up_on_and_its_late_death_changes_
     let out = core.handle(Time(30_000), Event::Tick);
     let (reason, message) = ended(&out).unwrap();
     assert_eq!(reason, EndReason::GpuFault);
-    assert!(message.contains("hangs in the driver"), "{message}");
-    assert_eq!(core.handle(Time(90_000), exited(ExitKind::Signal(9))), []);
+    assert!(message.contains("hangs in the kernel"), "{message}");
+    let Some(Command::Stuck(stuck)) = out.first() else { panic!("{out:?}") };
+    assert!(stuck[0].0 == Slot::Gpu(gpu()) && stuck[0].1.contains("does not end"), "{stuck:?}");
+    // Its slot takes nobody until it is gone.
+    let out = core.handle(Time(31_000), Event::Assigned(assignment(2)));
+    assert_eq!(ended(&out).unwrap().0, EndReason::Preempted);
+    assert_eq!(core.handle(Time(90_000), exited(ExitKind::Signal(9))), [Command::Stuck(Vec::new())]);
+    assert_eq!(core.handle(Time(91_000), Event::Assigned(assignment(3))).len(), 1);
 }
 
 #[test]
@@ -205,5 +212,5 @@ fn a_training_that_was_done_before_its_card_failed_is_done() {
     core.handle(Time(0), Event::Line(id(1), Time(0), line));
     core.handle(Time(0), fail(EndReason::TrainerCrash, false));
     let out = core.handle(Time(10), exited(ExitKind::Code(exit_code::DONE)));
-    assert!(matches!(out[..], [Command::UploadArtifacts(..)]), "{out:?}");
+    assert!(matches!(out[..], [.., Command::UploadArtifacts(..)]), "{out:?}");
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tch::Tensor;
-use trainyard_types::trainer::{LogLevel, Phase, Step, TrainerEvent};
+use trainyard_types::trainer::{Activity, LogLevel, Phase, Step, TrainerEvent};
 
 use super::Session;
 use crate::checkpoint::{Progress, Row};
@@ -11,6 +11,7 @@ use crate::data::Batch;
 use crate::data::loader::{EpochPlan, LoadError};
 use crate::libtorch::{self, rethrow};
 use crate::loss::to_host;
+use crate::pulse;
 use crate::report::results_csv::METRICS;
 use crate::train::console::{self, Last};
 use crate::train::error::TrainError;
@@ -58,6 +59,8 @@ impl Session<'_> {
             return Ok(true);
         }
         self.outside.watch.epoch_begins(epoch + 1);
+        // The first steps try which algorithm is fastest for each shape.
+        pulse::at(if self.outside.watch.steps() == 0 { Activity::Search } else { Activity::Train }, 0);
         self.stopwatch.epoch_begins();
         self.mark = None;
         self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
@@ -82,6 +85,8 @@ impl Session<'_> {
             let waited = batches.waited() - waited_before;
             waited_before = batches.waited();
             self.train_batch(&batch, piece);
+            pulse::at(Activity::Train, 0);
+            pulse::tick();
             self.stopwatch.end(waited, piece.step.is_some());
             let (images, last) = (batch.n as u64, Last { objects: batch.targets.len(), side: batch.height });
             self.last = last;

@@ -1,0 +1,238 @@
+//! From the trainer's end to the attempt's: the slot is free, and what the trainer has left is handed in.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use trainyard_types::trainer::{CheckpointSaved, Finished, LogLevel};
+use trainyard_types::{
+    Artifact, AttemptId, Checkpoint, EndReason, Ended, ReportBody, SlotReleased, Time, UnfitKind,
+};
+
+use super::attempt::{Attempt, State};
+use super::{Command, Core, Refusal, log};
+use crate::data_roots::What;
+
+/// What a restart of the agent must know to go on handing in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandIn {
+    /// The epoch (from 1) of the best weights.
+    pub best_epoch: u32,
+    /// Files to hand in, relative to the run directory.
+    pub artifacts: Vec<PathBuf>,
+}
+
+impl Core {
+    /// What handing in waits for is told when it changes.
+    pub(super) fn on_handing_in(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        waits_for: String,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if matches!(attempt.state, State::Publishing | State::Saving(_)) && attempt.waits_for != waits_for {
+            attempt.waits_for = waits_for;
+            attempt.tell_release(now, id, out);
+        }
+    }
+
+    /// Its device is tested: the end may be told.
+    pub(super) fn on_proved(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if let State::Proving(refusal) = attempt.state.clone() {
+            attempt.end(now, id, refusal, out);
+        }
+    }
+
+    pub(super) fn on_checkpoint_uploaded(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        result: Result<Checkpoint, String>,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        let tried = attempt.uploading.take();
+        match result {
+            Ok(checkpoint) => {
+                attempt.stored_step = attempt.stored_step.max(Some(checkpoint.step));
+                out.push(Command::Report(id, now, ReportBody::CheckpointStored(checkpoint)));
+            }
+            Err(message) => {
+                // The same checkpoint is not tried again; the next one is.
+                attempt.stored_step = attempt.stored_step.max(tried);
+                let text = format!("a checkpoint was not uploaded: {message}");
+                out.push(log(id, now, LogLevel::Warning, text));
+            }
+        }
+        if let State::Saving(refusal) = attempt.state.clone() {
+            attempt.save_and_end(now, id, refusal, out);
+        }
+    }
+
+    pub(super) fn on_artifacts_uploaded(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        result: Result<Vec<Artifact>, String>,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if !matches!(attempt.state, State::Publishing) {
+            return;
+        }
+        match result {
+            Ok(artifacts) => attempt.complete(now, id, artifacts, out),
+            Err(message) => {
+                let text = format!("the artifacts could not be uploaded: {message}");
+                attempt.end(now, id, Refusal::new(EndReason::TrainerCrash, text), out);
+            }
+        }
+    }
+}
+
+impl Attempt {
+    /// Hands in what the user keeps.
+    pub(super) fn publish(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        artifacts: Vec<PathBuf>,
+        out: &mut Vec<Command>,
+    ) {
+        self.state = State::Publishing;
+        if self.uploading.take().is_some() {
+            out.push(Command::CancelTransfers(id)); // Nobody resumes from it any more.
+        }
+        let best_epoch = self.finished.as_ref().map_or(0, |finished| finished.best_epoch);
+        out.push(Command::KeepHandIn(id, HandIn { best_epoch, artifacts: artifacts.clone() }));
+        self.tell_release(now, id, out);
+        out.push(Command::UploadArtifacts(id, artifacts));
+    }
+
+    /// An attempt that a former process of this agent was handing in.
+    pub(super) fn handing_in(hand_in: &HandIn) -> Self {
+        let finished = Finished {
+            best_epoch: hand_in.best_epoch,
+            metrics: std::collections::BTreeMap::new(),
+            artifacts: hand_in.artifacts.clone(),
+        };
+        Self { state: State::Publishing, finished: Some(finished), ..Self::recovered() }
+    }
+
+    /// Tells that the slot is free, and what handing in waits for.
+    fn tell_release(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
+        let is_trained = matches!(self.state, State::Publishing);
+        let released = SlotReleased { waits_for: self.waits_for.clone(), is_trained };
+        out.push(Command::Report(id, now, ReportBody::SlotReleased(released)));
+    }
+
+    /// Reports the end.
+    pub fn end(&mut self, now: Time, id: AttemptId, refusal: Refusal, out: &mut Vec<Command>) {
+        self.state = State::Ended { completed: false };
+        let Refusal { reason, message, unfit } = refusal;
+        let ended = Ended { reason, message, artifacts: Vec::new(), unfit };
+        out.push(Command::Report(id, now, ReportBody::Ended(ended)));
+    }
+
+    /// Reports success.
+    pub fn complete(&mut self, now: Time, id: AttemptId, artifacts: Vec<Artifact>, out: &mut Vec<Command>) {
+        self.state = State::Ended { completed: true };
+        let best = self.finished.as_ref().map_or(0, |finished| finished.best_epoch);
+        let message = format!("trained to the end; the best weights are of epoch {best}");
+        let ended = Ended { reason: EndReason::Completed, message, artifacts, unfit: None };
+        out.push(Command::Report(id, now, ReportBody::Ended(ended)));
+    }
+
+    /// Reports the end, after the device is tested if it may be to blame: it is closed before the job is offered
+    /// again.
+    pub fn prove_and_end(&mut self, now: Time, id: AttemptId, refusal: Refusal, out: &mut Vec<Command>) {
+        match (refusal.lack().cloned(), self.slot().cloned()) {
+            (Some(unfit), Some(slot)) => {
+                self.state = State::Proving(refusal);
+                out.push(Command::Prove(id, slot, unfit));
+            }
+            _ => self.end(now, id, refusal, out),
+        }
+    }
+
+    /// Whether the newest checkpoint is neither stored nor given up on.
+    fn unsaved(&self) -> Option<&CheckpointSaved> {
+        self.checkpoint.as_ref().filter(|saved| self.stored_step.is_none_or(|step| step < saved.step))
+    }
+
+    fn upload(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
+        if let Some(saved) = self.unsaved().cloned() {
+            self.uploading = Some(saved.step);
+            self.upload_began = Some(now);
+            out.push(Command::UploadCheckpoint(id, saved));
+        }
+    }
+
+    /// Uploads the newest checkpoint of a running trainer, unless one is on its way or went recently.
+    pub fn try_upload(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        every: std::time::Duration,
+        out: &mut Vec<Command>,
+    ) {
+        let due = self.upload_began.is_none_or(|began| began + every <= now);
+        if due && self.uploading.is_none() {
+            self.upload(now, id, out);
+        }
+    }
+
+    /// Reports the end, after the newest checkpoint is stored if somebody may go on from it.
+    pub fn save_and_end(&mut self, now: Time, id: AttemptId, refusal: Refusal, out: &mut Vec<Command>) {
+        let resumes = match refusal.reason {
+            EndReason::Preempted
+            | EndReason::Drained
+            | EndReason::TrainerCrash
+            | EndReason::GpuOom
+            | EndReason::HostOom
+            | EndReason::GpuFault
+            | EndReason::AgentUnfit
+            | EndReason::Stalled => true,
+            EndReason::Completed
+            | EndReason::BadSpec
+            | EndReason::AgentLost
+            | EndReason::Cancelled
+            | EndReason::TimeLimit => false,
+        };
+        if resumes && self.uploading.is_none() {
+            self.upload(now, id, out);
+        }
+        if resumes && self.uploading.is_some() {
+            let is_new = !matches!(self.state, State::Saving(_));
+            self.state = State::Saving(refusal);
+            if is_new {
+                self.tell_release(now, id, out);
+            }
+        } else {
+            if self.uploading.take().is_some() {
+                out.push(Command::CancelTransfers(id));
+            }
+            self.prove_and_end(now, id, refusal, out);
+        }
+    }
+
+    /// A refusal for a path, under the name that the job gave it: a trainer tells of the path that it looked at.
+    pub(super) fn named(&self, mut refusal: Refusal, out: &mut Vec<Command>) -> Refusal {
+        let train = self.assignment.as_ref().map(|assignment| &assignment.spec.train);
+        if let (Some(unfit), Some(train)) = (&mut refusal.unfit, train)
+            && unfit.kind.is_of_path()
+        {
+            let lacking = PathBuf::from(&unfit.path);
+            let is_pretrained = !unfit.path.is_empty() && lacking == train.pretrained;
+            let (what, named) =
+                if is_pretrained { (What::Pretrained, &train.pretrained) } else { (What::Data, &train.data) };
+            unfit.path = named.display().to_string();
+            // What lies outside of the roots stays there; it is told by its name all the same.
+            let lacking = if unfit.kind == UnfitKind::OutsideDataRoots { PathBuf::new() } else { lacking };
+            out.push(Command::NotePath { what, named: named.clone(), lacking });
+        }
+        refusal
+    }
+}

@@ -1,0 +1,252 @@
+//! Who this agent is: drawn once, and bound to the machine, so that a copied disk does not make two machines one.
+//!
+//! The machine is known by its machine-id, which is nobody else's business: only a hash of it with a secret of this
+//! data directory is kept.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tracing::{info, warn};
+use trainyard_types::AgentId;
+use uuid::Uuid;
+
+/// Where it is kept.
+const FILE: &str = "identity.json";
+
+/// Where it was kept, and still is for older builds.
+const OLD_FILE: &str = "agent-id";
+
+/// The file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    agent: AgentId,
+    /// Drawn with the identity.
+    secret: String,
+    /// Hash of machine-id and secret; empty on a machine without one.
+    machine: String,
+}
+
+impl Record {
+    fn draw(machine_id: &str) -> Self {
+        Self::of(AgentId(Uuid::new_v4()), machine_id)
+    }
+
+    fn of(agent: AgentId, machine_id: &str) -> Self {
+        let secret = Uuid::new_v4().simple().to_string();
+        let machine = bound(&secret, machine_id);
+        Self { agent, secret, machine }
+    }
+
+    /// Whether it was drawn on another machine, as far as that can be known.
+    fn is_foreign(&self, machine_id: &str) -> bool {
+        !self.machine.is_empty() && !machine_id.is_empty() && self.machine != bound(&self.secret, machine_id)
+    }
+}
+
+fn bound(secret: &str, machine_id: &str) -> String {
+    if machine_id.is_empty() {
+        return String::new();
+    }
+    hex::encode(Sha256::digest(format!("trainyard {secret} {machine_id}")))
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Identity(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    data_dir: PathBuf,
+    machine_id: String,
+    agent: Mutex<AgentId>,
+    /// Of this process.
+    instance: String,
+}
+
+impl Identity {
+    /// Reads who the agent of `data_dir` is, or draws it. A data directory that comes from another machine and
+    /// holds no jobs gets a new identity.
+    ///
+    /// # Errors
+    /// The files are damaged, or the disk's.
+    pub fn load(data_dir: &Path, machine_id_file: &Path, holds_jobs: bool) -> anyhow::Result<Self> {
+        let machine_id = fs::read_to_string(machine_id_file).unwrap_or_default().trim().to_owned();
+        let found = match read(&data_dir.join(FILE))? {
+            Some(text) => {
+                let path = data_dir.join(FILE);
+                Some(
+                    serde_json::from_str::<Record>(&text)
+                        .with_context(|| format!("{} is damaged", path.display()))?,
+                )
+            }
+            None => None,
+        };
+        let record = match found {
+            Some(record) if record.is_foreign(&machine_id) && holds_jobs => {
+                warn!(
+                    agent = %record.agent,
+                    "`data_dir` {} comes from another machine and holds reports of jobs, which are handed in under its \
+                     identity; if it is a copy and the other machine still runs, stop this agent, remove `{}` and start \
+                     it again",
+                    data_dir.display(),
+                    data_dir.join("jobs").display(),
+                );
+                record
+            }
+            Some(record) if record.is_foreign(&machine_id) => {
+                let new = Record::draw(&machine_id);
+                warn!(
+                    before = %record.agent, now = %new.agent,
+                    "`data_dir` {} comes from another machine: this agent has a new identity",
+                    data_dir.display(),
+                );
+                write(data_dir, &new)?;
+                new
+            }
+            Some(record) => record,
+            None => {
+                let path = data_dir.join(OLD_FILE);
+                let old = read(&path)?.map(|text| {
+                    let parsed = text.trim().parse::<AgentId>();
+                    parsed.with_context(|| format!("{} is damaged", path.display()))
+                });
+                let new = match old.transpose()? {
+                    Some(agent) => Record::of(agent, &machine_id),
+                    None => Record::draw(&machine_id),
+                };
+                write(data_dir, &new)?;
+                new
+            }
+        };
+        let (data_dir, agent) = (data_dir.to_owned(), Mutex::new(record.agent));
+        let instance = Uuid::new_v4().simple().to_string();
+        Ok(Self(Arc::new(Inner { data_dir, machine_id, agent, instance })))
+    }
+
+    /// Who it is now.
+    pub fn agent(&self) -> AgentId {
+        *self.0.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names this process, so that it is told from another one with the same identity.
+    pub fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
+    /// Becomes somebody else: another machine has this identity, and runs.
+    ///
+    /// # Errors
+    /// The disk's; it is who it was then.
+    pub fn redraw(&self) -> anyhow::Result<AgentId> {
+        let new = Record::draw(&self.0.machine_id);
+        write(&self.0.data_dir, &new)?;
+        let before =
+            std::mem::replace(&mut *self.0.agent.lock().unwrap_or_else(PoisonError::into_inner), new.agent);
+        info!(%before, now = %new.agent, "this agent has a new identity");
+        Ok(new.agent)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            ensure!(!text.trim().is_empty(), "{} is damaged: it is empty", path.display());
+            Ok(Some(text))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn write(data_dir: &Path, record: &Record) -> anyhow::Result<()> {
+    let put = |name: &str, text: String| {
+        let (path, temporary) = (data_dir.join(name), data_dir.join(format!("{name}.new")));
+        fs::write(&temporary, text)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
+    };
+    put(FILE, serde_json::to_string_pretty(record)? + "\n")?;
+    put(OLD_FILE, format!("{}\n", record.agent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct World(tempfile::TempDir);
+
+    impl World {
+        fn new(machine_id: &str) -> Self {
+            let world = Self(tempfile::tempdir().unwrap());
+            world.moves_to(machine_id);
+            world
+        }
+
+        fn moves_to(&self, machine_id: &str) {
+            fs::write(self.machine_id(), format!("{machine_id}\n")).unwrap();
+        }
+
+        fn machine_id(&self) -> PathBuf {
+            self.0.path().join("machine-id")
+        }
+
+        fn load(&self, holds_jobs: bool) -> Identity {
+            Identity::load(self.0.path(), &self.machine_id(), holds_jobs).unwrap()
+        }
+    }
+
+    #[test]
+    fn an_identity_stays_on_its_machine_and_each_process_has_a_name_of_its_own() {
+        let world = World::new("m1");
+        let (first, second) = (world.load(false), world.load(false));
+        assert_eq!(first.agent(), second.agent());
+        assert_ne!(first.instance(), second.instance());
+        let kept = fs::read_to_string(world.0.path().join(FILE)).unwrap();
+        assert!(!kept.contains("m1"), "the machine-id itself is not kept: {kept}");
+    }
+
+    #[test]
+    fn a_copy_on_another_machine_is_somebody_else_unless_it_holds_jobs() {
+        let world = World::new("m1");
+        let first = world.load(false).agent();
+        world.moves_to("m2");
+        assert_eq!(world.load(true).agent(), first);
+        let copy = world.load(false).agent();
+        assert_ne!(copy, first);
+        assert_eq!(world.load(false).agent(), copy);
+        assert_eq!(fs::read_to_string(world.0.path().join(OLD_FILE)).unwrap().trim(), copy.to_string());
+    }
+
+    #[test]
+    fn a_machine_without_a_machine_id_keeps_its_identity() {
+        let world = World::new("m1");
+        let first = world.load(false).agent();
+        fs::remove_file(world.machine_id()).unwrap();
+        assert_eq!(world.load(false).agent(), first);
+        assert_ne!(world.load(false).redraw().unwrap(), first);
+        assert_ne!(world.load(false).agent(), first);
+    }
+
+    #[test]
+    fn the_identity_of_an_older_build_is_kept_and_bound_to_this_machine() {
+        let world = World::new("m1");
+        let old = AgentId(Uuid::new_v4());
+        fs::write(world.0.path().join(OLD_FILE), format!("{old}\n")).unwrap();
+        assert_eq!(world.load(false).agent(), old);
+        world.moves_to("m2");
+        assert_ne!(world.load(false).agent(), old);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let world = World::new("m1");
+        fs::write(world.0.path().join(FILE), "{").unwrap();
+        let error = Identity::load(world.0.path(), &world.machine_id(), false).unwrap_err();
+        assert!(format!("{error:#}").contains("identity.json is damaged"), "{error:#}");
+    }
+}

@@ -1,0 +1,369 @@
+//! The machine proves itself: the trainer does one tiny step on each device, at the agent's start, when the trainer
+//! has changed, after a start that failed for want of something, and every hour when nothing runs there. A device
+//! that fails takes no jobs until it passes.
+
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use trainyard_types::{GpuUuid, Unfit, UnfitKind};
+
+use crate::advert::Advert;
+use crate::closings::{Closings, Device};
+use crate::config::Config;
+use crate::connection::Readings;
+use crate::core::{Event, Refusal};
+use crate::crew::Crew;
+use crate::driver::Input;
+
+use run::{Failed, run};
+pub use run::{Passed, unstarted_lack};
+
+/// How often it is seen what is due, and whether the trainer has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// From one test that was passed to the next.
+const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+
+/// From the first test that failed to the next; doubles up to [`AGAIN_AFTER`].
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// How long the agent's start waits for tests. Devices that take longer take jobs later.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the end of an attempt waits until the scheduler knows that its device is closed.
+const TELL_FIRST: Duration = Duration::from_secs(1);
+
+/// Requests that may wait.
+const WAITING: usize = 64;
+
+/// Asks for tests.
+#[derive(Debug, Clone)]
+pub struct Tests(mpsc::Sender<Request>);
+
+#[derive(Debug)]
+enum Request {
+    /// A start has failed there, for want of this.
+    Prove(Device, Unfit, oneshot::Sender<()>),
+    /// A person says that a device is sound; `None` for all.
+    Clear(Option<GpuUuid>),
+}
+
+impl Tests {
+    /// Tests a device on which a start has failed, and closes it where that is in vain; then the scheduler knows, if
+    /// it is there.
+    pub async fn prove(&self, device: Device, lack: Unfit) {
+        let (done, proved) = oneshot::channel();
+        if self.0.send(Request::Prove(device, lack, done)).await.is_ok() {
+            // The tester is gone when the agent is leaving.
+            let _leaving = proved.await;
+        }
+    }
+
+    /// Tests a GPU now, or with `None` every device.
+    pub fn clear(&self, gpu: Option<GpuUuid>) {
+        // Full: somebody is clearing very fast, and can do so again.
+        let _dropped = self.0.try_send(Request::Clear(gpu));
+    }
+}
+
+/// What the tester works with.
+pub struct Around {
+    /// The agent's configuration.
+    pub config: Arc<Config>,
+    /// Whose processes tests are, as trainers are named.
+    pub owner: String,
+    /// Which devices are in use.
+    pub crew: Crew,
+    /// Which GPUs there are.
+    pub cards: watch::Receiver<Readings>,
+    /// Where devices are closed.
+    pub closings: Closings,
+    /// For versions, and a trainer that is missing.
+    pub advert: watch::Sender<Advert>,
+    /// Counts heartbeats.
+    pub beats: watch::Receiver<u64>,
+    /// The driver's inbox.
+    pub inbox: mpsc::Sender<Input>,
+}
+
+/// How a device stands.
+#[derive(Debug, Default)]
+struct Proof {
+    /// Failures in a row.
+    failures: u32,
+    /// When it is tested again; at once when it is not known.
+    due: Option<Instant>,
+    running: bool,
+    /// Who wants to know.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// The trainer's file as it was.
+type Stamp = Option<(SystemTime, u64)>;
+
+/// See the module.
+pub struct Tester {
+    around: Around,
+    requests: mpsc::Receiver<Request>,
+    proofs: BTreeMap<Device, Proof>,
+    running: JoinSet<(Device, Result<Passed, Failed>)>,
+    stamp: Stamp,
+}
+
+impl Tester {
+    /// A tester that has tested nothing yet, and what asks it.
+    pub fn new(around: Around) -> (Self, Tests) {
+        let (sender, requests) = mpsc::channel(WAITING);
+        let stamp = stamp(&around.config.trainer());
+        let tester = Self { around, requests, proofs: BTreeMap::new(), running: JoinSet::new(), stamp };
+        (tester, Tests(sender))
+    }
+
+    /// Tests every device before the agent offers any, or closes those that take long.
+    pub async fn begin(&mut self) {
+        self.start_due();
+        let all = async {
+            while let Some(ended) = self.running.join_next().await {
+                if let Ok((device, result)) = ended {
+                    self.take(&device, result).await;
+                }
+            }
+        };
+        if timeout(START_PATIENCE, all).await.is_err() {
+            info!("self-tests take long: devices take jobs when they have passed");
+        }
+    }
+
+    /// Tests what is due until `end`.
+    pub async fn keep(mut self, end: CancellationToken) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = end.cancelled() => return,
+                _ = ticks.tick() => {
+                    self.look_at_trainer();
+                    self.start_due();
+                }
+                Some(ended) = self.running.join_next() => {
+                    if let Ok((device, result)) = ended {
+                        self.take(&device, result).await;
+                    }
+                }
+                Some(request) = self.requests.recv() => self.on_request(request).await,
+            }
+        }
+    }
+
+    async fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Prove(device, lack, done) if !self.around.config.self_test => {
+                self.without_test(&device, &lack);
+                let _leaving = done.send(());
+            }
+            Request::Prove(device, _, done) => {
+                self.proofs.entry(device.clone()).or_default().waiting.push(done);
+                self.start(device);
+            }
+            Request::Clear(gpu) => {
+                let devices = self.devices();
+                let wanted = |device: &Device| {
+                    gpu.is_none() || matches!(device, Device::Gpu(uuid) if Some(uuid) == gpu.as_ref())
+                };
+                for device in devices.into_iter().filter(wanted) {
+                    self.start(device);
+                }
+            }
+        }
+    }
+
+    /// What can be known where no trainer may be asked.
+    fn without_test(&self, device: &Device, lack: &Unfit) {
+        if lack.kind == UnfitKind::TrainerMissing {
+            self.tell_trainer(lack.message.clone());
+        }
+        info!(?device, lack = lack.message, "no self-test, as `self_test` is off");
+    }
+
+    /// The devices that the agent offers.
+    fn devices(&self) -> Vec<Device> {
+        let offered = self.around.cards.borrow();
+        let cpu = (offered.inventory.cpu_slots > 0).then_some(Device::Cpu);
+        let gpus = offered.inventory.gpus.iter().map(|gpu| Device::Gpu(gpu.uuid.clone()));
+        cpu.into_iter().chain(gpus).collect()
+    }
+
+    /// Another trainer is another machine.
+    fn look_at_trainer(&mut self) {
+        let now = stamp(&self.around.config.trainer());
+        if now == self.stamp {
+            return;
+        }
+        info!(trainer = %self.around.config.trainer().display(), "the trainer has changed: devices are tested again");
+        self.stamp = now;
+        if !self.around.config.self_test && now.is_some() {
+            self.tell_trainer(String::new());
+        }
+        self.proofs.values_mut().for_each(|proof| proof.due = None);
+    }
+
+    /// Starts the tests of devices whose time has come and on which nothing runs.
+    fn start_due(&mut self) {
+        if !self.around.config.self_test {
+            return;
+        }
+        let now = Instant::now();
+        for device in self.devices() {
+            let proof = self.proofs.entry(device.clone()).or_default();
+            let due = !proof.running && proof.due.is_none_or(|due| due <= now);
+            if due && !self.around.crew.is_busy(&device) {
+                self.start(device);
+            }
+        }
+    }
+
+    fn start(&mut self, device: Device) {
+        let proof = self.proofs.entry(device.clone()).or_default();
+        if std::mem::replace(&mut proof.running, true) {
+            return;
+        }
+        if proof.due.is_none() && proof.failures == 0 {
+            self.around.closings.set_untested(&device, Some("its self-test is running".into()));
+        }
+        let (config, owner) = (Arc::clone(&self.around.config), self.around.owner.clone());
+        self.running.spawn(async move {
+            let result = run(&config, &owner, &device).await;
+            (device, result)
+        });
+    }
+
+    /// A test has ended.
+    async fn take(&mut self, device: &Device, result: Result<Passed, Failed>) {
+        let proof = self.proofs.entry(device.clone()).or_default();
+        proof.running = false;
+        let waiting = std::mem::take(&mut proof.waiting);
+        match result {
+            Ok(passed) => {
+                (proof.failures, proof.due) = (0, Some(Instant::now() + AGAIN_AFTER));
+                // Before the scheduler knows and sends somebody.
+                self.tell_core(device, None).await;
+                self.on_passed(device, &passed);
+            }
+            Err(Failed(unfit)) => {
+                let wait = RETRY_AFTER.saturating_mul(1 << proof.failures.min(8)).min(AGAIN_AFTER);
+                proof.failures = proof.failures.saturating_add(1);
+                proof.due = Some(Instant::now() + wait);
+                self.on_failed(device, &unfit);
+                self.tell_core(device, Some(unfit)).await;
+            }
+        }
+        if !waiting.is_empty() {
+            self.until_told(device).await;
+            for done in waiting {
+                let _leaving = done.send(());
+            }
+        }
+    }
+
+    fn on_passed(&self, device: &Device, passed: &Passed) {
+        if self.around.closings.get(device).is_some() {
+            info!(?device, seconds = passed.seconds, "self-test passed: the device takes jobs");
+        }
+        self.around.closings.set_untested(device, None);
+        self.around.advert.send_if_modified(|advert| {
+            let fitness = &mut advert.fitness;
+            let known = |text: &mut String, now: &String| {
+                let changes = !now.is_empty() && text != now;
+                if changes {
+                    text.clone_from(now);
+                }
+                changes
+            };
+            let versions = known(&mut fitness.trainer_version, &passed.trainer)
+                | known(&mut fitness.libtorch_version, &passed.libtorch);
+            let there = !std::mem::take(&mut advert.no_trainer).is_empty();
+            versions || there
+        });
+    }
+
+    fn on_failed(&self, device: &Device, unfit: &Unfit) {
+        let why = format!(
+            "the self-test failed: {}; it is repeated when the trainer changes, after a while, and with `yard agents \
+             clear`",
+            unfit.message
+        );
+        if self.around.closings.get(device).is_none_or(|closed| closed.message != why) {
+            warn!(?device, kind = ?unfit.kind, why, "the device takes no jobs");
+        }
+        self.around.closings.set_untested(device, Some(why));
+        if unfit.kind == UnfitKind::TrainerMissing {
+            self.tell_trainer(unfit.message.clone());
+        }
+    }
+
+    fn tell_trainer(&self, missing: String) {
+        self.around.advert.send_if_modified(|advert| {
+            let changes = advert.no_trainer != missing;
+            advert.no_trainer = missing;
+            changes
+        });
+    }
+
+    /// Attempts that come to a CPU slot all the same go back at once. GPUs are the keeper's to tell of.
+    async fn tell_core(&self, device: &Device, failed: Option<Unfit>) {
+        if *device == Device::Cpu {
+            let refusal = failed.map(Refusal::unfit);
+            // The inbox is closed when the agent is leaving.
+            let _leaving = self.around.inbox.send(Input::Core(Event::CpuClosed(refusal))).await;
+        }
+    }
+
+    /// Waits until the scheduler was told how the device stands, if it listens.
+    async fn until_told(&self, device: &Device) {
+        let (mut cards, mut beats) = (self.around.cards.clone(), self.around.beats.clone());
+        let told = async {
+            if let Device::Gpu(uuid) = device {
+                let closed = self.around.closings.get(device).is_some();
+                let is_so = |cards: &Readings| {
+                    cards.card(uuid).is_none_or(|card| card.unavailable.is_some() || !closed)
+                };
+                let _leaving = cards.wait_for(|cards| is_so(cards)).await.map(drop);
+            }
+            let before = *beats.borrow();
+            let _leaving = beats.wait_for(|beats| *beats > before).await.map(drop);
+        };
+        // A scheduler that does not hear of it keeps away from the slot for a while by itself.
+        let _away = timeout(TELL_FIRST, told).await;
+    }
+}
+
+fn stamp(trainer: &Path) -> Stamp {
+    let known = std::fs::metadata(trainer).ok()?;
+    Some((known.modified().ok()?, known.len()))
+}
+
+/// Why files cannot be made in a folder, which is made if it is not there.
+fn unwritable(folder: &PathBuf) -> Option<Unfit> {
+    let probe = folder.join(format!(".probe-{}", std::process::id()));
+    let write = || {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(&probe, b"x")?;
+        std::fs::remove_file(&probe)
+    };
+    let error = write().err()?;
+    // A full disk has a reason of its own.
+    let full = crate::disk::is_full(&error);
+    let message = format!("this agent cannot write {}: {error}", folder.display());
+    (!full).then_some(Unfit { kind: UnfitKind::FolderUnwritable, path: String::new(), message })
+}

@@ -1,0 +1,160 @@
+//! One self-test: the trainer's process, and what its end means.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::time::timeout;
+use trainyard_types::environment::Child;
+use trainyard_types::faults::{self, Fault, Place, Row};
+use trainyard_types::trainer::exit_code;
+use trainyard_types::{Unfit, UnfitKind};
+
+use super::unwritable;
+use crate::closings::Device;
+use crate::config::Config;
+use crate::trainer::leftovers;
+
+/// Lines of the trainer's last words that are told.
+const LINES: usize = 3;
+
+/// clap's exit code for a command that it does not know.
+const USAGE: i32 = 2;
+
+/// What a trainer says of itself.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct Passed {
+    /// Its version; empty where it does not say.
+    #[serde(default)]
+    pub trainer: String,
+    /// libtorch's version.
+    #[serde(default)]
+    pub libtorch: String,
+    /// What the test took.
+    #[serde(default)]
+    pub seconds: f64,
+    /// What the machine lacks, if it has failed.
+    #[serde(default)]
+    unfit: Option<Unfit>,
+}
+
+/// Why a device takes no jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed(pub Unfit);
+
+/// Tests `device`, and whether the agent's folders can be written.
+pub async fn run(config: &Config, owner: &str, device: &Device) -> Result<Passed, Failed> {
+    let folders = [config.data_dir.join("jobs"), config.cache_dir()];
+    let looked = tokio::task::spawn_blocking(move || folders.iter().find_map(unwritable));
+    if let Ok(Ok(Some(unfit))) = timeout(config.self_test_limit, looked).await {
+        return Err(Failed(unfit));
+    }
+    let program = config.trainer();
+    let mut command = Command::new(&program);
+    let (name, visible) = match device {
+        Device::Cpu => ("cpu", ""),
+        Device::Gpu(uuid) => ("cuda:0", uuid.0.as_str()),
+    };
+    command
+        .args(["self-test", "--device", name])
+        .env_clear()
+        .envs(Child::Trainer.environment(std::env::vars_os()))
+        .env("CUDA_VISIBLE_DEVICES", visible)
+        .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        .env("OMP_WAIT_POLICY", "PASSIVE")
+        .env(leftovers::VARIABLE, format!("{owner}/self-test"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = match timeout(config.self_test_limit, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(unstarted(&program, &error)),
+        Err(_) => return Err(hangs(device, config.self_test_limit)),
+    };
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    judge(output.status, &stdout, &stderr)
+}
+
+/// A trainer whose program does not even start.
+fn unstarted(program: &Path, error: &std::io::Error) -> Failed {
+    Failed(unstarted_lack(program, error))
+}
+
+/// What the machine lacks when the trainer's program does not start.
+pub fn unstarted_lack(program: &Path, error: &std::io::Error) -> Unfit {
+    let known = error.raw_os_error().and_then(|errno| faults::of_errno(Place::Program, errno));
+    let kind = known.and_then(|row| kind(&row)).unwrap_or(UnfitKind::TrainerMissing);
+    let advice = if kind == UnfitKind::TrainerMissing {
+        "; install it there or set the agent's configuration key `trainer`"
+    } else {
+        ""
+    };
+    let message = format!("this agent cannot start its trainer {}: {error}{advice}", program.display());
+    Unfit { kind, path: String::new(), message }
+}
+
+fn hangs(device: &Device, limit: Duration) -> Failed {
+    let kind = match device {
+        Device::Cpu => UnfitKind::SelfTest,
+        Device::Gpu(_) => UnfitKind::DriverUnusable,
+    };
+    let message = format!("the trainer does one step in no less than {} s, or hangs", limit.as_secs());
+    Failed(Unfit { kind, path: String::new(), message })
+}
+
+const fn kind(row: &Row) -> Option<UnfitKind> {
+    match row.fault {
+        Fault::Machine(kind) => Some(kind),
+        Fault::Job | Fault::FullDisk => None,
+    }
+}
+
+/// What the end of the trainer's process means.
+fn judge(status: ExitStatus, stdout: &str, stderr: &str) -> Result<Passed, Failed> {
+    let told = stdout.lines().rev().find_map(|line| serde_json::from_str::<Passed>(line).ok());
+    match (status.code(), told) {
+        (_, Some(Passed { unfit: Some(unfit), .. })) => return Err(Failed(unfit)),
+        (Some(exit_code::DONE), Some(passed)) => return Ok(passed),
+        // An older trainer does not know the command, which is no reason against a device.
+        (Some(USAGE | exit_code::BAD_SPEC), None) => return Ok(Passed::default()),
+        _ => {}
+    }
+    let by_end = || match (status.code(), status.signal()) {
+        (Some(code), _) => faults::of_code(code),
+        (None, signal) => faults::of_signal(signal?),
+    };
+    let row = faults::of_words(stderr).or_else(by_end);
+    let kind = row.as_ref().and_then(kind).unwrap_or(UnfitKind::SelfTest);
+    let meaning = row.map_or("the trainer cannot do one step", |row| row.meaning);
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = lines[lines.len().saturating_sub(LINES)..].join(" | ");
+    let message = format!("{meaning} ({status}): {last}");
+    Err(Failed(Unfit { kind, path: String::new(), message: message.trim_end_matches([':', ' ']).to_owned() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(code: i32, stdout: &str, stderr: &str) -> Result<Passed, UnfitKind> {
+        judge(ExitStatus::from_raw(code << 8), stdout, stderr).map_err(|Failed(unfit)| unfit.kind)
+    }
+
+    #[test]
+    fn a_test_is_passed_by_what_the_trainer_says_and_failed_by_how_it_ends() {
+        let passed = ended(0, "noise\n{\"trainer\":\"0.1.0\",\"libtorch\":\"2.13.0\",\"seconds\":0.5}\n", "");
+        assert_eq!(passed.map(|passed| passed.libtorch).as_deref(), Ok("2.13.0"));
+        let loader =
+            "trainer: error while loading shared libraries: libtorch.so: cannot open shared object file";
+        assert_eq!(ended(127, "", loader), Err(UnfitKind::LibtorchUnusable));
+        assert_eq!(ended(101, "", "thread panicked"), Err(UnfitKind::SelfTest));
+        assert_eq!(ended(0, "", ""), Err(UnfitKind::SelfTest), "it must say so");
+        let unfit = r#"{"unfit":{"kind":"gpu_unsupported","path":"","message":"no code"}}"#;
+        assert_eq!(ended(70, unfit, ""), Err(UnfitKind::GpuUnsupported));
+        assert_eq!(ended(64, "", "unknown"), Ok(Passed::default()));
+        let signal = judge(ExitStatus::from_raw(4), "", "").map_err(|Failed(unfit)| unfit.kind);
+        assert_eq!(signal, Err(UnfitKind::LibtorchUnusable));
+    }
+}

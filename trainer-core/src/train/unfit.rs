@@ -1,0 +1,176 @@
+//! Which errors of a training are the machine's: the same job may run on another one.
+//!
+//! What each means is in [`faults`], the table that the agent uses, too; here it is found out of the errors.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use trainyard_types::faults::{self, Fault, Place};
+use trainyard_types::{Unfit, UnfitKind};
+
+use super::error::TrainError;
+use crate::data::{DataError, DataYaml, LoadError, YamlError};
+use crate::import::PtError;
+use crate::libtorch::DeviceError;
+use crate::weights::WeightsError;
+
+/// What the machine lacks, if that is why training cannot go on.
+pub fn unfit(error: &TrainError) -> Option<Unfit> {
+    let message = error.to_string();
+    let of_path = |kind: Option<UnfitKind>, path: &Path| {
+        let kind = kind?;
+        let path = if kind.is_of_path() { path.display().to_string() } else { String::new() };
+        Some(Unfit { kind, path, message: message.clone() })
+    };
+    let of_machine =
+        |kind: Option<UnfitKind>| Some(Unfit { kind: kind?, path: String::new(), message: message.clone() });
+    match error {
+        TrainError::Data(error) => data(error).and_then(|(kind, path)| of_path(Some(kind), &path)),
+        TrainError::Outside { data, .. } => of_path(Some(UnfitKind::OutsideDataRoots), data),
+        TrainError::PretrainedOutside(path) => of_path(Some(UnfitKind::OutsideDataRoots), path),
+        TrainError::Pretrained { path, source } => of_path(of_weights(source), path),
+        // The headers of these images were read before: what the system says now is the machine's.
+        TrainError::Load(LoadError::NothingReadable { first, last, .. }) => {
+            of_path(faults::errno_in(last).and_then(at_path), Path::new(first))
+        }
+        TrainError::Device(DeviceError::NotLoaded { .. }) => of_machine(Some(UnfitKind::LibtorchUnusable)),
+        TrainError::Device(DeviceError::Absent { .. }) => of_machine(Some(UnfitKind::DriverUnusable)),
+        TrainError::Torch(error) => of_machine(faults::of_words(&error.message).and_then(machine)),
+        TrainError::Bug(text) => {
+            let known = faults::errno_in(text).and_then(|errno| faults::of_errno(Place::Folder, errno));
+            // Only what the machine has run out of: any other error at an unknown place is our bug.
+            let kind = known.or_else(|| faults::of_words(text)).and_then(machine);
+            of_machine(kind.filter(|kind| *kind == UnfitKind::OutOfResources))
+        }
+        TrainError::Io { source, .. } => of_machine(of_io(source, Place::Folder)),
+        _ => None,
+    }
+}
+
+const fn machine(row: faults::Row) -> Option<UnfitKind> {
+    match row.fault {
+        Fault::Machine(kind) => Some(kind),
+        Fault::Job | Fault::FullDisk => None,
+    }
+}
+
+fn at_path(errno: i32) -> Option<UnfitKind> {
+    faults::of_errno(Place::Path, errno).and_then(machine)
+}
+
+fn of_io(error: &io::Error, place: Place) -> Option<UnfitKind> {
+    faults::of_errno(place, error.raw_os_error()?).and_then(machine)
+}
+
+fn of_weights(error: &WeightsError) -> Option<UnfitKind> {
+    match error {
+        WeightsError::Io { source, .. } | WeightsError::Checkpoint { source: PtError::Io(source), .. } => {
+            of_io(source, Place::Path)
+        }
+        _ => None,
+    }
+}
+
+/// What of a data set is not to be seen here, and which path that is.
+fn data(error: &DataError) -> Option<(UnfitKind, PathBuf)> {
+    match error {
+        DataError::Yaml(YamlError::Read { file, source }) => {
+            Some((of_io(source, Place::Path)?, file.clone()))
+        }
+        // Perhaps a slip of its author; but on a machine that lacks a share it looks just so.
+        DataError::Yaml(YamlError::NotFound { file, tried, .. }) => {
+            Some((UnfitKind::PathMissing, tried.first().unwrap_or(file).clone()))
+        }
+        DataError::List { place, source } => Some((of_io(source, Place::Path)?, place.clone())),
+        DataError::Empty { file, key, entries } => {
+            Some((UnfitKind::PathMissing, empty_folder(file, key, entries)?))
+        }
+        // A list is there, and what it lists is not.
+        DataError::NothingUsable { file, first, .. } if first.contains("does not exist") => {
+            Some((UnfitKind::PathMissing, file.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// A folder of a split that has nothing at all in it, as a share's that is not mounted.
+fn empty_folder(file: &Path, key: &'static str, entries: &str) -> Option<PathBuf> {
+    let yaml = DataYaml::read(file).ok()?;
+    let places = entries.split(", ").filter_map(|entry| yaml.resolve(key, entry).ok());
+    let mut empty = places.filter(|place| place.read_dir().is_ok_and(|mut inside| inside.next().is_none()));
+    empty.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::Violation;
+
+    use super::*;
+    use crate::libtorch::TorchError;
+
+    fn kind(error: &TrainError) -> Option<UnfitKind> {
+        let failed = error.failed();
+        assert!(failed.unfit.as_ref().is_none_or(|unfit| unfit.kind.is_of_path() != unfit.path.is_empty()));
+        failed.unfit.map(|unfit| unfit.kind)
+    }
+
+    fn io(errno: i32) -> TrainError {
+        TrainError::io("/cache")(io::Error::from_raw_os_error(errno))
+    }
+
+    #[test]
+    fn what_a_machine_lacks_is_told_from_what_is_wrong_with_the_job() {
+        let read = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            TrainError::from(YamlError::Read { file: "/d/data.yaml".into(), source })
+        };
+        assert_eq!(kind(&read(2)), Some(UnfitKind::PathMissing));
+        assert_eq!(kind(&read(116)), Some(UnfitKind::PathUnreadable));
+        assert_eq!(kind(&read(36)), None);
+        assert_eq!(kind(&read(24)), Some(UnfitKind::OutOfResources));
+        assert_eq!(kind(&io(30)), Some(UnfitKind::FolderUnwritable));
+        assert_eq!(kind(&io(13)), Some(UnfitKind::FolderUnwritable));
+        assert_eq!(kind(&io(28)), None, "a full disk is told by its words");
+        let torch = |message: &str| TrainError::from(TorchError { message: message.into() });
+        assert_eq!(
+            kind(&torch("CUDA error: no kernel image is available for execution on the device")),
+            Some(UnfitKind::GpuUnsupported)
+        );
+        assert_eq!(kind(&torch("The size of tensor a must match")), None);
+        let bug = |text: &str| TrainError::Bug(text.into());
+        let thread = r#"failed to spawn thread: Os { code: 11, kind: WouldBlock, message: "…" }"#;
+        assert_eq!(kind(&bug(thread)), Some(UnfitKind::OutOfResources));
+        assert_eq!(kind(&bug("index out of bounds")), None);
+        assert_eq!(kind(&TrainError::Spec(vec![Violation::new("epochs", "is 0")])), None);
+        let absent = DeviceError::Absent { device: "cuda:0".into(), count: 0 };
+        assert_eq!(kind(&absent.into()), Some(UnfitKind::DriverUnusable));
+    }
+
+    #[test]
+    fn images_that_vanish_are_the_machines_and_images_that_are_damaged_the_data_sets() {
+        let gone = |last: &str| {
+            let last = last.to_owned();
+            TrainError::from(LoadError::NothingReadable { first: "/d/images/1.jpg".into(), tried: 9, last })
+        };
+        let unfit = gone("cannot be read: Stale file handle (os error 116)").failed().unfit.unwrap();
+        assert_eq!((unfit.kind, unfit.path.as_str()), (UnfitKind::PathUnreadable, "/d/images/1.jpg"));
+        assert_eq!(kind(&gone("no JPEG")), None);
+    }
+
+    #[test]
+    fn an_empty_folder_may_be_a_share_that_is_not_mounted_and_one_with_other_files_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data.yaml");
+        std::fs::write(&file, "train: images\nval: images\nnames: [a]\n").unwrap();
+        let images = folder.path().join("images");
+        std::fs::create_dir(&images).unwrap();
+        let error = || {
+            let (key, entries) = ("train", "images".to_owned());
+            TrainError::from(DataError::Empty { file: file.clone(), key, entries })
+        };
+        let unfit = error().failed().unfit.unwrap();
+        assert_eq!((unfit.kind, unfit.path), (UnfitKind::PathMissing, images.display().to_string()));
+        std::fs::write(images.join("notes.doc"), "").unwrap();
+        assert_eq!(kind(&error()), None);
+    }
+}
