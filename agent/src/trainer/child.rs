@@ -18,8 +18,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 use tokio::sync::oneshot;
 use tracing::warn;
+use trainyard_types::environment;
 use trainyard_types::trainer::TrainerControl;
-use trainyard_types::{AgentId, environment};
 
 use super::command::Start;
 use super::groups::{self, Groups};

@@ -99,6 +99,8 @@ pub enum YamlError {
         key: &'static str,
         /// Its value.
         entry: String,
+        /// Where it was looked for first.
+        wanted: PathBuf,
         /// Every path that was looked at, and the way out.
         searched: String,
     },
@@ -289,7 +291,8 @@ impl DataYaml {
         };
         let advice = advice.unwrap_or_else(|| format!("correct `{key}` or `path`"));
         let searched = format!("tried {}; {advice}", shown(&tried));
-        Err(YamlError::NotFound { place: self.place(key), key, entry: entry.to_owned(), searched })
+        let wanted = tried.into_iter().next().unwrap_or_else(|| self.file.clone());
+        Err(YamlError::NotFound { place: self.place(key), key, entry: entry.to_owned(), wanted, searched })
     }
 
     /// The first existing place of an entry, or of a line of a list, and how it was spelled there if otherwise.

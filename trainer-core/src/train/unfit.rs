@@ -78,9 +78,7 @@ fn data(error: &DataError) -> Option<(UnfitKind, PathBuf)> {
             Some((of_io(source, Place::Path)?, file.clone()))
         }
         // Perhaps a slip of its author; but on a machine that lacks a share it looks just so.
-        DataError::Yaml(YamlError::NotFound { file, tried, .. }) => {
-            Some((UnfitKind::PathMissing, tried.first().unwrap_or(file).clone()))
-        }
+        DataError::Yaml(YamlError::NotFound { wanted, .. }) => Some((UnfitKind::PathMissing, wanted.clone())),
         DataError::List { place, source } => Some((of_io(source, Place::Path)?, place.clone())),
         DataError::Empty { file, key, entries } => {
             Some((UnfitKind::PathMissing, empty_folder(file, key, entries)?))
@@ -96,7 +94,7 @@ fn data(error: &DataError) -> Option<(UnfitKind, PathBuf)> {
 /// A folder of a split that has nothing at all in it, as a share's that is not mounted.
 fn empty_folder(file: &Path, key: &'static str, entries: &str) -> Option<PathBuf> {
     let yaml = DataYaml::read(file).ok()?;
-    let places = entries.split(", ").filter_map(|entry| yaml.resolve(key, entry).ok());
+    let places = entries.split(", ").filter_map(|entry| yaml.resolve(key, entry).ok()).flatten();
     let mut empty = places.filter(|place| place.read_dir().is_ok_and(|mut inside| inside.next().is_none()));
     empty.next()
 }
