@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt as _};
 
+use trainyard_types::text::clean_lines;
+
 use crate::terminal::clean;
 
 /// What scripts can tell a failure by.
@@ -115,13 +117,14 @@ impl Failure {
             return String::new();
         }
         let (red, cyan, off) = if painted { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
-        let mut text = format!("{red}error:{off} {}", self.message);
+        // What is named may be a stranger's: of a job file, a path, an answer.
+        let mut text = format!("{red}error:{off} {}", clean_lines(&self.message));
         // Writing to a String cannot fail.
         for detail in &self.details {
-            let _ = write!(text, "\n  {detail}");
+            let _ = write!(text, "\n  {}", clean_lines(detail));
         }
         if let Some(hint) = &self.hint {
-            let _ = write!(text, "\n{cyan}hint:{off} {hint}");
+            let _ = write!(text, "\n{cyan}hint:{off} {}", clean_lines(hint));
         }
         text
     }
@@ -191,6 +194,14 @@ fn cause(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_part_of_an_error_steers_a_terminal() {
+        let failure = Failure::usage("a\u{1b}[31m").details(["b\u{7}".to_owned()]).hint("c\u{1b}]0;x");
+        let text = failure.render(false);
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
+        assert_eq!(text.lines().count(), 3);
+    }
 
     #[test]
     fn an_error_says_what_which_and_what_to_do() {

@@ -135,7 +135,11 @@ fn check_message(
             _ => {
                 let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
                 if let Err(error) = DynamicMessage::deserialize(descriptor.clone(), alone) {
-                    found.push(Violation::new(here, format!("is {}: {error}", shown(value))));
+                    let text = match meaning::wanted(&field) {
+                        Some(wanted) => format!("is {}; {wanted}", shown(value)),
+                        None => format!("is {}: {error}", shown(value)),
+                    };
+                    found.push(Violation::new(here, text));
                 }
             }
         }
@@ -337,7 +341,7 @@ mod tests {
             "document 1, line 8: train.imgsz: is 640 and 480; training images are square: write 640",
             "document 1, line 9: train.time: is `soon`",
             "document 1, line 10: time_limit: `soon` is not a span of time",
-            "document 1, line 11: labels: is ",
+            "document 1, line 11: labels.a: is a list; write one text",
         ];
         for wanted in wanted {
             assert!(
@@ -346,6 +350,28 @@ mod tests {
             );
         }
         assert_eq!(error.details.len(), wanted.len(), "{error:#?}");
+    }
+
+    #[test]
+    fn empty_labels_sizes_and_values_of_a_wrong_type_say_what_to_write() {
+        let text =
+            "train: {model: yolov8n, data: /d}\nlabels: {a: null, b: }\nresources: {min_vram_mib: 12GB}\n";
+        let documents = parse("job.yaml", text).unwrap();
+        let spec = &documents[0].spec;
+        assert_eq!([&spec.labels["a"], &spec.labels["b"]], ["", ""]);
+        assert_eq!(spec.resources.as_ref().unwrap().min_vram_mib, 12288);
+        let text = "priority: high\ntrain: {model: yolov8n, data: /d, lr0: '0,01', epochs: few}\nresources: {min_vram_mib: big}\n";
+        let mut details = parse("job.yaml", text).unwrap_err().details;
+        details.sort();
+        assert_eq!(
+            details,
+            [
+                "document 1, line 1: priority: is `high`; write a whole number",
+                "document 1, line 2: train.epochs: is `few`; write a whole number from 0",
+                "document 1, line 2: train.lr0: is `0,01`; write a number, with a point as in 0.01",
+                "document 1, line 3: resources.min_vram_mib: is `big`; write a whole number from 0",
+            ]
+        );
     }
 
     #[test]

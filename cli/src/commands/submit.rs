@@ -24,8 +24,11 @@ const PART: usize = 1000;
 #[derive(Debug, Args)]
 pub struct Submit {
     /// YAML or JSON, one job a document; - reads standard input
-    #[arg(short, long, value_name = "FILE")]
-    file: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "path")]
+    file: Option<PathBuf>,
+    /// The same without its flag
+    #[arg(value_name = "FILE", conflicts_with = "file", hide = true)]
+    path: Option<PathBuf>,
     /// Have the jobs checked, and queue nothing
     #[arg(long)]
     dry_run: bool,
@@ -37,11 +40,12 @@ impl Submit {
     /// # Errors
     /// A wrong document, with every wrong field of all of them; the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let name = self.file.display().to_string();
+        let file = self.file.or(self.path).unwrap_or_default();
+        let name = file.display().to_string();
         let (name, bytes) = if name == "-" {
             ("standard input".to_owned(), read_stdin())
         } else {
-            (terminal::clean(&name), std::fs::read(&self.file))
+            (terminal::clean(&name), std::fs::read(&file))
         };
         let bytes = bytes.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
         let text = text::decode(&bytes).map_err(|error| Failure::usage(error.in_file(&name)))?;

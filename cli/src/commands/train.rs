@@ -110,6 +110,7 @@ struct Run {
     workers: Option<u32>,
     /// Where decoded images are kept between epochs: disk, ram or none [default: disk]
     #[arg(long, value_parser = |text: &str| parse_name("cache", text))]
+    #[arg(num_args = 0..=1, default_missing_value = "ram", value_name = "WHERE")]
     cache: Option<String>,
     /// Mixed precision [default: true]
     #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]

@@ -20,6 +20,8 @@ const SHORT_ID: usize = 13;
 
 /// What a column that breaks its lines keeps at least, in columns of the terminal, its gap included.
 const NARROWEST: u16 = 16;
+/// What columns keep before an id is broken.
+const LEAST: u16 = 4;
 /// Blanks between two columns of a table.
 const GAP: u16 = 2;
 /// What a stranger's name takes at most in a list on a terminal.
@@ -105,7 +107,10 @@ fn narrowed(widths: &[u16], wrapping: usize, width: Option<u16>) -> Vec<u16> {
         return widths.to_vec();
     }
     while taken(&narrowed) > usize::from(width) {
-        let Some(widest) = narrowed.iter_mut().max().filter(|widest| **widest > 1) else { break };
+        // The first one is an id, of which half is none: it gives way last.
+        let others = narrowed.iter().skip(1).any(|width| *width > LEAST);
+        let from = usize::from(others);
+        let Some(widest) = narrowed.iter_mut().skip(from).max().filter(|widest| **widest > 1) else { break };
         *widest -= 1;
     }
     narrowed
@@ -228,6 +233,10 @@ mod tests {
         assert_eq!(narrowed(&[13, 40, 60], 2, Some(60)), [13, 27, 14]);
         assert_eq!(narrowed(&[13, 40, 60], 2, Some(20)).iter().sum::<u16>(), 14);
         assert_eq!(narrowed(&[13, 40], 1, Some(1)), [1, 1]);
+        // An id stays whole as long as others have something left.
+        let jobs = [13, 40, 4, 9, 9, 8, 9, 7, 3, 60];
+        let at_80 = narrowed(&jobs, 9, Some(80));
+        assert_eq!((at_80[0], at_80.iter().sum::<u16>()), (13, 60));
         assert_eq!(narrowed(&[13, 40], 1, None), [13, 40]);
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use prost_reflect::{FieldDescriptor, MessageDescriptor};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use trainyard_types::Violation;
@@ -30,7 +30,7 @@ pub fn put_in_place(
     for (name, value) in fields {
         match field(descriptor, name).as_ref().map(FieldDescriptor::name) {
             Some("name") => text(value, texts.name.as_deref()),
-            Some("labels") => labels(value, &texts.labels),
+            Some("labels") => labels(name, value, &texts.labels, &mut found),
             Some("time_limit") => span(name, value, &mut found),
             Some("train") => train(name, value, &mut found),
             Some("resources") => resources(name, value, &mut found),
@@ -52,9 +52,38 @@ fn text(value: &mut Value, written: Option<&str>) {
     }
 }
 
-fn labels(value: &mut Value, written: &BTreeMap<String, Option<String>>) {
-    for (key, value) in value.as_object_mut().into_iter().flatten() {
+/// Makes every label a text; one that is empty (`a:`, `a: null`) is an empty text.
+fn labels(
+    at: &str,
+    value: &mut Value,
+    written: &BTreeMap<String, Option<String>>,
+    found: &mut Vec<Violation>,
+) {
+    let Some(labels) = value.as_object_mut() else { return };
+    labels.retain(|key, value| {
         text(value, written.get(key).and_then(Option::as_deref));
+        if value.is_null() {
+            *value = "".into();
+        }
+        if !value.is_string() {
+            let what = super::kind_of(value);
+            found.push(Violation::new(format!("{at}.{key}"), format!("is {what}; write one text")));
+        }
+        value.is_string()
+    });
+}
+
+/// What a field takes, for whoever wrote something else; `None` where the type says nothing.
+pub fn wanted(field: &FieldDescriptor) -> Option<&'static str> {
+    if field.is_list() || field.is_map() {
+        return None;
+    }
+    match field.kind() {
+        Kind::Bool => Some("write true or false"),
+        Kind::Float | Kind::Double => Some("write a number, with a point as in 0.01"),
+        Kind::Uint32 | Kind::Uint64 => Some("write a whole number from 0"),
+        Kind::Int32 | Kind::Int64 | Kind::Sint32 | Kind::Sint64 => Some("write a whole number"),
+        _ => None,
     }
 }
 
@@ -125,6 +154,12 @@ fn resources(at: &str, value: &mut Value, found: &mut Vec<Violation>) {
                     Some(Ok(device)) => *value = device.into(),
                     Some(Err(text)) => found.push(Violation::new(format!("{at}.{name}"), text)),
                     None => {}
+                }
+            }
+            // `12GB`; what is no size is left to the check of types.
+            "min_vram_mib" | "minVramMib" => {
+                if let Some(Ok(mib)) = value.as_str().map(super::parse_mib) {
+                    *value = mib.into();
                 }
             }
             "gpu_models" | "gpuModels" => {

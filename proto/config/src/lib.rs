@@ -53,28 +53,28 @@ pub enum LoadError {
         known: String,
     },
     /// The file cannot be read.
-    #[error("{} cannot be read: {source}", file.display())]
+    #[error("{} cannot be read: {why}", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// Why; as in the others no `source`, since the programs tell those, too.
+        why: std::io::Error,
     },
     /// The file is no text.
-    #[error("{}", source.in_file(file.display()))]
+    #[error("{}", why.in_file(file.display()))]
     Text {
         /// The file.
         file: PathBuf,
         /// Why.
-        source: TextError,
+        why: TextError,
     },
     /// The file is no TOML.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {why}", file.display())]
     Syntax {
         /// The file.
         file: PathBuf,
         /// Why.
-        source: config::ConfigError,
+        why: config::ConfigError,
     },
     /// A value has the wrong type.
     #[error("{0}")]
@@ -167,7 +167,7 @@ impl Sources {
         let mut builder = config::Config::builder().add_source(defaults);
         if let Some(path) = &self.file {
             let file = config::File::from_str(&read(path)?, FileFormat::Toml);
-            let tables = file.collect().map_err(|source| LoadError::Syntax { file: path.clone(), source })?;
+            let tables = file.collect().map_err(|why| LoadError::Syntax { file: path.clone(), why })?;
             let layer = Layer::from_tables(tables, &format!("file {}", path.display()));
             for (key, _) in &layer.0 {
                 check_known(key, key, &known, &format!("{}", path.display()))?;
@@ -208,9 +208,8 @@ impl Sources {
 
 /// The text of a file.
 fn read(file: &Path) -> Result<String, LoadError> {
-    let bytes =
-        std::fs::read(file).map_err(|source| LoadError::Unreadable { file: file.to_owned(), source })?;
-    let text = text::decode(&bytes).map_err(|source| LoadError::Text { file: file.to_owned(), source })?;
+    let bytes = std::fs::read(file).map_err(|why| LoadError::Unreadable { file: file.to_owned(), why })?;
+    let text = text::decode(&bytes).map_err(|why| LoadError::Text { file: file.to_owned(), why })?;
     Ok(text.into_owned())
 }
 

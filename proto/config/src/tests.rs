@@ -141,8 +141,10 @@ fn a_value_that_does_not_parse_names_key_and_source_once() {
 #[test]
 fn a_file_that_is_missing_or_broken_is_named() {
     let (_dir, path) = file("name = \n");
-    let error = sources().file(Some(&path)).load::<Config>().unwrap_err().to_string();
-    assert!(error.contains("agent.toml"), "{error}");
+    let error = sources().file(Some(&path)).load::<Config>().unwrap_err();
+    assert!(error.to_string().contains("agent.toml"), "{error}");
+    // Programs tell causes behind the sentence, which has this one.
+    assert!(std::error::Error::source(&error).is_none());
     let missing = sources().file(Some(Path::new("/nowhere/agent.toml"))).load::<Config>();
     assert!(missing.unwrap_err().to_string().contains("/nowhere/agent.toml"));
 }

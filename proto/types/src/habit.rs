@@ -229,7 +229,14 @@ pub fn words(
     let Some(command) = words.iter().position(|word| keyed.iter().any(|keyed| word == keyed)) else {
         return words;
     };
+    let says_nothing = |word: &OsString| {
+        let mode = word.to_str().and_then(|word| word.strip_prefix("mode="));
+        word == "task=detect" || mode.is_some_and(|mode| is(words.get(command), mode))
+    };
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let idle: Vec<usize> = (command + 1..end).filter(|at| says_nothing(&words[*at])).collect();
+    idle.iter().rev().for_each(|at| drop(words.remove(*at)));
+    let end = end - idle.len();
     // The value of an option that stands before it is its own: `--label stage=1`.
     for at in command + 1..end {
         let is_value =
@@ -339,6 +346,7 @@ mod tests {
         let wanted = "yard train --data=d_1.yaml --model=yolov8n --cos-lr=False";
         assert_eq!(of("yard detect train data=d_1.yaml model=yolov8n cos_lr=False"), wanted);
         assert_eq!(of("yard task=detect mode=train data=d.yaml"), "yard train --data=d.yaml");
+        assert_eq!(of("yard train task=detect mode=train data=d.yaml"), "yard train --data=d.yaml");
         for untouched in [
             "yard train d.yaml --label stage=1 --sweep lr0=0.1,0.2",
             "yard train a=b",

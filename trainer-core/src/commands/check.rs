@@ -1,6 +1,6 @@
 //! `trainyard-trainer check`: everything that is wrong with a data set, before a card waits for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use trainyard_console as console;
@@ -24,7 +24,10 @@ pub struct Check {
 impl Check {
     /// Prints the report; the exit code says whether a training would begin.
     pub fn run(&self) -> i32 {
-        let data = match data_file(&self.data) {
+        // `check data=d.yaml`, as other commands have it.
+        let keyed = self.data.to_str().and_then(|text| text.strip_prefix("data="));
+        let data = keyed.filter(|_| !self.data.exists()).map_or(self.data.as_path(), Path::new);
+        let data = match data_file(data) {
             Ok(data) => data,
             Err(error) => {
                 console::note(format_args!("error: {error}"));

@@ -108,11 +108,13 @@ impl Sources {
         let bases = [folder, Path::new("")].map(Path::to_path_buf).to_vec();
         let (list, mut spelled) = (ImageList { file: file.to_path_buf(), bases }, Spelled::default());
         let images = &mut self.images;
-        image_list::for_each(&list, |line, path, spelling| {
+        let is_wanted = |file: &Path| listing::is_image(file) || is_video(file);
+        let notes = image_list::for_each(&list, &is_wanted, |line, path, spelling| {
             spelled.count(line, spelling);
             images.push(named(path, folder));
         })?;
         self.notes.extend(spelled.notes(file));
+        self.notes.extend(notes);
         Ok(())
     }
 
@@ -214,6 +216,18 @@ mod tests {
         assert_eq!(
             found(&data, &["list.txt"]).unwrap(),
             ["images/val/000.jpg", "images/train/001.jpg", "images/gone.jpg"]
+        );
+        data.write("several.txt", b"# these\nimages/va*/*.jpg\nimages/train\n'images/val/000.jpg'\n");
+        assert_eq!(
+            found(&data, &["several.txt"]).unwrap(),
+            [
+                "images/val/000.jpg",
+                "images/train/000.jpg",
+                "images/train/001.jpg",
+                "images/train/clip.mp4",
+                "images/train/x.heic",
+                "images/val/000.jpg"
+            ]
         );
         // What an earlier call has drawn is no source.
         data.write_image("out/images/000.png", 1);

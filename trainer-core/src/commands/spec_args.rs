@@ -36,6 +36,11 @@ impl SpecArgs {
         self.0.insert(field.to_owned(), weights.into());
     }
 
+    /// Takes the data set that stands without `--data`, as in `yard train DIR`.
+    pub fn of(&mut self, data: &str) {
+        self.0.insert("data".to_owned(), data.into());
+    }
+
     /// `base`, overridden by the flags.
     ///
     /// # Errors
@@ -49,7 +54,7 @@ impl SpecArgs {
             let mut one = Map::from_iter([("model".into(), "yolov8n".into()), ("data".into(), "/".into())]);
             one.insert(field.to_owned(), value.clone());
             let error = serde_json::from_value::<TrainSpec>(Value::Object(one)).err()?.to_string();
-            let text = if error.starts_with("is ") { error } else { format!("is {value}: {error}") };
+            let text = if error.starts_with("is ") { error } else { no_value(field, value, &error) };
             Some(Violation::new(field, text))
         };
         found.extend(all.iter().filter_map(|(field, value)| wrong(field, value)));
@@ -116,6 +121,21 @@ fn meant(written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>) {
     (all, found)
 }
 
+/// Of a value that no field of this type has.
+fn no_value(field: &str, value: &Value, error: &str) -> String {
+    let default = FIELDS.iter().find(|known| known.name == field).map(|known| &known.default);
+    match (value, default) {
+        (Value::String(text), Some(Value::Number(_))) => {
+            let pointed = text.replace(',', ".");
+            let is_comma = pointed != *text && pointed.parse::<f64>().is_ok();
+            let meant = if is_comma { format!("a point: `{pointed}`") } else { "a number".to_owned() };
+            format!("is `{text}`; write {meant}")
+        }
+        (Value::String(text), Some(Value::Bool(_))) => format!("is `{text}`; write true or false"),
+        _ => format!("is {value}: {error}"),
+    }
+}
+
 /// Text as the JSON that it looks like: numbers and truth values, or else a text.
 fn to_json(text: &str, default: &Value) -> Value {
     let parsed = serde_json::from_str(text).ok();
@@ -164,6 +184,12 @@ impl clap::Args for SpecArgs {
                     .default_missing_value("true")
                     .help(format!("Default: {value}")),
                 (Value::Number(number), _) => arg.value_name("NUMBER").help(format!("Default: {number}")),
+                // YOLOv5's `--cache`.
+                (_, "cache") => arg
+                    .value_name("NAME")
+                    .num_args(0..=1)
+                    .default_missing_value("ram")
+                    .help("disk, ram or none. Default: disk"),
                 (value, _) => {
                     let text = value.as_str().unwrap_or_default().to_owned();
                     arg.value_name("NAME").help(format!("Default: {text}"))
@@ -194,6 +220,15 @@ mod tests {
     fn spec(words: &[&str]) -> Result<TrainSpec, Vec<Violation>> {
         let words = ["trainer", "--data", "/d/data.yaml", "--model", "yolov8s"].iter().chain(words);
         Cli::try_parse_from(words).unwrap().spec.over(Map::new())
+    }
+
+    #[test]
+    fn words_in_place_of_numbers_say_what_to_write_and_cache_alone_is_memory() {
+        let told = |words: &[&str]| spec(words).unwrap_err()[0].to_string();
+        assert_eq!(told(&["--lr0", "0,01"]), "lr0: is `0,01`; write a point: `0.01`");
+        assert_eq!(told(&["--freeze", "[0]"]), "freeze: is `[0]`; write a number");
+        assert_eq!(told(&["--amp", "perhaps"]), "amp: is `perhaps`; write true or false");
+        assert_eq!(spec(&["--cache", "--seed", "3"]).unwrap().cache, Cache::Ram);
     }
 
     #[test]

@@ -28,6 +28,9 @@ use crate::train::train;
 /// Train a model.
 #[derive(Debug, Args)]
 pub struct Train {
+    /// The data.yaml without its flag, or the folder that it lies in.
+    #[arg(value_name = "DATA", conflicts_with = "data", hide = true)]
+    data_set: Option<String>,
     /// A training spec as JSON; flags override it.
     #[arg(long, value_name = "FILE")]
     spec: Option<PathBuf>,
@@ -140,6 +143,9 @@ impl Train {
         let base = self.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
         if let Some(weights) = &self.weights {
             self.fields.begin_with(weights);
+        }
+        if let Some(data) = &self.data_set {
+            self.fields.of(data);
         }
         let spec = self.fields.over(base).map_err(TrainError::Spec)?;
         let data = data_file(&spec.data)?;

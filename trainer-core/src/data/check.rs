@@ -8,7 +8,7 @@ use trainyard_types::text::clean;
 
 use crate::data::dataset::Split;
 use crate::data::listing::{self, Listing};
-use crate::data::remarks::{has_label_file, remarks, without_labels};
+use crate::data::remarks::{has_label_file, remarks, unseen_classes, without_labels};
 use crate::data::scan::{self, ScanReport, Survey};
 use crate::data::yaml::DataYaml;
 
@@ -98,6 +98,9 @@ fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize
     }
     let warnings = found.warnings().into_iter().chain(notes).chain(remarks(yaml, split, &found));
     report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
+    if split == Split::Train {
+        report.warnings.extend(unseen_classes(&yaml.names, &found));
+    }
     if split == Split::Train && !has_label_file(&listed, &found) {
         report.errors.extend(without_labels(yaml, split, &found).map(|error| error.to_string()));
     }
@@ -271,6 +274,16 @@ mod tests {
             report.splits[0].histogram.iter().map(|bucket| (bucket.from, bucket.to, bucket.images)).collect();
         assert_eq!(buckets, [(0, 0, 1), (1, 1, 3), (2, 3, 1)]);
         assert_eq!(report.splits[0].most_objects, 3);
+    }
+
+    #[test]
+    fn a_class_that_cannot_be_learnt_is_told_as_by_a_training() {
+        let data = TestData::new(1, 2);
+        let report = check(&data.path("data.yaml"), 1);
+        assert_eq!(
+            report.warnings,
+            ["the training images have no object of class `disc`, which cannot be learnt"]
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use self::error::DecodeError;
 use self::kinds::{Kind, TELLING};
 use crate::data::image::Image;
 use crate::data::items::Seen;
-use crate::data::source::Ends;
+use crate::data::source::{self, Ends};
 
 /// File name extensions that are taken for images, lower case.
 pub const EXTENSIONS: [&str; 8] = ["bmp", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"];
@@ -68,7 +68,7 @@ pub fn unsupported(path: &Path) -> Option<&'static str> {
 /// # Errors
 /// When it cannot be read or decoded.
 pub fn read(path: &Path) -> Result<Image, DecodeError> {
-    decode(&std::fs::read(path)?).map_err(|error| error.of(path))
+    decode(&source::read_once(path)?).map_err(|error| error.of(path))
 }
 
 /// Decodes the bytes of a file. Grey becomes RGB, 16 bits become 8, transparency is dropped; of several pictures the
@@ -162,10 +162,10 @@ fn dimension(pixels: usize) -> u32 {
 /// # Errors
 /// When its header is broken, or of a kind that is not read; when it is truncated, or cannot be read.
 pub fn look(path: &Path) -> Result<Seen, DecodeError> {
-    let file = File::open(path)?;
+    let file = source::open(path)?;
     let ends = Ends::read(&file)?;
     let (width, height) = size(&file, &ends).map_err(|error| error.of(path))?;
-    if seems_cut(&ends, &file) && decode(&std::fs::read(path)?).is_err() {
+    if seems_cut(&ends, &file) && decode(&source::read_once(path)?).is_err() {
         return Err(DecodeError::Truncated);
     }
     Ok(Seen { size: [width, height], fingerprint: ends.fingerprint() })

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::data::source;
+
 /// Entries of a folder that are looked at; it may hold a million.
 const ENTRIES: usize = 2000;
 /// Bytes of a file that tell what it is.
@@ -11,22 +13,29 @@ const HEAD: usize = 4096;
 /// Things that are named at most.
 const NAMED: usize = 5;
 
-/// Names, in small letters, of folders that may hold labels.
-const FOLDERS: [&str; 9] =
-    ["labels", "label", "labels_txt", "annotations", "annotation", "ann", "xmls", "xml", "json"];
+/// Parts, in small letters, of names of folders that may hold labels.
+const PARTS: [&str; 3] = ["label", "lbl", "annot"];
+/// Other names of such folders, in small letters.
+const FOLDERS: [&str; 8] = ["ann", "gt", "json", "txt", "txts", "xml", "xmls", "yolo"];
 
-/// Sentences' ends, each about labels that lie near the images of `folder`, or at the top of their data set, `base`.
-/// `looked` are the places that were searched before.
-pub(crate) fn labels_elsewhere(folder: &Path, base: &Path, looked: &[PathBuf]) -> Vec<String> {
+/// Sentences' ends, each about labels that lie near `image`, or at the top of its data set, `base`. `looked` are the
+/// places that were searched before.
+pub(crate) fn labels_elsewhere(image: &Path, base: &Path, looked: &[PathBuf]) -> Vec<String> {
+    let folder = image.parent().unwrap_or(Path::new(""));
     let above = folder.parent().filter(|_| folder != base);
     let nearby: BTreeSet<&Path> = [Some(folder), above, Some(base)].into_iter().flatten().collect();
     let mut seen: BTreeSet<PathBuf> = looked.iter().cloned().collect();
     let mut found = BTreeSet::new();
+    let mut label = image.file_stem().unwrap_or_default().to_owned();
+    label.push(".txt");
     for place in nearby {
-        // A folder above a place that was searched has the labels of other images.
+        // A folder above a place that was searched has the labels of other images, unless this one's lies in it.
         let inside = entries(place).filter(|path| {
-            let is_searched = looked.iter().any(|looked| looked.starts_with(path));
-            is_for_labels(path) && !is_searched && path.is_dir() && seen.insert(path.clone())
+            let is_above = looked.iter().any(|looked| looked.starts_with(path));
+            is_for_labels(path)
+                && (!is_above || path.join(&label).exists())
+                && path.is_dir()
+                && seen.insert(path.clone())
         });
         let places = std::iter::once(place.to_path_buf()).chain(inside);
         found.extend(places.filter_map(|path| Some(format!("`{}` with {}", path.display(), kinds(&path)?))));
@@ -35,7 +44,8 @@ pub(crate) fn labels_elsewhere(folder: &Path, base: &Path, looked: &[PathBuf]) -
 }
 
 fn is_for_labels(folder: &Path) -> bool {
-    folder.file_name().is_some_and(|name| FOLDERS.contains(&name.to_string_lossy().to_lowercase().as_str()))
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    PARTS.iter().any(|part| name.contains(part)) || FOLDERS.contains(&name.as_str())
 }
 
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
@@ -79,7 +89,7 @@ fn look(folder: &Path, is_labels: bool, deeper: usize, found: &mut BTreeSet<&'st
 fn is_coco(file: &Path) -> bool {
     use std::io::Read;
     let mut head = Vec::with_capacity(HEAD);
-    let read = fs::File::open(file).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
+    let read = source::open(file).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
     let text = String::from_utf8_lossy(&head);
     read.is_ok() && ["\"annotations\"", "\"images\"", "\"categories\""].iter().any(|key| text.contains(key))
 }
@@ -97,7 +107,11 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         let told = |folder: &str, looked: &str| {
-            let found = labels_elsewhere(&set.path().join(folder), set.path(), &[set.path().join(looked)]);
+            let found = labels_elsewhere(
+                &set.path().join(folder).join("a.jpg"),
+                set.path(),
+                &[set.path().join(looked)],
+            );
             found.join("; ").replace(&set.path().display().to_string(), "SET")
         };
         write("JPEGImages/a.jpg", "");
@@ -112,5 +126,29 @@ mod tests {
         write("train/settings.json", "{}");
         let found = told("train", "train");
         assert!(found.contains("`SET/train` with a .json file of COCO"), "{found}");
+    }
+
+    #[test]
+    fn labels_beside_the_folder_that_they_belong_to_are_told() {
+        for (images, looked, labels) in [
+            ("images/train", "labels/train", "labels"),
+            ("train", "train", "train_labels"),
+            ("img/train", "img/labels", "lbl"),
+            ("images/train", "labels/train", "yolo"),
+        ] {
+            let set = tempfile::tempdir().unwrap();
+            for folder in [images, labels, "labels/other"] {
+                fs::create_dir_all(set.path().join(folder)).unwrap();
+            }
+            fs::write(set.path().join("labels/other/b.txt"), "").unwrap();
+            let told = || {
+                let looked = [set.path().join(looked), set.path().join(images)];
+                labels_elsewhere(&set.path().join(images).join("a.jpg"), set.path(), &looked).join("; ")
+            };
+            let expected = format!("`{}` with .txt files", set.path().join(labels).display());
+            assert!(!told().contains(&expected), "{}", told());
+            fs::write(set.path().join(labels).join("a.txt"), "").unwrap();
+            assert!(told().contains(&expected), "{labels}: {}", told());
+        }
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use trainyard_types::text;
 
 use crate::data::dataset::DataError;
-use crate::data::listing::Listing;
+use crate::data::listing::{self, Found, Listing};
+use crate::data::patterns;
 use crate::data::spelling::{self, Spelling};
 use crate::data::yaml::{DataYaml, YamlError};
 
@@ -27,25 +28,79 @@ pub(crate) fn is_list_name(file: &Path) -> bool {
 }
 
 /// Gives each line's number from 1, the file that it names, whether it is there or not, and how that is spelled if
-/// otherwise.
+/// otherwise. A line may also be a folder or a pattern, of which each file that is `wanted` is given. A line that begins
+/// with `#` and names no image is a comment. The sentences are about folders that cannot be read.
 ///
 /// # Errors
 /// When the list cannot be read, or is no text.
 pub(crate) fn for_each(
     list: &ImageList,
+    wanted: &dyn Fn(&Path) -> bool,
     mut take: impl FnMut(u32, PathBuf, Option<Spelling>),
-) -> Result<(), DataError> {
+) -> Result<Vec<String>, DataError> {
     let file = &list.file;
     let bytes = std::fs::read(file).map_err(|source| DataError::List { place: file.clone(), source })?;
+    let mut notes = Vec::new();
     let wide = |source| YamlError::Text { file: file.clone(), source };
     for (line, number) in text::byte_lines(&bytes).map_err(wide)?.zip(1..) {
-        let line = line.trim_ascii();
-        if !line.is_empty() {
-            let (path, spelling) = place(line, &list.bases);
+        let line = unquoted(line.trim_ascii());
+        if line.is_empty() {
+            continue;
+        }
+        let (path, spelling) = place(line, &list.bases);
+        if wanted(&path) && !patterns::is_pattern(line) {
             take(number, path, spelling);
+            continue;
+        }
+        let found = several(line, &path, &list.bases, wanted)?;
+        notes.extend(found.notes());
+        let is_comment = line.starts_with(b"#") && !path.exists();
+        if found.files.is_empty() && !path.is_dir() && !is_comment {
+            take(number, path, spelling);
+        } else {
+            found.files.into_iter().for_each(|file| take(number, file, spelling));
         }
     }
-    Ok(())
+    Ok(notes)
+}
+
+/// What stands between quotes, if a line does.
+fn unquoted(line: &[u8]) -> &[u8] {
+    match line {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
+        line => line,
+    }
+}
+
+/// The files of a line that is a folder, here `path`, or a pattern below one of `bases`.
+fn several(
+    line: &[u8],
+    path: &Path,
+    bases: &[PathBuf],
+    wanted: &dyn Fn(&Path) -> bool,
+) -> Result<Found, DataError> {
+    let walk = |place: &Path| {
+        listing::walk(place, wanted).map_err(|source| DataError::List { place: place.to_path_buf(), source })
+    };
+    if path.is_dir() {
+        return walk(path);
+    }
+    let mut found = Found::default();
+    if path.exists() {
+        return Ok(found);
+    }
+    let pattern = String::from_utf8_lossy(line);
+    let matches = bases.iter().map(|base| patterns::matches(base, &pattern));
+    for place in matches.into_iter().find(|matches| !matches.is_empty()).unwrap_or_default() {
+        if place.is_dir() {
+            let Found { files, unreadable } = walk(&place)?;
+            found.files.extend(files);
+            found.unreadable.extend(unreadable);
+        } else if wanted(&place) {
+            found.files.push(place);
+        }
+    }
+    Ok(found)
 }
 
 /// The file that a line names.
@@ -73,12 +128,13 @@ pub(crate) fn read(yaml: &DataYaml, file: &Path, listing: &mut Listing) -> Resul
     let bases = [folder].into_iter().chain(yaml.roots().iter().map(PathBuf::as_path)).map(Path::to_path_buf);
     let list = Arc::new(ImageList { file: file.to_path_buf(), bases: bases.collect() });
     let mut spelled = Spelled::default();
-    for_each(&list, |number, path, spelling| {
+    let notes = for_each(&list, &listing::is_image, |number, path, spelling| {
         spelled.count(number, spelling);
         let base = |of: &Path| yaml.base(of).or_else(|| Some(folder).filter(|folder| of.starts_with(folder)));
         listing.add(path, base, Some((Arc::clone(&list), number)));
     })?;
     listing.notes.extend(spelled.notes(file));
+    listing.notes.extend(notes);
     Ok(())
 }
 

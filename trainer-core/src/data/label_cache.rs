@@ -19,7 +19,7 @@ use crate::data::source::Stamp;
 use crate::pulse;
 
 /// Changes with the layout, the rules for labels, and which images are read.
-const MAGIC: [u8; 8] = *b"TYLABEL\x04";
+const MAGIC: [u8; 8] = *b"TYLABEL\x05";
 /// Of its files.
 pub(crate) const SUFFIX: &str = "tylabels";
 /// Magic, checksum of all behind it, length of the report.

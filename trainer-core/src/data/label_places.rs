@@ -32,6 +32,10 @@ pub(crate) struct LabelPlaces {
 #[derive(Debug)]
 struct Stocked {
     folder: PathBuf,
+    /// Whether it is the first place.
+    is_first: bool,
+    /// Whether its name has the place's letters in other bytes.
+    is_respelled: bool,
     /// Names that are not the image's with `txt` for its ending, byte for byte, by what they are equal in.
     odd: HashMap<Vec<u8>, OsString>,
 }
@@ -44,6 +48,8 @@ pub(crate) struct LabelFileAt<T> {
     pub path: PathBuf,
     /// Whether it lies in the first place, where it is mostly looked for.
     pub is_first: bool,
+    /// Whether its path has the letters that were looked for in other bytes (NFC, NFD, Latin-1).
+    pub is_respelled: bool,
 }
 
 impl LabelPlaces {
@@ -95,25 +101,28 @@ impl LabelPlaces {
         look: impl Fn(&Path) -> io::Result<T>,
     ) -> Result<Option<LabelFileAt<T>>, (PathBuf, io::Error)> {
         let stem = image.file_stem().unwrap_or_default();
-        let look = |path: PathBuf, is_first: bool| match look(&path) {
-            Ok(of) => Ok(Some(LabelFileAt { of, path, is_first })),
+        let look = |path: PathBuf, is_first: bool, is_respelled: bool| match look(&path) {
+            Ok(of) => Ok(Some(LabelFileAt { of, path, is_first, is_respelled })),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err((path, error)),
         };
         let first = &self.places[0];
-        if let Some(found) = look(label_in(first, stem), true)? {
+        if let Some(found) = look(label_in(first, stem), true, false)? {
             return Ok(Some(found));
         }
-        for Stocked { folder, odd } in
-            self.stocked.get_or_init(|| self.places.iter().filter_map(stock).collect())
-        {
-            let is_first = folder == first;
+        let stocked =
+            || self.places.iter().enumerate().filter_map(|(at, place)| stock(place, at == 0)).collect();
+        for Stocked { folder, is_first, is_respelled, odd } in self.stocked.get_or_init(stocked) {
+            let (is_first, is_respelled) = (*is_first, *is_respelled);
             let other = || odd.get(&spelling::key(stem.as_bytes()));
-            let found = if is_first { None } else { look(label_in(folder, stem), false)? };
+            let is_seen = is_first && !is_respelled;
+            let found = if is_seen { None } else { look(label_in(folder, stem), is_first, is_respelled)? };
             match (found, if odd.is_empty() { None } else { other() }) {
                 (Some(found), _) => return Ok(Some(found)),
                 (None, Some(other)) => {
-                    if let Some(found) = look(folder.join(other), is_first)? {
+                    // Another ending (`.TXT`) is no other spelling.
+                    let is_respelled = is_respelled || Path::new(other).file_stem() != Some(stem);
+                    if let Some(found) = look(folder.join(other), is_first, is_respelled)? {
                         return Ok(Some(found));
                     }
                 }
@@ -142,10 +151,17 @@ fn label_in(folder: &Path, stem: &OsStr) -> PathBuf {
     PathBuf::from(path)
 }
 
-/// Reads a folder; `None` when it has no label file.
-fn stock(folder: &PathBuf) -> Option<Stocked> {
+/// Reads a place, or the folder that is there instead under its letters in other bytes; `None` when it has no label file.
+fn stock(place: &Path, is_first: bool) -> Option<Stocked> {
     let (mut any, mut odd) = (false, HashMap::new());
-    for entry in std::fs::read_dir(folder).ok()?.flatten() {
+    let (entries, folder) = match std::fs::read_dir(place) {
+        Ok(entries) => (entries, place.to_path_buf()),
+        Err(_) => {
+            let other = spelling::other_spelling(place)?;
+            (std::fs::read_dir(&other).ok()?, other)
+        }
+    };
+    for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(extension) = Path::new(&name).extension() else { continue };
         if !extension.eq_ignore_ascii_case("txt") {
@@ -157,7 +173,7 @@ fn stock(folder: &PathBuf) -> Option<Stocked> {
             odd.insert(spelling::key(stem.as_bytes()), name);
         }
     }
-    any.then(|| Stocked { folder: folder.clone(), odd })
+    any.then(|| Stocked { is_respelled: folder != place, folder, is_first, odd })
 }
 
 #[cfg(test)]

@@ -80,6 +80,9 @@ impl Listing {
 pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Result<Listing, DataError> {
     let mut listing = Listing::default();
     for entry in entries {
+        if let Some((_, Some(spelling))) = yaml.existing(entry.trim()) {
+            listing.notes.push(format!("`{key}: {entry}`: {}", spelling.told_of_one()));
+        }
         for place in yaml.resolve(key, entry)? {
             if place.is_dir() {
                 let found = walk(&place, &is_image)
@@ -153,15 +156,24 @@ impl Found {
 }
 
 /// Finds the files that are `wanted` in a folder and those inside of it. Follows links, as data sets are often assembled
-/// from them, but none to one of the folders above it, which would never end.
+/// from them, but none to one of the folders above it, which would never end, nor to one above `folder`, which would bring
+/// the images of other splits.
 ///
 /// # Errors
 /// When the folder itself cannot be read.
 pub(crate) fn walk(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> std::io::Result<Found> {
     let mut found = Found::default();
-    descend(folder, wanted, &mut Vec::new(), &mut found)?;
+    let whole = folder.canonicalize()?;
+    let mut above: Vec<Identity> =
+        whole.ancestors().skip(1).filter_map(|above| identity(above).ok()).collect();
+    descend(folder, wanted, &mut above, &mut found)?;
     found.files.sort();
     Ok(found)
+}
+
+fn identity(folder: &Path) -> std::io::Result<Identity> {
+    let metadata = std::fs::metadata(folder)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn descend(
@@ -170,8 +182,7 @@ fn descend(
     above: &mut Vec<Identity>,
     found: &mut Found,
 ) -> std::io::Result<()> {
-    let metadata = std::fs::metadata(folder)?;
-    let identity = (metadata.dev(), metadata.ino());
+    let identity = identity(folder)?;
     if above.contains(&identity) {
         return Ok(());
     }
@@ -235,7 +246,6 @@ mod tests {
             "images/train/000.jpg",
             "images/train/001.jpg",
             "images/train/a/b/far/far.jpg",
-            "images/train/a/b/higher/val/000.jpg",
             "images/train/near/far.jpg",
         ];
         assert_eq!(walked(&data, "images/train"), expected);

@@ -33,7 +33,7 @@ pub mod planes;
 pub mod random;
 #[cfg(test)]
 pub(crate) mod reference;
-mod remarks;
+pub(crate) mod remarks;
 pub mod sample;
 pub mod sampler;
 pub mod scan;

@@ -26,6 +26,14 @@ pub(crate) fn remarks(yaml: &DataYaml, split: Split, found: &ScanReport) -> Vec<
             folder.display()
         ));
     }
+    if let Some(first) = &found.first_respelled {
+        remarks.push(format!(
+            "{} images have label files whose names have the same letters in other bytes (NFC, NFD or Latin-1), first \
+             `{}`; these were taken",
+            found.respelled_labels,
+            first.display()
+        ));
+    }
     if found.boxes == 0 && found.images > 0 {
         remarks.push(match split {
             Split::Train => "the training images have no objects at all: the model can only learn to see nothing",
@@ -36,6 +44,24 @@ pub(crate) fn remarks(yaml: &DataYaml, split: Split, found: &ScanReport) -> Vec<
         }.to_owned());
     }
     remarks
+}
+
+/// Most names that a warning lists.
+const NAMED: usize = 10;
+
+/// A sentence about classes that cannot be learnt, if there are any. `names` are those of the training images' classes.
+pub(crate) fn unseen_classes(names: &[String], found: &ScanReport) -> Option<String> {
+    let is_seen = |class: u32| found.classes.contains_key(&class);
+    let unseen = names.iter().zip(0..).filter(|(_, class)| !is_seen(*class));
+    let unseen: Vec<String> = unseen.map(|(name, _)| format!("`{name}`")).collect();
+    // Of images without any object the remarks on the split tell.
+    if unseen.is_empty() || unseen.len() == names.len() {
+        return None;
+    }
+    let more = unseen.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = unseen[..unseen.len().min(NAMED)].join(", ");
+    Some(format!("the training images have no object of class {shown}{more}, which cannot be learnt"))
 }
 
 /// What became of odd rows.
@@ -49,7 +75,12 @@ fn rows(yaml: &DataYaml, found: &ScanReport) -> Vec<String> {
         (found.empty_boxes, "label rows whose box has no area; dropped", &found.files_with_empty_boxes),
         (found.clipped, "label rows a little outside 0 to 1; clipped", &found.files_with_clipped),
         (found.keypoints, keypoints.as_str(), &nowhere),
-        (found.polygons, "label rows are polygons; the box around each is taken", &nowhere),
+        (
+            found.polygons,
+            "label rows are polygons; the box around each is taken (if they are a box and keypoints, say so by \
+             `kpt_shape` in the data.yaml)",
+            &nowhere,
+        ),
         (
             found.four_corners,
             "label rows have four corners (oriented boxes, or polygons); the upright box around each is taken",
@@ -74,11 +105,13 @@ impl Nearby {
     fn of(yaml: &DataYaml, image: &Path, found: &ScanReport) -> Self {
         let folder = image.parent().unwrap_or(Path::new(""));
         let places = &found.looked_for_labels;
-        // The first is where they should be; of the others those that are there.
-        let shown = places.iter().enumerate().filter(|(at, place)| *at == 0 || place.is_dir());
+        // The first is where they should be; of the others those that are there, and one that is no folder of images.
+        let apart = places.iter().position(|place| place != folder);
+        let is_shown = |at: usize, place: &Path| at == 0 || apart == Some(at) || place.is_dir();
+        let shown = places.iter().enumerate().filter(|(at, place)| is_shown(*at, place));
         let looked: Vec<String> = shown.map(|(_, place)| format!("`{}`", place.display())).collect();
         let base = yaml.base(folder).unwrap_or(folder);
-        let elsewhere = labels_elsewhere(folder, base, places);
+        let elsewhere = labels_elsewhere(image, base, places);
         let instead = if elsewhere.is_empty() {
             String::new()
         } else {

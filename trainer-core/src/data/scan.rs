@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -69,6 +67,10 @@ pub struct ScanReport {
     pub looked_for_labels: Vec<PathBuf>,
     /// Usable images whose label file lies elsewhere than where it is mostly looked for, by folder.
     pub labels_elsewhere: BTreeMap<PathBuf, usize>,
+    /// Usable images whose label file has their letters in other bytes.
+    pub respelled_labels: usize,
+    /// The first of these label files.
+    pub first_respelled: Option<PathBuf>,
     /// How many usable images have how many objects.
     pub objects: BTreeMap<usize, usize>,
     /// Objects of each class.
@@ -142,6 +144,10 @@ impl ScanReport {
             if found > 0 && files.len() < FIRST_FILES {
                 files.push(file.path.display().to_string());
             }
+        }
+        if file.is_respelled {
+            self.respelled_labels += 1;
+            self.first_respelled.get_or_insert_with(|| file.path.clone());
         }
         let folder = file.path.parent().filter(|_| !file.is_first).unwrap_or(Path::new(""));
         if let Some(count) = self.labels_elsewhere.get_mut(folder) {
@@ -292,8 +298,10 @@ fn look_at(image: &Listed, rules: &LabelRules) -> Finding {
             "{shown}: is {width}x{height} pixels, less than {SMALLEST_SIDE} on a side, image left out"
         ));
     }
-    let (bytes, file) = match image.labels.find(path, read_bytes) {
-        Ok(Some(LabelFileAt { of, path, is_first })) => (of, Some(LabelFileAt { of: (), path, is_first })),
+    let (bytes, file) = match image.labels.find(path, source::read_short) {
+        Ok(Some(LabelFileAt { of, path, is_first, is_respelled })) => {
+            (of, Some(LabelFileAt { of: (), path, is_first, is_respelled }))
+        }
         Ok(None) => (Vec::new(), None),
         Err((file, error)) => {
             return Finding::Corrupt(format!("{}: {error}, image left out", file.display()));
@@ -316,11 +324,4 @@ fn look_at(image: &Listed, rules: &LabelRules) -> Finding {
             Finding::BadLabels { rows, messages }
         }
     }
-}
-
-/// As the standard library's, but without a question for the length: label files are short, and many.
-fn read_bytes(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(2048);
-    File::open(file)?.take(u64::MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

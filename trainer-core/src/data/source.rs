@@ -1,9 +1,9 @@
 //! What an image or label file is known by, from a glance to every byte: so that what was made of it is never
 //! taken for what it is now, though a million files are not read at each start.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::{File, FileType};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -82,7 +82,9 @@ pub struct Ends {
 impl Ends {
     /// Reads both ends.
     pub fn read(file: &File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        only_files(metadata.file_type())?;
+        let length = metadata.len();
         let whole = usize::try_from(length).unwrap_or(usize::MAX);
         let mut bytes = vec![0; whole.min(2 * END_BYTES)];
         if bytes.len() == whole {
@@ -119,18 +121,59 @@ impl Ends {
 /// Pauses before a file that could not be read is tried again: networks recover, and tables of open files.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 
+/// Opens a file of a data set. A pipe among them, which would be waited for without an end, is opened at once.
+pub fn open(file: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(file)
+}
+
+/// Refuses what has no bytes of its own, or no last one.
+fn only_files(kind: FileType) -> io::Result<()> {
+    let what = match kind {
+        kind if kind.is_file() => return Ok(()),
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a pipe",
+        _ => "a device",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("is {what}, not a file")))
+}
+
+/// All bytes of a file of a data set.
+pub fn read_once(file: &Path) -> io::Result<Vec<u8>> {
+    let mut opened = open(file)?;
+    let metadata = opened.metadata()?;
+    only_files(metadata.file_type())?;
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    opened.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Longer files of labels are none.
+const LONGEST_LABELS: u64 = 1 << 28;
+
+/// As [`read_once`], but without a question for kind and length: label files are short, and many.
+pub fn read_short(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(2048);
+    let opened = open(file)?;
+    (&opened).take(LONGEST_LABELS).read_to_end(&mut bytes)?;
+    // A pipe looks empty, and a device may have no end.
+    if bytes.is_empty() || bytes.len() as u64 == LONGEST_LABELS {
+        only_files(opened.metadata()?.file_type())?;
+    }
+    Ok(bytes)
+}
+
 /// All bytes of a file; tried again while it is there and cannot be read.
 ///
 /// # Errors
 /// When it cannot be read still, or is not there.
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     for pause in PAUSES {
-        match std::fs::read(file) {
+        match read_once(file) {
             Err(error) if !is_gone(&error) => std::thread::sleep(pause),
             done => return done,
         }
     }
-    std::fs::read(file)
+    read_once(file)
 }
 
 /// Whether a file that could not be read is not there, and not only out of reach for now.
@@ -170,7 +213,7 @@ mod tests {
         let fingerprint = |bytes: &[u8]| {
             let file = folder.path().join("a");
             std::fs::write(&file, bytes).unwrap();
-            Ends::read(&File::open(file).unwrap()).unwrap().fingerprint()
+            Ends::read(&open(&file).unwrap()).unwrap().fingerprint()
         };
         let mut bytes = vec![7; 10_000];
         let first = fingerprint(&bytes);

@@ -27,6 +27,16 @@ impl Spelling {
             }
         }
     }
+
+    /// What was done with a path.
+    pub const fn told_of_one(self) -> &'static str {
+        match self {
+            Self::Backslashes => "the backslashes were taken as slashes",
+            Self::Letters => {
+                "what is there has the same letters in other bytes (NFC, NFD or Latin-1); it was taken"
+            }
+        }
+    }
 }
 
 /// What two spellings of a name have in common.

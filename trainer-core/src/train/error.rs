@@ -192,6 +192,7 @@ impl TrainError {
             | Self::Foreign { .. }
             | Self::OtherVersion { .. }
             | Self::Picture { .. }
+            | Self::Device(DeviceError::Unknown(_))
             | Self::Unreadable { .. } => exit_code::BAD_SPEC,
             Self::OutOfMemory { .. } | Self::BnGroup { .. } => exit_code::GPU_OOM,
             Self::OutOfMemoryAgain { .. } => exit_code::GPU_OOM_AGAIN,

@@ -17,6 +17,7 @@ use super::precision;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::data::disk_cache::{Limits, Place, is_inside};
 use crate::data::loader::LoaderConfig;
+use crate::data::remarks::unseen_classes;
 use crate::data::{
     AugmentConfig, CacheMode, Crew, DataYaml, Dataset, ImageStore, OpenOptions, RamBudget, Split,
     TrainLoader, ValConfig, ValLoader, memory,
@@ -150,7 +151,7 @@ impl Setup {
         }
         // Not before it is sure that folders may be told of.
         train.require_label_files(&yaml)?;
-        if let Some(warning) = absent(&train) {
+        if let Some(warning) = unseen_classes(&train.names, &train.report) {
             events.log(LogLevel::Warning, warning);
         }
         if !options.resume && options.checkpoints().exists() {
@@ -235,31 +236,6 @@ impl Setup {
         for warning in self.train.take_warnings().into_iter().chain(self.val.take_warnings()) {
             events.log(LogLevel::Warning, warning);
         }
-    }
-}
-
-/// Most names that a warning lists.
-const NAMED: usize = 10;
-
-/// A sentence about classes that cannot be learnt, if there are any.
-fn absent(train: &Dataset) -> Option<String> {
-    let mut seen = vec![false; train.names.len()];
-    for label in train.items.iter().flat_map(|item| item.labels) {
-        if let Some(seen) = seen.get_mut(label.class as usize) {
-            *seen = true;
-        }
-    }
-    let names =
-        train.names.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(name, _)| format!("`{name}`"));
-    let names: Vec<String> = names.collect();
-    // Of images without any object the remarks on the split tell.
-    if names.is_empty() || names.len() == seen.len() {
-        None
-    } else {
-        let more =
-            if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
-        let names = names[..names.len().min(NAMED)].join(", ");
-        Some(format!("the training images have no object of class {names}{more}, which cannot be learnt"))
     }
 }
 

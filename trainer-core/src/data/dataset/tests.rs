@@ -221,7 +221,8 @@ fn rows_are_read_as_the_data_yaml_says_and_what_they_were_taken_for_is_said_once
     assert_eq!(
         dataset.remarks,
         [
-            "1 label rows are polygons; the box around each is taken",
+            "1 label rows are polygons; the box around each is taken (if they are a box and keypoints, say so by \
+             `kpt_shape` in the data.yaml)",
             "1 label rows have four corners (oriented boxes, or polygons); the upright box around each is taken"
         ]
     );
@@ -288,6 +289,77 @@ fn lists_of_windows_and_of_other_letters_are_read_with_one_note() {
         "{warnings:?}"
     );
     assert_eq!(data.open(Split::Val).len(), 1, "an entry may be a pattern");
+}
+
+#[test]
+fn pipes_devices_and_folders_with_names_of_files_are_named_and_end_at_once() {
+    let data = TestData::new(3, 1);
+    let pipe = |name: &str| {
+        let made = std::process::Command::new("mkfifo").arg(data.path(name)).status().unwrap();
+        assert!(made.success());
+    };
+    pipe("images/train/pipe.jpg");
+    std::fs::create_dir_all(data.path("other/folder.jpg")).unwrap();
+    std::fs::remove_file(data.path("labels/train/000.txt")).unwrap();
+    pipe("labels/train/000.txt");
+    std::fs::remove_file(data.path("labels/train/001.txt")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", data.path("labels/train/001.txt")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", data.path("images/train/null.jpg")).unwrap();
+    data.write("data.yaml", b"train: [images/train, list.txt]\nval: images/val\nnames: [a, b]\n");
+    data.write("list.txt", b"other/folder.jpg\n");
+    let dataset = data.open(Split::Train);
+    assert_eq!(names(&dataset), ["002"]);
+    let warnings = dataset.report.warnings();
+    for (warning, expected) in warnings.iter().zip([
+        "labels/train/000.txt: is a pipe, not a file, image left out",
+        "labels/train/001.txt: is a device, not a file, image left out",
+        "images/train/null.jpg: cannot be read: is a device, not a file, image left out",
+        "images/train/pipe.jpg: cannot be read: is a pipe, not a file, image left out",
+        "other/folder.jpg: cannot be read: is a folder, not a file, image left out",
+    ]) {
+        assert!(warning.ends_with(expected), "{expected}: {warnings:?}");
+    }
+    assert_eq!(warnings.len(), 5);
+}
+
+#[test]
+fn labels_and_entries_of_other_letters_are_taken_with_one_note_each() {
+    let data = TestData::new(3, 1);
+    rename(&data, "images/train", "images/e\u{301}");
+    rename(&data, "labels/train", "labels/é");
+    rename(&data, "images/e\u{301}/000.jpg", "images/e\u{301}/o\u{308}.jpg");
+    rename(&data, "labels/é/000.txt", "labels/é/ö.txt");
+    data.write("data.yaml", "train: images/é\nval: images\\val\nnames: [a, b]\n".as_bytes());
+    let dataset = data.open(Split::Train);
+    assert_eq!((dataset.report.boxes, dataset.report.unlabelled), (3, 0));
+    let [entry, labels] = &dataset.remarks[..] else { panic!("{:?}", dataset.remarks) };
+    assert!(
+        entry.starts_with("`train: images/é`: what is there has the same letters in other bytes"),
+        "{entry}"
+    );
+    assert!(labels.starts_with("3 images have label files whose names have the same letters"), "{labels}");
+    assert!(labels.contains("labels/é/001.txt`; these were taken"), "{labels}");
+    let val = data.open(Split::Val);
+    assert_eq!(val.remarks, ["`val: images\\val`: the backslashes were taken as slashes"]);
+}
+
+#[test]
+fn lines_of_a_list_may_be_folders_patterns_quoted_and_comments() {
+    let data = TestData::new(4, 1);
+    data.write_image("images/train/deep/x.jpg", 7);
+    data.write(
+        "train.txt",
+        b"# all of it\n\"images/train/002.jpg\"\n'images/train/003.jpg'\nimages/train/00[01].jpg\nimages/tr*/deep\n\
+          images/val\nimages/none*.jpg\nnothing\n#gone.jpg\n",
+    );
+    data.write("data.yaml", b"train: train.txt\nval: images/val\nnames: [a, b]\n");
+    let dataset = data.open(Split::Train);
+    assert_eq!(names(&dataset), ["002", "003", "000", "001", "x", "000"]);
+    let warnings = dataset.report.warnings();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    for (warning, line) in warnings.iter().zip([7, 8, 9]) {
+        assert!(warning.contains(&format!("train.txt:{line}: image `")), "{warnings:?}");
+    }
 }
 
 #[test]
