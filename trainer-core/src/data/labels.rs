@@ -132,7 +132,7 @@ pub enum LabelError {
         value: f32,
     },
     /// A class id that is no whole number.
-    #[error("the class id `{word}` is not a whole number from 0")]
+    #[error("the class id `{word}` is not a whole number from 0{}", class_advice(word))]
     ClassId {
         /// Where.
         line: usize,
@@ -165,6 +165,15 @@ fn advice(word: &str) -> String {
         format!("; write a point: `{pointed}`")
     } else {
         String::new()
+    }
+}
+
+/// What may be meant by a class id that is none.
+fn class_advice(word: &str) -> &'static str {
+    if word.contains(char::is_alphabetic) {
+        "; write the class's place in `names`, which begins at 0"
+    } else {
+        ""
     }
 }
 
@@ -281,7 +290,10 @@ fn parse_number(word: &str, line: usize) -> Result<f32, LabelError> {
 /// Class ids are whole numbers, but some tools write them as `3.0`.
 fn parse_class(word: &str, line: usize) -> Result<u64, LabelError> {
     let wrong = || LabelError::ClassId { line, word: word.to_owned() };
-    let number: f64 = word.parse().map_err(|_| LabelError::Number { line, word: word.to_owned() })?;
+    // `0,` is one with a comma behind it.
+    let no_number = || LabelError::Number { line, word: word.to_owned() };
+    let number: f64 =
+        word.parse().map_err(|_| if word.ends_with([',', ';']) { no_number() } else { wrong() })?;
     if number >= 0.0 && number.fract() == 0.0 && number < 1e15 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "just checked")]
         Ok(number as u64)
@@ -391,6 +403,10 @@ mod tests {
         assert!(error("0 50 50 20 20").starts_with("line 1: 50 is outside 0 to 1"));
         assert!(error("0 .5 .5 NaN .2").contains("outside"));
         assert!(error("-1 .5 .5 .2 .2").contains("`-1` is not a whole number"));
+        assert!(
+            error("disc .5 .5 .2 .2")
+                .contains("`disc` is not a whole number from 0; write the class's place")
+        );
         assert!(error("0.5 .5 .5 .2 .2").contains("`0.5` is not a whole number"));
     }
 

@@ -287,7 +287,8 @@ impl DataYaml {
         let advice = if patterns::is_pattern(entry.as_bytes()) {
             Some("it is a pattern that nothing matches".to_owned())
         } else {
-            spelling::windows_advice(entry.trim().as_bytes(), &self.roots)
+            let entry = entry.trim();
+            spelling::windows_advice(entry.as_bytes(), &self.roots).or_else(|| elsewhere(entry))
         };
         let advice = advice.unwrap_or_else(|| format!("correct `{key}` or `path`"));
         let searched = format!("tried {}; {advice}", shown(&tried));
@@ -346,6 +347,17 @@ impl DataYaml {
     }
 }
 
+/// What a shell or a program with a network would make of an entry.
+fn elsewhere(entry: &str) -> Option<String> {
+    if entry.starts_with("~/") {
+        Some("`~` is only a shell's word for the home folder; write the whole path".to_owned())
+    } else if entry.contains("://") {
+        Some("it is an address, and nothing is fetched; fetch it and write the path of a folder".to_owned())
+    } else {
+        None
+    }
+}
+
 /// A sentence for each name that several classes have.
 fn twins(names: &[String]) -> Vec<String> {
     let mut sorted: Vec<(&str, usize)> =
@@ -377,11 +389,16 @@ fn roots(file: &Path, path: Option<&str>, notes: &mut Vec<String>) -> Vec<PathBu
             ));
         } else {
             // An absolute `path` replaces the folder here.
-            roots.push(folder.join(path));
-            roots.extend(
-                spelling::with_slashes(path.as_bytes())
-                    .map(|path| folder.join(std::ffi::OsStr::from_bytes(&path))),
-            );
+            let written = folder.join(path);
+            if let Some(slashed) = spelling::with_slashes(path.as_bytes()) {
+                let slashed = folder.join(std::ffi::OsStr::from_bytes(&slashed));
+                if slashed.exists() && !written.exists() {
+                    notes.push(format!("`path: {path}`: {}", Spelling::Backslashes.told_of_one()));
+                }
+                roots.extend([written, slashed]);
+            } else {
+                roots.push(written);
+            }
         }
     }
     roots.push(folder);

@@ -16,7 +16,7 @@ use crate::weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// Fields of the spec are wrong.
-    #[error("the training spec is not valid: {}", join(.0))]
+    #[error("{}", join(.0))]
     Spec(Vec<Violation>),
     /// The data set is wrong.
     #[error(transparent)]

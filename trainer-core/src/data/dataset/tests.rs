@@ -81,8 +81,13 @@ fn an_empty_split_and_one_without_a_usable_image_are_errors() {
     assert!(error(&data).contains("none of the 1 images of `train` can be used; the first problem is: "));
     std::fs::remove_dir_all(data.path("images/train")).unwrap();
     assert!(error(&data).contains("`train: images/train` was not found; tried"));
-    data.write("data.yaml", b"train: data.yaml\nval: images/val\nnames: [a]");
-    assert!(error(&data).contains("neither a folder, nor an image, nor a .txt list"));
+    let wrong_entry = |entry: &str| {
+        data.write("data.yaml", format!("train: {entry}\nval: images/val\nnames: [a]").as_bytes());
+        error(&data)
+    };
+    assert!(wrong_entry("~/set").ends_with("write the whole path"), "{}", wrong_entry("~/set"));
+    assert!(wrong_entry("https://host/set.zip").contains("; it is an address, and nothing is fetched"));
+    assert!(wrong_entry("data.yaml").contains("neither a folder, nor an image, nor a .txt list"));
 }
 
 #[test]
@@ -341,6 +346,10 @@ fn labels_and_entries_of_other_letters_are_taken_with_one_note_each() {
     assert!(labels.contains("labels/é/001.txt`; these were taken"), "{labels}");
     let val = data.open(Split::Val);
     assert_eq!(val.remarks, ["`val: images\\val`: the backslashes were taken as slashes"]);
+    rename(&data, "images", "in/side/images");
+    data.write("data.yaml", b"path: in\\side\ntrain: images/val\nval: images/val\nnames: [a, b]\n");
+    let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
+    assert_eq!(yaml.notes, ["`path: in\\side`: the backslashes were taken as slashes"]);
 }
 
 #[test]
