@@ -37,8 +37,12 @@ pub(crate) fn labels_elsewhere(image: &Path, base: &Path, looked: &[PathBuf]) ->
                 && path.is_dir()
                 && seen.insert(path.clone())
         });
-        let places = std::iter::once(place.to_path_buf()).chain(inside);
-        found.extend(places.filter_map(|path| Some(format!("`{}` with {}", path.display(), kinds(&path)?))));
+        // The data set's own folder may be called after labels; what lies in it is for people.
+        let places = std::iter::once((place.to_path_buf(), false)).chain(inside.map(|path| (path, true)));
+        let told = |(path, is_labels): (PathBuf, bool)| {
+            Some(format!("`{}` with {}", path.display(), kinds(&path, is_labels)?))
+        };
+        found.extend(places.filter_map(told));
     }
     found.into_iter().take(NAMED).collect()
 }
@@ -58,9 +62,9 @@ fn extension(path: &Path) -> String {
 }
 
 /// What kinds of labels a folder, or one inside of it, has.
-fn kinds(folder: &Path) -> Option<String> {
+fn kinds(folder: &Path, is_labels: bool) -> Option<String> {
     let mut found = BTreeSet::new();
-    look(folder, is_for_labels(folder), 1, &mut found);
+    look(folder, is_labels, 1, &mut found);
     let found: Vec<&str> = found.into_iter().collect();
     (!found.is_empty()).then(|| found.join(" and "))
 }
@@ -136,7 +140,8 @@ mod tests {
             ("img/train", "img/labels", "lbl"),
             ("images/train", "labels/train", "yolo"),
         ] {
-            let set = tempfile::tempdir().unwrap();
+            let set = tempfile::Builder::new().prefix("labels").tempdir().unwrap();
+            fs::write(set.path().join("readme.txt"), "").unwrap();
             for folder in [images, labels, "labels/other"] {
                 fs::create_dir_all(set.path().join(folder)).unwrap();
             }
@@ -149,6 +154,7 @@ mod tests {
             assert!(!told().contains(&expected), "{}", told());
             fs::write(set.path().join(labels).join("a.txt"), "").unwrap();
             assert!(told().contains(&expected), "{labels}: {}", told());
+            assert!(!told().contains(&format!("`{}` with", set.path().display())), "{}", told());
         }
     }
 }
