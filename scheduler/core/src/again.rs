@@ -98,6 +98,7 @@ impl Core {
             Some(slots) => self.give_back(now, id, &slots, limit_before, cause_of_end, out),
             None => {
                 self.change_handing_in(agent, out, |handing_in| handing_in.remove(&id));
+                self.keep_off(now, id, agent, &slot, cause_of_end, out);
                 self.unfollow_runner(id.job);
             }
         }
