@@ -74,7 +74,7 @@ pub enum LoadError {
         /// The file.
         file: PathBuf,
         /// Why.
-        why: config::ConfigError,
+        why: Box<config::ConfigError>,
     },
     /// A value has the wrong type.
     #[error("{0}")]
@@ -167,7 +167,8 @@ impl Sources {
         let mut builder = config::Config::builder().add_source(defaults);
         if let Some(path) = &self.file {
             let file = config::File::from_str(&read(path)?, FileFormat::Toml);
-            let tables = file.collect().map_err(|why| LoadError::Syntax { file: path.clone(), why })?;
+            let tables =
+                file.collect().map_err(|why| LoadError::Syntax { file: path.clone(), why: why.into() })?;
             let layer = Layer::from_tables(tables, &format!("file {}", path.display()));
             for (key, _) in &layer.0 {
                 check_known(key, key, &known, &format!("{}", path.display()))?;
