@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use trainyard_types::{AgentId, Fitness};
+use trainyard_types::{AgentId, DataRoot, Fitness};
 
 use crate::batch::Content;
 use crate::record::JobRecord;
@@ -61,13 +61,13 @@ pub(crate) enum Lack<'a> {
 /// it.
 pub(crate) fn lack<'a>(fitness: &'a Fitness, paths: &'a JobPaths, by_words: bool) -> Option<Lack<'a>> {
     if let Some(roots) = &fitness.data_roots {
-        let mut covering = roots.iter().filter(|root| root.covers(Path::new(&paths.data))).peekable();
-        match covering.peek().copied() {
-            Some(first) if covering.all(|root| !root.problem.is_empty()) => {
-                return Some(Lack::Root(&first.path, &first.problem));
-            }
-            None if by_words => return Some(Lack::Outside),
-            Some(_) | None => {}
+        let covering: Vec<&DataRoot> =
+            roots.iter().filter(|root| root.covers(Path::new(&paths.data))).collect();
+        // By a link it may lie in any of them.
+        let candidates = if covering.is_empty() && !by_words { roots.iter().collect() } else { covering };
+        let Some(first) = candidates.first() else { return Some(Lack::Outside) };
+        if candidates.iter().all(|root| !root.problem.is_empty()) {
+            return Some(Lack::Root(&first.path, &first.problem));
         }
     }
     let missing = |path: &&str| fitness.missing_paths.iter().any(|missing| missing == path);
@@ -143,7 +143,8 @@ impl Sight {
         let data = Path::new(&paths.data);
         let is_inside = self.is_inside(paths);
         for (roots, agents) in &self.by_roots {
-            if is_inside && !roots.iter().any(|root| data.starts_with(root)) {
+            // One without any that can be read need not be asked.
+            if (is_inside || roots.is_empty()) && !roots.iter().any(|root| data.starts_with(root)) {
                 lacking.extend(agents);
             }
         }
@@ -200,7 +201,6 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use trainyard_types::DataRoot;
     use uuid::Uuid;
 
     use super::*;
@@ -263,7 +263,8 @@ mod tests {
             assert_eq!(sight.lacking(&paths), lacking, "{paths:?}");
         }
         assert!(sight.is_inside(&paths("/data/cells.yaml", "")) && !sight.is_inside(&paths("/data2/cells.yaml", "")));
-        assert!(sight.lacking(&paths("/home/a/cells.yaml", "")).is_empty(), "it may be a link into /data");
+        let asked = |agent: &AgentId| !sight.lacking(&paths("/home/a/cells.yaml", "")).contains(agent);
+        assert_eq!(agents.iter().map(asked).collect::<Vec<_>>(), [true, true, false, true, false, true]);
         assert!(!sight.note(agents[5], &said[5], &said[5]));
         for (&agent, said) in agents.iter().zip(&said) {
             sight.note(agent, said, &nothing);

@@ -189,7 +189,7 @@ fn a_share_that_is_down_everywhere_fails_nobody() {
 #[test]
 fn a_drained_agent_that_has_not_said_no_is_waited_for() {
     let mut world = World::new();
-    world.connect(hello(1, vec![], 1, vec![]));
+    world.connect(says(1, 1, fitness(&[("/data", "")], &[])));
     world.connect(says(2, 1, fitness(&[("/x", "")], &[])));
     world.handle(trainyard_scheduler_core::Event::Drain { agent: agent(1), keep_running: true });
     world.submit(1, cpu_spec());
@@ -201,13 +201,14 @@ fn a_drained_agent_that_has_not_said_no_is_waited_for() {
 fn the_last_agent_that_was_not_asked_is_forgotten_and_the_job_fails() {
     let keep_agents_for = Duration::from_secs(60);
     let mut world = World::with(CoreConfig { keep_agents_for, ..CoreConfig::default() });
-    world.connect(hello(1, vec![], 1, vec![]));
-    world.connect(says(2, 1, fitness(&[("/x", "")], &[])));
+    world.connect(says(1, 1, fitness(&[("/data", "")], &[])));
+    world.connect(says(2, 1, fitness(&[("/x", "")], &[DATA])));
     world.disconnect(1);
     world.submit(1, cpu_spec());
+    assert_eq!(world.record(1).state, JobState::Queued);
     for _ in 0..12 {
         world.pass(Duration::from_secs(10));
-        world.beat(2, fitness(&[("/x", "")], &[]));
+        world.beat(2, fitness(&[("/x", "")], &[DATA]));
     }
     assert_eq!(world.record(1).state, JobState::Failed);
 }
