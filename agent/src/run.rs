@@ -172,7 +172,8 @@ async fn live(
         advert: advert.clone(),
         paths: paths.clone(),
     };
-    let spawner = Spawner::start(identity.clone(), &config.data_dir, groups).context("cannot start a thread")?;
+    let spawner =
+        Spawner::start(identity.clone(), &config.data_dir, groups).context("cannot start a thread")?;
     let house = House { config: Arc::clone(&config), inbox: sender.clone(), advert: advert_sender.clone() };
     let house = house.look(true).await;
     let ends = (inbox, sender.clone());

@@ -109,7 +109,11 @@ mod tests {
         let agent = AgentId(uuid::Uuid::from_u128(1));
         let owner_of_first = owner(agent, first.path());
         assert_ne!(owner_of_first, owner(agent, copy.path()));
-        assert_eq!(owner_of_first, owner(agent, &first.path().join(".")), "the next process of it is the same");
+        assert_eq!(
+            owner_of_first,
+            owner(agent, &first.path().join(".")),
+            "the next process of it is the same"
+        );
     }
 
     #[test]

@@ -118,7 +118,10 @@ mod tests {
     #[test]
     fn what_a_job_waits_for_is_a_sentence_whoever_its_subject_is() {
         assert_eq!(sentence("waits for a CPU"), "It waits for a CPU");
-        assert_eq!(sentence("the only card that would do is reserved"), "The only card that would do is reserved");
+        assert_eq!(
+            sentence("the only card that would do is reserved"),
+            "The only card that would do is reserved"
+        );
         assert_eq!(sentence("no agent is connected"), "No agent is connected");
     }
 

@@ -311,7 +311,8 @@ impl Core {
         if moves_slots {
             self.withdraw_slots(id);
         }
-        let aside_and_closed: Vec<(Slot, Time)> = self.agents.get(&id).map(Agent::aside_and_closed).unwrap_or_default();
+        let aside_and_closed: Vec<(Slot, Time)> =
+            self.agents.get(&id).map(Agent::aside_and_closed).unwrap_or_default();
         if let Some(agent) = self.agents.get_mut(&id) {
             self.advertised.note(id, &agent.condition, &condition);
             agent.clock.note(now, condition.fitness.clock);

@@ -262,7 +262,10 @@ mod tests {
                 .collect();
             assert_eq!(sight.lacking(&paths), lacking, "{paths:?}");
         }
-        assert!(sight.is_inside(&paths("/data/cells.yaml", "")) && !sight.is_inside(&paths("/data2/cells.yaml", "")));
+        assert!(
+            sight.is_inside(&paths("/data/cells.yaml", ""))
+                && !sight.is_inside(&paths("/data2/cells.yaml", ""))
+        );
         let asked = |agent: &AgentId| !sight.lacking(&paths("/home/a/cells.yaml", "")).contains(agent);
         assert_eq!(agents.iter().map(asked).collect::<Vec<_>>(), [true, true, false, true, false, true]);
         assert!(!sight.note(agents[5], &said[5], &said[5]));
