@@ -23,7 +23,8 @@ async fn failure(cluster: &Cluster, spec: pb::JobSpec) -> String {
     let (state, _) = cluster.watch_to_end(&id).await.unwrap();
     let job = cluster.job(&id).await.unwrap();
     assert_eq!(state, pb::JobState::Failed, "{job:?}");
-    assert_eq!(job.attempts.len(), 1, "trying again cannot help: {:?}", job.attempts);
+    // What no agent may read is not even tried.
+    assert!(job.attempts.len() <= 1, "trying again cannot help: {:?}", job.attempts);
     job.state_reason
 }
 

@@ -77,7 +77,7 @@ async fn a_job_moves_to_another_agent_when_its_own_is_drained() {
     let (state, events) = cluster.watch_to_end(&job).await.unwrap();
     let done = cluster.job(&job).await.unwrap();
     assert_eq!(state, pb::JobState::Succeeded, "{done:?}");
-    assert_eq!(reasons(&done), [Drained, Completed]);
+    assert_eq!(reasons(&done), [Drained, Completed], "{done:?}");
     assert_eq!(done.attempts[1].agent_name, "second");
     assert_gapless(&events);
     assert_resumed(&events, 3);

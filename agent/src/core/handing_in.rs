@@ -118,8 +118,11 @@ impl Attempt {
         Self { state: State::Publishing, finished: Some(finished), ..Self::recovered() }
     }
 
-    /// Tells that the slot is free, and what handing in waits for.
+    /// Tells that the slot is free, and what handing in waits for. Not of an agent that leaves, which has no slot to give.
     fn tell_release(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
+        if matches!(&self.state, State::Saving(refusal) if refusal.reason == EndReason::Drained) {
+            return;
+        }
         let is_trained = matches!(self.state, State::Publishing);
         let released = SlotReleased { waits_for: self.waits_for.clone(), is_trained };
         out.push(Command::Report(id, now, ReportBody::SlotReleased(released)));

@@ -74,7 +74,7 @@ pub enum LoadError {
         /// The file.
         file: PathBuf,
         /// Why.
-        source: config::ConfigError,
+        source: Box<config::ConfigError>,
     },
     /// A value has the wrong type.
     #[error("{0}")]
@@ -167,7 +167,9 @@ impl Sources {
         let mut builder = config::Config::builder().add_source(defaults);
         if let Some(path) = &self.file {
             let file = config::File::from_str(&read(path)?, FileFormat::Toml);
-            let tables = file.collect().map_err(|source| LoadError::Syntax { file: path.clone(), source })?;
+            let tables = file
+                .collect()
+                .map_err(|source| LoadError::Syntax { file: path.clone(), source: source.into() })?;
             let layer = Layer::from_tables(tables, &format!("file {}", path.display()));
             for (key, _) in &layer.0 {
                 check_known(key, key, &known, &format!("{}", path.display()))?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_types::{AttemptId, EndReason, Ended, JobState, Slot, Time};
+use trainyard_types::{AttemptId, EndReason, Ended, JobState, Slot, Time, Unfit};
 
 use crate::changes::Changes;
 use crate::config::CoreConfig;
@@ -74,7 +74,7 @@ impl Core {
                     Slot::Gpu(_) | Slot::Cpu(_) => None,
                 };
                 let setback = Setback { reason, unfit, epochs_done, healthy, agent, is_quick, elsewhere };
-                again(job, &self.config, now, verdict, setback, &place, &message)
+                again(job, &self.config, now, verdict, &setback, &place, &message)
             }
         };
         out.state(job, time, id.number, state, sentence);
@@ -90,19 +90,23 @@ impl Core {
         if limit.is_none() {
             self.tally.attempt_ended(cause_of_end, self.agents.get(&agent), &slot);
         }
-        // A path that is not there says nothing of the slot.
-        let is_of_path =
-            cause_of_end == EndReason::AgentUnfit && !retry::is_bad(cause_of_end, lacked.as_ref());
-        let cause_of_end = if is_of_path { EndReason::Preempted } else { cause_of_end };
+        let cause_of_end = of_the_slot(cause_of_end, lacked.as_ref());
         match held {
             Some(slots) => self.give_back(now, id, &slots, limit_before, cause_of_end, out),
             None => {
                 self.change_handing_in(agent, out, |handing_in| handing_in.remove(&id));
+                self.keep_off(now, id, agent, &slot, cause_of_end, out);
                 self.unfollow_runner(id.job);
             }
         }
         self.judge(now, id, out);
     }
+}
+
+/// The reason as far as it says something of the slot: a path that is not there does not.
+fn of_the_slot(reason: EndReason, lacked: Option<&Unfit>) -> EndReason {
+    let is_of_path = reason == EndReason::AgentUnfit && !retry::is_bad(reason, lacked);
+    if is_of_path { EndReason::Preempted } else { reason }
 }
 
 /// Whether it matters where else the job could run.
@@ -135,7 +139,7 @@ fn again(
     config: &CoreConfig,
     now: Time,
     verdict: Verdict,
-    setback: Setback,
+    setback: &Setback,
     place: &str,
     message: &str,
 ) -> (JobState, String) {

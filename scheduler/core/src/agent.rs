@@ -119,6 +119,28 @@ impl<'a> AgentView<'a> {
 }
 
 impl Agent {
+    /// The slots that are not to be given out for a while after an attempt has ended on `slot`.
+    fn tainted(&self, slot: &Slot, reason: EndReason, was_told: bool) -> Vec<Slot> {
+        match reason {
+            EndReason::GpuFault | EndReason::AgentUnfit => vec![slot.clone()],
+            // It goes away soon. If it does not, the report was an old one, from before it came back.
+            EndReason::Drained if !was_told => {
+                slots::of_inventory(&self.record.inventory).into_keys().collect()
+            }
+            EndReason::Completed
+            | EndReason::BadSpec
+            | EndReason::GpuOom
+            | EndReason::HostOom
+            | EndReason::TrainerCrash
+            | EndReason::AgentLost
+            | EndReason::Preempted
+            | EndReason::Drained
+            | EndReason::Cancelled
+            | EndReason::TimeLimit
+            | EndReason::Stalled => Vec::new(),
+        }
+    }
+
     /// One that was seen before, without a session.
     pub(crate) fn known(record: AgentRecord, lease_until: Time) -> Self {
         Self {
@@ -444,42 +466,44 @@ impl Core {
     ) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let was_told = agent.running.get(slot).is_some_and(|attempt| agent.told.remove(attempt));
-        match reason {
-            EndReason::GpuFault | EndReason::AgentUnfit => {
-                self.set_aside(now, id, slot, vec![slot.clone()], out)
+        let tainted = agent.tainted(slot, reason, was_told);
+        if tainted.is_empty() {
+            agent.running.remove(slot);
+            if let Some((kind, index)) = agent.offered().remove(slot) {
+                self.slots.release(&kind, slots::location(&agent.record, slot.clone(), index));
+                out.replan = true;
             }
-            // It goes away soon. If it does not, the report was an old one, from before it came back.
-            EndReason::Drained if !was_told => {
-                let inventory =
-                    self.agents.get(&id).map(|agent| slots::of_inventory(&agent.record.inventory));
-                self.set_aside(now, id, slot, inventory.unwrap_or_default().into_keys().collect(), out);
-            }
-            EndReason::Completed
-            | EndReason::BadSpec
-            | EndReason::GpuOom
-            | EndReason::HostOom
-            | EndReason::TrainerCrash
-            | EndReason::AgentLost
-            | EndReason::Preempted
-            | EndReason::Drained
-            | EndReason::Cancelled
-            | EndReason::TimeLimit
-            | EndReason::Stalled => {
-                let Some(agent) = self.agents.get_mut(&id) else { return };
+        } else {
+            self.withdraw_slots(id);
+            if let Some(agent) = self.agents.get_mut(&id) {
                 agent.running.remove(slot);
-                if let Some((kind, index)) = agent.offered().remove(slot) {
-                    self.slots.release(&kind, slots::location(&agent.record, slot.clone(), index));
-                    out.replan = true;
-                }
             }
+            self.set_aside(now, id, tainted, out);
         }
     }
 
-    /// Frees `ended`, and gives out none of `slots` for a while.
-    fn set_aside(&mut self, now: Time, id: AgentId, ended: &Slot, slots: Vec<Slot>, out: &mut Changes) {
-        self.withdraw_slots(id);
+    /// What the end of an attempt means for slots when its own was free already, and may be another's by now.
+    pub(crate) fn keep_off(
+        &mut self,
+        now: Time,
+        attempt: AttemptId,
+        id: AgentId,
+        slot: &Slot,
+        reason: EndReason,
+        out: &mut Changes,
+    ) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
-        agent.running.remove(ended);
+        let was_told = agent.told.remove(&attempt);
+        let tainted = agent.tainted(slot, reason, was_told);
+        if !tainted.is_empty() {
+            self.withdraw_slots(id);
+            self.set_aside(now, id, tainted, out);
+        }
+    }
+
+    /// Gives out none of `slots` for a while; those of the agent are withdrawn.
+    fn set_aside(&mut self, now: Time, id: AgentId, slots: Vec<Slot>, out: &mut Changes) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
         let until = now + self.config.retry_delay_max;
         for slot in slots {
             if let Some(before) = agent.set_aside.insert(slot.clone(), until) {

@@ -11,7 +11,6 @@ use crate::batch::BatchRecord;
 
 /// One happening. Those of users are answered in [`crate::Output::reply`].
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "events are moved once, from the inbox into the core")]
 pub enum Event {
     /// A user submits a job; the driver has drawn its id and the spec is valid.
     Submit {

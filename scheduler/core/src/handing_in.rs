@@ -46,8 +46,13 @@ impl Core {
             out.touch(id.job);
         }
         if let Some(slots) = slots {
+            let was_told = self.agents.get(&agent).is_some_and(|agent| agent.told.contains(&id));
             self.change_handing_in(agent, out, |handing_in| handing_in.insert(id));
             self.give_back(now, id, &slots, limit_before, EndReason::Completed, out);
+            // Its end comes later, and whether it was wanted matters then.
+            if was_told && let Some(agent) = self.agents.get_mut(&agent) {
+                agent.told.insert(id);
+            }
         }
     }
 

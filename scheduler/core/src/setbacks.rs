@@ -103,7 +103,7 @@ impl Setbacks {
     }
 
     /// Takes one more in.
-    pub fn add(&mut self, setback: Setback) -> Ruling {
+    pub fn add(&mut self, setback: &Setback) -> Ruling {
         if setback.epochs_done > self.epochs_done {
             *self = Self { epochs_done: setback.epochs_done, ..Self::default() };
         }
@@ -137,7 +137,7 @@ impl Setbacks {
             }
             _ => {}
         }
-        self.note_card(&setback);
+        self.note_card(setback);
         ruling.given_up = self.given_up(setback.elsewhere);
         ruling
     }
@@ -211,7 +211,7 @@ mod tests {
     fn given_up(setbacks: &[Setback]) -> Option<(usize, String)> {
         let mut known = Setbacks::default();
         let mut each = setbacks.iter().enumerate();
-        each.find_map(|(at, setback)| Some((at + 1, known.add(setback.clone()).given_up?)))
+        each.find_map(|(at, setback)| Some((at + 1, known.add(setback).given_up?)))
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         let mut known = Setbacks::default();
         let quick = |number| Setback { is_quick: true, ..on(number, EndReason::TrainerCrash, 0, None) };
         let spared = |setback: Setback, known: &mut Setbacks| {
-            let ruling = known.add(setback);
+            let ruling = known.add(&setback);
             (ruling.is_spared, ruling.waits)
         };
         assert_eq!(spared(quick(1), &mut known), (true, Some(0)));
@@ -277,9 +277,9 @@ mod tests {
         assert_eq!(spared(quick(1), &mut known), (false, Some(1)));
         assert_eq!(known.avoids(), [agent(1), agent(2)]);
         let slow = on(1, EndReason::TrainerCrash, 0, None);
-        assert!(!Setbacks::default().add(slow).is_spared);
+        assert!(!Setbacks::default().add(&slow).is_spared);
         let only = Setback { elsewhere: false, ..quick(1) };
-        assert!(!Setbacks::default().add(only).is_spared, "nowhere else to go");
+        assert!(!Setbacks::default().add(&only).is_spared, "nowhere else to go");
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
         let mut known = Setbacks::default();
         let unfit = |kind| Some(trainyard_types::Unfit { kind, path: String::new(), message: String::new() });
         let lack = |kind| Setback { unfit: unfit(kind), ..on(1, EndReason::AgentUnfit, 0, None) };
-        let mut waits = |kind| known.add(lack(kind)).waits;
+        let mut waits = |kind| known.add(&lack(kind)).waits;
         assert_eq!(waits(UnfitKind::PathMissing), None);
         let row: Vec<_> = (0..5).map(|_| waits(UnfitKind::TrainerMissing)).collect();
         assert_eq!(row, [None, None, Some(0), Some(1), Some(2)]);

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ use crate::history;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
 use follower::Follower;
 pub use inbox::{Census, Handle, JobView, Live, Mark, Opened, RequestError, Unavailable};
-use inbox::{Message, Owed, Question, Reply};
+use inbox::{Message, OpenReply, Owed, Question, Reply};
 use lease::Lease;
 pub use meters::{HeartbeatAges, Histogram, Meters};
 pub use role::Role;
@@ -119,9 +119,9 @@ struct Batch {
     writes: Vec<Write>,
     commands: Vec<Command>,
     owed: Vec<Owed>,
-    opened: Vec<(AgentId, oneshot::Sender<Result<Opened, Refusal>>, Opened)>,
+    opened: Vec<(AgentId, OpenReply, Opened)>,
     /// Agents that were not let in.
-    refused: Vec<(oneshot::Sender<Result<Opened, Refusal>>, Refusal)>,
+    refused: Vec<(OpenReply, Refusal)>,
     questions: Vec<Question>,
     /// Blobs that no record needs any more.
     orphans: Vec<(JobId, String)>,
@@ -366,13 +366,7 @@ impl Driver {
         output.reply
     }
 
-    fn open(
-        &mut self,
-        term: &mut Term,
-        hello: Hello,
-        reply: oneshot::Sender<Result<Opened, Refusal>>,
-        batch: &mut Batch,
-    ) {
+    fn open(&mut self, term: &mut Term, hello: Hello, reply: OpenReply, batch: &mut Batch) {
         self.last_session.0 += 1;
         let (session, agent) = (self.last_session, hello.agent);
         let (sender, commands) = mpsc::channel(backlog(&hello));

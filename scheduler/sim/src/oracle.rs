@@ -176,7 +176,7 @@ impl Oracle {
     /// Whatever the job is charged for, or failed of, was not a machine's.
     fn check_charges(&self, job: &JobRecord) -> Result<(), Violation> {
         let is_crash = |reason| matches!(reason, EndReason::TrainerCrash | EndReason::HostOom);
-        let ended =
+        let mut ended =
             job.attempts.iter().filter_map(|attempt| Some((attempt.id, attempt.ended.as_ref()?.reason)));
         let own = ended.clone().filter(|(id, reason)| is_crash(*reason) && !self.sick.contains(id)).count();
         if usize::try_from(job.crashes).is_ok_and(|charged| charged > own) {
@@ -190,7 +190,7 @@ impl Oracle {
             return Ok(());
         }
         let by_machine =
-            ended.last().is_some_and(|(id, reason)| self.sick.contains(&id) && !gives_up(reason));
+            ended.next_back().is_some_and(|(id, reason)| self.sick.contains(&id) && !gives_up(reason));
         if job.state == JobState::Failed && by_machine {
             return Err(Violation::FailedByMachine(job.id));
         }

@@ -232,7 +232,7 @@ impl Lab {
             Started { epochs, first_epoch: 1, batch_size: 16, train_images: 100, ..Started::default() };
         let step = Step { epoch: 1, batch: 1, batches: 10, ..Step::default() };
         let mut tell = |after: Duration, event| {
-            self.plan(after, Plan::Tell(number, attempt, ReportBody::Trainer(event)))
+            self.plan(after, Plan::Tell(number, attempt, ReportBody::Trainer(event)));
         };
         tell(Duration::from_secs(5), TrainerEvent::Started(started));
         tell(Duration::from_secs(10), TrainerEvent::Step(step));

@@ -142,6 +142,7 @@ pub fn simulate(options: &Options) -> Result<Summary, Failure> {
 
 /// Something that is planned.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most of what is planned is such a message")]
 pub(crate) enum Happening {
     /// A message arrives, unless its connection is gone by then.
     AtScheduler(u64, Said),

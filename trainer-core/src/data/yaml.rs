@@ -100,7 +100,7 @@ pub enum YamlError {
         /// Its value.
         entry: String,
         /// Where it was looked for first.
-        wanted: PathBuf,
+        wanted: Box<Path>,
         /// Every path that was looked at, and the way out.
         searched: String,
     },
@@ -291,7 +291,7 @@ impl DataYaml {
         };
         let advice = advice.unwrap_or_else(|| format!("correct `{key}` or `path`"));
         let searched = format!("tried {}; {advice}", shown(&tried));
-        let wanted = tried.into_iter().next().unwrap_or_else(|| self.file.clone());
+        let wanted = tried.first().unwrap_or(&self.file).as_path().into();
         Err(YamlError::NotFound { place: self.place(key), key, entry: entry.to_owned(), wanted, searched })
     }
 

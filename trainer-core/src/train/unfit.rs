@@ -78,7 +78,9 @@ fn data(error: &DataError) -> Option<(UnfitKind, PathBuf)> {
             Some((of_io(source, Place::Path)?, file.clone()))
         }
         // Perhaps a slip of its author; but on a machine that lacks a share it looks just so.
-        DataError::Yaml(YamlError::NotFound { wanted, .. }) => Some((UnfitKind::PathMissing, wanted.clone())),
+        DataError::Yaml(YamlError::NotFound { wanted, .. }) => {
+            Some((UnfitKind::PathMissing, wanted.to_path_buf()))
+        }
         DataError::List { place, source } => Some((of_io(source, Place::Path)?, place.clone())),
         DataError::Empty { file, key, entries } => {
             Some((UnfitKind::PathMissing, empty_folder(file, key, entries)?))

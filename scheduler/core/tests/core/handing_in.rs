@@ -122,3 +122,20 @@ fn an_agent_with_many_results_to_hand_in_takes_no_new_jobs_until_some_are_in() {
     let output = world.report(attempt(3, 1), ended(EndReason::Completed));
     assert_eq!(commands(&output), ["ack 3/1 #3 to 1", "assign 9/1 to 1"]);
 }
+
+#[test]
+fn an_agent_that_leaves_gets_no_job_although_its_slot_was_free_before_the_end_was_told() {
+    for policy in Policy::ALL {
+        let mut world = handing_in(policy);
+        world.cancel(2);
+        world.report(attempt(1, 1), released(""));
+        let output = world.report(attempt(1, 1), ended(EndReason::Drained));
+        assert_eq!(commands(&output), ["ack 1/1 #3 to 1"], "it goes away soon");
+        assert_eq!(world.record(1).state, JobState::Queued);
+        // Another one takes the job.
+        let mut outputs = vec![world.connect(hello(2, vec![], 1, vec![]))];
+        outputs.extend(world.pass(Duration::from_secs(2)));
+        assert_eq!(outputs.iter().flat_map(commands).collect::<Vec<_>>(), ["assign 1/2 to 2"]);
+        assert_eq!(world.record(1).attempts[1].agent, agent(2));
+    }
+}

@@ -214,7 +214,7 @@ fn a_sweep_of_bad_jobs_counts_as_one() {
     use std::sync::Arc;
     let mut world = lab();
     let batch = trainyard_types::BatchId(uuid::Uuid::from_u128(1 << 96));
-    let content = trainyard_scheduler_core::Content::Specs(vec![Arc::new(cpu_spec()); 5]);
+    let content = trainyard_scheduler_core::Content::Specs((0..5).map(|_| Arc::new(cpu_spec())).collect());
     let record = trainyard_scheduler_core::BatchRecord {
         id: batch,
         user: "bob".into(),

@@ -117,6 +117,8 @@ impl Live<'_> {
     }
 }
 
+/// Where an agent that greets is answered.
+pub(super) type OpenReply = oneshot::Sender<Result<Opened, Refusal>>;
 /// A question about the state.
 pub(super) type Question = Box<dyn FnOnce(&mut Live<'_>) + Send>;
 /// Where a user's request is answered.
@@ -143,7 +145,7 @@ pub(super) enum Message {
     /// Something that nobody waits for. The permit is the sender's place in the inbox.
     Tell(Event, Option<OwnedSemaphorePermit>),
     /// An agent has connected.
-    Open(Hello, oneshot::Sender<Result<Opened, Refusal>>),
+    Open(Hello, OpenReply),
     /// A question.
     Ask(Question, Audience),
 }

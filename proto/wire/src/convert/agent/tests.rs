@@ -53,6 +53,17 @@ fn an_assignment_reads_back_on_either_slot() {
     }
 }
 
+fn fitness() -> Fitness {
+    Fitness {
+        data_roots: Some(vec![DataRoot { path: "/data".into(), problem: "is not mounted".into() }]),
+        missing_paths: vec!["/data/cells.yaml".into()],
+        trainer_version: "0.1.0".into(),
+        libtorch_version: "2.13.0".into(),
+        cpu_unavailable: Some(Unavailable { cause: UnavailableCause::SelfTest, message: "fails".into() }),
+        clock: Some(Time(12_345)),
+    }
+}
+
 #[test]
 fn a_hello_reads_back() {
     let uuid = GpuUuid("GPU-1".into());
@@ -110,14 +121,7 @@ fn a_hello_reads_back() {
         }],
         unavailable: "its disk is full".into(),
         cached_data: vec![("/data/cells.yaml".into(), 640)],
-        fitness: Fitness {
-            data_roots: Some(vec![DataRoot { path: "/data".into(), problem: "is not mounted".into() }]),
-            missing_paths: vec!["/data/cells.yaml".into()],
-            trainer_version: "0.1.0".into(),
-            libtorch_version: "2.13.0".into(),
-            cpu_unavailable: Some(Unavailable { cause: UnavailableCause::SelfTest, message: "fails".into() }),
-            clock: Some(Time(12_345)),
-        },
+        fitness: fitness(),
         instance: "1f".into(),
     };
     assert_eq!(Hello::try_from(pb::Hello::from(&hello)), Ok(hello.clone()));
