@@ -124,7 +124,7 @@ pub enum Event {
     /// A checkpoint's upload ended; the error is a sentence.
     CheckpointUploaded(AttemptId, Result<Checkpoint, String>),
     /// The artifacts' upload ended; the error is a sentence.
-    ArtifactsUploaded(AttemptId, Result<Vec<Artifact>, String>),
+    ArtifactsUploaded(AttemptId, Result<Vec<Artifact>, Refusal>),
     /// What handing in waits for, for a person; empty while it goes on.
     HandingIn(AttemptId, String),
     /// The device that an attempt has failed on was tested, and is closed where that was in vain.

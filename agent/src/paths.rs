@@ -21,8 +21,17 @@ use crate::core::Refusal;
 use crate::data_roots::{self, What};
 use crate::mounts::Mounts;
 
-/// How often paths that were missing are looked for again, and the roots are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often paths that were missed of late are looked for again: whoever mends one submits the job again at once.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The roots, and paths that were missed long ago, are looked at once in so many looks.
+const SELDOM: u32 = 5;
+
+/// A path that is missing for so long is forgotten: a job that still names it asks again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// A path was missed of late for so long.
+const OF_LATE: Duration = Duration::from_secs(600);
 
 /// How long a share may take to answer before it counts as one that does not.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,6 +76,7 @@ struct Lack {
     /// not known.
     stamp: Option<Stamp>,
     noted: u64,
+    since: Instant,
 }
 
 type Stamp = (SystemTime, u64);
@@ -184,7 +194,7 @@ impl Paths {
     fn mark(&self, what: What, named: &Path, below: Option<PathBuf>) {
         let mut state = self.state();
         state.noted += 1;
-        let lack = Lack { what, below, stamp: None, noted: state.noted };
+        let lack = Lack { what, below, stamp: None, noted: state.noted, since: Instant::now() };
         state.missing.insert(named.to_owned(), lack);
         if state.missing.len() > MISSING {
             let oldest =
@@ -209,11 +219,20 @@ impl Paths {
     pub async fn keep(self, end: CancellationToken) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = 0_u32;
         while end.run_until_cancelled(ticks.tick()).await.is_some() {
-            let look = async { tokio::join!(self.look_at_roots(self.0.patience), self.look_for_missing()) };
+            let (at_all, shared) = (looks.is_multiple_of(SELDOM), &self);
+            let roots = async {
+                if at_all {
+                    shared.look_at_roots(shared.0.patience).await;
+                }
+            };
+            let missing_for = if at_all { Duration::MAX } else { OF_LATE };
+            let look = async { tokio::join!(roots, shared.look_for_missing(missing_for)) };
             if end.run_until_cancelled(look).await.is_none() {
                 return;
             }
+            looks = looks.wrapping_add(1);
         }
     }
 
@@ -255,10 +274,11 @@ impl Paths {
         });
     }
 
-    async fn look_for_missing(&self) {
+    /// Looks for what has been missing for no longer than so long.
+    async fn look_for_missing(&self, no_longer: Duration) {
         let missing = self.state().missing.clone();
         let mut looks = JoinSet::new();
-        for (named, lack) in missing {
+        for (named, lack) in missing.into_iter().filter(|(_, lack)| lack.since.elapsed() <= no_longer) {
             let paths = self.clone();
             looks.spawn(async move {
                 let (asked, roots, known) = (named.clone(), paths.0.roots.clone(), lack.clone());
@@ -276,8 +296,11 @@ impl Paths {
                 state.missing.remove(named);
             }
         }
+        let before = state.missing.len();
+        state.missing.retain(|_, lack| lack.since.elapsed() <= FORGOTTEN_AFTER);
+        let forgets = state.missing.len() < before;
         drop(state);
-        if !found.is_empty() {
+        if forgets || !found.is_empty() {
             self.tell();
         }
     }

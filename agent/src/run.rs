@@ -65,7 +65,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let agent = identity.agent();
     warn_of_gaps(&config);
     // Before the cards are judged: what a former agent's trainers left is no stranger.
-    let groups = end_leftovers(&config, agent).await;
+    let groups = end_leftovers(&config, leftovers::owner(agent, &config.data_dir)).await;
     let host = Host::new(groups.as_ref());
     let (cards, first) = find_cards(&probe, &config, &host).await?;
     info!(%agent, name = config.name, gpus = first.inventory.gpus.len(), cpu_slots = config.cpu_slots, "agent");
@@ -100,7 +100,7 @@ impl Shared {
     ) -> (Tester, Tests) {
         Tester::new(self_test::Around {
             config: Arc::clone(&self.config),
-            owner: owner.to_string(),
+            owner: leftovers::owner(owner, &self.config.data_dir),
             crew: self.crew.clone(),
             cards,
             closings: self.closings.clone(),
@@ -172,7 +172,8 @@ async fn live(
         advert: advert.clone(),
         paths: paths.clone(),
     };
-    let spawner = Spawner::start(identity.clone(), groups).context("cannot start a thread")?;
+    let spawner =
+        Spawner::start(identity.clone(), &config.data_dir, groups).context("cannot start a thread")?;
     let house = House { config: Arc::clone(&config), inbox: sender.clone(), advert: advert_sender.clone() };
     let house = house.look(true).await;
     let ends = (inbox, sender.clone());
@@ -210,14 +211,14 @@ async fn live(
 
 /// Ends what a former process of this agent has left running, and removes what it has left half-written.
 /// Returns where trainers' control groups are made.
-async fn end_leftovers(config: &Arc<Config>, agent: AgentId) -> Option<Groups> {
+async fn end_leftovers(config: &Arc<Config>, owner: String) -> Option<Groups> {
     let config = Arc::clone(config);
     let end = move || {
         let groups = Groups::find(config.cgroup.as_deref());
         if let Some(groups) = &groups {
             groups.end_leftovers();
         }
-        let ended = leftovers::end(&agent.to_string());
+        let ended = leftovers::end(&owner);
         if ended > 0 {
             warn!(ended, "a former agent's trainers left processes behind: they were killed");
         }

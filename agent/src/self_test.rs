@@ -9,6 +9,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -355,7 +356,10 @@ fn stamp(trainer: &Path) -> Stamp {
 
 /// Why files cannot be made in a folder, which is made if it is not there.
 fn unwritable(folder: &PathBuf) -> Option<Unfit> {
-    let probe = folder.join(format!(".probe-{}", std::process::id()));
+    // Each device asks for itself, all at once.
+    static PROBES: AtomicU64 = AtomicU64::new(0);
+    let number = PROBES.fetch_add(1, Ordering::Relaxed);
+    let probe = folder.join(format!(".probe-{}-{number}", std::process::id()));
     let write = || {
         std::fs::create_dir_all(folder)?;
         std::fs::write(&probe, b"x")?;

@@ -36,6 +36,12 @@ const TRIES: u32 = 5;
 /// What a full disk of the scheduler is called to a person who waits for it.
 pub const ROOM: &str = "room on the scheduler's disk";
 
+/// What too many open files on this machine are called to a person who waits for it.
+const DESCRIPTORS: &str = "files that it may open: its limit (`LimitNOFILE`, `ulimit -n`) is too low";
+
+/// How often it is seen whether a file can be opened again.
+const DESCRIPTORS_AGAIN: Duration = Duration::from_secs(1);
+
 /// How patient a transfer is, and who hears of it.
 #[derive(Debug, Clone)]
 pub struct Terms {
@@ -127,20 +133,50 @@ pub async fn upload(
     root: &Path,
     names: &[PathBuf],
 ) -> Result<Vec<Artifact>, TransferError> {
-    // All are opened first: the trainer may delete an old checkpoint while it is on its way.
-    let mut files = Vec::new();
-    for name in names {
-        if !name.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(TransferError::Escapes(name.clone()));
-        }
-        let path = root.join(name);
-        files.push((name.to_string_lossy().into_owned(), File::open(&path).map_err(at(&path))?));
-    }
     let mut artifacts = Vec::new();
-    for (name, file) in files {
+    for name in names {
+        // One after the other: many attempts may wait to hand in, and each holds one file open.
+        let file = open(root, name, terms).await?;
+        let name = name.to_string_lossy().into_owned();
         artifacts.push(upload_file((link, terms), attempt, name, file).await?);
     }
     Ok(artifacts)
+}
+
+/// Opens a file of `root`; waits for a while if too many are open.
+async fn open(root: &Path, name: &Path, terms: &Terms) -> Result<File, TransferError> {
+    if !name.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(TransferError::Escapes(name.to_owned()));
+    }
+    let path = root.join(name);
+    descriptor(terms, || File::open(&path)).await.map_err(at(&path))
+}
+
+/// Gets a descriptor; waits for a while if the process or the machine has none left.
+async fn descriptor(terms: &Terms, get: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    let (since, mut waits) = (Instant::now(), false);
+    loop {
+        match get() {
+            Err(error) if lacks_descriptors(&error) && since.elapsed() < terms.stall_after => {
+                if !waits {
+                    terms.tell(DESCRIPTORS);
+                }
+                waits = true;
+                sleep(DESCRIPTORS_AGAIN).await;
+            }
+            got => {
+                if waits {
+                    terms.tell("");
+                }
+                return got;
+            }
+        }
+    }
+}
+
+/// EMFILE and ENFILE, by the table of faults.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// Uploads the files of a checkpoint.
@@ -148,7 +184,7 @@ pub async fn upload(
 /// # Errors
 /// As [`upload`].
 pub async fn upload_checkpoint(
-    with: (&mut watch::Receiver<Option<Link>>, &Terms),
+    (link, terms): (&mut watch::Receiver<Option<Link>>, &Terms),
     attempt: AttemptId,
     run_dir: &Path,
     saved: &CheckpointSaved,
@@ -160,7 +196,15 @@ pub async fn upload_checkpoint(
     let mut names = Vec::new();
     list(&root, Path::new(""), &mut names).map_err(at(&root))?;
     names.sort();
-    let files = upload(with, attempt, &root, &names).await?;
+    // All are opened first: the trainer may delete an old checkpoint while it is on its way.
+    let mut opened = Vec::new();
+    for name in &names {
+        opened.push((name.to_string_lossy().into_owned(), open(&root, name, terms).await?));
+    }
+    let mut files = Vec::new();
+    for (name, file) in opened {
+        files.push(upload_file((link, terms), attempt, name, file).await?);
+    }
     info!(%attempt, step = saved.step, "checkpoint uploaded");
     Ok(Checkpoint { step: saved.step, epoch: saved.epoch, files })
 }
@@ -186,7 +230,7 @@ async fn upload_file(
     let mut retry = Retry::default();
     loop {
         let there = connected(link).await?;
-        let copy = file.try_clone().map_err(at(&path))?;
+        let copy = descriptor(terms, || file.try_clone()).await.map_err(at(&path))?;
         let moved = Arc::new(AtomicU64::new(0));
         let upload = try_upload(there, attempt, &artifact, (copy, Arc::clone(&moved)));
         match watched(&moved, terms.stall_after, upload).await.unwrap_or_else(|| Err(stalled(terms))) {

@@ -75,7 +75,7 @@ impl Core {
         &mut self,
         now: Time,
         id: AttemptId,
-        result: Result<Vec<Artifact>, String>,
+        result: Result<Vec<Artifact>, Refusal>,
         out: &mut Vec<Command>,
     ) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
@@ -84,10 +84,7 @@ impl Core {
         }
         match result {
             Ok(artifacts) => attempt.complete(now, id, artifacts, out),
-            Err(message) => {
-                let text = format!("the artifacts could not be uploaded: {message}");
-                attempt.end(now, id, Refusal::new(EndReason::TrainerCrash, text), out);
-            }
+            Err(refusal) => attempt.prove_and_end(now, id, refusal, out),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use trainyard_types::faults::{self, Fault, Row};
 use trainyard_types::trainer::{BatchSizeChanged, Phase, exit_code};
-use trainyard_types::{EndReason, Unfit};
+use trainyard_types::{EndReason, Unfit, UnfitKind};
 
 use super::Refusal;
 use super::attempt::{Attempt, State};
@@ -66,7 +66,7 @@ const MAIN_MEMORY_WORDS: [&str; 3] = [
 ];
 
 /// What the system says when a disk is full.
-const DISK_WORDS: [&str; 1] = ["no space left on device"];
+const DISK_WORDS: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
 /// So many new processes in a row, without an epoch in between, may find that batches which fitted do not any more.
 const RELAPSES: u32 = 3;
@@ -117,10 +117,7 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
         (ExitKind::Code(exit_code::GPU_OOM), ..) if !ran_out_of_gpu_memory(attempt, exit) => {
             end(EndReason::GpuOom, told.unwrap_or_else(|| too_small(attempt)))
         }
-        (ExitKind::Code(_), _, None) if exit.disk_is_short && said_one_of(&DISK_WORDS, attempt, exit) => {
-            let text = "this agent's disk is full and the trainer could not go on";
-            end(EndReason::Preempted, told.map_or_else(|| text.to_owned(), |told| format!("{text}: {told}")))
-        }
+        (ExitKind::Code(_), _, None) if said_one_of(&DISK_WORDS, attempt, exit) => full_disk(exit, told),
         (ExitKind::Code(_) | ExitKind::Signal(SIGABRT), _, None) if ran_out_of_main_memory(attempt, exit) => {
             let text = told.unwrap_or_else(|| with_stderr("the trainer had no main memory left", exit));
             end(EndReason::HostOom, text)
@@ -153,6 +150,17 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
             end(EndReason::TrainerCrash, text)
         }
     }
+}
+
+/// A trainer writes to its machine's disk alone. Where the disk has room again, as what was half-written is gone, or
+/// a quota is used up, the agent still takes jobs: this one goes on elsewhere.
+fn full_disk(exit: &Exit, told: Option<String>) -> Outcome {
+    let text = "this agent's disk is full and the trainer could not go on";
+    let text = told.map_or_else(|| with_stderr(text, exit), |told| format!("{text}: {told}"));
+    if exit.disk_is_short {
+        return end(EndReason::Preempted, text);
+    }
+    Outcome::End(Refusal::of_machine(UnfitKind::FolderUnwritable, text))
 }
 
 /// What the machine lacked, by the trainer's own word, or by how it ended without one.

@@ -1,5 +1,6 @@
 //! Uploads, for as long as they take.
 
+use std::io;
 use std::path::PathBuf;
 
 use tokio::sync::mpsc;
@@ -7,8 +8,9 @@ use trainyard_types::AttemptId;
 use trainyard_types::trainer::CheckpointSaved;
 
 use super::{Driver, Input};
-use crate::core::Event;
-use crate::transfer::{self, Terms};
+use crate::core::{Event, Refusal};
+use crate::prepare;
+use crate::transfer::{self, Terms, TransferError};
 
 impl Driver {
     pub(super) fn upload_checkpoint(&mut self, attempt: AttemptId, saved: CheckpointSaved) {
@@ -27,7 +29,7 @@ impl Driver {
         let terms = Terms { waits_for, give_up_after: None, ..self.workshop.terms() };
         self.start_transfer(attempt, async move {
             let stored = transfer::upload((&mut link, &terms), attempt, &run, &names).await;
-            Event::ArtifactsUploaded(attempt, stored.map_err(|error| error.to_string()))
+            Event::ArtifactsUploaded(attempt, stored.map_err(|error| not_handed_in(&error)))
         });
     }
 
@@ -44,5 +46,34 @@ impl Driver {
             }
         });
         told
+    }
+}
+
+/// What it means that results were not handed in.
+fn not_handed_in(error: &TransferError) -> Refusal {
+    let message = format!("the artifacts could not be uploaded: {error}");
+    // A file that the trainer told of and did not write would be missing on every machine.
+    let of_machine = error.of_the_disk().filter(|source| source.kind() != io::ErrorKind::NotFound);
+    prepare::in_folder(message, of_machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::{EndReason, UnfitKind};
+
+    use super::*;
+
+    #[test]
+    fn a_machine_that_cannot_read_results_is_at_fault_and_not_the_job() {
+        let ends = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            not_handed_in(&TransferError::File { path: "results.png".into(), source })
+        };
+        for (errno, kind) in [(24, UnfitKind::OutOfResources), (5, UnfitKind::FolderUnwritable)] {
+            let refusal = ends(errno);
+            assert_eq!(refusal.reason, EndReason::AgentUnfit);
+            assert_eq!(refusal.lack().map(|unfit| unfit.kind), Some(kind), "{errno}");
+        }
+        assert_eq!(ends(2).reason, EndReason::TrainerCrash);
     }
 }

@@ -36,11 +36,11 @@ async fn a_path_is_missing_until_it_can_be_read() {
     assert_eq!(refusal.unfit.as_ref().unwrap().kind, UnfitKind::PathMissing);
     assert!(refusal.message.contains("cannot be read on this agent"), "{}", refusal.message);
     assert_eq!(world.missing(), [data.display().to_string()]);
-    world.paths.look_for_missing().await;
+    world.paths.look_for_missing(Duration::MAX).await;
     assert_eq!(world.missing().len(), 1);
     fs::write(&data, "names: [a]").unwrap();
     assert_eq!(world.paths.find(What::Data, &data).await.unwrap(), data);
-    world.paths.look_for_missing().await;
+    world.paths.look_for_missing(Duration::MAX).await;
     assert_eq!(world.missing(), Vec::<String>::new());
 }
 
@@ -54,20 +54,20 @@ async fn what_a_data_yaml_names_is_looked_for_too_and_another_data_yaml_may_mean
     };
     fs::write(&data, "train: images").unwrap();
     note().await;
-    world.paths.look_for_missing().await;
+    world.paths.look_for_missing(Duration::MAX).await;
     assert_eq!(world.missing().len(), 1);
     fs::create_dir(&below).unwrap();
-    world.paths.look_for_missing().await;
+    world.paths.look_for_missing(Duration::MAX).await;
     assert_eq!(world.missing().len(), 1, "an empty folder is where a share should be");
     fs::write(below.join("1.jpg"), "").unwrap();
-    world.paths.look_for_missing().await;
+    world.paths.look_for_missing(Duration::MAX).await;
     assert_eq!(world.missing().len(), 0);
     fs::remove_dir_all(&below).unwrap();
     note().await;
-    world.paths.look_for_missing().await;
+    world.paths.look_for_missing(Duration::MAX).await;
     assert_eq!(world.missing().len(), 1);
     fs::write(&data, "train: pictures").unwrap();
-    world.paths.look_for_missing().await;
+    world.paths.look_for_missing(Duration::MAX).await;
     assert_eq!(world.missing().len(), 0);
 }
 

@@ -109,3 +109,14 @@ async fn after_a_failed_start_the_device_is_tested_before_the_answer() {
     end.cancel();
     keeps.await.unwrap();
 }
+
+#[test]
+fn devices_that_look_at_one_folder_at_once_do_not_disturb_each_other() {
+    let folder = tempfile::tempdir().unwrap().path().join("jobs");
+    let found: Vec<Option<Unfit>> = std::thread::scope(|scope| {
+        let looks: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| (0..500).find_map(|_| unwritable(&folder)))).collect();
+        looks.into_iter().map(|look| look.join().unwrap()).collect()
+    });
+    assert!(found.iter().all(Option::is_none), "{found:?}");
+}

@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -131,6 +131,7 @@ pub struct Spawner(mpsc::Sender<Request>);
 #[derive(Debug, Clone)]
 struct Owner {
     identity: Identity,
+    data_dir: PathBuf,
     groups: Option<Groups>,
 }
 
@@ -139,8 +140,8 @@ impl Spawner {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(identity: Identity, groups: Option<Groups>) -> io::Result<Self> {
-        let owner = Owner { identity, groups };
+    pub fn start(identity: Identity, data_dir: &Path, groups: Option<Groups>) -> io::Result<Self> {
+        let owner = Owner { identity, data_dir: data_dir.to_owned(), groups };
         let (sender, requests) = mpsc::channel::<Request>();
         thread::Builder::new().name("spawner".into()).spawn(move || {
             for request in requests {
@@ -176,7 +177,7 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartEr
     let log = file.map_err(|source| StartError::Log { path: log.clone(), source })?;
     let agent = Pid::this();
     // What the trainer starts can be found by this.
-    let name = format!("{}/{}", owner.identity.agent(), start.attempt);
+    let name = format!("{}/{}", leftovers::owner(owner.identity.agent(), &owner.data_dir), start.attempt);
     let group = owner.groups.as_ref().and_then(|groups| groups.make(start.attempt));
     // A group that does not let it in costs the group; then its process group has to do.
     let door = group.as_ref().and_then(|group| {

@@ -32,11 +32,22 @@ fn off(said: &Timestamp, came: &Timestamp) -> String {
     }
 }
 
+/// What a job waits for, as a sentence without its full stop: some begin with a verb of the job's, some have a subject of
+/// their own.
+fn sentence(waiting_for: &str) -> String {
+    const VERBS: [&str; 5] = ["waits ", "needs ", "retries ", "is ", "has "];
+    if VERBS.iter().any(|verb| waiting_for.starts_with(verb)) {
+        return format!("It {waiting_for}");
+    }
+    let mut letters = waiting_for.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// Why a job waits, and why each of its attempts went where it did.
 pub fn whole(output: Output, job: &pb::Job) -> String {
     let mut text = String::new();
     if !job.waiting_for.is_empty() {
-        let _ = writeln!(text, "It {}.", clean(&job.waiting_for));
+        let _ = writeln!(text, "{}.", sentence(&clean(&job.waiting_for)));
     }
     for attempt in &job.attempts {
         let _ = writeln!(text, "{}", one(output, attempt));
@@ -102,6 +113,16 @@ mod tests {
 
     fn at(seconds: i64) -> Option<Timestamp> {
         Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 })
+    }
+
+    #[test]
+    fn what_a_job_waits_for_is_a_sentence_whoever_its_subject_is() {
+        assert_eq!(sentence("waits for a CPU"), "It waits for a CPU");
+        assert_eq!(
+            sentence("the only card that would do is reserved"),
+            "The only card that would do is reserved"
+        );
+        assert_eq!(sentence("no agent is connected"), "No agent is connected");
     }
 
     #[test]

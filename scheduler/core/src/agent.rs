@@ -333,6 +333,8 @@ impl Core {
         if moves_slots {
             self.withdraw_slots(id);
         }
+        let aside_and_closed: Vec<(Slot, Time)> =
+            self.agents.get(&id).map(Agent::aside_and_closed).unwrap_or_default();
         if let Some(agent) = self.agents.get_mut(&id) {
             self.advertised.note(id, &agent.condition, &condition);
             agent.clock.note(now, condition.fitness.clock);
@@ -347,6 +349,13 @@ impl Core {
         }
         if moves_slots {
             self.offer_slots(id, out);
+        }
+        // Its agent has found it well since, which ends what was only meant for an agent that says nothing.
+        for (slot, until) in aside_and_closed {
+            if self.agents.get(&id).is_some_and(|agent| !agent.closes(&slot)) {
+                self.set_aside.remove(&(until, id, slot.clone()));
+                self.on_set_aside_over(id, &slot, out);
+            }
         }
     }
 

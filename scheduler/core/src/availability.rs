@@ -112,6 +112,21 @@ impl Agent {
         self.set_aside.get(slot).map(|&until| Closed::SetAside(until))
     }
 
+    /// Whether it says itself that the slot takes no attempts.
+    pub(crate) fn closes(&self, slot: &Slot) -> bool {
+        let unavailable = match slot {
+            Slot::Gpu(uuid) => self.unavailable(uuid),
+            Slot::Cpu(_) => self.condition.fitness.cpu_unavailable.as_ref(),
+        };
+        !self.condition.unavailable.is_empty() || unavailable.is_some()
+    }
+
+    /// Slots that are set aside, until when, and that it closes itself as well.
+    pub(crate) fn aside_and_closed(&self) -> Vec<(Slot, Time)> {
+        let aside = self.set_aside.iter().filter(|(slot, _)| self.closes(slot));
+        aside.map(|(slot, &until)| (slot.clone(), until)).collect()
+    }
+
     /// What the agent says against a card.
     pub(crate) fn unavailable(&self, uuid: &GpuUuid) -> Option<&Unavailable> {
         self.reading(uuid).and_then(|reading| reading.unavailable.as_ref())

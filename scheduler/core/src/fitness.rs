@@ -35,9 +35,11 @@ impl Agent {
             && self.offered().values().any(|(kind, _)| kind.satisfies(request))
     }
 
-    /// Why it cannot run a job with these paths, after its name, and whether that is its last word.
-    fn says_no(&self, paths: &JobPaths) -> Option<(String, bool)> {
-        Some(match lack(&self.condition.fitness, paths)? {
+    /// Why it cannot run a job with these paths, after its name, and whether that is its last word. Where words do not
+    /// decide, they do so of an agent that cannot be asked.
+    fn says_no(&self, paths: &JobPaths, by_words: bool) -> Option<(String, bool)> {
+        let by_words = by_words || self.state() != AgentState::Connected;
+        Some(match lack(&self.condition.fitness, paths, by_words)? {
             Lack::Outside => {
                 let roots = self.condition.fitness.data_roots.iter().flatten();
                 let roots: Vec<&str> = roots.map(|root| root.path.as_str()).collect();
@@ -119,15 +121,15 @@ impl Core {
     fn hopeless(&self, request: &Request) -> Option<String> {
         let paths = request.paths.as_ref()?;
         let lacking = self.queue.lacking(request);
+        let by_words = self.sight.is_inside(paths);
         // Most often one of those that lack nothing ends it.
         let mut others = self.agents.iter().filter(|(id, _)| !lacking.contains(id));
-        if others.any(|(_, agent)| agent.could_run(request)) {
+        if others.any(|(_, agent)| agent.could_run(request) && agent.says_no(paths, by_words).is_none()) {
             return None;
         }
         let mut named = Vec::new();
-        let lacking = lacking.iter().filter_map(|id| self.agents.get(id));
-        for agent in lacking.filter(|agent| agent.could_run(request)) {
-            let (words, is_last) = agent.says_no(paths)?;
+        for agent in self.agents.values().filter(|agent| agent.could_run(request)) {
+            let (words, is_last) = agent.says_no(paths, by_words)?;
             if !is_last {
                 return None;
             }
@@ -145,10 +147,11 @@ impl Core {
     /// For whom a job waits whose paths some agents cannot see; `None` when no agent could run it anyway.
     pub(crate) fn waits_for_paths(&self, request: &Request) -> Option<String> {
         let paths = request.paths.as_ref()?;
+        let by_words = self.sight.is_inside(paths);
         let (mut waits, mut no) = (Vec::new(), Vec::new());
         for agent in self.agents.values().filter(|agent| agent.could_run(request)) {
             let name = &agent.record.name;
-            match agent.says_no(paths) {
+            match agent.says_no(paths, by_words) {
                 Some((words, _)) => no.push(format!("`{name}` cannot: {words}")),
                 None => waits.push(match agent.state() {
                     AgentState::Disconnected => format!("`{name}` is not connected"),
@@ -179,10 +182,11 @@ impl Core {
     pub(crate) fn left_out(&self, request: &Request) -> String {
         let lacking = self.queue.lacking(request);
         let (Some(paths), false) = (request.paths.as_ref(), lacking.is_empty()) else { return String::new() };
+        let by_words = self.sight.is_inside(paths);
         let agents = lacking.iter().filter_map(|id| self.agents.get(id));
         let named: Vec<String> = agents
             .filter(|agent| agent.is_open_to(request))
-            .filter_map(|agent| Some((agent, agent.says_no(paths)?.0)))
+            .filter_map(|agent| Some((agent, agent.says_no(paths, by_words)?.0)))
             .map(|(agent, words)| format!("`{}` is left out: {words}", agent.record.name))
             .collect();
         if named.is_empty() { named.concat() } else { format!("; {}", bounded(named)) }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use trainyard_types::{AgentId, Fitness};
+use trainyard_types::{AgentId, DataRoot, Fitness};
 
 use crate::batch::Content;
 use crate::record::JobRecord;
@@ -56,11 +56,17 @@ pub(crate) enum Lack<'a> {
 }
 
 /// What an agent lacks of these paths, if it lacks any. Weights may lie outside of its directories for data.
-pub(crate) fn lack<'a>(fitness: &'a Fitness, paths: &'a JobPaths) -> Option<Lack<'a>> {
+///
+/// `by_words`: whether a path outside of its directories is lacking there without asking, as [`Sight::is_inside`] has
+/// it.
+pub(crate) fn lack<'a>(fitness: &'a Fitness, paths: &'a JobPaths, by_words: bool) -> Option<Lack<'a>> {
     if let Some(roots) = &fitness.data_roots {
-        let mut covering = roots.iter().filter(|root| root.covers(Path::new(&paths.data))).peekable();
-        let Some(&first) = covering.peek() else { return Some(Lack::Outside) };
-        if covering.all(|root| !root.problem.is_empty()) {
+        let covering: Vec<&DataRoot> =
+            roots.iter().filter(|root| root.covers(Path::new(&paths.data))).collect();
+        // By a link it may lie in any of them.
+        let candidates = if covering.is_empty() && !by_words { roots.iter().collect() } else { covering };
+        let Some(first) = candidates.first() else { return Some(Lack::Outside) };
+        if candidates.iter().all(|root| !root.problem.is_empty()) {
             return Some(Lack::Root(&first.path, &first.problem));
         }
     }
@@ -73,6 +79,8 @@ pub(crate) fn lack<'a>(fitness: &'a Fitness, paths: &'a JobPaths) -> Option<Lack
 pub(crate) struct Sight {
     /// Agents by the directories that they name and that can be read.
     by_roots: BTreeMap<Vec<String>, BTreeSet<AgentId>>,
+    /// How many agents name each directory, whether it can be read or not.
+    named: BTreeMap<String, u32>,
     /// Agents by what they were asked for in vain.
     missing: BTreeMap<String, BTreeSet<AgentId>>,
 }
@@ -93,6 +101,17 @@ impl Sight {
             if let Some(usable) = usable_roots(now) {
                 self.by_roots.entry(usable).or_default().insert(agent);
             }
+            for root in before.data_roots.iter().flatten() {
+                if let Some(agents) = self.named.get_mut(&root.path) {
+                    *agents -= 1;
+                    if *agents == 0 {
+                        self.named.remove(&root.path);
+                    }
+                }
+            }
+            for root in now.data_roots.iter().flatten() {
+                *self.named.entry(root.path.clone()).or_default() += 1;
+            }
         }
         if before.missing_paths == now.missing_paths {
             return roots_moved;
@@ -111,12 +130,21 @@ impl Sight {
         true
     }
 
+    /// Whether the data set lies in a directory that any agent names, by its words. One that does not may do so by a
+    /// link that only the machines can follow: then words decide nothing, and agents are asked.
+    pub(crate) fn is_inside(&self, paths: &JobPaths) -> bool {
+        let mut above = Path::new(&paths.data).ancestors().filter_map(Path::to_str);
+        above.any(|folder| self.named.contains_key(folder))
+    }
+
     /// The agents that lack any of these paths.
     pub(crate) fn lacking(&self, paths: &JobPaths) -> BTreeSet<AgentId> {
         let mut lacking = BTreeSet::new();
         let data = Path::new(&paths.data);
+        let is_inside = self.is_inside(paths);
         for (roots, agents) in &self.by_roots {
-            if !roots.iter().any(|root| data.starts_with(root)) {
+            // One without any that can be read need not be asked.
+            if (is_inside || roots.is_empty()) && !roots.iter().any(|root| data.starts_with(root)) {
                 lacking.extend(agents);
             }
         }
@@ -173,7 +201,6 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use trainyard_types::DataRoot;
     use uuid::Uuid;
 
     use super::*;
@@ -196,17 +223,18 @@ mod tests {
     fn what_an_agent_lacks_is_said_by_its_roots_first_and_then_by_what_it_was_asked_for() {
         let cells = paths("/data/cells.yaml", "/models/n.pt");
         let old = fitness(None, &[]);
-        assert_eq!(lack(&old, &cells), None);
-        assert_eq!(lack(&fitness(Some(&[]), &[]), &cells), Some(Lack::Outside));
-        assert_eq!(lack(&fitness(Some(&[("/data2", "")]), &[]), &cells), Some(Lack::Outside));
-        assert_eq!(lack(&fitness(Some(&[("/data", "")]), &[]), &cells), None);
+        assert_eq!(lack(&old, &cells, true), None);
+        assert_eq!(lack(&fitness(Some(&[]), &[]), &cells, true), Some(Lack::Outside));
+        assert_eq!(lack(&fitness(Some(&[("/data2", "")]), &[]), &cells, true), Some(Lack::Outside));
+        assert_eq!(lack(&fitness(Some(&[("/data2", "")]), &[]), &cells, false), None);
+        assert_eq!(lack(&fitness(Some(&[("/data", "")]), &[]), &cells, true), None);
         let stale = fitness(Some(&[("/data", "stale")]), &["/data/cells.yaml"]);
-        assert_eq!(lack(&stale, &cells), Some(Lack::Root("/data", "stale")));
+        assert_eq!(lack(&stale, &cells, true), Some(Lack::Root("/data", "stale")));
         let one_of_two = fitness(Some(&[("/data", "stale"), ("/", "")]), &[]);
-        assert_eq!(lack(&one_of_two, &cells), None);
+        assert_eq!(lack(&one_of_two, &cells, true), None);
         let no_weights = fitness(Some(&[("/data", "")]), &["/models/n.pt"]);
-        assert_eq!(lack(&no_weights, &cells), Some(Lack::Path("/models/n.pt")));
-        assert_eq!(lack(&no_weights, &paths("/data/cells.yaml", "")), None);
+        assert_eq!(lack(&no_weights, &cells, true), Some(Lack::Path("/models/n.pt")));
+        assert_eq!(lack(&no_weights, &paths("/data/cells.yaml", ""), true), None);
     }
 
     #[test]
@@ -229,11 +257,17 @@ mod tests {
             let lacking: BTreeSet<AgentId> = agents
                 .iter()
                 .zip(&said)
-                .filter(|(_, said)| lack(said, &paths).is_some())
+                .filter(|(_, said)| lack(said, &paths, sight.is_inside(&paths)).is_some())
                 .map(|(&agent, _)| agent)
                 .collect();
             assert_eq!(sight.lacking(&paths), lacking, "{paths:?}");
         }
+        assert!(
+            sight.is_inside(&paths("/data/cells.yaml", ""))
+                && !sight.is_inside(&paths("/data2/cells.yaml", ""))
+        );
+        let asked = |agent: &AgentId| !sight.lacking(&paths("/home/a/cells.yaml", "")).contains(agent);
+        assert_eq!(agents.iter().map(asked).collect::<Vec<_>>(), [true, true, false, true, false, true]);
         assert!(!sight.note(agents[5], &said[5], &said[5]));
         for (&agent, said) in agents.iter().zip(&said) {
             sight.note(agent, said, &nothing);

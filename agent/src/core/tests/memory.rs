@@ -113,14 +113,18 @@ fn where_others_have_taken_the_card_an_attempt_without_memory_moves_for_free() {
 
 #[test]
 fn a_full_disk_is_no_crash_of_the_trainer() {
-    let ends = |disk_is_short| {
+    let ends = |disk_is_short, said: &str| {
         let mut world = Running::new();
-        world.fail("/d/results.csv: No space left on device (os error 28)");
+        world.fail(&format!("/d/results.csv: {said}"));
         let exit = Exit { disk_is_short, ..exit(ExitKind::Code(70)) };
-        ended(&world.core.handle(Time(2), Event::Exited(world.a, exit))).unwrap()
+        let mut out = world.core.handle(Time(2), Event::Exited(world.a, exit));
+        out.extend(world.core.handle(Time(3), Event::Proved(world.a)));
+        ended(&out).unwrap()
     };
-    assert_eq!(ends(true).0, EndReason::Preempted);
-    assert_eq!(ends(false).0, EndReason::TrainerCrash, "nobody says that this agent lacks room");
+    let full = "No space left on device (os error 28)";
+    assert_eq!(ends(true, full).0, EndReason::Preempted);
+    assert_eq!(ends(false, full).0, EndReason::AgentUnfit, "what was half-written has gone with the trainer");
+    assert_eq!(ends(false, "Disk quota exceeded (os error 122)").0, EndReason::AgentUnfit);
 }
 
 #[test]

@@ -119,7 +119,10 @@ fn a_path_that_no_agent_has_fails_at_once_with_each_agents_reason() {
         world.connect(hello(1, vec![], 1, vec![]));
         world.connect(says(2, 1, fitness(&[("/scratch", "")], &[])));
         // It has no slot that would do and is not asked.
-        world.connect(hello(3, vec![rtx_5070("a")], 0, vec![]));
+        world.connect(Hello {
+            condition: fitness(&[("/data", "")], &[]),
+            ..hello(3, vec![rtx_5070("a")], 0, vec![])
+        });
         world.submit(1, cpu_spec());
         world.submit(2, cpu_spec());
         world.report(attempt(1, 1), unfit(UnfitKind::PathMissing, DATA));
@@ -186,7 +189,7 @@ fn a_share_that_is_down_everywhere_fails_nobody() {
 #[test]
 fn a_drained_agent_that_has_not_said_no_is_waited_for() {
     let mut world = World::new();
-    world.connect(hello(1, vec![], 1, vec![]));
+    world.connect(says(1, 1, fitness(&[("/data", "")], &[])));
     world.connect(says(2, 1, fitness(&[("/x", "")], &[])));
     world.handle(trainyard_scheduler_core::Event::Drain { agent: agent(1), keep_running: true });
     world.submit(1, cpu_spec());
@@ -198,13 +201,14 @@ fn a_drained_agent_that_has_not_said_no_is_waited_for() {
 fn the_last_agent_that_was_not_asked_is_forgotten_and_the_job_fails() {
     let keep_agents_for = Duration::from_secs(60);
     let mut world = World::with(CoreConfig { keep_agents_for, ..CoreConfig::default() });
-    world.connect(hello(1, vec![], 1, vec![]));
-    world.connect(says(2, 1, fitness(&[("/x", "")], &[])));
+    world.connect(says(1, 1, fitness(&[("/data", "")], &[])));
+    world.connect(says(2, 1, fitness(&[("/x", "")], &[DATA])));
     world.disconnect(1);
     world.submit(1, cpu_spec());
+    assert_eq!(world.record(1).state, JobState::Queued);
     for _ in 0..12 {
         world.pass(Duration::from_secs(10));
-        world.beat(2, fitness(&[("/x", "")], &[]));
+        world.beat(2, fitness(&[("/x", "")], &[DATA]));
     }
     assert_eq!(world.record(1).state, JobState::Failed);
 }
@@ -309,6 +313,49 @@ fn a_cpu_slot_that_its_agent_closes_takes_no_job_and_says_why() {
         "the only CPU slot that would do is not proved: slot 0 of `lab-1`, libtorch cannot be loaded"
     );
     assert_eq!(commands(&world.heartbeat(1)), ["assign 1/1 to 1"]);
+}
+
+#[test]
+fn a_slot_that_its_agent_has_mended_is_not_set_aside_any_longer() {
+    let mut world = World::with_cpu_agent();
+    let unavailable =
+        Unavailable { cause: UnavailableCause::SelfTest, message: "there is no trainer".into() };
+    let fitness = Fitness { cpu_unavailable: Some(unavailable), ..Fitness::default() };
+    let closed = Condition { fitness, ..Condition::default() };
+    world.submit(1, cpu_spec());
+    // As agents do it: first the slot is closed, then the end is told.
+    world.beat(1, closed.clone());
+    world.report(attempt(1, 1), unfit(UnfitKind::TrainerMissing, ""));
+    assert_eq!(commands(&world.beat(1, closed)), [""; 0]);
+    assert_eq!(commands(&world.heartbeat(1)), ["assign 1/2 to 1"]);
+}
+
+#[test]
+fn a_path_outside_of_all_roots_by_its_words_may_be_inside_by_a_link_and_is_asked_for() {
+    for mut world in worlds() {
+        world.connect(says(1, 1, fitness(&[("/data", "")], &[])));
+        world.connect(says(2, 1, fitness(&[("/scratch", "")], &[])));
+        // What is away cannot be asked, and need not be waited for.
+        world.connect(says(3, 1, fitness(&[("/scratch", "")], &[])));
+        world.disconnect(3);
+        let mut linked = cpu_spec();
+        linked.train.data = "/home/a/cells/data.yaml".into();
+        assert_eq!(commands(&world.submit(1, linked.clone())), ["assign 1/1 to 1"]);
+        world.report(attempt(1, 1), started());
+        assert_eq!(commands(&world.submit(2, linked)), ["assign 2/1 to 2"]);
+        // Both may say no; then it fails with the agents' own words.
+        world.report(attempt(1, 1), ended(EndReason::Completed));
+        let no = |world: &mut World, number| {
+            let data = "/home/a/cells/data.yaml";
+            world.report(attempt(2, number), unfit(UnfitKind::OutsideDataRoots, data));
+        };
+        no(&mut world, 1);
+        assert_eq!(world.record(2).attempts[1].agent, agent(1));
+        no(&mut world, 2);
+        assert_eq!(world.record(2).state, JobState::Failed);
+        let reason = &world.record(2).state_reason;
+        assert!(reason.contains("`lab-3`") && reason.contains("(/scratch)"), "{reason}");
+    }
 }
 
 #[test]
