@@ -121,10 +121,16 @@ async fn a_share_that_is_mounted_later_starts_the_job_that_waits_for_it() {
     cluster.start_agent("well", 1).await.unwrap().kill().unwrap();
     let job = cluster.submit(tiny(&data, 1)).await.unwrap();
     let mut poll = tokio::time::interval(std::time::Duration::from_millis(100));
-    while cluster.agent("sick").await.unwrap().missing_paths.is_empty() {
+    // The agent says what it lacks before it gives the attempt back.
+    let asked = loop {
+        let job = cluster.job(&job).await.unwrap();
+        if job.attempts.first().is_some_and(|attempt| attempt.end_time.is_some()) {
+            break job;
+        }
         poll.tick().await;
-    }
-    assert_eq!(cluster.job(&job).await.unwrap().state(), pb::JobState::Queued);
+    };
+    assert_eq!(asked.state(), pb::JobState::Queued, "{asked:?}");
+    assert!(!cluster.agent("sick").await.unwrap().missing_paths.is_empty());
     let there = sick.sees(&root).join("shapes");
     copy(&root.join("shapes"), &there);
     let (state, _) = cluster.watch_to_end(&job).await.unwrap();
