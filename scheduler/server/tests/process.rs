@@ -154,35 +154,6 @@ fn what_it_cannot_use_is_named_with_a_way_out_in_one_line() {
     }
 }
 
-/// The writing end of a pipe that nobody reads.
-fn unread() -> std::io::PipeWriter {
-    std::io::pipe().unwrap().1
-}
-
-#[test]
-fn no_command_panics_when_nobody_reads_what_it_prints() {
-    let dir = tempfile::tempdir().unwrap();
-    for words in [&["config"][..], &["--help"], &["--version"], &["nonsense"], &["--redis-url", "nonsense"]] {
-        let run = |change: &dyn Fn(&mut Command)| {
-            let mut command = program(dir.path());
-            command.args(words).stdout(Stdio::null()).stderr(Stdio::piped());
-            change(&mut command);
-            let output = command.spawn().unwrap().wait_with_output().unwrap();
-            (output.status.code(), String::from_utf8(output.stderr).unwrap())
-        };
-        let (code, _) = run(&|_| ());
-        let (unheard, said) = run(&|command| {
-            command.stdout(unread());
-        });
-        assert_eq!(unheard, code, "{words:?}: {said}");
-        assert!(!said.contains("panicked"), "{words:?}: {said}");
-        let (deaf, _) = run(&|command| {
-            command.stdout(unread()).stderr(unread());
-        });
-        assert_eq!(deaf, code, "{words:?}");
-    }
-}
-
 #[tokio::test]
 async fn a_scheduler_whose_log_nobody_reads_any_more_goes_on_and_ends_in_order() {
     let dir = tempfile::tempdir().unwrap();
