@@ -138,7 +138,7 @@ impl Setbacks {
             _ => {}
         }
         self.note_card(setback);
-        ruling.given_up = self.given_up(setback.elsewhere);
+        ruling.given_up = self.given_up(setback);
         ruling
     }
 
@@ -160,7 +160,7 @@ impl Setbacks {
         }
     }
 
-    fn given_up(&self, elsewhere: bool) -> Option<String> {
+    fn given_up(&self, setback: &Setback) -> Option<String> {
         if let [first, second, ..] = self.cards.as_slice() {
             return Some(format!(
                 "failed on two healthy cards without completing an epoch in between ({}, then {}), so that the \
@@ -168,8 +168,11 @@ impl Setbacks {
                 first.place, second.place
             ));
         }
-        let is_everywhere = self.cut_off_at.len() > 1 || !elsewhere;
-        (self.cut_off >= CUT_OFF_MAX && is_everywhere).then(|| {
+        // Whether it could run elsewhere is asked of what cuts it off, not of what it makes way for.
+        let is_cut_off =
+            matches!(setback.reason, EndReason::AgentLost | EndReason::GpuFault | EndReason::Stalled);
+        let is_everywhere = self.cut_off_at.len() > 1 || !setback.elsewhere;
+        (is_cut_off && self.cut_off >= CUT_OFF_MAX && is_everywhere).then(|| {
             format!(
                 "was cut off {} times in a row without completing an epoch in between; look at its machines, \
                  then retry it",
@@ -251,6 +254,15 @@ mod tests {
         // An epoch that was completed before is no progress.
         let (at, why) = given_up(&[lost(3), lost(3), lost(3), lost(3), lost(3)]).unwrap();
         assert_eq!((at, why.starts_with("was cut off 5 times in a row")), (5, true));
+    }
+
+    #[test]
+    fn a_job_that_one_machine_cut_off_often_is_not_given_up_when_it_makes_way() {
+        for reason in [EndReason::Preempted, EndReason::Drained, EndReason::AgentUnfit] {
+            let mut all: Vec<Setback> = (0..6).map(|_| on(1, EndReason::AgentLost, 0, None)).collect();
+            all.push(alone(reason, 0, None));
+            assert_eq!(given_up(&all), None, "{reason:?}");
+        }
     }
 
     #[test]
