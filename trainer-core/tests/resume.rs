@@ -219,8 +219,10 @@ fn after_damage_a_run_begins_anew_and_what_it_learns_then_survives_a_kill() {
     let spec = TrainSpec { nbs: 4, warmup_epochs: 0.0, ..shapes::spec(&data, 6) };
     let resume = |spec: &TrainSpec| words(spec, &run_dir, &["--resume"]);
     assert_eq!(finish(&resume(&spec)).0, exit_code::DONE);
-    assert_eq!(names(&run_dir), ["step-00000010", "step-00000012"]);
-    for name in names(&run_dir) {
+    // Of checkpoints that come while a slow disk writes one, only the newest is written: only the end's is sure.
+    let torn = names(&run_dir);
+    assert_eq!(torn.last().unwrap(), "step-00000012", "{torn:?}");
+    for name in &torn {
         std::fs::write(run_dir.join("checkpoints").join(name).join("model.safetensors"), "torn").unwrap();
     }
 
@@ -241,13 +243,14 @@ fn after_damage_a_run_begins_anew_and_what_it_learns_then_survives_a_kill() {
         _ => None,
     });
     assert_eq!(first, Some((kept.epoch + 1).min(6)));
-    assert_eq!(
-        names(&run_dir),
-        ["damaged-step-00000010", "damaged-step-00000012", "step-00000010", "step-00000012"]
-    );
+    let (set_aside, made): (Vec<String>, Vec<String>) =
+        names(&run_dir).into_iter().partition(|name| name.starts_with("damaged-"));
+    let damaged: Vec<String> = torn.iter().map(|name| format!("damaged-{name}")).collect();
+    assert_eq!(set_aside, damaged);
+    assert_eq!(made.last().unwrap(), "step-00000012", "{made:?}");
 
     // Another version's are no damage: nothing is begun anew, nothing is touched.
-    for name in ["step-00000010", "step-00000012"] {
+    for name in &made {
         let file = run_dir.join("checkpoints").join(name).join("manifest.json");
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, text.replacen("\"version\": 2", "\"version\": 9", 1)).unwrap();
