@@ -4,7 +4,7 @@ use trainyard_proto::convert::agent;
 use trainyard_proto::pb;
 use trainyard_types::{FitRecord, Fitness, Time};
 
-/// See the module.
+/// What the scheduler is told of this agent beside its cards.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Advert {
     /// What its devices were seen to need.

@@ -2,7 +2,6 @@
 //! does not end still holds them. The cards' keeper and the advert tell of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use trainyard_types::{GpuUuid, Slot, Unavailable, UnavailableCause};
@@ -27,16 +26,16 @@ impl From<&Slot> for Device {
     }
 }
 
-/// See the module.
+/// Which devices are closed, and why; every clone tells the same.
 #[derive(Debug, Clone)]
 pub struct Closings {
-    closed: Arc<Mutex<Closed>>,
-    changes: watch::Sender<u64>,
+    closed: watch::Sender<Closed>,
     advert: watch::Sender<Advert>,
 }
 
+/// The devices that are closed, by cause.
 #[derive(Debug, Default)]
-struct Closed {
+pub struct Closed {
     untested: BTreeMap<Device, String>,
     stuck: BTreeMap<Device, String>,
 }
@@ -50,23 +49,19 @@ impl Closed {
 }
 
 impl Closings {
-    /// Nothing is closed.
+    /// Closings of an agent on which every device is open.
     pub fn new(advert: watch::Sender<Advert>) -> Self {
-        Self { closed: Arc::default(), changes: watch::channel(0).0, advert }
-    }
-
-    fn closed(&self) -> MutexGuard<'_, Closed> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { closed: watch::Sender::default(), advert }
     }
 
     /// Why a device takes no job.
     pub fn get(&self, device: &Device) -> Option<Unavailable> {
-        self.closed().get(device)
+        self.closed.borrow().get(device)
     }
 
     /// The GPUs that take no job.
     pub fn gpus(&self) -> BTreeMap<GpuUuid, Unavailable> {
-        let closed = self.closed();
+        let closed = self.closed.borrow();
         let devices = closed.untested.keys().chain(closed.stuck.keys());
         let gpus = devices.filter_map(|device| match device {
             Device::Gpu(uuid) => Some((uuid.clone(), closed.get(device)?)),
@@ -75,36 +70,37 @@ impl Closings {
         gpus.collect()
     }
 
-    /// Counts changes.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    /// Is marked as changed whenever a device is closed or opened.
+    pub fn changes(&self) -> watch::Receiver<Closed> {
+        self.closed.subscribe()
     }
 
     /// A device has failed its self-test, a sentence why, or passed it.
     pub fn set_untested(&self, device: &Device, why: Option<String>) {
-        let mut closed = self.closed();
-        match why {
-            Some(why) => closed.untested.insert(device.clone(), why),
-            None => closed.untested.remove(device),
-        };
-        drop(closed);
+        self.closed.send_modify(|closed| {
+            match why {
+                Some(why) => closed.untested.insert(device.clone(), why),
+                None => closed.untested.remove(device),
+            };
+        });
         self.tell();
     }
 
     /// The slots that trainers hold which do not end, each with a sentence.
     pub fn set_stuck(&self, stuck: &[(Slot, String)]) {
-        self.closed().stuck = stuck.iter().map(|(slot, why)| (slot.into(), why.clone())).collect();
+        let stuck = stuck.iter().map(|(slot, why)| (slot.into(), why.clone())).collect();
+        self.closed.send_modify(|closed| closed.stuck = stuck);
         self.tell();
     }
 
     fn tell(&self) {
-        let cpu = self.get(&Device::Cpu);
         self.advert.send_if_modified(|advert| {
+            // Read here, so that the last who tells does not tell what was before another's change.
+            let cpu = self.get(&Device::Cpu);
             let changes = advert.fitness.cpu_unavailable != cpu;
             advert.fitness.cpu_unavailable = cpu;
             changes
         });
-        self.changes.send_modify(|changes| *changes += 1);
     }
 }
 

@@ -38,7 +38,7 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// the scheduler may hold a former process of the same agent to be there.
 const REDRAW_AFTER: Duration = Duration::from_secs(15);
 
-/// How often people are told that it does.
+/// How often people are told that another agent has this identity.
 const REMIND_AFTER: Duration = Duration::from_secs(60);
 
 /// Reports on their way into the connection; more wait in the spools.
@@ -143,14 +143,14 @@ pub struct Connection {
 /// Another machine that runs under this agent's identity.
 #[derive(Debug, Default)]
 struct Double {
-    /// Since when the scheduler says so.
+    /// Since when the scheduler says that another one is connected.
     since: Option<Instant>,
     /// When people were told last.
     told: Option<Instant>,
 }
 
 impl Double {
-    /// Whether the scheduler says so.
+    /// Whether the scheduler's answer names such a double.
     fn is_met(&mut self, error: &LinkError) -> bool {
         let met = error.answer().is_some_and(|status| status.code() == Code::AlreadyExists);
         self.since = self.since.filter(|_| met).or_else(|| met.then(Instant::now));
@@ -163,7 +163,7 @@ impl Double {
         let Some(since) = self.since else { return };
         if is_idle && since.elapsed() >= REDRAW_AFTER {
             match identity.redraw() {
-                Ok(_) => *self = Self::default(),
+                Ok(()) => *self = Self::default(),
                 Err(error) => {
                     warn!("another agent has this one's identity, and no new one can be kept: {error:#}");
                 }

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerControl, TrainerEvent};
+use trainyard_types::trainer::{CheckpointSaved, Finished, Log, LogLevel, TrainerControl, TrainerEvent};
 use trainyard_types::{
     Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, GpuUuid, ReportBody, Slot, Time,
     Unfit,
@@ -46,7 +46,6 @@ use crate::gpu::cards::Order;
 
 use attempt::{Attempt, State};
 use card::ABANDON_AFTER;
-pub use handing_in::HandIn;
 use loading::change_workers;
 pub use outcome::{Exit, ExitKind};
 use outcome::{Outcome, outcome};
@@ -75,12 +74,12 @@ pub struct Limits {
 pub enum Event {
     /// At start: a former agent process held this attempt.
     Recovered {
-        /// Which.
+        /// The attempt.
         attempt: AttemptId,
         /// Whether its end is in the spool already.
         ended: bool,
         /// What it was handing in, if its trainer had trained to the end.
-        hand_in: Option<HandIn>,
+        hand_in: Option<Finished>,
     },
     /// The scheduler answers.
     Connected,
@@ -92,9 +91,9 @@ pub enum Event {
     Unintelligible(AttemptId, String),
     /// The scheduler wants its end.
     Stop {
-        /// Which.
+        /// The attempt.
         attempt: AttemptId,
-        /// Why.
+        /// The reason that its end is to have.
         reason: EndReason,
         /// From SIGTERM to SIGKILL; the configured time if nothing is said.
         grace: Option<Duration>,
@@ -176,7 +175,7 @@ pub enum Command {
     /// Upload what the user keeps.
     UploadArtifacts(AttemptId, Vec<PathBuf>),
     /// Remember across a restart what is to be uploaded.
-    KeepHandIn(AttemptId, HandIn),
+    KeepHandIn(AttemptId, Finished),
     /// See what a trainer without progress does.
     Examine(AttemptId),
     /// Test the device that an attempt has failed on, for want of this.
@@ -187,8 +186,8 @@ pub enum Command {
         what: What,
         /// As the job names it.
         named: PathBuf,
-        /// What was not to be seen.
-        lacking: PathBuf,
+        /// What below it was not to be seen, where that is known.
+        lacking: Option<PathBuf>,
     },
     /// These slots are held by trainers that do not end; each with a sentence.
     Stuck(Vec<(Slot, String)>),
@@ -206,7 +205,7 @@ pub enum Command {
         data: String,
         /// Pixels along an image's side.
         imgsz: u32,
-        /// Where.
+        /// The files' paths.
         files: Vec<PathBuf>,
     },
     /// Delete the attempt's spool.
@@ -266,7 +265,8 @@ impl Core {
 
     /// The attempts to name in a Hello.
     pub fn held(&self) -> Vec<AttemptId> {
-        let held = self.attempts.iter().filter(|(_, attempt)| !matches!(attempt.state, State::Revoked));
+        let held =
+            self.attempts.iter().filter(|(_, attempt)| !matches!(attempt.state, State::Revoked { .. }));
         held.map(|(id, _)| *id).collect()
     }
 
@@ -274,7 +274,7 @@ impl Core {
     pub fn next_deadline(&self) -> Option<Time> {
         let kills = self.attempts.values().filter_map(|attempt| match attempt.state {
             State::Stopping { kill_at } => Some(kill_at),
-            State::Killed | State::Revoked => attempt.abandon_at,
+            State::Killed { abandon_at } | State::Revoked { abandon_at } => Some(abandon_at),
             _ => None,
         });
         kills.chain(self.give_up_at).min()
@@ -389,7 +389,7 @@ impl Core {
                 out.push(Command::Terminate(id));
             }
             // Its user's word counts more than a drain's.
-            State::Stopping { .. } | State::Killed if reason == EndReason::Cancelled => {
+            State::Stopping { .. } | State::Killed { .. } if reason == EndReason::Cancelled => {
                 attempt.stop = Some(reason);
             }
             State::Publishing | State::Saving(_) | State::Proving(_) if reason == EndReason::Cancelled => {
@@ -398,7 +398,7 @@ impl Core {
             }
             // The trainer is gone; what is under way takes no slot and is worth finishing.
             State::Publishing | State::Saving(_) | State::Proving(_) => {}
-            State::Stopping { .. } | State::Killed | State::Ended { .. } | State::Revoked => {}
+            State::Stopping { .. } | State::Killed { .. } | State::Ended { .. } | State::Revoked { .. } => {}
         }
     }
 
@@ -408,11 +408,12 @@ impl Core {
         out.push(Command::DropReports(id));
         match attempt.state {
             State::Running | State::Stopping { .. } => {
-                attempt.state = State::Revoked;
-                attempt.abandon_at = Some(now + ABANDON_AFTER);
+                attempt.state = State::Revoked { abandon_at: now + ABANDON_AFTER };
                 out.push(Command::Kill(id));
             }
-            State::Killed | State::Revoked => attempt.state = State::Revoked,
+            State::Killed { abandon_at } | State::Revoked { abandon_at } => {
+                attempt.state = State::Revoked { abandon_at };
+            }
             State::Waiting
             | State::Preparing
             | State::Publishing
@@ -464,7 +465,7 @@ impl Core {
     fn on_spawn_failed(&mut self, now: Time, id: AttemptId, refusal: Refusal, out: &mut Vec<Command>) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         match attempt.state {
-            State::Revoked => {
+            State::Revoked { .. } => {
                 self.attempts.remove(&id);
             }
             _ => attempt.prove_and_end(now, id, refusal, out),
@@ -473,7 +474,7 @@ impl Core {
 
     fn on_line(&mut self, now: Time, id: AttemptId, time: Time, event: TrainerEvent, out: &mut Vec<Command>) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        if !matches!(attempt.state, State::Running | State::Stopping { .. } | State::Killed) {
+        if !matches!(attempt.state, State::Running | State::Stopping { .. } | State::Killed { .. }) {
             return; // Revoked: nobody wants to know.
         }
         if let TrainerEvent::Beat(beat) = event {
@@ -513,7 +514,7 @@ impl Core {
     fn on_exited(&mut self, now: Time, id: AttemptId, exit: &Exit, out: &mut Vec<Command>) {
         self.no_longer_stuck(id, out);
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        if matches!(attempt.state, State::Revoked) {
+        if matches!(attempt.state, State::Revoked { .. }) {
             self.attempts.remove(&id);
             return;
         }
@@ -528,7 +529,7 @@ impl Core {
             out.push(log(id, now, LogLevel::Warning, text));
         }
         match outcome(attempt, exit) {
-            Outcome::Publish(artifacts) => attempt.publish(now, id, artifacts, out),
+            Outcome::Publish(finished) => attempt.publish(now, id, finished, out),
             Outcome::Again { changed } => attempt.start_again((now, self.awake), id, changed, out),
             Outcome::Anew => attempt.start_anew(self.awake, out),
             Outcome::End(refusal) => {

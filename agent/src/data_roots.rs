@@ -1,5 +1,6 @@
 //! Which data sets jobs may read: those inside the configured directories, wherever links point.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -35,9 +36,9 @@ pub enum DataError {
         what: What,
         /// As the job wrote it.
         data: PathBuf,
-        /// The system's.
+        /// The system's error.
         source: io::Error,
-        /// What may be behind it; empty where nothing is known.
+        /// What may be behind it; empty where nothing is known, or nobody has asked.
         hint: String,
     },
     /// It is there, and is something else.
@@ -83,18 +84,26 @@ impl DataError {
         let (kind, path) = match self {
             Self::NoRoots(data) | Self::Outside { data, .. } => (UnfitKind::OutsideDataRoots, data),
             Self::Unreadable { data, source, .. } => {
-                let known = source.raw_os_error().and_then(|errno| faults::of_errno(Place::Path, errno));
-                match known.map(|row| row.fault) {
-                    Some(Fault::Job) => return None,
-                    Some(Fault::Machine(kind)) => (kind, data),
-                    // Whatever else the system says of a path is of this machine.
-                    Some(Fault::FullDisk) | None => (UnfitKind::PathUnreadable, data),
+                let known = faults::of_error(Place::Path, source);
+                if known.is_some_and(|row| row.fault == Fault::Job) {
+                    return None;
                 }
+                // Whatever else the system says of a path is of this machine.
+                (known.and_then(|row| row.lack()).unwrap_or(UnfitKind::PathUnreadable), data)
             }
             Self::NoFile { .. } => return None,
         };
-        let path = if kind.is_of_path() { path.display().to_string() } else { String::new() };
-        Some(Unfit { kind, path, message: self.to_string() })
+        Some(Unfit::at(kind, path, self.to_string()))
+    }
+
+    /// The same with what may be behind it, which `mounts` are asked for: for whoever tells somebody of it.
+    pub fn explained(mut self, mounts: impl FnOnce() -> Mounts) -> Self {
+        if let Self::Unreadable { data, hint, .. } = &mut self
+            && let Some(complaint) = mounts().complaint_above(data)
+        {
+            *hint = format!("; {complaint}");
+        }
+        self
     }
 }
 
@@ -106,27 +115,21 @@ pub fn resolve(what: What, data: &Path, roots: &[PathBuf]) -> Result<PathBuf, Da
     if roots.is_empty() {
         return Err(DataError::NoRoots(data.to_owned()));
     }
-    let unreadable = |source| {
-        let mounts = Mounts::now();
-        let missing = mounts.missing_above(data);
-        let hint = missing.map(|place| format!("; {} of /etc/fstab is not mounted", place.display()));
-        let hint = hint.unwrap_or_default();
-        DataError::Unreadable { what, data: data.to_owned(), source, hint }
-    };
+    let unreadable =
+        |source| DataError::Unreadable { what, data: data.to_owned(), source, hint: String::new() };
     let resolved = match data.canonicalize() {
         Ok(resolved) => resolved,
         Err(source) if inside(data, roots) => return Err(unreadable(source)),
         Err(_) => return Err(outside(data, data, roots)),
     };
+    let mut real = Cow::Borrowed(roots);
     // The roots themselves are only asked where their names do not tell: one that does not answer is not to hold
     // up jobs that read another.
-    let real = if inside(&resolved, roots) {
-        roots.to_vec()
-    } else {
-        roots.iter().filter_map(|root| root.canonicalize().ok()).collect()
-    };
     if !inside(&resolved, &real) {
-        return Err(outside(data, &resolved, roots));
+        real = roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
+        if !inside(&resolved, &real) {
+            return Err(outside(data, &resolved, roots));
+        }
     }
     if !resolved.metadata().map_err(unreadable)?.is_file() {
         return Err(DataError::NoFile { what, data: data.to_owned() });
@@ -217,6 +220,19 @@ mod tests {
         assert!(refused(&world, "data/none.yaml").contains("cannot be read"));
         assert!(refused(&world, "none.yaml").contains("outside"));
         assert!(refused(&world, "data/set").contains("data.yaml"));
+    }
+
+    #[test]
+    fn mounts_are_asked_only_where_somebody_is_told_why_a_path_cannot_be_read() {
+        let world = world();
+        let data = world.root.join("data/none.yaml");
+        let mounts = || Mounts::parse(&format!("nas:/d {} nfs x 0 0", world.roots[0].display()), "");
+        let error = || resolve(What::Data, &data, &world.roots).unwrap_err();
+        assert!(!error().to_string().contains("fstab"), "{}", error());
+        let told = error().explained(mounts).to_string();
+        assert!(told.ends_with("data of /etc/fstab is not mounted"), "{told}");
+        let outside = resolve(What::Data, &world.root.join("none.yaml"), &world.roots).unwrap_err();
+        let _same = outside.explained(|| panic!("nothing is behind it"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! What an attempt needs, and what the scheduler does not have yet, never goes: the driver has the last word.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -73,6 +73,21 @@ pub fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::StorageFull
 }
 
+/// Writes a small file anew, so that whoever reads it, after a crash too, finds the old one or the new one and never
+/// a part. What is half-written ends with `.new`.
+///
+/// # Errors
+/// The disk's; the old one stays.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
 /// Every job's directory under `data_dir`. One that cannot be read counts as far as it can.
 pub fn kept(data_dir: &Path) -> Vec<Kept> {
     let mut found = Vec::new();
@@ -132,6 +147,19 @@ mod tests {
         assert!(why.contains("/d has 99 MiB free") && why.contains("`disk_floor_mib` = 100"), "{why}");
         assert_ne!(refusal(folder, 124 << 20, 100 << 20, true), "");
         assert_eq!(refusal(folder, 125 << 20, 100 << 20, true), "");
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        replace(&path, b"first").unwrap();
+        replace(&path, b"next").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"next");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+        fs::create_dir(folder.path().join("a.json.new")).unwrap();
+        assert!(replace(&path, b"last").is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"next");
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl Driver {
                 });
             }
             Command::NotePath { what, named, lacking } => {
-                self.workshop.paths.note(what, &named, Some(lacking));
+                self.workshop.paths.note(what, &named, lacking);
             }
             Command::Stuck(stuck) => self.closings.set_stuck(&stuck),
             Command::CancelTransfers(attempt) => {
@@ -293,6 +293,7 @@ impl Driver {
     fn prepare(&mut self, assignment: Box<Assignment>) {
         let attempt = assignment.attempt;
         info!(%attempt, model = %assignment.spec.train.model, slot = ?assignment.slot, "assigned");
+        self.tests.occupied((&assignment.slot).into());
         let prepared = prepare(self.workshop.clone(), assignment);
         self.start_transfer(attempt, async move { Event::Prepared(attempt, prepared.await) });
     }

@@ -15,7 +15,7 @@ const SHOWN: usize = 4;
 /// Lines of a stack that are shown.
 const FRAMES: usize = 6;
 
-/// One thread.
+/// What one thread of the process does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Thread {
     /// `D`, `S`, `R`, `T` …

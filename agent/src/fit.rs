@@ -12,6 +12,7 @@ use trainyard_types::trainer::{MemoryMeasured, Started, TrainerEvent};
 use trainyard_types::{AttemptId, FitKey, FitRecord, Slot, Time};
 
 use crate::batch::{LADDER, Load, Memory, Need};
+use crate::disk;
 
 #[cfg(test)]
 mod tests;
@@ -304,10 +305,7 @@ impl FitStore {
     }
 
     fn save(&self) -> io::Result<()> {
-        let temporary = self.path.with_extension("new");
-        fs::write(&temporary, serde_json::to_vec_pretty(&self.known)?)?;
-        fs::File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, &self.path)
+        disk::replace(&self.path, &serde_json::to_vec_pretty(&self.known)?)
     }
 }
 
@@ -340,7 +338,7 @@ fn former_key(run: &Run) -> String {
     format!("{device} {} {} {scale} {precision}", load.model, load.imgsz)
 }
 
-/// Which trainer lies at `path`: another one may compute with another libtorch.
+/// Which trainer lies at `path`, empty where none does: another one may compute with another libtorch.
 pub fn trainer_identity(path: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path)

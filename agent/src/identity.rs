@@ -15,13 +15,16 @@ use tracing::{info, warn};
 use trainyard_types::AgentId;
 use uuid::Uuid;
 
-/// Where it is kept.
+use crate::disk;
+use crate::trainer::leftovers;
+
+/// The identity's file in `data_dir`.
 const FILE: &str = "identity.json";
 
-/// Where it was kept, and still is for older builds.
+/// The file that held it in older builds, for which it is still written.
 const OLD_FILE: &str = "agent-id";
 
-/// The file.
+/// What the identity's file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     agent: AgentId,
@@ -55,7 +58,7 @@ fn bound(secret: &str, machine_id: &str) -> String {
     hex::encode(Sha256::digest(format!("trainyard {secret} {machine_id}")))
 }
 
-/// See the module.
+/// The agent's identity; every clone sees a new one at once.
 #[derive(Debug, Clone)]
 pub struct Identity(Arc<Inner>);
 
@@ -64,7 +67,7 @@ struct Inner {
     data_dir: PathBuf,
     machine_id: String,
     agent: Mutex<AgentId>,
-    /// Of this process.
+    /// This process' name.
     instance: String,
 }
 
@@ -76,17 +79,12 @@ impl Identity {
     /// The files are damaged, or the disk's.
     pub fn load(data_dir: &Path, machine_id_file: &Path, holds_jobs: bool) -> anyhow::Result<Self> {
         let machine_id = fs::read_to_string(machine_id_file).unwrap_or_default().trim().to_owned();
-        let found = match read(&data_dir.join(FILE))? {
-            Some(text) => {
-                let path = data_dir.join(FILE);
-                Some(
-                    serde_json::from_str::<Record>(&text)
-                        .with_context(|| format!("{} is damaged", path.display()))?,
-                )
-            }
-            None => None,
-        };
-        let record = match found {
+        let path = data_dir.join(FILE);
+        let found = read(&path)?.map(|text| {
+            let parsed = serde_json::from_str::<Record>(&text);
+            parsed.with_context(|| format!("{} is damaged", path.display()))
+        });
+        let record = match found.transpose()? {
             Some(record) if record.is_foreign(&machine_id) && holds_jobs => {
                 warn!(
                     agent = %record.agent,
@@ -133,6 +131,11 @@ impl Identity {
         *self.0.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What its processes have in common, as [`leftovers::owner`] names it.
+    pub fn owner(&self) -> String {
+        leftovers::owner(self.agent(), &self.0.data_dir)
+    }
+
     /// Names this process, so that it is told from another one with the same identity.
     pub fn instance(&self) -> &str {
         &self.0.instance
@@ -142,13 +145,13 @@ impl Identity {
     ///
     /// # Errors
     /// The disk's; it is who it was then.
-    pub fn redraw(&self) -> anyhow::Result<AgentId> {
+    pub fn redraw(&self) -> anyhow::Result<()> {
         let new = Record::draw(&self.0.machine_id);
         write(&self.0.data_dir, &new)?;
         let before =
             std::mem::replace(&mut *self.0.agent.lock().unwrap_or_else(PoisonError::into_inner), new.agent);
         info!(%before, now = %new.agent, "this agent has a new identity");
-        Ok(new.agent)
+        Ok(())
     }
 }
 
@@ -165,10 +168,8 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
 
 fn write(data_dir: &Path, record: &Record) -> anyhow::Result<()> {
     let put = |name: &str, text: String| {
-        let (path, temporary) = (data_dir.join(name), data_dir.join(format!("{name}.new")));
-        fs::write(&temporary, text)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .with_context(|| format!("cannot write {}", path.display()))
+        let path = data_dir.join(name);
+        disk::replace(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     };
     put(FILE, serde_json::to_string_pretty(record)? + "\n")?;
     put(OLD_FILE, format!("{}\n", record.agent))
@@ -228,8 +229,10 @@ mod tests {
         let first = world.load(false).agent();
         fs::remove_file(world.machine_id()).unwrap();
         assert_eq!(world.load(false).agent(), first);
-        assert_ne!(world.load(false).redraw().unwrap(), first);
-        assert_ne!(world.load(false).agent(), first);
+        let redrawn = world.load(false);
+        redrawn.redraw().unwrap();
+        assert_ne!(redrawn.agent(), first);
+        assert_eq!(world.load(false).agent(), redrawn.agent());
     }
 
     #[test]

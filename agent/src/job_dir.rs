@@ -14,9 +14,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+use trainyard_types::trainer::Finished;
 use trainyard_types::{AttemptId, JobId};
 
-use crate::core::HandIn;
+use crate::disk;
 use crate::host::loading::Killed;
 
 /// See the module.
@@ -83,9 +85,7 @@ impl JobDir {
     /// # Errors
     /// The disk's.
     pub fn note_kill(&self, killed: Killed) -> io::Result<()> {
-        let temporary = self.0.join("killed.json.new");
-        fs::write(&temporary, serde_json::to_vec(&killed)?)?;
-        fs::rename(&temporary, self.0.join("killed.json"))
+        disk::replace(&self.0.join("killed.json"), &serde_json::to_vec(&killed)?)
     }
 
     /// An attempt's reports.
@@ -98,19 +98,19 @@ impl JobDir {
     }
 
     /// What an attempt has not handed in yet, if it has trained to the end.
-    pub fn hand_in(&self, number: u32) -> Option<HandIn> {
-        serde_json::from_slice(&fs::read(self.hand_in_file(number)).ok()?).ok()
+    pub fn hand_in(&self, number: u32) -> Option<Finished> {
+        let mut kept: Value = serde_json::from_slice(&fs::read(self.hand_in_file(number)).ok()?).ok()?;
+        // Former versions kept no metrics.
+        kept.as_object_mut()?.entry("metrics").or_insert_with(|| Value::Object(Map::new()));
+        serde_json::from_value(kept).ok()
     }
 
     /// Remembers what an attempt hands in, for the next process of the agent.
     ///
     /// # Errors
     /// The disk's.
-    pub fn keep_hand_in(&self, number: u32, hand_in: &HandIn) -> io::Result<()> {
-        let file = self.hand_in_file(number);
-        let temporary = self.0.join(format!("attempt-{number}.hand-in.new"));
-        fs::write(&temporary, serde_json::to_vec(hand_in)?)?;
-        fs::rename(&temporary, file)
+    pub fn keep_hand_in(&self, number: u32, hand_in: &Finished) -> io::Result<()> {
+        disk::replace(&self.hand_in_file(number), &serde_json::to_vec(hand_in)?)
     }
 
     /// Nothing is handed in any more.
@@ -219,12 +219,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = JobDir::new(folder.path(), JobId(Uuid::from_u128(7)));
         dir.create().unwrap();
-        let hand_in = HandIn { best_epoch: 3, artifacts: vec!["weights/best.safetensors".into()] };
+        let artifacts = vec!["weights/best.safetensors".into()];
+        let hand_in = Finished { best_epoch: 3, metrics: [].into(), artifacts };
         dir.keep_hand_in(2, &hand_in).unwrap();
         remove_drafts(folder.path());
-        assert_eq!((dir.hand_in(2), dir.hand_in(1)), (Some(hand_in), None));
+        assert_eq!((dir.hand_in(2), dir.hand_in(1)), (Some(hand_in.clone()), None));
         dir.drop_hand_in(2);
         assert_eq!(dir.hand_in(2), None);
+        let former = r#"{"best_epoch":3,"artifacts":["weights/best.safetensors"]}"#;
+        fs::write(
+            folder.path().join(format!("jobs/{}/attempt-2.hand-in", JobId(Uuid::from_u128(7)))),
+            former,
+        )
+        .unwrap();
+        assert_eq!(dir.hand_in(2), Some(hand_in), "a former version kept no metrics");
     }
 
     #[test]

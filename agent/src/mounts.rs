@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Both files as they were read.
+/// Mount points of `/etc/fstab` and of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, Default)]
 pub struct Mounts {
     wanted: Vec<PathBuf>,
@@ -26,11 +26,11 @@ impl Mounts {
         Self { wanted: lines(fstab, 1), there: lines(mountinfo, 4) }
     }
 
-    /// The place above `path`, or `path` itself, that should be mounted and is not.
-    pub fn missing_above(&self, path: &Path) -> Option<&Path> {
-        let wanted = self.wanted.iter().filter(|place| path.starts_with(place));
-        let mut missing = wanted.filter(|place| !self.there.contains(place));
-        missing.next().map(PathBuf::as_path)
+    /// That a place above `path`, or `path` itself, should be mounted and is not, for a person.
+    pub fn complaint_above(&self, path: &Path) -> Option<String> {
+        let mut wanted = self.wanted.iter().filter(|place| path.starts_with(place));
+        let missing = wanted.find(|place| !self.there.contains(place))?;
+        Some(format!("{} of /etc/fstab is not mounted", missing.display()))
     }
 }
 
@@ -59,11 +59,11 @@ mod tests {
         let there =
             "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:5 / /mnt/with\\040space rw - nfs nas:/b rw\n";
         let mounts = Mounts::parse(fstab, there);
-        let missing =
-            |path: &str| mounts.missing_above(Path::new(path)).map(|place| place.display().to_string());
-        assert_eq!(missing("/mnt/nas/set/data.yaml").as_deref(), Some("/mnt/nas"));
-        assert_eq!(missing("/mnt/nas").as_deref(), Some("/mnt/nas"));
-        assert_eq!(missing("/mnt/nas2/data.yaml"), None);
-        assert_eq!(missing("/mnt/with space/data.yaml"), None);
+        let complaint = |path: &str| mounts.complaint_above(Path::new(path));
+        let missing = Some("/mnt/nas of /etc/fstab is not mounted");
+        assert_eq!(complaint("/mnt/nas/set/data.yaml").as_deref(), missing);
+        assert_eq!(complaint("/mnt/nas").as_deref(), missing);
+        assert_eq!(complaint("/mnt/nas2/data.yaml"), None);
+        assert_eq!(complaint("/mnt/with space/data.yaml"), None);
     }
 }

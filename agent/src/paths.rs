@@ -1,6 +1,10 @@
 //! Paths that jobs name: whether this machine can read them now. A share that does not answer blocks whoever asks
 //! it, so each is asked on a thread of its own, one at a time for a path; one that stays away is left behind.
 
+mod folders;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -36,7 +40,7 @@ const OF_LATE: Duration = Duration::from_secs(600);
 /// How long a share may take to answer before it counts as one that does not.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The same before the agent says Hello for the first time.
+/// How long a share may take to answer before the agent's first Hello.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is seen whether another's question about the same path is answered.
@@ -45,7 +49,7 @@ const TURN: Duration = Duration::from_millis(20);
 /// Paths that are remembered as missing; the longest known go first. The wire takes four times as many.
 const MISSING: usize = 256;
 
-/// See the module.
+/// Watches the data roots and the paths that jobs asked for in vain.
 #[derive(Debug, Clone)]
 pub struct Paths(Arc<Inner>);
 
@@ -60,8 +64,6 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<PathBuf, Lack>,
-    /// Counts what was noted, to tell what is oldest.
-    noted: u64,
     /// What is being asked for, since when.
     asked: BTreeMap<PathBuf, Instant>,
 }
@@ -75,7 +77,7 @@ struct Lack {
     /// Of the path itself, as it was then: who changes a data.yaml may mean other folders by it. `None` while it is
     /// not known.
     stamp: Option<Stamp>,
-    noted: u64,
+    /// When it was noted, which tells it from a later lack of the same path, too.
     since: Instant,
 }
 
@@ -153,52 +155,82 @@ impl Paths {
     /// How the attempt ends; a path that this machine lacks is noted as missing, so that the scheduler knows.
     pub async fn find(&self, what: What, named: &Path) -> Result<PathBuf, Refusal> {
         let (data, roots) = (named.to_owned(), self.0.roots.clone());
-        let found = self.ask(named, self.0.patience, move || data_roots::resolve(what, &data, &roots)).await;
-        let unfit = match found {
-            Ok(Ok(path)) => return Ok(path),
+        let look = move || {
+            let path =
+                data_roots::resolve(what, &data, &roots).map_err(|error| error.explained(Mounts::now))?;
+            let places = if what == What::Data { places_of(&path) } else { Vec::new() };
+            Ok::<_, data_roots::DataError>((path, places))
+        };
+        let found = self.ask(named, self.0.patience, look).await;
+        let (unfit, below) = match found {
+            Ok(Ok((path, places))) => match self.silent(places).await {
+                None => return Ok(path),
+                Some(silent) => {
+                    (self.stalled(named, format!("{what} names {}, which", silent.display())), Some(silent))
+                }
+            },
             Ok(Err(error)) => match error.unfit() {
-                Some(unfit) => unfit,
+                Some(unfit) => (unfit, None),
                 None => return Err(Refusal::new(EndReason::BadSpec, error.to_string())),
             },
-            Err(Unasked::Stalled) => Unfit {
-                kind: UnfitKind::PathUnreadable,
-                path: named.display().to_string(),
-                message: format!(
-                    "{what} {} cannot be read on this agent: its disk or share does not answer within {} s; see what \
-                     is mounted there",
-                    named.display(),
-                    self.0.patience.as_secs()
-                ),
-            },
+            Err(Unasked::Stalled) => (self.stalled(named, format!("{what} {}", named.display())), None),
             Err(Unasked::NoThread(error)) => {
                 let text = format!("this agent cannot start a thread: {error}");
                 return Err(Refusal::of_machine(UnfitKind::OutOfResources, text));
             }
         };
         if unfit.kind.is_of_path() {
-            self.note(what, named, None);
+            self.note(what, named, below);
         }
         Err(Refusal::unfit(unfit))
     }
 
+    /// `subject` lies, as far as `named` is concerned, on a disk that does not answer.
+    fn stalled(&self, named: &Path, subject: String) -> Unfit {
+        let text = format!(
+            "{subject} cannot be read on this agent: its disk or share does not answer within {} s; see what is \
+             mounted there",
+            self.0.patience.as_secs()
+        );
+        Unfit::at(UnfitKind::PathUnreadable, named, text)
+    }
+
+    /// The first of `places` whose disk or share does not answer, whatever is there.
+    async fn silent(&self, places: Vec<PathBuf>) -> Option<PathBuf> {
+        let mut looks = JoinSet::new();
+        for (at, place) in places.into_iter().enumerate() {
+            let paths = self.clone();
+            looks.spawn(async move {
+                let asked = place.clone();
+                let look = move || drop(fs::metadata(asked));
+                let answer = paths.ask(&place, paths.0.patience, look).await;
+                matches!(answer, Err(Unasked::Stalled)).then_some((at, place))
+            });
+        }
+        let mut silent: Vec<(usize, PathBuf)> = looks.join_all().await.into_iter().flatten().collect();
+        silent.sort();
+        silent.into_iter().next().map(|(_, place)| place)
+    }
+
     /// A path that a job names is missing here, or something that the file there names: `below`.
     pub fn note(&self, what: What, named: &Path, below: Option<PathBuf>) {
-        let below = below.filter(|below| below != named && !below.as_os_str().is_empty());
-        if below.is_some() {
+        let below = below.filter(|below| below != named);
+        let dates = below.is_some();
+        // First, as the date is entered into what it notes.
+        self.mark(what, named, below);
+        if dates {
             let (paths, named) = (self.clone(), named.to_owned());
             tokio::spawn(async move { paths.date(&named).await });
         }
-        self.mark(what, named, below);
     }
 
     fn mark(&self, what: What, named: &Path, below: Option<PathBuf>) {
         let mut state = self.state();
-        state.noted += 1;
-        let lack = Lack { what, below, stamp: None, noted: state.noted, since: Instant::now() };
+        let lack = Lack { what, below, stamp: None, since: Instant::now() };
         state.missing.insert(named.to_owned(), lack);
         if state.missing.len() > MISSING {
             let oldest =
-                state.missing.iter().min_by_key(|(_, lack)| lack.noted).map(|(path, _)| path.clone());
+                state.missing.iter().min_by_key(|(_, lack)| lack.since).map(|(path, _)| path.clone());
             oldest.and_then(|oldest| state.missing.remove(&oldest));
         }
         drop(state);
@@ -247,8 +279,7 @@ impl Paths {
             let paths = self.clone();
             looks.spawn(async move {
                 let asked = root.clone();
-                let problem = match paths.ask(&root, patience, move || problem(&asked, &Mounts::now())).await
-                {
+                let problem = match paths.ask(&root, patience, move || problem(&asked, Mounts::now)).await {
                     Ok(problem) => problem,
                     Err(Unasked::Stalled) => "does not answer: see what is mounted there".into(),
                     Err(Unasked::NoThread(error)) => format!("cannot be asked: {error}"),
@@ -283,15 +314,17 @@ impl Paths {
             looks.spawn(async move {
                 let (asked, roots, known) = (named.clone(), paths.0.roots.clone(), lack.clone());
                 let look = move || is_there(&asked, &known, &roots);
-                let found = paths.ask(&named, paths.0.patience, look).await.unwrap_or(false);
-                found.then_some((named, lack.noted))
+                // Where a place that the file names does not answer, the file itself may be asked for.
+                let turn = lack.below.as_ref().unwrap_or(&named);
+                let found = paths.ask(turn, paths.0.patience, look).await.unwrap_or(false);
+                found.then_some((named, lack.since))
             });
         }
-        let found: Vec<(PathBuf, u64)> = looks.join_all().await.into_iter().flatten().collect();
+        let found: Vec<(PathBuf, Instant)> = looks.join_all().await.into_iter().flatten().collect();
         let mut state = self.state();
-        for (named, noted) in &found {
+        for (named, since) in &found {
             // It may have been missed again meanwhile.
-            if state.missing.get(named).is_some_and(|lack| lack.noted == *noted) {
+            if state.missing.get(named).is_some_and(|lack| lack.since == *since) {
                 info!(path = %named.display(), "a path that was missing can be read");
                 state.missing.remove(named);
             }
@@ -321,6 +354,13 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((known.modified().ok()?, known.len()))
 }
 
+/// The places that a data.yaml names.
+fn places_of(file: &Path) -> Vec<PathBuf> {
+    let mut text = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(folders::BYTES).read_to_end(&mut text));
+    read.map(|_| folders::named(file, &text)).unwrap_or_default()
+}
+
 /// Whether what a job asked for in vain can be read now, or may be meant otherwise.
 fn is_there(named: &Path, lack: &Lack, roots: &[PathBuf]) -> bool {
     if data_roots::resolve(lack.what, named, roots).is_err() {
@@ -341,28 +381,23 @@ fn is_readable(path: &Path) -> bool {
     }
 }
 
-/// Why jobs can read nothing in a root, without the root's name; empty when they can.
-fn problem(root: &Path, mounts: &Mounts) -> String {
-    let not_mounted = || {
-        let place = mounts.missing_above(root)?;
-        Some(format!("{} of /etc/fstab is not mounted", place.display()))
-    };
-    match root.read_dir() {
-        Ok(mut entries) => match (entries.next(), not_mounted()) {
-            (None, Some(place)) => format!("is empty and not mounted: {place}; mount it"),
-            (Some(Err(error)), _) => format!("cannot be read: {error}"),
-            _ => String::new(),
-        },
+/// Why jobs can read nothing in a root, without the root's name; empty when they can. `mounts` are asked for only
+/// where they may be why.
+fn problem(root: &Path, mounts: impl FnOnce() -> Mounts) -> String {
+    let not_mounted = || mounts().complaint_above(root);
+    match root.read_dir().map(|mut entries| entries.next()) {
+        Ok(Some(Ok(_))) => String::new(),
+        Ok(Some(Err(error))) => format!("cannot be read: {error}"),
+        Ok(None) => not_mounted()
+            .map(|complaint| format!("is empty and not mounted: {complaint}; mount it"))
+            .unwrap_or_default(),
         Err(error) => {
-            let known = error.raw_os_error().and_then(|errno| faults::of_errno(Place::Path, errno));
+            let known = faults::of_error(Place::Path, &error);
             let meaning = known.map_or_else(|| error.to_string(), |row| row.meaning.to_owned());
             not_mounted().map_or_else(
                 || format!("cannot be read: {meaning}"),
-                |place| format!("cannot be read: {meaning}; {place}; mount it"),
+                |complaint| format!("cannot be read: {meaning}; {complaint}; mount it"),
             )
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use trainyard_types::faults::{self, Fault, Place};
+use trainyard_types::faults::{self, Place};
 use trainyard_types::fit::Shortage;
-use trainyard_types::{Assignment, BatchChosen, EndReason, Gpu, GpuTelemetry, Slot, Time, TrainSpec};
+use trainyard_types::{
+    Assignment, BatchChosen, Checkpoint, EndReason, Gpu, GpuTelemetry, JobId, Slot, Time, TrainSpec,
+};
 
 use crate::advert::Advert;
 use crate::banner::{self, Device};
@@ -83,17 +85,16 @@ impl Workshop {
     /// How patient a transfer is that holds up an attempt.
     pub fn terms(&self) -> Terms {
         let stall_after = self.config.stall_after;
-        Terms { stall_after, give_up_after: Some(stall_after * STALLS), waits_for: None }
+        Terms { stall_after, give_up_after: Some(stall_after * STALLS), hands_in: None }
     }
 }
 
 /// What the system's refusal of something in the job's folder means.
 pub fn in_folder(message: String, error: Option<&io::Error>) -> Refusal {
-    let known =
-        error.and_then(io::Error::raw_os_error).and_then(|errno| faults::of_errno(Place::Folder, errno));
-    match known.map(|row| row.fault) {
-        Some(Fault::Machine(kind)) => Refusal::of_machine(kind, message),
-        Some(Fault::Job | Fault::FullDisk) | None => Refusal::new(EndReason::TrainerCrash, message),
+    let known = error.and_then(|error| faults::of_error(Place::Folder, error));
+    match known.and_then(|row| row.lack()) {
+        Some(kind) => Refusal::of_machine(kind, message),
+        None => Refusal::new(EndReason::TrainerCrash, message),
     }
 }
 
@@ -137,19 +138,28 @@ pub async fn prepare(mut workshop: Workshop, assignment: Box<Assignment>) -> Res
     };
     if let Some(checkpoint) = &assignment.resume
         && dir.newest_step().is_none_or(|step| step < checkpoint.step)
-        && let terms = workshop.terms()
-        && let link = &mut workshop.link
-        && let Err(error) =
-            transfer::download_checkpoint((link, &terms), assignment.attempt.job, checkpoint, &dir).await
     {
-        if matches!(error, TransferError::Stalled { .. }) {
-            let message = format!("the checkpoint of step {} does not come: {error}", checkpoint.step);
-            return Err(Refusal::new(EndReason::Stalled, message));
-        }
-        let message = format!("the checkpoint of step {} cannot be fetched: {error}", checkpoint.step);
-        return Err(workshop.failure(message, error.of_the_disk()).await);
+        fetch(&mut workshop, assignment.attempt.job, checkpoint, &dir).await?;
     }
     Ok(prepared)
+}
+
+/// Fetches the checkpoint that the trainer goes on from.
+async fn fetch(
+    workshop: &mut Workshop,
+    job: JobId,
+    checkpoint: &Checkpoint,
+    dir: &JobDir,
+) -> Result<(), Refusal> {
+    let terms = workshop.terms();
+    let fetched = transfer::download_checkpoint((&mut workshop.link, &terms), job, checkpoint, dir).await;
+    let Err(error) = fetched else { return Ok(()) };
+    if matches!(error, TransferError::Stalled { .. }) {
+        let message = format!("the checkpoint of step {} does not come: {error}", checkpoint.step);
+        return Err(Refusal::new(EndReason::Stalled, message));
+    }
+    let message = format!("the checkpoint of step {} cannot be fetched: {error}", checkpoint.step);
+    Err(workshop.failure(message, error.of_the_disk()).await)
 }
 
 /// Why nothing was prepared.

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_proto::route::Route;
-use trainyard_types::{AgentId, Inventory, Time};
+use trainyard_types::{Inventory, Time};
 
 use crate::advert::Advert;
 use crate::closings::Closings;
@@ -65,7 +65,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let agent = identity.agent();
     warn_of_gaps(&config);
     // Before the cards are judged: what a former agent's trainers left is no stranger.
-    let groups = end_leftovers(&config, leftovers::owner(agent, &config.data_dir)).await;
+    let groups = end_leftovers(&config, identity.owner()).await;
     let host = Host::new(groups.as_ref());
     let (cards, first) = find_cards(&probe, &config, &host).await?;
     info!(%agent, name = config.name, gpus = first.inventory.gpus.len(), cpu_slots = config.cpu_slots, "agent");
@@ -94,13 +94,13 @@ struct Shared {
 impl Shared {
     fn tester(
         &self,
-        owner: AgentId,
+        identity: Identity,
         cards: watch::Receiver<Readings>,
         beats: watch::Receiver<u64>,
     ) -> (Tester, Tests) {
         Tester::new(self_test::Around {
             config: Arc::clone(&self.config),
-            owner: leftovers::owner(owner, &self.config.data_dir),
+            identity,
             crew: self.crew.clone(),
             cards,
             closings: self.closings.clone(),
@@ -155,7 +155,7 @@ async fn live(
         inbox: sender.clone(),
     };
     let paths = Paths::new(config.data_roots.clone(), config.stall_after, advert_sender.clone());
-    let (mut tester, tests) = shared.tester(identity.agent(), readings.clone(), beats);
+    let (mut tester, tests) = shared.tester(identity.clone(), readings.clone(), beats);
     tokio::join!(tester.begin(), paths.begin());
     let around = shared.around_cards(&probe, readings_sender, link.clone(), tests.clone());
     let (mut keeper, card_ends, snapshots) = Keeper::new(cards, around);
@@ -172,8 +172,7 @@ async fn live(
         advert: advert.clone(),
         paths: paths.clone(),
     };
-    let spawner =
-        Spawner::start(identity.clone(), &config.data_dir, groups).context("cannot start a thread")?;
+    let spawner = Spawner::start(identity.clone(), groups).context("cannot start a thread")?;
     let house = House { config: Arc::clone(&config), inbox: sender.clone(), advert: advert_sender.clone() };
     let house = house.look(true).await;
     let ends = (inbox, sender.clone());

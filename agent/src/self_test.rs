@@ -1,19 +1,19 @@
 //! The machine proves itself: the trainer does one tiny step on each device, at the agent's start, when the trainer
 //! has changed, after a start that failed for want of something, and every hour when nothing runs there. A device
-//! that fails takes no jobs until it passes.
+//! that fails takes no jobs until it passes. A job that comes to a device that is open ends the test there.
 
 mod run;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,12 +26,17 @@ use crate::connection::Readings;
 use crate::core::{Event, Refusal};
 use crate::crew::Crew;
 use crate::driver::Input;
+use crate::fit;
+use crate::identity::Identity;
 
-use run::{Failed, run};
+use run::run;
 pub use run::{Passed, unstarted_lack};
 
 /// How often it is seen what is due, and whether the trainer has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the disk or share of the trainer may take to answer before the next look.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// From one test that was passed to the next.
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
@@ -48,7 +53,7 @@ const TELL_FIRST: Duration = Duration::from_secs(1);
 /// Requests that may wait.
 const WAITING: usize = 64;
 
-/// Asks for tests.
+/// The sending end of the tester's requests.
 #[derive(Debug, Clone)]
 pub struct Tests(mpsc::Sender<Request>);
 
@@ -58,6 +63,8 @@ enum Request {
     Prove(Device, Unfit, oneshot::Sender<()>),
     /// A person says that a device is sound; `None` for all.
     Clear(Option<GpuUuid>),
+    /// A job has come there.
+    Occupied(Device),
 }
 
 impl Tests {
@@ -76,14 +83,20 @@ impl Tests {
         // Full: somebody is clearing very fast, and can do so again.
         let _dropped = self.0.try_send(Request::Clear(gpu));
     }
+
+    /// A job has come to a device: a test that is only due there waits for another hour.
+    pub fn occupied(&self, device: Device) {
+        // Full: the test goes on, and ends by itself.
+        let _dropped = self.0.try_send(Request::Occupied(device));
+    }
 }
 
 /// What the tester works with.
 pub struct Around {
     /// The agent's configuration.
     pub config: Arc<Config>,
-    /// Whose processes tests are, as trainers are named.
-    pub owner: String,
+    /// Whose processes tests are.
+    pub identity: Identity,
     /// Which devices are in use.
     pub crew: Crew,
     /// Which GPUs there are.
@@ -98,41 +111,43 @@ pub struct Around {
     pub inbox: mpsc::Sender<Input>,
 }
 
-/// How a device stands.
+/// What is known of a device from its tests.
 #[derive(Debug, Default)]
 struct Proof {
     /// Failures in a row.
     failures: u32,
     /// When it is tested again; at once when it is not known.
     due: Option<Instant>,
-    running: bool,
+    /// The test that runs.
+    running: Option<AbortHandle>,
     /// Who wants to know.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// The trainer's file as it was.
-type Stamp = Option<(SystemTime, u64)>;
-
-/// See the module.
+/// Runs the self-tests and closes devices that fail them.
 pub struct Tester {
     around: Around,
     requests: mpsc::Receiver<Request>,
     proofs: BTreeMap<Device, Proof>,
-    running: JoinSet<(Device, Result<Passed, Failed>)>,
-    stamp: Stamp,
+    running: JoinSet<(Device, Result<Passed, Unfit>)>,
+    /// The trainer as it was, see [`fit::trainer_identity`]; `None` before that is known.
+    trainer: Option<String>,
+    /// A look at it that is under way; at a share that does not answer it may be so for ever.
+    look: Option<JoinHandle<String>>,
 }
 
 impl Tester {
     /// A tester that has tested nothing yet, and what asks it.
     pub fn new(around: Around) -> (Self, Tests) {
         let (sender, requests) = mpsc::channel(WAITING);
-        let stamp = stamp(&around.config.trainer());
-        let tester = Self { around, requests, proofs: BTreeMap::new(), running: JoinSet::new(), stamp };
+        let (proofs, running) = (BTreeMap::new(), JoinSet::new());
+        let tester = Self { around, requests, proofs, running, trainer: None, look: None };
         (tester, Tests(sender))
     }
 
     /// Tests every device before the agent offers any, or closes those that take long.
     pub async fn begin(&mut self) {
+        self.look_at_trainer().await;
         self.start_due();
         let all = async {
             while let Some(ended) = self.running.join_next().await {
@@ -154,7 +169,7 @@ impl Tester {
             tokio::select! {
                 () = end.cancelled() => return,
                 _ = ticks.tick() => {
-                    self.look_at_trainer();
+                    self.look_at_trainer().await;
                     self.start_due();
                 }
                 Some(ended) = self.running.join_next() => {
@@ -177,6 +192,7 @@ impl Tester {
                 self.proofs.entry(device.clone()).or_default().waiting.push(done);
                 self.start(device);
             }
+            Request::Occupied(device) => self.make_way(&device),
             Request::Clear(gpu) => {
                 let devices = self.devices();
                 let wanted = |device: &Device| {
@@ -205,15 +221,21 @@ impl Tester {
         cpu.into_iter().chain(gpus).collect()
     }
 
-    /// Another trainer is another machine.
-    fn look_at_trainer(&mut self) {
-        let now = stamp(&self.around.config.trainer());
-        if now == self.stamp {
+    /// Another trainer is another machine. Where its share does not answer, one thread waits for it and nobody else.
+    async fn look_at_trainer(&mut self) {
+        let program = self.around.config.trainer();
+        let path = program.clone();
+        let look = self.look.get_or_insert_with(|| spawn_blocking(move || fit::trainer_identity(&path)));
+        let Ok(looked) = timeout(LOOK_PATIENCE, look).await else { return };
+        self.look = None;
+        let Ok(now) = looked else { return };
+        let is_there = !now.is_empty();
+        let before = self.trainer.replace(now);
+        if before.is_none() || before == self.trainer {
             return;
         }
-        info!(trainer = %self.around.config.trainer().display(), "the trainer has changed: devices are tested again");
-        self.stamp = now;
-        if !self.around.config.self_test && now.is_some() {
+        info!(trainer = %program.display(), "the trainer has changed: devices are tested again");
+        if !self.around.config.self_test && is_there {
             self.tell_trainer(String::new());
         }
         self.proofs.values_mut().for_each(|proof| proof.due = None);
@@ -227,7 +249,7 @@ impl Tester {
         let now = Instant::now();
         for device in self.devices() {
             let proof = self.proofs.entry(device.clone()).or_default();
-            let due = !proof.running && proof.due.is_none_or(|due| due <= now);
+            let due = proof.running.is_none() && proof.due.is_none_or(|due| due <= now);
             if due && !self.around.crew.is_busy(&device) {
                 self.start(device);
             }
@@ -236,23 +258,39 @@ impl Tester {
 
     fn start(&mut self, device: Device) {
         let proof = self.proofs.entry(device.clone()).or_default();
-        if std::mem::replace(&mut proof.running, true) {
+        if proof.running.is_some() {
             return;
         }
         if proof.due.is_none() && proof.failures == 0 {
             self.around.closings.set_untested(&device, Some("its self-test is running".into()));
         }
-        let (config, owner) = (Arc::clone(&self.around.config), self.around.owner.clone());
-        self.running.spawn(async move {
-            let result = run(&config, &owner, &device).await;
-            (device, result)
+        let (config, identity) = (Arc::clone(&self.around.config), self.around.identity.clone());
+        let tested = device.clone();
+        let test = self.running.spawn(async move {
+            let result = run(&config, &identity, &tested).await;
+            (tested, result)
         });
+        self.proofs.entry(device).or_default().running = Some(test);
+    }
+
+    /// Ends the test of a device for which a job has come, unless the device is closed or somebody waits for the test.
+    fn make_way(&mut self, device: &Device) {
+        let is_open = self.around.closings.get(device).is_none();
+        let Some(proof) = self.proofs.get_mut(device).filter(|proof| is_open && proof.waiting.is_empty())
+        else {
+            return;
+        };
+        if let Some(test) = proof.running.take() {
+            info!(?device, "a job has come: the self-test there is given up");
+            test.abort();
+            proof.due = Some(Instant::now() + AGAIN_AFTER);
+        }
     }
 
     /// A test has ended.
-    async fn take(&mut self, device: &Device, result: Result<Passed, Failed>) {
+    async fn take(&mut self, device: &Device, result: Result<Passed, Unfit>) {
         let proof = self.proofs.entry(device.clone()).or_default();
-        proof.running = false;
+        proof.running = None;
         let waiting = std::mem::take(&mut proof.waiting);
         match result {
             Ok(passed) => {
@@ -261,7 +299,7 @@ impl Tester {
                 self.tell_core(device, None).await;
                 self.on_passed(device, &passed);
             }
-            Err(Failed(unfit)) => {
+            Err(unfit) => {
                 let wait = RETRY_AFTER.saturating_mul(1 << proof.failures.min(8)).min(AGAIN_AFTER);
                 proof.failures = proof.failures.saturating_add(1);
                 proof.due = Some(Instant::now() + wait);
@@ -349,13 +387,8 @@ impl Tester {
     }
 }
 
-fn stamp(trainer: &Path) -> Stamp {
-    let known = std::fs::metadata(trainer).ok()?;
-    Some((known.modified().ok()?, known.len()))
-}
-
 /// Why files cannot be made in a folder, which is made if it is not there.
-fn unwritable(folder: &PathBuf) -> Option<Unfit> {
+fn unwritable(folder: &Path) -> Option<Unfit> {
     // Each device asks for itself, all at once.
     static PROBES: AtomicU64 = AtomicU64::new(0);
     let number = PROBES.fetch_add(1, Ordering::Relaxed);
@@ -369,5 +402,5 @@ fn unwritable(folder: &PathBuf) -> Option<Unfit> {
     // A full disk has a reason of its own.
     let full = crate::disk::is_full(&error);
     let message = format!("this agent cannot write {}: {error}", folder.display());
-    (!full).then_some(Unfit { kind: UnfitKind::FolderUnwritable, path: String::new(), message })
+    (!full).then(|| Unfit::of_machine(UnfitKind::FolderUnwritable, message))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,8 @@ use trainyard_types::trainer::CheckpointSaved;
 use trainyard_types::{Artifact, AttemptId, Checkpoint, JobId, Session};
 
 use crate::backoff::Backoff;
+use crate::core::Event;
+use crate::driver::Input;
 use crate::job_dir::JobDir;
 
 /// Bytes of one message.
@@ -49,14 +52,17 @@ pub struct Terms {
     pub stall_after: Duration,
     /// So long it is tried while the scheduler is there; `None`: as long as it takes.
     pub give_up_after: Option<Duration>,
-    /// Is told what the transfer waits for, and with an empty text that it goes on.
-    pub waits_for: Option<mpsc::UnboundedSender<String>>,
+    /// Of an attempt that hands in: the driver's inbox, which is told what the transfer waits for, and with an empty
+    /// text that it goes on.
+    pub hands_in: Option<(AttemptId, mpsc::Sender<Input>)>,
 }
 
 impl Terms {
-    fn tell(&self, waits_for: &str) {
-        // Nobody listens any more when the agent is leaving.
-        let _leaving = self.waits_for.as_ref().map(|told| told.send(waits_for.to_owned()));
+    async fn tell(&self, waits_for: &str) {
+        if let Some((attempt, inbox)) = &self.hands_in {
+            // The inbox is closed when the agent is leaving.
+            let _leaving = inbox.send(Input::Core(Event::HandingIn(*attempt, waits_for.to_owned()))).await;
+        }
     }
 }
 
@@ -75,9 +81,9 @@ pub enum TransferError {
     /// The disk's.
     #[error("{path}: {source}")]
     File {
-        /// Which file.
+        /// The file that was not moved.
         path: PathBuf,
-        /// The system's.
+        /// The system's error.
         source: io::Error,
     },
     /// A path that leaves its directory.
@@ -86,22 +92,22 @@ pub enum TransferError {
     /// The scheduler's answer.
     #[error("the scheduler refuses {name}: {} ({:?})", status.message(), status.code())]
     Refused {
-        /// Of the file.
+        /// The file's name.
         name: String,
-        /// Its reason.
+        /// The scheduler's reason.
         status: Box<tonic::Status>,
     },
     /// What arrived has another hash.
     #[error("{0} arrived damaged")]
     Damaged(String),
-    /// It went on for too long.
+    /// The file was not moved in the time that there was.
     #[error("{name} was not moved within {} s: {last}", within.as_secs())]
     Stalled {
-        /// Of the file.
+        /// The file's name.
         name: String,
-        /// From the first failure.
+        /// The span from the first failure to giving up.
         within: Duration,
-        /// What the last try met.
+        /// The last try's error.
         last: String,
     },
     /// The agent is going down.
@@ -159,14 +165,14 @@ async fn descriptor(terms: &Terms, get: impl Fn() -> io::Result<File>) -> io::Re
         match get() {
             Err(error) if lacks_descriptors(&error) && since.elapsed() < terms.stall_after => {
                 if !waits {
-                    terms.tell(DESCRIPTORS);
+                    terms.tell(DESCRIPTORS).await;
                 }
                 waits = true;
                 sleep(DESCRIPTORS_AGAIN).await;
             }
             got => {
                 if waits {
-                    terms.tell("");
+                    terms.tell("").await;
                 }
                 return got;
             }
@@ -174,9 +180,9 @@ async fn descriptor(terms: &Terms, get: impl Fn() -> io::Result<File>) -> io::Re
     }
 }
 
-/// EMFILE and ENFILE, by the table of faults.
+/// Whether the process or the machine has too many open files.
 fn lacks_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24))
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// Uploads the files of a checkpoint.
@@ -235,7 +241,7 @@ async fn upload_file(
         let upload = try_upload(there, attempt, &artifact, (copy, Arc::clone(&moved)));
         match watched(&moved, terms.stall_after, upload).await.unwrap_or_else(|| Err(stalled(terms))) {
             Ok(()) => {
-                terms.tell("");
+                terms.tell("").await;
                 return Ok(artifact);
             }
             Err(status) => retry.wait(&artifact.name, status, (link, terms)).await?,
@@ -441,7 +447,7 @@ impl Retry {
             warn!(name, code = ?status.code(), told = status.message(), "transfer failed, will retry");
         }
         if status.code() == Code::ResourceExhausted {
-            terms.tell(ROOM);
+            terms.tell(ROOM).await;
         }
         sleep(self.backoff.next_wait()).await;
         Ok(())

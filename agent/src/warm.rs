@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
+
 /// So many are remembered, those told last.
 const MOST: usize = 256;
 
@@ -63,9 +65,7 @@ impl Warm {
     }
 
     fn save(&self) -> io::Result<()> {
-        let temporary = self.path.with_extension("json.new");
-        fs::write(&temporary, serde_json::to_vec(&self.entries)?)?;
-        fs::rename(&temporary, &self.path)
+        disk::replace(&self.path, &serde_json::to_vec(&self.entries)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line: what every command shares, and the list of commands.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command as Clap, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, orders, record, retry,
@@ -20,6 +20,15 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Whether the word after an option of `yard train`, by its name without dashes, is its value. One that is not known is
+/// clap's to refuse.
+pub fn takes_value(yard: &Clap, option: &str) -> bool {
+    let option = option.replace('_', "-");
+    let train = yard.find_subcommand("train").into_iter().flat_map(Clap::get_arguments);
+    let known = yard.get_arguments().chain(train).find(|known| known.get_long() == Some(option.as_str()));
+    known.is_none_or(|known| known.get_action().takes_values())
 }
 
 /// Options of every command.

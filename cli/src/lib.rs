@@ -23,14 +23,16 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use trainyard_types::habit;
 
 use crate::args::Cli;
 
 /// Runs `yard` with this process's arguments and gives its exit code.
 pub fn main() -> ExitCode {
-    let words = habit::words(std::env::args_os(), &["train"], |path| Path::new(path).exists());
+    let command = Cli::command();
+    let takes_value = |option: &str| args::takes_value(&command, option);
+    let words = habit::words(std::env::args_os(), &["train"], |path| Path::new(path).exists(), takes_value);
     let cli = match Cli::try_parse_from(words.into_iter().map(accept_underscores)) {
         Ok(cli) => cli,
         Err(error) => {

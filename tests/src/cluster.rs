@@ -46,6 +46,12 @@ impl Cluster {
     }
 
     async fn start_with(lease: &str, policy: &str) -> Result<Self> {
+        let mut cluster = Self::without_processes(lease, policy)?;
+        cluster.start_scheduler().await?;
+        Ok(cluster)
+    }
+
+    fn without_processes(lease: &str, policy: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("trainyard-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let environment = [
@@ -58,21 +64,16 @@ impl Cluster {
             ("TRAINYARD_SCHEDULER__RETRY_DELAY", "100ms".to_owned()),
         ];
         let environment = environment.map(|(key, value)| (key.to_owned(), value)).to_vec();
-        let mut cluster = Self { scheduler: None, dir, port, environment, mounts: String::new() };
-        cluster.start_scheduler().await?;
-        Ok(cluster)
+        Ok(Self { scheduler: None, dir, port, environment, mounts: String::new() })
     }
 
     /// Starts one whose artifacts lie on a disk of their own of so many MiB, which needs root. What is on it is seen
     /// by [`Process::sees`] only.
     pub async fn start_with_blob_disk(mib: u32) -> Result<Self> {
-        let mut cluster = Self::start_patient().await?;
-        cluster.scheduler = None;
+        let mut cluster = Self::without_processes("60s", "fair")?;
         let blobs = cluster.blobs().display().to_string();
         cluster.mounts = format!("mkdir -p '{blobs}' && mount -t tmpfs -o size={mib}m tmpfs '{blobs}'");
         cluster.environment.push(("TRAINYARD_SCHEDULER__BLOB_DIR".into(), blobs));
-        // The one before has noted another directory for this Redis.
-        std::fs::remove_dir_all(cluster.path("scheduler"))?;
         cluster.start_scheduler().await?;
         Ok(cluster)
     }

@@ -4,15 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::process::{Process, binary};
 
-/// What a trainer answers that is well.
-pub const SELF_TEST: &str =
-    "[ \"$1\" = self-test ] && { echo '{\"ok\":true,\"libtorch\":\"2.13.0\"}'; exit 0; }\n";
+/// How a shell script begins that pretends to be a trainer: it passes its self-test.
+pub const PRELUDE: &str =
+    "#!/bin/sh\n[ \"$1\" = self-test ] && { echo '{\"ok\":true,\"libtorch\":\"2.13.0\"}'; exit 0; }\n";
 
 impl Cluster {
     /// Says what the cards of an agent are and do from now on; see `fake-nvml`.
@@ -40,11 +40,10 @@ impl Cluster {
         self.start_agent_with(name, cpu_slots, &[&own, more].concat()).await
     }
 
-    /// A trainer that does what a shell script says, but for its self-test, which it passes; where it is.
+    /// A trainer that does what a shell script says after the [`PRELUDE`]; where it is.
     pub fn pretend(&self, script: &str) -> Result<String> {
         let trainer = self.path("trainer");
-        let script = script.strip_prefix("#!/bin/sh\n").context("it is no shell script")?;
-        fs::write(&trainer, format!("#!/bin/sh\n{SELF_TEST}{script}"))?;
+        fs::write(&trainer, format!("{PRELUDE}{script}"))?;
         fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755))?;
         Ok(trainer.display().to_string())
     }

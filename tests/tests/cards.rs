@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use trainyard_proto::pb;
@@ -12,8 +12,7 @@ use trainyard_tests::jobs::tiny;
 use trainyard_tests::process::binary;
 
 /// There is no card behind the stand-in: a trainer that says so, and that its job is to blame.
-const TRAINER: &str = r#"#!/bin/sh
-while [ $# -gt 0 ]; do
+const TRAINER: &str = r#"while [ $# -gt 0 ]; do
   case $1 in
     --events-fd) fd=$2; shift;;
   esac
@@ -25,14 +24,15 @@ exit 64
 
 const CARDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fake-nvml/cards.json");
 
-fn library() -> PathBuf {
-    binary("libfake_nvml.so").unwrap()
+fn cards() -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(CARDS).unwrap()).unwrap()
 }
 
 #[tokio::test]
 async fn each_card_gets_the_batch_size_of_its_nominal_memory() {
     let mut agent = Command::new(binary("trainyard-agent").unwrap());
-    agent.args(["--nvml-library", library().to_str().unwrap(), "batch-table"]).env("FAKE_NVML_STATE", CARDS);
+    let library = binary("libfake_nvml.so").unwrap();
+    agent.args(["--nvml-library", library.to_str().unwrap(), "batch-table"]).env("FAKE_NVML_STATE", CARDS);
     let (code, table, error) = run(&mut agent).await.unwrap();
     assert_eq!(code, 0, "{error}");
     let sizes = |card: &str| -> Vec<u32> {
@@ -58,14 +58,10 @@ async fn each_card_gets_the_batch_size_of_its_nominal_memory() {
 #[tokio::test]
 async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
     let cluster = Cluster::start().await.unwrap();
-    let library = library();
+    cluster.show_cards("cards", &cards()).unwrap();
     let trainer = cluster.pretend(TRAINER).unwrap();
-    let variables = [
-        ("FAKE_NVML_STATE", CARDS),
-        ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap()),
-        ("TRAINYARD_AGENT__TRAINER", trainer.as_str()),
-    ];
-    let _agent = cluster.start_agent_with("cards", 0, &variables).await.unwrap();
+    let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
+    let _agent = cluster.start_agent_with_cards("cards", 0, &variables).await.unwrap();
     let gpus = cluster.agent("cards").await.unwrap().gpus;
     let totals: Vec<u64> = gpus.iter().map(|gpu| gpu.memory_total_mib).collect();
     assert_eq!(totals, [24564, 12227, 8188]);
@@ -108,7 +104,7 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
 async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent() {
     let cluster = Cluster::start().await.unwrap();
     let put = |broken: bool| {
-        let mut cards: serde_json::Value = serde_json::from_str(&fs::read_to_string(CARDS).unwrap()).unwrap();
+        let mut cards = cards();
         cards["unknown_error"] = broken.into();
         cluster.show_cards("broken", &cards).unwrap();
     };
@@ -132,11 +128,9 @@ async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent
 #[tokio::test]
 async fn a_card_on_which_the_trainer_cannot_do_one_step_takes_no_jobs() {
     let cluster = Cluster::start().await.unwrap();
-    let library = library();
-    let variables =
-        [("FAKE_NVML_STATE", CARDS), ("TRAINYARD_AGENT__NVML_LIBRARY", library.to_str().unwrap())];
+    cluster.show_cards("cards", &cards()).unwrap();
     // The trainer is the real one, and there is no card behind the stand-in.
-    let _agent = cluster.start_agent_with("cards", 1, &variables).await.unwrap();
+    let _agent = cluster.start_agent_with_cards("cards", 1, &[]).await.unwrap();
     let agent = cluster.agent("cards").await.unwrap();
     for gpu in &agent.gpus {
         let closed = gpu.unavailable.as_ref().unwrap();

@@ -15,8 +15,7 @@ use trainyard_tests::jobs::tiny;
 use trainyard_tests::process::Process;
 
 /// Trains until it is told to stop, and finishes if it finds a checkpoint.
-const TRAINER: &str = r#"#!/bin/sh
-[ "$1" = train ] || exit 64
+const TRAINER: &str = r#"[ "$1" = train ] || exit 64
 while [ $# -gt 0 ]; do
   case $1 in
     --events-fd) fd=$2; shift;;

@@ -14,7 +14,22 @@ use trainyard_tests::jobs::{epoch_end, is_running, tiny};
 use trainyard_tests::process::{Process, children_of};
 
 /// A trainer that passes its self-test and then hangs at its start.
-const HANGS: &str = "#!/bin/sh\nexec tail -f /dev/null\n";
+const HANGS: &str = "exec tail -f /dev/null\n";
+
+/// A trainer that passes its self-test and crashes before its first step, but for jobs of one epoch, which run on.
+const CRASHES: &str = r#"while [ $# -gt 0 ]; do
+  case $1 in
+    --spec) spec=$2; shift;;
+    --events-fd) fd=$2; shift;;
+  esac
+  shift
+done
+grep -q '"epochs": 1,' "$spec" || exit 1
+tell() { printf '{"v":1,"time":5,%s}\n' "$1" >"/proc/self/fd/$fd"; }
+tell '"type":"started","parameters":1,"train_images":1,"val_images":1,"classes":["a"],"epochs":1,"batch_size":1,"first_epoch":1,"device":"cpu"'
+tell '"type":"step","epoch":1,"batch":1,"batches":9,"images_per_second":1.0,"loader_wait_ratio":0.0,"metrics":{}'
+exec tail -f /dev/null
+"#;
 
 /// Reasons that cost a job nothing.
 const FREE: [EndReason; 3] = [EndReason::AgentUnfit, EndReason::Stalled, EndReason::Preempted];
@@ -108,6 +123,40 @@ async fn an_agent_whose_share_hangs_is_not_asked_and_says_so() {
 }
 
 #[tokio::test]
+async fn an_agent_on_which_only_the_images_share_hangs_is_asked_once_and_remembers_it() {
+    if !may_mount() {
+        return;
+    }
+    let cluster = Cluster::start_patient().await.unwrap();
+    let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
+    // The data.yaml lies on one share, and its images on another.
+    let (root, share) = (cluster.data_root(), cluster.path("share"));
+    copy(&root.join("shapes"), &share);
+    let text = fs::read_to_string(&data).unwrap();
+    let rest: String =
+        text.lines().filter(|line| !line.starts_with("path:")).map(|line| format!("{line}\n")).collect();
+    fs::write(&data, format!("path: {}\n{rest}", share.display())).unwrap();
+    let roots = format!("{},{}", root.display(), share.display());
+    let variables = [("TRAINYARD_AGENT__DATA_ROOTS", roots.as_str()), ("TRAINYARD_AGENT__STALL_AFTER", "5s")];
+    let mounts = format!(
+        "exec 9<>/dev/fuse && mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 dead '{}'",
+        share.display()
+    );
+    let _sick = cluster.start_agent_after(&mounts, "sick", 1, &variables).await.unwrap();
+    let _well = cluster.start_agent_with("well", 1, &variables[..1]).await.unwrap();
+    let jobs = all_are_trained(&cluster, &data).await;
+    let asked: Vec<&pb::Attempt> =
+        jobs.iter().flat_map(|job| &job.attempts[..job.attempts.len() - 1]).collect();
+    assert!(asked.len() <= 1, "what it lacks is remembered: {jobs:?}");
+    for attempt in asked {
+        assert_eq!(attempt.end_reason(), EndReason::AgentUnfit);
+        assert!(attempt.message.contains(&share.display().to_string()), "{}", attempt.message);
+        let missing = cluster.agent("sick").await.unwrap().missing_paths;
+        assert_eq!(missing, [data.display().to_string()]);
+    }
+}
+
+#[tokio::test]
 async fn a_share_that_is_mounted_later_starts_the_job_that_waits_for_it() {
     if !may_mount() {
         return;
@@ -185,6 +234,33 @@ async fn a_trainer_that_hangs_at_its_start_holds_no_slot_for_ever() {
     assert_eq!(state, pb::JobState::Succeeded, "{done:?}");
     assert_eq!(done.attempts[0].end_reason(), EndReason::Stalled);
     all_are_trained(&cluster, &data).await;
+}
+
+#[tokio::test]
+async fn a_job_that_crashes_everywhere_fails_on_two_machines_and_closes_none() {
+    let cluster = Cluster::start_patient().await.unwrap();
+    let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
+    let trainer = cluster.pretend(CRASHES).unwrap();
+    let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
+    let mut agents = Vec::new();
+    for name in ["a", "b", "c"] {
+        agents.push(cluster.start_agent_with(name, 1, &variables).await.unwrap());
+    }
+    // It does well, so that a machine on which another does not might be to blame.
+    let well = cluster.submit(tiny(&data, 1)).await.unwrap();
+    cluster.watch_until(&well, is_running).await.unwrap();
+    for _ in 0..3 {
+        let bad = cluster.submit(pb::JobSpec { max_retries: Some(9), ..tiny(&data, 2) }).await.unwrap();
+        let (state, _) = cluster.watch_to_end(&bad).await.unwrap();
+        let job = cluster.job(&bad).await.unwrap();
+        assert_eq!((state, job.attempts.len()), (pb::JobState::Failed, 2), "{job:?}");
+        assert_ne!(job.attempts[0].agent_name, job.attempts[1].agent_name);
+        assert!(job.state_reason.contains("before its first step on two machines"), "{}", job.state_reason);
+    }
+    for name in ["a", "b", "c"] {
+        let slots = cluster.agent(name).await.unwrap().cpu_slots;
+        assert!(slots.iter().all(|slot| slot.unavailable.is_none()), "{slots:?}");
+    }
 }
 
 #[tokio::test]

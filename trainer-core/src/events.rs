@@ -76,17 +76,11 @@ impl Events {
         if let Some(recorded) = &mut self.recorded {
             recorded.push(event.clone());
         }
-        if let Some(file) = &self.lines {
-            let line = TrainerLine { v: VERSION, time: Time::now(), event };
-            let written = serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut text| {
-                text.push(b'\n');
-                // Lines longer than a pipe takes at once must not be torn apart by a beat.
-                file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
-            });
-            if let Err(error) = written {
-                self.lines = None;
-                self.print(&format!("events are no longer read: {error}"));
-            }
+        if let Some(file) = &self.lines
+            && let Err(error) = write(file, event)
+        {
+            self.lines = None;
+            self.print(&format!("events are no longer read: {error}"));
         }
     }
 
@@ -115,6 +109,16 @@ impl Events {
             let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
+}
+
+/// Writes one line of the event stream, whole: one longer than a pipe takes at once must not be torn apart by another.
+///
+/// # Errors
+/// Nobody reads it any more.
+pub(crate) fn write(lines: &Mutex<File>, event: TrainerEvent) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(&TrainerLine { v: VERSION, time: Time::now(), event })?;
+    text.push(b'\n');
+    lines.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
 }
 
 #[cfg(test)]

@@ -3,16 +3,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use trainyard_console as console;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use trainyard_trainer::commands::{
-    cache::Cache, check::Check, export::Export, info::Info, predict::Predict, self_test::SelfTest,
+    self, cache::Cache, check::Check, export::Export, info::Info, predict::Predict, self_test::SelfTest,
     train::Train, val::Val,
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_types::habit;
-use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::exit_code;
 
 /// Trains YOLOv8 detectors.
@@ -41,7 +39,7 @@ const KEYED: [&str; 5] = ["train", "val", "predict", "export", "info"];
 fn main() -> ExitCode {
     // Before anything else of libtorch: see `load_cuda`.
     let cuda = libtorch::load_cuda();
-    let words = habit::words(std::env::args_os(), &KEYED, |path| Path::new(path).exists());
+    let words = habit::words(std::env::args_os(), &KEYED, |path| Path::new(path).exists(), takes_value);
     let code = match Cli::parse_from(words).command {
         Command::Train(train) => train.run(&cuda),
         Command::Val(val) => report(val.run(&cuda)),
@@ -55,11 +53,19 @@ fn main() -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
+/// Whether the word after an option, by its name without dashes, is its value. One that is not known is clap's to refuse.
+fn takes_value(option: &str) -> bool {
+    let (option, program) = (option.replace('_', "-"), Cli::command());
+    let mut options = program.get_subcommands().flat_map(clap::Command::get_arguments);
+    let known = options.find(|known| known.get_long() == Some(option.as_str()));
+    known.is_none_or(|known| known.get_action().takes_values())
+}
+
 fn report(result: Result<(), TrainError>) -> i32 {
     match result {
         Ok(()) => exit_code::DONE,
         Err(error) => {
-            console::note(clean_lines(&format!("error: {error}")));
+            commands::complain(&error);
             error.exit_code()
         }
     }

@@ -4,41 +4,33 @@
 //! One for the process, as there is one training in it: those who count are deep inside of data and loops.
 
 use std::fs::File;
-use std::io::Write;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use trainyard_types::Time;
-use trainyard_types::trainer::{Activity, Beat, TrainerEvent, TrainerLine, VERSION};
+use trainyard_types::trainer::{Activity, Beat, TrainerEvent};
 
-/// How often it is told.
+use crate::events;
+
+/// Time between two beats.
 const EVERY: Duration = Duration::from_secs(2);
 
-static ACTIVITY: AtomicU8 = AtomicU8::new(0);
-static DONE: AtomicU64 = AtomicU64::new(0);
-static OF: AtomicU64 = AtomicU64::new(0);
+static NOW: Mutex<Beat> = Mutex::new(Beat { activity: Activity::Start, done: 0 });
 
-const ALL: [Activity; 6] =
-    [Activity::Start, Activity::Scan, Activity::Search, Activity::Train, Activity::Validate, Activity::Write];
+fn now() -> MutexGuard<'static, Beat> {
+    NOW.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-/// From now on the process is at this. `of`: how much of it there is to do, 0 while it is not known.
-pub fn at(activity: Activity, of: u64) {
-    let index = ALL.iter().position(|known| *known == activity).and_then(|at| u8::try_from(at).ok());
-    if ACTIVITY.swap(index.unwrap_or(0), Ordering::Relaxed) != index.unwrap_or(0) {
-        DONE.store(0, Ordering::Relaxed);
+/// Sets the activity of the process, and begins its count anew if it is another one.
+pub fn at(activity: Activity) {
+    let mut now = now();
+    if now.activity != activity {
+        *now = Beat { activity, done: 0 };
     }
-    OF.store(of, Ordering::Relaxed);
 }
 
 /// One more image, batch or file is done.
 pub fn tick() {
-    DONE.fetch_add(1, Ordering::Relaxed);
-}
-
-fn now() -> Beat {
-    let activity = ALL.get(usize::from(ACTIVITY.load(Ordering::Relaxed))).copied().unwrap_or_default();
-    Beat { activity, done: DONE.load(Ordering::Relaxed), of: OF.load(Ordering::Relaxed) }
+    now().done += 1;
 }
 
 /// Tells `lines` until nobody reads them any more. It is never joined: it lives as long as the process.
@@ -52,26 +44,27 @@ pub fn tell(lines: Arc<Mutex<File>>) {
     let _none = std::thread::Builder::new().name("pulse".to_owned()).spawn(beats);
 }
 
-/// Whether it could be told.
+/// Tells one beat; whether anybody could read it.
 fn beat(lines: &Mutex<File>) -> bool {
-    let line = TrainerLine { v: VERSION, time: Time::now(), event: TrainerEvent::Beat(now()) };
-    let Ok(mut text) = serde_json::to_vec(&line) else { return false };
-    text.push(b'\n');
-    lines.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text).is_ok()
+    let event = TrainerEvent::Beat(*now());
+    events::write(lines, event).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
 
+    use trainyard_types::trainer::TrainerLine;
+
     use super::*;
 
     #[test]
     fn a_pulse_begins_anew_with_each_activity_and_is_told_as_a_line() {
         // Other tests count, too.
-        at(Activity::Write, 7);
+        at(Activity::Write);
         tick();
-        assert!(now().done >= 1 || now().activity != Activity::Write);
+        let told = *now();
+        assert!(told.done >= 1 || told.activity != Activity::Write);
         let (reader, writer) = std::io::pipe().unwrap();
         let lines = Arc::new(Mutex::new(File::from(std::os::fd::OwnedFd::from(writer))));
         assert!(beat(&lines));

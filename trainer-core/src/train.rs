@@ -69,7 +69,7 @@ pub fn train_watched(
     let mut amp_off = false;
     let mut told = false;
     let setup = Setup::new(options, events)?;
-    pulse::at(Activity::Start, 0);
+    pulse::at(Activity::Start);
     let mut ladder = Ladder::new(setup.spec().bn_group);
     let minutes = setup.spec().checkpoint_minutes;
     let mut saver = Saver::new(&setup.options.run_dir, setup.options.checkpoints(), minutes);

@@ -35,14 +35,14 @@ fn one_image_of_one_pixel_in_the_deepest_map_is_learnt_from() {
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 1);
     for (name, spec) in [
-        ("batch 1", TrainSpec { batch: Batch::Size(1), ..shapes::spec(&data, 6) }),
-        ("batch 16", TrainSpec { batch: Batch::Size(16), ..shapes::spec(&data, 3) }),
+        ("batch 1", TrainSpec { batch: Batch::Size(1), imgsz: 32, ..shapes::spec(&data, 6) }),
+        ("batch 16", TrainSpec { batch: Batch::Size(16), imgsz: 32, ..shapes::spec(&data, 3) }),
         (
             "sizes",
             TrainSpec { batch: Batch::Size(1), multi_scale: true, imgsz: 64, ..shapes::spec(&data, 6) },
         ),
     ] {
-        let spec = TrainSpec { nbs: 1, imgsz: if name == "sizes" { 64 } else { 32 }, ..spec };
+        let spec = TrainSpec { nbs: 1, ..spec };
         let run = folder.path().join(name);
         let losses = train(options(&spec, &run), "");
         assert!(losses.iter().all(|loss| loss.is_finite()), "{name}: {losses:?}");

@@ -20,8 +20,9 @@ pub enum State {
     Running,
     /// SIGTERM was sent.
     Stopping { kill_at: Time },
-    /// SIGKILL was sent.
-    Killed,
+    /// SIGKILL was sent. Then the trainer is given up on: on a card that is gone, or on a share that does not answer,
+    /// it may never leave the kernel, where it can do no more harm.
+    Killed { abandon_at: Time },
     /// The trainer has finished; its artifacts are uploaded.
     Publishing,
     /// The trainer is gone; its newest checkpoint is uploaded before the end is told.
@@ -30,8 +31,8 @@ pub enum State {
     Proving(Refusal),
     /// The end is in the spool.
     Ended { completed: bool },
-    /// Not ours any more, but its trainer still lives.
-    Revoked,
+    /// Not ours any more, but its trainer, which was killed, still lives. It is given up on, too.
+    Revoked { abandon_at: Time },
 }
 
 /// What the agent knows of an attempt.
@@ -50,9 +51,6 @@ pub struct Attempt {
     pub stop_note: Option<String>,
     /// What its card did to it, or that it stalled.
     pub fault: Option<Refusal>,
-    /// When a trainer that was killed is given up on: on a card that is gone, or on a share that does not answer,
-    /// it may never leave the kernel, where it can do no more harm.
-    pub abandon_at: Option<Time>,
     /// The newest checkpoint on disk.
     pub checkpoint: Option<CheckpointSaved>,
     /// Step of the newest checkpoint that is stored, or that cannot be.
@@ -89,7 +87,6 @@ impl Attempt {
             stop: None,
             stop_note: None,
             fault: None,
-            abandon_at: None,
             checkpoint: None,
             stored_step: None,
             uploading: None,
@@ -109,7 +106,10 @@ impl Attempt {
 
     /// Whether a trainer of it may live.
     pub const fn has_process(&self) -> bool {
-        matches!(self.state, State::Running | State::Stopping { .. } | State::Killed | State::Revoked)
+        matches!(
+            self.state,
+            State::Running | State::Stopping { .. } | State::Killed { .. } | State::Revoked { .. }
+        )
     }
 
     /// Whether `self`, which is `id`, keeps `other` from starting on `slot`: a slot runs one trainer, and so
@@ -194,13 +194,17 @@ impl Attempt {
         }
         match self.state.clone() {
             State::Saving(refusal) | State::Proving(refusal) => self.end(now, id, refusal, out),
-            State::Waiting | State::Preparing | State::Running | State::Stopping { .. } | State::Killed => {
+            State::Waiting
+            | State::Preparing
+            | State::Running
+            | State::Stopping { .. }
+            | State::Killed { .. } => {
                 let reason = self.stop.unwrap_or(EndReason::Drained);
                 self.end(now, id, Refusal::new(reason, "the agent was stopped"), out);
             }
             // The next process of this agent goes on.
             State::Publishing => {}
-            State::Ended { .. } | State::Revoked => {}
+            State::Ended { .. } | State::Revoked { .. } => {}
         }
     }
 }

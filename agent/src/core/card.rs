@@ -15,16 +15,16 @@ pub(super) const ABANDON_AFTER: Duration = Duration::from_secs(30);
 const LATE: Duration = Duration::from_secs(10);
 
 impl Core {
-    /// How an attempt that comes for this slot ends at once, if its card or the disk takes none.
+    /// How an attempt that comes for this slot ends at once, if its card or the disk takes none. A slot that a trainer
+    /// holds which does not end is seen when the attempt is to start.
     pub(super) fn refusal(&self, slot: Option<&Slot>) -> Option<Refusal> {
         if let Some(message) = self.disk_short.clone() {
             return Some(Refusal::new(EndReason::Preempted, message));
         }
-        let closed = match slot? {
+        match slot? {
             Slot::Gpu(uuid) => self.closed.get(uuid).cloned(),
             Slot::Cpu(_) => self.cpu_closed.clone(),
-        };
-        closed.or_else(|| self.held_by_a_stuck_one(slot))
+        }
     }
 
     /// How an attempt ends that comes to a slot which a trainer that does not end still holds.
@@ -42,9 +42,9 @@ impl Core {
 
     /// Ends attempts whose trainers do not even die, and closes their slots.
     pub(super) fn abandon(&mut self, now: Time, out: &mut Vec<Command>) {
-        let due = |attempt: &Attempt| {
-            let killed = matches!(attempt.state, State::Killed | State::Revoked);
-            killed && attempt.abandon_at.is_some_and(|at| at <= now)
+        let due = |attempt: &Attempt| match attempt.state {
+            State::Killed { abandon_at } | State::Revoked { abandon_at } => abandon_at <= now,
+            _ => false,
         };
         let ids: Vec<AttemptId> =
             self.attempts.iter().filter(|(_, attempt)| due(attempt)).map(|(id, _)| *id).collect();
@@ -59,7 +59,7 @@ impl Core {
                 self.stuck.insert(id, (slot, message));
                 out.push(Command::Stuck(self.stuck.values().cloned().collect()));
             }
-            if matches!(attempt.state, State::Revoked) {
+            if matches!(attempt.state, State::Revoked { .. }) {
                 self.attempts.remove(&id);
                 continue;
             }
@@ -110,16 +110,24 @@ impl Core {
                 self.on_stop(now, id, EndReason::Preempted, Some(within), out);
             }
             // Its process is gone, or about to go.
-            State::Killed
+            State::Killed { .. }
             | State::Publishing
             | State::Saving(_)
             | State::Proving(_)
             | State::Ended { .. }
-            | State::Revoked => {}
+            | State::Revoked { .. } => {}
         }
     }
 
-    fn fail(&mut self, now: Time, id: AttemptId, fault: Refusal, at_once: bool, out: &mut Vec<Command>) {
+    /// Ends an attempt for a fault of its own or of its card; its trainer is killed `at_once` or asked for a checkpoint.
+    pub(super) fn fail(
+        &mut self,
+        now: Time,
+        id: AttemptId,
+        fault: Refusal,
+        at_once: bool,
+        out: &mut Vec<Command>,
+    ) {
         let stop_grace = self.limits.stop_grace;
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         match attempt.state {
@@ -131,22 +139,20 @@ impl Core {
                 return;
             }
             State::Running | State::Stopping { .. } if at_once => {
-                attempt.state = State::Killed;
-                attempt.abandon_at = Some(now + ABANDON_AFTER);
+                attempt.state = State::Killed { abandon_at: now + ABANDON_AFTER };
                 out.push(Command::Kill(id));
             }
             State::Running => {
                 attempt.state = State::Stopping { kill_at: now + stop_grace };
                 out.push(Command::Terminate(id));
             }
-            State::Stopping { .. } => {}
-            State::Killed => attempt.abandon_at = attempt.abandon_at.or(Some(now + ABANDON_AFTER)),
+            State::Stopping { .. } | State::Killed { .. } => {}
             // The process is gone; what it left is as good as before.
             State::Publishing
             | State::Saving(_)
             | State::Proving(_)
             | State::Ended { .. }
-            | State::Revoked => return,
+            | State::Revoked { .. } => return,
         }
         attempt.fault.get_or_insert(fault);
     }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::{CheckpointSaved, Finished, LogLevel};
 use trainyard_types::{
     Artifact, AttemptId, Checkpoint, EndReason, Ended, ReportBody, SlotReleased, Time, UnfitKind,
@@ -11,15 +10,6 @@ use trainyard_types::{
 use super::attempt::{Attempt, State};
 use super::{Command, Core, Refusal, log};
 use crate::data_roots::What;
-
-/// What a restart of the agent must know to go on handing in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandIn {
-    /// The epoch (from 1) of the best weights.
-    pub best_epoch: u32,
-    /// Files to hand in, relative to the run directory.
-    pub artifacts: Vec<PathBuf>,
-}
 
 impl Core {
     /// What handing in waits for is told when it changes.
@@ -91,30 +81,18 @@ impl Core {
 
 impl Attempt {
     /// Hands in what the user keeps.
-    pub(super) fn publish(
-        &mut self,
-        now: Time,
-        id: AttemptId,
-        artifacts: Vec<PathBuf>,
-        out: &mut Vec<Command>,
-    ) {
+    pub(super) fn publish(&mut self, now: Time, id: AttemptId, finished: Finished, out: &mut Vec<Command>) {
         self.state = State::Publishing;
         if self.uploading.take().is_some() {
             out.push(Command::CancelTransfers(id)); // Nobody resumes from it any more.
         }
-        let best_epoch = self.finished.as_ref().map_or(0, |finished| finished.best_epoch);
-        out.push(Command::KeepHandIn(id, HandIn { best_epoch, artifacts: artifacts.clone() }));
+        out.push(Command::KeepHandIn(id, finished.clone()));
         self.tell_release(now, id, out);
-        out.push(Command::UploadArtifacts(id, artifacts));
+        out.push(Command::UploadArtifacts(id, finished.artifacts));
     }
 
     /// An attempt that a former process of this agent was handing in.
-    pub(super) fn handing_in(hand_in: &HandIn) -> Self {
-        let finished = Finished {
-            best_epoch: hand_in.best_epoch,
-            metrics: std::collections::BTreeMap::new(),
-            artifacts: hand_in.artifacts.clone(),
-        };
+    pub(super) fn handing_in(finished: Finished) -> Self {
         Self { state: State::Publishing, finished: Some(finished), ..Self::recovered() }
     }
 
@@ -224,13 +202,13 @@ impl Attempt {
         if let (Some(unfit), Some(train)) = (&mut refusal.unfit, train)
             && unfit.kind.is_of_path()
         {
-            let lacking = PathBuf::from(&unfit.path);
-            let is_pretrained = !unfit.path.is_empty() && lacking == train.pretrained;
+            let lacking = Some(PathBuf::from(&unfit.path)).filter(|path| !path.as_os_str().is_empty());
+            let is_pretrained = lacking.as_ref() == Some(&train.pretrained);
             let (what, named) =
                 if is_pretrained { (What::Pretrained, &train.pretrained) } else { (What::Data, &train.data) };
             unfit.path = named.display().to_string();
             // What lies outside of the roots stays there; it is told by its name all the same.
-            let lacking = if unfit.kind == UnfitKind::OutsideDataRoots { PathBuf::new() } else { lacking };
+            let lacking = lacking.filter(|_| unfit.kind != UnfitKind::OutsideDataRoots);
             out.push(Command::NotePath { what, named: named.clone(), lacking });
         }
         refusal

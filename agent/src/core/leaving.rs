@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use trainyard_types::trainer::Finished;
 use trainyard_types::{AttemptId, EndReason, Time};
 
 use super::attempt::{Attempt, State};
 use super::card::ABANDON_AFTER;
-use super::{Command, Core, HandIn, Refusal};
+use super::{Command, Core, Refusal};
 
 /// How long a shutdown waits for a scheduler that is away once no trainer lives. What is not told by
 /// then waits in the spool for the next start.
@@ -18,14 +19,14 @@ impl Core {
         now: Time,
         id: AttemptId,
         ended: bool,
-        hand_in: Option<HandIn>,
+        hand_in: Option<Finished>,
         out: &mut Vec<Command>,
     ) {
         let mut attempt = Attempt::recovered();
         match hand_in {
             Some(hand_in) if !ended => {
-                attempt = Attempt::handing_in(&hand_in);
-                out.push(Command::UploadArtifacts(id, hand_in.artifacts));
+                out.push(Command::UploadArtifacts(id, hand_in.artifacts.clone()));
+                attempt = Attempt::handing_in(hand_in);
             }
             _ if !ended => {
                 attempt.end(now, id, Refusal::new(EndReason::AgentLost, "the agent was restarted"), out);
@@ -60,8 +61,7 @@ impl Core {
             if let State::Stopping { kill_at } = attempt.state
                 && kill_at <= now
             {
-                attempt.state = State::Killed;
-                attempt.abandon_at = Some(now + ABANDON_AFTER);
+                attempt.state = State::Killed { abandon_at: now + ABANDON_AFTER };
                 out.push(Command::Kill(*id));
             }
         }

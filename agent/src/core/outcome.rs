@@ -1,9 +1,7 @@
 //! What a trainer's exit means.
 
-use std::path::PathBuf;
-
-use trainyard_types::faults::{self, Fault, Row};
-use trainyard_types::trainer::{BatchSizeChanged, Phase, exit_code};
+use trainyard_types::faults;
+use trainyard_types::trainer::{BatchSizeChanged, Finished, Phase, exit_code};
 use trainyard_types::{EndReason, Unfit, UnfitKind};
 
 use super::Refusal;
@@ -72,10 +70,10 @@ const DISK_WORDS: [&str; 2] = ["no space left on device", "disk quota exceeded"]
 const RELAPSES: u32 = 3;
 
 /// What comes next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Upload these, then it is completed.
-    Publish(Vec<PathBuf>),
+    /// Upload its artifacts, then it is completed.
+    Publish(Finished),
     /// The card's memory ran out and the process could not go on: another one goes on with less.
     Again {
         /// What is told.
@@ -83,7 +81,7 @@ pub enum Outcome {
     },
     /// Batches that had fitted did not any more: another process goes on with those that the trainer told.
     Anew,
-    /// It is over.
+    /// The attempt ends, for this reason.
     End(Refusal),
 }
 
@@ -105,7 +103,7 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
         return Outcome::End(Refusal::unfit(unfit));
     }
     match (exit.kind, &attempt.finished, attempt.stop) {
-        (ExitKind::Code(exit_code::DONE), Some(finished), _) => Outcome::Publish(finished.artifacts.clone()),
+        (ExitKind::Code(exit_code::DONE), Some(finished), _) => Outcome::Publish(finished.clone()),
         (ExitKind::Code(exit_code::BAD_SPEC), ..) => {
             end(EndReason::BadSpec, told.unwrap_or_else(|| with_stderr("bad spec or data", exit)))
         }
@@ -180,10 +178,10 @@ fn lack(attempt: &Attempt, exit: &Exit) -> Option<Unfit> {
         ExitKind::Code(code) => faults::of_code(code),
         ExitKind::Signal(signal) => faults::of_signal(signal),
     };
-    let row: Row = faults::of_words(&exit.stderr_tail).or_else(by_end)?;
-    let Fault::Machine(kind) = row.fault else { return None };
+    let row = faults::of_words(&exit.stderr_tail).or_else(by_end)?;
+    let kind = row.lack()?;
     let text = with_stderr(&format!("the trainer cannot run here: {}", row.meaning), exit);
-    Some(Unfit { kind, path: String::new(), message: text })
+    Some(Unfit::of_machine(kind, text))
 }
 
 /// Whether a trainer ends with this code on purpose.
@@ -272,7 +270,7 @@ fn stopped(attempt: &Attempt, exit: &Exit) -> String {
 
 const fn how_stopped(attempt: &Attempt, exit: &Exit) -> &'static str {
     match (&attempt.state, exit.kind) {
-        (State::Killed, ExitKind::Signal(_)) => {
+        (State::Killed { .. }, ExitKind::Signal(_)) => {
             "the trainer did not stop within the grace period and was killed"
         }
         (_, ExitKind::Code(exit_code::STOPPED)) => "stopped with a checkpoint",

@@ -1,8 +1,8 @@
-//! How an attempt ends that did not complete.
+//! Ends of attempts that did not complete.
 
 use trainyard_types::{EndReason, Unfit, UnfitKind};
 
-/// See the module.
+/// The end of an attempt that did not complete: reason, sentence, and what the machine lacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// How it counts.
@@ -26,7 +26,7 @@ impl Refusal {
 
     /// The machine lacks something that is no path of the job.
     pub fn of_machine(kind: UnfitKind, message: impl Into<String>) -> Self {
-        Self::unfit(Unfit { kind, path: String::new(), message: message.into() })
+        Self::unfit(Unfit::of_machine(kind, message))
     }
 
     /// This agent does not understand the job: a newer one may.

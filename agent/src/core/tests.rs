@@ -135,7 +135,7 @@ fn a_run_to_the_end_publishes_reports_and_is_forgotten_when_all_is_acknowledged(
     world.finish();
     let out = world.exited(2, ExitKind::Code(0));
     let artifacts = vec![PathBuf::from("weights/best.safetensors")];
-    let hand_in = HandIn { best_epoch: 7, artifacts: artifacts.clone() };
+    let hand_in = Finished { best_epoch: 7, metrics: BTreeMap::new(), artifacts: artifacts.clone() };
     let wanted = [
         Command::KeepHandIn(world.a, hand_in),
         released(world.a, 2, "", true),

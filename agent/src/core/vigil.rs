@@ -20,7 +20,7 @@ const SLOW_FACTOR: u32 = 3;
 /// of a trainer.
 const LONGEST_STEP: Duration = Duration::from_secs(5);
 
-/// See the module. Times are spans of the core's own clock, which only runs while the agent does.
+/// The watch over one trainer. Times are spans of the core's own clock, which only runs while the agent does.
 #[derive(Debug, Clone)]
 pub struct Vigil {
     /// The newest beat.
@@ -34,7 +34,7 @@ pub struct Vigil {
 }
 
 impl Vigil {
-    /// Of a trainer that starts.
+    /// The watch over a trainer that starts.
     pub const fn new(awake: Duration) -> Self {
         Self { beat: None, progress_at: awake, pauses: BTreeMap::new(), examined: false }
     }
@@ -43,7 +43,7 @@ impl Vigil {
         self.beat.map(|beat| beat.activity)
     }
 
-    /// It told something.
+    /// Notes that the trainer told something.
     pub fn on_line(&mut self, awake: Duration) {
         let pause = awake.saturating_sub(self.progress_at);
         let longest = self.pauses.entry(self.activity()).or_default();
@@ -51,7 +51,7 @@ impl Vigil {
         (self.progress_at, self.examined) = (awake, false);
     }
 
-    /// It beats.
+    /// Notes a beat, which is progress if its count or its activity is another.
     pub fn on_beat(&mut self, awake: Duration, beat: Beat) {
         let counts = |beat: Option<Beat>| beat.map(|beat| (beat.activity, beat.done));
         if counts(self.beat) != counts(Some(beat)) {
@@ -60,7 +60,7 @@ impl Vigil {
         self.beat = Some(beat);
     }
 
-    /// How long nothing may go on.
+    /// The longest span in which nothing may go on.
     fn patience(&self, stall_after: Duration) -> Duration {
         let factor = match self.activity() {
             Some(Activity::Train | Activity::Validate | Activity::Write) => 1,
@@ -80,9 +80,6 @@ impl Vigil {
     /// What it is at, for a person.
     fn words(&self) -> String {
         match self.beat {
-            Some(Beat { activity, done, of }) if of > 0 => {
-                format!("while it {} ({done} of {of} done)", activity.in_words())
-            }
             Some(Beat { activity, .. }) => format!("while it {}", activity.in_words()),
             None => "and it has never beaten".to_owned(),
         }
@@ -90,7 +87,7 @@ impl Vigil {
 }
 
 impl Core {
-    /// Time passes.
+    /// Lets the core's own clock go on.
     pub(super) fn pass(&mut self, now: Time) {
         let step = self.before.map_or(Duration::ZERO, |before| now.since(before).min(LONGEST_STEP));
         self.awake += step;
@@ -111,19 +108,17 @@ impl Core {
 
     /// A trainer that does not get on is asked for a checkpoint, and killed if it does not answer.
     pub(super) fn on_examined(&mut self, now: Time, id: AttemptId, evidence: &str, out: &mut Vec<Command>) {
-        let (awake, limits) = (self.awake, self.limits);
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        let Some(attempt) = self.attempts.get(&id) else { return };
         if !matches!(attempt.state, State::Running) {
             return;
         }
-        let Some(still) = attempt.vigil.stalled(awake, limits.stall_after) else { return };
+        let Some(still) = attempt.vigil.stalled(self.awake, self.limits.stall_after) else { return };
         let text = format!("no progress for {} s {}", still.as_secs(), attempt.vigil.words());
         let told = format!(
             "the trainer has stalled: {text}; {evidence}; it is stopped, and the job goes on elsewhere"
         );
         out.push(log(id, now, LogLevel::Warning, told));
-        attempt.fault = Some(Refusal::new(EndReason::Stalled, format!("{text}; {evidence}")));
-        attempt.state = State::Stopping { kill_at: now + limits.stop_grace };
-        out.push(Command::Terminate(id));
+        let fault = Refusal::new(EndReason::Stalled, format!("{text}; {evidence}"));
+        self.fail(now, id, fault, false, out);
     }
 }

@@ -3,11 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use tokio::sync::mpsc;
 use trainyard_types::AttemptId;
 use trainyard_types::trainer::CheckpointSaved;
 
-use super::{Driver, Input};
+use super::Driver;
 use crate::core::{Event, Refusal};
 use crate::prepare;
 use crate::transfer::{self, Terms, TransferError};
@@ -16,7 +15,8 @@ impl Driver {
     pub(super) fn upload_checkpoint(&mut self, attempt: AttemptId, saved: CheckpointSaved) {
         let (mut link, run) = (self.workshop.link.clone(), self.job_dir(attempt).run());
         // Whoever waits for it can go on from an older one.
-        let terms = Terms { waits_for: Some(self.tell_waits(attempt)), ..self.workshop.terms() };
+        let hands_in = Some((attempt, self.sender.clone()));
+        let terms = Terms { hands_in, ..self.workshop.terms() };
         self.start_transfer(attempt, async move {
             let stored = transfer::upload_checkpoint((&mut link, &terms), attempt, &run, &saved).await;
             Event::CheckpointUploaded(attempt, stored.map_err(|error| error.to_string()))
@@ -25,27 +25,12 @@ impl Driver {
 
     pub(super) fn upload_artifacts(&mut self, attempt: AttemptId, names: Vec<PathBuf>) {
         let (mut link, run) = (self.workshop.link.clone(), self.job_dir(attempt).run());
-        let waits_for = Some(self.tell_waits(attempt));
-        let terms = Terms { waits_for, give_up_after: None, ..self.workshop.terms() };
+        let hands_in = Some((attempt, self.sender.clone()));
+        let terms = Terms { hands_in, give_up_after: None, ..self.workshop.terms() };
         self.start_transfer(attempt, async move {
             let stored = transfer::upload((&mut link, &terms), attempt, &run, &names).await;
             Event::ArtifactsUploaded(attempt, stored.map_err(|error| not_handed_in(&error)))
         });
-    }
-
-    /// Where a transfer tells what it waits for; what is told comes into the inbox, until the transfer is over.
-    fn tell_waits(&self, attempt: AttemptId) -> mpsc::UnboundedSender<String> {
-        let (told, mut waits) = mpsc::unbounded_channel();
-        let sender = self.sender.clone();
-        tokio::spawn(async move {
-            while let Some(waits_for) = waits.recv().await {
-                let event = Event::HandingIn(attempt, waits_for);
-                if sender.send(Input::Core(event)).await.is_err() {
-                    return; // The agent is leaving.
-                }
-            }
-        });
-        told
     }
 }
 

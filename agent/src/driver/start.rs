@@ -49,6 +49,8 @@ impl Driver {
                 info!(%attempt, batch_size = prepared.chosen.batch_size, "trainer started");
                 if let Some(pid) = handle.pid() {
                     self.workshop.crew.started(attempt, assignment.slot.clone(), pid);
+                    // One may have begun while the attempt was prepared.
+                    self.tests.occupied((&assignment.slot).into());
                 }
                 self.trainers.insert(attempt, handle);
                 let sender = self.sender.clone();

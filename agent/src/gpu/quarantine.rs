@@ -10,6 +10,7 @@ use tracing::warn;
 use trainyard_types::{Gpu, GpuUuid, Time};
 
 use super::xid::Comeback;
+use crate::disk;
 
 /// Why a card takes no job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,13 +81,9 @@ impl Ward {
 
     fn save(&self) {
         let Some(path) = &self.path else { return };
-        let write = || -> io::Result<()> {
-            let temporary = path.with_extension("new");
-            let records: Vec<&Record> = self.records.values().collect();
-            fs::write(&temporary, serde_json::to_vec_pretty(&records)?)?;
-            fs::rename(&temporary, path)
-        };
-        if let Err(error) = write() {
+        let records: Vec<&Record> = self.records.values().collect();
+        let bytes = serde_json::to_vec_pretty(&records).map_err(io::Error::from);
+        if let Err(error) = bytes.and_then(|bytes| disk::replace(path, &bytes)) {
             warn!(%error, path = %path.display(), "cannot keep which cards are quarantined: a restart forgets it");
         }
     }

@@ -103,18 +103,15 @@ async fn roots_are_told_with_what_is_wrong_with_them() {
     world.paths.begin().await;
     let roots = world.advert.borrow().fitness.data_roots.clone().unwrap();
     assert_eq!((roots.len(), roots[0].problem.as_str()), (1, ""));
-    let gone = problem(&world.path("none"), &Mounts::default());
+    let gone = problem(&world.path("none"), Mounts::default);
     assert_eq!(gone, "cannot be read: it is not there (ENOENT)");
     let place = world.path("nas");
-    let mounts = Mounts::parse(&format!("nas:/d {} nfs x 0 0", place.display()), "");
-    assert!(problem(&place, &mounts).ends_with("of /etc/fstab is not mounted; mount it"));
+    let mounts = || Mounts::parse(&format!("nas:/d {} nfs x 0 0", place.display()), "");
+    assert!(problem(&place, mounts).ends_with("of /etc/fstab is not mounted; mount it"));
     fs::create_dir(&place).unwrap();
-    assert!(
-        problem(&place, &mounts).starts_with("is empty and not mounted: "),
-        "{}",
-        problem(&place, &mounts)
-    );
-    assert_eq!(problem(&place, &Mounts::default()), "", "an empty folder is no lack by itself");
+    assert!(problem(&place, mounts).starts_with("is empty and not mounted: "), "{}", problem(&place, mounts));
+    assert_eq!(problem(&place, Mounts::default), "", "an empty folder is no lack by itself");
     fs::write(place.join("1"), "").unwrap();
-    assert_eq!(problem(&place, &mounts), "", "what is there was put there");
+    let unasked = || panic!("what is there was put there, mounted or not");
+    assert_eq!(problem(&place, unasked), "", "what is there was put there");
 }

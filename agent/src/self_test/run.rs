@@ -9,14 +9,15 @@ use serde::Deserialize;
 use tokio::process::Command;
 use tokio::time::timeout;
 use trainyard_types::environment::Child;
-use trainyard_types::faults::{self, Fault, Place, Row};
+use trainyard_types::faults::{self, Place};
 use trainyard_types::trainer::exit_code;
 use trainyard_types::{Unfit, UnfitKind};
 
 use super::unwritable;
 use crate::closings::Device;
 use crate::config::Config;
-use crate::trainer::leftovers;
+use crate::identity::Identity;
+use crate::trainer::{command, leftovers};
 
 /// Lines of the trainer's last words that are told.
 const LINES: usize = 3;
@@ -41,81 +42,59 @@ pub struct Passed {
     unfit: Option<Unfit>,
 }
 
-/// Why a device takes no jobs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed(pub Unfit);
-
-/// Tests `device`, and whether the agent's folders can be written.
-pub async fn run(config: &Config, owner: &str, device: &Device) -> Result<Passed, Failed> {
+/// Tests `device`, and whether the agent's folders can be written. The error is why the device takes no jobs.
+pub async fn run(config: &Config, identity: &Identity, device: &Device) -> Result<Passed, Unfit> {
     let folders = [config.data_dir.join("jobs"), config.cache_dir()];
-    let looked = tokio::task::spawn_blocking(move || folders.iter().find_map(unwritable));
+    let looked = tokio::task::spawn_blocking(move || folders.iter().find_map(|folder| unwritable(folder)));
     if let Ok(Ok(Some(unfit))) = timeout(config.self_test_limit, looked).await {
-        return Err(Failed(unfit));
+        return Err(unfit);
     }
     let program = config.trainer();
     let mut command = Command::new(&program);
-    let (name, visible) = match device {
-        Device::Cpu => ("cpu", ""),
-        Device::Gpu(uuid) => ("cuda:0", uuid.0.as_str()),
-    };
     command
-        .args(["self-test", "--device", name])
+        .args(["self-test", "--device", command::device_name(device)])
         .env_clear()
         .envs(Child::Trainer.environment(std::env::vars_os()))
-        .env("CUDA_VISIBLE_DEVICES", visible)
-        .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-        .env("OMP_WAIT_POLICY", "PASSIVE")
-        .env(leftovers::VARIABLE, format!("{owner}/self-test"))
+        .envs(command::environment(device))
+        .env(leftovers::VARIABLE, format!("{}/self-test", identity.owner()))
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let output = match timeout(config.self_test_limit, command.output()).await {
         Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(unstarted(&program, &error)),
+        Ok(Err(error)) => return Err(unstarted_lack(&program, &error)),
         Err(_) => return Err(hangs(device, config.self_test_limit)),
     };
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     judge(output.status, &stdout, &stderr)
 }
 
-/// A trainer whose program does not even start.
-fn unstarted(program: &Path, error: &std::io::Error) -> Failed {
-    Failed(unstarted_lack(program, error))
-}
-
 /// What the machine lacks when the trainer's program does not start.
 pub fn unstarted_lack(program: &Path, error: &std::io::Error) -> Unfit {
-    let known = error.raw_os_error().and_then(|errno| faults::of_errno(Place::Program, errno));
-    let kind = known.and_then(|row| kind(&row)).unwrap_or(UnfitKind::TrainerMissing);
+    let known = faults::of_error(Place::Program, error);
+    let kind = known.and_then(|row| row.lack()).unwrap_or(UnfitKind::TrainerMissing);
     let advice = if kind == UnfitKind::TrainerMissing {
         "; install it there or set the agent's configuration key `trainer`"
     } else {
         ""
     };
     let message = format!("this agent cannot start its trainer {}: {error}{advice}", program.display());
-    Unfit { kind, path: String::new(), message }
+    Unfit::of_machine(kind, message)
 }
 
-fn hangs(device: &Device, limit: Duration) -> Failed {
+fn hangs(device: &Device, limit: Duration) -> Unfit {
     let kind = match device {
         Device::Cpu => UnfitKind::SelfTest,
         Device::Gpu(_) => UnfitKind::DriverUnusable,
     };
     let message = format!("the trainer does one step in no less than {} s, or hangs", limit.as_secs());
-    Failed(Unfit { kind, path: String::new(), message })
-}
-
-const fn kind(row: &Row) -> Option<UnfitKind> {
-    match row.fault {
-        Fault::Machine(kind) => Some(kind),
-        Fault::Job | Fault::FullDisk => None,
-    }
+    Unfit::of_machine(kind, message)
 }
 
 /// What the end of the trainer's process means.
-fn judge(status: ExitStatus, stdout: &str, stderr: &str) -> Result<Passed, Failed> {
+fn judge(status: ExitStatus, stdout: &str, stderr: &str) -> Result<Passed, Unfit> {
     let told = stdout.lines().rev().find_map(|line| serde_json::from_str::<Passed>(line).ok());
     match (status.code(), told) {
-        (_, Some(Passed { unfit: Some(unfit), .. })) => return Err(Failed(unfit)),
+        (_, Some(Passed { unfit: Some(unfit), .. })) => return Err(unfit),
         (Some(exit_code::DONE), Some(passed)) => return Ok(passed),
         // An older trainer does not know the command, which is no reason against a device.
         (Some(USAGE | exit_code::BAD_SPEC), None) => return Ok(Passed::default()),
@@ -126,12 +105,12 @@ fn judge(status: ExitStatus, stdout: &str, stderr: &str) -> Result<Passed, Faile
         (None, signal) => faults::of_signal(signal?),
     };
     let row = faults::of_words(stderr).or_else(by_end);
-    let kind = row.as_ref().and_then(kind).unwrap_or(UnfitKind::SelfTest);
+    let kind = row.and_then(|row| row.lack()).unwrap_or(UnfitKind::SelfTest);
     let meaning = row.map_or("the trainer cannot do one step", |row| row.meaning);
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = lines[lines.len().saturating_sub(LINES)..].join(" | ");
     let message = format!("{meaning} ({status}): {last}");
-    Err(Failed(Unfit { kind, path: String::new(), message: message.trim_end_matches([':', ' ']).to_owned() }))
+    Err(Unfit::of_machine(kind, message.trim_end_matches([':', ' '])))
 }
 
 #[cfg(test)]
@@ -139,7 +118,7 @@ mod tests {
     use super::*;
 
     fn ended(code: i32, stdout: &str, stderr: &str) -> Result<Passed, UnfitKind> {
-        judge(ExitStatus::from_raw(code << 8), stdout, stderr).map_err(|Failed(unfit)| unfit.kind)
+        judge(ExitStatus::from_raw(code << 8), stdout, stderr).map_err(|unfit| unfit.kind)
     }
 
     #[test]
@@ -154,7 +133,7 @@ mod tests {
         let unfit = r#"{"unfit":{"kind":"gpu_unsupported","path":"","message":"no code"}}"#;
         assert_eq!(ended(70, unfit, ""), Err(UnfitKind::GpuUnsupported));
         assert_eq!(ended(64, "", "unknown"), Ok(Passed::default()));
-        let signal = judge(ExitStatus::from_raw(4), "", "").map_err(|Failed(unfit)| unfit.kind);
+        let signal = judge(ExitStatus::from_raw(4), "", "").map_err(|unfit| unfit.kind);
         assert_eq!(signal, Err(UnfitKind::LibtorchUnusable));
     }
 }

@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use trainyard_types::{Inventory, UnavailableCause};
 
@@ -11,6 +12,7 @@ struct World {
     closings: Closings,
     tester: Tester,
     tests: Tests,
+    identity: Identity,
     _ends: (watch::Sender<Readings>, watch::Sender<u64>, mpsc::Receiver<Input>),
 }
 
@@ -25,6 +27,7 @@ impl World {
             self_test_limit: Duration::from_secs(30),
             ..Config::default()
         };
+        let identity = Identity::load(folder.path(), Path::new("/etc/machine-id"), false).unwrap();
         let inventory = Inventory { cpu_slots: 1, ..Inventory::default() };
         let (cards_sender, cards) = watch::channel(Readings { inventory, ..Readings::default() });
         let (beats_sender, beats) = watch::channel(0);
@@ -32,7 +35,7 @@ impl World {
         put(folder.path(), script);
         let (tester, tests) = Tester::new(Around {
             config: Arc::new(config),
-            owner: "test".into(),
+            identity: identity.clone(),
             crew: Crew::default(),
             cards,
             closings: closings.clone(),
@@ -40,7 +43,8 @@ impl World {
             beats,
             inbox,
         });
-        Self { folder, advert, closings, tester, tests, _ends: (cards_sender, beats_sender, received) }
+        let _ends = (cards_sender, beats_sender, received);
+        Self { folder, advert, closings, tester, tests, identity, _ends }
     }
 
     fn closed(&self) -> Option<String> {
@@ -76,9 +80,51 @@ async fn a_device_that_fails_is_closed_until_a_better_trainer_comes() {
     assert!(world.closed().unwrap().contains("libtorch is another version"), "{:?}", world.closed());
     assert!(world.advert.borrow().no_trainer.is_empty());
     put(world.folder.path(), PASS);
-    world.tester.look_at_trainer();
+    world.tester.look_at_trainer().await;
     world.tester.begin().await;
     assert_eq!(world.closed(), None);
+}
+
+#[tokio::test]
+async fn a_test_belongs_to_whom_the_agent_has_become() {
+    let mut world = World::new(&format!("echo \"$TRAINYARD_TRAINER_OF\" > \"$0.of\"\n{PASS}"));
+    world.identity.redraw().unwrap();
+    world.tester.begin().await;
+    let of = fs::read_to_string(world.folder.path().join("trainer.of")).unwrap();
+    assert_eq!(of.trim(), format!("{}/self-test", world.identity.owner()));
+}
+
+#[tokio::test]
+async fn a_job_that_comes_ends_a_test_that_is_only_due_and_no_other() {
+    let mut world = World::new(PASS);
+    world.tester.begin().await;
+    // It tells that it runs, and hangs.
+    let pipe = world.folder.path().join("trainer.ready");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    put(world.folder.path(), "echo $$ > \"$0.ready\"\nexec tail -f /dev/null\n");
+    let hangs = async |world: &mut World| {
+        world.tester.start(Device::Cpu);
+        let ready = pipe.clone();
+        let pid = spawn_blocking(move || fs::read_to_string(ready).unwrap()).await.unwrap();
+        PathBuf::from(format!("/proc/{}", pid.trim()))
+    };
+    let process = hangs(&mut world).await;
+    world.tester.on_request(Request::Occupied(Device::Cpu)).await;
+    assert!(world.tester.running.join_next().await.unwrap().unwrap_err().is_cancelled());
+    while fs::read_to_string(process.join("stat")).is_ok_and(|stat| !stat.contains(") Z")) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.closed(), None);
+    assert!(world.tester.proofs[&Device::Cpu].due.unwrap() > Instant::now() + AGAIN_AFTER / 2);
+    // The test that somebody waits for goes on, and so does the one that is to open the device again.
+    hangs(&mut world).await;
+    world.tester.proofs.get_mut(&Device::Cpu).unwrap().waiting.push(oneshot::channel().0);
+    world.tester.on_request(Request::Occupied(Device::Cpu)).await;
+    assert!(world.tester.proofs[&Device::Cpu].running.is_some());
+    world.tester.proofs.get_mut(&Device::Cpu).unwrap().waiting.clear();
+    world.closings.set_untested(&Device::Cpu, Some("it failed".into()));
+    world.tester.on_request(Request::Occupied(Device::Cpu)).await;
+    assert!(world.tester.proofs[&Device::Cpu].running.is_some());
 }
 
 #[tokio::test]
@@ -90,7 +136,7 @@ async fn without_a_trainer_the_whole_agent_takes_no_jobs() {
     let text = world.advert.borrow().unavailable();
     assert!(text.contains("cannot start its trainer") && text.contains("`trainer`"), "{text}");
     put(world.folder.path(), PASS);
-    world.tester.look_at_trainer();
+    world.tester.look_at_trainer().await;
     world.tester.begin().await;
     assert_eq!(world.advert.borrow().unavailable(), "");
 }

@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -54,9 +54,9 @@ pub enum StartError {
     /// Its log cannot be written.
     #[error("{path}: {source}")]
     Log {
-        /// Where.
+        /// The log's path.
         path: PathBuf,
-        /// The system's.
+        /// The system's error.
         source: io::Error,
     },
     /// The machine has no pipe or thread left.
@@ -131,7 +131,6 @@ pub struct Spawner(mpsc::Sender<Request>);
 #[derive(Debug, Clone)]
 struct Owner {
     identity: Identity,
-    data_dir: PathBuf,
     groups: Option<Groups>,
 }
 
@@ -140,8 +139,8 @@ impl Spawner {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(identity: Identity, data_dir: &Path, groups: Option<Groups>) -> io::Result<Self> {
-        let owner = Owner { identity, data_dir: data_dir.to_owned(), groups };
+    pub fn start(identity: Identity, groups: Option<Groups>) -> io::Result<Self> {
+        let owner = Owner { identity, groups };
         let (sender, requests) = mpsc::channel::<Request>();
         thread::Builder::new().name("spawner".into()).spawn(move || {
             for request in requests {
@@ -177,7 +176,7 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartEr
     let log = file.map_err(|source| StartError::Log { path: log.clone(), source })?;
     let agent = Pid::this();
     // What the trainer starts can be found by this.
-    let name = format!("{}/{}", leftovers::owner(owner.identity.agent(), &owner.data_dir), start.attempt);
+    let name = format!("{}/{}", owner.identity.owner(), start.attempt);
     let group = owner.groups.as_ref().and_then(|groups| groups.make(start.attempt));
     // A group that does not let it in costs the group; then its process group has to do.
     let door = group.as_ref().and_then(|group| {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use trainyard_types::{AttemptId, Slot};
 
+use crate::closings::Device;
+
 /// What the command line is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
@@ -38,10 +40,7 @@ impl Start {
     /// `control_fd`. `--resume` goes on from the newest checkpoint in the run directory, or starts afresh
     /// without one.
     pub fn arguments(&self, events_fd: i32, control_fd: i32) -> Vec<OsString> {
-        let device = match self.slot {
-            Slot::Gpu(_) => "cuda:0", // The only one that it sees.
-            Slot::Cpu(_) => "cpu",
-        };
+        let device = device_name(&Device::from(&self.slot));
         let mut arguments: Vec<OsString> = vec![
             "train".into(),
             "--spec".into(),
@@ -76,20 +75,33 @@ impl Start {
         arguments
     }
 
-    /// Variables on top of those of the agent's own that a trainer needs.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
-        let visible = match &self.slot {
-            Slot::Gpu(uuid) => uuid.to_string(),
-            // A job on a CPU slot must not touch a GPU.
-            Slot::Cpu(_) => String::new(),
-        };
-        vec![
-            ("CUDA_VISIBLE_DEVICES", visible),
-            ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()),
-            // Beside another OpenMP program, libgomp's spinning costs three to five times the time.
-            ("OMP_WAIT_POLICY", "PASSIVE".into()),
-        ]
+    /// See [`environment`].
+    pub fn environment(&self) -> [(&'static str, String); 3] {
+        environment(&Device::from(&self.slot))
     }
+}
+
+/// What `--device` is for a trainer on this device.
+pub const fn device_name(device: &Device) -> &'static str {
+    match device {
+        Device::Gpu(_) => "cuda:0", // The only one that it sees.
+        Device::Cpu => "cpu",
+    }
+}
+
+/// Variables on top of those of the agent's own that a trainer on this device needs.
+pub fn environment(device: &Device) -> [(&'static str, String); 3] {
+    let visible = match device {
+        Device::Gpu(uuid) => uuid.to_string(),
+        // A job on a CPU slot must not touch a GPU.
+        Device::Cpu => String::new(),
+    };
+    [
+        ("CUDA_VISIBLE_DEVICES", visible),
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()),
+        // Beside another OpenMP program, libgomp's spinning costs three to five times the time.
+        ("OMP_WAIT_POLICY", "PASSIVE".into()),
+    ]
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use serde_json::Value;
 use trainyard_proto::pb;
-use trainyard_types::habit::{self, ModelWord};
+use trainyard_types::habit::{self, Beginning, ModelWord};
+use trainyard_types::{ModelScale, Violation};
 
 use crate::commands::Context;
 use crate::commands::submit::{draw_request_id, submit_job};
@@ -20,7 +21,7 @@ use crate::terminal;
 /// Queue a training job from flags and print its id.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// The data set's data.yaml, or the folder that it lies in, as the agents see it
+    /// The data set's data.yaml as the agents see it; or the folder that it lies in, if that is on this machine, too
     #[arg(required_unless_present = "named_data")]
     data: Option<PathBuf>,
     /// The same, as other programs take it
@@ -324,26 +325,16 @@ impl Train {
         let is_model = |text: &&String| matches!(habit::model(text), Ok(ModelWord::Weights(..)));
         let weights = self.weights.as_ref();
         let model = self.model.as_ref().or(weights.filter(is_model));
-        let given = self.run.pretrained.as_deref().and_then(Path::to_str).map(Value::from);
-        let given = given.filter(|given| !habit::asks_for_the_models_own(given, model.map(String::as_str)));
-        let meant = given.map(|given| habit::meaning("pretrained", given)).transpose();
-        let meant = meant.map_err(|text| Failure::usage(format!("pretrained: {text}")))?;
+        let given = self.run.pretrained.as_deref().and_then(Path::to_str).or(weights.map(String::as_str));
+        // A relative path is meant from this folder, where agents are not.
+        let usable = |path: &Path| (path.is_absolute() || path.is_file()).then(|| absolute(path));
+        let wrong = |violation: Violation| Failure::usage(terminal::clean(&violation.to_string()));
+        let Beginning { model, pretrained } =
+            habit::beginning(model.map(String::as_str), given.map(Value::from), usable).map_err(wrong)?;
         // Empty, it begins from scratch.
         let in_full = |text: &str| if text.is_empty() { PathBuf::new() } else { absolute(Path::new(text)) };
-        let pretrained = meant.as_ref().and_then(Value::as_str).map(in_full);
-        let pretrained = pretrained.or_else(|| weights.map(|path| absolute(Path::new(path))));
-        let Some(model) = model else { return Ok(("yolov8n".into(), pretrained)) };
-        match habit::model(model)
-            .map_err(|text| Failure::usage(format!("model: {}", terminal::clean(&text))))?
-        {
-            ModelWord::Scale(scale) => Ok((scale.to_string(), pretrained)),
-            ModelWord::Weights(scale, _) if pretrained.is_some() => Ok((scale.to_string(), pretrained)),
-            // Relative to this folder, where agents are not.
-            ModelWord::Weights(scale, path) if path.is_relative() && !path.is_file() => {
-                Err(Failure::usage(format!("model: {}", terminal::clean(&habit::no_weights(scale, &path)))))
-            }
-            ModelWord::Weights(scale, path) => Ok((scale.to_string(), Some(absolute(&path)))),
-        }
+        let pretrained = pretrained.as_ref().and_then(Value::as_str).map(in_full);
+        Ok((model.unwrap_or(ModelScale::N).to_string(), pretrained))
     }
 
     fn train_spec(&self, data: String) -> Result<pb::TrainSpec, Failure> {
@@ -455,7 +446,9 @@ mod tests {
 
     fn words(line: &str) -> Result<pb::JobSpec, String> {
         let words = ["yard", "train"].into_iter().chain(line.split_whitespace());
-        let words = habit::words(words.map(std::ffi::OsString::from), &["train"], |_| false);
+        let yard = Cli::command();
+        let takes_value = |option: &str| crate::args::takes_value(&yard, option);
+        let words = habit::words(words.map(std::ffi::OsString::from), &["train"], |_| false, takes_value);
         match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Remote(Remote::Train(train)) => train.job_spec().map_err(|failure| failure.message),
             other => panic!("{other:?}"),
@@ -472,6 +465,9 @@ mod tests {
         assert_eq!((train.pretrained.as_deref(), train.batch), (Some("/w/yolov8s.pt"), Some(-1.0)));
         assert_eq!((train.imgsz, train.cache.as_deref()), (Some(640), Some("ram")));
         assert_eq!((got.resources.unwrap().device.as_deref(), got.name.as_str()), (Some("gpu"), "cells"));
+        let with_switches =
+            words("--dry-run data=/d/cells/data.yaml --amp false model=yolov8m epochs=3").unwrap();
+        assert_eq!(with_switches.train.unwrap().data, "/d/cells/data.yaml");
         let same = words(
             "/d/cells/data.yaml --weights /w/yolov8s.pt --batch -1 --imgsz 640 --cache ram --device cuda:0",
         );

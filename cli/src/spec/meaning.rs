@@ -7,7 +7,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use trainyard_types::Violation;
-use trainyard_types::habit::{self, ModelWord};
+use trainyard_types::habit::{self, Beginning};
 
 use super::parse_span;
 
@@ -89,15 +89,14 @@ pub fn wanted(field: &FieldDescriptor) -> Option<&'static str> {
 
 /// Makes `90m`, and a number of seconds, what proto3 JSON calls a span of time.
 fn span(name: &str, value: &mut Value, found: &mut Vec<Violation>) {
-    let read = match &*value {
-        Value::String(text) => parse_span(text).map(|span| (span.seconds, span.nanos)),
-        Value::Number(number) => parse_span(&format!("{number}s")).map(|span| (span.seconds, span.nanos)),
+    let text = match &*value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => format!("{number}s"),
         // Left to the check of types.
         _ => return,
     };
-    match read {
-        Ok((seconds, 0)) => *value = format!("{seconds}s").into(),
-        Ok((seconds, nanos)) => *value = format!("{seconds}.{nanos:09}s").into(),
+    match parse_span(&text) {
+        Ok(span) => *value = format!("{}s", span.seconds).into(),
         Err(text) => found.push(Violation::new(name, text)),
     }
 }
@@ -108,46 +107,33 @@ fn train(at: &str, value: &mut Value, found: &mut Vec<Violation>) {
     else {
         return;
     };
-    let mut weights = None;
     let named = fields.get("model").and_then(Value::as_str).map(str::to_owned);
-    fields.retain(|name, value| {
-        name != "pretrained" || !habit::asks_for_the_models_own(value, named.as_deref())
-    });
-    for (name, value) in fields.iter_mut() {
+    let pretrained = fields.get("pretrained").cloned();
+    // As the agents see it, which a relative path does not say.
+    match habit::beginning(named.as_deref(), pretrained, |path| path.is_absolute().then(|| path.to_owned())) {
+        Ok(Beginning { model, pretrained }) => {
+            fields.remove("pretrained");
+            fields.extend(model.map(|model| ("model".to_owned(), model.name().into())));
+            fields.extend(pretrained.map(|pretrained| ("pretrained".to_owned(), pretrained)));
+        }
+        Err(violation) => found.push(violation.under(at)),
+    }
+    for (name, value) in
+        fields.iter_mut().filter(|(name, _)| !["model", "pretrained"].contains(&name.as_str()))
+    {
         let known = field(&descriptor, name);
         let known = known.as_ref().map_or(name.as_str(), FieldDescriptor::name);
-        let meant = match (known, value.as_str()) {
-            ("model", Some(text)) => model(text, &mut weights),
-            _ => habit::meaning(known, value.clone()),
-        };
-        match meant {
+        match habit::meaning(known, value.clone()) {
             Ok(meant) => *value = meant,
             Err(text) => found.push(Violation::new(format!("{at}.{name}"), text)),
         }
     }
-    if let Some(weights) = weights {
-        fields.entry("pretrained").or_insert(weights);
-    }
-}
-
-/// A model's name; where it stands for weights they go into `weights`. Names that are none are the scheduler's to
-/// refuse.
-fn model(text: &str, weights: &mut Option<Value>) -> Result<Value, String> {
-    match habit::model(text) {
-        Ok(ModelWord::Scale(scale)) => Ok(scale.name().into()),
-        // As the agents see it, which a relative path does not say.
-        Ok(ModelWord::Weights(scale, path)) if path.is_relative() => Err(habit::no_weights(scale, &path)),
-        Ok(ModelWord::Weights(scale, path)) => {
-            *weights = Some(path.to_string_lossy().into());
-            Ok(scale.name().into())
-        }
-        Err(text) => Err(text),
-    }
 }
 
 fn resources(at: &str, value: &mut Value, found: &mut Vec<Violation>) {
+    let Some(descriptor) = crate::proto_json::descriptor("Resources") else { return };
     for (name, value) in value.as_object_mut().into_iter().flatten() {
-        match name.as_str() {
+        match field(&descriptor, name).as_ref().map_or("", FieldDescriptor::name) {
             "device" => {
                 text(value, None);
                 match value.as_str().map(habit::device) {
@@ -157,12 +143,12 @@ fn resources(at: &str, value: &mut Value, found: &mut Vec<Violation>) {
                 }
             }
             // `12GB`; what is no size is left to the check of types.
-            "min_vram_mib" | "minVramMib" => {
+            "min_vram_mib" => {
                 if let Some(Ok(mib)) = value.as_str().map(super::parse_mib) {
                     *value = mib.into();
                 }
             }
-            "gpu_models" | "gpuModels" => {
+            "gpu_models" => {
                 // One is a list of one, and `4090` a name.
                 text(value, None);
                 if value.is_string() {

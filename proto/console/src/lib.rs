@@ -32,7 +32,7 @@ pub fn note(text: impl Display) {
 /// Takes a reader that is gone for one that has seen enough.
 ///
 /// # Errors
-/// All others.
+/// Any error but a reader that is gone.
 pub fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
     written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }

@@ -31,7 +31,7 @@ const TRAINER_PREFIXES: [&str; 17] = [
 /// Of our own services: configuration, and the stand-in for a driver that demonstrations use.
 const SERVICE_PREFIXES: [&str; 3] = ["TRAINYARD_", "XDG_", "FAKE_NVML_"];
 
-/// Who is started.
+/// The kind of program that is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Child {
     /// The private Redis server.

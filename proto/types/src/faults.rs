@@ -53,6 +53,16 @@ pub struct Row {
     pub meaning: &'static str,
 }
 
+impl Row {
+    /// What the machine lacks; `None` where it is not the machine's, or its full disk.
+    pub const fn lack(&self) -> Option<UnfitKind> {
+        match self.fault {
+            Fault::Machine(kind) => Some(kind),
+            Fault::Job | Fault::FullDisk => None,
+        }
+    }
+}
+
 const fn path(errno: i32, kind: UnfitKind, meaning: &'static str) -> Row {
     Row { sign: Sign::Errno(Place::Path, errno), fault: Fault::Machine(kind), meaning }
 }
@@ -206,6 +216,11 @@ pub fn of_errno(place: Place, errno: i32) -> Option<Row> {
         Sign::AnyErrno(number) => number == errno,
         Sign::Code(_) | Sign::Signal(_) | Sign::Words(_) => false,
     })
+}
+
+/// Whose fault an error of the system is at a place; `None` where the table does not say.
+pub fn of_error(place: Place, error: &std::io::Error) -> Option<Row> {
+    of_errno(place, error.raw_os_error()?)
 }
 
 /// Whose fault last words are; `None` where the table does not say.

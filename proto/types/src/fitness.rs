@@ -10,7 +10,7 @@ use crate::time::Time;
 /// Why an attempt could not run on a machine, although its job may run on another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfit {
-    /// What was missing.
+    /// The kind of thing that the machine lacks.
     pub kind: UnfitKind,
     /// The path that the machine lacks, as the job names it; empty unless [`UnfitKind::is_of_path`].
     #[serde(default)]
@@ -19,7 +19,20 @@ pub struct Unfit {
     pub message: String,
 }
 
-/// See [`Unfit`].
+impl Unfit {
+    /// A lack of this kind; `path` is kept only by kinds that are of one.
+    pub fn at(kind: UnfitKind, path: &Path, message: impl Into<String>) -> Self {
+        let path = if kind.is_of_path() { path.display().to_string() } else { String::new() };
+        Self { kind, path, message: message.into() }
+    }
+
+    /// A lack that concerns every job on the machine.
+    pub fn of_machine(kind: UnfitKind, message: impl Into<String>) -> Self {
+        Self { kind, path: String::new(), message: message.into() }
+    }
+}
+
+/// What a machine can lack for an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnfitKind {

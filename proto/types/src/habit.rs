@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::model::ModelScale;
 use crate::train::{Cache, Optimizer};
+use crate::violation::Violation;
 
 /// Fields of a training spec that are true or false.
 const SWITCHES: [&str; 5] = ["amp", "cos_lr", "multi_scale", "deterministic", "single_cls"];
@@ -137,15 +138,43 @@ pub fn model(text: &str) -> Result<ModelWord, String> {
     }
 }
 
-/// Whether `pretrained` says no more than that `model`, a weights file, is to begin with its weights:
-/// `model=yolov8n.pt pretrained=True`.
-pub fn asks_for_the_models_own(pretrained: &Value, model_name: Option<&str>) -> bool {
-    switch(pretrained) == Some(true)
-        && model_name.is_some_and(|name| matches!(model(name), Ok(ModelWord::Weights(..))))
+/// What a training begins with. A field that nothing was written of is not there.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Beginning {
+    /// The model.
+    pub model: Option<ModelScale>,
+    /// The weights, as the training spec writes them.
+    pub pretrained: Option<Value>,
+}
+
+/// What `model` and `pretrained`, as they were written, mean together.
+/// `usable` makes of the path of weights that a model is named by the one to take, or nothing where they are not there.
+///
+/// # Errors
+/// The field, and a sentence without its subject, with what to write instead.
+pub fn beginning(
+    model_name: Option<&str>,
+    pretrained: Option<Value>,
+    usable: impl FnOnce(&Path) -> Option<PathBuf>,
+) -> Result<Beginning, Violation> {
+    let word = model_name.map(model).transpose().map_err(|text| Violation::new("model", text))?;
+    // `model=yolov8n.pt pretrained=True` says the same twice.
+    let is_own = |value: &Value| switch(value) == Some(true) && matches!(word, Some(ModelWord::Weights(..)));
+    let pretrained = pretrained.filter(|value| !is_own(value)).map(|value| meaning("pretrained", value));
+    let pretrained = pretrained.transpose().map_err(|text| Violation::new("pretrained", text))?;
+    let (model, pretrained) = match word {
+        Some(ModelWord::Weights(scale, path)) if pretrained.is_none() => {
+            let usable = usable(&path).ok_or_else(|| Violation::new("model", no_weights(scale, &path)))?;
+            (Some(scale), Some(usable.to_string_lossy().into()))
+        }
+        Some(ModelWord::Scale(scale) | ModelWord::Weights(scale, _)) => (Some(scale), pretrained),
+        None => (None, pretrained),
+    };
+    Ok(Beginning { model, pretrained })
 }
 
 /// Said of weights that a model's name stands for and that are not there.
-pub fn no_weights(scale: ModelScale, path: &Path) -> String {
+fn no_weights(scale: ModelScale, path: &Path) -> String {
     format!(
         "is `{}`, which is no file here, and nothing is downloaded; `{scale}` begins from scratch, `pretrained` names \
          the weights to begin with",
@@ -211,12 +240,14 @@ const NAMED: usize = 8;
 /// A command line with Ultralytics' words made options: `detect train data=d.yaml lr0=0.02` becomes
 /// `train --data=d.yaml --lr0=0.02`. Only for the commands `keyed`, since others take labels and the like.
 ///
-/// `arguments`: with the program's name. Nothing after `--` is touched, and nothing that is the path of a file, which
-/// `exists` tells.
+/// `arguments`: with the program's name. Nothing after `--` is touched, nothing that is the path of a file, which
+/// `exists` tells, and nothing that is the value of the option before it, of which `takes_value` tells by its name
+/// without dashes.
 pub fn words(
     arguments: impl IntoIterator<Item = OsString>,
     keyed: &[&str],
     exists: impl Fn(&str) -> bool,
+    takes_value: impl Fn(&str) -> bool,
 ) -> Vec<OsString> {
     let mut words: Vec<OsString> = arguments.into_iter().collect();
     let is = |word: Option<&OsString>, text: &str| word.is_some_and(|word| word == text);
@@ -237,20 +268,18 @@ pub fn words(
     let idle: Vec<usize> = (command + 1..end).filter(|at| says_nothing(&words[*at])).collect();
     idle.iter().rev().for_each(|at| drop(words.remove(*at)));
     let end = end - idle.len();
-    // The value of an option that stands before it is its own: `--label stage=1`.
+    let is_name =
+        |key: &str| key.starts_with(|c: char| c.is_ascii_lowercase()) && key.chars().all(is_of_a_name);
     for at in command + 1..end {
-        let is_value =
-            words[at - 1].to_str().is_some_and(|before| before.starts_with('-') && !before.contains('='));
-        let key = words[at].to_str().and_then(|word| word.split_once('=')).map(|(key, _)| key);
-        let is_name =
-            |key: &str| key.starts_with(|c: char| c.is_ascii_lowercase()) && key.chars().all(is_of_a_name);
-        if key.is_some_and(is_name) && !is_value && !words[at].to_str().is_some_and(&exists) {
+        // The value of an option that stands before it is its own: `--label stage=1`.
+        let before = words[at - 1].to_str().and_then(|word| word.strip_prefix('-'));
+        if before.is_some_and(|option| !option.contains('=') && takes_value(option.trim_start_matches('-'))) {
+            continue;
+        }
+        let Some(word) = words[at].to_str().filter(|word| !exists(word)) else { continue };
+        if let Some((key, value)) = word.split_once('=').filter(|(key, _)| is_name(key)) {
             // In the name alone: a value may be a path.
-            let dashed = words[at].to_str().and_then(|word| {
-                let (key, value) = word.split_once('=')?;
-                Some(format!("--{}={value}", key.replace('_', "-")))
-            });
-            words[at] = dashed.map_or_else(|| words[at].clone(), OsString::from);
+            words[at] = format!("--{}={value}", key.replace('_', "-")).into();
         }
     }
     words
@@ -310,8 +339,24 @@ mod tests {
         assert!(model("yolo11n").unwrap_err().contains("use one of yolov8n, "));
         assert_eq!(meaning("pretrained", json!("False")), Ok(json!("")));
         assert!(meaning("pretrained", json!(true)).is_err());
-        let asks = |model| asks_for_the_models_own(&json!("True"), model);
-        assert_eq!([asks(Some("yolov8n.pt")), asks(Some("yolov8n")), asks(None)], [true, false, false]);
+    }
+
+    #[test]
+    fn a_model_named_by_its_weights_begins_with_them_unless_others_are_named() {
+        let n = |pretrained: Option<&str>| {
+            Ok(Beginning { model: Some(ModelScale::N), pretrained: pretrained.map(Value::from) })
+        };
+        let here = |model, pretrained| beginning(model, pretrained, |path| Some(path.to_owned()));
+        assert_eq!(here(Some("yolov8n.pt"), None), n(Some("yolov8n.pt")));
+        assert_eq!(here(Some("yolov8n.pt"), Some(json!("True"))), n(Some("yolov8n.pt")));
+        assert_eq!(here(Some("yolov8n"), None), n(None));
+        assert_eq!(here(None, Some(json!("w.pt"))).unwrap().pretrained, Some(json!("w.pt")));
+        assert_eq!(here(Some("yolov8n"), Some(json!(true))).unwrap_err().field, "pretrained");
+        assert_eq!(here(None, Some(json!(true))).unwrap_err().field, "pretrained");
+        let away = |pretrained| beginning(Some("yolov8n.pt"), pretrained, |_| None);
+        assert_eq!(away(None).unwrap_err().field, "model");
+        assert_eq!(away(Some(json!("/w/best.pt"))), n(Some("/w/best.pt")));
+        assert_eq!(away(Some(json!(false))), n(Some("")), "from scratch");
     }
 
     #[test]
@@ -340,13 +385,19 @@ mod tests {
     #[test]
     fn words_with_values_become_options() {
         let of = |line: &str| {
-            let words = words(line.split(' ').map(OsString::from), &["train"], |path| path == "a=b");
+            let words = words(
+                line.split(' ').map(OsString::from),
+                &["train"],
+                |path| path == "a=b",
+                |option| option != "follow",
+            );
             words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
         };
         let wanted = "yard train --data=d_1.yaml --model=yolov8n --cos-lr=False";
         assert_eq!(of("yard detect train data=d_1.yaml model=yolov8n cos_lr=False"), wanted);
         assert_eq!(of("yard task=detect mode=train data=d.yaml"), "yard train --data=d.yaml");
         assert_eq!(of("yard train task=detect mode=train data=d.yaml"), "yard train --data=d.yaml");
+        assert_eq!(of("yard train --follow data=d.yaml"), "yard train --follow --data=d.yaml");
         for untouched in [
             "yard train d.yaml --label stage=1 --sweep lr0=0.1,0.2",
             "yard train a=b",

@@ -70,7 +70,7 @@ pub struct SlotReleased {
 /// See [`ReportBody::Ended`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
-    /// Why.
+    /// Why the attempt ended.
     pub reason: EndReason,
     /// A sentence for a person.
     pub message: String,
@@ -116,11 +116,11 @@ pub enum Slot {
 /// Tells an agent to start an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    /// Which.
+    /// The attempt to start.
     pub attempt: AttemptId,
     /// What to do.
     pub spec: JobSpec,
-    /// Where.
+    /// The slot that it runs on.
     pub slot: Slot,
     /// The newest stored checkpoint; the agent may hold a newer one of the same job.
     pub resume: Option<Checkpoint>,

@@ -293,14 +293,11 @@ impl Phase {
 /// See [`TrainerEvent::Beat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Beat {
-    /// What the trainer is at.
+    /// The activity that the trainer is at.
     pub activity: Activity,
     /// Counts whatever goes on: images, batches, files, bytes. As long as it grows, something goes on; it begins
     /// anew with an activity.
     pub done: u64,
-    /// How much of that there is to do; 0 while it is not known.
-    #[serde(default)]
-    pub of: u64,
 }
 
 /// What a trainer is at, as far as it says how long that may take.

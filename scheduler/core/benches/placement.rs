@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trainyard_scheduler_core::{
-    BatchRecord, Condition, Content, Core, CoreConfig, Event, Hello, Output, Policy, Stored,
+    BatchRecord, Content, Core, CoreConfig, Event, Hello, Output, Policy, Stored,
 };
 use trainyard_types::{
     AgentId, AttemptId, BatchId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
@@ -75,20 +75,10 @@ fn connect(core: &mut Core, number: u64, shape: Shape) -> Output {
         memory_total_mib,
         compute_capability: None,
     };
-    let hello = Hello {
-        agent: AgentId(Uuid::from_u128(number.into())),
-        name: format!("lab-{number:04}"),
-        version: "bench".into(),
-        inventory: Inventory {
-            gpus: (0..shape.cards_of_an_agent).map(gpu).collect(),
-            cpu_slots: 0,
-            memory_total_mib: 65536,
-            driver_version: String::new(),
-        },
-        attempts: Vec::new(),
-        condition: Condition::default(),
-        instance: String::new(),
-    };
+    let gpus = (0..shape.cards_of_an_agent).map(gpu).collect();
+    let inventory = Inventory { gpus, memory_total_mib: 65536, ..Inventory::default() };
+    let id = AgentId(Uuid::from_u128(number.into()));
+    let hello = Hello::new(id, format!("lab-{number:04}"), "bench".into(), inventory);
     core.handle(NOW, Event::AgentConnected { session: Session(number + 1), hello })
 }
 

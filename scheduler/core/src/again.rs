@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_types::{AttemptId, EndReason, Ended, JobState, Slot, Time, Unfit};
+use trainyard_types::{AttemptId, EndReason, Ended, JobState, Slot, Time};
 
 use crate::changes::Changes;
 use crate::config::CoreConfig;
@@ -11,10 +11,10 @@ use crate::handing_in::ran;
 use crate::limits::in_words;
 use crate::record::{AttemptEnd, AttemptRecord, JobRecord};
 use crate::retry::{self, Verdict};
-use crate::setbacks::{Scene, Setback};
+use crate::setbacks::{Place, Setback};
 
 /// An attempt that has trained for longer did not end because of what it met at its start.
-const QUICK: Duration = Duration::from_secs(60);
+pub(crate) const QUICK: Duration = Duration::from_secs(60);
 
 /// A machine that lacked a path so often, and took it back each time, is asked again after a wait that doubles.
 const ASKED_AT_ONCE: u32 = 3;
@@ -39,7 +39,7 @@ impl Core {
         let ran_before = job.ran;
         let told_to_stop = job.spec.time_limit.filter(|_| job.out_of_time);
         let epochs_done = job.progress.as_ref().map_or(0, |progress| progress.epochs_done);
-        let is_quick = is_quick(job, time);
+        let (is_stepless, is_quick) = (!job.has_stepped(), is_quick(job, time));
         let Some(attempt) = job.live_attempt_mut() else { return };
         let ran = ran(attempt, time);
         let Ended { reason: cause_of_end, message, artifacts, unfit } = ended;
@@ -54,7 +54,6 @@ impl Core {
         let quick = is_quick && retry::is_bad(reason, unfit.as_ref());
         attempt.ended =
             Some(AttemptEnd { time, reason, message: message.clone(), unfit: unfit.clone(), quick });
-        let lacked = unfit.clone();
         job.ran = ran_before.saturating_add(ran);
         job.out_of_time = limit.is_some();
         let verdict = retry::verdict(reason, cancelled, limit.is_some());
@@ -68,13 +67,13 @@ impl Core {
             Verdict::Fail => (JobState::Failed, limit.map_or_else(|| failure(reason, message), over_limit)),
             Verdict::Retry | Verdict::Requeue => {
                 let healthy = match &slot {
-                    Slot::Gpu(gpu) if !is_at_fault => {
-                        Some(Scene { gpu: gpu.clone(), place: place.clone(), agent: Some(agent) })
-                    }
+                    Slot::Gpu(gpu) if !is_at_fault => Some(gpu.clone()),
                     Slot::Gpu(_) | Slot::Cpu(_) => None,
                 };
-                let setback = Setback { reason, unfit, epochs_done, healthy, agent, is_quick, elsewhere };
-                again(job, &self.config, now, verdict, &setback, &place, &message)
+                let place = Place { agent, name: place };
+                let setback =
+                    Setback { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere };
+                again(job, &self.config, now, verdict, &setback, &message)
             }
         };
         out.state(job, time, id.number, state, sentence);
@@ -90,23 +89,16 @@ impl Core {
         if limit.is_none() {
             self.tally.attempt_ended(cause_of_end, self.agents.get(&agent), &slot);
         }
-        let cause_of_end = of_the_slot(cause_of_end, lacked.as_ref());
         match held {
-            Some(slots) => self.give_back(now, id, &slots, limit_before, cause_of_end, out),
+            Some(slots) => self.give_back(now, id, &slots, limit_before, out),
             None => {
                 self.change_handing_in(agent, out, |handing_in| handing_in.remove(&id));
-                self.keep_off(now, id, agent, &slot, cause_of_end, out);
                 self.unfollow_runner(id.job);
             }
         }
+        self.keep_off(now, id, cause_of_end, out);
         self.judge(now, id, out);
     }
-}
-
-/// The reason as far as it says something of the slot: a path that is not there does not.
-fn of_the_slot(reason: EndReason, lacked: Option<&Unfit>) -> EndReason {
-    let is_of_path = reason == EndReason::AgentUnfit && !retry::is_bad(reason, lacked);
-    if is_of_path { EndReason::Preempted } else { reason }
 }
 
 /// Whether it matters where else the job could run.
@@ -121,11 +113,9 @@ fn needs_company(reason: EndReason) -> bool {
     )
 }
 
-/// Whether a live attempt that ends now does so before its first step, or within [`QUICK`] of its start.
+/// Whether a live attempt that ends now does so before its first step, or its trainer within [`QUICK`] of its start.
 fn is_quick(job: &JobRecord, time: Time) -> bool {
-    let Some(started) = job.live_attempt().and_then(|attempt| attempt.started) else { return true };
-    let has_stepped = job.progress.as_ref().is_some_and(|progress| progress.has_stepped());
-    !has_stepped || time.since(started) < QUICK
+    !job.has_stepped() || job.live_attempt().is_none_or(|attempt| ran(attempt, time) < QUICK)
 }
 
 /// For people: its device and its agent.
@@ -140,10 +130,9 @@ fn again(
     now: Time,
     verdict: Verdict,
     setback: &Setback,
-    place: &str,
     message: &str,
 ) -> (JobState, String) {
-    let (reason, cause) = (setback.reason, cause(setback.reason));
+    let (reason, place, cause) = (setback.reason, &setback.place.name, cause(setback.reason));
     let ruling = job.setbacks.add(setback);
     let counts = verdict == Verdict::Retry && !ruling.is_spared;
     job.crashes = job.crashes.saturating_add(counts.into());

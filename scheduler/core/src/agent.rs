@@ -12,8 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, AttemptId, EndReason, Ended, FitRecord, Fitness, GpuTelemetry, GpuUuid, JobId, Session, Slot,
-    Time,
+    AgentId, AttemptId, EndReason, Ended, FitRecord, GpuTelemetry, GpuUuid, JobId, Session, Slot, Time,
 };
 
 use crate::availability::Closed;
@@ -22,8 +21,8 @@ use crate::clocks::Clock;
 use crate::core::Core;
 use crate::event::{Condition, Hello};
 use crate::output::{Command, Write};
-use crate::record::AgentRecord;
-use crate::slots;
+use crate::record::{AgentRecord, AttemptRecord};
+use crate::{retry, slots};
 
 /// Fit records that are kept of an agent.
 const FIT_RECORDS: usize = 4096;
@@ -56,7 +55,7 @@ pub(crate) struct Agent {
     pub(crate) instance: String,
     /// When another process was last refused that came with its id.
     pub(crate) refused: Option<Time>,
-    /// How its clock differs.
+    /// By how much its clock differs from the scheduler's.
     pub(crate) clock: Clock,
     /// Attempts that this session was told to end because their agent or card is wanted otherwise.
     pub(crate) told: BTreeSet<AttemptId>,
@@ -119,15 +118,19 @@ impl<'a> AgentView<'a> {
 }
 
 impl Agent {
-    /// The slots that are not to be given out for a while after an attempt has ended on `slot`.
-    fn tainted(&self, slot: &Slot, reason: EndReason, was_told: bool) -> Vec<Slot> {
+    /// The slots that are not to be given out for a while after an attempt has ended like this.
+    fn tainted(&self, attempt: &AttemptRecord, reason: EndReason, was_told: bool) -> Vec<Slot> {
+        let unfit = attempt.ended.as_ref().and_then(|end| end.unfit.as_ref());
         match reason {
-            EndReason::GpuFault | EndReason::AgentUnfit => vec![slot.clone()],
+            EndReason::GpuFault => attempt.slots().cloned().collect(),
+            EndReason::AgentUnfit if retry::is_bad(reason, unfit) => attempt.slots().cloned().collect(),
             // It goes away soon. If it does not, the report was an old one, from before it came back.
             EndReason::Drained if !was_told => {
                 slots::of_inventory(&self.record.inventory).into_keys().collect()
             }
-            EndReason::Completed
+            // A path that is not there says nothing of the slot.
+            EndReason::AgentUnfit
+            | EndReason::Completed
             | EndReason::BadSpec
             | EndReason::GpuOom
             | EndReason::HostOom
@@ -261,7 +264,7 @@ impl Core {
         agent.session = Some(session);
         agent.newest_session = session;
         self.advertised.note(id, &agent.condition, &condition);
-        let fitness = (std::mem::take(&mut agent.condition.fitness), condition.fitness.clone());
+        let before = std::mem::take(&mut agent.condition.fitness);
         agent.condition = Condition::default();
         agent.note(condition);
         agent.told.clear();
@@ -273,7 +276,7 @@ impl Core {
         out.touch_agent(id);
         self.claim_gpus(id);
         self.inherit(id, out);
-        self.see(id, &fitness.0, &fitness.1, out);
+        self.see(id, &before, out);
         // It may have other cards than before.
         self.ask_again = true;
         self.renew_lease(now, id);
@@ -333,30 +336,20 @@ impl Core {
         if moves_slots {
             self.withdraw_slots(id);
         }
-        let aside_and_closed: Vec<(Slot, Time)> =
-            self.agents.get(&id).map(Agent::aside_and_closed).unwrap_or_default();
+        let mut mended = self.agents.get(&id).map(Agent::aside_and_closed).unwrap_or_default();
         if let Some(agent) = self.agents.get_mut(&id) {
             self.advertised.note(id, &agent.condition, &condition);
             agent.clock.note(now, condition.fitness.clock);
             let before = std::mem::take(&mut agent.condition.fitness);
-            let sees_other = before.data_roots != condition.fitness.data_roots
-                || before.missing_paths != condition.fitness.missing_paths;
-            let fitness = sees_other.then(|| condition.fitness.clone());
             agent.note(condition);
-            if let Some(fitness) = fitness {
-                self.see(id, &before, &fitness, out);
-            }
+            mended.retain(|slot| !agent.closes(slot));
+            self.see(id, &before, out);
         }
         if moves_slots {
             self.offer_slots(id, out);
         }
         // Its agent has found it well since, which ends what was only meant for an agent that says nothing.
-        for (slot, until) in aside_and_closed {
-            if self.agents.get(&id).is_some_and(|agent| !agent.closes(&slot)) {
-                self.set_aside.remove(&(until, id, slot.clone()));
-                self.on_set_aside_over(id, &slot, out);
-            }
-        }
+        self.end_set_aside(id, &mended, out);
     }
 
     /// Renews the lease of an agent that spoke, unless it spoke by an old connection.
@@ -431,7 +424,7 @@ impl Core {
         let Some((_, id)) = self.lost.pop_first() else { return false };
         if let Some(agent) = self.agents.remove(&id) {
             self.advertised.note(id, &agent.condition, &Condition::default());
-            self.see(id, &agent.condition.fitness, &Fitness::default(), out);
+            self.see(id, &agent.condition.fitness, out);
             self.ask_again = true;
             for (gpu, until) in agent.record.reserved {
                 self.reservations.remove(&(until, id, gpu));
@@ -455,72 +448,68 @@ impl Core {
         self.end_attempt(now, now, attempt, ended, out);
     }
 
-    /// Ends an attempt's hold on its slot, and sets aside what should not be used again.
-    pub(crate) fn release_slot(
-        &mut self,
-        now: Time,
-        id: AgentId,
-        slot: &Slot,
-        reason: EndReason,
-        out: &mut Changes,
-    ) {
+    /// Ends an attempt's hold on its slots.
+    pub(crate) fn release_slots(&mut self, id: AgentId, slots: &[Slot], out: &mut Changes) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
-        let was_told = agent.running.get(slot).is_some_and(|attempt| agent.told.remove(attempt));
-        let tainted = agent.tainted(slot, reason, was_told);
-        if tainted.is_empty() {
+        let mut offered = agent.offered();
+        for slot in slots {
             agent.running.remove(slot);
-            if let Some((kind, index)) = agent.offered().remove(slot) {
+            if let Some((kind, index)) = offered.remove(slot) {
                 self.slots.release(&kind, slots::location(&agent.record, slot.clone(), index));
                 out.replan = true;
             }
-        } else {
-            self.withdraw_slots(id);
-            if let Some(agent) = self.agents.get_mut(&id) {
-                agent.running.remove(slot);
-            }
-            self.set_aside(now, id, tainted, out);
         }
     }
 
-    /// What the end of an attempt means for slots when its own was free already, and may be another's by now.
-    pub(crate) fn keep_off(
-        &mut self,
-        now: Time,
-        attempt: AttemptId,
-        id: AgentId,
-        slot: &Slot,
-        reason: EndReason,
-        out: &mut Changes,
-    ) {
+    /// Sets aside for a while what should not be used again after the end of an attempt, by the agent's word for
+    /// it. Its slots are free, and may be another's by now.
+    pub(crate) fn keep_off(&mut self, now: Time, attempt: AttemptId, reason: EndReason, out: &mut Changes) {
+        let newest = self.jobs.get(&attempt.job).and_then(|job| job.attempts.last());
+        let Some(ended) = newest.filter(|newest| newest.id == attempt) else { return };
+        let id = ended.agent;
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let was_told = agent.told.remove(&attempt);
-        let tainted = agent.tainted(slot, reason, was_told);
-        if !tainted.is_empty() {
-            self.withdraw_slots(id);
-            self.set_aside(now, id, tainted, out);
+        let tainted = agent.tainted(ended, reason, was_told);
+        if tainted.is_empty() {
+            return;
         }
-    }
-
-    /// Gives out none of `slots` for a while; those of the agent are withdrawn.
-    fn set_aside(&mut self, now: Time, id: AgentId, slots: Vec<Slot>, out: &mut Changes) {
-        let Some(agent) = self.agents.get_mut(&id) else { return };
+        self.withdraw_slots(id);
         let until = now + self.config.retry_delay_max;
-        for slot in slots {
-            if let Some(before) = agent.set_aside.insert(slot.clone(), until) {
-                self.set_aside.remove(&(before, id, slot.clone()));
+        if let Some(agent) = self.agents.get_mut(&id) {
+            for slot in tainted {
+                if let Some(before) = agent.set_aside.insert(slot.clone(), until) {
+                    self.set_aside.remove(&(before, id, slot.clone()));
+                }
+                self.set_aside.insert((until, id, slot));
             }
-            self.set_aside.insert((until, id, slot));
         }
         self.offer_slots(id, out);
     }
 
-    /// A slot that was set aside is tried again.
-    pub(crate) fn on_set_aside_over(&mut self, id: AgentId, slot: &Slot, out: &mut Changes) {
+    /// Slots that were set aside are tried again.
+    pub(crate) fn end_set_aside(&mut self, id: AgentId, slots: &[Slot], out: &mut Changes) {
+        if slots.is_empty() {
+            return;
+        }
         self.withdraw_slots(id);
         if let Some(agent) = self.agents.get_mut(&id) {
-            agent.set_aside.remove(slot);
+            for slot in slots {
+                if let Some(until) = agent.set_aside.remove(slot) {
+                    self.set_aside.remove(&(until, id, slot.clone()));
+                }
+            }
         }
         self.offer_slots(id, out);
+    }
+
+    /// Tries the next slot again whose time aside is over; `false` when there is none.
+    pub(crate) fn take_back(&mut self, now: Time, out: &mut Changes) -> bool {
+        let Some((time, agent, slot)) = self.set_aside.first().cloned() else { return false };
+        if time > now {
+            return false;
+        }
+        self.end_set_aside(agent, &[slot], out);
+        true
     }
 
     pub(crate) fn offer_slots(&mut self, id: AgentId, out: &mut Changes) {

@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::learned::Told;
 use crate::output::Command;
 use crate::record::{AttemptRecord, EventBody, JobRecord, Progress, Setup};
+use crate::sight::JobPaths;
 
 /// What a report is, seen from the attempt that it is about.
 enum Standing {
@@ -88,12 +89,12 @@ impl Core {
         match body {
             ReportBody::Trainer(event) => {
                 let told = Told::of(&event, job);
-                let (was_up, had_stepped) = (is_up(job), has_stepped(job));
+                let (was_up, had_stepped) = (is_up(job), job.has_stepped());
                 on_trainer(job, time, id, event, out);
                 if !was_up && is_up(job) {
-                    self.seen.add(&job.spec.train.data.to_string_lossy(), agent);
+                    self.seen.add(&JobPaths::of(job).data, agent);
                 }
-                let is_first_step = !had_stepped && has_stepped(job);
+                let is_first_step = !had_stepped && job.has_stepped();
                 let left = job.progress.as_ref().and_then(|progress| progress.eta);
                 self.ends.expect(id, left.map(|left| time + left));
                 self.move_time_limit(id.job, limit_before);
@@ -122,11 +123,6 @@ impl Core {
 /// Whether the live attempt's trainer has come up.
 fn is_up(job: &JobRecord) -> bool {
     job.live_attempt().is_some_and(|attempt| attempt.started.is_some())
-}
-
-/// Whether the live attempt has made a step.
-fn has_stepped(job: &JobRecord) -> bool {
-    is_up(job) && job.progress.as_ref().is_some_and(|progress| progress.has_stepped())
 }
 
 fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEvent, out: &mut Changes) {

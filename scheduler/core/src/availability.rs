@@ -6,6 +6,7 @@ use trainyard_types::{DeviceKind, GpuUuid, Slot, Time, Unavailable, UnavailableC
 
 use crate::agent::{Agent, AgentState};
 use crate::core::Core;
+use crate::fitness::bounded;
 use crate::handing_in::HANDING_IN_MAX;
 use crate::queue::Request;
 use crate::record::Shut;
@@ -121,10 +122,9 @@ impl Agent {
         !self.condition.unavailable.is_empty() || unavailable.is_some()
     }
 
-    /// Slots that are set aside, until when, and that it closes itself as well.
-    pub(crate) fn aside_and_closed(&self) -> Vec<(Slot, Time)> {
-        let aside = self.set_aside.iter().filter(|(slot, _)| self.closes(slot));
-        aside.map(|(slot, &until)| (slot.clone(), until)).collect()
+    /// Slots that are set aside, and that it closes itself as well.
+    pub(crate) fn aside_and_closed(&self) -> Vec<Slot> {
+        self.set_aside.keys().filter(|slot| self.closes(slot)).cloned().collect()
     }
 
     /// What the agent says against a card.
@@ -167,13 +167,8 @@ impl Core {
         let is_one = closed.len() == 1;
         let states: BTreeSet<&str> = closed.iter().map(|(_, why)| why.state(is_one)).collect();
         let states: Vec<&str> = states.into_iter().collect();
-        let more = closed.len().saturating_sub(NAMED);
-        let mut named: Vec<String> = closed.iter().take(NAMED).map(named).collect();
-        if more > 0 {
-            named.push(format!("and {more} more"));
-        }
         let noun = if request.device == DeviceKind::Cpu { "CPU slot" } else { "card" };
-        let (states, named) = (states.join(" or "), named.join("; "));
+        let (states, named) = (states.join(" or "), bounded(closed.iter().map(named), NAMED));
         match closed.len() {
             0 => None,
             1 => Some(format!("the only {noun} that would do is {states}: {named}")),

@@ -322,9 +322,7 @@ impl Core {
             self.on_lease_over(now, agent, out);
         }
         while self.forget_agent(now, out) {}
-        while let Some((_, agent, slot)) = self.next_set_aside_over(now) {
-            self.on_set_aside_over(agent, &slot, out);
-        }
+        while self.take_back(now, out) {}
         while self.end_reservation(now, out) {}
         while self.open_due(now, out) {}
         while let Some(job) = self.queue.pop_due(now) {
@@ -336,11 +334,6 @@ impl Core {
         out.replan |= self.second_thought().is_some_and(|time| time <= now);
         while self.stop_out_of_time(now, out) {}
         self.retire(now, out);
-    }
-
-    fn next_set_aside_over(&mut self, now: Time) -> Option<(Time, AgentId, Slot)> {
-        self.set_aside.first().filter(|(time, ..)| *time <= now)?;
-        self.set_aside.pop_first()
     }
 
     /// What waits and could start, by the rules as they stand and without the policy `finish-time`.

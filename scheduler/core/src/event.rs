@@ -98,7 +98,7 @@ pub enum Event {
     ClearGpu {
         /// Whose.
         agent: AgentId,
-        /// Which; `None` for every slot, CPU slots included.
+        /// The card; `None` means every slot of the agent, CPU slots included.
         gpu: Option<GpuUuid>,
     },
     /// An agent tells what happened to an attempt. Repeats and gaps occur.
@@ -138,6 +138,14 @@ pub struct Hello {
     pub condition: Condition,
     /// Drawn at each start of its process; empty of agents that are too old to say.
     pub instance: String,
+}
+
+impl Hello {
+    /// Of an agent that holds nothing and says no more of itself.
+    pub fn new(agent: AgentId, name: String, version: String, inventory: Inventory) -> Self {
+        let (attempts, condition, instance) = Default::default();
+        Self { agent, name, version, inventory, attempts, condition, instance }
+    }
 }
 
 /// How an agent is at the moment, by its own word. Lasts as long as its session.

@@ -56,13 +56,16 @@ impl Agent {
 }
 
 impl Core {
-    /// An agent said what its machine has, or is forgotten: who may be offered what follows from it.
-    pub(crate) fn see(&mut self, id: AgentId, before: &Fitness, now: &Fitness, out: &mut Changes) {
+    /// An agent has said what its machine has, or is forgotten: who may be offered what follows from it. `before` is
+    /// what it had said until then.
+    pub(crate) fn see(&mut self, id: AgentId, before: &Fitness, out: &mut Changes) {
+        let forgotten = Fitness::default();
+        let now = self.agents.get(&id).map_or(&forgotten, |agent| &agent.condition.fitness);
         if !self.sight.note(id, before, now) {
             return;
         }
-        if let Some(agent) = self.agents.get_mut(&id) {
-            agent.said_of.retain(|path, _| now.missing_paths.contains(path));
+        if let Some(Agent { said_of, condition, .. }) = self.agents.get_mut(&id) {
+            said_of.retain(|path, _| condition.fitness.missing_paths.contains(path));
         }
         self.queue.look_again(&self.sight, &self.jobs);
         self.ask_again = true;
@@ -77,13 +80,13 @@ impl Core {
         if agent.said_of.len() < MISSING || agent.said_of.contains_key(&unfit.path) {
             agent.said_of.insert(unfit.path.clone(), unfit.message.clone());
         }
-        let before = agent.condition.fitness.clone();
-        let missing = &mut agent.condition.fitness.missing_paths;
-        if missing.len() < MISSING && !missing.contains(&unfit.path) {
-            missing.push(unfit.path.clone());
+        let fitness = &mut agent.condition.fitness;
+        if fitness.missing_paths.len() >= MISSING || fitness.missing_paths.contains(&unfit.path) {
+            return;
         }
-        let now = agent.condition.fitness.clone();
-        self.see(id, &before, &now, out);
+        let before = fitness.clone();
+        fitness.missing_paths.push(unfit.path.clone());
+        self.see(id, &before, out);
     }
 
     /// Whether a job that runs on one machine could run on another one that takes jobs now.
@@ -139,7 +142,7 @@ impl Core {
             format!(
                 "no agent that could run it can read what it names: {}; correct the path, or have it mounted and \
                  `yard retry`",
-                bounded(named)
+                bounded(named.into_iter(), NAMED)
             )
         })
     }
@@ -172,7 +175,7 @@ impl Core {
         for (part, named) in [(": ", waits), ("; ", no)] {
             if !named.is_empty() {
                 words.push_str(part);
-                words.push_str(&bounded(named));
+                words.push_str(&bounded(named.into_iter(), NAMED));
             }
         }
         Some(words)
@@ -189,7 +192,7 @@ impl Core {
             .filter_map(|agent| Some((agent, agent.says_no(paths, by_words)?.0)))
             .map(|(agent, words)| format!("`{}` is left out: {words}", agent.record.name))
             .collect();
-        if named.is_empty() { named.concat() } else { format!("; {}", bounded(named)) }
+        if named.is_empty() { String::new() } else { format!("; {}", bounded(named.into_iter(), NAMED)) }
     }
 
     /// What a job asks for, waiting or not.
@@ -214,32 +217,36 @@ impl Core {
     /// Whether a job's data set could be read there: an attempt came up with it, or its images are decoded.
     pub(crate) fn has_read(&self, job: JobId, agent: AgentId) -> bool {
         let Some(job) = self.jobs.get(&job) else { return false };
-        let train = &job.spec.train;
-        train.data.to_str().is_some_and(|data| self.seen.holds(data, agent))
-            || self.advertised.holders(&train.data, train.imgsz).any(|holder| holder == agent)
+        if self.seen.holds(&JobPaths::of(job).data, agent) {
+            return true;
+        }
+        let train = &job.full_spec().train;
+        self.advertised.holders(&train.data, train.imgsz).any(|holder| holder == agent)
     }
 
     /// A job is known from now on, with all that became of it.
     pub(crate) fn note_seen(&mut self, job: &JobRecord) {
+        let data = JobPaths::of(job).data;
         for attempt in job.attempts.iter().filter(|attempt| attempt.started.is_some()) {
-            self.seen.add(&job.spec.train.data.to_string_lossy(), attempt.agent);
+            self.seen.add(&data, attempt.agent);
         }
     }
 
-    /// The reverse.
+    /// A job is forgotten, and its attempts with it.
     pub(crate) fn forget_seen(&mut self, job: &JobRecord) {
+        let data = JobPaths::of(job).data;
         for attempt in job.attempts.iter().filter(|attempt| attempt.started.is_some()) {
-            self.seen.remove(&job.spec.train.data.to_string_lossy(), attempt.agent);
+            self.seen.remove(&data, attempt.agent);
         }
     }
 }
 
 /// The first few, and how many more there are.
-fn bounded(mut named: Vec<String>) -> String {
-    let more = named.len().saturating_sub(NAMED);
-    named.truncate(NAMED);
+pub(crate) fn bounded(named: impl ExactSizeIterator<Item = String>, at_most: usize) -> String {
+    let more = named.len().saturating_sub(at_most);
+    let mut words: Vec<String> = named.take(at_most).collect();
     if more > 0 {
-        named.push(format!("and {more} more"));
+        words.push(format!("and {more} more"));
     }
-    named.join("; ")
+    words.join("; ")
 }

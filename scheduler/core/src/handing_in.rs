@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use trainyard_types::trainer::LogLevel;
-use trainyard_types::{AgentId, AttemptId, EndReason, Slot, SlotReleased, Time};
+use trainyard_types::{AgentId, AttemptId, Slot, SlotReleased, Time};
 
 use crate::changes::Changes;
 use crate::core::Core;
@@ -46,13 +46,8 @@ impl Core {
             out.touch(id.job);
         }
         if let Some(slots) = slots {
-            let was_told = self.agents.get(&agent).is_some_and(|agent| agent.told.contains(&id));
             self.change_handing_in(agent, out, |handing_in| handing_in.insert(id));
-            self.give_back(now, id, &slots, limit_before, EndReason::Completed, out);
-            // Its end comes later, and whether it was wanted matters then.
-            if was_told && let Some(agent) = self.agents.get_mut(&agent) {
-                agent.told.insert(id);
-            }
+            self.give_back(now, id, &slots, limit_before, out);
         }
     }
 
@@ -84,7 +79,6 @@ impl Core {
         id: AttemptId,
         slots: &[Slot],
         limit_before: Option<Time>,
-        reason: EndReason,
         out: &mut Changes,
     ) {
         let Some(job) = self.jobs.get(&id.job) else { return };
@@ -97,9 +91,7 @@ impl Core {
         self.ends.end(id);
         self.move_time_limit(id.job, limit_before);
         self.unfollow_runner(id.job);
-        for slot in slots {
-            self.release_slot(now, agent, slot, reason, out);
-        }
+        self.release_slots(agent, slots, out);
     }
 
     /// Attempts whose results are handed in, and how many of them wait for something.

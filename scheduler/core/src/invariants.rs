@@ -88,15 +88,24 @@ pub enum Broken {
     Record(JobId),
 }
 
+/// What runs where, by the jobs.
+type Live = BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>;
+/// Live attempts that hold no slot any more, by the jobs.
+type HandingIn = BTreeMap<AgentId, BTreeSet<AttemptId>>;
+
 /// Checks everything, in steps in the number of jobs and slots.
 pub fn check(core: &Core) -> Result<(), Broken> {
-    let mut live: BTreeMap<AgentId, BTreeMap<Slot, AttemptId>> = BTreeMap::new();
+    let mut live: Live = BTreeMap::new();
+    let mut handing_in: HandingIn = BTreeMap::new();
     let mut queued = 0;
     for job in core.jobs.values() {
         check_job(job)?;
         queued += usize::from(job.state == JobState::Queued);
         check_indexes(core, job)?;
-        if let Some(attempt) = job.live_attempt().filter(|attempt| attempt.holds_slots()) {
+        let Some(attempt) = job.live_attempt() else { continue };
+        if !attempt.holds_slots() {
+            handing_in.entry(attempt.agent).or_default().insert(attempt.id);
+        } else {
             for slot in attempt.slots() {
                 let before = live.entry(attempt.agent).or_default().insert(slot.clone(), attempt.id);
                 if let Some(first) = before {
@@ -111,7 +120,7 @@ pub fn check(core: &Core) -> Result<(), Broken> {
     }
     check_users(core)?;
     check_batches(core)?;
-    check_agents(core, &live)?;
+    check_agents(core, &live, &handing_in)?;
     // Shares change with time, but whether there is anything to place does not.
     // The policy `finish-time` may let a job wait, with a reason.
     if core.config.policy == Policy::FinishTime {
@@ -197,7 +206,7 @@ fn check_indexes(core: &Core, job: &JobRecord) -> Result<(), Broken> {
     }
 }
 
-fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>) -> Result<(), Broken> {
+fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), Broken> {
     if let Some(stranger) = live.keys().find(|agent| !core.agents.contains_key(agent)) {
         return Err(Broken::Running(*stranger));
     }
@@ -208,9 +217,7 @@ fn check_agents(core: &Core, live: &BTreeMap<AgentId, BTreeMap<Slot, AttemptId>>
     let mut sight = Sight::default();
     for (&id, agent) in &core.agents {
         sight.note(id, &Fitness::default(), &agent.condition.fitness);
-        let released = |attempt: &&AttemptRecord| attempt.agent == id && !attempt.holds_slots();
-        let handing_in = core.jobs.values().filter_map(JobRecord::live_attempt).filter(released);
-        if !handing_in.map(|attempt| attempt.id).eq(agent.handing_in.iter().copied()) {
+        if handing_in.get(&id).unwrap_or(&BTreeSet::new()) != &agent.handing_in {
             return Err(Broken::Running(id));
         }
         if live.get(&id).unwrap_or(&BTreeMap::new()) != &agent.running {
@@ -261,10 +268,7 @@ mod tests {
     fn core() -> Core {
         let mut core = Core::new(CoreConfig::default());
         let inventory = Inventory { cpu_slots: 1, ..Inventory::default() };
-        let (name, version) = (String::new(), String::new());
-        let (attempts, condition) = Default::default();
-        let instance = String::new();
-        let hello = Hello { agent: AGENT, name, version, inventory, attempts, condition, instance };
+        let hello = Hello::new(AGENT, String::new(), String::new(), inventory);
         core.handle(Time(1), Event::AgentConnected { session: Session(1), hello });
         for job in [JOB, OTHER] {
             let spec = JobSpec {

@@ -29,6 +29,12 @@ impl JobRecord {
         self.attempts.last().filter(|attempt| attempt.ended.is_none())
     }
 
+    /// Whether the live attempt has made a step.
+    pub(crate) fn has_stepped(&self) -> bool {
+        self.live_attempt().is_some_and(|attempt| attempt.started.is_some())
+            && self.progress.as_ref().is_some_and(|progress| progress.has_stepped())
+    }
+
     /// As [`JobRecord::live_attempt`].
     pub(crate) fn live_attempt_mut(&mut self) -> Option<&mut AttemptRecord> {
         self.attempts.last_mut().filter(|attempt| attempt.ended.is_none())

@@ -124,16 +124,8 @@ impl Core {
         if session.is_none() && shut.is_empty() {
             return out.reply(Err(Refusal::AgentAway { agent: agent.record.name.clone() }));
         }
-        let aside: Vec<(Slot, Time)> = agent
-            .set_aside
-            .iter()
-            .filter(|(slot, _)| is_meant(slot))
-            .map(|(slot, &until)| (slot.clone(), until))
-            .collect();
-        for (slot, until) in aside {
-            self.set_aside.remove(&(until, id, slot.clone()));
-            self.on_set_aside_over(id, &slot, out);
-        }
+        let aside: Vec<Slot> = agent.set_aside.keys().filter(|slot| is_meant(slot)).cloned().collect();
+        self.end_set_aside(id, &aside, out);
         self.open(id, &shut, Some((now, true)), out);
         if let Some(session) = session {
             out.command(Command::ClearGpu { agent: id, session, gpu });

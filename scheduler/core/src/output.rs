@@ -97,7 +97,7 @@ pub enum Command {
         agent: AgentId,
         /// By which connection.
         session: Session,
-        /// Which; `None` for every slot, CPU slots included.
+        /// The card; `None` means every slot of the agent, CPU slots included.
         gpu: Option<GpuUuid>,
     },
     /// The attempt is no longer this agent's.
@@ -179,7 +179,7 @@ pub enum Refusal {
          `data_dir`, nor a copy of one"
     )]
     AgentIdInUse {
-        /// The id.
+        /// The agent's id that both processes use.
         id: AgentId,
         /// The name of the one that is connected.
         name: String,
@@ -187,7 +187,7 @@ pub enum Refusal {
     /// The same request id came with another spec before.
     #[error("request id `{request_id}` was used for job {job} with another spec; draw a new one")]
     RequestIdReused {
-        /// The id.
+        /// The request's id that both requests came with.
         request_id: String,
         /// The job that the first request made.
         job: JobId,

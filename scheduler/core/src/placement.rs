@@ -164,13 +164,13 @@ fn take<'a, F: Fn(JobId, AgentId) -> bool>(
     let lacking = taste.queue.lacking(request);
     let likes = |agent| (taste.has_read)(job, agent);
     let best = if lacking.is_empty() && request.avoids.is_empty() {
-        smallest(supply, request, likes, None::<&fn(AgentId) -> bool>)
+        smallest(supply, request, likes, |_| true)
     } else {
         let sees = |agent| !lacking.contains(&agent);
         let goes = |agent| sees(agent) && request.avoids.binary_search(&agent).is_err();
-        let elsewhere = smallest(supply, request, likes, Some(&goes));
+        let elsewhere = smallest(supply, request, likes, goes);
         // It has waited before its retry: where it ended badly is better than nowhere.
-        let mut again = || smallest(supply, request, likes, Some(&sees));
+        let mut again = || smallest(supply, request, likes, sees);
         elsewhere.or_else(|| if request.avoids.is_empty() { None } else { again() })
     };
     let (kind, locations) = best?;
@@ -187,7 +187,7 @@ fn smallest<'a>(
     supply: &mut Supply<'a>,
     request: &Request,
     likes: impl Fn(AgentId) -> bool,
-    may: Option<&impl Fn(AgentId) -> bool>,
+    may: impl Fn(AgentId) -> bool,
 ) -> Option<(&'a Kind, Vec<&'a Location>)> {
     let mut best: Option<(&'a Kind, (bool, Vec<&'a Location>))> = None;
     for (&kind, free) in supply.iter_mut() {
@@ -197,7 +197,7 @@ fn smallest<'a>(
         if !kind.satisfies(request) {
             continue;
         }
-        let Some(found) = free.together(request.gpus, &likes, may) else { continue };
+        let Some(found) = free.together(request.gpus, &likes, &may) else { continue };
         if best.as_ref().is_none_or(|(_, first)| found < *first) {
             best = Some((kind, found));
         }
@@ -218,13 +218,11 @@ impl<'a> Free<'a> {
         &mut self,
         gpus: u32,
         likes: &impl Fn(AgentId) -> bool,
-        may: Option<&impl Fn(AgentId) -> bool>,
+        may: &impl Fn(AgentId) -> bool,
     ) -> Option<(bool, Vec<&'a Location>)> {
         let first = self.next()?;
         let wanted = usize::try_from(gpus.max(1)).ok()?;
-        let is_left = |location: &&'a Location| {
-            !self.taken.contains(*location) && may.is_none_or(|may| may(location.agent))
-        };
+        let is_left = |location: &&'a Location| !self.taken.contains(*location) && may(location.agent);
         let mut left = self.all.range(first..).filter(is_left).peekable();
         let mut best: Option<Vec<&'a Location>> = None;
         let mut looked_at = 0;

@@ -48,7 +48,7 @@ impl From<&Resources> for Request {
     }
 }
 
-/// Nobody.
+/// No agents: what requests without paths lack.
 static NOBODY: BTreeSet<AgentId> = BTreeSet::new();
 
 /// Jobs of one request that may be placed: by priority, the higher first, then by user, each in order of
@@ -85,6 +85,7 @@ pub struct Queue {
 impl Queue {
     /// Puts a queued job into its place.
     pub(crate) fn insert(&mut self, now: Time, job: &JobRecord, sight: &Sight) {
+        let paths = JobPaths::of(job);
         let (len, level) = self.levels.entry(Reverse(job.spec.priority)).or_default();
         let line = match level.get_mut(&job.user) {
             Some(line) => line,
@@ -93,12 +94,11 @@ impl Queue {
         if line.insert(job.id) {
             *len += 1;
             self.len += 1;
-            let paths = JobPaths::of(job);
             match self.paths.get_mut(&paths) {
                 Some(named) => named.jobs += 1,
                 None => {
                     let named = Named { jobs: 1, lacking: sight.lacking(&paths) };
-                    self.paths.insert(Arc::new(paths), named);
+                    self.paths.insert(Arc::new(paths.clone()), named);
                 }
             }
             match self.users.get_mut(&job.user) {
@@ -110,14 +110,15 @@ impl Queue {
             Some(time) if time > now => {
                 self.delayed.insert((time, job.id));
             }
-            Some(_) | None => self.make_ready(job),
+            Some(_) | None => self.make_ready_as(job, self.request_as(job, &paths)),
         }
     }
 
     /// Takes a job out, wherever it waits.
     pub(crate) fn remove(&mut self, job: &JobRecord) {
+        let paths = JobPaths::of(job);
         // First of all, since what it is filed under is told by what it names.
-        self.unready(job);
+        self.unready(job, &self.request_as(job, &paths));
         let priority = Reverse(job.spec.priority);
         if let Some((len, level)) = self.levels.get_mut(&priority)
             && let Some(line) = level.get_mut(&job.user)
@@ -137,7 +138,6 @@ impl Queue {
                     self.users.remove(&job.user);
                 }
             }
-            let paths = JobPaths::of(job);
             if let Some(named) = self.paths.get_mut(&paths) {
                 named.jobs -= 1;
                 if named.jobs == 0 {
@@ -150,13 +150,13 @@ impl Queue {
         }
     }
 
-    /// Takes a job out of those that may be placed.
-    fn unready(&mut self, job: &JobRecord) {
+    /// Takes a job out of those that may be placed, where it is filed under what it asks for.
+    fn unready(&mut self, job: &JobRecord, request: &Request) {
         if !self.came.remove(&job.id) {
             self.went.insert(job.id);
         }
-        let (request, priority) = (self.request(job), Reverse(job.spec.priority));
-        if let Some(class) = self.ready.get_mut(&request)
+        let priority = Reverse(job.spec.priority);
+        if let Some(class) = self.ready.get_mut(request)
             && let Some(users) = class.get_mut(&priority)
             && let Some(jobs) = users.get_mut(&job.user)
         {
@@ -168,24 +168,29 @@ impl Queue {
                 class.remove(&priority);
             }
             if class.is_empty() {
-                self.ready.remove(&request);
+                self.ready.remove(request);
             }
         }
     }
 
     /// What a queued job asks for.
     pub(crate) fn request(&self, job: &JobRecord) -> Request {
-        let known = self.paths.get_key_value(&JobPaths::of(job));
+        self.request_as(job, &JobPaths::of(job))
+    }
+
+    /// As [`Queue::request`], by the paths that the job names.
+    fn request_as(&self, job: &JobRecord, paths: &JobPaths) -> Request {
+        let known = self.paths.get_key_value(paths);
         let paths = known.filter(|(_, named)| !named.lacking.is_empty()).map(|(paths, _)| Arc::clone(paths));
         Request { paths, avoids: job.setbacks.avoids(), ..Request::from(&job.spec.resources) }
     }
 
-    /// The agents that cannot see what such queued jobs name.
+    /// The agents that cannot see what queued jobs with this request name.
     pub(crate) fn lacking(&self, request: &Request) -> &BTreeSet<AgentId> {
         request.paths.as_ref().map_or(&NOBODY, |paths| self.lacking_of(paths))
     }
 
-    /// As [`Queue::lacking`], of the paths themselves.
+    /// The agents that cannot see these paths, if queued jobs name them.
     pub(crate) fn lacking_of(&self, paths: &JobPaths) -> &BTreeSet<AgentId> {
         self.paths.get(paths).map_or(&NOBODY, |named| &named.lacking)
     }
@@ -212,7 +217,7 @@ impl Queue {
             moved.extend(records.filter(|job| moving.contains(&JobPaths::of(job))));
         }
         for job in &moved {
-            self.unready(job);
+            self.unready(job, &self.request(job));
         }
         for (paths, lacking) in seen {
             if let Some(named) = self.paths.get_mut(&paths) {
@@ -235,8 +240,12 @@ impl Queue {
 
     /// Lets a job be placed that has its place already.
     pub(crate) fn make_ready(&mut self, job: &JobRecord) {
+        self.make_ready_as(job, self.request(job));
+    }
+
+    /// As [`Queue::make_ready`], filed under what the job asks for.
+    fn make_ready_as(&mut self, job: &JobRecord, request: Request) {
         self.came.insert(job.id);
-        let request = self.request(job);
         if request.paths.is_some() {
             self.fresh.insert(request.clone());
         }

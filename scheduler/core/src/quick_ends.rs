@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, EndReason, JobId, Slot, Time};
 
+use crate::again::QUICK;
 use crate::changes::Changes;
 use crate::core::Core;
+use crate::handing_in::ran;
 use crate::record::{AttemptRecord, JobRecord, Shut};
 use crate::{retry, slots};
 
@@ -41,7 +43,7 @@ impl QuickEnds {
         }
     }
 
-    /// The reverse.
+    /// Takes out what a job that is forgotten has been through.
     pub(crate) fn forget(&mut self, job: &JobRecord) {
         for (attempt, time) in quick(job) {
             if let Some(ends) = self.0.get_mut(&attempt.agent) {
@@ -53,12 +55,14 @@ impl QuickEnds {
         }
     }
 
-    fn on(&self, agent: AgentId, after: Time) -> impl Iterator<Item = (AttemptId, &Slot)> {
-        let ends = self.0.get(&agent).into_iter().flatten();
-        ends.filter(move |((time, _), _)| *time > after).map(|((_, attempt), slot)| (*attempt, slot))
+    /// Those on an agent that tell something of it at a time: when, which attempt, and where.
+    fn on(&self, agent: AgentId, at: Time) -> impl Iterator<Item = (Time, AttemptId, &Slot)> {
+        let ends = self.0.get(&agent).into_iter().flatten().map(|(&(time, id), slot)| (time, id, slot));
+        ends.filter(move |(time, ..)| at.since(*time) < WINDOW)
     }
 }
 
+/// The attempts of a job that ended quickly, and when.
 fn quick(job: &JobRecord) -> impl Iterator<Item = (&AttemptRecord, Time)> {
     let ended = job.attempts.iter().filter_map(|attempt| Some((attempt, attempt.ended.as_ref()?)));
     ended.filter(|(_, end)| end.quick).map(|(attempt, end)| (attempt, end.time))
@@ -68,11 +72,10 @@ fn quick(job: &JobRecord) -> impl Iterator<Item = (&AttemptRecord, Time)> {
 fn did_well(job: &JobRecord, attempt: &AttemptRecord) -> bool {
     match &attempt.ended {
         Some(end) => {
-            let ran = attempt.started.is_some() && !retry::is_bad(end.reason, end.unfit.as_ref());
-            end.reason == EndReason::Completed
-                || ran && attempt.started.is_some_and(|started| end.time.since(started) >= FIRST / 10)
+            let is_bad = retry::is_bad(end.reason, end.unfit.as_ref());
+            end.reason == EndReason::Completed || !is_bad && ran(attempt, end.time) >= QUICK
         }
-        None => attempt.started.is_some() && job.progress.as_ref().is_some_and(|made| made.has_stepped()),
+        None => job.has_stepped(),
     }
 }
 
@@ -131,12 +134,9 @@ impl Core {
         let Some(agent) = self.agents.get(&id) else { return BTreeMap::new() };
         let mut cases: BTreeMap<Slot, Case> = BTreeMap::new();
         let mut batches: BTreeSet<(Slot, BatchId)> = BTreeSet::new();
-        let window = Time(now.0.saturating_sub(u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX)));
-        for (attempt, slot) in self.quick_ends.on(id, window) {
+        for (time, attempt, slot) in self.quick_ends.on(id, now) {
             let Some(job) = self.jobs.get(&attempt.job).filter(|job| !is_convicted(job)) else { continue };
-            let ended = job.attempts.get(attempt.number as usize - 1).and_then(|one| one.ended.as_ref());
-            let since = agent.record.shut.get(slot).map_or(Time(0), |shut| shut.since);
-            if ended.is_none_or(|end| end.time <= since) {
+            if agent.record.shut.get(slot).is_some_and(|shut| time <= shut.since) {
                 continue;
             }
             let case = cases.entry(slot.clone()).or_default();
@@ -211,21 +211,23 @@ impl Core {
         well: usize,
         out: &mut Changes,
     ) {
+        if slots.is_empty() {
+            return;
+        }
         self.withdraw_slots(id);
         let Some(agent) = self.agents.get_mut(&id) else { return };
-        let name = agent.record.name.clone();
+        let name = &agent.record.name;
+        let elsewhere = if well > 0 { format!(", {well} of which do well elsewhere") } else { String::new() };
+        let ended = if jobs == 1 { "1 job ended".to_owned() } else { format!("{jobs} jobs ended") };
+        let why = format!(
+            "{ended} there before or soon after the first step{elsewhere}; look at the machine; it is tried again by \
+             itself, and at once after `yard agents clear {name}`"
+        );
         for slot in slots {
             let times = agent.record.shut.get(&slot).map_or(0, |shut| shut.times);
             let span = FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
             let until = now + span;
-            let elsewhere =
-                if well > 0 { format!(", {well} of which do well elsewhere") } else { String::new() };
-            let ended = if jobs == 1 { "1 job ended".to_owned() } else { format!("{jobs} jobs ended") };
-            let why = format!(
-                "{ended} there before or soon after the first step{elsewhere}; look at the machine; it is tried again \
-                 by itself, and at once after `yard agents clear {name}`"
-            );
-            let shut = Shut { until: Some(until), times: times + 1, since: now, why };
+            let shut = Shut { until: Some(until), times: times + 1, since: now, why: why.clone() };
             if let Some(Shut { until: Some(before), .. }) = agent.record.shut.insert(slot.clone(), shut) {
                 self.shut.remove(&(before, id, slot.clone()));
             }
@@ -246,10 +248,8 @@ impl Core {
             .iter()
             .filter(|(_, shut)| shut.until.is_some())
             .filter(|(_, shut)| {
-                let from =
-                    Time(shut.since.0.saturating_sub(u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX)));
-                let mut before = self.quick_ends.on(id, from).peekable();
-                before.peek().is_some() && before.all(|(attempt, _)| is_blamed(attempt))
+                let mut before = self.quick_ends.on(id, shut.since).peekable();
+                before.peek().is_some() && before.all(|(_, attempt, _)| is_blamed(attempt))
             })
             .map(|(slot, _)| slot.clone())
             .collect();

@@ -381,7 +381,7 @@ pub struct AttemptRecord {
 /// An attempt that goes on without its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
-    /// Since when.
+    /// When its slots became free.
     pub time: Time,
     /// What handing in waits for, for a person; empty while it goes on.
     pub waits_for: String,

@@ -1,8 +1,9 @@
 //! What cuts a job off without being its fault, and when to stop believing that.
 //!
-//! A job that fails on two healthy cards of different machines is what they have in common. One that is cut off
-//! again and again, and not on one machine alone, would be queued again for ever, and nobody would know. What one
-//! machine does to a job is never charged to it as long as another machine would do.
+//! A job that fails on two healthy cards of different machines, or crashes before its first step on any two machines,
+//! is what they have in common. One that is cut off again and again, and not on one machine alone, would be queued
+//! again for ever, and nobody would know. What one machine does to a job is never charged to it as long as another
+//! machine would do.
 
 use serde::{Deserialize, Serialize};
 use trainyard_types::{AgentId, EndReason, GpuUuid, Unfit};
@@ -23,6 +24,9 @@ pub struct Setbacks {
     pub epochs_done: u32,
     /// Healthy cards on which it failed.
     pub cards: Vec<Scene>,
+    /// Where it crashed before its first step, one place of each agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stepless: Vec<Place>,
     /// How often it lost its agent, its card failed, or nothing of it went on.
     pub cut_off: u32,
     /// The first two agents where that happened.
@@ -54,9 +58,18 @@ pub struct Scene {
     pub gpu: GpuUuid,
     /// For people: its model and its agent.
     pub place: String,
-    /// Whose; unknown of what was stored by earlier versions.
+    /// The card's agent; unknown in what earlier versions stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
+}
+
+/// Where a job crashed before its first step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The agent.
+    pub agent: AgentId,
+    /// For people: the device and its agent.
+    pub name: String,
 }
 
 /// How an attempt ended, as far as it matters here.
@@ -64,14 +77,16 @@ pub struct Scene {
 pub struct Setback {
     /// By its agent's word.
     pub reason: EndReason,
-    /// What the machine lacked.
+    /// What the machine lacked, if the attempt ended by that.
     pub unfit: Option<Unfit>,
     /// Epochs that the job has completed by now.
     pub epochs_done: u32,
     /// The card, unless it was a CPU slot, or the card was to blame.
-    pub healthy: Option<Scene>,
-    /// Where.
-    pub agent: AgentId,
+    pub healthy: Option<GpuUuid>,
+    /// Where the attempt ended.
+    pub place: Place,
+    /// Whether it ended before its first step.
+    pub is_stepless: bool,
     /// Whether it ended before its first step, or within a minute.
     pub is_quick: bool,
     /// Whether another machine would do.
@@ -108,10 +123,10 @@ impl Setbacks {
             *self = Self { epochs_done: setback.epochs_done, ..Self::default() };
         }
         let is_bad = retry::is_bad(setback.reason, setback.unfit.as_ref());
-        let was_elsewhere = self.bad_at.iter().any(|agent| *agent != setback.agent);
+        let was_elsewhere = self.bad_at.iter().any(|agent| *agent != setback.place.agent);
         if is_bad {
-            self.bad_at.retain(|agent| *agent != setback.agent);
-            self.bad_at.push(setback.agent);
+            self.bad_at.retain(|agent| *agent != setback.place.agent);
+            self.bad_at.push(setback.place.agent);
             if self.bad_at.len() > AVOIDED {
                 self.bad_at.remove(0);
             }
@@ -125,9 +140,9 @@ impl Setbacks {
                 }
                 ruling.waits = Some(self.spared.saturating_sub(1));
             }
-            EndReason::AgentLost | EndReason::GpuFault => self.cut_off(setback.agent),
+            EndReason::AgentLost | EndReason::GpuFault => self.cut_off(setback.place.agent),
             EndReason::Stalled => {
-                self.cut_off(setback.agent);
+                self.cut_off(setback.place.agent);
                 ruling.waits = Some(self.stalls);
                 self.stalls = self.stalls.saturating_add(1);
             }
@@ -138,6 +153,7 @@ impl Setbacks {
             _ => {}
         }
         self.note_card(setback);
+        self.note_stepless(setback);
         ruling.given_up = self.given_up(setback);
         ruling
     }
@@ -152,11 +168,19 @@ impl Setbacks {
     /// A second card of one machine tells nothing new as long as another machine would do.
     fn note_card(&mut self, setback: &Setback) {
         let is_failure = matches!(setback.reason, EndReason::TrainerCrash | EndReason::GpuFault);
-        let Some(scene) = setback.healthy.as_ref().filter(|_| is_failure) else { return };
-        let is_known =
-            |known: &Scene| known.gpu == scene.gpu || setback.elsewhere && known.agent == Some(setback.agent);
+        let Some(gpu) = setback.healthy.as_ref().filter(|_| is_failure) else { return };
+        let agent = Some(setback.place.agent);
+        let is_known = |known: &Scene| known.gpu == *gpu || setback.elsewhere && known.agent == agent;
         if !self.cards.iter().any(is_known) {
-            self.cards.push(scene.clone());
+            self.cards.push(Scene { gpu: gpu.clone(), place: setback.place.name.clone(), agent });
+        }
+    }
+
+    /// Only a crash counts: a machine may well lack memory or a path, and many machines may.
+    fn note_stepless(&mut self, setback: &Setback) {
+        let is_new = self.stepless.iter().all(|place| place.agent != setback.place.agent);
+        if setback.reason == EndReason::TrainerCrash && setback.is_stepless && is_new {
+            self.stepless.push(setback.place.clone());
         }
     }
 
@@ -166,6 +190,12 @@ impl Setbacks {
                 "failed on two healthy cards without completing an epoch in between ({}, then {}), so that the \
                  job itself is the likely cause",
                 first.place, second.place
+            ));
+        }
+        if let [first, second, ..] = self.stepless.as_slice() {
+            return Some(format!(
+                "crashed before its first step on two machines ({}, then {}), so that the job itself is the likely cause",
+                first.name, second.name
             ));
         }
         // Whether it could run elsewhere is asked of what cuts it off, not of what it makes way for.
@@ -195,14 +225,11 @@ mod tests {
 
     /// On the agent of that number, while another one would do.
     fn on(number: u128, reason: EndReason, epochs_done: u32, card: Option<&str>) -> Setback {
-        let agent = agent(number);
-        let scene = |card: &str| Scene {
-            gpu: GpuUuid(card.into()),
-            place: format!("card {card}"),
-            agent: Some(agent),
-        };
-        let healthy = card.map(scene);
-        Setback { reason, unfit: None, epochs_done, healthy, agent, is_quick: false, elsewhere: true }
+        let name = card.map_or_else(|| format!("a slot of {number}"), |card| format!("card {card}"));
+        let place = Place { agent: agent(number), name };
+        let (healthy, unfit) = (card.map(|card| GpuUuid(card.into())), None);
+        let (is_stepless, is_quick, elsewhere) = (false, false, true);
+        Setback { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere }
     }
 
     /// On the only agent.
@@ -235,6 +262,20 @@ mod tests {
         assert_eq!(given_up(&[crash("a"), crash("b"), crash("c")]), None);
         let elsewhere = on(2, EndReason::TrainerCrash, 0, Some("d"));
         assert_eq!(given_up(&[crash("a"), crash("b"), elsewhere]).unwrap().0, 3);
+    }
+
+    #[test]
+    fn a_second_machine_without_a_first_step_is_one_too_many_and_only_for_crashes() {
+        let stepless = |number, reason| Setback { is_stepless: true, ..on(number, reason, 0, None) };
+        let crash = |number| stepless(number, EndReason::TrainerCrash);
+        let (at, why) = given_up(&[crash(1), crash(1), crash(2)]).unwrap();
+        assert_eq!(at, 3);
+        assert!(why.contains("a slot of 1, then a slot of 2"), "{why}");
+        let others = [stepless(2, EndReason::HostOom), stepless(3, EndReason::AgentUnfit)];
+        let later = on(4, EndReason::TrainerCrash, 0, None);
+        assert_eq!(given_up(&[&[crash(1), later][..], &others].concat()), None);
+        let after_an_epoch = Setback { epochs_done: 1, ..crash(2) };
+        assert_eq!(given_up(&[crash(1), after_an_epoch]), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl JobPaths {
         Self { data: words(&train.data), pretrained: words(&train.pretrained) }
     }
 
-    /// Those that it names.
+    /// The paths that the job names, without the empty one.
     pub(crate) fn each(&self) -> impl Iterator<Item = &str> {
         [self.data.as_str(), self.pretrained.as_str()].into_iter().filter(|path| !path.is_empty())
     }
@@ -74,7 +74,7 @@ pub(crate) fn lack<'a>(fitness: &'a Fitness, paths: &'a JobPaths, by_words: bool
     paths.each().find(missing).map(Lack::Path)
 }
 
-/// See the module.
+/// The index of which agents see which paths, by their newest words.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Sight {
     /// Agents by the directories that they name and that can be read.

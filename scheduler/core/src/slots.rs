@@ -116,7 +116,7 @@ pub(crate) fn first_of<'a>(free: &'a BTreeSet<Location>, agent: &AgentRecord) ->
 pub struct Offer {
     /// All, busy ones included.
     pub total: usize,
-    /// The same by agent.
+    /// How many of them each agent has.
     pub agents: BTreeMap<AgentId, usize>,
     /// Those without an attempt.
     pub free: BTreeSet<Location>,
@@ -131,6 +131,11 @@ impl Offer {
         let lost: usize = lacking.iter().filter_map(|agent| self.agents.get(agent)).sum();
         let free = self.free.iter().filter(|location| !lacking.contains(&location.agent)).count();
         (self.total - lost, free)
+    }
+
+    /// Whether any is free but those of some agents.
+    pub(crate) fn has_free_beside(&self, lacking: &BTreeSet<AgentId>) -> bool {
+        self.free.iter().any(|location| !lacking.contains(&location.agent))
     }
 
     /// Whether only these agents have any.

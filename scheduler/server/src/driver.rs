@@ -119,9 +119,8 @@ struct Batch {
     writes: Vec<Write>,
     commands: Vec<Command>,
     owed: Vec<Owed>,
-    opened: Vec<(AgentId, OpenReply, Opened)>,
-    /// Agents that were not let in.
-    refused: Vec<(OpenReply, Refusal)>,
+    /// Agents that asked to be let in, and whether they are.
+    opened: Vec<(AgentId, OpenReply, Result<Opened, Refusal>)>,
     questions: Vec<Question>,
     /// Blobs that no record needs any more.
     orphans: Vec<(JobId, String)>,
@@ -372,12 +371,12 @@ impl Driver {
         let (sender, commands) = mpsc::channel(backlog(&hello));
         let answer = self.take_in(term, Event::AgentConnected { session, hello }, batch);
         if let Some(Err(refusal)) = answer {
-            batch.refused.push((reply, refusal));
+            batch.opened.push((agent, reply, Err(refusal)));
             return;
         }
         // An older session of this agent ends here: its channel is dropped.
         term.sessions.insert(agent, OpenSession { session, commands: sender });
-        batch.opened.push((agent, reply, Opened { session, leader: term.leader, commands }));
+        batch.opened.push((agent, reply, Ok(Opened { session, leader: term.leader, commands })));
     }
 
     /// What is durable now may be seen.
@@ -409,14 +408,10 @@ impl Driver {
             }
         }
         // Where a receiver is gone, the caller no longer waits.
-        for (agent, reply, opened) in batch.opened {
-            let session = opened.session;
-            if reply.send(Ok(opened)).is_err() {
-                term.closed.push((agent, session));
+        for (agent, reply, result) in batch.opened {
+            if let Err(Ok(opened)) = reply.send(result) {
+                term.closed.push((agent, opened.session));
             }
-        }
-        for (reply, refusal) in batch.refused {
-            drop(reply.send(Err(refusal)));
         }
         for command in without_old_acks(batch.commands) {
             term.send(command);

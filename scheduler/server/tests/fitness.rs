@@ -39,17 +39,6 @@ async fn connect(scheduler: &Scheduler, hello: pb::Hello) -> Agent {
     Agent::connect_as(scheduler.channel(), hello).await.unwrap()
 }
 
-/// Past what acknowledges reports.
-async fn assigned(agent: &mut Agent) -> pb::Assign {
-    loop {
-        match agent.command().await.unwrap() {
-            ToAgent::Assign(assign) => return assign,
-            ToAgent::Ack(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 async fn shown(scheduler: &Scheduler, agent: &str) -> pb::Agent {
     let request = pb::GetAgentRequest { agent: agent.into() };
     scheduler.cluster().get_agent(request).await.unwrap().into_inner()
@@ -66,7 +55,7 @@ async fn a_second_process_with_the_id_of_a_living_agent_is_refused_and_the_first
     assert!(refused.message().contains("must not share a `data_dir`"), "{}", refused.message());
     assert!(shown(&scheduler, "lab-1").await.notices[0].contains("another process with this agent's id"));
     let job = scheduler.submit(submission("")).await.unwrap().id;
-    assert_eq!(assigned(&mut first).await.attempt, format!("{job}/1"));
+    assert_eq!(first.assigned().await.attempt, format!("{job}/1"));
     // Once the first is gone the second gets in, with what the first held.
     drop(first);
     loop {
@@ -87,7 +76,7 @@ async fn a_path_that_no_agent_has_fails_the_job_at_once_and_lists_them() {
     let mut asked =
         connect(&scheduler, pb::Hello { fitness: Some(fitness(&["/data"], &[])), ..hello(2, 1) }).await;
     let job = scheduler.submit(submission("")).await.unwrap().id;
-    let attempt = assigned(&mut asked).await.attempt;
+    let attempt = asked.assigned().await.attempt;
     // As agents do it: first what they lack, then the end.
     let beat = pb::Heartbeat { fitness: Some(fitness(&["/data"], &[DATA])), ..Default::default() };
     asked.say(FromAgent::Heartbeat(beat)).await;
@@ -115,11 +104,11 @@ async fn a_job_that_has_trained_gives_its_slot_back_and_the_administrator_is_tol
     let mut agent = connect(&scheduler, hello(1, 1)).await;
     let job = scheduler.submit(submission("")).await.unwrap().id;
     let next = scheduler.submit(submission("next")).await.unwrap().id;
-    let attempt = assigned(&mut agent).await.attempt;
+    let attempt = agent.assigned().await.attempt;
     agent.report_acked(&attempt, 1, started()).await;
     let waits_for = "room on the scheduler's disk".to_owned();
     agent.report(&attempt, 2, Report::SlotReleased(pb::SlotReleased { waits_for, is_trained: true })).await;
-    assert_eq!(assigned(&mut agent).await.attempt, format!("{next}/1"));
+    assert_eq!(agent.assigned().await.attempt, format!("{next}/1"));
     let waiting = scheduler.get(&job).await;
     assert_eq!(waiting.state(), pb::JobState::Running);
     assert_eq!(
@@ -153,13 +142,13 @@ async fn a_machine_on_which_jobs_end_too_soon_is_closed_shown_and_cleared() {
     let scheduler = Scheduler::start().await;
     let mut well = connect(&scheduler, hello(2, 1)).await;
     scheduler.submit(submission("well")).await.unwrap();
-    let attempt = assigned(&mut well).await.attempt;
+    let attempt = well.assigned().await.attempt;
     well.report_acked(&attempt, 1, started()).await;
     well.report_acked(&attempt, 2, step()).await;
     let mut sick = connect(&scheduler, hello(1, 1)).await;
     for number in 0..3 {
         let job = scheduler.submit(submission(&number.to_string())).await.unwrap().id;
-        let attempt = assigned(&mut sick).await.attempt;
+        let attempt = sick.assigned().await.attempt;
         sick.report_acked(&attempt, 1, ended(EndReason::TrainerCrash, vec![])).await;
         scheduler.jobs().cancel_job(pb::CancelJobRequest { job_id: job }).await.unwrap();
     }

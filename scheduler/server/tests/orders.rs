@@ -76,33 +76,23 @@ async fn stopped(agent: &mut Agent) -> (EndReason, u32) {
     }
 }
 
-async fn assigned(agent: &mut Agent) -> pb::Assign {
-    loop {
-        match agent.command().await.unwrap() {
-            ToAgent::Assign(assign) => return assign,
-            ToAgent::Ack(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_drained_agents_job_goes_to_another_one_and_back_work_comes_after_resume() {
     let scheduler = Scheduler::start().await;
     let mut one = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0)], &[])).await;
     let job = scheduler.submit(gpu_job("")).await.unwrap().id;
-    let attempt = assigned(&mut one).await.attempt;
+    let attempt = one.assigned().await.attempt;
     one.report_acked(&attempt, 1, started()).await;
     let mut two = connect(&scheduler, hello(2, vec![gpu("GPU-b", 0)], &[])).await;
     assert!(drain(&scheduler, "lab-1", false).await.unwrap().drained);
     assert!(drain(&scheduler, "lab-1", false).await.unwrap().drained);
     assert_eq!(stopped(&mut one).await, (EndReason::Drained, 0));
     one.report_acked(&attempt, 2, ended(EndReason::Drained, vec![])).await;
-    assert_eq!(assigned(&mut two).await.attempt, format!("{job}/2"));
+    assert_eq!(two.assigned().await.attempt, format!("{job}/2"));
     let waits = scheduler.submit(gpu_job("")).await.unwrap();
     assert_eq!(waits.state(), pb::JobState::Queued);
     assert!(!resume(&scheduler, "lab-1").await.unwrap().drained);
-    assert_eq!(assigned(&mut one).await.attempt, format!("{}/1", waits.id));
+    assert_eq!(one.assigned().await.attempt, format!("{}/1", waits.id));
 }
 
 #[tokio::test]
@@ -110,13 +100,13 @@ async fn a_reserved_card_is_left_and_given_back() {
     let scheduler = Scheduler::start().await;
     let mut agent = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0), gpu("GPU-b", 1)], &[])).await;
     let job = scheduler.submit(gpu_job("")).await.unwrap().id;
-    let assign = assigned(&mut agent).await;
+    let assign = agent.assigned().await;
     assert_eq!(assign.slot, Some(pb::assign::Slot::Gpu("GPU-a".into())));
     let shown = reserve(&scheduler, "lab-1", &["0"], 3600).await.unwrap();
     assert_eq!(stopped(&mut agent).await, (EndReason::Preempted, 20_000));
     assert!(shown.gpus[0].reserved_until.is_some() && shown.gpus[1].reserved_until.is_none());
     agent.report_acked(&assign.attempt, 1, ended(EndReason::Preempted, vec![])).await;
-    let second = assigned(&mut agent).await;
+    let second = agent.assigned().await;
     assert_eq!(second.slot, Some(pb::assign::Slot::Gpu("GPU-b".into())));
     assert_eq!(scheduler.get(&job).await.attempts[0].end_reason(), EndReason::Preempted);
     // All cards, by no name.
@@ -124,7 +114,7 @@ async fn a_reserved_card_is_left_and_given_back() {
     let shown = scheduler.cluster().release_gpus(release).await.unwrap().into_inner();
     assert!(shown.gpus.iter().all(|gpu| gpu.reserved_until.is_none()));
     let next = scheduler.submit(gpu_job("")).await.unwrap();
-    assert_eq!(assigned(&mut agent).await.attempt, format!("{}/1", next.id));
+    assert_eq!(agent.assigned().await.attempt, format!("{}/1", next.id));
 }
 
 #[tokio::test]
@@ -166,7 +156,7 @@ async fn a_quarantined_card_says_why_and_is_cleared_by_its_agent() {
     // Its agent finds the card well.
     let beat = pb::Heartbeat { gpus: vec![gpu("GPU-a", 0)], ..Default::default() };
     agent.say(FromAgent::Heartbeat(beat)).await;
-    assert_eq!(assigned(&mut agent).await.attempt, format!("{}/1", job.id));
+    assert_eq!(agent.assigned().await.attempt, format!("{}/1", job.id));
     drop(agent);
     loop {
         let away = scheduler.cluster().clear_gpu(clear()).await;

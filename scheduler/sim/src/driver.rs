@@ -1,5 +1,6 @@
 //! The scheduler's driver as it should be, and as it should not.
 
+use std::path::Path;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
@@ -149,7 +150,7 @@ impl World {
             let core = self.core.as_ref();
             let lacks = |agent: AgentId, job: &JobRecord| {
                 let view = core.and_then(|core| core.agent(agent));
-                view.is_some_and(|view| lacks(&view.condition.fitness, job))
+                view.is_some_and(|view| lacks(&view.condition.fitness, &job.spec.train.data))
             };
             self.fairness.written(&self.config, now, &written, &self.store.jobs, lacks)?;
         }
@@ -415,6 +416,7 @@ fn released_by(event: &Event) -> Option<(AgentId, AttemptId, u64)> {
     is_release.then_some((*agent, report.attempt, report.sequence))
 }
 
-fn lacks(fitness: &Fitness, job: &JobRecord) -> bool {
-    fitness.missing_paths.iter().any(|path| job.spec.train.data.as_os_str() == path.as_str())
+/// Whether an agent says that it cannot see a data set.
+pub(crate) fn lacks(fitness: &Fitness, data: &Path) -> bool {
+    fitness.missing_paths.iter().any(|path| data.as_os_str() == path.as_str())
 }

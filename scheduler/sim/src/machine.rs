@@ -206,15 +206,11 @@ impl Machine {
 
     /// The first message of a session.
     pub fn hello(&self) -> Hello {
+        // It names no instance: its connections overlap, and who is refused for that is the core's own tests' to show.
         Hello {
-            agent: self.id,
-            name: self.name.clone(),
-            version: "sim".into(),
-            inventory: self.inventory.clone(),
             attempts: self.held.keys().copied().collect(),
             condition: self.condition(),
-            // Its connections overlap; who is refused for that is the core's own tests' to show.
-            instance: String::new(),
+            ..Hello::new(self.id, self.name.clone(), "sim".into(), self.inventory.clone())
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use trainyard_scheduler_core::{Command, Condition, Event};
 use trainyard_types::{AgentId, GpuUuid, Session, Slot, Time};
 
+use crate::driver::lacks;
 use crate::oracle::Violation;
 use crate::world::{Happening, World};
 
@@ -80,8 +81,7 @@ impl Said {
                 }
                 Slot::Cpu(_) => false,
             };
-            let data = &assignment.spec.train.data;
-            if condition.fitness.missing_paths.iter().any(|path| data.as_os_str() == path.as_str()) {
+            if lacks(&condition.fitness, &assignment.spec.train.data) {
                 return Err(Violation::Unseen(assignment.attempt));
             }
             if self.drained.contains(agent) || !condition.unavailable.is_empty() || says_no {

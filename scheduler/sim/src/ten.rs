@@ -12,11 +12,12 @@ use trainyard_types::{
 use uuid::Uuid;
 
 const MACHINES: u64 = 10;
-/// More than all of them can do in [`SPAN`].
+/// Jobs in the queue: more than all machines can do in [`SPAN`].
 const JOBS: u64 = 400;
 const USERS: u64 = 5;
 /// How long a job trains.
 const LENGTH: Duration = Duration::from_secs(600);
+/// How long the queue runs.
 const SPAN: Duration = Duration::from_secs(4 * 3600);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const DATA: &str = "/data/data.yaml";
@@ -42,7 +43,7 @@ pub enum Ill {
 }
 
 impl Ill {
-    /// Those that are sick.
+    /// Every illness of a machine that is there.
     pub const SICK: [Self; 5] =
         [Self::LacksPath, Self::NoTrainer, Self::Crashes, Self::Hangs, Self::CannotUpload];
 }
@@ -99,20 +100,8 @@ fn hello(number: u64) -> Hello {
         memory_total_mib: 24564,
         compute_capability: None,
     };
-    Hello {
-        agent: id(number),
-        name: format!("lab-{number}"),
-        version: "sim".into(),
-        inventory: Inventory {
-            gpus: vec![gpu],
-            cpu_slots: 0,
-            memory_total_mib: 65536,
-            driver_version: String::new(),
-        },
-        attempts: Vec::new(),
-        condition: Condition::default(),
-        instance: String::new(),
-    }
+    let inventory = Inventory { gpus: vec![gpu], memory_total_mib: 65536, ..Inventory::default() };
+    Hello::new(id(number), format!("lab-{number}"), "sim".into(), inventory)
 }
 
 impl Lab {

@@ -16,7 +16,7 @@ use trainyard_proto::route::{Next, Route};
 const CALL: Duration = Duration::from_secs(3);
 const WAIT: Duration = Duration::from_millis(100);
 
-/// See the module.
+/// A client of the cluster under faults, that asks again until its deadline.
 pub struct Client {
     route: Route,
     jobs: JobServiceClient<Channel>,

@@ -11,16 +11,16 @@ use tempfile::TempDir;
 
 use super::net::{Net, Node};
 use crate::process::{Process, binary, children_of};
+use crate::stand_in::PRELUDE;
 
 const REDIS_PORT: u16 = 6379;
 const SCHEDULER_PORT: u16 = 7433;
 /// What Redis' disk holds.
 const DISK: &str = "size=512m";
 
-/// A trainer that speaks the contract, trains nothing, and tells ever the same.
-const TRAINER: &str = r#"#!/bin/sh
-[ "$1" = self-test ] && { echo '{"ok":true,"libtorch":"2.13.0"}'; exit 0; }
-while [ $# -gt 0 ]; do
+/// A trainer that speaks the contract, trains nothing, and tells ever the same. It steps at once, since a job that
+/// dies before its first step on two machines has failed.
+const TRAINER: &str = r#"while [ $# -gt 0 ]; do
   case $1 in
     --spec) spec=$2; shift;;
     --events-fd) fd=$2; shift;;
@@ -31,6 +31,7 @@ done
 tell() { printf '{"v":1,"time":5,%s}\n' "$1" >"/proc/self/fd/$fd"; }
 epochs=$(sed -n 's/.*"epochs": \([0-9]*\).*/\1/p' "$spec")
 tell '"type":"started","parameters":1,"train_images":1,"val_images":1,"classes":["a"],"epochs":'$epochs',"batch_size":1,"first_epoch":1,"device":"cpu"'
+tell '"type":"step","epoch":1,"batch":1,"batches":1,"images_per_second":1.0,"loader_wait_ratio":0.0,"metrics":{}'
 epoch=1
 while [ $epoch -le $epochs ]; do
   sleep 0.1
@@ -176,7 +177,7 @@ impl Members {
         std::fs::create_dir_all(&data)?;
         std::fs::write(data.join("data.yaml"), "names: [a]\n")?;
         let trainer = dir.path().join("trainer.sh");
-        std::fs::write(&trainer, TRAINER)?;
+        std::fs::write(&trainer, format!("{PRELUDE}{TRAINER}"))?;
         std::fs::set_permissions(&trainer, std::fs::Permissions::from_mode(0o755))?;
         let disk = Disk::new(dir.path().join("redis"))?;
         // Where all share one address, each has a port.

@@ -48,7 +48,7 @@ impl Cache {
         match self.act() {
             Ok(()) => exit_code::DONE,
             Err(message) => {
-                console::note(format_args!("error: {message}"));
+                super::complain(&message);
                 exit_code::BAD_SPEC
             }
         }

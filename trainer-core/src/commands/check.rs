@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use trainyard_console as console;
 use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::exit_code;
 
@@ -30,7 +29,7 @@ impl Check {
         let data = match data_file(data) {
             Ok(data) => data,
             Err(error) => {
-                console::note(format_args!("error: {error}"));
+                super::complain(&error);
                 return error.exit_code();
             }
         };
@@ -42,7 +41,7 @@ impl Check {
             clean_lines(&report.to_string()) + "\n"
         };
         if let Err(error) = super::print(text) {
-            console::note(format_args!("error: {error}"));
+            super::complain(&error);
             return exit_code::INTERNAL;
         }
         if report.is_usable() { exit_code::DONE } else { exit_code::BAD_SPEC }

@@ -14,8 +14,10 @@ pub mod val;
 use std::path::{Path, PathBuf};
 
 use tch::Device;
+use trainyard_types::text::clean_lines;
 use trainyard_types::{Violation, habit};
 
+use crate::data::YamlError;
 use crate::libtorch;
 use crate::model::{Layout, Model};
 use crate::train::error::TrainError;
@@ -38,6 +40,11 @@ fn print(text: impl std::fmt::Display) -> Result<(), TrainError> {
     trainyard_console::print(text).map_err(TrainError::io("standard output"))
 }
 
+/// Says on standard error what is wrong. It may name files and classes as a stranger has called them.
+pub fn complain(error: &dyn std::fmt::Display) {
+    trainyard_console::note(clean_lines(&format!("error: {error}")));
+}
+
 /// The data.yaml that `path` is, or that lies in the folder `path`.
 ///
 /// # Errors
@@ -46,7 +53,8 @@ pub fn data_file(path: &Path) -> Result<PathBuf, TrainError> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let entries = std::fs::read_dir(path).map_err(TrainError::io(path))?;
+    let unread = |source| YamlError::Read { file: path.to_owned(), source };
+    let entries = std::fs::read_dir(path).map_err(unread)?;
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let name = habit::data_yaml(names.collect());
     let wrong = |text| TrainError::Spec(vec![Violation::new("data", format!("`{}` {text}", path.display()))]);

@@ -14,6 +14,7 @@ use super::sources::{Source, Sources, is_video};
 use super::val::{check_imgsz, check_share};
 use super::{LoadedModel, device, load_model};
 use crate::data::letterbox::{Fit, Letterbox};
+use crate::data::listing::folder_of;
 use crate::data::{Image, decode};
 use crate::eval::{Detection, NmsConfig};
 use crate::libtorch;
@@ -137,10 +138,7 @@ impl Predict {
 
     /// Refuses to write where the images are: a drawn one could take the place of its source.
     fn check_out(&self, images: &[Source]) -> Result<(), TrainError> {
-        let folder = |file: &Path| match file.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
+        let folder = |file: &Path| folder_of(file).to_path_buf();
         let existing = |folders: BTreeSet<PathBuf>| {
             folders.into_iter().filter_map(|folder| folder.canonicalize().ok()).collect::<BTreeSet<PathBuf>>()
         };

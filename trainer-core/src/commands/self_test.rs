@@ -1,6 +1,5 @@
 //! `trainyard-trainer self-test`: whether this machine can train at all, in one tiny step.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -32,12 +31,12 @@ pub struct SelfTest {
     device: Option<String>,
 }
 
-/// What is printed.
+/// The result of a self-test, as it is printed.
 #[derive(Debug, Serialize)]
 struct Report {
     /// Whether the device can train.
     ok: bool,
-    /// Of this program.
+    /// This program's version.
     trainer: &'static str,
     /// libtorch's version.
     libtorch: String,
@@ -45,6 +44,7 @@ struct Report {
     cuda: Option<String>,
     /// Whether cuDNN can be used.
     cudnn: bool,
+    /// The device's name; empty if none was asked for and none was found.
     device: String,
     /// Seconds that the step took, with the device's start.
     seconds: f64,
@@ -82,7 +82,7 @@ impl SelfTest {
         };
         let text = serde_json::to_string(&report).expect("a struct of texts and numbers is JSON") + "\n";
         // Whoever reads may have gone; the exit code stands.
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        let _ = super::print(text);
         if report.ok { exit_code::DONE } else { exit_code::INTERNAL }
     }
 }
@@ -98,11 +98,8 @@ fn end_in_time() {
 
 /// What the machine lacks by an error, whatever it is: nothing here is a job's fault.
 fn lack(error: &TrainError) -> Unfit {
-    unfit(error).unwrap_or_else(|| Unfit {
-        kind: UnfitKind::SelfTest,
-        path: String::new(),
-        message: format!("one step of training fails: {error}"),
-    })
+    let other = || Unfit::of_machine(UnfitKind::SelfTest, format!("one step of training fails: {error}"));
+    unfit(error).unwrap_or_else(other)
 }
 
 /// What is wrong with the losses.

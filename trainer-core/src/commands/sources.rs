@@ -1,13 +1,15 @@
 //! What `predict` looks at: images, folders, lists and patterns, by the rules for training images.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use trainyard_types::Violation;
 
-use crate::data::image_list::{self, ImageList, Spelled};
-use crate::data::{listing, patterns, spelling};
+use crate::data::image_list::{self, ImageList};
+use crate::data::listing::{self, folder_of};
+use crate::data::{patterns, spelling};
 use crate::train::error::TrainError;
 
 /// An image to look at.
@@ -26,7 +28,7 @@ pub(crate) struct Sources {
     /// What was passed over, or taken as it is probably meant.
     pub notes: Vec<String>,
     /// Folders whose images are looked at as they were named: nothing is written there.
-    pub folders: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
 }
 
 /// What a source may be, for whoever gave something else.
@@ -43,6 +45,11 @@ pub(crate) fn is_video(file: &Path) -> bool {
     VIDEOS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
+/// Whether a file in a folder is looked at; of a video is told that it is not read.
+fn is_wanted(file: &Path) -> bool {
+    listing::is_image(file) || is_video(file)
+}
+
 impl Sources {
     /// Finds everything. Folders below `except`, where results go, are passed over.
     ///
@@ -54,17 +61,14 @@ impl Sources {
             found.add(source)?;
         }
         if let Ok(except) = except.canonicalize() {
-            let inside = |image: &Source| {
-                let folder = image.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                folder
-                    .unwrap_or(Path::new("."))
-                    .canonicalize()
-                    .is_ok_and(|folder| folder.starts_with(&except))
-            };
             let is_own =
-                |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| folder.starts_with(&except));
-            if !found.folders.iter().any(is_own) {
-                found.images.retain(|image| !inside(image));
+                |folder: &Path| folder.canonicalize().is_ok_and(|folder| folder.starts_with(&except));
+            if !found.folders.iter().any(|folder| is_own(folder)) {
+                let folders: HashSet<&Path> =
+                    found.images.iter().map(|image| folder_of(&image.path)).collect();
+                let own: HashSet<PathBuf> =
+                    folders.into_iter().filter(|folder| is_own(folder)).map(Path::to_path_buf).collect();
+                found.images.retain(|image| !own.contains(folder_of(&image.path)));
             }
         }
         if found.images.is_empty() {
@@ -75,7 +79,6 @@ impl Sources {
     }
 
     fn add(&mut self, source: &Path) -> Result<(), TrainError> {
-        let is_wanted = |file: &Path| listing::is_image(file) || is_video(file);
         if source.is_dir() {
             let walked = listing::walk(source, &is_wanted).map_err(TrainError::io(source))?;
             self.notes.extend(walked.notes());
@@ -91,8 +94,7 @@ impl Sources {
                     source.display()
                 )));
             }
-            let folder = source.parent().filter(|folder| !folder.as_os_str().is_empty());
-            self.folders.push(folder.unwrap_or(Path::new(".")).to_path_buf());
+            self.folders.push(folder_of(source).to_path_buf());
             self.images.push(named(source.to_path_buf(), Path::new("")));
         } else if let Some((other, _)) = spelling::existing(&[source.to_path_buf()]) {
             return self.add(&other);
@@ -103,18 +105,13 @@ impl Sources {
     }
 
     fn add_list(&mut self, file: &Path) -> Result<(), TrainError> {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(file);
         // Relative to the list, or to where the command runs.
         let bases = [folder, Path::new("")].map(Path::to_path_buf).to_vec();
-        let (list, mut spelled) = (ImageList { file: file.to_path_buf(), bases }, Spelled::default());
+        let list = ImageList { file: file.to_path_buf(), bases };
         let images = &mut self.images;
-        let is_wanted = |file: &Path| listing::is_image(file) || is_video(file);
-        let notes = image_list::for_each(&list, &is_wanted, |line, path, spelling| {
-            spelled.count(line, spelling);
-            images.push(named(path, folder));
-        })?;
-        self.notes.extend(spelled.notes(file));
-        self.notes.extend(notes);
+        let take = |_, path| images.push(named(path, folder));
+        self.notes.extend(image_list::for_each(&list, &is_wanted, take)?);
         Ok(())
     }
 
@@ -137,7 +134,6 @@ impl Sources {
             return Err(wrong(format!("{shown} matches nothing; {KINDS}")));
         }
         let fixed = fixed_part(source);
-        let is_wanted = |file: &Path| listing::is_image(file) || is_video(file);
         for path in matches {
             if path.is_dir() {
                 let walked = listing::walk(&path, &is_wanted).map_err(TrainError::io(&path))?;

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Map, Value};
-use trainyard_types::habit::{self, ModelWord};
+use trainyard_types::habit::{self, Beginning, ModelWord};
 use trainyard_types::{ModelScale, TrainSpec, Violation};
 
 /// What the user wrote, field by field, as JSON. Fields that were not given are not there.
@@ -88,34 +88,34 @@ impl SpecArgs {
 }
 
 /// What is `written`, with other programs' habits turned into what they mean here; and what has no meaning.
-fn meant(written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>) {
+fn meant(mut written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>) {
     let (mut all, mut found) = (Map::new(), Vec::new());
-    let model = written.get("model").and_then(Value::as_str).map(str::to_owned);
-    for (field, value) in written {
-        if field == "pretrained" && habit::asks_for_the_models_own(&value, model.as_deref()) {
-            continue;
+    let model = match written.remove("model") {
+        Some(Value::String(model)) => Some(model),
+        // Left to the check of types.
+        other => {
+            all.extend(other.map(|other| ("model".to_owned(), other)));
+            None
         }
+    };
+    let pretrained = written.remove("pretrained");
+    match habit::beginning(model.as_deref(), pretrained, |path| path.is_file().then(|| path.to_owned())) {
+        Ok(Beginning { model, pretrained }) => {
+            all.extend(model.map(|model| ("model".to_owned(), model.name().into())));
+            all.extend(pretrained.map(|pretrained| ("pretrained".to_owned(), pretrained)));
+        }
+        Err(violation) => {
+            if violation.field != "model" && model.is_some() {
+                // Which one does not matter: it is not missing.
+                all.insert("model".to_owned(), ModelScale::N.name().into());
+            }
+            found.push(violation);
+        }
+    }
+    for (field, value) in written {
         match habit::meaning(&field, value) {
             Ok(value) => drop(all.insert(field, value)),
             Err(text) => found.push(Violation::new(field, text)),
-        }
-    }
-    let Some(model) = all.get("model").and_then(Value::as_str) else { return (all, found) };
-    let text = match habit::model(model) {
-        Ok(ModelWord::Scale(scale)) => Ok(scale),
-        Ok(ModelWord::Weights(scale, _)) if all.contains_key("pretrained") => Ok(scale),
-        Ok(ModelWord::Weights(scale, path)) if path.is_file() => {
-            all.insert("pretrained".to_owned(), path.to_string_lossy().into());
-            Ok(scale)
-        }
-        Ok(ModelWord::Weights(scale, path)) => Err(habit::no_weights(scale, &path)),
-        Err(text) => Err(text),
-    };
-    match text {
-        Ok(scale) => drop(all.insert("model".to_owned(), scale.name().into())),
-        Err(text) => {
-            all.remove("model");
-            found.push(Violation::new("model", text));
         }
     }
     (all, found)

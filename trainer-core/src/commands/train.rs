@@ -9,7 +9,6 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use trainyard_console as console;
 use trainyard_types::text::{self, clean_lines};
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
@@ -95,7 +94,7 @@ impl Train {
         let mut events = match Events::new(self.events_fd) {
             Ok(events) => events,
             Err(error) => {
-                console::note(format_args!("error: {error}"));
+                super::complain(&error);
                 return exit_code::BAD_SPEC;
             }
         };
@@ -103,7 +102,7 @@ impl Train {
         let control = match self.control_fd.map(|fd| inherited("control-fd", fd)).transpose() {
             Ok(file) => file.map(Arc::new),
             Err(error) => {
-                console::note(format_args!("error: {error}"));
+                super::complain(&error);
                 return exit_code::BAD_SPEC;
             }
         };
@@ -114,7 +113,7 @@ impl Train {
                 let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
             }
             if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-                console::note(format_args!("error: signal {signal} cannot be handled: {error}"));
+                super::complain(&format_args!("signal {signal} cannot be handled: {error}"));
                 return exit_code::INTERNAL;
             }
         }

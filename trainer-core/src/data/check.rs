@@ -8,7 +8,7 @@ use trainyard_types::text::clean;
 
 use crate::data::dataset::Split;
 use crate::data::listing::{self, Listing};
-use crate::data::remarks::{has_label_file, remarks, unseen_classes, without_labels};
+use crate::data::remarks::{Nearby, has_label_file, remarks, unseen_classes, without_labels};
 use crate::data::scan::{self, ScanReport, Survey};
 use crate::data::yaml::DataYaml;
 
@@ -96,13 +96,16 @@ fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize
     if wrong_unnamed > 0 {
         report.errors.push(format!("{key}: … and {wrong_unnamed} more such label files"));
     }
-    let warnings = found.warnings().into_iter().chain(notes).chain(remarks(yaml, split, &found));
+    let nearby = Nearby::of(yaml, &found);
+    let remarks = remarks(yaml, split, &found, nearby.as_ref());
+    let warnings = found.warnings().into_iter().chain(notes).chain(remarks);
     report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
     if split == Split::Train {
         report.warnings.extend(unseen_classes(&yaml.names, &found));
     }
     if split == Split::Train && !has_label_file(&listed, &found) {
-        report.errors.extend(without_labels(yaml, split, &found).map(|error| error.to_string()));
+        let error = nearby.map(|nearby| without_labels(yaml, split, found.images, &nearby).to_string());
+        report.errors.extend(error);
     }
     if items.is_empty() && split != Split::Test {
         let file = yaml.file.display();

@@ -6,7 +6,7 @@ use crate::data::items::Items;
 use crate::data::label_cache;
 use crate::data::labels::LabelRules;
 use crate::data::listing::{self, Listed, Listing};
-use crate::data::remarks::{has_label_file, remarks, without_labels};
+use crate::data::remarks::{Nearby, has_label_file, remarks, without_labels};
 use crate::data::scan::{self, ScanReport};
 use crate::data::yaml::{DataYaml, YamlError};
 
@@ -60,8 +60,8 @@ pub struct Dataset {
     pub report: ScanReport,
     /// What a person should know of what was taken for images and labels: one sentence each.
     pub remarks: Vec<String>,
-    /// Whether any image has a label file, be it empty; not looked at but for training images.
-    has_label_file: bool,
+    /// Where label files were looked for, of training images of which not one has any, be it empty.
+    unlabelled: Option<Nearby>,
 }
 
 /// Why a split cannot be used.
@@ -75,7 +75,7 @@ pub enum DataError {
     List {
         /// The folder or list.
         place: PathBuf,
-        /// Why.
+        /// The reader's own error.
         source: std::io::Error,
     },
     /// An entry that exists, but is something else.
@@ -85,7 +85,7 @@ pub enum DataError {
     NeitherFolderNorList {
         /// The data.yaml.
         file: PathBuf,
-        /// Which key.
+        /// The split's key: `train`, `val` or `test`.
         key: &'static str,
         /// What it names.
         place: PathBuf,
@@ -98,7 +98,7 @@ pub enum DataError {
     Empty {
         /// The data.yaml.
         file: PathBuf,
-        /// Which key.
+        /// The split's key: `train`, `val` or `test`.
         key: &'static str,
         /// Its value.
         entries: String,
@@ -108,7 +108,7 @@ pub enum DataError {
     NothingUsable {
         /// The data.yaml.
         file: PathBuf,
-        /// Which key.
+        /// The split's key: `train`, `val` or `test`.
         key: &'static str,
         /// How many images there are.
         listed: usize,
@@ -123,7 +123,7 @@ pub enum DataError {
     NoLabels {
         /// The data.yaml.
         file: PathBuf,
-        /// Which key.
+        /// The split's key: `train`, `val` or `test`.
         key: &'static str,
         /// How many images there are.
         images: usize,
@@ -194,10 +194,11 @@ impl Dataset {
             let first = report.messages.first().cloned().unwrap_or_default();
             return Err(DataError::NothingUsable { file: yaml.file.clone(), key, listed: used.len(), first });
         }
-        let has_label_file = split != Split::Train || has_label_file(&listed, &report);
-        let remarks = notes.into_iter().chain(remarks(yaml, split, &report)).collect();
+        let nearby = Nearby::of(yaml, &report);
+        let remarks = notes.into_iter().chain(remarks(yaml, split, &report, nearby.as_ref())).collect();
+        let unlabelled = nearby.filter(|_| split == Split::Train && !has_label_file(&listed, &report));
         let names = if options.single_cls { vec!["object".to_owned()] } else { yaml.names.clone() };
-        Ok(Self { items, names, report, remarks, has_label_file })
+        Ok(Self { items, names, report, remarks, unlabelled })
     }
 
     /// Refuses training images of which not one has a label file: nobody means that.
@@ -205,10 +206,8 @@ impl Dataset {
     /// # Errors
     /// Names the places where label files were looked for.
     pub fn require_label_files(&self, yaml: &DataYaml) -> Result<(), DataError> {
-        if self.has_label_file {
-            return Ok(());
-        }
-        without_labels(yaml, Split::Train, &self.report).map_or(Ok(()), Err)
+        let error = |nearby| without_labels(yaml, Split::Train, self.report.images, nearby);
+        self.unlabelled.as_ref().map(error).map_or(Ok(()), Err)
     }
 
     /// Usable images.

@@ -10,6 +10,8 @@ use crate::data::source;
 const ENTRIES: usize = 2000;
 /// Bytes of a file that tell what it is.
 const HEAD: usize = 4096;
+/// Folders that are looked into at one place, and .json files that are opened there: on a share each takes its time.
+const MOST: usize = 20;
 /// Things that are named at most.
 const NAMED: usize = 5;
 
@@ -38,7 +40,8 @@ pub(crate) fn labels_elsewhere(image: &Path, base: &Path, looked: &[PathBuf]) ->
                 && seen.insert(path.clone())
         });
         // The data set's own folder may be called after labels; what lies in it is for people.
-        let places = std::iter::once((place.to_path_buf(), false)).chain(inside.map(|path| (path, true)));
+        let places =
+            std::iter::once((place.to_path_buf(), false)).chain(inside.take(MOST).map(|path| (path, true)));
         let told = |(path, is_labels): (PathBuf, bool)| {
             Some(format!("`{}` with {}", path.display(), kinds(&path, is_labels)?))
         };
@@ -63,29 +66,48 @@ fn extension(path: &Path) -> String {
 
 /// What kinds of labels a folder, or one inside of it, has.
 fn kinds(folder: &Path, is_labels: bool) -> Option<String> {
-    let mut found = BTreeSet::new();
-    look(folder, is_labels, 1, &mut found);
-    let found: Vec<&str> = found.into_iter().collect();
+    let mut kinds = Kinds::default();
+    let subfolders = kinds.look(folder, is_labels);
+    for folder in subfolders {
+        kinds.look(&folder, is_labels);
+    }
+    let found: Vec<&str> = kinds.found.into_iter().collect();
     (!found.is_empty()).then(|| found.join(" and "))
 }
 
-fn look(folder: &Path, is_labels: bool, deeper: usize, found: &mut BTreeSet<&'static str>) {
-    let mut subfolders = Vec::new();
-    for path in entries(folder) {
-        match extension(&path).as_str() {
-            "xml" => found.insert(".xml files (Pascal VOC)"),
-            "json" if is_coco(&path) => found.insert("a .json file of COCO"),
-            "json" if is_labels => found.insert(".json files"),
-            "txt" if is_labels => found.insert(".txt files"),
-            "" if is_labels && path.is_dir() => {
-                subfolders.push(path);
-                false
-            }
-            _ => false,
-        };
+/// What is found in a folder, and in those inside of it.
+#[derive(Debug, Default)]
+struct Kinds {
+    found: BTreeSet<&'static str>,
+    /// How many .json files were opened.
+    opened: usize,
+}
+
+impl Kinds {
+    /// Looks at the entries of a folder; returns the first folders among them, if it is one of labels.
+    fn look(&mut self, folder: &Path, is_labels: bool) -> Vec<PathBuf> {
+        let mut subfolders = Vec::new();
+        for path in entries(folder) {
+            let kind = match extension(&path).as_str() {
+                "xml" => ".xml files (Pascal VOC)",
+                "json" if self.may_open() && is_coco(&path) => "a .json file of COCO",
+                "json" if is_labels => ".json files",
+                "txt" if is_labels => ".txt files",
+                "" if is_labels && subfolders.len() < MOST && path.is_dir() => {
+                    subfolders.push(path);
+                    continue;
+                }
+                _ => continue,
+            };
+            self.found.insert(kind);
+        }
+        subfolders
     }
-    if deeper > 0 {
-        subfolders.iter().for_each(|folder| look(folder, is_labels, deeper - 1, found));
+
+    /// Whether one more file may be opened, which is counted.
+    fn may_open(&mut self) -> bool {
+        self.opened += 1;
+        self.opened <= MOST
     }
 }
 

@@ -13,6 +13,7 @@ use crate::data::listing::{self, Found, Listing};
 use crate::data::patterns;
 use crate::data::spelling::{self, Spelling};
 use crate::data::yaml::{DataYaml, YamlError};
+use crate::pulse;
 
 /// A list, and where its lines lead.
 #[derive(Debug)]
@@ -27,41 +28,57 @@ pub(crate) fn is_list_name(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
 }
 
-/// Gives each line's number from 1, the file that it names, whether it is there or not, and how that is spelled if
-/// otherwise. A line may also be a folder or a pattern, of which each file that is `wanted` is given. A line that begins
-/// with `#` and names no image is a comment. The sentences are about folders that cannot be read.
+/// Gives each line's number from 1, and the file that it names, whether it is there or not. A line may also be a folder or
+/// a pattern, of which each file that is `wanted` is given. A line that begins with `#` and names no image is a comment.
+/// The sentences are about lines that are spelled otherwise, and folders that cannot be read.
 ///
 /// # Errors
 /// When the list cannot be read, or is no text.
 pub(crate) fn for_each(
     list: &ImageList,
     wanted: &dyn Fn(&Path) -> bool,
-    mut take: impl FnMut(u32, PathBuf, Option<Spelling>),
+    mut take: impl FnMut(u32, PathBuf),
 ) -> Result<Vec<String>, DataError> {
     let file = &list.file;
     let bytes = std::fs::read(file).map_err(|source| DataError::List { place: file.clone(), source })?;
-    let mut notes = Vec::new();
+    let (mut notes, mut spelled) = (Vec::new(), BTreeMap::new());
     let wide = |source| YamlError::Text { file: file.clone(), source };
     for (line, number) in text::byte_lines(&bytes).map_err(wide)?.zip(1..) {
+        // Each line is looked for, which takes its time on a slow share.
+        pulse::tick();
         let line = unquoted(line.trim_ascii());
         if line.is_empty() {
             continue;
         }
         let (path, spelling) = place(line, &list.bases);
-        if wanted(&path) && !patterns::is_pattern(line) {
-            take(number, path, spelling);
+        if let Some(spelling) = spelling {
+            spelled.entry(spelling).or_insert((0, number)).0 += 1;
+        }
+        // Names of files may have brackets.
+        if wanted(&path) && (!patterns::is_pattern(line) || path.exists()) {
+            take(number, path);
             continue;
         }
         let found = several(line, &path, &list.bases, wanted)?;
         notes.extend(found.notes());
         let is_comment = line.starts_with(b"#") && !path.exists();
         if found.files.is_empty() && !path.is_dir() && !is_comment {
-            take(number, path, spelling);
+            take(number, path);
         } else {
-            found.files.into_iter().for_each(|file| take(number, file, spelling));
+            found.files.into_iter().for_each(|file| take(number, file));
         }
     }
-    Ok(notes)
+    Ok(told(&spelled, file).chain(notes).collect())
+}
+
+/// A sentence for each spelling, of how many lines have it and which is the first.
+fn told<'a>(
+    spelled: &'a BTreeMap<Spelling, (usize, u32)>,
+    file: &'a Path,
+) -> impl Iterator<Item = String> + 'a {
+    spelled.iter().map(|(spelling, (count, first))| {
+        format!("{}:{first}: {count} lines {}", file.display(), spelling.told())
+    })
 }
 
 /// What stands between quotes, if a line does.
@@ -127,33 +144,10 @@ pub(crate) fn read(yaml: &DataYaml, file: &Path, listing: &mut Listing) -> Resul
     let folder = file.parent().unwrap_or(Path::new(""));
     let bases = [folder].into_iter().chain(yaml.roots().iter().map(PathBuf::as_path)).map(Path::to_path_buf);
     let list = Arc::new(ImageList { file: file.to_path_buf(), bases: bases.collect() });
-    let mut spelled = Spelled::default();
-    let notes = for_each(&list, &listing::is_image, |number, path, spelling| {
-        spelled.count(number, spelling);
+    let notes = for_each(&list, &listing::is_image, |number, path| {
         let base = |of: &Path| yaml.base(of).or_else(|| Some(folder).filter(|folder| of.starts_with(folder)));
         listing.add(path, base, Some((Arc::clone(&list), number)));
     })?;
-    listing.notes.extend(spelled.notes(file));
     listing.notes.extend(notes);
     Ok(())
-}
-
-/// Lines that name files which are spelled otherwise.
-#[derive(Debug, Default)]
-pub(crate) struct Spelled(BTreeMap<Spelling, (usize, u32)>);
-
-impl Spelled {
-    pub fn count(&mut self, line: u32, spelling: Option<Spelling>) {
-        if let Some(spelling) = spelling {
-            self.0.entry(spelling).or_insert((0, line)).0 += 1;
-        }
-    }
-
-    /// A sentence for each spelling.
-    pub fn notes(&self, file: &Path) -> Vec<String> {
-        let told = |(spelling, (count, first)): (&Spelling, &(usize, u32))| {
-            format!("{}:{first}: {count} lines {}", file.display(), spelling.told())
-        };
-        self.0.iter().map(told).collect()
-    }
 }

@@ -19,8 +19,8 @@ use crate::data::source::Stamp;
 use crate::pulse;
 
 /// Changes with the layout, the rules for labels, and which images are read.
-const MAGIC: [u8; 8] = *b"TYLABEL\x05";
-/// Of its files.
+const MAGIC: [u8; 8] = *b"TYLABEL\x06";
+/// Ending of the cache's files.
 pub(crate) const SUFFIX: &str = "tylabels";
 /// Magic, checksum of all behind it, length of the report.
 const HEADER_BYTES: usize = 24;
@@ -159,6 +159,24 @@ mod tests {
         fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
         let after = open(&data);
         assert_eq!((before.items.labels(1)[0].class, after.items.labels(1)[0].class), (1, 0));
+    }
+
+    #[test]
+    fn names_that_are_no_utf8_are_told_and_kept() {
+        use std::os::unix::ffi::OsStrExt;
+        let data = TestData::new(2, 1);
+        let latin1 = data.path("images/train").join(std::ffi::OsStr::from_bytes(b"Gr\xF6\xDFe.jpg"));
+        fs::rename(data.path("images/train/001.jpg"), &latin1).unwrap();
+        fs::remove_file(data.path("labels/train/001.txt")).unwrap();
+        settle(&latin1);
+        let first = open(&data);
+        assert!(
+            first.report.first_unlabelled.as_ref().unwrap().ends_with("images/train/Gr\u{FFFD}\u{FFFD}e.jpg")
+        );
+        serde_json::to_string(&crate::data::check::check(&data.path("data.yaml"), 1)).unwrap();
+        let known = Known { file: files(&data).remove(0), is_settled: true };
+        assert_eq!(read(&known), Some((first.items.clone(), first.report.clone())));
+        assert_eq!(open(&data), first);
     }
 
     #[test]

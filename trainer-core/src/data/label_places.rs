@@ -43,7 +43,7 @@ struct Stocked {
 /// An image's label file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct LabelFileAt<T> {
-    /// What was asked for.
+    /// What `look` made of the file.
     pub of: T,
     pub path: PathBuf,
     /// Whether it lies in the first place, where it is mostly looked for.
@@ -114,19 +114,18 @@ impl LabelPlaces {
             || self.places.iter().enumerate().filter_map(|(at, place)| stock(place, at == 0)).collect();
         for Stocked { folder, is_first, is_respelled, odd } in self.stocked.get_or_init(stocked) {
             let (is_first, is_respelled) = (*is_first, *is_respelled);
-            let other = || odd.get(&spelling::key(stem.as_bytes()));
             let is_seen = is_first && !is_respelled;
-            let found = if is_seen { None } else { look(label_in(folder, stem), is_first, is_respelled)? };
-            match (found, if odd.is_empty() { None } else { other() }) {
-                (Some(found), _) => return Ok(Some(found)),
-                (None, Some(other)) => {
-                    // Another ending (`.TXT`) is no other spelling.
-                    let is_respelled = is_respelled || Path::new(other).file_stem() != Some(stem);
-                    if let Some(found) = look(folder.join(other), is_first, is_respelled)? {
-                        return Ok(Some(found));
-                    }
-                }
-                (None, None) => {}
+            if !is_seen && let Some(found) = look(label_in(folder, stem), is_first, is_respelled)? {
+                return Ok(Some(found));
+            }
+            if odd.is_empty() {
+                continue;
+            }
+            let Some(other) = odd.get(&spelling::key(stem.as_bytes())) else { continue };
+            // Another ending (`.TXT`) is no other spelling.
+            let is_respelled = is_respelled || Path::new(other).file_stem() != Some(stem);
+            if let Some(found) = look(folder.join(other), is_first, is_respelled)? {
+                return Ok(Some(found));
             }
         }
         Ok(None)

@@ -77,7 +77,7 @@ pub enum LabelError {
         classes - 1
     )]
     Class {
-        /// Where.
+        /// The row's line, from 1.
         line: usize,
         /// The id.
         class: u64,
@@ -87,7 +87,7 @@ pub enum LabelError {
     /// Not a number.
     #[error("`{word}` is not a number{}", advice(word))]
     Number {
-        /// Where.
+        /// The row's line, from 1.
         line: usize,
         /// The word.
         word: String,
@@ -95,7 +95,7 @@ pub enum LabelError {
     /// Neither a box nor a polygon.
     #[error("{columns} columns; expected `class cx cy w h`, or a class and 3 or more points{}", columns_advice(*columns))]
     Columns {
-        /// Where.
+        /// The row's line, from 1.
         line: usize,
         /// How many there are.
         columns: usize,
@@ -106,7 +106,7 @@ pub enum LabelError {
         5 + points * each
     )]
     Keypoints {
-        /// Where.
+        /// The row's line, from 1.
         line: usize,
         /// How many there are.
         columns: usize,
@@ -118,15 +118,15 @@ pub enum LabelError {
     /// Columns that are not separated as they should be.
     #[error("columns are separated by `{by}`; write blanks: `0 0.5 0.5 0.2 0.1`")]
     Separator {
-        /// Where.
+        /// The row's line, from 1.
         line: usize,
-        /// What is between them.
+        /// The character between two columns.
         by: char,
     },
     /// A coordinate outside the image.
     #[error("{value} is outside 0 to 1; coordinates are shares of the image's size")]
     Coordinate {
-        /// Where.
+        /// The row's line, from 1.
         line: usize,
         /// The coordinate.
         value: f32,
@@ -134,7 +134,7 @@ pub enum LabelError {
     /// A class id that is no whole number.
     #[error("the class id `{word}` is not a whole number from 0{}", class_advice(word))]
     ClassId {
-        /// Where.
+        /// The row's line, from 1.
         line: usize,
         /// The word.
         word: String,

@@ -15,7 +15,7 @@ use crate::data::decode;
 use crate::data::image_list::{self, ImageList};
 use crate::data::label_places::LabelPlaces;
 use crate::data::spelling;
-use crate::data::yaml::DataYaml;
+use crate::data::yaml::{DataYaml, Resolved};
 use crate::pulse;
 
 /// An image to look at, and where it is named.
@@ -80,22 +80,25 @@ impl Listing {
 pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Result<Listing, DataError> {
     let mut listing = Listing::default();
     for entry in entries {
-        if let Some((_, Some(spelling))) = yaml.existing(entry.trim()) {
+        let Resolved { places, spelling, by_pattern } = yaml.find(key, entry)?;
+        if let Some(spelling) = spelling {
             listing.notes.push(format!("`{key}: {entry}`: {}", spelling.told_of_one()));
         }
-        for place in yaml.resolve(key, entry)? {
+        // A pattern matches label files and notes, too: .txt files are lists only where it asks for them.
+        let has_lists = !by_pattern || image_list::is_list_name(Path::new(entry.trim()));
+        for place in places {
             if place.is_dir() {
                 let found = walk(&place, &is_image)
                     .map_err(|source| DataError::List { place: place.clone(), source })?;
                 listing.notes.extend(found.notes());
                 let base = yaml.base(&place);
                 found.files.into_iter().for_each(|path| listing.add(path, |_| base, None));
-            } else if image_list::is_list_name(&place) {
+            } else if has_lists && image_list::is_list_name(&place) {
                 image_list::read(yaml, &place, &mut listing)?;
             } else if is_image(&place) {
                 let base = yaml.base(&place);
                 listing.add(place, |_| base, None);
-            } else {
+            } else if !by_pattern {
                 return Err(DataError::NeitherFolderNorList { file: yaml.file.clone(), key, place });
             }
         }
@@ -106,6 +109,11 @@ pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Re
 /// Whether a file's name is that of an image, be it of a kind that is not read.
 pub(crate) fn is_image(file: &Path) -> bool {
     decode::is_image_name(file) || decode::unsupported(file).is_some()
+}
+
+/// The folder that a file lies in; `.` for a bare name.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What systems and file managers leave in folders, beside names that begin with a dot; in small letters.
@@ -132,7 +140,7 @@ type Identity = (u64, u64);
 /// What is in a folder.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Sorted.
+    /// Wanted files, sorted by path.
     pub files: Vec<PathBuf>,
     /// Folders inside that cannot be read, and why.
     pub unreadable: Vec<(PathBuf, std::io::Error)>,
@@ -164,9 +172,8 @@ impl Found {
 pub(crate) fn walk(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> std::io::Result<Found> {
     let mut found = Found::default();
     let whole = folder.canonicalize()?;
-    let mut above: Vec<Identity> =
-        whole.ancestors().skip(1).filter_map(|above| identity(above).ok()).collect();
-    descend(folder, wanted, &mut above, &mut found)?;
+    let above: Vec<Identity> = whole.ancestors().skip(1).filter_map(|above| identity(above).ok()).collect();
+    descend(folder, wanted, &above, &mut found)?;
     found.files.sort();
     Ok(found)
 }
@@ -179,25 +186,14 @@ fn identity(folder: &Path) -> std::io::Result<Identity> {
 fn descend(
     folder: &Path,
     wanted: &dyn Fn(&Path) -> bool,
-    above: &mut Vec<Identity>,
+    above: &[Identity],
     found: &mut Found,
 ) -> std::io::Result<()> {
     let identity = identity(folder)?;
     if above.contains(&identity) {
         return Ok(());
     }
-    above.push(identity);
-    let read = read(folder, wanted, above, found);
-    above.pop();
-    read
-}
-
-fn read(
-    folder: &Path,
-    wanted: &dyn Fn(&Path) -> bool,
-    above: &mut Vec<Identity>,
-    found: &mut Found,
-) -> std::io::Result<()> {
+    let above = [above, &[identity]].concat();
     for entry in std::fs::read_dir(folder)? {
         pulse::tick();
         let entry = entry?;
@@ -207,7 +203,7 @@ fn read(
         let (path, kind) = (entry.path(), entry.file_type()?);
         // Only links need a second look.
         if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
-            if let Err(error) = descend(&path, wanted, above, found) {
+            if let Err(error) = descend(&path, wanted, &above, found) {
                 found.unreadable.push((path, error));
             }
         } else if wanted(&path) {

@@ -1,37 +1,37 @@
 //! What a person should know of a split that can be used: said by `check` and by `train` in the same words, once each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::data::dataset::{DataError, Split};
 use crate::data::elsewhere::labels_elsewhere;
 use crate::data::listing::Listed;
 use crate::data::scan::ScanReport;
 use crate::data::yaml::DataYaml;
+use crate::pulse;
 
-/// Sentences about the label files of a split, without its name.
-pub(crate) fn remarks(yaml: &DataYaml, split: Split, found: &ScanReport) -> Vec<String> {
+/// Sentences about the label files of a split, without its name. `nearby` is of its first image without one.
+pub(crate) fn remarks(
+    yaml: &DataYaml,
+    split: Split,
+    found: &ScanReport,
+    nearby: Option<&Nearby>,
+) -> Vec<String> {
     let mut remarks = rows(yaml, found);
-    if let Some(first) = found.first_unlabelled.first() {
-        let example = first.display();
-        let Nearby { looked, instead } = Nearby::of(yaml, first, found);
+    if let Some(Nearby { first, looked, instead }) = nearby {
         let (count, images) = (found.unlabelled, found.images);
         remarks.push(format!(
-            "{count} of {images} images without a label file; taken as background, first `{example}`; looked in \
+            "{count} of {images} images without a label file; taken as background, first `{first}`; looked in \
              {looked}{instead}"
         ));
     }
     for (folder, count) in &found.labels_elsewhere {
-        remarks.push(format!(
-            "{count} images have their label files in `{}`; taken from there",
-            folder.display()
-        ));
+        remarks.push(format!("{count} images have their label files in `{folder}`; taken from there"));
     }
     if let Some(first) = &found.first_respelled {
         remarks.push(format!(
             "{} images have label files whose names have the same letters in other bytes (NFC, NFD or Latin-1), first \
-             `{}`; these were taken",
-            found.respelled_labels,
-            first.display()
+             `{first}`; these were taken",
+            found.respelled_labels
         ));
     }
     if found.boxes == 0 && found.images > 0 {
@@ -94,45 +94,56 @@ fn rows(yaml: &DataYaml, found: &ScanReport) -> Vec<String> {
     told.collect()
 }
 
-/// Where label files were looked for, and what is there instead.
-struct Nearby {
+/// Where the label file of the first image without one was looked for, and what is there instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Nearby {
+    /// The image.
+    first: String,
     looked: String,
     /// Empty, or the end of a sentence.
     instead: String,
 }
 
 impl Nearby {
-    fn of(yaml: &DataYaml, image: &Path, found: &ScanReport) -> Self {
+    /// `None` when each image has a label file.
+    pub fn of(yaml: &DataYaml, found: &ScanReport) -> Option<Self> {
+        let first = found.first_unlabelled.clone()?;
+        let image = Path::new(&first);
         let folder = image.parent().unwrap_or(Path::new(""));
-        let places = &found.looked_for_labels;
+        let places: Vec<PathBuf> = found.looked_for_labels.iter().map(PathBuf::from).collect();
         // The first is where they should be; of the others those that are there, and one that is no folder of images.
         let apart = places.iter().position(|place| place != folder);
         let is_shown = |at: usize, place: &Path| at == 0 || apart == Some(at) || place.is_dir();
         let shown = places.iter().enumerate().filter(|(at, place)| is_shown(*at, place));
         let looked: Vec<String> = shown.map(|(_, place)| format!("`{}`", place.display())).collect();
         let base = yaml.base(folder).unwrap_or(folder);
-        let elsewhere = labels_elsewhere(image, base, places);
+        // A few images without a label file are meant as background, and the search takes a while on a share.
+        let are_many = 2 * found.unlabelled >= found.images;
+        let elsewhere = if are_many { labels_elsewhere(image, base, &places) } else { Vec::new() };
         let instead = if elsewhere.is_empty() {
             String::new()
         } else {
             format!("; there is {}, where labels are not looked for or cannot be read", elsewhere.join(", "))
         };
-        Self { looked: looked.join(", "), instead }
+        Some(Self { looked: looked.join(", "), instead, first })
     }
 }
 
 /// Whether a split has a label file, be it empty. `listed` are all of its images, whether they are used or not.
 pub(crate) fn has_label_file(listed: &[Listed], found: &ScanReport) -> bool {
-    found.unlabelled < found.images || listed.iter().any(|image| image.labels.path(&image.path).is_some())
+    let has_one = |image: &Listed| {
+        pulse::tick();
+        image.labels.path(&image.path).is_some()
+    };
+    found.unlabelled < found.images || listed.iter().any(has_one)
 }
 
 /// The error of a split without a single label file.
-pub(crate) fn without_labels(yaml: &DataYaml, split: Split, found: &ScanReport) -> Option<DataError> {
-    let first = found.first_unlabelled.first()?;
-    let Nearby { looked, instead } = Nearby::of(yaml, first, found);
-    let name = first.with_extension("txt");
+pub(crate) fn without_labels(yaml: &DataYaml, split: Split, images: usize, nearby: &Nearby) -> DataError {
+    let Nearby { first, looked, instead } = nearby;
+    let name = Path::new(first).with_extension("txt");
     let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (file, key) = (yaml.file.clone(), split.key());
     let searched = format!("`{name}` was looked for in {looked}{instead}");
-    Some(DataError::NoLabels { file, key, images: found.images, searched })
+    DataError::NoLabels { file, key, images, searched }
 }

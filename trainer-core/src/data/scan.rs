@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use trainyard_types::text;
@@ -61,16 +61,17 @@ pub struct ScanReport {
     pub out_of_range: usize,
     /// Usable images without a label file.
     pub unlabelled: usize,
-    /// The first of them.
-    pub first_unlabelled: Vec<PathBuf>,
-    /// Folders in which its label file was looked for.
-    pub looked_for_labels: Vec<PathBuf>,
+    /// The first usable image without a label file. As all paths here it is text: JSON has no others, and names may
+    /// have any bytes.
+    pub first_unlabelled: Option<String>,
+    /// Folders in which the label file of that image was looked for.
+    pub looked_for_labels: Vec<String>,
     /// Usable images whose label file lies elsewhere than where it is mostly looked for, by folder.
-    pub labels_elsewhere: BTreeMap<PathBuf, usize>,
+    pub labels_elsewhere: BTreeMap<String, usize>,
     /// Usable images whose label file has their letters in other bytes.
     pub respelled_labels: usize,
     /// The first of these label files.
-    pub first_respelled: Option<PathBuf>,
+    pub first_respelled: Option<String>,
     /// How many usable images have how many objects.
     pub objects: BTreeMap<usize, usize>,
     /// Objects of each class.
@@ -134,6 +135,10 @@ impl ScanReport {
         self.polygons += labels.polygons;
         self.four_corners += labels.four_corners;
         self.keypoints += labels.keypoints;
+        *self.objects.entry(objects).or_default() += 1;
+        for label in &labels.labels {
+            *self.classes.entry(label.class).or_default() += 1;
+        }
         let Some(file) = file else { return self.count_unlabelled(image) };
         for (found, count, files) in [
             (labels.duplicates, &mut self.duplicates, &mut self.files_with_duplicates),
@@ -142,35 +147,37 @@ impl ScanReport {
         ] {
             *count += found;
             if found > 0 && files.len() < FIRST_FILES {
-                files.push(file.path.display().to_string());
+                files.push(shown(&file.path));
             }
         }
         if file.is_respelled {
             self.respelled_labels += 1;
-            self.first_respelled.get_or_insert_with(|| file.path.clone());
+            self.first_respelled.get_or_insert_with(|| shown(&file.path));
         }
-        let folder = file.path.parent().filter(|_| !file.is_first).unwrap_or(Path::new(""));
-        if let Some(count) = self.labels_elsewhere.get_mut(folder) {
+        if !file.is_first {
+            self.count_elsewhere(shown(file.path.parent().unwrap_or(Path::new(""))));
+        }
+    }
+
+    fn count_elsewhere(&mut self, folder: String) {
+        if let Some(count) = self.labels_elsewhere.get_mut(&folder) {
             *count += 1;
-        } else if !file.is_first && self.labels_elsewhere.len() < FIRST_FOLDERS {
-            self.labels_elsewhere.insert(folder.to_path_buf(), 1);
-        }
-        *self.objects.entry(objects).or_default() += 1;
-        for label in &labels.labels {
-            *self.classes.entry(label.class).or_default() += 1;
+        } else if self.labels_elsewhere.len() < FIRST_FOLDERS {
+            self.labels_elsewhere.insert(folder, 1);
         }
     }
 
     fn count_unlabelled(&mut self, image: &Listed) {
-        *self.objects.entry(0).or_default() += 1;
         self.unlabelled += 1;
-        if self.first_unlabelled.is_empty() {
-            self.looked_for_labels = image.labels.folders().to_vec();
-        }
-        if self.first_unlabelled.len() < FIRST_FILES {
-            self.first_unlabelled.push(image.path.clone());
+        if self.first_unlabelled.is_none() {
+            self.first_unlabelled = Some(shown(&image.path));
+            self.looked_for_labels = image.labels.folders().iter().map(|folder| shown(folder)).collect();
         }
     }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// What was found at one image.
@@ -181,7 +188,7 @@ enum Finding {
         /// The label file, if there is one.
         file: Option<LabelFileAt<()>>,
     },
-    Missing(String),
+    Missing,
     Unsupported(String),
     Corrupt(String),
     BadLabels {
@@ -239,9 +246,11 @@ pub(crate) fn survey(listed: &[Listed], rules: &LabelRules, threads: usize, most
                 report.count(image, &labels, file.as_ref());
                 items.push(&image.path, seen, &labels.labels);
             }
-            Finding::Missing(message) => {
+            Finding::Missing => {
                 report.missing += 1;
-                report.warn([message], most);
+                // What to say costs many looks at the disk, and only the first are told.
+                let message = (report.messages.len() < most).then(|| image.missing());
+                report.warn(message, most);
             }
             Finding::Unsupported(message) => {
                 report.unsupported += 1;
@@ -285,7 +294,7 @@ fn look_at(image: &Listed, rules: &LabelRules) -> Finding {
     let seen = match decode::look(path) {
         Ok(seen) => seen,
         Err(DecodeError::Read(error)) if source::is_gone(&error) => {
-            return Finding::Missing(image.missing());
+            return Finding::Missing;
         }
         Err(error) if error.is_unsupported() => {
             return Finding::Unsupported(format!("{shown}: {error}, image left out"));

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use trainyard_types::text::{self, TextError};
 
 use crate::data::labels::LabelRules;
+use crate::data::listing::folder_of;
 use crate::data::patterns;
 use crate::data::spelling::{self, Spelling};
 use crate::data::yaml_values::{Count, Entries, KeypointShape, Names, Plain};
@@ -31,8 +32,22 @@ pub struct DataYaml {
     pub notes: Vec<String>,
     /// Where relative entries are looked for, in this order; at least one.
     roots: Vec<PathBuf>,
-    /// Where `train`, `val`, `valid` and `test` are, from 1.
+    /// The lines of the keys of [`SPLITS`], from 1.
     lines: [Option<usize>; 4],
+}
+
+/// The keys of splits, with the second name of `val`.
+const SPLITS: [&str; 4] = ["train", "val", "valid", "test"];
+
+/// Where an entry leads.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    /// One place, or all that a pattern matches; never empty.
+    pub places: Vec<PathBuf>,
+    /// How the one place is spelled, if otherwise than written.
+    pub spelling: Option<Spelling>,
+    /// Whether the entry is a pattern, which may match what is no data.
+    pub by_pattern: bool,
 }
 
 /// What is wrong with a data.yaml, and what to do about it.
@@ -43,7 +58,7 @@ pub enum YamlError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The reader's own error.
         source: std::io::Error,
     },
     /// It is no text.
@@ -51,7 +66,7 @@ pub enum YamlError {
     Text {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The reader's own error.
         source: TextError,
     },
     /// It is no YAML, or a key holds what it cannot.
@@ -67,7 +82,7 @@ pub enum YamlError {
     /// One file describes one data set.
     #[error("{place}: a second document begins (`---`); a data.yaml has one: remove the others")]
     Documents {
-        /// Where.
+        /// The file, and the line of the second `---`.
         place: Place,
     },
     /// A key is absent.
@@ -111,7 +126,7 @@ pub enum YamlError {
 pub struct Place {
     /// The file.
     pub file: PathBuf,
-    /// From 1.
+    /// The line's number, from 1.
     pub line: Option<usize>,
 }
 
@@ -262,12 +277,11 @@ impl DataYaml {
         let mut notes = twins(&names);
         let path = written.path.map(|Plain(path)| path);
         let roots = roots(file, path.as_deref(), &mut notes);
-        let lines = ["train", "val", "valid", "test"].map(|key| line_of(text, key));
+        let lines = SPLITS.map(|key| line_of(text, key));
         Ok(Self { file: file.to_path_buf(), names, train, val, test, keypoints, notes, roots, lines })
     }
 
-    /// The existing places of `entry`, a value of `key`: one, or all that a pattern (`*`, `?`, `[…]`, `**`) names. Also how
-    /// it differs from what was written.
+    /// The existing places of `entry`, a value of `key`: one, or all that a pattern (`*`, `?`, `[…]`, `**`) matches.
     ///
     /// An absolute path is taken as it is. A relative one is looked for below `path`, then beside the
     /// data.yaml; one that begins with `../` is tried without that, too, because Roboflow's files mean
@@ -276,13 +290,18 @@ impl DataYaml {
     /// # Errors
     /// When it is nowhere; the error names every path tried.
     pub fn resolve(&self, key: &'static str, entry: &str) -> Result<Vec<PathBuf>, YamlError> {
+        self.find(key, entry).map(|found| found.places)
+    }
+
+    /// As [`DataYaml::resolve`], with how the places were found.
+    pub(crate) fn find(&self, key: &'static str, entry: &str) -> Result<Resolved, YamlError> {
         let tried = self.candidates(entry.trim());
-        if let Some((found, _)) = self.existing(entry.trim()) {
-            return Ok(vec![found]);
+        if let Some((place, spelling)) = spelling::existing(&tried) {
+            return Ok(Resolved { places: vec![place], spelling, by_pattern: false });
         }
-        let matches = self.roots.iter().map(|root| patterns::matches(root, entry.trim()));
-        if let Some(found) = matches.into_iter().find(|found| !found.is_empty()) {
-            return Ok(found);
+        let mut matches = self.roots.iter().map(|root| patterns::matches(root, entry.trim()));
+        if let Some(places) = matches.find(|places| !places.is_empty()) {
+            return Ok(Resolved { places, spelling: None, by_pattern: true });
         }
         let advice = if patterns::is_pattern(entry.as_bytes()) {
             Some("it is a pattern that nothing matches".to_owned())
@@ -296,14 +315,8 @@ impl DataYaml {
         Err(YamlError::NotFound { place: self.place(key), key, entry: entry.to_owned(), wanted, searched })
     }
 
-    /// The first existing place of an entry, or of a line of a list, and how it was spelled there if otherwise.
-    pub(crate) fn existing(&self, entry: &str) -> Option<(PathBuf, Option<Spelling>)> {
-        let candidates = self.candidates(entry);
-        spelling::existing(&candidates)
-    }
-
     fn place(&self, key: &str) -> Place {
-        let at = ["train", "val", "valid", "test"].iter().position(|known| *known == key);
+        let at = SPLITS.iter().position(|known| *known == key);
         let mut line = at.and_then(|at| self.lines[at]);
         if key == "val" {
             line = line.or(self.lines[2]);
@@ -331,8 +344,8 @@ impl DataYaml {
         self.roots.iter().find(|root| place.starts_with(root)).map(PathBuf::as_path)
     }
 
-    /// Where an entry, or a line of a list, may be.
-    pub(crate) fn candidates(&self, entry: &str) -> Vec<PathBuf> {
+    /// Where an entry may be.
+    fn candidates(&self, entry: &str) -> Vec<PathBuf> {
         if Path::new(entry).is_absolute() {
             return vec![PathBuf::from(entry)];
         }
@@ -376,10 +389,7 @@ const TWINS: usize = 5;
 
 /// `path`, if given, then the file's own folder.
 fn roots(file: &Path, path: Option<&str>, notes: &mut Vec<String>) -> Vec<PathBuf> {
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
+    let folder = folder_of(file);
     let mut roots = Vec::new();
     if let Some(path) = path.map(str::trim).filter(|path| !path.is_empty() && *path != ".") {
         if let Some(what) = spelling::windows_root(path.as_bytes()) {
@@ -401,7 +411,7 @@ fn roots(file: &Path, path: Option<&str>, notes: &mut Vec<String>) -> Vec<PathBu
             }
         }
     }
-    roots.push(folder);
+    roots.push(folder.to_path_buf());
     roots
 }
 

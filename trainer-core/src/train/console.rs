@@ -197,7 +197,7 @@ pub fn table(metrics: &Metrics, names: &[String]) -> String {
     let all = [metrics.precision, metrics.recall, metrics.map50, metrics.map50_95];
     lines.push(validation_row("all", width, [metrics.images, metrics.instances], all));
     for class in &metrics.classes {
-        let name = names.get(class.class).map_or("?", |name| name.as_str());
+        let name = names.get(class.class).map_or("?", String::as_str);
         let numbers = [class.precision, class.recall, class.ap50(), class.ap50_95()];
         lines.push(validation_row(name, width, [class.images, class.instances], numbers));
     }

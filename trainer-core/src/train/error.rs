@@ -153,9 +153,9 @@ pub enum TrainError {
     /// A picture cannot be read or written.
     #[error("{}: {reason}", path.display())]
     Picture {
-        /// Which.
+        /// The picture's file.
         path: PathBuf,
-        /// Why.
+        /// Why it cannot be read or written.
         reason: String,
     },
 }

@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
         trainer.set_epochs(progress.epochs.unwrap_or(spec.epochs));
         let uploader = Uploader::new(device);
         let measured = setup.options.measure.wants(device).then(|| {
-            pulse::at(Activity::Search, 0);
+            pulse::at(Activity::Search);
             let how = validation(setup, trainer.precision(), outside.watch);
             measure(&mut trainer, (setup, batch_size), &uploader, &how)
         });
@@ -250,7 +250,7 @@ impl<'a> Session<'a> {
         self.answer_control();
         let Some(found) = found else { return Ok(false) };
         self.outside.watch.stay_at(Phase::Checkpoint);
-        pulse::at(Activity::Write, 0);
+        pulse::at(Activity::Write);
         self.check_finite(found.losses)?;
         self.check_alive(&found)?;
         let metrics = self.epoch_metrics(train_losses, &found);
@@ -434,7 +434,7 @@ impl<'a> Session<'a> {
 
     /// The checkpoint of a run that was asked to stop. On a full disk the one before must do.
     fn checkpoint_and_wait(&mut self) -> Result<(), TrainError> {
-        pulse::at(Activity::Write, 0);
+        pulse::at(Activity::Write);
         self.checkpoint()?;
         self.outside.saver.settle(self.outside.events);
         let there = self.outside.saver.is_durable(self.progress.step, self.progress.epoch);
@@ -459,7 +459,7 @@ impl<'a> Session<'a> {
             );
             self.outside.events.log(LogLevel::Info, message);
         }
-        pulse::at(Activity::Write, 0);
+        pulse::at(Activity::Write);
         for error in self.drawing.settle() {
             self.tell_undrawn(Err(error));
         }
@@ -473,7 +473,7 @@ impl<'a> Session<'a> {
         let details = examine(&model, &loader, &how, self.outside.stop)?;
         self.tell_smaller_validation();
         let Some(details) = details else { return Ok(false) };
-        pulse::at(Activity::Write, 0);
+        pulse::at(Activity::Write);
         let drawn = self.draw_results(&model, &details);
         self.tell_undrawn(drawn);
         console::finished(&self.progress, &details, self.setup, self.outside.events);

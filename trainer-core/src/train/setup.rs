@@ -124,7 +124,7 @@ impl Setup {
         if !violations.is_empty() {
             return Err(TrainError::Spec(violations));
         }
-        pulse::at(Activity::Scan, 0);
+        pulse::at(Activity::Scan);
         let yaml = DataYaml::read(&options.spec.data)?;
         for note in &yaml.notes {
             events.log(LogLevel::Warning, format!("{}: {note}", yaml.file.display()));

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use trainyard_types::faults::{self, Fault, Place};
+use trainyard_types::faults::{self, Place};
 use trainyard_types::{Unfit, UnfitKind};
 
 use super::error::TrainError;
@@ -17,55 +17,44 @@ use crate::weights::WeightsError;
 /// What the machine lacks, if that is why training cannot go on.
 pub fn unfit(error: &TrainError) -> Option<Unfit> {
     let message = error.to_string();
-    let of_path = |kind: Option<UnfitKind>, path: &Path| {
-        let kind = kind?;
-        let path = if kind.is_of_path() { path.display().to_string() } else { String::new() };
-        Some(Unfit { kind, path, message: message.clone() })
-    };
-    let of_machine =
-        |kind: Option<UnfitKind>| Some(Unfit { kind: kind?, path: String::new(), message: message.clone() });
+    let at = |kind: UnfitKind, path: &Path| Unfit::at(kind, path, message.clone());
+    let of_machine = |kind: UnfitKind| Unfit::of_machine(kind, message.clone());
     match error {
-        TrainError::Data(error) => data(error).and_then(|(kind, path)| of_path(Some(kind), &path)),
-        TrainError::Outside { data, .. } => of_path(Some(UnfitKind::OutsideDataRoots), data),
-        TrainError::PretrainedOutside(path) => of_path(Some(UnfitKind::OutsideDataRoots), path),
-        TrainError::Pretrained { path, source } => of_path(of_weights(source), path),
+        TrainError::Data(error) => data(error).map(|(kind, path)| at(kind, &path)),
+        TrainError::Outside { data, .. } => Some(at(UnfitKind::OutsideDataRoots, data)),
+        TrainError::PretrainedOutside(path) => Some(at(UnfitKind::OutsideDataRoots, path)),
+        TrainError::Pretrained { path, source } => of_weights(source).map(|kind| at(kind, path)),
         // The headers of these images were read before: what the system says now is the machine's.
         TrainError::Load(LoadError::NothingReadable { first, last, .. }) => {
-            of_path(faults::errno_in(last).and_then(at_path), Path::new(first))
+            let row = faults::errno_in(last).and_then(|errno| faults::of_errno(Place::Path, errno));
+            row.and_then(|row| row.lack()).map(|kind| at(kind, Path::new(first)))
         }
-        TrainError::Device(DeviceError::NotLoaded { .. }) => of_machine(Some(UnfitKind::LibtorchUnusable)),
-        TrainError::Device(DeviceError::Absent { .. }) => of_machine(Some(UnfitKind::DriverUnusable)),
-        TrainError::Torch(error) => of_machine(faults::of_words(&error.message).and_then(machine)),
+        TrainError::Device(DeviceError::NotLoaded { .. }) => Some(of_machine(UnfitKind::LibtorchUnusable)),
+        TrainError::Device(DeviceError::Absent { .. }) => Some(of_machine(UnfitKind::DriverUnusable)),
+        TrainError::Torch(error) => {
+            // Which path words are about is not known.
+            let kind = faults::of_words(&error.message).and_then(|row| row.lack());
+            kind.filter(|kind| !kind.is_of_path()).map(of_machine)
+        }
         TrainError::Bug(text) => {
             let known = faults::errno_in(text).and_then(|errno| faults::of_errno(Place::Folder, errno));
             // Only what the machine has run out of: any other error at an unknown place is our bug.
-            let kind = known.or_else(|| faults::of_words(text)).and_then(machine);
-            of_machine(kind.filter(|kind| *kind == UnfitKind::OutOfResources))
+            let kind = known.or_else(|| faults::of_words(text)).and_then(|row| row.lack());
+            kind.filter(|kind| *kind == UnfitKind::OutOfResources).map(of_machine)
         }
-        TrainError::Io { source, .. } => of_machine(of_io(source, Place::Folder)),
+        TrainError::Io { source, .. } => lack(Place::Folder, source).map(of_machine),
         _ => None,
     }
 }
 
-const fn machine(row: faults::Row) -> Option<UnfitKind> {
-    match row.fault {
-        Fault::Machine(kind) => Some(kind),
-        Fault::Job | Fault::FullDisk => None,
-    }
-}
-
-fn at_path(errno: i32) -> Option<UnfitKind> {
-    faults::of_errno(Place::Path, errno).and_then(machine)
-}
-
-fn of_io(error: &io::Error, place: Place) -> Option<UnfitKind> {
-    faults::of_errno(place, error.raw_os_error()?).and_then(machine)
+fn lack(place: Place, error: &io::Error) -> Option<UnfitKind> {
+    faults::of_error(place, error).and_then(|row| row.lack())
 }
 
 fn of_weights(error: &WeightsError) -> Option<UnfitKind> {
     match error {
         WeightsError::Io { source, .. } | WeightsError::Checkpoint { source: PtError::Io(source), .. } => {
-            of_io(source, Place::Path)
+            lack(Place::Path, source)
         }
         _ => None,
     }
@@ -74,14 +63,12 @@ fn of_weights(error: &WeightsError) -> Option<UnfitKind> {
 /// What of a data set is not to be seen here, and which path that is.
 fn data(error: &DataError) -> Option<(UnfitKind, PathBuf)> {
     match error {
-        DataError::Yaml(YamlError::Read { file, source }) => {
-            Some((of_io(source, Place::Path)?, file.clone()))
-        }
+        DataError::Yaml(YamlError::Read { file, source }) => Some((lack(Place::Path, source)?, file.clone())),
         // Perhaps a slip of its author; but on a machine that lacks a share it looks just so.
         DataError::Yaml(YamlError::NotFound { wanted, .. }) => {
             Some((UnfitKind::PathMissing, wanted.to_path_buf()))
         }
-        DataError::List { place, source } => Some((of_io(source, Place::Path)?, place.clone())),
+        DataError::List { place, source } => Some((lack(Place::Path, source)?, place.clone())),
         DataError::Empty { file, key, entries } => {
             Some((UnfitKind::PathMissing, empty_folder(file, key, entries)?))
         }

@@ -225,7 +225,7 @@ pub fn examine(
     let (mut batches, mut spent) = (0_usize, Spent::default());
     let mut pass = loader.pass();
     let began = Instant::now();
-    pulse::at(Activity::Validate, 0);
+    pulse::at(Activity::Validate);
     for batch in pass.by_ref() {
         pulse::tick();
         if stop.load(Ordering::Relaxed) {

@@ -29,7 +29,7 @@ impl Running {
     }
 
     fn beat(&mut self, second: u64, activity: Activity, done: u64) {
-        let beat = TrainerEvent::Beat(Beat { activity, done, of: 0 });
+        let beat = TrainerEvent::Beat(Beat { activity, done });
         let out = self.core.handle(Time(second * 1000), Event::Line(self.a, Time(0), beat));
         assert_eq!(out, [], "a beat is for the agent alone");
     }
@@ -43,7 +43,7 @@ fn a_path_that_the_trainer_misses_is_told_as_the_job_names_it_and_noted() {
     let noted = Command::NotePath {
         what: What::Data,
         named: "/d/data.yaml".into(),
-        lacking: "/mnt/d/images/train".into(),
+        lacking: Some("/mnt/d/images/train".into()),
     };
     assert_eq!(out[0], noted);
     let ended = end(&out).unwrap();

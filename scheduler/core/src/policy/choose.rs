@@ -69,10 +69,9 @@ impl Core {
         }
         let mut free = self.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
         let wants = |kind: &Kind, offer: &Offer| {
-            self.queue
-                .ready()
-                .keys()
-                .any(|request| kind.satisfies(request) && offer.without(self.queue.lacking(request)).1 > 0)
+            let mut requests = self.queue.ready().keys();
+            requests
+                .any(|request| kind.satisfies(request) && offer.has_free_beside(self.queue.lacking(request)))
         };
         if free.any(|(kind, offer)| wants(kind, offer)) {
             // What was thought of just before the card became free is thought over soon.
@@ -91,9 +90,9 @@ impl Core {
     pub(super) fn in_turn(&self, now: Time, at: usize, shares: Shares) -> impl Iterator<Item = JobId> {
         let mut order: BinaryHeap<(Turn, usize)> = BinaryHeap::new();
         let mut lines = Vec::new();
-        let free = self.slots.kinds().get(&self.plan.kinds[at]).map(|offer| &offer.free);
+        let offer = self.slots.kinds().get(&self.plan.kinds[at]);
         for ((user, paths), line) in &self.plan.lanes[at].line {
-            if self.gpus_left(user) == 0 || !is_seen(self, paths.as_deref(), free) {
+            if self.gpus_left(user) == 0 || !is_seen(self, paths.as_deref(), offer) {
                 continue;
             }
             let stretch = self.stretch(now, user, shares);
@@ -119,9 +118,7 @@ impl Core {
         let free = |request: &Request| {
             let mut kinds = self.slots.kinds().iter();
             let lacking = self.queue.lacking(request);
-            kinds.any(|(kind, offer)| {
-                !offer.free.is_empty() && kind.satisfies(request) && offer.without(lacking).1 > 0
-            })
+            kinds.any(|(kind, offer)| kind.satisfies(request) && offer.has_free_beside(lacking))
         };
         let may = |request: &Request, user: &str| !is_gpu(request) || self.gpus_left(user) >= request.gpus;
         self.plan.overdue.heads(free, may)
@@ -227,10 +224,9 @@ impl Core {
 }
 
 /// Whether any free card is on an agent that sees these paths; when none is free, whoever makes way may be.
-fn is_seen(core: &Core, paths: Option<&JobPaths>, free: Option<&BTreeSet<Location>>) -> bool {
-    let (Some(paths), Some(free)) = (paths, free) else { return true };
-    let lacking = core.queue.lacking_of(paths);
-    free.is_empty() || free.iter().any(|location| !lacking.contains(&location.agent))
+fn is_seen(core: &Core, paths: Option<&JobPaths>, offer: Option<&Offer>) -> bool {
+    let (Some(paths), Some(offer)) = (paths, offer) else { return true };
+    offer.free.is_empty() || offer.has_free_beside(core.queue.lacking_of(paths))
 }
 
 fn turn(&(priority, rank, job): &Place, stretch: f64) -> Turn {

@@ -89,9 +89,9 @@ impl Core {
 
     /// A free card of another kind on which the job could run.
     fn idle_instead(&self, facts: &Facts, chosen: &Kind) -> Option<(&Kind, f64)> {
+        let lacking = self.lacking(&facts.request);
         let kinds = self.slots.kinds().iter().filter(|(kind, offer)| {
-            let is_free = || offer.without(&self.lacking(&facts.request)).1 > 0;
-            *kind != chosen && self.fits(facts, kind) && is_free()
+            *kind != chosen && self.fits(facts, kind) && offer.has_free_beside(&lacking)
         });
         kinds.map(|(kind, _)| (kind, self.takes(facts, kind))).min_by(|a, b| a.1.total_cmp(&b.1))
     }

@@ -44,6 +44,7 @@ use crate::core::Core;
 use crate::learned::Workload;
 use crate::queue::Request;
 use crate::record::{Estimate, JobRecord, Progress};
+use crate::retry::{self, Verdict};
 use crate::slots::Kind;
 
 /// Who goes next, and where.
@@ -395,22 +396,9 @@ fn waited(now: Time, job: &JobRecord) -> (Duration, Time) {
     (waited, since.unwrap_or(now))
 }
 
+/// Whether a job is queued again that ends like this by itself.
 fn requeues(reason: EndReason) -> bool {
-    match reason {
-        EndReason::AgentLost
-        | EndReason::GpuFault
-        | EndReason::Preempted
-        | EndReason::Drained
-        | EndReason::TrainerCrash
-        | EndReason::HostOom
-        | EndReason::AgentUnfit
-        | EndReason::Stalled => true,
-        EndReason::Completed
-        | EndReason::BadSpec
-        | EndReason::GpuOom
-        | EndReason::Cancelled
-        | EndReason::TimeLimit => false,
-    }
+    matches!(retry::verdict(reason, false, false), Verdict::Retry | Verdict::Requeue)
 }
 
 /// Whether it counts against a user's limit of GPUs.

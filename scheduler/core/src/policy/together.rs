@@ -36,7 +36,7 @@ struct Way {
 }
 
 impl Core {
-    /// Of the agents that see what the job names.
+    /// The cards of one kind by agent, without agents that lack what the job names.
     fn groups(&self, at: usize, lacking: &BTreeSet<AgentId>) -> BTreeMap<AgentId, Group> {
         let mut groups: BTreeMap<AgentId, Group> = BTreeMap::new();
         let free = self.slots.kinds().get(&self.plan.kinds[at]).map(|offer| &offer.free);

@@ -37,7 +37,7 @@ pub struct AgentRecord {
 pub struct Shut {
     /// Closed until then; `None` when it is open again and has not proved itself yet.
     pub until: Option<Time>,
-    /// How often in a row.
+    /// How often in a row the slot was closed.
     pub times: u32,
     /// Ends before that time count no more.
     pub since: Time,

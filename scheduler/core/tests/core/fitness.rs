@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Condition, CoreConfig, Hello, Policy};
+use trainyard_scheduler_core::{
+    Axis, BatchRecord, Condition, Content, CoreConfig, Event, Hello, Policy, Sweep,
+};
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{
-    EndReason, Fitness, JobSpec, JobState, ReportBody, Unavailable, UnavailableCause, UnfitKind,
+    AttemptId, BatchId, EndReason, Fitness, JobSpec, JobState, ReportBody, TrainPatch, Unavailable,
+    UnavailableCause, UnfitKind,
 };
 
 use crate::world::{
@@ -226,6 +229,30 @@ fn of_equal_slots_the_one_is_taken_whose_agent_has_read_the_data_before() {
 }
 
 #[test]
+fn what_a_job_of_a_sweep_over_data_sets_has_read_is_its_own_data_set() {
+    for mut world in worlds() {
+        world.connect(hello(2, vec![rtx_5070("b")], 0, vec![]));
+        let patch = TrainPatch { data: Some("/b/data.yaml".into()), ..TrainPatch::default() };
+        let axis = Axis { parameter: "data".into(), values: vec![("/b/data.yaml".into(), patch)] };
+        let batch = BatchRecord {
+            id: BatchId(uuid::Uuid::from_u128(1 << 96)),
+            user: "ada".into(),
+            request_id: None,
+            content: Content::Sweep(Sweep { spec: spec(), axes: vec![axis] }),
+            created: world.now,
+        };
+        let swept = AttemptId { job: batch.id.job(0), number: 1 };
+        world.handle(Event::SubmitBatch { batch: batch.into() });
+        world.report(swept, started());
+        world.report(swept, ended(EndReason::Completed));
+        world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
+        let mut other = spec();
+        other.train.data = "/b/data.yaml".into();
+        assert_eq!(commands(&world.submit(1, other)), ["assign 1/1 to 2"]);
+    }
+}
+
+#[test]
 fn a_retry_goes_to_another_machine_if_one_is_free_and_else_where_it_was() {
     for reason in [EndReason::TrainerCrash, EndReason::HostOom, EndReason::Stalled] {
         for mut world in worlds() {
@@ -251,10 +278,7 @@ fn a_retry_goes_to_another_machine_if_one_is_free_and_else_where_it_was() {
 
 #[test]
 fn a_quick_crash_is_not_charged_before_a_second_machine_was_tried() {
-    let mut world = World::new();
-    for number in 1..=2 {
-        world.connect(hello(number, vec![], 1, vec![]));
-    }
+    let mut world = World::with_cpu_agents(2);
     world.submit(1, JobSpec { max_retries: 0, ..cpu_spec() });
     world.report(attempt(1, 1), ended(EndReason::TrainerCrash));
     let job = world.record(1);
@@ -289,10 +313,7 @@ fn a_machine_that_lacks_a_trainer_costs_its_jobs_nothing_however_often() {
 
 #[test]
 fn what_a_machine_lacks_sends_the_job_elsewhere_at_once() {
-    let mut world = World::new();
-    for number in 1..=2 {
-        world.connect(hello(number, vec![], 1, vec![]));
-    }
+    let mut world = World::with_cpu_agents(2);
     world.submit(1, JobSpec { max_retries: 0, ..cpu_spec() });
     let output = world.report(attempt(1, 1), unfit(UnfitKind::LibtorchUnusable, ""));
     assert_eq!(commands(&output), ["ack 1/1 #1 to 1", "assign 1/2 to 2"]);
@@ -378,10 +399,7 @@ fn a_share_that_comes_and_goes_is_asked_again_after_a_wait_that_doubles() {
 
 #[test]
 fn a_data_set_that_differs_between_two_agents_is_told_of() {
-    let mut world = World::new();
-    for number in 1..=2 {
-        world.connect(hello(number, vec![], 1, vec![]));
-    }
+    let mut world = World::with_cpu_agents(2);
     world.submit(1, cpu_spec());
     world.report(attempt(1, 1), started());
     world.report(attempt(1, 1), unfit(UnfitKind::TrainerMissing, ""));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{Core, CoreConfig, Policy};
+use trainyard_types::trainer::{Step, TrainerEvent};
 use trainyard_types::{Checkpoint, EndReason, JobSpec, JobState, ReportBody};
 
 use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, released, started};
@@ -103,6 +104,21 @@ fn what_an_ended_trainer_leaves_may_be_a_checkpoint_only() {
     );
     world.report(attempt(1, 1), ended(EndReason::TrainerCrash));
     assert_eq!((world.record(1).state, world.record(1).crashes), (JobState::Queued, 1));
+}
+
+#[test]
+fn a_crash_soon_after_the_start_is_quick_however_long_what_it_left_is_handed_in() {
+    let mut world = handing_in(Policy::Fair);
+    let step = Step { epoch: 1, batch: 1, batches: 10, ..Step::default() };
+    world.report(attempt(1, 1), ReportBody::Trainer(TrainerEvent::Step(step)));
+    let told = trainyard_types::SlotReleased { waits_for: ROOM.into(), is_trained: false };
+    world.report(attempt(1, 1), ReportBody::SlotReleased(told));
+    for _ in 0..6 {
+        world.pass(Duration::from_secs(10));
+        world.heartbeat(1);
+    }
+    world.report(attempt(1, 1), ended(EndReason::TrainerCrash));
+    assert!(world.record(1).attempts[0].ended.as_ref().unwrap().quick);
 }
 
 #[test]

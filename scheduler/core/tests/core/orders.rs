@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{Accepted, Core, CoreConfig, Event, Output, Refusal, Subject};
-use trainyard_types::{EndReason, Gpu, GpuUuid, JobState};
+use trainyard_types::{EndReason, Gpu, GpuUuid, JobSpec, JobState, Resources};
 
 use crate::world::{
     World, agent, attempt, commands, cpu_spec, ended, hello, rtx_4090, rtx_5070, spec, started,
@@ -61,6 +61,18 @@ fn a_drained_agents_job_goes_elsewhere_and_none_comes_until_it_is_resumed() {
     assert_eq!((commands(&output), output.reply), (vec!["assign 2/1 to 1".to_owned()], done(1, false)));
     assert_eq!(resume(&mut world, 1).reply, done(1, true));
     assert_eq!(world.record(1).crashes, 0);
+}
+
+#[test]
+fn an_agent_that_was_told_to_hand_over_a_job_on_two_cards_has_both_back_when_it_is_resumed() {
+    let mut world = World::new();
+    world.connect(hello(1, vec![rtx_5070("a"), rtx_5070("b")], 0, vec![]));
+    let resources = Resources { gpus: 2, ..Resources::default() };
+    world.submit(1, JobSpec { resources, ..spec() });
+    world.report(attempt(1, 1), started());
+    drain(&mut world, 1, false);
+    world.report(attempt(1, 1), ended(EndReason::Drained));
+    assert_eq!(commands(&resume(&mut world, 1)), ["assign 1/2 to 1"]);
 }
 
 #[test]

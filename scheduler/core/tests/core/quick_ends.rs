@@ -122,8 +122,9 @@ fn a_job_that_crashes_everywhere_fails_and_closes_none() {
     world.submit(100, cpu_spec());
     world.report(attempt(100, 1), started());
     world.report(attempt(100, 1), step());
-    for number in 1..=5 {
-        world.submit(number, JobSpec { max_retries: 9, ..spec() });
+    for number in 1..=6 {
+        let spec = if number % 2 == 0 { spec() } else { cpu_spec() };
+        world.submit(number, JobSpec { max_retries: 9, ..spec });
         while !world.record(number).state.is_final() {
             let job = world.record(number);
             if job.state == JobState::Starting {
@@ -164,10 +165,7 @@ fn what_was_closed_for_jobs_that_crash_everywhere_is_opened_again() {
 
 #[test]
 fn where_nothing_does_well_nothing_is_closed() {
-    let mut world = World::new();
-    for number in 1..=2 {
-        world.connect(hello(number, vec![], 1, vec![]));
-    }
+    let mut world = World::with_cpu_agents(2);
     for number in 1..=8 {
         world.submit(number, cpu_spec());
         if let Some(newest) = world.record(number).attempts.last().map(|newest| newest.id) {

@@ -58,15 +58,8 @@ pub fn rtx_5070(name: &str) -> Gpu {
 
 /// Agent `number` is called `lab-NUMBER`.
 pub fn hello(number: u128, gpus: Vec<Gpu>, cpu_slots: u32, attempts: Vec<AttemptId>) -> Hello {
-    Hello {
-        agent: agent(number),
-        name: format!("lab-{number}"),
-        version: "0.1.0".into(),
-        inventory: Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: String::new() },
-        attempts,
-        condition: Condition::default(),
-        instance: String::new(),
-    }
+    let inventory = Inventory { gpus, cpu_slots, memory_total_mib: 65536, ..Inventory::default() };
+    Hello { attempts, ..Hello::new(agent(number), format!("lab-{number}"), "0.1.0".into(), inventory) }
 }
 
 /// A card that takes no job.
@@ -214,8 +207,15 @@ impl World {
 
     /// One agent, `lab-1`, with one CPU slot, by session 1.
     pub fn with_cpu_agent() -> Self {
+        Self::with_cpu_agents(1)
+    }
+
+    /// So many agents, `lab-1` and so on, with one CPU slot each.
+    pub fn with_cpu_agents(count: u128) -> Self {
         let mut world = Self::new();
-        world.connect(hello(1, vec![], 1, vec![]));
+        for number in 1..=count {
+            world.connect(hello(number, vec![], 1, vec![]));
+        }
         world
     }
 

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use trainyard_scheduler_core::{Condition, Content, EventRecord};
+use trainyard_scheduler_core::{Content, EventRecord};
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
 use trainyard_types::{
     AttemptId, DeviceKind, Inventory, JobSpec, JobState, ModelScale, Report, Resources, Time, TrainSpec,
@@ -87,15 +87,8 @@ fn spec() -> JobSpec {
 }
 
 fn hello() -> Hello {
-    Hello {
-        agent: AgentId(Uuid::from_u128(1)),
-        name: "a".into(),
-        version: "1".into(),
-        inventory: Inventory { cpu_slots: 1, ..Inventory::default() },
-        attempts: Vec::new(),
-        condition: Condition::default(),
-        instance: String::new(),
-    }
+    let inventory = Inventory { cpu_slots: 1, ..Inventory::default() };
+    Hello::new(AgentId(Uuid::from_u128(1)), "a".into(), "1".into(), inventory)
 }
 
 const UNAVAILABLE: Unavailable = Unavailable { leader: None };

@@ -184,10 +184,14 @@ impl Agent {
         Ok(message.expect("the stream ends with an error").message.unwrap())
     }
 
+    /// What it is to run next, past what acknowledges its reports.
     pub async fn assigned(&mut self) -> pb::Assign {
-        match self.command().await {
-            Ok(ToAgent::Assign(assign)) => assign,
-            other => panic!("{other:?}"),
+        loop {
+            match self.command().await.unwrap() {
+                ToAgent::Assign(assign) => return assign,
+                ToAgent::Ack(_) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 

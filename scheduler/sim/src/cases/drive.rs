@@ -8,9 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use trainyard_scheduler_core::learned::DataRecord;
-use trainyard_scheduler_core::{
-    Command, Condition, Core, CoreConfig, Event, Hello, LearnedRecord, Output, Stored,
-};
+use trainyard_scheduler_core::{Command, Core, CoreConfig, Event, Hello, LearnedRecord, Output, Stored};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
     AgentId, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
@@ -190,15 +188,7 @@ impl World<'_> {
                 let gpus = (0..nodes.gpus_per_node).map(gpu).collect();
                 let inventory = Inventory { gpus, ..Inventory::default() };
                 self.nodes.insert(agent, (name.clone(), nodes.gpu_model.clone()));
-                let hello = Hello {
-                    agent,
-                    name,
-                    version: "sim".into(),
-                    inventory,
-                    attempts: Vec::new(),
-                    condition: Condition::default(),
-                    instance: String::new(),
-                };
+                let hello = Hello::new(agent, name, "sim".into(), inventory);
                 self.handle(Event::AgentConnected { session: Session(number as u64), hello });
             }
         }

@@ -385,3 +385,53 @@ fn a_list_in_a_code_page_names_files_of_that_code_page_and_of_utf8() {
     let dataset = data.open(Split::Train);
     assert_eq!((dataset.len(), dataset.report.boxes, dataset.report.unlabelled), (2, 2, 0));
 }
+
+#[test]
+fn a_pattern_passes_over_what_is_no_image_and_means_lists_only_where_it_ends_so() {
+    let data = TestData::new(3, 1);
+    for index in 0..3 {
+        rename(&data, &format!("labels/train/{index:03}.txt"), &format!("images/train/{index:03}.txt"));
+    }
+    data.write("images/train/README.md", b"about");
+    data.write("lists/a.txt", b"images/train/001.jpg\n");
+    data.write("lists/b.txt", b"images/train/002.jpg\n");
+    for (entry, expected) in
+        [("images/train/*", &["000", "001", "002"][..]), ("lists/*.txt", &["001", "002"])]
+    {
+        data.write("data.yaml", format!("train: {entry}\nval: images/val\nnames: [a, b]\n").as_bytes());
+        let dataset = data.open(Split::Train);
+        assert_eq!(
+            (names(&dataset), dataset.report.missing),
+            (expected.iter().map(|name| (*name).to_owned()).collect(), 0)
+        );
+    }
+    data.write("data.yaml", b"train: images/train/*.md\nval: images/val\nnames: [a, b]\n");
+    assert!(error(&data).contains("`train: images/train/*.md` has no images"), "{}", error(&data));
+}
+
+#[test]
+fn lines_may_name_files_with_brackets_and_a_folder_is_one_line() {
+    let data = TestData::new(3, 1);
+    rename(&data, "images/train/001.jpg", "images/train/a[1].jpg");
+    data.write("train.txt", b"images/train/a[1].jpg\nimages\\train\n");
+    data.write("data.yaml", b"train: train.txt\nval: images/val\nnames: [a, b]\n");
+    let dataset = data.open(Split::Train);
+    assert_eq!(names(&dataset), ["a[1]", "000", "002", "a[1]"]);
+    assert!(
+        dataset.remarks[0].ends_with("train.txt:2: 1 lines have backslashes, which were taken as slashes"),
+        "{:?}",
+        dataset.remarks
+    );
+}
+
+#[test]
+fn labels_are_searched_elsewhere_only_when_many_are_missing() {
+    let data = TestData::new(3, 1);
+    data.write("Annotations/000.xml", b"<annotation/>");
+    for (index, is_told) in [(0, false), (1, true)] {
+        std::fs::remove_file(data.path(&format!("labels/train/{index:03}.txt"))).unwrap();
+        let dataset = data.open(Split::Train);
+        let told = dataset.remarks.iter().any(|remark| remark.contains("Annotations` with .xml files"));
+        assert_eq!(told, is_told, "{:?}", dataset.remarks);
+    }
+}

@@ -76,7 +76,7 @@ impl fmt::Display for Under<'_> {
 }
 
 impl DecodeError {
-    /// Of a file of this name.
+    /// The same error, with what the file's name promises.
     pub(super) fn of(self, path: &Path) -> Self {
         match self {
             Self::Foreign { kind, extension: None } if super::unsupported(path).is_none() => {

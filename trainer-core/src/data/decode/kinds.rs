@@ -12,9 +12,9 @@ pub(super) enum Kind {
     Read(ImageFormat),
     /// Something else that is known, and what it is called.
     Foreign(&'static str),
-    /// Words.
+    /// Text, as of an error page.
     Text,
-    /// Nothing.
+    /// A file without bytes.
     Empty,
     /// Bytes of no known meaning.
     Unknown,

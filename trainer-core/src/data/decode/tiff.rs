@@ -40,7 +40,6 @@ struct Picture {
     /// Whether each sample of all pixels comes in parts of its own.
     planar: bool,
     compression: u16,
-    is_ycbcr: bool,
 }
 
 /// Size and orientation; nothing of the pixels is read.
@@ -103,24 +102,11 @@ fn open<R: Read + Seek>(
     directory: Option<Directory<impl directory::Bytes>>,
     file: R,
 ) -> Result<(Decoder<Greyed<R>>, Picture), DecodeError> {
-    let place = directory.and_then(|directory| directory.place(PHOTOMETRIC));
+    let written = directory.and_then(|directory| directory.short(PHOTOMETRIC));
+    let photometric = written.map(|written| written.value);
     // To the library every picture is one of grey values: it does not know palettes, and mistakes some colours.
-    let grey = place.map(|(order, at)| (at, order.bytes(BLACK_IS_ZERO)));
-    let mut photometric = [0; 2];
-    let mut file = Greyed { file, at: 0, grey: None };
-    if let Some((at, _)) = grey {
-        file.seek(SeekFrom::Start(at))?;
-        file.read_exact(&mut photometric)?;
-        file.rewind()?;
-    }
-    let photometric = place.map(|(order, _)| {
-        u16::from_le_bytes(match order {
-            directory::Order::LittleEndian => photometric,
-            directory::Order::BigEndian => [photometric[1], photometric[0]],
-        })
-    });
-    file.grey = grey;
-    let mut decoder = Decoder::new(file)?;
+    let grey = written.map(|written| (written.at, written.order.bytes(BLACK_IS_ZERO)));
+    let mut decoder = Decoder::new(Greyed { file, at: 0, grey })?;
     let (width, height) = decoder.dimensions()?;
     let (width, height) = (width as usize, height as usize);
     super::bounded(width, height)?;
@@ -194,13 +180,12 @@ impl Picture {
             return refuse(format!("a TIFF of {bits} bits a sample with predictor {predictor}"));
         }
         let meaning = Meaning::of(photometric, samples, bits, palette.as_deref())?;
-        let is_ycbcr = meaning == Meaning::YCbCr;
         if compression == JPEG
             && (bits != 8 || !(planar || samples == 1 || (samples == 3 && meaning != Meaning::Cmyk)))
         {
             return refuse(format!("a TIFF of JPEGs of {samples} samples of {bits} bits"));
         }
-        if is_ycbcr && (compression != JPEG || planar || samples != 3) {
+        if meaning == Meaning::YCbCr && (compression != JPEG || planar || samples != 3) {
             return refuse("a TIFF of YCbCr colours".to_owned());
         }
         let rows = decoder.chunk_dimensions();
@@ -209,7 +194,7 @@ impl Picture {
         }
         let orientation = u8::try_from(number(decoder, Tag::Orientation, 1)?).ok();
         let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
-        Ok(Self { width, height, orientation, meaning, bits, samples, planar, compression, is_ycbcr })
+        Ok(Self { width, height, orientation, meaning, bits, samples, planar, compression })
     }
 
     /// Bytes of a part of so many pixels.
@@ -252,7 +237,7 @@ impl From<TiffError> for DecodeError {
 struct Greyed<R> {
     file: R,
     at: u64,
-    /// Where, and what.
+    /// Offset of the two bytes, and their new values.
     grey: Option<(u64, [u8; 2])>,
 }
 

@@ -60,7 +60,7 @@ impl Session<'_> {
         }
         self.outside.watch.epoch_begins(epoch + 1);
         // The first steps try which algorithm is fastest for each shape.
-        pulse::at(if self.outside.watch.steps() == 0 { Activity::Search } else { Activity::Train }, 0);
+        pulse::at(if self.outside.watch.steps() == 0 { Activity::Search } else { Activity::Train });
         self.stopwatch.epoch_begins();
         self.mark = None;
         self.epoch_batches = self.progress.batches_done + pieces.len() as u64;
@@ -85,7 +85,7 @@ impl Session<'_> {
             let waited = batches.waited() - waited_before;
             waited_before = batches.waited();
             self.train_batch(&batch, piece);
-            pulse::at(Activity::Train, 0);
+            pulse::at(Activity::Train);
             pulse::tick();
             self.stopwatch.end(waited, piece.step.is_some());
             let (images, last) = (batch.n as u64, Last { objects: batch.targets.len(), side: batch.height });

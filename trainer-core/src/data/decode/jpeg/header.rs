@@ -1,6 +1,6 @@
 //! What stands before a JPEG's pixels, and which scans it has. Knows nothing of pixels.
 
-use std::io::{BufRead, ErrorKind, Seek, SeekFrom};
+use std::io::{BufRead, ErrorKind, Seek};
 
 use image::metadata::Orientation;
 
@@ -285,7 +285,8 @@ fn segment(file: &mut impl BufRead) -> Result<Vec<u8>, DecodeError> {
 
 fn skip_segment(file: &mut (impl BufRead + Seek)) -> Result<(), DecodeError> {
     let length = segment_bytes(file)?;
-    file.seek(SeekFrom::Current(length.into()))?;
+    // Keeps what a buffer holds already, as a plain seek does not.
+    file.seek_relative(length.into())?;
     Ok(())
 }
 

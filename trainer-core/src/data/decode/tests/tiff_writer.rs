@@ -9,11 +9,11 @@ pub struct Form {
     pub size: [usize; 2],
     pub photometric: u64,
     pub bits: usize,
-    /// Of a pixel.
+    /// Samples of a pixel.
     pub samples: usize,
     /// Whether each sample of all pixels comes by itself.
     pub planar: bool,
-    /// Of strips, or of tiles.
+    /// Pixels across and down of a strip, or of a tile.
     pub part: [usize; 2],
     pub tiles: bool,
     pub compression: u64,

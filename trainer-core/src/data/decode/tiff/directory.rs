@@ -66,11 +66,14 @@ impl<B: Bytes> Directory<B> {
         Some(Self { file, layout, begin, entries })
     }
 
-    /// The byte order, and where the value of an entry is that stands in the entry itself.
-    pub fn place(&self, tag: u16) -> Option<(Order, u64)> {
+    /// A number of two bytes, which stands in its entry.
+    pub fn short(&self, tag: u16) -> Option<Short> {
+        let Layout { order, word, .. } = self.layout;
         let size = self.layout.entry();
-        let number = self.entries.chunks_exact(size).position(|entry| self.layout.tag(entry) == tag)?;
-        Some((self.layout.order, self.begin + (number * size + 4 + self.layout.word) as u64))
+        let mut entries = self.entries.chunks_exact(size).enumerate();
+        let (number, entry) = entries.find(|(_, entry)| self.layout.tag(entry) == tag)?;
+        let at = self.begin + (number * size + 4 + word) as u64;
+        Some(Short { value: order.short(&entry[4 + word..]), order, at })
     }
 
     /// Where the last part of the picture ends; `None` where that cannot be told.
@@ -109,6 +112,15 @@ impl<B: Bytes> Directory<B> {
     }
 }
 
+/// A number of two bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Short {
+    pub value: u16,
+    pub order: Order,
+    /// Where it stands in the file.
+    pub at: u64,
+}
+
 /// How a directory is written.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
@@ -126,7 +138,7 @@ impl Layout {
     }
 
     fn tag(self, entry: &[u8]) -> u16 {
-        u16::try_from(self.order.number(&entry[..2])).expect("two bytes")
+        self.order.short(entry)
     }
 }
 
@@ -152,6 +164,11 @@ impl Order {
             Self::LittleEndian => bytes.iter().rev().fold(0, add),
             Self::BigEndian => bytes.iter().fold(0, add),
         }
+    }
+
+    /// The number that begins `bytes`.
+    fn short(self, bytes: &[u8]) -> u16 {
+        u16::try_from(self.number(&bytes[..2])).expect("two bytes")
     }
 
     /// A number as it stands in the file.

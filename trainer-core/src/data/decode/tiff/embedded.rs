@@ -8,6 +8,7 @@ use tiff::tags::Tag;
 use super::super::DecodeError;
 use super::super::jpeg::{self, Colours, Header};
 use super::Picture;
+use super::samples::Meaning;
 
 /// The parts of a picture that are JPEGs, which are decoded as files of their own are.
 pub(super) struct Embedded<'a> {
@@ -18,7 +19,7 @@ pub(super) struct Embedded<'a> {
 }
 
 impl<'a> Embedded<'a> {
-    /// Where they are.
+    /// Finds the parts, and the tables that they share.
     pub fn of<R: Read + Seek>(decoder: &mut Decoder<R>, bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let (starts, lengths) = match decoder.get_chunk_type() {
             ChunkType::Strip => (Tag::StripOffsets, Tag::StripByteCounts),
@@ -52,7 +53,7 @@ impl<'a> Embedded<'a> {
                 return Err(DecodeError::Jpeg("a part of a TIFF has another size".to_owned()));
             }
             super::super::bounded(header.width, header.height)?;
-            let colours = if picture.is_ycbcr { Colours::YCbCr } else { Colours::Rgb };
+            let colours = if picture.meaning == Meaning::YCbCr { Colours::YCbCr } else { Colours::Rgb };
             let pixels = jpeg::samples(&jpeg, &header, colours, samples)?;
             let rows = pixels.chunks_exact(header.width * samples).take(size[1]);
             rows.for_each(|row| buffer.extend_from_slice(&row[..size[0] * samples]));

@@ -116,9 +116,9 @@ pub(super) struct Part<'a> {
     pub bytes: &'a [u8],
     /// Pixels across and down.
     pub size: [usize; 2],
-    /// Of a sample.
+    /// Bits of a sample.
     pub bits: usize,
-    /// Of a pixel.
+    /// Samples of a pixel.
     pub samples: usize,
     /// Whether each sample of all pixels comes by itself.
     pub planar: bool,
