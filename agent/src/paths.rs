@@ -166,14 +166,14 @@ impl Paths {
             Ok(Ok((path, places))) => match self.silent(places).await {
                 None => return Ok(path),
                 Some(silent) => {
-                    (self.stalled(named, format!("{what} names {}, which", silent.display())), Some(silent))
+                    (self.stalled(named, &format!("{what} names {}, which", silent.display())), Some(silent))
                 }
             },
             Ok(Err(error)) => match error.unfit() {
                 Some(unfit) => (unfit, None),
                 None => return Err(Refusal::new(EndReason::BadSpec, error.to_string())),
             },
-            Err(Unasked::Stalled) => (self.stalled(named, format!("{what} {}", named.display())), None),
+            Err(Unasked::Stalled) => (self.stalled(named, &format!("{what} {}", named.display())), None),
             Err(Unasked::NoThread(error)) => {
                 let text = format!("this agent cannot start a thread: {error}");
                 return Err(Refusal::of_machine(UnfitKind::OutOfResources, text));
@@ -186,7 +186,7 @@ impl Paths {
     }
 
     /// `subject` lies, as far as `named` is concerned, on a disk that does not answer.
-    fn stalled(&self, named: &Path, subject: String) -> Unfit {
+    fn stalled(&self, named: &Path, subject: &str) -> Unfit {
         let text = format!(
             "{subject} cannot be read on this agent: its disk or share does not answer within {} s; see what is \
              mounted there",
