@@ -1,15 +1,13 @@
-//! Compiles the shims over libtorch and libjpeg-turbo, and tells the linker where libtorch is, so that binaries and
+//! Compiles the shim over libtorch, and tells the linker where libtorch is, so that binaries and
 //! tests find it when they start.
 
 use std::path::{Path, PathBuf};
 
 const SHIM: &str = "shim/torch.cpp";
-const JPEG_SHIM: &str = "shim/jpeg.c";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={SHIM}");
-    compile_jpeg_shim();
     for name in ["DEP_TCH_LIBTORCH_LIB", "LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_CXX11_ABI"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
@@ -32,17 +30,6 @@ fn main() {
         }
     }
     build.compile("trainyard_shim");
-}
-
-fn compile_jpeg_shim() {
-    println!("cargo:rerun-if-changed={JPEG_SHIM}");
-    let mut build = cc::Build::new();
-    build.file(JPEG_SHIM).std("c11").opt_level(2).warnings(true);
-    // turbojpeg-sys says so to its direct dependants: folders with a comma between them.
-    if let Ok(folders) = std::env::var("DEP_TURBOJPEG_INCLUDE") {
-        build.includes(folders.split(','));
-    }
-    build.compile("trainyard_jpeg");
 }
 
 /// Where libtorch's `include` is, found as torch-sys does.

@@ -68,7 +68,7 @@ enum Role {
     Trainer,
 }
 
-/// Every kind of fault; `docs/operations.md` lists them with what follows.
+/// Every kind of fault; `docs/reference/faults.md` lists them with what follows.
 const KINDS: [(Role, What); 14] = [
     (Role::Leader, What::Killed),
     (Role::Leader, What::Terminated),

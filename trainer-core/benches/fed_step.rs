@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tch::Device;
-use trainyard_trainer::data::disk_cache::{Limits, Place};
-use trainyard_trainer::data::{
+use trainyard_data::disk_cache::{Limits, Place};
+use trainyard_data::{
     AugmentConfig, Batch, Batches, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig,
     OpenOptions, Split, TrainLoader,
 };

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{ImageFormat, Rgb, RgbImage};
-use trainyard_trainer::data::disk_cache::{self, Limits, Place};
-use trainyard_trainer::data::{
+use trainyard_data::disk_cache::{self, Limits, Place};
+use trainyard_data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig, MosaicTiles,
     OpenOptions, RamBudget, Split, TrainLoader, decode, letterbox,
 };

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use tch::Tensor;
-use trainyard_trainer::data::Object;
+use trainyard_data::Object;
 use trainyard_trainer::eval::{Confusion, Evaluator, NmsConfig};
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::validate::detections;

@@ -4,7 +4,6 @@
 
 pub mod checkpoint;
 pub mod commands;
-pub mod data;
 pub mod eval;
 pub mod events;
 pub mod export;
@@ -15,5 +14,9 @@ pub mod model;
 pub mod optim;
 pub mod pulse;
 pub mod report;
+#[cfg(test)]
+#[allow(dead_code, reason = "trainyard-data's own tests use the rest")]
+#[path = "../data/src/test_data.rs"]
+mod test_data;
 pub mod train;
 pub mod weights;

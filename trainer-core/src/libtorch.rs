@@ -153,6 +153,7 @@ pub fn keep_freed_memory() {
 /// and then half of the machine idles in any precision. Threads that the caller starts from now on share its
 /// core, unless they begin with [`anywhere`].
 pub fn bind_threads() {
+    trainyard_data::threads::begin_with(anywhere);
     // SAFETY: changes where threads may run, and nothing else. A failure leaves them as they are.
     if let Err(error) = unsafe { shim::check(shim::ty_bind_threads()) } {
         rethrow(&error);

@@ -43,10 +43,12 @@ fn event(line: &str) -> TrainerEvent {
 }
 
 /// Runs to the end; returns the exit code and all events.
+/// The exit code and the events, but for beats, which come between any others and after the last.
 fn finish(child: Child) -> (i32, Vec<TrainerEvent>) {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    (output.status.code().unwrap(), text.lines().map(event).collect())
+    let is_beat = |event: &TrainerEvent| matches!(event, TrainerEvent::Beat(_));
+    (output.status.code().unwrap(), text.lines().map(event).filter(|event| !is_beat(event)).collect())
 }
 
 fn last_weights(run_dir: &Path) -> weights::Tensors {
@@ -67,7 +69,8 @@ fn sigterm_ends_with_a_checkpoint_and_resuming_gives_the_same_weights() {
     let is_epoch = |line: &String| matches!(event(line), TrainerEvent::Epoch(_));
     lines.by_ref().map(Result::unwrap).find(is_epoch).unwrap();
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    let rest: Vec<TrainerEvent> = lines.map(|line| event(&line.unwrap())).collect();
+    let events = lines.map(|line| event(&line.unwrap()));
+    let rest: Vec<TrainerEvent> = events.filter(|event| !matches!(event, TrainerEvent::Beat(_))).collect();
     assert_eq!(child.wait().unwrap().code(), Some(exit_code::STOPPED));
     let Some(TrainerEvent::Checkpoint(saved)) = rest.last() else { panic!("no checkpoint: {rest:?}") };
     assert!(parts.join(&saved.path).is_dir());

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use trainyard_trainer::data::letterbox::{Fit, Letterbox, load_resize, rect_plan};
-use trainyard_trainer::data::{Image, Object};
+use trainyard_data::letterbox::{Fit, Letterbox, load_resize, rect_plan};
+use trainyard_data::{Image, Object};
 use trainyard_trainer::eval::{ClassMetrics, Detection, Evaluator, NmsConfig, suppress};
 
 /// `TRAINYARD_GOLDEN_DIR`, or where `make` puts the repository's own fixtures.

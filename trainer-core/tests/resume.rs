@@ -55,11 +55,12 @@ fn event(line: &str) -> TrainerEvent {
     serde_json::from_str::<TrainerLine>(line).unwrap().event
 }
 
-/// Runs to the end; returns the exit code and all events.
+/// Runs to the end; returns the exit code and all events but beats, which come between any others and after the last.
 fn finish(words: &[String]) -> (i32, Vec<TrainerEvent>) {
     let output = command(words).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    (output.status.code().unwrap(), text.lines().map(event).collect())
+    let is_beat = |event: &TrainerEvent| matches!(event, TrainerEvent::Beat(_));
+    (output.status.code().unwrap(), text.lines().map(event).filter(|event| !is_beat(event)).collect())
 }
 
 fn newest(run_dir: &Path) -> Option<Loaded> {

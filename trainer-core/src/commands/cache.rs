@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use trainyard_console as console;
+use trainyard_data::disk_cache::Place;
+use trainyard_data::disk_cache::admin::{self, CacheFile};
 use trainyard_types::trainer::exit_code;
 
-use crate::data::disk_cache::Place;
-use crate::data::disk_cache::admin::{self, CacheFile};
 use crate::train::setup::default_cache;
 
 /// Look after cached images.

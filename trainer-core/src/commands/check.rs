@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use trainyard_data::check::check;
 use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::exit_code;
 
 use super::data_file;
-use crate::data::check::check;
 use crate::train::setup::cores;
 
 /// Look at every image and label of a data set, and tell every problem at once.

@@ -14,10 +14,10 @@ pub mod val;
 use std::path::{Path, PathBuf};
 
 use tch::Device;
+use trainyard_data::YamlError;
 use trainyard_types::text::clean_lines;
 use trainyard_types::{Violation, habit};
 
-use crate::data::YamlError;
 use crate::libtorch;
 use crate::model::{Layout, Model};
 use crate::train::error::TrainError;

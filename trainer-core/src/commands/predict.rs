@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use trainyard_console as console;
+use trainyard_data::letterbox::{Fit, Letterbox};
+use trainyard_data::listing::folder_of;
+use trainyard_data::{Image, decode};
 use trainyard_types::Violation;
 use trainyard_types::text::clean;
 
 use super::sources::{Source, Sources, is_video};
 use super::val::{check_imgsz, check_share};
 use super::{LoadedModel, device, load_model};
-use crate::data::letterbox::{Fit, Letterbox};
-use crate::data::listing::folder_of;
-use crate::data::{Image, decode};
 use crate::eval::{Detection, NmsConfig};
 use crate::libtorch;
 use crate::report::draw::{DrawnBox, draw_boxes, write_png};

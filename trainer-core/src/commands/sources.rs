@@ -5,11 +5,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use trainyard_data::image_list::{self, ImageList};
+use trainyard_data::listing::{self, folder_of};
+use trainyard_data::{patterns, spelling};
 use trainyard_types::Violation;
 
-use crate::data::image_list::{self, ImageList};
-use crate::data::listing::{self, folder_of};
-use crate::data::{patterns, spelling};
 use crate::train::error::TrainError;
 
 /// An image to look at.
@@ -174,7 +174,7 @@ fn fixed_part(pattern: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::test_data::TestData;
+    use crate::test_data::TestData;
 
     fn found(data: &TestData, sources: &[&str]) -> Result<Vec<String>, String> {
         let sources: Vec<PathBuf> = sources.iter().map(|source| data.path(source)).collect();

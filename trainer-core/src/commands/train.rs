@@ -9,13 +9,13 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use trainyard_data::disk_cache::Limits;
 use trainyard_types::text::{self, clean_lines};
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
 
 use super::spec_args::SpecArgs;
 use super::{data_file, device};
-use crate::data::disk_cache::Limits;
 use crate::events::{Events, inherited};
 use crate::libtorch::{self, Precision};
 use crate::train::error::TrainError;

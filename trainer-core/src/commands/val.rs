@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use trainyard_data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig, ValLoader};
 use trainyard_types::Violation;
 
 use super::{data_file, device, load_model};
-use crate::data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig, ValLoader};
 use crate::events::Events;
 use crate::libtorch::{self, Precision};
 use crate::loss::Gains;

@@ -1,6 +1,7 @@
 //! Which classes are taken for which: detections matched with objects whatever their classes.
 
-use crate::data::canvas::Object;
+use trainyard_data::canvas::Object;
+
 use crate::eval::map::iou;
 use crate::eval::nms::Detection;
 

@@ -1,6 +1,7 @@
 //! Matches detections with objects and sums up: precision, recall, mAP50, mAP50-95, per class and over all.
 
-use crate::data::canvas::Object;
+use trainyard_data::canvas::Object;
+
 use crate::eval::ap::{Curve, interpolate, smoothed};
 use crate::eval::nms::Detection;
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use plotters::prelude::*;
+use trainyard_data::image::Image;
+use trainyard_data::letterbox::GREY;
 
 use super::plots::{FONT, register_fonts};
-use crate::data::image::Image;
-use crate::data::letterbox::GREY;
 
 /// Size of a label's letters at scale 1, in pixels: of a capital, two thirds.
 const LETTERS: i32 = 14;
@@ -226,7 +226,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.png");
         write_png(&file, &sheet).unwrap();
-        assert_eq!(crate::data::decode::read(&file).unwrap(), sheet);
+        assert_eq!(trainyard_data::decode::read(&file).unwrap(), sheet);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

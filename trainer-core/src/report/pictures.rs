@@ -5,11 +5,11 @@ use std::path::Path;
 
 use image::ImageEncoder;
 use image::codecs::jpeg::JpegEncoder;
+use trainyard_data::image::Image;
+use trainyard_data::{Batch, Dataset};
 
 use super::draw::{DrawnBox, draw_boxes, montage, write_png};
 use super::plots::{PlotError, confusion, curves, labels, results};
-use crate::data::image::Image;
-use crate::data::{Batch, Dataset};
 use crate::eval::map::ClassReport;
 use crate::eval::{Confusion, Detection, Evaluator, Metrics};
 
@@ -156,7 +156,7 @@ fn write_plot(folder: &Path, name: &str, picture: Result<Image, PlotError>) -> i
 /// When the file cannot be written.
 pub fn write_batch(path: &Path, batch: &Batch, names: &[String]) -> io::Result<()> {
     write_sheet(path, batch, names, |image| {
-        let drawn = |truth: crate::data::canvas::Object| DrawnBox {
+        let drawn = |truth: trainyard_data::canvas::Object| DrawnBox {
             xyxy: truth.xyxy,
             class: truth.class,
             score: None,
@@ -257,7 +257,7 @@ mod tests {
         write_validation(folder.path(), &["a".into()], &Evaluator::new(1), &Confusion::new(1)).unwrap();
         write_results(folder.path(), |_| Vec::new()).unwrap();
         for name in VALIDATION.into_iter().chain([RESULTS]) {
-            assert!(crate::data::decode::read(&folder.path().join(name)).is_ok(), "{name}");
+            assert!(trainyard_data::decode::read(&folder.path().join(name)).is_ok(), "{name}");
         }
     }
 }

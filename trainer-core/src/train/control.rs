@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use trainyard_data::Crew;
 use trainyard_types::trainer::{LogLevel, TrainerControl, TrainerEvent, WorkersChanged};
 
-use crate::data::Crew;
 use crate::events::Events;
 
 /// Answers that may wait to be told; more are left out.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::data::Dataset;
+use trainyard_data::Dataset;
 
 /// A folder of the data set's images that lies, links resolved, in none of `roots`. No roots allow all.
 ///

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
+use trainyard_data::Batch;
+
 use super::error::TrainError;
 use super::setup::Setup;
-use crate::data::Batch;
 use crate::report::pictures;
 
 /// Pictures that are being drawn.

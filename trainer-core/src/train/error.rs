@@ -3,12 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use trainyard_data::{DataError, LoadError, YamlError};
 use trainyard_types::Violation;
 use trainyard_types::trainer::{Failed, exit_code};
 
 use super::guard::Cause;
 use super::unfit::unfit;
-use crate::data::{DataError, LoadError, YamlError};
 use crate::libtorch::{DeviceError, TorchError};
 use crate::weights::WeightsError;
 

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 
 use tch::Device;
+use trainyard_data::batch::Target;
+use trainyard_data::{AugmentConfig, Batch, MosaicTiles};
 use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{MemoryMeasured, Phase};
 
@@ -16,8 +18,6 @@ use super::statistics::Statistics;
 use super::step::Trainer;
 use super::upload::Uploader;
 use super::validate::{Validation, config, look};
-use crate::data::batch::Target;
-use crate::data::{AugmentConfig, Batch, MosaicTiles};
 
 /// When memory is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -6,6 +6,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tch::Device;
+use trainyard_data::disk_cache::{Limits, Place, is_inside};
+use trainyard_data::loader::LoaderConfig;
+use trainyard_data::remarks::unseen_classes;
+use trainyard_data::{
+    AugmentConfig, CacheMode, Crew, DataYaml, Dataset, ImageStore, OpenOptions, RamBudget, Split,
+    TrainLoader, ValConfig, ValLoader, memory,
+};
 use trainyard_types::trainer::{Activity, LogLevel};
 use trainyard_types::{Batch, Cache, TrainSpec, Violation};
 
@@ -15,13 +22,6 @@ use super::error::TrainError;
 use super::measure::Measure;
 use super::precision;
 use crate::checkpoint::{FOLDER, Identity};
-use crate::data::disk_cache::{Limits, Place, is_inside};
-use crate::data::loader::LoaderConfig;
-use crate::data::remarks::unseen_classes;
-use crate::data::{
-    AugmentConfig, CacheMode, Crew, DataYaml, Dataset, ImageStore, OpenOptions, RamBudget, Split,
-    TrainLoader, ValConfig, ValLoader, memory,
-};
 use crate::events::Events;
 use crate::libtorch::Precision;
 use crate::loss::Gains;
@@ -334,7 +334,7 @@ mod tests {
     use trainyard_types::trainer::TrainerEvent;
 
     use super::*;
-    use crate::data::test_data::TestData;
+    use crate::test_data::TestData;
 
     fn options(data: &TestData, run_dir: PathBuf, cache_dir: PathBuf) -> Options {
         Options {
@@ -378,7 +378,7 @@ mod tests {
         std::fs::remove_file(data.path("labels/train/003.txt")).unwrap();
         data.write("labels/train/001.txt", b"1 .1 .1 .2 .1 .2 .2 .1 .2\n");
         data.write("data.yaml", b"path: C:\\set\ntrain: images/train\nval: images/val\nnames: [a, b]\n");
-        crate::data::test_data::settle(&data.path("labels/train/001.txt"));
+        crate::test_data::settle(&data.path("labels/train/001.txt"));
         let elsewhere = tempfile::tempdir().unwrap();
         let told = || {
             let options = options(&data, elsewhere.path().join("run"), elsewhere.path().join("cache"));

@@ -5,11 +5,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use trainyard_data::{DataError, DataYaml, LoadError, YamlError};
 use trainyard_types::faults::{self, Place};
 use trainyard_types::{Unfit, UnfitKind};
 
 use super::error::TrainError;
-use crate::data::{DataError, DataYaml, LoadError, YamlError};
 use crate::import::PtError;
 use crate::libtorch::DeviceError;
 use crate::weights::WeightsError;

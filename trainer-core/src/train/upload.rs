@@ -5,10 +5,10 @@
 //! meanwhile, and only the step of this batch waits for it, on the card.
 
 use tch::{Device, Kind, Tensor};
+use trainyard_data::Batch;
 
 use super::step::normalise;
 use super::validate::{input, targets};
-use crate::data::Batch;
 use crate::libtorch::copies::{Copier, pinned};
 use crate::libtorch::{TorchError, rethrow};
 use crate::loss::assign::Targets;
@@ -82,7 +82,7 @@ fn as_kind(bytes: &Tensor, kind: Kind) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::batch::Target;
+    use trainyard_data::batch::Target;
 
     fn batch() -> Batch {
         let pixels: Vec<u8> = (0..2 * 3 * 32 * 32_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();

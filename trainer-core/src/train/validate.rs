@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
+use trainyard_data::{Batch, LoadError, ValLoader};
 use trainyard_types::trainer::{Activity, Phase};
 
 use super::step::{forward, to_input};
 use super::watch::Watch;
-use crate::data::{Batch, LoadError, ValLoader};
 use crate::eval::{Confusion, Detection, Evaluator, Metrics, NmsConfig, suppress};
 use crate::libtorch::{self, Precision, rethrow};
 use crate::loss::assign::{Object, Targets};
@@ -256,7 +256,7 @@ mod tests {
     use trainyard_types::ModelScale;
 
     use super::*;
-    use crate::data::batch::Target;
+    use trainyard_data::batch::Target;
 
     fn batch() -> Batch {
         let pixels: Vec<u8> =

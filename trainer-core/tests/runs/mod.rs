@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::Device;
-use trainyard_trainer::data::disk_cache::Limits;
+use trainyard_data::disk_cache::Limits;
 use trainyard_trainer::events::Events;
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;

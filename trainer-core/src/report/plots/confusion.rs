@@ -2,9 +2,9 @@
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use trainyard_data::image::Image;
 
 use super::{FONT, PlotError, TEXT, TITLE, picture, shortened};
-use crate::data::image::Image;
 use crate::eval::Confusion;
 
 /// Classes whose cells have numbers and whose rows have names; more would not be legible.

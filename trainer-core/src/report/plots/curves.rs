@@ -2,9 +2,9 @@
 //! for the mean.
 
 use plotters::prelude::*;
+use trainyard_data::image::Image;
 
 use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, line_colour, picture, shortened};
-use crate::data::image::Image;
 
 /// One class's line.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,9 +2,9 @@
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use trainyard_data::image::Image;
 
 use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, line_colour, picture, shortened};
-use crate::data::image::Image;
 
 /// Boxes that are drawn over each other; more would be a grey square.
 const OUTLINED: usize = 1000;

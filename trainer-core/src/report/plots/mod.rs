@@ -12,9 +12,9 @@ use plotters::coord::Shift;
 use plotters::drawing::DrawingAreaErrorKind;
 use plotters::prelude::*;
 use plotters::style::register_font;
+use trainyard_data::image::Image;
 
 use super::draw::class_colour;
-use crate::data::image::Image;
 
 /// Why a picture cannot be drawn.
 pub type PlotError = DrawingAreaErrorKind<<BitMapBackend<'static> as DrawingBackend>::ErrorType>;

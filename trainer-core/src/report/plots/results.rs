@@ -1,9 +1,9 @@
 //! How a run went: each column of results.csv over the epochs.
 
 use plotters::prelude::*;
+use trainyard_data::image::Image;
 
 use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, picture};
-use crate::data::image::Image;
 
 /// What is shown, in two rows; names of results.csv's columns.
 const SHOWN: [&str; 10] = [

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use tch::Tensor;
+use trainyard_data::Batch;
+use trainyard_data::loader::{EpochPlan, LoadError};
 use trainyard_types::trainer::{Activity, LogLevel, Phase, Step, TrainerEvent};
 
 use super::Session;
 use crate::checkpoint::{Progress, Row};
-use crate::data::Batch;
-use crate::data::loader::{EpochPlan, LoadError};
 use crate::libtorch::{self, rethrow};
 use crate::loss::to_host;
 use crate::pulse;
