@@ -31,21 +31,21 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export
-	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export cargo test --release --locked -p trainyard-trainer --test export -- --test-threads=1
+	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export cargo test --release --locked -p trainyard-trainer --test trainer -- export:: --test-threads=1
 	@$(CHECK_EXPORT)
 
 # As root, links are cut in network namespaces of their own, and Redis' disk is one that can be filled.
 test-faults: setup ## 2000 jobs while everything is killed, paused, cut off and filled up, for ten minutes
 	cargo build --release --locked -p trainyard-scheduler -p trainyard-agent -p trainyard-cli --bins
 	TRAINYARD_FAULT_JOBS=2000 TRAINYARD_FAULT_SECONDS=600 \
-		cargo test --release --locked -p trainyard-tests --test faults_random -- --nocapture
-	TRAINYARD_OUTAGE_SECONDS=60 cargo test --release --locked -p trainyard-tests --test replicas
+		cargo test --release --locked -p trainyard-tests --test scenarios -- faults_random:: --nocapture
+	TRAINYARD_OUTAGE_SECONDS=60 cargo test --release --locked -p trainyard-tests --test scenarios -- replicas::
 
 test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most half an hour
 	TRAINYARD_SIM_SEEDS=10000 timeout 1800 cargo test --release --locked -p trainyard-sim
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
-	cargo test --release --locked -p trainyard-trainer --test golden_model --test golden_data --test golden_pt -- --test-threads=1
+	cargo test --release --locked -p trainyard-trainer --test trainer -- golden --test-threads=1
 
 test-gpu: build $(GOLDEN)/unpacked ## What needs an NVIDIA card
 	cargo test --release --locked -p trainyard-trainer --features gpu-tests --test gpu -- --test-threads=1

@@ -5,6 +5,7 @@
 //! here is a function of its arguments.
 
 use trainyard_types::gpu::nominal_gib;
+use trainyard_types::oom::LADDER;
 use trainyard_types::{Batch, BatchChosen, BatchLayer, FitRecord, ModelScale, TrainSpec};
 
 mod need;
@@ -12,9 +13,6 @@ mod need;
 mod tests;
 
 pub use need::Need;
-
-/// The sizes that a batch steps down to, largest first. The trainer uses the same when memory runs out.
-pub const LADDER: [u32; 12] = [64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
 
 /// What a CPU slot uses when memory allows.
 pub const CPU_BATCH: u32 = 16;
@@ -276,11 +274,6 @@ fn step_down_to(size: u32) -> u32 {
         return size / 16 * 16;
     }
     LADDER.into_iter().find(|&step| step <= size).unwrap_or(1)
-}
-
-/// The step below `size`, or `None` below 1.
-pub fn next_smaller(size: u32) -> Option<u32> {
-    LADDER.into_iter().find(|&step| step < size)
 }
 
 /// A size in MiB, as people read it.

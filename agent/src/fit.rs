@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use trainyard_types::oom::LADDER;
 use trainyard_types::trainer::{MemoryMeasured, Started, TrainerEvent};
 use trainyard_types::{AttemptId, FitKey, FitRecord, Slot, Time};
 
-use crate::batch::{LADDER, Load, Memory, Need};
+use crate::batch::{Load, Memory, Need};
 use crate::disk;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use trainyard_types::faults::{self, Place};
 use trainyard_types::fit::Shortage;
+use trainyard_types::oom;
 use trainyard_types::{
     Assignment, BatchChosen, Checkpoint, EndReason, Gpu, GpuTelemetry, JobId, Slot, Time, TrainSpec,
 };
@@ -241,7 +242,7 @@ fn choose_batch(
     let record = fits.record(&run, Time::now());
     // On a CPU the batch lies in main memory, too.
     let too_large = killed.filter(|_| matches!(memory, Memory::Cpu { .. })).map(|killed| killed.batch_size);
-    let too_large = too_large.and_then(batch::next_smaller);
+    let too_large = too_large.and_then(oom::next_smaller);
     let (batch, nominal) = (train.batch, train.nbs);
     let noted = fits.noted(&run).into_iter().chain(too_large).min();
     let chosen = batch::choose(&Wish { memory, load, batch, nominal, record: record.as_ref(), noted });

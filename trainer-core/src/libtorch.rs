@@ -33,14 +33,7 @@ pub struct TorchError {
 impl TorchError {
     /// Whether the device's memory ran out.
     pub fn is_out_of_memory(&self) -> bool {
-        const WORDS: [&str; 5] = [
-            "CUDA out of memory",
-            "CUDA error: out of memory",
-            "CUBLAS_STATUS_ALLOC_FAILED",
-            "CUDNN_STATUS_ALLOC_FAILED",
-            "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-        ];
-        WORDS.iter().any(|words| self.message.contains(words))
+        trainyard_types::oom::is_told_by(&self.message)
     }
 }
 

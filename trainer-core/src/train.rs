@@ -32,10 +32,11 @@ pub mod watch;
 use std::sync::atomic::AtomicBool;
 
 use trainyard_types::fit::Shortage;
+use trainyard_types::oom::next_smaller;
 use trainyard_types::trainer::{Activity, BatchSizeChanged, Finished, LogLevel, Started, TrainerEvent};
 
 use self::error::TrainError;
-use self::oom::{Ladder, Next, next_smaller};
+use self::oom::{Ladder, Next};
 use self::saver::Saver;
 use self::session::{End, Outside, Session};
 use self::setup::{Options, Setup};

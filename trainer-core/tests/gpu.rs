@@ -6,7 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "the tests without a GPU use the rest")]
+#[path = "trainer/golden/mod.rs"]
 mod golden;
+#[allow(dead_code, reason = "the tests without a GPU use the rest")]
+#[path = "trainer/shapes/mod.rs"]
 mod shapes;
 
 use std::path::Path;

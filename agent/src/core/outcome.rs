@@ -1,12 +1,12 @@
 //! What a trainer's exit means.
 
 use trainyard_types::faults;
+use trainyard_types::oom::{self, next_smaller};
 use trainyard_types::trainer::{BatchSizeChanged, Finished, Phase, exit_code};
 use trainyard_types::{EndReason, Unfit, UnfitKind};
 
 use super::Refusal;
 use super::attempt::{Attempt, State};
-use crate::batch::next_smaller;
 
 /// How a trainer's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,16 +47,7 @@ impl ExitKind {
 const SIGKILL: i32 = 9;
 const SIGABRT: i32 = 6;
 
-/// What libtorch and the libraries below it say when a card's memory is used up. In lower case.
-const GPU_MEMORY_WORDS: [&str; 5] = [
-    "cuda out of memory",
-    "cuda error: out of memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-    "cuda error: memory allocation",
-];
-
-/// The same of main memory: libtorch's allocator for the CPU, and Rust's.
+/// What libtorch's allocator for the CPU and Rust's say when main memory is used up. In lower case.
 const MAIN_MEMORY_WORDS: [&str; 3] = [
     "defaultcpuallocator: can't allocate memory",
     "defaultcpuallocator: not enough memory",
@@ -198,9 +189,13 @@ const fn is_of_contract(code: i32) -> bool {
 
 /// Whether the trainer's last words are of `words`.
 fn said_one_of(words: &[&str], attempt: &Attempt, exit: &Exit) -> bool {
-    let told = attempt.failed.as_ref().map_or("", |failed| &failed.message);
-    let text = format!("{told} {}", exit.stderr_tail).to_lowercase();
+    let text = last_words(attempt, exit).to_lowercase();
     words.iter().any(|word| text.contains(word))
+}
+
+fn last_words(attempt: &Attempt, exit: &Exit) -> String {
+    let told = attempt.failed.as_ref().map_or("", |failed| &failed.message);
+    format!("{told} {}", exit.stderr_tail)
 }
 
 /// Whether the card's memory ended the process, by its exit code or by its last words.
@@ -212,7 +207,7 @@ fn ran_out_of_gpu_memory(attempt: &Attempt, exit: &Exit) -> bool {
         ExitKind::Code(exit_code::GPU_OOM | exit_code::GPU_OOM_AGAIN) => true,
         ExitKind::Code(exit_code::DONE | exit_code::BAD_SPEC | exit_code::STOPPED)
         | ExitKind::Signal(SIGKILL) => false,
-        ExitKind::Code(_) | ExitKind::Signal(_) => said_one_of(&GPU_MEMORY_WORDS, attempt, exit),
+        ExitKind::Code(_) | ExitKind::Signal(_) => oom::is_told_by(&last_words(attempt, exit)),
     }
 }
 

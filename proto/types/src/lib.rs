@@ -12,6 +12,7 @@ pub mod habit;
 pub mod ids;
 pub mod job;
 pub mod model;
+pub mod oom;
 pub mod report;
 pub mod text;
 pub mod time;

@@ -1,16 +1,9 @@
 //! What is done when a card's memory runs out: how a training goes on.
 
+use trainyard_types::oom::next_smaller;
 use trainyard_types::trainer::Phase;
 
 use crate::libtorch::TorchError;
-
-/// Batch sizes that are tried, one after the other.
-const LADDER: [u32; 12] = [64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
-
-/// The batch size after `current`, or `None` below 1.
-pub fn next_smaller(current: u32) -> Option<u32> {
-    LADDER.into_iter().find(|&size| size < current)
-}
 
 /// How to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +72,6 @@ pub fn message(from: u32, to: u32, phase: Phase, resumed: bool, error: &TorchErr
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_size_steps_down_to_one_and_then_ends() {
-        assert_eq!([65, 64, 20, 2, 1].map(next_smaller), [Some(64), Some(48), Some(16), Some(1), None]);
-    }
 
     #[test]
     fn what_never_fitted_steps_down_to_the_end() {

@@ -3,9 +3,9 @@
 
 use std::cell::{Cell, RefCell};
 
+use trainyard_types::oom::next_smaller;
 use trainyard_types::trainer::Phase;
 
-use super::oom::next_smaller;
 use crate::libtorch::{self, Precision, TorchError};
 
 /// Follows one training, however many sessions it takes.

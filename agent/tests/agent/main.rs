@@ -1,0 +1,15 @@
+//! The agent as a scheduler and a machine see it. One program, since each would link everything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod agent;
+mod cards;
+mod disk;
+mod fake_cards;
+mod machine;
+mod memory;
+mod metrics;
+mod spool;
+mod stub;
+mod supervision;
+mod unheard;

@@ -1,0 +1,589 @@
+//! A scheduler that does what a test tells it, and an agent process that talks to it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+use trainyard_proto::convert::agent::Hello;
+use trainyard_proto::pb;
+use trainyard_proto::pb::agent_message::Message as Said;
+use trainyard_proto::pb::agent_service_server::{AgentService, AgentServiceServer};
+use trainyard_proto::pb::artifact_service_server::{ArtifactService, ArtifactServiceServer};
+use trainyard_proto::pb::scheduler_message::Message as Told;
+use trainyard_proto::pb::upload_artifact_request::Part;
+use trainyard_types::trainer::TrainerEvent;
+use trainyard_types::{
+    Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, JobId, JobSpec, ModelScale, Report,
+    ReportBody, Slot, TrainSpec,
+};
+use uuid::Uuid;
+
+/// What a whole test may take. Longer than any healthy run needs; only a failure waits for it.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What the agent said.
+#[derive(Debug)]
+pub enum Seen {
+    Hello(Box<Hello>, mpsc::Sender<Result<pb::SchedulerMessage, Status>>),
+    Heartbeat(Box<pb::Heartbeat>),
+    Report(Box<Report>),
+    Telemetry(pb::Telemetry),
+    Gone,
+}
+
+#[derive(Debug)]
+struct Shared {
+    seen: mpsc::UnboundedSender<Seen>,
+    /// Acknowledge reports as they come.
+    acks: AtomicBool,
+    leader_epoch: AtomicU64,
+    sessions: AtomicU64,
+    /// How many uploads to refuse as a scheduler that is going away does.
+    unavailable_uploads: AtomicU32,
+    /// Whether there is no room for uploads.
+    disk_is_full: AtomicBool,
+    /// Whether somebody else has the agent's identity.
+    identity_in_use: Mutex<Option<trainyard_types::AgentId>>,
+    blobs: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+/// The scheduler.
+pub struct Stub {
+    shared: Arc<Shared>,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    to_agent: Option<mpsc::Sender<Result<pb::SchedulerMessage, Status>>>,
+    pub url: String,
+    /// What heartbeats told of fit records so far.
+    pub fit_records: Vec<pb::FitRecord>,
+    /// Every report so far, whatever a test was waiting for.
+    pub reports: Vec<Report>,
+    /// Every heartbeat so far.
+    pub heartbeats: Vec<pb::Heartbeat>,
+    deadline: tokio::time::Instant,
+}
+
+/// The scheduler's services.
+struct Service(Arc<Shared>);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for Service {
+    type ConnectStream = Answers<pb::SchedulerMessage>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut said = request.into_inner();
+        let (sender, answers) = mpsc::channel(64);
+        let shared = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = said.message().await {
+                match message.message.unwrap() {
+                    Said::Hello(hello) => {
+                        let taken = shared.identity_in_use.lock().unwrap().map(|agent| agent.to_string());
+                        if taken.is_some_and(|taken| taken == hello.agent_id) {
+                            let _gone = sender.send(Err(Status::already_exists("AGENT_ID_IN_USE"))).await;
+                            return;
+                        }
+                        let welcome = pb::Welcome {
+                            leader_epoch: shared.leader_epoch.load(Ordering::SeqCst),
+                            session: shared.sessions.fetch_add(1, Ordering::SeqCst) + 1,
+                            heartbeat_ms: 50,
+                            lease_ms: 10_000,
+                            version: "test".into(),
+                        };
+                        sender.send(Ok(told(Told::Welcome(welcome)))).await.unwrap();
+                        let hello = Box::new(hello.try_into().unwrap());
+                        // A weak end would keep a dropped connection open.
+                        shared.seen.send(Seen::Hello(hello, sender.clone())).unwrap();
+                    }
+                    Said::Heartbeat(heartbeat) => {
+                        let _over = shared.seen.send(Seen::Heartbeat(Box::new(heartbeat)));
+                    }
+                    Said::Telemetry(telemetry) => {
+                        let _over = shared.seen.send(Seen::Telemetry(telemetry));
+                    }
+                    Said::Report(report) => {
+                        let ack = pb::Ack { attempt: report.attempt.clone(), sequence: report.sequence };
+                        if shared.acks.load(Ordering::SeqCst) {
+                            let _over = sender.send(Ok(told(Told::Ack(ack)))).await;
+                        }
+                        let _over = shared.seen.send(Seen::Report(Box::new(report.try_into().unwrap())));
+                    }
+                }
+            }
+            let _over = shared.seen.send(Seen::Gone);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers).map_while(|answer| match answer {
+            // How a test hangs up.
+            Err(status) if status.code() == tonic::Code::Ok => None,
+            other => Some(other),
+        }))))
+    }
+}
+
+#[tonic::async_trait]
+impl ArtifactService for Service {
+    type DownloadArtifactStream = Answers<pb::DownloadArtifactResponse>;
+
+    async fn list_artifacts(
+        &self,
+        _request: Request<pb::ListArtifactsRequest>,
+    ) -> Result<Response<pb::ListArtifactsResponse>, Status> {
+        Err(Status::unimplemented("not of the agents"))
+    }
+
+    async fn download_artifact(
+        &self,
+        request: Request<pb::DownloadArtifactRequest>,
+    ) -> Result<Response<Self::DownloadArtifactStream>, Status> {
+        let sha256 = request.into_inner().sha256;
+        let blob = self.0.blobs.lock().unwrap().get(&sha256).cloned();
+        let blob = blob.ok_or_else(|| Status::not_found("no such blob"))?;
+        let size_bytes = blob.len() as u64;
+        let parts: Vec<_> = blob.chunks(3).map(<[u8]>::to_vec).collect();
+        let mut offset = 0;
+        let parts = parts.into_iter().map(move |data| {
+            let part = pb::DownloadArtifactResponse { offset, size_bytes, data };
+            offset += part.data.len() as u64;
+            Ok(part)
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
+    }
+
+    async fn upload_artifact(
+        &self,
+        request: Request<Streaming<pb::UploadArtifactRequest>>,
+    ) -> Result<Response<pb::UploadArtifactResponse>, Status> {
+        let take = |left: u32| left.checked_sub(1);
+        if self.0.unavailable_uploads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+            return Err(Status::unavailable("restarting"));
+        }
+        if self.0.disk_is_full.load(Ordering::SeqCst) {
+            return Err(Status::resource_exhausted("the scheduler's disk is full"));
+        }
+        let mut parts = request.into_inner();
+        let Some(Part::Header(header)) = parts.message().await?.and_then(|part| part.part) else {
+            return Err(Status::invalid_argument("no header"));
+        };
+        let artifact = header.artifact.unwrap();
+        if self.0.blobs.lock().unwrap().contains_key(&artifact.sha256) {
+            return Ok(Response::new(pb::UploadArtifactResponse { existed: true }));
+        }
+        let mut blob = Vec::new();
+        while let Some(part) = parts.message().await? {
+            let Some(Part::Data(data)) = part.part else { return Err(Status::invalid_argument("no data")) };
+            assert!(data.len() <= 256 * 1024);
+            blob.extend(data);
+        }
+        if sha256(&blob) != artifact.sha256 || blob.len() as u64 != artifact.size_bytes {
+            return Err(Status::data_loss("hash or size differ"));
+        }
+        self.0.blobs.lock().unwrap().insert(artifact.sha256, blob);
+        Ok(Response::new(pb::UploadArtifactResponse { existed: false }))
+    }
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn told(message: Told) -> pb::SchedulerMessage {
+    pb::SchedulerMessage { message: Some(message) }
+}
+
+impl Stub {
+    pub async fn start() -> Self {
+        let (sender, seen) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            seen: sender,
+            acks: AtomicBool::new(true),
+            leader_epoch: AtomicU64::new(1),
+            sessions: AtomicU64::new(0),
+            unavailable_uploads: AtomicU32::new(0),
+            disk_is_full: AtomicBool::new(false),
+            identity_in_use: Mutex::default(),
+            blobs: Mutex::default(),
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tonic::transport::Server::builder()
+            .add_service(AgentServiceServer::new(Service(Arc::clone(&shared))))
+            .add_service(ArtifactServiceServer::new(Service(Arc::clone(&shared))))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        Self {
+            shared,
+            seen,
+            to_agent: None,
+            url,
+            fit_records: Vec::new(),
+            reports: Vec::new(),
+            heartbeats: Vec::new(),
+            deadline,
+        }
+    }
+
+    pub fn acknowledge(&self, yes: bool) {
+        self.shared.acks.store(yes, Ordering::SeqCst);
+    }
+
+    pub fn set_leader_epoch(&self, epoch: u64) {
+        self.shared.leader_epoch.store(epoch, Ordering::SeqCst);
+    }
+
+    pub fn refuse_uploads(&self, count: u32) {
+        self.shared.unavailable_uploads.store(count, Ordering::SeqCst);
+    }
+
+    pub fn fill_disk(&self, full: bool) {
+        self.shared.disk_is_full.store(full, Ordering::SeqCst);
+    }
+
+    /// From now on somebody else is connected under this identity.
+    pub fn give_identity_away(&self, agent: trainyard_types::AgentId) {
+        *self.shared.identity_in_use.lock().unwrap() = Some(agent);
+    }
+
+    pub fn blob(&self, sha256: &str) -> Option<Vec<u8>> {
+        self.shared.blobs.lock().unwrap().get(sha256).cloned()
+    }
+
+    /// Stores a file and says what it is.
+    pub fn store(&self, name: &str, bytes: &[u8]) -> Artifact {
+        let sha256 = sha256(bytes);
+        self.shared.blobs.lock().unwrap().insert(sha256.clone(), bytes.to_vec());
+        Artifact { name: name.into(), size_bytes: bytes.len() as u64, sha256 }
+    }
+
+    async fn next(&mut self) -> Seen {
+        let seen = tokio::time::timeout_at(self.deadline, self.seen.recv()).await;
+        let seen = seen.expect("the agent does not say what the test waits for").unwrap();
+        match &seen {
+            Seen::Heartbeat(heartbeat) => {
+                self.fit_records.extend(heartbeat.fit_records.iter().cloned());
+                self.heartbeats.push((**heartbeat).clone());
+            }
+            Seen::Report(report) => self.reports.push((**report).clone()),
+            Seen::Hello(..) | Seen::Telemetry(_) | Seen::Gone => {}
+        }
+        seen
+    }
+
+    pub async fn hello(&mut self) -> Hello {
+        loop {
+            if let Seen::Hello(hello, sender) = self.next().await {
+                self.to_agent = Some(sender);
+                return *hello;
+            }
+        }
+    }
+
+    pub async fn heartbeat(&mut self) -> pb::Heartbeat {
+        loop {
+            if let Seen::Heartbeat(heartbeat) = self.next().await {
+                return *heartbeat;
+            }
+        }
+    }
+
+    /// The next heartbeat that is as `wanted`.
+    pub async fn heartbeat_with(&mut self, wanted: impl Fn(&pb::Heartbeat) -> bool) -> pb::Heartbeat {
+        loop {
+            let heartbeat = self.heartbeat().await;
+            if wanted(&heartbeat) {
+                return heartbeat;
+            }
+        }
+    }
+
+    pub async fn telemetry(&mut self) -> pb::Telemetry {
+        loop {
+            if let Seen::Telemetry(telemetry) = self.next().await {
+                return telemetry;
+            }
+        }
+    }
+
+    pub async fn report(&mut self) -> Report {
+        loop {
+            match self.next().await {
+                Seen::Report(report) => return *report,
+                Seen::Hello(..) => panic!("the agent connected again"),
+                Seen::Heartbeat(_) | Seen::Telemetry(_) | Seen::Gone => {}
+            }
+        }
+    }
+
+    /// Waits until the agent's log has `text`, while the agent beats.
+    pub async fn until_logged(&mut self, world: &World, text: &str) {
+        while !world.log().contains(text) {
+            self.heartbeat().await;
+        }
+    }
+
+    /// The end, whatever comes before it.
+    pub async fn end(&mut self) -> Ended {
+        loop {
+            if let ReportBody::Ended(ended) = self.report().await.body {
+                return ended;
+            }
+        }
+    }
+
+    /// Reports up to the end, whose numbers must be gapless from `first`.
+    pub async fn reports_to_the_end(&mut self, first: u64) -> (Vec<Report>, Ended) {
+        let mut reports: Vec<Report> = Vec::new();
+        loop {
+            let report = self.report().await;
+            assert_eq!(report.sequence, first + reports.len() as u64, "{report:?} after {reports:?}");
+            if let ReportBody::Ended(ended) = report.body {
+                return (reports, ended);
+            }
+            reports.push(report);
+        }
+    }
+
+    /// The next log line that starts with `start`; without it.
+    pub async fn log_line(&mut self, start: &str) -> String {
+        loop {
+            if let ReportBody::Trainer(TrainerEvent::Log(log)) = self.report().await.body
+                && let Some(rest) = log.message.strip_prefix(start)
+            {
+                return rest.to_owned();
+            }
+        }
+    }
+
+    pub async fn tell(&self, message: Told) {
+        self.to_agent.as_ref().unwrap().send(Ok(told(message))).await.unwrap();
+    }
+
+    pub async fn assign(&self, attempt: AttemptId, data: &Path, slot: Slot, resume: Option<Checkpoint>) {
+        let spec = JobSpec { name: "cells".into(), ..JobSpec::new(TrainSpec::new(ModelScale::N, data)) };
+        let assignment = Assignment { attempt, spec, slot, resume };
+        self.tell(Told::Assign((&assignment).into())).await;
+    }
+
+    pub async fn stop(&self, attempt: AttemptId, reason: EndReason) {
+        self.stop_within(attempt, reason, 0).await;
+    }
+
+    /// The same with a grace; 0 is the agent's own.
+    pub async fn stop_within(&self, attempt: AttemptId, reason: EndReason, grace_ms: u32) {
+        let reason = trainyard_proto::convert::agent::end_reason(reason);
+        self.tell(Told::Stop(pb::Stop { attempt: attempt.to_string(), reason, grace_ms })).await;
+    }
+
+    pub async fn hang_up(&mut self) {
+        let sender = self.to_agent.take().unwrap();
+        sender.send(Err(Status::ok("hang up"))).await.unwrap();
+    }
+}
+
+pub fn attempt(number: u32) -> AttemptId {
+    AttemptId { job: JobId(Uuid::from_u128(7)), number }
+}
+
+/// A directory with a data set, a trainer that is a shell script, and the agent's own data.
+pub struct World {
+    folder: tempfile::TempDir,
+}
+
+/// What every script begins with: where things are, and how to tell an event.
+const PRELUDE: &str = r#"#!/bin/sh
+# What a machine that is well answers; a script that the test has put there says otherwise.
+if [ "$1" = self-test ]; then
+  [ -x "$0.self-test" ] && exec "$0.self-test"
+  echo '{"ok":true,"trainer":"9.9","libtorch":"2.13.0","seconds":0}'
+  exit 0
+fi
+[ "$1" = train ] || exit 64
+while [ $# -gt 0 ]; do
+  case $1 in
+    --events-fd) fd=$2; shift;;
+    --control-fd) control=$2; shift;;
+    --spec) spec=$2; shift;;
+    --run-dir) run=$2; shift;;
+    --batch-size) batch=$2; shift;;
+    --device) device=$2; shift;;
+  esac
+  shift
+done
+tell() { printf '{"v":1,"time":5,%s}\n' "$1" > "/proc/self/fd/$fd"; }
+log() { tell '"type":"log","level":"info","message":"'"$1"'"'; }
+started() {
+  tell '"type":"started","parameters":1,"train_images":1,"val_images":1,"classes":[],"epochs":1,"batch_size":'"$batch"',"first_epoch":1,"device":"cpu","precision":"fp32","libtorch":"2.13.0"'
+}
+checkpoint() {
+  mkdir -p "$run/checkpoints/step-0000000$1"
+  printf 'weights of step %s' "$1" > "$run/checkpoints/step-0000000$1/model.safetensors"
+  tell '"type":"checkpoint","step":'"$1"',"epoch":1,"path":"checkpoints/step-0000000'"$1"'"'
+}
+finish() {
+  mkdir -p "$run/weights"
+  printf 'the best weights' > "$run/weights/best.safetensors"
+  tell '"type":"finished","best_epoch":3,"metrics":{},"artifacts":["weights/best.safetensors"]'
+}
+# Blocks without a child process until the test lets it go on.
+wait_for_test() { read -r line < "$run/../../../../hold"; }
+# The same for ever.
+hold() { while :; do read -r line < "$run/../../../../hold"; done; }
+"#;
+
+impl World {
+    pub fn new(trainer: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let world = Self { folder };
+        fs::create_dir(world.path("data")).unwrap();
+        fs::write(world.data(), "names: [a]\n").unwrap();
+        let made = Command::new("mkfifo").arg(world.path("hold")).arg(world.path("alive")).status().unwrap();
+        assert!(made.success());
+        fs::write(world.path("trainer"), format!("{PRELUDE}{trainer}")).unwrap();
+        fs::set_permissions(world.path("trainer"), fs::Permissions::from_mode(0o755)).unwrap();
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.path("data/data.yaml")
+    }
+
+    /// Starts an agent with one CPU slot; its log goes to `agent.log`.
+    pub fn agent(&self, stub: &Stub, more: &[&str]) -> Agent {
+        self.agent_with(stub, more, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn agent_with(&self, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
+        self.start(
+            Command::new(env!("CARGO_BIN_EXE_trainyard-agent")),
+            stub,
+            more,
+            variables,
+            self.log_file(),
+        )
+    }
+
+    /// Starts an agent whose log goes to a pipe that nobody reads.
+    pub fn agent_unheard(&self, stub: &Stub) -> Agent {
+        let (_, nobody_reads) = std::io::pipe().unwrap();
+        self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), stub, &[], &[], nobody_reads)
+    }
+
+    fn log_file(&self) -> fs::File {
+        fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap()
+    }
+
+    /// The same with a data directory on a disk of its own of so many MiB, which needs root. What is on it is
+    /// seen by [`Agent::sees`] only.
+    pub fn agent_on_a_disk(&self, mib: u32, stub: &Stub, more: &[&str]) -> Agent {
+        let folder = self.path("agent");
+        let folder = folder.display();
+        let mounts = format!("mkdir -p '{folder}' && mount -t tmpfs -o size={mib}m tmpfs '{folder}'");
+        self.agent_after(&mounts, stub, more, &[])
+    }
+
+    /// The same after what a shell does in a mount namespace of the agent's own, which needs root.
+    pub fn agent_after(&self, mounts: &str, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
+        let script = format!("{mounts} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_trainyard-agent")]);
+        self.start(command, stub, more, variables, self.log_file())
+    }
+
+    fn start(
+        &self,
+        mut command: Command,
+        stub: &Stub,
+        more: &[&str],
+        variables: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Agent {
+        let slots: &[&str] = if more.contains(&"--cpu-slots") { &[] } else { &["--cpu-slots", "1"] };
+        let child = command
+            .args(["--scheduler", &stub.url, "--name", "lab-1"])
+            .args(slots)
+            .arg("--data-dir")
+            .arg(self.path("agent"))
+            .arg("--trainer")
+            .arg(self.path("trainer"))
+            .arg("--data-root")
+            .arg(self.path("data"))
+            .args(more)
+            .env("FAKE_NVML_STATE", self.path("cards.json"))
+            .env("TRAINYARD_AGENT__METRICS_LISTEN", "")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Agent(child)
+    }
+
+    /// Lets the script that reads from the fifo `hold` go on, as soon as it does.
+    pub async fn release(&self) {
+        let hold = self.path("hold");
+        tokio::task::spawn_blocking(move || fs::write(hold, "on\n").unwrap()).await.unwrap();
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+}
+
+/// An agent process, killed when the test is over.
+pub struct Agent(Child);
+
+impl Agent {
+    /// Where to find what the agent finds at `path`.
+    pub fn sees(&self, path: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.0.id(), path.display()))
+    }
+
+    /// How many of its threads have this name.
+    pub fn threads_called(&self, name: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|comm| comm.trim() == name).count()
+    }
+
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    pub fn terminate(&self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
+    pub async fn exit_code(mut self) -> Option<i32> {
+        tokio::task::spawn_blocking(move || self.0.wait().unwrap().code()).await.unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}

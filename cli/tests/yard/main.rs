@@ -1,0 +1,12 @@
+//! `yard` as a user and a script see it. One program, since each would link everything.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod artifacts;
+mod closed_pipes;
+mod commands;
+mod fake;
+mod reference;
+mod terminal;
+mod up;
+mod watch;
