@@ -98,6 +98,23 @@ fn only_the_store_knows_redis() {
 }
 
 #[test]
+fn policies_decide_without_the_engine_and_the_engine_names_none() {
+    let core = Path::new("scheduler/core/src");
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with(core)) {
+        let code = text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+        let forbidden: &[&str] = if path.starts_with(core.join("policy")) {
+            &["crate::core", "crate::engine", "crate::handlers", "crate::Core", "impl Core"]
+        } else {
+            &["policy::fair", "policy::finish_time", "Policy::Fifo", "Policy::Fair", "Policy::FinishTime"]
+        };
+        for line in code {
+            let found = forbidden.iter().find(|name| line.contains(*name));
+            assert_eq!(found, None, "{}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
 fn no_file_is_named_after_nothing() {
     for (path, _) in sources() {
         let name = path.file_stem().unwrap().to_str().unwrap();

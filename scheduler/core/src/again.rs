@@ -8,10 +8,11 @@ use crate::changes::Changes;
 use crate::config::CoreConfig;
 use crate::core::Core;
 use crate::handing_in::ran;
-use crate::limits::in_words;
+use crate::policy::Change;
 use crate::record::{AttemptEnd, AttemptRecord, JobRecord};
 use crate::retry::{self, Verdict};
 use crate::setbacks::{Place, Setback};
+use crate::spans::in_words;
 
 /// An attempt that has trained for longer did not end because of what it met at its start.
 pub(crate) const QUICK: Duration = Duration::from_secs(60);
@@ -93,7 +94,7 @@ impl Core {
             Some(slots) => self.give_back(now, id, &slots, limit_before, out),
             None => {
                 self.change_handing_in(agent, out, |handing_in| handing_in.remove(&id));
-                self.unfollow_runner(id.job);
+                self.tell_policy(now, &Change::Released(id.job));
             }
         }
         self.keep_off(now, id, cause_of_end, out);

@@ -296,7 +296,7 @@ impl Core {
         match live {
             Some((job, live)) if live.id == attempt && live.agent == agent => {
                 // It may never have heard what it was told.
-                let makes_way = self.plan.makes_way(job.id);
+                let makes_way = self.policy.is_preempting(job.id);
                 if job.cancel_requested || job.out_of_time || makes_way {
                     let reason =
                         if job.cancel_requested { EndReason::Cancelled } else { EndReason::Preempted };

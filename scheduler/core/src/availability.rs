@@ -11,6 +11,7 @@ use crate::handing_in::HANDING_IN_MAX;
 use crate::queue::Request;
 use crate::record::Shut;
 use crate::slots;
+use crate::spans::clock;
 
 /// Slots that a sentence names one by one.
 const NAMED: usize = 3;
@@ -184,10 +185,4 @@ fn named((slot, why): &(String, Closed<'_>)) -> String {
 
 fn noun(request: &Request) -> &'static str {
     if request.device == DeviceKind::Cpu { "slot" } else { "GPU" }
-}
-
-/// Hours, minutes, seconds of the day.
-fn clock(time: Time) -> String {
-    let seconds = time.0 / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

@@ -4,11 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use trainyard_types::trainer::LogLevel;
-use trainyard_types::{
-    AgentId, Assignment, AttemptId, BatchId, DeviceKind, GpuUuid, Inventory, JobId, JobSpec, JobState, Slot,
-    Time,
-};
+use trainyard_types::{AgentId, BatchId, GpuUuid, Inventory, JobId, JobState, Slot, Time};
 
 use crate::advertised::Advertised;
 use crate::agent::{Agent, AgentView};
@@ -19,13 +15,12 @@ use crate::estimate::Ends;
 use crate::event::Event;
 use crate::index::Index;
 use crate::learned::{Learned, LearnedRecord};
-use crate::output::{Command, Output};
-use crate::placement::{self, Placement, Turn};
-use crate::policy::{Plan, Policy, why_here};
+use crate::output::Output;
+use crate::policy::{Change, PlacementPolicy};
 use crate::queue::Queue;
 use crate::quick_ends::QuickEnds;
-use crate::record::{AgentRecord, AttemptRecord, EventBody, JobRecord};
-use crate::share::{self, UserRecord, Users};
+use crate::record::{AgentRecord, AttemptRecord, JobRecord};
+use crate::share::{UserRecord, Users};
 use crate::sight::{Seen, Sight};
 use crate::slots::{self, Slots};
 use crate::tally::Tally;
@@ -83,8 +78,8 @@ pub struct Core {
     pub(crate) learned: Learned,
     /// What agents say they hold and need.
     pub(crate) advertised: Advertised,
-    /// Index: who waits for which kind of card, and who runs there.
-    pub(crate) plan: Plan,
+    /// Who goes next, and where.
+    pub(crate) policy: Box<dyn PlacementPolicy>,
     /// Jobs whose archives were asked for.
     pub(crate) archiving: BTreeSet<JobId>,
     /// No archive is asked for before this time.
@@ -107,7 +102,7 @@ pub struct Stored {
 impl Core {
     /// Without jobs and agents.
     pub fn new(config: CoreConfig) -> Self {
-        Self { config, ..Self::default() }
+        Self { policy: config.policy.component(), config, ..Self::default() }
     }
 
     /// Goes on from what is stored. Every agent gets a fresh lease, and has no session yet.
@@ -148,9 +143,9 @@ impl Core {
             core.quick_ends.note(&job);
             let id = job.id;
             core.jobs.insert(id, job);
-            core.follow_runner(now, id);
+            core.tell_policy(now, &Change::Progress(id));
         }
-        core.follow_queue();
+        core.follow_queue(now);
         core
     }
 
@@ -227,12 +222,12 @@ impl Core {
             Event::Tick => self.on_tick(now, &mut out),
         }
         self.fail_hopeless(now, &mut out);
-        self.follow_queue();
+        self.follow_queue(now);
         if out.replan {
             self.place(now, &mut out);
         }
         if let Some(job) = out.checkpoint.take() {
-            self.reconsider(now, job, &mut out);
+            self.consider_preemption(now, job, &mut out);
         }
         let has_ended = out.moves.iter().any(|moved| moved.ends());
         for moved in std::mem::take(&mut out.moves) {
@@ -270,7 +265,7 @@ impl Core {
             time_limit,
             self.queue.next_due(),
             self.next_retirement(),
-            self.second_thought(),
+            self.policy.wake_at(),
         ];
         [lease].into_iter().chain(others).flatten().min()
     }
@@ -331,94 +326,9 @@ impl Core {
                 out.replan = true;
             }
         }
-        out.replan |= self.second_thought().is_some_and(|time| time <= now);
+        out.replan |= self.policy.wake_at().is_some_and(|time| time <= now);
         while self.stop_out_of_time(now, out) {}
         self.retire(now, out);
-    }
-
-    /// What waits and could start, by the rules as they stand and without the policy `finish-time`.
-    pub(crate) fn placements(&self, now: Time) -> Vec<Placement> {
-        let is_fair = self.config.policy == Policy::Fair;
-        let turn = |user: &str| {
-            let limits = self.limits(user);
-            let stakes = [DeviceKind::Gpu, DeviceKind::Cpu].map(|device| share::stake(device, limits));
-            Turn { share: self.share(now, user), stakes, gpus_left: self.gpus_left(user) }
-        };
-        placement::place(&self.queue, &self.slots, is_fair, turn, |job, agent| self.has_read(job, agent))
-    }
-
-    /// Starts as many waiting jobs as there are slots for.
-    fn place(&mut self, now: Time, out: &mut Changes) {
-        if self.config.policy == Policy::FinishTime {
-            self.prepare(now);
-            while let Some(placement) = self.choose(now) {
-                self.begin(now, placement, out);
-            }
-            self.plan_second_thought(now);
-        } else {
-            for placement in self.placements(now) {
-                self.begin(now, placement, out);
-            }
-        }
-    }
-
-    /// Starts a waiting job.
-    fn begin(&mut self, now: Time, placement: Placement, out: &mut Changes) {
-        let Placement { job: id, kind, locations } = placement;
-        let Some((first, others)) = locations.split_first() else { return };
-        let expected = self.expect(now, id, &kind, first.agent).unwrap_or_default();
-        let (Some(job), Some(agent)) = (self.jobs.get_mut(&id), self.agents.get_mut(&first.agent)) else {
-            return;
-        };
-        let session = agent.session.expect("only slots of agents with a session are offered");
-        self.queue.remove(job);
-        self.plan.leave(id, job.spec.priority);
-        for location in &locations {
-            self.slots.take(&kind, location);
-        }
-        let slots = u32::try_from(locations.len()).unwrap_or(u32::MAX);
-        self.users.begin(&self.config, &job.user, now, job.spec.resources.device, slots);
-        out.touch_user(&job.user);
-        let number = u32::try_from(job.attempts.len()).map_or(u32::MAX, |attempts| attempts + 1);
-        let attempt = AttemptId { job: job.id, number };
-        let (device, slot) = (kind.device().to_owned(), first.slot.clone());
-        agent.running.extend(locations.iter().map(|location| (location.slot.clone(), attempt)));
-        self.ends.begin(attempt, kind);
-        job.not_before = None;
-        job.attempts.push(AttemptRecord {
-            id: attempt,
-            agent: agent.record.id,
-            agent_name: agent.record.name.clone(),
-            slot: slot.clone(),
-            others: others.iter().map(|location| location.slot.clone()).collect(),
-            device: device.clone(),
-            choice: expected.choice,
-            warm: expected.warm,
-            expected_end: expected.end,
-            batch_chosen: None,
-            setup: None,
-            last_sequence: 0,
-            placed: now,
-            started: None,
-            released: None,
-            ended: None,
-        });
-        let reason = format!("placed on {device} of agent `{}`, which prepares it", agent.record.name);
-        out.state(job, now, number, JobState::Starting, reason);
-        job.estimate = job.estimate.or(expected.estimate);
-        let why = job.attempts.last().and_then(why_here);
-        if let Some(message) = why {
-            out.event(job, now, number, EventBody::Log { level: LogLevel::Info, message });
-        }
-        let assignment = Box::new(Assignment {
-            attempt,
-            // The scheduler keeps the time; older agents refuse a spec with a limit.
-            spec: JobSpec { time_limit: None, ..JobSpec::clone(&job.full_spec()) },
-            slot,
-            resume: job.checkpoint.clone(),
-        });
-        out.command(Command::Assign { agent: agent.record.id, session, assignment });
-        self.follow_runner(now, id);
     }
 
     /// Debug builds check every state that they reach, as long as that is cheap.

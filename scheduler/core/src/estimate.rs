@@ -65,7 +65,7 @@ impl Core {
     /// When a job that runs is expected to end.
     pub fn estimated_end(&self, job: JobId) -> Option<Time> {
         let attempt = self.jobs.get(&job)?.live_attempt()?.id;
-        self.plan.expected_end(job).or_else(|| self.ends.of.get(&attempt)?.1)
+        self.policy.expected_end(job).or_else(|| self.ends.of.get(&attempt)?.1)
     }
 
     /// When a job with this request starts behind `ahead` others, on `slots` slots that would do; `None`

@@ -1,14 +1,13 @@
 //! What agents' machines have of what jobs need, as far as it decides where jobs may go: and when no agent has it.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use trainyard_types::{AgentId, Ended, Fitness, JobId, JobState, Time};
 
 use crate::agent::{Agent, AgentState};
 use crate::changes::Changes;
 use crate::core::Core;
+use crate::policy::ClusterView;
 use crate::queue::Request;
 use crate::record::JobRecord;
 use crate::sight::{JobPaths, Lack, lack};
@@ -181,47 +180,9 @@ impl Core {
         Some(words)
     }
 
-    /// Agents with open slots that are left out, since they cannot see what a job names; an end of a sentence.
-    pub(crate) fn left_out(&self, request: &Request) -> String {
-        let lacking = self.queue.lacking(request);
-        let (Some(paths), false) = (request.paths.as_ref(), lacking.is_empty()) else { return String::new() };
-        let by_words = self.sight.is_inside(paths);
-        let agents = lacking.iter().filter_map(|id| self.agents.get(id));
-        let named: Vec<String> = agents
-            .filter(|agent| agent.is_open_to(request))
-            .filter_map(|agent| Some((agent, agent.says_no(paths, by_words)?.0)))
-            .map(|(agent, words)| format!("`{}` is left out: {words}", agent.record.name))
-            .collect();
-        if named.is_empty() { String::new() } else { format!("; {}", bounded(named.into_iter(), NAMED)) }
-    }
-
-    /// What a job asks for, waiting or not.
+    /// As [`ClusterView::request`].
     pub(crate) fn request(&self, job: &JobRecord) -> Request {
-        if job.state == JobState::Queued {
-            return self.queue.request(job);
-        }
-        let paths = JobPaths::of(job);
-        let is_plain = self.sight.lacking(&paths).is_empty();
-        let paths = (!is_plain).then(|| Arc::new(paths));
-        Request { paths, avoids: job.setbacks.avoids(), ..Request::from(&job.spec.resources) }
-    }
-
-    /// The agents that cannot see what such a job names, waiting or not.
-    pub(crate) fn lacking(&self, request: &Request) -> Cow<'_, BTreeSet<AgentId>> {
-        match &request.paths {
-            Some(paths) if !self.queue.knows(paths) => Cow::Owned(self.sight.lacking(paths)),
-            Some(_) | None => Cow::Borrowed(self.queue.lacking(request)),
-        }
-    }
-
-    /// Whether a job's data set could be read there: an attempt came up with it, or its images are decoded.
-    pub(crate) fn has_read(&self, job: JobId, agent: AgentId) -> bool {
-        let Some(job) = self.jobs.get(&job) else { return false };
-        if self.seen.holds(&JobPaths::of(job).data, agent) {
-            return true;
-        }
-        let train = &job.full_spec().train;
-        self.advertised.holders(&train.data, train.imgsz).any(|holder| holder == agent)
+        self.view().request(job)
     }
 
     /// A job is known from now on, with all that became of it.
@@ -238,6 +199,22 @@ impl Core {
         for attempt in job.attempts.iter().filter(|attempt| attempt.started.is_some()) {
             self.seen.remove(&data, attempt.agent);
         }
+    }
+}
+
+impl ClusterView<'_> {
+    /// Agents with open slots that are left out, since they cannot see what a job names; an end of a sentence.
+    pub(crate) fn left_out(&self, request: &Request) -> String {
+        let lacking = self.queue.lacking(request);
+        let (Some(paths), false) = (request.paths.as_ref(), lacking.is_empty()) else { return String::new() };
+        let by_words = self.sight.is_inside(paths);
+        let agents = lacking.iter().filter_map(|id| self.agents.get(id));
+        let named: Vec<String> = agents
+            .filter(|agent| agent.is_open_to(request))
+            .filter_map(|agent| Some((agent, agent.says_no(paths, by_words)?.0)))
+            .map(|(agent, words)| format!("`{}` is left out: {words}", agent.record.name))
+            .collect();
+        if named.is_empty() { String::new() } else { format!("; {}", bounded(named.into_iter(), NAMED)) }
     }
 }
 

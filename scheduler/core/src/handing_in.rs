@@ -11,6 +11,7 @@ use trainyard_types::{AgentId, AttemptId, Slot, SlotReleased, Time};
 
 use crate::changes::Changes;
 use crate::core::Core;
+use crate::policy::Change;
 use crate::record::{AttemptRecord, EventBody, JobRecord, Released};
 
 /// Attempts whose results are not in, with which an agent takes no new ones: what it cannot hand in would pile up on
@@ -90,7 +91,7 @@ impl Core {
         out.replan = true;
         self.ends.end(id);
         self.move_time_limit(id.job, limit_before);
-        self.unfollow_runner(id.job);
+        self.tell_policy(now, &Change::Released(id.job));
         self.release_slots(agent, slots, out);
     }
 

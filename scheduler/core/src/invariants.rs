@@ -6,7 +6,7 @@ use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, Fitness, JobId, J
 
 use crate::core::Core;
 use crate::index::Index;
-use crate::policy::Policy;
+use crate::policy::Fault;
 use crate::record::{AttemptRecord, JobRecord};
 use crate::sight::Sight;
 use crate::slots::{self, Slots};
@@ -121,14 +121,10 @@ pub fn check(core: &Core) -> Result<(), Broken> {
     check_users(core)?;
     check_batches(core)?;
     check_agents(core, &live, &handing_in)?;
-    // Shares change with time, but whether there is anything to place does not.
-    // The policy `finish-time` may let a job wait, with a reason.
-    if core.config.policy == Policy::FinishTime {
-        return if core.plan_is_sound() { Ok(()) } else { Err(Broken::Plan) };
-    }
-    match core.placements(Time(0)).first() {
-        Some(placement) => Err(Broken::NotPlaced(placement.job)),
-        None => Ok(()),
+    match core.policy.check(&core.view()) {
+        Ok(()) => Ok(()),
+        Err(Fault::NotPlaced(job)) => Err(Broken::NotPlaced(job)),
+        Err(Fault::State) => Err(Broken::Plan),
     }
 }
 

@@ -26,7 +26,7 @@ mod limits;
 pub mod list;
 mod orders;
 pub mod output;
-pub mod placement;
+mod placing;
 pub mod policy;
 pub mod queue;
 mod quick_ends;
@@ -38,6 +38,7 @@ pub mod setbacks;
 pub mod share;
 pub mod sight;
 pub mod slots;
+mod spans;
 pub mod tally;
 pub mod waiting;
 

@@ -9,6 +9,7 @@ use crate::changes::Changes;
 use crate::core::Core;
 use crate::output::Command;
 use crate::record::{EventBody, JobRecord};
+use crate::spans::in_words;
 
 impl JobRecord {
     /// When the running attempt has used up the job's time.
@@ -62,21 +63,4 @@ impl Core {
         }
         true
     }
-}
-
-/// `2 h 30 min`, `45 s`.
-pub(crate) fn in_words(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let parts = [
-        (seconds / 86_400, "d"),
-        (seconds / 3600 % 24, "h"),
-        (seconds / 60 % 60, "min"),
-        (seconds % 60, "s"),
-    ];
-    let words: Vec<String> = parts
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, unit)| format!("{count} {unit}"))
-        .collect();
-    if words.is_empty() { "0 s".to_owned() } else { words.join(" ") }
 }

@@ -152,6 +152,17 @@ impl Users {
         user.record.typical_run = Some((before * 3 + run) / 4);
     }
 
+    /// What orders a user among others; one that has not run anything has had nothing.
+    pub(crate) fn share(&self, config: &CoreConfig, now: Time, name: &str) -> u64 {
+        self.get(name).map_or(0, |known| known.share(config, now, config.limits(name)))
+    }
+
+    /// How many more GPUs a user may use now.
+    pub(crate) fn gpus_left(&self, config: &CoreConfig, name: &str) -> u32 {
+        let running = self.get(name).map_or(0, |user| user.gpus);
+        config.limits(name).running_gpus.map_or(u32::MAX, |most| most.saturating_sub(running))
+    }
+
     /// Forgets a user; its share begins anew.
     pub(crate) fn remove(&mut self, name: &str) -> bool {
         self.by_name.remove(name).is_some()
@@ -168,7 +179,7 @@ fn count(user: &mut User, device: DeviceKind) -> &mut u32 {
 impl Core {
     /// What a user may do.
     pub fn limits(&self, user: &str) -> &UserLimits {
-        self.config.users.get(user).unwrap_or(&self.config.user_limits)
+        self.config.limits(user)
     }
 
     /// The share of each user that has jobs waiting or running, lower goes first; and its GPU-milliseconds.
@@ -184,13 +195,12 @@ impl Core {
     }
 
     pub(crate) fn share(&self, now: Time, user: &str) -> u64 {
-        self.users.get(user).map_or(0, |known| known.share(&self.config, now, self.limits(user)))
+        self.users.share(&self.config, now, user)
     }
 
     /// How many more GPUs a user may use now.
     pub(crate) fn gpus_left(&self, user: &str) -> u32 {
-        let running = self.users.get(user).map_or(0, |user| user.gpus);
-        self.limits(user).running_gpus.map_or(u32::MAX, |most| most.saturating_sub(running))
+        self.users.gpus_left(&self.config, user)
     }
 
     /// Whether a user may queue `more` jobs.

@@ -6,6 +6,7 @@ use crate::agent::AgentState;
 use crate::core::Core;
 use crate::queue::Request;
 use crate::slots::{self, Kind};
+use crate::spans::clock;
 
 /// Where a queued job stands, and what it waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +41,8 @@ impl Core {
                 let limit = self.limits(&job.user).running_gpus.unwrap_or_default();
                 format!("{} uses as many GPUs as it may at a time (`running_gpus` is {limit})", job.user)
             }
-            Some(_) | None => match self.explain_wait(now, job.id).filter(|_| total > 0) {
+            Some(_) | None => match self.policy.explain_wait(now, &self.view(), job.id).filter(|_| total > 0)
+            {
                 Some(wait) => {
                     ahead = wait.ahead;
                     (estimated_start, estimated_end) = (Some(wait.start), Some(wait.end));
@@ -91,7 +93,7 @@ impl Core {
             1 => reason.push_str("; 1 job is ahead"),
             _ => reason.push_str(&format!("; {ahead} jobs are ahead")),
         }
-        reason.push_str(&self.left_out(request));
+        reason.push_str(&self.view().left_out(request));
         reason
     }
 
@@ -150,10 +152,4 @@ fn card(kind: &Kind) -> String {
 fn gigabytes(half_gib: u64) -> String {
     let half = if half_gib % 2 == 1 { ".5" } else { "" };
     format!("{}{half} GB", half_gib / 2)
-}
-
-/// Hours, minutes, seconds of the day.
-fn clock(time: Time) -> String {
-    let seconds = time.0 / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

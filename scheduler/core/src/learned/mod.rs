@@ -19,6 +19,7 @@ use trainyard_types::{Cache, JobId, Time, TrainSpec};
 use crate::changes::Changes;
 use crate::core::Core;
 use crate::output::Write;
+use crate::policy::Change;
 use crate::record::JobRecord;
 use crate::slots::Kind;
 
@@ -189,7 +190,7 @@ impl Core {
                 }
             }
         }
-        self.follow_runner(now, id);
+        self.tell_policy(now, &Change::Progress(id));
     }
 
     /// A job came to an end of its own: did it do all of its epochs?

@@ -1,4 +1,4 @@
-//! Which waiting job goes to which free slot: a function without state.
+//! The policies `fair` and `fifo`, which is `fair` without turns.
 //!
 //! Jobs go by priority; of one priority, the user goes first that has had least of late for its weight
 //! ([`crate::share`]), and of one user the earlier submission. Each takes the smallest card that satisfies
@@ -8,35 +8,73 @@
 
 use std::cmp::Reverse;
 use std::collections::btree_set::Iter;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use trainyard_types::{AgentId, DeviceKind, JobId};
+use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 
-use crate::queue::{Class, Queue, Request};
-use crate::slots::{Kind, Location, Slots};
+use super::{ClusterView, Fault, Placement, PlacementPolicy};
+use crate::queue::{Class, Request};
+use crate::share;
+use crate::slots::{Kind, Location};
 
-/// A decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
-    /// The job.
-    pub job: JobId,
-    /// The kind of slot.
-    pub kind: Kind,
-    /// The slots, all of one agent.
-    pub locations: Vec<Location>,
+/// Places as many ready jobs as there are slots for, all of a round at once.
+#[derive(Debug)]
+pub(super) struct Fair {
+    /// Whether users take turns; otherwise the earlier submission goes first.
+    takes_turns: bool,
+    /// What this round has decided and the engine has not carried out yet.
+    decided: VecDeque<Placement>,
+}
+
+impl Fair {
+    /// The policy `fair`.
+    pub(super) fn with_turns() -> Self {
+        Self { takes_turns: true, decided: VecDeque::new() }
+    }
+
+    /// The policy `fifo`.
+    pub(super) fn without_turns() -> Self {
+        Self { takes_turns: false, decided: VecDeque::new() }
+    }
+}
+
+impl PlacementPolicy for Fair {
+    fn begin_round(&mut self, now: Time, view: &ClusterView<'_>) {
+        self.decided = place(now, view, self.takes_turns).into();
+    }
+
+    fn next(&mut self, _now: Time, _view: &ClusterView<'_>) -> Option<Placement> {
+        self.decided.pop_front()
+    }
+
+    fn check(&self, view: &ClusterView<'_>) -> Result<(), Fault> {
+        // Shares change with time, but whether there is anything to place does not.
+        match place(Time(0), view, self.takes_turns).first() {
+            Some(placement) => Err(Fault::NotPlaced(placement.job)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a user may have, and when it is its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Turn {
-    /// The lowest goes first.
-    pub share: u64,
+struct Turn {
+    /// The user with the lowest goes first.
+    share: u64,
     /// What one attempt on a GPU, and on a CPU slot, adds to the share.
-    pub stakes: [u64; 2],
-    /// GPUs that it may still take.
-    pub gpus_left: u32,
+    stakes: [u64; 2],
+    /// GPUs that the user may still take.
+    gpus_left: u32,
+}
+
+impl Turn {
+    fn of(now: Time, view: &ClusterView<'_>, user: &str) -> Self {
+        let limits = view.limits(user);
+        let stakes = [DeviceKind::Gpu, DeviceKind::Cpu].map(|device| share::stake(device, limits));
+        Self { share: view.share(now, user), stakes, gpus_left: view.gpus_left(user) }
+    }
 }
 
 /// Free slots of one kind.
@@ -60,27 +98,14 @@ struct Line<'a> {
 /// Free slots that are looked at for one of an agent which has read a job's data set before.
 const LOOKED_AT: usize = 16;
 
-/// Who may be given what: the queue knows who cannot see a job's paths, the core who has read its data set.
-struct Taste<'a, F> {
-    queue: &'a Queue,
-    has_read: F,
-}
-
-/// Places as many ready jobs as there are slots for. `turn` is asked once for each user that has a job
-/// which a free slot satisfies. If it `is_fair`, users take turns; otherwise the earlier submission goes first.
-/// `has_read` says whether a job's data set was read by an agent before.
+/// Places as many ready jobs as there are slots for. The share of a user is worked out only if it has a job
+/// which a free slot satisfies.
 ///
 /// Costs steps in the number of different requests, kinds of free slots and users who wait, not of jobs
 /// or agents.
-pub fn place(
-    queue: &Queue,
-    slots: &Slots,
-    is_fair: bool,
-    turn: impl Fn(&str) -> Turn,
-    has_read: impl Fn(JobId, AgentId) -> bool,
-) -> Vec<Placement> {
-    let taste = Taste { queue, has_read };
-    let mut supply: Supply<'_> = slots
+fn place(now: Time, view: &ClusterView<'_>, takes_turns: bool) -> Vec<Placement> {
+    let mut supply: Supply<'_> = view
+        .slots
         .kinds()
         .iter()
         .filter(|(_, offer)| !offer.free.is_empty())
@@ -90,7 +115,8 @@ pub fn place(
         })
         .collect();
     let mut placements = Vec::new();
-    let open: Vec<(&Request, &Class)> = queue
+    let open: Vec<(&Request, &Class)> = view
+        .queue
         .ready()
         .iter()
         .filter(|(request, _)| supply.keys().any(|kind| kind.satisfies(request)))
@@ -105,23 +131,23 @@ pub fn place(
         let mut lines: BTreeMap<&Arc<str>, Line<'_>> = BTreeMap::new();
         for (request, class) in &open {
             for (user, jobs) in class.get(&level).into_iter().flatten() {
-                turns.entry(user).or_insert_with(|| turn(user));
+                turns.entry(user).or_insert_with(|| Turn::of(now, view, user));
                 let mut rest = jobs.iter();
                 if let Some(&first) = rest.next() {
-                    let line = lines.entry(if is_fair { user } else { &everybody }).or_default();
+                    let line = lines.entry(if takes_turns { user } else { &everybody }).or_default();
                     line.heads.insert(first, (request, user, rest));
                 }
             }
         }
-        place_level(&mut supply, &taste, lines, &mut turns, &mut placements);
+        place_level(&mut supply, view, lines, &mut turns, &mut placements);
     }
     placements
 }
 
 /// Users take turns until nothing that is left satisfies anybody.
-fn place_level<'a, F: Fn(JobId, AgentId) -> bool>(
+fn place_level<'a>(
     supply: &mut Supply<'a>,
-    taste: &Taste<'_, F>,
+    view: &ClusterView<'_>,
     mut lines: BTreeMap<&Arc<str>, Line<'a>>,
     turns: &mut BTreeMap<&'a Arc<str>, Turn>,
     placements: &mut Vec<Placement>,
@@ -140,7 +166,7 @@ fn place_level<'a, F: Fn(JobId, AgentId) -> bool>(
             if is_gpu && turn.gpus_left < request.gpus {
                 continue;
             }
-            let Some((kind, locations)) = take(supply, taste, job, request) else { continue };
+            let Some((kind, locations)) = take(supply, view, job, request) else { continue };
             placements.push(Placement { job, kind: kind.clone(), locations });
             let stake = turn.stakes[usize::from(!is_gpu)].saturating_mul(u64::from(request.gpus));
             turn.share = turn.share.saturating_add(stake);
@@ -155,14 +181,14 @@ fn place_level<'a, F: Fn(JobId, AgentId) -> bool>(
 }
 
 /// The smallest that satisfies, of an agent where the job did not end badly if there is one.
-fn take<'a, F: Fn(JobId, AgentId) -> bool>(
+fn take<'a>(
     supply: &mut Supply<'a>,
-    taste: &Taste<'_, F>,
+    view: &ClusterView<'_>,
     job: JobId,
     request: &Request,
 ) -> Option<(&'a Kind, Vec<Location>)> {
-    let lacking = taste.queue.lacking(request);
-    let likes = |agent| (taste.has_read)(job, agent);
+    let lacking = view.queue.lacking(request);
+    let likes = |agent| view.has_read(job, agent);
     let best = if lacking.is_empty() && request.avoids.is_empty() {
         smallest(supply, request, likes, |_| true)
     } else {
@@ -253,5 +279,56 @@ impl<'a> Free<'a> {
 
     fn take(&mut self, locations: &[&'a Location]) {
         self.taken.extend(locations);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::UserLimits;
+    use crate::policy::fixture::{Cluster, job};
+
+    const NOW: Time = Time(1_000_000);
+
+    /// Two GPUs; ada has submitted three jobs before bob submits one.
+    fn cluster() -> Cluster {
+        let mut cluster = Cluster::default();
+        cluster.connect(1, &[("large", 24), ("small", 8)]);
+        for number in 1..=3 {
+            cluster.submit(NOW, number, "ada", 10, 1);
+        }
+        cluster.submit(NOW, 4, "bob", 10, 1);
+        cluster
+    }
+
+    #[test]
+    fn with_turns_every_user_gets_one_before_anybody_gets_two() {
+        let placed = cluster().round(NOW, &mut Fair::with_turns());
+        assert_eq!(placed, [(job(1), "small".into()), (job(4), "large".into())]);
+    }
+
+    #[test]
+    fn without_turns_the_earlier_submission_goes_first() {
+        let placed = cluster().round(NOW, &mut Fair::without_turns());
+        assert_eq!(placed, [(job(1), "small".into()), (job(2), "large".into())]);
+    }
+
+    #[test]
+    fn a_user_at_its_limit_holds_up_nobody() {
+        let mut cluster = cluster();
+        let limits = UserLimits { running_gpus: Some(0), ..UserLimits::default() };
+        cluster.config.users.insert("ada".into(), limits);
+        let placed = cluster.round(NOW, &mut Fair::without_turns());
+        assert_eq!(placed, [(job(4), "small".into())]);
+    }
+
+    #[test]
+    fn a_job_for_two_gpus_waits_for_two_that_are_alike() {
+        let mut cluster = Cluster::default();
+        cluster.connect(1, &[("large", 24), ("small", 8)]);
+        cluster.submit(NOW, 1, "ada", 10, 2);
+        assert_eq!(cluster.round(NOW, &mut Fair::with_turns()), []);
+        cluster.connect(2, &[("large", 24), ("large", 24)]);
+        assert_eq!(cluster.round(NOW, &mut Fair::with_turns()), [(job(1), "large".into())]);
     }
 }

@@ -11,16 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use trainyard_types::{AgentId, JobId, JobSpec, Time};
+use trainyard_types::{AgentId, JobId, Time};
 
 use super::FRESH;
-use super::overdue::Overdue;
-use crate::learned::Workload;
-use crate::queue::Request;
+use super::facts::Facts;
+use super::starvation::Overdue;
 use crate::ranked::Ranked;
 use crate::record::Estimate;
 use crate::sight::JobPaths;
 use crate::slots::Kind;
+use crate::spans::whole_millis;
 
 /// Buckets of each doubling of a length, and all of them: from a second to thirty-four years.
 const PER_OCTAVE: f64 = 8.0;
@@ -86,39 +86,11 @@ impl Load {
     }
 }
 
-/// What the policy knows of a job that waits.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Facts {
-    pub(super) user: Arc<str>,
-    pub(super) priority: i32,
-    pub(super) request: Request,
-    pub(super) workload: Workload,
-    /// As submitted, with what a sweep's grid says.
-    pub(super) spec: Arc<JobSpec>,
-    pub(super) epochs: u32,
-    /// The share of its epochs that its newest checkpoint has.
-    pub(super) done: f64,
-    /// Whether it has to be resumed.
-    pub(super) resumes: bool,
-    /// How long it had waited before it was queued the last time.
-    pub(super) waited: Duration,
-    /// When it was queued the last time.
-    pub(super) since: Time,
-    pub(super) created: Time,
-}
-
 /// The order of one user's jobs in a line: by priority, then the shorter first, then the earlier.
 pub(super) type Place = (Reverse<i32>, u64, JobId);
 
 /// Whose line it is: a user's, and of jobs that the same agents see.
 pub(super) type LineOf = (Arc<str>, Option<Arc<JobPaths>>);
-
-impl Facts {
-    /// The line in which the job stands.
-    pub(super) fn line(&self) -> LineOf {
-        (Arc::clone(&self.user), self.request.paths.clone())
-    }
-}
 
 /// A waiting job's place.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,7 +125,7 @@ impl Runner {
     fn left(&self, now: Time) -> (u64, f64) {
         let left = self.end.since(now).as_secs_f64() * 1000.0;
         let cards = f64::from(self.gpus);
-        (as_rank(left * cards.sqrt()), left * cards)
+        (whole_millis(left * cards.sqrt()), left * cards)
     }
 }
 
@@ -409,11 +381,4 @@ impl Lane {
             self.as_of = now;
         }
     }
-}
-
-/// Whole milliseconds.
-pub(super) fn as_rank(millis: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative; saturates")]
-    let rank = millis.max(0.0) as u64;
-    rank
 }

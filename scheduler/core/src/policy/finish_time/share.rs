@@ -3,7 +3,7 @@
 use trainyard_types::Time;
 
 use super::{SHARE_FLOOR, SHARE_SLACK};
-use crate::core::Core;
+use crate::policy::ClusterView;
 
 /// The shares of all users that run or wait, added up.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -13,6 +13,35 @@ pub(super) struct Shares {
 }
 
 impl Shares {
+    /// Of all users that run or wait; one that has not run yet has had nothing.
+    pub(super) fn active(now: Time, view: &ClusterView<'_>) -> Self {
+        let mut shares = Self::default();
+        for user in view.users.iter() {
+            let name = &user.record.name;
+            if user.gpus > 0 || user.cpus > 0 || view.queue.len_of(name) > 0 {
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "a few centuries of GPU-time fit into 53 bits"
+                )]
+                let share = user.share(view.config, now, view.limits(name)) as f64;
+                shares.sum += share;
+                shares.users += 1.0;
+            }
+        }
+        let newcomers = view.queue.users().filter(|user| view.users.get(user).is_none()).count();
+        #[expect(clippy::cast_precision_loss, reason = "a count of people")]
+        let newcomers = newcomers as f64;
+        shares.users += newcomers;
+        shares
+    }
+
+    /// What a user's jobs count as longer by.
+    pub(super) fn stretch_of(self, now: Time, view: &ClusterView<'_>, user: &str) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a few centuries of GPU-time fit into 53 bits")]
+        let share = view.share(now, user) as f64;
+        self.stretch(share)
+    }
+
     /// What a user's jobs are stretched by that is one of them: 1 as long as it has not had more than
     /// [`SHARE_SLACK`] times what the others have had on average.
     fn stretch(self, share: f64) -> f64 {
@@ -22,34 +51,6 @@ impl Shares {
         let others = (self.sum - share).max(0.0) / (self.users - 1.0);
         let floor = SHARE_FLOOR.as_secs_f64() * 1000.0;
         (share / (others.max(floor) * SHARE_SLACK)).max(1.0)
-    }
-}
-
-impl Core {
-    /// What a user's jobs count as longer by.
-    pub(super) fn stretch(&self, now: Time, user: &str, shares: Shares) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a few centuries of GPU-time fit into 53 bits")]
-        let share = self.share(now, user) as f64;
-        shares.stretch(share)
-    }
-
-    /// Of all users that run or wait; one that has not run yet has had nothing.
-    pub(super) fn active_shares(&self, now: Time) -> Shares {
-        let mut shares = Shares::default();
-        for user in self.users.iter() {
-            let name = &user.record.name;
-            if user.gpus > 0 || user.cpus > 0 || self.queue.len_of(name) > 0 {
-                #[expect(clippy::cast_precision_loss, reason = "as above")]
-                let share = user.share(&self.config, now, self.limits(name)) as f64;
-                shares.sum += share;
-                shares.users += 1.0;
-            }
-        }
-        let newcomers = self.queue.users().filter(|user| self.users.get(user).is_none()).count();
-        #[expect(clippy::cast_precision_loss, reason = "a count of people")]
-        let newcomers = newcomers as f64;
-        shares.users += newcomers;
-        shares
     }
 }
 

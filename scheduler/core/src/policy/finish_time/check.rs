@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 
 use trainyard_types::JobId;
 
-use super::lanes::Load;
-use crate::core::Core;
+use super::FinishTime;
+use super::queues::Load;
+use crate::policy::ClusterView;
 
-impl Core {
+impl FinishTime {
     /// Whether the lines are what the queue and the jobs say: every ready job stands or sits once, and what is added
     /// up of a line is the sum over those in it.
-    pub(crate) fn plan_is_sound(&self) -> bool {
-        let ready: BTreeSet<JobId> = self
+    pub(super) fn plan_is_sound(&self, view: &ClusterView<'_>) -> bool {
+        let ready: BTreeSet<JobId> = view
             .queue
             .ready()
             .values()
@@ -24,7 +25,7 @@ impl Core {
         let known: BTreeSet<JobId> =
             self.plan.seats.keys().copied().chain(self.plan.standing.iter().map(|&(_, job)| job)).collect();
         let is_once = known.len() == self.plan.seats.len() + self.plan.standing.len();
-        is_once && known == ready && self.lines_are_sound() && self.promises_are_sound()
+        is_once && known == ready && self.lines_are_sound() && self.promises_are_sound(view)
     }
 
     fn lines_are_sound(&self) -> bool {
@@ -53,27 +54,27 @@ impl Core {
     }
 
     /// What was promised ends with those whom it is about.
-    fn promises_are_sound(&self) -> bool {
-        let is_live = |job: &JobId| self.jobs.get(job).is_some_and(|job| job.live_attempt().is_some());
+    fn promises_are_sound(&self, view: &ClusterView<'_>) -> bool {
+        let is_live = |job: &JobId| view.jobs.get(job).is_some_and(|job| job.live_attempt().is_some());
         let holds = |job: &JobId| {
-            self.jobs.get(job).and_then(|job| job.live_attempt()).is_some_and(|attempt| attempt.holds_slots())
+            view.jobs.get(job).and_then(|job| job.live_attempt()).is_some_and(|attempt| attempt.holds_slots())
         };
-        let is_over = |job: &JobId| self.jobs.get(job).is_none_or(|job| job.state.is_final());
+        let is_over = |job: &JobId| view.jobs.get(job).is_none_or(|job| job.state.is_final());
         let runs = |job: &JobId| self.plan.lanes.iter().any(|lane| lane.running.contains_key(job));
         self.plan.making_way.keys().all(is_live)
             && !self.plan.moving.keys().any(is_over)
             && self.plan.made_way.keys().all(|job| self.plan.seats.contains_key(job))
             && self.plan.lanes.iter().flat_map(|lane| lane.running.keys()).all(holds)
-            && self
+            && view
                 .jobs
                 .keys()
                 .filter(|job| holds(job))
-                .all(|job| runs(job) || self.runs_on_nothing_known(*job))
+                .all(|job| runs(job) || runs_on_nothing_known(view, *job))
     }
+}
 
-    /// A live job whose card its agent does not list any more is in no line.
-    fn runs_on_nothing_known(&self, job: JobId) -> bool {
-        let attempt = self.jobs.get(&job).and_then(|job| job.live_attempt());
-        attempt.is_some_and(|attempt| self.kind_of(attempt).is_none())
-    }
+/// A live job whose card its agent does not list any more is in no line.
+fn runs_on_nothing_known(view: &ClusterView<'_>, job: JobId) -> bool {
+    let attempt = view.jobs.get(&job).and_then(|job| job.live_attempt());
+    attempt.is_some_and(|attempt| view.kind_of(attempt).is_none())
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use trainyard_types::{AgentId, JobId, Time};
 
-use super::lanes::{Reservation, as_rank};
-use crate::core::Core;
+use super::FinishTime;
+use super::facts::Facts;
+use super::queues::Reservation;
+use crate::policy::ClusterView;
 use crate::queue::Request;
 use crate::slots::Kind;
+use crate::spans::whole_millis;
 
 /// Agents of one kind that are kept free at a time.
 const RESERVATIONS: usize = 2;
@@ -35,11 +38,16 @@ struct Way {
     victims: BTreeSet<JobId>,
 }
 
-impl Core {
+impl FinishTime {
     /// The cards of one kind by agent, without agents that lack what the job names.
-    fn groups(&self, at: usize, lacking: &BTreeSet<AgentId>) -> BTreeMap<AgentId, Group> {
+    fn groups(
+        &self,
+        view: &ClusterView<'_>,
+        at: usize,
+        lacking: &BTreeSet<AgentId>,
+    ) -> BTreeMap<AgentId, Group> {
         let mut groups: BTreeMap<AgentId, Group> = BTreeMap::new();
-        let free = self.slots.kinds().get(&self.plan.kinds[at]).map(|offer| &offer.free);
+        let free = view.slots.kinds().get(&self.plan.kinds[at]).map(|offer| &offer.free);
         for location in free.into_iter().flatten() {
             groups.entry(location.agent).or_default().free += 1;
         }
@@ -47,34 +55,48 @@ impl Core {
             groups.entry(runner.agent).or_default().runners.push(job);
         }
         groups.retain(|id, _| {
-            !lacking.contains(id) && self.agents.get(id).is_some_and(|agent| agent.session.is_some())
+            !lacking.contains(id) && view.agents.get(id).is_some_and(|agent| agent.session.is_some())
         });
         groups
     }
 
     /// How long it takes until so many cards of a kind are together, in milliseconds; what making way costs
     /// others counts as time.
-    pub(super) fn together_in(&mut self, now: Time, at: usize, request: &Request, takes: f64) -> f64 {
+    pub(super) fn together_in(
+        &mut self,
+        now: Time,
+        view: &ClusterView<'_>,
+        at: usize,
+        request: &Request,
+        takes: f64,
+    ) -> f64 {
         let gpus = request.gpus;
         if request.paths.is_some() {
-            return self.work_out_together(now, at, request, takes);
+            return self.work_out_together(now, view, at, request, takes);
         }
         // Jobs that are about as long wait about as long: one decision works it out once for all of them.
-        let key = (at, gpus, as_rank(takes.max(1.0).log2() * 2.0));
+        let key = (at, gpus, whole_millis(takes.max(1.0).log2() * 2.0));
         if let Some(&known) = self.plan.together.get(&key) {
             return known;
         }
-        let wait = self.work_out_together(now, at, request, takes);
+        let wait = self.work_out_together(now, view, at, request, takes);
         self.plan.together.insert(key, wait);
         wait
     }
 
-    fn work_out_together(&self, now: Time, at: usize, request: &Request, takes: f64) -> f64 {
+    fn work_out_together(
+        &self,
+        now: Time,
+        view: &ClusterView<'_>,
+        at: usize,
+        request: &Request,
+        takes: f64,
+    ) -> f64 {
         let gpus = request.gpus;
-        let groups = self.groups(at, &self.lacking(request));
+        let groups = self.groups(view, at, &view.lacking(request));
         let ways = groups.iter().flat_map(|(&agent, group)| {
             let natural = self.wait_for(now, at, agent, group, gpus);
-            [natural, self.displace(now, at, agent, group, gpus, takes)]
+            [natural, self.displace(now, view, at, (agent, group), gpus, takes)]
         });
         ways.flatten().map(|way| way.ready + way.cost).fold(1e15, f64::min)
     }
@@ -105,27 +127,27 @@ impl Core {
     fn displace(
         &self,
         now: Time,
+        view: &ClusterView<'_>,
         at: usize,
-        agent: AgentId,
-        group: &Group,
+        (agent, group): (AgentId, &Group),
         gpus: u32,
         takes: f64,
     ) -> Option<Way> {
-        let mut spare = self.spare(at, agent);
+        let mut spare = self.spare(view, at, agent);
         let mut ways: Vec<(f64, f64, JobId, u32, bool)> = Vec::new();
         for &job in &group.runners {
             let Some(runner) = self.plan.lanes[at].running.get(&job) else { continue };
             let left = runner.end.since(now).as_secs_f64() * 1000.0;
             let soon = self.to_checkpoint(now, job).min(left);
-            if soon >= left || self.is_left_alone(now, job) {
+            if soon >= left || self.is_left_alone(now, view, job) {
                 ways.push((0.0, left, job, runner.gpus, false));
                 continue;
             }
-            let restart = self.config.restart_cost.as_secs_f64() * 1000.0;
+            let restart = view.config.restart_cost.as_secs_f64() * 1000.0;
             let elsewhere = spare
                 .iter()
                 .filter(|(_, free)| **free >= runner.gpus)
-                .filter_map(|(&lane, _)| Some(((self.moved(now, job, lane)? - left).max(0.0), lane)))
+                .filter_map(|(&lane, _)| Some(((self.moved(now, view, job, lane)? - left).max(0.0), lane)))
                 .min_by(|a, b| a.0.total_cmp(&b.0));
             let loss = match elsewhere {
                 Some((loss, lane)) if loss < takes + restart => {
@@ -155,9 +177,9 @@ impl Core {
     }
 
     /// Free cards by lane, but those of this agent and those that are kept.
-    fn spare(&self, at: usize, agent: AgentId) -> BTreeMap<usize, u32> {
+    fn spare(&self, view: &ClusterView<'_>, at: usize, agent: AgentId) -> BTreeMap<usize, u32> {
         let mut spare = BTreeMap::new();
-        for (kind, offer) in self.slots.kinds() {
+        for (kind, offer) in view.slots.kinds() {
             let Some(lane) = self.plan.find(kind) else { continue };
             let kept = |other: AgentId| (lane, other) == (at, agent) || self.plan.kept(lane, other).is_some();
             let free = offer.free.iter().filter(|location| !kept(location.agent)).count();
@@ -167,11 +189,11 @@ impl Core {
     }
 
     /// How long a running job would still take in another lane, in milliseconds.
-    pub(super) fn moved(&self, now: Time, job: JobId, lane: usize) -> Option<f64> {
+    pub(super) fn moved(&self, now: Time, view: &ClusterView<'_>, job: JobId, lane: usize) -> Option<f64> {
         let kind: &Kind = &self.plan.kinds[lane];
-        let mut facts = self.facts(now, self.jobs.get(&job)?);
+        let mut facts = Facts::of(now, view, view.jobs.get(&job)?);
         facts.resumes = true;
-        self.fits(&facts, kind).then(|| self.takes(&facts, kind))
+        facts.fits(view, kind).then(|| facts.takes(view, kind))
     }
 
     /// When a job is expected to store its next checkpoint, in milliseconds from now.
@@ -181,15 +203,15 @@ impl Core {
     }
 
     /// Keeps the cards of one agent for a job that nothing free fits.
-    pub(super) fn reserve(&mut self, now: Time, job: JobId, at: usize) {
+    pub(super) fn reserve(&mut self, now: Time, view: &ClusterView<'_>, job: JobId, at: usize) {
         let of_lane = self.plan.reserved.iter().filter(|kept| kept.lane == at);
         if of_lane.clone().any(|kept| kept.job == job) || of_lane.count() >= RESERVATIONS {
             return;
         }
         let Some(seat) = self.plan.seats.get(&job) else { return };
         let gpus = seat.facts.request.gpus;
-        let takes = self.takes(&seat.facts, &self.plan.kinds[at]);
-        let groups = self.groups(at, &self.lacking(&seat.facts.request));
+        let takes = seat.facts.takes(view, &self.plan.kinds[at]);
+        let groups = self.groups(view, at, &view.lacking(&seat.facts.request));
         let open = || groups.iter().filter(|(agent, _)| self.plan.kept(at, **agent).is_none());
         let best = |ways: Vec<Way>| {
             ways.into_iter().min_by(|a, b| (a.ready + a.cost).total_cmp(&(b.ready + b.cost)))
@@ -197,7 +219,9 @@ impl Core {
         let natural =
             best(open().filter_map(|(&agent, group)| self.wait_for(now, at, agent, group, gpus)).collect());
         let quick = best(
-            open().filter_map(|(&agent, group)| self.displace(now, at, agent, group, gpus, takes)).collect(),
+            open()
+                .filter_map(|(&agent, group)| self.displace(now, view, at, (agent, group), gpus, takes))
+                .collect(),
         );
         let worth = WORTH_IT.as_secs_f64() * 1000.0;
         let way = match (natural, quick) {
@@ -206,7 +230,7 @@ impl Core {
             (Some(natural), _) => natural,
             (None, None) => return,
         };
-        let at_time = now + Duration::from_millis(as_rank(way.ready));
+        let at_time = now + Duration::from_millis(whole_millis(way.ready));
         let Way { agent, victims, .. } = way;
         self.plan.reserved.push(Reservation { lane: at, agent, job, at: at_time, victims });
     }

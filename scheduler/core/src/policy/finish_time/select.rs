@@ -5,14 +5,15 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use trainyard_types::{AgentId, JobId, Time};
 
-use super::lanes::{Facts, Place};
+use super::facts::Facts;
+use super::queues::Place;
 use super::share::Shares;
-use super::{FRESH, NEXT_THOUGHT, SECOND_THOUGHT, THOUGHTS, is_gpu};
-use crate::core::Core;
-use crate::placement::Placement;
+use super::{FRESH, FinishTime, NEXT_THOUGHT, SECOND_THOUGHT, THOUGHTS, is_gpu};
+use crate::policy::{ClusterView, Placement};
 use crate::queue::Request;
 use crate::sight::JobPaths;
 use crate::slots::{Kind, Location, Offer, first_of};
+use crate::spans::whole_millis;
 
 /// Candidates of a line that are looked at when the first do not fit.
 const LOOKED_AT: usize = 64;
@@ -20,25 +21,25 @@ const LOOKED_AT: usize = 64;
 /// A job in the order in which its line goes: by priority, then by stretched length, then by id.
 type Turn = Reverse<(Reverse<i32>, u64, JobId)>;
 
-impl Core {
+impl FinishTime {
     /// Thinks, as far as there is anything to decide.
-    pub(crate) fn prepare(&mut self, now: Time) {
+    pub(super) fn prepare(&mut self, now: Time, view: &ClusterView<'_>) {
         self.plan.reserved.clear();
         let is_due = self.plan.rethink.take().is_some_and(|time| time <= now);
-        let is_free = self.slots.kinds().values().any(|offer| !offer.free.is_empty());
+        let is_free = view.slots.kinds().values().any(|offer| !offer.free.is_empty());
         self.plan.thought_from = self.plan.stamp;
-        self.think(now, if is_free || is_due { THOUGHTS } else { super::AFTERTHOUGHTS });
+        self.think(now, view, if is_free || is_due { THOUGHTS } else { super::AFTERTHOUGHTS });
     }
 
     /// The next job to begin and where, by the lines as they stand; `None` when nothing more can begin.
-    pub(crate) fn choose(&mut self, now: Time) -> Option<Placement> {
-        let shares = self.active_shares(now);
-        for job in self.overdue_heads() {
-            if let Some(placement) = self.choose_for_overdue(now, job) {
+    pub(super) fn choose(&mut self, now: Time, view: &ClusterView<'_>) -> Option<Placement> {
+        let shares = Shares::active(now, view);
+        for job in self.overdue_heads(view) {
+            if let Some(placement) = self.choose_for_overdue(now, view, job) {
                 return Some(placement);
             }
         }
-        let kinds: Vec<Kind> = self
+        let kinds: Vec<Kind> = view
             .slots
             .kinds()
             .iter()
@@ -48,11 +49,11 @@ impl Core {
         for kind in kinds {
             let Some(at) = self.plan.find(&kind) else { continue };
             let placement = if self.plan.gangs == 0 {
-                self.in_turn(now, at, shares).find_map(|job| self.fit_free(now, job, &kind, at))
+                self.in_turn(now, view, at, shares).find_map(|job| self.fit_free(now, view, job, &kind, at))
             } else {
                 // What is kept for one counts for those behind it.
-                let jobs: Vec<JobId> = self.in_turn(now, at, shares).collect();
-                jobs.into_iter().find_map(|job| self.fit(now, job, &kind, at))
+                let jobs: Vec<JobId> = self.in_turn(now, view, at, shares).collect();
+                jobs.into_iter().find_map(|job| self.fit(now, view, job, &kind, at))
             };
             if placement.is_some() {
                 return placement;
@@ -62,16 +63,16 @@ impl Core {
     }
 
     /// When to think again: a job waits although a free card would do for it, or has no line yet.
-    pub(crate) fn plan_second_thought(&mut self, now: Time) {
+    pub(super) fn plan_second_thought(&mut self, now: Time, view: &ClusterView<'_>) {
         if !self.plan.standing.is_empty() {
             self.plan.rethink = Some(now + NEXT_THOUGHT);
             return;
         }
-        let mut free = self.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
+        let mut free = view.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
         let wants = |kind: &Kind, offer: &Offer| {
-            let mut requests = self.queue.ready().keys();
+            let mut requests = view.queue.ready().keys();
             requests
-                .any(|request| kind.satisfies(request) && offer.has_free_beside(self.queue.lacking(request)))
+                .any(|request| kind.satisfies(request) && offer.has_free_beside(view.queue.lacking(request)))
         };
         if free.any(|(kind, offer)| wants(kind, offer)) {
             // What was thought of just before the card became free is thought over soon.
@@ -81,21 +82,22 @@ impl Core {
         }
     }
 
-    /// When [`crate::Event::Tick`] is due for a second thought.
-    pub(crate) fn second_thought(&self) -> Option<Time> {
-        self.plan.rethink
-    }
-
     /// The jobs of a line as they go, at most [`LOOKED_AT`], without those of users at their limit.
-    pub(super) fn in_turn(&self, now: Time, at: usize, shares: Shares) -> impl Iterator<Item = JobId> {
+    pub(super) fn in_turn(
+        &self,
+        now: Time,
+        view: &ClusterView<'_>,
+        at: usize,
+        shares: Shares,
+    ) -> impl Iterator<Item = JobId> {
         let mut order: BinaryHeap<(Turn, usize)> = BinaryHeap::new();
         let mut lines = Vec::new();
-        let offer = self.slots.kinds().get(&self.plan.kinds[at]);
+        let offer = view.slots.kinds().get(&self.plan.kinds[at]);
         for ((user, paths), line) in &self.plan.lanes[at].line {
-            if self.gpus_left(user) == 0 || !is_seen(self, paths.as_deref(), offer) {
+            if view.gpus_left(user) == 0 || !is_seen(view, paths.as_deref(), offer) {
                 continue;
             }
-            let stretch = self.stretch(now, user, shares);
+            let stretch = shares.stretch_of(now, view, user);
             let mut rest = line.iter();
             if let Some(first) = rest.next() {
                 order.push((turn(first, stretch), lines.len()));
@@ -114,94 +116,114 @@ impl Core {
     }
 
     /// The overdue job of each request that goes first and for which a card is free.
-    fn overdue_heads(&self) -> Vec<JobId> {
+    fn overdue_heads(&self, view: &ClusterView<'_>) -> Vec<JobId> {
         let free = |request: &Request| {
-            let mut kinds = self.slots.kinds().iter();
-            let lacking = self.queue.lacking(request);
+            let mut kinds = view.slots.kinds().iter();
+            let lacking = view.queue.lacking(request);
             kinds.any(|(kind, offer)| kind.satisfies(request) && offer.has_free_beside(lacking))
         };
-        let may = |request: &Request, user: &str| !is_gpu(request) || self.gpus_left(user) >= request.gpus;
+        let may = |request: &Request, user: &str| !is_gpu(request) || view.gpus_left(user) >= request.gpus;
         self.plan.overdue.heads(free, may)
     }
 
     /// The first free cards of the kind that do for the job, if it may have them. If it needs several which are
     /// not free together, they are kept for it.
-    fn fit(&mut self, now: Time, job: JobId, kind: &Kind, at: usize) -> Option<Placement> {
-        let placement = self.fit_free(now, job, kind, at);
+    fn fit(
+        &mut self,
+        now: Time,
+        view: &ClusterView<'_>,
+        job: JobId,
+        kind: &Kind,
+        at: usize,
+    ) -> Option<Placement> {
+        let placement = self.fit_free(now, view, job, kind, at);
         let seat = self.plan.seats.get(&job)?;
-        if placement.is_none() && seat.facts.request.gpus > 1 && self.may_begin(&seat.facts) {
-            self.reserve(now, job, at);
+        if placement.is_none() && seat.facts.request.gpus > 1 && self.may_begin(view, &seat.facts) {
+            self.reserve(now, view, job, at);
         }
         placement
     }
 
     /// Whether its user may use so many more cards.
-    fn may_begin(&self, facts: &Facts) -> bool {
-        !is_gpu(&facts.request) || self.gpus_left(&facts.user) >= facts.request.gpus
+    fn may_begin(&self, view: &ClusterView<'_>, facts: &Facts) -> bool {
+        !is_gpu(&facts.request) || view.gpus_left(&facts.user) >= facts.request.gpus
     }
 
-    fn fit_free(&self, now: Time, job: JobId, kind: &Kind, at: usize) -> Option<Placement> {
+    fn fit_free(
+        &self,
+        now: Time,
+        view: &ClusterView<'_>,
+        job: JobId,
+        kind: &Kind,
+        at: usize,
+    ) -> Option<Placement> {
         let facts = &self.plan.seats.get(&job)?.facts;
-        if !self.may_begin(facts) {
+        if !self.may_begin(view, facts) {
             return None;
         }
-        let done_by = now + std::time::Duration::from_millis(super::as_rank(self.takes(facts, kind)));
+        let done_by = now + std::time::Duration::from_millis(whole_millis(facts.takes(view, kind)));
         let may_use = |agent| self.plan.kept(at, agent).is_none_or(|kept| done_by <= kept.at);
-        let locations = self.free_cards(kind, facts, self.plan.claimed(at, job), may_use)?;
+        let locations = self.free_cards(view, kind, facts, self.plan.claimed(at, job), may_use)?;
         Some(Placement { job, kind: kind.clone(), locations })
     }
 
     /// The fastest kind that has cards free for a job that nobody may overtake any more.
-    fn choose_for_overdue(&mut self, now: Time, job: JobId) -> Option<Placement> {
+    fn choose_for_overdue(&mut self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Placement> {
         let facts: Facts = self.plan.seats.get(&job)?.facts.clone();
-        let mut kinds: Vec<(u64, Kind)> = self
+        let mut kinds: Vec<(u64, Kind)> = view
             .slots
             .kinds()
             .keys()
-            .filter(|kind| self.fits(&facts, kind))
-            .map(|kind| (super::as_rank(self.takes(&facts, kind)), kind.clone()))
+            .filter(|kind| facts.fits(view, kind))
+            .map(|kind| (whole_millis(facts.takes(view, kind)), kind.clone()))
             .collect();
         kinds.sort();
         for (_, kind) in &kinds {
             let at = self.plan.find(kind)?;
-            if let Some(placement) = self.fit_free(now, job, kind, at) {
+            if let Some(placement) = self.fit_free(now, view, job, kind, at) {
                 return Some(placement);
             }
         }
         let at = self.plan.seats.get(&job)?.lane?;
         let kind = self.plan.kinds[at].clone();
-        self.fit(now, job, &kind, at)
+        self.fit(now, view, job, &kind, at)
     }
 
     /// The first free card of an agent that has read a job's data set before; none where one card is all there is.
-    fn first_that_has_read<'a>(&self, free: &'a BTreeSet<Location>, facts: &Facts) -> Option<&'a Location> {
+    fn first_that_has_read<'a>(
+        &self,
+        view: &ClusterView<'_>,
+        free: &'a BTreeSet<Location>,
+        facts: &Facts,
+    ) -> Option<&'a Location> {
         if free.len() < 2 {
             return None;
         }
         let data = facts.spec.train.data.to_str()?;
-        free.iter().take(LOOKED_AT).find(|location| self.seen.holds(data, location.agent))
+        free.iter().take(LOOKED_AT).find(|location| view.seen.holds(data, location.agent))
     }
 
     /// Free cards of one agent that may be used, all but those that are claimed: of an agent that holds the
     /// job's data set decoded if there is one, then of the agent that has fewest left over.
     pub(super) fn free_cards(
         &self,
+        view: &ClusterView<'_>,
         kind: &Kind,
         facts: &Facts,
         claimed: usize,
         may_use: impl Fn(AgentId) -> bool,
     ) -> Option<Vec<Location>> {
-        let free = &self.slots.kinds().get(kind)?.free;
+        let free = &view.slots.kinds().get(kind)?.free;
         let gpus = facts.request.gpus;
         if free.len() < gpus as usize + claimed {
             return None;
         }
-        let lacking = self.lacking(&facts.request);
+        let lacking = view.lacking(&facts.request);
         let avoids = |agent: AgentId| facts.request.avoids.binary_search(&agent).is_ok();
         let is_plain = lacking.is_empty() && facts.request.avoids.is_empty();
         if is_plain && gpus == 1 && self.plan.gangs == 0 && self.plan.reserved.is_empty() {
-            let warm = self.holders(facts).find_map(|agent| first_of(free, &self.agents.get(&agent)?.record));
-            let read = || self.first_that_has_read(free, facts);
+            let warm = facts.holders(view).find_map(|agent| first_of(free, &view.agents.get(&agent)?.record));
+            let read = || self.first_that_has_read(view, free, facts);
             return warm.or_else(read).or(free.first()).map(|location| vec![location.clone()]);
         }
         let wanted = usize::try_from(gpus).ok()?;
@@ -224,13 +246,13 @@ impl Core {
 }
 
 /// Whether any free card is on an agent that sees these paths; when none is free, whoever makes way may be.
-fn is_seen(core: &Core, paths: Option<&JobPaths>, offer: Option<&Offer>) -> bool {
+fn is_seen(view: &ClusterView<'_>, paths: Option<&JobPaths>, offer: Option<&Offer>) -> bool {
     let (Some(paths), Some(offer)) = (paths, offer) else { return true };
-    offer.free.is_empty() || offer.has_free_beside(core.queue.lacking_of(paths))
+    offer.free.is_empty() || offer.has_free_beside(view.queue.lacking_of(paths))
 }
 
 fn turn(&(priority, rank, job): &Place, stretch: f64) -> Turn {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit into 53 bits")]
-    let stretched = super::as_rank(rank as f64 * stretch);
+    let stretched = whole_millis(rank as f64 * stretch);
     Reverse((priority, stretched, job))
 }
