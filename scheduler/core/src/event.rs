@@ -7,7 +7,7 @@ use trainyard_types::{
     AgentId, AttemptId, FitRecord, Fitness, GpuTelemetry, GpuUuid, Inventory, JobId, JobSpec, Report, Session,
 };
 
-use crate::batch::BatchRecord;
+use crate::state::job_group::BatchRecord;
 
 /// One happening. Those of users are answered in [`crate::Output::reply`].
 #[derive(Debug, Clone, PartialEq)]

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, Fitness, JobId, JobState, Slot, Time};
 
-use crate::core::Core;
-use crate::index::Index;
+use crate::engine::Core;
 use crate::policy::Fault;
 use crate::record::{AttemptRecord, JobRecord};
-use crate::sight::Sight;
-use crate::slots::{self, Slots};
+use crate::state::index::Index;
+use crate::state::sight::Sight;
+use crate::state::slots::{self, Slots};
 
 /// A bug of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

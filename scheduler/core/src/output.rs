@@ -7,10 +7,10 @@ use trainyard_types::{
     AgentId, Assignment, AttemptId, BatchId, EndReason, GpuUuid, JobId, JobState, Session,
 };
 
-use crate::batch::BatchRecord;
-use crate::learned::LearnedRecord;
 use crate::record::{AgentRecord, EventRecord, JobRecord, Pulse};
-use crate::share::UserRecord;
+use crate::state::job_group::BatchRecord;
+use crate::state::user::UserRecord;
+use crate::throughput::LearnedRecord;
 
 /// The consequence of one event.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -12,8 +12,8 @@ use trainyard_types::{
     Slot, Time, Unfit,
 };
 
-use crate::batch::BatchPlace;
-use crate::setbacks::Setbacks;
+use crate::state::failures::Setbacks;
+use crate::state::job_group::BatchPlace;
 
 mod agent;
 

@@ -10,15 +10,15 @@ use trainyard_types::{
 use uuid::Uuid;
 
 use super::{Change, ClusterView, Placement, PlacementPolicy};
-use crate::advertised::Advertised;
-use crate::agent::Agent;
 use crate::config::CoreConfig;
-use crate::learned::Learned;
-use crate::queue::Queue;
 use crate::record::{AgentRecord, AttemptRecord, JobRecord};
-use crate::share::Users;
-use crate::sight::{Seen, Sight};
-use crate::slots::{self, Slots};
+use crate::state::agent::Agent;
+use crate::state::agent_status::Advertised;
+use crate::state::queue::Queue;
+use crate::state::sight::{Seen, Sight};
+use crate::state::slots::{self, Slots};
+use crate::state::user::Users;
+use crate::throughput::Throughput;
 
 /// The parts of a cluster that a view shows.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(super) struct Cluster {
     sight: Sight,
     seen: Seen,
     advertised: Advertised,
-    learned: Learned,
+    throughput: Throughput,
 }
 
 /// The id of the job of that number.
@@ -52,7 +52,7 @@ impl Cluster {
             sight: &self.sight,
             seen: &self.seen,
             advertised: &self.advertised,
-            learned: &self.learned,
+            throughput: &self.throughput,
         }
     }
 

@@ -18,7 +18,7 @@ use trainyard_types::{AgentId, JobId, Time};
 pub use self::chosen::Policy;
 pub(crate) use self::view::ClusterView;
 use crate::record::{Choice, Estimate};
-use crate::slots::{Kind, Location};
+use crate::state::slots::{Kind, Location};
 
 /// Decides who goes next and where. Sees the cluster through a view, and never changes it.
 ///

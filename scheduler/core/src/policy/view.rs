@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use trainyard_types::{AgentId, JobId, JobState};
 
-use crate::advertised::Advertised;
-use crate::agent::Agent;
 use crate::config::{CoreConfig, UserLimits};
-use crate::learned::Learned;
-use crate::queue::{Queue, Request};
 use crate::record::{AttemptRecord, JobRecord};
-use crate::share::Users;
-use crate::sight::{JobPaths, Seen, Sight};
-use crate::slots::{self, Kind, Slots};
+use crate::state::agent::Agent;
+use crate::state::agent_status::Advertised;
+use crate::state::queue::{Queue, Request};
+use crate::state::sight::{JobPaths, Seen, Sight};
+use crate::state::slots::{self, Kind, Slots};
+use crate::state::user::Users;
+use crate::throughput::Throughput;
 use trainyard_types::Time;
 
 /// The cluster as it is between two changes.
@@ -35,7 +35,7 @@ pub(crate) struct ClusterView<'a> {
     /// What agents say they hold and need.
     pub(crate) advertised: &'a Advertised,
     /// What was learned from jobs that ran.
-    pub(crate) learned: &'a Learned,
+    pub(crate) throughput: &'a Throughput,
 }
 
 impl<'a> ClusterView<'a> {

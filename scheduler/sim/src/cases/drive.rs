@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use trainyard_scheduler_core::learned::DataRecord;
-use trainyard_scheduler_core::{Command, Core, CoreConfig, Event, Hello, LearnedRecord, Output, Stored};
+use trainyard_scheduler_core::{
+    Command, Core, CoreConfig, DataRecord, Event, Hello, LearnedRecord, Output, Stored,
+};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
     AgentId, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,

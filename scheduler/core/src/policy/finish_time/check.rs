@@ -40,7 +40,7 @@ impl FinishTime {
                 let place = (Reverse(seat.facts.priority), seat.rank, job);
                 lane.line.get(&seat.facts.line()).is_some_and(|line| line.contains(&place))
             });
-            let in_lines: usize = lane.line.values().map(crate::ranked::Ranked::len).sum();
+            let in_lines: usize = lane.line.values().map(crate::state::ranked::Ranked::len).sum();
             let ends: BTreeSet<_> = lane.running.iter().map(|(&job, runner)| (runner.end, job)).collect();
             let counted = lane.around(i32::MIN, u64::MAX).shorter;
             in_line

@@ -10,9 +10,9 @@ use super::facts::Facts;
 use super::share::Shares;
 use crate::policy::{ClusterView, Expected, Wait};
 use crate::record::{Choice, ChoiceOption};
-use crate::slots::Kind;
 use crate::spans::about;
 use crate::spans::whole_millis;
+use crate::state::slots::Kind;
 
 impl FinishTime {
     /// What a waiting job waits for; `None` while it has no line. Costs steps in the number of users who wait.
@@ -137,7 +137,7 @@ impl FinishTime {
             takes: millis(takes),
             waits: millis(waits),
             delays_others: millis(self.delays(at, offer.total, facts.priority, rank, takes * cards)),
-            measured: view.learned.rates.estimate(&facts.workload, kind.device()).seen > 0.0,
+            measured: view.throughput.rates.estimate(&facts.workload, kind.device()).seen > 0.0,
         })
     }
 }

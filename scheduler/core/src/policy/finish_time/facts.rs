@@ -8,12 +8,12 @@ use trainyard_types::{AgentId, Cache, EndReason, JobSpec, Time};
 
 use super::HOLDERS_ASKED;
 use super::queues::LineOf;
-use crate::learned::Workload;
 use crate::policy::ClusterView;
-use crate::queue::Request;
 use crate::record::JobRecord;
 use crate::retry::{self, Verdict};
-use crate::slots::Kind;
+use crate::state::queue::Request;
+use crate::state::slots::Kind;
+use crate::throughput::Workload;
 
 /// What the policy knows of a job that waits.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,11 +104,11 @@ impl Facts {
 
     /// How long a job would take on a kind of card from its newest checkpoint on, in milliseconds.
     pub(super) fn takes(&self, view: &ClusterView<'_>, kind: &Kind) -> f64 {
-        let rate = view.learned.rates.hope(&self.workload, kind.device());
+        let rate = view.throughput.rates.hope(&self.workload, kind.device());
         let resume = if self.resumes { view.config.restart_cost.as_secs_f64() * 1000.0 } else { 0.0 };
-        let cold = view.learned.cold.factor() - 1.0;
+        let cold = view.throughput.cold_cache.factor() - 1.0;
         let filling = if cold > 0.0 && !self.is_warm(view, kind) {
-            view.learned.sizes.work(&self.spec.train.data, self.spec.train.fraction) * cold
+            view.throughput.datasets.work(&self.spec.train.data, self.spec.train.fraction) * cold
         } else {
             0.0
         };
@@ -117,8 +117,8 @@ impl Facts {
 
     /// Images that a job at this share of its epochs is expected to train still.
     pub(super) fn images_left(&self, view: &ClusterView<'_>, done: f64) -> f64 {
-        let images = view.learned.sizes.work(&self.spec.train.data, self.spec.train.fraction);
-        view.learned.sizes.left(done) * f64::from(self.epochs) * images
+        let images = view.throughput.datasets.work(&self.spec.train.data, self.spec.train.fraction);
+        view.throughput.early_stops.left(done) * f64::from(self.epochs) * images
     }
 
     /// The line in which the job stands.

@@ -9,9 +9,9 @@ use super::FinishTime;
 use super::facts::Facts;
 use super::queues::Reservation;
 use crate::policy::ClusterView;
-use crate::queue::Request;
-use crate::slots::Kind;
 use crate::spans::whole_millis;
+use crate::state::queue::Request;
+use crate::state::slots::Kind;
 
 /// Agents of one kind that are kept free at a time.
 const RESERVATIONS: usize = 2;

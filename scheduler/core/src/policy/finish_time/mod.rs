@@ -6,7 +6,7 @@
 //!    large ones can use. A job may therefore wait although another card is idle; the reason is that it will
 //!    be done earlier where it waits.
 //! 2. **Who.** When a card is free, the job of its line goes first that takes the shortest time, of the
-//!    highest priority (`choose`). How long is what jobs of late tell ([`crate::learned`]), never
+//!    highest priority (`choose`). How long is what jobs of late tell ([`crate::throughput`]), never
 //!    what the user says. Jobs of a user who has had more than [`SHARE_SLACK`] times what the others that are
 //!    active have had on average count as longer by as much (`share`), without a limit: whoever goes on
 //!    taking more yields to everybody in the end.
@@ -43,9 +43,9 @@ use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 
 use self::queues::Plan;
 use super::{Change, ClusterView, Expected, Fault, Placement, PlacementPolicy, Preemption, Wait};
-use crate::queue::Request;
 use crate::record::JobRecord;
-use crate::slots::Kind;
+use crate::state::queue::Request;
+use crate::state::slots::Kind;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -6,11 +6,11 @@ use super::facts::Facts;
 use super::share::Shares;
 use super::{AFTERTHOUGHTS, FinishTime, LEFT_ALONE, PATIENCE_FACTOR};
 use crate::policy::{ClusterView, Preemption};
-use crate::queue::Request;
 use crate::record::AttemptRecord;
-use crate::slots::Kind;
 use crate::spans::about;
 use crate::spans::whole_millis;
+use crate::state::queue::Request;
+use crate::state::slots::Kind;
 
 /// A job makes way for one that takes less than its rest divided by this …
 const MUCH_SHORTER: f64 = 2.0;

@@ -16,11 +16,11 @@ use trainyard_types::{AgentId, JobId, Time};
 use super::FRESH;
 use super::facts::Facts;
 use super::starvation::Overdue;
-use crate::ranked::Ranked;
 use crate::record::Estimate;
-use crate::sight::JobPaths;
-use crate::slots::Kind;
 use crate::spans::whole_millis;
+use crate::state::ranked::Ranked;
+use crate::state::sight::JobPaths;
+use crate::state::slots::Kind;
 
 /// Buckets of each doubling of a length, and all of them: from a second to thirty-four years.
 const PER_OCTAVE: f64 = 8.0;

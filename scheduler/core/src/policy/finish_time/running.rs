@@ -18,7 +18,7 @@ impl FinishTime {
         let Some(attempt) = job.live_attempt().filter(|attempt| attempt.holds_slots()) else { return };
         let Some((kind, _)) = view.kind_of(attempt) else { return };
         let facts = Facts::of(now, view, job);
-        let table = view.learned.rates.estimate(&facts.workload, kind.device()).images_per_second;
+        let table = view.throughput.rates.estimate(&facts.workload, kind.device()).images_per_second;
         let progress = job.progress.as_deref().filter(|_| attempt.started.is_some());
         // The first epoch fills caches: what it says of itself is slower than what follows.
         let first_epoch = attempt.setup.as_ref().map_or(0, |setup| setup.first_epoch);

@@ -10,10 +10,10 @@ use super::queues::Place;
 use super::share::Shares;
 use super::{FRESH, FinishTime, NEXT_THOUGHT, SECOND_THOUGHT, THOUGHTS, is_gpu};
 use crate::policy::{ClusterView, Placement};
-use crate::queue::Request;
-use crate::sight::JobPaths;
-use crate::slots::{Kind, Location, Offer, first_of};
 use crate::spans::whole_millis;
+use crate::state::queue::Request;
+use crate::state::sight::JobPaths;
+use crate::state::slots::{Kind, Location, Offer, first_of};
 
 /// Candidates of a line that are looked at when the first do not fit.
 const LOOKED_AT: usize = 64;

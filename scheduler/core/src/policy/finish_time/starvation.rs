@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use trainyard_types::{JobId, Time};
 
-use crate::queue::Request;
+use crate::state::queue::Request;
 
 /// Jobs by their submission.
 type Line = BTreeSet<(Time, JobId)>;
