@@ -76,7 +76,7 @@ impl Core {
         match live {
             Some((job, live)) if live.id == attempt && live.agent == agent => {
                 // It may never have heard what it was told.
-                let makes_way = self.policy.is_preempting(job.id);
+                let makes_way = self.policy.is_being_preempted(job.id);
                 if job.cancel_requested || job.out_of_time || makes_way {
                     let reason =
                         if job.cancel_requested { EndReason::Cancelled } else { EndReason::Preempted };

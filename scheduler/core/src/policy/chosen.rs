@@ -10,9 +10,9 @@ use super::finish_time::FinishTime;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// By priority, then by submission; the smallest card that satisfies.
+    /// By priority, then by submission; the smallest GPU that satisfies.
     Fifo,
-    /// By priority, then the user that has had least of late; the smallest card that satisfies.
+    /// By priority, then the user that has had least of late; the smallest GPU that satisfies.
     #[default]
     Fair,
     /// Every job finishes as early as the mix of GPUs allows.

@@ -1,8 +1,8 @@
 //! The policies `fair` and `fifo`, which is `fair` without turns.
 //!
 //! Jobs go by priority; of one priority, the user goes first that has had least of late for its weight
-//! ([`crate::state::user`]), and of one user the earlier submission. Each takes the smallest card that satisfies
-//! it; among equal cards one of an agent that has read its data set before, then the first by agent name and GPU
+//! ([`crate::state::user`]), and of one user the earlier submission. Each takes the smallest GPU that satisfies
+//! it; among equal GPUs one of an agent that has read its data set before, then the first by agent name and GPU
 //! index. Agents that cannot see its paths are left out, and those where it ended badly come last. A job that
 //! nothing free satisfies stays, and holds up only jobs with the very same request.
 
@@ -91,7 +91,7 @@ type Head<'a> = (&'a Request, &'a Arc<str>, Iter<'a, JobId>);
 
 /// The jobs of one priority that take turns as one: the first of each request; the rest follow as it is placed.
 #[derive(Default)]
-struct Line<'a> {
+struct Contender<'a> {
     heads: BTreeMap<JobId, Head<'a>>,
 }
 
@@ -128,18 +128,19 @@ fn place(now: Time, view: &ClusterView<'_>, takes_turns: bool) -> Vec<Placement>
         if supply.is_empty() {
             break;
         }
-        let mut lines: BTreeMap<&Arc<str>, Line<'_>> = BTreeMap::new();
+        let mut contenders: BTreeMap<&Arc<str>, Contender<'_>> = BTreeMap::new();
         for (request, class) in &open {
             for (user, jobs) in class.get(&level).into_iter().flatten() {
                 turns.entry(user).or_insert_with(|| Turn::of(now, view, user));
                 let mut rest = jobs.iter();
                 if let Some(&first) = rest.next() {
-                    let line = lines.entry(if takes_turns { user } else { &everybody }).or_default();
-                    line.heads.insert(first, (request, user, rest));
+                    let contender =
+                        contenders.entry(if takes_turns { user } else { &everybody }).or_default();
+                    contender.heads.insert(first, (request, user, rest));
                 }
             }
         }
-        place_level(&mut supply, view, lines, &mut turns, &mut placements);
+        place_level(&mut supply, view, contenders, &mut turns, &mut placements);
     }
     placements
 }
@@ -148,18 +149,18 @@ fn place(now: Time, view: &ClusterView<'_>, takes_turns: bool) -> Vec<Placement>
 fn place_level<'a>(
     supply: &mut Supply<'a>,
     view: &ClusterView<'_>,
-    mut lines: BTreeMap<&Arc<str>, Line<'a>>,
+    mut contenders: BTreeMap<&Arc<str>, Contender<'a>>,
     turns: &mut BTreeMap<&'a Arc<str>, Turn>,
     placements: &mut Vec<Placement>,
 ) {
     let share = |turns: &BTreeMap<&'a Arc<str>, Turn>, name| turns.get(name).map_or(0, |turn| turn.share);
     let mut order: BTreeSet<(u64, &Arc<str>)> =
-        lines.keys().map(|&name| (share(turns, name), name)).collect();
+        contenders.keys().map(|&name| (share(turns, name), name)).collect();
     while let Some((_, name)) = order.pop_first()
         && !supply.is_empty()
     {
-        let Some(line) = lines.get_mut(name) else { continue };
-        while let Some((job, (request, user, mut rest))) = line.heads.pop_first() {
+        let Some(contender) = contenders.get_mut(name) else { continue };
+        while let Some((job, (request, user, mut rest))) = contender.heads.pop_first() {
             let Some(turn) = turns.get_mut(user) else { continue };
             let is_gpu = request.device == DeviceKind::Gpu;
             // When nothing satisfies this job, nothing satisfies the rest of its request either.
@@ -172,7 +173,7 @@ fn place_level<'a>(
             turn.share = turn.share.saturating_add(stake);
             turn.gpus_left = turn.gpus_left.saturating_sub(if is_gpu { request.gpus } else { 0 });
             if let Some(&next) = rest.next() {
-                line.heads.insert(next, (request, user, rest));
+                contender.heads.insert(next, (request, user, rest));
             }
             order.insert((share(turns, name), name));
             break;
@@ -223,7 +224,7 @@ fn smallest<'a>(
         if !kind.satisfies(request) {
             continue;
         }
-        let Some(found) = free.together(request.gpus, &likes, &may) else { continue };
+        let Some(found) = free.of_one_agent(request.gpus, &likes, &may) else { continue };
         if best.as_ref().is_none_or(|(_, first)| found < *first) {
             best = Some((kind, found));
         }
@@ -240,7 +241,7 @@ impl<'a> Free<'a> {
 
     /// The slots of one agent that are enough, and whether that agent is none that is liked: the first one's that
     /// is, else the first one's.
-    fn together(
+    fn of_one_agent(
         &mut self,
         gpus: u32,
         likes: &impl Fn(AgentId) -> bool,

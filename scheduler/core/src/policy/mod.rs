@@ -45,7 +45,7 @@ pub(crate) trait PlacementPolicy: Debug + Send + Sync {
     }
 
     /// Whether the job was told to end its attempt for a decision of this policy.
-    fn is_preempting(&self, _job: JobId) -> bool {
+    fn is_being_preempted(&self, _job: JobId) -> bool {
         false
     }
 

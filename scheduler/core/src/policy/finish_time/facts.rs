@@ -7,7 +7,7 @@ use std::time::Duration;
 use trainyard_types::{AgentId, Cache, EndReason, JobSpec, Time};
 
 use super::HOLDERS_ASKED;
-use super::queues::LineOf;
+use super::queues::QueueOwner;
 use crate::policy::ClusterView;
 use crate::record::JobRecord;
 use crate::retry::{self, Verdict};
@@ -15,7 +15,7 @@ use crate::state::queue::Request;
 use crate::state::slots::Kind;
 use crate::throughput::Workload;
 
-/// What the policy knows of a job that waits.
+/// What the policy knows of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Facts {
     pub(super) user: Arc<str>,
@@ -37,7 +37,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// What the policy has to know of a job that is ready.
+    /// What is to be known of a job as it stands.
     pub(super) fn of(now: Time, view: &ClusterView<'_>, job: &JobRecord) -> Self {
         let spec = job.full_spec();
         let (waited, since) = waited(now, job);
@@ -58,8 +58,8 @@ impl Facts {
         }
     }
 
-    /// Whether a job may run on such a card: it is what the job asks for, and memory is not known to be too
-    /// small for a single image, unless that is so on every card on offer; then the job's own end says so.
+    /// Whether the job may run on such a GPU: it is what the job asks for, and its memory is not known to be too
+    /// small for a single image. If that is known of every GPU on offer, the job may fail by itself and say so.
     pub(super) fn fits(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         let has_room = |kind: &Kind| match view.advertised.least_mib(&self.spec.train, kind.device()) {
             Some(needs) if *kind != Kind::Cpu => needs <= kind.half_gib().saturating_mul(512),
@@ -71,7 +71,7 @@ impl Facts {
                 || !view.slots.kinds().keys().any(|other| other.satisfies(&self.request) && has_room(other)))
     }
 
-    /// Whether an agent with such a card on offer sees what a job names.
+    /// Whether an agent with such a GPU on offer sees the paths that the job names.
     pub(super) fn is_seen_on(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         if self.request.paths.is_none() {
             return true;
@@ -80,30 +80,30 @@ impl Facts {
         view.slots.kinds().get(kind).is_none_or(|offer| !offer.is_only_of(|agent| lacking.contains(&agent)))
     }
 
-    /// Whether such cards are only on agents where a job ended badly.
+    /// Whether such GPUs are only on agents where the job ended badly.
     pub(super) fn is_avoided(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         let avoids = &self.request.avoids;
         let is_avoided = |agent| avoids.binary_search(&agent).is_ok();
         !avoids.is_empty() && view.slots.kinds().get(kind).is_some_and(|offer| offer.is_only_of(is_avoided))
     }
 
-    /// Agents that hold a job's data set decoded.
+    /// Agents that hold the job's data set decoded.
     pub(super) fn holders(&self, view: &ClusterView<'_>) -> impl Iterator<Item = AgentId> + Clone {
         let train = &self.spec.train;
         view.advertised.holders(&train.data, train.imgsz).filter(|_| train.cache == Cache::Disk)
     }
 
-    /// Whether an agent with such a card holds it.
+    /// Whether an agent with such a GPU holds the data set decoded.
     pub(super) fn is_warm(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
-        // Of very many the first tell: cards of a kind that only the others have count as cold.
+        // Of very many the first tell: kinds of GPUs that only the others have count as cold.
         self.holders(view).take(HOLDERS_ASKED).any(|agent| {
             let inventory = view.agents.get(&agent).map(|agent| &agent.record.inventory);
             inventory.is_some_and(|inventory| kind.is_of(inventory))
         })
     }
 
-    /// How long a job would take on a kind of card from its newest checkpoint on, in milliseconds.
-    pub(super) fn takes(&self, view: &ClusterView<'_>, kind: &Kind) -> f64 {
+    /// How long the job would take on a kind of GPU from its newest checkpoint on, in milliseconds.
+    pub(super) fn runtime(&self, view: &ClusterView<'_>, kind: &Kind) -> f64 {
         let rate = view.throughput.rates.hope(&self.workload, kind.device());
         let resume = if self.resumes { view.config.restart_cost.as_secs_f64() * 1000.0 } else { 0.0 };
         let cold = view.throughput.cold_cache.factor() - 1.0;
@@ -115,14 +115,14 @@ impl Facts {
         (self.images_left(view, self.done) + filling) / rate * 1000.0 + resume
     }
 
-    /// Images that a job at this share of its epochs is expected to train still.
+    /// Images that the job is expected to train still when this share of its epochs is done.
     pub(super) fn images_left(&self, view: &ClusterView<'_>, done: f64) -> f64 {
         let images = view.throughput.datasets.work(&self.spec.train.data, self.spec.train.fraction);
         view.throughput.early_stops.left(done) * f64::from(self.epochs) * images
     }
 
-    /// The line in which the job stands.
-    pub(super) fn line(&self) -> LineOf {
+    /// With which jobs of its queue it is kept together.
+    pub(super) fn owner(&self) -> QueueOwner {
         (Arc::clone(&self.user), self.request.paths.clone())
     }
 }

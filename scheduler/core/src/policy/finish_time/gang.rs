@@ -1,4 +1,4 @@
-//! Cards of one agent for a job that needs several: which are kept for it, and who makes way.
+//! Gangs: jobs that need several GPUs of one agent. Which GPUs are reserved for them, and which jobs are preempted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,110 +7,120 @@ use trainyard_types::{AgentId, JobId, Time};
 
 use super::FinishTime;
 use super::facts::Facts;
-use super::queues::Reservation;
+use super::queues::GangReservation;
 use crate::policy::ClusterView;
 use crate::spans::whole_millis;
 use crate::state::queue::Request;
 use crate::state::slots::Kind;
 
-/// Agents of one kind that are kept free at a time.
-const RESERVATIONS: usize = 2;
-/// A job makes way for several cards only when that saves at least so much more than it costs.
-const WORTH_IT: Duration = Duration::from_secs(600);
+/// Gang reservations for one kind of GPU at a time.
+const RESERVATIONS_OF_KIND: usize = 2;
+/// Jobs are preempted for a gang only when that saves at least so much more than it costs.
+const PREEMPTION_GAIN: Duration = Duration::from_secs(600);
 
-/// How long a job takes to its next checkpoint before it has stored any.
-const USUAL_GAP: Duration = Duration::from_secs(300);
+/// How long a job takes to its first checkpoint.
+const USUAL_CHECKPOINT_GAP: Duration = Duration::from_secs(300);
 
-/// The cards of one kind on one agent.
+/// The GPUs of one kind on one agent.
 #[derive(Default)]
-struct Group {
+struct AgentGpus {
+    /// GPUs without a job.
     free: u32,
+    /// Jobs that run on the others.
     runners: Vec<JobId>,
 }
 
-/// A way to come by cards.
-struct Way {
+/// One way to free enough GPUs of an agent.
+struct GangOption {
     agent: AgentId,
-    /// Milliseconds from now.
+    /// When the GPUs are free, in milliseconds from now.
     ready: f64,
-    /// Milliseconds that it costs others.
+    /// How long others are delayed, in milliseconds added up.
     cost: f64,
+    /// Jobs to preempt.
     victims: BTreeSet<JobId>,
 }
 
 impl FinishTime {
-    /// The cards of one kind by agent, without agents that lack what the job names.
-    fn groups(
+    /// The GPUs of one kind by agent, without agents that cannot see the paths of the job.
+    fn gpus_by_agent(
         &self,
         view: &ClusterView<'_>,
         at: usize,
         lacking: &BTreeSet<AgentId>,
-    ) -> BTreeMap<AgentId, Group> {
-        let mut groups: BTreeMap<AgentId, Group> = BTreeMap::new();
-        let free = view.slots.kinds().get(&self.plan.kinds[at]).map(|offer| &offer.free);
+    ) -> BTreeMap<AgentId, AgentGpus> {
+        let mut agents: BTreeMap<AgentId, AgentGpus> = BTreeMap::new();
+        let free = view.slots.kinds().get(&self.queues.kinds[at]).map(|offer| &offer.free);
         for location in free.into_iter().flatten() {
-            groups.entry(location.agent).or_default().free += 1;
+            agents.entry(location.agent).or_default().free += 1;
         }
-        for (&job, runner) in &self.plan.lanes[at].running {
-            groups.entry(runner.agent).or_default().runners.push(job);
+        for (&job, runner) in &self.queues.of_kind[at].running {
+            agents.entry(runner.agent).or_default().runners.push(job);
         }
-        groups.retain(|id, _| {
+        agents.retain(|id, _| {
             !lacking.contains(id) && view.agents.get(id).is_some_and(|agent| agent.session.is_some())
         });
-        groups
+        agents
     }
 
-    /// How long it takes until so many cards of a kind are together, in milliseconds; what making way costs
-    /// others counts as time.
-    pub(super) fn together_in(
+    /// How long a gang waits until enough GPUs of one agent are free, in milliseconds. The delay of preempted jobs
+    /// counts as waiting.
+    pub(super) fn gang_wait(
         &mut self,
         now: Time,
         view: &ClusterView<'_>,
         at: usize,
         request: &Request,
-        takes: f64,
+        runtime: f64,
     ) -> f64 {
         let gpus = request.gpus;
         if request.paths.is_some() {
-            return self.work_out_together(now, view, at, request, takes);
+            return self.compute_gang_wait(now, view, at, request, runtime);
         }
-        // Jobs that are about as long wait about as long: one decision works it out once for all of them.
-        let key = (at, gpus, whole_millis(takes.max(1.0).log2() * 2.0));
-        if let Some(&known) = self.plan.together.get(&key) {
+        // Jobs of about the same runtime wait about as long: one round computes it once for all of them.
+        let key = (at, gpus, whole_millis(runtime.max(1.0).log2() * 2.0));
+        if let Some(&known) = self.queues.gang_waits.get(&key) {
             return known;
         }
-        let wait = self.work_out_together(now, view, at, request, takes);
-        self.plan.together.insert(key, wait);
+        let wait = self.compute_gang_wait(now, view, at, request, runtime);
+        self.queues.gang_waits.insert(key, wait);
         wait
     }
 
-    fn work_out_together(
+    fn compute_gang_wait(
         &self,
         now: Time,
         view: &ClusterView<'_>,
         at: usize,
         request: &Request,
-        takes: f64,
+        runtime: f64,
     ) -> f64 {
         let gpus = request.gpus;
-        let groups = self.groups(view, at, &view.lacking(request));
-        let ways = groups.iter().flat_map(|(&agent, group)| {
-            let natural = self.wait_for(now, at, agent, group, gpus);
-            [natural, self.displace(now, view, at, (agent, group), gpus, takes)]
+        let agents = self.gpus_by_agent(view, at, &view.lacking(request));
+        let options = agents.iter().flat_map(|(&agent, agent_gpus)| {
+            let natural = self.wait_for_ends(now, at, agent, agent_gpus, gpus);
+            [natural, self.by_preemption(now, view, at, (agent, agent_gpus), gpus, runtime)]
         });
-        ways.flatten().map(|way| way.ready + way.cost).fold(1e15, f64::min)
+        options.flatten().map(|option| option.ready + option.cost).fold(1e15, f64::min)
     }
 
-    /// The cards become free as jobs end.
-    fn wait_for(&self, now: Time, at: usize, agent: AgentId, group: &Group, gpus: u32) -> Option<Way> {
-        let running = &self.plan.lanes[at].running;
-        let mut ends: Vec<(Time, u32)> = group
+    /// The GPUs become free as jobs end.
+    fn wait_for_ends(
+        &self,
+        now: Time,
+        at: usize,
+        agent: AgentId,
+        agent_gpus: &AgentGpus,
+        gpus: u32,
+    ) -> Option<GangOption> {
+        let running = &self.queues.of_kind[at].running;
+        let mut ends: Vec<(Time, u32)> = agent_gpus
             .runners
             .iter()
             .filter_map(|job| Some((running.get(job)?.end, running.get(job)?.gpus)))
             .collect();
         ends.sort();
-        let mut free = group.free;
+        let mut free = agent_gpus.free;
         let mut ready = now;
         for (end, gpus_of) in ends {
             if free >= gpus {
@@ -120,118 +130,127 @@ impl FinishTime {
             ready = ready.max(end);
         }
         let ready = ready.since(now).as_secs_f64() * 1000.0;
-        (free >= gpus).then(|| Way { agent, ready, cost: 0.0, victims: BTreeSet::new() })
+        (free >= gpus).then(|| GangOption { agent, ready, cost: 0.0, victims: BTreeSet::new() })
     }
 
-    /// Jobs make way at their next checkpoints, those first that lose least.
-    fn displace(
+    /// Jobs are preempted at their next checkpoints, those first that lose least.
+    fn by_preemption(
         &self,
         now: Time,
         view: &ClusterView<'_>,
         at: usize,
-        (agent, group): (AgentId, &Group),
+        (agent, agent_gpus): (AgentId, &AgentGpus),
         gpus: u32,
-        takes: f64,
-    ) -> Option<Way> {
-        let mut spare = self.spare(view, at, agent);
-        let mut ways: Vec<(f64, f64, JobId, u32, bool)> = Vec::new();
-        for &job in &group.runners {
-            let Some(runner) = self.plan.lanes[at].running.get(&job) else { continue };
+        runtime: f64,
+    ) -> Option<GangOption> {
+        let mut free_elsewhere = self.free_elsewhere(view, at, agent);
+        let mut options: Vec<(f64, f64, JobId, u32, bool)> = Vec::new();
+        for &job in &agent_gpus.runners {
+            let Some(runner) = self.queues.of_kind[at].running.get(&job) else { continue };
             let left = runner.end.since(now).as_secs_f64() * 1000.0;
             let soon = self.to_checkpoint(now, job).min(left);
-            if soon >= left || self.is_left_alone(now, view, job) {
-                ways.push((0.0, left, job, runner.gpus, false));
+            if soon >= left || self.is_protected(now, view, job) {
+                options.push((0.0, left, job, runner.gpus, false));
                 continue;
             }
             let restart = view.config.restart_cost.as_secs_f64() * 1000.0;
-            let elsewhere = spare
+            let elsewhere = free_elsewhere
                 .iter()
                 .filter(|(_, free)| **free >= runner.gpus)
-                .filter_map(|(&lane, _)| Some(((self.moved(now, view, job, lane)? - left).max(0.0), lane)))
+                .filter_map(|(&queue, _)| Some(((self.moved(now, view, job, queue)? - left).max(0.0), queue)))
                 .min_by(|a, b| a.0.total_cmp(&b.0));
             let loss = match elsewhere {
-                Some((loss, lane)) if loss < takes + restart => {
-                    spare.entry(lane).and_modify(|free| *free -= runner.gpus);
+                Some((loss, queue)) if loss < runtime + restart => {
+                    free_elsewhere.entry(queue).and_modify(|free| *free -= runner.gpus);
                     loss
                 }
-                Some(_) | None => takes + restart,
+                Some(_) | None => runtime + restart,
             };
-            ways.push((loss, soon, job, runner.gpus, true));
+            options.push((loss, soon, job, runner.gpus, true));
         }
-        let weight = |way: &(f64, f64, JobId, u32, bool)| way.0 / f64::from(way.3) + way.1;
-        ways.sort_by(|a, b| weight(a).total_cmp(&weight(b)));
-        let mut way = Way { agent, ready: 0.0, cost: 0.0, victims: BTreeSet::new() };
-        let mut free = group.free;
-        for (loss, soon, job, gpus_of, makes_way) in ways {
+        let weight = |option: &(f64, f64, JobId, u32, bool)| option.0 / f64::from(option.3) + option.1;
+        options.sort_by(|a, b| weight(a).total_cmp(&weight(b)));
+        let mut option = GangOption { agent, ready: 0.0, cost: 0.0, victims: BTreeSet::new() };
+        let mut free = agent_gpus.free;
+        for (loss, soon, job, gpus_of, is_victim) in options {
             if free >= gpus {
                 break;
             }
             free += gpus_of;
-            way.ready = way.ready.max(soon);
-            way.cost += loss;
-            if makes_way {
-                way.victims.insert(job);
+            option.ready = option.ready.max(soon);
+            option.cost += loss;
+            if is_victim {
+                option.victims.insert(job);
             }
         }
-        (free >= gpus).then_some(way)
+        (free >= gpus).then_some(option)
     }
 
-    /// Free cards by lane, but those of this agent and those that are kept.
-    fn spare(&self, view: &ClusterView<'_>, at: usize, agent: AgentId) -> BTreeMap<usize, u32> {
-        let mut spare = BTreeMap::new();
+    /// Free GPUs by queue, without those of this agent and those that are reserved.
+    fn free_elsewhere(&self, view: &ClusterView<'_>, at: usize, agent: AgentId) -> BTreeMap<usize, u32> {
+        let mut free_elsewhere = BTreeMap::new();
         for (kind, offer) in view.slots.kinds() {
-            let Some(lane) = self.plan.find(kind) else { continue };
-            let kept = |other: AgentId| (lane, other) == (at, agent) || self.plan.kept(lane, other).is_some();
-            let free = offer.free.iter().filter(|location| !kept(location.agent)).count();
-            spare.insert(lane, u32::try_from(free).unwrap_or(u32::MAX));
+            let Some(queue) = self.queues.find(kind) else { continue };
+            let is_reserved = |other: AgentId| {
+                (queue, other) == (at, agent) || self.queues.reservation_of(queue, other).is_some()
+            };
+            let free = offer.free.iter().filter(|location| !is_reserved(location.agent)).count();
+            free_elsewhere.insert(queue, u32::try_from(free).unwrap_or(u32::MAX));
         }
-        spare
+        free_elsewhere
     }
 
-    /// How long a running job would still take in another lane, in milliseconds.
-    pub(super) fn moved(&self, now: Time, view: &ClusterView<'_>, job: JobId, lane: usize) -> Option<f64> {
-        let kind: &Kind = &self.plan.kinds[lane];
+    /// How long a running job would still take on another kind of GPU, in milliseconds.
+    pub(super) fn moved(&self, now: Time, view: &ClusterView<'_>, job: JobId, queue: usize) -> Option<f64> {
+        let kind: &Kind = &self.queues.kinds[queue];
         let mut facts = Facts::of(now, view, view.jobs.get(&job)?);
         facts.resumes = true;
-        facts.fits(view, kind).then(|| facts.takes(view, kind))
+        facts.fits(view, kind).then(|| facts.runtime(view, kind))
     }
 
     /// When a job is expected to store its next checkpoint, in milliseconds from now.
     fn to_checkpoint(&self, now: Time, job: JobId) -> f64 {
-        let (last, gap) = self.plan.checkpoints.get(&job).copied().unwrap_or((now, USUAL_GAP));
+        let (last, gap) = self.queues.checkpoints.get(&job).copied().unwrap_or((now, USUAL_CHECKPOINT_GAP));
         (last + gap).since(now).as_secs_f64() * 1000.0
     }
 
-    /// Keeps the cards of one agent for a job that nothing free fits.
-    pub(super) fn reserve(&mut self, now: Time, view: &ClusterView<'_>, job: JobId, at: usize) {
-        let of_lane = self.plan.reserved.iter().filter(|kept| kept.lane == at);
-        if of_lane.clone().any(|kept| kept.job == job) || of_lane.count() >= RESERVATIONS {
+    /// Reserves the GPUs of one agent for a gang that does not fit on what is free.
+    pub(super) fn reserve_gang(&mut self, now: Time, view: &ClusterView<'_>, job: JobId, at: usize) {
+        let of_queue = self.queues.reservations.iter().filter(|reservation| reservation.queue == at);
+        if of_queue.clone().any(|reservation| reservation.job == job)
+            || of_queue.count() >= RESERVATIONS_OF_KIND
+        {
             return;
         }
-        let Some(seat) = self.plan.seats.get(&job) else { return };
-        let gpus = seat.facts.request.gpus;
-        let takes = seat.facts.takes(view, &self.plan.kinds[at]);
-        let groups = self.groups(view, at, &view.lacking(&seat.facts.request));
-        let open = || groups.iter().filter(|(agent, _)| self.plan.kept(at, **agent).is_none());
-        let best = |ways: Vec<Way>| {
-            ways.into_iter().min_by(|a, b| (a.ready + a.cost).total_cmp(&(b.ready + b.cost)))
+        let Some(queued) = self.queues.queued.get(&job) else { return };
+        let gpus = queued.facts.request.gpus;
+        let runtime = queued.facts.runtime(view, &self.queues.kinds[at]);
+        let agents = self.gpus_by_agent(view, at, &view.lacking(&queued.facts.request));
+        let open = || agents.iter().filter(|(agent, _)| self.queues.reservation_of(at, **agent).is_none());
+        let best = |options: Vec<GangOption>| {
+            options.into_iter().min_by(|a, b| (a.ready + a.cost).total_cmp(&(b.ready + b.cost)))
         };
-        let natural =
-            best(open().filter_map(|(&agent, group)| self.wait_for(now, at, agent, group, gpus)).collect());
-        let quick = best(
+        let natural = best(
             open()
-                .filter_map(|(&agent, group)| self.displace(now, view, at, (agent, group), gpus, takes))
+                .filter_map(|(&agent, agent_gpus)| self.wait_for_ends(now, at, agent, agent_gpus, gpus))
                 .collect(),
         );
-        let worth = WORTH_IT.as_secs_f64() * 1000.0;
-        let way = match (natural, quick) {
+        let quick = best(
+            open()
+                .filter_map(|(&agent, agent_gpus)| {
+                    self.by_preemption(now, view, at, (agent, agent_gpus), gpus, runtime)
+                })
+                .collect(),
+        );
+        let worth = PREEMPTION_GAIN.as_secs_f64() * 1000.0;
+        let option = match (natural, quick) {
             (Some(natural), Some(quick)) if quick.ready + quick.cost + worth < natural.ready => quick,
             (None, Some(quick)) => quick,
             (Some(natural), _) => natural,
             (None, None) => return,
         };
-        let at_time = now + Duration::from_millis(whole_millis(way.ready));
-        let Way { agent, victims, .. } = way;
-        self.plan.reserved.push(Reservation { lane: at, agent, job, at: at_time, victims });
+        let at_time = now + Duration::from_millis(whole_millis(option.ready));
+        let GangOption { agent, victims, .. } = option;
+        self.queues.reservations.push(GangReservation { queue: at, agent, job, at: at_time, victims });
     }
 }

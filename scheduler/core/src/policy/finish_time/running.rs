@@ -12,8 +12,8 @@ use crate::record::Progress;
 use crate::spans::whole_millis;
 
 impl FinishTime {
-    /// A job begins, goes on, or has told how far it is.
-    pub(super) fn follow_runner(&mut self, now: Time, view: &ClusterView<'_>, id: JobId) {
+    /// A job starts, goes on, or has told how far it is.
+    pub(super) fn track_runner(&mut self, now: Time, view: &ClusterView<'_>, id: JobId) {
         let Some(job) = view.jobs.get(&id) else { return };
         let Some(attempt) = job.live_attempt().filter(|attempt| attempt.holds_slots()) else { return };
         let Some((kind, _)) = view.kind_of(attempt) else { return };
@@ -38,24 +38,24 @@ impl FinishTime {
             gpus: facts.request.gpus,
             end: now + Duration::from_millis(whole_millis(millis)),
         };
-        let at = self.plan.lane(&kind);
-        self.plan.lanes[at].run(id, runner);
+        let at = self.queues.queue_of(&kind);
+        self.queues.of_kind[at].run(id, runner);
     }
 
     /// An attempt of a job is over.
-    pub(super) fn unfollow_runner(&mut self, view: &ClusterView<'_>, id: JobId) {
-        for lane in &mut self.plan.lanes {
-            lane.stop(id);
+    pub(super) fn untrack_runner(&mut self, view: &ClusterView<'_>, id: JobId) {
+        for queue in &mut self.queues.of_kind {
+            queue.stop(id);
         }
         // One that was to move has ended instead.
         if view.jobs.get(&id).is_none_or(|job| job.state != JobState::Queued) {
-            self.plan.moving.remove(&id);
+            self.queues.moving.remove(&id);
         }
-        if let Some(Some(other)) = self.plan.making_way.remove(&id)
-            && self.plan.seats.contains_key(&other)
+        if let Some(Some(other)) = self.queues.preempting.remove(&id)
+            && self.queues.queued.contains_key(&other)
         {
-            self.plan.made_way.insert(other, id);
+            self.queues.preempted_for.insert(other, id);
         }
-        self.plan.checkpoints.remove(&id);
+        self.queues.checkpoints.remove(&id);
     }
 }

@@ -1,4 +1,4 @@
-//! Which job gets a free card.
+//! Selection: which job gets a free GPU.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -6,36 +6,36 @@ use std::collections::{BTreeSet, BinaryHeap};
 use trainyard_types::{AgentId, JobId, Time};
 
 use super::facts::Facts;
-use super::queues::Place;
+use super::queues::QueuePosition;
 use super::share::Shares;
-use super::{FRESH, FinishTime, NEXT_THOUGHT, SECOND_THOUGHT, THOUGHTS, is_gpu};
+use super::{FRESH, FinishTime, NEXT_SCORE_AFTER, REPLAN_AFTER, SCORE_BUDGET, is_gpu};
 use crate::policy::{ClusterView, Placement};
 use crate::spans::whole_millis;
 use crate::state::queue::Request;
 use crate::state::sight::JobPaths;
 use crate::state::slots::{Kind, Location, Offer, first_of};
 
-/// Candidates of a line that are looked at when the first do not fit.
+/// Candidates of a queue that are tried when the first do not fit.
 const LOOKED_AT: usize = 64;
 
-/// A job in the order in which its line goes: by priority, then by stretched length, then by id.
-type Turn = Reverse<(Reverse<i32>, u64, JobId)>;
+/// A job in the order of its queue: by priority, then by its sort key times the share penalty, then by id.
+type OrderKey = Reverse<(Reverse<i32>, u64, JobId)>;
 
 impl FinishTime {
-    /// Thinks, as far as there is anything to decide.
+    /// Scores jobs, as many as there may be something to decide for.
     pub(super) fn prepare(&mut self, now: Time, view: &ClusterView<'_>) {
-        self.plan.reserved.clear();
-        let is_due = self.plan.rethink.take().is_some_and(|time| time <= now);
+        self.queues.reservations.clear();
+        let is_due = self.queues.replan_at.take().is_some_and(|time| time <= now);
         let is_free = view.slots.kinds().values().any(|offer| !offer.free.is_empty());
-        self.plan.thought_from = self.plan.stamp;
-        self.think(now, view, if is_free || is_due { THOUGHTS } else { super::AFTERTHOUGHTS });
+        self.queues.scored_before = self.queues.stamp;
+        self.score(now, view, if is_free || is_due { SCORE_BUDGET } else { super::SMALL_SCORE_BUDGET });
     }
 
-    /// The next job to begin and where, by the lines as they stand; `None` when nothing more can begin.
+    /// The next job to start and where, by the queues as they stand; `None` when nothing more can start.
     pub(super) fn choose(&mut self, now: Time, view: &ClusterView<'_>) -> Option<Placement> {
         let shares = Shares::active(now, view);
-        for job in self.overdue_heads(view) {
-            if let Some(placement) = self.choose_for_overdue(now, view, job) {
+        for job in self.starving_heads(view) {
+            if let Some(placement) = self.choose_for_starving(now, view, job) {
                 return Some(placement);
             }
         }
@@ -47,13 +47,14 @@ impl FinishTime {
             .map(|(kind, _)| kind.clone())
             .collect();
         for kind in kinds {
-            let Some(at) = self.plan.find(&kind) else { continue };
-            let placement = if self.plan.gangs == 0 {
-                self.in_turn(now, view, at, shares).find_map(|job| self.fit_free(now, view, job, &kind, at))
+            let Some(at) = self.queues.find(&kind) else { continue };
+            let placement = if self.queues.gangs == 0 {
+                self.in_order_of(now, view, at, shares)
+                    .find_map(|job| self.place_now(now, view, job, &kind, at))
             } else {
-                // What is kept for one counts for those behind it.
-                let jobs: Vec<JobId> = self.in_turn(now, view, at, shares).collect();
-                jobs.into_iter().find_map(|job| self.fit(now, view, job, &kind, at))
+                // What is reserved for one counts for those behind it.
+                let jobs: Vec<JobId> = self.in_order_of(now, view, at, shares).collect();
+                jobs.into_iter().find_map(|job| self.place_or_reserve(now, view, job, &kind, at))
             };
             if placement.is_some() {
                 return placement;
@@ -62,10 +63,10 @@ impl FinishTime {
         None
     }
 
-    /// When to think again: a job waits although a free card would do for it, or has no line yet.
-    pub(super) fn plan_second_thought(&mut self, now: Time, view: &ClusterView<'_>) {
-        if !self.plan.standing.is_empty() {
-            self.plan.rethink = Some(now + NEXT_THOUGHT);
+    /// Sets the time of the next round: a job waits although a free GPU would do for it, or is in no queue yet.
+    pub(super) fn schedule_replan(&mut self, now: Time, view: &ClusterView<'_>) {
+        if !self.queues.unassigned.is_empty() {
+            self.queues.replan_at = Some(now + NEXT_SCORE_AFTER);
             return;
         }
         let mut free = view.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
@@ -75,60 +76,61 @@ impl FinishTime {
                 .any(|request| kind.satisfies(request) && offer.has_free_beside(view.queue.lacking(request)))
         };
         if free.any(|(kind, offer)| wants(kind, offer)) {
-            // What was thought of just before the card became free is thought over soon.
-            let is_left_out = self.plan.left_out().is_some_and(|thought| now.since(thought) < FRESH);
-            let after = if is_left_out { FRESH } else { SECOND_THOUGHT };
-            self.plan.rethink = Some(now + after);
+            // A score that is only a little older than the free GPU is made again soon.
+            let is_left_out =
+                self.queues.oldest_unscored().is_some_and(|scored_at| now.since(scored_at) < FRESH);
+            let after = if is_left_out { FRESH } else { REPLAN_AFTER };
+            self.queues.replan_at = Some(now + after);
         }
     }
 
-    /// The jobs of a line as they go, at most [`LOOKED_AT`], without those of users at their limit.
-    pub(super) fn in_turn(
+    /// The jobs of a queue in order, at most [`LOOKED_AT`], without those of users at their limit.
+    pub(super) fn in_order_of(
         &self,
         now: Time,
         view: &ClusterView<'_>,
         at: usize,
         shares: Shares,
     ) -> impl Iterator<Item = JobId> {
-        let mut order: BinaryHeap<(Turn, usize)> = BinaryHeap::new();
-        let mut lines = Vec::new();
-        let offer = view.slots.kinds().get(&self.plan.kinds[at]);
-        for ((user, paths), line) in &self.plan.lanes[at].line {
+        let mut order: BinaryHeap<(OrderKey, usize)> = BinaryHeap::new();
+        let mut owners = Vec::new();
+        let offer = view.slots.kinds().get(&self.queues.kinds[at]);
+        for ((user, paths), jobs) in &self.queues.of_kind[at].by_owner {
             if view.gpus_left(user) == 0 || !is_seen(view, paths.as_deref(), offer) {
                 continue;
             }
-            let stretch = shares.stretch_of(now, view, user);
-            let mut rest = line.iter();
+            let share_penalty = shares.penalty_of(now, view, user);
+            let mut rest = jobs.iter();
             if let Some(first) = rest.next() {
-                order.push((turn(first, stretch), lines.len()));
+                order.push((order_key(first, share_penalty), owners.len()));
             }
-            lines.push((stretch, rest));
+            owners.push((share_penalty, rest));
         }
         let next = move || {
             let (Reverse((.., job)), index) = order.pop()?;
-            let (stretch, rest) = &mut lines[index];
+            let (share_penalty, rest) = &mut owners[index];
             if let Some(next) = rest.next() {
-                order.push((turn(next, *stretch), index));
+                order.push((order_key(next, *share_penalty), index));
             }
             Some(job)
         };
         std::iter::from_fn(next).take(LOOKED_AT)
     }
 
-    /// The overdue job of each request that goes first and for which a card is free.
-    fn overdue_heads(&self, view: &ClusterView<'_>) -> Vec<JobId> {
+    /// The starving job that goes first of each request for which a GPU is free.
+    fn starving_heads(&self, view: &ClusterView<'_>) -> Vec<JobId> {
         let free = |request: &Request| {
             let mut kinds = view.slots.kinds().iter();
             let lacking = view.queue.lacking(request);
             kinds.any(|(kind, offer)| kind.satisfies(request) && offer.has_free_beside(lacking))
         };
         let may = |request: &Request, user: &str| !is_gpu(request) || view.gpus_left(user) >= request.gpus;
-        self.plan.overdue.heads(free, may)
+        self.queues.starving.heads(free, may)
     }
 
-    /// The first free cards of the kind that do for the job, if it may have them. If it needs several which are
-    /// not free together, they are kept for it.
-    fn fit(
+    /// The first free GPUs of the kind that do for the job, if it may have them. If it needs several which are
+    /// not free together, they are reserved for it.
+    fn place_or_reserve(
         &mut self,
         now: Time,
         view: &ClusterView<'_>,
@@ -136,20 +138,20 @@ impl FinishTime {
         kind: &Kind,
         at: usize,
     ) -> Option<Placement> {
-        let placement = self.fit_free(now, view, job, kind, at);
-        let seat = self.plan.seats.get(&job)?;
-        if placement.is_none() && seat.facts.request.gpus > 1 && self.may_begin(view, &seat.facts) {
-            self.reserve(now, view, job, at);
+        let placement = self.place_now(now, view, job, kind, at);
+        let queued = self.queues.queued.get(&job)?;
+        if placement.is_none() && queued.facts.request.gpus > 1 && self.may_begin(view, &queued.facts) {
+            self.reserve_gang(now, view, job, at);
         }
         placement
     }
 
-    /// Whether its user may use so many more cards.
+    /// Whether its user may use so many more GPUs.
     fn may_begin(&self, view: &ClusterView<'_>, facts: &Facts) -> bool {
         !is_gpu(&facts.request) || view.gpus_left(&facts.user) >= facts.request.gpus
     }
 
-    fn fit_free(
+    fn place_now(
         &self,
         now: Time,
         view: &ClusterView<'_>,
@@ -157,39 +159,40 @@ impl FinishTime {
         kind: &Kind,
         at: usize,
     ) -> Option<Placement> {
-        let facts = &self.plan.seats.get(&job)?.facts;
+        let facts = &self.queues.queued.get(&job)?.facts;
         if !self.may_begin(view, facts) {
             return None;
         }
-        let done_by = now + std::time::Duration::from_millis(whole_millis(facts.takes(view, kind)));
-        let may_use = |agent| self.plan.kept(at, agent).is_none_or(|kept| done_by <= kept.at);
-        let locations = self.free_cards(view, kind, facts, self.plan.claimed(at, job), may_use)?;
+        let done_by = now + std::time::Duration::from_millis(whole_millis(facts.runtime(view, kind)));
+        let may_use =
+            |agent| self.queues.reservation_of(at, agent).is_none_or(|reservation| done_by <= reservation.at);
+        let locations = self.free_gpus(view, kind, facts, self.queues.claimed(at, job), may_use)?;
         Some(Placement { job, kind: kind.clone(), locations })
     }
 
-    /// The fastest kind that has cards free for a job that nobody may overtake any more.
-    fn choose_for_overdue(&mut self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Placement> {
-        let facts: Facts = self.plan.seats.get(&job)?.facts.clone();
+    /// A place on the fastest kind that has GPUs free for a starving job.
+    fn choose_for_starving(&mut self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Placement> {
+        let facts: Facts = self.queues.queued.get(&job)?.facts.clone();
         let mut kinds: Vec<(u64, Kind)> = view
             .slots
             .kinds()
             .keys()
             .filter(|kind| facts.fits(view, kind))
-            .map(|kind| (whole_millis(facts.takes(view, kind)), kind.clone()))
+            .map(|kind| (whole_millis(facts.runtime(view, kind)), kind.clone()))
             .collect();
         kinds.sort();
         for (_, kind) in &kinds {
-            let at = self.plan.find(kind)?;
-            if let Some(placement) = self.fit_free(now, view, job, kind, at) {
+            let at = self.queues.find(kind)?;
+            if let Some(placement) = self.place_now(now, view, job, kind, at) {
                 return Some(placement);
             }
         }
-        let at = self.plan.seats.get(&job)?.lane?;
-        let kind = self.plan.kinds[at].clone();
-        self.fit(now, view, job, &kind, at)
+        let at = self.queues.queued.get(&job)?.queue?;
+        let kind = self.queues.kinds[at].clone();
+        self.place_or_reserve(now, view, job, &kind, at)
     }
 
-    /// The first free card of an agent that has read a job's data set before; none where one card is all there is.
+    /// The first free GPU of an agent that has read a job's data set before; `None` when only one is free anyway.
     fn first_that_has_read<'a>(
         &self,
         view: &ClusterView<'_>,
@@ -203,9 +206,9 @@ impl FinishTime {
         free.iter().take(LOOKED_AT).find(|location| view.seen.holds(data, location.agent))
     }
 
-    /// Free cards of one agent that may be used, all but those that are claimed: of an agent that holds the
+    /// Free GPUs of one agent that may be used, without those that are claimed: of an agent that holds the
     /// job's data set decoded if there is one, then of the agent that has fewest left over.
-    pub(super) fn free_cards(
+    pub(super) fn free_gpus(
         &self,
         view: &ClusterView<'_>,
         kind: &Kind,
@@ -221,7 +224,7 @@ impl FinishTime {
         let lacking = view.lacking(&facts.request);
         let avoids = |agent: AgentId| facts.request.avoids.binary_search(&agent).is_ok();
         let is_plain = lacking.is_empty() && facts.request.avoids.is_empty();
-        if is_plain && gpus == 1 && self.plan.gangs == 0 && self.plan.reserved.is_empty() {
+        if is_plain && gpus == 1 && self.queues.gangs == 0 && self.queues.reservations.is_empty() {
             let warm = facts.holders(view).find_map(|agent| first_of(free, &view.agents.get(&agent)?.record));
             let read = || self.first_that_has_read(view, free, facts);
             return warm.or_else(read).or(free.first()).map(|location| vec![location.clone()]);
@@ -245,14 +248,14 @@ impl FinishTime {
     }
 }
 
-/// Whether any free card is on an agent that sees these paths; when none is free, whoever makes way may be.
+/// Whether any free GPU is on an agent that sees these paths. When none is free, that of a preempted job may be.
 fn is_seen(view: &ClusterView<'_>, paths: Option<&JobPaths>, offer: Option<&Offer>) -> bool {
     let (Some(paths), Some(offer)) = (paths, offer) else { return true };
     offer.free.is_empty() || offer.has_free_beside(view.queue.lacking_of(paths))
 }
 
-fn turn(&(priority, rank, job): &Place, stretch: f64) -> Turn {
+fn order_key(&(priority, sort_key, job): &QueuePosition, share_penalty: f64) -> OrderKey {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit into 53 bits")]
-    let stretched = whole_millis(rank as f64 * stretch);
-    Reverse((priority, stretched, job))
+    let penalised = whole_millis(sort_key as f64 * share_penalty);
+    Reverse((priority, penalised, job))
 }

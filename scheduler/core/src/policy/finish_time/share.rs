@@ -1,4 +1,4 @@
-//! Fair shares as a constraint on the order of lengths: who has had much more than the others counts as longer.
+//! Fair shares: the jobs of a user who has had much more than the others count as longer, by the share penalty.
 
 use trainyard_types::Time;
 
@@ -35,16 +35,16 @@ impl Shares {
         shares
     }
 
-    /// What a user's jobs count as longer by.
-    pub(super) fn stretch_of(self, now: Time, view: &ClusterView<'_>, user: &str) -> f64 {
+    /// By what factor a user's jobs count as longer.
+    pub(super) fn penalty_of(self, now: Time, view: &ClusterView<'_>, user: &str) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a few centuries of GPU-time fit into 53 bits")]
         let share = view.share(now, user) as f64;
-        self.stretch(share)
+        self.share_penalty(share)
     }
 
-    /// What a user's jobs are stretched by that is one of them: 1 as long as it has not had more than
+    /// By what factor the jobs of one of these users count as longer: 1 as long as the user has not had more than
     /// [`SHARE_SLACK`] times what the others have had on average.
-    fn stretch(self, share: f64) -> f64 {
+    fn share_penalty(self, share: f64) -> f64 {
         if self.users < 2.0 {
             return 1.0;
         }
@@ -64,16 +64,19 @@ mod tests {
     fn who_has_had_more_is_stretched_by_it_however_many_the_others_are() {
         for users in [2.0, 3.0, 10.0] {
             let shares = Shares { sum: 100.0 * HOUR, users };
-            assert!((shares.stretch(100.0 * HOUR) - 50.0).abs() < 1e-9, "the others have had nothing yet");
+            assert!(
+                (shares.share_penalty(100.0 * HOUR) - 50.0).abs() < 1e-9,
+                "the others have had nothing yet"
+            );
             let shares = Shares { sum: 100.0 * HOUR + 10.0 * HOUR * (users - 1.0), users };
-            assert!((shares.stretch(100.0 * HOUR) - 5.0).abs() < 1e-9);
-            assert!((shares.stretch(10.0 * HOUR) - 1.0).abs() < 1e-9);
+            assert!((shares.share_penalty(100.0 * HOUR) - 5.0).abs() < 1e-9);
+            assert!((shares.share_penalty(10.0 * HOUR) - 1.0).abs() < 1e-9);
         }
     }
 
     #[test]
     fn alone_or_within_an_hour_nobody_is_put_back() {
-        assert_eq!(Shares { sum: 100.0 * HOUR, users: 1.0 }.stretch(100.0 * HOUR), 1.0);
-        assert_eq!(Shares { sum: 2.0 * HOUR, users: 2.0 }.stretch(2.0 * HOUR), 1.0);
+        assert_eq!(Shares { sum: 100.0 * HOUR, users: 1.0 }.share_penalty(100.0 * HOUR), 1.0);
+        assert_eq!(Shares { sum: 2.0 * HOUR, users: 2.0 }.share_penalty(2.0 * HOUR), 1.0);
     }
 }

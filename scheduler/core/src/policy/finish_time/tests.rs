@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trainyard_types::Time;
 
-use super::{FinishTime, SECOND_THOUGHT};
+use super::{FinishTime, REPLAN_AFTER};
 use crate::policy::PlacementPolicy;
 use crate::policy::fixture::{Cluster, job};
 
@@ -58,7 +58,7 @@ fn a_checkpoint_of_a_long_job_lets_a_short_one_go_first_and_only_once() {
     let preemption = policy.on_checkpoint(later, &cluster.view(), job(1)).unwrap();
     assert_eq!(preemption.job, job(1));
     assert!(preemption.reason.contains(&job(2).to_string()), "{}", preemption.reason);
-    assert!(policy.is_preempting(job(1)));
+    assert!(policy.is_being_preempted(job(1)));
     assert_eq!(policy.on_checkpoint(later, &cluster.view(), job(1)), None, "it was told already");
 }
 
@@ -71,7 +71,7 @@ fn a_job_that_waits_beside_a_free_gpu_is_thought_over_again() {
     cluster.submit(NOW, 2, "ada", 3000, 1);
     let placed = cluster.round(NOW, &mut policy);
     assert_eq!(placed, [(job(1), FAST.0.into())], "the long job waits for the fast GPU");
-    assert_eq!(policy.wake_at(), Some(NOW + SECOND_THOUGHT));
+    assert_eq!(policy.wake_at(), Some(NOW + REPLAN_AFTER));
 }
 
 #[test]
