@@ -48,30 +48,30 @@ pub struct Core {
     /// Index: where data sets could be read.
     pub(crate) seen: Seen,
     /// Agents see other things than when it was last asked whether any will run a job.
-    pub(crate) ask_again: bool,
+    pub(crate) fitness_changed: bool,
     /// Index: slots of connected agents.
     pub(crate) slots: Slots,
     /// Index: when the leases of agents end; lost agents have none.
     pub(crate) leases: BTreeSet<(Time, AgentId)>,
     /// Index: since when lost agents are lost.
     pub(crate) lost: BTreeSet<(Time, AgentId)>,
-    /// Index: when slots that were set aside are used again.
-    pub(crate) set_aside: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: when cooldowns of slots end.
+    pub(crate) cooldowns: BTreeSet<(Time, AgentId, Slot)>,
     /// Index: when slots on which jobs ended too soon are opened again.
     pub(crate) shut: BTreeSet<(Time, AgentId, Slot)>,
     /// Index: attempts that ended too soon.
     pub(crate) quick_ends: QuickEnds,
-    /// Index: who offered a card first.
+    /// Index: who offered a GPU first.
     pub(crate) owners: BTreeMap<GpuUuid, AgentId>,
-    /// Index: agents with cards that another one offered first.
+    /// Index: agents with GPUs that another one offered first.
     pub(crate) doubled: BTreeSet<AgentId>,
-    /// Index: when reservations of cards end.
+    /// Index: when reservations of GPUs end.
     pub(crate) reservations: BTreeSet<(Time, AgentId, GpuUuid)>,
     /// Index: when running jobs have used up their time.
     pub(crate) time_limits: BTreeSet<(Time, JobId)>,
     /// Index: when running attempts are expected to end.
     pub(crate) ends: Ends,
-    /// Counters.
+    /// Counters of what has happened since the core was loaded.
     pub(crate) tally: Tally,
     /// What was learned from jobs that ran.
     pub(crate) throughput: Throughput,
@@ -90,16 +90,16 @@ pub struct Core {
 pub struct Stored {
     /// By id; those of a batch, too, unless they were forgotten.
     pub jobs: Vec<JobRecord>,
-    /// By id.
+    /// All agents, by id.
     pub agents: Vec<AgentRecord>,
-    /// By name.
+    /// All users, by name.
     pub users: Vec<UserRecord>,
-    /// By key.
+    /// All that was learned, by key.
     pub learned: Vec<LearnedRecord>,
 }
 
 impl Core {
-    /// Without jobs and agents.
+    /// A core without jobs and agents.
     pub fn new(config: CoreConfig) -> Self {
         Self { policy: config.policy.component(), config, ..Self::default() }
     }
@@ -220,7 +220,7 @@ impl Core {
             Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }
-        self.fail_hopeless(now, &mut out);
+        self.fail_unreadable(now, &mut out);
         self.follow_queue(now);
         if out.replan {
             self.place(now, &mut out);
@@ -240,7 +240,7 @@ impl Core {
             }
         }
         if has_ended {
-            self.retire(now, &mut out);
+            self.archive_due(now, &mut out);
         }
         let Self { jobs, agents, users, .. } = self;
         let agent = |id| agents.get(&id).map(|agent| &agent.record);
@@ -252,18 +252,18 @@ impl Core {
     /// When [`Event::Tick`] is due; `None` when nothing waits for time to pass.
     pub fn next_deadline(&self) -> Option<Time> {
         let lease = self.leases.first().map(|&(time, _)| time);
-        let set_aside = self.set_aside.first().map(|&(time, ..)| time);
+        let cooldowns = self.cooldowns.first().map(|&(time, ..)| time);
         let time_limit = self.time_limits.first().map(|&(time, _)| time);
         let reservation = self.reservations.first().map(|&(time, ..)| time);
         let shut = self.shut.first().map(|&(time, ..)| time);
         let others = [
             self.next_agent_forgotten(),
-            set_aside,
+            cooldowns,
             reservation,
             shut,
             time_limit,
             self.queue.next_due(),
-            self.next_retirement(),
+            self.next_archival(),
             self.policy.wake_at(),
         ];
         [lease].into_iter().chain(others).flatten().min()

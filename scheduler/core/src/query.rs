@@ -109,7 +109,7 @@ impl Core {
         self.users.gpus_left(&self.config, user)
     }
 
-    /// How fast each kind of card that was seen or is there trains each workload that was seen.
+    /// How fast each kind of GPU that was seen or is there trains each workload that was seen.
     pub fn rates(&self) -> impl Iterator<Item = (Workload, &str, Rate)> {
         let here = self.slots.kinds().keys().map(Kind::device);
         self.throughput.rates.table(here)

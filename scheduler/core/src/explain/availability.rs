@@ -37,7 +37,7 @@ impl Closed<'_> {
             Self::HandingIn(_) => "on agents that have results to hand in first",
             Self::Duplicate(_) => "offered by another agent",
             Self::QuickEnds(_) => "closed after quick ends",
-            Self::SetAside(_) => "set aside after a fault",
+            Self::Cooldown(_) => "set aside after a fault",
         }
     }
 
@@ -55,7 +55,7 @@ impl Closed<'_> {
                 Some(until) => format!("until {} UTC: {}", clock(until), shut.why),
                 None => shut.why.clone(),
             },
-            Self::Reserved(until) | Self::SetAside(until) => format!("until {} UTC", clock(*until)),
+            Self::Reserved(until) | Self::Cooldown(until) => format!("until {} UTC", clock(*until)),
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Waiting {
 
 impl Core {
     /// Why a job waits; `None` unless it is queued. Costs steps in the number of users who wait and, when
-    /// no card fits, of agents.
+    /// no GPU fits, of agents.
     pub fn waiting(&self, now: Time, job: JobId) -> Option<Waiting> {
         let job = self.jobs.get(&job).filter(|job| job.state == JobState::Queued)?;
         let mut ahead = self.ahead(now, job.id)?;
@@ -98,7 +98,7 @@ impl Core {
         reason
     }
 
-    /// No slot on offer would do: is one away or set aside, or is there none at all?
+    /// No slot on offer would do: is one away or in cooldown, or is there none at all?
     fn lacks_any(&self, request: &Request) -> String {
         if let Some(closed) = self.closed_to(request) {
             return closed;
@@ -172,7 +172,7 @@ fn card(kind: &Kind) -> String {
     format!("{} with {}", kind.device(), gigabytes(kind.half_gib()))
 }
 
-/// As users know card sizes: `12 GB`, `7.5 GB`.
+/// As users know GPU sizes: `12 GB`, `7.5 GB`.
 fn gigabytes(half_gib: u64) -> String {
     let half = if half_gib % 2 == 1 { ".5" } else { "" };
     format!("{}{half} GB", half_gib / 2)

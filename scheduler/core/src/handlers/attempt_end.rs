@@ -11,7 +11,7 @@ use crate::policy::Change;
 use crate::record::{AttemptEnd, AttemptRecord, JobRecord};
 use crate::retry::{self, Verdict};
 use crate::spans::in_words;
-use crate::state::failures::{Place, Setback};
+use crate::state::failures::{Failure, Place};
 
 /// A machine that lacked a path so often, and took it back each time, is asked again after a wait that doubles.
 const ASKED_AT_ONCE: u32 = 3;
@@ -44,7 +44,7 @@ impl Core {
         let limit = told_to_stop
             .filter(|&limit| cause_of_end == EndReason::Preempted || ran_before.saturating_add(ran) >= limit)
             .filter(|_| cause_of_end != EndReason::Completed && !cancelled);
-        // It was told to make way; agents know of no time limits.
+        // It was told of a preemption; agents know of no time limits.
         let reason = if limit.is_some() { EndReason::TimeLimit } else { cause_of_end };
         let place = attempt.place();
         let held = attempt.holds_slots().then(|| attempt.slots().cloned().collect::<Vec<Slot>>());
@@ -68,9 +68,9 @@ impl Core {
                     Slot::Gpu(_) | Slot::Cpu(_) => None,
                 };
                 let place = Place { agent, name: place };
-                let setback =
-                    Setback { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere };
-                again(job, &self.config, now, verdict, &setback, &message)
+                let failure =
+                    Failure { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere };
+                again(job, &self.config, now, verdict, &failure, &message)
             }
         };
         out.state(job, time, id.number, state, sentence);
@@ -93,8 +93,8 @@ impl Core {
                 self.tell_policy(now, &Change::Released(id.job));
             }
         }
-        self.keep_off(now, id, cause_of_end, out);
-        self.judge(now, id, out);
+        self.start_cooldown(now, id, cause_of_end, out);
+        self.judge_machine(now, id, out);
     }
 }
 
@@ -116,26 +116,26 @@ fn again(
     config: &CoreConfig,
     now: Time,
     verdict: Verdict,
-    setback: &Setback,
+    failure: &Failure,
     message: &str,
 ) -> (JobState, String) {
-    let (reason, place, cause) = (setback.reason, &setback.place.name, cause(setback.reason));
-    let ruling = job.setbacks.add(setback);
-    let counts = verdict == Verdict::Retry && !ruling.is_spared;
+    let (reason, place, cause) = (failure.reason, &failure.place.name, cause(failure.reason));
+    let consequence = job.failures.add(failure);
+    let counts = verdict == Verdict::Retry && !consequence.is_spared;
     job.crashes = job.crashes.saturating_add(counts.into());
     let (crashes, forgiven) = (job.crashes, job.spec.max_retries);
     if counts && crashes > forgiven {
         let what = format!("crashed {} (`max_retries` is {forgiven})", times(crashes));
         return (JobState::Failed, detailed(&what, message));
     }
-    if let Some(what) = ruling.given_up {
+    if let Some(what) = consequence.given_up {
         return (JobState::Failed, detailed(&what, message));
     }
-    let waits = ruling.waits.or_else(|| asked_in_vain(job).checked_sub(ASKED_AT_ONCE));
+    let waits = consequence.waits.or_else(|| asked_in_vain(job).checked_sub(ASKED_AT_ONCE));
     // Those that are charged and those that are not lengthen the wait together.
     let delay = waits.map(|waits| {
         let charged = if verdict == Verdict::Retry { crashes } else { 0 };
-        let first = u32::from(charged == 0 || ruling.is_spared);
+        let first = u32::from(charged == 0 || consequence.is_spared);
         retry::delay(config, charged.saturating_add(waits).saturating_add(first))
     });
     job.not_before = delay.map(|delay| now + delay);
@@ -148,7 +148,7 @@ fn again(
             )
         }
         (false, Some(_)) => {
-            let count = if reason == EndReason::Stalled { job.setbacks.stalls } else { job.setbacks.unfit };
+            let count = if reason == EndReason::Stalled { job.failures.stalls } else { job.failures.unfit };
             let row = if count > 1 { format!(", {count} in a row") } else { String::new() };
             format!("is tried again in {seconds} s after {cause} on {place}{row}")
         }

@@ -1,4 +1,4 @@
-//! One machine that is two: cards that several agents offer. And two that are one: agents with one id.
+//! One machine that is two: GPUs that several agents offer. And two that are one: agents with one id.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl Core {
         Some(Refusal::AgentIdInUse { id, name: agent.record.name.clone() })
     }
 
-    /// An agent offers its cards, and none of others any more. The slots are not on offer meanwhile.
+    /// An agent offers its GPUs, and none of others any more. The slots are not on offer meanwhile.
     pub(crate) fn claim_gpus(&mut self, id: AgentId) {
         let Some(agent) = self.agents.get(&id) else { return };
         let mine: Vec<GpuUuid> = agent.record.inventory.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
@@ -51,7 +51,7 @@ impl Core {
         }
     }
 
-    /// An agent is lost: its cards are those of whoever else offers them.
+    /// An agent is lost: its GPUs are those of whoever else offers them.
     pub(crate) fn give_gpus_up(&mut self, id: AgentId, out: &mut Changes) -> Option<&Agent> {
         self.owners.retain(|_, owner| *owner != id);
         self.inherit(id, out);
@@ -70,7 +70,7 @@ impl Core {
 }
 
 impl Agent {
-    /// Whether it still offers a card, connected or not.
+    /// Whether it still offers a GPU, connected or not.
     fn owns(&self, gpu: &GpuUuid) -> bool {
         self.state() != AgentState::Lost && self.record.inventory.gpus.iter().any(|known| known.uuid == *gpu)
     }

@@ -30,7 +30,7 @@ impl Core {
             said_of.retain(|path, _| condition.fitness.missing_paths.contains(path));
         }
         self.queue.look_again(&self.sight, &self.jobs);
-        self.ask_again = true;
+        self.fitness_changed = true;
         out.replan = true;
     }
 
@@ -62,15 +62,15 @@ impl Core {
     }
 
     /// Fails the jobs that every agent which could run them has said no to.
-    pub(crate) fn fail_hopeless(&mut self, now: Time, out: &mut Changes) {
+    pub(crate) fn fail_unreadable(&mut self, now: Time, out: &mut Changes) {
         let fresh = self.queue.take_fresh();
-        let due: BTreeSet<Request> = if std::mem::take(&mut self.ask_again) {
+        let due: BTreeSet<Request> = if std::mem::take(&mut self.fitness_changed) {
             self.queue.ready().keys().filter(|request| request.paths.is_some()).cloned().collect()
         } else {
             fresh
         };
         for request in due {
-            let Some(reason) = self.hopeless(&request) else { continue };
+            let Some(reason) = self.why_unreadable(&request) else { continue };
             let users = self.queue.ready().get(&request).into_iter().flat_map(|class| class.values());
             let jobs: Vec<JobId> = users.flat_map(|users| users.values()).flatten().copied().collect();
             for id in jobs {
@@ -83,7 +83,7 @@ impl Core {
     }
 
     /// Why nobody will ever run such a job, if every agent that could has said no.
-    fn hopeless(&self, request: &Request) -> Option<String> {
+    fn why_unreadable(&self, request: &Request) -> Option<String> {
         let paths = request.paths.as_ref()?;
         let lacking = self.queue.lacking(request);
         let by_words = self.sight.is_inside(paths);

@@ -20,54 +20,60 @@ impl Core {
         }
     }
 
-    /// Sets aside for a while what should not be used again after the end of an attempt, by the agent's word for
+    /// Starts the cooldown of slots that should not be used again for a while after the end of an attempt, by the agent's word for
     /// it. Its slots are free, and may be another's by now.
-    pub(crate) fn keep_off(&mut self, now: Time, attempt: AttemptId, reason: EndReason, out: &mut Changes) {
+    pub(crate) fn start_cooldown(
+        &mut self,
+        now: Time,
+        attempt: AttemptId,
+        reason: EndReason,
+        out: &mut Changes,
+    ) {
         let newest = self.jobs.get(&attempt.job).and_then(|job| job.attempts.last());
         let Some(ended) = newest.filter(|newest| newest.id == attempt) else { return };
         let id = ended.agent;
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let was_told = agent.told.remove(&attempt);
-        let tainted = agent.tainted(ended, reason, was_told);
-        if tainted.is_empty() {
+        let suspect_slots = agent.suspect_slots(ended, reason, was_told);
+        if suspect_slots.is_empty() {
             return;
         }
         self.withdraw_slots(id);
         let until = now + self.config.retry_delay_max;
         if let Some(agent) = self.agents.get_mut(&id) {
-            for slot in tainted {
-                if let Some(before) = agent.set_aside.insert(slot.clone(), until) {
-                    self.set_aside.remove(&(before, id, slot.clone()));
+            for slot in suspect_slots {
+                if let Some(before) = agent.cooldowns.insert(slot.clone(), until) {
+                    self.cooldowns.remove(&(before, id, slot.clone()));
                 }
-                self.set_aside.insert((until, id, slot));
+                self.cooldowns.insert((until, id, slot));
             }
         }
         self.offer_slots(id, out);
     }
 
-    /// Slots that were set aside are tried again.
-    pub(crate) fn end_set_aside(&mut self, id: AgentId, slots: &[Slot], out: &mut Changes) {
+    /// Slots whose cooldown has ended are tried again.
+    pub(crate) fn end_cooldown(&mut self, id: AgentId, slots: &[Slot], out: &mut Changes) {
         if slots.is_empty() {
             return;
         }
         self.withdraw_slots(id);
         if let Some(agent) = self.agents.get_mut(&id) {
             for slot in slots {
-                if let Some(until) = agent.set_aside.remove(slot) {
-                    self.set_aside.remove(&(until, id, slot.clone()));
+                if let Some(until) = agent.cooldowns.remove(slot) {
+                    self.cooldowns.remove(&(until, id, slot.clone()));
                 }
             }
         }
         self.offer_slots(id, out);
     }
 
-    /// Tries the next slot again whose time aside is over; `false` when there is none.
-    pub(crate) fn take_back(&mut self, now: Time, out: &mut Changes) -> bool {
-        let Some((time, agent, slot)) = self.set_aside.first().cloned() else { return false };
+    /// Tries the next slot again whose cooldown is over; `false` when there is none.
+    pub(crate) fn end_due_cooldown(&mut self, now: Time, out: &mut Changes) -> bool {
+        let Some((time, agent, slot)) = self.cooldowns.first().cloned() else { return false };
         if time > now {
             return false;
         }
-        self.end_set_aside(agent, &[slot], out);
+        self.end_cooldown(agent, &[slot], out);
         true
     }
 

@@ -1,4 +1,4 @@
-//! What people order of agents: drain and resume, reserve and release cards, clear one that is quarantined.
+//! What people order of agents: drain and resume, reserve and release GPUs, clear one that is quarantined.
 //!
 //! Orders are stored with the agent and hold until they are taken back or their time is over, whoever leads
 //! and whether or not the agent is connected. Repeating one is harmless.
@@ -12,7 +12,7 @@ use crate::engine::Core;
 use crate::output::{Accepted, Command, Refusal, Subject};
 use crate::record::Drain;
 
-/// How long a trainer may take to leave a card that its owner wants.
+/// How long a trainer may take to leave a GPU that its owner wants.
 pub const OWNERS_GRACE: Duration = Duration::from_secs(20);
 
 impl Core {
@@ -33,7 +33,7 @@ impl Core {
         out.reply(Ok(Accepted { subject: Subject::Agent(id), repeated }));
     }
 
-    /// A person takes a drained agent into use again, with what was set aside while it drained.
+    /// A person takes a drained agent into use again, with the slots whose cooldown began while it drained.
     pub(crate) fn on_resume(&mut self, id: AgentId, out: &mut Changes) {
         let Some(agent) = self.agents.get(&id) else { return out.reply(Err(Refusal::UnknownAgent(id))) };
         let repeated = agent.record.drain.is_none();
@@ -48,7 +48,7 @@ impl Core {
         out.reply(Ok(Accepted { subject: Subject::Agent(id), repeated }));
     }
 
-    /// The owner of some cards wants them for a while.
+    /// The owner of some GPUs wants them for a while.
     pub(crate) fn on_reserve(
         &mut self,
         now: Time,
@@ -86,7 +86,7 @@ impl Core {
         out.reply(Ok(Accepted { subject: Subject::Agent(id), repeated }));
     }
 
-    /// Takes cards that were reserved into use again.
+    /// Takes GPUs that were reserved into use again.
     fn end_reservations(&mut self, id: AgentId, gpus: &[GpuUuid], out: &mut Changes) {
         self.withdraw_slots(id);
         if let Some(agent) = self.agents.get_mut(&id) {
@@ -110,7 +110,7 @@ impl Core {
         true
     }
 
-    /// A card, or every slot of an agent, is to be tried again. Whether one that the agent closed is well only the
+    /// A GPU, or every slot of an agent, is to be tried again. Whether one that the agent closed is well only the
     /// agent can say; what the scheduler closed itself it opens.
     pub(crate) fn on_clear_gpu(&mut self, now: Time, id: AgentId, gpu: Option<GpuUuid>, out: &mut Changes) {
         if let Some(refusal) = self.has_not(id, gpu.as_slice()) {
@@ -124,8 +124,8 @@ impl Core {
         if session.is_none() && shut.is_empty() {
             return out.reply(Err(Refusal::AgentAway { agent: agent.record.name.clone() }));
         }
-        let aside: Vec<Slot> = agent.set_aside.keys().filter(|slot| is_meant(slot)).cloned().collect();
-        self.end_set_aside(id, &aside, out);
+        let cooling: Vec<Slot> = agent.cooldowns.keys().filter(|slot| is_meant(slot)).cloned().collect();
+        self.end_cooldown(id, &cooling, out);
         self.open(id, &shut, Some((now, true)), out);
         if let Some(session) = session {
             out.command(Command::ClearGpu { agent: id, session, gpu });
@@ -133,7 +133,7 @@ impl Core {
         out.reply(Ok(Accepted { subject: Subject::Agent(id), repeated: false }));
     }
 
-    /// The agent or one of the cards is not there.
+    /// The agent or one of the GPUs is not there.
     fn has_not(&self, id: AgentId, gpus: &[GpuUuid]) -> Option<Refusal> {
         let Some(agent) = self.agents.get(&id) else { return Some(Refusal::UnknownAgent(id)) };
         let known = &agent.record.inventory.gpus;

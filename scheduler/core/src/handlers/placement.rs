@@ -12,7 +12,7 @@ use crate::policy::{Change, ClusterView, Placement, PlacementPolicy, Preemption}
 use crate::record::{AttemptRecord, ChoiceOption, EventBody};
 use crate::spans::about;
 
-/// Kinds of cards that a sentence names beside the chosen one.
+/// Kinds of GPUs that a sentence names beside the chosen one.
 const NAMED: usize = 4;
 
 impl Core {

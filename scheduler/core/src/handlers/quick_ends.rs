@@ -16,7 +16,7 @@ use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, JobId, Slot, Time
 use crate::changes::Changes;
 use crate::engine::Core;
 use crate::record::{AttemptRecord, JobRecord, Shut};
-use crate::state::quick_ends::{WINDOW, did_well, is_convicted, quick};
+use crate::state::quick_ends::{WINDOW, did_well, is_to_blame, quick};
 use crate::state::slots;
 
 /// How much a slot or an agent must have against it. A job counts one; one that did well elsewhere after it, two;
@@ -38,7 +38,7 @@ struct Case {
 
 impl Core {
     /// An attempt ended quickly, or one that shows that a machine is well: what follows for machines.
-    pub(crate) fn judge(&mut self, now: Time, id: AttemptId, out: &mut Changes) {
+    pub(crate) fn judge_machine(&mut self, now: Time, id: AttemptId, out: &mut Changes) {
         let Some(job) = self.jobs.get(&id.job) else { return };
         let Some(attempt) = job.attempts.get(id.number as usize - 1) else { return };
         let is_quick = attempt.ended.as_ref().is_some_and(|end| end.quick);
@@ -53,11 +53,11 @@ impl Core {
         }
         if is_quick && others.len() > 1 {
             for agent in &others {
-                self.acquit(*agent, out);
+                self.open_wrongly_shut(*agent, out);
             }
         } else {
             for agent in others {
-                self.try_agent(now, agent, out);
+                self.close_suspects(now, agent, out);
             }
         }
     }
@@ -78,7 +78,7 @@ impl Core {
         let mut cases: BTreeMap<Slot, Case> = BTreeMap::new();
         let mut batches: BTreeSet<(Slot, BatchId)> = BTreeSet::new();
         for (time, attempt, slot) in self.quick_ends.on(id, now) {
-            let Some(job) = self.jobs.get(&attempt.job).filter(|job| !is_convicted(job)) else { continue };
+            let Some(job) = self.jobs.get(&attempt.job).filter(|job| !is_to_blame(job)) else { continue };
             if agent.record.shut.get(slot).is_some_and(|shut| time <= shut.since) {
                 continue;
             }
@@ -97,7 +97,7 @@ impl Core {
     }
 
     /// Closes what has enough against it.
-    fn try_agent(&mut self, now: Time, id: AgentId, out: &mut Changes) {
+    fn close_suspects(&mut self, now: Time, id: AgentId, out: &mut Changes) {
         let cases = self.cases(now, id);
         let Some(agent) = self.agents.get(&id) else { return };
         let enough = |slot: &Slot| match agent.record.shut.get(slot) {
@@ -182,9 +182,9 @@ impl Core {
     }
 
     /// All jobs that speak against an agent are to blame themselves: what was closed for them is opened.
-    fn acquit(&mut self, id: AgentId, out: &mut Changes) {
+    fn open_wrongly_shut(&mut self, id: AgentId, out: &mut Changes) {
         let Some(agent) = self.agents.get(&id) else { return };
-        let is_blamed = |attempt: AttemptId| self.jobs.get(&attempt.job).is_none_or(is_convicted);
+        let is_blamed = |attempt: AttemptId| self.jobs.get(&attempt.job).is_none_or(is_to_blame);
         let wrong: Vec<Slot> = agent
             .record
             .shut

@@ -100,7 +100,7 @@ impl Core {
                 self.move_time_limit(id.job, limit_before);
                 self.learn(now, id.job, told, out);
                 if is_first_step {
-                    self.judge(now, id, out);
+                    self.judge_machine(now, id, out);
                 }
             }
             ReportBody::BatchChosen(chosen) => {

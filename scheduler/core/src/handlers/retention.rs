@@ -12,7 +12,7 @@ const AT_ONCE: usize = 64;
 
 impl Core {
     /// Asks for as many archives as are due. Their end is an event of its own.
-    pub(crate) fn retire(&mut self, now: Time, out: &mut Changes) {
+    pub(crate) fn archive_due(&mut self, now: Time, out: &mut Changes) {
         if self.archive_paused_until.is_some_and(|until| until > now) {
             return;
         }
@@ -34,7 +34,7 @@ impl Core {
     }
 
     /// When the next job becomes too old, if all that is asked for is done by then.
-    pub(crate) fn next_retirement(&self) -> Option<Time> {
+    pub(crate) fn next_archival(&self) -> Option<Time> {
         if self.archiving.len() >= AT_ONCE {
             return None;
         }
@@ -60,7 +60,7 @@ impl Core {
         if self.jobs.get(&id).is_some_and(|job| job.state.is_final() && Some(job.revision) == revision) {
             self.forget(id, out);
         }
-        self.retire(now, out);
+        self.archive_due(now, out);
     }
 
     fn forget(&mut self, id: JobId, out: &mut Changes) {

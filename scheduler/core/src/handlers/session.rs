@@ -48,8 +48,8 @@ impl Core {
         agent.condition = Condition::default();
         agent.note(condition);
         agent.told.clear();
-        for (slot, until) in std::mem::take(&mut agent.set_aside) {
-            self.set_aside.remove(&(until, id, slot));
+        for (slot, until) in std::mem::take(&mut agent.cooldowns) {
+            self.cooldowns.remove(&(until, id, slot));
         }
         let held_now: BTreeSet<AttemptId> = held.iter().copied().collect();
         let forgotten: Vec<AttemptId> = agent.live().filter(|attempt| !held_now.contains(attempt)).collect();
@@ -57,8 +57,8 @@ impl Core {
         self.claim_gpus(id);
         self.inherit(id, out);
         self.see(id, &before, out);
-        // It may have other cards than before.
-        self.ask_again = true;
+        // It may have other GPUs than before.
+        self.fitness_changed = true;
         self.renew_lease(now, id);
         for attempt in forgotten {
             self.lose_attempt(now, attempt, "the agent no longer holds it".to_owned(), out);
@@ -98,7 +98,7 @@ impl Core {
         }
     }
 
-    /// A sign of life with news of the agent. A card that takes no attempts any more keeps the one that it
+    /// A sign of life with news of the agent. A GPU that takes no attempts any more keeps the one that it
     /// has, for as long as the agent lets it run.
     pub(crate) fn on_heartbeat(
         &mut self,
@@ -116,7 +116,7 @@ impl Core {
         if moves_slots {
             self.withdraw_slots(id);
         }
-        let mut mended = self.agents.get(&id).map(Agent::aside_and_closed).unwrap_or_default();
+        let mut mended = self.agents.get(&id).map(Agent::cooling_and_closed).unwrap_or_default();
         if let Some(agent) = self.agents.get_mut(&id) {
             self.advertised.note(id, &agent.condition, &condition);
             agent.clock.note(now, condition.fitness.clock);
@@ -129,7 +129,7 @@ impl Core {
             self.offer_slots(id, out);
         }
         // Its agent has found it well since, which ends what was only meant for an agent that says nothing.
-        self.end_set_aside(id, &mended, out);
+        self.end_cooldown(id, &mended, out);
     }
 
     /// Renews the lease of an agent that spoke, unless it spoke by an old connection.
@@ -205,12 +205,12 @@ impl Core {
         if let Some(agent) = self.agents.remove(&id) {
             self.advertised.note(id, &agent.condition, &Condition::default());
             self.see(id, &agent.condition.fitness, out);
-            self.ask_again = true;
+            self.fitness_changed = true;
             for (gpu, until) in agent.record.reserved {
                 self.reservations.remove(&(until, id, gpu));
             }
-            for (slot, until) in agent.set_aside {
-                self.set_aside.remove(&(until, id, slot));
+            for (slot, until) in agent.cooldowns {
+                self.cooldowns.remove(&(until, id, slot));
             }
             for (slot, shut) in agent.record.shut {
                 if let Some(until) = shut.until {

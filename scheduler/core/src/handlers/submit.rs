@@ -10,7 +10,7 @@ use crate::changes::Changes;
 use crate::engine::Core;
 use crate::output::{Accepted, Command, Refusal};
 use crate::record::{EventBody, JobRecord};
-use crate::state::failures::Setbacks;
+use crate::state::failures::FailureHistory;
 use crate::state::job_group::{Batch, BatchRecord};
 
 impl Core {
@@ -120,7 +120,7 @@ impl Core {
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         (job.crashes, job.cancel_requested) = (0, false);
-        job.setbacks = Setbacks::default();
+        job.failures = FailureHistory::default();
         (job.ran, job.out_of_time) = (Duration::ZERO, false);
         let reason = "its user queued it again; waits for a slot".to_owned();
         out.state(job, now, 0, JobState::Queued, reason);

@@ -20,7 +20,7 @@ impl Core {
             self.on_lease_over(now, agent, out);
         }
         while self.forget_agent(now, out) {}
-        while self.take_back(now, out) {}
+        while self.end_due_cooldown(now, out) {}
         while self.end_reservation(now, out) {}
         while self.open_due(now, out) {}
         while let Some(job) = self.queue.pop_due(now) {
@@ -31,7 +31,7 @@ impl Core {
         }
         out.replan |= self.policy.wake_at().is_some_and(|time| time <= now);
         while self.stop_out_of_time(now, out) {}
-        self.retire(now, out);
+        self.archive_due(now, out);
     }
 
     /// Moves a job's deadline from where it was to where it is.
@@ -65,7 +65,7 @@ impl Core {
         }
         out.touch(id);
         if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
-            // An agent that is told to make way writes and uploads a checkpoint.
+            // An agent that is told of a preemption writes and uploads a checkpoint.
             out.command(Command::Stop {
                 agent,
                 session,

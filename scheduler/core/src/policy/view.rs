@@ -62,7 +62,7 @@ impl<'a> ClusterView<'a> {
         let paths = JobPaths::of(job);
         let is_plain = self.sight.lacking(&paths).is_empty();
         let paths = (!is_plain).then(|| Arc::new(paths));
-        Request { paths, avoids: job.setbacks.avoids(), ..Request::from(&job.spec.resources) }
+        Request { paths, avoids: job.failures.avoids(), ..Request::from(&job.spec.resources) }
     }
 
     /// The agents that cannot see what such a job names, waiting or not.

@@ -31,14 +31,14 @@ pub(crate) struct Agent {
     pub(crate) condition: Condition,
     /// The live attempts.
     pub(crate) running: BTreeMap<Slot, AttemptId>,
-    /// Get no new attempts until then, or until the next session: their card failed, or the agent hands
+    /// Get no new attempts until then, or until the next session: their GPU failed, or the agent hands
     /// its jobs back.
-    pub(crate) set_aside: BTreeMap<Slot, Time>,
+    pub(crate) cooldowns: BTreeMap<Slot, Time>,
     /// Live attempts that hold no slot any more.
     pub(crate) handing_in: BTreeSet<AttemptId>,
     /// What it said of the paths that it lacks, as far as it was asked for them by an attempt.
     pub(crate) said_of: BTreeMap<String, String>,
-    /// Cards that another agent offered first, and which one.
+    /// GPUs that another agent offered first, and which one.
     pub(crate) doubled: BTreeMap<GpuUuid, (AgentId, String)>,
     /// Of the process that is or was connected.
     pub(crate) instance: String,
@@ -46,7 +46,7 @@ pub(crate) struct Agent {
     pub(crate) refused: Option<Time>,
     /// By how much its clock differs from the scheduler's.
     pub(crate) clock: Clock,
-    /// Attempts that this session was told to end because their agent or card is wanted otherwise.
+    /// Attempts that this session was told to end because their agent or GPU is wanted otherwise.
     pub(crate) told: BTreeSet<AttemptId>,
 }
 
@@ -95,7 +95,7 @@ impl<'a> AgentView<'a> {
         self.agent.clock.offset_ms()
     }
 
-    /// What its cards were seen to need.
+    /// What its GPUs were seen to need.
     pub fn fit_records(&self) -> &'a [FitRecord] {
         &self.condition.fit_records
     }
@@ -108,7 +108,12 @@ impl<'a> AgentView<'a> {
 
 impl Agent {
     /// The slots that are not to be given out for a while after an attempt has ended like this.
-    pub(crate) fn tainted(&self, attempt: &AttemptRecord, reason: EndReason, was_told: bool) -> Vec<Slot> {
+    pub(crate) fn suspect_slots(
+        &self,
+        attempt: &AttemptRecord,
+        reason: EndReason,
+        was_told: bool,
+    ) -> Vec<Slot> {
         let unfit = attempt.ended.as_ref().and_then(|end| end.unfit.as_ref());
         match reason {
             EndReason::GpuFault => attempt.slots().cloned().collect(),
@@ -149,7 +154,7 @@ impl Agent {
             instance: String::new(),
             refused: None,
             clock: Clock::default(),
-            set_aside: BTreeMap::new(),
+            cooldowns: BTreeMap::new(),
             told: BTreeSet::new(),
         }
     }

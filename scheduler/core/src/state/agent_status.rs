@@ -9,13 +9,13 @@ use trainyard_types::{AgentId, FitRecord, ModelScale, TrainSpec};
 
 use crate::event::Condition;
 
-/// Kinds of runs that are remembered: five models, image sizes and cards make some hundreds.
+/// Kinds of runs that are remembered: five models, image sizes and GPUs make some hundreds.
 const RUNS: usize = 16_384;
 
 /// A data set at an image size.
 type Decoded = (PathBuf, u32);
 
-/// What decides how much memory one image takes at least, and on which card.
+/// What decides how much memory one image takes at least, and on which GPU.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Run {
     model: ModelScale,
@@ -65,7 +65,7 @@ impl Advertised {
         of.into_iter().flatten().copied()
     }
 
-    /// What a batch of one image of such a run was seen to take on such a card, in MiB.
+    /// What a batch of one image of such a run was seen to take on such a GPU, in MiB.
     pub(crate) fn least_mib(&self, train: &TrainSpec, device: &str) -> Option<u64> {
         if self.needs.is_empty() {
             return None;

@@ -22,12 +22,12 @@ pub enum Closed<'a> {
     Card(&'a Unavailable),
     /// The results of so many attempts wait on its agent.
     HandingIn(usize),
-    /// Another agent, of that name, offered the same card first.
+    /// Another agent, of that name, offered the same GPU first.
     Duplicate(&'a str),
     /// Jobs ended there too soon.
     QuickEnds(&'a Shut),
     /// An attempt on it failed lately, or its agent hands its jobs back; it is tried again then.
-    SetAside(Time),
+    Cooldown(Time),
 }
 
 impl Agent {
@@ -59,7 +59,7 @@ impl Agent {
         if let Some(shut) = self.record.shut.get(slot).filter(|shut| shut.until.is_some()) {
             return Some(Closed::QuickEnds(shut));
         }
-        self.set_aside.get(slot).map(|&until| Closed::SetAside(until))
+        self.cooldowns.get(slot).map(|&until| Closed::Cooldown(until))
     }
 
     /// Whether it says itself that the slot takes no attempts.
@@ -71,17 +71,17 @@ impl Agent {
         !self.condition.unavailable.is_empty() || unavailable.is_some()
     }
 
-    /// Slots that are set aside, and that it closes itself as well.
-    pub(crate) fn aside_and_closed(&self) -> Vec<Slot> {
-        self.set_aside.keys().filter(|slot| self.closes(slot)).cloned().collect()
+    /// Slots in cooldown that it closes itself as well.
+    pub(crate) fn cooling_and_closed(&self) -> Vec<Slot> {
+        self.cooldowns.keys().filter(|slot| self.closes(slot)).cloned().collect()
     }
 
-    /// What the agent says against a card.
+    /// What the agent says against a GPU.
     pub(crate) fn unavailable(&self, uuid: &GpuUuid) -> Option<&Unavailable> {
         self.reading(uuid).and_then(|reading| reading.unavailable.as_ref())
     }
 
-    /// Whether a fault on that slot is the card's and not the job's.
+    /// Whether a fault on that slot is the GPU's and not the job's.
     pub(crate) fn is_at_fault(&self, slot: &Slot) -> bool {
         if self.record.shut.get(slot).is_some_and(|shut| shut.until.is_some()) {
             return true;

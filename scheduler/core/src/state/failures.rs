@@ -1,6 +1,6 @@
 //! What cuts a job off without being its fault, and when to stop believing that.
 //!
-//! A job that fails on two healthy cards of different machines, or crashes before its first step on any two machines,
+//! A job that fails on two healthy GPUs of different machines, or crashes before its first step on any two machines,
 //! is what they have in common. One that is cut off again and again, and not on one machine alone, would be queued
 //! again for ever, and nobody would know. What one machine does to a job is never charged to it as long as another
 //! machine would do.
@@ -10,7 +10,7 @@ use trainyard_types::{AgentId, EndReason, GpuUuid, Unfit};
 
 use crate::retry;
 
-/// How often in a row a job is cut off, by a lost agent, a fault of a card or a stall, before it has failed.
+/// How often in a row a job is cut off, by a lost agent, a fault of a GPU or a stall, before it has failed.
 pub const CUT_OFF_MAX: u32 = 5;
 /// Agents that a job avoids: those where it ended badly last.
 const AVOIDED: usize = 8;
@@ -19,15 +19,16 @@ const UNFIT_AT_ONCE: u32 = 2;
 
 /// What happened to a job since it last completed an epoch that it had not completed before.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Setbacks {
+pub struct FailureHistory {
     /// How many epochs it had completed.
     pub epochs_done: u32,
-    /// Healthy cards on which it failed.
-    pub cards: Vec<Scene>,
+    /// Healthy GPUs on which it failed.
+    #[serde(rename = "cards")]
+    pub gpus: Vec<FailedGpu>,
     /// Where it crashed before its first step, one place of each agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stepless: Vec<Place>,
-    /// How often it lost its agent, its card failed, or nothing of it went on.
+    /// How often it lost its agent, its GPU failed, or nothing of it went on.
     pub cut_off: u32,
     /// The first two agents where that happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,14 +52,13 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// A card on which a job failed.
+/// A GPU on which a job failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scene {
-    /// Which.
+pub struct FailedGpu {
     pub gpu: GpuUuid,
     /// For people: its model and its agent.
     pub place: String,
-    /// The card's agent; unknown in what earlier versions stored.
+    /// The GPU's agent; unknown in what earlier versions stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
 }
@@ -66,7 +66,6 @@ pub struct Scene {
 /// Where a job crashed before its first step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// The agent.
     pub agent: AgentId,
     /// For people: the device and its agent.
     pub name: String,
@@ -74,14 +73,14 @@ pub struct Place {
 
 /// How an attempt ended, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setback {
-    /// By its agent's word.
+pub struct Failure {
+    /// How the attempt ended, by its agent's word.
     pub reason: EndReason,
     /// What the machine lacked, if the attempt ended by that.
     pub unfit: Option<Unfit>,
     /// Epochs that the job has completed by now.
     pub epochs_done: u32,
-    /// The card, unless it was a CPU slot, or the card was to blame.
+    /// The GPU, unless it was a CPU slot, or the GPU was to blame.
     pub healthy: Option<GpuUuid>,
     /// Where the attempt ended.
     pub place: Place,
@@ -93,9 +92,9 @@ pub struct Setback {
     pub elsewhere: bool,
 }
 
-/// What follows from a setback.
+/// What follows from a failure.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ruling {
+pub struct Consequence {
     /// Why the job is given up, a sentence without its full stop, if it is.
     pub given_up: Option<String>,
     /// Whether the crash, if it is one, is charged to nobody.
@@ -104,7 +103,7 @@ pub struct Ruling {
     pub waits: Option<u32>,
 }
 
-impl Setbacks {
+impl FailureHistory {
     /// Whether nothing happened.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
@@ -118,44 +117,44 @@ impl Setbacks {
     }
 
     /// Takes one more in.
-    pub fn add(&mut self, setback: &Setback) -> Ruling {
-        if setback.epochs_done > self.epochs_done {
-            *self = Self { epochs_done: setback.epochs_done, ..Self::default() };
+    pub fn add(&mut self, failure: &Failure) -> Consequence {
+        if failure.epochs_done > self.epochs_done {
+            *self = Self { epochs_done: failure.epochs_done, ..Self::default() };
         }
-        let is_bad = retry::is_bad(setback.reason, setback.unfit.as_ref());
-        let was_elsewhere = self.bad_at.iter().any(|agent| *agent != setback.place.agent);
+        let is_bad = retry::is_bad(failure.reason, failure.unfit.as_ref());
+        let was_elsewhere = self.bad_at.iter().any(|agent| *agent != failure.place.agent);
         if is_bad {
-            self.bad_at.retain(|agent| *agent != setback.place.agent);
-            self.bad_at.push(setback.place.agent);
+            self.bad_at.retain(|agent| *agent != failure.place.agent);
+            self.bad_at.push(failure.place.agent);
             if self.bad_at.len() > AVOIDED {
                 self.bad_at.remove(0);
             }
         }
-        let mut ruling = Ruling::default();
-        match setback.reason {
+        let mut consequence = Consequence::default();
+        match failure.reason {
             EndReason::TrainerCrash | EndReason::HostOom => {
-                ruling.is_spared = setback.is_quick && setback.elsewhere && !was_elsewhere;
-                if ruling.is_spared {
+                consequence.is_spared = failure.is_quick && failure.elsewhere && !was_elsewhere;
+                if consequence.is_spared {
                     self.spared = self.spared.saturating_add(1);
                 }
-                ruling.waits = Some(self.spared.saturating_sub(1));
+                consequence.waits = Some(self.spared.saturating_sub(1));
             }
-            EndReason::AgentLost | EndReason::GpuFault => self.cut_off(setback.place.agent),
+            EndReason::AgentLost | EndReason::GpuFault => self.cut_off(failure.place.agent),
             EndReason::Stalled => {
-                self.cut_off(setback.place.agent);
-                ruling.waits = Some(self.stalls);
+                self.cut_off(failure.place.agent);
+                consequence.waits = Some(self.stalls);
                 self.stalls = self.stalls.saturating_add(1);
             }
             EndReason::AgentUnfit if is_bad => {
                 self.unfit = self.unfit.saturating_add(1);
-                ruling.waits = self.unfit.checked_sub(UNFIT_AT_ONCE + 1);
+                consequence.waits = self.unfit.checked_sub(UNFIT_AT_ONCE + 1);
             }
             _ => {}
         }
-        self.note_card(setback);
-        self.note_stepless(setback);
-        ruling.given_up = self.given_up(setback);
-        ruling
+        self.note_gpu(failure);
+        self.note_stepless(failure);
+        consequence.given_up = self.given_up(failure);
+        consequence
     }
 
     fn cut_off(&mut self, agent: AgentId) {
@@ -165,27 +164,27 @@ impl Setbacks {
         }
     }
 
-    /// A second card of one machine tells nothing new as long as another machine would do.
-    fn note_card(&mut self, setback: &Setback) {
-        let is_failure = matches!(setback.reason, EndReason::TrainerCrash | EndReason::GpuFault);
-        let Some(gpu) = setback.healthy.as_ref().filter(|_| is_failure) else { return };
-        let agent = Some(setback.place.agent);
-        let is_known = |known: &Scene| known.gpu == *gpu || setback.elsewhere && known.agent == agent;
-        if !self.cards.iter().any(is_known) {
-            self.cards.push(Scene { gpu: gpu.clone(), place: setback.place.name.clone(), agent });
+    /// A second GPU of one machine tells nothing new as long as another machine would do.
+    fn note_gpu(&mut self, failure: &Failure) {
+        let is_failure = matches!(failure.reason, EndReason::TrainerCrash | EndReason::GpuFault);
+        let Some(gpu) = failure.healthy.as_ref().filter(|_| is_failure) else { return };
+        let agent = Some(failure.place.agent);
+        let is_known = |known: &FailedGpu| known.gpu == *gpu || failure.elsewhere && known.agent == agent;
+        if !self.gpus.iter().any(is_known) {
+            self.gpus.push(FailedGpu { gpu: gpu.clone(), place: failure.place.name.clone(), agent });
         }
     }
 
     /// Only a crash counts: a machine may well lack memory or a path, and many machines may.
-    fn note_stepless(&mut self, setback: &Setback) {
-        let is_new = self.stepless.iter().all(|place| place.agent != setback.place.agent);
-        if setback.reason == EndReason::TrainerCrash && setback.is_stepless && is_new {
-            self.stepless.push(setback.place.clone());
+    fn note_stepless(&mut self, failure: &Failure) {
+        let is_new = self.stepless.iter().all(|place| place.agent != failure.place.agent);
+        if failure.reason == EndReason::TrainerCrash && failure.is_stepless && is_new {
+            self.stepless.push(failure.place.clone());
         }
     }
 
-    fn given_up(&self, setback: &Setback) -> Option<String> {
-        if let [first, second, ..] = self.cards.as_slice() {
+    fn given_up(&self, failure: &Failure) -> Option<String> {
+        if let [first, second, ..] = self.gpus.as_slice() {
             return Some(format!(
                 "failed on two healthy cards without completing an epoch in between ({}, then {}), so that the \
                  job itself is the likely cause",
@@ -198,10 +197,10 @@ impl Setbacks {
                 first.name, second.name
             ));
         }
-        // Whether it could run elsewhere is asked of what cuts it off, not of what it makes way for.
+        // Whether it could run elsewhere is asked of what cuts it off, not of what it is preempted for.
         let is_cut_off =
-            matches!(setback.reason, EndReason::AgentLost | EndReason::GpuFault | EndReason::Stalled);
-        let is_everywhere = self.cut_off_at.len() > 1 || !setback.elsewhere;
+            matches!(failure.reason, EndReason::AgentLost | EndReason::GpuFault | EndReason::Stalled);
+        let is_everywhere = self.cut_off_at.len() > 1 || !failure.elsewhere;
         (is_cut_off && self.cut_off >= CUT_OFF_MAX && is_everywhere).then(|| {
             format!(
                 "was cut off {} times in a row without completing an epoch in between; look at its machines, \
@@ -224,24 +223,24 @@ mod tests {
     }
 
     /// On the agent of that number, while another one would do.
-    fn on(number: u128, reason: EndReason, epochs_done: u32, card: Option<&str>) -> Setback {
+    fn on(number: u128, reason: EndReason, epochs_done: u32, card: Option<&str>) -> Failure {
         let name = card.map_or_else(|| format!("a slot of {number}"), |card| format!("card {card}"));
         let place = Place { agent: agent(number), name };
         let (healthy, unfit) = (card.map(|card| GpuUuid(card.into())), None);
         let (is_stepless, is_quick, elsewhere) = (false, false, true);
-        Setback { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere }
+        Failure { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere }
     }
 
     /// On the only agent.
-    fn alone(reason: EndReason, epochs_done: u32, card: Option<&str>) -> Setback {
-        Setback { elsewhere: false, ..on(1, reason, epochs_done, card) }
+    fn alone(reason: EndReason, epochs_done: u32, card: Option<&str>) -> Failure {
+        Failure { elsewhere: false, ..on(1, reason, epochs_done, card) }
     }
 
     /// The number of the setback that is one too many, and what is said of it.
-    fn given_up(setbacks: &[Setback]) -> Option<(usize, String)> {
-        let mut known = Setbacks::default();
-        let mut each = setbacks.iter().enumerate();
-        each.find_map(|(at, setback)| Some((at + 1, known.add(setback).given_up?)))
+    fn given_up(failures: &[Failure]) -> Option<(usize, String)> {
+        let mut known = FailureHistory::default();
+        let mut each = failures.iter().enumerate();
+        each.find_map(|(at, failure)| Some((at + 1, known.add(failure).given_up?)))
     }
 
     #[test]
@@ -266,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_second_machine_without_a_first_step_is_one_too_many_and_only_for_crashes() {
-        let stepless = |number, reason| Setback { is_stepless: true, ..on(number, reason, 0, None) };
+        let stepless = |number, reason| Failure { is_stepless: true, ..on(number, reason, 0, None) };
         let crash = |number| stepless(number, EndReason::TrainerCrash);
         let (at, why) = given_up(&[crash(1), crash(1), crash(2)]).unwrap();
         assert_eq!(at, 3);
@@ -274,7 +273,7 @@ mod tests {
         let others = [stepless(2, EndReason::HostOom), stepless(3, EndReason::AgentUnfit)];
         let later = on(4, EndReason::TrainerCrash, 0, None);
         assert_eq!(given_up(&[&[crash(1), later][..], &others].concat()), None);
-        let after_an_epoch = Setback { epochs_done: 1, ..crash(2) };
+        let after_an_epoch = Failure { epochs_done: 1, ..crash(2) };
         assert_eq!(given_up(&[crash(1), after_an_epoch]), None);
     }
 
@@ -300,7 +299,7 @@ mod tests {
     #[test]
     fn a_job_that_one_machine_cut_off_often_is_not_given_up_when_it_makes_way() {
         for reason in [EndReason::Preempted, EndReason::Drained, EndReason::AgentUnfit] {
-            let mut all: Vec<Setback> = (0..6).map(|_| on(1, EndReason::AgentLost, 0, None)).collect();
+            let mut all: Vec<Failure> = (0..6).map(|_| on(1, EndReason::AgentLost, 0, None)).collect();
             all.push(alone(reason, 0, None));
             assert_eq!(given_up(&all), None, "{reason:?}");
         }
@@ -318,11 +317,11 @@ mod tests {
 
     #[test]
     fn a_quick_crash_on_one_machine_is_spared_and_the_second_machine_counts() {
-        let mut known = Setbacks::default();
-        let quick = |number| Setback { is_quick: true, ..on(number, EndReason::TrainerCrash, 0, None) };
-        let spared = |setback: Setback, known: &mut Setbacks| {
-            let ruling = known.add(&setback);
-            (ruling.is_spared, ruling.waits)
+        let mut known = FailureHistory::default();
+        let quick = |number| Failure { is_quick: true, ..on(number, EndReason::TrainerCrash, 0, None) };
+        let spared = |failure: Failure, known: &mut FailureHistory| {
+            let consequence = known.add(&failure);
+            (consequence.is_spared, consequence.waits)
         };
         assert_eq!(spared(quick(1), &mut known), (true, Some(0)));
         assert_eq!(spared(quick(1), &mut known), (true, Some(1)), "the others were busy");
@@ -330,16 +329,16 @@ mod tests {
         assert_eq!(spared(quick(1), &mut known), (false, Some(1)));
         assert_eq!(known.avoids(), [agent(1), agent(2)]);
         let slow = on(1, EndReason::TrainerCrash, 0, None);
-        assert!(!Setbacks::default().add(&slow).is_spared);
-        let only = Setback { elsewhere: false, ..quick(1) };
-        assert!(!Setbacks::default().add(&only).is_spared, "nowhere else to go");
+        assert!(!FailureHistory::default().add(&slow).is_spared);
+        let only = Failure { elsewhere: false, ..quick(1) };
+        assert!(!FailureHistory::default().add(&only).is_spared, "nowhere else to go");
     }
 
     #[test]
     fn what_machines_lack_is_never_charged_and_waits_longer_each_time() {
-        let mut known = Setbacks::default();
+        let mut known = FailureHistory::default();
         let unfit = |kind| Some(trainyard_types::Unfit { kind, path: String::new(), message: String::new() });
-        let lack = |kind| Setback { unfit: unfit(kind), ..on(1, EndReason::AgentUnfit, 0, None) };
+        let lack = |kind| Failure { unfit: unfit(kind), ..on(1, EndReason::AgentUnfit, 0, None) };
         let mut waits = |kind| known.add(&lack(kind)).waits;
         assert_eq!(waits(UnfitKind::PathMissing), None);
         let row: Vec<_> = (0..5).map(|_| waits(UnfitKind::TrainerMissing)).collect();
@@ -356,7 +355,7 @@ mod tests {
     #[test]
     fn what_an_earlier_version_stored_is_read() {
         let stored = r#"{"epochs_done":1,"cards":[{"gpu":"GPU-a","place":"a card"}],"cut_off":2}"#;
-        let setbacks: Setbacks = serde_json::from_str(stored).unwrap();
-        assert_eq!((setbacks.cut_off, setbacks.cards[0].agent), (2, None));
+        let failures: FailureHistory = serde_json::from_str(stored).unwrap();
+        assert_eq!((failures.cut_off, failures.gpus[0].agent), (2, None));
     }
 }

@@ -18,15 +18,12 @@ pub const SWEEP_LABEL: &str = "sweep";
 /// Jobs that were submitted at once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchRecord {
-    /// Which.
     pub id: BatchId,
     /// Who submitted them.
     pub user: Arc<str>,
     /// The client's request id, if it gave one.
     pub request_id: Option<String>,
-    /// What.
     pub content: Content,
-    /// When.
     pub created: Time,
 }
 

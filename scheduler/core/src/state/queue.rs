@@ -23,7 +23,7 @@ pub struct Request {
     pub models: Vec<String>,
     /// Least nominal memory in units of half a GiB; 0 means any.
     pub half_gib: u64,
-    /// Cards, all of one agent and of one kind.
+    /// GPUs, all of one agent and of one kind.
     pub gpus: u32,
     /// The paths that it names, while some agent cannot see them; which ones is the queue's to say.
     pub paths: Option<Arc<JobPaths>>,
@@ -182,7 +182,7 @@ impl Queue {
     fn request_as(&self, job: &JobRecord, paths: &JobPaths) -> Request {
         let known = self.paths.get_key_value(paths);
         let paths = known.filter(|(_, named)| !named.lacking.is_empty()).map(|(paths, _)| Arc::clone(paths));
-        Request { paths, avoids: job.setbacks.avoids(), ..Request::from(&job.spec.resources) }
+        Request { paths, avoids: job.failures.avoids(), ..Request::from(&job.spec.resources) }
     }
 
     /// The agents that cannot see what queued jobs with this request name.

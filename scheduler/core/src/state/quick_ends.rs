@@ -61,7 +61,7 @@ pub(crate) fn did_well(job: &JobRecord, attempt: &AttemptRecord) -> bool {
 }
 
 /// Whether a job ended quickly on more than one agent, so that it is what they have in common.
-pub(crate) fn is_convicted(job: &JobRecord) -> bool {
+pub(crate) fn is_to_blame(job: &JobRecord) -> bool {
     let agents: BTreeSet<AgentId> = quick(job).map(|(attempt, _)| attempt.agent).collect();
     agents.len() > 1
 }

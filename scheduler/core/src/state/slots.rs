@@ -1,6 +1,6 @@
 //! The slots of connected agents, by kind of device, and which of them are free.
 //!
-//! Must not know jobs. Cards of one model and size are one kind: a decision looks at each kind once.
+//! Must not know jobs. GPUs of one model and size are one kind: a decision looks at each kind once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::state::queue::Request;
 /// More CPU slots than this on one agent are a mistake and not offered.
 const CPU_SLOTS_MAX: u32 = 1024;
 
-/// What slots are alike in. Smaller cards come first.
+/// What slots are alike in. Smaller GPUs come first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Any CPU slot.
@@ -74,7 +74,7 @@ impl Kind {
     }
 }
 
-/// A card's nominal memory: the same rounding as `Gpu::nominal_gib`, in whole numbers.
+/// A GPU's nominal memory: the same rounding as `Gpu::nominal_gib`, in whole numbers.
 fn half_gib(gpu: &Gpu) -> u64 {
     gpu.memory_total_mib.saturating_add(256) / 512
 }
@@ -192,7 +192,7 @@ impl Slots {
         }
     }
 
-    /// By kind, smaller cards first.
+    /// By kind, smaller GPUs first.
     pub fn kinds(&self) -> &BTreeMap<Kind, Offer> {
         &self.kinds
     }

@@ -9,7 +9,7 @@ use crate::state::agent::Agent;
 /// Counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// Attempts that made way, by what for: `drained`, `reserved`, `owner`, `agent_stopped` or `placement`.
+    /// Attempts that were preempted, by what for: `drained`, `reserved`, `owner`, `agent_stopped` or `placement`.
     pub preemptions: BTreeMap<&'static str, u64>,
     /// Jobs that came to an end, by its kind.
     pub finished: BTreeMap<JobState, u64>,

@@ -11,12 +11,12 @@ const LONGEST: f64 = 20.0;
 /// It is stored again when it has moved by this.
 const WORTH_WRITING: f64 = 0.03;
 
-/// As it is stored.
+/// What is stored of the cost of a cold cache.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ColdRecord {
     /// Mean of the logarithm of how many times as long such an epoch takes.
     pub log_mean: f64,
-    /// Epochs behind it.
+    /// First epochs that count in the mean.
     pub weight: f64,
 }
 
@@ -35,7 +35,7 @@ impl Default for ColdCache {
 }
 
 impl ColdCache {
-    /// At least 1.
+    /// How many times as long a first epoch takes; at least 1.
     pub fn factor(&self) -> f64 {
         self.mean.exp().max(1.0)
     }

@@ -1,4 +1,4 @@
-//! How fast a card probably trains a model before anybody has seen it: data sheets, nothing else.
+//! How fast a GPU probably trains a model before anybody has seen it: data sheets, nothing else.
 //!
 //! It only has to be right enough for the first minutes; what agents measure replaces it
 //! ([`crate::throughput::Rates`]).
@@ -7,7 +7,7 @@ use trainyard_types::ModelScale;
 
 use crate::throughput::Workload;
 
-/// Giga-operations of one 640 × 640 image, forward, from the YOLOv8 model card.
+/// Giga-operations of one 640 × 640 image, forward, from the YOLOv8 model GPU.
 fn giga_operations(model: ModelScale) -> f64 {
     match model {
         ModelScale::N => 8.7,
@@ -18,9 +18,9 @@ fn giga_operations(model: ModelScale) -> f64 {
     }
 }
 
-/// Dense half-precision tera-operations a second and gigabytes a second, from data sheets; cards without tensor
+/// Dense half-precision tera-operations a second and gigabytes a second, from data sheets; GPUs without tensor
 /// units reach two to three times the share of theirs and stand here with as much more. The first name that a
-/// card's own contains counts, so that longer ones come first.
+/// GPU's own contains counts, so that longer ones come first.
 const CARDS: [(&str, f64, f64); 36] = [
     ("5090", 210.0, 1792.0),
     ("5080", 113.0, 960.0),
@@ -60,7 +60,7 @@ const CARDS: [(&str, f64, f64); 36] = [
     ("cpu", 0.4, 40.0),
 ];
 
-/// A card that is on no list: a small one of these years.
+/// A GPU that is on no list: a small one of these years.
 const UNKNOWN: (f64, f64) = (30.0, 300.0);
 /// The share of its tensor units that training keeps busy, and of its memory's bandwidth.
 const UTILISATION: (f64, f64) = (0.28, 0.75);
@@ -69,7 +69,7 @@ const TRAFFIC: f64 = 0.09;
 /// What an image costs beside that.
 const FIXED_SECONDS: f64 = 0.6e-3;
 
-/// Images a second over all of the workload's cards.
+/// Images a second over all of the workload's GPUs.
 pub(crate) fn images_per_second(workload: &Workload, device: &str) -> f64 {
     let name: String = device.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let known = CARDS.iter().find(|(part, ..)| name.contains(part));

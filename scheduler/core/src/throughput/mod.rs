@@ -1,4 +1,4 @@
-//! What the scheduler learns from the jobs that it runs: how fast cards are, how large data sets are, and
+//! What the scheduler learns from the jobs that it runs: how fast GPUs are, how large data sets are, and
 //! how often jobs stop before they said.
 //!
 //! Nobody is asked to guess a run time.
@@ -28,7 +28,7 @@ pub use self::rates::{Rate, RateRecord, Rates, Workload};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LearnedRecord {
-    /// A card's speed.
+    /// A GPU's speed.
     Rate(RateRecord),
     /// A data set's size.
     Data(DataRecord),

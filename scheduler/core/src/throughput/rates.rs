@@ -1,10 +1,10 @@
-//! How many images a second each kind of card trains of each workload: learned from what running attempts
-//! tell, and carried over to cards and workloads that nobody has seen together yet.
+//! How many images a second each kind of GPU trains of each workload: learned from what running attempts
+//! tell, and carried over to GPUs and workloads that nobody has seen together yet.
 //!
-//! Everything is in logarithms, where a card that is twice as fast is the same distance away for every
+//! Everything is in logarithms, where a GPU that is twice as fast is the same distance away for every
 //! model. A cell keeps a running mean and variance in which newer values count more and outliers are cut
 //! off. Of a cell without values, the estimate is the data sheet's, corrected by how far the workload is off
-//! on other cards and the card is off on other workloads.
+//! on other GPUs and the GPU is off on other workloads.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub struct Workload {
     pub imgsz: u32,
     /// Mixed precision.
     pub amp: bool,
-    /// Cards that work together.
+    /// GPUs that work together.
     pub gpus: u32,
 }
 
@@ -33,29 +33,29 @@ impl From<&JobSpec> for Workload {
     }
 }
 
-/// What is stored of one workload on one kind of card.
+/// What is stored of one workload on one kind of GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RateRecord {
-    /// Which workload.
+    /// What is trained.
     pub workload: Workload,
-    /// The card's model, or `CPU`.
+    /// The GPU's model, or `CPU`.
     pub device: String,
     /// Mean of the logarithm of images a second.
     pub log_mean: f64,
-    /// Its variance.
+    /// Variance of that logarithm.
     pub log_variance: f64,
     /// Values that count, at most twenty.
     pub weight: f64,
 }
 
-/// An estimate.
+/// An estimate of a speed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Over all cards of the workload.
+    /// Over all GPUs of the workload.
     pub images_per_second: f64,
     /// By what factor it is off, either way, one time in three: 1.1 is good, 2 is a guess.
     pub spread: f64,
-    /// Values behind it; 0 when it is carried over from other cards and workloads.
+    /// Values behind it; 0 when it is carried over from other GPUs and workloads.
     pub seen: f64,
 }
 
@@ -86,13 +86,13 @@ struct Cell {
     stored: (f64, f64),
 }
 
-/// The table.
+/// The table of speeds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rates {
     cells: BTreeMap<Workload, BTreeMap<String, Cell>>,
-    /// How far a workload is off the data sheet on all cards, and from how many values that is known.
+    /// How far a workload is off the data sheet on all GPUs, and from how many values that is known.
     workloads: BTreeMap<Workload, (f64, f64)>,
-    /// How far a card is off beyond that.
+    /// How far a GPU is off beyond that.
     devices: BTreeMap<String, f64>,
 }
 
@@ -145,7 +145,7 @@ impl Rates {
         }
     }
 
-    /// How fast a kind of card trains a workload, as far as that can be told.
+    /// How fast a kind of GPU trains a workload, as far as that can be told.
     pub fn estimate(&self, workload: &Workload, device: &str) -> Rate {
         if let Some(cell) = self.cells.get(workload).and_then(|cells| cells.get(device)) {
             let spread = cell.variance.sqrt().max(LEAST_DEVIATION).exp();
@@ -180,12 +180,12 @@ impl Rates {
         })
     }
 
-    /// Works out the offsets anew. A workload's is what its cells are off on average, and a card's what is
+    /// Works out the offsets anew. A workload's is what its cells are off on average, and a GPU's what is
     /// left after that.
     pub(crate) fn carry_over(&mut self) {
         let mut devices: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         let mut workloads = BTreeMap::new();
-        // Twice, so that a workload which was only seen on odd cards is not blamed for them.
+        // Twice, so that a workload which was only seen on odd GPUs is not blamed for them.
         for _ in 0..2 {
             let of_device = std::mem::take(&mut devices);
             for (workload, cells) in &self.cells {
@@ -202,7 +202,7 @@ impl Rates {
                 for (device, cell) in cells {
                     let (sum, n) = devices.entry(device).or_default();
                     *sum += off(device, cell) - mean;
-                    // A workload seen on one card alone says nothing about the card.
+                    // A workload seen on one GPU alone says nothing about the GPU.
                     *n += if cells.len() > 1 { 1.0 } else { 0.0 };
                 }
                 workloads.insert(*workload, (mean, weight));
