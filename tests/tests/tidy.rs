@@ -97,6 +97,33 @@ fn only_the_store_knows_redis() {
     }
 }
 
+/// What the code of a part of the core must not name.
+const CORE_EDGES: &[(&str, &[&str])] = &[
+    ("state", &["crate::engine", "crate::handlers", "crate::policy", "crate::explain", "impl Core"]),
+    ("throughput", &["crate::engine", "crate::handlers", "crate::policy", "crate::explain", "impl Core"]),
+    (
+        "policy",
+        &["crate::engine", "crate::core", "crate::handlers", "crate::explain", "crate::Core", "impl Core"],
+    ),
+];
+/// What only `policy/` may name, where the configuration chooses one of them.
+const POLICIES: &[&str] =
+    &["policy::fair", "policy::finish_time", "Policy::Fifo", "Policy::Fair", "Policy::FinishTime"];
+
+#[test]
+fn state_and_policies_know_nothing_of_the_engine_and_the_engine_names_no_policy() {
+    let core = Path::new("scheduler/core/src");
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with(core)) {
+        let part = CORE_EDGES.iter().find(|(part, _)| path.starts_with(core.join(part)));
+        let own = part.map_or(&[][..], |(_, forbidden)| forbidden);
+        let others = if path.starts_with(core.join("policy")) { &[][..] } else { POLICIES };
+        for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with("//")) {
+            let found = own.iter().chain(others).find(|name| line.contains(*name));
+            assert_eq!(found, None, "{}: {line}", path.display());
+        }
+    }
+}
+
 #[test]
 fn no_file_is_named_after_nothing() {
     for (path, _) in sources() {

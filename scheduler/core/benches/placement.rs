@@ -30,14 +30,14 @@ const MODELS: [ModelScale; 5] = [ModelScale::N, ModelScale::S, ModelScale::M, Mo
 struct Shape {
     name: &'static str,
     cards_of_an_agent: u64,
-    /// One job in so many needs all cards of an agent.
+    /// One job in so many needs all GPUs of an agent.
     together: Option<u64>,
 }
 
 const SINGLE: Shape = Shape { name: "", cards_of_an_agent: 1, together: None };
 const TOGETHER: Shape = Shape { name: "together_", cards_of_an_agent: 4, together: Some(20) };
 
-/// Twenty users' jobs of five models and all lengths. Every tenth wish is for a large card, every tenth for one that
+/// Twenty users' jobs of five models and all lengths. Every tenth wish is for a large GPU, every tenth for one that
 /// nobody has.
 fn spec(number: u64, shape: Shape) -> JobSpec {
     let gpus = match shape.together {
@@ -102,14 +102,14 @@ fn print(name: &str, mut spans: Vec<Duration>) {
     }
 }
 
-/// `queued` jobs wait, every card is busy; then jobs store checkpoints, and one after the other ends.
+/// `queued` jobs wait, every GPU is busy; then jobs store checkpoints, and one after the other ends.
 fn decisions(policy: Policy, queued: u64, shape: Shape) {
     let agents = CARDS_IN_ALL / shape.cards_of_an_agent;
     let mut core = Core::new(CoreConfig { policy, lease: FOREVER, ..CoreConfig::default() });
     for agent in 0..agents {
         connect(&mut core, agent, shape);
     }
-    // Jobs for cards that exist are placed first; what is left over waits.
+    // Jobs for GPUs that exist are placed first; what is left over waits.
     for number in 0..queued + 2 * CARDS_IN_ALL {
         submit_to(&mut core, number, shape);
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use trainyard_types::{AgentId, JobId, JobState, Time};
 
-use crate::batch::BatchRecord;
 use crate::output::{Accepted, Command, Output, Refusal, Write};
 use crate::record::{AgentRecord, EventBody, EventRecord, JobRecord};
-use crate::share::UserRecord;
+use crate::state::job_group::BatchRecord;
+use crate::state::user::UserRecord;
 
 /// An [`Output`] in the making.
 #[derive(Debug, Default)]

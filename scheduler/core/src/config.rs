@@ -55,6 +55,13 @@ impl Default for UserLimits {
     }
 }
 
+impl CoreConfig {
+    /// What a user may do.
+    pub fn limits(&self, user: &str) -> &UserLimits {
+        self.users.get(user).unwrap_or(&self.user_limits)
+    }
+}
+
 impl Default for CoreConfig {
     fn default() -> Self {
         Self {

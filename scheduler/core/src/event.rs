@@ -7,7 +7,7 @@ use trainyard_types::{
     AgentId, AttemptId, FitRecord, Fitness, GpuTelemetry, GpuUuid, Inventory, JobId, JobSpec, Report, Session,
 };
 
-use crate::batch::BatchRecord;
+use crate::state::job_group::BatchRecord;
 
 /// One happening. Those of users are answered in [`crate::Output::reply`].
 #[derive(Debug, Clone, PartialEq)]
@@ -30,19 +30,13 @@ pub enum Event {
     },
     /// A user ends many jobs; those that are not there or have ended are left out.
     CancelMany {
-        /// Which; at least one is there.
+        /// At least one of them is there.
         jobs: Vec<JobId>,
     },
     /// A user ends a job.
-    Cancel {
-        /// Which.
-        job: JobId,
-    },
+    Cancel { job: JobId },
     /// A user queues a failed or cancelled job again.
-    Retry {
-        /// Which.
-        job: JobId,
-    },
+    Retry { job: JobId },
     /// An agent opened a session.
     AgentConnected {
         /// Higher than every earlier session of any agent under this leader epoch.
@@ -51,68 +45,51 @@ pub enum Event {
         hello: Hello,
     },
     /// An agent's connection is gone; its lease still runs.
-    AgentDisconnected {
-        /// Whose.
-        agent: AgentId,
-        /// Which connection.
-        session: Session,
-    },
+    AgentDisconnected { agent: AgentId, session: Session },
     /// An agent renews its lease.
     Heartbeat {
-        /// Whose.
         agent: AgentId,
-        /// By which connection.
         session: Session,
         /// How it is now.
         condition: Condition,
     },
     /// A person takes an agent out of use.
     Drain {
-        /// Which.
         agent: AgentId,
         /// Attempts that run are left to end there.
         keep_running: bool,
     },
     /// A person takes a drained agent into use again.
-    Resume {
-        /// Which.
-        agent: AgentId,
-    },
-    /// The owner of some cards wants them for a while.
+    Resume { agent: AgentId },
+    /// The owner of some GPUs wants them for a while.
     Reserve {
-        /// Whose.
         agent: AgentId,
-        /// Which; a reservation that one has already is replaced.
+        /// A reservation that one of them has already is replaced.
         gpus: Vec<GpuUuid>,
         /// From now.
         span: Duration,
     },
     /// Reservations end before their time.
     Release {
-        /// Whose.
         agent: AgentId,
-        /// Which; those that are not reserved are left out.
+        /// Those that are not reserved are left out.
         gpus: Vec<GpuUuid>,
     },
-    /// A card that its agent has quarantined, or that jobs ended too soon on, is to be tried again.
+    /// A GPU that its agent has quarantined, or that jobs ended too soon on, is to be tried again.
     ClearGpu {
-        /// Whose.
         agent: AgentId,
-        /// The card; `None` means every slot of the agent, CPU slots included.
+        /// The GPU; `None` means every slot of the agent, CPU slots included.
         gpu: Option<GpuUuid>,
     },
     /// An agent tells what happened to an attempt. Repeats and gaps occur.
     Report {
-        /// Who tells.
         agent: AgentId,
-        /// By which connection.
         session: Session,
-        /// What happened.
+        /// What happened, with its number.
         report: Report,
     },
     /// The history of a job that was to be archived is, or could not be.
     Archived {
-        /// Whose.
         job: JobId,
         /// The revision of the record that is durable in the archive; `None` when it could not be made so.
         revision: Option<u64>,
@@ -155,7 +132,7 @@ pub struct Condition {
     pub telemetry: Vec<GpuTelemetry>,
     /// Why it takes no job at all, for a person; empty when it does.
     pub unavailable: String,
-    /// What its cards were seen to need; of a heartbeat, only what is new.
+    /// What its GPUs were seen to need; of a heartbeat, only what is new.
     pub fit_records: Vec<FitRecord>,
     /// Data sets whose images it has decoded, with the image size.
     pub cached_data: Vec<(String, u32)>,

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, Fitness, JobId, JobState, Slot, Time};
 
-use crate::core::Core;
-use crate::index::Index;
-use crate::policy::Policy;
+use crate::engine::Core;
+use crate::policy::Fault;
 use crate::record::{AttemptRecord, JobRecord};
-use crate::sight::Sight;
-use crate::slots::{self, Slots};
+use crate::state::index::Index;
+use crate::state::sight::Sight;
+use crate::state::slots::{self, Slots};
 
 /// A bug of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,9 +17,7 @@ pub enum Broken {
     /// The wrong number of live attempts for its state, or a live one that is not the newest.
     #[error("job {job} is {state} and has {live} live attempts")]
     LiveAttempts {
-        /// Which.
         job: JobId,
-        /// Its state.
         state: JobState,
         /// How many attempts have no end.
         live: usize,
@@ -27,7 +25,6 @@ pub enum Broken {
     /// Attempt numbers are 1, 2, 3 and so on.
     #[error("attempt {attempt} stands at place {place} of its job")]
     AttemptNumber {
-        /// Which.
         attempt: AttemptId,
         /// From 1.
         place: usize,
@@ -35,11 +32,9 @@ pub enum Broken {
     /// Two live attempts on one slot.
     #[error("attempts {first} and {second} both live on one slot of agent {agent}")]
     SlotShared {
-        /// Whose slot.
+        /// The agent of the slot.
         agent: AgentId,
-        /// One.
         first: AttemptId,
-        /// The other.
         second: AttemptId,
     },
     /// The agents' view of what runs is not what the jobs say.
@@ -51,9 +46,9 @@ pub enum Broken {
     /// The queue holds a job that is not queued.
     #[error("the queue holds {indexed} jobs, and {queued} jobs are queued")]
     QueueSize {
-        /// By the index.
+        /// As the index counts them.
         indexed: usize,
-        /// By the jobs.
+        /// As the jobs say.
         queued: usize,
     },
     /// The slots on offer are not those of connected agents, or the wrong ones are free.
@@ -65,7 +60,7 @@ pub enum Broken {
     /// Something could be placed and was not.
     #[error("job {0} could be placed and was not")]
     NotPlaced(JobId),
-    /// A lease, a reservation or a slot set aside without deadline, or the other way round.
+    /// A lease, a reservation or a cooldown without deadline, or the other way round.
     #[error("the deadlines do not match the agents")]
     Deadlines,
     /// A request id that does not lead to its job.
@@ -121,14 +116,10 @@ pub fn check(core: &Core) -> Result<(), Broken> {
     check_users(core)?;
     check_batches(core)?;
     check_agents(core, &live, &handing_in)?;
-    // Shares change with time, but whether there is anything to place does not.
-    // The policy `finish-time` may let a job wait, with a reason.
-    if core.config.policy == Policy::FinishTime {
-        return if core.plan_is_sound() { Ok(()) } else { Err(Broken::Plan) };
-    }
-    match core.placements(Time(0)).first() {
-        Some(placement) => Err(Broken::NotPlaced(placement.job)),
-        None => Ok(()),
+    match core.policy.check(&core.view()) {
+        Ok(()) => Ok(()),
+        Err(Fault::NotPlaced(job)) => Err(Broken::NotPlaced(job)),
+        Err(Fault::State) => Err(Broken::Plan),
     }
 }
 
@@ -210,7 +201,7 @@ fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), 
     if let Some(stranger) = live.keys().find(|agent| !core.agents.contains_key(agent)) {
         return Err(Broken::Running(*stranger));
     }
-    let (mut offered, mut leases, mut set_aside) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
+    let (mut offered, mut leases, mut cooldowns) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
     let (mut reservations, mut lost, mut shut) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let limit = |job: &JobRecord| job.out_of_time_at().map(|time| (time, job.id));
     let time_limits: BTreeSet<(Time, JobId)> = core.jobs.values().filter_map(limit).collect();
@@ -235,7 +226,7 @@ fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), 
         reservations.extend(reserved.map(|(gpu, &until)| (until, id, gpu.clone())));
         let closed = agent.record.shut.iter();
         shut.extend(closed.filter_map(|(slot, shut)| Some((shut.until?, id, slot.clone()))));
-        set_aside.extend(agent.set_aside.iter().map(|(slot, &until)| (until, id, slot.clone())));
+        cooldowns.extend(agent.cooldowns.iter().map(|(slot, &until)| (until, id, slot.clone())));
     }
     if offered != core.slots {
         return Err(Broken::SlotIndex);
@@ -245,7 +236,7 @@ fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), 
     }
     let agree = leases == core.leases
         && lost == core.lost
-        && set_aside == core.set_aside
+        && cooldowns == core.cooldowns
         && shut == core.shut
         && reservations == core.reservations
         && time_limits == core.time_limits;

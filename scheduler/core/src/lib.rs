@@ -3,51 +3,27 @@
 //! Must not know: clocks, randomness, I/O, async, logging. Time and new ids are arguments. The live
 //! server and the simulator are two drivers of this one [`Core`].
 
-mod advertised;
-mod again;
-pub mod agent;
-mod attempt;
-pub mod availability;
-pub mod batch;
 mod changes;
-mod clocks;
 pub mod config;
-pub mod core;
-mod duplicates;
-mod estimate;
+pub mod engine;
 pub mod event;
-mod fitness;
-mod handing_in;
-mod index;
+mod explain;
+mod handlers;
 pub mod invariants;
-pub mod job;
-pub mod learned;
-mod limits;
 pub mod list;
-mod orders;
 pub mod output;
-pub mod placement;
 pub mod policy;
-pub mod queue;
-mod quick_ends;
-pub mod ranked;
+mod query;
 pub mod record;
-mod retention;
 pub mod retry;
-pub mod setbacks;
-pub mod share;
-pub mod sight;
-pub mod slots;
-pub mod tally;
-pub mod waiting;
+mod spans;
+mod state;
+pub mod throughput;
 
-pub use crate::agent::{AgentState, AgentView};
-pub use crate::availability::Closed;
-pub use crate::batch::{Axis, BatchRecord, Content, StoredBatch, Sweep};
 pub use crate::config::{CoreConfig, UserLimits};
-pub use crate::core::{Core, Stored};
+pub use crate::engine::{Core, Stored};
 pub use crate::event::{Condition, Event, Hello};
-pub use crate::learned::{LearnedRecord, Rate, Workload};
+pub use crate::explain::waiting::Waiting;
 pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
@@ -55,5 +31,9 @@ pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
     Progress, Pulse, Released, Setup, Shut, Standing, Submission,
 };
-pub use crate::share::UserRecord;
-pub use crate::waiting::Waiting;
+pub use crate::state::agent::{AgentState, AgentView};
+pub use crate::state::availability::Closed;
+pub use crate::state::job_group::{Axis, BatchRecord, Content, SWEEP_LABEL, StoredBatch, Sweep};
+pub use crate::state::tally::Tally;
+pub use crate::state::user::{STAKE, UserRecord};
+pub use crate::throughput::{DataRecord, LearnedRecord, Rate, Workload};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_types::{BatchId, JobId, JobState};
 
-use crate::core::Core;
+use crate::engine::Core;
 use crate::record::JobRecord;
 
 /// Records that one page looks at. A page may therefore be short, or empty, and still have a next one.

@@ -7,10 +7,10 @@ use trainyard_types::{
     AgentId, Assignment, AttemptId, BatchId, EndReason, GpuUuid, JobId, JobState, Session,
 };
 
-use crate::batch::BatchRecord;
-use crate::learned::LearnedRecord;
 use crate::record::{AgentRecord, EventRecord, JobRecord, Pulse};
-use crate::share::UserRecord;
+use crate::state::job_group::BatchRecord;
+use crate::state::user::UserRecord;
+use crate::throughput::LearnedRecord;
 
 /// The consequence of one event.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,7 +40,6 @@ pub enum Write {
     User(UserRecord),
     /// Removes a job and its events.
     Forget {
-        /// Which.
         job: JobId,
         /// The batch that it came with; its other jobs stay.
         batch: Option<BatchId>,
@@ -59,7 +58,6 @@ pub enum Write {
     Unlearn(String),
     /// Appends to the job's events; cursors go on where the stored ones end.
     JobEvents {
-        /// Whose.
         job: JobId,
         /// In order, cursors without gaps.
         events: Vec<EventRecord>,
@@ -70,54 +68,32 @@ pub enum Write {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Start an attempt.
-    Assign {
-        /// To whom.
-        agent: AgentId,
-        /// By which connection.
-        session: Session,
-        /// What.
-        assignment: Box<Assignment>,
-    },
+    Assign { agent: AgentId, session: Session, assignment: Box<Assignment> },
     /// End an attempt: checkpoint, stop, report.
     Stop {
-        /// To whom.
         agent: AgentId,
-        /// By which connection.
         session: Session,
-        /// Which.
         attempt: AttemptId,
         /// `Cancelled`, `Preempted` or `Drained`.
         reason: EndReason,
         /// From the order to the trainer's end; zero is the agent's own choice.
         grace: Duration,
     },
-    /// A card that was quarantined is tried again.
+    /// A GPU that was quarantined is tried again.
     ClearGpu {
-        /// To whom.
         agent: AgentId,
-        /// By which connection.
         session: Session,
-        /// The card; `None` means every slot of the agent, CPU slots included.
+        /// The GPU; `None` means every slot of the agent, CPU slots included.
         gpu: Option<GpuUuid>,
     },
     /// The attempt is no longer this agent's.
-    Revoke {
-        /// To whom.
-        agent: AgentId,
-        /// By which connection.
-        session: Session,
-        /// Which.
-        attempt: AttemptId,
-    },
+    Revoke { agent: AgentId, session: Session, attempt: AttemptId },
     /// Reports up to `sequence` are durable (or refused for good).
     Ack {
-        /// To whom.
         agent: AgentId,
-        /// By which connection.
         session: Session,
-        /// Of which attempt.
         attempt: AttemptId,
-        /// Up to which report.
+        /// The newest report that is durable.
         sequence: u64,
     },
 }
@@ -156,10 +132,9 @@ pub enum Refusal {
     /// No such agent.
     #[error("there is no agent {0}; `yard agents` lists what there is")]
     UnknownAgent(AgentId),
-    /// The agent has no such card.
+    /// The agent has no such GPU.
     #[error("agent `{agent}` has no GPU {gpu}; `yard gpus` lists what there is")]
     UnknownGpu {
-        /// Its name.
         agent: String,
         /// As it was asked for.
         gpu: GpuUuid,
@@ -169,10 +144,7 @@ pub enum Refusal {
         "agent `{agent}` is not connected, and only it can do this; start it, or try again once `yard agents` \
          shows it as connected"
     )]
-    AgentAway {
-        /// Its name.
-        agent: String,
-    },
+    AgentAway { agent: String },
     /// Another process is connected with that id.
     #[error(
         "agent id {id} is in use by another process, `{name}`, which is connected: two agents must not share a \
@@ -198,21 +170,15 @@ pub enum Refusal {
          started, cancel some, or ask for a higher `queued_jobs`"
     )]
     QueueFull {
-        /// Who.
         user: String,
         /// Jobs in the queue.
         queued: u32,
         /// Jobs of this request.
         more: u32,
-        /// As configured.
+        /// How many the user may have in the queue.
         limit: u32,
     },
     /// Only failed and cancelled jobs can be queued again.
     #[error("job {job} is {state}; only a FAILED or CANCELLED job can be retried")]
-    NotRetryable {
-        /// Which.
-        job: JobId,
-        /// Its state.
-        state: JobState,
-    },
+    NotRetryable { job: JobId, state: JobState },
 }

@@ -12,8 +12,8 @@ use trainyard_types::{
     Slot, Time, Unfit,
 };
 
-use crate::batch::BatchPlace;
-use crate::setbacks::Setbacks;
+use crate::state::failures::FailureHistory;
+use crate::state::job_group::BatchPlace;
 
 mod agent;
 
@@ -25,7 +25,6 @@ pub use self::agent::{AgentRecord, Drain, Shut};
 /// its state changes, its [`Pulse`] with each report.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
-    /// Which.
     pub id: JobId,
     /// Grows by one with every write but that of a pulse; 0 for a job that is stored with its batch only.
     pub revision: u64,
@@ -37,7 +36,7 @@ pub struct JobRecord {
     pub spec: Arc<JobSpec>,
     /// The batch that it was submitted with.
     pub batch: Option<BatchPlace>,
-    /// Where it stands.
+    /// Its place in its life.
     pub state: JobState,
     /// One sentence for a person.
     pub state_reason: String,
@@ -46,7 +45,7 @@ pub struct JobRecord {
     /// Attempts that count against `max_retries`.
     pub crashes: u32,
     /// What cut it off since it last came forward.
-    pub setbacks: Setbacks,
+    pub failures: FailureHistory,
     /// Not placed before this time.
     pub not_before: Option<Time>,
     /// Its user wants it ended; the agent has been told.
@@ -69,14 +68,14 @@ pub struct JobRecord {
     pub started: Option<Time>,
     /// When it reached a final state.
     pub ended: Option<Time>,
-    /// What was expected of it when it was first thought of; set when it first begins.
+    /// What was expected of it when it was scored first; set when it first starts.
     pub estimate: Option<Estimate>,
 }
 
 /// When a job was expected to begin and to end, and when that was said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// When it was said.
+    /// When this was expected.
     pub made: Time,
     /// Expected begin of its first attempt.
     pub start: Time,
@@ -87,9 +86,9 @@ pub struct Estimate {
 /// Why an attempt was placed where it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
-    /// Every kind of card on offer that would have done, the chosen one first.
+    /// Every kind of GPU on offer that would have done, the chosen one first.
     pub options: Vec<ChoiceOption>,
-    /// The job that made way for it.
+    /// The job that was preempted for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_way: Option<JobId>,
     /// It had waited for longer than it must, and went before everything that came later.
@@ -97,80 +96,66 @@ pub struct Choice {
     pub overdue: bool,
 }
 
-/// A kind of card that a job could have had.
+/// A kind of GPU that a job could have had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChoiceOption {
-    /// The card's model, or `CPU`.
+    /// The GPU's model, or `CPU`.
     pub device: String,
-    /// Cards of this kind without a job, and all.
+    /// GPUs of this kind without a job.
     pub free: u32,
-    /// See `free`.
+    /// GPUs of this kind, busy ones included.
     pub total: u32,
     /// How long the job would take there from where it stands.
     pub takes: Duration,
     /// How long it would wait there first.
     pub waits: Duration,
-    /// What taking a card there costs others, those that are yet to come included, in time of theirs added up.
+    /// What taking a GPU there costs others, those that are yet to come included, in time of theirs added up.
     pub delays_others: Duration,
-    /// Whether its speed there was measured, or carried over from other cards and models.
+    /// Whether its speed there was measured, or carried over from other GPUs and models.
     pub measured: bool,
 }
 
 /// What never changes of a job that was submitted alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Submission<'a> {
-    /// See [`JobRecord`], here and below.
+    /// See [`JobRecord`], as for the other fields.
     pub user: Cow<'a, str>,
-    /// The client's.
+    /// The client's request id.
     pub request_id: Option<Cow<'a, str>>,
     /// As submitted.
     pub spec: Cow<'a, JobSpec>,
-    /// When.
     pub created: Time,
 }
 
 /// Where a job stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Standing<'a> {
-    /// Which.
     pub id: JobId,
     /// See [`JobRecord`].
     pub revision: u64,
     /// The batch whose job it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchId>,
-    /// See [`JobRecord`], here and below.
+    /// See [`JobRecord`], as for the other fields.
     pub state: JobState,
-    /// One sentence.
     pub state_reason: Cow<'a, str>,
-    /// In order.
     pub attempts: Cow<'a, [AttemptRecord]>,
-    /// Those that count.
     pub crashes: u32,
-    /// Those that do not.
-    #[serde(default, skip_serializing_if = "Setbacks::is_none")]
-    pub setbacks: Cow<'a, Setbacks>,
-    /// Of a retry.
+    #[serde(rename = "setbacks", default, skip_serializing_if = "FailureHistory::is_none")]
+    pub failures: Cow<'a, FailureHistory>,
     pub not_before: Option<Time>,
-    /// By its user.
     pub cancel_requested: bool,
-    /// Over earlier attempts.
+    /// Over earlier attempts only.
     #[serde(default)]
     pub ran: Duration,
-    /// Its limit is over.
     #[serde(default)]
     pub out_of_time: bool,
-    /// The newest.
     pub progress: Option<Cow<'a, Progress>>,
-    /// The newest.
     pub checkpoint: Option<Cow<'a, Checkpoint>>,
-    /// Results.
     pub artifacts: Cow<'a, [Artifact]>,
-    /// Of the newest event.
+    /// The cursor of the newest event.
     pub last_cursor: u64,
-    /// The first trainer's.
     pub started: Option<Time>,
-    /// The job's.
     pub ended: Option<Time>,
     /// See [`JobRecord`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,7 +165,6 @@ pub struct Standing<'a> {
 /// What most reports change of a job: how far its live attempt has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pulse {
-    /// Whose.
     pub job: JobId,
     /// The live attempt's number.
     pub attempt: u32,
@@ -206,7 +190,7 @@ impl JobRecord {
             state_reason: SUBMITTED.to_owned(),
             attempts: Vec::new(),
             crashes: 0,
-            setbacks: Setbacks::default(),
+            failures: FailureHistory::default(),
             not_before: None,
             cancel_requested: false,
             ran: Duration::ZERO,
@@ -256,7 +240,7 @@ impl JobRecord {
             state_reason: Cow::Borrowed(&self.state_reason),
             attempts: Cow::Borrowed(&self.attempts),
             crashes: self.crashes,
-            setbacks: Cow::Borrowed(&self.setbacks),
+            failures: Cow::Borrowed(&self.failures),
             not_before: self.not_before,
             cancel_requested: self.cancel_requested,
             ran: self.ran,
@@ -299,7 +283,7 @@ impl JobRecord {
             state_reason: standing.state_reason.into_owned(),
             attempts: standing.attempts.into_owned(),
             crashes: standing.crashes,
-            setbacks: standing.setbacks.into_owned(),
+            failures: standing.failures.into_owned(),
             not_before: standing.not_before,
             cancel_requested: standing.cancel_requested,
             ran: standing.ran,
@@ -337,7 +321,6 @@ const SUBMITTED: &str = "waits for a slot";
 /// One try at a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
-    /// Which.
     pub id: AttemptId,
     /// Whose agent.
     pub agent: AgentId,
@@ -345,7 +328,7 @@ pub struct AttemptRecord {
     pub agent_name: String,
     /// Where on that agent.
     pub slot: Slot,
-    /// Further slots of that agent, of a job that needs several cards.
+    /// Further slots of that agent, of a job that needs several GPUs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Slot>,
     /// The GPU's model, or `CPU`.
@@ -425,7 +408,6 @@ impl AttemptRecord {
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptEnd {
-    /// When.
     pub time: Time,
     /// Why.
     pub reason: EndReason,
@@ -444,7 +426,6 @@ pub struct AttemptEnd {
 pub struct Progress {
     /// The epoch under way, from 1.
     pub epoch: u32,
-    /// In all.
     pub epochs: u32,
     /// Batches done in this epoch.
     pub batch: u32,
@@ -506,7 +487,6 @@ pub enum EventBody {
     Metrics {
         /// From 1.
         epoch: u32,
-        /// In all.
         epochs: u32,
         /// Whether the epoch is finished; otherwise the values are running means.
         epoch_end: bool,

@@ -237,7 +237,7 @@ fn meter_families(text: &mut Exposition, census: &Census) {
 
 #[cfg(test)]
 mod tests {
-    use trainyard_scheduler_core::tally::Tally;
+    use trainyard_scheduler_core::Tally;
 
     use crate::driver::Meters;
 

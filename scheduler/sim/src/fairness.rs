@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use trainyard_scheduler_core::share::STAKE;
-use trainyard_scheduler_core::{CoreConfig, JobRecord};
+use trainyard_scheduler_core::{CoreConfig, JobRecord, STAKE};
 use trainyard_types::{AgentId, AttemptId, DeviceKind, JobId, JobState, Time};
 
 use crate::oracle::Violation;

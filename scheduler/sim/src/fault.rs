@@ -36,7 +36,7 @@ impl World {
         Ok(())
     }
 
-    /// No new faults. Sessions are opened anew, which ends what was set aside in them.
+    /// No new faults. Sessions are opened anew, which ends what is in cooldown in them.
     pub(crate) fn on_heal(&mut self) {
         self.faults = false;
         self.crash_next = None;

@@ -170,7 +170,7 @@ pub struct Machine {
     /// Its connection, as it believes.
     pub connection: Option<u64>,
     held: BTreeMap<AttemptId, Held>,
-    /// Cards that take no job.
+    /// GPUs that take no job.
     closed: BTreeMap<GpuUuid, UnavailableCause>,
     /// It takes no job at all.
     full: bool,
@@ -199,7 +199,6 @@ impl Machine {
         }
     }
 
-    /// Which agent.
     pub fn id(&self) -> AgentId {
         self.id
     }
@@ -227,12 +226,12 @@ impl Machine {
         Condition { telemetry, unavailable, fitness, ..Condition::default() }
     }
 
-    /// One of its cards.
+    /// One of its GPUs.
     pub fn card(&self, at: usize) -> Option<GpuUuid> {
         self.inventory.gpus.get(at).map(|gpu| gpu.uuid.clone())
     }
 
-    /// The owner of a card comes or goes; of one that is not there, the disk fills or empties. Returns what
+    /// The owner of a GPU comes or goes; of one that is not there, the disk fills or empties. Returns what
     /// is to be told after that.
     pub fn move_owner(&mut self, now: Time, at: usize) -> Vec<Report> {
         let Some(gpu) = self.card(at) else {
@@ -392,7 +391,7 @@ pub fn epoch_time(rng: &mut Rng) -> Duration {
     rng.millis(500, 6000)
 }
 
-/// One with random cards.
+/// One with random GPUs.
 pub fn draw_machine(rng: &mut Rng, number: u64) -> Machine {
     const CARDS: [(&str, u64); 3] = [
         ("NVIDIA GeForce RTX 4090", 24564),

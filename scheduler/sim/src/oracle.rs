@@ -18,17 +18,15 @@ pub enum Violation {
     /// A write that does not follow the stored one.
     #[error("job {job} is written at revision {revision}, which does not follow what is stored")]
     Revision {
-        /// Which.
         job: JobId,
-        /// As written.
+        /// The revision that was written.
         revision: u64,
     },
     /// An event is missing or doubled.
     #[error("event {cursor} of job {job} does not follow the stored ones")]
     EventGap {
-        /// Whose.
         job: JobId,
-        /// The event's.
+        /// The cursor of the event.
         cursor: u64,
     },
     /// A job knows more events than are stored, or fewer.
@@ -75,11 +73,10 @@ pub enum Violation {
     /// A user has more GPUs than it may.
     #[error("{user} uses {gpus} GPUs and may use {limit}")]
     Quota {
-        /// Who.
         user: String,
-        /// Used.
+        /// GPUs in use.
         gpus: u32,
-        /// Allowed.
+        /// GPUs that the user may use.
         limit: u32,
     },
     /// A user was passed over whose turn it was.
@@ -114,11 +111,9 @@ pub enum Violation {
     /// The faults are over, and still it does not end.
     #[error("job {job} never ended; it is {state}: {reason}")]
     Stuck {
-        /// Which.
         job: JobId,
-        /// Its state.
         state: JobState,
-        /// Its state's reason.
+        /// The reason of that state.
         reason: String,
     },
 }
@@ -135,7 +130,7 @@ pub struct Oracle {
     cancelled: BTreeSet<JobId>,
     /// With the epochs that were done before.
     assigned: BTreeMap<AttemptId, u32>,
-    /// Attempts that made way for something else than their job's time limit.
+    /// Attempts that were preempted for something else than their job's time limit.
     made_way: BTreeSet<AttemptId>,
     /// Attempts that met a machine which was not well.
     sick: BTreeSet<AttemptId>,
@@ -162,7 +157,7 @@ impl Oracle {
         self.cancelled.remove(&job);
     }
 
-    /// An attempt makes way while its job's time limit is not over. That may be heard of when it is, by which time
+    /// An attempt is preempted while its job's time limit is not over. That may be heard of when it is, by which time
     /// nobody can tell the two apart.
     pub fn made_way(&mut self, attempt: AttemptId) {
         self.made_way.insert(attempt);

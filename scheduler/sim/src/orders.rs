@@ -1,4 +1,4 @@
-//! What people do to machines: owners come back to their cards, and somebody drains and reserves.
+//! What people do to machines: owners come back to their GPUs, and somebody drains and reserves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct Said {
     drained: BTreeSet<AgentId>,
     /// Until when, by the scheduler's clock.
     reserved: BTreeMap<(AgentId, GpuUuid), Time>,
-    /// By leader epoch: the newest session, and what it said against cards, or all of them.
+    /// By leader epoch: the newest session, and what it said against GPUs, or all of them.
     closed: BTreeMap<(u64, AgentId), (Session, Condition)>,
 }
 
@@ -145,7 +145,7 @@ impl World {
         Ok(())
     }
 
-    /// Somebody drains a machine or reserves a card, and takes it back later.
+    /// Somebody drains a machine or reserves a GPU, and takes it back later.
     pub(crate) fn order_something(&mut self, number: usize) {
         let back = self.rng.millis(5000, 120_000);
         let card = usize::try_from(self.rng.below(3)).unwrap_or(0);
@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    /// An owner comes or goes, a card fails or is well again: the agent says so at once, and then ends what
+    /// An owner comes or goes, a GPU fails or is well again: the agent says so at once, and then ends what
     /// is in the way.
     pub(crate) fn move_owner(&mut self, number: usize) {
         if !self.machines[number].up || self.machines[number].paused {

@@ -26,7 +26,6 @@ const START: Time = Time(1_000_000_000);
 /// What is wrong with the first machine, all the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ill {
-    /// Nothing.
     Well,
     /// It is not there.
     Absent,
@@ -239,7 +238,7 @@ impl Lab {
         self.plan(LENGTH, Plan::Tell(number, attempt, last));
     }
 
-    /// It makes way at once.
+    /// The attempt ends at once.
     fn stop(&mut self, attempt: AttemptId, reason: EndReason) {
         let of_attempt =
             |(_, plan): &(&(Time, u64), &Plan)| matches!(plan, Plan::Tell(_, one, _) if *one == attempt);

@@ -71,7 +71,7 @@ pub enum Mutant {
     IgnoresShares,
     /// What people order of agents never reaches the store.
     LosesOrders,
-    /// What agents say of their cards is not heard.
+    /// What agents say of their GPUs is not heard.
     IgnoresOwners,
     /// The first epoch of a job is taken for something else.
     MissesFirstEpochs,
@@ -94,13 +94,13 @@ pub enum Mutant {
 pub struct Summary {
     /// Submitted and acknowledged.
     pub jobs: usize,
-    /// By their last state.
+    /// Jobs whose last state is `Succeeded`.
     pub succeeded: usize,
-    /// By their last state.
+    /// Jobs whose last state is `Failed`.
     pub failed: usize,
-    /// By their last state.
+    /// Jobs whose last state is `Cancelled`.
     pub cancelled: usize,
-    /// Of all jobs.
+    /// Attempts of all jobs.
     pub attempts: usize,
     /// Events that the core handled.
     pub events: u64,
@@ -114,7 +114,7 @@ pub struct Summary {
     pub cuts: u64,
     /// Agents that were killed, drained or paused.
     pub agent_faults: u64,
-    /// Drains, reservations, and cards that were wanted by their owners.
+    /// Drains, reservations, and GPUs that were wanted by their owners.
     pub orders: u64,
     /// Machines that were not well for a while.
     pub sicknesses: u64,
@@ -124,11 +124,10 @@ pub struct Summary {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("seed {seed}, at {time} ms: {violation}")]
 pub struct Failure {
-    /// Of the run.
+    /// The seed of the run.
     pub seed: u64,
     /// When it was seen.
     pub time: Time,
-    /// What.
     pub violation: Violation,
 }
 
@@ -228,7 +227,7 @@ fn config(policy: Policy) -> CoreConfig {
         // Some are lost for so long.
         keep_agents_for: Duration::from_secs(40),
         policy,
-        // Jobs become overdue within a run.
+        // Jobs begin to starve within a run.
         patience: Duration::from_secs(300),
         ..CoreConfig::default()
     }

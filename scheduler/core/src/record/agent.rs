@@ -8,7 +8,6 @@ use trainyard_types::{AgentId, GpuUuid, Inventory, Slot, Time};
 /// An agent that has been seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRecord {
-    /// Which.
     pub id: AgentId,
     /// For people.
     pub name: String,
@@ -21,7 +20,7 @@ pub struct AgentRecord {
     /// Whether a person took it out of use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// Cards that their owner wants, and until when.
+    /// GPUs that their owner wants, and until when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reserved: BTreeMap<GpuUuid, Time>,
     /// Since when it is lost, as long as it is.

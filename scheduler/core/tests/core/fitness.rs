@@ -105,7 +105,7 @@ fn an_agent_that_lacks_a_path_is_not_asked_again_and_the_job_is_charged_nothing(
         let output = world.report(attempt(1, 1), unfit(UnfitKind::PathMissing, DATA));
         assert_eq!(commands(&output), ["ack 1/1 #1 to 1", "assign 1/2 to 2"]);
         let job = world.record(1);
-        assert_eq!((job.crashes, job.setbacks.is_none()), (0, true));
+        assert_eq!((job.crashes, job.failures.is_none()), (0, true));
         let end = job.attempts[0].ended.as_ref().unwrap();
         assert_eq!(end.unfit.as_ref().unwrap().path, DATA);
         // Nobody else is offered there with that data, and others are.

@@ -133,7 +133,7 @@ fn a_job_that_fails_on_two_healthy_cards_is_to_blame() {
     );
     // Its user may know better.
     world.retry(1);
-    assert_eq!((world.record(1).state, world.record(1).setbacks.is_none()), (JobState::Queued, true));
+    assert_eq!((world.record(1).state, world.record(1).failures.is_none()), (JobState::Queued, true));
 }
 
 #[test]

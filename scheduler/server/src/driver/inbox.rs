@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use trainyard_scheduler_core::{
     Accepted, AgentState, AgentView, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal,
-    Subject, Waiting, tally::Tally,
+    Subject, Tally, Waiting,
 };
 use trainyard_types::{AgentId, BatchId, JobId, JobSpec, JobState, LeaderEpoch, Session, Slot, Time};
 

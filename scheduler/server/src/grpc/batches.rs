@@ -8,8 +8,7 @@ use serde_json::{Map, Value};
 use tonic::{Request, Status, Streaming};
 use trainyard_proto::convert::job::{parse_job_spec, timestamp};
 use trainyard_proto::pb;
-use trainyard_scheduler_core::batch::SWEEP_LABEL;
-use trainyard_scheduler_core::{Axis, BatchRecord, Content, Sweep};
+use trainyard_scheduler_core::{Axis, BatchRecord, Content, SWEEP_LABEL, Sweep};
 use trainyard_types::{BatchId, JobId, JobSpec, TrainPatch, Violation};
 
 use super::Context;

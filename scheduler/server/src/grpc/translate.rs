@@ -231,7 +231,7 @@ fn closed(view: &AgentView<'_>, slot: &Slot) -> Option<pb::Unavailable> {
         | Closed::HandingIn(_)
         | Closed::Reserved(_)
         | Closed::Card(_)
-        | Closed::SetAside(_) => None,
+        | Closed::Cooldown(_) => None,
     }
 }
 

@@ -1,15 +1,13 @@
 //! Agents' sessions, and the blobs that attempts leave behind.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use sha2::{Digest as _, Sha256};
-use support::{Agent, Scheduler, checkpoint, code, ended, started, submission};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 use trainyard_proto::pb::upload_artifact_request::Part;
+
+use crate::support::{Agent, Scheduler, checkpoint, code, ended, started, submission};
 
 fn artifact(name: &str, content: &[u8]) -> pb::Artifact {
     pb::Artifact {
@@ -222,7 +220,7 @@ async fn an_attempt_that_the_agent_does_not_hold_any_more_is_tried_again() {
     let mut agent = scheduler.agent(1, &[]).await;
     let second = agent.assigned().await.attempt;
     assert_eq!(second, first.replace("/1", "/2"));
-    agent.report(&first, 2, support::log("late")).await;
+    agent.report(&first, 2, crate::support::log("late")).await;
     assert!(matches!(agent.command().await, Ok(ToAgent::Revoke(revoke)) if revoke.attempt == first));
 }
 

@@ -1,14 +1,12 @@
 //! Many jobs in one call, sweeps, limits of users, and what becomes of jobs that expire; over real Redis.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
-mod support;
-
-use support::{Scheduler, code, config, ended, started, submission};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_proto::pb::attempt::EndReason;
 use trainyard_scheduler::config::Config;
+
+use crate::support::{Scheduler, code, config, ended, started, submission};
 
 fn spec(name: &str) -> pb::JobSpec {
     pb::JobSpec { name: name.into(), ..submission("").spec.unwrap() }

@@ -1,13 +1,9 @@
 //! What survives: of Redis, of the scheduler, of both.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use std::collections::BTreeSet;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Scheduler, config, ended, log, started, submission};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -16,6 +12,8 @@ use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::server::{Server, StartError};
+
+use crate::support::{Scheduler, config, ended, log, started, submission};
 
 fn kill_redis(scheduler: &Scheduler) {
     let pid = scheduler.server.redis().unwrap().pid();

@@ -1,16 +1,14 @@
 //! What every caller is owed, whatever it calls: deadlines that hold, refusals that explain themselves, and
 //! others that do not starve it.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::{Scheduler, log, started, submission};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
+
+use crate::support::{Scheduler, log, started, submission};
 
 #[tokio::test]
 async fn refusals_that_tonic_makes_have_an_error_info_too() {

@@ -1,11 +1,7 @@
 //! What machines have of what jobs need, and what is wrong with them, over real gRPC and Redis.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use std::time::SystemTime;
 
-use support::{Agent, Scheduler, ended, started, submission};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
@@ -14,6 +10,8 @@ use trainyard_proto::pb::attempt::EndReason;
 use trainyard_proto::pb::report::Report;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 use trainyard_proto::pb::unavailable::Cause;
+
+use crate::support::{Agent, Scheduler, ended, started, submission};
 
 const DATA: &str = "/data/bccd/data.yaml";
 

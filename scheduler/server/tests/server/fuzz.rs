@@ -1,10 +1,8 @@
 //! Random and mutated bytes against every call, the port and the agents' stream: nothing panics, nothing is
 //! answered UNKNOWN, nothing grows, and the scheduler serves on.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
 #[path = "support/schema.rs"]
 mod schema;
-mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +10,6 @@ use std::time::Duration;
 use prost::Message as _;
 use prost::bytes::{Buf as _, BufMut as _};
 use schema::{Method, Schema};
-use support::{Agent, Scheduler, log, started, submission};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,6 +19,8 @@ use tonic::{Code, Status};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as FromAgent;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
+
+use crate::support::{Agent, Scheduler, log, started, submission};
 
 /// How long answers are listened to; some calls have no end of their own.
 const HEARING: Duration = Duration::from_millis(300);

@@ -1,12 +1,10 @@
 //! `JobService` over a real Redis: submissions, lists, and following a job.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
-mod support;
-
-use support::{Scheduler, code, ended, log, started, submission};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
+
+use crate::support::{Scheduler, code, ended, log, started, submission};
 
 #[tokio::test]
 async fn a_submission_is_queued_with_its_defaults_and_found_by_a_prefix() {

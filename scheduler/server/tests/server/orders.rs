@@ -1,17 +1,15 @@
 //! What people order of agents, and what is told of cards, over real gRPC and Redis.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use std::time::{Duration, SystemTime};
 
-use support::{Agent, Scheduler, code, ended, started, submission};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as FromAgent;
 use trainyard_proto::pb::attempt::EndReason;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
+
+use crate::support::{Agent, Scheduler, code, ended, started, submission};
 
 fn gpu(uuid: &str, index: u32) -> pb::Gpu {
     let model = "NVIDIA GeForce RTX 4090".to_owned();

@@ -1,5 +1,4 @@
 //! The program as it is run: killed, terminated, and misconfigured.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};

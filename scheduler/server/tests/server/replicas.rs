@@ -1,12 +1,8 @@
 //! Several schedulers on one Redis: one leads, the others stand by.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Agent, Scheduler, code, config, log, started, submission};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -15,6 +11,8 @@ use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::embedded::EmbeddedRedis;
+
+use crate::support::{Agent, Scheduler, code, config, log, started, submission};
 
 /// A Redis and a directory of blobs.
 struct Ground {

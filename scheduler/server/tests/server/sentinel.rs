@@ -1,7 +1,4 @@
 //! A Redis with a replica and a sentinel: its master dies, and nothing that was acknowledged is lost.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -9,10 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::{Scheduler, config, log, started, submission};
 use tonic::Code;
 use trainyard_proto::pb;
 use trainyard_scheduler::config::Config;
+
+use crate::support::{Scheduler, config, log, started, submission};
 
 /// A server, killed when the test ends.
 struct Server {

@@ -1,7 +1,4 @@
 //! The leader as a process: killed, paused past its lease, and terminated.
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
-
-mod support;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,13 +6,14 @@ use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{code, submission};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use trainyard_proto::pb;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_scheduler::embedded::EmbeddedRedis;
+
+use crate::support::{code, submission};
 
 /// A running scheduler, killed when the test ends.
 struct Process {

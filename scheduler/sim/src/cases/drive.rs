@@ -1,14 +1,15 @@
 //! Runs a case: modelled agents around the core, which is told what a live one is told, and never the truth.
 //!
 //! Data sets are known by size, as they are in a cluster that has seen them; how long a job really takes
-//! and how fast a card is, the core finds out from what its own attempts report.
+//! and how fast a GPU is, the core finds out from what its own attempts report.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use trainyard_scheduler_core::learned::DataRecord;
-use trainyard_scheduler_core::{Command, Core, CoreConfig, Event, Hello, LearnedRecord, Output, Stored};
+use trainyard_scheduler_core::{
+    Command, Core, CoreConfig, DataRecord, Event, Hello, LearnedRecord, Output, Stored,
+};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
     AgentId, Assignment, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
@@ -31,7 +32,7 @@ const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 /// A case that cannot be run to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriveError {
-    /// No card will do for this job.
+    /// No GPU will do for this job.
     #[error("job {0} fits on no card of the cluster")]
     Impossible(String),
     /// Nothing more happens, and jobs are left.

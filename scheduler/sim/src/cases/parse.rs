@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 /// Machines of one kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nodes {
-    /// The cards' model; names of machines begin with it.
+    /// The GPUs' model; names of machines begin with it.
     pub gpu_model: String,
-    /// Of each card.
+    /// Memory of each GPU.
     pub vram_gb: f64,
     /// Machines.
     pub nodes: u32,
-    /// Cards of each.
+    /// GPUs of each.
     pub gpus_per_node: u32,
 }
 
@@ -20,11 +20,10 @@ pub struct Nodes {
 pub struct CaseJob {
     /// Its name in the schedule.
     pub id: String,
-    /// Whose.
     pub user: String,
     /// When it is submitted.
     pub submit_s: f64,
-    /// Cards, all of one machine.
+    /// GPUs, all of one machine.
     pub gpus: u32,
     /// Least memory of each.
     pub min_vram_gb: f64,
@@ -38,7 +37,7 @@ pub struct CaseJob {
     pub declared_units: f64,
     /// Jobs of one kind are alike in speed.
     pub kind: String,
-    /// Work a second of the whole job by model of card; models that cannot run it are not in it. The truth.
+    /// Work a second of the whole job by model of GPU; models that cannot run it are not in it. The truth.
     pub rates: BTreeMap<String, f64>,
 }
 
@@ -58,32 +57,20 @@ pub struct Case {
 pub enum ParseError {
     /// A column is missing.
     #[error("{file} has no column `{column}`")]
-    Column {
-        /// Which file.
-        file: &'static str,
-        /// Which column.
-        column: String,
-    },
+    Column { file: &'static str, column: String },
     /// A job has no row in a file that must have one for each.
     #[error("{file} has no row for job `{job}`")]
-    Job {
-        /// Which file.
-        file: &'static str,
-        /// Which job.
-        job: String,
-    },
+    Job { file: &'static str, job: String },
     /// A field cannot be read.
     #[error("{file}, line {line}: `{column}` is `{value}`; use {expected}")]
     Field {
-        /// Which file.
         file: &'static str,
         /// From 1, the header included.
         line: usize,
-        /// Which column.
         column: String,
         /// What stands there.
         value: String,
-        /// What should.
+        /// What should stand there.
         expected: &'static str,
     },
 }

@@ -17,9 +17,7 @@ pub struct Ran {
 /// A job that would have ended at another time. Times are in hours since its submission.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Changed<'a> {
-    /// Its name.
     pub id: &'a str,
-    /// Whose.
     pub user: &'a str,
     /// As it was.
     pub was_h: f64,

@@ -8,17 +8,16 @@ use crate::cases::{Case, CaseJob};
 /// One attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// Which job.
     pub job: usize,
-    /// From 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// `MODEL-INDEX`.
     pub node: String,
-    /// The cards' model.
+    /// The GPUs' model.
     pub gpu_model: String,
     /// In milliseconds since the case began.
     pub start_ms: u64,
-    /// As above.
+    /// When it ended, in milliseconds.
     pub end_ms: u64,
     /// Work that was kept.
     pub work_done: f64,
@@ -27,45 +26,31 @@ pub struct Row {
 /// All attempts, by their ends.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {
-    /// As above.
+    /// One row for each attempt.
     pub rows: Vec<Row>,
 }
 
 /// A schedule that cannot have happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// More cards in use than there are.
+    /// More GPUs in use than there are.
     #[error("{used} cards of {node} are in use at {at_ms} ms")]
     Capacity {
-        /// Whose.
         node: String,
-        /// Cards.
+        /// GPUs in use.
         used: u32,
-        /// When.
         at_ms: u64,
     },
-    /// A job on a card that cannot run it, or on a machine that does not exist.
+    /// A job on a GPU that cannot run it, or on a machine that does not exist.
     #[error("job {job} cannot run on {node}")]
-    Place {
-        /// Which.
-        job: String,
-        /// Where.
-        node: String,
-    },
+    Place { job: String, node: String },
     /// Attempts that overlap, are misnumbered, begin before the job came, or go on after its end.
     #[error("attempt {attempt} of job {job} is out of order")]
-    Order {
-        /// Which.
-        job: String,
-        /// Which attempt.
-        attempt: u32,
-    },
+    Order { job: String, attempt: u32 },
     /// More work than the time allows, or none that a checkpoint holds.
     #[error("attempt {attempt} of job {job} keeps {work} of work")]
     Work {
-        /// Which.
         job: String,
-        /// Which attempt.
         attempt: u32,
         /// How much, rounded.
         work: u64,
@@ -82,15 +67,15 @@ pub struct Figures {
     pub mean_h: f64,
     /// Ninety-five of a hundred jobs are done within this.
     pub p95_h: f64,
-    /// Ninety-nine of a hundred.
+    /// Hours within which ninety-nine of a hundred jobs were done.
     pub p99_h: f64,
-    /// Jain's index of the users' mean slowdowns, against each job alone on its best card.
+    /// Jain's index of the users' mean slowdowns, against each job alone on its best GPU.
     pub jain: f64,
     /// The worst user's mean slowdown over the mean.
     pub worst_user: f64,
     /// Attempts beyond the first, for each job.
     pub restarts: f64,
-    /// The longest that a job spent off any card.
+    /// The longest that a job spent off any GPU.
     pub longest_wait_h: f64,
 }
 
@@ -177,7 +162,7 @@ impl Schedule {
 }
 
 impl Figures {
-    /// From how long each job took from its submission to its end, and how long it was on no card, in seconds.
+    /// From how long each job took from its submission to its end, and how long it was on no GPU, in seconds.
     pub(super) fn of(case: &Case, spans: &[(f64, f64)], restarts: f64) -> Self {
         let (mut hours, mut slowdowns, mut longest) = (Vec::new(), Vec::new(), 0.0_f64);
         let mut users: BTreeMap<&str, (f64, f64)> = BTreeMap::new();

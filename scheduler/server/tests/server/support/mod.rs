@@ -1,6 +1,4 @@
 //! A scheduler in this process, over a real Redis, and clients for it.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test ends where its ground does")]
 
 use std::path::Path;
 

@@ -1,0 +1,42 @@
+//! Whether an agent's machine could run a job, by its own word.
+
+use crate::state::agent::{Agent, AgentState};
+use crate::state::queue::Request;
+use crate::state::sight::{JobPaths, Lack, lack};
+use crate::state::slots;
+
+impl Agent {
+    /// Whether its machine has slots enough of one kind that the request is satisfied by.
+    pub(crate) fn could_run(&self, request: &Request) -> bool {
+        let wanted = request.gpus as usize;
+        let kinds = slots::of_inventory(&self.record.inventory).into_values().map(|(kind, _)| kind);
+        let mut fitting: Vec<_> = kinds.filter(|kind| kind.satisfies(request)).collect();
+        fitting.sort();
+        fitting.chunk_by(|one, other| one == other).any(|kind| kind.len() >= wanted)
+    }
+
+    /// Whether a slot that would do is open, busy or not.
+    pub(crate) fn is_open_to(&self, request: &Request) -> bool {
+        self.state() == AgentState::Connected
+            && self.offered().values().any(|(kind, _)| kind.satisfies(request))
+    }
+
+    /// Why it cannot run a job with these paths, after its name, and whether that is its last word. Where words do not
+    /// decide, they do so of an agent that cannot be asked.
+    pub(crate) fn says_no(&self, paths: &JobPaths, by_words: bool) -> Option<(String, bool)> {
+        let by_words = by_words || self.state() != AgentState::Connected;
+        Some(match lack(&self.condition.fitness, paths, by_words)? {
+            Lack::Outside => {
+                let roots = self.condition.fitness.data_roots.iter().flatten();
+                let roots: Vec<&str> = roots.map(|root| root.path.as_str()).collect();
+                let roots = if roots.is_empty() { "none".to_owned() } else { roots.join(", ") };
+                (format!("{} is outside of its `data_roots` ({roots})", paths.data), true)
+            }
+            Lack::Root(root, problem) => (format!("{root} cannot be read now: {problem}"), false),
+            Lack::Path(path) => match self.said_of.get(path) {
+                Some(message) => (message.clone(), true),
+                None => (format!("{path} cannot be read there"), true),
+            },
+        })
+    }
+}

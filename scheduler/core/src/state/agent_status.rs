@@ -1,0 +1,131 @@
+//! What agents say they hold and need, over all of them: data sets that are decoded already, and memory.
+//!
+//! As of the newest word of each; nothing of it is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use trainyard_types::{AgentId, FitRecord, ModelScale, TrainSpec};
+
+use crate::event::Condition;
+
+/// Kinds of runs that are remembered: five models, image sizes and GPUs make some hundreds.
+const RUNS: usize = 16_384;
+
+/// A data set at an image size.
+type Decoded = (PathBuf, u32);
+
+/// What decides how much memory one image takes at least, and on which GPU.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Run {
+    model: ModelScale,
+    imgsz: u32,
+    multi_scale: bool,
+    is_half: bool,
+    device: String,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Advertised {
+    holders: BTreeMap<Decoded, BTreeSet<AgentId>>,
+    /// MiB that a batch of one image takes.
+    needs: BTreeMap<Run, u64>,
+}
+
+impl Advertised {
+    /// An agent has spoken; `before` is what it had said until then.
+    pub(crate) fn note(&mut self, agent: AgentId, before: &Condition, now: &Condition) {
+        for record in &now.fit_records {
+            let run = Run::of(record);
+            if self.needs.len() < RUNS || self.needs.contains_key(&run) {
+                self.needs.insert(run, least_mib(record));
+            }
+        }
+        if before.cached_data == now.cached_data {
+            return;
+        }
+        for gone in decoded(before) {
+            if let Some(holders) = self.holders.get_mut(&gone) {
+                holders.remove(&agent);
+                if holders.is_empty() {
+                    self.holders.remove(&gone);
+                }
+            }
+        }
+        for held in decoded(now) {
+            self.holders.entry(held).or_default().insert(agent);
+        }
+    }
+
+    /// Agents that need not decode a data set again.
+    pub(crate) fn holders(&self, data: &Path, imgsz: u32) -> impl Iterator<Item = AgentId> + Clone {
+        // A map of pairs is not to be asked for a pair of references.
+        let of = if self.holders.is_empty() { None } else { self.holders.get(&(data.to_owned(), imgsz)) };
+        of.into_iter().flatten().copied()
+    }
+
+    /// What a batch of one image of such a run was seen to take on such a GPU, in MiB.
+    pub(crate) fn least_mib(&self, train: &TrainSpec, device: &str) -> Option<u64> {
+        if self.needs.is_empty() {
+            return None;
+        }
+        let &TrainSpec { model, imgsz, multi_scale, amp, .. } = train;
+        self.needs.get(&Run { model, imgsz, multi_scale, is_half: amp, device: device.to_owned() }).copied()
+    }
+}
+
+impl Run {
+    fn of(record: &FitRecord) -> Self {
+        let key = &record.key;
+        Self {
+            model: key.model,
+            imgsz: key.imgsz,
+            multi_scale: key.multi_scale,
+            is_half: key.precision != "fp32",
+            device: key.device.clone(),
+        }
+    }
+}
+
+fn decoded(condition: &Condition) -> impl Iterator<Item = Decoded> {
+    condition.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz))
+}
+
+fn least_mib(record: &FitRecord) -> u64 {
+    if record.failed_batch_size.is_some_and(|failed| failed <= 1) { u64::MAX } else { record.peak_mib(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_an_agent_holds_is_what_it_said_last() {
+        let mut advertised = Advertised::default();
+        let (first, second) = (AgentId(Uuid::from_u128(1)), AgentId(Uuid::from_u128(2)));
+        let holds = |data: &[&str]| Condition {
+            cached_data: data.iter().map(|&data| (data.to_owned(), 640)).collect(),
+            ..Condition::default()
+        };
+        let of = |advertised: &Advertised, data: &str, imgsz| -> Vec<AgentId> {
+            advertised.holders(Path::new(data), imgsz).collect()
+        };
+        let (both, cells, cars) = (
+            holds(&["/data/cells.yaml", "/data/cars.yaml"]),
+            holds(&["/data/cells.yaml"]),
+            holds(&["/data/cars.yaml"]),
+        );
+        let nothing = Condition::default();
+        advertised.note(first, &nothing, &both);
+        advertised.note(second, &nothing, &cells);
+        assert_eq!(of(&advertised, "/data/cells.yaml", 640), [first, second]);
+        assert_eq!(of(&advertised, "/data/cells.yaml", 320), []);
+        advertised.note(first, &both, &cars);
+        assert_eq!(of(&advertised, "/data/cells.yaml", 640), [second]);
+        advertised.note(second, &cells, &nothing);
+        assert_eq!(of(&advertised, "/data/cells.yaml", 640), []);
+    }
+}

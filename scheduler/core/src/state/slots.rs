@@ -1,0 +1,204 @@
+//! The slots of connected agents, by kind of device, and which of them are free.
+//!
+//! Must not know jobs. GPUs of one model and size are one kind: a decision looks at each kind once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use trainyard_types::{AgentId, DeviceKind, Gpu, Inventory, Slot};
+
+use crate::record::AgentRecord;
+use crate::state::queue::Request;
+
+/// More CPU slots than this on one agent are a mistake and not offered.
+const CPU_SLOTS_MAX: u32 = 1024;
+
+/// What slots are alike in. Smaller GPUs come first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Any CPU slot.
+    Cpu,
+    /// A GPU.
+    Gpu {
+        /// Nominal memory in units of half a GiB.
+        half_gib: u64,
+        /// Marketing name.
+        model: String,
+    },
+}
+
+impl Kind {
+    fn of(gpu: &Gpu) -> Self {
+        Self::Gpu { half_gib: half_gib(gpu), model: gpu.model.clone() }
+    }
+
+    /// Whether an agent with this inventory has such slots.
+    pub(crate) fn is_of(&self, inventory: &Inventory) -> bool {
+        match self {
+            Self::Cpu => inventory.cpu_slots > 0,
+            Self::Gpu { half_gib: size, model } => {
+                inventory.gpus.iter().any(|gpu| gpu.model == *model && half_gib(gpu) == *size)
+            }
+        }
+    }
+
+    /// Whether such a slot is what the request wants.
+    pub fn satisfies(&self, request: &Request) -> bool {
+        match self {
+            Self::Cpu => request.device == DeviceKind::Cpu,
+            Self::Gpu { half_gib, model } => {
+                request.device == DeviceKind::Gpu
+                    && *half_gib >= request.half_gib
+                    && (request.models.is_empty()
+                        || request
+                            .models
+                            .iter()
+                            .any(|pattern| trainyard_types::gpu::matches_model(model, pattern)))
+            }
+        }
+    }
+
+    /// Nominal memory in units of half a GiB; 0 for a CPU.
+    pub fn half_gib(&self) -> u64 {
+        match self {
+            Self::Cpu => 0,
+            Self::Gpu { half_gib, .. } => *half_gib,
+        }
+    }
+
+    /// The device's name for people: its model, or `CPU`.
+    pub fn device(&self) -> &str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Gpu { model, .. } => model,
+        }
+    }
+}
+
+/// A GPU's nominal memory: the same rounding as `Gpu::nominal_gib`, in whole numbers.
+fn half_gib(gpu: &Gpu) -> u64 {
+    gpu.memory_total_mib.saturating_add(256) / 512
+}
+
+/// Where a slot is. In the order in which equal slots are used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The agent's name.
+    pub agent_name: String,
+    /// Tells agents of one name apart.
+    pub agent: AgentId,
+    /// The GPU's index, or the CPU slot's.
+    pub index: u32,
+    /// Which slot.
+    pub slot: Slot,
+}
+
+/// Every slot of an agent once, with its kind and GPU index.
+pub fn of_inventory(inventory: &Inventory) -> BTreeMap<Slot, (Kind, u32)> {
+    let gpus = inventory.gpus.iter().map(|gpu| (Slot::Gpu(gpu.uuid.clone()), (Kind::of(gpu), gpu.index)));
+    let cpus =
+        (0..inventory.cpu_slots.min(CPU_SLOTS_MAX)).map(|index| (Slot::Cpu(index), (Kind::Cpu, index)));
+    gpus.chain(cpus).collect()
+}
+
+/// The first free slot of an agent.
+pub(crate) fn first_of<'a>(free: &'a BTreeSet<Location>, agent: &AgentRecord) -> Option<&'a Location> {
+    let from = Location {
+        agent_name: agent.name.clone(),
+        agent: agent.id,
+        index: 0,
+        slot: Slot::Gpu(trainyard_types::GpuUuid(String::new())),
+    };
+    free.range(from..).next().filter(|location| location.agent == agent.id)
+}
+
+/// Slots of one kind.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// All, busy ones included.
+    pub total: usize,
+    /// How many of them each agent has.
+    pub agents: BTreeMap<AgentId, usize>,
+    /// Those without an attempt.
+    pub free: BTreeSet<Location>,
+}
+
+impl Offer {
+    /// All, busy ones included, and those that are free, but those of some agents.
+    pub(crate) fn without(&self, lacking: &BTreeSet<AgentId>) -> (usize, usize) {
+        if lacking.is_empty() {
+            return (self.total, self.free.len());
+        }
+        let lost: usize = lacking.iter().filter_map(|agent| self.agents.get(agent)).sum();
+        let free = self.free.iter().filter(|location| !lacking.contains(&location.agent)).count();
+        (self.total - lost, free)
+    }
+
+    /// Whether any is free but those of some agents.
+    pub(crate) fn has_free_beside(&self, lacking: &BTreeSet<AgentId>) -> bool {
+        self.free.iter().any(|location| !lacking.contains(&location.agent))
+    }
+
+    /// Whether only these agents have any.
+    pub(crate) fn is_only_of(&self, agents: impl Fn(AgentId) -> bool) -> bool {
+        self.agents.keys().all(|agent| agents(*agent))
+    }
+}
+
+/// The slots that attempts may be placed on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    kinds: BTreeMap<Kind, Offer>,
+}
+
+impl Slots {
+    /// Adds a slot.
+    pub(crate) fn offer(&mut self, kind: Kind, location: Location, free: bool) {
+        let offer = self.kinds.entry(kind).or_default();
+        offer.total += 1;
+        *offer.agents.entry(location.agent).or_default() += 1;
+        if free {
+            offer.free.insert(location);
+        }
+    }
+
+    /// Takes a slot out, free or not.
+    pub(crate) fn withdraw(&mut self, kind: &Kind, location: &Location) {
+        if let Some(offer) = self.kinds.get_mut(kind) {
+            offer.total -= 1;
+            if let Some(count) = offer.agents.get_mut(&location.agent) {
+                *count -= 1;
+                if *count == 0 {
+                    offer.agents.remove(&location.agent);
+                }
+            }
+            offer.free.remove(location);
+            if offer.total == 0 {
+                self.kinds.remove(kind);
+            }
+        }
+    }
+
+    /// An attempt begins on an offered slot.
+    pub(crate) fn take(&mut self, kind: &Kind, location: &Location) {
+        if let Some(offer) = self.kinds.get_mut(kind) {
+            offer.free.remove(location);
+        }
+    }
+
+    /// An attempt on an offered slot is over.
+    pub(crate) fn release(&mut self, kind: &Kind, location: Location) {
+        if let Some(offer) = self.kinds.get_mut(kind) {
+            offer.free.insert(location);
+        }
+    }
+
+    /// By kind, smaller GPUs first.
+    pub fn kinds(&self) -> &BTreeMap<Kind, Offer> {
+        &self.kinds
+    }
+}
+
+/// The place of `slot` on `agent`.
+pub(crate) fn location(agent: &AgentRecord, slot: Slot, index: u32) -> Location {
+    Location { agent_name: agent.name.clone(), agent: agent.id, index, slot }
+}

@@ -1,0 +1,164 @@
+//! What the scheduler learns from the jobs that it runs: how fast GPUs are, how large data sets are, and
+//! how often jobs stop before they said.
+//!
+//! Nobody is asked to guess a run time.
+
+mod cold_cache;
+mod datasets;
+mod datasheet;
+mod early_stop;
+mod rates;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use trainyard_types::TrainSpec;
+use trainyard_types::trainer::TrainerEvent;
+
+use crate::record::JobRecord;
+
+pub use self::cold_cache::{ColdCache, ColdRecord};
+pub use self::datasets::{DataRecord, DataSets};
+pub use self::early_stop::{EarlyStops, StopsRecord};
+pub use self::rates::{Rate, RateRecord, Rates, Workload};
+
+/// One thing that was learned, as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearnedRecord {
+    /// A GPU's speed.
+    Rate(RateRecord),
+    /// A data set's size.
+    Data(DataRecord),
+    /// When jobs stop.
+    Stops(StopsRecord),
+    /// What a cold cache costs.
+    Cold(ColdRecord),
+}
+
+impl LearnedRecord {
+    /// Under which name it is stored: what has the same name is replaced.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Rate(RateRecord { workload, device, .. }) => {
+                let Workload { model, imgsz, amp, gpus } = workload;
+                let precision = if *amp { "amp" } else { "full" };
+                format!("rate {model} {imgsz} {precision} {gpus} {device}")
+            }
+            Self::Data(data) => data_key(&data.path),
+            Self::Stops(_) => "stops".to_owned(),
+            Self::Cold(_) => "cold".to_owned(),
+        }
+    }
+}
+
+/// The name under which a data set's size is stored.
+pub(crate) fn data_key(path: &std::path::Path) -> String {
+    format!("data {}", path.display())
+}
+
+/// All that was learned.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Throughput {
+    /// Speeds by workload and kind of GPU.
+    pub rates: Rates,
+    /// How large data sets are.
+    pub datasets: DataSets,
+    /// When jobs stop, over all of them.
+    pub early_stops: EarlyStops,
+    /// What a cold cache costs, over all jobs.
+    pub cold_cache: ColdCache,
+}
+
+impl Throughput {
+    pub(crate) fn load(&mut self, records: Vec<LearnedRecord>) {
+        for record in records {
+            match record {
+                LearnedRecord::Rate(rate) => self.rates.load(rate),
+                LearnedRecord::Data(data) => self.datasets.load(data),
+                LearnedRecord::Stops(stops) => self.early_stops.load(&stops),
+                LearnedRecord::Cold(cold) => self.cold_cache.load(&cold),
+            }
+        }
+        self.rates.carry_over();
+    }
+
+    /// A trainer counted the images of a data set: what is to be stored, and the name of what is not.
+    pub(crate) fn count(
+        &mut self,
+        train: &TrainSpec,
+        images: (u64, u64),
+    ) -> Option<(LearnedRecord, Option<String>)> {
+        let (record, forgotten): (_, Option<PathBuf>) =
+            self.datasets.count(&train.data, images, train.fraction)?;
+        Some((LearnedRecord::Data(record), forgotten.map(|path| data_key(&path))))
+    }
+}
+
+/// What an event tells beside how far its job is.
+#[derive(Clone, Copy)]
+pub(crate) enum Told {
+    /// Images that it trains and validates with.
+    Images(u64, u64),
+    /// A speed, and of what.
+    Rate(f64, Pace),
+    /// The job's place changed.
+    Nothing,
+    /// Nothing at all.
+    Silence,
+}
+
+/// Which part of an attempt a speed is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// The first steps, which start everything up.
+    Steps,
+    /// Its first epoch, which fills caches.
+    FirstEpoch,
+    SecondEpoch,
+    LaterEpoch,
+}
+
+impl Pace {
+    /// How many values it counts as. A job's epochs are alike, so that a long job must not drown the others.
+    pub(crate) const fn counts(self) -> f64 {
+        match self {
+            Self::Steps => 0.05,
+            Self::FirstEpoch => 0.3,
+            Self::SecondEpoch => 1.0,
+            Self::LaterEpoch => 0.1,
+        }
+    }
+}
+
+impl Told {
+    /// `job` is as it was before.
+    pub(crate) fn of(event: &TrainerEvent, job: &JobRecord) -> Self {
+        match event {
+            TrainerEvent::Started(started) => Self::Images(started.train_images, started.val_images),
+            TrainerEvent::Epoch(epoch) => {
+                let setup = job.live_attempt().and_then(|attempt| attempt.setup.as_ref());
+                let pace = match epoch.epoch.saturating_sub(setup.map_or(0, |setup| setup.first_epoch)) {
+                    0 => Pace::FirstEpoch,
+                    1 => Pace::SecondEpoch,
+                    _ => Pace::LaterEpoch,
+                };
+                Self::Rate(epoch.images_per_second, pace)
+            }
+            TrainerEvent::Step(step) => {
+                let is_first = job.progress.as_ref().is_none_or(|progress| progress.images_per_second == 0.0);
+                if is_first { Self::Rate(step.images_per_second, Pace::Steps) } else { Self::Silence }
+            }
+            TrainerEvent::Finished(_) => Self::Nothing,
+            TrainerEvent::Checkpoint(_)
+            | TrainerEvent::Memory(_)
+            | TrainerEvent::Beat(_)
+            | TrainerEvent::Workers(_)
+            | TrainerEvent::BatchSize(_)
+            | TrainerEvent::Log(_)
+            | TrainerEvent::Failed(_) => Self::Silence,
+        }
+    }
+}

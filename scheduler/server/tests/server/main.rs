@@ -1,0 +1,17 @@
+//! The scheduler as its clients and agents see it, over a real Redis. One program, since each would link everything.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod agents;
+mod batches;
+mod durability;
+mod edge;
+mod fitness;
+mod fuzz;
+mod jobs;
+mod orders;
+mod process;
+mod replicas;
+mod sentinel;
+mod support;
+mod takeover;
