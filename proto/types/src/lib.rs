@@ -3,6 +3,7 @@
 //!
 //! Must not know: gRPC, Redis, tokio, libtorch. Everything here parses and prints, nothing acts.
 
+pub mod datasheet;
 pub mod environment;
 pub mod faults;
 pub mod fit;
