@@ -15,7 +15,7 @@ use crate::state::agent::Agent;
 use crate::state::agent_status::Advertised;
 use crate::state::expected_ends::Ends;
 use crate::state::index::Index;
-use crate::state::job_group::{Batch, BatchRecord};
+use crate::state::job_group::{JobGroup, JobGroupRecord};
 use crate::state::queue::Queue;
 use crate::state::quick_ends::QuickEnds;
 use crate::state::sight::{Seen, Sight};
@@ -33,8 +33,8 @@ pub struct Core {
     pub(crate) config: CoreConfig,
     pub(crate) jobs: BTreeMap<JobId, JobRecord>,
     pub(crate) agents: BTreeMap<AgentId, Agent>,
-    /// Batches that have jobs left.
-    pub(crate) batches: BTreeMap<BatchId, Batch>,
+    /// Job groups that have jobs left.
+    pub(crate) groups: BTreeMap<BatchId, JobGroup>,
     /// Who has used how much; what runs now is counted from the jobs.
     pub(crate) users: Users,
     /// Index: the job that a request id made, or the first of its batch.
@@ -124,7 +124,7 @@ impl Core {
                 core.requests.insert(request_id.clone(), job.id);
             }
             if let Some(place) = &job.batch {
-                core.adopt_batch(&place.batch);
+                core.adopt_group(&place.batch);
             }
             if job.state == JobState::Queued {
                 core.queue.insert(now, &job, &core.sight);
@@ -149,12 +149,12 @@ impl Core {
     }
 
     /// One more job of a batch is there.
-    fn adopt_batch(&mut self, record: &Arc<BatchRecord>) {
-        let batch = self.batches.entry(record.id).or_insert_with(|| {
+    fn adopt_group(&mut self, record: &Arc<JobGroupRecord>) {
+        let batch = self.groups.entry(record.id).or_insert_with(|| {
             if let Some(request_id) = &record.request_id {
                 self.requests.insert(request_id.clone(), record.id.job(0));
             }
-            Batch { record: Arc::clone(record), left: 0 }
+            JobGroup { record: Arc::clone(record), left: 0 }
         });
         batch.left += 1;
     }
@@ -202,7 +202,7 @@ impl Core {
             Event::Submit { request_id, job, user, spec } => {
                 self.on_submit(now, request_id, job, &user, spec, &mut out);
             }
-            Event::SubmitBatch { batch } => self.on_submit_batch(now, batch, &mut out),
+            Event::SubmitGroup { batch } => self.on_submit_group(now, batch, &mut out),
             Event::Cancel { job } => self.on_cancel(now, job, &mut out),
             Event::CancelMany { jobs } => self.on_cancel_many(now, &jobs, &mut out),
             Event::Retry { job } => self.on_retry(now, job, &mut out),

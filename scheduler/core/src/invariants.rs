@@ -175,7 +175,7 @@ fn check_batches(core: &Core) -> Result<(), Broken> {
     for place in core.jobs.values().filter_map(|job| job.batch.as_ref()) {
         *left.entry(place.batch.id).or_default() += 1;
     }
-    let known: BTreeMap<BatchId, u32> = core.batches.iter().map(|(&id, batch)| (id, batch.left)).collect();
+    let known: BTreeMap<BatchId, u32> = core.groups.iter().map(|(&id, batch)| (id, batch.left)).collect();
     let wrong = left.iter().find(|(id, left)| known.get(id) != Some(left)).map(|(&id, _)| id);
     match wrong.or_else(|| known.into_keys().find(|id| !left.contains_key(id))) {
         Some(batch) => Err(Broken::Batch(batch)),

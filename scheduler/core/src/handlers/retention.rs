@@ -75,15 +75,15 @@ impl Core {
         }
         let Some(place) = job.batch else { return out.write(Write::Forget { job: id, batch: None }) };
         let batch = place.batch;
-        let Some(kept) = self.batches.get_mut(&batch.id) else { return };
+        let Some(kept) = self.groups.get_mut(&batch.id) else { return };
         kept.left = kept.left.saturating_sub(1);
         out.write(Write::Forget { job: id, batch: Some(batch.id) });
         if kept.left == 0 {
-            self.batches.remove(&batch.id);
+            self.groups.remove(&batch.id);
             if let Some(request_id) = &batch.request_id {
                 self.requests.remove(request_id);
             }
-            out.write(Write::ForgetBatch(batch));
+            out.write(Write::ForgetJobGroup(batch));
         }
     }
 }

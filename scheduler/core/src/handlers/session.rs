@@ -15,7 +15,7 @@ use trainyard_types::{AgentId, AttemptId, EndReason, Ended, Session, Time};
 
 use crate::changes::Changes;
 use crate::engine::Core;
-use crate::event::{Condition, Hello};
+use crate::event::{AgentStatus, Hello};
 use crate::output::{Command, Write};
 use crate::record::AgentRecord;
 use crate::state::agent::{Agent, AgentState};
@@ -45,7 +45,7 @@ impl Core {
         agent.newest_session = session;
         self.advertised.note(id, &agent.condition, &condition);
         let before = std::mem::take(&mut agent.condition.fitness);
-        agent.condition = Condition::default();
+        agent.condition = AgentStatus::default();
         agent.note(condition);
         agent.told.clear();
         for (slot, until) in std::mem::take(&mut agent.cooldowns) {
@@ -105,7 +105,7 @@ impl Core {
         now: Time,
         id: AgentId,
         session: Session,
-        condition: Condition,
+        condition: AgentStatus,
         out: &mut Changes,
     ) {
         if !self.hear(now, id, session, out) {
@@ -203,7 +203,7 @@ impl Core {
         }
         let Some((_, id)) = self.lost.pop_first() else { return false };
         if let Some(agent) = self.agents.remove(&id) {
-            self.advertised.note(id, &agent.condition, &Condition::default());
+            self.advertised.note(id, &agent.condition, &AgentStatus::default());
             self.see(id, &agent.condition.fitness, out);
             self.fitness_changed = true;
             for (gpu, until) in agent.record.reserved {

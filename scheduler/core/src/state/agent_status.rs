@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use trainyard_types::{AgentId, FitRecord, ModelScale, TrainSpec};
 
-use crate::event::Condition;
+use crate::event::AgentStatus;
 
 /// Kinds of runs that are remembered: five models, image sizes and GPUs make some hundreds.
 const RUNS: usize = 16_384;
@@ -35,7 +35,7 @@ pub(crate) struct Advertised {
 
 impl Advertised {
     /// An agent has spoken; `before` is what it had said until then.
-    pub(crate) fn note(&mut self, agent: AgentId, before: &Condition, now: &Condition) {
+    pub(crate) fn note(&mut self, agent: AgentId, before: &AgentStatus, now: &AgentStatus) {
         for record in &now.fit_records {
             let run = Run::of(record);
             if self.needs.len() < RUNS || self.needs.contains_key(&run) {
@@ -88,7 +88,7 @@ impl Run {
     }
 }
 
-fn decoded(condition: &Condition) -> impl Iterator<Item = Decoded> {
+fn decoded(condition: &AgentStatus) -> impl Iterator<Item = Decoded> {
     condition.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz))
 }
 
@@ -106,9 +106,9 @@ mod tests {
     fn what_an_agent_holds_is_what_it_said_last() {
         let mut advertised = Advertised::default();
         let (first, second) = (AgentId(Uuid::from_u128(1)), AgentId(Uuid::from_u128(2)));
-        let holds = |data: &[&str]| Condition {
+        let holds = |data: &[&str]| AgentStatus {
             cached_data: data.iter().map(|&data| (data.to_owned(), 640)).collect(),
-            ..Condition::default()
+            ..AgentStatus::default()
         };
         let of = |advertised: &Advertised, data: &str, imgsz| -> Vec<AgentId> {
             advertised.holders(Path::new(data), imgsz).collect()
@@ -118,7 +118,7 @@ mod tests {
             holds(&["/data/cells.yaml"]),
             holds(&["/data/cars.yaml"]),
         );
-        let nothing = Condition::default();
+        let nothing = AgentStatus::default();
         advertised.note(first, &nothing, &both);
         advertised.note(second, &nothing, &cells);
         assert_eq!(of(&advertised, "/data/cells.yaml", 640), [first, second]);
