@@ -17,7 +17,7 @@ impl Core {
             return;
         }
         self.archive_paused_until = None;
-        let finished = &self.index.finished;
+        let finished = self.index.finished();
         let surplus = finished.len().saturating_sub(self.config.keep_finished);
         let due = finished
             .iter()
@@ -39,9 +39,9 @@ impl Core {
             return None;
         }
         let is_next = |(_, job): &&(Time, JobId)| !self.archiving.contains(job);
-        let &(ended, _) = self.index.finished.iter().find(is_next)?;
+        let &(ended, _) = self.index.finished().iter().find(is_next)?;
         let old = ended + self.config.keep_finished_for;
-        let surplus = self.index.finished.len() > self.config.keep_finished + self.archiving.len();
+        let surplus = self.index.finished().len() > self.config.keep_finished + self.archiving.len();
         let due = if surplus { Time(0) } else { old };
         Some(self.archive_paused_until.map_or(due, |until| due.max(until)))
     }
