@@ -137,7 +137,7 @@ impl Store {
                 }
                 Write::JobGroup(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
                 Write::Progress(pulse) => {
-                    self.jobs.get_mut(&pulse.job).unwrap().apply_progress(pulse.clone())
+                    self.jobs.get_mut(&pulse.job).unwrap().apply_progress(pulse.clone());
                 }
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent.clone());
