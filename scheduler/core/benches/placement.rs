@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trainyard_scheduler_core::{
-    BatchRecord, Content, Core, CoreConfig, Event, Hello, Output, Policy, Stored,
+    Content, Core, CoreConfig, Event, Hello, JobGroupRecord, Output, Policy, Stored,
 };
 use trainyard_types::{
     AgentId, AttemptId, BatchId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
@@ -155,7 +155,7 @@ fn batch(policy: Policy) {
     const COUNT: u64 = 100_000;
     let mut core = Core::new(CoreConfig { policy, lease: FOREVER, ..CoreConfig::default() });
     let specs: Vec<Arc<JobSpec>> = (0..COUNT).map(|number| Arc::new(spec(number, SINGLE))).collect();
-    let batch = BatchRecord {
+    let batch = JobGroupRecord {
         id: BatchId(Uuid::from_u128(1 << 96)),
         user: "ada".into(),
         request_id: None,
@@ -163,7 +163,7 @@ fn batch(policy: Policy) {
         created: NOW,
     };
     let start = Instant::now();
-    black_box(core.handle(NOW, Event::SubmitBatch { batch: Arc::new(batch) }));
+    black_box(core.handle(NOW, Event::SubmitGroup { batch: Arc::new(batch) }));
     let of = if policy == Policy::FinishTime { "finish_time_" } else { "" };
     println!("core_{of}batch_submissions {:.0} 1/s", per_second(COUNT, start.elapsed()));
 }

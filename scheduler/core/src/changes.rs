@@ -7,7 +7,7 @@ use trainyard_types::{AgentId, JobId, JobState, Time};
 
 use crate::output::{Accepted, Command, Output, Refusal, Write};
 use crate::record::{AgentRecord, EventBody, EventRecord, JobRecord};
-use crate::state::job_group::BatchRecord;
+use crate::state::job_group::JobGroupRecord;
 use crate::state::user::UserRecord;
 
 /// An [`Output`] in the making.
@@ -17,7 +17,7 @@ pub(crate) struct Changes {
     agents: BTreeSet<AgentId>,
     users: BTreeSet<Arc<str>>,
     /// Written before and after everything else, in order.
-    batches: Vec<Arc<BatchRecord>>,
+    groups: Vec<Arc<JobGroupRecord>>,
     writes: Vec<Write>,
     archive: Vec<JobId>,
     commands: Vec<Command>,
@@ -33,7 +33,7 @@ pub(crate) struct Changes {
 /// What is to be written of a job.
 #[derive(Debug, Default)]
 struct Touched {
-    /// Whether more changed than its pulse.
+    /// Whether more changed than its progress.
     whole: bool,
     events: Vec<EventRecord>,
 }
@@ -62,7 +62,7 @@ impl Changes {
     }
 
     /// Has what reports change of the job written at the end.
-    pub(crate) fn touch_pulse(&mut self, job: JobId) {
+    pub(crate) fn touch_progress(&mut self, job: JobId) {
         self.jobs.entry(job).or_default();
     }
 
@@ -71,9 +71,9 @@ impl Changes {
         self.users.insert(Arc::clone(name));
     }
 
-    /// Has a new batch written, before its jobs.
-    pub(crate) fn batch(&mut self, batch: Arc<BatchRecord>) {
-        self.batches.push(batch);
+    /// Has a new job group written, before its jobs.
+    pub(crate) fn group(&mut self, group: Arc<JobGroupRecord>) {
+        self.groups.push(group);
     }
 
     /// Has something forgotten, after all else is written.
@@ -137,7 +137,7 @@ impl Changes {
         agent: impl Fn(AgentId) -> Option<&'a AgentRecord>,
         user: impl Fn(&str) -> Option<&'a UserRecord>,
     ) -> Output {
-        let mut writes: Vec<Write> = self.batches.into_iter().map(Write::Batch).collect();
+        let mut writes: Vec<Write> = self.groups.into_iter().map(Write::JobGroup).collect();
         writes.extend(self.agents.into_iter().filter_map(agent).cloned().map(Write::Agent));
         writes.extend(self.users.iter().filter_map(|name| user(name)).cloned().map(Write::User));
         for (id, Touched { whole, events }) in self.jobs {
@@ -146,7 +146,7 @@ impl Changes {
                 job.revision += 1;
                 writes.push(Write::Job(Box::new(job.clone())));
             } else {
-                writes.extend(job.pulse().map(Write::Pulse));
+                writes.extend(job.progress_record().map(Write::Progress));
             }
             if !events.is_empty() {
                 writes.push(Write::JobEvents { job: id, events });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use trainyard_types::{AgentId, BatchId, GpuUuid, Inventory, JobId, JobState, Slot, Time};
+use trainyard_types::{AgentId, BatchId, GpuUuid, Inventory, JobId, JobState, Time};
 
 use crate::changes::Changes;
 use crate::config::CoreConfig;
@@ -12,10 +12,11 @@ use crate::output::Output;
 use crate::policy::{Change, PlacementPolicy};
 use crate::record::{AgentRecord, AttemptRecord, JobRecord};
 use crate::state::agent::Agent;
-use crate::state::agent_status::Advertised;
+use crate::state::agent_status::AgentStatuses;
+use crate::state::deadlines::Deadlines;
 use crate::state::expected_ends::Ends;
 use crate::state::index::Index;
-use crate::state::job_group::{Batch, BatchRecord};
+use crate::state::job_group::{JobGroup, JobGroupRecord};
 use crate::state::queue::Queue;
 use crate::state::quick_ends::QuickEnds;
 use crate::state::sight::{Seen, Sight};
@@ -33,8 +34,8 @@ pub struct Core {
     pub(crate) config: CoreConfig,
     pub(crate) jobs: BTreeMap<JobId, JobRecord>,
     pub(crate) agents: BTreeMap<AgentId, Agent>,
-    /// Batches that have jobs left.
-    pub(crate) batches: BTreeMap<BatchId, Batch>,
+    /// Job groups that have jobs left.
+    pub(crate) groups: BTreeMap<BatchId, JobGroup>,
     /// Who has used how much; what runs now is counted from the jobs.
     pub(crate) users: Users,
     /// Index: the job that a request id made, or the first of its batch.
@@ -51,24 +52,14 @@ pub struct Core {
     pub(crate) fitness_changed: bool,
     /// Index: slots of connected agents.
     pub(crate) slots: Slots,
-    /// Index: when the leases of agents end; lost agents have none.
-    pub(crate) leases: BTreeSet<(Time, AgentId)>,
-    /// Index: since when lost agents are lost.
-    pub(crate) lost: BTreeSet<(Time, AgentId)>,
-    /// Index: when cooldowns of slots end.
-    pub(crate) cooldowns: BTreeSet<(Time, AgentId, Slot)>,
-    /// Index: when slots on which jobs ended too soon are opened again.
-    pub(crate) shut: BTreeSet<(Time, AgentId, Slot)>,
+    /// Index: what is due when.
+    pub(crate) deadlines: Deadlines,
     /// Index: attempts that ended too soon.
     pub(crate) quick_ends: QuickEnds,
     /// Index: who offered a GPU first.
     pub(crate) owners: BTreeMap<GpuUuid, AgentId>,
     /// Index: agents with GPUs that another one offered first.
     pub(crate) doubled: BTreeSet<AgentId>,
-    /// Index: when reservations of GPUs end.
-    pub(crate) reservations: BTreeSet<(Time, AgentId, GpuUuid)>,
-    /// Index: when running jobs have used up their time.
-    pub(crate) time_limits: BTreeSet<(Time, JobId)>,
     /// Index: when running attempts are expected to end.
     pub(crate) ends: Ends,
     /// Counters of what has happened since the core was loaded.
@@ -76,7 +67,7 @@ pub struct Core {
     /// What was learned from jobs that ran.
     pub(crate) throughput: Throughput,
     /// What agents say they hold and need.
-    pub(crate) advertised: Advertised,
+    pub(crate) statuses: AgentStatuses,
     /// Who goes next, and where.
     pub(crate) policy: Box<dyn PlacementPolicy>,
     /// Jobs whose archives were asked for.
@@ -124,7 +115,7 @@ impl Core {
                 core.requests.insert(request_id.clone(), job.id);
             }
             if let Some(place) = &job.batch {
-                core.adopt_batch(&place.batch);
+                core.adopt_group(&place.batch);
             }
             if job.state == JobState::Queued {
                 core.queue.insert(now, &job, &core.sight);
@@ -136,7 +127,9 @@ impl Core {
                 }
                 core.adopt_attempt(now, &job, attempt);
             }
-            core.time_limits.extend(job.out_of_time_at().map(|time| (time, job.id)));
+            if let Some(time) = job.out_of_time_at() {
+                core.deadlines.time_limits.add(time, job.id);
+            }
             core.index.insert(&job);
             core.note_seen(&job);
             core.quick_ends.note(&job);
@@ -149,12 +142,12 @@ impl Core {
     }
 
     /// One more job of a batch is there.
-    fn adopt_batch(&mut self, record: &Arc<BatchRecord>) {
-        let batch = self.batches.entry(record.id).or_insert_with(|| {
+    fn adopt_group(&mut self, record: &Arc<JobGroupRecord>) {
+        let batch = self.groups.entry(record.id).or_insert_with(|| {
             if let Some(request_id) = &record.request_id {
                 self.requests.insert(request_id.clone(), record.id.job(0));
             }
-            Batch { record: Arc::clone(record), left: 0 }
+            JobGroup { record: Arc::clone(record), left: 0 }
         });
         batch.left += 1;
     }
@@ -162,11 +155,15 @@ impl Core {
     /// An agent that is known from before: its lease runs anew.
     fn adopt(&mut self, now: Time, record: AgentRecord) {
         let lease_until = now + self.config.lease;
-        self.leases.insert((lease_until, record.id));
-        let reserved = record.reserved.iter().map(|(gpu, &until)| (until, record.id, gpu.clone()));
-        self.reservations.extend(reserved);
-        let shut = record.shut.iter().filter_map(|(slot, shut)| Some((shut.until?, record.id, slot.clone())));
-        self.shut.extend(shut);
+        self.deadlines.leases.add(lease_until, record.id);
+        for (gpu, &until) in &record.reserved {
+            self.deadlines.reservations.add(until, (record.id, gpu.clone()));
+        }
+        for (slot, shut) in &record.shut {
+            if let Some(until) = shut.until {
+                self.deadlines.shut.add(until, (record.id, slot.clone()));
+            }
+        }
         self.agents.insert(record.id, Agent::known(record, lease_until));
     }
 
@@ -202,7 +199,7 @@ impl Core {
             Event::Submit { request_id, job, user, spec } => {
                 self.on_submit(now, request_id, job, &user, spec, &mut out);
             }
-            Event::SubmitBatch { batch } => self.on_submit_batch(now, batch, &mut out),
+            Event::SubmitGroup { batch } => self.on_submit_group(now, batch, &mut out),
             Event::Cancel { job } => self.on_cancel(now, job, &mut out),
             Event::CancelMany { jobs } => self.on_cancel_many(now, &jobs, &mut out),
             Event::Retry { job } => self.on_retry(now, job, &mut out),
@@ -251,22 +248,9 @@ impl Core {
 
     /// When [`Event::Tick`] is due; `None` when nothing waits for time to pass.
     pub fn next_deadline(&self) -> Option<Time> {
-        let lease = self.leases.first().map(|&(time, _)| time);
-        let cooldowns = self.cooldowns.first().map(|&(time, ..)| time);
-        let time_limit = self.time_limits.first().map(|&(time, _)| time);
-        let reservation = self.reservations.first().map(|&(time, ..)| time);
-        let shut = self.shut.first().map(|&(time, ..)| time);
-        let others = [
-            self.next_agent_forgotten(),
-            cooldowns,
-            reservation,
-            shut,
-            time_limit,
-            self.queue.next_due(),
-            self.next_archival(),
-            self.policy.wake_at(),
-        ];
-        [lease].into_iter().chain(others).flatten().min()
+        let others =
+            [self.next_agent_forgotten(), self.queue.next_due(), self.next_archival(), self.policy.wake_at()];
+        others.into_iter().chain([self.deadlines.next()]).flatten().min()
     }
 
     /// Debug builds check every state that they reach, as long as that is cheap.

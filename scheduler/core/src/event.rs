@@ -7,7 +7,7 @@ use trainyard_types::{
     AgentId, AttemptId, FitRecord, Fitness, GpuTelemetry, GpuUuid, Inventory, JobId, JobSpec, Report, Session,
 };
 
-use crate::state::job_group::BatchRecord;
+use crate::state::job_group::JobGroupRecord;
 
 /// One happening. Those of users are answered in [`crate::Output::reply`].
 #[derive(Debug, Clone, PartialEq)]
@@ -24,9 +24,9 @@ pub enum Event {
         spec: JobSpec,
     },
     /// A user submits many jobs, all or none; the driver has drawn the batch's id and the specs are valid.
-    SubmitBatch {
+    SubmitGroup {
         /// Its time is set by the core. As for single jobs, a repeat's id is not used.
-        batch: Arc<BatchRecord>,
+        batch: Arc<JobGroupRecord>,
     },
     /// A user ends many jobs; those that are not there or have ended are left out.
     CancelMany {
@@ -51,7 +51,7 @@ pub enum Event {
         agent: AgentId,
         session: Session,
         /// How it is now.
-        condition: Condition,
+        condition: AgentStatus,
     },
     /// A person takes an agent out of use.
     Drain {
@@ -112,7 +112,7 @@ pub struct Hello {
     /// Attempts that run, or that have reports which were not acknowledged yet.
     pub attempts: Vec<AttemptId>,
     /// How it is now.
-    pub condition: Condition,
+    pub condition: AgentStatus,
     /// Drawn at each start of its process; empty of agents that are too old to say.
     pub instance: String,
 }
@@ -127,7 +127,7 @@ impl Hello {
 
 /// How an agent is at the moment, by its own word. Lasts as long as its session.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Condition {
+pub struct AgentStatus {
     /// What its GPUs do.
     pub telemetry: Vec<GpuTelemetry>,
     /// Why it takes no job at all, for a person; empty when it does.

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, Fitness, JobId, JobState, Slot, Time};
+use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, Fitness, JobId, JobState, Slot};
 
 use crate::engine::Core;
 use crate::policy::Fault;
 use crate::record::{AttemptRecord, JobRecord};
+use crate::state::deadlines::Deadlines;
 use crate::state::index::Index;
 use crate::state::sight::Sight;
 use crate::state::slots::{self, Slots};
@@ -175,7 +176,7 @@ fn check_batches(core: &Core) -> Result<(), Broken> {
     for place in core.jobs.values().filter_map(|job| job.batch.as_ref()) {
         *left.entry(place.batch.id).or_default() += 1;
     }
-    let known: BTreeMap<BatchId, u32> = core.batches.iter().map(|(&id, batch)| (id, batch.left)).collect();
+    let known: BTreeMap<BatchId, u32> = core.groups.iter().map(|(&id, batch)| (id, batch.left)).collect();
     let wrong = left.iter().find(|(id, left)| known.get(id) != Some(left)).map(|(&id, _)| id);
     match wrong.or_else(|| known.into_keys().find(|id| !left.contains_key(id))) {
         Some(batch) => Err(Broken::Batch(batch)),
@@ -201,10 +202,12 @@ fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), 
     if let Some(stranger) = live.keys().find(|agent| !core.agents.contains_key(agent)) {
         return Err(Broken::Running(*stranger));
     }
-    let (mut offered, mut leases, mut cooldowns) = (Slots::default(), BTreeSet::new(), BTreeSet::new());
-    let (mut reservations, mut lost, mut shut) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let limit = |job: &JobRecord| job.out_of_time_at().map(|time| (time, job.id));
-    let time_limits: BTreeSet<(Time, JobId)> = core.jobs.values().filter_map(limit).collect();
+    let (mut offered, mut deadlines) = (Slots::default(), Deadlines::default());
+    for job in core.jobs.values() {
+        if let Some(time) = job.out_of_time_at() {
+            deadlines.time_limits.add(time, job.id);
+        }
+    }
     let mut sight = Sight::default();
     for (&id, agent) in &core.agents {
         sight.note(id, &Fitness::default(), &agent.condition.fitness);
@@ -218,15 +221,20 @@ fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), 
             let free = !agent.running.contains_key(&slot);
             offered.offer(kind, slots::location(&agent.record, slot, index), free);
         }
-        if agent.lease_until.is_none() {
-            lost.extend(agent.record.lost.map(|since| (since, id)));
+        match (agent.lease_until, agent.record.lost) {
+            (Some(until), _) => deadlines.leases.add(until, id),
+            (None, Some(since)) => deadlines.lost.add(since, id),
+            (None, None) => {}
         }
-        leases.extend(agent.lease_until.map(|until| (until, id)));
-        let reserved = agent.record.reserved.iter();
-        reservations.extend(reserved.map(|(gpu, &until)| (until, id, gpu.clone())));
-        let closed = agent.record.shut.iter();
-        shut.extend(closed.filter_map(|(slot, shut)| Some((shut.until?, id, slot.clone()))));
-        cooldowns.extend(agent.cooldowns.iter().map(|(slot, &until)| (until, id, slot.clone())));
+        for (gpu, &until) in &agent.record.reserved {
+            deadlines.reservations.add(until, (id, gpu.clone()));
+        }
+        for (slot, until) in agent.record.shut.iter().filter_map(|(slot, shut)| Some((slot, shut.until?))) {
+            deadlines.shut.add(until, (id, slot.clone()));
+        }
+        for (slot, &until) in &agent.cooldowns {
+            deadlines.cooldowns.add(until, (id, slot.clone()));
+        }
     }
     if offered != core.slots {
         return Err(Broken::SlotIndex);
@@ -234,18 +242,12 @@ fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), 
     if sight != core.sight || !core.queue.sees_as(&sight) {
         return Err(Broken::Sight);
     }
-    let agree = leases == core.leases
-        && lost == core.lost
-        && cooldowns == core.cooldowns
-        && shut == core.shut
-        && reservations == core.reservations
-        && time_limits == core.time_limits;
-    if agree { Ok(()) } else { Err(Broken::Deadlines) }
+    if deadlines == core.deadlines { Ok(()) } else { Err(Broken::Deadlines) }
 }
 
 #[cfg(test)]
 mod tests {
-    use trainyard_types::{Inventory, JobSpec, ModelScale, Resources, Session, TrainSpec};
+    use trainyard_types::{Inventory, JobSpec, ModelScale, Resources, Session, Time, TrainSpec};
     use uuid::Uuid;
 
     use super::*;
@@ -321,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_lease_without_deadline_is_found() {
-        assert_eq!(broken(|core| core.leases.clear()), Some(Broken::Deadlines));
+        assert_eq!(broken(|core| core.deadlines = Deadlines::default()), Some(Broken::Deadlines));
     }
 
     #[test]

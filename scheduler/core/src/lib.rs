@@ -22,18 +22,18 @@ pub mod throughput;
 
 pub use crate::config::{CoreConfig, UserLimits};
 pub use crate::engine::{Core, Stored};
-pub use crate::event::{Condition, Event, Hello};
+pub use crate::event::{AgentStatus, Event, Hello};
 pub use crate::explain::waiting::Waiting;
 pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
-    Progress, Pulse, Released, Setup, Shut, Standing, Submission,
+    JobStatusRecord, Progress, ProgressRecord, Released, Setup, Shut, Submission,
 };
 pub use crate::state::agent::{AgentState, AgentView};
 pub use crate::state::availability::Closed;
-pub use crate::state::job_group::{Axis, BatchRecord, Content, SWEEP_LABEL, StoredBatch, Sweep};
+pub use crate::state::job_group::{Axis, Content, JobGroupRecord, SWEEP_LABEL, StoredJobGroup, Sweep};
 pub use crate::state::tally::Tally;
 pub use crate::state::user::{STAKE, UserRecord};
 pub use crate::throughput::{DataRecord, LearnedRecord, Rate, Workload};

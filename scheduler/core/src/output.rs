@@ -7,8 +7,8 @@ use trainyard_types::{
     AgentId, Assignment, AttemptId, BatchId, EndReason, GpuUuid, JobId, JobState, Session,
 };
 
-use crate::record::{AgentRecord, EventRecord, JobRecord, Pulse};
-use crate::state::job_group::BatchRecord;
+use crate::record::{AgentRecord, EventRecord, JobRecord, ProgressRecord};
+use crate::state::job_group::JobGroupRecord;
 use crate::state::user::UserRecord;
 use crate::throughput::LearnedRecord;
 
@@ -30,12 +30,12 @@ pub struct Output {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     /// Many new jobs at once. None of them has a record of its own until it is written one.
-    Batch(Arc<BatchRecord>),
+    JobGroup(Arc<JobGroupRecord>),
     /// Replaces the job's record, whose stored revision is one lower (or that is not there, at revision 1).
     /// What was submitted does not change after that.
     Job(Box<JobRecord>),
     /// Replaces what most reports change of a job.
-    Pulse(Pulse),
+    Progress(ProgressRecord),
     /// Replaces the user's record.
     User(UserRecord),
     /// Removes a job and its events.
@@ -45,7 +45,7 @@ pub enum Write {
         batch: Option<BatchId>,
     },
     /// Removes a batch, all of whose jobs have been forgotten.
-    ForgetBatch(Arc<BatchRecord>),
+    ForgetJobGroup(Arc<JobGroupRecord>),
     /// Removes a user's record.
     ForgetUser(String),
     /// Replaces the agent's record.

@@ -10,7 +10,7 @@ use crate::config::UserLimits;
 use crate::engine::Core;
 use crate::record::JobRecord;
 use crate::state::agent::{Agent, AgentView};
-use crate::state::job_group::BatchRecord;
+use crate::state::job_group::JobGroupRecord;
 use crate::state::slots::Kind;
 use crate::state::tally::Tally;
 use crate::state::user::User;
@@ -58,24 +58,24 @@ impl Core {
     }
 
     /// A batch that has jobs left.
-    pub fn batch(&self, id: BatchId) -> Option<&Arc<BatchRecord>> {
-        self.batches.get(&id).map(|batch| &batch.record)
+    pub fn batch(&self, id: BatchId) -> Option<&Arc<JobGroupRecord>> {
+        self.groups.get(&id).map(|batch| &batch.record)
     }
 
     /// All batches that have jobs left, by id.
-    pub fn batches(&self) -> impl DoubleEndedIterator<Item = &Arc<BatchRecord>> {
-        self.batches.values().map(|batch| &batch.record)
+    pub fn batches(&self) -> impl DoubleEndedIterator<Item = &Arc<JobGroupRecord>> {
+        self.groups.values().map(|batch| &batch.record)
     }
 
     /// The batches whose id starts with `prefix`.
-    pub fn batches_with_prefix(&self, prefix: &str) -> impl Iterator<Item = &Arc<BatchRecord>> {
+    pub fn batches_with_prefix(&self, prefix: &str) -> impl Iterator<Item = &Arc<JobGroupRecord>> {
         let ids = ids_with_prefix(prefix).map(|ids| BatchId(ids.start().0)..=BatchId(ids.end().0));
-        let found = ids.map(|ids| self.batches.range(ids)).into_iter().flatten();
+        let found = ids.map(|ids| self.groups.range(ids)).into_iter().flatten();
         found.map(|(_, batch)| &batch.record)
     }
 
     /// How many of a batch's jobs are in each state; those that were forgotten are not counted.
-    pub fn batch_states(&self, batch: &BatchRecord) -> BTreeMap<JobState, u32> {
+    pub fn batch_states(&self, batch: &JobGroupRecord) -> BTreeMap<JobState, u32> {
         let mut states = BTreeMap::new();
         for job in batch.ids().filter_map(|id| self.jobs.get(&id)) {
             *states.entry(job.state).or_default() += 1;

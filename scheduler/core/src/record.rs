@@ -13,7 +13,7 @@ use trainyard_types::{
 };
 
 use crate::state::failures::FailureHistory;
-use crate::state::job_group::BatchPlace;
+use crate::state::job_group::JobGroupPlace;
 
 mod agent;
 
@@ -21,12 +21,12 @@ pub use self::agent::{AgentRecord, Drain, Shut};
 
 /// A job and all that has become of it.
 ///
-/// Stored in parts, so that what changes often is small: its [`Submission`] once, its [`Standing`] when
-/// its state changes, its [`Pulse`] with each report.
+/// Stored in parts, so that what changes often is small: its [`Submission`] once, its [`JobStatusRecord`] when
+/// its state changes, its [`ProgressRecord`] with each report.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
     pub id: JobId,
-    /// Grows by one with every write but that of a pulse; 0 for a job that is stored with its batch only.
+    /// Grows by one with every write but that of its progress; 0 for a job that is stored with its batch only.
     pub revision: u64,
     /// Who submitted it.
     pub user: Arc<str>,
@@ -35,7 +35,7 @@ pub struct JobRecord {
     /// As submitted. Of a sweep's job: the sweep's, without what the grid says ([`JobRecord::full_spec`]).
     pub spec: Arc<JobSpec>,
     /// The batch that it was submitted with.
-    pub batch: Option<BatchPlace>,
+    pub batch: Option<JobGroupPlace>,
     /// Its place in its life.
     pub state: JobState,
     /// One sentence for a person.
@@ -129,7 +129,7 @@ pub struct Submission<'a> {
 
 /// Where a job stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Standing<'a> {
+pub struct JobStatusRecord<'a> {
     pub id: JobId,
     /// See [`JobRecord`].
     pub revision: u64,
@@ -164,7 +164,7 @@ pub struct Standing<'a> {
 
 /// What most reports change of a job: how far its live attempt has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pulse {
+pub struct ProgressRecord {
     pub job: JobId,
     /// The live attempt's number.
     pub attempt: u32,
@@ -231,8 +231,8 @@ impl JobRecord {
     }
 
     /// What is stored with each change of state.
-    pub fn standing(&self) -> Standing<'_> {
-        Standing {
+    pub fn status_record(&self) -> JobStatusRecord<'_> {
+        JobStatusRecord {
             id: self.id,
             revision: self.revision,
             batch: self.batch.as_ref().map(|place| place.batch.id),
@@ -256,9 +256,9 @@ impl JobRecord {
     }
 
     /// What is stored with each report; `None` without a live attempt.
-    pub fn pulse(&self) -> Option<Pulse> {
+    pub fn progress_record(&self) -> Option<ProgressRecord> {
         let attempt = self.live_attempt()?;
-        Some(Pulse {
+        Some(ProgressRecord {
             job: self.id,
             attempt: attempt.id.number,
             last_sequence: attempt.last_sequence,
@@ -276,7 +276,7 @@ impl JobRecord {
 
     /// The job as it stood later.
     #[must_use]
-    pub fn at(self, standing: Standing<'_>) -> Self {
+    pub fn at(self, standing: JobStatusRecord<'_>) -> Self {
         Self {
             revision: standing.revision,
             state: standing.state,
@@ -299,13 +299,13 @@ impl JobRecord {
         }
     }
 
-    /// Takes in a pulse, unless it is of an attempt that has ended or older than what is known.
-    pub fn beat(&mut self, pulse: Pulse) {
+    /// Takes in how far the job has come, unless it is of an attempt that has ended or older than what is known.
+    pub fn apply_progress(&mut self, record: ProgressRecord) {
         let Some(attempt) = self.live_attempt_mut() else { return };
-        if attempt.id.number == pulse.attempt && attempt.last_sequence < pulse.last_sequence {
-            attempt.last_sequence = pulse.last_sequence;
-            self.last_cursor = self.last_cursor.max(pulse.last_cursor);
-            self.progress = pulse.progress;
+        if attempt.id.number == record.attempt && attempt.last_sequence < record.last_sequence {
+            attempt.last_sequence = record.last_sequence;
+            self.last_cursor = self.last_cursor.max(record.last_cursor);
+            self.progress = record.progress;
         }
     }
 }

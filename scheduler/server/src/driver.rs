@@ -386,7 +386,7 @@ impl Driver {
             term.meters.written(write, &term.core);
             match write {
                 Write::Job(record) => term.wake(record.id, Mark::of(record)),
-                Write::Pulse(pulse) => {
+                Write::Progress(pulse) => {
                     term.wake(pulse.job, Mark { last_cursor: pulse.last_cursor, is_final: false });
                 }
                 Write::JobEvents { job, events } => {
@@ -397,13 +397,13 @@ impl Driver {
                     term.watchers.remove(job);
                     self.blobs.remove_pieces_later(*job);
                 }
-                Write::Batch(_)
+                Write::JobGroup(_)
                 | Write::Agent(_)
                 | Write::ForgetAgent(_)
                 | Write::User(_)
                 | Write::Learned(_)
                 | Write::Unlearn(_)
-                | Write::ForgetBatch(_)
+                | Write::ForgetJobGroup(_)
                 | Write::ForgetUser(_) => {}
             }
         }

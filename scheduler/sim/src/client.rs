@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Axis, BatchRecord, Content, Event, Refusal, Subject, Sweep};
+use trainyard_scheduler_core::{Axis, Content, Event, JobGroupRecord, Refusal, Subject, Sweep};
 use trainyard_types::{
     BatchId, DeviceKind, JobId, JobSpec, ModelScale, Resources, Time, TrainPatch, TrainSpec,
 };
@@ -45,8 +45,8 @@ impl World {
             }
             Wish::Many(content) => {
                 let (id, content, created) = (BatchId(drawn), content.clone(), Time(0));
-                let batch = BatchRecord { id, user: user.into(), request_id, content, created };
-                Event::SubmitBatch { batch: Arc::new(batch) }
+                let batch = JobGroupRecord { id, user: user.into(), request_id, content, created };
+                Event::SubmitGroup { batch: Arc::new(batch) }
             }
         };
         // Some still ask a leader that was deposed.

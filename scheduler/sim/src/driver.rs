@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Accepted, BatchRecord, Command, Condition, Core, CoreConfig, Event, JobRecord, Output, Policy, Refusal,
-    Write, invariants,
+    Accepted, AgentStatus, Command, Core, CoreConfig, Event, JobGroupRecord, JobRecord, Output, Policy,
+    Refusal, Write, invariants,
 };
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
 use trainyard_types::{AgentId, AttemptId, EndReason, Fitness, JobId, JobState, ReportBody, Time};
@@ -182,10 +182,10 @@ impl World {
                 hello.attempts.clear();
             }
             (Event::Heartbeat { condition, .. }, Some(Mutant::IgnoresOwners)) => {
-                *condition = Condition::default();
+                *condition = AgentStatus::default();
             }
             (Event::AgentConnected { hello, .. }, Some(Mutant::IgnoresOwners)) => {
-                hello.condition = Condition::default();
+                hello.condition = AgentStatus::default();
             }
             (Event::Heartbeat { condition, .. }, Some(Mutant::IgnoresPaths)) => {
                 condition.fitness = Fitness::default();
@@ -231,7 +231,7 @@ impl World {
                     }
                 }
             }
-            Some(Mutant::LosesBatches) => writes.retain(|write| !matches!(write, Write::Batch(_))),
+            Some(Mutant::LosesBatches) => writes.retain(|write| !matches!(write, Write::JobGroup(_))),
             Some(Mutant::LosesEvents) => {
                 writes.retain(|write| !matches!(write, Write::JobEvents { .. }) || !rng.once_in(50));
             }
@@ -377,7 +377,7 @@ impl World {
             }
             if self.mutant == Some(Mutant::ForgetsBatchRequests) {
                 for place in stored.jobs.iter_mut().filter_map(|job| job.batch.as_mut()) {
-                    place.batch = BatchRecord { request_id: None, ..(*place.batch).clone() }.into();
+                    place.batch = JobGroupRecord { request_id: None, ..(*place.batch).clone() }.into();
                 }
             }
             let core = Core::load(self.believed_config(), self.clock(), stored);

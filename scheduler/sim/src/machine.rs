@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Condition, Hello};
+use trainyard_scheduler_core::{AgentStatus, Hello};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
     AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Fitness, Gpu, GpuTelemetry,
@@ -214,7 +214,7 @@ impl Machine {
     }
 
     /// What it says of itself.
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> AgentStatus {
         let reading = |gpu: &Gpu| {
             let cause = self.closed.get(&gpu.uuid).copied();
             let unavailable = cause.map(|cause| Unavailable { cause, message: "as modelled".into() });
@@ -223,7 +223,7 @@ impl Machine {
         let telemetry = self.inventory.gpus.iter().map(reading).collect();
         let unavailable = if self.full { "its disk is full".to_owned() } else { String::new() };
         let fitness = Fitness { missing_paths: self.missing.iter().cloned().collect(), ..Fitness::default() };
-        Condition { telemetry, unavailable, fitness, ..Condition::default() }
+        AgentStatus { telemetry, unavailable, fitness, ..AgentStatus::default() }
     }
 
     /// One of its GPUs.

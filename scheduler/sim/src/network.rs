@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Condition, Event, Hello};
+use trainyard_scheduler_core::{AgentStatus, Event, Hello};
 use trainyard_types::{Report, Session, Time};
 
 use crate::oracle::Violation;
@@ -32,7 +32,7 @@ impl Connection {
 #[derive(Debug)]
 pub(crate) enum Said {
     Hello(Hello),
-    Heartbeat(Condition),
+    Heartbeat(AgentStatus),
     Report(Report),
 }
 

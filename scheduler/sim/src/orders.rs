@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Command, Condition, Event};
+use trainyard_scheduler_core::{AgentStatus, Command, Event};
 use trainyard_types::{AgentId, GpuUuid, Session, Slot, Time};
 
 use crate::driver::lacks;
@@ -27,7 +27,7 @@ pub struct Said {
     /// Until when, by the scheduler's clock.
     reserved: BTreeMap<(AgentId, GpuUuid), Time>,
     /// By leader epoch: the newest session, and what it said against GPUs, or all of them.
-    closed: BTreeMap<(u64, AgentId), (Session, Condition)>,
+    closed: BTreeMap<(u64, AgentId), (Session, AgentStatus)>,
 }
 
 impl Said {
@@ -37,10 +37,10 @@ impl Said {
         leader_epoch: u64,
         agent: AgentId,
         session: Session,
-        condition: &Condition,
+        condition: &AgentStatus,
         is_first: bool,
     ) {
-        let known = self.closed.entry((leader_epoch, agent)).or_insert((session, Condition::default()));
+        let known = self.closed.entry((leader_epoch, agent)).or_insert((session, AgentStatus::default()));
         // Of an older session nobody takes note.
         if known.0 < session && is_first || known.0 == session {
             *known = (session, condition.clone());
@@ -69,7 +69,7 @@ impl Said {
                 .closed
                 .get(&(leader_epoch, *agent))
                 .cloned()
-                .unwrap_or((Session(0), Condition::default()));
+                .unwrap_or((Session(0), AgentStatus::default()));
             let says_no = match &assignment.slot {
                 Slot::Gpu(gpu) => {
                     let reserved = self.reserved.get(&(*agent, gpu.clone()));

@@ -33,7 +33,7 @@ impl Store {
     pub fn apply(&mut self, writes: Vec<Write>) -> Result<(), Violation> {
         for write in writes {
             match write {
-                Write::Batch(batch) => {
+                Write::JobGroup(batch) => {
                     for job in batch.jobs() {
                         if self.jobs.insert(job.id, job).is_some() {
                             return Err(Violation::Doubled(batch.id.to_string()));
@@ -41,16 +41,16 @@ impl Store {
                     }
                 }
                 Write::Job(job) => self.put(*job)?,
-                Write::Pulse(pulse) => {
+                Write::Progress(pulse) => {
                     if let Some(job) = self.jobs.get_mut(&pulse.job) {
-                        job.beat(pulse);
+                        job.apply_progress(pulse);
                     }
                 }
                 Write::User(user) => {
                     self.users.insert(user.name.clone(), user);
                 }
                 Write::Forget { job, .. } => self.forget(job)?,
-                Write::ForgetBatch(batch) => {
+                Write::ForgetJobGroup(batch) => {
                     if let Some(left) = batch.ids().find(|job| self.jobs.contains_key(job)) {
                         return Err(Violation::ForgottenTooEarly(left));
                     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Command, Condition, Core, CoreConfig, Event, Hello, Policy};
+use trainyard_scheduler_core::{AgentStatus, Command, Core, CoreConfig, Event, Hello, Policy};
 use trainyard_types::trainer::{Epoch, Started, Step, TrainerEvent};
 use trainyard_types::{
     AgentId, Assignment, AttemptId, EndReason, Ended, Fitness, Gpu, GpuUuid, Inventory, JobId, JobSpec,
@@ -160,7 +160,7 @@ impl Lab {
     fn beat(&mut self, number: u64) {
         let missing_paths = if number == 0 { self.missing.iter().cloned().collect() } else { Vec::new() };
         let fitness = Fitness { missing_paths, ..Fitness::default() };
-        let condition = Condition { fitness, ..Condition::default() };
+        let condition = AgentStatus { fitness, ..AgentStatus::default() };
         self.handle(Event::Heartbeat { agent: id(number), session: Session(number + 1), condition });
     }
 

@@ -43,9 +43,9 @@ impl Core {
         if let Some(agent) = self.agents.get_mut(&id) {
             for slot in suspect_slots {
                 if let Some(before) = agent.cooldowns.insert(slot.clone(), until) {
-                    self.cooldowns.remove(&(before, id, slot.clone()));
+                    self.deadlines.cooldowns.remove(before, (id, slot.clone()));
                 }
-                self.cooldowns.insert((until, id, slot));
+                self.deadlines.cooldowns.add(until, (id, slot));
             }
         }
         self.offer_slots(id, out);
@@ -60,7 +60,7 @@ impl Core {
         if let Some(agent) = self.agents.get_mut(&id) {
             for slot in slots {
                 if let Some(until) = agent.cooldowns.remove(slot) {
-                    self.cooldowns.remove(&(until, id, slot.clone()));
+                    self.deadlines.cooldowns.remove(until, (id, slot.clone()));
                 }
             }
         }
@@ -69,10 +69,7 @@ impl Core {
 
     /// Tries the next slot again whose cooldown is over; `false` when there is none.
     pub(crate) fn end_due_cooldown(&mut self, now: Time, out: &mut Changes) -> bool {
-        let Some((time, agent, slot)) = self.cooldowns.first().cloned() else { return false };
-        if time > now {
-            return false;
-        }
+        let Some((agent, slot)) = self.deadlines.cooldowns.due(now) else { return false };
         self.end_cooldown(agent, &[slot], out);
         true
     }

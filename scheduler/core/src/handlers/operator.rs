@@ -65,9 +65,9 @@ impl Core {
         if let Some(agent) = self.agents.get_mut(&id) {
             for gpu in gpus {
                 if let Some(before) = agent.record.reserved.insert(gpu.clone(), until) {
-                    self.reservations.remove(&(before, id, gpu.clone()));
+                    self.deadlines.reservations.remove(before, (id, gpu.clone()));
                 }
-                self.reservations.insert((until, id, gpu));
+                self.deadlines.reservations.add(until, (id, gpu));
             }
         }
         self.offer_slots(id, out);
@@ -92,7 +92,7 @@ impl Core {
         if let Some(agent) = self.agents.get_mut(&id) {
             for gpu in gpus {
                 if let Some(until) = agent.record.reserved.remove(gpu) {
-                    self.reservations.remove(&(until, id, gpu.clone()));
+                    self.deadlines.reservations.remove(until, (id, gpu.clone()));
                 }
             }
         }
@@ -102,10 +102,7 @@ impl Core {
 
     /// Ends the next reservation whose time is over; `false` when there is none.
     pub(crate) fn end_reservation(&mut self, now: Time, out: &mut Changes) -> bool {
-        let Some((time, agent, gpu)) = self.reservations.first().cloned() else { return false };
-        if time > now {
-            return false;
-        }
+        let Some((agent, gpu)) = self.deadlines.reservations.due(now) else { return false };
         self.end_reservations(agent, &[gpu], out);
         true
     }

@@ -27,7 +27,7 @@ impl Core {
             slots: &self.slots,
             sight: &self.sight,
             seen: &self.seen,
-            advertised: &self.advertised,
+            statuses: &self.statuses,
             throughput: &self.throughput,
         }
     }
@@ -43,7 +43,7 @@ impl Core {
             slots: &self.slots,
             sight: &self.sight,
             seen: &self.seen,
-            advertised: &self.advertised,
+            statuses: &self.statuses,
             throughput: &self.throughput,
         };
         (&mut *self.policy, view)

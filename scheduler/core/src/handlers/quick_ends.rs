@@ -139,7 +139,7 @@ impl Core {
     fn of_late(&self, now: Time) -> impl Iterator<Item = (&JobRecord, &AttemptRecord)> {
         let running =
             self.agents.values().flat_map(|agent| agent.running.values()).map(|attempt| attempt.job);
-        let ended = self.index.finished.iter().rev().take(ASKED);
+        let ended = self.index.finished().iter().rev().take(ASKED);
         let ended = ended.take_while(move |(time, _)| now.since(*time) < WINDOW).map(|&(_, job)| job);
         let jobs = running.chain(ended).filter_map(|job| self.jobs.get(&job));
         jobs.filter_map(|job| Some((job, job.attempts.last()?)))
@@ -172,9 +172,9 @@ impl Core {
             let until = now + span;
             let shut = Shut { until: Some(until), times: times + 1, since: now, why: why.clone() };
             if let Some(Shut { until: Some(before), .. }) = agent.record.shut.insert(slot.clone(), shut) {
-                self.shut.remove(&(before, id, slot.clone()));
+                self.deadlines.shut.remove(before, (id, slot.clone()));
             }
-            self.shut.insert((until, id, slot));
+            self.deadlines.shut.add(until, (id, slot));
             self.tally.shut += 1;
         }
         out.touch_agent(id);
@@ -215,7 +215,7 @@ impl Core {
             for slot in slots {
                 let Some(mut shut) = agent.record.shut.remove(slot) else { continue };
                 if let Some(until) = shut.until.take() {
-                    self.shut.remove(&(until, id, slot.clone()));
+                    self.deadlines.shut.remove(until, (id, slot.clone()));
                 }
                 if let Some((since, is_cleared)) = probation {
                     shut.since = since;
@@ -230,17 +230,14 @@ impl Core {
 
     /// Opens the next slot whose time is over; `false` when there is none.
     pub(crate) fn open_due(&mut self, now: Time, out: &mut Changes) -> bool {
-        let Some((time, id, slot)) = self.shut.first().cloned() else { return false };
-        if time > now {
-            return false;
-        }
+        let Some((id, slot)) = self.deadlines.shut.due(now) else { return false };
         self.open(id, &[slot], Some((now, false)), out);
         true
     }
 
     /// Slots that are closed because of quick ends.
     pub fn shut_slots(&self) -> usize {
-        self.shut.len()
+        self.deadlines.shut.len()
     }
 }
 

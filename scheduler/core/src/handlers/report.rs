@@ -17,7 +17,7 @@ use crate::state::sight::JobPaths;
 use crate::throughput::Told;
 
 /// What a report is, seen from the attempt that it is about.
-enum Standing {
+enum ReportOrder {
     /// The next one of a live attempt.
     Next,
     /// Taken in before.
@@ -45,32 +45,34 @@ impl Core {
             return; // An old connection: the agent says it again by the new one.
         }
         let attempt = report.attempt;
-        match self.standing(agent, &report) {
-            Standing::Next => {
+        match self.order_of(agent, &report) {
+            ReportOrder::Next => {
                 let sequence = report.sequence;
                 self.take_in(now, report, out);
                 out.command(Command::Ack { agent, session, attempt, sequence });
             }
-            Standing::Repeat { last_sequence } => {
+            ReportOrder::Repeat { last_sequence } => {
                 out.command(Command::Ack { agent, session, attempt, sequence: last_sequence });
             }
-            Standing::Gap => self.tally.gaps += 1,
-            Standing::Stale => out.command(Command::Revoke { agent, session, attempt }),
+            ReportOrder::Gap => self.tally.gaps += 1,
+            ReportOrder::Stale => out.command(Command::Revoke { agent, session, attempt }),
         }
     }
 
-    fn standing(&self, agent: AgentId, report: &Report) -> Standing {
+    fn order_of(&self, agent: AgentId, report: &Report) -> ReportOrder {
         let index = usize::try_from(report.attempt.number).ok().and_then(|number| number.checked_sub(1));
         let job = self.jobs.get(&report.attempt.job);
         let attempt = job.zip(index).and_then(|(job, index)| job.attempts.get(index));
-        let Some(attempt) = attempt.filter(|attempt| attempt.agent == agent) else { return Standing::Stale };
+        let Some(attempt) = attempt.filter(|attempt| attempt.agent == agent) else {
+            return ReportOrder::Stale;
+        };
         if report.sequence <= attempt.last_sequence {
-            return Standing::Repeat { last_sequence: attempt.last_sequence };
+            return ReportOrder::Repeat { last_sequence: attempt.last_sequence };
         }
         match &attempt.ended {
-            Some(_) => Standing::Stale,
-            None if report.sequence == attempt.last_sequence + 1 => Standing::Next,
-            None => Standing::Gap,
+            Some(_) => ReportOrder::Stale,
+            None if report.sequence == attempt.last_sequence + 1 => ReportOrder::Next,
+            None => ReportOrder::Gap,
         }
     }
 
@@ -85,7 +87,7 @@ impl Core {
         // Clocks differ: nothing happens before its attempt was placed, or in the future.
         let time = self.agents.get(&agent).map_or(time, |agent| agent.clock.corrected(time));
         let time = time.max(placed).min(now.max(placed));
-        out.touch_pulse(id.job);
+        out.touch_progress(id.job);
         match body {
             ReportBody::Trainer(event) => {
                 let told = Told::of(&event, job);

@@ -17,7 +17,7 @@ impl Core {
             return;
         }
         self.archive_paused_until = None;
-        let finished = &self.index.finished;
+        let finished = self.index.finished();
         let surplus = finished.len().saturating_sub(self.config.keep_finished);
         let due = finished
             .iter()
@@ -39,9 +39,9 @@ impl Core {
             return None;
         }
         let is_next = |(_, job): &&(Time, JobId)| !self.archiving.contains(job);
-        let &(ended, _) = self.index.finished.iter().find(is_next)?;
+        let &(ended, _) = self.index.finished().iter().find(is_next)?;
         let old = ended + self.config.keep_finished_for;
-        let surplus = self.index.finished.len() > self.config.keep_finished + self.archiving.len();
+        let surplus = self.index.finished().len() > self.config.keep_finished + self.archiving.len();
         let due = if surplus { Time(0) } else { old };
         Some(self.archive_paused_until.map_or(due, |until| due.max(until)))
     }
@@ -75,15 +75,15 @@ impl Core {
         }
         let Some(place) = job.batch else { return out.write(Write::Forget { job: id, batch: None }) };
         let batch = place.batch;
-        let Some(kept) = self.batches.get_mut(&batch.id) else { return };
+        let Some(kept) = self.groups.get_mut(&batch.id) else { return };
         kept.left = kept.left.saturating_sub(1);
         out.write(Write::Forget { job: id, batch: Some(batch.id) });
         if kept.left == 0 {
-            self.batches.remove(&batch.id);
+            self.groups.remove(&batch.id);
             if let Some(request_id) = &batch.request_id {
                 self.requests.remove(request_id);
             }
-            out.write(Write::ForgetBatch(batch));
+            out.write(Write::ForgetJobGroup(batch));
         }
     }
 }

@@ -15,7 +15,7 @@ use trainyard_types::{AgentId, AttemptId, EndReason, Ended, Session, Time};
 
 use crate::changes::Changes;
 use crate::engine::Core;
-use crate::event::{Condition, Hello};
+use crate::event::{AgentStatus, Hello};
 use crate::output::{Command, Write};
 use crate::record::AgentRecord;
 use crate::state::agent::{Agent, AgentState};
@@ -43,13 +43,13 @@ impl Core {
         agent.clock.note(now, condition.fitness.clock);
         agent.session = Some(session);
         agent.newest_session = session;
-        self.advertised.note(id, &agent.condition, &condition);
+        self.statuses.note(id, &agent.condition, &condition);
         let before = std::mem::take(&mut agent.condition.fitness);
-        agent.condition = Condition::default();
+        agent.condition = AgentStatus::default();
         agent.note(condition);
         agent.told.clear();
         for (slot, until) in std::mem::take(&mut agent.cooldowns) {
-            self.cooldowns.remove(&(until, id, slot));
+            self.deadlines.cooldowns.remove(until, (id, slot));
         }
         let held_now: BTreeSet<AttemptId> = held.iter().copied().collect();
         let forgotten: Vec<AttemptId> = agent.live().filter(|attempt| !held_now.contains(attempt)).collect();
@@ -105,7 +105,7 @@ impl Core {
         now: Time,
         id: AgentId,
         session: Session,
-        condition: Condition,
+        condition: AgentStatus,
         out: &mut Changes,
     ) {
         if !self.hear(now, id, session, out) {
@@ -118,7 +118,7 @@ impl Core {
         }
         let mut mended = self.agents.get(&id).map(Agent::cooling_and_closed).unwrap_or_default();
         if let Some(agent) = self.agents.get_mut(&id) {
-            self.advertised.note(id, &agent.condition, &condition);
+            self.statuses.note(id, &agent.condition, &condition);
             agent.clock.note(now, condition.fitness.clock);
             let before = std::mem::take(&mut agent.condition.fitness);
             agent.note(condition);
@@ -155,17 +155,17 @@ impl Core {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         agent.last_seen = now;
         if let Some(lost) = agent.record.lost.take() {
-            self.lost.remove(&(lost, id));
+            self.deadlines.lost.remove(lost, id);
         }
         if let Some(old) = agent.lease_until.replace(until) {
-            self.leases.remove(&(old, id));
+            self.deadlines.leases.remove(old, id);
         }
-        self.leases.insert((until, id));
+        self.deadlines.leases.add(until, id);
     }
 
     /// The agent was silent for longer than its lease: what it ran is tried elsewhere.
     pub(crate) fn on_lease_over(&mut self, now: Time, id: AgentId, out: &mut Changes) {
-        self.leases.pop_first();
+        self.deadlines.leases.pop();
         self.withdraw_slots(id);
         let Some(agent) = self.agents.get_mut(&id) else { return };
         agent.lease_until = None;
@@ -174,7 +174,9 @@ impl Core {
             agent.record.lost = Some(now);
             out.touch_agent(id);
         }
-        self.lost.extend(agent.record.lost.map(|lost| (lost, id)));
+        if let Some(lost) = agent.record.lost {
+            self.deadlines.lost.add(lost, id);
+        }
         let agent = self.give_gpus_up(id, out);
         let Some(agent) = agent else { return };
         let session = agent.session;
@@ -192,7 +194,7 @@ impl Core {
 
     /// When the next lost agent is forgotten.
     pub(crate) fn next_agent_forgotten(&self) -> Option<Time> {
-        self.lost.first().map(|&(lost, _)| lost + self.config.keep_agents_for)
+        self.deadlines.lost.next().map(|lost| lost + self.config.keep_agents_for)
     }
 
     /// Forgets the agent that has been lost for longest, if that is long enough; `false` when there is none.
@@ -201,20 +203,20 @@ impl Core {
         if self.next_agent_forgotten().is_none_or(|time| time > now) {
             return false;
         }
-        let Some((_, id)) = self.lost.pop_first() else { return false };
+        let Some(id) = self.deadlines.lost.pop() else { return false };
         if let Some(agent) = self.agents.remove(&id) {
-            self.advertised.note(id, &agent.condition, &Condition::default());
+            self.statuses.note(id, &agent.condition, &AgentStatus::default());
             self.see(id, &agent.condition.fitness, out);
             self.fitness_changed = true;
             for (gpu, until) in agent.record.reserved {
-                self.reservations.remove(&(until, id, gpu));
+                self.deadlines.reservations.remove(until, (id, gpu));
             }
             for (slot, until) in agent.cooldowns {
-                self.cooldowns.remove(&(until, id, slot));
+                self.deadlines.cooldowns.remove(until, (id, slot));
             }
             for (slot, shut) in agent.record.shut {
                 if let Some(until) = shut.until {
-                    self.shut.remove(&(until, id, slot));
+                    self.deadlines.shut.remove(until, (id, slot));
                 }
             }
             self.doubled.remove(&id);

@@ -11,7 +11,7 @@ use crate::engine::Core;
 use crate::output::{Accepted, Command, Refusal};
 use crate::record::{EventBody, JobRecord};
 use crate::state::failures::FailureHistory;
-use crate::state::job_group::{Batch, BatchRecord};
+use crate::state::job_group::{JobGroup, JobGroupRecord};
 
 impl Core {
     /// A user submits a job, or repeats an earlier request.
@@ -130,7 +130,7 @@ impl Core {
     }
 
     /// A user submits many jobs: all of them, or none. It may be a repetition.
-    pub(crate) fn on_submit_batch(&mut self, now: Time, batch: Arc<BatchRecord>, out: &mut Changes) {
+    pub(crate) fn on_submit_group(&mut self, now: Time, batch: Arc<JobGroupRecord>, out: &mut Changes) {
         if let Some(request_id) = &batch.request_id
             && let Some(&first) = self.requests.get(request_id)
         {
@@ -146,9 +146,9 @@ impl Core {
             return out.reply(Err(refusal));
         }
         let user = self.users.name(&batch.user);
-        let batch = Arc::new(BatchRecord { user, created: now, ..Arc::unwrap_or_clone(batch) });
+        let batch = Arc::new(JobGroupRecord { user, created: now, ..Arc::unwrap_or_clone(batch) });
         let first = batch.id.job(0);
-        assert!(!self.batches.contains_key(&batch.id), "the driver drew the id of a batch that exists");
+        assert!(!self.groups.contains_key(&batch.id), "the driver drew the id of a batch that exists");
         if let Some(request_id) = &batch.request_id {
             self.requests.insert(request_id.clone(), first);
         }
@@ -157,8 +157,8 @@ impl Core {
             self.index.insert(&job);
             self.jobs.insert(job.id, job);
         }
-        out.batch(Arc::clone(&batch));
-        self.batches.insert(batch.id, Batch { left: batch.len(), record: batch });
+        out.group(Arc::clone(&batch));
+        self.groups.insert(batch.id, JobGroup { left: batch.len(), record: batch });
         out.replan = true;
         out.reply(Ok(Accepted::job(first, false)));
     }

@@ -14,9 +14,7 @@ use crate::spans::in_words;
 
 impl Core {
     pub(crate) fn on_tick(&mut self, now: Time, out: &mut Changes) {
-        while let Some(&(time, agent)) = self.leases.first()
-            && time <= now
-        {
+        while let Some(agent) = self.deadlines.leases.due(now) {
             self.on_lease_over(now, agent, out);
         }
         while self.forget_agent(now, out) {}
@@ -39,19 +37,18 @@ impl Core {
         let after = self.jobs.get(&id).and_then(JobRecord::out_of_time_at);
         if before != after {
             if let Some(before) = before {
-                self.time_limits.remove(&(before, id));
+                self.deadlines.time_limits.remove(before, id);
             }
-            self.time_limits.extend(after.map(|after| (after, id)));
+            if let Some(after) = after {
+                self.deadlines.time_limits.add(after, id);
+            }
         }
     }
 
     /// Stops the next job whose time is over; `false` when there is none.
     pub(crate) fn stop_out_of_time(&mut self, now: Time, out: &mut Changes) -> bool {
-        let Some(&(time, id)) = self.time_limits.first() else { return false };
-        if time > now {
-            return false;
-        }
-        self.time_limits.pop_first();
+        let Some(id) = self.deadlines.time_limits.due(now) else { return false };
+        self.deadlines.time_limits.pop();
         let Some(job) = self.jobs.get_mut(&id) else { return true };
         job.out_of_time = true;
         let limit = job.spec.time_limit.unwrap_or_default();

@@ -13,7 +13,7 @@ use super::{Change, ClusterView, Placement, PlacementPolicy};
 use crate::config::CoreConfig;
 use crate::record::{AgentRecord, AttemptRecord, JobRecord};
 use crate::state::agent::Agent;
-use crate::state::agent_status::Advertised;
+use crate::state::agent_status::AgentStatuses;
 use crate::state::queue::Queue;
 use crate::state::sight::{Seen, Sight};
 use crate::state::slots::{self, Slots};
@@ -31,7 +31,7 @@ pub(super) struct Cluster {
     slots: Slots,
     sight: Sight,
     seen: Seen,
-    advertised: Advertised,
+    statuses: AgentStatuses,
     throughput: Throughput,
 }
 
@@ -51,7 +51,7 @@ impl Cluster {
             slots: &self.slots,
             sight: &self.sight,
             seen: &self.seen,
-            advertised: &self.advertised,
+            statuses: &self.statuses,
             throughput: &self.throughput,
         }
     }

@@ -9,7 +9,7 @@ use trainyard_types::{AgentId, JobId, JobState};
 use crate::config::{CoreConfig, UserLimits};
 use crate::record::{AttemptRecord, JobRecord};
 use crate::state::agent::Agent;
-use crate::state::agent_status::Advertised;
+use crate::state::agent_status::AgentStatuses;
 use crate::state::queue::{Queue, Request};
 use crate::state::sight::{JobPaths, Seen, Sight};
 use crate::state::slots::{self, Kind, Slots};
@@ -33,7 +33,7 @@ pub(crate) struct ClusterView<'a> {
     /// Where data sets could be read.
     pub(crate) seen: &'a Seen,
     /// What agents say they hold and need.
-    pub(crate) advertised: &'a Advertised,
+    pub(crate) statuses: &'a AgentStatuses,
     /// What was learned from jobs that ran.
     pub(crate) throughput: &'a Throughput,
 }
@@ -80,7 +80,7 @@ impl<'a> ClusterView<'a> {
             return true;
         }
         let train = &job.full_spec().train;
-        self.advertised.holders(&train.data, train.imgsz).any(|holder| holder == agent)
+        self.statuses.holders(&train.data, train.imgsz).any(|holder| holder == agent)
     }
 
     /// The kind and index of a live attempt's slot, if its agent lists it.

@@ -6,7 +6,7 @@ use trainyard_types::{
     AgentId, AttemptId, EndReason, FitRecord, GpuTelemetry, GpuUuid, JobId, Session, Slot, Time,
 };
 
-use crate::event::Condition;
+use crate::event::AgentStatus;
 use crate::record::{AgentRecord, AttemptRecord};
 use crate::retry;
 use crate::state::agent_clock::Clock;
@@ -28,7 +28,7 @@ pub(crate) struct Agent {
     pub(crate) lease_until: Option<Time>,
     pub(crate) last_seen: Time,
     /// As of its newest word; of an earlier session while it has none.
-    pub(crate) condition: Condition,
+    pub(crate) condition: AgentStatus,
     /// The live attempts.
     pub(crate) running: BTreeMap<Slot, AttemptId>,
     /// Get no new attempts until then, or until the next session: their GPU failed, or the agent hands
@@ -73,7 +73,7 @@ pub struct AgentView<'a> {
     /// When it was last heard of; after a restart of the scheduler, when it last connected.
     pub last_seen: Time,
     /// How it is, by its own word; as of its newest heartbeat.
-    pub condition: &'a Condition,
+    pub condition: &'a AgentStatus,
     /// What runs where. Slots of the inventory that are not listed are free.
     pub running: &'a BTreeMap<Slot, AttemptId>,
     agent: &'a Agent,
@@ -146,7 +146,7 @@ impl Agent {
             session: None,
             newest_session: Session(0),
             lease_until: Some(lease_until),
-            condition: Condition::default(),
+            condition: AgentStatus::default(),
             running: BTreeMap::new(),
             handing_in: BTreeSet::new(),
             said_of: BTreeMap::new(),
@@ -207,7 +207,7 @@ impl Agent {
     }
 
     /// Takes in what the agent says of itself now.
-    pub(crate) fn note(&mut self, mut condition: Condition) {
+    pub(crate) fn note(&mut self, mut condition: AgentStatus) {
         condition.telemetry.sort_by(|one, other| one.uuid.cmp(&other.uuid));
         if !condition.fit_records.is_empty() {
             let known = std::mem::take(&mut self.condition.fit_records).into_iter();
@@ -223,12 +223,12 @@ impl Agent {
     }
 
     /// Whether that would change what the agent offers.
-    pub(crate) fn moves_slots(&self, condition: &Condition) -> bool {
-        fn closed(condition: &Condition) -> BTreeSet<&trainyard_types::GpuUuid> {
+    pub(crate) fn moves_slots(&self, condition: &AgentStatus) -> bool {
+        fn closed(condition: &AgentStatus) -> BTreeSet<&trainyard_types::GpuUuid> {
             let readings = condition.telemetry.iter().filter(|reading| reading.unavailable.is_some());
             readings.map(|reading| &reading.uuid).collect()
         }
-        let cpus = |condition: &Condition| condition.fitness.cpu_unavailable.is_some();
+        let cpus = |condition: &AgentStatus| condition.fitness.cpu_unavailable.is_some();
         self.condition.unavailable.is_empty() != condition.unavailable.is_empty()
             || cpus(&self.condition) != cpus(condition)
             || closed(&self.condition) != closed(condition)

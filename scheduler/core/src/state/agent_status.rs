@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use trainyard_types::{AgentId, FitRecord, ModelScale, TrainSpec};
 
-use crate::event::Condition;
+use crate::event::AgentStatus;
 
 /// Kinds of runs that are remembered: five models, image sizes and GPUs make some hundreds.
 const RUNS: usize = 16_384;
@@ -27,15 +27,15 @@ struct Run {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Advertised {
+pub(crate) struct AgentStatuses {
     holders: BTreeMap<Decoded, BTreeSet<AgentId>>,
     /// MiB that a batch of one image takes.
     needs: BTreeMap<Run, u64>,
 }
 
-impl Advertised {
+impl AgentStatuses {
     /// An agent has spoken; `before` is what it had said until then.
-    pub(crate) fn note(&mut self, agent: AgentId, before: &Condition, now: &Condition) {
+    pub(crate) fn note(&mut self, agent: AgentId, before: &AgentStatus, now: &AgentStatus) {
         for record in &now.fit_records {
             let run = Run::of(record);
             if self.needs.len() < RUNS || self.needs.contains_key(&run) {
@@ -88,7 +88,7 @@ impl Run {
     }
 }
 
-fn decoded(condition: &Condition) -> impl Iterator<Item = Decoded> {
+fn decoded(condition: &AgentStatus) -> impl Iterator<Item = Decoded> {
     condition.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz))
 }
 
@@ -104,28 +104,28 @@ mod tests {
 
     #[test]
     fn what_an_agent_holds_is_what_it_said_last() {
-        let mut advertised = Advertised::default();
+        let mut statuses = AgentStatuses::default();
         let (first, second) = (AgentId(Uuid::from_u128(1)), AgentId(Uuid::from_u128(2)));
-        let holds = |data: &[&str]| Condition {
+        let holds = |data: &[&str]| AgentStatus {
             cached_data: data.iter().map(|&data| (data.to_owned(), 640)).collect(),
-            ..Condition::default()
+            ..AgentStatus::default()
         };
-        let of = |advertised: &Advertised, data: &str, imgsz| -> Vec<AgentId> {
-            advertised.holders(Path::new(data), imgsz).collect()
+        let of = |statuses: &AgentStatuses, data: &str, imgsz| -> Vec<AgentId> {
+            statuses.holders(Path::new(data), imgsz).collect()
         };
         let (both, cells, cars) = (
             holds(&["/data/cells.yaml", "/data/cars.yaml"]),
             holds(&["/data/cells.yaml"]),
             holds(&["/data/cars.yaml"]),
         );
-        let nothing = Condition::default();
-        advertised.note(first, &nothing, &both);
-        advertised.note(second, &nothing, &cells);
-        assert_eq!(of(&advertised, "/data/cells.yaml", 640), [first, second]);
-        assert_eq!(of(&advertised, "/data/cells.yaml", 320), []);
-        advertised.note(first, &both, &cars);
-        assert_eq!(of(&advertised, "/data/cells.yaml", 640), [second]);
-        advertised.note(second, &cells, &nothing);
-        assert_eq!(of(&advertised, "/data/cells.yaml", 640), []);
+        let nothing = AgentStatus::default();
+        statuses.note(first, &nothing, &both);
+        statuses.note(second, &nothing, &cells);
+        assert_eq!(of(&statuses, "/data/cells.yaml", 640), [first, second]);
+        assert_eq!(of(&statuses, "/data/cells.yaml", 320), []);
+        statuses.note(first, &both, &cars);
+        assert_eq!(of(&statuses, "/data/cells.yaml", 640), [second]);
+        statuses.note(second, &cells, &nothing);
+        assert_eq!(of(&statuses, "/data/cells.yaml", 640), []);
     }
 }

@@ -13,7 +13,7 @@ pub(crate) struct Index {
     states: BTreeMap<JobState, BTreeSet<JobId>>,
     users: BTreeMap<Arc<str>, BTreeSet<JobId>>,
     /// Jobs in a final state by when they came to it.
-    pub(crate) finished: BTreeSet<(Time, JobId)>,
+    finished: BTreeSet<(Time, JobId)>,
 }
 
 impl Index {
@@ -60,6 +60,11 @@ impl Index {
         let states =
             |index: &Self| JobState::ALL.map(|state| index.in_state(state).cloned().unwrap_or_default());
         states(self) == states(other) && self.users == other.users && self.finished == other.finished
+    }
+
+    /// Jobs in a final state by when they came to it.
+    pub(crate) fn finished(&self) -> &BTreeSet<(Time, JobId)> {
+        &self.finished
     }
 
     pub(crate) fn in_state(&self, state: JobState) -> Option<&BTreeSet<JobId>> {

@@ -17,7 +17,7 @@ pub const SWEEP_LABEL: &str = "sweep";
 
 /// Jobs that were submitted at once.
 #[derive(Debug, Clone, PartialEq)]
-pub struct BatchRecord {
+pub struct JobGroupRecord {
     pub id: BatchId,
     /// Who submitted them.
     pub user: Arc<str>,
@@ -57,15 +57,15 @@ pub struct Axis {
 
 /// Which job of which batch.
 #[derive(Debug, Clone)]
-pub struct BatchPlace {
+pub struct JobGroupPlace {
     /// The batch.
-    pub batch: Arc<BatchRecord>,
+    pub batch: Arc<JobGroupRecord>,
     /// From 0.
     pub index: u32,
 }
 
 /// One job of one batch has one place; comparing all jobs of both would take long.
-impl PartialEq for BatchPlace {
+impl PartialEq for JobGroupPlace {
     fn eq(&self, other: &Self) -> bool {
         (self.batch.id, self.index) == (other.batch.id, other.index)
     }
@@ -92,7 +92,7 @@ impl Sweep {
     }
 }
 
-impl BatchRecord {
+impl JobGroupRecord {
     /// How many jobs it has.
     pub fn len(&self) -> u32 {
         match &self.content {
@@ -158,7 +158,7 @@ impl BatchRecord {
         (0..self.len()).map(move |index| {
             let spec = common.clone().unwrap_or_else(|| self.spec(index));
             let queued = JobRecord::queued(self.id.job(index), Arc::clone(&self.user), spec, self.created);
-            JobRecord { batch: Some(BatchPlace { batch: Arc::clone(self), index }), ..queued }
+            JobRecord { batch: Some(JobGroupPlace { batch: Arc::clone(self), index }), ..queued }
         })
     }
 }
@@ -166,7 +166,7 @@ impl BatchRecord {
 /// How a batch is stored: specs as what tells them from the first one, which is given whole, so that
 /// no default of a later version changes what an earlier one took in.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct StoredBatch {
+pub struct StoredJobGroup {
     id: BatchId,
     user: String,
     request_id: Option<String>,
@@ -236,8 +236,8 @@ impl SpecPatch {
     }
 }
 
-impl From<&BatchRecord> for StoredBatch {
-    fn from(batch: &BatchRecord) -> Self {
+impl From<&JobGroupRecord> for StoredJobGroup {
+    fn from(batch: &JobGroupRecord) -> Self {
         let (sweep, specs) = match &batch.content {
             Content::Specs(specs) => (None, specs.as_slice()),
             Content::Sweep(sweep) => (Some(sweep.clone()), &[][..]),
@@ -258,9 +258,9 @@ impl From<&BatchRecord> for StoredBatch {
     }
 }
 
-impl From<StoredBatch> for BatchRecord {
-    fn from(stored: StoredBatch) -> Self {
-        let StoredBatch { id, user, request_id, created, sweep, first, rest } = stored;
+impl From<StoredJobGroup> for JobGroupRecord {
+    fn from(stored: StoredJobGroup) -> Self {
+        let StoredJobGroup { id, user, request_id, created, sweep, first, rest } = stored;
         let content = match (sweep, first) {
             (Some(sweep), _) => Content::Sweep(sweep),
             (None, Some(first)) => {
@@ -275,8 +275,8 @@ impl From<StoredBatch> for BatchRecord {
 
 /// A batch of which jobs are left.
 #[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) record: Arc<BatchRecord>,
+pub(crate) struct JobGroup {
+    pub(crate) record: Arc<JobGroupRecord>,
     /// Its jobs that have not been forgotten.
     pub(crate) left: u32,
 }
@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    fn sweep() -> BatchRecord {
+    fn sweep() -> JobGroupRecord {
         let spec = JobSpec::new(TrainSpec::new(ModelScale::N, "/data/d.yaml"));
         let patch = |json: &str| serde_json::from_str(json).unwrap();
         let lr0 = vec![("0.01".into(), patch(r#"{"lr0":0.01}"#)), ("2e-2".into(), patch(r#"{"lr0":0.02}"#))];
@@ -299,7 +299,7 @@ mod tests {
             Axis { parameter: "lr0".into(), values: lr0 },
             Axis { parameter: "seed".into(), values: seed },
         ];
-        BatchRecord {
+        JobGroupRecord {
             id: BatchId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001)),
             user: "ada".into(),
             request_id: Some("r".into()),
@@ -333,10 +333,10 @@ mod tests {
         others[1].time_limit = Some(Duration::from_secs(60));
         let specs: Vec<_> = [first].into_iter().chain(others).map(Arc::new).collect();
         for content in [Content::Specs(specs), sweep().content] {
-            let batch = BatchRecord { content, ..sweep() };
-            let json = serde_json::to_string(&StoredBatch::from(&batch)).unwrap();
+            let batch = JobGroupRecord { content, ..sweep() };
+            let json = serde_json::to_string(&StoredJobGroup::from(&batch)).unwrap();
             assert_eq!(
-                BatchRecord::from(serde_json::from_str::<StoredBatch>(&json).unwrap()),
+                JobGroupRecord::from(serde_json::from_str::<StoredJobGroup>(&json).unwrap()),
                 batch,
                 "{json}"
             );

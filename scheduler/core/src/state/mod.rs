@@ -7,6 +7,7 @@ pub(crate) mod agent_clock;
 pub(crate) mod agent_fitness;
 pub(crate) mod agent_status;
 pub(crate) mod availability;
+pub(crate) mod deadlines;
 pub(crate) mod expected_ends;
 pub(crate) mod failures;
 pub(crate) mod index;

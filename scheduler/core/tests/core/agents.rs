@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{AgentState, Condition, Core, CoreConfig, Event, Output, Write};
+use trainyard_scheduler_core::{AgentState, AgentStatus, Core, CoreConfig, Event, Output, Write};
 use trainyard_types::{EndReason, JobState, Session, Slot};
 
 use crate::world::{
@@ -76,7 +76,7 @@ fn what_an_old_connection_says_changes_nothing() {
     let report =
         trainyard_types::Report { attempt: attempt(1, 1), sequence: 1, time: world.now, body: started() };
     let events = [
-        Event::Heartbeat { agent: agent(1), session: old, condition: Condition::default() },
+        Event::Heartbeat { agent: agent(1), session: old, condition: AgentStatus::default() },
         Event::Report { agent: agent(1), session: old, report },
         Event::AgentDisconnected { agent: agent(1), session: old },
         Event::AgentConnected { session: old, hello: hello(1, vec![], 0, vec![]) },

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trainyard_scheduler_core::{
-    Accepted, Axis, BatchRecord, Content, Core, CoreConfig, Event, Output, Refusal, Sweep, Write,
+    Accepted, Axis, Content, Core, CoreConfig, Event, JobGroupRecord, Output, Refusal, Sweep, Write,
 };
 use trainyard_types::{BatchId, EndReason, JobSpec, JobState, TrainPatch};
 use uuid::Uuid;
@@ -18,13 +18,13 @@ pub fn sweep() -> Sweep {
     Sweep { spec: cpu_spec(), axes: vec![lr0, seeds] }
 }
 
-pub fn batch(number: u128, request_id: &str, content: Content) -> Arc<BatchRecord> {
+pub fn batch(number: u128, request_id: &str, content: Content) -> Arc<JobGroupRecord> {
     let (id, request_id) = (BatchId(Uuid::from_u128(number << 96)), Some(request_id.to_owned()));
-    Arc::new(BatchRecord { id, user: "ada".into(), request_id, content, created: START })
+    Arc::new(JobGroupRecord { id, user: "ada".into(), request_id, content, created: START })
 }
 
 fn submit(world: &mut World, number: u128, content: Content) -> Output {
-    world.handle(Event::SubmitBatch { batch: batch(number, "r", content) })
+    world.handle(Event::SubmitGroup { batch: batch(number, "r", content) })
 }
 
 fn specs(count: usize) -> Content {
@@ -35,7 +35,7 @@ fn specs(count: usize) -> Content {
 fn a_batch_is_one_write_however_many_jobs_it_has() {
     let mut world = World::new();
     let output = submit(&mut world, 1, specs(500));
-    assert!(matches!(output.writes.as_slice(), [Write::Batch(_)]), "{:?}", output.writes);
+    assert!(matches!(output.writes.as_slice(), [Write::JobGroup(_)]), "{:?}", output.writes);
     assert_eq!(world.core.count(JobState::Queued), 500);
     let output = submit(&mut world, 2, specs(500));
     assert!(matches!(output.reply, Some(Ok(Accepted { repeated: true, .. }))) && output.writes.is_empty());

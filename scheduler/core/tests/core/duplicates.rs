@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Condition, Core, CoreConfig, Hello, Refusal};
+use trainyard_scheduler_core::{AgentStatus, Core, CoreConfig, Hello, Refusal};
 use trainyard_types::{EndReason, Fitness, Report, ReportBody, Time};
 
 use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, rtx_5070, spec, started};
@@ -101,7 +101,7 @@ fn an_attempt_on_a_machine_whose_clock_is_a_day_behind_lasts_as_long_as_it_does(
     let mut world = World::new();
     world.now = Time(2 * day);
     let fitness = |now: Time| Fitness { clock: Some(Time(now.0 - day)), ..Fitness::default() };
-    let condition = Condition { fitness: fitness(world.now), ..Condition::default() };
+    let condition = AgentStatus { fitness: fitness(world.now), ..AgentStatus::default() };
     world.connect(Hello { condition, ..hello(1, vec![], 1, vec![]) });
     world.submit(1, cpu_spec());
     let tell = |world: &mut World, sequence, body: ReportBody| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Axis, BatchRecord, Condition, Content, CoreConfig, Event, Hello, Policy, Sweep,
+    AgentStatus, Axis, Content, CoreConfig, Event, Hello, JobGroupRecord, Policy, Sweep,
 };
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{
@@ -22,7 +22,7 @@ fn waiting_for(world: &World, number: u128) -> String {
     world.core.waiting(world.now, world.record(number).id).unwrap().reason
 }
 
-fn says(number: u128, slots: u32, condition: Condition) -> Hello {
+fn says(number: u128, slots: u32, condition: AgentStatus) -> Hello {
     Hello { condition, ..hello(number, vec![], slots, vec![]) }
 }
 
@@ -234,7 +234,7 @@ fn what_a_job_of_a_sweep_over_data_sets_has_read_is_its_own_data_set() {
         world.connect(hello(2, vec![rtx_5070("b")], 0, vec![]));
         let patch = TrainPatch { data: Some("/b/data.yaml".into()), ..TrainPatch::default() };
         let axis = Axis { parameter: "data".into(), values: vec![("/b/data.yaml".into(), patch)] };
-        let batch = BatchRecord {
+        let batch = JobGroupRecord {
             id: BatchId(uuid::Uuid::from_u128(1 << 96)),
             user: "ada".into(),
             request_id: None,
@@ -242,7 +242,7 @@ fn what_a_job_of_a_sweep_over_data_sets_has_read_is_its_own_data_set() {
             created: world.now,
         };
         let swept = AttemptId { job: batch.id.job(0), number: 1 };
-        world.handle(Event::SubmitBatch { batch: batch.into() });
+        world.handle(Event::SubmitGroup { batch: batch.into() });
         world.report(swept, started());
         world.report(swept, ended(EndReason::Completed));
         world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
@@ -327,7 +327,7 @@ fn a_cpu_slot_that_its_agent_closes_takes_no_job_and_says_why() {
     let unavailable =
         Unavailable { cause: UnavailableCause::SelfTest, message: "libtorch cannot be loaded".into() };
     let fitness = Fitness { cpu_unavailable: Some(unavailable), ..Fitness::default() };
-    world.beat(1, Condition { fitness, ..Condition::default() });
+    world.beat(1, AgentStatus { fitness, ..AgentStatus::default() });
     world.submit(1, cpu_spec());
     assert_eq!(
         waiting_for(&world, 1),
@@ -342,7 +342,7 @@ fn a_slot_that_its_agent_has_mended_is_not_set_aside_any_longer() {
     let unavailable =
         Unavailable { cause: UnavailableCause::SelfTest, message: "there is no trainer".into() };
     let fitness = Fitness { cpu_unavailable: Some(unavailable), ..Fitness::default() };
-    let closed = Condition { fitness, ..Condition::default() };
+    let closed = AgentStatus { fitness, ..AgentStatus::default() };
     world.submit(1, cpu_spec());
     // As agents do it: first the slot is closed, then the end is told.
     world.beat(1, closed.clone());

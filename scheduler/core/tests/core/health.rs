@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Condition, Hello};
+use trainyard_scheduler_core::{AgentStatus, Hello};
 use trainyard_types::trainer::{Epoch, TrainerEvent};
 use trainyard_types::{EndReason, Gpu, JobState, ReportBody, UnavailableCause};
 
@@ -52,7 +52,7 @@ fn a_card_that_is_not_well_at_the_first_word_gets_nothing() {
 fn an_agent_that_takes_nothing_says_why_for_all_its_slots() {
     let mut world = World::new();
     let unavailable = "its disk is full".to_owned();
-    let condition = Condition { unavailable, ..Condition::default() };
+    let condition = AgentStatus { unavailable, ..AgentStatus::default() };
     world.connect(Hello { condition: condition.clone(), ..hello(1, vec![rtx_4090("a")], 1, vec![]) });
     world.submit(1, cpu_spec());
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Condition, CoreConfig, Policy, UserLimits};
+use trainyard_scheduler_core::{AgentStatus, CoreConfig, Policy, UserLimits};
 use trainyard_types::trainer::{Epoch, Started, TrainerEvent};
 use trainyard_types::{EndReason, FitKey, FitRecord, JobSpec, ModelScale, ReportBody, Resources, TrainSpec};
 
@@ -119,7 +119,7 @@ fn of_equal_cards_the_one_is_taken_whose_machine_holds_the_data_set() {
         hello.inventory.gpus[0].uuid.0.push_str(&number.to_string());
         if number == 2 {
             let cached_data = vec![("/data/cells.yaml".to_owned(), 640)];
-            hello.condition = Condition { cached_data, ..Condition::default() };
+            hello.condition = AgentStatus { cached_data, ..AgentStatus::default() };
         }
         world.connect(hello);
     }
@@ -174,7 +174,7 @@ fn a_card_that_was_seen_to_be_too_small_for_one_image_gets_no_such_job() {
         failed_batch_size: Some(1),
     };
     let mut small = hello(1, vec![card("4060", 0, 8188)], 0, vec![]);
-    small.condition = Condition { fit_records: vec![record], ..Condition::default() };
+    small.condition = AgentStatus { fit_records: vec![record], ..AgentStatus::default() };
     world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
     world.submit(1, large.clone());
     world.connect(small.clone());

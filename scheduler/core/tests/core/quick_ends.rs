@@ -213,14 +213,14 @@ fn a_sweep_of_bad_jobs_counts_as_one() {
     let mut world = lab();
     let batch = trainyard_types::BatchId(uuid::Uuid::from_u128(1 << 96));
     let content = trainyard_scheduler_core::Content::Specs((0..5).map(|_| Arc::new(cpu_spec())).collect());
-    let record = trainyard_scheduler_core::BatchRecord {
+    let record = trainyard_scheduler_core::JobGroupRecord {
         id: batch,
         user: "bob".into(),
         request_id: None,
         content,
         created: world.now,
     };
-    world.handle(Event::SubmitBatch { batch: Arc::new(record) });
+    world.handle(Event::SubmitGroup { batch: Arc::new(record) });
     for index in 0..5 {
         let job = world.core.job(batch.job(index)).unwrap();
         let newest = job.attempts.last().unwrap().id;

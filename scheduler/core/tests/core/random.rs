@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use trainyard_scheduler_core::{
-    BatchRecord, Condition, Content, Core, CoreConfig, Event, Hello, Output, Policy, UserLimits,
+    AgentStatus, Content, Core, CoreConfig, Event, Hello, JobGroupRecord, Output, Policy, UserLimits,
 };
 use trainyard_types::trainer::{Epoch, TrainerEvent};
 use trainyard_types::{
@@ -185,7 +185,7 @@ fn cards_of(number: u128, from: usize) -> Vec<GpuUuid> {
     gpus.into_iter().map(|gpu| gpu.uuid).chain([GpuUuid("GPU-none".into())]).skip(from).take(1).collect()
 }
 
-fn condition_of(number: u128, kind: u8) -> Condition {
+fn condition_of(number: u128, kind: u8) -> AgentStatus {
     let gpus = hello_of(number, vec![]).inventory.gpus;
     let causes = [UnavailableCause::Owner, UnavailableCause::ForeignUse, UnavailableCause::Quarantined];
     let paths = |roots: &[(&str, &str)], missing: &[&str]| fitness(roots, missing);
@@ -195,8 +195,8 @@ fn condition_of(number: u128, kind: u8) -> Condition {
         (10, ..) => paths(&[("/other", "")], &[]),
         (0..=2, Some(first), _) => closed(first, causes[usize::from(kind)]),
         (3, _, Some(last)) => closed(last, UnavailableCause::Quarantined),
-        (4, ..) => Condition { unavailable: "its disk is full".into(), ..Condition::default() },
-        _ => Condition::default(),
+        (4, ..) => AgentStatus { unavailable: "its disk is full".into(), ..AgentStatus::default() },
+        _ => AgentStatus::default(),
     }
 }
 
@@ -246,8 +246,8 @@ fn event(
             let user = if number == 1 { "bob" } else { "cleo" };
             let request_id = Some(format!("batch-{}", number / 2));
             let record =
-                BatchRecord { id: batch(number), user: user.into(), request_id, content, created: now };
-            Event::SubmitBatch { batch: Arc::new(record) }
+                JobGroupRecord { id: batch(number), user: user.into(), request_id, content, created: now };
+            Event::SubmitGroup { batch: Arc::new(record) }
         }
         Step::CancelBatch(number) => Event::CancelMany { jobs: core.batch(batch(number))?.ids().collect() },
         Step::Archived(done) => {

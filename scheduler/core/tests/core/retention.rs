@@ -80,18 +80,18 @@ fn a_job_that_is_too_old_is_archived_unless_its_user_wants_it_again() {
 fn a_batch_is_forgotten_with_its_last_job() {
     let mut world = World::with(CoreConfig { keep_finished: 0, ..CoreConfig::default() });
     let record = batch(1, "r", Content::Sweep(sweep()));
-    world.handle(Event::SubmitBatch { batch: record.clone() });
+    world.handle(Event::SubmitGroup { batch: record.clone() });
     let output = world.handle(Event::CancelMany { jobs: record.ids().collect() });
     assert_eq!(output.archive.len(), 4);
     let mut kinds = Vec::new();
     for job in output.archive {
         let writes = world.handle(Event::Archived { job, revision: Some(1) }).writes;
-        kinds.extend(writes.iter().map(|write| matches!(write, Write::ForgetBatch(_))));
+        kinds.extend(writes.iter().map(|write| matches!(write, Write::ForgetJobGroup(_))));
     }
     assert_eq!(kinds, [false, false, false, false, true]);
     assert!(world.core.batch(record.id).is_none());
     // A request id is remembered for as long as its jobs are.
-    let again = world.handle(Event::SubmitBatch { batch: batch(2, "r", Content::Sweep(sweep())) });
+    let again = world.handle(Event::SubmitGroup { batch: batch(2, "r", Content::Sweep(sweep())) });
     assert!(again.reply.unwrap().is_ok_and(|accepted| !accepted.repeated));
 }
 

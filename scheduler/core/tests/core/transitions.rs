@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Condition, Event, Output};
+use trainyard_scheduler_core::{AgentStatus, Event, Output};
 use trainyard_types::{EndReason, ReportBody, UnfitKind};
 
 use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, released, started, unfit};
@@ -114,7 +114,7 @@ const EVENTS: [Step; 30] = [
     ("drain, runs on", |world| vec![drain(world, true)]),
     ("resume", |world| vec![world.handle(Event::Resume { agent: agent(1) })]),
     ("takes nothing", |world| {
-        let condition = Condition { unavailable: "its disk is full".into(), ..Condition::default() };
+        let condition = AgentStatus { unavailable: "its disk is full".into(), ..AgentStatus::default() };
         vec![world.beat(1, condition)]
     }),
     ("connection lost", |world| vec![world.disconnect(1)]),

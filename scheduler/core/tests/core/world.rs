@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    AgentRecord, Command, Condition, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord,
+    AgentRecord, AgentStatus, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord,
     LearnedRecord, Output, Stored, UserRecord, Write, invariants,
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
@@ -63,10 +63,10 @@ pub fn hello(number: u128, gpus: Vec<Gpu>, cpu_slots: u32, attempts: Vec<Attempt
 }
 
 /// A card that takes no job.
-pub fn closed(gpu: &Gpu, cause: UnavailableCause) -> Condition {
+pub fn closed(gpu: &Gpu, cause: UnavailableCause) -> AgentStatus {
     let unavailable = Some(Unavailable { cause, message: "what was seen".into() });
     let reading = GpuTelemetry { uuid: gpu.uuid.clone(), unavailable, ..GpuTelemetry::default() };
-    Condition { telemetry: vec![reading], ..Condition::default() }
+    AgentStatus { telemetry: vec![reading], ..AgentStatus::default() }
 }
 
 pub fn started() -> ReportBody {
@@ -103,14 +103,14 @@ pub fn released(waits_for: &str) -> ReportBody {
 }
 
 /// What a machine says that has these roots, each with what is wrong with it, and lacks these paths.
-pub fn fitness(roots: &[(&str, &str)], missing: &[&str]) -> Condition {
+pub fn fitness(roots: &[(&str, &str)], missing: &[&str]) -> AgentStatus {
     let root = |(path, problem): &(&str, &str)| DataRoot { path: (*path).into(), problem: (*problem).into() };
     let fitness = Fitness {
         data_roots: Some(roots.iter().map(root).collect()),
         missing_paths: missing.iter().map(|path| (*path).into()).collect(),
         ..Fitness::default()
     };
-    Condition { fitness, ..Condition::default() }
+    AgentStatus { fitness, ..AgentStatus::default() }
 }
 
 /// What is stored, with the store's own checks.
@@ -135,8 +135,10 @@ impl Store {
                         "revisions go up by one"
                     );
                 }
-                Write::Batch(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
-                Write::Pulse(pulse) => self.jobs.get_mut(&pulse.job).unwrap().beat(pulse.clone()),
+                Write::JobGroup(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
+                Write::Progress(pulse) => {
+                    self.jobs.get_mut(&pulse.job).unwrap().apply_progress(pulse.clone());
+                }
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent.clone());
                 }
@@ -150,7 +152,7 @@ impl Store {
                     assert!(self.jobs.remove(job).is_some_and(|job| job.state.is_final()), "{job}");
                     self.events.remove(job);
                 }
-                Write::ForgetBatch(batch) => {
+                Write::ForgetJobGroup(batch) => {
                     assert!(batch.ids().all(|job| !self.jobs.contains_key(&job)), "no job is left");
                 }
                 Write::ForgetUser(user) => {
@@ -271,14 +273,14 @@ impl World {
     }
 
     /// As [`World::heartbeat`], with what the agent says of itself.
-    pub fn beat(&mut self, number: u128, condition: Condition) -> Output {
+    pub fn beat(&mut self, number: u128, condition: AgentStatus) -> Output {
         let session = self.session(agent(number));
         self.handle(Event::Heartbeat { agent: agent(number), session, condition })
     }
 
     pub fn heartbeat(&mut self, number: u128) -> Output {
         let session = self.session(agent(number));
-        self.handle(Event::Heartbeat { agent: agent(number), session, condition: Condition::default() })
+        self.handle(Event::Heartbeat { agent: agent(number), session, condition: AgentStatus::default() })
     }
 
     /// The agent that holds the attempt reports next what it did not report yet.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use trainyard_scheduler_core::{
-    Accepted, AgentState, AgentView, BatchRecord, Command, Content, Core, Event, Hello, JobRecord, Refusal,
-    Subject, Tally, Waiting,
+    Accepted, AgentState, AgentView, Command, Content, Core, Event, Hello, JobGroupRecord, JobRecord,
+    Refusal, Subject, Tally, Waiting,
 };
 use trainyard_types::{AgentId, BatchId, JobId, JobSpec, JobState, LeaderEpoch, Session, Slot, Time};
 
@@ -197,8 +197,8 @@ impl Handle {
         content: Content,
     ) -> Result<JobView, RequestError> {
         let id = BatchId(uuid::Uuid::now_v7());
-        let batch = BatchRecord { id, user: user.into(), request_id, content, created: Time(0) };
-        self.request(Event::SubmitBatch { batch: Arc::new(batch) }).await
+        let batch = JobGroupRecord { id, user: user.into(), request_id, content, created: Time(0) };
+        self.request(Event::SubmitGroup { batch: Arc::new(batch) }).await
     }
 
     /// Ends many jobs.

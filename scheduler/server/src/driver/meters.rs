@@ -68,7 +68,7 @@ impl Meters {
     /// That is durable now, and the core is as it was after it, or later.
     pub(super) fn written(&mut self, write: &Write, core: &Core) {
         match write {
-            Write::Batch(batch) => self.submitted += u64::from(batch.len()),
+            Write::JobGroup(batch) => self.submitted += u64::from(batch.len()),
             Write::Job(job) if job.revision == 1 && job.batch.is_none() => self.submitted += 1,
             Write::JobEvents { job, events } => {
                 for event in events {

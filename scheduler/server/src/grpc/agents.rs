@@ -13,7 +13,7 @@ use trainyard_proto::convert::agent::{
 };
 use trainyard_proto::pb::agent_message::Message;
 use trainyard_proto::pb::{self, agent_service_server::AgentService};
-use trainyard_scheduler_core::{Command, Condition, Event};
+use trainyard_scheduler_core::{AgentStatus, Command, Event};
 use trainyard_types::{AgentId, Session};
 
 use super::status::ApiError;
@@ -110,13 +110,13 @@ async fn tell(
     Err(SESSION_OVER)
 }
 
-fn parse_condition(heartbeat: pb::Heartbeat) -> Result<Condition, InvalidMessage> {
+fn parse_condition(heartbeat: pb::Heartbeat) -> Result<AgentStatus, InvalidMessage> {
     let pb::Heartbeat { gpus, fit_records, unavailable, cached_data, fitness } = heartbeat;
     let (_, telemetry) = parse_gpus(gpus)?;
     let fit_records = parse_fit_records(fit_records)?;
     let (unavailable, cached_data) = (parse_unavailable(unavailable)?, parse_cached_data(cached_data)?);
     let fitness = parse_fitness(fitness)?;
-    Ok(Condition { telemetry, unavailable, fit_records, cached_data, fitness })
+    Ok(AgentStatus { telemetry, unavailable, fit_records, cached_data, fitness })
 }
 
 async fn read_hello(inbound: &mut Streaming<pb::AgentMessage>) -> Result<Hello, Status> {
@@ -154,7 +154,7 @@ impl AgentService for Agents {
             instance,
         } = read_hello(&mut inbound).await?;
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
-        let condition = Condition { telemetry, unavailable, fit_records, cached_data, fitness };
+        let condition = AgentStatus { telemetry, unavailable, fit_records, cached_data, fitness };
         let hello = trainyard_scheduler_core::Hello {
             agent,
             name,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tonic::{Request, Status, Streaming};
 use trainyard_proto::convert::job::{parse_job_spec, timestamp};
 use trainyard_proto::pb;
-use trainyard_scheduler_core::{Axis, BatchRecord, Content, SWEEP_LABEL, Sweep};
+use trainyard_scheduler_core::{Axis, Content, JobGroupRecord, SWEEP_LABEL, Sweep};
 use trainyard_types::{BatchId, JobId, JobSpec, TrainPatch, Violation};
 
 use super::Context;
@@ -205,7 +205,7 @@ fn parse_value(parameter: &str, text: &str, spec: Option<&JobSpec>) -> Result<Tr
 ///
 /// # Errors
 /// There is none, or several.
-pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<BatchRecord>, ApiError> {
+pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<JobGroupRecord>, ApiError> {
     if text.is_empty() {
         return Err(ApiError::field("sweep_id", "is empty; give a sweep's id or the start of one"));
     }
@@ -220,7 +220,7 @@ pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<BatchRecord>
     }
 }
 
-fn view(live: &Live<'_>, batch: &BatchRecord) -> pb::Sweep {
+fn view(live: &Live<'_>, batch: &JobGroupRecord) -> pb::Sweep {
     let Content::Sweep(sweep) = &batch.content else { return pb::Sweep::default() };
     let axis = |axis: &Axis| pb::SweepAxis {
         parameter: axis.parameter.clone(),

@@ -1,6 +1,6 @@
 //! What stands in Redis and cannot be read: hand-edited, cut off, of another build.
 
-use trainyard_scheduler_core::{AttemptRecord, JobRecord, Pulse, UserRecord, Write};
+use trainyard_scheduler_core::{AttemptRecord, JobRecord, ProgressRecord, UserRecord, Write};
 use trainyard_types::{JobState, LeaderEpoch, Time};
 
 use super::conformance::{
@@ -20,10 +20,10 @@ async fn a_record_that_cannot_be_read_is_set_aside_and_named() {
     let damaged = [
         (other.id.to_string(), "1 {\"id\":".to_owned()),
         (job().id.to_string(), "no record at all".to_owned()),
-        ("no id".to_owned(), format!("1 {}", serde_json::to_string(&moved.standing()).unwrap())),
-        (job().id.to_string(), format!("7 {}", serde_json::to_string(&moved.standing()).unwrap())),
+        ("no id".to_owned(), format!("1 {}", serde_json::to_string(&moved.status_record()).unwrap())),
+        (job().id.to_string(), format!("7 {}", serde_json::to_string(&moved.status_record()).unwrap())),
         // Readable, but a job that runs nowhere would never end.
-        (running.id.to_string(), format!("1 {}", serde_json::to_string(&running.standing()).unwrap())),
+        (running.id.to_string(), format!("1 {}", serde_json::to_string(&running.status_record()).unwrap())),
     ];
     let submission = serde_json::to_string(&running.submission()).unwrap();
     let _: u64 = redis.run(&["HSET", keys::SPECS, &running.id.to_string(), &submission]).await;
@@ -51,7 +51,7 @@ async fn a_number_that_cannot_be_counted_on_from_is_set_aside_and_named() {
     let good = job();
     store.commit(leader, &[write(&good)]).await.unwrap();
     let standing = |record: &JobRecord| {
-        let json = serde_json::to_string(&record.standing()).unwrap();
+        let json = serde_json::to_string(&record.status_record()).unwrap();
         (keys::JOBS, record.id.to_string(), format!("{} {json}", record.revision))
     };
     let mut told = job();
@@ -59,7 +59,8 @@ async fn a_number_that_cannot_be_counted_on_from_is_set_aside_and_named() {
     let damaged_jobs =
         [JobRecord { revision: u64::MAX, ..job() }, JobRecord { last_cursor: u64::MAX - 1, ..job() }, told];
     let user = UserRecord { name: "ada".into(), used: 1, as_of: Time(1), typical_run: Some(u64::MAX) };
-    let pulse = Pulse { job: good.id, attempt: 1, last_sequence: u64::MAX, last_cursor: 1, progress: None };
+    let pulse =
+        ProgressRecord { job: good.id, attempt: 1, last_sequence: u64::MAX, last_cursor: 1, progress: None };
     let data = r#"{"data":{"path":"/d","images":1,"seen":18446744073709551615}}"#;
     let mut damaged: Vec<(&str, String, String)> = damaged_jobs.iter().map(standing).collect();
     damaged.push((keys::USERS, "ada".into(), serde_json::to_string(&user).unwrap()));

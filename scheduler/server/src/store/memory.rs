@@ -116,13 +116,13 @@ impl State {
 
     fn apply(&mut self, write: &Write) {
         match write {
-            Write::Batch(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
+            Write::JobGroup(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
             Write::Job(record) => {
                 self.jobs.insert(record.id, (**record).clone());
             }
-            Write::Pulse(pulse) => {
+            Write::Progress(pulse) => {
                 if let Some(job) = self.jobs.get_mut(&pulse.job) {
-                    job.beat(pulse.clone());
+                    job.apply_progress(pulse.clone());
                 }
             }
             Write::Agent(record) => {
@@ -145,7 +145,7 @@ impl State {
                 self.events.remove(job);
             }
             // Its jobs were forgotten one by one.
-            Write::ForgetBatch(_) => {}
+            Write::ForgetJobGroup(_) => {}
             Write::ForgetUser(name) => {
                 self.users.remove(name);
             }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use trainyard_scheduler_core::record::AttemptEnd;
-use trainyard_scheduler_core::{BatchRecord, Content, JobRecord, Progress, Pulse, UserRecord, Write};
+use trainyard_scheduler_core::{
+    Content, JobGroupRecord, JobRecord, Progress, ProgressRecord, UserRecord, Write,
+};
 use trainyard_types::{
     BatchId, EndReason, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Time, TrainSpec,
 };
@@ -70,7 +72,7 @@ struct Model {
     /// Jobs of this commit that are no more: the core writes nothing of them again.
     forgotten: Vec<JobId>,
     jobs: BTreeMap<JobId, JobRecord>,
-    batches: BTreeMap<u128, Arc<BatchRecord>>,
+    batches: BTreeMap<u128, Arc<JobGroupRecord>>,
     cursors: BTreeMap<JobId, u64>,
 }
 
@@ -136,9 +138,9 @@ impl Model {
                 let (attempt, last_sequence) = (live.id.number, live.last_sequence + sequence);
                 let last_cursor = record.last_cursor;
                 let progress = Some(Box::new(Progress { epoch: 3, ..Progress::default() }));
-                let pulse = Pulse { job: id(job), attempt, last_sequence, last_cursor, progress };
-                record.beat(pulse.clone());
-                Write::Pulse(pulse)
+                let pulse = ProgressRecord { job: id(job), attempt, last_sequence, last_cursor, progress };
+                record.apply_progress(pulse.clone());
+                Write::Progress(pulse)
             }
             Op::Events { job, .. } if self.forgotten.contains(&id(job)) => return None,
             Op::Events { job, count } => {
@@ -154,12 +156,17 @@ impl Model {
                 }
                 let specs = [0, 1, 1].map(|priority| Arc::new(JobSpec { priority, ..spec() }));
                 let (user, content) = ("bob".into(), Content::Specs(specs.into()));
-                let batch =
-                    BatchRecord { id: batch_id(number), user, request_id: None, content, created: Time(5) };
+                let batch = JobGroupRecord {
+                    id: batch_id(number),
+                    user,
+                    request_id: None,
+                    content,
+                    created: Time(5),
+                };
                 let batch = Arc::new(batch);
                 self.jobs.extend(batch.jobs().map(|job| (job.id, job)));
                 self.batches.insert(number, Arc::clone(&batch));
-                Write::Batch(batch)
+                Write::JobGroup(batch)
             }
             Op::Forget(job) => {
                 let record = self.jobs.remove(&id(job))?;
@@ -173,7 +180,7 @@ impl Model {
                     return None;
                 }
                 self.batches.remove(&number);
-                Write::ForgetBatch(batch)
+                Write::ForgetJobGroup(batch)
             }
             Op::User { name, used } => Write::User(UserRecord {
                 name: format!("user {name}"),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use trainyard_scheduler_core::{
-    AgentRecord, BatchRecord, JobRecord, LearnedRecord, Pulse, Standing, StoredBatch, Submission, UserRecord,
+    AgentRecord, JobGroupRecord, JobRecord, JobStatusRecord, LearnedRecord, ProgressRecord, StoredJobGroup,
+    Submission, UserRecord,
 };
 use trainyard_types::{JobId, JobState};
 
@@ -24,9 +25,9 @@ fn parse_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
 }
 
 /// `REVISION JSON`: where a job stands, stored under its own id and revision.
-pub fn parse_standing(field: &str, value: &str) -> Result<Standing<'static>, String> {
+pub fn parse_standing(field: &str, value: &str) -> Result<JobStatusRecord<'static>, String> {
     let (revision, json) = value.split_once(' ').ok_or("has no revision")?;
-    let standing: Standing<'static> = parse_json(json)?;
+    let standing: JobStatusRecord<'static> = parse_json(json)?;
     if standing.id.to_string() != field || standing.revision.to_string() != revision {
         return Err(format!("is job {} at revision {}", standing.id, standing.revision));
     }
@@ -40,8 +41,8 @@ pub fn parse_submission(field: &str, value: &str) -> Result<JobRecord, String> {
 }
 
 /// How far a job has come.
-pub fn parse_pulse(field: &str, value: &str) -> Result<Pulse, String> {
-    let pulse: Pulse = parse_json(value)?;
+pub fn parse_pulse(field: &str, value: &str) -> Result<ProgressRecord, String> {
+    let pulse: ProgressRecord = parse_json(value)?;
     believable("last_sequence", pulse.last_sequence)?;
     believable("last_cursor", pulse.last_cursor)?;
     if pulse.job.to_string() == field { Ok(pulse) } else { Err(format!("is of job {}", pulse.job)) }
@@ -65,8 +66,8 @@ pub fn parse_learned(field: &str, value: &str) -> Result<LearnedRecord, String> 
 }
 
 /// A batch must be stored under its own id, and have jobs.
-pub fn parse_batch(field: &str, value: &str) -> Result<Arc<BatchRecord>, String> {
-    let batch = BatchRecord::from(parse_json::<StoredBatch>(value)?);
+pub fn parse_batch(field: &str, value: &str) -> Result<Arc<JobGroupRecord>, String> {
+    let batch = JobGroupRecord::from(parse_json::<StoredJobGroup>(value)?);
     if batch.id.to_string() != field {
         return Err(format!("is batch {}", batch.id));
     }
@@ -88,10 +89,10 @@ pub fn parse_agent(field: &str, value: &str) -> Result<AgentRecord, String> {
 #[derive(Debug, Default)]
 pub struct Parts {
     pub submitted: Vec<JobRecord>,
-    pub batches: Vec<Arc<BatchRecord>>,
+    pub batches: Vec<Arc<JobGroupRecord>>,
     pub forgotten: BTreeSet<JobId>,
-    pub standings: Vec<Standing<'static>>,
-    pub pulses: Vec<Pulse>,
+    pub standings: Vec<JobStatusRecord<'static>>,
+    pub pulses: Vec<ProgressRecord>,
 }
 
 /// A field that is readable, but not together with the others: its hash, its name, and why.
@@ -102,7 +103,7 @@ impl Parts {
     pub fn put_together(self) -> (Vec<JobRecord>, Vec<Unfit>) {
         let mut begun: BTreeMap<JobId, JobRecord> =
             self.submitted.into_iter().map(|job| (job.id, job)).collect();
-        let of_batches = self.batches.iter().flat_map(BatchRecord::jobs);
+        let of_batches = self.batches.iter().flat_map(JobGroupRecord::jobs);
         begun.extend(of_batches.filter(|job| !self.forgotten.contains(&job.id)).map(|job| (job.id, job)));
         let mut unfit = Vec::new();
         let mut jobs = BTreeMap::new();
@@ -116,7 +117,7 @@ impl Parts {
         }
         for pulse in self.pulses {
             if let Some(job) = jobs.get_mut(&pulse.job) {
-                job.beat(pulse);
+                job.apply_progress(pulse);
             }
         }
         // Nothing has happened yet to these. A job that came alone always has a standing, unless somebody

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use redis::ScriptInvocation;
-use trainyard_scheduler_core::{EventRecord, JobRecord, StoredBatch, Write};
+use trainyard_scheduler_core::{EventRecord, JobRecord, StoredJobGroup, Write};
 use trainyard_types::JobId;
 
 use super::{StoreError, keys};
@@ -46,12 +46,12 @@ impl<'a> Batch<'a> {
 
     fn take(&mut self, write: &'a Write) -> Result<(), StoreError> {
         match write {
-            Write::Batch(record) => {
-                let json = serde_json::to_vec(&StoredBatch::from(&**record))?;
+            Write::JobGroup(record) => {
+                let json = serde_json::to_vec(&StoredJobGroup::from(&**record))?;
                 self.set(keys::BATCHES, record.id.to_string(), Some(json));
             }
             Write::Job(record) => self.job(record)?,
-            Write::Pulse(pulse) => {
+            Write::Progress(pulse) => {
                 self.set(keys::PULSES, pulse.job.to_string(), Some(serde_json::to_vec(pulse)?));
             }
             Write::Agent(record) => {
@@ -78,7 +78,7 @@ impl<'a> Batch<'a> {
                 }
                 self.streams.insert(*job, None);
             }
-            Write::ForgetBatch(record) => {
+            Write::ForgetJobGroup(record) => {
                 self.set(keys::BATCHES, record.id.to_string(), None);
                 for job in record.ids() {
                     self.set(keys::FORGOTTEN, job.to_string(), None);
@@ -127,7 +127,7 @@ impl<'a> Batch<'a> {
         }
         call.arg(self.jobs.len());
         for (id, (built_on, record)) in &self.jobs {
-            let json = serde_json::to_string(&record.standing())?;
+            let json = serde_json::to_string(&record.status_record())?;
             call.arg(id.to_string()).arg(*built_on).arg(format!("{} {json}", record.revision));
         }
         // The first of the hashes is the second key, counted from one.

@@ -61,7 +61,7 @@ impl Facts {
     /// Whether the job may run on such a GPU: it is what the job asks for, and its memory is not known to be too
     /// small for a single image. If that is known of every GPU on offer, the job may fail by itself and say so.
     pub(super) fn fits(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
-        let has_room = |kind: &Kind| match view.advertised.least_mib(&self.spec.train, kind.device()) {
+        let has_room = |kind: &Kind| match view.statuses.least_mib(&self.spec.train, kind.device()) {
             Some(needs) if *kind != Kind::Cpu => needs <= kind.half_gib().saturating_mul(512),
             Some(_) | None => true,
         };
@@ -90,7 +90,7 @@ impl Facts {
     /// Agents that hold the job's data set decoded.
     pub(super) fn holders(&self, view: &ClusterView<'_>) -> impl Iterator<Item = AgentId> + Clone {
         let train = &self.spec.train;
-        view.advertised.holders(&train.data, train.imgsz).filter(|_| train.cache == Cache::Disk)
+        view.statuses.holders(&train.data, train.imgsz).filter(|_| train.cache == Cache::Disk)
     }
 
     /// Whether an agent with such a GPU holds the data set decoded.
