@@ -47,7 +47,7 @@ test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --release --locked -p trainyard-trainer --test trainer -- golden --test-threads=1
 
-test-gpu: build $(GOLDEN)/unpacked ## What needs an NVIDIA card
+test-gpu: build $(GOLDEN)/unpacked ## What needs an NVIDIA GPU
 	cargo test --release --locked -p trainyard-trainer --features gpu-tests --test gpu -- --test-threads=1
 
 lint: setup ## Format, Clippy and rustdoc, warnings denied

@@ -1,4 +1,4 @@
-//! What an agent costs while it does nothing: processor time and memory of the real process, with eight cards of
+//! What an agent costs while it does nothing: processor time and memory of the real process, with eight GPUs of
 //! the stand-in for NVML that are read once a second, the metrics page on, and no scheduler to talk to.
 
 use std::error::Error;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// From the start to the first look: finding cards and dialling are not idling.
+/// From the start to the first look: finding GPUs and dialling are not idling.
 const SETTLE: Duration = Duration::from_secs(5);
 const SPAN: Duration = Duration::from_secs(30);
 

@@ -1,17 +1,17 @@
-//! What an agent tells of itself beside its cards: in its Hello, and in heartbeats when it changes.
+//! What an agent tells of itself beside its GPUs: in its Hello, and in heartbeats when it changes.
 
 use trainyard_proto::convert::agent;
 use trainyard_proto::pb;
 use trainyard_types::{FitRecord, Fitness, Time};
 
-/// What the scheduler is told of this agent beside its cards.
+/// What the scheduler is told of this agent beside its GPUs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Advert {
     /// What its devices were seen to need.
     pub fit_records: Vec<FitRecord>,
     /// Why its disk takes no job, a sentence; empty when it does.
     pub disk_short: String,
-    /// Why it has no cards although there should be some, and nothing else to offer; empty when it has.
+    /// Why it has no GPUs although there should be some, and nothing else to offer; empty when it has.
     pub no_cards: String,
     /// Why there is no trainer, a sentence; empty when there is one.
     pub no_trainer: String,

@@ -68,7 +68,7 @@ impl Memory {
         }
     }
 
-    /// What a desktop takes of a card, a sixteenth: less makes no difference.
+    /// What a desktop takes of a GPU, a sixteenth: less makes no difference.
     pub const fn some_mib(&self) -> u64 {
         match *self {
             Self::Cpu { total_mib, .. } | Self::Gpu { total_mib, .. } => total_mib / 16,
@@ -89,7 +89,7 @@ impl Memory {
     fn words(&self) -> String {
         match *self {
             Self::Cpu { .. } => format!("{} of main memory", gib(self.whole_mib())),
-            Self::Gpu { total_mib, .. } => format!("{:.1} GB card", nominal_gib(total_mib)),
+            Self::Gpu { total_mib, .. } => format!("{:.1} GB GPU", nominal_gib(total_mib)),
         }
     }
 }
@@ -126,7 +126,7 @@ pub struct Wish<'a> {
     pub nominal: u32,
     /// What runs of this kind were seen to need.
     pub record: Option<&'a FitRecord>,
-    /// The largest size that a former version of the agent noted for this card.
+    /// The largest size that a former version of the agent noted for this GPU.
     pub noted: Option<u32>,
 }
 
@@ -177,7 +177,7 @@ fn ceiling(memory: Memory, imgsz: u32) -> (u32, String) {
     match memory {
         Memory::Gpu { total_mib, .. } => {
             let size = nominal_gib(total_mib);
-            (table(size, imgsz), format!("{size:.1} GB card, imgsz {imgsz}"))
+            (table(size, imgsz), format!("{size:.1} GB GPU, imgsz {imgsz}"))
         }
         Memory::Cpu { .. } => (CPU_BATCH, "CPU slot".into()),
     }
@@ -251,7 +251,7 @@ impl Layers {
     }
 }
 
-/// The table that users know: rows by the card's nominal size in GiB, columns by image size.
+/// The table that users know: rows by the GPU's nominal size in GiB, columns by image size.
 pub fn table(nominal_gib: f64, imgsz: u32) -> u32 {
     let row = match nominal_gib {
         size if size >= 20.0 => [64, 32, 16],

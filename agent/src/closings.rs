@@ -1,5 +1,5 @@
 //! Devices that the agent itself keeps jobs away from: because their self-test fails, or because a trainer that
-//! does not end still holds them. The cards' keeper and the advert tell of it.
+//! does not end still holds them. The GPUs' keeper and the advert tell of it.
 
 use std::collections::BTreeMap;
 

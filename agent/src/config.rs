@@ -49,11 +49,11 @@ pub struct Config {
     pub data_roots: Vec<PathBuf>,
     /// Where Prometheus scrapes this agent; empty is nowhere.
     pub metrics_listen: String,
-    /// Others may hold so much memory on a card that takes jobs.
+    /// Others may hold so much memory on a GPU that takes jobs.
     pub foreign_memory_allowance_mib: u64,
-    /// When jobs leave cards to their owner.
+    /// When jobs leave GPUs to their owner.
     pub guest: GuestConfig,
-    /// How failed cards are treated.
+    /// How failed GPUs are treated.
     pub health: HealthConfig,
     /// From SIGTERM to SIGKILL of a trainer.
     #[serde(with = "humantime_serde")]
@@ -143,7 +143,7 @@ impl Config {
         u64::from(self.spool_quota_mib) << 20
     }
 
-    /// What is made of cards.
+    /// What is made of GPUs.
     pub fn rules(&self) -> Rules {
         Rules {
             guest: self.guest.clone(),

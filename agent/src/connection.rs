@@ -64,14 +64,14 @@ impl Readings {
     }
 }
 
-/// The connection's ends of the cards' keeper.
+/// The connection's ends of the GPUs' keeper.
 #[derive(Debug)]
 pub struct CardEnds {
     /// The newest [`Readings::revision`] that a heartbeat carried.
     pub told: watch::Sender<u64>,
-    /// Cards that somebody calls sound.
+    /// GPUs that somebody calls sound.
     pub clears: mpsc::Sender<GpuUuid>,
-    /// What the cards did.
+    /// What the GPUs did.
     pub samples: mpsc::Receiver<pb::Telemetry>,
 }
 
@@ -94,7 +94,7 @@ enum LinkError {
         "the scheduler has leader epoch {0}, but a newer one with {1} was seen; it is refused until this agent is restarted"
     )]
     Deposed(LeaderEpoch, LeaderEpoch),
-    #[error("this machine offers other cards than it said")]
+    #[error("this machine offers other GPUs than it said")]
     OtherCards,
     #[error("the agent is stopping")]
     Stopping,
@@ -130,7 +130,7 @@ pub struct Connection {
     pub readings: watch::Receiver<Readings>,
     /// What else to tell in Hello and heartbeats.
     pub advert: watch::Receiver<Advert>,
-    /// The cards' keeper.
+    /// The GPUs' keeper.
     pub cards: CardEnds,
     /// The driver's inbox.
     pub inbox: mpsc::Sender<Input>,
@@ -363,7 +363,7 @@ impl Connection {
         }
     }
 
-    /// What a message of the scheduler means for the driver; what is for the keeper of cards goes there.
+    /// What a message of the scheduler means for the driver; what is for the keeper of GPUs goes there.
     fn input(&self, heard: pb::SchedulerMessage) -> Option<Input> {
         if let Some(Heard::ClearGpu(clear)) = heard.message {
             // Full: somebody is clearing very fast, and can do so again.

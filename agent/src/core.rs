@@ -98,13 +98,13 @@ pub enum Event {
         /// From SIGTERM to SIGKILL; the configured time if nothing is said.
         grace: Option<Duration>,
     },
-    /// The cards that take no attempt now, and how one that comes all the same ends.
+    /// The GPUs that take no attempt now, and how one that comes all the same ends.
     CardsClosed(BTreeMap<GpuUuid, Refusal>),
     /// How an attempt that comes to a CPU slot ends; `None` when it may start.
     CpuClosed(Option<Refusal>),
     /// Why the disk takes no attempt now, a sentence; `None` when it does.
     DiskShort(Option<String>),
-    /// What the attempt on a card must do.
+    /// What the attempt on a GPU must do.
     Card(Order),
     /// The attempt is no longer this agent's.
     Revoked(AttemptId),
@@ -222,7 +222,7 @@ pub struct Core {
     limits: Limits,
     attempts: BTreeMap<AttemptId, Attempt>,
     connected: bool,
-    /// Cards that take no attempt.
+    /// GPUs that take no attempt.
     closed: BTreeMap<GpuUuid, Refusal>,
     /// How an attempt ends that comes to a CPU slot.
     cpu_closed: Option<Refusal>,
@@ -234,7 +234,7 @@ pub struct Core {
     awake: Duration,
     /// When the last event was.
     before: Option<Time>,
-    /// When the last trainer on a card ended.
+    /// When the last trainer on a GPU ended.
     left: BTreeMap<GpuUuid, Time>,
     /// When a shutdown gives up; `None` while none is wanted.
     give_up_at: Option<Time>,

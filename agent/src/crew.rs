@@ -1,5 +1,5 @@
 //! The trainers that run now: on which slot, under which process id, and what they told of their work.
-//! The driver writes; the cards' keeper and the metrics page read.
+//! The driver writes; the GPUs' keeper and the metrics page read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,7 +100,7 @@ impl Crew {
         self.roll().trainers.values().any(|trainer| Device::from(&trainer.slot) == *device)
     }
 
-    /// Process ids by card.
+    /// Process ids by GPU.
     pub fn by_card(&self) -> BTreeMap<GpuUuid, u32> {
         let on_card = |trainer: &Trainer| match &trainer.slot {
             Slot::Gpu(uuid) => Some((uuid.clone(), trainer.pid)),

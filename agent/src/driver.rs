@@ -44,7 +44,7 @@ pub enum Input {
     Ack(AttemptId, u64),
     /// The disk is short: these jobs' directories go, where nobody needs them.
     Discard(Vec<JobId>),
-    /// A trainer ran out of memory while others held so much of its card.
+    /// A trainer ran out of memory while others held so much of its GPU.
     Learned(AttemptId, TrainerEvent, Option<u64>),
     /// It is time to see which caches of decoded images are still there.
     LookAtCaches,

@@ -19,7 +19,7 @@ use crate::disk;
 mod tests;
 
 /// After so long a batch size that ran out of memory may be tried again: what nobody saw may have been to blame,
-/// and drivers change. On a card that is too small that costs one step down the ladder.
+/// and drivers change. On a GPU that is too small that costs one step down the ladder.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The kind of device of a CPU slot.
@@ -30,7 +30,7 @@ pub const CPU: &str = "CPU";
 pub struct Run {
     /// Where.
     pub slot: Slot,
-    /// The card's model, or [`CPU`].
+    /// The GPU's model, or [`CPU`].
     pub device: String,
     /// What it trains.
     pub load: Load,
@@ -65,7 +65,7 @@ struct Known {
     learned: Vec<Learned>,
     /// Since when records have their `failed_batch_size`.
     failures: Vec<Failure>,
-    /// From `batch-limits.json` of former versions: the largest batch size that fitted, by card and run. Each
+    /// From `batch-limits.json` of former versions: the largest batch size that fitted, by GPU and run. Each
     /// goes into a record as soon as a run tells precision and libtorch.
     limits: BTreeMap<String, u32>,
 }

@@ -16,7 +16,7 @@ use trainyard_types::{Gpu, GpuUuid};
 
 use reading::{Answer, ProbeError, RecoveryAction};
 
-/// An error that the driver tells of a card.
+/// An error that the driver tells of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XidEvent {
     /// Whose; `None` if the driver cannot tell any more.
@@ -27,7 +27,7 @@ pub struct XidEvent {
 
 /// Asks a machine for its GPUs. Calls may block, so they belong on a thread that may.
 pub trait GpuProbe: Send + Sync {
-    /// The GPUs that answer, by index; a card that does not is left out.
+    /// The GPUs that answer, by index; a GPU that does not is left out.
     fn gpus(&self) -> Vec<Gpu>;
 
     /// What each GPU that was ever seen does now.
@@ -42,13 +42,13 @@ pub trait GpuProbe: Send + Sync {
     /// The newest CUDA that the driver can run, `(13, 0)`.
     fn cuda_version(&self) -> Option<(u32, u32)>;
 
-    /// Memory that is free on one card now, in MiB.
+    /// Memory that is free on one GPU now, in MiB.
     fn memory_free_mib(&self, uuid: &GpuUuid) -> Option<u64> {
         let answer = self.readings().ok()?.into_iter().find(|answer| answer.uuid == *uuid)?;
         answer.reading.ok()?.memory_free_mib
     }
 
-    /// What the driver wants done with a card; `None` if it does not tell.
+    /// What the driver wants done with a GPU; `None` if it does not tell.
     fn recovery_action(&self, uuid: &GpuUuid) -> Option<RecoveryAction>;
 
     /// Sends every XID from now on until nobody receives any more, from a thread of its own.

@@ -1,4 +1,4 @@
-//! Guest mode: the card's owner comes first. Decides from what others do on a card, and from a schedule, whether
+//! Guest mode: the GPU's owner comes first. Decides from what others do on a GPU, and from a schedule, whether
 //! jobs may use it. Pure: time is an argument.
 //!
 //! ```text
@@ -18,25 +18,25 @@ use trainyard_types::{Gpu, Time};
 use crate::gpu::foreign::Foreign;
 pub use schedule::{Local, Span, SpanError};
 
-/// When jobs leave a card to its owner.
+/// When jobs leave a GPU to its owner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuestConfig {
     /// Whether jobs are guests at all.
     pub enabled: bool,
-    /// The cards that it is about, by UUID or index; none means all.
+    /// The GPUs that it is about, by UUID or index; none means all.
     pub gpus: Vec<String>,
-    /// The owner is active from this share of the card's multiprocessors on, 0 to 1.
+    /// The owner is active from this share of the GPU's multiprocessors on, 0 to 1.
     pub utilization: f64,
     /// The owner is active from so much memory on.
     pub memory_mib: u64,
-    /// So long without use the card is free again.
+    /// So long without use the GPU is free again.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
     /// From SIGTERM, once the owner is seen at work, to SIGKILL of a trainer that has not left.
     #[serde(with = "humantime_serde")]
     pub leave_within: Duration,
-    /// Hours that are the owner's whatever the card does, local time: `Mon-Fri 09:00-18:00`.
+    /// Hours that are the owner's whatever the GPU does, local time: `Mon-Fri 09:00-18:00`.
     pub schedule: Vec<String>,
 }
 
@@ -85,28 +85,28 @@ impl GuestConfig {
 /// Work that lasts no longer is no owner at work: a window that moves, a page that loads.
 const SUSTAINED: Duration = Duration::from_secs(2);
 
-/// One card's state.
+/// One GPU's state.
 #[derive(Debug, Clone)]
 pub struct Guest {
     config: GuestConfig,
     spans: Vec<Span>,
     /// Since when others have been working without a pause.
     working_since: Option<Time>,
-    /// When the owner was active last; `None` while the card is free.
+    /// When the owner was active last; `None` while the GPU is free.
     active_last: Option<Time>,
     /// What was seen then.
     seen: String,
 }
 
 impl Guest {
-    /// A card that is free.
+    /// A GPU that is free.
     pub fn new(config: GuestConfig) -> Self {
         let spans = config.spans();
         Self { config, spans, working_since: None, active_last: None, seen: String::new() }
     }
 
-    /// Judges what others do now; says why the card is its owner's, or `None` when jobs may use it.
-    /// `foreign` is `None` while the card does not answer.
+    /// Judges what others do now; says why the GPU is its owner's, or `None` when jobs may use it.
+    /// `foreign` is `None` while the GPU does not answer.
     pub fn judge(&mut self, now: Time, local: Local, foreign: Option<&Foreign>) -> Option<String> {
         if let Some(span) = self.spans.iter().find(|span| span.holds(local)) {
             return Some(format!(
@@ -127,7 +127,7 @@ impl Guest {
 
     fn look(&mut self, now: Time, foreign: &Foreign) {
         let owners = self.active_last.is_some();
-        // Whoever came at the threshold has gone only well below it, so that a card does not flap.
+        // Whoever came at the threshold has gone only well below it, so that a GPU does not flap.
         let (work, memory_mib) = if owners {
             (self.config.utilization / 2.0, self.config.memory_mib - self.config.memory_mib / 4)
         } else {
@@ -176,7 +176,7 @@ mod tests {
         Foreign { memory_mib, utilization_ratio: Some(utilization), who: Some("blender (pid 300)".into()) }
     }
 
-    /// The seconds of a script at which the card changes hands: `(second, is the owner's)`.
+    /// The seconds of a script at which the GPU changes hands: `(second, is the owner's)`.
     fn changes(guest: &mut Guest, script: impl Fn(u64) -> Foreign, seconds: u64) -> Vec<(u64, bool)> {
         let mut found = Vec::new();
         let mut before = false;

@@ -28,7 +28,7 @@ const CACHE_AGE: Duration = Duration::from_secs(60);
 pub struct Pages {
     /// The host's name.
     pub host: String,
-    /// Every card.
+    /// Every GPU.
     pub snapshots: watch::Receiver<Vec<Snapshot>>,
     /// The trainers.
     pub crew: Crew,

@@ -30,7 +30,7 @@ enum Command {
     Run,
     /// Print the effective configuration and where each value came from.
     Config,
-    /// Print the automatic batch size of each card here, by image size.
+    /// Print the automatic batch size of each GPU here, by image size.
     BatchTable {
         /// Model to print for.
         #[arg(long, default_value = "yolov8n")]
@@ -99,7 +99,7 @@ fn probe(config: &Config) -> Arc<dyn GpuProbe> {
 fn batch_table(probe: &dyn GpuProbe, model: ModelScale) -> String {
     const SIZES: [u32; 6] = [320, 416, 512, 640, 1024, 1280];
     let heads = SIZES.map(|size| format!("{size:>5}")).concat();
-    let mut table = format!("{:32} {:>8} {:>9} {heads}\n", "card", "size", "free");
+    let mut table = format!("{:32} {:>8} {:>9} {heads}\n", "GPU", "size", "free");
     let gpus = probe.gpus();
     for gpu in &gpus {
         let free_mib = probe.memory_free_mib(&gpu.uuid);

@@ -1,5 +1,5 @@
 //! The text that Prometheus scrapes, in Trainyard's names and in those of NVIDIA's dcgm-exporter. A reading
-//! that a card refuses has no sample.
+//! that a GPU refuses has no sample.
 
 use std::fmt::{Display, Write as _};
 
@@ -16,7 +16,7 @@ const MIB: f64 = 1_048_576.0;
 pub struct Figures {
     /// The host's name.
     pub host: String,
-    /// Every card.
+    /// Every GPU.
     pub cards: Vec<Snapshot>,
     /// What the trainers told.
     pub tally: Tally,
@@ -50,7 +50,7 @@ fn label(name: &str, value: &str) -> String {
     format!("{name}=\"{escaped}\"")
 }
 
-/// What names a card: dcgm-exporter's labels in its spelling.
+/// What names a GPU: dcgm-exporter's labels in its spelling.
 fn labels(host: &str, card: &Snapshot) -> String {
     let reading = card.reading.as_ref();
     let bus = reading.map(|reading| reading.pci_bus_id.clone()).unwrap_or_default();
@@ -71,7 +71,7 @@ const fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// One number of each card that has it.
+/// One number of each GPU that has it.
 fn each(figures: &Figures, read: impl Fn(&Snapshot) -> Option<f64>) -> Vec<(String, f64)> {
     let sample = |card: &Snapshot| Some((labels(&figures.host, card), read(card)?));
     figures.cards.iter().filter_map(sample).collect()
@@ -99,11 +99,11 @@ fn cards(figures: &Figures, page: &mut Page) {
         page.family(&format!("trainyard_gpu_{name}"), "gauge", help, each(figures, read));
     };
     let told = |card: &Snapshot| card.reading.clone();
-    gauge("available", "Whether the card takes jobs, as far as its agent knows.", &|card| {
+    gauge("available", "Whether the GPU takes jobs, as far as its agent knows.", &|card| {
         Some(f64::from(u8::from(card.available)))
     });
     gauge("utilization_ratio", "Share of time a kernel ran.", &|card| told(card)?.utilization_ratio);
-    gauge("memory_total_bytes", "Memory of the card.", &|card| mib(Some(card.gpu.memory_total_mib)));
+    gauge("memory_total_bytes", "Memory of the GPU.", &|card| mib(Some(card.gpu.memory_total_mib)));
     gauge("memory_used_bytes", "Memory that processes hold.", &|card| mib(told(card)?.memory_used_mib));
     gauge("memory_reserved_bytes", "Memory that the driver keeps for itself.", &|card| {
         mib(told(card)?.memory_reserved_mib)
@@ -119,7 +119,7 @@ fn cards(figures: &Figures, page: &mut Page) {
         told(card)?.clock_mhz.map(|mhz| f64::from(mhz) * 1e6)
     });
     gauge("pcie_link_width", "PCIe lanes in use.", &|card| told(card)?.pcie_link_width.map(f64::from));
-    gauge("pcie_link_width_max", "PCIe lanes that card and slot have.", &|card| {
+    gauge("pcie_link_width_max", "PCIe lanes that GPU and slot have.", &|card| {
         told(card)?.pcie_link_width_max.map(f64::from)
     });
     gauge(
@@ -147,7 +147,7 @@ fn counts(figures: &Figures, page: &mut Page) {
     page.family("trainyard_gpu_xid_errors_total", "counter", help, xids);
 }
 
-/// What names a slot: its card's labels, or `device="cpu0"`.
+/// What names a slot: its GPU's labels, or `device="cpu0"`.
 fn slot_labels(figures: &Figures, slot: &Slot) -> String {
     let found = |uuid: &GpuUuid| figures.cards.iter().find(|card| card.gpu.uuid == *uuid);
     match slot {

@@ -1,4 +1,4 @@
-//! Who else is on a card at the moment when a trainer's memory has run out there: as the cards' keeper judges it
+//! Who else is on a GPU at the moment when a trainer's memory has run out there: as the GPUs' keeper judges it
 //! once it has looked again.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ const PATIENCE: Duration = READ_EVERY.saturating_mul(4);
 pub struct Others {
     /// What they hold, in MiB; `None` where nobody tells.
     pub memory_mib: Option<u64>,
-    /// Why the card is theirs now, a sentence; `None` while it still takes jobs.
+    /// Why the GPU is theirs now, a sentence; `None` while it still takes jobs.
     pub taken: Option<String>,
 }
 
@@ -34,7 +34,7 @@ impl Others {
     }
 }
 
-/// Waits until the cards were looked at again. Whoever was seen before that, but is gone, counts too: it may
+/// Waits until the GPUs were looked at again. Whoever was seen before that, but is gone, counts too: it may
 /// just have left.
 pub async fn look(mut cards: watch::Receiver<Readings>, slot: &Slot) -> Others {
     let Slot::Gpu(uuid) = slot else { return Others::default() };

@@ -39,7 +39,7 @@ pub struct Workshop {
     pub config: Arc<Config>,
     /// The machine's GPUs.
     pub probe: Arc<dyn GpuProbe>,
-    /// What the cards' keeper makes of them.
+    /// What the GPUs' keeper makes of them.
     pub cards: watch::Receiver<Readings>,
     /// The trainers that run.
     pub crew: Crew,
@@ -286,7 +286,7 @@ fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal>
     }
 }
 
-/// A card's memory as the driver tells of it now.
+/// A GPU's memory as the driver tells of it now.
 pub fn gpu_memory(gpu: &Gpu, now: Option<&GpuTelemetry>) -> Memory {
     Memory::Gpu {
         total_mib: gpu.memory_total_mib,

@@ -64,7 +64,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let identity = Identity::load(&config.data_dir, &config.machine_id_file, holds_jobs)?;
     let agent = identity.agent();
     warn_of_gaps(&config);
-    // Before the cards are judged: what a former agent's trainers left is no stranger.
+    // Before the GPUs are judged: what a former agent's trainers left is no stranger.
     let groups = end_leftovers(&config, identity.owner()).await;
     let host = Host::new(groups.as_ref());
     let (cards, first) = find_cards(&probe, &config, &host).await?;
@@ -329,7 +329,7 @@ impl House {
     }
 }
 
-/// The cards that there are and what the machine offers. A card that stops answering keeps its place and loses
+/// The GPUs that there are and what the machine offers. A GPU that stops answering keeps its place and loses
 /// its readings; one that answers only later is taken in then. A driver that hangs is not waited for for ever.
 async fn find_cards(
     probe: &Arc<dyn GpuProbe>,
@@ -345,7 +345,7 @@ async fn find_cards(
     };
     let (rules, data_dir) = (config.rules(), config.data_dir.clone());
     let ward = tokio::task::spawn_blocking(move || (Ward::load(&data_dir), boot_id())).await;
-    let (ward, boot_id) = ward.context("cannot read which cards have failed")?;
+    let (ward, boot_id) = ward.context("cannot read which GPUs have failed")?;
     let cards = Cards::new(rules, found, ward, boot_id);
     let inventory = Inventory {
         gpus: cards.gpus(),

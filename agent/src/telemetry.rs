@@ -1,4 +1,4 @@
-//! What the cards did, once a second, on its way to the scheduler in batches. What nobody takes is dropped:
+//! What the GPUs did, once a second, on its way to the scheduler in batches. What nobody takes is dropped:
 //! it is no report.
 
 use tokio::sync::mpsc;
@@ -28,7 +28,7 @@ impl Batcher {
         Self { samples: Vec::new(), seconds: 0, out }
     }
 
-    /// Takes one second of every card.
+    /// Takes one second of every GPU.
     pub fn add(&mut self, now: Time, cards: &[Snapshot]) {
         self.samples.extend(cards.iter().filter_map(|card| sample(now, card)));
         self.seconds += 1;

@@ -192,7 +192,7 @@ pub fn absolute(path: &Path) -> PathBuf {
     if climbs { absolute.canonicalize().unwrap_or(absolute) } else { absolute }
 }
 
-/// Reads `20G`, `20GB`, `20GiB`, `20480M`, … as MiB. Users of cards count in powers of two.
+/// Reads `20G`, `20GB`, `20GiB`, `20480M`, … as MiB. Users of GPUs count in powers of two.
 ///
 /// # Errors
 /// A number without its unit, or no number.

@@ -1,4 +1,4 @@
-//! Stand-ins for what the machine lacks: cards, by a library in NVML's place, and trainers that only pretend.
+//! Stand-ins for what the machine lacks: GPUs, by a library in NVML's place, and trainers that only pretend.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +15,7 @@ pub const PRELUDE: &str =
     "#!/bin/sh\n[ \"$1\" = self-test ] && { echo '{\"ok\":true,\"libtorch\":\"2.13.0\"}'; exit 0; }\n";
 
 impl Cluster {
-    /// Says what the cards of an agent are and do from now on; see `fake-nvml`.
+    /// Says what the GPUs of an agent are and do from now on; see `fake-nvml`.
     pub fn show_cards(&self, agent: &str, cards: &Value) -> Result<()> {
         // Whoever reads it meanwhile reads the one or the other.
         let new = self.path(&format!("{agent}.new"));
@@ -27,7 +27,7 @@ impl Cluster {
         self.path(&format!("{agent}.json"))
     }
 
-    /// Starts an agent with the cards that are shown for it.
+    /// Starts an agent with the GPUs that are shown for it.
     pub async fn start_agent_with_cards(
         &self,
         name: &str,

@@ -54,7 +54,7 @@ pub enum DeviceError {
         /// The dynamic linker's words.
         reason: String,
     },
-    /// No driver, or no card.
+    /// No driver, or no GPU.
     #[error("device `{device}` is not there: libtorch sees {count} CUDA devices")]
     Absent {
         /// As asked for.
@@ -164,7 +164,7 @@ static SEARCHES: AtomicBool = AtomicBool::new(false);
 
 /// Lets cuDNN try which algorithm is fastest for each shape: training has few shapes, unless its sizes are `varied`,
 /// and runs long. What is fastest may differ from run to run, so if runs are to be `deterministic`, only
-/// algorithms whose results repeat are used instead. Must come before the first work on a card.
+/// algorithms whose results repeat are used instead. Must come before the first work on a GPU.
 ///
 /// # Errors
 /// When libtorch refuses.

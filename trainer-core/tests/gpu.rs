@@ -1,7 +1,7 @@
-//! What only an NVIDIA card can show: the model computes there as it does on the CPU, 16-bit training
-//! learns, and a card whose memory really runs out gets a smaller batch.
+//! What only an NVIDIA GPU can show: the model computes there as it does on the CPU, 16-bit training
+//! learns, and a GPU whose memory really runs out gets a smaller batch.
 //!
-//! Built with the feature `gpu-tests`. Without a card every test fails and says so: a test that did not
+//! Built with the feature `gpu-tests`. Without a GPU every test fails and says so: a test that did not
 //! run must not look like one that passed.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -34,20 +34,20 @@ use trainyard_types::{Batch, ModelScale, TrainSpec};
 /// Outputs of some 60 layers, computed by other kernels: TF32, which cuDNN uses for convolutions, keeps
 /// ten bits of a factor.
 const OTHER_KERNELS: f64 = 5e-3;
-/// What the card may have in the test of running out: enough for one image, far too little for 64.
+/// What the GPU may have in the test of running out: enough for one image, far too little for 64.
 const SMALL_CARD_MIB: f64 = 3072.0;
 
-/// The first card; panics with the reason where there is none.
+/// The first GPU; panics with the reason where there is none.
 fn card() -> Device {
     static FOUND: OnceLock<Result<Device, String>> = OnceLock::new();
     let find = || libtorch::device("cuda:0", &libtorch::load_cuda()).map_err(|error| error.to_string());
     match FOUND.get_or_init(find) {
         Ok(device) => *device,
-        Err(reason) => panic!("these tests need an NVIDIA card, and there is none here: {reason}"),
+        Err(reason) => panic!("these tests need an NVIDIA GPU, and there is none here: {reason}"),
     }
 }
 
-/// Trains with the real program on the card; returns its exit code and all events.
+/// Trains with the real program on the GPU; returns its exit code and all events.
 fn train(spec: &TrainSpec, run_dir: &Path, environment: &[(&str, String)]) -> (i32, Vec<TrainerEvent>) {
     let file = run_dir.with_extension("json");
     std::fs::write(&file, serde_json::to_vec(spec).unwrap()).unwrap();
@@ -70,7 +70,7 @@ fn epochs(events: &[TrainerEvent]) -> Vec<&Epoch> {
         .collect()
 }
 
-/// The card's memory in MiB, as its driver says.
+/// The GPU's memory in MiB, as its driver says.
 fn memory() -> f64 {
     let mut command = Command::new("nvidia-smi");
     command.args(["--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=0"]);
@@ -94,7 +94,7 @@ fn the_card_computes_what_the_cpu_computes() {
     assert_relative("logits", &scores(&found), &scores(&expected), OTHER_KERNELS);
 }
 
-/// One step on the card in this precision; returns the trainer.
+/// One step on the GPU in this precision; returns the trainer.
 fn step_in(precision: Precision, images: &Tensor) -> Trainer {
     tch::manual_seed(0);
     let card = card();
@@ -140,7 +140,7 @@ fn page_locked_copies_aside_bring_the_same_bytes_and_the_allocator_tells_its_pea
     let copier = Copier::new(card).unwrap();
     for _ in 0..3 {
         let sent = copier.send(&[&locked]).unwrap();
-        // The card has something to do meanwhile.
+        // The GPU has something to do meanwhile.
         let _ = Tensor::rand([1024, 1024], (Kind::Float, card))
             .matmul(&Tensor::rand([1024, 1024], (Kind::Float, card)));
         let there = copier.receive(sent).unwrap().remove(0);
@@ -209,7 +209,7 @@ fn memory_is_measured_by_the_allocators_peak_and_holds_for_the_run() {
             TrainerEvent::Memory(measured) => Some(measured.clone()),
             _ => None,
         });
-        found.expect("a card is always measured")
+        found.expect("a GPU is always measured")
     };
     let (small, large) = (measured(4), measured(32));
     println!("{small:?} {large:?}");

@@ -11,8 +11,8 @@ const HEADROOM: f64 = 0.08;
 const ESTIMATED_HEADROOM: f64 = 0.1;
 /// Share of main memory that is left for everything else.
 const HOST_HEADROOM: f64 = 0.2;
-/// What CUDA and its libraries take of a card beside what the allocator counts, in MiB. An assumption, rounded
-/// up; it has not been measured on a card.
+/// What CUDA and its libraries take of a GPU beside what the allocator counts, in MiB. An assumption, rounded
+/// up; it has not been measured on a GPU.
 const CUDA_STATE_MIB: u64 = 450;
 /// Part of an estimate's fixed memory that a run on a CPU does not take, in MiB.
 const CUDA_LIBRARIES_MIB: f64 = 400.0;
@@ -36,7 +36,7 @@ impl Need {
     /// Of `load`: what `record` says, if it is of a measured run.
     pub fn of(memory: Memory, load: Load, record: Option<&FitRecord>) -> Self {
         let (device, state) = match memory {
-            Memory::Gpu { .. } => ("card like this", CUDA_STATE_MIB),
+            Memory::Gpu { .. } => ("GPU like this", CUDA_STATE_MIB),
             Memory::Cpu { .. } => ("CPU", 0),
         };
         match record.filter(|record| record.batch_size > 0) {
@@ -59,7 +59,7 @@ impl Need {
         }
     }
 
-    /// By [`estimate`], not measured. The figures are rounded up; for n and s they never lower the table on a card that is free. When an estimate is
+    /// By [`estimate`], not measured. The figures are rounded up; for n and s they never lower the table on a GPU that is free. When an estimate is
     /// too hopeful all the same, the trainer steps down the ladder and the agent remembers.
     fn estimated(memory: Memory, load: Load, device: &'static str) -> Self {
         // A CPU is taken to compute in single precision, and has no CUDA libraries to load.
@@ -82,7 +82,7 @@ impl Need {
             (Memory::Cpu { .. }, None) => HOST_HEADROOM,
             (Memory::Gpu { .. }, None) if self.measured => HEADROOM,
             (Memory::Gpu { total_mib, .. }, None) => {
-                // What is free counts whole, as long as a tenth of the card is left.
+                // What is free counts whole, as long as a tenth of the GPU is left.
                 let most = mib(total_mib) * (1.0 - ESTIMATED_HEADROOM);
                 return whole(most).min(available_mib);
             }

@@ -10,7 +10,7 @@ fn gpu(total_mib: u64, free_mib: Option<u64>) -> Memory {
     Memory::Gpu { total_mib, free_mib, reserved_mib: None, foreign_mib: None }
 }
 
-/// A card that only a desktop uses.
+/// A GPU that only a desktop uses.
 fn card(total_mib: u64) -> Memory {
     gpu(total_mib, Some(total_mib - 400))
 }
@@ -30,7 +30,7 @@ fn record(fixed_mib: u64, per_image_mib: f64, validation_mib: u64, failed: Optio
         imgsz: 640,
         multi_scale: false,
         precision: "fp16".into(),
-        device: "a card".into(),
+        device: "a GPU".into(),
         libtorch: "2.13.0".into(),
     };
     FitRecord { key, fixed_mib, per_image_mib, validation_mib, batch_size: 8, failed_batch_size: failed }
@@ -49,7 +49,7 @@ fn on_a_free_card_small_models_get_exactly_the_table() {
     for model in [ModelScale::N, ModelScale::S] {
         assert_eq!(row(24564, model), [64, 64, 32, 32, 16, 10], "4090, {model}");
         assert_eq!(row(12227, model), [48, 48, 24, 24, 12, 7], "5070, {model}");
-        assert_eq!(row(8188, model), [32, 32, 16, 16, 8, 5], "8 GB card, {model}");
+        assert_eq!(row(8188, model), [32, 32, 16, 16, 8, 5], "8 GB GPU, {model}");
     }
 }
 
@@ -114,8 +114,8 @@ fn every_layer_lowers_the_one_before_and_says_why() {
     assert_eq!(
         reasons,
         [
-            "12.0 GB card, imgsz 640",
-            "yolov8m at 640 px takes 1.3 GB and 250 MiB an image as measured, and the 12.0 GB card has room for \
+            "12.0 GB GPU, imgsz 640",
+            "yolov8m at 640 px takes 1.3 GB and 250 MiB an image as measured, and the 12.0 GB GPU has room for \
              38 images",
             "5.9 GB are free, 5.8 GB held by others, 0.3 GB by the driver: room for 16 images",
             "measured with 8 images, validation and some headroom included; 12 images ran out of memory with all \

@@ -20,7 +20,7 @@ pub enum State {
     Running,
     /// SIGTERM was sent.
     Stopping { kill_at: Time },
-    /// SIGKILL was sent. Then the trainer is given up on: on a card that is gone, or on a share that does not answer,
+    /// SIGKILL was sent. Then the trainer is given up on: on a GPU that is gone, or on a share that does not answer,
     /// it may never leave the kernel, where it can do no more harm.
     Killed { abandon_at: Time },
     /// The trainer has finished; its artifacts are uploaded.
@@ -49,7 +49,7 @@ pub struct Attempt {
     pub stop: Option<EndReason>,
     /// Who wants that and why, where the reason alone does not tell.
     pub stop_note: Option<String>,
-    /// What its card did to it, or that it stalled.
+    /// What its GPU did to it, or that it stalled.
     pub fault: Option<Refusal>,
     /// The newest checkpoint on disk.
     pub checkpoint: Option<CheckpointSaved>,

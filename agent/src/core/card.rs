@@ -1,4 +1,4 @@
-//! What becomes of attempts when something happens to their card.
+//! What becomes of attempts when something happens to their GPU.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::attempt::{Attempt, State};
 use super::{Command, Core, Refusal};
 use crate::gpu::cards::Order;
 
-/// How long a trainer may take to die of SIGKILL. In a driver whose card is gone it may take for ever.
+/// How long a trainer may take to die of SIGKILL. In a driver whose GPU is gone it may take for ever.
 pub(super) const ABANDON_AFTER: Duration = Duration::from_secs(30);
 
-/// For so long after a trainer's end, what the driver says of a process on its card is said of that one.
+/// For so long after a trainer's end, what the driver says of a process on its GPU is said of that one.
 const LATE: Duration = Duration::from_secs(10);
 
 impl Core {
-    /// How an attempt that comes for this slot ends at once, if its card or the disk takes none. A slot that a trainer
+    /// How an attempt that comes for this slot ends at once, if its GPU or the disk takes none. A slot that a trainer
     /// holds which does not end is seen when the attempt is to start.
     pub(super) fn refusal(&self, slot: Option<&Slot>) -> Option<Refusal> {
         if let Some(message) = self.disk_short.clone() {
@@ -72,7 +72,7 @@ impl Core {
         }
     }
 
-    /// Does what a card's state demands of the attempts on it.
+    /// Does what a GPU's state demands of the attempts on it.
     pub(super) fn on_order(&mut self, now: Time, order: &Order, out: &mut Vec<Command>) {
         match order {
             Order::Leave { gpu, within, message } => {
@@ -119,7 +119,7 @@ impl Core {
         }
     }
 
-    /// Ends an attempt for a fault of its own or of its card; its trainer is killed `at_once` or asked for a checkpoint.
+    /// Ends an attempt for a fault of its own or of its GPU; its trainer is killed `at_once` or asked for a checkpoint.
     pub(super) fn fail(
         &mut self,
         now: Time,

@@ -19,7 +19,7 @@ pub struct Exit {
     pub stderr_tail: String,
     /// Lines of its event stream that were left out.
     pub bad_lines: u64,
-    /// Why the card is others' now, a sentence; `None` while it takes jobs.
+    /// Why the GPU is others' now, a sentence; `None` while it takes jobs.
     pub card_taken: Option<String>,
     /// The disk of its run directory has less room than is kept free.
     pub disk_is_short: bool,
@@ -35,7 +35,7 @@ pub enum ExitKind {
 }
 
 impl ExitKind {
-    /// Whether a card that is full may be behind it.
+    /// Whether a GPU that is full may be behind it.
     pub const fn may_lack_memory(self) -> bool {
         match self {
             Self::Code(code) => !matches!(code, exit_code::DONE | exit_code::BAD_SPEC | exit_code::STOPPED),
@@ -65,7 +65,7 @@ const RELAPSES: u32 = 3;
 pub enum Outcome {
     /// Upload its artifacts, then it is completed.
     Publish(Finished),
-    /// The card's memory ran out and the process could not go on: another one goes on with less.
+    /// The GPU's memory ran out and the process could not go on: another one goes on with less.
     Again {
         /// What is told.
         changed: BatchSizeChanged,
@@ -99,7 +99,7 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
             end(EndReason::BadSpec, told.unwrap_or_else(|| with_stderr("bad spec or data", exit)))
         }
         (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => match &exit.card_taken {
-            Some(why) => end(EndReason::Preempted, format!("the card's memory ran out beside others: {why}")),
+            Some(why) => end(EndReason::Preempted, format!("the GPU's memory ran out beside others: {why}")),
             None if kind == ExitKind::Code(exit_code::GPU_OOM_AGAIN) => relapse(attempt, told),
             None => step_down(attempt, kind, told),
         },
@@ -198,7 +198,7 @@ fn last_words(attempt: &Attempt, exit: &Exit) -> String {
     format!("{told} {}", exit.stderr_tail)
 }
 
-/// Whether the card's memory ended the process, by its exit code or by its last words.
+/// Whether the GPU's memory ended the process, by its exit code or by its last words.
 fn ran_out_of_gpu_memory(attempt: &Attempt, exit: &Exit) -> bool {
     // A spec that cannot be met, such as `bn_group`, is not a matter of the next smaller batch.
     let by_spec = attempt.failed.as_ref().is_some_and(|failed| !failed.violations.is_empty());
@@ -222,7 +222,7 @@ fn relapse(attempt: &Attempt, told: Option<String>) -> Outcome {
     if attempt.relapses < RELAPSES {
         return Outcome::Anew;
     }
-    let text = "the card's memory ran out again and again with batches that had fitted";
+    let text = "the GPU's memory ran out again and again with batches that had fitted";
     end(EndReason::TrainerCrash, told.map_or_else(|| text.to_owned(), |told| format!("{text}: {told}")))
 }
 
@@ -231,7 +231,7 @@ fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome
     let from = attempt.batch_size();
     let Some(to) = next_smaller(from) else {
         let text = told.unwrap_or_else(|| too_small(attempt));
-        // What has trained here is not too large for the card.
+        // What has trained here is not too large for the GPU.
         let reason = if attempt.has_trained { EndReason::TrainerCrash } else { EndReason::GpuOom };
         return end(reason, text);
     };
@@ -240,7 +240,7 @@ fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome
         ExitKind::Signal(signal) => format!("signal {signal}"),
     };
     let message = format!(
-        "batch {from} does not fit in the card's memory and the trainer could not go on by itself ({how}); \
+        "batch {from} does not fit in the GPU's memory and the trainer could not go on by itself ({how}); \
          going on with {to} in a new process from the newest checkpoint"
     );
     Outcome::Again { changed: BatchSizeChanged { from, to, message, phase: Phase::default() } }
@@ -248,7 +248,7 @@ fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome
 
 /// For a trainer that says nothing itself.
 fn too_small(attempt: &Attempt) -> String {
-    let text = "the card's memory is too small even for batch 1";
+    let text = "the GPU's memory is too small even for batch 1";
     match attempt.prepared.as_ref().map(|prepared| prepared.advice.as_str()) {
         Some(advice) if !advice.is_empty() => format!("{text}: {advice}"),
         _ => text.to_owned(),

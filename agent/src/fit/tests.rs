@@ -121,7 +121,7 @@ fn beside_others_running_out_of_memory_says_what_an_image_takes() {
     tell(&mut store, 1, &out_of_memory(12));
     assert_eq!(store.records(NOW)[0].failed_batch_size, None);
     assert_eq!(guess(&store, &run(6000)), 8);
-    assert_eq!(guess(&store, &run(12000)), 16, "an empty card still takes more");
+    assert_eq!(guess(&store, &run(12000)), 16, "an empty GPU still takes more");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn another_trainer_or_card_has_records_of_its_own() {
     assert!(store.wants_measurement(&Run { trainer: "4-5-6".into(), ..run(12000) }));
     assert!(store.wants_measurement(&Run { device: "NVIDIA GeForce RTX 4060".into(), ..run(12000) }));
     let other = Slot::Gpu(GpuUuid("GPU-2".into()));
-    assert!(!store.wants_measurement(&Run { slot: other, ..run(12000) }), "a second card of the model");
+    assert!(!store.wants_measurement(&Run { slot: other, ..run(12000) }), "a second GPU of the model");
     // What ran on a slot before is over when another run begins there.
     store.begin(attempt(2), run(12000));
     assert!(!tell(&mut store, 1, &out_of_memory(2)));

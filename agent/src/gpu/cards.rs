@@ -1,5 +1,5 @@
-//! What the agent makes of its cards: which take jobs, which do not and why, and what must happen to the attempts
-//! on them. Pure but for the small file of quarantined cards; time is an argument.
+//! What the agent makes of its GPUs: which take jobs, which do not and why, and what must happen to the attempts
+//! on them. Pure but for the small file of quarantined GPUs; time is an argument.
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,7 @@ use super::support::{Libtorch, unsupported};
 use super::xid::{Comeback, Effect, effect_of, policy};
 use crate::guest::{Guest, GuestConfig, Local, words};
 
-/// How failed cards are treated.
+/// How failed GPUs are treated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthConfig {
@@ -35,23 +35,23 @@ impl Default for HealthConfig {
     }
 }
 
-/// What the configuration says of cards.
+/// What the configuration says of GPUs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// The owner comes first.
     pub guest: GuestConfig,
-    /// Others may hold so much on a card that takes jobs.
+    /// Others may hold so much on a GPU that takes jobs.
     pub foreign_memory_allowance_mib: u64,
-    /// Failed cards.
+    /// Failed GPUs.
     pub health: HealthConfig,
 }
 
-/// What must happen to the attempt on a card; nothing where there is none.
+/// What must happen to the attempt on a GPU; nothing where there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// It makes room: checkpoint, then SIGKILL when the time is over.
     Leave {
-        /// The card.
+        /// The GPU.
         gpu: GpuUuid,
         /// From now.
         within: Duration,
@@ -60,18 +60,18 @@ pub enum Order {
     },
     /// It cannot go on.
     Fail {
-        /// The card.
+        /// The GPU.
         gpu: GpuUuid,
         /// How it counts.
         reason: EndReason,
         /// What happened.
         message: String,
-        /// Without a checkpoint: what the card holds is not to be trusted, or it will not answer.
+        /// Without a checkpoint: what the GPU holds is not to be trusted, or it will not answer.
         at_once: bool,
     },
 }
 
-/// One card.
+/// One GPU.
 #[derive(Debug)]
 struct Card {
     gpu: Gpu,
@@ -80,14 +80,14 @@ struct Card {
     health: Health,
     /// Driver or libtorch cannot use it, and never will.
     unsupported: Option<String>,
-    /// It does not answer now, or no card does.
+    /// It does not answer now, or no GPU does.
     silent: Option<String>,
     owner: Option<String>,
     foreign: Option<Foreign>,
     last: Option<Reading>,
 }
 
-/// A card for a scrape.
+/// A GPU for a scrape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Which.
@@ -109,7 +109,7 @@ pub struct Cards {
     cards: Vec<Card>,
     ward: Ward,
     boot_id: String,
-    /// Why no card could be asked the last time.
+    /// Why no GPU could be asked the last time.
     silence: Option<String>,
     /// Whether one answered that is not known.
     has_strangers: bool,
@@ -118,7 +118,7 @@ pub struct Cards {
 }
 
 impl Cards {
-    /// The cards that answer now, and those that have failed before and do not.
+    /// The GPUs that answer now, and those that have failed before and do not.
     pub fn new(rules: Rules, found: Vec<Gpu>, ward: Ward, boot_id: String) -> Self {
         let mut gpus = found;
         for record in ward.records() {
@@ -151,17 +151,17 @@ impl Cards {
         self.cards.len() > before
     }
 
-    /// Why no card could be asked the last time; `None` when they could.
+    /// Why no GPU could be asked the last time; `None` when they could.
     pub fn silence(&self) -> Option<&str> {
         self.silence.as_deref()
     }
 
-    /// Whether a card answers that did not when the cards were counted.
+    /// Whether a GPU answers that did not when the GPUs were counted.
     pub const fn has_strangers(&self) -> bool {
         self.has_strangers
     }
 
-    /// Every card, by index.
+    /// Every GPU, by index.
     pub fn gpus(&self) -> Vec<Gpu> {
         self.cards.iter().map(|card| card.gpu.clone()).collect()
     }
@@ -171,12 +171,12 @@ impl Cards {
         for card in &mut self.cards {
             card.unsupported = unsupported(&card.gpu, driver_cuda, libtorch);
             if let Some(why) = &card.unsupported {
-                warn!(gpu = %card.gpu.uuid, index = card.gpu.index, why, "this card takes no jobs");
+                warn!(gpu = %card.gpu.uuid, index = card.gpu.index, why, "this GPU takes no jobs");
             }
         }
     }
 
-    /// Takes what the cards told. `trainers` are our own by card, `agent` is this process.
+    /// Takes what the GPUs told. `trainers` are our own by GPU, `agent` is this process.
     pub fn on_readings(
         &mut self,
         now: Time,
@@ -193,7 +193,7 @@ impl Cards {
                 let why = all_silent(&error);
                 for card in &mut self.cards {
                     if card.silent.as_ref() != Some(&why) {
-                        warn!(gpu = %card.gpu.uuid, why, "a card cannot be asked");
+                        warn!(gpu = %card.gpu.uuid, why, "a GPU cannot be asked");
                     }
                     (card.silent, card.last, card.foreign) = (Some(why.clone()), None, None);
                     // Its owner's hours come all the same.
@@ -217,7 +217,7 @@ impl Cards {
                 Finding::Fine => {}
                 Finding::Silent(why) => {
                     card.silent =
-                        Some(format!("the card does not answer: {why}; it takes jobs again when it does"));
+                        Some(format!("the GPU does not answer: {why}; it takes jobs again when it does"));
                 }
                 Finding::Failed(_) if self.ward.get(&card.gpu.uuid).is_some() => {}
                 Finding::Failed(sentence) => {
@@ -247,7 +247,7 @@ impl Cards {
         let xid = event.xid;
         let allowed = self.rules.foreign_memory_allowance_mib;
         let Some(card) = self.cards.iter_mut().find(|card| Some(&card.gpu.uuid) == event.gpu.as_ref()) else {
-            warn!(xid, gpu = ?event.gpu, "the driver tells an XID of a card that is not known");
+            warn!(xid, gpu = ?event.gpu, "the driver tells an XID of a GPU that is not known");
             return Vec::new();
         };
         *card.health.counts.xids.entry(xid).or_default() += 1;
@@ -264,7 +264,7 @@ impl Cards {
         };
         match effect {
             Effect::Note | Effect::AskDriver => Vec::new(),
-            // With others on the card nobody knows whose process it was.
+            // With others on the GPU nobody knows whose process it was.
             Effect::JobsFault
                 if card.foreign.as_ref().is_some_and(|foreign| foreign.memory_mib > allowed) =>
             {
@@ -283,10 +283,10 @@ impl Cards {
         self.closed = closed;
     }
 
-    /// Somebody says that a card is sound. Says whether it was quarantined.
+    /// Somebody says that a GPU is sound. Says whether it was quarantined.
     pub fn on_clear(&mut self, uuid: &GpuUuid) -> bool {
         let was_in = self.ward.release(uuid);
-        info!(gpu = %uuid, was_in, "a card's quarantine is ended by hand");
+        info!(gpu = %uuid, was_in, "a GPU's quarantine is ended by hand");
         was_in
     }
 
@@ -308,7 +308,7 @@ impl Cards {
                 reading.memory_total_mib.is_some_and(|total| total > 0) && !new_errors
             });
             if passed {
-                info!(gpu = %uuid, why = record.sentence, "a quarantined card answers without new errors: it takes jobs again");
+                info!(gpu = %uuid, why = record.sentence, "a quarantined GPU answers without new errors: it takes jobs again");
                 self.ward.release(&uuid);
             } else if now.since(record.since) >= self.rules.health.self_test_after {
                 let ecc_uncorrected =
@@ -318,7 +318,7 @@ impl Cards {
         }
     }
 
-    /// Why a card takes no job; the gravest reason.
+    /// Why a GPU takes no job; the gravest reason.
     fn unavailable(&self, card: &Card) -> Option<Unavailable> {
         let because = |cause, message: &String| Some(Unavailable { cause, message: message.clone() });
         if let Some(record) = self.ward.get(&card.gpu.uuid) {
@@ -341,11 +341,11 @@ impl Cards {
         }
         let message = match &foreign.who {
             Some(who) => format!(
-                "others hold {} MiB on this card, most of it {who}; up to {allowed} MiB are allowed beside a job",
+                "others hold {} MiB on this GPU, most of it {who}; up to {allowed} MiB are allowed beside a job",
                 foreign.memory_mib
             ),
             None => format!(
-                "processes that the driver does not name hold {} MiB on this card; up to {allowed} MiB are allowed \
+                "processes that the driver does not name hold {} MiB on this GPU; up to {allowed} MiB are allowed \
                  beside a job",
                 foreign.memory_mib
             ),
@@ -353,7 +353,7 @@ impl Cards {
         because(UnavailableCause::ForeignUse, &message)
     }
 
-    /// For Hello and heartbeats: one entry a card, by index.
+    /// For Hello and heartbeats: one entry a GPU, by index.
     pub fn telemetry(&self) -> Vec<GpuTelemetry> {
         let entry = |card: &Card| {
             let uuid = card.gpu.uuid.clone();
@@ -394,13 +394,13 @@ impl Card {
         }
     }
 
-    /// Lets guest mode judge; an order if the card has just become its owner's.
+    /// Lets guest mode judge; an order if the GPU has just become its owner's.
     fn ask_owner(&mut self, now: Time, local: Local, config: &GuestConfig) -> Option<Order> {
         let guest = self.guest.as_mut()?;
         let before = self.owner.take();
         self.owner = guest.judge(now, local, self.foreign.as_ref());
         if before.is_some() != self.owner.is_some() {
-            info!(gpu = %self.gpu.uuid, why = self.owner, "the card changes hands");
+            info!(gpu = %self.gpu.uuid, why = self.owner, "the GPU changes hands");
         }
         let message = self.owner.clone().filter(|_| before.is_none())?;
         Some(Order::Leave { gpu: self.gpu.uuid.clone(), within: config.leave_within, message })
@@ -416,7 +416,7 @@ fn quarantine(
     sentence: String,
     comeback: Comeback,
 ) -> Order {
-    warn!(gpu = %card.gpu.uuid, index = card.gpu.index, why = sentence, ?comeback, "a card is quarantined");
+    warn!(gpu = %card.gpu.uuid, index = card.gpu.index, why = sentence, ?comeback, "a GPU is quarantined");
     let ecc_uncorrected = card.last.as_ref().and_then(|reading| reading.ecc_uncorrected);
     let (gpu, boot_id) = (card.gpu.clone(), boot_id.to_owned());
     ward.admit(Record {
@@ -451,7 +451,7 @@ fn all_silent(error: &ProbeError) -> String {
                                 daemon-reload` on the host, which takes the devices away; restart the container"
             .into(),
         ProbeError::Failed(why) => {
-            format!("the driver does not answer: {why}; the cards take jobs again when it does")
+            format!("the driver does not answer: {why}; the GPUs take jobs again when it does")
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{GpuProbe, XidEvent};
 /// Answers with what it was given.
 #[derive(Debug, Clone, Default)]
 pub struct FakeGpus {
-    /// The cards.
+    /// The GPUs.
     pub gpus: Vec<Gpu>,
     /// Their readings.
     pub answers: Vec<Answer>,

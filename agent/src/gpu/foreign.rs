@@ -1,4 +1,4 @@
-//! Who uses a card beside this agent's own trainers, judged from the driver's list of processes.
+//! Who uses a GPU beside this agent's own trainers, judged from the driver's list of processes.
 //!
 //! The list has the host's process ids. In a container with ids of its own neither our trainers nor the
 //! others' processes are found by them; then foreign use is what was there before our trainer came.
@@ -11,7 +11,7 @@ use trainyard_types::Time;
 
 use super::reading::{GpuProcess, Reading};
 
-/// How long after a trainer's end its memory may still be counted on the card.
+/// How long after a trainer's end its memory may still be counted on the GPU.
 const AFTERGLOW: Duration = Duration::from_secs(10);
 
 /// The agent's own processes, and what `/proc` says of the others.
@@ -53,7 +53,7 @@ fn parse_stat(text: &str) -> Option<Process> {
     })
 }
 
-/// What others do on a card.
+/// What others do on a GPU.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Foreign {
     /// What they hold.
@@ -64,7 +64,7 @@ pub struct Foreign {
     pub who: Option<String>,
 }
 
-/// Remembers of one card what others held before our trainer came.
+/// Remembers of one GPU what others held before our trainer came.
 #[derive(Debug, Clone, Default)]
 pub struct Judge {
     /// What others held when none of our trainers was there.
@@ -74,7 +74,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Judges a reading. `trainer` is the process id of our trainer on this card, `agent` our own.
+    /// Judges a reading. `trainer` is the process id of our trainer on this GPU, `agent` our own.
     pub fn judge(
         &mut self,
         now: Time,

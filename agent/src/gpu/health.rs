@@ -1,4 +1,4 @@
-//! One card's health as its readings tell it: silence, memory errors, its link, what holds its clock down.
+//! One GPU's health as its readings tell it: silence, memory errors, its link, what holds its clock down.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use trainyard_types::{GpuUuid, Time};
 
 use super::reading::{Reading, Silence};
 
-/// So many readings in a row may fail before a card counts as silent.
+/// So many readings in a row may fail before a GPU counts as silent.
 const FORGIVEN: u32 = 2;
 
-/// From this use on a card's link is expected to be as wide as it gets; at rest it may sleep.
+/// From this use on a GPU's link is expected to be as wide as it gets; at rest it may sleep.
 const UNDER_LOAD: f64 = 0.5;
 
 /// How long a link may be narrow under load before it is told.
@@ -20,7 +20,7 @@ const NARROW: Duration = Duration::from_secs(60);
 /// Between two readings at most so much counts as throttled: a machine that slept was not.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// What was counted of a card since the agent's start.
+/// What was counted of a GPU since the agent's start.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Counts {
     /// Errors that the driver told, by number.
@@ -43,7 +43,7 @@ pub struct Health {
     narrow_told: bool,
 }
 
-/// What a reading says of a card.
+/// What a reading says of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// Nothing new.
@@ -55,11 +55,11 @@ pub enum Finding {
 }
 
 impl Health {
-    /// Takes what a card said or did not.
+    /// Takes what a GPU said or did not.
     pub fn judge(&mut self, now: Time, uuid: &GpuUuid, reading: Result<&Reading, &Silence>) -> Finding {
         let reading = match reading {
             Ok(reading) => reading,
-            Err(Silence::Lost) => return Finding::Failed("the card has vanished (GPU is lost)".into()),
+            Err(Silence::Lost) => return Finding::Failed("the GPU has vanished (GPU is lost)".into()),
             Err(Silence::Failed(why)) => {
                 self.failures += 1;
                 let silent = self.failures > FORGIVEN;
@@ -95,7 +95,7 @@ impl Health {
         let since = *self.narrow_since.get_or_insert(now);
         if now.since(since) >= NARROW && !self.narrow_told {
             self.narrow_told = true;
-            warn!(gpu = %uuid, width, most, "the PCIe link is narrower than it could be: is the card seated well?");
+            warn!(gpu = %uuid, width, most, "the PCIe link is narrower than it could be: is the GPU seated well?");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The one task that owns what the agent makes of its cards: reads them once a second, hears the driver's
+//! The one task that owns what the agent makes of its GPUs: reads them once a second, hears the driver's
 //! errors, and tells the connection, the driver of attempts and the metrics page.
 
 use std::collections::BTreeMap;
@@ -32,23 +32,23 @@ use crate::self_test::Tests;
 use crate::telemetry::{self, Batcher};
 use crate::transfer::Link;
 
-/// How often the cards are read.
+/// How often the GPUs are read.
 pub const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a reading may take before the cards count as silent. A sick driver takes its time.
+/// How long a reading may take before the GPUs count as silent. A sick driver takes its time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long attempts wait for the scheduler to hear that their card is closed, so that it does not send them
+/// How long attempts wait for the scheduler to hear that their GPU is closed, so that it does not send them
 /// back to where they come from.
 const TELL_FIRST: Duration = Duration::from_secs(1);
 
 /// How long the trainer may take to say what libtorch can use.
 const ASK_TRAINER: Duration = Duration::from_secs(60);
 
-/// How often new cards are asked what they are.
+/// How often new GPUs are asked what they are.
 const FIND_EVERY: Duration = Duration::from_secs(5);
 
-/// Cards that wait to be cleared.
+/// GPUs that wait to be cleared.
 const CLEARS: usize = 16;
 
 /// XIDs that wait to be handled.
@@ -56,12 +56,12 @@ const XIDS: usize = 64;
 
 type Read = Result<Vec<Answer>, ProbeError>;
 
-/// The cards that answer, and the driver's version.
+/// The GPUs that answer, and the driver's version.
 pub type Found = (Vec<Gpu>, String);
 
 /// What the keeper works with.
 pub struct Around {
-    /// The machine's cards.
+    /// The machine's GPUs.
     pub probe: Arc<dyn GpuProbe>,
     /// Which trainers are ours.
     pub crew: Crew,
@@ -73,7 +73,7 @@ pub struct Around {
     pub advert: watch::Sender<Advert>,
     /// Whether the scheduler is there.
     pub link: watch::Receiver<Option<Link>>,
-    /// What jobs are kept away from for other reasons than the cards' readings.
+    /// What jobs are kept away from for other reasons than the GPUs' readings.
     pub closings: Closings,
     /// Who tests devices.
     pub tests: Tests,
@@ -120,7 +120,7 @@ impl Keeper {
         let _taken = self.around.inbox.try_send(Input::Core(closed));
     }
 
-    /// Keeps the cards until `end`.
+    /// Keeps the GPUs until `end`.
     pub async fn keep(mut self, end: CancellationToken) {
         let (found, mut xids) = mpsc::channel(XIDS);
         self.around.probe.watch_xids(found);
@@ -181,7 +181,7 @@ impl Keeper {
         }
     }
 
-    /// Somebody says that a card is sound, or, without its UUID, that the whole machine is.
+    /// Somebody says that a GPU is sound, or, without its UUID, that the whole machine is.
     fn on_clear(&mut self, uuid: &GpuUuid) {
         let all = uuid.0.is_empty();
         let gpus = self.cards.gpus().into_iter().map(|gpu| gpu.uuid).filter(|gpu| all || gpu == uuid);
@@ -191,13 +191,13 @@ impl Keeper {
         self.around.tests.clear((!all).then(|| uuid.clone()));
     }
 
-    /// Asks what libtorch can use, if there are cards.
+    /// Asks what libtorch can use, if there are GPUs.
     fn start_asking(&self) -> Option<JoinHandle<Option<Libtorch>>> {
         let ask = || tokio::spawn(ask_trainer(self.around.trainer.clone()));
         (!self.cards.gpus().is_empty()).then(ask)
     }
 
-    /// Takes cards in that did not answer before. Says whether there are any; then the connection greets the
+    /// Takes GPUs in that did not answer before. Says whether there are any; then the connection greets the
     /// scheduler again.
     fn adopt(&mut self, (gpus, driver_version): Found) -> bool {
         if !self.cards.adopt(gpus) {
@@ -227,7 +227,7 @@ impl Keeper {
         self.cards.on_xid(Time::now(), event, action)
     }
 
-    /// Publishes what the cards do; returns the revision if which cards take jobs has changed.
+    /// Publishes what the GPUs do; returns the revision if which GPUs take jobs has changed.
     fn publish(&mut self) -> Option<u64> {
         self.snapshots.send_replace(self.cards.snapshots());
         let telemetry = self.cards.telemetry();
@@ -244,7 +244,7 @@ impl Keeper {
         changed
     }
 
-    /// Says why there are no cards, on a machine that has nothing else to offer.
+    /// Says why there are no GPUs, on a machine that has nothing else to offer.
     fn tell_missing(&self) {
         let has_slots =
             self.around.readings.borrow().inventory.cpu_slots > 0 || !self.cards.gpus().is_empty();
@@ -252,7 +252,7 @@ impl Keeper {
         self.around.advert.send_if_modified(|advert| {
             let changes = advert.no_cards != why;
             if changes && !why.is_empty() {
-                warn!(why, "no cards, and no CPU slots");
+                warn!(why, "no GPUs, and no CPU slots");
             }
             advert.no_cards = why;
             changes
@@ -266,7 +266,7 @@ impl Keeper {
             self.around.inbox.send(Input::Core(Event::CardsClosed(closed))).await.ok()?;
             if !orders.is_empty() && self.around.link.borrow().is_some() {
                 let told = timeout(TELL_FIRST, self.told.wait_for(|told| *told >= revision)).await;
-                debug!(revision, told = told.is_ok(), "which cards are closed");
+                debug!(revision, told = told.is_ok(), "which GPUs are closed");
             }
         }
         for order in orders {
@@ -283,12 +283,12 @@ impl Keeper {
     }
 }
 
-/// Why each card takes no job.
+/// Why each GPU takes no job.
 fn causes(telemetry: &[GpuTelemetry]) -> Vec<Option<UnavailableCause>> {
     telemetry.iter().map(|reading| reading.unavailable.as_ref().map(|because| because.cause)).collect()
 }
 
-/// How an attempt ends that comes to a closed card all the same: for free.
+/// How an attempt ends that comes to a closed GPU all the same: for free.
 fn refusal(unavailable: &Unavailable) -> Refusal {
     let reason = match unavailable.cause {
         UnavailableCause::Quarantined => EndReason::GpuFault,
@@ -307,7 +307,7 @@ fn hanging() -> ProbeError {
     ProbeError::Failed(format!("a call has been hanging in it for {} s", PATIENCE.as_secs()))
 }
 
-/// Asks for all cards on a thread that may block.
+/// Asks for all GPUs on a thread that may block.
 pub fn start_finding(probe: &Arc<dyn GpuProbe>) -> JoinHandle<Found> {
     let probe = Arc::clone(probe);
     tokio::task::spawn_blocking(move || (probe.gpus(), probe.driver_version()))
@@ -341,7 +341,7 @@ async fn finished_asking(asked: &mut Option<JoinHandle<Option<Libtorch>>>) -> Op
     answer
 }
 
-/// What libtorch can use, by the trainer's word; `None` if it does not say, which is no reason against a card.
+/// What libtorch can use, by the trainer's word; `None` if it does not say, which is no reason against a GPU.
 async fn ask_trainer(trainer: PathBuf) -> Option<Libtorch> {
     let mut command = tokio::process::Command::new(&trainer);
     command.env_clear().envs(environment::Child::Trainer.environment(std::env::vars_os()));
@@ -350,7 +350,7 @@ async fn ask_trainer(trainer: PathBuf) -> Option<Libtorch> {
     let answer: Option<Libtorch> = serde_json::from_slice(&output.stdout).ok();
     match &answer {
         Some(libtorch) => info!(version = libtorch.version, cuda = libtorch.cuda, "libtorch of the trainer"),
-        None => info!("the trainer does not say what libtorch can use: cards are taken as they are"),
+        None => info!("the trainer does not say what libtorch can use: GPUs are taken as they are"),
     }
     answer
 }

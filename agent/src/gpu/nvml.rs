@@ -1,6 +1,6 @@
 //! NVIDIA's management library, loaded at run time: an agent on a machine without it has no GPUs.
 //!
-//! When it does not load, or no card can be asked any more, it is loaded anew at the next call. A reading
+//! When it does not load, or no GPU can be asked any more, it is loaded anew at the next call. A reading
 //! that an old driver lacks the function for is one that it refuses.
 
 mod events;
@@ -39,11 +39,11 @@ struct State {
     nvml: Option<Arc<Nvml>>,
     /// Counts how often it was loaded.
     generation: u64,
-    /// Cards by index as they were seen last: one that is lost cannot tell its own name.
+    /// GPUs by index as they were seen last: one that is lost cannot tell its own name.
     known: BTreeMap<u32, Known>,
 }
 
-/// What of a card does not change.
+/// What of a GPU does not change.
 #[derive(Debug, Clone)]
 struct Known {
     uuid: GpuUuid,
@@ -106,15 +106,15 @@ impl Shared {
         }
     }
 
-    /// Whether there never was a library, and nobody said that there is one: most likely no NVIDIA card either.
+    /// Whether there never was a library, and nobody said that there is one: most likely no NVIDIA GPU either.
     fn is_absent(&self, error: &NvmlError) -> bool {
         matches!(error, NvmlError::LibloadingError(_)) && self.path.is_none() && self.state().generation == 0
     }
 
-    /// Calls `read` for every card that answers, in the driver's order.
+    /// Calls `read` for every GPU that answers, in the driver's order.
     fn each<T>(&self, read: impl Fn(&Device<'_>) -> Result<T, NvmlError>) -> Vec<T> {
         let Ok((nvml, _)) = self.nvml() else { return Vec::new() };
-        // A card that has fallen off the bus must not take the others with it.
+        // A GPU that has fallen off the bus must not take the others with it.
         let reading = |index| {
             nvml.device_by_index(index)
                 .and_then(|device| read(&device))
@@ -125,7 +125,7 @@ impl Shared {
         (0..count.unwrap_or(0)).filter_map(reading).collect()
     }
 
-    /// What does not change of the card at `index`; asks for it the first time.
+    /// What does not change of the GPU at `index`; asks for it the first time.
     fn known(&self, index: u32, device: &Device<'_>) -> Result<Known, NvmlError> {
         if let Some(known) = self.state().known.get(&index) {
             return Ok(known.clone());
@@ -160,7 +160,7 @@ impl Shared {
             }
         }
         match unknown {
-            // One card's is that card's trouble; all cards' is the library's or the container's.
+            // One GPU's is that GPU's trouble; all GPUs' is the library's or the container's.
             Some(error) if answers.iter().all(|answer| answer.reading.is_err()) => Err(error),
             _ => Ok(answers),
         }
@@ -168,7 +168,7 @@ impl Shared {
 
     fn read(&self, index: u32, device: &Device<'_>) -> Result<Answer, NvmlError> {
         let known = self.known(index, device)?;
-        // Every card tells its memory; one that does not answers nothing.
+        // Every GPU tells its memory; one that does not answers nothing.
         let memory = device.memory_info()?;
         let (processes, seen_us) = processes(device, known.seen_us);
         if let Some(known) = self.state().known.get_mut(&index) {
@@ -211,7 +211,7 @@ fn joules(millijoules: u64) -> f64 {
     millijoules as f64 / 1000.0
 }
 
-/// Who uses a card, and until when that is known. Whoever computes and draws is there once.
+/// Who uses a GPU, and until when that is known. Whoever computes and draws is there once.
 fn processes(device: &Device<'_>, seen_us: u64) -> (Option<Vec<GpuProcess>>, u64) {
     let lists = [device.running_compute_processes(), device.running_graphics_processes()];
     if lists.iter().all(Result::is_err) {

@@ -1,4 +1,4 @@
-//! Cards that have failed, kept in one small file: a restart of the agent does not make a card sound.
+//! GPUs that have failed, kept in one small file: a restart of the agent does not make a GPU sound.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,14 +12,14 @@ use trainyard_types::{Gpu, GpuUuid, Time};
 use super::xid::Comeback;
 use crate::disk;
 
-/// Why a card takes no job.
+/// Why a GPU takes no job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The card as it was: one that has fallen off the bus cannot be asked after a restart.
+    /// The GPU as it was: one that has fallen off the bus cannot be asked after a restart.
     pub gpu: Gpu,
     /// When it failed, or failed again.
     pub since: Time,
-    /// The driver's error; `None` when the card went silent or told errors of its memory.
+    /// The driver's error; `None` when the GPU went silent or told errors of its memory.
     pub xid: Option<u64>,
     /// What was seen, for a person.
     pub sentence: String,
@@ -46,7 +46,7 @@ impl Ward {
             .and_then(|text| serde_json::from_str::<Vec<Record>>(&text).map_err(io::Error::other));
         let records = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                warn!(%error, path = %path.display(), "cannot read which cards are quarantined: none is");
+                warn!(%error, path = %path.display(), "cannot read which GPUs are quarantined: none is");
             }
             Vec::new()
         });
@@ -54,23 +54,23 @@ impl Ward {
         Self { path: Some(path), records }
     }
 
-    /// Why a card is in.
+    /// Why a GPU is in.
     pub fn get(&self, uuid: &GpuUuid) -> Option<&Record> {
         self.records.get(uuid)
     }
 
-    /// Every card that is in.
+    /// Every GPU that is in.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
     }
 
-    /// Takes a card in, or renews why it is.
+    /// Takes a GPU in, or renews why it is.
     pub fn admit(&mut self, record: Record) {
         self.records.insert(record.gpu.uuid.clone(), record);
         self.save();
     }
 
-    /// Lets a card go; says whether it was in.
+    /// Lets a GPU go; says whether it was in.
     pub fn release(&mut self, uuid: &GpuUuid) -> bool {
         let was_in = self.records.remove(uuid).is_some();
         if was_in {
@@ -84,7 +84,7 @@ impl Ward {
         let records: Vec<&Record> = self.records.values().collect();
         let bytes = serde_json::to_vec_pretty(&records).map_err(io::Error::from);
         if let Err(error) = bytes.and_then(|bytes| disk::replace(path, &bytes)) {
-            warn!(%error, path = %path.display(), "cannot keep which cards are quarantined: a restart forgets it");
+            warn!(%error, path = %path.display(), "cannot keep which GPUs are quarantined: a restart forgets it");
         }
     }
 }

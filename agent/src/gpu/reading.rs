@@ -1,9 +1,9 @@
-//! What a card told at one moment, as the driver gave it: no judgement.
+//! What a GPU told at one moment, as the driver gave it: no judgement.
 
 use trainyard_types::gpu::THROTTLE_REASONS;
 use trainyard_types::{GpuTelemetry, GpuUuid};
 
-/// One card's answer.
+/// One GPU's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// Whose.
@@ -12,7 +12,7 @@ pub struct Answer {
     pub reading: Result<Reading, Silence>,
 }
 
-/// Why one card says nothing while others may.
+/// Why one GPU says nothing while others may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Silence {
     /// It has fallen off the bus.
@@ -23,7 +23,7 @@ pub enum Silence {
     Failed(String),
 }
 
-/// Why no card says anything.
+/// Why no GPU says anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
     /// NVML's error 999 for all that is asked.
@@ -63,7 +63,7 @@ pub struct Reading {
     pub throttle_reasons: Vec<&'static str>,
     /// Lanes in use.
     pub pcie_link_width: Option<u32>,
-    /// Lanes that card and slot have.
+    /// Lanes that GPU and slot have.
     pub pcie_link_width_max: Option<u32>,
     /// Memory errors since the driver was loaded that were not corrected.
     pub ecc_uncorrected: Option<u64>,
@@ -71,7 +71,7 @@ pub struct Reading {
     pub processes: Option<Vec<GpuProcess>>,
 }
 
-/// A process on a card.
+/// A process on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GpuProcess {
     /// As the driver counts: on the host.
@@ -82,18 +82,18 @@ pub struct GpuProcess {
     pub utilization_percent: Option<u32>,
 }
 
-/// Why a card's clock is held down, as NVML's bits; being idle or set so by its user counts as no reason.
+/// Why a GPU's clock is held down, as NVML's bits; being idle or set so by its user counts as no reason.
 pub fn throttle_reasons(bits: u64) -> Vec<&'static str> {
     const BITS: [u64; 7] = [0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x100];
     BITS.into_iter().zip(THROTTLE_REASONS).filter(|(bit, _)| bits & bit != 0).map(|(_, word)| word).collect()
 }
 
-/// What the driver wants done with a card that failed.
+/// What the driver wants done with a GPU that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecoveryAction {
     /// Nothing.
     None,
-    /// Resetting the card.
+    /// Resetting the GPU.
     Reset,
     /// Restarting the machine.
     Reboot,
@@ -112,7 +112,7 @@ impl RecoveryAction {
 }
 
 impl Reading {
-    /// For the wire, without what is judged: foreign use, and whether the card takes jobs.
+    /// For the wire, without what is judged: foreign use, and whether the GPU takes jobs.
     pub fn telemetry(&self, uuid: GpuUuid) -> GpuTelemetry {
         GpuTelemetry {
             uuid,

@@ -1,4 +1,4 @@
-//! Whether driver and libtorch have code for a card; found at start rather than by the first job.
+//! Whether driver and libtorch have code for a GPU; found at start rather than by the first job.
 
 use serde::Deserialize;
 use trainyard_types::Gpu;
@@ -14,7 +14,7 @@ pub struct Libtorch {
     /// The CUDA that it was built with, `13.0`; `None` without one.
     #[serde(default)]
     pub cuda: Option<String>,
-    /// What it has code for: `sm_90`, and `compute_120` for cards of that kind and newer ones.
+    /// What it has code for: `sm_90`, and `compute_120` for GPUs of that kind and newer ones.
     #[serde(default)]
     pub architectures: Vec<String>,
     /// Why its CUDA half does not load; empty when it does.
@@ -33,11 +33,11 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
 }
 
 impl Libtorch {
-    /// Whether there is code that runs on `capability`: binaries run on later cards of the same major
+    /// Whether there is code that runs on `capability`: binaries run on later GPUs of the same major
     /// version, intermediate code on all later ones.
     fn runs_on(&self, capability: (u32, u32)) -> bool {
         self.architectures.iter().any(|architecture| {
-            // `sm_90a` is for that card alone.
+            // `sm_90a` is for that GPU alone.
             let parse =
                 |text: &str| text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).parse::<u32>().ok();
             if let Some(sm) = architecture.strip_prefix("sm_").and_then(parse) {
@@ -59,7 +59,7 @@ pub fn unsupported(gpu: &Gpu, driver_cuda: Option<(u32, u32)>, libtorch: &Libtor
     }
     if !libtorch.problem.is_empty() {
         return Some(format!(
-            "libtorch {version} cannot use cards here: {}; install libtorch with CUDA and restart the agent",
+            "libtorch {version} cannot use GPUs here: {}; install libtorch with CUDA and restart the agent",
             libtorch.problem
         ));
     }

@@ -1,4 +1,4 @@
-//! What the driver's errors (XIDs) mean for the card and for the attempt on it, after NVIDIA's catalogue.
+//! What the driver's errors (XIDs) mean for the GPU and for the attempt on it, after NVIDIA's catalogue.
 
 use super::reading::RecoveryAction;
 
@@ -20,13 +20,13 @@ pub enum Effect {
     JobsFault,
     /// The process was hit by what it could not help: the attempt is tried again for free.
     RetryForFree,
-    /// The card takes no job until it has passed a test.
+    /// The GPU takes no job until it has passed a test.
     Quarantine(Comeback),
     /// The driver says what is to be done.
     AskDriver,
 }
 
-/// How a card leaves quarantine, other than by `yard agents … clear`.
+/// How a GPU leaves quarantine, other than by `yard agents … clear`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Comeback {
@@ -43,11 +43,11 @@ pub const fn policy(xid: u64) -> Policy {
     let (meaning, effect) = match xid {
         13 => ("graphics engine exception", Effect::JobsFault),
         31 => ("memory page fault", Effect::JobsFault),
-        43 => ("the card stopped processing", Effect::JobsFault),
+        43 => ("the GPU stopped processing", Effect::JobsFault),
         48 => ("double-bit memory error", Effect::Quarantine(Comeback::SelfTest)),
-        79 => ("the card has fallen off the bus", Effect::Quarantine(Comeback::Reboot)),
+        79 => ("the GPU has fallen off the bus", Effect::Quarantine(Comeback::Reboot)),
         94 => ("contained memory error", Effect::RetryForFree),
-        119 => ("timeout of the card's system processor", Effect::Quarantine(Comeback::Reset)),
+        119 => ("timeout of the GPU's system processor", Effect::Quarantine(Comeback::Reset)),
         154 => ("the driver wants another recovery action", Effect::AskDriver),
         _ => ("an error that says nothing of the job", Effect::Note),
     };

@@ -1,5 +1,5 @@
 //! What a trainer leaves behind that tells how it ended: its last words, whom the kernel killed, who else is on its
-//! card, how full the disk is.
+//! GPU, how full the disk is.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

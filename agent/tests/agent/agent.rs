@@ -54,7 +54,7 @@ async fn a_gpu_job_sees_its_card_gets_the_tables_batch_and_the_promised_lines() 
     for line in ["] GPU: NVIDIA GeForce RTX 5070\n", "] GPU Memory: 12.0 GB\n", "]   - Workers: 8\n"] {
         assert!(log.contains(line), "{line} in {log}");
     }
-    // What the cards do now is read anew.
+    // What the GPUs do now is read anew.
     let busier = fs::read_to_string(cards)
         .unwrap()
         .replace("\"memory_used_mib\": 227", "\"memory_used_mib\": 8227, \"utilization_percent\": 93");

@@ -1,4 +1,4 @@
-//! What the agent makes of cards whose state changes: their owners, strangers on them, their failures. The cards
+//! What the agent makes of GPUs whose state changes: their owners, strangers on them, their failures. The GPUs
 //! are those of the stand-in for NVML; a test changes them by renaming another file over theirs.
 
 use std::fs;
@@ -11,7 +11,7 @@ use trainyard_types::{EndReason, GpuUuid, Slot};
 
 use crate::stub::{Agent, Stub, World, attempt};
 
-/// A machine with the three cards of `cards.json`, and a scheduler.
+/// A machine with the three GPUs of `cards.json`, and a scheduler.
 struct Lab {
     world: World,
     stub: Stub,
@@ -38,7 +38,7 @@ impl Lab {
         fs::rename(self.world.path("cards.new"), self.world.path("cards.json")).unwrap();
     }
 
-    /// Changes keys of one card.
+    /// Changes keys of one GPU.
     fn change(&mut self, card: usize, keys: &Value) {
         let target = self.cards["cards"][card].as_object_mut().unwrap();
         target.extend(keys.as_object().unwrap().clone());
@@ -58,7 +58,7 @@ impl Lab {
         self.stub.assign(attempt(number), &self.world.data(), self.slot(card), None).await;
     }
 
-    /// Waits until a heartbeat says of each card why it takes no job, or that it does; returns it.
+    /// Waits until a heartbeat says of each GPU why it takes no job, or that it does; returns it.
     async fn until(&mut self, causes: [Option<Cause>; 3]) -> pb::Heartbeat {
         self.stub.heartbeat_with(|heartbeat| said(heartbeat) == causes).await
     }
@@ -174,7 +174,7 @@ async fn xid_79_takes_one_card_until_it_is_cleared_and_a_restart_does_not_forget
     };
     lab.stub.heartbeat_with(told).await;
     assert_eq!(lab.stub.end().await.reason, EndReason::GpuFault);
-    // The other cards go on.
+    // The other GPUs go on.
     lab.assign(2, 2).await;
     lab.stub.log_line("pid ").await;
     agent.kill();
@@ -231,9 +231,9 @@ async fn each_error_of_the_driver_ends_its_attempt_as_the_table_says() {
     lab.stub.hello().await;
     let table = [
         (0, json!({"xids": [13]}), EndReason::TrainerCrash, "XID 13 (graphics engine exception)"),
-        (1, json!({"xids": [43]}), EndReason::TrainerCrash, "XID 43 (the card stopped processing)"),
+        (1, json!({"xids": [43]}), EndReason::TrainerCrash, "XID 43 (the GPU stopped processing)"),
         (2, json!({"xids": [94]}), EndReason::GpuFault, "XID 94 (contained memory error)"),
-        // From here on the card is out of use.
+        // From here on the GPU is out of use.
         (0, json!({"xids": [13, 48]}), EndReason::GpuFault, "XID 48 (double-bit memory error)"),
         (1, json!({"ecc_uncorrected": 8}), EndReason::GpuFault, "uncorrected memory errors rose from 7 to 8"),
     ];
@@ -275,7 +275,7 @@ async fn a_quarantined_card_comes_back_by_a_test_when_its_time_is_over() {
     let heartbeat = lab.until([None, None, Some(Cause::Quarantined)]).await;
     assert!(message(&heartbeat, 2).contains("it is tested 1 s after that"), "{}", message(&heartbeat, 2));
     lab.until([None; 3]).await;
-    assert!(lab.world.log().contains("a quarantined card answers without new errors"), "{}", lab.world.log());
+    assert!(lab.world.log().contains("a quarantined GPU answers without new errors"), "{}", lab.world.log());
     lab.assign(1, 2).await;
     assert_eq!(lab.stub.end().await.reason, EndReason::Completed);
 }
@@ -296,7 +296,7 @@ async fn in_its_owners_hours_a_card_takes_no_job_and_says_until_when() {
     assert_eq!(lab.stub.end().await.reason, EndReason::Completed);
 }
 
-/// The first time its card's memory runs out: it steps down, and cannot go on in this process.
+/// The first time its GPU's memory runs out: it steps down, and cannot go on in this process.
 const FULL: &str = r#"started
 if [ -e "$run/before" ]; then log "with $batch"; finish; exit 0; fi
 touch "$run/before"
@@ -315,7 +315,7 @@ async fn memory_that_runs_out_beside_a_stranger_moves_the_job_and_is_not_held_ag
     let trainer: u32 = lab.stub.log_line("pid ").await.parse().unwrap();
     let both = json!([{"pid": trainer, "memory_mib": 3000}, {"pid": std::process::id(), "memory_mib": 9000}]);
     lab.change(1, &json!({"memory_used_mib": 12100, "processes": both}));
-    // Before anybody has looked at the card again.
+    // Before anybody has looked at the GPU again.
     lab.world.release().await;
     let ended = lab.stub.end().await;
     assert_eq!(ended.reason, EndReason::Preempted, "{ended:?}");

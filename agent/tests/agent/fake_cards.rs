@@ -29,7 +29,7 @@ fn table(state: &Path) -> String {
 fn the_batch_table_of_the_three_cards_is_the_promised_one() {
     let state = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fake-nvml/cards.json");
     let wanted = "\
-card                                 size      free   320  416  512  640 1024 1280
+GPU                                  size      free   320  416  512  640 1024 1280
 NVIDIA GeForce RTX 4090           24.0 GB 24200 MiB    64   64   32   32   16   10
 NVIDIA GeForce RTX 5070           12.0 GB 12000 MiB    48   48   24   24   12    7
 NVIDIA GeForce RTX 4060            8.0 GB  8000 MiB    32   32   16   16    8    5

@@ -13,7 +13,7 @@ use crate::{render, terminal};
 
 const NO_AGENTS: &str = "no agent has connected yet; `yard up` runs one on this machine";
 
-/// List the machines, or reserve, release and clear their cards
+/// List the machines, or reserve, release and clear their GPUs
 #[derive(Debug, Args)]
 pub struct Agents {
     #[command(subcommand)]
@@ -45,10 +45,10 @@ impl Agents {
 /// List the GPUs: what they are, how busy, and for which job
 #[derive(Debug, Args)]
 pub struct Gpus {
-    /// What training was seen to need of each kind of card, instead
+    /// What training was seen to need of each kind of GPU, instead
     #[arg(long)]
     fit: bool,
-    /// How fast each kind of card trains each kind of job, instead
+    /// How fast each kind of GPU trains each kind of job, instead
     #[arg(long, conflicts_with = "fit")]
     rates: bool,
 }
@@ -100,13 +100,13 @@ fn fit(context: &Context, agents: &[pb::Agent]) -> Result<(), Failure> {
         return context.output.list(&json!({ "fitRecords": records }), "fitRecords");
     }
     if records.is_empty() {
-        terminal::message("nothing has been measured yet; the first job on a card does");
+        terminal::message("nothing has been measured yet; the first job on a GPU does");
         return Ok(());
     }
     context.output.line(&render::cluster::fit(context.output, &records))
 }
 
-/// What the scheduler has learned of cards' speeds.
+/// What the scheduler has learned of GPUs' speeds.
 async fn rates(context: &Context) -> Result<(), Failure> {
     let rates = all_rates(&context.client).await?;
     if !context.output.for_people() {
@@ -114,7 +114,7 @@ async fn rates(context: &Context) -> Result<(), Failure> {
         return context.output.list(&json!({ "rates": rates }), "rates");
     }
     if rates.is_empty() {
-        terminal::message("nothing has been measured yet; the first job on a card does");
+        terminal::message("nothing has been measured yet; the first job on a GPU does");
         return Ok(());
     }
     context.output.line(&render::cluster::rates(context.output, &rates))
@@ -134,7 +134,7 @@ pub async fn all_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
     .await
 }
 
-/// A card with the names of its agent.
+/// A GPU with the names of its agent.
 pub struct Card {
     /// Its agent.
     pub agent: String,
@@ -148,7 +148,7 @@ pub struct Card {
     pub unavailable: String,
 }
 
-/// The cards of the agents that are not lost.
+/// The GPUs of the agents that are not lost.
 pub fn there(agents: &[pb::Agent]) -> Vec<Card> {
     let there = agents.iter().filter(|agent| agent.state() != pb::AgentState::Lost);
     let cards = |agent: &pb::Agent| {
@@ -165,7 +165,7 @@ pub fn there(agents: &[pb::Agent]) -> Vec<Card> {
     there.flat_map(cards).collect()
 }
 
-/// A card as proto3 JSON, with its agent's name.
+/// A GPU as proto3 JSON, with its agent's name.
 pub fn with_agent(card: &Card) -> Value {
     let mut object = to_json("Gpu", &card.gpu);
     object["agent"] = Value::String(card.agent.clone());

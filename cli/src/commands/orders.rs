@@ -37,12 +37,12 @@ pub enum Order {
     Clear(Clear),
 }
 
-/// Keep cards for their owner: jobs leave them within 20 s, and none come for a while
+/// Keep GPUs for their owner: jobs leave them within 20 s, and none come for a while
 #[derive(Debug, Args)]
 pub struct Reserve {
     /// The agent's name or id
     agent: String,
-    /// Only this card, by index or UUID; may be repeated
+    /// Only this GPU, by index or UUID; may be repeated
     #[arg(long = "gpu", value_name = "GPU")]
     gpus: Vec<String>,
     /// How long: 45m, 2h, 3d
@@ -50,22 +50,22 @@ pub struct Reserve {
     span: Duration,
 }
 
-/// Give reserved cards back before their time
+/// Give reserved GPUs back before their time
 #[derive(Debug, Args)]
 pub struct Release {
     /// The agent's name or id
     agent: String,
-    /// Only this card, by index or UUID; may be repeated
+    /// Only this GPU, by index or UUID; may be repeated
     #[arg(long = "gpu", value_name = "GPU")]
     gpus: Vec<String>,
 }
 
-/// Have a card tried again that was quarantined or closed, or all slots of a machine
+/// Have a GPU tried again that was quarantined or closed, or all slots of a machine
 #[derive(Debug, Args)]
 pub struct Clear {
     /// The agent's name or id
     agent: String,
-    /// The card, by index or UUID; without it every slot, CPU slots included
+    /// The GPU, by index or UUID; without it every slot, CPU slots included
     gpu: Option<String>,
 }
 
@@ -121,7 +121,7 @@ impl Order {
     /// Orders it.
     ///
     /// # Errors
-    /// No such agent or card, no server.
+    /// No such agent or GPU, no server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Self::Reserve(Reserve { agent, gpus, span }) => {

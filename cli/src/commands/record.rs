@@ -17,7 +17,7 @@ use crate::terminal;
 /// How many jobs a call asks for.
 const PAGE: i32 = 500;
 
-/// Record the jobs that have ended and the cards, for `trainyard-sim replay`
+/// Record the jobs that have ended and the GPUs, for `trainyard-sim replay`
 #[derive(Debug, Args)]
 pub struct Record {
     /// Where cluster.csv, jobs.csv and ran.csv go; made if need be
@@ -38,7 +38,7 @@ impl Record {
         let rates = agents::all_rates(&context.client).await?;
         let recording = Recording::of(&jobs, &cards, &rates);
         if recording.jobs == 0 {
-            return Err(Failure::usage("no job has ended on a card that is still there")
+            return Err(Failure::usage("no job has ended on a GPU that is still there")
                 .hint("`yard jobs --state succeeded` lists those that have ended"));
         }
         let failed = |error: std::io::Error| {
@@ -51,7 +51,7 @@ impl Record {
             fs::write(self.dir.join(name), text).map_err(failed)?;
         }
         terminal::message(&format!(
-            "recorded {} jobs ({} left out: they trained on no card that is there); try `trainyard-sim replay {}`",
+            "recorded {} jobs ({} left out: they trained on no GPU that is there); try `trainyard-sim replay {}`",
             recording.jobs,
             recording.left_out,
             self.dir.display()
@@ -145,7 +145,7 @@ impl Recording {
     }
 }
 
-/// What is known of a job; `None` when it never trained on a card that is there.
+/// What is known of a job; `None` when it never trained on a GPU that is there.
 fn row<'a>(job: &'a pb::Job, kinds: &[(&str, f64, usize)], table: &[pb::Rate]) -> Option<Row<'a>> {
     let (spec, progress) = (job.spec.as_ref()?, job.progress.as_ref()?);
     let (train, resources) = (spec.train.as_ref()?, spec.resources.clone().unwrap_or_default());
@@ -160,7 +160,7 @@ fn row<'a>(job: &'a pb::Job, kinds: &[(&str, f64, usize)], table: &[pb::Rate]) -
         };
         table.iter().find(is_it).map(|rate| rate.images_per_second)
     };
-    // As fast as it was on its own card, and on others as much faster or slower as such jobs are there.
+    // As fast as it was on its own GPU, and on others as much faster or slower as such jobs are there.
     let own =
         if progress.images_per_second > 0.0 { progress.images_per_second } else { known(&attempt.device)? };
     let scale = known(&attempt.device).map_or(1.0, |usual| own / usual);

@@ -1,4 +1,4 @@
-//! `yard top`: cards and jobs, again and again.
+//! `yard top`: GPUs and jobs, again and again.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const HOME: &str = "\x1b[H";
 const CLEAR_REST: &str = "\x1b[J";
 const CLEAR_ALL: &str = "\x1b[2J";
 
-/// Show cards and jobs, once a second on a terminal, otherwise once
+/// Show GPUs and jobs, once a second on a terminal, otherwise once
 #[derive(Debug, Args)]
 pub struct Top {
     /// Print once, on a terminal too

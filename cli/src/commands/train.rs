@@ -102,8 +102,8 @@ struct Run {
     /// Side of the square training image in pixels, a multiple of 32 [default: 640]
     #[arg(long, value_parser = parse_imgsz)]
     imgsz: Option<u32>,
-    /// Images per forward pass; auto or -1 lets the agent compute it from its card, a share such as 0.7 does so that it takes
-    /// about that much of the card's memory [default: -1]
+    /// Images per forward pass; auto or -1 lets the agent compute it from its GPU, a share such as 0.7 does so that it takes
+    /// about that much of the GPU's memory [default: -1]
     #[arg(long, allow_negative_numbers = true, value_parser = parse_batch)]
     batch: Option<f64>,
     /// Threads that load images [default: 8]
@@ -125,7 +125,7 @@ struct Run {
     /// Weights to begin with, .safetensors or .pt, as the agents see the file [default: none]
     #[arg(long, value_name = "FILE")]
     pretrained: Option<PathBuf>,
-    /// Images that batch normalisation sees at once, the same on every card [default: as many as fit]
+    /// Images that batch normalisation sees at once, the same on every GPU [default: as many as fit]
     #[arg(long, value_name = "IMAGES")]
     bn_group: Option<u32>,
     /// Only algorithms whose results repeat bit by bit; slower on a GPU [default: false]
@@ -391,7 +391,7 @@ impl Train {
 }
 
 fn parse_batch(text: &str) -> Result<f64, String> {
-    let wrong = "write auto, a whole number, or a share of the card's memory such as 0.7";
+    let wrong = "write auto, a whole number, or a share of the GPU's memory such as 0.7";
     habit::meaning("batch", text.into())?.as_f64().ok_or_else(|| wrong.to_owned())
 }
 

@@ -38,9 +38,9 @@ fn headline(bound: Bound) -> &'static str {
         Bound::Card => "It computes all the time: nothing holds it up.",
         Bound::Loader => "It waits for images: decoding and augmentation are too slow.",
         Bound::Disk => "It waits for images: they are read and decoded anew each time.",
-        Bound::BatchTooSmall => "Its batches are too small for the card.",
+        Bound::BatchTooSmall => "Its batches are too small for the GPU.",
         Bound::DataTooSmall => "Its epochs are too short: little of them is training.",
-        Bound::Throttled => "The card is held down.",
+        Bound::Throttled => "The GPU is held down.",
     }
 }
 

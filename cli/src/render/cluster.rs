@@ -145,7 +145,7 @@ pub fn gpus(output: Output, cards: &[Card], now: &Timestamp) -> String {
     grid.text()
 }
 
-/// What a card is, its colour, and more about it.
+/// What a GPU is, its colour, and more about it.
 fn gpu_state(card: &Card, now: &Timestamp) -> (&'static str, Color, String) {
     use pb::unavailable::Cause;
     let gpu = &card.gpu;
@@ -228,7 +228,7 @@ pub fn artifacts(output: Output, artifacts: &[pb::Artifact]) -> String {
     grid.text()
 }
 
-/// How fast each kind of card trains each kind of job.
+/// How fast each kind of GPU trains each kind of job.
 pub fn rates(output: Output, rates: &[pb::Rate]) -> String {
     let heads = ["MODEL", "IMGSZ", "AMP", "CARDS", "DEVICE", "IMAGES/S", "MAY BE OFF BY", "KNOWN FROM"];
     let mut grid = Grid::new(output, &heads, 7).right(5..7);

@@ -172,7 +172,7 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
             line!("Step time", "{}", training::phases(phases));
         }
         if let Some(mfu) = progress.mfu {
-            line!("Card's peak", "{:.0} % of it is used", mfu * 100.0);
+            line!("GPU's peak", "{:.0} % of it is used", mfu * 100.0);
         }
         let _ = write!(text, "{}", training::per_class_block(output, &progress.metrics));
     }
@@ -290,17 +290,17 @@ mod tests {
             id: "019ab3c4-1f2e-7000-8000-000000000001".into(),
             user: "ada".into(),
             state: pb::JobState::Queued.into(),
-            waiting_for: "needs a card with 20 GB; the 2 such cards are busy".into(),
+            waiting_for: "needs a GPU with 20 GB; the 2 such GPUs are busy".into(),
             create_time: at(0),
             ..Default::default()
         };
         let wanted = "\
 ID             NAME  USER  STATE   PROGRESS  mAP50-95  STARTS IN  ENDS IN  AGE  WHERE /
                                                                                 WAITING FOR
-019ab3c4-1f2e        ada   QUEUED  -         -         -          -        5s   needs a card
+019ab3c4-1f2e        ada   QUEUED  -         -         -          -        5s   needs a GPU
                                                                                 with 20 GB;
                                                                                 the 2 such
-                                                                                cards are busy";
+                                                                                GPUs are busy";
         assert_eq!(list(Output { width: Some(97), ..PLAIN }, &[job], &at(5).unwrap()), wanted);
     }
 
@@ -314,7 +314,7 @@ ID             NAME  USER  STATE   PROGRESS  mAP50-95  STARTS IN  ENDS IN  AGE  
                 spec: Some(pb::JobSpec { name: name.clone(), ..Default::default() }),
                 user: "ada".repeat(20),
                 state: pb::JobState::Queued.into(),
-                waiting_for: "needs a card with 20 GB; the 2 such cards are busy".into(),
+                waiting_for: "needs a GPU with 20 GB; the 2 such GPUs are busy".into(),
                 attempts: vec![pb::Attempt { agent_name: name.clone(), device: name, ..Default::default() }],
                 create_time: at(0),
                 ..Default::default()
@@ -355,7 +355,7 @@ ID             NAME  USER  STATE   PROGRESS  mAP50-95  STARTS IN  ENDS IN  AGE  
             reason: reason.into(),
         };
         let layers =
-            vec![layer("table", 24, "12.0 GB card, imgsz 640"), layer("fit record", 16, "9800 MiB at 24")];
+            vec![layer("table", 24, "12.0 GB GPU, imgsz 640"), layer("fit record", 16, "9800 MiB at 24")];
         let job = pb::Job {
             id: "019ab3c4-1f2e-7000-8000-000000000001".into(),
             spec: Some(pb::JobSpec { name: "cells".into(), train: Some(train), ..Default::default() }),
@@ -396,9 +396,9 @@ Resources     -
 Training      model=yolov8n data=/data/cells/data.yaml epochs=3 imgsz=640 batch=-1 lr0=0.02
 Progress      epoch 1/3, 0.0 images/s, 0 % of the time waiting for data
 Step time     400 ms a batch: backward 50 %, wait 25 %, forward 25 %
-Card's peak   25 % of it is used
+GPU's peak    25 % of it is used
 Batch size    16
-              24   table: 12.0 GB card, imgsz 640
+              24   table: 12.0 GB GPU, imgsz 640
               16   fit record: 9800 MiB at 24
 
 ATTEMPT  AGENT  DEVICE  PLACED                STARTED  ENDED                 HOW         MESSAGE

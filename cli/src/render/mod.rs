@@ -192,7 +192,7 @@ pub fn now() -> prost_types::Timestamp {
     prost_types::Timestamp::from(std::time::SystemTime::now())
 }
 
-/// Bytes for people, in powers of 1024 as disks and cards are spoken of here.
+/// Bytes for people, in powers of 1024 as disks and GPUs are spoken of here.
 pub fn bytes(count: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
     let mut size = count as f64;

@@ -67,7 +67,7 @@ fn one(output: Output, attempt: &pb::Attempt) -> String {
     let mut text = format!("Attempt {}: {device} of {agent}, placed {placed}.", attempt.number);
     let choice = attempt.choice.clone().unwrap_or_default();
     if choice.options.is_empty() {
-        text.push_str(" No other kind of card would have done.");
+        text.push_str(" No other kind of GPU would have done.");
     }
     if choice.overdue {
         text.push_str(" It had waited for as long as it must, and went before everything that came later.");
@@ -119,8 +119,8 @@ mod tests {
     fn what_a_job_waits_for_is_a_sentence_whoever_its_subject_is() {
         assert_eq!(sentence("waits for a CPU"), "It waits for a CPU");
         assert_eq!(
-            sentence("the only card that would do is reserved"),
-            "The only card that would do is reserved"
+            sentence("the only GPU that would do is reserved"),
+            "The only GPU that would do is reserved"
         );
         assert_eq!(sentence("no agent is connected"), "No agent is connected");
     }
@@ -176,7 +176,7 @@ Its end was expected at 2023-11-14T23:15:00Z, came 5m00s later.";
         };
         let wanted = "\
 It waits for a RTX 4090, where it takes about 5 min.
-Attempt 1: CPU of , placed -. No other kind of card would have done.";
+Attempt 1: CPU of , placed -. No other kind of GPU would have done.";
         assert_eq!(whole(PLAIN, &job), wanted);
     }
 }

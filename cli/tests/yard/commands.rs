@@ -188,7 +188,7 @@ fn jobs_are_listed_over_pages_as_a_table_or_as_json() {
     running.attempts =
         vec![pb::Attempt { agent_name: "lab1".into(), device: "CPU".into(), ..Default::default() }];
     let mut queued = job(ID, Queued);
-    (queued.queue_position, queued.waiting_for) = (Some(1), "needs a card with 20 GB".into());
+    (queued.queue_position, queued.waiting_for) = (Some(1), "needs a GPU with 20 GB".into());
     let script = Script { jobs: vec![queued, running, job(THIRD, Succeeded)], ..Default::default() };
     let server = Server::start(script);
     let output = server.yard(&["jobs", "--state", "running", "--state", "queued", "--user", "ada"]);
@@ -214,7 +214,7 @@ fn jobs_are_listed_over_pages_as_a_table_or_as_json() {
     );
     assert_eq!(
         lines[1],
-        ["019ab3c4-1f2e", "ada", "QUEUED", "-", "-", "-", "-", "-", "#1 needs a card with 20 GB"]
+        ["019ab3c4-1f2e", "ada", "QUEUED", "-", "-", "-", "-", "-", "#1 needs a GPU with 20 GB"]
     );
     let row = [
         "019ab3c4-1f2f",
@@ -260,7 +260,7 @@ fn a_job_that_runs_cannot_be_retried() {
     assert!(stderr(&output).contains("error: the job runs"), "{output:?}");
 }
 
-/// An agent with a card in each state.
+/// An agent with a GPU in each state.
 fn lab() -> pb::Agent {
     use pb::unavailable::Cause;
     let card = |index, job_id: &str| pb::Gpu {
@@ -539,12 +539,12 @@ fn the_help_names_every_command_in_a_line() {
   metrics      Print a job's figures, epoch by epoch
   cancel       End jobs
   retry        Queue a job that failed or was cancelled again
-  agents       List the machines, or reserve, release and clear their cards
+  agents       List the machines, or reserve, release and clear their GPUs
   gpus         List the GPUs: what they are, how busy, and for which job
   drain        Take a machine out of use: no new jobs, and those that run go elsewhere
   resume       Take a drained machine into use again
-  top          Show cards and jobs, once a second on a terminal, otherwise once
-  record       Record the jobs that have ended and the cards, for `trainyard-sim replay`
+  top          Show GPUs and jobs, once a second on a terminal, otherwise once
+  record       Record the jobs that have ended and the GPUs, for `trainyard-sim replay`
   why-slow     Tell what holds a job up, and what to change
   artifacts    List or fetch what a job has left behind
   demo-data    Write a small generated data set in YOLO format

@@ -1,4 +1,4 @@
-//! What training was seen to need of a card's memory: a fit record for each kind of run on each kind of card.
+//! What training was seen to need of a GPU's memory: a fit record for each kind of run on each kind of GPU.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +15,13 @@ pub struct FitKey {
     pub multi_scale: bool,
     /// What layers compute in: `fp32`, `fp16` or `bf16`.
     pub precision: String,
-    /// The card's model, `NVIDIA GeForce RTX 4090`, or `CPU`.
+    /// The GPU's model, `NVIDIA GeForce RTX 4090`, or `CPU`.
     pub device: String,
     /// libtorch's version.
     pub libtorch: String,
 }
 
-/// What runs of one kind were seen to need. Memory is the device's: the card's own, or the host's on a CPU.
+/// What runs of one kind were seen to need. Memory is the device's: the GPU's own, or the host's on a CPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FitRecord {
     /// Of which runs.
@@ -34,7 +34,7 @@ pub struct FitRecord {
     pub validation_mib: u64,
     /// The batch size that was measured; 0 while the figures are an estimate, with what ran out of memory known.
     pub batch_size: u32,
-    /// The smallest batch size that ran out of memory, with all of the card's memory to itself.
+    /// The smallest batch size that ran out of memory, with all of the GPU's memory to itself.
     pub failed_batch_size: Option<u32>,
 }
 
@@ -77,11 +77,11 @@ pub const fn estimate(model: ModelScale, single: bool) -> Estimate {
     Estimate { fixed_mib, per_image_mib }
 }
 
-/// Usual sizes of cards, in GiB.
+/// Usual sizes of GPUs, in GiB.
 const CARDS: [u64; 12] = [4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
 /// At least so much more than what was too little is needed.
 const AT_LEAST: f64 = 1.1;
-/// Share of a card that a run can have; the rest is the driver's, and small pieces.
+/// Share of a GPU that a run can have; the rest is the driver's, and small pieces.
 const USABLE: f64 = 0.9;
 
 /// A run that does not fit, even with one image at a time.
@@ -109,7 +109,7 @@ impl Shortage {
     /// What would fit instead, as the end of a sentence.
     pub fn advice(&self) -> String {
         let here = self.needed(self.model, self.imgsz);
-        #[expect(clippy::cast_precision_loss, reason = "MiB of a card are far below 2^52")]
+        #[expect(clippy::cast_precision_loss, reason = "MiB of a GPU are far below 2^52")]
         let available = self.available_mib.map(|mib| mib as f64);
         // Estimates are too low where they say that it fits.
         let factor = available.map_or(1.0, |available| (available * AT_LEAST / here).max(1.0));
@@ -129,7 +129,7 @@ impl Shortage {
         let gib = here * factor / 1024.0;
         #[expect(clippy::cast_precision_loss, reason = "at most some hundreds")]
         let card = CARDS.into_iter().find(|&card| card as f64 * USABLE >= gib);
-        ways.extend(card.map(|card| format!("a card with {card} GB")));
+        ways.extend(card.map(|card| format!("a GPU with {card} GB")));
         let ways = if ways.is_empty() {
             "a smaller `imgsz` and a smaller model".to_owned()
         } else {
@@ -156,13 +156,13 @@ mod tests {
         assert_eq!(
             shortage.advice(),
             "about 5.4 GiB are needed, and 4.9 GiB are there; what would fit: `imgsz` 1152 instead of 1280, \
-             or yolov8l instead of yolov8x, or a card with 6 GB"
+             or yolov8l instead of yolov8x, or a GPU with 6 GB"
         );
         let text = Shortage { available_mib: None, single: true, ..shortage }.advice();
         assert!(text.starts_with("about 8.8 GiB are needed; what would fit: `imgsz` 736 "), "{text}");
-        assert!(text.ends_with("yolov8s instead of yolov8x, or a card with 10 GB"), "{text}");
+        assert!(text.ends_with("yolov8s instead of yolov8x, or a GPU with 10 GB"), "{text}");
         let small = Shortage { model: ModelScale::N, imgsz: 32, available_mib: Some(100), ..shortage };
         let text = small.advice();
-        assert!(text.ends_with("what would fit: a card with 4 GB"), "{text}");
+        assert!(text.ends_with("what would fit: a GPU with 4 GB"), "{text}");
     }
 }

@@ -31,7 +31,7 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// The card's nominal size in GiB: the total rounded to half a GiB (12227 MiB is a 12.0 GB card).
+    /// The GPU's nominal size in GiB: the total rounded to half a GiB (12227 MiB is a 12.0 GB GPU).
     pub fn nominal_gib(&self) -> f64 {
         nominal_gib(self.memory_total_mib)
     }
@@ -58,7 +58,7 @@ pub fn nominal_gib(memory_total_mib: u64) -> f64 {
     halves / 2.0
 }
 
-/// Why a card's clock may be held down, in words; agents say no others.
+/// Why a GPU's clock may be held down, in words; agents say no others.
 pub const THROTTLE_REASONS: [&str; 7] =
     ["power", "hardware_slowdown", "sync_boost", "thermal", "hardware_thermal", "power_brake", "display"];
 
@@ -81,7 +81,7 @@ pub struct GpuTelemetry {
     pub throttle_reasons: Vec<String>,
     /// Lanes in use.
     pub pcie_link_width: Option<u32>,
-    /// Lanes that card and slot have.
+    /// Lanes that GPU and slot have.
     pub pcie_link_width_max: Option<u32>,
     /// Memory that is free now, in MiB.
     pub memory_free_mib: Option<u64>,
@@ -98,7 +98,7 @@ pub struct GpuTelemetry {
 pub struct Unavailable {
     /// The kind of reason.
     pub cause: UnavailableCause,
-    /// A sentence for a person: what was seen, and how the card comes back.
+    /// A sentence for a person: what was seen, and how the GPU comes back.
     pub message: String,
 }
 

@@ -101,7 +101,7 @@ pub struct Resources {
     /// Models that will do; empty means any. `4090` matches `NVIDIA GeForce RTX 4090`.
     #[serde(default)]
     pub gpu_models: Vec<String>,
-    /// Nominal memory that the card must have, in MiB; 0 means any.
+    /// Nominal memory that the GPU must have, in MiB; 0 means any.
     #[serde(default)]
     pub min_vram_mib: u64,
     /// GPU or CPU.
@@ -203,17 +203,17 @@ pub enum EndReason {
     Completed,
     /// Spec or data are wrong; trying again cannot help.
     BadSpec,
-    /// The card's memory is too small even for batch 1.
+    /// The GPU's memory is too small even for batch 1.
     GpuOom,
     /// The machine's memory ran out.
     HostOom,
     /// The trainer died.
     TrainerCrash,
-    /// The card failed.
+    /// The GPU failed.
     GpuFault,
     /// The agent fell silent past its lease.
     AgentLost,
-    /// Made way for another job or the card's owner.
+    /// Made way for another job or the GPU's owner.
     Preempted,
     /// The agent was drained or shut down.
     Drained,

@@ -54,7 +54,7 @@ pub struct BatchLayer {
     pub name: String,
     /// What is left after it.
     pub batch_size: u32,
-    /// On what ground: "12.0 GB card, imgsz 640".
+    /// On what ground: "12.0 GB GPU, imgsz 640".
     pub reason: String,
 }
 

@@ -64,18 +64,18 @@ impl Optimizer {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
 #[serde(try_from = "f64")]
 pub enum Batch {
-    /// The agent computes it from its card.
+    /// The agent computes it from its GPU.
     #[default]
     Auto,
     /// Used as given.
     Size(u32),
-    /// The agent computes it from its card, and aims at this share of the card's memory, between 0 and 1.
+    /// The agent computes it from its GPU, and aims at this share of the GPU's memory, between 0 and 1.
     Share(f64),
 }
 
 /// A batch size that is none.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("is {0}; use -1 (auto), a share of the card's memory such as 0.7, or a whole number from 1 to 4096")]
+#[error("is {0}; use -1 (auto), a share of the GPU's memory such as 0.7, or a whole number from 1 to 4096")]
 pub struct ParseBatchError(f64);
 
 impl TryFrom<f64> for Batch {
@@ -238,7 +238,7 @@ train_spec! {
     warmup_bias_lr: f64 = 0.1,
     /// Nominal batch: images per optimiser step, reached by accumulation.
     nbs: u32 = 64,
-    /// Images that batch normalisation sees at once, the same on every card; 0: as many as fit.
+    /// Images that batch normalisation sees at once, the same on every GPU; 0: as many as fit.
     bn_group: u32 = 0,
     /// Last epochs that train without mosaic and mixup.
     close_mosaic: u32 = 10,
@@ -358,7 +358,7 @@ impl TrainSpec {
         if let Batch::Share(share) = self.batch
             && !(share > 0.0 && share < 1.0)
         {
-            let text = format!("is {share}; use a share of the card's memory between 0 and 1, such as 0.7");
+            let text = format!("is {share}; use a share of the GPU's memory between 0 and 1, such as 0.7");
             check.0.push(Violation::new("batch", text));
         }
         check.whole("bn_group", self.bn_group.into(), 0..=4096);

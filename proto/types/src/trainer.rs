@@ -25,7 +25,7 @@ pub mod exit_code {
     pub const STOPPED: i32 = 75;
     /// Out of GPU memory at batch 1.
     pub const GPU_OOM: i32 = 76;
-    /// Out of GPU memory, again, with batches that fitted before: somebody else uses the card, or this process
+    /// Out of GPU memory, again, with batches that fitted before: somebody else uses the GPU, or this process
     /// no longer gets back what it had. A new one may go on from the newest checkpoint.
     pub const GPU_OOM_AGAIN: i32 = 77;
 }
@@ -54,7 +54,7 @@ pub enum TrainerEvent {
     Epoch(Epoch),
     /// A checkpoint directory is complete on disk.
     Checkpoint(CheckpointSaved),
-    /// The card's memory ran out and the trainer goes on with less.
+    /// The GPU's memory ran out and the trainer goes on with less.
     BatchSize(BatchSizeChanged),
     /// What the run needs of the device's memory, measured before the first step.
     Memory(MemoryMeasured),

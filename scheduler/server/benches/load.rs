@@ -173,7 +173,7 @@ impl Agent {
         });
     }
 
-    /// Tells what its one card does once a second, five seconds at a time, starting within the first five.
+    /// Tells what its one GPU does once a second, five seconds at a time, starting within the first five.
     fn tell_of_card(&self, id: u128) {
         let say = self.say.clone();
         tokio::spawn(async move {
@@ -383,7 +383,7 @@ async fn metric_events(dir: &Path) {
     println!("scheduler_cores_at_10000_metric_events_per_second {:.3} cores", used / EVENTS as f64 * 1e4);
 }
 
-/// What a thousand cards' samples cost, a second each, over what the agents' heartbeats do.
+/// What a thousand GPUs' samples cost, a second each, over what the agents' heartbeats do.
 async fn telemetry(dir: &Path) {
     const SPAN: Duration = Duration::from_secs(30);
     let scheduler = Scheduler::start(dir);
@@ -423,7 +423,7 @@ fn card(id: u128) -> pb::Gpu {
     pb::Gpu { uuid: format!("GPU-{id:036}"), model: model.into(), memory_total_mib, ..Default::default() }
 }
 
-/// Every card trains, jobs end and begin all the while, and a hundred thousand more wait.
+/// Every GPU trains, jobs end and begin all the while, and a hundred thousand more wait.
 async fn full_queue(dir: &Path) {
     let mut scheduler = Scheduler::start(dir);
     let channel = scheduler.channel().await;
@@ -437,7 +437,7 @@ async fn full_queue(dir: &Path) {
         agents.spawn(agent.work(id));
     }
     println!("scheduler_connect_1000_agents {:.2} s", begun.elapsed().as_secs_f64());
-    // All cards are busy before anything is measured.
+    // All GPUs are busy before anything is measured.
     let busy = vec![pb::JobState::Starting.into(), pb::JobState::Running.into()];
     let busy = pb::ListJobsRequest { states: busy, page_size: 1000, ..Default::default() };
     while jobs(&channel).list_jobs(busy.clone()).await.unwrap().into_inner().jobs.len() < AGENTS as usize {

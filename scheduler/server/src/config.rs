@@ -54,7 +54,7 @@ pub struct Config {
     /// Users who differ, each as `NAME weight=2 running_gpus=4 queued_jobs=1000`; what is left out is as for
     /// all, and 1 for the weight. A user of weight 2 gets twice the GPU-time of one of weight 1.
     pub users: Vec<String>,
-    /// Who goes next, and where: `finish-time` (every job finishes as early as the mix of cards allows), `fair`
+    /// Who goes next, and where: `finish-time` (every job finishes as early as the mix of GPUs allows), `fair`
     /// (users take turns) or `fifo` (by submission).
     pub policy: Policy,
     /// With `finish-time`: how long a job may be overtaken, beside four times its own length.

@@ -1,4 +1,4 @@
-//! What bounds a job's speed, and what to change: a function of what is known of the job and its card.
+//! What bounds a job's speed, and what to change: a function of what is known of the job and its GPU.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ const WAITS: f64 = 0.15;
 const HELD_DOWN: f64 = 0.2;
 /// Share of an epoch spent training below which everything else is.
 const TRAINS: f64 = 0.5;
-/// Share of time with a kernel running below which the card is not kept busy.
+/// Share of time with a kernel running below which the GPU is not kept busy.
 const BUSY: f64 = 0.85;
-/// Share of a card's memory below which more images fit.
+/// Share of a GPU's memory below which more images fit.
 const FULL: f64 = 0.6;
 /// Share of a step above which copying is too slow.
 const COPIES: f64 = 0.15;
@@ -31,13 +31,13 @@ const HEAT: [&str; 4] = ["thermal", "hardware_thermal", "hardware_slowdown", "po
 pub enum Bound {
     /// Nothing is known yet.
     Unknown,
-    /// The card, or the processor, computes all the time.
+    /// The GPU, or the processor, computes all the time.
     Card,
     /// Decoding and augmentation.
     Loader,
     /// Reading images, or decoding them anew each epoch.
     Disk,
-    /// Batches that do not fill the card.
+    /// Batches that do not fill the GPU.
     BatchTooSmall,
     /// Everything but training.
     DataTooSmall,
@@ -70,11 +70,11 @@ pub struct Evidence {
     pub workers: u32,
     /// Where decoded images are kept.
     pub cache: Option<Cache>,
-    /// Share of the card's peak, 0 to 1.
+    /// Share of the GPU's peak, 0 to 1.
     pub mfu: Option<f64>,
-    /// The card's memory.
+    /// The GPU's memory.
     pub memory_total_mib: u64,
-    /// What the card did of late, during this attempt.
+    /// What the GPU did of late, during this attempt.
     pub samples: Vec<Sample>,
     /// PCIe lanes in use and there.
     pub pcie_lanes: Option<(u32, u32)>,
@@ -93,7 +93,7 @@ pub struct Diagnosis {
     pub figures: BTreeMap<&'static str, f64>,
 }
 
-/// Means over a card's samples.
+/// Means over a GPU's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Card {
     utilization: Option<f64>,
@@ -216,7 +216,7 @@ impl Seen {
             found.push(format!("Of each epoch {} is training; {rest}.", percent(trains)));
         }
         if let Some(utilization) = self.card.utilization {
-            let mut sentence = format!("The card was busy {} of the time", percent(utilization));
+            let mut sentence = format!("The GPU was busy {} of the time", percent(utilization));
             if let Some(memory) = self.card.memory {
                 sentence.push_str(&format!(", with {} of its memory in use", percent(memory)));
             }
@@ -229,7 +229,7 @@ impl Seen {
             found.push(sentence + ".");
         }
         if let Some(mfu) = evidence.mfu {
-            found.push(format!("It gets {} of what the card can multiply at best.", percent(mfu)));
+            found.push(format!("It gets {} of what the GPU can multiply at best.", percent(mfu)));
         }
         if let Some(held) = self.card.held_down.filter(|share| *share > 0.0) {
             found.push(format!(
@@ -239,10 +239,10 @@ impl Seen {
         }
         if let Some(limit) = self.card.at_power_limit.filter(|share| *share > HELD_DOWN) {
             let share = percent(limit);
-            found.push(format!("It was at its power limit {share} of the time, as cards at full load are."));
+            found.push(format!("It was at its power limit {share} of the time, as GPUs at full load are."));
         }
         if let Some((used, all)) = evidence.pcie_lanes.filter(|(used, all)| used < all) {
-            found.push(format!("The card uses {used} of its {all} PCIe lanes."));
+            found.push(format!("The GPU uses {used} of its {all} PCIe lanes."));
         }
         found
     }
@@ -272,7 +272,7 @@ fn advice(bound: Bound, evidence: &Evidence, seen: &Seen) -> Vec<String> {
     let lines: Vec<String> = match bound {
         Bound::Unknown => Vec::new(),
         Bound::Card if evidence.on_gpu => vec![
-            "Nothing holds the card up; a faster card, a smaller model or a smaller `imgsz` makes it faster."
+            "Nothing holds the GPU up; a faster GPU, a smaller model or a smaller `imgsz` makes it faster."
                 .to_owned(),
         ],
         Bound::Card => {
@@ -296,11 +296,11 @@ fn advice(bound: Bound, evidence: &Evidence, seen: &Seen) -> Vec<String> {
         Bound::BatchTooSmall => {
             let batch = evidence.batch_size;
             let auto = if evidence.batch_is_asked_for {
-                format!("Leave `batch` out (or set it to -1) instead of {batch}: the agent fills the card.")
+                format!("Leave `batch` out (or set it to -1) instead of {batch}: the agent fills the GPU.")
             } else {
-                format!("Set `batch` above {batch}, for example {}; the card has room.", batch * 2)
+                format!("Set `batch` above {batch}, for example {}; the GPU has room.", batch * 2)
             };
-            vec![auto, "Or give this job a smaller card, and the large one to another job.".to_owned()]
+            vec![auto, "Or give this job a smaller GPU, and the large one to another job.".to_owned()]
         }
         Bound::DataTooSmall => {
             let trains = seen.trains.map_or_else(String::new, |share| format!(" ({})", percent(share)));
@@ -312,12 +312,12 @@ fn advice(bound: Bound, evidence: &Evidence, seen: &Seen) -> Vec<String> {
             ]
         }
         Bound::Throttled if seen.card.held_down.is_some_and(|share| share > HELD_DOWN) => vec![
-            "Cool the card: dust, fans, the room, and the distance to the card beside it.".to_owned(),
+            "Cool the GPU: dust, fans, the room, and the distance to the next one.".to_owned(),
             "Or lower its power limit a little (`nvidia-smi -pl`), which costs less than its heat does."
                 .to_owned(),
         ],
         Bound::Throttled => vec![
-            "Move the card to a slot with all its lanes, or reseat it: its link came up narrower than it is."
+            "Move the GPU to a slot with all its lanes, or reseat it: its link came up narrower than it is."
                 .to_owned(),
         ],
     };

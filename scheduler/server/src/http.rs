@@ -162,7 +162,7 @@ fn exposition(role: &Role, census: Option<&Census>, telemetry: [u64; 2], room: O
     text.gauge("trainyard_scheduler_serving", help, vec![(String::new(), role.reads().into())]);
     let help = "Whether the scheduler leads; one of a cluster does.";
     text.gauge("trainyard_scheduler_leading", help, vec![(String::new(), role.leads().into())]);
-    let help = "Samples of cards that were stored, or dropped because the store was away or too slow.";
+    let help = "Samples of GPUs that were stored, or dropped because the store was away or too slow.";
     let results = ["stored", "dropped"].map(|result| label("result", result));
     text.counter("trainyard_telemetry_samples_total", help, results.into_iter().zip(telemetry).collect());
     if let Some((free, all)) = room {

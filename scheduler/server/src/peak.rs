@@ -16,7 +16,7 @@ fn peak(model: &str, precision: &str) -> Option<f64> {
     (peak > 0.0).then_some(peak)
 }
 
-/// Share of a card's peak that training uses, 0 to 1; `None` when one of the figures is not known.
+/// Share of a GPU's peak that training uses, 0 to 1; `None` when one of the figures is not known.
 /// `gflops` are 10^9 operations of one image's forward pass.
 pub fn mfu(model: &str, precision: &str, gflops: f64, images_per_second: f64) -> Option<f64> {
     let used = gflops * 1e9 * STEP_PER_FORWARD * images_per_second;

@@ -1,6 +1,6 @@
-//! What cards did, on its way from the agents into the store: beside the core and its commits.
+//! What GPUs did, on its way from the agents into the store: beside the core and its commits.
 //!
-//! An agent sends a sample a second and card, some seconds at a time. Batches of all agents are gathered for
+//! An agent sends a sample a second and GPU, some seconds at a time. Batches of all agents are gathered for
 //! a moment and written together. What the store cannot take is dropped and counted: telemetry is worth less
 //! than that a scheduler waits for it. Of each minute a mean is written when the minute is over.
 
@@ -31,12 +31,12 @@ const GATHER: Duration = Duration::from_millis(500);
 const SKEW: Duration = Duration::from_secs(10);
 const MINUTE: u64 = 60_000;
 
-/// One moment of one card; of a minute, its mean.
+/// One moment of one GPU; of a minute, its mean.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample {
     /// When; of a minute, when it began.
     pub time: Time,
-    /// Which card.
+    /// Which GPU.
     pub gpu: GpuUuid,
     /// Share of time a kernel ran, 0 to 1.
     pub utilization_ratio: Option<f64>,
@@ -187,7 +187,7 @@ impl Mean {
     }
 }
 
-/// The minute under way of one card.
+/// The minute under way of one GPU.
 #[derive(Debug, Default)]
 struct Minute {
     summary: Sample,

@@ -35,7 +35,7 @@ fn run(case: &Case, config: CoreConfig) -> Schedule {
     schedule
 }
 
-/// Up to four users, jobs of one or more cards, some of which stop early.
+/// Up to four users, jobs of one or more GPUs, some of which stop early.
 fn random_case(seed: u64) -> Case {
     let mut rng = Rng::new(seed);
     let mut number = |from: u64, to: u64| from + rng.below(to - from + 1);
@@ -108,7 +108,7 @@ fn random_queues_keep_to_capacity_memory_and_the_order_of_attempts() {
     }
 }
 
-/// How long the cards of a case would be busy with all of its jobs, for each second in which they come.
+/// How long the GPUs of a case would be busy with all of its jobs, for each second in which they come.
 fn load(case: &Case) -> f64 {
     let cards: u32 = case.cluster.iter().map(|nodes| nodes.nodes * nodes.gpus_per_node).sum();
     let best = |job: &CaseJob| job.rates.values().copied().fold(0.0, f64::max) / f64::from(job.gpus);
@@ -116,7 +116,7 @@ fn load(case: &Case) -> f64 {
     work / f64::from(cards) / case.jobs.last().unwrap().submit_s
 }
 
-/// The same jobs in as much less time that there are about 1.3 times as many as the cards can do.
+/// The same jobs in as much less time that there are about 1.3 times as many as the GPUs can do.
 fn crowded(seed: u64) -> Case {
     let mut case = random_case(seed);
     let factor = load(&case) / 1.3;
@@ -124,7 +124,7 @@ fn crowded(seed: u64) -> Case {
     case
 }
 
-/// Short jobs come for two days, more than the one card can do, behind a few long ones.
+/// Short jobs come for two days, more than the one GPU can do, behind a few long ones.
 fn stream(seed: u64) -> Case {
     let mut rng = Rng::new(seed);
     let cluster =

@@ -1,4 +1,4 @@
-//! Cards that a stand-in for NVIDIA's library describes: what the agent makes of them, and where jobs go.
+//! GPUs that a stand-in for NVIDIA's library describes: what the agent makes of them, and where jobs go.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use trainyard_tests::cluster::{Cluster, run};
 use trainyard_tests::jobs::tiny;
 use trainyard_tests::process::binary;
 
-/// There is no card behind the stand-in: a trainer that says so, and that its job is to blame.
+/// There is no GPU behind the stand-in: a trainer that says so, and that its job is to blame.
 const TRAINER: &str = r#"while [ $# -gt 0 ]; do
   case $1 in
     --events-fd) fd=$2; shift;;
@@ -81,7 +81,7 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
         assert!(format!("{events:?}").contains(&format!("GPU: {card}")), "{events:?}");
     }
 
-    // A share of the card instead of the table: (0.7 * 12227 MiB - 800) / 130 are 59, which is 48 on the ladder.
+    // A share of the GPU instead of the table: (0.7 * 12227 MiB - 800) / 130 are 59, which is 48 on the ladder.
     let mut share = on(pb::Resources { gpu_models: vec!["5070".into()], ..Default::default() });
     let train = share.train.as_mut().unwrap();
     (train.batch, train.imgsz) = (Some(0.7), Some(640));
@@ -95,7 +95,7 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
     let impossible = pb::Resources { min_vram_mib: 48_000, ..Default::default() };
     let job = cluster.submit(on(impossible)).await.unwrap();
     let waiting = cluster.job(&job).await.unwrap().waiting_for;
-    assert!(waiting.contains("24"), "it names the largest card there is: {waiting}");
+    assert!(waiting.contains("24"), "it names the largest GPU there is: {waiting}");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent
     let resources = Some(pb::Resources::default());
     let job = cluster.submit(pb::JobSpec { resources, ..tiny(Path::new(&data), 1) }).await.unwrap();
     put(false);
-    // It starts there; that there is no card behind the stand-in is the trainer's to say.
+    // It starts there; that there is no GPU behind the stand-in is the trainer's to say.
     cluster.watch_to_end(&job).await.unwrap();
     assert_eq!(cluster.job(&job).await.unwrap().attempts[0].agent_name, "broken");
     let agent = cluster.agent("broken").await.unwrap();
@@ -127,7 +127,7 @@ async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent
 async fn a_card_on_which_the_trainer_cannot_do_one_step_takes_no_jobs() {
     let cluster = Cluster::start().await.unwrap();
     cluster.show_cards("cards", &cards()).unwrap();
-    // The trainer is the real one, and there is no card behind the stand-in.
+    // The trainer is the real one, and there is no GPU behind the stand-in.
     let _agent = cluster.start_agent_with_cards("cards", 1, &[]).await.unwrap();
     let agent = cluster.agent("cards").await.unwrap();
     for gpu in &agent.gpus {

@@ -19,7 +19,7 @@ fn auto(data: &std::path::Path) -> pb::JobSpec {
 fn told(events: &[pb::JobEvent]) -> usize {
     let ran_out = |event: &&pb::JobEvent| match &event.event {
         Some(Event::LogLine(line)) => {
-            line.level() == pb::log_line::Level::Warning && line.message.contains("in the card's memory")
+            line.level() == pb::log_line::Level::Warning && line.message.contains("in the GPU's memory")
         }
         _ => false,
     };
@@ -128,12 +128,9 @@ async fn where_not_even_one_image_fits_the_job_fails_and_says_once_what_would() 
     let [attempt] = &done.attempts[..] else { panic!("{done:?}") };
     assert_eq!(attempt.end_reason(), pb::attempt::EndReason::GpuOom);
     let told = &attempt.message;
-    assert!(
-        told.starts_with("the card's memory is too small even for batch 1: CUDA out of memory"),
-        "{told}"
-    );
+    assert!(told.starts_with("the GPU's memory is too small even for batch 1: CUDA out of memory"), "{told}");
     assert_eq!(told.matches("fit: ").count(), 1, "one advice: {told}");
-    assert!(told.contains("; what would fit: ") && told.contains("a card with "), "{told}");
+    assert!(told.contains("; what would fit: ") && told.contains("a GPU with "), "{told}");
 }
 
 #[tokio::test]

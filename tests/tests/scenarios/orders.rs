@@ -48,7 +48,7 @@ async fn connected(cluster: &Cluster, name: &str) -> pb::Agent {
     }
 }
 
-/// At least so many samples of card 0, once they are there.
+/// At least so many samples of GPU 0, once they are there.
 async fn samples(cluster: &Cluster, count: usize) -> Vec<pb::TelemetrySample> {
     let mut poll = tokio::time::interval(std::time::Duration::from_millis(50));
     loop {
@@ -115,7 +115,7 @@ async fn a_reserved_card_is_left_remembered_and_given_back() {
     let on: Vec<&str> = shown.attempts.iter().map(|attempt| attempt.gpu_uuid.as_str()).collect();
     assert_eq!(on, ["GPU-a", "GPU-b"]);
 
-    // Meanwhile the agent tells what its cards do, and a scheduler that dies takes none of it along.
+    // Meanwhile the agent tells what its GPUs do, and a scheduler that dies takes none of it along.
     let told = samples(&cluster, 1).await;
     assert!(
         told.iter().all(|sample| sample.gpu == "GPU-a" && sample.temperature_celsius == Some(40)),

@@ -1,5 +1,5 @@
-//! Cards that are taken away from a job: by their owner, and by a failure. The job goes on elsewhere from its
-//! checkpoint. Cards are those of a stand-in for NVIDIA's library; trainers only pretend.
+//! GPUs that are taken away from a job: by their owner, and by a failure. The job goes on elsewhere from its
+//! checkpoint. GPUs are those of a stand-in for NVIDIA's library; trainers only pretend.
 
 use std::fs;
 
@@ -40,7 +40,7 @@ tell '"type":"log","level":"info","message":"training"'
 while :; do sleep 0.1; done
 "#;
 
-/// A cluster whose agents have one card each.
+/// A cluster whose agents have one GPU each.
 struct Lab {
     cluster: Cluster,
     trainer: String,
@@ -53,7 +53,7 @@ impl Lab {
         Self { cluster, trainer }
     }
 
-    /// Sets what the card of `agent` does, on top of what an idle one does.
+    /// Sets what the GPU of `agent` does, on top of what an idle one does.
     fn card(&self, agent: &str, does: &Value) {
         let mut card = json!({
             "name": "NVIDIA GeForce RTX 4090", "uuid": format!("GPU-{agent}"), "memory_total_mib": 24564,

@@ -1,5 +1,5 @@
-//! Where jobs go on a live cluster of two machines with cards of different worth, why, and what was expected.
-//! Cards are those of a stand-in for NVIDIA's library; trainers only pretend, and tell how fast they are.
+//! Where jobs go on a live cluster of two machines with GPUs of different worth, why, and what was expected.
+//! GPUs are those of a stand-in for NVIDIA's library; trainers only pretend, and tell how fast they are.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use trainyard_tests::cluster::{Cluster, run};
 use trainyard_tests::jobs::{epoch_end, tiny};
 use trainyard_tests::process::{Process, binary};
 
-/// Tells two epochs at its card's speed; then does what the test says by files beside it, named after the job's
+/// Tells two epochs at its GPU's speed; then does what the test says by files beside it, named after the job's
 /// epochs: writes a checkpoint of the next epoch, or finishes.
 const TRAINER: &str = r#"[ "$1" = train ] || exit 64
 while [ $# -gt 0 ]; do
@@ -57,7 +57,7 @@ while :; do
 done
 "#;
 
-/// A machine each with a fast and a slow card.
+/// A machine each with a fast and a slow GPU.
 struct Lab {
     cluster: Cluster,
     trainer: String,
@@ -120,7 +120,7 @@ async fn jobs_go_where_they_are_done_soonest_and_say_why_and_make_way_for_shorte
     // Nothing is known yet but data sheets; both are free.
     let long = lab.submit(1000, 0).await;
     lab.until_epoch(&long, 2).await;
-    // The fast card is taken for long: the slow one is sooner.
+    // The fast GPU is taken for long: the slow one is sooner.
     let middle = lab.submit(100, 0).await;
     lab.until_epoch(&middle, 2).await;
     let device = |job: pb::Job| job.attempts.last().unwrap().device.clone();
@@ -141,7 +141,7 @@ async fn jobs_go_where_they_are_done_soonest_and_say_why_and_make_way_for_shorte
         .collect();
     assert_eq!(told, [(FAST, 200.0, true), (SLOW, 100.0, true)]);
 
-    // A short job that only the large card can take waits, is told for what and until when, and gets it as soon
+    // A short job that only the large GPU can take waits, is told for what and until when, and gets it as soon
     // as the long one has written a checkpoint.
     let short = lab.submit(3, 20_000).await;
     let waiting = lab.cluster.job(&short).await.unwrap();

@@ -1,4 +1,4 @@
-//! What `yard why-slow` says of jobs that are held up, each by something else: a whole cluster, cards of a stand-in
+//! What `yard why-slow` says of jobs that are held up, each by something else: a whole cluster, GPUs of a stand-in
 //! for NVIDIA's library, and trainers that tell what a test has written down for them.
 
 use std::fs;
@@ -56,7 +56,7 @@ const CASES: [Case; 8] = [
         wait: 0.0,
         seconds: 21.0,
         bound: "CARD",
-        advice: "Nothing holds the card up; a faster card, a smaller model or a smaller `imgsz` makes it faster.",
+        advice: "Nothing holds the GPU up; a faster GPU, a smaller model or a smaller `imgsz` makes it faster.",
     },
     Case {
         name: "resting",
@@ -65,7 +65,7 @@ const CASES: [Case; 8] = [
         wait: 0.0,
         seconds: 21.0,
         bound: "BATCH_TOO_SMALL",
-        advice: "Leave `batch` out (or set it to -1) instead of 8: the agent fills the card.",
+        advice: "Leave `batch` out (or set it to -1) instead of 8: the agent fills the GPU.",
     },
     Case {
         name: "hot",
@@ -74,7 +74,7 @@ const CASES: [Case; 8] = [
         wait: 0.0,
         seconds: 21.0,
         bound: "THROTTLED",
-        advice: "Cool the card: dust, fans, the room, and the distance to the card beside it.",
+        advice: "Cool the GPU: dust, fans, the room, and the distance to the next one.",
     },
     Case {
         name: "loader",

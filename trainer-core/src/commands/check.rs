@@ -1,4 +1,4 @@
-//! `trainyard-trainer check`: everything that is wrong with a data set, before a card waits for it.
+//! `trainyard-trainer check`: everything that is wrong with a data set, before a GPU waits for it.
 
 use std::path::{Path, PathBuf};
 

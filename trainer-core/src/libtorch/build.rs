@@ -1,10 +1,10 @@
-//! What libtorch was built for: its version, its CUDA, and the cards that it has code for.
+//! What libtorch was built for: its version, its CUDA, and the GPUs that it has code for.
 
 use serde::Serialize;
 
 use super::shim;
 
-/// What an agent wants to know before it offers a card.
+/// What an agent wants to know before it offers a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Build {
     /// `2.13.0`.
@@ -13,7 +13,7 @@ pub struct Build {
     pub driver: bool,
     /// Its CUDA, `13.0`.
     pub cuda: Option<String>,
-    /// `sm_90`: code for such cards; `compute_120`: intermediate code for such cards and newer ones.
+    /// `sm_90`: code for such GPUs; `compute_120`: intermediate code for such GPUs and newer ones.
     pub architectures: Vec<String>,
     /// Why its CUDA half does not load; empty when it does.
     pub problem: String,

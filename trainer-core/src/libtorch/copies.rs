@@ -1,4 +1,4 @@
-//! Copies to a card beside what it computes: page-locked memory, and a stream of their own.
+//! Copies to a GPU beside what it computes: page-locked memory, and a stream of their own.
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
@@ -8,26 +8,26 @@ use tch::{Device, Tensor};
 use super::TorchError;
 use super::shim::{self, List};
 
-/// So many page-locked bytes, whatever they are: a card copies from them by itself. `[bytes]`, on the CPU.
+/// So many page-locked bytes, whatever they are: a GPU copies from them by itself. `[bytes]`, on the CPU.
 ///
 /// Dropping the tensor is safe at any time: the memory is used again only when copies from it have ended.
 ///
 /// # Errors
-/// Without a card, and when the system has no more memory to lock.
+/// Without a GPU, and when the system has no more memory to lock.
 pub fn pinned(bytes: usize) -> Result<Tensor, TorchError> {
     let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
     // SAFETY: takes a number, and the place of the result.
     shim::tensor_from(|out| unsafe { shim::ty_pinned(bytes, out) })
 }
 
-/// A stream of copies to one card.
+/// A stream of copies to one GPU.
 #[derive(Debug)]
 pub struct Copier(NonNull<shim::Copier>);
 
 // SAFETY: it holds the number of a stream, and streams may be used from any thread.
 unsafe impl Send for Copier {}
 
-/// Tensors on their way to a card.
+/// Tensors on their way to a GPU.
 #[derive(Debug)]
 pub struct Sent {
     tensors: Vec<Tensor>,
@@ -38,12 +38,12 @@ pub struct Sent {
 #[derive(Debug)]
 struct Arrival(NonNull<shim::Event>);
 
-// SAFETY: it is a mark of the card's driver, which may be waited for and destroyed on any thread.
+// SAFETY: it is a mark of the GPU's driver, which may be waited for and destroyed on any thread.
 unsafe impl Send for Arrival {}
 
 impl Copier {
     /// # Errors
-    /// When `device` is no card that is there.
+    /// When `device` is no GPU that is there.
     pub fn new(device: Device) -> Result<Self, TorchError> {
         let index = match device {
             Device::Cuda(index) => c_int::try_from(index).unwrap_or(c_int::MAX),
@@ -57,7 +57,7 @@ impl Copier {
     }
 
     /// Begins to copy. Does not wait when `tensors` are page-locked; otherwise it waits for the copies, but
-    /// not for what the card computes.
+    /// not for what the GPU computes.
     pub fn send(&self, tensors: &[&Tensor]) -> Result<Sent, TorchError> {
         let list = List::new(tensors.iter().copied());
         let mut copies = vec![ptr::null_mut(); tensors.len()];
@@ -74,7 +74,7 @@ impl Copier {
         Ok(Sent { tensors, arrival: NonNull::new(event).map(Arrival).ok_or_else(missing)? })
     }
 
-    /// The tensors that were sent. What the card computes from now on waits for them; the host does not.
+    /// The tensors that were sent. What the GPU computes from now on waits for them; the host does not.
     pub fn receive(&self, sent: Sent) -> Result<Vec<Tensor>, TorchError> {
         let list = List::new(&sent.tensors);
         let event = sent.arrival.0.as_ptr();

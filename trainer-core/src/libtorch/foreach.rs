@@ -1,4 +1,4 @@
-//! Operations on many tensors in one call: on a card that is a handful of kernels instead of hundreds.
+//! Operations on many tensors in one call: on a GPU that is a handful of kernels instead of hundreds.
 //!
 //! Each works in place and is no part of any gradient; the parts of a list lie on one device.
 

@@ -1,4 +1,4 @@
-//! What libtorch's allocator of a card says about its memory.
+//! What libtorch's allocator of a GPU says about its memory.
 
 use std::ffi::c_int;
 
@@ -7,27 +7,27 @@ use tch::Device;
 use super::TorchError;
 use super::shim;
 
-/// Memory of a card, in bytes.
+/// Memory of a GPU, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryStats {
     /// In tensors now.
     pub allocated_bytes: u64,
     /// In tensors at most, since the start or since [`reset_peak`].
     pub peak_allocated_bytes: u64,
-    /// Taken from the card by this process, tensors included.
+    /// Taken from the GPU by this process, tensors included.
     pub reserved_bytes: u64,
     /// The most of that, counted as the peak of tensors is.
     pub peak_reserved_bytes: u64,
-    /// Free on the card, whoever uses the rest.
+    /// Free on the GPU, whoever uses the rest.
     pub free_bytes: u64,
-    /// The card's.
+    /// The GPU's.
     pub total_bytes: u64,
     /// How often it ran out.
     pub out_of_memory: u64,
 }
 
-/// What the allocator of `device` says; `None` for the CPU, and where there is no such card. Waits for
-/// nothing that the card does.
+/// What the allocator of `device` says; `None` for the CPU, and where there is no such GPU. Waits for
+/// nothing that the GPU does.
 pub fn memory_stats(device: Device) -> Option<MemoryStats> {
     let Device::Cuda(index) = device else { return None };
     let mut found = shim::Memory::default();
@@ -52,7 +52,7 @@ pub fn reset_peak(device: Device) -> Result<(), TorchError> {
     unsafe { shim::check(shim::ty_memory_reset_peak(number(index))) }
 }
 
-/// Gives memory that no tensor uses back to the card, for a try with smaller batches; nothing for the CPU.
+/// Gives memory that no tensor uses back to the GPU, for a try with smaller batches; nothing for the CPU.
 pub fn release(device: Device) -> Result<(), TorchError> {
     let Device::Cuda(_) = device else { return Ok(()) };
     // SAFETY: takes nothing.

@@ -13,7 +13,7 @@ const MOMENTUM: f64 = 0.9;
 
 /// `spec` with its optimiser chosen: for `auto`, learning rate, momentum and the biases' warm-up too.
 ///
-/// The reference's rule, for steps of the nominal batch so that it does not depend on the card: AdamW with a
+/// The reference's rule, for steps of the nominal batch so that it does not depend on the GPU: AdamW with a
 /// learning rate of 0.002 * 5 / (4 + classes) for short trainings. For long ones the reference takes an
 /// optimiser of its own (a mixture with Muon), at the same learning rate and momentum; here it is SGD.
 pub fn resolve(spec: &TrainSpec, images: u64, classes: u32) -> TrainSpec {

@@ -63,7 +63,7 @@ impl Schedule {
         }
     }
 
-    /// [`Schedule::new`] for any card: counted in [`unit()`]s of images, whatever fits in memory.
+    /// [`Schedule::new`] for any GPU: counted in [`unit()`]s of images, whatever fits in memory.
     pub fn for_any_card(spec: &TrainSpec, images: u64, batch_size: u32) -> Self {
         Self::new(spec, images, unit(spec.nbs, batch_size))
     }
@@ -131,7 +131,7 @@ impl Schedule {
 
 /// The smallest number of images that an optimiser step may be made of.
 ///
-/// The reference accumulates batches of the size that fits, so that its steps depend on the card. Here a
+/// The reference accumulates batches of the size that fits, so that its steps depend on the GPU. Here a
 /// step is made of units instead, which are what its batches are at its default size, 16 of nominally 64:
 /// a quarter of the nominal batch, or less where that does not divide. A batch larger than the nominal one
 /// is its own.

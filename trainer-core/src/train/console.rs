@@ -160,7 +160,7 @@ fn row(place: &str, metrics: &std::collections::BTreeMap<String, f64>, last: Las
     format!("{place:>11}{:>11}{}{objects:>11}{side:>11}", memory(device), losses.concat())
 }
 
-/// Memory of the card that this process holds.
+/// Memory of the GPU that this process holds.
 fn memory(device: Device) -> String {
     #[expect(clippy::cast_precision_loss, reason = "printed with three digits")]
     let taken = libtorch::memory_stats(device).map(|found| found.reserved_bytes as f64 / 1e9);

@@ -75,7 +75,7 @@ pub enum TrainError {
     PretrainedOutside(PathBuf),
     /// The batch is smaller than what batch normalisation is to see.
     #[error(
-        "`bn_group` is {bn_group}, and only {batch_size} images fit in a batch here; lower `bn_group`, or train on a card with more memory"
+        "`bn_group` is {bn_group}, and only {batch_size} images fit in a batch here; lower `bn_group`, or train on a GPU with more memory"
     )]
     BnGroup {
         /// As in the spec.
@@ -111,7 +111,7 @@ pub enum TrainError {
         reason: String,
     },
     /// Not even one image at a time fits.
-    #[error("the card's memory is too small even for batch 1: {error}; {advice}")]
+    #[error("the GPU's memory is too small even for batch 1: {error}; {advice}")]
     OutOfMemory {
         /// What libtorch said.
         error: TorchError,
@@ -120,7 +120,7 @@ pub enum TrainError {
     },
     /// Batches that had fitted do not any more.
     #[error(
-        "the card's memory ran out again with batches that had fitted, {doing}: {error}; another process uses the card, or its memory is in pieces: a new trainer goes on from the newest checkpoint"
+        "the GPU's memory ran out again with batches that had fitted, {doing}: {error}; another process uses the GPU, or its memory is in pieces: a new trainer goes on from the newest checkpoint"
     )]
     OutOfMemoryAgain {
         /// What libtorch said.

@@ -1,6 +1,6 @@
 //! How much memory this process holds of a device, and how much it did at most.
 //!
-//! On a card that is what libtorch's allocator has taken, pieces that no tensor uses at the moment included;
+//! On a GPU that is what libtorch's allocator has taken, pieces that no tensor uses at the moment included;
 //! on a CPU it is the process' resident memory, as the kernel tells it.
 
 use tch::Device;

@@ -22,7 +22,7 @@ use super::validate::{Validation, config, look};
 /// When memory is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Measure {
-    /// On a card; not on a CPU, where a step takes long and memory is only short of for large batches.
+    /// On a GPU; not on a CPU, where a step takes long and memory is only short of for large batches.
     #[default]
     Auto,
     /// Before each first step.

@@ -1,4 +1,4 @@
-//! What is done when a card's memory runs out: how a training goes on.
+//! What is done when a GPU's memory runs out: how a training goes on.
 
 use trainyard_types::oom::next_smaller;
 use trainyard_types::trainer::Phase;
@@ -66,7 +66,7 @@ pub fn message(from: u32, to: u32, phase: Phase, resumed: bool, error: &TorchErr
     let place = if resumed { "the newest checkpoint" } else { "the start" };
     let doing = doing(phase);
     let on = if to == from { format!("once more with {to}") } else { format!("with {to}") };
-    format!("batch {from} does not fit in the card's memory ({doing}); going on {on} from {place} ({error})")
+    format!("batch {from} does not fit in the GPU's memory ({doing}); going on {on} from {place} ({error})")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Where the time of training goes: a clock for each phase of a batch.
 //!
-//! A card computes behind the host's back, so a phase's time is only known if the host waits for it. Most
+//! A GPU computes behind the host's back, so a phase's time is only known if the host waits for it. Most
 //! batches go on without; those of one optimiser step in some fifty are measured, with the device awaited
 //! after each phase. On a CPU every batch is measured: a clock costs nothing.
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tch::Device;
 use trainyard_types::trainer::{Phase, Phases};
 
-/// On a card, one of so many optimiser steps is measured.
+/// On a GPU, one of so many optimiser steps is measured.
 const EVERY: u64 = 50;
 
 /// What was measured over some batches, in seconds.
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(watch.epoch(), None);
     }
 
-    /// The optimiser steps of a card that would be measured, of epochs of so many.
+    /// The optimiser steps of a GPU that would be measured, of epochs of so many.
     fn measured(epochs: u64, steps: u64) -> Vec<u64> {
         let mut watch = Stopwatch { measuring: false, ..Stopwatch::new(Device::Vulkan) };
         let mut found = Vec::new();

@@ -1,7 +1,7 @@
 //! Cuts an epoch's images into optimiser steps, and those into batches that fit. Knows no tensors.
 //!
-//! Which images make a step is the same on every card; only the batches that they go through the model in
-//! depend on the card.
+//! Which images make a step is the same on every GPU; only the batches that they go through the model in
+//! depend on the GPU.
 
 use std::ops::Range;
 

@@ -32,7 +32,7 @@ impl Choice {
 
 /// Precisions that are faster than 32 bits on `device`, the one to prefer first.
 ///
-/// A card takes 16-bit floats as the reference does, and those of larger range if a model overflows them. A
+/// A GPU takes 16-bit floats as the reference does, and those of larger range if a model overflows them. A
 /// CPU takes the latter if it multiplies them itself.
 pub fn candidates(device: Device) -> &'static [Precision] {
     match device {

@@ -307,7 +307,7 @@ impl<'a> Session<'a> {
         let Some((from, to)) = self.outside.watch.take_untold() else { return };
         let batch_size = self.progress.batch_size;
         let message = format!(
-            "{from} images at once do not fit in the card's memory (validating); validation looks at {to} at once \
+            "{from} images at once do not fit in the GPU's memory (validating); validation looks at {to} at once \
              from now on and finds the same; training goes on with batch {batch_size}"
         );
         self.tell_same_batch(Phase::Validation, message);
@@ -406,7 +406,7 @@ impl<'a> Session<'a> {
                 libtorch::memory::release(self.setup.options.device)?;
                 let snapshot = self.snapshot()?;
                 let message = format!(
-                    "the card's memory ran out making a checkpoint; it was made after unused memory was given \
+                    "the GPU's memory ran out making a checkpoint; it was made after unused memory was given \
                      back, and training goes on as before ({error})"
                 );
                 self.tell_same_batch(Phase::Checkpoint, message);

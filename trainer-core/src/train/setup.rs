@@ -57,7 +57,7 @@ pub struct Options {
     pub control: Option<Arc<fs::File>>,
 }
 
-/// Images per batch when nobody says: an agent knows its card and says.
+/// Images per batch when nobody says: an agent knows its GPU and says.
 const DEFAULT_BATCH: u32 = 16;
 /// Batches that may be ready before they are needed, but no more than there are workers.
 const PREFETCH: usize = 4;
@@ -74,7 +74,7 @@ impl Options {
             (None, Batch::Auto) => DEFAULT_BATCH.max(bn_group),
             (None, Batch::Share(share)) => {
                 let text = format!(
-                    "is {share}, a share of the card's memory, which agents turn into a batch size; the trainer alone \
+                    "is {share}, a share of the GPU's memory, which agents turn into a batch size; the trainer alone \
                      takes -1 or a whole number, or --batch-size beside it"
                 );
                 return Err(TrainError::Spec(vec![Violation::new("batch", text)]));

@@ -1,8 +1,8 @@
-//! A batch's way to the device: beside what a card computes, so that neither waits for the other.
+//! A batch's way to the device: beside what a GPU computes, so that neither waits for the other.
 //!
-//! An ordinary copy waits until the card has done all that it was told before. This one goes through
-//! page-locked memory and a stream of its own: the host goes on at once, the card computes the step before
-//! meanwhile, and only the step of this batch waits for it, on the card.
+//! An ordinary copy waits until the GPU has done all that it was told before. This one goes through
+//! page-locked memory and a stream of its own: the host goes on at once, the GPU computes the step before
+//! meanwhile, and only the step of this batch waits for it, on the GPU.
 
 use tch::{Device, Kind, Tensor};
 use trainyard_data::Batch;
@@ -17,7 +17,7 @@ use crate::loss::assign::Targets;
 #[derive(Debug)]
 pub struct Uploader {
     device: Device,
-    /// On a card.
+    /// On a GPU.
     copier: Option<Copier>,
 }
 

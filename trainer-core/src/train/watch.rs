@@ -113,7 +113,7 @@ impl Watch {
     }
 }
 
-/// Memory that runs out, for tests on machines without a card.
+/// Memory that runs out, for tests on machines without a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TestOom {
     /// Batches of so many images or more.

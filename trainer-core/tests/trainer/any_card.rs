@@ -1,4 +1,4 @@
-//! The same job on every card: an optimiser step has the same gradient however many images fit at once.
+//! The same job on every GPU: an optimiser step has the same gradient however many images fit at once.
 
 use tch::{Device, Kind, Tensor};
 use trainyard_trainer::libtorch::{self, Precision};

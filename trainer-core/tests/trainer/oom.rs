@@ -1,5 +1,5 @@
 //! Memory that runs out, anywhere in a real training on the CPU: faults fail with libtorch's own words where a
-//! card would. And its measurement before the first step.
+//! GPU would. And its measurement before the first step.
 
 use std::path::PathBuf;
 
@@ -219,7 +219,7 @@ fn what_never_fits_ends_with_what_would() {
     assert_eq!(error.exit_code(), exit_code::GPU_OOM);
     let text = error.to_string();
     assert!(text.contains("CUDA out of memory") && text.contains("what would fit: "), "{text}");
-    assert!(text.ends_with("a card with 4 GB"), "{text}");
+    assert!(text.ends_with("a GPU with 4 GB"), "{text}");
 }
 
 /// The device's memory, as it was told.

@@ -1,4 +1,4 @@
-//! Attempts whose card is taken away, by its owner or by a failure.
+//! Attempts whose GPU is taken away, by its owner or by a failure.
 
 use trainyard_types::trainer::exit_code;
 use trainyard_types::{Assignment, BatchChosen, JobId, JobSpec, ModelScale, ReportBody, TrainSpec};
@@ -20,7 +20,7 @@ fn assignment(job: u128) -> Box<Assignment> {
     Box::new(Assignment { attempt: id(job), spec, slot: Slot::Gpu(gpu()), resume: None })
 }
 
-/// A core whose attempt of job 1 trains on the card.
+/// A core whose attempt of job 1 trains on the GPU.
 fn running() -> Core {
     let limits = Limits {
         stop_grace: Duration::from_secs(30),

@@ -1,4 +1,4 @@
-//! Memory that runs out: a card's, the machine's, a disk's.
+//! Memory that runs out: a GPU's, the machine's, a disk's.
 
 use trainyard_types::trainer::{BatchSizeChanged, MemoryMeasured, Phase, Step};
 
@@ -54,7 +54,7 @@ fn at_batch_1_the_card_is_too_small_and_the_user_is_told_what_would_fit() {
         let Some(Command::Spawn(_, prepared)) = out.last() else { panic!("{out:?}") };
         assert_eq!(prepared.chosen.batch_size, to);
     }
-    let wanted = "the card's memory is too small even for batch 1: what should fit: yolov8n";
+    let wanted = "the GPU's memory is too small even for batch 1: what should fit: yolov8n";
     assert_eq!(ended(&world.exited(1, ExitKind::Code(76))), Some((EndReason::GpuOom, wanted.into())));
     // A trainer that gives advice itself is not contradicted.
     let mut world = Running::new();
@@ -103,7 +103,7 @@ fn where_others_have_taken_the_card_an_attempt_without_memory_moves_for_free() {
     for code in [76, 77] {
         let mut world = Running::new();
         world.line(1, smaller(16, 1));
-        let card_taken = Some("others hold 9100 MiB on this card".into());
+        let card_taken = Some("others hold 9100 MiB on this GPU".into());
         let exit = Exit { card_taken, ..exit(ExitKind::Code(code)) };
         let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
         let (reason, message) = ended(&out).unwrap();

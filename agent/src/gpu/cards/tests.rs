@@ -1,4 +1,4 @@
-//! Cards over scripted time: every second they tell what the script says, and the orders are looked at.
+//! GPUs over scripted time: every second they tell what the script says, and the orders are looked at.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ impl Processes for Strangers {
     }
 }
 
-/// A machine with two cards.
+/// A machine with two GPUs.
 struct Machine {
     cards: Cards,
     now: u64,
@@ -48,7 +48,7 @@ impl Machine {
         Self { cards, now: 1_000_000, trainers: BTreeMap::new() }
     }
 
-    /// One second in which the cards tell `readings`, by index.
+    /// One second in which the GPUs tell `readings`, by index.
     fn second(&mut self, readings: Vec<Result<Reading, Silence>>) -> Vec<Order> {
         self.now += 1;
         let answer = |(index, reading)| Answer { uuid: uuid(index), reading };
@@ -145,7 +145,7 @@ fn an_owner_who_comes_back_gets_the_card_once_and_the_other_card_stays() {
     let [Order::Leave { gpu, within, message }] = &orders[..] else { panic!("{orders:?}") };
     assert_eq!((gpu, *within), (&uuid(0), Duration::from_secs(20)));
     assert!(message.contains("blender (pid 300)"), "{message}");
-    // The other card is no guest's: it only takes no new job.
+    // The other GPU is no guest's: it only takes no new job.
     assert_eq!(machine.causes(), [Some(Owner), Some(ForeignUse)]);
     assert_eq!(machine.second(vec![used(8000), used(8000)]), []);
     for _ in 0..600 {
@@ -159,7 +159,7 @@ fn an_owner_who_comes_back_gets_the_card_once_and_the_other_card_stays() {
 fn xid_79_quarantines_its_card_alone_through_restarts_of_the_agent_until_the_machines() {
     let (folder, mut before) = machine();
     before.second(vec![idle(), idle()]);
-    let wanted = fail(0, EndReason::GpuFault, "XID 79 (the card has fallen off the bus)", true);
+    let wanted = fail(0, EndReason::GpuFault, "XID 79 (the GPU has fallen off the bus)", true);
     assert_eq!(before.xid(0, 79, None), [wanted]);
     assert_eq!(before.second(vec![Err(Silence::Lost), idle()]), []);
     assert_eq!(before.causes(), [Some(Quarantined), None]);
@@ -201,7 +201,7 @@ fn a_double_bit_error_is_tested_after_an_hour_and_new_errors_begin_it_anew() {
 fn a_card_that_does_not_answer_its_test_stays_until_it_does() {
     let (_folder, mut machine) = machine();
     machine.second(vec![idle(), idle()]);
-    let lost = fail(0, EndReason::GpuFault, "the card has vanished (GPU is lost)", true);
+    let lost = fail(0, EndReason::GpuFault, "the GPU has vanished (GPU is lost)", true);
     assert_eq!(machine.second(vec![Err(Silence::Lost), idle()]), [lost]);
     machine.now += HOUR;
     machine.second(vec![Err(Silence::Lost), idle()]);
@@ -233,7 +233,7 @@ fn faults_of_a_job_end_its_attempt_and_keep_the_card() {
     let crash = |message| [fail(0, EndReason::TrainerCrash, message, false)];
     assert_eq!(machine.xid(0, 31, None), crash("XID 31 (memory page fault)"));
     assert_eq!(machine.xid(0, 13, None), crash("XID 13 (graphics engine exception)"));
-    assert_eq!(machine.xid(0, 43, None), crash("XID 43 (the card stopped processing)"));
+    assert_eq!(machine.xid(0, 43, None), crash("XID 43 (the GPU stopped processing)"));
     let free = fail(0, EndReason::GpuFault, "XID 94 (contained memory error)", false);
     assert_eq!(machine.xid(0, 94, None), [free]);
     assert_eq!(machine.xid(0, 45, None), []);

@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_millis(500);
 /// How soon a wait that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Cards by the handles under which events name them.
+/// GPUs by the handles under which events name them.
 type Handles = Vec<(usize, GpuUuid)>;
 
 /// Starts the thread; it ends when nobody receives any more.
@@ -55,7 +55,7 @@ fn watch(shared: &Shared, found: &mpsc::Sender<XidEvent>) -> String {
                 let Some(XidError::Value(xid)) = event.event_data else { continue };
                 // SAFETY: the handle is only compared.
                 let handle = unsafe { event.device.handle() } as usize;
-                // A card that has just been lost cannot tell its name any more.
+                // A GPU that has just been lost cannot tell its name any more.
                 let known = handles.iter().find(|(other, _)| *other == handle).map(|(_, uuid)| uuid.clone());
                 let gpu = known.or_else(|| event.device.uuid().ok().map(GpuUuid));
                 if found.blocking_send(XidEvent { gpu, xid }).is_err() {
@@ -71,12 +71,12 @@ fn watch(shared: &Shared, found: &mpsc::Sender<XidEvent>) -> String {
         }
         // One that did not answer before tells XIDs, too.
         if current.known.len() > cards.max(handles.len()) {
-            return "another card answers".into();
+            return "another GPU answers".into();
         }
     }
 }
 
-/// A set of events with every card that tells XIDs.
+/// A set of events with every GPU that tells XIDs.
 fn register<'nvml>(shared: &Shared, nvml: &'nvml Nvml) -> Result<(EventSet<'nvml>, Handles), NvmlError> {
     let mut handles = Handles::new();
     let mut set = nvml.create_event_set()?;
@@ -93,7 +93,7 @@ fn register<'nvml>(shared: &Shared, nvml: &'nvml Nvml) -> Result<(EventSet<'nvml
                 Ok(set) => set,
                 Err(error) => {
                     warn!(index, %error, "a GPU refuses to tell XIDs");
-                    // The set went with the refusal: once more without this card.
+                    // The set went with the refusal: once more without this GPU.
                     refused.push(index);
                     handles.clear();
                     set = nvml.create_event_set()?;

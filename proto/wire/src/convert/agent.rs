@@ -40,7 +40,7 @@ pub mod limits {
     pub const NAME_BYTES: usize = 255;
     /// Bytes of a path or a sentence.
     pub const TEXT_BYTES: usize = 4096;
-    /// Reasons why a card's clock is held down.
+    /// Reasons why a GPU's clock is held down.
     pub const THROTTLE_REASONS: usize = 16;
 }
 
@@ -108,7 +108,7 @@ pub struct Hello {
     pub telemetry: Vec<GpuTelemetry>,
     /// Attempts that run, or that have reports which were not acknowledged yet.
     pub attempts: Vec<AttemptId>,
-    /// What its cards were seen to need.
+    /// What its GPUs were seen to need.
     pub fit_records: Vec<FitRecord>,
     /// Why it takes no job at all; empty when it does.
     pub unavailable: String,
@@ -316,7 +316,7 @@ impl From<&Unavailable> for pb::Unavailable {
 }
 
 impl From<pb::Unavailable> for Unavailable {
-    /// A cause that a newer agent names keeps the card out of use all the same.
+    /// A cause that a newer agent names keeps the GPU out of use all the same.
     fn from(unavailable: pb::Unavailable) -> Self {
         let cause = match unavailable.cause() {
             pb::unavailable::Cause::ForeignUse => UnavailableCause::ForeignUse,

@@ -77,7 +77,7 @@ impl Core {
         let is_one = closed.len() == 1;
         let states: BTreeSet<&str> = closed.iter().map(|(_, why)| why.state(is_one)).collect();
         let states: Vec<&str> = states.into_iter().collect();
-        let noun = if request.device == DeviceKind::Cpu { "CPU slot" } else { "card" };
+        let noun = if request.device == DeviceKind::Cpu { "CPU slot" } else { "GPU" };
         let (states, named) = (states.join(" or "), bounded(closed.iter().map(named), NAMED));
         match closed.len() {
             0 => None,

@@ -81,7 +81,7 @@ impl Core {
         if total == 0 {
             return self.waits_for_paths(request).unwrap_or_else(|| self.lacks_any(request));
         }
-        let noun = if request.device == trainyard_types::DeviceKind::Cpu { "CPU slot" } else { "card" };
+        let noun = if request.device == trainyard_types::DeviceKind::Cpu { "CPU slot" } else { "GPU" };
         let mut reason = match (total, free) {
             // Between two events every slot that a ready job could use is taken; it is about to be placed.
             (_, 1..) => format!("is about to be placed on a {noun}"),

@@ -109,7 +109,7 @@ impl Core {
         })
     }
 
-    /// As [`ClusterView::request`].
+    /// As `ClusterView::request`.
     pub(crate) fn request(&self, job: &JobRecord) -> Request {
         self.view().request(job)
     }

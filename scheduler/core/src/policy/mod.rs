@@ -1,7 +1,7 @@
 //! Who goes next, and where: policies, and what they see of the cluster.
 //!
-//! A policy sees the cluster through a [`ClusterView`] and returns decisions; the engine carries them out. So a
-//! policy needs no engine, and is tested without one. [`chosen`] is the only place that tells them apart.
+//! A policy sees the cluster through a `ClusterView` and returns decisions; the engine carries them out. So a
+//! policy needs no engine, and is tested without one. `chosen` is the only place that tells them apart.
 
 mod chosen;
 mod fair;

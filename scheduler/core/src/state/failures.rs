@@ -186,7 +186,7 @@ impl FailureHistory {
     fn given_up(&self, failure: &Failure) -> Option<String> {
         if let [first, second, ..] = self.gpus.as_slice() {
             return Some(format!(
-                "failed on two healthy cards without completing an epoch in between ({}, then {}), so that the \
+                "failed on two healthy GPUs without completing an epoch in between ({}, then {}), so that the \
                  job itself is the likely cause",
                 first.place, second.place
             ));
@@ -224,7 +224,7 @@ mod tests {
 
     /// On the agent of that number, while another one would do.
     fn on(number: u128, reason: EndReason, epochs_done: u32, card: Option<&str>) -> Failure {
-        let name = card.map_or_else(|| format!("a slot of {number}"), |card| format!("card {card}"));
+        let name = card.map_or_else(|| format!("a slot of {number}"), |card| format!("GPU {card}"));
         let place = Place { agent: agent(number), name };
         let (healthy, unfit) = (card.map(|card| GpuUuid(card.into())), None);
         let (is_stepless, is_quick, elsewhere) = (false, false, true);
@@ -250,7 +250,7 @@ mod tests {
             let two = [on(1, one, 0, Some("a")), on(2, other, 0, Some("b"))];
             let (at, why) = given_up(&two).unwrap();
             assert_eq!(at, 2);
-            assert!(why.contains("card a, then card b"), "{why}");
+            assert!(why.contains("GPU a, then GPU b"), "{why}");
             assert!(given_up(&[alone(one, 0, Some("a")), alone(other, 0, Some("b"))]).is_some());
         }
     }

@@ -73,6 +73,6 @@ mod tests {
     fn the_more_special_name_counts() {
         let special = rate(ModelScale::M, "NVIDIA GeForce RTX 5070 Ti");
         assert!(special > rate(ModelScale::M, "NVIDIA GeForce RTX 5070"));
-        assert!(rate(ModelScale::M, "A card of tomorrow") > 0.0);
+        assert!(rate(ModelScale::M, "A GPU of tomorrow") > 0.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Machines that offer one card twice, machines with one identity, and clocks that differ.
+//! Machines that offer one GPU twice, machines with one identity, and clocks that differ.
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ pub fn card(model: &str, number: u32, memory_total_mib: u64) -> Gpu {
     }
 }
 
-/// One agent with these cards; all data sets have [`IMAGES`] images, once a trainer has told.
+/// One agent with these GPUs; all data sets have [`IMAGES`] images, once a trainer has told.
 pub fn world(cards: Vec<Gpu>) -> World {
     let config = CoreConfig { policy: Policy::FinishTime, ..CoreConfig::default() };
     let mut world = World::with(CoreConfig { lease: Duration::from_secs(1_000_000), ..config });
@@ -130,7 +130,7 @@ fn a_job_for_the_large_card_alone_gets_it_and_the_small_job_takes_the_other() {
     train(&mut world, 1, 1, 100.0);
     let large = JobSpec { resources: Resources { min_vram_mib: 20480, ..Resources::default() }, ..spec(10) };
     assert_eq!(commands(&world.submit(2, large)), [""; 0]);
-    // The first one's card is wanted by nobody else, and it is the only one for the second.
+    // The first one's GPU is wanted by nobody else, and it is the only one for the second.
     assert_eq!(train(&mut world, 1, 2, 100.0).last().unwrap(), "stop 1/1 at 1 PREEMPTED");
     let output = world.report(attempt(1, 1), ended(EndReason::Preempted));
     assert_eq!(world.record(2).attempts[0].device, "NVIDIA GeForce RTX 4090", "{:?}", commands(&output));

@@ -1,4 +1,4 @@
-//! Cards that take no job by their agent's word, and jobs that are cut off again and again.
+//! GPUs that take no job by their agent's word, and jobs that are cut off again and again.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn a_card_whose_owner_is_back_gets_nothing_new_keeps_its_attempt_and_comes_back(
     assert_eq!(commands(&output), ["ack 1/1 #2 to 1"]);
     assert_eq!(
         waiting_for(&world, 1),
-        "the only card that would do is used by its owner: GPU 0 of `lab-1`, what was seen"
+        "the only GPU that would do is used by its owner: GPU 0 of `lab-1`, what was seen"
     );
     assert_eq!(commands(&world.heartbeat(1)), ["assign 1/2 to 1"]);
     assert_eq!(world.record(1).crashes, 0);
@@ -45,7 +45,7 @@ fn a_card_that_is_not_well_at_the_first_word_gets_nothing() {
     let condition = closed(&rtx_4090("a"), UnavailableCause::Quarantined);
     let hello = Hello { condition, ..hello(1, vec![rtx_4090("a")], 0, vec![]) };
     assert_eq!(commands(&world.connect(hello)), [""; 0]);
-    assert!(waiting_for(&world, 1).starts_with("the only card that would do is quarantined: "));
+    assert!(waiting_for(&world, 1).starts_with("the only GPU that would do is quarantined: "));
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn the_other_cards_of_the_agent_go_on() {
     world.submit(1, spec());
     world.submit(2, spec());
     assert_eq!(world.record(1).attempts[0].slot, trainyard_types::Slot::Gpu(rtx_4090("b").uuid));
-    assert_eq!(waiting_for(&world, 2), "waits for the only card that fits; it is busy");
+    assert_eq!(waiting_for(&world, 2), "waits for the only GPU that fits; it is busy");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_job_that_fails_on_two_healthy_cards_is_to_blame() {
     assert_eq!((job.state, job.crashes), (JobState::Failed, 0));
     assert_eq!(
         job.state_reason,
-        "failed on two healthy cards without completing an epoch in between (NVIDIA GeForce RTX 5070 of agent \
+        "failed on two healthy GPUs without completing an epoch in between (NVIDIA GeForce RTX 5070 of agent \
          `lab-1`, then NVIDIA GeForce RTX 4090 of agent `lab-2`), so that the job itself is the likely cause: \
          what the agent says"
     );

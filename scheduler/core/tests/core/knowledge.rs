@@ -1,4 +1,4 @@
-//! The policy `finish-time`: what it knows of cards, data sets and users counts where jobs are placed.
+//! The policy `finish-time`: what it knows of GPUs, data sets and users counts where jobs are placed.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn one_free_card_draws_one_job_only() {
     }
     world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
     assert_eq!(train(&mut world, 1, 2, 20.0).last().unwrap(), "stop 1/1 at 1 PREEMPTED");
-    assert_eq!(train(&mut world, 2, 2, 20.0).len(), 1, "the card is spoken for");
+    assert_eq!(train(&mut world, 2, 2, 20.0).len(), 1, "the GPU is spoken for");
     // Nor does a job take it that comes meanwhile, although it is free.
     assert_eq!(commands(&world.submit(3, spec(1000))), [""; 0]);
     let output = world.report(attempt(1, 1), ended(EndReason::Preempted));
@@ -84,7 +84,7 @@ fn overdue_jobs_that_no_card_can_serve_hide_nobody() {
     assert!(world.record(2).attempts[0].choice.as_ref().unwrap().overdue);
 }
 
-/// Ada has had twenty hours of the only card when her short jobs and bob's longer one wait for it. Whose is next?
+/// Ada has had twenty hours of the only GPU when her short jobs and bob's longer one wait for it. Whose is next?
 fn next_after_twenty_hours(config: CoreConfig) -> String {
     let mut world = world_with(config);
     world.connect(hello(1, vec![card("4090", 0, 24564)], 0, vec![]));
@@ -178,7 +178,7 @@ fn a_card_that_was_seen_to_be_too_small_for_one_image_gets_no_such_job() {
     world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
     world.submit(1, large.clone());
     world.connect(small.clone());
-    assert_eq!(commands(&world.submit(2, large.clone())), [""; 0], "it waits for the large card");
+    assert_eq!(commands(&world.submit(2, large.clone())), [""; 0], "it waits for the large GPU");
     assert_eq!(commands(&world.submit(3, spec(3))), ["assign 3/1 to 1"]);
     // Where there is none, its own end tells what would do.
     let mut world = world_with(CoreConfig::default());

@@ -30,7 +30,7 @@ fn done(number: u128, repeated: bool) -> Option<Result<Accepted, Refusal>> {
     Some(Ok(Accepted { subject: Subject::Agent(agent(number)), repeated }))
 }
 
-/// Two agents with a card each; job 1 trains on the first.
+/// Two agents with a GPU each; job 1 trains on the first.
 fn two_agents() -> World {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
@@ -56,7 +56,7 @@ fn a_drained_agents_job_goes_elsewhere_and_none_comes_until_it_is_resumed() {
     assert_eq!(commands(&output), ["ack 1/1 #2 to 1", "assign 1/2 to 2"]);
     world.submit(2, spec());
     let waiting = world.core.waiting(world.now, world.record(2).id).unwrap();
-    assert_eq!(waiting.reason, "waits for the only card that fits; it is busy");
+    assert_eq!(waiting.reason, "waits for the only GPU that fits; it is busy");
     let output = resume(&mut world, 1);
     assert_eq!((commands(&output), output.reply), (vec!["assign 2/1 to 1".to_owned()], done(1, false)));
     assert_eq!(resume(&mut world, 1).reply, done(1, true));

@@ -62,7 +62,7 @@ enum Step {
         extra: Option<(u128, u32)>,
     },
     Disconnect(u128),
-    /// One of the agent's cards is or is not in use by others, by the kind.
+    /// One of the agent's GPUs is or is not in use by others, by the kind.
     Heartbeat {
         agent: u128,
         stale: bool,

@@ -52,14 +52,14 @@ fn a_job_waits_for_busy_cards_and_for_those_ahead() {
     for number in 1..=4 {
         world.submit(number, spec());
     }
-    assert_eq!(reason(&world, 2), "waits for the only card that fits; it is busy");
-    assert_eq!(reason(&world, 3), "waits for the only card that fits; it is busy; 1 job is ahead");
-    assert_eq!(reason(&world, 4), "waits for the only card that fits; it is busy; 2 jobs are ahead");
+    assert_eq!(reason(&world, 2), "waits for the only GPU that fits; it is busy");
+    assert_eq!(reason(&world, 3), "waits for the only GPU that fits; it is busy; 1 job is ahead");
+    assert_eq!(reason(&world, 4), "waits for the only GPU that fits; it is busy; 2 jobs are ahead");
     assert_eq!(world.core.waiting(world.now, job(4)).unwrap().position, 3);
     world.connect(hello(2, vec![rtx_4090("b")], 0, vec![]));
-    assert_eq!(reason(&world, 3), "waits for one of 2 cards that fit; both are busy");
+    assert_eq!(reason(&world, 3), "waits for one of 2 GPUs that fit; both are busy");
     world.connect(hello(3, vec![rtx_4090("c")], 0, vec![]));
-    assert_eq!(reason(&world, 4), "waits for one of 3 cards that fit; all are busy");
+    assert_eq!(reason(&world, 4), "waits for one of 3 GPUs that fit; all are busy");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_job_whose_card_failed_says_so() {
     world.report(attempt(1, 1), ended(EndReason::GpuFault));
     assert_eq!(
         reason(&world, 1),
-        "the only card that would do is set aside after a fault: GPU 0 of `lab-1`, until 00:21:40 UTC"
+        "the only GPU that would do is set aside after a fault: GPU 0 of `lab-1`, until 00:21:40 UTC"
     );
 }
 

@@ -62,7 +62,7 @@ pub fn hello(number: u128, gpus: Vec<Gpu>, cpu_slots: u32, attempts: Vec<Attempt
     Hello { attempts, ..Hello::new(agent(number), format!("lab-{number}"), "0.1.0".into(), inventory) }
 }
 
-/// A card that takes no job.
+/// A GPU that takes no job.
 pub fn closed(gpu: &Gpu, cause: UnavailableCause) -> AgentStatus {
     let unavailable = Some(Unavailable { cause, message: "what was seen".into() });
     let reading = GpuTelemetry { uuid: gpu.uuid.clone(), unavailable, ..GpuTelemetry::default() };

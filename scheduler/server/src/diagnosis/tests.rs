@@ -22,7 +22,7 @@ fn phases(wait: f64, copy: f64) -> Phases {
     Phases { wait, copy, forward: 0.03, loss: 0.01, backward: 0.05, optimizer: 0.01 }
 }
 
-/// A job that keeps its card busy.
+/// A job that keeps its GPU busy.
 fn busy() -> Evidence {
     Evidence {
         on_gpu: true,
@@ -55,7 +55,7 @@ fn each_kind_of_bound_is_told_by_what_it_looks_like() {
     let idle = vec![sample(0.5, 4000, &[]); 10];
     let cases: Vec<(&str, Evidence, Bound, &str)> = vec![
         ("nothing yet", Evidence::default(), Bound::Unknown, "Ask again once"),
-        ("a busy card", busy(), Bound::Card, "Nothing holds the card up"),
+        ("a busy GPU", busy(), Bound::Card, "Nothing holds the GPU up"),
         (
             "a CPU",
             Evidence { on_gpu: false, samples: vec![], ..busy() },
@@ -66,12 +66,12 @@ fn each_kind_of_bound_is_told_by_what_it_looks_like() {
         ("few workers", slow_loader(Cache::Disk, 3), Bound::Loader, "Set `workers: 16` (it has 8)"),
         ("the first epoch", slow_loader(Cache::Disk, 1), Bound::Loader, "This is the first epoch"),
         ("no cache", slow_loader(Cache::None, 3), Bound::Disk, "Set `cache: disk`"),
-        ("heat", Evidence { samples: hot, ..busy() }, Bound::Throttled, "Cool the card"),
+        ("heat", Evidence { samples: hot, ..busy() }, Bound::Throttled, "Cool the GPU"),
         (
             "a narrow link",
             Evidence { pcie_lanes: Some((1, 16)), phases: Some(phases(0.0, 0.1)), ..busy() },
             Bound::Throttled,
-            "Move the card to a slot",
+            "Move the GPU to a slot",
         ),
         (
             "a narrow link that nobody feels",
@@ -117,8 +117,8 @@ fn findings_are_sentences_with_figures() {
             "A batch takes 200 ms: 50 % waiting for data, 25 % backward, 15 % forward, 5 % loss, 5 % optimiser, \
              0 % copying.",
             "Of each epoch 91 % is training; the rest is validation, checkpoints and starting up.",
-            "The card was busy 97 % of the time, with 83 % of its memory in use, at 70 °C and 400 W.",
-            "It gets 31 % of what the card can multiply at best.",
+            "The GPU was busy 97 % of the time, with 83 % of its memory in use, at 70 °C and 400 W.",
+            "It gets 31 % of what the GPU can multiply at best.",
         ]
     );
     let figures: Vec<&str> = diagnosis.figures.keys().copied().collect();

@@ -12,7 +12,7 @@ use super::status::{ApiError, not_there};
 use super::{Context, telemetry, translate};
 use crate::driver::Live;
 
-/// How long a card is reserved unless the caller says so, and the limits of what it may say.
+/// How long a GPU is reserved unless the caller says so, and the limits of what it may say.
 const RESERVATION: Duration = Duration::from_secs(2 * 3600);
 const RESERVATION_MIN: Duration = Duration::from_secs(60);
 const RESERVATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -82,7 +82,7 @@ pub(super) fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>
     }
 }
 
-/// One of an agent's cards, by UUID or index, which stands in `field`.
+/// One of an agent's GPUs, by UUID or index, which stands in `field`.
 pub(super) fn find_gpu(view: &AgentView<'_>, wanted: &str, field: &str) -> Result<GpuUuid, ApiError> {
     let gpus = &view.record.inventory.gpus;
     let found = gpus.iter().find(|gpu| gpu.uuid.0 == wanted || gpu.index.to_string() == wanted);
@@ -94,7 +94,7 @@ pub(super) fn find_gpu(view: &AgentView<'_>, wanted: &str, field: &str) -> Resul
     })
 }
 
-/// All of an agent's cards where none is named.
+/// All of an agent's GPUs where none is named.
 fn find_gpus(view: &AgentView<'_>, wanted: &[String]) -> Result<Vec<GpuUuid>, ApiError> {
     let gpus = &view.record.inventory.gpus;
     if gpus.is_empty() {
@@ -198,7 +198,7 @@ impl ClusterService for Cluster {
     ) -> Result<Response<pb::Agent>, Status> {
         let pb::ReleaseGpusRequest { agent, gpus } = request.into_inner();
         let event = move |view: &AgentView<'_>| {
-            // A card that is gone by now may still be reserved.
+            // A GPU that is gone by now may still be reserved.
             let gpus = if gpus.is_empty() {
                 view.record.reserved.keys().cloned().collect()
             } else {

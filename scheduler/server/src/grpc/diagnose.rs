@@ -1,4 +1,4 @@
-//! `DiagnoseJob`: gathers what is known of a job and its card.
+//! `DiagnoseJob`: gathers what is known of a job and its GPU.
 
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{AttemptRecord, JobRecord};
@@ -13,7 +13,7 @@ use crate::driver::Live;
 /// How much of the end of an attempt is looked at.
 const WINDOW_MS: u64 = 10 * 60_000;
 
-/// Where to look for what the card did.
+/// Where to look for what the GPU did.
 struct Scene {
     agent: AgentId,
     gpu: GpuUuid,

@@ -40,7 +40,7 @@ pub struct Context {
     pub driver: Handle,
     /// For histories, which the core does not keep.
     pub store: Arc<dyn Store>,
-    /// For what cards do, beside the core.
+    /// For what GPUs do, beside the core.
     pub telemetry: Recorder,
     /// Checkpoints and artifacts.
     pub blobs: Blobs,

@@ -16,7 +16,7 @@ use crate::telemetry::{BATCH_MAX, KEEP_SECONDS, Resolution, Sample};
 const PAGE: usize = 10_000;
 /// What is answered when no start is given.
 const RECENT_MS: u64 = 10 * 60_000;
-/// Longest name of a card or of a reason that is taken in.
+/// Longest name of a GPU or of a reason that is taken in.
 const NAME_MAX: usize = 128;
 
 /// What an agent sent.
@@ -67,10 +67,10 @@ fn sample_message(sample: Sample) -> pb::TelemetrySample {
     }
 }
 
-/// What an agent's cards did; a standby answers, too.
+/// What an agent's GPUs did; a standby answers, too.
 ///
 /// # Errors
-/// There is no such agent or card, or the store is away.
+/// There is no such agent or GPU, or the store is away.
 pub async fn get(
     context: &Context,
     request: pb::GetTelemetryRequest,

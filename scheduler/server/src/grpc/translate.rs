@@ -84,7 +84,7 @@ fn choice(record: &Choice) -> pb::PlacementChoice {
     }
 }
 
-/// How fast a kind of card is.
+/// How fast a kind of GPU is.
 pub fn rate((workload, device, rate): (Workload, &str, Rate)) -> pb::Rate {
     pb::Rate {
         model: workload.model.to_string(),
@@ -115,7 +115,7 @@ fn progress(record: &JobRecord, made: &Progress) -> pb::Progress {
     }
 }
 
-/// Share of its card's peak that a job gets; `None` where the peak is not known.
+/// Share of its GPU's peak that a job gets; `None` where the peak is not known.
 pub fn mfu(record: &JobRecord) -> Option<f64> {
     let attempt = record.attempts.iter().rev().find(|attempt| attempt.started.is_some())?;
     let (setup, progress) = (attempt.setup.as_ref()?, record.progress.as_ref()?);

@@ -25,7 +25,7 @@ pub const BATCHES: &str = "{trainyard}:batches";
 pub const FORGOTTEN: &str = "{trainyard}:forgotten";
 /// Hash: agent id to JSON.
 pub const AGENTS: &str = "{trainyard}:agents";
-/// Hash: what was learned of cards, data sets and jobs, by key, to JSON.
+/// Hash: what was learned of GPUs, data sets and jobs, by key, to JSON.
 pub const LEARNED: &str = "{trainyard}:learned";
 /// Text: the id of the directory of blobs that belongs to this store.
 pub const BLOBS: &str = "{trainyard}:blobs";

@@ -187,7 +187,7 @@ pub trait Store: Send + Sync + 'static {
     /// fenced, and it may be lost with the store's newest writes.
     fn record<'a>(&'a self, now: Time, batches: &'a [Batch]) -> Pending<'a, ()>;
 
-    /// The first samples of an agent from a time on and before another, by time and card, at most `limit`.
+    /// The first samples of an agent from a time on and before another, by time and GPU, at most `limit`.
     fn telemetry(
         &self,
         agent: AgentId,

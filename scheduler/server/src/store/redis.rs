@@ -46,7 +46,7 @@ pub struct RedisStore {
     writer: Link,
     /// Carries what watchers read, so that a long history does not hold up a commit.
     reader: Link,
-    /// Carries what cards did, so that it does not hold up a commit.
+    /// Carries what GPUs did, so that it does not hold up a commit.
     telemetry: Link,
     /// Carries the lease, so that a commit that waits for replicas does not hold it up.
     leases: Link,

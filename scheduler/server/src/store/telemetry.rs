@@ -22,13 +22,13 @@ type Entry = (String, Vec<(String, Vec<u8>)>);
 struct Packed {
     /// Time that offsets count from, in ms.
     t: u64,
-    /// Cards.
+    /// GPUs.
     g: Vec<GpuUuid>,
     /// Samples.
     s: Vec<Row>,
 }
 
-/// Offset in ms, place of the card; utilization in thousandths, memory in MiB, power in tenths of a watt,
+/// Offset in ms, place of the GPU; utilization in thousandths, memory in MiB, power in tenths of a watt,
 /// energy in joules, temperature, clock, reasons to throttle.
 type Row =
     (u64, usize, Option<u16>, Option<u64>, Option<u32>, Option<u64>, Option<u32>, Option<u32>, Vec<String>);
@@ -62,7 +62,7 @@ fn pack(samples: &[Sample]) -> Packed {
     Packed { t, g, s }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "joules of a card's life are far below 2^52")]
+#[expect(clippy::cast_precision_loss, reason = "joules of a GPU's life are far below 2^52")]
 fn unpack(packed: Packed) -> Vec<Sample> {
     let Packed { t, g, s } = packed;
     let sample = |(offset, place, utilization, memory, power, energy, temperature, clock, throttle): Row| {

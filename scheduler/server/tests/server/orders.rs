@@ -1,4 +1,4 @@
-//! What people order of agents, and what is told of cards, over real gRPC and Redis.
+//! What people order of agents, and what is told of GPUs, over real gRPC and Redis.
 
 use std::time::{Duration, SystemTime};
 
@@ -107,7 +107,7 @@ async fn a_reserved_card_is_left_and_given_back() {
     let second = agent.assigned().await;
     assert_eq!(second.slot, Some(pb::assign::Slot::Gpu("GPU-b".into())));
     assert_eq!(scheduler.get(&job).await.attempts[0].end_reason(), EndReason::Preempted);
-    // All cards, by no name.
+    // All GPUs, by no name.
     let release = pb::ReleaseGpusRequest { agent: "lab-1".into(), gpus: vec![] };
     let shown = scheduler.cluster().release_gpus(release).await.unwrap().into_inner();
     assert!(shown.gpus.iter().all(|gpu| gpu.reserved_until.is_none()));
@@ -143,7 +143,7 @@ async fn a_quarantined_card_says_why_and_is_cleared_by_its_agent() {
     let job = scheduler.submit(gpu_job("")).await.unwrap();
     assert_eq!(
         job.waiting_for,
-        "the only card that would do is quarantined: GPU 0 of `lab-1`, XID 79, fallen off the bus"
+        "the only GPU that would do is quarantined: GPU 0 of `lab-1`, XID 79, fallen off the bus"
     );
     let clear = || pb::ClearGpuRequest { agent: "lab-1".into(), gpu: "0".into() };
     scheduler.cluster().clear_gpu(clear()).await.unwrap();
@@ -151,7 +151,7 @@ async fn a_quarantined_card_says_why_and_is_cleared_by_its_agent() {
         ToAgent::ClearGpu(clear) => assert_eq!(clear.gpu, "GPU-a"),
         other => panic!("{other:?}"),
     }
-    // Its agent finds the card well.
+    // Its agent finds the GPU well.
     let beat = pb::Heartbeat { gpus: vec![gpu("GPU-a", 0)], ..Default::default() };
     agent.say(FromAgent::Heartbeat(beat)).await;
     assert_eq!(agent.assigned().await.attempt, format!("{}/1", job.id));

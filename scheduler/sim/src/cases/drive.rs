@@ -33,7 +33,7 @@ const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriveError {
     /// No GPU will do for this job.
-    #[error("job {0} fits on no card of the cluster")]
+    #[error("job {0} fits on no GPU of the cluster")]
     Impossible(String),
     /// Nothing more happens, and jobs are left.
     #[error("{0} jobs wait and nothing more happens")]

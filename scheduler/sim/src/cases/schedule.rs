@@ -34,7 +34,7 @@ pub struct Schedule {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// More GPUs in use than there are.
-    #[error("{used} cards of {node} are in use at {at_ms} ms")]
+    #[error("{used} GPUs of {node} are in use at {at_ms} ms")]
     Capacity {
         node: String,
         /// GPUs in use.

@@ -182,14 +182,14 @@ fn fields_that_a_newer_agent_adds_to_an_event_are_left_out() {
 #[test]
 fn an_end_that_cannot_be_read_ends_the_attempt_all_the_same() {
     let outside = pb::Artifact { name: "../x".into(), ..(&artifact("x")).into() };
-    let message = "the card melted".to_owned();
+    let message = "the GPU melted".to_owned();
     for ended in [
         pb::Ended { reason: 9999, message: message.clone(), ..Default::default() },
         pb::Ended { reason: 1, message, artifacts: vec![outside], unfit: None },
     ] {
         match read(Some(pb::report::Report::Ended(ended))) {
             ReportBody::Ended(Ended { reason: EndReason::TrainerCrash, message, artifacts, .. }) => {
-                assert!(message.ends_with(": the card melted") && artifacts.is_empty(), "{message}");
+                assert!(message.ends_with(": the GPU melted") && artifacts.is_empty(), "{message}");
             }
             other => panic!("{other:?}"),
         }

@@ -103,11 +103,11 @@ fn a_bad_value_is_named_with_what_would_be_right() {
         ),
         (
             with_train(|train| train.batch = Some(-2.0)),
-            "train.batch: is -2; use -1 (auto), a share of the card's memory such as 0.7, or a whole number from 1 to 4096",
+            "train.batch: is -2; use -1 (auto), a share of the GPU's memory such as 0.7, or a whole number from 1 to 4096",
         ),
         (
             with_train(|train| train.batch = Some(1.5)),
-            "train.batch: is 1.5; use -1 (auto), a share of the card's memory such as 0.7, or a whole number from 1 to 4096",
+            "train.batch: is 1.5; use -1 (auto), a share of the GPU's memory such as 0.7, or a whole number from 1 to 4096",
         ),
         (pb::JobSpec::default(), "train: is missing; give at least `model` and `data`"),
     ];
