@@ -103,7 +103,7 @@ pub enum Event {
 pub struct Hello {
     /// Stays the same over restarts.
     pub agent: AgentId,
-    /// For people.
+    /// The name that people call it by.
     pub name: String,
     /// Of the agent's program.
     pub version: String,

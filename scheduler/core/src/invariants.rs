@@ -47,9 +47,9 @@ pub enum Broken {
     /// The queue holds a job that is not queued.
     #[error("the queue holds {indexed} jobs, and {queued} jobs are queued")]
     QueueSize {
-        /// As the index counts them.
+        /// Jobs by the index.
         indexed: usize,
-        /// As the jobs say.
+        /// Jobs by the records.
         queued: usize,
     },
     /// The slots on offer are not those of connected agents, or the wrong ones are free.

@@ -36,7 +36,7 @@ pub struct JobRecord {
     pub spec: Arc<JobSpec>,
     /// The batch that it was submitted with.
     pub batch: Option<JobGroupPlace>,
-    /// Its place in its life.
+    /// Queued, running, ended: its state.
     pub state: JobState,
     /// One sentence for a person.
     pub state_reason: String,
@@ -409,7 +409,7 @@ impl AttemptRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptEnd {
     pub time: Time,
-    /// Why.
+    /// The reason of the end.
     pub reason: EndReason,
     /// A sentence for a person.
     pub message: String,

@@ -36,7 +36,7 @@ const MINUTE: u64 = 60_000;
 pub struct Sample {
     /// When; of a minute, when it began.
     pub time: Time,
-    /// Which GPU.
+    /// The GPU that was sampled.
     pub gpu: GpuUuid,
     /// Share of time a kernel ran, 0 to 1.
     pub utilization_ratio: Option<f64>,
@@ -76,7 +76,7 @@ impl Resolution {
 /// Samples of one agent, to be stored together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Whose.
+    /// The agent that sent the samples.
     pub agent: AgentId,
     /// How finely.
     pub resolution: Resolution,

@@ -8,7 +8,7 @@ use trainyard_types::{Assignment, AttemptId, EndReason, JobId, JobSpec, JobState
 use crate::changes::Changes;
 use crate::engine::Core;
 use crate::output::Command;
-use crate::policy::{Change, ClusterView, Placement, PlacementPolicy, Preemption};
+use crate::policy::{Change, ClusterView, Placement, PlacementPolicy, Preemption, view_of};
 use crate::record::{AttemptRecord, ChoiceOption, EventBody};
 use crate::spans::about;
 
@@ -18,34 +18,12 @@ const NAMED: usize = 4;
 impl Core {
     /// The cluster as a policy sees it.
     pub(crate) fn view(&self) -> ClusterView<'_> {
-        ClusterView {
-            config: &self.config,
-            jobs: &self.jobs,
-            agents: &self.agents,
-            users: &self.users,
-            queue: &self.queue,
-            slots: &self.slots,
-            sight: &self.sight,
-            seen: &self.seen,
-            statuses: &self.statuses,
-            throughput: &self.throughput,
-        }
+        view_of!(self)
     }
 
     /// The policy, and the cluster as it sees it.
     fn policy_and_view(&mut self) -> (&mut dyn PlacementPolicy, ClusterView<'_>) {
-        let view = ClusterView {
-            config: &self.config,
-            jobs: &self.jobs,
-            agents: &self.agents,
-            users: &self.users,
-            queue: &self.queue,
-            slots: &self.slots,
-            sight: &self.sight,
-            seen: &self.seen,
-            statuses: &self.statuses,
-            throughput: &self.throughput,
-        };
+        let view = view_of!(self);
         (&mut *self.policy, view)
     }
 

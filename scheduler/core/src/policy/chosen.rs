@@ -20,10 +20,10 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// All of them.
+    /// Every policy there is.
     pub const ALL: [Self; 3] = [Self::Fifo, Self::Fair, Self::FinishTime];
 
-    /// As users write it.
+    /// The name that users write.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fifo => "fifo",

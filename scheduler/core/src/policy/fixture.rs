@@ -9,7 +9,7 @@ use trainyard_types::{
 };
 use uuid::Uuid;
 
-use super::{Change, ClusterView, Placement, PlacementPolicy};
+use super::{Change, ClusterView, Placement, PlacementPolicy, view_of};
 use crate::config::CoreConfig;
 use crate::record::{AgentRecord, AttemptRecord, JobRecord};
 use crate::state::agent::Agent;
@@ -42,18 +42,7 @@ pub(super) fn job(number: u128) -> JobId {
 
 impl Cluster {
     pub(super) fn view(&self) -> ClusterView<'_> {
-        ClusterView {
-            config: &self.config,
-            jobs: &self.jobs,
-            agents: &self.agents,
-            users: &self.users,
-            queue: &self.queue,
-            slots: &self.slots,
-            sight: &self.sight,
-            seen: &self.seen,
-            statuses: &self.statuses,
-            throughput: &self.throughput,
-        }
+        view_of!(self)
     }
 
     /// A connected agent with these GPUs: models, and GiB of memory.

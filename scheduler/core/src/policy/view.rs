@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use trainyard_types::{AgentId, JobId, JobState};
+use trainyard_types::{AgentId, JobId, JobState, Time};
 
 use crate::config::{CoreConfig, UserLimits};
 use crate::record::{AttemptRecord, JobRecord};
@@ -15,7 +15,6 @@ use crate::state::sight::{JobPaths, Seen, Sight};
 use crate::state::slots::{self, Kind, Slots};
 use crate::state::user::Users;
 use crate::throughput::Throughput;
-use trainyard_types::Time;
 
 /// The cluster as it is between two changes.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +36,26 @@ pub(crate) struct ClusterView<'a> {
     /// What was learned from jobs that ran.
     pub(crate) throughput: &'a Throughput,
 }
+
+/// The [`ClusterView`] of whatever has the cluster's parts as fields. It borrows those fields alone, so that a policy
+/// beside them may change meanwhile.
+macro_rules! view_of {
+    ($parts:expr) => {
+        ClusterView {
+            config: &$parts.config,
+            jobs: &$parts.jobs,
+            agents: &$parts.agents,
+            users: &$parts.users,
+            queue: &$parts.queue,
+            slots: &$parts.slots,
+            sight: &$parts.sight,
+            seen: &$parts.seen,
+            statuses: &$parts.statuses,
+            throughput: &$parts.throughput,
+        }
+    };
+}
+pub(crate) use view_of;
 
 impl<'a> ClusterView<'a> {
     /// What a user may do.

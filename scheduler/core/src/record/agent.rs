@@ -9,7 +9,7 @@ use trainyard_types::{AgentId, GpuUuid, Inventory, Slot, Time};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRecord {
     pub id: AgentId,
-    /// For people.
+    /// The name that people call it by.
     pub name: String,
     /// Of its program.
     pub version: String,

@@ -18,7 +18,7 @@ pub enum Closed<'a> {
     Agent(&'a str),
     /// It is reserved for its owner until then.
     Reserved(Time),
-    /// Its agent says why.
+    /// The agent closes the GPU, and says why.
     Card(&'a Unavailable),
     /// The results of so many attempts wait on its agent.
     HandingIn(usize),

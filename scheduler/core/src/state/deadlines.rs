@@ -20,7 +20,7 @@ impl<T: Ord + Clone> Due<T> {
         self.0.insert((time, what));
     }
 
-    /// It is no longer due at `time`.
+    /// Takes out a deadline.
     pub(crate) fn remove(&mut self, time: Time, what: T) {
         self.0.remove(&(time, what));
     }
@@ -40,7 +40,7 @@ impl<T: Ord + Clone> Due<T> {
         self.0.pop_first().map(|(_, what)| what)
     }
 
-    /// How many there are.
+    /// How many deadlines there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -121,7 +121,7 @@ impl<K: Ord + Copy> Ranked<K> {
         false
     }
 
-    /// How many there are.
+    /// How many entries there are.
     pub fn len(&self) -> usize {
         self.size(self.root) as usize
     }

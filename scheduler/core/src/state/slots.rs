@@ -192,7 +192,7 @@ impl Slots {
         }
     }
 
-    /// By kind, smaller GPUs first.
+    /// Offers by kind, smaller GPUs first.
     pub fn kinds(&self) -> &BTreeMap<Kind, Offer> {
         &self.kinds
     }

@@ -40,7 +40,7 @@ pub enum ApiError {
     Refused(Refusal),
     /// An agent acts for an attempt that is not its own any more.
     NotHeld {
-        /// Which.
+        /// The attempt that was named.
         attempt: AttemptId,
     },
     /// An offset behind the end.
