@@ -22,7 +22,7 @@ pub struct Limits {
 /// A job's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// Whose.
+    /// The job whose directory it is.
     pub job: JobId,
     /// On disk.
     pub bytes: u64,

@@ -28,7 +28,7 @@ pub const CPU: &str = "CPU";
 /// A run that is about to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Where.
+    /// The slot that the run is on.
     pub slot: Slot,
     /// The GPU's model, or [`CPU`].
     pub device: String,

@@ -59,7 +59,7 @@ pub enum DeviceError {
     Absent {
         /// As asked for.
         device: String,
-        /// How many there are.
+        /// CUDA devices that there are.
         count: i64,
     },
 }

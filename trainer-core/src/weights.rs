@@ -154,7 +154,7 @@ impl Weights {
         self.places.get(name).map(|&at| &self.entries[at].tensor)
     }
 
-    /// How many there are.
+    /// How many tensors there are.
     pub fn len(&self) -> usize {
         self.entries.len()
     }

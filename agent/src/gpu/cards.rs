@@ -55,7 +55,7 @@ pub enum Order {
         gpu: GpuUuid,
         /// From now.
         within: Duration,
-        /// Why.
+        /// What was seen, a sentence.
         message: String,
     },
     /// It cannot go on.
@@ -90,7 +90,7 @@ struct Card {
 /// A GPU for a scrape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Which.
+    /// The GPU itself.
     pub gpu: Gpu,
     /// What it told last; `None` when it does not answer.
     pub reading: Option<Reading>,

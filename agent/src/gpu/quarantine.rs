@@ -54,7 +54,7 @@ impl Ward {
         Self { path: Some(path), records }
     }
 
-    /// Why a GPU is in.
+    /// The record of a GPU that is in quarantine.
     pub fn get(&self, uuid: &GpuUuid) -> Option<&Record> {
         self.records.get(uuid)
     }

@@ -6,7 +6,7 @@ use trainyard_types::{GpuTelemetry, GpuUuid};
 /// One GPU's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Whose.
+    /// The GPU that was read.
     pub uuid: GpuUuid,
     /// What it said, or why it says nothing.
     pub reading: Result<Reading, Silence>,

@@ -75,7 +75,7 @@ impl Start {
         arguments
     }
 
-    /// See [`environment`].
+    /// The variables of this start, by its slot.
     pub fn environment(&self) -> [(&'static str, String); 3] {
         environment(&Device::from(&self.slot))
     }

@@ -20,7 +20,7 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 /// A trainer to follow.
 #[derive(Debug)]
 pub struct Watch {
-    /// Whose.
+    /// The attempt that is watched.
     pub attempt: AttemptId,
     /// Its event stream.
     pub events: pipe::Receiver,

@@ -65,7 +65,7 @@ pub enum LoadError {
     Text {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The text's error.
         why: TextError,
     },
     /// The file is no TOML.
@@ -73,7 +73,7 @@ pub enum LoadError {
     Syntax {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The parser's error.
         why: Box<config::ConfigError>,
     },
     /// A value has the wrong type.

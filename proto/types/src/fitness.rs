@@ -59,7 +59,7 @@ pub enum UnfitKind {
 }
 
 impl UnfitKind {
-    /// All of them.
+    /// Every kind there is.
     pub const ALL: [Self; 10] = [
         Self::OutsideDataRoots,
         Self::PathMissing,

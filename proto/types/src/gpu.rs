@@ -65,7 +65,7 @@ pub const THROTTLE_REASONS: [&str; 7] =
 /// What a GPU does at the moment; a reading that the driver refuses is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GpuTelemetry {
-    /// Which GPU.
+    /// The GPU that was sampled.
     pub uuid: GpuUuid,
     /// Why it takes no job now; `None` when it does.
     pub unavailable: Option<Unavailable>,

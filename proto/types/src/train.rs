@@ -22,7 +22,7 @@ pub enum Cache {
 }
 
 impl Cache {
-    /// As users write it.
+    /// The name that users write.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
@@ -47,10 +47,10 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// All of them.
+    /// Every value there is.
     pub const ALL: [Self; 3] = [Self::Sgd, Self::AdamW, Self::Auto];
 
-    /// As users write it.
+    /// The name that users write.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sgd => "SGD",

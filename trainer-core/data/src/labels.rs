@@ -97,7 +97,7 @@ pub enum LabelError {
     Columns {
         /// The row's line, from 1.
         line: usize,
-        /// How many there are.
+        /// Columns of the row.
         columns: usize,
     },
     /// Neither a box nor one with as many points as the data.yaml says.

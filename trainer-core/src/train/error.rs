@@ -137,7 +137,7 @@ pub enum TrainError {
     /// The file system said no.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Where.
+        /// The path that failed.
         path: PathBuf,
         /// What it said.
         source: io::Error,
@@ -145,7 +145,7 @@ pub enum TrainError {
     /// Some of a folder's pictures cannot be read.
     #[error("{unreadable} of {images} images could not be read; what was seen in the others is written")]
     Unreadable {
-        /// How many.
+        /// Images that could not be read.
         unreadable: usize,
         /// Of how many.
         images: usize,
