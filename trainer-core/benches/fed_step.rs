@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tch::Device;
-use trainyard_data::disk_cache::{Limits, Place};
+use trainyard_data::cache::disk::{CacheDir, Limits};
 use trainyard_data::{
     AugmentConfig, Batch, Batches, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig,
     OpenOptions, Split, TrainLoader,
@@ -16,8 +16,8 @@ use trainyard_trainer::libtorch::{self, Precision};
 use trainyard_trainer::loss::Gains;
 use trainyard_trainer::model::Model;
 use trainyard_trainer::optim::{Rule, Schedule};
-use trainyard_trainer::train::step::Trainer;
-use trainyard_trainer::train::validate::{input, targets};
+use trainyard_trainer::train::batch_tensors::BatchTensors;
+use trainyard_trainer::train::state::TrainState;
 use trainyard_types::{ModelScale, TrainSpec};
 
 const BATCH: usize = 16;
@@ -42,7 +42,7 @@ fn main() {
     let loader = loader(&spec, &folder);
     let model = Model::new(spec.model, 3, 0, Device::Cpu);
     let mut trainer =
-        Trainer::new(model, Rule::Sgd, Schedule::new(&spec, 1600, 16), Gains::default(), Precision::Single);
+        TrainState::new(model, Rule::Sgd, Schedule::new(&spec, 1600, 16), Gains::default(), Precision::Fp32);
     // Fills the cache.
     let mut last = None;
     for batch in pass(&loader, 0) {
@@ -76,8 +76,9 @@ fn main() {
     std::fs::remove_dir_all(&folder).expect("the bench made it");
 }
 
-fn step(trainer: &mut Trainer, batch: &Batch) {
-    trainer.learn(&input(batch, Device::Cpu), &targets(batch, Device::Cpu));
+fn step(trainer: &mut TrainState, batch: &Batch) {
+    let BatchTensors { images, targets } = BatchTensors::new(batch, Device::Cpu);
+    trainer.forward_backward(&images, &targets);
     trainer.step(1);
 }
 
@@ -87,7 +88,10 @@ fn pass(loader: &TrainLoader, epoch: u32) -> Batches {
 
 /// A disk cache that takes what it needs, however full the disk is: a figure without it would mislead.
 fn on_disk(directory: PathBuf) -> CacheMode {
-    CacheMode::Disk(Place { directory, limits: Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) } })
+    CacheMode::Disk(CacheDir {
+        directory,
+        limits: Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) },
+    })
 }
 
 /// The few real photographs in the repository, again and again, in a disk cache.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{ImageFormat, Rgb, RgbImage};
-use trainyard_data::disk_cache::{self, Limits, Place};
+use trainyard_data::cache::disk::{self, CacheDir, Limits};
+use trainyard_data::resample::letterbox;
 use trainyard_data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig, MosaicTiles,
-    OpenOptions, RamBudget, Split, TrainLoader, decode, letterbox,
+    OpenOptions, RamBudget, Split, TrainLoader, decode,
 };
 use trainyard_trainer::eval::{NmsConfig, suppress};
 use trainyard_types::model::ModelScale;
@@ -124,7 +125,7 @@ fn real(folder: &Path) -> (&'static str, Dataset) {
 
 fn bench_decode(name: &str, dataset: &Dataset) {
     let files: Vec<Vec<u8>> =
-        dataset.items.iter().map(|item| std::fs::read(item.path).expect("just written")).collect();
+        dataset.images.iter().map(|item| std::fs::read(item.path).expect("just written")).collect();
     let mut next = 0;
     rate(&format!("decode_{name}_per_core"), "images/s", || {
         next = (next + 1) % files.len();
@@ -142,7 +143,10 @@ fn augmentation() -> AugmentConfig {
 
 /// A disk cache that takes what it needs, however full the disk is: a figure without it would mislead.
 fn on_disk(directory: PathBuf) -> CacheMode {
-    CacheMode::Disk(Place { directory, limits: Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) } })
+    CacheMode::Disk(CacheDir {
+        directory,
+        limits: Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) },
+    })
 }
 
 fn in_ram() -> CacheMode {
@@ -198,9 +202,9 @@ fn bench_epochs(name: &str, dataset: &Arc<Dataset>, folder: &Path) {
     println!("loader_mosaic_640_{name}_uncached_per_core {uncached:.1} images/s");
     println!("loader_mosaic_640_{name}_disk_warm_over_uncached {:.2} times", later / uncached);
     assert_eq!(disk.take_warnings(), Vec::<String>::new(), "the disk cache works");
-    let bytes: u64 = disk_cache::admin::list(&directory).iter().map(|file| file.disk_bytes).sum();
+    let bytes: u64 = disk::directory::list(&directory).iter().map(|file| file.disk_bytes).sum();
     println!("cache_disk_640_{name} {:.0} bytes/image", bytes as f64 / dataset.len() as f64);
-    let sources = dataset.items.iter().map(|item| std::fs::metadata(item.path).expect("just written").len());
+    let sources = dataset.images.iter().map(|item| std::fs::metadata(item.path).expect("just written").len());
     println!("source_files_{name} {:.0} bytes/image", sources.sum::<u64>() as f64 / dataset.len() as f64);
 }
 
@@ -283,13 +287,13 @@ fn bench_index(name: &str, folders: usize, set: &Path) {
     let dataset = Dataset::open_cached(&yaml, Split::Train, &options, &cache).expect("it was just written");
     println!("{name}_open {:.2} s", start.elapsed().as_secs_f64());
     let dataset = Arc::new(dataset);
-    let place = || Place::from(set.join("no-cache"));
+    let place = || CacheDir::from(set.join("no-cache"));
     let disk = store(&dataset, CacheMode::Disk(place()));
     println!("{name}_open_with_disk_cache {:.2} s", start.elapsed().as_secs_f64());
     let ram = CacheMode::Ram { budget: RamBudget::new(0), overflow: Some(place()) };
     for (cache, store) in [("disk", disk), ("ram", store(&dataset, ram))] {
         let order = LISTED * size_of::<u32>();
-        let bytes = dataset.items.memory_bytes() + store.memory_bytes() + order;
+        let bytes = dataset.images.memory_bytes() + store.memory_bytes() + order;
         println!("{name}_memory_{cache} {:.1} bytes/image", bytes as f64 / dataset.len() as f64);
     }
 }

@@ -12,7 +12,7 @@ use trainyard_trainer::loss::Gains;
 use trainyard_trainer::loss::assign::{Object, Targets};
 use trainyard_trainer::model::Model;
 use trainyard_trainer::optim::{Rule, Schedule};
-use trainyard_trainer::train::step::Trainer;
+use trainyard_trainer::train::state::TrainState;
 use trainyard_types::{ModelScale, TrainSpec};
 
 const BATCH: usize = 16;
@@ -27,7 +27,7 @@ const TICKS: f64 = 100.0;
 
 /// A training, and what its steps took.
 struct Run {
-    trainer: Trainer,
+    trainer: TrainState,
     wall: Vec<f64>,
     cpu: Vec<f64>,
 }
@@ -40,15 +40,15 @@ fn main() {
     libtorch::bind_threads();
     tch::manual_seed(0);
     let images = Tensor::rand([BATCH as i64, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
-    let mut runs = [Precision::Single, Precision::Brain].map(run);
-    for iteration in 0..=STEPS {
+    let mut runs = [Precision::Fp32, Precision::Bf16].map(run);
+    for unit in 0..=STEPS {
         for run in &mut runs {
             let (start, cpu) = (Instant::now(), cpu_seconds());
             let targets = Targets::new(&objects(), BATCH, [SIDE, SIDE], Device::Cpu);
-            run.trainer.learn(&images, &targets);
-            run.trainer.step(iteration);
+            run.trainer.forward_backward(&images, &targets);
+            run.trainer.step(unit);
             // The first one allocates.
-            if iteration > 0 {
+            if unit > 0 {
                 run.wall.push(start.elapsed().as_secs_f64());
                 run.cpu.push(cpu_seconds() - cpu);
             }
@@ -66,11 +66,10 @@ fn run(precision: Precision) -> Run {
     let spec = TrainSpec { imgsz: 320, nbs: 16, warmup_epochs: 0.0, ..TrainSpec::new(ModelScale::N, "/") };
     let model = Model::new(spec.model, 3, 0, Device::Cpu);
     let schedule = Schedule::new(&spec, 1600, 16);
-    let trainer = Trainer::new(model, Rule::Sgd, schedule, Gains::default(), precision);
+    let trainer = TrainState::new(model, Rule::Sgd, schedule, Gains::default(), precision);
     Run { trainer, wall: Vec::new(), cpu: Vec::new() }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a small constant")]
 fn rate(seconds: f64) -> f64 {
     BATCH as f64 / seconds
 }

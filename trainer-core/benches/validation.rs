@@ -55,14 +55,12 @@ fn image(number: usize, spread: &mut Spread) -> (Vec<f32>, Vec<Object>) {
             class: u32::try_from(class).unwrap_or(0),
         });
         for view in 0..VIEWS {
-            #[expect(clippy::cast_precision_loss, reason = "a small constant")]
             let aside = view as f32;
             say(object * VIEWS + view, [cx + aside, cy - aside, w, h + aside], class, 0.9 - 0.06 * aside);
         }
     }
     for ghost in 0..GHOSTS {
         let there = box_at();
-        #[expect(clippy::cast_precision_loss, reason = "a small constant")]
         let score = 0.002 + 0.0001 * ghost as f32;
         say(OBJECTS * VIEWS + ghost, there, (ghost * 11 + number) % CLASSES, score);
     }
@@ -92,7 +90,6 @@ fn main() {
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
-    #[expect(clippy::cast_precision_loss, reason = "a small constant")]
     let rate = IMAGES as f64 / seconds[seconds.len() / 2];
     println!("validation_after_the_model_640_80classes {rate:.0} images/s");
 }

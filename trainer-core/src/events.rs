@@ -11,11 +11,11 @@ use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION
 
 use crate::pulse;
 
-/// Where events go.
+/// The receivers of events: an agent, and a person.
 #[derive(Debug, Default)]
 pub struct Events {
     lines: Option<Arc<Mutex<File>>>,
-    /// Whether nobody reads along.
+    /// Whether no person reads along.
     quiet: bool,
     /// Kept instead of printed, for tests.
     recorded: Option<Vec<TrainerEvent>>,
@@ -27,7 +27,7 @@ pub struct Events {
 pub struct BadDescriptor {
     /// The flag, without its dashes.
     pub flag: &'static str,
-    /// As given.
+    /// The descriptor, as given.
     pub fd: RawFd,
 }
 
@@ -65,7 +65,7 @@ impl Events {
         Self { lines: None, quiet: true, recorded: Some(Vec::new()) }
     }
 
-    /// What was kept.
+    /// The events that were kept.
     pub fn recorded(&self) -> &[TrainerEvent] {
         self.recorded.as_deref().unwrap_or_default()
     }
@@ -97,7 +97,7 @@ impl Events {
         self.emit(TrainerEvent::Log(Log { level, message }));
     }
 
-    /// Whether nobody reads along.
+    /// Whether no person reads along.
     pub const fn is_quiet(&self) -> bool {
         self.quiet
     }

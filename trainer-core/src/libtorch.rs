@@ -144,9 +144,9 @@ pub fn keep_freed_memory() {
 /// Where two of them share a core, one turns at a barrier of oneDNN's 16-bit convolutions until the
 /// scheduler takes it off: three times the CPU time. Some virtual machines put threads together on purpose,
 /// and then half of the machine idles in any precision. Threads that the caller starts from now on share its
-/// core, unless they begin with [`anywhere`].
+/// core, unless they begin with [`unbind_thread`].
 pub fn bind_threads() {
-    trainyard_data::threads::begin_with(anywhere);
+    trainyard_data::loader::thread_hook::set(unbind_thread);
     // SAFETY: changes where threads may run, and nothing else. A failure leaves them as they are.
     if let Err(error) = unsafe { shim::check(shim::ty_bind_threads()) } {
         rethrow(&error);
@@ -154,13 +154,13 @@ pub fn bind_threads() {
 }
 
 /// Lets this thread run on every core again.
-pub fn anywhere() {
+pub fn unbind_thread() {
     // SAFETY: changes where this thread may run, and nothing else.
     unsafe { shim::ty_anywhere() };
 }
 
 /// Whether cuDNN tries which algorithm is fastest, where nothing forbids it.
-static SEARCHES: AtomicBool = AtomicBool::new(false);
+static CUDNN_BENCHMARK: AtomicBool = AtomicBool::new(false);
 
 /// Lets cuDNN try which algorithm is fastest for each shape: training has few shapes, unless its sizes are `varied`,
 /// and runs long. What is fastest may differ from run to run, so if runs are to be `deterministic`, only
@@ -174,7 +174,7 @@ pub fn tune(device: Device, deterministic: bool, varied: bool) -> Result<(), Tor
         return unsafe { shim::check(shim::ty_deterministic()) };
     }
     if device.is_cuda() && !varied {
-        SEARCHES.store(true, Ordering::Relaxed);
+        CUDNN_BENCHMARK.store(true, Ordering::Relaxed);
         tch::Cuda::cudnn_set_benchmark(true);
     }
     Ok(())
@@ -183,21 +183,21 @@ pub fn tune(device: Device, deterministic: bool, varied: bool) -> Result<(), Tor
 /// As long as it lives cuDNN takes an algorithm without trying: for the many shapes of a validation, each of which it
 /// would search for and see a few times.
 #[derive(Debug)]
-pub struct Unsearched(());
+pub struct BenchmarkOff(());
 
-impl Unsearched {
+impl BenchmarkOff {
     /// From now on.
     pub fn begin() -> Self {
-        if SEARCHES.load(Ordering::Relaxed) {
+        if CUDNN_BENCHMARK.load(Ordering::Relaxed) {
             tch::Cuda::cudnn_set_benchmark(false);
         }
         Self(())
     }
 }
 
-impl Drop for Unsearched {
+impl Drop for BenchmarkOff {
     fn drop(&mut self) {
-        if SEARCHES.load(Ordering::Relaxed) {
+        if CUDNN_BENCHMARK.load(Ordering::Relaxed) {
             tch::Cuda::cudnn_set_benchmark(true);
         }
     }
@@ -205,7 +205,7 @@ impl Drop for Unsearched {
 
 /// Runs `work`; an exception of libtorch, which tch turns into a panic, becomes an error.
 ///
-/// Any other panic goes on: it is a bug, and [`guard`] outside tells of it. Tensors that `work` made are
+/// Any other panic goes on: it is a bug, and [`catch_panic`] outside tells of it. Tensors that `work` made are
 /// dropped by then, so that their memory is free again.
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, TorchError> {
     quiet_hook();
@@ -219,7 +219,7 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, TorchError> {
 }
 
 /// Runs `work`; any panic, which is a bug, becomes its text.
-pub fn guard<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let result = catch_unwind(AssertUnwindSafe(work));
     result.map_err(|payload| panic_text(payload.as_ref()).unwrap_or("a panic without a message").to_owned())
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub use trainyard_data::pulse::{at, now, tick};
+pub use trainyard_data::activity::{at, now, tick};
 use trainyard_types::trainer::TrainerEvent;
 
 use crate::events;

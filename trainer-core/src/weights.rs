@@ -14,7 +14,7 @@ use trainyard_types::ModelScale;
 pub use self::host::HostTensors;
 use crate::import::{self, PtError, PtFile, Values};
 
-/// What training does with a tensor.
+/// The role of a tensor in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Weights of a convolution: decay.
@@ -27,7 +27,7 @@ pub enum Role {
     Statistic,
     /// How many batches a batch normalisation has seen; stays on the CPU.
     Counter,
-    /// Never changes.
+    /// A constant, which never changes.
     Constant,
 }
 
@@ -46,9 +46,9 @@ impl Role {
 /// One tensor of a model.
 #[derive(Debug)]
 pub struct Entry {
-    /// `model.0.conv.weight`.
+    /// The tensor's name, such as `model.0.conv.weight`.
     pub name: String,
-    /// What training does with it.
+    /// Its role in training.
     pub role: Role,
     /// Whether it belongs to a layer that keeps its weights.
     pub frozen: bool,
@@ -69,25 +69,25 @@ pub enum WeightsError {
     /// The file system said no.
     #[error("{path}: {source}")]
     Io {
-        /// Which file.
+        /// The weights file.
         path: PathBuf,
-        /// What it said.
+        /// The file system's error.
         source: std::io::Error,
     },
     /// Not a safetensors file, or a damaged one.
     #[error("{path} is not a whole safetensors file: {reason}")]
     Format {
-        /// Which file.
+        /// The weights file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the file.
         reason: String,
     },
     /// A `.pt` file that cannot be read.
     #[error("{path} {source}")]
     Checkpoint {
-        /// Which file.
+        /// The weights file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the file.
         source: PtError,
     },
     /// Training went wrong, or the file is damaged.
@@ -105,9 +105,9 @@ pub enum WeightsError {
     /// Weights of another scale of the same family.
     #[error("these are weights of {found}, the model is {expected}; use weights of the same model")]
     OtherScale {
-        /// The file's.
+        /// The scale of the file's weights.
         found: ModelScale,
-        /// The model's.
+        /// The scale of the model.
         expected: ModelScale,
     },
     /// A tensor of another shape than the model's.
@@ -115,11 +115,11 @@ pub enum WeightsError {
         "tensor `{name}` has shape {found:?}, the model's has {expected:?}; are these weights of another model or class count?"
     )]
     Shape {
-        /// Which tensor.
+        /// The tensor's name.
         name: String,
-        /// In the file.
+        /// The shape in the file.
         found: Vec<i64>,
-        /// In the model.
+        /// The shape in the model.
         expected: Vec<i64>,
     },
 }
@@ -139,7 +139,7 @@ impl Weights {
         self.entries.push(entry);
     }
 
-    /// In order.
+    /// All tensors, in the model's order.
     pub fn iter(&self) -> std::slice::Iter<'_, Entry> {
         self.entries.iter()
     }
@@ -159,7 +159,7 @@ impl Weights {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no tensor.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -247,7 +247,7 @@ fn from_pt(file: PtFile) -> TensorFile {
     TensorFile { tensors: tensors.collect(), metadata: metadata.collect() }
 }
 
-/// What the bytes of a safetensors file say.
+/// The content of a safetensors file.
 pub fn parse(bytes: &[u8]) -> Result<TensorFile, String> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;

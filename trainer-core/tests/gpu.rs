@@ -25,8 +25,8 @@ use trainyard_trainer::loss::Gains;
 use trainyard_trainer::loss::assign::{Object, Targets};
 use trainyard_trainer::model::{Layout, Model};
 use trainyard_trainer::optim::{Rule, Schedule};
-use trainyard_trainer::train::statistics::Statistics;
-use trainyard_trainer::train::step::Trainer;
+use trainyard_trainer::train::bn_state::BnState;
+use trainyard_trainer::train::state::TrainState;
 use trainyard_trainer::{libtorch, weights};
 use trainyard_types::trainer::{Epoch, Phase, Phases, TrainerEvent, TrainerLine, exit_code};
 use trainyard_types::{Batch, ModelScale, TrainSpec};
@@ -95,16 +95,16 @@ fn the_card_computes_what_the_cpu_computes() {
 }
 
 /// One step on the GPU in this precision; returns the trainer.
-fn step_in(precision: Precision, images: &Tensor) -> Trainer {
+fn step_in(precision: Precision, images: &Tensor) -> TrainState {
     tch::manual_seed(0);
     let card = card();
     let spec = TrainSpec { nbs: 2, warmup_epochs: 0.0, ..TrainSpec::new(ModelScale::N, "/data.yaml") };
     let model = Model::new(spec.model, 3, 0, card);
     let schedule = Schedule::new(&spec, 2, 2);
-    let mut trainer = Trainer::new(model, Rule::Sgd, schedule, Gains::default(), precision);
+    let mut trainer = TrainState::new(model, Rule::Sgd, schedule, Gains::default(), precision);
     let object = |image| Object { image, class: 1, cxcywh: [0.5, 0.4, 0.3, 0.3] };
     let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], card);
-    trainer.learn(&images.to_device(card), &targets);
+    trainer.forward_backward(&images.to_device(card), &targets);
     trainer
 }
 
@@ -112,12 +112,12 @@ fn step_in(precision: Precision, images: &Tensor) -> Trainer {
 fn gradients_in_16_bits_are_those_in_32_to_their_precision_and_a_step_moves_finite_weights() {
     let _alone = alone();
     let images = Tensor::rand([2, 3, 160, 160], (Kind::Float, CPU));
-    let norm = |trainer: &Trainer| {
+    let norm = |trainer: &TrainState| {
         let scale = trainer.scaler.as_ref().map_or(1.0, |scaler| scaler.state().0);
         trainer.optimizer.gradient_norm().double_value(&[]) / scale
     };
-    let expected = norm(&step_in(Precision::Single, &images));
-    for precision in [Precision::Half, Precision::Brain] {
+    let expected = norm(&step_in(Precision::Fp32, &images));
+    for precision in [Precision::Fp16, Precision::Bf16] {
         let mut trainer = step_in(precision, &images);
         let found = norm(&trainer);
         assert!((found / expected - 1.0).abs() < 0.1, "{precision:?}: {found}, not {expected}");
@@ -233,20 +233,20 @@ fn memory_is_measured_by_the_allocators_peak_and_holds_for_the_run() {
 fn measuring_on_the_card_leaves_model_optimiser_and_statistics_as_they_were() {
     let _alone = alone();
     let images = Tensor::rand([2, 3, 160, 160], (Kind::Float, CPU));
-    let mut trainer = step_in(Precision::Half, &images);
+    let mut trainer = step_in(Precision::Fp16, &images);
     trainer.step(0);
-    let all = |trainer: &Trainer| {
+    let all = |trainer: &TrainState| {
         let weights = trainer.model.weights().iter().map(|entry| entry.tensor.detach().copy());
         let state = trainer.optimizer.state().into_iter().map(|(_, tensor)| tensor.copy());
         weights.chain(state).collect::<Vec<_>>()
     };
     let before = all(&trainer);
-    let kept = Statistics::keep(&trainer.model);
+    let kept = BnState::save(&trainer.model);
     let object = |image| Object { image, class: 1, cxcywh: [0.5, 0.4, 0.3, 0.3] };
     let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], card());
-    trainer.learn(&images.to_device(card()), &targets);
-    trainer.rehearse();
-    kept.put_back(&trainer.model);
+    trainer.forward_backward(&images.to_device(card()), &targets);
+    trainer.dry_run();
+    kept.restore(&trainer.model);
     let differing = all(&trainer).iter().zip(&before).filter(|(a, b)| !a.equal(b)).count();
     assert_eq!(differing, 0);
 }

@@ -1,4 +1,6 @@
 //! What a checkpoint says about itself: where training stands, and the hashes of its files.
+//!
+//! Names on the disk stay as they are, as older and newer trainers read each other's checkpoints.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,19 +24,19 @@ pub struct Manifest {
     pub files: BTreeMap<String, FileHash>,
 }
 
-/// What a file must be.
+/// The hash and the size of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileHash {
     /// Lower-case hexadecimal.
     pub sha256: String,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
 }
 
 /// Which run a checkpoint belongs to; one of another run is not resumed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The scale.
+    /// The model's scale.
     pub model: ModelScale,
     /// Class names by id.
     pub names: Vec<String>,
@@ -46,13 +48,13 @@ pub struct Identity {
     /// was one.
     #[serde(default)]
     pub images_digest: String,
-    /// Digest of their objects; empty as above.
+    /// Digest of the training images' objects; empty as above.
     #[serde(default)]
     pub labels_digest: String,
-    /// Of the validation images, which say what the best epoch is; empty as above.
+    /// Digest of the validation images, which say what the best epoch is; empty as above.
     #[serde(default)]
     pub val_digest: String,
-    /// Of their objects; empty as above.
+    /// Digest of the validation images' objects; empty as above.
     #[serde(default)]
     pub val_labels_digest: String,
     /// Long side of the images; unknown in older checkpoints, as all that follows.
@@ -61,7 +63,7 @@ pub struct Identity {
     /// Images of an optimiser step.
     #[serde(default)]
     pub nbs: Option<u32>,
-    /// What learns; never `auto`.
+    /// The optimiser; never `auto`.
     #[serde(default)]
     pub optimizer: Option<Optimizer>,
 }
@@ -111,7 +113,7 @@ impl Identity {
     }
 
     /// Which images are the same and have other objects, if any.
-    pub fn with_other_labels(&self, other: &Self) -> Option<&'static str> {
+    pub fn changed_labels(&self, other: &Self) -> Option<&'static str> {
         let train = differ(&self.labels_digest, &other.labels_digest);
         let val = differ(&self.val_labels_digest, &other.val_labels_digest);
         match (train, val) {
@@ -137,27 +139,32 @@ fn field<T: PartialEq + fmt::Display>(name: &str, ours: Option<T>, theirs: Optio
 /// Where training stands, next to the tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Which run.
+    /// The run that the checkpoint is of.
     pub identity: Identity,
     /// Batches trained since the start. Only grows, so it names and orders a run's checkpoints.
-    pub step: u64,
+    #[serde(rename = "step")]
+    pub batches: u64,
     /// Optimiser updates done, skipped ones included.
     pub updates: u64,
     /// Epochs completed, validation included.
     pub epoch: u32,
-    /// Images of the next epoch that have trained already.
+    /// Images of the next epoch that are trained already.
     pub images_done: u64,
-    /// Batches of that epoch that have trained already.
+    /// Batches of that epoch that are trained already.
     pub batches_done: u64,
-    /// Units of images of earlier epochs that had not made a step when that epoch began.
-    pub units_waiting: u64,
-    /// Images whose gradients wait for the next step; they are in a file of their own.
-    pub images_waiting: u64,
+    /// Units of images (see [`crate::optim::Schedule`]) of earlier epochs whose gradients were accumulated, but
+    /// had not made a step, when that epoch began.
+    #[serde(rename = "units_waiting")]
+    pub units_accumulated: u64,
+    /// Images of the accumulated gradients, which are in a file of their own.
+    #[serde(rename = "images_waiting")]
+    pub images_accumulated: u64,
     /// Soft scores in those images.
-    pub scores_waiting: f64,
+    #[serde(rename = "scores_waiting")]
+    pub scores_accumulated: f64,
     /// Images per batch, at most.
     pub batch_size: u32,
-    /// Updates of the average.
+    /// Updates of the exponential moving average.
     pub ema_updates: u64,
     /// Box, class and distribution loss times images, summed up over that epoch's batches so far.
     pub loss_sums: [f64; 3],
@@ -165,8 +172,9 @@ pub struct Progress {
     pub seconds: f64,
     /// Seconds that epoch has trained so far.
     pub epoch_seconds: f64,
-    /// Of those, seconds spent waiting for data.
-    pub epoch_waited: f64,
+    /// Of those, seconds spent waiting for the loader.
+    #[serde(rename = "epoch_waited")]
+    pub epoch_loader_wait: f64,
     /// Loss scale and the steps since it changed.
     pub scaler: Option<(f64, i64)>,
     /// Whether 16-bit training had to be given up.
@@ -183,11 +191,11 @@ pub struct Progress {
 /// The best epoch so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// From 1.
+    /// Its number, from 1.
     pub epoch: u32,
     /// Its mAP50-95.
     pub fitness: f64,
-    /// What the `finished` event says about it.
+    /// Its metrics by name, as the `finished` event has them.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -205,26 +213,37 @@ impl Progress {
     pub const fn start(identity: Identity, batch_size: u32) -> Self {
         Self {
             identity,
-            step: 0,
+            batches: 0,
             updates: 0,
             epoch: 0,
             images_done: 0,
             batches_done: 0,
-            units_waiting: 0,
-            images_waiting: 0,
-            scores_waiting: 0.0,
+            units_accumulated: 0,
+            images_accumulated: 0,
+            scores_accumulated: 0.0,
             batch_size,
             ema_updates: 0,
             loss_sums: [0.0; 3],
             seconds: 0.0,
             epoch_seconds: 0.0,
-            epoch_waited: 0.0,
+            epoch_loader_wait: 0.0,
             scaler: None,
             amp_off: false,
             epochs: None,
             best: None,
             rows: Vec::new(),
         }
+    }
+
+    /// Closes an epoch, of which `row` is told. `units_left`: units whose gradients are accumulated still.
+    pub fn begin_next_epoch(&mut self, units_left: u64, row: Row) {
+        self.units_accumulated = units_left;
+        self.epoch += 1;
+        self.images_done = 0;
+        self.batches_done = 0;
+        self.epoch_seconds = 0.0;
+        self.epoch_loader_wait = 0.0;
+        self.rows.push(row);
     }
 }
 
@@ -243,7 +262,7 @@ mod tests {
             optimizer: Some(Optimizer::Sgd),
             ..Identity::new(ModelScale::N, vec!["cell".into()], 4, 1)
         };
-        assert_eq!((new.difference(&old), new.with_other_labels(&old)), (None, None));
+        assert_eq!((new.difference(&old), new.changed_labels(&old)), (None, None));
         let other = Identity { optimizer: Some(Optimizer::AdamW), ..new.clone() };
         assert_eq!(new.difference(&other).unwrap(), "its `optimizer` is AdamW, not SGD");
         assert_eq!(new.difference(&Identity { seed: 2, ..old }).unwrap(), "its `seed` is 2, not 1");

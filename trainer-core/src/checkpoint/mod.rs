@@ -1,5 +1,5 @@
-//! Complete, verified directories to resume from: `checkpoints/step-NNNNNNNN/` under the run directory. What
-//! cannot be resumed from gets another name, so that nobody takes it for the newest.
+//! Complete, verified directories to resume from: `checkpoints/step-NNNNNNNN/` under the run directory. A
+//! damaged one gets another name, so that nobody takes it for the newest.
 //!
 //! Knows nothing of models: a checkpoint is named files, and a manifest with their hashes.
 
@@ -15,46 +15,46 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use self::manifest::{Best, Identity, Manifest, Progress, Row};
-pub use self::write::{Part, prune, replace, save};
+pub use self::write::{CheckpointFile, prune, replace, save};
 
 /// The folder of checkpoints in a run directory.
 pub const FOLDER: &str = "checkpoints";
-/// How many are kept.
-const KEPT: usize = 2;
+/// How many checkpoints of a run are kept.
+const KEEP: usize = 2;
 /// How a checkpoint's name begins.
 const STEP: &str = "step-";
-/// How the name of one begins that was set aside. An agent takes what begins with `step-` for a checkpoint.
-const ASIDE: &str = "damaged-step-";
+/// How the name of a damaged checkpoint begins. An agent takes what begins with `step-` for a checkpoint.
+const DAMAGED: &str = "damaged-step-";
 
-/// A checkpoint's directory name; it sorts by step.
-pub fn name(step: u64) -> String {
-    format!("{STEP}{step:08}")
+/// The directory of a checkpoint that was made after so many `batches`; names sort by them.
+pub fn name(batches: u64) -> String {
+    format!("{STEP}{batches:08}")
 }
 
 /// A checkpoint whose hashes agree.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Where it is.
-    pub place: PathBuf,
+    /// Its directory.
+    pub directory: PathBuf,
     /// Where training stood.
     pub progress: Progress,
-    /// Its files.
+    /// Its files' contents, by name.
     pub files: HashMap<String, Vec<u8>>,
 }
 
 /// The newest whole checkpoint under `root`, and what was wrong with newer ones.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// `None` where there is none.
+pub struct NewestCheckpoint {
+    /// The checkpoint, if there is one.
     pub checkpoint: Option<Loaded>,
-    /// Newer ones, the newest first.
+    /// Newer directories that are no whole checkpoint, the newest first.
     pub skipped: Vec<Skipped>,
 }
 
-impl Found {
+impl NewestCheckpoint {
     /// What another version of the trainer could go on from, where this one finds nothing that it can.
     pub fn of_another_version(&self) -> Option<&Skipped> {
-        let foreign = |skipped: &&Skipped| matches!(skipped.reason, Torn::Version(_));
+        let foreign = |skipped: &&Skipped| matches!(skipped.reason, Damage::Version(_));
         self.skipped.iter().find(foreign).filter(|_| self.checkpoint.is_none())
     }
 }
@@ -62,17 +62,17 @@ impl Found {
 /// A directory that is named as a checkpoint and is none, for this trainer.
 #[derive(Debug)]
 pub struct Skipped {
-    /// The step that its name says.
-    pub step: u64,
+    /// The batches in its name.
+    pub batches: u64,
     /// The directory.
-    pub place: PathBuf,
+    pub directory: PathBuf,
     /// What is wrong with it.
-    pub reason: Torn,
+    pub reason: Damage,
 }
 
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is skipped: {}", self.place.display(), self.reason)
+        write!(f, "{} is skipped: {}", self.directory.display(), self.reason)
     }
 }
 
@@ -81,14 +81,14 @@ impl Skipped {
     /// would keep it among the newest, and the good ones that follow would be pruned for it.
     ///
     /// # Errors
-    /// What the file system says.
-    pub fn set_aside(&self) -> io::Result<PathBuf> {
-        let aside = self.place.with_file_name(format!("{ASIDE}{:08}", self.step));
-        if aside.exists() {
-            fs::remove_dir_all(&aside)?;
+    /// The file system's error.
+    pub fn mark_damaged(&self) -> io::Result<PathBuf> {
+        let renamed = self.directory.with_file_name(format!("{DAMAGED}{:08}", self.batches));
+        if renamed.exists() {
+            fs::remove_dir_all(&renamed)?;
         }
-        fs::rename(&self.place, &aside)?;
-        Ok(aside)
+        fs::rename(&self.directory, &renamed)?;
+        Ok(renamed)
     }
 }
 
@@ -97,16 +97,16 @@ impl Skipped {
 /// # Errors
 /// When `root` exists and cannot be listed, or a file cannot be read for a reason that may pass: that says nothing
 /// of the checkpoint.
-pub fn newest(root: &Path) -> io::Result<Found> {
-    let mut found = Found::default();
-    for (step, place) in directories(root, STEP)? {
-        match load(&place) {
+pub fn newest(root: &Path) -> io::Result<NewestCheckpoint> {
+    let mut found = NewestCheckpoint::default();
+    for (batches, directory) in directories(root, STEP)? {
+        match load(&directory) {
             Ok(loaded) => {
                 found.checkpoint = Some(loaded);
                 break;
             }
-            Err(Torn::Io { source, .. }) if !is_damage(&source) => return Err(source),
-            Err(reason) => found.skipped.push(Skipped { step, place, reason }),
+            Err(Damage::Io { source, .. }) if !is_damage(&source) => return Err(source),
+            Err(reason) => found.skipped.push(Skipped { batches, directory, reason }),
         }
     }
     Ok(found)
@@ -114,13 +114,13 @@ pub fn newest(root: &Path) -> io::Result<Found> {
 
 /// Why a directory is not a whole checkpoint.
 #[derive(Debug, thiserror::Error)]
-pub enum Torn {
+pub enum Damage {
     /// A file cannot be read.
     #[error("{file}: {source}")]
     Io {
         /// Its name.
         file: String,
-        /// What the file system says.
+        /// The file system's error.
         source: io::Error,
     },
     /// The manifest is cut short, or something else.
@@ -141,34 +141,35 @@ fn is_damage(error: &io::Error) -> bool {
     kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::EIO)
 }
 
-/// What a manifest of any version has.
+/// The part of a manifest that every version has.
 #[derive(Deserialize)]
 struct AnyManifest {
     version: u32,
 }
 
-fn load(place: &Path) -> Result<Loaded, Torn> {
-    let read =
-        |file: &str| fs::read(place.join(file)).map_err(|source| Torn::Io { file: file.to_owned(), source });
+fn load(directory: &Path) -> Result<Loaded, Damage> {
+    let read = |file: &str| {
+        fs::read(directory.join(file)).map_err(|source| Damage::Io { file: file.to_owned(), source })
+    };
     let text = read(manifest::FILE)?;
     // By itself: another version's manifest may have other fields.
     let AnyManifest { version } = serde_json::from_slice(&text)?;
     if version != manifest::VERSION {
-        return Err(Torn::Version(version));
+        return Err(Damage::Version(version));
     }
     let manifest: Manifest = serde_json::from_slice(&text)?;
     let mut files = HashMap::new();
     for (name, hash) in manifest.files {
         let bytes = read(&name)?;
         if write::sha256(&bytes) != hash.sha256 {
-            return Err(Torn::Hash(name));
+            return Err(Damage::Hash(name));
         }
         files.insert(name, bytes);
     }
-    Ok(Loaded { place: place.to_owned(), progress: manifest.progress, files })
+    Ok(Loaded { directory: directory.to_owned(), progress: manifest.progress, files })
 }
 
-/// Directories whose names are `prefix` and a step, newest first; none if `root` is not there.
+/// Directories whose names are `prefix` and a number of batches, newest first; none without `root`.
 fn directories(root: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
@@ -179,12 +180,12 @@ fn directories(root: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let entry = entry?;
         let file_name = entry.file_name();
-        let step = file_name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
-        if let Some(step) = step {
-            found.push((step, entry.path()));
+        let batches = file_name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+        if let Some(batches) = batches {
+            found.push((batches, entry.path()));
         }
     }
-    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    found.sort_by_key(|(batches, _)| std::cmp::Reverse(*batches));
     Ok(found)
 }
 
@@ -194,13 +195,13 @@ mod tests {
 
     use super::*;
 
-    fn progress(step: u64) -> Progress {
+    fn progress(batches: u64) -> Progress {
         let identity = Identity::new(ModelScale::N, vec!["cell".into()], 4, 0);
-        Progress { step, ..Progress::start(identity, 2) }
+        Progress { batches, ..Progress::start(identity, 2) }
     }
 
-    fn parts(text: &str) -> Vec<Part> {
-        vec![Part { name: "model.safetensors", bytes: text.as_bytes().to_vec() }]
+    fn checkpoint_files(text: &str) -> Vec<CheckpointFile> {
+        vec![CheckpointFile { name: "model.safetensors", bytes: text.as_bytes().to_vec() }]
     }
 
     fn newest_text(root: &Path) -> Option<String> {
@@ -214,7 +215,7 @@ mod tests {
         let root = folder.path().join("checkpoints");
         assert_eq!(newest_text(&root), None);
         for step in [9, 10, 100] {
-            save(&root, &progress(step), parts(&step.to_string())).unwrap();
+            save(&root, &progress(step), checkpoint_files(&step.to_string())).unwrap();
         }
         prune(&root).unwrap();
         assert_eq!(newest_text(&root).as_deref(), Some("100"));
@@ -228,8 +229,8 @@ mod tests {
     fn a_damaged_one_is_passed_over_with_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        save(root, &progress(1), parts("one")).unwrap();
-        save(root, &progress(2), parts("two")).unwrap();
+        save(root, &progress(1), checkpoint_files("one")).unwrap();
+        save(root, &progress(2), checkpoint_files("two")).unwrap();
         fs::write(root.join("step-00000002/model.safetensors"), "twp").unwrap();
         let found = newest(root).unwrap();
         assert_eq!(found.checkpoint.unwrap().progress, progress(1));
@@ -242,18 +243,18 @@ mod tests {
         let root = folder.path();
         for round in 0..2 {
             for step in [8 + round, 10, 12] {
-                save(root, &progress(step), parts("later")).unwrap();
+                save(root, &progress(step), checkpoint_files("later")).unwrap();
                 fs::write(root.join(name(step)).join(manifest::FILE), "torn").unwrap();
             }
             let found = newest(root).unwrap();
             assert!(found.checkpoint.is_none() && found.of_another_version().is_none(), "{round}");
             assert_eq!(found.skipped.len(), 3);
             for skipped in &found.skipped {
-                assert!(skipped.set_aside().unwrap().is_dir());
+                assert!(skipped.mark_damaged().unwrap().is_dir());
             }
         }
         for step in [2, 4, 6] {
-            save(root, &progress(step), parts(&step.to_string())).unwrap();
+            save(root, &progress(step), checkpoint_files(&step.to_string())).unwrap();
             prune(root).unwrap();
             assert_eq!(newest_text(root), Some(step.to_string()));
         }
@@ -265,8 +266,8 @@ mod tests {
     fn a_file_that_cannot_be_read_for_now_is_no_damage() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        save(root, &progress(1), parts("one")).unwrap();
-        save(root, &progress(2), parts("two")).unwrap();
+        save(root, &progress(1), checkpoint_files("one")).unwrap();
+        save(root, &progress(2), checkpoint_files("two")).unwrap();
         let file = root.join("step-00000002/model.safetensors");
         fs::remove_file(&file).unwrap();
         std::os::unix::fs::symlink(&file, &file).unwrap();
@@ -280,12 +281,12 @@ mod tests {
     fn one_of_another_version_is_told_from_a_torn_one_whatever_else_its_manifest_has() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        save(root, &progress(2), parts("two")).unwrap();
-        save(root, &progress(3), parts("three")).unwrap();
+        save(root, &progress(2), checkpoint_files("two")).unwrap();
+        save(root, &progress(3), checkpoint_files("three")).unwrap();
         fs::write(root.join("step-00000003").join(manifest::FILE), r#"{"version": 99, "new": []}"#).unwrap();
         let found = newest(root).unwrap();
         assert!(found.of_another_version().is_none(), "there is one to go on from");
-        assert_eq!(found.checkpoint.unwrap().progress.step, 2);
+        assert_eq!(found.checkpoint.unwrap().progress.batches, 2);
         fs::remove_file(root.join("step-00000002").join(manifest::FILE)).unwrap();
         let found = newest(root).unwrap();
         let foreign = found.of_another_version().unwrap().to_string();
@@ -296,18 +297,18 @@ mod tests {
     fn a_torn_one_is_passed_over_whatever_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        save(root, &progress(1), parts("one")).unwrap();
+        save(root, &progress(1), checkpoint_files("one")).unwrap();
         let damages: [fn(&Path); 4] = [
-            |place| fs::write(place.join("model.safetensors"), "tw").unwrap(),
-            |place| fs::remove_file(place.join("model.safetensors")).unwrap(),
-            |place| fs::remove_file(place.join(manifest::FILE)).unwrap(),
-            |place| {
-                let text = fs::read_to_string(place.join(manifest::FILE)).unwrap();
-                fs::write(place.join(manifest::FILE), &text[..text.len() / 2]).unwrap();
+            |directory| fs::write(directory.join("model.safetensors"), "tw").unwrap(),
+            |directory| fs::remove_file(directory.join("model.safetensors")).unwrap(),
+            |directory| fs::remove_file(directory.join(manifest::FILE)).unwrap(),
+            |directory| {
+                let text = fs::read_to_string(directory.join(manifest::FILE)).unwrap();
+                fs::write(directory.join(manifest::FILE), &text[..text.len() / 2]).unwrap();
             },
         ];
         for damage in damages {
-            save(root, &progress(2), parts("two")).unwrap();
+            save(root, &progress(2), checkpoint_files("two")).unwrap();
             damage(&root.join("step-00000002"));
             let found = newest(root).unwrap();
             assert_eq!(found.checkpoint.unwrap().progress, progress(1));
@@ -319,7 +320,7 @@ mod tests {
     #[test]
     fn an_empty_directory_and_a_draft_are_not_checkpoints() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &progress(1), parts("one")).unwrap();
+        save(folder.path(), &progress(1), checkpoint_files("one")).unwrap();
         fs::create_dir(folder.path().join("step-00000005")).unwrap();
         fs::create_dir(folder.path().join(".step-00000006.tmp")).unwrap();
         assert_eq!(newest_text(folder.path()).as_deref(), Some("one"));
@@ -328,8 +329,8 @@ mod tests {
     #[test]
     fn a_second_one_of_the_same_step_replaces_the_first() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &progress(1), parts("old")).unwrap();
-        save(folder.path(), &progress(1), parts("new")).unwrap();
+        save(folder.path(), &progress(1), checkpoint_files("old")).unwrap();
+        save(folder.path(), &progress(1), checkpoint_files("new")).unwrap();
         assert_eq!(newest_text(folder.path()).as_deref(), Some("new"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -8,54 +8,62 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{FILE, FileHash, Manifest, Progress, VERSION};
-use super::{ASIDE, KEPT, STEP, directories, name};
+use super::{DAMAGED, KEEP, STEP, directories, name};
 
 /// A file of a checkpoint.
 #[derive(Debug)]
-pub struct Part {
+pub struct CheckpointFile {
     /// Its name.
     pub name: &'static str,
     /// Its content.
     pub bytes: Vec<u8>,
 }
 
-/// Writes `parts` and their manifest under `root` as `step-NNNNNNNN`, durable when this returns. Returns
+/// Writes `files` and their manifest under `root` as `step-NNNNNNNN`, durable when this returns. Returns
 /// the directory. See [`prune`] for what becomes of older ones.
 ///
 /// # Errors
 /// What the file system says; no checkpoint that was complete before is lost then, and what was written of
 /// this one is gone again, so that a full disk is not fuller.
-pub fn save(root: &Path, progress: &Progress, parts: impl IntoIterator<Item = Part>) -> io::Result<PathBuf> {
+pub fn save(
+    root: &Path,
+    progress: &Progress,
+    files: impl IntoIterator<Item = CheckpointFile>,
+) -> io::Result<PathBuf> {
     fs::create_dir_all(root)?;
-    let place = root.join(name(progress.step));
-    let draft = root.join(format!(".{}.tmp", name(progress.step)));
+    let directory = root.join(name(progress.batches));
+    let draft = root.join(format!(".{}.tmp", name(progress.batches)));
     if draft.exists() {
         fs::remove_dir_all(&draft)?;
     }
-    let written = write_draft(&draft, progress, parts).and_then(|()| publish(&draft, &place));
+    let written = write_draft(&draft, progress, files).and_then(|()| publish(&draft, &directory));
     if written.is_err() {
         // What failed is told; that this fails, too, would say nothing more.
         let _ = fs::remove_dir_all(&draft);
     }
     written?;
     File::open(root)?.sync_all()?;
-    Ok(place)
+    Ok(directory)
 }
 
-fn write_draft(draft: &Path, progress: &Progress, parts: impl IntoIterator<Item = Part>) -> io::Result<()> {
+fn write_draft(
+    draft: &Path,
+    progress: &Progress,
+    files: impl IntoIterator<Item = CheckpointFile>,
+) -> io::Result<()> {
     fs::create_dir(draft)?;
-    let mut files = BTreeMap::new();
-    for part in parts {
-        write_durably(&draft.join(part.name), &part.bytes)?;
-        let hash = FileHash { sha256: sha256(&part.bytes), bytes: part.bytes.len() as u64 };
-        files.insert(part.name.to_owned(), hash);
+    let mut hashes = BTreeMap::new();
+    for file in files {
+        write_durably(&draft.join(file.name), &file.bytes)?;
+        let hash = FileHash { sha256: sha256(&file.bytes), bytes: file.bytes.len() as u64 };
+        hashes.insert(file.name.to_owned(), hash);
     }
-    let manifest = Manifest { version: VERSION, progress: progress.clone(), files };
+    let manifest = Manifest { version: VERSION, progress: progress.clone(), files: hashes };
     write_durably(&draft.join(FILE), &serde_json::to_vec_pretty(&manifest)?)?;
     File::open(draft)?.sync_all()
 }
 
-/// Lower-case hexadecimal.
+/// The hash of `bytes`, in lower-case hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
@@ -80,30 +88,30 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Gives the finished draft its name. One of the same step (stopped twice between two steps) changes
 /// places with it first, so that a complete one has the name at any time.
-fn publish(draft: &Path, place: &Path) -> io::Result<()> {
-    if !place.exists() {
-        return fs::rename(draft, place);
+fn publish(draft: &Path, directory: &Path) -> io::Result<()> {
+    if !directory.exists() {
+        return fs::rename(draft, directory);
     }
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
-        if renameat_with(CWD, draft, CWD, place, RenameFlags::EXCHANGE).is_ok() {
+        if renameat_with(CWD, draft, CWD, directory, RenameFlags::EXCHANGE).is_ok() {
             return fs::remove_dir_all(draft);
         }
     }
     // A file system that cannot exchange: the one before is still there if this is cut short.
-    fs::remove_dir_all(place)?;
-    fs::rename(draft, place)
+    fs::remove_dir_all(directory)?;
+    fs::rename(draft, directory)
 }
 
-/// Removes all but the newest checkpoints, and drafts that were never finished. Not while one is written. Of those
-/// that were set aside as many stay.
+/// Removes all but the newest checkpoints, and drafts that were never finished. Not while one is written. Of damaged
+/// ones as many stay.
 ///
 /// # Errors
 /// What the file system says; the newest checkpoints are there all the same.
 pub fn prune(root: &Path) -> io::Result<()> {
-    for prefix in [STEP, ASIDE] {
-        for (_, directory) in directories(root, prefix)?.into_iter().skip(KEPT) {
+    for prefix in [STEP, DAMAGED] {
+        for (_, directory) in directories(root, prefix)?.into_iter().skip(KEEP) {
             fs::remove_dir_all(directory)?;
         }
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use trainyard_console as console;
-use trainyard_data::disk_cache::Place;
-use trainyard_data::disk_cache::admin::{self, CacheFile};
+use trainyard_data::cache::disk::CacheDir;
+use trainyard_data::cache::disk::directory::{self, CacheFile};
 use trainyard_types::trainer::exit_code;
 
 use crate::train::setup::default_cache;
@@ -43,9 +43,9 @@ enum Action {
 }
 
 impl Cache {
-    /// Does it, and gives the exit code.
+    /// Runs the command; returns the exit code.
     pub fn run(&self) -> i32 {
-        match self.act() {
+        match self.run_action() {
             Ok(()) => exit_code::DONE,
             Err(message) => {
                 super::complain(&message);
@@ -54,43 +54,43 @@ impl Cache {
         }
     }
 
-    /// Does it; the error is for the user.
-    fn act(&self) -> Result<(), String> {
+    /// Runs the command; the error is for the user.
+    fn run_action(&self) -> Result<(), String> {
         let directory = self.cache_dir.clone().unwrap_or_else(|| default_cache(".".as_ref()));
-        let files = admin::list(&directory);
+        let files = directory::list(&directory);
         match &self.action {
             Action::Ls => {
                 let mut lines = vec![format!(
                     "{:<32} {:>5} {:>17} {:>9} {:>7}  data set",
                     "key", "imgsz", "images", "MiB", "unused"
                 )];
-                lines.extend(files.iter().map(shown));
+                lines.extend(files.iter().map(row));
                 let total = files.iter().map(|file| file.disk_bytes >> 20).sum::<u64>();
-                let quota = admin::quota(&Place::from(directory)).map_or_else(String::new, |quota| {
+                let quota = directory::quota(&CacheDir::from(directory)).map_or_else(String::new, |quota| {
                     format!("; unless a training says otherwise, {} may be taken", quota >> 20)
                 });
                 lines.push(format!("{} caches, {total} MiB{quota}", files.len()));
-                console::line(lines.join("\n")).map_err(|error| unprinted(&error))?;
+                console::line(lines.join("\n")).map_err(|error| print_error(&error))?;
             }
             Action::Rm { keys, all } => {
                 if *all {
-                    admin::remove_labels(&directory)
+                    directory::remove_labels(&directory)
                         .map_err(|error| format!("{}: {error}", directory.display()))?;
                 }
                 let chosen = if *all { files } else { choose(files, keys)? };
                 let mut printed = Ok(());
                 for file in &chosen {
-                    admin::remove(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
+                    directory::remove(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
                     printed = printed.and(console::line(format_args!("removed {}", file.key)));
                 }
-                printed.map_err(|error| unprinted(&error))?;
+                printed.map_err(|error| print_error(&error))?;
             }
             Action::Verify { keys } => {
                 let chosen = if keys.is_empty() { files } else { choose(files, keys)? };
                 let (mut damaged, mut printed) = (0, Ok(()));
                 for file in &chosen {
-                    let found =
-                        admin::verify(file).map_err(|error| format!("{}: {error}", file.path.display()))?;
+                    let found = directory::verify(file)
+                        .map_err(|error| format!("{}: {error}", file.path.display()))?;
                     let line = format!(
                         "{} {} good, {} empty, {} damaged",
                         file.key, found.good, found.empty, found.bad
@@ -104,7 +104,7 @@ impl Cache {
                          the file with `cache rm`"
                     ));
                 }
-                printed.map_err(|error| unprinted(&error))?;
+                printed.map_err(|error| print_error(&error))?;
             }
         }
         Ok(())
@@ -112,13 +112,13 @@ impl Cache {
 }
 
 /// What is said of a list that standard output does not take.
-fn unprinted(error: &io::Error) -> String {
+fn print_error(error: &io::Error) -> String {
     format!("standard output: {error}")
 }
 
-fn shown(file: &CacheFile) -> String {
+fn row(file: &CacheFile) -> String {
     let mebibytes = file.disk_bytes >> 20;
-    let unused = rounded(SystemTime::now().duration_since(file.used).unwrap_or_default());
+    let unused = rounded_time(SystemTime::now().duration_since(file.used).unwrap_or_default());
     match &file.header {
         Some(header) => {
             let images = format!("{} of {}", file.filled, header.images);
@@ -132,7 +132,7 @@ fn shown(file: &CacheFile) -> String {
 }
 
 /// A time as people say it.
-fn rounded(time: Duration) -> String {
+fn rounded_time(time: Duration) -> String {
     match time.as_secs() / 60 {
         minutes if minutes < 60 => format!("{minutes} min"),
         minutes if minutes < 48 * 60 => format!("{} h", minutes / 60),
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn times_are_told_in_one_unit() {
-        let told = |minutes: u64| rounded(Duration::from_secs(60 * minutes + 59));
+        let told = |minutes: u64| rounded_time(Duration::from_secs(60 * minutes + 59));
         assert_eq!([told(0), told(59), told(60), told(2879)], ["0 min", "59 min", "1 h", "47 h"]);
         assert_eq!(told(2880), "2 d");
     }

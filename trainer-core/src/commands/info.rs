@@ -9,7 +9,7 @@ use trainyard_types::text::clean;
 
 use super::{LoadedModel, load_model};
 use crate::libtorch::build::build;
-use crate::model::scale::{Kind, Plan};
+use crate::model::plan::{LayerKind, Plan};
 use crate::train::error::TrainError;
 
 /// Print a model's layers, parameters and cost.
@@ -54,7 +54,7 @@ impl Info {
         for layer in &plan.layers {
             let from = if layer.from.is_empty() { "image".to_owned() } else { join(&layer.from) };
             let mut what = format!("{} -> {}", layer.input, layer.output);
-            if let Kind::C2f { repeats, shortcut, .. } = layer.kind {
+            if let LayerKind::C2f { repeats, shortcut, .. } = layer.kind {
                 let shortcut = if shortcut { ", shortcut" } else { "" };
                 what.push_str(&format!(", {repeats} bottlenecks{shortcut}"));
             }
@@ -65,7 +65,10 @@ impl Info {
         let (index, count) = (plan.layers.len(), counts[plan.layers.len()]);
         text.push_str(&format!(
             "{index:>3} {:>10}  {:<9} {count:>10}  {:?} -> {} classes\n",
-            "15, 18, 21", "Detect", head.inputs, head.classes
+            join(&head.from),
+            "Detect",
+            head.inputs,
+            head.classes
         ));
         text.push_str(&format!(
             "{}: {} parameters, {:.3} GFLOPs at {} x {}\n",

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use trainyard_console as console;
-use trainyard_data::letterbox::{Fit, Letterbox};
-use trainyard_data::listing::folder_of;
+use trainyard_data::dataset::listing::folder_of;
+use trainyard_data::resample::letterbox::{Fit, Letterbox};
 use trainyard_data::{Image, decode};
 use trainyard_types::Violation;
 use trainyard_types::text::clean;
@@ -19,8 +19,8 @@ use super::{LoadedModel, device, load_model};
 use crate::eval::{Detection, NmsConfig};
 use crate::libtorch;
 use crate::report::draw::{DrawnBox, draw_boxes, write_png};
+use crate::train::batch_tensors::from_pixels;
 use crate::train::error::TrainError;
-use crate::train::step::to_input;
 use crate::train::validate::detections;
 
 /// Name of the file with all detections.
@@ -60,14 +60,14 @@ pub struct Predict {
 
 /// An image in predictions.json.
 #[derive(Debug, Serialize)]
-struct Seen<'a> {
+struct ImagePredictions<'a> {
     /// Its file's name; of an image in a folder inside of the source, with that folder.
     image: String,
     #[serde(flatten)]
     outcome: Outcome<'a>,
 }
 
-/// What became of it.
+/// What became of an image.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Outcome<'a> {
@@ -92,6 +92,14 @@ struct Object<'a> {
     xyxy: [f32; 4],
 }
 
+/// The paths of an image.
+struct Paths<'a> {
+    /// The image itself.
+    source: &'a Path,
+    /// Its results in the folder of results, without their endings.
+    name: &'a Path,
+}
+
 impl Predict {
     /// Draws, and prints a line per image. An image that cannot be read is told, and the others are drawn.
     pub fn run(&self, cuda: &Result<(), String>) -> Result<(), TrainError> {
@@ -111,9 +119,9 @@ impl Predict {
             let path = &source.path;
             let outcome = match read(path) {
                 Ok(mut image) => {
-                    let found = libtorch::catch(|| see(&loaded, &image, imgsz, &config))?;
+                    let found = libtorch::catch(|| predict_image(&loaded, &image, imgsz, &config))?;
                     let (width, height) = (image.width, image.height);
-                    self.write((path.as_path(), name.as_path()), &mut image, &found, &loaded.names)?;
+                    self.write(&Paths { source: path, name: &name }, &mut image, &found, &loaded.names)?;
                     let objects = found.iter().map(|found| object(found, &loaded.names)).collect();
                     Outcome::Read { width, height, objects }
                 }
@@ -122,14 +130,15 @@ impl Predict {
                     Outcome::Unreadable { error }
                 }
             };
-            all.push(Seen { image: source.name.to_string_lossy().into_owned(), outcome });
+            all.push(ImagePredictions { image: source.name.to_string_lossy().into_owned(), outcome });
         }
         if self.save_json {
             let target = self.out.join(PREDICTIONS);
             let text = serde_json::to_vec_pretty(&all).map_err(std::io::Error::from);
             text.and_then(|text| fs::write(&target, text)).map_err(TrainError::io(target))?;
         }
-        let is_unreadable = |seen: &&Seen<'_>| matches!(seen.outcome, Outcome::Unreadable { .. });
+        let is_unreadable =
+            |image: &&ImagePredictions<'_>| matches!(image.outcome, Outcome::Unreadable { .. });
         match all.iter().filter(is_unreadable).count() {
             0 => Ok(()),
             unreadable => Err(TrainError::Unreadable { unreadable, images: all.len() }),
@@ -153,7 +162,7 @@ impl Predict {
 
     fn write(
         &self,
-        (path, stem): (&Path, &Path),
+        paths: &Paths<'_>,
         image: &mut Image,
         found: &[Detection],
         names: &[String],
@@ -161,10 +170,10 @@ impl Predict {
         let list: Vec<String> =
             found.iter().map(|found| format!("{} {:.2}", name(names, found.class), found.score)).collect();
         // A line that cannot be printed takes no picture with it.
-        let line = format!("{}: {} objects: {}", path.display(), found.len(), list.join(", "));
+        let line = format!("{}: {} objects: {}", paths.source.display(), found.len(), list.join(", "));
         let _ = console::line(clean(&line));
         let target = |ending: &str| {
-            let mut file = self.out.join(stem).into_os_string();
+            let mut file = self.out.join(paths.name).into_os_string();
             file.push(ending);
             PathBuf::from(file)
         };
@@ -224,7 +233,7 @@ fn names(images: &[Source]) -> Vec<PathBuf> {
 
 /// Decodes an image, or says why not.
 fn read(path: &Path) -> Result<Image, String> {
-    if let Some(kind) = decode::unsupported(path) {
+    if let Some(kind) = decode::unsupported_format(path) {
         return Err(format!("{kind} images are not read; convert it to JPEG or PNG"));
     }
     if is_video(path) {
@@ -234,7 +243,6 @@ fn read(path: &Path) -> Result<Image, String> {
 }
 
 /// A line of a label file: class, centre, size, confidence, as shares of the image.
-#[expect(clippy::cast_precision_loss, reason = "image sides are far below 2^24")]
 fn label(found: &Detection, width: usize, height: usize) -> String {
     let (width, height) = (width as f32, height as f32);
     let [x1, y1, x2, y2] = found.xyxy;
@@ -244,7 +252,7 @@ fn label(found: &Detection, width: usize, height: usize) -> String {
 }
 
 /// Detections in pixels of `image`.
-fn see(loaded: &LoadedModel, image: &Image, imgsz: usize, config: &NmsConfig) -> Vec<Detection> {
+fn predict_image(loaded: &LoadedModel, image: &Image, imgsz: usize, config: &NmsConfig) -> Vec<Detection> {
     // The smallest rectangle in multiples of the stride that holds the image at that size.
     let long = image.width.max(image.height).max(1);
     let side = |pixels: usize| (pixels * imgsz).div_ceil(long).next_multiple_of(32).max(32);
@@ -253,7 +261,7 @@ fn see(loaded: &LoadedModel, image: &Image, imgsz: usize, config: &NmsConfig) ->
     let boxed = placement.apply(image);
     let mut planes = vec![0; boxed.rgb.len()];
     boxed.write_planes(&mut planes);
-    let input = to_input(&planes, [1, boxed.height, boxed.width], loaded.model.device());
+    let input = from_pixels(&planes, [1, boxed.height, boxed.width], loaded.model.device());
     let found = detections(&loaded.model.detect(&input), config).pop().unwrap_or_default();
     let back = |found: Detection| Detection { xyxy: placement.to_original(found.xyxy), ..found };
     found.into_iter().map(back).collect()

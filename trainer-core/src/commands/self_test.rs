@@ -14,13 +14,13 @@ use crate::train::error::TrainError;
 use crate::train::unfit::unfit;
 
 /// Losses before and after the step, in exact arithmetic.
-const KNOWN: [f64; 2] = [1.054_725_787_9, 0.892_211_176_4];
+const EXPECTED_LOSSES: [f64; 2] = [1.054_725_787_9, 0.892_211_176_4];
 
 /// GPUs may multiply with 10 bits of mantissa.
 const TOLERANCE: f64 = 0.02;
 
 /// Longer than any machine needs that is well. The agent is less patient.
-const LIMIT: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Do one tiny step of training on a device and check its result, as an agent does before it takes jobs. Prints one
 /// JSON object; exit code 0: the device can train.
@@ -58,7 +58,7 @@ impl SelfTest {
     pub fn run(&self, cuda: &Result<(), String>) -> i32 {
         end_in_time();
         let began = Instant::now();
-        let result = libtorch::guard(|| {
+        let result = libtorch::catch_panic(|| {
             let device = device(self.device.as_deref(), cuda)?;
             let losses = libtorch::catch(|| step(device))?;
             Ok((device, losses))
@@ -66,8 +66,8 @@ impl SelfTest {
         let result = result.unwrap_or_else(|text| Err(TrainError::Bug(text)));
         let seconds = began.elapsed().as_secs_f64();
         let (name, problem) = match result {
-            Ok((device, losses)) => (device_name(device), wrong(losses)),
-            Err(error) => (self.device.clone().unwrap_or_default(), Some(lack(&error))),
+            Ok((device, losses)) => (device_name(device), check_losses(losses)),
+            Err(error) => (self.device.clone().unwrap_or_default(), Some(unfit_by(&error))),
         };
         let build = libtorch::build::build(cuda);
         let report = Report {
@@ -91,25 +91,25 @@ impl SelfTest {
 fn end_in_time() {
     let thread = std::thread::Builder::new().name("limit".to_owned());
     let _none = thread.spawn(|| {
-        std::thread::sleep(LIMIT);
+        std::thread::sleep(TIME_LIMIT);
         std::process::exit(exit_code::INTERNAL);
     });
 }
 
 /// What the machine lacks by an error, whatever it is: nothing here is a job's fault.
-fn lack(error: &TrainError) -> Unfit {
+fn unfit_by(error: &TrainError) -> Unfit {
     let other = || Unfit::of_machine(UnfitKind::SelfTest, format!("one step of training fails: {error}"));
     unfit(error).unwrap_or_else(other)
 }
 
 /// What is wrong with the losses.
-fn wrong(losses: [f64; 2]) -> Option<Unfit> {
+fn check_losses(losses: [f64; 2]) -> Option<Unfit> {
     let near = |(found, known): (f64, f64)| (found - known).abs() <= TOLERANCE;
-    if losses.into_iter().zip(KNOWN).all(near) {
+    if losses.into_iter().zip(EXPECTED_LOSSES).all(near) {
         return None;
     }
     let message = format!(
-        "one step of training has a wrong result: the losses are {losses:?} and should be {KNOWN:?}; the device, or \
+        "one step of training has a wrong result: the losses are {losses:?} and should be {EXPECTED_LOSSES:?}; the device, or \
          its memory, computes wrongly"
     );
     Some(Unfit { kind: UnfitKind::SelfTest, path: String::new(), message })
@@ -146,12 +146,12 @@ mod tests {
     #[test]
     fn the_step_has_the_known_result_on_the_cpu_and_a_wrong_one_is_told() {
         let losses = step(Device::Cpu);
-        for (found, known) in losses.into_iter().zip(KNOWN) {
+        for (found, known) in losses.into_iter().zip(EXPECTED_LOSSES) {
             assert!((found - known).abs() < 1e-5, "{losses:?}");
         }
-        assert_eq!(wrong(losses), None);
-        for broken in [[KNOWN[0], KNOWN[0]], [f64::NAN, KNOWN[1]]] {
-            assert_eq!(wrong(broken).unwrap().kind, UnfitKind::SelfTest);
+        assert_eq!(check_losses(losses), None);
+        for broken in [[EXPECTED_LOSSES[0], EXPECTED_LOSSES[0]], [f64::NAN, EXPECTED_LOSSES[1]]] {
+            assert_eq!(check_losses(broken).unwrap().kind, UnfitKind::SelfTest);
         }
     }
 }

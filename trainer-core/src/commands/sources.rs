@@ -5,9 +5,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use trainyard_data::image_list::{self, ImageList};
-use trainyard_data::listing::{self, folder_of};
-use trainyard_data::{patterns, spelling};
+use trainyard_data::dataset::glob_patterns;
+use trainyard_data::dataset::image_list::{self, ImageList};
+use trainyard_data::dataset::listing::{self, folder_of};
+use trainyard_data::files::path_normalization;
 use trainyard_types::Violation;
 
 use crate::train::error::TrainError;
@@ -96,7 +97,7 @@ impl Sources {
             }
             self.folders.push(folder_of(source).to_path_buf());
             self.images.push(named(source.to_path_buf(), Path::new("")));
-        } else if let Some((other, _)) = spelling::existing(&[source.to_path_buf()]) {
+        } else if let Some((other, _)) = path_normalization::find_existing(&[source.to_path_buf()]) {
             return self.add(&other);
         } else {
             return self.add_pattern(source);
@@ -124,12 +125,12 @@ impl Sources {
         if !text.is_empty() && text.iter().all(u8::is_ascii_digit) {
             return Err(wrong(format!("{shown} would be a camera, and cameras are not read; {KINDS}")));
         }
-        if !patterns::is_pattern(text) {
-            let advice = spelling::windows_advice(text, &[PathBuf::from(".")]);
+        if !glob_patterns::is_pattern(text) {
+            let advice = path_normalization::windows_advice(text, &[PathBuf::from(".")]);
             let advice = advice.unwrap_or_else(|| KINDS.to_owned());
             return Err(wrong(format!("{shown} does not exist; {advice}")));
         }
-        let matches = patterns::matches(Path::new(""), &source.to_string_lossy());
+        let matches = glob_patterns::matches(Path::new(""), &source.to_string_lossy());
         if matches.is_empty() {
             return Err(wrong(format!("{shown} matches nothing; {KINDS}")));
         }
@@ -167,7 +168,7 @@ fn fixed_part(pattern: &Path) -> PathBuf {
     folder
         .components()
         .map(|part| part.as_os_str())
-        .take_while(|part: &&OsStr| !patterns::is_pattern(part.as_bytes()))
+        .take_while(|part: &&OsStr| !glob_patterns::is_pattern(part.as_bytes()))
         .collect()
 }
 

@@ -30,14 +30,14 @@ static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
 
 impl SpecArgs {
     /// Takes YOLOv5's `--weights`: what the model begins with, and what it is if nothing else says so.
-    pub fn begin_with(&mut self, weights: &str) {
+    pub fn set_weights(&mut self, weights: &str) {
         let names_model = matches!(habit::model(weights), Ok(ModelWord::Weights(..)));
         let field = if names_model && !self.0.contains_key("model") { "model" } else { "pretrained" };
         self.0.insert(field.to_owned(), weights.into());
     }
 
     /// Takes the data set that stands without `--data`, as in `yard train DIR`.
-    pub fn of(&mut self, data: &str) {
+    pub fn set_data(&mut self, data: &str) {
         self.0.insert("data".to_owned(), data.into());
     }
 
@@ -45,10 +45,10 @@ impl SpecArgs {
     ///
     /// # Errors
     /// A violation for every field that is wrong, with what would be right.
-    pub fn over(&self, base: Map<String, Value>) -> Result<TrainSpec, Vec<Violation>> {
+    pub fn merged_over(&self, base: Map<String, Value>) -> Result<TrainSpec, Vec<Violation>> {
         let mut written = base;
         written.extend(self.0.clone());
-        let (all, mut found) = meant(written);
+        let (all, mut found) = translate_habits(written);
         // One field at a time first, so that an error can name it.
         let wrong = |field: &str, value: &Value| {
             let mut one = Map::from_iter([("model".into(), "yolov8n".into()), ("data".into(), "/".into())]);
@@ -88,7 +88,7 @@ impl SpecArgs {
 }
 
 /// What is `written`, with other programs' habits turned into what they mean here; and what has no meaning.
-fn meant(mut written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>) {
+fn translate_habits(mut written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>) {
     let (mut all, mut found) = (Map::new(), Vec::new());
     let model = match written.remove("model") {
         Some(Value::String(model)) => Some(model),
@@ -121,7 +121,7 @@ fn meant(mut written: Map<String, Value>) -> (Map<String, Value>, Vec<Violation>
     (all, found)
 }
 
-/// Of a value that no field of this type has.
+/// A sentence about a value that no field of this type has.
 fn no_value(field: &str, value: &Value, error: &str) -> String {
     let default = FIELDS.iter().find(|known| known.name == field).map(|known| &known.default);
     match (value, default) {
@@ -219,7 +219,7 @@ mod tests {
 
     fn spec(words: &[&str]) -> Result<TrainSpec, Vec<Violation>> {
         let words = ["trainer", "--data", "/d/data.yaml", "--model", "yolov8s"].iter().chain(words);
-        Cli::try_parse_from(words).unwrap().spec.over(Map::new())
+        Cli::try_parse_from(words).unwrap().spec.merged_over(Map::new())
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         let weights = folder.path().join("yolov8n.pt");
         let of = |words: &[&str]| {
             let words = ["trainer", "--data", "/d.yaml"].iter().chain(words);
-            Cli::try_parse_from(words).unwrap().spec.over(Map::new())
+            Cli::try_parse_from(words).unwrap().spec.merged_over(Map::new())
         };
         let path = weights.to_str().unwrap();
         let error = of(&["--model", path]).unwrap_err();
@@ -286,13 +286,13 @@ mod tests {
         assert_eq!((scratch.model, scratch.pretrained.to_str()), (ModelScale::N, Some("")));
 
         let mut args = SpecArgs::default();
-        args.begin_with(path);
-        assert_eq!(args.over(Map::from_iter([("data".to_owned(), "/d.yaml".into())])).unwrap(), found);
+        args.set_weights(path);
+        assert_eq!(args.merged_over(Map::from_iter([("data".to_owned(), "/d.yaml".into())])).unwrap(), found);
     }
 
     #[test]
     fn what_must_be_given_is_asked_for() {
-        let found = SpecArgs::default().over(Map::new()).unwrap_err();
+        let found = SpecArgs::default().merged_over(Map::new()).unwrap_err();
         let fields: Vec<&str> = found.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["model", "data"]);
     }
@@ -303,7 +303,7 @@ mod tests {
             Map::from_iter([("epochs".to_owned(), Value::from(3)), ("imgsz".to_owned(), Value::from(320))]);
         let cli =
             Cli::try_parse_from(["trainer", "--data", "/d.yaml", "--model", "yolov8n", "--epochs", "5"]);
-        let spec = cli.unwrap().spec.over(base).unwrap();
+        let spec = cli.unwrap().spec.merged_over(base).unwrap();
         assert_eq!((spec.epochs, spec.imgsz), (5, 320));
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use trainyard_data::disk_cache::Limits;
+use trainyard_data::cache::disk::Limits;
 use trainyard_types::text::{self, clean_lines};
 use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{TrainSpec, Violation};
@@ -19,8 +19,8 @@ use super::{data_file, device};
 use crate::events::{Events, inherited};
 use crate::libtorch::{self, Precision};
 use crate::train::error::TrainError;
-use crate::train::measure::Measure;
-use crate::train::session::End;
+use crate::train::memory::ProbeWhen;
+use crate::train::session::RunEnd;
 use crate::train::setup::Options;
 use crate::train::train;
 
@@ -71,7 +71,7 @@ pub struct Train {
     control_fd: Option<RawFd>,
     /// Measure before the first step what it needs of the device's memory. auto: on a GPU.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
-    measure_memory: Measure,
+    measure_memory: ProbeWhen,
     /// cpu or cuda:0. Default: a GPU if the machine has a driver for one.
     #[arg(long)]
     device: Option<String>,
@@ -119,14 +119,14 @@ impl Train {
         }
         libtorch::use_all_cores();
         libtorch::keep_freed_memory();
-        let result = libtorch::guard(|| {
+        let result = libtorch::catch_panic(|| {
             let options = Options { control, ..self.options(cuda)? };
             libtorch::tune(options.device, options.spec.deterministic, options.spec.multi_scale)?;
             train(options, &mut events, &stop)
         });
         match result.unwrap_or_else(|text| Err(TrainError::Bug(text))) {
-            Ok(End::Finished) => exit_code::DONE,
-            Ok(End::Stopped) => {
+            Ok(RunEnd::Finished) => exit_code::DONE,
+            Ok(RunEnd::Stopped) => {
                 events.print("stopped; --resume goes on from the checkpoint");
                 exit_code::STOPPED
             }
@@ -141,12 +141,12 @@ impl Train {
     fn options(mut self, cuda: &Result<(), String>) -> Result<Options, TrainError> {
         let base = self.spec.as_deref().map(read_spec).transpose()?.unwrap_or_default();
         if let Some(weights) = &self.weights {
-            self.fields.begin_with(weights);
+            self.fields.set_weights(weights);
         }
         if let Some(data) = &self.data_set {
-            self.fields.of(data);
+            self.fields.set_data(data);
         }
-        let spec = self.fields.over(base).map_err(TrainError::Spec)?;
+        let spec = self.fields.merged_over(base).map_err(TrainError::Spec)?;
         let data = data_file(&spec.data)?;
         let data = std::path::absolute(&data).map_err(TrainError::io(&data))?;
         let pretrained = match spec.pretrained.as_path() {
@@ -170,7 +170,7 @@ impl Train {
             resume: self.resume,
             data_roots: self.data_roots,
             amp: amp()?,
-            measure: self.measure_memory,
+            probe_memory: self.measure_memory,
             control: None,
         })
     }
@@ -181,7 +181,7 @@ fn amp() -> Result<Option<Precision>, TrainError> {
     let Some(text) = std::env::var_os("TRAINYARD_AMP").filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let known = [Precision::Half, Precision::Brain];
+    let known = [Precision::Fp16, Precision::Bf16];
     let found = known.into_iter().find(|precision| text == precision.name());
     let wrong = || format!("`TRAINYARD_AMP` is {}; use fp16 or bf16", text.to_string_lossy());
     found.map(Some).ok_or_else(|| TrainError::Spec(vec![Violation::new("amp", wrong())]))

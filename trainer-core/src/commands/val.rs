@@ -13,11 +13,11 @@ use crate::events::Events;
 use crate::libtorch::{self, Precision};
 use crate::loss::Gains;
 use crate::report::pictures;
-use crate::train::console;
 use crate::train::error::TrainError;
-use crate::train::setup::{cores, crowd, open_split};
-use crate::train::validate::{Details, Validation, examine};
-use crate::train::watch::Watch;
+use crate::train::memory::PhaseTracker;
+use crate::train::output::console;
+use crate::train::setup::{cores, open_split};
+use crate::train::validate::{ValidationConfig, ValidationDetails, validate_in_detail};
 
 /// Print the mAP of weights on a data set.
 #[derive(Debug, Args)]
@@ -72,18 +72,18 @@ impl Val {
             return Err(TrainError::Spec(vec![Violation::new("data", text)]));
         }
         let names = dataset.names.clone();
-        let (crowd, watch) = (crowd(&dataset), Watch::default());
-        let (gains, precision) = (Gains::default(), Precision::Single);
+        let (most_objects, tracker) = (dataset.most_objects(), PhaseTracker::default());
+        let (gains, precision) = (Gains::default(), Precision::Fp32);
         let show = console::validating(&Events::default());
-        let how = Validation { gains, precision, crowd, watch: &watch, show };
+        let how = ValidationConfig { gains, precision, most_objects, tracker: &tracker, show };
         let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
         let config = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
         let loader = ValLoader::new(store, config);
         let never = AtomicBool::new(false);
-        let details = libtorch::catch(|| examine(&loaded.model, &loader, &how, &never))??;
-        let Some(Details { found, evaluator, confusion, spent }) = details else { return Ok(()) };
+        let details = libtorch::catch(|| validate_in_detail(&loaded.model, &loader, &how, &never))??;
+        let Some(ValidationDetails { result, evaluator, confusion, time }) = details else { return Ok(()) };
         let (table, speed) =
-            (console::table(&found.metrics, &names), console::speed(spent, found.metrics.images));
+            (console::table(&result.metrics, &names), console::speed(time, result.metrics.images));
         let printed = super::print(format_args!("{table}{speed}\n"));
         if let Some(folder) = &self.plots {
             std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;

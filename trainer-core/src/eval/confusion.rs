@@ -1,14 +1,14 @@
 //! Which classes are taken for which: detections matched with objects whatever their classes.
 
-use trainyard_data::canvas::Object;
+use trainyard_data::Object;
 
 use crate::eval::map::iou;
 use crate::eval::nms::Detection;
 
 /// Detections that are less sure do not count.
-const CONFIDENCE: f32 = 0.25;
+const MIN_CONFIDENCE: f32 = 0.25;
 /// A detection finds an object when they overlap by more than this.
-const OVERLAP: f64 = 0.45;
+const MIN_IOU: f64 = 0.45;
 
 /// Counts of (predicted class, true class); the class behind the last is the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,37 +44,38 @@ impl Confusion {
     /// # Panics
     /// When a class is out of range.
     pub fn add(&mut self, detections: &[Detection], truths: &[Object]) {
-        let sure: Vec<&Detection> = detections.iter().filter(|found| found.score > CONFIDENCE).collect();
+        let confident: Vec<&Detection> =
+            detections.iter().filter(|found| found.score > MIN_CONFIDENCE).collect();
         let mut pairs = Vec::new();
-        for (at, found) in sure.iter().enumerate() {
+        for (at, found) in confident.iter().enumerate() {
             for (of, truth) in truths.iter().enumerate() {
                 let overlap = iou(found.xyxy, truth.xyxy);
-                if overlap > OVERLAP {
+                if overlap > MIN_IOU {
                     pairs.push((overlap, at, of));
                 }
             }
         }
         pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut taken = vec![None; truths.len()];
-        let mut used = vec![false; sure.len()];
+        let mut used = vec![false; confident.len()];
         for (_, at, of) in pairs {
             if !used[at] && taken[of].is_none() {
                 used[at] = true;
-                taken[of] = Some(sure[at].class as usize);
+                taken[of] = Some(confident[at].class as usize);
             }
         }
         let background = self.classes;
         for (truth, predicted) in truths.iter().zip(taken) {
-            self.raise(predicted.unwrap_or(background), truth.class as usize);
+            self.increment(predicted.unwrap_or(background), truth.class as usize);
         }
-        for (found, used) in sure.iter().zip(used) {
+        for (found, used) in confident.iter().zip(used) {
             if !used {
-                self.raise(found.class as usize, background);
+                self.increment(found.class as usize, background);
             }
         }
     }
 
-    fn raise(&mut self, predicted: usize, truth: usize) {
+    fn increment(&mut self, predicted: usize, truth: usize) {
         self.counts[predicted * (self.classes + 1) + truth] += 1;
     }
 }

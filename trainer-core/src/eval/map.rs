@@ -1,6 +1,6 @@
 //! Matches detections with objects and sums up: precision, recall, mAP50, mAP50-95, per class and over all.
 
-use trainyard_data::canvas::Object;
+use trainyard_data::Object;
 
 use crate::eval::ap::{Curve, interpolate, smoothed};
 use crate::eval::nms::Detection;
@@ -22,7 +22,7 @@ pub fn threshold(index: usize) -> f64 {
 /// Results of one class.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClassMetrics {
-    /// Class id.
+    /// The class's id.
     pub class: usize,
     /// Images with an object of it.
     pub images: usize,
@@ -73,28 +73,37 @@ pub struct Metrics {
     pub classes: Vec<ClassMetrics>,
 }
 
-/// One detection, judged.
+/// A detection, matched with the objects of its image.
 #[derive(Debug, Clone, Copy)]
-struct Judged {
+struct Match {
     score: f32,
     class: u32,
     /// Whether it found an object, at each threshold.
     hits: [bool; THRESHOLDS],
 }
 
+/// What there is of a class.
+#[derive(Debug, Clone, Copy, Default)]
+struct TruthCount {
+    /// Images with an object of it.
+    images: usize,
+    /// Objects of it.
+    objects: usize,
+}
+
 /// Collects the detections of a validation.
 #[derive(Debug, Clone)]
 pub struct Evaluator {
-    judged: Vec<Judged>,
+    matches: Vec<Match>,
     images: usize,
-    /// By class: images with it, objects of it.
-    present: Vec<(usize, usize)>,
+    /// By class.
+    truths: Vec<TruthCount>,
 }
 
 impl Evaluator {
-    /// For so many classes.
+    /// An evaluator of so many classes.
     pub fn new(classes: usize) -> Self {
-        Self { judged: Vec::new(), images: 0, present: vec![(0, 0); classes] }
+        Self { matches: Vec::new(), images: 0, truths: vec![TruthCount::default(); classes] }
     }
 
     /// Adds an image. Both lists are in the same pixels; detections in any order.
@@ -103,39 +112,39 @@ impl Evaluator {
     /// When a truth's class is out of range.
     pub fn add(&mut self, detections: &[Detection], truths: &[Object]) {
         self.images += 1;
-        let mut seen = vec![false; self.present.len()];
+        let mut seen = vec![false; self.truths.len()];
         for truth in truths {
             let class = truth.class as usize;
-            self.present[class].1 += 1;
+            self.truths[class].objects += 1;
             if !std::mem::replace(&mut seen[class], true) {
-                self.present[class].0 += 1;
+                self.truths[class].images += 1;
             }
         }
         let mut order: Vec<usize> = (0..detections.len()).collect();
         order.sort_by(|a, b| detections[*b].score.total_cmp(&detections[*a].score));
         let sorted: Vec<Detection> = order.into_iter().map(|index| detections[index]).collect();
-        for (detection, hits) in sorted.iter().zip(matched(&sorted, truths)) {
-            self.judged.push(Judged { score: detection.score, class: detection.class, hits });
+        for (detection, hits) in sorted.iter().zip(match_detections(&sorted, truths)) {
+            self.matches.push(Match { score: detection.score, class: detection.class, hits });
         }
     }
 
     /// Results over all images added.
     pub fn metrics(&self) -> Metrics {
         let reports = self.reports();
-        let instances = self.present.iter().map(|(_, objects)| objects).sum();
+        let instances = self.truths.iter().map(|truth| truth.objects).sum();
         if reports.is_empty() {
             return Metrics { images: self.images, ..Metrics::default() };
         }
         let mean_f1: Vec<f64> = (0..CONFIDENCES)
             .map(|point| reports.iter().map(|report| report.f1(point)).sum::<f64>() / reports.len() as f64)
             .collect();
-        let best = first_largest(&smoothed(&mean_f1, SMOOTHING));
+        let best = argmax(&smoothed(&mean_f1, SMOOTHING));
         let classes: Vec<ClassMetrics> = reports
             .iter()
             .map(|report| ClassMetrics {
                 class: report.class,
-                images: self.present[report.class].0,
-                instances: self.present[report.class].1,
+                images: self.truths[report.class].images,
+                instances: self.truths[report.class].objects,
                 precision: report.precision[best],
                 recall: report.recall[best],
                 f1: report.f1(best),
@@ -159,44 +168,44 @@ impl Evaluator {
 
     /// Precision and recall over confidence, of the classes that occur, by id.
     pub fn reports(&self) -> Vec<ClassReport> {
-        let present = (0..self.present.len()).filter(|class| self.present[*class].1 > 0);
+        let present = (0..self.truths.len()).filter(|class| self.truths[*class].objects > 0);
         present.map(|class| self.class_report(class)).collect()
     }
 
     /// The precision-recall curve of `class` at each threshold.
     pub fn curves(&self, class: usize) -> [Curve; THRESHOLDS] {
-        let judged = self.of_class(class);
+        let matches = self.of_class(class);
         std::array::from_fn(|index| {
-            Curve::new(judged.iter().map(|judged| judged.hits[index]), self.present[class].1)
+            Curve::new(matches.iter().map(|found| found.hits[index]), self.truths[class].objects)
         })
     }
 
     /// Whether each detection found an object, in the order in which images were added, surest first
     /// within an image.
     pub fn hits(&self) -> impl Iterator<Item = [bool; THRESHOLDS]> + '_ {
-        self.judged.iter().map(|judged| judged.hits)
+        self.matches.iter().map(|found| found.hits)
     }
 
     /// The detections of `class`, surest first.
-    fn of_class(&self, class: usize) -> Vec<Judged> {
-        let mut judged: Vec<Judged> =
-            self.judged.iter().filter(|judged| judged.class as usize == class).copied().collect();
-        judged.sort_by(|a, b| b.score.total_cmp(&a.score));
-        judged
+    fn of_class(&self, class: usize) -> Vec<Match> {
+        let mut matches: Vec<Match> =
+            self.matches.iter().filter(|found| found.class as usize == class).copied().collect();
+        matches.sort_by(|a, b| b.score.total_cmp(&a.score));
+        matches
     }
 
     fn class_report(&self, class: usize) -> ClassReport {
-        let judged = self.of_class(class);
+        let matches = self.of_class(class);
         let mut report = ClassReport {
             class,
             precision: vec![0.0; CONFIDENCES],
             recall: vec![0.0; CONFIDENCES],
             ap: [0.0; THRESHOLDS],
         };
-        let Some(surest) = judged.first().map(|judged| f64::from(judged.score)) else { return report };
+        let Some(surest) = matches.first().map(|found| f64::from(found.score)) else { return report };
         let curves = self.curves(class);
         report.ap = std::array::from_fn(|index| curves[index].area_trapezoid());
-        let falling: Vec<f64> = judged.iter().map(|judged| -f64::from(judged.score)).collect();
+        let falling: Vec<f64> = matches.iter().map(|found| -f64::from(found.score)).collect();
         for point in 0..CONFIDENCES {
             let confidence = confidence(point);
             // Above the surest detection nothing is found, and nothing is wrong.
@@ -213,7 +222,7 @@ impl Evaluator {
 /// A class over all confidences: 1000 points from 0 to 1, at IoU 0.5.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassReport {
-    /// Class id.
+    /// The class's id.
     pub class: usize,
     /// Of the detections that are surer than a point, the share that finds something.
     pub precision: Vec<f64>,
@@ -235,7 +244,7 @@ fn confidence(point: usize) -> f64 {
     point as f64 / (CONFIDENCES - 1) as f64
 }
 
-fn first_largest(values: &[f64]) -> usize {
+fn argmax(values: &[f64]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
         if *value > values[best] {
@@ -247,7 +256,7 @@ fn first_largest(values: &[f64]) -> usize {
 
 /// Which detections (surest first) find an object: at each threshold for itself, each takes the object
 /// of its class that it overlaps most, among those that no surer one has taken.
-fn matched(detections: &[Detection], truths: &[Object]) -> Vec<[bool; THRESHOLDS]> {
+fn match_detections(detections: &[Detection], truths: &[Object]) -> Vec<[bool; THRESHOLDS]> {
     let overlaps: Vec<Vec<f64>> = detections
         .iter()
         .map(|detection| {
@@ -319,7 +328,7 @@ mod tests {
 
     #[test]
     fn an_object_is_found_once_and_by_the_surest() {
-        let hits = matched(&[detection(1.0, 0.9, 0), detection(0.0, 0.8, 0)], &[truth(0.0, 0)]);
+        let hits = match_detections(&[detection(1.0, 0.9, 0), detection(0.0, 0.8, 0)], &[truth(0.0, 0)]);
         assert_eq!((hits[0][0], hits[1][0]), (true, false));
         // At a threshold that the surer one does not reach, the object is still free.
         assert_eq!((hits[0][9], hits[1][9]), (false, true));
@@ -327,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_detection_of_another_class_finds_nothing() {
-        assert!(!matched(&[detection(0.0, 0.9, 1)], &[truth(0.0, 0)])[0][0]);
+        assert!(!match_detections(&[detection(0.0, 0.9, 1)], &[truth(0.0, 0)])[0][0]);
     }
 
     #[test]

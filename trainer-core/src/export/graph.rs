@@ -15,7 +15,7 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty one.
+    /// An empty graph. `half`: weights are stored in 16 bits.
     pub fn new(half: bool) -> Self {
         let proto = GraphProto { name: "yolov8".to_owned(), ..GraphProto::default() };
         Self { proto, half }
@@ -76,32 +76,32 @@ impl Graph {
         [first, second]
     }
 
-    /// All of them along `axis`.
+    /// All values along `axis`.
     pub fn concat(&mut self, values: &[&str], axis: i64) -> String {
         self.add("Concat", values, vec![AttributeProto::int("axis", axis)])
     }
 
-    /// In another shape; 0 keeps a size, -1 takes what is left.
+    /// A value in another shape; 0 keeps a size, -1 takes what is left.
     pub fn reshape(&mut self, value: &str, shape: &[i64]) -> String {
         let shape = self.ints(shape);
         self.add("Reshape", &[value, &shape], Vec::new())
     }
 
-    /// Whole numbers.
+    /// A constant of whole numbers.
     pub fn ints(&mut self, values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let name = self.fresh("ints");
         self.constant(name, &[values.len()], INT64, bytes)
     }
 
-    /// Floats that stay in 32 bits.
+    /// A constant of floats that stay in 32 bits.
     pub fn floats(&mut self, shape: &[usize], values: &[f32]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let name = self.fresh("floats");
         self.constant(name, shape, FLOAT, bytes)
     }
 
-    /// Weights under their own name.
+    /// A constant of weights under their own name.
     pub fn weights(&mut self, name: String, shape: &[usize], values: &[f32]) -> String {
         let bytes = if self.half {
             values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()

@@ -12,14 +12,14 @@ use super::proto::{
 use super::{ExportError, RawTensors, floats};
 use crate::import::RawTensor;
 use crate::model::blocks::BN_EPS;
-use crate::model::scale::{BINS, Kind, Plan, STRIDES};
+use crate::model::plan::{BINS, LayerKind, Plan, STRIDES};
 
 /// Version of the file format; that of ONNX 1.12, which all current readers know.
 const IR_VERSION: i64 = 8;
 /// Version of the operators.
 const OPSET: i64 = 17;
 
-/// What the file is made for.
+/// How an ONNX file is to be made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnnxOptions {
     /// Height and width of the images; multiples of 32.
@@ -117,27 +117,27 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Layers 0 to 21; returns the three maps that enter the head.
+    /// All layers but the head; returns the three maps that enter it.
     fn layers(&mut self, plan: &Plan) -> Result<[String; 3], ExportError> {
         let mut outputs: Vec<String> = Vec::with_capacity(plan.layers.len());
         for layer in &plan.layers {
             let path = format!("model.{}", layer.index);
             let x = layer.from.first().map_or("images", |&from| outputs[from].as_str()).to_owned();
             let output = match layer.kind {
-                Kind::Conv => self.conv(&path, &x, [layer.input, layer.output, 3], 2)?,
-                Kind::C2f { hidden, repeats, shortcut } => {
+                LayerKind::Conv => self.conv(&path, &x, [layer.input, layer.output, 3], 2)?,
+                LayerKind::C2f { hidden, repeats, shortcut } => {
                     self.c2f(&path, &x, [layer.input, layer.output, hidden], repeats, shortcut)?
                 }
-                Kind::Sppf { hidden } => self.sppf(&path, &x, [layer.input, layer.output, hidden])?,
-                Kind::Upsample => self.double(&x),
-                Kind::Concat => {
+                LayerKind::Sppf { hidden } => self.sppf(&path, &x, [layer.input, layer.output, hidden])?,
+                LayerKind::Upsample => self.double(&x),
+                LayerKind::Concat => {
                     let parts: Vec<&str> = layer.from.iter().map(|&from| outputs[from].as_str()).collect();
                     self.graph.concat(&parts, 1)
                 }
             };
             outputs.push(output);
         }
-        Ok([15, 18, 21].map(|at: usize| outputs[at].clone()))
+        Ok(plan.head.from.map(|at| outputs[at].clone()))
     }
 
     fn tensor(&self, name: &str, shape: &[i64]) -> Result<&'a RawTensor, ExportError> {
@@ -288,7 +288,6 @@ impl<'a> Writer<'a> {
     }
 
     /// `[N, 64, A]` logits of distances to `[N, 4, A]` boxes: centre and size in pixels.
-    #[expect(clippy::cast_precision_loss, reason = "image sides are at most some thousands")]
     fn decode(&mut self, boxes: &str, [height, width]: [usize; 2]) -> String {
         let graph = &mut self.graph;
         let apart = graph.reshape(boxes, &[0, 4, BINS, -1]);
@@ -326,7 +325,6 @@ impl<'a> Writer<'a> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "weights are 32 bits wide")]
 const fn narrow(value: f64) -> f32 {
     value as f32
 }

@@ -36,7 +36,7 @@ pub enum Py<'a> {
 }
 
 impl<'a> Py<'a> {
-    /// A text.
+    /// A text as a Python value.
     pub fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
@@ -60,7 +60,7 @@ pub fn write<'a>(value: &Py<'a>, storages: &mut Storages<'a>) -> Vec<u8> {
     pickler.bytes
 }
 
-/// Writes instructions.
+/// Writes a pickle's instructions.
 struct Pickler<'a, 's> {
     bytes: Vec<u8>,
     storages: &'s mut Storages<'a>,

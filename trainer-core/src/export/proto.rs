@@ -1,21 +1,21 @@
 //! The messages of ONNX files that a detector needs; numbers and names are those of the ONNX standard.
 
-/// A whole file.
+/// A whole ONNX file.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ModelProto {
     /// Version of the file format.
     #[prost(int64, tag = "1")]
     pub ir_version: i64,
-    /// Who wrote it.
+    /// The program that wrote the file.
     #[prost(string, tag = "2")]
     pub producer_name: String,
-    /// Which release of them.
+    /// That program's release.
     #[prost(string, tag = "3")]
     pub producer_version: String,
-    /// What it computes.
+    /// The graph that the model computes.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
-    /// The operators' versions.
+    /// The operator sets that the graph uses.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetIdProto>,
     /// What else a user of the file should know.
@@ -26,7 +26,7 @@ pub struct ModelProto {
 /// A set of operators.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct OperatorSetIdProto {
-    /// Empty for ONNX's own.
+    /// Its name; empty for ONNX's own.
     #[prost(string, tag = "1")]
     pub domain: String,
     /// From 1.
@@ -37,10 +37,10 @@ pub struct OperatorSetIdProto {
 /// A line of metadata.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StringStringEntryProto {
-    /// `names`
+    /// Its name, such as `names`.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// `{0: 'cat'}`
+    /// Its value, such as `{0: 'cat'}`.
     #[prost(string, tag = "2")]
     pub value: String,
 }
@@ -48,19 +48,19 @@ pub struct StringStringEntryProto {
 /// Operators in the order in which they compute.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GraphProto {
-    /// The operators.
+    /// The operators, in the order of computation.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<NodeProto>,
-    /// Must not be empty.
+    /// The graph's name, which must not be empty.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Constants.
+    /// Constants: weights and shapes.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
-    /// What goes in.
+    /// The values that go in.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
-    /// What comes out.
+    /// The values that come out.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
 }
@@ -74,13 +74,13 @@ pub struct NodeProto {
     /// Names of values.
     #[prost(string, repeated, tag = "2")]
     pub output: Vec<String>,
-    /// For people.
+    /// A name for people.
     #[prost(string, tag = "3")]
     pub name: String,
-    /// `Conv`
+    /// The operator, such as `Conv`.
     #[prost(string, tag = "4")]
     pub op_type: String,
-    /// How it computes.
+    /// Its attributes, such as strides.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
 }
@@ -88,19 +88,19 @@ pub struct NodeProto {
 /// A named constant of an operator.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AttributeProto {
-    /// `strides`
+    /// Its name, such as `strides`.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// For [`AttributeProto::INT`].
+    /// The value of an [`AttributeProto::INT`].
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
-    /// For [`AttributeProto::STRING`].
+    /// The value of an [`AttributeProto::STRING`].
     #[prost(bytes = "vec", optional, tag = "4")]
     pub s: Option<Vec<u8>>,
-    /// For [`AttributeProto::INTS`].
+    /// The values of an [`AttributeProto::INTS`].
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
-    /// Which of the fields counts.
+    /// Which of the values counts.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
 }
@@ -110,18 +110,18 @@ impl AttributeProto {
     const STRING: i32 = 3;
     const INTS: i32 = 7;
 
-    /// One number.
+    /// An attribute with one number.
     pub fn int(name: &str, value: i64) -> Self {
         Self { name: name.to_owned(), i: Some(value), r#type: Self::INT, ..Self::default() }
     }
 
-    /// A text.
+    /// An attribute with a text.
     pub fn text(name: &str, value: &str) -> Self {
         let s = Some(value.as_bytes().to_vec());
         Self { name: name.to_owned(), s, r#type: Self::STRING, ..Self::default() }
     }
 
-    /// Numbers.
+    /// An attribute with several numbers.
     pub fn ints(name: &str, values: &[i64]) -> Self {
         Self { name: name.to_owned(), ints: values.to_vec(), r#type: Self::INTS, ..Self::default() }
     }
@@ -133,28 +133,28 @@ pub struct TensorProto {
     /// Sizes; none for a single number.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
-    /// [`FLOAT`], [`INT64`] or [`FLOAT16`].
+    /// The elements' type: [`FLOAT`], [`INT64`] or [`FLOAT16`].
     #[prost(int32, tag = "2")]
     pub data_type: i32,
-    /// Of the value.
+    /// The value's name.
     #[prost(string, tag = "8")]
     pub name: String,
-    /// Row-major, little-endian.
+    /// The elements, row-major, little-endian.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
 }
 
-/// 32-bit floats.
+/// Element type: 32-bit floats.
 pub const FLOAT: i32 = 1;
-/// 64-bit whole numbers.
+/// Element type: 64-bit whole numbers.
 pub const INT64: i32 = 7;
-/// 16-bit floats.
+/// Element type: 16-bit floats.
 pub const FLOAT16: i32 = 10;
 
 /// A value that goes in or comes out.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ValueInfoProto {
-    /// `images`
+    /// Its name, such as `images`.
     #[prost(string, tag = "1")]
     pub name: String,
     /// Its type.
@@ -181,7 +181,7 @@ impl ValueInfoProto {
 /// A type; of the kinds that there are, only tensors.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TypeProto {
-    /// A tensor's.
+    /// The type of a tensor.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorType>,
 }
@@ -189,7 +189,7 @@ pub struct TypeProto {
 /// A tensor's type.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorType {
-    /// As in [`TensorProto`].
+    /// The elements' type, as in [`TensorProto`].
     #[prost(int32, tag = "1")]
     pub elem_type: i32,
     /// Its sizes.
@@ -200,12 +200,12 @@ pub struct TensorType {
 /// Sizes of a tensor.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorShapeProto {
-    /// From the outermost.
+    /// The sizes, from the outermost dimension on.
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<Dimension>,
 }
 
-/// A size.
+/// The size of a dimension.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Dimension {
     /// Known now, or a name.
@@ -216,10 +216,10 @@ pub struct Dimension {
 /// See [`Dimension`].
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum DimensionValue {
-    /// Known now.
+    /// A size that is known now.
     #[prost(int64, tag = "1")]
     DimValue(i64),
-    /// Known when it runs.
+    /// The name of a size that is known when the model runs.
     #[prost(string, tag = "2")]
     DimParam(String),
 }

@@ -7,7 +7,7 @@ use self::module::{Conv2d, class, module, modules, sequence};
 use super::pickle::Py;
 use super::{ExportError, RawTensors, floats};
 use crate::import::RawTensor;
-use crate::model::scale::{BINS, HeadPlan, Kind, Layer, Plan, STRIDES};
+use crate::model::plan::{BINS, HeadPlan, Layer, LayerKind, Plan, STRIDES};
 
 /// Batch normalisation's, as the model is trained.
 const BN: (f64, f64) = (1e-3, 0.03);
@@ -24,7 +24,6 @@ pub struct About<'a> {
 }
 
 /// The strides, as a tensor for [`About::strides`].
-#[expect(clippy::cast_precision_loss, reason = "8, 16 and 32")]
 pub fn strides() -> RawTensor {
     let values = STRIDES.iter().map(|&stride| stride as f32).collect();
     RawTensor { shape: vec![STRIDES.len()], values: crate::import::Values::Float(values) }
@@ -83,7 +82,7 @@ impl<'a> Tree<'a, '_> {
         let mut attributes = module([], [], modules([("model", sequence(layers))]));
         attributes.extend(Py::named([
             ("yaml", yaml(self.plan)),
-            ("save", Py::List([4, 6, 9, 12, 15, 18, 21].map(Py::Int).into())),
+            ("save", Py::List(self.plan.saved().into_iter().map(int).collect())),
             ("names", Py::Dict(pairs.collect())),
             ("inplace", Py::Bool(true)),
             ("stride", Py::Tensor(about.strides)),
@@ -96,13 +95,13 @@ impl<'a> Tree<'a, '_> {
     fn layer(&self, layer: &Layer) -> Result<(module::Class, module::Attributes<'a>), ExportError> {
         let path = format!("model.{}", layer.index);
         Ok(match layer.kind {
-            Kind::Conv => (class::CONV, self.conv(&path, 2)?),
-            Kind::C2f { hidden, repeats, shortcut } => {
+            LayerKind::Conv => (class::CONV, self.conv(&path, 2)?),
+            LayerKind::C2f { hidden, repeats, shortcut } => {
                 (class::C2F, self.c2f(&path, hidden, repeats, shortcut)?)
             }
-            Kind::Sppf { .. } => (class::SPPF, self.sppf(&path)?),
-            Kind::Upsample => (class::UPSAMPLE, module::upsample()),
-            Kind::Concat => {
+            LayerKind::Sppf { .. } => (class::SPPF, self.sppf(&path)?),
+            LayerKind::Upsample => (class::UPSAMPLE, module::upsample()),
+            LayerKind::Concat => {
                 let mut attributes = module([], [], Vec::new());
                 attributes.extend(Py::named([("d", Py::Int(1))]));
                 (class::CONCAT, attributes)
@@ -231,15 +230,16 @@ impl<'a> Tree<'a, '_> {
             ("stride", Py::Tensor(about.strides)),
             ("inplace", Py::Bool(true)),
         ]));
-        let from = Py::List(HEAD_SOURCES.map(Py::Int).into());
-        attributes.extend(placed(index, from, parameters, class::DETECT));
+        attributes.extend(placed(index, head_sources(self.plan), parameters, class::DETECT));
         let (space, name) = class::DETECT;
         Ok(Py::Object(space, name, attributes))
     }
 }
 
-/// The layers that the head looks at.
-const HEAD_SOURCES: [i64; 3] = [15, 18, 21];
+/// The layers whose outputs the head takes.
+fn head_sources(plan: &Plan) -> Py<'static> {
+    Py::List(plan.head.from.map(int).into())
+}
 
 /// Where a layer takes its input from: `-1` is the layer before.
 fn sources(layer: &Layer) -> Py<'static> {
@@ -251,7 +251,7 @@ fn sources(layer: &Layer) -> Py<'static> {
     }
 }
 
-/// What a layer knows of its place.
+/// Attributes of a layer that say where it stands in the model.
 fn placed<'a>(
     index: usize,
     from: Py<'a>,
@@ -268,18 +268,20 @@ fn yaml(plan: &Plan) -> Py<'static> {
     let row = |layer: &Layer| {
         let output = Py::Int(layer.output);
         let (repeats, what, arguments) = match layer.kind {
-            Kind::Conv => (1, "Conv", vec![output, Py::Int(3), Py::Int(2)]),
-            Kind::C2f { repeats, shortcut, .. } => (repeats, "C2f", vec![output, Py::Bool(shortcut)]),
-            Kind::Sppf { .. } => (1, "SPPF", vec![output, Py::Int(5)]),
-            Kind::Upsample => (1, "nn.Upsample", vec![Py::text("None"), Py::Int(2), Py::text("nearest")]),
-            Kind::Concat => (1, "Concat", vec![Py::Int(1)]),
+            LayerKind::Conv => (1, "Conv", vec![output, Py::Int(3), Py::Int(2)]),
+            LayerKind::C2f { repeats, shortcut, .. } => (repeats, "C2f", vec![output, Py::Bool(shortcut)]),
+            LayerKind::Sppf { .. } => (1, "SPPF", vec![output, Py::Int(5)]),
+            LayerKind::Upsample => {
+                (1, "nn.Upsample", vec![Py::text("None"), Py::Int(2), Py::text("nearest")])
+            }
+            LayerKind::Concat => (1, "Concat", vec![Py::Int(1)]),
         };
         Py::List(vec![sources(layer), int(repeats), Py::text(what), Py::List(arguments)])
     };
-    let (backbone, neck) = plan.layers.split_at(10);
+    let (backbone, neck) = plan.layers.split_at(plan.backbone);
     let mut head: Vec<Py<'static>> = neck.iter().map(row).collect();
-    let sources = Py::List(HEAD_SOURCES.map(Py::Int).into());
-    head.push(Py::List(vec![sources, Py::Int(1), Py::text("Detect"), Py::List(vec![Py::text("nc")])]));
+    let arguments = Py::List(vec![Py::text("nc")]);
+    head.push(Py::List(vec![head_sources(plan), Py::Int(1), Py::text("Detect"), arguments]));
     Py::Dict(Py::named([
         ("nc", Py::Int(plan.head.classes)),
         ("depth_multiple", Py::Float(1.0)),

@@ -73,8 +73,6 @@ impl Kind {
     }
 
     /// All values of a storage.
-    #[expect(clippy::cast_possible_truncation, reason = "models compute in 32 bits")]
-    #[expect(clippy::cast_possible_wrap, reason = "a byte that is a signed number")]
     fn decode(self, bytes: &[u8]) -> Values {
         fn each<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
             bytes.chunks_exact(N).map(|chunk| value(std::array::from_fn(|at| chunk[at]))).collect()

@@ -80,12 +80,10 @@ fn assert_equal(found: &PtFile, expected: &serde_json::Value) {
     for (name, tensor) in &found.tensors {
         let expected = expected.get(name).unwrap_or_else(|| panic!("{name} is too much"));
         assert_eq!(serde_json::json!(tensor.shape), expected["shape"], "{name}");
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let values: Vec<f32> = match &tensor.values {
             Values::Float(values) => values.clone(),
             Values::Int(values) => values.iter().map(|value| *value as f32).collect(),
         };
-        #[expect(clippy::cast_possible_truncation, reason = "they were 32 bits wide")]
         let expected: Vec<f32> = expected["values"]
             .as_array()
             .unwrap()

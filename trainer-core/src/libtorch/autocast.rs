@@ -13,36 +13,36 @@ use super::{TorchError, rethrow};
 pub enum Precision {
     /// 32-bit floats.
     #[default]
-    Single,
+    Fp32,
     /// 16-bit floats of 11 bits' precision and little range: gradients need a [`crate::optim::Scaler`].
-    Half,
+    Fp16,
     /// 16-bit floats of 8 bits' precision and the range of 32-bit ones.
-    Brain,
+    Bf16,
 }
 
 impl Precision {
     /// As people call it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Single => "fp32",
-            Self::Half => "fp16",
-            Self::Brain => "bf16",
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
         }
     }
 
     /// The type, if it is not 32-bit floats; and its number in libtorch (`c10/core/ScalarType.h`).
     const fn kind(self) -> Option<(Kind, c_int)> {
         match self {
-            Self::Single => None,
-            Self::Half => Some((Kind::Half, 5)),
-            Self::Brain => Some((Kind::BFloat16, 15)),
+            Self::Fp32 => None,
+            Self::Fp16 => Some((Kind::Half, 5)),
+            Self::Bf16 => Some((Kind::BFloat16, 15)),
         }
     }
 
     /// Runs `work` with layers in this precision on `device`; outside of it everything is as before, even
     /// when `work` panics.
     ///
-    /// A call inside another one goes by its own precision, except that [`Precision::Single`] changes
+    /// A call inside another one goes by its own precision, except that [`Precision::Fp32`] changes
     /// nothing.
     pub fn run<T>(self, device: Device, work: impl FnOnce() -> T) -> T {
         let Some((_, dtype)) = self.kind() else { return work() };
@@ -97,29 +97,29 @@ mod tests {
 
     #[test]
     fn work_runs_in_its_precision_and_nothing_else_does() {
-        assert_eq!(Precision::Brain.run(CPU, kind_of_a_product), Kind::BFloat16);
+        assert_eq!(Precision::Bf16.run(CPU, kind_of_a_product), Kind::BFloat16);
         assert_eq!(kind_of_a_product(), Kind::Float);
-        assert_eq!(Precision::Single.run(CPU, kind_of_a_product), Kind::Float);
+        assert_eq!(Precision::Fp32.run(CPU, kind_of_a_product), Kind::Float);
     }
 
     #[test]
     fn one_precision_inside_another_gives_way_to_it_again() {
         let found =
-            Precision::Brain.run(CPU, || (Precision::Half.run(CPU, kind_of_a_product), kind_of_a_product()));
+            Precision::Bf16.run(CPU, || (Precision::Fp16.run(CPU, kind_of_a_product), kind_of_a_product()));
         assert_eq!(found, (Kind::Half, Kind::BFloat16));
         assert_eq!(kind_of_a_product(), Kind::Float);
     }
 
     #[test]
     fn an_exception_leaves_nothing_in_16_bits() {
-        let failed = catch(|| Precision::Brain.run(CPU, || Tensor::ones([2], (Kind::Float, CPU)).view([3])));
+        let failed = catch(|| Precision::Bf16.run(CPU, || Tensor::ones([2], (Kind::Float, CPU)).view([3])));
         assert!(failed.is_err());
         assert_eq!(kind_of_a_product(), Kind::Float);
     }
 
     #[test]
     fn another_thread_stays_as_it_is() {
-        let there = Precision::Brain.run(CPU, || std::thread::spawn(kind_of_a_product).join().unwrap());
+        let there = Precision::Bf16.run(CPU, || std::thread::spawn(kind_of_a_product).join().unwrap());
         assert_eq!(there, Kind::Float);
     }
 }

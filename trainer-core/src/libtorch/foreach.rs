@@ -10,7 +10,7 @@ use super::shim::{self, List, pointer_or_null};
 /// What a step does to gradients before it takes them; both are scalars on the parameters' device, so that
 /// nobody waits for them.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Incoming<'a> {
+pub struct GradScaling<'a> {
     /// Gradients are divided by it.
     pub divisor: Option<&'a Tensor>,
     /// A float: if it is 1, nothing moves.
@@ -26,7 +26,7 @@ pub fn gradient_norm<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Re
 }
 
 /// Drops the gradients of `parameters`; the next ones are stored, not added to zeros.
-pub fn forget_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<(), TorchError> {
+pub fn zero_grad<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<(), TorchError> {
     let list = List::new(parameters);
     // SAFETY: as above.
     unsafe { shim::check(shim::ty_forget_gradients(list.pointer(), list.len())) }
@@ -51,7 +51,7 @@ pub fn sgd(
     parameters: &[&Tensor],
     momenta: &[&Tensor],
     rates: SgdRates,
-    incoming: Incoming<'_>,
+    incoming: GradScaling<'_>,
 ) -> Result<(), TorchError> {
     assert_eq!(parameters.len(), momenta.len(), "each parameter has its momentum");
     let (moved, momenta) = (list(parameters), list(momenta));
@@ -90,7 +90,7 @@ pub fn adamw(
     [averages, squares]: [&[&Tensor]; 2],
     step: &Tensor,
     rates: AdamRates,
-    incoming: Incoming<'_>,
+    incoming: GradScaling<'_>,
 ) -> Result<(), TorchError> {
     assert!(parameters.len() == averages.len() && parameters.len() == squares.len(), "lists differ");
     let (moved, averages, squares) = (list(parameters), list(averages), list(squares));
@@ -151,7 +151,7 @@ mod tests {
     fn a_parameter_without_gradient_cannot_step() {
         let bare = Tensor::from_slice(&[1.0_f32]);
         let rates = SgdRates { lr: 0.1, momentum: 0.9, decay: 0.0 };
-        let error = sgd(&[&bare], &[&bare.zeros_like()], rates, Incoming::default()).unwrap_err();
+        let error = sgd(&[&bare], &[&bare.zeros_like()], rates, GradScaling::default()).unwrap_err();
         assert!(error.message.contains("without a gradient"), "{error}");
     }
 
@@ -169,7 +169,7 @@ mod tests {
         let bare = Tensor::from_slice(&[9.0_f32]).set_requires_grad(true);
         let norm = || gradient_norm([&three, &bare, &four]).unwrap().double_value(&[]);
         assert!((norm() - 5.0).abs() < 1e-6);
-        forget_gradients([&three, &four]).unwrap();
+        zero_grad([&three, &four]).unwrap();
         assert!(!three.grad().defined());
         assert_eq!(norm(), 0.0);
     }
@@ -184,7 +184,7 @@ mod tests {
         tch::with_grad(|| (&parameter * &plain).sum(Kind::Float).backward());
         let momentum = innermost.zeros_like();
         let rates = SgdRates { lr: 1.0, momentum: 0.0, decay: 0.0 };
-        sgd(&[&parameter], &[&momentum], rates, Incoming::default()).unwrap();
+        sgd(&[&parameter], &[&momentum], rates, GradScaling::default()).unwrap();
         assert!(parameter.equal(&-&plain), "{parameter:?}");
     }
 
@@ -192,7 +192,7 @@ mod tests {
     fn nothing_moves_when_an_infinity_was_found() {
         let _ = Device::Cpu;
         let (found, divisor) = (Tensor::from(1.0_f32), Tensor::from(1.0_f32));
-        let incoming = Incoming { divisor: Some(&divisor), found_inf: Some(&found) };
+        let incoming = GradScaling { divisor: Some(&divisor), found_inf: Some(&found) };
         let (moved, state) = (parameter(2.0, f64::INFINITY), Tensor::from_slice(&[0.5_f32]));
         let _no_grad = tch::no_grad_guard();
         sgd(&[&moved], &[&state], SgdRates { lr: 1.0, momentum: 0.9, decay: 0.1 }, incoming).unwrap();

@@ -22,7 +22,7 @@ pub struct MemoryStats {
     pub free_bytes: u64,
     /// The GPU's.
     pub total_bytes: u64,
-    /// How often it ran out.
+    /// How often memory ran out.
     pub out_of_memory: u64,
 }
 

@@ -109,7 +109,7 @@ unsafe extern "C" {
     pub(super) fn ty_event_free(event: *mut Event);
 }
 
-/// What a call's answer means.
+/// The meaning of a call's answer.
 ///
 /// # Safety
 /// `message` is what a function of the shim returned just now.

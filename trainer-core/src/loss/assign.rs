@@ -7,24 +7,24 @@ use tch::{Device, Kind, Tensor};
 
 use super::ciou::complete_iou;
 
-/// Anchors that an object may take.
-const TAKEN: i64 = 10;
+/// Anchors that an object may take, the best ones.
+const TOP_K: i64 = 10;
 /// Exponent of the overlap in the alignment metric; the score's is one half.
 const BETA: f64 = 6.0;
 const EPS: f64 = 1e-9;
 /// An object's side counts as at least this many pixels when anchors are looked for.
-const SMALLEST: f64 = 16.0;
+const MIN_SIDE: f64 = 16.0;
 /// (object, anchor) pairs that are computed at a time; bounds the memory of large batches of crowded images.
-const PAIRS: i64 = 1 << 22;
+const PAIRS_PER_PART: i64 = 1 << 22;
 /// The same on a GPU, which each part costs its own launches of some forty kernels.
-const PAIRS_ON_CARD: i64 = 1 << 23;
+const PAIRS_PER_PART_ON_GPU: i64 = 1 << 23;
 
 /// One object of a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Object {
-    /// Which image of the batch.
+    /// The image of the batch that it is in.
     pub image: u32,
-    /// Class id.
+    /// The class's id.
     pub class: u32,
     /// Centre x and y, width, height, as shares of the batch's width and height.
     pub cxcywh: [f32; 4],
@@ -45,7 +45,6 @@ pub struct Targets {
 
 impl Targets {
     /// Objects of a batch of so many `images`, whose size in pixels is `[height, width]`.
-    #[expect(clippy::cast_precision_loss, reason = "image sizes are far below 2^24")]
     pub fn new(objects: &[Object], images: usize, [height, width]: [i64; 2], device: Device) -> Self {
         let mut counts = vec![0_usize; images];
         for object in objects {
@@ -87,7 +86,7 @@ impl Targets {
     }
 }
 
-/// What every anchor shall learn.
+/// The targets of every anchor.
 #[derive(Debug)]
 pub struct Assignment {
     /// `[B, A, classes]` float: soft scores; zero for the background.
@@ -107,12 +106,18 @@ pub struct Assignment {
 /// `scores`: `[B, A, classes]` in 0 to 1; `boxes`: `[B, A, 4]` `xyxy` in pixels; `anchors`: `[A, 2]` centres
 /// in pixels. Nothing here has a gradient.
 pub fn assign(scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
-    let pairs = if boxes.device().is_cuda() { PAIRS_ON_CARD } else { PAIRS };
-    assign_by(pairs, scores, boxes, anchors, targets)
+    let pairs = if boxes.device().is_cuda() { PAIRS_PER_PART_ON_GPU } else { PAIRS_PER_PART };
+    assign_in_parts(pairs, scores, boxes, anchors, targets)
 }
 
 /// [`assign`], with about so many pairs at a time.
-fn assign_by(pairs: i64, scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
+fn assign_in_parts(
+    pairs: i64,
+    scores: &Tensor,
+    boxes: &Tensor,
+    anchors: &Tensor,
+    targets: &Targets,
+) -> Assignment {
     let _no_grad = tch::no_grad_guard();
     let size = targets.labels.size();
     let (images, most) = (size[0], size[1]);
@@ -141,23 +146,23 @@ fn assign_by(pairs: i64, scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targ
 fn assign_images(scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
     let candidates = candidates(anchors, targets);
     let zero = Tensor::zeros([0; 0], (Kind::Float, scores.device()));
-    // [B, M, A]: how well each anchor's box fits each object, how sure the anchor is, and both together.
+    // [B, M, A]: how well each anchor's box fits each object, what score it gives to the object's class, and both together.
     let overlaps = complete_iou(&boxes.unsqueeze(1), &targets.boxes.unsqueeze(2)).clamp_min(0.0);
     let overlaps = overlaps.where_self(&candidates, &zero);
     let shape = overlaps.size();
     let classes = targets.labels.unsqueeze(-1).expand(&shape, false);
-    let sure = scores.transpose(1, 2).gather(1, &classes, false);
-    let metric = (sure.sqrt() * overlaps.pow_tensor_scalar(BETA)).where_self(&candidates, &zero);
+    let class_scores = scores.transpose(1, 2).gather(1, &classes, false);
+    let metric = (class_scores.sqrt() * overlaps.pow_tensor_scalar(BETA)).where_self(&candidates, &zero);
 
-    let taken = taken(&metric, &overlaps, &candidates);
-    let foreground = taken.any_dim(1, false);
-    let objects = taken.to_kind(Kind::Uint8).argmax(1, false);
+    let selected = selected(&metric, &overlaps, &candidates);
+    let foreground = selected.any_dim(1, false);
+    let objects = selected.to_kind(Kind::Uint8).argmax(1, false);
 
     // [B, A]: an anchor's share of its object's best metric, times the object's best overlap.
-    let metric = metric.where_self(&taken, &zero);
+    let metric = metric.where_self(&selected, &zero);
     let best_metric = metric.amax(-1, true);
-    let best_overlap = overlaps.where_self(&taken, &zero).amax(-1, true);
-    let soft = (metric * best_overlap / (best_metric + EPS)).amax(1, false);
+    let best_overlap = overlaps.where_self(&selected, &zero).amax(-1, true);
+    let soft_scores = (metric * best_overlap / (best_metric + EPS)).amax(1, false);
 
     let labels = targets.labels.gather(1, &objects, false);
     let four = [objects.size()[0], objects.size()[1], 4];
@@ -165,7 +170,7 @@ fn assign_images(scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Ta
     let target_scores = scores.zeros_like().scatter_(
         2,
         &labels.unsqueeze(-1),
-        &soft.where_self(&foreground, &zero).unsqueeze(-1),
+        &soft_scores.where_self(&foreground, &zero).unsqueeze(-1),
     );
     Assignment { scores: target_scores, boxes: target_boxes, foreground, objects, labels }
 }
@@ -175,10 +180,10 @@ fn candidates(anchors: &Tensor, targets: &Targets) -> Tensor {
     let corners = targets.boxes.chunk(2, -1);
     let (near, far) = (&corners[0], &corners[1]);
     let size = far - near;
-    let small = size.lt(SMALLEST);
+    let small = size.lt(MIN_SIDE);
     let center = (near + far) / 2.0;
-    let near = (&center - SMALLEST / 2.0).where_self(&small, near).unsqueeze(2);
-    let far = (&center + SMALLEST / 2.0).where_self(&small, far).unsqueeze(2);
+    let near = (&center - MIN_SIDE / 2.0).where_self(&small, near).unsqueeze(2);
+    let far = (&center + MIN_SIDE / 2.0).where_self(&small, far).unsqueeze(2);
     let inside = |gap: Tensor| gap.amin(-1, false);
     let gap = inside(anchors - near).minimum(&inside(far - anchors));
     gap.gt(EPS).logical_and(&targets.real.unsqueeze(-1))
@@ -186,9 +191,9 @@ fn candidates(anchors: &Tensor, targets: &Targets) -> Tensor {
 
 /// `[B, M, A]` bool: which anchors each object gets: its best ones, and an anchor that several want goes
 /// to the object that it overlaps most.
-fn taken(metric: &Tensor, overlaps: &Tensor, candidates: &Tensor) -> Tensor {
+fn selected(metric: &Tensor, overlaps: &Tensor, candidates: &Tensor) -> Tensor {
     let shape = metric.size();
-    let (_, best) = metric.topk(TAKEN.min(shape[2]), -1, true, true);
+    let (_, best) = metric.topk(TOP_K.min(shape[2]), -1, true, true);
     let wanted = candidates.zeros_like().scatter_value(-1, &best, 1).logical_and(candidates);
     let contested = wanted.sum_dim_intlist(1, true, Kind::Int64).gt(1);
     let closest = overlaps.argmax(1, true);
@@ -245,8 +250,8 @@ mod tests {
         let scores = Tensor::full([3, 16, 2], 0.5, (Kind::Float, CPU));
         let objects = [object(0, [0.4, 0.4, 0.5, 0.3]), object(2, [0.6, 0.5, 0.3, 0.5])];
         let targets = Targets::new(&objects, 3, [32, 32], CPU);
-        let whole = assign_by(PAIRS, &scores, &boxes, &anchors, &targets);
-        let parts = assign_by(1, &scores, &boxes, &anchors, &targets);
+        let whole = assign_in_parts(PAIRS_PER_PART, &scores, &boxes, &anchors, &targets);
+        let parts = assign_in_parts(1, &scores, &boxes, &anchors, &targets);
         assert!(whole.scores.equal(&parts.scores) && whole.foreground.equal(&parts.foreground));
         assert!(whole.boxes.equal(&parts.boxes) && whole.objects.equal(&parts.objects));
     }

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::model::scale::BINS;
+use crate::model::plan::BINS;
 
 /// Just under the last bin, so that the bin above a target exists.
 const LARGEST: f64 = (BINS - 1) as f64 - 0.01;

@@ -70,7 +70,6 @@ pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets,
     let parts = Tensor::stack(&parts, 0);
     let scale = given.clamp_min(LEAST_SCORES);
     let numerator = parts.sum(Kind::Float);
-    #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand images")]
     let total = &numerator / &scale * images as f64;
     Loss { total, numerator, scores: given, components: parts.detach() / scale }
 }
@@ -135,7 +134,7 @@ mod tests {
 
     use super::assign::Object;
     use super::*;
-    use crate::model::scale::BINS;
+    use crate::model::plan::BINS;
 
     fn prediction() -> Prediction {
         let options = (Kind::Float, Device::Cpu);

@@ -4,25 +4,25 @@ use tch::{Device, Kind, Tensor};
 
 use crate::weights::{Entry, Role, Weights};
 
-/// Of every batch normalisation.
+/// The epsilon of every batch normalisation.
 pub const BN_EPS: f64 = 1e-3;
 /// Share of a new batch in the running statistics.
 pub const BN_MOMENTUM: f64 = 0.03;
 
-/// How tensors of four dimensions lie in memory.
+/// The memory format of tensors of four dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
-    /// All channels of a pixel together: convolutions are a quarter faster on a CPU.
+    /// PyTorch's `channels_last`: all channels of a pixel together. Convolutions are a quarter faster on a CPU.
     #[default]
-    ChannelsInnermost,
-    /// All pixels of a channel together, as most references compute: sums come in their order.
-    ChannelsOutermost,
+    ChannelsLast,
+    /// PyTorch's `contiguous_format`: all pixels of a channel together, as the reference computes. Sums come in its order.
+    ChannelsFirst,
 }
 
 impl Layout {
     /// `tensor` in this layout; of other than four dimensions, contiguous.
     pub fn apply(self, tensor: &Tensor) -> Tensor {
-        if tensor.dim() == 4 && self == Self::ChannelsInnermost {
+        if tensor.dim() == 4 && self == Self::ChannelsLast {
             tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
         } else {
             tensor.contiguous()
@@ -75,7 +75,6 @@ impl Builder {
     }
 
     /// Weights of a convolution: uniform within one over the root of a kernel's inputs (Kaiming, a = sqrt 5).
-    #[expect(clippy::cast_precision_loss, reason = "at most some thousands")]
     fn kernel(&mut self, name: String, [output, input, side]: [i64; 3]) -> Tensor {
         let bound = 1.0 / ((input * side * side) as f64).sqrt();
         let values = Tensor::empty([output, input, side, side], (Kind::Float, Device::Cpu));
@@ -249,7 +248,7 @@ impl C2f {
     }
 }
 
-/// Spatial pyramid pooling.
+/// Spatial pyramid pooling: three chained 5x5 max-pools.
 #[derive(Debug)]
 pub struct Sppf {
     entry: Conv,

@@ -3,7 +3,7 @@
 use tch::{Device, IndexOp, Kind, Tensor};
 
 use super::blocks::{Builder, Conv, Pointwise};
-use super::scale::{BINS, Plan, STRIDES};
+use super::plan::{BINS, Plan, STRIDES};
 use crate::weights::Role;
 
 /// What the head says about every anchor; anchors go level by level from stride 8, row by row in each.
@@ -17,7 +17,7 @@ pub struct Prediction {
     pub grid: [(i64, i64); 3],
 }
 
-/// Where the anchors are.
+/// The anchors' places.
 #[derive(Debug)]
 pub struct Anchors {
     /// `[A, 2]`: x and y of the centres, in cells of their level.
@@ -61,14 +61,14 @@ pub fn corners(centers: &Tensor, distances: &Tensor) -> Tensor {
     Tensor::cat(&[centers - &parts[0], centers + &parts[1]], -1)
 }
 
-/// One level's two branches.
+/// The two branches of a level: three convolutions each.
 #[derive(Debug)]
 struct Level {
     boxes: (Conv, Conv, Pointwise),
     scores: (Conv, Conv, Pointwise),
 }
 
-/// Layer 22.
+/// The detection head: the layer after the last one of the plan.
 #[derive(Debug)]
 pub struct Head {
     levels: Vec<Level>,
@@ -82,7 +82,6 @@ const BOX_BIAS: f64 = 2.0;
 
 impl Head {
     /// Adds the weights to `builder`.
-    #[expect(clippy::cast_precision_loss, reason = "class counts and strides are small")]
     pub fn new(builder: &mut Builder, plan: &Plan) -> Self {
         let path = builder.enter(plan.layers.len());
         let head = plan.head;

@@ -1,19 +1,21 @@
-//! The YOLOv8 detector: backbone, neck, head, and their weights under Ultralytics' names.
+//! The detectors: tables of layers, blocks, head, and weights under Ultralytics' names.
+//!
+//! `yolov8.rs` is the table of a family, `plan.rs` that table at some scale, `layers.rs` the plan with weights.
 
-pub mod backbone;
 pub mod blocks;
+pub mod family;
 pub mod head;
-pub mod neck;
-pub mod scale;
+pub mod layers;
+pub mod plan;
+pub mod yolov8;
 
 use tch::{Device, Tensor};
 use trainyard_types::ModelScale;
 
-use self::backbone::Backbone;
 use self::blocks::Builder;
 use self::head::{Head, Prediction};
-use self::neck::Neck;
-use self::scale::Plan;
+use self::layers::Layers;
+use self::plan::Plan;
 use crate::weights::{Tensors, Weights, WeightsError};
 
 pub use self::blocks::Layout;
@@ -21,8 +23,7 @@ pub use self::blocks::Layout;
 /// A detector on some device.
 #[derive(Debug)]
 pub struct Model {
-    backbone: Backbone,
-    neck: Neck,
+    layers: Layers,
     head: Head,
     weights: Weights,
     plan: Plan,
@@ -41,10 +42,9 @@ impl Model {
     /// [`Model::new`], in a layout other than the fastest.
     fn in_layout(layout: Layout, plan: Plan, freeze: usize, device: Device) -> Self {
         let mut builder = Builder::new(device, freeze, layout);
-        let backbone = Backbone::new(&mut builder, &plan);
-        let neck = Neck::new(&mut builder, &plan);
+        let layers = Layers::new(&mut builder, &plan);
         let head = Head::new(&mut builder, &plan);
-        Self { backbone, neck, head, weights: builder.finish(), plan, device, layout }
+        Self { layers, head, weights: builder.finish(), plan, device, layout }
     }
 
     /// A model that holds `tensors`; its scale and class count are read from their shapes.
@@ -63,29 +63,29 @@ impl Model {
         Ok(model)
     }
 
-    /// All tensors.
+    /// All tensors of the model, by name.
     pub const fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// What the model is made of.
+    /// The plan that the model was built from.
     pub const fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Where it is.
+    /// The device that it is on.
     pub const fn device(&self) -> Device {
         self.device
     }
 
-    /// The head, for decoding.
+    /// The head, which decodes predictions.
     pub const fn head(&self) -> &Head {
         &self.head
     }
 
     /// The three maps that enter the head. See [`Model::forward`] for `images` and `train`.
     pub fn features(&self, images: &Tensor, train: bool) -> [Tensor; 3] {
-        self.neck.forward(&self.backbone.forward(&self.layout.apply(images), train), train)
+        self.layers.forward(&self.layout.apply(images), train)
     }
 
     /// `images`: `[B, 3, H, W]` float, RGB in 0 to 1, H and W multiples of 32.

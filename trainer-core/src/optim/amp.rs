@@ -11,7 +11,7 @@ const GROWTH_INTERVAL: i64 = 2000;
 /// some ten times that size.
 const START: f64 = 4096.0;
 
-/// The scale, and how long it has held.
+/// The loss scale, and how long it has held.
 #[derive(Debug)]
 pub struct Scaler {
     scale: Tensor,
@@ -19,12 +19,12 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// At the start of a training.
+    /// The scale at the start of a training.
     pub fn new(device: Device) -> Self {
         Self::restore(START, 0, device)
     }
 
-    /// Goes on where [`Scaler::state`] left off.
+    /// A scale that goes on where [`Scaler::state`] left off.
     pub fn restore(scale: f64, growth: i64, device: Device) -> Self {
         Self {
             scale: Tensor::full([1], scale, (Kind::Float, device)),

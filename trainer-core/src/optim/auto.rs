@@ -4,9 +4,9 @@ use trainyard_types::{Optimizer, TrainSpec};
 
 use super::optimizer::Rule;
 
-/// Above so many optimiser steps, SGD.
+/// The number of optimiser steps above which SGD is taken.
 const LONG: u64 = 10_000;
-/// Learning rate of SGD.
+/// The learning rate of SGD.
 const SGD_LR: f64 = 0.01;
 /// Momentum of SGD, and AdamW's first beta.
 const MOMENTUM: f64 = 0.9;

@@ -8,7 +8,6 @@ use crate::weights::Weights;
 
 /// Weight of the average against the newest model at the n-th update, from 1: starts low, so that the
 /// average follows a model that still changes fast.
-#[expect(clippy::cast_precision_loss, reason = "updates are far below 2^52")]
 pub fn decay(updates: u64) -> f64 {
     0.9999 * (1.0 - (-(updates as f64) / 2000.0).exp())
 }
@@ -17,12 +16,12 @@ pub fn decay(updates: u64) -> f64 {
 #[derive(Debug)]
 pub struct Ema {
     model: Model,
-    /// Updates so far.
+    /// Updates of the average so far.
     pub updates: u64,
 }
 
 impl Ema {
-    /// Starts as `model` is.
+    /// An average that starts as `model` is.
     pub fn new(model: &Model) -> Self {
         let plan = model.plan();
         // Frozen throughout: gradients never flow to an average.

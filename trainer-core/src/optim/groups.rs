@@ -5,7 +5,7 @@ use crate::weights::{Entry, Role, Weights};
 /// Parameters that share a learning rate; the number is their column in results.csv (`lr/pg0`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// Weights of convolutions: decay.
+    /// Weights of convolutions, which decay.
     Weight = 0,
     /// Weights of batch normalisations.
     Norm = 1,
@@ -14,7 +14,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// In the order of results.csv.
+    /// All groups, in the order of results.csv.
     pub const ALL: [Self; 3] = [Self::Weight, Self::Norm, Self::Bias];
 
     /// A tensor's group, or `None` if no optimiser moves tensors of that role.

@@ -7,11 +7,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::groups::{Group, trained};
 use super::schedule::Rates;
-use crate::libtorch::foreach::{self, AdamRates, Incoming, SgdRates};
+use crate::libtorch::foreach::{self, AdamRates, GradScaling, SgdRates};
 use crate::libtorch::{TorchError, rethrow};
 use crate::weights::{Weights, WeightsError};
 
-/// Gradients of one step together are at most so long.
+/// The length that the gradients of a step are clipped to, all together.
 pub const MAX_NORM: f64 = 10.0;
 /// AdamW's second beta and epsilon, as PyTorch has them.
 const BETA2: f64 = 0.999;
@@ -19,20 +19,20 @@ const EPS: f64 = 1e-8;
 /// The name of the count of steps among the state.
 const STEP: &str = "step";
 
-/// By what rule parameters move.
+/// The rule by which parameters move.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
     /// Stochastic gradient descent with Nesterov momentum; decay is added to the gradients.
     Sgd,
     /// Adam with decoupled decay (Loshchilov and Hutter 2019). Its first beta does not change in warm-up.
     AdamW {
-        /// How slowly the average of gradients changes.
+        /// The decay of the average of gradients.
         beta1: f64,
     },
 }
 
 impl Rule {
-    /// What is remembered of each parameter, under PyTorch's names.
+    /// The state that is kept of each parameter, under PyTorch's names.
     const fn remembers(self) -> &'static [&'static str] {
         match self {
             Self::Sgd => &["momentum_buffer"],
@@ -41,7 +41,7 @@ impl Rule {
     }
 }
 
-/// A parameter and what the optimiser remembers of it.
+/// A parameter and the optimiser's state of it.
 #[derive(Debug)]
 struct Slot {
     name: String,
@@ -61,7 +61,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// For the trained tensors of `weights`, with nothing remembered yet.
+    /// An optimiser of the trained tensors of `weights`, with a state of zeros.
     pub fn new(weights: &Weights, rule: Rule) -> Self {
         let blank = |tensor: &Tensor| rule.remembers().iter().map(|_| tensor.detach().zeros_like()).collect();
         let slots: Vec<Slot> = trained(weights)
@@ -83,7 +83,7 @@ impl Optimizer {
         Group::ALL.map(|group| self.slots.iter().filter(|slot| slot.group == group).count())
     }
 
-    /// What is remembered, as a checkpoint names it: `exp_avg.model.0.conv.weight`.
+    /// The state, as a checkpoint names it: `exp_avg.model.0.conv.weight`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let named = |slot: &Slot| {
             let name =
@@ -94,7 +94,7 @@ impl Optimizer {
         self.slots.iter().flat_map(named).chain(step).collect()
     }
 
-    /// Takes all that is remembered from `source`, bit by bit.
+    /// Takes the whole state from `source`, bit by bit.
     ///
     /// # Errors
     /// When something is missing, as in the state of another rule, or has another shape.
@@ -149,7 +149,7 @@ impl Optimizer {
     }
 
     /// The work and the memory of [`Optimizer::step`], in which nothing moves.
-    pub fn rehearse(&mut self, factor: &Tensor, rates: &Rates, decay: f64) {
+    pub fn dry_run(&mut self, factor: &Tensor, rates: &Rates, decay: f64) {
         let _no_grad = tch::no_grad_guard();
         let norm = self.gradient_norm();
         let _ = self.step_unless(norm.ones_like(), &norm, factor, rates, decay);
@@ -167,12 +167,12 @@ impl Optimizer {
         if let Some(step) = &mut self.step {
             *step += 1.0 - &skipped;
         }
-        let incoming = Incoming { divisor: Some(&divisor), found_inf: Some(&skipped) };
+        let incoming = GradScaling { divisor: Some(&divisor), found_inf: Some(&skipped) };
         for group in Group::ALL {
             let decay = if group == Group::Weight { decay } else { 0.0 };
             expect(self.step_group(group, rates, decay, incoming));
         }
-        self.forget_gradients();
+        self.zero_grad();
         skipped
     }
 
@@ -181,7 +181,7 @@ impl Optimizer {
         group: Group,
         rates: &Rates,
         decay: f64,
-        incoming: Incoming<'_>,
+        incoming: GradScaling<'_>,
     ) -> Result<(), TorchError> {
         let moving = |slot: &&Slot| slot.group == group && slot.parameter.grad().defined();
         let slots: Vec<&Slot> = self.slots.iter().filter(moving).collect();
@@ -203,9 +203,9 @@ impl Optimizer {
         }
     }
 
-    /// Drops what has been accumulated.
-    pub fn forget_gradients(&mut self) {
-        expect(foreach::forget_gradients(self.slots.iter().map(|slot| &slot.parameter)));
+    /// Drops the accumulated gradients.
+    pub fn zero_grad(&mut self) {
+        expect(foreach::zero_grad(self.slots.iter().map(|slot| &slot.parameter)));
     }
 }
 

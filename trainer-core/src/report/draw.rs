@@ -6,8 +6,8 @@ use std::path::Path;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use plotters::prelude::*;
-use trainyard_data::image::Image;
-use trainyard_data::letterbox::GREY;
+use trainyard_data::Image;
+use trainyard_data::resample::GREY;
 
 use super::plots::{FONT, register_fonts};
 
@@ -22,9 +22,9 @@ pub type Colour = [u8; 3];
 pub struct DrawnBox {
     /// Corners in pixels of the picture, `[x1, y1, x2, y2]`.
     pub xyxy: [f32; 4],
-    /// Class id.
+    /// The class's id.
     pub class: u32,
-    /// Confidence, for a detection.
+    /// The confidence of a detection; none for a label.
     pub score: Option<f32>,
 }
 
@@ -35,7 +35,6 @@ pub fn class_colour(class: u32) -> Colour {
     let low = value * 0.1;
     let (sector, part) = (hue.floor(), hue.fract());
     let (rising, falling) = (low + (value - low) * part, value - (value - low) * part);
-    #[expect(clippy::cast_possible_truncation, reason = "below 6")]
     let rgb = match sector as i32 {
         0 => [value, rising, low],
         1 => [falling, value, low],
@@ -44,7 +43,6 @@ pub fn class_colour(class: u32) -> Colour {
         4 => [rising, low, value],
         _ => [value, low, falling],
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 255")]
     rgb.map(|channel| channel as u8)
 }
 
@@ -68,7 +66,6 @@ pub fn draw_boxes(image: &mut Image, boxes: &[DrawnBox], names: &[String]) {
 }
 
 /// Coordinates may be anything; a picture's sides are far below these bounds.
-#[expect(clippy::cast_possible_truncation, reason = "clamped")]
 fn to_pixel(value: f32) -> i32 {
     if value.is_nan() { 0 } else { value.round().clamp(-100_000.0, 100_000.0) as i32 }
 }

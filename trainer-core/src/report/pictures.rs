@@ -5,11 +5,11 @@ use std::path::Path;
 
 use image::ImageEncoder;
 use image::codecs::jpeg::JpegEncoder;
-use trainyard_data::image::Image;
+use trainyard_data::Image;
 use trainyard_data::{Batch, Dataset};
 
 use super::draw::{DrawnBox, draw_boxes, montage, write_png};
-use super::plots::{PlotError, confusion, curves, labels, results};
+use super::plots::{PlotError, Titles, confusion, curves, labels, results};
 use crate::eval::map::ClassReport;
 use crate::eval::{Confusion, Detection, Evaluator, Metrics};
 
@@ -22,7 +22,7 @@ pub const VALIDATION: [&str; 6] = [
     "confusion_matrix.png",
     "confusion_matrix_normalized.png",
 ];
-/// What the training labels are like.
+/// The file of the training labels' statistics.
 pub const LABELS: &str = "labels.png";
 /// The columns of results.csv over the epochs.
 pub const RESULTS: &str = "results.png";
@@ -36,7 +36,7 @@ const SHOWN: usize = 16;
 const COLUMNS: usize = 4;
 /// Pixels that an image on a sheet has at most along its long side.
 const CELL: usize = 480;
-/// Of JPEG files, in percent.
+/// The quality of JPEG files, in percent.
 const QUALITY: u8 = 90;
 /// Points of a precision-recall curve.
 const POINTS: usize = 1001;
@@ -95,25 +95,24 @@ pub fn write_validation(
     let Metrics { map50, .. } = metrics;
     let at_best = |x: f64, y: f64| format!("all classes {y:.2} at {x:.3}");
     let pictures = [
-        curves::draw(&over_recall, "Precision over recall, IoU 0.5", ("Recall", "Precision"), |_, _| {
-            format!("all classes {map50:.3} mAP@0.5")
-        }),
+        curves::draw(
+            &over_recall,
+            Titles { chart: "Precision over recall, IoU 0.5", x: "Recall", y: "Precision" },
+            |_, _| format!("all classes {map50:.3} mAP@0.5"),
+        ),
         curves::draw(
             &over_confidence(&|report, at| report.f1(at)),
-            "F1 over confidence, IoU 0.5",
-            ("Confidence", "F1"),
+            Titles { chart: "F1 over confidence, IoU 0.5", x: "Confidence", y: "F1" },
             at_best,
         ),
         curves::draw(
             &over_confidence(&|report, at| report.precision[at]),
-            "Precision over confidence, IoU 0.5",
-            ("Confidence", "Precision"),
+            Titles { chart: "Precision over confidence, IoU 0.5", x: "Confidence", y: "Precision" },
             at_best,
         ),
         curves::draw(
             &over_confidence(&|report, at| report.recall[at]),
-            "Recall over confidence, IoU 0.5",
-            ("Confidence", "Recall"),
+            Titles { chart: "Recall over confidence, IoU 0.5", x: "Confidence", y: "Recall" },
             at_best,
         ),
         confusion::draw(confusion, names, false),
@@ -131,7 +130,7 @@ pub fn write_validation(
 /// When the file cannot be written.
 pub fn write_labels(folder: &Path, dataset: &Dataset) -> io::Result<()> {
     let boxes: Vec<labels::LabelBox> = dataset
-        .items
+        .images
         .iter()
         .flat_map(|item| item.labels.iter().map(|label| (label.class, label.cxcywh)))
         .collect();
@@ -156,11 +155,8 @@ fn write_plot(folder: &Path, name: &str, picture: Result<Image, PlotError>) -> i
 /// When the file cannot be written.
 pub fn write_batch(path: &Path, batch: &Batch, names: &[String]) -> io::Result<()> {
     write_sheet(path, batch, names, |image| {
-        let drawn = |truth: trainyard_data::canvas::Object| DrawnBox {
-            xyxy: truth.xyxy,
-            class: truth.class,
-            score: None,
-        };
+        let drawn =
+            |truth: trainyard_data::Object| DrawnBox { xyxy: truth.xyxy, class: truth.class, score: None };
         batch.truths(image).into_iter().map(drawn).collect()
     })
 }
@@ -205,7 +201,6 @@ fn write_sheet(
 
 /// The image at about the size of a cell, and what its coordinates are then multiplied by. Small ones grow
 /// by whole factors, so that labels do not cover them.
-#[expect(clippy::cast_possible_truncation, reason = "image sides fit in 32 bits")]
 fn fitted(image: Image) -> (Image, f32) {
     let long = image.width.max(image.height).max(1);
     let growth = CELL / long;

@@ -22,15 +22,15 @@ pub const METRICS: [&str; 13] = [
     "lr/pg2",
 ];
 
-/// The first line.
+/// The first line of the file.
 pub fn header() -> String {
     format!("epoch,time,{}", METRICS.join(","))
 }
 
-/// One epoch.
+/// The row of an epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// From 1.
+    /// The epoch, from 1.
     pub epoch: u32,
     /// Since training began, earlier attempts included.
     pub seconds: f64,
@@ -83,7 +83,7 @@ impl ResultsCsv {
         Ok(Self { path: path.to_path_buf() })
     }
 
-    /// Adds an epoch.
+    /// Adds an epoch's row.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-/// What every event file has in its name.
+/// A part of every event file's name.
 const MARK: &str = "events.out.tfevents.";
 
 /// Numbers and names are those of TensorFlow's `event.proto`.
 #[derive(Clone, PartialEq, Message)]
 struct Event {
-    /// Seconds since 1970.
+    /// The event's time, in seconds since 1970.
     #[prost(double, tag = "1")]
     wall_time: f64,
     #[prost(int64, tag = "2")]
@@ -47,14 +47,14 @@ pub fn event_file(folder: &Path) -> Option<PathBuf> {
     names.find(|name| name.to_string_lossy().starts_with(MARK)).map(PathBuf::from)
 }
 
-/// One epoch's numbers.
+/// The numbers of an epoch.
 #[derive(Debug, Clone, Copy)]
 pub struct Scalars<'a> {
-    /// From 1.
+    /// The epoch, from 1.
     pub epoch: u32,
     /// When the epoch ended, seconds since 1970.
     pub wall_time: f64,
-    /// By tag.
+    /// The numbers, by tag.
     pub metrics: &'a BTreeMap<String, f64>,
 }
 
@@ -71,7 +71,6 @@ impl EventFile {
     /// # Errors
     /// When a file cannot be written or removed.
     pub fn start(folder: &Path, started: f64, rows: &[Scalars<'_>]) -> io::Result<Self> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time since 1970")]
         let second = started.max(0.0) as u64;
         // A run keeps its file's name, so that a resumed one names the same artifacts.
         let name =
@@ -95,7 +94,7 @@ impl EventFile {
         Ok(Self { path })
     }
 
-    /// Adds an epoch.
+    /// Adds an epoch's numbers.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -105,7 +104,6 @@ impl EventFile {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the format has 32 bits")]
 fn event(row: &Scalars<'_>) -> Event {
     let value = |(tag, value): (&String, &f64)| Value { tag: tag.clone(), simple_value: Some(*value as f32) };
     let summary = Some(Summary { value: row.metrics.iter().map(value).collect() });

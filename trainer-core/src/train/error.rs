@@ -7,7 +7,7 @@ use trainyard_data::{DataError, LoadError, YamlError};
 use trainyard_types::Violation;
 use trainyard_types::trainer::{Failed, exit_code};
 
-use super::guard::Cause;
+use super::monitoring::divergence::Cause;
 use super::unfit::unfit;
 use crate::libtorch::{DeviceError, TorchError};
 use crate::weights::WeightsError;
@@ -34,32 +34,32 @@ pub enum TrainError {
     /// Images cannot be read any more.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// No such device.
+    /// The machine has no such device.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// Weights cannot be read or do not fit.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The learning rate is too high, or the data are odd.
-    #[error("the loss is no longer a number since step {step}, in epoch {epoch}: {cause}")]
+    #[error("the loss is no longer a number since step {batch}, in epoch {epoch}: {cause}")]
     NotFinite {
-        /// Batches trained since the start, this one included.
-        step: u64,
-        /// From 1.
+        /// Its number in the run, from 1.
+        batch: u64,
+        /// Its epoch, from 1.
         epoch: u32,
-        /// Most likely.
+        /// The most likely cause.
         cause: Cause,
     },
     /// The learning rate is far too high.
     #[error(
-        "the model has collapsed, since step {step} in epoch {epoch}: it says nothing of images with objects any more; {cause}; then begin anew, as this run's checkpoints may have collapsed, too"
+        "the model has collapsed, since step {batch} in epoch {epoch}: it says nothing of images with objects any more; {cause}; then begin anew, as this run's checkpoints may have collapsed, too"
     )]
     Collapsed {
-        /// Batches trained since the start until then, as far as is known.
-        step: u64,
-        /// From 1.
+        /// The first batch without a loss by its number in the run, from 1, as far as is known.
+        batch: u64,
+        /// Its epoch, from 1.
         epoch: u32,
-        /// Most likely.
+        /// The most likely cause.
         cause: Cause,
     },
     /// `pretrained` cannot be used.
@@ -67,7 +67,7 @@ pub enum TrainError {
     Pretrained {
         /// The weights file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         source: WeightsError,
     },
     /// `pretrained` may not be read.
@@ -83,7 +83,7 @@ pub enum TrainError {
         /// Images per batch.
         batch_size: u32,
     },
-    /// There is a run already.
+    /// The run directory has checkpoints of an earlier run.
     #[error(
         "{} has checkpoints of an earlier run; go on with it by --resume, or give another --run-dir", .0.display()
     )]
@@ -91,31 +91,31 @@ pub enum TrainError {
     /// The checkpoints are of another run.
     #[error(
         "{}: the checkpoint belongs to another run: {difference}; go on with what that run was trained on, or give another --run-dir",
-        place.display()
+        checkpoint.display()
     )]
     Foreign {
         /// The checkpoint.
-        place: PathBuf,
+        checkpoint: PathBuf,
         /// What is different.
         difference: String,
     },
     /// The checkpoints are of another version of the trainer.
     #[error(
         "{}: the checkpoint is of another version of the trainer ({reason}), and no other one is whole; go on with the trainer that made it, or give another --run-dir",
-        place.display()
+        checkpoint.display()
     )]
     OtherVersion {
         /// The checkpoint.
-        place: PathBuf,
-        /// Which version.
+        checkpoint: PathBuf,
+        /// What says so: its version.
         reason: String,
     },
     /// Not even one image at a time fits.
     #[error("the GPU's memory is too small even for batch 1: {error}; {advice}")]
     OutOfMemory {
-        /// What libtorch said.
+        /// libtorch's own words.
         error: TorchError,
-        /// What would fit.
+        /// Advice on what would fit.
         advice: String,
     },
     /// Batches that had fitted do not any more.
@@ -123,23 +123,23 @@ pub enum TrainError {
         "the GPU's memory ran out again with batches that had fitted, {doing}: {error}; another process uses the GPU, or its memory is in pieces: a new trainer goes on from the newest checkpoint"
     )]
     OutOfMemoryAgain {
-        /// What libtorch said.
+        /// libtorch's own words.
         error: TorchError,
         /// What the trainer was doing.
         doing: &'static str,
     },
-    /// libtorch said no.
+    /// libtorch cannot do something.
     #[error("libtorch failed: {0}")]
     Torch(#[from] TorchError),
     /// A panic that is not libtorch's.
     #[error("this is a bug of the trainer, please report it: {0}")]
     Bug(String),
-    /// The file system said no.
+    /// The file system refuses something.
     #[error("{}: {source}", path.display())]
     Io {
         /// The path that failed.
         path: PathBuf,
-        /// What it said.
+        /// The file system's error.
         source: io::Error,
     },
     /// Some of a folder's pictures cannot be read.
@@ -171,7 +171,7 @@ impl From<YamlError> for TrainError {
 }
 
 impl TrainError {
-    /// What the file system said about `path`.
+    /// The error of the file system about `path`.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         |source| Self::Io { path: path.into(), source }
     }
@@ -204,7 +204,7 @@ impl TrainError {
         }
     }
 
-    /// What the agent is told.
+    /// The report of the failure to the agent.
     pub fn failed(&self) -> Failed {
         let message = self.to_string();
         let violations = match self {

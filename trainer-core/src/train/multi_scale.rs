@@ -1,24 +1,24 @@
 //! Training sizes that vary from step to step.
 
-use tch::Tensor;
-
+use super::batch_tensors::BatchTensors;
 use crate::loss::assign::Targets;
 
-/// A square batch and its objects at another size, drawn from `seed` and the number of the optimiser step: half to one and a
-/// half times, a multiple of 32.
-pub fn rescale((images, targets): (Tensor, Targets), seed: u64, step: u64) -> (Tensor, Targets) {
+/// A square batch and its objects at another size, drawn from `seed` and the number of the optimiser
+/// step: half to one and a half times, a multiple of 32.
+pub fn rescale(batch: BatchTensors, seed: u64, step: u64) -> BatchTensors {
+    let BatchTensors { images, targets } = batch;
     let side = images.size()[2];
     let (low, high) = ((side / 2).max(32) / 32, side * 3 / 2 / 32);
     let choices = u64::try_from(high - low + 1).unwrap_or(1).max(1);
     let target = 32 * (low + i64::try_from(scramble(seed ^ scramble(step)) % choices).unwrap_or(0));
     if target == side {
-        return (images, targets);
+        return BatchTensors { images, targets };
     }
-    #[expect(clippy::cast_precision_loss, reason = "image sizes are far below 2^52")]
     let ratio = target as f64 / side as f64;
     // Boxes are in pixels, too.
     let boxes = targets.boxes * ratio;
-    (images.upsample_bilinear2d([target, target], false, None, None), Targets { boxes, ..targets })
+    let images = images.upsample_bilinear2d([target, target], false, None, None);
+    BatchTensors { images, targets: Targets { boxes, ..targets } }
 }
 
 /// A well-mixed function of a number (SplitMix64, public domain).
@@ -31,7 +31,7 @@ const fn scramble(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::{Device, Kind, Tensor};
     use trainyard_types::ModelScale;
 
     use super::*;
@@ -39,7 +39,7 @@ mod tests {
     use crate::loss::assign::Object;
     use crate::loss::{Gains, detection_loss};
     use crate::model::Model;
-    use crate::train::step::forward;
+    use crate::train::precision::forward;
 
     fn targets(side: i64) -> Targets {
         let object = |image, class, place| Object { image, class, cxcywh: [place, 0.4, 0.5, 0.375] };
@@ -51,7 +51,7 @@ mod tests {
     fn sizes_vary_between_a_half_and_one_and_a_half_and_repeat_with_the_seed() {
         let side = |seed, at| {
             let images = Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu));
-            rescale((images, targets(64)), seed, at).0.size()[3]
+            rescale(BatchTensors { images, targets: targets(64) }, seed, at).images.size()[3]
         };
         let sides = |seed| (0..40).map(|at| side(seed, at)).collect::<Vec<_>>();
         let found = sides(1);
@@ -67,9 +67,10 @@ mod tests {
         let model = Model::new(ModelScale::N, 2, 0, Device::Cpu);
         for step in 0..8 {
             let images = Tensor::rand([2, 3, 64, 64], (Kind::Float, Device::Cpu));
-            let (images, scaled) = rescale((images, targets(64)), 1, step);
+            let BatchTensors { images, targets: scaled } =
+                rescale(BatchTensors { images, targets: targets(64) }, 1, step);
             let side = images.size()[2];
-            let prediction = forward(&model, &images, true, Precision::Single);
+            let prediction = forward(&model, &images, true, Precision::Fp32);
             let loss = |targets: &Targets| {
                 detection_loss(&prediction, model.head().bins(), targets, Gains::default()).components
             };

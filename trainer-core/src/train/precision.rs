@@ -14,19 +14,19 @@ const TOLERANCE: f64 = 0.1;
 const IMAGES: i64 = 2;
 const SIDE: i64 = 160;
 
-/// What was chosen, and why not something faster.
+/// The precision that was chosen, and why not a faster one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub struct PrecisionChoice {
     /// Of the layers.
     pub precision: Precision,
     /// A sentence for each faster precision that is not fit.
     pub warnings: Vec<String>,
 }
 
-impl Choice {
+impl PrecisionChoice {
     /// Whether there was something faster, and none of it is fit.
     pub fn is_given_up(&self) -> bool {
-        self.precision == Precision::Single && !self.warnings.is_empty()
+        self.precision == Precision::Fp32 && !self.warnings.is_empty()
     }
 }
 
@@ -36,33 +36,33 @@ impl Choice {
 /// CPU takes the latter if it multiplies them itself.
 pub fn candidates(device: Device) -> &'static [Precision] {
     match device {
-        Device::Cuda(_) => &[Precision::Half, Precision::Brain],
-        Device::Cpu if multiplies_brain_floats() => &[Precision::Brain],
+        Device::Cuda(_) => &[Precision::Fp16, Precision::Bf16],
+        Device::Cpu if has_bf16_instructions() => &[Precision::Bf16],
         Device::Cpu | Device::Mps | Device::Vulkan => &[],
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn multiplies_brain_floats() -> bool {
+fn has_bf16_instructions() -> bool {
     std::arch::is_x86_feature_detected!("avx512bf16")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-const fn multiplies_brain_floats() -> bool {
+const fn has_bf16_instructions() -> bool {
     false
 }
 
 /// The first of `candidates` in which `model` sees the same on images of side `imgsz` as in 32 bits.
-pub fn choose(model: &Model, imgsz: u32, candidates: &[Precision]) -> Choice {
+pub fn choose(model: &Model, imgsz: u32, candidates: &[Precision]) -> PrecisionChoice {
     let mut warnings = Vec::new();
     if candidates.is_empty() {
-        return Choice { precision: Precision::Single, warnings };
+        return PrecisionChoice { precision: Precision::Fp32, warnings };
     }
-    let images = pattern(i64::from(imgsz).min(SIDE), model.device());
-    let single = look(model, &images, Precision::Single);
+    let images = test_images(i64::from(imgsz).min(SIDE), model.device());
+    let single = predict(model, &images, Precision::Fp32);
     for &precision in candidates {
-        let reason = match catch(|| distance(&look(model, &images, precision), &single)) {
-            Ok(distance) if distance <= TOLERANCE => return Choice { precision, warnings },
+        let reason = match catch(|| distance(&predict(model, &images, precision), &single)) {
+            Ok(distance) if distance <= TOLERANCE => return PrecisionChoice { precision, warnings },
             Ok(distance) if distance.is_finite() => {
                 format!("outputs differ by {:.0} % from those in fp32", 100.0 * distance)
             }
@@ -72,13 +72,18 @@ pub fn choose(model: &Model, imgsz: u32, candidates: &[Precision]) -> Choice {
         warnings.push(format!("AMP: {} is not fit for this model here: {reason}", precision.name()));
     }
     warnings.push("AMP: training in fp32".to_owned());
-    Choice { precision: Precision::Single, warnings }
+    PrecisionChoice { precision: Precision::Fp32, warnings }
 }
 
 /// What the model says, without a trace in its statistics.
-fn look(model: &Model, images: &Tensor, precision: Precision) -> Prediction {
+fn predict(model: &Model, images: &Tensor, precision: Precision) -> Prediction {
     let _no_grad = tch::no_grad_guard();
-    super::step::forward(model, images, false, precision)
+    forward(model, images, false, precision)
+}
+
+/// [`Model::forward`], its layers in `precision`.
+pub fn forward(model: &Model, images: &Tensor, train: bool, precision: Precision) -> Prediction {
+    precision.run(model.device(), || model.forward(images, train))
 }
 
 /// The larger of the two outputs' distances from what they should be, as a share of its length.
@@ -94,7 +99,7 @@ fn distance(found: &Prediction, expected: &Prediction) -> f64 {
 }
 
 /// Images with coarse and fine structure. No random numbers: those of a training stay what they are.
-fn pattern(side: i64, device: Device) -> Tensor {
+fn test_images(side: i64, device: Device) -> Tensor {
     let numbers = Tensor::arange(IMAGES * 3 * side * side, (Kind::Float, device));
     let (fine, coarse) = ((&numbers * 0.7).sin(), (numbers * 0.003).cos());
     ((fine + coarse) / 4.0 + 0.5).view([IMAGES, 3, side, side])
@@ -114,8 +119,8 @@ mod tests {
     #[test]
     fn a_fresh_model_is_fit_for_16_bits_and_the_check_leaves_it_as_it_was() {
         let (model, untouched) = (model(), model());
-        let choice = choose(&model, 64, &[Precision::Brain]);
-        assert_eq!(choice, Choice { precision: Precision::Brain, warnings: Vec::new() });
+        let choice = choose(&model, 64, &[Precision::Bf16]);
+        assert_eq!(choice, PrecisionChoice { precision: Precision::Bf16, warnings: Vec::new() });
         for (after, before) in model.weights().iter().zip(untouched.weights().iter()) {
             assert!(after.tensor.equal(&before.tensor), "{}", after.name);
         }
@@ -131,11 +136,11 @@ mod tests {
             let _ = weight.shallow_clone().g_mul_scalar_(1e6);
             let _ = norm.shallow_clone().fill_(1e12);
         });
-        let choice = choose(&model, 64, &[Precision::Half, Precision::Brain]);
-        assert_eq!(choice.precision, Precision::Brain);
+        let choice = choose(&model, 64, &[Precision::Fp16, Precision::Bf16]);
+        assert_eq!(choice.precision, Precision::Bf16);
         assert!(choice.warnings.len() == 1 && choice.warnings[0].contains("fp16"), "{:?}", choice.warnings);
-        let choice = choose(&model, 64, &[Precision::Half]);
-        assert_eq!(choice.precision, Precision::Single);
+        let choice = choose(&model, 64, &[Precision::Fp16]);
+        assert_eq!(choice.precision, Precision::Fp32);
         assert!(choice.warnings[1].contains("fp32"), "{:?}", choice.warnings);
     }
 }

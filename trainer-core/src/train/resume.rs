@@ -1,16 +1,19 @@
-//! Between a training in memory and a checkpoint's files.
+//! Resuming: which checkpoint a run goes on from, and the way between a training in memory and its files.
 
 use std::sync::Arc;
 
 use tch::Tensor;
+use trainyard_types::trainer::LogLevel;
 
-use super::artifacts::EpochWeights;
 use super::error::TrainError;
-use super::saver::{Kept, Snapshot};
-use super::step::Trainer;
-use crate::checkpoint::{Loaded, Progress};
+use super::output::artifacts::EpochWeights;
+use super::output::saver::{Snapshot, WeightsFiles};
+use super::setup::Setup;
+use super::state::TrainState;
+use crate::checkpoint::{self, Loaded, Progress};
+use crate::events::Events;
 use crate::optim::Scaler;
-use crate::optim::schedule::unit;
+use crate::optim::schedule::unit_images;
 use crate::weights::{self, HostTensors, Tensors, WeightsError};
 
 const MODEL: &str = "model.safetensors";
@@ -20,65 +23,108 @@ const GRADIENTS: &str = "gradients.safetensors";
 /// A copy of the run's best weights: a run that goes on from here may never see their like again.
 pub const BEST_WEIGHTS: &str = "best.safetensors";
 
-/// Copies to the host what a checkpoint of where `trainer` stands is made of. Waits for the device.
-pub fn snapshot(trainer: &Trainer, progress: &Progress, kept: &Kept) -> Snapshot {
-    let state = trainer.optimizer.state();
+/// The newest checkpoint of this very run. Damaged ones get another name.
+///
+/// # Errors
+/// The newest one is of another run, or none is whole and one is of another version of the state.
+pub fn newest(setup: &Setup, events: &mut Events) -> Result<Option<Loaded>, TrainError> {
+    let root = setup.options.checkpoints();
+    let found = checkpoint::newest(&root).map_err(TrainError::io(&root))?;
+    if let Some(skipped) = found.of_another_version() {
+        // To begin anew would be to lose a run for an upgrade.
+        let (checkpoint, reason) = (skipped.directory.clone(), skipped.reason.to_string());
+        return Err(TrainError::OtherVersion { checkpoint, reason });
+    }
+    if let Some(loaded) = &found.checkpoint
+        && let Some(difference) = setup.identity.difference(&loaded.progress.identity)
+    {
+        return Err(TrainError::Foreign { checkpoint: loaded.directory.clone(), difference });
+    }
+    for skipped in &found.skipped {
+        let renamed = skipped.mark_damaged().map_err(TrainError::io(&skipped.directory))?;
+        let message = format!("checkpoint {skipped}; it is set aside as {}", renamed.display());
+        events.log(LogLevel::Warning, message);
+    }
+    let Some(loaded) = found.checkpoint else {
+        if !found.skipped.is_empty() {
+            let message = "no checkpoint of the run is whole: it begins anew";
+            events.log(LogLevel::Warning, message);
+        }
+        return Ok(None);
+    };
+    if let Some(images) = setup.identity.changed_labels(&loaded.progress.identity) {
+        let message = format!("the labels of the {images} have changed since the checkpoint was made");
+        events.log(LogLevel::Warning, message);
+    }
+    let progress = &loaded.progress;
+    let message = format!(
+        "going on from step {} in epoch {} ({})",
+        progress.batches,
+        progress.epoch + 1,
+        loaded.directory.display()
+    );
+    events.log(LogLevel::Info, message);
+    Ok(Some(loaded))
+}
+
+/// Copies to the host what a checkpoint of where `state` stands is made of. Waits for the device.
+pub fn snapshot(state: &TrainState, progress: &Progress, weights: &WeightsFiles) -> Snapshot {
+    let optimizer = state.optimizer.state();
     // Right after an epoch the average is what the epoch's weights are, and on the host already.
     let at_end = |last: &&Arc<EpochWeights>| progress.images_done == 0 && last.epoch == progress.epoch;
-    let average = match kept.last.as_ref().filter(at_end) {
+    let average = match weights.last.as_ref().filter(at_end) {
         Some(last) => Arc::clone(&last.tensors),
-        None => Arc::new(HostTensors::copy(trainer.ema.model().weights().named())),
+        None => Arc::new(HostTensors::copy(state.ema.model().weights().named())),
     };
     let mut files = vec![
-        (MODEL, Arc::new(HostTensors::copy(trainer.model.weights().named()))),
+        (MODEL, Arc::new(HostTensors::copy(state.model.weights().named()))),
         (EMA, average),
-        (OPTIMIZER, Arc::new(HostTensors::copy(borrowed(&state)))),
+        (OPTIMIZER, Arc::new(HostTensors::copy(borrowed(&optimizer)))),
     ];
-    if trainer.waiting.images > 0 {
-        let gradients: Vec<(&str, Tensor)> = trainer.optimizer.gradients().collect();
+    if state.accumulated.images > 0 {
+        let gradients: Vec<(&str, Tensor)> = state.optimizer.gradients().collect();
         files.push((GRADIENTS, Arc::new(HostTensors::copy(borrowed(&gradients)))));
     }
-    Snapshot { progress: progress.clone(), files, kept: kept.clone() }
+    Snapshot { progress: progress.clone(), files, weights: weights.clone() }
 }
 
 fn borrowed<N: AsRef<str>>(tensors: &[(N, Tensor)]) -> impl Iterator<Item = (&str, &Tensor)> {
     tensors.iter().map(|(name, tensor)| (name.as_ref(), tensor))
 }
 
-/// Brings `trainer`, which is new, to where the checkpoint was made. Returns the best epoch's weights.
+/// Brings `state`, which is new, to where the checkpoint was made. Returns the best epoch's weights.
 ///
 /// `progress` is the checkpoint's, adapted to the batch size that is used from now on.
 pub fn restore(
-    trainer: &mut Trainer,
+    state: &mut TrainState,
     loaded: &Loaded,
     progress: &Progress,
 ) -> Result<Option<EpochWeights>, TrainError> {
-    let format = |file: &str, reason| WeightsError::Format { path: loaded.place.join(file), reason };
+    let format = |file: &str, reason| WeightsError::Format { path: loaded.directory.join(file), reason };
     let read = |file: &str| -> Result<Tensors, WeightsError> {
         let bytes = loaded.files.get(file).ok_or_else(|| WeightsError::Missing(file.to_owned()))?;
         Ok(weights::parse(bytes).map_err(|reason| format(file, reason))?.tensors)
     };
     let copy = |tensors: &Tensors, name: &str| tensors.get(name).map(Tensor::shallow_clone);
     let model = read(MODEL)?;
-    trainer.model.weights().assign(|name| copy(&model, name))?;
+    state.model.weights().assign(|name| copy(&model, name))?;
     let ema = read(EMA)?;
-    trainer.ema.model().weights().assign(|name| copy(&ema, name))?;
-    trainer.ema.updates = progress.ema_updates;
-    let remembered = read(OPTIMIZER)?;
-    trainer.optimizer.set_state(|name| copy(&remembered, name))?;
-    trainer.updates = progress.updates;
-    if progress.images_waiting > 0 {
+    state.ema.model().weights().assign(|name| copy(&ema, name))?;
+    state.ema.updates = progress.ema_updates;
+    let optimizer = read(OPTIMIZER)?;
+    state.optimizer.set_state(|name| copy(&optimizer, name))?;
+    state.updates = progress.updates;
+    if progress.images_accumulated > 0 {
         let gradients = read(GRADIENTS)?;
-        trainer.optimizer.set_gradients(|name| copy(&gradients, name));
-        trainer.waiting.images = progress.images_waiting;
-        let _ = trainer.waiting.scores.fill_(progress.scores_waiting);
+        state.optimizer.set_gradients(|name| copy(&gradients, name));
+        state.accumulated.images = progress.images_accumulated;
+        let _ = state.accumulated.scores.fill_(progress.scores_accumulated);
     }
-    if let (Some(scaler), Some((scale, growth))) = (&mut trainer.scaler, progress.scaler) {
-        *scaler = Scaler::restore(scale, growth, trainer.model.device());
+    if let (Some(scaler), Some((scale, growth))) = (&mut state.scaler, progress.scaler) {
+        *scaler = Scaler::restore(scale, growth, state.model.device());
     }
-    #[expect(clippy::cast_possible_truncation, reason = "the sums were 32-bit floats when they were saved")]
     let sums = progress.loss_sums.map(|sum| sum as f32);
-    trainer.loss_sums.copy_(&Tensor::from_slice(&sums));
+    state.loss_sums.copy_(&Tensor::from_slice(&sums));
     let (Some(best), Some(bytes)) = (&progress.best, loaded.files.get(BEST_WEIGHTS)) else { return Ok(None) };
     let weights = EpochWeights::decode(bytes, best.epoch).map_err(|reason| format(BEST_WEIGHTS, reason))?;
     Ok(Some(weights))
@@ -86,17 +132,16 @@ pub fn restore(
 
 /// Where to go on when a checkpoint was made with another batch size; `nominal` is the spec's `nbs`.
 ///
-/// Mostly right there: steps are made of the same images whatever the batch size. Only above the nominal
-/// batch they are not; then images whose gradients still waited train again. Nothing is left out.
+/// Mostly at the very image: steps are made of the same images whatever the batch size. Only above the nominal
+/// batch they are not; then images whose gradients were accumulated train again. Nothing is left out.
 pub fn with_batch_size(progress: &Progress, batch_size: u32, nominal: u32) -> Progress {
     let mut next = Progress { batch_size, ..progress.clone() };
-    let new = unit(nominal, batch_size);
-    if new != unit(nominal, progress.batch_size) {
-        let trained = progress.images_done.saturating_sub(progress.images_waiting);
+    let new = unit_images(nominal, batch_size);
+    if new != unit_images(nominal, progress.batch_size) {
+        let trained = progress.images_done.saturating_sub(progress.images_accumulated);
         next.images_done = trained - trained % u64::from(new);
-        (next.units_waiting, next.images_waiting, next.scores_waiting) = (0, 0, 0.0);
+        (next.units_accumulated, next.images_accumulated, next.scores_accumulated) = (0, 0, 0.0);
         // The epoch's mean must stay a mean over its images.
-        #[expect(clippy::cast_precision_loss, reason = "images of an epoch are far below 2^52")]
         let share = next.images_done as f64 / progress.images_done.max(1) as f64;
         next.loss_sums = progress.loss_sums.map(|sum| sum * share);
     }
@@ -115,9 +160,9 @@ mod tests {
         Progress {
             images_done: 500,
             batches_done: 5,
-            units_waiting: 1,
-            images_waiting: 80,
-            scores_waiting: 12.5,
+            units_accumulated: 1,
+            images_accumulated: 80,
+            scores_accumulated: 12.5,
             loss_sums: [5.0, 10.0, 15.0],
             ..Progress::start(identity, batch_size)
         }
@@ -134,7 +179,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_its_own_nominal_one_trains_waiting_and_broken_steps_again() {
         let next = with_batch_size(&progress(64), 100, 64);
-        assert_eq!((next.images_done, next.units_waiting, next.images_waiting), (400, 0, 0));
-        assert_eq!((next.scores_waiting, next.loss_sums), (0.0, [4.0, 8.0, 12.0]));
+        assert_eq!((next.images_done, next.units_accumulated, next.images_accumulated), (400, 0, 0));
+        assert_eq!((next.scores_accumulated, next.loss_sums), (0.0, [4.0, 8.0, 12.0]));
     }
 }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tch::Device;
-use trainyard_data::disk_cache::{Limits, Place, is_inside};
-use trainyard_data::loader::LoaderConfig;
-use trainyard_data::remarks::unseen_classes;
+use trainyard_data::LoaderConfig;
+use trainyard_data::cache::disk::{CacheDir, Limits, is_inside};
+use trainyard_data::dataset::notes::unseen_classes;
 use trainyard_data::{
-    AugmentConfig, CacheMode, Crew, DataYaml, Dataset, ImageStore, OpenOptions, RamBudget, Split,
-    TrainLoader, ValConfig, ValLoader, memory,
+    AugmentConfig, CacheMode, DataYaml, Dataset, ImageStore, OpenOptions, RamBudget, Split, TrainLoader,
+    ValConfig, ValLoader, WorkerCount, cache,
 };
 use trainyard_types::trainer::{Activity, LogLevel};
 use trainyard_types::{Batch, Cache, TrainSpec, Violation};
 
-use super::control::Control;
 use super::data_roots;
 use super::error::TrainError;
-use super::measure::Measure;
+use super::memory::ProbeWhen;
+use super::monitoring::control::Control;
 use super::precision;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::events::Events;
@@ -31,9 +31,9 @@ use crate::pulse;
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What to train.
+    /// The training spec.
     pub spec: TrainSpec,
-    /// Where everything goes.
+    /// The run directory: where everything goes.
     pub run_dir: PathBuf,
     /// Where decoded images are kept; `None` chooses.
     pub cache_dir: Option<PathBuf>,
@@ -41,9 +41,9 @@ pub struct Options {
     pub cache_limits: Limits,
     /// Bytes of memory for decoded images, where the spec wants them there; `None` chooses.
     pub cache_ram_bytes: Option<u64>,
-    /// Where to train.
+    /// The device to train on.
     pub device: Device,
-    /// Overrides the spec's.
+    /// Images per batch, instead of the spec's.
     pub batch_size: Option<u32>,
     /// Goes on from the newest checkpoint, if there is one.
     pub resume: bool,
@@ -52,7 +52,7 @@ pub struct Options {
     /// What layers compute in where `amp` lets them have 16 bits; `None` chooses by device.
     pub amp: Option<Precision>,
     /// When memory is measured before the first step.
-    pub measure: Measure,
+    pub probe_memory: ProbeWhen,
     /// Where an agent writes what it asks of the run: lines of JSON.
     pub control: Option<Arc<fs::File>>,
 }
@@ -96,21 +96,21 @@ impl Options {
 /// A run that is ready to begin.
 #[derive(Debug)]
 pub struct Setup {
-    /// What was asked for.
+    /// What the run was asked to do.
     pub options: Options,
-    /// The spec with what its `optimizer` stands for.
-    pub chosen: TrainSpec,
+    /// The spec with what its `optimizer` stands for: see [`auto::resolve`].
+    pub resolved: TrainSpec,
     /// Class names by id.
     pub names: Vec<String>,
-    /// Images that train.
+    /// Training images.
     pub train: Arc<ImageStore>,
-    /// Images that validate.
+    /// Validation images.
     pub val: Arc<ImageStore>,
     /// What makes checkpoints this run's.
     pub identity: Identity,
     /// Threads that load images; an agent may change their number.
-    pub crew: Crew,
-    /// What it asks.
+    pub worker_count: WorkerCount,
+    /// What an agent asks of the run.
     pub control: Control,
 }
 
@@ -145,7 +145,7 @@ impl Setup {
         let open = OpenOptions { fraction: 1.0, ..open };
         let val = open_split(&yaml, Split::Val, &open, Some(&known), events)?;
         for dataset in [&train, &val] {
-            if let Some(folder) = data_roots::outside(dataset, &options.data_roots) {
+            if let Some(folder) = data_roots::folder_outside(dataset, &options.data_roots) {
                 return Err(TrainError::Outside { data: spec.data.clone(), folder: folder.to_owned() });
             }
         }
@@ -159,22 +159,31 @@ impl Setup {
         }
         fs::create_dir_all(&options.run_dir).map_err(TrainError::io(&options.run_dir))?;
         let classes = u32::try_from(train.names.len()).unwrap_or(u32::MAX);
-        let chosen = auto::resolve(spec, train.items.len() as u64, classes);
-        let identity = identity(&chosen, &train, &val);
+        let resolved = auto::resolve(spec, train.images.len() as u64, classes);
+        let identity = identity(&resolved, &train, &val);
         let size = spec.imgsz as usize;
         let names = train.names.clone();
         // One for both stores.
-        let budget = RamBudget::new(options.cache_ram_bytes.unwrap_or_else(memory::share));
+        let budget = RamBudget::new(options.cache_ram_bytes.unwrap_or_else(cache::ram_budget::default_bytes));
         let store = |dataset: Dataset| {
             Arc::new(ImageStore::new(Arc::new(dataset), size, cache_mode(&options, &budget)))
         };
         // No more than there are cores, however many the spec wishes.
-        let crew = Crew::new((spec.workers as usize).min(cores()));
-        let control = Control::listen(options.control.clone(), &crew, cores());
-        Ok(Self { chosen, names, train: store(train), val: store(val), identity, crew, control, options })
+        let worker_count = WorkerCount::new((spec.workers as usize).min(cores()));
+        let control = Control::listen(options.control.clone(), &worker_count, cores());
+        Ok(Self {
+            resolved,
+            names,
+            train: store(train),
+            val: store(val),
+            identity,
+            worker_count,
+            control,
+            options,
+        })
     }
 
-    /// The spec.
+    /// The spec as it was given.
     pub const fn spec(&self) -> &TrainSpec {
         &self.options.spec
     }
@@ -189,16 +198,16 @@ impl Setup {
     pub fn candidates(&self, amp_off: bool) -> &'static [Precision] {
         match self.options.amp {
             _ if amp_off || !self.spec().amp => &[],
-            Some(Precision::Half) => &[Precision::Half],
-            Some(Precision::Brain) => &[Precision::Brain],
-            Some(Precision::Single) => &[],
+            Some(Precision::Fp16) => &[Precision::Fp16],
+            Some(Precision::Bf16) => &[Precision::Bf16],
+            Some(Precision::Fp32) => &[],
             None => precision::candidates(self.options.device),
         }
     }
 
     /// Threads that load, as far as it is known now.
     pub fn workers(&self) -> usize {
-        self.crew.wanted()
+        self.worker_count.wanted()
     }
 
     /// Training batches.
@@ -211,7 +220,7 @@ impl Setup {
             seed: spec.seed,
             augment: AugmentConfig::from(spec),
         };
-        TrainLoader::new(Arc::clone(&self.train), config).with_crew(&self.crew)
+        TrainLoader::new(Arc::clone(&self.train), config).with_worker_count(&self.worker_count)
     }
 
     /// Validation batches, twice as large as training ones: no gradients are kept.
@@ -222,7 +231,7 @@ impl Setup {
             workers: self.workers(),
             prefetch: PREFETCH,
         };
-        ValLoader::new(Arc::clone(&self.val), config).with_crew(&self.crew)
+        ValLoader::new(Arc::clone(&self.val), config).with_worker_count(&self.worker_count)
     }
 
     /// The files that hold every image decoded, training's and validation's; none while one is missing.
@@ -231,16 +240,16 @@ impl Setup {
         files.into_iter().collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// Passes on what the loaders have to say.
-    pub fn tell_warnings(&self, events: &mut Events) {
+    /// Passes the loaders' warnings on.
+    pub fn report_warnings(&self, events: &mut Events) {
         for warning in self.train.take_warnings().into_iter().chain(self.val.take_warnings()) {
             events.log(LogLevel::Warning, warning);
         }
     }
 }
 
-/// What makes checkpoints this run's. `chosen`: the spec with its optimiser chosen.
-fn identity(chosen: &TrainSpec, train: &Dataset, val: &Dataset) -> Identity {
+/// What makes checkpoints this run's. `spec`: with its optimiser resolved.
+fn identity(spec: &TrainSpec, train: &Dataset, val: &Dataset) -> Identity {
     let [images_digest, labels_digest] = digests(train);
     let [val_digest, val_labels_digest] = digests(val);
     Identity {
@@ -248,17 +257,17 @@ fn identity(chosen: &TrainSpec, train: &Dataset, val: &Dataset) -> Identity {
         labels_digest,
         val_digest,
         val_labels_digest,
-        imgsz: Some(chosen.imgsz),
-        nbs: Some(chosen.nbs),
-        optimizer: Some(chosen.optimizer),
-        ..Identity::new(chosen.model, train.names.clone(), train.items.len() as u64, chosen.seed)
+        imgsz: Some(spec.imgsz),
+        nbs: Some(spec.nbs),
+        optimizer: Some(spec.optimizer),
+        ..Identity::new(spec.model, train.names.clone(), train.images.len() as u64, spec.seed)
     }
 }
 
 /// Digests of a data set's images, by names and sizes, and of their objects.
 fn digests(dataset: &Dataset) -> [String; 2] {
     let (mut images, mut labels) = (Sha256::new(), Sha256::new());
-    for item in dataset.items.iter() {
+    for item in dataset.images.iter() {
         // Not the folders: another machine may have the data set elsewhere.
         images.update(item.path.file_name().unwrap_or_default().as_encoded_bytes());
         for side in [item.width, item.height] {
@@ -273,12 +282,10 @@ fn digests(dataset: &Dataset) -> [String; 2] {
     [images, labels].map(|digest| hex::encode(digest.finalize()))
 }
 
-/// The most objects that an image has.
-pub fn crowd(dataset: &Dataset) -> usize {
-    dataset.most_objects()
-}
-
-/// Opens a split and tells what its preflight found, which may be known from `cache`.
+/// Opens a split and reports what its check found, which may be known from `cache`.
+///
+/// # Errors
+/// The data set is wrong, or cannot be read.
 pub fn open_split(
     yaml: &DataYaml,
     split: Split,
@@ -294,7 +301,7 @@ pub fn open_split(
     for warning in dataset.report.warnings() {
         events.log(LogLevel::Warning, warning);
     }
-    for remark in &dataset.remarks {
+    for remark in &dataset.notes {
         events.log(LogLevel::Warning, format!("{}: {remark}", split.key()));
     }
     Ok(dataset)
@@ -306,7 +313,7 @@ pub fn cores() -> usize {
 }
 
 fn cache_mode(options: &Options, budget: &RamBudget) -> CacheMode {
-    let place = || Place { directory: cache_dir(options), limits: options.cache_limits };
+    let place = || CacheDir { directory: cache_dir(options), limits: options.cache_limits };
     match options.spec.cache {
         Cache::None => CacheMode::None,
         // What memory has no room for is decoded once, too.
@@ -348,7 +355,7 @@ mod tests {
             batch_size: None,
             resume: false,
             data_roots: Vec::new(),
-            measure: Measure::Auto,
+            probe_memory: ProbeWhen::Auto,
             control: None,
         }
     }

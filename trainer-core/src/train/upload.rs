@@ -7,8 +7,7 @@
 use tch::{Device, Kind, Tensor};
 use trainyard_data::Batch;
 
-use super::step::normalise;
-use super::validate::{input, targets};
+use super::batch_tensors::{BatchTensors, normalise, targets};
 use crate::libtorch::copies::{Copier, pinned};
 use crate::libtorch::{TorchError, rethrow};
 use crate::loss::assign::Targets;
@@ -17,12 +16,12 @@ use crate::loss::assign::Targets;
 #[derive(Debug)]
 pub struct Uploader {
     device: Device,
-    /// On a GPU.
+    /// The copier of a GPU; none on a CPU.
     copier: Option<Copier>,
 }
 
 impl Uploader {
-    /// To `device`. An exception of libtorch comes as a panic, as from tch.
+    /// An uploader to `device`. An exception of libtorch comes as a panic, as from tch.
     pub fn new(device: Device) -> Self {
         let copier = match device {
             Device::Cuda(_) => Some(Copier::new(device).unwrap_or_else(|error| rethrow(&error))),
@@ -31,16 +30,14 @@ impl Uploader {
         Self { device, copier }
     }
 
-    /// Images `[n, 3, height, width]`, float in 0 to 1, and the objects in them.
-    pub fn upload(&self, batch: &Batch) -> (Tensor, Targets) {
-        let Some(copier) = &self.copier else {
-            return (input(batch, self.device), targets(batch, self.device));
-        };
+    /// `batch` on the device.
+    pub fn upload(&self, batch: &Batch) -> BatchTensors {
+        let Some(copier) = &self.copier else { return BatchTensors::new(batch, self.device) };
         send(copier, batch).unwrap_or_else(|error| rethrow(&error))
     }
 }
 
-fn send(copier: &Copier, batch: &Batch) -> Result<(Tensor, Targets), TorchError> {
+fn send(copier: &Copier, batch: &Batch) -> Result<BatchTensors, TorchError> {
     let shape = [batch.n, 3, batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
     let bytes = lock_bytes(&batch.images)?.view(shape);
     let Targets { labels, boxes, real, count } = targets(batch, Device::Cpu);
@@ -49,7 +46,8 @@ fn send(copier: &Copier, batch: &Batch) -> Result<(Tensor, Targets), TorchError>
     let mut there = copier.receive(sent)?.into_iter();
     let mut next = || there.next().unwrap_or_default();
     let images = normalise(&next());
-    Ok((images, Targets { labels: next(), boxes: next(), real: next(), count }))
+    let targets = Targets { labels: next(), boxes: next(), real: next(), count };
+    Ok(BatchTensors { images, targets })
 }
 
 /// A copy of bytes in page-locked memory: the only one on the host.
@@ -82,7 +80,7 @@ fn as_kind(bytes: &Tensor, kind: Kind) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trainyard_data::batch::Target;
+    use trainyard_data::Target;
 
     fn batch() -> Batch {
         let pixels: Vec<u8> = (0..2 * 3 * 32 * 32_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
@@ -102,8 +100,8 @@ mod tests {
     #[test]
     fn on_a_cpu_a_batch_is_as_the_model_takes_it() {
         let batch = batch();
-        let (images, targets) = Uploader::new(Device::Cpu).upload(&batch);
-        assert!(images.equal(&input(&batch, Device::Cpu)));
+        let BatchTensors { images, targets } = Uploader::new(Device::Cpu).upload(&batch);
+        assert!(images.equal(&crate::train::batch_tensors::images(&batch, Device::Cpu)));
         assert_eq!((targets.count, targets.labels.size()), (3, vec![2, 2]));
     }
 

@@ -8,113 +8,92 @@ use tch::{Device, Kind, Tensor};
 use trainyard_data::{Batch, LoadError, ValLoader};
 use trainyard_types::trainer::{Activity, Phase};
 
-use super::step::{forward, to_input};
-use super::watch::Watch;
+use super::batch_tensors::{images_in, targets_in};
+use super::memory::PhaseTracker;
+use super::precision::forward;
 use crate::eval::{Confusion, Detection, Evaluator, Metrics, NmsConfig, suppress};
 use crate::libtorch::{self, Precision, rethrow};
-use crate::loss::assign::{Object, Targets};
 use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss, to_host};
 use crate::model::Model;
 use crate::pulse;
 
 /// How a validation is done.
 #[derive(Debug, Clone, Copy)]
-pub struct Validation<'a> {
+pub struct ValidationConfig<'a> {
     /// What the losses are multiplied by.
     pub gains: Gains,
-    /// Of the layers.
+    /// The precision of the layers.
     pub precision: Precision,
     /// The most objects that an image of the data set has; so many detections at least are kept.
-    pub crowd: usize,
-    /// Knows how many images may be looked at at once, and learns where that is too many.
-    pub watch: &'a Watch,
-    /// Is told after each batch how many of how many are done.
+    pub most_objects: usize,
+    /// Knows how many images fit in memory at once, and learns where that is too many.
+    pub tracker: &'a PhaseTracker,
+    /// Called after each batch with the number of batches done, and of all batches.
     pub show: fn(usize, usize),
+}
+
+impl ValidationConfig<'_> {
+    /// Suppression that keeps at least as many detections as an image may have objects.
+    pub fn nms(&self) -> NmsConfig {
+        let config = NmsConfig::validation();
+        NmsConfig { max_det: config.max_det.max(self.most_objects), ..config }
+    }
 }
 
 /// Where a validation's time went, in seconds.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Spent {
-    /// Waiting for images.
-    pub waited: f64,
+pub struct ValidationTime {
+    /// Waiting for the loader's images.
+    pub loader_wait: f64,
     /// In the model and the loss, copies included.
     pub model: f64,
-    /// Suppressing and matching.
-    pub after: f64,
+    /// Non-maximum suppression, and matching with the labels.
+    pub postprocess: f64,
 }
 
 /// What a validation found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct ValidationResult {
     /// Precision, recall, mAP.
     pub metrics: Metrics,
     /// Box, class and distribution loss, mean over the batches.
     pub losses: [f64; 3],
 }
 
-/// Objects of a loader's batch, as the assigner takes them.
-pub fn targets(batch: &Batch, device: Device) -> Targets {
-    targets_of(batch, 0..batch.n, device)
-}
-
-/// Those of some of its images.
-fn targets_of(batch: &Batch, images: Range<usize>, device: Device) -> Targets {
-    let first = u32::try_from(images.start).unwrap_or(u32::MAX);
-    let objects: Vec<Object> = batch
-        .targets
-        .iter()
-        .filter(|target| images.contains(&(target.image as usize)))
-        .map(|target| Object { image: target.image - first, class: target.class, cxcywh: target.cxcywh })
-        .collect();
-    let size = [batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
-    Targets::new(&objects, images.len(), size, device)
-}
-
-/// A loader's batch, as the model takes it.
-pub fn input(batch: &Batch, device: Device) -> Tensor {
-    input_of(batch, 0..batch.n, device)
-}
-
-/// Some of its images.
-fn input_of(batch: &Batch, images: Range<usize>, device: Device) -> Tensor {
-    let bytes = 3 * batch.height * batch.width;
-    let pixels = &batch.images[images.start * bytes..images.end * bytes];
-    to_input(pixels, [images.len(), batch.height, batch.width], device)
-}
-
 /// What a model says of a batch.
 #[derive(Debug)]
-pub struct Look {
+pub struct BatchResult {
     /// `[3]` on the device: the batch's loss components.
     pub components: Tensor,
     /// Detections of each image.
     pub detections: Vec<Vec<Detection>>,
-    /// Seconds from the first look until the predictions were on the host.
+    /// Seconds of the forward pass and the loss, until the predictions were on the host.
     pub seconds: f64,
 }
 
-/// Looks at a batch: at as many images at once as `how.watch` knows to fit, and where that is too many, at
-/// fewer. What is found is the same; losses are, to rounding. Waits for the device.
+/// Predicts a batch: as many images at once as `config.tracker` knows to fit, and where that is too many,
+/// fewer. The detections are the same; losses are, to rounding. Waits for the device.
 ///
 /// An exception of libtorch comes as a panic, also where not even one image fits.
-pub fn look(model: &Model, batch: &Batch, how: &Validation<'_>, config: &NmsConfig) -> Look {
+pub fn validate_batch(model: &Model, batch: &Batch, config: &ValidationConfig<'_>) -> BatchResult {
     let _no_grad = tch::no_grad_guard();
+    let nms = config.nms();
     let (mut found, mut seconds) = (Vec::new(), 0.0);
     let mut parts: Vec<(Tensor, Tensor)> = Vec::new();
     while found.len() < batch.n {
-        let (from, count) = (found.len(), how.watch.at_once(batch.n - found.len()));
+        let (from, count) = (found.len(), config.tracker.validation_images(batch.n - found.len()));
         let began = Instant::now();
         let part = libtorch::catch(|| {
-            how.watch.enter(Phase::Validation, count);
-            look_at(model, batch, from..from + count, how)
+            config.tracker.enter(Phase::Validation, count);
+            predict(model, batch, from..from + count, config)
         });
         match part {
             Ok((loss, decoded)) => {
                 seconds += began.elapsed().as_secs_f64();
                 parts.push((loss.components, loss.scores));
-                found.extend(detections(&decoded, config));
+                found.extend(detections(&decoded, &nms));
             }
-            Err(error) if error.is_out_of_memory() && how.watch.fewer_than(count).is_some() => {
+            Err(error) if error.is_out_of_memory() && config.tracker.validate_fewer_than(count).is_some() => {
                 libtorch::memory::release(model.device()).unwrap_or_else(|error| rethrow(&error));
             }
             Err(error) => rethrow(&error),
@@ -129,15 +108,22 @@ pub fn look(model: &Model, batch: &Batch, how: &Validation<'_>, config: &NmsConf
             sums.sum::<Tensor>() / scores.sum::<Tensor>().clamp_min(LEAST_SCORES)
         }
     };
-    Look { components, detections: found, seconds }
+    BatchResult { components, detections: found, seconds }
 }
 
-/// The loss, and decoded predictions on the host.
-fn look_at(model: &Model, batch: &Batch, images: Range<usize>, how: &Validation<'_>) -> (Loss, Tensor) {
-    let _unsearched = libtorch::Unsearched::begin();
-    let prediction = forward(model, &input_of(batch, images.clone(), model.device()), false, how.precision);
-    let targets = targets_of(batch, images, model.device());
-    let loss = detection_loss(&prediction, model.head().bins(), &targets, how.gains);
+/// The loss of some of a batch's images, and their decoded predictions on the host.
+fn predict(
+    model: &Model,
+    batch: &Batch,
+    images: Range<usize>,
+    config: &ValidationConfig<'_>,
+) -> (Loss, Tensor) {
+    let _no_search = libtorch::BenchmarkOff::begin();
+    let input = images_in(batch, images.clone(), model.device());
+    let prediction = forward(model, &input, false, config.precision);
+    drop(input);
+    let targets = targets_in(batch, images, model.device());
+    let loss = detection_loss(&prediction, model.head().bins(), &targets, config.gains);
     (loss, model.head().decode(&prediction).to_device(Device::Cpu))
 }
 
@@ -161,7 +147,7 @@ pub fn detections(decoded: &Tensor, config: &NmsConfig) -> Vec<Vec<Detection>> {
             .chunks(share)
             .map(|part| {
                 scope.spawn(move || {
-                    crate::libtorch::anywhere();
+                    crate::libtorch::unbind_thread();
                     part.iter().map(|image| suppress(image, classes, anchors, config)).collect::<Vec<_>>()
                 })
             })
@@ -174,12 +160,6 @@ pub fn detections(decoded: &Tensor, config: &NmsConfig) -> Vec<Vec<Detection>> {
     })
 }
 
-/// Suppression in a validation of images with up to `crowd` objects.
-pub fn config(crowd: usize) -> NmsConfig {
-    let config = NmsConfig::validation();
-    NmsConfig { max_det: config.max_det.max(crowd), ..config }
-}
-
 /// Validates `model` on everything that `loader` has. `None` if `stop` was raised meanwhile.
 ///
 /// # Errors
@@ -187,42 +167,41 @@ pub fn config(crowd: usize) -> NmsConfig {
 pub fn validate(
     model: &Model,
     loader: &ValLoader,
-    how: &Validation<'_>,
+    config: &ValidationConfig<'_>,
     stop: &AtomicBool,
-) -> Result<Option<Found>, LoadError> {
-    Ok(examine(model, loader, how, stop)?.map(|details| details.found))
+) -> Result<Option<ValidationResult>, LoadError> {
+    Ok(validate_in_detail(model, loader, config, stop)?.map(|details| details.result))
 }
 
 /// What a validation found, with what curves and the confusion matrix are drawn from.
 #[derive(Debug, Clone)]
-pub struct Details {
-    /// In short.
-    pub found: Found,
-    /// Every detection, judged.
+pub struct ValidationDetails {
+    /// Metrics and losses.
+    pub result: ValidationResult,
+    /// Every detection, with whether it found an object.
     pub evaluator: Evaluator,
     /// Which classes were taken for which.
     pub confusion: Confusion,
     /// How long it took.
-    pub spent: Spent,
+    pub time: ValidationTime,
 }
 
 /// [`validate`], in detail.
 ///
 /// # Errors
 /// When images cannot be read any more.
-pub fn examine(
+pub fn validate_in_detail(
     model: &Model,
     loader: &ValLoader,
-    how: &Validation<'_>,
+    config: &ValidationConfig<'_>,
     stop: &AtomicBool,
-) -> Result<Option<Details>, LoadError> {
+) -> Result<Option<ValidationDetails>, LoadError> {
     let _no_grad = tch::no_grad_guard();
     let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
-    let config = config(how.crowd);
     let mut evaluator = Evaluator::new(classes);
     let mut confusion = Confusion::new(classes);
     let mut sums = Tensor::zeros([3], (Kind::Float, model.device()));
-    let (mut batches, mut spent) = (0_usize, Spent::default());
+    let (mut batches, mut time) = (0_usize, ValidationTime::default());
     let mut pass = loader.pass();
     let began = Instant::now();
     pulse::at(Activity::Validate);
@@ -232,23 +211,22 @@ pub fn examine(
             return Ok(None);
         }
         let batch = batch?;
-        let seen = look(model, &batch, how, &config);
-        sums += seen.components;
+        let found = validate_batch(model, &batch, config);
+        sums += found.components;
         batches += 1;
-        spent.model += seen.seconds;
-        for (image, detections) in seen.detections.iter().enumerate() {
+        time.model += found.seconds;
+        for (image, detections) in found.detections.iter().enumerate() {
             let truths = batch.truths(image);
             evaluator.add(detections, &truths);
             confusion.add(detections, &truths);
         }
-        (how.show)(batches, loader.batches());
+        (config.show)(batches, loader.batches());
     }
-    spent.waited = pass.waited().as_secs_f64();
-    spent.after = (began.elapsed().as_secs_f64() - spent.waited - spent.model).max(0.0);
-    #[expect(clippy::cast_precision_loss, reason = "batches are far below 2^52")]
+    time.loader_wait = pass.waited().as_secs_f64();
+    time.postprocess = (began.elapsed().as_secs_f64() - time.loader_wait - time.model).max(0.0);
     let losses = to_host(&sums).map(|sum| sum / batches.max(1) as f64);
-    let found = Found { metrics: evaluator.metrics(), losses };
-    Ok(Some(Details { found, evaluator, confusion, spent }))
+    let result = ValidationResult { metrics: evaluator.metrics(), losses };
+    Ok(Some(ValidationDetails { result, evaluator, confusion, time }))
 }
 
 #[cfg(test)]
@@ -256,7 +234,7 @@ mod tests {
     use trainyard_types::ModelScale;
 
     use super::*;
-    use trainyard_data::batch::Target;
+    use trainyard_data::Target;
 
     fn batch() -> Batch {
         let pixels: Vec<u8> =
@@ -280,11 +258,11 @@ mod tests {
         tch::manual_seed(0);
         let model = Model::new(ModelScale::N, 2, 0, Device::Cpu);
         let see = |faults| {
-            let watch = Watch::with_faults(faults);
-            let (gains, precision, show) = (Gains::default(), Precision::Single, |_, _| {});
-            let how = Validation { gains, precision, crowd: 2, watch: &watch, show };
-            let seen = look(&model, &batch(), &how, &config(2));
-            (to_host(&seen.components), seen.detections, watch.at_once(100))
+            let tracker = PhaseTracker::with_faults(faults);
+            let (gains, precision, show) = (Gains::default(), Precision::Fp32, |_, _| {});
+            let config = ValidationConfig { gains, precision, most_objects: 2, tracker: &tracker, show };
+            let found = validate_batch(&model, &batch(), &config);
+            (to_host(&found.components), found.detections, tracker.validation_images(100))
         };
         let (losses, whole, at_once) = see("");
         assert_eq!(at_once, 100);

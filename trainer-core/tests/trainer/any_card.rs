@@ -7,7 +7,7 @@ use trainyard_trainer::loss::assign::{Object, Targets};
 use trainyard_trainer::loss::detection_loss;
 use trainyard_trainer::model::Model;
 use trainyard_trainer::optim::{Rule, Schedule};
-use trainyard_trainer::train::step::Trainer;
+use trainyard_trainer::train::state::TrainState;
 use trainyard_types::{ModelScale, TrainSpec};
 
 const IMAGES: u32 = 64;
@@ -26,16 +26,16 @@ fn objects() -> Vec<Object> {
     (0..IMAGES).flat_map(image).collect()
 }
 
-fn trainer() -> Trainer {
+fn trainer() -> TrainState {
     tch::manual_seed(3);
     let spec = TrainSpec::new(ModelScale::N, "/data.yaml");
     let model = Model::new(spec.model, 3, 0, Device::Cpu);
-    Trainer::new(
+    TrainState::new(
         model,
         Rule::Sgd,
-        Schedule::for_any_card(&spec, 640, IMAGES),
+        Schedule::for_any_gpu(&spec, 640, IMAGES),
         Gains::default(),
-        Precision::Single,
+        Precision::Fp32,
     )
 }
 
@@ -52,11 +52,11 @@ fn gradients(images: &Tensor, sizes: &[u32]) -> Vec<(String, Tensor)> {
             .collect();
         let targets = Targets::new(&part, size as usize, [SIDE; 2], Device::Cpu);
         let prediction = trainer.model.forward(&images.narrow(0, from.into(), size.into()), false);
-        trainer.learn_from(prediction, &targets);
+        trainer.loss_backward(prediction, &targets);
         from += size;
     }
-    assert_eq!((from, trainer.waiting.images), (IMAGES, IMAGES.into()));
-    let factor = trainer.factor();
+    assert_eq!((from, trainer.accumulated.images), (IMAGES, IMAGES.into()));
+    let factor = trainer.gradient_factor();
     trainer.optimizer.gradients().map(|(name, gradient)| (name.to_owned(), gradient * &factor)).collect()
 }
 

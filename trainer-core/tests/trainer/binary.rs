@@ -72,7 +72,7 @@ fn sigterm_ends_with_a_checkpoint_and_resuming_gives_the_same_weights() {
     assert!(parts.join(&saved.path).is_dir());
     let found = checkpoint::newest(&parts.join("checkpoints")).unwrap();
     let progress = found.checkpoint.unwrap().progress;
-    assert_eq!((progress.step, progress.epoch), (saved.step, saved.epoch));
+    assert_eq!((progress.batches, progress.epoch), (saved.step, saved.epoch));
     assert!(progress.epoch < spec.epochs, "it ran to the end before it was told to stop");
 
     let (code, events) = finish(start(&spec, &parts, &["--resume"], &[]));
@@ -97,7 +97,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let spec = TrainSpec { nbs: 4, ..crate::shapes::spec(&data, 2) };
     assert_eq!(finish(start(&spec, &run_dir, &[], &[])).0, exit_code::DONE);
     let newest = checkpoint::newest(&run_dir.join("checkpoints")).unwrap().checkpoint.unwrap();
-    std::fs::write(newest.place.join("ema.safetensors"), "torn").unwrap();
+    std::fs::write(newest.directory.join("ema.safetensors"), "torn").unwrap();
 
     let (code, events) = finish(start(&spec, &run_dir, &["--resume"], &[]));
     assert_eq!(code, exit_code::DONE);

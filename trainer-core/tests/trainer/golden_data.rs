@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use trainyard_data::letterbox::{Fit, Letterbox, load_resize, rect_plan};
+use trainyard_data::loader::rect_batches::rect_batches;
+use trainyard_data::resample::letterbox::{Fit, Letterbox};
+use trainyard_data::resample::resize::load_resize;
 use trainyard_data::{Image, Object};
 use trainyard_trainer::eval::{ClassMetrics, Detection, Evaluator, NmsConfig, suppress};
 
@@ -105,7 +107,7 @@ fn rectangular_batches_have_the_reference_shapes_and_order() {
             .map(|hw| [numbers(hw)[1], numbers(hw)[0]])
             .collect();
         let whole = |key: &str| usize::try_from(case[key].as_u64().unwrap()).unwrap();
-        let plan = rect_plan(&sizes, whole("imgsz"), whole("batch"));
+        let plan = rect_batches(&sizes, whole("imgsz"), whole("batch"));
         let shapes: Vec<Vec<usize>> = plan.shapes.iter().map(|wh| vec![wh[1], wh[0]]).collect();
         let expected: Vec<Vec<usize>> =
             case["batch_shapes_hw"].as_array().unwrap().iter().map(numbers).collect();

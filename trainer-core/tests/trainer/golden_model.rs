@@ -11,11 +11,11 @@ use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::loss::assign::{Assignment, Object, Targets, assign};
 use trainyard_trainer::loss::{Gains, Loss, detection_loss, to_host};
 use trainyard_trainer::model::head::Prediction;
-use trainyard_trainer::model::scale::{BINS, Kind as LayerKind, Plan, STRIDES};
+use trainyard_trainer::model::plan::{BINS, LayerKind, Plan, STRIDES};
 use trainyard_trainer::model::{Layout, Model};
 use trainyard_trainer::optim::schedule::{Accumulation, Schedule};
 use trainyard_trainer::optim::{Optimizer, Rates, Rule, ema};
-use trainyard_trainer::train::step::forward;
+use trainyard_trainer::train::precision::forward;
 use trainyard_trainer::weights::{Entry, Role, Weights};
 use trainyard_types::{ModelScale, TrainSpec};
 
@@ -29,7 +29,7 @@ const ROUNDING: f64 = 1e-5;
 
 /// The golden model, computed in the reference's order.
 fn model() -> Model {
-    in_layout(Layout::ChannelsOutermost)
+    in_layout(Layout::ChannelsFirst)
 }
 
 fn in_layout(layout: Layout) -> Model {
@@ -135,7 +135,7 @@ fn the_fast_layout_computes_the_same_as_the_references() {
     let input = open("forward.safetensors").get("input");
     let _no_grad = tch::no_grad_guard();
     for train in [false, true] {
-        let [fast, plain] = [Layout::ChannelsInnermost, Layout::ChannelsOutermost]
+        let [fast, plain] = [Layout::ChannelsLast, Layout::ChannelsFirst]
             .map(|layout| in_layout(layout).forward(&input, train));
         // With channels innermost, libtorch's CPU sums up a batch's statistics in plain 32 bits, without
         // the cascade that it has for the other layout: that costs a digit.
@@ -251,7 +251,7 @@ fn gradients_of_layers_in_bf16_point_where_the_golden_ones_do() {
     let size = input.size();
     let images = usize::try_from(size[0]).unwrap();
     let targets = Targets::new(&objects(&golden.get("targets")), images, [size[2], size[3]], CPU);
-    let prediction = forward(&model, &input, true, Precision::Brain);
+    let prediction = forward(&model, &input, true, Precision::Bf16);
     assert_eq!(prediction.scores.kind(), Kind::BFloat16);
     let loss = detection_loss(&prediction, model.head().bins(), &targets, Gains::default());
     assert_eq!(loss.total.kind(), Kind::Float);
@@ -392,7 +392,7 @@ fn the_schedule_gives_the_golden_rates_and_steps() {
         };
         let images = u64::from(count("iterations_per_epoch")) * u64::from(count("batch"));
         let schedule = Schedule::new(&spec, images, count("batch"));
-        assert_eq!(schedule.warmup_iterations(), u64::from(count("warmup_iterations")));
+        assert_eq!(schedule.warmup_units(), u64::from(count("warmup_iterations")));
         let mut accumulation = Accumulation::default();
         let rows = golden.get(name);
         for at in 0..rows.size()[0] {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trainyard_trainer::train::session::End;
+use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
 use trainyard_types::trainer::TrainerEvent;
@@ -13,7 +13,7 @@ use crate::runs::{alone, options};
 /// The losses of each epoch, after a training that must come to its end.
 fn train(options: Options, faults: &str) -> Vec<f64> {
     let (end, events) = crate::runs::run_with(options, false, faults);
-    assert_eq!(end.unwrap(), End::Finished, "{events:?}");
+    assert_eq!(end.unwrap(), RunEnd::Finished, "{events:?}");
     let losses = |event: &TrainerEvent| match event {
         TrainerEvent::Epoch(epoch) => Some(epoch.metrics["val/cls_loss"] + epoch.metrics["train/cls_loss"]),
         _ => None,
@@ -64,7 +64,7 @@ fn a_last_batch_of_one_resumes_bit_by_bit() {
     train(options(&spec, &whole), "");
     let mut stops = 0;
     while crate::runs::run(Options { resume: stops > 0, ..options(&spec, &parts) }, stops < 4).0.unwrap()
-        == End::Stopped
+        == RunEnd::Stopped
     {
         stops += 1;
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 use trainyard_trainer::checkpoint::{self, Loaded};
 use trainyard_trainer::train::error::TrainError;
-use trainyard_trainer::train::measure::Measure;
-use trainyard_trainer::train::session::End;
+use trainyard_trainer::train::memory::ProbeWhen;
+use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
 use trainyard_types::TrainSpec;
@@ -53,16 +53,16 @@ impl Bench {
     /// A run to the end.
     fn finish(&self, name: &str, batch_size: u32, faults: &str) -> Vec<TrainerEvent> {
         let (end, events) = crate::runs::run_with(self.options(name, batch_size), false, faults);
-        assert_eq!(end.unwrap(), End::Finished, "{faults}: {events:?}");
+        assert_eq!(end.unwrap(), RunEnd::Finished, "{faults}: {events:?}");
         events
     }
 
     /// So many batches, each by a run that is asked to stop.
     fn batches(&self, name: &str, batch_size: u32, count: u64) {
         for _ in 0..count {
-            assert_eq!(crate::runs::run(self.options(name, batch_size), true).0.unwrap(), End::Stopped);
+            assert_eq!(crate::runs::run(self.options(name, batch_size), true).0.unwrap(), RunEnd::Stopped);
         }
-        assert_eq!(self.newest(name).progress.step, count);
+        assert_eq!(self.newest(name).progress.batches, count);
     }
 
     fn newest(&self, name: &str) -> Loaded {
@@ -76,7 +76,7 @@ impl Bench {
                 .map(|name| weights::parse(&loaded.files[&format!("{name}.safetensors")]).unwrap().tensors)
         };
         let (a, b) = (self.newest(a), self.newest(b));
-        assert_eq!((a.progress.step, a.progress.updates), (b.progress.step, b.progress.updates));
+        assert_eq!((a.progress.batches, a.progress.updates), (b.progress.batches, b.progress.updates));
         let pairs = files(&a).into_iter().zip(files(&b));
         pairs
             .flat_map(|(a, b)| a.into_iter().filter(move |(name, tensor)| !tensor.equal(&b[name])))
@@ -200,14 +200,14 @@ fn with_bn_group_a_passing_shortage_changes_no_bit_and_a_lasting_one_ends_the_pr
     assert!(error.to_string().contains("goes on from the newest checkpoint"), "{error}");
     let sizes: Vec<(u32, u32)> = changes(&events).iter().map(|change| (change.from, change.to)).collect();
     assert_eq!(sizes, [(8, 6), (6, 4), (4, 3), (3, 2), (2, 1), (1, 1)]);
-    assert_eq!(bench.newest("lasting").progress.step, 4, "a new process goes on from the last step");
+    assert_eq!(bench.newest("lasting").progress.batches, 4, "a new process goes on from the last step");
     bench.finish("lasting", 8, "");
 
     // Not even one image at a time can be validated: what was learnt before is not lost.
     let (end, _) = crate::runs::run_with(bench.options("validation", 8), false, "1@validation");
     assert!(matches!(end, Err(TrainError::OutOfMemoryAgain { .. })), "{end:?}");
     let progress = bench.newest("validation").progress;
-    assert_eq!((progress.step, progress.images_done, progress.epoch), (3, 24, 0));
+    assert_eq!((progress.batches, progress.images_done, progress.epoch), (3, 24, 0));
 }
 
 #[test]
@@ -240,13 +240,13 @@ fn measuring_memory_changes_no_bit_of_a_run_however_often_it_is_resumed() {
     bench.spec.multi_scale = true;
     let whole = bench.finish("whole", 8, "");
     assert!(memory(&whole).is_empty(), "a CPU is not measured unasked");
-    let always = || Options { measure: Measure::Always, ..bench.options("measured", 8) };
+    let always = || Options { probe_memory: ProbeWhen::Always, ..bench.options("measured", 8) };
     for _ in 0..2 {
         let (end, events) = crate::runs::run(always(), true);
-        assert_eq!((end.unwrap(), memory(&events).len()), (End::Stopped, 1));
+        assert_eq!((end.unwrap(), memory(&events).len()), (RunEnd::Stopped, 1));
     }
     let (end, events) = crate::runs::run(always(), false);
-    assert_eq!(end.unwrap(), End::Finished);
+    assert_eq!(end.unwrap(), RunEnd::Finished);
     assert_eq!(bench.differing("whole", "measured"), Vec::<String>::new());
     let [measured] = memory(&events)[..] else { panic!("{events:?}") };
     println!("{measured:?}");
@@ -258,11 +258,11 @@ fn measuring_memory_changes_no_bit_of_a_run_however_often_it_is_resumed() {
 
     // What does not fit is known before a batch is loaded.
     let (end, events) = crate::runs::run_with(
-        Options { measure: Measure::Always, ..bench.options("less", 8) },
+        Options { probe_memory: ProbeWhen::Always, ..bench.options("less", 8) },
         false,
         "8@measurement",
     );
-    assert_eq!(end.unwrap(), End::Finished);
+    assert_eq!(end.unwrap(), RunEnd::Finished);
     assert_eq!(steps_down(&events), [(8, 6, Phase::Measurement)]);
     let TrainerEvent::Started(started) =
         events.iter().find(|event| matches!(event, TrainerEvent::Started(_))).unwrap()

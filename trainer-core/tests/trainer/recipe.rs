@@ -7,8 +7,8 @@ use tch::{Device, Tensor};
 use trainyard_trainer::checkpoint::{self, Loaded};
 use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::train::error::TrainError;
-use trainyard_trainer::train::guard::Cause;
-use trainyard_trainer::train::session::End;
+use trainyard_trainer::train::monitoring::divergence::Cause;
+use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
 use trainyard_types::trainer::{Finished, TrainerEvent, exit_code};
@@ -16,14 +16,14 @@ use trainyard_types::{ModelScale, Optimizer, TrainSpec};
 
 use crate::runs::{alone, options};
 
-fn run(options: Options) -> (Result<End, TrainError>, Vec<TrainerEvent>) {
+fn run(options: Options) -> (Result<RunEnd, TrainError>, Vec<TrainerEvent>) {
     crate::runs::run(options, false)
 }
 
 /// A run that must end well.
 fn finish(options: Options) -> Vec<TrainerEvent> {
     let (end, events) = run(options);
-    assert_eq!(end.unwrap(), End::Finished);
+    assert_eq!(end.unwrap(), RunEnd::Finished);
     events
 }
 
@@ -201,12 +201,15 @@ fn weights_that_explode_end_the_run_with_the_step_and_the_cause() {
     };
     let run_dir = folder.path().join("run");
     let (end, _) = run(options(&spec, &run_dir));
-    let Err(TrainError::NotFinite { step, epoch, cause }) = end else { panic!("{end:?}") };
-    assert!(step > 1 && epoch == u32::try_from((step - 1) / 2 + 1).unwrap(), "step {step}, epoch {epoch}");
+    let Err(TrainError::NotFinite { batch, epoch, cause }) = end else { panic!("{end:?}") };
+    assert!(
+        batch > 1 && epoch == u32::try_from((batch - 1) / 2 + 1).unwrap(),
+        "batch {batch}, epoch {epoch}"
+    );
     assert_eq!(cause, Cause::WeightDecay { weight_decay: 1.0 });
     // What is kept to resume from is from before; where a validation broke, from right before it.
     let kept = newest(&run_dir);
-    assert!(kept.progress.step <= step, "{} and {step}", kept.progress.step);
+    assert!(kept.progress.batches <= batch, "{} and {batch}", kept.progress.batches);
     for tensor in weights::parse(&kept.files["model.safetensors"]).unwrap().tensors.values() {
         assert!(bool::try_from(tensor.isfinite().all()).unwrap());
     }
@@ -223,11 +226,11 @@ fn a_learning_rate_that_explodes_ends_the_run_by_its_name_and_is_no_success() {
         let (end, events) = run(options(&spec, &run_dir));
         let error = end.expect_err("a success");
         println!("{error}");
-        let (TrainError::Collapsed { step, epoch, .. } | TrainError::NotFinite { step, epoch, .. }) = error
+        let (TrainError::Collapsed { batch, epoch, .. } | TrainError::NotFinite { batch, epoch, .. }) = error
         else {
             panic!("{error}")
         };
-        assert!(step > 0 && step <= u64::from(epoch) * 2, "step {step}, epoch {epoch}");
+        assert!(batch > 0 && batch <= u64::from(epoch) * 2, "batch {batch}, epoch {epoch}");
         assert!(error.to_string().contains(&format!("lower `lr0` (it is {lr0}")), "{error}");
         assert_eq!((error.exit_code(), error.failed().violations[0].field.as_str()), (64, "lr0"));
         assert!(!events.iter().any(|event| matches!(event, TrainerEvent::Finished(_))), "{events:?}");
@@ -241,12 +244,12 @@ fn a_value_that_does_not_fit_in_16_bits_costs_a_run_its_precision_once_and_nothi
     let data = crate::shapes::write(&folder.path().join("data"), 8);
     let run_dir = folder.path().join("run");
     let spec = TrainSpec { nbs: 4, ..crate::shapes::spec(&data, 3) };
-    let options = |spec: &TrainSpec| Options { amp: Some(Precision::Brain), ..options(spec, &run_dir) };
+    let options = |spec: &TrainSpec| Options { amp: Some(Precision::Bf16), ..options(spec, &run_dir) };
     let again = |events: &[TrainerEvent]| {
         logs(events).iter().filter(|text| text.contains("going on in 32 bits")).count()
     };
     let (end, events) = crate::runs::run_with(options(&spec), false, "overflow:4");
-    assert_eq!(end.unwrap(), End::Finished);
+    assert_eq!(end.unwrap(), RunEnd::Finished);
     assert_eq!(again(&events), 1, "{:?}", logs(&events));
     let epochs: Vec<u32> = events
         .iter()

@@ -69,7 +69,7 @@ fn assert_same(a: &Path, b: &Path) {
     let rows =
         |loaded: &Loaded| loaded.progress.rows.iter().map(|row| row.metrics.clone()).collect::<Vec<_>>();
     assert_eq!(rows(&a), rows(&b));
-    assert_eq!((a.progress.step, &a.progress.best), (b.progress.step, &b.progress.best));
+    assert_eq!((a.progress.batches, &a.progress.best), (b.progress.batches, &b.progress.best));
     assert_eq!(a.files.len(), b.files.len());
     for (name, bytes) in &a.files {
         let (ours, theirs) =
@@ -118,7 +118,6 @@ fn train_and_kill(words: &[String], checkpoints: u64) -> bool {
 
 /// Kills a run of `spec` at random moments, and compares its end with that of one that was left in peace.
 fn survives_kills(spec: &TrainSpec, folder: &Path, batch_sizes: &[&str]) {
-    #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -142,7 +141,7 @@ fn survives_kills(spec: &TrainSpec, folder: &Path, batch_sizes: &[&str]) {
             continue;
         }
         let progress = newest(&parts).unwrap().progress;
-        println!("killed; {} batches and {} epochs are saved", progress.step, progress.epoch);
+        println!("killed; {} batches and {} epochs are saved", progress.batches, progress.epoch);
         inside += u64::from(progress.images_done > 0);
     }
     let size = batch_sizes[kills % batch_sizes.len()];
@@ -232,7 +231,7 @@ fn after_damage_a_run_begins_anew_and_what_it_learns_then_survives_a_kill() {
     drop(events);
     child.wait().unwrap();
     let kept = newest(&run_dir).expect("what was saved after the damage").progress;
-    assert!((2..=12).contains(&kept.step) && kept.step.is_multiple_of(2), "{}", kept.step);
+    assert!((2..=12).contains(&kept.batches) && kept.batches.is_multiple_of(2), "{}", kept.batches);
 
     let (code, events) = finish(&resume(&spec));
     assert_eq!(code, exit_code::DONE);

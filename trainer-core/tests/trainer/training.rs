@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trainyard_trainer::train::session::End;
+use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
 use trainyard_types::trainer::TrainerEvent;
@@ -10,7 +10,7 @@ use trainyard_types::{Batch, TrainSpec};
 
 use crate::runs::{alone, options};
 
-fn run(spec: &TrainSpec, run_dir: &Path, resume: bool, stop: bool) -> (End, Vec<TrainerEvent>) {
+fn run(spec: &TrainSpec, run_dir: &Path, resume: bool, stop: bool) -> (RunEnd, Vec<TrainerEvent>) {
     let (end, events) = crate::runs::run(Options { resume, ..options(spec, run_dir) }, stop);
     (end.unwrap(), events)
 }
@@ -31,7 +31,7 @@ fn differing(a: &Path, b: &Path) -> Vec<String> {
         progress.rows.iter().map(|row| row.metrics.clone()).collect::<Vec<_>>()
     };
     assert_eq!(losses(&progress_a), losses(&progress_b));
-    assert_eq!(progress_a.step, progress_b.step);
+    assert_eq!(progress_a.batches, progress_b.batches);
     a.iter()
         .zip(&b)
         .flat_map(|(a, b)| a.iter().filter(|(name, tensor)| !tensor.equal(&b[*name])))
@@ -49,7 +49,7 @@ fn a_few_images_are_learnt_in_seconds() {
         let spec = TrainSpec { nbs: 4, fliplr: 0.5, seed, ..crate::shapes::spec(&data, 30) };
         let run_dir = folder.path().join(format!("seed {seed}"));
         let (end, events) = run(&spec, &run_dir, false, false);
-        assert_eq!(end, End::Finished);
+        assert_eq!(end, RunEnd::Finished);
         let Some(TrainerEvent::Finished(finished)) = events.last() else { panic!("{events:?}") };
         finished.metrics["metrics/mAP50(B)"]
     });
@@ -118,7 +118,7 @@ fn batches_are_shown_at_the_start_and_when_mosaics_end_and_by_a_job_that_goes_on
         ["labels.png".to_owned()].into_iter().chain(val).chain(train).collect::<Vec<_>>()
     };
     let here = folder.path().join("here");
-    assert_eq!(run(&spec, &here, false, true).0, End::Stopped);
+    assert_eq!(run(&spec, &here, false, true).0, RunEnd::Stopped);
 
     // Only the checkpoint goes along.
     let there = folder.path().join("there");
@@ -144,18 +144,18 @@ fn stopping_and_going_on_changes_no_bit() {
     let varied =
         TrainSpec { multi_scale: true, mosaic: 0.5, close_mosaic: 1, ..crate::shapes::spec(&data, 4) };
     let spec = TrainSpec { nbs: 16, warmup_epochs: 1.0, ..varied };
-    assert_eq!(run(&spec, &whole, false, false).0, End::Finished);
+    assert_eq!(run(&spec, &whole, false, false).0, RunEnd::Finished);
 
     let mut stops = 0;
     for _ in 0..3 {
         // Asked to stop from the start: one batch, then a checkpoint.
         let (end, events) = run(&spec, &parts, true, true);
-        assert_eq!(end, End::Stopped);
+        assert_eq!(end, RunEnd::Stopped);
         assert!(events.iter().any(|event| matches!(event, TrainerEvent::Checkpoint(_))));
         stops += 1;
     }
     assert_eq!(stops, 3);
-    assert_eq!(run(&spec, &parts, true, false).0, End::Finished);
+    assert_eq!(run(&spec, &parts, true, false).0, RunEnd::Finished);
     assert_eq!(differing(&whole, &parts), Vec::<String>::new());
 }
 
@@ -167,13 +167,13 @@ fn gradients_that_wait_for_a_step_survive_a_stop() {
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     // No warm-up: the very first batches accumulate, three an epoch, five a step.
     let spec = TrainSpec { nbs: 20, warmup_epochs: 0.0, ..crate::shapes::spec(&data, 3) };
-    assert_eq!(run(&spec, &whole, false, false).0, End::Finished);
+    assert_eq!(run(&spec, &whole, false, false).0, RunEnd::Finished);
     for _ in 0..2 {
-        assert_eq!(run(&spec, &parts, true, true).0, End::Stopped);
+        assert_eq!(run(&spec, &parts, true, true).0, RunEnd::Stopped);
         let found = trainyard_trainer::checkpoint::newest(&parts.join("checkpoints")).unwrap();
         assert!(found.checkpoint.unwrap().files.contains_key("gradients.safetensors"));
     }
-    assert_eq!(run(&spec, &parts, true, false).0, End::Finished);
+    assert_eq!(run(&spec, &parts, true, false).0, RunEnd::Finished);
     assert_eq!(differing(&whole, &parts), Vec::<String>::new());
 }
 
@@ -201,10 +201,10 @@ fn a_stop_in_the_last_validation_is_no_success_without_pictures() {
     // All epochs are done: only that validation is left.
     std::fs::remove_file(run_dir.join("PR_curve.png")).unwrap();
     let (end, events) = run(&spec, &run_dir, true, true);
-    assert_eq!(end, End::Stopped);
+    assert_eq!(end, RunEnd::Stopped);
     assert!(!events.iter().any(|event| matches!(event, TrainerEvent::Finished(_))), "{events:?}");
     let (end, again) = run(&spec, &run_dir, true, false);
-    assert_eq!((end, again.last()), (End::Finished, whole.last()));
+    assert_eq!((end, again.last()), (RunEnd::Finished, whole.last()));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::super::pickle::Py;
 use crate::import::RawTensor;
 
-/// Module and name.
+/// A class: its Python module and its name.
 pub type Class = (&'static str, &'static str);
 
 /// An object's attributes, in order.
@@ -19,17 +19,17 @@ pub mod class {
     pub const CONCAT: Class = ("ultralytics.nn.modules.conv", "Concat");
     /// Cross-stage block.
     pub const C2F: Class = ("ultralytics.nn.modules.block", "C2f");
-    /// Its links.
+    /// A link of a C2f block's chain: two convolutions.
     pub const BOTTLENECK: Class = ("ultralytics.nn.modules.block", "Bottleneck");
     /// Spatial pyramid pooling.
     pub const SPPF: Class = ("ultralytics.nn.modules.block", "SPPF");
-    /// Expectation over the bins.
+    /// Expectation over the bins of a box side.
     pub const DFL: Class = ("ultralytics.nn.modules.block", "DFL");
-    /// The head.
+    /// The detection head.
     pub const DETECT: Class = ("ultralytics.nn.modules.head", "Detect");
     /// Batch normalisation.
     pub const BATCH_NORM: Class = ("torch.nn.modules.batchnorm", "BatchNorm2d");
-    /// Twice the size.
+    /// Twice the size, nearest neighbour.
     pub const UPSAMPLE: Class = ("torch.nn.modules.upsampling", "Upsample");
 }
 
@@ -86,27 +86,27 @@ pub fn list<'a>(inner: impl IntoIterator<Item = Py<'a>>) -> Py<'a> {
     Py::Object("torch.nn.modules.container", "ModuleList", numbered(inner))
 }
 
-/// `(side, side)`
+/// A pair of equal numbers: `(side, side)`.
 fn square(side: i64) -> Py<'static> {
     Py::ints([side, side])
 }
 
 /// A convolution.
 pub struct Conv2d<'a> {
-    /// `[out, in, side, side]`
+    /// The kernel: `[out, in, side, side]`.
     pub weight: &'a RawTensor,
-    /// `[out]`
+    /// The bias: `[out]`.
     pub bias: Option<&'a RawTensor>,
-    /// In and out.
+    /// Channels in and out.
     pub channels: (Py<'a>, Py<'a>),
-    /// Of the kernel.
+    /// Pixels of the kernel's side.
     pub side: usize,
-    /// Of its steps.
+    /// Pixels between two outputs.
     pub stride: i64,
 }
 
 impl<'a> Conv2d<'a> {
-    /// As Python has it.
+    /// The convolution as a Python object.
     pub fn object(self) -> Py<'a> {
         let side = i64::try_from(self.side).unwrap_or(i64::MAX);
         let padding = side / 2;

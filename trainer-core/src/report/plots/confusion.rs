@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use trainyard_data::image::Image;
+use trainyard_data::Image;
 
 use super::{FONT, PlotError, TEXT, TITLE, picture, shortened};
 use crate::eval::Confusion;
@@ -16,7 +16,6 @@ const NUMBERED: usize = 30;
 ///
 /// # Errors
 /// When the backend fails, which one in memory does not.
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 pub fn draw(confusion: &Confusion, names: &[String], normalised: bool) -> Result<Image, PlotError> {
     let size = confusion.classes() + 1;
     let sums: Vec<u64> =
@@ -80,7 +79,6 @@ pub fn draw(confusion: &Confusion, names: &[String], normalised: bool) -> Result
 }
 
 /// The colour of a share between 0 and 1: white to dark blue.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 255")]
 fn shade(share: f64) -> RGBColor {
     let mix = |light: f64, dark: f64| (light + (dark - light) * share) as u8;
     RGBColor(mix(247.0, 8.0), mix(251.0, 48.0), mix(255.0, 107.0))

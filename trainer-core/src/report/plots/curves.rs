@@ -2,14 +2,14 @@
 //! for the mean.
 
 use plotters::prelude::*;
-use trainyard_data::image::Image;
+use trainyard_data::Image;
 
-use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, line_colour, picture, shortened};
+use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, Titles, line_colour, picture, shortened};
 
-/// One class's line.
+/// The line of a class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassCurve {
-    /// Its name.
+    /// The class's name.
     pub name: String,
     /// Class id, for its colour.
     pub class: usize,
@@ -30,15 +30,14 @@ const NAMED: usize = 20;
 /// When the backend fails, which one in memory does not.
 pub fn draw(
     curves: &[ClassCurve],
-    title: &str,
-    (x, y): (&str, &str),
+    titles: Titles<'_>,
     mean: impl Fn(f64, f64) -> String,
 ) -> Result<Image, PlotError> {
     picture(1300, 800, |area| {
         // Room for the legend on the right.
         let (left, right) = area.split_horizontally(920);
         let mut chart = ChartBuilder::on(&left)
-            .caption(title, (FONT, TITLE))
+            .caption(titles.chart, (FONT, TITLE))
             .margin(12)
             .x_label_area_size(46)
             .y_label_area_size(60)
@@ -49,8 +48,8 @@ pub fn draw(
             .bold_line_style(FAINT)
             .label_style((FONT, TEXT))
             .axis_desc_style((FONT, TEXT + 2))
-            .x_desc(x)
-            .y_desc(y)
+            .x_desc(titles.x)
+            .y_desc(titles.y)
             .x_label_formatter(&|value| format!("{value:.1}"))
             .y_label_formatter(&|value| format!("{value:.1}"))
             .draw()?;
@@ -68,13 +67,11 @@ pub fn draw(
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "some thousand points at most")]
 fn points(values: &[f64]) -> impl Iterator<Item = (f64, f64)> + '_ {
     let last = values.len().saturating_sub(1).max(1) as f64;
     values.iter().enumerate().map(move |(at, value)| (at as f64 / last, *value))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "some thousand classes at most")]
 fn averaged(curves: &[ClassCurve]) -> Vec<f64> {
     let length = curves.iter().map(|curve| curve.values.len()).min().unwrap_or(0);
     let mean = |at| curves.iter().map(|curve| curve.values[at]).sum::<f64>() / curves.len() as f64;
@@ -113,7 +110,10 @@ mod tests {
         };
         for count in [0, 1, 20, 300] {
             let curves: Vec<ClassCurve> = (0..count).map(curve).collect();
-            let found = draw(&curves, "Precision-recall", ("Recall", "Precision"), |x, y| format!("{x} {y}"));
+            let found =
+                draw(&curves, Titles { chart: "Precision-recall", x: "Recall", y: "Precision" }, |x, y| {
+                    format!("{x} {y}")
+                });
             assert_eq!((found.as_ref().unwrap().width, found.unwrap().height), (1300, 800));
         }
     }

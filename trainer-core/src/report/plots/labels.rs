@@ -2,9 +2,9 @@
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use trainyard_data::image::Image;
+use trainyard_data::Image;
 
-use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, line_colour, picture, shortened};
+use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, Titles, line_colour, picture, shortened};
 
 /// Boxes that are drawn over each other; more would be a grey square.
 const OUTLINED: usize = 1000;
@@ -26,8 +26,8 @@ pub fn draw(boxes: &[LabelBox], names: &[String]) -> Result<Image, PlotError> {
         instances(&panels[0], boxes, names)?;
         outlines(&panels[1], boxes)?;
         let of = |x: usize, y: usize| boxes.iter().map(move |(_, place)| [place[x], place[y]]);
-        heat(&panels[2], "Centres", ("x", "y"), of(0, 1), true)?;
-        heat(&panels[3], "Sizes", ("width", "height"), of(2, 3), false)
+        heat(&panels[2], Titles { chart: "Centres", x: "x", y: "y" }, of(0, 1), true)?;
+        heat(&panels[3], Titles { chart: "Sizes", x: "width", y: "height" }, of(2, 3), false)
     })
 }
 
@@ -106,12 +106,9 @@ fn outlines(area: &Area<'_>, boxes: &[LabelBox]) -> Result<(), PlotError> {
 }
 
 /// How many points lie in each cell of a grid. `down`: y grows downwards, as in images.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the grid")]
-#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 fn heat(
     area: &Area<'_>,
-    title: &str,
-    (x, y): (&str, &str),
+    titles: Titles<'_>,
     points: impl Iterator<Item = [f32; 2]>,
     down: bool,
 ) -> Result<(), PlotError> {
@@ -123,7 +120,7 @@ fn heat(
     let most = f64::from(counts.iter().max().copied().unwrap_or(0).max(1));
     let range = if down { 1.0_f32..0.0 } else { 0.0_f32..1.0 };
     let mut chart = ChartBuilder::on(area)
-        .caption(title, (FONT, TITLE))
+        .caption(titles.chart, (FONT, TITLE))
         .margin(12)
         .x_label_area_size(46)
         .y_label_area_size(70)
@@ -136,8 +133,8 @@ fn heat(
         .axis_desc_style((FONT, TEXT + 2))
         .x_label_formatter(&|value| format!("{value:.1}"))
         .y_label_formatter(&|value| format!("{value:.1}"))
-        .x_desc(x)
-        .y_desc(y)
+        .x_desc(titles.x)
+        .y_desc(titles.y)
         .draw()?;
     let side = 1.0 / CELLS as f32;
     let filled = counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(at, count)| {

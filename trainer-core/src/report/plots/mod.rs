@@ -12,22 +12,33 @@ use plotters::coord::Shift;
 use plotters::drawing::DrawingAreaErrorKind;
 use plotters::prelude::*;
 use plotters::style::register_font;
-use trainyard_data::image::Image;
+use trainyard_data::Image;
 
 use super::draw::class_colour;
 
 /// Why a picture cannot be drawn.
 pub type PlotError = DrawingAreaErrorKind<<BitMapBackend<'static> as DrawingBackend>::ErrorType>;
 
-/// What panels are drawn on.
+/// The canvas that panels are drawn on.
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 /// The name that texts ask for.
 pub(super) const FONT: &str = "sans-serif";
 const TITLE: u32 = 22;
 const TEXT: u32 = 16;
-/// Grid lines.
+/// The colour of grid lines.
 const FAINT: RGBColor = RGBColor(225, 225, 225);
+
+/// What stands above a chart and at its axes.
+#[derive(Debug, Clone, Copy)]
+pub struct Titles<'a> {
+    /// Above the chart.
+    pub chart: &'a str,
+    /// Below the x axis.
+    pub x: &'a str,
+    /// Beside the y axis.
+    pub y: &'a str,
+}
 
 /// A picture of that size on which `draw` draws.
 fn picture(

@@ -1,7 +1,7 @@
 //! How a run went: each column of results.csv over the epochs.
 
 use plotters::prelude::*;
-use trainyard_data::image::Image;
+use trainyard_data::Image;
 
 use super::{Area, FAINT, FONT, PlotError, TEXT, TITLE, picture};
 
@@ -35,7 +35,6 @@ pub fn draw(column: impl Fn(&str) -> Vec<f64>) -> Result<Image, PlotError> {
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "epochs are far below 2^52")]
 fn draw_panel(area: &Area<'_>, name: &str, values: &[f64]) -> Result<(), PlotError> {
     let points: Vec<(f64, f64)> = values
         .iter()

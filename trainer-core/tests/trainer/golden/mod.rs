@@ -112,7 +112,6 @@ pub fn assert_relative(what: &str, found: &Tensor, expected: &Tensor, tolerance:
 pub fn assert_statistics(what: &str, found: &Tensor, expected: &Value, tolerance: f64) {
     let flat = found.to_kind(Kind::Double).contiguous().view(-1);
     let length = number(&expected["l2"]);
-    #[allow(clippy::cast_precision_loss)]
     let typical = length / (flat.numel() as f64).sqrt();
     let near = |name: &str, value: f64, wanted: f64, scale: f64| {
         let difference = (value - wanted).abs();

@@ -5,15 +5,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::Device;
-use trainyard_data::disk_cache::Limits;
+use trainyard_data::cache::disk::Limits;
 use trainyard_trainer::events::Events;
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
-use trainyard_trainer::train::measure::Measure;
-use trainyard_trainer::train::session::End;
+use trainyard_trainer::train::memory::PhaseTracker;
+use trainyard_trainer::train::memory::ProbeWhen;
+use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
-use trainyard_trainer::train::train_watched;
-use trainyard_trainer::train::watch::Watch;
+use trainyard_trainer::train::train_tracked;
 use trainyard_types::TrainSpec;
 use trainyard_types::trainer::TrainerEvent;
 
@@ -39,21 +39,25 @@ pub fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
         resume: false,
         data_roots: Vec::new(),
         amp: None,
-        measure: Measure::Auto,
+        probe_memory: ProbeWhen::Auto,
         control: None,
     }
 }
 
 /// Trains; `stop`: somebody has asked to stop already. Returns the end and all events.
-pub fn run(options: Options, stop: bool) -> (Result<End, TrainError>, Vec<TrainerEvent>) {
+pub fn run(options: Options, stop: bool) -> (Result<RunEnd, TrainError>, Vec<TrainerEvent>) {
     run_with(options, stop, "")
 }
 
-/// [`run`] with memory that runs out, as `Watch::with_faults` has it.
+/// [`run`] with memory that runs out, as `PhaseTracker::with_faults` has it.
 #[allow(dead_code, reason = "not every test file has faults")]
-pub fn run_with(options: Options, stop: bool, faults: &str) -> (Result<End, TrainError>, Vec<TrainerEvent>) {
+pub fn run_with(
+    options: Options,
+    stop: bool,
+    faults: &str,
+) -> (Result<RunEnd, TrainError>, Vec<TrainerEvent>) {
     let mut events = Events::recording();
-    let watch = Watch::with_faults(faults);
-    let end = train_watched(options, &mut events, &AtomicBool::new(stop), &watch);
+    let watch = PhaseTracker::with_faults(faults);
+    let end = train_tracked(options, &mut events, &AtomicBool::new(stop), &watch);
     (end, events.recorded().to_vec())
 }

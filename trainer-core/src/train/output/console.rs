@@ -1,5 +1,6 @@
 //! The lines that a person sees while a model trains: the table that YOLO users know.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 
 use tch::Device;
@@ -7,49 +8,50 @@ use trainyard_types::TrainSpec;
 use trainyard_types::text::clean;
 use trainyard_types::trainer::{Epoch, Started, Step};
 
-use super::setup::Setup;
-use super::validate::{Details, Spent};
 use crate::checkpoint::Progress;
 use crate::eval::Metrics;
 use crate::events::Events;
 use crate::libtorch;
 use crate::optim::Schedule;
+use crate::train::setup::Setup;
+use crate::train::validate::{ValidationDetails, ValidationTime};
 
 /// What is shown of the newest batch.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Last {
-    /// Objects in it.
+#[derive(Debug, Clone, Copy)]
+pub struct NewestBatch {
+    /// Objects in the batch.
     pub objects: usize,
     /// Side of its images in pixels.
     pub side: usize,
+    /// The device that it was trained on.
+    pub device: Device,
 }
 
 /// What is shown of an epoch, beside its event.
 #[derive(Debug)]
-pub struct Table<'a> {
-    /// Of its last batch.
-    pub last: Last,
-    /// Of its validation.
+pub struct EpochTable<'a> {
+    /// The epoch's last batch.
+    pub last: NewestBatch,
+    /// The metrics of its validation.
     pub metrics: &'a Metrics,
-    /// Where it was trained.
-    pub device: Device,
 }
 
-/// The training columns.
+/// The names of the training columns.
 const HEADER: [&str; 7] = ["Epoch", "GPU_mem", "box_loss", "cls_loss", "dfl_loss", "Instances", "Size"];
 /// Characters of a progress bar.
 const BAR: usize = 12;
 
-/// What learns, and how fast. `counts`: parameters in the optimiser's groups.
-pub fn optimizer(chosen: &TrainSpec, schedule: &Schedule, [weights, norms, biases]: [usize; 3]) -> String {
-    let (name, lr0, momentum) = (chosen.optimizer.name(), chosen.lr0, chosen.momentum);
+/// A line about the optimiser. `spec`: with its optimiser resolved; the array: parameters by
+/// [`crate::optim::groups::Group`].
+pub fn optimizer(spec: &TrainSpec, schedule: &Schedule, [weights, norms, biases]: [usize; 3]) -> String {
+    let (name, lr0, momentum) = (spec.optimizer.name(), spec.lr0, spec.momentum);
     let decay = schedule.decay();
     format!(
         "{name}: lr0 {lr0}, momentum {momentum}; {weights} weights with decay {decay}, {norms} without, {biases} biases"
     )
 }
 
-/// Before the first epoch.
+/// The lines before the first epoch: model, data, optimiser.
 pub fn started(started: &Started, optimizer: &str, setup: &Setup, events: &Events) {
     let spec = setup.spec();
     events.print(&format!("Trainyard {}: {} on {}", env!("CARGO_PKG_VERSION"), spec.model, started.device));
@@ -73,7 +75,7 @@ pub fn started(started: &Started, optimizer: &str, setup: &Setup, events: &Event
     events.print(&format!("Starting training for {} epochs", started.epochs));
 }
 
-/// Before the first epoch (from 1) without mosaics.
+/// A line before the first epoch (counted from 1) without mosaics.
 pub fn mosaic_ends(epoch: u32, events: &Events) {
     events.print(&format!("\nNo mosaics from epoch {epoch} on"));
 }
@@ -83,13 +85,13 @@ pub fn epoch_begins(events: &Events) {
     events.print(&format!("\n{}", HEADER.map(|name| format!("{name:>11}")).concat()));
 }
 
-/// A line that the next one overwrites; only on a terminal.
-pub fn step(step: &Step, epochs: u32, (last, device): (Last, Device), events: &Events) {
+/// A progress line that the next one overwrites; only on a terminal.
+pub fn step(step: &Step, epochs: u32, newest: NewestBatch, events: &Events) {
     let mut terminal = std::io::stderr();
     if events.is_quiet() || !terminal.is_terminal() {
         return;
     }
-    let row = row(&place(step.epoch, epochs), &step.metrics, last, device);
+    let row = row(&epoch_of(step.epoch, epochs), &step.metrics, newest);
     let done = f64::from(step.batch) / f64::from(step.batches.max(1));
     let speed = format!("{}/{} {:.1} images/s", step.batch, step.batches, step.images_per_second);
     // A terminal that is gone is no reason to stop.
@@ -102,7 +104,6 @@ pub fn validating(events: &Events) -> fn(usize, usize) {
         return |_, _| {};
     }
     |batches, of| {
-        #[expect(clippy::cast_precision_loss, reason = "batches are far below 2^52")]
         let done = batches as f64 / of.max(1) as f64;
         let line = format!("{:>22} {:>3.0}% {} {batches}/{of}", "Validating", 100.0 * done, bar(done));
         // The last one leaves the line to the result.
@@ -113,8 +114,8 @@ pub fn validating(events: &Events) -> fn(usize, usize) {
 }
 
 /// An epoch's lines: training, and below it the validation.
-pub fn epoch(epoch: &Epoch, table: &Table<'_>, events: &Events) {
-    let row = row(&place(epoch.epoch, epoch.epochs), &epoch.metrics, table.last, table.device);
+pub fn epoch(epoch: &Epoch, table: &EpochTable<'_>, events: &Events) {
+    let row = row(&epoch_of(epoch.epoch, epoch.epochs), &epoch.metrics, table.last);
     // On a terminal the last progress line is there, and may be longer.
     let rest = if std::io::stderr().is_terminal() { "\x1b[K" } else { "" };
     events.print(&format!("{row} 100% {} {:.1} images/s{rest}", bar(1.0), epoch.images_per_second));
@@ -126,53 +127,45 @@ pub fn epoch(epoch: &Epoch, table: &Table<'_>, events: &Events) {
 }
 
 /// Where a validation's time went, of each of its `images`.
-pub fn speed(spent: Spent, images: usize) -> String {
-    let Spent { waited, model, after } = spent;
-    #[expect(clippy::cast_precision_loss, reason = "images are far below 2^52")]
-    let [waited, model, after] =
-        [waited, model, after].map(|seconds| 1000.0 * seconds / images.max(1) as f64);
+pub fn speed(time: ValidationTime, images: usize) -> String {
+    let ValidationTime { loader_wait, model, postprocess } = time;
+    let [loader_wait, model, postprocess] =
+        [loader_wait, model, postprocess].map(|seconds| 1000.0 * seconds / images.max(1) as f64);
     format!(
-        "Speed: {waited:.1} ms waiting for an image, {model:.1} ms in the model, {after:.1} ms for its boxes"
+        "Speed: {loader_wait:.1} ms waiting for an image, {model:.1} ms in the model, {postprocess:.1} ms for its boxes"
     )
 }
 
-/// After the last epoch: the best weights class by class.
-pub fn finished(progress: &Progress, details: &Details, setup: &Setup, events: &Events) {
-    let metrics = &details.found.metrics;
+/// The lines after the last epoch: the best weights class by class.
+pub fn finished(progress: &Progress, details: &ValidationDetails, setup: &Setup, events: &Events) {
+    let metrics = &details.result.metrics;
     let hours = progress.seconds / 3600.0;
     events.print(&format!("\n{} epochs completed in {hours:.3} hours.", progress.epoch));
     if let Some(best) = &progress.best {
         events.print(&format!("The best weights are those of epoch {}:", best.epoch));
     }
     events.print(table(metrics, &setup.names).trim_end());
-    events.print(&speed(details.spent, metrics.images));
+    events.print(&speed(details.time, metrics.images));
     events.print(&format!("Results saved to {}", setup.options.run_dir.display()));
 }
 
-fn place(epoch: u32, epochs: u32) -> String {
+fn epoch_of(epoch: u32, epochs: u32) -> String {
     format!("{epoch}/{epochs}")
 }
 
-fn row(place: &str, metrics: &std::collections::BTreeMap<String, f64>, last: Last, device: Device) -> String {
+fn row(epoch: &str, metrics: &BTreeMap<String, f64>, newest: NewestBatch) -> String {
     let losses = ["train/box_loss", "train/cls_loss", "train/dfl_loss"];
     let losses = losses.map(|name| format!("{:>11.4}", metrics.get(name).copied().unwrap_or(f64::NAN)));
-    let Last { objects, side } = last;
-    format!("{place:>11}{:>11}{}{objects:>11}{side:>11}", memory(device), losses.concat())
+    let NewestBatch { objects, side, device } = newest;
+    format!("{epoch:>11}{:>11}{}{objects:>11}{side:>11}", memory(device), losses.concat())
 }
 
-/// Memory of the GPU that this process holds.
+/// Memory of the GPU that this process holds, as `1.234G`.
 fn memory(device: Device) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "printed with three digits")]
     let taken = libtorch::memory_stats(device).map(|found| found.reserved_bytes as f64 / 1e9);
     taken.map_or_else(|| "0G".to_owned(), |taken| format!("{taken:.3}G"))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "a share of a dozen characters"
-)]
 fn bar(done: f64) -> String {
     let full = (done.clamp(0.0, 1.0) * BAR as f64).round() as usize;
     format!("{}{}", "━".repeat(full), "─".repeat(BAR - full))
@@ -207,8 +200,6 @@ pub fn table(metrics: &Metrics, names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]
@@ -216,7 +207,8 @@ mod tests {
         let losses = [("train/box_loss", 3.4), ("train/cls_loss", 120.0), ("train/dfl_loss", 1.0)];
         let metrics: BTreeMap<String, f64> =
             losses.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let row = row(&place(7, 50), &metrics, Last { objects: 34, side: 320 }, Device::Cpu);
+        let newest = NewestBatch { objects: 34, side: 320, device: Device::Cpu };
+        let row = row(&epoch_of(7, 50), &metrics, newest);
         assert_eq!(row, "       7/50         0G     3.4000   120.0000     1.0000         34        320");
         assert_eq!(row.len(), HEADER.len() * 11);
         assert_eq!(validation_header(22).len(), validation_row("all", 22, [72, 945], [0.5; 4]).len());
@@ -242,14 +234,14 @@ mod tests {
     #[test]
     fn the_optimiser_and_the_speed_fit_in_a_line() {
         let spec = TrainSpec::new(trainyard_types::ModelScale::N, "/d.yaml");
-        let line = optimizer(&spec, &Schedule::for_any_card(&spec, 100, 16), [63, 57, 63]);
+        let line = optimizer(&spec, &Schedule::for_any_gpu(&spec, 100, 16), [63, 57, 63]);
         assert_eq!(
             line,
             "SGD: lr0 0.01, momentum 0.937; 63 weights with decay 0.0005, 57 without, 63 biases"
         );
-        let spent = Spent { waited: 0.1, model: 1.0, after: 0.2 };
+        let time = ValidationTime { loader_wait: 0.1, model: 1.0, postprocess: 0.2 };
         assert_eq!(
-            speed(spent, 100),
+            speed(time, 100),
             "Speed: 1.0 ms waiting for an image, 10.0 ms in the model, 2.0 ms for its boxes"
         );
     }

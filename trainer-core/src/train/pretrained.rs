@@ -1,4 +1,4 @@
-//! Begins with weights that have learnt something already, `pretrained`, perhaps other classes.
+//! The spec's `pretrained`: weights to begin with (transfer learning), perhaps of other classes.
 
 use std::path::Path;
 
@@ -11,37 +11,37 @@ use super::error::TrainError;
 use super::setup::Setup;
 use crate::events::Events;
 use crate::model::Model;
-use crate::model::scale::Plan;
+use crate::model::plan::Plan;
 use crate::weights::{self, TensorFile, Tensors, Weights, WeightsError};
 
-/// What was taken of a weights file.
+/// What was loaded of a weights file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// How many tensors.
-    pub taken: usize,
-    /// Tensors of the model that stay as they were drawn: the head's class branch, for other classes.
+pub struct LoadReport {
+    /// How many of its tensors.
+    pub loaded: usize,
+    /// Tensors of the model that keep their initialisation: the head's class branch, for other classes.
     pub fresh: Vec<String>,
     /// How many tensors of the file the model has not.
     pub unused: usize,
 }
 
-/// Gives `model`, which is new, the weights of the spec's `pretrained`, and tells what was taken.
+/// Gives `model`, which is new, the weights of the spec's `pretrained`, and reports what was loaded.
 ///
 /// # Errors
 /// The file lies where it may not be read, is damaged, or is of another model; nothing is changed then.
-pub fn begin_with(model: &Model, setup: &Setup, events: &mut Events) -> Result<(), TrainError> {
+pub fn load_into(model: &Model, setup: &Setup, events: &mut Events) -> Result<(), TrainError> {
     let path = setup.spec().pretrained.as_path();
     if path.as_os_str().is_empty() {
         return Ok(());
     }
-    if !data_roots::allow(path, &setup.options.data_roots) {
+    if !data_roots::is_allowed(path, &setup.options.data_roots) {
         return Err(TrainError::PretrainedOutside(path.to_owned()));
     }
-    let loaded = load(model, path);
-    let Taken { taken, fresh, unused } =
-        loaded.map_err(|source| TrainError::Pretrained { path: path.to_owned(), source })?;
+    let report = load(model, path);
+    let LoadReport { loaded, fresh, unused } =
+        report.map_err(|source| TrainError::Pretrained { path: path.to_owned(), source })?;
     let mut message =
-        format!("pretrained: {taken} of {} tensors are those of {}", model.weights().len(), path.display());
+        format!("pretrained: {loaded} of {} tensors are those of {}", model.weights().len(), path.display());
     if let Some(first) = fresh.first() {
         message.push_str(&format!("; {} have other shapes and begin anew ({first} …)", fresh.len()));
     }
@@ -52,27 +52,27 @@ pub fn begin_with(model: &Model, setup: &Setup, events: &mut Events) -> Result<(
     Ok(())
 }
 
-fn load(model: &Model, path: &Path) -> Result<Taken, WeightsError> {
+fn load(model: &Model, path: &Path) -> Result<LoadReport, WeightsError> {
     let TensorFile { tensors, .. } = weights::read(path)?;
-    take(model, &tensors)
+    assign_matching(model, &tensors)
 }
 
 /// Copies into `model` every one of `tensors` that has the name and shape of one of its own.
 ///
 /// # Errors
-/// Before the head, every tensor must be there, of the model's shape; and all that is taken must be finite.
+/// Before the head, every tensor must be there, of the model's shape; and all that is loaded must be finite.
 /// Nothing is changed then.
-pub fn take(model: &Model, tensors: &Tensors) -> Result<Taken, WeightsError> {
+pub fn assign_matching(model: &Model, tensors: &Tensors) -> Result<LoadReport, WeightsError> {
     check_scale(model.plan(), tensors)?;
     let head = format!("model.{}.", model.plan().layers.len());
-    let mut found = Taken { taken: 0, fresh: Vec::new(), unused: 0 };
+    let mut found = LoadReport { loaded: 0, fresh: Vec::new(), unused: 0 };
     for (name, own) in model.weights().named() {
         match tensors.get(name) {
             Some(tensor) if tensor.size() == own.size() => {
                 if tensor.is_floating_point() && !is_finite(tensor) {
                     return Err(WeightsError::NotFinite(name.to_owned()));
                 }
-                found.taken += 1;
+                found.loaded += 1;
             }
             Some(tensor) if !name.starts_with(&head) => {
                 let (found, expected) = (tensor.size(), own.size());
@@ -135,8 +135,8 @@ mod tests {
         let drawn = tensors(&new);
         let mut given = tensors(&old);
         given.insert("model.22.cv4.0.conv.weight".to_owned(), Tensor::zeros([1], (Kind::Float, Device::Cpu)));
-        let found = take(&new, &given).unwrap();
-        assert_eq!((found.taken + found.fresh.len(), found.unused), (355, 1));
+        let found = assign_matching(&new, &given).unwrap();
+        assert_eq!((found.loaded + found.fresh.len(), found.unused), (355, 1));
         assert!(!found.fresh.is_empty());
         assert!(found.fresh.iter().all(|name| name.starts_with("model.22.cv3.")), "{:?}", found.fresh);
         for (name, tensor) in new.weights().named() {
@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn the_same_classes_are_taken_whole() {
         let (new, old) = (model(ModelScale::N, 2), model(ModelScale::N, 2));
-        let found = take(&new, &tensors(&old)).unwrap();
-        assert_eq!(found, Taken { taken: 355, fresh: Vec::new(), unused: 0 });
+        let found = assign_matching(&new, &tensors(&old)).unwrap();
+        assert_eq!(found, LoadReport { loaded: 355, fresh: Vec::new(), unused: 0 });
     }
 
     #[test]
@@ -160,12 +160,12 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Tensors)| {
             let mut given = given.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect();
             change(&mut given);
-            take(&new, &given).unwrap_err().to_string()
+            assign_matching(&new, &given).unwrap_err().to_string()
         };
         let options = (Kind::Float, Device::Cpu);
-        let none = take(&new, &Tensors::new()).unwrap_err().to_string();
+        let none = assign_matching(&new, &Tensors::new()).unwrap_err().to_string();
         assert!(none.contains("`model.0.conv.weight` is missing"), "{none}");
-        let scale = take(&new, &tensors(&model(ModelScale::S, 2))).unwrap_err().to_string();
+        let scale = assign_matching(&new, &tensors(&model(ModelScale::S, 2))).unwrap_err().to_string();
         assert!(scale.contains("yolov8s") && scale.contains("yolov8n"), "{scale}");
         let missing = refused(&|given| drop(given.remove("model.5.bn.weight")));
         assert!(missing.contains("`model.5.bn.weight` is missing"), "{missing}");

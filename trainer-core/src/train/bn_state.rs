@@ -1,5 +1,5 @@
-//! The statistics of batch normalisation, which a forward pass changes before anything is learnt: kept, and put
-//! back where a pass must leave no trace.
+//! The running statistics of batch normalisation, which a forward pass changes before any optimiser step:
+//! saved, and restored where a pass must leave no trace.
 
 use tch::{Device, Kind, Tensor};
 use trainyard_types::TrainSpec;
@@ -10,18 +10,18 @@ use crate::weights::{Entry, Role};
 /// Pixels of an image's side that the deepest layers see as one.
 const STRIDE: u32 = 32;
 
-/// A copy of a model's statistics.
+/// A copy of a model's running statistics.
 #[derive(Debug)]
-pub struct Statistics {
-    /// On the model's device: all of them, one after the other.
+pub struct BnState {
+    /// On the model's device: means and variances, one after the other.
     values: Tensor,
     /// On the CPU: counts of batches.
     counts: Tensor,
 }
 
-impl Statistics {
-    /// Copies those of `model`. Nothing waits for the device.
-    pub fn keep(model: &Model) -> Self {
+impl BnState {
+    /// Copies the statistics of `model`. Nothing waits for the device.
+    pub fn save(model: &Model) -> Self {
         let values: Vec<&Tensor> = entries(model, Role::Statistic).map(|entry| &entry.tensor).collect();
         let counts: Vec<&Tensor> = entries(model, Role::Counter).map(|entry| &entry.tensor).collect();
         let join = |parts: Vec<Tensor>, kind, device| match parts.is_empty() {
@@ -35,14 +35,14 @@ impl Statistics {
         }
     }
 
-    /// Makes those of `model`, the same one, what they were.
-    pub fn put_back(&self, model: &Model) {
+    /// Makes the statistics of `model`, the same one, what they were.
+    pub fn restore(&self, model: &Model) {
         let _no_grad = tch::no_grad_guard();
-        for (role, kept) in [(Role::Statistic, &self.values), (Role::Counter, &self.counts)] {
+        for (role, saved) in [(Role::Statistic, &self.values), (Role::Counter, &self.counts)] {
             let mut from = 0;
             for entry in entries(model, role) {
                 let length = i64::try_from(entry.tensor.numel()).unwrap_or(0);
-                entry.tensor.shallow_clone().copy_(&kept.narrow(0, from, length).view_as(&entry.tensor));
+                entry.tensor.shallow_clone().copy_(&saved.narrow(0, from, length).view_as(&entry.tensor));
                 from += length;
             }
         }
@@ -52,7 +52,7 @@ impl Statistics {
 /// A warning where the deepest layers never see more than one value of each channel, if they do not.
 ///
 /// `images`: those that train.
-pub fn lone(spec: &TrainSpec, images: usize, batch_size: u32) -> Option<String> {
+pub fn single_value_warning(spec: &TrainSpec, images: usize, batch_size: u32) -> Option<String> {
     // A map of one pixel; `multi_scale` makes images of this side no smaller or larger.
     let one_pixel = spec.imgsz <= STRIDE;
     (one_pixel && (images <= 1 || batch_size <= 1)).then(|| {
@@ -103,9 +103,12 @@ mod tests {
     #[test]
     fn who_trains_on_single_pixels_is_told() {
         let spec = |imgsz| TrainSpec { imgsz, ..TrainSpec::new(ModelScale::N, "/d.yaml") };
-        assert!(lone(&spec(32), 100, 1).unwrap().contains("`imgsz` of at least 64"));
-        assert!(lone(&spec(32), 1, 16).is_some());
-        assert_eq!([lone(&spec(32), 2, 2), lone(&spec(64), 1, 1)], [None, None]);
+        assert!(single_value_warning(&spec(32), 100, 1).unwrap().contains("`imgsz` of at least 64"));
+        assert!(single_value_warning(&spec(32), 1, 16).is_some());
+        assert_eq!(
+            [single_value_warning(&spec(32), 2, 2), single_value_warning(&spec(64), 1, 1)],
+            [None, None]
+        );
     }
 
     #[test]
@@ -116,11 +119,11 @@ mod tests {
         let images = Tensor::rand([2, 3, 64, 64], (Kind::Float, Device::Cpu));
         let _ = model.forward(&images, true);
         let before = all();
-        let kept = Statistics::keep(&model);
+        let saved = BnState::save(&model);
         let _ = model.forward(&(images * 0.5), true);
         let differ = |found: &[Tensor]| found.iter().zip(&before).filter(|(a, b)| !a.equal(b)).count();
         assert_eq!(differ(&all()), 3 * 57, "means, variances and counts");
-        kept.put_back(&model);
+        saved.restore(&model);
         assert_eq!(differ(&all()), 0);
     }
 }

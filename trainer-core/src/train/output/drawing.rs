@@ -6,17 +6,17 @@ use std::thread::{Builder, JoinHandle};
 
 use trainyard_data::Batch;
 
-use super::error::TrainError;
-use super::setup::Setup;
 use crate::report::pictures;
+use crate::train::error::TrainError;
+use crate::train::setup::Setup;
 
 /// Pictures that are being drawn.
 #[derive(Debug)]
 pub struct Drawing {
     threads: Vec<JoinHandle<Result<(), TrainError>>>,
-    /// Batches that are still to be shown.
+    /// Batches that are still to be drawn.
     left: usize,
-    /// Whether the training labels are.
+    /// Whether the picture of all training labels is still to be drawn.
     labels: bool,
 }
 
@@ -53,7 +53,7 @@ impl Drawing {
 
     fn spawn(&mut self, work: impl FnOnce() -> Result<(), TrainError> + Send + 'static) {
         let drawn = move || {
-            crate::libtorch::anywhere();
+            crate::libtorch::unbind_thread();
             work()
         };
         // Without a thread there is one picture less, and worse to worry about.
@@ -61,7 +61,7 @@ impl Drawing {
     }
 
     /// Waits for all pictures; returns why some are missing.
-    pub fn settle(&mut self) -> Vec<TrainError> {
+    pub fn finish(&mut self) -> Vec<TrainError> {
         let ended = self.threads.drain(..).map(JoinHandle::join);
         ended.filter_map(|drawn| drawn.unwrap_or(Ok(())).err()).collect()
     }
@@ -70,6 +70,6 @@ impl Drawing {
 impl Drop for Drawing {
     /// Without waiting, a process that ends would leave a picture out.
     fn drop(&mut self) {
-        let _ = self.settle();
+        let _ = self.finish();
     }
 }

@@ -7,26 +7,27 @@ use std::sync::Arc;
 
 use trainyard_types::{Batch, TrainSpec};
 
-use super::error::TrainError;
-use super::setup::Setup;
 use super::tables::RESULTS;
-use super::validate::{detections, input};
 use crate::checkpoint::replace;
 use crate::eval::{Metrics, NmsConfig};
 use crate::model::Model;
 use crate::report::{args_yaml, pictures, tensorboard};
+use crate::train::batch_tensors::images;
+use crate::train::error::TrainError;
+use crate::train::setup::Setup;
+use crate::train::validate::detections;
 use crate::weights::{self, HostTensors, Metadata, TensorFile};
 
 /// The weights of the epoch with the highest mAP50-95.
 pub const BEST: &str = "weights/best.safetensors";
-/// The newest weights.
+/// The newest epoch's weights.
 pub const LAST: &str = "weights/last.safetensors";
-/// Every setting.
+/// Every setting of the run.
 pub const ARGS: &str = "args.yaml";
 /// Images in the picture of a validation batch.
 const SHOWN: usize = 16;
 
-/// What `finished` lists: of all that a run can leave, what is there.
+/// The artifacts of a run, relative to its directory, as far as they are there: what `finished` lists.
 pub fn all(run_dir: &Path) -> Vec<PathBuf> {
     let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let validation = (0..pictures::VAL_BATCHES)
@@ -50,11 +51,11 @@ pub const ENCODABLE: &str = "tensors of a model have distinct names and known ty
 /// The averaged weights of an epoch, on the host.
 #[derive(Debug)]
 pub struct EpochWeights {
-    /// From 1.
+    /// The epoch, from 1.
     pub epoch: u32,
-    /// Under Ultralytics' names.
+    /// The tensors, under Ultralytics' names.
     pub tensors: Arc<HostTensors>,
-    /// What is needed to use them.
+    /// What is needed to use the weights: model, class names, image size.
     pub metadata: Metadata,
 }
 
@@ -75,7 +76,7 @@ impl EpochWeights {
         Self { epoch, tensors: Arc::new(HostTensors::copy(model.weights().named())), metadata }
     }
 
-    /// What [`EpochWeights::encode`] gave.
+    /// The inverse of [`EpochWeights::encode`].
     ///
     /// # Errors
     /// A sentence, when it is something else.
@@ -103,7 +104,7 @@ pub fn write(run_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), TrainError>
 /// Writes args.yaml: the spec, with the optimiser and the batch size that are really used.
 pub fn write_args(run_dir: &Path, setup: &Setup, batch_size: u32) -> Result<(), TrainError> {
     let path = run_dir.join(ARGS);
-    let used = TrainSpec { batch: Batch::Size(batch_size), ..setup.chosen.clone() };
+    let used = TrainSpec { batch: Batch::Size(batch_size), ..setup.resolved.clone() };
     args_yaml::write(&path, setup.spec(), &used).map_err(TrainError::io(path))
 }
 
@@ -137,7 +138,7 @@ pub fn write_samples(setup: &Setup, model: &Model) -> Result<(), TrainError> {
     let path = |name: String| setup.options.run_dir.join(name);
     for (number, batch) in setup.val_loader(batch_size).pass().take(pictures::VAL_BATCHES).enumerate() {
         let batch = batch?;
-        let decoded = model.detect(&input(&batch, model.device()));
+        let decoded = model.detect(&images(&batch, model.device()));
         let found = detections(&decoded, &NmsConfig::predict());
         let labels = path(pictures::val_labels(number));
         pictures::write_batch(&labels, &batch, &setup.names).map_err(TrainError::io(labels))?;

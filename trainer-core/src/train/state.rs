@@ -1,40 +1,41 @@
-//! Batches through the model, and the optimiser step that some of them make. Knows nothing of files or data sets.
+//! All that an optimiser step changes: weights, gradients, optimiser, average. Knows nothing of files or data sets.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use trainyard_types::trainer::Phase;
 
+use super::precision::forward;
 use crate::libtorch::Precision;
 use crate::loss::assign::Targets;
 use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss};
+use crate::model::Model;
 use crate::model::head::Prediction;
-use crate::model::{Layout, Model};
 use crate::optim::{Ema, Optimizer, Rule, Scaler, Schedule};
 
-/// What the gradients that wait for a step are of.
+/// What the accumulated gradients are of.
 ///
 /// They are of the losses' numerators: the loss of a step is divided by the soft scores of *all* its
 /// images, once, so that it does not matter which batches they went through the model in.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct Accumulated {
     /// How many images.
     pub images: u64,
     /// Scalar on the device: the sum of the soft scores that the assigner gave in them.
     pub scores: Tensor,
 }
 
-/// All that changes while training.
+/// A model in training.
 #[derive(Debug)]
-pub struct Trainer {
-    /// What learns.
+pub struct TrainState {
+    /// The model whose weights move.
     pub model: Model,
-    /// What is validated and saved.
+    /// Its moving average, which is validated and saved.
     pub ema: Ema,
-    /// What it remembers, and the gradients that wait.
+    /// The optimiser's state, and the accumulated gradients.
     pub optimizer: Optimizer,
     /// Present when training in 16-bit floats of little range.
     pub scaler: Option<Scaler>,
-    /// What has been learnt since the last step.
-    pub waiting: Waiting,
+    /// The images of the accumulated gradients.
+    pub accumulated: Accumulated,
     /// Optimiser updates done, skipped ones included.
     pub updates: u64,
     /// Float scalar on the device: updates that were skipped since it was last reset, because gradients
@@ -49,16 +50,16 @@ pub struct Trainer {
     precision: Precision,
 }
 
-impl Trainer {
-    /// A model that has not begun to learn. `precision`: of the layers while they learn.
+impl TrainState {
+    /// Before the first step of `model`. `precision`: of the layers in training.
     pub fn new(model: Model, rule: Rule, schedule: Schedule, gains: Gains, precision: Precision) -> Self {
         let device = model.device();
         let nothing = || Tensor::zeros([0; 0], (Kind::Float, device));
         Self {
             ema: Ema::new(&model),
             optimizer: Optimizer::new(model.weights(), rule),
-            scaler: (precision == Precision::Half).then(|| Scaler::new(device)),
-            waiting: Waiting { images: 0, scores: nothing() },
+            scaler: (precision == Precision::Fp16).then(|| Scaler::new(device)),
+            accumulated: Accumulated { images: 0, scores: nothing() },
             updates: 0,
             skipped: nothing(),
             loss_sums: Tensor::zeros([3], (Kind::Float, device)),
@@ -70,41 +71,46 @@ impl Trainer {
         }
     }
 
-    /// What layers learn in.
+    /// The precision that layers are trained in.
     pub const fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The run's rates.
+    /// The run's learning rates.
     pub const fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// Makes the run's rates those of so many epochs.
+    /// Makes the run's learning rates those of so many epochs.
     pub const fn set_epochs(&mut self, epochs: u32) {
         self.schedule.epochs = epochs;
     }
 
-    /// Takes a batch's gradients, for the next [`Trainer::step`].
+    /// Adds a batch's gradients to the accumulated ones, for the next [`TrainState::step`].
     ///
     /// `images`: `[B, 3, H, W]` float in 0 to 1, on the model's device.
-    pub fn learn(&mut self, images: &Tensor, targets: &Targets) {
-        self.learn_watched(images, targets, &mut |_| {});
+    pub fn forward_backward(&mut self, images: &Tensor, targets: &Targets) {
+        self.forward_backward_timed(images, targets, &mut |_| {});
     }
 
-    /// [`Trainer::learn`], which tells before it begins a phase: forward, loss, backward.
-    pub fn learn_watched(&mut self, images: &Tensor, targets: &Targets, begin: &mut impl FnMut(Phase)) {
+    /// [`TrainState::forward_backward`], which calls `begin` before each phase: forward, loss, backward.
+    pub fn forward_backward_timed(
+        &mut self,
+        images: &Tensor,
+        targets: &Targets,
+        begin: &mut impl FnMut(Phase),
+    ) {
         begin(Phase::Forward);
         let prediction = forward(&self.model, images, true, self.precision);
-        self.learn_from_watched(prediction, targets, begin);
+        self.loss_backward_timed(prediction, targets, begin);
     }
 
-    /// [`Trainer::learn`], from what the model says about a batch.
-    pub fn learn_from(&mut self, prediction: Prediction, targets: &Targets) {
-        self.learn_from_watched(prediction, targets, &mut |_| {});
+    /// [`TrainState::forward_backward`], from a prediction that is there already.
+    pub fn loss_backward(&mut self, prediction: Prediction, targets: &Targets) {
+        self.loss_backward_timed(prediction, targets, &mut |_| {});
     }
 
-    fn learn_from_watched(
+    fn loss_backward_timed(
         &mut self,
         prediction: Prediction,
         targets: &Targets,
@@ -118,35 +124,33 @@ impl Trainer {
         let scaled = self.scaler.as_ref().map(|scaler| scaler.scale(&numerator));
         begin(Phase::Backward);
         scaled.unwrap_or(numerator).backward();
-        #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand images")]
         let weighted = &components * images as f64;
         self.loss_sums += weighted;
         self.losses = components;
-        self.waiting.scores += scores;
-        self.waiting.images += u64::try_from(images).unwrap_or(0);
+        self.accumulated.scores += scores;
+        self.accumulated.images += u64::try_from(images).unwrap_or(0);
     }
 
-    /// What the gradients that wait are to be multiplied by: images, as the reference does, over the soft
-    /// scores of all of them.
+    /// What the accumulated gradients are to be multiplied by, a scalar on the device: images, as the
+    /// reference does, over the soft scores of all of them.
     ///
     /// The reference adds up, over the batches of a step, images of the batch over soft scores of the
     /// batch. That is the same for batches that have equally much in them, and so it is as long as this on
     /// average; learning rates mean the same.
-    pub fn factor(&self) -> Tensor {
-        #[expect(clippy::cast_precision_loss, reason = "a step has at most some thousand images")]
-        let images = self.waiting.images as f64;
-        images / self.waiting.scores.clamp_min(LEAST_SCORES)
+    pub fn gradient_factor(&self) -> Tensor {
+        self.accumulated.images as f64 / self.accumulated.scores.clamp_min(LEAST_SCORES)
     }
 
-    /// One optimiser step along all that was learnt since the last one, with the rates of `iteration`.
+    /// One optimiser step along the accumulated gradients, with the rates at `unit` (see [`Schedule::at`]),
+    /// and the average's step after it.
     ///
     /// Nothing waits for the device: where gradients are not finite it skips the step by itself. The average
     /// moves then too, as the reference's does, towards a model that did not.
-    pub fn step(&mut self, iteration: u64) {
-        let rates = self.schedule.at(iteration);
+    pub fn step(&mut self, unit: u64) {
+        let rates = self.schedule.at(unit);
         let factor = match &self.scaler {
-            Some(scaler) => self.factor() * scaler.inverse(),
-            None => self.factor(),
+            Some(scaler) => self.gradient_factor() * scaler.inverse(),
+            None => self.gradient_factor(),
         };
         let skipped = self.optimizer.step(&factor, &rates, self.schedule.decay());
         if let Some(scaler) = &mut self.scaler {
@@ -155,40 +159,21 @@ impl Trainer {
         self.skipped += skipped;
         self.ema.update(&self.model);
         self.updates += 1;
-        self.waiting.images = 0;
-        let _ = self.waiting.scores.zero_();
+        self.accumulated.images = 0;
+        let _ = self.accumulated.scores.zero_();
     }
 
-    /// The work and the memory of a step, which moves nothing. Then all that was learnt since the last step is
-    /// forgotten, losses included.
-    pub fn rehearse(&mut self) {
-        self.optimizer.rehearse(&self.factor(), &self.schedule.at(0), self.schedule.decay());
-        self.forget();
+    /// The work and the memory of a step in which nothing moves. Drops the accumulated gradients and losses.
+    pub fn dry_run(&mut self) {
+        self.optimizer.dry_run(&self.gradient_factor(), &self.schedule.at(0), self.schedule.decay());
+        self.zero_grad();
         let _ = self.loss_sums.zero_();
     }
 
-    /// Forgets what was learnt since the last step.
-    pub fn forget(&mut self) {
-        self.optimizer.forget_gradients();
-        self.waiting.images = 0;
-        let _ = self.waiting.scores.zero_();
+    /// Drops the accumulated gradients.
+    pub fn zero_grad(&mut self) {
+        self.optimizer.zero_grad();
+        self.accumulated.images = 0;
+        let _ = self.accumulated.scores.zero_();
     }
-}
-
-/// [`Model::forward`], its layers in `precision`.
-pub fn forward(model: &Model, images: &Tensor, train: bool, precision: Precision) -> Prediction {
-    precision.run(model.device(), || model.forward(images, train))
-}
-
-/// A batch of pixels as the model takes them.
-///
-/// `pixels`: `[n, 3, height, width]` bytes. Returns float in 0 to 1 on `device`, channels innermost.
-pub fn to_input(pixels: &[u8], [n, height, width]: [usize; 3], device: Device) -> Tensor {
-    let shape = [n, 3, height, width].map(|side| i64::try_from(side).unwrap_or(0));
-    normalise(&Tensor::from_slice(pixels).view(shape).to_device(device))
-}
-
-/// Bytes `[n, 3, height, width]` as float in 0 to 1, channels innermost.
-pub fn normalise(bytes: &Tensor) -> Tensor {
-    Layout::default().apply(bytes).to_kind(Kind::Float) / 255.0
 }

@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 use trainyard_types::trainer::{CheckpointSaved, LogLevel, TrainerEvent};
 
 use super::artifacts::{self, BEST, EpochWeights, LAST};
-use super::error::TrainError;
-use super::resume::BEST_WEIGHTS;
-use crate::checkpoint::{self, Part, Progress};
+use crate::checkpoint::{self, CheckpointFile, Progress};
 use crate::events::Events;
+use crate::train::error::TrainError;
+use crate::train::resume::BEST_WEIGHTS;
 use crate::weights::{HostTensors, Metadata};
 
 /// The weights files that a run has at some moment.
 #[derive(Debug, Clone, Default)]
-pub struct Kept {
-    /// Of the newest epoch.
+pub struct WeightsFiles {
+    /// The newest epoch's weights.
     pub last: Option<Arc<EpochWeights>>,
-    /// Of the best epoch.
+    /// The best epoch's weights.
     pub best: Option<Arc<EpochWeights>>,
 }
 
@@ -34,18 +34,24 @@ pub struct Snapshot {
     pub progress: Progress,
     /// Tensors by file name.
     pub files: Vec<(&'static str, Arc<HostTensors>)>,
-    /// Written beside it if they are not there yet.
-    pub kept: Kept,
+    /// Weights files of the run, which are written with the checkpoint if they are not there yet.
+    pub weights: WeightsFiles,
 }
 
 impl Snapshot {
-    const fn place(&self) -> Place {
-        (self.progress.step, self.progress.epoch)
+    const fn point(&self) -> SavePoint {
+        SavePoint { batches: self.progress.batches, epoch: self.progress.epoch }
     }
 }
 
-/// The step and the epochs completed, which together tell checkpoints of a run apart.
-type Place = (u64, u32);
+/// What tells the checkpoints of a run apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SavePoint {
+    /// Batches since the start.
+    batches: u64,
+    /// Epochs completed.
+    epoch: u32,
+}
 
 /// The epochs of the weights files in the run directory, as far as this process has written them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,7 +60,7 @@ struct Written {
     best: Option<u32>,
 }
 
-/// What became of a snapshot.
+/// What came of writing a snapshot.
 #[derive(Debug)]
 struct Outcome {
     /// The checkpoint's directory.
@@ -80,24 +86,24 @@ enum SaveError {
 pub struct Saver {
     run_dir: PathBuf,
     root: PathBuf,
-    every: Option<Duration>,
-    running: Option<(Place, JoinHandle<Outcome>)>,
+    interval: Option<Duration>,
+    running: Option<(SavePoint, JoinHandle<Outcome>)>,
     waiting: Option<Snapshot>,
-    durable: Option<Place>,
+    durable: Option<SavePoint>,
     written: Written,
-    /// When training last handed over a snapshot.
+    /// When training last handed a snapshot over.
     since: Instant,
 }
 
 impl Saver {
-    /// For the run in `run_dir`, whose checkpoints go to `root`; `minutes` between two of them inside of an
+    /// A saver for the run in `run_dir`, whose checkpoints go to `root`; `minutes` between two of them inside of an
     /// epoch, 0 for none there.
     pub fn new(run_dir: &Path, root: PathBuf, minutes: f64) -> Self {
-        let every = (minutes > 0.0).then(|| Duration::from_secs_f64(minutes * 60.0));
+        let interval = (minutes > 0.0).then(|| Duration::from_secs_f64(minutes * 60.0));
         Self {
             run_dir: run_dir.to_owned(),
             root,
-            every,
+            interval,
             running: None,
             waiting: None,
             durable: None,
@@ -106,14 +112,14 @@ impl Saver {
         }
     }
 
-    /// Whether it is time for one inside of an epoch, and the disk has kept up.
+    /// Whether it is time for a checkpoint inside of an epoch, and the disk has kept up.
     pub fn is_due(&self) -> bool {
-        self.running.is_none() && self.every.is_some_and(|every| self.since.elapsed() >= every)
+        self.running.is_none() && self.interval.is_some_and(|interval| self.since.elapsed() >= interval)
     }
 
-    /// Whether the newest checkpoint on the disk is of this step after so many epochs.
-    pub fn is_durable(&self, step: u64, epoch: u32) -> bool {
-        self.durable == Some((step, epoch))
+    /// Whether the newest checkpoint on the disk was made after so many batches and epochs.
+    pub fn is_durable(&self, batches: u64, epoch: u32) -> bool {
+        self.durable == Some(SavePoint { batches, epoch })
     }
 
     /// Whether some checkpoint of the run is on the disk.
@@ -128,7 +134,7 @@ impl Saver {
         self.poll(events);
     }
 
-    /// Tells of what is done, and begins what waits. Never waits for the disk.
+    /// Reports checkpoints that are written, and begins to write what waits. Never waits for the disk.
     pub fn poll(&mut self, events: &mut Events) {
         if self.running.as_ref().is_none_or(|(_, thread)| thread.is_finished()) {
             self.end_running(events);
@@ -136,8 +142,8 @@ impl Saver {
         }
     }
 
-    /// Waits until all is written.
-    pub fn settle(&mut self, events: &mut Events) {
+    /// Waits until all checkpoints are written.
+    pub fn flush(&mut self, events: &mut Events) {
         while self.running.is_some() || self.waiting.is_some() {
             self.end_running(events);
             self.begin_waiting();
@@ -148,25 +154,25 @@ impl Saver {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn write_weights(&mut self, kept: &Kept) -> Result<(), TrainError> {
-        write_weights(&self.run_dir, kept, &mut self.written)
+    pub fn write_weights(&mut self, weights: &WeightsFiles) -> Result<(), TrainError> {
+        write_weights(&self.run_dir, weights, &mut self.written)
     }
 
     fn begin_waiting(&mut self) {
         let Some(snapshot) = self.waiting.take() else { return };
         let (run_dir, root, written) = (self.run_dir.clone(), self.root.clone(), self.written);
-        let place = snapshot.place();
+        let point = snapshot.point();
         let work = move || {
-            crate::libtorch::anywhere();
+            crate::libtorch::unbind_thread();
             write(snapshot, &run_dir, &root, written)
         };
         // A thread that cannot be had is one more sign of a machine in need: the next snapshot tries again.
         let thread = Builder::new().name("checkpoint".to_owned()).spawn(work);
-        self.running = thread.ok().map(|thread| (place, thread));
+        self.running = thread.ok().map(|thread| (point, thread));
     }
 
     fn end_running(&mut self, events: &mut Events) {
-        let Some((place, thread)) = self.running.take() else { return };
+        let Some((point, thread)) = self.running.take() else { return };
         let outcome = thread.join().unwrap_or(Outcome {
             saved: Err(SaveError::Gone),
             weights: Ok(()),
@@ -176,18 +182,19 @@ impl Saver {
         self.written = outcome.written;
         match outcome.saved {
             Ok(path) => {
-                self.durable = Some(place);
+                self.durable = Some(point);
                 let path = path.strip_prefix(&self.run_dir).unwrap_or(&path).to_owned();
-                let (step, epoch) = place;
+                let SavePoint { batches: step, epoch } = point;
                 events.emit(TrainerEvent::Checkpoint(CheckpointSaved { step, epoch, path }));
             }
             Err(error) => {
-                let before = self.durable.map_or_else(String::new, |(step, _)| {
+                let before = self.durable.map_or_else(String::new, |point| {
+                    let step = point.batches;
                     format!("; the one of step {step} stays, and is what a resume would go on from")
                 });
                 let message = format!(
                     "no checkpoint of step {} was written ({error}); training goes on{before}",
-                    place.0
+                    point.batches
                 );
                 events.log(LogLevel::Warning, message);
             }
@@ -212,31 +219,31 @@ impl Drop for Saver {
 }
 
 fn write(snapshot: Snapshot, run_dir: &Path, root: &Path, mut written: Written) -> Outcome {
-    let kept = snapshot.kept.clone();
+    let files = snapshot.weights.clone();
     let saved = save(snapshot, root);
     let pruned = if saved.is_ok() { checkpoint::prune(root) } else { Ok(()) };
-    let weights = write_weights(run_dir, &kept, &mut written);
+    let weights = write_weights(run_dir, &files, &mut written);
     Outcome { saved, weights, pruned, written }
 }
 
 fn save(snapshot: Snapshot, root: &Path) -> Result<PathBuf, SaveError> {
-    let Snapshot { progress, files, kept } = snapshot;
+    let Snapshot { progress, files, weights } = snapshot;
     if let Some(name) = files.iter().find_map(|(_, tensors)| tensors.not_finite()) {
         return Err(SaveError::NotFinite(name.to_owned()));
     }
-    let plain = files.into_iter().map(|(name, tensors)| Part {
+    let plain = files.into_iter().map(|(name, tensors)| CheckpointFile {
         name,
         bytes: tensors.encode(&Metadata::new()).expect(artifacts::ENCODABLE),
     });
-    let best = kept.best.iter().map(|best| Part { name: BEST_WEIGHTS, bytes: best.encode() });
+    let best = weights.best.iter().map(|best| CheckpointFile { name: BEST_WEIGHTS, bytes: best.encode() });
     // One file is encoded, written and dropped before the next.
     let path = checkpoint::save(root, &progress, plain.chain(best));
     path.map_err(|source| SaveError::Io { root: root.to_owned(), source })
 }
 
-fn write_weights(run_dir: &Path, kept: &Kept, written: &mut Written) -> Result<(), TrainError> {
+fn write_weights(run_dir: &Path, files: &WeightsFiles, written: &mut Written) -> Result<(), TrainError> {
     let Written { last, best } = written;
-    for (weights, name, written) in [(&kept.last, LAST, last), (&kept.best, BEST, best)] {
+    for (weights, name, written) in [(&files.last, LAST, last), (&files.best, BEST, best)] {
         let Some(weights) = weights.as_ref().filter(|weights| *written != Some(weights.epoch)) else {
             continue;
         };
@@ -253,18 +260,18 @@ mod tests {
     use super::*;
     use crate::checkpoint::Identity;
 
-    fn snapshot(step: u64, value: f32) -> Snapshot {
+    fn snapshot(batches: u64, value: f32) -> Snapshot {
         let tensor = tch::Tensor::from_slice(&[value]);
         let identity = Identity::new(ModelScale::N, Vec::new(), 4, 0);
-        let kept = EpochWeights {
-            epoch: u32::try_from(step).unwrap(),
+        let weights = EpochWeights {
+            epoch: u32::try_from(batches).unwrap(),
             tensors: Arc::new(HostTensors::copy([("w", &tensor)])),
             metadata: Metadata::new(),
         };
         Snapshot {
-            progress: Progress { step, ..Progress::start(identity, 2) },
+            progress: Progress { batches, ..Progress::start(identity, 2) },
             files: vec![("model.safetensors", Arc::new(HostTensors::copy([("w", &tensor)])))],
-            kept: Kept { last: Some(Arc::new(kept)), best: None },
+            weights: WeightsFiles { last: Some(Arc::new(weights)), best: None },
         }
     }
 
@@ -287,7 +294,7 @@ mod tests {
         for step in 1..=50 {
             saver.submit(snapshot(step, 1.0), &mut events);
         }
-        saver.settle(&mut events);
+        saver.flush(&mut events);
         let steps = steps(&events);
         assert!(steps.is_sorted() && steps.last() == Some(&50), "{steps:?}");
         assert!(saver.is_durable(50, 0) && saver.has_any());
@@ -300,14 +307,14 @@ mod tests {
         let (mut saver, mut events) = (saver(folder.path()), Events::recording());
         std::fs::write(folder.path().join("checkpoints"), "in the way").unwrap();
         saver.submit(snapshot(1, 1.0), &mut events);
-        saver.settle(&mut events);
+        saver.flush(&mut events);
         assert!(!saver.is_durable(1, 0));
         let Some(TrainerEvent::Log(log)) = events.recorded().last() else { panic!("{events:?}") };
         assert_eq!(log.level, LogLevel::Warning);
         assert!(log.message.starts_with("no checkpoint of step 1 was written"), "{}", log.message);
         std::fs::remove_file(folder.path().join("checkpoints")).unwrap();
         saver.submit(snapshot(2, 1.0), &mut events);
-        saver.settle(&mut events);
+        saver.flush(&mut events);
         assert_eq!(steps(&events), [2]);
     }
 
@@ -316,9 +323,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut saver, mut events) = (saver(folder.path()), Events::recording());
         saver.submit(snapshot(1, 1.0), &mut events);
-        saver.settle(&mut events);
+        saver.flush(&mut events);
         saver.submit(snapshot(2, f32::NAN), &mut events);
-        saver.settle(&mut events);
+        saver.flush(&mut events);
         let Some(TrainerEvent::Log(log)) = events.recorded().last() else { panic!("{events:?}") };
         assert!(log.message.contains("`w`") && log.message.contains("step 1 stays"), "{}", log.message);
         assert_eq!(steps(&events), [1]);

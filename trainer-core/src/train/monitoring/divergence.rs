@@ -1,4 +1,4 @@
-//! Notices that the loss is no longer a number, or nothing any more, and says since when and most likely why.
+//! Divergence: a loss that is no longer a number, or that has collapsed to nothing; since when, and most likely why.
 //!
 //! Each batch costs a few small operations on the device, and no wait for it: what they found is read when
 //! the losses are read anyway, once a second, before a checkpoint, and at an epoch's end.
@@ -12,66 +12,72 @@ use crate::checkpoint::Row;
 
 /// Box and class loss together below which a model is dead where there are objects. The class loss alone is some
 /// hundredths before anything is learnt, and of a model that knows its images by heart the box loss is.
-const NOTHING: f64 = 1e-6;
+const DEAD_LOSS: f64 = 1e-6;
 /// A class loss above this says that a validation's scores are beyond all measure. The largest healthy ones, of
 /// large images without objects, are some thousands.
-const BEYOND: f64 = 1e6;
-/// So many batches with objects in a row make sure.
-const BATCHES: i64 = 3;
+const RUNAWAY_LOSS: f64 = 1e6;
+/// So many batches with objects and without a loss in a row are a collapse.
+const DEAD_BATCHES: i64 = 3;
 
 /// Counts the batches up to the first one whose loss is not a number, and those whose loss is nothing.
 #[derive(Debug)]
-pub struct Guard {
-    /// Scalar on the device.
+pub struct DivergenceDetector {
+    /// Batches before the first one that is watched.
+    batches_before: u64,
+    /// Scalar on the device: batches until the first one whose loss is not a number.
     finite: Tensor,
-    first: u64,
     /// Scalar on the device: of the batches with objects, how many up to the newest had no loss.
-    silent: Tensor,
+    dead_in_a_row: Tensor,
     /// Scalar on the device: the number of the last batch, from 1, that had objects and a loss.
-    alive: Tensor,
+    last_alive: Tensor,
 }
 
-impl Guard {
-    /// Begins after `step` batches.
-    pub fn new(device: Device, step: u64) -> Self {
+impl DivergenceDetector {
+    /// Watches what comes after so many `batches`.
+    pub fn new(device: Device, batches: u64) -> Self {
         let count = |from: u64| Tensor::full([0; 0], i64::try_from(from).unwrap_or(0), (Kind::Int64, device));
-        Self { finite: count(0), first: step, silent: count(0), alive: count(step) }
+        Self {
+            batches_before: batches,
+            finite: count(0),
+            dead_in_a_row: count(0),
+            last_alive: count(batches),
+        }
     }
 
-    /// Takes note of a batch. `loss_sums`: the epoch's sums with this batch's losses; what is no number
-    /// in them stays so.
-    pub fn note(&mut self, loss_sums: &Tensor) {
+    /// Counts a batch. `loss_sums`: `[3]`, the epoch's sums with this batch's losses; what is no number in
+    /// them stays so.
+    pub fn record_sums(&mut self, loss_sums: &Tensor) {
         self.finite += loss_sums.isfinite().all().to_kind(Kind::Int64);
     }
 
-    /// Takes note of the losses of batch number `step`, from 1, if it has objects.
-    pub fn note_losses(&mut self, losses: &Tensor, objects: usize, step: u64) {
+    /// Counts the losses, `[3]`, of batch number `batch`, from 1, if it has objects.
+    pub fn record_losses(&mut self, losses: &Tensor, objects: usize, batch: u64) {
         if objects == 0 {
             return;
         }
-        let silent = (losses.narrow(0, 0, 2).sum(Kind::Float)).lt(NOTHING);
-        self.silent = (&self.silent + 1) * &silent;
-        let step = Tensor::full_like(&self.alive, i64::try_from(step).unwrap_or(0));
-        self.alive = self.alive.where_self(&silent, &step);
+        let dead = (losses.narrow(0, 0, 2).sum(Kind::Float)).lt(DEAD_LOSS);
+        self.dead_in_a_row = (&self.dead_in_a_row + 1) * &dead;
+        let batch = Tensor::full_like(&self.last_alive, i64::try_from(batch).unwrap_or(0));
+        self.last_alive = self.last_alive.where_self(&dead, &batch);
     }
 
     /// The number of the first batch since which objects make no loss, if they make none any more. Waits for the
     /// device.
-    pub fn collapsed(&self) -> Option<u64> {
-        let dead = self.silent.int64_value(&[]) >= BATCHES;
-        dead.then(|| u64::try_from(self.alive.int64_value(&[])).unwrap_or(0) + 1)
+    pub fn collapsed_since(&self) -> Option<u64> {
+        let dead = self.dead_in_a_row.int64_value(&[]) >= DEAD_BATCHES;
+        dead.then(|| u64::try_from(self.last_alive.int64_value(&[])).unwrap_or(0) + 1)
     }
 
     /// The number, from 1, of the first batch whose loss is no number, if there is one. Waits for the device.
-    pub fn broken(&self) -> u64 {
-        self.first + u64::try_from(self.finite.int64_value(&[])).unwrap_or(0) + 1
+    pub fn first_not_finite(&self) -> u64 {
+        self.batches_before + u64::try_from(self.finite.int64_value(&[])).unwrap_or(0) + 1
     }
 }
 
 /// Whether a model whose validation, of images with objects, had these losses (box, class, distribution) says
 /// nothing of them, or everything.
 pub fn is_dead([boxes, classes, _]: [f64; 3]) -> bool {
-    boxes < NOTHING && !(NOTHING..BEYOND).contains(&classes)
+    boxes < DEAD_LOSS && !(DEAD_LOSS..RUNAWAY_LOSS).contains(&classes)
 }
 
 /// Why a loss is no longer a number, most likely.
@@ -81,25 +87,25 @@ pub enum Cause {
     HalfPrecision,
     /// The rate is far above what works, or the loss grew before.
     LearningRate {
-        /// As in the spec.
+        /// The value in the spec.
         lr0: f64,
         /// Whether the loss was seen to grow.
         growing: bool,
     },
     /// Each step makes weights larger than they were.
     WeightDecay {
-        /// As in the spec.
+        /// The value in the spec.
         weight_decay: f64,
     },
-    /// Nothing is conspicuous.
+    /// None of the usual causes shows.
     Unknown {
-        /// As in the spec.
+        /// The value in the spec.
         lr0: f64,
     },
 }
 
-/// A learning rate above this seldom ends well.
-const fn high(optimizer: Optimizer) -> f64 {
+/// The learning rate above which training mostly diverges.
+const fn high_lr(optimizer: Optimizer) -> f64 {
     match optimizer {
         Optimizer::Sgd | Optimizer::Auto => 0.1,
         Optimizer::AdamW => 0.01,
@@ -114,7 +120,7 @@ impl Cause {
             Self::HalfPrecision
         } else if lr0 * spec.weight_decay >= 1.0 {
             Self::WeightDecay { weight_decay: spec.weight_decay }
-        } else if lr0 > high(spec.optimizer) || is_growing(rows) {
+        } else if lr0 > high_lr(spec.optimizer) || is_growing(rows) {
             Self::LearningRate { lr0, growing: is_growing(rows) }
         } else {
             Self::Unknown { lr0 }
@@ -177,32 +183,32 @@ mod tests {
 
     #[test]
     fn the_first_broken_batch_is_named_however_late_one_looks() {
-        let mut guard = Guard::new(Device::Cpu, 100);
+        let mut detector = DivergenceDetector::new(Device::Cpu, 100);
         let sums = |value: f32| Tensor::from_slice(&[1.0, value, 2.0]);
-        guard.note(&sums(1.0));
-        guard.note(&sums(2.0));
-        assert_eq!(guard.broken(), 103);
+        detector.record_sums(&sums(1.0));
+        detector.record_sums(&sums(2.0));
+        assert_eq!(detector.first_not_finite(), 103);
         for _ in 0..5 {
-            guard.note(&sums(f32::NAN));
+            detector.record_sums(&sums(f32::NAN));
         }
-        assert_eq!(guard.broken(), 103);
-        let mut guard = Guard::new(Device::Cpu, 0);
-        guard.note(&sums(f32::INFINITY));
-        assert_eq!(guard.broken(), 1);
+        assert_eq!(detector.first_not_finite(), 103);
+        let mut detector = DivergenceDetector::new(Device::Cpu, 0);
+        detector.record_sums(&sums(f32::INFINITY));
+        assert_eq!(detector.first_not_finite(), 1);
     }
 
     #[test]
     fn a_collapse_is_three_batches_with_objects_and_no_loss_in_a_row() {
-        let mut guard = Guard::new(Device::Cpu, 10);
+        let mut detector = DivergenceDetector::new(Device::Cpu, 10);
         let losses = |boxes: f32, classes: f32| Tensor::from_slice(&[boxes, classes, 0.0]);
         let (alive, dead) = (losses(0.0, 0.02), losses(1e-9, 0.0));
         let seen = [(&alive, 1), (&dead, 2), (&dead, 1), (&alive, 1), (&dead, 1), (&alive, 0), (&dead, 3)];
         for ((losses, objects), step) in seen.into_iter().zip(11..) {
-            guard.note_losses(losses, objects, step);
-            assert_eq!(guard.collapsed(), None, "{step}");
+            detector.record_losses(losses, objects, step);
+            assert_eq!(detector.collapsed_since(), None, "{step}");
         }
-        guard.note_losses(&dead, 1, 18);
-        assert_eq!(guard.collapsed(), Some(15));
+        detector.record_losses(&dead, 1, 18);
+        assert_eq!(detector.collapsed_since(), Some(15));
     }
 
     #[test]

@@ -1,24 +1,26 @@
-//! What a YOLOv8 of some scale is made of: every layer's channels, and what they cost. Plain numbers.
+//! What a model of some scale is made of: every layer's channels, and what they cost. Plain numbers.
 //!
 //! Must not know libtorch: `info` prints from here, and the blocks are built from here.
 
 use trainyard_types::ModelScale;
+
+use super::family::{Family, Module, Row};
 
 /// Bins of the distribution that a box side is predicted with.
 pub const BINS: i64 = 16;
 /// Pixels per cell at the three levels of the head.
 pub const STRIDES: [i64; 3] = [8, 16, 32];
 
-/// What a layer does.
+/// What a layer does: a [`Module`] at the model's scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum LayerKind {
     /// A 3x3 convolution with stride 2, batch normalisation, SiLU.
     Conv,
     /// Cross-stage block with two convolutions and a chain of bottlenecks.
     C2f {
         /// Channels of a bottleneck.
         hidden: i64,
-        /// Bottlenecks.
+        /// How many bottlenecks are chained.
         repeats: usize,
         /// Whether a bottleneck adds its input to its output.
         shortcut: bool,
@@ -28,14 +30,14 @@ pub enum Kind {
         /// Channels that are pooled.
         hidden: i64,
     },
-    /// Nearest neighbour, twice the size.
+    /// Twice the size, nearest neighbour.
     Upsample,
-    /// Along the channels.
+    /// All inputs along the channels.
     Concat,
 }
 
-impl Kind {
-    /// As layer tables print it.
+impl LayerKind {
+    /// The name that layer tables print.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Conv => "Conv",
@@ -47,15 +49,15 @@ impl Kind {
     }
 }
 
-/// One of the layers 0 to 21; layer 22 is the head.
+/// One of the layers before the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// Its number, which names its weights: `model.{index}`.
     pub index: usize,
     /// The layers whose outputs it takes; empty for the image.
     pub from: Vec<usize>,
-    /// What it does.
-    pub kind: Kind,
+    /// The layer itself.
+    pub kind: LayerKind,
     /// Channels in.
     pub input: i64,
     /// Channels out.
@@ -64,111 +66,80 @@ pub struct Layer {
     pub stride: i64,
 }
 
-/// The detection head's channels.
+/// The detection head's inputs and channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadPlan {
-    /// Channels in, per level.
+    /// The layers whose outputs it takes, by level.
+    pub from: [usize; 3],
+    /// Channels in, by level.
     pub inputs: [i64; 3],
     /// Channels inside the box branches.
     pub box_channels: i64,
     /// Channels inside the class branches.
     pub class_channels: i64,
-    /// Classes.
+    /// How many classes there are.
     pub classes: i64,
 }
 
-/// A whole model.
+/// A whole model, as numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Which scale.
+    /// The scale, which says the family, too.
     pub scale: ModelScale,
-    /// Layers 0 to 21.
+    /// All layers but the head.
     pub layers: Vec<Layer>,
-    /// Layer 22.
+    /// How many of them, from the first on, are the backbone.
+    pub backbone: usize,
+    /// The head: the layer after the last one.
     pub head: HeadPlan,
 }
 
-/// Depth multiple, width multiple, and the channels that the multiple is applied to at most.
-const fn multiples(scale: ModelScale) -> (f64, f64, i64) {
-    match scale {
-        ModelScale::N => (0.33, 0.25, 1024),
-        ModelScale::S => (0.33, 0.50, 1024),
-        ModelScale::M => (0.67, 0.75, 768),
-        ModelScale::L => (1.0, 1.0, 512),
-        ModelScale::X => (1.0, 1.25, 512),
+impl Layer {
+    /// The layer of a row at some scale, whose inputs are among `before`.
+    fn new(row: &Row, family: &Family, scale: ModelScale, before: &[Self]) -> Self {
+        let multiples = (family.multiples)(scale);
+        let from = row.from.to_vec();
+        let input = if from.is_empty() { 3 } else { from.iter().map(|&at| before[at].output).sum() };
+        let stride = from.first().map_or(1, |&at| before[at].stride);
+        let (kind, output, stride) = match row.module {
+            Module::Conv { channels } => (LayerKind::Conv, multiples.channels(channels), stride * 2),
+            Module::C2f { channels, repeats, shortcut } => {
+                let output = multiples.channels(channels);
+                let repeats = multiples.repeats(repeats);
+                (LayerKind::C2f { hidden: output / 2, repeats, shortcut }, output, stride)
+            }
+            Module::Sppf { channels } => {
+                (LayerKind::Sppf { hidden: input / 2 }, multiples.channels(channels), stride)
+            }
+            Module::Upsample => (LayerKind::Upsample, input, stride / 2),
+            Module::Concat => (LayerKind::Concat, input, stride),
+        };
+        Self { index: row.index, from, kind, input, output, stride }
     }
 }
-
-/// Channels of a layer whose published width is `base`: a multiple of 8.
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "at most 1280")]
-fn channels(scale: ModelScale, base: i64) -> i64 {
-    let (_, width, most) = multiples(scale);
-    (base.min(most) as f64 * width / 8.0).ceil() as i64 * 8
-}
-
-/// Bottlenecks of a layer whose published depth is `base`.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "at most 6"
-)]
-fn repeats(scale: ModelScale, base: usize) -> usize {
-    let (depth, _, _) = multiples(scale);
-    ((base as f64 * depth).round_ties_even() as usize).max(1)
-}
-
-/// A row of the published table: (sources, what, base channels, base repeats, shortcut).
-type Row = (&'static [usize], &'static str, i64, usize, bool);
-
-const TABLE: [Row; 22] = [
-    (&[], "Conv", 64, 0, false),
-    (&[0], "Conv", 128, 0, false),
-    (&[1], "C2f", 128, 3, true),
-    (&[2], "Conv", 256, 0, false),
-    (&[3], "C2f", 256, 6, true),
-    (&[4], "Conv", 512, 0, false),
-    (&[5], "C2f", 512, 6, true),
-    (&[6], "Conv", 1024, 0, false),
-    (&[7], "C2f", 1024, 3, true),
-    (&[8], "SPPF", 1024, 0, false),
-    (&[9], "Upsample", 0, 0, false),
-    (&[10, 6], "Concat", 0, 0, false),
-    (&[11], "C2f", 512, 3, false),
-    (&[12], "Upsample", 0, 0, false),
-    (&[13, 4], "Concat", 0, 0, false),
-    (&[14], "C2f", 256, 3, false),
-    (&[15], "Conv", 256, 0, false),
-    (&[16, 12], "Concat", 0, 0, false),
-    (&[17], "C2f", 512, 3, false),
-    (&[18], "Conv", 512, 0, false),
-    (&[19, 9], "Concat", 0, 0, false),
-    (&[20], "C2f", 1024, 3, false),
-];
 
 impl Plan {
     /// The published architecture at that scale, for so many classes.
     pub fn new(scale: ModelScale, classes: i64) -> Self {
-        let mut layers: Vec<Layer> = Vec::with_capacity(TABLE.len());
-        for (index, (from, what, base, depth, shortcut)) in TABLE.into_iter().enumerate() {
-            let input = if from.is_empty() { 3 } else { from.iter().map(|&at| layers[at].output).sum() };
-            let before = from.first().map_or(1, |&at| layers[at].stride);
-            let wide = channels(scale, base);
-            let (kind, output, stride) = match what {
-                "Conv" => (Kind::Conv, wide, before * 2),
-                "C2f" => {
-                    (Kind::C2f { hidden: wide / 2, repeats: repeats(scale, depth), shortcut }, wide, before)
-                }
-                "SPPF" => (Kind::Sppf { hidden: input / 2 }, wide, before),
-                "Upsample" => (Kind::Upsample, input, before / 2),
-                _ => (Kind::Concat, input, before),
-            };
-            layers.push(Layer { index, from: from.to_vec(), kind, input, output, stride });
+        let family = Family::of(scale);
+        let mut layers: Vec<Layer> = Vec::with_capacity(family.rows.len());
+        for row in family.rows {
+            layers.push(Layer::new(row, family, scale, &layers));
         }
-        let inputs = [15, 18, 21].map(|at: usize| layers[at].output);
+        let from = family.head_from;
+        let inputs = from.map(|at| layers[at].output);
         let box_channels = 16.max(inputs[0] / 4).max(BINS * 4);
         let class_channels = inputs[0].max(classes.min(100));
-        Self { scale, layers, head: HeadPlan { inputs, box_channels, class_channels, classes } }
+        let head = HeadPlan { from, inputs, box_channels, class_channels, classes };
+        Self { scale, layers, backbone: family.backbone, head }
+    }
+
+    /// The layers whose outputs are needed by others than the next one, in order.
+    pub fn saved(&self) -> Vec<usize> {
+        let takes = |layer: &Layer, at: usize| layer.index != at + 1 && layer.from.contains(&at);
+        let needed =
+            |at: &usize| self.head.from.contains(at) || self.layers.iter().any(|layer| takes(layer, *at));
+        (0..self.layers.len()).filter(needed).collect()
     }
 
     /// Parameters of every layer, the head last; the head's count includes the 16 constant bins.
@@ -182,14 +153,13 @@ impl Plan {
         counts
     }
 
-    /// Parameters in all.
+    /// Parameters of the whole model.
     pub fn parameters(&self) -> i64 {
         self.parameters_by_layer().iter().sum()
     }
 
     /// Billions of floating point operations for one square image of `side` pixels, as YOLO papers count:
     /// two per multiply-add of a convolution, eight per output of a batch normalisation.
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     pub fn gflops(&self, side: i64) -> f64 {
         let layers: i64 = self.convolutions().iter().map(|conv| conv.operations(side)).sum();
         let anchors: i64 = STRIDES.iter().map(|stride| (side / stride) * (side / stride)).sum();
@@ -205,8 +175,8 @@ impl Plan {
                 all.push(Convolution { layer, input, output, kernel, stride, normalised: true });
             };
             match layer.kind {
-                Kind::Conv => add(layer.input, layer.output, 3),
-                Kind::C2f { hidden, repeats, .. } => {
+                LayerKind::Conv => add(layer.input, layer.output, 3),
+                LayerKind::C2f { hidden, repeats, .. } => {
                     add(layer.input, 2 * hidden, 1);
                     for _ in 0..2 * repeats {
                         add(hidden, hidden, 3);
@@ -214,11 +184,11 @@ impl Plan {
                     let width = 2 + i64::try_from(repeats).unwrap_or(0);
                     add(width * hidden, layer.output, 1);
                 }
-                Kind::Sppf { hidden } => {
+                LayerKind::Sppf { hidden } => {
                     add(layer.input, hidden, 1);
                     add(4 * hidden, layer.output, 1);
                 }
-                Kind::Upsample | Kind::Concat => {}
+                LayerKind::Upsample | LayerKind::Concat => {}
             }
         }
         let layer = self.layers.len();

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::TrainError;
 use crate::checkpoint::Row;
 use crate::report::results_csv::{self, ResultsCsv};
 use crate::report::tensorboard::{EventFile, Scalars};
+use crate::train::error::TrainError;
 
 /// Name of the file with one row per epoch.
 pub const RESULTS: &str = "results.csv";

@@ -1,18 +1,17 @@
-//! How many epochs fit in the hours that a run has been given.
+//! The spec's `time`: how many epochs fit in the hours that a run has been given.
 
-/// Most epochs of a run, as for the spec's `epochs`.
-const MOST: f64 = 100_000.0;
+/// The most epochs of a run, as for the spec's `epochs`.
+const MAX_EPOCHS: f64 = 100_000.0;
 
 /// Epochs of a run of `hours`, when `done` epochs (at least one) took `seconds`: as many as begin in time at
 /// that pace, so that the learning rate comes to its end together with the time.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 100 000")]
-pub fn epochs(hours: f64, seconds: f64, done: u32) -> u32 {
+pub fn epochs_within(hours: f64, seconds: f64, done: u32) -> u32 {
     let mean = (seconds / f64::from(done.max(1))).max(1e-6);
-    let all = (hours * 3600.0 / mean).ceil().clamp(1.0, MOST) as u32;
+    let all = (hours * 3600.0 / mean).ceil().clamp(1.0, MAX_EPOCHS) as u32;
     all.max(done)
 }
 
-/// Whether the time is over; 0 hours are without end.
+/// Whether `seconds` of training are more than the limit of `hours`; 0 hours are no limit.
 pub fn is_over(hours: f64, seconds: f64) -> bool {
     hours > 0.0 && seconds >= hours * 3600.0
 }
@@ -23,11 +22,11 @@ mod tests {
 
     #[test]
     fn the_epochs_follow_from_the_mean_so_far() {
-        assert_eq!(epochs(1.0, 36.0, 1), 100);
-        assert_eq!(epochs(1.0, 70.0, 2), 103);
+        assert_eq!(epochs_within(1.0, 36.0, 1), 100);
+        assert_eq!(epochs_within(1.0, 70.0, 2), 103);
         // Slower than thought: what is done stays done.
-        assert_eq!(epochs(1.0, 4000.0, 5), 5);
-        assert_eq!(epochs(1000.0, 0.0, 1), 100_000);
+        assert_eq!(epochs_within(1.0, 4000.0, 5), 5);
+        assert_eq!(epochs_within(1000.0, 0.0, 1), 100_000);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where the time of training goes: a clock for each phase of a batch.
+//! Where the time of training goes: the seconds of each phase of a batch.
 //!
 //! A GPU computes behind the host's back, so a phase's time is only known if the host waits for it. Most
 //! batches go on without; those of one optimiser step in some fifty are measured, with the device awaited
@@ -12,37 +12,45 @@ use trainyard_types::trainer::{Phase, Phases};
 /// On a GPU, one of so many optimiser steps is measured.
 const EVERY: u64 = 50;
 
-/// What was measured over some batches, in seconds.
+/// Seconds of some batches.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
-    /// Copy, forward, loss, backward, optimiser.
-    spent: [f64; 5],
-    /// Batches that these are of.
+    /// By phase: copy, forward, loss, backward, optimiser.
+    by_phase: [f64; 5],
+    /// Batches whose phases were measured.
     measured: u64,
-    waited: f64,
-    /// Batches in all.
+    /// Waiting for the loader, of all batches.
+    loader_wait: f64,
+    /// All batches.
     batches: u64,
 }
 
 impl Sums {
-    #[expect(clippy::cast_precision_loss, reason = "batches of a run are far below 2^52")]
     fn wait(&self) -> f64 {
-        self.waited / self.batches.max(1) as f64
+        self.loader_wait / self.batches.max(1) as f64
     }
 
-    /// A batch's mean; `None` if none was measured.
-    #[expect(clippy::cast_precision_loss, reason = "as above")]
+    /// The mean of a batch; `None` if no batch was measured.
     fn mean(&self) -> Option<Phases> {
         let [copy, forward, loss, backward, optimizer] =
-            self.spent.map(|seconds| seconds / self.measured.max(1) as f64);
+            self.by_phase.map(|seconds| seconds / self.measured.max(1) as f64);
         let wait = self.wait();
         (self.measured > 0).then_some(Phases { wait, copy, forward, loss, backward, optimizer })
     }
 }
 
+/// The optimiser step that was measured last.
+#[derive(Debug, Clone, Copy)]
+struct MeasuredStep {
+    /// Counted from 0.
+    number: u64,
+    /// Whether it was in this epoch.
+    in_epoch: bool,
+}
+
 /// Measures the phases of a training's batches.
 #[derive(Debug)]
-pub struct Stopwatch {
+pub struct PhaseTimer {
     device: Device,
     /// Whether the batch that runs is measured.
     measuring: bool,
@@ -50,16 +58,15 @@ pub struct Stopwatch {
     running: Option<(Phase, Instant)>,
     epoch: Sums,
     recent: Sums,
-    /// The newest that is known.
+    /// The newest means that are known.
     newest: Option<Phases>,
     /// Optimiser steps so far.
     steps: u64,
-    /// The one that was measured last, and whether that was in this epoch.
-    last: Option<(u64, bool)>,
+    last_measured: Option<MeasuredStep>,
 }
 
-impl Stopwatch {
-    /// For trainings on `device`.
+impl PhaseTimer {
+    /// A timer for training on `device`.
     pub fn new(device: Device) -> Self {
         Self {
             device,
@@ -69,14 +76,14 @@ impl Stopwatch {
             recent: Sums::default(),
             newest: None,
             steps: 0,
-            last: None,
+            last_measured: None,
         }
     }
 
     /// Before an epoch's first batch.
-    pub fn epoch_begins(&mut self) {
+    pub fn begin_epoch(&mut self) {
         self.epoch = Sums::default();
-        self.last = self.last.map(|(step, _)| (step, false));
+        self.last_measured = self.last_measured.map(|last| MeasuredStep { in_epoch: false, ..last });
         self.running = None;
         self.decide();
     }
@@ -90,10 +97,10 @@ impl Stopwatch {
         }
     }
 
-    /// The batch is done, after the loader was waited for so long; `stepped`: an optimiser step ended with it.
-    pub fn end(&mut self, waited: Duration, stepped: bool) {
+    /// A batch ends, for which the loader was waited so long; `stepped`: an optimiser step ended with it.
+    pub fn end_batch(&mut self, loader_wait: Duration, stepped: bool) {
         for sums in [&mut self.epoch, &mut self.recent] {
-            sums.waited += waited.as_secs_f64();
+            sums.loader_wait += loader_wait.as_secs_f64();
             sums.batches += 1;
         }
         if self.measuring {
@@ -103,7 +110,7 @@ impl Stopwatch {
         }
         if stepped {
             if self.measuring {
-                self.last = Some((self.steps, true));
+                self.last_measured = Some(MeasuredStep { number: self.steps, in_epoch: true });
             }
             self.steps += 1;
             self.decide();
@@ -131,10 +138,10 @@ impl Stopwatch {
             tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
         }
         let Some((phase, since)) = self.running.take() else { return };
-        let Some(place) = place(phase) else { return };
+        let Some(at) = index(phase) else { return };
         let seconds = since.elapsed().as_secs_f64();
-        self.epoch.spent[place] += seconds;
-        self.recent.spent[place] += seconds;
+        self.epoch.by_phase[at] += seconds;
+        self.recent.by_phase[at] += seconds;
     }
 
     /// Whether the next optimiser step is measured: whole ones, so that each batch counts with its share of the
@@ -143,16 +150,16 @@ impl Stopwatch {
         if self.device == Device::Cpu {
             return;
         }
-        self.measuring = match self.last {
+        self.measuring = match self.last_measured {
             None => self.steps > 0,
-            Some((_, false)) => true,
-            Some((step, true)) => self.steps - step >= EVERY,
+            Some(MeasuredStep { in_epoch: false, .. }) => true,
+            Some(MeasuredStep { number, in_epoch: true }) => self.steps - number >= EVERY,
         };
     }
 }
 
-/// The phase's place in [`Sums::spent`]; none for what is not of a batch.
-const fn place(phase: Phase) -> Option<usize> {
+/// The phase's index in [`Sums::by_phase`]; none for what is not of a batch.
+const fn index(phase: Phase) -> Option<usize> {
     match phase {
         Phase::Copy => Some(0),
         Phase::Forward => Some(1),
@@ -169,51 +176,51 @@ mod tests {
 
     const BATCH: [Phase; 4] = [Phase::Copy, Phase::Forward, Phase::Loss, Phase::Backward];
 
-    fn batch(watch: &mut Stopwatch, waited: u64, stepped: bool) {
-        BATCH.into_iter().for_each(|phase| watch.begin(phase));
+    fn batch(timer: &mut PhaseTimer, waited: u64, stepped: bool) {
+        BATCH.into_iter().for_each(|phase| timer.begin(phase));
         if stepped {
-            watch.begin(Phase::Optimizer);
+            timer.begin(Phase::Optimizer);
         }
-        watch.end(Duration::from_secs(waited), stepped);
+        timer.end_batch(Duration::from_secs(waited), stepped);
     }
 
     #[test]
     fn phases_of_all_batches_add_up_on_a_cpu_and_wait_is_a_mean() {
-        let mut watch = Stopwatch::new(Device::Cpu);
-        watch.epoch_begins();
-        assert_eq!((watch.recent(), watch.epoch()), (None, None));
+        let mut timer = PhaseTimer::new(Device::Cpu);
+        timer.begin_epoch();
+        assert_eq!((timer.recent(), timer.epoch()), (None, None));
         let began = Instant::now();
-        batch(&mut watch, 1, false);
-        batch(&mut watch, 3, true);
+        batch(&mut timer, 1, false);
+        batch(&mut timer, 3, true);
         let took = began.elapsed().as_secs_f64();
-        let recent = watch.recent().unwrap();
+        let recent = timer.recent().unwrap();
         let Phases { wait, copy, forward, loss, backward, optimizer } = recent;
         assert_eq!(wait, 2.0);
         let spent = [copy, forward, loss, backward, optimizer];
         assert!(spent.iter().all(|seconds| *seconds >= 0.0), "{spent:?}");
         assert!(2.0 * spent.iter().sum::<f64>() <= took, "{spent:?} in {took}");
         // None since: what was known, but the wait.
-        watch.measuring = false;
-        batch(&mut watch, 7, true);
-        assert_eq!(watch.recent(), Some(Phases { wait: 7.0, ..recent }));
-        let epoch = watch.epoch().unwrap();
+        timer.measuring = false;
+        batch(&mut timer, 7, true);
+        assert_eq!(timer.recent(), Some(Phases { wait: 7.0, ..recent }));
+        let epoch = timer.epoch().unwrap();
         assert_eq!((epoch.forward, epoch.wait), (forward, 11.0 / 3.0));
-        watch.epoch_begins();
-        assert_eq!(watch.epoch(), None);
+        timer.begin_epoch();
+        assert_eq!(timer.epoch(), None);
     }
 
     /// The optimiser steps of a GPU that would be measured, of epochs of so many.
     fn measured(epochs: u64, steps: u64) -> Vec<u64> {
-        let mut watch = Stopwatch { measuring: false, ..Stopwatch::new(Device::Vulkan) };
+        let mut timer = PhaseTimer { measuring: false, ..PhaseTimer::new(Device::Vulkan) };
         let mut found = Vec::new();
         for epoch in 0..epochs {
-            watch.epoch_begins();
+            timer.begin_epoch();
             for step in 0..steps {
-                if watch.measuring {
+                if timer.measuring {
                     found.push(epoch * steps + step);
                 }
-                batch(&mut watch, 0, false);
-                batch(&mut watch, 0, true);
+                batch(&mut timer, 0, false);
+                batch(&mut timer, 0, true);
             }
         }
         found

@@ -1,27 +1,28 @@
-//! What a run needs of its device's memory, measured before its first step by a step that changes nothing.
+//! What a run needs of its device's memory, measured before its first step by a dry run of one.
 //!
 //! The batch is the densest one that the labels allow: the assigner's memory grows with the objects of an
-//! image. It goes the way of any other, up to the optimiser, which is told to skip. A validation batch of the
+//! image. It takes the way of any other, up to the optimiser, which skips the step. A validation batch of the
 //! largest shape comes first: it is the smaller one, and on a CPU some memory that was held stays held.
 
 use std::collections::BTreeMap;
 
 use tch::Device;
-use trainyard_data::batch::Target;
+use trainyard_data::Target;
 use trainyard_data::{AugmentConfig, Batch, MosaicTiles};
 use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{MemoryMeasured, Phase};
 
-use super::gauge::Gauge;
-use super::setup::Setup;
-use super::statistics::Statistics;
-use super::step::Trainer;
-use super::upload::Uploader;
-use super::validate::{Validation, config, look};
+use super::peak_memory::PeakMemory;
+use crate::train::batch_tensors::BatchTensors;
+use crate::train::bn_state::BnState;
+use crate::train::setup::Setup;
+use crate::train::state::TrainState;
+use crate::train::upload::Uploader;
+use crate::train::validate::{ValidationConfig, validate_batch};
 
 /// When memory is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Measure {
+pub enum ProbeWhen {
     /// On a GPU; not on a CPU, where a step takes long and memory is only short of for large batches.
     #[default]
     Auto,
@@ -31,7 +32,7 @@ pub enum Measure {
     Never,
 }
 
-impl Measure {
+impl ProbeWhen {
     /// Whether to measure on `device`.
     pub fn wants(self, device: Device) -> bool {
         match self {
@@ -42,57 +43,68 @@ impl Measure {
     }
 }
 
-/// Measures what batches of `batch_size` need. `trainer` must be new, without gradients that wait, and is to the
-/// bit what it was afterwards. Where memory runs out libtorch's exception comes as a panic, as in any step.
-pub fn measure(
-    trainer: &mut Trainer,
-    (setup, batch_size): (&Setup, u32),
-    uploader: &Uploader,
-    how: &Validation<'_>,
-) -> MemoryMeasured {
-    let device = trainer.model.device();
-    let fixed_mib = Gauge::start(device).before();
-    how.watch.enter(Phase::Measurement, batch_size as usize);
-    let validation_peak_mib = validation(trainer, (setup, batch_size), how);
-    // As the step's, though it was noted as validation's.
-    how.watch.enter(Phase::Measurement, 0);
-    let spec = setup.spec();
-    let images = (batch_size as usize).min(setup.train.len());
-    let objects = densest(&setup.train.dataset().report.objects, images, partners(spec));
-    let side = largest_side(spec);
-    let batch = synthetic(&objects, [side, side]);
-    let kept = Statistics::keep(&trainer.model);
-    let mut step = || {
-        let (images, targets) = uploader.upload(&batch);
-        trainer.learn(&images, &targets);
-        trainer.rehearse();
-    };
-    if device != Device::Cpu {
-        // In its first step libtorch looks for the fastest algorithms, some of which take more memory.
-        step();
-    }
-    let gauge = Gauge::start(device);
-    step();
-    let step_peak_mib = gauge.peak();
-    kept.put_back(&trainer.model);
-    Gauge::start(device);
-    MemoryMeasured {
-        batch_size,
-        fixed_mib,
-        step_peak_mib,
-        densest_objects: u32::try_from(objects.iter().sum::<usize>()).unwrap_or(u32::MAX),
-        validation_peak_mib,
-    }
+/// The measurement of a run's memory before its first step.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryProbe<'a> {
+    /// The run.
+    pub setup: &'a Setup,
+    /// Images per batch.
+    pub batch_size: u32,
+    /// Brings batches to the device.
+    pub uploader: &'a Uploader,
+    /// How the run validates.
+    pub validation: &'a ValidationConfig<'a>,
 }
 
-/// The peak of a validation batch, in MiB.
-fn validation(trainer: &Trainer, (setup, batch_size): (&Setup, u32), how: &Validation<'_>) -> u64 {
-    let Some((images, [width, height])) = setup.val_loader(batch_size).largest() else { return 0 };
-    let objects = densest(&setup.val.dataset().report.objects, images, 0);
-    let batch = synthetic(&objects, [height, width]);
-    let gauge = Gauge::start(trainer.model.device());
-    let _ = look(trainer.ema.model(), &batch, how, &config(how.crowd));
-    gauge.peak()
+impl MemoryProbe<'_> {
+    /// Measures. `state` must be new, without accumulated gradients, and is to the bit what it was afterwards.
+    /// Where memory runs out libtorch's exception comes as a panic, as in any step.
+    pub fn run(&self, state: &mut TrainState) -> MemoryMeasured {
+        let (device, tracker) = (state.model.device(), self.validation.tracker);
+        let fixed_mib = PeakMemory::start(device).baseline_mib();
+        tracker.enter(Phase::Measurement, self.batch_size as usize);
+        let validation_peak_mib = self.validation_peak_mib(state);
+        // The batch of validation has entered a phase of its own.
+        tracker.enter(Phase::Measurement, 0);
+        let spec = self.setup.spec();
+        let images = (self.batch_size as usize).min(self.setup.train.len());
+        let objects = densest(&self.setup.train.dataset().report.objects, images, partners(spec));
+        let side = largest_side(spec);
+        let batch = synthetic(&objects, [side, side]);
+        let bn_state = BnState::save(&state.model);
+        let mut step = || {
+            let BatchTensors { images, targets } = self.uploader.upload(&batch);
+            state.forward_backward(&images, &targets);
+            state.dry_run();
+        };
+        if device != Device::Cpu {
+            // In its first step libtorch looks for the fastest algorithms, some of which take more memory.
+            step();
+        }
+        let memory = PeakMemory::start(device);
+        step();
+        let step_peak_mib = memory.peak_mib();
+        bn_state.restore(&state.model);
+        PeakMemory::start(device);
+        MemoryMeasured {
+            batch_size: self.batch_size,
+            fixed_mib,
+            step_peak_mib,
+            densest_objects: u32::try_from(objects.iter().sum::<usize>()).unwrap_or(u32::MAX),
+            validation_peak_mib,
+        }
+    }
+
+    /// The peak of a validation batch, in MiB.
+    fn validation_peak_mib(&self, state: &TrainState) -> u64 {
+        let largest = self.setup.val_loader(self.batch_size).largest();
+        let Some((images, [width, height])) = largest else { return 0 };
+        let objects = densest(&self.setup.val.dataset().report.objects, images, 0);
+        let batch = synthetic(&objects, [height, width]);
+        let memory = PeakMemory::start(state.model.device());
+        let _ = validate_batch(state.ema.model(), &batch, self.validation);
+        memory.peak_mib()
+    }
 }
 
 /// Objects in each image of the densest batch of `images` images: each is joined by the `partners` fullest ones.
