@@ -1,4 +1,4 @@
-//! The check of a data set before anybody waits for a card: every problem of every split at once.
+//! The check of a data set before anybody waits for a GPU: every problem of every split at once.
 
 use std::fmt;
 use std::path::Path;
@@ -6,26 +6,25 @@ use std::path::Path;
 use serde::Serialize;
 use trainyard_types::text::clean;
 
-use crate::dataset::Split;
-use crate::listing::{self, Listing};
-use crate::remarks::{Nearby, has_label_file, remarks, unseen_classes, without_labels};
-use crate::scan::{self, ScanReport, Survey};
-use crate::yaml::DataYaml;
+use crate::dataset::listing::{self, Listing};
+use crate::dataset::notes::{MissingLabels, has_label_file, no_labels_error, split_notes, unseen_classes};
+use crate::dataset::scan::{self, ScanOutcome, ScanReport};
+use crate::dataset::{DataYaml, Split};
 
-/// Problems shown word for word, of each split; the others are counted.
-const MESSAGES: usize = 1000;
+/// Problems of each split that are shown word for word; the others are counted.
+const MAX_MESSAGES: usize = 1000;
 
-/// What is to be known of one split.
+/// What a check found in one split.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SplitReport {
     /// `train`, `val` or `test`.
     pub split: &'static str,
-    /// Counts.
+    /// What the scan found.
     #[serde(flatten)]
     pub found: ScanReport,
-    /// Of the image that has most of them.
+    /// Number of objects in the image that has most of them.
     pub most_objects: usize,
-    /// Images by number of objects: 0, 1, 2 to 3, 4 to 7 and so on.
+    /// Images by number of objects, in buckets of 0, 1, 2 to 3, 4 to 7 and so on.
     pub histogram: Vec<Bucket>,
 }
 
@@ -36,31 +35,31 @@ pub struct Bucket {
     pub from: usize,
     /// Largest number of objects.
     pub to: usize,
-    /// How many images.
+    /// Number of images.
     pub images: usize,
 }
 
-/// What a check found.
+/// What a check found in all splits.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CheckReport {
     /// Class names by id.
     pub names: Vec<String>,
-    /// What each split has.
+    /// One report for each split that can be listed.
     pub splits: Vec<SplitReport>,
-    /// What a training would refuse.
+    /// Problems for which a training would not start: one sentence each.
     pub errors: Vec<String>,
-    /// What a training would leave out, or mend.
+    /// Problems that a training would leave out or mend: one sentence each.
     pub warnings: Vec<String>,
 }
 
 impl CheckReport {
-    /// Whether a training would begin.
+    /// Whether a training would start.
     pub fn is_usable(&self) -> bool {
         self.errors.is_empty()
     }
 }
 
-/// Looks at everything that a data.yaml names, on `threads` threads.
+/// Scans everything that a data.yaml names, with `threads` threads.
 pub fn check(file: &Path, threads: usize) -> CheckReport {
     let mut report =
         CheckReport { names: Vec::new(), splits: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
@@ -90,24 +89,24 @@ fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize
         Err(error) if split == Split::Test => return report.warnings.push(error.to_string()),
         Err(error) => return report.errors.push(error.to_string()),
     };
-    let Survey { items, report: found, wrong_classes, wrong_unnamed, .. } =
-        scan::survey(&listed, &yaml.label_rules(false), threads, MESSAGES);
+    let ScanOutcome { images, report: found, wrong_classes, wrong_unnamed, .. } =
+        scan::scan_all(&listed, &yaml.label_rules(false), threads, MAX_MESSAGES);
     report.errors.extend(wrong_classes.into_iter().map(|message| format!("{key}: {message}")));
     if wrong_unnamed > 0 {
         report.errors.push(format!("{key}: … and {wrong_unnamed} more such label files"));
     }
-    let nearby = Nearby::of(yaml, &found);
-    let remarks = remarks(yaml, split, &found, nearby.as_ref());
-    let warnings = found.warnings().into_iter().chain(notes).chain(remarks);
+    let missing = MissingLabels::of(yaml, &found);
+    let split_notes = split_notes(yaml, split, &found, missing.as_ref());
+    let warnings = found.warnings().into_iter().chain(notes).chain(split_notes);
     report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
     if split == Split::Train {
         report.warnings.extend(unseen_classes(&yaml.names, &found));
     }
     if split == Split::Train && !has_label_file(&listed, &found) {
-        let error = nearby.map(|nearby| without_labels(yaml, split, found.images, &nearby).to_string());
+        let error = missing.map(|missing| no_labels_error(yaml, split, found.images, &missing).to_string());
         report.errors.extend(error);
     }
-    if items.is_empty() && split != Split::Test {
+    if images.is_empty() && split != Split::Test {
         let file = yaml.file.display();
         report.errors.push(format!("{file}: `{key}: {}` has no usable image", entries.join(", ")));
     }
@@ -262,7 +261,7 @@ mod tests {
         }
         let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
         let listed = listing::list(&yaml, "train", &yaml.train).unwrap().images;
-        let found = scan::survey(&listed, &yaml.label_rules(false), 1, 2);
+        let found = scan::scan_all(&listed, &yaml.label_rules(false), 1, 2);
         assert_eq!((found.wrong_classes.len(), found.wrong_files, found.wrong_unnamed), (2, 3, 1));
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use image::RgbImage;
 use tempfile::TempDir;
 
-use trainyard_data::cache::CacheMode;
+use trainyard_data::CacheMode;
+use trainyard_data::DataYaml;
+use trainyard_data::cache::disk::{CacheDir, Limits};
 use trainyard_data::dataset::{DataError, Dataset, OpenOptions, Split};
-use trainyard_data::disk_cache::{Limits, Place};
-use trainyard_data::yaml::DataYaml;
 
 /// `images/train`, `images/val`, their labels and a data.yaml of two classes.
 pub(crate) struct TestData {
@@ -66,9 +66,9 @@ impl TestData {
 }
 
 /// A cache directory that takes what it needs.
-pub(crate) fn roomy(directory: PathBuf) -> Place {
+pub(crate) fn roomy(directory: PathBuf) -> CacheDir {
     let limits = Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) };
-    Place { directory, limits }
+    CacheDir { directory, limits }
 }
 
 fn picture(number: usize) -> RgbImage {
@@ -82,7 +82,7 @@ fn picture(number: usize) -> RgbImage {
 
 /// Waits until the file system's clock has moved on so far that a change to `file` shows in its stamp.
 pub(crate) fn settle(file: &Path) {
-    while trainyard_data::source::Stamp::of(file).unwrap().settled().is_none() {
+    while trainyard_data::files::FileStamp::of(file).unwrap().settled().is_none() {
         std::thread::yield_now();
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{Rgb, RgbImage};
-use trainyard_data::disk_cache::{Limits, Place};
+use trainyard_data::cache::disk::{CacheDir, Limits};
 use trainyard_data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig, OpenOptions, Split,
     TrainLoader,
@@ -102,7 +102,7 @@ fn memory_does_not_grow_with_the_data_set() {
             let mode = |name: &str| match &cache {
                 Some(cache) => {
                     let limits = Limits { quota_bytes: Some(u64::MAX), floor_bytes: Some(0) };
-                    CacheMode::Disk(Place { directory: cache.join(name), limits })
+                    CacheMode::Disk(CacheDir { directory: cache.join(name), limits })
                 }
                 None => CacheMode::None,
             };

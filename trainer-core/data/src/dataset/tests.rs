@@ -2,7 +2,7 @@ use super::*;
 use crate::test_data::{TestData, truncate};
 
 fn names(dataset: &Dataset) -> Vec<String> {
-    dataset.items.iter().map(|item| item.path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+    dataset.images.iter().map(|item| item.path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
 fn error(data: &TestData) -> String {
@@ -17,8 +17,8 @@ fn a_good_split_opens_sorted_with_sizes_and_labels() {
     data.write("images/train/notes.md", b"not an image");
     let dataset = data.open(Split::Train);
     assert_eq!(names(&dataset), ["000", "001", "002", "003", "004", "x"]);
-    assert_eq!(dataset.items.size(1), [67, 63]);
-    assert_eq!(dataset.items.labels(1)[0].class, 1);
+    assert_eq!(dataset.images.size(1), [67, 63]);
+    assert_eq!(dataset.images.labels(1)[0].class, 1);
     assert_eq!(dataset.report.to_string(), "6 images, 4 boxes, 2 backgrounds, 0 corrupt");
     assert_eq!(dataset.report.unlabelled, 2);
     assert_eq!(dataset.report.objects.clone().into_iter().collect::<Vec<_>>(), [(0, 2), (1, 4)]);
@@ -69,7 +69,7 @@ fn a_class_that_the_yaml_does_not_know_stops_at_once() {
     let options = OpenOptions { single_cls: true, ..OpenOptions::default() };
     let single = Dataset::open(&yaml, Split::Train, &options).unwrap();
     assert_eq!((single.len(), single.names.len()), (3, 1));
-    assert!(single.items.iter().flat_map(|item| item.labels).all(|label| label.class == 0));
+    assert!(single.images.iter().flat_map(|item| item.labels).all(|label| label.class == 0));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn labels_are_found_beside_the_images_although_a_folder_above_the_data_set_is_ca
     data.write("images/cells/data.yaml", b"train: train\nval: val\nnames: [a, b]\n");
     let yaml = DataYaml::read(&data.path("images/cells/data.yaml")).unwrap();
     let dataset = Dataset::open(&yaml, Split::Train, &OpenOptions::default()).unwrap();
-    assert_eq!((dataset.report.boxes, dataset.remarks), (4, vec![]));
+    assert_eq!((dataset.report.boxes, dataset.notes), (4, vec![]));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn half_of_the_labels_may_lie_in_one_place_and_half_in_another() {
     }
     let dataset = data.open(Split::Train);
     assert_eq!((dataset.report.boxes, dataset.report.unlabelled), (4, 0));
-    let [remark] = &dataset.remarks[..] else { panic!("{:?}", dataset.remarks) };
+    let [remark] = &dataset.notes[..] else { panic!("{:?}", dataset.notes) };
     assert!(remark.starts_with("2 images have their label files in `"), "{remark}");
     assert!(remark.ends_with("images/train`; taken from there"), "{remark}");
     // The first place wins where both have a file.
@@ -200,11 +200,11 @@ fn a_training_split_without_a_label_file_is_refused_with_where_was_looked_and_wh
     // Nobody validates by mistake for weeks: a warning is enough.
     let val = data.open(Split::Val);
     assert!(
-        val.remarks[0].starts_with("2 of 2 images without a label file; taken as background"),
+        val.notes[0].starts_with("2 of 2 images without a label file; taken as background"),
         "{:?}",
-        val.remarks
+        val.notes
     );
-    assert!(val.remarks[1].starts_with("the validation images have no objects at all"), "{:?}", val.remarks);
+    assert!(val.notes[1].starts_with("the validation images have no objects at all"), "{:?}", val.notes);
     // One file, be it empty, shows that somebody has thought of labels.
     data.write("labels/train/002.txt", b"");
     assert_eq!(data.open(Split::Train).len(), 3);
@@ -224,7 +224,7 @@ fn rows_are_read_as_the_data_yaml_says_and_what_they_were_taken_for_is_said_once
     let dataset = data.open(Split::Train);
     assert_eq!((dataset.report.polygons, dataset.report.four_corners), (1, 1));
     assert_eq!(
-        dataset.remarks,
+        dataset.notes,
         [
             "1 label rows are polygons; the box around each is taken (if they are a box and keypoints, say so by \
              `kpt_shape` in the data.yaml)",
@@ -234,9 +234,9 @@ fn rows_are_read_as_the_data_yaml_says_and_what_they_were_taken_for_is_said_once
     data.write("labels/train/001.txt", b"1 .1 .1 .2 .1\n");
     data.write("data.yaml", b"train: images/train\nval: images/val\nnames: [a, b]\nkpt_shape: [3, 2]\n");
     let dataset = data.open(Split::Train);
-    assert_eq!(dataset.items.labels(0)[0].cxcywh, [0.5, 0.5, 0.2, 0.2]);
+    assert_eq!(dataset.images.labels(0)[0].cxcywh, [0.5, 0.5, 0.2, 0.2]);
     assert_eq!(
-        dataset.remarks,
+        dataset.notes,
         ["1 label rows with keypoints (`kpt_shape: [3, 2]`); the box of each is taken"]
     );
 }
@@ -275,7 +275,7 @@ fn lists_of_windows_and_of_other_letters_are_read_with_one_note() {
     data.write("data.yaml", b"train: train.txt\nval: images/v*\nnames: [a, b]\n");
     let dataset = data.open(Split::Train);
     assert_eq!((dataset.len(), dataset.report.boxes, dataset.report.missing), (3, 3, 1));
-    let [slashes, letters] = &dataset.remarks[..] else { panic!("{:?}", dataset.remarks) };
+    let [slashes, letters] = &dataset.notes[..] else { panic!("{:?}", dataset.notes) };
     assert!(
         slashes.ends_with("train.txt:1: 2 lines have backslashes, which were taken as slashes"),
         "{slashes}"
@@ -337,7 +337,7 @@ fn labels_and_entries_of_other_letters_are_taken_with_one_note_each() {
     data.write("data.yaml", "train: images/é\nval: images\\val\nnames: [a, b]\n".as_bytes());
     let dataset = data.open(Split::Train);
     assert_eq!((dataset.report.boxes, dataset.report.unlabelled), (3, 0));
-    let [entry, labels] = &dataset.remarks[..] else { panic!("{:?}", dataset.remarks) };
+    let [entry, labels] = &dataset.notes[..] else { panic!("{:?}", dataset.notes) };
     assert!(
         entry.starts_with("`train: images/é`: what is there has the same letters in other bytes"),
         "{entry}"
@@ -345,7 +345,7 @@ fn labels_and_entries_of_other_letters_are_taken_with_one_note_each() {
     assert!(labels.starts_with("3 images have label files whose names have the same letters"), "{labels}");
     assert!(labels.contains("labels/é/001.txt`; these were taken"), "{labels}");
     let val = data.open(Split::Val);
-    assert_eq!(val.remarks, ["`val: images\\val`: the backslashes were taken as slashes"]);
+    assert_eq!(val.notes, ["`val: images\\val`: the backslashes were taken as slashes"]);
     rename(&data, "images", "in/side/images");
     data.write("data.yaml", b"path: in\\side\ntrain: images/val\nval: images/val\nnames: [a, b]\n");
     let yaml = DataYaml::read(&data.path("data.yaml")).unwrap();
@@ -418,9 +418,9 @@ fn lines_may_name_files_with_brackets_and_a_folder_is_one_line() {
     let dataset = data.open(Split::Train);
     assert_eq!(names(&dataset), ["a[1]", "000", "002", "a[1]"]);
     assert!(
-        dataset.remarks[0].ends_with("train.txt:2: 1 lines have backslashes, which were taken as slashes"),
+        dataset.notes[0].ends_with("train.txt:2: 1 lines have backslashes, which were taken as slashes"),
         "{:?}",
-        dataset.remarks
+        dataset.notes
     );
 }
 
@@ -431,7 +431,7 @@ fn labels_are_searched_elsewhere_only_when_many_are_missing() {
     for (index, is_told) in [(0, false), (1, true)] {
         std::fs::remove_file(data.path(&format!("labels/train/{index:03}.txt"))).unwrap();
         let dataset = data.open(Split::Train);
-        let told = dataset.remarks.iter().any(|remark| remark.contains("Annotations` with .xml files"));
-        assert_eq!(told, is_told, "{:?}", dataset.remarks);
+        let told = dataset.notes.iter().any(|remark| remark.contains("Annotations` with .xml files"));
+        assert_eq!(told, is_told, "{:?}", dataset.notes);
     }
 }

@@ -12,19 +12,19 @@ pub enum DecodeError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Read(#[from] std::io::Error),
-    /// It is a broken JPEG.
+    /// The file is a broken JPEG.
     #[error("is a corrupt JPEG: {0}")]
     Jpeg(String),
-    /// It is a broken TIFF.
+    /// The file is a broken TIFF.
     #[error("is a corrupt TIFF: {0}")]
     Tiff(tiff::TiffError),
-    /// It is a broken file of another kind.
+    /// The file is a broken image of another format.
     #[error("is no readable image: {0}")]
     Other(ImageError),
-    /// It ends early.
+    /// The file ends early.
     #[error("is truncated")]
     Truncated,
-    /// It has, or pretends to have, more pixels than are decoded.
+    /// The picture has, or pretends to have, more pixels than are decoded.
     #[error("is {width}x{height} pixels, more than can be decoded")]
     TooLarge {
         /// Pixels from left to right.
@@ -32,38 +32,38 @@ pub enum DecodeError {
         /// Pixels from top to bottom.
         height: usize,
     },
-    /// It is of a format that is read, but of a kind that is not.
+    /// The format is read, but not this kind of it.
     #[error("is {kind}, which is not read; convert it to an 8-bit JPEG or PNG")]
     Unsupported {
-        /// What the kind is called.
+        /// The kind, as words.
         kind: String,
     },
-    /// It is of another format.
+    /// The file is of another format.
     #[error("is {kind}{}; convert it to JPEG or PNG", Under(extension.as_deref()))]
     Foreign {
-        /// What the format is called.
+        /// The name of the format.
         kind: &'static str,
-        /// The end of the file's name, where that is known.
+        /// The extension of the file's name, where the name is known.
         extension: Option<String>,
     },
-    /// It is words, as a page that says that an image was not found, or a pointer to a large file that was not fetched.
+    /// The file is text: a page that says that an image was not found, or a pointer of Git LFS that was not fetched.
     #[error("is no readable image: it is text that begins with `{begins}`")]
     Text {
-        /// Its first line, or the beginning of that.
+        /// The beginning of its first line.
         begins: String,
     },
-    /// It has no bytes.
+    /// The file has no bytes.
     #[error("is empty")]
     Empty,
-    /// Nothing is known that begins so.
+    /// No known format begins like the file.
     #[error("is no readable image: nothing known begins like it")]
     Unknown,
-    /// A bug in a decoder, which a damaged file set off.
+    /// A decoder panicked: a bug of the decoder, which a damaged file set off.
     #[error("is corrupt: its decoder gave up")]
     Panicked,
 }
 
-/// Says that a name promises something else.
+/// Says that the file's name promises another format.
 struct Under<'a>(Option<&'a str>);
 
 impl fmt::Display for Under<'_> {
@@ -76,10 +76,10 @@ impl fmt::Display for Under<'_> {
 }
 
 impl DecodeError {
-    /// The same error, with what the file's name promises.
+    /// The same error, with the extension of the file's name where that promises another format.
     pub(super) fn of(self, path: &Path) -> Self {
         match self {
-            Self::Foreign { kind, extension: None } if super::unsupported(path).is_none() => {
+            Self::Foreign { kind, extension: None } if super::unsupported_format(path).is_none() => {
                 let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned());
                 Self::Foreign { kind, extension }
             }
@@ -87,7 +87,7 @@ impl DecodeError {
         }
     }
 
-    /// Whether the file may be whole, and only nothing here reads its kind.
+    /// Whether the file may be whole, and only its kind is not read here.
     pub fn is_unsupported(&self) -> bool {
         matches!(self, Self::Unsupported { .. } | Self::Foreign { .. })
     }

@@ -1,6 +1,6 @@
 mod jpeg;
 mod jpeg_writer;
-mod kinds;
+mod signatures;
 mod tiff;
 mod tiff_writer;
 
@@ -50,7 +50,7 @@ fn every_format_decodes_to_the_same_picture() {
         assert!(distance(&decode(&bytes).unwrap(), &picture) <= tolerance, "{format:?}");
         let file = folder.path().join(format!("a.{extension}"));
         std::fs::write(&file, &bytes).unwrap();
-        assert_eq!(look(&file).unwrap().size, [40, 24], "{format:?}");
+        assert_eq!(probe(&file).unwrap().size, [40, 24], "{format:?}");
         assert!(is_image_name(&file));
     }
     assert!(!is_image_name(Path::new("a.txt")));
@@ -79,7 +79,7 @@ fn cmyk_jpegs_become_rgb() {
     });
     let off = distance(&read(Path::new(file)).unwrap(), &picture);
     assert!(off <= 16, "{off}");
-    assert_eq!(look(Path::new(file)).unwrap().size, [130, 90]);
+    assert_eq!(probe(Path::new(file)).unwrap().size, [130, 90]);
 }
 
 /// A JPEG whose EXIF data, of so many bytes, has this orientation.
@@ -123,7 +123,7 @@ fn every_exif_orientation_turns_pixels_and_size() {
             let bytes = oriented_jpeg(&picture, orientation, exif_bytes);
             assert!(distance(&decode(&bytes).unwrap(), &expected) <= 12, "{orientation}");
             std::fs::write(&file, bytes).unwrap();
-            assert_eq!(look(&file).unwrap().size, [turned.0 as usize, turned.1 as usize], "{orientation}");
+            assert_eq!(probe(&file).unwrap().size, [turned.0 as usize, turned.1 as usize], "{orientation}");
         }
     }
 }
@@ -146,12 +146,12 @@ fn a_jpeg_may_be_as_wide_as_jpegs_are_and_one_that_no_memory_could_hold_is_named
     let file = folder.path().join("a.jpg");
     let mut bytes = encoded(&DynamicImage::ImageRgb8(gradient(16_400, 8)), ImageFormat::Jpeg);
     std::fs::write(&file, &bytes).unwrap();
-    assert_eq!(look(&file).unwrap().size, [16_400, 8]);
+    assert_eq!(probe(&file).unwrap().size, [16_400, 8]);
     assert_eq!(decode(&bytes).unwrap().width, 16_400);
     let frame = bytes.windows(2).position(|marker| marker == [0xFF, 0xC0]).unwrap();
     bytes[frame + 5..frame + 9].fill(0xFF);
     std::fs::write(&file, &bytes).unwrap();
-    for error in [look(&file).unwrap_err(), decode(&bytes).unwrap_err()] {
+    for error in [probe(&file).unwrap_err(), decode(&bytes).unwrap_err()] {
         assert_eq!(error.to_string(), "is 65535x65535 pixels, more than can be decoded");
     }
 }
@@ -166,7 +166,7 @@ fn truncated_and_foreign_files_are_errors_not_panics() {
         let bytes = encoded(&DynamicImage::ImageRgb8(gradient(64, 64)), format);
         for keep in [0, 1, 7, 20, bytes.len() / 2, bytes.len() - 20] {
             std::fs::write(&file, &bytes[..keep]).unwrap();
-            assert!(look(&file).is_err(), "{format:?} {keep}");
+            assert!(probe(&file).is_err(), "{format:?} {keep}");
             assert!(decode(&bytes[..keep]).is_err(), "{format:?} {keep}");
         }
     }
@@ -182,7 +182,7 @@ fn a_jpeg_that_lacks_only_its_end_marker_or_goes_on_behind_it_is_whole() {
     let picture = decode(&bytes).unwrap();
     for bytes in [&bytes[..bytes.len() - 2], &[&bytes[..], &[7; 100]].concat()] {
         std::fs::write(&file, bytes).unwrap();
-        look(&file).unwrap();
+        probe(&file).unwrap();
         assert_eq!(decode(bytes).unwrap(), picture);
     }
 }

@@ -1,4 +1,4 @@
-//! What stands before a JPEG's pixels, and which scans it has. Knows nothing of pixels.
+//! The header of a JPEG, and its scans: what it is, and whether it is whole. Knows nothing of pixels.
 
 use std::io::{BufRead, ErrorKind, Seek};
 
@@ -6,8 +6,8 @@ use image::metadata::Orientation;
 
 use super::super::DecodeError;
 
-/// Scans that are decoded at most. Each goes over the whole picture, so that a small file could take hours.
-const MOST_SCANS: usize = 500;
+/// The most scans that are decoded. Each goes over the whole picture, so that a small file could take hours.
+const MAX_SCANS: usize = 500;
 
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
@@ -15,10 +15,10 @@ const SOS: u8 = 0xDA;
 const APP1: u8 = 0xE1;
 const EXIF: &[u8] = b"Exif\0\0";
 
-/// Coefficients of a block.
+/// DCT coefficients of a block.
 const COEFFICIENTS: usize = 64;
 
-/// A file's own description of its picture.
+/// What stands before the first scan of a file.
 #[derive(Debug, Clone)]
 pub struct Header {
     /// Pixels from left to right, before the picture is turned.
@@ -31,22 +31,23 @@ pub struct Header {
     process: u8,
     /// Bits of a sample.
     precision: u8,
+    /// The colours, or the one grey.
     components: Vec<Component>,
-    /// Components in the first scan.
+    /// Number of components in the first scan.
     in_first_scan: usize,
-    /// Where the first scan's marker is.
+    /// Offset of the first scan's marker.
     first_scan: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Component {
     id: u8,
-    /// Samples in a unit of the picture, across and down.
+    /// Sampling factors, across and down.
     sampling: [u8; 2],
 }
 
 impl Header {
-    /// Reads up to the first scan.
+    /// Reads a file up to its first scan.
     ///
     /// # Errors
     /// When the file ends before that, cannot be read, or contradicts itself.
@@ -82,6 +83,7 @@ impl Header {
         Ok(header)
     }
 
+    /// Parses the segment of a frame, whose marker is `process`.
     fn of_frame(process: u8, frame: &[u8]) -> Result<Self, DecodeError> {
         let (&[precision, height_high, height_low, width_high, width_low, count], components) =
             frame.split_first_chunk().ok_or_else(|| corrupt("its frame is too short"))?;
@@ -104,12 +106,12 @@ impl Header {
         })
     }
 
-    /// Colours, or the one grey.
+    /// Number of components: colours, or the one grey.
     pub fn components(&self) -> usize {
         self.components.len()
     }
 
-    /// Whether the picture comes in several parts, one behind the other.
+    /// Whether the picture comes in several scans.
     pub fn has_many_scans(&self) -> bool {
         self.is_progressive() || self.in_first_scan < self.components.len()
     }
@@ -118,10 +120,10 @@ impl Header {
         matches!(self.process, 0xC2 | 0xCA)
     }
 
-    /// Whether such a file is decoded at all, were it whole.
+    /// Checks that such a file can be decoded if it is whole.
     ///
     /// # Errors
-    /// When it is not, or cannot be right.
+    /// When its kind is not read, or the header contradicts itself.
     pub fn check_is_read(&self) -> Result<(), DecodeError> {
         let what = match self.process {
             0xC0..=0xC2 | 0xC9 | 0xCA => None,
@@ -161,21 +163,21 @@ impl Header {
 #[derive(Debug)]
 pub struct Scans {
     count: usize,
-    /// Whether the file says that the picture ends.
-    ended: bool,
-    /// Of each component's coefficients, how many bits are still to come; `None` for those of which nothing came.
+    /// Whether the file has an end marker.
+    has_end: bool,
+    /// For each coefficient of each component the number of bits that no scan has brought; `None` when no scan brought any.
     missing_bits: Vec<[Option<u8>; COEFFICIENTS]>,
 }
 
 impl Scans {
-    /// Of a file whose header was read.
+    /// Finds the scans of a file whose header was read.
     ///
     /// # Errors
     /// When a scan's head is damaged.
     pub fn of(bytes: &[u8], header: &Header) -> Result<Self, DecodeError> {
         let mut scans = Self {
             count: 0,
-            ended: false,
+            has_end: false,
             missing_bits: vec![[None; COEFFICIENTS]; header.components.len()],
         };
         let mut rest =
@@ -183,7 +185,7 @@ impl Scans {
         while let Some((marker, behind)) = next_marker(rest) {
             rest = behind;
             if marker == EOI {
-                scans.ended = true;
+                scans.has_end = true;
                 break;
             }
             let Some((segment, behind)) = split_segment(rest) else { break };
@@ -195,6 +197,7 @@ impl Scans {
         Ok(scans)
     }
 
+    /// Takes the header of a scan into account.
     fn add(&mut self, scan: &[u8], header: &Header) -> Result<(), DecodeError> {
         let damaged = || corrupt("the head of a scan is damaged");
         self.count += 1;
@@ -214,20 +217,20 @@ impl Scans {
         Ok(())
     }
 
-    /// Whether nothing of the picture is missing: of each colour at least a scan where the file says that it ends,
-    /// all of it where it ends without a word.
+    /// Checks that nothing of the picture is missing: a file with an end marker has a scan of each component, a file
+    /// without one has all bits of all components.
     ///
     /// # Errors
-    /// When something is, or there are too many scans.
+    /// When something is missing, or there are too many scans.
     pub fn check_are_whole(&self) -> Result<(), DecodeError> {
-        if self.count > MOST_SCANS {
+        if self.count > MAX_SCANS {
             let kind = format!("a JPEG of {} scans", self.count);
             return Err(DecodeError::Unsupported { kind });
         }
         let whole = self.missing_bits.iter().all(|missing| {
-            if self.ended { missing[0].is_some() } else { missing.iter().all(|bits| *bits == Some(0)) }
+            if self.has_end { missing[0].is_some() } else { missing.iter().all(|bits| *bits == Some(0)) }
         });
-        match (whole, self.ended) {
+        match (whole, self.has_end) {
             (true, _) => Ok(()),
             (false, true) => Err(corrupt("a colour has no scan")),
             (false, false) => Err(DecodeError::Truncated),

@@ -93,7 +93,7 @@ fn jpegs_of_every_sampling_scan_script_interval_colour_and_size_are_right() {
                     // All have the same coefficients, and so the same pixels.
                     assert!(*first.get_or_insert_with(|| image.clone()) == image, "{number}: {told}");
                     std::fs::write(&file, bytes).unwrap();
-                    assert_eq!(look(&file).unwrap().size, size, "{told}");
+                    assert_eq!(probe(&file).unwrap().size, size, "{told}");
                 }
             }
         }
@@ -141,11 +141,11 @@ fn a_jpeg_cut_anywhere_is_named_or_loses_nothing() {
             std::fs::write(&path, cut).unwrap();
             match decode(cut) {
                 Ok(image) => {
-                    assert!(image == whole && look(&path).is_ok(), "{keep} of {}: {form:?}", bytes.len());
+                    assert!(image == whole && probe(&path).is_ok(), "{keep} of {}: {form:?}", bytes.len());
                 }
                 Err(error) => {
                     assert!(keep < 3 || matches!(error, DecodeError::Truncated), "{keep}: {error}: {form:?}");
-                    assert!(look(&path).is_err(), "{keep}: {form:?}");
+                    assert!(probe(&path).is_err(), "{keep}: {form:?}");
                 }
             }
             // Something has put an end marker there. Progressive files may end early on purpose.
@@ -223,7 +223,7 @@ fn kinds_of_jpegs_that_are_not_read_are_named_by_a_look_as_by_decoding() {
         ),
     ] {
         std::fs::write(&path, &bytes).unwrap();
-        for error in [look(&path).unwrap_err(), decode(&bytes).unwrap_err()] {
+        for error in [probe(&path).unwrap_err(), decode(&bytes).unwrap_err()] {
             assert!(error.to_string().starts_with(reason), "{error}: {reason}");
         }
     }
@@ -250,7 +250,7 @@ fn damaged_jpegs_never_end_the_process_and_have_the_size_that_a_look_tells() {
                 if let Ok(image) = decode(&damaged) {
                     std::fs::write(&path, &damaged).unwrap();
                     assert_eq!(
-                        look(&path).unwrap().size,
+                        probe(&path).unwrap().size,
                         [image.width, image.height],
                         "{position}: {form:?}"
                     );

@@ -51,11 +51,11 @@ fn both(bytes: &[u8], told: &str) -> Result<Image, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.tif");
     std::fs::write(&file, bytes).unwrap();
-    let (seen, decoded) = (look(&file), decode(bytes));
-    match (&seen, &decoded) {
-        (Ok(seen), Ok(image)) => assert_eq!(seen.size, [image.width, image.height], "{told}"),
-        (Err(seen), Err(decoded)) => assert_eq!(seen.to_string(), decoded.to_string(), "{told}"),
-        _ => panic!("a look says {seen:?}, decoding {:?}: {told}", decoded.map(|_| ())),
+    let (probed, decoded) = (probe(&file), decode(bytes));
+    match (&probed, &decoded) {
+        (Ok(probed), Ok(image)) => assert_eq!(probed.size, [image.width, image.height], "{told}"),
+        (Err(probed), Err(decoded)) => assert_eq!(probed.to_string(), decoded.to_string(), "{told}"),
+        _ => panic!("a probe says {probed:?}, decoding {:?}: {told}", decoded.map(|_| ())),
     }
     decoded.map_err(|error| error.to_string())
 }
@@ -259,7 +259,7 @@ fn orientations_turn_tiffs_and_a_truncated_one_is_named() {
         // A tile's last byte is beyond the picture's edge here, and not missed.
         for keep in [if tiles { begin } else { bytes.len() - 1 }, begin - 1, begin - 300] {
             std::fs::write(&file, &bytes[..keep]).unwrap();
-            for error in [look(&file).unwrap_err(), decode(&bytes[..keep]).unwrap_err()] {
+            for error in [probe(&file).unwrap_err(), decode(&bytes[..keep]).unwrap_err()] {
                 assert!(matches!(error, DecodeError::Truncated), "{keep}: {error}: {form:?}");
             }
         }
@@ -279,7 +279,7 @@ fn a_tiff_of_more_than_half_a_gibibyte_that_passes_a_look_is_decoded() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.tif");
     std::fs::write(&file, &bytes).unwrap();
-    assert_eq!(look(&file).unwrap().size, [side, side]);
+    assert_eq!(probe(&file).unwrap().size, [side, side]);
     let image = decode(&bytes).unwrap();
     assert!(image.rgb.len() > 512 << 20);
     assert_eq!((image.rgb[0], image.rgb[image.rgb.len() - 1]), (7, 7));

@@ -1,11 +1,11 @@
-//! Samples to colours. Knows nothing of files.
+//! The samples of a TIFF to RGB. Knows nothing of files.
 
 use super::super::DecodeError;
 use crate::image::Image;
 
-/// What the samples of a pixel are. Those beyond it, as transparency, are passed over.
+/// The photometric interpretation: what the samples of a pixel mean. Further ones, such as transparency, are passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum Photometric {
     /// Brightness.
     Grey,
     /// Darkness.
@@ -20,16 +20,19 @@ pub(super) enum Meaning {
     Cmyk,
 }
 
-impl Meaning {
-    /// By the number of a directory, and its palette: all reds, all greens, all blues, of 16 bits each.
+impl Photometric {
+    /// The interpretation of a directory's number, and its palette: all reds, all greens, all blues, of 16 bits each.
+    ///
+    /// # Errors
+    /// When it is not read, or there are too few samples for it.
     pub fn of(
-        photometric: Option<u16>,
+        number: Option<u16>,
         samples: usize,
         bits: usize,
         palette: Option<&[u16]>,
     ) -> Result<Self, DecodeError> {
         let refuse = |kind: &str| Err(DecodeError::Unsupported { kind: kind.to_owned() });
-        let (meaning, needed) = match photometric {
+        let (photometric, needed) = match number {
             Some(0) => (Self::Inverted, 1),
             Some(1) => (Self::Grey, 1),
             Some(2) => (Self::Rgb, 3),
@@ -51,9 +54,10 @@ impl Meaning {
         if samples < needed {
             return refuse(&format!("a TIFF of {samples} samples a pixel where its colours have {needed}"));
         }
-        Ok(meaning)
+        Ok(photometric)
     }
 
+    /// Number of samples of a pixel.
     fn samples(&self) -> usize {
         match self {
             Self::Grey | Self::Inverted | Self::Palette(_) => 1,
@@ -62,7 +66,7 @@ impl Meaning {
         }
     }
 
-    /// Writes the colours of a row, of which each pixel has so many samples.
+    /// Writes the colours of a row to `pixels`, interleaved RGB; each pixel of the row has `samples` samples.
     fn write(&self, row: &[u8], samples: usize, pixels: &mut [u8]) {
         if samples == 3 && matches!(self, Self::Rgb | Self::YCbCr) {
             return pixels.copy_from_slice(row);
@@ -110,11 +114,11 @@ fn eight_bits(word: u16) -> u8 {
     u8::try_from((u32::from(word) + 128) / 257).expect("65535 is 255 times 257")
 }
 
-/// A strip or tile.
-pub(super) struct Part<'a> {
+/// A decompressed strip or tile.
+pub(super) struct Chunk<'a> {
     /// Rows of packed samples, each of whole bytes; words are of this machine's order.
     pub bytes: &'a [u8],
-    /// Pixels across and down.
+    /// Size in pixels, `[width, height]`.
     pub size: [usize; 2],
     /// Bits of a sample.
     pub bits: usize,
@@ -124,31 +128,31 @@ pub(super) struct Part<'a> {
     pub planar: bool,
 }
 
-impl Part<'_> {
+impl Chunk<'_> {
     /// Writes its colours to where it lies in the image.
-    pub fn write(&self, meaning: &Meaning, image: &mut Image, at: [usize; 2]) {
+    pub fn write(&self, photometric: &Photometric, image: &mut Image, at: [usize; 2]) {
         let [width, height] = self.size;
         let in_row = if self.planar { 1 } else { self.samples };
         let row_bytes = (width * in_row * self.bits).div_ceil(8);
         let row = |plane: usize, y: usize| &self.bytes[(plane * height + y) * row_bytes..][..row_bytes];
-        let is_number = matches!(meaning, Meaning::Palette(_));
+        let is_number = matches!(photometric, Photometric::Palette(_));
         let mut unpacked = Vec::new();
         for y in 0..height {
             let pixels = &mut image.row_mut(at[1] + y)[3 * at[0]..][..3 * width];
             if self.planar {
-                let used = meaning.samples();
+                let used = photometric.samples();
                 unpacked.resize(width * used, 0);
                 for plane in 0..used {
                     let places = unpacked.iter_mut().skip(plane).step_by(used);
                     unpack(row(plane, y), self.bits, is_number, places);
                 }
-                meaning.write(&unpacked, used, pixels);
+                photometric.write(&unpacked, used, pixels);
             } else if self.bits == 8 {
-                meaning.write(row(0, y), in_row, pixels);
+                photometric.write(row(0, y), in_row, pixels);
             } else {
                 unpacked.resize(width * in_row, 0);
                 unpack(row(0, y), self.bits, is_number, unpacked.iter_mut());
-                meaning.write(&unpacked, in_row, pixels);
+                photometric.write(&unpacked, in_row, pixels);
             }
         }
     }
