@@ -52,25 +52,25 @@ impl JobId {
 }
 
 uuid_id!(
-    /// Many jobs that were submitted at once; a sweep's users know it as the sweep's id.
-    BatchId,
-    "a batch id (a UUID)"
+    /// A job group: jobs that were submitted at once; a sweep's users know it as the sweep's id.
+    JobGroupId,
+    "a job group id (a UUID)"
 );
 
-impl BatchId {
-    /// Children that one batch can have.
+impl JobGroupId {
+    /// Jobs that one group can have.
     pub const MAX_JOBS: u32 = 100_000;
 
-    /// The id of the batch's job number `index`, from 0, below [`Self::MAX_JOBS`].
+    /// The id of the group's job number `index`, from 0, below [`Self::MAX_JOBS`].
     ///
-    /// The index stands right after the time, so that ids sort in the order of the batch, and are told
-    /// apart by their first digits as other ids are. The last bits are the batch's own.
+    /// The index stands right after the time, so that ids sort in the order of the group, and are told
+    /// apart by their first digits as other ids are. The last bits are the group's own.
     pub fn job(self, index: u32) -> JobId {
         let (high, low) = (u128::from(index >> 5), u128::from(index & 31));
         JobId(Uuid::from_u128(self.0.as_u128() & !INDEX_BITS | high << 64 | low << 57))
     }
 
-    /// Which job of the batch has this id, if one has.
+    /// Which job of the group has this id, if one has.
     pub fn index(self, job: JobId) -> Option<u32> {
         let bits = job.0.as_u128();
         let index = u32::try_from((bits >> 64 & 0xfff) << 5 | (bits >> 57 & 31)).ok()?;
@@ -78,7 +78,7 @@ impl BatchId {
     }
 }
 
-/// Where [`BatchId::job`] puts the index: `rand_a`, and the first bits of `rand_b` after the variant.
+/// Where [`JobGroupId::job`] puts the index: `rand_a`, and the first bits of `rand_b` after the variant.
 const INDEX_BITS: u128 = 0xfff << 64 | 31 << 57;
 
 uuid_id!(
@@ -158,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_finds_its_jobs_by_their_ids_and_no_others() {
-        let [batch, other] =
-            [0x0198_0000_0000_7123_8abc_0000_0000_0001, 7].map(|id| BatchId(Uuid::from_u128(id)));
-        let ids: Vec<JobId> = (0..BatchId::MAX_JOBS).map(|index| batch.job(index)).collect();
+    fn a_group_finds_its_jobs_by_their_ids_and_no_others() {
+        let [group, other] =
+            [0x0198_0000_0000_7123_8abc_0000_0000_0001, 7].map(|id| JobGroupId(Uuid::from_u128(id)));
+        let ids: Vec<JobId> = (0..JobGroupId::MAX_JOBS).map(|index| group.job(index)).collect();
         assert!(ids.is_sorted_by(|before, after| before < after));
         for (index, &id) in ids.iter().enumerate().step_by(997) {
-            assert_eq!(batch.index(id).map(|index| index as usize), Some(index));
+            assert_eq!(group.index(id).map(|index| index as usize), Some(index));
             assert_eq!((id.0.get_version_num(), other.index(id)), (7, None));
         }
     }

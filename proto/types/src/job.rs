@@ -213,7 +213,7 @@ pub enum EndReason {
     GpuFault,
     /// The agent fell silent past its lease.
     AgentLost,
-    /// Made way for another job or the GPU's owner.
+    /// Stopped for another job or the GPU's owner.
     Preempted,
     /// The agent was drained or shut down.
     Drained,
@@ -244,6 +244,62 @@ impl EndReason {
             Self::TimeLimit => "TIME_LIMIT",
             Self::AgentUnfit => "AGENT_UNFIT",
             Self::Stalled => "STALLED",
+        }
+    }
+
+    /// Whether its job is queued again by itself.
+    pub const fn requeues(self) -> bool {
+        match self {
+            Self::HostOom
+            | Self::TrainerCrash
+            | Self::GpuFault
+            | Self::AgentLost
+            | Self::Preempted
+            | Self::Drained
+            | Self::AgentUnfit
+            | Self::Stalled => true,
+            Self::Completed | Self::BadSpec | Self::GpuOom | Self::Cancelled | Self::TimeLimit => false,
+        }
+    }
+
+    /// Whether a later attempt may go on from a checkpoint that the agent stores now. A user may retry a job whose
+    /// GPU was too small; an agent that is lost stores nothing.
+    pub const fn resumes(self) -> bool {
+        match self {
+            Self::GpuOom
+            | Self::HostOom
+            | Self::TrainerCrash
+            | Self::GpuFault
+            | Self::Preempted
+            | Self::Drained
+            | Self::AgentUnfit
+            | Self::Stalled => true,
+            Self::Completed | Self::BadSpec | Self::AgentLost | Self::Cancelled | Self::TimeLimit => false,
+        }
+    }
+
+    /// Whether it counts against the job's `max_retries`.
+    pub const fn counts_as_retry(self) -> bool {
+        matches!(self, Self::HostOom | Self::TrainerCrash)
+    }
+
+    /// Whether the attempt was cut off from outside, by no wish of a person.
+    pub const fn is_cut_off(self) -> bool {
+        matches!(self, Self::GpuFault | Self::AgentLost | Self::Stalled)
+    }
+
+    /// Whether the machine may be to blame.
+    pub const fn may_blame_machine(self) -> bool {
+        match self {
+            Self::HostOom | Self::TrainerCrash | Self::GpuFault | Self::AgentUnfit | Self::Stalled => true,
+            Self::Completed
+            | Self::BadSpec
+            | Self::GpuOom
+            | Self::AgentLost
+            | Self::Preempted
+            | Self::Drained
+            | Self::Cancelled
+            | Self::TimeLimit => false,
         }
     }
 }

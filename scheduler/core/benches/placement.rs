@@ -10,7 +10,7 @@ use trainyard_scheduler_core::{
     Content, Core, CoreConfig, Event, Hello, JobGroupRecord, Output, Policy, Stored,
 };
 use trainyard_types::{
-    AgentId, AttemptId, BatchId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobId, JobSpec,
+    AgentId, AttemptId, Checkpoint, EndReason, Ended, Gpu, GpuUuid, Inventory, JobGroupId, JobId, JobSpec,
     ModelScale, Report, ReportBody, Resources, Session, Time, TrainSpec,
 };
 use uuid::Uuid;
@@ -156,14 +156,14 @@ fn batch(policy: Policy) {
     let mut core = Core::new(CoreConfig { policy, lease: FOREVER, ..CoreConfig::default() });
     let specs: Vec<Arc<JobSpec>> = (0..COUNT).map(|number| Arc::new(spec(number, SINGLE))).collect();
     let batch = JobGroupRecord {
-        id: BatchId(Uuid::from_u128(1 << 96)),
+        id: JobGroupId(Uuid::from_u128(1 << 96)),
         user: "ada".into(),
         request_id: None,
         content: Content::Specs(specs),
         created: NOW,
     };
     let start = Instant::now();
-    black_box(core.handle(NOW, Event::SubmitGroup { batch: Arc::new(batch) }));
+    black_box(core.handle(NOW, Event::SubmitGroup { group: Arc::new(batch) }));
     let of = if policy == Policy::FinishTime { "finish_time_" } else { "" };
     println!("core_{of}batch_submissions {:.0} 1/s", per_second(COUNT, start.elapsed()));
 }

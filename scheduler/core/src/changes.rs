@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use trainyard_types::{AgentId, JobId, JobState, Time};
+use trainyard_types::{AgentId, AttemptId, EndReason, JobId, JobState, Time};
 
 use crate::output::{Accepted, Command, Output, Refusal, Write};
-use crate::record::{AgentRecord, EventBody, EventRecord, JobRecord};
+use crate::record::{EventBody, EventRecord, JobRecord};
+use crate::state::agents::Agents;
 use crate::state::job_group::JobGroupRecord;
-use crate::state::user::UserRecord;
+use crate::state::jobs::Jobs;
+use crate::state::user::Users;
 
 /// An [`Output`] in the making.
 #[derive(Debug, Default)]
@@ -16,18 +19,15 @@ pub(crate) struct Changes {
     jobs: BTreeMap<JobId, Touched>,
     agents: BTreeSet<AgentId>,
     users: BTreeSet<Arc<str>>,
-    /// Written before and after everything else, in order.
+    /// Written before everything else, in order.
     groups: Vec<Arc<JobGroupRecord>>,
+    /// Written after everything else, in order.
     writes: Vec<Write>,
     archive: Vec<JobId>,
     commands: Vec<Command>,
     reply: Option<Result<Accepted, Refusal>>,
-    /// A job became ready or a slot became free, so that something may be placed.
-    pub(crate) replan: bool,
-    /// A job whose newest checkpoint was just stored.
-    pub(crate) checkpoint: Option<JobId>,
-    /// Jobs that changed state, for the core's index.
-    pub(crate) moves: Vec<Move>,
+    wants_round: bool,
+    checkpoint: Option<JobId>,
 }
 
 /// What is to be written of a job.
@@ -38,24 +38,26 @@ struct Touched {
     events: Vec<EventRecord>,
 }
 
-/// A job left a state.
-#[derive(Debug)]
-pub(crate) struct Move {
-    pub(crate) job: JobId,
-    pub(crate) from: JobState,
-    /// When it had ended, if that state was final.
-    pub(crate) ended: Option<Time>,
-    to: JobState,
-}
-
-impl Move {
-    /// Whether the job has come to its end.
-    pub(crate) fn ends(&self) -> bool {
-        self.to.is_final()
-    }
-}
-
 impl Changes {
+    /// A job became ready or a user may run more, so that something may be placed.
+    pub(crate) fn request_round(&mut self) {
+        self.wants_round = true;
+    }
+
+    pub(crate) fn wants_round(&self) -> bool {
+        self.wants_round
+    }
+
+    /// A job's newest checkpoint was just stored.
+    pub(crate) fn note_checkpoint(&mut self, job: JobId) {
+        self.checkpoint = Some(job);
+    }
+
+    /// The job whose newest checkpoint was just stored.
+    pub(crate) fn take_checkpoint(&mut self) -> Option<JobId> {
+        self.checkpoint.take()
+    }
+
     /// Has the job written at the end, with all that is done to it until then.
     pub(crate) fn touch(&mut self, job: JobId) {
         self.jobs.entry(job).or_default().whole = true;
@@ -112,7 +114,6 @@ impl Changes {
         state: JobState,
         reason: String,
     ) {
-        self.moves.push(Move { job: job.id, from: job.state, ended: job.ended, to: state });
         self.touch(job.id);
         job.state = state;
         job.state_reason.clone_from(&reason);
@@ -125,27 +126,31 @@ impl Changes {
         self.commands.push(command);
     }
 
+    /// Has the agent end an attempt, if it is connected; the agent chooses how long the trainer may take.
+    pub(crate) fn stop(&mut self, agents: &Agents, agent: AgentId, attempt: AttemptId, reason: EndReason) {
+        if let Some(session) = agents.session(agent) {
+            self.command(Command::Stop { agent, session, attempt, reason, grace: Duration::ZERO });
+        }
+    }
+
     /// Answers the user.
     pub(crate) fn reply(&mut self, reply: Result<Accepted, Refusal>) {
         self.reply = Some(reply);
     }
 
-    /// Gives every job that is written whole its next revision. `agent` and `user` find records.
-    pub(crate) fn finish<'a>(
-        self,
-        jobs: &mut BTreeMap<JobId, JobRecord>,
-        agent: impl Fn(AgentId) -> Option<&'a AgentRecord>,
-        user: impl Fn(&str) -> Option<&'a UserRecord>,
-    ) -> Output {
+    /// Gives every job that is written whole its next revision.
+    pub(crate) fn finish(self, jobs: &mut Jobs, agents: &Agents, users: &Users) -> Output {
         let mut writes: Vec<Write> = self.groups.into_iter().map(Write::JobGroup).collect();
-        writes.extend(self.agents.into_iter().filter_map(agent).cloned().map(Write::Agent));
-        writes.extend(self.users.iter().filter_map(|name| user(name)).cloned().map(Write::User));
+        let agents = self.agents.into_iter().filter_map(|id| agents.get(id));
+        writes.extend(agents.map(|agent| Write::Agent(agent.record().clone())));
+        let users = self.users.iter().filter_map(|name| users.get(name));
+        writes.extend(users.map(|user| Write::User(user.record().clone())));
         for (id, Touched { whole, events }) in self.jobs {
-            let Some(job) = jobs.get_mut(&id) else { continue };
             if whole {
-                job.revision += 1;
+                let Some(job) = jobs.revise(id) else { continue };
                 writes.push(Write::Job(Box::new(job.clone())));
             } else {
+                let Some(job) = jobs.get(id) else { continue };
                 writes.extend(job.progress_record().map(Write::Progress));
             }
             if !events.is_empty() {

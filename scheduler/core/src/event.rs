@@ -23,10 +23,10 @@ pub enum Event {
         /// Valid: `JobSpec::violations` is empty.
         spec: JobSpec,
     },
-    /// A user submits many jobs, all or none; the driver has drawn the batch's id and the specs are valid.
+    /// A user submits a job group, all of its jobs or none; the driver has drawn its id and the specs are valid.
     SubmitGroup {
         /// Its time is set by the core. As for single jobs, a repeat's id is not used.
-        batch: Arc<JobGroupRecord>,
+        group: Arc<JobGroupRecord>,
     },
     /// A user ends many jobs; those that are not there or have ended are left out.
     CancelMany {
@@ -51,7 +51,7 @@ pub enum Event {
         agent: AgentId,
         session: Session,
         /// How it is now.
-        condition: AgentStatus,
+        status: AgentStatus,
     },
     /// A person takes an agent out of use.
     Drain {
@@ -112,7 +112,7 @@ pub struct Hello {
     /// Attempts that run, or that have reports which were not acknowledged yet.
     pub attempts: Vec<AttemptId>,
     /// How it is now.
-    pub condition: AgentStatus,
+    pub status: AgentStatus,
     /// Drawn at each start of its process; empty of agents that are too old to say.
     pub instance: String,
 }
@@ -120,8 +120,8 @@ pub struct Hello {
 impl Hello {
     /// Of an agent that holds nothing and says no more of itself.
     pub fn new(agent: AgentId, name: String, version: String, inventory: Inventory) -> Self {
-        let (attempts, condition, instance) = Default::default();
-        Self { agent, name, version, inventory, attempts, condition, instance }
+        let (attempts, status, instance) = Default::default();
+        Self { agent, name, version, inventory, attempts, status, instance }
     }
 }
 

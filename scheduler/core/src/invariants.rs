@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, Fitness, JobId, JobState, Slot};
+use trainyard_types::{AgentId, AttemptId, DeviceKind, Fitness, JobGroupId, JobId, JobState, Slot};
 
 use crate::engine::Core;
 use crate::policy::Fault;
 use crate::record::{AttemptRecord, JobRecord};
-use crate::state::deadlines::Deadlines;
-use crate::state::index::Index;
-use crate::state::sight::Sight;
-use crate::state::slots::{self, Slots};
+use crate::state::agents::check::AgentFault;
+use crate::state::jobs::check::JobFault;
+use crate::state::path_visibility::PathVisibility;
 
 /// A bug of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,9 +54,9 @@ pub enum Broken {
     /// The slots on offer are not those of connected agents, or the wrong ones are free.
     #[error("the index of slots does not match the agents")]
     SlotIndex,
-    /// What agents are believed to see is not what they say.
-    #[error("the index of what agents see does not match them")]
-    Sight,
+    /// What agents are believed to read is not what they say.
+    #[error("the index of what agents can read does not match them")]
+    Visibility,
     /// Something could be placed and was not.
     #[error("job {0} could be placed and was not")]
     NotPlaced(JobId),
@@ -73,12 +72,12 @@ pub enum Broken {
     /// A user is believed to run more or less than its jobs say.
     #[error("user {0} is believed to run other attempts than its jobs say")]
     User(String),
-    /// A batch that has more or fewer jobs left than it says.
-    #[error("batch {0} has another number of jobs left than it says")]
-    Batch(BatchId),
-    /// The lines of the policy are not what the queue and the jobs say.
-    #[error("the policy's lines do not match the jobs")]
-    Plan,
+    /// A job group that has more or fewer jobs left than it says.
+    #[error("job group {0} has another number of jobs left than it says")]
+    JobGroup(JobGroupId),
+    /// The queues of the policy are not what the jobs say.
+    #[error("the policy's queues do not match the jobs")]
+    Policy,
     /// A record that cannot have been written: no revision, no event, a final state without an end.
     #[error("the record of job {0} contradicts itself")]
     Record(JobId),
@@ -93,11 +92,8 @@ type HandingIn = BTreeMap<AgentId, BTreeSet<AttemptId>>;
 pub fn check(core: &Core) -> Result<(), Broken> {
     let mut live: Live = BTreeMap::new();
     let mut handing_in: HandingIn = BTreeMap::new();
-    let mut queued = 0;
-    for job in core.jobs.values() {
+    for job in core.jobs.iter() {
         check_job(job)?;
-        queued += usize::from(job.state == JobState::Queued);
-        check_indexes(core, job)?;
         let Some(attempt) = job.live_attempt() else { continue };
         if !attempt.holds_slots() {
             handing_in.entry(attempt.agent).or_default().insert(attempt.id);
@@ -110,17 +106,24 @@ pub fn check(core: &Core) -> Result<(), Broken> {
             }
         }
     }
-    let indexed = core.queue.counts();
-    if let Some(&indexed) = indexed.iter().find(|&&indexed| indexed != queued || core.queue.len() != queued) {
-        return Err(Broken::QueueSize { indexed, queued });
-    }
+    core.jobs.check().map_err(|fault| match fault {
+        JobFault::Queue(job) => Broken::QueueIndex(job),
+        JobFault::QueueSize { indexed, queued } => Broken::QueueSize { indexed, queued },
+        JobFault::Request(job) => Broken::RequestIndex(job),
+        JobFault::ByState => Broken::JobIndex,
+        JobFault::Group(group) => Broken::JobGroup(group),
+        JobFault::TimeLimits => Broken::Deadlines,
+    })?;
     check_users(core)?;
-    check_batches(core)?;
     check_agents(core, &live, &handing_in)?;
+    core.agents.check().map_err(|fault| match fault {
+        AgentFault::Slots => Broken::SlotIndex,
+        AgentFault::Deadlines => Broken::Deadlines,
+    })?;
     match core.policy.check(&core.view()) {
         Ok(()) => Ok(()),
         Err(Fault::NotPlaced(job)) => Err(Broken::NotPlaced(job)),
-        Err(Fault::State) => Err(Broken::Plan),
+        Err(Fault::State) => Err(Broken::Policy),
     }
 }
 
@@ -137,7 +140,7 @@ fn check_job(job: &JobRecord) -> Result<(), Broken> {
         return Err(Broken::LiveAttempts { job: job.id, state: job.state, live });
     }
     let running = job.live_attempt().is_some_and(|attempt| attempt.started.is_some());
-    let sound = (job.revision > 0 || job.batch.is_some())
+    let sound = (job.revision > 0 || job.group.is_some())
         && job.last_cursor > 0
         && !job.state_reason.is_empty()
         && job.ended.is_some() == job.state.is_final()
@@ -148,101 +151,38 @@ fn check_job(job: &JobRecord) -> Result<(), Broken> {
 }
 
 fn check_users(core: &Core) -> Result<(), Broken> {
-    let mut index = Index::default();
-    let mut running: BTreeMap<&str, [u32; 2]> = BTreeMap::new();
-    for job in core.jobs.values() {
-        index.insert(job);
+    let mut running: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    for job in core.jobs.iter() {
         if job.live_attempt().is_some_and(AttemptRecord::holds_slots) {
-            let is_cpu = job.spec.resources.device == DeviceKind::Cpu;
-            let slots = job.spec.resources.gpus.max(1);
-            running.entry(&job.user).or_default()[usize::from(is_cpu)] += slots;
+            let (gpus, cpus) = running.entry(&job.user).or_default();
+            let resources = &job.spec.resources;
+            *(if resources.device == DeviceKind::Cpu { cpus } else { gpus }) += resources.gpus.max(1);
         }
     }
-    if !index.agrees(&core.index) {
-        return Err(Broken::JobIndex);
-    }
     for user in core.users.iter() {
-        let name = user.record.name.as_str();
-        let [gpus, cpus] = running.remove(name).unwrap_or_default();
-        if (gpus, cpus) != (user.gpus, user.cpus) {
+        let name = user.record().name.as_str();
+        if running.remove(name).unwrap_or_default() != user.running() {
             return Err(Broken::User(name.to_owned()));
         }
     }
     running.keys().next().map_or(Ok(()), |&unknown| Err(Broken::User(unknown.to_owned())))
 }
 
-fn check_batches(core: &Core) -> Result<(), Broken> {
-    let mut left: BTreeMap<BatchId, u32> = BTreeMap::new();
-    for place in core.jobs.values().filter_map(|job| job.batch.as_ref()) {
-        *left.entry(place.batch.id).or_default() += 1;
-    }
-    let known: BTreeMap<BatchId, u32> = core.groups.iter().map(|(&id, batch)| (id, batch.left)).collect();
-    let wrong = left.iter().find(|(id, left)| known.get(id) != Some(left)).map(|(&id, _)| id);
-    match wrong.or_else(|| known.into_keys().find(|id| !left.contains_key(id))) {
-        Some(batch) => Err(Broken::Batch(batch)),
-        None => Ok(()),
-    }
-}
-
-fn check_indexes(core: &Core, job: &JobRecord) -> Result<(), Broken> {
-    let is_queued = job.state == JobState::Queued;
-    let (ordered, ready, delayed) = core.queue.holds(job);
-    if ordered != is_queued || (ready || delayed) != is_queued || (ready && delayed) {
-        return Err(Broken::QueueIndex(job.id));
-    }
-    match &job.request_id {
-        Some(request_id) if core.requests.get(request_id) != Some(&job.id) => {
-            Err(Broken::RequestIndex(job.id))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
 fn check_agents(core: &Core, live: &Live, handing_in: &HandingIn) -> Result<(), Broken> {
-    if let Some(stranger) = live.keys().find(|agent| !core.agents.contains_key(agent)) {
+    if let Some(stranger) = live.keys().find(|agent| core.agents.get(**agent).is_none()) {
         return Err(Broken::Running(*stranger));
     }
-    let (mut offered, mut deadlines) = (Slots::default(), Deadlines::default());
-    for job in core.jobs.values() {
-        if let Some(time) = job.out_of_time_at() {
-            deadlines.time_limits.add(time, job.id);
-        }
-    }
-    let mut sight = Sight::default();
-    for (&id, agent) in &core.agents {
-        sight.note(id, &Fitness::default(), &agent.condition.fitness);
-        if handing_in.get(&id).unwrap_or(&BTreeSet::new()) != &agent.handing_in {
+    let mut visibility = PathVisibility::default();
+    for (id, agent) in core.agents.iter() {
+        visibility.note(id, &Fitness::default(), agent.fitness());
+        if handing_in.get(&id).unwrap_or(&BTreeSet::new()) != agent.handing_in()
+            || live.get(&id).unwrap_or(&BTreeMap::new()) != agent.running()
+        {
             return Err(Broken::Running(id));
         }
-        if live.get(&id).unwrap_or(&BTreeMap::new()) != &agent.running {
-            return Err(Broken::Running(id));
-        }
-        for (slot, (kind, index)) in agent.offered() {
-            let free = !agent.running.contains_key(&slot);
-            offered.offer(kind, slots::location(&agent.record, slot, index), free);
-        }
-        match (agent.lease_until, agent.record.lost) {
-            (Some(until), _) => deadlines.leases.add(until, id),
-            (None, Some(since)) => deadlines.lost.add(since, id),
-            (None, None) => {}
-        }
-        for (gpu, &until) in &agent.record.reserved {
-            deadlines.reservations.add(until, (id, gpu.clone()));
-        }
-        for (slot, until) in agent.record.shut.iter().filter_map(|(slot, shut)| Some((slot, shut.until?))) {
-            deadlines.shut.add(until, (id, slot.clone()));
-        }
-        for (slot, &until) in &agent.cooldowns {
-            deadlines.cooldowns.add(until, (id, slot.clone()));
-        }
     }
-    if offered != core.slots {
-        return Err(Broken::SlotIndex);
-    }
-    if sight != core.sight || !core.queue.sees_as(&sight) {
-        return Err(Broken::Sight);
-    }
-    if deadlines == core.deadlines { Ok(()) } else { Err(Broken::Deadlines) }
+    let is_followed = visibility == *core.jobs.visibility() && core.jobs.queue().agrees_with(&visibility);
+    if is_followed { Ok(()) } else { Err(Broken::Visibility) }
 }
 
 #[cfg(test)]
@@ -251,6 +191,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::state::deadlines::AgentDeadlines;
+    use crate::state::slots::Slots;
     use crate::{CoreConfig, Event, Hello};
 
     const JOB: JobId = JobId(Uuid::from_u128(1));
@@ -282,12 +224,12 @@ mod tests {
     }
 
     fn job(core: &mut Core, id: JobId) -> &mut JobRecord {
-        core.jobs.get_mut(&id).unwrap()
+        core.jobs.records_mut().get_mut(&id).unwrap()
     }
 
     #[test]
     fn a_queue_that_misses_a_job_is_found() {
-        let found = broken(|core| core.queue.remove(&core.jobs[&OTHER]));
+        let found = broken(|core| core.jobs.remove_from_queue(OTHER));
         assert_eq!(found, Some(Broken::QueueIndex(OTHER)));
     }
 
@@ -306,29 +248,32 @@ mod tests {
     #[test]
     fn two_attempts_on_one_slot_are_found() {
         let found = broken(|core| {
-            let mut second = core.jobs[&JOB].clone();
+            let mut second = core.jobs.get(JOB).unwrap().clone();
             (second.id, second.attempts[0].id.job) = (OTHER, OTHER);
-            core.queue.remove(&core.jobs[&OTHER]);
+            core.jobs.remove_from_queue(OTHER);
             second.request_id = None;
-            core.jobs.insert(OTHER, second);
+            core.jobs.records_mut().insert(OTHER, second);
         });
         assert!(matches!(found, Some(Broken::SlotShared { agent: AGENT, .. })), "{found:?}");
     }
 
     #[test]
     fn a_slot_that_is_free_and_not_offered_is_found() {
-        let found = broken(|core| core.slots = Slots::default());
+        let found = broken(|core| *core.agents.slots_mut() = Slots::default());
         assert_eq!(found, Some(Broken::SlotIndex));
     }
 
     #[test]
     fn a_lease_without_deadline_is_found() {
-        assert_eq!(broken(|core| core.deadlines = Deadlines::default()), Some(Broken::Deadlines));
+        assert_eq!(
+            broken(|core| *core.agents.deadlines_mut() = AgentDeadlines::default()),
+            Some(Broken::Deadlines)
+        );
     }
 
     #[test]
     fn a_forgotten_request_is_found() {
-        assert_eq!(broken(|core| core.requests.clear()), Some(Broken::RequestIndex(JOB)));
+        assert_eq!(broken(|core| core.jobs.requests_mut().clear()), Some(Broken::RequestIndex(JOB)));
     }
 
     #[test]

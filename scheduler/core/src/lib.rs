@@ -5,6 +5,7 @@
 
 mod changes;
 pub mod config;
+mod duration;
 pub mod engine;
 pub mod event;
 mod explain;
@@ -16,7 +17,6 @@ pub mod policy;
 mod query;
 pub mod record;
 pub mod retry;
-mod spans;
 mod state;
 pub mod throughput;
 
@@ -31,9 +31,9 @@ pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
     JobStatusRecord, Progress, ProgressRecord, Released, Setup, Shut, Submission,
 };
-pub use crate::state::agent::{AgentState, AgentView};
-pub use crate::state::availability::Closed;
+pub use crate::state::agents::agent::{AgentState, AgentView};
+pub use crate::state::agents::availability::Closed;
+pub use crate::state::counters::Counters;
 pub use crate::state::job_group::{Axis, Content, JobGroupRecord, SWEEP_LABEL, StoredJobGroup, Sweep};
-pub use crate::state::tally::Tally;
 pub use crate::state::user::{STAKE, UserRecord};
-pub use crate::throughput::{DataRecord, LearnedRecord, Rate, Workload};
+pub use crate::throughput::{DataRecord, Rate, ThroughputRecord, Workload};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_types::{BatchId, JobId, JobState};
+use trainyard_types::{JobGroupId, JobId, JobState};
 
 use crate::engine::Core;
 use crate::record::JobRecord;
@@ -21,21 +21,21 @@ pub struct Filter {
     pub name_prefix: String,
     /// With all of these labels, a sweep's own included.
     pub labels: BTreeMap<String, String>,
-    /// Of this batch.
-    pub batch: Option<BatchId>,
+    /// Of this job group.
+    pub group: Option<JobGroupId>,
 }
 
 impl Filter {
     /// Whether a job fits.
     pub fn fits(&self, job: &JobRecord) -> bool {
-        let label = |key: &str| match &job.batch {
-            Some(place) => place.batch.label(place.index, key),
+        let label = |key: &str| match &job.group {
+            Some(member) => member.group.label(member.index, key),
             None => job.spec.labels.get(key).cloned(),
         };
         (self.states.is_empty() || self.states.contains(&job.state))
             && (self.user.is_empty() || self.user == *job.user)
             && job.spec.name.starts_with(&self.name_prefix)
-            && self.batch.is_none_or(|batch| job.batch.as_ref().is_some_and(|place| place.batch.id == batch))
+            && self.group.is_none_or(|id| job.group.as_ref().is_some_and(|member| member.group.id == id))
             && self.labels.iter().all(|(key, value)| label(key).as_ref() == Some(value))
     }
 }
@@ -60,7 +60,7 @@ impl Core {
                 break;
             }
             last = Some(id);
-            if self.jobs.get(&id).is_some_and(|job| filter.fits(job)) {
+            if self.jobs.get(id).is_some_and(|job| filter.fits(job)) {
                 if listed.jobs.len() == size {
                     listed.next = listed.jobs.last().copied();
                     break;
@@ -78,25 +78,25 @@ impl Core {
         before: Option<JobId>,
     ) -> Box<dyn Iterator<Item = JobId> + 'a> {
         let before = before.unwrap_or(JobId::MAX);
-        if let Some(batch) = filter.batch {
-            let Some(batch) = self.batch(batch) else { return Box::new(std::iter::empty()) };
-            let end = match batch.index(before) {
+        if let Some(group) = filter.group {
+            let Some(group) = self.group(group) else { return Box::new(std::iter::empty()) };
+            let end = match group.index(before) {
                 Some(index) => index,
-                None if before > batch.id.job(0) => batch.len(),
+                None if before > group.id.job(0) => group.len(),
                 None => 0,
             };
-            return Box::new((0..end).rev().map(|index| batch.id.job(index)));
+            return Box::new((0..end).rev().map(|index| group.id.job(index)));
         }
         let in_states: Vec<&BTreeSet<JobId>> =
-            filter.states.iter().filter_map(|&state| self.index.in_state(state)).collect();
+            filter.states.iter().filter_map(|&state| self.jobs.by_state().in_state(state)).collect();
         let count: usize = in_states.iter().map(|jobs| jobs.len()).sum();
-        let of_user = self.index.of_user(&filter.user);
+        let of_user = self.jobs.by_state().of_user(&filter.user);
         match of_user {
             None if !filter.user.is_empty() => Box::new(std::iter::empty()),
             Some(jobs) if filter.states.is_empty() || jobs.len() <= count => {
                 Box::new(jobs.range(..before).rev().copied())
             }
-            _ if filter.states.is_empty() => Box::new(self.jobs.range(..before).rev().map(|(&id, _)| id)),
+            _ if filter.states.is_empty() => Box::new(self.jobs.ids_before(before).rev()),
             _ => Box::new(Newest { sets: in_states, before }),
         }
     }

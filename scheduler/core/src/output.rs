@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, BatchId, EndReason, GpuUuid, JobId, JobState, Session,
+    AgentId, Assignment, AttemptId, EndReason, GpuUuid, JobGroupId, JobId, JobState, Session,
 };
 
 use crate::record::{AgentRecord, EventRecord, JobRecord, ProgressRecord};
 use crate::state::job_group::JobGroupRecord;
 use crate::state::user::UserRecord;
-use crate::throughput::LearnedRecord;
+use crate::throughput::ThroughputRecord;
 
 /// The consequence of one event.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -41,10 +41,10 @@ pub enum Write {
     /// Removes a job and its events.
     Forget {
         job: JobId,
-        /// The batch that it came with; its other jobs stay.
-        batch: Option<BatchId>,
+        /// The job group that it came with; its other jobs stay.
+        group: Option<JobGroupId>,
     },
-    /// Removes a batch, all of whose jobs have been forgotten.
+    /// Removes a job group, all of whose jobs have been forgotten.
     ForgetJobGroup(Arc<JobGroupRecord>),
     /// Removes a user's record.
     ForgetUser(String),
@@ -52,10 +52,10 @@ pub enum Write {
     Agent(AgentRecord),
     /// Removes an agent's record.
     ForgetAgent(AgentId),
-    /// Replaces what was learned under this key.
-    Learned(LearnedRecord),
-    /// Removes what was learned under this key.
-    Unlearn(String),
+    /// Replaces what was learned of throughput under this key.
+    Throughput(ThroughputRecord),
+    /// Removes what was learned of throughput under this key.
+    ForgetThroughput(String),
     /// Appends to the job's events; cursors go on where the stored ones end.
     JobEvents {
         job: JobId,

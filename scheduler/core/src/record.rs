@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::{LogLevel, Phases};
 use trainyard_types::{
-    AgentId, Artifact, AttemptId, BatchChosen, BatchId, Checkpoint, EndReason, JobId, JobSpec, JobState,
+    AgentId, Artifact, AttemptId, BatchChosen, Checkpoint, EndReason, JobGroupId, JobId, JobSpec, JobState,
     Slot, Time, Unfit,
 };
 
 use crate::state::failures::FailureHistory;
-use crate::state::job_group::JobGroupPlace;
+use crate::state::job_group::JobGroupMember;
 
 mod agent;
 
@@ -26,7 +26,7 @@ pub use self::agent::{AgentRecord, Drain, Shut};
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
     pub id: JobId,
-    /// Grows by one with every write but that of its progress; 0 for a job that is stored with its batch only.
+    /// Grows by one with every write but that of its progress; 0 for a job that is stored with its group only.
     pub revision: u64,
     /// Who submitted it.
     pub user: Arc<str>,
@@ -34,9 +34,9 @@ pub struct JobRecord {
     pub request_id: Option<String>,
     /// As submitted. Of a sweep's job: the sweep's, without what the grid says ([`JobRecord::full_spec`]).
     pub spec: Arc<JobSpec>,
-    /// The batch that it was submitted with.
-    pub batch: Option<JobGroupPlace>,
-    /// Queued, running, ended: its state.
+    /// The job group that it was submitted with.
+    pub group: Option<JobGroupMember>,
+    /// Queued, running or ended.
     pub state: JobState,
     /// One sentence for a person.
     pub state_reason: String,
@@ -89,11 +89,11 @@ pub struct Choice {
     /// Every kind of GPU on offer that would have done, the chosen one first.
     pub options: Vec<ChoiceOption>,
     /// The job that was preempted for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made_way: Option<JobId>,
+    #[serde(rename = "made_way", default, skip_serializing_if = "Option::is_none")]
+    pub preempted_for: Option<JobId>,
     /// It had waited for longer than it must, and went before everything that came later.
-    #[serde(default)]
-    pub overdue: bool,
+    #[serde(rename = "overdue", default)]
+    pub starving: bool,
 }
 
 /// A kind of GPU that a job could have had.
@@ -106,7 +106,8 @@ pub struct ChoiceOption {
     /// GPUs of this kind, busy ones included.
     pub total: u32,
     /// How long the job would take there from where it stands.
-    pub takes: Duration,
+    #[serde(rename = "takes")]
+    pub runtime: Duration,
     /// How long it would wait there first.
     pub waits: Duration,
     /// What taking a GPU there costs others, those that are yet to come included, in time of theirs added up.
@@ -133,9 +134,9 @@ pub struct JobStatusRecord<'a> {
     pub id: JobId,
     /// See [`JobRecord`].
     pub revision: u64,
-    /// The batch whose job it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<BatchId>,
+    /// The job group whose job it is.
+    #[serde(rename = "batch", default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<JobGroupId>,
     /// See [`JobRecord`], as for the other fields.
     pub state: JobState,
     pub state_reason: Cow<'a, str>,
@@ -185,7 +186,7 @@ impl JobRecord {
             user,
             request_id: None,
             spec,
-            batch: None,
+            group: None,
             state: JobState::Queued,
             state_reason: SUBMITTED.to_owned(),
             attempts: Vec::new(),
@@ -214,8 +215,8 @@ impl JobRecord {
 
     /// What its trainer is told: the spec with what a sweep's grid says of this job.
     pub fn full_spec(&self) -> Arc<JobSpec> {
-        match &self.batch {
-            Some(place) => place.batch.spec(place.index),
+        match &self.group {
+            Some(member) => member.group.spec(member.index),
             None => Arc::clone(&self.spec),
         }
     }
@@ -235,7 +236,7 @@ impl JobRecord {
         JobStatusRecord {
             id: self.id,
             revision: self.revision,
-            batch: self.batch.as_ref().map(|place| place.batch.id),
+            group: self.group.as_ref().map(|member| member.group.id),
             state: self.state,
             state_reason: Cow::Borrowed(&self.state_reason),
             attempts: Cow::Borrowed(&self.attempts),
@@ -276,25 +277,25 @@ impl JobRecord {
 
     /// The job as it stood later.
     #[must_use]
-    pub fn at(self, standing: JobStatusRecord<'_>) -> Self {
+    pub fn at(self, status: JobStatusRecord<'_>) -> Self {
         Self {
-            revision: standing.revision,
-            state: standing.state,
-            state_reason: standing.state_reason.into_owned(),
-            attempts: standing.attempts.into_owned(),
-            crashes: standing.crashes,
-            failures: standing.failures.into_owned(),
-            not_before: standing.not_before,
-            cancel_requested: standing.cancel_requested,
-            ran: standing.ran,
-            out_of_time: standing.out_of_time,
-            progress: standing.progress.map(|progress| Box::new(progress.into_owned())),
-            checkpoint: standing.checkpoint.map(Cow::into_owned),
-            artifacts: standing.artifacts.into_owned(),
-            last_cursor: standing.last_cursor,
-            started: standing.started,
-            ended: standing.ended,
-            estimate: standing.estimate,
+            revision: status.revision,
+            state: status.state,
+            state_reason: status.state_reason.into_owned(),
+            attempts: status.attempts.into_owned(),
+            crashes: status.crashes,
+            failures: status.failures.into_owned(),
+            not_before: status.not_before,
+            cancel_requested: status.cancel_requested,
+            ran: status.ran,
+            out_of_time: status.out_of_time,
+            progress: status.progress.map(|progress| Box::new(progress.into_owned())),
+            checkpoint: status.checkpoint.map(Cow::into_owned),
+            artifacts: status.artifacts.into_owned(),
+            last_cursor: status.last_cursor,
+            started: status.started,
+            ended: status.ended,
+            estimate: status.estimate,
             ..self
         }
     }

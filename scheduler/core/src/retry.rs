@@ -29,33 +29,17 @@ pub fn verdict(reason: EndReason, cancel_requested: bool, out_of_time: bool) -> 
         _ if cancel_requested => Verdict::Cancel,
         _ if out_of_time => Verdict::Fail,
         EndReason::Cancelled => Verdict::Cancel,
-        EndReason::TimeLimit => Verdict::Fail,
-        EndReason::BadSpec | EndReason::GpuOom => Verdict::Fail,
-        EndReason::TrainerCrash | EndReason::HostOom => Verdict::Retry,
-        EndReason::AgentLost
-        | EndReason::GpuFault
-        | EndReason::Preempted
-        | EndReason::Drained
-        | EndReason::AgentUnfit
-        | EndReason::Stalled => Verdict::Requeue,
+        _ if reason.counts_as_retry() => Verdict::Retry,
+        _ if reason.requeues() => Verdict::Requeue,
+        _ => Verdict::Fail,
     }
 }
 
 /// Whether an attempt that ends like this may have met something wrong with its machine. A path that the machine
 /// lacks is another thing: nothing that names it is offered there.
 pub fn is_bad(reason: EndReason, unfit: Option<&Unfit>) -> bool {
-    match reason {
-        EndReason::TrainerCrash | EndReason::HostOom | EndReason::GpuFault | EndReason::Stalled => true,
-        EndReason::AgentUnfit => !unfit.is_some_and(|unfit| unfit.kind.is_of_path()),
-        EndReason::Completed
-        | EndReason::BadSpec
-        | EndReason::GpuOom
-        | EndReason::AgentLost
-        | EndReason::Preempted
-        | EndReason::Drained
-        | EndReason::Cancelled
-        | EndReason::TimeLimit => false,
-    }
+    let lacks_path = reason == EndReason::AgentUnfit && unfit.is_some_and(|unfit| unfit.kind.is_of_path());
+    reason.may_blame_machine() && !lacks_path
 }
 
 /// How long to wait after the n-th crash (from 1): doubling, up to a limit.

@@ -21,7 +21,7 @@ struct Head<'a> {
     #[serde(flatten)]
     submission: Submission<'a>,
     #[serde(flatten)]
-    standing: JobStatusRecord<'a>,
+    status: JobStatusRecord<'a>,
 }
 
 /// Makes a job's history durable. What the core is to be told of it.
@@ -44,7 +44,7 @@ async fn write(store: &dyn Store, blobs: &Blobs, record: &JobRecord) -> Result<(
     let mut spec = record.submission();
     let full = record.full_spec();
     spec.spec = std::borrow::Cow::Borrowed(&full);
-    file.line(&serde_json::to_vec(&Head { submission: spec, standing: record.status_record() })?).await?;
+    file.line(&serde_json::to_vec(&Head { submission: spec, status: record.status_record() })?).await?;
     let mut events: Vec<EventRecord> = vec![record.first_event()];
     while let Some(last) = events.last().map(|event| event.cursor) {
         for event in &events {

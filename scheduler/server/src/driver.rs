@@ -386,8 +386,8 @@ impl Driver {
             term.meters.written(write, &term.core);
             match write {
                 Write::Job(record) => term.wake(record.id, Mark::of(record)),
-                Write::Progress(pulse) => {
-                    term.wake(pulse.job, Mark { last_cursor: pulse.last_cursor, is_final: false });
+                Write::Progress(progress) => {
+                    term.wake(progress.job, Mark { last_cursor: progress.last_cursor, is_final: false });
                 }
                 Write::JobEvents { job, events } => {
                     log_states(*job, events);
@@ -401,8 +401,8 @@ impl Driver {
                 | Write::Agent(_)
                 | Write::ForgetAgent(_)
                 | Write::User(_)
-                | Write::Learned(_)
-                | Write::Unlearn(_)
+                | Write::Throughput(_)
+                | Write::ForgetThroughput(_)
                 | Write::ForgetJobGroup(_)
                 | Write::ForgetUser(_) => {}
             }

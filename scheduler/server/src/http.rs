@@ -193,13 +193,14 @@ fn census_families(text: &mut Exposition, census: &Census) {
     let help = "GPUs by state: unavailable ones take no job, away ones are on agents that are not connected.";
     text.gauge("trainyard_gpus", help, gpus);
     let finished = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(|state| {
-        (label("result", state.name()), census.tally.finished.get(&state).copied().unwrap_or(0))
+        (label("result", state.name()), census.counters.finished.get(&state).copied().unwrap_or(0))
     });
     let help = "Jobs that came to an end since this scheduler leads.";
     text.counter("trainyard_jobs_finished_total", help, finished.into());
-    let reasons = ["drained", "reserved", "owner", "agent_stopped", "placement"]
-        .map(|reason| (label("reason", reason), census.tally.preemptions.get(reason).copied().unwrap_or(0)));
-    let help = "Attempts that made way and were queued again, since this scheduler leads.";
+    let reasons = ["drained", "reserved", "owner", "agent_stopped", "placement"].map(|reason| {
+        (label("reason", reason), census.counters.preemptions.get(reason).copied().unwrap_or(0))
+    });
+    let help = "Attempts that were preempted and queued again, since this scheduler leads.";
     text.counter("trainyard_preemptions_total", help, reasons.into());
     let (all, waiting) = census.handing_in;
     let help = "Jobs whose trainer has ended and whose results are handed in, or wait for room to be.";
@@ -209,10 +210,10 @@ fn census_families(text: &mut Exposition, census: &Census) {
     let help = "Slots that are closed because jobs ended there too soon.";
     text.gauge("trainyard_slots_shut", help, vec![(String::new(), count(census.shut_slots))]);
     let help = "Times that a slot was closed because jobs ended there too soon, since this scheduler leads.";
-    text.counter("trainyard_slots_shut_total", help, vec![(String::new(), census.tally.shut)]);
+    text.counter("trainyard_slots_shut_total", help, vec![(String::new(), census.counters.slots_shut)]);
     let help =
         "Reports that came before an earlier one of their attempt and were sent again; 0 is as it should be.";
-    text.counter("trainyard_metric_gaps_total", help, vec![(String::new(), census.tally.gaps)]);
+    text.counter("trainyard_metric_gaps_total", help, vec![(String::new(), census.counters.report_gaps)]);
     meter_families(text, census);
 }
 
@@ -237,7 +238,7 @@ fn meter_families(text: &mut Exposition, census: &Census) {
 
 #[cfg(test)]
 mod tests {
-    use trainyard_scheduler_core::Tally;
+    use trainyard_scheduler_core::Counters;
 
     use crate::driver::Meters;
 
@@ -254,8 +255,8 @@ mod tests {
 
     #[test]
     fn every_state_has_a_sample_even_without_jobs() {
-        let mut tally = Tally::default();
-        tally.preemptions.insert("owner", 4);
+        let mut counters = Counters::default();
+        counters.preemptions.insert("owner", 4);
         let (jobs, gpus) = ([(JobState::Running, 2)].into(), [5, 2, 1, 0]);
         let mut meters = Meters { submitted: 5, started: 3, ..Meters::default() };
         (meters.queue_wait.counts[1], meters.queue_wait.counts[11], meters.queue_wait.sum) = (2, 1, 7.5);
@@ -267,7 +268,7 @@ mod tests {
             gpus,
             handing_in: (3, 2),
             shut_slots: 1,
-            tally,
+            counters,
             meters,
             heartbeat_ages,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use trainyard_scheduler_core::{Axis, Content, Event, JobGroupRecord, Refusal, Subject, Sweep};
 use trainyard_types::{
-    BatchId, DeviceKind, JobId, JobSpec, ModelScale, Resources, Time, TrainPatch, TrainSpec,
+    DeviceKind, JobGroupId, JobId, JobSpec, ModelScale, Resources, Time, TrainPatch, TrainSpec,
 };
 use uuid::Uuid;
 
@@ -44,9 +44,9 @@ impl World {
                 Event::Submit { request_id, job: JobId(drawn), user: user.into(), spec: spec.clone() }
             }
             Wish::Many(content) => {
-                let (id, content, created) = (BatchId(drawn), content.clone(), Time(0));
+                let (id, content, created) = (JobGroupId(drawn), content.clone(), Time(0));
                 let batch = JobGroupRecord { id, user: user.into(), request_id, content, created };
-                Event::SubmitGroup { batch: Arc::new(batch) }
+                Event::SubmitGroup { group: Arc::new(batch) }
             }
         };
         // Some still ask a leader that was deposed.
@@ -74,8 +74,8 @@ impl World {
     fn answered(&mut self, number: usize, first: JobId) {
         let cores = [self.core.as_ref(), self.ghost.as_ref().map(|ghost| &ghost.core)];
         let record = cores.into_iter().flatten().find_map(|core| core.job(first));
-        let batch = record.and_then(|job| job.batch.as_ref());
-        let jobs = batch.map_or_else(|| vec![first], |place| place.batch.ids().collect());
+        let batch = record.and_then(|job| job.group.as_ref());
+        let jobs = batch.map_or_else(|| vec![first], |member| member.group.ids().collect());
         let client = &mut self.clients[number];
         for &job in &jobs {
             self.oracle.acknowledged(job, &client.request_id);

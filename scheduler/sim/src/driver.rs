@@ -150,7 +150,7 @@ impl World {
             let core = self.core.as_ref();
             let lacks = |agent: AgentId, job: &JobRecord| {
                 let view = core.and_then(|core| core.agent(agent));
-                view.is_some_and(|view| lacks(&view.condition.fitness, &job.spec.train.data))
+                view.is_some_and(|view| lacks(&view.status.fitness, &job.spec.train.data))
             };
             self.fairness.written(&self.config, now, &written, &self.store.jobs, lacks)?;
         }
@@ -181,17 +181,17 @@ impl World {
             (Event::AgentConnected { hello, .. }, Some(Mutant::RequeuesAtReconnection)) => {
                 hello.attempts.clear();
             }
-            (Event::Heartbeat { condition, .. }, Some(Mutant::IgnoresOwners)) => {
-                *condition = AgentStatus::default();
+            (Event::Heartbeat { status, .. }, Some(Mutant::IgnoresOwners)) => {
+                *status = AgentStatus::default();
             }
             (Event::AgentConnected { hello, .. }, Some(Mutant::IgnoresOwners)) => {
-                hello.condition = AgentStatus::default();
+                hello.status = AgentStatus::default();
             }
-            (Event::Heartbeat { condition, .. }, Some(Mutant::IgnoresPaths)) => {
-                condition.fitness = Fitness::default();
+            (Event::Heartbeat { status, .. }, Some(Mutant::IgnoresPaths)) => {
+                status.fitness = Fitness::default();
             }
             (Event::AgentConnected { hello, .. }, Some(Mutant::IgnoresPaths)) => {
-                hello.condition.fitness = Fitness::default();
+                hello.status.fitness = Fitness::default();
             }
             (Event::Report { report, .. }, Some(Mutant::BlamesJobs | Mutant::ChargesJobs)) => {
                 if let ReportBody::Ended(ended) = &mut report.body
@@ -259,7 +259,7 @@ impl World {
                 }
                 Command::Stop { session, attempt, .. } => {
                     if self.store.jobs.get(&attempt.job).is_none_or(|job| !job.out_of_time) {
-                        self.oracle.made_way(*attempt);
+                        self.oracle.preempted(*attempt);
                     }
                     *session
                 }
@@ -376,8 +376,8 @@ impl World {
                 }
             }
             if self.mutant == Some(Mutant::ForgetsBatchRequests) {
-                for place in stored.jobs.iter_mut().filter_map(|job| job.batch.as_mut()) {
-                    place.batch = JobGroupRecord { request_id: None, ..(*place.batch).clone() }.into();
+                for member in stored.jobs.iter_mut().filter_map(|job| job.group.as_mut()) {
+                    member.group = JobGroupRecord { request_id: None, ..(*member.group).clone() }.into();
                 }
             }
             let core = Core::load(self.believed_config(), self.clock(), stored);

@@ -208,13 +208,13 @@ impl Machine {
         // It names no instance: its connections overlap, and who is refused for that is the core's own tests' to show.
         Hello {
             attempts: self.held.keys().copied().collect(),
-            condition: self.condition(),
+            status: self.status(),
             ..Hello::new(self.id, self.name.clone(), "sim".into(), self.inventory.clone())
         }
     }
 
     /// What it says of itself.
-    pub fn condition(&self) -> AgentStatus {
+    pub fn status(&self) -> AgentStatus {
         let reading = |gpu: &Gpu| {
             let cause = self.closed.get(&gpu.uuid).copied();
             let unavailable = cause.map(|cause| Unavailable { cause, message: "as modelled".into() });

@@ -137,12 +137,12 @@ impl World {
                 self.next_session += 1;
                 connection.session = Some(session);
                 self.sessions.insert((leader_epoch, session), id);
-                self.said.heard(leader_epoch, agent, session, &hello.condition, true);
+                self.said.heard(leader_epoch, agent, session, &hello.status, true);
                 Event::AgentConnected { session, hello }
             }
-            (Said::Heartbeat(condition), Some(session)) => {
-                self.said.heard(leader_epoch, agent, session, &condition, false);
-                Event::Heartbeat { agent, session, condition }
+            (Said::Heartbeat(status), Some(session)) => {
+                self.said.heard(leader_epoch, agent, session, &status, false);
+                Event::Heartbeat { agent, session, status }
             }
             (Said::Report(report), Some(session)) => Event::Report { agent, session, report },
             (Said::Heartbeat(_) | Said::Report(_), None) => return Ok(()),

@@ -131,7 +131,7 @@ pub struct Oracle {
     /// With the epochs that were done before.
     assigned: BTreeMap<AttemptId, u32>,
     /// Attempts that were preempted for something else than their job's time limit.
-    made_way: BTreeSet<AttemptId>,
+    preempted: BTreeSet<AttemptId>,
     /// Attempts that met a machine which was not well.
     sick: BTreeSet<AttemptId>,
 }
@@ -159,8 +159,8 @@ impl Oracle {
 
     /// An attempt is preempted while its job's time limit is not over. That may be heard of when it is, by which time
     /// nobody can tell the two apart.
-    pub fn made_way(&mut self, attempt: AttemptId) {
-        self.made_way.insert(attempt);
+    pub fn preempted(&mut self, attempt: AttemptId) {
+        self.preempted.insert(attempt);
     }
 
     /// An attempt comes to a machine that is not well, and will end by that.
@@ -264,9 +264,9 @@ impl Oracle {
         }
         let (mut requests, mut batches) = (BTreeSet::new(), BTreeMap::new());
         for job in store.jobs.values() {
-            if let Some(place) = &job.batch
-                && let Some(request_id) = &place.batch.request_id
-                && *batches.entry(request_id).or_insert(place.batch.id) != place.batch.id
+            if let Some(member) = &job.group
+                && let Some(request_id) = &member.group.request_id
+                && *batches.entry(request_id).or_insert(member.group.id) != member.group.id
             {
                 return Err(Violation::Doubled(request_id.clone()));
             }
@@ -337,10 +337,10 @@ impl Oracle {
 
     /// What a job ran since its user last queued it is at most what all its attempts ran.
     fn check_time_limit(&self, job: &JobRecord) -> Result<(), Violation> {
-        let made_way = job.attempts.last().is_some_and(|attempt| self.made_way.contains(&attempt.id));
+        let preempted = job.attempts.last().is_some_and(|attempt| self.preempted.contains(&attempt.id));
         let last = job.attempts.last().and_then(|attempt| attempt.ended.as_ref());
         let Some(limit) = job.spec.time_limit else { return Ok(()) };
-        if made_way || last.is_none_or(|end| end.reason != EndReason::TimeLimit) {
+        if preempted || last.is_none_or(|end| end.reason != EndReason::TimeLimit) {
             return Ok(());
         }
         let ran = job

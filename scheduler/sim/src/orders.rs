@@ -37,13 +37,13 @@ impl Said {
         leader_epoch: u64,
         agent: AgentId,
         session: Session,
-        condition: &AgentStatus,
+        status: &AgentStatus,
         is_first: bool,
     ) {
         let known = self.closed.entry((leader_epoch, agent)).or_insert((session, AgentStatus::default()));
         // Of an older session nobody takes note.
         if known.0 < session && is_first || known.0 == session {
-            *known = (session, condition.clone());
+            *known = (session, status.clone());
         }
     }
 
@@ -65,7 +65,7 @@ impl Said {
         self.reserved.retain(|_, until| now < *until);
         for command in commands {
             let Command::Assign { agent, assignment, .. } = command else { continue };
-            let (_, condition) = self
+            let (_, status) = self
                 .closed
                 .get(&(leader_epoch, *agent))
                 .cloned()
@@ -74,17 +74,14 @@ impl Said {
                 Slot::Gpu(gpu) => {
                     let reserved = self.reserved.get(&(*agent, gpu.clone()));
                     reserved.is_some_and(|until| now < *until)
-                        || condition
-                            .telemetry
-                            .iter()
-                            .any(|card| card.uuid == *gpu && card.unavailable.is_some())
+                        || status.telemetry.iter().any(|card| card.uuid == *gpu && card.unavailable.is_some())
                 }
                 Slot::Cpu(_) => false,
             };
-            if lacks(&condition.fitness, &assignment.spec.train.data) {
+            if lacks(&status.fitness, &assignment.spec.train.data) {
                 return Err(Violation::Unseen(assignment.attempt));
             }
-            if self.drained.contains(agent) || !condition.unavailable.is_empty() || says_no {
+            if self.drained.contains(agent) || !status.unavailable.is_empty() || says_no {
                 return Err(Violation::ClosedSlot(assignment.attempt));
             }
         }
@@ -181,12 +178,12 @@ impl World {
         let card = usize::try_from(self.rng.below(4)).unwrap_or(0);
         let ended = self.machines[number].move_owner(self.agenda.now(), card);
         for report in &ended {
-            self.oracle.made_way(report.attempt);
+            self.oracle.preempted(report.attempt);
         }
         self.summary.orders += 1;
         if let Some(id) = self.machines[number].connection {
-            let condition = self.machines[number].condition();
-            self.say(id, crate::network::Said::Heartbeat(condition));
+            let status = self.machines[number].status();
+            self.say(id, crate::network::Said::Heartbeat(status));
         }
         self.tell(number, ended);
     }

@@ -73,16 +73,16 @@ impl World {
         self.machines[number].missing.clear();
         let now = self.agenda.now();
         let told = self.machines[number].hand_in(now);
-        self.say_condition(number);
+        self.say_status(number);
         self.tell(number, told);
         Ok(())
     }
 
     /// It says at once how it is.
-    pub(crate) fn say_condition(&mut self, number: usize) {
+    pub(crate) fn say_status(&mut self, number: usize) {
         if let Some(id) = self.machines[number].connection {
-            let condition = self.machines[number].condition();
-            self.say(id, Said::Heartbeat(condition));
+            let status = self.machines[number].status();
+            self.say(id, Said::Heartbeat(status));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_scheduler_core::{
-    AgentRecord, EventRecord, JobRecord, LearnedRecord, Stored, UserRecord, Write,
+    AgentRecord, EventRecord, JobRecord, Stored, ThroughputRecord, UserRecord, Write,
 };
 use trainyard_types::{AgentId, JobId, JobState};
 
@@ -19,7 +19,7 @@ pub struct Store {
     /// All users.
     pub users: BTreeMap<String, UserRecord>,
     /// What was learned, by key.
-    pub learned: BTreeMap<String, LearnedRecord>,
+    pub throughput: BTreeMap<String, ThroughputRecord>,
     /// The events of each job, from the second on.
     pub events: BTreeMap<JobId, Vec<EventRecord>>,
     /// Of which revision of each job the history is archived, and the cursor up to which it is.
@@ -41,9 +41,9 @@ impl Store {
                     }
                 }
                 Write::Job(job) => self.put(*job)?,
-                Write::Progress(pulse) => {
-                    if let Some(job) = self.jobs.get_mut(&pulse.job) {
-                        job.apply_progress(pulse);
+                Write::Progress(progress) => {
+                    if let Some(job) = self.jobs.get_mut(&progress.job) {
+                        job.apply_progress(progress);
                     }
                 }
                 Write::User(user) => {
@@ -58,11 +58,11 @@ impl Store {
                 Write::ForgetUser(user) => {
                     self.users.remove(&user);
                 }
-                Write::Learned(record) => {
-                    self.learned.insert(record.key(), record);
+                Write::Throughput(record) => {
+                    self.throughput.insert(record.key(), record);
                 }
-                Write::Unlearn(key) => {
-                    self.learned.remove(&key);
+                Write::ForgetThroughput(key) => {
+                    self.throughput.remove(&key);
                 }
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent);
@@ -91,7 +91,7 @@ impl Store {
             jobs: self.jobs.values().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
             users: self.users.values().cloned().collect(),
-            learned: self.learned.values().cloned().collect(),
+            throughput: self.throughput.values().cloned().collect(),
         }
     }
 

@@ -160,8 +160,8 @@ impl Lab {
     fn beat(&mut self, number: u64) {
         let missing_paths = if number == 0 { self.missing.iter().cloned().collect() } else { Vec::new() };
         let fitness = Fitness { missing_paths, ..Fitness::default() };
-        let condition = AgentStatus { fitness, ..AgentStatus::default() };
-        self.handle(Event::Heartbeat { agent: id(number), session: Session(number + 1), condition });
+        let status = AgentStatus { fitness, ..AgentStatus::default() };
+        self.handle(Event::Heartbeat { agent: id(number), session: Session(number + 1), status });
     }
 
     fn handle(&mut self, event: Event) {

@@ -395,8 +395,8 @@ impl World {
         if self.machines[number].connection != Some(id) {
             return;
         }
-        let condition = self.machines[number].condition();
-        self.say(id, Said::Heartbeat(condition));
+        let status = self.machines[number].status();
+        self.say(id, Said::Heartbeat(status));
         // It says again what was not acknowledged, sometimes what is on the way, too.
         if !self.faults || self.rng.once_in(3) {
             for report in self.machines[number].unacknowledged() {
@@ -427,7 +427,7 @@ impl World {
                     && !unfit.path.is_empty()
                 {
                     self.machines[number].missing.insert(unfit.path.clone());
-                    self.say_condition(number);
+                    self.say_status(number);
                 }
                 let fate = of_machine.unwrap_or(fate);
                 self.machines[number].assign(&assignment, fate)?;

@@ -152,7 +152,7 @@ async fn jobs_go_where_they_are_done_soonest_and_say_why_and_make_way_for_shorte
     lab.until_epoch(&short, 2).await;
     let why = lab.yard(&["job", &short, "--why"]).await;
     assert!(why.contains(&format!("Attempt 1: {FAST} of fast")), "{why}");
-    assert!(why.contains(&format!("Job {long} made way for it.")), "{why}");
+    assert!(why.contains(&format!("Job {long} was preempted for it.")), "{why}");
     lab.order("finish", 3);
     lab.cluster.watch_to_end(&short).await.unwrap();
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use trainyard_types::{DeviceKind, UnavailableCause};
 
+use crate::duration::clock;
 use crate::engine::Core;
 use crate::explain::paths::bounded;
-use crate::spans::clock;
-use crate::state::agent::AgentState;
-use crate::state::availability::Closed;
+use crate::state::agents::agent::AgentState;
+use crate::state::agents::availability::Closed;
 use crate::state::queue::Request;
 use crate::state::slots;
 
@@ -23,7 +23,7 @@ impl Closed<'_> {
             Self::Agent(_) if is_one => "on an agent that takes no jobs",
             Self::Agent(_) => "on agents that take no jobs",
             Self::Reserved(_) => "reserved",
-            Self::Card(unavailable) => match unavailable.cause {
+            Self::Gpu(unavailable) => match unavailable.cause {
                 UnavailableCause::ForeignUse => "used by other programs",
                 UnavailableCause::Owner if is_one => "used by its owner",
                 UnavailableCause::Owner => "used by their owner",
@@ -37,7 +37,7 @@ impl Closed<'_> {
             Self::HandingIn(_) => "on agents that have results to hand in first",
             Self::Duplicate(_) => "offered by another agent",
             Self::QuickEnds(_) => "closed after quick ends",
-            Self::Cooldown(_) => "set aside after a fault",
+            Self::Cooldown(_) => "in cooldown after a fault",
         }
     }
 
@@ -46,7 +46,7 @@ impl Closed<'_> {
         match self {
             Self::Drained => "`yard resume` takes it back into use".to_owned(),
             Self::Agent(message) => (*message).to_owned(),
-            Self::Card(unavailable) => unavailable.message.clone(),
+            Self::Gpu(unavailable) => unavailable.message.clone(),
             Self::HandingIn(count) => format!("the results of {count} attempts wait there"),
             Self::Duplicate(name) => {
                 format!("agent `{name}` offers it, too, and came first: stop one of the two")
@@ -65,12 +65,14 @@ impl Core {
     /// full stop.
     pub(crate) fn closed_to(&self, request: &Request) -> Option<String> {
         let mut closed: Vec<(String, Closed<'_>)> = Vec::new();
-        for agent in self.agents.values().filter(|agent| agent.state() == AgentState::Connected) {
-            for (slot, (kind, index)) in slots::of_inventory(&agent.record.inventory) {
+        for agent in
+            self.agents.iter().map(|(_, agent)| agent).filter(|agent| agent.state() == AgentState::Connected)
+        {
+            for (slot, (kind, index)) in slots::of_inventory(&agent.record().inventory) {
                 if kind.satisfies(request)
                     && let Some(why) = agent.closed(&slot)
                 {
-                    closed.push((format!("{} {index} of `{}`", noun(request), agent.record.name), why));
+                    closed.push((format!("{} {index} of `{}`", noun(request), agent.name()), why));
                 }
             }
         }

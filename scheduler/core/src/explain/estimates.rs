@@ -13,8 +13,8 @@ use crate::state::queue::Request;
 impl Core {
     /// When a job that runs is expected to end.
     pub fn estimated_end(&self, job: JobId) -> Option<Time> {
-        let attempt = self.jobs.get(&job)?.live_attempt()?.id;
-        self.policy.expected_end(job).or_else(|| self.ends.of(attempt))
+        let attempt = self.jobs.live_attempt(job)?.id;
+        self.policy.expected_end(job).or_else(|| self.jobs.expected_ends().of(attempt))
     }
 
     /// When a job with this request starts behind `ahead` others, on `slots` slots that would do; `None`
@@ -29,7 +29,7 @@ impl Core {
         if slots == 0 {
             return None;
         }
-        let near = self.ends.near(request);
+        let near = self.jobs.expected_ends().near(request);
         if let Some(&end) = near.get(ahead) {
             return Some(end.max(now));
         }
@@ -44,7 +44,7 @@ impl Core {
 
     /// The mean over users of how long their attempts run.
     fn usual_run(&self) -> Option<Duration> {
-        let runs = self.users.iter().filter_map(|user| user.record.typical_run);
+        let runs = self.users.iter().filter_map(|user| user.record().typical_run);
         let (sum, count) =
             runs.fold((0_u64, 0_u64), |(sum, count), run| (sum.saturating_add(run), count + 1));
         Some(Duration::from_millis(sum.checked_div(count)?))

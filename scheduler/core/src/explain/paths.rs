@@ -2,7 +2,7 @@
 
 use crate::engine::Core;
 use crate::policy::ClusterView;
-use crate::state::agent::AgentState;
+use crate::state::agents::agent::AgentState;
 use crate::state::queue::Request;
 
 /// Agents that a sentence names one by one.
@@ -12,16 +12,16 @@ impl Core {
     /// For whom a job waits whose paths some agents cannot see; `None` when no agent could run it anyway.
     pub(crate) fn waits_for_paths(&self, request: &Request) -> Option<String> {
         let paths = request.paths.as_ref()?;
-        let by_words = self.sight.is_inside(paths);
+        let by_words = self.jobs.visibility().is_inside(paths);
         let (mut waits, mut no) = (Vec::new(), Vec::new());
-        for agent in self.agents.values().filter(|agent| agent.could_run(request)) {
-            let name = &agent.record.name;
-            match agent.says_no(paths, by_words) {
+        for (_, agent) in self.agents.iter().filter(|(_, agent)| agent.could_run(request)) {
+            let name = agent.name();
+            match agent.why_unreadable(paths, by_words) {
                 Some((words, _)) => no.push(format!("`{name}` cannot: {words}")),
                 None => waits.push(match agent.state() {
                     AgentState::Disconnected => format!("`{name}` is not connected"),
                     AgentState::Lost => format!("`{name}` is lost"),
-                    AgentState::Connected if agent.record.drain.is_some() => format!("`{name}` is drained"),
+                    AgentState::Connected if agent.record().drain.is_some() => format!("`{name}` is drained"),
                     AgentState::Connected if !agent.is_open_to(request) => {
                         format!("`{name}` takes no such job now")
                     }
@@ -47,14 +47,16 @@ impl Core {
 impl ClusterView<'_> {
     /// Agents with open slots that are left out, since they cannot see what a job names; an end of a sentence.
     pub(crate) fn left_out(&self, request: &Request) -> String {
-        let lacking = self.queue.lacking(request);
-        let (Some(paths), false) = (request.paths.as_ref(), lacking.is_empty()) else { return String::new() };
-        let by_words = self.sight.is_inside(paths);
-        let agents = lacking.iter().filter_map(|id| self.agents.get(id));
+        let excluded = self.queue().excluded(request);
+        let (Some(paths), false) = (request.paths.as_ref(), excluded.is_empty()) else {
+            return String::new();
+        };
+        let by_words = self.visibility().is_inside(paths);
+        let agents = excluded.iter().filter_map(|id| self.agent(*id));
         let named: Vec<String> = agents
             .filter(|agent| agent.is_open_to(request))
-            .filter_map(|agent| Some((agent, agent.says_no(paths, by_words)?.0)))
-            .map(|(agent, words)| format!("`{}` is left out: {words}", agent.record.name))
+            .filter_map(|agent| Some((agent, agent.why_unreadable(paths, by_words)?.0)))
+            .map(|(agent, words)| format!("`{}` is left out: {words}", agent.name()))
             .collect();
         if named.is_empty() { String::new() } else { format!("; {}", bounded(named.into_iter(), NAMED)) }
     }

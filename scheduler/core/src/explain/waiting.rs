@@ -1,10 +1,10 @@
 //! Why a queued job does not run, in words for its user.
 
-use trainyard_types::{JobId, JobState, Time};
+use trainyard_types::{DeviceKind, JobId, JobState, Time};
 
+use crate::duration::clock;
 use crate::engine::Core;
-use crate::spans::clock;
-use crate::state::agent::AgentState;
+use crate::state::agents::agent::AgentState;
 use crate::state::queue::Request;
 use crate::state::slots::{self, Kind};
 use crate::state::user::STAKE;
@@ -26,9 +26,9 @@ impl Core {
     /// Why a job waits; `None` unless it is queued. Costs steps in the number of users who wait and, when
     /// no GPU fits, of agents.
     pub fn waiting(&self, now: Time, job: JobId) -> Option<Waiting> {
-        let job = self.jobs.get(&job).filter(|job| job.state == JobState::Queued)?;
+        let job = self.jobs.get(job).filter(|job| job.state == JobState::Queued)?;
         let mut ahead = self.ahead(now, job.id)?;
-        let request = self.request(job);
+        let request = self.jobs.request(job);
         let (total, free) = self.fitting(&request);
         let mut estimated_start = self.estimate_start(now, &request, ahead, total);
         let mut estimated_end = None;
@@ -49,7 +49,7 @@ impl Core {
                     (estimated_start, estimated_end) = (Some(wait.start), Some(wait.end));
                     wait.reason
                 }
-                None => self.lacks(&request, ahead, total, free),
+                None => self.why_busy(&request, ahead, total, free),
             },
         };
         Some(Waiting {
@@ -61,27 +61,28 @@ impl Core {
     }
 
     fn is_over_quota(&self, request: &Request, user: &str) -> bool {
-        request.device == trainyard_types::DeviceKind::Gpu && self.gpus_left(user) == 0
+        request.device == DeviceKind::Gpu && self.gpus_left(user) == 0
     }
 
     /// Slots on offer that would do, and how many of them are free.
     fn fitting(&self, request: &Request) -> (usize, usize) {
-        let lacking = self.queue.lacking(request);
-        let kinds = self.slots.kinds().iter().filter(|(kind, _)| kind.satisfies(request));
-        kinds.fold((0, 0), |(total, free), (_, offer)| {
-            let (seen, seen_free) = offer.without(lacking);
+        let excluded = self.jobs.queue().excluded(request);
+        let kinds = self.agents.slots().kinds().iter().filter(|(kind, _)| kind.satisfies(request));
+        kinds.fold((0, 0), |(total, free), (_, pool)| {
+            let (seen, seen_free) = pool.without(excluded);
             (total + seen, free + seen_free)
         })
     }
 
-    fn lacks(&self, request: &Request, ahead: usize, total: usize, free: usize) -> String {
-        if total == 0 && self.agents.values().all(|agent| agent.state() != AgentState::Connected) {
+    /// Slots are on offer that would do, or none is: what the job waits for.
+    fn why_busy(&self, request: &Request, ahead: usize, total: usize, free: usize) -> String {
+        if total == 0 && self.agents.iter().all(|(_, agent)| agent.state() != AgentState::Connected) {
             return "no agent is connected".to_owned();
         }
         if total == 0 {
-            return self.waits_for_paths(request).unwrap_or_else(|| self.lacks_any(request));
+            return self.waits_for_paths(request).unwrap_or_else(|| self.why_no_slot(request));
         }
-        let noun = if request.device == trainyard_types::DeviceKind::Cpu { "CPU slot" } else { "GPU" };
+        let noun = if request.device == DeviceKind::Cpu { "CPU slot" } else { "GPU" };
         let mut reason = match (total, free) {
             // Between two events every slot that a ready job could use is taken; it is about to be placed.
             (_, 1..) => format!("is about to be placed on a {noun}"),
@@ -99,15 +100,15 @@ impl Core {
     }
 
     /// No slot on offer would do: is one away or in cooldown, or is there none at all?
-    fn lacks_any(&self, request: &Request) -> String {
+    fn why_no_slot(&self, request: &Request) -> String {
         if let Some(closed) = self.closed_to(request) {
             return closed;
         }
         let wish = wish(request);
         let mut largest: Option<Kind> = None;
-        for agent in self.agents.values() {
-            let name = &agent.record.name;
-            for (kind, _) in slots::of_inventory(&agent.record.inventory).into_values() {
+        for (_, agent) in self.agents.iter() {
+            let name = agent.name();
+            for (kind, _) in slots::of_inventory(&agent.record().inventory).into_values() {
                 if kind.satisfies(request) {
                     match agent.state() {
                         AgentState::Connected | AgentState::Lost => {}
@@ -123,11 +124,11 @@ impl Core {
             }
         }
         match largest {
-            _ if request.device == trainyard_types::DeviceKind::Cpu => {
+            _ if request.device == DeviceKind::Cpu => {
                 format!("needs {wish}; no agent offers one (set `cpu_slots` of an agent)")
             }
             Some(largest) => {
-                format!("needs {wish}; no agent has one (the largest is {})", card(&largest))
+                format!("needs {wish}; no agent has one (the largest is {})", sized(&largest))
             }
             None => format!("needs {wish}; no agent has a GPU"),
         }
@@ -136,13 +137,13 @@ impl Core {
     /// Where a queued job stands: how many jobs would go first if all slots were alike and each attempt
     /// counted [`STAKE`]. Costs steps in the number of priorities and of users who wait, not of jobs.
     pub fn ahead(&self, now: Time, job: JobId) -> Option<usize> {
-        let job = self.jobs.get(&job)?;
-        let (mut ahead, level) = self.queue.above(job.spec.priority);
-        let lines = level?;
-        let own = lines.get(&job.user).filter(|line| line.contains(&job.id))?.rank(&job.id);
+        let job = self.jobs.get(job)?;
+        let (mut ahead, level) = self.jobs.queue().above(job.spec.priority);
+        let users = level?;
+        let own = users.get(&job.user).filter(|jobs| jobs.contains(&job.id))?.rank(&job.id);
         let step = |user: &str| (STAKE / u64::from(self.limits(user).weight.max(1))).max(1);
         let turn = self.share(now, &job.user).saturating_add(step(&job.user).saturating_mul(own as u64));
-        for (user, line) in lines {
+        for (user, jobs) in users {
             ahead += if *user == job.user {
                 own
             } else {
@@ -150,7 +151,7 @@ impl Core {
                 // Of equal turns the user goes first whose name does.
                 let before = if *user < job.user { turn.saturating_add(1) } else { turn };
                 let turns = before.saturating_sub(first).div_ceil(step(user));
-                line.len().min(usize::try_from(turns).unwrap_or(usize::MAX))
+                jobs.len().min(usize::try_from(turns).unwrap_or(usize::MAX))
             };
         }
         Some(ahead)
@@ -159,7 +160,7 @@ impl Core {
 
 /// `a GPU with model 4090 or 5070 and at least 20 GB`.
 fn wish(request: &Request) -> String {
-    if request.device == trainyard_types::DeviceKind::Cpu {
+    if request.device == DeviceKind::Cpu {
         return "a CPU slot".to_owned();
     }
     let models = (!request.models.is_empty()).then(|| format!("model {}", request.models.join(" or ")));
@@ -168,7 +169,8 @@ fn wish(request: &Request) -> String {
     if wishes.is_empty() { "a GPU".to_owned() } else { format!("a GPU with {}", wishes.join(" and ")) }
 }
 
-fn card(kind: &Kind) -> String {
+/// `NVIDIA GeForce RTX 4090 with 24 GB`.
+fn sized(kind: &Kind) -> String {
     format!("{} with {}", kind.device(), gigabytes(kind.half_gib()))
 }
 

@@ -6,12 +6,12 @@ use trainyard_types::{AttemptId, EndReason, Ended, JobState, Slot, Time};
 
 use crate::changes::Changes;
 use crate::config::CoreConfig;
+use crate::duration::in_words;
 use crate::engine::Core;
 use crate::policy::Change;
 use crate::record::{AttemptEnd, AttemptRecord, JobRecord};
 use crate::retry::{self, Verdict};
-use crate::spans::in_words;
-use crate::state::failures::{Failure, Place};
+use crate::state::failures::{Failure, FailureSite};
 
 /// A machine that lacked a path so often, and took it back each time, is asked again after a wait that doubles.
 const ASKED_AT_ONCE: u32 = 3;
@@ -26,13 +26,14 @@ impl Core {
         ended: Ended,
         out: &mut Changes,
     ) {
-        let Some(attempt) = self.jobs.get(&id.job).and_then(JobRecord::live_attempt) else { return };
+        let Some(attempt) = self.jobs.live_attempt(id.job) else { return };
         let (agent, slot) = (attempt.agent, attempt.slot.clone());
-        self.lacks_path(agent, &ended, out);
-        let elsewhere = needs_company(ended.reason) && self.would_do_elsewhere(id.job, agent);
-        let is_at_fault = self.agents.get(&agent).is_some_and(|agent| agent.is_at_fault(&slot));
-        let Some(job) = self.jobs.get_mut(&id.job) else { return };
-        let (cancelled, limit_before) = (job.cancel_requested, job.out_of_time_at());
+        self.note_missing_path(agent, &ended, out);
+        let blames = ended.reason.counts_as_retry() || ended.reason.is_cut_off();
+        let elsewhere = blames && self.could_run_elsewhere(id.job, agent);
+        let is_at_fault = self.agents.get(agent).is_some_and(|agent| agent.is_at_fault(&slot));
+        let Some(mut job) = self.jobs.edit(now, id.job) else { return };
+        let cancelled = job.cancel_requested;
         let ran_before = job.ran;
         let told_to_stop = job.spec.time_limit.filter(|_| job.out_of_time);
         let epochs_done = job.progress.as_ref().map_or(0, |progress| progress.epochs_done);
@@ -46,7 +47,7 @@ impl Core {
             .filter(|_| cause_of_end != EndReason::Completed && !cancelled);
         // It was told of a preemption; agents know of no time limits.
         let reason = if limit.is_some() { EndReason::TimeLimit } else { cause_of_end };
-        let place = attempt.place();
+        let name = attempt.place();
         let held = attempt.holds_slots().then(|| attempt.slots().cloned().collect::<Vec<Slot>>());
         let quick = is_quick && retry::is_bad(reason, unfit.as_ref());
         attempt.ended =
@@ -57,7 +58,7 @@ impl Core {
         let (state, sentence) = match verdict {
             Verdict::Succeed => {
                 job.artifacts = artifacts;
-                (JobState::Succeeded, format!("trained to the end on {place}"))
+                (JobState::Succeeded, format!("trained to the end on {name}"))
             }
             Verdict::Cancel if cancelled => (JobState::Cancelled, "its user cancelled it".to_owned()),
             Verdict::Cancel => (JobState::Cancelled, detailed("its agent cancelled it", &message)),
@@ -67,51 +68,41 @@ impl Core {
                     Slot::Gpu(gpu) if !is_at_fault => Some(gpu.clone()),
                     Slot::Gpu(_) | Slot::Cpu(_) => None,
                 };
-                let place = Place { agent, name: place };
+                let site = FailureSite { agent, name };
                 let failure =
-                    Failure { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere };
-                again(job, &self.config, now, verdict, &failure, &message)
+                    Failure { reason, unfit, epochs_done, healthy, site, is_stepless, is_quick, elsewhere };
+                requeue_or_fail(&mut job, &self.config, now, verdict, &failure, &message)
             }
         };
-        out.state(job, time, id.number, state, sentence);
+        out.state(&mut job, time, id.number, state, sentence);
         if state == JobState::Queued {
-            self.queue.insert(now, job, &self.sight);
-            out.replan = true;
+            out.request_round();
         }
         if reason == EndReason::Completed {
             self.users.completed(&job.user, u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
             out.touch_user(&job.user);
-            self.learn_end(id.job, out);
+        }
+        drop(job);
+        if reason == EndReason::Completed {
+            self.observe_end(id.job, out);
         }
         if limit.is_none() {
-            self.tally.attempt_ended(cause_of_end, self.agents.get(&agent), &slot);
+            self.counters.attempt_ended(cause_of_end, self.agents.get(agent), &slot);
         }
         match held {
-            Some(slots) => self.give_back(now, id, &slots, limit_before, out),
+            Some(slots) => self.release_slots(now, id, &slots, out),
             None => {
-                self.change_handing_in(agent, out, |handing_in| handing_in.remove(&id));
+                self.agents.end_hand_in(agent, id);
                 self.tell_policy(now, &Change::Released(id.job));
             }
         }
-        self.start_cooldown(now, id, cause_of_end, out);
+        self.start_cooldown(now, id, cause_of_end);
         self.judge_machine(now, id, out);
     }
 }
 
-/// Whether it matters where else the job could run.
-fn needs_company(reason: EndReason) -> bool {
-    matches!(
-        reason,
-        EndReason::TrainerCrash
-            | EndReason::HostOom
-            | EndReason::GpuFault
-            | EndReason::AgentLost
-            | EndReason::Stalled
-    )
-}
-
-/// Whether a job that was cut off is tried again, and what is said of it.
-fn again(
+/// Whether a job whose attempt ended badly is tried again, and what is said of it.
+fn requeue_or_fail(
     job: &mut JobRecord,
     config: &CoreConfig,
     now: Time,
@@ -119,7 +110,7 @@ fn again(
     failure: &Failure,
     message: &str,
 ) -> (JobState, String) {
-    let (reason, place, cause) = (failure.reason, &failure.place.name, cause(failure.reason));
+    let (reason, place, cause) = (failure.reason, &failure.site.name, cause(failure.reason));
     let consequence = job.failures.add(failure);
     let counts = verdict == Verdict::Retry && !consequence.is_spared;
     job.crashes = job.crashes.saturating_add(counts.into());
@@ -196,7 +187,7 @@ fn cause(reason: EndReason) -> &'static str {
         EndReason::TrainerCrash => "a crash of the trainer",
         EndReason::GpuFault => "a fault of the GPU",
         EndReason::AgentLost => "the loss of the agent",
-        EndReason::Preempted => "making way for another job",
+        EndReason::Preempted => "a preemption",
         EndReason::Drained => "a drain of the agent",
         EndReason::Cancelled => "a cancellation",
         EndReason::TimeLimit => "the end of its time limit",

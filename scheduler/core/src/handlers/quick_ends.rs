@@ -9,22 +9,19 @@
 //! agent's sessions and the scheduler.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use trainyard_types::{AgentId, AttemptId, BatchId, DeviceKind, JobId, Slot, Time};
+use trainyard_types::{AgentId, AttemptId, DeviceKind, EndReason, JobGroupId, JobId, Slot, Time};
 
 use crate::changes::Changes;
 use crate::engine::Core;
-use crate::record::{AttemptRecord, JobRecord, Shut};
+use crate::record::{AttemptRecord, JobRecord};
+use crate::state::agents::closures::Reopening;
 use crate::state::quick_ends::{WINDOW, did_well, is_to_blame, quick};
 use crate::state::slots;
 
 /// How much a slot or an agent must have against it. A job counts one; one that did well elsewhere after it, two;
-/// jobs of one batch that did not, one together.
+/// jobs of one group that did not, one together.
 const ENOUGH: u32 = 3;
-/// How long a slot is closed the first time, and at most.
-const FIRST: Duration = Duration::from_secs(600);
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Jobs that ended last which are asked whether they did well.
 const ASKED: usize = 256;
 
@@ -37,23 +34,34 @@ struct Case {
 }
 
 impl Core {
+    /// Starts the cooldown of slots that are not to be used for a while after the end of an attempt, by the agent's
+    /// word for it. Its slots are free, and may be another's by now.
+    pub(crate) fn start_cooldown(&mut self, now: Time, attempt: AttemptId, reason: EndReason) {
+        let newest = self.jobs.get(attempt.job).and_then(|job| job.attempts.last());
+        let Some(ended) = newest.filter(|newest| newest.id == attempt) else { return };
+        let was_told = self.agents.take_told_to_leave(ended.agent, attempt);
+        let Some(agent) = self.agents.get(ended.agent) else { return };
+        let slots = agent.suspect_slots(ended, reason, was_told);
+        if !slots.is_empty() {
+            self.agents.start_cooldown(ended.agent, slots, now + self.config.retry_delay_max);
+        }
+    }
+
     /// An attempt ended quickly, or one that shows that a machine is well: what follows for machines.
     pub(crate) fn judge_machine(&mut self, now: Time, id: AttemptId, out: &mut Changes) {
-        let Some(job) = self.jobs.get(&id.job) else { return };
+        let Some(job) = self.jobs.get(id.job) else { return };
         let Some(attempt) = job.attempts.get(id.number as usize - 1) else { return };
         let is_quick = attempt.ended.as_ref().is_some_and(|end| end.quick);
         let (agent, is_well) = (attempt.agent, attempt.ended.is_some() && did_well(job, attempt));
         let slots: Vec<Slot> = attempt.slots().cloned().collect();
         let others: BTreeSet<AgentId> = quick(job).map(|(attempt, _)| attempt.agent).collect();
-        if is_quick {
-            self.quick_ends.note(job);
-        }
-        if is_well {
-            self.is_well(agent, &slots, out);
+        // Slots that were closed and opened again have proved themselves.
+        if is_well && self.agents.end_probation(agent, &slots) {
+            out.touch_agent(agent);
         }
         if is_quick && others.len() > 1 {
             for agent in &others {
-                self.open_wrongly_shut(*agent, out);
+                self.acquit(*agent, out);
             }
         } else {
             for agent in others {
@@ -62,24 +70,14 @@ impl Core {
         }
     }
 
-    /// A slot that was closed and opened again has proved itself.
-    fn is_well(&mut self, id: AgentId, slots: &[Slot], out: &mut Changes) {
-        let Some(agent) = self.agents.get_mut(&id) else { return };
-        let before = agent.record.shut.len();
-        agent.record.shut.retain(|slot, shut| shut.until.is_some() || !slots.contains(slot));
-        if agent.record.shut.len() != before {
-            out.touch_agent(id);
-        }
-    }
-
     /// What speaks against each slot of an agent, since it was last closed.
     fn cases(&self, now: Time, id: AgentId) -> BTreeMap<Slot, Case> {
-        let Some(agent) = self.agents.get(&id) else { return BTreeMap::new() };
+        let Some(agent) = self.agents.get(id) else { return BTreeMap::new() };
         let mut cases: BTreeMap<Slot, Case> = BTreeMap::new();
-        let mut batches: BTreeSet<(Slot, BatchId)> = BTreeSet::new();
-        for (time, attempt, slot) in self.quick_ends.on(id, now) {
-            let Some(job) = self.jobs.get(&attempt.job).filter(|job| !is_to_blame(job)) else { continue };
-            if agent.record.shut.get(slot).is_some_and(|shut| time <= shut.since) {
+        let mut groups: BTreeSet<(Slot, JobGroupId)> = BTreeSet::new();
+        for (time, attempt, slot) in self.jobs.quick_ends().on(id, now) {
+            let Some(job) = self.jobs.get(attempt.job).filter(|job| !is_to_blame(job)) else { continue };
+            if agent.record().shut.get(slot).is_some_and(|shut| time <= shut.since) {
                 continue;
             }
             let case = cases.entry(slot.clone()).or_default();
@@ -89,8 +87,8 @@ impl Core {
             let later = job.attempts.iter().filter(|later| later.id.number > attempt.number);
             let well = later.filter(|later| later.agent != id).any(|later| did_well(job, later));
             case.well_elsewhere += usize::from(well);
-            let batch = job.batch.as_ref().map(|place| (slot.clone(), place.batch.id));
-            let counts = well || batch.is_none_or(|batch| batches.insert(batch));
+            let group = job.group.as_ref().map(|member| (slot.clone(), member.group.id));
+            let counts = well || group.is_none_or(|group| groups.insert(group));
             case.points += if well { 2 } else { u32::from(counts) };
         }
         cases
@@ -99,12 +97,12 @@ impl Core {
     /// Closes what has enough against it.
     fn close_suspects(&mut self, now: Time, id: AgentId, out: &mut Changes) {
         let cases = self.cases(now, id);
-        let Some(agent) = self.agents.get(&id) else { return };
-        let enough = |slot: &Slot| match agent.record.shut.get(slot) {
+        let Some(agent) = self.agents.get(id) else { return };
+        let enough = |slot: &Slot| match agent.record().shut.get(slot) {
             Some(shut) if shut.times > 0 => 1,
             Some(_) | None => ENOUGH,
         };
-        let is_open = |slot: &Slot| agent.record.shut.get(slot).is_none_or(|shut| shut.until.is_none());
+        let is_open = |slot: &Slot| agent.record().shut.get(slot).is_none_or(|shut| shut.until.is_none());
         let points: u32 = cases.values().map(|case| case.points).sum();
         let here = |attempt: &AttemptRecord| attempt.agent == id;
         let elsewhere = || self.does_well(now, |attempt| !here(attempt));
@@ -114,7 +112,7 @@ impl Core {
                 return;
             }
             let kinds: BTreeSet<DeviceKind> = cases.keys().map(kind_of).collect();
-            let inventory = slots::of_inventory(&agent.record.inventory).into_keys();
+            let inventory = slots::of_inventory(&agent.record().inventory).into_keys();
             inventory.filter(|slot| kinds.contains(&kind_of(slot)) && is_open(slot)).collect()
         } else {
             let guilty = cases.iter().filter(|(slot, case)| is_open(slot) && case.points >= enough(slot));
@@ -138,13 +136,14 @@ impl Core {
     /// The newest attempts of jobs that run, and of those that ended last.
     fn of_late(&self, now: Time) -> impl Iterator<Item = (&JobRecord, &AttemptRecord)> {
         let running =
-            self.agents.values().flat_map(|agent| agent.running.values()).map(|attempt| attempt.job);
-        let ended = self.index.finished().iter().rev().take(ASKED);
+            self.agents.iter().flat_map(|(_, agent)| agent.running().values()).map(|attempt| attempt.job);
+        let ended = self.jobs.by_state().finished().iter().rev().take(ASKED);
         let ended = ended.take_while(move |(time, _)| now.since(*time) < WINDOW).map(|&(_, job)| job);
-        let jobs = running.chain(ended).filter_map(|job| self.jobs.get(&job));
+        let jobs = running.chain(ended).filter_map(|job| self.jobs.get(job));
         jobs.filter_map(|job| Some((job, job.attempts.last()?)))
     }
 
+    /// Closes slots of an agent, on which so many jobs ended; so many of them do well elsewhere.
     fn shut(
         &mut self,
         now: Time,
@@ -154,90 +153,43 @@ impl Core {
         well: usize,
         out: &mut Changes,
     ) {
-        if slots.is_empty() {
-            return;
-        }
-        self.withdraw_slots(id);
-        let Some(agent) = self.agents.get_mut(&id) else { return };
-        let name = &agent.record.name;
+        let Some(agent) = self.agents.get(id).filter(|_| !slots.is_empty()) else { return };
+        let name = agent.name();
         let elsewhere = if well > 0 { format!(", {well} of which do well elsewhere") } else { String::new() };
         let ended = if jobs == 1 { "1 job ended".to_owned() } else { format!("{jobs} jobs ended") };
         let why = format!(
             "{ended} there before or soon after the first step{elsewhere}; look at the machine; it is tried again by \
              itself, and at once after `yard agents clear {name}`"
         );
-        for slot in slots {
-            let times = agent.record.shut.get(&slot).map_or(0, |shut| shut.times);
-            let span = FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
-            let until = now + span;
-            let shut = Shut { until: Some(until), times: times + 1, since: now, why: why.clone() };
-            if let Some(Shut { until: Some(before), .. }) = agent.record.shut.insert(slot.clone(), shut) {
-                self.deadlines.shut.remove(before, (id, slot.clone()));
-            }
-            self.deadlines.shut.add(until, (id, slot));
-            self.tally.shut += 1;
-        }
+        self.counters.slots_shut += slots.len() as u64;
+        self.agents.shut(now, id, slots, &why);
         out.touch_agent(id);
-        self.offer_slots(id, out);
     }
 
     /// All jobs that speak against an agent are to blame themselves: what was closed for them is opened.
-    fn open_wrongly_shut(&mut self, id: AgentId, out: &mut Changes) {
-        let Some(agent) = self.agents.get(&id) else { return };
-        let is_blamed = |attempt: AttemptId| self.jobs.get(&attempt.job).is_none_or(is_to_blame);
-        let wrong: Vec<Slot> = agent
-            .record
-            .shut
-            .iter()
-            .filter(|(_, shut)| shut.until.is_some())
-            .filter(|(_, shut)| {
-                let mut before = self.quick_ends.on(id, shut.since).peekable();
-                before.peek().is_some() && before.all(|(_, attempt, _)| is_blamed(attempt))
-            })
-            .map(|(slot, _)| slot.clone())
-            .collect();
-        self.open(id, &wrong, None, out);
+    fn acquit(&mut self, id: AgentId, out: &mut Changes) {
+        let Some(agent) = self.agents.get(id) else { return };
+        let is_blamed = |attempt: AttemptId| self.jobs.get(attempt.job).is_none_or(is_to_blame);
+        let shut = agent.record().shut.iter().filter(|(_, shut)| shut.until.is_some());
+        let wrong = shut.filter(|(_, shut)| {
+            let mut before = self.jobs.quick_ends().on(id, shut.since).peekable();
+            before.peek().is_some() && before.all(|(_, attempt, _)| is_blamed(attempt))
+        });
+        let wrong: Vec<Slot> = wrong.map(|(slot, _)| slot.clone()).collect();
+        self.reopen(id, &wrong, Reopening::Acquitted, out);
     }
 
-    /// Opens closed slots. They stay on probation from that time on, if there is one.
-    pub(crate) fn open(
-        &mut self,
-        id: AgentId,
-        slots: &[Slot],
-        probation: Option<(Time, bool)>,
-        out: &mut Changes,
-    ) {
-        if slots.is_empty() {
-            return;
+    /// Opens closed slots.
+    pub(crate) fn reopen(&mut self, id: AgentId, slots: &[Slot], reopening: Reopening, out: &mut Changes) {
+        if !slots.is_empty() {
+            self.agents.reopen(id, slots, reopening);
+            out.touch_agent(id);
         }
-        self.withdraw_slots(id);
-        if let Some(agent) = self.agents.get_mut(&id) {
-            for slot in slots {
-                let Some(mut shut) = agent.record.shut.remove(slot) else { continue };
-                if let Some(until) = shut.until.take() {
-                    self.deadlines.shut.remove(until, (id, slot.clone()));
-                }
-                if let Some((since, is_cleared)) = probation {
-                    shut.since = since;
-                    shut.times = if is_cleared { 0 } else { shut.times };
-                    agent.record.shut.insert(slot.clone(), shut);
-                }
-            }
-        }
-        out.touch_agent(id);
-        self.offer_slots(id, out);
-    }
-
-    /// Opens the next slot whose time is over; `false` when there is none.
-    pub(crate) fn open_due(&mut self, now: Time, out: &mut Changes) -> bool {
-        let Some((id, slot)) = self.deadlines.shut.due(now) else { return false };
-        self.open(id, &[slot], Some((now, false)), out);
-        true
     }
 
     /// Slots that are closed because of quick ends.
     pub fn shut_slots(&self) -> usize {
-        self.deadlines.shut.len()
+        self.agents.shut_slots()
     }
 }
 

@@ -13,8 +13,7 @@ use crate::changes::Changes;
 use crate::engine::Core;
 use crate::output::Command;
 use crate::record::{AttemptRecord, EventBody, JobRecord, Progress, Setup};
-use crate::state::sight::JobPaths;
-use crate::throughput::Told;
+use crate::throughput::Observation;
 
 /// What a report is, seen from the attempt that it is about.
 enum ReportOrder {
@@ -54,14 +53,14 @@ impl Core {
             ReportOrder::Repeat { last_sequence } => {
                 out.command(Command::Ack { agent, session, attempt, sequence: last_sequence });
             }
-            ReportOrder::Gap => self.tally.gaps += 1,
+            ReportOrder::Gap => self.counters.report_gaps += 1,
             ReportOrder::Stale => out.command(Command::Revoke { agent, session, attempt }),
         }
     }
 
     fn order_of(&self, agent: AgentId, report: &Report) -> ReportOrder {
         let index = usize::try_from(report.attempt.number).ok().and_then(|number| number.checked_sub(1));
-        let job = self.jobs.get(&report.attempt.job);
+        let job = self.jobs.get(report.attempt.job);
         let attempt = job.zip(index).and_then(|(job, index)| job.attempts.get(index));
         let Some(attempt) = attempt.filter(|attempt| attempt.agent == agent) else {
             return ReportOrder::Stale;
@@ -79,52 +78,47 @@ impl Core {
     /// The next report of a live attempt.
     fn take_in(&mut self, now: Time, report: Report, out: &mut Changes) {
         let Report { attempt: id, sequence, time, body } = report;
-        let Some(job) = self.jobs.get_mut(&id.job) else { return };
+        let Some(mut job) = self.jobs.edit(now, id.job) else { return };
         let Some(attempt) = job.live_attempt_mut() else { return };
         attempt.last_sequence = sequence;
         let (placed, agent) = (attempt.placed, attempt.agent);
-        let limit_before = job.out_of_time_at();
         // Clocks differ: nothing happens before its attempt was placed, or in the future.
-        let time = self.agents.get(&agent).map_or(time, |agent| agent.clock.corrected(time));
+        let time = self.agents.get(agent).map_or(time, |agent| agent.clock().corrected(time));
         let time = time.max(placed).min(now.max(placed));
         out.touch_progress(id.job);
         match body {
             ReportBody::Trainer(event) => {
-                let told = Told::of(&event, job);
-                let (was_up, had_stepped) = (is_up(job), job.has_stepped());
-                on_trainer(job, time, id, event, out);
-                if !was_up && is_up(job) {
-                    self.seen.add(&JobPaths::of(job).data, agent);
-                }
+                let observation = Observation::of(&event, &job);
+                let had_stepped = job.has_stepped();
+                on_trainer(&mut job, time, id, event, out);
                 let is_first_step = !had_stepped && job.has_stepped();
                 let left = job.progress.as_ref().and_then(|progress| progress.eta);
-                self.ends.expect(id, left.map(|left| time + left));
-                self.move_time_limit(id.job, limit_before);
-                self.learn(now, id.job, told, out);
+                job.expect_end(left.map(|left| time + left));
+                drop(job);
+                self.observe_throughput(now, id.job, observation, out);
                 if is_first_step {
                     self.judge_machine(now, id, out);
                 }
             }
             ReportBody::BatchChosen(chosen) => {
-                if let Some(attempt) = job.live_attempt_mut() {
-                    attempt.batch_chosen = Some(chosen);
-                }
+                attempt.batch_chosen = Some(chosen);
                 out.touch(id.job);
             }
-            ReportBody::SlotReleased(released) => self.on_slot_released(now, time, id, released, out),
+            ReportBody::SlotReleased(released) => {
+                drop(job);
+                self.on_slot_released(now, time, id, released, out);
+            }
             ReportBody::CheckpointStored(checkpoint) => {
-                on_checkpoint(job, checkpoint);
+                on_checkpoint(&mut job, checkpoint);
                 out.touch(id.job);
-                out.checkpoint = Some(id.job);
+                out.note_checkpoint(id.job);
             }
-            ReportBody::Ended(ended) => self.end_attempt(now, time, id, ended, out),
+            ReportBody::Ended(ended) => {
+                drop(job);
+                self.end_attempt(now, time, id, ended, out);
+            }
         }
     }
-}
-
-/// Whether the live attempt's trainer has come up.
-fn is_up(job: &JobRecord) -> bool {
-    job.live_attempt().is_some_and(|attempt| attempt.started.is_some())
 }
 
 fn on_trainer(job: &mut JobRecord, time: Time, id: AttemptId, event: TrainerEvent, out: &mut Changes) {

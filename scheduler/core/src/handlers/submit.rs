@@ -8,10 +8,10 @@ use trainyard_types::{EndReason, JobId, JobSpec, JobState, Time};
 
 use crate::changes::Changes;
 use crate::engine::Core;
-use crate::output::{Accepted, Command, Refusal};
+use crate::output::{Accepted, Refusal};
 use crate::record::{EventBody, JobRecord};
 use crate::state::failures::FailureHistory;
-use crate::state::job_group::{JobGroup, JobGroupRecord};
+use crate::state::job_group::JobGroupRecord;
 
 impl Core {
     /// A user submits a job, or repeats an earlier request.
@@ -24,11 +24,10 @@ impl Core {
         spec: JobSpec,
         out: &mut Changes,
     ) {
-        let earlier = request_id.as_ref().and_then(|request_id| self.requests.get(request_id));
-        if let Some((request_id, earlier)) =
-            request_id.as_ref().zip(earlier.and_then(|job| self.jobs.get(job)))
+        if let Some(request_id) = &request_id
+            && let Some(earlier) = self.jobs.of_request(request_id)
         {
-            return out.reply(if earlier.batch.is_none() && *earlier.spec == spec {
+            return out.reply(if earlier.group.is_none() && *earlier.spec == spec {
                 Ok(Accepted::job(earlier.id, true))
             } else {
                 Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: earlier.id })
@@ -37,17 +36,11 @@ impl Core {
         if let Err(refusal) = self.may_queue(user, 1) {
             return out.reply(Err(refusal));
         }
-        assert!(!self.jobs.contains_key(&id), "the driver drew the id of a job that exists: {id}");
-        if let Some(request_id) = &request_id {
-            self.requests.insert(request_id.clone(), id);
-        }
+        assert!(self.jobs.get(id).is_none(), "the driver drew the id of a job that exists: {id}");
         let queued = JobRecord::queued(id, self.users.name(user), Arc::new(spec), now);
-        let job = JobRecord { request_id, ..queued };
+        self.jobs.insert(now, JobRecord { request_id, ..queued }, None);
         out.touch(id);
-        self.index.insert(&job);
-        self.queue.insert(now, &job, &self.sight);
-        self.jobs.insert(id, job);
-        out.replan = true;
+        out.request_round();
         out.reply(Ok(Accepted::job(id, false)));
     }
 
@@ -74,13 +67,12 @@ impl Core {
 
     /// Whether this changed anything; `None` when there is no such job.
     fn cancel(&mut self, now: Time, id: JobId, out: &mut Changes) -> Option<bool> {
-        let job = self.jobs.get_mut(&id)?;
+        let mut job = self.jobs.edit(now, id)?;
         match job.state {
             JobState::Queued => {
-                self.queue.remove(job);
                 job.not_before = None;
                 let reason = "its user cancelled it while it waited".to_owned();
-                out.state(job, now, 0, JobState::Cancelled, reason);
+                out.state(&mut job, now, 0, JobState::Cancelled, reason);
                 Some(true)
             }
             JobState::Starting | JobState::Running if job.cancel_requested => Some(false),
@@ -88,19 +80,11 @@ impl Core {
                 job.cancel_requested = true;
                 let attempt = job.live_attempt()?;
                 let (attempt, agent, name) = (attempt.id, attempt.agent, attempt.agent_name.clone());
-                job.state_reason = format!("its user cancelled it; waits for agent `{name}` to stop it");
-                let message = job.state_reason.clone();
-                out.event(job, now, attempt.number, EventBody::Log { level: LogLevel::Info, message });
+                let message = format!("its user cancelled it; waits for agent `{name}` to stop it");
+                job.state_reason.clone_from(&message);
+                out.event(&mut job, now, attempt.number, EventBody::Log { level: LogLevel::Info, message });
                 out.touch(id);
-                if let Some(session) = self.agents.get(&agent).and_then(|agent| agent.session) {
-                    out.command(Command::Stop {
-                        agent,
-                        session,
-                        attempt,
-                        reason: EndReason::Cancelled,
-                        grace: Duration::ZERO,
-                    });
-                }
+                out.stop(&self.agents, agent, attempt, EndReason::Cancelled);
                 Some(true)
             }
             JobState::Succeeded | JobState::Failed | JobState::Cancelled => Some(false),
@@ -109,7 +93,7 @@ impl Core {
 
     /// A user queues a failed or cancelled job again; its crashes are forgiven.
     pub(crate) fn on_retry(&mut self, now: Time, id: JobId, out: &mut Changes) {
-        let Some(job) = self.jobs.get(&id) else { return out.reply(Err(Refusal::UnknownJob(id))) };
+        let Some(job) = self.jobs.get(id) else { return out.reply(Err(Refusal::UnknownJob(id))) };
         let state = job.state;
         if !matches!(state, JobState::Failed | JobState::Cancelled) {
             return out.reply(Err(Refusal::NotRetryable { job: id, state }));
@@ -118,54 +102,45 @@ impl Core {
         if let Err(refusal) = self.may_queue(&user, 1) {
             return out.reply(Err(refusal));
         }
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(mut job) = self.jobs.edit(now, id) else { return };
         (job.crashes, job.cancel_requested) = (0, false);
         job.failures = FailureHistory::default();
         (job.ran, job.out_of_time) = (Duration::ZERO, false);
         let reason = "its user queued it again; waits for a slot".to_owned();
-        out.state(job, now, 0, JobState::Queued, reason);
-        self.queue.insert(now, job, &self.sight);
-        out.replan = true;
+        out.state(&mut job, now, 0, JobState::Queued, reason);
+        out.request_round();
         out.reply(Ok(Accepted::job(id, false)));
     }
 
     /// A user submits many jobs: all of them, or none. It may be a repetition.
-    pub(crate) fn on_submit_group(&mut self, now: Time, batch: Arc<JobGroupRecord>, out: &mut Changes) {
-        if let Some(request_id) = &batch.request_id
-            && let Some(&first) = self.requests.get(request_id)
+    pub(crate) fn on_submit_group(&mut self, now: Time, group: Arc<JobGroupRecord>, out: &mut Changes) {
+        if let Some(request_id) = &group.request_id
+            && let Some(first) = self.jobs.first_of_request(request_id)
         {
-            let earlier = self.jobs.get(&first).and_then(|job| job.batch.as_ref());
-            let same = earlier.is_some_and(|place| place.batch.content == batch.content);
+            let earlier = self.jobs.get(first).and_then(|job| job.group.as_ref());
+            let same = earlier.is_some_and(|member| member.group.content == group.content);
             return out.reply(if same {
                 Ok(Accepted::job(first, true))
             } else {
                 Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: first })
             });
         }
-        if let Err(refusal) = self.may_queue(&batch.user, batch.len()) {
+        if let Err(refusal) = self.may_queue(&group.user, group.len()) {
             return out.reply(Err(refusal));
         }
-        let user = self.users.name(&batch.user);
-        let batch = Arc::new(JobGroupRecord { user, created: now, ..Arc::unwrap_or_clone(batch) });
-        let first = batch.id.job(0);
-        assert!(!self.groups.contains_key(&batch.id), "the driver drew the id of a batch that exists");
-        if let Some(request_id) = &batch.request_id {
-            self.requests.insert(request_id.clone(), first);
-        }
-        for job in batch.jobs() {
-            self.queue.insert(now, &job, &self.sight);
-            self.index.insert(&job);
-            self.jobs.insert(job.id, job);
-        }
-        out.group(Arc::clone(&batch));
-        self.groups.insert(batch.id, JobGroup { left: batch.len(), record: batch });
-        out.replan = true;
+        let user = self.users.name(&group.user);
+        let group = Arc::new(JobGroupRecord { user, created: now, ..Arc::unwrap_or_clone(group) });
+        let first = group.id.job(0);
+        assert!(self.jobs.group(group.id).is_none(), "the driver drew the id of a job group that exists");
+        out.group(Arc::clone(&group));
+        self.jobs.insert_group(now, group);
+        out.request_round();
         out.reply(Ok(Accepted::job(first, false)));
     }
 
     /// Whether a user may queue `more` jobs.
     pub(crate) fn may_queue(&self, user: &str, more: u32) -> Result<(), Refusal> {
-        let queued = u32::try_from(self.queue.len_of(user)).unwrap_or(u32::MAX);
+        let queued = u32::try_from(self.jobs.queue().len_of(user)).unwrap_or(u32::MAX);
         match self.limits(user).queued_jobs {
             Some(limit) if queued.saturating_add(more) > limit => {
                 Err(Refusal::QueueFull { user: user.to_owned(), queued, more, limit })

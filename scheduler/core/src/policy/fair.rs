@@ -105,18 +105,18 @@ const LOOKED_AT: usize = 16;
 /// or agents.
 fn place(now: Time, view: &ClusterView<'_>, takes_turns: bool) -> Vec<Placement> {
     let mut supply: Supply<'_> = view
-        .slots
+        .slots()
         .kinds()
         .iter()
-        .filter(|(_, offer)| !offer.free.is_empty())
-        .map(|(kind, offer)| {
-            let rest = offer.free.iter().peekable();
-            (kind, Free { rest, all: &offer.free, taken: BTreeSet::new() })
+        .filter(|(_, pool)| !pool.free().is_empty())
+        .map(|(kind, pool)| {
+            let rest = pool.free().iter().peekable();
+            (kind, Free { rest, all: pool.free(), taken: BTreeSet::new() })
         })
         .collect();
     let mut placements = Vec::new();
     let open: Vec<(&Request, &Class)> = view
-        .queue
+        .queue()
         .ready()
         .iter()
         .filter(|(request, _)| supply.keys().any(|kind| kind.satisfies(request)))
@@ -188,12 +188,12 @@ fn take<'a>(
     job: JobId,
     request: &Request,
 ) -> Option<(&'a Kind, Vec<Location>)> {
-    let lacking = view.queue.lacking(request);
+    let excluded = view.queue().excluded(request);
     let likes = |agent| view.has_read(job, agent);
-    let best = if lacking.is_empty() && request.avoids.is_empty() {
+    let best = if excluded.is_empty() && request.avoids.is_empty() {
         smallest(supply, request, likes, |_| true)
     } else {
-        let sees = |agent| !lacking.contains(&agent);
+        let sees = |agent| !excluded.contains(&agent);
         let goes = |agent| sees(agent) && request.avoids.binary_search(&agent).is_err();
         let elsewhere = smallest(supply, request, likes, goes);
         // It has waited before its retry: where it ended badly is better than nowhere.

@@ -1,6 +1,5 @@
 //! A cluster without an engine: what policies are tested on.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trainyard_types::{
@@ -9,14 +8,12 @@ use trainyard_types::{
 };
 use uuid::Uuid;
 
-use super::{Change, ClusterView, Placement, PlacementPolicy, view_of};
+use super::{Change, ClusterView, Placement, PlacementPolicy};
 use crate::config::CoreConfig;
-use crate::record::{AgentRecord, AttemptRecord, JobRecord};
-use crate::state::agent::Agent;
-use crate::state::agent_status::AgentStatuses;
-use crate::state::queue::Queue;
-use crate::state::sight::{Seen, Sight};
-use crate::state::slots::{self, Slots};
+use crate::event::Hello;
+use crate::record::{AttemptRecord, JobRecord};
+use crate::state::agents::Agents;
+use crate::state::jobs::Jobs;
 use crate::state::user::Users;
 use crate::throughput::Throughput;
 
@@ -24,14 +21,9 @@ use crate::throughput::Throughput;
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
     pub(super) config: CoreConfig,
-    jobs: BTreeMap<JobId, JobRecord>,
-    agents: BTreeMap<AgentId, Agent>,
+    jobs: Jobs,
+    agents: Agents,
     users: Users,
-    queue: Queue,
-    slots: Slots,
-    sight: Sight,
-    seen: Seen,
-    statuses: AgentStatuses,
     throughput: Throughput,
 }
 
@@ -42,7 +34,7 @@ pub(super) fn job(number: u128) -> JobId {
 
 impl Cluster {
     pub(super) fn view(&self) -> ClusterView<'_> {
-        view_of!(self)
+        ClusterView::new(&self.config, &self.jobs, &self.agents, &self.users, &self.throughput)
     }
 
     /// A connected agent with these GPUs: models, and GiB of memory.
@@ -57,13 +49,8 @@ impl Cluster {
         let gpus = gpus.iter().enumerate().map(gpu).collect();
         let inventory = Inventory { gpus, memory_total_mib: 65_536, ..Inventory::default() };
         let id = AgentId(Uuid::from_u128(number));
-        let record = AgentRecord::new(id, format!("a{number}"), String::new(), inventory, Time(0));
-        let mut agent = Agent::known(record, Time(u64::MAX));
-        agent.session = Some(Session(1));
-        for (slot, (kind, index)) in agent.offered() {
-            self.slots.offer(kind, slots::location(&agent.record, slot, index), true);
-        }
-        self.agents.insert(id, agent);
+        let hello = Hello::new(id, format!("a{number}"), String::new(), inventory);
+        self.agents.connect(Time(0), Session(1), hello, Time(u64::MAX));
     }
 
     /// A job that a user submits.
@@ -71,13 +58,12 @@ impl Cluster {
         let mut spec = JobSpec::new(TrainSpec::new(ModelScale::N, "/data/cells.yaml"));
         (spec.train.epochs, spec.resources.gpus) = (epochs, gpus);
         let record = JobRecord::queued(job(number), self.users.name(user), Arc::new(spec), now);
-        self.queue.insert(now, &record, &self.sight);
-        self.jobs.insert(record.id, record);
+        self.jobs.insert(now, record, None);
     }
 
     /// One round of decisions, each carried out before the next: the jobs that start, and on which device.
     pub(super) fn round(&mut self, now: Time, policy: &mut dyn PlacementPolicy) -> Vec<(JobId, String)> {
-        let (came, went) = self.queue.take_changes();
+        let (came, went) = self.jobs.take_queue_changes();
         policy.observe(now, &self.view(), &Change::Ready { came: &came, went: &went });
         policy.begin_round(now, &self.view());
         let mut placed = Vec::new();
@@ -86,23 +72,21 @@ impl Cluster {
             self.start(now, &placement);
             policy.observe(now, &self.view(), &Change::Placed(placement.job));
         }
-        let _ = self.queue.take_changes();
+        let _ = self.jobs.take_queue_changes();
         assert_eq!(policy.check(&self.view()), Ok(()));
         placed
     }
 
     fn start(&mut self, now: Time, placement: &Placement) {
         let Placement { job, kind, locations } = placement;
-        let record = self.jobs.get_mut(job).unwrap();
-        self.queue.remove(record);
-        for location in locations {
-            self.slots.take(kind, location);
-        }
+        let id = AttemptId { job: *job, number: 1 };
+        self.agents.occupy(id, kind, locations);
+        let mut record = self.jobs.edit(now, *job).unwrap();
         let gpus = u32::try_from(locations.len()).unwrap();
         self.users.begin(&self.config, &record.user, now, record.spec.resources.device, gpus);
         record.state = JobState::Starting;
-        record.attempts.push(AttemptRecord {
-            id: AttemptId { job: *job, number: 1 },
+        let attempt = AttemptRecord {
+            id,
             agent: locations[0].agent,
             agent_name: locations[0].agent_name.clone(),
             slot: locations[0].slot.clone(),
@@ -118,6 +102,7 @@ impl Cluster {
             started: Some(now),
             released: None,
             ended: None,
-        });
+        };
+        record.begin_attempt(attempt, kind.clone());
     }
 }

@@ -16,7 +16,7 @@ use std::fmt::Debug;
 use trainyard_types::{AgentId, JobId, Time};
 
 pub use self::chosen::Policy;
-pub(crate) use self::view::{ClusterView, view_of};
+pub(crate) use self::view::ClusterView;
 use crate::record::{Choice, Estimate};
 use crate::state::slots::{Kind, Location};
 

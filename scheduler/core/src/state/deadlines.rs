@@ -1,8 +1,10 @@
 //! What has to happen when its time comes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use trainyard_types::{AgentId, GpuUuid, JobId, Slot, Time};
+use trainyard_types::{AgentId, GpuUuid, Slot, Time};
+
+use crate::record::AgentRecord;
 
 /// Things of one kind that are due at a time, the earliest first.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,35 +48,40 @@ impl<T: Ord + Clone> Due<T> {
     }
 }
 
-/// All deadlines, each an index over what agents and jobs say.
+/// The deadlines of agents, each an index over what they say. [`super::agents::Agents`] lends it for reading only.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Deadlines {
+pub(crate) struct AgentDeadlines {
     /// When the leases of agents end; lost agents have none.
-    pub(crate) leases: Due<AgentId>,
+    pub(super) leases: Due<AgentId>,
     /// Since when lost agents are lost.
-    pub(crate) lost: Due<AgentId>,
+    pub(super) lost: Due<AgentId>,
     /// When the cooldowns of slots end.
-    pub(crate) cooldowns: Due<(AgentId, Slot)>,
+    pub(super) cooldowns: Due<(AgentId, Slot)>,
     /// When slots on which jobs ended too soon are opened again.
-    pub(crate) shut: Due<(AgentId, Slot)>,
+    pub(super) shut: Due<(AgentId, Slot)>,
     /// When reservations of GPUs end.
-    pub(crate) reservations: Due<(AgentId, GpuUuid)>,
-    /// When running jobs have used up their time.
-    pub(crate) time_limits: Due<JobId>,
+    pub(super) reservations: Due<(AgentId, GpuUuid)>,
 }
 
-impl Deadlines {
-    /// When the next agent, slot, GPU or job is due. Lost agents are remembered for a while: theirs is not counted.
+impl AgentDeadlines {
+    /// When the next agent, slot or GPU is due. Lost agents are remembered for a while: theirs is not counted.
     pub(crate) fn next(&self) -> Option<Time> {
-        [
-            self.leases.next(),
-            self.cooldowns.next(),
-            self.shut.next(),
-            self.reservations.next(),
-            self.time_limits.next(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let next = [self.leases.next(), self.cooldowns.next(), self.shut.next(), self.reservations.next()];
+        next.into_iter().flatten().min()
+    }
+
+    /// Takes out those of an agent's orders and slots.
+    pub(super) fn forget(&mut self, id: AgentId, record: &AgentRecord, cooldowns: &BTreeMap<Slot, Time>) {
+        for (gpu, &until) in &record.reserved {
+            self.reservations.remove(until, (id, gpu.clone()));
+        }
+        for (slot, &until) in cooldowns {
+            self.cooldowns.remove(until, (id, slot.clone()));
+        }
+        for (slot, shut) in &record.shut {
+            if let Some(until) = shut.until {
+                self.shut.remove(until, (id, slot.clone()));
+            }
+        }
     }
 }

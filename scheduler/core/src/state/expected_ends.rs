@@ -12,12 +12,12 @@ const NEAR: usize = 64;
 
 /// When running attempts are expected to end, by the kind of their slot.
 #[derive(Debug, Default)]
-pub(crate) struct Ends {
+pub(crate) struct ExpectedEnds {
     by_kind: BTreeMap<Kind, BTreeSet<(Time, AttemptId)>>,
     of: BTreeMap<AttemptId, (Kind, Option<Time>)>,
 }
 
-impl Ends {
+impl ExpectedEnds {
     /// An attempt begins; nothing is known of its end yet.
     pub(crate) fn begin(&mut self, id: AttemptId, kind: Kind) {
         self.of.insert(id, (kind, None));
@@ -40,6 +40,7 @@ impl Ends {
         *known = end;
     }
 
+    /// An attempt holds its slots no more.
     pub(crate) fn end(&mut self, id: AttemptId) {
         self.expect(id, None);
         self.of.remove(&id);

@@ -27,7 +27,7 @@ pub struct FailureHistory {
     pub gpus: Vec<FailedGpu>,
     /// Where it crashed before its first step, one place of each agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stepless: Vec<Place>,
+    pub stepless: Vec<FailureSite>,
     /// How often it lost its agent, its GPU failed, or nothing of it went on.
     pub cut_off: u32,
     /// The first two agents where that happened.
@@ -65,7 +65,7 @@ pub struct FailedGpu {
 
 /// Where a job crashed before its first step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct FailureSite {
     pub agent: AgentId,
     /// For people: the device and its agent.
     pub name: String,
@@ -83,7 +83,7 @@ pub struct Failure {
     /// The GPU, unless it was a CPU slot, or the GPU was to blame.
     pub healthy: Option<GpuUuid>,
     /// Where the attempt ended.
-    pub place: Place,
+    pub site: FailureSite,
     /// Whether it ended before its first step.
     pub is_stepless: bool,
     /// Whether it ended before its first step, or within a minute.
@@ -122,26 +122,27 @@ impl FailureHistory {
             *self = Self { epochs_done: failure.epochs_done, ..Self::default() };
         }
         let is_bad = retry::is_bad(failure.reason, failure.unfit.as_ref());
-        let was_elsewhere = self.bad_at.iter().any(|agent| *agent != failure.place.agent);
+        let was_elsewhere = self.bad_at.iter().any(|agent| *agent != failure.site.agent);
         if is_bad {
-            self.bad_at.retain(|agent| *agent != failure.place.agent);
-            self.bad_at.push(failure.place.agent);
+            self.bad_at.retain(|agent| *agent != failure.site.agent);
+            self.bad_at.push(failure.site.agent);
             if self.bad_at.len() > AVOIDED {
                 self.bad_at.remove(0);
             }
         }
+        if failure.reason.is_cut_off() {
+            self.cut_off(failure.site.agent);
+        }
         let mut consequence = Consequence::default();
         match failure.reason {
-            EndReason::TrainerCrash | EndReason::HostOom => {
+            reason if reason.counts_as_retry() => {
                 consequence.is_spared = failure.is_quick && failure.elsewhere && !was_elsewhere;
                 if consequence.is_spared {
                     self.spared = self.spared.saturating_add(1);
                 }
                 consequence.waits = Some(self.spared.saturating_sub(1));
             }
-            EndReason::AgentLost | EndReason::GpuFault => self.cut_off(failure.place.agent),
             EndReason::Stalled => {
-                self.cut_off(failure.place.agent);
                 consequence.waits = Some(self.stalls);
                 self.stalls = self.stalls.saturating_add(1);
             }
@@ -168,18 +169,18 @@ impl FailureHistory {
     fn note_gpu(&mut self, failure: &Failure) {
         let is_failure = matches!(failure.reason, EndReason::TrainerCrash | EndReason::GpuFault);
         let Some(gpu) = failure.healthy.as_ref().filter(|_| is_failure) else { return };
-        let agent = Some(failure.place.agent);
+        let agent = Some(failure.site.agent);
         let is_known = |known: &FailedGpu| known.gpu == *gpu || failure.elsewhere && known.agent == agent;
         if !self.gpus.iter().any(is_known) {
-            self.gpus.push(FailedGpu { gpu: gpu.clone(), place: failure.place.name.clone(), agent });
+            self.gpus.push(FailedGpu { gpu: gpu.clone(), place: failure.site.name.clone(), agent });
         }
     }
 
     /// Only a crash counts: a machine may well lack memory or a path, and many machines may.
     fn note_stepless(&mut self, failure: &Failure) {
-        let is_new = self.stepless.iter().all(|place| place.agent != failure.place.agent);
+        let is_new = self.stepless.iter().all(|site| site.agent != failure.site.agent);
         if failure.reason == EndReason::TrainerCrash && failure.is_stepless && is_new {
-            self.stepless.push(failure.place.clone());
+            self.stepless.push(failure.site.clone());
         }
     }
 
@@ -198,8 +199,7 @@ impl FailureHistory {
             ));
         }
         // Whether it could run elsewhere is asked of what cuts it off, not of what it is preempted for.
-        let is_cut_off =
-            matches!(failure.reason, EndReason::AgentLost | EndReason::GpuFault | EndReason::Stalled);
+        let is_cut_off = failure.reason.is_cut_off();
         let is_everywhere = self.cut_off_at.len() > 1 || !failure.elsewhere;
         (is_cut_off && self.cut_off >= CUT_OFF_MAX && is_everywhere).then(|| {
             format!(
@@ -223,20 +223,20 @@ mod tests {
     }
 
     /// On the agent of that number, while another one would do.
-    fn on(number: u128, reason: EndReason, epochs_done: u32, card: Option<&str>) -> Failure {
-        let name = card.map_or_else(|| format!("a slot of {number}"), |card| format!("GPU {card}"));
-        let place = Place { agent: agent(number), name };
-        let (healthy, unfit) = (card.map(|card| GpuUuid(card.into())), None);
+    fn on(number: u128, reason: EndReason, epochs_done: u32, gpu: Option<&str>) -> Failure {
+        let name = gpu.map_or_else(|| format!("a slot of {number}"), |gpu| format!("GPU {gpu}"));
+        let site = FailureSite { agent: agent(number), name };
+        let (healthy, unfit) = (gpu.map(|gpu| GpuUuid(gpu.into())), None);
         let (is_stepless, is_quick, elsewhere) = (false, false, true);
-        Failure { reason, unfit, epochs_done, healthy, place, is_stepless, is_quick, elsewhere }
+        Failure { reason, unfit, epochs_done, healthy, site, is_stepless, is_quick, elsewhere }
     }
 
     /// On the only agent.
-    fn alone(reason: EndReason, epochs_done: u32, card: Option<&str>) -> Failure {
-        Failure { elsewhere: false, ..on(1, reason, epochs_done, card) }
+    fn alone(reason: EndReason, epochs_done: u32, gpu: Option<&str>) -> Failure {
+        Failure { elsewhere: false, ..on(1, reason, epochs_done, gpu) }
     }
 
-    /// The number of the setback that is one too many, and what is said of it.
+    /// The number of the failure that is one too many, and what is said of it.
     fn given_up(failures: &[Failure]) -> Option<(usize, String)> {
         let mut known = FailureHistory::default();
         let mut each = failures.iter().enumerate();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_healthy_card_is_one_too_many() {
+    fn a_second_healthy_gpu_is_one_too_many() {
         for reasons in [[EndReason::TrainerCrash; 2], [EndReason::GpuFault, EndReason::TrainerCrash]] {
             let [one, other] = reasons;
             let two = [on(1, one, 0, Some("a")), on(2, other, 0, Some("b"))];
@@ -256,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn a_second_card_of_one_machine_blames_nobody_while_another_machine_would_do() {
-        let crash = |card| on(1, EndReason::TrainerCrash, 0, Some(card));
+    fn a_second_gpu_of_one_machine_blames_nobody_while_another_machine_would_do() {
+        let crash = |gpu| on(1, EndReason::TrainerCrash, 0, Some(gpu));
         assert_eq!(given_up(&[crash("a"), crash("b"), crash("c")]), None);
         let elsewhere = on(2, EndReason::TrainerCrash, 0, Some("d"));
         assert_eq!(given_up(&[crash("a"), crash("b"), elsewhere]).unwrap().0, 3);
@@ -278,16 +278,16 @@ mod tests {
     }
 
     #[test]
-    fn one_card_twice_a_cpu_and_a_quarantined_card_blame_nobody() {
-        let crash = |card| alone(EndReason::TrainerCrash, 0, card);
+    fn one_gpu_twice_a_cpu_and_a_quarantined_gpu_blame_nobody() {
+        let crash = |gpu| alone(EndReason::TrainerCrash, 0, gpu);
         assert_eq!(given_up(&[crash(Some("a")), crash(Some("a")), crash(None), crash(None)]), None);
-        let fault = |card| alone(EndReason::GpuFault, 0, card);
+        let fault = |gpu| alone(EndReason::GpuFault, 0, gpu);
         assert_eq!(given_up(&[fault(Some("a")), fault(None), fault(None)]), None);
     }
 
     #[test]
     fn an_epoch_in_between_starts_the_count_anew() {
-        let crash = |epochs, card| alone(EndReason::TrainerCrash, epochs, Some(card));
+        let crash = |epochs, gpu| alone(EndReason::TrainerCrash, epochs, Some(gpu));
         assert_eq!(given_up(&[crash(1, "a"), crash(2, "b"), crash(3, "c")]), None);
         let lost = |epochs| alone(EndReason::AgentLost, epochs, None);
         assert_eq!(given_up(&(0..20).map(lost).collect::<Vec<_>>()), None);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_one_machine_cut_off_often_is_not_given_up_when_it_makes_way() {
+    fn a_job_that_one_machine_cut_off_often_is_not_given_up_when_it_is_preempted() {
         for reason in [EndReason::Preempted, EndReason::Drained, EndReason::AgentUnfit] {
             let mut all: Vec<Failure> = (0..6).map(|_| on(1, EndReason::AgentLost, 0, None)).collect();
             all.push(alone(reason, 0, None));
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn making_way_is_no_setback() {
+    fn a_preemption_is_no_failure() {
         let away = |at: usize| on(1, [EndReason::Preempted, EndReason::Drained][at % 2], 0, Some("a"));
         assert_eq!(given_up(&(0..20).map(away).collect::<Vec<_>>()), None);
     }

@@ -1,14 +1,14 @@
-//! Many jobs submitted in one call: stored once, whole; a job of it gets a record of its own when
-//! something first happens to it.
+//! Job groups: many jobs submitted in one call. A group is stored once, whole; a job of it gets a record of its own
+//! when something first happens to it.
 //!
-//! A sweep is a batch of which only one spec and a grid of parameters are stored. What the grid says of
+//! A sweep is a group of which only one spec and a grid of parameters are stored. What the grid says of
 //! one job is worked out when somebody asks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use trainyard_types::{BatchId, JobId, JobSpec, Time, TrainPatch, TrainSpec};
+use trainyard_types::{JobGroupId, JobId, JobSpec, Time, TrainPatch, TrainSpec};
 
 use crate::record::JobRecord;
 
@@ -18,7 +18,7 @@ pub const SWEEP_LABEL: &str = "sweep";
 /// Jobs that were submitted at once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobGroupRecord {
-    pub id: BatchId,
+    pub id: JobGroupId,
     /// Who submitted them.
     pub user: Arc<str>,
     /// The client's request id, if it gave one.
@@ -27,11 +27,11 @@ pub struct JobGroupRecord {
     pub created: Time,
 }
 
-/// What a batch's jobs are to do.
+/// What a group's jobs are to do.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there is one for many jobs")]
 pub enum Content {
-    /// Each its own, in order; 1 to [`BatchId::MAX_JOBS`].
+    /// Each its own, in order; 1 to [`JobGroupId::MAX_JOBS`].
     Specs(Vec<Arc<JobSpec>>),
     /// All combinations of parameters on one spec.
     Sweep(Sweep),
@@ -42,7 +42,7 @@ pub enum Content {
 pub struct Sweep {
     /// What the combinations have in common.
     pub spec: JobSpec,
-    /// The last one varies fastest. None is empty, and all combinations are at most [`BatchId::MAX_JOBS`].
+    /// The last one varies fastest. None is empty, and all combinations are at most [`JobGroupId::MAX_JOBS`].
     pub axes: Vec<Axis>,
 }
 
@@ -55,27 +55,26 @@ pub struct Axis {
     pub values: Vec<(String, TrainPatch)>,
 }
 
-/// Which job of which batch.
+/// Which job of which group.
 #[derive(Debug, Clone)]
-pub struct JobGroupPlace {
-    /// The batch.
-    pub batch: Arc<JobGroupRecord>,
+pub struct JobGroupMember {
+    pub group: Arc<JobGroupRecord>,
     /// From 0.
     pub index: u32,
 }
 
-/// One job of one batch has one place; comparing all jobs of both would take long.
-impl PartialEq for JobGroupPlace {
+/// One job of one group has one place; comparing all jobs of both would take long.
+impl PartialEq for JobGroupMember {
     fn eq(&self, other: &Self) -> bool {
-        (self.batch.id, self.index) == (other.batch.id, other.index)
+        (self.group.id, self.index) == (other.group.id, other.index)
     }
 }
 
 impl Sweep {
-    /// How many combinations there are; `None` for more than [`BatchId::MAX_JOBS`].
+    /// How many combinations there are; `None` for more than [`JobGroupId::MAX_JOBS`].
     pub fn jobs(&self) -> Option<u32> {
         let product = |product: u32, axis: &Axis| product.checked_mul(u32::try_from(axis.values.len()).ok()?);
-        self.axes.iter().try_fold(1, product).filter(|&jobs| jobs <= BatchId::MAX_JOBS)
+        self.axes.iter().try_fold(1, product).filter(|&jobs| jobs <= JobGroupId::MAX_JOBS)
     }
 
     /// The value of each axis for combination `index`.
@@ -158,16 +157,16 @@ impl JobGroupRecord {
         (0..self.len()).map(move |index| {
             let spec = common.clone().unwrap_or_else(|| self.spec(index));
             let queued = JobRecord::queued(self.id.job(index), Arc::clone(&self.user), spec, self.created);
-            JobRecord { batch: Some(JobGroupPlace { batch: Arc::clone(self), index }), ..queued }
+            JobRecord { group: Some(JobGroupMember { group: Arc::clone(self), index }), ..queued }
         })
     }
 }
 
-/// How a batch is stored: specs as what tells them from the first one, which is given whole, so that
+/// How a group is stored: specs as what tells them from the first one, which is given whole, so that
 /// no default of a later version changes what an earlier one took in.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredJobGroup {
-    id: BatchId,
+    id: JobGroupId,
     user: String,
     request_id: Option<String>,
     created: Time,
@@ -185,12 +184,13 @@ struct SpecPatch {
     #[serde(default, skip_serializing_if = "is_default")]
     train: TrainPatch,
     /// Everything but the training, if any of it differs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    around: Option<Box<Around>>,
+    #[serde(rename = "around", default, skip_serializing_if = "Option::is_none")]
+    rest: Option<Box<RestOfSpec>>,
 }
 
+/// Everything of a spec but the training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Around {
+struct RestOfSpec {
     name: String,
     resources: trainyard_types::Resources,
     priority: i32,
@@ -203,7 +203,7 @@ fn is_default(patch: &TrainPatch) -> bool {
     *patch == TrainPatch::default()
 }
 
-impl Around {
+impl RestOfSpec {
     fn of(spec: &JobSpec) -> Self {
         let JobSpec { name, train: _, resources, priority, max_retries, time_limit, labels } = spec.clone();
         Self { name, resources, priority, max_retries, time_limit, labels }
@@ -217,7 +217,7 @@ impl Around {
 
 impl SpecPatch {
     fn between(first: &JobSpec, spec: &JobSpec) -> Self {
-        let around = first.name == spec.name
+        let is_same = first.name == spec.name
             && first.resources == spec.resources
             && first.priority == spec.priority
             && first.max_retries == spec.max_retries
@@ -225,20 +225,20 @@ impl SpecPatch {
             && first.labels == spec.labels;
         Self {
             train: TrainPatch::between(&first.train, &spec.train),
-            around: (!around).then(|| Box::new(Around::of(spec))),
+            rest: (!is_same).then(|| Box::new(RestOfSpec::of(spec))),
         }
     }
 
     fn spec(self, first: &JobSpec) -> JobSpec {
         let mut train = first.train.clone();
         self.train.apply(&mut train);
-        self.around.map_or_else(|| Around::of(first), |around| *around).with(train)
+        self.rest.map_or_else(|| RestOfSpec::of(first), |rest| *rest).with(train)
     }
 }
 
 impl From<&JobGroupRecord> for StoredJobGroup {
-    fn from(batch: &JobGroupRecord) -> Self {
-        let (sweep, specs) = match &batch.content {
+    fn from(group: &JobGroupRecord) -> Self {
+        let (sweep, specs) = match &group.content {
             Content::Specs(specs) => (None, specs.as_slice()),
             Content::Sweep(sweep) => (Some(sweep.clone()), &[][..]),
         };
@@ -247,10 +247,10 @@ impl From<&JobGroupRecord> for StoredJobGroup {
             specs.iter().skip(1).map(|spec| SpecPatch::between(first, spec)).collect::<Vec<_>>()
         };
         Self {
-            id: batch.id,
-            user: batch.user.to_string(),
-            request_id: batch.request_id.clone(),
-            created: batch.created,
+            id: group.id,
+            user: group.user.to_string(),
+            request_id: group.request_id.clone(),
+            created: group.created,
             sweep,
             first: first.map(|first| JobSpec::clone(first)),
             rest: first.map(between).unwrap_or_default(),
@@ -273,14 +273,6 @@ impl From<StoredJobGroup> for JobGroupRecord {
     }
 }
 
-/// A batch of which jobs are left.
-#[derive(Debug)]
-pub(crate) struct JobGroup {
-    pub(crate) record: Arc<JobGroupRecord>,
-    /// Its jobs that have not been forgotten.
-    pub(crate) left: u32,
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -300,7 +292,7 @@ mod tests {
             Axis { parameter: "seed".into(), values: seed },
         ];
         JobGroupRecord {
-            id: BatchId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001)),
+            id: JobGroupId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001)),
             user: "ada".into(),
             request_id: Some("r".into()),
             content: Content::Sweep(Sweep { spec, axes }),
@@ -310,22 +302,22 @@ mod tests {
 
     #[test]
     fn a_sweep_has_every_combination_once() {
-        let batch = sweep();
-        let found: Vec<(f64, u64)> = (0..batch.len())
-            .map(|index| batch.spec(index))
+        let group = sweep();
+        let found: Vec<(f64, u64)> = (0..group.len())
+            .map(|index| group.spec(index))
             .map(|spec| (spec.train.lr0, spec.train.seed))
             .collect();
         assert_eq!(found, [(0.01, 0), (0.01, 1), (0.01, 2), (0.02, 0), (0.02, 1), (0.02, 2)]);
         for index in 0..6 {
-            for (key, value) in &batch.spec(index).labels {
-                assert_eq!(batch.label(index, key).as_ref(), Some(value));
+            for (key, value) in &group.spec(index).labels {
+                assert_eq!(group.label(index, key).as_ref(), Some(value));
             }
         }
-        assert_eq!(batch.label(4, "lr0").unwrap(), "2e-2");
+        assert_eq!(group.label(4, "lr0").unwrap(), "2e-2");
     }
 
     #[test]
-    fn a_batch_is_stored_as_differences_and_reads_back() {
+    fn a_group_is_stored_as_differences_and_reads_back() {
         let first = JobSpec::new(TrainSpec::new(ModelScale::N, "/data/d.yaml"));
         let mut others = vec![first.clone(); 3];
         others[0].train.lr0 = 0.5;
@@ -333,11 +325,11 @@ mod tests {
         others[1].time_limit = Some(Duration::from_secs(60));
         let specs: Vec<_> = [first].into_iter().chain(others).map(Arc::new).collect();
         for content in [Content::Specs(specs), sweep().content] {
-            let batch = JobGroupRecord { content, ..sweep() };
-            let json = serde_json::to_string(&StoredJobGroup::from(&batch)).unwrap();
+            let group = JobGroupRecord { content, ..sweep() };
+            let json = serde_json::to_string(&StoredJobGroup::from(&group)).unwrap();
             assert_eq!(
                 JobGroupRecord::from(serde_json::from_str::<StoredJobGroup>(&json).unwrap()),
-                batch,
+                group,
                 "{json}"
             );
         }

@@ -1,22 +1,21 @@
 //! What the core holds: jobs, agents and users, and the indexes over them.
 //!
-//! Must not know: handlers, policies, or what is said of it to people.
+//! [`jobs::Jobs`], [`agents::Agents`] and [`user::Users`] own their records and indexes. Must not know: handlers,
+//! policies, or what is said of it to people.
 
-pub(crate) mod agent;
-pub(crate) mod agent_clock;
-pub(crate) mod agent_fitness;
-pub(crate) mod agent_status;
-pub(crate) mod availability;
+pub(crate) mod agents;
+pub(crate) mod counters;
 pub(crate) mod deadlines;
 pub(crate) mod expected_ends;
 pub(crate) mod failures;
-pub(crate) mod index;
 pub(crate) mod job;
 pub(crate) mod job_group;
+pub(crate) mod job_index;
+pub(crate) mod jobs;
+pub(crate) mod order_statistic;
+pub(crate) mod path_visibility;
 pub(crate) mod queue;
 pub(crate) mod quick_ends;
-pub(crate) mod ranked;
-pub(crate) mod sight;
+pub(crate) mod retention;
 pub(crate) mod slots;
-pub(crate) mod tally;
 pub(crate) mod user;

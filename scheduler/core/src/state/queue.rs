@@ -1,6 +1,6 @@
 //! The jobs that wait: by priority and user, and by what they ask for.
 //!
-//! Must not know agents, but for who cannot see the paths that jobs name. Jobs of one user with the same request
+//! Must not know agents, but for who cannot read the paths that jobs name. Jobs of one user with the same request
 //! and priority are interchangeable for placement but for their order, so that a decision looks at one of them and
 //! not at the whole queue.
 
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use trainyard_types::{AgentId, DeviceKind, JobId, Resources, Time};
 
 use crate::record::JobRecord;
-use crate::state::ranked::Ranked;
-use crate::state::sight::{JobPaths, Sight};
+use crate::state::order_statistic::OrderedSet;
+use crate::state::path_visibility::{JobPaths, PathVisibility};
 
 /// What a job asks for, in one spelling, so that equal wishes are equal values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,14 +55,14 @@ static NOBODY: BTreeSet<AgentId> = BTreeSet::new();
 /// submission.
 pub type Class = BTreeMap<Reverse<i32>, BTreeMap<Arc<str>, BTreeSet<JobId>>>;
 /// All queued jobs of one priority, by user.
-pub type Level = BTreeMap<Arc<str>, Ranked<JobId>>;
+pub type Level = BTreeMap<Arc<str>, OrderedSet<JobId>>;
 
 /// Paths that queued jobs name.
 #[derive(Debug, Default)]
 struct Named {
     jobs: usize,
     /// The agents that cannot see them.
-    lacking: BTreeSet<AgentId>,
+    excluded: BTreeSet<AgentId>,
 }
 
 /// All queued jobs. Those that wait for a retry's time have their place, too, but are not ready.
@@ -84,20 +84,20 @@ pub struct Queue {
 
 impl Queue {
     /// Puts a queued job into its place.
-    pub(crate) fn insert(&mut self, now: Time, job: &JobRecord, sight: &Sight) {
+    pub(crate) fn insert(&mut self, now: Time, job: &JobRecord, visibility: &PathVisibility) {
         let paths = JobPaths::of(job);
         let (len, level) = self.levels.entry(Reverse(job.spec.priority)).or_default();
-        let line = match level.get_mut(&job.user) {
-            Some(line) => line,
+        let jobs = match level.get_mut(&job.user) {
+            Some(jobs) => jobs,
             None => level.entry(Arc::clone(&job.user)).or_default(),
         };
-        if line.insert(job.id) {
+        if jobs.insert(job.id) {
             *len += 1;
             self.len += 1;
             match self.paths.get_mut(&paths) {
                 Some(named) => named.jobs += 1,
                 None => {
-                    let named = Named { jobs: 1, lacking: sight.lacking(&paths) };
+                    let named = Named { jobs: 1, excluded: visibility.excluded(&paths) };
                     self.paths.insert(Arc::new(paths.clone()), named);
                 }
             }
@@ -121,12 +121,12 @@ impl Queue {
         self.unready(job, &self.request_as(job, &paths));
         let priority = Reverse(job.spec.priority);
         if let Some((len, level)) = self.levels.get_mut(&priority)
-            && let Some(line) = level.get_mut(&job.user)
-            && line.remove(&job.id)
+            && let Some(jobs) = level.get_mut(&job.user)
+            && jobs.remove(&job.id)
         {
             *len -= 1;
             self.len -= 1;
-            if line.is_empty() {
+            if jobs.is_empty() {
                 level.remove(&job.user);
             }
             if level.is_empty() {
@@ -181,18 +181,18 @@ impl Queue {
     /// As [`Queue::request`], by the paths that the job names.
     fn request_as(&self, job: &JobRecord, paths: &JobPaths) -> Request {
         let known = self.paths.get_key_value(paths);
-        let paths = known.filter(|(_, named)| !named.lacking.is_empty()).map(|(paths, _)| Arc::clone(paths));
+        let paths = known.filter(|(_, named)| !named.excluded.is_empty()).map(|(paths, _)| Arc::clone(paths));
         Request { paths, avoids: job.failures.avoids(), ..Request::from(&job.spec.resources) }
     }
 
     /// The agents that cannot see what queued jobs with this request name.
-    pub(crate) fn lacking(&self, request: &Request) -> &BTreeSet<AgentId> {
-        request.paths.as_ref().map_or(&NOBODY, |paths| self.lacking_of(paths))
+    pub(crate) fn excluded(&self, request: &Request) -> &BTreeSet<AgentId> {
+        request.paths.as_ref().map_or(&NOBODY, |paths| self.excluded_for(paths))
     }
 
     /// The agents that cannot see these paths, if queued jobs name them.
-    pub(crate) fn lacking_of(&self, paths: &JobPaths) -> &BTreeSet<AgentId> {
-        self.paths.get(paths).map_or(&NOBODY, |named| &named.lacking)
+    pub(crate) fn excluded_for(&self, paths: &JobPaths) -> &BTreeSet<AgentId> {
+        self.paths.get(paths).map_or(&NOBODY, |named| &named.excluded)
     }
 
     /// Whether some queued job names these paths.
@@ -202,11 +202,11 @@ impl Queue {
 
     /// Agents see other things than before: jobs whose paths all agents see now, or not all any more, are filed
     /// anew. Costs steps in the number of paths that are named, and of jobs only when that happened.
-    pub(crate) fn look_again(&mut self, sight: &Sight, jobs: &BTreeMap<JobId, JobRecord>) {
+    pub(crate) fn refile(&mut self, visibility: &PathVisibility, jobs: &BTreeMap<JobId, JobRecord>) {
         let seen: Vec<(Arc<JobPaths>, BTreeSet<AgentId>)> =
-            self.paths.keys().map(|paths| (Arc::clone(paths), sight.lacking(paths))).collect();
-        let moves = |(paths, lacking): &&(Arc<JobPaths>, BTreeSet<AgentId>)| {
-            self.paths.get(paths).is_some_and(|named| named.lacking.is_empty() != lacking.is_empty())
+            self.paths.keys().map(|paths| (Arc::clone(paths), visibility.excluded(paths))).collect();
+        let moves = |(paths, excluded): &&(Arc<JobPaths>, BTreeSet<AgentId>)| {
+            self.paths.get(paths).is_some_and(|named| named.excluded.is_empty() != excluded.is_empty())
         };
         let moving: BTreeSet<Arc<JobPaths>> =
             seen.iter().filter(moves).map(|(paths, _)| Arc::clone(paths)).collect();
@@ -219,9 +219,9 @@ impl Queue {
         for job in &moved {
             self.unready(job, &self.request(job));
         }
-        for (paths, lacking) in seen {
+        for (paths, excluded) in seen {
             if let Some(named) = self.paths.get_mut(&paths) {
-                named.lacking = lacking;
+                named.excluded = excluded;
             }
         }
         for job in moved {
@@ -301,7 +301,7 @@ impl Queue {
     /// Whether the job is in the queue; whether it is ready; whether it waits for a retry's time.
     pub(crate) fn holds(&self, job: &JobRecord) -> (bool, bool, bool) {
         let (_, level) = self.above(job.spec.priority);
-        let queued = level.and_then(|level| level.get(&job.user)).is_some_and(|line| line.contains(&job.id));
+        let queued = level.and_then(|level| level.get(&job.user)).is_some_and(|jobs| jobs.contains(&job.id));
         let class = self.ready.get(&self.request(job));
         let users = class.and_then(|class| class.get(&Reverse(job.spec.priority)));
         let ready = users.and_then(|users| users.get(&job.user)).is_some_and(|jobs| jobs.contains(&job.id));
@@ -310,17 +310,17 @@ impl Queue {
     }
 
     /// Whether every path is known to be seen as the agents say.
-    pub(crate) fn sees_as(&self, sight: &Sight) -> bool {
-        self.paths.iter().all(|(paths, named)| named.lacking == sight.lacking(paths))
+    pub(crate) fn agrees_with(&self, visibility: &PathVisibility) -> bool {
+        self.paths.iter().all(|(paths, named)| named.excluded == visibility.excluded(paths))
     }
 
-    /// Ready and delayed jobs together, those in line, those counted by user, and by what they name: all equal
+    /// Ready and delayed jobs together, those in order, those counted by user, and by what they name: all equal
     /// [`Queue::len`] as long as the indexes agree.
     pub(crate) fn counts(&self) -> [usize; 4] {
         let users = self.ready.values().flat_map(BTreeMap::values);
         let ready: usize = users.flat_map(BTreeMap::values).map(BTreeSet::len).sum();
-        let in_line = self.levels.values().flat_map(|(_, level)| level.values()).map(Ranked::len).sum();
+        let ordered = self.levels.values().flat_map(|(_, level)| level.values()).map(OrderedSet::len).sum();
         let named = self.paths.values().map(|named| named.jobs).sum();
-        [ready + self.delayed.len(), in_line, self.users.values().sum(), named]
+        [ready + self.delayed.len(), ordered, self.users.values().sum(), named]
     }
 }

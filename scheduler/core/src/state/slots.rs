@@ -113,92 +113,124 @@ pub(crate) fn first_of<'a>(free: &'a BTreeSet<Location>, agent: &AgentRecord) ->
 
 /// Slots of one kind.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Offer {
-    /// All, busy ones included.
-    pub total: usize,
-    /// How many of them each agent has.
-    pub agents: BTreeMap<AgentId, usize>,
-    /// Those without an attempt.
-    pub free: BTreeSet<Location>,
+pub struct SlotPool {
+    total: usize,
+    by_agent: BTreeMap<AgentId, usize>,
+    free: BTreeSet<Location>,
 }
 
-impl Offer {
+impl SlotPool {
+    /// How many there are, busy ones included.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Those without an attempt.
+    pub(crate) fn free(&self) -> &BTreeSet<Location> {
+        &self.free
+    }
+
+    fn add(&mut self, location: Location, is_free: bool) {
+        self.total += 1;
+        *self.by_agent.entry(location.agent).or_default() += 1;
+        if is_free {
+            self.free.insert(location);
+        }
+    }
+
+    fn remove(&mut self, location: &Location) {
+        self.total -= 1;
+        if let Some(count) = self.by_agent.get_mut(&location.agent) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_agent.remove(&location.agent);
+            }
+        }
+        self.free.remove(location);
+    }
+
     /// All, busy ones included, and those that are free, but those of some agents.
-    pub(crate) fn without(&self, lacking: &BTreeSet<AgentId>) -> (usize, usize) {
-        if lacking.is_empty() {
+    pub(crate) fn without(&self, excluded: &BTreeSet<AgentId>) -> (usize, usize) {
+        if excluded.is_empty() {
             return (self.total, self.free.len());
         }
-        let lost: usize = lacking.iter().filter_map(|agent| self.agents.get(agent)).sum();
-        let free = self.free.iter().filter(|location| !lacking.contains(&location.agent)).count();
+        let lost: usize = excluded.iter().filter_map(|agent| self.by_agent.get(agent)).sum();
+        let free = self.free.iter().filter(|location| !excluded.contains(&location.agent)).count();
         (self.total - lost, free)
     }
 
     /// Whether any is free but those of some agents.
-    pub(crate) fn has_free_beside(&self, lacking: &BTreeSet<AgentId>) -> bool {
-        self.free.iter().any(|location| !lacking.contains(&location.agent))
+    pub(crate) fn has_free_without(&self, excluded: &BTreeSet<AgentId>) -> bool {
+        self.free.iter().any(|location| !excluded.contains(&location.agent))
     }
 
     /// Whether only these agents have any.
     pub(crate) fn is_only_of(&self, agents: impl Fn(AgentId) -> bool) -> bool {
-        self.agents.keys().all(|agent| agents(*agent))
+        self.by_agent.keys().all(|agent| agents(*agent))
     }
 }
 
-/// The slots that attempts may be placed on.
+/// The slots that attempts may be placed on: the open ones of connected agents.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Slots {
-    kinds: BTreeMap<Kind, Offer>,
+    kinds: BTreeMap<Kind, SlotPool>,
+    /// What of them is each agent's, in the order of its slots.
+    of_agent: BTreeMap<AgentId, Vec<(Kind, Location)>>,
 }
 
 impl Slots {
-    /// Adds a slot.
-    pub(crate) fn offer(&mut self, kind: Kind, location: Location, free: bool) {
-        let offer = self.kinds.entry(kind).or_default();
-        offer.total += 1;
-        *offer.agents.entry(location.agent).or_default() += 1;
-        if free {
-            offer.free.insert(location);
+    /// Has exactly these slots of an agent on offer, each with kind and GPU index.
+    pub(super) fn set_agent(
+        &mut self,
+        agent: &AgentRecord,
+        open: BTreeMap<Slot, (Kind, u32)>,
+        is_free: impl Fn(&Slot) -> bool,
+    ) {
+        self.remove_agent(agent.id);
+        let mut offered = Vec::with_capacity(open.len());
+        for (slot, (kind, index)) in open {
+            let is_free = is_free(&slot);
+            let location = Location { agent_name: agent.name.clone(), agent: agent.id, index, slot };
+            self.kinds.entry(kind.clone()).or_default().add(location.clone(), is_free);
+            offered.push((kind, location));
+        }
+        if !offered.is_empty() {
+            self.of_agent.insert(agent.id, offered);
         }
     }
 
-    /// Takes a slot out, free or not.
-    pub(crate) fn withdraw(&mut self, kind: &Kind, location: &Location) {
-        if let Some(offer) = self.kinds.get_mut(kind) {
-            offer.total -= 1;
-            if let Some(count) = offer.agents.get_mut(&location.agent) {
-                *count -= 1;
-                if *count == 0 {
-                    offer.agents.remove(&location.agent);
+    /// Takes the slots of an agent out, free or not.
+    pub(super) fn remove_agent(&mut self, agent: AgentId) {
+        for (kind, location) in self.of_agent.remove(&agent).into_iter().flatten() {
+            if let Some(pool) = self.kinds.get_mut(&kind) {
+                pool.remove(&location);
+                if pool.total == 0 {
+                    self.kinds.remove(&kind);
                 }
             }
-            offer.free.remove(location);
-            if offer.total == 0 {
-                self.kinds.remove(kind);
-            }
         }
     }
 
-    /// An attempt begins on an offered slot.
-    pub(crate) fn take(&mut self, kind: &Kind, location: &Location) {
-        if let Some(offer) = self.kinds.get_mut(kind) {
-            offer.free.remove(location);
+    /// An attempt begins on a slot.
+    pub(super) fn occupy(&mut self, kind: &Kind, location: &Location) {
+        if let Some(pool) = self.kinds.get_mut(kind) {
+            pool.free.remove(location);
         }
     }
 
-    /// An attempt on an offered slot is over.
-    pub(crate) fn release(&mut self, kind: &Kind, location: Location) {
-        if let Some(offer) = self.kinds.get_mut(kind) {
-            offer.free.insert(location);
+    /// An attempt on a slot is over; `false` when the slot is not on offer.
+    pub(super) fn release(&mut self, agent: AgentId, slot: &Slot) -> bool {
+        let Some(offered) = self.of_agent.get(&agent) else { return false };
+        let Ok(at) = offered.binary_search_by(|(_, location)| location.slot.cmp(slot)) else { return false };
+        let (kind, location) = &offered[at];
+        if let Some(pool) = self.kinds.get_mut(kind) {
+            pool.free.insert(location.clone());
         }
+        true
     }
 
-    /// Offers by kind, smaller GPUs first.
-    pub fn kinds(&self) -> &BTreeMap<Kind, Offer> {
+    /// The slots by kind, smaller GPUs first.
+    pub fn kinds(&self) -> &BTreeMap<Kind, SlotPool> {
         &self.kinds
     }
-}
-
-/// The place of `slot` on `agent`.
-pub(crate) fn location(agent: &AgentRecord, slot: Slot, index: u32) -> Location {
-    Location { agent_name: agent.name.clone(), agent: agent.id, index, slot }
 }

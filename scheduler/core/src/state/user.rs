@@ -36,15 +36,26 @@ pub struct UserRecord {
 /// A user, and what it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
-    pub(crate) record: UserRecord,
-    pub(crate) gpus: u32,
-    pub(crate) cpus: u32,
+    record: UserRecord,
+    /// GPUs that its attempts hold.
+    gpus: u32,
+    /// CPU slots that its attempts hold.
+    cpus: u32,
 }
 
 impl User {
     fn new(name: &str, now: Time) -> Self {
         let record = UserRecord { name: name.to_owned(), used: 0, as_of: now, typical_run: None };
         Self { record, gpus: 0, cpus: 0 }
+    }
+
+    pub(crate) fn record(&self) -> &UserRecord {
+        &self.record
+    }
+
+    /// The GPUs and the CPU slots that its attempts hold.
+    pub(crate) fn running(&self) -> (u32, u32) {
+        (self.gpus, self.cpus)
     }
 
     fn tenths(&self) -> u64 {
@@ -110,7 +121,7 @@ impl Users {
     }
 
     /// An attempt of the user goes on since before the scheduler was started.
-    pub(crate) fn adopt(&mut self, name: &Arc<str>, now: Time, device: DeviceKind, slots: u32) {
+    pub(crate) fn load_running(&mut self, name: &Arc<str>, now: Time, device: DeviceKind, slots: u32) {
         let user = self.by_name.entry(Arc::clone(name)).or_insert_with(|| User::new(name, now));
         *count(user, device) += slots;
     }
@@ -130,13 +141,7 @@ impl Users {
     }
 
     /// An attempt of the user holds nothing any more.
-    pub(crate) fn end(
-        &mut self,
-        config: &CoreConfig,
-        name: &str,
-        now: Time,
-        (device, slots): (DeviceKind, u32),
-    ) {
+    pub(crate) fn end(&mut self, config: &CoreConfig, name: &str, now: Time, device: DeviceKind, slots: u32) {
         let Some(user) = self.by_name.get_mut(name) else { return };
         (user.record.used, user.record.as_of) = (user.used(config, now), now.max(user.record.as_of));
         let running = count(user, device);

@@ -26,6 +26,13 @@ pub struct DataRecord {
     pub seen: u64,
 }
 
+/// How many images a trainer counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ImageCounts {
+    pub(crate) train: u64,
+    pub(crate) val: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Images {
     train: u64,
@@ -59,7 +66,7 @@ impl DataSets {
     pub(crate) fn count(
         &mut self,
         path: &Path,
-        (taken, val_images): (u64, u64),
+        counted: ImageCounts,
         fraction: f64,
     ) -> Option<(DataRecord, Option<PathBuf>)> {
         #[expect(
@@ -68,16 +75,16 @@ impl DataSets {
             clippy::cast_sign_loss,
             reason = "images are far below 2^52, and not negative"
         )]
-        let images = (taken as f64 / fraction).round() as u64;
+        let images = (counted.train as f64 / fraction).round() as u64;
         let same = |known: &Images| {
             // Rounded fractions give all images but for a few.
-            known.train.abs_diff(images) <= images / 100 && known.val == val_images
+            known.train.abs_diff(images) <= images / 100 && known.val == counted.val
         };
-        if self.images.get(path).is_some_and(same) || taken == 0 {
+        if self.images.get(path).is_some_and(same) || counted.train == 0 {
             return None;
         }
         let seen = self.by_age.last().map_or(0, |(seen, _)| seen + 1);
-        let record = DataRecord { path: path.to_owned(), images, val_images, seen };
+        let record = DataRecord { path: path.to_owned(), images, val_images: counted.val, seen };
         self.load(record.clone());
         let oldest = if self.images.len() > DATA_SETS { self.by_age.pop_first() } else { None };
         let forgotten = oldest.map(|(_, path)| path);
@@ -104,22 +111,24 @@ mod tests {
     #[test]
     fn the_newest_count_of_a_data_set_counts_and_the_oldest_set_is_forgotten() {
         let mut sets = DataSets::default();
+        let counted = |train| ImageCounts { train, val: 0 };
         let path = |number: usize| PathBuf::from(format!("/data/{number}.yaml"));
         for number in 0..DATA_SETS {
-            assert_eq!(sets.count(&path(number), (7, 0), 1.0).unwrap().1, None);
+            assert_eq!(sets.count(&path(number), counted(7), 1.0).unwrap().1, None);
         }
-        assert_eq!(sets.count(&path(0), (7, 0), 1.0), None);
-        assert_eq!(sets.count(&path(0), (8, 0), 1.0).unwrap().0.images, 8);
-        assert_eq!(sets.count(&path(DATA_SETS), (9, 0), 1.0).unwrap().1, Some(path(1)));
+        assert_eq!(sets.count(&path(0), counted(7), 1.0), None);
+        assert_eq!(sets.count(&path(0), counted(8), 1.0).unwrap().0.images, 8);
+        assert_eq!(sets.count(&path(DATA_SETS), counted(9), 1.0).unwrap().1, Some(path(1)));
         assert_eq!((sets.images(&path(0)), sets.images(&path(1))), (8, TYPICAL_IMAGES));
     }
 
     #[test]
     fn a_job_that_takes_a_fraction_does_not_make_the_data_set_smaller_for_others() {
         let (mut sets, path) = (DataSets::default(), Path::new("/data/cells.yaml"));
-        sets.count(path, (100, 300), 0.1);
+        let counted = |train| ImageCounts { train, val: 300 };
+        sets.count(path, counted(100), 0.1);
         assert_eq!((sets.images(path), sets.work(path, 1.0), sets.work(path, 0.1)), (1000, 1100.0, 200.0));
-        assert_eq!(sets.count(path, (333, 300), 1.0 / 3.0), None, "the same set, but for rounding");
-        assert_eq!(sets.count(path, (500, 300), 1.0).unwrap().0.images, 500);
+        assert_eq!(sets.count(path, counted(333), 1.0 / 3.0), None, "the same set, but for rounding");
+        assert_eq!(sets.count(path, counted(500), 1.0).unwrap().0.images, 500);
     }
 }

@@ -20,6 +20,7 @@ use trainyard_types::trainer::TrainerEvent;
 use crate::record::JobRecord;
 
 pub use self::cold_cache::{ColdCache, ColdRecord};
+pub(crate) use self::datasets::ImageCounts;
 pub use self::datasets::{DataRecord, DataSets};
 pub use self::early_stop::{EarlyStops, StopsRecord};
 pub use self::rates::{Rate, RateRecord, Rates, Workload};
@@ -27,7 +28,7 @@ pub use self::rates::{Rate, RateRecord, Rates, Workload};
 /// One thing that was learned, as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LearnedRecord {
+pub enum ThroughputRecord {
     /// A GPU's speed.
     Rate(RateRecord),
     /// A data set's size.
@@ -38,7 +39,7 @@ pub enum LearnedRecord {
     Cold(ColdRecord),
 }
 
-impl LearnedRecord {
+impl ThroughputRecord {
     /// Under which name it is stored: what has the same name is replaced.
     pub fn key(&self) -> String {
         match self {
@@ -73,13 +74,13 @@ pub struct Throughput {
 }
 
 impl Throughput {
-    pub(crate) fn load(&mut self, records: Vec<LearnedRecord>) {
+    pub(crate) fn load(&mut self, records: Vec<ThroughputRecord>) {
         for record in records {
             match record {
-                LearnedRecord::Rate(rate) => self.rates.load(rate),
-                LearnedRecord::Data(data) => self.datasets.load(data),
-                LearnedRecord::Stops(stops) => self.early_stops.load(&stops),
-                LearnedRecord::Cold(cold) => self.cold_cache.load(&cold),
+                ThroughputRecord::Rate(rate) => self.rates.load(rate),
+                ThroughputRecord::Data(data) => self.datasets.load(data),
+                ThroughputRecord::Stops(stops) => self.early_stops.load(&stops),
+                ThroughputRecord::Cold(cold) => self.cold_cache.load(&cold),
             }
         }
         self.rates.carry_over();
@@ -89,30 +90,29 @@ impl Throughput {
     pub(crate) fn count(
         &mut self,
         train: &TrainSpec,
-        images: (u64, u64),
-    ) -> Option<(LearnedRecord, Option<String>)> {
+        images: ImageCounts,
+    ) -> Option<(ThroughputRecord, Option<String>)> {
         let (record, forgotten): (_, Option<PathBuf>) =
             self.datasets.count(&train.data, images, train.fraction)?;
-        Some((LearnedRecord::Data(record), forgotten.map(|path| data_key(&path))))
+        Some((ThroughputRecord::Data(record), forgotten.map(|path| data_key(&path))))
     }
 }
 
-/// What an event tells beside how far its job is.
+/// What an event of a trainer tells of throughput.
 #[derive(Clone, Copy)]
-pub(crate) enum Told {
-    /// Images that it trains and validates with.
-    Images(u64, u64),
+pub(crate) enum Observation {
+    /// How many images its data set has.
+    Images(ImageCounts),
     /// A speed, and of what.
-    Rate(f64, Pace),
-    /// The job's place changed.
+    Rate(f64, RunPart),
+    /// How far the job is, and no more.
+    Progress,
     Nothing,
-    /// Nothing at all.
-    Silence,
 }
 
 /// Which part of an attempt a speed is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pace {
+pub(crate) enum RunPart {
     /// The first steps, which start everything up.
     Steps,
     /// Its first epoch, which fills caches.
@@ -121,9 +121,9 @@ pub(crate) enum Pace {
     LaterEpoch,
 }
 
-impl Pace {
-    /// How many values it counts as. A job's epochs are alike, so that a long job must not drown the others.
-    pub(crate) const fn counts(self) -> f64 {
+impl RunPart {
+    /// How many values a speed of it counts as. A job's epochs are alike, so that a long job must not drown the others.
+    pub(crate) const fn weight(self) -> f64 {
         match self {
             Self::Steps => 0.05,
             Self::FirstEpoch => 0.3,
@@ -133,32 +133,34 @@ impl Pace {
     }
 }
 
-impl Told {
-    /// `job` is as it was before.
+impl Observation {
+    /// What an event tells of a job, which is as it was before.
     pub(crate) fn of(event: &TrainerEvent, job: &JobRecord) -> Self {
         match event {
-            TrainerEvent::Started(started) => Self::Images(started.train_images, started.val_images),
+            TrainerEvent::Started(started) => {
+                Self::Images(ImageCounts { train: started.train_images, val: started.val_images })
+            }
             TrainerEvent::Epoch(epoch) => {
                 let setup = job.live_attempt().and_then(|attempt| attempt.setup.as_ref());
-                let pace = match epoch.epoch.saturating_sub(setup.map_or(0, |setup| setup.first_epoch)) {
-                    0 => Pace::FirstEpoch,
-                    1 => Pace::SecondEpoch,
-                    _ => Pace::LaterEpoch,
+                let part = match epoch.epoch.saturating_sub(setup.map_or(0, |setup| setup.first_epoch)) {
+                    0 => RunPart::FirstEpoch,
+                    1 => RunPart::SecondEpoch,
+                    _ => RunPart::LaterEpoch,
                 };
-                Self::Rate(epoch.images_per_second, pace)
+                Self::Rate(epoch.images_per_second, part)
             }
             TrainerEvent::Step(step) => {
                 let is_first = job.progress.as_ref().is_none_or(|progress| progress.images_per_second == 0.0);
-                if is_first { Self::Rate(step.images_per_second, Pace::Steps) } else { Self::Silence }
+                if is_first { Self::Rate(step.images_per_second, RunPart::Steps) } else { Self::Nothing }
             }
-            TrainerEvent::Finished(_) => Self::Nothing,
+            TrainerEvent::Finished(_) => Self::Progress,
             TrainerEvent::Checkpoint(_)
             | TrainerEvent::Memory(_)
             | TrainerEvent::Beat(_)
             | TrainerEvent::Workers(_)
             | TrainerEvent::BatchSize(_)
             | TrainerEvent::Log(_)
-            | TrainerEvent::Failed(_) => Self::Silence,
+            | TrainerEvent::Failed(_) => Self::Nothing,
         }
     }
 }

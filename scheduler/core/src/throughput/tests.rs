@@ -43,8 +43,8 @@ fn one_wild_value_moves_little_and_a_lasting_change_is_followed() {
 fn a_slow_start_is_made_up_for_by_the_first_epochs() {
     let mut rates = Rates::default();
     let n = workload(ModelScale::N);
-    for (rate, pace) in [(4.0, Pace::Steps), (30.0, Pace::FirstEpoch), (48.0, Pace::SecondEpoch)] {
-        rates.observe(n, CARD, rate, pace.counts());
+    for (rate, part) in [(4.0, RunPart::Steps), (30.0, RunPart::FirstEpoch), (48.0, RunPart::SecondEpoch)] {
+        rates.observe(n, CARD, rate, part.weight());
     }
     assert!(near(rates.estimate(&n, CARD).images_per_second, 48.0, 0.2), "{:?}", rates.estimate(&n, CARD));
 }
@@ -90,9 +90,9 @@ fn what_is_stored_reads_back_and_little_is_written() {
     assert!(written.len() <= 6, "{}", written.len());
     let mut again = Throughput::default();
     for record in written {
-        let record = LearnedRecord::Rate(record);
+        let record = ThroughputRecord::Rate(record);
         let text = serde_json::to_string(&record).unwrap();
-        let read: LearnedRecord = serde_json::from_str(&text).unwrap();
+        let read: ThroughputRecord = serde_json::from_str(&text).unwrap();
         assert_eq!((read.key(), &read), (record.key(), &record));
         again.load(vec![read]);
     }

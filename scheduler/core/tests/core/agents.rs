@@ -76,7 +76,7 @@ fn what_an_old_connection_says_changes_nothing() {
     let report =
         trainyard_types::Report { attempt: attempt(1, 1), sequence: 1, time: world.now, body: started() };
     let events = [
-        Event::Heartbeat { agent: agent(1), session: old, condition: AgentStatus::default() },
+        Event::Heartbeat { agent: agent(1), session: old, status: AgentStatus::default() },
         Event::Report { agent: agent(1), session: old, report },
         Event::AgentDisconnected { agent: agent(1), session: old },
         Event::AgentConnected { session: old, hello: hello(1, vec![], 0, vec![]) },

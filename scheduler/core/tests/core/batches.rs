@@ -5,7 +5,7 @@ use std::sync::Arc;
 use trainyard_scheduler_core::{
     Accepted, Axis, Content, Core, CoreConfig, Event, JobGroupRecord, Output, Refusal, Sweep, Write,
 };
-use trainyard_types::{BatchId, EndReason, JobSpec, JobState, TrainPatch};
+use trainyard_types::{EndReason, JobGroupId, JobSpec, JobState, TrainPatch};
 use uuid::Uuid;
 
 use crate::world::{START, World, commands, cpu_spec, ended};
@@ -19,12 +19,12 @@ pub fn sweep() -> Sweep {
 }
 
 pub fn batch(number: u128, request_id: &str, content: Content) -> Arc<JobGroupRecord> {
-    let (id, request_id) = (BatchId(Uuid::from_u128(number << 96)), Some(request_id.to_owned()));
+    let (id, request_id) = (JobGroupId(Uuid::from_u128(number << 96)), Some(request_id.to_owned()));
     Arc::new(JobGroupRecord { id, user: "ada".into(), request_id, content, created: START })
 }
 
 fn submit(world: &mut World, number: u128, content: Content) -> Output {
-    world.handle(Event::SubmitGroup { batch: batch(number, "r", content) })
+    world.handle(Event::SubmitGroup { group: batch(number, "r", content) })
 }
 
 fn specs(count: usize) -> Content {
@@ -59,9 +59,9 @@ fn a_sweeps_jobs_are_told_what_the_grid_says() {
     let next = assigned(&world.report(first.attempt, ended(EndReason::Completed))).unwrap();
     assert_eq!((next.spec.train.lr0, next.spec.train.seed), (0.01, 2));
     assert_eq!(next.spec.labels["seed"], "2");
-    let id = BatchId(Uuid::from_u128(1 << 96));
+    let id = JobGroupId(Uuid::from_u128(1 << 96));
     assert_eq!(next.spec.labels["sweep"], id.to_string());
-    let states = world.core.batch_states(world.core.batch(id).unwrap());
+    let states = world.core.group_states(world.core.group(id).unwrap());
     assert_eq!(states, [(JobState::Queued, 2), (JobState::Starting, 1), (JobState::Succeeded, 1)].into());
     // Three of four are still as they were submitted; a restart finds all four.
     let loaded = Core::load(CoreConfig::default(), world.now, world.store.stored());

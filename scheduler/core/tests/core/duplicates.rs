@@ -101,8 +101,8 @@ fn an_attempt_on_a_machine_whose_clock_is_a_day_behind_lasts_as_long_as_it_does(
     let mut world = World::new();
     world.now = Time(2 * day);
     let fitness = |now: Time| Fitness { clock: Some(Time(now.0 - day)), ..Fitness::default() };
-    let condition = AgentStatus { fitness: fitness(world.now), ..AgentStatus::default() };
-    world.connect(Hello { condition, ..hello(1, vec![], 1, vec![]) });
+    let status = AgentStatus { fitness: fitness(world.now), ..AgentStatus::default() };
+    world.connect(Hello { status, ..hello(1, vec![], 1, vec![]) });
     world.submit(1, cpu_spec());
     let tell = |world: &mut World, sequence, body: ReportBody| {
         let report = Report { attempt: attempt(1, 1), sequence, time: Time(world.now.0 - day), body };

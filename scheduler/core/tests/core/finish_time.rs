@@ -1,4 +1,4 @@
-//! The policy `finish-time`: who makes way for whom and when, who does not, and what users are told.
+//! The policy `finish-time`: who is preempted for whom and when, who is not, and what users are told.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub fn train(world: &mut World, number: u128, epoch: u32, rate: f64) -> Vec<Stri
 }
 
 #[test]
-fn a_long_job_makes_way_for_a_much_shorter_one_after_a_checkpoint_and_then_goes_on() {
+fn a_long_job_is_preempted_for_a_much_shorter_one_after_a_checkpoint_and_then_goes_on() {
     let mut world = world(vec![card("4090", 0, 24564)]);
     world.submit(1, spec(300));
     assert_eq!(train(&mut world, 1, 1, 10.0), ["ack 1/1 #3 to 1"], "nobody waits");
@@ -62,7 +62,7 @@ fn a_long_job_makes_way_for_a_much_shorter_one_after_a_checkpoint_and_then_goes_
     assert_eq!(train(&mut world, 1, 2, 10.0), ["ack 1/1 #5 to 1", "stop 1/1 at 1 PREEMPTED"]);
     let reason = &world.record(1).state_reason;
     assert!(
-        reason.starts_with("makes way for job ") && reason.ends_with("which takes about 5 min here"),
+        reason.starts_with("is preempted for job ") && reason.ends_with("which takes about 5 min here"),
         "{reason}"
     );
     assert_eq!(train(&mut world, 1, 3, 10.0), ["ack 1/1 #7 to 1"], "it has been told");
@@ -70,7 +70,7 @@ fn a_long_job_makes_way_for_a_much_shorter_one_after_a_checkpoint_and_then_goes_
     assert_eq!(commands(&output), ["ack 1/1 #8 to 1", "assign 2/1 to 1"]);
     assert_eq!((world.record(1).state, world.record(1).crashes), (JobState::Queued, 0));
     let history = world.history(2);
-    assert!(history[2].contains("made way"), "{history:?}");
+    assert!(history[2].contains("was preempted for it"), "{history:?}");
     train(&mut world, 2, 3, 10.0);
     let output = world.report(attempt(2, 1), ended(EndReason::Completed));
     assert_eq!(commands(&output), ["ack 2/1 #4 to 1", "assign 1/2 to 1"]);
@@ -78,7 +78,7 @@ fn a_long_job_makes_way_for_a_much_shorter_one_after_a_checkpoint_and_then_goes_
 }
 
 #[test]
-fn a_job_that_made_way_is_left_alone_until_it_has_run_for_hours() {
+fn a_job_that_was_preempted_is_left_alone_until_it_has_run_for_hours() {
     let mut world = world(vec![card("4090", 0, 24564), card("4090", 1, 24564)]);
     world.submit(1, spec(3000));
     world.submit(9, spec(3000));
@@ -102,7 +102,7 @@ fn a_job_that_made_way_is_left_alone_until_it_has_run_for_hours() {
 }
 
 #[test]
-fn nobody_makes_way_when_another_free_card_would_do() {
+fn nobody_is_preempted_when_another_free_gpu_would_do() {
     let mut world = world(vec![card("4090", 0, 24564), card("4090", 1, 24564)]);
     world.submit(1, spec(300));
     train(&mut world, 1, 1, 10.0);

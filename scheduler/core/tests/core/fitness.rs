@@ -7,7 +7,7 @@ use trainyard_scheduler_core::{
 };
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{
-    AttemptId, BatchId, EndReason, Fitness, JobSpec, JobState, ReportBody, TrainPatch, Unavailable,
+    AttemptId, EndReason, Fitness, JobGroupId, JobSpec, JobState, ReportBody, TrainPatch, Unavailable,
     UnavailableCause, UnfitKind,
 };
 
@@ -22,8 +22,8 @@ fn waiting_for(world: &World, number: u128) -> String {
     world.core.waiting(world.now, world.record(number).id).unwrap().reason
 }
 
-fn says(number: u128, slots: u32, condition: AgentStatus) -> Hello {
-    Hello { condition, ..hello(number, vec![], slots, vec![]) }
+fn says(number: u128, slots: u32, status: AgentStatus) -> Hello {
+    Hello { status, ..hello(number, vec![], slots, vec![]) }
 }
 
 fn worlds() -> impl Iterator<Item = World> {
@@ -57,11 +57,11 @@ fn a_job_goes_to_the_agent_whose_roots_cover_its_data_under_every_policy() {
 fn jobs_with_other_data_are_not_held_up_and_cards_of_all_kinds_are_told_apart_by_agent() {
     for mut world in worlds() {
         world.connect(Hello {
-            condition: fitness(&[("/a", "")], &[]),
+            status: fitness(&[("/a", "")], &[]),
             ..hello(1, vec![rtx_4090("a")], 0, vec![])
         });
         world.connect(Hello {
-            condition: fitness(&[("/b", "")], &[]),
+            status: fitness(&[("/b", "")], &[]),
             ..hello(2, vec![rtx_4090("b")], 0, vec![])
         });
         let on = |data: &str| {
@@ -83,8 +83,8 @@ fn jobs_with_other_data_are_not_held_up_and_cards_of_all_kinds_are_told_apart_by
 #[test]
 fn weights_to_begin_from_count_by_what_was_asked_for() {
     let mut world = World::new();
-    let condition = fitness(&[("/data", "")], &["/models/n.pt"]);
-    world.connect(says(1, 1, condition));
+    let status = fitness(&[("/data", "")], &["/models/n.pt"]);
+    world.connect(says(1, 1, status));
     let mut spec = cpu_spec();
     spec.train.pretrained = "/models/n.pt".into();
     world.connect(says(2, 0, fitness(&[("/data", "")], &[])));
@@ -123,7 +123,7 @@ fn a_path_that_no_agent_has_fails_at_once_with_each_agents_reason() {
         world.connect(says(2, 1, fitness(&[("/scratch", "")], &[])));
         // It has no slot that would do and is not asked.
         world.connect(Hello {
-            condition: fitness(&[("/data", "")], &[]),
+            status: fitness(&[("/data", "")], &[]),
             ..hello(3, vec![rtx_5070("a")], 0, vec![])
         });
         world.submit(1, cpu_spec());
@@ -235,14 +235,14 @@ fn what_a_job_of_a_sweep_over_data_sets_has_read_is_its_own_data_set() {
         let patch = TrainPatch { data: Some("/b/data.yaml".into()), ..TrainPatch::default() };
         let axis = Axis { parameter: "data".into(), values: vec![("/b/data.yaml".into(), patch)] };
         let batch = JobGroupRecord {
-            id: BatchId(uuid::Uuid::from_u128(1 << 96)),
+            id: JobGroupId(uuid::Uuid::from_u128(1 << 96)),
             user: "ada".into(),
             request_id: None,
             content: Content::Sweep(Sweep { spec: spec(), axes: vec![axis] }),
             created: world.now,
         };
         let swept = AttemptId { job: batch.id.job(0), number: 1 };
-        world.handle(Event::SubmitGroup { batch: batch.into() });
+        world.handle(Event::SubmitGroup { group: batch.into() });
         world.report(swept, started());
         world.report(swept, ended(EndReason::Completed));
         world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
@@ -301,7 +301,7 @@ fn a_machine_that_lacks_a_trainer_costs_its_jobs_nothing_however_often() {
     for number in 1..=9 {
         world.report(attempt(1, number), unfit(UnfitKind::TrainerMissing, ""));
         assert_eq!((world.record(1).state, world.record(1).crashes), (JobState::Queued, 0), "{number}");
-        // The slot is set aside, and later the job waits, too.
+        // The slot is in cooldown, and later the job waits, too.
         for _ in 0..40 {
             world.pass(Duration::from_secs(20));
             world.heartbeat(1);

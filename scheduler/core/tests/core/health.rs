@@ -42,8 +42,8 @@ fn a_card_whose_owner_is_back_gets_nothing_new_keeps_its_attempt_and_comes_back(
 fn a_card_that_is_not_well_at_the_first_word_gets_nothing() {
     let mut world = World::new();
     world.submit(1, spec());
-    let condition = closed(&rtx_4090("a"), UnavailableCause::Quarantined);
-    let hello = Hello { condition, ..hello(1, vec![rtx_4090("a")], 0, vec![]) };
+    let status = closed(&rtx_4090("a"), UnavailableCause::Quarantined);
+    let hello = Hello { status, ..hello(1, vec![rtx_4090("a")], 0, vec![]) };
     assert_eq!(commands(&world.connect(hello)), [""; 0]);
     assert!(waiting_for(&world, 1).starts_with("the only GPU that would do is quarantined: "));
 }
@@ -52,15 +52,15 @@ fn a_card_that_is_not_well_at_the_first_word_gets_nothing() {
 fn an_agent_that_takes_nothing_says_why_for_all_its_slots() {
     let mut world = World::new();
     let unavailable = "its disk is full".to_owned();
-    let condition = AgentStatus { unavailable, ..AgentStatus::default() };
-    world.connect(Hello { condition: condition.clone(), ..hello(1, vec![rtx_4090("a")], 1, vec![]) });
+    let status = AgentStatus { unavailable, ..AgentStatus::default() };
+    world.connect(Hello { status: status.clone(), ..hello(1, vec![rtx_4090("a")], 1, vec![]) });
     world.submit(1, cpu_spec());
     assert_eq!(
         waiting_for(&world, 1),
         "the only CPU slot that would do is on an agent that takes no jobs: slot 0 of `lab-1`, its disk is full"
     );
     assert_eq!(commands(&world.heartbeat(1)), ["assign 1/1 to 1"]);
-    assert_eq!(commands(&world.beat(1, condition)), [""; 0]);
+    assert_eq!(commands(&world.beat(1, status)), [""; 0]);
     world.submit(2, spec());
     assert_eq!(world.record(2).state, JobState::Queued);
 }
@@ -154,7 +154,7 @@ fn a_job_that_is_cut_off_five_times_in_a_row_has_failed_unless_it_gets_on() {
         world.report(attempt(1, number), started());
         world.report(attempt(1, number), ended(EndReason::AgentLost));
     }
-    // An epoch starts the count anew, and making way is none of it.
+    // An epoch starts the count anew, and a preemption is none of it.
     world.report(attempt(1, 5), started());
     world.report(attempt(1, 5), epoch(1));
     world.report(attempt(1, 5), ended(EndReason::AgentLost));
@@ -178,7 +178,7 @@ fn a_job_that_is_cut_off_five_times_in_a_row_has_failed_unless_it_gets_on() {
 }
 
 #[test]
-fn a_job_that_makes_way_is_next_again() {
+fn a_job_that_is_preempted_is_next_again() {
     let mut world = one_agent(vec![rtx_4090("a")]);
     world.submit(1, spec());
     world.submit(2, spec());

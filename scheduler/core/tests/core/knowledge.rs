@@ -54,7 +54,7 @@ fn a_job_that_ends_before_it_moves_gives_up_the_card() {
 }
 
 #[test]
-fn who_never_heard_that_it_makes_way_is_told_again() {
+fn who_never_heard_that_it_is_preempted_is_told_again() {
     let cards = vec![card("4090", 0, 24564)];
     let mut world = world(cards.clone());
     world.submit(1, spec(300));
@@ -67,7 +67,7 @@ fn who_never_heard_that_it_makes_way_is_told_again() {
 }
 
 #[test]
-fn overdue_jobs_that_no_card_can_serve_hide_nobody() {
+fn starving_jobs_that_no_gpu_can_serve_hide_nobody() {
     let mut world = world_with(CoreConfig { patience: HOUR, ..CoreConfig::default() });
     world.connect(hello(1, vec![card("4090", 0, 24564)], 0, vec![]));
     world.submit(1, spec(3000));
@@ -81,7 +81,7 @@ fn overdue_jobs_that_no_card_can_serve_hide_nobody() {
     world.submit(3, spec(1));
     let output = world.report(attempt(1, 1), ended(EndReason::Completed));
     assert_eq!(commands(&output)[1], "assign 2/1 to 1", "it has waited for as long as it must");
-    assert!(world.record(2).attempts[0].choice.as_ref().unwrap().overdue);
+    assert!(world.record(2).attempts[0].choice.as_ref().unwrap().starving);
 }
 
 /// Ada has had twenty hours of the only GPU when her short jobs and bob's longer one wait for it. Whose is next?
@@ -119,7 +119,7 @@ fn of_equal_cards_the_one_is_taken_whose_machine_holds_the_data_set() {
         hello.inventory.gpus[0].uuid.0.push_str(&number.to_string());
         if number == 2 {
             let cached_data = vec![("/data/cells.yaml".to_owned(), 640)];
-            hello.condition = AgentStatus { cached_data, ..AgentStatus::default() };
+            hello.status = AgentStatus { cached_data, ..AgentStatus::default() };
         }
         world.connect(hello);
     }
@@ -141,7 +141,7 @@ fn a_machine_that_must_decode_first_is_slower_by_as_much_as_was_seen() {
         world.report(attempt(number, 1), ended(EndReason::Completed));
     }
     let mut warm = hello(2, vec![card("4090", 1, 24564)], 0, vec![]);
-    warm.condition.cached_data = vec![("/data/cells.yaml".to_owned(), 640)];
+    warm.status.cached_data = vec![("/data/cells.yaml".to_owned(), 640)];
     world.submit(30, spec(3));
     let cold = world.record(30).attempts[0].expected_end.unwrap().since(world.now);
     world.connect(warm);
@@ -174,7 +174,7 @@ fn a_card_that_was_seen_to_be_too_small_for_one_image_gets_no_such_job() {
         failed_batch_size: Some(1),
     };
     let mut small = hello(1, vec![card("4060", 0, 8188)], 0, vec![]);
-    small.condition = AgentStatus { fit_records: vec![record], ..AgentStatus::default() };
+    small.status = AgentStatus { fit_records: vec![record], ..AgentStatus::default() };
     world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
     world.submit(1, large.clone());
     world.connect(small.clone());

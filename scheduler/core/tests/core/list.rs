@@ -67,9 +67,9 @@ fn a_sweeps_jobs_are_found_by_its_id_and_by_what_its_grid_says() {
     let mut world = World::new();
     let record = batch(1, "r", Content::Sweep(sweep()));
     let id = record.id;
-    world.handle(Event::SubmitGroup { batch: record });
+    world.handle(Event::SubmitGroup { group: record });
     world.submit(9, cpu_spec());
-    let of_sweep = Filter { batch: Some(id), ..Filter::default() };
+    let of_sweep = Filter { group: Some(id), ..Filter::default() };
     assert_eq!(all(&world, &of_sweep, 3), [id.job(3), id.job(2), id.job(1), id.job(0)]);
     let labels = BTreeMap::from([("lr0".to_owned(), "0.02".to_owned())]);
     assert_eq!(all(&world, &Filter { labels, ..Filter::default() }, 10), [id.job(3), id.job(2)]);
@@ -82,7 +82,7 @@ fn one_page_looks_at_so_many_jobs_and_no_more() {
     let mut world = World::new();
     world.submit(1, labelled("red", "the first"));
     let specs = std::iter::repeat_n(Arc::new(cpu_spec()), LOOKED_AT + 5).collect();
-    world.core.handle(world.now, Event::SubmitGroup { batch: batch(1, "r", Content::Specs(specs)) });
+    world.core.handle(world.now, Event::SubmitGroup { group: batch(1, "r", Content::Specs(specs)) });
     let filter = Filter { name_prefix: "the first".into(), ..Filter::default() };
     let page = world.core.list(&filter, None, 10);
     assert!(page.jobs.is_empty() && page.next.is_some());

@@ -211,7 +211,7 @@ fn a_machine_whose_cards_all_fail_is_closed_whole() {
 fn a_sweep_of_bad_jobs_counts_as_one() {
     use std::sync::Arc;
     let mut world = lab();
-    let batch = trainyard_types::BatchId(uuid::Uuid::from_u128(1 << 96));
+    let batch = trainyard_types::JobGroupId(uuid::Uuid::from_u128(1 << 96));
     let content = trainyard_scheduler_core::Content::Specs((0..5).map(|_| Arc::new(cpu_spec())).collect());
     let record = trainyard_scheduler_core::JobGroupRecord {
         id: batch,
@@ -220,7 +220,7 @@ fn a_sweep_of_bad_jobs_counts_as_one() {
         content,
         created: world.now,
     };
-    world.handle(Event::SubmitGroup { batch: Arc::new(record) });
+    world.handle(Event::SubmitGroup { group: Arc::new(record) });
     for index in 0..5 {
         let job = world.core.job(batch.job(index)).unwrap();
         let newest = job.attempts.last().unwrap().id;

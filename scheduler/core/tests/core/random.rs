@@ -10,7 +10,7 @@ use trainyard_scheduler_core::{
 };
 use trainyard_types::trainer::{Epoch, TrainerEvent};
 use trainyard_types::{
-    AgentId, AttemptId, BatchId, Checkpoint, EndReason, GpuUuid, JobId, JobSpec, Report, ReportBody,
+    AgentId, AttemptId, Checkpoint, EndReason, GpuUuid, JobGroupId, JobId, JobSpec, Report, ReportBody,
     Resources, Session, SlotReleased, UnavailableCause, UnfitKind,
 };
 
@@ -153,8 +153,8 @@ fn config() -> CoreConfig {
     }
 }
 
-fn batch(number: u128) -> BatchId {
-    BatchId(uuid::Uuid::from_u128(number << 96))
+fn batch(number: u128) -> JobGroupId {
+    JobGroupId(uuid::Uuid::from_u128(number << 96))
 }
 
 /// Jobs above 6 are the first ones of the batches.
@@ -185,7 +185,7 @@ fn cards_of(number: u128, from: usize) -> Vec<GpuUuid> {
     gpus.into_iter().map(|gpu| gpu.uuid).chain([GpuUuid("GPU-none".into())]).skip(from).take(1).collect()
 }
 
-fn condition_of(number: u128, kind: u8) -> AgentStatus {
+fn status_of(number: u128, kind: u8) -> AgentStatus {
     let gpus = hello_of(number, vec![]).inventory.gpus;
     let causes = [UnavailableCause::Owner, UnavailableCause::ForeignUse, UnavailableCause::Quarantined];
     let paths = |roots: &[(&str, &str)], missing: &[&str]| fitness(roots, missing);
@@ -239,7 +239,7 @@ fn event(
             let user = if number.is_multiple_of(2) { "ada" } else { "bob" };
             Event::Submit { request_id, job: job(number), user: user.into(), spec: spec_of(kind) }
         }
-        Step::Batch { number, .. } if core.batch(batch(number)).is_some() => return None,
+        Step::Batch { number, .. } if core.group(batch(number)).is_some() => return None,
         Step::Batch { number, sweep: is_sweep } => {
             let specs = || (0..3).map(|kind| Arc::new(spec_of(kind))).collect();
             let content = if is_sweep { Content::Sweep(sweep()) } else { Content::Specs(specs()) };
@@ -247,9 +247,9 @@ fn event(
             let request_id = Some(format!("batch-{}", number / 2));
             let record =
                 JobGroupRecord { id: batch(number), user: user.into(), request_id, content, created: now };
-            Event::SubmitGroup { batch: Arc::new(record) }
+            Event::SubmitGroup { group: Arc::new(record) }
         }
-        Step::CancelBatch(number) => Event::CancelMany { jobs: core.batch(batch(number))?.ids().collect() },
+        Step::CancelBatch(number) => Event::CancelMany { jobs: core.group(batch(number))?.ids().collect() },
         Step::Archived(done) => {
             let job = *archives.first()?;
             let revision = core.job(job).filter(|_| done).map(|job| job.revision);
@@ -271,7 +271,7 @@ fn event(
         }
         Step::Heartbeat { agent: number, stale, kind } => {
             let session = if stale { Session(1) } else { session_of(agent(number))? };
-            Event::Heartbeat { agent: agent(number), session, condition: condition_of(number, kind) }
+            Event::Heartbeat { agent: agent(number), session, status: status_of(number, kind) }
         }
         Step::Drain { agent: number, keep_running } => Event::Drain { agent: agent(number), keep_running },
         Step::Resume(number) => Event::Resume { agent: agent(number) },

@@ -38,7 +38,7 @@ fn the_oldest_of_too_many_is_archived_and_only_then_forgotten() {
         );
     }
     assert_eq!(world.core.jobs().count(), 4, "not before its archive is there");
-    assert_eq!(archived(&mut world, 1, true), [Write::Forget { job: job(1), batch: None }]);
+    assert_eq!(archived(&mut world, 1, true), [Write::Forget { job: job(1), group: None }]);
     assert!(world.core.job(job(1)).is_none());
     // One that fails is tried again later.
     assert_eq!(archived(&mut world, 2, false), []);
@@ -80,7 +80,7 @@ fn a_job_that_is_too_old_is_archived_unless_its_user_wants_it_again() {
 fn a_batch_is_forgotten_with_its_last_job() {
     let mut world = World::with(CoreConfig { keep_finished: 0, ..CoreConfig::default() });
     let record = batch(1, "r", Content::Sweep(sweep()));
-    world.handle(Event::SubmitGroup { batch: record.clone() });
+    world.handle(Event::SubmitGroup { group: record.clone() });
     let output = world.handle(Event::CancelMany { jobs: record.ids().collect() });
     assert_eq!(output.archive.len(), 4);
     let mut kinds = Vec::new();
@@ -89,9 +89,9 @@ fn a_batch_is_forgotten_with_its_last_job() {
         kinds.extend(writes.iter().map(|write| matches!(write, Write::ForgetJobGroup(_))));
     }
     assert_eq!(kinds, [false, false, false, false, true]);
-    assert!(world.core.batch(record.id).is_none());
+    assert!(world.core.group(record.id).is_none());
     // A request id is remembered for as long as its jobs are.
-    let again = world.handle(Event::SubmitGroup { batch: batch(2, "r", Content::Sweep(sweep())) });
+    let again = world.handle(Event::SubmitGroup { group: batch(2, "r", Content::Sweep(sweep())) });
     assert!(again.reply.unwrap().is_ok_and(|accepted| !accepted.repeated));
 }
 

@@ -114,8 +114,8 @@ const EVENTS: [Step; 30] = [
     ("drain, runs on", |world| vec![drain(world, true)]),
     ("resume", |world| vec![world.handle(Event::Resume { agent: agent(1) })]),
     ("takes nothing", |world| {
-        let condition = AgentStatus { unavailable: "its disk is full".into(), ..AgentStatus::default() };
-        vec![world.beat(1, condition)]
+        let status = AgentStatus { unavailable: "its disk is full".into(), ..AgentStatus::default() };
+        vec![world.beat(1, status)]
     }),
     ("connection lost", |world| vec![world.disconnect(1)]),
     ("lease over", |world| world.pass(Duration::from_secs(35))),

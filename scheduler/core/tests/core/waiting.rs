@@ -79,7 +79,7 @@ fn a_job_whose_card_failed_says_so() {
     world.report(attempt(1, 1), ended(EndReason::GpuFault));
     assert_eq!(
         reason(&world, 1),
-        "the only GPU that would do is set aside after a fault: GPU 0 of `lab-1`, until 00:21:40 UTC"
+        "the only GPU that would do is in cooldown after a fault: GPU 0 of `lab-1`, until 00:21:40 UTC"
     );
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use trainyard_scheduler_core::{
     AgentRecord, AgentStatus, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, JobRecord,
-    LearnedRecord, Output, Stored, UserRecord, Write, invariants,
+    Output, Stored, ThroughputRecord, UserRecord, Write, invariants,
 };
 use trainyard_types::trainer::{Started, TrainerEvent};
 use trainyard_types::{
@@ -119,7 +119,7 @@ pub struct Store {
     pub jobs: BTreeMap<JobId, JobRecord>,
     pub agents: BTreeMap<AgentId, AgentRecord>,
     pub users: BTreeMap<String, UserRecord>,
-    pub learned: BTreeMap<String, LearnedRecord>,
+    pub throughput: BTreeMap<String, ThroughputRecord>,
     pub events: BTreeMap<JobId, Vec<EventRecord>>,
 }
 
@@ -136,15 +136,15 @@ impl Store {
                     );
                 }
                 Write::JobGroup(batch) => self.jobs.extend(batch.jobs().map(|job| (job.id, job))),
-                Write::Progress(pulse) => {
-                    self.jobs.get_mut(&pulse.job).unwrap().apply_progress(pulse.clone());
+                Write::Progress(progress) => {
+                    self.jobs.get_mut(&progress.job).unwrap().apply_progress(progress.clone());
                 }
                 Write::Agent(agent) => {
                     self.agents.insert(agent.id, agent.clone());
                 }
                 Write::ForgetAgent(agent) => assert!(self.agents.remove(agent).is_some(), "{agent}"),
-                Write::Learned(record) => drop(self.learned.insert(record.key(), record.clone())),
-                Write::Unlearn(key) => drop(self.learned.remove(key)),
+                Write::Throughput(record) => drop(self.throughput.insert(record.key(), record.clone())),
+                Write::ForgetThroughput(key) => drop(self.throughput.remove(key)),
                 Write::User(user) => {
                     self.users.insert(user.name.clone(), user.clone());
                 }
@@ -184,7 +184,7 @@ impl Store {
             jobs: jobs.values().cloned().collect(),
             agents: agents.values().cloned().collect(),
             users: users.values().cloned().collect(),
-            learned: self.learned.values().cloned().collect(),
+            throughput: self.throughput.values().cloned().collect(),
         }
     }
 }
@@ -273,14 +273,14 @@ impl World {
     }
 
     /// As [`World::heartbeat`], with what the agent says of itself.
-    pub fn beat(&mut self, number: u128, condition: AgentStatus) -> Output {
+    pub fn beat(&mut self, number: u128, status: AgentStatus) -> Output {
         let session = self.session(agent(number));
-        self.handle(Event::Heartbeat { agent: agent(number), session, condition })
+        self.handle(Event::Heartbeat { agent: agent(number), session, status })
     }
 
     pub fn heartbeat(&mut self, number: u128) -> Output {
         let session = self.session(agent(number));
-        self.handle(Event::Heartbeat { agent: agent(number), session, condition: AgentStatus::default() })
+        self.handle(Event::Heartbeat { agent: agent(number), session, status: AgentStatus::default() })
     }
 
     /// The agent that holds the attempt reports next what it did not report yet.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use trainyard_scheduler_core::{
-    Accepted, AgentState, AgentView, Command, Content, Core, Event, Hello, JobGroupRecord, JobRecord,
-    Refusal, Subject, Tally, Waiting,
+    Accepted, AgentState, AgentView, Command, Content, Core, Counters, Event, Hello, JobGroupRecord,
+    JobRecord, Refusal, Subject, Waiting,
 };
-use trainyard_types::{AgentId, BatchId, JobId, JobSpec, JobState, LeaderEpoch, Session, Slot, Time};
+use trainyard_types::{AgentId, JobGroupId, JobId, JobSpec, JobState, LeaderEpoch, Session, Slot, Time};
 
 use super::meters::{HeartbeatAges, Meters};
 use super::role::Role;
@@ -190,15 +190,15 @@ impl Handle {
     ///
     /// # Errors
     /// The request id came with something else before, the user may not have so many; or [`Unavailable`].
-    pub async fn submit_batch(
+    pub async fn submit_group(
         &self,
         request_id: Option<String>,
         user: String,
         content: Content,
     ) -> Result<JobView, RequestError> {
-        let id = BatchId(uuid::Uuid::now_v7());
-        let batch = JobGroupRecord { id, user: user.into(), request_id, content, created: Time(0) };
-        self.request(Event::SubmitGroup { batch: Arc::new(batch) }).await
+        let id = JobGroupId(uuid::Uuid::now_v7());
+        let group = JobGroupRecord { id, user: user.into(), request_id, content, created: Time(0) };
+        self.request(Event::SubmitGroup { group: Arc::new(group) }).await
     }
 
     /// Ends many jobs.
@@ -330,7 +330,7 @@ pub struct Census {
     /// Slots that are closed because jobs ended there too soon.
     pub shut_slots: usize,
     /// Since this scheduler leads.
-    pub tally: Tally,
+    pub counters: Counters,
     /// Since this scheduler leads.
     pub meters: Meters,
     /// How long ago agents were last heard of.
@@ -355,7 +355,7 @@ impl Live<'_> {
             gpus: self.gpus(),
             handing_in: self.core.handing_in(),
             shut_slots: self.core.shut_slots(),
-            tally: self.core.tally().clone(),
+            counters: self.core.counters().clone(),
             meters: self.meters.clone(),
             heartbeat_ages: self.core.agents().map(age).collect(),
         }

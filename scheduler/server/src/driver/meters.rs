@@ -68,8 +68,8 @@ impl Meters {
     /// That is durable now, and the core is as it was after it, or later.
     pub(super) fn written(&mut self, write: &Write, core: &Core) {
         match write {
-            Write::JobGroup(batch) => self.submitted += u64::from(batch.len()),
-            Write::Job(job) if job.revision == 1 && job.batch.is_none() => self.submitted += 1,
+            Write::JobGroup(group) => self.submitted += u64::from(group.len()),
+            Write::Job(job) if job.revision == 1 && job.group.is_none() => self.submitted += 1,
             Write::JobEvents { job, events } => {
                 for event in events {
                     self.happened(*job, event, core);

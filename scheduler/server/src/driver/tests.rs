@@ -220,7 +220,7 @@ async fn all_slots_of_a_large_agent_are_filled_at_once() {
     let large = Hello { inventory: Inventory { cpu_slots: 1000, ..Inventory::default() }, ..hello() };
     let mut opened = handle.open(large).await.unwrap();
     let specs = (0..1000).map(|_| Arc::new(spec())).collect();
-    handle.submit_batch(None, "ada".into(), Content::Specs(specs)).await.unwrap();
+    handle.submit_group(None, "ada".into(), Content::Specs(specs)).await.unwrap();
     for _ in 0..1000 {
         assert!(matches!(opened.commands.recv().await, Some(Command::Assign { .. })));
     }

@@ -77,8 +77,8 @@ async fn listen(
     while let Ok(Some(message)) = inbound.message().await {
         match message.message {
             Some(Message::Heartbeat(heartbeat)) => {
-                let condition = parse_condition(heartbeat)?;
-                context.driver.say(Event::Heartbeat { agent, session, condition }, &places).await?;
+                let status = parse_status(heartbeat)?;
+                context.driver.say(Event::Heartbeat { agent, session, status }, &places).await?;
             }
             Some(Message::Report(report)) => {
                 let report = report.try_into()?;
@@ -110,7 +110,7 @@ async fn tell(
     Err(SESSION_OVER)
 }
 
-fn parse_condition(heartbeat: pb::Heartbeat) -> Result<AgentStatus, InvalidMessage> {
+fn parse_status(heartbeat: pb::Heartbeat) -> Result<AgentStatus, InvalidMessage> {
     let pb::Heartbeat { gpus, fit_records, unavailable, cached_data, fitness } = heartbeat;
     let (_, telemetry) = parse_gpus(gpus)?;
     let fit_records = parse_fit_records(fit_records)?;
@@ -154,16 +154,9 @@ impl AgentService for Agents {
             instance,
         } = read_hello(&mut inbound).await?;
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
-        let condition = AgentStatus { telemetry, unavailable, fit_records, cached_data, fitness };
-        let hello = trainyard_scheduler_core::Hello {
-            agent,
-            name,
-            version,
-            inventory,
-            attempts,
-            condition,
-            instance,
-        };
+        let status = AgentStatus { telemetry, unavailable, fit_records, cached_data, fitness };
+        let hello =
+            trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts, status, instance };
         let opened = self.0.driver.open(hello).await.map_err(ApiError::from)?;
         let (outbound, stream) = mpsc::channel(BACKLOG);
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);

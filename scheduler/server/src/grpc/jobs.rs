@@ -14,7 +14,7 @@ use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 
 use super::page::{self, Page};
 use super::status::{ApiError, JOBS_HINT, not_there};
-use super::{Context, batches, diagnose, translate};
+use super::{Context, diagnose, job_groups, translate};
 use crate::driver::{JobView, Live, Mark};
 use crate::history;
 
@@ -134,7 +134,7 @@ fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
     let filters = format!("jobs {states:?} {user:?} {labels:?} {name_prefix:?} {sweep:?}");
     match Page::parse(request.page_size, &request.page_token, &filters) {
         Ok(page) if found.is_empty() => {
-            let filter = Filter { states, user, name_prefix, labels, batch: None };
+            let filter = Filter { states, user, name_prefix, labels, group: None };
             Ok(ListQuery { page, filter, sweep })
         }
         page => {
@@ -149,7 +149,7 @@ fn list(live: &Live<'_>, query: ListQuery) -> Result<pb::ListJobsResponse, ApiEr
     use prost::Message as _;
     let ListQuery { page, mut filter, sweep } = query;
     if !sweep.is_empty() {
-        filter.batch = Some(batches::find_sweep(live, &sweep)?.id);
+        filter.group = Some(job_groups::find_sweep(live, &sweep)?.id);
     }
     let before = page.after.as_deref().map(uuid::Uuid::from_slice).transpose();
     let before = before.map_err(|_| ApiError::field("page_token", page::NO_TOKEN))?.map(JobId);
@@ -264,25 +264,25 @@ impl JobService for Jobs {
         &self,
         request: Request<Streaming<pb::SubmitJobsRequest>>,
     ) -> Result<Response<pb::SubmitJobsResponse>, Status> {
-        batches::submit_jobs(&self.0, request).await.map(Response::new)
+        job_groups::submit_jobs(&self.0, request).await.map(Response::new)
     }
 
     async fn submit_sweep(
         &self,
         request: Request<pb::SubmitSweepRequest>,
     ) -> Result<Response<pb::SubmitSweepResponse>, Status> {
-        Ok(Response::new(batches::submit_sweep(&self.0, request).await?))
+        Ok(Response::new(job_groups::submit_sweep(&self.0, request).await?))
     }
 
     async fn get_sweep(&self, request: Request<pb::GetSweepRequest>) -> Result<Response<pb::Sweep>, Status> {
-        Ok(Response::new(batches::get_sweep(&self.0, request.into_inner().sweep_id).await?))
+        Ok(Response::new(job_groups::get_sweep(&self.0, request.into_inner().sweep_id).await?))
     }
 
     async fn cancel_sweep(
         &self,
         request: Request<pb::CancelSweepRequest>,
     ) -> Result<Response<pb::Sweep>, Status> {
-        Ok(Response::new(batches::cancel_sweep(&self.0, request.into_inner().sweep_id).await?))
+        Ok(Response::new(job_groups::cancel_sweep(&self.0, request.into_inner().sweep_id).await?))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {

@@ -2,9 +2,9 @@
 
 mod agents;
 mod artifacts;
-mod batches;
 mod cluster;
 mod diagnose;
+mod job_groups;
 mod jobs;
 pub mod manners;
 mod page;

@@ -16,7 +16,7 @@ use crate::peak;
 /// A job for its user.
 pub fn job(view: JobView) -> pb::Job {
     let JobView { record, waiting, estimated_end } = view;
-    let sweep = record.batch.as_ref().filter(|place| place.batch.is_sweep());
+    let sweep = record.group.as_ref().filter(|member| member.group.is_sweep());
     let estimate = waiting.as_ref().and_then(|waiting| waiting.estimated_start);
     pb::Job {
         id: record.id.to_string(),
@@ -36,7 +36,7 @@ pub fn job(view: JobView) -> pb::Job {
             start_time: Some(timestamp(estimate.start)),
             end_time: Some(timestamp(estimate.end)),
         }),
-        sweep_id: sweep.map(|place| place.batch.id.to_string()).unwrap_or_default(),
+        sweep_id: sweep.map(|member| member.group.id.to_string()).unwrap_or_default(),
         user: record.user.to_string(),
         state_reason: record.state_reason,
     }
@@ -72,15 +72,15 @@ fn choice(record: &Choice) -> pb::PlacementChoice {
         device: option.device.clone(),
         free: option.free,
         total: option.total,
-        takes: Some(duration(option.takes)),
+        takes: Some(duration(option.runtime)),
         waits: Some(duration(option.waits)),
         delays_others: Some(duration(option.delays_others)),
         measured: option.measured,
     };
     pb::PlacementChoice {
         options: record.options.iter().map(option).collect(),
-        made_way_job_id: record.made_way.map(|job| job.to_string()).unwrap_or_default(),
-        overdue: record.overdue,
+        made_way_job_id: record.preempted_for.map(|job| job.to_string()).unwrap_or_default(),
+        overdue: record.starving,
     }
 }
 
@@ -183,7 +183,7 @@ pub fn agent(view: &AgentView<'_>, notices: Vec<String>) -> pb::Agent {
         let unavailable = told.unavailable.clone().or_else(|| closed(view, &Slot::Gpu(gpu.uuid.clone())));
         pb::Gpu { job_id, reserved_until, unavailable, ..told }
     });
-    let fitness = &view.condition.fitness;
+    let fitness = &view.status.fitness;
     let cpu_slots = (0..inventory.cpu_slots).map(|index| pb::CpuSlot {
         index,
         job_id: job_on(Slot::Cpu(index)),
@@ -204,7 +204,7 @@ pub fn agent(view: &AgentView<'_>, notices: Vec<String>) -> pb::Agent {
         version: view.record.version.clone(),
         last_seen_time: Some(timestamp(view.last_seen)),
         drained: view.record.drain.is_some(),
-        unavailable: view.condition.unavailable.clone(),
+        unavailable: view.status.unavailable.clone(),
         fit_records: view.fit_records().iter().map(Into::into).collect(),
         data_roots: fitness.data_roots.iter().flatten().map(Into::into).collect(),
         missing_paths: fitness.missing_paths.clone(),
@@ -230,7 +230,7 @@ fn closed(view: &AgentView<'_>, slot: &Slot) -> Option<pb::Unavailable> {
         | Closed::Agent(_)
         | Closed::HandingIn(_)
         | Closed::Reserved(_)
-        | Closed::Card(_)
+        | Closed::Gpu(_)
         | Closed::Cooldown(_) => None,
     }
 }

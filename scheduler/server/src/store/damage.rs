@@ -50,7 +50,7 @@ async fn a_number_that_cannot_be_counted_on_from_is_set_aside_and_named() {
     let leader = lead(&store).await;
     let good = job();
     store.commit(leader, &[write(&good)]).await.unwrap();
-    let standing = |record: &JobRecord| {
+    let status = |record: &JobRecord| {
         let json = serde_json::to_string(&record.status_record()).unwrap();
         (keys::JOBS, record.id.to_string(), format!("{} {json}", record.revision))
     };
@@ -59,12 +59,12 @@ async fn a_number_that_cannot_be_counted_on_from_is_set_aside_and_named() {
     let damaged_jobs =
         [JobRecord { revision: u64::MAX, ..job() }, JobRecord { last_cursor: u64::MAX - 1, ..job() }, told];
     let user = UserRecord { name: "ada".into(), used: 1, as_of: Time(1), typical_run: Some(u64::MAX) };
-    let pulse =
+    let progress =
         ProgressRecord { job: good.id, attempt: 1, last_sequence: u64::MAX, last_cursor: 1, progress: None };
     let data = r#"{"data":{"path":"/d","images":1,"seen":18446744073709551615}}"#;
-    let mut damaged: Vec<(&str, String, String)> = damaged_jobs.iter().map(standing).collect();
+    let mut damaged: Vec<(&str, String, String)> = damaged_jobs.iter().map(status).collect();
     damaged.push((keys::USERS, "ada".into(), serde_json::to_string(&user).unwrap()));
-    damaged.push((keys::PULSES, good.id.to_string(), serde_json::to_string(&pulse).unwrap()));
+    damaged.push((keys::PULSES, good.id.to_string(), serde_json::to_string(&progress).unwrap()));
     damaged.push((keys::LEARNED, "data /d".into(), data.into()));
     for record in &damaged_jobs {
         let submission = serde_json::to_string(&record.submission()).unwrap();

@@ -10,18 +10,18 @@ pub const SCHEMA: &str = "{trainyard}:schema";
 pub const LEADER_EPOCH: &str = "{trainyard}:leader_epoch";
 /// Text that expires, the leader's lease: `INSTANCE ADDRESS`.
 pub const LEADER: &str = "{trainyard}:leader";
-/// Hash: job id to `REVISION JSON`, where the job stands. A batch's job is not in it until something happens
+/// Hash: job id to `REVISION JSON`, where the job stands. A group's job is not in it until something happens
 /// to it.
 pub const JOBS: &str = "{trainyard}:jobs";
-/// Hash: job id to JSON, what was submitted; not of a batch's jobs.
+/// Hash: job id to JSON, what was submitted; not of a group's jobs.
 pub const SPECS: &str = "{trainyard}:specs";
 /// Hash: job id to JSON, how far its live attempt has come.
 pub const PULSES: &str = "{trainyard}:pulses";
 /// Hash: user name to JSON.
 pub const USERS: &str = "{trainyard}:users";
-/// Hash: batch id to JSON, all that was submitted with it.
+/// Hash: job group id to JSON, all that was submitted with it.
 pub const BATCHES: &str = "{trainyard}:batches";
-/// Hash: id of a batch's job that has expired to nothing.
+/// Hash: id of a group's job that has expired to nothing.
 pub const FORGOTTEN: &str = "{trainyard}:forgotten";
 /// Hash: agent id to JSON.
 pub const AGENTS: &str = "{trainyard}:agents";

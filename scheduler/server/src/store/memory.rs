@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, LearnedRecord, UserRecord, Write};
+use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, ThroughputRecord, UserRecord, Write};
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ struct State {
     jobs: BTreeMap<JobId, JobRecord>,
     agents: BTreeMap<AgentId, AgentRecord>,
     users: BTreeMap<String, UserRecord>,
-    learned: BTreeMap<String, LearnedRecord>,
+    throughput: BTreeMap<String, ThroughputRecord>,
     events: BTreeMap<JobId, BTreeMap<u64, EventRecord>>,
     /// With the time of their arrival.
     telemetry: BTreeMap<(AgentId, Resolution), Vec<(Time, Sample)>>,
@@ -73,7 +73,7 @@ impl State {
             jobs: self.jobs.values().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
             users: self.users.values().cloned().collect(),
-            learned: self.learned.values().cloned().collect(),
+            throughput: self.throughput.values().cloned().collect(),
             quarantined: Vec::new(),
         }
     }
@@ -120,9 +120,9 @@ impl State {
             Write::Job(record) => {
                 self.jobs.insert(record.id, (**record).clone());
             }
-            Write::Progress(pulse) => {
-                if let Some(job) = self.jobs.get_mut(&pulse.job) {
-                    job.apply_progress(pulse.clone());
+            Write::Progress(progress) => {
+                if let Some(job) = self.jobs.get_mut(&progress.job) {
+                    job.apply_progress(progress.clone());
                 }
             }
             Write::Agent(record) => {
@@ -132,8 +132,8 @@ impl State {
                 self.users.insert(record.name.clone(), record.clone());
             }
             Write::ForgetAgent(id) => drop(self.agents.remove(id)),
-            Write::Learned(record) => drop(self.learned.insert(record.key(), record.clone())),
-            Write::Unlearn(key) => drop(self.learned.remove(key)),
+            Write::Throughput(record) => drop(self.throughput.insert(record.key(), record.clone())),
+            Write::ForgetThroughput(key) => drop(self.throughput.remove(key)),
             Write::JobEvents { job, events } => {
                 let stream = self.events.entry(*job).or_default();
                 let last = stream.last_key_value().map_or(0, |(&cursor, _)| cursor);

@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    AgentRecord, EventRecord, JobRecord, LearnedRecord, Stored, UserRecord, Write,
+    AgentRecord, EventRecord, JobRecord, Stored, ThroughputRecord, UserRecord, Write,
 };
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
@@ -137,15 +137,15 @@ pub struct Loaded {
     /// By name.
     pub users: Vec<UserRecord>,
     /// By key.
-    pub learned: Vec<LearnedRecord>,
+    pub throughput: Vec<ThroughputRecord>,
     /// Keys of records that could not be read and were set aside.
     pub quarantined: Vec<String>,
 }
 
 impl From<Loaded> for Stored {
     fn from(loaded: Loaded) -> Self {
-        let Loaded { jobs, agents, users, learned, quarantined: _ } = loaded;
-        Self { jobs, agents, users, learned }
+        let Loaded { jobs, agents, users, throughput, quarantined: _ } = loaded;
+        Self { jobs, agents, users, throughput }
     }
 }
 

@@ -10,7 +10,7 @@ use trainyard_scheduler_core::{
     Content, JobGroupRecord, JobRecord, Progress, ProgressRecord, UserRecord, Write,
 };
 use trainyard_types::{
-    BatchId, EndReason, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Time, TrainSpec,
+    EndReason, JobGroupId, JobId, JobSpec, JobState, LeaderEpoch, ModelScale, Time, TrainSpec,
 };
 use uuid::Uuid;
 
@@ -76,8 +76,8 @@ struct Model {
     cursors: BTreeMap<JobId, u64>,
 }
 
-fn batch_id(number: u128) -> BatchId {
-    BatchId(Uuid::from_u128((number + 1) << 96))
+fn batch_id(number: u128) -> JobGroupId {
+    JobGroupId(Uuid::from_u128((number + 1) << 96))
 }
 
 fn id(job: u128) -> JobId {
@@ -138,9 +138,10 @@ impl Model {
                 let (attempt, last_sequence) = (live.id.number, live.last_sequence + sequence);
                 let last_cursor = record.last_cursor;
                 let progress = Some(Box::new(Progress { epoch: 3, ..Progress::default() }));
-                let pulse = ProgressRecord { job: id(job), attempt, last_sequence, last_cursor, progress };
-                record.apply_progress(pulse.clone());
-                Write::Progress(pulse)
+                let record_of_progress =
+                    ProgressRecord { job: id(job), attempt, last_sequence, last_cursor, progress };
+                record.apply_progress(record_of_progress.clone());
+                Write::Progress(record_of_progress)
             }
             Op::Events { job, .. } if self.forgotten.contains(&id(job)) => return None,
             Op::Events { job, count } => {
@@ -172,7 +173,7 @@ impl Model {
                 let record = self.jobs.remove(&id(job))?;
                 self.cursors.remove(&id(job));
                 self.forgotten.push(id(job));
-                Write::Forget { job: id(job), batch: record.batch.map(|place| place.batch.id) }
+                Write::Forget { job: id(job), group: record.group.map(|member| member.group.id) }
             }
             Op::ForgetBatch(number) => {
                 let batch = Arc::clone(self.batches.get(&number)?);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use trainyard_scheduler_core::{
-    AgentRecord, JobGroupRecord, JobRecord, JobStatusRecord, LearnedRecord, ProgressRecord, StoredJobGroup,
-    Submission, UserRecord,
+    AgentRecord, JobGroupRecord, JobRecord, JobStatusRecord, ProgressRecord, StoredJobGroup, Submission,
+    ThroughputRecord, UserRecord,
 };
 use trainyard_types::{JobId, JobState};
 
@@ -25,13 +25,13 @@ fn parse_json<T: DeserializeOwned>(json: &str) -> Result<T, String> {
 }
 
 /// `REVISION JSON`: where a job stands, stored under its own id and revision.
-pub fn parse_standing(field: &str, value: &str) -> Result<JobStatusRecord<'static>, String> {
+pub fn parse_status(field: &str, value: &str) -> Result<JobStatusRecord<'static>, String> {
     let (revision, json) = value.split_once(' ').ok_or("has no revision")?;
-    let standing: JobStatusRecord<'static> = parse_json(json)?;
-    if standing.id.to_string() != field || standing.revision.to_string() != revision {
-        return Err(format!("is job {} at revision {}", standing.id, standing.revision));
+    let status: JobStatusRecord<'static> = parse_json(json)?;
+    if status.id.to_string() != field || status.revision.to_string() != revision {
+        return Err(format!("is job {} at revision {}", status.id, status.revision));
     }
-    Ok(standing)
+    Ok(status)
 }
 
 /// What was submitted.
@@ -41,11 +41,11 @@ pub fn parse_submission(field: &str, value: &str) -> Result<JobRecord, String> {
 }
 
 /// How far a job has come.
-pub fn parse_pulse(field: &str, value: &str) -> Result<ProgressRecord, String> {
-    let pulse: ProgressRecord = parse_json(value)?;
-    believable("last_sequence", pulse.last_sequence)?;
-    believable("last_cursor", pulse.last_cursor)?;
-    if pulse.job.to_string() == field { Ok(pulse) } else { Err(format!("is of job {}", pulse.job)) }
+pub fn parse_progress(field: &str, value: &str) -> Result<ProgressRecord, String> {
+    let progress: ProgressRecord = parse_json(value)?;
+    believable("last_sequence", progress.last_sequence)?;
+    believable("last_cursor", progress.last_cursor)?;
+    if progress.job.to_string() == field { Ok(progress) } else { Err(format!("is of job {}", progress.job)) }
 }
 
 /// A user's record must be stored under its name.
@@ -56,22 +56,22 @@ pub fn parse_user(field: &str, value: &str) -> Result<UserRecord, String> {
 }
 
 /// What was learned must be stored under its own key.
-pub fn parse_learned(field: &str, value: &str) -> Result<LearnedRecord, String> {
-    let record: LearnedRecord = parse_json(value)?;
-    if let LearnedRecord::Data(data) = &record {
+pub fn parse_throughput(field: &str, value: &str) -> Result<ThroughputRecord, String> {
+    let record: ThroughputRecord = parse_json(value)?;
+    if let ThroughputRecord::Data(data) = &record {
         believable("seen", data.seen)?;
         believable("images", data.images)?;
     }
     if record.key() == field { Ok(record) } else { Err(format!("is `{}`", record.key())) }
 }
 
-/// A batch must be stored under its own id, and have jobs.
-pub fn parse_batch(field: &str, value: &str) -> Result<Arc<JobGroupRecord>, String> {
-    let batch = JobGroupRecord::from(parse_json::<StoredJobGroup>(value)?);
-    if batch.id.to_string() != field {
-        return Err(format!("is batch {}", batch.id));
+/// A job group must be stored under its own id, and have jobs.
+pub fn parse_group(field: &str, value: &str) -> Result<Arc<JobGroupRecord>, String> {
+    let group = JobGroupRecord::from(parse_json::<StoredJobGroup>(value)?);
+    if group.id.to_string() != field {
+        return Err(format!("is job group {}", group.id));
     }
-    if batch.is_empty() { Err("has no jobs".to_owned()) } else { Ok(Arc::new(batch)) }
+    if group.is_empty() { Err("has no jobs".to_owned()) } else { Ok(Arc::new(group)) }
 }
 
 /// A job that has expired.
@@ -89,10 +89,10 @@ pub fn parse_agent(field: &str, value: &str) -> Result<AgentRecord, String> {
 #[derive(Debug, Default)]
 pub struct Parts {
     pub submitted: Vec<JobRecord>,
-    pub batches: Vec<Arc<JobGroupRecord>>,
+    pub groups: Vec<Arc<JobGroupRecord>>,
     pub forgotten: BTreeSet<JobId>,
-    pub standings: Vec<JobStatusRecord<'static>>,
-    pub pulses: Vec<ProgressRecord>,
+    pub statuses: Vec<JobStatusRecord<'static>>,
+    pub progress: Vec<ProgressRecord>,
 }
 
 /// A field that is readable, but not together with the others: its hash, its name, and why.
@@ -103,26 +103,26 @@ impl Parts {
     pub fn put_together(self) -> (Vec<JobRecord>, Vec<Unfit>) {
         let mut begun: BTreeMap<JobId, JobRecord> =
             self.submitted.into_iter().map(|job| (job.id, job)).collect();
-        let of_batches = self.batches.iter().flat_map(JobGroupRecord::jobs);
-        begun.extend(of_batches.filter(|job| !self.forgotten.contains(&job.id)).map(|job| (job.id, job)));
+        let of_groups = self.groups.iter().flat_map(JobGroupRecord::jobs);
+        begun.extend(of_groups.filter(|job| !self.forgotten.contains(&job.id)).map(|job| (job.id, job)));
         let mut unfit = Vec::new();
         let mut jobs = BTreeMap::new();
-        for standing in self.standings {
-            let id = standing.id;
+        for status in self.statuses {
+            let id = status.id;
             let job = begun.remove(&id).ok_or_else(|| "nothing is stored of its submission".to_owned());
-            match job.map(|job| job.at(standing)).and_then(|job| check(&job).map(|()| job)) {
+            match job.map(|job| job.at(status)).and_then(|job| check(&job).map(|()| job)) {
                 Ok(job) => drop(jobs.insert(id, job)),
                 Err(cause) => unfit.push((keys::JOBS, id.to_string(), cause)),
             }
         }
-        for pulse in self.pulses {
-            if let Some(job) = jobs.get_mut(&pulse.job) {
-                job.apply_progress(pulse);
+        for progress in self.progress {
+            if let Some(job) = jobs.get_mut(&progress.job) {
+                job.apply_progress(progress);
             }
         }
-        // Nothing has happened yet to these. A job that came alone always has a standing, unless somebody
+        // Nothing has happened yet to these. A job that came alone always has a status, unless somebody
         // has removed that.
-        jobs.extend(begun.into_iter().filter(|(_, job)| job.batch.is_some()));
+        jobs.extend(begun.into_iter().filter(|(_, job)| job.group.is_some()));
         (jobs.into_values().collect(), unfit)
     }
 }

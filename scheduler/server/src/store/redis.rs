@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::link::{Link, Source};
 use super::records::{
-    Parts, parse_agent, parse_batch, parse_forgotten, parse_learned, parse_pulse, parse_standing,
-    parse_submission, parse_user,
+    Parts, parse_agent, parse_forgotten, parse_group, parse_progress, parse_status, parse_submission,
+    parse_throughput, parse_user,
 };
 use super::writes::Batch;
 use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
@@ -272,18 +272,18 @@ impl RedisStore {
         leader: LeaderEpoch,
         quarantined: &mut Vec<String>,
     ) -> Result<Vec<trainyard_scheduler_core::JobRecord>, StoreError> {
-        let standings = self.records(leader, keys::JOBS, parse_standing, quarantined).await?;
+        let statuses = self.records(leader, keys::JOBS, parse_status, quarantined).await?;
         let lost_all = quarantined.iter().any(|key| key == keys::JOBS);
-        let pulses = self.records(leader, keys::PULSES, parse_pulse, quarantined).await?;
+        let progress = self.records(leader, keys::PULSES, parse_progress, quarantined).await?;
         let submitted = self.records(leader, keys::SPECS, parse_submission, quarantined).await?;
-        let mut batches = self.records(leader, keys::BATCHES, parse_batch, quarantined).await?;
+        let mut groups = self.records(leader, keys::BATCHES, parse_group, quarantined).await?;
         let forgotten = self.records(leader, keys::FORGOTTEN, parse_forgotten, quarantined).await?;
         if lost_all {
             // Which of their jobs have run is not known any more; none may begin anew.
-            batches.clear();
+            groups.clear();
         }
         let parts =
-            Parts { submitted, batches, forgotten: forgotten.into_iter().collect(), standings, pulses };
+            Parts { submitted, groups, forgotten: forgotten.into_iter().collect(), statuses, progress };
         let (jobs, unfit) = parts.put_together();
         for (key, field, cause) in unfit {
             self.quarantine_field(leader, key, &field, &cause, quarantined).await?;
@@ -380,8 +380,8 @@ impl Store for RedisStore {
             let jobs = self.load_jobs(leader, &mut quarantined).await?;
             let agents = self.records(leader, keys::AGENTS, parse_agent, &mut quarantined).await?;
             let users = self.records(leader, keys::USERS, parse_user, &mut quarantined).await?;
-            let learned = self.records(leader, keys::LEARNED, parse_learned, &mut quarantined).await?;
-            Ok(Loaded { jobs, agents, users, learned, quarantined })
+            let throughput = self.records(leader, keys::LEARNED, parse_throughput, &mut quarantined).await?;
+            Ok(Loaded { jobs, agents, users, throughput, quarantined })
         })
     }
 
@@ -389,17 +389,17 @@ impl Store for RedisStore {
         Box::pin(async move {
             // What a job stands on was written before or with where it stands, so it is read after that.
             let parts = Parts {
-                standings: self.readable(keys::JOBS, parse_standing).await?,
-                pulses: self.readable(keys::PULSES, parse_pulse).await?,
+                statuses: self.readable(keys::JOBS, parse_status).await?,
+                progress: self.readable(keys::PULSES, parse_progress).await?,
                 submitted: self.readable(keys::SPECS, parse_submission).await?,
-                batches: self.readable(keys::BATCHES, parse_batch).await?,
+                groups: self.readable(keys::BATCHES, parse_group).await?,
                 forgotten: self.readable(keys::FORGOTTEN, parse_forgotten).await?.into_iter().collect(),
             };
             let (jobs, _) = parts.put_together();
             let agents = self.readable(keys::AGENTS, parse_agent).await?;
             let users = self.readable(keys::USERS, parse_user).await?;
-            let learned = self.readable(keys::LEARNED, parse_learned).await?;
-            Ok(Loaded { jobs, agents, users, learned, quarantined: Vec::new() })
+            let throughput = self.readable(keys::LEARNED, parse_throughput).await?;
+            Ok(Loaded { jobs, agents, users, throughput, quarantined: Vec::new() })
         })
     }
 

@@ -51,8 +51,8 @@ impl<'a> Batch<'a> {
                 self.set(keys::BATCHES, record.id.to_string(), Some(json));
             }
             Write::Job(record) => self.job(record)?,
-            Write::Progress(pulse) => {
-                self.set(keys::PULSES, pulse.job.to_string(), Some(serde_json::to_vec(pulse)?));
+            Write::Progress(progress) => {
+                self.set(keys::PULSES, progress.job.to_string(), Some(serde_json::to_vec(progress)?));
             }
             Write::Agent(record) => {
                 self.set(keys::AGENTS, record.id.to_string(), Some(serde_json::to_vec(record)?));
@@ -67,13 +67,13 @@ impl<'a> Batch<'a> {
                     .get_or_insert_default()
                     .extend(events);
             }
-            Write::Forget { job, batch } => {
+            Write::Forget { job, group } => {
                 let field = job.to_string();
                 self.jobs.remove(job);
                 for hash in [keys::JOBS, keys::SPECS, keys::PULSES] {
                     self.set(hash, field.clone(), None);
                 }
-                if batch.is_some() {
+                if group.is_some() {
                     self.set(keys::FORGOTTEN, field, Some(Vec::new()));
                 }
                 self.streams.insert(*job, None);
@@ -84,10 +84,10 @@ impl<'a> Batch<'a> {
                     self.set(keys::FORGOTTEN, job.to_string(), None);
                 }
             }
-            Write::Learned(record) => {
+            Write::Throughput(record) => {
                 self.set(keys::LEARNED, record.key(), Some(serde_json::to_vec(record)?));
             }
-            Write::Unlearn(key) => self.set(keys::LEARNED, key.clone(), None),
+            Write::ForgetThroughput(key) => self.set(keys::LEARNED, key.clone(), None),
             Write::ForgetAgent(id) => self.set(keys::AGENTS, id.to_string(), None),
             Write::ForgetUser(name) => self.set(keys::USERS, name.clone(), None),
         }
@@ -103,7 +103,7 @@ impl<'a> Batch<'a> {
             return Err(StoreError::Conflict { job, stored, expected });
         }
         entry.1 = record;
-        if built_on == 0 && record.batch.is_none() {
+        if built_on == 0 && record.group.is_none() {
             let json = serde_json::to_vec(&record.submission())?;
             self.set(keys::SPECS, record.id.to_string(), Some(json));
         }

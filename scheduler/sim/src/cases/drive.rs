@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{
-    Command, Core, CoreConfig, DataRecord, Event, Hello, LearnedRecord, Output, Stored,
+    Command, Core, CoreConfig, DataRecord, Event, Hello, Output, Stored, ThroughputRecord,
 };
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
@@ -94,8 +94,8 @@ pub fn drive(case: &Case, config: CoreConfig) -> Result<Schedule, DriveError> {
     }
     let config =
         CoreConfig { lease: FOREVER, keep_finished_for: FOREVER, keep_finished: usize::MAX, ..config };
-    let learned = data_sets(case).into_iter().map(LearnedRecord::Data).collect();
-    let core = Core::load(config, START, Stored { learned, ..Stored::default() });
+    let throughput = data_sets(case).into_iter().map(ThroughputRecord::Data).collect();
+    let core = Core::load(config, START, Stored { throughput, ..Stored::default() });
     let mut world = World {
         case,
         core,

@@ -14,7 +14,7 @@ impl FinishTime {
     /// up of a queue is the sum over those in it.
     pub(super) fn queues_are_sound(&self, view: &ClusterView<'_>) -> bool {
         let ready: BTreeSet<JobId> = view
-            .queue
+            .queue()
             .ready()
             .values()
             .flat_map(|class| class.values())
@@ -46,7 +46,8 @@ impl FinishTime {
                 let position = (Reverse(queued.facts.priority), queued.sort_key, job);
                 queue.by_owner.get(&queued.facts.owner()).is_some_and(|jobs| jobs.contains(&position))
             });
-            let in_queues: usize = queue.by_owner.values().map(crate::state::ranked::Ranked::len).sum();
+            let in_queues: usize =
+                queue.by_owner.values().map(crate::state::order_statistic::OrderedSet::len).sum();
             let ends: BTreeSet<_> = queue.running.iter().map(|(&job, runner)| (runner.end, job)).collect();
             let counted = queue.ahead_of(i32::MIN, u64::MAX).shorter;
             in_queue
@@ -61,11 +62,11 @@ impl FinishTime {
 
     /// Preemptions and moves end with the jobs that they are about.
     fn preemptions_are_sound(&self, view: &ClusterView<'_>) -> bool {
-        let is_live = |job: &JobId| view.jobs.get(job).is_some_and(|job| job.live_attempt().is_some());
+        let is_live = |job: &JobId| view.job(*job).is_some_and(|job| job.live_attempt().is_some());
         let holds = |job: &JobId| {
-            view.jobs.get(job).and_then(|job| job.live_attempt()).is_some_and(|attempt| attempt.holds_slots())
+            view.job(*job).and_then(|job| job.live_attempt()).is_some_and(|attempt| attempt.holds_slots())
         };
-        let is_over = |job: &JobId| view.jobs.get(job).is_none_or(|job| job.state.is_final());
+        let is_over = |job: &JobId| view.job(*job).is_none_or(|job| job.state.is_final());
         let runs = |job: &JobId| self.queues.of_kind.iter().any(|queue| queue.running.contains_key(job));
         self.queues.preempting.keys().all(is_live)
             && !self.queues.moving.keys().any(is_over)
@@ -73,14 +74,15 @@ impl FinishTime {
             && self.queues.of_kind.iter().flat_map(|queue| queue.running.keys()).all(holds)
             && view
                 .jobs
-                .keys()
-                .filter(|job| holds(job))
-                .all(|job| runs(job) || runs_on_nothing_known(view, *job))
+                .iter()
+                .map(|job| job.id)
+                .filter(holds)
+                .all(|job| runs(&job) || runs_on_nothing_known(view, job))
     }
 }
 
 /// A live job whose GPU its agent does not list any more is in no queue.
 fn runs_on_nothing_known(view: &ClusterView<'_>, job: JobId) -> bool {
-    let attempt = view.jobs.get(&job).and_then(|job| job.live_attempt());
+    let attempt = view.job(job).and_then(|job| job.live_attempt());
     attempt.is_some_and(|attempt| view.kind_of(attempt).is_none())
 }

@@ -8,10 +8,10 @@ use trainyard_types::{AgentId, JobId, Time};
 use super::FinishTime;
 use super::facts::Facts;
 use super::share::Shares;
+use crate::duration::about;
+use crate::duration::whole_millis;
 use crate::policy::{ClusterView, Expected, Wait};
 use crate::record::{Choice, ChoiceOption};
-use crate::spans::about;
-use crate::spans::whole_millis;
 use crate::state::slots::Kind;
 
 impl FinishTime {
@@ -44,7 +44,7 @@ impl FinishTime {
         }
         reason.push_str(&view.left_out(&queued.facts.request));
         if self.queues.has_preemption(job) {
-            reason.push_str("; a job makes way for it");
+            reason.push_str("; a job is being preempted for it");
         }
         let start = self.expected_start(now, view, at, ahead, queued.facts.priority, queued.sort_key);
         Some(Wait { ahead, reason, start, end: start + Duration::from_millis(whole_millis(runtime)) })
@@ -61,7 +61,7 @@ impl FinishTime {
         sort_key: u64,
     ) -> Time {
         let queue = &self.queues.of_kind[at];
-        let free = view.slots.kinds().get(&self.queues.kinds[at]).map_or(0, |offer| offer.free.len());
+        let free = view.slots().kinds().get(&self.queues.kinds[at]).map_or(0, |pool| pool.free().len());
         let Some(behind) = ahead.checked_sub(free) else { return now };
         if queue.ends.is_empty() {
             return now;
@@ -81,9 +81,9 @@ impl FinishTime {
         facts: &Facts,
         chosen: &Kind,
     ) -> Option<(&'a Kind, f64)> {
-        let lacking = view.lacking(&facts.request);
-        let kinds = view.slots.kinds().iter().filter(|(kind, offer)| {
-            *kind != chosen && facts.fits(view, kind) && offer.has_free_beside(&lacking)
+        let excluded = view.excluded(&facts.request);
+        let kinds = view.slots().kinds().iter().filter(|(kind, pool)| {
+            *kind != chosen && facts.fits(view, kind) && pool.has_free_without(&excluded)
         });
         kinds.map(|(kind, _)| (kind, facts.runtime(view, kind))).min_by(|a, b| a.1.total_cmp(&b.1))
     }
@@ -99,15 +99,15 @@ impl FinishTime {
     ) -> Option<Expected> {
         let queued = self.queues.queued.get(&job)?;
         let facts = &queued.facts;
-        let others = view.slots.kinds().keys().filter(|kind| *kind != chosen && facts.fits(view, kind));
+        let others = view.slots().kinds().keys().filter(|kind| *kind != chosen && facts.fits(view, kind));
         let options: Vec<ChoiceOption> = std::iter::once(chosen)
             .chain(others)
             .filter_map(|kind| self.option(now, view, facts, kind))
             .collect();
-        let runtime = options.first().map_or(Duration::ZERO, |chosen| chosen.takes);
-        let made_way = self.queues.preempted_for.get(&job).copied();
-        let choice = Choice { made_way, overdue: now >= queued.starving_at, options };
-        let is_choice = choice.options.len() > 1 || choice.made_way.is_some() || choice.overdue;
+        let runtime = options.first().map_or(Duration::ZERO, |chosen| chosen.runtime);
+        let preempted_for = self.queues.preempted_for.get(&job).copied();
+        let choice = Choice { preempted_for, starving: now >= queued.starving_at, options };
+        let is_choice = choice.options.len() > 1 || choice.preempted_for.is_some() || choice.starving;
         Some(Expected {
             choice: is_choice.then_some(choice),
             warm: facts.holders(view).any(|holder| holder == agent),
@@ -116,10 +116,10 @@ impl FinishTime {
         })
     }
 
-    /// What a kind of GPU on offer would mean for a job.
+    /// What a kind of GPU on pool would mean for a job.
     fn option(&self, now: Time, view: &ClusterView<'_>, facts: &Facts, kind: &Kind) -> Option<ChoiceOption> {
-        let offer = view.slots.kinds().get(kind)?;
-        let (total, free) = offer.without(&view.lacking(&facts.request));
+        let pool = view.slots().kinds().get(kind)?;
+        let (total, free) = pool.without(&view.excluded(&facts.request));
         let at = self.queues.find(kind)?;
         let gpus = f64::from(facts.request.gpus);
         let runtime = facts.runtime(view, kind);
@@ -131,17 +131,17 @@ impl FinishTime {
         let waits = if is_free {
             0.0
         } else {
-            self.expected_wait(now, view, at, offer.total, facts.priority, sort_key)
+            self.expected_wait(now, view, at, pool.total(), facts.priority, sort_key)
         };
         Some(ChoiceOption {
             device: kind.device().to_owned(),
             free: count(free),
             total: count(total),
-            takes: millis(runtime),
+            runtime: millis(runtime),
             waits: millis(waits),
             delays_others: millis(self.delay_caused(
                 at,
-                offer.total,
+                pool.total(),
                 facts.priority,
                 sort_key,
                 runtime * gpus,

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trainyard_types::{AgentId, Cache, EndReason, JobSpec, Time};
+use trainyard_types::{AgentId, Cache, JobSpec, Time};
 
 use super::HOLDERS_ASKED;
 use super::queues::QueueOwner;
 use crate::policy::ClusterView;
 use crate::record::JobRecord;
-use crate::retry::{self, Verdict};
 use crate::state::queue::Request;
 use crate::state::slots::Kind;
 use crate::throughput::Workload;
@@ -59,45 +58,49 @@ impl Facts {
     }
 
     /// Whether the job may run on such a GPU: it is what the job asks for, and its memory is not known to be too
-    /// small for a single image. If that is known of every GPU on offer, the job may fail by itself and say so.
+    /// small for a single image. If that is known of every GPU on pool, the job may fail by itself and say so.
     pub(super) fn fits(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
-        let has_room = |kind: &Kind| match view.statuses.least_mib(&self.spec.train, kind.device()) {
+        let has_room = |kind: &Kind| match view.statuses().least_mib(&self.spec.train, kind.device()) {
             Some(needs) if *kind != Kind::Cpu => needs <= kind.half_gib().saturating_mul(512),
             Some(_) | None => true,
         };
         kind.satisfies(&self.request)
             && self.is_seen_on(view, kind)
             && (has_room(kind)
-                || !view.slots.kinds().keys().any(|other| other.satisfies(&self.request) && has_room(other)))
+                || !view
+                    .slots()
+                    .kinds()
+                    .keys()
+                    .any(|other| other.satisfies(&self.request) && has_room(other)))
     }
 
-    /// Whether an agent with such a GPU on offer sees the paths that the job names.
+    /// Whether an agent with such a GPU on pool sees the paths that the job names.
     pub(super) fn is_seen_on(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         if self.request.paths.is_none() {
             return true;
         }
-        let lacking = view.lacking(&self.request);
-        view.slots.kinds().get(kind).is_none_or(|offer| !offer.is_only_of(|agent| lacking.contains(&agent)))
+        let excluded = view.excluded(&self.request);
+        view.slots().kinds().get(kind).is_none_or(|pool| !pool.is_only_of(|agent| excluded.contains(&agent)))
     }
 
     /// Whether such GPUs are only on agents where the job ended badly.
     pub(super) fn is_avoided(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         let avoids = &self.request.avoids;
         let is_avoided = |agent| avoids.binary_search(&agent).is_ok();
-        !avoids.is_empty() && view.slots.kinds().get(kind).is_some_and(|offer| offer.is_only_of(is_avoided))
+        !avoids.is_empty() && view.slots().kinds().get(kind).is_some_and(|pool| pool.is_only_of(is_avoided))
     }
 
     /// Agents that hold the job's data set decoded.
     pub(super) fn holders(&self, view: &ClusterView<'_>) -> impl Iterator<Item = AgentId> + Clone {
         let train = &self.spec.train;
-        view.statuses.holders(&train.data, train.imgsz).filter(|_| train.cache == Cache::Disk)
+        view.statuses().holders(&train.data, train.imgsz).filter(|_| train.cache == Cache::Disk)
     }
 
     /// Whether an agent with such a GPU holds the data set decoded.
     pub(super) fn is_warm(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         // Of very many the first tell: kinds of GPUs that only the others have count as cold.
         self.holders(view).take(HOLDERS_ASKED).any(|agent| {
-            let inventory = view.agents.get(&agent).map(|agent| &agent.record.inventory);
+            let inventory = view.agents.get(agent).map(|agent| &agent.record().inventory);
             inventory.is_some_and(|inventory| kind.is_of(inventory))
         })
     }
@@ -132,13 +135,8 @@ fn waited(now: Time, job: &JobRecord) -> (Duration, Time) {
     let (mut waited, mut since) = (Duration::ZERO, Some(job.created));
     for attempt in &job.attempts {
         waited += since.map_or(Duration::ZERO, |since| attempt.placed.since(since));
-        since = attempt.ended.as_ref().map_or(Some(now), |end| requeues(end.reason).then_some(end.time));
+        since = attempt.ended.as_ref().map_or(Some(now), |end| end.reason.requeues().then_some(end.time));
     }
     // Its user may have queued it again, long after it had ended.
     (waited, since.unwrap_or(now))
-}
-
-/// Whether a job is queued again that ends like this by itself.
-fn requeues(reason: EndReason) -> bool {
-    matches!(retry::verdict(reason, false, false), Verdict::Retry | Verdict::Requeue)
 }

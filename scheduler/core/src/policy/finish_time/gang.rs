@@ -8,8 +8,8 @@ use trainyard_types::{AgentId, JobId, Time};
 use super::FinishTime;
 use super::facts::Facts;
 use super::queues::GangReservation;
+use crate::duration::whole_millis;
 use crate::policy::ClusterView;
-use crate::spans::whole_millis;
 use crate::state::queue::Request;
 use crate::state::slots::Kind;
 
@@ -47,19 +47,17 @@ impl FinishTime {
         &self,
         view: &ClusterView<'_>,
         at: usize,
-        lacking: &BTreeSet<AgentId>,
+        excluded: &BTreeSet<AgentId>,
     ) -> BTreeMap<AgentId, AgentGpus> {
         let mut agents: BTreeMap<AgentId, AgentGpus> = BTreeMap::new();
-        let free = view.slots.kinds().get(&self.queues.kinds[at]).map(|offer| &offer.free);
+        let free = view.slots().kinds().get(&self.queues.kinds[at]).map(|pool| pool.free());
         for location in free.into_iter().flatten() {
             agents.entry(location.agent).or_default().free += 1;
         }
         for (&job, runner) in &self.queues.of_kind[at].running {
             agents.entry(runner.agent).or_default().runners.push(job);
         }
-        agents.retain(|id, _| {
-            !lacking.contains(id) && view.agents.get(id).is_some_and(|agent| agent.session.is_some())
-        });
+        agents.retain(|id, _| !excluded.contains(id) && view.agents.session(*id).is_some());
         agents
     }
 
@@ -96,7 +94,7 @@ impl FinishTime {
         runtime: f64,
     ) -> f64 {
         let gpus = request.gpus;
-        let agents = self.gpus_by_agent(view, at, &view.lacking(request));
+        let agents = self.gpus_by_agent(view, at, &view.excluded(request));
         let options = agents.iter().flat_map(|(&agent, agent_gpus)| {
             let natural = self.wait_for_ends(now, at, agent, agent_gpus, gpus);
             [natural, self.by_preemption(now, view, at, (agent, agent_gpus), gpus, runtime)]
@@ -189,12 +187,12 @@ impl FinishTime {
     /// Free GPUs by queue, without those of this agent and those that are reserved.
     fn free_elsewhere(&self, view: &ClusterView<'_>, at: usize, agent: AgentId) -> BTreeMap<usize, u32> {
         let mut free_elsewhere = BTreeMap::new();
-        for (kind, offer) in view.slots.kinds() {
+        for (kind, pool) in view.slots().kinds() {
             let Some(queue) = self.queues.find(kind) else { continue };
             let is_reserved = |other: AgentId| {
                 (queue, other) == (at, agent) || self.queues.reservation_of(queue, other).is_some()
             };
-            let free = offer.free.iter().filter(|location| !is_reserved(location.agent)).count();
+            let free = pool.free().iter().filter(|location| !is_reserved(location.agent)).count();
             free_elsewhere.insert(queue, u32::try_from(free).unwrap_or(u32::MAX));
         }
         free_elsewhere
@@ -203,7 +201,7 @@ impl FinishTime {
     /// How long a running job would still take on another kind of GPU, in milliseconds.
     pub(super) fn moved(&self, now: Time, view: &ClusterView<'_>, job: JobId, queue: usize) -> Option<f64> {
         let kind: &Kind = &self.queues.kinds[queue];
-        let mut facts = Facts::of(now, view, view.jobs.get(&job)?);
+        let mut facts = Facts::of(now, view, view.job(job)?);
         facts.resumes = true;
         facts.fits(view, kind).then(|| facts.runtime(view, kind))
     }
@@ -225,7 +223,7 @@ impl FinishTime {
         let Some(queued) = self.queues.queued.get(&job) else { return };
         let gpus = queued.facts.request.gpus;
         let runtime = queued.facts.runtime(view, &self.queues.kinds[at]);
-        let agents = self.gpus_by_agent(view, at, &view.lacking(&queued.facts.request));
+        let agents = self.gpus_by_agent(view, at, &view.excluded(&queued.facts.request));
         let open = || agents.iter().filter(|(agent, _)| self.queues.reservation_of(at, **agent).is_none());
         let best = |options: Vec<GangOption>| {
             options.into_iter().min_by(|a, b| (a.ready + a.cost).total_cmp(&(b.ready + b.cost)))

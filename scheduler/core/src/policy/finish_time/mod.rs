@@ -54,7 +54,7 @@ pub(super) struct FinishTime {
 
 impl PlacementPolicy for FinishTime {
     fn observe(&mut self, now: Time, view: &ClusterView<'_>, change: &Change<'_>) {
-        let priority = |id| view.jobs.get(&id).map_or(0, |job: &JobRecord| job.spec.priority);
+        let priority = |id| view.job(id).map_or(0, |job: &JobRecord| job.spec.priority);
         match *change {
             Change::Ready { came, went } => {
                 for &job in went {

@@ -5,10 +5,10 @@ use trainyard_types::{EndReason, JobId, Time};
 use super::facts::Facts;
 use super::share::Shares;
 use super::{FinishTime, PATIENCE_FACTOR, PROTECTED_FOR, SMALL_SCORE_BUDGET};
+use crate::duration::about;
+use crate::duration::whole_millis;
 use crate::policy::{ClusterView, Preemption};
 use crate::record::AttemptRecord;
-use crate::spans::about;
-use crate::spans::whole_millis;
 use crate::state::queue::Request;
 use crate::state::slots::Kind;
 
@@ -44,7 +44,7 @@ impl FinishTime {
         if self.queues.preempting.contains_key(&id) {
             return None;
         }
-        let started = view.jobs.get(&id).and_then(|job| job.live_attempt()?.started).unwrap_or(now);
+        let started = view.job(id).and_then(|job| job.live_attempt()?.started).unwrap_or(now);
         let before = self.queues.checkpoints.get(&id).map_or(started, |&(last, _)| last);
         self.queues.checkpoints.insert(id, (now, now.since(before)));
         self.score(now, view, SMALL_SCORE_BUDGET);
@@ -54,7 +54,7 @@ impl FinishTime {
 
     /// Whether the job keeps its GPUs whatever comes.
     pub(super) fn is_protected(&self, now: Time, view: &ClusterView<'_>, id: JobId) -> bool {
-        let Some(job) = view.jobs.get(&id) else { return true };
+        let Some(job) = view.job(id) else { return true };
         let Some(live) = job.live_attempt() else { return true };
         if self.queues.last_victim == Some(id) || self.queues.preempting.contains_key(&id) {
             return true;
@@ -78,7 +78,7 @@ impl FinishTime {
     }
 
     fn best_cause(&self, now: Time, view: &ClusterView<'_>, id: JobId) -> Option<Cause> {
-        let job = view.jobs.get(&id)?;
+        let job = view.job(id)?;
         let attempt = job.live_attempt()?;
         if job.cancel_requested || job.out_of_time || self.is_protected(now, view, id) {
             return None;
@@ -105,7 +105,7 @@ impl FinishTime {
         at: usize,
         left: f64,
     ) -> Option<Cause> {
-        let facts = Facts { resumes: true, ..Facts::of(now, view, view.jobs.get(&id)?) };
+        let facts = Facts { resumes: true, ..Facts::of(now, view, view.job(id)?) };
         let others = self.queues.kinds.iter().enumerate().filter(|(queue, _)| *queue != at);
         let (runtime, kind) = others
             .filter(|(queue, kind)| self.has_free(view, id, &facts, *queue) && facts.fits(view, kind))
@@ -124,12 +124,12 @@ impl FinishTime {
         kind: &Kind,
         left: f64,
     ) -> Option<Cause> {
-        let job = view.jobs.get(&id)?;
+        let job = view.job(id)?;
         let attempt = job.live_attempt()?;
         let gpus = job.spec.resources.gpus.max(1);
         let beside =
-            view.slots.kinds().get(kind).map_or(0, |offer| {
-                offer.free.iter().filter(|location| location.agent == attempt.agent).count()
+            view.slots().kinds().get(kind).map_or(0, |pool| {
+                pool.free().iter().filter(|location| location.agent == attempt.agent).count()
             });
         let room = u32::try_from(beside).unwrap_or(u32::MAX).saturating_add(gpus);
         let shares = Shares::active(now, view);
@@ -142,7 +142,7 @@ impl FinishTime {
             let Some(queued) = self.queues.queued.get(&other) else { continue };
             let fits = queued.facts.fits(view, kind)
                 && queued.facts.request.gpus <= room
-                && !view.lacking(&queued.facts.request).contains(&attempt.agent);
+                && !view.excluded(&queued.facts.request).contains(&attempt.agent);
             if !fits
                 || self.queues.has_preemption(other)
                 || self.has_alternative(view, other, &queued.facts, kind)
@@ -185,14 +185,14 @@ impl FinishTime {
 
     /// Notes that a job is preempted, if its agent can be told.
     fn note_preemption(&mut self, view: &ClusterView<'_>, id: JobId, cause: &Cause) -> Option<Preemption> {
-        let job = view.jobs.get(&id)?;
-        view.agents.get(&job.live_attempt()?.agent)?.session?;
+        let job = view.job(id)?;
+        view.agents.session(job.live_attempt()?.agent)?;
         let (beneficiary, reason) = match cause {
             Cause::For(other) => {
                 #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit into 53 bits")]
                 let runtime =
                     about(self.queues.queued.get(other).map_or(0.0, |queued| queued.sort_key as f64));
-                (Some(*other), format!("makes way for job {other}, which takes about {runtime} here"))
+                (Some(*other), format!("is preempted for job {other}, which takes about {runtime} here"))
             }
             Cause::Faster(kind) => (None, format!("moves to a {}, which is free and faster", kind.device())),
         };

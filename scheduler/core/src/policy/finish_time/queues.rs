@@ -16,10 +16,10 @@ use trainyard_types::{AgentId, JobId, Time};
 use super::FRESH;
 use super::facts::Facts;
 use super::starvation::StarvationGuard;
+use crate::duration::whole_millis;
 use crate::record::Estimate;
-use crate::spans::whole_millis;
-use crate::state::ranked::Ranked;
-use crate::state::sight::JobPaths;
+use crate::state::order_statistic::OrderedSet;
+use crate::state::path_visibility::JobPaths;
 use crate::state::slots::Kind;
 
 /// Buckets for each doubling of the runtime, and all of them: from a second to thirty-four years.
@@ -99,7 +99,7 @@ pub(super) type QueueOwner = (Arc<str>, Option<Arc<JobPaths>>);
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct QueuedJob {
     pub(super) facts: Facts,
-    /// The index of the queue that it is in; `None` while no GPU on offer would do.
+    /// The index of the queue that it is in; `None` while no GPU on pool would do.
     pub(super) queue: Option<usize>,
     /// What orders the queue: its runtime there in milliseconds, times the square root of its GPUs.
     pub(super) sort_key: u64,
@@ -136,7 +136,7 @@ impl Runner {
 /// The queue for one kind of GPU, and the jobs that run there.
 #[derive(Debug, Default)]
 pub(super) struct GpuQueue {
-    pub(super) by_owner: BTreeMap<QueueOwner, Ranked<QueuePosition>>,
+    pub(super) by_owner: BTreeMap<QueueOwner, OrderedSet<QueuePosition>>,
     /// Waiting jobs by priority, the higher first.
     loads: BTreeMap<Reverse<i32>, Load>,
     /// How many jobs wait.

@@ -7,14 +7,14 @@ use trainyard_types::{JobId, JobState, Time};
 use super::FinishTime;
 use super::facts::Facts;
 use super::queues::Runner;
+use crate::duration::whole_millis;
 use crate::policy::ClusterView;
 use crate::record::Progress;
-use crate::spans::whole_millis;
 
 impl FinishTime {
     /// A job starts, goes on, or has told how far it is.
     pub(super) fn track_runner(&mut self, now: Time, view: &ClusterView<'_>, id: JobId) {
-        let Some(job) = view.jobs.get(&id) else { return };
+        let Some(job) = view.job(id) else { return };
         let Some(attempt) = job.live_attempt().filter(|attempt| attempt.holds_slots()) else { return };
         let Some((kind, _)) = view.kind_of(attempt) else { return };
         let facts = Facts::of(now, view, job);
@@ -48,7 +48,7 @@ impl FinishTime {
             queue.stop(id);
         }
         // One that was to move has ended instead.
-        if view.jobs.get(&id).is_none_or(|job| job.state != JobState::Queued) {
+        if view.job(id).is_none_or(|job| job.state != JobState::Queued) {
             self.queues.moving.remove(&id);
         }
         if let Some(Some(other)) = self.queues.preempting.remove(&id)

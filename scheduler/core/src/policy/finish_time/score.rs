@@ -8,20 +8,20 @@ use trainyard_types::{JobId, Time};
 use super::facts::Facts;
 use super::queues::QueuedJob;
 use super::{AVOIDED_COST, FRESH, FinishTime, PATIENCE_FACTOR, QUEUE_PRESSURE_COST, QUEUE_PRESSURE_MEMORY};
+use crate::duration::whole_millis;
 use crate::policy::ClusterView;
 use crate::record::Estimate;
-use crate::spans::whole_millis;
 
 impl FinishTime {
     /// Scores at most `budget` jobs: first those that are in no queue yet, then those whose score is oldest.
     pub(super) fn score(&mut self, now: Time, view: &ClusterView<'_>, budget: usize) {
         self.queues.gang_waits.clear();
         let mut queues = Vec::new();
-        for (kind, offer) in view.slots.kinds() {
+        for (kind, pool) in view.slots().kinds() {
             let at = self.queues.queue_of(kind);
-            self.queues.of_kind[at].update_pressure(now, offer.total, QUEUE_PRESSURE_MEMORY);
+            self.queues.of_kind[at].update_pressure(now, pool.total(), QUEUE_PRESSURE_MEMORY);
             self.queues.of_kind[at].refresh_running(now);
-            queues.push((at, offer.total));
+            queues.push((at, pool.total()));
         }
         if self.queues.unassigned.is_empty() && self.queues.queued.is_empty() {
             return;
@@ -32,7 +32,7 @@ impl FinishTime {
             && let Some((_, id)) = self.queues.unassigned.pop_first()
         {
             left -= 1;
-            let Some(job) = view.jobs.get(&id) else { continue };
+            let Some(job) = view.job(id) else { continue };
             let facts = Facts::of(now, view, job);
             self.queues.gangs += usize::from(facts.request.gpus > 1);
             let starving_at = self.starving_at(view, &facts);
@@ -65,7 +65,7 @@ impl FinishTime {
 
     /// When a job has waited for so long that it starves.
     fn starving_at(&self, view: &ClusterView<'_>, facts: &Facts) -> Time {
-        let kinds = view.slots.kinds().keys().filter(|kind| facts.fits(view, kind));
+        let kinds = view.slots().kinds().keys().filter(|kind| facts.fits(view, kind));
         let shortest = kinds.map(|kind| whole_millis(facts.runtime(view, kind))).min().unwrap_or(0);
         let own = Duration::from_millis(shortest).saturating_mul(PATIENCE_FACTOR);
         let patience = view.config.patience.saturating_add(own);
@@ -96,7 +96,7 @@ impl FinishTime {
             let mut cost =
                 runtime + wait + self.delay_caused(at, total, queued.facts.priority, sort_key, gpu_time);
             let moves_here = self.queues.moving.get(&id).is_some_and(|&(to, _)| to == at)
-                && view.slots.kinds().get(kind).is_some_and(|offer| !offer.free.is_empty());
+                && view.slots().kinds().get(kind).is_some_and(|pool| !pool.free().is_empty());
             if queued.facts.is_avoided(view, kind) {
                 cost += runtime + AVOIDED_COST.as_secs_f64() * 1000.0;
             }
@@ -142,7 +142,7 @@ impl FinishTime {
         let flow = (waiting.shorter_gpu_time + running.shorter_gpu_time) / gpus * (1.0 - spread).max(0.0);
         let flow = if shorter < gpus { 0.0 } else { flow };
         // However short the job is, it waits until enough GPUs become free.
-        let free = view.slots.kinds().get(&self.queues.kinds[at]).map_or(0, |offer| offer.free.len());
+        let free = view.slots().kinds().get(&self.queues.kinds[at]).map_or(0, |pool| pool.free().len());
         let ahead = usize::try_from(whole_millis(waiting.shorter)).unwrap_or(usize::MAX);
         let next = ahead.checked_sub(free).and_then(|behind| queue.nth_end(behind));
         flow.max(next.map_or(0.0, |end| end.since(now).as_secs_f64() * 1000.0))

@@ -9,11 +9,11 @@ use super::facts::Facts;
 use super::queues::QueuePosition;
 use super::share::Shares;
 use super::{FRESH, FinishTime, NEXT_SCORE_AFTER, REPLAN_AFTER, SCORE_BUDGET, is_gpu};
+use crate::duration::whole_millis;
 use crate::policy::{ClusterView, Placement};
-use crate::spans::whole_millis;
+use crate::state::path_visibility::JobPaths;
 use crate::state::queue::Request;
-use crate::state::sight::JobPaths;
-use crate::state::slots::{Kind, Location, Offer, first_of};
+use crate::state::slots::{Kind, Location, SlotPool, first_of};
 
 /// Candidates of a queue that are tried when the first do not fit.
 const LOOKED_AT: usize = 64;
@@ -26,7 +26,7 @@ impl FinishTime {
     pub(super) fn prepare(&mut self, now: Time, view: &ClusterView<'_>) {
         self.queues.reservations.clear();
         let is_due = self.queues.replan_at.take().is_some_and(|time| time <= now);
-        let is_free = view.slots.kinds().values().any(|offer| !offer.free.is_empty());
+        let is_free = view.slots().kinds().values().any(|pool| !pool.free().is_empty());
         self.queues.scored_before = self.queues.stamp;
         self.score(now, view, if is_free || is_due { SCORE_BUDGET } else { super::SMALL_SCORE_BUDGET });
     }
@@ -40,10 +40,10 @@ impl FinishTime {
             }
         }
         let kinds: Vec<Kind> = view
-            .slots
+            .slots()
             .kinds()
             .iter()
-            .filter(|(_, offer)| !offer.free.is_empty())
+            .filter(|(_, pool)| !pool.free().is_empty())
             .map(|(kind, _)| kind.clone())
             .collect();
         for kind in kinds {
@@ -69,13 +69,14 @@ impl FinishTime {
             self.queues.replan_at = Some(now + NEXT_SCORE_AFTER);
             return;
         }
-        let mut free = view.slots.kinds().iter().filter(|(_, offer)| !offer.free.is_empty());
-        let wants = |kind: &Kind, offer: &Offer| {
-            let mut requests = view.queue.ready().keys();
-            requests
-                .any(|request| kind.satisfies(request) && offer.has_free_beside(view.queue.lacking(request)))
+        let mut free = view.slots().kinds().iter().filter(|(_, pool)| !pool.free().is_empty());
+        let wants = |kind: &Kind, pool: &SlotPool| {
+            let mut requests = view.queue().ready().keys();
+            requests.any(|request| {
+                kind.satisfies(request) && pool.has_free_without(view.queue().excluded(request))
+            })
         };
-        if free.any(|(kind, offer)| wants(kind, offer)) {
+        if free.any(|(kind, pool)| wants(kind, pool)) {
             // A score that is only a little older than the free GPU is made again soon.
             let is_left_out =
                 self.queues.oldest_unscored().is_some_and(|scored_at| now.since(scored_at) < FRESH);
@@ -94,9 +95,9 @@ impl FinishTime {
     ) -> impl Iterator<Item = JobId> {
         let mut order: BinaryHeap<(OrderKey, usize)> = BinaryHeap::new();
         let mut owners = Vec::new();
-        let offer = view.slots.kinds().get(&self.queues.kinds[at]);
+        let pool = view.slots().kinds().get(&self.queues.kinds[at]);
         for ((user, paths), jobs) in &self.queues.of_kind[at].by_owner {
-            if view.gpus_left(user) == 0 || !is_seen(view, paths.as_deref(), offer) {
+            if view.gpus_left(user) == 0 || !is_seen(view, paths.as_deref(), pool) {
                 continue;
             }
             let share_penalty = shares.penalty_of(now, view, user);
@@ -120,9 +121,9 @@ impl FinishTime {
     /// The starving job that goes first of each request for which a GPU is free.
     fn starving_heads(&self, view: &ClusterView<'_>) -> Vec<JobId> {
         let free = |request: &Request| {
-            let mut kinds = view.slots.kinds().iter();
-            let lacking = view.queue.lacking(request);
-            kinds.any(|(kind, offer)| kind.satisfies(request) && offer.has_free_beside(lacking))
+            let mut kinds = view.slots().kinds().iter();
+            let excluded = view.queue().excluded(request);
+            kinds.any(|(kind, pool)| kind.satisfies(request) && pool.has_free_without(excluded))
         };
         let may = |request: &Request, user: &str| !is_gpu(request) || view.gpus_left(user) >= request.gpus;
         self.queues.starving.heads(free, may)
@@ -174,7 +175,7 @@ impl FinishTime {
     fn choose_for_starving(&mut self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Placement> {
         let facts: Facts = self.queues.queued.get(&job)?.facts.clone();
         let mut kinds: Vec<(u64, Kind)> = view
-            .slots
+            .slots()
             .kinds()
             .keys()
             .filter(|kind| facts.fits(view, kind))
@@ -203,7 +204,7 @@ impl FinishTime {
             return None;
         }
         let data = facts.spec.train.data.to_str()?;
-        free.iter().take(LOOKED_AT).find(|location| view.seen.holds(data, location.agent))
+        free.iter().take(LOOKED_AT).find(|location| view.readers().contains(data, location.agent))
     }
 
     /// Free GPUs of one agent that may be used, without those that are claimed: of an agent that holds the
@@ -216,16 +217,16 @@ impl FinishTime {
         claimed: usize,
         may_use: impl Fn(AgentId) -> bool,
     ) -> Option<Vec<Location>> {
-        let free = &view.slots.kinds().get(kind)?.free;
+        let free = view.slots().kinds().get(kind)?.free();
         let gpus = facts.request.gpus;
         if free.len() < gpus as usize + claimed {
             return None;
         }
-        let lacking = view.lacking(&facts.request);
+        let excluded = view.excluded(&facts.request);
         let avoids = |agent: AgentId| facts.request.avoids.binary_search(&agent).is_ok();
-        let is_plain = lacking.is_empty() && facts.request.avoids.is_empty();
+        let is_plain = excluded.is_empty() && facts.request.avoids.is_empty();
         if is_plain && gpus == 1 && self.queues.gangs == 0 && self.queues.reservations.is_empty() {
-            let warm = facts.holders(view).find_map(|agent| first_of(free, &view.agents.get(&agent)?.record));
+            let warm = facts.holders(view).find_map(|agent| first_of(free, view.agents.get(agent)?.record()));
             let read = || self.first_that_has_read(view, free, facts);
             return warm.or_else(read).or(free.first()).map(|location| vec![location.clone()]);
         }
@@ -238,7 +239,7 @@ impl FinishTime {
             while let Some(next) = rest.next_if(|next| next.agent == first.agent) {
                 of_agent.push(next);
             }
-            let fits = of_agent.len() >= wanted && !lacking.contains(&first.agent) && may_use(first.agent);
+            let fits = of_agent.len() >= wanted && !excluded.contains(&first.agent) && may_use(first.agent);
             let weight = (avoids(first.agent), of_agent.len());
             if fits && best.as_ref().is_none_or(|(least, _)| weight < *least) {
                 best = Some((weight, of_agent));
@@ -249,9 +250,9 @@ impl FinishTime {
 }
 
 /// Whether any free GPU is on an agent that sees these paths. When none is free, that of a preempted job may be.
-fn is_seen(view: &ClusterView<'_>, paths: Option<&JobPaths>, offer: Option<&Offer>) -> bool {
-    let (Some(paths), Some(offer)) = (paths, offer) else { return true };
-    offer.free.is_empty() || offer.has_free_beside(view.queue.lacking_of(paths))
+fn is_seen(view: &ClusterView<'_>, paths: Option<&JobPaths>, pool: Option<&SlotPool>) -> bool {
+    let (Some(paths), Some(pool)) = (paths, pool) else { return true };
+    pool.free().is_empty() || pool.has_free_without(view.queue().excluded_for(paths))
 }
 
 fn order_key(&(priority, sort_key, job): &QueuePosition, share_penalty: f64) -> OrderKey {

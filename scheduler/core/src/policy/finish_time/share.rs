@@ -17,8 +17,8 @@ impl Shares {
     pub(super) fn active(now: Time, view: &ClusterView<'_>) -> Self {
         let mut shares = Self::default();
         for user in view.users.iter() {
-            let name = &user.record.name;
-            if user.gpus > 0 || user.cpus > 0 || view.queue.len_of(name) > 0 {
+            let name = &user.record().name;
+            if user.running() != (0, 0) || view.queue().len_of(name) > 0 {
                 #[expect(
                     clippy::cast_precision_loss,
                     reason = "a few centuries of GPU-time fit into 53 bits"
@@ -28,7 +28,7 @@ impl Shares {
                 shares.users += 1.0;
             }
         }
-        let newcomers = view.queue.users().filter(|user| view.users.get(user).is_none()).count();
+        let newcomers = view.queue().users().filter(|user| view.users.get(user).is_none()).count();
         #[expect(clippy::cast_precision_loss, reason = "a count of people")]
         let newcomers = newcomers as f64;
         shares.users += newcomers;

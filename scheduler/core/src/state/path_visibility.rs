@@ -1,7 +1,7 @@
-//! Which agents can see the paths that jobs name: by the directories that they let jobs read, and by what they
+//! Which agents can read the paths that jobs name: by the directories that they let jobs read, and by what they
 //! were asked for in vain.
 //!
-//! As of the newest word of each; nothing of it is stored. Where every agent sees everything, nothing is kept.
+//! As of the newest word of each; nothing of it is stored. Where every agent reads everything, nothing is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -24,7 +24,7 @@ impl JobPaths {
     /// With what a sweep's grid says of this job.
     pub(crate) fn of(job: &JobRecord) -> Self {
         // All values of an axis set one field: making the spec is worth it only where that is a path.
-        let is_varied = job.batch.as_ref().is_some_and(|place| match &place.batch.content {
+        let is_varied = job.group.as_ref().is_some_and(|member| match &member.group.content {
             Content::Specs(_) => false,
             Content::Sweep(sweep) => sweep
                 .axes
@@ -44,9 +44,9 @@ impl JobPaths {
     }
 }
 
-/// What one agent lacks of a job's paths.
+/// Why an agent cannot read a job's paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lack<'a> {
+pub(crate) enum Unreadable<'a> {
     /// The data set lies in none of the directories that it lets jobs read.
     Outside,
     /// The directory that it lies in cannot be read now, and why: it may come back by itself.
@@ -55,28 +55,32 @@ pub(crate) enum Lack<'a> {
     Path(&'a str),
 }
 
-/// What an agent lacks of these paths, if it lacks any. Weights may lie outside of its directories for data.
+/// Why an agent cannot read these paths, if it cannot. Weights may lie outside of its directories for data.
 ///
-/// `by_words`: whether a path outside of its directories is lacking there without asking, as [`Sight::is_inside`] has
-/// it.
-pub(crate) fn lack<'a>(fitness: &'a Fitness, paths: &'a JobPaths, by_words: bool) -> Option<Lack<'a>> {
+/// `by_words`: whether a path outside of its directories is unreadable there without asking, as
+/// [`PathVisibility::is_inside`] has it.
+pub(crate) fn unreadable<'a>(
+    fitness: &'a Fitness,
+    paths: &'a JobPaths,
+    by_words: bool,
+) -> Option<Unreadable<'a>> {
     if let Some(roots) = &fitness.data_roots {
         let covering: Vec<&DataRoot> =
             roots.iter().filter(|root| root.covers(Path::new(&paths.data))).collect();
         // By a link it may lie in any of them.
         let candidates = if covering.is_empty() && !by_words { roots.iter().collect() } else { covering };
-        let Some(first) = candidates.first() else { return Some(Lack::Outside) };
+        let Some(first) = candidates.first() else { return Some(Unreadable::Outside) };
         if candidates.iter().all(|root| !root.problem.is_empty()) {
-            return Some(Lack::Root(&first.path, &first.problem));
+            return Some(Unreadable::Root(&first.path, &first.problem));
         }
     }
     let missing = |path: &&str| fitness.missing_paths.iter().any(|missing| missing == path);
-    paths.each().find(missing).map(Lack::Path)
+    paths.each().find(missing).map(Unreadable::Path)
 }
 
-/// The index of which agents see which paths, by their newest words.
+/// The index of which agents can read which paths, by their newest words.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Sight {
+pub(crate) struct PathVisibility {
     /// Agents by the directories that they name and that can be read.
     by_roots: BTreeMap<Vec<String>, BTreeSet<AgentId>>,
     /// How many agents name each directory, whether it can be read or not.
@@ -85,8 +89,8 @@ pub(crate) struct Sight {
     missing: BTreeMap<String, BTreeSet<AgentId>>,
 }
 
-impl Sight {
-    /// An agent has spoken; `before` is what it had said until then. Returns whether it sees other things now.
+impl PathVisibility {
+    /// An agent has spoken; `before` is what it had said until then. Returns whether it can read other things now.
     pub(crate) fn note(&mut self, agent: AgentId, before: &Fitness, now: &Fitness) -> bool {
         let roots_moved = before.data_roots != now.data_roots;
         if roots_moved {
@@ -137,21 +141,21 @@ impl Sight {
         above.any(|folder| self.named.contains_key(folder))
     }
 
-    /// The agents that lack any of these paths.
-    pub(crate) fn lacking(&self, paths: &JobPaths) -> BTreeSet<AgentId> {
-        let mut lacking = BTreeSet::new();
+    /// The agents that cannot read one of these paths.
+    pub(crate) fn excluded(&self, paths: &JobPaths) -> BTreeSet<AgentId> {
+        let mut excluded = BTreeSet::new();
         let data = Path::new(&paths.data);
         let is_inside = self.is_inside(paths);
         for (roots, agents) in &self.by_roots {
             // One without any that can be read need not be asked.
             if (is_inside || roots.is_empty()) && !roots.iter().any(|root| data.starts_with(root)) {
-                lacking.extend(agents);
+                excluded.extend(agents);
             }
         }
         if !self.missing.is_empty() {
-            lacking.extend(paths.each().filter_map(|path| self.missing.get(path)).flatten());
+            excluded.extend(paths.each().filter_map(|path| self.missing.get(path)).flatten());
         }
-        lacking
+        excluded
     }
 }
 
@@ -167,9 +171,9 @@ fn usable_roots(fitness: &Fitness) -> Option<Vec<String>> {
 
 /// Where attempts came up with a data set, over the jobs that are known: it could be read there.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Seen(BTreeMap<String, BTreeMap<AgentId, u32>>);
+pub(crate) struct DataReaders(BTreeMap<String, BTreeMap<AgentId, u32>>);
 
-impl Seen {
+impl DataReaders {
     /// A trainer came up with it there.
     pub(crate) fn add(&mut self, data: &str, agent: AgentId) {
         let agents = match self.0.get_mut(data) {
@@ -179,8 +183,26 @@ impl Seen {
         *agents.entry(agent).or_default() += 1;
     }
 
-    /// That attempt is forgotten with its job.
-    pub(crate) fn remove(&mut self, data: &str, agent: AgentId) {
+    /// A job is known from now on, with its attempts.
+    pub(crate) fn note(&mut self, job: &JobRecord) {
+        self.each_reader(job, Self::add);
+    }
+
+    /// A job is forgotten, and its attempts with it.
+    pub(crate) fn forget(&mut self, job: &JobRecord) {
+        self.each_reader(job, Self::remove);
+    }
+
+    fn each_reader(&mut self, job: &JobRecord, act: impl Fn(&mut Self, &str, AgentId)) {
+        let mut came_up = job.attempts.iter().filter(|attempt| attempt.started.is_some()).peekable();
+        if came_up.peek().is_some() {
+            let data = JobPaths::of(job).data;
+            came_up.for_each(|attempt| act(self, &data, attempt.agent));
+        }
+    }
+
+    /// An attempt is forgotten with its job.
+    fn remove(&mut self, data: &str, agent: AgentId) {
         let Some(agents) = self.0.get_mut(data) else { return };
         if let Some(count) = agents.get_mut(&agent) {
             *count -= 1;
@@ -194,7 +216,7 @@ impl Seen {
     }
 
     /// Whether it could be read there.
-    pub(crate) fn holds(&self, data: &str, agent: AgentId) -> bool {
+    pub(crate) fn contains(&self, data: &str, agent: AgentId) -> bool {
         self.0.get(data).is_some_and(|agents| agents.contains_key(&agent))
     }
 }
@@ -223,18 +245,21 @@ mod tests {
     fn what_an_agent_lacks_is_said_by_its_roots_first_and_then_by_what_it_was_asked_for() {
         let cells = paths("/data/cells.yaml", "/models/n.pt");
         let old = fitness(None, &[]);
-        assert_eq!(lack(&old, &cells, true), None);
-        assert_eq!(lack(&fitness(Some(&[]), &[]), &cells, true), Some(Lack::Outside));
-        assert_eq!(lack(&fitness(Some(&[("/data2", "")]), &[]), &cells, true), Some(Lack::Outside));
-        assert_eq!(lack(&fitness(Some(&[("/data2", "")]), &[]), &cells, false), None);
-        assert_eq!(lack(&fitness(Some(&[("/data", "")]), &[]), &cells, true), None);
+        assert_eq!(unreadable(&old, &cells, true), None);
+        assert_eq!(unreadable(&fitness(Some(&[]), &[]), &cells, true), Some(Unreadable::Outside));
+        assert_eq!(
+            unreadable(&fitness(Some(&[("/data2", "")]), &[]), &cells, true),
+            Some(Unreadable::Outside)
+        );
+        assert_eq!(unreadable(&fitness(Some(&[("/data2", "")]), &[]), &cells, false), None);
+        assert_eq!(unreadable(&fitness(Some(&[("/data", "")]), &[]), &cells, true), None);
         let stale = fitness(Some(&[("/data", "stale")]), &["/data/cells.yaml"]);
-        assert_eq!(lack(&stale, &cells, true), Some(Lack::Root("/data", "stale")));
+        assert_eq!(unreadable(&stale, &cells, true), Some(Unreadable::Root("/data", "stale")));
         let one_of_two = fitness(Some(&[("/data", "stale"), ("/", "")]), &[]);
-        assert_eq!(lack(&one_of_two, &cells, true), None);
+        assert_eq!(unreadable(&one_of_two, &cells, true), None);
         let no_weights = fitness(Some(&[("/data", "")]), &["/models/n.pt"]);
-        assert_eq!(lack(&no_weights, &cells, true), Some(Lack::Path("/models/n.pt")));
-        assert_eq!(lack(&no_weights, &paths("/data/cells.yaml", ""), true), None);
+        assert_eq!(unreadable(&no_weights, &cells, true), Some(Unreadable::Path("/models/n.pt")));
+        assert_eq!(unreadable(&no_weights, &paths("/data/cells.yaml", ""), true), None);
     }
 
     #[test]
@@ -248,30 +273,30 @@ mod tests {
             fitness(Some(&[]), &["/n.pt"]),
             fitness(Some(&[("/other", ""), ("/data", "")]), &["/n.pt"]),
         ];
-        let mut sight = Sight::default();
+        let mut visibility = PathVisibility::default();
         let nothing = Fitness::default();
         for (&agent, said) in agents.iter().zip(&said) {
-            sight.note(agent, &nothing, said);
+            visibility.note(agent, &nothing, said);
         }
         for paths in [paths("/data/cells.yaml", ""), paths("/data/cells.yaml", "/n.pt"), paths("/x", "")] {
-            let lacking: BTreeSet<AgentId> = agents
+            let excluded: BTreeSet<AgentId> = agents
                 .iter()
                 .zip(&said)
-                .filter(|(_, said)| lack(said, &paths, sight.is_inside(&paths)).is_some())
+                .filter(|(_, said)| unreadable(said, &paths, visibility.is_inside(&paths)).is_some())
                 .map(|(&agent, _)| agent)
                 .collect();
-            assert_eq!(sight.lacking(&paths), lacking, "{paths:?}");
+            assert_eq!(visibility.excluded(&paths), excluded, "{paths:?}");
         }
         assert!(
-            sight.is_inside(&paths("/data/cells.yaml", ""))
-                && !sight.is_inside(&paths("/data2/cells.yaml", ""))
+            visibility.is_inside(&paths("/data/cells.yaml", ""))
+                && !visibility.is_inside(&paths("/data2/cells.yaml", ""))
         );
-        let asked = |agent: &AgentId| !sight.lacking(&paths("/home/a/cells.yaml", "")).contains(agent);
+        let asked = |agent: &AgentId| !visibility.excluded(&paths("/home/a/cells.yaml", "")).contains(agent);
         assert_eq!(agents.iter().map(asked).collect::<Vec<_>>(), [true, true, false, true, false, true]);
-        assert!(!sight.note(agents[5], &said[5], &said[5]));
+        assert!(!visibility.note(agents[5], &said[5], &said[5]));
         for (&agent, said) in agents.iter().zip(&said) {
-            sight.note(agent, said, &nothing);
+            visibility.note(agent, said, &nothing);
         }
-        assert_eq!(sight, Sight::default());
+        assert_eq!(visibility, PathVisibility::default());
     }
 }

@@ -25,7 +25,7 @@ struct Run {
     device: String,
 }
 
-/// See the module.
+/// The index over what agents say.
 #[derive(Debug, Default)]
 pub(crate) struct AgentStatuses {
     holders: BTreeMap<Decoded, BTreeSet<AgentId>>,
@@ -88,8 +88,8 @@ impl Run {
     }
 }
 
-fn decoded(condition: &AgentStatus) -> impl Iterator<Item = Decoded> {
-    condition.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz))
+fn decoded(status: &AgentStatus) -> impl Iterator<Item = Decoded> {
+    status.cached_data.iter().map(|(data, imgsz)| (PathBuf::from(data), *imgsz))
 }
 
 fn least_mib(record: &FitRecord) -> u64 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use trainyard_types::Time;
 
-use crate::spans::in_words;
+use crate::duration::in_words;
 
 /// Words of an agent that are looked at: a clock that was set back is followed after so many.
 const KEPT: usize = 5;

@@ -1,8 +1,8 @@
 //! Whether an agent's machine could run a job, by its own word.
 
-use crate::state::agent::{Agent, AgentState};
+use super::agent::{Agent, AgentState};
+use crate::state::path_visibility::{JobPaths, Unreadable, unreadable};
 use crate::state::queue::Request;
-use crate::state::sight::{JobPaths, Lack, lack};
 use crate::state::slots;
 
 impl Agent {
@@ -18,22 +18,22 @@ impl Agent {
     /// Whether a slot that would do is open, busy or not.
     pub(crate) fn is_open_to(&self, request: &Request) -> bool {
         self.state() == AgentState::Connected
-            && self.offered().values().any(|(kind, _)| kind.satisfies(request))
+            && self.open_slots().values().any(|(kind, _)| kind.satisfies(request))
     }
 
     /// Why it cannot run a job with these paths, after its name, and whether that is its last word. Where words do not
     /// decide, they do so of an agent that cannot be asked.
-    pub(crate) fn says_no(&self, paths: &JobPaths, by_words: bool) -> Option<(String, bool)> {
+    pub(crate) fn why_unreadable(&self, paths: &JobPaths, by_words: bool) -> Option<(String, bool)> {
         let by_words = by_words || self.state() != AgentState::Connected;
-        Some(match lack(&self.condition.fitness, paths, by_words)? {
-            Lack::Outside => {
-                let roots = self.condition.fitness.data_roots.iter().flatten();
+        Some(match unreadable(&self.status.fitness, paths, by_words)? {
+            Unreadable::Outside => {
+                let roots = self.status.fitness.data_roots.iter().flatten();
                 let roots: Vec<&str> = roots.map(|root| root.path.as_str()).collect();
                 let roots = if roots.is_empty() { "none".to_owned() } else { roots.join(", ") };
                 (format!("{} is outside of its `data_roots` ({roots})", paths.data), true)
             }
-            Lack::Root(root, problem) => (format!("{root} cannot be read now: {problem}"), false),
-            Lack::Path(path) => match self.said_of.get(path) {
+            Unreadable::Root(root, problem) => (format!("{root} cannot be read now: {problem}"), false),
+            Unreadable::Path(path) => match self.path_messages.get(path) {
                 Some(message) => (message.clone(), true),
                 None => (format!("{path} cannot be read there"), true),
             },

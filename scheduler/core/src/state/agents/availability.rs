@@ -2,8 +2,8 @@
 
 use trainyard_types::{GpuUuid, Slot, Time, Unavailable, UnavailableCause};
 
+use super::agent::Agent;
 use crate::record::Shut;
-use crate::state::agent::Agent;
 
 /// Attempts whose results are not in, with which an agent takes no new ones: what it cannot hand in would pile up on
 /// its disk, and with a link that takes no uploads it would train the whole queue for nothing.
@@ -19,7 +19,7 @@ pub enum Closed<'a> {
     /// It is reserved for its owner until then.
     Reserved(Time),
     /// The agent closes the GPU, and says why.
-    Card(&'a Unavailable),
+    Gpu(&'a Unavailable),
     /// The results of so many attempts wait on its agent.
     HandingIn(usize),
     /// Another agent, of that name, offered the same GPU first.
@@ -36,8 +36,8 @@ impl Agent {
         if self.record.drain.is_some() {
             return Some(Closed::Drained);
         }
-        if !self.condition.unavailable.is_empty() {
-            return Some(Closed::Agent(&self.condition.unavailable));
+        if !self.status.unavailable.is_empty() {
+            return Some(Closed::Agent(&self.status.unavailable));
         }
         if self.handing_in.len() >= HANDING_IN_MAX {
             return Some(Closed::HandingIn(self.handing_in.len()));
@@ -46,15 +46,15 @@ impl Agent {
             if let Some(&until) = self.record.reserved.get(uuid) {
                 return Some(Closed::Reserved(until));
             }
-            if let Some((_, name)) = self.doubled.get(uuid) {
+            if let Some((_, name)) = self.duplicates.get(uuid) {
                 return Some(Closed::Duplicate(name));
             }
             if let Some(unavailable) = self.unavailable(uuid) {
-                return Some(Closed::Card(unavailable));
+                return Some(Closed::Gpu(unavailable));
             }
         }
-        if let (Slot::Cpu(_), Some(unavailable)) = (slot, &self.condition.fitness.cpu_unavailable) {
-            return Some(Closed::Card(unavailable));
+        if let (Slot::Cpu(_), Some(unavailable)) = (slot, &self.status.fitness.cpu_unavailable) {
+            return Some(Closed::Gpu(unavailable));
         }
         if let Some(shut) = self.record.shut.get(slot).filter(|shut| shut.until.is_some()) {
             return Some(Closed::QuickEnds(shut));
@@ -66,9 +66,9 @@ impl Agent {
     pub(crate) fn closes(&self, slot: &Slot) -> bool {
         let unavailable = match slot {
             Slot::Gpu(uuid) => self.unavailable(uuid),
-            Slot::Cpu(_) => self.condition.fitness.cpu_unavailable.as_ref(),
+            Slot::Cpu(_) => self.status.fitness.cpu_unavailable.as_ref(),
         };
-        !self.condition.unavailable.is_empty() || unavailable.is_some()
+        !self.status.unavailable.is_empty() || unavailable.is_some()
     }
 
     /// Slots in cooldown that it closes itself as well.

@@ -1,4 +1,4 @@
-//! A sorted set that knows each element's rank, in steps in the logarithm of its size.
+//! An order-statistic tree: a sorted set that knows each element's rank, in steps in the logarithm of its size.
 //!
 //! A treap (Seidel and Aragon 1996): sorted by key, a heap by a number that is drawn for each node. The
 //! numbers are a fixed sequence, so that equal histories make equal sets.
@@ -17,9 +17,9 @@ struct Node<K> {
     size: u32,
 }
 
-/// See the module. Holds fewer than 2³² elements.
+/// A sorted set with ranks. Holds fewer than 2³² elements.
 #[derive(Debug, Clone)]
-pub struct Ranked<K> {
+pub struct OrderedSet<K> {
     nodes: Vec<Node<K>>,
     /// Places of removed nodes.
     free: Vec<u32>,
@@ -27,13 +27,13 @@ pub struct Ranked<K> {
     drawn: u64,
 }
 
-impl<K> Default for Ranked<K> {
+impl<K> Default for OrderedSet<K> {
     fn default() -> Self {
         Self { nodes: Vec::new(), free: Vec::new(), root: NONE, drawn: 0 }
     }
 }
 
-impl<K: Ord + Copy> Ranked<K> {
+impl<K: Ord + Copy> OrderedSet<K> {
     /// Adds an element; `false` when it is there already.
     pub fn insert(&mut self, key: K) -> bool {
         if self.contains(&key) {
@@ -192,7 +192,7 @@ impl<K: Ord + Copy> Ranked<K> {
     }
 }
 
-/// See [`Ranked::iter`].
+/// See [`OrderedSet::iter`].
 #[derive(Debug)]
 pub struct Iter<'a, K> {
     nodes: &'a [Node<K>],
@@ -230,17 +230,17 @@ mod tests {
     proptest! {
         #[test]
         fn ranks_are_those_of_a_sorted_list(steps in prop::collection::vec((any::<bool>(), 0..60_u32), 0..300)) {
-            let (mut ranked, mut sorted) = (Ranked::default(), BTreeSet::new());
+            let (mut set, mut sorted) = (OrderedSet::default(), BTreeSet::new());
             for (add, key) in steps {
                 if add {
-                    prop_assert_eq!(ranked.insert(key), sorted.insert(key));
+                    prop_assert_eq!(set.insert(key), sorted.insert(key));
                 } else {
-                    prop_assert_eq!(ranked.remove(&key), sorted.remove(&key));
+                    prop_assert_eq!(set.remove(&key), sorted.remove(&key));
                 }
-                prop_assert_eq!((ranked.len(), ranked.is_empty()), (sorted.len(), sorted.is_empty()));
+                prop_assert_eq!((set.len(), set.is_empty()), (sorted.len(), sorted.is_empty()));
                 for probe in [0, key, 59] {
-                    prop_assert_eq!(ranked.rank(&probe), sorted.range(..probe).count());
-                    prop_assert_eq!(ranked.contains(&probe), sorted.contains(&probe));
+                    prop_assert_eq!(set.rank(&probe), sorted.range(..probe).count());
+                    prop_assert_eq!(set.contains(&probe), sorted.contains(&probe));
                 }
             }
         }
@@ -248,18 +248,18 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_in_order_make_no_deep_tree() {
-        let mut ranked = Ranked::default();
+        let mut set = OrderedSet::default();
         for key in 0..100_000_u32 {
-            ranked.insert(key);
+            set.insert(key);
         }
-        fn depth(ranked: &Ranked<u32>, at: u32) -> usize {
+        fn depth(set: &OrderedSet<u32>, at: u32) -> usize {
             if at == NONE {
                 return 0;
             }
-            let node = &ranked.nodes[at as usize];
-            1 + depth(ranked, node.left).max(depth(ranked, node.right))
+            let node = &set.nodes[at as usize];
+            1 + depth(set, node.left).max(depth(set, node.right))
         }
-        assert!(depth(&ranked, ranked.root) < 80);
-        assert_eq!(ranked.rank(&70_000), 70_000);
+        assert!(depth(&set, set.root) < 80);
+        assert_eq!(set.rank(&70_000), 70_000);
     }
 }

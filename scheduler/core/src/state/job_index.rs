@@ -9,14 +9,14 @@ use crate::record::JobRecord;
 
 /// All jobs, each once in every index that fits.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Index {
+pub(crate) struct JobIndex {
     states: BTreeMap<JobState, BTreeSet<JobId>>,
     users: BTreeMap<Arc<str>, BTreeSet<JobId>>,
     /// Jobs in a final state by when they came to it.
     finished: BTreeSet<(Time, JobId)>,
 }
 
-impl Index {
+impl JobIndex {
     pub(crate) fn insert(&mut self, job: &JobRecord) {
         self.states.entry(job.state).or_default().insert(job.id);
         match self.users.get_mut(&job.user) {

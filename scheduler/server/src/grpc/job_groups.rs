@@ -9,7 +9,7 @@ use tonic::{Request, Status, Streaming};
 use trainyard_proto::convert::job::{parse_job_spec, timestamp};
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{Axis, Content, JobGroupRecord, SWEEP_LABEL, Sweep};
-use trainyard_types::{BatchId, JobId, JobSpec, TrainPatch, Violation};
+use trainyard_types::{JobGroupId, JobId, JobSpec, TrainPatch, Violation};
 
 use super::Context;
 use super::jobs::parse_caller;
@@ -20,7 +20,7 @@ use crate::driver::Live;
 const MOST_VIOLATIONS: usize = 100;
 /// Bytes of all specs of a call together; they are kept in memory, and become one value of the store.
 const MOST_BYTES: usize = 64 << 20;
-/// Jobs of a sweep that one batch of events cancels.
+/// Jobs of a sweep that one commit cancels.
 const CANCEL_AT_ONCE: usize = 500;
 
 /// The specs of a call, part by part.
@@ -35,8 +35,8 @@ impl Specs {
     fn take(&mut self, specs: Vec<pb::JobSpec>) -> Result<(), ApiError> {
         for spec in specs {
             let at = self.specs.len();
-            if at >= BatchId::MAX_JOBS as usize {
-                let text = format!("has more than {} jobs; make several calls", BatchId::MAX_JOBS);
+            if at >= JobGroupId::MAX_JOBS as usize {
+                let text = format!("has more than {} jobs; make several calls", JobGroupId::MAX_JOBS);
                 return Err(ApiError::field("specs", text));
             }
             self.bytes += spec.encoded_len();
@@ -96,10 +96,10 @@ pub async fn submit_jobs(
         return Ok(pb::SubmitJobsResponse::default());
     }
     let request_id = Some(request_id).filter(|id| !id.is_empty());
-    let first = context.driver.submit_batch(request_id, user, Content::Specs(specs)).await;
+    let first = context.driver.submit_group(request_id, user, Content::Specs(specs)).await;
     let first = first.map_err(ApiError::from)?;
-    let place = first.record.batch.ok_or(ApiError::Internal)?;
-    Ok(pb::SubmitJobsResponse { job_ids: place.batch.ids().map(|id| id.to_string()).collect() })
+    let member = first.record.group.ok_or(ApiError::Internal)?;
+    Ok(pb::SubmitJobsResponse { job_ids: member.group.ids().map(|id| id.to_string()).collect() })
 }
 
 /// Queues every combination.
@@ -131,16 +131,16 @@ pub async fn submit_sweep(
         _ => return Err(ApiError::Invalid(found)),
     };
     let Some(jobs) = sweep.jobs() else {
-        let text = format!("has more than {} combinations; make several sweeps", BatchId::MAX_JOBS);
+        let text = format!("has more than {} combinations; make several sweeps", JobGroupId::MAX_JOBS);
         return Err(ApiError::field("axes", text));
     };
     if validate_only {
         return Ok(pb::SubmitSweepResponse { sweep_id: String::new(), jobs });
     }
     let request_id = Some(request_id).filter(|id| !id.is_empty());
-    let first = context.driver.submit_batch(request_id, user, Content::Sweep(sweep)).await?;
-    let place = first.record.batch.ok_or(ApiError::Internal)?;
-    Ok(pb::SubmitSweepResponse { sweep_id: place.batch.id.to_string(), jobs: place.batch.len() })
+    let first = context.driver.submit_group(request_id, user, Content::Sweep(sweep)).await?;
+    let member = first.record.group.ok_or(ApiError::Internal)?;
+    Ok(pb::SubmitSweepResponse { sweep_id: member.group.id.to_string(), jobs: member.group.len() })
 }
 
 /// Every value by itself must be right on the spec; then so is every combination, since no rule is about
@@ -209,9 +209,9 @@ pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<JobGroupReco
     if text.is_empty() {
         return Err(ApiError::field("sweep_id", "is empty; give a sweep's id or the start of one"));
     }
-    let mut found = live.core.batches_with_prefix(text).filter(|batch| batch.is_sweep());
+    let mut found = live.core.groups_with_prefix(text).filter(|group| group.is_sweep());
     match (found.next(), found.next()) {
-        (Some(batch), None) => Ok(Arc::clone(batch)),
+        (Some(group), None) => Ok(Arc::clone(group)),
         (None, _) => Err(not_there(live, "sweep", text, "`yard jobs` shows the sweep of each job")),
         (Some(_), Some(_)) => {
             let text = format!("is `{text}`, with which several sweeps start; write more of it");
@@ -220,20 +220,20 @@ pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<JobGroupReco
     }
 }
 
-fn view(live: &Live<'_>, batch: &JobGroupRecord) -> pb::Sweep {
-    let Content::Sweep(sweep) = &batch.content else { return pb::Sweep::default() };
+fn view(live: &Live<'_>, group: &JobGroupRecord) -> pb::Sweep {
+    let Content::Sweep(sweep) = &group.content else { return pb::Sweep::default() };
     let axis = |axis: &Axis| pb::SweepAxis {
         parameter: axis.parameter.clone(),
         values: axis.values.iter().map(|(text, _)| text.clone()).collect(),
     };
     let count = |(state, jobs)| pb::JobCount { state: pb::JobState::from(state).into(), jobs };
     pb::Sweep {
-        id: batch.id.to_string(),
+        id: group.id.to_string(),
         spec: Some((&sweep.spec).into()),
         axes: sweep.axes.iter().map(axis).collect(),
-        user: batch.user.to_string(),
-        create_time: Some(timestamp(batch.created)),
-        counts: live.core.batch_states(batch).into_iter().map(count).collect(),
+        user: group.user.to_string(),
+        create_time: Some(timestamp(group.created)),
+        counts: live.core.group_states(group).into_iter().map(count).collect(),
     }
 }
 
@@ -242,7 +242,7 @@ fn view(live: &Live<'_>, batch: &JobGroupRecord) -> pb::Sweep {
 /// # Errors
 /// There is none such.
 pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
-    let look = move |live: &mut Live<'_>| find_sweep(live, &text).map(|batch| view(live, &batch));
+    let look = move |live: &mut Live<'_>| find_sweep(live, &text).map(|group| view(live, &group));
     context.driver.ask(look).await?
 }
 
@@ -253,8 +253,8 @@ pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, Api
 /// There is none such.
 pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
     let look = move |live: &mut Live<'_>| find_sweep(live, &text);
-    let batch = context.driver.ask_leader(look).await??;
-    let ids: Vec<JobId> = batch.ids().collect();
+    let group = context.driver.ask_leader(look).await??;
+    let ids: Vec<JobId> = group.ids().collect();
     for some in ids.chunks(CANCEL_AT_ONCE) {
         let wanted = some.to_vec();
         let open = move |live: &mut Live<'_>| {
@@ -266,5 +266,5 @@ pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, 
             context.driver.cancel_many(open).await?;
         }
     }
-    context.driver.ask_leader(move |live| Ok(view(live, &batch))).await?
+    context.driver.ask_leader(move |live| Ok(view(live, &group))).await?
 }
