@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use image::{ImageFormat, Rgb, RgbImage};
 use trainyard_data::cache::disk::{self, CacheDir, Limits};
-use trainyard_data::resample::letterbox;
+use trainyard_data::resample::resize;
 use trainyard_data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig, MosaicTiles,
     OpenOptions, RamBudget, Split, TrainLoader, decode,
@@ -133,7 +133,7 @@ fn bench_decode(name: &str, dataset: &Dataset) {
     });
     let image = decode::decode(&files[0]).expect("a good JPEG");
     rate(&format!("resize_{name}_to_416_per_core"), "images/s", || {
-        black_box(letterbox::load_resize(image.clone(), 416));
+        black_box(resize::load_resize(image.clone(), 416));
     });
 }
 

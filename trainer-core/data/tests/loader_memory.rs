@@ -116,5 +116,5 @@ fn memory_does_not_grow_with_the_data_set() {
             assert!(peaks[1] < (6 * BATCH + 10 * workers) * image + 100 * MANY + (4 << 20), "{peaks:?}");
         }
     }
-    assert!(few.items.memory_bytes() / FEW < 100 && many.items.memory_bytes() / MANY < 100);
+    assert!(few.images.memory_bytes() / FEW < 100 && many.images.memory_bytes() / MANY < 100);
 }

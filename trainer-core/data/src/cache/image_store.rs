@@ -48,13 +48,13 @@ pub struct ImageStore {
     cache: Cache,
     /// The images that failed, by index.
     failures: Mutex<BTreeMap<usize, Failure>>,
-    /// For the user, not yet taken.
+    /// Warnings that the user has not been told of yet.
     warnings: Mutex<Vec<String>>,
     /// The disk cache's file, once it was seen to be complete.
     complete: OnceLock<PathBuf>,
 }
 
-/// Why an image could not be had.
+/// Why an image cannot be loaded.
 #[derive(Debug, Clone)]
 struct Failure {
     message: String,

@@ -1,3 +1,5 @@
+//! Tests of opening a split: what is taken for images and labels, and what the user is told.
+
 use super::*;
 use crate::test_data::{TestData, truncate};
 

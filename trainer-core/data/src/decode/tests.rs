@@ -1,3 +1,5 @@
+//! Tests of decoding and probing: formats, orientation, damage, limits.
+
 mod jpeg;
 mod jpeg_writer;
 mod signatures;

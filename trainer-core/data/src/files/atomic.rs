@@ -46,6 +46,17 @@ pub fn write_atomically_with(
     sync_folder(path.parent().unwrap_or(Path::new("")))
 }
 
+/// Writes a file and waits until it is on the disk. A crash may leave a part of it: this is for files in a directory that
+/// gets its name when all of it is there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 /// Waits until the names in `folder` are on the disk. A file system that cannot do that for folders is taken as it is.
 ///
 /// # Errors
@@ -85,6 +96,7 @@ mod tests {
             (&b"one"[..], write_atomically as fn(&Path, &[u8]) -> io::Result<()>),
             (b"two", write_atomically_shared),
             (b"", write_atomically),
+            (b"four", write_durably),
         ] {
             write(&path, bytes).unwrap();
             assert_eq!(fs::read(&path).unwrap(), bytes);

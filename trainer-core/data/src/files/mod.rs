@@ -7,7 +7,9 @@ pub mod mapped;
 pub mod path_normalization;
 pub mod read;
 
-pub use self::atomic::{write_atomically, write_atomically_shared, write_atomically_with};
+pub use self::atomic::{
+    sync_folder, write_atomically, write_atomically_shared, write_atomically_with, write_durably,
+};
 pub use self::identity::{FileStamp, HeadAndTail, checksum, digest};
 pub use self::mapped::MappedFile;
 pub use self::read::{is_gone, open, read_label_file, read_once, read_with_retries};

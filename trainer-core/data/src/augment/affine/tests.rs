@@ -1,3 +1,5 @@
+//! Tests of the affine step: boxes stay on their pixels, and what is left of them is kept or dropped.
+
 use super::*;
 use crate::augment::mosaic::{LabelledImage, MosaicLayout};
 use crate::augment::resampler::{Flips, Resampler};

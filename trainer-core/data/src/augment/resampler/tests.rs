@@ -1,3 +1,5 @@
+//! Tests of the fast code for pixels against the plain definition, with random mosaics and transforms.
+
 use super::*;
 use crate::augment::affine::AffineParams;
 use crate::augment::mosaic::LabelledImage;

@@ -1,3 +1,5 @@
+//! Tests of a training sample: what it depends on, and that the one pass equals its steps one after the other.
+
 use super::*;
 use crate::augment::reference;
 use crate::cache::CacheMode;

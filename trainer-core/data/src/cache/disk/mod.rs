@@ -53,7 +53,7 @@ pub struct DiskCache {
     given_up: AtomicBool,
     /// Number of images that were to be written.
     written: AtomicU64,
-    /// For the user, once each.
+    /// Warnings that the user has not been told of yet; each comes once.
     warnings: Mutex<Vec<String>>,
 }
 

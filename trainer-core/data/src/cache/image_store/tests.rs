@@ -1,3 +1,5 @@
+//! Tests of the image store with every cache: equal pixels, damaged files, files that others truncate or remove.
+
 use std::path::PathBuf;
 
 use super::*;

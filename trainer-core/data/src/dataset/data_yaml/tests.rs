@@ -1,3 +1,5 @@
+//! Tests of reading a data.yaml: usual and odd forms, and errors with line and way out.
+
 use super::*;
 
 fn parse(text: &str) -> Result<DataYaml, YamlError> {

@@ -1,3 +1,5 @@
+//! Tests of training batches: the same pixels for any workers, batch size, cache and start, and errors on the way.
+
 use sha2::{Digest, Sha256};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of validation batches: shapes, letterboxes, and boxes that go back to the file.
+
 use super::*;
 use crate::cache::image_store::CacheMode;
 use crate::dataset::Split;
