@@ -3,7 +3,7 @@
 use clap::{Args, Command as Clap, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, orders, record, retry,
+    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, operator, record, retry,
     submit, sweep, top, train, up, watch, why_slow,
 };
 
@@ -48,7 +48,7 @@ pub struct Global {
     /// When to print colours: auto, always or never; NO_COLOR switches them off as well
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     #[arg(hide_possible_values = true)]
-    pub color: When,
+    pub color: ColorChoice,
 }
 
 /// How a command prints.
@@ -67,7 +67,7 @@ pub enum Format {
 
 /// When to do something that only suits a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum When {
+pub enum ColorChoice {
     /// On a terminal
     #[default]
     Auto,
@@ -106,8 +106,8 @@ pub enum Remote {
     Agents(agents::Agents),
     #[command(alias = "gpu")]
     Gpus(agents::Gpus),
-    Drain(orders::Drain),
-    Resume(orders::Resume),
+    Drain(operator::Drain),
+    Resume(operator::Resume),
     Top(top::Top),
     Record(record::Record),
     WhySlow(why_slow::WhySlow),

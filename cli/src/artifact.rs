@@ -19,14 +19,14 @@ const TRIES: u32 = 5;
 /// What became of an artifact.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fetched {
-    /// It was fetched to this path.
+    /// The artifact was fetched to this path.
     Downloaded(PathBuf),
-    /// This path held it before.
+    /// This path held the artifact before.
     Present(PathBuf),
 }
 
 impl Fetched {
-    /// Where it lies.
+    /// Where the artifact lies.
     pub fn path(&self) -> &Path {
         match self {
             Self::Downloaded(path) | Self::Present(path) => path,
@@ -145,14 +145,14 @@ async fn download(client: &Client, job: &str, artifact: &pb::Artifact, part: &Pa
         if !is_temporary(&status) || failed >= TRIES {
             return Err(client.failure(&status));
         }
-        if client.turn(&status) != Next::Now {
+        if client.fail_over(&status) != Next::Now {
             tokio::time::sleep(jittered(std::time::Duration::from_millis(200 << failed))).await;
         }
     }
 }
 
 /// One stream from `offset` to its end. The outer error is of this machine's disk or the server's
-/// manners, the inner one of the stream.
+/// protocol, the inner one of the stream.
 async fn append(
     client: &Client,
     job: &str,

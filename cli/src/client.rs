@@ -17,22 +17,22 @@ use trainyard_proto::route::{Next, Route, leader_of};
 use crate::failure::{Failure, is_temporary};
 use crate::settings::Settings;
 
-/// How a call travels: over one channel, with the user's metadata.
-pub type Link = InterceptedService<Channel, Identity>;
+/// A channel to a server that sends the user's metadata with every call.
+pub type AuthenticatedChannel = InterceptedService<Channel, CallerMetadata>;
 
-/// Waits between tries of one call; as many retries as entries.
-const WAITS_MS: [u64; 4] = [100, 300, 700, 1400];
+/// Delays before the retries of one call; there are as many retries as entries.
+const RETRY_DELAYS_MS: [u64; 4] = [100, 300, 700, 1400];
 /// Longest answer to a unary call. (A page of 1000 jobs with their attempts is far below.)
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Adds who is calling to every request.
 #[derive(Clone)]
-pub struct Identity {
+pub struct CallerMetadata {
     user: Option<MetadataValue<Ascii>>,
     authorization: Option<MetadataValue<Ascii>>,
 }
 
-impl Interceptor for Identity {
+impl Interceptor for CallerMetadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(user) = &self.user {
             request.metadata_mut().insert("trainyard-user", user.clone());
@@ -45,22 +45,22 @@ impl Interceptor for Identity {
 }
 
 /// How long a cluster that answers may take to have a leader.
-const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The scheduler as commands see it: one of those that the user named, or where a standby sent us.
 #[derive(Clone)]
 pub struct Client {
-    identity: Identity,
-    current: Arc<Mutex<Current>>,
+    metadata: CallerMetadata,
+    connection: Arc<Mutex<Connection>>,
 }
 
-struct Current {
+struct Connection {
     route: Route,
-    link: Link,
+    channel: AuthenticatedChannel,
 }
 
 /// A connection that opens with the first call.
-fn dial(server: &str, identity: &Identity) -> Result<Link, Failure> {
+fn dial(server: &str, metadata: &CallerMetadata) -> Result<AuthenticatedChannel, Failure> {
     let endpoint = Endpoint::from_shared(server.to_owned())
         .map_err(|error| Failure::usage(format!("server `{server}`: {error}")))?
         .connect_timeout(Duration::from_secs(5))
@@ -68,7 +68,7 @@ fn dial(server: &str, identity: &Identity) -> Result<Link, Failure> {
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
-    Ok(InterceptedService::new(endpoint.connect_lazy(), identity.clone()))
+    Ok(InterceptedService::new(endpoint.connect_lazy(), metadata.clone()))
 }
 
 impl Client {
@@ -80,60 +80,60 @@ impl Client {
         let authorization = settings.token.as_ref().map(|token| bearer(token)).transpose()?;
         // A user name that is not ASCII cannot travel; the scheduler then says "unknown".
         let user = settings.user.parse().ok();
-        let identity = Identity { user, authorization };
+        let metadata = CallerMetadata { user, authorization };
         for server in &settings.servers {
-            dial(server, &identity)?;
+            dial(server, &metadata)?;
         }
         let route = Route::new(settings.servers.clone());
-        let link = dial(route.target(), &identity)?;
-        Ok(Self { identity, current: Arc::new(Mutex::new(Current { route, link })) })
+        let channel = dial(route.target(), &metadata)?;
+        Ok(Self { metadata, connection: Arc::new(Mutex::new(Connection { route, channel })) })
     }
 
-    fn current(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn link(&self) -> Link {
-        self.current().link.clone()
+    fn channel(&self) -> AuthenticatedChannel {
+        self.connection().channel.clone()
     }
 
     /// The server that the next call goes to.
     pub fn server(&self) -> String {
-        self.current().route.target().to_owned()
+        self.connection().route.target().to_owned()
     }
 
-    /// After a call that failed for now: turns to the next server, or to the leader that a standby names.
-    pub fn turn(&self, status: &Status) -> Next {
-        let mut current = self.current();
-        let before = current.route.target().to_owned();
-        let next = current.route.failed(Some(status));
+    /// After a call that failed for now: later calls go to the next server, or to the leader that a standby names.
+    pub fn fail_over(&self, status: &Status) -> Next {
+        let mut connection = self.connection();
+        let before = connection.route.target().to_owned();
+        let next = connection.route.failed(Some(status));
         // A leader that is named by what is no address cannot be dialled; the next round asks others.
-        if current.route.target() != before
-            && let Ok(link) = dial(current.route.target(), &self.identity)
+        if connection.route.target() != before
+            && let Ok(channel) = dial(connection.route.target(), &self.metadata)
         {
-            current.link = link;
+            connection.channel = channel;
         }
         next
     }
 
-    /// A call was answered: later ones go the same way.
-    pub fn settled(&self) {
-        self.current().route.worked();
+    /// After a call that was answered: later calls go to the same server.
+    pub fn succeeded(&self) {
+        self.connection().route.worked();
     }
 
-    /// Jobs.
-    pub fn jobs(&self) -> JobServiceClient<Link> {
-        JobServiceClient::new(self.link()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    /// A client for calls about jobs.
+    pub fn jobs(&self) -> JobServiceClient<AuthenticatedChannel> {
+        JobServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Agents.
-    pub fn cluster(&self) -> ClusterServiceClient<Link> {
-        ClusterServiceClient::new(self.link()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    /// A client for calls about agents and GPUs.
+    pub fn cluster(&self) -> ClusterServiceClient<AuthenticatedChannel> {
+        ClusterServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Artifacts.
-    pub fn artifacts(&self) -> ArtifactServiceClient<Link> {
-        ArtifactServiceClient::new(self.link()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    /// A client for calls about artifacts.
+    pub fn artifacts(&self) -> ArtifactServiceClient<AuthenticatedChannel> {
+        ArtifactServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The failure that `status` means for the user.
@@ -157,7 +157,7 @@ impl Client {
     /// The whole id that `prefix` begins; one that is whole already is not looked up.
     ///
     /// # Errors
-    /// As [`Client::job`].
+    /// No such job, more than one, no server.
     pub async fn job_id(&self, prefix: &str) -> Result<String, Failure> {
         let id = check_id(prefix)?;
         if uuid::Uuid::try_parse(&id).is_ok() { Ok(id) } else { Ok(self.job(&id).await?.id) }
@@ -166,7 +166,7 @@ impl Client {
     /// Makes a call until it is answered or has failed for good; only what may pass is tried again.
     ///
     /// # Errors
-    /// The last answer.
+    /// The failure of the last try.
     pub async fn retrying<T, F>(&self, call: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -177,7 +177,7 @@ impl Client {
     /// Makes a call that must not be made twice: it is made again only where a standby has refused it.
     ///
     /// # Errors
-    /// The last answer.
+    /// The failure of the last try.
     pub async fn once<T, F>(&self, call: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -194,11 +194,11 @@ impl Client {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let begun = Instant::now();
-        let mut waits = WAITS_MS.into_iter();
+        let mut delays = RETRY_DELAYS_MS.into_iter();
         loop {
             let status = match call().await {
                 Ok(response) => {
-                    self.settled();
+                    self.succeeded();
                     return Ok(response.into_inner());
                 }
                 Err(status) => status,
@@ -208,10 +208,10 @@ impl Client {
             if !may_pass(&status) {
                 return Err(failure);
             }
-            let wait = match self.turn(&status) {
+            let wait = match self.fail_over(&status) {
                 Next::Now => continue,
-                Next::After(Some(asked)) if begun.elapsed() < ELECTION_PATIENCE => asked,
-                Next::After(_) => Duration::from_millis(waits.next().ok_or(failure)?),
+                Next::After(Some(asked)) if begun.elapsed() < ELECTION_TIMEOUT => asked,
+                Next::After(_) => Duration::from_millis(delays.next().ok_or(failure)?),
             };
             tokio::time::sleep(jittered(wait)).await;
         }

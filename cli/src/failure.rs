@@ -21,10 +21,10 @@ pub enum Exit {
     Unreachable,
     /// The server said no: not found, not allowed, not now.
     Refused,
-    /// Ctrl-C.
+    /// The user has pressed Ctrl-C.
     Interrupted,
     /// Nobody reads what is printed any more (`yard jobs | head`): whoever did has seen enough.
-    Unread,
+    OutputClosed,
 }
 
 impl Exit {
@@ -36,7 +36,7 @@ impl Exit {
             Self::Unreachable => 3,
             Self::Refused => 4,
             Self::Interrupted => 130,
-            Self::Unread => 0,
+            Self::OutputClosed => 0,
         }
     }
 }
@@ -44,13 +44,13 @@ impl Exit {
 /// Why a command did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// For scripts.
+    /// What a script can tell the failure by.
     pub exit: Exit,
-    /// For people: what, which, why. Empty when all was said before.
+    /// For people: what failed, which one, and why. Empty when all was said before.
     pub message: String,
-    /// One bad field a line.
+    /// More about it, such as the bad fields; a line each.
     pub details: Vec<String>,
-    /// What to do.
+    /// What the user can do about it.
     pub hint: Option<String>,
 }
 
@@ -75,7 +75,7 @@ impl Failure {
         Self::new(exit, "")
     }
 
-    /// Adds what to do.
+    /// Adds what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -112,11 +112,11 @@ impl Failure {
     }
 
     /// The text for stderr; empty when there is nothing to say.
-    pub fn render(&self, painted: bool) -> String {
+    pub fn render(&self, colored: bool) -> String {
         if self.message.is_empty() {
             return String::new();
         }
-        let (red, cyan, off) = if painted { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+        let (red, cyan, off) = if colored { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
         // What is named may be a stranger's: of a job file, a path, an answer.
         let mut text = format!("{red}error:{off} {}", clean_lines(&self.message));
         // Writing to a String cannot fail.
@@ -133,7 +133,7 @@ impl Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
-            return Self::quiet(Exit::Unread);
+            return Self::quiet(Exit::OutputClosed);
         }
         Self::local(error.to_string())
     }

@@ -11,13 +11,14 @@ pub mod commands;
 pub mod demo;
 pub mod failure;
 pub mod follow;
+pub mod job_file;
 pub mod output;
 pub mod proto_json;
 pub mod render;
 pub mod settings;
-pub mod spec;
 pub mod terminal;
 pub mod up;
+pub mod values;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -52,9 +53,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn report(failure: &failure::Failure, color: args::When) -> ExitCode {
-    let painted = terminal::color_on_stderr(color);
-    terminal::message(&failure.render(painted));
+fn report(failure: &failure::Failure, color: args::ColorChoice) -> ExitCode {
+    let colored = terminal::color_on_stderr(color);
+    terminal::message(&failure.render(colored));
     ExitCode::from(failure.exit.code())
 }
 

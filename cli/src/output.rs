@@ -9,23 +9,23 @@ use crate::args::{Format, Global};
 use crate::failure::Failure;
 use crate::terminal;
 
-/// What commands print data with.
+/// How data is printed on stdout.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
-    /// As asked for.
+    /// The format that was asked for.
     pub format: Format,
     /// Whether stdout takes colours.
-    pub painted: bool,
+    pub colored: bool,
     /// Columns of the terminal, if there is one.
     pub width: Option<u16>,
 }
 
 impl Output {
-    /// As this process's stdout is.
+    /// For this process's stdout.
     pub fn new(global: &Global) -> Self {
         Self {
             format: global.output,
-            painted: terminal::color_on_stdout(global.color),
+            colored: terminal::color_on_stdout(global.color),
             width: terminal::width(),
         }
     }

@@ -15,12 +15,12 @@ pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7433";
 /// What `~/.config/trainyard/cli.toml` may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct SettingsFile {
     server: String,
     token: Option<String>,
 }
 
-impl Default for File {
+impl Default for SettingsFile {
     fn default() -> Self {
         Self { server: DEFAULT_SERVER.to_owned(), token: None }
     }
@@ -31,7 +31,7 @@ impl Default for File {
 pub struct Settings {
     /// URLs, with their scheme; at least one.
     pub servers: Vec<String>,
-    /// Bearer token.
+    /// The bearer token that is sent with every call.
     pub token: Option<String>,
     /// Name of the user at this machine.
     pub user: String,
@@ -53,9 +53,9 @@ impl Settings {
             .flag("server", global.server.clone())
             .flag("token", global.token.clone())
             .secret("token")
-            .load::<File>()
+            .load::<SettingsFile>()
             .map_err(|error| Failure::usage(error.to_string()))?;
-        let File { server, token } = loaded.value;
+        let SettingsFile { server, token } = loaded.value;
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let servers: Vec<String> = parse_list(&server).map(server_url).collect::<Result<_, _>>()?;
         // An empty list is wrong usage, as an empty address is.

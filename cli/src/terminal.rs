@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 pub use trainyard_types::text::clean;
 
-use crate::args::When;
+use crate::args::ColorChoice;
 
 /// Prints a message for people. One that cannot be printed is lost: there is no other place for it.
 pub fn message(text: &str) {
@@ -21,34 +21,34 @@ pub fn message(text: &str) {
 
 /// Comes when nobody reads stdout any more, which a command that waits for something to print would not notice.
 /// Never where stdout is a file. `None` when the system has no thread for it.
-pub fn unread() -> Option<oneshot::Receiver<()>> {
-    let (gone, unread) = oneshot::channel();
+pub fn stdout_closed() -> Option<oneshot::Receiver<()>> {
+    let (closing, closed) = oneshot::channel();
     let watch = move || {
         let stdout = std::io::stdout();
         // Asked for nothing, a poll ends when the other end is closed.
         let mut end = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
         while poll(&mut end, PollTimeout::NONE) == Err(Errno::EINTR) {}
-        let _nobody_waits = gone.send(());
+        let _nobody_waits = closing.send(());
     };
-    thread::Builder::new().name("stdout".into()).spawn(watch).ok().map(|_| unread)
+    thread::Builder::new().name("stdout".into()).spawn(watch).ok().map(|_| closed)
 }
 
 /// Whether stdout takes colours.
-pub fn color_on_stdout(when: When) -> bool {
+pub fn color_on_stdout(when: ColorChoice) -> bool {
     colored(when, std::io::stdout().is_terminal())
 }
 
 /// Whether stderr takes colours.
-pub fn color_on_stderr(when: When) -> bool {
+pub fn color_on_stderr(when: ColorChoice) -> bool {
     colored(when, std::io::stderr().is_terminal())
 }
 
-fn colored(when: When, terminal: bool) -> bool {
+fn colored(when: ColorChoice, terminal: bool) -> bool {
     match when {
-        When::Always => true,
-        When::Never => false,
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
         // https://no-color.org: set and not empty.
-        When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        ColorChoice::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
     }
 }
 

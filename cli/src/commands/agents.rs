@@ -6,7 +6,7 @@ use trainyard_proto::pb;
 
 use crate::client::{Client, every_page};
 use crate::commands::Context;
-use crate::commands::orders::Order;
+use crate::commands::operator::GpuOrder;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
 use crate::{render, terminal};
@@ -17,11 +17,11 @@ const NO_AGENTS: &str = "no agent has connected yet; `yard up` runs one on this 
 #[derive(Debug, Args)]
 pub struct Agents {
     #[command(subcommand)]
-    order: Option<Order>,
+    order: Option<GpuOrder>,
 }
 
 impl Agents {
-    /// Prints them, lost ones too.
+    /// Prints the agents, lost ones too.
     ///
     /// # Errors
     /// No server.
@@ -29,7 +29,7 @@ impl Agents {
         if let Some(order) = self.order {
             return order.run(context).await;
         }
-        let agents = all(&context.client).await?;
+        let agents = list_agents(&context.client).await?;
         if !context.output.for_people() {
             let agents: Vec<_> = agents.iter().map(|agent| to_json("Agent", agent)).collect();
             return context.output.list(&json!({ "agents": agents }), "agents");
@@ -60,15 +60,15 @@ impl Gpus {
     /// No server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if self.rates {
-            return rates(context).await;
+            return show_rates(context).await;
         }
-        let agents = all(&context.client).await?;
+        let agents = list_agents(&context.client).await?;
         if self.fit {
-            return fit(context, &agents);
+            return show_fit_records(context, &agents);
         }
-        let gpus = there(&agents);
+        let gpus = gpus_of(&agents);
         if !context.output.for_people() {
-            let gpus: Vec<_> = gpus.iter().map(with_agent).collect();
+            let gpus: Vec<_> = gpus.iter().map(gpu_json).collect();
             return context.output.list(&json!({ "gpus": gpus }), "gpus");
         }
         if gpus.is_empty() {
@@ -84,8 +84,8 @@ impl Gpus {
     }
 }
 
-/// The fit records of all agents.
-fn fit(context: &Context, agents: &[pb::Agent]) -> Result<(), Failure> {
+/// Prints the fit records of all agents.
+fn show_fit_records(context: &Context, agents: &[pb::Agent]) -> Result<(), Failure> {
     let records: Vec<(String, pb::FitRecord)> = agents
         .iter()
         .flat_map(|agent| agent.fit_records.iter().map(|record| (agent.name.clone(), record.clone())))
@@ -106,9 +106,9 @@ fn fit(context: &Context, agents: &[pb::Agent]) -> Result<(), Failure> {
     context.output.line(&render::cluster::fit(context.output, &records))
 }
 
-/// What the scheduler has learned of GPUs' speeds.
-async fn rates(context: &Context) -> Result<(), Failure> {
-    let rates = all_rates(&context.client).await?;
+/// Prints what the scheduler has learned of GPUs' speeds.
+async fn show_rates(context: &Context) -> Result<(), Failure> {
+    let rates = list_rates(&context.client).await?;
     if !context.output.for_people() {
         let rates: Vec<_> = rates.iter().map(|rate| to_json("Rate", rate)).collect();
         return context.output.list(&json!({ "rates": rates }), "rates");
@@ -124,7 +124,7 @@ async fn rates(context: &Context) -> Result<(), Failure> {
 ///
 /// # Errors
 /// No server.
-pub async fn all_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
+pub async fn list_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
     every_page(async |page_token| {
         let request = pb::ListRatesRequest { page_size: 1000, page_token };
         let call = || async { client.cluster().list_rates(request.clone()).await };
@@ -134,11 +134,11 @@ pub async fn all_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
     .await
 }
 
-/// A GPU with the names of its agent.
-pub struct Card {
-    /// Its agent.
+/// A GPU with what is to be known of its agent.
+pub struct AgentGpu {
+    /// Name of its agent.
     pub agent: String,
-    /// As told.
+    /// The GPU, as its agent tells of it.
     pub gpu: pb::Gpu,
     /// Whether its agent is drained.
     pub drained: bool,
@@ -149,12 +149,12 @@ pub struct Card {
 }
 
 /// The GPUs of the agents that are not lost.
-pub fn there(agents: &[pb::Agent]) -> Vec<Card> {
-    let there = agents.iter().filter(|agent| agent.state() != pb::AgentState::Lost);
-    let cards = |agent: &pb::Agent| {
+pub fn gpus_of(agents: &[pb::Agent]) -> Vec<AgentGpu> {
+    let known = agents.iter().filter(|agent| agent.state() != pb::AgentState::Lost);
+    let of_agent = |agent: &pb::Agent| {
         let (name, unavailable) = (agent.name.clone(), agent.unavailable.clone());
         let (drained, connected) = (agent.drained, agent.state() == pb::AgentState::Connected);
-        agent.gpus.clone().into_iter().map(move |gpu| Card {
+        agent.gpus.clone().into_iter().map(move |gpu| AgentGpu {
             agent: name.clone(),
             gpu,
             drained,
@@ -162,13 +162,13 @@ pub fn there(agents: &[pb::Agent]) -> Vec<Card> {
             unavailable: unavailable.clone(),
         })
     };
-    there.flat_map(cards).collect()
+    known.flat_map(of_agent).collect()
 }
 
 /// A GPU as proto3 JSON, with its agent's name.
-pub fn with_agent(card: &Card) -> Value {
-    let mut object = to_json("Gpu", &card.gpu);
-    object["agent"] = Value::String(card.agent.clone());
+pub fn gpu_json(entry: &AgentGpu) -> Value {
+    let mut object = to_json("Gpu", &entry.gpu);
+    object["agent"] = Value::String(entry.agent.clone());
     object
 }
 
@@ -176,7 +176,7 @@ pub fn with_agent(card: &Card) -> Value {
 ///
 /// # Errors
 /// No server.
-pub async fn all(client: &Client) -> Result<Vec<pb::Agent>, Failure> {
+pub async fn list_agents(client: &Client) -> Result<Vec<pb::Agent>, Failure> {
     every_page(async |page_token| {
         let request = pb::ListAgentsRequest { page_size: 1000, page_token };
         let call = || async { client.cluster().list_agents(request.clone()).await };

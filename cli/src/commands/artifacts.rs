@@ -42,7 +42,7 @@ struct Get {
 }
 
 impl Artifacts {
-    /// Lists, or downloads.
+    /// Lists the artifacts, or downloads some.
     ///
     /// # Errors
     /// No such job or artifact, a file in the way, no server.

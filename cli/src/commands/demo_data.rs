@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::demo::{self, Plan};
+use crate::demo::{self, DatasetOptions};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::terminal;
@@ -37,12 +37,14 @@ impl DemoData {
     /// # Errors
     /// The folder holds something else; the disk does not take it.
     pub fn run(self, output: Output) -> Result<(), Failure> {
-        let plan = Plan { seed: self.seed, train: self.train, val: self.val, size: self.size };
-        let yaml = demo::write(&self.dir, &plan)?;
+        let options = DatasetOptions { seed: self.seed, train: self.train, val: self.val, size: self.size };
+        let yaml = demo::write(&self.dir, &options)?;
         if output.for_people() {
             output.line(&yaml.display().to_string())?;
-            let text =
-                format!("{} images train, {} validate; `yard train` takes this file", plan.train, plan.val);
+            let text = format!(
+                "{} images train, {} validate; `yard train` takes this file",
+                options.train, options.val
+            );
             terminal::message(&text);
         }
         output.document(&json!({ "data": yaml.display().to_string() }))

@@ -18,17 +18,17 @@ pub struct ShowJob {
 }
 
 impl ShowJob {
-    /// Prints it.
+    /// Prints the job.
     ///
     /// # Errors
     /// No such job, no server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let job = context.client.job(&self.id).await?;
         if context.output.for_people() && self.why {
-            return context.output.line(&render::why::whole(context.output, &job));
+            return context.output.line(&render::why::explanation(context.output, &job));
         }
         if context.output.for_people() {
-            return context.output.line(&render::job::whole(context.output, &job, &render::now()));
+            return context.output.line(&render::job::details(context.output, &job, &render::now()));
         }
         context.output.document(&to_json("Job", &job))
     }

@@ -7,10 +7,10 @@ use trainyard_proto::pb;
 use crate::commands::Context;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
-use crate::spec::parse_label;
+use crate::values::parse_label;
 use crate::{render, terminal};
 
-/// How many jobs a call asks for.
+/// How many jobs one call asks for.
 const PAGE: usize = 500;
 
 /// List jobs, newest first.

@@ -8,7 +8,7 @@ use trainyard_proto::pb::job_event::Event;
 
 use crate::commands::Context;
 use crate::failure::Failure;
-use crate::follow::{Events, Mode, plain};
+use crate::follow::{EventStream, Mode, plain_text};
 use crate::proto_json::to_json;
 
 /// Print a job's log.
@@ -31,7 +31,7 @@ impl Logs {
     /// No such job, no server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let id = context.client.job_id(&self.id).await?;
-        let mut events = Events::new(&context.client, &id, 0, Mode::History);
+        let mut events = EventStream::new(&context.client, &id, 0, Mode::History);
         let mut kept = VecDeque::new();
         while let Some(event) = events.next().await? {
             if !matches!(event.event, Some(Event::LogLine(_))) {
@@ -53,7 +53,7 @@ impl Logs {
         if !self.follow {
             return Ok(());
         }
-        let mut events = Events::new(&context.client, &id, events.cursor(), Mode::Follow);
+        let mut events = EventStream::new(&context.client, &id, events.cursor(), Mode::Follow);
         while let Some(event) = events.next().await? {
             if matches!(event.event, Some(Event::LogLine(_))) {
                 print(context, &event)?;
@@ -66,7 +66,7 @@ impl Logs {
 fn print(context: &Context, event: &pb::JobEvent) -> Result<(), Failure> {
     match &event.event {
         Some(Event::LogLine(line)) if context.output.for_people() => {
-            context.output.line(&plain::log_line(event, line, context.output.painted))
+            context.output.line(&plain_text::log_line(event, line, context.output.colored))
         }
         // A log may be endless: each line is a document of its own, whatever the format.
         _ => context.output.document(&to_json("JobEvent", event)),

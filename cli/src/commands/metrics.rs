@@ -9,7 +9,7 @@ use trainyard_proto::pb::job_event::Event;
 
 use crate::commands::Context;
 use crate::failure::Failure;
-use crate::follow::{Events, Mode};
+use crate::follow::{EventStream, Mode};
 use crate::proto_json::to_json;
 use crate::{render, terminal};
 
@@ -27,7 +27,7 @@ impl ShowMetrics {
     /// No such job, no server.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let id = context.client.job_id(&self.id).await?;
-        let mut events = Events::new(&context.client, &id, 0, Mode::History);
+        let mut events = EventStream::new(&context.client, &id, 0, Mode::History);
         // An attempt that resumed repeats epochs; the later figures are of the weights that went on.
         let mut epochs: BTreeMap<u32, pb::Metrics> = BTreeMap::new();
         while let Some(event) = events.next().await? {

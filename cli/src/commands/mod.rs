@@ -9,7 +9,7 @@ pub mod job;
 pub mod jobs;
 pub mod logs;
 pub mod metrics;
-pub mod orders;
+pub mod operator;
 pub mod record;
 pub mod retry;
 pub mod submit;
@@ -33,9 +33,9 @@ use crate::terminal;
 
 /// What a command that talks to the scheduler gets.
 pub struct Context {
-    /// The scheduler.
+    /// The connection to the scheduler.
     pub client: Client,
-    /// Stdout.
+    /// How results are printed.
     pub output: Output,
     /// What to say when Ctrl-C ends the command.
     pub on_interrupt: RefCell<String>,

@@ -14,7 +14,7 @@ use crate::commands::{Context, agents};
 use crate::failure::Failure;
 use crate::terminal;
 
-/// How many jobs a call asks for.
+/// How many jobs one call asks for.
 const PAGE: i32 = 500;
 
 /// Record the jobs that have ended and the GPUs, for `trainyard-sim replay`
@@ -34,9 +34,9 @@ impl Record {
     /// No server, nothing to record, or a directory that cannot be written.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let jobs = self.jobs(context).await?;
-        let cards = agents::there(&agents::all(&context.client).await?);
-        let rates = agents::all_rates(&context.client).await?;
-        let recording = Recording::of(&jobs, &cards, &rates);
+        let gpus = agents::gpus_of(&agents::list_agents(&context.client).await?);
+        let rates = agents::list_rates(&context.client).await?;
+        let recording = Recording::of(&jobs, &gpus, &rates);
         if recording.jobs == 0 {
             return Err(Failure::usage("no job has ended on a GPU that is still there")
                 .hint("`yard jobs --state succeeded` lists those that have ended"));
@@ -77,7 +77,7 @@ impl Record {
     }
 }
 
-/// The three files.
+/// The content of the three files.
 #[derive(Debug, PartialEq)]
 struct Recording {
     cluster: String,
@@ -87,37 +87,40 @@ struct Recording {
     left_out: usize,
 }
 
-/// One job's part of them.
-struct Row<'a> {
+/// A GPU model of the cluster.
+struct GpuModel<'a> {
+    name: &'a str,
+    vram_gib: f64,
+    gpus: usize,
+}
+
+/// A job, as a row of jobs.csv and of ran.csv says it. Times are seconds since 1970.
+struct RecordedJob<'a> {
     job: &'a pb::Job,
     submit: f64,
     start: f64,
     end: f64,
+    /// Training images of an epoch.
     images: f64,
+    /// Epochs that were asked for.
     epochs: f64,
     epochs_done: f64,
+    /// Images per second on each GPU model; `None` where the job may not run.
     rates: Vec<Option<f64>>,
 }
 
 impl Recording {
-    fn of(jobs: &[pb::Job], cards: &[agents::Card], rates: &[pb::Rate]) -> Self {
-        let mut kinds: Vec<(&str, f64, usize)> = Vec::new();
-        for card in cards {
-            let (model, size) = (card.gpu.model.as_str(), nominal_gib(card.gpu.memory_total_mib));
-            match kinds.iter_mut().find(|kind| (kind.0, kind.1) == (model, size)) {
-                Some(kind) => kind.2 += 1,
-                None => kinds.push((model, size, 1)),
-            }
-        }
-        kinds.sort_by(|one, other| one.0.cmp(other.0).then(one.1.total_cmp(&other.1)));
-        let mut rows: Vec<Row<'_>> = jobs.iter().filter_map(|job| row(job, &kinds, rates)).collect();
+    fn of(jobs: &[pb::Job], gpus: &[agents::AgentGpu], rates: &[pb::Rate]) -> Self {
+        let models = gpu_models(gpus);
+        let mut rows: Vec<RecordedJob<'_>> =
+            jobs.iter().filter_map(|job| recorded(job, &models, rates)).collect();
         rows.sort_by(|a, b| a.submit.total_cmp(&b.submit));
         let first = rows.first().map_or(0.0, |row| row.submit);
         let mut cluster = "gpu_model,vram_gb,nodes,gpus_per_node\n".to_owned();
-        for (model, vram, count) in &kinds {
-            let _ = writeln!(cluster, "{model},{vram},{count},1");
+        for GpuModel { name, vram_gib, gpus } in &models {
+            let _ = writeln!(cluster, "{name},{vram_gib},{gpus},1");
         }
-        let heads: String = kinds.iter().map(|(model, ..)| format!(",tput_{model}")).collect();
+        let heads: String = models.iter().map(|model| format!(",tput_{}", model.name)).collect();
         let mut queue = format!(
             "job_id,user,submit_s,gpus,min_vram_gb,priority,work_units,ckpt_units,declared_units,job_kind{heads}\n"
         );
@@ -145,12 +148,26 @@ impl Recording {
     }
 }
 
+/// The GPU models, by name and size, with the number of their GPUs.
+fn gpu_models(gpus: &[agents::AgentGpu]) -> Vec<GpuModel<'_>> {
+    let mut models: Vec<GpuModel<'_>> = Vec::new();
+    for entry in gpus {
+        let (name, vram_gib) = (entry.gpu.model.as_str(), nominal_gib(entry.gpu.memory_total_mib));
+        match models.iter_mut().find(|model| (model.name, model.vram_gib) == (name, vram_gib)) {
+            Some(model) => model.gpus += 1,
+            None => models.push(GpuModel { name, vram_gib, gpus: 1 }),
+        }
+    }
+    models.sort_by(|one, other| one.name.cmp(other.name).then(one.vram_gib.total_cmp(&other.vram_gib)));
+    models
+}
+
 /// What is known of a job; `None` when it never trained on a GPU that is there.
-fn row<'a>(job: &'a pb::Job, kinds: &[(&str, f64, usize)], table: &[pb::Rate]) -> Option<Row<'a>> {
+fn recorded<'a>(job: &'a pb::Job, models: &[GpuModel<'_>], table: &[pb::Rate]) -> Option<RecordedJob<'a>> {
     let (spec, progress) = (job.spec.as_ref()?, job.progress.as_ref()?);
     let (train, resources) = (spec.train.as_ref()?, spec.resources.clone().unwrap_or_default());
     let attempt = job.attempts.iter().rev().find(|attempt| attempt.train_images > 0)?;
-    let known = |device: &str| {
+    let usual_rate = |device: &str| {
         let is_it = |rate: &&pb::Rate| {
             rate.device == device
                 && rate.model == train.model
@@ -161,23 +178,30 @@ fn row<'a>(job: &'a pb::Job, kinds: &[(&str, f64, usize)], table: &[pb::Rate]) -
         table.iter().find(is_it).map(|rate| rate.images_per_second)
     };
     // As fast as it was on its own GPU, and on others as much faster or slower as such jobs are there.
-    let own =
-        if progress.images_per_second > 0.0 { progress.images_per_second } else { known(&attempt.device)? };
-    let scale = known(&attempt.device).map_or(1.0, |usual| own / usual);
-    let will_do = |model: &str, vram: f64| {
+    let own = if progress.images_per_second > 0.0 {
+        progress.images_per_second
+    } else {
+        usual_rate(&attempt.device)?
+    };
+    let scale = usual_rate(&attempt.device).map_or(1.0, |usual| own / usual);
+    let satisfies = |model: &GpuModel<'_>| {
         let wanted = &resources.gpu_models;
-        vram * 1024.0 >= resources.min_vram_mib as f64
-            && (wanted.is_empty() || wanted.iter().any(|pattern| matches_model(model, pattern)))
+        model.vram_gib * 1024.0 >= resources.min_vram_mib as f64
+            && (wanted.is_empty() || wanted.iter().any(|pattern| matches_model(model.name, pattern)))
     };
-    let rate = |&(model, vram, _): &(&str, f64, usize)| {
-        let rate = if model == attempt.device { Some(own) } else { known(model).map(|rate| rate * scale) };
-        rate.filter(|_| will_do(model, vram))
+    let rate = |model: &GpuModel<'_>| {
+        let rate = if model.name == attempt.device {
+            Some(own)
+        } else {
+            usual_rate(model.name).map(|rate| rate * scale)
+        };
+        rate.filter(|_| satisfies(model))
     };
-    let rates: Vec<Option<f64>> = kinds.iter().map(rate).collect();
+    let rates: Vec<Option<f64>> = models.iter().map(rate).collect();
     rates.iter().any(Option::is_some).then_some(())?;
     let seconds =
         |time: Option<&Timestamp>| time.map(|time| time.seconds as f64 + f64::from(time.nanos) * 1e-9);
-    Some(Row {
+    Some(RecordedJob {
         job,
         submit: seconds(job.create_time.as_ref())?,
         start: seconds(job.attempts.first()?.placed_time.as_ref())?,
@@ -195,14 +219,14 @@ mod tests {
 
     #[test]
     fn a_recording_has_the_cards_the_jobs_with_their_speeds_and_what_came() {
-        let card = |model: &str, memory_total_mib| agents::Card {
+        let gpu = |model: &str, memory_total_mib| agents::AgentGpu {
             agent: "lab-1".into(),
             gpu: pb::Gpu { model: model.into(), memory_total_mib, ..Default::default() },
             drained: false,
             connected: true,
             unavailable: String::new(),
         };
-        let cards = [card("RTX 4090", 24564), card("RTX 5070", 12227), card("RTX 5070", 12227)];
+        let gpus = [gpu("RTX 4090", 24564), gpu("RTX 5070", 12227), gpu("RTX 5070", 12227)];
         let rate = |device: &str, images_per_second| pb::Rate {
             model: "yolov8s".into(),
             imgsz: 640,
@@ -236,7 +260,7 @@ mod tests {
             ..Default::default()
         };
         let never = pb::Job { attempts: vec![], ..job("never", "") };
-        let recording = Recording::of(&[job("cells", "RTX 5070"), never], &cards, &rates);
+        let recording = Recording::of(&[job("cells", "RTX 5070"), never], &gpus, &rates);
         assert_eq!((recording.jobs, recording.left_out), (1, 1));
         assert_eq!(
             recording.cluster,

@@ -11,11 +11,11 @@ use trainyard_types::text;
 use crate::client::Client;
 use crate::commands::Context;
 use crate::failure::Failure;
+use crate::job_file::{self, Document};
 use crate::proto_json::to_json;
-use crate::spec::{self, Document};
 use crate::terminal;
 
-/// Jobs that one message carries.
+/// How many jobs one message carries.
 const PART: usize = 1000;
 
 /// Queue the jobs of a file and print their ids
@@ -49,9 +49,11 @@ impl Submit {
         };
         let bytes = bytes.map_err(|error| Failure::usage(format!("{name} cannot be read: {error}")))?;
         let text = text::decode(&bytes).map_err(|error| Failure::usage(error.in_file(&name)))?;
-        let documents = spec::parse(&name, &text)?;
+        let documents = job_file::parse(&name, &text)?;
         let answers = submit_all(&context.client, &documents, self.dry_run).await;
-        let answers = answers.map_err(|failure| by_document(failure, (&name, &text), &documents))?;
+        let answers = answers.map_err(|failure| {
+            by_document(failure, &JobFile { name: &name, text: &text, documents: &documents })
+        })?;
         if self.dry_run {
             let jobs = if documents.len() == 1 { "job is" } else { "jobs are" };
             terminal::message(&format!("{} {jobs} valid; nothing was queued", documents.len()));
@@ -99,8 +101,16 @@ fn print(context: &Context, answers: &[pb::SubmitJobResponse]) -> Result<(), Fai
     context.output.list(&json!({ "jobs": jobs }), "jobs")
 }
 
+/// A job file that was read.
+struct JobFile<'a> {
+    name: &'a str,
+    text: &'a str,
+    documents: &'a [Document],
+}
+
 /// Names the documents that the scheduler finds wrong, all of them at once.
-fn by_document(failure: Failure, (file, text): (&str, &str), documents: &[Document]) -> Failure {
+fn by_document(failure: Failure, file: &JobFile<'_>) -> Failure {
+    let JobFile { name: file, text, documents } = *file;
     if failure.exit != crate::failure::Exit::Usage {
         return failure;
     }
@@ -111,7 +121,7 @@ fn by_document(failure: Failure, (file, text): (&str, &str), documents: &[Docume
         let place = place.and_then(|(at, rest)| Some((documents.get(at.parse::<usize>().ok()?)?, rest)));
         let told = |document: &Document, line: &str| {
             let field = line.split(": ").next().unwrap_or_default();
-            format!("{}: {line}", document.place(text, field.strip_prefix("spec.").unwrap_or(field)))
+            format!("{}: {line}", document.position(text, field.strip_prefix("spec.").unwrap_or(field)))
         };
         match (place, documents) {
             (Some((document, rest)), _) => told(document, &format!("spec{rest}")),

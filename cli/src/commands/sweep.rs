@@ -19,7 +19,7 @@ pub struct ShowSweep {
 }
 
 impl ShowSweep {
-    /// Prints it.
+    /// Prints the sweep.
     ///
     /// # Errors
     /// No such sweep, no server.

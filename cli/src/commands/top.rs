@@ -14,7 +14,7 @@ use crate::proto_json::to_json;
 use crate::render;
 
 const PERIOD: Duration = Duration::from_secs(1);
-/// Jobs that are shown.
+/// How many jobs are shown.
 const JOBS: i32 = 50;
 /// Home, and later: clear what is left of the last picture.
 const HOME: &str = "\x1b[H";
@@ -38,8 +38,8 @@ impl Top {
         let output = context.output;
         if !output.for_people() {
             let (agents, jobs) = ask(context).await?;
-            let gpus = agents::there(&agents);
-            let gpus: Vec<_> = gpus.iter().map(agents::with_agent).collect();
+            let gpus = agents::gpus_of(&agents);
+            let gpus: Vec<_> = gpus.iter().map(agents::gpu_json).collect();
             let jobs: Vec<_> = jobs.iter().map(|job| to_json("Job", job)).collect();
             return output.document(&json!({ "gpus": gpus, "jobs": jobs }));
         }
@@ -62,7 +62,7 @@ impl Top {
 }
 
 async fn ask(context: &Context) -> Result<(Vec<pb::Agent>, Vec<pb::Job>), Failure> {
-    let agents = agents::all(&context.client).await?;
+    let agents = agents::list_agents(&context.client).await?;
     let states = [pb::JobState::Running, pb::JobState::Starting, pb::JobState::Queued];
     let states = states.into_iter().map(Into::into).collect();
     let request = pb::ListJobsRequest { states, page_size: JOBS, ..Default::default() };
@@ -76,7 +76,7 @@ async fn ask(context: &Context) -> Result<(Vec<pb::Agent>, Vec<pb::Job>), Failur
 async fn picture(context: &Context) -> Result<String, Failure> {
     let (agents, jobs) = ask(context).await?;
     let now = render::now();
-    let gpus = agents::there(&agents);
+    let gpus = agents::gpus_of(&agents);
     let connected = agents.iter().filter(|agent| agent.state() == pb::AgentState::Connected).count();
     let count = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let counts = [count(connected, "connected agent"), count(gpus.len(), "GPU"), count(jobs.len(), "job")];

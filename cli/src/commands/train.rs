@@ -1,22 +1,24 @@
 //! `yard train`: a job from flags.
 
+mod flags;
+
 use std::path::{Path, PathBuf};
 
-use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args};
+use clap::Args;
 use serde_json::Value;
 use trainyard_proto::pb;
 use trainyard_types::habit::{self, Beginning, ModelWord};
 use trainyard_types::{ModelScale, Violation};
 
+use self::flags::{AugmentationFlags, OptimizerFlags, PlacementFlags, TrainingFlags};
 use crate::commands::Context;
 use crate::commands::submit::{draw_request_id, submit_job};
 use crate::commands::sweep;
 use crate::failure::Failure;
 use crate::follow::{self, Follow};
 use crate::proto_json::to_json;
-use crate::spec::{absolute, parse_label, parse_mib, parse_span};
 use crate::terminal;
+use crate::values::absolute_path;
 
 /// Queue a training job from flags and print its id.
 #[derive(Debug, Args)]
@@ -53,192 +55,13 @@ pub struct Train {
     #[arg(long, value_name = "PARAMETER=VALUE,…", value_parser = sweep::parse_axis, conflicts_with = "follow")]
     sweep: Vec<pb::SweepAxis>,
     #[command(flatten)]
-    place: Place,
+    placement: PlacementFlags,
     #[command(flatten)]
-    run: Run,
+    training: TrainingFlags,
     #[command(flatten)]
     optimizer: OptimizerFlags,
     #[command(flatten)]
-    augment: Augment,
-}
-
-/// What to train on.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Placement")]
-struct Place {
-    /// Train on a GPU or on a CPU slot [default: gpu]
-    #[arg(long, value_name = "gpu|cpu", value_parser = habit::device)]
-    device: Option<&'static str>,
-    /// GPUs to train on, all on one agent [default: 1]
-    #[arg(long, value_name = "N")]
-    gpus: Option<u32>,
-    /// A GPU model that will do, such as 4090; repeat for more than one
-    #[arg(long, value_name = "MODEL")]
-    gpu_model: Vec<String>,
-    /// Nominal memory that the GPU must have, such as 20G
-    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
-    min_vram: Option<u64>,
-    /// Higher goes first, -100 to 100 [default: 0]
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
-    priority: Option<i32>,
-    /// How many crashes of the trainer are forgiven [default: 3]
-    #[arg(long, value_name = "N")]
-    max_retries: Option<u32>,
-    /// How long its trainers may run in all, such as 90m or 2d; then it is stopped with a checkpoint
-    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
-    time_limit: Option<prost_types::Duration>,
-    /// A label for people and filters; repeat for more than one
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
-    label: Vec<(String, String)>,
-}
-
-/// How long and how large.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Training")]
-struct Run {
-    /// Passes over the training images [default: 100]
-    #[arg(long)]
-    epochs: Option<u32>,
-    /// Side of the square training image in pixels, a multiple of 32 [default: 640]
-    #[arg(long, value_parser = parse_imgsz)]
-    imgsz: Option<u32>,
-    /// Images per forward pass; auto or -1 lets the agent compute it from its GPU, a share such as 0.7 does so that it takes
-    /// about that much of the GPU's memory [default: -1]
-    #[arg(long, allow_negative_numbers = true, value_parser = parse_batch)]
-    batch: Option<f64>,
-    /// Threads that load images [default: 8]
-    #[arg(long)]
-    workers: Option<u32>,
-    /// Where decoded images are kept between epochs: disk, ram or none [default: disk]
-    #[arg(long, value_parser = |text: &str| parse_name("cache", text))]
-    #[arg(num_args = 0..=1, default_missing_value = "ram", value_name = "WHERE")]
-    cache: Option<String>,
-    /// Mixed precision [default: true]
-    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
-    amp: Option<bool>,
-    /// Vary the image size by up to half, batch by batch [default: false]
-    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
-    multi_scale: Option<bool>,
-    /// Hours that training may take; overrides the epochs [default: as long as the epochs take]
-    #[arg(long, value_name = "HOURS")]
-    time: Option<f64>,
-    /// Weights to begin with, .safetensors or .pt, as the agents see the file [default: none]
-    #[arg(long, value_name = "FILE")]
-    pretrained: Option<PathBuf>,
-    /// Images that batch normalisation sees at once, the same on every GPU [default: as many as fit]
-    #[arg(long, value_name = "IMAGES")]
-    bn_group: Option<u32>,
-    /// Only algorithms whose results repeat bit by bit; slower on a GPU [default: false]
-    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
-    deterministic: Option<bool>,
-    /// Minutes between checkpoints inside of an epoch; 0: at its end only [default: 10]
-    #[arg(long, value_name = "MINUTES")]
-    checkpoint_minutes: Option<f64>,
-    /// Treat every class as one [default: false]
-    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
-    single_cls: Option<bool>,
-    /// Stop after so many epochs without improvement; 0 never stops [default: 100]
-    #[arg(long)]
-    patience: Option<u32>,
-    /// Seed of every random choice [default: 0]
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Share of the training images to use [default: 1]
-    #[arg(long)]
-    fraction: Option<f64>,
-    /// How many of the first layers keep their weights [default: 0]
-    #[arg(long)]
-    freeze: Option<u32>,
-}
-
-/// How weights are updated.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Optimiser and loss")]
-struct OptimizerFlags {
-    /// SGD, AdamW, or auto, which ignores lr0, momentum and warmup_bias_lr [default: SGD]
-    #[arg(long, value_parser = |text: &str| parse_name("optimizer", text))]
-    optimizer: Option<String>,
-    /// Cosine learning rate; linear otherwise [default: true]
-    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
-    cos_lr: Option<bool>,
-    /// Initial learning rate [default: 0.01]
-    #[arg(long)]
-    lr0: Option<f64>,
-    /// Final learning rate as a share of lr0 [default: 0.01]
-    #[arg(long)]
-    lrf: Option<f64>,
-    /// Nesterov momentum [default: 0.937]
-    #[arg(long)]
-    momentum: Option<f64>,
-    /// L2 penalty on convolution weights [default: 0.0005]
-    #[arg(long)]
-    weight_decay: Option<f64>,
-    /// Epochs over which the learning rate rises [default: 3]
-    #[arg(long)]
-    warmup_epochs: Option<f64>,
-    /// Momentum at the start of the warm-up [default: 0.8]
-    #[arg(long)]
-    warmup_momentum: Option<f64>,
-    /// Learning rate of biases at the start of the warm-up [default: 0.1]
-    #[arg(long)]
-    warmup_bias_lr: Option<f64>,
-    /// Nominal batch: images per optimiser step, reached by accumulation [default: 64]
-    #[arg(long)]
-    nbs: Option<u32>,
-    /// Gain of the box loss [default: 7.5]
-    #[arg(long = "box", value_name = "GAIN")]
-    box_gain: Option<f64>,
-    /// Gain of the class loss [default: 0.5]
-    #[arg(long, value_name = "GAIN")]
-    cls: Option<f64>,
-    /// Gain of the distribution focal loss [default: 1.5]
-    #[arg(long, value_name = "GAIN")]
-    dfl: Option<f64>,
-}
-
-/// How training images are varied.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Augmentation")]
-struct Augment {
-    /// Last epochs that train without mosaic and mixup [default: 10]
-    #[arg(long)]
-    close_mosaic: Option<u32>,
-    /// Hue jitter, share of the circle [default: 0.015]
-    #[arg(long)]
-    hsv_h: Option<f64>,
-    /// Saturation jitter, share [default: 0.7]
-    #[arg(long)]
-    hsv_s: Option<f64>,
-    /// Value jitter, share [default: 0.4]
-    #[arg(long)]
-    hsv_v: Option<f64>,
-    /// Rotation, degrees either way [default: 0]
-    #[arg(long)]
-    degrees: Option<f64>,
-    /// Translation, share of the image either way [default: 0.1]
-    #[arg(long)]
-    translate: Option<f64>,
-    /// Scaling, 1 plus or minus this [default: 0.5]
-    #[arg(long)]
-    scale: Option<f64>,
-    /// Shear, degrees either way [default: 0]
-    #[arg(long)]
-    shear: Option<f64>,
-    /// Perspective, up to 0.001 [default: 0]
-    #[arg(long)]
-    perspective: Option<f64>,
-    /// Probability of a vertical flip [default: 0]
-    #[arg(long)]
-    flipud: Option<f64>,
-    /// Probability of a horizontal flip [default: 0.5]
-    #[arg(long)]
-    fliplr: Option<f64>,
-    /// Probability of a four-image mosaic [default: 1]
-    #[arg(long)]
-    mosaic: Option<f64>,
-    /// Probability of blending two images [default: 0]
-    #[arg(long)]
-    mixup: Option<f64>,
+    augmentation: AugmentationFlags,
 }
 
 impl Train {
@@ -289,28 +112,28 @@ impl Train {
         let data = self.data_file()?;
         let folder = data.parent().and_then(|parent| parent.file_name());
         let name = self.name.clone().or_else(|| Some(folder?.to_string_lossy().into_owned()));
-        let place = &self.place;
-        let device = place.device.map(str::to_owned);
+        let placement = &self.placement;
+        let device = placement.device.map(str::to_owned);
         Ok(pb::JobSpec {
             name: name.unwrap_or_default(),
             train: Some(self.train_spec(data.to_string_lossy().into_owned())?),
             resources: Some(pb::Resources {
-                gpus: place.gpus,
-                gpu_models: place.gpu_model.clone(),
-                min_vram_mib: place.min_vram.unwrap_or_default(),
+                gpus: placement.gpus,
+                gpu_models: placement.gpu_model.clone(),
+                min_vram_mib: placement.min_vram.unwrap_or_default(),
                 device,
             }),
-            priority: place.priority.unwrap_or_default(),
-            max_retries: place.max_retries,
-            time_limit: place.time_limit,
-            labels: place.label.iter().cloned().collect(),
+            priority: placement.priority.unwrap_or_default(),
+            max_retries: placement.max_retries,
+            time_limit: placement.time_limit,
+            labels: placement.label.iter().cloned().collect(),
         })
     }
 
     /// The data.yaml, as an absolute path; in a folder on this machine, the one that lies there.
     fn data_file(&self) -> Result<PathBuf, Failure> {
         // Clap demands one of them.
-        let path = absolute(self.data.as_ref().or(self.named_data.as_ref()).unwrap_or(&PathBuf::new()));
+        let path = absolute_path(self.data.as_ref().or(self.named_data.as_ref()).unwrap_or(&PathBuf::new()));
         let Ok(entries) = std::fs::read_dir(&path) else { return Ok(path) };
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         let wrong = |text: String| {
@@ -325,84 +148,72 @@ impl Train {
         let is_model = |text: &&String| matches!(habit::model(text), Ok(ModelWord::Weights(..)));
         let weights = self.weights.as_ref();
         let model = self.model.as_ref().or(weights.filter(is_model));
-        let given = self.run.pretrained.as_deref().and_then(Path::to_str).or(weights.map(String::as_str));
+        let given =
+            self.training.pretrained.as_deref().and_then(Path::to_str).or(weights.map(String::as_str));
         // A relative path is meant from this folder, where agents are not.
-        let usable = |path: &Path| (path.is_absolute() || path.is_file()).then(|| absolute(path));
+        let usable = |path: &Path| (path.is_absolute() || path.is_file()).then(|| absolute_path(path));
         let wrong = |violation: Violation| Failure::usage(terminal::clean(&violation.to_string()));
         let Beginning { model, pretrained } =
             habit::beginning(model.map(String::as_str), given.map(Value::from), usable).map_err(wrong)?;
         // Empty, it begins from scratch.
-        let in_full = |text: &str| if text.is_empty() { PathBuf::new() } else { absolute(Path::new(text)) };
+        let in_full =
+            |text: &str| if text.is_empty() { PathBuf::new() } else { absolute_path(Path::new(text)) };
         let pretrained = pretrained.as_ref().and_then(Value::as_str).map(in_full);
         Ok((model.unwrap_or(ModelScale::N).to_string(), pretrained))
     }
 
+    /// The training that the flags describe. Fields without a flag stay unset: the scheduler knows defaults.
     fn train_spec(&self, data: String) -> Result<pb::TrainSpec, Failure> {
-        let Self { run, optimizer, augment, .. } = self;
+        let Self { training, optimizer, augmentation, .. } = self;
         let (model, pretrained) = self.model_and_weights()?;
         Ok(pb::TrainSpec {
             model,
             data,
-            epochs: run.epochs,
-            imgsz: run.imgsz,
-            batch: run.batch,
-            workers: run.workers,
-            cache: run.cache.clone(),
-            amp: run.amp,
+            epochs: training.epochs,
+            imgsz: training.imgsz,
+            batch: training.batch,
+            workers: training.workers,
+            cache: training.cache.clone(),
+            amp: training.amp,
             cos_lr: optimizer.cos_lr,
-            multi_scale: run.multi_scale,
+            multi_scale: training.multi_scale,
             optimizer: optimizer.optimizer.clone(),
             lr0: optimizer.lr0,
             lrf: optimizer.lrf,
             momentum: optimizer.momentum,
             weight_decay: optimizer.weight_decay,
             warmup_epochs: optimizer.warmup_epochs,
-            close_mosaic: augment.close_mosaic,
-            patience: run.patience,
-            seed: run.seed,
-            fraction: run.fraction,
-            single_cls: run.single_cls,
-            freeze: run.freeze,
+            close_mosaic: augmentation.close_mosaic,
+            patience: training.patience,
+            seed: training.seed,
+            fraction: training.fraction,
+            single_cls: training.single_cls,
+            freeze: training.freeze,
             r#box: optimizer.box_gain,
             cls: optimizer.cls,
             dfl: optimizer.dfl,
-            hsv_h: augment.hsv_h,
-            hsv_s: augment.hsv_s,
-            hsv_v: augment.hsv_v,
-            degrees: augment.degrees,
-            translate: augment.translate,
-            scale: augment.scale,
-            shear: augment.shear,
-            perspective: augment.perspective,
-            flipud: augment.flipud,
-            fliplr: augment.fliplr,
-            mosaic: augment.mosaic,
-            mixup: augment.mixup,
+            hsv_h: augmentation.hsv_h,
+            hsv_s: augmentation.hsv_s,
+            hsv_v: augmentation.hsv_v,
+            degrees: augmentation.degrees,
+            translate: augmentation.translate,
+            scale: augmentation.scale,
+            shear: augmentation.shear,
+            perspective: augmentation.perspective,
+            flipud: augmentation.flipud,
+            fliplr: augmentation.fliplr,
+            mosaic: augmentation.mosaic,
+            mixup: augmentation.mixup,
             warmup_momentum: optimizer.warmup_momentum,
             warmup_bias_lr: optimizer.warmup_bias_lr,
             nbs: optimizer.nbs,
-            time: run.time,
+            time: training.time,
             pretrained: pretrained.map(|path| path.to_string_lossy().into_owned()),
-            bn_group: run.bn_group,
-            deterministic: run.deterministic,
-            checkpoint_minutes: run.checkpoint_minutes,
+            bn_group: training.bn_group,
+            deterministic: training.deterministic,
+            checkpoint_minutes: training.checkpoint_minutes,
         })
     }
-}
-
-fn parse_batch(text: &str) -> Result<f64, String> {
-    let wrong = "write auto, a whole number, or a share of the GPU's memory such as 0.7";
-    habit::meaning("batch", text.into())?.as_f64().ok_or_else(|| wrong.to_owned())
-}
-
-fn parse_imgsz(text: &str) -> Result<u32, String> {
-    let side = habit::meaning("imgsz", text.into())?.as_u64().and_then(|side| u32::try_from(side).ok());
-    side.ok_or_else(|| "write the side of the square image in pixels, such as 640".to_owned())
-}
-
-/// One of a few names, as it is written here; what is none is for the scheduler to refuse.
-fn parse_name(field: &str, text: &str) -> Result<String, String> {
-    Ok(habit::meaning(field, text.into())?.as_str().unwrap_or(text).to_owned())
 }
 
 fn no_project(name: &str) -> Result<String, String> {

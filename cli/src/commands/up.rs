@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::failure::Failure;
-use crate::spec::absolute;
-use crate::up::{self, Setup};
+use crate::up::{self, ClusterOptions};
+use crate::values::absolute_path;
 
 /// Run a whole cluster on this machine: private Redis, scheduler, agent
 ///
@@ -40,14 +40,14 @@ impl Up {
     /// Something is missing or in the way, or a part of the cluster does not come up.
     pub async fn run(self) -> Result<(), Failure> {
         let data_dir = match self.data_dir {
-            Some(dir) => absolute(&dir),
+            Some(dir) => absolute_path(&dir),
             None => default_data_dir()?,
         };
         let roots = if self.data_root.is_empty() { default_roots() } else { self.data_root };
-        let nvml_library = self.nvml_library.map(|path| absolute(&path));
+        let nvml_library = self.nvml_library.map(|path| absolute_path(&path));
         let cpu_slots = self.cpu_slots.unwrap_or_else(|| u32::from(!up::has_gpu(nvml_library.as_deref())));
-        let data_roots = roots.iter().map(|root| absolute(root)).collect();
-        up::run(Setup { data_dir, listen: self.listen, cpu_slots, data_roots, nvml_library }).await
+        let data_roots = roots.iter().map(|root| absolute_path(root)).collect();
+        up::run(ClusterOptions { data_dir, listen: self.listen, cpu_slots, data_roots, nvml_library }).await
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Follows it.
+    /// Follows the job.
     ///
     /// # Errors
     /// The job does not succeed; there is none; the server stays away.

@@ -17,7 +17,7 @@ pub struct WhySlow {
 }
 
 impl WhySlow {
-    /// Prints it.
+    /// Prints the diagnosis.
     ///
     /// # Errors
     /// No such job, no server.

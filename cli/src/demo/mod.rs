@@ -1,9 +1,9 @@
 //! A generated data set in YOLO format: drawn shapes of three classes on textured backgrounds. The
-//! same plan gives the same bytes, so that figures of two runs can be compared.
+//! same options give the same bytes, so that figures of two runs can be compared.
 
-mod draw;
 mod random;
-mod scene;
+mod shapes;
+mod synthetic;
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -14,21 +14,21 @@ use image::codecs::jpeg::JpegEncoder;
 
 use crate::failure::Failure;
 use random::Random;
-use scene::Scene;
+use synthetic::SyntheticImage;
 
-/// Class names by id.
+/// The names of the classes; a class id is an index here.
 pub const CLASSES: [&str; 3] = ["circle", "rectangle", "triangle"];
 
 const JPEG_QUALITY: u8 = 90;
 
-/// What to generate.
+/// How a generated data set is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
-    /// Draws other pictures.
+pub struct DatasetOptions {
+    /// Another seed gives other pictures.
     pub seed: u64,
-    /// Images that train.
+    /// Number of training images.
     pub train: u32,
-    /// Images that validate.
+    /// Number of validation images.
     pub val: u32,
     /// Side of an image, in pixels.
     pub size: u32,
@@ -39,9 +39,9 @@ pub struct Plan {
 ///
 /// # Errors
 /// `dir` holds something else; the disk does not take it.
-pub fn write(dir: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
+pub fn write(dir: &Path, options: &DatasetOptions) -> Result<PathBuf, Failure> {
     let yaml = dir.join("data.yaml");
-    let text = data_yaml(plan);
+    let text = data_yaml(options);
     let found = fs::read(&yaml).unwrap_or_default();
     if found != text.as_bytes() && !is_empty(dir).map_err(|error| at(dir, &error))? {
         return Err(Failure::usage(format!("{} holds something else", dir.display()))
@@ -49,14 +49,14 @@ pub fn write(dir: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
     }
     // The description comes first: by it, the next run knows what an interrupted one began.
     put(&yaml, text.as_bytes())?;
-    for (split, count, offset) in [("train", plan.train, 0), ("val", plan.val, 1 << 32)] {
+    for (split, count, offset) in [("train", options.train, 0), ("val", options.val, 1 << 32)] {
         let images = dir.join("images").join(split);
         let labels = dir.join("labels").join(split);
         for folder in [&images, &labels] {
             fs::create_dir_all(folder).map_err(|error| at(folder, &error))?;
         }
         for number in 0..count {
-            let (jpeg, label) = picture(plan, offset + u64::from(number))?;
+            let (jpeg, label) = picture(options, offset + u64::from(number))?;
             put(&labels.join(format!("{number:05}.txt")), label.as_bytes())?;
             put(&images.join(format!("{number:05}.jpg")), &jpeg)?;
         }
@@ -65,8 +65,8 @@ pub fn write(dir: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
 }
 
 /// Without `path`, trainers look beside the file itself, wherever it is moved to.
-fn data_yaml(plan: &Plan) -> String {
-    let Plan { seed, train, val, size } = plan;
+fn data_yaml(options: &DatasetOptions) -> String {
+    let DatasetOptions { seed, train, val, size } = options;
     let names: String = CLASSES.iter().enumerate().map(|(id, name)| format!("  {id}: {name}\n")).collect();
     format!(
         "# Made by `yard demo-data --seed {seed} --train {train} --val {val} --size {size}`.\n\
@@ -76,15 +76,15 @@ fn data_yaml(plan: &Plan) -> String {
 }
 
 /// The JPEG and the label file of one image.
-fn picture(plan: &Plan, number: u64) -> Result<(Vec<u8>, String), Failure> {
-    let mut random = Random::new(plan.seed, number);
-    let scene = Scene::draw(&mut random, f64::from(plan.size));
-    let pixels = scene.paint(&mut random, plan.size);
+fn picture(options: &DatasetOptions, number: u64) -> Result<(Vec<u8>, String), Failure> {
+    let mut random = Random::new(options.seed, number);
+    let image = SyntheticImage::draw(&mut random, f64::from(options.size));
+    let pixels = image.paint(&mut random, options.size);
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY)
-        .encode(&pixels, plan.size, plan.size, ExtendedColorType::Rgb8)
+        .encode(&pixels, options.size, options.size, ExtendedColorType::Rgb8)
         .map_err(|error| Failure::local(error.to_string()))?;
-    Ok((jpeg, scene.labels()))
+    Ok((jpeg, image.labels()))
 }
 
 fn is_empty(dir: &Path) -> std::io::Result<bool> {

@@ -3,7 +3,7 @@ use std::fs;
 
 use super::*;
 
-const PLAN: Plan = Plan { seed: 7, train: 6, val: 3, size: 96 };
+const OPTIONS: DatasetOptions = DatasetOptions { seed: 7, train: 6, val: 3, size: 96 };
 
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -26,9 +26,9 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn the_same_plan_gives_the_same_bytes_and_another_seed_others() {
     let root = tempfile::tempdir().unwrap();
     let [a, b, c] = ["a", "b", "c"].map(|name| root.path().join(name));
-    write(&a, &PLAN).unwrap();
-    write(&b, &PLAN).unwrap();
-    write(&c, &Plan { seed: 8, ..PLAN }).unwrap();
+    write(&a, &OPTIONS).unwrap();
+    write(&b, &OPTIONS).unwrap();
+    write(&c, &DatasetOptions { seed: 8, ..OPTIONS }).unwrap();
     assert_eq!(contents(&a), contents(&b));
     let image = Path::new("images/train/00000.jpg");
     assert_ne!(contents(&a)[image], contents(&c)[image]);
@@ -37,7 +37,7 @@ fn the_same_plan_gives_the_same_bytes_and_another_seed_others() {
 #[test]
 fn every_image_decodes_and_has_one_to_five_boxes_inside_it() {
     let root = tempfile::tempdir().unwrap();
-    let yaml = write(root.path(), &PLAN).unwrap();
+    let yaml = write(root.path(), &OPTIONS).unwrap();
     let text = fs::read_to_string(yaml).unwrap();
     assert!(text.contains("train: images/train\nval: images/val\nnc: 3\nnames:\n  0: circle\n"), "{text}");
     let all = contents(root.path());
@@ -62,11 +62,11 @@ fn every_image_decodes_and_has_one_to_five_boxes_inside_it() {
 #[test]
 fn a_second_run_completes_the_first_and_changes_nothing() {
     let root = tempfile::tempdir().unwrap();
-    write(root.path(), &PLAN).unwrap();
+    write(root.path(), &OPTIONS).unwrap();
     let before = contents(root.path());
     fs::remove_file(root.path().join("labels/val/00001.txt")).unwrap();
     fs::write(root.path().join("labels/train.cache"), "a trainer's").unwrap();
-    write(root.path(), &PLAN).unwrap();
+    write(root.path(), &OPTIONS).unwrap();
     fs::remove_file(root.path().join("labels/train.cache")).unwrap();
     assert_eq!(contents(root.path()), before);
 }
@@ -75,13 +75,13 @@ fn a_second_run_completes_the_first_and_changes_nothing() {
 fn a_folder_with_something_else_is_refused_untouched() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("thesis.tex"), "years").unwrap();
-    assert_eq!(write(root.path(), &PLAN).unwrap_err().exit.code(), 2);
+    assert_eq!(write(root.path(), &OPTIONS).unwrap_err().exit.code(), 2);
     assert_eq!(contents(root.path()).len(), 1);
 
     let root = tempfile::tempdir().unwrap();
-    write(root.path(), &PLAN).unwrap();
-    assert!(write(root.path(), &Plan { train: 7, ..PLAN }).is_err());
+    write(root.path(), &OPTIONS).unwrap();
+    assert!(write(root.path(), &DatasetOptions { train: 7, ..OPTIONS }).is_err());
     fs::write(root.path().join("images/train/00000.jpg"), "edited").unwrap();
-    let failure = write(root.path(), &PLAN).unwrap_err();
+    let failure = write(root.path(), &OPTIONS).unwrap_err();
     assert!(failure.message.contains("00000.jpg was changed"), "{failure:?}");
 }

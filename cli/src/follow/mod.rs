@@ -1,13 +1,13 @@
 //! Following a job: its events from a cursor, through restarts of the server, and what is shown of them.
 
-mod bar;
-mod events;
-pub mod plain;
+mod event_stream;
+pub mod plain_text;
+mod progress_bar;
 
 use trainyard_proto::pb;
 use trainyard_proto::pb::job_event::Event;
 
-pub use events::{Events, Mode};
+pub use event_stream::{EventStream, Mode};
 
 use crate::args::Format;
 use crate::commands::Context;
@@ -16,7 +16,7 @@ use crate::proto_json::to_json;
 use crate::render::{job::is_final, training};
 use crate::terminal;
 
-/// What to show.
+/// What of a job is shown.
 #[derive(Debug, Clone, Default)]
 pub struct Follow {
     /// Every line of the log, not only warnings and errors.
@@ -32,7 +32,7 @@ pub struct Follow {
 pub async fn run(context: &Context, id: &str, follow: &Follow) -> Result<(), Failure> {
     *context.on_interrupt.borrow_mut() =
         format!("detached; the job goes on, `yard watch {id}` shows it again, `yard cancel {id}` ends it");
-    let mut events = Events::new(&context.client, id, follow.cursor, Mode::Follow);
+    let mut events = EventStream::new(&context.client, id, follow.cursor, Mode::Follow);
     let mut view = View::new(context, follow);
     let mut figures = training::Figures::new();
     while let Some(event) = events.next().await? {
@@ -79,8 +79,8 @@ fn summary(context: &Context, job: &pb::Job, figures: &training::Figures) -> Res
 
 /// Where events are shown: a bar and lines on a terminal, lines alone elsewhere, or raw.
 enum View {
-    Bar(Box<bar::Bar>),
-    Plain(plain::Plain),
+    Bar(Box<progress_bar::EpochBar>),
+    Plain(plain_text::PlainText),
     Raw,
     Nothing,
 }
@@ -90,9 +90,9 @@ impl View {
         let output = context.output;
         match output.format {
             Format::Table if output.on_terminal() => {
-                Self::Bar(Box::new(bar::Bar::new(follow.all_logs, output.painted)))
+                Self::Bar(Box::new(progress_bar::EpochBar::new(follow.all_logs, output.colored)))
             }
-            Format::Table => Self::Plain(plain::Plain::new(follow.all_logs, output.painted)),
+            Format::Table => Self::Plain(plain_text::PlainText::new(follow.all_logs, output.colored)),
             Format::Jsonl => Self::Raw,
             Format::Json | Format::Yaml => Self::Nothing,
         }

@@ -4,20 +4,20 @@ use comfy_table::{Cell, Color};
 use prost_types::Timestamp;
 use trainyard_proto::pb;
 
-use super::{Grid, bytes, cell, seconds_between, short, short_length, span, time};
-use crate::commands::agents::Card;
+use super::{TextTable, bytes, cell, seconds_between, short, short_length, span, time};
+use crate::commands::agents::AgentGpu;
 use crate::output::Output;
 use crate::terminal::clean;
 
 /// The machines, as seen at `now`.
 pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
     let heads = ["NAME", "STATE", "GPUS", "CPU SLOTS", "MEMORY", "DRIVER", "VERSION", "LAST SEEN", "ID"];
-    let mut grid = Grid::new(output, &heads, 2);
+    let mut table = TextTable::new(output, &heads, 2);
     let length = short_length(agents.iter().map(|agent| agent.id.as_str()));
     for agent in agents {
         let seen = agent.last_seen_time.as_ref().map(|seen| span(seconds_between(seen, now)) + " ago");
         let driver = if agent.driver_version.is_empty() { "-" } else { &agent.driver_version };
-        grid.row(vec![
+        table.row(vec![
             cell(&agent.name),
             agent_state(agent),
             cell(gpu_summary(&agent.gpus)),
@@ -30,7 +30,7 @@ pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
         ]);
     }
     let notices: String = agents.iter().flat_map(notices).map(|line| format!("\n{}", clean(&line))).collect();
-    if notices.is_empty() { grid.text() } else { format!("{}\n{notices}", grid.text()) }
+    if notices.is_empty() { table.text() } else { format!("{}\n{notices}", table.text()) }
 }
 
 /// Missing paths that a line names.
@@ -100,7 +100,7 @@ fn slot_summary(slots: &[pb::CpuSlot]) -> String {
 }
 
 /// Every GPU with the name of its agent, as seen at `now`.
-pub fn gpus(output: Output, cards: &[Card], now: &Timestamp) -> String {
+pub fn gpus(output: Output, gpus: &[AgentGpu], now: &Timestamp) -> String {
     let heads = [
         "AGENT",
         "GPU",
@@ -116,18 +116,18 @@ pub fn gpus(output: Output, cards: &[Card], now: &Timestamp) -> String {
         "JOB",
         "WHY",
     ];
-    let mut grid = Grid::new(output, &heads, 12).right(4..11);
-    let busy = || cards.iter().map(|card| card.gpu.job_id.as_str()).filter(|job| !job.is_empty());
+    let mut table = TextTable::new(output, &heads, 12).right(4..11);
+    let busy = || gpus.iter().map(|entry| entry.gpu.job_id.as_str()).filter(|job| !job.is_empty());
     let length = short_length(busy());
     // A reading that the driver refuses is not zero.
     let or_dash = |text: Option<String>| cell(text.unwrap_or_else(|| "-".to_owned()));
     let mib = |mib: u64| format!("{mib} MiB");
-    for card in cards {
-        let gpu = &card.gpu;
+    for entry in gpus {
+        let gpu = &entry.gpu;
         let job = if gpu.job_id.is_empty() { "-".to_owned() } else { short(&gpu.job_id, length) };
-        let (state, color, why) = gpu_state(card, now);
-        grid.row(vec![
-            cell(&card.agent),
+        let (state, color, why) = gpu_state(entry, now);
+        table.row(vec![
+            cell(&entry.agent),
             cell(gpu.index.to_string()),
             cell(&gpu.model),
             Cell::new(state).fg(color),
@@ -142,21 +142,21 @@ pub fn gpus(output: Output, cards: &[Card], now: &Timestamp) -> String {
             cell(why),
         ]);
     }
-    grid.text()
+    table.text()
 }
 
 /// What a GPU is, its colour, and more about it.
-fn gpu_state(card: &Card, now: &Timestamp) -> (&'static str, Color, String) {
+fn gpu_state(entry: &AgentGpu, now: &Timestamp) -> (&'static str, Color, String) {
     use pb::unavailable::Cause;
-    let gpu = &card.gpu;
-    if !card.connected {
+    let gpu = &entry.gpu;
+    if !entry.connected {
         return ("away", Color::Yellow, "its agent is not connected".to_owned());
     }
-    if card.drained {
-        return ("drained", Color::Yellow, format!("`yard resume {}` takes it back into use", card.agent));
+    if entry.drained {
+        return ("drained", Color::Yellow, format!("`yard resume {}` takes it back into use", entry.agent));
     }
-    if !card.unavailable.is_empty() {
-        return ("closed", Color::Yellow, card.unavailable.clone());
+    if !entry.unavailable.is_empty() {
+        return ("closed", Color::Yellow, entry.unavailable.clone());
     }
     if let Some(until) = &gpu.reserved_until {
         let why = format!("until {}, in {}", time(Some(until)), span(seconds_between(now, until)));
@@ -197,13 +197,13 @@ pub fn fit(output: Output, records: &[(String, pb::FitRecord)]) -> String {
         "MEASURED AT",
         "FAILED AT",
     ];
-    let mut grid = Grid::new(output, &heads, 1).right(5..10);
+    let mut table = TextTable::new(output, &heads, 1).right(5..10);
     for (agent, record) in records {
         let imgsz =
             if record.multi_scale { format!("{}, growing", record.imgsz) } else { record.imgsz.to_string() };
         let failed =
             record.failed_batch_size.map_or_else(|| "-".to_owned(), |batch| format!("batch {batch}"));
-        grid.row(vec![
+        table.row(vec![
             cell(agent),
             cell(&record.device),
             cell(&record.model),
@@ -216,24 +216,24 @@ pub fn fit(output: Output, records: &[(String, pb::FitRecord)]) -> String {
             cell(failed),
         ]);
     }
-    grid.text()
+    table.text()
 }
 
 /// What a job has left behind.
 pub fn artifacts(output: Output, artifacts: &[pb::Artifact]) -> String {
-    let mut grid = Grid::new(output, &["NAME", "SIZE", "SHA-256"], 0).right(1..2);
+    let mut table = TextTable::new(output, &["NAME", "SIZE", "SHA-256"], 0).right(1..2);
     for artifact in artifacts {
-        grid.row(vec![cell(&artifact.name), cell(bytes(artifact.size_bytes)), cell(&artifact.sha256)]);
+        table.row(vec![cell(&artifact.name), cell(bytes(artifact.size_bytes)), cell(&artifact.sha256)]);
     }
-    grid.text()
+    table.text()
 }
 
 /// How fast each kind of GPU trains each kind of job.
 pub fn rates(output: Output, rates: &[pb::Rate]) -> String {
-    let heads = ["MODEL", "IMGSZ", "AMP", "CARDS", "DEVICE", "IMAGES/S", "MAY BE OFF BY", "KNOWN FROM"];
-    let mut grid = Grid::new(output, &heads, 7).right(5..7);
+    let heads = ["MODEL", "IMGSZ", "AMP", "GPUS", "DEVICE", "IMAGES/S", "MAY BE OFF BY", "KNOWN FROM"];
+    let mut table = TextTable::new(output, &heads, 7).right(5..7);
     for rate in rates {
-        grid.row(vec![
+        table.row(vec![
             cell(&rate.model),
             cell(rate.imgsz.to_string()),
             cell(if rate.amp { "yes" } else { "no" }),
@@ -244,5 +244,5 @@ pub fn rates(output: Output, rates: &[pb::Rate]) -> String {
             cell(if rate.measured { "jobs on it" } else { "data sheets and other jobs" }),
         ]);
     }
-    grid.text()
+    table.text()
 }

@@ -8,7 +8,7 @@ use trainyard_proto::pb;
 use trainyard_types::{ModelScale, TrainSpec};
 
 use super::{
-    Grid, cell, name_cell, seconds_between, short, short_length, span, state_cell, time, training, why,
+    TextTable, cell, name_cell, seconds_between, short, short_length, span, state_cell, time, training, why,
 };
 use crate::output::Output;
 use crate::proto_json::to_json;
@@ -30,7 +30,7 @@ pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
         "AGE",
         "WHERE / WAITING FOR",
     ];
-    let mut grid = Grid::new(output, &heads, 9);
+    let mut table = TextTable::new(output, &heads, 9);
     let length = short_length(jobs.iter().map(|job| job.id.as_str()));
     for job in jobs {
         let progress = job.progress.clone().unwrap_or_default();
@@ -42,7 +42,7 @@ pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
         let ends = until(&job.estimated_end_time).or(eta);
         let in_words = |seconds: Option<i64>| seconds.map_or_else(|| "-".to_owned(), span);
         let age = job.create_time.as_ref().map(|created| span(seconds_between(created, now)));
-        grid.row(vec![
+        table.row(vec![
             cell(short(&job.id, length)),
             name_cell(output, job.spec.as_ref().map_or("", |spec| spec.name.as_str())),
             name_cell(output, &job.user),
@@ -55,7 +55,7 @@ pub fn list(output: Output, jobs: &[pb::Job], now: &Timestamp) -> String {
             cell(whereabouts(job)),
         ]);
     }
-    grid.text()
+    table.text()
 }
 
 fn is_running(job: &pb::Job) -> bool {
@@ -132,7 +132,7 @@ fn times(job: &pb::Job, now: &Timestamp) -> String {
 }
 
 /// Everything about one job, as seen at `now`.
-pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
+pub fn details(output: Output, job: &pb::Job, now: &Timestamp) -> String {
     let mut text = String::new();
     macro_rules! line { ($($parts:tt)*) => { line_of!(text, $($parts)*) }; }
     let spec = job.spec.clone().unwrap_or_default();
@@ -190,13 +190,13 @@ pub fn whole(output: Output, job: &pb::Job, now: &Timestamp) -> String {
 
 fn attempts(output: Output, job: &pb::Job) -> String {
     let heads = ["ATTEMPT", "AGENT", "DEVICE", "PLACED", "STARTED", "ENDED", "HOW", "MESSAGE"];
-    let mut grid = Grid::new(output, &heads, 7);
+    let mut table = TextTable::new(output, &heads, 7);
     for attempt in &job.attempts {
         let how = match attempt.end_reason() {
             pb::attempt::EndReason::Unspecified => "-",
             reason => reason.as_str_name(),
         };
-        grid.row(vec![
+        table.row(vec![
             cell(attempt.number.to_string()),
             cell(&attempt.agent_name),
             cell(&attempt.device),
@@ -207,7 +207,7 @@ fn attempts(output: Output, job: &pb::Job) -> String {
             cell(&attempt.message),
         ]);
     }
-    grid.text()
+    table.text()
 }
 
 fn sorted<V>(map: &std::collections::HashMap<String, V>) -> impl Iterator<Item = (&String, &V)> {
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
     use crate::args::Format;
 
-    const PLAIN: Output = Output { format: Format::Table, painted: false, width: None };
+    const PLAIN: Output = Output { format: Format::Table, colored: false, width: None };
 
     fn at(seconds: i64) -> Option<Timestamp> {
         Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 })
@@ -403,6 +403,6 @@ Batch size    16
 
 ATTEMPT  AGENT  DEVICE  PLACED                STARTED  ENDED                 HOW         MESSAGE
 1        lab1   CPU     2023-11-14T22:13:21Z  -        2023-11-14T22:14:20Z  AGENT_LOST  the agent fell silent";
-        assert_eq!(whole(PLAIN, &job, &at(90).unwrap()), wanted);
+        assert_eq!(details(PLAIN, &job, &at(90).unwrap()), wanted);
     }
 }

@@ -28,20 +28,20 @@ const GAP: u16 = 2;
 const WIDEST_NAME: usize = 40;
 
 /// A table without lines between cells.
-pub struct Grid {
+pub struct TextTable {
     table: Table,
     wrapping: usize,
     width: Option<u16>,
 }
 
-impl Grid {
+impl TextTable {
     /// With these column heads. On a narrow terminal the column `wrapping` breaks its lines first, others only where
     /// that is not enough. No table is wider than its terminal.
     pub fn new(output: Output, heads: &[&str], wrapping: usize) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         // Colours are ours to decide, the width too: comfy-table would look at the terminal itself.
-        if output.painted {
+        if output.colored {
             table.enforce_styling()
         } else {
             table.force_no_tty()

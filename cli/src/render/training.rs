@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use trainyard_proto::pb;
 
-use super::{Grid, cell, span};
+use super::{TextTable, cell, span};
 use crate::output::Output;
 
 /// Figures by the names of results.csv.
@@ -103,15 +103,15 @@ pub fn epochs<'a>(output: Output, epochs: impl Iterator<Item = &'a pb::Metrics>)
     ];
     let heads: Vec<&str> =
         ["EPOCH"].into_iter().chain(columns.map(|(head, _)| head)).chain(["IMAGES/S"]).collect();
-    let mut grid = Grid::new(output, &heads, 0).right(0..heads.len());
+    let mut table = TextTable::new(output, &heads, 0).right(0..heads.len());
     for metrics in epochs {
         let mut cells = vec![cell(format!("{}/{}", metrics.epoch, metrics.epochs))];
         let figure = |name: &str| metrics.values.get(name).map(|value| format!("{value:.4}"));
         cells.extend(columns.map(|(_, name)| cell(figure(name).unwrap_or_else(|| "-".into()))));
         cells.push(cell(format!("{:.1}", metrics.images_per_second)));
-        grid.row(cells);
+        table.row(cells);
     }
-    grid.text()
+    table.text()
 }
 
 /// What the best weights reach, class by class; empty when the figures do not tell.
@@ -122,15 +122,15 @@ pub fn per_class(output: Output, figures: &Figures) -> String {
     if classes.is_empty() {
         return String::new();
     }
-    let mut grid = Grid::new(output, &["CLASS", "mAP50", "mAP50-95"], 0).right(1..3);
+    let mut table = TextTable::new(output, &["CLASS", "mAP50", "mAP50-95"], 0).right(1..3);
     let shown = |name: String| figures.get(&name).map_or_else(|| "-".into(), |value| format!("{value:.3}"));
     for class in classes {
         let pair = [MAP50, MAP].map(|figure| cell(shown(format!("{figure}/{class}"))));
-        grid.row([vec![cell(class)], pair.to_vec()].concat());
+        table.row([vec![cell(class)], pair.to_vec()].concat());
     }
     let pair = [MAP50, MAP].map(|figure| cell(shown(figure.to_owned())));
-    grid.row([vec![cell("all")], pair.to_vec()].concat());
-    grid.text()
+    table.row([vec![cell("all")], pair.to_vec()].concat());
+    table.text()
 }
 
 /// [`per_class`] with an empty line before and a line end after it, or nothing.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use prost_types::Timestamp;
 use trainyard_proto::pb;
 
-use super::{Grid, cell, seconds_between, span, time};
+use super::{TextTable, cell, seconds_between, span, time};
 use crate::output::Output;
 use crate::terminal::clean;
 
@@ -17,14 +17,14 @@ pub fn estimates(job: &pb::Job) -> Vec<(&'static str, String)> {
     let pairs = [("start", said.start_time.as_ref(), placed), ("end", said.end_time.as_ref(), ended)];
     let compare = |(what, said, came): (_, Option<&Timestamp>, Option<&Timestamp>)| {
         let said = said?;
-        let off = came.map(|came| off(said, came)).unwrap_or_default();
+        let off = came.map(|came| deviation(said, came)).unwrap_or_default();
         Some((what, format!("{}{off}", time(Some(said)))))
     };
     pairs.into_iter().filter_map(compare).collect()
 }
 
 /// `, came 3m later`.
-fn off(said: &Timestamp, came: &Timestamp) -> String {
+fn deviation(said: &Timestamp, came: &Timestamp) -> String {
     match seconds_between(said, came) {
         0 => ", as it came".to_owned(),
         late @ 1.. => format!(", came {} later", span(late)),
@@ -44,13 +44,13 @@ fn sentence(waiting_for: &str) -> String {
 }
 
 /// Why a job waits, and why each of its attempts went where it did.
-pub fn whole(output: Output, job: &pb::Job) -> String {
+pub fn explanation(output: Output, job: &pb::Job) -> String {
     let mut text = String::new();
     if !job.waiting_for.is_empty() {
         let _ = writeln!(text, "{}.", sentence(&clean(&job.waiting_for)));
     }
     for attempt in &job.attempts {
-        let _ = writeln!(text, "{}", one(output, attempt));
+        let _ = writeln!(text, "{}", attempt_explanation(output, attempt));
     }
     if text.is_empty() {
         text.push_str("It was never placed.");
@@ -61,7 +61,7 @@ pub fn whole(output: Output, job: &pb::Job) -> String {
     text.trim_end().to_owned()
 }
 
-fn one(output: Output, attempt: &pb::Attempt) -> String {
+fn attempt_explanation(output: Output, attempt: &pb::Attempt) -> String {
     let (device, agent) = (clean(&attempt.device), clean(&attempt.agent_name));
     let placed = time(attempt.placed_time.as_ref());
     let mut text = format!("Attempt {}: {device} of {agent}, placed {placed}.", attempt.number);
@@ -73,7 +73,7 @@ fn one(output: Output, attempt: &pb::Attempt) -> String {
         text.push_str(" It had waited for as long as it must, and went before everything that came later.");
     }
     if !choice.made_way_job_id.is_empty() {
-        let _ = write!(text, " Job {} made way for it.", choice.made_way_job_id);
+        let _ = write!(text, " Job {} was preempted for it.", choice.made_way_job_id);
     }
     if attempt.warm {
         text.push_str(" The machine held its data set decoded.");
@@ -88,11 +88,11 @@ fn one(output: Output, attempt: &pb::Attempt) -> String {
 }
 
 fn options(output: Output, options: &[pb::PlacementOption]) -> String {
-    let heads = ["CARD", "FREE", "WAITS", "TAKES", "DELAYS OTHERS", "SPEED"];
-    let mut grid = Grid::new(output, &heads, 5);
+    let heads = ["GPU", "FREE", "WAITS", "TAKES", "DELAYS OTHERS", "SPEED"];
+    let mut table = TextTable::new(output, &heads, 5);
     let seconds = |span: &Option<prost_types::Duration>| span.as_ref().map_or(0, |span| span.seconds);
     for (index, option) in options.iter().enumerate() {
-        grid.row(vec![
+        table.row(vec![
             cell(if index == 0 { format!("* {}", option.device) } else { format!("  {}", option.device) }),
             cell(format!("{} of {}", option.free, option.total)),
             cell(span(seconds(&option.waits))),
@@ -101,7 +101,7 @@ fn options(output: Output, options: &[pb::PlacementOption]) -> String {
             cell(if option.measured { "measured" } else { "estimated" }),
         ]);
     }
-    grid.text()
+    table.text()
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::args::Format;
 
-    const PLAIN: Output = Output { format: Format::Table, painted: false, width: None };
+    const PLAIN: Output = Output { format: Format::Table, colored: false, width: None };
 
     fn at(seconds: i64) -> Option<Timestamp> {
         Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: 0 })
@@ -157,14 +157,14 @@ mod tests {
             ..Default::default()
         };
         let wanted = "\
-Attempt 1: RTX 5070 of lab-1, placed 2023-11-14T22:13:20Z. Job 019ab3c4 made way for it. The machine held its \
+Attempt 1: RTX 5070 of lab-1, placed 2023-11-14T22:13:20Z. Job 019ab3c4 was preempted for it. The machine held its \
 data set decoded. It was to end at 2023-11-14T23:13:20Z.
-CARD        FREE    WAITS  TAKES  DELAYS OTHERS  SPEED
+GPU         FREE    WAITS  TAKES  DELAYS OTHERS  SPEED
 * RTX 5070  1 of 2  0s     1h00m  1m00s          measured
   RTX 4090  0 of 2  2h00m  30m    0s             estimated
 Its start was expected at 2023-11-14T22:13:20Z, as it came.
 Its end was expected at 2023-11-14T23:15:00Z, came 5m00s later.";
-        assert_eq!(whole(PLAIN, &job), wanted);
+        assert_eq!(explanation(PLAIN, &job), wanted);
     }
 
     #[test]
@@ -177,6 +177,6 @@ Its end was expected at 2023-11-14T23:15:00Z, came 5m00s later.";
         let wanted = "\
 It waits for a RTX 4090, where it takes about 5 min.
 Attempt 1: CPU of , placed -. No other kind of GPU would have done.";
-        assert_eq!(whole(PLAIN, &job), wanted);
+        assert_eq!(explanation(PLAIN, &job), wanted);
     }
 }

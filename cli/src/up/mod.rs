@@ -3,8 +3,8 @@
 //!
 //! Must not know: what they do. They are configured by environment and asked over the wire.
 
-mod child;
-mod ready;
+mod child_process;
+mod readiness;
 
 use std::fs::{self, File, TryLockError};
 use std::net::{SocketAddr, TcpListener};
@@ -14,24 +14,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Exit, Failure};
 use crate::terminal::message;
-use child::{Child, Plan};
+use child_process::{ChildProcess, Program};
 
-/// What the cluster is to be like.
+/// How a cluster on this machine is to be.
 #[derive(Debug, Clone)]
-pub struct Setup {
-    /// Absolute.
+pub struct ClusterOptions {
+    /// Where everything is kept; an absolute path.
     pub data_dir: PathBuf,
-    /// Of the scheduler.
+    /// Where the scheduler listens.
     pub listen: SocketAddr,
     /// Jobs that train on the CPU at a time.
     pub cpu_slots: u32,
-    /// Absolute.
+    /// The folders that jobs may read data sets from; absolute paths.
     pub data_roots: Vec<PathBuf>,
-    /// Instead of the driver's own.
+    /// The library NVML; `None` is the driver's own.
     pub nvml_library: Option<PathBuf>,
 }
 
-impl Setup {
+impl ClusterOptions {
     /// Where clients on this machine find the scheduler.
     fn url(&self) -> String {
         let mut address = self.listen;
@@ -58,31 +58,31 @@ pub fn has_gpu(library: Option<&Path>) -> bool {
 ///
 /// # Errors
 /// A binary is missing, the port or the data directory is in use, a part does not come up.
-pub async fn run(setup: Setup) -> Result<(), Failure> {
-    let mut stop = Stop::new()?;
-    let plans = Plans::new(&setup)?;
-    let _lock = lock(&setup.data_dir)?;
-    check_port(setup.listen)?;
-    message(&format!("starting a cluster in {}", setup.data_dir.display()));
-    let mut scheduler = Child::start(plans.scheduler)?;
-    let started = stop.or(ready::scheduler(&setup.url(), &mut scheduler)).await;
+pub async fn run(options: ClusterOptions) -> Result<(), Failure> {
+    let mut stop = StopSignals::new()?;
+    let programs = Programs::new(&options)?;
+    let _lock = lock(&options.data_dir)?;
+    check_port(options.listen)?;
+    message(&format!("starting a cluster in {}", options.data_dir.display()));
+    let mut scheduler = ChildProcess::start(programs.scheduler)?;
+    let started = stop.or(readiness::scheduler(&options.url(), &mut scheduler)).await;
     if let Err(failure) = started {
         scheduler.stop().await;
-        return unless_stopped(failure);
+        return ok_if_interrupted(failure);
     }
-    let mut agent = match Child::start(plans.agent) {
+    let mut agent = match ChildProcess::start(programs.agent) {
         Ok(agent) => agent,
         Err(failure) => {
             scheduler.stop().await;
             return Err(failure);
         }
     };
-    let result = match stop.or(ready::agent(&setup.url(), &mut agent)).await {
+    let result = match stop.or(readiness::agent(&options.url(), &mut agent)).await {
         Ok(summary) => {
-            welcome(&setup, &summary);
+            welcome(&options, &summary);
             supervise(&mut scheduler, &mut agent, &mut stop).await
         }
-        Err(failure) => unless_stopped(failure),
+        Err(failure) => ok_if_interrupted(failure),
     };
     if result.is_ok() {
         message("stopping: running jobs write a checkpoint first; a second Ctrl-C does not wait");
@@ -101,7 +101,11 @@ pub async fn run(setup: Setup) -> Result<(), Failure> {
 }
 
 /// Keeps both children up until it is time to stop.
-async fn supervise(scheduler: &mut Child, agent: &mut Child, stop: &mut Stop) -> Result<(), Failure> {
+async fn supervise(
+    scheduler: &mut ChildProcess,
+    agent: &mut ChildProcess,
+    stop: &mut StopSignals,
+) -> Result<(), Failure> {
     loop {
         let result = tokio::select! {
             result = scheduler.restart_when_dead() => result,
@@ -112,32 +116,32 @@ async fn supervise(scheduler: &mut Child, agent: &mut Child, stop: &mut Stop) ->
     }
 }
 
-fn welcome(setup: &Setup, summary: &str) {
-    let url = setup.url();
+fn welcome(options: &ClusterOptions, summary: &str) {
+    let url = options.url();
     // Commands typed elsewhere need the address only when it is not the usual one.
     let server =
         if url == crate::settings::DEFAULT_SERVER { String::new() } else { format!(" --server {url}") };
     // Enough for the small data set to show something within minutes on two CPU cores.
-    let flags = if setup.cpu_slots > 0 { " --device cpu --imgsz 128 --batch 16" } else { " --imgsz 192" };
+    let flags = if options.cpu_slots > 0 { " --device cpu --imgsz 128 --batch 16" } else { " --imgsz 192" };
     message(&format!(
         "the cluster is up at {url}: {summary}\nlogs are in {}\n\nin another terminal:\n  \
          yard{server} demo-data shapes\n  \
          yard{server} train shapes/data.yaml --epochs 30 --nbs 16{flags} --follow\n\nCtrl-C stops the cluster",
-        setup.data_dir.join("logs").display(),
+        options.data_dir.join("logs").display(),
     ));
 }
 
 /// A wait that ended because the user wanted it to is no failure.
-fn unless_stopped(failure: Failure) -> Result<(), Failure> {
+fn ok_if_interrupted(failure: Failure) -> Result<(), Failure> {
     if failure.exit == Exit::Interrupted { Ok(()) } else { Err(failure) }
 }
 
 /// The signals that end the cluster.
-struct Stop {
+struct StopSignals {
     signals: [Signal; 3],
 }
 
-impl Stop {
+impl StopSignals {
     fn new() -> Result<Self, Failure> {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let [a, b, c] = kinds.map(signal);
@@ -162,14 +166,14 @@ impl Stop {
     }
 }
 
-/// How the two children are started.
-struct Plans {
-    scheduler: Plan,
-    agent: Plan,
+/// The two programs that are started.
+struct Programs {
+    scheduler: Program,
+    agent: Program,
 }
 
-impl Plans {
-    fn new(setup: &Setup) -> Result<Self, Failure> {
+impl Programs {
+    fn new(options: &ClusterOptions) -> Result<Self, Failure> {
         let here = std::env::current_exe()?;
         let folder = here.parent().unwrap_or(Path::new("."));
         let [scheduler, agent, trainer] =
@@ -184,29 +188,33 @@ impl Plans {
                 .details(missing)
                 .hint("`make build` builds them all; they must lie next to `yard`"));
         }
-        let logs = setup.data_dir.join("logs");
+        let logs = options.data_dir.join("logs");
         fs::create_dir_all(&logs).map_err(|error| Failure::local(format!("{}: {error}", logs.display())))?;
-        let scheduler_dir = setup.data_dir.join("scheduler");
-        let agent_dir = setup.data_dir.join("agent");
+        let scheduler_dir = options.data_dir.join("scheduler");
+        let agent_dir = options.data_dir.join("agent");
         let mut agent_variables = vec![
-            ("TRAINYARD_AGENT__SCHEDULER", setup.url()),
+            ("TRAINYARD_AGENT__SCHEDULER", options.url()),
             ("TRAINYARD_AGENT__DATA_DIR", text(&agent_dir)?),
-            ("TRAINYARD_AGENT__CPU_SLOTS", setup.cpu_slots.to_string()),
-            ("TRAINYARD_AGENT__DATA_ROOTS", comma_list(&setup.data_roots)?),
+            ("TRAINYARD_AGENT__CPU_SLOTS", options.cpu_slots.to_string()),
+            ("TRAINYARD_AGENT__DATA_ROOTS", comma_list(&options.data_roots)?),
             ("TRAINYARD_AGENT__TRAINER", text(&trainer)?),
         ];
-        if let Some(library) = &setup.nvml_library {
+        if let Some(library) = &options.nvml_library {
             agent_variables.push(("TRAINYARD_AGENT__NVML_LIBRARY", text(library)?));
         }
         let scheduler_variables = vec![
-            ("TRAINYARD_SCHEDULER__LISTEN", setup.listen.to_string()),
+            ("TRAINYARD_SCHEDULER__LISTEN", options.listen.to_string()),
             ("TRAINYARD_SCHEDULER__DATA_DIR", text(&scheduler_dir)?),
         ];
-        let plan =
-            |name, binary, variables| Plan { name, binary, variables, log: logs.join(format!("{name}.log")) };
+        let program = |name, binary, variables| Program {
+            name,
+            binary,
+            variables,
+            log: logs.join(format!("{name}.log")),
+        };
         Ok(Self {
-            scheduler: plan("scheduler", scheduler, scheduler_variables),
-            agent: plan("agent", agent, agent_variables),
+            scheduler: program("scheduler", scheduler, scheduler_variables),
+            agent: program("agent", agent, agent_variables),
         })
     }
 }
@@ -282,15 +290,15 @@ mod tests {
 
     #[test]
     fn clients_reach_a_scheduler_that_listens_everywhere() {
-        let setup = |listen: &str| Setup {
+        let options = |listen: &str| ClusterOptions {
             data_dir: "/d".into(),
             listen: listen.parse().unwrap(),
             cpu_slots: 0,
             data_roots: Vec::new(),
             nvml_library: None,
         };
-        assert_eq!(setup("0.0.0.0:7433").url(), "http://127.0.0.1:7433");
-        assert_eq!(setup("[::]:1").url(), "http://[::1]:1");
+        assert_eq!(options("0.0.0.0:7433").url(), "http://127.0.0.1:7433");
+        assert_eq!(options("[::]:1").url(), "http://[::1]:1");
     }
 
     #[test]

@@ -10,18 +10,18 @@ use tonic_health::pb::health_client::HealthClient;
 use trainyard_proto::pb;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 
-use super::child::Child;
+use super::child_process::ChildProcess;
 use crate::failure::Failure;
 
-/// How long a part may take to come up. Redis may have a long file to read.
-const LONGEST: Duration = Duration::from_secs(60);
-const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long a program may take to come up. Redis may have a long file to read.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Waits until the scheduler at `url` says that it serves.
 ///
 /// # Errors
 /// It ends, or takes too long.
-pub async fn scheduler(url: &str, child: &mut Child) -> Result<(), Failure> {
+pub async fn scheduler(url: &str, child: &mut ChildProcess) -> Result<(), Failure> {
     let channel = channel(url)?;
     let serving = async || {
         let request = HealthCheckRequest { service: String::new() };
@@ -35,7 +35,7 @@ pub async fn scheduler(url: &str, child: &mut Child) -> Result<(), Failure> {
 ///
 /// # Errors
 /// It ends, or takes too long.
-pub async fn agent(url: &str, child: &mut Child) -> Result<String, Failure> {
+pub async fn agent(url: &str, child: &mut ChildProcess) -> Result<String, Failure> {
     let channel = channel(url)?;
     let connected = async || {
         let request = pb::ListAgentsRequest::default();
@@ -70,7 +70,7 @@ fn channel(url: &str) -> Result<Channel, Failure> {
 /// Asks until there is an answer; gives up when the child ends or the time is over.
 async fn poll<T>(
     mut ask: impl AsyncFnMut() -> Option<T>,
-    child: &mut Child,
+    child: &mut ChildProcess,
     what: &str,
 ) -> Result<T, Failure> {
     let answered = async {
@@ -78,14 +78,14 @@ async fn poll<T>(
             if let Some(answer) = ask().await {
                 return answer;
             }
-            tokio::time::sleep(ASK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {
         answer = answered => Ok(answer),
         failure = child.ended() => Err(failure),
-        () = tokio::time::sleep(LONGEST) => {
-            Err(Failure::local(format!("{what}, after {} s", LONGEST.as_secs())).hint("its log may say why"))
+        () = tokio::time::sleep(STARTUP_TIMEOUT) => {
+            Err(Failure::local(format!("{what}, after {} s", STARTUP_TIMEOUT.as_secs())).hint("its log may say why"))
         }
     }
 }

@@ -15,57 +15,57 @@ use trainyard_types::environment;
 use crate::failure::Failure;
 use crate::terminal::{clean, message};
 
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// A child that ran this long has earned a fresh start of the backoff.
-const HEALTHY: Duration = Duration::from_secs(60);
-/// How many deaths in a row, none after a healthy time, mean that another try is of no use.
-const MOST_DEATHS: u32 = 8;
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// After a child has run this long, the backoff begins anew.
+const BACKOFF_RESET: Duration = Duration::from_secs(60);
+/// How many restarts in a row, none after a healthy time, mean that another try is of no use.
+const MAX_RESTARTS: u32 = 8;
 /// How long a child may take to stop by itself: longer than a trainer needs for its checkpoint.
-const GRACE: Duration = Duration::from_secs(90);
+const STOP_GRACE: Duration = Duration::from_secs(90);
 /// How much of a log an error shows.
 const TAIL_LINES: usize = 12;
 
-/// How to start a program.
+/// A program, and how it is started.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    /// For messages.
+pub struct Program {
+    /// What messages call it.
     pub name: &'static str,
-    /// Absolute path.
+    /// Its absolute path.
     pub binary: PathBuf,
-    /// Its configuration.
+    /// Environment variables that configure it.
     pub variables: Vec<(&'static str, String)>,
-    /// Where its output is appended.
+    /// The file that its output is appended to.
     pub log: PathBuf,
 }
 
 /// A program that runs, or is between two runs. Dropped, it is killed with its process group.
-pub struct Child {
-    plan: Plan,
+pub struct ChildProcess {
+    program: Program,
     process: process::Child,
     /// Also the process group's; kept because tokio forgets it when the process ends.
     id: Option<Pid>,
-    since: Instant,
-    deaths: u32,
+    started: Instant,
+    restarts: u32,
 }
 
-impl Child {
+impl ChildProcess {
     /// Starts the program. Call this from the main thread only: the kernel's death signal comes when
     /// the thread that started a child ends, not its process.
     ///
     /// # Errors
     /// The log cannot be opened, the program cannot be started.
-    pub fn start(plan: Plan) -> Result<Self, Failure> {
-        let process = spawn(&plan)?;
+    pub fn start(program: Program) -> Result<Self, Failure> {
+        let process = spawn(&program)?;
         let id = pid(&process);
-        Ok(Self { plan, process, id, since: Instant::now(), deaths: 0 })
+        Ok(Self { program, process, id, started: Instant::now(), restarts: 0 })
     }
 
     /// Waits until the program has ended. Cancel safe.
     pub async fn ended(&mut self) -> Failure {
         let status = self.process.wait().await;
         let how = status.map_or_else(|error| error.to_string(), how_it_ended);
-        Failure::local(format!("the {} {how}; the end of {}:", self.plan.name, self.plan.log.display()))
+        Failure::local(format!("the {} {how}; the end of {}:", self.program.name, self.program.log.display()))
             .details(self.log_tail())
     }
 
@@ -76,20 +76,20 @@ impl Child {
     /// It keeps ending, or cannot be started any more.
     pub async fn restart_when_dead(&mut self) -> Result<(), Failure> {
         let failure = self.ended().await;
-        if self.since.elapsed() >= HEALTHY {
-            self.deaths = 0;
+        if self.started.elapsed() >= BACKOFF_RESET {
+            self.restarts = 0;
         }
-        if self.deaths >= MOST_DEATHS {
+        if self.restarts >= MAX_RESTARTS {
             return Err(failure);
         }
-        let wait = (FIRST_WAIT * 2_u32.pow(self.deaths)).min(LONGEST_WAIT);
-        message(&format!("the {} ended; it is started again in {} s", self.plan.name, wait.as_secs()));
+        let wait = (INITIAL_BACKOFF * 2_u32.pow(self.restarts)).min(MAX_BACKOFF);
+        message(&format!("the {} ended; it is started again in {} s", self.program.name, wait.as_secs()));
         tokio::time::sleep(wait).await;
         self.kill_group();
-        self.process = spawn(&self.plan)?;
+        self.process = spawn(&self.program)?;
         self.id = pid(&self.process);
-        self.since = Instant::now();
-        self.deaths += 1;
+        self.started = Instant::now();
+        self.restarts += 1;
         Ok(())
     }
 
@@ -100,8 +100,8 @@ impl Child {
                 // It may have ended this very moment.
                 let _ = kill(id, Signal::SIGTERM);
             }
-            if tokio::time::timeout(GRACE, self.process.wait()).await.is_err() {
-                message(&format!("the {} does not stop; it is killed", self.plan.name));
+            if tokio::time::timeout(STOP_GRACE, self.process.wait()).await.is_err() {
+                message(&format!("the {} does not stop; it is killed", self.program.name));
             }
         }
         self.kill_group();
@@ -117,14 +117,14 @@ impl Child {
     }
 
     fn log_tail(&self) -> Vec<String> {
-        let text = fs::read(&self.plan.log).unwrap_or_default();
+        let text = fs::read(&self.program.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| clean(line)).collect()
     }
 }
 
-impl Drop for Child {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.kill_group();
     }
@@ -138,15 +138,15 @@ fn how_it_ended(status: ExitStatus) -> String {
     format!("ended unexpectedly ({status})")
 }
 
-fn spawn(plan: &Plan) -> Result<process::Child, Failure> {
-    let log = File::options().create(true).append(true).open(&plan.log);
-    let log = log.map_err(|error| Failure::local(format!("{}: {error}", plan.log.display())))?;
+fn spawn(program: &Program) -> Result<process::Child, Failure> {
+    let log = File::options().create(true).append(true).open(&program.log);
+    let log = log.map_err(|error| Failure::local(format!("{}: {error}", program.log.display())))?;
     let errors = log.try_clone()?;
-    let mut command = process::Command::new(&plan.binary);
+    let mut command = process::Command::new(&program.binary);
     command
         .env_clear()
         .envs(environment::Child::Service.environment(env::vars_os()))
-        .envs(plan.variables.iter().map(|(name, value)| (name, value)))
+        .envs(program.variables.iter().map(|(name, value)| (name, value)))
         // What it writes goes to a file.
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
@@ -166,5 +166,5 @@ fn spawn(plan: &Plan) -> Result<process::Child, Failure> {
     }
     command
         .spawn()
-        .map_err(|error| Failure::local(format!("{} cannot be started: {error}", plan.binary.display())))
+        .map_err(|error| Failure::local(format!("{} cannot be started: {error}", program.binary.display())))
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// The lines, counted from 0, of each document of `text`.
-pub fn ranges(text: &str) -> Vec<Range<usize>> {
+pub fn of_documents(text: &str) -> Vec<Range<usize>> {
     let (mut starts, mut begun) = (vec![0], false);
     for (at, line) in text.lines().enumerate() {
         let is_mark = line == "---" || line.starts_with("--- ");
@@ -19,7 +19,7 @@ pub fn ranges(text: &str) -> Vec<Range<usize>> {
 
 /// The line, from 1, of the field `path` (`train.epochs`) in the document on the lines `range` of `text`. `None` where
 /// it is not to be seen.
-pub fn line_of(text: &str, range: Range<usize>, path: &str) -> Option<usize> {
+pub fn of_field(text: &str, range: Range<usize>, path: &str) -> Option<usize> {
     let lines: Vec<&str> = text.lines().take(range.end).collect();
     let (mut from, mut found) = ((range.start, 0), None);
     for (depth, key) in path.split('.').enumerate() {
@@ -56,15 +56,15 @@ mod tests {
 
     #[test]
     fn documents_begin_where_their_marks_stand() {
-        assert_eq!(ranges(TWO), [0..7, 7..11, 11..15]);
-        assert_eq!(ranges("a: 1\n"), [Range { start: 0, end: 1 }]);
-        assert_eq!(ranges("a: 1\n---\n---\nb: 1\n"), [0..1, 1..2, 2..4]);
+        assert_eq!(of_documents(TWO), [0..7, 7..11, 11..15]);
+        assert_eq!(of_documents("a: 1\n"), [Range { start: 0, end: 1 }]);
+        assert_eq!(of_documents("a: 1\n---\n---\nb: 1\n"), [0..1, 1..2, 2..4]);
     }
 
     #[test]
     fn a_field_is_found_in_its_own_group() {
-        let ranges = ranges(TWO);
-        let of = |document: usize, path| line_of(TWO, ranges[document].clone(), path);
+        let documents = of_documents(TWO);
+        let of = |document: usize, path| of_field(TWO, documents[document].clone(), path);
         assert_eq!([of(0, "name"), of(0, "train"), of(0, "train.epochs")], [Some(3), Some(4), Some(6)]);
         assert_eq!([of(1, "train.epochs"), of(1, "labels.train"), of(1, "name")], [Some(9), Some(11), None]);
         assert_eq!([of(2, "train.lr0"), of(2, "train.model")], [Some(15), None]);

@@ -6,20 +6,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use trainyard_proto::pb;
 use trainyard_proto::pb::job_event::Event;
 
-use super::plain::{self, Plain};
+use super::plain_text::{self, PlainText};
 use crate::failure::Failure;
 
 /// The bar and what goes above it.
-pub struct Bar {
-    plain: Plain,
+pub struct EpochBar {
+    plain: PlainText,
     /// The epoch under way, once a batch of it is done.
     bar: Option<(u32, ProgressBar)>,
 }
 
-impl Bar {
+impl EpochBar {
     /// Draws nothing before the first batch.
-    pub fn new(all_logs: bool, painted: bool) -> Self {
-        Self { plain: Plain::new(all_logs, painted), bar: None }
+    pub fn new(all_logs: bool, colored: bool) -> Self {
+        Self { plain: PlainText::new(all_logs, colored), bar: None }
     }
 
     /// Moves the bar, or prints a line above it.
@@ -48,7 +48,7 @@ impl Bar {
             self.bar = Some((metrics.epoch, new_bar(metrics)));
         }
         if let Some((_, bar)) = &self.bar {
-            bar.set_message(plain::step_figures(metrics));
+            bar.set_message(plain_text::step_figures(metrics));
             bar.set_position(metrics.batch.into());
         }
     }
@@ -60,7 +60,7 @@ impl Bar {
     }
 }
 
-impl Drop for Bar {
+impl Drop for EpochBar {
     fn drop(&mut self) {
         self.clear();
     }
@@ -74,5 +74,5 @@ fn new_bar(metrics: &pb::Metrics) -> ProgressBar {
         .with_style(style.progress_chars("━╸─"))
         .with_prefix(format!("epoch {}/{}", metrics.epoch, metrics.epochs))
         .with_position(metrics.batch.into())
-        .with_message(plain::step_figures(metrics))
+        .with_message(plain_text::step_figures(metrics))
 }

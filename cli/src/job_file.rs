@@ -1,13 +1,12 @@
-//! Job specifications from files: YAML or JSON, many documents a file, every error named at once.
+//! Job files: YAML or JSON, many documents a file, every error named at once.
 //!
 //! Only names and types are checked here. Whether values make sense is the scheduler's to say, so that
 //! `yard` and grpcurl get the same answer.
 
-mod meaning;
-mod place;
+mod line_numbers;
+mod normalize;
 
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
 
 use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use serde::Deserialize;
@@ -15,29 +14,29 @@ use serde_json::{Map, Value};
 use trainyard_proto::pb;
 use trainyard_types::Violation;
 
-use self::meaning::Texts;
+use self::normalize::WrittenTexts;
 use crate::failure::Failure;
 use crate::proto_json;
 
 /// A job as one document of a file described it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
-    /// From 1.
+    /// Its number in the file, from 1.
     pub number: usize,
     /// The lines of the file that it is on, counted from 0.
     lines: Range<usize>,
-    /// What it says.
+    /// The job that it describes.
     pub spec: pb::JobSpec,
 }
 
 impl Document {
     /// Where `field` of this document of `text` stands, for a message: `document 2, line 14`.
-    pub fn place(&self, text: &str, field: &str) -> String {
-        place_of(self.number, place::line_of(text, self.lines.clone(), field))
+    pub fn position(&self, text: &str, field: &str) -> String {
+        position_of(self.number, line_numbers::of_field(text, self.lines.clone(), field))
     }
 }
 
-fn place_of(document: usize, line: Option<usize>) -> String {
+fn position_of(document: usize, line: Option<usize>) -> String {
     line.map_or_else(|| format!("document {document}"), |line| format!("document {document}, line {line}"))
 }
 
@@ -48,9 +47,10 @@ fn place_of(document: usize, line: Option<usize>) -> String {
 pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
     let mut documents = Vec::new();
     let mut wrong = Vec::new();
-    let ranges = place::ranges(text);
+    let ranges = line_numbers::of_documents(text);
     // Read twice: once for the types, and once for texts as they are written.
-    let texts = serde_norway::Deserializer::from_str(text).map(|document| Texts::deserialize(document).ok());
+    let texts =
+        serde_norway::Deserializer::from_str(text).map(|document| WrittenTexts::deserialize(document).ok());
     let mut texts = texts.chain(std::iter::repeat_with(|| None));
     for (at, document) in serde_norway::Deserializer::from_str(text).enumerate() {
         let (number, texts) = (at + 1, texts.next().flatten().unwrap_or_default());
@@ -68,8 +68,9 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
         match job_spec(value, &texts) {
             Ok(spec) => documents.push(Document { number, lines, spec }),
             Err(violations) => {
-                let line = |violation: &Violation| place::line_of(text, lines.clone(), &violation.field);
-                let told = |one: &Violation| format!("{}: {one}", place_of(number, line(one)));
+                let line =
+                    |violation: &Violation| line_numbers::of_field(text, lines.clone(), &violation.field);
+                let told = |one: &Violation| format!("{}: {one}", position_of(number, line(one)));
                 wrong.extend(violations.iter().map(told));
             }
         }
@@ -87,13 +88,13 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
 }
 
 /// One job from its parsed document; on failure every wrong field.
-fn job_spec(value: Value, texts: &Texts) -> Result<pb::JobSpec, Vec<Violation>> {
+fn job_spec(value: Value, texts: &WrittenTexts) -> Result<pb::JobSpec, Vec<Violation>> {
     let Value::Object(mut fields) = value else {
         let what = format!("is {}; write the fields of a job, such as `train:`", kind_of(&value));
         return Err(vec![Violation::new("(document)", what)]);
     };
     let descriptor = proto_json::descriptor("JobSpec").expect("jobs.proto defines it");
-    let mut found = meaning::put_in_place(&descriptor, &mut fields, texts);
+    let mut found = normalize::normalize(&descriptor, &mut fields, texts);
     let mut others = Vec::new();
     check_message(&descriptor, &fields, "", &mut others);
     // What has no meaning has been named, with what to write.
@@ -120,7 +121,7 @@ fn check_message(
 ) {
     for (name, value) in fields {
         let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let Some(field) = meaning::field(descriptor, name) else {
+        let Some(field) = normalize::field(descriptor, name) else {
             found.push(Violation::new(here, unknown(descriptor, name)));
             continue;
         };
@@ -135,7 +136,7 @@ fn check_message(
             _ => {
                 let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
                 if let Err(error) = DynamicMessage::deserialize(descriptor.clone(), alone) {
-                    let text = match meaning::wanted(&field) {
+                    let text = match normalize::wanted(&field) {
                         Some(wanted) => format!("is {}; {wanted}", shown(value)),
                         None => format!("is {}: {error}", shown(value)),
                     };
@@ -154,7 +155,7 @@ fn unknown(descriptor: &MessageDescriptor, name: &str) -> String {
         ("JobSpec", "at the top, beside `train:`"),
     ] {
         let of_group = proto_json::descriptor(message).filter(|other| other != descriptor);
-        if of_group.is_some_and(|other| meaning::field(&other, name).is_some()) {
+        if of_group.is_some_and(|other| normalize::field(&other, name).is_some()) {
             return format!("stands in the wrong place; write it {place}");
         }
     }
@@ -181,80 +182,6 @@ const fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "text",
         Value::Array(_) => "a list",
         Value::Object(_) => "a group of fields",
-    }
-}
-
-/// `path` as an absolute one: agents do not share this process's directory. `..` is resolved where
-/// the path exists; where it does not, it stays, since a link may change what it means.
-pub fn absolute(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let climbs = absolute.components().any(|part| part == Component::ParentDir);
-    if climbs { absolute.canonicalize().unwrap_or(absolute) } else { absolute }
-}
-
-/// Reads `20G`, `20GB`, `20GiB`, `20480M`, … as MiB. Users of GPUs count in powers of two.
-///
-/// # Errors
-/// A number without its unit, or no number.
-pub fn parse_mib(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a memory size; write a number and a unit, such as 20G or 20480M");
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(split);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "g" | "gb" | "gib" => 1024.0,
-        "m" | "mb" | "mib" => 1.0,
-        _ => return Err(wrong()),
-    };
-    let mib = (number.parse::<f64>().map_err(|_| wrong())? * factor).round();
-    if !(0.0..=1e9).contains(&mib) {
-        return Err(wrong());
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1e9, as just checked")]
-    Ok(mib as u64)
-}
-
-/// Reads `90s`, `90m`, `36h`, `2d` or `1h30m`.
-///
-/// # Errors
-/// A number without its unit, or no number.
-pub fn parse_span(text: &str) -> Result<prost_types::Duration, String> {
-    let wrong = || format!("`{text}` is not a span of time; write numbers with units, such as 90m or 1h30m");
-    let (mut seconds, mut rest) = (0_i64, text.trim());
-    while !rest.is_empty() {
-        let split = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let (number, unit) = rest.split_at(split);
-        let unit = match unit.chars().next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 3600,
-            Some('d') => 86_400,
-            _ => return Err(wrong()),
-        };
-        // `1.5h`; nobody counts parts of a second.
-        let more = match number.parse::<i64>() {
-            Ok(number) => number.checked_mul(unit).ok_or_else(wrong)?,
-            Err(_) => rounded(number.parse::<f64>().map_err(|_| wrong())? * unit as f64).ok_or_else(wrong)?,
-        };
-        seconds = seconds.checked_add(more).ok_or_else(wrong)?;
-        rest = &rest[split + 1..];
-    }
-    if text.trim().is_empty() { Err(wrong()) } else { Ok(prost_types::Duration { seconds, nanos: 0 }) }
-}
-
-/// Seconds as a whole number; `None` for what is no span of time.
-#[expect(clippy::cast_possible_truncation, reason = "below 2^53, as just checked")]
-fn rounded(seconds: f64) -> Option<i64> {
-    (0.0..9e15).contains(&seconds).then(|| seconds.round() as i64)
-}
-
-/// Reads `key=value`.
-///
-/// # Errors
-/// No `=`, or nothing before it.
-pub fn parse_label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("`{text}` is not a label; write key=value")),
     }
 }
 
@@ -377,40 +304,9 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_numbers_with_units() {
-        let seconds = |text: &str| parse_span(text).map(|span| span.seconds);
-        assert_eq!(
-            ["90s", "90m", "1h30m", "1.5h", "2d"].map(seconds),
-            [90, 5400, 5400, 5400, 172_800].map(Ok)
-        );
-        for wrong in ["", "90", "m", "1w", "1.2.3h", "-1h", "99999999999999999999d", "1e30h"] {
-            assert!(parse_span(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn a_file_that_is_no_list_of_jobs_is_refused() {
         for wrong in ["", "---\n---\n", "just text", "- 1\n", "train: [", "train: 3", "\tx"] {
             assert_eq!(parse("job.yaml", wrong).unwrap_err().exit.code(), 2, "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn memory_sizes_need_their_unit() {
-        assert_eq!(
-            ["20G", "20gb", "20GiB", "20480M", "0.5G"].map(parse_mib),
-            [20480, 20480, 20480, 20480, 512].map(Ok)
-        );
-        for wrong in ["20", "G", "-1G", "x", "1.2.3G", "1T", "99999999999G"] {
-            assert!(parse_mib(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_path_becomes_absolute() {
-        let here = std::env::current_dir().unwrap();
-        assert_eq!(absolute(Path::new("d/data.yaml")), here.join("d/data.yaml"));
-        assert_eq!(absolute(Path::new("../nowhere-to-be-found")), here.join("../nowhere-to-be-found"));
-        assert_eq!(absolute(Path::new("/data/data.yaml")), Path::new("/data/data.yaml"));
     }
 }

@@ -1,4 +1,4 @@
-//! What people order of machines: drain, resume, reserve, release, clear.
+//! Orders of an operator to machines: drain, resume, reserve, release, clear.
 
 use clap::{Args, Subcommand};
 use prost_types::Duration;
@@ -8,7 +8,7 @@ use crate::commands::Context;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
 use crate::render;
-use crate::spec::parse_span;
+use crate::values::parse_span;
 
 /// Take a machine out of use: no new jobs, and those that run go elsewhere
 ///
@@ -31,7 +31,7 @@ pub struct Resume {
 
 /// What `yard agents` can do beside listing.
 #[derive(Debug, Subcommand)]
-pub enum Order {
+pub enum GpuOrder {
     Reserve(Reserve),
     Release(Release),
     Clear(Clear),
@@ -83,7 +83,7 @@ fn jobs(count: usize) -> String {
 }
 
 impl Drain {
-    /// Orders it.
+    /// Drains the agent.
     ///
     /// # Errors
     /// No such agent, no server.
@@ -91,8 +91,8 @@ impl Drain {
         let request = pb::DrainAgentRequest { agent: self.agent, keep_running: self.keep_running };
         let call = || async { context.client.cluster().drain_agent(request.clone()).await };
         let agent = context.client.retrying(call).await?;
-        let on_cards = agent.gpus.iter().map(|gpu| gpu.job_id.as_str());
-        let ids = on_cards.chain(agent.cpu_slots.iter().map(|slot| slot.job_id.as_str()));
+        let on_gpus = agent.gpus.iter().map(|gpu| gpu.job_id.as_str());
+        let ids = on_gpus.chain(agent.cpu_slots.iter().map(|slot| slot.job_id.as_str()));
         let running = ids.filter(|job| !job.is_empty()).count();
         let then = match (running, self.keep_running) {
             (0, _) => "nothing runs there".to_owned(),
@@ -105,7 +105,7 @@ impl Drain {
 }
 
 impl Resume {
-    /// Orders it.
+    /// Resumes the agent.
     ///
     /// # Errors
     /// No such agent, no server.
@@ -117,8 +117,8 @@ impl Resume {
     }
 }
 
-impl Order {
-    /// Orders it.
+impl GpuOrder {
+    /// Carries out the order.
     ///
     /// # Errors
     /// No such agent or GPU, no server.
@@ -129,12 +129,12 @@ impl Order {
                 let call = || async { context.client.cluster().reserve_gpus(request.clone()).await };
                 let agent = context.client.retrying(call).await?;
                 let reserved = agent.gpus.iter().filter(|gpu| gpu.reserved_until.is_some());
-                let cards: Vec<String> = reserved
+                let gpus_until: Vec<String> = reserved
                     .map(|gpu| {
                         format!("GPU {} until {}", gpu.index, render::time(gpu.reserved_until.as_ref()))
                     })
                     .collect();
-                show(context, &agent, &format!("{}: reserved are {}", agent.name, cards.join(", ")))
+                show(context, &agent, &format!("{}: reserved are {}", agent.name, gpus_until.join(", ")))
             }
             Self::Release(Release { agent, gpus }) => {
                 let request = pb::ReleaseGpusRequest { agent, gpus };

@@ -9,22 +9,22 @@ use serde_json::{Map, Value};
 use trainyard_types::Violation;
 use trainyard_types::habit::{self, Beginning};
 
-use super::parse_span;
+use crate::values::{parse_mib, parse_span};
 
-/// The texts of a document as they are written: `1.10` is no number to whom it names.
+/// The texts of a document as they are written: `name: 1.10` is a text, not the number 1.1.
 #[derive(Debug, Default, Deserialize)]
-pub struct Texts {
+pub struct WrittenTexts {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, Option<String>>,
 }
 
-/// Puts what the fields of a job mean in their places.
-pub fn put_in_place(
+/// Turns what people write into what the fields of a job take, in place; names what has no meaning.
+pub fn normalize(
     descriptor: &MessageDescriptor,
     fields: &mut Map<String, Value>,
-    texts: &Texts,
+    texts: &WrittenTexts,
 ) -> Vec<Violation> {
     let mut found = Vec::new();
     for (name, value) in fields {
@@ -144,7 +144,7 @@ fn resources(at: &str, value: &mut Value, found: &mut Vec<Violation>) {
             }
             // `12GB`; what is no size is left to the check of types.
             "min_vram_mib" => {
-                if let Some(Ok(mib)) = value.as_str().map(super::parse_mib) {
+                if let Some(Ok(mib)) = value.as_str().map(parse_mib) {
                     *value = mib.into();
                 }
             }

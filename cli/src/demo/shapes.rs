@@ -3,17 +3,17 @@
 use std::f64::consts::TAU;
 
 use super::random::Random;
-use super::scene::Bounds;
+use super::synthetic::Bounds;
 
 /// Width of the darker rim of a shape, in pixels.
 const RIM: f64 = 1.5;
 
-/// Red, green, blue from 0 to 1.
+/// A colour: red, green and blue, each from 0 to 1.
 #[derive(Debug, Clone, Copy)]
 pub struct Color([f64; 3]);
 
 impl Color {
-    /// Any colour.
+    /// A random colour.
     fn draw(random: &mut Random) -> Self {
         Self([(); 3].map(|()| random.between(0.05, 0.95)))
     }
@@ -49,7 +49,7 @@ impl Color {
         ground.mixed(ink, (0.5 - distance).min(1.0))
     }
 
-    /// As bytes, lighter by `grain`.
+    /// The colour as three bytes, lighter by `grain`.
     pub fn bytes(self, grain: f64) -> [u8; 3] {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 255, as clamped")]
         self.0.map(|part| ((part + grain).clamp(0.0, 1.0) * 255.0).round() as u8)
@@ -66,12 +66,12 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// Around the origin.
+    /// A circle around the origin.
     pub fn circle(radius: f64) -> Self {
         Self::Circle([0.0, 0.0], radius)
     }
 
-    /// `corners` around the origin, clockwise on the screen, turned by `turn` radians.
+    /// A polygon with `corners` around the origin, clockwise on the screen, turned by `turn` radians.
     pub fn polygon(corners: &[[f64; 2]], turn: f64) -> Self {
         let (sin, cos) = turn.sin_cos();
         Self::Polygon(corners.iter().map(|[x, y]| [x * cos - y * sin, x * sin + y * cos]).collect())
@@ -129,7 +129,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Draws lots for a picture of `side` pixels.
+    /// A random ground for a picture with sides of `side` pixels.
     pub fn draw(random: &mut Random, side: f64) -> Self {
         let base = Color::draw(random);
         let accent = base.mixed(Color::draw(random), 0.35);

@@ -13,43 +13,43 @@ use crate::failure::{Exit, Failure, is_temporary};
 use crate::render::job::is_final;
 use crate::terminal;
 
-/// How long a server may stay away before a watch gives up.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a server that has answered may be away before a watch gives up.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a server that has not answered yet may take.
-const FIRST_PATIENCE: Duration = Duration::from_secs(3);
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// How far to read.
+/// How far a stream of events is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// What is there already.
+    /// Only the events that are stored already.
     History,
-    /// Until the job ends.
+    /// All events until the job ends.
     Follow,
 }
 
 /// The events of one job after a cursor.
-pub struct Events<'a> {
+pub struct EventStream<'a> {
     client: &'a Client,
     job: String,
     cursor: u64,
     mode: Mode,
     stream: Option<Streaming<pb::JobEvent>>,
     state: pb::JobState,
-    /// Since when the server has been away.
-    away: Option<Instant>,
-    /// Whether it has sent anything yet.
+    /// Since when there has been no connection; `None` while there is one.
+    disconnected_since: Option<Instant>,
+    /// Whether the server has sent an event yet.
     connected: bool,
-    /// Whether it has said that it stands by.
+    /// Whether the server has answered that it stands by.
     answered: bool,
-    wait: Duration,
-    /// Comes when nobody reads what is printed of them.
-    unread: Option<oneshot::Receiver<()>>,
+    backoff: Duration,
+    /// Comes when nobody reads stdout any more.
+    stdout_closed: Option<oneshot::Receiver<()>>,
 }
 
-impl<'a> Events<'a> {
-    /// Nothing is asked before the first [`Events::next`].
+impl<'a> EventStream<'a> {
+    /// Nothing is asked before the first [`EventStream::next`].
     pub fn new(client: &'a Client, job: &str, cursor: u64, mode: Mode) -> Self {
         Self {
             client,
@@ -58,15 +58,15 @@ impl<'a> Events<'a> {
             mode,
             stream: None,
             state: pb::JobState::Unspecified,
-            away: None,
+            disconnected_since: None,
             connected: false,
             answered: false,
-            wait: FIRST_WAIT,
-            unread: terminal::unread(),
+            backoff: INITIAL_BACKOFF,
+            stdout_closed: terminal::stdout_closed(),
         }
     }
 
-    /// Of the last event that was given out.
+    /// The cursor of the last event that was given out.
     pub const fn cursor(&self) -> u64 {
         self.cursor
     }
@@ -76,34 +76,36 @@ impl<'a> Events<'a> {
     /// # Errors
     /// The server refuses, or stays away for five minutes; nobody reads stdout any more.
     pub async fn next(&mut self) -> Result<Option<pb::JobEvent>, Failure> {
-        let Some(mut unread) = self.unread.take() else { return self.read().await };
+        let Some(mut stdout_closed) = self.stdout_closed.take() else { return self.read().await };
         let event = tokio::select! {
             event = self.read() => event,
-            Ok(()) = &mut unread => return Err(Failure::quiet(Exit::Unread)),
+            Ok(()) = &mut stdout_closed => return Err(Failure::quiet(Exit::OutputClosed)),
         };
-        self.unread = Some(unread);
+        self.stdout_closed = Some(stdout_closed);
         event
     }
 
     async fn read(&mut self) -> Result<Option<pb::JobEvent>, Failure> {
         loop {
-            match self.advance().await {
+            match self.next_message().await {
                 // Sent before, by the connection that broke.
                 Ok(Some(event)) if event.cursor <= self.cursor => {}
                 Ok(Some(event)) => {
-                    self.seen(&event);
+                    self.note(&event);
                     return Ok(Some(event));
                 }
                 Ok(None) if self.is_over().await? => return Ok(None),
                 // The server ended the stream before the job: it is going down.
-                Ok(None) => self.pause(&Status::unavailable("the server ended the stream")).await?,
-                Err(status) if is_temporary(&status) => self.pause(&status).await?,
+                Ok(None) => {
+                    self.wait_to_reconnect(&Status::unavailable("the server ended the stream")).await?;
+                }
+                Err(status) if is_temporary(&status) => self.wait_to_reconnect(&status).await?,
                 Err(status) => return Err(self.client.failure(&status)),
             }
         }
     }
 
-    async fn advance(&mut self) -> Result<Option<pb::JobEvent>, Status> {
+    async fn next_message(&mut self) -> Result<Option<pb::JobEvent>, Status> {
         if self.stream.is_none() {
             let request = pb::WatchJobRequest {
                 job_id: self.job.clone(),
@@ -116,17 +118,17 @@ impl<'a> Events<'a> {
         stream.message().await
     }
 
-    fn seen(&mut self, event: &pb::JobEvent) {
+    fn note(&mut self, event: &pb::JobEvent) {
         self.cursor = event.cursor;
         if let Some(Event::StateChange(change)) = &event.event {
             self.state = change.state();
         }
-        if self.away.take().is_some() && self.connected {
+        if self.disconnected_since.take().is_some() && self.connected {
             terminal::message("the server is back");
         }
         self.connected = true;
-        self.client.settled();
-        self.wait = FIRST_WAIT;
+        self.client.succeeded();
+        self.backoff = INITIAL_BACKOFF;
     }
 
     /// Whether a stream that ended did so because there is no more.
@@ -144,24 +146,24 @@ impl<'a> Events<'a> {
     }
 
     /// Waits before the next connection, or gives up.
-    async fn pause(&mut self, status: &Status) -> Result<(), Failure> {
+    async fn wait_to_reconnect(&mut self, status: &Status) -> Result<(), Failure> {
         self.stream = None;
-        if self.away.is_none() && self.connected {
+        if self.disconnected_since.is_none() && self.connected {
             terminal::message("the connection is lost; trying again");
         }
-        let since = *self.away.get_or_insert_with(Instant::now);
+        let since = *self.disconnected_since.get_or_insert_with(Instant::now);
         // A standby that answers is part of a cluster that will have a leader soon.
         self.answered |= leader_of(status).is_some();
-        let patience = if self.connected || self.answered { PATIENCE } else { FIRST_PATIENCE };
-        let left = patience.saturating_sub(since.elapsed());
+        let timeout = if self.connected || self.answered { RECONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
+        let left = timeout.saturating_sub(since.elapsed());
         if left.is_zero() {
             return Err(self.client.failure(status));
         }
-        match self.client.turn(status) {
+        match self.client.fail_over(status) {
             Next::Now => return Ok(()),
-            Next::After(_) => tokio::time::sleep(jittered(self.wait).min(left)).await,
+            Next::After(_) => tokio::time::sleep(jittered(self.backoff).min(left)).await,
         }
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         Ok(())
     }
 }

@@ -3,22 +3,22 @@
 use std::f64::consts::TAU;
 use std::fmt::Write as _;
 
-use super::draw::{Background, Color, Shape};
 use super::random::Random;
+use super::shapes::{Background, Color, Shape};
 
-/// Most objects on a picture.
-const MOST: usize = 5;
+/// The most objects on a picture.
+const MAX_OBJECTS: usize = 5;
 /// Distance to the picture's edge that an object keeps, in pixels.
 const MARGIN: f64 = 2.0;
 /// Largest part of the smaller box that two boxes may share.
-const OVERLAP: f64 = 0.05;
+const MAX_OVERLAP: f64 = 0.05;
 
 /// An axis-aligned box in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
-    /// Left, top.
+    /// The left and the top edge.
     pub low: [f64; 2],
-    /// Right, bottom.
+    /// The right and the bottom edge.
     pub high: [f64; 2],
 }
 
@@ -41,24 +41,24 @@ impl Bounds {
 pub struct Object {
     /// Index into the classes.
     pub class: usize,
-    /// What is drawn.
+    /// Its outline.
     pub shape: Shape,
     /// Its colour.
     pub color: Color,
 }
 
-/// One picture before it is painted.
-pub struct Scene {
+/// What is on one picture, before it is painted.
+pub struct SyntheticImage {
     side: f64,
     background: Background,
     objects: Vec<Object>,
 }
 
-impl Scene {
-    /// Draws lots for a picture of `side` pixels.
+impl SyntheticImage {
+    /// A random picture with sides of `side` pixels.
     pub fn draw(random: &mut Random, side: f64) -> Self {
         let background = Background::draw(random, side);
-        let wanted = 1 + random.below(MOST);
+        let wanted = 1 + random.below(MAX_OBJECTS);
         let mut objects: Vec<Object> = Vec::new();
         // A full picture takes no more; at least the first try always fits.
         for _ in 0..wanted * 20 {
@@ -68,7 +68,7 @@ impl Scene {
             let class = random.below(super::CLASSES.len());
             let shape = draw_shape(random, class, side);
             let bounds = shape.bounds();
-            if objects.iter().all(|other| other.shape.bounds().overlap(&bounds) <= OVERLAP) {
+            if objects.iter().all(|other| other.shape.bounds().overlap(&bounds) <= MAX_OVERLAP) {
                 let color = Color::draw_against(random, background.base);
                 objects.push(Object { class, shape, color });
             }
@@ -76,7 +76,7 @@ impl Scene {
         Self { side, background, objects }
     }
 
-    /// RGB bytes, row by row.
+    /// The picture as RGB bytes, row by row.
     pub fn paint(&self, random: &mut Random, size: u32) -> Vec<u8> {
         let mut pixels = Vec::with_capacity(size as usize * size as usize * 3);
         for y in 0..size {

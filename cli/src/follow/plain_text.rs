@@ -7,20 +7,20 @@ use trainyard_proto::pb::log_line::Level;
 use crate::render::{time, training};
 use crate::terminal::clean;
 
-/// Between two lines from inside an epoch, by the events' clock.
+/// Seconds between two lines from inside an epoch, by the events' clock.
 const EVERY_SECONDS: i64 = 10;
 
-/// Which events become lines.
-pub struct Plain {
+/// Turns events into lines, and leaves out what is too much for a log.
+pub struct PlainText {
     all_logs: bool,
-    painted: bool,
+    colored: bool,
     last_step: i64,
 }
 
-impl Plain {
+impl PlainText {
     /// With `all_logs`, lines that are no warning are shown as well.
-    pub const fn new(all_logs: bool, painted: bool) -> Self {
-        Self { all_logs, painted, last_step: i64::MIN }
+    pub const fn new(all_logs: bool, colored: bool) -> Self {
+        Self { all_logs, colored, last_step: i64::MIN }
     }
 
     /// The line for `event`, if it deserves one.
@@ -42,9 +42,9 @@ impl Plain {
                 self.last_step = event.time.as_ref().map_or(0, |time| time.seconds);
                 epoch_line(event, metrics)
             }
-            Event::StateChange(change) => Some(state_line(event, change, self.painted)),
+            Event::StateChange(change) => Some(state_line(event, change, self.colored)),
             Event::LogLine(line) if self.all_logs || line.level() > Level::Info => {
-                Some(log_line(event, line, self.painted))
+                Some(log_line(event, line, self.colored))
             }
             Event::LogLine(_) => None,
         }
@@ -73,14 +73,14 @@ pub fn epoch_line(event: &pb::JobEvent, metrics: &pb::Metrics) -> Option<String>
 }
 
 /// `2026-01-16T10:00:00Z  RUNNING  on …`.
-pub fn state_line(event: &pb::JobEvent, change: &pb::StateChange, painted: bool) -> String {
+pub fn state_line(event: &pb::JobEvent, change: &pb::StateChange, colored: bool) -> String {
     let color = match change.state() {
         pb::JobState::Succeeded => "\x1b[32m",
         pb::JobState::Failed => "\x1b[31m",
         pb::JobState::Cancelled => "\x1b[33m",
         _ => "\x1b[36m",
     };
-    let (on, off) = if painted { (color, "\x1b[0m") } else { ("", "") };
+    let (on, off) = if colored { (color, "\x1b[0m") } else { ("", "") };
     let line = format!(
         "{}  {on}{}{off}  {}",
         time(event.time.as_ref()),
@@ -91,12 +91,12 @@ pub fn state_line(event: &pb::JobEvent, change: &pb::StateChange, painted: bool)
 }
 
 /// `2026-01-16T10:00:00Z  warning: 2 corrupt images skipped`.
-pub fn log_line(event: &pb::JobEvent, line: &pb::LogLine, painted: bool) -> String {
+pub fn log_line(event: &pb::JobEvent, line: &pb::LogLine, colored: bool) -> String {
     let (label, color) = match line.level() {
         Level::Error => ("error: ", "\x1b[1;31m"),
         Level::Warning => ("warning: ", "\x1b[1;33m"),
         Level::Info | Level::Unspecified => ("", ""),
     };
-    let (on, off) = if painted && !label.is_empty() { (color, "\x1b[0m") } else { ("", "") };
+    let (on, off) = if colored && !label.is_empty() { (color, "\x1b[0m") } else { ("", "") };
     format!("{}  {on}{label}{off}{}", time(event.time.as_ref()), clean(&line.message))
 }
