@@ -24,15 +24,15 @@ impl Drop for Agent {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
-    let card = |index: usize| {
+    let gpu = |index: usize| {
         format!(
             r#"{{"name":"NVIDIA GeForce RTX 4090","uuid":"GPU-{index}","memory_total_mib":24564,
             "memory_used_mib":364,"graphics_processes":[{{"pid":1,"memory_mib":64}}]}}"#
         )
     };
-    let cards: Vec<String> = (0..8).map(card).collect();
+    let gpus: Vec<String> = (0..8).map(gpu).collect();
     let state = folder.path().join("cards.json");
-    fs::write(&state, format!(r#"{{"cards":[{}]}}"#, cards.join(",")))?;
+    fs::write(&state, format!(r#"{{"cards":[{}]}}"#, gpus.join(",")))?;
     let library = std::env::current_exe()?.with_file_name("libfake_nvml.so");
     if !library.is_file() {
         return Err(format!("{} is not built", library.display()).into());

@@ -1,19 +1,18 @@
-//! How long to wait before the next try: exponential, bounded, with jitter so that agents do not come back
-//! all at once.
+//! How long to wait before the next try: exponential, bounded, with jitter, so that agents do not all come back at once.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Waits of one chain of failures.
+/// The waits between tries that fail in a row.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The next wait.
+    /// The wait before the next try.
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.longest_wait();
         self.failures = self.failures.saturating_add(1);
@@ -25,17 +24,17 @@ impl Backoff {
         wait.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// Before jitter.
+    /// The wait before the next try, without jitter.
     fn longest_wait(self) -> Duration {
         FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST)
     }
 
-    /// It worked.
+    /// Begins again: a try has worked.
     pub const fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// How often it has failed in a row.
+    /// How many tries have failed in a row.
     pub const fn failures(self) -> u32 {
         self.failures
     }

@@ -1,17 +1,18 @@
 //! The agent's configuration: every key and its default, stated once.
 
+mod options;
+
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use serde::{Deserialize, Serialize};
-use trainyard_config::{Effective, LoadError, Sources};
 use trainyard_proto::route::parse_list;
 
-use crate::disk;
-use crate::gpu::cards::{HealthConfig, Rules};
-use crate::guest::GuestConfig;
+use crate::disk::space;
+use crate::gpu::owner_mode::OwnerModeConfig;
+use crate::gpu::states::{GpuRules, HealthConfig};
+pub use options::Options;
 
 /// What the agent runs with. See [`Options`] for the flags of the same names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,11 +20,11 @@ use crate::guest::GuestConfig;
 pub struct Config {
     /// URL of the scheduler, or of several, separated by commas.
     pub scheduler: String,
-    /// What people call this agent.
+    /// The agent's name for people.
     pub name: String,
-    /// Identity, jobs and spools.
+    /// Directory of identity, jobs and spools.
     pub data_dir: PathBuf,
-    /// Decoded images; `cache` in `data_dir` when unset.
+    /// Directory of decoded images; `cache` in `data_dir` when unset.
     pub cache_dir: Option<PathBuf>,
     /// GiB that `cache_dir` may take; half of its disk when unset.
     pub cache_quota_gib: Option<u32>,
@@ -41,7 +42,7 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// The trainer's binary; beside the agent's own when unset.
     pub trainer: Option<PathBuf>,
-    /// NVML; the driver's own when unset.
+    /// NVML's library; the driver's own when unset.
     pub nvml_library: Option<PathBuf>,
     /// Jobs that may train on the CPU at a time.
     pub cpu_slots: u32,
@@ -49,10 +50,12 @@ pub struct Config {
     pub data_roots: Vec<PathBuf>,
     /// Where Prometheus scrapes this agent; empty is nowhere.
     pub metrics_listen: String,
-    /// Others may hold so much memory on a GPU that takes jobs.
-    pub foreign_memory_allowance_mib: u64,
+    /// Memory that other processes may hold on a GPU that takes jobs, in MiB.
+    #[serde(rename = "foreign_memory_allowance_mib")]
+    pub others_memory_allowance_mib: u64,
     /// When jobs leave GPUs to their owner.
-    pub guest: GuestConfig,
+    #[serde(rename = "guest")]
+    pub owner_mode: OwnerModeConfig,
     /// How failed GPUs are treated.
     pub health: HealthConfig,
     /// From SIGTERM to SIGKILL of a trainer.
@@ -96,8 +99,8 @@ impl Default for Config {
             cpu_slots: 0,
             data_roots: Vec::new(),
             metrics_listen: "127.0.0.1:9433".into(),
-            foreign_memory_allowance_mib: 1024,
-            guest: GuestConfig::default(),
+            others_memory_allowance_mib: 1024,
+            owner_mode: OwnerModeConfig::default(),
             health: HealthConfig::default(),
             stop_grace: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(90),
@@ -125,11 +128,16 @@ impl Config {
     }
 
     /// What jobs' directories may take.
-    pub fn disk_limits(&self) -> disk::Limits {
-        disk::Limits {
+    pub fn disk_limits(&self) -> space::Limits {
+        space::Limits {
             quota: u64::from(self.jobs_quota_gib) << 30,
             floor: u64::from(self.disk_floor_mib) << 20,
         }
+    }
+
+    /// Why the disk of the data directory takes no job now, a sentence; `None` when it does.
+    pub fn disk_shortage(&self) -> Option<String> {
+        space::shortage(&self.data_dir, self.disk_limits().floor)
     }
 
     /// The trainer's binary.
@@ -143,11 +151,11 @@ impl Config {
         u64::from(self.spool_quota_mib) << 20
     }
 
-    /// What is made of GPUs.
-    pub fn rules(&self) -> Rules {
-        Rules {
-            guest: self.guest.clone(),
-            foreign_memory_allowance_mib: self.foreign_memory_allowance_mib,
+    /// How GPUs are treated.
+    pub fn rules(&self) -> GpuRules {
+        GpuRules {
+            owner_mode: self.owner_mode.clone(),
+            others_memory_allowance_mib: self.others_memory_allowance_mib,
             health: self.health.clone(),
         }
     }
@@ -185,117 +193,13 @@ impl Config {
                 ));
             }
         }
-        found.extend(self.guest.problems());
+        found.extend(self.owner_mode.problems());
         for root in &self.data_roots {
             if !root.is_absolute() {
                 found.push(format!("`data_roots` has `{}`; use absolute paths", root.display()));
             }
         }
         found
-    }
-}
-
-/// Flags; each wins over the environment and the file.
-#[derive(Debug, Clone, Default, Args)]
-pub struct Options {
-    /// Configuration file, TOML.
-    #[arg(long, value_name = "FILE", env = "TRAINYARD_AGENT_CONFIG", global = true)]
-    pub config: Option<PathBuf>,
-    /// URL of the scheduler, or of several with commas between [default: http://127.0.0.1:7433].
-    #[arg(long, value_name = "URL", global = true)]
-    pub scheduler: Option<String>,
-    /// What people call this agent [default: the host's name].
-    #[arg(long, global = true)]
-    pub name: Option<String>,
-    /// Directory for identity, jobs and spools.
-    #[arg(long, value_name = "DIR", global = true)]
-    pub data_dir: Option<PathBuf>,
-    /// Directory for decoded images [default: `cache` in the data directory].
-    #[arg(long, value_name = "DIR", global = true)]
-    pub cache_dir: Option<PathBuf>,
-    /// GiB that decoded images may take; those used longest ago go first [default: half of the disk].
-    #[arg(long, value_name = "N", global = true)]
-    pub cache_quota_gib: Option<u32>,
-    /// GiB of that disk that stay free [default: a twentieth of it, at most 10].
-    #[arg(long, value_name = "N", global = true)]
-    pub cache_floor_gib: Option<u32>,
-    /// MiB that the reports of one attempt may take on disk while no scheduler takes them [default: 32].
-    #[arg(long, value_name = "N", global = true)]
-    pub spool_quota_mib: Option<u32>,
-    /// GiB that jobs' directories may take; those used longest ago go first [default: 50].
-    #[arg(long, value_name = "N", global = true)]
-    pub jobs_quota_gib: Option<u32>,
-    /// MiB of the data directory's disk that stay free; below, no new jobs come [default: 1024].
-    #[arg(long, value_name = "N", global = true)]
-    pub disk_floor_mib: Option<u32>,
-    /// Control group (version 2) for trainers' own [default: the agent's, if nobody else is in it].
-    #[arg(long, value_name = "DIR", global = true)]
-    pub cgroup: Option<PathBuf>,
-    /// The trainer's binary [default: trainyard-trainer beside this one].
-    #[arg(long, value_name = "FILE", global = true)]
-    pub trainer: Option<PathBuf>,
-    /// NVML's library [default: the driver's].
-    #[arg(long, value_name = "FILE", global = true)]
-    pub nvml_library: Option<PathBuf>,
-    /// Jobs that may train on the CPU at a time [default: 0].
-    #[arg(long, value_name = "N", global = true)]
-    pub cpu_slots: Option<u32>,
-    /// A directory that jobs may read data sets from; repeat for more.
-    #[arg(long = "data-root", alias = "data-roots", value_name = "DIR", global = true)]
-    pub data_roots: Vec<PathBuf>,
-    /// Address where Prometheus scrapes this agent; empty is nowhere [default: 127.0.0.1:9433].
-    #[arg(long, value_name = "ADDRESS", global = true)]
-    pub metrics_listen: Option<String>,
-    /// Time from SIGTERM to SIGKILL of a trainer [default: 30s].
-    #[arg(long, value_name = "TIME", global = true)]
-    pub stop_grace: Option<String>,
-    /// Time to hand jobs back when the agent is stopped [default: 90s].
-    #[arg(long, value_name = "TIME", global = true)]
-    pub shutdown_grace: Option<String>,
-    /// How often a running job's checkpoint is uploaded at most [default: 5m].
-    #[arg(long, value_name = "TIME", global = true)]
-    pub checkpoint_upload_every: Option<String>,
-    /// After how long without progress a trainer has stalled [default: 5m].
-    #[arg(long, value_name = "TIME", global = true)]
-    pub stall_after: Option<String>,
-    /// Whether each device does one tiny step before it takes jobs [default: true].
-    #[arg(long, value_name = "BOOL", global = true)]
-    pub self_test: Option<bool>,
-}
-
-impl Options {
-    /// The effective configuration: defaults, file, environment, these flags.
-    ///
-    /// # Errors
-    /// An unknown key, an unreadable file, a value of the wrong type.
-    pub fn load(&self) -> Result<Effective<Config>, LoadError> {
-        let text = |path: &Option<PathBuf>| path.as_deref().map(|path| path.to_string_lossy().into_owned());
-        let roots: Vec<String> =
-            self.data_roots.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-        Sources::new("TRAINYARD_AGENT")
-            .file(self.config.as_deref().map(Path::new))
-            .process_environment()
-            .flag("scheduler", self.scheduler.clone())
-            .flag("name", self.name.clone())
-            .flag("data_dir", text(&self.data_dir))
-            .flag("cache_dir", text(&self.cache_dir))
-            .flag("cache_quota_gib", self.cache_quota_gib)
-            .flag("cache_floor_gib", self.cache_floor_gib)
-            .flag("spool_quota_mib", self.spool_quota_mib)
-            .flag("jobs_quota_gib", self.jobs_quota_gib)
-            .flag("disk_floor_mib", self.disk_floor_mib)
-            .flag("cgroup", text(&self.cgroup))
-            .flag("trainer", text(&self.trainer))
-            .flag("nvml_library", text(&self.nvml_library))
-            .flag("cpu_slots", self.cpu_slots)
-            .flag("data_roots", (!roots.is_empty()).then_some(roots))
-            .flag("metrics_listen", self.metrics_listen.clone())
-            .flag("stop_grace", self.stop_grace.clone())
-            .flag("shutdown_grace", self.shutdown_grace.clone())
-            .flag("checkpoint_upload_every", self.checkpoint_upload_every.clone())
-            .flag("stall_after", self.stall_after.clone())
-            .flag("self_test", self.self_test)
-            .load()
     }
 }
 

@@ -1,79 +1,42 @@
-//! The agent's connection: dials the scheduler, says Hello, sends heartbeats and reports, and comes back
-//! when it breaks. Training does not notice.
+//! The connection to the scheduler: dials, says Hello, sends heartbeats and reports, and connects again when it breaks.
+//! Training does not notice.
+
+mod duplicate_identity;
 
 use std::mem;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{StreamExt, once};
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Streaming};
 use tracing::{debug, info, warn};
 use trainyard_proto::convert::agent::{self, Hello, InvalidMessage};
 use trainyard_proto::pb;
-use trainyard_proto::pb::agent_message::Message as Said;
+use trainyard_proto::pb::agent_message::Message as ToScheduler;
 use trainyard_proto::pb::agent_service_client::AgentServiceClient;
-use trainyard_proto::pb::scheduler_message::Message as Heard;
+use trainyard_proto::pb::scheduler_message::Message as FromScheduler;
 use trainyard_proto::route::{Next, Route};
-use trainyard_types::{Assignment, AttemptId, GpuTelemetry, GpuUuid, Inventory, LeaderEpoch, Session};
+use trainyard_types::{Assignment, AttemptId, GpuUuid, Inventory, LeaderEpoch, Session};
 
-use crate::advert::Advert;
+use crate::agent_status::AgentStatus;
 use crate::backoff::Backoff;
-use crate::core::Event;
-use crate::driver::Input;
 use crate::identity::Identity;
-use crate::transfer::Link;
+use crate::message::{Event, GpuMonitorLink, Input, Readings, SchedulerLink, agent_message};
+use duplicate_identity::DuplicateIdentity;
 
-/// How long a scheduler may take for each step of a greeting.
-const GREETING: Duration = Duration::from_secs(10);
+/// How long a scheduler may take for each step of the greeting.
+const GREETING_STEP_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often a silent connection is probed, and how long an answer may take. A leader that is paused is left
+/// How often an idle connection is probed, and how long an answer may take. A leader that is paused is left
 /// well before the agent's lease is over.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// How long the scheduler must say that another agent has this one's identity before it takes a new one: longer than
-/// the scheduler may hold a former process of the same agent to be there.
-const REDRAW_AFTER: Duration = Duration::from_secs(15);
-
-/// How often people are told that another agent has this identity.
-const REMIND_AFTER: Duration = Duration::from_secs(60);
-
-/// Reports on their way into the connection; more wait in the spools.
+/// Reports that may wait in the connection; more wait in the spools.
 const OUTGOING: usize = 16;
-
-/// What the machine is and does, read anew every few seconds.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Readings {
-    /// What it offers.
-    pub inventory: Inventory,
-    /// What its GPUs do.
-    pub telemetry: Vec<GpuTelemetry>,
-    /// Counts how often it has changed which GPUs take jobs; that is told at once.
-    pub revision: u64,
-    /// Counts how often the GPUs were looked at.
-    pub looks: u64,
-}
-
-impl Readings {
-    /// What a GPU does.
-    pub fn card(&self, uuid: &GpuUuid) -> Option<&GpuTelemetry> {
-        self.telemetry.iter().find(|card| card.uuid == *uuid)
-    }
-}
-
-/// The connection's ends of the GPUs' keeper.
-#[derive(Debug)]
-pub struct CardEnds {
-    /// The newest [`Readings::revision`] that a heartbeat carried.
-    pub told: watch::Sender<u64>,
-    /// GPUs that somebody calls sound.
-    pub clears: mpsc::Sender<GpuUuid>,
-    /// What the GPUs did.
-    pub samples: mpsc::Receiver<pb::Telemetry>,
-}
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +45,7 @@ enum LinkError {
     Url(String, tonic::transport::Error),
     #[error("cannot connect to {0}: {1}")]
     Connect(String, String),
-    #[error("the scheduler does not answer within {} s", GREETING.as_secs())]
+    #[error("the scheduler does not answer within {} s", GREETING_STEP_WITHIN.as_secs())]
     NoAnswer,
     #[error("the scheduler ended the connection: {} ({:?})", .0.message(), .0.code())]
     Status(Box<tonic::Status>),
@@ -95,13 +58,13 @@ enum LinkError {
     )]
     Deposed(LeaderEpoch, LeaderEpoch),
     #[error("this machine offers other GPUs than it said")]
-    OtherCards,
+    OtherGpus,
     #[error("the agent is stopping")]
     Stopping,
 }
 
 impl LinkError {
-    /// What a scheduler said.
+    /// The scheduler's answer, if there was one.
     fn answer(&self) -> Option<&tonic::Status> {
         match self {
             Self::Status(status) => Some(status),
@@ -116,124 +79,77 @@ impl From<tonic::Status> for LinkError {
     }
 }
 
-/// The agent's end of the link.
+/// What the task works with.
 pub struct Connection {
-    /// Which schedulers there are.
+    /// The schedulers, and which of them is tried next.
     pub route: Route,
-    /// Who we are.
+    /// The agent's identity.
     pub identity: Identity,
-    /// What people call us.
+    /// The agent's name for people.
     pub name: String,
-    /// What to name in a Hello.
+    /// The attempts to name in a Hello.
     pub held: watch::Receiver<Vec<AttemptId>>,
-    /// What to tell in Hello and heartbeats.
+    /// What Hello and heartbeats tell of the GPUs.
     pub readings: watch::Receiver<Readings>,
-    /// What else to tell in Hello and heartbeats.
-    pub advert: watch::Receiver<Advert>,
-    /// The GPUs' keeper.
-    pub cards: CardEnds,
+    /// What Hello and heartbeats tell beside that.
+    pub status: watch::Receiver<AgentStatus>,
+    /// The channels with the GPU monitor.
+    pub gpu_monitor: GpuMonitorLink,
     /// The driver's inbox.
     pub inbox: mpsc::Sender<Input>,
     /// Where transfers find the scheduler.
-    pub link: watch::Sender<Option<Link>>,
-    /// Counts heartbeats.
-    pub beats: watch::Sender<u64>,
+    pub link: watch::Sender<Option<SchedulerLink>>,
+    /// Counts the heartbeats that were sent.
+    pub heartbeats_sent: watch::Sender<u64>,
 }
 
-/// Another machine that runs under this agent's identity.
-#[derive(Debug, Default)]
-struct Double {
-    /// Since when the scheduler says that another one is connected.
-    since: Option<Instant>,
-    /// When people were told last.
-    told: Option<Instant>,
-}
-
-impl Double {
-    /// Whether the scheduler's answer names such a double.
-    fn is_met(&mut self, error: &LinkError) -> bool {
-        let met = error.answer().is_some_and(|status| status.code() == Code::AlreadyExists);
-        self.since = self.since.filter(|_| met).or_else(|| met.then(Instant::now));
-        met
-    }
-
-    /// Becomes somebody else, if there is nothing that is told under this name. A former process of this very agent
-    /// is forgotten by the scheduler before that.
-    fn resolve(&mut self, identity: &Identity, is_idle: bool) {
-        let Some(since) = self.since else { return };
-        if is_idle && since.elapsed() >= REDRAW_AFTER {
-            match identity.redraw() {
-                Ok(()) => *self = Self::default(),
-                Err(error) => {
-                    warn!("another agent has this one's identity, and no new one can be kept: {error:#}");
-                }
-            }
-            return;
-        }
-        if self.told.is_none_or(|told| told.elapsed() >= REMIND_AFTER) {
-            self.told = Some(Instant::now());
-            let agent = identity.agent();
-            if is_idle {
-                let seconds = REDRAW_AFTER.as_secs();
-                warn!(%agent, "another agent with this identity is connected; in {seconds} s this one takes a new one");
-            } else {
-                warn!(
-                    %agent,
-                    "another agent with this identity is connected, and this one holds jobs that it cannot hand in: if \
-                     its data directory is a copy, stop it, remove `jobs` and `identity.json` there and start it again; \
-                     if it is the original, stop the other one"
-                );
-            }
-        }
-    }
-}
-
-/// The ends of one connection.
-struct Talk {
-    heard: Streaming<pb::SchedulerMessage>,
+/// One connection after its greeting.
+struct OpenConnection {
+    incoming: Streaming<pb::SchedulerMessage>,
     heartbeats: mpsc::Sender<pb::AgentMessage>,
     samples: mpsc::Sender<pb::AgentMessage>,
     reports: mpsc::Sender<pb::AgentMessage>,
     welcome: pb::Welcome,
     channel: Channel,
-    /// What the Hello said.
-    told: Advert,
+    /// The agent status that the Hello had.
+    told: AgentStatus,
+    /// The inventory that the Hello had.
     offered: Inventory,
 }
 
 impl Connection {
-    /// Connects again and again until `stop` is cancelled.
-    pub async fn keep(mut self, stop: CancellationToken) {
+    /// Keeps a connection until `stop` is cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut newest = LeaderEpoch(0);
-        let mut double = Double::default();
+        let mut duplicate = DuplicateIdentity::default();
         // The first failure counts as one of a connection.
         let mut was_connected = true;
         loop {
             let Some(result) = stop.run_until_cancelled(self.greet(newest)).await else { return };
             let error = match result {
-                Ok(talk) => {
+                Ok(open) => {
                     backoff.reset();
                     self.route.worked();
-                    double = Double::default();
-                    newest = LeaderEpoch(talk.welcome.leader_epoch);
-                    let Some(ended) = stop.run_until_cancelled(self.talk(talk)).await else { return };
+                    duplicate = DuplicateIdentity::default();
+                    newest = LeaderEpoch(open.welcome.leader_epoch);
+                    let Some(ended) = stop.run_until_cancelled(self.communicate(open)).await else { return };
                     was_connected = true;
                     self.link.send_replace(None);
-                    if self.inbox.send(Input::Down).await.is_err() {
+                    if self.inbox.send(Input::Disconnected).await.is_err() {
                         return;
                     }
                     ended
                 }
                 Err(error) => error,
             };
-            if matches!(error, LinkError::OtherCards) {
+            if matches!(error, LinkError::OtherGpus) {
                 info!("{error}: the scheduler is greeted again");
                 continue;
             }
-            if double.is_met(&error) {
+            if duplicate.is_reported(error.answer()) {
                 was_connected = false;
-                double.resolve(&self.identity, self.held.borrow().is_empty());
+                duplicate.resolve(&self.identity, self.held.borrow().is_empty());
             }
             if mem::take(&mut was_connected) {
                 warn!(%error, "no scheduler, will try again; training goes on");
@@ -252,12 +168,12 @@ impl Connection {
         }
     }
 
-    /// Dials, says Hello and hears Welcome.
-    async fn greet(&mut self, newest: LeaderEpoch) -> Result<Talk, LinkError> {
+    /// Dials, says Hello and receives Welcome.
+    async fn greet(&mut self, newest: LeaderEpoch) -> Result<OpenConnection, LinkError> {
         let scheduler = self.route.target().to_owned();
         let endpoint = Endpoint::from_shared(scheduler.clone())
             .map_err(|error| LinkError::Url(scheduler.clone(), error))?
-            .connect_timeout(GREETING)
+            .connect_timeout(GREETING_STEP_WITHIN)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
@@ -266,20 +182,22 @@ impl Connection {
             .connect()
             .await
             .map_err(|error| LinkError::Connect(scheduler.clone(), causes(&error)))?;
-        let (heartbeats, beating) = mpsc::channel(1);
-        let (samples, sampling) = mpsc::channel(1);
-        let (reports, reporting) = mpsc::channel(OUTGOING);
+        let (heartbeats, heartbeats_out) = mpsc::channel(1);
+        let (samples, samples_out) = mpsc::channel(1);
+        let (reports, reports_out) = mpsc::channel(OUTGOING);
         // A queue of reports does not hold a heartbeat up.
-        let mass = ReceiverStream::new(reporting).merge(ReceiverStream::new(sampling));
-        let later = ReceiverStream::new(beating).merge(mass);
+        let other = ReceiverStream::new(reports_out).merge(ReceiverStream::new(samples_out));
+        let later = ReceiverStream::new(heartbeats_out).merge(other);
         let (told, hello) = self.hello();
         let offered = hello.inventory.clone();
-        let said = once(message(Said::Hello((&hello).into()))).chain(later);
+        let said = once(agent_message(ToScheduler::Hello((&hello).into()))).chain(later);
         let mut client = AgentServiceClient::new(channel.clone());
-        let answer = timeout(GREETING, client.connect(said)).await.map_err(|_| LinkError::NoAnswer)?;
-        let mut heard = answer?.into_inner();
-        let first = timeout(GREETING, heard.message()).await.map_err(|_| LinkError::NoAnswer)??;
-        let Some(Heard::Welcome(welcome)) = first.ok_or(LinkError::Closed)?.message else {
+        let answer =
+            timeout(GREETING_STEP_WITHIN, client.connect(said)).await.map_err(|_| LinkError::NoAnswer)?;
+        let mut incoming = answer?.into_inner();
+        let first =
+            timeout(GREETING_STEP_WITHIN, incoming.message()).await.map_err(|_| LinkError::NoAnswer)??;
+        let Some(FromScheduler::Welcome(welcome)) = first.ok_or(LinkError::Closed)?.message else {
             return Err(LinkError::NoWelcome);
         };
         let epoch = LeaderEpoch(welcome.leader_epoch);
@@ -288,12 +206,12 @@ impl Connection {
         }
         let (session, version) = (welcome.session, &welcome.version);
         info!(scheduler, version, leader_epoch = epoch.0, session, "connected");
-        Ok(Talk { heard, heartbeats, samples, reports, welcome, channel, told, offered })
+        Ok(OpenConnection { incoming, heartbeats, samples, reports, welcome, channel, told, offered })
     }
 
-    fn hello(&self) -> (Advert, Hello) {
+    fn hello(&self) -> (AgentStatus, Hello) {
         let readings = self.readings.borrow().clone();
-        let advert = self.advert.borrow().clone();
+        let status = self.status.borrow().clone();
         let hello = Hello {
             agent: self.identity.agent(),
             name: self.name.clone(),
@@ -301,31 +219,31 @@ impl Connection {
             inventory: readings.inventory,
             telemetry: readings.telemetry,
             attempts: self.held.borrow().clone(),
-            fit_records: advert.fit_records.clone(),
-            unavailable: advert.unavailable(),
-            cached_data: advert.cached_data.clone(),
-            fitness: advert.fitness_now(),
+            fit_records: status.fit_records.clone(),
+            unavailable: status.unavailable(),
+            cached_data: status.cached_data.clone(),
+            fitness: status.fitness_now(),
             instance: self.identity.instance().to_owned(),
         };
-        (advert, hello)
+        (status, hello)
     }
 
-    /// Hands over what the scheduler says and beats, until the connection ends.
-    async fn talk(&mut self, mut talk: Talk) -> LinkError {
-        let session = Session(talk.welcome.session);
-        self.link.send_replace(Some(Link { channel: talk.channel, session }));
-        if self.inbox.send(Input::Up(talk.reports)).await.is_err() {
+    /// Hands over what the scheduler says, and sends heartbeats, until the connection ends.
+    async fn communicate(&mut self, mut open: OpenConnection) -> LinkError {
+        let session = Session(open.welcome.session);
+        self.link.send_replace(Some(SchedulerLink { channel: open.channel, session }));
+        if self.inbox.send(Input::Connected(open.reports)).await.is_err() {
             return LinkError::Stopping;
         }
-        let every = Duration::from_millis(talk.welcome.heartbeat_ms.clamp(50, 60_000).into());
-        let mut beats = interval(every);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = mem::take(&mut talk.told);
+        let every = Duration::from_millis(open.welcome.heartbeat_ms.clamp(50, 60_000).into());
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = mem::take(&mut open.told);
         // What Hello said may be older than what is known now.
-        let mut owed = true;
+        let mut heartbeat_is_due = true;
         loop {
             tokio::select! {
-                heard = talk.heard.message() => {
+                heard = open.incoming.message() => {
                     let input = match heard {
                         Ok(Some(heard)) => self.input(heard),
                         Ok(None) => return LinkError::Closed,
@@ -335,63 +253,58 @@ impl Connection {
                         return LinkError::Stopping;
                     }
                 }
-                _ = beats.tick() => owed = true,
+                _ = ticks.tick() => heartbeat_is_due = true,
                 Ok(()) = self.readings.changed() => {
                     let readings = self.readings.borrow_and_update();
                     // Only a Hello says what there is.
-                    if readings.inventory != talk.offered {
-                        return LinkError::OtherCards;
+                    if readings.inventory != open.offered {
+                        return LinkError::OtherGpus;
                     }
-                    owed |= readings.revision > *self.cards.told.borrow();
+                    heartbeat_is_due |= readings.revision > *self.gpu_monitor.told.borrow();
                 }
-                Ok(()) = self.advert.changed() => owed |= self.advert.borrow_and_update().is_urgent(&told),
-                Ok(permit) = talk.heartbeats.reserve(), if owed => {
-                    owed = false;
+                Ok(()) = self.status.changed() => heartbeat_is_due |= self.status.borrow_and_update().is_urgent(&told),
+                Ok(permit) = open.heartbeats.reserve(), if heartbeat_is_due => {
+                    heartbeat_is_due = false;
                     let readings = self.readings.borrow().clone();
                     let gpus = agent::gpus(&readings.inventory.gpus, &readings.telemetry);
-                    let advert = self.advert.borrow().clone();
-                    permit.send(message(Said::Heartbeat(advert.heartbeat(gpus, &told.fit_records))));
-                    told = advert;
-                    self.cards.told.send_replace(readings.revision);
-                    self.beats.send_modify(|beats| *beats += 1);
+                    let status = self.status.borrow().clone();
+                    permit.send(agent_message(ToScheduler::Heartbeat(status.heartbeat(gpus, &told.fit_records))));
+                    told = status;
+                    self.gpu_monitor.told.send_replace(readings.revision);
+                    self.heartbeats_sent.send_modify(|sent| *sent += 1);
                 }
-                Some(telemetry) = self.cards.samples.recv() => {
+                Some(telemetry) = self.gpu_monitor.samples.recv() => {
                     // Full: the network is slow, and this is no report.
-                    let _dropped = talk.samples.try_send(message(Said::Telemetry(telemetry)));
+                    let _dropped = open.samples.try_send(agent_message(ToScheduler::Telemetry(telemetry)));
                 }
             }
         }
     }
 
-    /// What a message of the scheduler means for the driver; what is for the keeper of GPUs goes there.
+    /// What a message of the scheduler means for the driver. What is for the GPU monitor is sent there.
     fn input(&self, heard: pb::SchedulerMessage) -> Option<Input> {
-        if let Some(Heard::ClearGpu(clear)) = heard.message {
+        if let Some(FromScheduler::ClearGpu(clear)) = heard.message {
             // Full: somebody is clearing very fast, and can do so again.
-            let _dropped = self.cards.clears.try_send(GpuUuid(clear.gpu));
+            let _dropped = self.gpu_monitor.clears.try_send(GpuUuid(clear.gpu));
             return None;
         }
-        input(heard)
+        parse_input(heard)
     }
 }
 
-/// A message of ours.
-pub const fn message(said: Said) -> pb::AgentMessage {
-    pb::AgentMessage { message: Some(said) }
-}
-
-/// What a message of the scheduler means; one that means nothing is logged and left out.
-fn input(heard: pb::SchedulerMessage) -> Option<Input> {
+/// What a message of the scheduler means. One that is not understood is logged and left out.
+fn parse_input(heard: pb::SchedulerMessage) -> Option<Input> {
     let parsed = match heard.message {
-        Some(Heard::Assign(assign)) => Ok(assigned(assign)),
-        Some(Heard::Stop(stop)) => stop_event(&stop).map(Some),
-        Some(Heard::Revoke(revoke)) => {
+        Some(FromScheduler::Assign(assign)) => Ok(assigned(assign)),
+        Some(FromScheduler::Stop(stop)) => stop_event(&stop).map(Some),
+        Some(FromScheduler::Revoke(revoke)) => {
             agent::parse_attempt(&revoke.attempt).map(|id| Some(Input::Core(Event::Revoked(id))))
         }
-        Some(Heard::Ack(ack)) => {
-            agent::parse_attempt(&ack.attempt).map(|id| Some(Input::Ack(id, ack.sequence)))
+        Some(FromScheduler::Ack(ack)) => {
+            agent::parse_attempt(&ack.attempt).map(|id| Some(Input::Acked(id, ack.sequence)))
         }
-        // Only the first message is one.
-        Some(Heard::Welcome(_) | Heard::ClearGpu(_)) | None => Ok(None),
+        // Welcome is only the first message, and ClearGpu is the GPU monitor's.
+        Some(FromScheduler::Welcome(_) | FromScheduler::ClearGpu(_)) | None => Ok(None),
     };
     parsed.unwrap_or_else(|error| {
         warn!(%error, "a message of the scheduler is not understood");
@@ -405,14 +318,14 @@ fn stop_event(stop: &pb::Stop) -> Result<Input, InvalidMessage> {
     Ok(Input::Core(Event::Stop { attempt, reason: agent::parse_end_reason(stop.reason)?, grace }))
 }
 
-/// An assignment that does not parse still gets an answer, if it is known which attempt it is.
+/// Parses an assignment. One that does not parse still gets an answer, if it names its attempt.
 fn assigned(assign: pb::Assign) -> Option<Input> {
     let id = agent::parse_attempt(&assign.attempt);
     match (Assignment::try_from(assign), id) {
         (Ok(assignment), _) => Some(Input::Core(Event::Assigned(Box::new(assignment)))),
         (Err(error), Ok(id)) => {
             let text = format!("this agent does not understand the job: {error}");
-            Some(Input::Core(Event::Unintelligible(id, text)))
+            Some(Input::Core(Event::AssignmentUnsupported(id, text)))
         }
         (Err(error), Err(_)) => {
             warn!(%error, "an assignment is not understood");

@@ -12,7 +12,7 @@
 //!                  │            │       Publishing     Saving          │
 //!                  │            │      (artifacts)  (checkpoint)       │
 //!                  │            │           │            ▼             ▼
-//!                  │            └───────────│─────► Proving, where the machine is to blame
+//!                  │            └───────────│─────► TestingDevice, where the machine is to blame
 //!                  ▼                        ▼            ▼
 //!               Ended ◄──────────────────────────────────┘  reported, until acknowledged
 //!
@@ -21,199 +21,41 @@
 //! ```
 
 mod attempt;
-mod card;
-mod handing_in;
-mod leaving;
-mod loading;
+mod command;
+mod gpu_orders;
+mod hand_in;
+mod loader_workers;
 mod outcome;
-mod refusal;
+mod shutdown;
+mod stall;
 #[cfg(test)]
 mod tests;
-mod vigil;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use trainyard_types::trainer::{CheckpointSaved, Finished, Log, LogLevel, TrainerControl, TrainerEvent};
-use trainyard_types::{
-    Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, GpuUuid, ReportBody, Slot, Time,
-    Unfit,
-};
+use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
+use trainyard_types::{Assignment, AttemptId, EndReason, GpuUuid, ReportBody, Slot, Time};
 
-use crate::data_roots::What;
-use crate::gpu::cards::Order;
-
+use crate::host::pressure::MemoryPressure;
+use crate::message::{Event, Exit, HostReading, Prepared, Refusal};
 use attempt::{Attempt, State};
-use card::ABANDON_AFTER;
-use loading::change_workers;
-pub use outcome::{Exit, ExitKind};
+pub use command::Command;
+use gpu_orders::ABANDON_AFTER;
+use loader_workers::change_workers;
 use outcome::{Outcome, outcome};
-pub use refusal::Refusal;
-use vigil::Vigil;
 
-use crate::host::Reading;
-use crate::host::loading::Killed;
-use crate::host::pressure::Pressure;
-
-/// Spans that the configuration sets.
+/// Spans of time that the configuration sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// From SIGTERM to SIGKILL of a trainer.
     pub stop_grace: Duration,
-    /// From a shutdown's begin until the agent gives up.
+    /// From the begin of a shutdown until the agent ends, whatever still runs.
     pub shutdown_grace: Duration,
     /// At most so often a running job's checkpoint is uploaded.
     pub checkpoint_upload_every: Duration,
     /// At least so long a trainer may show no progress.
     pub stall_after: Duration,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// At start: a former agent process held this attempt.
-    Recovered {
-        /// The attempt.
-        attempt: AttemptId,
-        /// Whether its end is in the spool already.
-        ended: bool,
-        /// What it was handing in, if its trainer had trained to the end.
-        hand_in: Option<Finished>,
-    },
-    /// The scheduler answers.
-    Connected,
-    /// It does not any more.
-    Disconnected,
-    /// The scheduler wants an attempt.
-    Assigned(Box<Assignment>),
-    /// The scheduler wants an attempt that this build does not understand; with a sentence why.
-    Unintelligible(AttemptId, String),
-    /// The scheduler wants its end.
-    Stop {
-        /// The attempt.
-        attempt: AttemptId,
-        /// The reason that its end is to have.
-        reason: EndReason,
-        /// From SIGTERM to SIGKILL; the configured time if nothing is said.
-        grace: Option<Duration>,
-    },
-    /// The GPUs that take no attempt now, and how one that comes all the same ends.
-    CardsClosed(BTreeMap<GpuUuid, Refusal>),
-    /// How an attempt that comes to a CPU slot ends; `None` when it may start.
-    CpuClosed(Option<Refusal>),
-    /// Why the disk takes no attempt now, a sentence; `None` when it does.
-    DiskShort(Option<String>),
-    /// What the attempt on a GPU must do.
-    Card(Order),
-    /// The attempt is no longer this agent's.
-    Revoked(AttemptId),
-    /// The spool of an attempt that is over can be read, and the end is not in it.
-    EndLost(AttemptId),
-    /// Every report of an attempt is durable at the scheduler.
-    AllAcked(AttemptId),
-    /// Everything is ready for the trainer, or cannot be made so.
-    Prepared(AttemptId, Result<Prepared, Refusal>),
-    /// The trainer did not start.
-    SpawnFailed(AttemptId, Refusal),
-    /// The trainer told something.
-    Line(AttemptId, Time, TrainerEvent),
-    /// The trainer's process is gone, and every line of it was handled before.
-    Exited(AttemptId, Exit),
-    /// A checkpoint's upload ended; the error is a sentence.
-    CheckpointUploaded(AttemptId, Result<Checkpoint, String>),
-    /// The artifacts' upload ended; the error is a sentence.
-    ArtifactsUploaded(AttemptId, Result<Vec<Artifact>, Refusal>),
-    /// What handing in waits for, for a person; empty while it goes on.
-    HandingIn(AttemptId, String),
-    /// The device that an attempt has failed on was tested, and is closed where that was in vain.
-    Proved(AttemptId),
-    /// What a trainer without progress looks like, for a person.
-    Examined(AttemptId, String),
-    /// What the machine does now.
-    Host(Reading),
-    /// Somebody asked the agent to stop; the second time, to stop at once.
-    Shutdown,
-    /// [`Core::next_deadline`] has come.
-    Tick,
-}
-
-/// What a trainer starts with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prepared {
-    /// Images per forward pass, and how that came about.
-    pub chosen: BatchChosen,
-    /// What the user is told of the start.
-    pub lines: Vec<String>,
-    /// Whether the trainer measures what memory it needs.
-    pub measure_memory: bool,
-    /// Loader workers to begin with.
-    pub workers: u32,
-    /// Loader workers that it may come to have.
-    pub most_workers: u32,
-    /// What would fit if not even one image does.
-    pub advice: String,
-}
-
-/// What the driver must do, in order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Command {
-    /// Check the data, fetch the checkpoint, choose the batch size.
-    Prepare(Box<Assignment>),
-    /// Print the start's lines.
-    Announce(Vec<String>),
-    /// Start the trainer.
-    Spawn(Box<Assignment>, Prepared),
-    /// SIGTERM to the trainer.
-    Terminate(AttemptId),
-    /// SIGKILL to the trainer's process group.
-    Kill(AttemptId),
-    /// Write a report to the spool, from which it is sent.
-    Report(AttemptId, Time, ReportBody),
-    /// Upload a checkpoint's files.
-    UploadCheckpoint(AttemptId, CheckpointSaved),
-    /// Upload what the user keeps.
-    UploadArtifacts(AttemptId, Vec<PathBuf>),
-    /// Remember across a restart what is to be uploaded.
-    KeepHandIn(AttemptId, Finished),
-    /// See what a trainer without progress does.
-    Examine(AttemptId),
-    /// Test the device that an attempt has failed on, for want of this.
-    Prove(AttemptId, Slot, Unfit),
-    /// A path that a job names cannot be read here; with what of it exactly.
-    NotePath {
-        /// What it is to the job.
-        what: What,
-        /// As the job names it.
-        named: PathBuf,
-        /// What below it was not to be seen, where that is known.
-        lacking: Option<PathBuf>,
-    },
-    /// These slots are held by trainers that do not end; each with a sentence.
-    Stuck(Vec<(Slot, String)>),
-    /// Abort preparation and uploads.
-    CancelTransfers(AttemptId),
-    /// Ask something of the running trainer.
-    Control(AttemptId, TrainerControl),
-    /// Note how the job's trainer was killed for want of main memory.
-    NoteKill(AttemptId, Killed),
-    /// Learn from what the trainer told.
-    Learn(AttemptId, TrainerEvent),
-    /// These files hold every image of the data set decoded at this size.
-    NoteCached {
-        /// As in the job's spec.
-        data: String,
-        /// Pixels along an image's side.
-        imgsz: u32,
-        /// The files' paths.
-        files: Vec<PathBuf>,
-    },
-    /// Delete the attempt's spool.
-    DropReports(AttemptId),
-    /// Delete the job's checkpoints: it has succeeded.
-    DropCheckpoints(AttemptId),
-    /// Leave.
-    Exit,
 }
 
 /// Every attempt of this agent.
@@ -228,23 +70,23 @@ pub struct Core {
     cpu_closed: Option<Refusal>,
     /// Why the disk takes no attempt.
     disk_short: Option<String>,
-    /// Trainers that do not even die, with a sentence.
+    /// Slots whose trainers do not even die of SIGKILL, each with a sentence.
     stuck: BTreeMap<AttemptId, (Slot, String)>,
-    /// Grows as time passes, but neither with a clock that is set nor while the machine sleeps.
-    awake: Duration,
-    /// When the last event was.
-    before: Option<Time>,
-    /// When the last trainer on a GPU ended.
-    left: BTreeMap<GpuUuid, Time>,
-    /// When a shutdown gives up; `None` while none is wanted.
-    give_up_at: Option<Time>,
-    /// What the machine does.
-    host: Reading,
-    pressure: Pressure,
+    /// A clock of the core's own. It stands still while the machine sleeps, and nobody sets it.
+    active_time: Duration,
+    /// When the last event came.
+    last_event: Option<Time>,
+    /// When the last trainer on each GPU ended.
+    last_exits: BTreeMap<GpuUuid, Time>,
+    /// When a shutdown ends the process at the latest; `None` while nobody has asked for one.
+    shutdown_deadline: Option<Time>,
+    /// What main memory and processors did last.
+    host: HostReading,
+    pressure: MemoryPressure,
 }
 
 impl Core {
-    /// An agent without attempts.
+    /// The core of an agent without attempts.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -254,12 +96,12 @@ impl Core {
             cpu_closed: None,
             disk_short: None,
             stuck: BTreeMap::new(),
-            awake: Duration::ZERO,
-            before: None,
-            left: BTreeMap::new(),
-            give_up_at: None,
-            host: Reading::default(),
-            pressure: Pressure::default(),
+            active_time: Duration::ZERO,
+            last_event: None,
+            last_exits: BTreeMap::new(),
+            shutdown_deadline: None,
+            host: HostReading::default(),
+            pressure: MemoryPressure::default(),
         }
     }
 
@@ -270,20 +112,20 @@ impl Core {
         held.map(|(id, _)| *id).collect()
     }
 
-    /// When [`Event::Tick`] is due.
+    /// When the next [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Time> {
         let kills = self.attempts.values().filter_map(|attempt| match attempt.state {
             State::Stopping { kill_at } => Some(kill_at),
             State::Killed { abandon_at } | State::Revoked { abandon_at } => Some(abandon_at),
             _ => None,
         });
-        kills.chain(self.give_up_at).min()
+        kills.chain(self.shutdown_deadline).min()
     }
 
     /// Takes what happened, returns what to do.
     pub fn handle(&mut self, now: Time, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
-        self.pass(now);
+        self.advance_clock(now);
         match event {
             Event::Recovered { attempt, ended, hand_in } => {
                 self.on_recovered(now, attempt, ended, hand_in, &mut out);
@@ -291,16 +133,16 @@ impl Core {
             Event::Connected => self.connected = true,
             Event::Disconnected => self.connected = false,
             Event::Assigned(assignment) => self.on_assigned(now, assignment, &mut out),
-            Event::Unintelligible(attempt, message) => {
+            Event::AssignmentUnsupported(attempt, message) => {
                 let mut unknown = Attempt::recovered();
                 unknown.end(now, attempt, Refusal::too_old(message), &mut out);
                 self.attempts.entry(attempt).or_insert(unknown);
             }
             Event::Stop { attempt, reason, grace } => self.on_stop(now, attempt, reason, grace, &mut out),
-            Event::CardsClosed(closed) => self.closed = closed,
+            Event::GpusClosed(closed) => self.closed = closed,
             Event::CpuClosed(refusal) => self.cpu_closed = refusal,
             Event::DiskShort(why) => self.disk_short = why,
-            Event::Card(order) => self.on_order(now, &order, &mut out),
+            Event::Gpu(order) => self.on_order(now, &order, &mut out),
             Event::Revoked(attempt) => self.on_revoked(now, attempt, &mut out),
             Event::EndLost(attempt) => self.on_end_lost(now, attempt, &mut out),
             Event::AllAcked(attempt) => self.on_all_acked(attempt, &mut out),
@@ -315,15 +157,17 @@ impl Core {
                 self.on_artifacts_uploaded(now, attempt, result, &mut out);
             }
             Event::HandingIn(attempt, waits_for) => self.on_handing_in(now, attempt, waits_for, &mut out),
-            Event::Proved(attempt) => self.on_proved(now, attempt, &mut out),
-            Event::Examined(attempt, evidence) => self.on_examined(now, attempt, &evidence, &mut out),
+            Event::DeviceTested(attempt) => self.on_device_tested(now, attempt, &mut out),
+            Event::StallDiagnosed(attempt, evidence) => {
+                self.on_stall_diagnosed(now, attempt, &evidence, &mut out);
+            }
             Event::Host(reading) => self.on_host(now, reading, &mut out),
             Event::Shutdown => self.on_shutdown(now, &mut out),
             Event::Tick => {}
         }
         self.start_waiting(now, &mut out);
         self.check_deadlines(now, &mut out);
-        self.look_for_stalls(&mut out);
+        self.check_for_stalls(&mut out);
         out
     }
 
@@ -333,7 +177,7 @@ impl Core {
             return; // A repeat.
         }
         let mut attempt = Attempt::new(assignment);
-        if self.give_up_at.is_some() {
+        if self.shutdown_deadline.is_some() {
             attempt.end(now, id, Refusal::new(EndReason::Drained, "the agent is shutting down"), out);
         } else if let Some(refusal) = self.refusal(attempt.slot()) {
             attempt.end(now, id, refusal, out);
@@ -351,7 +195,7 @@ impl Core {
             .collect();
         for id in waiting {
             let slot = self.attempts[&id].slot().cloned();
-            let stuck = self.held_by_a_stuck_one(slot.as_ref());
+            let stuck = self.held_by_a_stuck_trainer(slot.as_ref());
             if let (Some(refusal), Some(attempt)) = (stuck, self.attempts.get_mut(&id)) {
                 attempt.end(now, id, refusal, out);
                 continue;
@@ -392,12 +236,14 @@ impl Core {
             State::Stopping { .. } | State::Killed { .. } if reason == EndReason::Cancelled => {
                 attempt.stop = Some(reason);
             }
-            State::Publishing | State::Saving(_) | State::Proving(_) if reason == EndReason::Cancelled => {
+            State::Publishing | State::Saving(_) | State::TestingDevice(_)
+                if reason == EndReason::Cancelled =>
+            {
                 out.push(Command::CancelTransfers(id));
                 attempt.end(now, id, Refusal::new(reason, "cancelled"), out);
             }
             // The trainer is gone; what is under way takes no slot and is worth finishing.
-            State::Publishing | State::Saving(_) | State::Proving(_) => {}
+            State::Publishing | State::Saving(_) | State::TestingDevice(_) => {}
             State::Stopping { .. } | State::Killed { .. } | State::Ended { .. } | State::Revoked { .. } => {}
         }
     }
@@ -418,7 +264,7 @@ impl Core {
             | State::Preparing
             | State::Publishing
             | State::Saving(_)
-            | State::Proving(_)
+            | State::TestingDevice(_)
             | State::Ended { .. } => {
                 self.attempts.remove(&id);
             }
@@ -450,7 +296,7 @@ impl Core {
         match result {
             Ok(prepared) => {
                 attempt.state = State::Running;
-                attempt.begin(prepared.clone(), self.awake);
+                attempt.begin(prepared.clone(), self.active_time);
                 out.push(Command::Announce(prepared.lines.clone()));
                 for line in &prepared.lines {
                     out.push(log(id, now, LogLevel::Info, line.clone()));
@@ -458,7 +304,7 @@ impl Core {
                 out.push(Command::Report(id, now, ReportBody::BatchChosen(prepared.chosen.clone())));
                 out.push(Command::Spawn(assignment, prepared));
             }
-            Err(refusal) => attempt.prove_and_end(now, id, refusal, out),
+            Err(refusal) => attempt.test_device_and_end(now, id, refusal, out),
         }
     }
 
@@ -468,7 +314,7 @@ impl Core {
             State::Revoked { .. } => {
                 self.attempts.remove(&id);
             }
-            _ => attempt.prove_and_end(now, id, refusal, out),
+            _ => attempt.test_device_and_end(now, id, refusal, out),
         }
     }
 
@@ -478,13 +324,13 @@ impl Core {
             return; // Revoked: nobody wants to know.
         }
         if let TrainerEvent::Beat(beat) = event {
-            attempt.vigil.on_beat(self.awake, beat); // Ours alone.
+            attempt.stall_watch.on_beat(self.active_time, beat); // For the agent alone.
             return;
         }
-        attempt.vigil.on_line(self.awake);
+        attempt.stall_watch.on_line(self.active_time);
         out.push(Command::Report(id, time, ReportBody::Trainer(event.clone())));
-        if is_telling(&event) {
-            out.push(Command::Learn(id, event.clone()));
+        if updates_fit_records(&event) {
+            out.push(Command::UpdateFitRecords(id, event.clone()));
         }
         match event {
             TrainerEvent::Checkpoint(saved) => {
@@ -496,13 +342,14 @@ impl Core {
             TrainerEvent::Failed(failed) => attempt.failed = Some(failed),
             TrainerEvent::Step(step) => {
                 attempt.has_trained = true;
-                let change = attempt.loading.on_step(now, step.loader_wait_ratio, &self.host);
+                let change = attempt.worker_tuner.on_step(now, step.loader_wait_ratio, &self.host);
                 change_workers(now, id, change, LogLevel::Info, out);
             }
-            TrainerEvent::Workers(changed) => attempt.loading.on_workers(changed.to),
+            TrainerEvent::Workers(changed) => attempt.worker_tuner.on_workers(changed.to),
             TrainerEvent::Epoch(epoch) => {
-                (attempt.has_trained, attempt.relapses) = (true, 0);
-                attempt.note_cached(epoch.cached, out);
+                attempt.has_trained = true;
+                attempt.oom_retries = 0;
+                attempt.note_decoded_data(epoch.cached, out);
             }
             TrainerEvent::Started(_)
             | TrainerEvent::Memory(_)
@@ -519,10 +366,10 @@ impl Core {
             return;
         }
         if !attempt.has_process() {
-            return; // Given up on before: its end was told.
+            return; // It was given up on before, and its end was reported.
         }
         if let Some(Slot::Gpu(gpu)) = attempt.slot() {
-            self.left.insert(gpu.clone(), now);
+            self.last_exits.insert(gpu.clone(), now);
         }
         if exit.bad_lines > 0 {
             let text = format!("{} lines of the trainer were not understood and left out", exit.bad_lines);
@@ -530,21 +377,27 @@ impl Core {
         }
         match outcome(attempt, exit) {
             Outcome::Publish(finished) => attempt.publish(now, id, finished, out),
-            Outcome::Again { changed } => attempt.start_again((now, self.awake), id, changed, out),
-            Outcome::Anew => attempt.start_anew(self.awake, out),
+            Outcome::RestartSmaller { changed } => {
+                attempt.restart_smaller(now, id, changed, out);
+                attempt.spawn(self.active_time, out);
+            }
+            Outcome::RestartSame => {
+                attempt.oom_retries += 1;
+                attempt.spawn(self.active_time, out);
+            }
             Outcome::End(refusal) => {
                 if refusal.reason == EndReason::HostOom {
-                    out.push(Command::NoteKill(id, attempt.killed()));
+                    out.push(Command::SaveHostOom(id, attempt.host_oom_record()));
                 }
-                let refusal = attempt.named(refusal, out);
+                let refusal = attempt.with_named_path(refusal, out);
                 attempt.save_and_end(now, id, refusal, out);
             }
         }
     }
 }
 
-/// Whether something is to be learned from an event: what runs need, or which data are decoded.
-const fn is_telling(event: &TrainerEvent) -> bool {
+/// Whether an event tells how much memory such jobs need.
+const fn updates_fit_records(event: &TrainerEvent) -> bool {
     matches!(
         event,
         TrainerEvent::Started(_)

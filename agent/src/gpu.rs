@@ -1,27 +1,30 @@
 //! The machine's GPUs: what there is, what they do now, and whether they may be used.
 
-pub mod cards;
 pub mod fake;
-pub mod foreign;
 pub mod health;
-pub mod keeper;
+pub mod monitor;
 pub mod nvml;
+pub mod other_processes;
+pub mod other_use;
+pub mod owner_mode;
 pub mod quarantine;
 pub mod reading;
+pub mod states;
 pub mod support;
+pub mod telemetry;
 pub mod xid;
 
 use tokio::sync::mpsc;
 use trainyard_types::{Gpu, GpuUuid};
 
-use reading::{Answer, ProbeError, RecoveryAction};
+use reading::{GpuAnswer, ProbeError, RecoveryAction};
 
 /// An error that the driver tells of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XidEvent {
-    /// Whose; `None` if the driver cannot tell any more.
+    /// The GPU; `None` if the driver cannot tell any more.
     pub gpu: Option<GpuUuid>,
-    /// Its number in NVIDIA's catalogue.
+    /// The error's number in NVIDIA's catalogue.
     pub xid: u64,
 }
 
@@ -34,7 +37,7 @@ pub trait GpuProbe: Send + Sync {
     ///
     /// # Errors
     /// None of them can be asked.
-    fn readings(&self) -> Result<Vec<Answer>, ProbeError>;
+    fn readings(&self) -> Result<Vec<GpuAnswer>, ProbeError>;
 
     /// The driver's version; empty without one.
     fn driver_version(&self) -> String;

@@ -2,38 +2,27 @@
 //! want of memory.
 
 use std::fs;
+use std::path::Path;
 
-use crate::trainer::groups::Groups;
+use crate::message::HostReading;
 use cgroup::Cgroup;
 
 pub mod cgroup;
-pub mod loading;
+pub mod loader_workers;
+pub mod monitor;
 pub mod pressure;
 
 const MIB: u64 = 1 << 20;
-
-/// What the machine does at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Reading {
-    /// Main memory, or this process's limit where it is lower, in MiB.
-    pub total_mib: u64,
-    /// Memory that a new process may take, in MiB.
-    pub available_mib: u64,
-    /// Share of the last ten seconds in which something waited for memory, 0 to 1.
-    pub stalled_ratio: f64,
-    /// Share of processor time that nobody used since the last reading, 0 to 1.
-    pub idle_ratio: f64,
-}
 
 /// The control groups that bound trainers, the innermost first; none where there is no version 2.
 #[derive(Debug, Clone, Default)]
 pub struct Host(Vec<Cgroup>);
 
 impl Host {
-    /// Of trainers in `groups`, or in this process's own group. Where groups are delegated, this process sits in
-    /// one beside its trainers', which says nothing of them.
-    pub fn new(groups: Option<&Groups>) -> Self {
-        Self(groups.map_or_else(cgroup::own_path, |groups| cgroup::path_from(groups.folder())))
+    /// The machine as trainers see it whose control groups are made in `groups`, or in this process's own group.
+    /// Where groups are delegated, this process sits in one beside its trainers', which says nothing of them.
+    pub fn new(groups: Option<&Path>) -> Self {
+        Self(groups.map_or_else(cgroup::own_and_above, cgroup::at_and_above))
     }
 
     /// Main memory in MiB; the lowest limit of the control groups counts where it is lower.
@@ -66,21 +55,22 @@ impl Host {
     }
 }
 
-/// Takes readings, one after the other.
+/// Takes readings of main memory and processors, one after the other.
 #[derive(Debug)]
-pub struct Meter {
+pub struct HostSampler {
     host: Host,
+    /// Busy and all processor time at the last reading, in the kernel's ticks.
     busy_and_all: Option<(u64, u64)>,
 }
 
-impl Meter {
-    /// A meter that has read nothing yet.
+impl HostSampler {
+    /// A sampler that has read nothing yet.
     pub const fn new(host: Host) -> Self {
         Self { host, busy_and_all: None }
     }
 
-    /// What the machine does now.
-    pub fn read(&mut self) -> Reading {
+    /// What main memory and processors do now.
+    pub fn read(&mut self) -> HostReading {
         let now = fs::read_to_string("/proc/stat").ok().and_then(|text| processor_time(&text));
         let idle_ratio = match (self.busy_and_all, now) {
             (Some((busy, all)), Some((busy_now, all_now))) if all_now > all => {
@@ -89,7 +79,7 @@ impl Meter {
             _ => 0.0,
         };
         self.busy_and_all = now;
-        Reading {
+        HostReading {
             total_mib: self.host.memory_total_mib(),
             available_mib: self.host.memory_available_mib(),
             stalled_ratio: self.host.stalled_ratio(),
@@ -114,7 +104,6 @@ fn processor_time(stat: &str) -> Option<(u64, u64)> {
 }
 
 fn ratio(part: u64, all: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "ticks of a few seconds")]
     let ratio = part as f64 / all as f64;
     ratio.clamp(0.0, 1.0)
 }
@@ -131,7 +120,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_not_more_free_than_in_all() {
-        let reading = Meter::new(Host::new(None)).read();
+        let reading = HostSampler::new(Host::new(None)).read();
         assert!(reading.total_mib > 0 && reading.available_mib <= reading.total_mib, "{reading:?}");
     }
 
@@ -146,8 +135,8 @@ mod tests {
         write("memory.max", &format!("{}\n", 64 * MIB));
         write("memory.current", &format!("{}\n", 60 * MIB));
         write("memory.events", "oom_kill 1000000\n");
-        let host = Host::new(Groups::find(Some(folder.path())).as_ref());
-        let reading = Meter::new(host.clone()).read();
+        let host = Host::new(Some(folder.path()));
+        let reading = HostSampler::new(host.clone()).read();
         assert_eq!((reading.total_mib, reading.available_mib, reading.stalled_ratio), (64, 4, 0.42));
         assert!(host.out_of_memory_kills() >= 1_000_000);
     }

@@ -1,10 +1,11 @@
-//! Who this agent is: drawn once, and bound to the machine, so that a copied disk does not make two machines one.
+//! The agent's identity: made once, and bound to the machine, so that a copied disk does not make two machines one.
 //!
 //! The machine is known by its machine-id, which is nobody else's business: only a hash of it with a secret of this
 //! data directory is kept.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,8 +16,7 @@ use tracing::{info, warn};
 use trainyard_types::AgentId;
 use uuid::Uuid;
 
-use crate::disk;
-use crate::trainer::leftovers;
+use crate::disk::atomic_file;
 
 /// The identity's file in `data_dir`.
 const FILE: &str = "identity.json";
@@ -28,37 +28,40 @@ const OLD_FILE: &str = "agent-id";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     agent: AgentId,
-    /// Drawn with the identity.
+    /// A random text, made with the identity.
     secret: String,
     /// Hash of machine-id and secret; empty on a machine without one.
     machine: String,
 }
 
 impl Record {
-    fn draw(machine_id: &str) -> Self {
+    fn new(machine_id: &str) -> Self {
         Self::of(AgentId(Uuid::new_v4()), machine_id)
     }
 
     fn of(agent: AgentId, machine_id: &str) -> Self {
         let secret = Uuid::new_v4().simple().to_string();
-        let machine = bound(&secret, machine_id);
+        let machine = machine_hash(&secret, machine_id);
         Self { agent, secret, machine }
     }
 
-    /// Whether it was drawn on another machine, as far as that can be known.
-    fn is_foreign(&self, machine_id: &str) -> bool {
-        !self.machine.is_empty() && !machine_id.is_empty() && self.machine != bound(&self.secret, machine_id)
+    /// Whether it was made on another machine, as far as that can be known.
+    fn is_of_another_machine(&self, machine_id: &str) -> bool {
+        !self.machine.is_empty()
+            && !machine_id.is_empty()
+            && self.machine != machine_hash(&self.secret, machine_id)
     }
 }
 
-fn bound(secret: &str, machine_id: &str) -> String {
+/// What binds an identity to a machine: a hash of the machine-id with the identity's secret.
+fn machine_hash(secret: &str, machine_id: &str) -> String {
     if machine_id.is_empty() {
         return String::new();
     }
     hex::encode(Sha256::digest(format!("trainyard {secret} {machine_id}")))
 }
 
-/// The agent's identity; every clone sees a new one at once.
+/// The agent's identity. Clones share it, so all of them see a new one at once.
 #[derive(Debug, Clone)]
 pub struct Identity(Arc<Inner>);
 
@@ -67,13 +70,13 @@ struct Inner {
     data_dir: PathBuf,
     machine_id: String,
     agent: Mutex<AgentId>,
-    /// This process' name.
+    /// A random name of this process.
     instance: String,
 }
 
 impl Identity {
-    /// Reads who the agent of `data_dir` is, or draws it. A data directory that comes from another machine and
-    /// holds no jobs gets a new identity.
+    /// Reads the identity of `data_dir`, or makes one. A data directory that comes from another machine and holds no jobs
+    /// gets a new identity.
     ///
     /// # Errors
     /// The files are damaged, or the disk's.
@@ -85,7 +88,7 @@ impl Identity {
             parsed.with_context(|| format!("{} is damaged", path.display()))
         });
         let record = match found.transpose()? {
-            Some(record) if record.is_foreign(&machine_id) && holds_jobs => {
+            Some(record) if record.is_of_another_machine(&machine_id) && holds_jobs => {
                 warn!(
                     agent = %record.agent,
                     "`data_dir` {} comes from another machine and holds reports of jobs, which are handed in under its \
@@ -96,8 +99,8 @@ impl Identity {
                 );
                 record
             }
-            Some(record) if record.is_foreign(&machine_id) => {
-                let new = Record::draw(&machine_id);
+            Some(record) if record.is_of_another_machine(&machine_id) => {
+                let new = Record::new(&machine_id);
                 warn!(
                     before = %record.agent, now = %new.agent,
                     "`data_dir` {} comes from another machine: this agent has a new identity",
@@ -115,7 +118,7 @@ impl Identity {
                 });
                 let new = match old.transpose()? {
                     Some(agent) => Record::of(agent, &machine_id),
-                    None => Record::draw(&machine_id),
+                    None => Record::new(&machine_id),
                 };
                 write(data_dir, &new)?;
                 new
@@ -126,32 +129,41 @@ impl Identity {
         Ok(Self(Arc::new(Inner { data_dir, machine_id, agent, instance })))
     }
 
-    /// Who it is now.
+    /// The agent's id.
     pub fn agent(&self) -> AgentId {
         *self.0.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What its processes have in common, as [`leftovers::owner`] names it.
+    /// Names all processes of this agent, so that they are found again.
     pub fn owner(&self) -> String {
-        leftovers::owner(self.agent(), &self.0.data_dir)
+        owner(self.agent(), &self.0.data_dir)
     }
 
-    /// Names this process, so that it is told from another one with the same identity.
+    /// Names this process, so that the scheduler can tell it from another process with the same identity.
     pub fn instance(&self) -> &str {
         &self.0.instance
     }
 
-    /// Becomes somebody else: another machine has this identity, and runs.
+    /// Takes a new identity: another machine has this one, and runs.
     ///
     /// # Errors
-    /// The disk's; it is who it was then.
-    pub fn redraw(&self) -> anyhow::Result<()> {
-        let new = Record::draw(&self.0.machine_id);
+    /// The disk's; the identity stays.
+    pub fn renew(&self) -> anyhow::Result<()> {
+        let new = Record::new(&self.0.machine_id);
         write(&self.0.data_dir, &new)?;
         let before =
             std::mem::replace(&mut *self.0.agent.lock().unwrap_or_else(PoisonError::into_inner), new.agent);
         info!(%before, now = %new.agent, "this agent has a new identity");
         Ok(())
+    }
+}
+
+/// What the processes of an agent have in common, and those of no other: its id, and which folder its data directory
+/// is. A copy of that folder holds the same id, and its agent must leave the first one's trainers alone.
+fn owner(agent: AgentId, data_dir: &Path) -> String {
+    match fs::metadata(data_dir) {
+        Ok(known) => format!("{agent}@{:x}.{:x}", known.dev(), known.ino()),
+        Err(_) => agent.to_string(),
     }
 }
 
@@ -169,7 +181,8 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
 fn write(data_dir: &Path, record: &Record) -> anyhow::Result<()> {
     let put = |name: &str, text: String| {
         let path = data_dir.join(name);
-        disk::replace(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+        atomic_file::replace(&path, text.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
     };
     put(FILE, serde_json::to_string_pretty(record)? + "\n")?;
     put(OLD_FILE, format!("{}\n", record.agent))
@@ -229,10 +242,10 @@ mod tests {
         let first = world.load(false).agent();
         fs::remove_file(world.machine_id()).unwrap();
         assert_eq!(world.load(false).agent(), first);
-        let redrawn = world.load(false);
-        redrawn.redraw().unwrap();
-        assert_ne!(redrawn.agent(), first);
-        assert_eq!(world.load(false).agent(), redrawn.agent());
+        let renewed = world.load(false);
+        renewed.renew().unwrap();
+        assert_ne!(renewed.agent(), first);
+        assert_eq!(world.load(false).agent(), renewed.agent());
     }
 
     #[test]
@@ -243,6 +256,19 @@ mod tests {
         assert_eq!(world.load(false).agent(), old);
         world.moves_to("m2");
         assert_ne!(world.load(false).agent(), old);
+    }
+
+    #[test]
+    fn an_agent_on_a_copy_of_a_data_directory_owns_none_of_the_firsts_processes() {
+        let (first, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let agent = AgentId(Uuid::from_u128(1));
+        let owner_of_first = owner(agent, first.path());
+        assert_ne!(owner_of_first, owner(agent, copy.path()));
+        assert_eq!(
+            owner_of_first,
+            owner(agent, &first.path().join(".")),
+            "the next process of it is the same"
+        );
     }
 
     #[test]

@@ -1,37 +1,27 @@
 //! The agent: owns a machine's GPUs, runs trainers on them and reports to the scheduler.
 //!
 //! Must not know: libtorch, Redis, what a placement is. [`core`] decides and is pure; [`driver`] does what it
-//! says; the other modules are its edges.
+//! says; the other modules are its edges, and talk to each other by [`message`]s.
 
-pub mod advert;
+pub mod agent_status;
 pub mod backoff;
-pub mod banner;
-pub mod batch;
-pub mod closings;
+pub mod closed_devices;
 pub mod config;
 pub mod connection;
 pub mod core;
-pub mod crew;
-pub mod data_roots;
+pub mod device;
 pub mod disk;
 pub mod driver;
-pub mod evidence;
-pub mod fit;
 pub mod gpu;
-pub mod guest;
 pub mod host;
-pub mod http;
 pub mod identity;
-pub mod job_dir;
+pub mod memory;
+pub mod message;
 pub mod metrics;
-pub mod mounts;
-pub mod others;
-pub mod paths;
 pub mod prepare;
+pub mod report;
 pub mod run;
+pub mod running_trainers;
 pub mod self_test;
-pub mod spool;
-pub mod telemetry;
+pub mod startup;
 pub mod trainer;
-pub mod transfer;
-pub mod warm;

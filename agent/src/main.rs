@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use tracing::{info, warn};
-use trainyard_agent::batch::{self, Load, Memory, Wish};
 use trainyard_agent::config::{Config, Options};
 use trainyard_agent::gpu::GpuProbe;
 use trainyard_agent::gpu::nvml::NvmlGpus;
+use trainyard_agent::memory::batch_size::{self, BatchRequest, DeviceMemory, Workload};
 use trainyard_console as console;
 use trainyard_types::{Batch, ModelScale};
 
@@ -104,12 +104,12 @@ fn batch_table(probe: &dyn GpuProbe, model: ModelScale) -> String {
     for gpu in &gpus {
         let free_mib = probe.memory_free_mib(&gpu.uuid);
         let total_mib = gpu.memory_total_mib;
-        let memory = Memory::Gpu { total_mib, free_mib, reserved_mib: None, foreign_mib: None };
+        let memory = DeviceMemory::Gpu { total_mib, free_mib, reserved_mib: None, others_mib: None };
         let sizes = SIZES.map(|imgsz| {
-            let load = Load { model, imgsz, multi_scale: false, amp: true };
+            let workload = Workload { model, imgsz, multi_scale: false, amp: true };
             let (batch, nominal) = (Batch::Auto, 64);
-            let wish = Wish { memory, load, batch, nominal, record: None, noted: None };
-            format!("{:>5}", batch::choose(&wish).batch_size)
+            let request = BatchRequest { memory, workload, batch, nominal, record: None, former_limit: None };
+            format!("{:>5}", batch_size::choose(&request).batch_size)
         });
         let free = free_mib.map_or_else(|| "?".into(), |mib| format!("{mib} MiB"));
         let (model, size, sizes) = (&gpu.model, gpu.nominal_gib(), sizes.concat());

@@ -1,25 +1,27 @@
 //! The text that Prometheus scrapes, in Trainyard's names and in those of NVIDIA's dcgm-exporter. A reading
 //! that a GPU refuses has no sample.
 
+pub mod http;
+
 use std::fmt::{Display, Write as _};
 
 use trainyard_types::trainer::Phases;
 use trainyard_types::{GpuUuid, Slot};
 
-use crate::crew::Tally;
-use crate::gpu::cards::Snapshot;
+use crate::gpu::states::GpuSnapshot;
+use crate::running_trainers::TrainingCounts;
 
 const MIB: f64 = 1_048_576.0;
 
-/// What there is to tell.
+/// The values that the pages show, at one moment.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Figures {
+pub struct MetricsSnapshot {
     /// The host's name.
     pub host: String,
-    /// Every GPU.
-    pub cards: Vec<Snapshot>,
-    /// What the trainers told.
-    pub tally: Tally,
+    /// What every GPU does.
+    pub gpus: Vec<GpuSnapshot>,
+    /// What was counted of training.
+    pub training: TrainingCounts,
     /// Bytes of decoded images on disk.
     pub cache_bytes: u64,
     /// Reports that were lost.
@@ -50,96 +52,97 @@ fn label(name: &str, value: &str) -> String {
     format!("{name}=\"{escaped}\"")
 }
 
-/// What names a GPU: dcgm-exporter's labels in its spelling.
-fn labels(host: &str, card: &Snapshot) -> String {
-    let reading = card.reading.as_ref();
+/// The labels of a GPU: dcgm-exporter's, in its spelling.
+fn labels(host: &str, gpu: &GpuSnapshot) -> String {
+    let reading = gpu.reading.as_ref();
     let bus = reading.map(|reading| reading.pci_bus_id.clone()).unwrap_or_default();
     let device = reading.and_then(|reading| reading.minor).map(|minor| format!("nvidia{minor}"));
     [
-        label("gpu", &card.gpu.index.to_string()),
-        label("UUID", &card.gpu.uuid.0),
+        label("gpu", &gpu.gpu.index.to_string()),
+        label("UUID", &gpu.gpu.uuid.0),
         label("pci_bus_id", &bus),
         label("device", &device.unwrap_or_default()),
-        label("modelName", &card.gpu.model),
+        label("modelName", &gpu.gpu.model),
         label("Hostname", host),
     ]
     .join(",")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sizes and counts are far below 2^53")]
 const fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// One number of each GPU that has it.
-fn each(figures: &Figures, read: impl Fn(&Snapshot) -> Option<f64>) -> Vec<(String, f64)> {
-    let sample = |card: &Snapshot| Some((labels(&figures.host, card), read(card)?));
-    figures.cards.iter().filter_map(sample).collect()
+/// One value of each GPU that tells it.
+fn each(values: &MetricsSnapshot, read: impl Fn(&GpuSnapshot) -> Option<f64>) -> Vec<(String, f64)> {
+    let sample = |gpu: &GpuSnapshot| Some((labels(&values.host, gpu), read(gpu)?));
+    values.gpus.iter().filter_map(sample).collect()
 }
 
 /// The page under Trainyard's names.
-pub fn page(figures: &Figures) -> String {
+pub fn page(values: &MetricsSnapshot) -> String {
     let mut page = Page::default();
     let version = label("version", env!("CARGO_PKG_VERSION"));
     page.family("trainyard_build_info", "gauge", "Version of the agent.", vec![(version, 1)]);
-    cards(figures, &mut page);
-    counts(figures, &mut page);
-    training(figures, &mut page);
+    gpus(values, &mut page);
+    counts(values, &mut page);
+    training(values, &mut page);
     let disk = label("tier", "disk");
     let help = "Decoded images that are kept.";
-    page.family("trainyard_cache_bytes", "gauge", help, vec![(disk, figures.cache_bytes)]);
+    page.family("trainyard_cache_bytes", "gauge", help, vec![(disk, values.cache_bytes)]);
     let help = "Reports of attempts that were lost.";
-    page.family("trainyard_spool_gaps_total", "counter", help, vec![(String::new(), figures.gaps)]);
+    page.family("trainyard_spool_gaps_total", "counter", help, vec![(String::new(), values.gaps)]);
     page.0
 }
 
-fn cards(figures: &Figures, page: &mut Page) {
+fn gpus(values: &MetricsSnapshot, page: &mut Page) {
     let mib = |mib: Option<u64>| mib.map(|mib| float(mib) * MIB);
-    let mut gauge = |name: &str, help: &str, read: &dyn Fn(&Snapshot) -> Option<f64>| {
-        page.family(&format!("trainyard_gpu_{name}"), "gauge", help, each(figures, read));
+    let mut gauge = |name: &str, help: &str, read: &dyn Fn(&GpuSnapshot) -> Option<f64>| {
+        page.family(&format!("trainyard_gpu_{name}"), "gauge", help, each(values, read));
     };
-    let told = |card: &Snapshot| card.reading.clone();
-    gauge("available", "Whether the GPU takes jobs, as far as its agent knows.", &|card| {
-        Some(f64::from(u8::from(card.available)))
+    let told = |gpu: &GpuSnapshot| gpu.reading.clone();
+    gauge("available", "Whether the GPU takes jobs, as far as its agent knows.", &|gpu| {
+        Some(f64::from(u8::from(gpu.available)))
     });
-    gauge("utilization_ratio", "Share of time a kernel ran.", &|card| told(card)?.utilization_ratio);
-    gauge("memory_total_bytes", "Memory of the GPU.", &|card| mib(Some(card.gpu.memory_total_mib)));
-    gauge("memory_used_bytes", "Memory that processes hold.", &|card| mib(told(card)?.memory_used_mib));
-    gauge("memory_reserved_bytes", "Memory that the driver keeps for itself.", &|card| {
-        mib(told(card)?.memory_reserved_mib)
+    gauge("utilization_ratio", "Share of time a kernel ran.", &|gpu| told(gpu)?.utilization_ratio);
+    gauge("memory_total_bytes", "Memory of the GPU.", &|gpu| mib(Some(gpu.gpu.memory_total_mib)));
+    gauge("memory_used_bytes", "Memory that processes hold.", &|gpu| mib(told(gpu)?.memory_used_mib));
+    gauge("memory_reserved_bytes", "Memory that the driver keeps for itself.", &|gpu| {
+        mib(told(gpu)?.memory_reserved_mib)
     });
-    gauge("memory_foreign_bytes", "Memory of processes that are not the agent's.", &|card| {
-        mib(card.foreign_mib)
+    gauge(
+        "memory_foreign_bytes",
+        "Memory of processes that are not the agent's.",
+        &|gpu| mib(gpu.others_mib),
+    );
+    gauge("power_watts", "Power drawn.", &|gpu| told(gpu)?.power_watts);
+    gauge("temperature_celsius", "Temperature of the die.", &|gpu| {
+        told(gpu)?.temperature_celsius.map(f64::from)
     });
-    gauge("power_watts", "Power drawn.", &|card| told(card)?.power_watts);
-    gauge("temperature_celsius", "Temperature of the die.", &|card| {
-        told(card)?.temperature_celsius.map(f64::from)
+    gauge("clock_hertz", "Clock of the multiprocessors.", &|gpu| {
+        told(gpu)?.clock_mhz.map(|mhz| f64::from(mhz) * 1e6)
     });
-    gauge("clock_hertz", "Clock of the multiprocessors.", &|card| {
-        told(card)?.clock_mhz.map(|mhz| f64::from(mhz) * 1e6)
-    });
-    gauge("pcie_link_width", "PCIe lanes in use.", &|card| told(card)?.pcie_link_width.map(f64::from));
-    gauge("pcie_link_width_max", "PCIe lanes that GPU and slot have.", &|card| {
-        told(card)?.pcie_link_width_max.map(f64::from)
+    gauge("pcie_link_width", "PCIe lanes in use.", &|gpu| told(gpu)?.pcie_link_width.map(f64::from));
+    gauge("pcie_link_width_max", "PCIe lanes that GPU and slot have.", &|gpu| {
+        told(gpu)?.pcie_link_width_max.map(f64::from)
     });
     gauge(
         "ecc_uncorrected_errors",
         "Memory errors since the driver was loaded that were not corrected.",
-        &|card| told(card)?.ecc_uncorrected.map(float),
+        &|gpu| told(gpu)?.ecc_uncorrected.map(float),
     );
 }
 
-fn counts(figures: &Figures, page: &mut Page) {
-    let energy = each(figures, |card| card.reading.as_ref()?.energy_joules);
+fn counts(values: &MetricsSnapshot, page: &mut Page) {
+    let energy = each(values, |gpu| gpu.reading.as_ref()?.energy_joules);
     let help = "Energy since the driver was loaded.";
     page.family("trainyard_gpu_energy_joules_total", "counter", help, energy);
     let (mut throttled, mut xids) = (Vec::new(), Vec::new());
-    for card in &figures.cards {
-        let labels = labels(&figures.host, card);
+    for gpu in &values.gpus {
+        let labels = labels(&values.host, gpu);
         let more = |name: &str, value: &str| format!("{labels},{}", label(name, value));
         throttled
-            .extend(card.counts.throttled.iter().map(|(reason, seconds)| (more("reason", reason), *seconds)));
-        xids.extend(card.counts.xids.iter().map(|(xid, count)| (more("xid", &xid.to_string()), *count)));
+            .extend(gpu.counts.throttled.iter().map(|(reason, seconds)| (more("reason", reason), *seconds)));
+        xids.extend(gpu.counts.xids.iter().map(|(xid, count)| (more("xid", &xid.to_string()), *count)));
     }
     let help = "Time that the clock was held down, since the agent's start.";
     page.family("trainyard_gpu_throttle_seconds_total", "counter", help, throttled);
@@ -147,29 +150,29 @@ fn counts(figures: &Figures, page: &mut Page) {
     page.family("trainyard_gpu_xid_errors_total", "counter", help, xids);
 }
 
-/// What names a slot: its GPU's labels, or `device="cpu0"`.
-fn slot_labels(figures: &Figures, slot: &Slot) -> String {
-    let found = |uuid: &GpuUuid| figures.cards.iter().find(|card| card.gpu.uuid == *uuid);
+/// The labels of a slot: its GPU's, or `device="cpu0"`.
+fn slot_labels(values: &MetricsSnapshot, slot: &Slot) -> String {
+    let found = |uuid: &GpuUuid| values.gpus.iter().find(|gpu| gpu.gpu.uuid == *uuid);
     match slot {
         Slot::Gpu(uuid) => {
-            found(uuid).map_or_else(|| label("UUID", &uuid.0), |card| labels(&figures.host, card))
+            found(uuid).map_or_else(|| label("UUID", &uuid.0), |gpu| labels(&values.host, gpu))
         }
         Slot::Cpu(index) => {
-            format!("{},{}", label("device", &format!("cpu{index}")), label("Hostname", &figures.host))
+            format!("{},{}", label("device", &format!("cpu{index}")), label("Hostname", &values.host))
         }
     }
 }
 
-fn training(figures: &Figures, page: &mut Page) {
-    let tally = &figures.tally;
-    let images = tally.images.iter().map(|(slot, images)| (slot_labels(figures, slot), *images)).collect();
+fn training(values: &MetricsSnapshot, page: &mut Page) {
+    let training = &values.training;
+    let images = training.images.iter().map(|(slot, images)| (slot_labels(values, slot), *images)).collect();
     let help = "Images trained on the slot since the agent's start.";
     page.family("trainyard_train_images_total", "counter", help, images);
     let (mut waits, mut steps) = (Vec::new(), Vec::new());
-    for (slot, work) in &tally.work {
-        let labels = slot_labels(figures, slot);
-        waits.extend(work.loader_wait_ratio.map(|ratio| (labels.clone(), ratio)));
-        for (phase, seconds) in work.phases.map(named).into_iter().flatten() {
+    for (slot, timing) in &training.timing {
+        let labels = slot_labels(values, slot);
+        waits.extend(timing.loader_wait_ratio.map(|ratio| (labels.clone(), ratio)));
+        for (phase, seconds) in timing.phases.map(named).into_iter().flatten() {
             steps.push((format!("{labels},{}", label("phase", phase)), seconds));
         }
     }
@@ -191,34 +194,34 @@ const fn named(phases: Phases) -> [(&'static str, f64); 6] {
 }
 
 /// The page under the names and units of NVIDIA's dcgm-exporter, for dashboards that know those.
-pub fn dcgm_page(figures: &Figures) -> String {
+pub fn dcgm_page(values: &MetricsSnapshot) -> String {
     let mut page = Page::default();
-    let mut family = |name: &str, kind: &str, help: &str, read: &dyn Fn(&Snapshot) -> Option<f64>| {
-        page.family(&format!("DCGM_FI_DEV_{name}"), kind, help, each(figures, read));
+    let mut family = |name: &str, kind: &str, help: &str, read: &dyn Fn(&GpuSnapshot) -> Option<f64>| {
+        page.family(&format!("DCGM_FI_DEV_{name}"), kind, help, each(values, read));
     };
-    let told = |card: &Snapshot| card.reading.clone();
-    family("GPU_UTIL", "gauge", "GPU utilization (in %).", &|card| {
-        Some(told(card)?.utilization_ratio? * 100.0)
+    let told = |gpu: &GpuSnapshot| gpu.reading.clone();
+    family("GPU_UTIL", "gauge", "GPU utilization (in %).", &|gpu| {
+        Some(told(gpu)?.utilization_ratio? * 100.0)
     });
-    family("FB_USED", "gauge", "Framebuffer memory used (in MiB).", &|card| {
-        told(card)?.memory_used_mib.map(float)
+    family("FB_USED", "gauge", "Framebuffer memory used (in MiB).", &|gpu| {
+        told(gpu)?.memory_used_mib.map(float)
     });
-    family("FB_FREE", "gauge", "Framebuffer memory free (in MiB).", &|card| {
-        told(card)?.memory_free_mib.map(float)
+    family("FB_FREE", "gauge", "Framebuffer memory free (in MiB).", &|gpu| {
+        told(gpu)?.memory_free_mib.map(float)
     });
-    family("FB_RESERVED", "gauge", "Framebuffer memory reserved (in MiB).", &|card| {
-        told(card)?.memory_reserved_mib.map(float)
+    family("FB_RESERVED", "gauge", "Framebuffer memory reserved (in MiB).", &|gpu| {
+        told(gpu)?.memory_reserved_mib.map(float)
     });
-    family("POWER_USAGE", "gauge", "Power draw (in W).", &|card| told(card)?.power_watts);
-    family("TOTAL_ENERGY_CONSUMPTION", "counter", "Total energy consumption since boot (in mJ).", &|card| {
-        Some(told(card)?.energy_joules? * 1000.0)
+    family("POWER_USAGE", "gauge", "Power draw (in W).", &|gpu| told(gpu)?.power_watts);
+    family("TOTAL_ENERGY_CONSUMPTION", "counter", "Total energy consumption since boot (in mJ).", &|gpu| {
+        Some(told(gpu)?.energy_joules? * 1000.0)
     });
-    family("GPU_TEMP", "gauge", "GPU temperature (in C).", &|card| {
-        told(card)?.temperature_celsius.map(f64::from)
+    family("GPU_TEMP", "gauge", "GPU temperature (in C).", &|gpu| {
+        told(gpu)?.temperature_celsius.map(f64::from)
     });
-    family("SM_CLOCK", "gauge", "SM clock frequency (in MHz).", &|card| told(card)?.clock_mhz.map(f64::from));
-    family("XID_ERRORS", "gauge", "Value of the last XID error encountered.", &|card| {
-        Some(float(card.counts.last_xid))
+    family("SM_CLOCK", "gauge", "SM clock frequency (in MHz).", &|gpu| told(gpu)?.clock_mhz.map(f64::from));
+    family("XID_ERRORS", "gauge", "Value of the last XID error encountered.", &|gpu| {
+        Some(float(gpu.counts.last_xid))
     });
     page.0
 }
@@ -228,11 +231,11 @@ mod tests {
     use trainyard_types::Gpu;
 
     use super::*;
-    use crate::crew::Work;
     use crate::gpu::health::Counts;
-    use crate::gpu::reading::Reading;
+    use crate::gpu::reading::GpuReading;
+    use crate::running_trainers::StepTiming;
 
-    fn figures() -> Figures {
+    fn values() -> MetricsSnapshot {
         let gpu = Gpu {
             uuid: GpuUuid("GPU-1".into()),
             index: 2,
@@ -240,23 +243,26 @@ mod tests {
             memory_total_mib: 1024,
             compute_capability: None,
         };
-        let reading = Reading {
+        let reading = GpuReading {
             pci_bus_id: "00000000:01:00.0".into(),
             minor: Some(2),
             memory_used_mib: Some(512),
             utilization_ratio: Some(0.5),
             energy_joules: Some(1.5),
             clock_mhz: Some(2000),
-            ..Reading::default()
+            ..GpuReading::default()
         };
         let counts = Counts { xids: [(31, 2)].into(), last_xid: 31, throttled: [("thermal", 7.5)].into() };
-        let card = Snapshot { gpu, reading: Some(reading), foreign_mib: Some(256), available: false, counts };
+        let gpu =
+            GpuSnapshot { gpu, reading: Some(reading), others_mib: Some(256), available: false, counts };
         let slot = Slot::Gpu(GpuUuid("GPU-1".into()));
         let phases = Phases { backward: 0.25, ..Phases::default() };
-        let work = Work { phases: Some(phases), loader_wait_ratio: Some(0.1) };
-        let tally =
-            Tally { images: [(slot.clone(), 640), (Slot::Cpu(0), 8)].into(), work: [(slot, work)].into() };
-        Figures { host: "lab".into(), cards: vec![card], tally, cache_bytes: 5, gaps: 0 }
+        let timing = StepTiming { phases: Some(phases), loader_wait_ratio: Some(0.1) };
+        let training = TrainingCounts {
+            images: [(slot.clone(), 640), (Slot::Cpu(0), 8)].into(),
+            timing: [(slot, timing)].into(),
+        };
+        MetricsSnapshot { host: "lab".into(), gpus: vec![gpu], training, cache_bytes: 5, gaps: 0 }
     }
 
     const LABELS: &str = "gpu=\"2\",UUID=\"GPU-1\",pci_bus_id=\"00000000:01:00.0\",device=\"nvidia2\",\
@@ -287,12 +293,12 @@ mod tests {
             "trainyard_cache_bytes{tier=\"disk\"} 5".into(),
             "trainyard_spool_gaps_total{} 0".into(),
         ];
-        assert_has(&page(&figures()), &lines);
+        assert_has(&page(&values()), &lines);
     }
 
     #[test]
-    fn a_reading_that_a_card_refuses_has_no_sample() {
-        let page = page(&figures());
+    fn a_reading_that_a_gpu_refuses_has_no_sample() {
+        let page = page(&values());
         assert!(!page.contains("trainyard_gpu_power_watts") && !page.contains("NaN"), "{page}");
     }
 
@@ -305,6 +311,6 @@ mod tests {
             format!("DCGM_FI_DEV_SM_CLOCK{{{LABELS}}} 2000"),
             format!("DCGM_FI_DEV_XID_ERRORS{{{LABELS}}} 31"),
         ];
-        assert_has(&dcgm_page(&figures()), &lines);
+        assert_has(&dcgm_page(&values()), &lines);
     }
 }

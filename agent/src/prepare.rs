@@ -1,5 +1,7 @@
-//! Makes everything ready for an attempt's trainer: checks the data set's place, fetches the checkpoint,
-//! chooses the batch size.
+//! Makes everything ready for an attempt's trainer: checks the data set's path, chooses the batch size, fetches the
+//! checkpoint.
+
+pub mod banner;
 
 use std::io;
 use std::path::PathBuf;
@@ -15,83 +17,71 @@ use trainyard_types::{
     Assignment, BatchChosen, Checkpoint, EndReason, Gpu, GpuTelemetry, JobId, Slot, Time, TrainSpec,
 };
 
-use crate::advert::Advert;
-use crate::banner::{self, Device};
-use crate::batch::{self, Load, Memory, Wish};
+use crate::agent_status::AgentStatus;
 use crate::config::Config;
-use crate::connection::Readings;
-use crate::core::{Prepared, Refusal};
-use crate::crew::Crew;
-use crate::data_roots::What;
-use crate::disk;
-use crate::fit::{self, FitStore, Run};
+use crate::disk::job_dir::JobDir;
+use crate::disk::path_monitor::PathMonitor;
+use crate::disk::space;
 use crate::gpu::GpuProbe;
-use crate::host::loading::{self, Killed};
+use crate::host::loader_workers::{self, HostOomRecord};
 use crate::host::{self, Host};
-use crate::job_dir::JobDir;
-use crate::paths::Paths;
-use crate::transfer::{self, Link, Terms, TransferError};
+use crate::memory::batch_size::{self, BatchRequest, DeviceMemory, Workload};
+use crate::memory::fit_records::{self, FitRun, FitStore};
+use crate::message::{PathUse, Prepared, Readings, Refusal, SchedulerLink};
+use crate::report::transfer::{Transfer, TransferError};
+use banner::AttemptDevice;
 
-/// What preparation needs of the agent.
+/// What preparing an attempt needs of the agent.
 #[derive(Clone)]
-pub struct Workshop {
+pub struct PrepareContext {
     /// The agent's configuration.
     pub config: Arc<Config>,
     /// The machine's GPUs.
     pub probe: Arc<dyn GpuProbe>,
-    /// What the GPUs' keeper makes of them.
-    pub cards: watch::Receiver<Readings>,
-    /// The trainers that run.
-    pub crew: Crew,
-    /// What earlier runs were seen to need.
+    /// What the GPU monitor has read of them.
+    pub readings: watch::Receiver<Readings>,
+    /// The memory that earlier runs were seen to need.
     pub fits: Arc<Mutex<FitStore>>,
     /// The scheduler, when it is there.
-    pub link: watch::Receiver<Option<Link>>,
-    /// The machine's memory.
+    pub link: watch::Receiver<Option<SchedulerLink>>,
+    /// The machine's main memory and processors.
     pub host: Host,
     /// What the scheduler is told of this agent.
-    pub advert: watch::Receiver<Advert>,
+    pub status: watch::Receiver<AgentStatus>,
     /// What jobs may read, as far as it can be read.
-    pub paths: Paths,
+    pub paths: PathMonitor,
 }
 
-/// How long the scheduler may take to hear that the disk is short, before an attempt goes back to it.
-const TELL_FIRST: Duration = Duration::from_secs(10);
+/// How long an attempt waits for the scheduler to hear that the disk is short, before it goes back to the scheduler.
+const SCHEDULER_HEARS_WITHIN: Duration = Duration::from_secs(10);
 
-impl Workshop {
-    /// Why the disk of the data directory takes no job now, a sentence; `None` when it does.
-    pub fn disk_shortage(&self) -> Option<String> {
-        let (folder, floor) = (&self.config.data_dir, self.config.disk_limits().floor);
-        let free = disk::free_bytes(folder).ok()?;
-        Some(disk::refusal(folder, free, floor, false)).filter(|why| !why.is_empty())
-    }
-
-    /// A failure to prepare an attempt: for want of room it goes back for free, else it counts.
+impl PrepareContext {
+    /// How an attempt ends that could not be prepared: it goes back for free if the disk is full.
     async fn failure(&mut self, message: String, error: Option<&io::Error>) -> Refusal {
-        let shortage = error.filter(|error| disk::is_full(error)).and_then(|_| self.disk_shortage());
+        let shortage = error.filter(|error| space::is_full(error)).and_then(|_| self.config.disk_shortage());
         match shortage {
-            Some(why) => self.sent_back(why).await,
-            None => in_folder(message, error),
+            Some(why) => self.send_back(why).await,
+            None => folder_refusal(message, error),
         }
     }
 
-    /// The attempt goes back, as soon as the scheduler knows not to send it here again.
-    async fn sent_back(&mut self, message: String) -> Refusal {
-        let told = self.advert.wait_for(|advert| !advert.disk_short.is_empty());
+    /// Sends the attempt back, as soon as the scheduler knows not to send it here again.
+    async fn send_back(&mut self, message: String) -> Refusal {
+        let told = self.status.wait_for(|status| !status.disk_short.is_empty());
         // One that does not hear of it sends the attempt again.
-        let _told = timeout(TELL_FIRST, told).await.map(|told| told.is_ok());
+        let _told = timeout(SCHEDULER_HEARS_WITHIN, told).await.map(|told| told.is_ok());
         Refusal::new(EndReason::Preempted, message)
     }
 
-    /// How patient a transfer is that holds up an attempt.
-    pub fn terms(&self) -> Terms {
-        let stall_after = self.config.stall_after;
-        Terms { stall_after, give_up_after: Some(stall_after * STALLS), hands_in: None }
+    /// A transfer that holds up an attempt, and is given up after a while.
+    pub fn transfer(&self) -> Transfer {
+        let (link, stall_after) = (self.link.clone(), self.config.stall_after);
+        Transfer { link, stall_after, give_up_after: Some(stall_after * GIVE_UP_FACTOR), progress: None }
     }
 }
 
-/// What the system's refusal of something in the job's folder means.
-pub fn in_folder(message: String, error: Option<&io::Error>) -> Refusal {
+/// How an attempt ends for which something in the job's folder failed.
+pub fn folder_refusal(message: String, error: Option<&io::Error>) -> Refusal {
     let known = error.and_then(|error| faults::of_error(Place::Folder, error));
     match known.and_then(|row| row.lack()) {
         Some(kind) => Refusal::of_machine(kind, message),
@@ -99,29 +89,29 @@ pub fn in_folder(message: String, error: Option<&io::Error>) -> Refusal {
     }
 }
 
-/// A transfer that holds up an attempt is given up after so many times the span after which a try counts as stalled.
-const STALLS: u32 = 3;
+/// A transfer that holds up an attempt is given up after so many times `stall_after`.
+const GIVE_UP_FACTOR: u32 = 3;
 
 /// Prepares `assignment`; waits for the scheduler when a checkpoint must be fetched.
 ///
 /// # Errors
 /// The data set may not or cannot be read, the GPU is not there, the disk is full, the checkpoint is gone.
-pub async fn prepare(mut workshop: Workshop, assignment: Box<Assignment>) -> Result<Prepared, Refusal> {
-    if let Some(why) = workshop.disk_shortage() {
-        return Err(workshop.sent_back(why).await);
+pub async fn prepare(mut context: PrepareContext, assignment: Box<Assignment>) -> Result<Prepared, Refusal> {
+    if let Some(why) = context.config.disk_shortage() {
+        return Err(context.send_back(why).await);
     }
     let train = &assignment.spec.train;
-    let data = workshop.paths.find(What::Data, &train.data).await?;
+    let data = context.paths.find(PathUse::Data, &train.data).await?;
     if !train.pretrained.as_os_str().is_empty() {
-        workshop.paths.find(What::Pretrained, &train.pretrained).await?;
+        context.paths.find(PathUse::Pretrained, &train.pretrained).await?;
     }
-    let dir = JobDir::new(&workshop.config.data_dir, assignment.attempt.job);
-    let (shop, wanted, target) = (workshop.clone(), assignment.clone(), dir.clone());
-    let local = tokio::task::spawn_blocking(move || prepare_locally(&shop, &wanted, data, &target));
-    let Ok(local) = timeout(workshop.config.stall_after, local).await else {
+    let dir = JobDir::new(&context.config.data_dir, assignment.attempt.job);
+    let (local_context, wanted, target) = (context.clone(), assignment.clone(), dir.clone());
+    let local = tokio::task::spawn_blocking(move || prepare_locally(&local_context, &wanted, data, &target));
+    let Ok(local) = timeout(context.config.stall_after, local).await else {
         let message = format!(
             "the agent could not prepare the attempt within {} s: the disk of `data_dir`, or the driver, hangs",
-            workshop.config.stall_after.as_secs()
+            context.config.stall_after.as_secs()
         );
         return Err(Refusal::new(EndReason::Stalled, message));
     };
@@ -130,43 +120,43 @@ pub async fn prepare(mut workshop: Workshop, assignment: Box<Assignment>) -> Res
         Ok(Err(Unprepared::Refused(refusal))) => return Err(refusal),
         Ok(Err(Unprepared::Unwritten(error))) => {
             let message = format!("the agent cannot write {}: {error}", dir.spec().display());
-            return Err(workshop.failure(message, Some(&error)).await);
+            return Err(context.failure(message, Some(&error)).await);
         }
         Err(error) => {
             let message = format!("the agent failed to prepare the attempt: {error}");
-            return Err(workshop.failure(message, None).await);
+            return Err(context.failure(message, None).await);
         }
     };
     if let Some(checkpoint) = &assignment.resume
         && dir.newest_step().is_none_or(|step| step < checkpoint.step)
     {
-        fetch(&mut workshop, assignment.attempt.job, checkpoint, &dir).await?;
+        fetch(&mut context, assignment.attempt.job, checkpoint, &dir).await?;
     }
     Ok(prepared)
 }
 
 /// Fetches the checkpoint that the trainer goes on from.
 async fn fetch(
-    workshop: &mut Workshop,
+    context: &mut PrepareContext,
     job: JobId,
     checkpoint: &Checkpoint,
     dir: &JobDir,
 ) -> Result<(), Refusal> {
-    let terms = workshop.terms();
-    let fetched = transfer::download_checkpoint((&mut workshop.link, &terms), job, checkpoint, dir).await;
+    let fetched = context.transfer().download_checkpoint(job, checkpoint, dir).await;
     let Err(error) = fetched else { return Ok(()) };
     if matches!(error, TransferError::Stalled { .. }) {
         let message = format!("the checkpoint of step {} does not come: {error}", checkpoint.step);
         return Err(Refusal::new(EndReason::Stalled, message));
     }
     let message = format!("the checkpoint of step {} cannot be fetched: {error}", checkpoint.step);
-    Err(workshop.failure(message, error.of_the_disk()).await)
+    Err(context.failure(message, error.file_error()).await)
 }
 
 /// Why nothing was prepared.
 enum Unprepared {
+    /// How the attempt ends.
     Refused(Refusal),
-    /// The job's directory or spec.
+    /// The job's directory or spec could not be written.
     Unwritten(io::Error),
 }
 
@@ -177,27 +167,27 @@ impl From<Refusal> for Unprepared {
 }
 
 fn prepare_locally(
-    workshop: &Workshop,
+    context: &PrepareContext,
     assignment: &Assignment,
     data: PathBuf,
     dir: &JobDir,
 ) -> Result<Prepared, Unprepared> {
     let mut train = TrainSpec { data, ..assignment.spec.train.clone() };
-    let (device, memory) = device(workshop, &assignment.slot)?;
-    let killed = dir.killed();
-    let batch = choose_batch(workshop, assignment, &train, memory, &device, killed);
-    let available_mib = workshop.host.memory_available_mib();
-    let plan = loading::plan(&train, batch.chosen.batch_size, available_mib, host::cores(), killed);
-    // The lines tell of the spec as it was written, but for what is different here.
-    let wished = train.batch;
-    loading::apply(&mut train, &plan);
+    let (device, memory) = device(context, &assignment.slot)?;
+    let host_oom = dir.host_oom();
+    let batch = choose_batch(context, assignment, &train, memory, &device, host_oom);
+    let available_mib = context.host.memory_available_mib();
+    let plan = loader_workers::plan(&train, batch.chosen.batch_size, available_mib, host::cores(), host_oom);
+    // The lines tell of the spec as the user wrote it, but for what is different here.
+    let asked_for = train.batch;
+    loader_workers::apply(&mut train, &plan);
     let mut lines =
-        banner::lines(&device, &TrainSpec { batch: wished, ..train.clone() }, batch.chosen.batch_size);
+        banner::lines(&device, &TrainSpec { batch: asked_for, ..train.clone() }, batch.chosen.batch_size);
     lines.extend(banner::layers(&batch.chosen));
     lines.extend(plan.notes);
     let write = || -> io::Result<()> {
         dir.create()?;
-        std::fs::create_dir_all(workshop.config.cache_dir())?;
+        std::fs::create_dir_all(context.config.cache_dir())?;
         std::fs::write(dir.spec(), serde_json::to_vec_pretty(&train)?)
     };
     write().map_err(Unprepared::Unwritten)?;
@@ -211,7 +201,7 @@ fn prepare_locally(
     })
 }
 
-/// A batch size, and what belongs to it.
+/// A batch size, and what the trainer is told with it.
 struct ChosenBatch {
     chosen: BatchChosen,
     measure_memory: bool,
@@ -220,37 +210,45 @@ struct ChosenBatch {
 
 /// Chooses the batch size and begins to learn from the run.
 fn choose_batch(
-    workshop: &Workshop,
+    context: &PrepareContext,
     assignment: &Assignment,
     train: &TrainSpec,
-    memory: Memory,
-    device: &Device,
-    killed: Option<Killed>,
+    memory: DeviceMemory,
+    device: &AttemptDevice,
+    host_oom: Option<HostOomRecord>,
 ) -> ChosenBatch {
-    let load = Load::from(train);
-    let run = Run {
+    let workload = Workload::from(train);
+    let run = FitRun {
         slot: assignment.slot.clone(),
         device: match device {
-            Device::Gpu { model, .. } => model.clone(),
-            Device::Cpu { .. } => fit::CPU.into(),
+            AttemptDevice::Gpu { model, .. } => model.clone(),
+            AttemptDevice::Cpu { .. } => fit_records::CPU.into(),
         },
-        load,
+        workload,
         memory,
-        trainer: fit::trainer_identity(&workshop.config.trainer()),
+        trainer: fit_records::trainer_identity(&context.config.trainer()),
     };
-    let mut fits = workshop.fits.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut fits = context.fits.lock().unwrap_or_else(PoisonError::into_inner);
     let record = fits.record(&run, Time::now());
     // On a CPU the batch lies in main memory, too.
-    let too_large = killed.filter(|_| matches!(memory, Memory::Cpu { .. })).map(|killed| killed.batch_size);
+    let too_large =
+        host_oom.filter(|_| matches!(memory, DeviceMemory::Cpu { .. })).map(|record| record.batch_size);
     let too_large = too_large.and_then(oom::next_smaller);
     let (batch, nominal) = (train.batch, train.nbs);
-    let noted = fits.noted(&run).into_iter().chain(too_large).min();
-    let chosen = batch::choose(&Wish { memory, load, batch, nominal, record: record.as_ref(), noted });
+    let former_limit = fits.former_limit(&run).into_iter().chain(too_large).min();
+    let chosen = batch_size::choose(&BatchRequest {
+        memory,
+        workload,
+        batch,
+        nominal,
+        record: record.as_ref(),
+        former_limit,
+    });
     let shortage = Shortage {
-        model: load.model,
-        imgsz: load.imgsz,
-        multi_scale: load.multi_scale,
-        single: !load.amp,
+        model: workload.model,
+        imgsz: workload.imgsz,
+        multi_scale: workload.multi_scale,
+        single: !workload.amp,
         available_mib: Some(memory.free_mib()),
     };
     let measure_memory = fits.wants_measurement(&run);
@@ -258,40 +256,38 @@ fn choose_batch(
     ChosenBatch { chosen, measure_memory, advice: shortage.advice() }
 }
 
-fn device(workshop: &Workshop, slot: &Slot) -> Result<(Device, Memory), Refusal> {
+fn device(context: &PrepareContext, slot: &Slot) -> Result<(AttemptDevice, DeviceMemory), Refusal> {
     let missing = |message: String| Refusal::new(EndReason::GpuFault, message);
     match slot {
-        Slot::Cpu(slot) if *slot >= workshop.config.cpu_slots => {
+        Slot::Cpu(slot) if *slot >= context.config.cpu_slots => {
             Err(missing(format!("this agent has no CPU slot {slot}")))
         }
         Slot::Cpu(slot) => {
-            let available_mib = workshop.host.memory_available_mib();
-            let memory = Memory::Cpu { total_mib: workshop.host.memory_total_mib(), available_mib };
-            Ok((Device::Cpu { slot: *slot, available_mib }, memory))
+            let available_mib = context.host.memory_available_mib();
+            let memory = DeviceMemory::Cpu { total_mib: context.host.memory_total_mib(), available_mib };
+            Ok((AttemptDevice::Cpu { slot: *slot, available_mib }, memory))
         }
         Slot::Gpu(uuid) => {
-            let gpus: Vec<Gpu> = workshop.probe.gpus();
+            let gpus: Vec<Gpu> = context.probe.gpus();
             let gpu = gpus.into_iter().find(|gpu| gpu.uuid == *uuid);
             let gpu = gpu.ok_or_else(|| missing(format!("the GPU {uuid} does not answer any more")))?;
-            let judged = workshop.cards.borrow().card(uuid).cloned();
-            // Only that is asked for anew: a whole reading would take from the keeper what others did of late.
-            let free_now = workshop.probe.memory_free_mib(uuid);
-            let now = judged.map(|judged| GpuTelemetry {
-                memory_free_mib: free_now.or(judged.memory_free_mib),
-                ..judged
-            });
+            let last = context.readings.borrow().gpu(uuid).cloned();
+            // Only this value is read again: a whole reading would take the processes' recent use from the GPU monitor.
+            let free_now = context.probe.memory_free_mib(uuid);
+            let now =
+                last.map(|last| GpuTelemetry { memory_free_mib: free_now.or(last.memory_free_mib), ..last });
             let memory = gpu_memory(&gpu, now.as_ref());
-            Ok((Device::Gpu { model: gpu.model, memory_total_mib: gpu.memory_total_mib }, memory))
+            Ok((AttemptDevice::Gpu { model: gpu.model, memory_total_mib: gpu.memory_total_mib }, memory))
         }
     }
 }
 
-/// A GPU's memory as the driver tells of it now.
-pub fn gpu_memory(gpu: &Gpu, now: Option<&GpuTelemetry>) -> Memory {
-    Memory::Gpu {
+/// A GPU's memory, by the newest reading.
+pub fn gpu_memory(gpu: &Gpu, now: Option<&GpuTelemetry>) -> DeviceMemory {
+    DeviceMemory::Gpu {
         total_mib: gpu.memory_total_mib,
         free_mib: now.and_then(|now| now.memory_free_mib),
         reserved_mib: now.and_then(|now| now.memory_reserved_mib),
-        foreign_mib: now.and_then(|now| now.memory_foreign_mib),
+        others_mib: now.and_then(|now| now.memory_foreign_mib),
     }
 }

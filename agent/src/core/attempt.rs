@@ -6,32 +6,35 @@ use std::time::Duration;
 use trainyard_types::trainer::{BatchSizeChanged, CheckpointSaved, Failed, Finished, TrainerEvent};
 use trainyard_types::{Assignment, AttemptId, EndReason, ReportBody, Slot, Time};
 
-use super::{Command, Prepared, Refusal, Vigil, slot_of};
-use crate::host::loading::{Killed, Loading};
+use super::stall::StallWatch;
+use super::{Command, slot_of};
+use crate::host::loader_workers::{HostOomRecord, WorkerTuner};
+use crate::message::{Prepared, Refusal};
 
-/// Where an attempt stands; see the diagram in [`super`].
+/// How far an attempt has come; see the diagram in [`super`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Another trainer still uses the slot or the job's directory.
     Waiting,
-    /// Data are checked, a checkpoint is fetched.
+    /// The data set is checked, and a checkpoint is fetched.
     Preparing,
-    /// The trainer lives.
+    /// The trainer's process lives.
     Running,
-    /// SIGTERM was sent.
+    /// SIGTERM was sent; SIGKILL follows at `kill_at`.
     Stopping { kill_at: Time },
     /// SIGKILL was sent. Then the trainer is given up on: on a GPU that is gone, or on a share that does not answer,
     /// it may never leave the kernel, where it can do no more harm.
     Killed { abandon_at: Time },
     /// The trainer has finished; its artifacts are uploaded.
     Publishing,
-    /// The trainer is gone; its newest checkpoint is uploaded before the end is told.
+    /// The trainer is gone; its newest checkpoint is uploaded before the end is reported.
     Saving(Refusal),
-    /// The trainer is gone; its device is tested before the end is told.
-    Proving(Refusal),
-    /// The end is in the spool.
+    /// The trainer is gone; its device is tested before the end is reported.
+    TestingDevice(Refusal),
+    /// The report of the end is in the spool.
     Ended { completed: bool },
-    /// Not ours any more, but its trainer, which was killed, still lives. It is given up on, too.
+    /// The attempt is no longer this agent's, but its trainer, which was killed, still lives. The trainer is given up
+    /// on at `abandon_at`, too.
     Revoked { abandon_at: Time },
 }
 
@@ -42,12 +45,12 @@ pub struct Attempt {
     pub assignment: Option<Box<Assignment>>,
     /// What its trainer runs with.
     pub prepared: Option<Prepared>,
-    /// How many workers load its images.
-    pub loading: Loading,
+    /// How many loader workers it has, and whether more would help.
+    pub worker_tuner: WorkerTuner,
     pub state: State,
     /// Why it was asked to stop.
     pub stop: Option<EndReason>,
-    /// Who wants that and why, where the reason alone does not tell.
+    /// Who wants the stop and why, where the reason alone does not tell.
     pub stop_note: Option<String>,
     /// What its GPU did to it, or that it stalled.
     pub fault: Option<Refusal>,
@@ -61,14 +64,14 @@ pub struct Attempt {
     pub upload_began: Option<Time>,
     /// What handing in waits for, for a person.
     pub waits_for: String,
-    /// Whether its trainer gets on.
-    pub vigil: Vigil,
+    /// Whether its trainer makes progress.
+    pub stall_watch: StallWatch,
     pub finished: Option<Finished>,
     pub failed: Option<Failed>,
     /// Whether anything was trained.
     pub has_trained: bool,
-    /// New processes since the last epoch, because batches that had fitted did not any more.
-    pub relapses: u32,
+    /// New processes since the last epoch that were started because batches that had fitted did not any more.
+    pub oom_retries: u32,
 }
 
 impl Attempt {
@@ -82,7 +85,7 @@ impl Attempt {
         Self {
             assignment: None,
             prepared: None,
-            loading: Loading::new(0, 0),
+            worker_tuner: WorkerTuner::new(0, 0),
             state: State::Ended { completed: false },
             stop: None,
             stop_note: None,
@@ -92,11 +95,11 @@ impl Attempt {
             uploading: None,
             upload_began: None,
             waits_for: String::new(),
-            vigil: Vigil::new(Duration::ZERO),
+            stall_watch: StallWatch::new(Duration::ZERO),
             finished: None,
             failed: None,
             has_trained: false,
-            relapses: 0,
+            oom_retries: 0,
         }
     }
 
@@ -112,24 +115,24 @@ impl Attempt {
         )
     }
 
-    /// Whether `self`, which is `id`, keeps `other` from starting on `slot`: a slot runs one trainer, and so
-    /// does a job's directory.
+    /// Whether this attempt, which is `id`, keeps `other` from starting on `slot`: one trainer at a time uses a slot,
+    /// and a job's directory.
     pub fn conflicts(&self, id: AttemptId, other: AttemptId, slot: Option<&Slot>) -> bool {
         let busy = self.has_process() || matches!(self.state, State::Preparing);
         let reads = matches!(self.state, State::Publishing | State::Saving(_));
         id != other && ((busy && self.slot() == slot) || ((busy || reads) && id.job == other.job))
     }
 
-    /// Its trainer is about to start.
-    pub fn begin(&mut self, prepared: Prepared, awake: Duration) {
-        self.vigil = Vigil::new(awake);
-        self.loading = Loading::new(prepared.workers, prepared.most_workers);
+    /// Takes what the trainer is about to start with.
+    pub fn begin(&mut self, prepared: Prepared, active_time: Duration) {
+        self.stall_watch = StallWatch::new(active_time);
+        self.worker_tuner = WorkerTuner::new(prepared.workers, prepared.most_workers);
         self.prepared = Some(prepared);
     }
 
     /// What its trainer had when main memory ran out.
-    pub fn killed(&self) -> Killed {
-        Killed { workers: self.loading.workers(), batch_size: self.batch_size() }
+    pub fn host_oom_record(&self) -> HostOomRecord {
+        HostOomRecord { workers: self.worker_tuner.workers(), batch_size: self.batch_size() }
     }
 
     /// Images per forward pass now; 0 before the trainer starts.
@@ -143,10 +146,10 @@ impl Attempt {
         }
     }
 
-    /// Goes on with a smaller batch in a new process, from the newest checkpoint: the old one could not.
-    pub fn start_again(
+    /// Takes a smaller batch for a new process, and tells of it: the old process could not go on.
+    pub fn restart_smaller(
         &mut self,
-        (now, awake): (Time, Duration),
+        now: Time,
         id: AttemptId,
         changed: BatchSizeChanged,
         out: &mut Vec<Command>,
@@ -154,46 +157,40 @@ impl Attempt {
         self.set_batch_size(changed.to);
         let event = TrainerEvent::BatchSize(changed);
         out.push(Command::Report(id, now, ReportBody::Trainer(event.clone())));
-        out.push(Command::Learn(id, event));
-        self.spawn(awake, out);
+        out.push(Command::UpdateFitRecords(id, event));
     }
 
-    /// Goes on in a new process with the batch that the old one told.
-    pub fn start_anew(&mut self, awake: Duration, out: &mut Vec<Command>) {
-        self.relapses += 1;
-        self.spawn(awake, out);
-    }
-
-    fn spawn(&mut self, awake: Duration, out: &mut Vec<Command>) {
+    /// Goes on in a new process, from the newest checkpoint.
+    pub fn spawn(&mut self, active_time: Duration, out: &mut Vec<Command>) {
         let (Some(assignment), Some(prepared)) = (self.assignment.clone(), self.prepared.clone()) else {
             return; // Cannot be: its trainer ran.
         };
         self.failed = None;
         self.finished = None;
-        self.vigil = Vigil::new(awake);
+        self.stall_watch = StallWatch::new(active_time);
         // The new process reads the same spec.
-        self.loading = Loading::new(prepared.workers, prepared.most_workers);
+        self.worker_tuner = WorkerTuner::new(prepared.workers, prepared.most_workers);
         self.state = State::Running;
         out.push(Command::Spawn(assignment, prepared));
     }
 
-    /// Where its decoded images are, if that is all of the data set.
-    pub fn note_cached(&self, files: Vec<PathBuf>, out: &mut Vec<Command>) {
+    /// Has it remembered where decoded images are, if they are all of the data set.
+    pub fn note_decoded_data(&self, files: Vec<PathBuf>, out: &mut Vec<Command>) {
         let train = self.assignment.as_ref().map(|assignment| &assignment.spec.train);
         // A part of a data set has files of its own.
         if let Some(train) = train.filter(|train| train.fraction >= 1.0 && !files.is_empty()) {
             let data = train.data.to_string_lossy().into_owned();
-            out.push(Command::NoteCached { data, imgsz: train.imgsz, files });
+            out.push(Command::NoteDecodedData { data, imgsz: train.imgsz, files });
         }
     }
 
-    /// The agent leaves: what is not told yet goes into the spool.
+    /// Ends the attempt because the agent leaves: what is not reported yet goes into the spool.
     pub fn give_up(&mut self, now: Time, id: AttemptId, out: &mut Vec<Command>) {
         if self.has_process() {
             out.push(Command::Kill(id));
         }
         match self.state.clone() {
-            State::Saving(refusal) | State::Proving(refusal) => self.end(now, id, refusal, out),
+            State::Saving(refusal) | State::TestingDevice(refusal) => self.end(now, id, refusal, out),
             State::Waiting
             | State::Preparing
             | State::Running

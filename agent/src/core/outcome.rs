@@ -5,44 +5,8 @@ use trainyard_types::oom::{self, next_smaller};
 use trainyard_types::trainer::{BatchSizeChanged, Finished, Phase, exit_code};
 use trainyard_types::{EndReason, Unfit, UnfitKind};
 
-use super::Refusal;
 use super::attempt::{Attempt, State};
-
-/// How a trainer's process ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exit {
-    /// Code or signal.
-    pub kind: ExitKind,
-    /// The kernel killed something for want of memory while it ran.
-    pub out_of_memory_kill: bool,
-    /// The last lines of its standard error.
-    pub stderr_tail: String,
-    /// Lines of its event stream that were left out.
-    pub bad_lines: u64,
-    /// Why the GPU is others' now, a sentence; `None` while it takes jobs.
-    pub card_taken: Option<String>,
-    /// The disk of its run directory has less room than is kept free.
-    pub disk_is_short: bool,
-}
-
-/// See [`Exit`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitKind {
-    /// It exited with this code.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-}
-
-impl ExitKind {
-    /// Whether a GPU that is full may be behind it.
-    pub const fn may_lack_memory(self) -> bool {
-        match self {
-            Self::Code(code) => !matches!(code, exit_code::DONE | exit_code::BAD_SPEC | exit_code::STOPPED),
-            Self::Signal(signal) => signal == SIGABRT,
-        }
-    }
-}
+use crate::message::{Exit, ExitKind, Refusal};
 
 const SIGKILL: i32 = 9;
 const SIGABRT: i32 = 6;
@@ -57,21 +21,21 @@ const MAIN_MEMORY_WORDS: [&str; 3] = [
 /// What the system says when a disk is full.
 const DISK_WORDS: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
-/// So many new processes in a row, without an epoch in between, may find that batches which fitted do not any more.
-const RELAPSES: u32 = 3;
+/// So many new processes in a row, without an epoch in between, may run out of memory with batches that had fitted.
+const MAX_OOM_RETRIES: u32 = 3;
 
-/// What comes next.
+/// What follows from a trainer's exit.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Upload its artifacts, then it is completed.
+    /// The artifacts are uploaded, and then the attempt is completed.
     Publish(Finished),
-    /// The GPU's memory ran out and the process could not go on: another one goes on with less.
-    Again {
-        /// What is told.
+    /// The GPU's memory ran out and the process could not go on: a new process goes on with a smaller batch.
+    RestartSmaller {
+        /// The change, as it is told.
         changed: BatchSizeChanged,
     },
-    /// Batches that had fitted did not any more: another process goes on with those that the trainer told.
-    Anew,
+    /// Batches that had fitted did not any more: a new process goes on with the batch size that the trainer told.
+    RestartSame,
     /// The attempt ends, for this reason.
     End(Refusal),
 }
@@ -90,7 +54,7 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
     if let (Some(fault), None) = (&attempt.fault, finished) {
         return Outcome::End(fault.clone()); // Whatever the trainer says follows from that.
     }
-    if let (Some(unfit), None) = (lack(attempt, exit), attempt.stop) {
+    if let (Some(unfit), None) = (missing_on_machine(attempt, exit), attempt.stop) {
         return Outcome::End(Refusal::unfit(unfit));
     }
     match (exit.kind, &attempt.finished, attempt.stop) {
@@ -98,10 +62,10 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
         (ExitKind::Code(exit_code::BAD_SPEC), ..) => {
             end(EndReason::BadSpec, told.unwrap_or_else(|| with_stderr("bad spec or data", exit)))
         }
-        (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => match &exit.card_taken {
+        (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => match &exit.gpu_taken {
             Some(why) => end(EndReason::Preempted, format!("the GPU's memory ran out beside others: {why}")),
-            None if kind == ExitKind::Code(exit_code::GPU_OOM_AGAIN) => relapse(attempt, told),
-            None => step_down(attempt, kind, told),
+            None if kind == ExitKind::Code(exit_code::GPU_OOM_AGAIN) => oom_retry(attempt, told),
+            None => smaller_batch(attempt, kind, told),
         },
         (ExitKind::Code(exit_code::GPU_OOM), ..) if !ran_out_of_gpu_memory(attempt, exit) => {
             end(EndReason::GpuOom, told.unwrap_or_else(|| too_small(attempt)))
@@ -153,7 +117,7 @@ fn full_disk(exit: &Exit, told: Option<String>) -> Outcome {
 }
 
 /// What the machine lacked, by the trainer's own word, or by how it ended without one.
-fn lack(attempt: &Attempt, exit: &Exit) -> Option<Unfit> {
+fn missing_on_machine(attempt: &Attempt, exit: &Exit) -> Option<Unfit> {
     if let Some(failed) = &attempt.failed {
         return failed.unfit.clone();
     }
@@ -217,17 +181,17 @@ fn ran_out_of_main_memory(attempt: &Attempt, exit: &Exit) -> bool {
     !normal.map(ExitKind::Code).contains(&exit.kind) && said_one_of(&MAIN_MEMORY_WORDS, attempt, exit)
 }
 
-/// A new process, unless that was tried often enough.
-fn relapse(attempt: &Attempt, told: Option<String>) -> Outcome {
-    if attempt.relapses < RELAPSES {
-        return Outcome::Anew;
+/// A new process with the same batch size, unless that was tried often enough.
+fn oom_retry(attempt: &Attempt, told: Option<String>) -> Outcome {
+    if attempt.oom_retries < MAX_OOM_RETRIES {
+        return Outcome::RestartSame;
     }
     let text = "the GPU's memory ran out again and again with batches that had fitted";
     end(EndReason::TrainerCrash, told.map_or_else(|| text.to_owned(), |told| format!("{text}: {told}")))
 }
 
 /// The next smaller batch in a new process; below 1 there is none.
-fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome {
+fn smaller_batch(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome {
     let from = attempt.batch_size();
     let Some(to) = next_smaller(from) else {
         let text = told.unwrap_or_else(|| too_small(attempt));
@@ -243,10 +207,10 @@ fn step_down(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome
         "batch {from} does not fit in the GPU's memory and the trainer could not go on by itself ({how}); \
          going on with {to} in a new process from the newest checkpoint"
     );
-    Outcome::Again { changed: BatchSizeChanged { from, to, message, phase: Phase::default() } }
+    Outcome::RestartSmaller { changed: BatchSizeChanged { from, to, message, phase: Phase::default() } }
 }
 
-/// For a trainer that says nothing itself.
+/// What a user is told where the trainer has not said that the GPU is too small.
 fn too_small(attempt: &Attempt) -> String {
     let text = "the GPU's memory is too small even for batch 1";
     match attempt.prepared.as_ref().map(|prepared| prepared.advice.as_str()) {

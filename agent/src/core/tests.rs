@@ -1,8 +1,15 @@
-use trainyard_types::trainer::{Epoch, Failed, Finished};
-use trainyard_types::{GpuUuid, JobId, JobSpec, ModelScale, SlotReleased, TrainSpec};
+//! The life of an attempt on a core that a test feeds with events: from its assignment to its end, and the agent's own end.
+
+use std::path::PathBuf;
+
+use trainyard_types::trainer::{CheckpointSaved, Epoch, Failed, Finished};
+use trainyard_types::{
+    Artifact, BatchChosen, Checkpoint, GpuUuid, JobId, JobSpec, ModelScale, SlotReleased, TrainSpec,
+};
 use uuid::Uuid;
 
 use super::*;
+use crate::message::ExitKind;
 
 mod machine;
 mod memory;
@@ -54,7 +61,7 @@ fn exit(kind: ExitKind) -> Exit {
         out_of_memory_kill: false,
         stderr_tail: String::new(),
         bad_lines: 0,
-        card_taken: None,
+        gpu_taken: None,
         disk_is_short: false,
     }
 }
@@ -137,7 +144,7 @@ fn a_run_to_the_end_publishes_reports_and_is_forgotten_when_all_is_acknowledged(
     let artifacts = vec![PathBuf::from("weights/best.safetensors")];
     let hand_in = Finished { best_epoch: 7, metrics: BTreeMap::new(), artifacts: artifacts.clone() };
     let wanted = [
-        Command::KeepHandIn(world.a, hand_in),
+        Command::SaveHandIn(world.a, hand_in),
         released(world.a, 2, "", true),
         Command::UploadArtifacts(world.a, artifacts),
     ];
@@ -394,11 +401,11 @@ fn where_decoded_images_are_is_noted_for_whole_data_sets() {
         |cached: &[&str]| Epoch { cached: cached.iter().map(Into::into).collect(), ..Epoch::default() };
     let mut world = Running::new();
     let told = TrainerEvent::Epoch(epoch(&[]));
-    assert_eq!(world.line(1, told.clone()), [Command::Learn(world.a, told)]);
+    assert_eq!(world.line(1, told.clone()), [Command::UpdateFitRecords(world.a, told)]);
     let told = TrainerEvent::Epoch(epoch(&["/c/a.tycache", "/c/b.tycache"]));
     let files = vec!["/c/a.tycache".into(), "/c/b.tycache".into()];
-    let noted = Command::NoteCached { data: "/d/data.yaml".into(), imgsz: 640, files };
-    assert_eq!(world.line(1, told.clone()), [Command::Learn(world.a, told.clone()), noted]);
+    let noted = Command::NoteDecodedData { data: "/d/data.yaml".into(), imgsz: 640, files };
+    assert_eq!(world.line(1, told.clone()), [Command::UpdateFitRecords(world.a, told.clone()), noted]);
     let mut part = assignment(id(9, 1), gpu("GPU-9"), None);
     part.spec.train.fraction = 0.5;
     world.core.handle(Time(2), Event::Assigned(part));

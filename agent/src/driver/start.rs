@@ -1,61 +1,68 @@
-//! Starts trainers, follows them, and looks at those that do not get on.
+//! Starts trainers, follows them, and diagnoses those that make no progress.
 
 use std::path::Path;
 
 use tracing::{error, info};
 use trainyard_types::{Assignment, AttemptId, EndReason, Slot};
 
-use super::{Driver, Input};
-use crate::core::{Event, Prepared, Refusal};
-use crate::disk;
-use crate::evidence;
-use crate::prepare::in_folder;
-use crate::self_test::unstarted_lack;
-use crate::trainer::child::{Handle, StartError, Trainer};
-use crate::trainer::command::Start;
-use crate::trainer::scene::Scene;
-use crate::trainer::watch::Watch;
+use super::Driver;
+use crate::disk::space;
+use crate::message::{Event, Input, Prepared, Refusal};
+use crate::prepare::folder_refusal;
+use crate::self_test::program_unfit;
+use crate::trainer::child::{StartError, StartedTrainer, TrainerHandle};
+use crate::trainer::command::TrainerCommand;
+use crate::trainer::failure_report::FailureReport;
+use crate::trainer::stall_diagnosis;
+use crate::trainer::watch::WatchedTrainer;
 
 impl Driver {
     pub(super) async fn spawn(&mut self, assignment: &Assignment, prepared: &Prepared) -> Option<Event> {
         let attempt = assignment.attempt;
         let dir = self.job_dir(attempt);
-        let start = Start {
+        let (config, slot) = (&self.context.prepare.config, &assignment.slot);
+        let command = TrainerCommand {
             attempt,
-            program: self.workshop.config.trainer(),
+            program: config.trainer(),
             spec: dir.spec(),
             run_dir: dir.run(),
-            cache_dir: self.workshop.config.cache_dir(),
-            cache_quota_gib: self.workshop.config.cache_quota_gib,
-            cache_floor_gib: self.workshop.config.cache_floor_gib,
+            cache_dir: config.cache_dir(),
+            cache_quota_gib: config.cache_quota_gib,
+            cache_floor_gib: config.cache_floor_gib,
             batch_size: prepared.chosen.batch_size,
             measure_memory: prepared.measure_memory,
-            slot: assignment.slot.clone(),
-            data_roots: self.workshop.config.data_roots.clone(),
+            slot: slot.clone(),
+            data_roots: config.data_roots.clone(),
         };
-        let program = start.program.clone();
-        let scene = Scene::new(&self.workshop, assignment.slot.clone(), dir.log());
-        let spawned = self.spawner.spawn(start, dir.log()).await;
-        let watching = spawned.and_then(|Trainer { handle, events, exit }| {
+        let program = command.program.clone();
+        let report = FailureReport::begin(
+            config.clone(),
+            self.context.prepare.host.clone(),
+            self.context.prepare.readings.clone(),
+            slot.clone(),
+            dir.log(),
+        );
+        let spawned = self.context.spawner.spawn(command, dir.log()).await;
+        let started = spawned.and_then(|StartedTrainer { handle, events, exit }| {
             let events = tokio::net::unix::pipe::Receiver::from_owned_fd(events);
             let events = events.map_err(|error| {
                 handle.kill();
                 StartError::System(error)
             })?;
-            Ok((handle, Watch { attempt, events, exit, inbox: self.sender.clone() }))
+            Ok((handle, WatchedTrainer { attempt, events, exit, inbox: self.context.sender.clone() }))
         });
-        match watching {
-            Ok((handle, started)) => {
+        match started {
+            Ok((handle, trainer)) => {
                 info!(%attempt, batch_size = prepared.chosen.batch_size, "trainer started");
                 if let Some(pid) = handle.pid() {
-                    self.workshop.crew.started(attempt, assignment.slot.clone(), pid);
-                    // One may have begun while the attempt was prepared.
-                    self.tests.occupied((&assignment.slot).into());
+                    self.context.running.started(attempt, slot.clone(), pid);
+                    // A self-test may have begun while the attempt was prepared.
+                    self.context.self_tests.job_arrived(slot.into());
                 }
                 self.trainers.insert(attempt, handle);
-                let sender = self.sender.clone();
+                let sender = self.context.sender.clone();
                 tokio::spawn(async move {
-                    let exit = scene.exit(started).await;
+                    let exit = report.finish(trainer).await;
                     info!(%attempt, kind = ?exit.kind, bad_lines = exit.bad_lines, "trainer exited");
                     // The inbox is closed when the agent is leaving.
                     let _leaving = sender.send(Input::Core(Event::Exited(attempt, exit))).await;
@@ -63,42 +70,44 @@ impl Driver {
                 None
             }
             Err(error) => {
-                let refusal = self.unstarted(&program, &error);
+                let refusal = self.not_started(&program, &error);
                 error!(%attempt, told = refusal.message, "trainer did not start");
                 Some(Event::SpawnFailed(attempt, refusal))
             }
         }
     }
 
-    fn unstarted(&self, program: &Path, error: &StartError) -> Refusal {
-        if let Some(message) = self.workshop.disk_shortage().filter(|_| disk::is_full(error.source())) {
+    /// How an attempt ends whose trainer did not start.
+    fn not_started(&self, program: &Path, error: &StartError) -> Refusal {
+        let shortage = self.context.prepare.config.disk_shortage();
+        if let Some(message) = shortage.filter(|_| space::is_full(error.source())) {
             return Refusal::new(EndReason::Preempted, message);
         }
         match error {
-            StartError::Program(error) => Refusal::unfit(unstarted_lack(program, error)),
+            StartError::Program(error) => Refusal::unfit(program_unfit(program, error)),
             StartError::Log { .. } | StartError::System(_) => {
-                in_folder(format!("this agent cannot start a trainer: {error}"), Some(error.source()))
+                folder_refusal(format!("this agent cannot start a trainer: {error}"), Some(error.source()))
             }
         }
     }
 
-    /// Sees what a trainer without progress does.
-    pub(super) fn examine(&self, attempt: AttemptId) {
-        let pid = self.trainers.get(&attempt).and_then(Handle::pid);
+    /// Finds out what the process of a trainer does that makes no progress, and tells the core.
+    pub(super) fn diagnose_stall(&self, attempt: AttemptId) {
+        let pid = self.trainers.get(&attempt).and_then(TrainerHandle::pid);
         let slot = self.fits().slot(attempt);
-        let (cards, sender) = (self.workshop.cards.clone(), self.sender.clone());
+        let (readings, sender) = (self.context.prepare.readings.clone(), self.context.sender.clone());
         tokio::spawn(async move {
             let mut text = match pid {
-                Some(pid) => evidence::of(pid).await,
+                Some(pid) => stall_diagnosis::diagnose(pid).await,
                 None => "its process is gone".to_owned(),
             };
             if let Some(Slot::Gpu(uuid)) = &slot
-                && let Some(ratio) = cards.borrow().card(uuid).and_then(|card| card.utilization_ratio)
+                && let Some(ratio) = readings.borrow().gpu(uuid).and_then(|gpu| gpu.utilization_ratio)
             {
                 text.push_str(&format!("; the GPU is busy {:.0} % of the time", 100.0 * ratio));
             }
             // The inbox is closed when the agent is leaving.
-            let _leaving = sender.send(Input::Core(Event::Examined(attempt, text))).await;
+            let _leaving = sender.send(Input::Core(Event::StallDiagnosed(attempt, text))).await;
         });
     }
 }

@@ -3,16 +3,16 @@
 use tokio::sync::mpsc;
 use trainyard_types::{Gpu, GpuUuid};
 
-use super::reading::{Answer, ProbeError, RecoveryAction};
+use super::reading::{GpuAnswer, ProbeError, RecoveryAction};
 use super::{GpuProbe, XidEvent};
 
-/// Answers with what it was given.
+/// A probe that answers with what it was given.
 #[derive(Debug, Clone, Default)]
 pub struct FakeGpus {
-    /// The GPUs.
+    /// The GPUs that answer.
     pub gpus: Vec<Gpu>,
-    /// Their readings.
-    pub answers: Vec<Answer>,
+    /// What they tell when they are read.
+    pub answers: Vec<GpuAnswer>,
 }
 
 impl GpuProbe for FakeGpus {
@@ -20,7 +20,7 @@ impl GpuProbe for FakeGpus {
         self.gpus.clone()
     }
 
-    fn readings(&self) -> Result<Vec<Answer>, ProbeError> {
+    fn readings(&self) -> Result<Vec<GpuAnswer>, ProbeError> {
         Ok(self.answers.clone())
     }
 

@@ -1,7 +1,7 @@
 //! NVIDIA's management library, loaded at run time: an agent on a machine without it has no GPUs.
 //!
-//! When it does not load, or no GPU can be asked any more, it is loaded anew at the next call. A reading
-//! that an old driver lacks the function for is one that it refuses.
+//! When it does not load, or no GPU can be asked any more, it is loaded again at the next call. Where an old driver lacks
+//! the function for a value, it counts as refused.
 
 mod events;
 
@@ -18,7 +18,9 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use trainyard_types::{Gpu, GpuUuid};
 
-use super::reading::{Answer, GpuProcess, ProbeError, Reading, RecoveryAction, Silence, throttle_reasons};
+use super::reading::{
+    GpuAnswer, GpuProcess, GpuReading, ProbeError, ReadError, RecoveryAction, throttle_reasons,
+};
 use super::{GpuProbe, XidEvent};
 
 const MIB: u64 = 1 << 20;
@@ -35,7 +37,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// `None` before it was loaded, and after it has failed. Whoever borrows it gives it back soon, so that it is really unloaded.
+    /// `None` before it was loaded, and after it has failed. Whoever clones the `Arc` drops it soon, so that the library
+    /// is really unloaded.
     nvml: Option<Arc<Nvml>>,
     /// Counts how often it was loaded.
     generation: u64,
@@ -43,14 +46,14 @@ struct State {
     known: BTreeMap<u32, Known>,
 }
 
-/// What of a GPU does not change.
+/// The values of a GPU that do not change, and until when its processes were read.
 #[derive(Debug, Clone)]
 struct Known {
     uuid: GpuUuid,
     pci_bus_id: String,
     minor: Option<u32>,
     pcie_link_width_max: Option<u32>,
-    /// Until when the use by processes was asked for, in the driver's microseconds.
+    /// Until when the use by processes was read, in the driver's microseconds.
     seen_us: u64,
 }
 
@@ -63,7 +66,7 @@ fn load(path: Option<&Path>) -> Result<Nvml, NvmlError> {
 }
 
 impl NvmlGpus {
-    /// The library at `path`, or the driver's own, which is not loaded yet.
+    /// The library at `path`, or the driver's own. It is not loaded yet.
     pub fn new(path: Option<&Path>) -> Self {
         let state = State { nvml: None, generation: 0, known: BTreeMap::new() };
         Self(Arc::new(Shared { path: path.map(Path::to_owned), state: Mutex::new(state) }))
@@ -83,7 +86,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The library and how often it was loaded; loads it if it was given up.
+    /// The library and how often it was loaded; loads it if it is not loaded.
     fn nvml(&self) -> Result<(Arc<Nvml>, u64), NvmlError> {
         let mut state = self.state();
         if let Some(nvml) = &state.nvml {
@@ -98,8 +101,8 @@ impl Shared {
         Ok((nvml, state.generation))
     }
 
-    /// Gives the library up, unless that has happened already.
-    fn give_up(&self, generation: u64) {
+    /// Unloads the library, unless it was loaded again since `generation`.
+    fn unload(&self, generation: u64) {
         let mut state = self.state();
         if state.generation == generation {
             state.nvml = None;
@@ -141,7 +144,7 @@ impl Shared {
         Ok(known)
     }
 
-    fn read_all(&self, nvml: &Nvml) -> Result<Vec<Answer>, NvmlError> {
+    fn read_all(&self, nvml: &Nvml) -> Result<Vec<GpuAnswer>, NvmlError> {
         let mut answers = Vec::new();
         let mut unknown = None;
         for index in 0..nvml.device_count()? {
@@ -152,8 +155,8 @@ impl Shared {
                 Err(error) => {
                     debug!(index, %error, "a GPU does not answer");
                     if let Some(known) = self.state().known.get(&index) {
-                        let reading = Err(silence(&error));
-                        answers.push(Answer { uuid: known.uuid.clone(), reading });
+                        let reading = Err(read_error(&error));
+                        answers.push(GpuAnswer { uuid: known.uuid.clone(), reading });
                     }
                     unknown = Some(error).filter(|error| matches!(error, NvmlError::Unknown)).or(unknown);
                 }
@@ -166,7 +169,7 @@ impl Shared {
         }
     }
 
-    fn read(&self, index: u32, device: &Device<'_>) -> Result<Answer, NvmlError> {
+    fn read(&self, index: u32, device: &Device<'_>) -> Result<GpuAnswer, NvmlError> {
         let known = self.known(index, device)?;
         // Every GPU tells its memory; one that does not answers nothing.
         let memory = device.memory_info()?;
@@ -174,7 +177,7 @@ impl Shared {
         if let Some(known) = self.state().known.get_mut(&index) {
             known.seen_us = seen_us;
         }
-        let reading = Reading {
+        let reading = GpuReading {
             pci_bus_id: known.pci_bus_id,
             minor: known.minor,
             memory_total_mib: Some(memory.total / MIB),
@@ -195,23 +198,22 @@ impl Shared {
             ecc_uncorrected: device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
             processes,
         };
-        Ok(Answer { uuid: known.uuid, reading: Ok(reading) })
+        Ok(GpuAnswer { uuid: known.uuid, reading: Ok(reading) })
     }
 }
 
-fn silence(error: &NvmlError) -> Silence {
+fn read_error(error: &NvmlError) -> ReadError {
     match error {
-        NvmlError::GpuLost => Silence::Lost,
-        other => Silence::Failed(other.to_string()),
+        NvmlError::GpuLost => ReadError::Lost,
+        other => ReadError::Failed(other.to_string()),
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "2^53 mJ are 9 TJ")]
 fn joules(millijoules: u64) -> f64 {
     millijoules as f64 / 1000.0
 }
 
-/// Who uses a GPU, and until when that is known. Whoever computes and draws is there once.
+/// The processes on a GPU, and until when their use is known. A process that computes and draws is there once.
 fn processes(device: &Device<'_>, seen_us: u64) -> (Option<Vec<GpuProcess>>, u64) {
     let lists = [device.running_compute_processes(), device.running_graphics_processes()];
     if lists.iter().all(Result::is_err) {
@@ -228,7 +230,7 @@ fn processes(device: &Device<'_>, seen_us: u64) -> (Option<Vec<GpuProcess>>, u64
         entry.memory_mib = entry.memory_mib.max(memory_mib);
     }
     let samples = match device.process_utilization_stats(seen_us) {
-        Err(NvmlError::NotFound) => Vec::new(), // Nobody has done anything.
+        Err(NvmlError::NotFound) => Vec::new(), // No process has done anything.
         Err(_) => return (Some(found.into_values().collect()), seen_us),
         Ok(samples) => samples,
     };
@@ -261,11 +263,11 @@ impl GpuProbe for NvmlGpus {
         })
     }
 
-    fn readings(&self) -> Result<Vec<Answer>, ProbeError> {
+    fn readings(&self) -> Result<Vec<GpuAnswer>, ProbeError> {
         let read = self.0.nvml().and_then(|(nvml, generation)| {
             let read = self.0.read_all(&nvml);
             if read.is_err() {
-                self.0.give_up(generation);
+                self.0.unload(generation);
             }
             read
         });

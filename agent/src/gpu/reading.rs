@@ -1,84 +1,86 @@
-//! What a GPU told at one moment, as the driver gave it: no judgement.
+//! What a GPU told at one moment, as the driver gave it.
+//!
+//! Must not know: what follows from a value.
 
 use trainyard_types::gpu::THROTTLE_REASONS;
 use trainyard_types::{GpuTelemetry, GpuUuid};
 
 /// One GPU's answer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct GpuAnswer {
     /// The GPU that was read.
     pub uuid: GpuUuid,
-    /// What it said, or why it says nothing.
-    pub reading: Result<Reading, Silence>,
+    /// What the GPU told, or why it cannot be read.
+    pub reading: Result<GpuReading, ReadError>,
 }
 
-/// Why one GPU says nothing while others may.
+/// Why one GPU cannot be read while others may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Silence {
-    /// It has fallen off the bus.
+pub enum ReadError {
+    /// The GPU has fallen off the bus.
     #[error("GPU is lost")]
     Lost,
-    /// The driver's words.
+    /// The driver refuses, in its words.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Why no GPU says anything.
+/// Why no GPU can be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
-    /// NVML's error 999 for all that is asked.
+    /// NVML answers every call with its error 999.
     #[error("Unknown Error")]
     Unknown,
-    /// The driver's words.
+    /// The driver refuses, in its words.
     #[error("{0}")]
     Failed(String),
 }
 
-/// A reading that the driver refuses is `None`.
+/// What one GPU told. A value that the driver refuses is `None`.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Reading {
-    /// `00000000:01:00.0`.
+pub struct GpuReading {
+    /// Its PCI address, such as `00000000:01:00.0`.
     pub pci_bus_id: String,
-    /// Of the device file, `/dev/nvidia0`.
+    /// The number of its device file, such as 0 of `/dev/nvidia0`.
     pub minor: Option<u32>,
-    /// Memory in all.
+    /// All of its memory, in MiB.
     pub memory_total_mib: Option<u64>,
-    /// Memory that processes hold.
+    /// Memory that processes hold, in MiB.
     pub memory_used_mib: Option<u64>,
-    /// Memory that nobody holds.
+    /// Memory that nobody holds, in MiB.
     pub memory_free_mib: Option<u64>,
-    /// Memory that the driver keeps for itself.
+    /// Memory that the driver keeps for itself, in MiB.
     pub memory_reserved_mib: Option<u64>,
     /// Share of time a kernel ran, 0 to 1.
     pub utilization_ratio: Option<f64>,
-    /// Degrees Celsius.
+    /// Temperature of the die, in degrees Celsius.
     pub temperature_celsius: Option<u32>,
-    /// Watts.
+    /// Power drawn, in watts.
     pub power_watts: Option<f64>,
-    /// Since the driver was loaded, in joules.
+    /// Energy since the driver was loaded, in joules.
     pub energy_joules: Option<f64>,
-    /// Of the streaming multiprocessors, in MHz.
+    /// Clock of the streaming multiprocessors, in MHz.
     pub clock_mhz: Option<u32>,
-    /// Why the clock is held down.
+    /// Why its clock is held down.
     pub throttle_reasons: Vec<&'static str>,
-    /// Lanes in use.
+    /// PCIe lanes in use.
     pub pcie_link_width: Option<u32>,
-    /// Lanes that GPU and slot have.
+    /// PCIe lanes that GPU and slot have.
     pub pcie_link_width_max: Option<u32>,
     /// Memory errors since the driver was loaded that were not corrected.
     pub ecc_uncorrected: Option<u64>,
-    /// Who uses it, computing or drawing.
+    /// The processes that use it, computing or drawing.
     pub processes: Option<Vec<GpuProcess>>,
 }
 
 /// A process on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GpuProcess {
-    /// As the driver counts: on the host.
+    /// The process id on the host, outside of any container.
     pub pid: u32,
-    /// What it holds, in MiB; some drivers do not tell.
+    /// Memory that it holds, in MiB; some drivers do not tell.
     pub memory_mib: Option<u64>,
-    /// Of the multiprocessors over the last second, in percent; some drivers do not tell.
+    /// Its use of the multiprocessors over the last second, in percent; some drivers do not tell.
     pub utilization_percent: Option<u32>,
 }
 
@@ -91,16 +93,16 @@ pub fn throttle_reasons(bits: u64) -> Vec<&'static str> {
 /// What the driver wants done with a GPU that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecoveryAction {
-    /// Nothing.
+    /// Nothing is to be done.
     None,
-    /// Resetting the GPU.
+    /// The GPU is to be reset.
     Reset,
-    /// Restarting the machine.
+    /// The machine is to be restarted.
     Reboot,
 }
 
 impl RecoveryAction {
-    /// `nvmlDeviceGpuRecoveryAction_t`; what is drained first is reset afterwards.
+    /// The action of a number of `nvmlDeviceGpuRecoveryAction_t`. What is drained first is reset afterwards.
     pub const fn from_nvml(number: u64) -> Option<Self> {
         match number {
             0 => Some(Self::None),
@@ -111,8 +113,9 @@ impl RecoveryAction {
     }
 }
 
-impl Reading {
-    /// For the wire, without what is judged: foreign use, and whether the GPU takes jobs.
+impl GpuReading {
+    /// The reading for the wire, without what the agent concludes: memory of other processes, and whether the GPU takes
+    /// jobs.
     pub fn telemetry(&self, uuid: GpuUuid) -> GpuTelemetry {
         GpuTelemetry {
             uuid,
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_card_is_not_throttled_and_a_hot_one_says_so() {
+    fn an_idle_gpu_is_not_throttled_and_a_hot_one_says_so() {
         assert!(throttle_reasons(0x1 | 0x2).is_empty());
         assert_eq!(throttle_reasons(0x20 | 0x40 | 0x4), ["power", "thermal", "hardware_thermal"]);
         assert_eq!(throttle_reasons(0x08 | 0x80), ["hardware_slowdown", "power_brake"]);

@@ -6,15 +6,15 @@ use trainyard_types::Gpu;
 /// What `trainyard-trainer info --libtorch` tells.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub struct Libtorch {
-    /// `2.13.0`.
+    /// libtorch's version, such as `2.13.0`.
     pub version: String,
-    /// Whether it sees an NVIDIA driver; without one it does not tell the rest.
+    /// Whether libtorch sees an NVIDIA driver; without one it does not tell the rest.
     #[serde(default)]
     pub driver: bool,
-    /// The CUDA that it was built with, `13.0`; `None` without one.
+    /// The CUDA that libtorch was built with, such as `13.0`; `None` without one.
     #[serde(default)]
     pub cuda: Option<String>,
-    /// What it has code for: `sm_90`, and `compute_120` for GPUs of that kind and newer ones.
+    /// What libtorch has code for: `sm_90`, and `compute_120` for GPUs of that kind and newer ones.
     #[serde(default)]
     pub architectures: Vec<String>,
     /// Why its CUDA half does not load; empty when it does.
@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    fn card(capability: (u32, u32)) -> Gpu {
+    fn gpu(capability: (u32, u32)) -> Gpu {
         Gpu {
             uuid: GpuUuid("GPU-1".into()),
             index: 0,
@@ -123,19 +123,19 @@ mod tests {
     }
 
     #[test]
-    fn binaries_run_on_later_cards_of_their_family_and_intermediate_code_on_all_later_ones() {
+    fn binaries_run_on_later_gpus_of_their_family_and_intermediate_code_on_all_later_ones() {
         let old = libtorch("12.6", &["sm_50", "sm_80", "sm_86", "sm_90"]);
         for (capability, runs) in [((8, 9), true), ((9, 0), true), ((12, 0), false), ((7, 5), false)] {
-            assert_eq!(unsupported(&card(capability), Some((13, 0)), &old).is_none(), runs, "{capability:?}");
+            assert_eq!(unsupported(&gpu(capability), Some((13, 0)), &old).is_none(), runs, "{capability:?}");
         }
         let new = libtorch("13.0", &["sm_75", "sm_120", "compute_120"]);
-        assert_eq!(unsupported(&card((12, 1)), Some((13, 0)), &new), None);
-        assert_eq!(unsupported(&card((13, 0)), Some((13, 0)), &new), None);
+        assert_eq!(unsupported(&gpu((12, 1)), Some((13, 0)), &new), None);
+        assert_eq!(unsupported(&gpu((13, 0)), Some((13, 0)), &new), None);
     }
 
     #[test]
     fn a_5070_with_an_old_libtorch_is_told_what_to_install() {
-        let why = unsupported(&card((12, 0)), Some((12, 8)), &libtorch("12.6", &["sm_90"])).unwrap();
+        let why = unsupported(&gpu((12, 0)), Some((12, 8)), &libtorch("12.6", &["sm_90"])).unwrap();
         assert_eq!(
             why,
             "NVIDIA GeForce RTX 5070 has compute capability 12.0 (sm_120), and libtorch 2.13.0 for CUDA 12.6 has \
@@ -146,13 +146,13 @@ mod tests {
     #[test]
     fn an_old_driver_and_a_libtorch_without_cuda_are_named() {
         let new = libtorch("13.0", &["sm_120"]);
-        let why = unsupported(&card((12, 0)), Some((12, 4)), &new).unwrap();
+        let why = unsupported(&gpu((12, 0)), Some((12, 4)), &new).unwrap();
         assert!(why.contains("up to 12.4") && why.contains("CUDA 13.0"), "{why}");
         // Within a major version any driver will do.
-        assert_eq!(unsupported(&card((12, 0)), Some((13, 0)), &libtorch("13.2", &["sm_120"])), None);
+        assert_eq!(unsupported(&gpu((12, 0)), Some((13, 0)), &libtorch("13.2", &["sm_120"])), None);
         let bare = Libtorch { version: "2.13.0".into(), driver: true, ..Libtorch::default() };
-        assert!(unsupported(&card((12, 0)), None, &bare).unwrap().contains("without CUDA"));
+        assert!(unsupported(&gpu((12, 0)), None, &bare).unwrap().contains("without CUDA"));
         let blind = Libtorch { driver: false, ..bare };
-        assert_eq!(unsupported(&card((12, 0)), None, &blind), None);
+        assert_eq!(unsupported(&gpu((12, 0)), None, &blind), None);
     }
 }

@@ -2,64 +2,64 @@
 
 use super::reading::RecoveryAction;
 
-/// One row of the table.
+/// What one error means, and what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// In words.
+pub struct XidPolicy {
+    /// What the error is, in words.
     pub meaning: &'static str,
-    /// What follows.
-    pub effect: Effect,
+    /// What follows from it.
+    pub effect: XidEffect,
 }
 
-/// See [`Policy`].
+/// What follows from an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// Counted and logged, no more.
+pub enum XidEffect {
+    /// It is counted and logged, no more.
     Note,
     /// What the process did was wrong: the attempt is tried again, and that counts against its job.
     JobsFault,
     /// The process was hit by what it could not help: the attempt is tried again for free.
     RetryForFree,
     /// The GPU takes no job until it has passed a test.
-    Quarantine(Comeback),
+    Quarantine(ReleaseCondition),
     /// The driver says what is to be done.
     AskDriver,
 }
 
-/// How a GPU leaves quarantine, other than by `yard agents … clear`.
+/// What ends the quarantine of a GPU, other than `yard agents … clear`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Comeback {
-    /// By passing a test after a while.
+pub enum ReleaseCondition {
+    /// It passes a test after a while.
     SelfTest,
-    /// The same; its owner is asked to reset it before.
+    /// It passes a test after a while; a person is asked to reset it before.
     Reset,
-    /// By a restart of the machine.
+    /// The machine is restarted.
     Reboot,
 }
 
-/// The row of `xid`.
-pub const fn policy(xid: u64) -> Policy {
+/// What error number `xid` means.
+pub const fn policy(xid: u64) -> XidPolicy {
     let (meaning, effect) = match xid {
-        13 => ("graphics engine exception", Effect::JobsFault),
-        31 => ("memory page fault", Effect::JobsFault),
-        43 => ("the GPU stopped processing", Effect::JobsFault),
-        48 => ("double-bit memory error", Effect::Quarantine(Comeback::SelfTest)),
-        79 => ("the GPU has fallen off the bus", Effect::Quarantine(Comeback::Reboot)),
-        94 => ("contained memory error", Effect::RetryForFree),
-        119 => ("timeout of the GPU's system processor", Effect::Quarantine(Comeback::Reset)),
-        154 => ("the driver wants another recovery action", Effect::AskDriver),
-        _ => ("an error that says nothing of the job", Effect::Note),
+        13 => ("graphics engine exception", XidEffect::JobsFault),
+        31 => ("memory page fault", XidEffect::JobsFault),
+        43 => ("the GPU stopped processing", XidEffect::JobsFault),
+        48 => ("double-bit memory error", XidEffect::Quarantine(ReleaseCondition::SelfTest)),
+        79 => ("the GPU has fallen off the bus", XidEffect::Quarantine(ReleaseCondition::Reboot)),
+        94 => ("contained memory error", XidEffect::RetryForFree),
+        119 => ("timeout of the GPU's system processor", XidEffect::Quarantine(ReleaseCondition::Reset)),
+        154 => ("the driver wants another recovery action", XidEffect::AskDriver),
+        _ => ("an error that says nothing of the job", XidEffect::Note),
     };
-    Policy { meaning, effect }
+    XidPolicy { meaning, effect }
 }
 
 /// What follows from the action that the driver names.
-pub const fn effect_of(action: Option<RecoveryAction>) -> Effect {
+pub const fn effect_of(action: Option<RecoveryAction>) -> XidEffect {
     match action {
-        Some(RecoveryAction::Reset) => Effect::Quarantine(Comeback::Reset),
-        Some(RecoveryAction::Reboot) => Effect::Quarantine(Comeback::Reboot),
-        Some(RecoveryAction::None) | None => Effect::Note,
+        Some(RecoveryAction::Reset) => XidEffect::Quarantine(ReleaseCondition::Reset),
+        Some(RecoveryAction::Reboot) => XidEffect::Quarantine(ReleaseCondition::Reboot),
+        Some(RecoveryAction::None) | None => XidEffect::Note,
     }
 }
 
@@ -70,27 +70,27 @@ mod tests {
     #[test]
     fn the_table_is_the_documented_one() {
         let effects = [13, 31, 43, 48, 79, 94, 119, 154, 45].map(|xid| policy(xid).effect);
-        let quarantine = Effect::Quarantine;
+        let quarantine = XidEffect::Quarantine;
         assert_eq!(
             effects,
             [
-                Effect::JobsFault,
-                Effect::JobsFault,
-                Effect::JobsFault,
-                quarantine(Comeback::SelfTest),
-                quarantine(Comeback::Reboot),
-                Effect::RetryForFree,
-                quarantine(Comeback::Reset),
-                Effect::AskDriver,
-                Effect::Note,
+                XidEffect::JobsFault,
+                XidEffect::JobsFault,
+                XidEffect::JobsFault,
+                quarantine(ReleaseCondition::SelfTest),
+                quarantine(ReleaseCondition::Reboot),
+                XidEffect::RetryForFree,
+                quarantine(ReleaseCondition::Reset),
+                XidEffect::AskDriver,
+                XidEffect::Note,
             ]
         );
     }
 
     #[test]
     fn the_action_that_the_driver_names_is_followed() {
-        assert_eq!(effect_of(Some(RecoveryAction::Reset)), Effect::Quarantine(Comeback::Reset));
-        assert_eq!(effect_of(Some(RecoveryAction::Reboot)), Effect::Quarantine(Comeback::Reboot));
-        assert_eq!([effect_of(Some(RecoveryAction::None)), effect_of(None)], [Effect::Note; 2]);
+        assert_eq!(effect_of(Some(RecoveryAction::Reset)), XidEffect::Quarantine(ReleaseCondition::Reset));
+        assert_eq!(effect_of(Some(RecoveryAction::Reboot)), XidEffect::Quarantine(ReleaseCondition::Reboot));
+        assert_eq!([effect_of(Some(RecoveryAction::None)), effect_of(None)], [XidEffect::Note; 2]);
     }
 }

@@ -4,21 +4,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A control group's folder.
+/// A control group, by its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup(PathBuf);
 
 /// This process's group and those above it, the innermost first; none where there is no version 2.
-pub fn own_path() -> Vec<Cgroup> {
+pub fn own_and_above() -> Vec<Cgroup> {
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-    path(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
+    hierarchy(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
 }
 
 /// The group at `folder` and those above it, the innermost first.
-pub fn path_from(folder: &Path) -> Vec<Cgroup> {
+pub fn at_and_above(folder: &Path) -> Vec<Cgroup> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     match mount(&mountinfo) {
-        Some((_, point)) if folder.starts_with(point) => up(folder, Path::new(point)),
+        Some((_, point)) if folder.starts_with(point) => ancestors(folder, Path::new(point)),
         _ => vec![Cgroup(folder.into())],
     }
 }
@@ -33,22 +33,22 @@ fn mount(mountinfo: &str) -> Option<(&str, &str)> {
     })
 }
 
-fn up(inner: &Path, point: &Path) -> Vec<Cgroup> {
+fn ancestors(inner: &Path, point: &Path) -> Vec<Cgroup> {
     inner.ancestors().take_while(|folder| folder.starts_with(point)).map(|path| Cgroup(path.into())).collect()
 }
 
 /// This process's path from what the kernel says of mounts and of a process's groups.
-fn path(mountinfo: &str, cgroup: &str) -> Vec<Cgroup> {
+fn hierarchy(mountinfo: &str, cgroup: &str) -> Vec<Cgroup> {
     let Some(own) = cgroup.lines().find_map(|line| line.strip_prefix("0::")) else { return Vec::new() };
     let Some((root, point)) = mount(mountinfo) else { return Vec::new() };
     // A container's mount begins at its own group.
     let own = own.strip_prefix(root.trim_end_matches('/')).unwrap_or(own).trim_matches('/');
     let point = Path::new(point);
     let inner = if own.is_empty() || own.starts_with("..") { point.to_owned() } else { point.join(own) };
-    up(&inner, point)
+    ancestors(&inner, point)
 }
 
-/// The number after `key` in a file of such lines.
+/// The number after `key`, in a file whose lines are a key, a space and a number.
 pub fn value(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
@@ -59,7 +59,7 @@ impl Cgroup {
         Self(folder.into())
     }
 
-    /// Its folder.
+    /// The group's folder.
     pub fn folder(&self) -> &Path {
         &self.0
     }
@@ -85,7 +85,7 @@ impl Cgroup {
         Some(self.memory_max()?.saturating_sub(current.saturating_sub(files)))
     }
 
-    /// What it says of waits for memory.
+    /// The kernel's text about waits for memory in the group.
     pub fn memory_pressure(&self) -> Option<String> {
         self.read("memory.pressure")
     }
@@ -95,17 +95,17 @@ impl Cgroup {
         self.counted_kills().unwrap_or(0)
     }
 
-    /// Its processes.
+    /// The ids of its processes.
     pub fn processes(&self) -> Vec<i32> {
         let text = self.read("cgroup.procs").unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// Makes a group inside of it.
+    /// Makes a group inside of this one, unless it is there.
     ///
     /// # Errors
     /// It is not delegated to this process.
-    pub fn make(&self, name: &str) -> io::Result<Self> {
+    pub fn create(&self, name: &str) -> io::Result<Self> {
         let inner = Self(self.0.join(name));
         match fs::create_dir(&inner.0) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -113,8 +113,8 @@ impl Cgroup {
         }
     }
 
-    /// The groups inside of it.
-    pub fn inner(&self) -> Vec<Self> {
+    /// The groups inside of this one.
+    pub fn children(&self) -> Vec<Self> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
         entries.filter(|entry| entry.path().is_dir()).map(|entry| Self(entry.path())).collect()
     }
@@ -127,11 +127,11 @@ impl Cgroup {
         self.write("cgroup.subtree_control", "+memory")
     }
 
-    /// The file by which a process enters.
+    /// The file through which a process enters the group.
     ///
     /// # Errors
     /// The group is gone or not this user's.
-    pub fn door(&self) -> io::Result<fs::File> {
+    pub fn open_procs(&self) -> io::Result<fs::File> {
         fs::OpenOptions::new().write(true).open(self.0.join("cgroup.procs"))
     }
 
@@ -140,11 +140,11 @@ impl Cgroup {
         value(&self.read("memory.events")?, "oom_kill")
     }
 
-    /// Takes a process in.
+    /// Moves a process into the group.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn take(&self, pid: i32) -> io::Result<()> {
+    pub fn add_process(&self, pid: i32) -> io::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }
 
@@ -156,7 +156,7 @@ impl Cgroup {
         self.write("cgroup.kill", "1")
     }
 
-    /// Removes it.
+    /// Removes the group.
     ///
     /// # Errors
     /// There are processes in it.
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn folders(mountinfo: &str, cgroup: &str) -> Vec<String> {
-        path(mountinfo, cgroup).iter().map(|group| group.0.display().to_string()).collect()
+        hierarchy(mountinfo, cgroup).iter().map(|group| group.0.display().to_string()).collect()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trainyard_types::Time;
 
-use super::Reading;
+use crate::message::HostReading;
 
 /// Less than this share of the memory available is too little by itself.
 const FLOOR: f64 = 0.05;
@@ -14,24 +14,25 @@ const FLOOR_MIB: u64 = 384;
 const LOW: f64 = 0.2;
 /// Share of time that waits for memory may take then.
 const STALLED: f64 = 0.1;
-/// A moment is none: so many readings in a row must say the same.
-const READINGS: u32 = 2;
-/// What was given up needs so long to be felt.
+/// One bad moment does not count: so many readings in a row must say the same.
+const READINGS_IN_A_ROW: u32 = 2;
+/// Workers that were given up free their memory after so long.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Follows the readings.
+/// Follows the readings, and counts those in a row that say that memory runs out.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Pressure {
+pub struct MemoryPressure {
     in_a_row: u32,
+    /// When workers were given up last.
     acted: Option<Time>,
 }
 
-impl Pressure {
+impl MemoryPressure {
     /// Takes a reading; returns whether workers must be given up now.
-    pub fn observe(&mut self, now: Time, reading: &Reading) -> bool {
+    pub fn observe(&mut self, now: Time, reading: &HostReading) -> bool {
         self.in_a_row = if is_pressed(reading) { self.in_a_row + 1 } else { 0 };
         let felt = self.acted.is_none_or(|acted| acted + PAUSE <= now);
-        if self.in_a_row < READINGS || !felt {
+        if self.in_a_row < READINGS_IN_A_ROW || !felt {
             return false;
         }
         self.in_a_row = 0;
@@ -41,11 +42,10 @@ impl Pressure {
 }
 
 /// Whether a reading says that memory runs out.
-pub fn is_pressed(reading: &Reading) -> bool {
+pub fn is_pressed(reading: &HostReading) -> bool {
     if reading.total_mib == 0 {
         return false; // Nothing is known.
     }
-    #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
     let share = reading.available_mib as f64 / reading.total_mib as f64;
     let under_the_floor = share < FLOOR || reading.available_mib < FLOOR_MIB.min(reading.total_mib / 8);
     under_the_floor || (share < LOW && reading.stalled_ratio > STALLED)
@@ -62,14 +62,14 @@ pub fn some_avg10(text: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn reading(available_mib: u64, stalled_ratio: f64) -> Reading {
-        Reading { total_mib: 16_000, available_mib, stalled_ratio, idle_ratio: 0.5 }
+    fn reading(available_mib: u64, stalled_ratio: f64) -> HostReading {
+        HostReading { total_mib: 16_000, available_mib, stalled_ratio, idle_ratio: 0.5 }
     }
 
     /// The seconds at which workers are given up, of one reading a second.
-    fn actions(readings: &[Reading]) -> Vec<usize> {
-        let mut pressure = Pressure::default();
-        let act = |(second, reading): (usize, &Reading)| {
+    fn actions(readings: &[HostReading]) -> Vec<usize> {
+        let mut pressure = MemoryPressure::default();
+        let act = |(second, reading): (usize, &HostReading)| {
             pressure.observe(Time(second as u64 * 1000), reading).then_some(second)
         };
         readings.iter().enumerate().filter_map(act).collect()
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn memory_that_keeps_falling_is_answered_again_and_again_with_a_pause() {
-        let falling: Vec<Reading> = (0..30).map(|second| reading(1600 - 50 * second, 0.0)).collect();
+        let falling: Vec<HostReading> = (0..30).map(|second| reading(1600 - 50 * second, 0.0)).collect();
         assert_eq!(actions(&falling), [18, 28]);
     }
 
@@ -91,7 +91,7 @@ mod tests {
     fn waits_count_where_memory_is_low_and_not_where_there_is_plenty() {
         assert_eq!(actions(&[reading(2000, 0.5); 3]), [1]);
         assert_eq!(actions(&[reading(8000, 0.9); 9]), Vec::<usize>::new());
-        assert_eq!(actions(&[Reading::default(); 9]), Vec::<usize>::new());
+        assert_eq!(actions(&[HostReading::default(); 9]), Vec::<usize>::new());
     }
 
     #[test]

@@ -21,28 +21,28 @@ use tracing::warn;
 use trainyard_types::environment;
 use trainyard_types::trainer::TrainerControl;
 
-use super::command::Start;
-use super::groups::{self, Groups};
+use super::command::TrainerCommand;
+use super::control_groups::{self, ControlGroups};
 use super::leftovers;
-use crate::core::ExitKind;
 use crate::host::cgroup::Cgroup;
 use crate::identity::Identity;
+use crate::message::ExitKind;
 
 /// A trainer that was started.
 #[derive(Debug)]
-pub struct Trainer {
-    /// Its signals.
-    pub handle: Handle,
-    /// Its event stream.
+pub struct StartedTrainer {
+    /// Sends signals and requests to it.
+    pub handle: TrainerHandle,
+    /// The reading end of its event stream.
     pub events: OwnedFd,
     /// How it ended, once it has.
-    pub exit: oneshot::Receiver<Gone>,
+    pub exit: oneshot::Receiver<TrainerExit>,
 }
 
-/// How a trainer ended.
+/// How a trainer's process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone {
-    /// Code or signal.
+pub struct TrainerExit {
+    /// The code or the signal.
     pub kind: ExitKind,
     /// Whether the kernel killed in its control group for want of memory; `None` where nobody counts.
     pub out_of_memory_kill: Option<bool>,
@@ -51,7 +51,7 @@ pub struct Gone {
 /// Why a trainer did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Its log cannot be written.
+    /// The trainer's log cannot be written.
     #[error("{path}: {source}")]
     Log {
         /// The log's path.
@@ -68,7 +68,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// What the system said.
+    /// The system's error.
     pub const fn source(&self) -> &io::Error {
         match self {
             Self::Log { source, .. } | Self::System(source) | Self::Program(source) => source,
@@ -76,33 +76,33 @@ impl StartError {
     }
 }
 
-/// Sends signals to a trainer, and to nobody else once it is gone; and asks things of it.
+/// Sends signals and requests to a trainer, and to no other process once it is gone.
 #[derive(Debug, Clone)]
-pub struct Handle {
+pub struct TrainerHandle {
     pid: Arc<Mutex<Option<Pid>>>,
     control: Arc<PipeWriter>,
 }
 
-impl Handle {
-    /// SIGTERM to the trainer: write a checkpoint and exit. One that somebody has stopped goes on for that.
+impl TrainerHandle {
+    /// Sends SIGTERM: the trainer writes a checkpoint and exits. SIGCONT lets one go on that somebody has stopped.
     pub fn terminate(&self) {
         self.with_pid(|pid| nix::sys::signal::kill(pid, Signal::SIGTERM));
         self.with_pid(|pid| nix::sys::signal::kill(pid, Signal::SIGCONT));
     }
 
-    /// SIGKILL to the trainer and whatever it started.
+    /// Sends SIGKILL to the trainer and whatever it started.
     pub fn kill(&self) {
         self.with_pid(|pid| killpg(pid, Signal::SIGKILL));
     }
 
-    /// Its process id, while it lives.
+    /// The trainer's process id, while it lives.
     pub fn pid(&self) -> Option<u32> {
         let pid = *self.pid.lock().unwrap_or_else(PoisonError::into_inner);
         u32::try_from(pid?.as_raw()).ok()
     }
 
-    /// Asks something of the trainer, which answers by an event when it has done it.
-    pub fn ask(&self, asked: TrainerControl) {
+    /// Sends a request to the trainer, which tells an event when it has done what was asked.
+    pub fn request(&self, asked: TrainerControl) {
         // A control is plain data, and a pipe takes a short line whole or, when nobody reads, not at all.
         let Ok(mut line) = serde_json::to_vec(&asked) else { return };
         line.push(b'\n');
@@ -118,20 +118,20 @@ impl Handle {
 }
 
 struct Request {
-    start: Start,
+    command: TrainerCommand,
     log: PathBuf,
-    reply: oneshot::Sender<Result<Trainer, StartError>>,
+    reply: oneshot::Sender<Result<StartedTrainer, StartError>>,
 }
 
-/// The thread that starts trainers.
+/// Where trainers are started: by a thread of its own.
 #[derive(Debug, Clone)]
 pub struct Spawner(mpsc::Sender<Request>);
 
-/// Whose trainers are started.
+/// The agent whose trainers are started.
 #[derive(Debug, Clone)]
 struct Owner {
     identity: Identity,
-    groups: Option<Groups>,
+    groups: Option<ControlGroups>,
 }
 
 impl Spawner {
@@ -139,13 +139,13 @@ impl Spawner {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(identity: Identity, groups: Option<Groups>) -> io::Result<Self> {
+    pub fn start(identity: Identity, groups: Option<ControlGroups>) -> io::Result<Self> {
         let owner = Owner { identity, groups };
         let (sender, requests) = mpsc::channel::<Request>();
         thread::Builder::new().name("spawner".into()).spawn(move || {
             for request in requests {
                 // Nobody waits any more when the agent is going down.
-                let _unwanted = request.reply.send(spawn(&owner, &request.start, &request.log));
+                let _unwanted = request.reply.send(spawn(&owner, &request.command, &request.log));
             }
             // The senders are gone, but ending this thread would kill every trainer.
             loop {
@@ -159,15 +159,15 @@ impl Spawner {
     ///
     /// # Errors
     /// The binary does not start.
-    pub async fn spawn(&self, start: Start, log: PathBuf) -> Result<Trainer, StartError> {
+    pub async fn spawn(&self, command: TrainerCommand, log: PathBuf) -> Result<StartedTrainer, StartError> {
         let (reply, answer) = oneshot::channel();
         let gone = || StartError::System(io::Error::other("the spawner thread is gone"));
-        self.0.send(Request { start, log, reply }).map_err(|_| gone())?;
+        self.0.send(Request { command, log, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartError> {
+fn spawn(owner: &Owner, trainer: &TrainerCommand, log: &PathBuf) -> Result<StartedTrainer, StartError> {
     let system = StartError::System;
     let (events, writer) = io::pipe().map_err(system)?;
     let (listener, control) = io::pipe().map_err(system)?;
@@ -176,21 +176,21 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartEr
     let log = file.map_err(|source| StartError::Log { path: log.clone(), source })?;
     let agent = Pid::this();
     // What the trainer starts can be found by this.
-    let name = format!("{}/{}", owner.identity.owner(), start.attempt);
-    let group = owner.groups.as_ref().and_then(|groups| groups.make(start.attempt));
-    // A group that does not let it in costs the group; then its process group has to do.
-    let door = group.as_ref().and_then(|group| {
-        let attempt = start.attempt;
-        let shut = |error: &io::Error| warn!(%attempt, %error, "a trainer cannot enter its control group");
-        group.door().inspect_err(shut).ok()
+    let name = format!("{}/{}", owner.identity.owner(), trainer.attempt);
+    let group = owner.groups.as_ref().and_then(|groups| groups.make(trainer.attempt));
+    // Where the trainer cannot enter the control group, its process group has to do.
+    let procs = group.as_ref().and_then(|group| {
+        let attempt = trainer.attempt;
+        let refused = |error: &io::Error| warn!(%attempt, %error, "a trainer cannot enter its control group");
+        group.open_procs().inspect_err(refused).ok()
     });
-    let door_fd = door.as_ref().map(AsRawFd::as_raw_fd);
-    let mut command = std::process::Command::new(&start.program);
+    let procs_fd = procs.as_ref().map(AsRawFd::as_raw_fd);
+    let mut command = std::process::Command::new(&trainer.program);
     command
-        .args(start.arguments(writer.as_raw_fd(), listener.as_raw_fd()))
+        .args(trainer.arguments(writer.as_raw_fd(), listener.as_raw_fd()))
         .env_clear()
         .envs(environment::Child::Trainer.environment(env::vars_os()))
-        .envs(start.environment())
+        .envs(trainer.environment())
         .env(leftovers::VARIABLE, &name)
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(system)?)
@@ -198,7 +198,7 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartEr
         .process_group(0);
     let descriptors = [writer.as_raw_fd(), listener.as_raw_fd()];
     // SAFETY: between fork and exec only async-signal-safe calls are made (fcntl, write, prctl, getppid) and
-    // nothing is allocated; `descriptors` and `door` stay open in the parent until the child is started.
+    // nothing is allocated; `descriptors` and `procs` stay open in the parent until the child is started.
     unsafe {
         command.pre_exec(move || {
             // Inherited under their own numbers: a fixed one might be in use by the standard library.
@@ -206,9 +206,9 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartEr
                 let inherited = std::os::fd::BorrowedFd::borrow_raw(descriptor);
                 fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
-            if let Some(door) = door_fd {
+            if let Some(procs) = procs_fd {
                 // Writing 0 takes the writer in.
-                nix::unistd::write(std::os::fd::BorrowedFd::borrow_raw(door), b"0")?;
+                nix::unistd::write(std::os::fd::BorrowedFd::borrow_raw(procs), b"0")?;
             }
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The agent may have died before the line above.
@@ -216,13 +216,13 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartEr
         });
     }
     let child = command.spawn().map_err(StartError::Program)?;
-    drop((writer, listener, door));
+    drop((writer, listener, procs));
     let pid = i32::try_from(child.id()).map_err(|error| system(io::Error::other(error)))?;
     let pid = Pid::from_raw(pid);
     // When the machine's memory runs out, the trainer goes before the agent. Not being allowed to say so
     // changes nothing else.
     let _unchanged = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "500");
-    let handle = Handle { pid: Arc::new(Mutex::new(Some(pid))), control: Arc::new(control) };
+    let handle = TrainerHandle { pid: Arc::new(Mutex::new(Some(pid))), control: Arc::new(control) };
     let (exited, exit) = oneshot::channel();
     let waiter = handle.clone();
     let builder = thread::Builder::new().name(format!("trainer-{pid}"));
@@ -233,20 +233,20 @@ fn spawn(owner: &Owner, start: &Start, log: &PathBuf) -> Result<Trainer, StartEr
             // Nothing that it started outlives it, wherever that has placed itself.
             let out_of_memory_kill = group.as_ref().and_then(Cgroup::counted_kills).map(|kills| kills > 0);
             if let Some(group) = &group {
-                groups::end(group);
+                control_groups::end(group);
             }
             leftovers::end(&name);
-            let _unwanted = exited.send(Gone { kind, out_of_memory_kill });
+            let _unwanted = exited.send(TrainerExit { kind, out_of_memory_kill });
         })
         .map_err(|error| {
             handle.kill();
             system(error)
         })?;
-    Ok(Trainer { handle, events: events.into(), exit })
+    Ok(StartedTrainer { handle, events: events.into(), exit })
 }
 
 /// Waits for the trainer, ends what it left behind, and only then frees its process id.
-fn wait(mut child: Child, pid: Pid, handle: &Handle) -> ExitKind {
+fn wait(mut child: Child, pid: Pid, handle: &TrainerHandle) -> ExitKind {
     use std::os::unix::process::ExitStatusExt;
     let waited = loop {
         match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
@@ -254,11 +254,11 @@ fn wait(mut child: Child, pid: Pid, handle: &Handle) -> ExitKind {
             other => break other,
         }
     };
-    let mut slot = handle.pid.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known_pid = handle.pid.lock().unwrap_or_else(PoisonError::into_inner);
     if waited.is_ok() {
         let _empty = killpg(pid, Signal::SIGKILL);
     }
-    *slot = None;
+    *known_pid = None;
     match child.wait() {
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => ExitKind::Code(code),

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use trainyard_types::{AttemptId, Slot};
 
-use crate::closings::Device;
+use crate::device::Device;
 
-/// What the command line is made of.
+/// What a trainer's command line is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Start {
-    /// For which attempt.
+pub struct TrainerCommand {
+    /// The attempt that it trains.
     pub attempt: AttemptId,
     /// The trainer's binary.
     pub program: PathBuf,
@@ -19,7 +19,7 @@ pub struct Start {
     pub spec: PathBuf,
     /// The run directory.
     pub run_dir: PathBuf,
-    /// Decoded images.
+    /// The directory of decoded images.
     pub cache_dir: PathBuf,
     /// GiB that they may take, if the agent says.
     pub cache_quota_gib: Option<u32>,
@@ -29,13 +29,13 @@ pub struct Start {
     pub batch_size: u32,
     /// Whether it measures what memory it needs.
     pub measure_memory: bool,
-    /// Where it trains.
+    /// The slot that it trains on.
     pub slot: Slot,
     /// The directories that images may lie in.
     pub data_roots: Vec<PathBuf>,
 }
 
-impl Start {
+impl TrainerCommand {
     /// Arguments of the trainer, whose events go to the descriptor `events_fd` and which is asked things on
     /// `control_fd`. `--resume` goes on from the newest checkpoint in the run directory, or starts afresh
     /// without one.
@@ -75,13 +75,13 @@ impl Start {
         arguments
     }
 
-    /// The variables of this start, by its slot.
+    /// The environment variables that it needs on its slot.
     pub fn environment(&self) -> [(&'static str, String); 3] {
         environment(&Device::from(&self.slot))
     }
 }
 
-/// What `--device` is for a trainer on this device.
+/// The value of `--device` for a trainer on this device.
 pub const fn device_name(device: &Device) -> &'static str {
     match device {
         Device::Gpu(_) => "cuda:0", // The only one that it sees.
@@ -89,7 +89,7 @@ pub const fn device_name(device: &Device) -> &'static str {
     }
 }
 
-/// Variables on top of those of the agent's own that a trainer on this device needs.
+/// Environment variables that a trainer on this device needs beside those of the agent.
 pub fn environment(device: &Device) -> [(&'static str, String); 3] {
     let visible = match device {
         Device::Gpu(uuid) => uuid.to_string(),
@@ -110,8 +110,8 @@ mod tests {
 
     use super::*;
 
-    fn start(slot: Slot) -> Start {
-        Start {
+    fn command(slot: Slot) -> TrainerCommand {
+        TrainerCommand {
             attempt: AttemptId { job: JobId(uuid::Uuid::from_u128(7)), number: 1 },
             program: "/bin/trainer".into(),
             spec: "/d/spec.json".into(),
@@ -128,35 +128,36 @@ mod tests {
 
     #[test]
     fn a_trainer_sees_only_its_own_gpu() {
-        let start = start(Slot::Gpu(GpuUuid("GPU-1".into())));
-        let line = start.arguments(5, 6).join(std::ffi::OsStr::new(" "));
+        let command = command(Slot::Gpu(GpuUuid("GPU-1".into())));
+        let line = command.arguments(5, 6).join(std::ffi::OsStr::new(" "));
         let wanted = "train --spec /d/spec.json --run-dir /d/run --events-fd 5 --control-fd 6 \
                       --batch-size 24 --device cuda:0 --cache-dir /d/cache --resume --data-root /data";
         assert_eq!(line, wanted);
-        assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", "GPU-1".into())));
+        assert!(command.environment().contains(&("CUDA_VISIBLE_DEVICES", "GPU-1".into())));
     }
 
     #[test]
     fn the_cache_has_the_limits_that_are_configured() {
-        let mut start = Start { cache_quota_gib: Some(200), ..start(Slot::Cpu(0)) };
-        let line =
-            |start: &Start| start.arguments(5, 6).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
-        assert!(line(&start).contains(" --cache-quota-gib 200 --data-root "), "{}", line(&start));
-        start.cache_floor_gib = Some(0);
-        assert!(line(&start).contains(" --cache-quota-gib 200 --cache-floor-gib 0 "), "{}", line(&start));
+        let mut command = TrainerCommand { cache_quota_gib: Some(200), ..command(Slot::Cpu(0)) };
+        let line = |command: &TrainerCommand| {
+            command.arguments(5, 6).join(std::ffi::OsStr::new(" ")).into_string().unwrap()
+        };
+        assert!(line(&command).contains(" --cache-quota-gib 200 --data-root "), "{}", line(&command));
+        command.cache_floor_gib = Some(0);
+        assert!(line(&command).contains(" --cache-quota-gib 200 --cache-floor-gib 0 "), "{}", line(&command));
     }
 
     #[test]
     fn memory_is_measured_where_the_agent_wants_to_know() {
-        let start = Start { measure_memory: true, ..start(Slot::Cpu(0)) };
-        let line = start.arguments(5, 6).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+        let command = TrainerCommand { measure_memory: true, ..command(Slot::Cpu(0)) };
+        let line = command.arguments(5, 6).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
         assert!(line.contains(" --measure-memory always "), "{line}");
     }
 
     #[test]
     fn a_trainer_on_a_cpu_slot_sees_none() {
-        let start = start(Slot::Cpu(0));
-        assert!(start.arguments(5, 6).contains(&"cpu".into()));
-        assert!(start.environment().contains(&("CUDA_VISIBLE_DEVICES", String::new())));
+        let command = command(Slot::Cpu(0));
+        assert!(command.arguments(5, 6).contains(&"cpu".into()));
+        assert!(command.environment().contains(&("CUDA_VISIBLE_DEVICES", String::new())));
     }
 }

@@ -2,36 +2,25 @@
 //! process that a trainer starts inherits, in its environment, which agent and which attempt it belongs to.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use trainyard_types::AgentId;
 
-/// Names whom a process works for: `OWNER/JOB/NUMBER`, with an [`owner`].
+/// The environment variable that names whom a process works for: `OWNER/JOB/NUMBER`, with an owner as
+/// [`crate::identity::Identity::owner`] names it.
 pub const VARIABLE: &str = "TRAINYARD_TRAINER_OF";
 
-/// A process starts again and again while its parent is not killed; more rounds than that nobody makes.
+/// A process may start children until it is killed itself, so it takes several rounds to find all.
 const ROUNDS: u32 = 50;
 const ROUND: Duration = Duration::from_millis(20);
 
-/// A process: its number, and when it started, which tells it from a later one of the same number.
+/// A process: its id, and when it started, which tells it from a later process of the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     pid: i32,
     started: u64,
-}
-
-/// What the processes of an agent have in common, and those of no other: its id, and which folder its data directory
-/// is. A copy of that folder holds the same id, and its agent must leave the first one's trainers alone.
-pub fn owner(agent: AgentId, data_dir: &Path) -> String {
-    match fs::metadata(data_dir) {
-        Ok(known) => format!("{agent}@{:x}.{:x}", known.dev(), known.ino()),
-        Err(_) => agent.to_string(),
-    }
 }
 
 /// Kills every process but this one that works for `owner`, an agent or an agent's attempt, until none is left.
@@ -44,7 +33,7 @@ pub fn end(owner: &str) -> usize {
             break;
         }
         for process in found {
-            // Between the look and the signal the number may have become another's.
+            // Between the search and the signal the id may have become another process'.
             if started(process.pid) == Some(process.started) {
                 // The only error is that it is gone already.
                 ended += usize::from(kill(Pid::from_raw(process.pid), Signal::SIGKILL).is_ok());
@@ -101,19 +90,6 @@ mod tests {
         assert_eq!(parse_started(&line("S")), Some(22));
         assert_eq!(parse_started(&line("Z")), None);
         assert!(started(i32::try_from(std::process::id()).unwrap()).is_some());
-    }
-
-    #[test]
-    fn an_agent_on_a_copy_of_a_data_directory_owns_none_of_the_firsts_processes() {
-        let (first, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let agent = AgentId(uuid::Uuid::from_u128(1));
-        let owner_of_first = owner(agent, first.path());
-        assert_ne!(owner_of_first, owner(agent, copy.path()));
-        assert_eq!(
-            owner_of_first,
-            owner(agent, &first.path().join(".")),
-            "the next process of it is the same"
-        );
     }
 
     #[test]

@@ -8,36 +8,35 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use trainyard_types::AttemptId;
 
-use super::child::Gone;
-use super::progress::Progress;
-use crate::core::{Event, ExitKind};
-use crate::driver::Input;
+use super::child::TrainerExit;
+use super::event_parser::EventParser;
+use crate::message::{Event, ExitKind, Input};
 
 /// How long the event stream may stay open after the trainer is gone, in case something that it started
 /// has left its process group and still holds it.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A trainer to follow.
+/// A trainer that is followed.
 #[derive(Debug)]
-pub struct Watch {
+pub struct WatchedTrainer {
     /// The attempt that is watched.
     pub attempt: AttemptId,
-    /// Its event stream.
+    /// The trainer's event stream.
     pub events: pipe::Receiver,
     /// How it ended, once it has.
-    pub exit: oneshot::Receiver<Gone>,
+    pub exit: oneshot::Receiver<TrainerExit>,
     /// Where its lines go.
     pub inbox: mpsc::Sender<Input>,
 }
 
-/// Hands over every event, then returns how the trainer ended and how many lines were left out.
-pub async fn watch(mut watch: Watch) -> (Gone, u64) {
-    let mut progress = Progress::default();
-    let mut exit = watch.exit;
+/// Hands every event to the driver. Then returns how the trainer ended, and how many lines were not understood.
+pub async fn watch(mut trainer: WatchedTrainer) -> (TrainerExit, u64) {
+    let mut parser = EventParser::default();
+    let mut exit = trainer.exit;
     let early = tokio::select! {
-        () = read(&mut watch.events, &mut progress, watch.attempt, &watch.inbox) => None,
+        () = read(&mut trainer.events, &mut parser, trainer.attempt, &trainer.inbox) => None,
         kind = &mut exit => {
-            let rest = read(&mut watch.events, &mut progress, watch.attempt, &watch.inbox);
+            let rest = read(&mut trainer.events, &mut parser, trainer.attempt, &trainer.inbox);
             let _held_open = timeout(STREAM_PATIENCE, rest).await;
             Some(kind)
         }
@@ -47,14 +46,14 @@ pub async fn watch(mut watch: Watch) -> (Gone, u64) {
         None => exit.await,
     };
     // The waiting thread always answers; were it gone, nobody could tell how the trainer ended.
-    let unknown = Gone { kind: ExitKind::Signal(0), out_of_memory_kill: None };
-    (kind.unwrap_or(unknown), progress.finish())
+    let unknown = TrainerExit { kind: ExitKind::Signal(0), out_of_memory_kill: None };
+    (kind.unwrap_or(unknown), parser.finish())
 }
 
 /// Reads until the end of the stream. Dropping it between reads loses nothing.
 async fn read(
     events: &mut pipe::Receiver,
-    progress: &mut Progress,
+    parser: &mut EventParser,
     attempt: AttemptId,
     inbox: &mpsc::Sender<Input>,
 ) {
@@ -62,7 +61,7 @@ async fn read(
     while let Ok(count) = events.read(&mut buffer).await
         && count > 0
     {
-        for (time, event) in progress.push(&buffer[..count]) {
+        for (time, event) in parser.push(&buffer[..count]) {
             if inbox.send(Input::Core(Event::Line(attempt, time, event))).await.is_err() {
                 return;
             }

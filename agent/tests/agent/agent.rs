@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use trainyard_proto::pb;
-use trainyard_proto::pb::scheduler_message::Message as Told;
+use trainyard_proto::pb::scheduler_message::Message as FromScheduler;
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{Checkpoint, EndReason, GpuUuid, ReportBody, Slot, UnfitKind};
 
@@ -34,10 +34,10 @@ async fn an_attempt_is_told_from_its_start_to_its_artifacts_without_gaps() {
 }
 
 #[tokio::test]
-async fn a_gpu_job_sees_its_card_gets_the_tables_batch_and_the_promised_lines() {
+async fn a_gpu_job_sees_its_gpu_gets_the_tables_batch_and_the_promised_lines() {
     let world = World::new("log \"$CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER $device $batch\"\nfinish\n");
-    let cards = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
-    fs::copy(cards, world.path("cards.json")).unwrap();
+    let gpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
+    fs::copy(gpus, world.path("cards.json")).unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libfake_nvml.so");
     let mut stub = Stub::start().await;
     let _agent = world.agent(&stub, &["--nvml-library", library.to_str().unwrap()]);
@@ -55,7 +55,7 @@ async fn a_gpu_job_sees_its_card_gets_the_tables_batch_and_the_promised_lines() 
         assert!(log.contains(line), "{line} in {log}");
     }
     // What the GPUs do now is read anew.
-    let busier = fs::read_to_string(cards)
+    let busier = fs::read_to_string(gpus)
         .unwrap()
         .replace("\"memory_used_mib\": 227", "\"memory_used_mib\": 8227, \"utilization_percent\": 93");
     fs::write(world.path("cards.new"), busier).unwrap();
@@ -77,7 +77,7 @@ async fn after_a_cut_what_was_not_acknowledged_is_sent_again_in_order() {
         first.push(stub.report().await);
     }
     let ack = pb::Ack { attempt: attempt(1).to_string(), sequence: 2 };
-    stub.tell(Told::Ack(ack)).await;
+    stub.tell(FromScheduler::Ack(ack)).await;
     stub.hang_up().await;
     assert_eq!(stub.hello().await.attempts, [attempt(1)]);
     for report in &first[2..] {
@@ -258,7 +258,7 @@ async fn a_crash_is_told_with_what_standard_error_said_last() {
 }
 
 #[tokio::test]
-async fn data_outside_of_the_roots_and_unknown_cards_are_refused() {
+async fn data_outside_of_the_roots_and_unknown_gpus_are_refused() {
     let world = World::new("finish\n");
     let mut stub = Stub::start().await;
     let _agent = world.agent(&stub, &[]);
@@ -284,7 +284,7 @@ async fn a_revoked_attempt_is_killed_and_forgotten() {
     stub.hello().await;
     stub.assign(attempt(1), &world.data(), CPU, None).await;
     stub.log_line("ready").await;
-    stub.tell(Told::Revoke(pb::Revoke { attempt: attempt(1).to_string() })).await;
+    stub.tell(FromScheduler::Revoke(pb::Revoke { attempt: attempt(1).to_string() })).await;
     gone.await.unwrap();
     stub.hang_up().await;
     assert_eq!(stub.hello().await.attempts, []);

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod agent;
-mod cards;
 mod disk;
-mod fake_cards;
+mod fake_nvml;
+mod gpus;
 mod machine;
 mod memory;
 mod metrics;

@@ -20,7 +20,7 @@ fn chosen(reports: &[Report]) -> &BatchChosen {
 }
 
 #[tokio::test]
-async fn what_ran_out_of_memory_is_advertised_and_the_next_jobs_first_guess_is_right() {
+async fn what_ran_out_of_memory_is_told_and_the_next_jobs_first_guess_is_right() {
     let world = World::new(
         r#"started
 tell '"type":"memory","batch_size":'"$batch"',"fixed_mib":90,"step_peak_mib":250,"densest_objects":3,"validation_peak_mib":120'
@@ -67,7 +67,7 @@ finish
 }
 
 #[tokio::test]
-async fn a_trainer_that_the_cards_memory_ended_goes_on_with_less_in_a_new_process() {
+async fn a_trainer_that_the_gpus_memory_ended_goes_on_with_less_in_a_new_process() {
     let world = World::new(
         r#"started
 if [ "$batch" -gt 8 ]; then echo 'libtorch failed: CUDA out of memory. Tried to allocate' >&2; exit 70; fi

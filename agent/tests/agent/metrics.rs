@@ -9,7 +9,7 @@ use trainyard_types::{GpuUuid, Slot};
 
 use crate::stub::{Stub, World, attempt};
 
-const CARDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
+const GPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
 const STEP: &str = r#""type":"step","epoch":1,"batch":3,"batches":10,"images_per_second":5.0,"loader_wait_ratio":0.5,"metrics":{},"phases":{"wait":0.5,"copy":0.0,"forward":0.25,"loss":0.0,"backward":0.25,"optimizer":0.0}"#;
 const STARTED: &str = r#""type":"started","parameters":1,"train_images":80,"val_images":1,"classes":["a"],"epochs":2,"batch_size":8,"first_epoch":1,"device":"cpu""#;
 
@@ -45,9 +45,9 @@ async fn until(address: &str, path: &str, wanted: impl Fn(&str) -> bool) -> Stri
 }
 
 #[tokio::test]
-async fn heat_strangers_xids_and_a_trainers_work_show_on_the_page() {
+async fn heat_other_processes_xids_and_a_trainers_work_show_on_the_page() {
     let world = World::new(&format!("tell '{STARTED}'\ntell '{STEP}'\nlog ready\nhold\n"));
-    let hot = fs::read_to_string(CARDS).unwrap().replacen(
+    let hot = fs::read_to_string(GPUS).unwrap().replacen(
         "\"memory_used_mib\": 364",
         "\"memory_used_mib\": 900, \"throttle_reasons\": 32, \"xids\": [45], \"pcie_link_width\": 8",
         1,

@@ -72,12 +72,12 @@ async fn after_a_kill_the_agents_successor_ends_what_its_trainers_left_running()
 
 #[tokio::test]
 async fn a_control_group_holds_all_that_a_trainer_starts() {
-    let Some(root) = cgroup::own_path().pop() else {
+    let Some(root) = cgroup::own_and_above().pop() else {
         eprintln!("NOT TESTED: this machine has no control groups of version 2");
         return;
     };
     let name = format!("trainyard-test-{}", std::process::id());
-    let group = match root.make(&name) {
+    let group = match root.create(&name) {
         Ok(group) => group,
         Err(error) => {
             eprintln!("NOT TESTED: no control group can be made here: {error}");
@@ -107,7 +107,7 @@ async fn a_control_group_holds_all_that_a_trainer_starts() {
         }
     }
     until_nobody_holds(alive).await;
-    assert_eq!(group.inner(), [], "the group is removed");
+    assert_eq!(group.children(), [], "the group is removed");
     drop(agent);
     group.remove().unwrap();
 }
@@ -132,10 +132,10 @@ async fn a_trainer_gets_the_environment_that_it_needs_and_not_the_agents() {
 }
 
 #[tokio::test]
-async fn two_cards_train_two_jobs_at_once_each_seeing_only_its_own() {
+async fn two_gpus_train_two_jobs_at_once_each_seeing_only_its_own() {
     let world = World::new("log \"sees $CUDA_VISIBLE_DEVICES by $CUDA_DEVICE_ORDER\"\nhold\n");
-    let cards = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
-    fs::copy(cards, world.path("cards.json")).unwrap();
+    let gpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
+    fs::copy(gpus, world.path("cards.json")).unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libfake_nvml.so");
     let mut stub = Stub::start().await;
     let _agent = world.agent(&stub, &["--nvml-library", library.to_str().unwrap()]);

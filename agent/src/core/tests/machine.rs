@@ -4,6 +4,7 @@ use trainyard_types::trainer::{Activity, Beat, Step};
 use trainyard_types::{Ended, Unfit, UnfitKind};
 
 use super::*;
+use crate::message::PathUse;
 
 fn end(out: &[Command]) -> Option<Ended> {
     out.iter().find_map(|command| match command {
@@ -24,7 +25,7 @@ impl Running {
 
     /// As time passes, second by second.
     fn until(&mut self, second: u64) -> Vec<Command> {
-        let from = self.core.before.map_or(0, |before| before.0 / 1000);
+        let from = self.core.last_event.map_or(0, |last| last.0 / 1000);
         (from..=second).flat_map(|now| self.core.handle(Time(now * 1000), Event::Tick)).collect()
     }
 
@@ -40,10 +41,10 @@ fn a_path_that_the_trainer_misses_is_told_as_the_job_names_it_and_noted() {
     let mut world = Running::new();
     world.lacks(unfit(UnfitKind::PathMissing, "/mnt/d/images/train"));
     let out = world.exited(2, ExitKind::Code(64));
-    let noted = Command::NotePath {
-        what: What::Data,
+    let noted = Command::NoteMissingPath {
+        path_use: PathUse::Data,
         named: "/d/data.yaml".into(),
-        lacking: Some("/mnt/d/images/train".into()),
+        below: Some("/mnt/d/images/train".into()),
     };
     assert_eq!(out[0], noted);
     let ended = end(&out).unwrap();
@@ -58,10 +59,10 @@ fn what_a_machine_lacks_is_tested_before_the_end_is_told() {
     let lack = unfit(UnfitKind::DriverUnusable, "");
     world.lacks(lack.clone());
     let out = world.exited(2, ExitKind::Code(70));
-    assert_eq!(out, [Command::Prove(world.a, gpu("GPU-1"), lack)]);
-    let out = world.core.handle(Time(3), Event::Proved(world.a));
+    assert_eq!(out, [Command::TestDevice(world.a, gpu("GPU-1"), lack)]);
+    let out = world.core.handle(Time(3), Event::DeviceTested(world.a));
     assert_eq!(end(&out).unwrap().reason, EndReason::AgentUnfit);
-    assert_eq!(world.core.handle(Time(4), Event::Proved(world.a)), []);
+    assert_eq!(world.core.handle(Time(4), Event::DeviceTested(world.a)), []);
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn how_a_silent_trainer_ends_tells_what_the_machine_lacks() {
         let exit = Exit { stderr_tail: stderr.into(), ..exit(kind) };
         let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
         let found = out.iter().find_map(|command| match command {
-            Command::Prove(_, _, lack) => Some(lack.kind),
+            Command::TestDevice(_, _, lack) => Some(lack.kind),
             _ => None,
         });
         assert_eq!(found, wanted, "{kind:?} {stderr}");
@@ -99,19 +100,19 @@ fn how_a_silent_trainer_ends_tells_what_the_machine_lacks() {
 #[test]
 fn a_spec_that_is_too_new_for_this_agent_is_not_the_jobs_fault() {
     let mut core = Core::new(LIMITS);
-    let out = core.handle(Time(0), Event::Unintelligible(id(1, 1), "a model of the future".into()));
+    let out = core.handle(Time(0), Event::AssignmentUnsupported(id(1, 1), "a model of the future".into()));
     assert_eq!(end(&out).unwrap().reason, EndReason::AgentUnfit);
 }
 
 #[test]
-fn a_trainer_that_beats_without_progress_is_examined_asked_and_killed() {
+fn a_trainer_that_beats_without_progress_is_diagnosed_asked_and_killed() {
     let mut world = Running::new();
     world.beat(0, Activity::Train, 7);
     for second in 1..300 {
         world.beat(second, Activity::Train, 7);
     }
-    assert_eq!(world.until(300), [Command::Examine(world.a)]);
-    let out = world.core.handle(Time(301_000), Event::Examined(world.a, "1 thread hangs".into()));
+    assert_eq!(world.until(300), [Command::DiagnoseStall(world.a)]);
+    let out = world.core.handle(Time(301_000), Event::StallDiagnosed(world.a, "1 thread hangs".into()));
     let Command::Report(_, _, ReportBody::Trainer(TrainerEvent::Log(log))) = &out[0] else {
         panic!("{out:?}")
     };
@@ -125,7 +126,7 @@ fn a_trainer_that_beats_without_progress_is_examined_asked_and_killed() {
 }
 
 #[test]
-fn one_that_gets_on_without_beats_has_not_stalled_and_neither_has_one_that_goes_on_meanwhile() {
+fn one_that_makes_progress_without_beats_has_not_stalled_and_neither_has_one_that_goes_on_meanwhile() {
     let mut world = Running::new();
     for second in (0..3000).step_by(200) {
         let step = Event::Line(world.a, Time(0), TrainerEvent::Step(Step::default()));
@@ -134,24 +135,24 @@ fn one_that_gets_on_without_beats_has_not_stalled_and_neither_has_one_that_goes_
     }
     let mut world = Running::new();
     world.beat(0, Activity::Train, 1);
-    assert_eq!(world.until(300), [Command::Examine(world.a)]);
+    assert_eq!(world.until(300), [Command::DiagnoseStall(world.a)]);
     world.beat(301, Activity::Train, 2);
-    assert_eq!(world.core.handle(Time(302_000), Event::Examined(world.a, String::new())), []);
+    assert_eq!(world.core.handle(Time(302_000), Event::StallDiagnosed(world.a, String::new())), []);
     assert_eq!(world.until(600), []);
 }
 
 #[test]
-fn patience_is_longer_at_the_start_and_follows_what_the_job_has_shown() {
+fn the_allowed_pause_is_longer_at_the_start_and_follows_what_the_job_has_shown() {
     let mut world = Running::new();
     world.beat(0, Activity::Scan, 1);
     assert_eq!(world.until(899), []);
-    assert_eq!(world.until(900), [Command::Examine(world.a)]);
+    assert_eq!(world.until(900), [Command::DiagnoseStall(world.a)]);
     let mut world = Running::new();
     world.beat(0, Activity::Train, 1);
     world.until(99);
     world.beat(100, Activity::Train, 2);
     assert_eq!(world.until(100 + 1999), [], "twenty times 100 s");
-    assert_eq!(world.until(100 + 2000), [Command::Examine(world.a)]);
+    assert_eq!(world.until(100 + 2000), [Command::DiagnoseStall(world.a)]);
 }
 
 #[test]
@@ -188,7 +189,7 @@ fn the_next_process_goes_on_handing_in() {
     let mut world = Running::new();
     world.finish();
     let out = world.exited(2, ExitKind::Code(0));
-    let Command::KeepHandIn(_, hand_in) = out[0].clone() else { panic!("{out:?}") };
+    let Command::SaveHandIn(_, hand_in) = out[0].clone() else { panic!("{out:?}") };
     world.core.handle(Time(3), Event::HandingIn(world.a, "room".into()));
     world.core.handle(Time(4), Event::Shutdown);
     // It is not waited for as long as for a trainer, and not ended.

@@ -1,20 +1,21 @@
 //! Memory that runs out: a GPU's, the machine's, a disk's.
 
-use trainyard_types::trainer::{BatchSizeChanged, MemoryMeasured, Phase, Step};
+use trainyard_types::trainer::{BatchSizeChanged, MemoryMeasured, Phase, Step, TrainerControl};
 
 use super::*;
+use crate::host::loader_workers::HostOomRecord;
 
 #[test]
 fn what_tells_of_memory_is_learned_from() {
     let mut world = Running::new();
     let changed = BatchSizeChanged { from: 32, to: 24, message: String::new(), phase: Phase::Forward };
     for event in [TrainerEvent::BatchSize(changed), TrainerEvent::Memory(MemoryMeasured::default())] {
-        assert_eq!(world.line(1, event.clone()), [Command::Learn(world.a, event)]);
+        assert_eq!(world.line(1, event.clone()), [Command::UpdateFitRecords(world.a, event)]);
     }
 }
 
 #[test]
-fn a_process_that_the_cards_memory_ended_is_followed_by_one_with_a_smaller_batch() {
+fn a_process_that_the_gpus_memory_ended_is_followed_by_one_with_a_smaller_batch() {
     let cases = [
         (ExitKind::Code(76), "", ""),
         (ExitKind::Code(70), "libtorch failed: CUDA out of memory. Tried to allocate 2.00 GiB", ""),
@@ -36,7 +37,8 @@ fn a_process_that_the_cards_memory_ended_is_followed_by_one_with_a_smaller_batch
         }
         let exit = Exit { stderr_tail: stderr.into(), ..exit(kind) };
         let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
-        let [Command::Report(_, _, told), Command::Learn(..), Command::Spawn(_, again)] = &out[..] else {
+        let [Command::Report(_, _, told), Command::UpdateFitRecords(..), Command::Spawn(_, again)] = &out[..]
+        else {
             panic!("{kind:?}: {out:?}")
         };
         let ReportBody::Trainer(TrainerEvent::BatchSize(changed)) = told else { panic!("{told:?}") };
@@ -47,7 +49,7 @@ fn a_process_that_the_cards_memory_ended_is_followed_by_one_with_a_smaller_batch
 }
 
 #[test]
-fn at_batch_1_the_card_is_too_small_and_the_user_is_told_what_would_fit() {
+fn at_batch_1_the_gpu_is_too_small_and_the_user_is_told_what_would_fit() {
     let mut world = Running::new();
     for to in [12, 8, 6, 4, 3, 2, 1] {
         let out = world.exited(1, ExitKind::Code(76));
@@ -99,12 +101,12 @@ fn new_processes_end_when_no_epoch_comes_of_them_and_what_trained_is_not_called_
 }
 
 #[test]
-fn where_others_have_taken_the_card_an_attempt_without_memory_moves_for_free() {
+fn where_others_have_taken_the_gpu_an_attempt_without_memory_moves_for_free() {
     for code in [76, 77] {
         let mut world = Running::new();
         world.line(1, smaller(16, 1));
-        let card_taken = Some("others hold 9100 MiB on this GPU".into());
-        let exit = Exit { card_taken, ..exit(ExitKind::Code(code)) };
+        let gpu_taken = Some("others hold 9100 MiB on this GPU".into());
+        let exit = Exit { gpu_taken, ..exit(ExitKind::Code(code)) };
         let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
         let (reason, message) = ended(&out).unwrap();
         assert!(reason == EndReason::Preempted && message.contains("9100 MiB"), "{message}");
@@ -118,7 +120,7 @@ fn a_full_disk_is_no_crash_of_the_trainer() {
         world.fail(&format!("/d/results.csv: {said}"));
         let exit = Exit { disk_is_short, ..exit(ExitKind::Code(70)) };
         let mut out = world.core.handle(Time(2), Event::Exited(world.a, exit));
-        out.extend(world.core.handle(Time(3), Event::Proved(world.a)));
+        out.extend(world.core.handle(Time(3), Event::DeviceTested(world.a)));
         ended(&out).unwrap()
     };
     let full = "No space left on device (os error 28)";
@@ -151,8 +153,8 @@ fn main_memory_that_a_library_ran_out_of_is_told_from_a_crash() {
     assert_eq!(ended(&out).unwrap().0, EndReason::HostOom);
 }
 
-fn reading(available_mib: u64) -> Reading {
-    Reading { total_mib: 16_000, available_mib, stalled_ratio: 0.0, idle_ratio: 0.9 }
+fn reading(available_mib: u64) -> HostReading {
+    HostReading { total_mib: 16_000, available_mib, stalled_ratio: 0.0, idle_ratio: 0.9 }
 }
 
 #[test]
@@ -185,5 +187,5 @@ fn a_trainer_that_the_kernel_killed_leaves_word_for_the_next() {
     let mut world = Running::new();
     let exit = Exit { out_of_memory_kill: true, ..exit(ExitKind::Signal(9)) };
     let out = world.core.handle(Time(1), Event::Exited(world.a, exit));
-    assert_eq!(out[0], Command::NoteKill(world.a, Killed { workers: 8, batch_size: 16 }));
+    assert_eq!(out[0], Command::SaveHostOom(world.a, HostOomRecord { workers: 8, batch_size: 16 }));
 }

@@ -14,7 +14,7 @@ use trainyard_types::GpuUuid;
 
 use super::{Shared, XidEvent};
 
-/// How long one wait lasts; so soon the thread notices that the library was loaded anew.
+/// How long one wait lasts; so soon the thread notices that the library was loaded again.
 const WAIT: Duration = Duration::from_millis(500);
 
 /// How soon a wait that failed is tried again.
@@ -28,7 +28,7 @@ pub fn start(shared: Arc<Shared>, found: mpsc::Sender<XidEvent>) {
     let started = thread::Builder::new().name("xids".into()).spawn(move || {
         while !found.is_closed() {
             let why = watch(&shared, &found);
-            debug!(why, "XIDs are waited for anew");
+            debug!(why, "XIDs are waited for again");
             thread::sleep(RETRY);
         }
     });
@@ -37,13 +37,13 @@ pub fn start(shared: Arc<Shared>, found: mpsc::Sender<XidEvent>) {
     }
 }
 
-/// Waits until something fails; says what.
+/// Waits for events until something fails; returns what.
 fn watch(shared: &Shared, found: &mpsc::Sender<XidEvent>) -> String {
     let (nvml, generation) = match shared.nvml() {
         Ok(loaded) => loaded,
         Err(error) => return error.to_string(),
     };
-    let cards = shared.state().known.len();
+    let known_before = shared.state().known.len();
     let (set, handles) = match register(shared, &nvml) {
         Ok(registered) => registered,
         Err(error) => return error.to_string(),
@@ -67,10 +67,10 @@ fn watch(shared: &Shared, found: &mpsc::Sender<XidEvent>) -> String {
         }
         let current = shared.state();
         if current.generation != generation || current.nvml.is_none() || found.is_closed() {
-            return "the library is loaded anew".into();
+            return "the library is loaded again".into();
         }
-        // One that did not answer before tells XIDs, too.
-        if current.known.len() > cards.max(handles.len()) {
+        // A GPU that did not answer before tells XIDs, too.
+        if current.known.len() > known_before.max(handles.len()) {
             return "another GPU answers".into();
         }
     }
@@ -81,7 +81,7 @@ fn register<'nvml>(shared: &Shared, nvml: &'nvml Nvml) -> Result<(EventSet<'nvml
     let mut handles = Handles::new();
     let mut set = nvml.create_event_set()?;
     let mut refused = Vec::new();
-    'again: loop {
+    'retry: loop {
         for index in (0..nvml.device_count()?).filter(|index| !refused.contains(index)) {
             let Ok(device) = nvml.device_by_index(index) else { continue };
             let supported = device.supported_event_types().unwrap_or(EventTypes::empty());
@@ -97,7 +97,7 @@ fn register<'nvml>(shared: &Shared, nvml: &'nvml Nvml) -> Result<(EventSet<'nvml
                     refused.push(index);
                     handles.clear();
                     set = nvml.create_event_set()?;
-                    continue 'again;
+                    continue 'retry;
                 }
             };
             if let Ok(known) = shared.known(index, &device) {

@@ -17,10 +17,10 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use trainyard_proto::convert::agent::Hello;
 use trainyard_proto::pb;
-use trainyard_proto::pb::agent_message::Message as Said;
+use trainyard_proto::pb::agent_message::Message as ToScheduler;
 use trainyard_proto::pb::agent_service_server::{AgentService, AgentServiceServer};
 use trainyard_proto::pb::artifact_service_server::{ArtifactService, ArtifactServiceServer};
-use trainyard_proto::pb::scheduler_message::Message as Told;
+use trainyard_proto::pb::scheduler_message::Message as FromScheduler;
 use trainyard_proto::pb::upload_artifact_request::Part;
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{
@@ -92,7 +92,7 @@ impl AgentService for Service {
         tokio::spawn(async move {
             while let Ok(Some(message)) = said.message().await {
                 match message.message.unwrap() {
-                    Said::Hello(hello) => {
+                    ToScheduler::Hello(hello) => {
                         let taken = shared.identity_in_use.lock().unwrap().map(|agent| agent.to_string());
                         if taken.is_some_and(|taken| taken == hello.agent_id) {
                             let _gone = sender.send(Err(Status::already_exists("AGENT_ID_IN_USE"))).await;
@@ -105,21 +105,21 @@ impl AgentService for Service {
                             lease_ms: 10_000,
                             version: "test".into(),
                         };
-                        sender.send(Ok(told(Told::Welcome(welcome)))).await.unwrap();
+                        sender.send(Ok(told(FromScheduler::Welcome(welcome)))).await.unwrap();
                         let hello = Box::new(hello.try_into().unwrap());
                         // A weak end would keep a dropped connection open.
                         shared.seen.send(Seen::Hello(hello, sender.clone())).unwrap();
                     }
-                    Said::Heartbeat(heartbeat) => {
+                    ToScheduler::Heartbeat(heartbeat) => {
                         let _over = shared.seen.send(Seen::Heartbeat(Box::new(heartbeat)));
                     }
-                    Said::Telemetry(telemetry) => {
+                    ToScheduler::Telemetry(telemetry) => {
                         let _over = shared.seen.send(Seen::Telemetry(telemetry));
                     }
-                    Said::Report(report) => {
+                    ToScheduler::Report(report) => {
                         let ack = pb::Ack { attempt: report.attempt.clone(), sequence: report.sequence };
                         if shared.acks.load(Ordering::SeqCst) {
-                            let _over = sender.send(Ok(told(Told::Ack(ack)))).await;
+                            let _over = sender.send(Ok(told(FromScheduler::Ack(ack)))).await;
                         }
                         let _over = shared.seen.send(Seen::Report(Box::new(report.try_into().unwrap())));
                     }
@@ -201,7 +201,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn told(message: Told) -> pb::SchedulerMessage {
+fn told(message: FromScheduler) -> pb::SchedulerMessage {
     pb::SchedulerMessage { message: Some(message) }
 }
 
@@ -369,14 +369,14 @@ impl Stub {
         }
     }
 
-    pub async fn tell(&self, message: Told) {
+    pub async fn tell(&self, message: FromScheduler) {
         self.to_agent.as_ref().unwrap().send(Ok(told(message))).await.unwrap();
     }
 
     pub async fn assign(&self, attempt: AttemptId, data: &Path, slot: Slot, resume: Option<Checkpoint>) {
         let spec = JobSpec { name: "cells".into(), ..JobSpec::new(TrainSpec::new(ModelScale::N, data)) };
         let assignment = Assignment { attempt, spec, slot, resume };
-        self.tell(Told::Assign((&assignment).into())).await;
+        self.tell(FromScheduler::Assign((&assignment).into())).await;
     }
 
     pub async fn stop(&self, attempt: AttemptId, reason: EndReason) {
@@ -386,7 +386,7 @@ impl Stub {
     /// The same with a grace; 0 is the agent's own.
     pub async fn stop_within(&self, attempt: AttemptId, reason: EndReason, grace_ms: u32) {
         let reason = trainyard_proto::convert::agent::end_reason(reason);
-        self.tell(Told::Stop(pb::Stop { attempt: attempt.to_string(), reason, grace_ms })).await;
+        self.tell(FromScheduler::Stop(pb::Stop { attempt: attempt.to_string(), reason, grace_ms })).await;
     }
 
     pub async fn hang_up(&mut self) {

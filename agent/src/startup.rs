@@ -1,0 +1,132 @@
+//! What happens before the agent's tasks run: the data directory is locked, what a former process has left is ended, the
+//! GPUs are found.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tokio::time::timeout;
+use tracing::warn;
+use trainyard_types::Inventory;
+
+use crate::config::Config;
+use crate::disk::job_dir;
+use crate::gpu::GpuProbe;
+use crate::gpu::monitor::{Found, LONGEST_CALL, start_finding};
+use crate::gpu::quarantine::{QuarantineStore, boot_id};
+use crate::gpu::states::GpuStates;
+use crate::host::Host;
+use crate::identity::Identity;
+use crate::message::Readings;
+use crate::trainer::control_groups::ControlGroups;
+use crate::trainer::leftovers;
+
+/// What is known before any task runs.
+pub struct Started {
+    /// The agent's configuration.
+    pub config: Arc<Config>,
+    /// Keeps a second agent out of the data directory.
+    pub lock: File,
+    /// The agent's identity.
+    pub identity: Identity,
+    /// Where trainers' control groups are made; `None` where they have process groups only.
+    pub groups: Option<ControlGroups>,
+    /// The machine's main memory and processors.
+    pub host: Host,
+    /// The machine's GPUs.
+    pub gpus: GpuStates,
+    /// What the machine offers.
+    pub readings: Readings,
+}
+
+/// Makes the data directory this process' own and finds out what the machine has.
+///
+/// # Errors
+/// The data directory cannot be used, or another agent uses it.
+pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<Started> {
+    let config = Arc::new(config);
+    fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make `data_dir` {}", config.data_dir.display()))?;
+    let lock = lock(&config.data_dir)?;
+    let holds_jobs = !job_dir::spooled_attempts(&config.data_dir).is_empty();
+    let identity = Identity::load(&config.data_dir, &config.machine_id_file, holds_jobs)?;
+    warn_of_gaps(&config);
+    // Before the GPUs are read: what a former agent's trainers left counts as no other process.
+    let groups = end_leftovers(&config, identity.owner()).await;
+    let host = Host::new(groups.as_ref().map(ControlGroups::folder));
+    let (gpus, readings) = find_gpus(probe, &config, &host).await?;
+    Ok(Started { config, lock, identity, groups, host, gpus, readings })
+}
+
+/// Keeps a second agent out of the data directory for as long as the file is held.
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    let path = data_dir.join("agent.lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another agent uses {}; give each its own `data_dir`", data_dir.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Warns early of what would otherwise end the first job.
+fn warn_of_gaps(config: &Config) {
+    let trainer = config.trainer();
+    if !trainer.is_file() {
+        warn!(trainer = %trainer.display(), "there is no trainer at `trainer`; no jobs come until there is");
+    }
+    if config.data_roots.is_empty() {
+        warn!("`data_roots` is empty: jobs may read no data set on this agent");
+    }
+}
+
+/// Ends what a former process of this agent has left running, and removes what it has left half-written.
+/// Returns where trainers' control groups are made.
+async fn end_leftovers(config: &Arc<Config>, owner: String) -> Option<ControlGroups> {
+    let config = Arc::clone(config);
+    let end = move || {
+        let groups = ControlGroups::find(config.cgroup.as_deref());
+        if let Some(groups) = &groups {
+            groups.end_leftovers();
+        }
+        let ended = leftovers::end(&owner);
+        if ended > 0 {
+            warn!(ended, "a former agent's trainers left processes behind: they were killed");
+        }
+        job_dir::remove_unfinished(&config.data_dir);
+        groups
+    };
+    tokio::task::spawn_blocking(end).await.unwrap_or_default()
+}
+
+/// The GPUs that there are and what the machine offers. A GPU that stops answering keeps its place and loses its readings;
+/// one that answers only later is taken in then. A driver that hangs is given up after a while.
+async fn find_gpus(
+    probe: &Arc<dyn GpuProbe>,
+    config: &Config,
+    host: &Host,
+) -> anyhow::Result<(GpuStates, Readings)> {
+    let Found { gpus, driver_version } = match timeout(LONGEST_CALL, start_finding(probe)).await {
+        Ok(found) => found.context("cannot look for GPUs")?,
+        Err(_) => {
+            warn!("the driver hangs: no GPUs until it answers");
+            Found::default()
+        }
+    };
+    let (rules, data_dir) = (config.rules(), config.data_dir.clone());
+    let read = tokio::task::spawn_blocking(move || (QuarantineStore::load(&data_dir), boot_id())).await;
+    let (quarantine, boot_id) = read.context("cannot read which GPUs have failed")?;
+    let gpus = GpuStates::new(rules, gpus, quarantine, boot_id);
+    let inventory = Inventory {
+        gpus: gpus.gpus(),
+        cpu_slots: config.cpu_slots,
+        memory_total_mib: host.memory_total_mib(),
+        driver_version,
+    };
+    Ok((gpus, Readings { inventory, ..Readings::default() }))
+}

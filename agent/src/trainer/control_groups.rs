@@ -1,0 +1,105 @@
+//! A control group (version 2) for each trainer, where the agent's own is delegated to it: what the trainer
+//! starts cannot leave the group, the kernel counts there whom it killed for want of memory, and all of it is
+//! killed at once.
+
+use std::path::Path;
+
+use tracing::{debug, info, warn};
+use trainyard_types::AttemptId;
+
+use crate::host::cgroup::{Cgroup, own_and_above};
+
+/// How the names of trainers' groups begin.
+const PREFIX: &str = "trainer-";
+/// Where the agent itself goes: a group with processes cannot share its controllers.
+const OWN: &str = "agent";
+
+/// The group in which trainers' groups are made.
+#[derive(Debug, Clone)]
+pub struct ControlGroups(Cgroup);
+
+impl ControlGroups {
+    /// Finds it: `configured`, or in the agent's own group if nobody else is in it; `None` where there is neither.
+    pub fn find(configured: Option<&Path>) -> Option<Self> {
+        let groups = match configured {
+            Some(folder) => Self(Cgroup::at(folder)),
+            None => Self::in_own()?,
+        };
+        let probe = groups.0.create(&format!("{PREFIX}probe-{}", std::process::id()));
+        match probe.and_then(|probe| probe.remove()) {
+            Ok(()) => {}
+            Err(error) => {
+                let folder = groups.0.folder().display();
+                if configured.is_some() {
+                    warn!(%folder, %error, "`cgroup` cannot be used; trainers have process groups");
+                } else {
+                    debug!(%folder, %error, "no control group is delegated");
+                }
+                return None;
+            }
+        }
+        let counts = groups.0.share_memory_controller().is_ok();
+        info!(folder = %groups.0.folder().display(), memory = counts, "each trainer has a control group");
+        Some(groups)
+    }
+
+    /// The folder of the group in which trainers' groups are made.
+    pub fn folder(&self) -> &Path {
+        self.0.folder()
+    }
+
+    /// The agent's own group, which it leaves for one inside of it.
+    fn in_own() -> Option<Self> {
+        let own = own_and_above().into_iter().next()?;
+        let pid = i32::try_from(std::process::id()).ok()?;
+        if own.processes() != [pid] {
+            return None; // Other processes are in it: this agent must not divide it.
+        }
+        let inner = own.create(OWN).ok()?;
+        inner.add_process(pid).ok()?;
+        Some(Self(own))
+    }
+
+    /// Kills what trainers of a former process left.
+    pub fn end_leftovers(&self) {
+        for group in self.0.children() {
+            let name = group.folder().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(PREFIX) {
+                let processes = group.processes().len();
+                if processes > 0 {
+                    warn!(
+                        group = name,
+                        processes, "a former agent's trainer left processes: they are killed"
+                    );
+                }
+                end(&group);
+            }
+        }
+    }
+
+    /// A group for an attempt's trainer; `None` when the kernel refuses, and the process group has to do.
+    pub fn make(&self, attempt: AttemptId) -> Option<Cgroup> {
+        let made = self.0.create(&format!("{PREFIX}{}-{}", attempt.job, attempt.number));
+        made.inspect_err(|error| warn!(%attempt, %error, "no control group for a trainer")).ok()
+    }
+}
+
+/// Kills all processes of a group and removes it. Blocks for a moment.
+pub fn end(group: &Cgroup) {
+    const ROUNDS: u32 = 100;
+    for _ in 0..ROUNDS {
+        if group.processes().is_empty() && group.remove().is_ok() {
+            return;
+        }
+        if group.kill().is_err() {
+            for pid in group.processes() {
+                let _gone = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    warn!(group = %group.folder().display(), "a control group does not become empty; it stays");
+}
