@@ -14,10 +14,10 @@ use crate::commands::{
                         3 the server cannot be reached, 4 refused, 130 interrupted.\n\
                         A job's id may be shortened to any prefix that only it has.")]
 pub struct Cli {
-    /// What every command takes.
+    /// The options that every command takes.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The command, with its own options.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -77,18 +77,18 @@ pub enum ColorChoice {
     Never,
 }
 
-/// What `yard` can do.
+/// The commands of `yard`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Up(up::Up),
-    /// What asks the scheduler.
+    /// The commands that ask the scheduler.
     #[command(flatten)]
     Remote(Remote),
     DemoData(demo_data::DemoData),
     Completions(completions::Completions),
 }
 
-/// What `yard` asks the scheduler.
+/// The commands that ask the scheduler.
 #[derive(Debug, Subcommand)]
 pub enum Remote {
     Train(Box<train::Train>),

@@ -144,7 +144,7 @@ impl Client {
     /// A job by its id or a prefix of it.
     ///
     /// # Errors
-    /// No such job, more than one, no server.
+    /// There is no such job, or more than one, or the scheduler cannot be reached.
     pub async fn job(&self, id: &str) -> Result<pb::Job, Failure> {
         let id = check_id(id)?;
         self.retrying(|| {
@@ -157,7 +157,7 @@ impl Client {
     /// The whole id that `prefix` begins; one that is whole already is not looked up.
     ///
     /// # Errors
-    /// No such job, more than one, no server.
+    /// There is no such job, or more than one, or the scheduler cannot be reached.
     pub async fn job_id(&self, prefix: &str) -> Result<String, Failure> {
         let id = check_id(prefix)?;
         if uuid::Uuid::try_parse(&id).is_ok() { Ok(id) } else { Ok(self.job(&id).await?.id) }

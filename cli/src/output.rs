@@ -43,7 +43,7 @@ impl Output {
     /// Prints one line.
     ///
     /// # Errors
-    /// stdout does not take it.
+    /// stdout cannot be written to.
     pub fn line(self, text: &str) -> Result<(), Failure> {
         Ok(writeln!(std::io::stdout().lock(), "{text}")?)
     }
@@ -51,7 +51,7 @@ impl Output {
     /// Prints `document` as JSON or YAML. Nothing in table format: the caller prints that.
     ///
     /// # Errors
-    /// stdout does not take it.
+    /// stdout cannot be written to.
     pub fn document(self, document: &Value) -> Result<(), Failure> {
         match self.format {
             Format::Table => Ok(()),
@@ -67,7 +67,7 @@ impl Output {
     /// Prints the list `document[key]`: whole as JSON or YAML, one element a line as JSON Lines.
     ///
     /// # Errors
-    /// stdout does not take it.
+    /// stdout cannot be written to.
     pub fn list(self, document: &Value, key: &str) -> Result<(), Failure> {
         if self.format != Format::Jsonl {
             return self.document(document);

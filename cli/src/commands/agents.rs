@@ -24,7 +24,7 @@ impl Agents {
     /// Prints the agents, lost ones too.
     ///
     /// # Errors
-    /// No server.
+    /// The scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if let Some(order) = self.order {
             return order.run(context).await;
@@ -57,7 +57,7 @@ impl Gpus {
     /// Prints the GPUs of the agents that are not lost.
     ///
     /// # Errors
-    /// No server.
+    /// The scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if self.rates {
             return show_rates(context).await;
@@ -123,7 +123,7 @@ async fn show_rates(context: &Context) -> Result<(), Failure> {
 /// Every rate, all pages.
 ///
 /// # Errors
-/// No server.
+/// The scheduler cannot be reached.
 pub async fn list_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
     every_page(async |page_token| {
         let request = pb::ListRatesRequest { page_size: 1000, page_token };
@@ -175,7 +175,7 @@ pub fn gpu_json(entry: &AgentGpu) -> Value {
 /// Every agent, all pages.
 ///
 /// # Errors
-/// No server.
+/// The scheduler cannot be reached.
 pub async fn list_agents(client: &Client) -> Result<Vec<pb::Agent>, Failure> {
     every_page(async |page_token| {
         let request = pb::ListAgentsRequest { page_size: 1000, page_token };

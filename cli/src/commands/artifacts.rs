@@ -45,7 +45,7 @@ impl Artifacts {
     /// Lists the artifacts, or downloads some.
     ///
     /// # Errors
-    /// No such job or artifact, a file in the way, no server.
+    /// There is no such job or artifact, a file is in the way, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let id = context.client.job_id(&self.id).await?;
         let artifacts = list(context, &id).await?;

@@ -23,7 +23,7 @@ impl Completions {
     /// Prints it, whatever the output format.
     ///
     /// # Errors
-    /// stdout does not take it.
+    /// stdout cannot be written to.
     pub fn run(self, _output: Output) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "yard", &mut script);

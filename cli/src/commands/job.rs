@@ -21,7 +21,7 @@ impl ShowJob {
     /// Prints the job.
     ///
     /// # Errors
-    /// No such job, no server.
+    /// There is no such job, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let job = context.client.job(&self.id).await?;
         if context.output.for_people() && self.why {

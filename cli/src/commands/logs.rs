@@ -28,7 +28,7 @@ impl Logs {
     /// Prints lines as they are read, or with `--tail` once the past has been read.
     ///
     /// # Errors
-    /// No such job, no server.
+    /// There is no such job, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let id = context.client.job_id(&self.id).await?;
         let mut events = EventStream::new(&context.client, &id, 0, Mode::History);

@@ -24,7 +24,7 @@ impl ShowMetrics {
     /// Reads the job's past and prints its finished epochs.
     ///
     /// # Errors
-    /// No such job, no server.
+    /// There is no such job, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let id = context.client.job_id(&self.id).await?;
         let mut events = EventStream::new(&context.client, &id, 0, Mode::History);

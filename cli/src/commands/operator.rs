@@ -86,7 +86,7 @@ impl Drain {
     /// Drains the agent.
     ///
     /// # Errors
-    /// No such agent, no server.
+    /// There is no such agent, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let request = pb::DrainAgentRequest { agent: self.agent, keep_running: self.keep_running };
         let call = || async { context.client.cluster().drain_agent(request.clone()).await };
@@ -108,7 +108,7 @@ impl Resume {
     /// Resumes the agent.
     ///
     /// # Errors
-    /// No such agent, no server.
+    /// There is no such agent, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let request = pb::ResumeAgentRequest { agent: self.agent };
         let call = || async { context.client.cluster().resume_agent(request.clone()).await };
@@ -121,7 +121,7 @@ impl GpuOrder {
     /// Carries out the order.
     ///
     /// # Errors
-    /// No such agent or GPU, no server.
+    /// There is no such agent or GPU, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Self::Reserve(Reserve { agent, gpus, span }) => {

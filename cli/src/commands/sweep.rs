@@ -22,7 +22,7 @@ impl ShowSweep {
     /// Prints the sweep.
     ///
     /// # Errors
-    /// No such sweep, no server.
+    /// There is no such sweep, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let request = pb::GetSweepRequest { sweep_id: self.id };
         let call = || async { context.client.jobs().get_sweep(request.clone()).await };

@@ -33,7 +33,7 @@ impl Top {
     /// Prints until interrupted.
     ///
     /// # Errors
-    /// No server.
+    /// The scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let output = context.output;
         if !output.for_people() {

@@ -20,7 +20,7 @@ impl WhySlow {
     /// Prints the diagnosis.
     ///
     /// # Errors
-    /// No such job, no server.
+    /// There is no such job, or the scheduler cannot be reached.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let request = pb::DiagnoseJobRequest { job_id: context.client.job_id(&self.id).await? };
         let call = || async { context.client.jobs().diagnose_job(request.clone()).await };

@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Waits until the scheduler at `url` says that it serves.
 ///
 /// # Errors
-/// It ends, or takes too long.
+/// The program ends, or takes too long.
 pub async fn scheduler(url: &str, child: &mut ChildProcess) -> Result<(), Failure> {
     let channel = channel(url)?;
     let serving = async || {
@@ -34,7 +34,7 @@ pub async fn scheduler(url: &str, child: &mut ChildProcess) -> Result<(), Failur
 /// Waits until an agent is connected to the scheduler at `url`; says what it offers.
 ///
 /// # Errors
-/// It ends, or takes too long.
+/// The program ends, or takes too long.
 pub async fn agent(url: &str, child: &mut ChildProcess) -> Result<String, Failure> {
     let channel = channel(url)?;
     let connected = async || {

@@ -263,7 +263,7 @@ fn a_job_that_runs_cannot_be_retried() {
 /// An agent with a GPU in each state.
 fn lab() -> pb::Agent {
     use pb::unavailable::Cause;
-    let card = |index, job_id: &str| pb::Gpu {
+    let gpu = |index, job_id: &str| pb::Gpu {
         index,
         model: "NVIDIA GeForce RTX 4090".into(),
         memory_total_mib: 24564,
@@ -272,7 +272,7 @@ fn lab() -> pb::Agent {
     };
     let closed = |index, cause: Cause, message: &str| {
         let unavailable = Some(pb::Unavailable { cause: cause.into(), message: message.into() });
-        pb::Gpu { unavailable, ..card(index, "") }
+        pb::Gpu { unavailable, ..gpu(index, "") }
     };
     let reserved_until = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
     let hot = vec!["thermal".to_owned()];
@@ -281,10 +281,10 @@ fn lab() -> pb::Agent {
         name: "lab1".into(),
         state: pb::AgentState::Connected.into(),
         gpus: vec![
-            pb::Gpu { throttle_reasons: hot, memory_foreign_mib: Some(300), ..card(0, OTHER) },
+            pb::Gpu { throttle_reasons: hot, memory_foreign_mib: Some(300), ..gpu(0, OTHER) },
             closed(1, Cause::Owner, "python3 (PID 4711) uses it; back 10 minutes after it ends"),
             closed(2, Cause::Quarantined, "XID 79, fallen off the bus; reboot the machine"),
-            pb::Gpu { reserved_until, clock_mhz: Some(2520), ..card(3, "") },
+            pb::Gpu { reserved_until, clock_mhz: Some(2520), ..gpu(3, "") },
         ],
         fit_records: vec![pb::FitRecord {
             model: "yolov8n".into(),

@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// A folder with `yard` in it, and scripts in place of the other programs.
-struct Place(tempfile::TempDir);
+/// A folder with `yard` in it, and scripts in the place of the other programs.
+struct Programs(tempfile::TempDir);
 
-impl Place {
+impl Programs {
     fn new() -> Self {
         // Next to the binaries, so that a hard link does.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -19,17 +19,17 @@ impl Place {
     }
 
     fn with_programs(scheduler: &str) -> Self {
-        let place = Self::new();
+        let programs = Self::new();
         for (name, script) in [
             ("trainyard-scheduler", scheduler),
             ("trainyard-agent", "exit 1"),
             ("trainyard-trainer", "exit 1"),
         ] {
-            let path = place.0.path().join(name);
+            let path = programs.0.path().join(name);
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        place
+        programs
     }
 
     fn data(&self) -> PathBuf {
@@ -54,7 +54,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn missing_programs_are_named_all_at_once() {
-    let output = Place::new().up("127.0.0.1:7433");
+    let output = Programs::new().up("127.0.0.1:7433");
     assert_eq!(output.status.code(), Some(2));
     for name in
         ["trainyard-scheduler is missing", "trainyard-agent is missing", "trainyard-trainer is missing"]
@@ -67,25 +67,26 @@ fn missing_programs_are_named_all_at_once() {
 fn a_port_in_use_is_an_error_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = Place::with_programs("exit 1").up(&address);
+    let output = Programs::with_programs("exit 1").up(&address);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains(&format!("{address} is in use")), "{output:?}");
 }
 
 #[test]
 fn a_scheduler_that_does_not_start_is_quoted() {
-    let place = Place::with_programs("echo \"no redis at $TRAINYARD_SCHEDULER__DATA_DIR\"; exit 3");
-    let output = place.up(&free_address());
+    let programs = Programs::with_programs("echo \"no redis at $TRAINYARD_SCHEDULER__DATA_DIR\"; exit 3");
+    let output = programs.up(&free_address());
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
     assert!(text.contains("error: the scheduler ended unexpectedly (exit status: 3)"), "{text}");
-    assert!(text.contains(&format!("no redis at {}/scheduler", place.data().display())), "{text}");
+    assert!(text.contains(&format!("no redis at {}/scheduler", programs.data().display())), "{text}");
 }
 
 #[test]
 fn a_signal_while_starting_ends_the_child_and_is_a_success() {
-    let place = Place::with_programs("echo $$ > \"$TRAINYARD_SCHEDULER__DATA_DIR.pid\"; exec sleep 1000");
-    let mut command = Command::new(place.0.path().join("yard"));
+    let programs =
+        Programs::with_programs("echo $$ > \"$TRAINYARD_SCHEDULER__DATA_DIR.pid\"; exec sleep 1000");
+    let mut command = Command::new(programs.0.path().join("yard"));
     command.args([
         "up",
         "--listen",
@@ -96,8 +97,8 @@ fn a_signal_while_starting_ends_the_child_and_is_a_success() {
         "/data",
         "--data-dir",
     ]);
-    let mut child = command.arg(place.data()).spawn().unwrap();
-    let file = place.data().join("scheduler.pid");
+    let mut child = command.arg(programs.data()).spawn().unwrap();
+    let file = programs.data().join("scheduler.pid");
     let pid = loop {
         match fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<i32>().ok()) {
             Some(pid) => break nix::unistd::Pid::from_raw(pid),

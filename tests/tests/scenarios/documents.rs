@@ -83,7 +83,7 @@ async fn the_commands_of_the_documents_do_what_the_documents_say() {
 async fn on_clusters_of_their_own(programs: &Path) {
     for document in Document::all().into_iter().filter(starts_something) {
         // Enough for a job that is interrupted after its first epoch.
-        let mut world = World::new(programs, free_port()).with("TRAINYARD_TEST_EPOCHS", "2");
+        let mut world = World::new(programs, free_port()).with("TRAINYARD_TEST_EPOCHS", "3");
         if !FROM_A_CLONE.contains(&document.path.as_str()) {
             world = world.with_programs_on_the_path();
         }
@@ -123,12 +123,18 @@ async fn the_reference_names_every_configuration_key_of_the_program_that_has_it(
         let section = rest.split("\n## ").next().unwrap();
         let (code, printed, error) = run(Command::new(binary(program).unwrap()).arg("config")).await.unwrap();
         assert_eq!(code, 0, "{error}");
-        let keys = printed.lines().filter_map(|line| line.trim_start_matches("# ").split_whitespace().next());
-        for key in keys {
+        let keys: Vec<&str> = printed
+            .lines()
+            .filter_map(|line| line.trim_start_matches("# ").split_whitespace().next())
+            .collect();
+        for key in &keys {
             assert!(
                 section.contains(&format!("| `{key}` |")),
                 "{program}'s key `{key}` is not in the reference"
             );
+        }
+        for row in section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()) {
+            assert!(keys.contains(&row), "{program} has no key `{row}`, which is in the reference");
         }
     }
 }

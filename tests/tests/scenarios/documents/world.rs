@@ -20,7 +20,7 @@ use super::markdown::{self, Document, Mark, ROOT};
 
 const POLL: Duration = Duration::from_millis(50);
 /// Seconds that a command may take.
-const LIMIT: &str = "90";
+const LIMIT: &str = "120";
 /// Started by hand, or too slow for a test: their words are checked, they are not run.
 const ONLY_CHECKED: [&str; 3] = ["cargo", "git", "make"];
 /// The name of the agent that documents call `AGENT`.
