@@ -1,7 +1,7 @@
 //! The same job on every GPU: an optimiser step has the same gradient however many images fit at once.
 
 use tch::{Device, Kind, Tensor};
-use trainyard_trainer::libtorch::{self, Precision};
+use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::loss::Gains;
 use trainyard_trainer::loss::assign::{Object, Targets};
 use trainyard_trainer::loss::detection_loss;
@@ -9,6 +9,8 @@ use trainyard_trainer::model::Model;
 use trainyard_trainer::optim::{Rule, Schedule};
 use trainyard_trainer::train::state::TrainState;
 use trainyard_types::{ModelScale, TrainSpec};
+
+use crate::runs::alone;
 
 const IMAGES: u32 = 64;
 const SIDE: i64 = 64;
@@ -62,7 +64,7 @@ fn gradients(images: &Tensor, sizes: &[u32]) -> Vec<(String, Tensor)> {
 
 #[test]
 fn however_many_images_fit_at_once_a_step_has_the_same_gradient() {
-    let _ = libtorch::load_cuda();
+    let _alone = alone();
     tch::manual_seed(5);
     let images = Tensor::rand([IMAGES.into(), 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
     let whole = gradients(&images, &[64]);

@@ -2,49 +2,20 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use trainyard_trainer::{checkpoint, weights};
+use trainyard_trainer::weights;
 use trainyard_types::TrainSpec;
-use trainyard_types::trainer::{TrainerEvent, TrainerLine, VERSION, exit_code};
+use trainyard_types::trainer::{TrainerEvent, exit_code};
 
-/// Trainers use all cores, so they run one after the other.
-fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn trainer() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainyard-trainer"));
-    command.stdin(Stdio::null()).stderr(Stdio::null());
-    command
-}
+use crate::runs::checkpoints::newest;
+use crate::runs::events::{batch_sizes, epoch_numbers, started};
+use crate::runs::process::{self, alone, event, finish, trainer};
 
 /// Starts training with its events on standard output.
 fn start(spec: &TrainSpec, run_dir: &Path, extra: &[&str], environment: &[(&str, &str)]) -> Child {
-    let file = run_dir.with_extension("json");
-    std::fs::write(&file, serde_json::to_vec(spec).unwrap()).unwrap();
-    let mut command = trainer();
-    command.args(["train", "--device", "cpu", "--events-fd", "1", "--spec"]).arg(file);
-    command.arg("--run-dir").arg(run_dir).args(extra).envs(environment.iter().copied());
-    command.stdout(Stdio::piped()).spawn().unwrap()
-}
-
-fn event(line: &str) -> TrainerEvent {
-    let line: TrainerLine = serde_json::from_str(line).unwrap();
-    assert_eq!(line.v, VERSION);
-    line.event
-}
-
-/// Runs to the end; returns the exit code and all events.
-/// The exit code and the events, but for beats, which come between any others and after the last.
-fn finish(child: Child) -> (i32, Vec<TrainerEvent>) {
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let is_beat = |event: &TrainerEvent| matches!(event, TrainerEvent::Beat(_));
-    (output.status.code().unwrap(), text.lines().map(event).filter(|event| !is_beat(event)).collect())
+    process::train(spec, run_dir).args(extra).envs(environment.iter().copied()).spawn().unwrap()
 }
 
 fn last_weights(run_dir: &Path) -> weights::Tensors {
@@ -70,19 +41,13 @@ fn sigterm_ends_with_a_checkpoint_and_resuming_gives_the_same_weights() {
     assert_eq!(child.wait().unwrap().code(), Some(exit_code::STOPPED));
     let Some(TrainerEvent::Checkpoint(saved)) = rest.last() else { panic!("no checkpoint: {rest:?}") };
     assert!(parts.join(&saved.path).is_dir());
-    let found = checkpoint::newest(&parts.join("checkpoints")).unwrap();
-    let progress = found.checkpoint.unwrap().progress;
+    let progress = newest(&parts).progress;
     assert_eq!((progress.batches, progress.epoch), (saved.step, saved.epoch));
     assert!(progress.epoch < spec.epochs, "it ran to the end before it was told to stop");
 
     let (code, events) = finish(start(&spec, &parts, &["--resume"], &[]));
     assert_eq!(code, exit_code::DONE);
-    let Some(TrainerEvent::Started(started)) =
-        events.iter().find(|event| matches!(event, TrainerEvent::Started(_)))
-    else {
-        panic!("never started")
-    };
-    assert_eq!(started.first_epoch, progress.epoch + 1);
+    assert_eq!(started(&events).first_epoch, progress.epoch + 1);
     let (whole, parts) = (last_weights(&whole), last_weights(&parts));
     let differing: Vec<&String> = whole.keys().filter(|name| !whole[*name].equal(&parts[*name])).collect();
     assert_eq!(differing, Vec::<&String>::new());
@@ -96,15 +61,14 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let run_dir = folder.path().join("run");
     let spec = TrainSpec { nbs: 4, ..crate::shapes::spec(&data, 2) };
     assert_eq!(finish(start(&spec, &run_dir, &[], &[])).0, exit_code::DONE);
-    let newest = checkpoint::newest(&run_dir.join("checkpoints")).unwrap().checkpoint.unwrap();
-    std::fs::write(newest.directory.join("ema.safetensors"), "torn").unwrap();
+    std::fs::write(newest(&run_dir).directory.join("ema.safetensors"), "torn").unwrap();
 
     let (code, events) = finish(start(&spec, &run_dir, &["--resume"], &[]));
     assert_eq!(code, exit_code::DONE);
     let warned =
         |event: &TrainerEvent| matches!(event, TrainerEvent::Log(log) if log.message.contains("is skipped"));
     assert!(events.iter().any(warned), "{events:?}");
-    assert!(events.iter().any(|event| matches!(event, TrainerEvent::Epoch(epoch) if epoch.epoch == 2)));
+    assert!(epoch_numbers(&events).contains(&2));
 }
 
 #[test]
@@ -117,23 +81,11 @@ fn a_card_too_small_for_the_batch_gets_a_smaller_one_and_the_job_goes_on() {
     let child = start(&spec, &folder.path().join("run"), &["--batch-size", "8"], &too_small);
     let (code, events) = finish(child);
     assert_eq!(code, exit_code::DONE);
-    let changes: Vec<(u32, u32)> = events
-        .iter()
-        .filter_map(|event| match event {
-            TrainerEvent::BatchSize(change) => Some((change.from, change.to)),
-            _ => None,
-        })
-        .collect();
+    let changes: Vec<(u32, u32)> =
+        batch_sizes(&events).into_iter().map(|change| (change.from, change.to)).collect();
     assert_eq!(changes, [(8, 6), (6, 4)]);
-    let epochs: Vec<u32> = events
-        .iter()
-        .filter_map(|event| match event {
-            TrainerEvent::Epoch(epoch) => Some(epoch.epoch),
-            _ => None,
-        })
-        .collect();
     // The first epoch, which fitted, is not done again.
-    assert_eq!(epochs, [1, 2, 3]);
+    assert_eq!(epoch_numbers(&events), [1, 2, 3]);
 }
 
 #[test]
@@ -142,14 +94,10 @@ fn an_agent_changes_the_number_of_workers_while_a_training_runs() {
     let folder = tempfile::tempdir().unwrap();
     let data = crate::shapes::write(&folder.path().join("data"), 8);
     let run_dir = folder.path().join("run");
-    let file = run_dir.with_extension("json");
     // It runs until it has answered.
     let spec = TrainSpec { workers: 2, ..crate::shapes::spec(&data, 100_000) };
-    std::fs::write(&file, serde_json::to_vec(&spec).unwrap()).unwrap();
-    let mut command = trainer();
-    command.args(["train", "--device", "cpu", "--events-fd", "1", "--control-fd", "0", "--spec"]).arg(file);
-    command.arg("--run-dir").arg(run_dir).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut command = process::train(&spec, &run_dir);
+    let mut child = command.args(["--control-fd", "0"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| event(&line.unwrap()));
     let mut control = child.stdin.take().unwrap();
     let Some(TrainerEvent::Started(started)) =

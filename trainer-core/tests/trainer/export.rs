@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tch::{Device, Kind, Tensor};
-use trainyard_trainer::libtorch;
 use trainyard_trainer::model::{Layout, Model};
 use trainyard_trainer::weights::{self, Metadata, Role};
 use trainyard_types::ModelScale;
 
+use crate::runs::alone;
+
 /// A model whose batch normalisations do something, as a weights file.
 fn make_weights(path: &Path) -> Model {
-    let _ = libtorch::load_cuda();
     tch::manual_seed(11);
     let model = Model::new(ModelScale::N, 3, 0, Device::Cpu);
     let _no_grad = tch::no_grad_guard();
@@ -43,6 +43,7 @@ fn export(weights: &Path, arguments: &[&str]) {
 
 #[test]
 fn every_format_is_written_and_what_can_be_read_reads_back_equal() {
+    let _alone = alone();
     let temporary = tempfile::tempdir().unwrap();
     let folder =
         std::env::var_os("TRAINYARD_EXPORT_DIR").map_or_else(|| temporary.path().into(), PathBuf::from);

@@ -10,14 +10,16 @@ use trainyard_trainer::model::Model;
 use trainyard_trainer::weights::{self, Metadata};
 use trainyard_types::{ModelScale, TrainSpec};
 
+use crate::runs::process;
+
 /// The writing end of a pipe that nobody reads.
 fn unread() -> PipeWriter {
     std::io::pipe().unwrap().1
 }
 
 fn trainer(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainyard-trainer"));
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = process::trainer();
+    command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -5,20 +5,18 @@ use std::path::Path;
 use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
-use trainyard_types::trainer::TrainerEvent;
+use trainyard_types::trainer::Epoch;
 use trainyard_types::{Batch, TrainSpec};
 
+use crate::runs::events::epochs;
 use crate::runs::{alone, options};
 
 /// The losses of each epoch, after a training that must come to its end.
 fn train(options: Options, faults: &str) -> Vec<f64> {
     let (end, events) = crate::runs::run_with(options, false, faults);
     assert_eq!(end.unwrap(), RunEnd::Finished, "{events:?}");
-    let losses = |event: &TrainerEvent| match event {
-        TrainerEvent::Epoch(epoch) => Some(epoch.metrics["val/cls_loss"] + epoch.metrics["train/cls_loss"]),
-        _ => None,
-    };
-    events.iter().filter_map(losses).collect()
+    let losses = |epoch: &Epoch| epoch.metrics["val/cls_loss"] + epoch.metrics["train/cls_loss"];
+    epochs(&events).into_iter().map(losses).collect()
 }
 
 fn last(run: &Path) -> Vec<u8> {

@@ -2,17 +2,19 @@
 //! GPU would. And its measurement before the first step.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use trainyard_trainer::checkpoint::{self, Loaded};
+use trainyard_trainer::checkpoint::Loaded;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_trainer::train::memory::ProbeWhen;
 use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
-use trainyard_trainer::weights;
 use trainyard_types::TrainSpec;
-use trainyard_types::trainer::{BatchSizeChanged, Epoch, MemoryMeasured, Phase, TrainerEvent, exit_code};
+use trainyard_types::trainer::{Epoch, MemoryMeasured, Phase, TrainerEvent, exit_code};
 
+use crate::runs::checkpoints::{differing, newest};
+use crate::runs::events::{batch_sizes, epochs, memory, started};
 use crate::runs::{alone, options};
 
 /// Validation losses of a run some of whose batches were cut smaller: batch normalisation saw other batches.
@@ -66,43 +68,38 @@ impl Bench {
     }
 
     fn newest(&self, name: &str) -> Loaded {
-        checkpoint::newest(&self.run_dir(name).join("checkpoints")).unwrap().checkpoint.unwrap()
+        newest(&self.run_dir(name))
     }
 
     /// Tensors of the newest checkpoints that differ in a bit, and of the best weights.
     fn differing(&self, a: &str, b: &str) -> Vec<String> {
-        let files = |loaded: &Loaded| {
-            ["model", "ema", "optimizer", "best"]
-                .map(|name| weights::parse(&loaded.files[&format!("{name}.safetensors")]).unwrap().tensors)
-        };
-        let (a, b) = (self.newest(a), self.newest(b));
-        assert_eq!((a.progress.batches, a.progress.updates), (b.progress.batches, b.progress.updates));
-        let pairs = files(&a).into_iter().zip(files(&b));
-        pairs
-            .flat_map(|(a, b)| a.into_iter().filter(move |(name, tensor)| !tensor.equal(&b[name])))
-            .map(|(name, _)| name)
-            .collect()
+        differing_in_all(&self.newest(a), &self.newest(b))
     }
 }
 
-fn epochs(events: &[TrainerEvent]) -> Vec<&Epoch> {
-    let found = events.iter().filter_map(|event| match event {
-        TrainerEvent::Epoch(epoch) => Some(epoch),
-        _ => None,
-    });
-    found.collect()
+/// A run of the bench's spec with batch 8 and without a fault.
+struct Whole {
+    events: Vec<TrainerEvent>,
+    /// Its last checkpoint.
+    end: Loaded,
 }
 
-fn changes(events: &[TrainerEvent]) -> Vec<&BatchSizeChanged> {
-    let found = events.iter().filter_map(|event| match event {
-        TrainerEvent::BatchSize(change) => Some(change),
-        _ => None,
-    });
-    found.collect()
+/// Several tests compare with this run; it is made once.
+fn whole() -> &'static Whole {
+    static WHOLE: OnceLock<Whole> = OnceLock::new();
+    WHOLE.get_or_init(|| {
+        let bench = Bench::new();
+        Whole { events: bench.finish("whole", 8, ""), end: bench.newest("whole") }
+    })
+}
+
+fn differing_in_all(a: &Loaded, b: &Loaded) -> Vec<String> {
+    assert_eq!((a.progress.batches, a.progress.updates), (b.progress.batches, b.progress.updates));
+    differing(a, b, &["model", "ema", "optimizer", "best"])
 }
 
 fn steps_down(events: &[TrainerEvent]) -> Vec<(u32, u32, Phase)> {
-    changes(events).into_iter().map(|change| (change.from, change.to, change.phase)).collect()
+    batch_sizes(events).into_iter().map(|change| (change.from, change.to, change.phase)).collect()
 }
 
 /// The largest distance of losses, as a share, over all epochs.
@@ -134,7 +131,7 @@ fn what_does_not_fit_from_the_start_trains_as_if_it_had_begun_smaller() {
 fn in_the_middle_of_an_epoch_it_goes_on_from_the_last_optimiser_step_with_nothing_lost() {
     let _alone = alone();
     let bench = Bench::new();
-    let whole = bench.finish("whole", 8, "");
+    let whole = whole();
     // What should come out: two batches of 8, and the rest with 6.
     bench.batches("expected", 8, 2);
     bench.finish("expected", 6, "");
@@ -143,13 +140,13 @@ fn in_the_middle_of_an_epoch_it_goes_on_from_the_last_optimiser_step_with_nothin
     {
         let events = bench.finish(name, 8, faults);
         assert_eq!(steps_down(&events), [(8, 6, phase)]);
-        let message = &changes(&events)[0].message;
+        let message = &batch_sizes(&events)[0].message;
         assert!(message.contains("going on with 6 from the newest checkpoint"), "{message}");
         assert_eq!(bench.differing("expected", name), Vec::<String>::new(), "{faults}");
         // The same images in the same optimiser steps as without a fault; only batch normalisation saw less at once.
-        let updates = |name: &str| bench.newest(name).progress.updates;
-        assert_eq!((updates(name), updates("whole")), (9, 9));
-        let distance = distance(&events, &whole, "val/");
+        let updates = bench.newest(name).progress.updates;
+        assert_eq!((updates, whole.end.progress.updates), (9, 9));
+        let distance = distance(&events, &whole.events, "val/");
         println!("{faults}: validation losses differ by {distance:.3} from a run without");
         assert!(distance < OTHER_BATCHES, "{distance}");
     }
@@ -157,28 +154,28 @@ fn in_the_middle_of_an_epoch_it_goes_on_from_the_last_optimiser_step_with_nothin
     let events = bench.finish("optimizer", 8, "8@optimizer:5");
     assert_eq!(steps_down(&events), [(8, 6, Phase::Optimizer)]);
     assert_eq!(epochs(&events).iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(epochs(&events)[0].metrics, epochs(&whole)[0].metrics, "before it");
-    assert!(distance(&events, &whole, "val/") < OTHER_BATCHES);
+    assert_eq!(epochs(&events)[0].metrics, epochs(&whole.events)[0].metrics, "before it");
+    assert!(distance(&events, &whole.events, "val/") < OTHER_BATCHES);
 }
 
 #[test]
 fn in_validation_and_at_a_checkpoint_training_stays_as_it_is_to_the_bit() {
     let _alone = alone();
     let bench = Bench::new();
-    let whole = bench.finish("whole", 8, "");
+    let whole = whole();
     // Validation takes twice as many images at once.
     let events = bench.finish("validation", 8, "13@validation:2");
     assert_eq!(steps_down(&events), [(8, 8, Phase::Validation)], "told once");
-    assert!(changes(&events)[0].message.contains("validation looks at 12 at once"), "{events:?}");
-    assert_eq!(bench.differing("whole", "validation"), Vec::<String>::new());
-    assert!(distance(&events, &whole, "val/") < ROUNDING);
-    for (found, expected) in epochs(&events).iter().zip(epochs(&whole)) {
+    assert!(batch_sizes(&events)[0].message.contains("validation looks at 12 at once"), "{events:?}");
+    assert_eq!(differing_in_all(&whole.end, &bench.newest("validation")), Vec::<String>::new());
+    assert!(distance(&events, &whole.events, "val/") < ROUNDING);
+    for (found, expected) in epochs(&events).iter().zip(epochs(&whole.events)) {
         let map = |epoch: &Epoch| epoch.metrics["metrics/mAP50-95(B)"];
         assert!((map(found) - map(expected)).abs() < 1e-6);
     }
     let events = bench.finish("checkpoint", 8, "1@checkpoint:2!");
     assert_eq!(steps_down(&events), [(8, 8, Phase::Checkpoint)]);
-    assert_eq!(bench.differing("whole", "checkpoint"), Vec::<String>::new());
+    assert_eq!(differing_in_all(&whole.end, &bench.newest("checkpoint")), Vec::<String>::new());
 }
 
 #[test]
@@ -198,7 +195,7 @@ fn with_bn_group_a_passing_shortage_changes_no_bit_and_a_lasting_one_ends_the_pr
     assert!(matches!(error, TrainError::OutOfMemoryAgain { .. }), "{error}");
     assert_eq!(error.exit_code(), exit_code::GPU_OOM_AGAIN);
     assert!(error.to_string().contains("goes on from the newest checkpoint"), "{error}");
-    let sizes: Vec<(u32, u32)> = changes(&events).iter().map(|change| (change.from, change.to)).collect();
+    let sizes: Vec<(u32, u32)> = batch_sizes(&events).iter().map(|change| (change.from, change.to)).collect();
     assert_eq!(sizes, [(8, 6), (6, 4), (4, 3), (3, 2), (2, 1), (1, 1)]);
     assert_eq!(bench.newest("lasting").progress.batches, 4, "a new process goes on from the last step");
     bench.finish("lasting", 8, "");
@@ -220,15 +217,6 @@ fn what_never_fits_ends_with_what_would() {
     let text = error.to_string();
     assert!(text.contains("CUDA out of memory") && text.contains("what would fit: "), "{text}");
     assert!(text.ends_with("a GPU with 4 GB"), "{text}");
-}
-
-/// The device's memory, as it was told.
-fn memory(events: &[TrainerEvent]) -> Vec<&MemoryMeasured> {
-    let found = events.iter().filter_map(|event| match event {
-        TrainerEvent::Memory(memory) => Some(memory),
-        _ => None,
-    });
-    found.collect()
 }
 
 #[test]
@@ -264,30 +252,21 @@ fn measuring_memory_changes_no_bit_of_a_run_however_often_it_is_resumed() {
     );
     assert_eq!(end.unwrap(), RunEnd::Finished);
     assert_eq!(steps_down(&events), [(8, 6, Phase::Measurement)]);
-    let TrainerEvent::Started(started) =
-        events.iter().find(|event| matches!(event, TrainerEvent::Started(_))).unwrap()
-    else {
-        unreachable!()
-    };
+    let started = started(&events);
     assert_eq!((started.batch_size, memory(&events)[0].batch_size), (6, 6));
 }
 
 #[test]
 fn a_run_tells_where_its_time_goes_and_what_it_computes_with() {
     let _alone = alone();
-    let bench = Bench::new();
-    let events = bench.finish("run", 8, "");
-    let TrainerEvent::Started(started) =
-        events.iter().find(|event| matches!(event, TrainerEvent::Started(_))).unwrap()
-    else {
-        unreachable!()
-    };
+    let events = &whole().events;
+    let started = started(events);
     assert!(["fp32", "bf16"].contains(&started.precision.as_str()), "{started:?}");
     assert!(started.libtorch.starts_with("2."), "{started:?}");
     assert_eq!(started.workers, 1);
     // 8.1 billion at 640 pixels; a hundredth of the pixels.
     assert!((started.gflops - 0.081).abs() < 0.01, "{started:?}");
-    for epoch in epochs(&events) {
+    for epoch in epochs(events) {
         let phases = epoch.phases.unwrap();
         let spent = [phases.copy, phases.forward, phases.loss, phases.backward, phases.optimizer];
         assert!(spent.iter().all(|seconds| *seconds > 0.0) && phases.wait >= 0.0, "{phases:?}");

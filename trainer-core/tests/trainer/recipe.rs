@@ -4,16 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use tch::{Device, Tensor};
-use trainyard_trainer::checkpoint::{self, Loaded};
 use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::train::error::TrainError;
 use trainyard_trainer::train::monitoring::divergence::Cause;
 use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::weights;
-use trainyard_types::trainer::{Finished, TrainerEvent, exit_code};
+use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{ModelScale, Optimizer, TrainSpec};
 
+use crate::runs::checkpoints::{self, newest, tensors};
+use crate::runs::events::{epoch_numbers, epochs, finished, logs};
 use crate::runs::{alone, options};
 
 fn run(options: Options) -> (Result<RunEnd, TrainError>, Vec<TrainerEvent>) {
@@ -27,38 +28,9 @@ fn finish(options: Options) -> Vec<TrainerEvent> {
     events
 }
 
-fn finished(events: &[TrainerEvent]) -> &Finished {
-    match events.last() {
-        Some(TrainerEvent::Finished(finished)) => finished,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn logs(events: &[TrainerEvent]) -> Vec<&str> {
-    events
-        .iter()
-        .filter_map(|event| match event {
-            TrainerEvent::Log(log) => Some(log.message.as_str()),
-            _ => None,
-        })
-        .collect()
-}
-
-fn newest(run_dir: &Path) -> Loaded {
-    checkpoint::newest(&run_dir.join("checkpoints")).unwrap().checkpoint.unwrap()
-}
-
 /// Tensors of the newest checkpoints that differ in a bit.
 fn differing(a: &Path, b: &Path) -> usize {
-    let (a, b) = (newest(a), newest(b));
-    let tensors = |loaded: &Loaded, name: &str| weights::parse(&loaded.files[name]).unwrap().tensors;
-    ["model.safetensors", "ema.safetensors"]
-        .into_iter()
-        .map(|name| {
-            let (a, b) = (tensors(&a, name), tensors(&b, name));
-            a.iter().filter(|(name, tensor)| !tensor.equal(&b[*name])).count()
-        })
-        .sum()
+    checkpoints::differing(&newest(a), &newest(b), &["model", "ema"]).len()
 }
 
 #[test]
@@ -102,13 +74,7 @@ fn time_ends_a_run_whose_epochs_would_take_days() {
     let data = crate::shapes::write(&folder.path().join("data"), 4);
     let spec = TrainSpec { time: 0.0005, ..crate::shapes::spec(&data, 100_000) };
     let events = finish(options(&spec, &folder.path().join("run")));
-    let planned: Vec<u32> = events
-        .iter()
-        .filter_map(|event| match event {
-            TrainerEvent::Epoch(epoch) => Some(epoch.epochs),
-            _ => None,
-        })
-        .collect();
+    let planned: Vec<u32> = epochs(&events).into_iter().map(|epoch| epoch.epochs).collect();
     assert!(!planned.is_empty() && planned.iter().all(|epochs| *epochs < 100_000), "{planned:?}");
     assert!(logs(&events).iter().any(|text| text.starts_with("`time` is 0.0005 hours")), "{events:?}");
 }
@@ -130,8 +96,8 @@ fn weights_of_other_classes_are_a_start_and_the_rest_is_told() {
     let expected = "pretrained: 349 of 355 tensors are those of";
     assert!(logs(&events).iter().any(|text| text.starts_with(expected)), "{:?}", logs(&events));
     // With a learning rate of nothing, weights stay what they began as.
-    let (before, after) = (weights::read(&pretrained).unwrap().tensors, &newest(&second).files);
-    let after = weights::parse(&after["model.safetensors"]).unwrap().tensors;
+    let before = weights::read(&pretrained).unwrap().tensors;
+    let after = tensors(&newest(&second), "model");
     assert!(before["model.4.cv1.conv.weight"].allclose(&after["model.4.cv1.conv.weight"], 1e-6, 1e-8, false));
 
     // What a checkpoint holds is what counts from then on.
@@ -210,7 +176,7 @@ fn weights_that_explode_end_the_run_with_the_step_and_the_cause() {
     // What is kept to resume from is from before; where a validation broke, from right before it.
     let kept = newest(&run_dir);
     assert!(kept.progress.batches <= batch, "{} and {batch}", kept.progress.batches);
-    for tensor in weights::parse(&kept.files["model.safetensors"]).unwrap().tensors.values() {
+    for tensor in tensors(&kept, "model").values() {
         assert!(bool::try_from(tensor.isfinite().all()).unwrap());
     }
 }
@@ -251,14 +217,7 @@ fn a_value_that_does_not_fit_in_16_bits_costs_a_run_its_precision_once_and_nothi
     let (end, events) = crate::runs::run_with(options(&spec), false, "overflow:4");
     assert_eq!(end.unwrap(), RunEnd::Finished);
     assert_eq!(again(&events), 1, "{:?}", logs(&events));
-    let epochs: Vec<u32> = events
-        .iter()
-        .filter_map(|event| match event {
-            TrainerEvent::Epoch(epoch) => Some(epoch.epoch),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(epochs, [1, 2, 3], "the first epoch is kept");
+    assert_eq!(epoch_numbers(&events), [1, 2, 3], "the first epoch is kept");
     assert!(newest(&run_dir).progress.amp_off);
 
     // It is given up for good: a loss that is no number has another cause from then on.

@@ -4,19 +4,16 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use trainyard_trainer::checkpoint::{self, Loaded};
 use trainyard_trainer::weights;
-use trainyard_types::trainer::{TrainerEvent, TrainerLine, exit_code};
+use trainyard_types::trainer::{TrainerEvent, exit_code};
 use trainyard_types::{Optimizer, TrainSpec};
 
-/// Trainers share the core, so they run one after the other.
-fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::runs::checkpoints::newest;
+use crate::runs::events::{checkpoints, logs, started};
+use crate::runs::process::{self, alone, event};
 
 /// A core that this process may use.
 fn core() -> String {
@@ -27,17 +24,11 @@ fn core() -> String {
 
 /// The words of a training's command line, on one core.
 fn words(spec: &TrainSpec, run_dir: &Path, extra: &[&str]) -> Vec<String> {
-    let file = run_dir.with_extension("json");
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(&file, serde_json::to_vec(spec).unwrap()).unwrap();
-    let core = core();
-    let binary = env!("CARGO_BIN_EXE_trainyard-trainer");
-    let (file, run_dir) = (file.to_str().unwrap(), run_dir.to_str().unwrap());
-    ["taskset", "-c", &core, binary, "train", "--device", "cpu", "--events-fd", "1", "--spec", file]
-        .into_iter()
-        .chain(["--run-dir", run_dir])
-        .chain(extra.iter().copied())
+    ["taskset", "-c", &core(), env!("CARGO_BIN_EXE_trainyard-trainer")]
         .map(str::to_owned)
+        .into_iter()
+        .chain(process::train_arguments(spec, run_dir))
+        .chain(extra.iter().map(|&word| word.to_owned()))
         .collect()
 }
 
@@ -47,25 +38,14 @@ fn command(words: &[String]) -> Command {
     command
 }
 
-fn event(line: &str) -> TrainerEvent {
-    serde_json::from_str::<TrainerLine>(line).unwrap().event
-}
-
-/// Runs to the end; returns the exit code and all events but beats, which come between any others and after the last.
+/// Runs to the end; returns the exit code and the events.
 fn finish(words: &[String]) -> (i32, Vec<TrainerEvent>) {
-    let output = command(words).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let is_beat = |event: &TrainerEvent| matches!(event, TrainerEvent::Beat(_));
-    (output.status.code().unwrap(), text.lines().map(event).filter(|event| !is_beat(event)).collect())
-}
-
-fn newest(run_dir: &Path) -> Option<Loaded> {
-    checkpoint::newest(&run_dir.join("checkpoints")).unwrap().checkpoint
+    process::finish(command(words).spawn().unwrap())
 }
 
 /// Asserts that two runs have ended with the same bits.
 fn assert_same(a: &Path, b: &Path) {
-    let (a, b) = (newest(a).unwrap(), newest(b).unwrap());
+    let (a, b) = (newest(a), newest(b));
     let rows =
         |loaded: &Loaded| loaded.progress.rows.iter().map(|row| row.metrics.clone()).collect::<Vec<_>>();
     assert_eq!(rows(&a), rows(&b));
@@ -122,7 +102,9 @@ fn survives_kills(spec: &TrainSpec, folder: &Path, batch_sizes: &[&str]) {
     println!("seed {seed}");
     let mut random = Random(seed);
     let (whole, parts) = (folder.join("whole"), folder.join("parts"));
-    let (code, events) = finish(&words(spec, &whole, &[]));
+    // Left in peace, it needs no checkpoint but the last.
+    let peaceful = TrainSpec { checkpoint_minutes: 0.0, ..spec.clone() };
+    let (code, events) = finish(&words(&peaceful, &whole, &[]));
     assert_eq!(code, exit_code::DONE, "{events:?}");
 
     let (mut inside, mut kills, mut most) = (0, 0, 4);
@@ -140,7 +122,7 @@ fn survives_kills(spec: &TrainSpec, folder: &Path, batch_sizes: &[&str]) {
             inside = 0;
             continue;
         }
-        let progress = newest(&parts).unwrap().progress;
+        let progress = newest(&parts).progress;
         println!("killed; {} batches and {} epochs are saved", progress.batches, progress.epoch);
         inside += u64::from(progress.images_done > 0);
     }
@@ -157,7 +139,7 @@ const ALWAYS: f64 = 1e-6;
 fn a_run_that_is_killed_at_random_steps_ends_with_the_same_bits() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let data = crate::shapes::write(&folder.path().join("data"), 38);
+    let data = crate::shapes::write(&folder.path().join("data"), 22);
     let spec = TrainSpec {
         checkpoint_minutes: ALWAYS,
         // A step is of 16 images: gradients wait, also over the end of an epoch.
@@ -176,9 +158,9 @@ fn a_run_that_is_killed_at_random_steps_ends_with_the_same_bits() {
 fn with_bn_group_a_run_that_is_killed_goes_on_on_any_card_with_the_same_bits() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let data = crate::shapes::write(&folder.path().join("data"), 38);
+    let data = crate::shapes::write(&folder.path().join("data"), 22);
     let spec =
-        TrainSpec { checkpoint_minutes: ALWAYS, nbs: 16, bn_group: 4, ..crate::shapes::spec(&data, 6) };
+        TrainSpec { checkpoint_minutes: ALWAYS, nbs: 16, bn_group: 4, ..crate::shapes::spec(&data, 4) };
     survives_kills(&spec, folder.path(), &["7", "4", "16", "24"]);
 }
 
@@ -186,14 +168,14 @@ fn with_bn_group_a_run_that_is_killed_goes_on_on_any_card_with_the_same_bits() {
 fn adamw_and_repeatable_algorithms_go_on_after_a_kill_with_the_same_bits() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let data = crate::shapes::write(&folder.path().join("data"), 26);
+    let data = crate::shapes::write(&folder.path().join("data"), 22);
     let spec = TrainSpec {
         checkpoint_minutes: ALWAYS,
         optimizer: Optimizer::AdamW,
         lr0: 0.001,
         deterministic: true,
         nbs: 16,
-        ..crate::shapes::spec(&data, 6)
+        ..crate::shapes::spec(&data, 4)
     };
     survives_kills(&spec, folder.path(), &["4"]);
 }
@@ -230,16 +212,12 @@ fn after_damage_a_run_begins_anew_and_what_it_learns_then_survives_a_kill() {
     child.kill().unwrap();
     drop(events);
     child.wait().unwrap();
-    let kept = newest(&run_dir).expect("what was saved after the damage").progress;
+    let kept = newest(&run_dir).progress;
     assert!((2..=12).contains(&kept.batches) && kept.batches.is_multiple_of(2), "{}", kept.batches);
 
     let (code, events) = finish(&resume(&spec));
     assert_eq!(code, exit_code::DONE);
-    let first = events.iter().find_map(|event| match event {
-        TrainerEvent::Started(started) => Some(started.first_epoch),
-        _ => None,
-    });
-    assert_eq!(first, Some((kept.epoch + 1).min(6)));
+    assert_eq!(started(&events).first_epoch, (kept.epoch + 1).min(6));
     let (set_aside, made): (Vec<String>, Vec<String>) =
         names(&run_dir).into_iter().partition(|name| name.starts_with("damaged-"));
     let damaged: Vec<String> = torn.iter().map(|name| format!("damaged-{name}")).collect();
@@ -299,22 +277,9 @@ fn on_a_full_disk_training_goes_on_and_the_older_checkpoint_stays() {
     assert_ne!(code, 99, "a disk of its own needs root: run this test as root, as CI does");
     assert_eq!(code, exit_code::DONE, "{events:?}");
 
-    let warnings: Vec<&String> = events
-        .iter()
-        .filter_map(|event| match event {
-            TrainerEvent::Log(log) if log.message.contains("No space left") => Some(&log.message),
-            _ => None,
-        })
-        .collect();
-    assert!(warnings.iter().any(|text| text.contains("training goes on")), "{events:?}");
-    let saved: Vec<u64> = events
-        .iter()
-        .filter_map(|event| match event {
-            TrainerEvent::Checkpoint(saved) => Some(saved.step),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(saved, [1], "only the first checkpoint has room");
+    let warned = |text: &&str| text.contains("No space left") && text.contains("training goes on");
+    assert!(logs(&events).iter().any(warned), "{events:?}");
+    assert_eq!(checkpoints(&events), [1], "only the first checkpoint has room");
     assert!(matches!(events.last(), Some(TrainerEvent::Finished(_))), "{events:?}");
 
     let run = keep.join("run");

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use trainyard_trainer::checkpoint;
 use trainyard_types::TrainSpec;
 
+use crate::runs::checkpoints::newest;
 use crate::runs::{alone, options};
 
 fn export(weights: &Path, format: &str, ending: &str) -> Vec<u8> {
@@ -34,8 +34,7 @@ fn two_runs_of_the_same_job_leave_the_same_files() {
         for name in ["weights/best.safetensors", "weights/last.safetensors", "args.yaml"] {
             files.push((name.to_owned(), std::fs::read(run.join(name)).unwrap()));
         }
-        let newest = checkpoint::newest(&run.join("checkpoints")).unwrap().checkpoint.unwrap();
-        files.extend(newest.files.into_iter().filter(|(name, _)| name.ends_with(".safetensors")));
+        files.extend(newest(&run).files.into_iter().filter(|(name, _)| name.ends_with(".safetensors")));
         files.sort();
         files
     });

@@ -1,4 +1,8 @@
-//! Trainings inside a test's process, on the CPU.
+//! Trainings inside a test's process, on the CPU; and, beside it, what they leave and say.
+
+pub mod checkpoints;
+pub mod events;
+pub mod process;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -50,7 +54,6 @@ pub fn run(options: Options, stop: bool) -> (Result<RunEnd, TrainError>, Vec<Tra
 }
 
 /// [`run`] with memory that runs out, as `PhaseTracker::with_faults` has it.
-#[allow(dead_code, reason = "not every test file has faults")]
 pub fn run_with(
     options: Options,
     stop: bool,
