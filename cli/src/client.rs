@@ -248,7 +248,7 @@ fn check_id(text: &str) -> Result<String, Failure> {
 ///
 /// # Errors
 /// The first page that cannot be had.
-pub async fn every_page<T>(
+pub async fn all_pages<T>(
     mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Failure>,
 ) -> Result<Vec<T>, Failure> {
     let mut all = Vec::new();

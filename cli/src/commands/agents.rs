@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use trainyard_proto::pb;
 
-use crate::client::{Client, every_page};
+use crate::client::{Client, all_pages};
 use crate::commands::Context;
 use crate::commands::operator::GpuOrder;
 use crate::failure::Failure;
@@ -125,7 +125,7 @@ async fn show_rates(context: &Context) -> Result<(), Failure> {
 /// # Errors
 /// The scheduler cannot be reached.
 pub async fn list_rates(client: &Client) -> Result<Vec<pb::Rate>, Failure> {
-    every_page(async |page_token| {
+    all_pages(async |page_token| {
         let request = pb::ListRatesRequest { page_size: 1000, page_token };
         let call = || async { client.cluster().list_rates(request.clone()).await };
         let answer = client.retrying(call).await?;
@@ -177,7 +177,7 @@ pub fn gpu_json(entry: &AgentGpu) -> Value {
 /// # Errors
 /// The scheduler cannot be reached.
 pub async fn list_agents(client: &Client) -> Result<Vec<pb::Agent>, Failure> {
-    every_page(async |page_token| {
+    all_pages(async |page_token| {
         let request = pb::ListAgentsRequest { page_size: 1000, page_token };
         let call = || async { client.cluster().list_agents(request.clone()).await };
         let answer = client.retrying(call).await?;

@@ -7,7 +7,7 @@ use serde_json::json;
 use trainyard_proto::pb;
 
 use crate::artifact::{self, Fetched};
-use crate::client::every_page;
+use crate::client::all_pages;
 use crate::commands::Context;
 use crate::failure::{Exit, Failure};
 use crate::proto_json::to_json;
@@ -57,7 +57,7 @@ impl Artifacts {
 }
 
 async fn list(context: &Context, id: &str) -> Result<Vec<pb::Artifact>, Failure> {
-    every_page(async |page_token| {
+    all_pages(async |page_token| {
         let request = pb::ListArtifactsRequest { job_id: id.to_owned(), page_size: 1000, page_token };
         let call = || async { context.client.artifacts().list_artifacts(request.clone()).await };
         let answer = context.client.retrying(call).await?;

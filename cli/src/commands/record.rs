@@ -9,7 +9,7 @@ use prost_types::Timestamp;
 use trainyard_proto::pb;
 use trainyard_types::gpu::{matches_model, nominal_gib};
 
-use crate::client::every_page;
+use crate::client::all_pages;
 use crate::commands::{Context, agents};
 use crate::failure::Failure;
 use crate::terminal;
@@ -61,7 +61,7 @@ impl Record {
 
     async fn jobs(&self, context: &Context) -> Result<Vec<pb::Job>, Failure> {
         let ended = [pb::JobState::Succeeded, pb::JobState::Failed, pb::JobState::Cancelled];
-        every_page(async |page_token| {
+        all_pages(async |page_token| {
             let request = pb::ListJobsRequest {
                 page_size: PAGE,
                 page_token,

@@ -15,7 +15,7 @@ use crate::commands::Context;
 use crate::commands::submit::{draw_request_id, submit_job};
 use crate::commands::sweep;
 use crate::failure::Failure;
-use crate::follow::{self, Follow};
+use crate::follow::{self, FollowOptions};
 use crate::proto_json::to_json;
 use crate::terminal;
 use crate::values::absolute_path;
@@ -94,7 +94,7 @@ impl Train {
             if context.output.for_people() {
                 context.output.line(&id)?;
             }
-            return follow::run(context, &id, &Follow::default()).await;
+            return follow::run(context, &id, &FollowOptions::default()).await;
         }
         if context.output.for_people() {
             context.output.line(&id)?;

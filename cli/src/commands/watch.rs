@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::commands::Context;
 use crate::failure::Failure;
-use crate::follow::{self, Follow};
+use crate::follow::{self, FollowOptions};
 
 /// Follow a job until it ends
 ///
@@ -29,6 +29,6 @@ impl Watch {
     /// The job does not succeed; there is none; the server stays away.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let id = context.client.job_id(&self.id).await?;
-        follow::run(context, &id, &Follow { all_logs: self.logs, cursor: self.cursor }).await
+        follow::run(context, &id, &FollowOptions { all_logs: self.logs, cursor: self.cursor }).await
     }
 }

@@ -43,22 +43,22 @@ pub fn write(dir: &Path, options: &DatasetOptions) -> Result<PathBuf, Failure> {
     let yaml = dir.join("data.yaml");
     let text = data_yaml(options);
     let found = fs::read(&yaml).unwrap_or_default();
-    if found != text.as_bytes() && !is_empty(dir).map_err(|error| at(dir, &error))? {
+    if found != text.as_bytes() && !is_empty(dir).map_err(|error| io_failure(dir, &error))? {
         return Err(Failure::usage(format!("{} holds something else", dir.display()))
             .hint("name a folder that is empty or not there yet, or remove this one"));
     }
     // The description comes first: by it, the next run knows what an interrupted one began.
-    put(&yaml, text.as_bytes())?;
+    write_whole(&yaml, text.as_bytes())?;
     for (split, count, offset) in [("train", options.train, 0), ("val", options.val, 1 << 32)] {
         let images = dir.join("images").join(split);
         let labels = dir.join("labels").join(split);
         for folder in [&images, &labels] {
-            fs::create_dir_all(folder).map_err(|error| at(folder, &error))?;
+            fs::create_dir_all(folder).map_err(|error| io_failure(folder, &error))?;
         }
         for number in 0..count {
             let (jpeg, label) = picture(options, offset + u64::from(number))?;
-            put(&labels.join(format!("{number:05}.txt")), label.as_bytes())?;
-            put(&images.join(format!("{number:05}.jpg")), &jpeg)?;
+            write_whole(&labels.join(format!("{number:05}.txt")), label.as_bytes())?;
+            write_whole(&images.join(format!("{number:05}.jpg")), &jpeg)?;
         }
     }
     Ok(yaml)
@@ -96,8 +96,8 @@ fn is_empty(dir: &Path) -> std::io::Result<bool> {
 }
 
 /// Writes a whole file or none; one that is there must be the same.
-fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let io = |error: std::io::Error| at(path, &error);
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let io = |error: std::io::Error| io_failure(path, &error);
     match fs::read(path) {
         Ok(found) if found == bytes => return Ok(()),
         Ok(_) => {
@@ -116,7 +116,7 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     fs::rename(&part, path).map_err(io)
 }
 
-fn at(path: &Path, error: &std::io::Error) -> Failure {
+fn io_failure(path: &Path, error: &std::io::Error) -> Failure {
     Failure::local(format!("{}: {error}", path.display()))
 }
 

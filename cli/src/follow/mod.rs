@@ -18,7 +18,7 @@ use crate::terminal;
 
 /// What of a job is shown.
 #[derive(Debug, Clone, Default)]
-pub struct Follow {
+pub struct FollowOptions {
     /// Every line of the log, not only warnings and errors.
     pub all_logs: bool,
     /// Events up to this one are known already.
@@ -29,7 +29,7 @@ pub struct Follow {
 ///
 /// # Errors
 /// The job does not succeed (its exit code is 1); there is none; the server stays away.
-pub async fn run(context: &Context, id: &str, follow: &Follow) -> Result<(), Failure> {
+pub async fn run(context: &Context, id: &str, follow: &FollowOptions) -> Result<(), Failure> {
     *context.on_interrupt.borrow_mut() =
         format!("detached; the job goes on, `yard watch {id}` shows it again, `yard cancel {id}` ends it");
     let mut events = EventStream::new(&context.client, id, follow.cursor, Mode::Follow);
@@ -86,7 +86,7 @@ enum View {
 }
 
 impl View {
-    fn new(context: &Context, follow: &Follow) -> Self {
+    fn new(context: &Context, follow: &FollowOptions) -> Self {
         let output = context.output;
         match output.format {
             Format::Table if output.on_terminal() => {

@@ -99,7 +99,7 @@ fn a_dry_run_of_a_long_file_is_one_call() {
     let output = server.yard(&["submit", "--dry-run", "-f", &file]);
     assert_eq!((code(&output), stdout(&output)), (0, String::new()));
     let script = server.script.lock().unwrap();
-    assert_eq!((script.submitted.len(), script.batches.len(), script.validated), (0, 1, 1));
+    assert_eq!((script.submitted.len(), script.job_groups.len(), script.validated), (0, 1, 1));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_file_with_good_jobs_prints_an_id_for_each() {
     assert_eq!((code(&output), stdout(&output)), (0, format!("{}\n{}\n", id(0), id(1))));
     let output = server.yard(&["submit", "-f", &file, "-o", "jsonl"]);
     assert_eq!(stdout(&output).lines().count(), 2);
-    let names = server.script.lock().unwrap().batches.clone();
+    let names = server.script.lock().unwrap().job_groups.clone();
     assert!(names.len() == 2 && names.iter().all(|name| uuid::Uuid::try_parse(name).is_ok()));
 }
 

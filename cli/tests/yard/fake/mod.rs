@@ -48,7 +48,7 @@ pub struct Script {
     pub offsets: Vec<u64>,
     pub listed: Vec<pb::ListJobsRequest>,
     /// Request ids of calls for many jobs, one a part.
-    pub batches: Vec<String>,
+    pub job_groups: Vec<String>,
     /// Those of them that were only to be checked.
     pub validated: usize,
     pub sweeps: Vec<pb::SubmitSweepRequest>,
@@ -231,7 +231,7 @@ impl JobService for Fake {
         while let Some(part) = parts.message().await? {
             specs.extend(part.specs);
             let mut script = self.0.lock().unwrap();
-            script.batches.push(part.request_id);
+            script.job_groups.push(part.request_id);
             script.validated += usize::from(part.validate_only);
         }
         let script = self.0.lock().unwrap();
