@@ -1,4 +1,4 @@
-//! Tells what happens: JSON lines for an agent, readable lines for a person.
+//! Reports what happens: JSON lines for an agent, readable lines for a person.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use trainyard_types::Time;
 use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
 
-use crate::pulse;
+use crate::activity;
 
 /// The receivers of events: an agent, and a person.
 #[derive(Debug, Default)]
@@ -53,10 +53,10 @@ impl Events {
         Ok(Self { lines: lines.map(|file| Arc::new(Mutex::new(file))), ..Self::default() })
     }
 
-    /// Tells the agent from now on that the process lives, and what it is at.
-    pub fn beat(&self) {
+    /// Reports to the agent from now on that the process lives, and what it does.
+    pub fn report_activity(&self) {
         if let Some(lines) = &self.lines {
-            pulse::tell(Arc::clone(lines));
+            activity::report_to(Arc::clone(lines));
         }
     }
 

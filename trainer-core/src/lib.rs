@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of gRPC, Redis or the cluster: a spec goes in, events and a run directory come out.
 
+pub mod activity;
 pub mod checkpoint;
 pub mod commands;
 pub mod eval;
@@ -12,7 +13,6 @@ pub mod libtorch;
 pub mod loss;
 pub mod model;
 pub mod optim;
-pub mod pulse;
 pub mod report;
 #[cfg(test)]
 #[allow(dead_code, reason = "trainyard-data's own tests use the rest")]

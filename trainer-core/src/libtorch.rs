@@ -49,7 +49,7 @@ pub enum DeviceError {
          install libtorch with CUDA, or train with `--device cpu`"
     )]
     NotLoaded {
-        /// As asked for.
+        /// The device that was asked for.
         device: String,
         /// The dynamic linker's words.
         reason: String,
@@ -57,7 +57,7 @@ pub enum DeviceError {
     /// No driver, or no GPU.
     #[error("device `{device}` is not there: libtorch sees {count} CUDA devices")]
     Absent {
-        /// As asked for.
+        /// The device that was asked for.
         device: String,
         /// CUDA devices that there are.
         count: i64,
@@ -186,7 +186,7 @@ pub fn tune(device: Device, deterministic: bool, varied: bool) -> Result<(), Tor
 pub struct BenchmarkOff(());
 
 impl BenchmarkOff {
-    /// From now on.
+    /// Switches the search off.
     pub fn begin() -> Self {
         if CUDNN_BENCHMARK.load(Ordering::Relaxed) {
             tch::Cuda::cudnn_set_benchmark(false);

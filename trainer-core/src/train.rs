@@ -34,9 +34,9 @@ use self::memory::oom_retry::OomRetry;
 use self::output::saver::Saver;
 use self::session::{RunContext, RunEnd, Session, SessionConfig};
 use self::setup::{Options, Setup};
+use crate::activity;
 use crate::events::Events;
 use crate::libtorch::{self, Precision};
-use crate::pulse;
 
 /// Trains as `options` say, and reports to `events`. Raising `stop` ends it at the next batch, with a
 /// checkpoint.
@@ -61,7 +61,7 @@ pub fn train_tracked(
     let mut resume = options.resume;
     let mut started = false;
     let setup = Setup::new(options, events)?;
-    pulse::at(Activity::Start);
+    activity::at(Activity::Start);
     let mut oom_retry = OomRetry::new(setup.spec().bn_group);
     let minutes = setup.spec().checkpoint_minutes;
     let mut saver = Saver::new(&setup.options.run_dir, setup.options.checkpoints(), minutes);

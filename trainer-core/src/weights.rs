@@ -208,7 +208,7 @@ pub type Metadata = BTreeMap<String, String>;
 /// A safetensors file's tensors and metadata.
 #[derive(Debug, Default)]
 pub struct TensorFile {
-    /// By name, on the CPU, in the file's types.
+    /// The tensors by name, on the CPU, in the file's types.
     pub tensors: Tensors,
     /// The header's text entries.
     pub metadata: Metadata,

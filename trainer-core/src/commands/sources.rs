@@ -24,7 +24,7 @@ pub(crate) struct Source {
 /// All that the sources of a command line lead to.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    /// In the order of the sources, sorted within each folder.
+    /// The images, in the order of the sources, sorted within each folder.
     pub images: Vec<Source>,
     /// What was passed over, or taken as it is probably meant.
     pub notes: Vec<String>,
@@ -55,7 +55,7 @@ impl Sources {
     /// Finds everything. Folders below `except`, where results go, are passed over.
     ///
     /// # Errors
-    /// For a source that is nowhere, or of a kind that is not read.
+    /// A source is nowhere, or of a kind that is not read.
     pub fn find(sources: &[PathBuf], except: &Path) -> Result<Self, TrainError> {
         let mut found = Self::default();
         for source in sources {

@@ -20,7 +20,7 @@ struct Field {
     default: Value,
 }
 
-/// In the spec's order.
+/// All fields, in the spec's order.
 static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
     let spec = TrainSpec::new(ModelScale::N, "");
     let Ok(Value::Object(fields)) = serde_json::to_value(spec) else { return Vec::new() };

@@ -98,7 +98,7 @@ impl Train {
                 return exit_code::BAD_SPEC;
             }
         };
-        events.beat();
+        events.report_activity();
         let control = match self.control_fd.map(|fd| inherited("control-fd", fd)).transpose() {
             Ok(file) => file.map(Arc::new),
             Err(error) => {

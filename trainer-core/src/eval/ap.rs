@@ -13,7 +13,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// From hits (true) and misses, surest first, and the number of objects to find.
+    /// A curve from hits (true) and misses, surest first, and the number of objects to find.
     pub fn new(hits: impl IntoIterator<Item = bool>, objects: usize) -> Self {
         let mut curve = Self::default();
         let mut found = 0_u32;

@@ -28,11 +28,11 @@ pub struct ClassMetrics {
     pub images: usize,
     /// Objects of it.
     pub instances: usize,
-    /// At the confidence of the best mean F1, IoU 0.5.
+    /// The precision at the confidence of the best mean F1, IoU 0.5.
     pub precision: f64,
-    /// At the same confidence.
+    /// The recall at the same confidence.
     pub recall: f64,
-    /// At the same confidence.
+    /// The F1 at the same confidence.
     pub f1: f64,
     /// Average precision at each IoU threshold.
     pub ap: [f64; THRESHOLDS],
@@ -96,7 +96,7 @@ struct TruthCount {
 pub struct Evaluator {
     matches: Vec<Match>,
     images: usize,
-    /// By class.
+    /// Images and objects, by class.
     truths: Vec<TruthCount>,
 }
 
@@ -224,9 +224,9 @@ impl Evaluator {
 pub struct ClassReport {
     /// The class's id.
     pub class: usize,
-    /// Of the detections that are surer than a point, the share that finds something.
+    /// Precision at each point: of the detections that are surer, the share that finds something.
     pub precision: Vec<f64>,
-    /// Of the objects, the share that they find.
+    /// Recall at each point: of the objects, the share that they find.
     pub recall: Vec<f64>,
     /// Average precision at each IoU threshold.
     pub ap: [f64; THRESHOLDS],

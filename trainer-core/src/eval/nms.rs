@@ -31,7 +31,7 @@ pub struct NmsConfig {
 }
 
 impl NmsConfig {
-    /// For metrics: nearly everything counts.
+    /// The configuration for metrics, where nearly every box counts.
     pub const fn validation() -> Self {
         Self {
             conf: 0.001,
@@ -44,7 +44,7 @@ impl NmsConfig {
         }
     }
 
-    /// For people: what the model is fairly sure of.
+    /// The configuration for people: boxes with a fair score.
     pub const fn predict() -> Self {
         Self { conf: 0.25, multi_label: false, ..Self::validation() }
     }

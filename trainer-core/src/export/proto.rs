@@ -29,7 +29,7 @@ pub struct OperatorSetIdProto {
     /// Its name; empty for ONNX's own.
     #[prost(string, tag = "1")]
     pub domain: String,
-    /// From 1.
+    /// The set's version, from 1.
     #[prost(int64, tag = "2")]
     pub version: i64,
 }

@@ -19,7 +19,7 @@ pub use self::storage::{RawTensor, Values};
 /// Why a `.pt` file cannot be read. Every text continues the file's name.
 #[derive(Debug, thiserror::Error)]
 pub enum PtError {
-    /// The file system said no.
+    /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
     /// Not a ZIP, or a damaged one.
@@ -35,9 +35,9 @@ pub enum PtError {
     Size {
         /// The entry of the ZIP.
         name: String,
-        /// As it is.
+        /// Its bytes.
         found: u64,
-        /// As its tensor says.
+        /// The bytes that its tensor says.
         expected: u64,
     },
     /// Written on a machine of the other kind.
@@ -62,9 +62,9 @@ pub enum PtError {
     /// More than any model of ours can have.
     #[error("has more than {limit} {what}, which no YOLOv8 has")]
     TooLarge {
-        /// Of what.
+        /// The thing that there is too much of.
         what: &'static str,
-        /// How many may be.
+        /// How many there may be.
         limit: u64,
     },
     /// One tensor cannot be had.

@@ -31,7 +31,7 @@ pub enum Node {
     Text(String),
     /// Bytes, or a number of more than 64 bits; nothing here needs what they say.
     Opaque,
-    /// Of a fixed length.
+    /// A sequence of a fixed length.
     Tuple(Vec<Id>),
     /// A list or a set.
     List(Vec<Id>),

@@ -28,7 +28,7 @@ pub enum Values {
 pub struct RawTensor {
     /// Sizes of its dimensions.
     pub shape: Vec<usize>,
-    /// Its numbers.
+    /// The tensor's numbers, row-major.
     pub values: Values,
 }
 

@@ -21,7 +21,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// As people call it.
+    /// The name that people use: fp32, fp16 or bf16.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fp32 => "fp32",

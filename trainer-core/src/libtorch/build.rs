@@ -11,7 +11,7 @@ pub struct Build {
     pub version: String,
     /// Whether there is an NVIDIA driver; without one libtorch does not tell the rest.
     pub driver: bool,
-    /// Its CUDA, `13.0`.
+    /// The CUDA version it was built for, such as `13.0`.
     pub cuda: Option<String>,
     /// `sm_90`: code for such GPUs; `compute_120`: intermediate code for such GPUs and newer ones.
     pub architectures: Vec<String>,
@@ -30,7 +30,7 @@ pub fn build(loaded: &Result<(), String>) -> Build {
     Build { driver, problem, ..parse(&config.unwrap_or_default()) }
 }
 
-/// From libtorch's own description of itself.
+/// Reads libtorch's own description of itself.
 fn parse(config: &str) -> Build {
     let after = |start: &str| {
         let line = config

@@ -13,7 +13,7 @@ use super::shim::{self, List};
 /// Dropping the tensor is safe at any time: the memory is used again only when copies from it have ended.
 ///
 /// # Errors
-/// Without a GPU, and when the system has no more memory to lock.
+/// There is no GPU, or the system has no more memory to lock.
 pub fn pinned(bytes: usize) -> Result<Tensor, TorchError> {
     let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
     // SAFETY: takes a number, and the place of the result.

@@ -7,13 +7,13 @@ use tch::Tensor;
 use super::TorchError;
 use super::shim::{self, List, pointer_or_null};
 
-/// What a step does to gradients before it takes them; both are scalars on the parameters' device, so that
-/// nobody waits for them.
+/// What a fused step does to gradients before it takes them (PyTorch's `grad_scale` and `found_inf`). Both are
+/// scalars on the parameters' device, so that nobody waits for them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GradScaling<'a> {
-    /// Gradients are divided by it.
+    /// The number that gradients are divided by.
     pub divisor: Option<&'a Tensor>,
-    /// A float: if it is 1, nothing moves.
+    /// A float; if it is 1, nothing moves.
     pub found_inf: Option<&'a Tensor>,
 }
 
@@ -37,7 +37,7 @@ pub fn zero_grad<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result
 pub struct SgdRates {
     /// Learning rate.
     pub lr: f64,
-    /// Nesterov's.
+    /// Nesterov's momentum.
     pub momentum: f64,
     /// L2 penalty, added to the gradients.
     pub decay: f64,
@@ -51,12 +51,12 @@ pub fn sgd(
     parameters: &[&Tensor],
     momenta: &[&Tensor],
     rates: SgdRates,
-    incoming: GradScaling<'_>,
+    scaling: GradScaling<'_>,
 ) -> Result<(), TorchError> {
     assert_eq!(parameters.len(), momenta.len(), "each parameter has its momentum");
     let (moved, momenta) = (list(parameters), list(momenta));
     let SgdRates { lr, momentum, decay } = rates;
-    let (divisor, found) = (pointer_or_null(incoming.divisor), pointer_or_null(incoming.found_inf));
+    let (divisor, found) = (pointer_or_null(scaling.divisor), pointer_or_null(scaling.found_inf));
     // SAFETY: both lists hold `count` tensors, which live through the call; null stands for an absent one.
     unsafe {
         let count = moved.len();
@@ -90,12 +90,12 @@ pub fn adamw(
     [averages, squares]: [&[&Tensor]; 2],
     step: &Tensor,
     rates: AdamRates,
-    incoming: GradScaling<'_>,
+    scaling: GradScaling<'_>,
 ) -> Result<(), TorchError> {
     assert!(parameters.len() == averages.len() && parameters.len() == squares.len(), "lists differ");
     let (moved, averages, squares) = (list(parameters), list(averages), list(squares));
     let AdamRates { lr, betas: [beta1, beta2], eps, decay } = rates;
-    let (divisor, found) = (pointer_or_null(incoming.divisor), pointer_or_null(incoming.found_inf));
+    let (divisor, found) = (pointer_or_null(scaling.divisor), pointer_or_null(scaling.found_inf));
     // SAFETY: the lists hold `count` tensors, which live through the call; null stands for an absent one.
     unsafe {
         let count = moved.len();
@@ -192,13 +192,13 @@ mod tests {
     fn nothing_moves_when_an_infinity_was_found() {
         let _ = Device::Cpu;
         let (found, divisor) = (Tensor::from(1.0_f32), Tensor::from(1.0_f32));
-        let incoming = GradScaling { divisor: Some(&divisor), found_inf: Some(&found) };
+        let scaling = GradScaling { divisor: Some(&divisor), found_inf: Some(&found) };
         let (moved, state) = (parameter(2.0, f64::INFINITY), Tensor::from_slice(&[0.5_f32]));
         let _no_grad = tch::no_grad_guard();
-        sgd(&[&moved], &[&state], SgdRates { lr: 1.0, momentum: 0.9, decay: 0.1 }, incoming).unwrap();
+        sgd(&[&moved], &[&state], SgdRates { lr: 1.0, momentum: 0.9, decay: 0.1 }, scaling).unwrap();
         let (squares, step) = (Tensor::from_slice(&[0.25_f32]), Tensor::from(1.0_f32));
         let rates = AdamRates { lr: 1.0, betas: [0.9, 0.999], eps: 1e-8, decay: 0.1 };
-        adamw(&[&moved], [&[&state], &[&squares]], &step, rates, incoming).unwrap();
+        adamw(&[&moved], [&[&state], &[&squares]], &step, rates, scaling).unwrap();
         assert_eq!((values(&moved), values(&state), values(&squares)), (vec![2.0], vec![0.5], vec![0.25]));
     }
 }

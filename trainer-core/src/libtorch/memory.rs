@@ -10,9 +10,9 @@ use super::shim;
 /// Memory of a GPU, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryStats {
-    /// In tensors now.
+    /// Bytes in tensors now.
     pub allocated_bytes: u64,
-    /// In tensors at most, since the start or since [`reset_peak`].
+    /// Bytes in tensors at most, since the start or since [`reset_peak`].
     pub peak_allocated_bytes: u64,
     /// Taken from the GPU by this process, tensors included.
     pub reserved_bytes: u64,

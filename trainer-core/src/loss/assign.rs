@@ -16,7 +16,7 @@ const EPS: f64 = 1e-9;
 const MIN_SIDE: f64 = 16.0;
 /// (object, anchor) pairs that are computed at a time; bounds the memory of large batches of crowded images.
 const PAIRS_PER_PART: i64 = 1 << 22;
-/// The same on a GPU, which each part costs its own launches of some forty kernels.
+/// The same number on a GPU, where each part costs the launches of some forty kernels.
 const PAIRS_PER_PART_ON_GPU: i64 = 1 << 23;
 
 /// One object of a batch.

@@ -33,7 +33,7 @@ pub enum Rule {
 
 impl Rule {
     /// The state that is kept of each parameter, under PyTorch's names.
-    const fn remembers(self) -> &'static [&'static str] {
+    const fn state_names(self) -> &'static [&'static str] {
         match self {
             Self::Sgd => &["momentum_buffer"],
             Self::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
@@ -43,11 +43,11 @@ impl Rule {
 
 /// A parameter and the optimiser's state of it.
 #[derive(Debug)]
-struct Slot {
+struct ParameterState {
     name: String,
     parameter: Tensor,
     group: Group,
-    /// In the order of [`Rule::remembers`], shaped and laid out as the parameter.
+    /// The state's tensors in the order of [`Rule::state_names`], shaped and laid out as the parameter.
     state: Vec<Tensor>,
 }
 
@@ -55,7 +55,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rule,
-    slots: Vec<Slot>,
+    parameters: Vec<ParameterState>,
     /// Float on the device: steps that moved something. Only AdamW needs it.
     step: Option<Tensor>,
 }
@@ -63,35 +63,36 @@ pub struct Optimizer {
 impl Optimizer {
     /// An optimiser of the trained tensors of `weights`, with a state of zeros.
     pub fn new(weights: &Weights, rule: Rule) -> Self {
-        let blank = |tensor: &Tensor| rule.remembers().iter().map(|_| tensor.detach().zeros_like()).collect();
-        let slots: Vec<Slot> = trained(weights)
-            .map(|(entry, group)| Slot {
+        let blank =
+            |tensor: &Tensor| rule.state_names().iter().map(|_| tensor.detach().zeros_like()).collect();
+        let parameters: Vec<ParameterState> = trained(weights)
+            .map(|(entry, group)| ParameterState {
                 name: entry.name.clone(),
                 parameter: entry.tensor.shallow_clone(),
                 group,
                 state: blank(&entry.tensor),
             })
             .collect();
-        let device = slots.first().map_or(Device::Cpu, |slot| slot.parameter.device());
+        let device = parameters.first().map_or(Device::Cpu, |one| one.parameter.device());
         let counts = matches!(rule, Rule::AdamW { .. });
         let step = counts.then(|| Tensor::zeros([0; 0], (Kind::Float, device)));
-        Self { rule, slots, step }
+        Self { rule, parameters, step }
     }
 
     /// How many parameters are in each group, in [`Group::ALL`]'s order.
     pub fn counts(&self) -> [usize; 3] {
-        Group::ALL.map(|group| self.slots.iter().filter(|slot| slot.group == group).count())
+        Group::ALL.map(|group| self.parameters.iter().filter(|one| one.group == group).count())
     }
 
     /// The state, as a checkpoint names it: `exp_avg.model.0.conv.weight`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let named = |slot: &Slot| {
+        let named = |one: &ParameterState| {
             let name =
-                |(kind, tensor): (&&str, &Tensor)| (format!("{kind}.{}", slot.name), tensor.shallow_clone());
-            self.rule.remembers().iter().zip(&slot.state).map(name).collect::<Vec<_>>()
+                |(kind, tensor): (&&str, &Tensor)| (format!("{kind}.{}", one.name), tensor.shallow_clone());
+            self.rule.state_names().iter().zip(&one.state).map(name).collect::<Vec<_>>()
         };
         let step = self.step.iter().map(|step| (STEP.to_owned(), step.shallow_clone()));
-        self.slots.iter().flat_map(named).chain(step).collect()
+        self.parameters.iter().flat_map(named).chain(step).collect()
     }
 
     /// Takes the whole state from `source`, bit by bit.
@@ -112,19 +113,19 @@ impl Optimizer {
 
     /// The gradients that have been accumulated, under their parameters' names. None after a step.
     pub fn gradients(&self) -> impl Iterator<Item = (&str, Tensor)> {
-        self.slots
+        self.parameters
             .iter()
-            .map(|slot| (slot.name.as_str(), slot.parameter.grad()))
+            .map(|one| (one.name.as_str(), one.parameter.grad()))
             .filter(|(_, gradient)| gradient.defined())
     }
 
     /// Makes the gradients of `source` the accumulated ones, bit by bit. There must be none yet.
     pub fn set_gradients(&self, source: impl Fn(&str) -> Option<Tensor>) {
         // tch cannot set a gradient; the derivative of `p * g` with respect to `p` is `g`.
-        for slot in &self.slots {
-            if let Some(gradient) = source(&slot.name) {
-                let gradient = gradient.to_device(slot.parameter.device());
-                (&slot.parameter * gradient).sum(Kind::Float).backward();
+        for one in &self.parameters {
+            if let Some(gradient) = source(&one.name) {
+                let gradient = gradient.to_device(one.parameter.device());
+                (&one.parameter * gradient).sum(Kind::Float).backward();
             }
         }
     }
@@ -132,7 +133,7 @@ impl Optimizer {
     /// Length of all gradients together: a scalar on the device.
     pub fn gradient_norm(&self) -> Tensor {
         let _no_grad = tch::no_grad_guard();
-        expect(foreach::gradient_norm(self.slots.iter().map(|slot| &slot.parameter)))
+        expect(foreach::gradient_norm(self.parameters.iter().map(|one| &one.parameter)))
     }
 
     /// One step along the gradients, taken times `factor` and then clipped to [`MAX_NORM`]; then forgets
@@ -167,10 +168,10 @@ impl Optimizer {
         if let Some(step) = &mut self.step {
             *step += 1.0 - &skipped;
         }
-        let incoming = GradScaling { divisor: Some(&divisor), found_inf: Some(&skipped) };
+        let scaling = GradScaling { divisor: Some(&divisor), found_inf: Some(&skipped) };
         for group in Group::ALL {
             let decay = if group == Group::Weight { decay } else { 0.0 };
-            expect(self.step_group(group, rates, decay, incoming));
+            expect(self.step_group(group, rates, decay, scaling));
         }
         self.zero_grad();
         skipped
@@ -181,31 +182,31 @@ impl Optimizer {
         group: Group,
         rates: &Rates,
         decay: f64,
-        incoming: GradScaling<'_>,
+        scaling: GradScaling<'_>,
     ) -> Result<(), TorchError> {
-        let moving = |slot: &&Slot| slot.group == group && slot.parameter.grad().defined();
-        let slots: Vec<&Slot> = self.slots.iter().filter(moving).collect();
-        if slots.is_empty() {
+        let has_gradient = |one: &&ParameterState| one.group == group && one.parameter.grad().defined();
+        let moving: Vec<&ParameterState> = self.parameters.iter().filter(has_gradient).collect();
+        if moving.is_empty() {
             return Ok(());
         }
-        let parameters: Vec<&Tensor> = slots.iter().map(|slot| &slot.parameter).collect();
-        let state = |at: usize| slots.iter().map(|slot| &slot.state[at]).collect::<Vec<_>>();
+        let parameters: Vec<&Tensor> = moving.iter().map(|one| &one.parameter).collect();
+        let state = |at: usize| moving.iter().map(|one| &one.state[at]).collect::<Vec<_>>();
         let lr = rates.lr[group as usize];
         match (self.rule, &self.step) {
             (Rule::AdamW { beta1 }, Some(step)) => {
                 let rates = AdamRates { lr, betas: [beta1, BETA2], eps: EPS, decay };
-                foreach::adamw(&parameters, [&state(0), &state(1)], step, rates, incoming)
+                foreach::adamw(&parameters, [&state(0), &state(1)], step, rates, scaling)
             }
             _ => {
                 let rates = SgdRates { lr, momentum: rates.momentum, decay };
-                foreach::sgd(&parameters, &state(0), rates, incoming)
+                foreach::sgd(&parameters, &state(0), rates, scaling)
             }
         }
     }
 
     /// Drops the accumulated gradients.
     pub fn zero_grad(&mut self) {
-        expect(foreach::zero_grad(self.slots.iter().map(|slot| &slot.parameter)));
+        expect(foreach::zero_grad(self.parameters.iter().map(|one| &one.parameter)));
     }
 }
 

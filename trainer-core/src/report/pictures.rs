@@ -63,7 +63,7 @@ pub fn val_labels(number: usize) -> String {
     format!("val_batch{number}_labels.jpg")
 }
 
-/// The same with what the best weights see.
+/// The file name of the same images with the predictions of the best weights.
 pub fn val_predictions(number: usize) -> String {
     format!("val_batch{number}_pred.jpg")
 }

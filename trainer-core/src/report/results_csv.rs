@@ -34,7 +34,7 @@ pub struct Row {
     pub epoch: u32,
     /// Since training began, earlier attempts included.
     pub seconds: f64,
-    /// By the names of [`METRICS`]; what is missing is written as `nan`.
+    /// The numbers by the names of [`METRICS`]; a missing one is written as `nan`.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -118,7 +118,7 @@ pub fn number(value: f64) -> String {
     format!("{}e{sign}{:02}", trimmed(mantissa), exponent.abs())
 }
 
-/// Without zeros at the end of a fraction.
+/// A number without zeros at the end of its fraction.
 fn trimmed(digits: &str) -> &str {
     if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits }
 }

@@ -78,7 +78,7 @@ pub enum TrainError {
         "`bn_group` is {bn_group}, and only {batch_size} images fit in a batch here; lower `bn_group`, or train on a GPU with more memory"
     )]
     BnGroup {
-        /// As in the spec.
+        /// The value in the spec.
         bn_group: u32,
         /// Images per batch.
         batch_size: u32,
@@ -147,7 +147,7 @@ pub enum TrainError {
     Unreadable {
         /// Images that could not be read.
         unreadable: usize,
-        /// Of how many.
+        /// All images.
         images: usize,
     },
     /// A picture cannot be read or written.

@@ -59,13 +59,13 @@ impl Faults {
 struct OomFault {
     /// Fails batches of so many images or more.
     images: usize,
-    /// In this phase; `None`: wherever a batch goes forward.
+    /// The phase that fails; `None`: wherever a batch goes forward.
     phase: Option<Phase>,
-    /// From this epoch on.
+    /// The first epoch that fails.
     epoch: u32,
-    /// From the phase's so manieth time on, counted from 1.
+    /// The first time that the phase fails, counted from 1.
     from: u32,
-    /// Only then.
+    /// Whether it fails only that time.
     once: bool,
     /// How often the phase was entered so far.
     seen: u32,

@@ -20,7 +20,7 @@ pub struct MicroBatch {
 /// What is left to train of an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MicroBatches {
-    /// In order; as equal as possible within a step, larger ones first.
+    /// The micro-batches in order; as equal as possible within a step, larger ones first.
     pub list: Vec<MicroBatch>,
     /// Units of images whose gradients are accumulated for a step of the next epoch.
     pub units_left: u64,
@@ -63,7 +63,7 @@ impl EpochPosition {
     }
 }
 
-/// As few micro-batches as possible, as equal as possible; the last one ends the step, if there is one.
+/// Cuts into as few micro-batches as possible, as equal as possible; the last one ends the step, if there is one.
 fn cut(samples: Range<u64>, batch_size: u64, step: Option<u64>) -> impl Iterator<Item = MicroBatch> {
     let images = samples.end.saturating_sub(samples.start);
     let count = images.div_ceil(batch_size);

@@ -17,7 +17,7 @@ const SIDE: i64 = 160;
 /// The precision that was chosen, and why not a faster one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrecisionChoice {
-    /// Of the layers.
+    /// The precision of the layers.
     pub precision: Precision,
     /// A sentence for each faster precision that is not fit.
     pub warnings: Vec<String>,

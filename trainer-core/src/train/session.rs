@@ -32,12 +32,12 @@ use super::state::TrainState;
 use super::upload::Uploader;
 use super::validate::ValidationConfig;
 use super::{precision, pretrained, resume};
+use crate::activity;
 use crate::checkpoint::{Loaded, Progress};
 use crate::events::Events;
 use crate::libtorch::{self, Precision};
 use crate::model::Model;
 use crate::optim::{Schedule, auto};
-use crate::pulse;
 
 /// How a training ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl<'a> Session<'a> {
         state.set_epochs(progress.epochs.unwrap_or(spec.epochs));
         let uploader = Uploader::new(device);
         let memory = setup.options.probe_memory.wants(device).then(|| {
-            pulse::at(Activity::Search);
+            activity::at(Activity::Search);
             let validation = &validation_config(setup, state.precision(), context.tracker);
             MemoryProbe { setup, batch_size, uploader: &uploader, validation }.run(&mut state)
         });
@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
         let (spec, epoch) = (self.setup.spec(), self.progress.epoch);
         self.context.tracker.begin_epoch(epoch + 1);
         // The first steps try which algorithm is fastest for each shape.
-        pulse::at(if self.context.tracker.steps() == 0 { Activity::Search } else { Activity::Train });
+        activity::at(if self.context.tracker.steps() == 0 { Activity::Search } else { Activity::Train });
         self.phase_timer.begin_epoch();
         self.last_step = None;
         self.epoch_batches = self.progress.batches_done + batches_left as u64;

@@ -21,12 +21,12 @@ use super::error::TrainError;
 use super::memory::ProbeWhen;
 use super::monitoring::control::Control;
 use super::precision;
+use crate::activity;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::events::Events;
 use crate::libtorch::Precision;
 use crate::loss::Gains;
 use crate::optim::auto;
-use crate::pulse;
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -124,7 +124,7 @@ impl Setup {
         if !violations.is_empty() {
             return Err(TrainError::Spec(violations));
         }
-        pulse::at(Activity::Scan);
+        activity::at(Activity::Scan);
         let yaml = DataYaml::read(&options.spec.data)?;
         for note in &yaml.notes {
             events.log(LogLevel::Warning, format!("{}: {note}", yaml.file.display()));

@@ -20,9 +20,9 @@ use super::output::artifacts::{self, EpochWeights};
 use super::output::console::{self, EpochTable, NewestBatch};
 use super::session::{RunEnd, Session, StepState};
 use super::validate::{ValidationConfig, ValidationResult, validate};
+use crate::activity;
 use crate::checkpoint::{Best, Row};
 use crate::libtorch::{self, rethrow};
-use crate::pulse;
 
 impl Session<'_> {
     /// Trains to the end. An exception of libtorch comes as a panic, for the caller to catch; where memory
@@ -68,8 +68,8 @@ impl Session<'_> {
             waited_before = loader.waited();
 
             self.train_batch(&batch, micro_batch);
-            pulse::at(Activity::Train);
-            pulse::tick();
+            activity::at(Activity::Train);
+            activity::tick();
 
             self.phase_timer.end_batch(waited, micro_batch.step.is_some());
             self.progress.epoch_seconds = before.0 + began.elapsed().as_secs_f64();
@@ -144,7 +144,7 @@ impl Session<'_> {
         let Some(found) = found else { return Ok(Break(())) };
 
         self.context.tracker.set_phase(Phase::Checkpoint);
-        pulse::at(Activity::Write);
+        activity::at(Activity::Write);
         self.check_finite(found.losses)?;
         self.check_alive(&found)?;
         let epoch = self.record_epoch(train_losses, &found);
@@ -200,7 +200,7 @@ impl Session<'_> {
 
     /// The checkpoint of a run that was asked to stop. On a full disk the one before must do.
     fn stop(&mut self) -> Result<RunEnd, TrainError> {
-        pulse::at(Activity::Write);
+        activity::at(Activity::Write);
         self.checkpoint()?;
         self.context.saver.flush(self.context.events);
         let durable = self.context.saver.is_durable(self.progress.batches, self.progress.epoch);

@@ -72,7 +72,7 @@ fn lock(tensor: &Tensor) -> Result<Tensor, TorchError> {
     Ok(locked)
 }
 
-/// The same bytes, as numbers of another type.
+/// A view of bytes as numbers of another type.
 fn as_kind(bytes: &Tensor, kind: Kind) -> Tensor {
     if kind == Kind::Uint8 { bytes.shallow_clone() } else { bytes.view_dtype(kind) }
 }

@@ -11,11 +11,11 @@ use trainyard_types::trainer::{Activity, Phase};
 use super::batch_tensors::{images_in, targets_in};
 use super::memory::PhaseTracker;
 use super::precision::forward;
+use crate::activity;
 use crate::eval::{Confusion, Detection, Evaluator, Metrics, NmsConfig, suppress};
 use crate::libtorch::{self, Precision, rethrow};
 use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss, to_host};
 use crate::model::Model;
-use crate::pulse;
 
 /// How a validation is done.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,7 @@ impl ValidationConfig<'_> {
 pub struct ValidationTime {
     /// Waiting for the loader's images.
     pub loader_wait: f64,
-    /// In the model and the loss, copies included.
+    /// The model and the loss, copies included.
     pub model: f64,
     /// Non-maximum suppression, and matching with the labels.
     pub postprocess: f64,
@@ -204,9 +204,9 @@ pub fn validate_in_detail(
     let (mut batches, mut time) = (0_usize, ValidationTime::default());
     let mut pass = loader.pass();
     let began = Instant::now();
-    pulse::at(Activity::Validate);
+    activity::at(Activity::Validate);
     for batch in pass.by_ref() {
-        pulse::tick();
+        activity::tick();
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }

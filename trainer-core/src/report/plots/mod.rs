@@ -77,7 +77,7 @@ fn line_colour(class: usize) -> RGBColor {
     RGBColor(r, g, b)
 }
 
-/// At most so many characters of `text`, the last an ellipsis if it was longer.
+/// The first characters of `text`, at most so many; the last one is an ellipsis if it was longer.
 fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();

@@ -24,12 +24,12 @@ pub struct PhaseTracker {
 }
 
 impl PhaseTracker {
-    /// With the faults that the environment names.
+    /// A tracker with the faults that the environment names.
     pub fn from_env() -> Self {
         Self { faults: Faults::from_env(), ..Self::default() }
     }
 
-    /// With these faults: see [`Faults::parse`].
+    /// A tracker with these faults: see [`Faults::parse`].
     pub fn with_faults(text: &str) -> Self {
         Self { faults: Faults::parse(text), ..Self::default() }
     }

@@ -5,9 +5,9 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use trainyard_types::trainer::{Activity, LogLevel};
 
 use super::Session;
+use crate::activity;
 use crate::checkpoint::Row;
 use crate::model::{Layout, Model};
-use crate::pulse;
 use crate::report::pictures;
 use crate::train::error::TrainError;
 use crate::train::output::artifacts::{self, BEST};
@@ -20,7 +20,7 @@ impl Session<'_> {
     /// does again.
     pub(in crate::train) fn conclude(&mut self) -> Result<ControlFlow<()>, TrainError> {
         self.report_early_end();
-        pulse::at(Activity::Write);
+        activity::at(Activity::Write);
         for error in self.drawing.finish() {
             self.report_undrawn(Err(error));
         }
@@ -34,7 +34,7 @@ impl Session<'_> {
         let details = validate_in_detail(&model, &loader, &config, self.context.stop)?;
         self.report_smaller_validation();
         let Some(details) = details else { return Ok(Break(())) };
-        pulse::at(Activity::Write);
+        activity::at(Activity::Write);
         let drawn = self.draw_results(&model, &details);
         self.report_undrawn(drawn);
         console::finished(&self.progress, &details, self.setup, self.context.events);

@@ -1,5 +1,5 @@
-//! What the process is at, and how much of that it has done, told to an agent by a thread of its own every few seconds,
-//! whatever the others wait for.
+//! What the process does, and how much of that it has done, reported to an agent every few seconds by a thread
+//! of its own, whatever the others wait for.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex};
@@ -10,22 +10,23 @@ use trainyard_types::trainer::TrainerEvent;
 
 use crate::events;
 
-/// Time between two beats.
-const EVERY: Duration = Duration::from_secs(2);
+/// Time between two reports.
+const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Tells `lines` until nobody reads them any more. It is never joined: it lives as long as the process.
-pub fn tell(lines: Arc<Mutex<File>>) {
-    let beats = move || {
-        while beat(&lines) {
-            std::thread::sleep(EVERY);
+/// Reports to `lines` until nobody reads them any more. The thread is never joined: it lives as long as the
+/// process.
+pub fn report_to(lines: Arc<Mutex<File>>) {
+    let reports = move || {
+        while report(&lines) {
+            std::thread::sleep(INTERVAL);
         }
     };
     // Without a thread the agent judges by the other lines.
-    let _none = std::thread::Builder::new().name("pulse".to_owned()).spawn(beats);
+    let _none = std::thread::Builder::new().name("pulse".to_owned()).spawn(reports);
 }
 
-/// Tells one beat; whether anybody could read it.
-fn beat(lines: &Mutex<File>) -> bool {
+/// Writes one report; returns whether anybody could read it.
+fn report(lines: &Mutex<File>) -> bool {
     let event = TrainerEvent::Beat(now());
     events::write(lines, event).is_ok()
 }
@@ -47,12 +48,12 @@ mod tests {
         assert!(told.done >= 1 || told.activity != Activity::Write);
         let (reader, writer) = std::io::pipe().unwrap();
         let lines = Arc::new(Mutex::new(File::from(std::os::fd::OwnedFd::from(writer))));
-        assert!(beat(&lines));
+        assert!(report(&lines));
         let mut text = String::new();
         BufReader::new(&reader).read_line(&mut text).unwrap();
         let line: TrainerLine = serde_json::from_str(&text).unwrap();
         assert!(matches!(line.event, TrainerEvent::Beat(_)), "{text}");
         drop(reader);
-        assert!(!beat(&lines), "nobody reads any more");
+        assert!(!report(&lines), "nobody reads any more");
     }
 }
