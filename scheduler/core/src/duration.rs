@@ -1,4 +1,4 @@
-//! Times and spans: in words for people, and in whole milliseconds.
+//! Durations: in words for people, and from and to the fractions of milliseconds that estimates are made of.
 
 use std::time::Duration;
 
@@ -23,20 +23,28 @@ pub(crate) fn in_words(span: Duration) -> String {
 
 /// Milliseconds in words, to the minute if they are more than one.
 pub(crate) fn about(millis: f64) -> String {
-    let seconds = Duration::from_millis(whole_millis(millis)).as_secs_f64().round().max(1.0);
+    let seconds = from_millis(millis).as_secs_f64().round().max(1.0);
     let whole = if seconds > 60.0 { (seconds / 60.0).round() * 60.0 } else { seconds };
     in_words(Duration::from_secs_f64(whole))
 }
 
-/// Hours, minutes, seconds of the day.
-pub(crate) fn clock(time: Time) -> String {
+/// `14:05:59`, the time of the day.
+pub(crate) fn time_of_day(time: Time) -> String {
     let seconds = time.0 / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// Milliseconds without their fraction; what is negative counts as none.
 pub(crate) fn whole_millis(millis: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative; saturates")]
-    let whole = millis.max(0.0) as u64;
-    whole
+    millis.max(0.0) as u64
+}
+
+/// In milliseconds.
+pub(crate) fn to_millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1000.0
+}
+
+/// As [`whole_millis`].
+pub(crate) fn from_millis(millis: f64) -> Duration {
+    Duration::from_millis(whole_millis(millis))
 }

@@ -56,7 +56,6 @@ async fn main() -> Result<(), Failure> {
         caller.await??;
     }
     let seconds = start.elapsed().as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let rate = (CALLERS * EACH) as f64 / seconds;
     println!("scheduler_submit_64_callers {rate:.0} jobs/s");
 

@@ -32,7 +32,7 @@ pub enum Bound {
     /// Nothing is known yet.
     Unknown,
     /// The GPU, or the processor, computes all the time.
-    Card,
+    Gpu,
     /// Decoding and augmentation.
     Loader,
     /// Reading images, or decoding them anew each epoch.
@@ -95,7 +95,7 @@ pub struct Diagnosis {
 
 /// Means over a GPU's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Card {
+struct GpuMeans {
     utilization: Option<f64>,
     memory: Option<f64>,
     temperature: Option<f64>,
@@ -111,8 +111,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52 MiB")]
-fn card(evidence: &Evidence) -> Card {
+fn gpu_means(evidence: &Evidence) -> GpuMeans {
     let samples = &evidence.samples;
     let total = evidence.memory_total_mib as f64;
     let has = |word: fn(&str) -> bool| {
@@ -120,7 +119,7 @@ fn card(evidence: &Evidence) -> Card {
         mean(samples.iter().map(|sample| if is(sample) { 1.0 } else { 0.0 }))
     };
     let memory = samples.iter().filter_map(|sample| sample.memory_used_mib);
-    Card {
+    GpuMeans {
         utilization: mean(samples.iter().filter_map(|sample| sample.utilization_ratio)),
         memory: mean(memory.map(|used| used as f64 / total)).filter(|share| share.is_finite()),
         temperature: mean(samples.iter().filter_map(|sample| sample.temperature_celsius).map(f64::from)),
@@ -162,11 +161,10 @@ struct Seen {
     step_seconds: Option<f64>,
     /// Of an epoch.
     trains: Option<f64>,
-    card: Card,
+    gpu: GpuMeans,
 }
 
 impl Seen {
-    #[expect(clippy::cast_precision_loss, reason = "images are far fewer than 2^52")]
     fn new(evidence: &Evidence) -> Self {
         let phases = evidence.phases.as_ref().filter(|phases| total(phases) > 0.0);
         let share = |part: f64, phases: &Phases| part / total(phases);
@@ -179,7 +177,7 @@ impl Seen {
                 .epoch_seconds
                 .filter(|seconds| *seconds > 0.0 && training > 0.0)
                 .map(|seconds| (training / seconds).min(1.0)),
-            card: card(evidence),
+            gpu: gpu_means(evidence),
         }
     }
 
@@ -187,16 +185,16 @@ impl Seen {
         let narrow = evidence.pcie_lanes.is_some_and(|(used, all)| used < all);
         let above = |share: Option<f64>, limit| share.is_some_and(|share| share > limit);
         let below = |share: Option<f64>, limit| share.is_some_and(|share| share < limit);
-        if above(self.card.held_down, HELD_DOWN) || (narrow && above(self.copy, COPIES)) {
+        if above(self.gpu.held_down, HELD_DOWN) || (narrow && above(self.copy, COPIES)) {
             Bound::Throttled
         } else if below(self.trains, TRAINS) {
             Bound::DataTooSmall
         } else if self.wait > WAITS {
             if evidence.cache == Some(Cache::None) { Bound::Disk } else { Bound::Loader }
-        } else if evidence.on_gpu && below(self.card.utilization, BUSY) && below(self.card.memory, FULL) {
+        } else if evidence.on_gpu && below(self.gpu.utilization, BUSY) && below(self.gpu.memory, FULL) {
             Bound::BatchTooSmall
         } else {
-            Bound::Card
+            Bound::Gpu
         }
     }
 
@@ -215,15 +213,15 @@ impl Seen {
             let rest = "the rest is validation, checkpoints and starting up";
             found.push(format!("Of each epoch {} is training; {rest}.", percent(trains)));
         }
-        if let Some(utilization) = self.card.utilization {
+        if let Some(utilization) = self.gpu.utilization {
             let mut sentence = format!("The GPU was busy {} of the time", percent(utilization));
-            if let Some(memory) = self.card.memory {
+            if let Some(memory) = self.gpu.memory {
                 sentence.push_str(&format!(", with {} of its memory in use", percent(memory)));
             }
-            if let Some(temperature) = self.card.temperature {
+            if let Some(temperature) = self.gpu.temperature {
                 sentence.push_str(&format!(", at {temperature:.0} °C"));
             }
-            if let Some(power) = self.card.power {
+            if let Some(power) = self.gpu.power {
                 sentence.push_str(&format!(" and {power:.0} W"));
             }
             found.push(sentence + ".");
@@ -231,13 +229,13 @@ impl Seen {
         if let Some(mfu) = evidence.mfu {
             found.push(format!("It gets {} of what the GPU can multiply at best.", percent(mfu)));
         }
-        if let Some(held) = self.card.held_down.filter(|share| *share > 0.0) {
+        if let Some(held) = self.gpu.held_down.filter(|share| *share > 0.0) {
             found.push(format!(
                 "Heat or the hardware's own protection held its clock down {} of the time.",
                 percent(held)
             ));
         }
-        if let Some(limit) = self.card.at_power_limit.filter(|share| *share > HELD_DOWN) {
+        if let Some(limit) = self.gpu.at_power_limit.filter(|share| *share > HELD_DOWN) {
             let share = percent(limit);
             found.push(format!("It was at its power limit {share} of the time, as GPUs at full load are."));
         }
@@ -255,11 +253,11 @@ impl Seen {
             ("copy_ratio", self.copy),
             ("step_seconds", self.step_seconds),
             ("training_ratio", self.trains),
-            ("utilization_ratio", self.card.utilization),
-            ("memory_ratio", self.card.memory),
-            ("temperature_celsius", self.card.temperature),
-            ("power_watts", self.card.power),
-            ("held_down_ratio", self.card.held_down),
+            ("utilization_ratio", self.gpu.utilization),
+            ("memory_ratio", self.gpu.memory),
+            ("temperature_celsius", self.gpu.temperature),
+            ("power_watts", self.gpu.power),
+            ("held_down_ratio", self.gpu.held_down),
             ("mfu", evidence.mfu),
         ];
         known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
@@ -271,11 +269,11 @@ fn advice(bound: Bound, evidence: &Evidence, seen: &Seen) -> Vec<String> {
     let more = (workers * 2).max(8);
     let lines: Vec<String> = match bound {
         Bound::Unknown => Vec::new(),
-        Bound::Card if evidence.on_gpu => vec![
+        Bound::Gpu if evidence.on_gpu => vec![
             "Nothing holds the GPU up; a faster GPU, a smaller model or a smaller `imgsz` makes it faster."
                 .to_owned(),
         ],
-        Bound::Card => {
+        Bound::Gpu => {
             vec!["The processor computes all the time; on a GPU it would train many times faster.".to_owned()]
         }
         Bound::Loader if evidence.epoch <= 1 && evidence.cache.is_some() => vec![
@@ -311,7 +309,7 @@ fn advice(bound: Bound, evidence: &Evidence, seen: &Seen) -> Vec<String> {
                 "Put more images into it, or train several such jobs side by side.".to_owned(),
             ]
         }
-        Bound::Throttled if seen.card.held_down.is_some_and(|share| share > HELD_DOWN) => vec![
+        Bound::Throttled if seen.gpu.held_down.is_some_and(|share| share > HELD_DOWN) => vec![
             "Cool the GPU: dust, fans, the room, and the distance to the next one.".to_owned(),
             "Or lower its power limit a little (`nvidia-smi -pl`), which costs less than its heat does."
                 .to_owned(),

@@ -1,18 +1,21 @@
-//! The one task that owns the core: takes messages in, makes what follows durable, then lets it be seen.
+//! The one task that owns the core: takes messages in, makes what follows durable, then publishes it.
 //!
-//! Writes come before everything else. A batch of messages is handled, its writes are committed under our
-//! leader epoch in one go, and only then are callers answered, commands sent, watchers woken and questions
-//! answered. When a commit fails, nothing of the batch is let out: the core is dropped with all sessions,
+//! Writes come before everything else. Some messages are handled as one transaction: its writes are committed under
+//! our leader epoch in one go, and only then are callers answered, commands sent, watchers woken and questions
+//! answered. When a commit fails, nothing of the transaction is published: the core is dropped with all sessions,
 //! and the state is read anew under a new epoch, so that a write still under way can no longer land.
 //!
 //! One of several schedulers leads, by a lease in the store; the others stand by, answer what can be read,
 //! and wait for the lease to end.
 
+mod census;
 mod follower;
-mod inbox;
+mod handle;
 mod lease;
-mod meters;
+mod message;
+mod metrics;
 mod role;
+mod state_view;
 #[cfg(test)]
 mod tests;
 
@@ -37,17 +40,20 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::history;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
+pub use census::Census;
 use follower::Follower;
-pub use inbox::{Census, Handle, JobView, Live, Mark, Opened, RequestError, Unavailable};
-use inbox::{Message, OpenReply, Owed, Question, Reply};
+pub use handle::{Handle, RequestError, Unavailable};
 use lease::Lease;
-pub use meters::{HeartbeatAges, Histogram, Meters};
+pub use message::Opened;
+use message::{Message, OpenReply, PendingReply, Question, Reply};
+pub use metrics::{DriverMetrics, HeartbeatAges, Histogram};
 pub use role::Role;
+pub use state_view::{EventMark, JobView, StateView};
 
 /// Messages that may wait; then their senders do.
-const INBOX: usize = 1024;
-/// Messages of one batch, and so of one commit.
-const BATCH: usize = 256;
+const QUEUED_MESSAGES: usize = 1024;
+/// Messages of one transaction, and so of one commit.
+const MESSAGES_AT_ONCE: usize = 256;
 /// Commands that may wait for an agent to read them, beside those that follow from its size; then its session
 /// is closed.
 const SESSION_BACKLOG: usize = 256;
@@ -91,21 +97,21 @@ pub struct Driver {
     last_session: Session,
 }
 
-/// Everything that lasts as long as one epoch of ours.
-struct Term {
+/// Everything that lasts as long as one leader epoch of ours.
+struct Leadership {
     leader: LeaderEpoch,
     lease: Lease,
     core: Core,
     sessions: BTreeMap<AgentId, OpenSession>,
-    watchers: BTreeMap<JobId, watch::Sender<Mark>>,
+    watchers: BTreeMap<JobId, watch::Sender<EventMark>>,
     /// Sessions that ended by themselves, to be told to the core.
     closed: Vec<(AgentId, Session)>,
     /// Histories on their way to disk; the core asks for few at a time.
     archives: JoinSet<Event>,
     /// Jobs whose older events are on their way to disk.
-    put_away: JoinSet<JobId>,
-    putting_away: BTreeSet<JobId>,
-    meters: Meters,
+    event_archives: JoinSet<JobId>,
+    archiving_events: BTreeSet<JobId>,
+    metrics: DriverMetrics,
 }
 
 struct OpenSession {
@@ -113,12 +119,12 @@ struct OpenSession {
     commands: mpsc::Sender<Command>,
 }
 
-/// What a batch of messages came to.
+/// What some messages came to.
 #[derive(Default)]
-struct Batch {
+struct Transaction {
     writes: Vec<Write>,
     commands: Vec<Command>,
-    owed: Vec<Owed>,
+    replies: Vec<PendingReply>,
     /// Agents that asked to be let in, and whether they are.
     opened: Vec<(AgentId, OpenReply, Result<Opened, Refusal>)>,
     questions: Vec<Question>,
@@ -136,8 +142,8 @@ impl Driver {
         blobs: Blobs,
         candidate: Candidate,
     ) -> (Self, Handle, watch::Receiver<Role>) {
-        let (role, is) = watch::channel(Role::Away("it has just started".into()));
-        let (handle, messages) = Handle::new(INBOX, is.clone());
+        let (role, is) = watch::channel(Role::Unavailable("it has just started".into()));
+        let (handle, messages) = Handle::new(QUEUED_MESSAGES, is.clone());
         let (clock, last_session, is_claimed) = (Clock::start(), Session(0), false);
         let driver =
             Self { store, config, blobs, is_claimed, clock, candidate, messages, role, last_session };
@@ -154,14 +160,14 @@ impl Driver {
             let Some(leader) = self.stand_by(&stop).await? else { return Ok(()) };
             let lease = lease::keep(Arc::clone(&self.store), self.candidate.clone(), leader, since);
             let end = match self.begin(leader, lease, &stop).await {
-                Ok(Some(mut term)) => {
+                Ok(Some(mut leadership)) => {
                     self.role.send_replace(Role::Leading);
-                    self.serve(&mut term, &stop).await
+                    self.serve(&mut leadership, &stop).await
                 }
                 Ok(None) => Ok(()),
                 Err(cause) => Err(cause),
             };
-            let away = |text: &str| self.role.send_replace(Role::Away(text.into()));
+            let away = |text: &str| self.role.send_replace(Role::Unavailable(text.into()));
             match end {
                 Ok(()) => {
                     away("it is shutting down");
@@ -169,7 +175,7 @@ impl Driver {
                     return Ok(());
                 }
                 Err(cause @ (StoreError::Conflict { .. } | StoreError::Encode(_))) => {
-                    error!(%cause, leader_epoch = %leader, "store refused a batch, reading it anew");
+                    error!(%cause, leader_epoch = %leader, "store refused a transaction, reading it anew");
                 }
                 Err(cause) => warn!(%cause, leader_epoch = %leader, "stepping down, reading the store anew"),
             }
@@ -235,7 +241,7 @@ impl Driver {
 
     /// Says once what is wrong with the store.
     fn store_is_away(&self, cause: &StoreError) {
-        let now = Role::Away(cause.to_string().into());
+        let now = Role::Unavailable(cause.to_string().into());
         if self.role.send_replace(now.clone()) == now {
             return;
         }
@@ -270,7 +276,7 @@ impl Driver {
         leader: LeaderEpoch,
         mut lease: Lease,
         stop: &CancellationToken,
-    ) -> Result<Option<Term>, StoreError> {
+    ) -> Result<Option<Leadership>, StoreError> {
         let (store, config, clock) = (Arc::clone(&self.store), self.config.clone(), self.clock);
         let load = async move {
             let loaded = store.load(leader).await?;
@@ -283,118 +289,135 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => return Ok(None),
                 lost = &mut lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
-                core = &mut load => return Ok(Some(Term::new(leader, lease, core?))),
+                core = &mut load => return Ok(Some(Leadership::new(leader, lease, core?))),
                 Some(refused) = self.messages.recv() => drop(refused),
             }
         }
     }
 
     /// Leads until stopped, until the lease is lost, or until the store fails.
-    async fn serve(&mut self, term: &mut Term, stop: &CancellationToken) -> Result<(), StoreError> {
-        let mut messages = Vec::with_capacity(BATCH);
+    async fn serve(
+        &mut self,
+        leadership: &mut Leadership,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        let mut messages = Vec::with_capacity(MESSAGES_AT_ONCE);
         loop {
             let mut archived = None;
-            if term.closed.is_empty() {
+            if leadership.closed.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    lost = &mut term.lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
-                    count = self.messages.recv_many(&mut messages, BATCH) => {
+                    lost = &mut leadership.lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
+                    count = self.messages.recv_many(&mut messages, MESSAGES_AT_ONCE) => {
                         if count == 0 { return Ok(()) }
                     }
-                    () = next_tick(self.clock, &term.core) => {}
-                    Some(Ok(event)) = term.archives.join_next() => archived = Some(event),
-                    Some(Ok(job)) = term.put_away.join_next() => {
-                        term.putting_away.remove(&job);
+                    () = next_tick(self.clock, &leadership.core) => {}
+                    Some(Ok(event)) = leadership.archives.join_next() => archived = Some(event),
+                    Some(Ok(job)) = leadership.event_archives.join_next() => {
+                        leadership.archiving_events.remove(&job);
                     }
                 }
             }
-            let mut batch = Batch::default();
+            let mut transaction = Transaction::default();
             if let Some(event) = archived {
-                self.take_in(term, event, &mut batch);
+                self.handle_event(leadership, event, &mut transaction);
             }
-            for (agent, session) in std::mem::take(&mut term.closed) {
-                self.take_in(term, Event::AgentDisconnected { agent, session }, &mut batch);
+            for (agent, session) in std::mem::take(&mut leadership.closed) {
+                self.handle_event(leadership, Event::AgentDisconnected { agent, session }, &mut transaction);
             }
-            let drained = messages.len() < BATCH;
+            let drained = messages.len() < MESSAGES_AT_ONCE;
             for message in messages.drain(..) {
-                self.take_message(term, message, &mut batch);
+                self.take_message(leadership, message, &mut transaction);
             }
             // Only once no heartbeat waits behind us can a lease be over.
-            if drained && term.core.next_deadline().is_some_and(|deadline| deadline <= self.clock.now()) {
-                self.take_in(term, Event::Tick, &mut batch);
+            if drained && leadership.core.next_deadline().is_some_and(|deadline| deadline <= self.clock.now())
+            {
+                self.handle_event(leadership, Event::Tick, &mut transaction);
             }
-            if !batch.writes.is_empty() {
+            if !transaction.writes.is_empty() {
                 tokio::select! {
-                    committed = self.store.commit(term.leader, &batch.writes) => committed?,
-                    lost = &mut term.lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
+                    committed = self.store.commit(leadership.leader, &transaction.writes) => committed?,
+                    lost = &mut leadership.lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
                 }
             }
-            self.let_out(term, batch);
+            self.publish(leadership, transaction);
         }
     }
 
-    fn take_message(&mut self, term: &mut Term, message: Message, batch: &mut Batch) {
+    fn take_message(&mut self, leadership: &mut Leadership, message: Message, transaction: &mut Transaction) {
         match message {
             Message::Tell(event, _place) => {
-                self.take_in(term, event, batch);
+                self.handle_event(leadership, event, transaction);
             }
             Message::Request(event, reply) => {
-                if let Some(result) = self.take_in(term, event, batch) {
-                    batch.owed.push(Owed { reply, result });
+                if let Some(result) = self.handle_event(leadership, event, transaction) {
+                    transaction.replies.push(PendingReply { reply, result });
                 }
             }
-            Message::Open(hello, reply) => self.open(term, hello, reply, batch),
-            Message::Ask(question, _) => batch.questions.push(question),
+            Message::Open(hello, reply) => self.open(leadership, hello, reply, transaction),
+            Message::Ask(question, _) => transaction.questions.push(question),
         }
     }
 
-    fn take_in(&self, term: &mut Term, event: Event, batch: &mut Batch) -> Option<Result<Accepted, Refusal>> {
+    fn handle_event(
+        &self,
+        leadership: &mut Leadership,
+        event: Event,
+        transaction: &mut Transaction,
+    ) -> Option<Result<Accepted, Refusal>> {
         if let Event::AgentDisconnected { agent, session } = &event {
-            term.forget(*agent, *session);
+            leadership.forget(*agent, *session);
         }
-        let before = blobs_at_stake(&term.core, &event);
+        let before = blobs_at_stake(&leadership.core, &event);
         let begun = Instant::now();
-        let output = term.core.handle(self.clock.now(), event);
-        term.meters.decided(begun.elapsed(), &output);
+        let output = leadership.core.handle(self.clock.now(), event);
+        leadership.metrics.decided(begun.elapsed(), &output);
         if let Some((job, blobs)) = before {
-            batch.orphans.extend(orphaned(job, blobs, &output));
+            transaction.orphans.extend(orphaned(job, blobs, &output));
         }
-        batch.writes.extend(output.writes);
-        batch.commands.extend(output.commands);
-        batch.archive.extend(output.archive);
+        transaction.writes.extend(output.writes);
+        transaction.commands.extend(output.commands);
+        transaction.archive.extend(output.archive);
         output.reply
     }
 
-    fn open(&mut self, term: &mut Term, hello: Hello, reply: OpenReply, batch: &mut Batch) {
+    fn open(
+        &mut self,
+        leadership: &mut Leadership,
+        hello: Hello,
+        reply: OpenReply,
+        transaction: &mut Transaction,
+    ) {
         self.last_session.0 += 1;
         let (session, agent) = (self.last_session, hello.agent);
         let (sender, commands) = mpsc::channel(backlog(&hello));
-        let answer = self.take_in(term, Event::AgentConnected { session, hello }, batch);
+        let answer = self.handle_event(leadership, Event::AgentConnected { session, hello }, transaction);
         if let Some(Err(refusal)) = answer {
-            batch.opened.push((agent, reply, Err(refusal)));
+            transaction.opened.push((agent, reply, Err(refusal)));
             return;
         }
         // An older session of this agent ends here: its channel is dropped.
-        term.sessions.insert(agent, OpenSession { session, commands: sender });
-        batch.opened.push((agent, reply, Ok(Opened { session, leader: term.leader, commands })));
+        leadership.sessions.insert(agent, OpenSession { session, commands: sender });
+        transaction.opened.push((agent, reply, Ok(Opened { session, leader: leadership.leader, commands })));
     }
 
-    /// What is durable now may be seen.
-    fn let_out(&self, term: &mut Term, batch: Batch) {
+    /// What is durable now may be seen: replies, commands, and those who watch.
+    fn publish(&self, leadership: &mut Leadership, transaction: Transaction) {
         let now = self.clock.now();
-        for write in &batch.writes {
-            term.meters.written(write, &term.core);
+        for write in &transaction.writes {
+            leadership.metrics.written(write, &leadership.core);
             match write {
-                Write::Job(record) => term.wake(record.id, Mark::of(record)),
+                Write::Job(record) => leadership.wake(record.id, EventMark::of(record)),
                 Write::Progress(progress) => {
-                    term.wake(progress.job, Mark { last_cursor: progress.last_cursor, is_final: false });
+                    leadership
+                        .wake(progress.job, EventMark { last_cursor: progress.last_cursor, is_final: false });
                 }
                 Write::JobEvents { job, events } => {
                     log_states(*job, events);
-                    self.put_away(term, *job, events);
+                    self.archive_events(leadership, *job, events);
                 }
                 Write::Forget { job, .. } => {
-                    term.watchers.remove(job);
+                    leadership.watchers.remove(job);
                     self.blobs.remove_pieces_later(*job);
                 }
                 Write::JobGroup(_)
@@ -408,49 +431,55 @@ impl Driver {
             }
         }
         // Where a receiver is gone, the caller no longer waits.
-        for (agent, reply, result) in batch.opened {
+        for (agent, reply, result) in transaction.opened {
             if let Err(Ok(opened)) = reply.send(result) {
-                term.closed.push((agent, opened.session));
+                leadership.closed.push((agent, opened.session));
             }
         }
-        for command in without_old_acks(batch.commands) {
-            term.send(command);
+        for command in without_old_acks(transaction.commands) {
+            leadership.send(command);
         }
-        for job in batch.archive {
-            let Some(record) = term.core.job(job).cloned() else { continue };
+        for job in transaction.archive {
+            let Some(record) = leadership.core.job(job).cloned() else { continue };
             let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
-            term.archives.spawn(archive::archive(store, blobs, record));
+            leadership.archives.spawn(archive::archive(store, blobs, record));
         }
-        let Term { core, watchers, meters, .. } = term;
-        let mut live = Live { core, now, elsewhere: None, watchers, meters };
-        for Owed { reply, result } in batch.owed {
+        let Leadership { core, watchers, metrics, .. } = leadership;
+        let mut state = StateView { core, now, elsewhere: None, watchers, metrics };
+        for PendingReply { reply, result } in transaction.replies {
             match reply {
                 Reply::Job(reply) => {
-                    drop(reply.send(result.and_then(|accepted| live.accepted_job(accepted))));
+                    drop(reply.send(result.and_then(|accepted| state.accepted_job(accepted))));
                 }
                 Reply::Agent(reply) => drop(reply.send(result.map(|_| ()))),
             }
         }
-        for question in batch.questions {
-            question(&mut live);
+        for question in transaction.questions {
+            question(&mut state);
         }
-        self.blobs.remove_later(&batch.orphans);
+        self.blobs.remove_later(&transaction.orphans);
     }
 }
 
 impl Driver {
     /// Moves a job's older events out of the store, where it has many.
-    fn put_away(&self, term: &mut Term, job: JobId, events: &[EventRecord]) {
-        if let Some(upto) = history::due(events, self.store.event_history())
-            && term.putting_away.insert(job)
+    fn archive_events(&self, leadership: &mut Leadership, job: JobId, events: &[EventRecord]) {
+        if let Some(upto) = history::archive_upto(events, self.store.event_history())
+            && leadership.archiving_events.insert(job)
         {
             let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
-            term.put_away.spawn(history::put_away(store, blobs, term.leader, job, upto));
+            leadership.event_archives.spawn(history::archive_events(
+                store,
+                blobs,
+                leadership.leader,
+                job,
+                upto,
+            ));
         }
     }
 }
 
-/// One batch may end and begin an attempt on each slot, and tell what has become of each that the agent holds.
+/// One transaction may end and begin an attempt on each slot, and tell what has become of each that the agent holds.
 fn backlog(hello: &Hello) -> usize {
     let slots = hello.inventory.gpus.len().saturating_add(hello.inventory.cpu_slots as usize);
     SESSION_BACKLOG.saturating_add(slots.saturating_mul(2)).saturating_add(hello.attempts.len())
@@ -464,16 +493,27 @@ async fn next_tick(clock: Clock, core: &Core) {
     }
 }
 
-impl Term {
+impl Leadership {
     fn new(leader: LeaderEpoch, lease: Lease, core: Core) -> Self {
         let (sessions, watchers) = Default::default();
         let (closed, archives) = Default::default();
-        let (put_away, putting_away, meters) = Default::default();
-        Self { leader, lease, core, sessions, watchers, closed, archives, put_away, putting_away, meters }
+        let (event_archives, archiving_events, metrics) = Default::default();
+        Self {
+            leader,
+            lease,
+            core,
+            sessions,
+            watchers,
+            closed,
+            archives,
+            event_archives,
+            archiving_events,
+            metrics,
+        }
     }
 
     /// Wakes those who watch a job.
-    fn wake(&mut self, job: JobId, mark: Mark) {
+    fn wake(&mut self, job: JobId, mark: EventMark) {
         if let Some(watcher) = self.watchers.get(&job) {
             watcher.send_replace(mark);
             if mark.is_final || watcher.receiver_count() == 0 {

@@ -15,7 +15,7 @@ use crate::store::{Store, StoreError};
 /// Events of one piece; one is read as a whole.
 const PIECE: usize = 5000;
 
-/// Why events cannot be read, or put away.
+/// Why events cannot be read, or archived.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// The store.
@@ -29,9 +29,9 @@ pub enum HistoryError {
     Encode(#[from] serde_json::Error),
 }
 
-/// Up to which cursor events are to be put away now that these were stored, where a store keeps `most` of a
+/// Up to which cursor events are to be archived now that these were stored, where a store keeps `most` of a
 /// job: whenever half of that has come in, so that a commit rarely costs more than itself.
-pub fn due(events: &[EventRecord], most: u64) -> Option<u64> {
+pub fn archive_upto(events: &[EventRecord], most: u64) -> Option<u64> {
     let step = (most / 2).max(1);
     let (first, last) = (events.first()?.cursor, events.last()?.cursor);
     let has_crossed = last / step > first.saturating_sub(1) / step;
@@ -39,21 +39,21 @@ pub fn due(events: &[EventRecord], most: u64) -> Option<u64> {
 }
 
 /// Moves a job's events up to a cursor out of the store. What cannot be moved stays, until the next time.
-pub async fn put_away(
+pub async fn archive_events(
     store: Arc<dyn Store>,
     blobs: Blobs,
     leader: LeaderEpoch,
     job: JobId,
     upto: u64,
 ) -> JobId {
-    match try_put_away(&*store, &blobs, leader, job, upto).await {
-        Ok(()) => info!(%job, upto, "older events put away"),
-        Err(cause) => warn!(%job, %cause, "older events cannot be put away, they stay"),
+    match try_archive_events(&*store, &blobs, leader, job, upto).await {
+        Ok(()) => info!(%job, upto, "older events archived"),
+        Err(cause) => warn!(%job, %cause, "older events cannot be archived, they stay"),
     }
     job
 }
 
-async fn try_put_away(
+async fn try_archive_events(
     store: &dyn Store,
     blobs: &Blobs,
     leader: LeaderEpoch,
@@ -121,11 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn events_are_put_away_whenever_half_of_what_is_kept_has_come_in() {
-        let due = |first, last| super::due(&events(first..=last), 100);
+    fn events_are_archived_whenever_half_of_what_is_kept_has_come_in() {
+        let due = |first, last| super::archive_upto(&events(first..=last), 100);
         assert_eq!((due(2, 49), due(2, 99), due(50, 50)), (None, None, None));
         assert_eq!((due(100, 100), due(99, 103), due(101, 149)), (Some(50), Some(53), None));
         assert_eq!((due(150, 150), due(2, 1000)), (Some(100), Some(950)));
-        assert_eq!(super::due(&[], 100), None);
+        assert_eq!(super::archive_upto(&[], 100), None);
     }
 }

@@ -18,7 +18,7 @@ use crate::driver::{Census, Handle, Histogram, Role};
 use crate::telemetry::Recorder;
 
 /// How long the driver or the disk of blobs may take to answer a page that can do without.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Pages {
@@ -62,14 +62,16 @@ async fn readyz(State(pages): State<Pages>) -> Response {
     match role {
         Role::Leading => {
             // A probe must not wait for a store that is slow.
-            let asked = pages.driver.ask_leader(|live| live.core.handing_in().1);
-            let waiting = tokio::time::timeout(PATIENCE, asked).await.ok().and_then(Result::ok).unwrap_or(0);
+            let asked = pages.driver.ask_leader(|state| state.core.handing_in().1);
+            let waiting = tokio::time::timeout(TIMEOUT, asked).await.ok().and_then(Result::ok).unwrap_or(0);
             // Nor does it ask a disk that may hang, as long as nothing waits for room there.
             let room = if waiting > 0 { room(&pages).await } else { None };
             format!("ready: leads\n{}", wants_room(waiting, room)).into_response()
         }
         Role::Standby(leader) => format!("ready: stands by for {leader}\n").into_response(),
-        Role::Away(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+        Role::Unavailable(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response()
+        }
     }
 }
 
@@ -77,7 +79,7 @@ async fn readyz(State(pages): State<Pages>) -> Response {
 async fn room(pages: &Pages) -> Option<(u64, u64)> {
     let blobs = pages.blobs.clone();
     let asked = tokio::task::spawn_blocking(move || blobs.room());
-    tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?
+    tokio::time::timeout(TIMEOUT, asked).await.ok()?.ok()?
 }
 
 /// What an administrator should know while results wait; empty when none do.
@@ -96,11 +98,11 @@ fn wants_room(waiting: usize, room: Option<(u64, u64)>) -> String {
 
 async fn metrics(State(pages): State<Pages>) -> Response {
     // What is known without the store is told without it.
-    let census = pages.driver.ask_leader(|live| live.census()).await.ok();
+    let census = pages.driver.ask_leader(|state| state.census()).await.ok();
     let role = pages.role.borrow().clone();
     let content = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    let tally = pages.telemetry.tally();
-    let telemetry = [&tally.stored, &tally.dropped].map(|counter| counter.load(Ordering::Relaxed));
+    let counters = pages.telemetry.counters();
+    let telemetry = [&counters.stored, &counters.dropped].map(|counter| counter.load(Ordering::Relaxed));
     let room = room(&pages).await;
     (content, exposition(&role, census.as_ref(), telemetry, room)).into_response()
 }
@@ -214,18 +216,18 @@ fn census_families(text: &mut Exposition, census: &Census) {
     let help =
         "Reports that came before an earlier one of their attempt and were sent again; 0 is as it should be.";
     text.counter("trainyard_metric_gaps_total", help, vec![(String::new(), census.counters.report_gaps)]);
-    meter_families(text, census);
+    driver_families(text, census);
 }
 
-fn meter_families(text: &mut Exposition, census: &Census) {
-    let meters = &census.meters;
+fn driver_families(text: &mut Exposition, census: &Census) {
+    let metrics = &census.metrics;
     let help = "Jobs that were accepted since this scheduler leads.";
-    text.counter("trainyard_jobs_submitted_total", help, vec![(String::new(), meters.submitted)]);
+    text.counter("trainyard_jobs_submitted_total", help, vec![(String::new(), metrics.submitted)]);
     let help = "From a job's submission to its first placement.";
-    text.histogram("trainyard_job_queue_wait_seconds", help, &meters.queue_wait);
+    text.histogram("trainyard_job_queue_wait_seconds", help, &metrics.queue_wait);
     let help = "What decisions took that placed at least one attempt.";
-    text.histogram("trainyard_placement_duration_seconds", help, &meters.placement);
-    let outcomes = [("started", meters.started), ("not_started", meters.not_started)];
+    text.histogram("trainyard_placement_duration_seconds", help, &metrics.placement);
+    let outcomes = [("started", metrics.started), ("not_started", metrics.not_started)];
     let help = "Attempts that were placed and whose trainers came up, or that ended before.";
     let outcomes = outcomes.map(|(outcome, count)| (label("outcome", outcome), count));
     text.counter("trainyard_placements_total", help, outcomes.into());
@@ -240,7 +242,7 @@ fn meter_families(text: &mut Exposition, census: &Census) {
 mod tests {
     use trainyard_scheduler_core::Counters;
 
-    use crate::driver::Meters;
+    use crate::driver::DriverMetrics;
 
     use super::*;
 
@@ -258,8 +260,8 @@ mod tests {
         let mut counters = Counters::default();
         counters.preemptions.insert("owner", 4);
         let (jobs, gpus) = ([(JobState::Running, 2)].into(), [5, 2, 1, 0]);
-        let mut meters = Meters { submitted: 5, started: 3, ..Meters::default() };
-        (meters.queue_wait.counts[1], meters.queue_wait.counts[11], meters.queue_wait.sum) = (2, 1, 7.5);
+        let mut metrics = DriverMetrics { submitted: 5, started: 3, ..DriverMetrics::default() };
+        (metrics.queue_wait.counts[1], metrics.queue_wait.counts[11], metrics.queue_wait.sum) = (2, 1, 7.5);
         let heartbeat_ages =
             [(("lab \"1\"".to_owned(), "id".to_owned()), Duration::from_millis(1500))].into();
         let census = Census {
@@ -269,7 +271,7 @@ mod tests {
             handing_in: (3, 2),
             shut_slots: 1,
             counters,
-            meters,
+            metrics,
             heartbeat_ages,
         };
         let text = exposition(&Role::Leading, Some(&census), [7, 0], Some((30, 100)));

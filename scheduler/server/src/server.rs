@@ -23,7 +23,7 @@ use crate::driver::{Driver, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
-use crate::{edge, grpc, http};
+use crate::{grpc, http, listener};
 
 /// Why the scheduler does not start.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +122,7 @@ impl Server {
         let services = grpc::routes(&context, health.clone())?;
         let pages = http::routes(handle, role.clone(), recorder, context.blobs.clone());
         let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
-        let routes = routes.layer(axum::middleware::from_fn(grpc::manners::keep));
+        let routes = routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce));
         grpc::set_health(&health, &role.borrow().clone()).await;
         context.tasks.spawn(grpc::report_health(health, role, closing.clone()));
         let running = Running { driver, listener, routes, tasks: context.tasks, closing: closing.clone() };
@@ -201,7 +201,7 @@ impl Running {
                 stop.cancel();
             })
         };
-        edge::serve(listener, routes, closing).await;
+        listener::serve(listener, routes, closing).await;
         handing_over.abort();
         stop.cancel();
         let end = driving.await;

@@ -25,7 +25,7 @@ pub const KEEP_MINUTES: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const BATCH_MAX: usize = 1000;
 /// Batches that may wait to be written; more are dropped.
 const BACKLOG: usize = 8192;
-/// How long batches are gathered.
+/// How long sent are gathered.
 const GATHER: Duration = Duration::from_millis(500);
 /// How far an agent's clock may be from ours before its times are taken for wrong.
 const SKEW: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ impl Resolution {
 
 /// Samples of one agent, to be stored together.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
+pub struct AgentSamples {
     /// The agent that sent the samples.
     pub agent: AgentId,
     /// How finely.
@@ -86,7 +86,7 @@ pub struct Batch {
 
 /// Counters since the scheduler started.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct SampleCounters {
     /// Samples that were stored.
     pub stored: AtomicU64,
     /// Samples that were not.
@@ -96,33 +96,33 @@ pub struct Tally {
 /// The way to the store.
 #[derive(Debug, Clone)]
 pub struct Recorder {
-    batches: mpsc::Sender<Batch>,
+    sender: mpsc::Sender<AgentSamples>,
     clock: Clock,
-    tally: Arc<Tally>,
+    counters: Arc<SampleCounters>,
 }
 
 impl Recorder {
     /// Starts the task that writes; it ends when every recorder is gone.
     pub fn start(store: Arc<dyn Store>, clock: Clock) -> Self {
-        let (batches, inbox) = mpsc::channel(BACKLOG);
-        let tally = Arc::new(Tally::default());
-        tokio::spawn(write_all(store, clock, inbox, Arc::clone(&tally)));
-        Self { batches, clock, tally }
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let counters = Arc::new(SampleCounters::default());
+        tokio::spawn(write_all(store, clock, receiver, Arc::clone(&counters)));
+        Self { sender, clock, counters }
     }
 
     /// Takes what an agent sent. Never waits.
     pub fn take(&self, agent: AgentId, mut samples: Vec<Sample>) {
         let count = samples.len() as u64;
         align(self.clock.now(), &mut samples);
-        let batch = Batch { agent, resolution: Resolution::Seconds, samples };
-        if count > 0 && self.batches.try_send(batch).is_err() {
-            self.tally.dropped.fetch_add(count, Ordering::Relaxed);
+        let batch = AgentSamples { agent, resolution: Resolution::Seconds, samples };
+        if count > 0 && self.sender.try_send(batch).is_err() {
+            self.counters.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 
     /// What has become of samples so far.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn counters(&self) -> &SampleCounters {
+        &self.counters
     }
 }
 
@@ -138,25 +138,30 @@ fn align(now: Time, samples: &mut [Sample]) {
     }
 }
 
-async fn write_all(store: Arc<dyn Store>, clock: Clock, mut inbox: mpsc::Receiver<Batch>, tally: Arc<Tally>) {
+async fn write_all(
+    store: Arc<dyn Store>,
+    clock: Clock,
+    mut receiver: mpsc::Receiver<AgentSamples>,
+    counters: Arc<SampleCounters>,
+) {
     let mut minutes = Minutes::default();
     let mut works = true;
-    let mut batches = Vec::new();
-    while inbox.recv_many(&mut batches, BACKLOG).await > 0 {
+    let mut sent = Vec::new();
+    while receiver.recv_many(&mut sent, BACKLOG).await > 0 {
         // What comes in the next moment is written in one go with it.
         sleep(GATHER).await;
-        while let Ok(batch) = inbox.try_recv() {
-            batches.push(batch);
+        while let Ok(batch) = receiver.try_recv() {
+            sent.push(batch);
         }
-        let count: usize = batches.iter().map(|batch| batch.samples.len()).sum();
+        let count: usize = sent.iter().map(|batch| batch.samples.len()).sum();
         let now = clock.now();
-        for batch in &batches {
+        for batch in &sent {
             minutes.add(batch);
         }
-        batches.extend(minutes.take_over(now));
-        let stored = store.record(now, &batches).await;
-        batches.clear();
-        let counter = if stored.is_ok() { &tally.stored } else { &tally.dropped };
+        sent.extend(minutes.take_over(now));
+        let stored = store.record(now, &sent).await;
+        sent.clear();
+        let counter = if stored.is_ok() { &counters.stored } else { &counters.dropped };
         counter.fetch_add(count as u64, Ordering::Relaxed);
         match &stored {
             Err(cause) if works => warn!(%cause, "telemetry cannot be stored, dropping it"),
@@ -217,7 +222,6 @@ impl Minute {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of such values")]
     fn end(self) -> Sample {
         Sample {
             utilization_ratio: self.utilization.value(),
@@ -236,7 +240,7 @@ struct Minutes {
 }
 
 impl Minutes {
-    fn add(&mut self, batch: &Batch) {
+    fn add(&mut self, batch: &AgentSamples) {
         for sample in &batch.samples {
             let key = (batch.agent, sample.gpu.clone());
             let minute = self.open.entry(key).or_insert_with(|| Minute::begin(sample));
@@ -249,7 +253,7 @@ impl Minutes {
     }
 
     /// The minutes that are over, and those of agents that say nothing more.
-    fn take_over(&mut self, now: Time) -> Vec<Batch> {
+    fn take_over(&mut self, now: Time) -> Vec<AgentSamples> {
         let is_stale = |minute: &Minute| now.0 >= minute.summary.time.0.saturating_add(2 * MINUTE);
         let stale: Vec<(AgentId, GpuUuid)> =
             self.open.iter().filter(|(_, minute)| is_stale(minute)).map(|(key, _)| key.clone()).collect();
@@ -259,7 +263,8 @@ impl Minutes {
             }
         }
         let over = std::mem::take(&mut self.over).into_iter();
-        over.map(|(agent, samples)| Batch { agent, resolution: Resolution::Minutes, samples }).collect()
+        over.map(|(agent, samples)| AgentSamples { agent, resolution: Resolution::Minutes, samples })
+            .collect()
     }
 }
 
@@ -279,8 +284,8 @@ mod tests {
         }
     }
 
-    fn batch(samples: Vec<Sample>) -> Batch {
-        Batch { agent: AgentId(Uuid::from_u128(1)), resolution: Resolution::Seconds, samples }
+    fn batch(samples: Vec<Sample>) -> AgentSamples {
+        AgentSamples { agent: AgentId(Uuid::from_u128(1)), resolution: Resolution::Seconds, samples }
     }
 
     #[test]
@@ -292,7 +297,7 @@ mod tests {
         assert_eq!(minutes.take_over(Time(121_000)), []);
         minutes.add(&batch(vec![sample(120_000, 0.1, 1)]));
         let told = minutes.take_over(Time(121_000));
-        let [Batch { resolution: Resolution::Minutes, samples, .. }] = told.as_slice() else {
+        let [AgentSamples { resolution: Resolution::Minutes, samples, .. }] = told.as_slice() else {
             panic!("{told:?}")
         };
         let expected = Sample { throttle_reasons: vec!["thermal".into()], ..sample(60_000, 0.5, 900) };

@@ -91,7 +91,6 @@ impl Fairness {
         let mut account = self.accounts.get(user).cloned().unwrap_or_default();
         account.advance(now, half_life);
         let weight = config.users.get(user).unwrap_or(&config.user_limits).weight;
-        #[expect(clippy::cast_precision_loss, reason = "a minute")]
         let stake = STAKE as f64;
         (account.used + account.gpus * stake) / f64::from(weight)
     }

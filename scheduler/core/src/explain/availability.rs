@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use trainyard_types::{DeviceKind, UnavailableCause};
 
-use crate::duration::clock;
+use crate::duration::time_of_day;
 use crate::engine::Core;
 use crate::explain::paths::bounded;
 use crate::state::agents::agent::AgentState;
@@ -52,10 +52,10 @@ impl Closed<'_> {
                 format!("agent `{name}` offers it, too, and came first: stop one of the two")
             }
             Self::QuickEnds(shut) => match shut.until {
-                Some(until) => format!("until {} UTC: {}", clock(until), shut.why),
+                Some(until) => format!("until {} UTC: {}", time_of_day(until), shut.why),
                 None => shut.why.clone(),
             },
-            Self::Reserved(until) | Self::Cooldown(until) => format!("until {} UTC", clock(*until)),
+            Self::Reserved(until) | Self::Cooldown(until) => format!("until {} UTC", time_of_day(*until)),
         }
     }
 }

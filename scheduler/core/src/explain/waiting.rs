@@ -2,7 +2,7 @@
 
 use trainyard_types::{DeviceKind, JobId, JobState, Time};
 
-use crate::duration::clock;
+use crate::duration::time_of_day;
 use crate::engine::Core;
 use crate::state::agents::agent::AgentState;
 use crate::state::queue::Request;
@@ -35,7 +35,7 @@ impl Core {
         let reason = match job.not_before {
             Some(time) if time > now => {
                 estimated_start = estimated_start.map(|start| start.max(time));
-                format!("retries at {} UTC, in {} s", clock(time), time.since(now).as_secs_f64().ceil())
+                format!("retries at {} UTC, in {} s", time_of_day(time), time.since(now).as_secs_f64().ceil())
             }
             Some(_) | None if self.is_over_quota(&request, &job.user) => {
                 estimated_start = None;

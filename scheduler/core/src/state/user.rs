@@ -65,7 +65,6 @@ impl User {
     /// GPU-milliseconds as of `now`.
     pub(crate) fn used(&self, config: &CoreConfig, now: Time) -> u64 {
         let half_life = config.share_half_life.as_secs_f64().max(1e-3) * 1000.0;
-        #[expect(clippy::cast_precision_loss, reason = "a few centuries of GPU-time fit into 53 bits")]
         let (span, used, tenths) = (
             now.since(self.record.as_of).as_secs_f64() * 1000.0,
             self.record.used as f64,
@@ -73,13 +72,7 @@ impl User {
         );
         let kept = (-span / half_life).exp2();
         let running = tenths / 10.0 * half_life / std::f64::consts::LN_2 * (1.0 - kept);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "not negative; saturates"
-        )]
-        let now_used = (used * kept + running).round() as u64;
-        now_used
+        (used * kept + running).round() as u64
     }
 
     /// What orders users: lower goes first.

@@ -56,7 +56,6 @@ impl DataSets {
     /// What an epoch over this fraction of the training images costs, validation included, in training images.
     pub(crate) fn work(&self, path: &Path, fraction: f64) -> f64 {
         let val = self.images.get(path).map_or(0, |images| images.val);
-        #[expect(clippy::cast_precision_loss, reason = "images are far below 2^52")]
         let (train, val) = (self.images(path) as f64, val as f64);
         train * fraction + val * VALIDATION_COSTS
     }
@@ -69,12 +68,6 @@ impl DataSets {
         counted: ImageCounts,
         fraction: f64,
     ) -> Option<(DataRecord, Option<PathBuf>)> {
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "images are far below 2^52, and not negative"
-        )]
         let images = (counted.train as f64 / fraction).round() as u64;
         let same = |known: &Images| {
             // Rounded fractions give all images but for a few.

@@ -66,9 +66,7 @@ impl EarlyStops {
 }
 
 fn bin(share: f64) -> usize {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and BINS")]
-    let bin = (share.clamp(0.0, 1.0) * BINS as f64 + 1e-9).floor() as usize;
-    bin
+    (share.clamp(0.0, 1.0) * BINS as f64 + 1e-9).floor() as usize
 }
 
 #[cfg(test)]

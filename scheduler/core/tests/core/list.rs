@@ -7,7 +7,7 @@ use trainyard_scheduler_core::list::{Filter, LOOKED_AT};
 use trainyard_scheduler_core::{Content, Event};
 use trainyard_types::{JobId, JobSpec, JobState};
 
-use crate::batches::{batch, sweep};
+use crate::job_groups::{group, sweep};
 use crate::world::{World, cpu_spec, job};
 
 fn all(world: &World, filter: &Filter, size: usize) -> Vec<JobId> {
@@ -65,7 +65,7 @@ fn every_part_of_a_filter_must_fit_and_pages_do_not_change_what_is_found() {
 #[test]
 fn a_sweeps_jobs_are_found_by_its_id_and_by_what_its_grid_says() {
     let mut world = World::new();
-    let record = batch(1, "r", Content::Sweep(sweep()));
+    let record = group(1, "r", Content::Sweep(sweep()));
     let id = record.id;
     world.handle(Event::SubmitGroup { group: record });
     world.submit(9, cpu_spec());
@@ -82,7 +82,7 @@ fn one_page_looks_at_so_many_jobs_and_no_more() {
     let mut world = World::new();
     world.submit(1, labelled("red", "the first"));
     let specs = std::iter::repeat_n(Arc::new(cpu_spec()), LOOKED_AT + 5).collect();
-    world.core.handle(world.now, Event::SubmitGroup { group: batch(1, "r", Content::Specs(specs)) });
+    world.core.handle(world.now, Event::SubmitGroup { group: group(1, "r", Content::Specs(specs)) });
     let filter = Filter { name_prefix: "the first".into(), ..Filter::default() };
     let page = world.core.list(&filter, None, 10);
     assert!(page.jobs.is_empty() && page.next.is_some());

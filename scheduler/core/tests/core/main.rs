@@ -3,13 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected fails")]
 
 mod agents;
-mod batches;
 mod duplicates;
 mod fairness;
 mod finish_time;
 mod fitness;
 mod handing_in;
 mod health;
+mod job_groups;
 mod knowledge;
 mod limits;
 mod list;

@@ -14,7 +14,7 @@ use trainyard_types::{
     Resources, Session, SlotReleased, UnavailableCause, UnfitKind,
 };
 
-use crate::batches::sweep;
+use crate::job_groups::sweep;
 use crate::world::{
     World, agent, attempt, closed, cpu_spec, ended, fitness, hello, job, rtx_4090, rtx_5070, spec, started,
     unfit,

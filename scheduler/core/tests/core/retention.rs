@@ -5,7 +5,7 @@ use std::time::Duration;
 use trainyard_scheduler_core::{Content, CoreConfig, Event, Write};
 use trainyard_types::{EndReason, JobState};
 
-use crate::batches::{batch, sweep};
+use crate::job_groups::{group, sweep};
 use crate::world::{World, attempt, cpu_spec, ended, hello, job};
 
 fn world(keep_finished: usize, seconds: u64) -> World {
@@ -77,9 +77,9 @@ fn a_job_that_is_too_old_is_archived_unless_its_user_wants_it_again() {
 }
 
 #[test]
-fn a_batch_is_forgotten_with_its_last_job() {
+fn a_group_is_forgotten_with_its_last_job() {
     let mut world = World::with(CoreConfig { keep_finished: 0, ..CoreConfig::default() });
-    let record = batch(1, "r", Content::Sweep(sweep()));
+    let record = group(1, "r", Content::Sweep(sweep()));
     world.handle(Event::SubmitGroup { group: record.clone() });
     let output = world.handle(Event::CancelMany { jobs: record.ids().collect() });
     assert_eq!(output.archive.len(), 4);
@@ -91,7 +91,7 @@ fn a_batch_is_forgotten_with_its_last_job() {
     assert_eq!(kinds, [false, false, false, false, true]);
     assert!(world.core.group(record.id).is_none());
     // A request id is remembered for as long as its jobs are.
-    let again = world.handle(Event::SubmitGroup { group: batch(2, "r", Content::Sweep(sweep())) });
+    let again = world.handle(Event::SubmitGroup { group: group(2, "r", Content::Sweep(sweep())) });
     assert!(again.reply.unwrap().is_ok_and(|accepted| !accepted.repeated));
 }
 

@@ -55,14 +55,14 @@ fn each_kind_of_bound_is_told_by_what_it_looks_like() {
     let idle = vec![sample(0.5, 4000, &[]); 10];
     let cases: Vec<(&str, Evidence, Bound, &str)> = vec![
         ("nothing yet", Evidence::default(), Bound::Unknown, "Ask again once"),
-        ("a busy GPU", busy(), Bound::Card, "Nothing holds the GPU up"),
+        ("a busy GPU", busy(), Bound::Gpu, "Nothing holds the GPU up"),
         (
             "a CPU",
             Evidence { on_gpu: false, samples: vec![], ..busy() },
-            Bound::Card,
+            Bound::Gpu,
             "The processor computes",
         ),
-        ("at its power limit", Evidence { samples: powered, ..busy() }, Bound::Card, "Nothing holds"),
+        ("at its power limit", Evidence { samples: powered, ..busy() }, Bound::Gpu, "Nothing holds"),
         ("few workers", slow_loader(Cache::Disk, 3), Bound::Loader, "Set `workers: 16` (it has 8)"),
         ("the first epoch", slow_loader(Cache::Disk, 1), Bound::Loader, "This is the first epoch"),
         ("no cache", slow_loader(Cache::None, 3), Bound::Disk, "Set `cache: disk`"),
@@ -76,7 +76,7 @@ fn each_kind_of_bound_is_told_by_what_it_looks_like() {
         (
             "a narrow link that nobody feels",
             Evidence { pcie_lanes: Some((8, 16)), ..busy() },
-            Bound::Card,
+            Bound::Gpu,
             "Nothing holds",
         ),
         (
@@ -144,5 +144,5 @@ fn of_all_that_agents_say_of_a_clock_heat_and_the_hardwares_protection_count_as_
     let throttled = bounds.iter().filter(|(_, bound)| *bound == Bound::Throttled);
     let throttled: Vec<&str> = throttled.map(|(reason, _)| *reason).collect();
     assert_eq!(throttled, ["hardware_slowdown", "thermal", "hardware_thermal", "power_brake"]);
-    assert_eq!(bounds.iter().filter(|(_, bound)| *bound == Bound::Card).count(), 3, "{bounds:?}");
+    assert_eq!(bounds.iter().filter(|(_, bound)| *bound == Bound::Gpu).count(), 3, "{bounds:?}");
 }

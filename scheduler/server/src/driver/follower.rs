@@ -15,8 +15,9 @@ use tracing::warn;
 use trainyard_scheduler_core::{Core, CoreConfig};
 use trainyard_types::JobId;
 
-use super::inbox::{Audience, Live, Mark, Message, Question};
-use super::meters::Meters;
+use super::message::{Audience, Message, Question};
+use super::metrics::DriverMetrics;
+use super::state_view::{EventMark, StateView};
 use crate::clock::Clock;
 use crate::store::{Store, StoreError};
 
@@ -35,7 +36,7 @@ struct View {
     fresh_until: Instant,
 }
 
-/// See the module.
+/// Answers questions while another scheduler leads.
 pub(super) struct Follower {
     store: Arc<dyn Store>,
     config: CoreConfig,
@@ -43,7 +44,7 @@ pub(super) struct Follower {
     view: Option<View>,
     reading: Option<Reading>,
     waiting: Vec<Question>,
-    watchers: BTreeMap<JobId, watch::Sender<Mark>>,
+    watchers: BTreeMap<JobId, watch::Sender<EventMark>>,
     /// Where the leader is; without one nothing is answered.
     leader: Option<Arc<str>>,
 }
@@ -85,10 +86,10 @@ impl Follower {
     fn answer(&mut self) {
         let (Some(view), Some(leader)) = (&self.view, &self.leader) else { return };
         let now = self.clock.now();
-        let (core, watchers, meters) = (&view.core, &mut self.watchers, &Meters::default());
-        let mut live = Live { core, now, watchers, elsewhere: Some(leader), meters };
+        let (core, watchers, metrics) = (&view.core, &mut self.watchers, &DriverMetrics::default());
+        let mut state = StateView { core, now, watchers, elsewhere: Some(leader), metrics };
         for question in self.waiting.drain(..) {
-            question(&mut live);
+            question(&mut state);
         }
     }
 
@@ -131,7 +132,7 @@ impl Follower {
     fn wake(&mut self) {
         let Some(View { core, .. }) = &self.view else { return };
         self.watchers.retain(|job, watcher| {
-            let Some(mark) = core.job(*job).map(Mark::of) else { return false };
+            let Some(mark) = core.job(*job).map(EventMark::of) else { return false };
             watcher.send_if_modified(|known| {
                 let changed = *known != mark;
                 *known = mark;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-/// See the module.
+/// Whether it leads, stands by, or can do neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// It has no state to show: the store does not answer, or must not be used. With the reason.
-    Away(Arc<str>),
+    Unavailable(Arc<str>),
     /// Another leads, at this URL; reads are answered here, from what is stored.
     Standby(Arc<str>),
     /// It leads.
@@ -21,6 +21,6 @@ impl Role {
 
     /// Whether jobs can be read here.
     pub fn reads(&self) -> bool {
-        !matches!(self, Self::Away(_))
+        !matches!(self, Self::Unavailable(_))
     }
 }

@@ -66,8 +66,12 @@ impl Store for Flaky {
         self.inner.events(job, after, limit)
     }
 
-    fn record<'a>(&'a self, now: Time, batches: &'a [crate::telemetry::Batch]) -> Pending<'a, ()> {
-        self.inner.record(now, batches)
+    fn record<'a>(
+        &'a self,
+        now: Time,
+        samples_of_agents: &'a [crate::telemetry::AgentSamples],
+    ) -> Pending<'a, ()> {
+        self.inner.record(now, samples_of_agents)
     }
 
     fn telemetry(
@@ -143,7 +147,7 @@ async fn submit(handle: &Handle, id: &str) -> Result<JobId, RequestError> {
 }
 
 async fn jobs(handle: &Handle) -> usize {
-    handle.ask(|live| live.core.jobs().count()).await.unwrap()
+    handle.ask(|state| state.core.jobs().count()).await.unwrap()
 }
 
 #[tokio::test]
@@ -176,8 +180,8 @@ async fn a_lost_store_ends_sessions_and_watches() {
     let (handle, store, mut serving, _dir) = start();
     serving.wait_for(Role::leads).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
-    let mut marks = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
-    assert_eq!(*marks.borrow_and_update(), Mark { last_cursor: 1, is_final: false });
+    let mut marks = handle.ask(move |state| state.watch(job)).await.unwrap().unwrap();
+    assert_eq!(*marks.borrow_and_update(), EventMark { last_cursor: 1, is_final: false });
     let mut opened = handle.open(hello()).await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
     assert_eq!(submit(&handle, "b").await, Err(UNAVAILABLE.into()));
@@ -194,8 +198,8 @@ async fn a_session_that_does_not_drain_is_closed() {
     let attempt = AttemptId { job, number: 1 };
     let session = opened.session;
     let places = Arc::new(tokio::sync::Semaphore::new(32));
-    let open = move |live: &mut Live<'_>| live.core.agent(hello().agent).unwrap().session;
-    // Asking makes each report a batch of its own: of one batch, the last acknowledgement says it all.
+    let open = move |state: &mut StateView<'_>| state.core.agent(hello().agent).unwrap().session;
+    // Asking makes each report a transaction of its own: of one, the last acknowledgement says it all.
     for sequence in 1.. {
         if handle.ask(open).await.unwrap() != Some(session) {
             break;
@@ -232,12 +236,12 @@ async fn who_watches_a_job_that_has_ended_leaves_nothing_behind() {
     let (handle, _store, mut serving, _dir) = start();
     serving.wait_for(Role::leads).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
-    let watched = |live: &mut Live<'_>| live.watchers.len();
-    let mut during = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
+    let watched = |state: &mut StateView<'_>| state.watchers.len();
+    let mut during = handle.ask(move |state| state.watch(job)).await.unwrap().unwrap();
     assert_eq!(handle.ask(watched).await.unwrap(), 1);
     handle.cancel(job).await.unwrap();
     during.wait_for(|mark| mark.is_final).await.unwrap();
-    let after = handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
+    let after = handle.ask(move |state| state.watch(job)).await.unwrap().unwrap();
     assert!(after.borrow().is_final);
     assert_eq!(handle.ask(watched).await.unwrap(), 0);
 }
@@ -254,12 +258,12 @@ async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
     let elsewhere = Unavailable { leader: Some(leader) };
     assert_eq!(submit(&second.handle, "b").await, Err(elsewhere.clone().into()));
     assert_eq!(second.handle.open(hello()).await.unwrap_err(), elsewhere.clone().into());
-    assert_eq!(second.handle.ask_leader(|live| live.census()).await, Err(elsewhere));
-    let view = second.handle.ask(move |live| live.job(job)).await.unwrap().unwrap();
+    assert_eq!(second.handle.ask_leader(|state| state.census()).await, Err(elsewhere));
+    let view = second.handle.ask(move |state| state.job(job)).await.unwrap().unwrap();
     assert_eq!(view.record.state, JobState::Queued);
     assert!(view.waiting.unwrap().reason.contains("only the leader at http://scheduler-1:7433 knows"));
     // Those who watch are told what the leader stores.
-    let mut marks = second.handle.ask(move |live| live.watch(job)).await.unwrap().unwrap();
+    let mut marks = second.handle.ask(move |state| state.watch(job)).await.unwrap().unwrap();
     first.handle.cancel(job).await.unwrap();
     marks.wait_for(|mark| mark.is_final).await.unwrap();
 }

@@ -122,7 +122,7 @@ impl Artifacts {
         parts: &mut Streaming<pb::UploadArtifactRequest>,
     ) -> Result<pb::UploadArtifactResponse, Status> {
         let Header { attempt, session, artifact } = header;
-        let allowed = self.0.driver.ask_leader(move |live| holds(live.core, attempt, session)).await;
+        let allowed = self.0.driver.ask_leader(move |state| holds(state.core, attempt, session)).await;
         if !allowed.map_err(ApiError::from)? {
             return Err(ApiError::NotHeld { attempt }.into());
         }
@@ -157,9 +157,9 @@ impl ArtifactService for Artifacts {
         let pb::ListArtifactsRequest { job_id, page_size, page_token } = request.into_inner();
         let filters = format!("artifacts of {job_id}");
         let page = Page::parse(page_size, &page_token, &filters).map_err(ApiError::Invalid)?;
-        let question = move |live: &mut crate::driver::Live<'_>| {
-            let job = find_job(live, &job_id)?;
-            live.core.job(job).map(|record| list(record, &page)).ok_or_else(|| ApiError::no_job(&job))
+        let question = move |state: &mut crate::driver::StateView<'_>| {
+            let job = find_job(state, &job_id)?;
+            state.core.job(job).map(|record| list(record, &page)).ok_or_else(|| ApiError::no_job(&job))
         };
         Ok(Response::new(self.0.driver.ask(question).await.map_err(ApiError::from)??))
     }
@@ -174,9 +174,9 @@ impl ArtifactService for Artifacts {
         if name.is_empty() == sha256.is_empty() {
             return Err(ApiError::field("name", "give either `name` or `sha256`").into());
         }
-        let question = move |live: &mut crate::driver::Live<'_>| {
-            let job = find_job(live, &job_id)?;
-            let record = live.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
+        let question = move |state: &mut crate::driver::StateView<'_>| {
+            let job = find_job(state, &job_id)?;
+            let record = state.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
             find(record, &name, &sha256).map(|artifact| (job, artifact))
         };
         let (job, artifact) = self.0.driver.ask(question).await.map_err(ApiError::from)??;

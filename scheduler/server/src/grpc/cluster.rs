@@ -10,7 +10,7 @@ use trainyard_types::GpuUuid;
 use super::page::Page;
 use super::status::{ApiError, not_there};
 use super::{Context, telemetry, translate};
-use crate::driver::Live;
+use crate::driver::StateView;
 
 /// How long a GPU is reserved unless the caller says so, and the limits of what it may say.
 const RESERVATION: Duration = Duration::from_secs(2 * 3600);
@@ -26,31 +26,31 @@ fn key(view: &AgentView<'_>) -> Vec<u8> {
     [view.record.name.as_bytes(), &[0], view.record.id.0.as_bytes()].concat()
 }
 
-fn list(live: &Live<'_>, page: &Page) -> pb::ListAgentsResponse {
+fn list(state: &StateView<'_>, page: &Page) -> pb::ListAgentsResponse {
     let mut agents: Vec<(Vec<u8>, AgentView<'_>)> =
-        live.core.agents().map(|view| (key(&view), view)).collect();
+        state.core.agents().map(|view| (key(&view), view)).collect();
     agents.sort_by(|(one, _), (other, _)| one.cmp(other));
     agents.retain(|(key, _)| page.after.as_ref().is_none_or(|after| key > after));
     let next_page_token = match agents.get(page.size.saturating_sub(1)) {
         Some((last, _)) if agents.len() > page.size => page.token(last),
         _ => String::new(),
     };
-    let agents = agents.iter().take(page.size).map(|(_, view)| shown(live, view)).collect();
+    let agents = agents.iter().take(page.size).map(|(_, view)| shown(state, view)).collect();
     pb::ListAgentsResponse { agents, next_page_token }
 }
 
-fn shown(live: &Live<'_>, view: &AgentView<'_>) -> pb::Agent {
-    translate::agent(view, live.core.notices(live.now, view.record.id))
+fn shown(state: &StateView<'_>, view: &AgentView<'_>) -> pb::Agent {
+    translate::agent(view, state.core.notices(state.now, view.record.id))
 }
 
 /// Rates in the order of what they are of.
-fn rates(live: &Live<'_>, page: &Page) -> pb::ListRatesResponse {
+fn rates(state: &StateView<'_>, page: &Page) -> pb::ListRatesResponse {
     let key = |rate: &pb::Rate| {
         let pb::Rate { model, imgsz, amp, gpus, device, .. } = rate;
         format!("{model} {imgsz:08} {amp} {gpus:08} {device}").into_bytes()
     };
     let mut rates: Vec<(Vec<u8>, pb::Rate)> =
-        live.core.rates().map(translate::rate).map(|rate| (key(&rate), rate)).collect();
+        state.core.rates().map(translate::rate).map(|rate| (key(&rate), rate)).collect();
     rates.sort_by(|(one, _), (other, _)| one.cmp(other));
     rates.retain(|(key, _)| page.after.as_ref().is_none_or(|after| key > after));
     let next_page_token = match rates.get(page.size.saturating_sub(1)) {
@@ -64,17 +64,17 @@ fn rates(live: &Live<'_>, page: &Page) -> pb::ListRatesResponse {
 }
 
 /// By id, or by a name that only one agent has.
-pub(super) fn find<'a>(live: &'a Live<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError> {
+pub(super) fn find<'a>(state: &'a StateView<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError> {
     if wanted.is_empty() {
         return Err(ApiError::field("agent", "is empty; give an agent's id or name"));
     }
-    if let Some(view) = wanted.parse().ok().and_then(|id| live.core.agent(id)) {
+    if let Some(view) = wanted.parse().ok().and_then(|id| state.core.agent(id)) {
         return Ok(view);
     }
-    let mut named = live.core.agents().filter(|view| view.record.name == wanted);
+    let mut named = state.core.agents().filter(|view| view.record.name == wanted);
     match (named.next(), named.next()) {
         (Some(view), None) => Ok(view),
-        (None, _) => Err(not_there(live, "agent", wanted, "`yard agents` lists what there is")),
+        (None, _) => Err(not_there(state, "agent", wanted, "`yard agents` lists what there is")),
         (Some(_), Some(_)) => {
             let text = format!("is `{wanted}`, a name that several agents have; give an id");
             Err(ApiError::field("agent", text))
@@ -122,13 +122,13 @@ impl Cluster {
         agent: String,
         event: impl FnOnce(&AgentView<'_>) -> Result<Event, ApiError> + Send + 'static,
     ) -> Result<Response<pb::Agent>, Status> {
-        let ask = move |live: &mut Live<'_>| {
-            let view = find(live, &agent)?;
+        let ask = move |state: &mut StateView<'_>| {
+            let view = find(state, &agent)?;
             Ok::<_, ApiError>((view.record.id, event(&view)?))
         };
         let (id, event) = self.0.driver.ask_leader(ask).await.map_err(ApiError::from)??;
         self.0.driver.order(event).await.map_err(ApiError::from)?;
-        let view = move |live: &mut Live<'_>| live.core.agent(id).map(|view| shown(live, &view));
+        let view = move |state: &mut StateView<'_>| state.core.agent(id).map(|view| shown(state, &view));
         let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)?;
         Ok(Response::new(agent.ok_or(ApiError::Internal)?))
     }
@@ -143,7 +143,8 @@ impl ClusterService for Cluster {
         let request = request.into_inner();
         let page =
             Page::parse(request.page_size, &request.page_token, "agents").map_err(ApiError::Invalid)?;
-        let agents = self.0.driver.ask_leader(move |live| list(live, &page)).await.map_err(ApiError::from)?;
+        let agents =
+            self.0.driver.ask_leader(move |state| list(state, &page)).await.map_err(ApiError::from)?;
         Ok(Response::new(agents))
     }
 
@@ -153,13 +154,14 @@ impl ClusterService for Cluster {
     ) -> Result<Response<pb::ListRatesResponse>, Status> {
         let request = request.into_inner();
         let page = Page::parse(request.page_size, &request.page_token, "rates").map_err(ApiError::Invalid)?;
-        let rates = self.0.driver.ask_leader(move |live| rates(live, &page)).await.map_err(ApiError::from)?;
+        let rates =
+            self.0.driver.ask_leader(move |state| rates(state, &page)).await.map_err(ApiError::from)?;
         Ok(Response::new(rates))
     }
 
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
         let wanted = request.into_inner().agent;
-        let view = move |live: &mut Live<'_>| find(live, &wanted).map(|view| shown(live, &view));
+        let view = move |state: &mut StateView<'_>| find(state, &wanted).map(|view| shown(state, &view));
         let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)??;
         Ok(Response::new(agent))
     }

@@ -8,13 +8,13 @@ use super::jobs::find_job;
 use super::status::ApiError;
 use super::{Context, telemetry, translate};
 use crate::diagnosis::{Bound, Diagnosis, Evidence, diagnose};
-use crate::driver::Live;
+use crate::driver::StateView;
 
 /// How much of the end of an attempt is looked at.
 const WINDOW_MS: u64 = 10 * 60_000;
 
 /// Where to look for what the GPU did.
-struct Scene {
+struct GpuSpan {
     agent: AgentId,
     gpu: GpuUuid,
     span: (Time, Time),
@@ -26,20 +26,20 @@ struct Scene {
 /// # Errors
 /// There is no such job, or the store is away.
 pub async fn diagnose_job(context: &Context, job_id: String) -> Result<pb::Diagnosis, ApiError> {
-    let ask = move |live: &mut Live<'_>| {
-        let job = find_job(live, &job_id)?;
-        let record = live.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
-        Ok::<_, ApiError>(gather(live, record))
+    let ask = move |state: &mut StateView<'_>| {
+        let job = find_job(state, &job_id)?;
+        let record = state.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
+        Ok::<_, ApiError>(gather(state, record))
     };
-    let (mut evidence, scene) = context.driver.ask(ask).await??;
-    if let Some(Scene { agent, gpu, span, now }) = scene {
+    let (mut evidence, samples_of) = context.driver.ask(ask).await??;
+    if let Some(GpuSpan { agent, gpu, span, now }) = samples_of {
         let samples = telemetry::read(&*context.store, agent, now, span).await?;
         evidence.samples = samples.into_iter().filter(|sample| sample.gpu == gpu).collect();
     }
     Ok(message(diagnose(&evidence)))
 }
 
-fn gather(live: &Live<'_>, record: &JobRecord) -> (Evidence, Option<Scene>) {
+fn gather(state: &StateView<'_>, record: &JobRecord) -> (Evidence, Option<GpuSpan>) {
     let Some(attempt) = record.attempts.iter().rev().find(|attempt| attempt.started.is_some()) else {
         return (Evidence::default(), None);
     };
@@ -62,35 +62,35 @@ fn gather(live: &Live<'_>, record: &JobRecord) -> (Evidence, Option<Scene>) {
         ..Evidence::default()
     };
     match &attempt.slot {
-        Slot::Gpu(gpu) => on_card(live, evidence, attempt, gpu),
+        Slot::Gpu(gpu) => on_gpu(state, evidence, attempt, gpu),
         Slot::Cpu(_) => (evidence, None),
     }
 }
 
-fn on_card(
-    live: &Live<'_>,
+fn on_gpu(
+    state: &StateView<'_>,
     mut evidence: Evidence,
     attempt: &AttemptRecord,
     gpu: &GpuUuid,
-) -> (Evidence, Option<Scene>) {
-    if let Some(view) = live.core.agent(attempt.agent) {
-        let card = view.record.inventory.gpus.iter().find(|card| card.uuid == *gpu);
-        evidence.memory_total_mib = card.map_or(0, |card| card.memory_total_mib);
+) -> (Evidence, Option<GpuSpan>) {
+    if let Some(view) = state.core.agent(attempt.agent) {
+        let known = view.record.inventory.gpus.iter().find(|known| known.uuid == *gpu);
+        evidence.memory_total_mib = known.map_or(0, |known| known.memory_total_mib);
         evidence.pcie_lanes = view
             .reading(gpu)
             .and_then(|reading| Some((reading.pcie_link_width?, reading.pcie_link_width_max?)));
     }
     let started = attempt.started.unwrap_or(attempt.placed);
-    let end = attempt.ended.as_ref().map_or(live.now, |end| end.time);
+    let end = attempt.ended.as_ref().map_or(state.now, |end| end.time);
     let from = started.max(Time(end.0.saturating_sub(WINDOW_MS)));
     let (agent, span) = (attempt.agent, (from, Time(end.0.saturating_add(1))));
-    (evidence, Some(Scene { agent, gpu: gpu.clone(), span, now: live.now }))
+    (evidence, Some(GpuSpan { agent, gpu: gpu.clone(), span, now: state.now }))
 }
 
 fn message(diagnosis: Diagnosis) -> pb::Diagnosis {
     let bound = match diagnosis.bound {
         Bound::Unknown => pb::diagnosis::Bound::Unknown,
-        Bound::Card => pb::diagnosis::Bound::Card,
+        Bound::Gpu => pb::diagnosis::Bound::Card,
         Bound::Loader => pb::diagnosis::Bound::Loader,
         Bound::Disk => pb::diagnosis::Bound::Disk,
         Bound::BatchTooSmall => pb::diagnosis::Bound::BatchTooSmall,

@@ -14,7 +14,7 @@ use trainyard_types::{JobGroupId, JobId, JobSpec, TrainPatch, Violation};
 use super::Context;
 use super::jobs::parse_caller;
 use super::status::{ApiError, not_there};
-use crate::driver::Live;
+use crate::driver::StateView;
 
 /// Violations that one answer names; behind them, the user has a pattern to go by.
 const MOST_VIOLATIONS: usize = 100;
@@ -205,14 +205,14 @@ fn parse_value(parameter: &str, text: &str, spec: Option<&JobSpec>) -> Result<Tr
 ///
 /// # Errors
 /// There is none, or several.
-pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<JobGroupRecord>, ApiError> {
+pub(super) fn find_sweep(state: &StateView<'_>, text: &str) -> Result<Arc<JobGroupRecord>, ApiError> {
     if text.is_empty() {
         return Err(ApiError::field("sweep_id", "is empty; give a sweep's id or the start of one"));
     }
-    let mut found = live.core.groups_with_prefix(text).filter(|group| group.is_sweep());
+    let mut found = state.core.groups_with_prefix(text).filter(|group| group.is_sweep());
     match (found.next(), found.next()) {
         (Some(group), None) => Ok(Arc::clone(group)),
-        (None, _) => Err(not_there(live, "sweep", text, "`yard jobs` shows the sweep of each job")),
+        (None, _) => Err(not_there(state, "sweep", text, "`yard jobs` shows the sweep of each job")),
         (Some(_), Some(_)) => {
             let text = format!("is `{text}`, with which several sweeps start; write more of it");
             Err(ApiError::field("sweep_id", text))
@@ -220,7 +220,7 @@ pub(super) fn find_sweep(live: &Live<'_>, text: &str) -> Result<Arc<JobGroupReco
     }
 }
 
-fn view(live: &Live<'_>, group: &JobGroupRecord) -> pb::Sweep {
+fn view(state: &StateView<'_>, group: &JobGroupRecord) -> pb::Sweep {
     let Content::Sweep(sweep) = &group.content else { return pb::Sweep::default() };
     let axis = |axis: &Axis| pb::SweepAxis {
         parameter: axis.parameter.clone(),
@@ -233,7 +233,7 @@ fn view(live: &Live<'_>, group: &JobGroupRecord) -> pb::Sweep {
         axes: sweep.axes.iter().map(axis).collect(),
         user: group.user.to_string(),
         create_time: Some(timestamp(group.created)),
-        counts: live.core.group_states(group).into_iter().map(count).collect(),
+        counts: state.core.group_states(group).into_iter().map(count).collect(),
     }
 }
 
@@ -242,7 +242,7 @@ fn view(live: &Live<'_>, group: &JobGroupRecord) -> pb::Sweep {
 /// # Errors
 /// There is none such.
 pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
-    let look = move |live: &mut Live<'_>| find_sweep(live, &text).map(|group| view(live, &group));
+    let look = move |state: &mut StateView<'_>| find_sweep(state, &text).map(|group| view(state, &group));
     context.driver.ask(look).await?
 }
 
@@ -252,13 +252,13 @@ pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, Api
 /// # Errors
 /// There is none such.
 pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
-    let look = move |live: &mut Live<'_>| find_sweep(live, &text);
+    let look = move |state: &mut StateView<'_>| find_sweep(state, &text);
     let group = context.driver.ask_leader(look).await??;
     let ids: Vec<JobId> = group.ids().collect();
     for some in ids.chunks(CANCEL_AT_ONCE) {
         let wanted = some.to_vec();
-        let open = move |live: &mut Live<'_>| {
-            let is_open = |id: &JobId| live.core.job(*id).is_some_and(|job| !job.state.is_final());
+        let open = move |state: &mut StateView<'_>| {
+            let is_open = |id: &JobId| state.core.job(*id).is_some_and(|job| !job.state.is_final());
             wanted.into_iter().filter(is_open).collect::<Vec<_>>()
         };
         let open = context.driver.ask_leader(open).await?;
@@ -266,5 +266,5 @@ pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, 
             context.driver.cancel_many(open).await?;
         }
     }
-    context.driver.ask_leader(move |live| Ok(view(live, &group))).await?
+    context.driver.ask_leader(move |state| Ok(view(state, &group))).await?
 }

@@ -15,7 +15,7 @@ use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 use super::page::{self, Page};
 use super::status::{ApiError, JOBS_HINT, not_there};
 use super::{Context, diagnose, job_groups, translate};
-use crate::driver::{JobView, Live, Mark};
+use crate::driver::{EventMark, JobView, StateView};
 use crate::history;
 
 /// Who submits, in the call's metadata.
@@ -32,14 +32,14 @@ const PAGE_BYTES: usize = 3 << 20;
 pub struct Jobs(pub Context);
 
 /// The one job whose id starts with `text`.
-pub(super) fn find_job(live: &Live<'_>, text: &str) -> Result<JobId, ApiError> {
+pub(super) fn find_job(state: &StateView<'_>, text: &str) -> Result<JobId, ApiError> {
     if text.is_empty() {
         return Err(ApiError::field("job_id", "is empty; give a job's id or the start of one"));
     }
-    let mut found = live.core.jobs_with_prefix(text);
+    let mut found = state.core.jobs_with_prefix(text);
     match (found.next(), found.next()) {
         (Some(job), None) => Ok(job.id),
-        (None, _) => Err(not_there(live, "job", text, JOBS_HINT)),
+        (None, _) => Err(not_there(state, "job", text, JOBS_HINT)),
         (Some(_), Some(_)) => {
             let text = format!("is `{text}`, with which several jobs start; write more of it");
             Err(ApiError::field("job_id", text))
@@ -50,13 +50,13 @@ pub(super) fn find_job(live: &Live<'_>, text: &str) -> Result<JobId, ApiError> {
 impl Jobs {
     /// For a change, which only the leader makes.
     async fn find(&self, text: String) -> Result<JobId, ApiError> {
-        self.0.driver.ask_leader(move |live| find_job(live, &text)).await?
+        self.0.driver.ask_leader(move |state| find_job(state, &text)).await?
     }
 
     async fn view(&self, text: String) -> Result<JobView, ApiError> {
-        let view = move |live: &mut Live<'_>| {
-            let job = find_job(live, &text)?;
-            live.job(job).ok_or_else(|| ApiError::no_job(&job))
+        let view = move |state: &mut StateView<'_>| {
+            let job = find_job(state, &text)?;
+            state.job(job).ok_or_else(|| ApiError::no_job(&job))
         };
         self.0.driver.ask(view).await?
     }
@@ -145,18 +145,18 @@ fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
 }
 
 /// Newest first.
-fn list(live: &Live<'_>, query: ListQuery) -> Result<pb::ListJobsResponse, ApiError> {
+fn list(state: &StateView<'_>, query: ListQuery) -> Result<pb::ListJobsResponse, ApiError> {
     use prost::Message as _;
     let ListQuery { page, mut filter, sweep } = query;
     if !sweep.is_empty() {
-        filter.group = Some(job_groups::find_sweep(live, &sweep)?.id);
+        filter.group = Some(job_groups::find_sweep(state, &sweep)?.id);
     }
     let before = page.after.as_deref().map(uuid::Uuid::from_slice).transpose();
     let before = before.map_err(|_| ApiError::field("page_token", page::NO_TOKEN))?.map(JobId);
-    let listed = live.core.list(&filter, before, page.size);
+    let listed = state.core.list(&filter, before, page.size);
     let (mut jobs, mut bytes) = (Vec::new(), 0);
     for id in &listed.jobs {
-        jobs.extend(live.job(*id).map(translate::job));
+        jobs.extend(state.job(*id).map(translate::job));
         bytes += jobs.last().map_or(0, pb::Job::encoded_len);
         if bytes >= PAGE_BYTES && Some(id) != listed.jobs.last() {
             return Ok(pb::ListJobsResponse { jobs, next_page_token: page.token(id.0.as_bytes()) });
@@ -173,7 +173,7 @@ struct Watcher {
     /// Of the last event that was sent.
     cursor: u64,
     history_only: bool,
-    marks: watch::Receiver<Mark>,
+    marks: watch::Receiver<EventMark>,
     /// Follows from the job's record and is not stored.
     first: EventRecord,
     events: mpsc::Sender<Result<pb::JobEvent, Status>>,
@@ -295,7 +295,7 @@ impl JobService for Jobs {
         request: Request<pb::ListJobsRequest>,
     ) -> Result<Response<pb::ListJobsResponse>, Status> {
         let query = parse_list(request.into_inner())?;
-        let page = self.0.driver.ask(move |live| list(live, query)).await.map_err(ApiError::from)??;
+        let page = self.0.driver.ask(move |state| list(state, query)).await.map_err(ApiError::from)??;
         Ok(Response::new(page))
     }
 
@@ -325,10 +325,10 @@ impl JobService for Jobs {
         request: Request<pb::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let pb::WatchJobRequest { job_id, cursor, history_only } = request.into_inner();
-        let subscribe = move |live: &mut Live<'_>| {
-            let job = find_job(live, &job_id)?;
-            let first = live.core.job(job).map(|record| record.first_event());
-            let watched = first.zip(live.watch(job)).map(|(first, marks)| (job, first, marks));
+        let subscribe = move |state: &mut StateView<'_>| {
+            let job = find_job(state, &job_id)?;
+            let first = state.core.job(job).map(|record| record.first_event());
+            let watched = first.zip(state.watch(job)).map(|(first, marks)| (job, first, marks));
             watched.ok_or_else(|| ApiError::no_job(&job))
         };
         let (job, first, marks) = self.0.driver.ask(subscribe).await.map_err(ApiError::from)??;

@@ -3,10 +3,10 @@
 mod agents;
 mod artifacts;
 mod cluster;
+pub mod deadlines;
 mod diagnose;
 mod job_groups;
 mod jobs;
-pub mod manners;
 mod page;
 mod status;
 mod telemetry;
@@ -123,7 +123,7 @@ pub async fn report_health(
         }
     };
     closing.run_until_cancelled(follow).await;
-    set_health(&health, &Role::Away("it is shutting down".into())).await;
+    set_health(&health, &Role::Unavailable("it is shutting down".into())).await;
     // Those who watch are told, and then let go: a drain waits for them otherwise.
     for (service, _) in SERVICES {
         health.clear_service_status(service).await;

@@ -11,7 +11,7 @@ use trainyard_scheduler_core::Refusal;
 use trainyard_types::{AttemptId, JobId, Violation};
 
 use crate::blobs::UploadError;
-use crate::driver::{Live, RequestError, Unavailable};
+use crate::driver::{RequestError, StateView, Unavailable};
 use crate::history::HistoryError;
 use crate::store::StoreError;
 
@@ -87,8 +87,13 @@ impl ApiError {
 }
 
 /// What is not there, or not yet: a standby's view is a moment old, so that it leaves that to the leader.
-pub(super) fn not_there(live: &Live<'_>, kind: &'static str, name: &str, hint: &'static str) -> ApiError {
-    match live.elsewhere {
+pub(super) fn not_there(
+    state: &StateView<'_>,
+    kind: &'static str,
+    name: &str,
+    hint: &'static str,
+) -> ApiError {
+    match state.elsewhere {
         Some(leader) => ApiError::NotLeader { leader: leader.to_owned() },
         None => ApiError::NotFound { kind, name: name.to_owned(), hint },
     }

@@ -8,7 +8,7 @@ use trainyard_types::{AgentId, GpuUuid, Time, Violation};
 use super::Context;
 use super::cluster::{find, find_gpu};
 use super::status::ApiError;
-use crate::driver::Live;
+use crate::driver::StateView;
 use crate::store::Store;
 use crate::telemetry::{BATCH_MAX, KEEP_SECONDS, Resolution, Sample};
 
@@ -76,10 +76,10 @@ pub async fn get(
     request: pb::GetTelemetryRequest,
 ) -> Result<pb::GetTelemetryResponse, ApiError> {
     let (wanted, card) = (request.agent, request.gpu);
-    let ask = move |live: &mut Live<'_>| {
-        let view = find(live, &wanted)?;
+    let ask = move |state: &mut StateView<'_>| {
+        let view = find(state, &wanted)?;
         let card = (!card.is_empty()).then(|| find_gpu(&view, &card, "gpu")).transpose()?;
-        Ok::<_, ApiError>((view.record.id, card, live.now))
+        Ok::<_, ApiError>((view.record.id, card, state.now))
     };
     let (agent, card, now) = context.driver.ask(ask).await??;
     let end = request.end_time.map_or(Time(now.0.saturating_add(1)), parse_timestamp);

@@ -11,7 +11,7 @@ use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
 
 use crate::driver::JobView;
-use crate::peak;
+use crate::mfu::mfu_of;
 
 /// A job for its user.
 pub fn job(view: JobView) -> pb::Job {
@@ -119,7 +119,7 @@ fn progress(record: &JobRecord, made: &Progress) -> pb::Progress {
 pub fn mfu(record: &JobRecord) -> Option<f64> {
     let attempt = record.attempts.iter().rev().find(|attempt| attempt.started.is_some())?;
     let (setup, progress) = (attempt.setup.as_ref()?, record.progress.as_ref()?);
-    peak::mfu(&attempt.device, &setup.precision, setup.gflops, progress.images_per_second)
+    mfu_of(&attempt.device, &setup.precision, setup.gflops, progress.images_per_second)
 }
 
 fn phases(spent: &Phases) -> pb::Phases {

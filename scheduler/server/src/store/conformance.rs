@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::memory::MemoryStore;
 use super::{Campaigned, Candidate, Loaded, RedisOptions, RedisStore, Store, StoreError, keys};
 use crate::embedded::EmbeddedRedis;
-use crate::telemetry::{Batch, Resolution, Sample};
+use crate::telemetry::{AgentSamples, Resolution, Sample};
 
 pub(super) const ME: Uuid = Uuid::from_u128(1);
 pub(super) const OTHER: Uuid = Uuid::from_u128(2);
@@ -219,8 +219,8 @@ fn sample(second: u64, card: u8) -> Sample {
     }
 }
 
-fn samples(agent: AgentId, resolution: Resolution, samples: Vec<Sample>) -> Batch {
-    Batch { agent, resolution, samples }
+fn samples(agent: AgentId, resolution: Resolution, samples: Vec<Sample>) -> AgentSamples {
+    AgentSamples { agent, resolution, samples }
 }
 
 async fn telemetry_is_read_by_agent_and_time_in_order(store: &dyn Store) {

@@ -214,7 +214,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::Batch]) -> Pending<'a, ()> {
+    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::AgentSamples]) -> Pending<'a, ()> {
         Box::pin(async move {
             for batch in batches {
                 let mut state = self.state();

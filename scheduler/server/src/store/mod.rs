@@ -28,7 +28,7 @@ use trainyard_scheduler_core::{
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
-use crate::telemetry::{Batch, Resolution, Sample};
+use crate::telemetry::{AgentSamples, Resolution, Sample};
 
 pub use self::redis::{RedisOptions, RedisStore};
 
@@ -185,7 +185,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Appends telemetry, and drops what is too old at `now`. It is of use and not the truth: nothing is
     /// fenced, and it may be lost with the store's newest writes.
-    fn record<'a>(&'a self, now: Time, batches: &'a [Batch]) -> Pending<'a, ()>;
+    fn record<'a>(&'a self, now: Time, batches: &'a [AgentSamples]) -> Pending<'a, ()>;
 
     /// The first samples of an agent from a time on and before another, by time and GPU, at most `limit`.
     fn telemetry(

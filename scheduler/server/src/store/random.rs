@@ -28,7 +28,7 @@ enum Op {
         state: u8,
         wrong: bool,
     },
-    Pulse {
+    Progress {
         job: u128,
         sequence: u64,
     },
@@ -36,7 +36,7 @@ enum Op {
         job: u128,
         count: u64,
     },
-    Batch(u128),
+    Group(u128),
     Forget(u128),
     ForgetBatch(u128),
     User {
@@ -49,14 +49,14 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    // From 5 on, the jobs of two batches of three.
+    // From 5 on, the jobs of two groups of three.
     let job = 1..=10_u128;
     prop_oneof![
         6 => (job.clone(), 0..4_u8, prop::bool::weighted(0.05))
             .prop_map(|(job, state, wrong)| Op::Job { job, state, wrong }),
-        3 => (job.clone(), 1..20_u64).prop_map(|(job, sequence)| Op::Pulse { job, sequence }),
+        3 => (job.clone(), 1..20_u64).prop_map(|(job, sequence)| Op::Progress { job, sequence }),
         3 => (job.clone(), 1..5_u64).prop_map(|(job, count)| Op::Events { job, count }),
-        2 => (0..2_u128).prop_map(Op::Batch),
+        2 => (0..2_u128).prop_map(Op::Group),
         2 => job.prop_map(Op::Forget),
         1 => (0..2_u128).prop_map(Op::ForgetBatch),
         1 => (0..3_u8, any::<u64>()).prop_map(|(name, used)| Op::User { name, used }),
@@ -72,18 +72,18 @@ struct Model {
     /// Jobs of this commit that are no more: the core writes nothing of them again.
     forgotten: Vec<JobId>,
     jobs: BTreeMap<JobId, JobRecord>,
-    batches: BTreeMap<u128, Arc<JobGroupRecord>>,
+    groups: BTreeMap<u128, Arc<JobGroupRecord>>,
     cursors: BTreeMap<JobId, u64>,
 }
 
-fn batch_id(number: u128) -> JobGroupId {
+fn group_id(number: u128) -> JobGroupId {
     JobGroupId(Uuid::from_u128((number + 1) << 96))
 }
 
 fn id(job: u128) -> JobId {
     match job {
         1..=4 => JobId(Uuid::from_u128(job)),
-        _ => batch_id((job - 5) / 3).job(u32::try_from((job - 5) % 3).unwrap()),
+        _ => group_id((job - 5) / 3).job(u32::try_from((job - 5) % 3).unwrap()),
     }
 }
 
@@ -132,16 +132,15 @@ impl Model {
     fn write(&mut self, op: &Op) -> Option<Write> {
         Some(match *op {
             Op::Job { job, state, wrong } => self.job(job, state, wrong)?,
-            Op::Pulse { job, sequence } => {
+            Op::Progress { job, sequence } => {
                 let record = self.jobs.get_mut(&id(job))?;
                 let live = record.live_attempt()?;
                 let (attempt, last_sequence) = (live.id.number, live.last_sequence + sequence);
                 let last_cursor = record.last_cursor;
                 let progress = Some(Box::new(Progress { epoch: 3, ..Progress::default() }));
-                let record_of_progress =
-                    ProgressRecord { job: id(job), attempt, last_sequence, last_cursor, progress };
-                record.apply_progress(record_of_progress.clone());
-                Write::Progress(record_of_progress)
+                let told = ProgressRecord { job: id(job), attempt, last_sequence, last_cursor, progress };
+                record.apply_progress(told.clone());
+                Write::Progress(told)
             }
             Op::Events { job, .. } if self.forgotten.contains(&id(job)) => return None,
             Op::Events { job, count } => {
@@ -151,23 +150,23 @@ impl Model {
                 *last += count;
                 Write::JobEvents { job: id(job), events }
             }
-            Op::Batch(number) => {
-                if self.batches.contains_key(&number) {
+            Op::Group(number) => {
+                if self.groups.contains_key(&number) {
                     return None;
                 }
                 let specs = [0, 1, 1].map(|priority| Arc::new(JobSpec { priority, ..spec() }));
                 let (user, content) = ("bob".into(), Content::Specs(specs.into()));
-                let batch = JobGroupRecord {
-                    id: batch_id(number),
+                let group = JobGroupRecord {
+                    id: group_id(number),
                     user,
                     request_id: None,
                     content,
                     created: Time(5),
                 };
-                let batch = Arc::new(batch);
-                self.jobs.extend(batch.jobs().map(|job| (job.id, job)));
-                self.batches.insert(number, Arc::clone(&batch));
-                Write::JobGroup(batch)
+                let group = Arc::new(group);
+                self.jobs.extend(group.jobs().map(|job| (job.id, job)));
+                self.groups.insert(number, Arc::clone(&group));
+                Write::JobGroup(group)
             }
             Op::Forget(job) => {
                 let record = self.jobs.remove(&id(job))?;
@@ -176,12 +175,12 @@ impl Model {
                 Write::Forget { job: id(job), group: record.group.map(|member| member.group.id) }
             }
             Op::ForgetBatch(number) => {
-                let batch = Arc::clone(self.batches.get(&number)?);
-                if batch.ids().any(|job| self.jobs.contains_key(&job)) {
+                let group = Arc::clone(self.groups.get(&number)?);
+                if group.ids().any(|job| self.jobs.contains_key(&job)) {
                     return None;
                 }
-                self.batches.remove(&number);
-                Write::ForgetJobGroup(batch)
+                self.groups.remove(&number);
+                Write::ForgetJobGroup(group)
             }
             Op::User { name, used } => Write::User(UserRecord {
                 name: format!("user {name}"),

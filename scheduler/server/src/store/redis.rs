@@ -15,7 +15,7 @@ use super::records::{
     Parts, parse_agent, parse_forgotten, parse_group, parse_progress, parse_status, parse_submission,
     parse_throughput, parse_user,
 };
-use super::writes::Batch;
+use super::writes::WriteSet;
 use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
 use crate::telemetry;
 
@@ -408,7 +408,7 @@ impl Store for RedisStore {
             let mut call = self.commit.prepare_invoke();
             call.key(keys::LEADER_EPOCH).arg(leader.0);
             call.arg(self.options.event_history.saturating_mul(STREAM_FACTOR));
-            Batch::of(writes)?.write(&mut call)?;
+            WriteSet::of(writes)?.write(&mut call)?;
             call.key(keys::QUARANTINE);
             read_answer(&self.invoke_durably(&call, &self.commit).await?, leader)
         })
@@ -430,7 +430,7 @@ impl Store for RedisStore {
         Box::pin(self.read_events(job, after, limit))
     }
 
-    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::Batch]) -> Pending<'a, ()> {
+    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::AgentSamples]) -> Pending<'a, ()> {
         Box::pin(super::telemetry::record(&self.telemetry, &self.record, now, batches))
     }
 

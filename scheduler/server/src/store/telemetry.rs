@@ -7,7 +7,7 @@ use trainyard_types::{AgentId, GpuUuid, Time};
 
 use super::link::Link;
 use super::{StoreError, keys};
-use crate::telemetry::{Batch, Resolution, Sample};
+use crate::telemetry::{AgentSamples, Resolution, Sample};
 
 /// Entries are stored under the scheduler's time, samples tell the agent's.
 const PAD_MS: u64 = 5 * 60_000;
@@ -33,11 +33,6 @@ struct Packed {
 type Row =
     (u64, usize, Option<u16>, Option<u64>, Option<u32>, Option<u64>, Option<u32>, Option<u32>, Vec<String>);
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "casts saturate, and readings are small"
-)]
 fn pack(samples: &[Sample]) -> Packed {
     let t = samples.iter().map(|sample| sample.time.0).min().unwrap_or(0);
     let mut g: Vec<GpuUuid> = Vec::new();
@@ -62,7 +57,6 @@ fn pack(samples: &[Sample]) -> Packed {
     Packed { t, g, s }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "joules of a GPU's life are far below 2^52")]
 fn unpack(packed: Packed) -> Vec<Sample> {
     let Packed { t, g, s } = packed;
     let sample = |(offset, place, utilization, memory, power, energy, temperature, clock, throttle): Row| {
@@ -81,14 +75,19 @@ fn unpack(packed: Packed) -> Vec<Sample> {
     s.into_iter().filter_map(sample).collect()
 }
 
-/// Writes all batches in one go; each agent's are appended whole or not at all.
-pub async fn record(link: &Link, script: &Script, now: Time, batches: &[Batch]) -> Result<(), StoreError> {
-    if batches.is_empty() {
+/// Writes all samples_of_agents in one go; each agent's are appended whole or not at all.
+pub async fn record(
+    link: &Link,
+    script: &Script,
+    now: Time,
+    samples_of_agents: &[AgentSamples],
+) -> Result<(), StoreError> {
+    if samples_of_agents.is_empty() {
         return Ok(());
     }
     let mut pipe = Pipeline::new();
     pipe.load_script(script).ignore();
-    for batch in batches {
+    for batch in samples_of_agents {
         let kept = batch.resolution.kept();
         let oldest = now.0.saturating_sub(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX));
         let mut call = script.prepare_invoke();

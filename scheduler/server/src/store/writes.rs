@@ -22,7 +22,7 @@ pub const HASHES: [&str; 8] = [
 
 /// What a commit does.
 #[derive(Default)]
-pub struct Batch<'a> {
+pub struct WriteSet<'a> {
     /// Of several writes of a job the last one counts, and builds on what the first one built on.
     jobs: BTreeMap<JobId, (u64, &'a JobRecord)>,
     /// Hash and field to the new value, or to nothing when it is removed.
@@ -31,17 +31,17 @@ pub struct Batch<'a> {
     streams: BTreeMap<JobId, Option<Vec<&'a EventRecord>>>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> WriteSet<'a> {
     /// Takes `writes` together.
     ///
     /// # Errors
     /// A record cannot be encoded.
     pub fn of(writes: &'a [Write]) -> Result<Self, StoreError> {
-        let mut batch = Self::default();
+        let mut set = Self::default();
         for write in writes {
-            batch.take(write)?;
+            set.take(write)?;
         }
-        Ok(batch)
+        Ok(set)
     }
 
     fn take(&mut self, write: &'a Write) -> Result<(), StoreError> {

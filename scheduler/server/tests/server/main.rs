@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod agents;
-mod batches;
 mod durability;
-mod edge;
 mod fitness;
 mod fuzz;
+mod job_groups;
 mod jobs;
+mod listener;
 mod orders;
 mod process;
 mod replicas;

@@ -8,8 +8,7 @@ use trainyard_types::{AgentId, JobId, Time};
 use super::FinishTime;
 use super::facts::Facts;
 use super::share::Shares;
-use crate::duration::about;
-use crate::duration::whole_millis;
+use crate::duration::{about, from_millis, whole_millis};
 use crate::policy::{ClusterView, Expected, Wait};
 use crate::record::{Choice, ChoiceOption};
 use crate::state::slots::Kind;
@@ -17,20 +16,20 @@ use crate::state::slots::Kind;
 impl FinishTime {
     /// What a waiting job waits for; `None` while it is in no queue. Costs steps in the number of users who wait.
     pub(super) fn wait_of(&self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Wait> {
-        let queued = self.queues.queued.get(&job)?;
+        let queued = self.queues.queued(job)?;
         let at = queued.queue?;
-        let queue = &self.queues.of_kind[at];
+        let queue = self.queues.at(at);
         let shares = Shares::active(now, view);
         let mine = queued.sort_key as f64 * shares.penalty_of(now, view, &queued.facts.user);
         let ahead: usize = queue
-            .by_owner
+            .by_owner()
             .iter()
             .map(|((user, _), jobs)| {
                 let theirs = whole_millis((mine / shares.penalty_of(now, view, user)).ceil());
                 jobs.rank(&(Reverse(queued.facts.priority), theirs, job))
             })
             .sum();
-        let kind = &self.queues.kinds[at];
+        let kind = self.queues.kind(at);
         let runtime = queued.facts.runtime(view, kind);
         let mut reason = format!("waits for a {}, where it takes about {}", kind.device(), about(runtime));
         match ahead {
@@ -43,11 +42,11 @@ impl FinishTime {
             reason.push_str(&format!("; a {other} is free, but would take {longer}"));
         }
         reason.push_str(&view.left_out(&queued.facts.request));
-        if self.queues.has_preemption(job) {
+        if self.preemptions.has_victim(job) {
             reason.push_str("; a job is being preempted for it");
         }
         let start = self.expected_start(now, view, at, ahead, queued.facts.priority, queued.sort_key);
-        Some(Wait { ahead, reason, start, end: start + Duration::from_millis(whole_millis(runtime)) })
+        Some(Wait { ahead, reason, start, end: start + from_millis(runtime) })
     }
 
     /// When the GPU becomes free that comes after those that the jobs ahead take.
@@ -60,18 +59,18 @@ impl FinishTime {
         priority: i32,
         sort_key: u64,
     ) -> Time {
-        let queue = &self.queues.of_kind[at];
-        let free = view.slots().kinds().get(&self.queues.kinds[at]).map_or(0, |pool| pool.free().len());
+        let queue = self.queues.at(at);
+        let free = view.slots().kinds().get(self.queues.kind(at)).map_or(0, |pool| pool.free().len());
         let Some(behind) = ahead.checked_sub(free) else { return now };
-        if queue.ends.is_empty() {
+        if queue.ends().is_empty() {
             return now;
         }
-        let rounds = u32::try_from(behind / queue.ends.len()).unwrap_or(u32::MAX);
-        let end = queue.ends.iter().nth(behind % queue.ends.len()).map_or(now, |&(end, _)| end.max(now));
+        let rounds = u32::try_from(behind / queue.ends().len()).unwrap_or(u32::MAX);
+        let end = queue.ends().iter().nth(behind % queue.ends().len()).map_or(now, |&(end, _)| end.max(now));
         // Once all that run have ended, the jobs ahead count with their mean GPU-time.
         let ahead = queue.ahead_of(priority, sort_key);
         let mean = if ahead.shorter > 0.0 { ahead.shorter_gpu_time / ahead.shorter } else { 0.0 };
-        end + Duration::from_millis(whole_millis(mean)).saturating_mul(rounds)
+        end + from_millis(mean).saturating_mul(rounds)
     }
 
     /// A free GPU of another kind on which the job could run, and its runtime there.
@@ -97,7 +96,7 @@ impl FinishTime {
         chosen: &Kind,
         agent: AgentId,
     ) -> Option<Expected> {
-        let queued = self.queues.queued.get(&job)?;
+        let queued = self.queues.queued(job)?;
         let facts = &queued.facts;
         let others = view.slots().kinds().keys().filter(|kind| *kind != chosen && facts.fits(view, kind));
         let options: Vec<ChoiceOption> = std::iter::once(chosen)
@@ -105,7 +104,7 @@ impl FinishTime {
             .filter_map(|kind| self.option(now, view, facts, kind))
             .collect();
         let runtime = options.first().map_or(Duration::ZERO, |chosen| chosen.runtime);
-        let preempted_for = self.queues.preempted_for.get(&job).copied();
+        let preempted_for = self.preemptions.preempted_for(job);
         let choice = Choice { preempted_for, starving: now >= queued.starving_at, options };
         let is_choice = choice.options.len() > 1 || choice.preempted_for.is_some() || choice.starving;
         Some(Expected {
@@ -124,7 +123,6 @@ impl FinishTime {
         let gpus = f64::from(facts.request.gpus);
         let runtime = facts.runtime(view, kind);
         let sort_key = whole_millis(runtime * gpus.sqrt());
-        let millis = |span: f64| Duration::from_millis(whole_millis(span));
         let count = |gpus: usize| u32::try_from(gpus).unwrap_or(u32::MAX);
         // Where a GPU is free it waits for nothing, whatever runs beside it.
         let is_free = free >= facts.request.gpus as usize;
@@ -137,9 +135,9 @@ impl FinishTime {
             device: kind.device().to_owned(),
             free: count(free),
             total: count(total),
-            runtime: millis(runtime),
-            waits: millis(waits),
-            delays_others: millis(self.delay_caused(
+            runtime: from_millis(runtime),
+            waits: from_millis(waits),
+            delays_others: from_millis(self.delay_caused(
                 at,
                 pool.total(),
                 facts.priority,

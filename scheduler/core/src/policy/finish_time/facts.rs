@@ -7,7 +7,8 @@ use std::time::Duration;
 use trainyard_types::{AgentId, Cache, JobSpec, Time};
 
 use super::HOLDERS_ASKED;
-use super::queues::QueueOwner;
+use super::gpu_queue::QueueOwner;
+use crate::duration::to_millis;
 use crate::policy::ClusterView;
 use crate::record::JobRecord;
 use crate::state::queue::Request;
@@ -43,7 +44,7 @@ impl Facts {
         let epochs = spec.train.epochs.max(1);
         let done = job.checkpoint.as_ref().map_or(0.0, |checkpoint| f64::from(checkpoint.epoch));
         Self {
-            user: std::sync::Arc::clone(&job.user),
+            user: Arc::clone(&job.user),
             priority: spec.priority,
             request: view.request(job),
             workload: Workload::from(&*spec),
@@ -108,7 +109,7 @@ impl Facts {
     /// How long the job would take on a kind of GPU from its newest checkpoint on, in milliseconds.
     pub(super) fn runtime(&self, view: &ClusterView<'_>, kind: &Kind) -> f64 {
         let rate = view.throughput.rates.hope(&self.workload, kind.device());
-        let resume = if self.resumes { view.config.restart_cost.as_secs_f64() * 1000.0 } else { 0.0 };
+        let resume = if self.resumes { to_millis(view.config.restart_cost) } else { 0.0 };
         let cold = view.throughput.cold_cache.factor() - 1.0;
         let filling = if cold > 0.0 && !self.is_warm(view, kind) {
             view.throughput.datasets.work(&self.spec.train.data, self.spec.train.fraction) * cold

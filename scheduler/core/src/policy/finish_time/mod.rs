@@ -26,8 +26,12 @@ mod check;
 mod explain;
 mod facts;
 mod gang;
+mod gpu_queue;
+mod load;
 mod preempt;
+mod preemptions;
 mod queues;
+mod reservations;
 mod running;
 mod score;
 mod select;
@@ -40,9 +44,10 @@ use std::time::Duration;
 
 use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 
+use self::preemptions::Preemptions;
 use self::queues::Queues;
+use self::reservations::Reservations;
 use super::{Change, ClusterView, Expected, Fault, Placement, PlacementPolicy, Preemption, Wait};
-use crate::record::JobRecord;
 use crate::state::queue::Request;
 use crate::state::slots::Kind;
 
@@ -50,22 +55,38 @@ use crate::state::slots::Kind;
 #[derive(Debug, Default)]
 pub(super) struct FinishTime {
     queues: Queues,
+    preemptions: Preemptions,
+    /// GPUs that are reserved for gangs.
+    reservations: Reservations,
+    /// When a round is due although nothing has changed.
+    replan_at: Option<Time>,
+}
+
+impl FinishTime {
+    /// A job waits no more.
+    fn leave(&mut self, view: &ClusterView<'_>, job: JobId) {
+        self.queues.leave(job, priority_of(view, job));
+        self.preemptions.leave(job);
+    }
+}
+
+fn priority_of(view: &ClusterView<'_>, job: JobId) -> i32 {
+    view.job(job).map_or(0, |job| job.spec.priority)
 }
 
 impl PlacementPolicy for FinishTime {
     fn observe(&mut self, now: Time, view: &ClusterView<'_>, change: &Change<'_>) {
-        let priority = |id| view.job(id).map_or(0, |job: &JobRecord| job.spec.priority);
         match *change {
             Change::Ready { came, went } => {
                 for &job in went {
-                    self.queues.leave(job, priority(job));
+                    self.leave(view, job);
                 }
                 for &job in came {
-                    self.queues.arrive(job, priority(job));
+                    self.queues.arrive(job, priority_of(view, job));
                 }
             }
             Change::Placed(job) => {
-                self.queues.leave(job, priority(job));
+                self.leave(view, job);
                 self.track_runner(now, view, job);
             }
             Change::Progress(job) => self.track_runner(now, view, job),
@@ -90,11 +111,11 @@ impl PlacementPolicy for FinishTime {
     }
 
     fn wake_at(&self) -> Option<Time> {
-        self.queues.replan_at
+        self.replan_at
     }
 
     fn is_being_preempted(&self, job: JobId) -> bool {
-        self.queues.is_being_preempted(job)
+        self.preemptions.is_preempting(job)
     }
 
     fn expected_end(&self, job: JobId) -> Option<Time> {
@@ -111,7 +132,7 @@ impl PlacementPolicy for FinishTime {
 
     fn check(&self, view: &ClusterView<'_>) -> Result<(), Fault> {
         // A job may wait although a slot is free, with a reason.
-        if self.queues_are_sound(view) { Ok(()) } else { Err(Fault::State) }
+        if self.is_sound(view) { Ok(()) } else { Err(Fault::State) }
     }
 }
 

@@ -1,13 +1,11 @@
 //! When the jobs that run will be done, as far as they tell.
 
-use std::time::Duration;
-
 use trainyard_types::{JobId, JobState, Time};
 
 use super::FinishTime;
 use super::facts::Facts;
-use super::queues::Runner;
-use crate::duration::whole_millis;
+use super::gpu_queue::Runner;
+use crate::duration::{from_millis, to_millis};
 use crate::policy::ClusterView;
 use crate::record::Progress;
 
@@ -32,30 +30,16 @@ impl FinishTime {
         let resume = job.attempts.len() > 1 && attempt.started.is_none();
         let millis = facts.images_left(view, facts.done.max(trained).clamp(0.0, 1.0)) / own.unwrap_or(table)
             * 1000.0
-            + if resume { view.config.restart_cost.as_secs_f64() * 1000.0 } else { 0.0 };
-        let runner = Runner {
-            agent: attempt.agent,
-            gpus: facts.request.gpus,
-            end: now + Duration::from_millis(whole_millis(millis)),
-        };
-        let at = self.queues.queue_of(&kind);
-        self.queues.of_kind[at].run(id, runner);
+            + if resume { to_millis(view.config.restart_cost) } else { 0.0 };
+        let runner =
+            Runner { agent: attempt.agent, gpus: facts.request.gpus, end: now + from_millis(millis) };
+        self.queues.run(&kind, id, runner);
     }
 
     /// An attempt of a job is over.
     pub(super) fn untrack_runner(&mut self, view: &ClusterView<'_>, id: JobId) {
-        for queue in &mut self.queues.of_kind {
-            queue.stop(id);
-        }
-        // One that was to move has ended instead.
-        if view.job(id).is_none_or(|job| job.state != JobState::Queued) {
-            self.queues.moving.remove(&id);
-        }
-        if let Some(Some(other)) = self.queues.preempting.remove(&id)
-            && self.queues.queued.contains_key(&other)
-        {
-            self.queues.preempted_for.insert(other, id);
-        }
-        self.queues.checkpoints.remove(&id);
+        self.queues.stop(id);
+        let is_queued = view.job(id).is_some_and(|job| job.state == JobState::Queued);
+        self.preemptions.end(id, is_queued, |other| self.queues.queued(other).is_some());
     }
 }

@@ -7,58 +7,66 @@ use trainyard_types::{JobId, Time};
 
 use super::facts::Facts;
 use super::queues::QueuedJob;
-use super::{AVOIDED_COST, FRESH, FinishTime, PATIENCE_FACTOR, QUEUE_PRESSURE_COST, QUEUE_PRESSURE_MEMORY};
-use crate::duration::whole_millis;
+use super::{AVOIDED_COST, FinishTime, PATIENCE_FACTOR, QUEUE_PRESSURE_COST};
+use crate::duration::{from_millis, to_millis, whole_millis};
 use crate::policy::ClusterView;
 use crate::record::Estimate;
+
+/// A queue whose GPUs are on offer.
+#[derive(Debug, Clone, Copy)]
+struct OnOffer {
+    /// The index of the queue.
+    at: usize,
+    /// How many GPUs there are, busy ones included.
+    gpus: usize,
+}
+
+/// What a queue means for a job.
+#[derive(Debug, Clone, Copy)]
+struct Score {
+    /// In milliseconds: what the queues are compared by.
+    cost: f64,
+    /// The index of the queue.
+    at: usize,
+    sort_key: u64,
+    /// In milliseconds times GPUs.
+    gpu_time: f64,
+    /// How long the job waits there, in milliseconds.
+    wait: f64,
+    /// How long it takes there, in milliseconds.
+    runtime: f64,
+}
 
 impl FinishTime {
     /// Scores at most `budget` jobs: first those that are in no queue yet, then those whose score is oldest.
     pub(super) fn score(&mut self, now: Time, view: &ClusterView<'_>, budget: usize) {
-        self.queues.gang_waits.clear();
+        self.reservations.clear_waits();
         let mut queues = Vec::new();
         for (kind, pool) in view.slots().kinds() {
-            let at = self.queues.queue_of(kind);
-            self.queues.of_kind[at].update_pressure(now, pool.total(), QUEUE_PRESSURE_MEMORY);
-            self.queues.of_kind[at].refresh_running(now);
-            queues.push((at, pool.total()));
+            let at = self.queues.refresh(now, kind, pool.total());
+            queues.push(OnOffer { at, gpus: pool.total() });
         }
-        if self.queues.unassigned.is_empty() && self.queues.queued.is_empty() {
+        if self.queues.is_empty() {
             return;
         }
         self.queues.note_starving(now);
         let mut left = budget;
         while left > 0
-            && let Some((_, id)) = self.queues.unassigned.pop_first()
+            && let Some(id) = self.queues.take_unassigned()
         {
             left -= 1;
             let Some(job) = view.job(id) else { continue };
             let facts = Facts::of(now, view, job);
-            self.queues.gangs += usize::from(facts.request.gpus > 1);
             let starving_at = self.starving_at(view, &facts);
-            self.queues.starving_from.insert((starving_at, id));
-            let queued = QueuedJob {
-                facts,
-                queue: None,
-                sort_key: 0,
-                gpu_time: 0.0,
-                stamp: 0,
-                scored_at: now,
-                starving_at,
-                estimate: None,
-            };
+            let queued = self.queues.admit(now, id, facts, starving_at);
             self.assign(now, view, id, queued, &queues);
         }
-        let newest = self.queues.stamp;
+        let newest = self.queues.stamp();
         while left > 0
-            && let Some(&(stamp, id)) = self.queues.by_score_age.first()
-            && stamp <= newest
-            && self.queues.queued.get(&id).is_none_or(|queued| now.since(queued.scored_at) >= FRESH)
+            && let Some((id, queued)) = self.queues.take_oldest_score(now, newest)
         {
             left -= 1;
-            if let Some(queued) = self.queues.dequeue(id) {
-                self.assign(now, view, id, queued, &queues);
-            }
+            self.assign(now, view, id, queued, &queues);
         }
         self.queues.note_starving(now);
     }
@@ -79,14 +87,13 @@ impl FinishTime {
         view: &ClusterView<'_>,
         id: JobId,
         mut queued: QueuedJob,
-        queues: &[(usize, usize)],
+        queues: &[OnOffer],
     ) {
         queued.scored_at = now;
         let gpus = f64::from(queued.facts.request.gpus);
-        let mut best: Option<(f64, usize, u64, f64)> = None;
-        let mut expected = None;
-        for &(at, total) in queues {
-            let kind = &self.queues.kinds[at];
+        let mut best: Option<Score> = None;
+        for &OnOffer { at, gpus: total } in queues {
+            let kind = self.queues.kind(at);
             if !queued.facts.fits(view, kind) {
                 continue;
             }
@@ -95,10 +102,10 @@ impl FinishTime {
             let wait = self.expected_wait(now, view, at, total, queued.facts.priority, sort_key);
             let mut cost =
                 runtime + wait + self.delay_caused(at, total, queued.facts.priority, sort_key, gpu_time);
-            let moves_here = self.queues.moving.get(&id).is_some_and(|&(to, _)| to == at)
+            let moves_here = self.preemptions.moves_to(id, at)
                 && view.slots().kinds().get(kind).is_some_and(|pool| !pool.free().is_empty());
             if queued.facts.is_avoided(view, kind) {
-                cost += runtime + AVOIDED_COST.as_secs_f64() * 1000.0;
+                cost += runtime + to_millis(AVOIDED_COST);
             }
             if queued.facts.request.gpus > 1 {
                 cost += self.gang_wait(now, view, at, &queued.facts.request, runtime);
@@ -106,20 +113,18 @@ impl FinishTime {
             if moves_here {
                 cost = 0.0;
             }
-            if best.is_none_or(|(least, ..)| cost < least) {
-                best = Some((cost, at, sort_key, gpu_time));
-                expected = Some((wait, runtime));
+            if best.is_none_or(|best| cost < best.cost) {
+                best = Some(Score { cost, at, sort_key, gpu_time, wait, runtime });
             }
         }
         if queued.estimate.is_none() {
-            queued.estimate = expected.map(|(wait, runtime)| {
-                let start = now + Duration::from_millis(whole_millis(wait));
-                Estimate { made: now, start, end: start + Duration::from_millis(whole_millis(runtime)) }
+            queued.estimate = best.map(|best| {
+                let start = now + from_millis(best.wait);
+                Estimate { made: now, start, end: start + from_millis(best.runtime) }
             });
         }
-        queued.queue = best.map(|(_, at, ..)| at);
-        (queued.sort_key, queued.gpu_time) =
-            best.map_or((0, 0.0), |(_, _, sort_key, gpu_time)| (sort_key, gpu_time));
+        queued.queue = best.map(|best| best.at);
+        (queued.sort_key, queued.gpu_time) = best.map_or((0, 0.0), |best| (best.sort_key, best.gpu_time));
         self.queues.enqueue(id, queued);
     }
 
@@ -133,19 +138,18 @@ impl FinishTime {
         priority: i32,
         sort_key: u64,
     ) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a count of GPUs")]
         let gpus = total.max(1) as f64;
-        let queue = &self.queues.of_kind[at];
-        let (waiting, running) = (queue.ahead_of(priority, sort_key), queue.running_load.ahead_of(sort_key));
+        let queue = self.queues.at(at);
+        let (waiting, running) = (queue.ahead_of(priority, sort_key), queue.running_ahead_of(sort_key));
         let shorter = waiting.shorter + running.shorter;
         let spread = (gpus - 1.0) / (2.0 * shorter.max(1.0));
         let flow = (waiting.shorter_gpu_time + running.shorter_gpu_time) / gpus * (1.0 - spread).max(0.0);
         let flow = if shorter < gpus { 0.0 } else { flow };
         // However short the job is, it waits until enough GPUs become free.
-        let free = view.slots().kinds().get(&self.queues.kinds[at]).map_or(0, |pool| pool.free().len());
+        let free = view.slots().kinds().get(self.queues.kind(at)).map_or(0, |pool| pool.free().len());
         let ahead = usize::try_from(whole_millis(waiting.shorter)).unwrap_or(usize::MAX);
         let next = ahead.checked_sub(free).and_then(|behind| queue.nth_end(behind));
-        flow.max(next.map_or(0.0, |end| end.since(now).as_secs_f64() * 1000.0))
+        flow.max(next.map_or(0.0, |end| to_millis(end.since(now))))
     }
 
     /// How long a job in a queue delays others, in milliseconds added up: those in it, and those that are yet to come.
@@ -157,13 +161,12 @@ impl FinishTime {
         sort_key: u64,
         gpu_time: f64,
     ) -> f64 {
-        let queue = &self.queues.of_kind[at];
-        #[expect(clippy::cast_precision_loss, reason = "a count of GPUs")]
+        let queue = self.queues.at(at);
         let gpus = total.max(1) as f64;
-        let (waiting, running) = (queue.ahead_of(priority, sort_key), queue.running_load.ahead_of(sort_key));
+        let (waiting, running) = (queue.ahead_of(priority, sort_key), queue.running_ahead_of(sort_key));
         let shorter = waiting.shorter + running.shorter;
         let longer = waiting.longer + running.longer;
         let delayed = longer.min(shorter + longer + 1.0 - gpus).max(0.0);
-        gpu_time * (delayed / gpus + QUEUE_PRESSURE_COST * queue.queue_pressure)
+        gpu_time * (delayed / gpus + QUEUE_PRESSURE_COST * queue.pressure())
     }
 }

@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, BinaryHeap};
 use trainyard_types::{AgentId, JobId, Time};
 
 use super::facts::Facts;
-use super::queues::QueuePosition;
+use super::gpu_queue::QueuePosition;
 use super::share::Shares;
 use super::{FRESH, FinishTime, NEXT_SCORE_AFTER, REPLAN_AFTER, SCORE_BUDGET, is_gpu};
-use crate::duration::whole_millis;
+use crate::duration::{from_millis, whole_millis};
 use crate::policy::{ClusterView, Placement};
 use crate::state::path_visibility::JobPaths;
 use crate::state::queue::Request;
@@ -24,10 +24,10 @@ type OrderKey = Reverse<(Reverse<i32>, u64, JobId)>;
 impl FinishTime {
     /// Scores jobs, as many as there may be something to decide for.
     pub(super) fn prepare(&mut self, now: Time, view: &ClusterView<'_>) {
-        self.queues.reservations.clear();
-        let is_due = self.queues.replan_at.take().is_some_and(|time| time <= now);
+        self.reservations.clear();
+        let is_due = self.replan_at.take().is_some_and(|time| time <= now);
         let is_free = view.slots().kinds().values().any(|pool| !pool.free().is_empty());
-        self.queues.scored_before = self.queues.stamp;
+        self.queues.begin_round();
         self.score(now, view, if is_free || is_due { SCORE_BUDGET } else { super::SMALL_SCORE_BUDGET });
     }
 
@@ -48,7 +48,7 @@ impl FinishTime {
             .collect();
         for kind in kinds {
             let Some(at) = self.queues.find(&kind) else { continue };
-            let placement = if self.queues.gangs == 0 {
+            let placement = if !self.queues.has_gangs() {
                 self.in_order_of(now, view, at, shares)
                     .find_map(|job| self.place_now(now, view, job, &kind, at))
             } else {
@@ -65,8 +65,8 @@ impl FinishTime {
 
     /// Sets the time of the next round: a job waits although a free GPU would do for it, or is in no queue yet.
     pub(super) fn schedule_replan(&mut self, now: Time, view: &ClusterView<'_>) {
-        if !self.queues.unassigned.is_empty() {
-            self.queues.replan_at = Some(now + NEXT_SCORE_AFTER);
+        if self.queues.has_unassigned() {
+            self.replan_at = Some(now + NEXT_SCORE_AFTER);
             return;
         }
         let mut free = view.slots().kinds().iter().filter(|(_, pool)| !pool.free().is_empty());
@@ -81,7 +81,7 @@ impl FinishTime {
             let is_left_out =
                 self.queues.oldest_unscored().is_some_and(|scored_at| now.since(scored_at) < FRESH);
             let after = if is_left_out { FRESH } else { REPLAN_AFTER };
-            self.queues.replan_at = Some(now + after);
+            self.replan_at = Some(now + after);
         }
     }
 
@@ -95,8 +95,8 @@ impl FinishTime {
     ) -> impl Iterator<Item = JobId> {
         let mut order: BinaryHeap<(OrderKey, usize)> = BinaryHeap::new();
         let mut owners = Vec::new();
-        let pool = view.slots().kinds().get(&self.queues.kinds[at]);
-        for ((user, paths), jobs) in &self.queues.of_kind[at].by_owner {
+        let pool = view.slots().kinds().get(self.queues.kind(at));
+        for ((user, paths), jobs) in self.queues.at(at).by_owner() {
             if view.gpus_left(user) == 0 || !is_seen(view, paths.as_deref(), pool) {
                 continue;
             }
@@ -126,7 +126,7 @@ impl FinishTime {
             kinds.any(|(kind, pool)| kind.satisfies(request) && pool.has_free_without(excluded))
         };
         let may = |request: &Request, user: &str| !is_gpu(request) || view.gpus_left(user) >= request.gpus;
-        self.queues.starving.heads(free, may)
+        self.queues.starving().heads(free, may)
     }
 
     /// The first free GPUs of the kind that do for the job, if it may have them. If it needs several which are
@@ -140,7 +140,7 @@ impl FinishTime {
         at: usize,
     ) -> Option<Placement> {
         let placement = self.place_now(now, view, job, kind, at);
-        let queued = self.queues.queued.get(&job)?;
+        let queued = self.queues.queued(job)?;
         if placement.is_none() && queued.facts.request.gpus > 1 && self.may_begin(view, &queued.facts) {
             self.reserve_gang(now, view, job, at);
         }
@@ -160,20 +160,21 @@ impl FinishTime {
         kind: &Kind,
         at: usize,
     ) -> Option<Placement> {
-        let facts = &self.queues.queued.get(&job)?.facts;
+        let facts = &self.queues.queued(job)?.facts;
         if !self.may_begin(view, facts) {
             return None;
         }
-        let done_by = now + std::time::Duration::from_millis(whole_millis(facts.runtime(view, kind)));
-        let may_use =
-            |agent| self.queues.reservation_of(at, agent).is_none_or(|reservation| done_by <= reservation.at);
-        let locations = self.free_gpus(view, kind, facts, self.queues.claimed(at, job), may_use)?;
+        let done_by = now + from_millis(facts.runtime(view, kind));
+        let may_use = |agent| {
+            self.reservations.of_agent(at, agent).is_none_or(|reservation| done_by <= reservation.ready_at)
+        };
+        let locations = self.free_gpus(view, kind, facts, self.preemptions.claimed(at, job), may_use)?;
         Some(Placement { job, kind: kind.clone(), locations })
     }
 
     /// A place on the fastest kind that has GPUs free for a starving job.
     fn choose_for_starving(&mut self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Placement> {
-        let facts: Facts = self.queues.queued.get(&job)?.facts.clone();
+        let facts: Facts = self.queues.queued(job)?.facts.clone();
         let mut kinds: Vec<(u64, Kind)> = view
             .slots()
             .kinds()
@@ -188,8 +189,8 @@ impl FinishTime {
                 return Some(placement);
             }
         }
-        let at = self.queues.queued.get(&job)?.queue?;
-        let kind = self.queues.kinds[at].clone();
+        let at = self.queues.queued(job)?.queue?;
+        let kind = self.queues.kind(at).clone();
         self.place_or_reserve(now, view, job, &kind, at)
     }
 
@@ -225,7 +226,7 @@ impl FinishTime {
         let excluded = view.excluded(&facts.request);
         let avoids = |agent: AgentId| facts.request.avoids.binary_search(&agent).is_ok();
         let is_plain = excluded.is_empty() && facts.request.avoids.is_empty();
-        if is_plain && gpus == 1 && self.queues.gangs == 0 && self.queues.reservations.is_empty() {
+        if is_plain && gpus == 1 && !self.queues.has_gangs() && self.reservations.is_empty() {
             let warm = facts.holders(view).find_map(|agent| first_of(free, view.agents.get(agent)?.record()));
             let read = || self.first_that_has_read(view, free, facts);
             return warm.or_else(read).or(free.first()).map(|location| vec![location.clone()]);
@@ -256,7 +257,6 @@ fn is_seen(view: &ClusterView<'_>, paths: Option<&JobPaths>, pool: Option<&SlotP
 }
 
 fn order_key(&(priority, sort_key, job): &QueuePosition, share_penalty: f64) -> OrderKey {
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit into 53 bits")]
     let penalised = whole_millis(sort_key as f64 * share_penalty);
     Reverse((priority, penalised, job))
 }

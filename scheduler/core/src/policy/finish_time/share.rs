@@ -3,6 +3,7 @@
 use trainyard_types::Time;
 
 use super::{SHARE_FLOOR, SHARE_SLACK};
+use crate::duration::to_millis;
 use crate::policy::ClusterView;
 
 /// The shares of all users that run or wait, added up.
@@ -19,25 +20,18 @@ impl Shares {
         for user in view.users.iter() {
             let name = &user.record().name;
             if user.running() != (0, 0) || view.queue().len_of(name) > 0 {
-                #[expect(
-                    clippy::cast_precision_loss,
-                    reason = "a few centuries of GPU-time fit into 53 bits"
-                )]
                 let share = user.share(view.config, now, view.limits(name)) as f64;
                 shares.sum += share;
                 shares.users += 1.0;
             }
         }
         let newcomers = view.queue().users().filter(|user| view.users.get(user).is_none()).count();
-        #[expect(clippy::cast_precision_loss, reason = "a count of people")]
-        let newcomers = newcomers as f64;
-        shares.users += newcomers;
+        shares.users += newcomers as f64;
         shares
     }
 
     /// By what factor a user's jobs count as longer.
     pub(super) fn penalty_of(self, now: Time, view: &ClusterView<'_>, user: &str) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a few centuries of GPU-time fit into 53 bits")]
         let share = view.share(now, user) as f64;
         self.share_penalty(share)
     }
@@ -49,7 +43,7 @@ impl Shares {
             return 1.0;
         }
         let others = (self.sum - share).max(0.0) / (self.users - 1.0);
-        let floor = SHARE_FLOOR.as_secs_f64() * 1000.0;
+        let floor = to_millis(SHARE_FLOOR);
         (share / (others.max(floor) * SHARE_SLACK)).max(1.0)
     }
 }

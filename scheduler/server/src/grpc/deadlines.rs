@@ -20,8 +20,8 @@ use super::status::DOMAIN;
 
 const TIMEOUT: &str = "grpc-timeout";
 
-/// See the module; for a router's layer.
-pub async fn keep(request: Request, next: Next) -> Response {
+/// Gives every answer an end by its deadline and an `ErrorInfo`; for a router's layer.
+pub async fn enforce(request: Request, next: Next) -> Response {
     let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     if !content.starts_with(b"application/grpc") {
         return next.run(request).await;

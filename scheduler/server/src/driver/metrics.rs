@@ -6,10 +6,10 @@ use std::time::Duration;
 use trainyard_scheduler_core::{Command, Core, EventBody, EventRecord, Output, Write};
 use trainyard_types::{JobId, JobState};
 
-/// Seconds of [`Meters::queue_wait`]'s buckets.
+/// Seconds of [`DriverMetrics::queue_wait`]'s buckets.
 const QUEUE_WAIT: &[f64] =
     &[0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0, 86_400.0, 604_800.0];
-/// Seconds of [`Meters::placement`]'s buckets.
+/// Seconds of [`DriverMetrics::placement`]'s buckets.
 const PLACEMENT: &[f64] = &[0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0];
 
 /// How often values were how large.
@@ -35,9 +35,9 @@ impl Histogram {
     }
 }
 
-/// See the module.
+/// Counts and histograms.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Meters {
+pub struct DriverMetrics {
     /// Jobs that were accepted; repeated requests make none.
     pub submitted: u64,
     /// From a job's submission to its first placement.
@@ -46,18 +46,18 @@ pub struct Meters {
     pub placement: Histogram,
     /// Attempts whose trainers came up, and those that ended before.
     pub started: u64,
-    /// See [`Meters::started`].
+    /// See [`DriverMetrics::started`].
     pub not_started: u64,
 }
 
-impl Default for Meters {
+impl Default for DriverMetrics {
     fn default() -> Self {
         let (queue_wait, placement) = (Histogram::new(QUEUE_WAIT), Histogram::new(PLACEMENT));
         Self { submitted: 0, queue_wait, placement, started: 0, not_started: 0 }
     }
 }
 
-impl Meters {
+impl DriverMetrics {
     /// The core has decided.
     pub(super) fn decided(&mut self, took: Duration, output: &Output) {
         if output.commands.iter().any(|command| matches!(command, Command::Assign { .. })) {

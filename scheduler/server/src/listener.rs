@@ -19,14 +19,14 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// network.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// How long a new connection may take to say which protocol it speaks; after that, each has its own patience.
-const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a new connection may take to say which protocol it speaks; after that, each has a timeout of its own.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the rest of a greeting is looked for, once there is a part of it.
-const GREETING_POLL: Duration = Duration::from_millis(20);
+const HANDSHAKE_POLL: Duration = Duration::from_millis(20);
 /// What a connection of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long calls may take to end when the scheduler does.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait when no more connections can be accepted, as when descriptors run out.
 const ACCEPT_DELAY: Duration = Duration::from_millis(200);
 
@@ -54,7 +54,7 @@ pub async fn serve(listener: TcpListener, routes: Router, closing: CancellationT
                 let service = TowerToHyperService::new(routes.clone());
                 let (server, watcher, closing) = (server.clone(), graceful.watcher(), closing.clone());
                 tokio::spawn(async move {
-                    let speaks = closing.run_until_cancelled(speaks(&stream, GREETING_PATIENCE)).await;
+                    let speaks = closing.run_until_cancelled(speaks(&stream, HANDSHAKE_TIMEOUT)).await;
                     if speaks != Some(true) {
                         debug!("connection said nothing, closing it");
                         return;
@@ -72,8 +72,8 @@ pub async fn serve(listener: TcpListener, routes: Router, closing: CancellationT
         }
     }
     drop(listener);
-    if timeout(DRAIN_PATIENCE, graceful.shutdown()).await.is_err() {
-        warn!(patience = ?DRAIN_PATIENCE, "calls are still under way, leaving them");
+    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        warn!(timeout = ?DRAIN_TIMEOUT, "calls are still under way, leaving them");
     }
 }
 
@@ -90,9 +90,9 @@ async fn speaks(stream: &TcpStream, patience: Duration) -> bool {
         loop {
             match stream.peek(&mut start).await {
                 Ok(0) | Err(_) => return false,
-                // HTTP/1, which has a patience of its own for the rest.
+                // HTTP/1, which has a timeout of its own for the rest.
                 Ok(count) if count == start.len() || start[..count] != PREFACE[..count] => return true,
-                Ok(_) => sleep(GREETING_POLL).await,
+                Ok(_) => sleep(HANDSHAKE_POLL).await,
             }
         }
     };

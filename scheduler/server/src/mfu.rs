@@ -1,4 +1,4 @@
-//! How much of what a GPU can multiply at best training uses. In `fp32` convolutions run as TF32.
+//! Model FLOPs utilisation (MFU): how much of what a GPU can multiply at best training uses. In `fp32` convolutions run as TF32.
 
 use trainyard_types::datasheet;
 
@@ -6,7 +6,7 @@ use trainyard_types::datasheet;
 const STEP_PER_FORWARD: f64 = 3.0;
 
 /// 10^12 operations a second of a GPU at its best; `None` when that is not known.
-fn peak(model: &str, precision: &str) -> Option<f64> {
+fn peak_flops(model: &str, precision: &str) -> Option<f64> {
     let sheet = datasheet::exact(model)?;
     let peak = match precision {
         "fp16" | "bf16" => sheet.half_tflops,
@@ -18,9 +18,9 @@ fn peak(model: &str, precision: &str) -> Option<f64> {
 
 /// Share of a GPU's peak that training uses, 0 to 1; `None` when one of the figures is not known.
 /// `gflops` are 10^9 operations of one image's forward pass.
-pub fn mfu(model: &str, precision: &str, gflops: f64, images_per_second: f64) -> Option<f64> {
+pub fn mfu_of(model: &str, precision: &str, gflops: f64, images_per_second: f64) -> Option<f64> {
     let used = gflops * 1e9 * STEP_PER_FORWARD * images_per_second;
-    let share = used / (peak(model, precision)? * 1e12);
+    let share = used / (peak_flops(model, precision)? * 1e12);
     (share.is_finite() && share > 0.0).then_some(share)
 }
 
@@ -29,10 +29,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_of_the_cards_own_peak_in_that_precision() {
+    fn a_share_is_of_the_gpus_own_peak_in_that_precision() {
         // 8.7 GFLOP an image, three times, 1000 images a second: 26.1 TFLOP a second.
         let share =
-            |model, precision| mfu(model, precision, 8.7, 1000.0).map(|share| (share * 1000.0).round());
+            |model, precision| mfu_of(model, precision, 8.7, 1000.0).map(|share| (share * 1000.0).round());
         assert_eq!(share("NVIDIA GeForce RTX 4090", "bf16"), Some(158.0));
         assert_eq!(share("NVIDIA GeForce RTX 4090", "fp32"), Some(316.0));
         assert_eq!(share("NVIDIA H100 80GB HBM3", "fp16"), Some(26.0));
@@ -48,8 +48,8 @@ mod tests {
             ("Tesla T4", "fp32"),
             ("NVIDIA GeForce RTX 4090", ""),
         ] {
-            assert_eq!(mfu(model, precision, 8.7, 1000.0), None, "{model} {precision}");
+            assert_eq!(mfu_of(model, precision, 8.7, 1000.0), None, "{model} {precision}");
         }
-        assert_eq!(mfu("NVIDIA GeForce RTX 4090", "bf16", 0.0, 1000.0), None);
+        assert_eq!(mfu_of("NVIDIA GeForce RTX 4090", "bf16", 0.0, 1000.0), None);
     }
 }

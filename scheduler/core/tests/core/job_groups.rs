@@ -18,13 +18,13 @@ pub fn sweep() -> Sweep {
     Sweep { spec: cpu_spec(), axes: vec![lr0, seeds] }
 }
 
-pub fn batch(number: u128, request_id: &str, content: Content) -> Arc<JobGroupRecord> {
+pub fn group(number: u128, request_id: &str, content: Content) -> Arc<JobGroupRecord> {
     let (id, request_id) = (JobGroupId(Uuid::from_u128(number << 96)), Some(request_id.to_owned()));
     Arc::new(JobGroupRecord { id, user: "ada".into(), request_id, content, created: START })
 }
 
 fn submit(world: &mut World, number: u128, content: Content) -> Output {
-    world.handle(Event::SubmitGroup { group: batch(number, "r", content) })
+    world.handle(Event::SubmitGroup { group: group(number, "r", content) })
 }
 
 fn specs(count: usize) -> Content {
@@ -32,7 +32,7 @@ fn specs(count: usize) -> Content {
 }
 
 #[test]
-fn a_batch_is_one_write_however_many_jobs_it_has() {
+fn a_group_is_one_write_however_many_jobs_it_has() {
     let mut world = World::new();
     let output = submit(&mut world, 1, specs(500));
     assert!(matches!(output.writes.as_slice(), [Write::JobGroup(_)]), "{:?}", output.writes);
@@ -81,7 +81,7 @@ fn cancelling_many_ends_those_that_wait_and_stops_those_that_run() {
 }
 
 #[test]
-fn a_request_id_of_a_batch_does_not_serve_for_a_job() {
+fn a_request_id_of_a_group_does_not_serve_for_a_job() {
     let mut world = World::new();
     submit(&mut world, 1, specs(1));
     let request_id = Some("r".to_owned());
