@@ -16,13 +16,13 @@ pub struct CoreConfig {
     pub heartbeat: Duration,
     /// Wait before the first retry after a crash; doubles with each further crash.
     pub retry_delay: Duration,
-    /// The longest such wait.
+    /// The longest wait before a retry.
     pub retry_delay_max: Duration,
     /// After how long a GPU-second that a user had counts half.
     pub share_half_life: Duration,
-    /// Of users that are not in `users`.
+    /// The limits of users that are not in `users`.
     pub user_limits: UserLimits,
-    /// By name.
+    /// The limits of users, by name.
     pub users: BTreeMap<String, UserLimits>,
     /// How long a job that has ended is kept; then it is archived and forgotten.
     pub keep_finished_for: Duration,

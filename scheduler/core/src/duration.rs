@@ -39,12 +39,12 @@ pub(crate) fn whole_millis(millis: f64) -> u64 {
     millis.max(0.0) as u64
 }
 
-/// In milliseconds.
+/// A duration in milliseconds.
 pub(crate) fn to_millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1000.0
 }
 
-/// As [`whole_millis`].
+/// A duration of so many milliseconds, as [`whole_millis`].
 pub(crate) fn from_millis(millis: f64) -> Duration {
     Duration::from_millis(whole_millis(millis))
 }

@@ -40,7 +40,6 @@ pub struct Core {
 pub struct Stored {
     /// By id; those of a job group, too, unless they were forgotten.
     pub jobs: Vec<JobRecord>,
-    /// All agents, by id.
     pub agents: Vec<AgentRecord>,
     /// All users, by name.
     pub users: Vec<UserRecord>,

@@ -18,7 +18,6 @@ pub enum Event {
         request_id: Option<String>,
         /// Used unless the request is a repeat.
         job: JobId,
-        /// Who submits.
         user: String,
         /// Valid: `JobSpec::violations` is empty.
         spec: JobSpec,
@@ -41,18 +40,12 @@ pub enum Event {
     AgentConnected {
         /// Higher than every earlier session of any agent under this leader epoch.
         session: Session,
-        /// What it said.
         hello: Hello,
     },
     /// An agent's connection is gone; its lease still runs.
     AgentDisconnected { agent: AgentId, session: Session },
     /// An agent renews its lease.
-    Heartbeat {
-        agent: AgentId,
-        session: Session,
-        /// How it is now.
-        status: AgentStatus,
-    },
+    Heartbeat { agent: AgentId, session: Session, status: AgentStatus },
     /// A person takes an agent out of use.
     Drain {
         agent: AgentId,
@@ -66,7 +59,7 @@ pub enum Event {
         agent: AgentId,
         /// A reservation that one of them has already is replaced.
         gpus: Vec<GpuUuid>,
-        /// From now.
+        /// How long, from now.
         span: Duration,
     },
     /// Reservations end before their time.
@@ -105,13 +98,10 @@ pub struct Hello {
     pub agent: AgentId,
     /// The name that people call it by.
     pub name: String,
-    /// Of the agent's program.
     pub version: String,
-    /// What it offers.
     pub inventory: Inventory,
     /// Attempts that run, or that have reports which were not acknowledged yet.
     pub attempts: Vec<AttemptId>,
-    /// How it is now.
     pub status: AgentStatus,
     /// Drawn at each start of its process; empty of agents that are too old to say.
     pub instance: String,
@@ -128,7 +118,7 @@ impl Hello {
 /// How an agent is at the moment, by its own word. Lasts as long as its session.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AgentStatus {
-    /// What its GPUs do.
+    /// Readings of its GPUs.
     pub telemetry: Vec<GpuTelemetry>,
     /// Why it takes no job at all, for a person; empty when it does.
     pub unavailable: String,

@@ -11,7 +11,7 @@ use crate::state::agents::check::AgentFault;
 use crate::state::jobs::check::JobFault;
 use crate::state::path_visibility::PathVisibility;
 
-/// A bug of ours.
+/// A state that contradicts itself: a bug of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// The wrong number of live attempts for its state, or a live one that is not the newest.
@@ -26,7 +26,7 @@ pub enum Broken {
     #[error("attempt {attempt} stands at place {place} of its job")]
     AttemptNumber {
         attempt: AttemptId,
-        /// From 1.
+        /// Counts from 1.
         place: usize,
     },
     /// Two live attempts on one slot.

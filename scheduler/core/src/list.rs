@@ -13,15 +13,15 @@ pub const LOOKED_AT: usize = 20_000;
 /// Which jobs are wanted; all of it must fit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
-    /// In one of these; empty means any.
+    /// The states that fit; empty means any.
     pub states: BTreeSet<JobState>,
-    /// This user's; empty means anybody's.
+    /// Whose jobs fit; empty means anybody's.
     pub user: String,
-    /// With a name that begins like this.
+    /// How the names begin.
     pub name_prefix: String,
-    /// With all of these labels, a sweep's own included.
+    /// Labels that a job must have, a sweep's own included.
     pub labels: BTreeMap<String, String>,
-    /// Of this job group.
+    /// The job group whose jobs fit.
     pub group: Option<JobGroupId>,
 }
 
@@ -43,7 +43,7 @@ impl Filter {
 /// One page.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listed {
-    /// Newest first.
+    /// The jobs of the page, the newest first.
     pub jobs: Vec<JobId>,
     /// The next page begins before this job; `None` after the last page.
     pub next: Option<JobId>,

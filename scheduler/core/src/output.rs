@@ -101,7 +101,6 @@ pub enum Command {
 /// A user's request was done (or had been done before).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// What it is about.
     pub subject: Subject,
     /// Whether this request changed nothing, since an earlier one had done it.
     pub repeated: bool,
@@ -112,12 +111,11 @@ pub struct Accepted {
 pub enum Subject {
     /// A job; the first one of many.
     Job(JobId),
-    /// An agent.
     Agent(AgentId),
 }
 
 impl Accepted {
-    /// About a job.
+    /// A request about a job was done.
     pub(crate) fn job(job: JobId, repeated: bool) -> Self {
         Self { subject: Subject::Job(job), repeated }
     }

@@ -37,7 +37,6 @@ impl Core {
         self.agents.iter().map(|(_, agent)| agent.view())
     }
 
-    /// One agent.
     pub fn agent(&self, agent: AgentId) -> Option<AgentView<'_>> {
         self.agents.get(agent).map(Agent::view)
     }

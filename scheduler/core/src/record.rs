@@ -28,7 +28,6 @@ pub struct JobRecord {
     pub id: JobId,
     /// Grows by one with every write but that of its progress; 0 for a job that is stored with its group only.
     pub revision: u64,
-    /// Who submitted it.
     pub user: Arc<str>,
     /// The client's request id, if it gave one for this job alone.
     pub request_id: Option<String>,
@@ -123,12 +122,11 @@ pub struct Submission<'a> {
     pub user: Cow<'a, str>,
     /// The client's request id.
     pub request_id: Option<Cow<'a, str>>,
-    /// As submitted.
     pub spec: Cow<'a, JobSpec>,
     pub created: Time,
 }
 
-/// Where a job stands.
+/// The stored record of where a job stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobStatusRecord<'a> {
     pub id: JobId,
@@ -146,7 +144,7 @@ pub struct JobStatusRecord<'a> {
     pub failures: Cow<'a, FailureHistory>,
     pub not_before: Option<Time>,
     pub cancel_requested: bool,
-    /// Over earlier attempts only.
+    /// See [`JobRecord::ran`].
     #[serde(default)]
     pub ran: Duration,
     #[serde(default)]
@@ -221,7 +219,7 @@ impl JobRecord {
         }
     }
 
-    /// What is stored once.
+    /// What is stored once of a job.
     pub fn submission(&self) -> Submission<'_> {
         Submission {
             user: Cow::Borrowed(&self.user),
@@ -323,11 +321,9 @@ const SUBMITTED: &str = "waits for a slot";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
     pub id: AttemptId,
-    /// Whose agent.
     pub agent: AgentId,
     /// Its name at the time.
     pub agent_name: String,
-    /// Where on that agent.
     pub slot: Slot,
     /// Further slots of that agent, of a job that needs several GPUs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -376,13 +372,12 @@ pub struct Released {
 /// What a run's speed is judged by; as its trainer said when it started.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Setup {
-    /// Images that train.
+    /// Images of the training set.
     pub train_images: u64,
-    /// Images that validate.
+    /// Images of the validation set.
     pub val_images: u64,
     /// What layers compute in: `fp32`, `fp16` or `bf16`.
     pub precision: String,
-    /// Loader workers.
     pub workers: u32,
     /// 10^9 floating-point operations of one image's forward pass.
     pub gflops: f64,
@@ -434,7 +429,7 @@ pub struct Progress {
     pub batches: u32,
     /// Images per forward pass.
     pub batch_size: u32,
-    /// Newest rate.
+    /// The newest speed.
     pub images_per_second: f64,
     /// Share of the training time spent waiting for data, 0 to 1.
     pub loader_wait_ratio: f64,
@@ -448,7 +443,7 @@ pub struct Progress {
     /// The most epochs that any attempt has completed.
     #[serde(default)]
     pub epochs_done: u32,
-    /// Where the time goes.
+    /// Seconds of each phase of a step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
 }
@@ -465,28 +460,25 @@ impl Progress {
 pub struct EventRecord {
     /// Counts a job's events from 1, without gaps.
     pub cursor: u64,
-    /// When it happened.
     pub time: Time,
     /// The attempt number; 0 when it belongs to none.
     pub attempt: u32,
-    /// What happened.
     pub body: EventBody,
 }
 
-/// See [`EventRecord`].
+/// What those who watch a job are told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventBody {
     /// The job changed state.
     State {
-        /// The new one.
         state: JobState,
         /// One sentence for a person.
         reason: String,
     },
     /// Training moved on.
     Metrics {
-        /// From 1.
+        /// Counts from 1.
         epoch: u32,
         epochs: u32,
         /// Whether the epoch is finished; otherwise the values are running means.
@@ -495,21 +487,15 @@ pub enum EventBody {
         batch: u32,
         /// Batches of an epoch.
         batches: u32,
-        /// Rate.
         images_per_second: f64,
         /// Share of the training time spent waiting for data, 0 to 1.
         loader_wait_ratio: f64,
-        /// Under results.csv's names.
+        /// The metrics, under results.csv's names.
         values: BTreeMap<String, f64>,
-        /// Where the time went.
+        /// Seconds of each phase of a step.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         phases: Option<Phases>,
     },
     /// A line for the user.
-    Log {
-        /// How much it matters.
-        level: LogLevel,
-        /// One line.
-        message: String,
-    },
+    Log { level: LogLevel, message: String },
 }

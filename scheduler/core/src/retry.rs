@@ -9,11 +9,11 @@ use crate::config::CoreConfig;
 /// What the end of an attempt means for its job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Results are committed.
+    /// The job has succeeded: its results are committed.
     Succeed,
     /// Its user wanted it to end.
     Cancel,
-    /// Trying again cannot help.
+    /// The job has failed: trying again cannot help.
     Fail,
     /// A crash: try again later, as long as crashes are forgiven.
     Retry,

@@ -15,7 +15,7 @@ use crate::store::Store;
 /// Events read at a time.
 const PAGE: usize = 1000;
 
-/// The first line.
+/// The first line of an archive.
 #[derive(Serialize)]
 struct Head<'a> {
     #[serde(flatten)]

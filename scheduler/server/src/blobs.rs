@@ -35,20 +35,19 @@ pub enum UploadError {
     /// More or fewer bytes than announced.
     #[error("has {received} bytes, {announced} were announced")]
     Size {
-        /// By the header.
+        /// What the header says.
         announced: u64,
-        /// Until now.
+        /// What has come until now.
         received: u64,
     },
-    /// Other bytes than announced.
+    /// The bytes are not those that were announced.
     #[error("has SHA-256 {received}, {announced} was announced")]
     Hash {
-        /// By the header.
+        /// What the header says.
         announced: String,
         /// Of the bytes that came.
         received: String,
     },
-    /// The disk.
     #[error("cannot be written: {0}")]
     Disk(#[from] io::Error),
 }
@@ -105,7 +104,6 @@ impl Blobs {
         self.id
     }
 
-    /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -295,7 +293,7 @@ impl Upload {
     }
 }
 
-/// A history being written.
+/// The file of a history that is being written.
 #[derive(Debug)]
 pub struct History {
     unfinished: Unfinished,

@@ -41,7 +41,7 @@ pub struct Config {
     /// Wait before a crashed job is tried again; doubles with each further crash.
     #[serde(with = "humantime_serde")]
     pub retry_delay: Duration,
-    /// The longest such wait.
+    /// The longest wait before a retry.
     #[serde(with = "humantime_serde")]
     pub retry_delay_max: Duration,
     /// After how long a GPU-second that a user had counts half when users take turns.
@@ -128,32 +128,24 @@ pub enum ConfigError {
     /// A private server has no replicas.
     #[error("redis_replicas: is {0} without `redis_url`; the private Redis server has no replicas, use 0")]
     Replicas(u32),
-    /// Too short a lease.
+    /// The lease is too short.
     #[error(
         "lease: {lease:?} is shorter than three heartbeats of {heartbeat:?}; lengthen `lease` or shorten `heartbeat`"
     )]
-    Lease {
-        /// As configured.
-        lease: Duration,
-        /// As configured.
-        heartbeat: Duration,
-    },
+    Lease { lease: Duration, heartbeat: Duration },
     /// A user's limits that cannot be read.
     #[error("users: `{line}`: {problem}; write `NAME weight=2 running_gpus=4 queued_jobs=1000`")]
     User {
-        /// As configured.
         line: String,
-        /// What is wrong.
+        /// What is wrong with it.
         problem: String,
     },
     /// A number out of range.
     #[error("{key}: is {value}; use {range}")]
     Range {
-        /// Which setting.
         key: &'static str,
-        /// As configured.
         value: String,
-        /// What would be right.
+        /// The values that would be right.
         range: &'static str,
     },
 }
@@ -185,7 +177,7 @@ impl Config {
         }
     }
 
-    /// What types cannot say.
+    /// What is wrong with the configuration that types cannot rule out.
     ///
     /// # Errors
     /// The first value that cannot be used.

@@ -39,13 +39,13 @@ pub enum Bound {
     Disk,
     /// Batches that do not fill the GPU.
     BatchTooSmall,
-    /// Everything but training.
+    /// Validation, checkpoints and other things than training.
     DataTooSmall,
     /// Heat, power, or the bus.
     Throttled,
 }
 
-/// What is known.
+/// What is known of a job and its GPU.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Evidence {
     /// Whether it trains on a GPU.
@@ -60,19 +60,17 @@ pub struct Evidence {
     pub epoch: u32,
     /// How long an epoch takes with all that belongs to it; unknown before the first is over.
     pub epoch_seconds: Option<f64>,
-    /// Images that train.
+    /// Images of the training set.
     pub train_images: u64,
     /// Images per forward pass.
     pub batch_size: u32,
     /// Whether the user chose that.
     pub batch_is_asked_for: bool,
-    /// Loader workers.
     pub workers: u32,
     /// Where decoded images are kept.
     pub cache: Option<Cache>,
     /// Share of the GPU's peak, 0 to 1.
     pub mfu: Option<f64>,
-    /// The GPU's memory.
     pub memory_total_mib: u64,
     /// What the GPU did of late, during this attempt.
     pub samples: Vec<Sample>,
@@ -80,7 +78,7 @@ pub struct Evidence {
     pub pcie_lanes: Option<(u32, u32)>,
 }
 
-/// What is concluded.
+/// What is concluded of a job's speed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Diagnosis {
     /// What holds it up.
@@ -89,7 +87,7 @@ pub struct Diagnosis {
     pub findings: Vec<String>,
     /// What to change, the most useful first.
     pub advice: Vec<String>,
-    /// What it rests on.
+    /// The figures that the conclusion rests on.
     pub figures: BTreeMap<&'static str, f64>,
 }
 
@@ -159,7 +157,6 @@ struct Seen {
     wait: f64,
     copy: Option<f64>,
     step_seconds: Option<f64>,
-    /// Of an epoch.
     trains: Option<f64>,
     gpu: GpuMeans,
 }

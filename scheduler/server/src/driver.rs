@@ -73,9 +73,7 @@ pub enum Unusable {
          expects {theirs}); all schedulers of one Redis must share one: mount it and set `blob_dir`"
     )]
     Blobs {
-        /// As configured.
         dir: PathBuf,
-        /// What lies there.
         ours: Uuid,
         /// What belongs to the store.
         theirs: Uuid,
@@ -93,7 +91,7 @@ pub struct Driver {
     candidate: Candidate,
     messages: mpsc::Receiver<Message>,
     role: watch::Sender<Role>,
-    /// Grows over all epochs.
+    /// The newest session; sessions count up over all leader epochs.
     last_session: Session,
 }
 

@@ -47,38 +47,22 @@ pub enum EmbeddedError {
         "redis_server: `{program}` was not found; install it (apt install redis-server), set `redis_server` \
          to its path, or set `redis_url` to a server that runs already"
     )]
-    Missing {
-        /// As configured.
-        program: PathBuf,
-    },
+    Missing { program: PathBuf },
     /// The directory cannot be used.
     #[error("data_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
-    Directory {
-        /// Which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
+    Directory { path: PathBuf, cause: io::Error },
     /// The socket's path does not fit into a socket address.
     #[error(
         "data_dir: `{path}` is too long for a Unix socket ({LONGEST_SOCKET_PATH} bytes); use a shorter one"
     )]
-    PathTooLong {
-        /// The socket.
-        path: PathBuf,
-    },
+    PathTooLong { path: PathBuf },
     /// A server that we did not start holds the directory.
     #[error("data_dir: another redis-server still writes to `{dir}`; end it, or give another directory")]
-    Occupied {
-        /// Which directory.
-        dir: PathBuf,
-    },
+    Occupied { dir: PathBuf },
     /// The server ended instead of serving.
     #[error("redis_server: `{program}` ended with {status}: {log}")]
     Ended {
-        /// As configured.
         program: PathBuf,
-        /// Its exit status.
         status: process::ExitStatus,
         /// The end of its log.
         log: String,
@@ -90,7 +74,6 @@ pub enum EmbeddedError {
 pub struct EmbeddedRedis {
     socket: PathBuf,
     pid: Arc<AtomicU32>,
-    /// Dropped to stop.
     stop: Option<mpsc::Sender<()>>,
     supervisor: Option<JoinHandle<()>>,
 }
@@ -134,7 +117,6 @@ impl EmbeddedRedis {
         }
     }
 
-    /// Where it serves.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -159,7 +141,7 @@ impl Drop for EmbeddedRedis {
     }
 }
 
-/// How to start one.
+/// How to start a private Redis.
 struct Server {
     program: PathBuf,
     dir: PathBuf,

@@ -18,13 +18,10 @@ const PIECE: usize = 5000;
 /// Why events cannot be read, or archived.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The files.
     #[error("the disk: {0}")]
     Disk(#[from] std::io::Error),
-    /// A bug of ours.
     #[error("an event cannot be encoded: {0}")]
     Encode(#[from] serde_json::Error),
 }

@@ -28,7 +28,7 @@ struct Pages {
     blobs: Blobs,
 }
 
-/// Everything but gRPC.
+/// The pages for probes, Prometheus and people.
 pub fn routes(driver: Handle, role: watch::Receiver<Role>, telemetry: Recorder, blobs: Blobs) -> Router {
     Router::new()
         .route("/", get(root))

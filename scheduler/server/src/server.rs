@@ -33,20 +33,10 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The directory cannot be used.
     #[error("data_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
-    Directory {
-        /// Which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
+    Directory { path: PathBuf, cause: io::Error },
     /// The directory of blobs cannot be used.
     #[error("blob_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
-    Blobs {
-        /// Which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
+    Blobs { path: PathBuf, cause: io::Error },
     /// Another scheduler has the directory.
     #[error("data_dir: another scheduler uses `{0}`; stop it, or give this one its own directory")]
     Locked(PathBuf),
@@ -54,16 +44,11 @@ pub enum StartError {
     #[error(
         "listen: cannot listen on `{address}`: {cause}; stop what uses it, or set `listen` to another port"
     )]
-    Listen {
-        /// As configured.
-        address: String,
-        /// What the system said.
-        cause: io::Error,
-    },
+    Listen { address: String, cause: io::Error },
     /// The private server does not start.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
-    /// The URL is none.
+    /// Redis' URL cannot be parsed.
     #[error(
         "redis_url: {0}; write `redis://host:6379/` or `redis+sentinel://host:26379,host:26379/mymaster`, or \
          leave it empty for a private server"
@@ -169,7 +154,7 @@ impl Server {
 /// How long calls under way may take before the leadership is given up.
 const HAND_OVER_DELAY: Duration = Duration::from_secs(1);
 
-/// What runs.
+/// The tasks of a running scheduler.
 struct Running {
     driver: Driver,
     listener: TcpListener,

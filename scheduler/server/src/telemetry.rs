@@ -42,7 +42,7 @@ pub struct Sample {
     pub utilization_ratio: Option<f64>,
     /// Memory in use, in MiB; of a minute, the most.
     pub memory_used_mib: Option<u64>,
-    /// Watts.
+    /// In watts.
     pub power_watts: Option<f64>,
     /// Joules since the driver was loaded; of a minute, at its end.
     pub energy_joules: Option<f64>,
@@ -78,7 +78,7 @@ impl Resolution {
 pub struct AgentSamples {
     /// The agent that sent the samples.
     pub agent: AgentId,
-    /// How finely.
+    /// How finely the samples were taken.
     pub resolution: Resolution,
     /// In the order of time.
     pub samples: Vec<Sample>,
@@ -89,7 +89,7 @@ pub struct AgentSamples {
 pub struct SampleCounters {
     /// Samples that were stored.
     pub stored: AtomicU64,
-    /// Samples that were not.
+    /// Samples that were dropped.
     pub dropped: AtomicU64,
 }
 

@@ -19,7 +19,6 @@ impl<H> Agenda<H> {
         Self { now, sequence: 0, planned: BTreeMap::new() }
     }
 
-    /// The simulated time.
     pub fn now(&self) -> Time {
         self.now
     }

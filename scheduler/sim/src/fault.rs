@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// It never comes back.
+    /// The machine never comes back.
     fn remove_machine(&mut self, number: usize) {
         if self.machines[number].up {
             self.summary.agent_faults += 1;

@@ -19,7 +19,7 @@ use crate::sickness::Sickness;
 /// How an attempt will end if nobody stops it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// All epochs.
+    /// The trainer does all epochs.
     Complete,
     /// This way, after so many epochs of this attempt.
     End(EndReason, u32),
@@ -146,12 +146,12 @@ pub fn end(reason: EndReason) -> ReportBody {
 #[derive(Debug)]
 struct Held {
     slot: Slot,
-    /// Dies with the agent.
+    /// The trainer dies with the agent.
     trainer: Option<Trainer>,
     /// It has trained, and its results are not in yet; survives the agent.
     hands_in: bool,
     next_sequence: u64,
-    /// Told and not acknowledged.
+    /// Reports that were told and not acknowledged.
     spool: VecDeque<Report>,
 }
 
@@ -181,7 +181,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Up, and not connected.
+    /// The agent is up, and not connected.
     pub fn new(id: AgentId, name: String, inventory: Inventory) -> Self {
         Self {
             id,
@@ -391,7 +391,7 @@ pub fn epoch_time(rng: &mut Rng) -> Duration {
     rng.millis(500, 6000)
 }
 
-/// One with random GPUs.
+/// A machine with random GPUs.
 pub fn draw_machine(rng: &mut Rng, number: u64) -> Machine {
     const CARDS: [(&str, u64); 3] = [
         ("NVIDIA GeForce RTX 4090", 24564),

@@ -44,9 +44,9 @@ pub enum Violation {
     /// An agent was given an attempt for a slot on which another one still runs.
     #[error("attempt {new} was assigned to a slot on which {old} runs")]
     SlotBusy {
-        /// The one that runs.
+        /// The attempt that runs.
         old: AttemptId,
-        /// The one assigned.
+        /// The attempt that was assigned.
         new: AttemptId,
     },
     /// Promise 1.

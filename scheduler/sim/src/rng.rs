@@ -30,7 +30,7 @@ impl Rng {
         self.below(times) == 0
     }
 
-    /// One of the list.
+    /// An element of a list.
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> Option<&'a T> {
         let index = self.below(list.len().max(1) as u64);
         list.get(usize::try_from(index).ok()?)

@@ -9,14 +9,11 @@ use trainyard_types::{AgentId, JobId, JobState};
 
 use crate::oracle::Violation;
 
-/// What is durable.
+/// The records that are durable.
 #[derive(Debug, Default)]
 pub struct Store {
-    /// All jobs.
     pub jobs: BTreeMap<JobId, JobRecord>,
-    /// All agents.
     pub agents: BTreeMap<AgentId, AgentRecord>,
-    /// All users.
     pub users: BTreeMap<String, UserRecord>,
     /// What was learned, by key.
     pub throughput: BTreeMap<String, ThroughputRecord>,

@@ -27,7 +27,7 @@ const START: Time = Time(1_000_000_000);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ill {
     Well,
-    /// It is not there.
+    /// The machine is not there.
     Absent,
     /// It lacks the data set.
     LacksPath,
@@ -54,7 +54,7 @@ pub struct Outcome {
     pub succeeded: usize,
     /// Jobs that have failed, although nothing is wrong with any.
     pub failed: usize,
-    /// Attempts in all.
+    /// Attempts of all jobs.
     pub attempts: usize,
 }
 

@@ -19,10 +19,10 @@ use crate::orders::{self, Order};
 use crate::rng::Rng;
 use crate::store::Store;
 
-/// What to simulate.
+/// What a run simulates.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Decides everything.
+    /// The seed, which decides everything.
     pub seed: u64,
     /// How long faults go on.
     pub faults_for: Duration,
@@ -92,7 +92,7 @@ pub enum Mutant {
 /// How a run went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
-    /// Submitted and acknowledged.
+    /// Jobs that were submitted and acknowledged.
     pub jobs: usize,
     /// Jobs whose last state is `Succeeded`.
     pub succeeded: usize,
@@ -197,7 +197,7 @@ pub(crate) struct World {
     /// Whether machines are not well at times; what attempts meet there is all that they meet, then.
     pub(crate) sickens: bool,
     pub(crate) scheduler_life: u64,
-    /// By leader epoch.
+    /// The cores that led, by leader epoch.
     pub(crate) sessions: BTreeMap<(u64, Session), u64>,
     pub(crate) next_session: u64,
     pub(crate) ticking: Option<Time>,

@@ -19,7 +19,7 @@ use crate::throughput::Observation;
 enum ReportOrder {
     /// The next one of a live attempt.
     Next,
-    /// Taken in before.
+    /// A report that was taken in before.
     Repeat {
         /// The newest that was taken in.
         last_sequence: u64,

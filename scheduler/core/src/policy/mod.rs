@@ -96,9 +96,7 @@ pub(crate) enum Change<'a> {
 /// A decision: a job starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placement {
-    /// The job to start.
     pub(crate) job: JobId,
-    /// The kind of slot.
     pub(crate) kind: Kind,
     /// The slots, all of one agent.
     pub(crate) locations: Vec<Location>,
@@ -109,7 +107,7 @@ pub(crate) struct Placement {
 pub(crate) struct Preemption {
     /// The job that is stopped.
     pub(crate) job: JobId,
-    /// Why, for its user.
+    /// Why it is stopped, for its user.
     pub(crate) reason: String,
 }
 

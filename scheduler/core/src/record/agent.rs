@@ -11,9 +11,7 @@ pub struct AgentRecord {
     pub id: AgentId,
     /// The name that people call it by.
     pub name: String,
-    /// Of its program.
     pub version: String,
-    /// What it offers.
     pub inventory: Inventory,
     /// When it last opened a session.
     pub connected: Time,

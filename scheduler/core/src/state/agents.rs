@@ -76,7 +76,7 @@ pub(crate) struct LeaseOver {
     pub(crate) last_seen: Time,
     /// Whether its record says only now that it is lost.
     pub(crate) is_news: bool,
-    /// What ran there.
+    /// The attempts that ran there.
     pub(crate) attempts: Vec<AttemptId>,
 }
 
@@ -85,7 +85,6 @@ impl Agents {
         self.by_id.get(&id)
     }
 
-    /// All agents, by id.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (AgentId, &Agent)> {
         self.by_id.iter().map(|(&id, agent)| (id, agent))
     }

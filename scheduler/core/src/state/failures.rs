@@ -104,7 +104,7 @@ pub struct Consequence {
 }
 
 impl FailureHistory {
-    /// Whether nothing happened.
+    /// Whether nothing has failed.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
@@ -116,7 +116,7 @@ impl FailureHistory {
         avoids
     }
 
-    /// Takes one more in.
+    /// Takes one more failure in.
     pub fn add(&mut self, failure: &Failure) -> Consequence {
         if failure.epochs_done > self.epochs_done {
             *self = Self { epochs_done: failure.epochs_done, ..Self::default() };

@@ -19,7 +19,6 @@ pub const SWEEP_LABEL: &str = "sweep";
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobGroupRecord {
     pub id: JobGroupId,
-    /// Who submitted them.
     pub user: Arc<str>,
     /// The client's request id, if it gave one.
     pub request_id: Option<String>,
@@ -59,7 +58,7 @@ pub struct Axis {
 #[derive(Debug, Clone)]
 pub struct JobGroupMember {
     pub group: Arc<JobGroupRecord>,
-    /// From 0.
+    /// Counts from 0.
     pub index: u32,
 }
 

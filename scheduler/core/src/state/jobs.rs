@@ -47,7 +47,7 @@ struct JobGroup {
 struct Indexes {
     /// By state, user and end.
     by_state: JobIndex,
-    /// Those in state `Queued`.
+    /// The jobs in state `Queued`.
     queue: Queue,
     /// Which agents see the paths that jobs name.
     visibility: PathVisibility,

@@ -121,12 +121,12 @@ impl<K: Ord + Copy> OrderedSet<K> {
         false
     }
 
-    /// How many entries there are.
+    /// How many elements there are.
     pub fn len(&self) -> usize {
         self.size(self.root) as usize
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.root == NONE
     }

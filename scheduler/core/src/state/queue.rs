@@ -17,7 +17,6 @@ use crate::state::path_visibility::{JobPaths, PathVisibility};
 /// What a job asks for, in one spelling, so that equal wishes are equal values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Request {
-    /// GPU or CPU.
     pub device: DeviceKind,
     /// Models that will do, lower case, sorted; empty means any.
     pub models: Vec<String>,
@@ -288,12 +287,12 @@ impl Queue {
         self.len
     }
 
-    /// Everybody who has any.
+    /// The users who have jobs queued.
     pub fn users(&self) -> impl Iterator<Item = &str> {
         self.users.keys().map(|user| &**user)
     }
 
-    /// How many of them are a user's.
+    /// How many jobs a user has queued.
     pub fn len_of(&self, user: &str) -> usize {
         self.users.get(user).copied().unwrap_or(0)
     }

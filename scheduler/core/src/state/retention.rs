@@ -13,7 +13,7 @@ const AT_ONCE: usize = 64;
 /// Jobs that have ended, by when.
 type Finished = BTreeSet<(Time, JobId)>;
 
-/// What is being archived.
+/// Which jobs are being archived.
 #[derive(Debug, Default)]
 pub(crate) struct Retention {
     /// Jobs whose archives were asked for.

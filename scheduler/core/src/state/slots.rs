@@ -17,11 +17,10 @@ const CPU_SLOTS_MAX: u32 = 1024;
 pub enum Kind {
     /// Any CPU slot.
     Cpu,
-    /// A GPU.
     Gpu {
         /// Nominal memory in units of half a GiB.
         half_gib: u64,
-        /// Marketing name.
+        /// The GPU's marketing name.
         model: String,
     },
 }
@@ -82,13 +81,11 @@ fn half_gib(gpu: &Gpu) -> u64 {
 /// Where a slot is. In the order in which equal slots are used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
-    /// The agent's name.
     pub agent_name: String,
     /// Tells agents of one name apart.
     pub agent: AgentId,
     /// The GPU's index, or the CPU slot's.
     pub index: u32,
-    /// Which slot.
     pub slot: Slot,
 }
 
@@ -125,7 +122,7 @@ impl SlotPool {
         self.total
     }
 
-    /// Those without an attempt.
+    /// The slots without an attempt.
     pub(crate) fn free(&self) -> &BTreeSet<Location> {
         &self.free
     }

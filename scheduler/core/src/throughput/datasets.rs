@@ -19,7 +19,7 @@ pub struct DataRecord {
     pub path: PathBuf,
     /// Images that train, all of them.
     pub images: u64,
-    /// Images that validate.
+    /// Images of the validation set.
     #[serde(default)]
     pub val_images: u64,
     /// Counts up with each data set that is seen; the lowest is forgotten first.

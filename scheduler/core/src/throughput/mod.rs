@@ -60,7 +60,7 @@ pub(crate) fn data_key(path: &std::path::Path) -> String {
     format!("data {}", path.display())
 }
 
-/// All that was learned.
+/// All that was learned of throughput.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Throughput {
     /// Speeds by workload and kind of GPU.

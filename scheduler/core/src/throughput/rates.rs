@@ -16,11 +16,10 @@ use crate::throughput::datasheet;
 /// What jobs are alike in as far as their speed goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Workload {
-    /// The model.
     pub model: ModelScale,
     /// Side of the square image in pixels.
     pub imgsz: u32,
-    /// Mixed precision.
+    /// Whether in mixed precision.
     pub amp: bool,
     /// GPUs that work together.
     pub gpus: u32,
@@ -36,7 +35,6 @@ impl From<&JobSpec> for Workload {
 /// What is stored of one workload on one kind of GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RateRecord {
-    /// What is trained.
     pub workload: Workload,
     /// The GPU's model, or `CPU`.
     pub device: String,

@@ -1,3 +1,5 @@
+//! Files of blobs: what is announced, what comes, what is removed.
+
 use tokio::io::AsyncReadExt as _;
 
 use super::*;

@@ -8,14 +8,14 @@ use trainyard_types::{JobState, Slot};
 use super::metrics::{DriverMetrics, HeartbeatAges};
 use super::state_view::StateView;
 
-/// What there is, counted.
+/// Counts of what there is, and of what has happened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Census {
     /// Jobs by state.
     pub jobs: BTreeMap<JobState, usize>,
-    /// Connected, disconnected, lost.
+    /// Agents: connected, disconnected, lost.
     pub agents: [usize; 3],
-    /// Free, busy, taking no job, away with their agents.
+    /// GPUs: free, busy, taking no job, away with their agents.
     pub gpus: [usize; 4],
     /// Jobs whose trainer has ended and whose results are handed in, and those of them that wait for something.
     pub handing_in: (usize, usize),
@@ -30,7 +30,7 @@ pub struct Census {
 }
 
 impl StateView<'_> {
-    /// Counts everything.
+    /// Counts jobs, agents and GPUs.
     pub fn census(&self) -> Census {
         let jobs = JobState::ALL.map(|state| (state, self.core.count(state))).into();
         let mut agents = [0; 3];

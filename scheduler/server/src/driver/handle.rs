@@ -22,10 +22,10 @@ pub struct Unavailable {
 /// Why a user's request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// By the core; nothing changed.
+    /// The core refused it; nothing changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// See [`Unavailable`].
+    /// The driver did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }

@@ -9,9 +9,8 @@ use super::state_view::{JobView, StateView};
 /// An agent's open session.
 #[derive(Debug)]
 pub struct Opened {
-    /// Of this connection.
     pub session: Session,
-    /// Under which it was opened.
+    /// The leader epoch under which it was opened.
     pub leader: LeaderEpoch,
     /// What to tell the agent; ends when the session does.
     pub commands: mpsc::Receiver<Command>,
@@ -23,9 +22,9 @@ pub(super) type OpenReply = oneshot::Sender<Result<Opened, Refusal>>;
 pub(super) type Question = Box<dyn FnOnce(&mut StateView<'_>) + Send>;
 /// Where a user's request is answered.
 pub(super) enum Reply {
-    /// One about jobs, with the job as it is then.
+    /// A reply about a job, with the job as it is then.
     Job(oneshot::Sender<Result<JobView, Refusal>>),
-    /// One about agents.
+    /// A reply about an agent.
     Agent(oneshot::Sender<Result<(), Refusal>>),
 }
 
@@ -46,7 +45,6 @@ pub(super) enum Message {
     Tell(Event, Option<OwnedSemaphorePermit>),
     /// An agent has connected.
     Open(Hello, OpenReply),
-    /// A question.
     Ask(Question, Audience),
 }
 

@@ -19,7 +19,6 @@ pub struct Histogram {
     pub bounds: &'static [f64],
     /// Values of each bucket, one more than there are bounds.
     pub counts: Vec<u64>,
-    /// Of all values.
     pub sum: f64,
 }
 
@@ -35,7 +34,7 @@ impl Histogram {
     }
 }
 
-/// Counts and histograms.
+/// What the driver counts and measures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DriverMetrics {
     /// Jobs that were accepted; repeated requests make none.
@@ -44,9 +43,9 @@ pub struct DriverMetrics {
     pub queue_wait: Histogram,
     /// What a decision took that placed something, whatever it placed.
     pub placement: Histogram,
-    /// Attempts whose trainers came up, and those that ended before.
+    /// Attempts whose trainers came up.
     pub started: u64,
-    /// See [`DriverMetrics::started`].
+    /// Attempts that ended before their trainers came up.
     pub not_started: u64,
 }
 

@@ -9,7 +9,6 @@ pub enum Role {
     Unavailable(Arc<str>),
     /// Another leads, at this URL; reads are answered here, from what is stored.
     Standby(Arc<str>),
-    /// It leads.
     Leading,
 }
 

@@ -11,18 +11,17 @@ use super::metrics::DriverMetrics;
 /// A job with why it waits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobView {
-    /// As stored.
     pub record: JobRecord,
-    /// While it is queued.
+    /// Why it waits, while it is queued.
     pub waiting: Option<Waiting>,
-    /// As far as that can be told.
+    /// When it ends, as far as that can be told.
     pub estimated_end: Option<Time>,
 }
 
 /// How far a job's stored events reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventMark {
-    /// Of its newest event.
+    /// The cursor of its newest event.
     pub last_cursor: u64,
     /// Whether no more will come.
     pub is_final: bool,
@@ -38,7 +37,6 @@ impl EventMark {
 pub struct StateView<'a> {
     /// All jobs and agents.
     pub core: &'a Core,
-    /// The scheduler's time.
     pub now: Time,
     /// Where the leader is, if this is a standby's view.
     pub elsewhere: Option<&'a str>,

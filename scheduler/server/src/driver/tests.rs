@@ -1,3 +1,5 @@
+//! The driver over a store that fails, and with other schedulers.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trainyard_scheduler_core::{Content, EventRecord};

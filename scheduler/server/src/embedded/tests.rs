@@ -1,3 +1,5 @@
+//! A private Redis: how it is started, found broken and stopped.
+
 use super::*;
 
 fn redis_server() -> &'static Path {

@@ -28,7 +28,7 @@ const BACKLOG: usize = 16;
 /// Messages of one agent that may wait at the driver; then its connection is not read.
 const PLACES: usize = 32;
 
-/// See the module.
+/// The service of agents' sessions.
 pub struct Agents(pub Context);
 
 const SESSION_OVER: ApiError = ApiError::Unavailable("the scheduler has closed this session; connect again");

@@ -23,7 +23,7 @@ const CHUNK: usize = 256 << 10;
 /// Messages of a download that may wait for a slow reader.
 const BACKLOG: usize = 4;
 
-/// See the module.
+/// The service of artifacts and checkpoints.
 pub struct Artifacts(pub Context);
 
 fn list(record: &JobRecord, page: &Page) -> pb::ListArtifactsResponse {

@@ -17,7 +17,7 @@ const RESERVATION: Duration = Duration::from_secs(2 * 3600);
 const RESERVATION_MIN: Duration = Duration::from_secs(60);
 const RESERVATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// See the module.
+/// The service of agents, GPUs and speeds.
 pub struct Cluster(pub Context);
 
 /// Sorts agents by name, and those of one name by id.

@@ -102,7 +102,7 @@ pub async fn submit_jobs(
     Ok(pb::SubmitJobsResponse { job_ids: member.group.ids().map(|id| id.to_string()).collect() })
 }
 
-/// Queues every combination.
+/// Queues every combination of a sweep's parameters.
 ///
 /// # Errors
 /// Everything that is wrong with the spec or the axes; what the core refuses.
@@ -240,7 +240,7 @@ fn view(state: &StateView<'_>, group: &JobGroupRecord) -> pb::Sweep {
 /// A sweep as it stands.
 ///
 /// # Errors
-/// There is none such.
+/// There is no such sweep.
 pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
     let look = move |state: &mut StateView<'_>| find_sweep(state, &text).map(|group| view(state, &group));
     context.driver.ask(look).await?
@@ -250,7 +250,7 @@ pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, Api
 /// done can rely on it; whoever is not, asks again.
 ///
 /// # Errors
-/// There is none such.
+/// There is no such sweep.
 pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
     let look = move |state: &mut StateView<'_>| find_sweep(state, &text);
     let group = context.driver.ask_leader(look).await??;

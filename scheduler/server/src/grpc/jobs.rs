@@ -28,7 +28,7 @@ const WATCH_BACKLOG: usize = 16;
 /// Where a page of jobs ends before it is full: clients take messages of 4 MiB unless told otherwise.
 const PAGE_BYTES: usize = 3 << 20;
 
-/// See the module.
+/// The service of jobs.
 pub struct Jobs(pub Context);
 
 /// The one job whose id starts with `text`.
@@ -144,7 +144,7 @@ fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
     }
 }
 
-/// Newest first.
+/// A page of jobs, the newest first.
 fn list(state: &StateView<'_>, query: ListQuery) -> Result<pb::ListJobsResponse, ApiError> {
     use prost::Message as _;
     let ListQuery { page, mut filter, sweep } = query;

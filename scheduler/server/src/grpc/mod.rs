@@ -33,7 +33,7 @@ use crate::driver::{Handle, Role};
 use crate::store::Store;
 use crate::telemetry::Recorder;
 
-/// What the services need.
+/// What all services share.
 #[derive(Clone)]
 pub struct Context {
     /// The way to the core.
@@ -42,15 +42,12 @@ pub struct Context {
     pub store: Arc<dyn Store>,
     /// For what GPUs do, beside the core.
     pub telemetry: Recorder,
-    /// Checkpoints and artifacts.
+    /// The files of checkpoints and artifacts.
     pub blobs: Blobs,
     /// Cancelled when the scheduler shuts down: streams end.
     pub closing: CancellationToken,
-    /// Owns the streams' tasks.
     pub tasks: TaskTracker,
-    /// Told to agents.
     pub heartbeat: Duration,
-    /// Told to agents.
     pub lease: Duration,
     /// Largest message taken in, in bytes.
     pub max_message_bytes: usize,

@@ -11,10 +11,10 @@ pub const NO_TOKEN: &str = "is no token of this server; start without one";
 /// Bytes of the filters' hash.
 const HASH: usize = 8;
 
-/// Which page is wanted.
+/// Which page of a list is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Entries, at most.
+    /// Entries of the page, at most.
     pub size: usize,
     /// The key of the last entry before this page.
     pub after: Option<Vec<u8>>,

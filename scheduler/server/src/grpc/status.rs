@@ -15,7 +15,7 @@ use crate::driver::{RequestError, StateView, Unavailable};
 use crate::history::HistoryError;
 use crate::store::StoreError;
 
-/// In every `ErrorInfo`.
+/// The domain in every `ErrorInfo`.
 pub(super) const DOMAIN: &str = "trainyard";
 /// When to try again; the store usually comes back within a second.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -33,10 +33,9 @@ pub enum ApiError {
         kind: &'static str,
         /// As it was asked for.
         name: String,
-        /// Where to look.
         hint: &'static str,
     },
-    /// The core declined.
+    /// The core refused the request.
     Refused(Refusal),
     /// An agent acts for an attempt that is not its own any more.
     NotHeld {
@@ -44,13 +43,8 @@ pub enum ApiError {
         attempt: AttemptId,
     },
     /// An offset behind the end.
-    OffsetTooLarge {
-        /// As asked for.
-        offset: u64,
-        /// Of the artifact.
-        size_bytes: u64,
-    },
-    /// The disk is full.
+    OffsetTooLarge { offset: u64, size_bytes: u64 },
+    /// The disk of blobs is full.
     DiskFull {
         /// The job whose blob does not fit.
         job: JobId,
@@ -60,10 +54,7 @@ pub enum ApiError {
     /// The store is away, or the scheduler is shutting down.
     Unavailable(&'static str),
     /// Another scheduler leads.
-    NotLeader {
-        /// Its URL.
-        leader: String,
-    },
+    NotLeader { leader: String },
 }
 
 /// Where jobs are looked up.

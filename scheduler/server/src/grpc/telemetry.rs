@@ -19,7 +19,7 @@ const RECENT_MS: u64 = 10 * 60_000;
 /// Longest name of a GPU or of a reason that is taken in.
 const NAME_MAX: usize = 128;
 
-/// What an agent sent.
+/// The samples that an agent sent.
 ///
 /// # Errors
 /// Too many samples at once, one without time, or names that are none.

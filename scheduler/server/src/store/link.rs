@@ -24,9 +24,9 @@ const SENTINEL_PORT: u16 = 26379;
 /// Where the server is.
 #[derive(Clone)]
 pub enum Source {
-    /// Always there.
+    /// One server, always at that address.
     Server(Client),
-    /// Where the sentinels say.
+    /// The server that the sentinels name.
     Sentinel(Arc<Mutex<SentinelClient>>),
 }
 

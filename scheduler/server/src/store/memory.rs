@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
 use crate::telemetry::{self, Resolution, Sample};
 
-/// Everything in maps.
+/// All that a store holds, in maps.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<State>);
 

@@ -44,7 +44,7 @@ pub enum StoreError {
          scheduler leads, or (at 0) Redis has lost its data"
     )]
     Fenced {
-        /// What the caller said.
+        /// The leader epoch that the caller gave.
         ours: LeaderEpoch,
         /// What the store says; 0 when it has lost everything.
         current: LeaderEpoch,
@@ -52,11 +52,10 @@ pub enum StoreError {
     /// A record is not at the revision that the write builds on. Nothing was written.
     #[error("job {job} is stored at revision {stored}, the write builds on {expected}")]
     Conflict {
-        /// Which job.
         job: String,
         /// In the store; 0 when it is not there.
         stored: u64,
-        /// In the caller's memory.
+        /// The revision that the caller holds.
         expected: u64,
     },
     /// The store belongs to another version of Trainyard.
@@ -65,7 +64,7 @@ pub enum StoreError {
         keys::SCHEMA
     )]
     Schema {
-        /// In the store.
+        /// The revision that is stored.
         found: String,
     },
     /// The store cannot be reached or did not answer. Whether the call took effect is not known.
@@ -85,7 +84,6 @@ pub enum StoreError {
     Replicas {
         /// That said so in time.
         acked: usize,
-        /// As configured.
         wanted: usize,
     },
     /// A record cannot be written as JSON: a bug of ours.
@@ -93,7 +91,7 @@ pub enum StoreError {
     Encode(#[from] serde_json::Error),
 }
 
-/// The answer to come.
+/// The answer of a store, to come.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// A scheduler that would lead.
@@ -116,13 +114,11 @@ pub struct Candidate {
 pub enum Campaigned {
     /// The candidate leads.
     Leads(LeaderEpoch),
-    /// Another does.
     Held {
-        /// The store's.
+        /// The leader epoch of the store.
         epoch: LeaderEpoch,
         /// Where the leader is reached.
         address: String,
-        /// Of its lease.
         left: Duration,
     },
 }
@@ -130,13 +126,9 @@ pub enum Campaigned {
 /// Everything that is stored but the events.
 #[derive(Debug, Default, PartialEq)]
 pub struct Loaded {
-    /// By id.
     pub jobs: Vec<JobRecord>,
-    /// By id.
     pub agents: Vec<AgentRecord>,
-    /// By name.
     pub users: Vec<UserRecord>,
-    /// By key.
     pub throughput: Vec<ThroughputRecord>,
     /// Keys of records that could not be read and were set aside.
     pub quarantined: Vec<String>,

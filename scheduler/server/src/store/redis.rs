@@ -42,7 +42,7 @@ pub struct RedisOptions {
 /// Redis, by URL or at the socket of an embedded server.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
-    /// Carries the writes.
+    /// The connection that carries the writes.
     writer: Link,
     /// Carries what watchers read, so that a long history does not hold up a commit.
     reader: Link,
@@ -73,7 +73,7 @@ impl RedisStore {
     /// `redis+sentinel://[user:password@]host[:port],…/MASTER[/db]`. Connects when it is first used.
     ///
     /// # Errors
-    /// The URL is none.
+    /// Redis' URL cannot be parsed.
     pub fn at_url(url: &str, options: RedisOptions) -> Result<Self, StoreError> {
         Ok(Self::new(Source::parse(url)?, options))
     }
@@ -111,7 +111,7 @@ impl RedisStore {
     /// Whether the server answers.
     ///
     /// # Errors
-    /// It does not.
+    /// The server does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
         Ok(self.writer.query(&redis::cmd("PING")).await?)
     }

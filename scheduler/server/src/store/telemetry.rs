@@ -22,9 +22,7 @@ type Entry = (String, Vec<(String, Vec<u8>)>);
 struct Packed {
     /// Time that offsets count from, in ms.
     t: u64,
-    /// GPUs.
     g: Vec<GpuUuid>,
-    /// Samples.
     s: Vec<Row>,
 }
 

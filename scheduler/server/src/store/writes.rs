@@ -20,7 +20,7 @@ pub const HASHES: [&str; 8] = [
     keys::LEARNED,
 ];
 
-/// What a commit does.
+/// What a commit writes, by key.
 #[derive(Default)]
 pub struct WriteSet<'a> {
     /// Of several writes of a job the last one counts, and builds on what the first one built on.

@@ -9,9 +9,8 @@ pub struct Nodes {
     pub gpu_model: String,
     /// Memory of each GPU.
     pub vram_gb: f64,
-    /// Machines.
     pub nodes: u32,
-    /// GPUs of each.
+    /// GPUs of each machine.
     pub gpus_per_node: u32,
 }
 
@@ -25,7 +24,7 @@ pub struct CaseJob {
     pub submit_s: f64,
     /// GPUs, all of one machine.
     pub gpus: u32,
-    /// Least memory of each.
+    /// Least memory of each GPU.
     pub min_vram_gb: f64,
     /// The higher goes first.
     pub priority: i32,
@@ -44,9 +43,8 @@ pub struct CaseJob {
 /// A cluster and what is to be done on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
-    /// Machines.
     pub cluster: Vec<Nodes>,
-    /// By submission.
+    /// The jobs, by submission.
     pub jobs: Vec<CaseJob>,
     /// What a job's start costs after its first.
     pub restart_s: f64,

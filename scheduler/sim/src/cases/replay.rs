@@ -19,7 +19,7 @@ pub struct Ran {
 pub struct Changed<'a> {
     pub id: &'a str,
     pub user: &'a str,
-    /// As it was.
+    /// The schedule as it was.
     pub was_h: f64,
     /// As it would have been.
     pub would_be_h: f64,
@@ -44,7 +44,7 @@ impl Ran {
         Ok(Self { ends: case.jobs.iter().map(|job| of(&job.id)).collect::<Result<_, _>>()? })
     }
 
-    /// How good it was.
+    /// How good a schedule was.
     pub fn figures(&self, case: &Case) -> Figures {
         let spans: Vec<(f64, f64)> = case
             .jobs

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::cases::{Case, CaseJob};
 
-/// One attempt.
+/// One attempt of a schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub job: usize,
@@ -52,7 +52,7 @@ pub enum Broken {
     Work {
         job: String,
         attempt: u32,
-        /// How much, rounded.
+        /// The amount, rounded.
         work: u64,
     },
     /// A job that never ended.
@@ -108,7 +108,7 @@ impl Schedule {
     /// Whether it can have happened.
     ///
     /// # Errors
-    /// It cannot.
+    /// The schedule cannot have happened.
     pub fn check(&self, case: &Case) -> Result<(), Broken> {
         let mut changes: BTreeMap<(&str, u64, bool), i64> = BTreeMap::new();
         for row in &self.rows {

@@ -8,7 +8,7 @@ const BUCKETS: usize = 240;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Load {
     jobs: Vec<f64>,
-    /// Milliseconds times GPUs.
+    /// Their GPU-time, in milliseconds.
     gpu_time: Vec<f64>,
 }
 

@@ -38,7 +38,7 @@ impl GangClass {
 #[derive(Debug, Default)]
 pub(super) struct Reservations {
     reservations: Vec<GangReservation>,
-    /// In milliseconds.
+    /// How long gangs of a class wait, in milliseconds.
     waits: BTreeMap<GangClass, f64>,
 }
 
@@ -47,7 +47,7 @@ impl Reservations {
         self.reservations.is_empty()
     }
 
-    /// Those of a queue.
+    /// The reservations of a queue.
     pub(super) fn of_queue(&self, queue: usize) -> impl Iterator<Item = &GangReservation> + Clone {
         self.reservations.iter().filter(move |reservation| reservation.queue == queue)
     }

@@ -29,7 +29,7 @@ struct Score {
     /// The index of the queue.
     at: usize,
     sort_key: u64,
-    /// In milliseconds times GPUs.
+    /// Its GPU-time there, in milliseconds.
     gpu_time: f64,
     /// How long the job waits there, in milliseconds.
     wait: f64,
