@@ -3,18 +3,21 @@
 //! [`DataYaml::read`] → [`Dataset::open`] (a scan of every image header and label file) → [`ImageStore`] (decoded
 //! images, cached) → [`TrainLoader`] or [`ValLoader`] ([`Batches`]).
 //!
+//! A room knows only rooms further down:
+//!
 //! | room | what it is |
 //! |---|---|
-//! | [`dataset`] | data.yaml, lists and folders of images, the scan, what the user is told of it |
+//! | [`check`](mod@check) | every problem of a data set at once |
+//! | [`loader`] | worker threads, batches in order |
+//! | [`augment`] | mosaic, affine, mixup, HSV: one training sample |
+//! | [`cache`] | decoded images in memory and on disk |
+//! | [`dataset`] | data.yaml, lists and folders of images, the scan and its cache, what the user is told of it |
 //! | [`labels`] | label files: where they lie, how they are read |
 //! | [`decode`] | image files to RGB |
+//! | [`resample`] | resize, letterbox, inner loops of bilinear samples |
 //! | [`image`] | pixels in memory, interleaved or as planes |
-//! | [`cache`] | decoded images in memory and on disk, results of scans on disk |
-//! | [`resample`] | resize, letterbox, and the one-pass resampler of augmented samples |
-//! | [`augment`] | mosaic, affine, mixup, HSV: one training sample |
-//! | [`loader`] | worker threads, batches in order |
-//! | [`check`](mod@check) | every problem of a data set at once |
-//! | [`files`], [`random`], [`activity`] | what the others stand on |
+//! | [`files`] | reading, comparing, mapping and replacing files; other ways to write a path |
+//! | [`random`], [`activity`] | random numbers by place; what the process is busy with |
 
 // What tests read is written by a file that trainyard-trainer's tests use as well.
 #[cfg(test)]

@@ -31,37 +31,37 @@ impl HsvShift {
 ///
 /// # Panics
 /// When the planes differ in length.
-pub fn shift_hsv(red: &mut [u8], green: &mut [u8], blue: &mut [u8], change: HsvShift) {
+pub fn shift_hsv(red: &mut [u8], green: &mut [u8], blue: &mut [u8], shift: HsvShift) {
     assert!(red.len() == green.len() && red.len() == blue.len(), "planes of one size");
     #[cfg(target_arch = "x86_64")]
     if has_avx512_bytes() {
         // SAFETY: the processor has AVX-512 with bytes and words, and short vectors.
-        unsafe { shift_hsv_avx512(red, green, blue, change) };
+        unsafe { shift_hsv_avx512(red, green, blue, shift) };
         return;
     } else if has_avx2() {
         // SAFETY: the processor has AVX2.
-        unsafe { shift_hsv_avx2(red, green, blue, change) };
+        unsafe { shift_hsv_avx2(red, green, blue, shift) };
         return;
     }
-    shift_hsv_row(red, green, blue, change);
+    shift_hsv_row(red, green, blue, shift);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn shift_hsv_avx512(red: &mut [u8], green: &mut [u8], blue: &mut [u8], change: HsvShift) {
-    shift_hsv_row(red, green, blue, change);
+fn shift_hsv_avx512(red: &mut [u8], green: &mut [u8], blue: &mut [u8], shift: HsvShift) {
+    shift_hsv_row(red, green, blue, shift);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn shift_hsv_avx2(red: &mut [u8], green: &mut [u8], blue: &mut [u8], change: HsvShift) {
-    shift_hsv_row(red, green, blue, change);
+fn shift_hsv_avx2(red: &mut [u8], green: &mut [u8], blue: &mut [u8], shift: HsvShift) {
+    shift_hsv_row(red, green, blue, shift);
 }
 
 #[inline(always)]
-fn shift_hsv_row(red: &mut [u8], green: &mut [u8], blue: &mut [u8], change: HsvShift) {
+fn shift_hsv_row(red: &mut [u8], green: &mut [u8], blue: &mut [u8], shift: HsvShift) {
     for ((r, g), b) in red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut()) {
-        [*r, *g, *b] = shift_hsv_pixel([*r, *g, *b], change);
+        [*r, *g, *b] = shift_hsv_pixel([*r, *g, *b], shift);
     }
 }
 
@@ -87,7 +87,7 @@ fn nearest(value: f32) -> f32 {
 /// One pixel without a branch, so that the compiler makes vectors of it. The two divisors are OpenCV's
 /// tables of rounded quotients, computed instead of looked up.
 #[inline(always)]
-fn shift_hsv_pixel(rgb: [u8; 3], change: HsvShift) -> [u8; 3] {
+fn shift_hsv_pixel(rgb: [u8; 3], shift: HsvShift) -> [u8; 3] {
     let [r, g, b] = rgb.map(f32::from);
     let value = larger(larger(r, g), b);
     let range = value - smaller(smaller(r, g), b);
@@ -104,12 +104,12 @@ fn shift_hsv_pixel(rgb: [u8; 3], change: HsvShift) -> [u8; 3] {
     } else {
         r - g + 4.0 * range
     };
-    let hue = nearest((sixths * step) * (1.0 / 4096.0) + TIE_UP) + change.hue;
+    let hue = nearest((sixths * step) * (1.0 / 4096.0) + TIE_UP) + shift.hue;
     let hue = if hue < 0.0 { hue + 180.0 } else { hue };
     let hue = if hue >= 180.0 { hue - 180.0 } else { hue };
 
-    let saturation = nearest(smaller(saturation * change.saturation, 255.0) - FLOOR);
-    let value = nearest(smaller(value * change.value, 255.0) - FLOOR);
+    let saturation = nearest(smaller(saturation * shift.saturation, 255.0) - FLOOR);
+    let value = nearest(smaller(value * shift.value, 255.0) - FLOOR);
     // How far each colour stays above the lowest, in thirtieths of the range.
     let above = |distance: f32| smaller(larger(distance, 0.0), 30.0);
     let red = above((hue - 90.0).abs() - 30.0);
@@ -162,19 +162,19 @@ mod tests {
     #[test]
     fn vectors_and_plain_code_give_the_same_bytes() {
         let bytes: Vec<u8> = (0..400_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        let change = HsvShift { hue: 7.0, saturation: 1.31, value: 0.77 };
+        let shift = HsvShift { hue: 7.0, saturation: 1.31, value: 0.77 };
         let mut one: Vec<Vec<u8>> = [0, 31, 77].map(|from| bytes[from..from + 300].to_vec()).into();
         let mut other = one.clone();
         let [r, g, b] = &mut one[..] else { unreachable!() };
-        shift_hsv(r, g, b, change);
+        shift_hsv(r, g, b, shift);
         let mut third = other.clone();
         let [r, g, b] = &mut other[..] else { unreachable!() };
-        shift_hsv_row(r, g, b, change);
+        shift_hsv_row(r, g, b, shift);
         assert_eq!(one, other);
         if has_avx2() {
             let [r, g, b] = &mut third[..] else { unreachable!() };
             // SAFETY: the processor has AVX2.
-            unsafe { shift_hsv_avx2(r, g, b, change) };
+            unsafe { shift_hsv_avx2(r, g, b, shift) };
             assert_eq!(one, third);
         }
     }

@@ -184,8 +184,8 @@ fn render(scratch: &mut Scratch, ops: PixelOps, side: usize, planes: &mut [u8]) 
                 mixup_row(here, there, share);
             }
         }
-        if let Some(change) = ops.hsv_shift {
-            shift_hsv(r, g, b, change);
+        if let Some(shift) = ops.hsv_shift {
+            shift_hsv(r, g, b, shift);
         }
     }
 }

@@ -192,19 +192,19 @@ fn size(file: &File, ends: &HeadAndTail) -> Result<(usize, usize), DecodeError> 
     // The headers of these stand before their pixels, and so mostly in what was read already.
     let header_is_first = matches!(format, ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp);
     if is_whole || header_is_first {
-        let told = guarded(&|| match format {
-            ImageFormat::Tiff => tiff::size_in(ends.head()),
+        let found = guarded(&|| match format {
+            ImageFormat::Tiff => tiff::size_in_bytes(ends.head()),
             _ => size_in(Cursor::new(ends.head()), format),
         });
-        if is_whole || told.is_ok() {
-            return told.map(|(size, orientation)| turned(size, orientation));
+        if is_whole || found.is_ok() {
+            return found.map(|(size, orientation)| turned(size, orientation));
         }
     }
-    let told = guarded(&|| match format {
-        ImageFormat::Tiff => tiff::size_of(file),
+    let found = guarded(&|| match format {
+        ImageFormat::Tiff => tiff::size_in_file(file),
         _ => size_in(BufReader::new(file), format),
     });
-    told.map(|(size, orientation)| turned(size, orientation))
+    found.map(|(size, orientation)| turned(size, orientation))
 }
 
 fn size_in(file: impl BufRead + Seek, format: ImageFormat) -> Result<([usize; 2], Orientation), DecodeError> {

@@ -128,8 +128,8 @@ fn colours_agree_with_the_tables() {
         let mut expected = planes.clone();
         reference::shift_hsv(&reference::Jitter::new(gains[0], gains[1], gains[2]), &mut expected);
         let [r, g, b] = planes.get_disjoint_mut([0..4000, 4000..8000, 8000..12000]).unwrap();
-        let change = hsv::HsvShift::new(gains[0], gains[1], gains[2]);
-        hsv::shift_hsv(r, g, b, change);
+        let shift = hsv::HsvShift::new(gains[0], gains[1], gains[2]);
+        hsv::shift_hsv(r, g, b, shift);
         let worst = planes.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst <= Some(2), "seed 106, round {round}: off by {worst:?}");
     }

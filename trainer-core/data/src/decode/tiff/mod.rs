@@ -49,13 +49,13 @@ struct Picture {
 }
 
 /// Size in pixels, before the picture is turned, and orientation. No pixels are read.
-pub(super) fn size_of(file: &File) -> Result<([usize; 2], Orientation), DecodeError> {
+pub(super) fn size_in_file(file: &File) -> Result<([usize; 2], Orientation), DecodeError> {
     let (_, picture) = open(Ifd::read(file), BufReader::new(file))?;
     Ok(([picture.width, picture.height], picture.orientation))
 }
 
-/// As [`size_of`], from the bytes of a file.
-pub(super) fn size_in(bytes: &[u8]) -> Result<([usize; 2], Orientation), DecodeError> {
+/// As [`size_in_file`], from the bytes of a file.
+pub(super) fn size_in_bytes(bytes: &[u8]) -> Result<([usize; 2], Orientation), DecodeError> {
     let (_, picture) = open(Ifd::read(bytes), Cursor::new(bytes))?;
     Ok(([picture.width, picture.height], picture.orientation))
 }
