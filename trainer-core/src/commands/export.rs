@@ -9,7 +9,7 @@ use trainyard_types::Violation;
 use super::val::{check_imgsz, check_share};
 use super::{LoadedModel, load_model};
 use crate::export::onnx::{self, OnnxOptions};
-use crate::export::onnx_nms::Selection;
+use crate::export::onnx_nms::NmsOptions;
 use crate::export::ultralytics::{self, About};
 use crate::export::{RawTensors, pt};
 use crate::import::{RawTensor, Values};
@@ -122,7 +122,7 @@ impl Export {
                     batch: (!self.dynamic).then_some(self.batch as usize),
                     half: self.half,
                     names: loaded.names.clone(),
-                    nms: self.nms.then_some(Selection {
+                    nms: self.nms.then_some(NmsOptions {
                         conf: self.conf,
                         iou: self.iou,
                         max_det: self.max_det,

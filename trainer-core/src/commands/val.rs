@@ -75,12 +75,12 @@ impl Val {
         let (most_objects, tracker) = (dataset.most_objects(), PhaseTracker::default());
         let (gains, precision) = (Gains::default(), Precision::Fp32);
         let show = console::validating(&Events::default());
-        let how = ValidationConfig { gains, precision, most_objects, tracker: &tracker, show };
+        let config = ValidationConfig { gains, precision, most_objects, tracker: &tracker, show };
         let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
-        let config = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
-        let loader = ValLoader::new(store, config);
+        let loading = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
+        let loader = ValLoader::new(store, loading);
         let never = AtomicBool::new(false);
-        let details = libtorch::catch(|| validate_in_detail(&loaded.model, &loader, &how, &never))??;
+        let details = libtorch::catch(|| validate_in_detail(&loaded.model, &loader, &config, &never))??;
         let Some(ValidationDetails { result, evaluator, confusion, time }) = details else { return Ok(()) };
         let (table, speed) =
             (console::table(&result.metrics, &names), console::speed(time, result.metrics.images));

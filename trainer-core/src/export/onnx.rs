@@ -5,7 +5,7 @@
 use prost::Message;
 
 use super::graph::Graph;
-use super::onnx_nms::{self, Selection};
+use super::onnx_nms::{self, NmsOptions};
 use super::proto::{
     AttributeProto, FLOAT, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto,
 };
@@ -31,7 +31,7 @@ pub struct OnnxOptions {
     /// Class names by id.
     pub names: Vec<String>,
     /// Detections come out instead of everything that the model says.
-    pub nms: Option<Selection>,
+    pub nms: Option<NmsOptions>,
 }
 
 /// Bytes of an ONNX file with the model `plan` and its weights.
@@ -51,8 +51,8 @@ pub fn write(plan: &Plan, tensors: &RawTensors, options: &OnnxOptions) -> Result
     let anchors: i64 = STRIDES.iter().map(|stride| (height / stride) * (width / stride)).sum();
     let mut graph = writer.graph;
     let classes = plan.head.classes;
-    let shape = if let Some(how) = options.nms {
-        [onnx_nms::select(&mut graph, [&boxes, &scores], [classes, anchors], how), 6]
+    let shape = if let Some(nms) = options.nms {
+        [onnx_nms::select(&mut graph, [&boxes, &scores], [classes, anchors], nms), 6]
     } else {
         graph.named("output0", "Concat", &[&boxes, &scores], vec![AttributeProto::int("axis", 1)]);
         [4 + classes, anchors]

@@ -5,7 +5,7 @@ use super::proto::{AttributeProto, FLOAT};
 
 /// How detections are selected inside the file; as `predict` does, by each box's best class.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Selection {
+pub struct NmsOptions {
     /// Scores must be greater than this.
     pub conf: f32,
     /// A box is left out when its IoU with a surer one of its class is greater than this.
@@ -15,21 +15,21 @@ pub struct Selection {
 }
 
 /// Adds `output0`, `[N, rows, 6]`: corners x1, y1, x2, y2 in pixels of the input, score, class; surest first,
-/// then rows of zeros. Returns how many rows there are: [`Selection::max_det`], unless there are fewer candidates.
+/// then rows of zeros. Returns how many rows there are: [`NmsOptions::max_det`], unless there are fewer candidates.
 ///
 /// `boxes`: `[N, 4, A]` centre and size in pixels. `scores`: `[N, classes, A]`.
 pub fn select(
     graph: &mut Graph,
     [boxes, scores]: [&str; 2],
     [classes, anchors]: [i64; 2],
-    how: Selection,
+    options: NmsOptions,
 ) -> i64 {
-    let rows = how.max_det.min(classes * anchors);
+    let rows = options.max_det.min(classes * anchors);
     let by_anchor = |graph: &mut Graph, value: &str| {
         graph.add("Transpose", &[value], vec![AttributeProto::ints("perm", &[0, 2, 1])])
     };
     let best = best_class(graph, scores, classes);
-    let kept = keep(graph, boxes, &best, how);
+    let kept = keep(graph, boxes, &best, options);
     // The candidates that were kept, surest first; the others have a score of zero.
     let flat = graph.reshape(&kept, &[0, -1]);
     let count = graph.ints(&[rows]);
@@ -67,10 +67,10 @@ fn best_class(graph: &mut Graph, scores: &str, classes: i64) -> String {
 }
 
 /// The scores, with zero for everything that is not selected.
-fn keep(graph: &mut Graph, boxes: &str, scores: &str, how: Selection) -> String {
+fn keep(graph: &mut Graph, boxes: &str, scores: &str, options: NmsOptions) -> String {
     let boxes = graph.add("Transpose", &[boxes], vec![AttributeProto::ints("perm", &[0, 2, 1])]);
-    let most = graph.ints(&[how.max_det]);
-    let [iou, conf] = [how.iou, how.conf].map(|limit| graph.floats(&[1], &[limit]));
+    let most = graph.ints(&[options.max_det]);
+    let [iou, conf] = [options.iou, options.conf].map(|limit| graph.floats(&[1], &[limit]));
     let centres = vec![AttributeProto::int("center_point_box", 1)];
     let selected = graph.add("NonMaxSuppression", &[&boxes, scores, &most, &iou, &conf], centres);
     let values = graph.add("GatherND", &[scores, &selected], Vec::new());

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::ciou::complete_iou;
 
 /// Anchors that an object may take, the best ones.
-const TOP_K: i64 = 10;
+pub(super) const TOP_K: i64 = 10;
 /// Exponent of the overlap in the alignment metric; the score's is one half.
 const BETA: f64 = 6.0;
 const EPS: f64 = 1e-9;
@@ -194,11 +194,11 @@ fn candidates(anchors: &Tensor, targets: &Targets) -> Tensor {
 fn selected(metric: &Tensor, overlaps: &Tensor, candidates: &Tensor) -> Tensor {
     let shape = metric.size();
     let (_, best) = metric.topk(TOP_K.min(shape[2]), -1, true, true);
-    let wanted = candidates.zeros_like().scatter_value(-1, &best, 1).logical_and(candidates);
-    let contested = wanted.sum_dim_intlist(1, true, Kind::Int64).gt(1);
+    let picked = candidates.zeros_like().scatter_value(-1, &best, 1).logical_and(candidates);
+    let contested = picked.sum_dim_intlist(1, true, Kind::Int64).gt(1);
     let closest = overlaps.argmax(1, true);
-    let winner = wanted.zeros_like().scatter_value(1, &closest, 1);
-    winner.where_self(&contested, &wanted)
+    let winner = picked.zeros_like().scatter_value(1, &closest, 1);
+    winner.where_self(&contested, &picked)
 }
 
 #[cfg(test)]

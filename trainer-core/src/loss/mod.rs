@@ -6,7 +6,7 @@ pub mod dfl;
 
 use tch::{IndexOp, Kind, Reduction, Tensor};
 
-use self::assign::{Assignment, Targets, assign};
+use self::assign::{Assignment, TOP_K, Targets, assign};
 use self::ciou::complete_iou;
 use self::dfl::{distribution_focal, side_distances};
 use crate::model::head::{Anchors, Prediction, corners, distances};
@@ -14,11 +14,11 @@ use crate::model::head::{Anchors, Prediction, corners, distances};
 /// What the three losses are multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gains {
-    /// Box loss.
+    /// The gain of the box loss.
     pub boxes: f64,
-    /// Class loss.
+    /// The gain of the class loss.
     pub classes: f64,
-    /// Distribution focal loss.
+    /// The gain of the distribution focal loss.
     pub distribution: f64,
 }
 
@@ -44,10 +44,9 @@ pub struct Loss {
 
 /// Losses are divided by the sum of the soft scores, or by this if that is less.
 pub const LEAST_SCORES: f64 = 1.0;
-/// Anchors that an object may take; bounds how many anchors learn one.
-const PER_OBJECT: i64 = 10;
 
-/// The loss of a batch; `bins` are the head's. Computed in 32 bits whatever the prediction's type.
+/// The loss of a batch: complete IoU, binary cross entropy, distribution focal loss, over the anchors that
+/// the assigner gives objects to. `bins`: `[16]`, the head's. Computed in 32 bits whatever the prediction's type.
 pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets, gains: Gains) -> Loss {
     let boxes = prediction.boxes.to_kind(Kind::Float);
     let scores = prediction.scores.to_kind(Kind::Float);
@@ -87,8 +86,9 @@ fn assign_prediction(
     assign(&scores.sigmoid(), &boxes, &(&anchors.centers * &anchors.strides), targets)
 }
 
-fn class_entropy(scores: &Tensor, wanted: &Tensor) -> Tensor {
-    scores.binary_cross_entropy_with_logits(wanted, None::<Tensor>, None::<Tensor>, Reduction::Sum)
+/// The sum of binary cross entropies. `scores`: `[B, A, classes]` logits; `targets`: as many, in 0 to 1.
+fn class_entropy(scores: &Tensor, targets: &Tensor) -> Tensor {
+    scores.binary_cross_entropy_with_logits(targets, None::<Tensor>, None::<Tensor>, Reduction::Sum)
 }
 
 /// Sums of the box and distribution losses over the foreground, weighted by the soft scores.
@@ -104,7 +104,7 @@ fn box_losses(
 ) -> (Tensor, Tensor) {
     let size = boxes.size();
     let (images, count) = (size[0], size[1]);
-    let slots = (objects * PER_OBJECT).min(images * count);
+    let slots = (objects * TOP_K).min(images * count);
     let (_, rows) = assignment.foreground.to_kind(Kind::Uint8).view(-1).topk(slots, 0, true, false);
     // In memory order, so that sums do not depend on how the selection sorts equals.
     let (rows, _) = rows.sort(0, false);
