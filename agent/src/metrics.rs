@@ -1,5 +1,8 @@
-//! The text that Prometheus scrapes, in Trainyard's names and in those of NVIDIA's dcgm-exporter. A reading
-//! that a GPU refuses has no sample.
+//! The text that Prometheus scrapes, in Trainyard's names and in those of NVIDIA's dcgm-exporter. A reading that a GPU
+//! refuses has no sample.
+//!
+//! It is written without a library: the crate `prometheus-client` appends `_total` to each counter's samples and leaves it
+//! out of `TYPE` lines. dcgm-exporter's counters have no such suffix, and Trainyard's have it in both lines.
 
 pub mod http;
 

@@ -48,7 +48,7 @@ pub struct PrepareContext {
     pub host: Host,
     /// What the scheduler is told of this agent.
     pub status: watch::Receiver<AgentStatus>,
-    /// What jobs may read, as far as it can be read.
+    /// The paths that jobs may read.
     pub paths: PathMonitor,
 }
 
@@ -68,7 +68,7 @@ impl PrepareContext {
     /// Sends the attempt back, as soon as the scheduler knows not to send it here again.
     async fn send_back(&mut self, message: String) -> Refusal {
         let told = self.status.wait_for(|status| !status.disk_short.is_empty());
-        // One that does not hear of it sends the attempt again.
+        // A scheduler that does not hear of it sends the attempt again.
         let _told = timeout(SCHEDULER_HEARS_WITHIN, told).await.map(|told| told.is_ok());
         Refusal::new(EndReason::Preempted, message)
     }

@@ -165,21 +165,7 @@ impl Attempt {
 
     /// Reports the end, after the newest checkpoint is stored if somebody may go on from it.
     pub fn save_and_end(&mut self, now: Time, id: AttemptId, refusal: Refusal, out: &mut Vec<Command>) {
-        let resumes = match refusal.reason {
-            EndReason::Preempted
-            | EndReason::Drained
-            | EndReason::TrainerCrash
-            | EndReason::GpuOom
-            | EndReason::HostOom
-            | EndReason::GpuFault
-            | EndReason::AgentUnfit
-            | EndReason::Stalled => true,
-            EndReason::Completed
-            | EndReason::BadSpec
-            | EndReason::AgentLost
-            | EndReason::Cancelled
-            | EndReason::TimeLimit => false,
-        };
+        let resumes = refusal.reason.resumes();
         if resumes && self.uploading.is_none() {
             self.upload(now, id, out);
         }
