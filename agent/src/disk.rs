@@ -1,6 +1,5 @@
 //! The agent's disk, and the paths that jobs name: jobs' directories, decoded data sets, data roots, room.
 
-pub mod atomic_file;
 pub mod data_roots;
 pub mod decoded_data;
 pub mod janitor;

@@ -13,10 +13,9 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
+use trainyard_files::write_atomically;
 use trainyard_types::AgentId;
 use uuid::Uuid;
-
-use crate::disk::atomic_file;
 
 /// The identity's file in `data_dir`.
 const FILE: &str = "identity.json";
@@ -181,8 +180,7 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
 fn write(data_dir: &Path, record: &Record) -> anyhow::Result<()> {
     let put = |name: &str, text: String| {
         let path = data_dir.join(name);
-        atomic_file::replace(&path, text.as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))
+        write_atomically(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     };
     put(FILE, serde_json::to_string_pretty(record)? + "\n")?;
     put(OLD_FILE, format!("{}\n", record.agent))

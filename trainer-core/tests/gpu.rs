@@ -35,10 +35,10 @@ use trainyard_types::{Batch, ModelScale, TrainSpec};
 /// ten bits of a factor.
 const OTHER_KERNELS: f64 = 5e-3;
 /// What the GPU may have in the test of running out: enough for one image, far too little for 64.
-const SMALL_CARD_MIB: f64 = 3072.0;
+const SMALL_GPU_MIB: f64 = 3072.0;
 
 /// The first GPU; panics with the reason where there is none.
-fn card() -> Device {
+fn gpu() -> Device {
     static FOUND: OnceLock<Result<Device, String>> = OnceLock::new();
     let find = || libtorch::device("cuda:0", &libtorch::load_cuda()).map_err(|error| error.to_string());
     match FOUND.get_or_init(find) {
@@ -81,13 +81,13 @@ fn memory() -> f64 {
 #[test]
 fn the_card_computes_what_the_cpu_computes() {
     let _alone = alone();
-    let card = card();
+    let gpu = gpu();
     let golden = open("weights.safetensors");
     let on = |device| Model::from_tensors(golden.tensors(), Layout::default(), device).unwrap();
     tch::manual_seed(0);
     let images = Tensor::rand([2, 3, 320, 320], (Kind::Float, CPU));
     let expected = on(CPU).detect(&images);
-    let found = on(card).detect(&images.to_device(card)).to_device(CPU);
+    let found = on(gpu).detect(&images.to_device(gpu)).to_device(CPU);
     let boxes = |of: &Tensor| of.narrow(1, 0, 4);
     assert_relative("boxes", &boxes(&found), &boxes(&expected), OTHER_KERNELS);
     let scores = |of: &Tensor| of.narrow(1, 4, of.size()[1] - 4).logit(1e-7);
@@ -97,14 +97,14 @@ fn the_card_computes_what_the_cpu_computes() {
 /// One step on the GPU in this precision; returns the trainer.
 fn step_in(precision: Precision, images: &Tensor) -> TrainState {
     tch::manual_seed(0);
-    let card = card();
+    let gpu = gpu();
     let spec = TrainSpec { nbs: 2, warmup_epochs: 0.0, ..TrainSpec::new(ModelScale::N, "/data.yaml") };
-    let model = Model::new(spec.model, 3, 0, card);
+    let model = Model::new(spec.model, 3, 0, gpu);
     let schedule = Schedule::new(&spec, 2, 2);
     let mut trainer = TrainState::new(model, Rule::Sgd, schedule, Gains::default(), precision);
     let object = |image| Object { image, class: 1, cxcywh: [0.5, 0.4, 0.3, 0.3] };
-    let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], card);
-    trainer.forward_backward(&images.to_device(card), &targets);
+    let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], gpu);
+    trainer.forward_backward(&images.to_device(gpu), &targets);
     trainer
 }
 
@@ -132,28 +132,28 @@ fn gradients_in_16_bits_are_those_in_32_to_their_precision_and_a_step_moves_fini
 #[test]
 fn page_locked_copies_aside_bring_the_same_bytes_and_the_allocator_tells_its_peak() {
     let _alone = alone();
-    let card = card();
-    libtorch::memory::reset_peak(card).unwrap();
+    let gpu = gpu();
+    libtorch::memory::reset_peak(gpu).unwrap();
     let bytes = 64 << 20;
     let mut locked = pinned(bytes).unwrap();
     locked.copy_(&Tensor::arange(bytes as i64, (Kind::Int64, CPU)).remainder(251));
-    let copier = Copier::new(card).unwrap();
+    let copier = Copier::new(gpu).unwrap();
     for _ in 0..3 {
         let sent = copier.send(&[&locked]).unwrap();
         // The GPU has something to do meanwhile.
-        let _ = Tensor::rand([1024, 1024], (Kind::Float, card))
-            .matmul(&Tensor::rand([1024, 1024], (Kind::Float, card)));
+        let _ = Tensor::rand([1024, 1024], (Kind::Float, gpu))
+            .matmul(&Tensor::rand([1024, 1024], (Kind::Float, gpu)));
         let there = copier.receive(sent).unwrap().remove(0);
         assert!(there.to_device(CPU).equal(&locked));
     }
-    let stats = libtorch::memory_stats(card).unwrap();
+    let stats = libtorch::memory_stats(gpu).unwrap();
     assert!(stats.peak_allocated_bytes >= bytes as u64 && stats.total_bytes > stats.free_bytes, "{stats:?}");
 }
 
 #[test]
 fn an_epoch_in_16_bits_learns_and_its_weights_are_finite() {
     let _alone = alone();
-    card();
+    gpu();
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 64);
     let run_dir = folder.path().join("run");
@@ -175,11 +175,11 @@ fn an_epoch_in_16_bits_learns_and_its_weights_are_finite() {
 #[test]
 fn a_card_whose_memory_really_runs_out_gets_a_smaller_batch_and_the_run_ends_well() {
     let _alone = alone();
-    card();
+    gpu();
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 64);
     let spec = TrainSpec { imgsz: 640, batch: Batch::Size(64), ..shapes::spec(&data, 1) };
-    let share = format!("per_process_memory_fraction:{:.4}", (SMALL_CARD_MIB / memory()).min(1.0));
+    let share = format!("per_process_memory_fraction:{:.4}", (SMALL_GPU_MIB / memory()).min(1.0));
     let environment = [("PYTORCH_CUDA_ALLOC_CONF", share.clone()), ("PYTORCH_ALLOC_CONF", share)];
     let (code, events) = train(&spec, &folder.path().join("run"), &environment);
     assert_eq!(code, exit_code::DONE, "{events:?}");
@@ -198,7 +198,7 @@ fn a_card_whose_memory_really_runs_out_gets_a_smaller_batch_and_the_run_ends_wel
 #[test]
 fn memory_is_measured_by_the_allocators_peak_and_holds_for_the_run() {
     let _alone = alone();
-    card();
+    gpu();
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 32);
     let measured = |batch: u32| {
@@ -243,8 +243,8 @@ fn measuring_on_the_card_leaves_model_optimiser_and_statistics_as_they_were() {
     let before = all(&trainer);
     let kept = BnState::save(&trainer.model);
     let object = |image| Object { image, class: 1, cxcywh: [0.5, 0.4, 0.3, 0.3] };
-    let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], card());
-    trainer.forward_backward(&images.to_device(card()), &targets);
+    let targets = Targets::new(&[object(0), object(1)], 2, [160, 160], gpu());
+    trainer.forward_backward(&images.to_device(gpu()), &targets);
     trainer.dry_run();
     kept.restore(&trainer.model);
     let differing = all(&trainer).iter().zip(&before).filter(|(a, b)| !a.equal(b)).count();
@@ -254,12 +254,12 @@ fn measuring_on_the_card_leaves_model_optimiser_and_statistics_as_they_were() {
 #[test]
 fn a_card_that_is_nearly_full_of_somebody_elses_memory_gets_smaller_batches_in_the_same_process() {
     let _alone = alone();
-    let device = card();
+    let device = gpu();
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 64);
     let free = libtorch::memory_stats(device).unwrap().free_bytes;
     // This process takes all but what some images need; the trainer is another one.
-    let taken = free.saturating_sub((SMALL_CARD_MIB as u64) << 20);
+    let taken = free.saturating_sub((SMALL_GPU_MIB as u64) << 20);
     let held = Tensor::zeros([taken as i64], (Kind::Uint8, device));
     let spec = TrainSpec { imgsz: 640, batch: Batch::Size(64), ..shapes::spec(&data, 1) };
     let (code, events) = train(&spec, &folder.path().join("run"), &[]);
@@ -281,7 +281,7 @@ fn a_card_that_is_nearly_full_of_somebody_elses_memory_gets_smaller_batches_in_t
 #[test]
 fn phases_are_measured_on_some_batches_and_add_up_to_a_step() {
     let _alone = alone();
-    card();
+    gpu();
     let folder = tempfile::tempdir().unwrap();
     let data = shapes::write(&folder.path().join("data"), 64);
     let spec = TrainSpec { nbs: 8, imgsz: 320, batch: Batch::Size(8), ..shapes::spec(&data, 3) };

@@ -6,8 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-
-use super::atomic_file;
+use trainyard_files::write_atomically;
 
 /// So many data sets are remembered, those told last.
 const MOST: usize = 256;
@@ -66,7 +65,7 @@ impl DecodedDataSets {
     }
 
     fn save(&self) -> io::Result<()> {
-        atomic_file::replace(&self.path, &serde_json::to_vec(&self.entries)?)
+        write_atomically(&self.path, &serde_json::to_vec(&self.entries)?)
     }
 }
 

@@ -15,10 +15,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use trainyard_files::{UNFINISHED, write_atomically};
 use trainyard_types::trainer::Finished;
 use trainyard_types::{AttemptId, JobId};
 
-use super::atomic_file;
 use crate::host::loader_workers::HostOomRecord;
 
 /// A job's directory, whether or not it exists.
@@ -85,7 +85,7 @@ impl JobDir {
     /// # Errors
     /// The disk's.
     pub fn save_host_oom(&self, record: HostOomRecord) -> io::Result<()> {
-        atomic_file::replace(&self.0.join("killed.json"), &serde_json::to_vec(&record)?)
+        write_atomically(&self.0.join("killed.json"), &serde_json::to_vec(&record)?)
     }
 
     /// The file of an attempt's spool.
@@ -110,7 +110,7 @@ impl JobDir {
     /// # Errors
     /// The disk's.
     pub fn save_hand_in(&self, number: u32, hand_in: &Finished) -> io::Result<()> {
-        atomic_file::replace(&self.hand_in_file(number), &serde_json::to_vec(hand_in)?)
+        write_atomically(&self.hand_in_file(number), &serde_json::to_vec(hand_in)?)
     }
 
     /// Forgets what an attempt hands in.
@@ -134,7 +134,7 @@ pub fn remove_unfinished(data_dir: &Path) {
     let is_unfinished = |path: &Path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let ends = |end: &str| name.ends_with(end);
-        ends(".new") || ends(".tmp") || (name.starts_with('.') && ends(".download"))
+        ends(UNFINISHED) || ends(".new") || ends(".tmp") || (name.starts_with('.') && ends(".download"))
     };
     for job in entries(&data_dir.join("jobs")) {
         let run = job.join("run");

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use trainyard_files::write_atomically;
 use trainyard_types::{Gpu, GpuUuid, Time};
 
 use super::xid::ReleaseCondition;
-use crate::disk::atomic_file;
 
 /// Why a GPU is in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ impl QuarantineStore {
         let Some(path) = &self.path else { return };
         let records: Vec<&QuarantineRecord> = self.records.values().collect();
         let bytes = serde_json::to_vec_pretty(&records).map_err(io::Error::from);
-        if let Err(error) = bytes.and_then(|bytes| atomic_file::replace(path, &bytes)) {
+        if let Err(error) = bytes.and_then(|bytes| write_atomically(path, &bytes)) {
             warn!(%error, path = %path.display(), "cannot keep which GPUs are quarantined: a restart forgets it");
         }
     }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use trainyard_files::write_atomically;
 use trainyard_types::oom::LADDER;
 use trainyard_types::trainer::{MemoryMeasured, Started, TrainerEvent};
 use trainyard_types::{AttemptId, FitKey, FitRecord, Slot, Time};
 
 use super::batch_size::{DeviceMemory, Workload};
 use super::need::MemoryNeed;
-use crate::disk::atomic_file;
 
 #[cfg(test)]
 mod tests;
@@ -301,7 +301,7 @@ impl FitStore {
     }
 
     fn save(&self) -> io::Result<()> {
-        atomic_file::replace(&self.path, &serde_json::to_vec_pretty(&self.file)?)
+        write_atomically(&self.path, &serde_json::to_vec_pretty(&self.file)?)
     }
 }
 

@@ -1,79 +1,151 @@
-//! Small files that must be whole after a crash: state, results, caches.
+//! Replaces a file so that a reader finds the old content or the new one, also after a crash, and never a part.
+//!
+//! Must not know: whose files these are. The content goes to an unfinished file beside it, which is synced and renamed; then the folder is synced.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// How the name of a file ends that is not whole yet.
-pub const UNFINISHED: &str = ".new";
+pub const UNFINISHED: &str = ".part";
 
-/// Writes a file anew. Whoever reads it finds the old content or the new content, also after a crash of the machine.
-/// Processes may write the same file at the same time: the last one wins.
+/// Replaces the file at `path` by one of `bytes`, durable when this returns. The unfinished file is `<name>.part`
+/// beside it, so only one writer of `path` may be at work at a time.
 ///
 /// # Errors
-/// What the file system says. The old file stays, and nothing is left beside it.
+/// Those of the file system. The old content stays then, and the unfinished file is removed.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = unfinished(path);
-    let written = write_durably(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path));
-    if written.is_err() {
-        // On a full disk the part would only be in the way.
-        let _ = fs::remove_file(&unfinished);
-    }
-    written?;
-    sync_folder(path)
+    write_atomically_with(path, &beside(path, UNFINISHED), |file| file.write_all(bytes))
 }
 
-/// Writes a file and waits until its content is on the disk. A crash may leave a part.
+/// As [`write_atomically`], for a file that several processes may write at the same time: each has an unfinished file
+/// of its own, `<name>.<process id>.part`, and the last one to finish wins.
 ///
 /// # Errors
-/// What the file system says.
+/// As [`write_atomically`].
+pub fn write_atomically_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = beside(path, &format!(".{}{UNFINISHED}", std::process::id()));
+    write_atomically_with(path, &unfinished, |file| file.write_all(bytes))
+}
+
+/// As [`write_atomically`], with the content that `fill` writes into the new, empty file. `unfinished` is the name that
+/// the file has meanwhile; it must be in the folder of `path`, and no other writer may use it.
+///
+/// # Errors
+/// Those of `fill` and of the file system. The old content stays then, and the unfinished file is removed.
+pub fn write_atomically_with(
+    path: &Path,
+    unfinished: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let written = File::create(unfinished)
+        .and_then(|mut file| fill(&mut file).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(unfinished, path));
+    if written.is_err() {
+        // On a full disk what was written would only be in the way. The first error is the one to tell.
+        let _ = fs::remove_file(unfinished);
+    }
+    written?;
+    sync_folder(path.parent().unwrap_or(Path::new("")))
+}
+
+/// Writes a file and waits until it is on the disk. A crash may leave a part of it: this is for files in a directory that
+/// gets its name when all of it is there.
+///
+/// # Errors
+/// Those of the file system.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Waits until the name of a file in its folder is on the disk.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
+/// Waits until the names in `folder` are on the disk. A file system that cannot do that for folders is taken as it is.
+///
+/// # Errors
+/// When the folder cannot be opened, or the disk fails.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        synced => synced,
     }
 }
 
-/// Beside the file, since a rename does not cross file systems. The name has the process in it.
-fn unfinished(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path.file_name().unwrap_or_default());
-    name.push(format!(".{}{UNFINISHED}", std::process::id()));
-    path.with_file_name(name)
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_file_is_replaced_and_nothing_is_left_beside_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.json");
-        for content in ["old", "new, and longer"] {
-            write_atomically(&path, content.as_bytes()).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), content);
-        }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     #[test]
-    fn what_cannot_be_replaced_stays() {
+    fn a_file_is_made_and_replaced_and_nothing_else_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state");
-        // A folder is where the file should be, so that the rename fails after the content was written.
-        fs::create_dir(&path).unwrap();
-        write_atomically(&path, b"new").unwrap_err();
-        assert!(path.is_dir());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        write_atomically(&folder.path().join("no/such/folder"), b"new").unwrap_err();
+        let path = folder.path().join("results.csv");
+        for (bytes, write) in [
+            (&b"one"[..], write_atomically as fn(&Path, &[u8]) -> io::Result<()>),
+            (b"two", write_atomically_shared),
+            (b"", write_atomically),
+            (b"four", write_durably),
+        ] {
+            write(&path, bytes).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+            assert_eq!(names(folder.path()), ["results.csv"]);
+        }
+    }
+
+    #[test]
+    fn an_open_reader_keeps_the_old_content() {
+        use std::io::Read;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_atomically(&path, b"old").unwrap();
+        let mut reader = File::open(&path).unwrap();
+        write_atomically(&path, b"new").unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), fs::read(&path).unwrap()), ("old", b"new".to_vec()));
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_content_and_no_unfinished_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_atomically(&path, b"old").unwrap();
+        let full = |file: &mut File| {
+            file.write_all(b"ne")?;
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        };
+        let failed = write_atomically_with(&path, &folder.path().join("a.part"), full);
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        // A folder cannot be replaced by a file.
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        assert!(write_atomically(&inner, b"new").is_err());
+        assert_eq!(names(folder.path()), ["a", "inner"]);
+    }
+
+    #[test]
+    fn what_a_crash_left_unfinished_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(folder.path().join("a.part"), b"half of something long").unwrap();
+        write_atomically(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(folder.path()), ["a"]);
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use self::manifest::{Best, Identity, Manifest, Progress, Row};
-pub use self::write::{CheckpointFile, prune, replace, save};
+pub use self::write::{CheckpointFile, prune, save};
 
 /// The folder of checkpoints in a run directory.
 pub const FOLDER: &str = "checkpoints";

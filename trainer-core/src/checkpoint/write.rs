@@ -1,11 +1,12 @@
 //! Writes a checkpoint so that it is there whole or not at all, whatever happens meanwhile.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use trainyard_files::{sync_folder, write_durably};
 
 use super::manifest::{FILE, FileHash, Manifest, Progress, VERSION};
 use super::{DAMAGED, KEEP, STEP, directories, name};
@@ -42,7 +43,7 @@ pub fn save(
         let _ = fs::remove_dir_all(&draft);
     }
     written?;
-    File::open(root)?.sync_all()?;
+    sync_folder(root)?;
     Ok(directory)
 }
 
@@ -60,30 +61,12 @@ fn write_draft(
     }
     let manifest = Manifest { version: VERSION, progress: progress.clone(), files: hashes };
     write_durably(&draft.join(FILE), &serde_json::to_vec_pretty(&manifest)?)?;
-    File::open(draft)?.sync_all()
+    sync_folder(draft)
 }
 
 /// The hash of `bytes`, in lower-case hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
-}
-
-/// Writes a file and waits until it is on the disk.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Replaces a file: readers see the old content or the new one.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("tmp");
-    let written = write_durably(&draft, bytes).and_then(|()| fs::rename(&draft, path));
-    if written.is_err() {
-        // On a full disk what was written would only be in the way.
-        let _ = fs::remove_file(&draft);
-    }
-    written
 }
 
 /// Gives the finished draft its name. One of the same step (stopped twice between two steps) changes

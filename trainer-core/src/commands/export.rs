@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use tch::{Device, Kind, Tensor};
+use trainyard_files::write_atomically;
 use trainyard_types::Violation;
 
 use super::val::{check_imgsz, check_share};
@@ -13,9 +14,9 @@ use crate::export::onnx_nms::NmsOptions;
 use crate::export::ultralytics::{self, About};
 use crate::export::{RawTensors, pt};
 use crate::import::{RawTensor, Values};
+use crate::libtorch;
 use crate::train::error::TrainError;
 use crate::weights::{self, Metadata, Role, Weights, WeightsError};
-use crate::{libtorch, report};
 
 /// Write weights in another format.
 #[derive(Debug, Args)]
@@ -107,7 +108,7 @@ impl Export {
         };
         size.into_iter().try_for_each(check_imgsz)?;
         let bytes = libtorch::catch(|| self.bytes(&loaded, size))??;
-        report::replace(&out, &bytes).map_err(TrainError::io(&out))?;
+        write_atomically(&out, &bytes).map_err(TrainError::io(&out))?;
         super::print(format_args!("{}: {:.1} MB\n", out.display(), bytes.len() as f64 / 1e6))
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use trainyard_files::write_atomically;
 use trainyard_types::train::TrainSpec;
 
 /// Writes `used`, which is `spec` with what was chosen in its place, whole or not at all.
@@ -18,7 +19,7 @@ pub fn write(path: &Path, spec: &TrainSpec, used: &TrainSpec) -> io::Result<()> 
             &format!("# optimizer, lr0, momentum, warmup_bias_lr: what `{asked}` has chosen\n"),
         );
     }
-    super::replace(path, text.as_bytes())
+    write_atomically(path, text.as_bytes())
 }
 
 #[cfg(test)]

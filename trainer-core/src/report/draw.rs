@@ -8,6 +8,7 @@ use image::codecs::png::PngEncoder;
 use plotters::prelude::*;
 use trainyard_data::Image;
 use trainyard_data::resample::GREY;
+use trainyard_files::write_atomically;
 
 use super::plots::{FONT, register_fonts};
 
@@ -150,7 +151,7 @@ pub fn write_png(path: &Path, image: &Image) -> io::Result<()> {
     PngEncoder::new(&mut bytes)
         .write_image(&image.rgb, side(image.width)?, side(image.height)?, image::ExtendedColorType::Rgb8)
         .map_err(io::Error::other)?;
-    super::replace(path, &bytes)
+    write_atomically(path, &bytes)
 }
 
 #[cfg(test)]

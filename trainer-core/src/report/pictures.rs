@@ -7,6 +7,7 @@ use image::ImageEncoder;
 use image::codecs::jpeg::JpegEncoder;
 use trainyard_data::Image;
 use trainyard_data::{Batch, Dataset};
+use trainyard_files::write_atomically;
 
 use super::draw::{DrawnBox, draw_boxes, montage, write_png};
 use super::plots::{PlotError, Titles, confusion, curves, labels, results};
@@ -229,7 +230,7 @@ fn write_jpeg(path: &Path, image: &Image) -> io::Result<()> {
     JpegEncoder::new_with_quality(&mut bytes, QUALITY)
         .write_image(&image.rgb, side(image.width)?, side(image.height)?, image::ExtendedColorType::Rgb8)
         .map_err(io::Error::other)?;
-    super::replace(path, &bytes)
+    write_atomically(path, &bytes)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use trainyard_files::write_atomically;
+
 /// The columns behind `epoch` and `time`, in order; also the keys of an epoch's metrics.
 pub const METRICS: [&str; 13] = [
     "train/box_loss",
@@ -79,7 +81,7 @@ impl ResultsCsv {
                 last = epoch;
             }
         }
-        super::replace(path, kept.as_bytes())?;
+        write_atomically(path, kept.as_bytes())?;
         Ok(Self { path: path.to_path_buf() })
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
+use trainyard_files::write_atomically;
 
 /// A part of every event file's name.
 const MARK: &str = "events.out.tfevents.";
@@ -90,7 +91,7 @@ impl EventFile {
         for row in rows {
             bytes.extend(record(&event(row).encode_to_vec()));
         }
-        super::replace(&path, &bytes)?;
+        write_atomically(&path, &bytes)?;
         Ok(Self { path })
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod any_card;
+mod any_gpu;
 mod binary;
 mod export;
 mod golden;

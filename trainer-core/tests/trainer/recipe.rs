@@ -38,7 +38,7 @@ fn with_bn_group_every_card_gets_the_same_weights_and_without_it_not() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data = crate::shapes::write(&folder.path().join("data"), 12);
-    let spec = TrainSpec { nbs: 16, mosaic: 0.5, warmup_epochs: 1.0, ..crate::shapes::spec(&data, 3) };
+    let spec = TrainSpec { nbs: 16, mosaic: 0.5, warmup_epochs: 1.0, ..crate::shapes::spec(&data, 2) };
     let train = |name: &str, bn_group: u32, batch_size: u32| {
         let run_dir = folder.path().join(name);
         let spec = TrainSpec { bn_group, ..spec.clone() };

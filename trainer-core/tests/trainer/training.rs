@@ -131,7 +131,7 @@ fn stopping_and_going_on_changes_no_bit() {
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     // In warm-up, with mosaics and sizes that vary; the last epoch is without mosaics.
     let varied =
-        TrainSpec { multi_scale: true, mosaic: 0.5, close_mosaic: 1, ..crate::shapes::spec(&data, 4) };
+        TrainSpec { multi_scale: true, mosaic: 0.5, close_mosaic: 1, ..crate::shapes::spec(&data, 3) };
     let spec = TrainSpec { nbs: 16, warmup_epochs: 1.0, ..varied };
     assert_eq!(run(&spec, &whole, false, false).0, RunEnd::Finished);
 
@@ -155,7 +155,7 @@ fn gradients_that_wait_for_a_step_survive_a_stop() {
     let data = crate::shapes::write(&folder.path().join("data"), 12);
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     // No warm-up: the very first batches accumulate, three an epoch, five a step.
-    let spec = TrainSpec { nbs: 20, warmup_epochs: 0.0, ..crate::shapes::spec(&data, 3) };
+    let spec = TrainSpec { nbs: 20, warmup_epochs: 0.0, ..crate::shapes::spec(&data, 2) };
     assert_eq!(run(&spec, &whole, false, false).0, RunEnd::Finished);
     for _ in 0..2 {
         assert_eq!(run(&spec, &parts, true, true).0, RunEnd::Stopped);

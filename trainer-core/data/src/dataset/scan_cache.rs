@@ -7,13 +7,14 @@ use std::time::SystemTime;
 use std::{fs, io};
 
 use sha2::{Digest, Sha256};
+use trainyard_files::write_atomically_shared;
 
 use super::index::ImageIndex;
 use super::listing::ListedImage;
 use super::scan::ScanReport;
 use crate::activity;
 use crate::chunks::map_chunks;
-use crate::files::{FileStamp, checksum, write_atomically_shared};
+use crate::files::{FileStamp, checksum};
 use crate::labels::LabelRules;
 
 /// Changes with the layout, the rules for labels, and which images are read.

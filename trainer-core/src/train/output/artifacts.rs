@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use trainyard_files::write_atomically;
 use trainyard_types::{Batch, TrainSpec};
 
 use super::tables::RESULTS;
-use crate::checkpoint::replace;
 use crate::eval::{Metrics, NmsConfig};
 use crate::model::Model;
 use crate::report::{args_yaml, pictures, tensorboard};
@@ -98,7 +98,7 @@ pub fn write(run_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), TrainError>
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
     }
-    replace(&path, bytes).map_err(TrainError::io(path))
+    write_atomically(&path, bytes).map_err(TrainError::io(path))
 }
 
 /// Writes args.yaml: the spec, with the optimiser and the batch size that are really used.

@@ -21,12 +21,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use trainyard_files::write_atomically_with;
 
 use self::directory::SpaceRequest;
 use self::format::{Entry, Header, Key, Layout};
 pub use self::limits::{CacheDir, Limits, is_inside};
 use crate::dataset::ImageIndex;
-use crate::files::{self, FileStamp, MappedFile, checksum, write_atomically_with};
+use crate::files::{self, FileStamp, MappedFile, checksum};
 use crate::image::PlanarImage;
 
 /// Pause after which a process that does not fill tries again to become the one that does.
