@@ -160,7 +160,7 @@ impl Core {
 
     /// Debug builds check every state that they reach, as long as that is cheap.
     fn assert_consistent(&self) {
-        const CHEAP_JOBS: usize = 1000;
+        const CHEAP_JOBS: usize = 100;
         if cfg!(debug_assertions)
             && self.jobs.len() <= CHEAP_JOBS
             && let Err(broken) = crate::invariants::check(self)

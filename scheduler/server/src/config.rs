@@ -31,7 +31,7 @@ pub struct Config {
     pub leader_lease: Duration,
     /// The private server's program.
     pub redis_server: PathBuf,
-    /// How often agents say that they state.
+    /// How often agents say that they live.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
     /// How long an agent may stay silent before its jobs are queued again. At least three times

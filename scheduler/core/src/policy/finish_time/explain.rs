@@ -115,7 +115,7 @@ impl FinishTime {
         })
     }
 
-    /// What a kind of GPU on pool would mean for a job.
+    /// What a kind of GPU on offer would mean for a job.
     fn option(&self, now: Time, view: &ClusterView<'_>, facts: &Facts, kind: &Kind) -> Option<ChoiceOption> {
         let pool = view.slots().kinds().get(kind)?;
         let (total, free) = pool.without(&view.excluded(&facts.request));

@@ -59,7 +59,7 @@ impl Facts {
     }
 
     /// Whether the job may run on such a GPU: it is what the job asks for, and its memory is not known to be too
-    /// small for a single image. If that is known of every GPU on pool, the job may fail by itself and say so.
+    /// small for a single image. If that is known of every GPU on offer, the job may fail by itself and say so.
     pub(super) fn fits(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         let has_room = |kind: &Kind| match view.statuses().least_mib(&self.spec.train, kind.device()) {
             Some(needs) if *kind != Kind::Cpu => needs <= kind.half_gib().saturating_mul(512),
@@ -75,7 +75,7 @@ impl Facts {
                     .any(|other| other.satisfies(&self.request) && has_room(other)))
     }
 
-    /// Whether an agent with such a GPU on pool sees the paths that the job names.
+    /// Whether an agent with such a GPU on offer sees the paths that the job names.
     pub(super) fn is_seen_on(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
         if self.request.paths.is_none() {
             return true;

@@ -1,6 +1,6 @@
 //! The starvation guard: jobs that have waited for too long go before everything that came later.
 //!
-//! They are kept by request and by user, so that those which no GPU on pool satisfies, or whose user is at a
+//! They are kept by request and by user, so that those which no GPU on offer satisfies, or whose user is at a
 //! limit, hide nobody behind them.
 
 use std::cmp::Reverse;

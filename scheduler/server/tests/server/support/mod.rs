@@ -17,7 +17,7 @@ use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 use trainyard_scheduler::config::Config;
-use trainyard_scheduler::server::Server;
+use trainyard_scheduler::server::{Server, StartError};
 use trainyard_scheduler_core::Policy;
 use trainyard_types::Time;
 use trainyard_types::trainer::{Log, LogLevel, Started, TrainerEvent, TrainerLine, VERSION};
@@ -54,7 +54,14 @@ impl Scheduler {
 
     /// Returns once its port is open.
     pub async fn open(dir: TempDir, config: Config) -> Self {
-        let server = Server::start(config).await.unwrap();
+        let server = loop {
+            match Server::start(config.clone()).await {
+                // A program that another test is just starting has all files of this process open for a moment, and so
+                // the lock of a scheduler that has ended.
+                Err(StartError::Locked(_)) => tokio::task::yield_now().await,
+                started => break started.unwrap(),
+            }
+        };
         let channel = Endpoint::from_shared(format!("http://{}", server.address())).unwrap().connect_lazy();
         Self { server, dir, channel }
     }
