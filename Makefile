@@ -15,45 +15,53 @@ help: ## List the targets
 setup: ## Install what building and running needs (Debian, Ubuntu); safe to repeat
 	@deploy/setup.sh
 
-build: setup ## Build every program into target/release
+build: setup ## Build every program for use, into target/release
 	cargo build --release --locked --workspace
 
-demo: build ## A whole local cluster trains on a small generated data set and shows the result
+# Tests and the demo share target/debug: what computes is optimised there, too. See Cargo.toml.
+demo: setup ## A whole local cluster trains on a small generated data set and shows the result
+	cargo build --locked --workspace
 	@deploy/demo.sh
 
-# Everything that tests start is built first, with the features that `cargo test` selects: nothing is built twice.
-# One test at a time: libtorch takes all cores, and scenarios count what they start.
+# What waits for processes runs side by side. What computes runs one test at a time, since libtorch takes all cores.
+# A test program that is not named here is found by the tidy test.
+ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
-	cargo build --release --locked --workspace --lib --bins --tests
+	cargo build --locked --workspace --lib --bins --tests
+	$(ALL) --lib --bins --test additive --test cases --test core --test loader_memory --test reference --test seeds --test ten --test tidy
+	RUST_TEST_THREADS=8 $(ALL) --test agent --test yard
+	RUST_TEST_THREADS=4 $(ALL) --test server
+	RUST_TEST_THREADS=2 $(ALL) --test scenarios
 	rm -rf target/export
-	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=1 cargo test --release --locked --workspace
+	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=1 $(ALL) --test trainer
+	$(ALL) --doc
 	@$(CHECK_EXPORT)
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export
-	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export cargo test --release --locked -p trainyard-trainer --test trainer -- export:: --test-threads=1
+	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export cargo test --locked -p trainyard-trainer --test trainer -- export:: --test-threads=1
 	@$(CHECK_EXPORT)
 
 # As root, links are cut in network namespaces of their own, and Redis' disk is one that can be filled.
 test-faults: setup ## 2000 jobs while everything is killed, paused, cut off and filled up, for ten minutes
-	cargo build --release --locked -p trainyard-scheduler -p trainyard-agent -p trainyard-cli --bins
+	cargo build --locked -p trainyard-scheduler -p trainyard-agent -p trainyard-cli --bins
 	TRAINYARD_FAULT_JOBS=2000 TRAINYARD_FAULT_SECONDS=600 \
-		cargo test --release --locked -p trainyard-tests --test scenarios -- faults_random:: --nocapture
-	TRAINYARD_OUTAGE_SECONDS=60 cargo test --release --locked -p trainyard-tests --test scenarios -- replicas::
+		cargo test --locked -p trainyard-tests --test scenarios -- faults_random:: --nocapture
+	TRAINYARD_OUTAGE_SECONDS=60 cargo test --locked -p trainyard-tests --test scenarios -- replicas::
 
 test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most half an hour
-	TRAINYARD_SIM_SEEDS=10000 timeout 1800 cargo test --release --locked -p trainyard-sim
+	TRAINYARD_SIM_SEEDS=10000 timeout 1800 cargo test --locked -p trainyard-sim
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
-	cargo test --release --locked -p trainyard-trainer --test trainer -- golden --test-threads=1
+	cargo test --locked -p trainyard-trainer --test trainer -- golden --test-threads=1
 
 test-gpu: build $(GOLDEN)/unpacked ## What needs an NVIDIA GPU
 	cargo test --release --locked -p trainyard-trainer --features gpu-tests --test gpu -- --test-threads=1
 
 lint: setup ## Format, Clippy and rustdoc, warnings denied
 	cargo fmt --all --check
-	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --document-private-items
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-yard=target/release/yard
+yard=target/debug/yard
 home=demo
 port=${TRAINYARD_DEMO_PORT:-7434}
 export YARD_SERVER=http://127.0.0.1:$port
@@ -34,7 +34,7 @@ step "4. What it learned"
 rm -rf $home/result
 $yard artifacts "$job" get -d $home/result >/dev/null
 $yard job "$job"
-target/release/trainyard-trainer predict --weights $home/result/weights/best.safetensors \
+target/debug/trainyard-trainer predict --weights $home/result/weights/best.safetensors \
     --source $home/shapes/images/val --out $home/result/predicted >/dev/null
 echo
 echo "weights   $PWD/$home/result/weights/best.safetensors"

@@ -184,3 +184,21 @@ fn crates_depend_on_each_other_one_way_only() {
         }
     }
 }
+
+#[test]
+fn every_test_program_is_named_in_the_makefile() {
+    let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
+    for (member, _) in EDGES {
+        let Ok(entries) = fs::read_dir(Path::new(ROOT).join(member).join("tests")) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            let is_program =
+                path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert!(
+                !is_program || makefile.split_whitespace().any(|word| word == name),
+                "{} is not run",
+                path.display()
+            );
+        }
+    }
+}

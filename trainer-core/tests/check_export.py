@@ -3,7 +3,7 @@
 
 `make test-export` runs it with ONNX Runtime. By hand, with all of them:
 
-    TRAINYARD_EXPORT_DIR=/tmp/export cargo test --release -p trainyard-trainer --test export
+    TRAINYARD_EXPORT_DIR=/tmp/export cargo test -p trainyard-trainer --test trainer -- export::
     python3 trainer-core/tests/check_export.py /tmp/export
 """
 

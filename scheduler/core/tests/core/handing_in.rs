@@ -140,6 +140,18 @@ fn an_agent_with_many_results_to_hand_in_takes_no_new_jobs_until_some_are_in() {
 }
 
 #[test]
+fn an_agent_that_comes_back_without_many_results_has_its_slot_on_offer_once() {
+    let mut world = World::with_cpu_agent();
+    for number in 1..=8 {
+        world.submit(number, cpu_spec());
+        world.report(attempt(number, 1), started());
+        world.report(attempt(number, 1), released("the network"));
+    }
+    let output = world.connect(hello(1, vec![], 1, vec![]));
+    assert_eq!(commands(&output), ["assign 1/2 to 1"]);
+}
+
+#[test]
 fn an_agent_that_leaves_gets_no_job_although_its_slot_was_free_before_the_end_was_told() {
     for policy in Policy::ALL {
         let mut world = handing_in(policy);
