@@ -28,7 +28,7 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
-	$(ALL) --lib --bins --test additive --test cases --test core --test loader_memory --test reference --test seeds --test ten --test tidy
+	$(ALL) --lib --bins --test additive --test cases --test core --test loader_memory --test reference --test seeds --test one_sick_of_ten --test tidy
 	RUST_TEST_THREADS=8 $(ALL) --test agent --test yard
 	RUST_TEST_THREADS=4 $(ALL) --test server
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios

@@ -19,7 +19,7 @@ use crate::closed_devices::ClosedDevices;
 use crate::core::{Command, Core, Limits};
 use crate::disk::decoded_data::DecodedDataSets;
 use crate::disk::job_dir::{self, JobDir};
-use crate::gpu::other_use;
+use crate::gpu::oom_cause;
 use crate::memory::fit_records::FitStore;
 use crate::message::{Event, Input, SelfTestRequests};
 use crate::prepare::{PrepareContext, banner, prepare};
@@ -286,7 +286,7 @@ impl Driver {
             Some(slot) => {
                 let (readings, sender) = (self.context.prepare.readings.clone(), self.context.sender.clone());
                 tokio::spawn(async move {
-                    let others_mib = other_use::read_again(readings, &slot).await.memory_mib;
+                    let others_mib = oom_cause::read_again(readings, &slot).await.memory_mib;
                     // The inbox is closed when the agent is leaving.
                     let _leaving = sender.send(Input::BatchSizeChanged { attempt, event, others_mib }).await;
                 });

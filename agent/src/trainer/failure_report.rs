@@ -13,7 +13,7 @@ use trainyard_types::trainer::exit_code;
 use super::child::TrainerExit;
 use super::watch::{WatchedTrainer, watch};
 use crate::config::Config;
-use crate::gpu::other_use::{OtherUse, read_again};
+use crate::gpu::oom_cause::{OtherUse, read_again};
 use crate::host::Host;
 use crate::message::{Exit, ExitKind, Readings};
 

@@ -24,7 +24,7 @@ pub mod violation;
 pub use fit::{FitKey, FitRecord};
 pub use fitness::{DataRoot, Fitness, Unfit, UnfitKind};
 pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory, Unavailable, UnavailableCause};
-pub use ids::{AgentId, AttemptId, JobGroupId, GpuUuid, JobId, LeaderEpoch, ParseIdError, Session};
+pub use ids::{AgentId, AttemptId, GpuUuid, JobGroupId, JobId, LeaderEpoch, ParseIdError, Session};
 pub use job::{EndReason, JobSpec, JobState, Resources};
 pub use model::ModelScale;
 pub use report::{

@@ -9,9 +9,9 @@ use trainyard_types::{AgentId, AttemptId, EndReason, JobId, JobState, Time};
 use crate::output::{Accepted, Command, Output, Refusal, Write};
 use crate::record::{EventBody, EventRecord, JobRecord};
 use crate::state::agents::Agents;
+use crate::state::fair_share::Users;
 use crate::state::job_group::JobGroupRecord;
 use crate::state::jobs::Jobs;
-use crate::state::user::Users;
 
 /// An [`Output`] in the making.
 #[derive(Debug, Default)]

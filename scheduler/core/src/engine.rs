@@ -10,9 +10,9 @@ use crate::policy::{Change, PlacementPolicy};
 use crate::record::{AgentRecord, JobRecord};
 use crate::state::agents::Agents;
 use crate::state::counters::Counters;
+use crate::state::expired_jobs::Retention;
+use crate::state::fair_share::{UserRecord, Users};
 use crate::state::jobs::Jobs;
-use crate::state::retention::Retention;
-use crate::state::user::{UserRecord, Users};
 use crate::throughput::{Throughput, ThroughputRecord};
 
 /// The scheduler: jobs, agents and users, what was learned of throughput, and who decides.

@@ -34,6 +34,6 @@ pub use crate::record::{
 pub use crate::state::agents::agent::{AgentState, AgentView};
 pub use crate::state::agents::availability::Closed;
 pub use crate::state::counters::Counters;
+pub use crate::state::fair_share::{STAKE, UserRecord};
 pub use crate::state::job_group::{Axis, Content, JobGroupRecord, SWEEP_LABEL, StoredJobGroup, Sweep};
-pub use crate::state::user::{STAKE, UserRecord};
 pub use crate::throughput::{DataRecord, Rate, ThroughputRecord, Workload};

@@ -8,8 +8,8 @@ use trainyard_types::{
 };
 
 use crate::record::{AgentRecord, EventRecord, JobRecord, ProgressRecord};
+use crate::state::fair_share::UserRecord;
 use crate::state::job_group::JobGroupRecord;
-use crate::state::user::UserRecord;
 use crate::throughput::ThroughputRecord;
 
 /// The consequence of one event.

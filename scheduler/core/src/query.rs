@@ -11,9 +11,9 @@ use crate::engine::Core;
 use crate::record::JobRecord;
 use crate::state::agents::agent::{Agent, AgentView};
 use crate::state::counters::Counters;
+use crate::state::fair_share::User;
 use crate::state::job_group::JobGroupRecord;
 use crate::state::slots::Kind;
-use crate::state::user::User;
 use crate::throughput::{Rate, Workload};
 
 impl Core {

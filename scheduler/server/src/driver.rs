@@ -35,10 +35,10 @@ use trainyard_scheduler_core::{
 use trainyard_types::{AgentId, AttemptId, JobId, LeaderEpoch, ReportBody, Session};
 use uuid::Uuid;
 
-use crate::archive;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::history;
+use crate::event_history;
+use crate::job_archive;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
 pub use census::Census;
 use follower::Follower;
@@ -440,7 +440,7 @@ impl Driver {
         for job in transaction.archive {
             let Some(record) = leadership.core.job(job).cloned() else { continue };
             let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
-            leadership.archives.spawn(archive::archive(store, blobs, record));
+            leadership.archives.spawn(job_archive::archive(store, blobs, record));
         }
         let Leadership { core, watchers, metrics, .. } = leadership;
         let mut state = StateView { core, now, elsewhere: None, watchers, metrics };
@@ -462,11 +462,11 @@ impl Driver {
 impl Driver {
     /// Moves a job's older events out of the store, where it has many.
     fn archive_events(&self, leadership: &mut Leadership, job: JobId, events: &[EventRecord]) {
-        if let Some(upto) = history::archive_upto(events, self.store.event_history())
+        if let Some(upto) = event_history::archive_upto(events, self.store.event_history())
             && leadership.archiving_events.insert(job)
         {
             let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
-            leadership.event_archives.spawn(history::archive_events(
+            leadership.event_archives.spawn(event_history::archive_events(
                 store,
                 blobs,
                 leadership.leader,

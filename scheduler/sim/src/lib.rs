@@ -17,12 +17,12 @@ pub mod fairness;
 mod fault;
 pub mod machine;
 mod network;
+pub mod one_sick_of_ten;
 pub mod oracle;
 pub mod orders;
 pub mod rng;
 pub mod sickness;
 pub mod store;
-pub mod ten;
 pub mod world;
 
 pub use crate::oracle::Violation;

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
-mod cards;
 mod closed_pipes;
 mod documents;
 mod faults;
 mod faults_random;
+mod gpus;
 mod memory;
 mod orders;
 mod owners;

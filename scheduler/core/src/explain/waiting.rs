@@ -5,9 +5,9 @@ use trainyard_types::{DeviceKind, JobId, JobState, Time};
 use crate::duration::time_of_day;
 use crate::engine::Core;
 use crate::state::agents::agent::AgentState;
+use crate::state::fair_share::STAKE;
 use crate::state::queue::Request;
 use crate::state::slots::{self, Kind};
-use crate::state::user::STAKE;
 
 /// Where a queued job stands, and what it waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]

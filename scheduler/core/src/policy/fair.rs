@@ -1,7 +1,7 @@
 //! The policies `fair` and `fifo`, which is `fair` without turns.
 //!
 //! Jobs go by priority; of one priority, the user goes first that has had least of late for its weight
-//! ([`crate::state::user`]), and of one user the earlier submission. Each takes the smallest GPU that satisfies
+//! ([`crate::state::fair_share`]), and of one user the earlier submission. Each takes the smallest GPU that satisfies
 //! it; among equal GPUs one of an agent that has read its data set before, then the first by agent name and GPU
 //! index. Agents that cannot see its paths are left out, and those where it ended badly come last. A job that
 //! nothing free satisfies stays, and holds up only jobs with the very same request.
@@ -15,9 +15,9 @@ use std::sync::Arc;
 use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 
 use super::{ClusterView, Fault, Placement, PlacementPolicy};
+use crate::state::fair_share::stake;
 use crate::state::queue::{Class, Request};
 use crate::state::slots::{Kind, Location};
-use crate::state::user::stake;
 
 /// Places as many ready jobs as there are slots for, all of a round at once.
 #[derive(Debug)]

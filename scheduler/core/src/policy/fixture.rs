@@ -13,8 +13,8 @@ use crate::config::CoreConfig;
 use crate::event::Hello;
 use crate::record::{AttemptRecord, JobRecord};
 use crate::state::agents::Agents;
+use crate::state::fair_share::Users;
 use crate::state::jobs::Jobs;
-use crate::state::user::Users;
 use crate::throughput::Throughput;
 
 /// The parts of a cluster that a view shows.

@@ -10,11 +10,11 @@ use crate::record::{AttemptRecord, JobRecord};
 use crate::state::agents::Agents;
 use crate::state::agents::agent::Agent;
 use crate::state::agents::statuses::AgentStatuses;
+use crate::state::fair_share::Users;
 use crate::state::jobs::Jobs;
 use crate::state::path_visibility::{DataReaders, JobPaths, PathVisibility};
 use crate::state::queue::{Queue, Request};
 use crate::state::slots::{Kind, Slots};
-use crate::state::user::Users;
 use crate::throughput::Throughput;
 
 /// The cluster as it is between two changes.

@@ -7,7 +7,7 @@ mod duplicates;
 mod fairness;
 mod finish_time;
 mod fitness;
-mod handing_in;
+mod hand_in;
 mod health;
 mod job_groups;
 mod knowledge;

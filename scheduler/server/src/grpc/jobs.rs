@@ -16,7 +16,7 @@ use super::page::{self, Page};
 use super::status::{ApiError, JOBS_HINT, not_there};
 use super::{Context, diagnose, job_groups, translate};
 use crate::driver::{EventMark, JobView, StateView};
-use crate::history;
+use crate::event_history;
 
 /// Who submits, in the call's metadata.
 const USER: &str = "trainyard-user";
@@ -220,7 +220,7 @@ impl Watcher {
             let mark = *self.marks.borrow_and_update();
             while self.cursor < mark.last_cursor {
                 let Context { store, blobs, .. } = &self.context;
-                let events = history::after(&**store, blobs, self.job, self.cursor, EVENTS).await;
+                let events = event_history::after(&**store, blobs, self.job, self.cursor, EVENTS).await;
                 let events = events.map_err(|cause| ApiError::history(self.job, cause))?;
                 if events.is_empty() {
                     self.tell_gap(mark.last_cursor, self.first.time).await;

@@ -12,7 +12,7 @@ use trainyard_types::{AttemptId, JobId, Violation};
 
 use crate::blobs::UploadError;
 use crate::driver::{RequestError, StateView, Unavailable};
-use crate::history::HistoryError;
+use crate::event_history::HistoryError;
 use crate::store::StoreError;
 
 /// The domain in every `ErrorInfo`.

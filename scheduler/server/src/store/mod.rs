@@ -130,7 +130,7 @@ pub struct Loaded {
     pub agents: Vec<AgentRecord>,
     pub users: Vec<UserRecord>,
     pub throughput: Vec<ThroughputRecord>,
-    /// Keys of records that could not be read and were set aside.
+    /// Keys of records that could not be read and were quarantined.
     pub quarantined: Vec<String>,
 }
 
@@ -156,7 +156,7 @@ pub trait Store: Send + Sync + 'static {
     /// Which directory of blobs belongs to this store: `ours`, if it had none.
     fn claim_blobs(&self, ours: Uuid) -> Pending<'_, Uuid>;
 
-    /// All records. What cannot be read is set aside, so that one bad record does not stop the rest.
+    /// All records. What cannot be read is quarantined, so that one bad record does not stop the rest.
     fn load(&self, leader: LeaderEpoch) -> Pending<'_, Loaded>;
 
     /// As [`Store::load`] for one who does not lead: changes nothing, and leaves out what cannot be read.

@@ -230,7 +230,7 @@ impl RedisStore {
         Ok(kind == "hash" || kind == "none")
     }
 
-    /// The records of a hash; what `parse` refuses is set aside.
+    /// The records of a hash; what `parse` refuses is quarantined.
     async fn records<T>(
         &self,
         leader: LeaderEpoch,
@@ -458,7 +458,7 @@ fn read_answer(answer: &[String], ours: LeaderEpoch) -> Result<(), StoreError> {
 
 fn report_aside(keys: &[impl AsRef<str>]) {
     for key in keys {
-        error!(key = key.as_ref(), into = keys::QUARANTINE, "key holds something else, set aside");
+        error!(key = key.as_ref(), into = keys::QUARANTINE, "key holds something else, quarantined");
     }
 }
 

@@ -7,7 +7,7 @@ use trainyard_types::{AgentId, JobId, Time};
 
 use super::FinishTime;
 use super::facts::Facts;
-use super::share::Shares;
+use super::share_penalty::Shares;
 use crate::duration::{about, from_millis, whole_millis};
 use crate::policy::{ClusterView, Expected, Wait};
 use crate::record::{Choice, ChoiceOption};

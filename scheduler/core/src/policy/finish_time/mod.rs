@@ -29,13 +29,13 @@ mod gang;
 mod gpu_queue;
 mod load;
 mod preempt;
-mod preemptions;
 mod queues;
 mod reservations;
 mod running;
+mod running_preemptions;
 mod score;
 mod select;
-mod share;
+mod share_penalty;
 mod starvation;
 #[cfg(test)]
 mod tests;
@@ -44,9 +44,9 @@ use std::time::Duration;
 
 use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 
-use self::preemptions::Preemptions;
 use self::queues::Queues;
 use self::reservations::Reservations;
+use self::running_preemptions::Preemptions;
 use super::{Change, ClusterView, Expected, Fault, Placement, PlacementPolicy, Preemption, Wait};
 use crate::state::queue::Request;
 use crate::state::slots::Kind;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use trainyard_types::{EndReason, JobId, Time};
 
 use super::facts::Facts;
-use super::share::Shares;
+use super::share_penalty::Shares;
 use super::{FinishTime, PATIENCE_FACTOR, PROTECTED_FOR, SMALL_SCORE_BUDGET};
 use crate::duration::{about, from_millis, to_millis};
 use crate::policy::{ClusterView, Preemption};

@@ -7,7 +7,7 @@ use trainyard_types::{AgentId, JobId, Time};
 
 use super::facts::Facts;
 use super::gpu_queue::QueuePosition;
-use super::share::Shares;
+use super::share_penalty::Shares;
 use super::{FRESH, FinishTime, NEXT_SCORE_AFTER, REPLAN_AFTER, SCORE_BUDGET, is_gpu};
 use crate::duration::{from_millis, whole_millis};
 use crate::policy::{ClusterView, Placement};

@@ -3,10 +3,10 @@
 -- ARGV[1] our schema  ARGV[2] instance id   ARGV[3] our address     ARGV[4] length of the lease, ms
 -- ARGV[5] 'take', or 'wait' to respect another's lease
 -- ARGV[6] the highest leader epoch that the caller has seen
--- Returns {'ok', epoch, keys set aside...}, {'held', epoch, address, ms left}, {'schema', found} or {'lost'}.
+-- Returns {'ok', epoch, keys quarantined...}, {'held', epoch, address, ms left}, {'schema', found} or {'lost'}.
 
 local aside = {}
--- A text; whatever else lies under its key is set aside.
+-- A text; whatever else lies under its key is quarantined.
 local function text(key)
   local value = redis.pcall('GET', key)
   if type(value) == 'table' then

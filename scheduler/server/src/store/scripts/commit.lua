@@ -7,7 +7,7 @@
 --         number of fields    then for each: place of its hash in KEYS, field, value
 --         number of removals  then for each: place of its hash in KEYS, field
 --         then for each stream: number of events, then for each: cursor, record; or 'remove'
--- Returns {'ok', keys set aside...}, {'fenced', epoch} or
+-- Returns {'ok', keys quarantined...}, {'fenced', epoch} or
 --         {'conflict', job id, stored revision, expected revision}.
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= ARGV[1] then return {'fenced', epoch} end
@@ -21,7 +21,7 @@ for i = first_job, first_job + 3 * (jobs - 1), 3 do
 end
 
 -- A script that fails half-way stays half applied. So what could fail is looked at first: a hash that is
--- none stops everything, and is set aside by `load`.
+-- none stops everything, and is quarantined by `load`.
 for hash = 2, 9 do redis.call('HLEN', KEYS[hash]) end
 
 -- From here on everything is applied.

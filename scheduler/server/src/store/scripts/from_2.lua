@@ -8,7 +8,7 @@ if schema ~= '2' then return {'schema', schema} end
 local kind = redis.call('TYPE', KEYS[4]).ok
 local cursor = '0'
 repeat
-  -- What is no hash is set aside when it is read.
+  -- What is no hash is quarantined when it is read.
   local page = kind == 'hash' and redis.call('HSCAN', KEYS[4], cursor, 'COUNT', 1000) or {'0', {}}
   cursor = page[1]
   for i = 1, #page[2], 2 do

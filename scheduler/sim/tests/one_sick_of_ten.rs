@@ -1,7 +1,7 @@
 //! One sick machine of ten costs at most itself, and no job anything.
 
 use trainyard_scheduler_core::Policy;
-use trainyard_sim::ten::{Ill, Outcome, run};
+use trainyard_sim::one_sick_of_ten::{Ill, Outcome, run};
 
 #[test]
 fn with_one_sick_machine_of_ten_at_least_as_much_is_done_as_nine_do_less_a_twentieth() {

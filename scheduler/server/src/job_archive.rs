@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use trainyard_scheduler_core::{Event, EventRecord, JobRecord, JobStatusRecord, Submission};
 
 use crate::blobs::Blobs;
-use crate::history::{self, HistoryError};
+use crate::event_history::{self, HistoryError};
 use crate::store::Store;
 
 /// Events read at a time.
@@ -50,7 +50,7 @@ async fn write(store: &dyn Store, blobs: &Blobs, record: &JobRecord) -> Result<(
         for event in &events {
             file.line(&serde_json::to_vec(event)?).await?;
         }
-        events = history::after(store, blobs, record.id, last, PAGE).await?;
+        events = event_history::after(store, blobs, record.id, last, PAGE).await?;
     }
     Ok(file.finish().await?)
 }
