@@ -31,8 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         )
     };
     let gpus: Vec<String> = (0..8).map(gpu).collect();
-    let state = folder.path().join("cards.json");
-    fs::write(&state, format!(r#"{{"cards":[{}]}}"#, gpus.join(",")))?;
+    let state = folder.path().join("gpus.json");
+    fs::write(&state, format!(r#"{{"gpus":[{}]}}"#, gpus.join(",")))?;
     let library = std::env::current_exe()?.with_file_name("libfake_nvml.so");
     if !library.is_file() {
         return Err(format!("{} is not built", library.display()).into());

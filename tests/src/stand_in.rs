@@ -16,27 +16,27 @@ pub const PRELUDE: &str =
 
 impl Cluster {
     /// Says what the GPUs of an agent are and do from now on; see `fake-nvml`.
-    pub fn show_cards(&self, agent: &str, cards: &Value) -> Result<()> {
+    pub fn show_gpus(&self, agent: &str, gpus: &Value) -> Result<()> {
         // Whoever reads it meanwhile reads the one or the other.
         let new = self.path(&format!("{agent}.new"));
-        fs::write(&new, cards.to_string())?;
-        Ok(fs::rename(new, self.cards(agent))?)
+        fs::write(&new, gpus.to_string())?;
+        Ok(fs::rename(new, self.gpus(agent))?)
     }
 
-    fn cards(&self, agent: &str) -> PathBuf {
+    fn gpus(&self, agent: &str) -> PathBuf {
         self.path(&format!("{agent}.json"))
     }
 
     /// Starts an agent with the GPUs that are shown for it.
-    pub async fn start_agent_with_cards(
+    pub async fn start_agent_with_gpus(
         &self,
         name: &str,
         cpu_slots: u32,
         more: &[(&str, &str)],
     ) -> Result<Process> {
-        let (library, cards) = (binary("libfake_nvml.so")?, self.cards(name));
-        let (library, cards) = (library.display().to_string(), cards.display().to_string());
-        let own = [("FAKE_NVML_STATE", cards.as_str()), ("TRAINYARD_AGENT__NVML_LIBRARY", library.as_str())];
+        let (library, gpus) = (binary("libfake_nvml.so")?, self.gpus(name));
+        let (library, gpus) = (library.display().to_string(), gpus.display().to_string());
+        let own = [("FAKE_NVML_STATE", gpus.as_str()), ("TRAINYARD_AGENT__NVML_LIBRARY", library.as_str())];
         self.start_agent_with(name, cpu_slots, &[&own, more].concat()).await
     }
 

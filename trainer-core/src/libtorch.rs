@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_out_of_memory_is_told_from_other_errors() {
+    fn a_gpu_out_of_memory_is_told_from_other_errors() {
         let error = TorchError { message: "CUDA out of memory. Tried to allocate 2.00 GiB.".into() };
         assert!(error.is_out_of_memory());
     }

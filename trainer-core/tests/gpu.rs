@@ -79,7 +79,7 @@ fn memory() -> f64 {
 }
 
 #[test]
-fn the_card_computes_what_the_cpu_computes() {
+fn the_gpu_computes_what_the_cpu_computes() {
     let _alone = alone();
     let gpu = gpu();
     let golden = open("weights.safetensors");
@@ -173,7 +173,7 @@ fn an_epoch_in_16_bits_learns_and_its_weights_are_finite() {
 }
 
 #[test]
-fn a_card_whose_memory_really_runs_out_gets_a_smaller_batch_and_the_run_ends_well() {
+fn a_gpu_whose_memory_really_runs_out_gets_a_smaller_batch_and_the_run_ends_well() {
     let _alone = alone();
     gpu();
     let folder = tempfile::tempdir().unwrap();
@@ -230,7 +230,7 @@ fn memory_is_measured_by_the_allocators_peak_and_holds_for_the_run() {
 }
 
 #[test]
-fn measuring_on_the_card_leaves_model_optimiser_and_statistics_as_they_were() {
+fn measuring_on_the_gpu_leaves_model_optimiser_and_statistics_as_they_were() {
     let _alone = alone();
     let images = Tensor::rand([2, 3, 160, 160], (Kind::Float, CPU));
     let mut trainer = step_in(Precision::Fp16, &images);
@@ -252,7 +252,7 @@ fn measuring_on_the_card_leaves_model_optimiser_and_statistics_as_they_were() {
 }
 
 #[test]
-fn a_card_that_is_nearly_full_of_somebody_elses_memory_gets_smaller_batches_in_the_same_process() {
+fn a_gpu_that_is_nearly_full_of_somebody_elses_memory_gets_smaller_batches_in_the_same_process() {
     let _alone = alone();
     let device = gpu();
     let folder = tempfile::tempdir().unwrap();

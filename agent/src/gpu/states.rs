@@ -435,7 +435,7 @@ fn quarantine_message(record: &QuarantineRecord, self_test_after: Duration) -> S
 
 fn no_gpu_answers(error: &ProbeError) -> String {
     match error {
-        ProbeError::Unknown => "NVML says Unknown Error for every card: in a container this follows a `systemctl \
+        ProbeError::Unknown => "NVML says Unknown Error for every GPU: in a container this follows a `systemctl \
                                 daemon-reload` on the host, which takes the devices away; restart the container"
             .into(),
         ProbeError::Failed(why) => {

@@ -36,8 +36,8 @@ async fn an_attempt_is_told_from_its_start_to_its_artifacts_without_gaps() {
 #[tokio::test]
 async fn a_gpu_job_sees_its_gpu_gets_the_tables_batch_and_the_promised_lines() {
     let world = World::new("log \"$CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER $device $batch\"\nfinish\n");
-    let gpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
-    fs::copy(gpus, world.path("cards.json")).unwrap();
+    let gpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/gpus.json");
+    fs::copy(gpus, world.path("gpus.json")).unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libfake_nvml.so");
     let mut stub = Stub::start().await;
     let _agent = world.agent(&stub, &["--nvml-library", library.to_str().unwrap()]);
@@ -58,8 +58,8 @@ async fn a_gpu_job_sees_its_gpu_gets_the_tables_batch_and_the_promised_lines() {
     let busier = fs::read_to_string(gpus)
         .unwrap()
         .replace("\"memory_used_mib\": 227", "\"memory_used_mib\": 8227, \"utilization_percent\": 93");
-    fs::write(world.path("cards.new"), busier).unwrap();
-    fs::rename(world.path("cards.new"), world.path("cards.json")).unwrap();
+    fs::write(world.path("gpus.new"), busier).unwrap();
+    fs::rename(world.path("gpus.new"), world.path("gpus.json")).unwrap();
     while stub.heartbeat().await.gpus[1].utilization_ratio != Some(0.93) {}
     assert_eq!(stub.heartbeat().await.gpus[1].memory_free_mib, Some(4000));
 }

@@ -27,7 +27,7 @@ fn table(state: &Path) -> String {
 
 #[test]
 fn the_batch_table_of_the_three_gpus_is_the_promised_one() {
-    let state = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fake-nvml/cards.json");
+    let state = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fake-nvml/gpus.json");
     let wanted = "\
 GPU                                  size      free   320  416  512  640 1024 1280
 NVIDIA GeForce RTX 4090           24.0 GB 24200 MiB    64   64   32   32   16   10
@@ -40,8 +40,8 @@ NVIDIA GeForce RTX 4060            8.0 GB  8000 MiB    32   32   16   16    8   
 #[test]
 fn a_gpu_that_fell_off_the_bus_does_not_hide_the_others() {
     let folder = tempfile::tempdir().unwrap();
-    let state = folder.path().join("cards.json");
-    let gpus = r#"{"cards":[
+    let state = folder.path().join("gpus.json");
+    let gpus = r#"{"gpus":[
         {"name":"Lost","uuid":"GPU-0","memory_total_mib":8188,"lost":true},
         {"name":"There","uuid":"GPU-1","memory_total_mib":8188,"temperature_celsius":null}]}"#;
     fs::write(&state, gpus).unwrap();

@@ -11,7 +11,7 @@ use trainyard_types::{EndReason, GpuUuid, Slot};
 
 use crate::stub::{Agent, Stub, World, attempt};
 
-/// A machine with the three GPUs of `cards.json`, and a scheduler.
+/// A machine with the three GPUs of `gpus.json`, and a scheduler.
 struct Lab {
     world: World,
     stub: Stub,
@@ -22,7 +22,7 @@ struct Lab {
 
 impl Lab {
     async fn new(trainer: &str) -> Self {
-        let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json"));
+        let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/gpus.json"));
         let library = std::env::current_exe().unwrap().with_file_name("libfake_nvml.so");
         let lab = Self {
             world: World::new(trainer),
@@ -35,13 +35,13 @@ impl Lab {
     }
 
     fn write(&self) {
-        fs::write(self.world.path("cards.new"), self.state.to_string()).unwrap();
-        fs::rename(self.world.path("cards.new"), self.world.path("cards.json")).unwrap();
+        fs::write(self.world.path("gpus.new"), self.state.to_string()).unwrap();
+        fs::rename(self.world.path("gpus.new"), self.world.path("gpus.json")).unwrap();
     }
 
     /// Changes keys of one GPU.
     fn change(&mut self, gpu: usize, keys: &Value) {
-        let target = self.state["cards"][gpu].as_object_mut().unwrap();
+        let target = self.state["gpus"][gpu].as_object_mut().unwrap();
         target.extend(keys.as_object().unwrap().clone());
         self.write();
     }
@@ -52,7 +52,7 @@ impl Lab {
     }
 
     fn slot(&self, gpu: usize) -> Slot {
-        Slot::Gpu(GpuUuid(self.state["cards"][gpu]["uuid"].as_str().unwrap().into()))
+        Slot::Gpu(GpuUuid(self.state["gpus"][gpu]["uuid"].as_str().unwrap().into()))
     }
 
     async fn assign(&self, number: u32, gpu: usize) {
@@ -303,7 +303,7 @@ if [ -e "$run/before" ]; then log "with $batch"; finish; exit 0; fi
 touch "$run/before"
 log "pid $$"
 wait_for_test
-tell '"type":"batch_size","from":24,"to":16,"message":"24 does not fit in the card'"'"'s memory"'
+tell '"type":"batch_size","from":24,"to":16,"message":"24 does not fit in the GPU'"'"'s memory"'
 exit 77
 "#;
 

@@ -9,7 +9,7 @@ use trainyard_types::{GpuUuid, Slot};
 
 use crate::stub::{Stub, World, attempt};
 
-const GPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
+const GPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/gpus.json");
 const STEP: &str = r#""type":"step","epoch":1,"batch":3,"batches":10,"images_per_second":5.0,"loader_wait_ratio":0.5,"metrics":{},"phases":{"wait":0.5,"copy":0.0,"forward":0.25,"loss":0.0,"backward":0.25,"optimizer":0.0}"#;
 const STARTED: &str = r#""type":"started","parameters":1,"train_images":80,"val_images":1,"classes":["a"],"epochs":2,"batch_size":8,"first_epoch":1,"device":"cpu""#;
 
@@ -52,7 +52,7 @@ async fn heat_other_processes_xids_and_a_trainers_work_show_on_the_page() {
         "\"memory_used_mib\": 900, \"throttle_reasons\": 32, \"xids\": [45], \"pcie_link_width\": 8",
         1,
     );
-    fs::write(world.path("cards.json"), hot).unwrap();
+    fs::write(world.path("gpus.json"), hot).unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libfake_nvml.so");
     let mut stub = Stub::start().await;
     let arguments = ["--nvml-library", library.to_str().unwrap(), "--metrics-listen", "127.0.0.1:0"];

@@ -134,8 +134,8 @@ async fn a_trainer_gets_the_environment_that_it_needs_and_not_the_agents() {
 #[tokio::test]
 async fn two_gpus_train_two_jobs_at_once_each_seeing_only_its_own() {
     let world = World::new("log \"sees $CUDA_VISIBLE_DEVICES by $CUDA_DEVICE_ORDER\"\nhold\n");
-    let gpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/cards.json");
-    fs::copy(gpus, world.path("cards.json")).unwrap();
+    let gpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/gpus.json");
+    fs::copy(gpus, world.path("gpus.json")).unwrap();
     let library = std::env::current_exe().unwrap().with_file_name("libfake_nvml.so");
     let mut stub = Stub::start().await;
     let _agent = world.agent(&stub, &["--nvml-library", library.to_str().unwrap()]);

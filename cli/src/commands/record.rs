@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recording_has_the_cards_the_jobs_with_their_speeds_and_what_came() {
+    fn a_recording_has_the_gpus_the_jobs_with_their_speeds_and_what_came() {
         let gpu = |model: &str, memory_total_mib| agents::AgentGpu {
             agent: "lab-1".into(),
             gpu: pb::Gpu { model: model.into(), memory_total_mib, ..Default::default() },

@@ -311,7 +311,7 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn gpus_tell_what_each_card_does_and_why() {
+fn gpus_tell_what_each_gpu_does_and_why() {
     let server = Server::start(Script { agents: vec![lab()], ..Default::default() });
     let text = stdout(&server.yard(&["gpus"]));
     let told: Vec<(&str, &str)> = rows(&text).iter().map(|row| (row[3], *row.last().unwrap())).collect();

@@ -78,7 +78,7 @@ pub const fn estimate(model: ModelScale, single: bool) -> Estimate {
 }
 
 /// Usual sizes of GPUs, in GiB.
-const CARDS: [u64; 12] = [4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
+const GPUS: [u64; 12] = [4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
 /// At least so much more than what was too little is needed.
 const AT_LEAST: f64 = 1.1;
 /// Share of a GPU that a run can have; the rest is the driver's, and small pieces.
@@ -128,8 +128,8 @@ impl Shortage {
         }
         let gib = here * factor / 1024.0;
         #[expect(clippy::cast_precision_loss, reason = "at most some hundreds")]
-        let card = CARDS.into_iter().find(|&card| card as f64 * USABLE >= gib);
-        ways.extend(card.map(|card| format!("a GPU with {card} GB")));
+        let gpu = GPUS.into_iter().find(|&gpu| gpu as f64 * USABLE >= gib);
+        ways.extend(gpu.map(|gpu| format!("a GPU with {gpu} GB")));
         let ways = if ways.is_empty() {
             "a smaller `imgsz` and a smaller model".to_owned()
         } else {

@@ -150,15 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn a_5070_is_a_12_gb_card_and_20475_mib_are_20() {
+    fn a_5070_is_a_12_gb_gpu_and_20475_mib_are_20() {
         let sizes = [12227, 20475, 24564, 8188].map(nominal_gib);
         assert_eq!(sizes, [12.0, 20.0, 24.0, 8.0]);
     }
 
     #[test]
     fn a_model_number_matches_the_whole_word() {
-        let card = gpu("NVIDIA GeForce RTX 4090");
-        assert!(card.matches_model("4090") && card.matches_model("rtx 4090"));
-        assert!(!card.matches_model("409") && !card.matches_model("4090 Ti") && !card.matches_model(" "));
+        let gpu = gpu("NVIDIA GeForce RTX 4090");
+        assert!(gpu.matches_model("4090") && gpu.matches_model("rtx 4090"));
+        assert!(!gpu.matches_model("409") && !gpu.matches_model("4090 Ti") && !gpu.matches_model(" "));
     }
 }

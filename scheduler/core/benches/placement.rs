@@ -16,32 +16,32 @@ use trainyard_types::{
 use uuid::Uuid;
 
 const NOW: Time = Time(1_000_000);
-const CARDS_IN_ALL: u64 = 1000;
+const GPUS_IN_ALL: u64 = 1000;
 /// Between two events, so that all is thought over: what was thought within a second holds.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Agents are never silent for so long.
 const FOREVER: Duration = Duration::from_secs(1_000_000);
 
-const CARDS: [(&str, u64); 4] = [("4090", 24564), ("5070", 12227), ("3090", 24576), ("4060", 8188)];
+const GPUS: [(&str, u64); 4] = [("4090", 24564), ("5070", 12227), ("3090", 24576), ("4060", 8188)];
 const MODELS: [ModelScale; 5] = [ModelScale::N, ModelScale::S, ModelScale::M, ModelScale::L, ModelScale::X];
 
 /// What agents are like and what users ask for.
 #[derive(Clone, Copy)]
 struct Shape {
     name: &'static str,
-    cards_of_an_agent: u64,
+    gpus_of_an_agent: u64,
     /// One job in so many needs all GPUs of an agent.
     together: Option<u64>,
 }
 
-const SINGLE: Shape = Shape { name: "", cards_of_an_agent: 1, together: None };
-const TOGETHER: Shape = Shape { name: "together_", cards_of_an_agent: 4, together: Some(20) };
+const SINGLE: Shape = Shape { name: "", gpus_of_an_agent: 1, together: None };
+const TOGETHER: Shape = Shape { name: "together_", gpus_of_an_agent: 4, together: Some(20) };
 
 /// Twenty users' jobs of five models and all lengths. Every tenth wish is for a large GPU, every tenth for one that
 /// nobody has.
 fn spec(number: u64, shape: Shape) -> JobSpec {
     let gpus = match shape.together {
-        Some(each) if number.is_multiple_of(each) => u32::try_from(shape.cards_of_an_agent).unwrap_or(1),
+        Some(each) if number.is_multiple_of(each) => u32::try_from(shape.gpus_of_an_agent).unwrap_or(1),
         Some(_) | None => 1,
     };
     let resources = match number % 10 {
@@ -67,7 +67,7 @@ fn submit(core: &mut Core, number: u64) -> Output {
 }
 
 fn connect(core: &mut Core, number: u64, shape: Shape) -> Output {
-    let (model, memory_total_mib) = CARDS[(number % 4) as usize];
+    let (model, memory_total_mib) = GPUS[(number % 4) as usize];
     let gpu = |index: u64| Gpu {
         uuid: GpuUuid(format!("GPU-{number}-{index}")),
         index: u32::try_from(index).unwrap_or(0),
@@ -75,7 +75,7 @@ fn connect(core: &mut Core, number: u64, shape: Shape) -> Output {
         memory_total_mib,
         compute_capability: None,
     };
-    let gpus = (0..shape.cards_of_an_agent).map(gpu).collect();
+    let gpus = (0..shape.gpus_of_an_agent).map(gpu).collect();
     let inventory = Inventory { gpus, memory_total_mib: 65536, ..Inventory::default() };
     let id = AgentId(Uuid::from_u128(number.into()));
     let hello = Hello::new(id, format!("lab-{number:04}"), "bench".into(), inventory);
@@ -104,13 +104,13 @@ fn print(name: &str, mut spans: Vec<Duration>) {
 
 /// `queued` jobs wait, every GPU is busy; then jobs store checkpoints, and one after the other ends.
 fn decisions(policy: Policy, queued: u64, shape: Shape) {
-    let agents = CARDS_IN_ALL / shape.cards_of_an_agent;
+    let agents = GPUS_IN_ALL / shape.gpus_of_an_agent;
     let mut core = Core::new(CoreConfig { policy, lease: FOREVER, ..CoreConfig::default() });
     for agent in 0..agents {
         connect(&mut core, agent, shape);
     }
     // Jobs for GPUs that exist are placed first; what is left over waits.
-    for number in 0..queued + 2 * CARDS_IN_ALL {
+    for number in 0..queued + 2 * GPUS_IN_ALL {
         submit_to(&mut core, number, shape);
     }
     // Ticks come until every job has its line.
@@ -120,7 +120,7 @@ fn decisions(policy: Policy, queued: u64, shape: Shape) {
         core.handle(now, Event::Tick);
     }
     let of = if policy == Policy::FinishTime { "finish_time_" } else { "" };
-    let name = |what: &str| format!("core_{of}{}{what}_{queued}_queued_{CARDS_IN_ALL}_cards", shape.name);
+    let name = |what: &str| format!("core_{of}{}{what}_{queued}_queued_{GPUS_IN_ALL}_gpus", shape.name);
     // Each event so long after the one before.
     let mut timed =
         |core: &mut Core, after: Duration, sequence, body: &dyn Fn() -> ReportBody| -> Vec<Duration> {

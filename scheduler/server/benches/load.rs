@@ -174,7 +174,7 @@ impl Agent {
     }
 
     /// Tells what its one GPU does once a second, five seconds at a time, starting within the first five.
-    fn tell_of_card(&self, id: u128) {
+    fn tell_of_gpu(&self, id: u128) {
         let say = self.say.clone();
         tokio::spawn(async move {
             let share = u32::try_from(id % 100).unwrap_or(0);
@@ -397,7 +397,7 @@ async fn telemetry(dir: &Path) {
     let mut shares = Vec::new();
     for tells in [false, true] {
         if tells {
-            (1..).zip(&agents).for_each(|(id, agent)| agent.tell_of_card(id));
+            (1..).zip(&agents).for_each(|(id, agent)| agent.tell_of_gpu(id));
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
         let (processor, start) = (scheduler.processor(), Instant::now());
@@ -405,16 +405,16 @@ async fn telemetry(dir: &Path) {
         shares.push((scheduler.processor() - processor) / start.elapsed().as_secs_f64());
     }
     println!("scheduler_cores_at_1000_agents {:.3} cores", shares[0]);
-    println!("scheduler_cores_at_1000_cards_of_telemetry {:.3} cores", shares[1] - shares[0]);
+    println!("scheduler_cores_at_1000_gpus_of_telemetry {:.3} cores", shares[1] - shares[0]);
     let request = pb::GetTelemetryRequest { agent: "agent-1".into(), ..Default::default() };
     let start = Instant::now();
     let mut client = ClusterServiceClient::new(channel);
     let samples = client.get_telemetry(request).await.unwrap().into_inner().samples.len();
     println!("scheduler_get_telemetry {:.3} ms", start.elapsed().as_secs_f64() * 1000.0);
-    println!("scheduler_telemetry_samples_of_one_card {samples} samples");
+    println!("scheduler_telemetry_samples_of_one_gpu {samples} samples");
 }
 
-fn card(id: u128) -> pb::Gpu {
+fn gpu(id: u128) -> pb::Gpu {
     let (model, memory_total_mib) = if id.is_multiple_of(2) {
         ("NVIDIA GeForce RTX 4090", 24_564)
     } else {
@@ -432,7 +432,7 @@ async fn full_queue(dir: &Path) {
     let mut agents = JoinSet::new();
     let begun = Instant::now();
     for id in 1..=AGENTS {
-        let agent = Agent::connect_with(&scheduler.url, id, 0, vec![card(id)]).await;
+        let agent = Agent::connect_with(&scheduler.url, id, 0, vec![gpu(id)]).await;
         agent.beat();
         agents.spawn(agent.work(id));
     }

@@ -227,14 +227,14 @@ impl Machine {
     }
 
     /// One of its GPUs.
-    pub fn card(&self, at: usize) -> Option<GpuUuid> {
+    pub fn gpu(&self, at: usize) -> Option<GpuUuid> {
         self.inventory.gpus.get(at).map(|gpu| gpu.uuid.clone())
     }
 
     /// The owner of a GPU comes or goes; of one that is not there, the disk fills or empties. Returns what
     /// is to be told after that.
     pub fn move_owner(&mut self, now: Time, at: usize) -> Vec<Report> {
-        let Some(gpu) = self.card(at) else {
+        let Some(gpu) = self.gpu(at) else {
             self.full = !self.full;
             return Vec::new();
         };
@@ -393,14 +393,14 @@ pub fn epoch_time(rng: &mut Rng) -> Duration {
 
 /// A machine with random GPUs.
 pub fn draw_machine(rng: &mut Rng, number: u64) -> Machine {
-    const CARDS: [(&str, u64); 3] = [
+    const GPUS: [(&str, u64); 3] = [
         ("NVIDIA GeForce RTX 4090", 24564),
         ("NVIDIA GeForce RTX 5070", 12227),
         ("NVIDIA GeForce RTX 4060", 8188),
     ];
-    let card = |index: u64| {
+    let gpu = |index: u64| {
         // The first machine can run every job.
-        let (model, memory_total_mib) = CARDS[usize::try_from((number + index) % 3).unwrap_or(0)];
+        let (model, memory_total_mib) = GPUS[usize::try_from((number + index) % 3).unwrap_or(0)];
         Gpu {
             uuid: GpuUuid(format!("GPU-{number}-{index}")),
             index: u32::try_from(index).unwrap_or(0),
@@ -409,7 +409,7 @@ pub fn draw_machine(rng: &mut Rng, number: u64) -> Machine {
             compute_capability: None,
         }
     };
-    let gpus = (0..1 + rng.below(3)).map(card).collect();
+    let gpus = (0..1 + rng.below(3)).map(gpu).collect();
     let cpu_slots = u32::from(number == 0 || rng.once_in(2));
     let inventory = Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: "580".into() };
     Machine::new(AgentId(Uuid::from_u128(u128::from(number) + 1)), format!("lab-{number}"), inventory)

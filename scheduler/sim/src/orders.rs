@@ -15,8 +15,8 @@ use crate::world::{Happening, World};
 pub(crate) enum Order {
     Drain { keep_running: bool },
     Resume,
-    Reserve { card: usize, span: Duration },
-    Release { card: usize },
+    Reserve { gpu: usize, span: Duration },
+    Release { gpu: usize },
 }
 
 /// What was said about slots: by people, and by agents to whoever leads.
@@ -74,7 +74,10 @@ impl Said {
                 Slot::Gpu(gpu) => {
                     let reserved = self.reserved.get(&(*agent, gpu.clone()));
                     reserved.is_some_and(|until| now < *until)
-                        || status.telemetry.iter().any(|card| card.uuid == *gpu && card.unavailable.is_some())
+                        || status
+                            .telemetry
+                            .iter()
+                            .any(|sample| sample.uuid == *gpu && sample.unavailable.is_some())
                 }
                 Slot::Cpu(_) => false,
             };
@@ -104,7 +107,7 @@ impl World {
         if core.agent(agent).is_none() {
             return Ok(()); // It has never been there.
         }
-        let card = |card: usize| self.machines[number].card(card);
+        let gpu = |gpu: usize| self.machines[number].gpu(gpu);
         // Whoever takes an order back does not count on it any more.
         let event = match order {
             Order::Drain { keep_running } => Event::Drain { agent, keep_running },
@@ -112,12 +115,12 @@ impl World {
                 self.said.drained.remove(&agent);
                 Event::Resume { agent }
             }
-            Order::Reserve { card: at, span } => {
-                let gpus = card(at).into_iter().collect();
+            Order::Reserve { gpu: at, span } => {
+                let gpus = gpu(at).into_iter().collect();
                 Event::Reserve { agent, gpus, span }
             }
-            Order::Release { card: at } => {
-                let gpus: Vec<GpuUuid> = card(at).into_iter().collect();
+            Order::Release { gpu: at } => {
+                let gpus: Vec<GpuUuid> = gpu(at).into_iter().collect();
                 for gpu in &gpus {
                     self.said.reserved.remove(&(agent, gpu.clone()));
                 }
@@ -132,8 +135,8 @@ impl World {
         }
         match order {
             Order::Drain { .. } => drop(self.said.drained.insert(agent)),
-            Order::Reserve { card, span } => {
-                if let Some(gpu) = self.machines[number].card(card) {
+            Order::Reserve { gpu, span } => {
+                if let Some(gpu) = self.machines[number].gpu(gpu) {
                     self.said.reserved.insert((agent, gpu), until + span);
                 }
             }
@@ -145,12 +148,12 @@ impl World {
     /// Somebody drains a machine or reserves a GPU, and takes it back later.
     pub(crate) fn order_something(&mut self, number: usize) {
         let back = self.rng.millis(5000, 120_000);
-        let card = usize::try_from(self.rng.below(3)).unwrap_or(0);
+        let gpu = usize::try_from(self.rng.below(3)).unwrap_or(0);
         let (order, end) = match self.rng.below(4) {
             0 | 1 => (Order::Drain { keep_running: self.rng.once_in(3) }, Order::Resume),
             _ => {
                 let span = self.rng.millis(60_000, 200_000);
-                (Order::Reserve { card, span }, Order::Release { card })
+                (Order::Reserve { gpu, span }, Order::Release { gpu })
             }
         };
         self.summary.orders += 1;
@@ -162,8 +165,8 @@ impl World {
     pub(crate) fn end_orders(&mut self) {
         for number in 0..self.machines.len() {
             self.agenda.after(Duration::ZERO, Happening::Order(number, Order::Resume));
-            for card in 0..3 {
-                self.agenda.after(Duration::ZERO, Happening::Order(number, Order::Release { card }));
+            for gpu in 0..3 {
+                self.agenda.after(Duration::ZERO, Happening::Order(number, Order::Release { gpu }));
             }
             self.machines[number].open_all();
         }
@@ -175,8 +178,8 @@ impl World {
         if !self.machines[number].up || self.machines[number].paused {
             return;
         }
-        let card = usize::try_from(self.rng.below(4)).unwrap_or(0);
-        let ended = self.machines[number].move_owner(self.agenda.now(), card);
+        let gpu = usize::try_from(self.rng.below(4)).unwrap_or(0);
+        let ended = self.machines[number].move_owner(self.agenda.now(), gpu);
         for report in &ended {
             self.oracle.preempted(report.attempt);
         }

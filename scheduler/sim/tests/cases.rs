@@ -17,7 +17,7 @@ const KINDS: [(&str, f64, [f64; 3]); 4] = [
     ("yolov8m-640", 8.5, [121.0, 55.0, 0.0]),
     ("yolov8l-640", 12.5, [66.0, 0.0, 0.0]),
 ];
-const CARDS: [(&str, f64); 3] = [("rtx4090", 24.0), ("rtx5070", 12.0), ("rtx4060", 8.0)];
+const GPUS: [(&str, f64); 3] = [("rtx4090", 24.0), ("rtx5070", 12.0), ("rtx4060", 8.0)];
 
 fn fixture(name: &str) -> Case {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name);
@@ -43,7 +43,7 @@ fn random_case(seed: u64) -> Case {
     let nodes =
         |model: &str, vram_gb, nodes| Nodes { gpu_model: model.to_owned(), vram_gb, nodes, gpus_per_node };
     let cluster: Vec<Nodes> =
-        CARDS.iter().map(|&(model, vram_gb)| nodes(model, vram_gb, number(1, 2) as u32)).collect();
+        GPUS.iter().map(|&(model, vram_gb)| nodes(model, vram_gb, number(1, 2) as u32)).collect();
     let mut jobs = Vec::new();
     let mut submit_s = 0.0;
     for index in 0..number(20, 60) {
@@ -53,10 +53,10 @@ fn random_case(seed: u64) -> Case {
         let done = if number(0, 9) < 6 { epochs } else { number(1, epochs) };
         submit_s += number(0, 1200) as f64;
         let noise = number(90, 110) as f64 / 100.0;
-        let mut of_card = BTreeMap::new();
-        for ((model, vram), rate) in CARDS.iter().zip(rates) {
+        let mut of_gpu = BTreeMap::new();
+        for ((model, vram), rate) in GPUS.iter().zip(rates) {
             if *vram >= min_vram_gb && rate > 0.0 {
-                of_card.insert((*model).to_owned(), rate * noise * f64::from(gpus));
+                of_gpu.insert((*model).to_owned(), rate * noise * f64::from(gpus));
             }
         }
         jobs.push(CaseJob {
@@ -70,7 +70,7 @@ fn random_case(seed: u64) -> Case {
             ckpt_units: images,
             declared_units: epochs as f64 * images,
             kind: kind.to_owned(),
-            rates: of_card,
+            rates: of_gpu,
         });
     }
     Case { cluster, jobs, restart_s: 30.0 }
@@ -110,10 +110,10 @@ fn random_queues_keep_to_capacity_memory_and_the_order_of_attempts() {
 
 /// How long the GPUs of a case would be busy with all of its jobs, for each second in which they come.
 fn load(case: &Case) -> f64 {
-    let cards: u32 = case.cluster.iter().map(|nodes| nodes.nodes * nodes.gpus_per_node).sum();
+    let gpus: u32 = case.cluster.iter().map(|nodes| nodes.nodes * nodes.gpus_per_node).sum();
     let best = |job: &CaseJob| job.rates.values().copied().fold(0.0, f64::max) / f64::from(job.gpus);
     let work: f64 = case.jobs.iter().map(|job| job.work_units / best(job)).sum();
-    work / f64::from(cards) / case.jobs.last().unwrap().submit_s
+    work / f64::from(gpus) / case.jobs.last().unwrap().submit_s
 }
 
 /// The same jobs in as much less time that there are about 1.3 times as many as the GPUs can do.
@@ -128,7 +128,7 @@ fn crowded(seed: u64) -> Case {
 fn stream(seed: u64) -> Case {
     let mut rng = Rng::new(seed);
     let cluster =
-        vec![Nodes { gpu_model: CARDS[0].0.to_owned(), vram_gb: CARDS[0].1, nodes: 1, gpus_per_node: 1 }];
+        vec![Nodes { gpu_model: GPUS[0].0.to_owned(), vram_gb: GPUS[0].1, nodes: 1, gpus_per_node: 1 }];
     let rate = KINDS[0].2[0];
     let mut submit_s = 0.0;
     let jobs = (0..600_u64).map(|index| {
@@ -146,7 +146,7 @@ fn stream(seed: u64) -> Case {
             ckpt_units: work / 10.0,
             declared_units: work,
             kind: KINDS[0].0.to_owned(),
-            rates: [(CARDS[0].0.to_owned(), rate)].into(),
+            rates: [(GPUS[0].0.to_owned(), rate)].into(),
         }
     });
     Case { cluster, jobs: jobs.collect(), restart_s: 30.0 }

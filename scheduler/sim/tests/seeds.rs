@@ -171,7 +171,7 @@ fn an_order_that_a_restart_forgets_is_found_out() {
 }
 
 #[test]
-fn a_card_that_is_given_out_against_its_agents_word_is_found_out() {
+fn a_gpu_that_is_given_out_against_its_agents_word_is_found_out() {
     assert!(found(Mutant::IgnoresOwners, |violation| matches!(violation, Violation::ClosedSlot(_))));
 }
 

@@ -1,15 +1,15 @@
-//! XID events: each entry of a card's `xids` is delivered once.
+//! XID events: each entry of a GPU's `xids` is delivered once.
 
 use std::ffi::{c_uint, c_ulonglong, c_void};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Device, INVALID_ARGUMENT, Return, SUCCESS, TIMEOUT, UNKNOWN, handle, put, state, with_card};
+use crate::{Device, INVALID_ARGUMENT, Return, SUCCESS, TIMEOUT, UNKNOWN, handle, put, state, with_gpu};
 
 const XID_CRITICAL: u64 = 8;
 
-/// How many XIDs of each card were delivered.
+/// How many XIDs of each GPU were delivered.
 static DELIVERED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 /// `nvmlEventData_t`.
@@ -25,13 +25,13 @@ pub struct EventData {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetSupportedEventTypes(device: Device, types: *mut c_ulonglong) -> Return {
     // SAFETY: NVML's contract for `types`.
-    with_card(device, |_, _| unsafe { put(types, XID_CRITICAL) })
+    with_gpu(device, |_, _| unsafe { put(types, XID_CRITICAL) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlEventSetCreate(set: *mut *mut c_void) -> Return {
     // SAFETY: NVML's contract for `set`.
-    unsafe { put(set, handle(0)) } // There is one set, and it holds every card.
+    unsafe { put(set, handle(0)) } // There is one set, and it holds every GPU.
 }
 
 #[unsafe(no_mangle)]
@@ -41,22 +41,22 @@ pub extern "C" fn nvmlEventSetFree(_set: *mut c_void) -> Return {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceRegisterEvents(device: Device, _types: c_ulonglong, _set: *mut c_void) -> Return {
-    with_card(device, |_, _| SUCCESS)
+    with_gpu(device, |_, _| SUCCESS)
 }
 
 fn next_event() -> Option<EventData> {
     let state = state::load()?;
     let mut delivered = DELIVERED.lock().unwrap_or_else(PoisonError::into_inner);
-    let length = delivered.len().max(state.cards.len());
+    let length = delivered.len().max(state.gpus.len());
     delivered.resize(length, 0);
     if state.unknown_error {
         return None;
     }
-    for (card, delivered) in state.cards.iter().zip(delivered.iter_mut()) {
-        *delivered = card.xids.len().min(*delivered);
+    for (gpu, delivered) in state.gpus.iter().zip(delivered.iter_mut()) {
+        *delivered = gpu.xids.len().min(*delivered);
     }
-    state.cards.iter().enumerate().find_map(|(index, card)| {
-        let xid = *card.xids.get(delivered[index])?;
+    state.gpus.iter().enumerate().find_map(|(index, gpu)| {
+        let xid = *gpu.xids.get(delivered[index])?;
         delivered[index] += 1;
         Some(EventData {
             device: handle(index),

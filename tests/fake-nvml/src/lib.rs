@@ -1,5 +1,5 @@
 //! A stand-in for NVIDIA's management library: exports the NVML symbols that the agent uses and answers
-//! them from the JSON file that `FAKE_NVML_STATE` names, so that tests and demonstrations have cards.
+//! them from the JSON file that `FAKE_NVML_STATE` names, so that tests and demonstrations have GPUs.
 //!
 //! Must not know: the agent. It is loaded by path, exactly as `libnvidia-ml.so.1` is.
 //!
@@ -14,7 +14,7 @@ mod state;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
-pub use state::{Card, Process, State, Use, VARIABLE};
+pub use state::{Gpu, Process, State, Use, VARIABLE};
 
 /// An `nvmlReturn_t`.
 pub type Return = c_uint;
@@ -72,7 +72,7 @@ fn handle(index: usize) -> Device {
     (index + 1) as Device
 }
 
-/// The cards, unless no call works.
+/// The GPUs, unless no call works.
 fn working() -> Result<Arc<State>, Return> {
     match state::load() {
         None => Err(DRIVER_NOT_LOADED),
@@ -81,26 +81,26 @@ fn working() -> Result<Arc<State>, Return> {
     }
 }
 
-/// Calls `answer` with the card behind a handle.
-fn with_card(device: Device, answer: impl FnOnce(usize, &Card) -> Return) -> Return {
+/// Calls `answer` with the GPU behind a handle.
+fn with_gpu(device: Device, answer: impl FnOnce(usize, &Gpu) -> Return) -> Return {
     let state = match working() {
         Ok(state) => state,
         Err(error) => return error,
     };
     let Some(index) = index_of(device) else { return INVALID_ARGUMENT };
-    match state.cards.get(index) {
+    match state.gpus.get(index) {
         None => INVALID_ARGUMENT,
-        Some(card) if card.lost => GPU_IS_LOST,
-        Some(card) => answer(index, card),
+        Some(gpu) if gpu.lost => GPU_IS_LOST,
+        Some(gpu) => answer(index, gpu),
     }
 }
 
-/// Answers with a reading, or that the card refuses it.
+/// Answers with a reading, or that the GPU refuses it.
 ///
 /// # Safety
 /// As [`put`].
-unsafe fn put_reading<T>(device: Device, target: *mut T, read: impl FnOnce(&Card) -> Option<T>) -> Return {
-    with_card(device, |_, card| match read(card) {
+unsafe fn put_reading<T>(device: Device, target: *mut T, read: impl FnOnce(&Gpu) -> Option<T>) -> Return {
+    with_gpu(device, |_, gpu| match read(gpu) {
         // SAFETY: this function's own contract.
         Some(value) => unsafe { put(target, value) },
         None => NOT_SUPPORTED,
@@ -183,7 +183,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> Return {
         Err(error) => return error,
     };
     // SAFETY: NVML's contract for `count`.
-    unsafe { put(count, c_uint::try_from(state.cards.len()).unwrap_or(c_uint::MAX)) }
+    unsafe { put(count, c_uint::try_from(state.gpus.len()).unwrap_or(c_uint::MAX)) }
 }
 
 #[unsafe(no_mangle)]
@@ -192,9 +192,9 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *m
         Ok(state) => state,
         Err(error) => return error,
     };
-    match state.cards.get(index as usize) {
+    match state.gpus.get(index as usize) {
         None => INVALID_ARGUMENT,
-        Some(card) if card.lost => GPU_IS_LOST,
+        Some(gpu) if gpu.lost => GPU_IS_LOST,
         // SAFETY: NVML's contract for `device`.
         Some(_) => unsafe { put(device, handle(index as usize)) },
     }
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: 
         Ok(state) => state,
         Err(error) => return error,
     };
-    match state.cards.iter().position(|card| card.uuid == uuid) {
+    match state.gpus.iter().position(|gpu| gpu.uuid == uuid) {
         None => NOT_FOUND,
         // SAFETY: NVML's contract for `device`.
         Some(index) => unsafe { put(device, handle(index)) },
@@ -221,7 +221,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetIndex(device: Device, index: *mut c_uint) -> Return {
     // SAFETY: NVML's contract for `index`.
-    with_card(device, |at, _| unsafe { put(index, c_uint::try_from(at).unwrap_or(c_uint::MAX)) })
+    with_gpu(device, |at, _| unsafe { put(index, c_uint::try_from(at).unwrap_or(c_uint::MAX)) })
 }
 
 #[unsafe(no_mangle)]
@@ -233,13 +233,13 @@ pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: Device, minor: *mut c_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(device: Device, name: *mut c_char, length: c_uint) -> Return {
     // SAFETY: NVML's contract for `name` and `length`.
-    with_card(device, |_, card| unsafe { put_text(&card.name, name, length as usize) })
+    with_gpu(device, |_, gpu| unsafe { put_text(&gpu.name, name, length as usize) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUUID(device: Device, uuid: *mut c_char, length: c_uint) -> Return {
     // SAFETY: NVML's contract for `uuid` and `length`.
-    with_card(device, |_, card| unsafe { put_text(&card.uuid, uuid, length as usize) })
+    with_gpu(device, |_, gpu| unsafe { put_text(&gpu.uuid, uuid, length as usize) })
 }
 
 #[unsafe(no_mangle)]
@@ -259,10 +259,10 @@ pub struct Memory {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(device: Device, memory: *mut Memory) -> Return {
-    let read = |card: &Card| {
-        let used = card.memory_used_mib.min(card.memory_total_mib);
-        let free = card.memory_total_mib - used;
-        Some(Memory { total: card.memory_total_mib * MIB, free: free * MIB, used: used * MIB })
+    let read = |gpu: &Gpu| {
+        let used = gpu.memory_used_mib.min(gpu.memory_total_mib);
+        let free = gpu.memory_total_mib - used;
+        Some(Memory { total: gpu.memory_total_mib * MIB, free: free * MIB, used: used * MIB })
     };
     // SAFETY: NVML's contract for `memory`.
     unsafe { put_reading(device, memory, read) }
@@ -285,10 +285,10 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Device, memory: *mut
     if memory.is_null() || unsafe { (*memory).version } != version {
         return INVALID_ARGUMENT;
     }
-    let read = |card: &Card| {
-        let used = card.memory_used_mib.min(card.memory_total_mib);
-        let free = (card.memory_total_mib - used).saturating_sub(card.memory_reserved_mib);
-        let (total, reserved) = (card.memory_total_mib * MIB, card.memory_reserved_mib * MIB);
+    let read = |gpu: &Gpu| {
+        let used = gpu.memory_used_mib.min(gpu.memory_total_mib);
+        let free = (gpu.memory_total_mib - used).saturating_sub(gpu.memory_reserved_mib);
+        let (total, reserved) = (gpu.memory_total_mib * MIB, gpu.memory_reserved_mib * MIB);
         Some(MemoryV2 { version, total, reserved, free: free * MIB, used: used * MIB })
     };
     // SAFETY: NVML's contract for `memory`.
@@ -304,7 +304,7 @@ pub struct Utilization {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(device: Device, rates: *mut Utilization) -> Return {
-    let read = |card: &Card| card.utilization_percent.map(|gpu| Utilization { gpu, memory: gpu / 2 });
+    let read = |gpu: &Gpu| gpu.utilization_percent.map(|gpu| Utilization { gpu, memory: gpu / 2 });
     // SAFETY: NVML's contract for `rates`.
     unsafe { put_reading(device, rates, read) }
 }
@@ -316,13 +316,13 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(
     celsius: *mut c_uint,
 ) -> Return {
     // SAFETY: NVML's contract for `celsius`.
-    unsafe { put_reading(device, celsius, |card| card.temperature_celsius) }
+    unsafe { put_reading(device, celsius, |gpu| gpu.temperature_celsius) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: Device, milliwatts: *mut c_uint) -> Return {
     // SAFETY: NVML's contract for `milliwatts`.
-    unsafe { put_reading(device, milliwatts, |card| card.power_milliwatts) }
+    unsafe { put_reading(device, milliwatts, |gpu| gpu.power_milliwatts) }
 }
 
 #[unsafe(no_mangle)]
@@ -337,7 +337,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
     major: *mut c_int,
     minor: *mut c_int,
 ) -> Return {
-    with_card(device, |_, card| match card.compute_capability {
+    with_gpu(device, |_, gpu| match gpu.compute_capability {
         None => NOT_SUPPORTED,
         // SAFETY: NVML's contract for `major` and `minor`.
         Some(capability) => unsafe { put(major, capability.0).max(put(minor, capability.1)) },
@@ -358,7 +358,7 @@ pub struct PciInfo {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: Device, info: *mut PciInfo) -> Return {
-    with_card(device, |index, _| {
+    with_gpu(device, |index, _| {
         let bus = c_uint::try_from(index + 1).unwrap_or(0);
         let mut pci = PciInfo {
             bus_id_legacy: [0; 16],

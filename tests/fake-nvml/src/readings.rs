@@ -1,10 +1,10 @@
-//! What a card does beyond its plain numbers: processes, clocks and what holds them down, its link, its errors.
+//! What a GPU does beyond its plain numbers: processes, clocks and what holds them down, its link, its errors.
 
 use std::ffi::{c_int, c_longlong, c_uint, c_ulonglong};
 
 use crate::{
-    Card, Device, INSUFFICIENT_SIZE, INVALID_ARGUMENT, MIB, NOT_FOUND, NOT_SUPPORTED, Process, Return,
-    SUCCESS, put_reading, with_card,
+    Device, Gpu, INSUFFICIENT_SIZE, INVALID_ARGUMENT, MIB, NOT_FOUND, NOT_SUPPORTED, Process, Return,
+    SUCCESS, put_reading, with_gpu,
 };
 
 /// `nvmlProcessInfo_t`, version 2 and later.
@@ -54,7 +54,7 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     target: *mut ProcessInfo,
 ) -> Return {
     // SAFETY: NVML's contract for `count` and `target`.
-    with_card(device, |_, card| unsafe { put_list(infos(&card.processes), count, target) })
+    with_gpu(device, |_, gpu| unsafe { put_list(infos(&gpu.processes), count, target) })
 }
 
 #[unsafe(no_mangle)]
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
     target: *mut ProcessInfo,
 ) -> Return {
     // SAFETY: NVML's contract for `count` and `target`.
-    with_card(device, |_, card| unsafe { put_list(infos(&card.graphics_processes), count, target) })
+    with_gpu(device, |_, gpu| unsafe { put_list(infos(&gpu.graphics_processes), count, target) })
 }
 
 /// `nvmlProcessUtilizationSample_t`.
@@ -85,8 +85,8 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
     count: *mut c_uint,
     since_us: c_ulonglong,
 ) -> Return {
-    with_card(device, |_, card| {
-        let Some(uses) = &card.process_utilization else { return NOT_SUPPORTED };
+    with_gpu(device, |_, gpu| {
+        let Some(uses) = &gpu.process_utilization else { return NOT_SUPPORTED };
         if uses.is_empty() {
             return NOT_FOUND;
         }
@@ -109,13 +109,13 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     millijoules: *mut c_ulonglong,
 ) -> Return {
     // SAFETY: NVML's contract for `millijoules`.
-    unsafe { put_reading(device, millijoules, |card| card.energy_millijoules) }
+    unsafe { put_reading(device, millijoules, |gpu| gpu.energy_millijoules) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetClockInfo(device: Device, _clock: c_uint, mhz: *mut c_uint) -> Return {
     // SAFETY: NVML's contract for `mhz`.
-    unsafe { put_reading(device, mhz, |card| card.clock_mhz) }
+    unsafe { put_reading(device, mhz, |gpu| gpu.clock_mhz) }
 }
 
 #[unsafe(no_mangle)]
@@ -124,19 +124,19 @@ pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     reasons: *mut c_ulonglong,
 ) -> Return {
     // SAFETY: NVML's contract for `reasons`.
-    unsafe { put_reading(device, reasons, |card| card.throttle_reasons) }
+    unsafe { put_reading(device, reasons, |gpu| gpu.throttle_reasons) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetCurrPcieLinkWidth(device: Device, lanes: *mut c_uint) -> Return {
     // SAFETY: NVML's contract for `lanes`.
-    unsafe { put_reading(device, lanes, |card| card.pcie_link_width) }
+    unsafe { put_reading(device, lanes, |gpu| gpu.pcie_link_width) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMaxPcieLinkWidth(device: Device, lanes: *mut c_uint) -> Return {
     // SAFETY: NVML's contract for `lanes`.
-    unsafe { put_reading(device, lanes, |card| card.pcie_link_width_max) }
+    unsafe { put_reading(device, lanes, |gpu| gpu.pcie_link_width_max) }
 }
 
 #[unsafe(no_mangle)]
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEccErrors(
     count: *mut c_ulonglong,
 ) -> Return {
     const UNCORRECTED: c_uint = 1;
-    let read = |card: &Card| card.ecc_uncorrected.map(|errors| if kind == UNCORRECTED { errors } else { 0 });
+    let read = |gpu: &Gpu| gpu.ecc_uncorrected.map(|errors| if kind == UNCORRECTED { errors } else { 0 });
     // SAFETY: NVML's contract for `count`.
     unsafe { put_reading(device, count, read) }
 }
@@ -172,12 +172,12 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
 ) -> Return {
     const RECOVERY_ACTION: c_uint = 230;
     const UNSIGNED_INT: c_uint = 1;
-    with_card(device, |_, card| {
+    with_gpu(device, |_, gpu| {
         for at in 0..usize::try_from(count).unwrap_or(0) {
             // SAFETY: NVML demands `count` values behind `values`.
             let value = unsafe { &mut *values.add(at) };
             (value.kind, value.result) = (UNSIGNED_INT, NOT_SUPPORTED);
-            if let (RECOVERY_ACTION, Some(action)) = (value.field, card.recovery_action) {
+            if let (RECOVERY_ACTION, Some(action)) = (value.field, gpu.recovery_action) {
                 (value.result, value.value) = (SUCCESS, action.into());
             }
         }

@@ -1,5 +1,5 @@
-//! The file that describes the cards. It is looked at again at every call, so that a test changes what the
-//! cards do by renaming another one over it.
+//! The file that describes the GPUs. It is looked at again at every call, so that a test changes what the
+//! GPUs do by renaming another one over it.
 
 use std::env;
 use std::ffi::OsString;
@@ -27,7 +27,7 @@ pub struct State {
     pub unknown_error: bool,
     /// By index.
     #[serde(default)]
-    pub cards: Vec<Card>,
+    pub gpus: Vec<Gpu>,
 }
 
 fn driver() -> String {
@@ -38,10 +38,10 @@ const fn cuda() -> i32 {
     13_000
 }
 
-/// One card; what is left out is as on an idle one, and `null` is a reading that the card refuses.
+/// One GPU; what is left out is as on an idle one, and `null` is a reading that the GPU refuses.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Card {
+pub struct Gpu {
     /// `NVIDIA GeForce RTX 4090`.
     pub name: String,
     /// `GPU-…`.
@@ -105,7 +105,7 @@ pub struct Card {
     pub lost: bool,
 }
 
-/// Defaults of readings that an idle card does not refuse.
+/// Defaults of readings that an idle GPU does not refuse.
 macro_rules! readings {
     ($($name:ident: $type:ty = $value:expr;)*) => {$(
         const fn $name() -> Option<$type> {
@@ -125,7 +125,7 @@ readings! {
     nobody: Vec<Use> = Vec::new();
 }
 
-/// A process that uses a card.
+/// A process that uses a GPU.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
@@ -135,7 +135,7 @@ pub struct Process {
     pub memory_mib: u64,
 }
 
-/// What a process takes of a card.
+/// What a process takes of a GPU.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Use {

@@ -115,7 +115,7 @@ async fn an_agent_without_a_trainer_takes_no_jobs_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_job_that_no_card_can_run_waits_and_says_why() {
+async fn a_job_that_no_gpu_can_run_waits_and_says_why() {
     let cluster = Cluster::start().await.unwrap();
     let _agent = cluster.start_agent("bench", 1).await.unwrap();
     let spec = pb::JobSpec { resources: None, ..tiny("/data/data.yaml".as_ref(), 1) };

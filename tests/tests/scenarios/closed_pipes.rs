@@ -65,7 +65,7 @@ fn no_command_of_the_simulator_panics_and_schedules_are_written() {
     write("cluster.csv", "gpu_model,vram_gb,nodes,gpus_per_node\ncard,24,1,1\n");
     write(
         "jobs.csv",
-        "job_id,user,submit_s,gpus,min_vram_gb,priority,work_units,ckpt_units,declared_units,job_kind,tput_card\n\
+        "job_id,user,submit_s,gpus,min_vram_gb,priority,work_units,ckpt_units,declared_units,job_kind,tput_gpu\n\
          a,ada,0,1,0,0,1000,100,1000,k,10\n",
     );
     write("ran.csv", "job_id,start_s,end_s\na,0,100\n");

@@ -97,10 +97,10 @@ async fn on_clusters_of_their_own(programs: &Path) {
 async fn on_one_cluster(programs: &Path) {
     let cluster = Cluster::start_patient().await.unwrap();
     let trainer = programs.join("target/release/trainyard-trainer").display().to_string();
-    let cards = include_str!("../../fake-nvml/cards.json");
-    cluster.show_cards(AGENT, &serde_json::from_str(cards).unwrap()).unwrap();
+    let gpus = include_str!("../../fake-nvml/gpus.json");
+    cluster.show_gpus(AGENT, &serde_json::from_str(gpus).unwrap()).unwrap();
     let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
-    let _agent = cluster.start_agent_with_cards(AGENT, 1, &variables).await.unwrap();
+    let _agent = cluster.start_agent_with_gpus(AGENT, 1, &variables).await.unwrap();
     let port = cluster.address().rsplit(':').next().unwrap().parse().unwrap();
     let world = World::new(programs, port).with_data(cluster.data_root());
     let mut world = world.with_programs_on_the_path();
@@ -154,10 +154,10 @@ async fn the_reference_names_every_metric() {
     let page = reference("metrics.md");
     let cluster = Cluster::start().await.unwrap();
     let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let cards = include_str!("../../fake-nvml/cards.json");
-    cluster.show_cards("cards", &serde_json::from_str(cards).unwrap()).unwrap();
+    let gpus = include_str!("../../fake-nvml/gpus.json");
+    cluster.show_gpus("gpus", &serde_json::from_str(gpus).unwrap()).unwrap();
     let variables = [("TRAINYARD_AGENT__METRICS_LISTEN", listen.as_str())];
-    let _agent = cluster.start_agent_with_cards("cards", 1, &variables).await.unwrap();
+    let _agent = cluster.start_agent_with_gpus("gpus", 1, &variables).await.unwrap();
     for address in [cluster.address(), listen.clone()] {
         let families = families(&address);
         assert!(families.len() > 5, "{families:?}");

@@ -16,28 +16,26 @@ const TRAINER: &str = r#"while [ $# -gt 0 ]; do
   esac
   shift
 done
-printf '{"v":1,"time":5,"type":"failed","message":"there is no card"}\n' >"/proc/self/fd/$fd"
+printf '{"v":1,"time":5,"type":"failed","message":"there is no GPU"}\n' >"/proc/self/fd/$fd"
 exit 64
 "#;
 
-const CARDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fake-nvml/cards.json");
+const GPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fake-nvml/gpus.json");
 
-fn cards() -> serde_json::Value {
-    serde_json::from_str(&fs::read_to_string(CARDS).unwrap()).unwrap()
+fn gpus() -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(GPUS).unwrap()).unwrap()
 }
 
 #[tokio::test]
-async fn each_card_gets_the_batch_size_of_its_nominal_memory() {
+async fn each_gpu_gets_the_batch_size_of_its_nominal_memory() {
     let mut agent = Command::new(binary("trainyard-agent").unwrap());
     let library = binary("libfake_nvml.so").unwrap();
-    agent.args(["--nvml-library", library.to_str().unwrap(), "batch-table"]).env("FAKE_NVML_STATE", CARDS);
+    agent.args(["--nvml-library", library.to_str().unwrap(), "batch-table"]).env("FAKE_NVML_STATE", GPUS);
     let (code, table, error) = run(&mut agent).await.unwrap();
     assert_eq!(code, 0, "{error}");
-    let sizes = |card: &str| -> Vec<u32> {
-        let line = table
-            .lines()
-            .find(|line| line.contains(card))
-            .unwrap_or_else(|| panic!("no {card} in:\n{table}"));
+    let sizes = |gpu: &str| -> Vec<u32> {
+        let line =
+            table.lines().find(|line| line.contains(gpu)).unwrap_or_else(|| panic!("no {gpu} in:\n{table}"));
         line.split_whitespace()
             .rev()
             .take(6)
@@ -54,13 +52,13 @@ async fn each_card_gets_the_batch_size_of_its_nominal_memory() {
 }
 
 #[tokio::test]
-async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
+async fn a_job_lands_on_the_smallest_gpu_that_fits_and_says_so_in_the_log() {
     let cluster = Cluster::start().await.unwrap();
-    cluster.show_cards("cards", &cards()).unwrap();
+    cluster.show_gpus("gpus", &gpus()).unwrap();
     let trainer = cluster.pretend(TRAINER).unwrap();
     let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
-    let _agent = cluster.start_agent_with_cards("cards", 0, &variables).await.unwrap();
-    let gpus = cluster.agent("cards").await.unwrap().gpus;
+    let _agent = cluster.start_agent_with_gpus("gpus", 0, &variables).await.unwrap();
+    let gpus = cluster.agent("gpus").await.unwrap().gpus;
     let totals: Vec<u64> = gpus.iter().map(|gpu| gpu.memory_total_mib).collect();
     assert_eq!(totals, [24564, 12227, 8188]);
 
@@ -72,13 +70,13 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
         (pb::Resources { gpu_models: vec!["4090".into()], ..Default::default() }, "NVIDIA GeForce RTX 4090"),
         (pb::Resources::default(), "NVIDIA GeForce RTX 4060"),
     ];
-    for (resources, card) in wishes {
+    for (resources, gpu) in wishes {
         let job = cluster.submit(on(resources)).await.unwrap();
         let (state, events) = cluster.watch_to_end(&job).await.unwrap();
         assert_eq!(state, pb::JobState::Failed);
         let job = cluster.job(&job).await.unwrap();
-        assert_eq!(job.attempts[0].device, card);
-        assert!(format!("{events:?}").contains(&format!("GPU: {card}")), "{events:?}");
+        assert_eq!(job.attempts[0].device, gpu);
+        assert!(format!("{events:?}").contains(&format!("GPU: {gpu}")), "{events:?}");
     }
 
     // A share of the GPU instead of the table: (0.7 * 12227 MiB - 800) / 130 are 59, which is 48 on the ladder.
@@ -99,17 +97,17 @@ async fn a_job_lands_on_the_smallest_card_that_fits_and_says_so_in_the_log() {
 }
 
 #[tokio::test]
-async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent() {
+async fn gpus_that_answer_only_later_take_jobs_without_a_restart_of_their_agent() {
     let cluster = Cluster::start().await.unwrap();
     let put = |broken: bool| {
-        let mut cards = cards();
-        cards["unknown_error"] = broken.into();
-        cluster.show_cards("broken", &cards).unwrap();
+        let mut gpus = gpus();
+        gpus["unknown_error"] = broken.into();
+        cluster.show_gpus("broken", &gpus).unwrap();
     };
     put(true);
     let trainer = cluster.pretend(TRAINER).unwrap();
     let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
-    let _agent = cluster.start_agent_with_cards("broken", 0, &variables).await.unwrap();
+    let _agent = cluster.start_agent_with_gpus("broken", 0, &variables).await.unwrap();
     let agent = cluster.agent("broken").await.unwrap();
     assert!(agent.gpus.is_empty() && agent.unavailable.contains("Unknown Error"), "{agent:?}");
     let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
@@ -124,12 +122,12 @@ async fn cards_that_answer_only_later_take_jobs_without_a_restart_of_their_agent
 }
 
 #[tokio::test]
-async fn a_card_on_which_the_trainer_cannot_do_one_step_takes_no_jobs() {
+async fn a_gpu_on_which_the_trainer_cannot_do_one_step_takes_no_jobs() {
     let cluster = Cluster::start().await.unwrap();
-    cluster.show_cards("cards", &cards()).unwrap();
+    cluster.show_gpus("gpus", &gpus()).unwrap();
     // The trainer is the real one, and there is no GPU behind the stand-in.
-    let _agent = cluster.start_agent_with_cards("cards", 1, &[]).await.unwrap();
-    let agent = cluster.agent("cards").await.unwrap();
+    let _agent = cluster.start_agent_with_gpus("gpus", 1, &[]).await.unwrap();
+    let agent = cluster.agent("gpus").await.unwrap();
     for gpu in &agent.gpus {
         let closed = gpu.unavailable.as_ref().unwrap();
         assert_eq!(closed.cause(), pb::unavailable::Cause::SelfTest, "{closed:?}");

@@ -8,7 +8,7 @@ use trainyard_proto::pb::attempt::EndReason;
 use trainyard_tests::cluster::Cluster;
 use trainyard_tests::jobs::{assert_gapless, epoch_end, is_running, tiny};
 
-const CARDS: &str = r#"{"cards": [
+const GPUS: &str = r#"{"gpus": [
     {"name": "NVIDIA GeForce RTX 4090", "uuid": "GPU-a", "memory_total_mib": 24564, "compute_capability": [8, 9]},
     {"name": "NVIDIA GeForce RTX 4090", "uuid": "GPU-b", "memory_total_mib": 24564, "compute_capability": [8, 9]}
 ]}"#;
@@ -96,12 +96,12 @@ async fn a_drained_agents_job_resumes_elsewhere_and_a_killed_scheduler_remembers
 }
 
 #[tokio::test]
-async fn a_reserved_card_is_left_remembered_and_given_back() {
+async fn a_reserved_gpu_is_left_remembered_and_given_back() {
     let mut cluster = Cluster::start_patient().await.unwrap();
-    cluster.show_cards("lab", &serde_json::from_str(CARDS).unwrap()).unwrap();
+    cluster.show_gpus("lab", &serde_json::from_str(GPUS).unwrap()).unwrap();
     let trainer = cluster.pretend(TRAINER).unwrap();
     let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
-    let _agent = cluster.start_agent_with_cards("lab", 0, &variables).await.unwrap();
+    let _agent = cluster.start_agent_with_gpus("lab", 0, &variables).await.unwrap();
     let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
     let spec = || pb::JobSpec { resources: None, ..tiny(Path::new(&data), 9) };
     let job = cluster.submit(spec()).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_job_on_the_processor_is_told_what_bounds_it() {
     assert_eq!(state, pb::JobState::Succeeded);
     let diagnosis = yard(&cluster, &["why-slow", &job]).await;
     let bound = diagnosis["bound"].as_str().unwrap();
-    assert!(["CARD", "LOADER", "DATA_TOO_SMALL"].contains(&bound), "{diagnosis}");
+    assert!(["GPU", "LOADER", "DATA_TOO_SMALL"].contains(&bound), "{diagnosis}");
     for list in ["findings", "advice"] {
         assert!(!diagnosis[list].as_array().unwrap().is_empty(), "{diagnosis}");
     }

@@ -54,23 +54,23 @@ impl Lab {
     }
 
     /// Sets what the GPU of `agent` does, on top of what an idle one does.
-    fn card(&self, agent: &str, does: &Value) {
-        let mut card = json!({
+    fn gpu(&self, agent: &str, does: &Value) {
+        let mut gpu = json!({
             "name": "NVIDIA GeForce RTX 4090", "uuid": format!("GPU-{agent}"), "memory_total_mib": 24564,
             "memory_used_mib": 300, "compute_capability": [8, 9],
         });
-        card.as_object_mut().unwrap().extend(does.as_object().unwrap().clone());
-        self.cluster.show_cards(agent, &json!({"cards": [card]})).unwrap();
+        gpu.as_object_mut().unwrap().extend(does.as_object().unwrap().clone());
+        self.cluster.show_gpus(agent, &json!({"gpus": [gpu]})).unwrap();
     }
 
     async fn agent(&self, name: &str, guest: bool) -> Process {
-        self.card(name, &json!({}));
+        self.gpu(name, &json!({}));
         let variables = [
             ("TRAINYARD_AGENT__TRAINER", self.trainer.as_str()),
             ("TRAINYARD_AGENT__GUEST__ENABLED", if guest { "true" } else { "false" }),
             ("TRAINYARD_AGENT__CHECKPOINT_UPLOAD_EVERY", "0s"),
         ];
-        self.cluster.start_agent_with_cards(name, 0, &variables).await.unwrap()
+        self.cluster.start_agent_with_gpus(name, 0, &variables).await.unwrap()
     }
 
     /// Submits a job that forgives no crash; returns it once it trains.
@@ -87,13 +87,13 @@ impl Lab {
 }
 
 #[tokio::test]
-async fn a_job_leaves_a_card_whose_owner_comes_back_and_goes_on_elsewhere() {
+async fn a_job_leaves_a_gpu_whose_owner_comes_back_and_goes_on_elsewhere() {
     let lab = Lab::new().await;
     let _desk = lab.agent("desk", true).await;
     let job = lab.train().await;
     let _rack = lab.agent("rack", false).await;
     let owner = json!([{"pid": std::process::id(), "memory_mib": 9000}]);
-    lab.card("desk", &json!({"memory_used_mib": 9300, "graphics_processes": owner}));
+    lab.gpu("desk", &json!({"memory_used_mib": 9300, "graphics_processes": owner}));
     let (state, _) = lab.cluster.watch_to_end(&job).await.unwrap();
     let job = lab.cluster.job(&job).await.unwrap();
     assert_eq!(state, pb::JobState::Succeeded, "{job:?}");
@@ -101,31 +101,31 @@ async fn a_job_leaves_a_card_whose_owner_comes_back_and_goes_on_elsewhere() {
         job.attempts.iter().map(|attempt| (attempt.agent_name.as_str(), attempt.end_reason())).collect();
     assert_eq!(attempts, [("desk", EndReason::Preempted), ("rack", EndReason::Completed)]);
     assert!(job.attempts[0].message.contains("its owner uses it"), "{}", job.attempts[0].message);
-    let card = &lab.cluster.agent("desk").await.unwrap().gpus[0];
-    let why = card.unavailable.clone().unwrap();
+    let gpu = &lab.cluster.agent("desk").await.unwrap().gpus[0];
+    let why = gpu.unavailable.clone().unwrap();
     assert_eq!(why.cause(), Cause::Owner);
     assert!(why.message.contains("9000 MiB"), "{}", why.message);
 }
 
 #[tokio::test]
-async fn a_job_moves_off_a_card_that_falls_off_the_bus_and_is_not_blamed() {
+async fn a_job_moves_off_a_gpu_that_falls_off_the_bus_and_is_not_blamed() {
     let lab = Lab::new().await;
     fs::write(lab.cluster.path("trainer.saves-early"), "").unwrap();
     let _first = lab.agent("first", false).await;
     let job = lab.train().await;
     let _second = lab.agent("second", false).await;
-    lab.card("first", &json!({"xids": [79], "lost": true}));
+    lab.gpu("first", &json!({"xids": [79], "lost": true}));
     let (state, _) = lab.cluster.watch_to_end(&job).await.unwrap();
     let job = lab.cluster.job(&job).await.unwrap();
     assert_eq!(state, pb::JobState::Succeeded, "{job:?}");
     let attempts: Vec<_> =
         job.attempts.iter().map(|attempt| (attempt.agent_name.as_str(), attempt.end_reason())).collect();
     assert_eq!(attempts, [("first", EndReason::GpuFault), ("second", EndReason::Completed)]);
-    let card = &lab.cluster.agent("first").await.unwrap().gpus[0];
-    assert_eq!(card.unavailable.clone().unwrap().cause(), Cause::Quarantined);
+    let gpu = &lab.cluster.agent("first").await.unwrap().gpus[0];
+    assert_eq!(gpu.unavailable.clone().unwrap().cause(), Cause::Quarantined);
 
     // Its owner has seated it anew, and says so.
-    lab.card("first", &json!({}));
+    lab.gpu("first", &json!({}));
     let (code, _, error) = lab.cluster.yard(&["agents", "clear", "first", "0"]).await.unwrap();
     assert_eq!(code, 0, "{error}");
     let mut poll = tokio::time::interval(std::time::Duration::from_millis(50));

@@ -70,17 +70,17 @@ impl Lab {
         Self { cluster, trainer }
     }
 
-    async fn agent(&self, name: &str, card: &str, memory_total_mib: u64) -> Process {
-        let card = json!({
-            "name": format!("NVIDIA GeForce {card}"), "uuid": format!("GPU-{name}"),
+    async fn agent(&self, name: &str, gpu: &str, memory_total_mib: u64) -> Process {
+        let gpu = json!({
+            "name": format!("NVIDIA GeForce {gpu}"), "uuid": format!("GPU-{name}"),
             "memory_total_mib": memory_total_mib, "memory_used_mib": 300, "compute_capability": [8, 9],
         });
-        self.cluster.show_cards(name, &json!({"cards": [card]})).unwrap();
+        self.cluster.show_gpus(name, &json!({"gpus": [gpu]})).unwrap();
         let variables = [
             ("TRAINYARD_AGENT__TRAINER", self.trainer.as_str()),
             ("TRAINYARD_AGENT__CHECKPOINT_UPLOAD_EVERY", "0s"),
         ];
-        self.cluster.start_agent_with_cards(name, 0, &variables).await.unwrap()
+        self.cluster.start_agent_with_gpus(name, 0, &variables).await.unwrap()
     }
 
     /// Submits a job of so many epochs.

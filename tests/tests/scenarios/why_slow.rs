@@ -24,21 +24,21 @@ while :; do sleep 1 & wait $!; done
 "#;
 
 /// One that is busy, one that rests, one that is hot.
-fn cards() -> Value {
-    let card = |model: &str, busy: u32, throttle: u64| {
+fn gpus() -> Value {
+    let gpu = |model: &str, busy: u32, throttle: u64| {
         json!({
             "name": format!("NVIDIA GeForce RTX {model}"), "uuid": format!("GPU-{model}"), "memory_total_mib": 24564,
             "memory_used_mib": 364, "utilization_percent": busy, "throttle_reasons": throttle,
         })
     };
-    json!({"cards": [card("4090", 97, 4), card("5070", 50, 0), card("4060", 97, 8)]})
+    json!({"gpus": [gpu("4090", 97, 4), gpu("5070", 50, 0), gpu("4060", 97, 8)]})
 }
 
 /// What a job is, what its trainer tells, and what is to be said of it.
 struct Case {
     name: &'static str,
     /// `None` trains on the processor.
-    card: Option<&'static str>,
+    gpu: Option<&'static str>,
     cache: &'static str,
     /// Seconds of a batch that are waited for data; of 0.2.
     wait: f64,
@@ -51,7 +51,7 @@ struct Case {
 const CASES: [Case; 8] = [
     Case {
         name: "busy",
-        card: Some("4090"),
+        gpu: Some("4090"),
         cache: "disk",
         wait: 0.0,
         seconds: 21.0,
@@ -60,7 +60,7 @@ const CASES: [Case; 8] = [
     },
     Case {
         name: "resting",
-        card: Some("5070"),
+        gpu: Some("5070"),
         cache: "disk",
         wait: 0.0,
         seconds: 21.0,
@@ -69,7 +69,7 @@ const CASES: [Case; 8] = [
     },
     Case {
         name: "hot",
-        card: Some("4060"),
+        gpu: Some("4060"),
         cache: "disk",
         wait: 0.0,
         seconds: 21.0,
@@ -78,7 +78,7 @@ const CASES: [Case; 8] = [
     },
     Case {
         name: "loader",
-        card: None,
+        gpu: None,
         cache: "disk",
         wait: 0.1,
         seconds: 21.0,
@@ -87,7 +87,7 @@ const CASES: [Case; 8] = [
     },
     Case {
         name: "disk",
-        card: None,
+        gpu: None,
         cache: "none",
         wait: 0.1,
         seconds: 21.0,
@@ -96,7 +96,7 @@ const CASES: [Case; 8] = [
     },
     Case {
         name: "few",
-        card: None,
+        gpu: None,
         cache: "disk",
         wait: 0.0,
         seconds: 100.0,
@@ -105,7 +105,7 @@ const CASES: [Case; 8] = [
     },
     Case {
         name: "processor",
-        card: None,
+        gpu: None,
         cache: "disk",
         wait: 0.0,
         seconds: 21.0,
@@ -114,7 +114,7 @@ const CASES: [Case; 8] = [
     },
     Case {
         name: "new",
-        card: None,
+        gpu: None,
         cache: "disk",
         wait: 0.0,
         seconds: 0.0,
@@ -160,8 +160,8 @@ impl Case {
         fs::write(folder.join("events"), self.events()).unwrap();
         let mut spec = tiny(&folder.join("data.yaml"), 9);
         spec.train.as_mut().unwrap().cache = Some(self.cache.into());
-        if let Some(card) = self.card {
-            let gpu_models = vec![card.to_owned()];
+        if let Some(gpu) = self.gpu {
+            let gpu_models = vec![gpu.to_owned()];
             spec.resources = Some(pb::Resources { gpu_models, ..Default::default() });
         }
         let job = cluster.submit(spec).await.unwrap();
@@ -172,19 +172,19 @@ impl Case {
     /// Whether all is there that a diagnosis of it rests on.
     fn is_known(&self, diagnosis: &Value) -> bool {
         let has = |figure: &str| diagnosis["figures"][figure].is_number();
-        let card = self.card.is_none() || has("utilization_ratio");
+        let gpu = self.gpu.is_none() || has("utilization_ratio");
         self.seconds <= 0.0
-            || (card && has("images_per_second") && has("step_seconds") && has("training_ratio"))
+            || (gpu && has("images_per_second") && has("step_seconds") && has("training_ratio"))
     }
 }
 
 #[tokio::test]
 async fn each_job_is_told_what_holds_it_up_and_what_to_change_first() {
     let cluster = Cluster::start_patient().await.unwrap();
-    cluster.show_cards("bench", &cards()).unwrap();
+    cluster.show_gpus("bench", &gpus()).unwrap();
     let trainer = cluster.pretend(TRAINER).unwrap();
     let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
-    let _agent = cluster.start_agent_with_cards("bench", 5, &variables).await.unwrap();
+    let _agent = cluster.start_agent_with_gpus("bench", 5, &variables).await.unwrap();
     for case in &CASES {
         let job = case.submit(&cluster).await;
         let mut poll = tokio::time::interval(std::time::Duration::from_millis(200));

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_card_there_is_an_error_and_no_crash() {
+    fn without_a_gpu_there_is_an_error_and_no_crash() {
         for device in [Device::Cpu, Device::Cuda(99)] {
             assert!(Copier::new(device).is_err(), "{device:?}");
         }

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_that_is_not_there_is_an_error_and_no_crash() {
+    fn a_gpu_that_is_not_there_is_an_error_and_no_crash() {
         assert_eq!(memory_stats(Device::Cuda(99)), None);
         assert!(reset_peak(Device::Cuda(99)).is_err());
     }

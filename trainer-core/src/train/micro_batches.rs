@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_for_24_images_takes_22_and_21_and_21() {
+    fn a_gpu_for_24_images_takes_22_and_21_and_21() {
         let found = position(0, 0, 0).micro_batches(&schedule(0.0, 24), 24);
         assert_eq!(sizes(&found.list), [22, 21, 21, 22, 21, 21, 22, 21, 21, 13]);
         assert_eq!(steps(&found.list), [(64, 3), (128, 7), (192, 11)]);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_of_the_same_images_on_every_card_in_and_after_warm_up() {
+    fn steps_are_of_the_same_images_on_every_gpu_in_and_after_warm_up() {
         let on = |batch_size: u32| {
             let schedule = schedule(3.0, batch_size);
             let mut units_left = 0;

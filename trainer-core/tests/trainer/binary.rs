@@ -72,7 +72,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 }
 
 #[test]
-fn a_card_too_small_for_the_batch_gets_a_smaller_one_and_the_job_goes_on() {
+fn a_gpu_too_small_for_the_batch_gets_a_smaller_one_and_the_job_goes_on() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data = crate::shapes::write(&folder.path().join("data"), 12);
@@ -120,7 +120,7 @@ fn an_agent_changes_the_number_of_workers_while_a_training_runs() {
 }
 
 #[test]
-fn a_card_too_small_for_one_image_ends_with_its_own_exit_code() {
+fn a_gpu_too_small_for_one_image_ends_with_its_own_exit_code() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data = crate::shapes::write(&folder.path().join("data"), 4);

@@ -34,7 +34,7 @@ fn differing(a: &Path, b: &Path) -> usize {
 }
 
 #[test]
-fn with_bn_group_every_card_gets_the_same_weights_and_without_it_not() {
+fn with_bn_group_every_gpu_gets_the_same_weights_and_without_it_not() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data = crate::shapes::write(&folder.path().join("data"), 12);
@@ -53,7 +53,7 @@ fn with_bn_group_every_card_gets_the_same_weights_and_without_it_not() {
 }
 
 #[test]
-fn a_card_that_is_too_small_for_bn_group_is_told_so_by_name() {
+fn a_gpu_that_is_too_small_for_bn_group_is_told_so_by_name() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data = crate::shapes::write(&folder.path().join("data"), 2);

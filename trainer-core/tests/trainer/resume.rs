@@ -155,7 +155,7 @@ fn a_run_that_is_killed_at_random_steps_ends_with_the_same_bits() {
 }
 
 #[test]
-fn with_bn_group_a_run_that_is_killed_goes_on_on_any_card_with_the_same_bits() {
+fn with_bn_group_a_run_that_is_killed_goes_on_on_any_gpu_with_the_same_bits() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data = crate::shapes::write(&folder.path().join("data"), 22);

@@ -528,7 +528,7 @@ impl World {
             .arg("--data-root")
             .arg(self.path("data"))
             .args(more)
-            .env("FAKE_NVML_STATE", self.path("cards.json"))
+            .env("FAKE_NVML_STATE", self.path("gpus.json"))
             .env("TRAINYARD_AGENT__METRICS_LISTEN", "")
             .envs(variables.iter().copied())
             .stdin(Stdio::null())

@@ -63,10 +63,10 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_card_is_faster_and_a_larger_model_slower() {
-        let card = "NVIDIA GeForce RTX 4090";
-        assert!(rate(ModelScale::N, card) > rate(ModelScale::N, "NVIDIA GeForce RTX 5070"));
-        assert!(ModelScale::ALL.windows(2).all(|pair| rate(pair[0], card) > rate(pair[1], card)));
+    fn a_larger_gpu_is_faster_and_a_larger_model_slower() {
+        let gpu = "NVIDIA GeForce RTX 4090";
+        assert!(rate(ModelScale::N, gpu) > rate(ModelScale::N, "NVIDIA GeForce RTX 5070"));
+        assert!(ModelScale::ALL.windows(2).all(|pair| rate(pair[0], gpu) > rate(pair[1], gpu)));
     }
 
     #[test]

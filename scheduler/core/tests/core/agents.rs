@@ -110,7 +110,7 @@ fn an_agent_that_forgot_its_attempt_gets_the_next_one() {
 }
 
 #[test]
-fn an_attempt_on_a_card_that_is_gone_goes_on_for_as_long_as_the_agent_holds_it() {
+fn an_attempt_on_a_gpu_that_is_gone_goes_on_for_as_long_as_the_agent_holds_it() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
     world.submit(1, spec());
@@ -151,7 +151,7 @@ fn an_old_report_of_a_drain_does_not_keep_an_agent_idle_for_ever() {
 }
 
 #[test]
-fn a_card_that_failed_is_set_aside_for_a_while_and_the_others_are_not() {
+fn a_gpu_that_failed_is_set_aside_for_a_while_and_the_others_are_not() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_4090("b")], 0, vec![]));
     world.submit(1, spec());
@@ -169,7 +169,7 @@ fn a_card_that_failed_is_set_aside_for_a_while_and_the_others_are_not() {
 }
 
 #[test]
-fn one_card_that_is_listed_twice_is_one_slot() {
+fn one_gpu_that_is_listed_twice_is_one_slot() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_4090("a"), rtx_4090("a")], 0, vec![]));
     world.submit(1, spec());

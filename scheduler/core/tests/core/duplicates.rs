@@ -8,7 +8,7 @@ use trainyard_types::{EndReason, Fitness, Report, ReportBody, Time};
 use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, rtx_5070, spec, started};
 
 #[test]
-fn a_card_that_two_agents_offer_is_the_first_ones_and_both_say_so() {
+fn a_gpu_that_two_agents_offer_is_the_first_ones_and_both_say_so() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
     world.connect(hello(2, vec![rtx_5070("a")], 0, vec![]));
@@ -38,7 +38,7 @@ fn a_card_that_two_agents_offer_is_the_first_ones_and_both_say_so() {
 }
 
 #[test]
-fn a_card_that_an_agent_offers_no_more_is_the_others() {
+fn a_gpu_that_an_agent_offers_no_more_is_the_others() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
     world.connect(hello(2, vec![rtx_5070("a")], 0, vec![]));

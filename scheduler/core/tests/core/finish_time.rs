@@ -12,7 +12,7 @@ use crate::world::{World, attempt, commands, ended, hello, job};
 
 const IMAGES: u64 = 1000;
 
-pub fn card(model: &str, number: u32, memory_total_mib: u64) -> Gpu {
+pub fn gpu(model: &str, number: u32, memory_total_mib: u64) -> Gpu {
     Gpu {
         uuid: GpuUuid(format!("GPU-{model}-{number}")),
         index: number,
@@ -23,10 +23,10 @@ pub fn card(model: &str, number: u32, memory_total_mib: u64) -> Gpu {
 }
 
 /// One agent with these GPUs; all data sets have [`IMAGES`] images, once a trainer has told.
-pub fn world(cards: Vec<Gpu>) -> World {
+pub fn world(gpus: Vec<Gpu>) -> World {
     let config = CoreConfig { policy: Policy::FinishTime, ..CoreConfig::default() };
     let mut world = World::with(CoreConfig { lease: Duration::from_secs(1_000_000), ..config });
-    world.connect(hello(1, cards, 0, vec![]));
+    world.connect(hello(1, gpus, 0, vec![]));
     world
 }
 
@@ -53,7 +53,7 @@ pub fn train(world: &mut World, number: u128, epoch: u32, rate: f64) -> Vec<Stri
 
 #[test]
 fn a_long_job_is_preempted_for_a_much_shorter_one_after_a_checkpoint_and_then_goes_on() {
-    let mut world = world(vec![card("4090", 0, 24564)]);
+    let mut world = world(vec![gpu("4090", 0, 24564)]);
     world.submit(1, spec(300));
     assert_eq!(train(&mut world, 1, 1, 10.0), ["ack 1/1 #3 to 1"], "nobody waits");
     assert_eq!(commands(&world.submit(2, spec(3))), [""; 0], "work since the checkpoint would be lost");
@@ -79,7 +79,7 @@ fn a_long_job_is_preempted_for_a_much_shorter_one_after_a_checkpoint_and_then_go
 
 #[test]
 fn a_job_that_was_preempted_is_left_alone_until_it_has_run_for_hours() {
-    let mut world = world(vec![card("4090", 0, 24564), card("4090", 1, 24564)]);
+    let mut world = world(vec![gpu("4090", 0, 24564), gpu("4090", 1, 24564)]);
     world.submit(1, spec(3000));
     world.submit(9, spec(3000));
     train(&mut world, 9, 1, 10.0);
@@ -103,7 +103,7 @@ fn a_job_that_was_preempted_is_left_alone_until_it_has_run_for_hours() {
 
 #[test]
 fn nobody_is_preempted_when_another_free_gpu_would_do() {
-    let mut world = world(vec![card("4090", 0, 24564), card("4090", 1, 24564)]);
+    let mut world = world(vec![gpu("4090", 0, 24564), gpu("4090", 1, 24564)]);
     world.submit(1, spec(300));
     train(&mut world, 1, 1, 10.0);
     assert_eq!(commands(&world.submit(2, spec(3))), ["assign 2/1 to 1"]);
@@ -111,11 +111,11 @@ fn nobody_is_preempted_when_another_free_gpu_would_do() {
 }
 
 #[test]
-fn a_job_moves_to_a_much_faster_card_that_comes() {
-    let mut world = world(vec![card("3060", 0, 12288)]);
+fn a_job_moves_to_a_much_faster_gpu_that_comes() {
+    let mut world = world(vec![gpu("3060", 0, 12288)]);
     world.submit(1, spec(1000));
     train(&mut world, 1, 1, 20.0);
-    world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
+    world.connect(hello(2, vec![gpu("4090", 0, 24564)], 0, vec![]));
     assert_eq!(train(&mut world, 1, 2, 20.0).last().unwrap(), "stop 1/1 at 1 PREEMPTED");
     let reason = &world.record(1).state_reason;
     assert_eq!(reason, "moves to a NVIDIA GeForce RTX 4090, which is free and faster");
@@ -124,8 +124,8 @@ fn a_job_moves_to_a_much_faster_card_that_comes() {
 }
 
 #[test]
-fn a_job_for_the_large_card_alone_gets_it_and_the_small_job_takes_the_other() {
-    let mut world = world(vec![card("4090", 0, 24564), card("5070", 1, 12227)]);
+fn a_job_for_the_large_gpu_alone_gets_it_and_the_small_job_takes_the_other() {
+    let mut world = world(vec![gpu("4090", 0, 24564), gpu("5070", 1, 12227)]);
     world.submit(1, spec(300));
     train(&mut world, 1, 1, 100.0);
     let large = JobSpec { resources: Resources { min_vram_mib: 20480, ..Resources::default() }, ..spec(10) };
@@ -140,7 +140,7 @@ fn a_job_for_the_large_card_alone_gets_it_and_the_small_job_takes_the_other() {
 #[test]
 fn what_users_call_their_jobs_changes_nothing() {
     let run = |label: &str| {
-        let mut world = world(vec![card("4090", 0, 24564), card("5070", 1, 12227)]);
+        let mut world = world(vec![gpu("4090", 0, 24564), gpu("5070", 1, 12227)]);
         let mut told = Vec::new();
         for number in 1..8 {
             let epochs = 400 / u32::try_from(number).unwrap();
@@ -158,7 +158,7 @@ fn what_users_call_their_jobs_changes_nothing() {
 
 #[test]
 fn rates_are_learned_stored_and_known_after_a_restart() {
-    let mut world = world(vec![card("4090", 0, 24564)]);
+    let mut world = world(vec![gpu("4090", 0, 24564)]);
     world.submit(1, spec(300));
     train(&mut world, 1, 1, 123.0);
     let workload = Workload { model: ModelScale::S, imgsz: 640, amp: true, gpus: 1 };

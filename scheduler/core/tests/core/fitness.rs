@@ -54,7 +54,7 @@ fn a_job_goes_to_the_agent_whose_roots_cover_its_data_under_every_policy() {
 }
 
 #[test]
-fn jobs_with_other_data_are_not_held_up_and_cards_of_all_kinds_are_told_apart_by_agent() {
+fn jobs_with_other_data_are_not_held_up_and_gpus_of_all_kinds_are_told_apart_by_agent() {
     for mut world in worlds() {
         world.connect(Hello {
             status: fitness(&[("/a", "")], &[]),

@@ -21,7 +21,7 @@ fn one_agent(gpus: Vec<Gpu>) -> World {
 }
 
 #[test]
-fn a_card_whose_owner_is_back_gets_nothing_new_keeps_its_attempt_and_comes_back() {
+fn a_gpu_whose_owner_is_back_gets_nothing_new_keeps_its_attempt_and_comes_back() {
     let mut world = one_agent(vec![rtx_5070("a")]);
     world.submit(1, spec());
     let output = world.beat(1, closed(&rtx_5070("a"), UnavailableCause::Owner));
@@ -39,7 +39,7 @@ fn a_card_whose_owner_is_back_gets_nothing_new_keeps_its_attempt_and_comes_back(
 }
 
 #[test]
-fn a_card_that_is_not_well_at_the_first_word_gets_nothing() {
+fn a_gpu_that_is_not_well_at_the_first_word_gets_nothing() {
     let mut world = World::new();
     world.submit(1, spec());
     let status = closed(&rtx_4090("a"), UnavailableCause::Quarantined);
@@ -66,7 +66,7 @@ fn an_agent_that_takes_nothing_says_why_for_all_its_slots() {
 }
 
 #[test]
-fn the_other_cards_of_the_agent_go_on() {
+fn the_other_gpus_of_the_agent_go_on() {
     let mut world = one_agent(vec![rtx_5070("a"), rtx_4090("b")]);
     world.beat(1, closed(&rtx_5070("a"), UnavailableCause::ForeignUse));
     world.submit(1, spec());
@@ -76,7 +76,7 @@ fn the_other_cards_of_the_agent_go_on() {
 }
 
 #[test]
-fn a_sentence_names_a_few_cards_and_counts_the_rest() {
+fn a_sentence_names_a_few_gpus_and_counts_the_rest() {
     let mut world = World::new();
     for number in 1..=5 {
         let gpu = rtx_4090(&number.to_string());
@@ -109,7 +109,7 @@ fn end_newest(world: &mut World, reason: EndReason) {
     }
 }
 
-fn two_cards() -> World {
+fn two_gpus() -> World {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
     world.connect(hello(2, vec![rtx_4090("b")], 0, vec![]));
@@ -118,8 +118,8 @@ fn two_cards() -> World {
 }
 
 #[test]
-fn a_job_that_fails_on_two_healthy_cards_is_to_blame() {
-    let mut world = two_cards();
+fn a_job_that_fails_on_two_healthy_gpus_is_to_blame() {
+    let mut world = two_gpus();
     end_newest(&mut world, EndReason::GpuFault);
     assert_eq!(world.record(1).attempts[1].agent, agent(2));
     end_newest(&mut world, EndReason::GpuFault);
@@ -137,8 +137,8 @@ fn a_job_that_fails_on_two_healthy_cards_is_to_blame() {
 }
 
 #[test]
-fn a_job_whose_card_was_quarantined_is_not_to_blame() {
-    let mut world = two_cards();
+fn a_job_whose_gpu_was_quarantined_is_not_to_blame() {
+    let mut world = two_gpus();
     world.beat(1, closed(&rtx_5070("a"), UnavailableCause::Quarantined));
     world.report(attempt(1, 1), ended(EndReason::GpuFault));
     assert_eq!(world.record(1).attempts[1].agent, agent(2));

@@ -6,7 +6,7 @@ use trainyard_scheduler_core::{AgentStatus, CoreConfig, Policy, UserLimits};
 use trainyard_types::trainer::{Epoch, Started, TrainerEvent};
 use trainyard_types::{EndReason, FitKey, FitRecord, JobSpec, ModelScale, ReportBody, Resources, TrainSpec};
 
-use crate::finish_time::{card, spec, train, world};
+use crate::finish_time::{gpu, spec, train, world};
 use crate::world::{World, attempt, commands, ended, hello, job};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -22,13 +22,13 @@ fn place(world: &World, number: u128) -> &str {
 }
 
 #[test]
-fn one_free_card_draws_one_job_only() {
-    let mut world = world(vec![card("3060", 0, 12288), card("3060", 1, 12288)]);
+fn one_free_gpu_draws_one_job_only() {
+    let mut world = world(vec![gpu("3060", 0, 12288), gpu("3060", 1, 12288)]);
     for number in [1, 2] {
         world.submit(number, spec(1000));
         train(&mut world, number, 1, 20.0);
     }
-    world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
+    world.connect(hello(2, vec![gpu("4090", 0, 24564)], 0, vec![]));
     assert_eq!(train(&mut world, 1, 2, 20.0).last().unwrap(), "stop 1/1 at 1 PREEMPTED");
     assert_eq!(train(&mut world, 2, 2, 20.0).len(), 1, "the GPU is spoken for");
     // Nor does a job take it that comes meanwhile, although it is free.
@@ -42,11 +42,11 @@ fn one_free_card_draws_one_job_only() {
 }
 
 #[test]
-fn a_job_that_ends_before_it_moves_gives_up_the_card() {
-    let mut world = world(vec![card("3060", 0, 12288)]);
+fn a_job_that_ends_before_it_moves_gives_up_the_gpu() {
+    let mut world = world(vec![gpu("3060", 0, 12288)]);
     world.submit(1, spec(1000));
     train(&mut world, 1, 1, 20.0);
-    world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
+    world.connect(hello(2, vec![gpu("4090", 0, 24564)], 0, vec![]));
     train(&mut world, 1, 2, 20.0);
     world.report(attempt(1, 1), ended(EndReason::Completed));
     world.submit(2, spec(1000));
@@ -55,21 +55,21 @@ fn a_job_that_ends_before_it_moves_gives_up_the_card() {
 
 #[test]
 fn who_never_heard_that_it_is_preempted_is_told_again() {
-    let cards = vec![card("4090", 0, 24564)];
-    let mut world = world(cards.clone());
+    let gpus = vec![gpu("4090", 0, 24564)];
+    let mut world = world(gpus.clone());
     world.submit(1, spec(300));
     train(&mut world, 1, 1, 10.0);
     world.submit(2, spec(3));
     assert_eq!(train(&mut world, 1, 2, 10.0).last().unwrap(), "stop 1/1 at 1 PREEMPTED");
     world.disconnect(1);
-    let output = world.connect(hello(1, cards, 0, vec![attempt(1, 1)]));
+    let output = world.connect(hello(1, gpus, 0, vec![attempt(1, 1)]));
     assert!(commands(&output).contains(&"stop 1/1 at 1 PREEMPTED".to_owned()), "{:?}", commands(&output));
 }
 
 #[test]
 fn starving_jobs_that_no_gpu_can_serve_hide_nobody() {
     let mut world = world_with(CoreConfig { patience: HOUR, ..CoreConfig::default() });
-    world.connect(hello(1, vec![card("4090", 0, 24564)], 0, vec![]));
+    world.connect(hello(1, vec![gpu("4090", 0, 24564)], 0, vec![]));
     world.submit(1, spec(3000));
     train(&mut world, 1, 1, 10.0);
     let dream = Resources { gpu_models: vec!["H100".into()], ..Resources::default() };
@@ -87,7 +87,7 @@ fn starving_jobs_that_no_gpu_can_serve_hide_nobody() {
 /// Ada has had twenty hours of the only GPU when her short jobs and bob's longer one wait for it. Whose is next?
 fn next_after_twenty_hours(config: CoreConfig) -> String {
     let mut world = world_with(config);
-    world.connect(hello(1, vec![card("4090", 0, 24564)], 0, vec![]));
+    world.connect(hello(1, vec![gpu("4090", 0, 24564)], 0, vec![]));
     world.submit_as("ada", 1, spec(8000));
     train(&mut world, 1, 1, 100.0);
     world.pass(20 * HOUR);
@@ -112,10 +112,10 @@ fn a_users_weight_counts() {
 }
 
 #[test]
-fn of_equal_cards_the_one_is_taken_whose_machine_holds_the_data_set() {
+fn of_equal_gpus_the_one_is_taken_whose_machine_holds_the_data_set() {
     let mut world = world_with(CoreConfig::default());
     for number in 1..=3 {
-        let mut hello = hello(number, vec![card("4090", 0, 24564)], 0, vec![]);
+        let mut hello = hello(number, vec![gpu("4090", 0, 24564)], 0, vec![]);
         hello.inventory.gpus[0].uuid.0.push_str(&number.to_string());
         if number == 2 {
             let cached_data = vec![("/data/cells.yaml".to_owned(), 640)];
@@ -131,7 +131,7 @@ fn of_equal_cards_the_one_is_taken_whose_machine_holds_the_data_set() {
 
 #[test]
 fn a_machine_that_must_decode_first_is_slower_by_as_much_as_was_seen() {
-    let mut world = world(vec![card("4090", 0, 24564)]);
+    let mut world = world(vec![gpu("4090", 0, 24564)]);
     // Cold first epochs took three times as long.
     for number in 1..=20 {
         world.submit(number, spec(3));
@@ -140,7 +140,7 @@ fn a_machine_that_must_decode_first_is_slower_by_as_much_as_was_seen() {
         }
         world.report(attempt(number, 1), ended(EndReason::Completed));
     }
-    let mut warm = hello(2, vec![card("4090", 1, 24564)], 0, vec![]);
+    let mut warm = hello(2, vec![gpu("4090", 1, 24564)], 0, vec![]);
     warm.status.cached_data = vec![("/data/cells.yaml".to_owned(), 640)];
     world.submit(30, spec(3));
     let cold = world.record(30).attempts[0].expected_end.unwrap().since(world.now);
@@ -152,7 +152,7 @@ fn a_machine_that_must_decode_first_is_slower_by_as_much_as_was_seen() {
 }
 
 #[test]
-fn a_card_that_was_seen_to_be_too_small_for_one_image_gets_no_such_job() {
+fn a_gpu_that_was_seen_to_be_too_small_for_one_image_gets_no_such_job() {
     let mut world = world_with(CoreConfig::default());
     let mut train = TrainSpec::new(ModelScale::X, "/data/cells.yaml");
     train.imgsz = 1280;
@@ -173,9 +173,9 @@ fn a_card_that_was_seen_to_be_too_small_for_one_image_gets_no_such_job() {
         batch_size: 0,
         failed_batch_size: Some(1),
     };
-    let mut small = hello(1, vec![card("4060", 0, 8188)], 0, vec![]);
+    let mut small = hello(1, vec![gpu("4060", 0, 8188)], 0, vec![]);
     small.status = AgentStatus { fit_records: vec![record], ..AgentStatus::default() };
-    world.connect(hello(2, vec![card("4090", 0, 24564)], 0, vec![]));
+    world.connect(hello(2, vec![gpu("4090", 0, 24564)], 0, vec![]));
     world.submit(1, large.clone());
     world.connect(small.clone());
     assert_eq!(commands(&world.submit(2, large.clone())), [""; 0], "it waits for the large GPU");
@@ -188,7 +188,7 @@ fn a_card_that_was_seen_to_be_too_small_for_one_image_gets_no_such_job() {
 
 #[test]
 fn a_fraction_of_a_data_set_says_how_large_the_whole_is() {
-    let mut world = world(vec![card("4090", 0, 24564)]);
+    let mut world = world(vec![gpu("4090", 0, 24564)]);
     let mut part = spec(10);
     part.train.fraction = 0.1;
     world.submit(1, part);
@@ -206,7 +206,7 @@ fn a_fraction_of_a_data_set_says_how_large_the_whole_is() {
 
 #[test]
 fn what_was_expected_is_kept_with_the_job() {
-    let mut world = world(vec![card("4090", 0, 24564)]);
+    let mut world = world(vec![gpu("4090", 0, 24564)]);
     world.submit(1, spec(360));
     train(&mut world, 1, 1, 100.0);
     train(&mut world, 1, 2, 100.0);

@@ -64,7 +64,7 @@ fn a_drained_agents_job_goes_elsewhere_and_none_comes_until_it_is_resumed() {
 }
 
 #[test]
-fn an_agent_that_was_told_to_hand_over_a_job_on_two_cards_has_both_back_when_it_is_resumed() {
+fn an_agent_that_was_told_to_hand_over_a_job_on_two_gpus_has_both_back_when_it_is_resumed() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_5070("b")], 0, vec![]));
     let resources = Resources { gpus: 2, ..Resources::default() };
@@ -115,7 +115,7 @@ fn a_job_that_its_user_cancelled_is_not_told_to_stop_for_another_reason() {
 }
 
 #[test]
-fn a_reserved_cards_job_goes_elsewhere_and_the_card_comes_back_when_its_time_is_over() {
+fn a_reserved_gpus_job_goes_elsewhere_and_the_gpu_comes_back_when_its_time_is_over() {
     let mut world = two_agents();
     let output = reserve(&mut world, 1, &rtx_5070("a"), 600);
     assert_eq!(
@@ -156,7 +156,7 @@ fn a_reservation_outlives_the_scheduler_is_replaced_by_another_and_can_be_given_
 }
 
 #[test]
-fn only_the_reserved_card_is_left() {
+fn only_the_reserved_gpu_is_left() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_4090("b")], 1, vec![]));
     world.submit(1, spec());
@@ -173,15 +173,15 @@ fn what_is_not_there_is_refused_and_changes_nothing() {
     assert_eq!(resume(&mut world, 9).reply, unknown());
     assert_eq!(reserve(&mut world, 9, &rtx_4090("b"), 60).reply, unknown());
     assert_eq!(release(&mut world, 9, &rtx_4090("b")).reply, unknown());
-    let no_card = Refusal::UnknownGpu { agent: "lab-1".into(), gpu: GpuUuid("GPU-b".into()) };
+    let no_gpu = Refusal::UnknownGpu { agent: "lab-1".into(), gpu: GpuUuid("GPU-b".into()) };
     assert_eq!(
         reserve(&mut world, 1, &rtx_4090("b"), 60),
-        Output { reply: Some(Err(no_card)), ..Output::default() }
+        Output { reply: Some(Err(no_gpu)), ..Output::default() }
     );
 }
 
 #[test]
-fn a_card_is_cleared_by_its_agent_only() {
+fn a_gpu_is_cleared_by_its_agent_only() {
     let mut world = two_agents();
     let clear = || Event::ClearGpu { agent: agent(1), gpu: Some(rtx_5070("a").uuid) };
     assert_eq!(commands(&world.handle(clear())), ["clear GPU-a at 1"]);

@@ -21,8 +21,8 @@ fn device(world: &World, number: u128) -> Option<&str> {
 }
 
 #[test]
-fn the_smallest_card_that_fits_is_used() {
-    let cards = || vec![rtx_4090("a"), rtx_5070("b"), gpu("c", 2, "NVIDIA GeForce RTX 4060", 8188)];
+fn the_smallest_gpu_that_fits_is_used() {
+    let gpus = || vec![rtx_4090("a"), rtx_5070("b"), gpu("c", 2, "NVIDIA GeForce RTX 4060", 8188)];
     let cases = [
         (0, "NVIDIA GeForce RTX 4060"),
         (8192, "NVIDIA GeForce RTX 4060"),
@@ -31,12 +31,12 @@ fn the_smallest_card_that_fits_is_used() {
         (20480, "NVIDIA GeForce RTX 4090"),
         (24576, "NVIDIA GeForce RTX 4090"),
     ];
-    for (min_vram_mib, card) in cases {
-        let mut world = lab(cards());
+    for (min_vram_mib, gpu) in cases {
+        let mut world = lab(gpus());
         world.submit(1, wants(&[], min_vram_mib));
-        assert_eq!(device(&world, 1), Some(card), "{min_vram_mib}");
+        assert_eq!(device(&world, 1), Some(gpu), "{min_vram_mib}");
     }
-    let mut world = lab(cards());
+    let mut world = lab(gpus());
     world.submit(1, wants(&[], 24577));
     assert_eq!(device(&world, 1), None);
 }
@@ -58,7 +58,7 @@ fn cpu_jobs_use_cpu_slots_and_gpu_jobs_never_do() {
 }
 
 #[test]
-fn equal_cards_go_by_agent_name_and_then_by_index() {
+fn equal_gpus_go_by_agent_name_and_then_by_index() {
     let mut world = World::new();
     world.connect(hello(2, vec![gpu("c", 0, "A", 8192), gpu("b", 1, "A", 8192)], 0, vec![]));
     world.connect(hello(1, vec![gpu("z", 3, "B", 8192)], 0, vec![]));
@@ -114,7 +114,7 @@ fn a_requeued_job_keeps_its_place_before_later_ones() {
 }
 
 #[test]
-fn cards_are_shared_out_among_different_requests_in_the_order_of_the_queue() {
+fn gpus_are_shared_out_among_different_requests_in_the_order_of_the_queue() {
     let mut world = World::new();
     world.submit(1, wants(&[], 20480));
     world.submit(2, spec());

@@ -177,7 +177,7 @@ fn where_nothing_does_well_nothing_is_closed() {
 }
 
 #[test]
-fn of_a_machine_that_does_well_only_the_sick_card_is_closed() {
+fn of_a_machine_that_does_well_only_the_sick_gpu_is_closed() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_5070("b")], 0, vec![]));
     world.submit(100, spec());
@@ -195,7 +195,7 @@ fn of_a_machine_that_does_well_only_the_sick_card_is_closed() {
 }
 
 #[test]
-fn a_machine_whose_cards_all_fail_is_closed_whole() {
+fn a_machine_whose_gpus_all_fail_is_closed_whole() {
     let mut world = lab();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_5070("b"), rtx_5070("c")], 0, vec![]));
     for number in 1..=3 {

@@ -75,16 +75,16 @@ enum Step {
     Resume(u128),
     Reserve {
         agent: u128,
-        card: usize,
+        gpu: usize,
         seconds: u64,
     },
     Release {
         agent: u128,
-        card: usize,
+        gpu: usize,
     },
     Clear {
         agent: u128,
-        card: usize,
+        gpu: usize,
     },
     /// On the job's newest attempt, by its own agent or by another one.
     Report {
@@ -120,9 +120,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(agent, keep_running)| Step::Drain { agent, keep_running }),
         2 => agent.clone().prop_map(Step::Resume),
         1 => (agent.clone(), 0..3_usize, 1..60_u64)
-            .prop_map(|(agent, card, seconds)| Step::Reserve { agent, card, seconds }),
-        1 => (agent.clone(), 0..3_usize).prop_map(|(agent, card)| Step::Release { agent, card }),
-        1 => (agent, 0..3_usize).prop_map(|(agent, card)| Step::Clear { agent, card }),
+            .prop_map(|(agent, gpu, seconds)| Step::Reserve { agent, gpu, seconds }),
+        1 => (agent.clone(), 0..3_usize).prop_map(|(agent, gpu)| Step::Release { agent, gpu }),
+        1 => (agent, 0..3_usize).prop_map(|(agent, gpu)| Step::Clear { agent, gpu }),
         8 => (job, prop_oneof![8 => Just(1_i8), 1 => -1..=3_i8], 0..23_u8, prop::bool::weighted(0.1))
             .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
         2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
@@ -180,7 +180,7 @@ fn hello_of(number: u128, attempts: Vec<AttemptId>) -> Hello {
 }
 
 /// From the given one on; one too far is none of them.
-fn cards_of(number: u128, from: usize) -> Vec<GpuUuid> {
+fn gpus_of(number: u128, from: usize) -> Vec<GpuUuid> {
     let gpus = hello_of(number, vec![]).inventory.gpus;
     gpus.into_iter().map(|gpu| gpu.uuid).chain([GpuUuid("GPU-none".into())]).skip(from).take(1).collect()
 }
@@ -275,16 +275,16 @@ fn event(
         }
         Step::Drain { agent: number, keep_running } => Event::Drain { agent: agent(number), keep_running },
         Step::Resume(number) => Event::Resume { agent: agent(number) },
-        Step::Reserve { agent: number, card, seconds } => {
+        Step::Reserve { agent: number, gpu, seconds } => {
             let span = Duration::from_secs(seconds);
-            Event::Reserve { agent: agent(number), gpus: cards_of(number, card), span }
+            Event::Reserve { agent: agent(number), gpus: gpus_of(number, gpu), span }
         }
-        Step::Release { agent: number, card } => {
-            Event::Release { agent: agent(number), gpus: cards_of(number, card) }
+        Step::Release { agent: number, gpu } => {
+            Event::Release { agent: agent(number), gpus: gpus_of(number, gpu) }
         }
-        Step::Clear { agent: number, card } => {
+        Step::Clear { agent: number, gpu } => {
             // One too far is all of them.
-            let gpu = cards_of(number, card).pop().filter(|gpu| gpu.0 != "GPU-none");
+            let gpu = gpus_of(number, gpu).pop().filter(|gpu| gpu.0 != "GPU-none");
             Event::ClearGpu { agent: agent(number), gpu }
         }
         Step::Report { job: number, ahead, body, impostor } => {

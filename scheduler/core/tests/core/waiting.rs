@@ -23,7 +23,7 @@ fn a_job_waits_for_the_first_agent() {
 }
 
 #[test]
-fn a_job_that_no_card_can_ever_run_says_what_there_is() {
+fn a_job_that_no_gpu_can_ever_run_says_what_there_is() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a")], 0, vec![]));
     world.submit(1, wants(&[], 20480));
@@ -46,7 +46,7 @@ fn a_job_for_a_gpu_says_when_there_is_none_at_all() {
 }
 
 #[test]
-fn a_job_waits_for_busy_cards_and_for_those_ahead() {
+fn a_job_waits_for_busy_gpus_and_for_those_ahead() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
     for number in 1..=4 {
@@ -63,7 +63,7 @@ fn a_job_waits_for_busy_cards_and_for_those_ahead() {
 }
 
 #[test]
-fn a_job_whose_card_is_away_says_whose() {
+fn a_job_whose_gpu_is_away_says_whose() {
     let mut world = World::with_cpu_agent();
     world.connect(hello(2, vec![rtx_4090("a")], 0, vec![]));
     world.disconnect(2);
@@ -72,7 +72,7 @@ fn a_job_whose_card_is_away_says_whose() {
 }
 
 #[test]
-fn a_job_whose_card_failed_says_so() {
+fn a_job_whose_gpu_failed_says_so() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
     world.submit(1, spec());

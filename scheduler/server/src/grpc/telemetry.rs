@@ -75,13 +75,13 @@ pub async fn get(
     context: &Context,
     request: pb::GetTelemetryRequest,
 ) -> Result<pb::GetTelemetryResponse, ApiError> {
-    let (wanted, card) = (request.agent, request.gpu);
+    let (wanted, gpu) = (request.agent, request.gpu);
     let ask = move |state: &mut StateView<'_>| {
         let view = find(state, &wanted)?;
-        let card = (!card.is_empty()).then(|| find_gpu(&view, &card, "gpu")).transpose()?;
-        Ok::<_, ApiError>((view.record.id, card, state.now))
+        let gpu = (!gpu.is_empty()).then(|| find_gpu(&view, &gpu, "gpu")).transpose()?;
+        Ok::<_, ApiError>((view.record.id, gpu, state.now))
     };
-    let (agent, card, now) = context.driver.ask(ask).await??;
+    let (agent, gpu, now) = context.driver.ask(ask).await??;
     let end = request.end_time.map_or(Time(now.0.saturating_add(1)), parse_timestamp);
     let start = request.start_time.map_or(Time(end.0.saturating_sub(RECENT_MS)), parse_timestamp);
     let mut samples = read(&*context.store, agent, now, (start, end)).await?;
@@ -89,7 +89,7 @@ pub async fn get(
     if let Some(next) = next {
         samples.retain(|sample| sample.time < next);
     }
-    samples.retain(|sample| card.as_ref().is_none_or(|card| sample.gpu == *card));
+    samples.retain(|sample| gpu.as_ref().is_none_or(|gpu| sample.gpu == *gpu));
     Ok(pb::GetTelemetryResponse {
         samples: samples.into_iter().map(sample_message).collect(),
         next_start_time: next.map(timestamp),

@@ -205,17 +205,17 @@ async fn events_are_read_from_a_cursor_in_pages(store: &dyn Store) {
     assert_eq!(store.events(other.id, 0, 10).await.unwrap(), [event(1)]);
 }
 
-fn sample(second: u64, card: u8) -> Sample {
+fn sample(second: u64, gpu: u8) -> Sample {
     Sample {
         time: Time(second * 1000),
-        gpu: GpuUuid(format!("GPU-{card}")),
+        gpu: GpuUuid(format!("GPU-{gpu}")),
         utilization_ratio: Some(0.75),
         memory_used_mib: Some(1000 + second),
-        power_watts: (card == 0).then_some(321.5),
+        power_watts: (gpu == 0).then_some(321.5),
         energy_joules: Some(1234.0),
         temperature_celsius: Some(71),
         clock_mhz: None,
-        throttle_reasons: if card == 0 { vec!["power".into()] } else { vec![] },
+        throttle_reasons: if gpu == 0 { vec!["power".into()] } else { vec![] },
     }
 }
 

@@ -186,7 +186,7 @@ fn ended_well() -> pb::Ended {
 
 /// A megabyte of GPUs once took the scheduler minutes, during which it did nothing else.
 #[tokio::test]
-async fn a_machine_with_too_many_cards_is_refused_at_once() {
+async fn a_machine_with_too_many_gpus_is_refused_at_once() {
     let scheduler = Scheduler::start().await;
     let gpu = |number: u32| pb::Gpu { uuid: format!("GPU-{number}"), ..Default::default() };
     let hello = pb::Hello {

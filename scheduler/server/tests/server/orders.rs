@@ -94,7 +94,7 @@ async fn a_drained_agents_job_goes_to_another_one_and_back_work_comes_after_resu
 }
 
 #[tokio::test]
-async fn a_reserved_card_is_left_and_given_back() {
+async fn a_reserved_gpu_is_left_and_given_back() {
     let scheduler = Scheduler::start().await;
     let mut agent = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0), gpu("GPU-b", 1)], &[])).await;
     let job = scheduler.submit(gpu_job("")).await.unwrap().id;
@@ -123,9 +123,9 @@ async fn a_wrong_order_names_the_field_the_value_and_the_way_out() {
     assert_eq!(unknown.code(), Code::NotFound);
     assert_eq!(unknown.message(), "there is no agent `lab-9`; `yard agents` lists what there is");
     assert_eq!(code(resume(&scheduler, "").await), Code::InvalidArgument);
-    let card = reserve(&scheduler, "lab-1", &["0", "7"], 3600).await.unwrap_err();
-    assert_eq!(card.code(), Code::InvalidArgument);
-    assert_eq!(card.message(), "gpus[1]: is `7`; agent `lab-1` has 0 (GPU-a): give an index or a UUID");
+    let gpu = reserve(&scheduler, "lab-1", &["0", "7"], 3600).await.unwrap_err();
+    assert_eq!(gpu.code(), Code::InvalidArgument);
+    assert_eq!(gpu.message(), "gpus[1]: is `7`; agent `lab-1` has 0 (GPU-a): give an index or a UUID");
     for seconds in [0, 59, 30 * 24 * 3600 + 1, -5] {
         let span = reserve(&scheduler, "lab-1", &[], seconds).await.unwrap_err();
         assert_eq!(span.message(), "span: must be from 1 minute to 30 days; leave it out for 2 hours");
@@ -137,7 +137,7 @@ async fn a_wrong_order_names_the_field_the_value_and_the_way_out() {
 }
 
 #[tokio::test]
-async fn a_quarantined_card_says_why_and_is_cleared_by_its_agent() {
+async fn a_quarantined_gpu_says_why_and_is_cleared_by_its_agent() {
     let scheduler = Scheduler::start().await;
     let mut agent = connect(&scheduler, hello(1, vec![quarantined("GPU-a", 0)], &[])).await;
     let job = scheduler.submit(gpu_job("")).await.unwrap();
@@ -184,7 +184,7 @@ async fn telemetry(scheduler: &Scheduler, gpu: &str) -> Result<Vec<pb::Telemetry
 }
 
 #[tokio::test]
-async fn what_cards_did_can_be_asked_for() {
+async fn what_gpus_did_can_be_asked_for() {
     let scheduler = Scheduler::start().await;
     let agent = connect(&scheduler, hello(1, vec![gpu("GPU-a", 0), gpu("GPU-b", 1)], &[])).await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;

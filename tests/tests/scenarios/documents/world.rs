@@ -97,13 +97,13 @@ impl World {
         let folder = home.path().join("trainyard");
         fs::create_dir(&folder).unwrap();
         std::os::unix::fs::symlink(programs.join("target"), folder.join("target")).unwrap();
-        let cards = home.path().join("cards.json");
-        fs::copy(format!("{ROOT}/tests/fake-nvml/cards.json"), &cards).unwrap();
+        let gpus = home.path().join("gpus.json");
+        fs::copy(format!("{ROOT}/tests/fake-nvml/gpus.json"), &gpus).unwrap();
         let text = |path: &Path| path.display().to_string();
         let variables = [
             ("PATH", format!("{}:{ROOT}/.tools", std::env::var("PATH").unwrap())),
             ("HOME", text(home.path())),
-            ("FAKE_NVML_STATE", text(&cards)),
+            ("FAKE_NVML_STATE", text(&gpus)),
             ("TRAINYARD_AGENT__NVML_LIBRARY", text(&binary("libfake_nvml.so").unwrap())),
             ("TRAINYARD_AGENT__METRICS_LISTEN", String::new()),
             ("YARD_SERVER", format!("http://127.0.0.1:{port}")),

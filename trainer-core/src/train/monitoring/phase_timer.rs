@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_card_one_whole_step_in_fifty_is_measured_and_one_an_epoch() {
+    fn on_a_gpu_one_whole_step_in_fifty_is_measured_and_one_an_epoch() {
         assert_eq!(measured(1, 120), [1, 51, 101]);
         assert_eq!(measured(4, 3), [1, 3, 6, 9]);
         assert_eq!(measured(3, 1), [1, 2]);
