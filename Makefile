@@ -23,7 +23,7 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 	cargo build --locked --workspace
 	@deploy/demo.sh
 
-# What waits for processes runs side by side. What computes runs one test at a time, since libtorch takes all cores.
+# What waits for processes runs side by side. What trains runs two at a time, since libtorch takes all cores.
 # A test program that is not named here is found by the tidy test.
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
@@ -33,7 +33,7 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	RUST_TEST_THREADS=4 $(ALL) --test server
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios
 	rm -rf target/export
-	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=1 $(ALL) --test trainer
+	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
 

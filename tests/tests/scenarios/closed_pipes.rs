@@ -62,7 +62,7 @@ fn no_command_of_the_agent_panics() {
 fn no_command_of_the_simulator_panics_and_schedules_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-    write("cluster.csv", "gpu_model,vram_gb,nodes,gpus_per_node\ncard,24,1,1\n");
+    write("cluster.csv", "gpu_model,vram_gb,nodes,gpus_per_node\ngpu,24,1,1\n");
     write(
         "jobs.csv",
         "job_id,user,submit_s,gpus,min_vram_gb,priority,work_units,ckpt_units,declared_units,job_kind,tput_gpu\n\

@@ -146,7 +146,7 @@ async fn a_job_on_the_processor_is_told_what_bounds_it() {
     assert_eq!(state, pb::JobState::Succeeded);
     let diagnosis = yard(&cluster, &["why-slow", &job]).await;
     let bound = diagnosis["bound"].as_str().unwrap();
-    assert!(["GPU", "LOADER", "DATA_TOO_SMALL"].contains(&bound), "{diagnosis}");
+    assert!(["CARD", "LOADER", "DATA_TOO_SMALL"].contains(&bound), "{diagnosis}");
     for list in ["findings", "advice"] {
         assert!(!diagnosis[list].as_array().unwrap().is_empty(), "{diagnosis}");
     }
