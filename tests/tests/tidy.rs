@@ -124,6 +124,87 @@ fn state_and_policies_know_nothing_of_the_engine_and_the_engine_names_no_policy(
     }
 }
 
+/// The rooms of crates whose modules know each other one way only: each room may use those that come after it.
+const ROOMS: &[(&str, &[&str])] = &[
+    (
+        "agent/src",
+        &[
+            "run",
+            "driver",
+            "startup",
+            "self_test",
+            "trainer",
+            "prepare",
+            "metrics",
+            "report",
+            "config",
+            "disk",
+            "core",
+            "host",
+            "gpu",
+            "connection",
+            "running_trainers",
+            "message",
+            "closed_devices",
+            "memory",
+            "identity",
+            "device",
+            "backoff",
+            "agent_status",
+        ],
+    ),
+    (
+        "trainer-core/data/src",
+        &[
+            "loader",
+            "augment",
+            "check",
+            "cache",
+            "dataset",
+            "resample",
+            "decode",
+            "labels",
+            "image",
+            "random",
+            "load_error",
+            "files",
+            "cpu",
+            "chunks",
+            "activity",
+        ],
+    ),
+];
+
+/// The modules of its own crate that a line of code names.
+fn modules_named(line: &str) -> impl Iterator<Item = &str> {
+    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
+    line.split("crate::").skip(1).flat_map(move |rest| match rest.strip_prefix('{') {
+        Some(list) => list.split(|c: char| !is_word(c)).collect::<Vec<&str>>(),
+        None => vec![rest.split(|c: char| !is_word(c)).next().unwrap()],
+    })
+}
+
+#[test]
+fn a_room_knows_only_those_below_it() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| !is_test(path)) {
+        let Some((folder, rooms)) = ROOMS.iter().find(|(folder, _)| path.starts_with(folder)) else {
+            continue;
+        };
+        let inner = path.strip_prefix(folder).unwrap();
+        let room = inner.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
+        if ["lib", "main", "test_data"].contains(&room) {
+            continue;
+        }
+        let own = rooms.iter().position(|other| *other == room);
+        let own = own.unwrap_or_else(|| panic!("{}: the room `{room}` needs its place", path.display()));
+        let program = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for line in program.lines().map(str::trim_start).filter(|line| !line.starts_with("//")) {
+            let above = modules_named(line).find(|name| rooms[..own].contains(name));
+            assert_eq!(above, None, "{}: {line}", path.display());
+        }
+    }
+}
+
 #[test]
 fn no_file_is_named_after_nothing() {
     for (path, _) in sources() {
