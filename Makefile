@@ -23,12 +23,14 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 	cargo build --locked --workspace
 	@deploy/demo.sh
 
-# What waits for processes runs side by side. What trains runs two at a time, since libtorch takes all cores.
+# Tests that wait for processes run side by side. Those that train run two at a time, since libtorch takes all cores.
+# Unit tests run one at a time: libtorch has one generator of random numbers for a process.
 # A test program that is not named here is found by the tidy test.
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
-	$(ALL) --lib --bins --test additive --test cases --test core --test loader_memory --test reference --test seeds --test one_sick_of_ten --test tidy
+	RUST_TEST_THREADS=1 $(ALL) --lib --bins --test loader_memory
+	$(ALL) --test additive --test cases --test core --test one_sick_of_ten --test reference --test seeds --test tidy
 	RUST_TEST_THREADS=8 $(ALL) --test agent --test yard
 	RUST_TEST_THREADS=4 $(ALL) --test server
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios

@@ -66,7 +66,7 @@ impl Entry {
 /// Why weights cannot be read, written or taken.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The file system said no.
+    /// The file system refused it.
     #[error("{path}: {source}")]
     Io {
         /// The weights file.

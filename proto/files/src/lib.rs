@@ -1,6 +1,7 @@
 //! Replaces a file so that a reader finds the old content or the new one, also after a crash, and never a part.
 //!
-//! Must not know: whose files these are. The content goes to an unfinished file beside it, which is synced and renamed; then the folder is synced.
+//! Must not know: whose files these are. The content goes to an unfinished file beside it, which is synced and
+//! renamed; then the folder is synced.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,7 +14,8 @@ pub const UNFINISHED: &str = ".part";
 /// beside it, so only one writer of `path` may be at work at a time.
 ///
 /// # Errors
-/// Those of the file system. The old content stays then, and the unfinished file is removed.
+/// Those of the file system. The old content stays then, and the unfinished file is removed; only when the disk fails
+/// after the new content has its name, that stays.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_atomically_with(path, &beside(path, UNFINISHED), |file| file.write_all(bytes))
 }
@@ -32,7 +34,7 @@ pub fn write_atomically_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// the file has meanwhile; it must be in the folder of `path`, and no other writer may use it.
 ///
 /// # Errors
-/// Those of `fill` and of the file system. The old content stays then, and the unfinished file is removed.
+/// As [`write_atomically`], and those of `fill`.
 pub fn write_atomically_with(
     path: &Path,
     unfinished: &Path,
@@ -60,16 +62,16 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Waits until the names in `folder` are on the disk. A file system that cannot do that for folders is taken as it is.
+/// Waits until the names in `folder` are on the disk. A folder that may be written and not read, and a file system that
+/// cannot do that for folders, are taken as they are.
 ///
 /// # Errors
-/// When the folder cannot be opened, or the disk fails.
+/// When the folder is not there, or the disk fails.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    match File::open(folder)?.sync_all() {
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
-            Ok(())
-        }
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported) => Ok(()),
         synced => synced,
     }
 }

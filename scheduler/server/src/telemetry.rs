@@ -25,7 +25,7 @@ pub const KEEP_MINUTES: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const BATCH_MAX: usize = 1000;
 /// Batches that may wait to be written; more are dropped.
 const BACKLOG: usize = 8192;
-/// How long sent are gathered.
+/// How long samples are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(500);
 /// How far an agent's clock may be from ours before its times are taken for wrong.
 const SKEW: Duration = Duration::from_secs(10);

@@ -235,7 +235,7 @@ impl Progress {
         }
     }
 
-    /// Closes an epoch, of which `row` is told. `units_left`: units whose gradients are accumulated still.
+    /// Closes an epoch, whose figures are `row`. `units_left`: units whose gradients are accumulated still.
     pub fn begin_next_epoch(&mut self, units_left: u64, row: Row) {
         self.units_accumulated = units_left;
         self.epoch += 1;

@@ -278,6 +278,14 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_keeps_the_names_that_other_versions_read() {
+        let stored = serde_json::to_value(progress(1)).unwrap();
+        for name in ["step", "units_waiting", "images_waiting", "scores_waiting", "epoch_waited"] {
+            assert!(stored.get(name).is_some(), "{name} in {stored}");
+        }
+    }
+
+    #[test]
     fn one_of_another_version_is_told_from_a_torn_one_whatever_else_its_manifest_has() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();

@@ -132,7 +132,7 @@ pub fn restore(
 
 /// Where to go on when a checkpoint was made with another batch size; `nominal` is the spec's `nbs`.
 ///
-/// Mostly at the very image: steps are made of the same images whatever the batch size. Only above the nominal
+/// Mostly with the very next image: steps are made of the same images whatever the batch size. Only above the nominal
 /// batch they are not; then images whose gradients were accumulated train again. Nothing is left out.
 pub fn with_batch_size(progress: &Progress, batch_size: u32, nominal: u32) -> Progress {
     let mut next = Progress { batch_size, ..progress.clone() };

@@ -1,8 +1,8 @@
 //! The training loop, from the first line to the last: epochs, their batches, and what follows each of them.
 //!
 //! batch → forward and backward → optimiser step and average → report; after the last batch of an epoch
-//! → validate → record → checkpoint; after the last epoch → conclude. What it is told to stop by leaves by
-//! [`ControlFlow::Break`], and ends with a checkpoint.
+//! → validate → record → checkpoint; after the last epoch → conclude. A run that is asked to stop leaves the loop
+//! by [`ControlFlow::Break`], and ends with a checkpoint.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;

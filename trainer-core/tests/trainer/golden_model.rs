@@ -137,7 +137,7 @@ fn the_fast_layout_computes_the_same_as_the_references() {
     for train in [false, true] {
         let [fast, plain] = [Layout::ChannelsLast, Layout::ChannelsFirst]
             .map(|layout| in_layout(layout).forward(&input, train));
-        // With channels innermost, libtorch's CPU sums up a batch's statistics in plain 32 bits, without
+        // With channels last, libtorch's CPU sums up a batch's statistics in plain 32 bits, without
         // the cascade that it has for the other layout: that costs a digit.
         assert_relative("boxes", &fast.boxes, &plain.boxes, 1e-3);
         assert_relative("scores", &fast.scores, &plain.scores, 1e-3);

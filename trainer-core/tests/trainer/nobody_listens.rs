@@ -5,12 +5,11 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use tch::Device;
-use trainyard_trainer::libtorch;
 use trainyard_trainer::model::Model;
 use trainyard_trainer::weights::{self, Metadata};
 use trainyard_types::{ModelScale, TrainSpec};
 
-use crate::runs::process;
+use crate::runs::{alone, process};
 
 /// The writing end of a pipe that nobody reads.
 fn unread() -> PipeWriter {
@@ -24,7 +23,7 @@ fn trainer(words: &[&str]) -> Command {
 }
 
 fn make_weights(path: &Path) {
-    let _ = libtorch::load_cuda();
+    let _turn = alone();
     tch::manual_seed(11);
     let model = Model::new(ModelScale::N, 2, 0, Device::Cpu);
     let metadata = Metadata::from([("imgsz".to_owned(), "64".to_owned())]);

@@ -130,7 +130,7 @@ fn beside_others_running_out_of_memory_says_what_an_image_takes() {
 fn what_others_hold_when_memory_runs_out_counts_and_not_what_they_held_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = FitStore::load(folder.path());
-    // A stranger came while it ran.
+    // Another process came while it ran.
     store.begin(attempt(1), run(12000));
     tell(&mut store, 1, &started());
     tell(&mut store, 1, &measured());

@@ -165,7 +165,7 @@ pub trait Store: Send + Sync + 'static {
     /// Applies all of `writes` in order, or none of them. Without writes it checks that `leader` leads.
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()>;
 
-    /// Events of a job beyond which the oldest are to be put away elsewhere and dropped here.
+    /// Events of a job beyond which the oldest are to be archived elsewhere and dropped here.
     fn event_history(&self) -> u64;
 
     /// Drops a job's events before a cursor, which are kept elsewhere by now.

@@ -21,7 +21,7 @@ use crate::telemetry;
 
 /// How long a write may take to reach the replicas that it waits for.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many times as many events a stream may hold as are to stay there, while they cannot be put away: then the
+/// How many times as many events a stream may hold as are to stay there, while they cannot be archived: then the
 /// oldest are lost, so that a full disk does not take Redis' memory, too.
 const STREAM_FACTOR: usize = 4;
 /// Fields per step when a hash is read.
@@ -33,7 +33,7 @@ type StreamEntry = (String, Vec<(String, Vec<u8>)>);
 /// How a store is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RedisOptions {
-    /// Events of a job beyond which the oldest are to be put away elsewhere.
+    /// Events of a job beyond which the oldest are to be archived elsewhere.
     pub event_history: usize,
     /// Replicas that must have a write before it counts.
     pub replicas: usize,

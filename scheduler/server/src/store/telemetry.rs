@@ -73,7 +73,7 @@ fn unpack(packed: Packed) -> Vec<Sample> {
     s.into_iter().filter_map(sample).collect()
 }
 
-/// Writes all samples_of_agents in one go; each agent's are appended whole or not at all.
+/// Writes the samples of all agents in one go; each agent's are appended whole or not at all.
 pub async fn record(
     link: &Link,
     script: &Script,
@@ -85,12 +85,12 @@ pub async fn record(
     }
     let mut pipe = Pipeline::new();
     pipe.load_script(script).ignore();
-    for batch in samples_of_agents {
-        let kept = batch.resolution.kept();
+    for AgentSamples { agent, resolution, samples } in samples_of_agents {
+        let kept = resolution.kept();
         let oldest = now.0.saturating_sub(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX));
         let mut call = script.prepare_invoke();
-        call.key(keys::telemetry(batch.agent, batch.resolution)).arg(now.0).arg(oldest).arg(kept.as_secs());
-        call.arg(serde_json::to_vec(&pack(&batch.samples))?);
+        call.key(keys::telemetry(*agent, *resolution)).arg(now.0).arg(oldest).arg(kept.as_secs());
+        call.arg(serde_json::to_vec(&pack(samples))?);
         pipe.invoke_script(&call).ignore();
     }
     let () = link.pipe(&pipe).await?;

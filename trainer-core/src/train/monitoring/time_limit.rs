@@ -11,7 +11,7 @@ pub fn epochs_within(hours: f64, seconds: f64, done: u32) -> u32 {
     all.max(done)
 }
 
-/// Whether `seconds` of training are more than the limit of `hours`; 0 hours are no limit.
+/// Whether `seconds` of training have reached the limit of `hours`; 0 hours are no limit.
 pub fn is_over(hours: f64, seconds: f64) -> bool {
     hours > 0.0 && seconds >= hours * 3600.0
 }

@@ -1,7 +1,7 @@
--- Set aside what cannot be read, provided that the caller leads: one field of a hash, or, without a field,
+-- Quarantine what cannot be read, provided that the caller leads: one field of a hash, or, without a field,
 -- a key that is no hash.
 -- KEYS[1] leader epoch    KEYS[2] where it is  KEYS[3] quarantine (hash)
--- KEYS[4] forgotten (hash), where it is a job: one of a batch would else begin anew
+-- KEYS[4] forgotten (hash), where it is a job: one of a job group would else begin anew
 -- ARGV[1] caller's epoch  ARGV[2] its field, or nothing
 -- Returns {'ok'} or {'fenced', epoch}.
 local epoch = redis.call('GET', KEYS[1]) or '0'

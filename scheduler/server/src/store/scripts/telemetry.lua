@@ -1,4 +1,4 @@
--- Append to what is known of an agent's cards, and cut off what is too old.
+-- Append to what is known of an agent's GPUs, and cut off what is too old.
 -- KEYS[1] stream, whose entries' ids are times in milliseconds
 -- ARGV[1] time of the entry   ARGV[2] the oldest time that is kept   ARGV[3] seconds until a stream to which
 -- nothing is added is gone    ARGV[4] the samples

@@ -1,6 +1,7 @@
 //! A scheduler in this process, over a real Redis, and clients for it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -54,11 +55,12 @@ impl Scheduler {
 
     /// Returns once its port is open.
     pub async fn open(dir: TempDir, config: Config) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(30);
         let server = loop {
             match Server::start(config.clone()).await {
                 // A program that another test is just starting has all files of this process open for a moment, and so
                 // the lock of a scheduler that has ended.
-                Err(StartError::Locked(_)) => tokio::task::yield_now().await,
+                Err(StartError::Locked(_)) if Instant::now() < deadline => tokio::task::yield_now().await,
                 started => break started.unwrap(),
             }
         };
