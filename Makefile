@@ -24,7 +24,8 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 	@deploy/demo.sh
 
 # Tests that wait for processes run side by side. Those that train run two at a time, since libtorch takes all cores.
-# Unit tests run one at a time: libtorch has one generator of random numbers for a process.
+# Unit tests run one at a time: libtorch has one generator of random numbers for a process. The fuzzer runs alone, since
+# it measures the memory of its process.
 # A test program that is not named here is found by the tidy test.
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
@@ -32,7 +33,8 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	RUST_TEST_THREADS=1 $(ALL) --lib --bins --test loader_memory
 	$(ALL) --test additive --test cases --test core --test one_sick_of_ten --test reference --test seeds --test tidy
 	RUST_TEST_THREADS=8 $(ALL) --test agent --test yard
-	RUST_TEST_THREADS=4 $(ALL) --test server
+	RUST_TEST_THREADS=4 $(ALL) --test server -- --skip fuzz::
+	$(ALL) --test server -- fuzz::
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
