@@ -53,12 +53,13 @@ done
 exec "$REAL" "$@"
 "#;
 
-/// A folder `target/release` with the programs as users have them, but for the trainer.
+/// Folders `target/release` and `target/debug` with the programs as users have them, but for the trainer.
 pub fn programs() -> TempDir {
     // On the disk of the programs, so that a link does.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let release = dir.path().join("target/release");
     fs::create_dir_all(&release).unwrap();
+    std::os::unix::fs::symlink("release", dir.path().join("target/debug")).unwrap();
     for name in ["yard", "trainyard-scheduler", "trainyard-agent", "trainyard-sim"] {
         fs::hard_link(binary(name).unwrap(), release.join(name)).unwrap();
     }
