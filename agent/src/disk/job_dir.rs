@@ -34,7 +34,7 @@ impl JobDir {
     /// Makes the directories.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn create(&self) -> io::Result<()> {
         fs::create_dir_all(self.checkpoints())
     }
@@ -43,7 +43,7 @@ impl JobDir {
     /// new name. [`remove_unfinished`] removes directories of such names, too.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn rename_for_removal(&self) -> io::Result<PathBuf> {
         let renamed = self.0.with_extension("gone");
         fs::rename(&self.0, &renamed)?;
@@ -83,7 +83,7 @@ impl JobDir {
     /// Remembers what its trainer had when main memory ran out.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn save_host_oom(&self, record: HostOomRecord) -> io::Result<()> {
         write_atomically(&self.0.join("killed.json"), &serde_json::to_vec(&record)?)
     }
@@ -108,7 +108,7 @@ impl JobDir {
     /// Remembers what an attempt hands in, for the next process of the agent.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn save_hand_in(&self, number: u32, hand_in: &Finished) -> io::Result<()> {
         write_atomically(&self.hand_in_file(number), &serde_json::to_vec(hand_in)?)
     }

@@ -68,7 +68,7 @@ pub fn shortage(folder: &Path, floor: u64) -> Option<String> {
 /// Bytes that are free to us on the disk of `folder`.
 ///
 /// # Errors
-/// The disk's.
+/// The disk's error.
 pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     let disk = statvfs(folder)?;
     Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))

@@ -8,7 +8,7 @@ use trainyard_types::{Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, 
 
 use super::{HostReading, Refusal};
 
-/// Something that happened.
+/// What the core is told of the scheduler, the trainers and the machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// At start: a former agent process held this attempt.

@@ -85,7 +85,7 @@ impl Spool {
     /// acknowledged and not sent.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn open(path: &Path, attempt: AttemptId, quota_bytes: u64) -> Result<Self, SpoolError> {
         Self::try_open(path, attempt, quota_bytes)
             .map_err(|source| SpoolError { path: path.to_owned(), source })
@@ -202,7 +202,7 @@ impl Spool {
     /// number.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn next_unsent(&mut self) -> Result<Option<Report>, SpoolError> {
         self.try_next_unsent().map_err(|source| self.error(source))
     }
@@ -319,7 +319,7 @@ impl Spool {
     /// Deletes the spool's file.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn delete(self) -> Result<(), SpoolError> {
         std::fs::remove_file(&self.path).map_err(|source| self.error(source))
     }

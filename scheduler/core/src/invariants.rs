@@ -26,7 +26,7 @@ pub enum Broken {
     #[error("attempt {attempt} stands at place {place} of its job")]
     AttemptNumber {
         attempt: AttemptId,
-        /// Counts from 1.
+        /// The attempt's place among its job's attempts, from 1.
         place: usize,
     },
     /// Two live attempts on one slot.

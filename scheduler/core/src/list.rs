@@ -40,7 +40,7 @@ impl Filter {
     }
 }
 
-/// One page.
+/// One page of a list of jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listed {
     /// The jobs of the page, the newest first.

@@ -478,7 +478,7 @@ pub enum EventBody {
     },
     /// Training moved on.
     Metrics {
-        /// Counts from 1.
+        /// The epoch in training, from 1.
         epoch: u32,
         epochs: u32,
         /// Whether the epoch is finished; otherwise the values are running means.

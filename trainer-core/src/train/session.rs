@@ -243,7 +243,7 @@ impl<'a> Session<'a> {
         self.setup.train_loader().epoch_with_ranges(&plan, ranges.collect())
     }
 
-    /// Counted from 0.
+    /// The first epoch without mosaic, counted from 0.
     fn first_epoch_without_mosaic(&self) -> u32 {
         self.epochs().saturating_sub(self.setup.spec().close_mosaic)
     }

@@ -133,7 +133,7 @@ impl Agents {
     }
 }
 
-/// Sessions and leases.
+/// The changes of agents' sessions and leases.
 impl Agents {
     /// An agent that is known from before a restart of the scheduler: its lease runs anew.
     pub(crate) fn load(&mut self, record: AgentRecord, lease_until: Time) {
@@ -302,7 +302,7 @@ impl Agents {
     }
 }
 
-/// Attempts.
+/// The changes of the attempts that agents hold.
 impl Agents {
     /// An attempt begins on free slots of one agent.
     pub(crate) fn occupy(&mut self, attempt: AttemptId, kind: &Kind, locations: &[Location]) {

@@ -85,7 +85,7 @@ pub(crate) struct Forgotten {
     pub(crate) emptied_group: Option<Arc<JobGroupRecord>>,
 }
 
-/// Reading.
+/// The lookups of jobs, which change nothing.
 impl Jobs {
     pub(crate) fn get(&self, id: JobId) -> Option<&JobRecord> {
         self.records.get(&id)
@@ -247,7 +247,7 @@ impl Jobs {
     }
 }
 
-/// Changes.
+/// The changes of jobs, which keep the indexes.
 impl Jobs {
     /// A job to be changed; the indexes follow when the edit is dropped.
     pub(crate) fn edit(&mut self, now: Time, id: JobId) -> Option<JobEdit<'_>> {
@@ -303,7 +303,7 @@ impl Jobs {
     }
 }
 
-/// What agents see.
+/// What is known of the paths that agents can see.
 impl Jobs {
     /// An agent's machine has other things than before, or is forgotten. Returns whether it sees other paths now.
     pub(crate) fn note_fitness(&mut self, agent: AgentId, before: &Fitness, now: &Fitness) -> bool {

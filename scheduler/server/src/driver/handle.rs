@@ -135,7 +135,7 @@ impl Handle {
     /// that an agent that says much does not hold up the others.
     ///
     /// # Errors
-    /// [`Unavailable`].
+    /// [`Unavailable`], where the driver has ended.
     pub async fn say(&self, event: Event, places: &Arc<Semaphore>) -> Result<(), Unavailable> {
         // Nobody closes it.
         let place = Arc::clone(places).acquire_owned().await.ok();
@@ -145,7 +145,7 @@ impl Handle {
     /// Says that an agent's connection is gone.
     ///
     /// # Errors
-    /// [`Unavailable`].
+    /// [`Unavailable`], where the driver has ended.
     pub async fn disconnected(&self, agent: AgentId, session: Session) -> Result<(), Unavailable> {
         self.send(Message::Tell(Event::AgentDisconnected { agent, session }, None)).await
     }
@@ -154,7 +154,7 @@ impl Handle {
     /// that is not durable; a standby's is a moment old.
     ///
     /// # Errors
-    /// [`Unavailable`].
+    /// [`Unavailable`], where the driver has ended.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut StateView<'_>) -> T + Send + 'static,

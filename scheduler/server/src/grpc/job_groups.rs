@@ -12,7 +12,7 @@ use trainyard_scheduler_core::{Axis, Content, JobGroupRecord, SWEEP_LABEL, Sweep
 use trainyard_types::{JobGroupId, JobId, JobSpec, TrainPatch, Violation};
 
 use super::Context;
-use super::jobs::parse_caller;
+use super::jobs::{parse_caller, parse_spec};
 use super::status::{ApiError, not_there};
 use crate::driver::StateView;
 
@@ -114,17 +114,7 @@ pub async fn submit_sweep(
     let pb::SubmitSweepRequest { request_id, spec, axes, validate_only } = request;
     let mut found = Vec::new();
     let user = parse_caller(&metadata, &request_id, &mut found);
-    let spec = match spec.map(parse_job_spec) {
-        Some(Ok(spec)) => Some(spec),
-        Some(Err(violations)) => {
-            found.extend(violations.into_iter().map(|violation| violation.under("spec")));
-            None
-        }
-        None => {
-            found.push(Violation::new("spec", "is missing; say what to train"));
-            None
-        }
-    };
+    let spec = parse_spec(spec, &mut found);
     let axes = parse_axes(axes, spec.as_ref(), &mut found);
     let sweep = match spec {
         Some(spec) if found.is_empty() => Sweep { spec, axes },

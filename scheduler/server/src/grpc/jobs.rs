@@ -82,21 +82,21 @@ pub(super) fn parse_caller(metadata: &MetadataMap, request_id: &str, found: &mut
     user.to_owned()
 }
 
+/// What to train; `None` where that is missing or wrong, which is then among `found`.
+pub(super) fn parse_spec(spec: Option<pb::JobSpec>, found: &mut Vec<Violation>) -> Option<JobSpec> {
+    let Some(spec) = spec else {
+        found.push(Violation::new("spec", "is missing; say what to train"));
+        return None;
+    };
+    let parsed = parse_job_spec(spec);
+    parsed.map_err(|violations| found.extend(violations.into_iter().map(|wrong| wrong.under("spec")))).ok()
+}
+
 /// Everything that is wrong with a submission, at once.
 fn parse_submission(metadata: &MetadataMap, request: pb::SubmitJobRequest) -> Result<Submission, ApiError> {
     let mut found = Vec::new();
     let user = parse_caller(metadata, &request.request_id, &mut found);
-    let spec = match request.spec.map(parse_job_spec) {
-        Some(Ok(spec)) => Some(spec),
-        Some(Err(violations)) => {
-            found.extend(violations.into_iter().map(|violation| violation.under("spec")));
-            None
-        }
-        None => {
-            found.push(Violation::new("spec", "is missing; say what to train"));
-            None
-        }
-    };
+    let spec = parse_spec(request.spec, &mut found);
     match spec {
         Some(spec) if found.is_empty() => {
             let request_id = Some(request.request_id).filter(|id| !id.is_empty());

@@ -21,7 +21,7 @@ pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Written from the programs, by other tests.
 const GENERATED: [&str; 2] = ["docs/reference/grpc.md", "docs/reference/yard.md"];
 
-/// One page.
+/// One page of the documents.
 pub struct Document {
     /// Below the repository, for messages.
     pub path: String,

@@ -6,7 +6,7 @@ use crate::cpu::has_avx2;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::has_avx512_bytes;
 
-/// A change of colour.
+/// A change of hue, saturation and value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HsvShift {
     /// What is added to the hue, in steps of two degrees: a whole number, 0 to 179.

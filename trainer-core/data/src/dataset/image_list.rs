@@ -18,7 +18,7 @@ use crate::files::path_normalization::{self, Respelling};
 /// A text file that lists images.
 #[derive(Debug)]
 pub struct ImageList {
-    /// The file.
+    /// The path of the list itself.
     pub file: PathBuf,
     /// Folders that its lines may be relative to, in the order in which they are tried.
     pub bases: Vec<PathBuf>,

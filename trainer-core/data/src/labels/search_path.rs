@@ -45,7 +45,7 @@ struct LabelFolder {
 pub(crate) struct LocatedLabelFile<T> {
     /// What the caller's function made of the file.
     pub content: T,
-    /// The file.
+    /// The label file that was found.
     pub path: PathBuf,
     /// Whether it lies in the first folder of the search path.
     pub is_first: bool,

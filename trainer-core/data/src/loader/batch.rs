@@ -85,9 +85,9 @@ pub(super) struct BatchShape {
     pub number: usize,
     /// Positions of its samples in the pass; each batch goes on where the one before it ends.
     pub samples: Range<usize>,
-    /// Pixels.
+    /// The height of an image, in pixels.
     pub height: usize,
-    /// Pixels.
+    /// The width of an image, in pixels.
     pub width: usize,
 }
 
@@ -96,9 +96,9 @@ pub(super) struct BatchShape {
 pub(super) struct SampleTask {
     /// Its position in the pass.
     pub position: usize,
-    /// Pixels.
+    /// The height of an image, in pixels.
     pub height: usize,
-    /// Pixels.
+    /// The width of an image, in pixels.
     pub width: usize,
     /// Its range of the batch's buffer.
     pub slot: ImageSlot,

@@ -42,7 +42,7 @@ impl Sums {
 /// The optimiser step that was measured last.
 #[derive(Debug, Clone, Copy)]
 struct MeasuredStep {
-    /// Counted from 0.
+    /// How many steps of the run came before it.
     number: u64,
     /// Whether it was in this epoch.
     in_epoch: bool,

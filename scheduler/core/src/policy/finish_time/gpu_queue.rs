@@ -22,7 +22,7 @@ pub(super) type QueuePosition = (Reverse<i32>, u64, JobId);
 /// Jobs of a queue that are kept together: of one user, and with paths that the same agents see.
 pub(super) type QueueOwner = (Arc<str>, Option<Arc<JobPaths>>);
 
-/// A job that runs.
+/// A running job, as its queue counts it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Runner {
     pub(super) agent: AgentId,
@@ -59,7 +59,7 @@ pub(super) struct GpuQueue {
     pressure_as_of: Time,
 }
 
-/// Reading.
+/// The lookups of a queue, which change nothing.
 impl GpuQueue {
     /// The waiting jobs of each owner, in order.
     pub(super) fn by_owner(&self) -> &BTreeMap<QueueOwner, OrderedSet<QueuePosition>> {

@@ -62,7 +62,7 @@ pub(super) struct Queues {
     gangs: usize,
 }
 
-/// Reading.
+/// The lookups of the queues, which change nothing.
 impl Queues {
     /// All kinds of GPUs that were ever on offer, with the indexes of their queues.
     pub(super) fn kinds(&self) -> impl Iterator<Item = (usize, &Kind)> {
@@ -150,7 +150,7 @@ impl Queues {
     }
 }
 
-/// Changes.
+/// The changes of the queues, which keep their indexes.
 impl Queues {
     /// The index of the queue of a kind, which is made if there is none.
     fn find_or_insert(&mut self, kind: &Kind) -> usize {

@@ -22,7 +22,7 @@ pub const LOCK_SUFFIX: &str = "lock";
 pub struct CacheFile {
     /// Its name without extension, for `rm` and `verify`.
     pub key: String,
-    /// Its path.
+    /// The path of the cache file.
     pub path: PathBuf,
     /// What it says of itself; `None` when it is damaged.
     pub header: Option<Header>,

@@ -86,7 +86,7 @@ impl Opened {
 /// An image file as it was read.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceFile<'a> {
-    /// Its path.
+    /// The path of the image file.
     pub path: &'a Path,
     /// Its stamp before it was read.
     pub stamp: Option<FileStamp>,
