@@ -230,7 +230,7 @@ mod tests {
             assert!(line.is_some_and(|line| line.ends_with(file)), "{what}: {report}");
         }
         let found = &report.splits[0].found;
-        assert_eq!((found.corrupt, found.unsupported, found.out_of_range, found.clipped), (1, 1, 1, 1));
+        assert_eq!((found.corrupt, found.unsupported, found.out_of_range, found.rows.clipped), (1, 1, 1, 1));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use crate::resample::resize::resize;
 /// An image and its labels, to be laid on a mosaic.
 #[derive(Debug, Clone, Copy)]
 pub struct LabelledImage<'a> {
-    /// The pixels.
     pub image: &'a PlanarImage,
     /// The objects, as shares of the image.
     pub labels: &'a [Label],
@@ -20,7 +19,7 @@ pub struct LabelledImage<'a> {
 /// An image on a mosaic.
 #[derive(Debug, Clone)]
 pub struct Tile {
-    /// Its pixels.
+    /// The pixels of the image.
     pub planes: PlanarImage,
     /// Column of the mosaic at which its left edge lies; may be outside of the mosaic, which crops it.
     pub left: isize,

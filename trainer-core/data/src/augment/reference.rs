@@ -6,7 +6,7 @@ use super::mosaic::MosaicLayout;
 use super::resampler::Flips;
 use crate::resample::GREY;
 
-/// The pixels of a mosaic.
+/// A whole mosaic, put together in memory.
 #[derive(Debug)]
 pub struct MosaicPixels {
     side: isize,

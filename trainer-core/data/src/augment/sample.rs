@@ -32,7 +32,7 @@ pub struct Sample {
 /// Makes the samples of one epoch.
 #[derive(Debug, Clone)]
 pub struct SampleBuilder {
-    /// The images.
+    /// The images that samples are made of.
     pub store: Arc<ImageStore>,
     /// The strength of each augmentation.
     pub augment: AugmentConfig,

@@ -29,7 +29,7 @@ const MAX_WARNINGS: usize = 100;
 pub enum CacheMode {
     /// Nowhere: each use decodes.
     None,
-    /// In memory.
+    /// In main memory, as far as it goes.
     Ram {
         /// How much memory may be taken.
         budget: RamBudget,

@@ -24,7 +24,7 @@ pub struct ImageList {
     pub bases: Vec<PathBuf>,
 }
 
-/// A line of a list.
+/// Where an image is named: a line of a list.
 #[derive(Debug, Clone)]
 pub(crate) struct ListLine {
     pub list: Arc<ImageList>,

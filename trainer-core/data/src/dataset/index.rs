@@ -12,13 +12,13 @@ use crate::labels::Label;
 /// One usable image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IndexedImage<'a> {
-    /// Its file.
+    /// The path of the image.
     pub path: PathBuf,
     /// Pixels from left to right, after EXIF orientation.
     pub width: usize,
     /// Pixels from top to bottom, after EXIF orientation.
     pub height: usize,
-    /// Its objects.
+    /// The objects in the image.
     pub labels: &'a [Label],
 }
 
@@ -45,7 +45,7 @@ struct Entry {
     label_end: u32,
     width: u16,
     height: u16,
-    /// As [`crate::files::HeadAndTail::fingerprint`].
+    /// Tells contents apart, [`crate::files::HeadAndTail::fingerprint`].
     fingerprint: u64,
 }
 

@@ -24,9 +24,9 @@ use crate::labels::LabelRules;
 /// A part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// Training images.
+    /// Images that the model trains on.
     Train,
-    /// Validation images.
+    /// Images that the model is validated on.
     Val,
     /// Test images, which no training reads.
     Test,
@@ -94,7 +94,7 @@ pub enum DataError {
         "{file}: `{key}` names `{place}`, which is neither a folder, nor an image, nor a .txt list of images"
     )]
     NeitherFolderNorList {
-        /// The data.yaml.
+        /// The path of the data.yaml.
         file: PathBuf,
         /// The split's key: `train`, `val` or `test`.
         key: &'static str,
@@ -107,17 +107,17 @@ pub enum DataError {
         crate::decode::EXTENSIONS.join(", ")
     )]
     Empty {
-        /// The data.yaml.
+        /// The path of the data.yaml.
         file: PathBuf,
         /// The split's key: `train`, `val` or `test`.
         key: &'static str,
-        /// Its value.
+        /// The value of the key.
         entries: String,
     },
     /// There are images, but not one can be used.
     #[error("{file}: none of the {listed} images of `{key}` can be used; the first problem is: {first}")]
     NothingUsable {
-        /// The data.yaml.
+        /// The path of the data.yaml.
         file: PathBuf,
         /// The split's key: `train`, `val` or `test`.
         key: &'static str,
@@ -132,7 +132,7 @@ pub enum DataError {
          label file there for each image, an empty one where there is nothing to see"
     )]
     NoLabels {
-        /// The data.yaml.
+        /// The path of the data.yaml.
         file: PathBuf,
         /// The split's key: `train`, `val` or `test`.
         key: &'static str,

@@ -72,18 +72,18 @@ fn row_notes(yaml: &DataYaml, found: &ScanReport) -> Vec<String> {
     let keypoints =
         format!("label rows with keypoints (`kpt_shape: [{points}, {each}]`); the box of each is taken");
     let kinds = [
-        (found.duplicates, "label rows that repeat another; dropped", &found.files_with_duplicates),
-        (found.empty_boxes, "label rows whose box has no area; dropped", &found.files_with_empty_boxes),
-        (found.clipped, "label rows a little outside 0 to 1; clipped", &found.files_with_clipped),
-        (found.keypoints, keypoints.as_str(), &nowhere),
+        (found.rows.duplicates, "label rows that repeat another; dropped", &found.files_with_duplicates),
+        (found.rows.empty_boxes, "label rows whose box has no area; dropped", &found.files_with_empty_boxes),
+        (found.rows.clipped, "label rows a little outside 0 to 1; clipped", &found.files_with_clipped),
+        (found.rows.keypoints, keypoints.as_str(), &nowhere),
         (
-            found.polygons,
+            found.rows.polygons,
             "label rows are polygons; the box around each is taken (if they are a box and keypoints, say so by \
              `kpt_shape` in the data.yaml)",
             &nowhere,
         ),
         (
-            found.four_corners,
+            found.rows.four_corners,
             "label rows have four corners (oriented boxes, or polygons); the upright box around each is taken",
             &nowhere,
         ),

@@ -16,7 +16,7 @@ use crate::chunks::map_chunks;
 use crate::decode::{self, DecodeError, ImageProbe};
 use crate::files;
 use crate::labels::search_path::LocatedLabelFile;
-use crate::labels::{self, BadRows, LabelError, LabelFile, LabelRules};
+use crate::labels::{self, BadRows, LabelError, LabelFile, LabelRules, RowCounts};
 
 /// Warnings that a training keeps word for word; the rest is counted.
 const MAX_MESSAGES: usize = 20;
@@ -45,18 +45,9 @@ pub struct ScanReport {
     pub unsupported: usize,
     /// Number of objects in usable images.
     pub boxes: usize,
-    /// Number of label rows dropped because they repeat another.
-    pub duplicates: usize,
-    /// Number of label rows dropped because their box has no area.
-    pub empty_boxes: usize,
-    /// Number of label rows that are polygons; the box around each was taken.
-    pub polygons: usize,
-    /// Number of label rows of four points, as of oriented boxes; the upright box around each was taken.
-    pub four_corners: usize,
-    /// Number of label rows of a box and keypoints; the box of each was taken.
-    pub keypoints: usize,
-    /// Number of label rows with a value a little outside the image, which was taken as 0 or 1.
-    pub clipped: usize,
+    /// What was made of odd rows in the label files of usable images.
+    #[serde(flatten)]
+    pub rows: RowCounts,
     /// Number of label rows with a value far outside the image; their images are left out.
     pub out_of_range: usize,
     /// Number of usable images without a label file.
@@ -90,15 +81,13 @@ pub struct ScanReport {
 
 impl fmt::Display for ScanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            images, background, corrupt, missing, unsupported, boxes, duplicates, empty_boxes, ..
-        } = self;
+        let Self { images, background, corrupt, missing, unsupported, boxes, rows, .. } = self;
         write!(f, "{images} images, {boxes} boxes, {background} backgrounds, {corrupt} corrupt")?;
         for (count, what) in [
             (missing, "missing"),
             (unsupported, "of kinds that are not read"),
-            (duplicates, "duplicate labels"),
-            (empty_boxes, "empty boxes"),
+            (&rows.duplicates, "duplicate labels"),
+            (&rows.empty_boxes, "empty boxes"),
         ] {
             if *count > 0 {
                 write!(f, ", {count} {what}")?;
@@ -133,20 +122,17 @@ impl ScanReport {
         self.images += 1;
         self.boxes += objects;
         self.background += usize::from(objects == 0);
-        self.polygons += labels.polygons;
-        self.four_corners += labels.four_corners;
-        self.keypoints += labels.keypoints;
+        self.rows += labels.rows;
         *self.objects.entry(objects).or_default() += 1;
         for label in &labels.labels {
             *self.classes.entry(label.class).or_default() += 1;
         }
         let Some(file) = file else { return self.count_unlabelled(image) };
-        for (found, count, files) in [
-            (labels.duplicates, &mut self.duplicates, &mut self.files_with_duplicates),
-            (labels.empty_boxes, &mut self.empty_boxes, &mut self.files_with_empty_boxes),
-            (labels.clipped, &mut self.clipped, &mut self.files_with_clipped),
+        for (found, files) in [
+            (labels.rows.duplicates, &mut self.files_with_duplicates),
+            (labels.rows.empty_boxes, &mut self.files_with_empty_boxes),
+            (labels.rows.clipped, &mut self.files_with_clipped),
         ] {
-            *count += found;
             if found > 0 && files.len() < FIRST_FILES {
                 files.push(shown(&file.path));
             }

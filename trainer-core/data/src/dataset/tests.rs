@@ -27,6 +27,44 @@ fn a_good_split_opens_sorted_with_sizes_and_labels() {
     assert_eq!(dataset.report.classes.clone().into_iter().collect::<Vec<_>>(), [(0, 2), (1, 2)]);
 }
 
+/// What `check --json` prints is read by other programs, and scan caches by newer builds.
+#[test]
+fn the_json_of_a_report_keeps_its_flat_keys() {
+    let keys = [
+        "background",
+        "boxes",
+        "classes",
+        "clipped",
+        "corrupt",
+        "duplicates",
+        "empty_boxes",
+        "files_with_clipped",
+        "files_with_duplicates",
+        "files_with_empty_boxes",
+        "first_respelled",
+        "first_unlabelled",
+        "four_corners",
+        "images",
+        "keypoints",
+        "labels_elsewhere",
+        "looked_for_labels",
+        "messages",
+        "missing",
+        "objects",
+        "out_of_range",
+        "polygons",
+        "respelled_labels",
+        "unlabelled",
+        "unnamed",
+        "unsupported",
+    ];
+    let report = ScanReport { objects: [(2, 1)].into(), classes: [(1, 2)].into(), ..ScanReport::default() };
+    let text = serde_json::to_string(&report).unwrap();
+    let json: std::collections::BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(json.keys().collect::<Vec<_>>(), keys);
+    assert_eq!(serde_json::from_str::<ScanReport>(&text).unwrap(), report);
+}
+
 #[test]
 fn broken_images_and_rows_are_left_out_and_named_with_file_and_line() {
     let data = TestData::new(6, 1);
@@ -224,7 +262,7 @@ fn rows_are_read_as_the_data_yaml_says_and_what_they_were_taken_for_is_said_once
     data.write("labels/train/000.txt", rows.as_bytes());
     data.write("labels/train/001.txt", b"1 .1 .1 .2 .1 .2 .2 .1 .2\n");
     let dataset = data.open(Split::Train);
-    assert_eq!((dataset.report.polygons, dataset.report.four_corners), (1, 1));
+    assert_eq!((dataset.report.rows.polygons, dataset.report.rows.four_corners), (1, 1));
     assert_eq!(
         dataset.notes,
         [
@@ -255,7 +293,7 @@ fn label_files_of_any_line_end_are_read_alike_and_other_encodings_are_named() {
     data.write("labels/train/003.txt", &wide);
     data.write("labels/train/004.txt", b"0 .5 .5 .2 .2\r0 .5 .5 .2 \xB12\r");
     let dataset = data.open(Split::Train);
-    assert_eq!((dataset.len(), dataset.report.boxes, dataset.report.polygons), (3, 6, 0));
+    assert_eq!((dataset.len(), dataset.report.boxes, dataset.report.rows.polygons), (3, 6, 0));
     let warnings = dataset.report.warnings();
     assert!(
         warnings[0].ends_with("003.txt: is UTF-16 text; save it as UTF-8, image left out"),

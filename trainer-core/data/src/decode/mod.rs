@@ -163,7 +163,7 @@ fn dimension(pixels: usize) -> u32 {
 pub struct ImageProbe {
     /// Size in pixels, `[width, height]`, after EXIF orientation.
     pub size: [usize; 2],
-    /// As [`HeadAndTail::fingerprint`].
+    /// Tells contents apart, [`HeadAndTail::fingerprint`].
     pub fingerprint: u64,
 }
 

@@ -4,7 +4,7 @@ pub mod parse;
 pub mod search_path;
 pub(crate) mod stray;
 
-pub use self::parse::{BadRows, LabelError, LabelFile, LabelRules, parse};
+pub use self::parse::{BadRows, LabelError, LabelFile, LabelRules, RowCounts, parse};
 
 /// One labelled object.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,7 +18,7 @@ pub struct Label {
 /// An object in an image, with its box in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Object {
-    /// Class id.
+    /// Class id, below the number of classes.
     pub class: u32,
     /// Corners in pixels, `[x1, y1, x2, y2]`.
     pub xyxy: [f32; 4],

@@ -1,6 +1,10 @@
 //! The text of a label file: `class cx cy w h` a line, as shares of the image, or a class and a polygon, or a class, a
 //! box and keypoints.
 
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
 use super::Label;
 
 /// Bad rows of a file that are reported one by one; the others are counted.
@@ -22,18 +26,37 @@ pub struct LabelRules {
 pub struct LabelFile {
     /// The objects, in file order, without duplicates.
     pub labels: Vec<Label>,
-    /// Number of rows that repeat another row exactly; dropped.
+    /// What was made of odd rows.
+    pub rows: RowCounts,
+}
+
+/// How many rows of label files were read otherwise than as a box inside the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// Number of rows dropped because they repeat another row of their file exactly.
     pub duplicates: usize,
-    /// Number of boxes of no width or height; dropped.
+    /// Number of rows dropped because their box has no area.
     pub empty_boxes: usize,
-    /// Number of polygons; the box around each was taken.
+    /// Number of rows that are polygons; the box around each was taken.
     pub polygons: usize,
-    /// Number of rows of four points (oriented boxes, mostly); the upright box around each was taken.
+    /// Number of rows of four points, as of oriented boxes; the upright box around each was taken.
     pub four_corners: usize,
-    /// Number of rows of a box and keypoints; the box was taken.
+    /// Number of rows of a box and keypoints; the box of each was taken.
     pub keypoints: usize,
     /// Number of rows with a value a little outside 0 to 1, which was taken as 0 or 1.
     pub clipped: usize,
+}
+
+impl AddAssign for RowCounts {
+    fn add_assign(&mut self, other: Self) {
+        let Self { duplicates, empty_boxes, polygons, four_corners, keypoints, clipped } = other;
+        self.duplicates += duplicates;
+        self.empty_boxes += empty_boxes;
+        self.polygons += polygons;
+        self.four_corners += four_corners;
+        self.keypoints += keypoints;
+        self.clipped += clipped;
+    }
 }
 
 /// The rows for which a label file cannot be used.
@@ -72,7 +95,7 @@ pub enum LabelError {
     Class {
         /// The row's line, from 1.
         line: usize,
-        /// The id.
+        /// The class id of the row.
         class: u64,
         /// How many classes there are.
         classes: usize,
@@ -82,7 +105,7 @@ pub enum LabelError {
     Number {
         /// The row's line, from 1.
         line: usize,
-        /// The word.
+        /// The word as it is written.
         word: String,
     },
     /// The number of columns is neither that of a box nor that of a polygon.
@@ -121,7 +144,7 @@ pub enum LabelError {
     Coordinate {
         /// The row's line, from 1.
         line: usize,
-        /// The coordinate.
+        /// The coordinate as it is written.
         value: f32,
     },
     /// A class id is no whole number.
@@ -129,7 +152,7 @@ pub enum LabelError {
     ClassId {
         /// The row's line, from 1.
         line: usize,
-        /// The word.
+        /// The word as it is written.
         word: String,
     },
 }
@@ -212,15 +235,15 @@ pub fn parse(text: &str, rules: &LabelRules) -> Result<LabelFile, BadRows> {
             Ok(Row { label, shape, is_clipped }) => {
                 match shape {
                     Shape::Box => {}
-                    Shape::Polygon => file.polygons += 1,
-                    Shape::FourCorners => file.four_corners += 1,
-                    Shape::Keypoints => file.keypoints += 1,
+                    Shape::Polygon => file.rows.polygons += 1,
+                    Shape::FourCorners => file.rows.four_corners += 1,
+                    Shape::Keypoints => file.rows.keypoints += 1,
                 }
-                file.clipped += usize::from(is_clipped);
+                file.rows.clipped += usize::from(is_clipped);
                 if label.cxcywh[2] <= 0.0 || label.cxcywh[3] <= 0.0 {
-                    file.empty_boxes += 1;
+                    file.rows.empty_boxes += 1;
                 } else if file.labels.contains(&label) {
-                    file.duplicates += 1;
+                    file.rows.duplicates += 1;
                 } else {
                     file.labels.push(label);
                 }
@@ -231,8 +254,8 @@ pub fn parse(text: &str, rules: &LabelRules) -> Result<LabelFile, BadRows> {
     if bad.first.is_empty() { Ok(file) } else { Err(bad) }
 }
 
-/// What a row describes, by its number of columns. A data set with keypoints may have plain boxes, too, for objects whose points nobody
-/// marked; it has no polygons.
+/// What a row describes, by its number of columns. A data set with keypoints may have plain boxes, too, for objects
+/// whose points nobody marked; it has no polygons.
 fn shape_of(words: &[&str], line: usize, rules: &LabelRules) -> Result<Shape, LabelError> {
     let columns = words.len();
     match (columns, rules.keypoints) {
@@ -329,7 +352,10 @@ mod tests {
         let row = "1 0.5 0.5 0.2 0.1 0 0 1 0 1 1 0 2\n0 .1 .1 .1 .1\n";
         let file = parse(row, [4, 2]).unwrap();
         assert_eq!(file.labels[0], Label { class: 1, cxcywh: [0.5, 0.5, 0.2, 0.1] });
-        assert_eq!((file.labels.len(), file.keypoints, file.polygons, file.four_corners), (2, 1, 0, 0));
+        assert_eq!(
+            (file.labels.len(), file.rows.keypoints, file.rows.polygons, file.rows.four_corners),
+            (2, 1, 0, 0)
+        );
         let error = |text: &str, shape| parse(text, shape).unwrap_err().first.remove(0).to_string();
         assert_eq!(
             error(row, [5, 3]),
@@ -342,7 +368,7 @@ mod tests {
     #[test]
     fn a_row_of_four_points_is_told_apart_from_other_polygons() {
         let file = parse("0 .1 .2 .3 .1 .4 .3 .2 .4\n0 .1 .1 .3 .1 .3 .5\n", 1, false).unwrap();
-        assert_eq!((file.four_corners, file.polygons), (1, 1));
+        assert_eq!((file.rows.four_corners, file.rows.polygons), (1, 1));
     }
 
     #[test]
@@ -353,15 +379,15 @@ mod tests {
             |left: [f32; 4], right: [f32; 4]| left.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6);
         assert_eq!(file.labels[0], Label { class: 1, cxcywh: [0.5, 0.5, 0.2, 0.1] });
         assert!(close(file.labels[1].cxcywh, [0.2, 0.3, 0.2, 0.4]), "{:?}", file.labels[1]);
-        assert_eq!((file.labels[2].cxcywh[0], file.polygons, file.clipped), (1.0, 1, 1));
+        assert_eq!((file.labels[2].cxcywh[0], file.rows.polygons, file.rows.clipped), (1.0, 1, 1));
     }
 
     #[test]
     fn duplicates_and_empty_boxes_are_dropped_and_counted() {
         let text = "0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n0 .5 .5 .2 0\n1 .5 .5 .2 .2\n";
         let file = parse(text, 2, false).unwrap();
-        assert_eq!((file.labels.len(), file.duplicates, file.empty_boxes), (2, 1, 1));
-        assert_eq!(parse(text, 1, true).unwrap().duplicates, 2);
+        assert_eq!((file.labels.len(), file.rows.duplicates, file.rows.empty_boxes), (2, 1, 1));
+        assert_eq!(parse(text, 1, true).unwrap().rows.duplicates, 2);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::resample::Letterbox;
 pub struct Target {
     /// Position of the image in the batch, from 0.
     pub image: u32,
-    /// Class id.
+    /// Class id, below the number of classes.
     pub class: u32,
     /// Centre and size as shares of the batch's width and height, `[cx, cy, w, h]`.
     pub cxcywh: [f32; 4],
@@ -81,7 +81,7 @@ impl Batch {
 /// A batch to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BatchShape {
-    /// As [`Batch::number`].
+    /// The place of the batch in the pass, [`Batch::number`].
     pub number: usize,
     /// Positions of its samples in the pass; each batch goes on where the one before it ends.
     pub samples: Range<usize>,

@@ -15,7 +15,7 @@ const LANES: usize = 8;
 /// An image, and where it lies in the coordinates of the positions.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceImage<'a> {
-    /// Its pixels.
+    /// The pixels of the image.
     pub planes: &'a PlanarImage,
     /// Column of its first pixel.
     pub left: i32,

@@ -17,7 +17,7 @@ pub const SUFFIX: &str = "tycache";
 /// Extension of the lock files of those who fill them.
 pub const LOCK_SUFFIX: &str = "lock";
 
-/// A cache file.
+/// A file of decoded images, as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheFile {
     /// Its name without extension, for `rm` and `verify`.

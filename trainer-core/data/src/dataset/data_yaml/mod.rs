@@ -59,7 +59,6 @@ pub enum YamlError {
     /// The file cannot be read.
     #[error("data: cannot read `{}`: {source}{}", file.display(), read_advice(file, source))]
     Read {
-        /// The file.
         file: PathBuf,
         /// The reader's own error.
         source: std::io::Error,
@@ -67,7 +66,6 @@ pub enum YamlError {
     /// The file is no text.
     #[error("{}", source.in_file(file.display()))]
     Text {
-        /// The file.
         file: PathBuf,
         /// The reader's own error.
         source: TextError,
@@ -91,9 +89,7 @@ pub enum YamlError {
     /// A required key is missing.
     #[error("{file}: `{key}` is missing; add {example}")]
     Missing {
-        /// The file.
         file: PathBuf,
-        /// The key.
         key: &'static str,
         /// What to write, as words.
         example: &'static str,
@@ -113,9 +109,8 @@ pub enum YamlError {
     NotFound {
         /// The line of the key.
         place: FileLine,
-        /// The key.
         key: &'static str,
-        /// Its value.
+        /// The value of the key.
         entry: String,
         /// The path that was tried first.
         wanted: Box<Path>,
@@ -127,7 +122,6 @@ pub enum YamlError {
 /// A file, and a line of it where one is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileLine {
-    /// The file.
     pub file: PathBuf,
     /// The number of the line, from 1.
     pub line: Option<usize>,

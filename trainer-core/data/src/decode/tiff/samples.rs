@@ -6,9 +6,9 @@ use crate::image::Image;
 /// The photometric interpretation: what the samples of a pixel mean. Further ones, such as transparency, are passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Photometric {
-    /// Brightness.
+    /// A brightness: 0 is black.
     Grey,
-    /// Darkness.
+    /// A darkness: 0 is white.
     Inverted,
     /// Numbers of colours.
     Palette(Vec<[u8; 3]>),
