@@ -154,6 +154,27 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "scheduler/server/src",
+        &[
+            "server",
+            "grpc",
+            "http",
+            "listener",
+            "driver",
+            "job_archive",
+            "event_history",
+            "telemetry",
+            "store",
+            "diagnosis",
+            "config",
+            "sample",
+            "mfu",
+            "embedded",
+            "clock",
+            "blobs",
+        ],
+    ),
+    (
         "trainer-core/data/src",
         &[
             "loader",

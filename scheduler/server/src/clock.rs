@@ -20,7 +20,7 @@ impl Clock {
         Self { wall_at_start: Time::now(), boot_at_start: since_boot() }
     }
 
-    /// The time now.
+    /// What the clock shows now.
     pub fn now(&self) -> Time {
         self.wall_at_start + since_boot().saturating_sub(self.boot_at_start)
     }

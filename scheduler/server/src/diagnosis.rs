@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use trainyard_types::Cache;
 use trainyard_types::trainer::Phases;
 
-use crate::telemetry::Sample;
+use crate::sample::Sample;
 
 #[cfg(test)]
 mod tests;

@@ -82,7 +82,7 @@ impl EmbeddedRedis {
     /// Starts `program` with its files in `dir`, and returns when it serves. Blocks.
     ///
     /// # Errors
-    /// See [`EmbeddedError`].
+    /// The program cannot be started, or does not serve, as [`EmbeddedError`] says.
     pub fn start(program: &Path, dir: &Path) -> Result<Self, EmbeddedError> {
         let server = Server { program: program.to_owned(), dir: dir.to_owned() };
         server.prepare()?;

@@ -12,6 +12,7 @@ mod http;
 mod job_archive;
 mod listener;
 pub mod mfu;
+pub mod sample;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -72,7 +72,7 @@ impl Server {
     /// read.
     ///
     /// # Errors
-    /// See [`StartError`].
+    /// The data directory, the port or the store cannot be had, as [`StartError`] says.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
         let lock = lock(&config.data_dir)?;

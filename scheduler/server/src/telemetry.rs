@@ -15,12 +15,9 @@ use tracing::{info, warn};
 use trainyard_types::{AgentId, GpuUuid, Time};
 
 use crate::clock::Clock;
+use crate::sample::{AgentSamples, Resolution, Sample};
 use crate::store::Store;
 
-/// How long every second is kept.
-pub const KEEP_SECONDS: Duration = Duration::from_secs(3600);
-/// How long every minute is kept.
-pub const KEEP_MINUTES: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Samples that an agent may send at once.
 pub const BATCH_MAX: usize = 1000;
 /// Batches that may wait to be written; more are dropped.
@@ -30,59 +27,6 @@ const GATHER: Duration = Duration::from_millis(500);
 /// How far an agent's clock may be from ours before its times are taken for wrong.
 const SKEW: Duration = Duration::from_secs(10);
 const MINUTE: u64 = 60_000;
-
-/// One moment of one GPU; of a minute, its mean.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Sample {
-    /// When; of a minute, when it began.
-    pub time: Time,
-    /// The GPU that was sampled.
-    pub gpu: GpuUuid,
-    /// Share of time a kernel ran, 0 to 1.
-    pub utilization_ratio: Option<f64>,
-    /// Memory in use, in MiB; of a minute, the most.
-    pub memory_used_mib: Option<u64>,
-    /// In watts.
-    pub power_watts: Option<f64>,
-    /// Joules since the driver was loaded; of a minute, at its end.
-    pub energy_joules: Option<f64>,
-    /// Degrees Celsius; of a minute, the highest.
-    pub temperature_celsius: Option<u32>,
-    /// Of the streaming multiprocessors, in MHz.
-    pub clock_mhz: Option<u32>,
-    /// Why the clock was held down; of a minute, all there were.
-    pub throttle_reasons: Vec<String>,
-}
-
-/// How finely time is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resolution {
-    /// As the agent sent it, for an hour.
-    Seconds,
-    /// One a minute, for a week.
-    Minutes,
-}
-
-impl Resolution {
-    /// How long such samples are kept.
-    pub fn kept(self) -> Duration {
-        match self {
-            Self::Seconds => KEEP_SECONDS,
-            Self::Minutes => KEEP_MINUTES,
-        }
-    }
-}
-
-/// Samples of one agent, to be stored together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AgentSamples {
-    /// The agent that sent the samples.
-    pub agent: AgentId,
-    /// How finely the samples were taken.
-    pub resolution: Resolution,
-    /// In the order of time.
-    pub samples: Vec<Sample>,
-}
 
 /// Counters since the scheduler started.
 #[derive(Debug, Default)]

@@ -71,7 +71,7 @@ impl Store for Flaky {
     fn record<'a>(
         &'a self,
         now: Time,
-        samples_of_agents: &'a [crate::telemetry::AgentSamples],
+        samples_of_agents: &'a [crate::sample::AgentSamples],
     ) -> Pending<'a, ()> {
         self.inner.record(now, samples_of_agents)
     }
@@ -79,10 +79,10 @@ impl Store for Flaky {
     fn telemetry(
         &self,
         agent: AgentId,
-        resolution: crate::telemetry::Resolution,
-        span: (Time, Time),
+        resolution: crate::sample::Resolution,
+        span: std::ops::Range<Time>,
         limit: usize,
-    ) -> Pending<'_, Vec<crate::telemetry::Sample>> {
+    ) -> Pending<'_, Vec<crate::sample::Sample>> {
         self.inner.telemetry(agent, resolution, span, limit)
     }
 }

@@ -1,5 +1,7 @@
 //! `DiagnoseJob`: gathers what is known of a job and its GPU.
 
+use std::ops::Range;
+
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{AttemptRecord, JobRecord};
 use trainyard_types::{AgentId, Batch, DeviceKind, GpuUuid, Slot, Time};
@@ -17,7 +19,7 @@ const WINDOW_MS: u64 = 10 * 60_000;
 struct GpuSpan {
     agent: AgentId,
     gpu: GpuUuid,
-    span: (Time, Time),
+    span: Range<Time>,
     now: Time,
 }
 
@@ -83,7 +85,7 @@ fn on_gpu(
     let started = attempt.started.unwrap_or(attempt.placed);
     let end = attempt.ended.as_ref().map_or(state.now, |end| end.time);
     let from = started.max(Time(end.0.saturating_sub(WINDOW_MS)));
-    let (agent, span) = (attempt.agent, (from, Time(end.0.saturating_add(1))));
+    let (agent, span) = (attempt.agent, from..Time(end.0.saturating_add(1)));
     (evidence, Some(GpuSpan { agent, gpu: gpu.clone(), span, now: state.now }))
 }
 

@@ -1,5 +1,7 @@
 //! Telemetry on the wire: what agents send, and what is asked for.
 
+use std::ops::Range;
+
 use trainyard_proto::convert::agent::InvalidMessage;
 use trainyard_proto::convert::job::{parse_timestamp, timestamp};
 use trainyard_proto::pb;
@@ -9,8 +11,9 @@ use super::Context;
 use super::cluster::{find, find_gpu};
 use super::status::ApiError;
 use crate::driver::StateView;
+use crate::sample::{Resolution, Sample};
 use crate::store::Store;
-use crate::telemetry::{BATCH_MAX, KEEP_SECONDS, Resolution, Sample};
+use crate::telemetry::BATCH_MAX;
 
 /// Samples of one answer.
 const PAGE: usize = 10_000;
@@ -84,7 +87,7 @@ pub async fn get(
     let (agent, gpu, now) = context.driver.ask(ask).await??;
     let end = request.end_time.map_or(Time(now.0.saturating_add(1)), parse_timestamp);
     let start = request.start_time.map_or(Time(end.0.saturating_sub(RECENT_MS)), parse_timestamp);
-    let mut samples = read(&*context.store, agent, now, (start, end)).await?;
+    let mut samples = read(&*context.store, agent, now, start..end).await?;
     let next = samples.get(PAGE).map(|first_left_out| first_left_out.time);
     if let Some(next) = next {
         samples.retain(|sample| sample.time < next);
@@ -96,25 +99,26 @@ pub async fn get(
     })
 }
 
-/// One page and one sample more, of minutes and then of seconds.
+/// The samples of an agent in a span of time: one page and one sample more, of minutes and then of seconds.
 pub async fn read(
     store: &dyn Store,
     agent: AgentId,
     now: Time,
-    (start, end): (Time, Time),
+    span: Range<Time>,
 ) -> Result<Vec<Sample>, ApiError> {
     // Where the hour begins, on the minute.
-    let fine = now.0.saturating_sub(u64::try_from(KEEP_SECONDS.as_millis()).unwrap_or(u64::MAX));
+    let kept = Resolution::Seconds.kept();
+    let fine = now.0.saturating_sub(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX));
     let fine = Time(fine.div_ceil(60_000) * 60_000);
     let mut samples = Vec::new();
-    if start < fine {
-        let span = (start, end.min(fine));
-        samples = store.telemetry(agent, Resolution::Minutes, span, PAGE + 1).await?;
+    if span.start < fine {
+        let minutes = span.start..span.end.min(fine);
+        samples = store.telemetry(agent, Resolution::Minutes, minutes, PAGE + 1).await?;
     }
     let left = PAGE + 1 - samples.len();
-    if left > 0 && end > fine {
-        let span = (start.max(fine), end);
-        samples.extend(store.telemetry(agent, Resolution::Seconds, span, left).await?);
+    if left > 0 && span.end > fine {
+        let seconds = span.start.max(fine)..span.end;
+        samples.extend(store.telemetry(agent, Resolution::Seconds, seconds, left).await?);
     }
     Ok(samples)
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::memory::MemoryStore;
 use super::{Campaigned, Candidate, Loaded, RedisOptions, RedisStore, Store, StoreError, keys};
 use crate::embedded::EmbeddedRedis;
-use crate::telemetry::{AgentSamples, Resolution, Sample};
+use crate::sample::{AgentSamples, Resolution, Sample};
 
 pub(super) const ME: Uuid = Uuid::from_u128(1);
 pub(super) const OTHER: Uuid = Uuid::from_u128(2);
@@ -234,7 +234,7 @@ async fn telemetry_is_read_by_agent_and_time_in_order(store: &dyn Store) {
     // Another scheduler's clock may be behind.
     store.record(Time(104_000), &[early]).await.unwrap();
     let read = async |agent, resolution, from: u64, to: u64, limit| {
-        let span = (Time(from * 1000), Time(to * 1000));
+        let span = Time(from * 1000)..Time(to * 1000);
         store.telemetry(agent, resolution, span, limit).await.unwrap()
     };
     let all = [sample(101, 0), sample(102, 0), sample(103, 0), sample(103, 1), sample(104, 0)];
@@ -260,7 +260,7 @@ async fn telemetry_is_kept_for_as_long_as_it_should(store: &dyn Store) {
         store.record(at(second), &[samples(agent, resolution, vec![sample(second, 0)])]).await.unwrap();
     }
     let read = async |resolution| {
-        let all = store.telemetry(agent, resolution, (Time(0), Time(u64::MAX >> 1)), 10).await.unwrap();
+        let all = store.telemetry(agent, resolution, Time(0)..Time(u64::MAX >> 1), 10).await.unwrap();
         all.into_iter().map(|sample| sample.time.0 / 1000 - 10 * day).collect::<Vec<_>>()
     };
     assert_eq!(read(Resolution::Seconds).await, [1000, 3700]);

@@ -2,9 +2,9 @@
 
 use trainyard_types::{AgentId, JobId};
 
-use crate::telemetry::Resolution;
+use crate::sample::Resolution;
 
-/// Text: [`super::SCHEMA`].
+/// Text: the layout of what is stored, [`super::SCHEMA`].
 pub const SCHEMA: &str = "{trainyard}:schema";
 /// Integer: the newest leader epoch.
 pub const LEADER_EPOCH: &str = "{trainyard}:leader_epoch";

@@ -1,6 +1,7 @@
 //! The store's in-memory twin, for tests: the same promises but for surviving the process.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
 use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
-use crate::telemetry::{self, Resolution, Sample};
+use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// All that a store holds, in maps.
 #[derive(Debug, Default)]
@@ -214,7 +215,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::AgentSamples]) -> Pending<'a, ()> {
+    fn record<'a>(&'a self, now: Time, batches: &'a [AgentSamples]) -> Pending<'a, ()> {
         Box::pin(async move {
             for batch in batches {
                 let mut state = self.state();
@@ -230,7 +231,7 @@ impl Store for MemoryStore {
         &self,
         agent: AgentId,
         resolution: Resolution,
-        span: (Time, Time),
+        span: Range<Time>,
         limit: usize,
     ) -> Pending<'_, Vec<Sample>> {
         Box::pin(async move {
@@ -238,7 +239,7 @@ impl Store for MemoryStore {
             let known = state.telemetry.get(&(agent, resolution)).into_iter().flatten();
             let mut samples: Vec<Sample> = known
                 .map(|(_, sample)| sample)
-                .filter(|sample| (span.0..span.1).contains(&sample.time))
+                .filter(|sample| span.contains(&sample.time))
                 .cloned()
                 .collect();
             samples.sort_by(|one, other| (one.time, &one.gpu).cmp(&(other.time, &other.gpu)));

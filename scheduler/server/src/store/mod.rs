@@ -19,6 +19,7 @@ pub mod memory;
 mod random;
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use trainyard_scheduler_core::{
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
-use crate::telemetry::{AgentSamples, Resolution, Sample};
+use crate::sample::{AgentSamples, Resolution, Sample};
 
 pub use self::redis::{RedisOptions, RedisStore};
 
@@ -184,7 +185,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         agent: AgentId,
         resolution: Resolution,
-        span: (Time, Time),
+        span: Range<Time>,
         limit: usize,
     ) -> Pending<'_, Vec<Sample>>;
 }

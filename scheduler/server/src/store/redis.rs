@@ -1,6 +1,7 @@
 //! The store in Redis: every change is one atomic script that checks who leads.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::records::{
 };
 use super::writes::WriteSet;
 use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
-use crate::telemetry;
+use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// How long a write may take to reach the replicas that it waits for.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(2);
@@ -430,17 +431,17 @@ impl Store for RedisStore {
         Box::pin(self.read_events(job, after, limit))
     }
 
-    fn record<'a>(&'a self, now: Time, batches: &'a [telemetry::AgentSamples]) -> Pending<'a, ()> {
+    fn record<'a>(&'a self, now: Time, batches: &'a [AgentSamples]) -> Pending<'a, ()> {
         Box::pin(super::telemetry::record(&self.telemetry, &self.record, now, batches))
     }
 
     fn telemetry(
         &self,
         agent: AgentId,
-        resolution: telemetry::Resolution,
-        span: (Time, Time),
+        resolution: Resolution,
+        span: Range<Time>,
         limit: usize,
-    ) -> Pending<'_, Vec<telemetry::Sample>> {
+    ) -> Pending<'_, Vec<Sample>> {
         Box::pin(super::telemetry::read(&self.reader, agent, resolution, span, limit))
     }
 }

@@ -1,5 +1,7 @@
 //! Telemetry in Redis: a stream per agent and resolution, each entry some samples in few bytes.
 
+use std::ops::Range;
+
 use redis::{Pipeline, Script};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -7,7 +9,7 @@ use trainyard_types::{AgentId, GpuUuid, Time};
 
 use super::link::Link;
 use super::{StoreError, keys};
-use crate::telemetry::{AgentSamples, Resolution, Sample};
+use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// Entries are stored under the scheduler's time, samples tell the agent's.
 const PAD_MS: u64 = 5 * 60_000;
@@ -97,17 +99,17 @@ pub async fn record(
     Ok(())
 }
 
-/// See [`super::Store::telemetry`].
+/// The first samples of an agent in a span of time, as [`super::Store::telemetry`] promises.
 pub async fn read(
     link: &Link,
     agent: AgentId,
     resolution: Resolution,
-    span: (Time, Time),
+    span: Range<Time>,
     limit: usize,
 ) -> Result<Vec<Sample>, StoreError> {
     let key = keys::telemetry(agent, resolution);
-    let mut from = format!("{}-0", span.0.0.saturating_sub(PAD_MS));
-    let to = span.1.0.saturating_add(PAD_MS);
+    let mut from = format!("{}-0", span.start.0.saturating_sub(PAD_MS));
+    let to = span.end.0.saturating_add(PAD_MS);
     let mut samples: Vec<Sample> = Vec::new();
     loop {
         let mut command = redis::cmd("XRANGE");
@@ -124,7 +126,7 @@ pub async fn read(
                 Err(cause) => warn!(key, id, %cause, "telemetry cannot be read, leaving it out"),
             }
         }
-        samples.retain(|sample| (span.0..span.1).contains(&sample.time));
+        samples.retain(|sample| span.contains(&sample.time));
         // What comes later is later, give or take what clocks differ by.
         let settled = samples.iter().filter(|sample| sample.time.0.saturating_add(PAD_MS) < seen).count();
         if is_last || settled > limit {
