@@ -1,23 +1,20 @@
-//! What the process does, and how much of that it has done, reported to an agent every few seconds by a thread
-//! of its own, whatever the others wait for.
+//! What the process does, and how much of that it has done, reported every few seconds by a thread of its own, whatever
+//! the others wait for.
+//!
+//! Must not know: who reads the reports, nor how they are written.
 
-use std::fs::File;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use trainyard_data::activity::{at, now, tick};
-use trainyard_types::trainer::TrainerEvent;
-
-use crate::events;
+use trainyard_types::trainer::Beat;
 
 /// Time between two reports.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reports to `lines` until nobody reads them any more. The thread is never joined: it lives as long as the
-/// process.
-pub fn report_to(lines: Arc<Mutex<File>>) {
+/// Calls `report` until it says that nobody reads any more. The thread is never joined: it lives as long as the process.
+pub fn report_to(report: impl Fn(Beat) -> bool + Send + 'static) {
     let reports = move || {
-        while report(&lines) {
+        while report(now()) {
             std::thread::sleep(INTERVAL);
         }
     };
@@ -25,35 +22,23 @@ pub fn report_to(lines: Arc<Mutex<File>>) {
     let _none = std::thread::Builder::new().name("pulse".to_owned()).spawn(reports);
 }
 
-/// Writes one report; returns whether anybody could read it.
-fn report(lines: &Mutex<File>) -> bool {
-    let event = TrainerEvent::Beat(now());
-    events::write(lines, event).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
+    use std::sync::mpsc;
 
-    use trainyard_types::trainer::{Activity, TrainerLine};
+    use trainyard_types::trainer::Activity;
 
     use super::*;
 
     #[test]
-    fn a_pulse_begins_anew_with_each_activity_and_is_told_as_a_line() {
+    fn a_pulse_begins_anew_with_each_activity_and_ends_when_nobody_reads() {
         // Other tests count, too.
         at(Activity::Write);
         tick();
         let told = now();
         assert!(told.done >= 1 || told.activity != Activity::Write);
-        let (reader, writer) = std::io::pipe().unwrap();
-        let lines = Arc::new(Mutex::new(File::from(std::os::fd::OwnedFd::from(writer))));
-        assert!(report(&lines));
-        let mut text = String::new();
-        BufReader::new(&reader).read_line(&mut text).unwrap();
-        let line: TrainerLine = serde_json::from_str(&text).unwrap();
-        assert!(matches!(line.event, TrainerEvent::Beat(_)), "{text}");
-        drop(reader);
-        assert!(!report(&lines), "nobody reads any more");
+        let (sender, reports) = mpsc::channel();
+        report_to(move |beat| sender.send(beat).is_err());
+        assert_eq!(reports.iter().count(), 1, "the thread ends after a report that nobody reads");
     }
 }

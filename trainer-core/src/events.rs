@@ -53,10 +53,16 @@ impl Events {
         Ok(Self { lines: lines.map(|file| Arc::new(Mutex::new(file))), ..Self::default() })
     }
 
+    /// The same receivers once more, for what another thread may have to say.
+    pub fn share(&self) -> Self {
+        Self { lines: self.lines.clone(), quiet: self.quiet, recorded: None }
+    }
+
     /// Reports to the agent from now on that the process lives, and what it does.
     pub fn report_activity(&self) {
         if let Some(lines) = &self.lines {
-            activity::report_to(Arc::clone(lines));
+            let lines = Arc::clone(lines);
+            activity::report_to(move |activity| write(&lines, TrainerEvent::Beat(activity)).is_ok());
         }
     }
 
@@ -115,7 +121,7 @@ impl Events {
 ///
 /// # Errors
 /// Nobody reads it any more.
-pub(crate) fn write(lines: &Mutex<File>, event: TrainerEvent) -> std::io::Result<()> {
+fn write(lines: &Mutex<File>, event: TrainerEvent) -> std::io::Result<()> {
     let mut text = serde_json::to_vec(&TrainerLine { v: VERSION, time: Time::now(), event })?;
     text.push(b'\n');
     lines.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
@@ -123,7 +129,23 @@ pub(crate) fn write(lines: &Mutex<File>, event: TrainerEvent) -> std::io::Result
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::fd::OwnedFd;
+
     use super::*;
+
+    #[test]
+    fn an_event_is_told_as_a_line_while_anybody_reads() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let lines = Mutex::new(File::from(OwnedFd::from(writer)));
+        write(&lines, TrainerEvent::Beat(activity::now())).unwrap();
+        let mut text = String::new();
+        BufReader::new(&reader).read_line(&mut text).unwrap();
+        let line: TrainerLine = serde_json::from_str(&text).unwrap();
+        assert!(matches!(line.event, TrainerEvent::Beat(_)), "{text}");
+        drop(reader);
+        assert!(write(&lines, TrainerEvent::Beat(activity::now())).is_err(), "nobody reads any more");
+    }
 
     #[test]
     fn a_closed_descriptor_is_refused() {
