@@ -31,7 +31,7 @@ ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
 	RUST_TEST_THREADS=1 $(ALL) --lib --bins --test loader_memory
-	$(ALL) --test additive --test cases --test core --test one_sick_of_ten --test reference --test seeds --test tidy
+	$(ALL) --test additive --test cases --test core --test one_faulty_of_ten --test reference --test seeds --test tidy
 	RUST_TEST_THREADS=8 $(ALL) --test agent --test yard
 	RUST_TEST_THREADS=4 $(ALL) --test server -- --skip fuzz::
 	$(ALL) --test server -- fuzz::

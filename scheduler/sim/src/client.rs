@@ -9,22 +9,22 @@ use trainyard_types::{
 };
 use uuid::Uuid;
 
+use crate::machine_fault::DATA;
 use crate::oracle::Violation;
 use crate::rng::Rng;
-use crate::sickness::DATA;
-use crate::world::{Happening, World};
+use crate::world::{SimEvent, World};
 
 #[derive(Debug)]
 pub(crate) struct Client {
     request_id: String,
     user: &'static str,
-    wish: Wish,
+    submission: Submission,
     /// What it was told that it has.
     pub(crate) jobs: Vec<JobId>,
 }
 
 #[derive(Debug)]
-enum Wish {
+enum Submission {
     One(JobSpec),
     Many(Content),
 }
@@ -39,40 +39,40 @@ impl World {
         let drawn = Uuid::from_u128(self.next_job << 96);
         self.next_job += 1;
         let (request_id, user) = (Some(client.request_id.clone()), client.user);
-        let event = match &client.wish {
-            Wish::One(spec) => {
+        let event = match &client.submission {
+            Submission::One(spec) => {
                 Event::Submit { request_id, job: JobId(drawn), user: user.into(), spec: spec.clone() }
             }
-            Wish::Many(content) => {
+            Submission::Many(content) => {
                 let (id, content, created) = (JobGroupId(drawn), content.clone(), Time(0));
                 let batch = JobGroupRecord { id, user: user.into(), request_id, content, created };
                 Event::SubmitGroup { group: Arc::new(batch) }
             }
         };
         // Some still ask a leader that was deposed.
-        let asked = self.ghost.as_ref().filter(|_| self.rng.once_in(3));
-        let epoch = asked.map_or(self.leader_epoch, |ghost| ghost.leader_epoch);
+        let asked = self.deposed.as_ref().filter(|_| self.rng.once_in(3));
+        let epoch = asked.map_or(self.leader_epoch, |deposed| deposed.leader_epoch);
         let reply = self.handle_by(epoch, event)?;
         match reply.and_then(Result::ok) {
             // Answers get lost, too; then the client asks again.
-            Some(_) if self.faults && self.rng.once_in(5) => self.again(Happening::Submit(number)),
+            Some(_) if self.faults && self.rng.once_in(5) => self.retry_later(SimEvent::Submit(number)),
             Some(accepted) => {
                 let Subject::Job(first) = accepted.subject else { return Ok(()) };
                 self.answered(number, first);
                 let later = self.rng.millis(0, 200_000);
                 match self.rng.below(6) {
-                    0 => self.agenda.after(later, Happening::Cancel(number)),
-                    1 | 2 => self.agenda.after(later, Happening::Retry(number)),
+                    0 => self.event_queue.after(later, SimEvent::Cancel(number)),
+                    1 | 2 => self.event_queue.after(later, SimEvent::Retry(number)),
                     _ => {}
                 }
             }
-            None => self.again(Happening::Submit(number)),
+            None => self.retry_later(SimEvent::Submit(number)),
         }
         Ok(())
     }
 
     fn answered(&mut self, number: usize, first: JobId) {
-        let cores = [self.core.as_ref(), self.ghost.as_ref().map(|ghost| &ghost.core)];
+        let cores = [self.core.as_ref(), self.deposed.as_ref().map(|deposed| &deposed.core)];
         let record = cores.into_iter().flatten().find_map(|core| core.job(first));
         let batch = record.and_then(|job| job.group.as_ref());
         let jobs = batch.map_or_else(|| vec![first], |member| member.group.ids().collect());
@@ -83,9 +83,9 @@ impl World {
         client.jobs = jobs;
     }
 
-    pub(crate) fn again(&mut self, happening: Happening) {
+    pub(crate) fn retry_later(&mut self, event: SimEvent) {
         let pause = self.rng.millis(1000, 10_000);
-        self.agenda.after(pause, happening);
+        self.event_queue.after(pause, event);
     }
 
     pub(crate) fn on_cancel(&mut self, number: usize) -> Result<(), Violation> {
@@ -110,7 +110,7 @@ impl World {
             Some(Ok(_)) => {}
             Some(Err(_)) if jobs.iter().all(|job| self.store.forgotten.contains(job)) => {}
             Some(Err(_)) => return Err(Violation::Lost(jobs[0])),
-            None => self.again(Happening::Cancel(number)),
+            None => self.retry_later(SimEvent::Cancel(number)),
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl World {
             Some(Err(_)) if self.store.forgotten.contains(&job) => Ok(()),
             Some(Err(_)) => Err(Violation::Lost(job)),
             None => {
-                self.again(Happening::Retry(number));
+                self.retry_later(SimEvent::Retry(number));
                 Ok(())
             }
         }
@@ -136,16 +136,16 @@ impl World {
 
 /// One with a job of random wishes, or with many.
 pub(crate) fn draw_client(rng: &mut Rng, number: u64) -> Client {
-    let wish = match rng.below(10) {
-        0 => Wish::Many(Content::Sweep(draw_sweep(rng))),
+    let submission = match rng.below(10) {
+        0 => Submission::Many(Content::Sweep(draw_sweep(rng))),
         1 => {
             let count = 1 + rng.below(4);
-            Wish::Many(Content::Specs((0..count).map(|_| Arc::new(draw_spec(rng))).collect()))
+            Submission::Many(Content::Specs((0..count).map(|_| Arc::new(draw_spec(rng))).collect()))
         }
-        _ => Wish::One(draw_spec(rng)),
+        _ => Submission::One(draw_spec(rng)),
     };
     let user = rng.pick(&["ada", "bob", "cleo"]).unwrap_or(&"ada");
-    Client { request_id: format!("request-{number}"), user, wish, jobs: Vec::new() }
+    Client { request_id: format!("request-{number}"), user, submission, jobs: Vec::new() }
 }
 
 fn draw_sweep(rng: &mut Rng) -> Sweep {

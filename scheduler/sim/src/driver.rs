@@ -10,9 +10,9 @@ use trainyard_scheduler_core::{
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
 use trainyard_types::{AgentId, AttemptId, EndReason, Fitness, JobId, JobState, ReportBody, Time};
 
+use crate::machine_fault::is_machine_fault;
 use crate::oracle::{NOBODY_HAS_IT, Oracle, Violation};
-use crate::sickness::is_machines;
-use crate::world::{Happening, Mutant, World};
+use crate::world::{Mutant, SimEvent, World};
 
 /// Where the scheduler dies next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) enum CrashPoint {
 
 /// A leader that was deposed and does not know it yet.
 #[derive(Debug)]
-pub(crate) struct Ghost {
+pub(crate) struct DeposedLeader {
     pub(crate) core: Core,
     pub(crate) leader_epoch: u64,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Ghost {
 impl World {
     /// The scheduler's time. Its clock does not jump while it lives; another one's may differ.
     pub(crate) fn clock(&self) -> Time {
-        Time(self.agenda.now().0.saturating_add_signed(self.skew_ms))
+        Time(self.event_queue.now().0.saturating_add_signed(self.skew_ms))
     }
 
     /// What the leader does with an event. `None` when it died on the way, or there is none.
@@ -52,13 +52,13 @@ impl World {
             Vec::new()
         };
         let released = released_by(&event);
-        let event = self.falsify(event);
+        let event = self.mutate_event(event);
         let is_leader = leader_epoch == self.leader_epoch;
         let core = if is_leader {
             self.core.as_mut()
         } else {
-            let ghost = self.ghost.as_mut().filter(|ghost| ghost.leader_epoch == leader_epoch);
-            ghost.map(|ghost| &mut ghost.core)
+            let deposed = self.deposed.as_mut().filter(|deposed| deposed.leader_epoch == leader_epoch);
+            deposed.map(|deposed| &mut deposed.core)
         };
         let Some(core) = core else { return Ok(None) };
         // What both the agent and the scheduler believe to be the agent's.
@@ -76,26 +76,26 @@ impl World {
             Oracle::check_release(core, agent, attempt, sequence)?;
         }
         if !is_leader && !writes.is_empty() && self.mutant != Some(Mutant::IgnoresTheFence) {
-            self.end_ghost();
+            self.end_deposed_leader();
             return Ok(None);
         }
         let crash = if writes.is_empty() || !is_leader { None } else { self.crash_next.take() };
         if crash == Some(CrashPoint::BeforeWriting) {
             return self.crash_before_writing(commands, reply);
         }
-        let writes = self.mutilate(writes);
+        let writes = self.mutate_writes(writes);
         self.write(now, writes)?;
         if crash == Some(CrashPoint::AfterWriting) {
             self.crash();
             return Ok(None);
         }
         self.oracle.check_commands(&self.config, &commands, &self.store)?;
-        self.said.check(leader_epoch, now, &commands)?;
+        self.closed_slots.check(leader_epoch, now, &commands)?;
         self.send(leader_epoch, commands)?;
         if is_leader {
             for job in archive {
                 let life = self.scheduler_life;
-                self.agenda.after(self.rng.millis(0, 5000), Happening::Archive(life, job));
+                self.event_queue.after(self.rng.millis(0, 5000), SimEvent::Archive(life, job));
             }
             self.plan_tick();
         }
@@ -115,7 +115,7 @@ impl World {
                 None
             }
             Some(Mutant::AcknowledgesBeforeWriting) => {
-                self.hear_at_once(&commands);
+                self.acknowledge_at_once(&commands);
                 None
             }
             Some(_) | None => None,
@@ -137,7 +137,7 @@ impl World {
             Write::ForgetAgent(agent) => Some(*agent),
             _ => None,
         });
-        agents.for_each(|agent| self.said.forget(agent));
+        agents.for_each(|agent| self.closed_slots.forget(agent));
         // The first machine has everything that jobs name, and can run every one.
         let first = self.machines[0].id();
         let knows_it = self.core.as_ref().is_some_and(|core| core.agent(first).is_some());
@@ -161,7 +161,7 @@ impl World {
     }
 
     /// What a core that is broken would take an event for.
-    fn falsify(&mut self, mut event: Event) -> Event {
+    fn mutate_event(&mut self, mut event: Event) -> Event {
         match (&mut event, self.mutant) {
             (Event::Report { report, .. }, Some(Mutant::TakesRepeats)) => {
                 let job = self.core.as_ref().and_then(|core| core.job(report.attempt.job));
@@ -195,7 +195,7 @@ impl World {
             }
             (Event::Report { report, .. }, Some(Mutant::BlamesJobs | Mutant::ChargesJobs)) => {
                 if let ReportBody::Ended(ended) = &mut report.body
-                    && is_machines(ended.reason)
+                    && is_machine_fault(ended.reason)
                 {
                     let blames = self.mutant == Some(Mutant::BlamesJobs);
                     ended.reason = if blames { EndReason::BadSpec } else { EndReason::TrainerCrash };
@@ -215,7 +215,7 @@ impl World {
         event
     }
 
-    fn mutilate(&mut self, mut writes: Vec<Write>) -> Vec<Write> {
+    fn mutate_writes(&mut self, mut writes: Vec<Write>) -> Vec<Write> {
         let rng = &mut self.rng;
         match self.mutant {
             Some(Mutant::LosesWrites) => {
@@ -240,7 +240,7 @@ impl World {
         writes
     }
 
-    fn hear_at_once(&mut self, commands: &[Command]) {
+    fn acknowledge_at_once(&mut self, commands: &[Command]) {
         for command in commands {
             if let Command::Ack { agent, attempt, sequence, .. } = command
                 && let Some(machine) = self.machines.iter_mut().find(|machine| machine.id() == *agent)
@@ -271,20 +271,20 @@ impl World {
             let Some(connection) = self.connections.get_mut(&id).filter(|open| open.to_agent) else {
                 continue;
             };
-            let arrival = self.agenda.now() + self.rng.millis(1, 200);
+            let arrival = self.event_queue.now() + self.rng.millis(1, 200);
             connection.last_at_agent = connection.last_at_agent.max(arrival);
-            self.agenda.at(connection.last_at_agent, Happening::AtAgent(id, command));
+            self.event_queue.at(connection.last_at_agent, SimEvent::AtAgent(id, command));
         }
         Ok(())
     }
 
     pub(crate) fn plan_tick(&mut self) {
         let Some(deadline) = self.core.as_ref().and_then(Core::next_deadline) else { return };
-        let deadline = Time(deadline.0.saturating_add_signed(-self.skew_ms)).max(self.agenda.now());
+        let deadline = Time(deadline.0.saturating_add_signed(-self.skew_ms)).max(self.event_queue.now());
         if self.ticking.is_none_or(|planned| deadline < planned) {
             self.ticking = Some(deadline);
             // Timers are late at times.
-            self.agenda.at(deadline + self.rng.millis(1, 20), Happening::Tick(self.scheduler_life));
+            self.event_queue.at(deadline + self.rng.millis(1, 20), SimEvent::Tick(self.scheduler_life));
         }
     }
 
@@ -317,7 +317,7 @@ impl World {
         self.crash_next = None;
         self.scheduler_life += 1;
         self.drop_sessions(self.leader_epoch);
-        self.agenda.after(self.rng.millis(100, 40_000), Happening::SchedulerStarts);
+        self.event_queue.after(self.rng.millis(100, 40_000), SimEvent::SchedulerStarts);
     }
 
     fn drop_sessions(&mut self, leader_epoch: u64) {
@@ -336,28 +336,28 @@ impl World {
 
     /// Another scheduler comes to lead; this one does not know yet that it does not.
     pub(crate) fn take_over(&mut self) -> Result<(), Violation> {
-        if self.ghost.is_some() {
+        if self.deposed.is_some() {
             return Ok(());
         }
         let Some(core) = self.core.take() else { return Ok(()) };
         self.summary.takeovers += 1;
         let leader_epoch = self.leader_epoch;
-        self.ghost = Some(Ghost { core, leader_epoch });
+        self.deposed = Some(DeposedLeader { core, leader_epoch });
         self.scheduler_life += 1;
         // It looks at times whether it still leads.
-        self.agenda.after(self.rng.millis(0, 10_000), Happening::GhostEnds(leader_epoch));
+        self.event_queue.after(self.rng.millis(0, 10_000), SimEvent::DeposedLeaderEnds(leader_epoch));
         self.on_scheduler_starts()
     }
 
-    pub(crate) fn on_ghost_ends(&mut self, leader_epoch: u64) {
-        if self.ghost.as_ref().is_some_and(|ghost| ghost.leader_epoch == leader_epoch) {
-            self.end_ghost();
+    pub(crate) fn on_deposed_leader_ends(&mut self, leader_epoch: u64) {
+        if self.deposed.as_ref().is_some_and(|deposed| deposed.leader_epoch == leader_epoch) {
+            self.end_deposed_leader();
         }
     }
 
-    fn end_ghost(&mut self) {
-        if let Some(ghost) = self.ghost.take() {
-            self.drop_sessions(ghost.leader_epoch);
+    fn end_deposed_leader(&mut self) {
+        if let Some(deposed) = self.deposed.take() {
+            self.drop_sessions(deposed.leader_epoch);
         }
     }
 

@@ -38,6 +38,13 @@ pub struct Fairness {
     running: BTreeMap<AttemptId, (String, f64)>,
 }
 
+/// A job that an event has placed.
+struct BegunJob<'a> {
+    job: &'a JobRecord,
+    /// What its user had had before that event.
+    share: f64,
+}
+
 fn weight_of(job: &JobRecord) -> f64 {
     if job.spec.resources.device == DeviceKind::Gpu { 1.0 } else { 0.1 }
 }
@@ -68,12 +75,12 @@ impl Fairness {
             job.live_attempt()
                 .is_some_and(|attempt| attempt.holds_slots() && !self.running.contains_key(&attempt.id))
         };
-        let begun: Vec<(&JobRecord, f64)> = written
+        let begun: Vec<BegunJob<'_>> = written
             .iter()
             .filter(is_new)
-            .map(|job| (job, self.share(config, now, half_life, &job.user)))
+            .map(|job| BegunJob { job, share: self.share(config, now, half_life, &job.user) })
             .collect();
-        for &(job, _) in &begun {
+        for BegunJob { job, .. } in &begun {
             let Some(attempt) = job.live_attempt() else { continue };
             let (user, weight) = (job.user.to_string(), weight_of(job));
             let account = self.accounts.entry(user.clone()).or_default();
@@ -81,8 +88,8 @@ impl Fairness {
             account.gpus += weight;
             self.running.insert(attempt.id, (user, weight));
         }
-        for (job, share) in begun {
-            self.check(config, now, half_life, (job, share), jobs, &lacks)?;
+        for begun in begun {
+            self.check(config, now, half_life, begun, jobs, &lacks)?;
         }
         Ok(())
     }
@@ -95,13 +102,13 @@ impl Fairness {
         (account.used + account.gpus * stake) / f64::from(weight)
     }
 
-    /// Nobody who could have begun instead, with the same wish and priority, has had less.
+    /// Nobody who could have begun instead, with the same request and priority, has had less.
     fn check(
         &self,
         config: &CoreConfig,
         now: Time,
         half_life: f64,
-        (job, share): (&JobRecord, f64),
+        BegunJob { job, share }: BegunJob<'_>,
         jobs: &BTreeMap<JobId, JobRecord>,
         lacks: &impl Fn(AgentId, &JobRecord) -> bool,
     ) -> Result<(), Violation> {
@@ -128,7 +135,7 @@ impl Fairness {
             && limits.running_gpus.is_some_and(|most| gpus_of(&job.user, jobs) >= most)
     }
 
-    /// The leader is gone: attempts that were never written are known to nobody.
+    /// A user was forgotten, and what it had had.
     pub fn forget_user(&mut self, user: &str) {
         self.accounts.remove(user);
     }

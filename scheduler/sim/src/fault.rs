@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::driver::CrashPoint;
 use crate::network::Connection;
 use crate::oracle::Violation;
-use crate::world::{Happening, World};
+use crate::world::{SimEvent, World};
 
 impl World {
     /// One fault, and the plan for the next.
@@ -14,7 +14,7 @@ impl World {
             return Ok(());
         }
         let number = usize::try_from(self.rng.below(self.machines.len() as u64)).unwrap_or(0);
-        match self.rng.below(if self.sickens { 58 } else { 46 }) {
+        match self.rng.below(if self.has_machine_faults { 58 } else { 46 }) {
             0..=2 => self.crash_next = Some(CrashPoint::BeforeWriting),
             3..=5 => self.crash_next = Some(CrashPoint::AfterWriting),
             6..=8 => self.crash(),
@@ -29,10 +29,10 @@ impl World {
             28..=30 => self.cut_machine_one_way(number),
             34..=37 => self.order_something(number),
             38..=45 => self.move_owner(number),
-            46..=57 => self.sicken(number),
+            46..=57 => self.start_machine_fault(number),
             _ => self.take_over()?,
         }
-        self.agenda.after(self.rng.millis(500, 40_000), Happening::Fault);
+        self.event_queue.after(self.rng.millis(500, 40_000), SimEvent::Fault);
         Ok(())
     }
 
@@ -42,7 +42,7 @@ impl World {
         self.crash_next = None;
         self.end_orders();
         for number in 0..self.machines.len() {
-            self.agenda.after(Duration::ZERO, Happening::Recovers(number));
+            self.event_queue.after(Duration::ZERO, SimEvent::Recovers(number));
             self.cut_machine(number, Duration::from_secs(2));
         }
     }
@@ -85,10 +85,10 @@ impl World {
     fn drain_machine(&mut self, number: usize) {
         if self.machines[number].up && !self.machines[number].paused {
             self.summary.agent_faults += 1;
-            let told = self.machines[number].drain(self.agenda.now());
+            let told = self.machines[number].drain(self.event_queue.now());
             self.tell(number, told);
             let life = self.machines[number].life;
-            self.agenda.after(self.rng.millis(0, 5000), Happening::AgentExits(number, life));
+            self.event_queue.after(self.rng.millis(0, 5000), SimEvent::AgentExits(number, life));
         }
     }
 
@@ -97,7 +97,7 @@ impl World {
         if self.machines[number].up && !self.machines[number].paused {
             self.summary.agent_faults += 1;
             self.machines[number].paused = true;
-            self.agenda.after(self.rng.millis(1000, 90_000), Happening::AgentWakes(number));
+            self.event_queue.after(self.rng.millis(1000, 90_000), SimEvent::AgentWakes(number));
         }
     }
 }

@@ -16,12 +16,12 @@ pub mod engine;
 pub mod fairness;
 mod fault;
 pub mod machine;
+pub mod machine_fault;
 mod network;
-pub mod one_sick_of_ten;
+pub mod one_faulty_of_ten;
 pub mod oracle;
 pub mod orders;
 pub mod rng;
-pub mod sickness;
 pub mod store;
 pub mod world;
 

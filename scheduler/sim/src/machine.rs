@@ -12,18 +12,18 @@ use trainyard_types::{
 
 use uuid::Uuid;
 
+use crate::machine_fault::MachineFault;
 use crate::oracle::Violation;
 use crate::rng::Rng;
-use crate::sickness::Sickness;
 
 /// How an attempt will end if nobody stops it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum PlannedEnd {
     /// The trainer does all epochs.
     Complete,
-    /// This way, after so many epochs of this attempt.
-    End(EndReason, u32),
-    /// Before its trainer comes up: the machine lacks something.
+    /// It fails for this reason, after so many epochs of this attempt.
+    Fail(EndReason, u32),
+    /// It ends before its trainer comes up: the machine lacks something.
     Unfit(Unfit),
     /// Not by itself: it is ended as stalled after so many looks.
     Hang(u32),
@@ -37,20 +37,20 @@ struct Trainer {
     epoch: u32,
     first_epoch: u32,
     epochs: u32,
-    fate: Fate,
+    planned_end: PlannedEnd,
 }
 
 impl Trainer {
     /// What it tells next. The last thing is its end.
     fn advance(&mut self, id: AttemptId, can_upload: bool) -> Vec<ReportBody> {
-        match &mut self.fate {
-            Fate::Unfit(unfit) => return vec![unfit_end(unfit)],
-            Fate::Hang(0) => return vec![end(EndReason::Stalled)],
-            Fate::Hang(left) => {
+        match &mut self.planned_end {
+            PlannedEnd::Unfit(unfit) => return vec![unfit_end(unfit)],
+            PlannedEnd::Hang(0) => return vec![end(EndReason::Stalled)],
+            PlannedEnd::Hang(left) => {
                 *left -= 1;
                 return Vec::new();
             }
-            Fate::Complete | Fate::End(..) => {}
+            PlannedEnd::Complete | PlannedEnd::Fail(..) => {}
         }
         if !self.started {
             self.started = true;
@@ -66,7 +66,7 @@ impl Trainer {
                 ..Started::default()
             }))];
         }
-        if let Fate::End(reason, epochs) = self.fate
+        if let PlannedEnd::Fail(reason, epochs) = self.planned_end
             && self.epoch + 1 >= self.first_epoch + epochs
         {
             return vec![end(reason)];
@@ -144,7 +144,7 @@ pub fn end(reason: EndReason) -> ReportBody {
 
 /// An attempt that the agent holds: it runs, or has reports that were not acknowledged.
 #[derive(Debug)]
-struct Held {
+struct HeldAttempt {
     slot: Slot,
     /// The trainer dies with the agent.
     trainer: Option<Trainer>,
@@ -169,13 +169,13 @@ pub struct Machine {
     pub life: u32,
     /// Its connection, as it believes.
     pub connection: Option<u64>,
-    held: BTreeMap<AttemptId, Held>,
+    held: BTreeMap<AttemptId, HeldAttempt>,
     /// GPUs that take no job.
     closed: BTreeMap<GpuUuid, UnavailableCause>,
     /// It takes no job at all.
     full: bool,
-    /// What is wrong with it.
-    pub sickness: Option<Sickness>,
+    /// The fault of the machine, while it has one.
+    pub fault: Option<MachineFault>,
     /// Paths that it was asked for in vain.
     pub missing: BTreeSet<String>,
 }
@@ -194,7 +194,7 @@ impl Machine {
             held: BTreeMap::new(),
             closed: BTreeMap::new(),
             full: false,
-            sickness: None,
+            fault: None,
             missing: BTreeSet::new(),
         }
     }
@@ -260,7 +260,7 @@ impl Machine {
     }
 
     /// Starts an attempt.
-    pub fn assign(&mut self, assignment: &Assignment, fate: Fate) -> Result<(), Violation> {
+    pub fn assign(&mut self, assignment: &Assignment, planned_end: PlannedEnd) -> Result<(), Violation> {
         let busy = self.held.iter().find(|(_, held)| held.trainer.is_some() && held.slot == assignment.slot);
         if let Some((&old, _)) = busy {
             return Err(Violation::SlotBusy { old, new: assignment.attempt });
@@ -271,9 +271,9 @@ impl Machine {
             epoch: done,
             first_epoch: done + 1,
             epochs: assignment.spec.train.epochs,
-            fate,
+            planned_end,
         };
-        let held = Held {
+        let held = HeldAttempt {
             slot: assignment.slot.clone(),
             trainer: Some(trainer),
             hands_in: false,
@@ -288,7 +288,7 @@ impl Machine {
     pub fn train(&mut self, now: Time, attempt: AttemptId) -> (Vec<Report>, bool) {
         let Some(held) = self.held.get_mut(&attempt) else { return (Vec::new(), false) };
         let Some(trainer) = &mut held.trainer else { return (Vec::new(), false) };
-        let can_upload = self.sickness != Some(Sickness::CannotUpload);
+        let can_upload = self.fault != Some(MachineFault::CannotUpload);
         let told = trainer.advance(attempt, can_upload);
         match told.last() {
             Some(ReportBody::Ended(_)) => held.trainer = None,
@@ -302,7 +302,7 @@ impl Machine {
         (told.into_iter().map(|body| held.report(now, attempt, body)).collect(), lives)
     }
 
-    /// Ends an attempt at the scheduler's wish or its own. Returns what is to be told.
+    /// Ends an attempt at the scheduler's order or its own. Returns what is to be told.
     pub fn stop(&mut self, now: Time, attempt: AttemptId, reason: EndReason) -> Option<Report> {
         let held = self.held.get_mut(&attempt)?;
         if held.trainer.take().is_none() && !std::mem::take(&mut held.hands_in) {
@@ -361,7 +361,7 @@ impl Machine {
     }
 }
 
-impl Held {
+impl HeldAttempt {
     fn report(&mut self, time: Time, attempt: AttemptId, body: ReportBody) -> Report {
         let report = Report { attempt, sequence: self.next_sequence, time, body };
         self.next_sequence += 1;
@@ -371,18 +371,18 @@ impl Held {
 }
 
 /// Draws how an attempt ends; without faults it completes, unless the job itself is bad.
-pub fn draw_fate(rng: &mut Rng, faults: bool, job_name: &str) -> Fate {
+pub fn draw_planned_end(rng: &mut Rng, faults: bool, job_name: &str) -> PlannedEnd {
     match job_name {
-        "bad spec" => return Fate::End(EndReason::BadSpec, 1),
-        "too large" => return Fate::End(EndReason::GpuOom, 1),
+        "bad spec" => return PlannedEnd::Fail(EndReason::BadSpec, 1),
+        "too large" => return PlannedEnd::Fail(EndReason::GpuOom, 1),
         _ => {}
     }
     let after = u32::try_from(1 + rng.below(4)).unwrap_or(1);
     match rng.below(12) {
-        0 if faults => Fate::End(EndReason::TrainerCrash, after),
-        1 if faults => Fate::End(EndReason::GpuFault, after),
-        2 if faults => Fate::End(EndReason::HostOom, after),
-        _ => Fate::Complete,
+        0 if faults => PlannedEnd::Fail(EndReason::TrainerCrash, after),
+        1 if faults => PlannedEnd::Fail(EndReason::GpuFault, after),
+        2 if faults => PlannedEnd::Fail(EndReason::HostOom, after),
+        _ => PlannedEnd::Complete,
     }
 }
 

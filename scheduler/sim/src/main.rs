@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainyard_console as console;
 use trainyard_scheduler_core::{CoreConfig, Policy};
-use trainyard_sim::cases::{Case, Changed, Figures, Ran, Schedule, drive};
+use trainyard_sim::cases::{Case, ChangedJob, Figures, RecordedRun, Schedule, drive};
 
 /// Runs a recorded or generated queue through the scheduler's core, and writes who ran where and when.
 #[derive(Debug, Parser)]
@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     case: Option<PathBuf>,
     #[command(flatten)]
-    how: How,
+    args: ScheduleArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -30,33 +30,33 @@ enum Command {
         /// Directory with cluster.csv, jobs.csv and ran.csv
         dir: PathBuf,
         #[command(flatten)]
-        how: How,
+        args: ScheduleArgs,
     },
 }
 
 #[derive(Debug, Args)]
-struct How {
+struct ScheduleArgs {
     /// Who goes next, and where
-    #[arg(long, value_enum, default_value_t = Chosen::FinishTime)]
-    policy: Chosen,
+    #[arg(long, value_enum, default_value_t = PolicyArg::FinishTime)]
+    policy: PolicyArg,
     /// Where the schedule goes
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Chosen {
+enum PolicyArg {
     Fifo,
     Fair,
     FinishTime,
 }
 
-impl From<Chosen> for Policy {
-    fn from(chosen: Chosen) -> Self {
-        match chosen {
-            Chosen::Fifo => Self::Fifo,
-            Chosen::Fair => Self::Fair,
-            Chosen::FinishTime => Self::FinishTime,
+impl From<PolicyArg> for Policy {
+    fn from(policy: PolicyArg) -> Self {
+        match policy {
+            PolicyArg::Fifo => Self::Fifo,
+            PolicyArg::Fair => Self::Fair,
+            PolicyArg::FinishTime => Self::FinishTime,
         }
     }
 }
@@ -68,12 +68,12 @@ const RESTART_S: f64 = 30.0;
 const NAMED: usize = 10;
 
 fn main() -> Result<()> {
-    let Arguments { command, case, how } = Arguments::parse();
+    let Arguments { command, case, args } = Arguments::parse();
     match (command, case) {
-        (Some(Command::Replay { dir, how }), _) => replay(&dir, &how),
+        (Some(Command::Replay { dir, args }), _) => replay(&dir, &args),
         (None, Some(case)) => {
             let case = load(&case)?;
-            let schedule = schedule(&case, &how)?;
+            let schedule = schedule(&case, &args)?;
             let figures = shown(&schedule.figures(&case));
             Ok(console::line(format_args!("{} jobs  {figures}", case.jobs.len()))?)
         }
@@ -81,11 +81,11 @@ fn main() -> Result<()> {
     }
 }
 
-fn schedule(case: &Case, how: &How) -> Result<Schedule> {
-    let config = CoreConfig { policy: how.policy.into(), ..CoreConfig::default() };
+fn schedule(case: &Case, args: &ScheduleArgs) -> Result<Schedule> {
+    let config = CoreConfig { policy: args.policy.into(), ..CoreConfig::default() };
     let schedule = drive(case, config)?;
     schedule.check(case)?;
-    if let Some(out) = &how.out {
+    if let Some(out) = &args.out {
         fs::write(out, schedule.csv(case)).with_context(|| format!("cannot write {}", out.display()))?;
     }
     Ok(schedule)
@@ -99,21 +99,21 @@ fn shown(figures: &Figures) -> String {
     )
 }
 
-fn replay(dir: &Path, how: &How) -> Result<()> {
+fn replay(dir: &Path, args: &ScheduleArgs) -> Result<()> {
     let case = load(dir)?;
     let path = dir.join("ran.csv");
     let ran = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let ran = Ran::parse(&ran, &case)?;
-    let schedule = schedule(&case, how)?;
+    let ran = RecordedRun::parse(&ran, &case)?;
+    let schedule = schedule(&case, args)?;
     let (was, would_be) = (shown(&ran.figures(&case)), shown(&schedule.figures(&case)));
     let mut lines = vec![
         format!("{} jobs", case.jobs.len()),
         format!("as it was     {was}"),
-        format!("{:<12}  {would_be}", Policy::from(how.policy).name()),
+        format!("{:<12}  {would_be}", Policy::from(args.policy).name()),
         "\nhours from submission to end of the jobs that would have changed most:".to_owned(),
         format!("{:<36}  {:<12}  {:>9}  {:>9}", "job", "user", "as it was", "would be"),
     ];
-    for Changed { id, user, was_h, would_be_h } in ran.changed(&case, &schedule, NAMED) {
+    for ChangedJob { id, user, was_h, would_be_h } in ran.changed(&case, &schedule, NAMED) {
         lines.push(format!("{id:<36}  {user:<12}  {was_h:>9.2}  {would_be_h:>9.2}"));
     }
     Ok(console::line(lines.join("\n"))?)

@@ -6,7 +6,7 @@ use trainyard_scheduler_core::{AgentStatus, Event, Hello};
 use trainyard_types::{Report, Session, Time};
 
 use crate::oracle::Violation;
-use crate::world::{HEARTBEAT, Happening, World};
+use crate::world::{HEARTBEAT, SimEvent, World};
 
 /// One dialled connection. Both ways deliver in order.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Connection {
 
 /// What agents say.
 #[derive(Debug)]
-pub(crate) enum Said {
+pub(crate) enum AgentMessage {
     Hello(Hello),
     Heartbeat(AgentStatus),
     Report(Report),
@@ -60,8 +60,8 @@ impl World {
         let Some(connection) = self.connections.get(&id) else { return };
         let number = connection.machine;
         let most = u64::try_from(notice.as_millis()).unwrap_or(u64::MAX);
-        self.agenda.after(self.rng.millis(0, most), Happening::SchedulerNotices(id));
-        self.agenda.after(self.rng.millis(0, most), Happening::AgentNotices(number, id));
+        self.event_queue.after(self.rng.millis(0, most), SimEvent::SchedulerNotices(id));
+        self.event_queue.after(self.rng.millis(0, most), SimEvent::AgentNotices(number, id));
     }
 
     pub(crate) fn on_scheduler_notices(&mut self, id: u64) -> Result<(), Violation> {
@@ -78,7 +78,7 @@ impl World {
 
     pub(crate) fn dial_soon(&mut self, number: usize) {
         let life = self.machines[number].life;
-        self.agenda.after(self.rng.millis(100, 10_000), Happening::Dial(number, life));
+        self.event_queue.after(self.rng.millis(100, 10_000), SimEvent::Dial(number, life));
     }
 
     pub(crate) fn on_dial(&mut self, number: usize, life: u32) {
@@ -91,7 +91,7 @@ impl World {
         }
         self.dialled += 1;
         let id = self.dialled;
-        let now = self.agenda.now();
+        let now = self.event_queue.now();
         let connection = Connection {
             machine: number,
             leader_epoch: self.leader_epoch,
@@ -104,48 +104,48 @@ impl World {
         self.connections.insert(id, connection);
         self.machines[number].connection = Some(id);
         let hello = self.machines[number].hello();
-        self.say(id, Said::Hello(hello));
+        self.send_from_agent(id, AgentMessage::Hello(hello));
         for report in self.machines[number].unacknowledged() {
-            self.say(id, Said::Report(report));
+            self.send_from_agent(id, AgentMessage::Report(report));
         }
-        self.agenda.after(HEARTBEAT, Happening::Heartbeat(number, id));
+        self.event_queue.after(HEARTBEAT, SimEvent::Heartbeat(number, id));
     }
 
     /// An agent speaks.
-    pub(crate) fn say(&mut self, id: u64, said: Said) {
+    pub(crate) fn send_from_agent(&mut self, id: u64, message: AgentMessage) {
         // An agent's queue is bounded: a report that finds it full waits in the spool for the next time.
-        if self.faults && matches!(said, Said::Report(_)) && self.rng.once_in(30) {
+        if self.faults && matches!(message, AgentMessage::Report(_)) && self.rng.once_in(30) {
             return;
         }
-        let arrival = self.agenda.now() + self.rng.millis(1, 300);
+        let arrival = self.event_queue.now() + self.rng.millis(1, 300);
         if let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.to_scheduler) {
             connection.last_at_scheduler = connection.last_at_scheduler.max(arrival);
-            self.agenda.at(connection.last_at_scheduler, Happening::AtScheduler(id, said));
+            self.event_queue.at(connection.last_at_scheduler, SimEvent::AtScheduler(id, message));
         }
     }
 
-    pub(crate) fn on_said(&mut self, id: u64, said: Said) -> Result<(), Violation> {
+    pub(crate) fn on_agent_message(&mut self, id: u64, message: AgentMessage) -> Result<(), Violation> {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.to_scheduler)
         else {
             return Ok(());
         };
         let agent = self.machines[connection.machine].id();
         let leader_epoch = connection.leader_epoch;
-        let event = match (said, connection.session) {
-            (Said::Hello(hello), _) => {
+        let event = match (message, connection.session) {
+            (AgentMessage::Hello(hello), _) => {
                 let session = Session(self.next_session);
                 self.next_session += 1;
                 connection.session = Some(session);
                 self.sessions.insert((leader_epoch, session), id);
-                self.said.heard(leader_epoch, agent, session, &hello.status, true);
+                self.closed_slots.on_status(leader_epoch, agent, session, &hello.status, true);
                 Event::AgentConnected { session, hello }
             }
-            (Said::Heartbeat(status), Some(session)) => {
-                self.said.heard(leader_epoch, agent, session, &status, false);
+            (AgentMessage::Heartbeat(status), Some(session)) => {
+                self.closed_slots.on_status(leader_epoch, agent, session, &status, false);
                 Event::Heartbeat { agent, session, status }
             }
-            (Said::Report(report), Some(session)) => Event::Report { agent, session, report },
-            (Said::Heartbeat(_) | Said::Report(_), None) => return Ok(()),
+            (AgentMessage::Report(report), Some(session)) => Event::Report { agent, session, report },
+            (AgentMessage::Heartbeat(_) | AgentMessage::Report(_), None) => return Ok(()),
         };
         self.handle_by(leader_epoch, event).map(|_| ())
     }

@@ -132,8 +132,8 @@ pub struct Oracle {
     assigned: BTreeMap<AttemptId, u32>,
     /// Attempts that were preempted for something else than their job's time limit.
     preempted: BTreeSet<AttemptId>,
-    /// Attempts that met a machine which was not well.
-    sick: BTreeSet<AttemptId>,
+    /// Attempts that met a faulty machine.
+    met_machine_fault: BTreeSet<AttemptId>,
 }
 
 impl Oracle {
@@ -163,9 +163,9 @@ impl Oracle {
         self.preempted.insert(attempt);
     }
 
-    /// An attempt comes to a machine that is not well, and will end by that.
-    pub fn meets_sickness(&mut self, attempt: AttemptId) {
-        self.sick.insert(attempt);
+    /// An attempt comes to a faulty machine, and will end by that.
+    pub fn meets_machine_fault(&mut self, attempt: AttemptId) {
+        self.met_machine_fault.insert(attempt);
     }
 
     /// Whatever the job is charged for, or failed of, was not a machine's.
@@ -173,7 +173,10 @@ impl Oracle {
         let is_crash = |reason| matches!(reason, EndReason::TrainerCrash | EndReason::HostOom);
         let mut ended =
             job.attempts.iter().filter_map(|attempt| Some((attempt.id, attempt.ended.as_ref()?.reason)));
-        let own = ended.clone().filter(|(id, reason)| is_crash(*reason) && !self.sick.contains(id)).count();
+        let own = ended
+            .clone()
+            .filter(|(id, reason)| is_crash(*reason) && !self.met_machine_fault.contains(id))
+            .count();
         if usize::try_from(job.crashes).is_ok_and(|charged| charged > own) {
             return Err(Violation::Charged(job.id));
         }
@@ -184,8 +187,9 @@ impl Oracle {
         if job.state_reason.starts_with(NOBODY_HAS_IT) {
             return Ok(());
         }
-        let by_machine =
-            ended.next_back().is_some_and(|(id, reason)| self.sick.contains(&id) && !gives_up(reason));
+        let by_machine = ended
+            .next_back()
+            .is_some_and(|(id, reason)| self.met_machine_fault.contains(&id) && !gives_up(reason));
         if job.state == JobState::Failed && by_machine {
             return Err(Violation::FailedByMachine(job.id));
         }

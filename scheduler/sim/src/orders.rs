@@ -8,7 +8,7 @@ use trainyard_types::{AgentId, GpuUuid, Session, Slot, Time};
 
 use crate::driver::lacks;
 use crate::oracle::Violation;
-use crate::world::{Happening, World};
+use crate::world::{SimEvent, World};
 
 /// An order, and whether its taking back is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Order {
 
 /// What was said about slots: by people, and by agents to whoever leads.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct ClosedSlots {
     /// A drain was acknowledged, and nobody wants it back.
     drained: BTreeSet<AgentId>,
     /// Until when, by the scheduler's clock.
@@ -30,9 +30,9 @@ pub struct Said {
     closed: BTreeMap<(u64, AgentId), (Session, AgentStatus)>,
 }
 
-impl Said {
+impl ClosedSlots {
     /// A leader is handed what an agent says by that session; `is_first` of a new one.
-    pub(crate) fn heard(
+    pub(crate) fn on_status(
         &mut self,
         leader_epoch: u64,
         agent: AgentId,
@@ -101,7 +101,7 @@ impl World {
         }
         let agent = self.machines[number].id();
         let Some(core) = &self.core else {
-            self.again(Happening::Order(number, order));
+            self.retry_later(SimEvent::Order(number, order));
             return Ok(());
         };
         if core.agent(agent).is_none() {
@@ -112,7 +112,7 @@ impl World {
         let event = match order {
             Order::Drain { keep_running } => Event::Drain { agent, keep_running },
             Order::Resume => {
-                self.said.drained.remove(&agent);
+                self.closed_slots.drained.remove(&agent);
                 Event::Resume { agent }
             }
             Order::Reserve { gpu: at, span } => {
@@ -122,7 +122,7 @@ impl World {
             Order::Release { gpu: at } => {
                 let gpus: Vec<GpuUuid> = gpu(at).into_iter().collect();
                 for gpu in &gpus {
-                    self.said.reserved.remove(&(agent, gpu.clone()));
+                    self.closed_slots.reserved.remove(&(agent, gpu.clone()));
                 }
                 Event::Release { agent, gpus }
             }
@@ -130,14 +130,14 @@ impl World {
         let until = self.clock();
         let reply = self.handle(event)?;
         if !matches!(reply, Some(Ok(_))) {
-            self.again(Happening::Order(number, order));
+            self.retry_later(SimEvent::Order(number, order));
             return Ok(());
         }
         match order {
-            Order::Drain { .. } => drop(self.said.drained.insert(agent)),
+            Order::Drain { .. } => drop(self.closed_slots.drained.insert(agent)),
             Order::Reserve { gpu, span } => {
                 if let Some(gpu) = self.machines[number].gpu(gpu) {
-                    self.said.reserved.insert((agent, gpu), until + span);
+                    self.closed_slots.reserved.insert((agent, gpu), until + span);
                 }
             }
             Order::Resume | Order::Release { .. } => {}
@@ -157,16 +157,16 @@ impl World {
             }
         };
         self.summary.orders += 1;
-        self.agenda.after(Duration::ZERO, Happening::Order(number, order));
-        self.agenda.after(back, Happening::Order(number, end));
+        self.event_queue.after(Duration::ZERO, SimEvent::Order(number, order));
+        self.event_queue.after(back, SimEvent::Order(number, end));
     }
 
     /// All orders are taken back.
     pub(crate) fn end_orders(&mut self) {
         for number in 0..self.machines.len() {
-            self.agenda.after(Duration::ZERO, Happening::Order(number, Order::Resume));
+            self.event_queue.after(Duration::ZERO, SimEvent::Order(number, Order::Resume));
             for gpu in 0..3 {
-                self.agenda.after(Duration::ZERO, Happening::Order(number, Order::Release { gpu }));
+                self.event_queue.after(Duration::ZERO, SimEvent::Order(number, Order::Release { gpu }));
             }
             self.machines[number].open_all();
         }
@@ -179,14 +179,14 @@ impl World {
             return;
         }
         let gpu = usize::try_from(self.rng.below(4)).unwrap_or(0);
-        let ended = self.machines[number].move_owner(self.agenda.now(), gpu);
+        let ended = self.machines[number].move_owner(self.event_queue.now(), gpu);
         for report in &ended {
             self.oracle.preempted(report.attempt);
         }
         self.summary.orders += 1;
         if let Some(id) = self.machines[number].connection {
             let status = self.machines[number].status();
-            self.say(id, crate::network::Said::Heartbeat(status));
+            self.send_from_agent(id, crate::network::AgentMessage::Heartbeat(status));
         }
         self.tell(number, ended);
     }

@@ -9,11 +9,11 @@ use trainyard_scheduler_core::{Command, Core, CoreConfig, Policy, UserLimits};
 use trainyard_types::{JobId, JobState, Report, Session, Time};
 
 use crate::client::{self, Client};
-use crate::driver::{CrashPoint, Ghost};
-use crate::engine::Agenda;
+use crate::driver::{CrashPoint, DeposedLeader};
+use crate::engine::EventQueue;
 use crate::fairness::Fairness;
 use crate::machine::{self, Machine};
-use crate::network::{Connection, Said};
+use crate::network::{AgentMessage, Connection};
 use crate::oracle::{Oracle, Violation};
 use crate::orders::{self, Order};
 use crate::rng::Rng;
@@ -116,8 +116,8 @@ pub struct Summary {
     pub agent_faults: u64,
     /// Drains, reservations, and GPUs that were wanted by their owners.
     pub orders: u64,
-    /// Machines that were not well for a while.
-    pub sicknesses: u64,
+    /// Machines that had a fault for a while.
+    pub machine_faults: u64,
 }
 
 /// A promise that was not kept, and how to see it again.
@@ -135,16 +135,16 @@ pub struct Failure {
 pub fn simulate(options: &Options) -> Result<Summary, Failure> {
     let mut world = World::new(options);
     let outcome = world.run();
-    let fail = |violation| Failure { seed: options.seed, time: world.agenda.now(), violation };
+    let fail = |violation| Failure { seed: options.seed, time: world.event_queue.now(), violation };
     outcome.map_err(fail)
 }
 
 /// Something that is planned.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "most of what is planned is such a message")]
-pub(crate) enum Happening {
+pub(crate) enum SimEvent {
     /// A message arrives, unless its connection is gone by then.
-    AtScheduler(u64, Said),
+    AtScheduler(u64, AgentMessage),
     AtAgent(u64, Command),
     /// The scheduler sees that a connection is gone.
     SchedulerNotices(u64),
@@ -164,7 +164,7 @@ pub(crate) enum Happening {
     /// A history is archived, in that life of the scheduler.
     Archive(u64, JobId),
     /// A deposed leader finds out.
-    GhostEnds(u64),
+    DeposedLeaderEnds(u64),
     SchedulerStarts,
     Submit(usize),
     Cancel(usize),
@@ -172,30 +172,30 @@ pub(crate) enum Happening {
     /// Somebody orders something of a machine.
     Order(usize, Order),
     Fault,
-    /// A machine is well again.
+    /// The fault of a machine is over.
     Recovers(usize),
     Heal,
 }
 
 pub(crate) struct World {
-    pub(crate) agenda: Agenda<Happening>,
+    pub(crate) event_queue: EventQueue<SimEvent>,
     pub(crate) rng: Rng,
     pub(crate) faults: bool,
     pub(crate) machines: Vec<Machine>,
     /// What waits for a paused agent.
-    pub(crate) waiting: BTreeMap<usize, Vec<Happening>>,
+    pub(crate) waiting: BTreeMap<usize, Vec<SimEvent>>,
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) dialled: u64,
     pub(crate) config: CoreConfig,
     pub(crate) core: Option<Core>,
     pub(crate) leader_epoch: u64,
-    pub(crate) ghost: Option<Ghost>,
+    pub(crate) deposed: Option<DeposedLeader>,
     /// The scheduler's clock, against the world's.
     pub(crate) skew_ms: i64,
     /// Whether that one is ever set.
     pub(crate) steps_clocks: bool,
-    /// Whether machines are not well at times; what attempts meet there is all that they meet, then.
-    pub(crate) sickens: bool,
+    /// Whether machines have faults at times; what attempts meet there is all that they meet, then.
+    pub(crate) has_machine_faults: bool,
     pub(crate) scheduler_life: u64,
     /// The cores that led, by leader epoch.
     pub(crate) sessions: BTreeMap<(u64, Session), u64>,
@@ -205,7 +205,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) oracle: Oracle,
     pub(crate) fairness: Fairness,
-    pub(crate) said: orders::Said,
+    pub(crate) closed_slots: orders::ClosedSlots,
     pub(crate) clients: Vec<Client>,
     pub(crate) next_job: u128,
     pub(crate) mutant: Option<Mutant>,
@@ -236,23 +236,23 @@ fn config(policy: Policy) -> CoreConfig {
 impl World {
     fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
-        let mut agenda = Agenda::new(Time(1_000_000_000));
+        let mut event_queue = EventQueue::new(Time(1_000_000_000));
         let machines: Vec<Machine> =
             (0..2 + rng.below(5)).map(|number| machine::draw_machine(&mut rng, number)).collect();
         for number in 0..machines.len() {
-            agenda.after(rng.millis(0, 5000), Happening::Dial(number, 1));
+            event_queue.after(rng.millis(0, 5000), SimEvent::Dial(number, 1));
         }
         let clients: Vec<Client> =
             (0..8 + rng.below(16)).map(|number| client::draw_client(&mut rng, number)).collect();
         for number in 0..clients.len() {
-            agenda.after(rng.millis(0, 200_000), Happening::Submit(number));
+            event_queue.after(rng.millis(0, 200_000), SimEvent::Submit(number));
         }
-        agenda.after(rng.millis(5000, 60_000), Happening::Fault);
-        agenda.after(options.faults_for, Happening::Heal);
+        event_queue.after(rng.millis(5000, 60_000), SimEvent::Fault);
+        event_queue.after(options.faults_for, SimEvent::Heal);
         let steps_clocks = rng.once_in(2);
-        let sickens = rng.once_in(2);
+        let has_machine_faults = rng.once_in(2);
         let mut world = Self {
-            agenda,
+            event_queue,
             rng,
             faults: true,
             machines,
@@ -262,10 +262,10 @@ impl World {
             config: config(options.policy),
             core: None,
             leader_epoch: 1,
-            ghost: None,
+            deposed: None,
             skew_ms: 0,
             steps_clocks,
-            sickens,
+            has_machine_faults,
             scheduler_life: 1,
             sessions: BTreeMap::new(),
             next_session: 1,
@@ -274,7 +274,7 @@ impl World {
             store: Store::default(),
             oracle: Oracle::new(!steps_clocks),
             fairness: Fairness::default(),
-            said: orders::Said::default(),
+            closed_slots: orders::ClosedSlots::default(),
             clients,
             next_job: 1,
             mutant: options.mutant,
@@ -286,12 +286,12 @@ impl World {
     }
 
     fn run(&mut self) -> Result<Summary, Violation> {
-        let end = self.agenda.now() + self.faults_for + LIMIT;
-        while let Some(happening) = self.agenda.advance() {
-            if self.agenda.now() > end || self.all_ended() {
+        let end = self.event_queue.now() + self.faults_for + LIMIT;
+        while let Some(event) = self.event_queue.advance() {
+            if self.event_queue.now() > end || self.all_ended() {
                 break;
             }
-            self.happen(happening)?;
+            self.process(event)?;
         }
         self.oracle.check_end(&self.store)?;
         let count = |state| self.store.jobs.values().filter(|job| job.state == state).count();
@@ -309,57 +309,57 @@ impl World {
         !self.faults && acknowledged && self.store.jobs.values().all(|job| job.state.is_final())
     }
 
-    fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
-        let Some(happening) = self.hold_back(happening) else { return Ok(()) };
-        match happening {
-            Happening::AtScheduler(connection, said) => self.on_said(connection, said),
-            Happening::AtAgent(connection, command) => self.on_command(connection, command),
-            Happening::SchedulerNotices(connection) => self.on_scheduler_notices(connection),
-            Happening::AgentNotices(number, connection) => {
+    fn process(&mut self, event: SimEvent) -> Result<(), Violation> {
+        let Some(event) = self.hold_back(event) else { return Ok(()) };
+        match event {
+            SimEvent::AtScheduler(connection, message) => self.on_agent_message(connection, message),
+            SimEvent::AtAgent(connection, command) => self.on_command(connection, command),
+            SimEvent::SchedulerNotices(connection) => self.on_scheduler_notices(connection),
+            SimEvent::AgentNotices(number, connection) => {
                 if self.machines[number].connection == Some(connection) {
                     self.machines[number].connection = None;
                     self.dial_soon(number);
                 }
                 Ok(())
             }
-            Happening::Dial(number, life) => {
+            SimEvent::Dial(number, life) => {
                 self.on_dial(number, life);
                 Ok(())
             }
-            Happening::Heartbeat(number, connection) => {
+            SimEvent::Heartbeat(number, connection) => {
                 self.on_heartbeat(number, connection);
                 Ok(())
             }
-            Happening::Train(number, life, attempt) => {
+            SimEvent::Train(number, life, attempt) => {
                 self.on_train(number, life, attempt);
                 Ok(())
             }
-            Happening::AgentStarts(number) => {
+            SimEvent::AgentStarts(number) => {
                 self.machines[number].up = true;
                 self.dial_soon(number);
                 Ok(())
             }
-            Happening::AgentWakes(number) => self.on_wake(number),
-            Happening::AgentExits(number, life) => {
+            SimEvent::AgentWakes(number) => self.on_wake(number),
+            SimEvent::AgentExits(number, life) => {
                 if self.machines[number].life == life {
                     self.kill(number, false, true);
                 }
                 Ok(())
             }
-            Happening::Tick(life) => self.on_tick(life),
-            Happening::Archive(life, job) => self.on_archive(life, job),
-            Happening::GhostEnds(leader_epoch) => {
-                self.on_ghost_ends(leader_epoch);
+            SimEvent::Tick(life) => self.on_tick(life),
+            SimEvent::Archive(life, job) => self.on_archive(life, job),
+            SimEvent::DeposedLeaderEnds(leader_epoch) => {
+                self.on_deposed_leader_ends(leader_epoch);
                 Ok(())
             }
-            Happening::SchedulerStarts => self.on_scheduler_starts(),
-            Happening::Submit(client) => self.on_submit(client),
-            Happening::Cancel(client) => self.on_cancel(client),
-            Happening::Retry(client) => self.on_retry(client),
-            Happening::Order(number, order) => self.on_order(number, order),
-            Happening::Fault => self.on_fault(),
-            Happening::Recovers(number) => self.on_recovers(number),
-            Happening::Heal => {
+            SimEvent::SchedulerStarts => self.on_scheduler_starts(),
+            SimEvent::Submit(client) => self.on_submit(client),
+            SimEvent::Cancel(client) => self.on_cancel(client),
+            SimEvent::Retry(client) => self.on_retry(client),
+            SimEvent::Order(number, order) => self.on_order(number, order),
+            SimEvent::Fault => self.on_fault(),
+            SimEvent::Recovers(number) => self.on_recovers(number),
+            SimEvent::Heal => {
                 self.on_heal();
                 Ok(())
             }
@@ -367,26 +367,26 @@ impl World {
     }
 
     /// A paused agent does nothing and hears nothing, until it wakes; its connection holds.
-    fn hold_back(&mut self, happening: Happening) -> Option<Happening> {
-        let number = match &happening {
-            Happening::AtAgent(connection, _) => self.connections.get(connection)?.machine,
-            Happening::AgentNotices(number, _)
-            | Happening::Dial(number, _)
-            | Happening::Heartbeat(number, _)
-            | Happening::Train(number, ..) => *number,
-            _ => return Some(happening),
+    fn hold_back(&mut self, event: SimEvent) -> Option<SimEvent> {
+        let number = match &event {
+            SimEvent::AtAgent(connection, _) => self.connections.get(connection)?.machine,
+            SimEvent::AgentNotices(number, _)
+            | SimEvent::Dial(number, _)
+            | SimEvent::Heartbeat(number, _)
+            | SimEvent::Train(number, ..) => *number,
+            _ => return Some(event),
         };
         if self.machines[number].paused {
-            self.waiting.entry(number).or_default().push(happening);
+            self.waiting.entry(number).or_default().push(event);
             return None;
         }
-        Some(happening)
+        Some(event)
     }
 
     fn on_wake(&mut self, number: usize) -> Result<(), Violation> {
         self.machines[number].paused = false;
-        for happening in self.waiting.remove(&number).unwrap_or_default() {
-            self.happen(happening)?;
+        for event in self.waiting.remove(&number).unwrap_or_default() {
+            self.process(event)?;
         }
         Ok(())
     }
@@ -396,14 +396,14 @@ impl World {
             return;
         }
         let status = self.machines[number].status();
-        self.say(id, Said::Heartbeat(status));
+        self.send_from_agent(id, AgentMessage::Heartbeat(status));
         // It says again what was not acknowledged, sometimes what is on the way, too.
         if !self.faults || self.rng.once_in(3) {
             for report in self.machines[number].unacknowledged() {
-                self.say(id, Said::Report(report));
+                self.send_from_agent(id, AgentMessage::Report(report));
             }
         }
-        self.agenda.after(HEARTBEAT, Happening::Heartbeat(number, id));
+        self.event_queue.after(HEARTBEAT, SimEvent::Heartbeat(number, id));
     }
 
     fn on_command(&mut self, id: u64, command: Command) -> Result<(), Violation> {
@@ -416,27 +416,31 @@ impl World {
         }
         match command {
             Command::Assign { assignment, .. } => {
-                let fate =
-                    machine::draw_fate(&mut self.rng, self.faults && !self.sickens, &assignment.spec.name);
+                let planned_end = machine::draw_planned_end(
+                    &mut self.rng,
+                    self.faults && !self.has_machine_faults,
+                    &assignment.spec.name,
+                );
                 let data = assignment.spec.train.data.to_string_lossy();
-                let of_machine = self.machines[number].sickness.as_ref().and_then(|sick| sick.fate(&data));
+                let of_machine =
+                    self.machines[number].fault.as_ref().and_then(|fault| fault.planned_end(&data));
                 if of_machine.is_some() {
-                    self.oracle.meets_sickness(assignment.attempt);
+                    self.oracle.meets_machine_fault(assignment.attempt);
                 }
-                if let Some(machine::Fate::Unfit(unfit)) = &of_machine
+                if let Some(machine::PlannedEnd::Unfit(unfit)) = &of_machine
                     && !unfit.path.is_empty()
                 {
                     self.machines[number].missing.insert(unfit.path.clone());
-                    self.say_status(number);
+                    self.send_status(number);
                 }
-                let fate = of_machine.unwrap_or(fate);
-                self.machines[number].assign(&assignment, fate)?;
+                let planned_end = of_machine.unwrap_or(planned_end);
+                self.machines[number].assign(&assignment, planned_end)?;
                 let life = self.machines[number].life;
                 let first = self.rng.millis(500, 8000);
-                self.agenda.after(first, Happening::Train(number, life, assignment.attempt));
+                self.event_queue.after(first, SimEvent::Train(number, life, assignment.attempt));
             }
             Command::Stop { attempt, reason, .. } => {
-                let told = self.machines[number].stop(self.agenda.now(), attempt, reason);
+                let told = self.machines[number].stop(self.event_queue.now(), attempt, reason);
                 self.tell(number, told.into_iter().collect());
             }
             Command::ClearGpu { .. } => {}
@@ -450,18 +454,18 @@ impl World {
         if self.machines[number].life != life {
             return;
         }
-        let (told, lives) = self.machines[number].train(self.agenda.now(), attempt);
+        let (told, lives) = self.machines[number].train(self.event_queue.now(), attempt);
         self.tell(number, told);
         if lives {
             let next = machine::epoch_time(&mut self.rng);
-            self.agenda.after(next, Happening::Train(number, life, attempt));
+            self.event_queue.after(next, SimEvent::Train(number, life, attempt));
         }
     }
 
     pub(crate) fn tell(&mut self, number: usize, reports: Vec<Report>) {
         if let Some(id) = self.machines[number].connection {
             for report in reports {
-                self.say(id, Said::Report(report));
+                self.send_from_agent(id, AgentMessage::Report(report));
             }
         }
     }
@@ -474,9 +478,9 @@ impl World {
             let notice = if self.rng.once_in(2) { Duration::from_secs(1) } else { Duration::from_secs(90) };
             self.cut(id, notice);
         }
-        self.machines[number].kill(self.agenda.now(), disk_lost);
+        self.machines[number].kill(self.event_queue.now(), disk_lost);
         if returns {
-            self.agenda.after(self.rng.millis(100, 90_000), Happening::AgentStarts(number));
+            self.event_queue.after(self.rng.millis(100, 90_000), SimEvent::AgentStarts(number));
         }
     }
 }

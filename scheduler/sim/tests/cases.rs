@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use trainyard_scheduler_core::{CoreConfig, Policy};
-use trainyard_sim::cases::{Broken, Case, CaseJob, Nodes, Schedule, drive};
+use trainyard_sim::cases::{Case, CaseJob, Nodes, Schedule, ScheduleError, drive};
 use trainyard_sim::rng::Rng;
 
 const KINDS: [(&str, f64, [f64; 3]); 4] = [
@@ -272,11 +272,14 @@ fn a_schedule_that_cannot_have_happened_is_found_out() {
             }
         }
     };
-    assert!(matches!(spoilt(&doubled), Err(Broken::Capacity { .. })));
-    assert!(matches!(spoilt(&|s| s.rows[busiest].node = "rtx4090-9".into()), Err(Broken::Place { .. })));
-    assert!(matches!(spoilt(&|s| s.rows[0].attempt = 7), Err(Broken::Order { .. })));
-    assert!(matches!(spoilt(&|s| s.rows[0].work_done *= 3.0), Err(Broken::Work { .. })));
-    assert!(matches!(spoilt(&|s| drop(s.rows.pop())), Err(Broken::Unfinished(_))));
+    assert!(matches!(spoilt(&doubled), Err(ScheduleError::Capacity { .. })));
+    assert!(matches!(
+        spoilt(&|s| s.rows[busiest].node = "rtx4090-9".into()),
+        Err(ScheduleError::Place { .. })
+    ));
+    assert!(matches!(spoilt(&|s| s.rows[0].attempt = 7), Err(ScheduleError::Order { .. })));
+    assert!(matches!(spoilt(&|s| s.rows[0].work_done *= 3.0), Err(ScheduleError::Work { .. })));
+    assert!(matches!(spoilt(&|s| drop(s.rows.pop())), Err(ScheduleError::Unfinished(_))));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn every_seed(policy: Policy) {
                 sum.cuts += one.cuts;
                 sum.agent_faults += one.agent_faults;
                 sum.orders += one.orders;
-                sum.sicknesses += one.sicknesses;
+                sum.machine_faults += one.machine_faults;
             }
             Err(failure) => failures.push(failure),
         }
@@ -55,7 +55,7 @@ fn every_seed(policy: Policy) {
     assert!(sum.succeeded > 0 && sum.failed > 0 && sum.cancelled > 0 && sum.attempts > sum.jobs, "{sum:?}");
     assert!(sum.takeovers > 0 && sum.forgotten > 0, "{sum:?}");
     assert!(sum.crashes > 0 && sum.cuts > 0 && sum.agent_faults > 0 && sum.orders > 0, "{sum:?}");
-    assert!(sum.sicknesses > 0, "{sum:?}");
+    assert!(sum.machine_faults > 0, "{sum:?}");
 }
 
 #[test]

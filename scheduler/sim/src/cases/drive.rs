@@ -17,15 +17,15 @@ use trainyard_types::{
 };
 use uuid::Uuid;
 
-use crate::cases::{Case, CaseJob, Row, Schedule};
-use crate::engine::Agenda;
+use crate::cases::{Case, CaseJob, Schedule, ScheduleRow};
+use crate::engine::EventQueue;
 
 /// When a case begins.
 const START: Time = Time(1_000_000_000);
 /// Epochs of a job whose declared work is no whole number of checkpoints.
 const FINE_EPOCHS: u32 = 1000;
 /// A trainer tells its speed for the first time after this.
-const FIRST_WORD: Duration = Duration::from_secs(60);
+const FIRST_PROGRESS: Duration = Duration::from_secs(60);
 /// Longer than any case: agents of a case are never silent.
 const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
@@ -41,9 +41,9 @@ pub enum DriveError {
 }
 
 #[derive(Debug)]
-enum Happening {
+enum SimEvent {
     Submit(usize),
-    FirstWord(AttemptId),
+    FirstProgress(AttemptId),
     Checkpoint(AttemptId),
     Finish(AttemptId),
     Stopped(AttemptId),
@@ -51,11 +51,11 @@ enum Happening {
 }
 
 /// An attempt at work.
-struct Live {
+struct RunningAttempt {
     attempt: AttemptId,
     job: usize,
     agent: AgentId,
-    row: Row,
+    row: ScheduleRow,
     /// Work before this attempt, work that the newest checkpoint holds.
     base: f64,
     kept: f64,
@@ -66,21 +66,21 @@ struct Live {
 }
 
 /// How a job's work is told in epochs and images.
-struct Units {
+struct TrainingSize {
     epochs: u32,
     images: u64,
 }
 
-struct World<'a> {
+struct CaseRun<'a> {
     case: &'a Case,
     core: Core,
-    agenda: Agenda<Happening>,
+    event_queue: EventQueue<SimEvent>,
     ticking: Option<Time>,
     nodes: BTreeMap<AgentId, (String, String)>,
-    live: BTreeMap<JobId, Live>,
+    live: BTreeMap<JobId, RunningAttempt>,
     /// Work that the newest checkpoint holds, of jobs that wait.
     kept: BTreeMap<usize, f64>,
-    rows: Vec<Row>,
+    rows: Vec<ScheduleRow>,
     left: usize,
 }
 
@@ -96,10 +96,10 @@ pub fn drive(case: &Case, config: CoreConfig) -> Result<Schedule, DriveError> {
         CoreConfig { lease: FOREVER, keep_finished_for: FOREVER, keep_finished: usize::MAX, ..config };
     let throughput = data_sets(case).into_iter().map(ThroughputRecord::Data).collect();
     let core = Core::load(config, START, Stored { throughput, ..Stored::default() });
-    let mut world = World {
+    let mut run = CaseRun {
         case,
         core,
-        agenda: Agenda::new(START),
+        event_queue: EventQueue::new(START),
         ticking: None,
         nodes: BTreeMap::new(),
         live: BTreeMap::new(),
@@ -107,20 +107,21 @@ pub fn drive(case: &Case, config: CoreConfig) -> Result<Schedule, DriveError> {
         rows: Vec::new(),
         left: case.jobs.len(),
     };
-    world.connect();
+    run.connect();
     for (index, job) in case.jobs.iter().enumerate() {
-        world.agenda.at(START + Duration::from_secs_f64(job.submit_s), Happening::Submit(index));
+        run.event_queue.at(START + Duration::from_secs_f64(job.submit_s), SimEvent::Submit(index));
     }
-    while world.left > 0 {
-        let Some(happening) = world.agenda.advance() else { return Err(DriveError::Stuck(world.left)) };
-        world.happen(&happening);
+    while run.left > 0 {
+        let Some(event) = run.event_queue.advance() else { return Err(DriveError::Stuck(run.left)) };
+        run.process(&event);
     }
-    Ok(Schedule { rows: world.rows })
+    Ok(Schedule { rows: run.rows })
 }
 
 /// The data sets of all jobs, with their sizes.
 fn data_sets(case: &Case) -> Vec<DataRecord> {
-    let images: std::collections::BTreeSet<u64> = case.jobs.iter().map(|job| units(job).images).collect();
+    let images: std::collections::BTreeSet<u64> =
+        case.jobs.iter().map(|job| training_size(job).images).collect();
     let record = |(seen, images): (usize, u64)| DataRecord {
         path: data(images),
         images,
@@ -134,18 +135,21 @@ fn data(images: u64) -> PathBuf {
     PathBuf::from(format!("/data/{images}"))
 }
 
-fn units(job: &CaseJob) -> Units {
+fn training_size(job: &CaseJob) -> TrainingSize {
     let epochs = job.declared_units / job.ckpt_units;
     if (epochs - epochs.round()).abs() < 1e-6 && epochs < 1e6 {
-        Units { epochs: (epochs.round() as u32).max(1), images: (job.ckpt_units.round() as u64).max(1) }
+        TrainingSize {
+            epochs: (epochs.round() as u32).max(1),
+            images: (job.ckpt_units.round() as u64).max(1),
+        }
     } else {
-        Units { epochs: FINE_EPOCHS, images: (job.declared_units.round() as u64).max(1) }
+        TrainingSize { epochs: FINE_EPOCHS, images: (job.declared_units.round() as u64).max(1) }
     }
 }
 
 /// What the user writes. Kinds that are no model of ours are told apart by the image size.
 fn spec(case: &Case, job: &CaseJob, kinds: &BTreeMap<&str, u32>) -> JobSpec {
-    let Units { epochs, images } = units(job);
+    let TrainingSize { epochs, images } = training_size(job);
     let ours = job
         .kind
         .split_once('-')
@@ -167,9 +171,9 @@ fn spec(case: &Case, job: &CaseJob, kinds: &BTreeMap<&str, u32>) -> JobSpec {
     JobSpec { name: job.id.clone(), resources, priority: job.priority, ..JobSpec::new(train) }
 }
 
-impl World<'_> {
+impl CaseRun<'_> {
     fn now_ms(&self) -> u64 {
-        self.agenda.now().0 - START.0
+        self.event_queue.now().0 - START.0
     }
 
     fn connect(&mut self) {
@@ -196,13 +200,13 @@ impl World<'_> {
     }
 
     fn handle(&mut self, event: Event) {
-        let Output { commands, .. } = self.core.handle(self.agenda.now(), event);
+        let Output { commands, .. } = self.core.handle(self.event_queue.now(), event);
         for command in commands {
             match command {
                 Command::Assign { agent, assignment, .. } => self.assign(agent, &assignment),
                 Command::Stop { attempt, .. } => {
-                    let now = self.agenda.now();
-                    self.agenda.at(now, Happening::Stopped(attempt));
+                    let now = self.event_queue.now();
+                    self.event_queue.at(now, SimEvent::Stopped(attempt));
                 }
                 Command::Revoke { .. } | Command::Ack { .. } | Command::ClearGpu { .. } => {}
             }
@@ -212,29 +216,29 @@ impl World<'_> {
             && deadline < START + FOREVER
         {
             self.ticking = Some(deadline);
-            self.agenda.at(deadline, Happening::Tick);
+            self.event_queue.at(deadline, SimEvent::Tick);
         }
     }
 
-    fn happen(&mut self, happening: &Happening) {
-        match happening {
-            Happening::Submit(index) => self.submit(*index),
-            Happening::Tick => {
-                if self.ticking.is_some_and(|planned| planned <= self.agenda.now()) {
+    fn process(&mut self, event: &SimEvent) {
+        match event {
+            SimEvent::Submit(index) => self.submit(*index),
+            SimEvent::Tick => {
+                if self.ticking.is_some_and(|planned| planned <= self.event_queue.now()) {
                     self.ticking = None;
                     self.handle(Event::Tick);
                 }
             }
-            Happening::FirstWord(attempt) => {
+            SimEvent::FirstProgress(attempt) => {
                 if let Some(live) = self.live.get(&attempt.job).filter(|live| live.attempt == *attempt) {
                     let (epoch, _, images_per_second) = self.told(live, live.base);
                     let step = Step { epoch: epoch + 1, batches: 1, images_per_second, ..Step::default() };
                     self.report(*attempt, ReportBody::Trainer(TrainerEvent::Step(step)));
                 }
             }
-            Happening::Checkpoint(attempt) => self.checkpoint(*attempt),
-            Happening::Finish(attempt) => self.finish(*attempt),
-            Happening::Stopped(attempt) => self.stopped(*attempt),
+            SimEvent::Checkpoint(attempt) => self.checkpoint(*attempt),
+            SimEvent::Finish(attempt) => self.finish(*attempt),
+            SimEvent::Stopped(attempt) => self.stopped(*attempt),
         }
     }
 
@@ -260,8 +264,9 @@ impl World<'_> {
         let base = self.kept.get(&index).copied().unwrap_or(0.0);
         let warm = if attempt.number > 1 { (self.case.restart_s * 1000.0) as u64 } else { 0 };
         let (start_ms, number) = (self.now_ms(), attempt.number);
-        let row = Row { job: index, attempt: number, node, gpu_model, start_ms, end_ms: 0, work_done: 0.0 };
-        let live = Live {
+        let row =
+            ScheduleRow { job: index, attempt: number, node, gpu_model, start_ms, end_ms: 0, work_done: 0.0 };
+        let live = RunningAttempt {
             attempt,
             job: index,
             agent,
@@ -274,10 +279,11 @@ impl World<'_> {
         };
         let end = self.when(&live, job.work_units);
         self.live.insert(attempt.job, live);
-        self.agenda.at(end, Happening::Finish(attempt));
+        self.event_queue.at(end, SimEvent::Finish(attempt));
         self.plan_checkpoint(attempt);
-        self.agenda.after(FIRST_WORD + Duration::from_millis(warm), Happening::FirstWord(attempt));
-        let Units { epochs, images } = units(job);
+        self.event_queue
+            .after(FIRST_PROGRESS + Duration::from_millis(warm), SimEvent::FirstProgress(attempt));
+        let TrainingSize { epochs, images } = training_size(job);
         let started = Started {
             train_images: images,
             epochs,
@@ -289,7 +295,7 @@ impl World<'_> {
     }
 
     /// When an attempt has come so far, in whole milliseconds, rounded up.
-    fn when(&self, live: &Live, work: f64) -> Time {
+    fn when(&self, live: &RunningAttempt, work: f64) -> Time {
         let span = ((work - live.base) / live.rate * 1000.0).ceil().max(0.0) as u64;
         Time(START.0 + live.working_from_ms + span)
     }
@@ -300,14 +306,14 @@ impl World<'_> {
         let next = ((live.kept / job.ckpt_units).round() + 1.0) * job.ckpt_units;
         if next < job.work_units * (1.0 - 1e-9) {
             let time = self.when(live, next);
-            self.agenda.at(time, Happening::Checkpoint(attempt));
+            self.event_queue.at(time, SimEvent::Checkpoint(attempt));
         }
     }
 
     /// The epoch that is done at `work`, of how many, and the speed in images a second.
-    fn told(&self, live: &Live, work: f64) -> (u32, u32, f64) {
+    fn told(&self, live: &RunningAttempt, work: f64) -> (u32, u32, f64) {
         let job = &self.case.jobs[live.job];
-        let Units { epochs, images } = units(job);
+        let TrainingSize { epochs, images } = training_size(job);
         let images_of_a_unit = f64::from(epochs) * images as f64 / job.declared_units;
         (epoch_at(job, work), epochs, live.rate * images_of_a_unit)
     }
@@ -368,7 +374,7 @@ impl World<'_> {
             return;
         };
         live.sequence += 1;
-        let (agent, sequence, time) = (live.agent, live.sequence, self.agenda.now());
+        let (agent, sequence, time) = (live.agent, live.sequence, self.event_queue.now());
         let session = Session(agent.0.as_u128() as u64);
         if matches!(body, ReportBody::Ended(_)) {
             self.live.remove(&attempt.job);
@@ -379,5 +385,5 @@ impl World<'_> {
 
 /// Whole epochs that are done at `work`.
 fn epoch_at(job: &CaseJob, work: f64) -> u32 {
-    (work / job.declared_units * f64::from(units(job).epochs) + 1e-6).floor() as u32
+    (work / job.declared_units * f64::from(training_size(job).epochs) + 1e-6).floor() as u32
 }

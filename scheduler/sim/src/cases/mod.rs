@@ -10,5 +10,5 @@ mod schedule;
 
 pub use self::drive::{DriveError, drive};
 pub use self::parse::{Case, CaseJob, Nodes, ParseError};
-pub use self::replay::{Changed, Ran};
-pub use self::schedule::{Broken, Figures, Row, Schedule};
+pub use self::replay::{ChangedJob, RecordedRun};
+pub use self::schedule::{Figures, Schedule, ScheduleError, ScheduleRow};

@@ -10,13 +10,13 @@ use super::{Case, Figures, ParseError, Schedule};
 
 /// When each job of a case began and ended, in the case's order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ran {
+pub struct RecordedRun {
     ends: Vec<(f64, f64)>,
 }
 
 /// A job that would have ended at another time. Times are in hours since its submission.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Changed<'a> {
+pub struct ChangedJob<'a> {
     pub id: &'a str,
     pub user: &'a str,
     /// The schedule as it was.
@@ -25,7 +25,7 @@ pub struct Changed<'a> {
     pub would_be_h: f64,
 }
 
-impl Ran {
+impl RecordedRun {
     /// Reads `ran.csv`, which has a row for each job of the case.
     ///
     /// # Errors
@@ -56,23 +56,23 @@ impl Ran {
     }
 
     /// The jobs for which the schedule makes the largest difference, either way.
-    pub fn changed<'a>(&self, case: &'a Case, schedule: &Schedule, most: usize) -> Vec<Changed<'a>> {
+    pub fn changed<'a>(&self, case: &'a Case, schedule: &Schedule, most: usize) -> Vec<ChangedJob<'a>> {
         let mut ends = vec![0.0_f64; case.jobs.len()];
         for row in &schedule.rows {
             ends[row.job] = ends[row.job].max(row.end_ms as f64 / 1000.0);
         }
-        let mut changed: Vec<Changed<'_>> = case
+        let mut changed: Vec<ChangedJob<'_>> = case
             .jobs
             .iter()
             .zip(self.ends.iter().zip(&ends))
-            .map(|(job, ((_, was), would_be))| Changed {
+            .map(|(job, ((_, was), would_be))| ChangedJob {
                 id: &job.id,
                 user: &job.user,
                 was_h: (was - job.submit_s) / 3600.0,
                 would_be_h: (would_be - job.submit_s) / 3600.0,
             })
             .collect();
-        let difference = |changed: &Changed<'_>| (changed.would_be_h - changed.was_h).abs();
+        let difference = |changed: &ChangedJob<'_>| (changed.would_be_h - changed.was_h).abs();
         changed.sort_by(|a, b| difference(b).total_cmp(&difference(a)));
         changed.truncate(most);
         changed
@@ -97,7 +97,7 @@ mod tests {
         let case = Case::parse(CLUSTER, JOBS, 30.0).unwrap();
         // First come, first served: the short one begins when the long one is done.
         let ran = "job_id,start_s,end_s\nshort,7200,7560\nlong,0,7200\n";
-        let ran = Ran::parse(ran, &case).unwrap();
+        let ran = RecordedRun::parse(ran, &case).unwrap();
         let was = ran.figures(&case);
         assert!((was.mean_h - (7200.0 + 7550.0) / 7200.0).abs() < 1e-9, "{was:?}");
         assert!((was.longest_wait_h - 7190.0 / 3600.0).abs() < 1e-9, "{was:?}");
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_job_without_a_row_is_named() {
         let case = Case::parse(CLUSTER, JOBS, 30.0).unwrap();
-        let error = Ran::parse("job_id,start_s,end_s\nlong,0,7200\n", &case).unwrap_err();
+        let error = RecordedRun::parse("job_id,start_s,end_s\nlong,0,7200\n", &case).unwrap_err();
         assert_eq!(error.to_string(), "ran.csv has no row for job `short`");
     }
 }

@@ -7,7 +7,7 @@ use crate::cases::{Case, CaseJob};
 
 /// One attempt of a schedule.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct ScheduleRow {
     pub job: usize,
     /// The number of the attempt, from 1.
     pub attempt: u32,
@@ -27,12 +27,12 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {
     /// One row for each attempt.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ScheduleRow>,
 }
 
 /// A schedule that cannot have happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum ScheduleError {
     /// More GPUs in use than there are.
     #[error("{used} GPUs of {node} are in use at {at_ms} ms")]
     Capacity {
@@ -85,7 +85,7 @@ impl Schedule {
         let mut text = "job_id,attempt,node,gpu_model,start_s,end_s,work_done\n".to_owned();
         for row in &self.rows {
             let id = &case.jobs[row.job].id;
-            let Row { attempt, node, gpu_model, start_ms, end_ms, work_done, .. } = row;
+            let ScheduleRow { attempt, node, gpu_model, start_ms, end_ms, work_done, .. } = row;
             let (start, end) = (*start_ms as f64 / 1000.0, *end_ms as f64 / 1000.0);
             let line = writeln!(text, "{id},{attempt},{node},{gpu_model},{start:.3},{end:.3},{work_done}");
             line.expect("a String takes all that is written");
@@ -94,7 +94,7 @@ impl Schedule {
     }
 
     /// The attempts of each job, in order.
-    fn by_job<'a>(&'a self, case: &Case) -> Vec<Vec<&'a Row>> {
+    fn by_job<'a>(&'a self, case: &Case) -> Vec<Vec<&'a ScheduleRow>> {
         let mut of = vec![Vec::new(); case.jobs.len()];
         for row in &self.rows {
             of[row.job].push(row);
@@ -109,7 +109,7 @@ impl Schedule {
     ///
     /// # Errors
     /// The schedule cannot have happened.
-    pub fn check(&self, case: &Case) -> Result<(), Broken> {
+    pub fn check(&self, case: &Case) -> Result<(), ScheduleError> {
         let mut changes: BTreeMap<(&str, u64, bool), i64> = BTreeMap::new();
         for row in &self.rows {
             let job = &case.jobs[row.job];
@@ -119,7 +119,7 @@ impl Schedule {
                 .zip(index.and_then(|index| index.parse::<u32>().ok()))
                 .is_some_and(|(nodes, index)| index < nodes.nodes);
             if !exists || !job.rates.contains_key(&row.gpu_model) {
-                return Err(Broken::Place { job: job.id.clone(), node: row.node.clone() });
+                return Err(ScheduleError::Place { job: job.id.clone(), node: row.node.clone() });
             }
             // What ends makes room for what begins at the same time.
             *changes.entry((&row.node, row.start_ms, true)).or_default() += i64::from(job.gpus);
@@ -135,7 +135,7 @@ impl Schedule {
                 .find(|nodes| node.strip_prefix(&nodes.gpu_model).is_some_and(|rest| rest.starts_with('-')));
             if *now > has.map_or(0, |nodes| i64::from(nodes.gpus_per_node)) {
                 let used = u32::try_from(*now).unwrap_or(u32::MAX);
-                return Err(Broken::Capacity { node: node.to_owned(), used, at_ms });
+                return Err(ScheduleError::Capacity { node: node.to_owned(), used, at_ms });
             }
         }
         for (job, rows) in case.jobs.iter().zip(self.by_job(case)) {
@@ -192,7 +192,7 @@ impl Figures {
     }
 }
 
-fn check_job(job: &CaseJob, rows: &[&Row], restart_s: f64) -> Result<(), Broken> {
+fn check_job(job: &CaseJob, rows: &[&ScheduleRow], restart_s: f64) -> Result<(), ScheduleError> {
     let (mut done, mut free_at) = (0.0, job.submit_s * 1000.0);
     for (index, row) in rows.iter().enumerate() {
         let attempt = row.attempt;
@@ -200,7 +200,7 @@ fn check_job(job: &CaseJob, rows: &[&Row], restart_s: f64) -> Result<(), Broken>
         let is_next = usize::try_from(attempt) == Ok(index + 1);
         // A time is written in whole milliseconds.
         if is_over || !is_next || (row.start_ms as f64) < free_at - 1.0 || row.end_ms < row.start_ms {
-            return Err(Broken::Order { job: job.id.clone(), attempt });
+            return Err(ScheduleError::Order { job: job.id.clone(), attempt });
         }
         free_at = row.end_ms as f64;
         let warm = if index == 0 { 0.0 } else { restart_s };
@@ -212,10 +212,14 @@ fn check_job(job: &CaseJob, rows: &[&Row], restart_s: f64) -> Result<(), Broken>
             || (checkpoints - checkpoints.round()).abs() < 1e-4 * checkpoints.max(1.0).sqrt();
         if row.work_done > span * rate * (1.0 + 1e-6) + rate * 2e-3 || row.work_done < 0.0 || !is_kept {
             let work = row.work_done.max(0.0) as u64;
-            return Err(Broken::Work { job: job.id.clone(), attempt, work });
+            return Err(ScheduleError::Work { job: job.id.clone(), attempt, work });
         }
     }
-    if done >= job.work_units * (1.0 - 1e-6) { Ok(()) } else { Err(Broken::Unfinished(job.id.clone())) }
+    if done >= job.work_units * (1.0 - 1e-6) {
+        Ok(())
+    } else {
+        Err(ScheduleError::Unfinished(job.id.clone()))
+    }
 }
 
 /// Between the two nearest values.

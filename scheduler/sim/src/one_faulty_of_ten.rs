@@ -1,4 +1,4 @@
-//! What one sick machine of ten costs: the same queue on nine machines, on ten, and on ten of which one is sick.
+//! What one faulty machine of ten costs: the same queue on nine machines, on ten, and on ten of which one is faulty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,8 +25,8 @@ const START: Time = Time(1_000_000_000);
 
 /// What is wrong with the first machine, all the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ill {
-    Well,
+pub enum MachineState {
+    Healthy,
     /// The machine is not there.
     Absent,
     /// It lacks the data set.
@@ -41,9 +41,9 @@ pub enum Ill {
     CannotUpload,
 }
 
-impl Ill {
-    /// Every illness of a machine that is there.
-    pub const SICK: [Self; 5] =
+impl MachineState {
+    /// Every fault of a machine that is there.
+    pub const FAULTY: [Self; 5] =
         [Self::LacksPath, Self::NoTrainer, Self::Crashes, Self::Hangs, Self::CannotUpload];
 }
 
@@ -60,28 +60,28 @@ pub struct Outcome {
 
 /// Runs the queue for four hours. With `opens_at_once` whatever the scheduler closes a person opens, as if it
 /// noticed nothing.
-pub fn run(policy: Policy, ill: Ill, opens_at_once: bool) -> Outcome {
-    let mut lab = Lab::new(policy, ill, opens_at_once);
-    lab.run();
-    let count = |state| lab.core.count(state);
+pub fn run(policy: Policy, first_machine: MachineState, opens_at_once: bool) -> Outcome {
+    let mut cluster = Cluster::new(policy, first_machine, opens_at_once);
+    cluster.run();
+    let count = |state| cluster.core.count(state);
     Outcome {
         succeeded: count(JobState::Succeeded),
         failed: count(JobState::Failed),
-        attempts: lab.core.jobs().map(|job| job.attempts.len()).sum(),
+        attempts: cluster.core.jobs().map(|job| job.attempts.len()).sum(),
     }
 }
 
-enum Plan {
+enum SimEvent {
     Heartbeat(u64),
     Tell(u64, AttemptId, ReportBody),
 }
 
-struct Lab {
+struct Cluster {
     core: Core,
     now: Time,
-    ill: Ill,
+    first_machine: MachineState,
     opens_at_once: bool,
-    agenda: BTreeMap<(Time, u64), Plan>,
+    event_queue: BTreeMap<(Time, u64), SimEvent>,
     planned: u64,
     sequences: BTreeMap<AttemptId, u64>,
     missing: BTreeSet<String>,
@@ -103,27 +103,36 @@ fn hello(number: u64) -> Hello {
     Hello::new(id(number), format!("lab-{number}"), "sim".into(), inventory)
 }
 
-impl Lab {
-    fn new(policy: Policy, ill: Ill, opens_at_once: bool) -> Self {
+impl Cluster {
+    fn new(policy: Policy, first_machine: MachineState, opens_at_once: bool) -> Self {
         let core = Core::new(CoreConfig { policy, ..CoreConfig::default() });
-        let (agenda, sequences, missing) = Default::default();
-        let mut lab = Self { core, now: START, ill, opens_at_once, agenda, planned: 0, sequences, missing };
-        for number in u64::from(ill == Ill::Absent)..MACHINES {
-            lab.handle(Event::AgentConnected { session: Session(number + 1), hello: hello(number) });
-            lab.plan(HEARTBEAT, Plan::Heartbeat(number));
+        let (event_queue, sequences, missing) = Default::default();
+        let mut cluster = Self {
+            core,
+            now: START,
+            first_machine,
+            opens_at_once,
+            event_queue,
+            planned: 0,
+            sequences,
+            missing,
+        };
+        for number in u64::from(first_machine == MachineState::Absent)..MACHINES {
+            cluster.handle(Event::AgentConnected { session: Session(number + 1), hello: hello(number) });
+            cluster.plan(HEARTBEAT, SimEvent::Heartbeat(number));
         }
         for number in 0..JOBS {
             let job = JobId(Uuid::from_u128(u128::from(number) + 1));
             let spec = JobSpec::new(TrainSpec::new(ModelScale::N, DATA));
             let user = format!("user-{}", number % USERS);
-            lab.handle(Event::Submit { request_id: None, job, user, spec });
+            cluster.handle(Event::Submit { request_id: None, job, user, spec });
         }
-        lab
+        cluster
     }
 
     fn run(&mut self) {
         let end = START + SPAN;
-        while let Some((&(time, _), _)) = self.agenda.first_key_value() {
+        while let Some((&(time, _), _)) = self.event_queue.first_key_value() {
             let due = self.core.next_deadline().filter(|&due| due <= time);
             self.now = self.now.max(due.unwrap_or(time));
             if self.now > end {
@@ -131,24 +140,24 @@ impl Lab {
             }
             if due.is_some() {
                 self.handle(Event::Tick);
-            } else if let Some((_, plan)) = self.agenda.pop_first() {
-                self.carry_out(plan);
+            } else if let Some((_, event)) = self.event_queue.pop_first() {
+                self.process(event);
             }
         }
     }
 
-    fn plan(&mut self, after: Duration, plan: Plan) {
+    fn plan(&mut self, after: Duration, event: SimEvent) {
         self.planned += 1;
-        self.agenda.insert((self.now + after, self.planned), plan);
+        self.event_queue.insert((self.now + after, self.planned), event);
     }
 
-    fn carry_out(&mut self, plan: Plan) {
-        match plan {
-            Plan::Heartbeat(number) => {
-                self.beat(number);
-                self.plan(HEARTBEAT, Plan::Heartbeat(number));
+    fn process(&mut self, event: SimEvent) {
+        match event {
+            SimEvent::Heartbeat(number) => {
+                self.send_status(number);
+                self.plan(HEARTBEAT, SimEvent::Heartbeat(number));
             }
-            Plan::Tell(number, attempt, body) => {
+            SimEvent::Tell(number, attempt, body) => {
                 let Some(sequence) = self.sequences.get_mut(&attempt) else { return };
                 *sequence += 1;
                 let report = Report { attempt, sequence: *sequence, time: self.now, body };
@@ -157,7 +166,7 @@ impl Lab {
         }
     }
 
-    fn beat(&mut self, number: u64) {
+    fn send_status(&mut self, number: u64) {
         let missing_paths = if number == 0 { self.missing.iter().cloned().collect() } else { Vec::new() };
         let fitness = Fitness { missing_paths, ..Fitness::default() };
         let status = AgentStatus { fitness, ..AgentStatus::default() };
@@ -182,19 +191,21 @@ impl Lab {
         let attempt = assignment.attempt;
         let Some(number) = (0..MACHINES).find(|&number| id(number) == agent) else { return };
         self.sequences.insert(attempt, 0);
-        let ill = if number == 0 { self.ill } else { Ill::Well };
-        match ill {
-            Ill::Well | Ill::Absent | Ill::CannotUpload => self.train(number, attempt, ill),
-            Ill::LacksPath => {
+        let state = if number == 0 { self.first_machine } else { MachineState::Healthy };
+        match state {
+            MachineState::Healthy | MachineState::Absent | MachineState::CannotUpload => {
+                self.train(number, attempt, state);
+            }
+            MachineState::LacksPath => {
                 self.missing.insert(DATA.to_owned());
-                self.beat(number);
+                self.send_status(number);
                 self.tell_end(number, attempt, 200, EndReason::AgentUnfit, Some(UnfitKind::PathMissing));
             }
-            Ill::NoTrainer => {
+            MachineState::NoTrainer => {
                 self.tell_end(number, attempt, 200, EndReason::AgentUnfit, Some(UnfitKind::TrainerMissing));
             }
-            Ill::Crashes => self.tell_end(number, attempt, 2000, EndReason::TrainerCrash, None),
-            Ill::Hangs => self.tell_end(number, attempt, 330_000, EndReason::Stalled, None),
+            MachineState::Crashes => self.tell_end(number, attempt, 2000, EndReason::TrainerCrash, None),
+            MachineState::Hangs => self.tell_end(number, attempt, 330_000, EndReason::Stalled, None),
         }
     }
 
@@ -211,16 +222,16 @@ impl Lab {
             Unfit { kind, path, message: "as modelled".into() }
         });
         let ended = Ended { reason, message: "as modelled".into(), artifacts: Vec::new(), unfit };
-        self.plan(Duration::from_millis(millis), Plan::Tell(number, attempt, ReportBody::Ended(ended)));
+        self.plan(Duration::from_millis(millis), SimEvent::Tell(number, attempt, ReportBody::Ended(ended)));
     }
 
-    fn train(&mut self, number: u64, attempt: AttemptId, ill: Ill) {
+    fn train(&mut self, number: u64, attempt: AttemptId, state: MachineState) {
         let epochs = 10;
         let started =
             Started { epochs, first_epoch: 1, batch_size: 16, train_images: 100, ..Started::default() };
         let step = Step { epoch: 1, batch: 1, batches: 10, ..Step::default() };
         let mut tell = |after: Duration, event| {
-            self.plan(after, Plan::Tell(number, attempt, ReportBody::Trainer(event)));
+            self.plan(after, SimEvent::Tell(number, attempt, ReportBody::Trainer(event)));
         };
         tell(Duration::from_secs(5), TrainerEvent::Started(started));
         tell(Duration::from_secs(10), TrainerEvent::Step(step));
@@ -229,23 +240,23 @@ impl Lab {
             let told = Epoch { epoch, epochs, seconds, images_per_second: 2.0, ..Epoch::default() };
             tell(Duration::from_secs(59) * epoch, TrainerEvent::Epoch(told));
         }
-        let last = if ill == Ill::CannotUpload {
+        let last = if state == MachineState::CannotUpload {
             ReportBody::SlotReleased(SlotReleased { waits_for: "the network".into(), is_trained: true })
         } else {
             let (message, artifacts) = (String::new(), Vec::new());
             ReportBody::Ended(Ended { reason: EndReason::Completed, message, artifacts, unfit: None })
         };
-        self.plan(LENGTH, Plan::Tell(number, attempt, last));
+        self.plan(LENGTH, SimEvent::Tell(number, attempt, last));
     }
 
     /// The attempt ends at once.
     fn stop(&mut self, attempt: AttemptId, reason: EndReason) {
-        let of_attempt =
-            |(_, plan): &(&(Time, u64), &Plan)| matches!(plan, Plan::Tell(_, one, _) if *one == attempt);
-        let planned: Vec<(Time, u64)> = self.agenda.iter().filter(of_attempt).map(|(key, _)| *key).collect();
+        let of_attempt = |(_, event): &(&(Time, u64), &SimEvent)| matches!(event, SimEvent::Tell(_, one, _) if *one == attempt);
+        let planned: Vec<(Time, u64)> =
+            self.event_queue.iter().filter(of_attempt).map(|(key, _)| *key).collect();
         let mut whose = None;
         for key in planned {
-            if let Some(Plan::Tell(number, ..)) = self.agenda.remove(&key) {
+            if let Some(SimEvent::Tell(number, ..)) = self.event_queue.remove(&key) {
                 whose = Some(number);
             }
         }
