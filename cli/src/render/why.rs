@@ -170,12 +170,12 @@ Its end was expected at 2023-11-14T23:15:00Z, came 5m00s later.";
     #[test]
     fn a_job_that_waits_tells_what_for_and_one_without_a_choice_that_there_was_none() {
         let job = pb::Job {
-            waiting_for: "waits for a RTX 4090, where it takes about 5 min".into(),
+            waiting_for: "waits for an RTX 4090, where it takes about 5 min".into(),
             attempts: vec![pb::Attempt { number: 1, device: "CPU".into(), ..Default::default() }],
             ..Default::default()
         };
         let wanted = "\
-It waits for a RTX 4090, where it takes about 5 min.
+It waits for an RTX 4090, where it takes about 5 min.
 Attempt 1: CPU of , placed -. No other kind of GPU would have done.";
         assert_eq!(explanation(PLAIN, &job), wanted);
     }

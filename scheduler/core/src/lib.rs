@@ -9,6 +9,7 @@ mod duration;
 pub mod engine;
 pub mod event;
 mod explain;
+mod gpu_name;
 mod handlers;
 pub mod invariants;
 pub mod list;

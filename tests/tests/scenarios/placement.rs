@@ -145,7 +145,7 @@ async fn jobs_go_where_they_are_done_soonest_and_say_why_and_make_way_for_shorte
     // as the long one has written a checkpoint.
     let short = lab.submit(3, 20_000).await;
     let waiting = lab.cluster.job(&short).await.unwrap();
-    assert_eq!(waiting.waiting_for, format!("waits for a {FAST}, where it takes about 15 s"));
+    assert_eq!(waiting.waiting_for, "waits for a GeForce RTX 4090, where it takes about 15 s");
     let (start, end) = (waiting.estimated_start_time.unwrap(), waiting.estimated_end_time.unwrap());
     assert_eq!(end.seconds - start.seconds, 15, "3 epochs of 1000 images at 200 images/s");
     lab.order("save", 1000);

@@ -6,6 +6,7 @@ use trainyard_types::{Assignment, AttemptId, EndReason, JobId, JobSpec, JobState
 use crate::changes::Changes;
 use crate::duration::about;
 use crate::engine::Core;
+use crate::gpu_name::with_article;
 use crate::output::Command;
 use crate::policy::{Change, ClusterView, Placement, PlacementPolicy, Preemption};
 use crate::record::{AttemptRecord, ChoiceOption, EventBody};
@@ -136,10 +137,10 @@ fn why_here(attempt: &AttemptRecord) -> Option<String> {
     let choice = attempt.choice.as_ref()?;
     let (chosen, others) = choice.options.split_first()?;
     let runtime = |option: &ChoiceOption| about(option.runtime.as_secs_f64() * 1000.0);
-    let mut words = format!("why here: about {} on a {}", runtime(chosen), chosen.device);
+    let mut words = format!("why here: about {} on {}", runtime(chosen), with_article(&chosen.device));
     for other in others.iter().take(NAMED) {
         let is_free = if other.free == 0 { "busy" } else { "free" };
-        words.push_str(&format!("; {} on a {} ({is_free})", runtime(other), other.device));
+        words.push_str(&format!("; {} on {} ({is_free})", runtime(other), with_article(&other.device)));
     }
     if attempt.warm {
         words.push_str("; its data set is decoded there");

@@ -58,7 +58,7 @@ fn a_long_job_is_preempted_for_a_much_shorter_one_after_a_checkpoint_and_then_go
     assert_eq!(train(&mut world, 1, 1, 10.0), ["ack 1/1 #3 to 1"], "nobody waits");
     assert_eq!(commands(&world.submit(2, spec(3))), [""; 0], "work since the checkpoint would be lost");
     let waiting = world.core.waiting(world.now, job(2)).unwrap();
-    assert_eq!(waiting.reason, "waits for a NVIDIA GeForce RTX 4090, where it takes about 5 min");
+    assert_eq!(waiting.reason, "waits for a GeForce RTX 4090, where it takes about 5 min");
     assert_eq!(train(&mut world, 1, 2, 10.0), ["ack 1/1 #5 to 1", "stop 1/1 at 1 PREEMPTED"]);
     let reason = &world.record(1).state_reason;
     assert!(
@@ -118,7 +118,7 @@ fn a_job_moves_to_a_much_faster_gpu_that_comes() {
     world.connect(hello(2, vec![gpu("4090", 0, 24564)], 0, vec![]));
     assert_eq!(train(&mut world, 1, 2, 20.0).last().unwrap(), "stop 1/1 at 1 PREEMPTED");
     let reason = &world.record(1).state_reason;
-    assert_eq!(reason, "moves to a NVIDIA GeForce RTX 4090, which is free and faster");
+    assert_eq!(reason, "moves to a GeForce RTX 4090, which is free and faster");
     let output = world.report(attempt(1, 1), ended(EndReason::Preempted));
     assert_eq!(commands(&output).last().unwrap(), "assign 1/2 to 2");
 }

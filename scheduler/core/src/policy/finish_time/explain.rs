@@ -9,6 +9,7 @@ use super::FinishTime;
 use super::facts::Facts;
 use super::share_penalty::Shares;
 use crate::duration::{about, from_millis, whole_millis};
+use crate::gpu_name::with_article;
 use crate::policy::{ClusterView, Expected, Wait};
 use crate::record::{Choice, ChoiceOption};
 use crate::state::slots::Kind;
@@ -31,15 +32,16 @@ impl FinishTime {
             .sum();
         let kind = self.queues.kind(at);
         let runtime = queued.facts.runtime(view, kind);
-        let mut reason = format!("waits for a {}, where it takes about {}", kind.device(), about(runtime));
+        let mut reason =
+            format!("waits for {}, where it takes about {}", with_article(kind.device()), about(runtime));
         match ahead {
             0 => {}
             1 => reason.push_str("; 1 job is ahead"),
             _ => reason.push_str(&format!("; {ahead} jobs are ahead")),
         }
         if let Some((other, longer)) = self.idle_instead(view, &queued.facts, kind) {
-            let (other, longer) = (other.device(), about(longer));
-            reason.push_str(&format!("; a {other} is free, but would take {longer}"));
+            let (other, longer) = (with_article(other.device()), about(longer));
+            reason.push_str(&format!("; {other} is free, but would take {longer}"));
         }
         reason.push_str(&view.left_out(&queued.facts.request));
         if self.preemptions.has_victim(job) {

@@ -9,6 +9,7 @@ use super::facts::Facts;
 use super::share_penalty::Shares;
 use super::{FinishTime, PATIENCE_FACTOR, PROTECTED_FOR, SMALL_SCORE_BUDGET};
 use crate::duration::{about, from_millis, to_millis};
+use crate::gpu_name::with_article;
 use crate::policy::{ClusterView, Preemption};
 use crate::record::AttemptRecord;
 use crate::state::queue::Request;
@@ -193,7 +194,7 @@ impl FinishTime {
             }
             Cause::Faster { kind, queue } => {
                 self.preemptions.begin_move(id, *queue, job.spec.resources.gpus.max(1));
-                format!("moves to a {}, which is free and faster", kind.device())
+                format!("moves to {}, which is free and faster", with_article(kind.device()))
             }
         };
         Some(Preemption { job: id, reason })
