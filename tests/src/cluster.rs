@@ -130,7 +130,7 @@ impl Cluster {
         self.path("data")
     }
 
-    /// A connection.
+    /// A connection to the scheduler.
     pub async fn channel(&self) -> Result<Channel> {
         Ok(Endpoint::from_shared(self.url())?.connect_timeout(Duration::from_secs(2)).connect().await?)
     }

@@ -37,7 +37,7 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
-    /// Process id.
+    /// The id of the process.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap_or(i32::MAX)
     }

@@ -41,9 +41,7 @@ impl Bounds {
 pub struct Object {
     /// Index into the classes.
     pub class: usize,
-    /// Its outline.
     pub shape: Shape,
-    /// Its colour.
     pub color: Color,
 }
 

@@ -55,34 +55,23 @@ pub enum LoadError {
     /// The file cannot be read.
     #[error("{} cannot be read: {why}", file.display())]
     Unreadable {
-        /// The file.
         file: PathBuf,
         /// Why; as in the others no `source`, since the programs tell those, too.
         why: std::io::Error,
     },
     /// The file is no text.
     #[error("{}", why.in_file(file.display()))]
-    Text {
-        /// The file.
-        file: PathBuf,
-        /// The text's error.
-        why: TextError,
-    },
+    Text { file: PathBuf, why: TextError },
     /// The file is no TOML.
     #[error("{}: {why}", file.display())]
-    Syntax {
-        /// The file.
-        file: PathBuf,
-        /// The parser's error.
-        why: Box<config::ConfigError>,
-    },
+    Syntax { file: PathBuf, why: Box<config::ConfigError> },
     /// A value has the wrong type.
     #[error("{0}")]
     Read(#[from] config::ConfigError),
     /// A value that the program cannot use.
     #[error("{problem} for key `{key}` in {place}")]
     Value {
-        /// Dotted path.
+        /// The path of the key, with dots between its parts.
         key: String,
         /// `file PATH`, `environment VARIABLE` or `flag --NAME`.
         place: String,

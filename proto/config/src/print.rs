@@ -20,7 +20,7 @@ pub struct Effective<T> {
 /// One effective value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// Dotted path.
+    /// The path of the key, with dots between its parts.
     pub key: String,
     /// JSON, which TOML reads the same for what configurations hold; `None` when unset.
     pub value: Option<String>,

@@ -36,7 +36,7 @@ const SERVICE_PREFIXES: [&str; 3] = ["TRAINYARD_", "XDG_", "FAKE_NVML_"];
 pub enum Child {
     /// The private Redis server.
     Redis,
-    /// A trainer.
+    /// A trainer, which gets the GPU of its attempt.
     Trainer,
     /// A scheduler or an agent, which start the others.
     Service,

@@ -7,30 +7,30 @@ use crate::model::ModelScale;
 /// What decides how much memory a run takes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FitKey {
-    /// The model's size.
+    /// The scale of the model.
     pub model: ModelScale,
     /// Pixels along an image's side.
     pub imgsz: u32,
-    /// Images grow by up to half.
+    /// Whether images grow by up to half.
     pub multi_scale: bool,
     /// What layers compute in: `fp32`, `fp16` or `bf16`.
     pub precision: String,
     /// The GPU's model, `NVIDIA GeForce RTX 4090`, or `CPU`.
     pub device: String,
-    /// libtorch's version.
+    /// The version of libtorch.
     pub libtorch: String,
 }
 
 /// What runs of one kind were seen to need. Memory is the device's: the GPU's own, or the host's on a CPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FitRecord {
-    /// Of which runs.
+    /// The runs that the record is of.
     pub key: FitKey,
     /// What stays whatever the batch size: weights, optimiser, average and the libraries' state, in MiB.
     pub fixed_mib: u64,
     /// What each image of a batch adds at the peak of a step, the densest batch's labels included, in MiB.
     pub per_image_mib: f64,
-    /// Peak of validation, in MiB.
+    /// Peak of memory during validation, in MiB.
     pub validation_mib: u64,
     /// The batch size that was measured; 0 while the figures are an estimate, with what ran out of memory known.
     pub batch_size: u32,
@@ -87,11 +87,11 @@ const USABLE: f64 = 0.9;
 /// A run that does not fit, even with one image at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
-    /// The model's size.
+    /// The scale of the model.
     pub model: ModelScale,
     /// Pixels along an image's side.
     pub imgsz: u32,
-    /// Images grow by up to half.
+    /// Whether images grow by up to half.
     pub multi_scale: bool,
     /// Layers compute in 32 bits.
     pub single: bool,

@@ -82,7 +82,7 @@ impl UnfitKind {
 /// A directory that jobs may read data sets from, as the machine sees it now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataRoot {
-    /// Absolute.
+    /// The absolute path of the directory.
     pub path: String,
     /// Why nothing can be read there now, a sentence without its full stop; empty when something can.
     pub problem: String,

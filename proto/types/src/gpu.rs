@@ -73,23 +73,23 @@ pub struct GpuTelemetry {
     pub memory_reserved_mib: Option<u64>,
     /// Memory of processes that are not the agent's, in MiB.
     pub memory_foreign_mib: Option<u64>,
-    /// Since the driver was loaded, in joules.
+    /// Energy drawn since the driver was loaded, in joules.
     pub energy_joules: Option<f64>,
-    /// Of the streaming multiprocessors, in MHz.
+    /// Clock of the streaming multiprocessors, in MHz.
     pub clock_mhz: Option<u32>,
     /// Why the clock is held down, of [`THROTTLE_REASONS`]; empty when it is not.
     pub throttle_reasons: Vec<String>,
-    /// Lanes in use.
+    /// PCIe lanes in use.
     pub pcie_link_width: Option<u32>,
-    /// Lanes that GPU and slot have.
+    /// PCIe lanes that GPU and slot have.
     pub pcie_link_width_max: Option<u32>,
     /// Memory that is free now, in MiB.
     pub memory_free_mib: Option<u64>,
     /// Share of time a kernel ran, 0 to 1.
     pub utilization_ratio: Option<f64>,
-    /// Degrees Celsius.
+    /// Temperature of the chip, in degrees Celsius.
     pub temperature_celsius: Option<u32>,
-    /// Watts.
+    /// Power drawn, in watts.
     pub power_watts: Option<f64>,
 }
 
@@ -102,7 +102,7 @@ pub struct Unavailable {
     pub message: String,
 }
 
-/// See [`Unavailable`].
+/// The kinds of reasons for which a GPU takes no job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnavailableCause {

@@ -141,7 +141,7 @@ pub fn model(text: &str) -> Result<ModelWord, String> {
 /// What a training begins with. A field that nothing was written of is not there.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Beginning {
-    /// The model.
+    /// The scale of the model.
     pub model: Option<ModelScale>,
     /// The weights, as the training spec writes them.
     pub pretrained: Option<Value>,

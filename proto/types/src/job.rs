@@ -104,7 +104,7 @@ pub struct Resources {
     /// Nominal memory that the GPU must have, in MiB; 0 means any.
     #[serde(default)]
     pub min_vram_mib: u64,
-    /// GPU or CPU.
+    /// The kind of device to train on.
     #[serde(default)]
     pub device: DeviceKind,
 }
@@ -156,11 +156,11 @@ pub enum JobState {
     Queued,
     /// Placed on an agent, which prepares it.
     Starting,
-    /// Its trainer runs.
+    /// At work: its trainer runs.
     Running,
     /// Ended well; its artifacts are committed.
     Succeeded,
-    /// Ended badly.
+    /// Given up: it ended without results.
     Failed,
     /// Ended by its user.
     Cancelled,
@@ -207,7 +207,7 @@ pub enum EndReason {
     GpuOom,
     /// The machine's memory ran out.
     HostOom,
-    /// The trainer died.
+    /// The trainer's process died.
     TrainerCrash,
     /// The GPU failed.
     GpuFault,

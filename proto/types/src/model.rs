@@ -11,20 +11,20 @@ use crate::ids::ParseIdError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum ModelScale {
-    /// yolov8n
+    /// Nano, `yolov8n`.
     N,
-    /// yolov8s
+    /// Small, `yolov8s`.
     S,
-    /// yolov8m
+    /// Medium, `yolov8m`.
     M,
-    /// yolov8l
+    /// Large, `yolov8l`.
     L,
-    /// yolov8x
+    /// Extra large, `yolov8x`.
     X,
 }
 
 impl ModelScale {
-    /// Smallest first.
+    /// Every scale, the smallest first.
     pub const ALL: [Self; 5] = [Self::N, Self::S, Self::M, Self::L, Self::X];
 
     /// `yolov8n` and so on.

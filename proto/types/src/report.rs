@@ -8,20 +8,20 @@ use crate::job::{EndReason, JobSpec};
 use crate::time::Time;
 use crate::trainer::TrainerEvent;
 
-/// One thing that happened to an attempt. `sequence` counts an attempt's reports from 1, without gaps.
+/// One thing that happened to an attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Of which attempt.
+    /// The attempt that the report is of.
     pub attempt: AttemptId,
-    /// From 1.
+    /// The report's number among those of its attempt, from 1 without gaps.
     pub sequence: u64,
     /// When it happened, by the agent's clock.
     pub time: Time,
-    /// What happened.
+    /// The content of the report.
     pub body: ReportBody,
 }
 
-/// See [`Report`].
+/// What can happen to an attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportBody {
@@ -38,7 +38,7 @@ pub enum ReportBody {
     Ended(Ended),
 }
 
-/// See [`ReportBody::BatchChosen`].
+/// The batch size of an attempt, and how it was chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BatchChosen {
     /// Images per forward pass.
@@ -58,7 +58,7 @@ pub struct BatchLayer {
     pub reason: String,
 }
 
-/// See [`ReportBody::SlotReleased`].
+/// What an attempt without a trainer still has to hand in.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SlotReleased {
     /// What handing in waits for, for a person: "room on the scheduler's disk"; empty while it goes on.
@@ -67,7 +67,7 @@ pub struct SlotReleased {
     pub is_trained: bool,
 }
 
-/// See [`ReportBody::Ended`].
+/// How an attempt ended, and what it leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Why the attempt ended.
@@ -81,14 +81,14 @@ pub struct Ended {
     pub unfit: Option<Unfit>,
 }
 
-/// A stored file.
+/// A file that is stored by its hash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Artifact {
-    /// Relative path, `weights/best.safetensors`.
+    /// The path relative to its directory: `weights/best.safetensors`.
     pub name: String,
-    /// Bytes.
+    /// Size of the file, in bytes.
     pub size_bytes: u64,
-    /// Lower-case hexadecimal.
+    /// SHA-256 of its content, in lower-case hexadecimal.
     pub sha256: String,
 }
 
@@ -97,7 +97,7 @@ pub struct Artifact {
 pub struct Checkpoint {
     /// Batches trained since the job's start; names the checkpoint, and a newer one's is higher.
     pub step: u64,
-    /// Epochs completed.
+    /// Number of epochs completed.
     pub epoch: u32,
     /// Names relative to the checkpoint's directory.
     pub files: Vec<Artifact>,
@@ -118,7 +118,7 @@ pub enum Slot {
 pub struct Assignment {
     /// The attempt to start.
     pub attempt: AttemptId,
-    /// What to do.
+    /// The job that the attempt is of.
     pub spec: JobSpec,
     /// The slot that it runs on.
     pub slot: Slot,

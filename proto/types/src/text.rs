@@ -16,7 +16,7 @@ pub enum TextError {
         "byte {column} of the line, 0x{byte:02X}, is not UTF-8 (probably the text is {guess}); save it as UTF-8"
     )]
     CodePage {
-        /// From 1.
+        /// The line that is wrong, from 1.
         line: usize,
         /// Bytes into the line, from 1.
         column: usize,
@@ -28,7 +28,7 @@ pub enum TextError {
     /// Texts have none; files that a crash cut short do.
     #[error("has a NUL byte; the file is damaged, or is no text")]
     Nul {
-        /// From 1.
+        /// The line that is wrong, from 1.
         line: usize,
     },
 }

@@ -67,7 +67,7 @@ pub enum Batch {
     /// The agent computes it from its GPU.
     #[default]
     Auto,
-    /// Used as given.
+    /// So many images, as the user asks.
     Size(u32),
     /// The agent computes it from its GPU, and aims at this share of the GPU's memory, between 0 and 1.
     Share(f64),
@@ -131,7 +131,7 @@ macro_rules! train_spec {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(try_from = "TrainPatch")]
         pub struct TrainSpec {
-            /// Which model.
+            /// The scale of the model.
             pub model: ModelScale,
             /// The data set's data.yaml, an absolute path on the machine that trains.
             pub data: PathBuf,
@@ -139,7 +139,7 @@ macro_rules! train_spec {
         }
 
         impl TrainSpec {
-            /// All defaults.
+            /// A training with the default of every other field.
             pub fn new(model: ModelScale, data: impl Into<PathBuf>) -> Self {
                 Self { model, data: data.into(), $($field: $default,)* }
             }
@@ -149,10 +149,10 @@ macro_rules! train_spec {
         #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct TrainPatch {
-            /// See [`TrainSpec::model`].
+            /// The scale of the model.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub model: Option<ModelScale>,
-            /// See [`TrainSpec::data`].
+            /// The data set's data.yaml, as in [`TrainSpec::data`].
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub data: Option<PathBuf>,
             $(

@@ -19,7 +19,7 @@ pub mod exit_code {
     pub const DONE: i32 = 0;
     /// Bad spec or data; the `failed` event has the message.
     pub const BAD_SPEC: i32 = 64;
-    /// A bug of ours.
+    /// A bug of ours, or a GPU that failed: the `failed` event has the words.
     pub const INTERNAL: i32 = 70;
     /// Stopped on SIGTERM, with a checkpoint.
     pub const STOPPED: i32 = 75;
@@ -33,11 +33,11 @@ pub mod exit_code {
 /// One line of the event stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainerLine {
-    /// [`VERSION`].
+    /// The version of the event stream, [`VERSION`].
     pub v: u32,
     /// When it happened, in milliseconds since 1970.
     pub time: Time,
-    /// What happened.
+    /// The event that the line tells.
     #[serde(flatten)]
     pub event: TrainerEvent,
 }
@@ -76,19 +76,19 @@ pub enum TrainerEvent {
 pub enum TrainerControl {
     /// Load with so many workers from now on.
     Workers {
-        /// At least 1.
+        /// Number of loader threads, at least 1.
         workers: u32,
     },
 }
 
-/// See [`TrainerEvent::Started`].
+/// The run that begins: its model, data and device.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Started {
     /// Trainable and frozen parameters of the model.
     pub parameters: u64,
-    /// Images that train.
+    /// Number of images that the model trains on.
     pub train_images: u64,
-    /// Images that validate.
+    /// Number of images that the model is validated on.
     pub val_images: u64,
     /// Class names by id.
     pub classes: Vec<String>,
@@ -103,10 +103,10 @@ pub struct Started {
     /// What layers compute in: `fp32`, `fp16` or `bf16`.
     #[serde(default)]
     pub precision: String,
-    /// libtorch's version.
+    /// The version of libtorch.
     #[serde(default)]
     pub libtorch: String,
-    /// Loader workers.
+    /// Threads that load images.
     #[serde(default)]
     pub workers: u32,
     /// 10^9 floating-point operations of one image's forward pass at this image size (a multiplication and an
@@ -119,22 +119,22 @@ pub struct Started {
 /// device awaited after each phase; the others run on without.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Phases {
-    /// Waiting for the loader.
+    /// Seconds of waiting for the loader.
     pub wait: f64,
-    /// Copying to the device.
+    /// Seconds of copying to the device.
     pub copy: f64,
-    /// Forward pass.
+    /// Seconds of the forward pass.
     pub forward: f64,
-    /// Loss and assigner.
+    /// Seconds of loss and assigner.
     pub loss: f64,
-    /// Backward pass.
+    /// Seconds of the backward pass.
     pub backward: f64,
-    /// Optimiser step and average.
+    /// Seconds of the optimiser step and of the average.
     pub optimizer: f64,
 }
 
-/// See [`TrainerEvent::Memory`]. Memory is the device's: what the allocator holds on a GPU, the process' resident
-/// memory on a CPU. In MiB.
+/// What a run needs of the device's memory, in MiB: what the allocator holds on a GPU, the process'
+/// resident memory on a CPU.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MemoryMeasured {
     /// Images per forward pass.
@@ -145,29 +145,29 @@ pub struct MemoryMeasured {
     pub step_peak_mib: u64,
     /// Objects in that batch.
     pub densest_objects: u32,
-    /// Peak of validation.
+    /// Peak of memory during validation.
     pub validation_peak_mib: u64,
 }
 
-/// See [`TrainerEvent::Workers`].
+/// The number of loader threads before and after a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkersChanged {
-    /// Before.
+    /// Number of loader threads before.
     pub from: u32,
-    /// From now on.
+    /// Number of loader threads from now on.
     pub to: u32,
 }
 
-/// See [`TrainerEvent::Step`].
+/// How far an epoch has come, and how fast.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Step {
-    /// From 1.
+    /// The epoch in training, from 1.
     pub epoch: u32,
     /// Batches done in this epoch.
     pub batch: u32,
     /// Batches of an epoch.
     pub batches: u32,
-    /// Over the last second or so.
+    /// Training images a second, over the last second or so.
     pub images_per_second: f64,
     /// Share of that time spent waiting for data, 0 to 1.
     pub loader_wait_ratio: f64,
@@ -178,12 +178,12 @@ pub struct Step {
     pub phases: Option<Phases>,
 }
 
-/// See [`TrainerEvent::Epoch`].
+/// What an epoch came to.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Epoch {
-    /// From 1.
+    /// The epoch in training, from 1.
     pub epoch: u32,
-    /// In all.
+    /// Number of epochs in all.
     pub epochs: u32,
     /// Seconds since training began, time before a resume included.
     pub seconds: f64,
@@ -204,18 +204,18 @@ pub struct Epoch {
     pub cached: Vec<PathBuf>,
 }
 
-/// See [`TrainerEvent::Checkpoint`].
+/// Where a complete checkpoint is, and how far training had come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointSaved {
     /// Batches trained since the job's start; names the checkpoint, and a newer one's is higher.
     pub step: u64,
-    /// Epochs completed.
+    /// Number of epochs completed.
     pub epoch: u32,
     /// The checkpoint's directory, relative to the run directory.
     pub path: PathBuf,
 }
 
-/// See [`TrainerEvent::BatchSize`].
+/// The batch size before and after memory ran out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchSizeChanged {
     /// Images per forward pass of training before.
@@ -241,13 +241,13 @@ pub enum Phase {
     Measurement,
     /// Copying a batch to the device.
     Copy,
-    /// Forward pass.
+    /// The forward pass.
     Forward,
-    /// Loss and assigner.
+    /// The loss and its assigner.
     Loss,
-    /// Backward pass.
+    /// The backward pass.
     Backward,
-    /// Optimiser step and average.
+    /// The optimiser step, and the average of the weights.
     Optimizer,
     /// Validation, after an epoch or at the end.
     Validation,
@@ -290,7 +290,7 @@ impl Phase {
     ];
 }
 
-/// See [`TrainerEvent::Beat`].
+/// What goes on, and that it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Beat {
     /// The activity that the trainer is at.
@@ -311,9 +311,9 @@ pub enum Activity {
     Scan,
     /// The measurement of memory, and the search for the fastest algorithms in the first steps.
     Search,
-    /// Training.
+    /// Training, batch by batch.
     Train,
-    /// Validation.
+    /// Validation after an epoch, or at the end.
     Validate,
     /// Writing a checkpoint, weights, pictures.
     Write,
@@ -349,16 +349,16 @@ pub enum LogLevel {
     Info,
 }
 
-/// See [`TrainerEvent::Log`].
+/// A line for the user, and how much it matters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
-    /// How much it matters.
+    /// How much the line matters.
     pub level: LogLevel,
-    /// One line.
+    /// The text, one line.
     pub message: String,
 }
 
-/// See [`TrainerEvent::Finished`].
+/// What a run that went to its end has reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
     /// The epoch (from 1) whose weights are in `best`.
@@ -369,7 +369,7 @@ pub struct Finished {
     pub artifacts: Vec<PathBuf>,
 }
 
-/// See [`TrainerEvent::Failed`].
+/// Why a run cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
     /// What is wrong and what to do, for the user.

@@ -83,7 +83,7 @@ impl Changes {
         self.writes.push(write);
     }
 
-    /// As [`Changes::write`].
+    /// Has several things forgotten, after all else is written.
     pub(crate) fn write_all(&mut self, writes: impl IntoIterator<Item = Write>) {
         self.writes.extend(writes);
     }

@@ -118,7 +118,7 @@ pub struct ChoiceOption {
 /// What never changes of a job that was submitted alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Submission<'a> {
-    /// See [`JobRecord`], as for the other fields.
+    /// The user who submitted it. All fields are those of [`JobRecord`].
     pub user: Cow<'a, str>,
     /// The client's request id.
     pub request_id: Option<Cow<'a, str>>,
@@ -130,12 +130,11 @@ pub struct Submission<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobStatusRecord<'a> {
     pub id: JobId,
-    /// See [`JobRecord`].
+    /// The revision, which like all that follows is [`JobRecord`]'s own.
     pub revision: u64,
     /// The job group whose job it is.
     #[serde(rename = "batch", default, skip_serializing_if = "Option::is_none")]
     pub group: Option<JobGroupId>,
-    /// See [`JobRecord`], as for the other fields.
     pub state: JobState,
     pub state_reason: Cow<'a, str>,
     pub attempts: Cow<'a, [AttemptRecord]>,
@@ -144,7 +143,6 @@ pub struct JobStatusRecord<'a> {
     pub failures: Cow<'a, FailureHistory>,
     pub not_before: Option<Time>,
     pub cancel_requested: bool,
-    /// See [`JobRecord::ran`].
     #[serde(default)]
     pub ran: Duration,
     #[serde(default)]
@@ -156,7 +154,6 @@ pub struct JobStatusRecord<'a> {
     pub last_cursor: u64,
     pub started: Option<Time>,
     pub ended: Option<Time>,
-    /// See [`JobRecord`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
 }
@@ -167,11 +164,11 @@ pub struct ProgressRecord {
     pub job: JobId,
     /// The live attempt's number.
     pub attempt: u32,
-    /// See [`AttemptRecord::last_sequence`].
+    /// The newest report that was taken in, [`AttemptRecord::last_sequence`].
     pub last_sequence: u64,
-    /// See [`JobRecord::last_cursor`].
+    /// The cursor of the newest event.
     pub last_cursor: u64,
-    /// See [`JobRecord::progress`].
+    /// How far the attempt has come.
     pub progress: Option<Box<Progress>>,
 }
 
@@ -405,7 +402,6 @@ impl AttemptRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptEnd {
     pub time: Time,
-    /// The reason of the end.
     pub reason: EndReason,
     /// A sentence for a person.
     pub message: String,
@@ -483,7 +479,7 @@ pub enum EventBody {
         epochs: u32,
         /// Whether the epoch is finished; otherwise the values are running means.
         epoch_end: bool,
-        /// Batches done.
+        /// Batches done in this epoch.
         batch: u32,
         /// Batches of an epoch.
         batches: u32,

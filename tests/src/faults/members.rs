@@ -46,7 +46,7 @@ tell '"type":"finished","best_epoch":1,"metrics":{},"artifacts":["weights/best.s
 /// A process that is meant to run, with all that it takes to start it.
 #[derive(Debug)]
 pub struct Member {
-    /// For messages.
+    /// The name that messages give it.
     pub name: String,
     /// Where it runs.
     pub node: Node,
@@ -131,7 +131,7 @@ fn tail(log: &str) -> String {
 pub struct Members {
     /// Its append-only file is written before an answer.
     pub redis: Member,
-    /// One leads.
+    /// The schedulers, of which one leads.
     pub schedulers: Vec<Member>,
     /// With CPU slots.
     pub agents: Vec<Member>,

@@ -22,9 +22,9 @@ pub use fitness::parse_fitness;
 
 /// What an agent may have or say at most: a machine has far less, and what comes off the wire is kept.
 pub mod limits {
-    /// GPUs.
+    /// GPUs of an agent.
     pub const GPUS: usize = 256;
-    /// CPU slots.
+    /// CPU slots of an agent.
     pub const CPU_SLOTS: u32 = 4096;
     /// Attempts that an agent holds.
     pub const ATTEMPTS: usize = 8192;
@@ -100,7 +100,7 @@ pub struct Hello {
     pub agent: AgentId,
     /// For people; the host's name unless configured.
     pub name: String,
-    /// Of trainyard-agent.
+    /// The version of trainyard-agent.
     pub version: String,
     /// What the agent offers.
     pub inventory: Inventory,

@@ -32,7 +32,7 @@ impl JobRecord {
             && self.progress.as_ref().is_some_and(|progress| progress.has_stepped())
     }
 
-    /// As [`JobRecord::live_attempt`].
+    /// The attempt that has not ended, to be changed.
     pub(crate) fn live_attempt_mut(&mut self) -> Option<&mut AttemptRecord> {
         self.attempts.last_mut().filter(|attempt| attempt.ended.is_none())
     }

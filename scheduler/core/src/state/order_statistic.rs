@@ -192,7 +192,7 @@ impl<K: Ord + Copy> OrderedSet<K> {
     }
 }
 
-/// See [`OrderedSet::iter`].
+/// Walks the keys of an [`OrderedSet`] in order.
 #[derive(Debug)]
 pub struct Iter<'a, K> {
     nodes: &'a [Node<K>],

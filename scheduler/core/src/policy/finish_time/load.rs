@@ -21,11 +21,11 @@ impl Default for Load {
 /// What is ahead of a place in a queue, and what is behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct QueueAhead {
-    /// Jobs ahead.
+    /// Number of jobs ahead.
     pub(super) shorter: f64,
-    /// Their GPU-time, in milliseconds.
+    /// GPU-time of the jobs ahead, in milliseconds.
     pub(super) shorter_gpu_time: f64,
-    /// Jobs behind.
+    /// Number of jobs behind.
     pub(super) longer: f64,
 }
 

@@ -47,7 +47,7 @@ impl Reservations {
         self.reservations.is_empty()
     }
 
-    /// The reservations of a queue.
+    /// The reservations of GPUs that one queue has.
     pub(super) fn of_queue(&self, queue: usize) -> impl Iterator<Item = &GangReservation> + Clone {
         self.reservations.iter().filter(move |reservation| reservation.queue == queue)
     }

@@ -102,7 +102,7 @@ impl<'a> AgentView<'a> {
         &self.status.fit_records
     }
 
-    /// The job on a slot.
+    /// The job whose attempt holds a slot.
     pub fn job_on(&self, slot: &Slot) -> Option<JobId> {
         self.running.get(slot).map(|attempt| attempt.job)
     }

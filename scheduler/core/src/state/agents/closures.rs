@@ -23,7 +23,7 @@ pub(crate) enum Reopening {
 }
 
 impl Agents {
-    /// Starts a cooldown of slots.
+    /// Closes slots until `until`, after a fault on them.
     pub(crate) fn start_cooldown(&mut self, id: AgentId, slots: Vec<Slot>, until: Time) {
         self.change(id, |agent, deadlines| {
             for slot in slots {
