@@ -25,6 +25,7 @@
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
@@ -34,6 +35,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
@@ -77,6 +79,15 @@ std::optional<Tensor> maybe(const Tensor* tensor) {
     return tensor == nullptr ? std::nullopt : std::optional<Tensor>(*tensor);
 }
 
+// Whether two tensors of one shape have their values in the same order of memory. The stride of a side of length
+// 1 means nothing, and convolutions with a 1x1 kernel set it as they like.
+bool same_layout(const Tensor& a, const Tensor& b) {
+    for (int64_t side = 0; side < a.dim(); ++side) {
+        if (a.size(side) != 1 && a.stride(side) != b.stride(side)) return false;
+    }
+    return true;
+}
+
 // The gradients of parameters that all have one, in their parameters' layout: the fused kernels go through
 // all lists in the order of memory.
 std::vector<Tensor> gradients(const std::vector<Tensor>& parameters) {
@@ -85,7 +96,7 @@ std::vector<Tensor> gradients(const std::vector<Tensor>& parameters) {
     for (const Tensor& parameter : parameters) {
         const Tensor& gradient = parameter.grad();
         TORCH_CHECK(gradient.defined(), "a parameter without a gradient cannot step");
-        if (gradient.strides() == parameter.strides()) {
+        if (same_layout(gradient, parameter)) {
             found.push_back(gradient);
         } else {
             found.push_back(at::empty_like(parameter).copy_(gradient));
@@ -101,6 +112,14 @@ std::atomic<bool> bound = false;
 #endif
 
 c10::Device cuda(int index) { return {c10::kCUDA, static_cast<c10::DeviceIndex>(index)}; }
+
+// Starts CUDA, if nothing has yet: before that its allocator knows no device.
+void start_cuda() { at::globalContext().lazyInitDevice(c10::kCUDA); }
+
+c10::DeviceAllocator* cuda_allocator() {
+    start_cuda();
+    return at::getDeviceAllocator(c10::kCUDA);
+}
 
 }  // namespace
 
@@ -119,6 +138,7 @@ struct ty_memory {
     int64_t free;
     int64_t total;
     int64_t out_of_memory;
+    int64_t retries;
 };
 
 // A stream of the device that copies go through beside its computations.
@@ -155,6 +175,33 @@ char* ty_deterministic() {
         // New memory is not read before it is written: filling it would only cost time.
         at::globalContext().setDeterministicFillUninitializedMemory(false);
     });
+}
+
+// From now on GPUs multiply 32-bit floats with all of their bits: no TF32, in which convolutions and matrix
+// products may keep ten of a factor.
+char* ty_exact_fp32() {
+    return guarded([] {
+        at::globalContext().setAllowTF32CuDNN(false);
+        at::globalContext().setAllowTF32CuBLAS(false);
+    });
+}
+
+// Whether a GPU may multiply 32-bit floats in TF32.
+char* ty_allows_tf32(int* out) {
+    return guarded([&] {
+        *out = at::globalContext().allowTF32CuDNN() || at::globalContext().allowTF32CuBLAS() ? 1 : 0;
+    });
+}
+
+// Settings of the allocators of devices, written as in PYTORCH_ALLOC_CONF. All others become what they are
+// without that variable.
+char* ty_set_allocator(const char* settings) {
+    return guarded([&] { c10::CachingAllocator::setAllocatorSettings(settings); });
+}
+
+// Those settings, as they were set or read last.
+char* ty_allocator_settings(char** out) {
+    return guarded([&] { *out = text(c10::CachingAllocator::getAllocatorSettings().c_str()); });
 }
 
 // Gives each thread of libtorch's pool a core of its own, the calling thread among them, as far as there is
@@ -266,10 +313,15 @@ char* ty_lerp(Tensor* const* from, Tensor* const* to, size_t count, double weigh
     return guarded([&] { at::_foreach_lerp_(list(from, count), list(to, count), weight); });
 }
 
+// The values of `from` become those of `to`, tensor by tensor.
+char* ty_copy(Tensor* const* to, Tensor* const* from, size_t count) {
+    return guarded([&] { at::_foreach_copy_(list(to, count), list(from, count)); });
+}
+
 // What the caching allocator of a CUDA device says.
 char* ty_memory_stats(int index, ty_memory* out) {
     return guarded([&] {
-        auto* allocator = at::getDeviceAllocator(c10::kCUDA);
+        auto* allocator = cuda_allocator();
         auto device = static_cast<c10::DeviceIndex>(index);
         auto stats = allocator->getDeviceStats(device);
         auto [free, total] = allocator->getMemoryInfo(device);
@@ -280,25 +332,25 @@ char* ty_memory_stats(int index, ty_memory* out) {
         out->free = static_cast<int64_t>(free);
         out->total = static_cast<int64_t>(total);
         out->out_of_memory = stats.num_ooms;
+        out->retries = stats.num_alloc_retries;
     });
 }
 
 // From now on peaks are counted anew.
 char* ty_memory_reset_peak(int index) {
-    return guarded([&] {
-        at::getDeviceAllocator(c10::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(index));
-    });
+    return guarded([&] { cuda_allocator()->resetPeakStats(static_cast<c10::DeviceIndex>(index)); });
 }
 
 // Gives memory that no tensor uses back to the device.
 char* ty_memory_release() {
-    return guarded([] { at::getDeviceAllocator(c10::kCUDA)->emptyCache(); });
+    return guarded([] { cuda_allocator()->emptyCache(); });
 }
 
 // Page-locked bytes, which a CUDA device copies from by itself. Their memory is used again only when
 // copies that go on have ended.
 char* ty_pinned(int64_t bytes, Tensor** out) {
     return guarded([&] {
+        start_cuda();
         auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(true);
         *out = new Tensor(at::empty({bytes}, options));
     });
@@ -306,6 +358,7 @@ char* ty_pinned(int64_t bytes, Tensor** out) {
 
 char* ty_copier_new(int index, ty_copier** out) {
     return guarded([&] {
+        start_cuda();
         c10::impl::VirtualGuardImpl guard(c10::kCUDA);
         *out = new ty_copier{guard.getStreamFromGlobalPool(cuda(index))};
     });
@@ -341,6 +394,25 @@ char* ty_copier_receive(const ty_copier* copier, Tensor* const* tensors, size_t 
             guard.recordDataPtrOnStream(tensors[at]->storage().data_ptr(), present);
         }
     });
+}
+
+// Begins to copy a tensor of a CUDA device to page-locked memory, after what the device was told before. `event` is
+// passed when `out` holds its values.
+char* ty_to_host(const Tensor* tensor, Tensor** out, c10::Event** event) {
+    return guarded([&] {
+        auto host = at::empty_like(*tensor, tensor->options().device(c10::kCPU).pinned_memory(true));
+        host.copy_(*tensor, /*non_blocking=*/true);
+        c10::impl::VirtualGuardImpl guard(c10::kCUDA);
+        auto passed = std::make_unique<c10::Event>(c10::kCUDA);
+        passed->record(guard.getStream(tensor->device()));
+        *out = new Tensor(host);
+        *event = passed.release();
+    });
+}
+
+// Lets the host wait for `event`.
+char* ty_event_wait(const c10::Event* event) {
+    return guarded([&] { event->synchronize(); });
 }
 
 void ty_event_free(c10::Event* event) { delete event; }

@@ -75,6 +75,7 @@ thread_local! {
 /// Returns the dynamic linker's message where it cannot be loaded, which is normal on a machine
 /// without an NVIDIA driver.
 pub fn load_cuda() -> Result<(), String> {
+    memory::expand_segments();
     #[cfg(unix)]
     {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -180,27 +181,15 @@ pub fn tune(device: Device, deterministic: bool, varied: bool) -> Result<(), Tor
     Ok(())
 }
 
-/// As long as it lives cuDNN takes an algorithm without trying: for the many shapes of a validation, each of which it
-/// would search for and see a few times.
-#[derive(Debug)]
-pub struct BenchmarkOff(());
-
-impl BenchmarkOff {
-    /// Switches the search off.
-    pub fn begin() -> Self {
-        if CUDNN_BENCHMARK.load(Ordering::Relaxed) {
-            tch::Cuda::cudnn_set_benchmark(false);
-        }
-        Self(())
-    }
-}
-
-impl Drop for BenchmarkOff {
-    fn drop(&mut self) {
-        if CUDNN_BENCHMARK.load(Ordering::Relaxed) {
-            tch::Cuda::cudnn_set_benchmark(true);
-        }
-    }
+/// Whether a GPU may multiply 32-bit floats in TF32, with ten bits of a factor.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn allows_tf32() -> Result<bool, TorchError> {
+    let mut allowed = 0;
+    // SAFETY: `allowed` can be written during the call.
+    unsafe { shim::check(shim::ty_allows_tf32(&raw mut allowed)) }?;
+    Ok(allowed != 0)
 }
 
 /// Runs `work`; an exception of libtorch, which tch turns into a panic, becomes an error.
@@ -273,9 +262,11 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_out_of_memory_is_told_from_other_errors() {
-        let error = TorchError { message: "CUDA out of memory. Tried to allocate 2.00 GiB.".into() };
-        assert!(error.is_out_of_memory());
+    fn without_amp_a_gpu_takes_all_bits_of_32_and_with_it_what_the_reference_takes() {
+        tune(false, false).unwrap();
+        assert!(allows_tf32().unwrap());
+        tune(false, true).unwrap();
+        assert!(!allows_tf32().unwrap());
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Train {
         libtorch::keep_freed_memory();
         let result = libtorch::catch_panic(|| {
             let options = Options { control, ..self.options(cuda)? };
-            libtorch::tune(options.device, options.spec.deterministic, options.spec.multi_scale)?;
+            libtorch::tune(options.spec.deterministic, !options.spec.amp)?;
             train(options, &mut events, &stop)
         });
         match result.unwrap_or_else(|text| Err(TrainError::Bug(text))) {

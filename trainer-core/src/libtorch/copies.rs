@@ -1,4 +1,5 @@
-//! Copies to a GPU beside what it computes: page-locked memory, and a stream of their own.
+//! Copies that nobody waits for: to a GPU beside what it computes, through page-locked memory and a stream of their
+//! own; and of a few numbers back, in the order of its work.
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
@@ -34,7 +35,7 @@ pub struct Sent {
     arrival: Arrival,
 }
 
-/// The mark in the stream of copies that says that they are there.
+/// The mark in a GPU's work that says that copies are there.
 #[derive(Debug)]
 struct Arrival(NonNull<shim::Event>);
 
@@ -86,6 +87,39 @@ impl Copier {
     }
 }
 
+/// A tensor on its way to the host.
+#[derive(Debug)]
+pub struct ToHost {
+    tensor: Tensor,
+    /// None if it is there.
+    arrival: Option<Arrival>,
+}
+
+impl ToHost {
+    /// Begins to copy `tensor` as it is after all that its device was told so far. The host does not wait, unless the
+    /// device is the CPU.
+    pub fn begin(tensor: &Tensor) -> Result<Self, TorchError> {
+        if !tensor.device().is_cuda() {
+            return Ok(Self { tensor: tensor.copy(), arrival: None });
+        }
+        let (mut made, mut event) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: `tensor` lives; there are places for both results.
+        unsafe { shim::check(shim::ty_to_host(tensor.as_ptr(), &raw mut made, &raw mut event)) }?;
+        // SAFETY: a call that succeeds has made a tensor and left it to us.
+        let tensor = unsafe { Tensor::from_ptr(made) };
+        Ok(Self { tensor, arrival: NonNull::new(event).map(Arrival) })
+    }
+
+    /// The tensor on the host. Waits for it if it is not there yet.
+    pub fn finish(self) -> Result<Tensor, TorchError> {
+        if let Some(arrival) = &self.arrival {
+            // SAFETY: the event lives.
+            unsafe { shim::check(shim::ty_event_wait(arrival.0.as_ptr())) }?;
+        }
+        Ok(self.tensor)
+    }
+}
+
 impl Drop for Copier {
     fn drop(&mut self) {
         // SAFETY: it is ours, and this is the end of it.
@@ -103,6 +137,14 @@ impl Drop for Arrival {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_to_the_host_is_as_it_was_when_it_went() {
+        let mut tensor = Tensor::from_slice(&[1.0_f64, 2.0]);
+        let sent = ToHost::begin(&tensor).unwrap();
+        tensor += 1.0;
+        assert_eq!(Vec::<f64>::try_from(sent.finish().unwrap()).unwrap(), [1.0, 2.0]);
+    }
 
     #[test]
     fn without_a_gpu_there_is_an_error_and_no_crash() {

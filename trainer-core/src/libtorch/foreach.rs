@@ -118,6 +118,17 @@ pub fn lerp(from: &[&Tensor], to: &[&Tensor], weight: f64) -> Result<(), TorchEr
     unsafe { shim::check(shim::ty_lerp(from.pointer(), to.pointer(), from.len(), weight)) }
 }
 
+/// The values of `from` become those of `to`, tensor by tensor.
+///
+/// # Panics
+/// When the lists differ in length, which is a bug.
+pub fn copy(to: &[&Tensor], from: &[&Tensor]) -> Result<(), TorchError> {
+    assert_eq!(from.len(), to.len(), "each tensor has its source");
+    let (to, from) = (list(to), list(from));
+    // SAFETY: both lists hold as many tensors, which live through the call.
+    unsafe { shim::check(shim::ty_copy(to.pointer(), from.pointer(), to.len())) }
+}
+
 fn list<'a>(tensors: &[&'a Tensor]) -> List<'a> {
     List::new(tensors.iter().copied())
 }

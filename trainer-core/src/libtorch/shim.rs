@@ -33,6 +33,7 @@ pub(super) struct Memory {
     pub free: i64,
     pub total: i64,
     pub out_of_memory: i64,
+    pub retries: i64,
 }
 
 /// A stream of copies, of C++.
@@ -52,6 +53,10 @@ unsafe extern "C" {
     pub(super) fn ty_config(out: *mut Message) -> Message;
     pub(super) fn ty_keep_freed_memory();
     pub(super) fn ty_deterministic() -> Message;
+    pub(super) fn ty_exact_fp32() -> Message;
+    pub(super) fn ty_allows_tf32(out: *mut c_int) -> Message;
+    pub(super) fn ty_set_allocator(settings: *const c_char) -> Message;
+    pub(super) fn ty_allocator_settings(out: *mut Message) -> Message;
     pub(super) fn ty_bind_threads() -> Message;
     pub(super) fn ty_anywhere();
     pub(super) fn ty_autocast_enter(cuda: c_int, dtype: c_int, before: *mut AutocastState) -> Message;
@@ -87,6 +92,7 @@ unsafe extern "C" {
         found_inf: Pointer,
     ) -> Message;
     pub(super) fn ty_lerp(from: *const Pointer, to: *const Pointer, count: usize, weight: f64) -> Message;
+    pub(super) fn ty_copy(to: *const Pointer, from: *const Pointer, count: usize) -> Message;
     pub(super) fn ty_memory_stats(index: c_int, out: *mut Memory) -> Message;
     pub(super) fn ty_memory_reset_peak(index: c_int) -> Message;
     pub(super) fn ty_memory_release() -> Message;
@@ -106,6 +112,8 @@ unsafe extern "C" {
         count: usize,
         event: *const Event,
     ) -> Message;
+    pub(super) fn ty_to_host(tensor: Pointer, out: *mut *mut C_tensor, event: *mut *mut Event) -> Message;
+    pub(super) fn ty_event_wait(event: *const Event) -> Message;
     pub(super) fn ty_event_free(event: *mut Event);
 }
 

@@ -118,7 +118,6 @@ fn predict(
     images: Range<usize>,
     config: &ValidationConfig<'_>,
 ) -> (Loss, Tensor) {
-    let _no_search = libtorch::BenchmarkOff::begin();
     let input = images_in(batch, images.clone(), model.device());
     let prediction = forward(model, &input, false, config.precision);
     drop(input);
