@@ -212,7 +212,7 @@ impl<'a> Session<'a> {
     pub(super) fn begin_epoch(&mut self, batches_left: usize) {
         let (spec, epoch) = (self.setup.spec(), self.progress.epoch);
         self.context.tracker.begin_epoch(epoch + 1);
-        // The first steps try which algorithm is fastest for each shape.
+        // In the first step libraries are loaded, and prepare each convolution.
         activity::at(if self.context.tracker.steps() == 0 { Activity::Search } else { Activity::Train });
         self.phase_timer.begin_epoch();
         self.last_step = None;

@@ -72,17 +72,10 @@ impl MemoryProbe<'_> {
         let side = largest_side(spec);
         let batch = synthetic(&objects, [side, side]);
         let bn_state = BnState::save(&state.model);
-        let mut step = || {
-            let BatchTensors { images, targets } = self.uploader.upload(&batch);
-            state.forward_backward(&images, &targets);
-            state.dry_run();
-        };
-        if device != Device::Cpu {
-            // In its first step libtorch looks for the fastest algorithms, some of which take more memory.
-            step();
-        }
         let memory = PeakMemory::start(device);
-        step();
+        let BatchTensors { images, targets } = self.uploader.upload(&batch);
+        state.forward_backward(&images, &targets);
+        state.dry_run();
         let step_peak_mib = memory.peak_mib();
         bn_state.restore(&state.model);
         PeakMemory::start(device);
