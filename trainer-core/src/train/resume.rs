@@ -19,7 +19,8 @@ use crate::weights::{self, HostTensors, Tensors, WeightsError};
 const MODEL: &str = "model.safetensors";
 const EMA: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const GRADIENTS: &str = "gradients.safetensors";
+/// The accumulated gradients, times the loss scale. Those of a step that will be skipped may be infinite.
+pub const GRADIENTS: &str = "gradients.safetensors";
 /// A copy of the run's best weights: a run that goes on from here may never see their like again.
 pub const BEST_WEIGHTS: &str = "best.safetensors";
 
@@ -114,14 +115,18 @@ pub fn restore(
     let optimizer = read(OPTIMIZER)?;
     state.optimizer.set_state(|name| copy(&optimizer, name))?;
     state.updates = progress.updates;
-    if progress.images_accumulated > 0 {
-        let gradients = read(GRADIENTS)?;
-        state.optimizer.set_gradients(|name| copy(&gradients, name));
-        state.accumulated.images = progress.images_accumulated;
-        let _ = state.accumulated.scores.fill_(progress.scores_accumulated);
-    }
     if let (Some(scaler), Some((scale, growth))) = (&mut state.scaler, progress.scaler) {
         *scaler = Scaler::restore(scale, growth, state.model.device());
+    }
+    if progress.images_accumulated > 0 {
+        let gradients = read(GRADIENTS)?;
+        // They are times the loss scale that they were accumulated at, and here there may be another one, or none.
+        // Scales are powers of two, so that no bit of a gradient changes.
+        let scale_then = progress.scaler.map_or(1.0, |(scale, _)| scale);
+        let factor = state.loss_scale() / scale_then;
+        state.optimizer.set_gradients(|name| Some(gradients.get(name)? * factor));
+        state.accumulated.images = progress.images_accumulated;
+        let _ = state.accumulated.scores.fill_(progress.scores_accumulated);
     }
     let sums = progress.loss_sums.map(|sum| sum as f32);
     state.loss_sums.copy_(&Tensor::from_slice(&sums));

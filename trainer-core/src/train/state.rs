@@ -76,6 +76,11 @@ impl TrainState {
         self.precision
     }
 
+    /// What losses are multiplied by before their backward pass. Waits for the device, if that is not 1 for good.
+    pub fn loss_scale(&self) -> f64 {
+        self.scaler.as_ref().map_or(1.0, |scaler| scaler.state().0)
+    }
+
     /// The run's learning rates.
     pub const fn schedule(&self) -> &Schedule {
         &self.schedule

@@ -9,6 +9,7 @@ mod golden;
 mod golden_data;
 mod golden_model;
 mod golden_pt;
+mod loss_scale;
 mod nobody_listens;
 mod one_image;
 mod oom;

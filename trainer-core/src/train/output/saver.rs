@@ -15,7 +15,7 @@ use super::artifacts::{self, BEST, EpochWeights, LAST};
 use crate::checkpoint::{self, CheckpointFile, Progress};
 use crate::events::Events;
 use crate::train::error::TrainError;
-use crate::train::resume::BEST_WEIGHTS;
+use crate::train::resume::{BEST_WEIGHTS, GRADIENTS};
 use crate::weights::{HostTensors, Metadata};
 
 /// The weights files that a run has at some moment.
@@ -228,7 +228,9 @@ fn write(snapshot: Snapshot, run_dir: &Path, root: &Path, mut written: Written) 
 
 fn save(snapshot: Snapshot, root: &Path) -> Result<PathBuf, SaveError> {
     let Snapshot { progress, files, weights } = snapshot;
-    if let Some(name) = files.iter().find_map(|(_, tensors)| tensors.not_finite()) {
+    // Gradients in 16 bits may be infinite: the device skips their step, and so it does after a resume.
+    let learnt = files.iter().filter(|(file, _)| *file != GRADIENTS);
+    if let Some(name) = learnt.filter_map(|(_, tensors)| tensors.not_finite()).next() {
         return Err(SaveError::NotFinite(name.to_owned()));
     }
     let plain = files.into_iter().map(|(name, tensors)| CheckpointFile {
@@ -316,6 +318,18 @@ mod tests {
         saver.submit(snapshot(2, 1.0), &mut events);
         saver.flush(&mut events);
         assert_eq!(steps(&events), [2]);
+    }
+
+    #[test]
+    fn gradients_of_a_step_that_will_be_skipped_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut saver, mut events) = (saver(folder.path()), Events::recording());
+        let infinite = tch::Tensor::from_slice(&[f32::INFINITY]);
+        let mut snapshot = snapshot(1, 1.0);
+        snapshot.files.push((GRADIENTS, Arc::new(HostTensors::copy([("w", &infinite)]))));
+        saver.submit(snapshot, &mut events);
+        saver.flush(&mut events);
+        assert_eq!(steps(&events), [1]);
     }
 
     #[test]
