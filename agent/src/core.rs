@@ -377,7 +377,8 @@ impl Core {
         }
         match outcome(attempt, exit) {
             Outcome::Publish(finished) => attempt.publish(now, id, finished, out),
-            Outcome::RestartSmaller { changed } => {
+            Outcome::RestartSmaller { changed, guessed } => {
+                attempt.oom_retries += u32::from(guessed);
                 attempt.restart_smaller(now, id, changed, out);
                 attempt.spawn(self.active_time, out);
             }

@@ -124,7 +124,7 @@ impl Driver {
                 self.handle(Event::Disconnected).await;
             }
             Input::RemoveJobDirs(jobs) => jobs.into_iter().for_each(|job| self.remove_job_dir(job)),
-            Input::BatchSizeChanged { attempt, event, others_mib } => {
+            Input::GpuMemoryTold { attempt, event, others_mib } => {
                 self.update_fit_records(attempt, &event, others_mib);
             }
             Input::CheckDecodedData => self.tell_decoded_data(),
@@ -278,17 +278,18 @@ impl Driver {
         self.context.prepare.fits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns from what a trainer told. A smaller batch on a GPU waits until it is known who else used the GPU.
+    /// Learns from what a trainer told. What it tells of a GPU's memory waits until it is known who else used the GPU.
     fn on_fit_event(&self, attempt: AttemptId, event: TrainerEvent) {
         let slot = self.fits().slot(attempt);
         let on_gpu = slot.filter(|slot| matches!(slot, Slot::Gpu(_)));
-        match on_gpu.filter(|_| matches!(event, TrainerEvent::BatchSize(_))) {
+        let is_of_memory = matches!(event, TrainerEvent::BatchSize(_) | TrainerEvent::Memory(_));
+        match on_gpu.filter(|_| is_of_memory) {
             Some(slot) => {
                 let (readings, sender) = (self.context.prepare.readings.clone(), self.context.sender.clone());
                 tokio::spawn(async move {
                     let others_mib = oom_cause::read_again(readings, &slot).await.memory_mib;
                     // The inbox is closed when the agent is leaving.
-                    let _leaving = sender.send(Input::BatchSizeChanged { attempt, event, others_mib }).await;
+                    let _leaving = sender.send(Input::GpuMemoryTold { attempt, event, others_mib }).await;
                 });
             }
             None => self.update_fit_records(attempt, &event, None),

@@ -108,7 +108,9 @@ fn batch_table(probe: &dyn GpuProbe, model: ModelScale) -> String {
         let sizes = SIZES.map(|imgsz| {
             let workload = Workload { model, imgsz, multi_scale: false, amp: true };
             let (batch, nominal) = (Batch::Auto, 64);
-            let request = BatchRequest { memory, workload, batch, nominal, record: None, former_limit: None };
+            let (record, cuda_state_mib, former_limit) = (None, None, None);
+            let request =
+                BatchRequest { memory, workload, batch, nominal, record, cuda_state_mib, former_limit };
             format!("{:>5}", batch_size::choose(&request).batch_size)
         });
         let free = free_mib.map_or_else(|| "?".into(), |mib| format!("{mib} MiB"));

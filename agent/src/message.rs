@@ -30,8 +30,9 @@ pub enum Input {
     Acked(AttemptId, u64),
     /// The disk is short: the directories of these jobs are removed, unless an attempt needs them.
     RemoveJobDirs(Vec<JobId>),
-    /// A trainer has changed its batch size on a GPU, most likely because memory ran out.
-    BatchSizeChanged {
+    /// A trainer has told of a GPU's memory: that it has changed its batch size, most likely because memory ran out, or
+    /// what it has measured.
+    GpuMemoryTold {
         /// The trainer's attempt.
         attempt: AttemptId,
         /// What the trainer told.

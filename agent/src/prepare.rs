@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use trainyard_types::batch_ladder;
 use trainyard_types::faults::{self, Place};
 use trainyard_types::fit::Shortage;
-use trainyard_types::oom;
 use trainyard_types::{
     Assignment, BatchChosen, Checkpoint, EndReason, Gpu, GpuTelemetry, JobId, Slot, Time, TrainSpec,
 };
@@ -233,7 +233,7 @@ fn choose_batch(
     // On a CPU the batch lies in main memory, too.
     let too_large =
         host_oom.filter(|_| matches!(memory, DeviceMemory::Cpu { .. })).map(|record| record.batch_size);
-    let too_large = too_large.and_then(oom::next_smaller);
+    let too_large = too_large.and_then(batch_ladder::next_smaller);
     let (batch, nominal) = (train.batch, train.nbs);
     let former_limit = fits.former_limit(&run).into_iter().chain(too_large).min();
     let chosen = batch_size::choose(&BatchRequest {
@@ -242,6 +242,7 @@ fn choose_batch(
         batch,
         nominal,
         record: record.as_ref(),
+        cuda_state_mib: fits.cuda_state_mib(&run),
         former_limit,
     });
     let shortage = Shortage {

@@ -6,21 +6,23 @@
 pub mod autocast;
 pub mod build;
 pub mod copies;
+pub mod device;
+pub mod driver;
 pub mod foreach;
+pub mod last_words;
 pub mod memory;
+pub mod out_of_memory;
 mod shim;
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tch::Device;
 
 pub use self::autocast::Precision;
+pub use self::device::{DeviceError, device, device_name};
 pub use self::memory::{MemoryStats, memory_stats};
+pub use self::out_of_memory::catch_on;
 
 /// What libtorch said when it could not do something; the first line of its message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,40 +30,6 @@ pub use self::memory::{MemoryStats, memory_stats};
 pub struct TorchError {
     /// libtorch's own words, without its C++ backtrace.
     pub message: String,
-}
-
-impl TorchError {
-    /// Whether the device's memory ran out.
-    pub fn is_out_of_memory(&self) -> bool {
-        trainyard_types::oom::is_told_by(&self.message)
-    }
-}
-
-/// Why no CUDA device can be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceError {
-    /// Not `cpu`, `cuda`, `cuda:N` or `N`.
-    #[error("device `{0}` is unknown; use cpu, or one GPU such as cuda:0")]
-    Unknown(String),
-    /// The CUDA half of libtorch does not load.
-    #[error(
-        "device `{device}` needs libtorch_cuda.so, which does not load: {reason}; \
-         install libtorch with CUDA, or train with `--device cpu`"
-    )]
-    NotLoaded {
-        /// The device that was asked for.
-        device: String,
-        /// The dynamic linker's words.
-        reason: String,
-    },
-    /// No driver, or no GPU.
-    #[error("device `{device}` is not there: libtorch sees {count} CUDA devices")]
-    Absent {
-        /// The device that was asked for.
-        device: String,
-        /// CUDA devices that there are.
-        count: i64,
-    },
 }
 
 thread_local! {
@@ -89,40 +57,6 @@ pub fn load_cuda() -> Result<(), String> {
     }
     #[cfg(not(unix))]
     Err("loading it is only written for Unix".to_owned())
-}
-
-/// Whether this machine has an NVIDIA driver, as the kernel module's device file shows.
-pub fn has_nvidia_driver() -> bool {
-    Path::new("/dev/nvidiactl").exists()
-}
-
-/// The device of that name; `cuda`, `gpu` and `0` are `cuda:0`. `loaded` is what [`load_cuda`] returned.
-pub fn device(name: &str, loaded: &Result<(), String>) -> Result<Device, DeviceError> {
-    let index = match name.trim().to_ascii_lowercase().as_str() {
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" | "gpu" => 0,
-        other => {
-            let index = other.strip_prefix("cuda:").unwrap_or(other).parse();
-            index.map_err(|_| DeviceError::Unknown(name.to_owned()))?
-        }
-    };
-    if let Err(reason) = loaded {
-        return Err(DeviceError::NotLoaded { device: name.to_owned(), reason: reason.clone() });
-    }
-    let count = tch::Cuda::device_count();
-    if i64::try_from(index).is_ok_and(|index| index < count) {
-        Ok(Device::Cuda(index))
-    } else {
-        Err(DeviceError::Absent { device: name.to_owned(), count })
-    }
-}
-
-/// `cpu`, `cuda:0`: the inverse of [`device`].
-pub fn device_name(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => format!("cuda:{index}"),
-        Device::Cpu | Device::Mps | Device::Vulkan => "cpu".to_owned(),
-    }
 }
 
 /// Uses as many threads as the process may run on. Returns how many.
@@ -160,23 +94,23 @@ pub fn unbind_thread() {
     unsafe { shim::ty_anywhere() };
 }
 
-/// Whether cuDNN tries which algorithm is fastest, where nothing forbids it.
-static CUDNN_BENCHMARK: AtomicBool = AtomicBool::new(false);
-
-/// Lets cuDNN try which algorithm is fastest for each shape: training has few shapes, unless its sizes are `varied`,
-/// and runs long. What is fastest may differ from run to run, so if runs are to be `deterministic`, only
-/// algorithms whose results repeat are used instead. Must come before the first work on a GPU.
+/// Chooses how a GPU computes: by algorithms whose results repeat from run to run, if runs are to be `deterministic`; and
+/// with 32-bit floats as such, if they are to be `exact`. Otherwise convolutions of them may be in TF32, as in PyTorch.
+/// Must come before the first work on a GPU.
+///
+/// cuDNN is never let try which algorithm is fastest. It would do so again for each shape of a batch, some 190
+/// convolutions long, and after each give back all memory that is kept for reuse.
 ///
 /// # Errors
 /// When libtorch refuses.
-pub fn tune(device: Device, deterministic: bool, varied: bool) -> Result<(), TorchError> {
+pub fn tune(deterministic: bool, exact: bool) -> Result<(), TorchError> {
     if deterministic {
         // SAFETY: sets libtorch's own switches, and a variable before other threads are started.
-        return unsafe { shim::check(shim::ty_deterministic()) };
+        unsafe { shim::check(shim::ty_deterministic()) }?;
     }
-    if device.is_cuda() && !varied {
-        CUDNN_BENCHMARK.store(true, Ordering::Relaxed);
-        tch::Cuda::cudnn_set_benchmark(true);
+    if exact {
+        // SAFETY: sets libtorch's own switches.
+        unsafe { shim::check(shim::ty_exact_fp32()) }?;
     }
     Ok(())
 }
@@ -218,13 +152,17 @@ pub fn rethrow(error: &TorchError) -> ! {
     panic!("called `Result::unwrap()` on an `Err` value: {:?}", tch::TchError::Torch(error.message.clone()))
 }
 
-/// Keeps the exceptions that [`catch`] turns into errors off the terminal.
+/// Keeps the exceptions that [`catch`] turns into errors off the terminal, and has the [`last_words`] said.
 fn quiet_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if CATCHING.get() == 0 || torch_message(info.payload()).is_none() {
+            let message = torch_message(info.payload());
+            if let Some(message) = &message {
+                last_words::say(message);
+            }
+            if CATCHING.get() == 0 || message.is_none() {
                 usual(info);
             }
         }));
@@ -248,7 +186,7 @@ fn torch_message(payload: &(dyn Any + Send)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Kind, Tensor};
+    use tch::{Device, Kind, Tensor};
 
     use super::*;
 
@@ -270,10 +208,8 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_its_library_is_a_hard_error() {
-        let error = device("cuda:0", &Err("no such file".into())).unwrap_err();
-        assert!(error.to_string().contains("--device cpu"), "{error}");
-        assert_eq!(device("tpu", &Ok(())), Err(DeviceError::Unknown("tpu".into())));
-        assert_eq!(device("cpu", &Err(String::new())), Ok(Device::Cpu));
+    fn a_gpu_out_of_memory_is_told_from_other_errors() {
+        let error = TorchError { message: "CUDA out of memory. Tried to allocate 2.00 GiB.".into() };
+        assert!(error.is_out_of_memory());
     }
 }

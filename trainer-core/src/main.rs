@@ -37,6 +37,8 @@ enum Command {
 const KEYED: [&str; 5] = ["train", "val", "predict", "export", "info"];
 
 fn main() -> ExitCode {
+    // SAFETY: no thread was started yet.
+    unsafe { libtorch::device::order_by_bus() };
     // Before anything else of libtorch: see `load_cuda`.
     let cuda = libtorch::load_cuda();
     let words = habit::words(std::env::args_os(), &KEYED, |path| Path::new(path).exists(), takes_value);

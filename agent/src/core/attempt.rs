@@ -70,7 +70,8 @@ pub struct Attempt {
     pub failed: Option<Failed>,
     /// Whether anything was trained.
     pub has_trained: bool,
-    /// New processes since the last epoch that were started because batches that had fitted did not any more.
+    /// New processes since the last epoch that were started because batches that had fitted did not any more, or
+    /// because memory was likely, but not surely, what ended the one before.
     pub oom_retries: u32,
 }
 

@@ -111,6 +111,8 @@ impl Attempt {
     pub fn end(&mut self, now: Time, id: AttemptId, refusal: Refusal, out: &mut Vec<Command>) {
         self.state = State::Ended { completed: false };
         let Refusal { reason, message, unfit } = refusal;
+        // A GPU that failed is no lack of the machine.
+        let unfit = unfit.filter(|_| reason == EndReason::AgentUnfit);
         let ended = Ended { reason, message, artifacts: Vec::new(), unfit };
         out.push(Command::Report(id, now, ReportBody::Ended(ended)));
     }

@@ -1,7 +1,8 @@
 //! What a trainer's exit means.
 
+use trainyard_types::batch_ladder::next_smaller;
 use trainyard_types::faults;
-use trainyard_types::oom::{self, next_smaller};
+use trainyard_types::oom_words::{self, OomVerdict};
 use trainyard_types::trainer::{BatchSizeChanged, Finished, Phase, exit_code};
 use trainyard_types::{EndReason, Unfit, UnfitKind};
 
@@ -33,6 +34,8 @@ pub enum Outcome {
     RestartSmaller {
         /// The change, as it is told.
         changed: BatchSizeChanged,
+        /// Whether that it was memory is only likely.
+        guessed: bool,
     },
     /// Batches that had fitted did not any more: a new process goes on with the batch size that the trainer told.
     RestartSame,
@@ -51,8 +54,15 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
         return end(EndReason::Cancelled, stopped(attempt, exit));
     }
     let finished = attempt.finished.as_ref().filter(|_| exit.kind == ExitKind::Code(exit_code::DONE));
+    let failed_gpu = failed_gpu(attempt, exit);
     if let (Some(fault), None) = (&attempt.fault, finished) {
-        return Outcome::End(fault.clone()); // Whatever the trainer says follows from that.
+        // Whatever the trainer says follows from that. But where the driver blames the program, and the program the GPU,
+        // it must not depend on who was first.
+        let blames_program = fault.reason == EndReason::TrainerCrash;
+        return Outcome::End(failed_gpu.filter(|_| blames_program).unwrap_or_else(|| fault.clone()));
+    }
+    if let (Some(refusal), None) = (failed_gpu, attempt.stop) {
+        return Outcome::End(refusal);
     }
     if let (Some(unfit), None) = (missing_on_machine(attempt, exit), attempt.stop) {
         return Outcome::End(Refusal::unfit(unfit));
@@ -65,7 +75,7 @@ pub fn outcome(attempt: &Attempt, exit: &Exit) -> Outcome {
         (kind, _, None) if ran_out_of_gpu_memory(attempt, exit) => match &exit.gpu_taken {
             Some(why) => end(EndReason::Preempted, format!("the GPU's memory ran out beside others: {why}")),
             None if kind == ExitKind::Code(exit_code::GPU_OOM_AGAIN) => oom_retry(attempt, told),
-            None => smaller_batch(attempt, kind, told),
+            None => smaller_batch(attempt, exit, told),
         },
         (ExitKind::Code(exit_code::GPU_OOM), ..) if !ran_out_of_gpu_memory(attempt, exit) => {
             end(EndReason::GpuOom, told.unwrap_or_else(|| too_small(attempt)))
@@ -121,11 +131,7 @@ fn missing_on_machine(attempt: &Attempt, exit: &Exit) -> Option<Unfit> {
     if let Some(failed) = &attempt.failed {
         return failed.unfit.clone();
     }
-    let crashed = match exit.kind {
-        ExitKind::Code(code) => !is_of_contract(code),
-        ExitKind::Signal(signal) => signal != SIGKILL,
-    };
-    if !crashed || ran_out_of_gpu_memory(attempt, exit) || ran_out_of_main_memory(attempt, exit) {
+    if !has_crashed(exit) || ran_out_of_gpu_memory(attempt, exit) || ran_out_of_main_memory(attempt, exit) {
         return None;
     }
     let by_end = || match exit.kind {
@@ -137,6 +143,25 @@ fn missing_on_machine(attempt: &Attempt, exit: &Exit) -> Option<Unfit> {
     let kind = row.lack()?;
     let text = with_stderr(&format!("the trainer cannot run here: {}", row.meaning), exit);
     Some(Unfit::of_machine(kind, text))
+}
+
+/// How an attempt ends whose trainer's last words are that its GPU failed: for free, and the GPU is tested.
+fn failed_gpu(attempt: &Attempt, exit: &Exit) -> Option<Refusal> {
+    let row = faults::of_gpu(&last_words(attempt, exit)).filter(|_| has_crashed(exit))?;
+    let text = format!("the GPU failed under the trainer: {}", row.meaning);
+    let text = match &attempt.failed {
+        Some(failed) => format!("{text}: {}", failed.message),
+        None => with_stderr(&text, exit),
+    };
+    Some(Refusal::failed_gpu(text))
+}
+
+/// Whether a trainer did not end on purpose, and was not killed.
+const fn has_crashed(exit: &Exit) -> bool {
+    match exit.kind {
+        ExitKind::Code(code) => !is_of_contract(code),
+        ExitKind::Signal(signal) => signal != SIGKILL,
+    }
 }
 
 /// Whether a trainer ends with this code on purpose.
@@ -171,8 +196,20 @@ fn ran_out_of_gpu_memory(attempt: &Attempt, exit: &Exit) -> bool {
         ExitKind::Code(exit_code::GPU_OOM | exit_code::GPU_OOM_AGAIN) => true,
         ExitKind::Code(exit_code::DONE | exit_code::BAD_SPEC | exit_code::STOPPED)
         | ExitKind::Signal(SIGKILL) => false,
-        ExitKind::Code(_) | ExitKind::Signal(_) => oom::is_told_by(&last_words(attempt, exit)),
+        ExitKind::Code(_) | ExitKind::Signal(_) => match oom_words::verdict(&last_words(attempt, exit)) {
+            OomVerdict::Yes => true,
+            OomVerdict::Perhaps => is_likely_out_of_gpu_memory(attempt, exit),
+            OomVerdict::No => false,
+        },
     }
+}
+
+/// Whether memory is the likely cause of words that are said for other reasons, too.
+///
+/// A trainer that tells of its failure has asked its allocator, and would have said so. One that died without a word
+/// could not: then what NVML told last decides. Where a sick GPU happens to be full, that holds only so many times.
+fn is_likely_out_of_gpu_memory(attempt: &Attempt, exit: &Exit) -> bool {
+    attempt.failed.is_none() && exit.gpu_was_full && attempt.oom_retries < MAX_OOM_RETRIES
 }
 
 /// Whether main memory ended it, without the kernel's help.
@@ -191,15 +228,19 @@ fn oom_retry(attempt: &Attempt, told: Option<String>) -> Outcome {
 }
 
 /// The next smaller batch in a new process; below 1 there is none.
-fn smaller_batch(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Outcome {
+fn smaller_batch(attempt: &Attempt, exit: &Exit, told: Option<String>) -> Outcome {
     let from = attempt.batch_size();
+    let guessed = oom_words::verdict(&last_words(attempt, exit)) == OomVerdict::Perhaps;
     let Some(to) = next_smaller(from) else {
+        if guessed {
+            return end(EndReason::TrainerCrash, with_stderr("the trainer crashed", exit));
+        }
         let text = told.unwrap_or_else(|| too_small(attempt));
         // What has trained here is not too large for the GPU.
         let reason = if attempt.has_trained { EndReason::TrainerCrash } else { EndReason::GpuOom };
         return end(reason, text);
     };
-    let how = match kind {
+    let how = match exit.kind {
         ExitKind::Code(code) => format!("exit code {code}"),
         ExitKind::Signal(signal) => format!("signal {signal}"),
     };
@@ -207,7 +248,8 @@ fn smaller_batch(attempt: &Attempt, kind: ExitKind, told: Option<String>) -> Out
         "batch {from} does not fit in the GPU's memory and the trainer could not go on by itself ({how}); \
          going on with {to} in a new process from the newest checkpoint"
     );
-    Outcome::RestartSmaller { changed: BatchSizeChanged { from, to, message, phase: Phase::default() } }
+    let changed = BatchSizeChanged { from, to, message, phase: Phase::default() };
+    Outcome::RestartSmaller { changed, guessed }
 }
 
 /// What a user is told where the trainer has not said that the GPU is too small.

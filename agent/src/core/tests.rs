@@ -61,6 +61,7 @@ fn exit(kind: ExitKind) -> Exit {
         out_of_memory_kill: false,
         stderr_tail: String::new(),
         bad_lines: 0,
+        gpu_was_full: false,
         gpu_taken: None,
         disk_is_short: false,
     }

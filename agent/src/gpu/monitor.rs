@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use trainyard_types::cuda_support::{Driver, LibtorchBuild};
 use trainyard_types::{
     EndReason, Gpu, GpuTelemetry, GpuUuid, Inventory, Time, Unavailable, UnavailableCause, environment,
 };
@@ -19,7 +20,6 @@ use super::other_processes::ProcFs;
 use super::owner_mode::LocalTime;
 use super::reading::{GpuAnswer, ProbeError};
 use super::states::{GpuSnapshot, GpuStates};
-use super::support::Libtorch;
 use super::telemetry::{self, TelemetryBuffer};
 use super::xid::{XidEffect, policy};
 use super::{GpuProbe, XidEvent};
@@ -179,7 +179,9 @@ impl GpuMonitor {
                 }
                 answer = finished_asking(&mut libtorch) => {
                     if let Some(answer) = answer {
-                        self.gpus.on_libtorch(self.context.probe.cuda_version(), &answer);
+                        let probe = &self.context.probe;
+                        let driver = Driver { version: probe.driver_version(), cuda: probe.cuda_version() };
+                        self.gpus.on_libtorch(&driver, &answer);
                     }
                     Vec::new()
                 }
@@ -201,7 +203,7 @@ impl GpuMonitor {
     }
 
     /// Asks what libtorch can use, if there are GPUs.
-    fn start_asking(&self) -> Option<JoinHandle<Option<Libtorch>>> {
+    fn start_asking(&self) -> Option<JoinHandle<Option<LibtorchBuild>>> {
         let ask = || tokio::spawn(ask_trainer(self.context.trainer_program.clone()));
         (!self.gpus.gpus().is_empty()).then(ask)
     }
@@ -344,7 +346,7 @@ async fn finished(reading: &mut Option<(Time, JoinHandle<Read>)>) -> Read {
     read
 }
 
-async fn finished_asking(asked: &mut Option<JoinHandle<Option<Libtorch>>>) -> Option<Libtorch> {
+async fn finished_asking(asked: &mut Option<JoinHandle<Option<LibtorchBuild>>>) -> Option<LibtorchBuild> {
     let Some(handle) = asked else { return std::future::pending().await };
     let answer = handle.await.unwrap_or_default();
     *asked = None;
@@ -352,12 +354,12 @@ async fn finished_asking(asked: &mut Option<JoinHandle<Option<Libtorch>>>) -> Op
 }
 
 /// What libtorch can use, as the trainer says; `None` if it does not say, which is no reason against a GPU.
-async fn ask_trainer(trainer: PathBuf) -> Option<Libtorch> {
+async fn ask_trainer(trainer: PathBuf) -> Option<LibtorchBuild> {
     let mut command = tokio::process::Command::new(&trainer);
     command.env_clear().envs(environment::Child::Trainer.environment(std::env::vars_os()));
     command.args(["info", "--libtorch"]).stdin(std::process::Stdio::null()).kill_on_drop(true);
     let output = timeout(TRAINER_ANSWERS_WITHIN, command.output()).await.ok()?.ok()?;
-    let answer: Option<Libtorch> = serde_json::from_slice(&output.stdout).ok();
+    let answer: Option<LibtorchBuild> = serde_json::from_slice(&output.stdout).ok();
     match &answer {
         Some(libtorch) => info!(version = libtorch.version, cuda = libtorch.cuda, "libtorch of the trainer"),
         None => info!("the trainer does not say what libtorch can use: GPUs are taken as they are"),

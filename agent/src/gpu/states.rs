@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
+use trainyard_types::cuda_support::{Driver, LibtorchBuild};
 use trainyard_types::{EndReason, Gpu, GpuTelemetry, GpuUuid, Time, Unavailable, UnavailableCause};
 
 use super::XidEvent;
@@ -17,7 +18,7 @@ use super::other_processes::{OtherProcessTracker, OtherProcesses, ProcessTable};
 use super::owner_mode::{LocalTime, OwnerMode, OwnerModeConfig, duration_text};
 use super::quarantine::{QuarantineRecord, QuarantineStore};
 use super::reading::{GpuAnswer, GpuReading, ProbeError, ReadError, RecoveryAction};
-use super::support::{Libtorch, unsupported};
+use super::support::unsupported;
 use super::xid::{ReleaseCondition, XidEffect, effect_of, policy};
 use crate::message::GpuOrder;
 
@@ -147,9 +148,9 @@ impl GpuStates {
     }
 
     /// What driver and libtorch can use, once that is known.
-    pub fn on_libtorch(&mut self, driver_cuda: Option<(u32, u32)>, libtorch: &Libtorch) {
+    pub fn on_libtorch(&mut self, driver: &Driver, libtorch: &LibtorchBuild) {
         for state in &mut self.gpus {
-            state.unsupported = unsupported(&state.gpu, driver_cuda, libtorch);
+            state.unsupported = unsupported(&state.gpu, driver, libtorch);
             if let Some(why) = &state.unsupported {
                 warn!(gpu = %state.gpu.uuid, index = state.gpu.index, why, "this GPU takes no jobs");
             }

@@ -4,8 +4,8 @@
 //! takes of the whole device, what is free of it now, and what runs of this kind were seen to need. Everything here is a
 //! function of its arguments.
 
+use trainyard_types::batch_ladder::LADDER;
 use trainyard_types::gpu::nominal_gib;
-use trainyard_types::oom::LADDER;
 use trainyard_types::{Batch, BatchChosen, BatchLayer, FitRecord, ModelScale, TrainSpec};
 
 use super::need::MemoryNeed;
@@ -125,13 +125,15 @@ pub struct BatchRequest<'a> {
     pub nominal: u32,
     /// What runs of this kind were seen to need.
     pub record: Option<&'a FitRecord>,
+    /// What CUDA itself was seen to take of such a GPU, in MiB.
+    pub cuda_state_mib: Option<u64>,
     /// The largest size that a former version of the agent kept for this GPU.
     pub former_limit: Option<u32>,
 }
 
 /// The batch size for `request`, with how it came about.
 pub fn choose(request: &BatchRequest<'_>) -> BatchChosen {
-    let BatchRequest { memory, workload, batch, nominal, record, former_limit } = *request;
+    let BatchRequest { memory, workload, batch, nominal, record, cuda_state_mib, former_limit } = *request;
     let mut layers = Layers(Vec::new());
     let share = match batch {
         Batch::Size(size) => {
@@ -149,7 +151,7 @@ pub fn choose(request: &BatchRequest<'_>) -> BatchChosen {
             None
         }
     };
-    let need = MemoryNeed::of(memory, workload, record);
+    let need = MemoryNeed::of(memory, workload, record, cuda_state_mib);
     let whole = need.budget(memory.whole_mib(), memory, share);
     layers.fit(
         "model",

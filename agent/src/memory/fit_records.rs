@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use trainyard_files::write_atomically;
-use trainyard_types::oom::LADDER;
+use trainyard_types::batch_ladder::LADDER;
 use trainyard_types::trainer::{MemoryMeasured, Started, TrainerEvent};
 use trainyard_types::{AttemptId, FitKey, FitRecord, Slot, Time};
 
@@ -22,6 +22,10 @@ mod tests;
 /// After so long a batch size that ran out of memory may be tried again: what nobody saw may have been to blame,
 /// and drivers change. On a GPU that is too small that costs one step down the ladder.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// CUDA's own state on a GPU, in MiB. What is seen outside of that is another process's, which has come or gone between
+/// two readings.
+const CUDA_STATES_MIB: std::ops::RangeInclusive<u64> = 200..=2000;
 
 /// The kind of device of a CPU slot.
 pub const CPU: &str = "CPU";
@@ -51,6 +55,14 @@ struct TrainerSetup {
     libtorch: String,
 }
 
+/// What CUDA was seen to take of a GPU beside what libtorch's allocator holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct CudaState {
+    device: String,
+    libtorch: String,
+    mib: u64,
+}
+
 /// When the batch size failed that a record calls too large.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct FailedAt {
@@ -65,6 +77,7 @@ struct FitFile {
     records: Vec<FitRecord>,
     #[serde(rename = "learned")]
     setups: Vec<TrainerSetup>,
+    cuda_states: Vec<CudaState>,
     /// Since when records have their `failed_batch_size`.
     failures: Vec<FailedAt>,
     /// From `batch-limits.json` of former versions: the largest batch size that fitted, by GPU and run. Each
@@ -135,6 +148,13 @@ impl FitStore {
         self.file.former_limits.get(&former_key(run)).copied()
     }
 
+    /// What CUDA itself takes of the run's GPU, as the newest run there told with the same libtorch.
+    pub fn cuda_state_mib(&self, run: &FitRun) -> Option<u64> {
+        let setup = self.file.setups.iter().find(|setup| setup.is_of(run))?;
+        let is_of = |state: &&CudaState| (&state.device, &state.libtorch) == (&setup.device, &setup.libtorch);
+        self.file.cuda_states.iter().find(is_of).map(|state| state.mib)
+    }
+
     /// Whether a run should measure what it needs.
     pub fn wants_measurement(&self, run: &FitRun) -> bool {
         self.stored(run).is_none_or(|record| record.batch_size == 0)
@@ -168,7 +188,10 @@ impl FitStore {
         let run = &current.run;
         match (event, current.key) {
             (TrainerEvent::Started(started), _) => self.on_started(now, attempt, run, started),
-            (TrainerEvent::Memory(measured), Some(key)) => self.on_memory(run, key, measured),
+            (TrainerEvent::Memory(measured), Some(key)) => {
+                self.on_cuda_state(&key, measured.beside_mib.zip(others_mib));
+                self.on_memory(run, key, measured);
+            }
             (TrainerEvent::BatchSize(changed), key) => {
                 self.set_batch_size(attempt, changed.to);
                 // Where the size stays, the trainer has saved memory otherwise.
@@ -257,6 +280,15 @@ impl FitStore {
         record.batch_size = measured.batch_size;
     }
 
+    /// Memory of the GPU is in use beside the allocator's, and others hold some of it.
+    fn on_cuda_state(&mut self, key: &FitKey, seen: Option<(u64, u64)>) {
+        let mib = seen.map(|(beside, others)| beside.saturating_sub(others));
+        let Some(mib) = mib.filter(|mib| CUDA_STATES_MIB.contains(mib)) else { return };
+        let (device, libtorch) = (key.device.clone(), key.libtorch.clone());
+        self.file.cuda_states.retain(|state| (&state.device, &state.libtorch) != (&device, &libtorch));
+        self.file.cuda_states.push(CudaState { device, libtorch, mib });
+    }
+
     /// Memory ran out with batches of `size`. Where the run had the whole device, that size is too large for it. Where
     /// other processes held memory, only the estimate per image rises. It counts what they hold now, not what they held
     /// when the run began.
@@ -286,7 +318,7 @@ impl FitStore {
     fn entry(&mut self, run: &FitRun, key: FitKey) -> &mut FitRecord {
         let records = &mut self.file.records;
         let at = records.iter().position(|record| record.key == key).unwrap_or_else(|| {
-            let need = MemoryNeed::of(run.memory, run.workload, None);
+            let need = MemoryNeed::of(run.memory, run.workload, None, None);
             records.push(FitRecord {
                 key,
                 fixed_mib: need.fixed_mib,

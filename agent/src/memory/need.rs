@@ -11,9 +11,9 @@ const HEADROOM: f64 = 0.08;
 const ESTIMATED_HEADROOM: f64 = 0.1;
 /// Share of main memory that is left for everything else.
 const HOST_HEADROOM: f64 = 0.2;
-/// Memory of a GPU that CUDA and its libraries take beside what the allocator counts, in MiB. An assumption, rounded
-/// up; it has not been measured on a GPU.
-const CUDA_STATE_MIB: u64 = 450;
+/// Memory of a GPU that CUDA and its libraries take beside what the allocator counts, in MiB: an estimate for GPUs on
+/// which no run has told it yet. 500 to 800 are usual; where it is too low the trainer steps down the ladder.
+pub const CUDA_STATE_MIB: u64 = 600;
 /// Part of an estimate's fixed memory that a run on a CPU does not take, in MiB.
 const CUDA_LIBRARIES_MIB: f64 = 400.0;
 
@@ -33,10 +33,16 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// The need of `workload`: by `record`, if that is of a measured run, else by an estimate.
-    pub fn of(memory: DeviceMemory, workload: Workload, record: Option<&FitRecord>) -> Self {
+    /// The need of `workload`: by `record`, if that is of a measured run, else by an estimate. `cuda_state_mib` is what
+    /// CUDA was seen to take on such a GPU.
+    pub fn of(
+        memory: DeviceMemory,
+        workload: Workload,
+        record: Option<&FitRecord>,
+        cuda_state_mib: Option<u64>,
+    ) -> Self {
         let (device, state) = match memory {
-            DeviceMemory::Gpu { .. } => ("GPU like this", CUDA_STATE_MIB),
+            DeviceMemory::Gpu { .. } => ("GPU like this", cuda_state_mib.unwrap_or(CUDA_STATE_MIB)),
             DeviceMemory::Cpu { .. } => ("CPU", 0),
         };
         match record.filter(|record| record.batch_size > 0) {

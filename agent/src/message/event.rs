@@ -130,6 +130,8 @@ pub struct Exit {
     pub stderr_tail: String,
     /// Lines of its event stream that were not understood.
     pub bad_lines: u64,
+    /// Whether next to nothing of the GPU's memory was free when it was read last before the end.
+    pub gpu_was_full: bool,
     /// Why the GPU is its owner's or another process' now, a sentence; `None` while it takes jobs.
     pub gpu_taken: Option<String>,
     /// Whether the disk of its run directory has less room than is kept free.

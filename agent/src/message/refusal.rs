@@ -29,6 +29,12 @@ impl Refusal {
         Self::unfit(Unfit::of_machine(kind, message))
     }
 
+    /// An end because the GPU failed, which its self-test is to look at.
+    pub fn failed_gpu(message: String) -> Self {
+        let unfit = Some(Unfit::of_machine(UnfitKind::SelfTest, message.clone()));
+        Self { reason: EndReason::GpuFault, message, unfit }
+    }
+
     /// The end of a job that this agent does not understand; a newer agent may.
     pub fn too_old(message: String) -> Self {
         Self::of_machine(UnfitKind::SelfTest, message)

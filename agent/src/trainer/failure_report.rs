@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
-use trainyard_types::Slot;
 use trainyard_types::trainer::exit_code;
+use trainyard_types::{Slot, oom_words};
 
 use super::child::TrainerExit;
 use super::watch::{WatchedTrainer, watch};
@@ -51,6 +51,8 @@ impl FailureReport {
         let out_of_memory_kill =
             out_of_memory_kill.unwrap_or_else(|| self.host.out_of_memory_kills() > self.kills_before);
         let stderr_tail = tail(&self.log, self.log_from);
+        // Read at most a second before the end, when the trainer still held what it had.
+        let gpu_was_full = is_nearly_full(&self.readings.borrow(), &self.slot);
         let others = if may_lack_gpu_memory(kind) {
             read_again(self.readings, &self.slot).await
         } else {
@@ -58,7 +60,7 @@ impl FailureReport {
         };
         let disk_is_short = self.config.disk_shortage().is_some();
         let gpu_taken = others.taken;
-        Exit { kind, out_of_memory_kill, stderr_tail, bad_lines, gpu_taken, disk_is_short }
+        Exit { kind, out_of_memory_kill, stderr_tail, bad_lines, gpu_was_full, gpu_taken, disk_is_short }
     }
 }
 
@@ -68,6 +70,14 @@ const fn may_lack_gpu_memory(kind: ExitKind) -> bool {
         ExitKind::Code(code) => !matches!(code, exit_code::DONE | exit_code::BAD_SPEC | exit_code::STOPPED),
         ExitKind::Signal(signal) => signal == Signal::SIGABRT as i32,
     }
+}
+
+/// Whether next to nothing of the GPU's memory was free when it was read last; not where nobody tells.
+fn is_nearly_full(readings: &Readings, slot: &Slot) -> bool {
+    let Slot::Gpu(uuid) = slot else { return false };
+    let free = readings.gpu(uuid).and_then(|gpu| gpu.memory_free_mib);
+    let total = readings.inventory.gpus.iter().find(|gpu| gpu.uuid == *uuid).map(|gpu| gpu.memory_total_mib);
+    free.zip(total).is_some_and(|(free, total)| oom_words::is_nearly_full(free, total))
 }
 
 /// The last lines that a trainer wrote into `log` after `from`, on one line.
@@ -85,4 +95,32 @@ fn tail(log: &Path, from: u64) -> String {
     let text = read(&log.to_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::{Gpu, GpuTelemetry, GpuUuid, Inventory};
+
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_full_by_what_was_read_last_and_not_where_nobody_tells() {
+        let uuid = GpuUuid("GPU-1".into());
+        let readings = |free| {
+            let gpu = Gpu {
+                uuid: uuid.clone(),
+                index: 0,
+                model: "NVIDIA GeForce RTX 4090".into(),
+                memory_total_mib: 24_564,
+                compute_capability: None,
+            };
+            let told = GpuTelemetry { uuid: uuid.clone(), memory_free_mib: free, ..GpuTelemetry::default() };
+            let inventory = Inventory { gpus: vec![gpu], ..Inventory::default() };
+            Readings { inventory, telemetry: vec![told], ..Readings::default() }
+        };
+        let full = |free| is_nearly_full(&readings(free), &Slot::Gpu(uuid.clone()));
+        assert_eq!([full(Some(60)), full(Some(9_000)), full(None)], [true, false, false]);
+        assert!(!is_nearly_full(&readings(Some(60)), &Slot::Cpu(0)));
+        assert!(!is_nearly_full(&readings(Some(60)), &Slot::Gpu(GpuUuid("GPU-2".into()))));
+    }
 }

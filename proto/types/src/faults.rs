@@ -40,6 +40,8 @@ pub enum Fault {
     Machine(UnfitKind),
     /// The machine's disk is full, which has a reason of its own.
     FullDisk,
+    /// The GPU, for good as far as the process goes: every later call to it fails, even those that free its memory.
+    Gpu,
 }
 
 /// One row: what is seen, and whose fault that is.
@@ -54,11 +56,11 @@ pub struct Row {
 }
 
 impl Row {
-    /// What the machine lacks; `None` where it is not the machine's, or its full disk.
+    /// What the machine lacks; `None` where it is not the machine's, its full disk, or a GPU that failed.
     pub const fn lack(&self) -> Option<UnfitKind> {
         match self.fault {
             Fault::Machine(kind) => Some(kind),
-            Fault::Job | Fault::FullDisk => None,
+            Fault::Job | Fault::FullDisk | Fault::Gpu => None,
         }
     }
 }
@@ -83,6 +85,10 @@ const fn any(errno: i32, fault: Fault, meaning: &'static str) -> Row {
 
 const fn words(words: &'static str, kind: UnfitKind, meaning: &'static str) -> Row {
     Row { sign: Sign::Words(words), fault: Fault::Machine(kind), meaning }
+}
+
+const fn gpu(words: &'static str, meaning: &'static str) -> Row {
+    Row { sign: Sign::Words(words), fault: Fault::Gpu, meaning }
 }
 
 /// The table; the first row that matches counts.
@@ -162,6 +168,24 @@ pub const TABLE: &[Row] = &[
     words("unable to load any of {libcudnn", UnfitKind::LibtorchUnusable, "cuDNN cannot be loaded"),
     words("cudnn_status_version_mismatch", UnfitKind::LibtorchUnusable, "cuDNN is another version"),
     words("cudnn_status_sublibrary", UnfitKind::LibtorchUnusable, "cuDNN cannot be loaded"),
+    // What CUDA says when a GPU's context is broken: its errors 700 to 721, 214, 220 and 999. None of them is the job's:
+    // the program is the same for every job. Where it is the program's after all, it fails on a second GPU, too.
+    gpu("an illegal memory access was encountered", "a kernel read or wrote where it may not"),
+    gpu("unspecified launch failure", "a kernel failed, and the driver does not say how"),
+    gpu("device-side assert triggered", "a kernel met what it takes to be impossible"),
+    gpu("the launch timed out and was terminated", "a kernel took longer than the driver allows"),
+    gpu("an illegal instruction was encountered", "a kernel met an instruction that is none"),
+    gpu("misaligned address", "a kernel read or wrote across a boundary"),
+    gpu(
+        "operation not supported on global/shared address space",
+        "a kernel used an address of another space",
+    ),
+    gpu("invalid program counter", "a kernel left its code"),
+    gpu("hardware stack error", "a kernel's stack is broken"),
+    gpu("uncorrectable ecc error", "the GPU's memory has an error that it cannot correct"),
+    gpu("uncorrectable nvlink error", "the link between GPUs has an error that it cannot correct"),
+    gpu("over nvlink or a hardware error", "the GPU's hardware failed"),
+    gpu("cuda error: unknown error", "the driver does not say what failed"),
     // What libtorch says of drivers and GPUs.
     words("no kernel image is available", UnfitKind::GpuUnsupported, "libtorch has no code for the GPU"),
     words("named symbol not found", UnfitKind::GpuUnsupported, "libtorch has no code for the GPU"),
@@ -229,6 +253,17 @@ pub fn of_words(text: &str) -> Option<Row> {
     find(|sign| matches!(sign, Sign::Words(words) if text.contains(words)))
 }
 
+/// Whether last words say that a GPU's context is broken: what the process does with that GPU from then on fails, too.
+pub fn is_sticky(text: &str) -> bool {
+    of_gpu(text).is_some()
+}
+
+/// What last words say of a GPU that failed; `None` where they do not.
+pub fn of_gpu(text: &str) -> Option<Row> {
+    let text = text.to_lowercase();
+    find_row(|row| row.fault == Fault::Gpu && matches!(row.sign, Sign::Words(words) if text.contains(words)))
+}
+
 /// Whose fault an exit code is of a trainer that said nothing.
 pub fn of_code(code: i32) -> Option<Row> {
     find(|sign| sign == Sign::Code(code))
@@ -249,7 +284,11 @@ pub fn errno_in(text: &str) -> Option<i32> {
 }
 
 fn find(matches: impl Fn(Sign) -> bool) -> Option<Row> {
-    TABLE.iter().find(|row| matches(row.sign)).copied()
+    find_row(|row| matches(row.sign))
+}
+
+fn find_row(matches: impl Fn(&Row) -> bool) -> Option<Row> {
+    TABLE.iter().find(|row| matches(row)).copied()
 }
 
 #[cfg(test)]
@@ -286,6 +325,31 @@ mod tests {
         assert_eq!(of_errno(Place::Path, 9999), None);
         assert_eq!(of_words("thread 'main' panicked at 7"), None);
         assert_eq!((of_code(101), of_signal(11)), (None, None));
+    }
+
+    #[test]
+    fn a_gpu_whose_context_is_broken_is_told_from_one_that_cannot_be_used() {
+        for text in [
+            "CUDA error: an illegal memory access was encountered",
+            "CUDA error: unspecified launch failure",
+            "CUDA error: device-side assert triggered",
+            "CUDA error: uncorrectable ECC error encountered",
+            "CUDA error: unknown error",
+        ] {
+            assert!(is_sticky(text), "{text}");
+            let row = of_words(text).unwrap();
+            assert_eq!((row.fault, row.lack()), (Fault::Gpu, None), "{text}");
+        }
+        // Whatever else is said beside it.
+        assert!(is_sticky("driver on your system is too old; CUDA error: unspecified launch failure"));
+        for text in [
+            "CUDA error: out of memory",
+            "CUDA error: no kernel image is available for execution on the device",
+            "CUDA unknown error - this may be due to an incorrectly set up environment",
+            "CUDA error: too many resources requested for launch",
+        ] {
+            assert!(!is_sticky(text), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //!
 //! Must not know: gRPC, Redis, tokio, libtorch. Everything here parses and prints, nothing acts.
 
+pub mod batch_ladder;
+pub mod cuda_support;
 pub mod datasheet;
 pub mod environment;
 pub mod faults;
@@ -13,7 +15,7 @@ pub mod habit;
 pub mod ids;
 pub mod job;
 pub mod model;
-pub mod oom;
+pub mod oom_words;
 pub mod report;
 pub mod text;
 pub mod time;

@@ -147,6 +147,10 @@ pub struct MemoryMeasured {
     pub densest_objects: u32,
     /// Peak of memory during validation.
     pub validation_peak_mib: u64,
+    /// Memory of the GPU that is in use beside what this process's allocator holds, as the measurement ends: CUDA's own
+    /// state here, and all that other processes hold. `None` on a CPU, and from an older trainer.
+    #[serde(default)]
+    pub beside_mib: Option<u64>,
 }
 
 /// The number of loader threads before and after a change.

@@ -25,10 +25,13 @@ use crate::weights::{self, TensorFile, WeightsError};
 
 /// The device of that name. Without a name: the first GPU where there is an NVIDIA driver, or else the CPU.
 ///
-/// `cuda` is what [`libtorch::load_cuda`] returned. A machine with a driver on which libtorch's CUDA half
-/// does not load is an error: training on its CPU in silence is not what anybody wants.
+/// `cuda` is what [`libtorch::load_cuda`] returned.
+///
+/// # Errors
+/// It cannot be used. On a machine with a driver that goes without a name, too: training on its CPU in silence is not
+/// what anybody wants.
 pub fn device(name: Option<&str>, cuda: &Result<(), String>) -> Result<Device, TrainError> {
-    let name = name.unwrap_or(if libtorch::has_nvidia_driver() { "cuda:0" } else { "cpu" });
+    let name = name.unwrap_or_else(|| libtorch::device::default_name(cuda));
     Ok(libtorch::device(name, cuda)?)
 }
 

@@ -2,8 +2,8 @@
 
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -17,7 +17,7 @@ use trainyard_types::{TrainSpec, Violation};
 use super::spec_args::SpecArgs;
 use super::{data_file, device};
 use crate::events::{Events, inherited};
-use crate::libtorch::{self, Precision};
+use crate::libtorch::{self, Precision, TorchError};
 use crate::train::error::TrainError;
 use crate::train::memory::ProbeWhen;
 use crate::train::session::RunEnd;
@@ -117,6 +117,10 @@ impl Train {
                 return exit_code::INTERNAL;
             }
         }
+        let shared = Mutex::new(events.share());
+        libtorch::last_words::set(Box::new(move |error| {
+            leave_gpu(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), error);
+        }));
         libtorch::use_all_cores();
         libtorch::keep_freed_memory();
         let result = libtorch::catch_panic(|| {
@@ -130,11 +134,8 @@ impl Train {
                 events.print("stopped; --resume goes on from the checkpoint");
                 exit_code::STOPPED
             }
-            Err(error) => {
-                events.print(&clean_lines(&format!("error: {error}")));
-                events.emit(TrainerEvent::Failed(error.failed()));
-                error.exit_code()
-            }
+            Err(TrainError::Torch(error)) if error.is_sticky() => leave_gpu(&mut events, &error),
+            Err(error) => tell_failure(&mut events, &error),
         }
     }
 
@@ -174,6 +175,22 @@ impl Train {
             control: None,
         })
     }
+}
+
+/// Tells why the run cannot go on; returns the exit code.
+fn tell_failure(events: &mut Events, error: &TrainError) -> i32 {
+    events.print(&clean_lines(&format!("error: {error}")));
+    events.emit(TrainerEvent::Failed(error.failed()));
+    error.exit_code()
+}
+
+/// Tells that the GPU's context is broken, and ends the process before anything on that GPU is dropped.
+fn leave_gpu(events: &mut Events, error: &TorchError) -> ! {
+    let message = format!(
+        "{error}; nothing more can be computed on this GPU in this process; --resume goes on from the newest checkpoint"
+    );
+    let code = tell_failure(events, &TrainError::Torch(TorchError { message }));
+    libtorch::last_words::end_at_once(code)
 }
 
 /// What layers are to compute in, if somebody wants to compare: `TRAINYARD_AMP`.

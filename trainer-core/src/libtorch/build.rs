@@ -1,52 +1,44 @@
 //! What libtorch was built for: its version, its CUDA, and the GPUs that it has code for.
 
-use serde::Serialize;
+use trainyard_types::cuda_support::LibtorchBuild;
 
 use super::shim;
 
-/// What an agent wants to know before it offers a GPU.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Build {
-    /// `2.13.0`.
-    pub version: String,
-    /// Whether there is an NVIDIA driver; without one libtorch does not tell the rest.
-    pub driver: bool,
-    /// The CUDA version it was built for, such as `13.0`.
-    pub cuda: Option<String>,
-    /// `sm_90`: code for such GPUs; `compute_120`: intermediate code for such GPUs and newer ones.
-    pub architectures: Vec<String>,
-    /// Why its CUDA half does not load; empty when it does.
-    pub problem: String,
-}
-
 /// Asks libtorch. `loaded` is what [`load_cuda`](super::load_cuda) returned.
-pub fn build(loaded: &Result<(), String>) -> Build {
+pub fn build(loaded: &Result<(), String>) -> LibtorchBuild {
     let config = shim::text_from(|out| {
         // SAFETY: `out` can be written.
         unsafe { shim::ty_config(out) }
     });
-    let driver = super::has_nvidia_driver();
+    let driver = super::driver::has_nvidia_driver();
     let problem = loaded.as_ref().err().cloned().unwrap_or_default();
-    Build { driver, problem, ..parse(&config.unwrap_or_default()) }
+    LibtorchBuild { driver, problem, ..parse(&config.unwrap_or_default()) }
 }
 
-/// Reads libtorch's own description of itself.
-fn parse(config: &str) -> Build {
-    let after = |start: &str| {
-        let line = config
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("- ").unwrap_or(line).strip_prefix(start));
-        line.map(|rest| rest.trim().to_owned())
+/// Reads libtorch's own description of itself. Lines of its own tell of CUDA only where there is a GPU that works; the
+/// settings that it was built with always do.
+fn parse(config: &str) -> LibtorchBuild {
+    let setting = |name: &str| {
+        let (_, rest) = config.split_once(name)?;
+        let value = rest.split([',', ' ', '\n']).next()?;
+        (!value.is_empty()).then(|| value.to_owned())
     };
-    let flags = after("NVCC architecture flags:").unwrap_or_default();
-    let named = flags.split([';', ' ', ',']).filter_map(|flag| flag.strip_prefix("code="));
-    let version = config.split_once("TORCH_VERSION=").map(|(_, rest)| rest);
-    let end = |text: &str| text.split([',', ' ']).next().unwrap_or_default().to_owned();
-    Build {
-        version: version.map(end).unwrap_or_default(),
-        cuda: after("CUDA Runtime"),
-        architectures: named.map(str::to_owned).collect(),
-        ..Build::default()
+    // `-gencode arch=compute_75,code=sm_75`, or `code=[compute_120,sm_120]`.
+    let codes = config.split("code=").skip(1).flat_map(|rest| match rest.strip_prefix('[') {
+        Some(list) => list.split(']').next().unwrap_or_default().split(',').collect(),
+        None => vec![rest.split([',', ';', ' ', '\n']).next().unwrap_or_default()],
+    });
+    let mut architectures: Vec<String> = Vec::new();
+    for code in codes {
+        if !architectures.iter().any(|known| known == code) {
+            architectures.push(code.to_owned());
+        }
+    }
+    LibtorchBuild {
+        version: setting("TORCH_VERSION=").unwrap_or_default(),
+        cuda: setting("CUDA_VERSION="),
+        architectures,
+        ..LibtorchBuild::default()
     }
 }
 
@@ -58,11 +50,24 @@ mod tests {
     fn a_build_with_cuda_names_what_it_has_code_for() {
         let config = "PyTorch built with:\n  - GCC 13.3\n  - CUDA Runtime 12.8\n  - NVCC architecture flags: \
                       -gencode;arch=compute_75,code=sm_75;-gencode;arch=compute_120,code=sm_120;-gencode;\
-                      arch=compute_120,code=compute_120\n  - Build settings: CUDA_VERSION=12.8, \
-                      TORCH_VERSION=2.13.0, USE_CUDA=ON, \n";
+                      arch=compute_120,code=compute_120\n  - Build settings: CUDA_FLAGS= -DX -gencode \
+                      arch=compute_75,code=sm_75 -gencode arch=compute_120,code=[compute_120,sm_120], \
+                      CUDA_VERSION=12.8, TORCH_VERSION=2.13.0, USE_CUDA=ON, \n";
         let found = parse(config);
         assert_eq!((found.version.as_str(), found.cuda.as_deref()), ("2.13.0", Some("12.8")));
         assert_eq!(found.architectures, ["sm_75", "sm_120", "compute_120"]);
+    }
+
+    #[test]
+    fn a_build_with_cuda_says_so_where_no_gpu_works() {
+        let config = "PyTorch built with:\n  - GCC 13.3\n  - Build settings: CUDA_FLAGS= -Xfatbin -gencode \
+                      arch=compute_75,code=sm_75 -gencode arch=compute_120,code=sm_120 --threads 2, \
+                      CUDA_VERSION=13.0, CUDNN_VERSION=9.20.0, TORCH_VERSION=2.13.0, USE_CUDA=1, \n";
+        let found = parse(config);
+        assert_eq!(found.cuda.as_deref(), Some("13.0"));
+        assert_eq!(found.architectures, ["sm_75", "sm_120"]);
+        let bare = parse("PyTorch built with:\n  - Build settings: TORCH_VERSION=2.13.0, USE_CUDA=0, \n");
+        assert_eq!((bare.version.as_str(), bare.cuda, bare.architectures), ("2.13.0", None, Vec::new()));
     }
 
     #[test]

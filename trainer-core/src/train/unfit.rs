@@ -11,7 +11,6 @@ use trainyard_types::{Unfit, UnfitKind};
 
 use super::error::TrainError;
 use crate::import::PtError;
-use crate::libtorch::DeviceError;
 use crate::weights::WeightsError;
 
 /// What the machine lacks, if that is why training cannot go on.
@@ -29,8 +28,7 @@ pub fn unfit(error: &TrainError) -> Option<Unfit> {
             let row = faults::errno_in(last).and_then(|errno| faults::of_errno(Place::Path, errno));
             row.and_then(|row| row.lack()).map(|kind| at(kind, Path::new(first)))
         }
-        TrainError::Device(DeviceError::NotLoaded { .. }) => Some(of_machine(UnfitKind::LibtorchUnusable)),
-        TrainError::Device(DeviceError::Absent { .. }) => Some(of_machine(UnfitKind::DriverUnusable)),
+        TrainError::Device(error) => error.lack().map(of_machine),
         TrainError::Torch(error) => {
             // Which path words are about is not known.
             let kind = faults::of_words(&error.message).and_then(|row| row.lack());
@@ -93,7 +91,7 @@ mod tests {
     use trainyard_types::Violation;
 
     use super::*;
-    use crate::libtorch::TorchError;
+    use crate::libtorch::{DeviceError, TorchError};
 
     fn kind(error: &TrainError) -> Option<UnfitKind> {
         let failed = error.failed();
@@ -129,7 +127,7 @@ mod tests {
         assert_eq!(kind(&bug(thread)), Some(UnfitKind::OutOfResources));
         assert_eq!(kind(&bug("index out of bounds")), None);
         assert_eq!(kind(&TrainError::Spec(vec![Violation::new("epochs", "is 0")])), None);
-        let absent = DeviceError::Absent { device: "cuda:0".into(), count: 0 };
+        let absent = DeviceError::Absent { device: "cuda:0".into(), count: 0, complaint: None };
         assert_eq!(kind(&absent.into()), Some(UnfitKind::DriverUnusable));
     }
 

@@ -83,7 +83,7 @@ pub fn validate_batch(model: &Model, batch: &Batch, config: &ValidationConfig<'_
     while found.len() < batch.n {
         let (from, count) = (found.len(), config.tracker.validation_images(batch.n - found.len()));
         let began = Instant::now();
-        let part = libtorch::catch(|| {
+        let part = libtorch::catch_on(model.device(), || {
             config.tracker.enter(Phase::Validation, count);
             predict(model, batch, from..from + count, config)
         });
@@ -118,7 +118,7 @@ fn predict(
     images: Range<usize>,
     config: &ValidationConfig<'_>,
 ) -> (Loss, Tensor) {
-    let input = images_in(batch, images.clone(), model.device());
+    let input = images_in(batch, images.clone(), model.device(), config.precision.kind());
     let prediction = forward(model, &input, false, config.precision);
     drop(input);
     let targets = targets_in(batch, images, model.device());

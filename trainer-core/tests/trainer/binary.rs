@@ -133,6 +133,29 @@ fn a_gpu_too_small_for_one_image_ends_with_its_own_exit_code() {
 }
 
 #[test]
+fn what_a_gpu_that_failed_or_cudnn_says_is_told_and_no_smaller_batch_is_tried() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = crate::shapes::write(&folder.path().join("data"), 4);
+    // On a CPU no numbers say that cuDNN has run out of memory.
+    for (name, words, advice) in [
+        ("broken", "CUDA error: an illegal memory access was encountered", "--resume goes on"),
+        ("both", "CUDA out of memory. CUDA error: unspecified launch failure", "--resume goes on"),
+        ("cudnn", "GET was unable to find an engine to execute this computation", ""),
+    ] {
+        let faults = [("TRAINYARD_TEST_OOM_AT_BATCH", "1@backward"), ("TRAINYARD_TEST_OOM_WORDS", words)];
+        let child = start(&crate::shapes::spec(&data, 1), &folder.path().join(name), &[], &faults);
+        let (code, events) = finish(child);
+        assert_eq!(code, exit_code::INTERNAL);
+        let failed = |event: &&TrainerEvent| matches!(event, TrainerEvent::Failed(_));
+        assert_eq!(events.iter().filter(failed).count(), 1, "{events:?}");
+        let Some(TrainerEvent::Failed(failed)) = events.last() else { panic!("{events:?}") };
+        assert!(failed.message.contains(words) && failed.message.contains(advice), "{}", failed.message);
+        assert!(!events.iter().any(|event| matches!(event, TrainerEvent::BatchSize(_))), "{events:?}");
+    }
+}
+
+#[test]
 fn wrong_specs_and_data_end_with_64_and_name_what_is_wrong() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();

@@ -62,6 +62,7 @@ fn exited(kind: ExitKind) -> Event {
         out_of_memory_kill: false,
         stderr_tail: "CUDA error".into(),
         bad_lines: 0,
+        gpu_was_full: false,
         gpu_taken: None,
         disk_is_short: false,
     };

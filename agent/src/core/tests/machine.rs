@@ -4,7 +4,7 @@ use trainyard_types::trainer::{Activity, Beat, Step};
 use trainyard_types::{Ended, Unfit, UnfitKind};
 
 use super::*;
-use crate::message::PathUse;
+use crate::message::{GpuOrder, PathUse};
 
 fn end(out: &[Command]) -> Option<Ended> {
     out.iter().find_map(|command| match command {
@@ -95,6 +95,53 @@ fn how_a_silent_trainer_ends_tells_what_the_machine_lacks() {
     let mut world = Running::new();
     world.line(1, TrainerEvent::Step(Step::default()));
     assert_eq!(end(&world.exited(2, ExitKind::Code(127))).unwrap().reason, EndReason::TrainerCrash);
+}
+
+const BROKEN: &str = "CUDA error: an illegal memory access was encountered";
+
+#[test]
+fn a_gpu_that_failed_under_its_trainer_is_tested_and_the_job_moves_for_free() {
+    // Whether the trainer could tell, or its death told; out of memory is not why, whatever else was said.
+    for (kind, told, stderr) in [
+        (ExitKind::Code(70), "libtorch failed: CUDA error: an illegal memory access was encountered", ""),
+        (ExitKind::Signal(6), "", "terminate called: CUDA error: unspecified launch failure"),
+        (ExitKind::Signal(6), "", "CUDA out of memory. | CUDA error: device-side assert triggered"),
+    ] {
+        let mut world = Running::new();
+        if !told.is_empty() {
+            world.fail(told);
+        }
+        let exit = Exit { stderr_tail: stderr.into(), gpu_was_full: true, ..exit(kind) };
+        let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
+        let [Command::TestDevice(_, slot, lack)] = &out[..] else { panic!("{kind:?}: {out:?}") };
+        assert_eq!((slot, lack.kind), (&gpu("GPU-1"), UnfitKind::SelfTest));
+        let out = world.core.handle(Time(3), Event::DeviceTested(world.a));
+        let ended = end(&out).unwrap();
+        assert_eq!((ended.reason, ended.unfit), (EndReason::GpuFault, None));
+        assert!(ended.message.starts_with("the GPU failed under the trainer: a kernel"), "{}", ended.message);
+    }
+}
+
+#[test]
+fn whether_the_driver_or_the_trainer_tells_of_a_failed_gpu_first_makes_no_difference() {
+    let reason_after = |xid: Option<EndReason>, kind| {
+        let mut world = Running::new();
+        if let Some(reason) = xid {
+            let (gpu, message) = (GpuUuid("GPU-1".into()), "XID 31".into());
+            let order = GpuOrder::Fail { gpu, reason, message, at_once: false };
+            world.core.handle(Time(1), Event::Gpu(order));
+        }
+        world.fail(BROKEN);
+        let mut out = world.exited(2, kind);
+        out.extend(world.core.handle(Time(3), Event::DeviceTested(world.a)));
+        end(&out).unwrap().reason
+    };
+    let crashed = ExitKind::Code(70);
+    assert_eq!(reason_after(None, crashed), EndReason::GpuFault);
+    assert_eq!(reason_after(Some(EndReason::TrainerCrash), crashed), EndReason::GpuFault);
+    assert_eq!(reason_after(Some(EndReason::GpuFault), crashed), EndReason::GpuFault);
+    // Killed as it did not end: the driver's word alone counts.
+    assert_eq!(reason_after(Some(EndReason::TrainerCrash), ExitKind::Signal(9)), EndReason::TrainerCrash);
 }
 
 #[test]

@@ -48,6 +48,47 @@ fn a_process_that_the_gpus_memory_ended_is_followed_by_one_with_a_smaller_batch(
     }
 }
 
+/// The end of a trainer that died without a word to the agent.
+fn died(stderr: &str, gpu_was_full: bool) -> Exit {
+    Exit { stderr_tail: stderr.into(), gpu_was_full, ..exit(ExitKind::Signal(6)) }
+}
+
+const AMBIGUOUS: &str = "terminate called: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED";
+
+#[test]
+fn what_is_also_said_for_want_of_memory_counts_as_that_where_the_gpu_was_full() {
+    let mut world = Running::new();
+    let out = world.core.handle(Time(2), Event::Exited(world.a, died(AMBIGUOUS, true)));
+    let Some(Command::Spawn(_, again)) = out.last() else { panic!("{out:?}") };
+    assert_eq!(again.chosen.batch_size, 12);
+    let mut world = Running::new();
+    let out = world.core.handle(Time(2), Event::Exited(world.a, died(AMBIGUOUS, false)));
+    assert_eq!(ended(&out).unwrap().0, EndReason::TrainerCrash, "there was room");
+    // A trainer that tells has asked its allocator.
+    let mut world = Running::new();
+    world.fail("libtorch failed: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED");
+    let exit = Exit { gpu_was_full: true, ..exit(ExitKind::Code(70)) };
+    let out = world.core.handle(Time(2), Event::Exited(world.a, exit));
+    assert_eq!(ended(&out).unwrap().0, EndReason::TrainerCrash);
+}
+
+#[test]
+fn a_broken_gpu_that_is_full_does_not_lead_a_job_down_to_one_image() {
+    let mut world = Running::new();
+    for batch_size in [12, 8, 6] {
+        let out = world.core.handle(Time(2), Event::Exited(world.a, died(AMBIGUOUS, true)));
+        let Some(Command::Spawn(_, again)) = out.last() else { panic!("{out:?}") };
+        assert_eq!(again.chosen.batch_size, batch_size);
+    }
+    let out = world.core.handle(Time(2), Event::Exited(world.a, died(AMBIGUOUS, true)));
+    assert_eq!(ended(&out).unwrap().0, EndReason::TrainerCrash);
+    // A guess never says that the GPU is too small.
+    let mut world = Running::new();
+    world.line(1, smaller(16, 1));
+    let out = world.core.handle(Time(2), Event::Exited(world.a, died(AMBIGUOUS, true)));
+    assert_eq!(ended(&out).unwrap().0, EndReason::TrainerCrash);
+}
+
 #[test]
 fn at_batch_1_the_gpu_is_too_small_and_the_user_is_told_what_would_fit() {
     let mut world = Running::new();

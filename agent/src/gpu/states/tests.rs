@@ -319,14 +319,14 @@ fn a_gpu_that_answers_only_later_is_taken_in() {
 fn a_gpu_that_libtorch_has_no_code_for_says_so() {
     let (_folder, mut machine) = machine();
     machine.second(vec![idle(), idle()]);
-    let libtorch = Libtorch {
+    let libtorch = LibtorchBuild {
         version: "2.13.0".into(),
         driver: true,
         cuda: Some("13.0".into()),
         architectures: vec!["sm_120".into()],
         problem: String::new(),
     };
-    machine.gpus.on_libtorch(Some((13, 0)), &libtorch);
+    machine.gpus.on_libtorch(&Driver { version: "580.95.05".into(), cuda: Some((13, 0)) }, &libtorch);
     assert_eq!(machine.causes(), [Some(Unsupported); 2]);
     assert!(machine.why(0).contains("sm_89"), "{}", machine.why(0));
 }

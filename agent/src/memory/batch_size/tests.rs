@@ -18,7 +18,15 @@ fn idle_gpu(total_mib: u64) -> DeviceMemory {
 }
 
 fn request(memory: DeviceMemory, workload: Workload) -> BatchRequest<'static> {
-    BatchRequest { memory, workload, batch: Batch::Auto, nominal: 64, record: None, former_limit: None }
+    BatchRequest {
+        memory,
+        workload,
+        batch: Batch::Auto,
+        nominal: 64,
+        record: None,
+        cuda_state_mib: None,
+        former_limit: None,
+    }
 }
 
 fn auto(memory: DeviceMemory, workload: Workload) -> u32 {
@@ -118,8 +126,8 @@ fn every_layer_lowers_the_one_before_and_says_why() {
         reasons,
         [
             "12.0 GB GPU, imgsz 640",
-            "yolov8m at 640 px takes 1.3 GB and 250 MiB an image as measured, and the 12.0 GB GPU has room for \
-             38 images",
+            "yolov8m at 640 px takes 1.5 GB and 250 MiB an image as measured, and the 12.0 GB GPU has room for \
+             37 images",
             "5.9 GB are free, 5.8 GB held by others, 0.3 GB by the driver: room for 16 images",
             "measured with 8 images, validation and some headroom included; 12 images ran out of memory with all \
              of it",
@@ -143,6 +151,17 @@ fn a_measurement_replaces_the_estimate_in_both_directions() {
     let estimate = FitRecord { batch_size: 0, ..record(800, 1000.0, 0, None) };
     assert_eq!(size(&estimate), 8, "what is known to be too little counts even without a measurement");
     assert_eq!(size(&FitRecord { failed_batch_size: Some(1), ..estimate }), 1);
+}
+
+#[test]
+fn what_cuda_takes_beside_the_allocator_counts_as_it_was_seen_and_is_estimated_before() {
+    let record = record(900, 300.0, 2000, None);
+    let size = |cuda_state_mib| {
+        let request = request(gpu(12227, Some(6000)), workload(ModelScale::M, 640));
+        choose(&BatchRequest { record: Some(&record), cuda_state_mib, ..request }).batch_size
+    };
+    // 92 % of 6000 MiB are 5520: with 300 MiB an image 12 are left room for by 1020, and 8 by 2220.
+    assert_eq!([size(None), size(Some(600)), size(Some(900)), size(Some(1500))], [12, 12, 12, 8]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn measured() -> TrainerEvent {
         step_peak_mib: 900 + 16 * 300,
         densest_objects: 40,
         validation_peak_mib: 3000,
+        beside_mib: None,
     })
 }
 
@@ -74,6 +75,7 @@ fn guess_at(store: &FitStore, run: &FitRun, now: Time) -> u32 {
         batch: Batch::Auto,
         nominal: 64,
         record: record.as_ref(),
+        cuda_state_mib: store.cuda_state_mib(run),
         former_limit: store.former_limit(run),
     };
     choose(&request).batch_size
@@ -210,4 +212,33 @@ fn a_damaged_file_costs_what_it_held_and_nothing_else() {
     store.begin(attempt(1), run(12000));
     assert!(tell(&mut store, 1, &started()));
     assert!(FitStore::load(folder.path()).record(&run(12000), NOW).is_none());
+}
+
+/// A measurement on a GPU of which so much is in use beside the allocator's memory.
+fn measured_beside(mib: u64) -> TrainerEvent {
+    let TrainerEvent::Memory(measured) = measured() else { panic!("a measurement") };
+    TrainerEvent::Memory(MemoryMeasured { beside_mib: Some(mib), ..measured })
+}
+
+#[test]
+fn what_cuda_takes_is_what_is_in_use_beside_the_allocator_less_what_others_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = FitStore::load(folder.path());
+    store.begin(attempt(1), run(12000));
+    tell(&mut store, 1, &started());
+    let mut seen = |beside, others| {
+        store.observe(NOW, attempt(1), &measured_beside(beside), others).unwrap();
+        store.cuda_state_mib(&run(12000))
+    };
+    assert_eq!(seen(980, None), None, "without the others' share nothing is known");
+    assert_eq!(seen(980, Some(200)), Some(780));
+    assert_eq!(seen(720, Some(0)), Some(720), "the newest counts");
+    assert_eq!(seen(500, Some(450)), Some(720), "others have gone meanwhile: CUDA takes more than that");
+    assert_eq!(seen(9500, Some(450)), Some(720), "others have come meanwhile: CUDA takes less than that");
+    let again = FitStore::load(folder.path());
+    assert_eq!(again.cuda_state_mib(&run(12000)), Some(720), "it survives a restart");
+    // It is another kind of run's, too, but no other GPU's.
+    let other = Workload { model: ModelScale::N, ..run(12000).workload };
+    assert_eq!(again.cuda_state_mib(&FitRun { workload: other, ..run(12000) }), Some(720));
+    assert_eq!(again.cuda_state_mib(&FitRun { device: "NVIDIA H200".into(), ..run(12000) }), None);
 }

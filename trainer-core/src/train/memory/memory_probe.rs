@@ -13,6 +13,7 @@ use trainyard_types::TrainSpec;
 use trainyard_types::trainer::{MemoryMeasured, Phase};
 
 use super::peak_memory::PeakMemory;
+use crate::libtorch::memory_stats;
 use crate::train::batch_tensors::BatchTensors;
 use crate::train::bn_state::BnState;
 use crate::train::setup::Setup;
@@ -79,12 +80,15 @@ impl MemoryProbe<'_> {
         let step_peak_mib = memory.peak_mib();
         bn_state.restore(&state.model);
         PeakMemory::start(device);
+        let beside_mib = memory_stats(device)
+            .map(|stats| stats.total_bytes.saturating_sub(stats.free_bytes + stats.reserved_bytes) >> 20);
         MemoryMeasured {
             batch_size: self.batch_size,
             fixed_mib,
             step_peak_mib,
             densest_objects: u32::try_from(objects.iter().sum::<usize>()).unwrap_or(u32::MAX),
             validation_peak_mib,
+            beside_mib,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use trainyard_types::oom::next_smaller;
+use trainyard_types::batch_ladder::next_smaller;
 use trainyard_types::trainer::Phase;
 
 use crate::libtorch::Precision;
