@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 TORCH=2.13.0
 CUDA_RUNTIME=13.0.96
 CUDA_CUPTI=13.0.85
+# The oldest NVIDIA drivers, by major version, that run this torch, which is for CUDA 13, and one for CUDA 12.
+DRIVER=580
+DRIVER_CUDA_12=525
 GRPCURL=1.8.6.post2
 ONNX=1.23.2
 ONNXRUNTIME=1.32.0
@@ -65,20 +68,70 @@ install_rust() {
     have_rust || fail "cargo is older than 1.$RUST_MINOR; run: rustup update stable"
 }
 
-# `cuda` on a machine with an NVIDIA driver, `cpu` elsewhere.
+# The machine's own files lie below it; another folder in tests.
+ROOT=${TRAINYARD_SETUP_ROOT:-}
+WSL=$ROOT/usr/lib/wsl/lib
+
+# Whether there is an NVIDIA driver. Under WSL2 it is Windows' own, and the kernel has no module of it.
+have_driver() {
+    [ -e "$ROOT/sys/module/nvidia/version" ] || [ -e "$ROOT/proc/driver/nvidia/version" ] && return
+    [ -e "$ROOT/dev/dxg" ] && [ -e "$WSL/libcuda.so.1" ] && return
+    [ -z "$ROOT" ] && ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'
+}
+
+# The driver's version, such as 580.95.05; nothing where nobody tells.
+driver_version() {
+    {
+        cat "$ROOT/sys/module/nvidia/version" "$ROOT/proc/driver/nvidia/version" 2>/dev/null || true
+        PATH="${ROOT:-$PATH}:$WSL" nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null || true
+    } | { grep -oE '\b[0-9]{3,}(\.[0-9]+)+' || true; } | head -n 1
+}
+
+# `cuda` on a machine with an NVIDIA driver that is new enough, `cpu` elsewhere. Says what to do about one that is not.
 flavour() {
-    if [ -e /proc/driver/nvidia/version ] || ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'; then echo cuda; else echo cpu; fi
+    have_driver || { echo cpu; return; }
+    local version needed=$DRIVER
+    [ -z "${TRAINYARD_TORCH_INDEX:-}" ] || needed=$DRIVER_CUDA_12
+    version=$(driver_version)
+    if [ -z "$version" ]; then
+        say "this machine's NVIDIA driver does not tell its version; libtorch needs $needed or newer" >&2
+    elif [ "${version%%.*}" -lt "$needed" ]; then
+        old_driver "$version" "$needed" >&2
+        echo cpu
+        return
+    fi
+    echo cuda
+}
+
+# What to do about a driver that libtorch cannot use.
+old_driver() {
+    say "the NVIDIA driver here is $1, and libtorch $TORCH with CUDA needs $2 or newer."
+    say "So libtorch for the CPU is installed: this machine trains on its CPU only. To train on the GPU, either"
+    say "- install driver $DRIVER or newer, restart the machine, and run 'make setup' again:"
+    say "    Ubuntu: sudo apt-get install nvidia-driver-$DRIVER"
+    say "    Debian: https://developer.nvidia.com/cuda-downloads has packages; so have Windows and WSL2 at"
+    say "    https://www.nvidia.com/drivers"
+    [ "$2" = "$DRIVER_CUDA_12" ] || [ "${1%%.*}" -lt "$DRIVER_CUDA_12" ] || {
+        say "- or keep the driver, and name a package index that has torch $TORCH for CUDA 12:"
+        say "    TRAINYARD_TORCH_INDEX=URL make setup"
+        say "    (https://pytorch.org/get-started lists them; an RTX 50xx needs CUDA 12.8 and driver 570 or newer)"
+    }
 }
 
 install_libtorch() {
-    local stamp=.libtorch/installed want
-    want="$TORCH $(flavour)"
+    local stamp=.libtorch/installed flavour want index=()
+    flavour=$(flavour)
+    want="$TORCH $flavour"
+    if [ "$flavour" = cuda ] && [ -n "${TRAINYARD_TORCH_INDEX:-}" ]; then
+        index=(--index-url "$TRAINYARD_TORCH_INDEX")
+        want="$want from $TRAINYARD_TORCH_INDEX"
+    fi
     if [ -e .libtorch/torch/lib/libtorch_cpu.so ] && [ "$(cat $stamp 2>/dev/null)" = "$want" ]; then return; fi
     say "installing libtorch $want into .libtorch"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "libtorch $TORCH needs Python 3.10 or newer"
     python3 -m venv --clear .libtorch/venv
-    if [ "$(flavour)" = cuda ]; then
-        .libtorch/venv/bin/pip install -q --disable-pip-version-check "torch==$TORCH"
+    if [ "$flavour" = cuda ]; then
+        .libtorch/venv/bin/pip install -q --disable-pip-version-check "${index[@]}" "torch==$TORCH"
     else
         # The two CUDA libraries are what the CPU part is linked against; the rest, 4 GB, needs a driver.
         .libtorch/venv/bin/pip install -q --disable-pip-version-check --no-deps "torch==$TORCH" \
@@ -116,6 +169,12 @@ install_onnx() {
     .tools/onnx/bin/pip install -q --disable-pip-version-check "onnx==$ONNX" "onnxruntime==$ONNXRUNTIME"
     echo "$want" >$stamp
 }
+
+# Only which libtorch it would be, for tests and for those who ask.
+if [ "${1:-}" = flavour ]; then
+    flavour
+    exit
+fi
 
 apt_install build-essential cmake nasm pkg-config python3 python3-venv redis-server xz-utils ca-certificates
 install_rust

@@ -13,6 +13,7 @@ mod orders;
 mod owners;
 mod placement;
 mod replicas;
+mod setup;
 mod sick_machines;
 mod train;
 mod why_slow;
