@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tch::Device;
+use tch::{Device, Kind};
 use trainyard_data::cache::disk::{CacheDir, Limits};
 use trainyard_data::{
     AugmentConfig, Batch, Batches, CacheMode, DataYaml, Dataset, EpochPlan, ImageStore, LoaderConfig,
@@ -77,7 +77,7 @@ fn main() {
 }
 
 fn step(trainer: &mut TrainState, batch: &Batch) {
-    let BatchTensors { images, targets } = BatchTensors::new(batch, Device::Cpu);
+    let BatchTensors { images, targets } = BatchTensors::new(batch, Device::Cpu, Kind::Float);
     trainer.forward_backward(&images, &targets);
     trainer.step(1);
 }

@@ -235,14 +235,15 @@ void ty_anywhere() {
 #endif
 }
 
-// Autocast on for this thread; what it was goes to `before`. `cuda` is the kind of device.
+// Autocast on for this thread, or off where `dtype` is negative; what it was goes to `before`. `cuda` is the kind of
+// device.
 char* ty_autocast_enter(int cuda, int dtype, ty_autocast* before) {
     return guarded([&] {
         auto device = cuda != 0 ? at::kCUDA : at::kCPU;
         before->enabled = at::autocast::is_autocast_enabled(device) ? 1 : 0;
         before->dtype = static_cast<int>(at::autocast::get_autocast_dtype(device));
-        at::autocast::set_autocast_enabled(device, true);
-        at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(dtype));
+        at::autocast::set_autocast_enabled(device, dtype >= 0);
+        if (dtype >= 0) at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(dtype));
         at::autocast::increment_nesting();
     });
 }

@@ -261,7 +261,7 @@ fn predict_image(loaded: &LoadedModel, image: &Image, imgsz: usize, config: &Nms
     let boxed = placement.apply(image);
     let mut planes = vec![0; boxed.rgb.len()];
     boxed.write_planes(&mut planes);
-    let input = from_pixels(&planes, [1, boxed.height, boxed.width], loaded.model.device());
+    let input = from_pixels(&planes, [1, boxed.height, boxed.width], loaded.model.device(), tch::Kind::Float);
     let found = detections(&loaded.model.detect(&input), config).pop().unwrap_or_default();
     let back = |found: Detection| Detection { xyxy: placement.to_original(found.xyxy), ..found };
     found.into_iter().map(back).collect()

@@ -30,12 +30,21 @@ impl Precision {
         }
     }
 
-    /// The type, if it is not 32-bit floats; and its number in libtorch (`c10/core/ScalarType.h`).
-    const fn kind(self) -> Option<(Kind, c_int)> {
+    /// The type.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Fp32 => Kind::Float,
+            Self::Fp16 => Kind::Half,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+
+    /// The type's number in libtorch (`c10/core/ScalarType.h`), if it is not 32-bit floats.
+    const fn number(self) -> Option<c_int> {
         match self {
             Self::Fp32 => None,
-            Self::Fp16 => Some((Kind::Half, 5)),
-            Self::Bf16 => Some((Kind::BFloat16, 15)),
+            Self::Fp16 => Some(5),
+            Self::Bf16 => Some(15),
         }
     }
 
@@ -45,16 +54,26 @@ impl Precision {
     /// A call inside another one goes by its own precision, except that [`Precision::Fp32`] changes
     /// nothing.
     pub fn run<T>(self, device: Device, work: impl FnOnce() -> T) -> T {
-        let Some((_, dtype)) = self.kind() else { return work() };
-        let _on = match Autocast::enter(device, dtype) {
-            Ok(on) => on,
-            Err(error) => rethrow(&error),
-        };
-        work()
+        let Some(dtype) = self.number() else { return work() };
+        with_autocast(device, dtype, work)
     }
 }
 
-/// Autocast is on for this thread while this lives.
+/// Runs `work` on tensors of `device` as they are, whatever [`Precision::run`] is around it: for what only moves values.
+/// Some of that autocast does in 32 bits, to the same values in twice the memory.
+pub fn as_they_are<T>(device: Device, work: impl FnOnce() -> T) -> T {
+    with_autocast(device, OFF, work)
+}
+
+/// No type at all.
+const OFF: c_int = -1;
+
+fn with_autocast<T>(device: Device, dtype: c_int, work: impl FnOnce() -> T) -> T {
+    let _until_then = Autocast::enter(device, dtype).unwrap_or_else(|error| rethrow(&error));
+    work()
+}
+
+/// Autocast is on, or off, for this thread while this lives.
 struct Autocast {
     cuda: c_int,
     before: shim::AutocastState,
@@ -108,6 +127,13 @@ mod tests {
             Precision::Bf16.run(CPU, || (Precision::Fp16.run(CPU, kind_of_a_product), kind_of_a_product()));
         assert_eq!(found, (Kind::Half, Kind::BFloat16));
         assert_eq!(kind_of_a_product(), Kind::Float);
+    }
+
+    #[test]
+    fn what_only_moves_values_takes_them_as_they_are() {
+        let found = Precision::Bf16.run(CPU, || (as_they_are(CPU, kind_of_a_product), kind_of_a_product()));
+        assert_eq!(found, (Kind::Float, Kind::BFloat16));
+        assert_eq!(as_they_are(CPU, || Precision::Bf16.run(CPU, kind_of_a_product)), Kind::BFloat16);
     }
 
     #[test]

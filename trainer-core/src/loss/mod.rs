@@ -51,7 +51,7 @@ pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets,
     let boxes = prediction.boxes.to_kind(Kind::Float);
     let scores = prediction.scores.to_kind(Kind::Float);
     let images = scores.size()[0];
-    let anchors = Anchors::new(&prediction.grid, boxes.device());
+    let anchors = &prediction.anchors;
 
     let ([box_loss, class_loss, distribution_loss], given) = if targets.count == 0 {
         let nothing = Tensor::zeros([0; 0], (Kind::Float, boxes.device()));
@@ -60,9 +60,9 @@ pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets,
         let given = nothing.shallow_clone();
         ([&nothing + still, class_entropy(&scores, &scores.zeros_like()), nothing], given)
     } else {
-        let assignment = assign_prediction(&boxes, &scores, bins, &anchors, targets);
+        let assignment = assign_prediction(&boxes, &scores, bins, anchors, targets);
         let class_loss = class_entropy(&scores, &assignment.scores);
-        let (box_loss, distribution_loss) = box_losses(&boxes, bins, &anchors, &assignment, targets.count);
+        let (box_loss, distribution_loss) = box_losses(&boxes, bins, anchors, &assignment, targets.count);
         ([box_loss, class_loss, distribution_loss], assignment.scores.sum(Kind::Float))
     };
     let parts = [box_loss * gains.boxes, class_loss * gains.classes, distribution_loss * gains.distribution];
@@ -139,8 +139,8 @@ mod tests {
     fn prediction() -> Prediction {
         let options = (Kind::Float, Device::Cpu);
         let (boxes, scores) = (Tensor::zeros([2, 21, 64], options), Tensor::zeros([2, 21, 2], options));
-        let grid = [(4, 4), (2, 2), (1, 1)];
-        Prediction { boxes: boxes.set_requires_grad(true), scores: scores.set_requires_grad(true), grid }
+        let anchors = Anchors::new([(4, 4), (2, 2), (1, 1)], Device::Cpu);
+        Prediction { boxes: boxes.set_requires_grad(true), scores: scores.set_requires_grad(true), anchors }
     }
 
     fn loss(objects: &[Object]) -> (Prediction, Loss) {

@@ -1,5 +1,7 @@
 //! Layer 22, the decoupled head: per cell a distribution for each box side, and a logit per class.
 
+use std::cell::RefCell;
+
 use tch::{Device, IndexOp, Kind, Tensor};
 
 use super::blocks::{Builder, Conv, Pointwise};
@@ -13,8 +15,8 @@ pub struct Prediction {
     pub boxes: Tensor,
     /// `[B, A, classes]`: class logits.
     pub scores: Tensor,
-    /// Rows and columns of each level.
-    pub grid: [(i64, i64); 3],
+    /// Where the anchors are.
+    pub anchors: Anchors,
 }
 
 /// The anchors' places.
@@ -24,22 +26,29 @@ pub struct Anchors {
     pub centers: Tensor,
     /// `[A, 1]`: pixels per cell.
     pub strides: Tensor,
+    /// Rows and columns of each level.
+    pub grid: [(i64, i64); 3],
 }
 
 impl Anchors {
     /// Anchors of levels with so many rows and columns.
-    pub fn new(grid: &[(i64, i64); 3], device: Device) -> Self {
+    pub fn new(grid: [(i64, i64); 3], device: Device) -> Self {
         let options = (Kind::Float, device);
         let mut centers = Vec::with_capacity(3);
         let mut strides = Vec::with_capacity(3);
-        for (&(rows, columns), stride) in grid.iter().zip(STRIDES) {
+        for ((rows, columns), stride) in grid.into_iter().zip(STRIDES) {
             let y = (Tensor::arange(rows, options) + 0.5).view([rows, 1]).expand([rows, columns], false);
             let x =
                 (Tensor::arange(columns, options) + 0.5).view([1, columns]).expand([rows, columns], false);
             centers.push(Tensor::stack(&[x, y], 2).view([-1, 2]));
             strides.push(Tensor::full([rows * columns, 1], stride, options));
         }
-        Self { centers: Tensor::cat(&centers, 0), strides: Tensor::cat(&strides, 0) }
+        Self { centers: Tensor::cat(&centers, 0), strides: Tensor::cat(&strides, 0), grid }
+    }
+
+    /// The same tensors once more.
+    fn share(&self) -> Self {
+        Self { centers: self.centers.shallow_clone(), strides: self.strides.shallow_clone(), grid: self.grid }
     }
 }
 
@@ -75,6 +84,8 @@ pub struct Head {
     /// `[16]`: the values of the bins.
     bins: Tensor,
     classes: i64,
+    /// The newest batch's, since the next one mostly has its shape: making them takes a GPU some twenty launches.
+    anchors: RefCell<Option<Anchors>>,
 }
 
 /// Initial bias of the box branches.
@@ -106,7 +117,7 @@ impl Head {
         let bins = Tensor::arange(BINS, (Kind::Float, Device::Cpu)).view([1, BINS, 1, 1]);
         let bins = builder.keep(format!("{path}.dfl.conv.weight"), Role::Constant, &bins).view([BINS]);
         let levels = boxes.into_iter().zip(scores).map(|(boxes, scores)| Level { boxes, scores }).collect();
-        Self { levels, bins, classes: head.classes }
+        Self { levels, bins, classes: head.classes, anchors: RefCell::new(None) }
     }
 
     /// `[16]`: the values of the bins.
@@ -125,7 +136,16 @@ impl Head {
             boxes.push(rows(&branch(&level.boxes, map, train), 4 * BINS));
             scores.push(rows(&branch(&level.scores, map, train), self.classes));
         }
-        Prediction { boxes: Tensor::cat(&boxes, 1), scores: Tensor::cat(&scores, 1), grid }
+        let anchors = self.anchors(grid, maps[0].device());
+        Prediction { boxes: Tensor::cat(&boxes, 1), scores: Tensor::cat(&scores, 1), anchors }
+    }
+
+    fn anchors(&self, grid: [(i64, i64); 3], device: Device) -> Anchors {
+        let mut newest = self.anchors.borrow_mut();
+        match newest.as_ref().filter(|known| known.grid == grid && known.centers.device() == device) {
+            Some(known) => known.share(),
+            None => newest.insert(Anchors::new(grid, device)).share(),
+        }
     }
 
     /// Boxes and class scores for every anchor, without gradient.
@@ -134,7 +154,7 @@ impl Head {
     /// the scores in 0 to 1.
     pub fn decode(&self, prediction: &Prediction) -> Tensor {
         let _no_grad = tch::no_grad_guard();
-        let anchors = Anchors::new(&prediction.grid, prediction.boxes.device());
+        let anchors = &prediction.anchors;
         let distances = distances(&prediction.boxes.to_kind(Kind::Float), &self.bins);
         let (near, far) = (distances.i((.., .., ..2)), distances.i((.., .., 2..)));
         let corner = &anchors.centers - &near;
@@ -154,4 +174,27 @@ fn branch((first, second, last): &(Conv, Conv, Pointwise), map: &Tensor, train: 
 fn rows(map: &Tensor, channels: i64) -> Tensor {
     let size = map.size();
     map.permute([0, 2, 3, 1]).reshape([size[0], size[2] * size[3], channels])
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::ModelScale;
+
+    use super::*;
+    use crate::model::Model;
+
+    #[test]
+    fn anchors_are_made_anew_for_another_shape_and_only_then() {
+        let model = Model::new(ModelScale::N, 2, 0, Device::Cpu);
+        let anchors = |height, width| {
+            model.forward(&Tensor::zeros([1, 3, height, width], (Kind::Float, Device::Cpu)), false).anchors
+        };
+        let (first, again, other) = (anchors(64, 96), anchors(64, 96), anchors(96, 64));
+        assert_eq!(again.centers.data_ptr(), first.centers.data_ptr());
+        assert_eq!((first.grid, other.grid), ([(8, 12), (4, 6), (2, 3)], [(12, 8), (6, 4), (3, 2)]));
+        for found in [again, other] {
+            let expected = Anchors::new(found.grid, Device::Cpu);
+            assert!(found.centers.equal(&expected.centers) && found.strides.equal(&expected.strides));
+        }
+    }
 }

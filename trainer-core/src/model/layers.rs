@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::blocks::{Builder, C2f, Conv, Sppf};
 use super::plan::{Layer, LayerKind, Plan};
+use crate::libtorch::autocast::as_they_are;
 
 /// A layer, with its weights if it has some.
 #[derive(Debug)]
@@ -37,11 +38,11 @@ impl Block {
             Self::Conv(block) => block.forward(maps[0], train),
             Self::C2f(block) => block.forward(maps[0], train),
             Self::Sppf(block) => block.forward(maps[0], train),
-            Self::Upsample => {
+            Self::Upsample => as_they_are(maps[0].device(), || {
                 let size = maps[0].size();
                 maps[0].upsample_nearest2d([2 * size[2], 2 * size[3]], None, None)
-            }
-            Self::Concat => Tensor::cat(maps, 1),
+            }),
+            Self::Concat => as_they_are(maps[0].device(), || Tensor::cat(maps, 1)),
         }
     }
 }

@@ -132,11 +132,13 @@ impl<'a> Session<'a> {
         if device == Device::Cpu {
             libtorch::bind_threads();
         }
-        let amp_off = amp_off || choice.is_given_up();
-        let progress = Progress { amp_off, identity: setup.identity.clone(), ..progress };
+        let (amp_off, fp16_off) = (given_up.all || choice.is_given_up(), given_up.fp16);
+        let progress = Progress { amp_off, fp16_off, identity: setup.identity.clone(), ..progress };
         let mut state = build_state(setup, model, batch_size, choice.precision);
         state.set_epochs(progress.epochs.unwrap_or(spec.epochs));
-        let uploader = Uploader::new(device);
+        // Images of another size are computed from all bits of theirs.
+        let of_images = if spec.multi_scale { Precision::Fp32 } else { state.precision() };
+        let uploader = Uploader::new(device, of_images);
         let memory = setup.options.probe_memory.wants(device).then(|| {
             activity::at(Activity::Search);
             let validation = &validation_config(setup, state.precision(), context.tracker);

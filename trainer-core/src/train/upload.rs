@@ -9,35 +9,38 @@ use trainyard_data::Batch;
 
 use super::batch_tensors::{BatchTensors, normalise, targets};
 use crate::libtorch::copies::{Copier, pinned};
-use crate::libtorch::{TorchError, rethrow};
+use crate::libtorch::{Precision, TorchError, rethrow};
 use crate::loss::assign::Targets;
 
 /// Brings batches to one device.
 #[derive(Debug)]
 pub struct Uploader {
     device: Device,
+    /// The type of the images' numbers.
+    kind: Kind,
     /// The copier of a GPU; none on a CPU.
     copier: Option<Copier>,
 }
 
 impl Uploader {
-    /// An uploader to `device`. An exception of libtorch comes as a panic, as from tch.
-    pub fn new(device: Device) -> Self {
+    /// An uploader to `device`, where images become numbers of this precision. An exception of libtorch comes as a panic,
+    /// as from tch.
+    pub fn new(device: Device, precision: Precision) -> Self {
         let copier = match device {
             Device::Cuda(_) => Some(Copier::new(device).unwrap_or_else(|error| rethrow(&error))),
             Device::Cpu | Device::Mps | Device::Vulkan => None,
         };
-        Self { device, copier }
+        Self { device, kind: precision.kind(), copier }
     }
 
     /// `batch` on the device.
     pub fn upload(&self, batch: &Batch) -> BatchTensors {
-        let Some(copier) = &self.copier else { return BatchTensors::new(batch, self.device) };
-        send(copier, batch).unwrap_or_else(|error| rethrow(&error))
+        let Some(copier) = &self.copier else { return BatchTensors::new(batch, self.device, self.kind) };
+        send(copier, batch, self.kind).unwrap_or_else(|error| rethrow(&error))
     }
 }
 
-fn send(copier: &Copier, batch: &Batch) -> Result<BatchTensors, TorchError> {
+fn send(copier: &Copier, batch: &Batch, kind: Kind) -> Result<BatchTensors, TorchError> {
     let shape = [batch.n, 3, batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
     let bytes = lock_bytes(&batch.images)?.view(shape);
     let Targets { labels, boxes, real, count } = targets(batch, Device::Cpu);
@@ -45,7 +48,7 @@ fn send(copier: &Copier, batch: &Batch) -> Result<BatchTensors, TorchError> {
     let sent = copier.send(&[&bytes, &labels, &boxes, &real])?;
     let mut there = copier.receive(sent)?.into_iter();
     let mut next = || there.next().unwrap_or_default();
-    let images = normalise(&next());
+    let images = normalise(&next(), kind);
     let targets = Targets { labels: next(), boxes: next(), real: next(), count };
     Ok(BatchTensors { images, targets })
 }
@@ -100,8 +103,8 @@ mod tests {
     #[test]
     fn on_a_cpu_a_batch_is_as_the_model_takes_it() {
         let batch = batch();
-        let BatchTensors { images, targets } = Uploader::new(Device::Cpu).upload(&batch);
-        assert!(images.equal(&crate::train::batch_tensors::images(&batch, Device::Cpu)));
+        let BatchTensors { images, targets } = Uploader::new(Device::Cpu, Precision::Fp16).upload(&batch);
+        assert!(images.equal(&crate::train::batch_tensors::images(&batch, Device::Cpu, Kind::Half)));
         assert_eq!((targets.count, targets.labels.size()), (3, vec![2, 2]));
     }
 

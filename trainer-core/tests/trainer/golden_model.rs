@@ -10,7 +10,7 @@ use tch::{IndexOp, Kind, Tensor};
 use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::loss::assign::{Assignment, Object, Targets, assign};
 use trainyard_trainer::loss::{Gains, Loss, detection_loss, to_host};
-use trainyard_trainer::model::head::Prediction;
+use trainyard_trainer::model::head::{Anchors, Prediction};
 use trainyard_trainer::model::plan::{BINS, LayerKind, Plan, STRIDES};
 use trainyard_trainer::model::{Layout, Model};
 use trainyard_trainer::optim::schedule::{Accumulation, Schedule};
@@ -45,7 +45,7 @@ fn maps(prediction: &Prediction) -> Vec<Tensor> {
         from += rows * columns;
         part.transpose(1, 2).reshape([both.size()[0], both.size()[2], rows, columns])
     };
-    prediction.grid.iter().map(level).collect()
+    prediction.anchors.grid.iter().map(level).collect()
 }
 
 fn objects(rows: &Tensor) -> Vec<Object> {
@@ -355,7 +355,7 @@ fn the_loss_of_near_correct_logits_has_the_golden_gradients() {
     let prediction = Prediction {
         boxes: rows("boxes").set_requires_grad(true),
         scores: rows("scores").set_requires_grad(true),
-        grid,
+        anchors: Anchors::new(grid, CPU),
     };
     let images = usize::try_from(prediction.boxes.size()[0]).unwrap();
     let bins = Tensor::arange(BINS, (Kind::Float, CPU));

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tch::Kind;
 use trainyard_files::write_atomically;
 use trainyard_types::{Batch, TrainSpec};
 
@@ -138,7 +139,7 @@ pub fn write_samples(setup: &Setup, model: &Model) -> Result<(), TrainError> {
     let path = |name: String| setup.options.run_dir.join(name);
     for (number, batch) in setup.val_loader(batch_size).pass().take(pictures::VAL_BATCHES).enumerate() {
         let batch = batch?;
-        let decoded = model.detect(&images(&batch, model.device()));
+        let decoded = model.detect(&images(&batch, model.device(), Kind::Float));
         let found = detections(&decoded, &NmsConfig::predict());
         let labels = path(pictures::val_labels(number));
         pictures::write_batch(&labels, &batch, &setup.names).map_err(TrainError::io(labels))?;
