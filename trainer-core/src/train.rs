@@ -32,6 +32,7 @@ use self::error::TrainError;
 use self::memory::PhaseTracker;
 use self::memory::oom_retry::OomRetry;
 use self::output::saver::Saver;
+use self::precision::GivenUp;
 use self::session::{RunContext, RunEnd, Session, SessionConfig};
 use self::setup::{Options, Setup};
 use crate::activity;
@@ -57,7 +58,7 @@ pub fn train_tracked(
     stop: &AtomicBool,
     tracker: &PhaseTracker,
 ) -> Result<RunEnd, TrainError> {
-    let mut config = SessionConfig { batch_size: options.first_batch_size()?, amp_off: false };
+    let mut config = SessionConfig { batch_size: options.first_batch_size()?, given_up: GivenUp::default() };
     let mut resume = options.resume;
     let mut started = false;
     let setup = Setup::new(options, events)?;
@@ -70,7 +71,7 @@ pub fn train_tracked(
         // Until the session says more: a checkpoint or its check may have given 16 bits up already.
         let mut precision = Precision::Fp32;
         tracker.begin_session();
-        let result = libtorch::catch(|| {
+        let result = libtorch::catch_on(setup.options.device, || {
             let context = RunContext { events, saver: &mut saver, stop, tracker };
             let mut session = Session::new(&setup, context, loaded.as_ref(), config)?;
             precision = session.precision();
@@ -99,9 +100,10 @@ pub fn train_tracked(
             }
             Err(error) => return Err(error.into()),
             Ok(Err(error @ TrainError::NotFinite { .. })) if precision != Precision::Fp32 => {
-                let message = format!("{error}; going on in 32 bits from the newest checkpoint");
+                config.given_up.give_up(precision);
+                let next = setup.candidates(config.given_up).first().copied().unwrap_or_default();
+                let message = format!("{error}; going on in {} from the newest checkpoint", next.name());
                 events.log(LogLevel::Warning, message);
-                config.amp_off = true;
             }
             Ok(end) => return end,
         }

@@ -179,6 +179,9 @@ pub struct Progress {
     pub scaler: Option<(f64, i64)>,
     /// Whether 16-bit training had to be given up.
     pub amp_off: bool,
+    /// Whether 16-bit floats of little range had to be; unknown in older checkpoints.
+    #[serde(default)]
+    pub fp16_off: bool,
     /// Epochs that the run's `time` is enough for, as far as is known.
     #[serde(default)]
     pub epochs: Option<u32>,
@@ -229,6 +232,7 @@ impl Progress {
             epoch_loader_wait: 0.0,
             scaler: None,
             amp_off: false,
+            fp16_off: false,
             epochs: None,
             best: None,
             rows: Vec::new(),

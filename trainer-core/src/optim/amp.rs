@@ -37,8 +37,13 @@ impl Scaler {
         (self.scale.double_value(&[0]), self.growth.int64_value(&[0]))
     }
 
+    /// `[1]` on the device: what losses are multiplied by.
+    pub const fn scale(&self) -> &Tensor {
+        &self.scale
+    }
+
     /// A loss, ready for its backward pass.
-    pub fn scale(&self, loss: &Tensor) -> Tensor {
+    pub fn scaled(&self, loss: &Tensor) -> Tensor {
         (loss * &self.scale).sum(Kind::Float)
     }
 
@@ -65,7 +70,7 @@ mod tests {
     #[test]
     fn a_scaled_loss_and_the_inverse_make_the_loss_again() {
         let scaler = Scaler::new(Device::Cpu);
-        let loss = scaler.scale(&Tensor::from(0.3_f32)) * scaler.inverse();
+        let loss = scaler.scaled(&Tensor::from(0.3_f32)) * scaler.inverse();
         assert!((loss.double_value(&[]) - 0.3).abs() < 1e-7);
     }
 

@@ -4,6 +4,7 @@
 use tch::{Device, Kind, Tensor};
 use trainyard_types::TrainSpec;
 
+use crate::libtorch::{foreach, rethrow};
 use crate::model::Model;
 use crate::weights::{Entry, Role};
 
@@ -22,31 +23,45 @@ pub struct BnState {
 impl BnState {
     /// Copies the statistics of `model`. Nothing waits for the device.
     pub fn save(model: &Model) -> Self {
-        let values: Vec<&Tensor> = entries(model, Role::Statistic).map(|entry| &entry.tensor).collect();
-        let counts: Vec<&Tensor> = entries(model, Role::Counter).map(|entry| &entry.tensor).collect();
-        let join = |parts: Vec<Tensor>, kind, device| match parts.is_empty() {
-            true => Tensor::zeros([0], (kind, device)),
-            false => Tensor::cat(&parts, 0),
-        };
-        let flat = |parts: Vec<&Tensor>| parts.into_iter().map(|part| part.view(-1)).collect::<Vec<_>>();
         Self {
-            values: join(flat(values), Kind::Float, model.device()),
-            counts: join(flat(counts), Kind::Int64, Device::Cpu),
+            values: join(model, Role::Statistic, (Kind::Float, model.device())),
+            counts: join(model, Role::Counter, (Kind::Int64, Device::Cpu)),
         }
     }
 
     /// Makes the statistics of `model`, the same one, what they were.
     pub fn restore(&self, model: &Model) {
-        let _no_grad = tch::no_grad_guard();
-        for (role, saved) in [(Role::Statistic, &self.values), (Role::Counter, &self.counts)] {
-            let mut from = 0;
-            for entry in entries(model, role) {
-                let length = i64::try_from(entry.tensor.numel()).unwrap_or(0);
-                entry.tensor.shallow_clone().copy_(&saved.narrow(0, from, length).view_as(&entry.tensor));
-                from += length;
-            }
-        }
+        assign(model, Role::Statistic, &self.values);
+        assign(model, Role::Counter, &self.counts);
     }
+
+    /// Makes means and variances of `model`, the same one, what they were, unless `keep`, a bool scalar on its device.
+    /// Nothing waits for the device.
+    pub fn restore_unless(&self, model: &Model, keep: &Tensor) {
+        let now = join(model, Role::Statistic, (Kind::Float, model.device()));
+        assign(model, Role::Statistic, &now.where_self(keep, &self.values));
+    }
+}
+
+/// All tensors of `model` with that role, one after the other.
+fn join(model: &Model, role: Role, options: (Kind, Device)) -> Tensor {
+    let parts: Vec<Tensor> = entries(model, role).map(|entry| entry.tensor.view(-1)).collect();
+    if parts.is_empty() { Tensor::zeros([0], options) } else { Tensor::cat(&parts, 0) }
+}
+
+/// The inverse of [`join`].
+fn assign(model: &Model, role: Role, values: &Tensor) {
+    let _no_grad = tch::no_grad_guard();
+    let tensors: Vec<&Tensor> = entries(model, role).map(|entry| &entry.tensor).collect();
+    if tensors.is_empty() {
+        return;
+    }
+    let length = |tensor: &&Tensor| i64::try_from(tensor.numel()).unwrap_or(0);
+    let lengths: Vec<i64> = tensors.iter().map(length).collect();
+    let parts = values.split_with_sizes(lengths, 0);
+    let parts: Vec<Tensor> = parts.iter().zip(&tensors).map(|(part, tensor)| part.view_as(tensor)).collect();
+    let parts: Vec<&Tensor> = parts.iter().collect();
+    foreach::copy(&tensors, &parts).unwrap_or_else(|error| rethrow(&error));
 }
 
 /// A warning where the deepest layers never see more than one value of each channel, if they do not.
@@ -120,10 +135,17 @@ mod tests {
         let _ = model.forward(&images, true);
         let before = all();
         let saved = BnState::save(&model);
-        let _ = model.forward(&(images * 0.5), true);
+        let _ = model.forward(&(&images * 0.5), true);
         let differ = |found: &[Tensor]| found.iter().zip(&before).filter(|(a, b)| !a.equal(b)).count();
         assert_eq!(differ(&all()), 3 * 57, "means, variances and counts");
         saved.restore(&model);
         assert_eq!(differ(&all()), 0);
+
+        // Where a batch was not finite, and only there.
+        let _ = model.forward(&(images * f64::NAN), true);
+        saved.restore_unless(&model, &Tensor::from(true));
+        assert_eq!(differ(&all()), 3 * 57);
+        saved.restore_unless(&model, &Tensor::from(false));
+        assert_eq!(differ(&all()), 57, "counts");
     }
 }

@@ -30,6 +30,31 @@ impl PrecisionChoice {
     }
 }
 
+/// Precisions that a run has given up, since values did not fit in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GivenUp {
+    /// 16-bit floats of little range.
+    pub fp16: bool,
+    /// All that are faster than 32 bits.
+    pub all: bool,
+}
+
+impl GivenUp {
+    /// Gives up `precision`, too.
+    pub fn give_up(&mut self, precision: Precision) {
+        match precision {
+            Precision::Fp16 => self.fp16 = true,
+            Precision::Bf16 | Precision::Fp32 => self.all = true,
+        }
+    }
+
+    /// Those of `candidates` that are left.
+    pub fn left(self, candidates: &[Precision]) -> Vec<Precision> {
+        let given_up = |precision| self.all || (self.fp16 && precision == Precision::Fp16);
+        candidates.iter().copied().filter(|&precision| !given_up(precision)).collect()
+    }
+}
+
 /// Precisions that are faster than 32 bits on `device`, the one to prefer first.
 ///
 /// A GPU takes 16-bit floats as the reference does, and those of larger range if a model overflows them. A
@@ -124,6 +149,17 @@ mod tests {
         for (after, before) in model.weights().iter().zip(untouched.weights().iter()) {
             assert!(after.tensor.equal(&before.tensor), "{}", after.name);
         }
+    }
+
+    #[test]
+    fn what_overflows_fp16_goes_on_in_bf16_and_then_in_32_bits() {
+        let mut given_up = GivenUp::default();
+        let candidates = [Precision::Fp16, Precision::Bf16];
+        assert_eq!(given_up.left(&candidates), candidates);
+        given_up.give_up(Precision::Fp16);
+        assert_eq!(given_up.left(&candidates), [Precision::Bf16]);
+        given_up.give_up(Precision::Bf16);
+        assert_eq!(given_up.left(&candidates), []);
     }
 
     #[test]

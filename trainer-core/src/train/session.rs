@@ -19,7 +19,8 @@ use super::error::TrainError;
 use super::memory::PhaseTracker;
 use super::memory::memory_probe::MemoryProbe;
 use super::micro_batches::{EpochPosition, MicroBatch, MicroBatches};
-use super::monitoring::divergence::DivergenceDetector;
+use super::monitoring::divergence::{self, DivergenceDetector};
+use super::monitoring::loss_reading::LossReading;
 use super::monitoring::phase_timer::PhaseTimer;
 use super::monitoring::time_limit;
 use super::output::artifacts::{self, EpochWeights};
@@ -27,6 +28,7 @@ use super::output::console::{self, NewestBatch};
 use super::output::drawing::Drawing;
 use super::output::saver::{Saver, WeightsFiles};
 use super::output::tables::Tables;
+use super::precision::GivenUp;
 use super::setup::Setup;
 use super::state::TrainState;
 use super::upload::Uploader;
@@ -66,8 +68,8 @@ pub struct RunContext<'a> {
 pub struct SessionConfig {
     /// Images per batch.
     pub batch_size: u32,
-    /// Gives up 16-bit training for good.
-    pub amp_off: bool,
+    /// Precisions that are not tried again.
+    pub given_up: GivenUp,
 }
 
 /// A training in progress.
@@ -79,6 +81,10 @@ pub struct Session<'a> {
     pub(super) progress: Progress,
     pub(super) weights_files: WeightsFiles,
     pub(super) divergence: DivergenceDetector,
+    /// Losses on their way to the host, for the next report of a step.
+    reading: Option<LossReading>,
+    /// How often the allocator had been out of memory when training began; None once that has grown and been told.
+    alloc_retries: Option<u64>,
     pub(super) tables: Tables,
     pub(super) uploader: Uploader,
     pub(super) phase_timer: PhaseTimer,
@@ -111,14 +117,15 @@ impl<'a> Session<'a> {
         setup: &'a Setup,
         context: RunContext<'a>,
         loaded: Option<&Loaded>,
-        SessionConfig { batch_size, amp_off }: SessionConfig,
+        SessionConfig { batch_size, mut given_up }: SessionConfig,
     ) -> Result<Self, TrainError> {
         let (spec, run_dir, device) = (setup.spec(), &setup.options.run_dir, setup.options.device);
         let progress = match loaded {
             Some(loaded) => resume::with_batch_size(&loaded.progress, batch_size, spec.nbs),
             None => Progress::start(setup.identity.clone(), batch_size),
         };
-        let amp_off = amp_off || progress.amp_off;
+        given_up.fp16 |= progress.fp16_off;
+        given_up.all |= progress.amp_off;
         // At most 2^53, as the spec's check says.
         tch::manual_seed(spec.seed as i64);
         let classes = i64::try_from(setup.names.len()).unwrap_or(i64::MAX);
@@ -127,7 +134,7 @@ impl<'a> Session<'a> {
             pretrained::load_into(&model, setup, context.events)?;
         }
         // Before a checkpoint is taken over, so that one that goes on computes as it did.
-        let choice = precision::choose(&model, spec.imgsz, setup.candidates(amp_off));
+        let choice = precision::choose(&model, spec.imgsz, &setup.candidates(given_up));
         reporting::report_choices(setup, batch_size, &choice, context.events);
         if device == Device::Cpu {
             libtorch::bind_threads();
@@ -148,6 +155,7 @@ impl<'a> Session<'a> {
             Some(loaded) => restore(&mut state, loaded, &progress, setup)?,
             None => WeightsFiles::default(),
         };
+        let forgiven = if state.forgives() { divergence::FORGIVEN_BATCHES } else { 0 };
         artifacts::write_args(run_dir, setup, batch_size)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64());
         let tables = Tables::start(run_dir, now - progress.seconds, &progress.rows)?;
@@ -156,7 +164,9 @@ impl<'a> Session<'a> {
             context,
             state,
             weights_files,
-            divergence: DivergenceDetector::new(device, progress.batches),
+            divergence: DivergenceDetector::new(device, progress.batches, forgiven),
+            reading: None,
+            alloc_retries: libtorch::memory_stats(device).map(|stats| stats.retries),
             tables,
             uploader,
             phase_timer: PhaseTimer::new(device),
@@ -217,6 +227,7 @@ impl<'a> Session<'a> {
         // In the first step libraries are loaded, and prepare each convolution.
         activity::at(if self.context.tracker.steps() == 0 { Activity::Search } else { Activity::Train });
         self.phase_timer.begin_epoch();
+        self.reading = None;
         self.last_step = None;
         self.epoch_batches = self.progress.batches_done + batches_left as u64;
         if epoch == self.first_epoch_without_mosaic()

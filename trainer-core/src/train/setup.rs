@@ -20,7 +20,7 @@ use super::data_roots;
 use super::error::TrainError;
 use super::memory::ProbeWhen;
 use super::monitoring::control::Control;
-use super::precision;
+use super::precision::{self, GivenUp};
 use crate::activity;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::events::Events;
@@ -194,14 +194,13 @@ impl Setup {
         Gains { boxes: spec.box_gain, classes: spec.cls, distribution: spec.dfl }
     }
 
-    /// Precisions faster than 32 bits to train in; none where that is given up, or not wished for.
-    pub fn candidates(&self, amp_off: bool) -> &'static [Precision] {
+    /// Precisions faster than 32 bits to train in, the one to prefer first; none where that is not wished for.
+    pub fn candidates(&self, given_up: GivenUp) -> Vec<Precision> {
         match self.options.amp {
-            _ if amp_off || !self.spec().amp => &[],
-            Some(Precision::Fp16) => &[Precision::Fp16],
-            Some(Precision::Bf16) => &[Precision::Bf16],
-            Some(Precision::Fp32) => &[],
-            None => precision::candidates(self.options.device),
+            _ if !self.spec().amp => Vec::new(),
+            Some(Precision::Fp32) => Vec::new(),
+            Some(precision) => given_up.left(&[precision]),
+            None => given_up.left(precision::candidates(self.options.device)),
         }
     }
 

@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 use trainyard_types::trainer::Phase;
 
+use super::bn_state::BnState;
 use super::precision::forward;
 use crate::libtorch::Precision;
 use crate::loss::assign::Targets;
@@ -45,6 +46,8 @@ pub struct TrainState {
     pub loss_sums: Tensor,
     /// `[3]` on the device: the newest batch's loss components.
     pub losses: Tensor,
+    /// Bool scalar on the device: whether the newest batch's loss is a number.
+    pub finite: Tensor,
     schedule: Schedule,
     gains: Gains,
     precision: Precision,
@@ -64,6 +67,7 @@ impl TrainState {
             skipped: nothing(),
             loss_sums: Tensor::zeros([3], (Kind::Float, device)),
             losses: Tensor::zeros([3], (Kind::Float, device)),
+            finite: Tensor::ones([0; 0], (Kind::Bool, device)),
             model,
             schedule,
             gains,
@@ -74,6 +78,13 @@ impl TrainState {
     /// The precision that layers are trained in.
     pub const fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Whether a batch whose loss is not a number is left out: its step is skipped, the statistics of batch normalisation
+    /// stay as they were, and it counts with the losses of the batch before. In 16-bit floats of little range a value may
+    /// be too large for once.
+    pub const fn forgives(&self) -> bool {
+        self.scaler.is_some()
     }
 
     /// What losses are multiplied by before their backward pass. Waits for the device, if that is not 1 for good.
@@ -106,8 +117,12 @@ impl TrainState {
         begin: &mut impl FnMut(Phase),
     ) {
         begin(Phase::Forward);
+        let before = self.forgives().then(|| BnState::save(&self.model));
         let prediction = forward(&self.model, images, true, self.precision);
         self.loss_backward_timed(prediction, targets, begin);
+        if let Some(before) = before {
+            before.restore_unless(&self.model, &self.finite);
+        }
     }
 
     /// [`TrainState::forward_backward`], from a prediction that is there already.
@@ -123,14 +138,18 @@ impl TrainState {
     ) {
         begin(Phase::Loss);
         let images = prediction.scores.size()[0];
-        let Loss { numerator, scores, components, .. } =
+        let Loss { numerator, mut scores, mut components, .. } =
             detection_loss(&prediction, self.model.head().bins(), targets, self.gains);
         drop(prediction);
-        let scaled = self.scaler.as_ref().map(|scaler| scaler.scale(&numerator));
+        let scaled = self.scaler.as_ref().map(|scaler| scaler.scaled(&numerator));
         begin(Phase::Backward);
         scaled.unwrap_or(numerator).backward();
-        let weighted = &components * images as f64;
-        self.loss_sums += weighted;
+        self.finite = components.isfinite().all();
+        if self.forgives() {
+            components = components.where_self(&self.finite, &self.losses);
+            scores = scores.where_self(&self.finite, &scores.zeros_like());
+        }
+        self.loss_sums += &components * images as f64;
         self.losses = components;
         self.accumulated.scores += scores;
         self.accumulated.images += u64::try_from(images).unwrap_or(0);

@@ -31,7 +31,7 @@ impl Session<'_> {
     /// # Errors
     /// See [`TrainError`].
     pub fn run(&mut self) -> Result<RunEnd, TrainError> {
-        match libtorch::catch(|| self.run_epochs()) {
+        match libtorch::catch_on(self.setup.options.device, || self.run_epochs()) {
             Ok(end) => end,
             Err(error) => {
                 if error.is_out_of_memory() {
@@ -76,6 +76,9 @@ impl Session<'_> {
             self.progress.epoch_loader_wait = before.1 + loader.waited().as_secs_f64();
             let images = batch.n as u64;
             self.show_batch(batch);
+            if meter.is_half_over() {
+                self.read_losses_ahead();
+            }
             if let Some(throughput) = meter.add(images, loader.waited()) {
                 self.report_step(throughput)?;
             }
@@ -115,8 +118,9 @@ impl Session<'_> {
             tensors.images *= f64::NAN;
         }
         self.state.forward_backward_timed(&tensors.images, &tensors.targets, &mut begin);
-        self.divergence.record_sums(&self.state.loss_sums);
-        self.divergence.record_losses(&self.state.losses, batch.targets.len(), self.progress.batches + 1);
+        let number = self.progress.batches + 1;
+        self.divergence.record_finite(&self.state.finite, number);
+        self.divergence.record_losses(&self.state.losses, batch.targets.len(), number);
 
         if let Some(unit) = micro_batch.step {
             begin(Phase::Optimizer);
@@ -134,8 +138,9 @@ impl Session<'_> {
 
     /// Validates the average, and records and reports the epoch.
     fn finish_epoch(&mut self) -> Result<ControlFlow<()>, TrainError> {
-        let train_losses = self.mean_losses()?;
+        let train_losses = self.current_losses()?.means();
         self.report_skipped_steps();
+        self.report_alloc_retries();
         let config = ValidationConfig { show: console::validating(self.context.events), ..self.validation() };
         let loader = self.setup.val_loader(self.progress.batch_size);
         let found = validate(self.state.ema.model(), &loader, &config, self.context.stop)?;

@@ -37,7 +37,8 @@ fn differing(a: &Path, b: &Path) -> usize {
 fn with_bn_group_every_gpu_gets_the_same_weights_and_without_it_not() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let data = crate::shapes::write(&folder.path().join("data"), 12);
+    // In the second epoch 12 images are left for a step: more than `bn_group`.
+    let data = crate::shapes::write(&folder.path().join("data"), 20);
     let spec = TrainSpec { nbs: 16, mosaic: 0.5, warmup_epochs: 1.0, ..crate::shapes::spec(&data, 2) };
     let train = |name: &str, bn_group: u32, batch_size: u32| {
         let run_dir = folder.path().join(name);
@@ -212,7 +213,7 @@ fn a_value_that_does_not_fit_in_16_bits_costs_a_run_its_precision_once_and_nothi
     let spec = TrainSpec { nbs: 4, ..crate::shapes::spec(&data, 3) };
     let options = |spec: &TrainSpec| Options { amp: Some(Precision::Bf16), ..options(spec, &run_dir) };
     let again = |events: &[TrainerEvent]| {
-        logs(events).iter().filter(|text| text.contains("going on in 32 bits")).count()
+        logs(events).iter().filter(|text| text.contains("going on in fp32")).count()
     };
     let (end, events) = crate::runs::run_with(options(&spec), false, "overflow:4");
     assert_eq!(end.unwrap(), RunEnd::Finished);
@@ -226,6 +227,40 @@ fn a_value_that_does_not_fit_in_16_bits_costs_a_run_its_precision_once_and_nothi
     let (end, events) = run(Options { resume: true, ..options(&exploding) });
     assert!(end.is_err(), "{end:?}");
     assert_eq!(again(&events), 0, "{:?}", logs(&events));
+}
+
+#[test]
+fn one_value_too_large_for_fp16_costs_a_step_and_three_batches_of_them_the_precision() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = crate::shapes::write(&folder.path().join("data"), 8);
+    // Two batches an epoch, each a step.
+    let spec = TrainSpec { nbs: 4, warmup_epochs: 0.0, ..crate::shapes::spec(&data, 4) };
+    let train = |name: &str, faults: &str| {
+        let run_dir = folder.path().join(name);
+        let options = Options { amp: Some(Precision::Fp16), ..options(&spec, &run_dir) };
+        let (end, events) = crate::runs::run_with(options, false, faults);
+        assert_eq!(end.unwrap(), RunEnd::Finished);
+        assert_eq!(epoch_numbers(&events), [1, 2, 3, 4]);
+        for epoch in epochs(&events) {
+            assert!(epoch.metrics.values().all(|value| value.is_finite()), "{epoch:?}");
+        }
+        (newest(&run_dir).progress, logs(&events).into_iter().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let (progress, told) = train("once", "overflow:3,overflow:5,overflow:6");
+    assert_eq!((progress.fp16_off, progress.amp_off), (false, false));
+    assert_eq!(progress.scaler, Some((512.0, 2)), "4096, halved three times");
+    let skipped = |epoch: u32, steps: u32| {
+        let start = format!("epoch {epoch}: {steps} optimiser steps were skipped");
+        told.iter().any(|text| text.starts_with(&start))
+    };
+    assert!(skipped(2, 1) && skipped(3, 2), "{told:?}");
+
+    let (progress, told) = train("thrice", "overflow:3,overflow:4,overflow:5");
+    assert_eq!((progress.fp16_off, progress.amp_off, progress.scaler), (true, false, None));
+    let going_on: Vec<_> = told.iter().filter(|text| text.contains("going on in")).collect();
+    assert!(going_on.len() == 1 && going_on[0].contains("since step 3"), "{told:?}");
+    assert!(going_on[0].ends_with("going on in fp32 from the newest checkpoint"), "{told:?}");
 }
 
 #[test]

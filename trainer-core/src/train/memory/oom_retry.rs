@@ -1,13 +1,14 @@
 //! What follows when a GPU's memory runs out: which batch size a training goes on with, and in which process.
 
+use trainyard_types::batch_ladder::next_smaller;
 use trainyard_types::fit::Shortage;
-use trainyard_types::oom::next_smaller;
 use trainyard_types::trainer::{BatchSizeChanged, Phase, TrainerEvent};
 
 use super::PhaseTracker;
 use crate::events::Events;
 use crate::libtorch::{self, TorchError};
 use crate::train::error::TrainError;
+use crate::train::precision::GivenUp;
 use crate::train::setup::Setup;
 
 /// How a training goes on.
@@ -90,7 +91,7 @@ fn too_small(setup: &Setup, from: u32, error: TorchError) -> TrainError {
         model: spec.model,
         imgsz: spec.imgsz,
         multi_scale: spec.multi_scale,
-        single: setup.candidates(false).is_empty(),
+        single: setup.candidates(GivenUp::default()).is_empty(),
         available_mib: stats.map(|stats| (stats.free_bytes + stats.reserved_bytes) >> 20),
     };
     TrainError::OutOfMemory { error, advice: shortage.advice() }

@@ -1,7 +1,7 @@
 //! Divergence: a loss that is no longer a number, or that has collapsed to nothing; since when, and most likely why.
 //!
 //! Each batch costs a few small operations on the device, and no wait for it: what they found is read when
-//! the losses are read anyway, once a second, before a checkpoint, and at an epoch's end.
+//! the losses are read anyway (`loss_reading.rs`), once a second, before a checkpoint, and at an epoch's end.
 
 use std::fmt;
 
@@ -17,15 +17,24 @@ const DEAD_LOSS: f64 = 1e-6;
 /// large images without objects, are some thousands.
 const RUNAWAY_LOSS: f64 = 1e6;
 /// So many batches with objects and without a loss in a row are a collapse.
-const DEAD_BATCHES: i64 = 3;
+const DEAD_BATCHES: f64 = 3.0;
 
-/// Counts the batches up to the first one whose loss is not a number, and those whose loss is nothing.
+/// So many batches in a row without a number as their loss are forgiven where layers compute in 16-bit floats of little
+/// range. A value that is too large for once passes; weights that make one in every batch do not.
+pub const FORGIVEN_BATCHES: u64 = 2;
+/// Below this loss scale 16-bit floats of little range are given up: it halves with each step that is skipped, and the
+/// gradients do not fit in them as they are.
+pub const LEAST_SCALE: f64 = 1.0;
+
+/// Counts the batches whose losses are not numbers, and those whose loss is nothing.
 #[derive(Debug)]
 pub struct DivergenceDetector {
-    /// Batches before the first one that is watched.
-    batches_before: u64,
-    /// Scalar on the device: batches until the first one whose loss is not a number.
-    finite: Tensor,
+    /// Batches in a row that may be without a number.
+    forgiven: i64,
+    /// Scalar on the device: the newest batches in a row whose losses are not numbers.
+    broken_in_a_row: Tensor,
+    /// Scalar on the device: the number, from 1, of the first batch of more than are forgiven; 0 if there is none.
+    broken_since: Tensor,
     /// Scalar on the device: of the batches with objects, how many up to the newest had no loss.
     dead_in_a_row: Tensor,
     /// Scalar on the device: the number of the last batch, from 1, that had objects and a loss.
@@ -33,21 +42,24 @@ pub struct DivergenceDetector {
 }
 
 impl DivergenceDetector {
-    /// Watches what comes after so many `batches`.
-    pub fn new(device: Device, batches: u64) -> Self {
-        let count = |from: u64| Tensor::full([0; 0], i64::try_from(from).unwrap_or(0), (Kind::Int64, device));
+    /// Watches what comes after so many `batches`; as many in a row as are `forgiven` may be without a number.
+    pub fn new(device: Device, batches: u64, forgiven: u64) -> Self {
+        let count = |from: u64| Tensor::full([0; 0], number(from), (Kind::Int64, device));
         Self {
-            batches_before: batches,
-            finite: count(0),
+            forgiven: number(forgiven),
+            broken_in_a_row: count(0),
+            broken_since: count(0),
             dead_in_a_row: count(0),
             last_alive: count(batches),
         }
     }
 
-    /// Counts a batch. `loss_sums`: `[3]`, the epoch's sums with this batch's losses; what is no number in
-    /// them stays so.
-    pub fn record_sums(&mut self, loss_sums: &Tensor) {
-        self.finite += loss_sums.isfinite().all().to_kind(Kind::Int64);
+    /// Counts batch number `batch`, from 1. `finite`: a bool scalar, whether its losses are numbers.
+    pub fn record_finite(&mut self, finite: &Tensor, batch: u64) {
+        self.broken_in_a_row = (&self.broken_in_a_row + 1) * finite.logical_not();
+        let too_many = self.broken_in_a_row.gt(self.forgiven).logical_and(&self.broken_since.eq(0));
+        let since = self.broken_since.full_like(number(batch) - self.forgiven);
+        self.broken_since = since.where_self(&too_many, &self.broken_since);
     }
 
     /// Counts the losses, `[3]`, of batch number `batch`, from 1, if it has objects.
@@ -57,21 +69,35 @@ impl DivergenceDetector {
         }
         let dead = (losses.narrow(0, 0, 2).sum(Kind::Float)).lt(DEAD_LOSS);
         self.dead_in_a_row = (&self.dead_in_a_row + 1) * &dead;
-        let batch = Tensor::full_like(&self.last_alive, i64::try_from(batch).unwrap_or(0));
+        let batch = self.last_alive.full_like(number(batch));
         self.last_alive = self.last_alive.where_self(&dead, &batch);
     }
 
-    /// The number of the first batch since which objects make no loss, if they make none any more. Waits for the
-    /// device.
-    pub fn collapsed_since(&self) -> Option<u64> {
-        let dead = self.dead_in_a_row.int64_value(&[]) >= DEAD_BATCHES;
-        dead.then(|| u64::try_from(self.last_alive.int64_value(&[])).unwrap_or(0) + 1)
+    /// `[3]` on the device, what [`DivergenceDetector::found`] reads.
+    pub fn counts(&self) -> Tensor {
+        Tensor::stack(&[&self.broken_since, &self.dead_in_a_row, &self.last_alive], 0)
     }
 
-    /// The number, from 1, of the first batch whose loss is no number, if there is one. Waits for the device.
-    pub fn first_not_finite(&self) -> u64 {
-        self.batches_before + u64::try_from(self.finite.int64_value(&[])).unwrap_or(0) + 1
+    /// What [`DivergenceDetector::counts`] say, once they are on the host.
+    pub fn found([broken_since, dead_in_a_row, last_alive]: [f64; 3]) -> Divergence {
+        Divergence {
+            not_finite_since: (broken_since > 0.0).then_some(broken_since as u64),
+            collapsed_since: (dead_in_a_row >= DEAD_BATCHES).then_some(last_alive as u64 + 1),
+        }
     }
+}
+
+/// What is wrong with a training's losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Divergence {
+    /// The number, from 1, of the first batch of those whose losses are not numbers, if there are more than forgiven.
+    pub not_finite_since: Option<u64>,
+    /// The number of the first batch since which objects make no loss, if they make none any more.
+    pub collapsed_since: Option<u64>,
+}
+
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(0)
 }
 
 /// Whether a model whose validation, of images with objects, had these losses (box, class, distribution) says
@@ -181,34 +207,45 @@ mod tests {
 
     use super::*;
 
+    fn found(detector: &DivergenceDetector) -> Divergence {
+        let counts = Vec::<f64>::try_from(detector.counts().to_kind(Kind::Double)).unwrap();
+        DivergenceDetector::found([counts[0], counts[1], counts[2]])
+    }
+
+    /// Since when losses are no numbers, after batches from number 101 on of which these have none.
+    fn broken_since(forgiven: u64, broken: &[bool]) -> Option<u64> {
+        let mut detector = DivergenceDetector::new(Device::Cpu, 100, forgiven);
+        for (broken, batch) in broken.iter().zip(101..) {
+            detector.record_finite(&Tensor::from(!broken), batch);
+        }
+        found(&detector).not_finite_since
+    }
+
     #[test]
     fn the_first_broken_batch_is_named_however_late_one_looks() {
-        let mut detector = DivergenceDetector::new(Device::Cpu, 100);
-        let sums = |value: f32| Tensor::from_slice(&[1.0, value, 2.0]);
-        detector.record_sums(&sums(1.0));
-        detector.record_sums(&sums(2.0));
-        assert_eq!(detector.first_not_finite(), 103);
-        for _ in 0..5 {
-            detector.record_sums(&sums(f32::NAN));
-        }
-        assert_eq!(detector.first_not_finite(), 103);
-        let mut detector = DivergenceDetector::new(Device::Cpu, 0);
-        detector.record_sums(&sums(f32::INFINITY));
-        assert_eq!(detector.first_not_finite(), 1);
+        assert_eq!(broken_since(0, &[false; 3]), None);
+        assert_eq!(broken_since(0, &[false, false, true, true, true, false, true]), Some(103));
+        assert_eq!(broken_since(0, &[true]), Some(101));
+    }
+
+    #[test]
+    fn broken_batches_are_forgiven_unless_there_are_too_many_in_a_row() {
+        assert_eq!(broken_since(2, &[true, true, false, true, false, true, true]), None);
+        assert_eq!(broken_since(2, &[false, true, true, true, true, false, false]), Some(102));
     }
 
     #[test]
     fn a_collapse_is_three_batches_with_objects_and_no_loss_in_a_row() {
-        let mut detector = DivergenceDetector::new(Device::Cpu, 10);
+        let mut detector = DivergenceDetector::new(Device::Cpu, 10, 0);
         let losses = |boxes: f32, classes: f32| Tensor::from_slice(&[boxes, classes, 0.0]);
         let (alive, dead) = (losses(0.0, 0.02), losses(1e-9, 0.0));
         let seen = [(&alive, 1), (&dead, 2), (&dead, 1), (&alive, 1), (&dead, 1), (&alive, 0), (&dead, 3)];
         for ((losses, objects), step) in seen.into_iter().zip(11..) {
             detector.record_losses(losses, objects, step);
-            assert_eq!(detector.collapsed_since(), None, "{step}");
+            assert_eq!(found(&detector).collapsed_since, None, "{step}");
         }
         detector.record_losses(&dead, 1, 18);
-        assert_eq!(detector.collapsed_since(), Some(15));
+        assert_eq!(found(&detector).collapsed_since, Some(15));
     }
 
     #[test]

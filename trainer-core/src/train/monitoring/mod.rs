@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod divergence;
+pub mod loss_reading;
 pub mod phase_timer;
 pub mod throughput;
 pub mod time_limit;

@@ -39,15 +39,6 @@ impl Sums {
     }
 }
 
-/// The optimiser step that was measured last.
-#[derive(Debug, Clone, Copy)]
-struct MeasuredStep {
-    /// How many steps of the run came before it.
-    number: u64,
-    /// Whether it was in this epoch.
-    in_epoch: bool,
-}
-
 /// Measures the phases of a training's batches.
 #[derive(Debug)]
 pub struct PhaseTimer {
@@ -60,9 +51,10 @@ pub struct PhaseTimer {
     recent: Sums,
     /// The newest means that are known.
     newest: Option<Phases>,
-    /// Optimiser steps so far.
+    /// Optimiser steps of the session so far.
     steps: u64,
-    last_measured: Option<MeasuredStep>,
+    /// How many steps came before the one that was measured last.
+    last_measured: Option<u64>,
 }
 
 impl PhaseTimer {
@@ -82,8 +74,8 @@ impl PhaseTimer {
 
     /// Before an epoch's first batch.
     pub fn begin_epoch(&mut self) {
+        self.newest = self.epoch.mean().or(self.newest);
         self.epoch = Sums::default();
-        self.last_measured = self.last_measured.map(|last| MeasuredStep { in_epoch: false, ..last });
         self.running = None;
         self.decide();
     }
@@ -110,7 +102,7 @@ impl PhaseTimer {
         }
         if stepped {
             if self.measuring {
-                self.last_measured = Some(MeasuredStep { number: self.steps, in_epoch: true });
+                self.last_measured = Some(self.steps);
             }
             self.steps += 1;
             self.decide();
@@ -127,9 +119,11 @@ impl PhaseTimer {
         known.map(|phases| Phases { wait, ..phases })
     }
 
-    /// Means of the epoch so far.
+    /// Means of the epoch so far. Where no batch of it was measured, those of the last ones that were, beside the epoch's
+    /// wait for the loader.
     pub fn epoch(&self) -> Option<Phases> {
-        self.epoch.mean()
+        let wait = self.epoch.wait();
+        self.epoch.mean().or(self.newest).map(|phases| Phases { wait, ..phases })
     }
 
     /// Ends the phase that runs.
@@ -145,15 +139,14 @@ impl PhaseTimer {
     }
 
     /// Whether the next optimiser step is measured: whole ones, so that each batch counts with its share of the
-    /// optimiser. Never the first, in which libtorch looks for its algorithms.
+    /// optimiser. Never the first, in which libraries are loaded.
     fn decide(&mut self) {
         if self.device == Device::Cpu {
             return;
         }
         self.measuring = match self.last_measured {
             None => self.steps > 0,
-            Some(MeasuredStep { in_epoch: false, .. }) => true,
-            Some(MeasuredStep { number, in_epoch: true }) => self.steps - number >= EVERY,
+            Some(last) => self.steps - last >= EVERY,
         };
     }
 }
@@ -206,7 +199,8 @@ mod tests {
         let epoch = timer.epoch().unwrap();
         assert_eq!((epoch.forward, epoch.wait), (forward, 11.0 / 3.0));
         timer.begin_epoch();
-        assert_eq!(timer.epoch(), None);
+        batch(&mut timer, 2, true);
+        assert_eq!(timer.epoch(), Some(Phases { wait: 2.0, ..epoch }), "none of it was measured");
     }
 
     /// The optimiser steps of a GPU that would be measured, of epochs of so many.
@@ -227,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn on_a_gpu_one_whole_step_in_fifty_is_measured_and_one_an_epoch() {
+    fn on_a_gpu_one_whole_step_in_fifty_is_measured_however_short_epochs_are() {
         assert_eq!(measured(1, 120), [1, 51, 101]);
-        assert_eq!(measured(4, 3), [1, 3, 6, 9]);
-        assert_eq!(measured(3, 1), [1, 2]);
+        assert_eq!(measured(40, 3), [1, 51, 101]);
+        assert_eq!(measured(3, 1), [1]);
     }
 }

@@ -29,6 +29,11 @@ impl ThroughputMeter {
         Self { since: Instant::now(), loader_wait: Duration::ZERO, images: 0 }
     }
 
+    /// Whether the next measurement is due in half of the time between two, or less.
+    pub fn is_half_over(&self) -> bool {
+        self.since.elapsed() >= INTERVAL / 2
+    }
+
     /// Counts a batch; `loader_wait` is since the epoch began. Returns the throughput and starts over when
     /// a measurement is due.
     pub fn add(&mut self, images: u64, loader_wait: Duration) -> Option<Throughput> {

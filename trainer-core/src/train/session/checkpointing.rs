@@ -6,7 +6,6 @@ use trainyard_types::trainer::{LogLevel, Phase};
 use super::Session;
 use crate::checkpoint::Progress;
 use crate::libtorch::{self, rethrow};
-use crate::loss::to_host;
 use crate::optim::Scaler;
 use crate::train::bn_state::BnState;
 use crate::train::error::TrainError;
@@ -54,7 +53,7 @@ impl Session<'_> {
             return Ok(());
         }
         self.progress.seconds = self.seconds();
-        let snapshot = match libtorch::catch(|| self.snapshot()) {
+        let snapshot = match libtorch::catch_on(self.setup.options.device, || self.snapshot()) {
             Ok(snapshot) => snapshot?,
             Err(error) if error.is_out_of_memory() => {
                 // Nothing is lost yet, and much of the memory is only kept for the next step.
@@ -81,9 +80,8 @@ impl Session<'_> {
         progress.images_accumulated = self.state.accumulated.images;
         progress.scores_accumulated = self.state.accumulated.scores.double_value(&[]);
         progress.ema_updates = self.state.ema.updates;
-        progress.loss_sums = to_host(&self.state.loss_sums);
         progress.scaler = self.state.scaler.as_ref().map(Scaler::state);
-        self.check_finite(self.progress.loss_sums)?;
+        self.progress.loss_sums = self.current_losses()?.sums;
         Ok(resume::snapshot(&self.state, &self.progress, &self.weights_files))
     }
 

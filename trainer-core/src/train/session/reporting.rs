@@ -8,7 +8,7 @@ use trainyard_types::trainer::{
 
 use super::Session;
 use crate::events::Events;
-use crate::libtorch::{self, Precision, device_name};
+use crate::libtorch::{self, Precision, device_name, memory_stats};
 use crate::report::results_csv::METRICS;
 use crate::train::bn_state;
 use crate::train::error::TrainError;
@@ -78,8 +78,9 @@ impl Session<'_> {
     pub fn report_memory(&mut self) {
         self.report_smaller_validation();
         let Some(measured) = self.memory.take() else { return };
-        let MemoryMeasured { batch_size, fixed_mib, step_peak_mib, densest_objects, validation_peak_mib } =
-            &measured;
+        let MemoryMeasured {
+            batch_size, fixed_mib, step_peak_mib, densest_objects, validation_peak_mib, ..
+        } = &measured;
         self.context.events.print(&format!(
             "Memory: {fixed_mib} MiB before the first step; at most {step_peak_mib} MiB in a step of {batch_size} \
              images with {densest_objects} objects, {validation_peak_mib} MiB in validation"
@@ -87,9 +88,9 @@ impl Session<'_> {
         self.context.events.emit(TrainerEvent::Memory(measured));
     }
 
-    /// Reports the losses of the epoch so far, and how fast it goes. Waits for the device.
+    /// Reports the losses of the epoch a moment ago, and how fast it goes.
     pub(in crate::train) fn report_step(&mut self, throughput: Throughput) -> Result<(), TrainError> {
-        let losses = self.mean_losses()?;
+        let losses = self.recent_mean_losses()?;
         let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let step = Step {
             epoch: self.progress.epoch + 1,
@@ -103,7 +104,25 @@ impl Session<'_> {
         console::step(&step, self.epochs(), self.newest_batch, self.context.events);
         self.context.events.emit(TrainerEvent::Step(step));
         self.setup.report_warnings(self.context.events);
+        self.report_alloc_retries();
         Ok(())
+    }
+
+    /// Warns once that memory is so short that training is slower for it.
+    pub(in crate::train) fn report_alloc_retries(&mut self) {
+        let (Some(before), Some(stats)) = (self.alloc_retries, memory_stats(self.setup.options.device))
+        else {
+            return;
+        };
+        if stats.retries > before {
+            self.alloc_retries = None;
+            let message = format!(
+                "the GPU's memory is nearly full: to make room, all that is kept for reuse had to be given back, which \
+                 slows training down; a smaller `batch` than {} helps, or fewer other programs on the GPU",
+                self.progress.batch_size
+            );
+            self.context.events.log(LogLevel::Warning, message);
+        }
     }
 
     /// Reports how many optimiser steps of the epoch were skipped, if any. Waits for the device.
