@@ -9,6 +9,7 @@ use trainyard_proto::pb::scheduler_message::Message as FromScheduler;
 use trainyard_proto::pb::unavailable::Cause;
 use trainyard_types::{EndReason, GpuUuid, Slot};
 
+use crate::machine::put;
 use crate::stub::{Agent, Stub, World, attempt};
 
 /// A machine with the three GPUs of `gpus.json`, and a scheduler.
@@ -341,6 +342,89 @@ async fn memory_that_runs_out_with_the_gpu_to_itself_is_learned_and_a_new_proces
     while lab.stub.fit_records.iter().all(|record| record.failed_batch_size != Some(24)) {
         lab.stub.heartbeat().await;
     }
+}
+
+/// Measures, while 980 MiB are in use beside its allocator's memory.
+const MEASURES: &str = r#"started
+log "pid $$"
+wait_for_test
+tell '"type":"memory","batch_size":'"$batch"',"fixed_mib":90,"step_peak_mib":250,"densest_objects":3,"validation_peak_mib":120,"beside_mib":980'
+hold
+"#;
+
+#[tokio::test]
+async fn what_cuda_takes_of_a_gpu_is_learned_without_what_others_hold() {
+    let mut lab = Lab::new(MEASURES).await;
+    let _agent = lab.agent(&[], &[]);
+    lab.stub.hello().await;
+    lab.assign(1, 1).await;
+    let trainer: u32 = lab.stub.log_line("pid ").await.parse().unwrap();
+    let both = json!([{"pid": trainer, "memory_mib": 3000}, {"pid": std::process::id(), "memory_mib": 200}]);
+    lab.change(1, &json!({"memory_used_mib": 3200, "processes": both}));
+    lab.stub.heartbeat_with(|heartbeat| heartbeat.gpus[1].memory_foreign_mib == Some(200)).await;
+    lab.world.release().await;
+    while lab.stub.fit_records.iter().all(|record| record.batch_size == 0) {
+        lab.stub.heartbeat().await;
+    }
+    let kept = fs::read_to_string(lab.world.path("agent/fit.json")).unwrap();
+    let kept: Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!(
+        kept["cuda_states"],
+        json!([{"device": "NVIDIA GeForce RTX 5070", "libtorch": "2.13.0", "mib": 780}])
+    );
+}
+
+/// Dies of what cuDNN says for want of memory and for other reasons, unless the batch is as small as 16.
+const CUDNN: &str = r#"log "pid $$"
+wait_for_test
+if [ "$batch" -gt 16 ]; then echo 'terminate called: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED' >&2; kill -ABRT $$; fi
+finish
+"#;
+
+#[tokio::test]
+async fn a_trainer_that_died_inside_cudnn_gets_a_smaller_batch_where_its_gpu_was_full_and_none_where_not() {
+    let mut lab = Lab::new(CUDNN).await;
+    let _agent = lab.agent(&[], &[]);
+    lab.stub.hello().await;
+    let idle = json!({"memory_used_mib": 227, "processes": []});
+    for (number, used, reason) in [(1, 5000, EndReason::TrainerCrash), (2, 12000, EndReason::Completed)] {
+        lab.assign(number, 1).await;
+        let trainer: u32 = lab.stub.log_line("pid ").await.parse().unwrap();
+        let process = json!([{"pid": trainer, "memory_mib": used}]);
+        lab.change(1, &json!({"memory_used_mib": used, "processes": process}));
+        lab.stub.heartbeat_with(|heartbeat| heartbeat.gpus[1].memory_free_mib == Some(12227 - used)).await;
+        lab.world.release().await;
+        if reason == EndReason::Completed {
+            lab.stub.log_line("pid ").await;
+            lab.world.release().await;
+        }
+        let ended = lab.stub.end().await;
+        assert_eq!(ended.reason, reason, "{ended:?} {}", lab.world.log());
+        lab.change(1, &idle);
+        lab.stub.heartbeat_with(|heartbeat| heartbeat.gpus[1].memory_free_mib == Some(12000)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_gpu_that_failed_under_its_trainer_is_closed_if_it_fails_its_test_too() {
+    let mut lab = Lab::new(
+        "log 'pid 1'\necho 'terminate called: CUDA error: uncorrectable ECC error encountered' >&2\nkill -ABRT $$\n",
+    )
+    .await;
+    let _agent = lab.agent(&[], &[]);
+    lab.stub.hello().await;
+    lab.until([None; 3]).await;
+    put(
+        &lab.world,
+        "trainer.self-test",
+        "echo 'CUDA error: uncorrectable ECC error encountered' >&2\nexit 134\n",
+    );
+    lab.assign(1, 0).await;
+    let ended = lab.stub.end().await;
+    assert_eq!((ended.reason, ended.unfit), (EndReason::GpuFault, None), "{}", ended.message);
+    assert!(ended.message.contains("memory has an error that it cannot correct"), "{}", ended.message);
+    let heartbeat = lab.until([Some(Cause::SelfTest), None, None]).await;
+    assert!(message(&heartbeat, 0).contains("the self-test failed"), "{}", message(&heartbeat, 0));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ fn other(job: u128) -> AttemptId {
     AttemptId { job: JobId(Uuid::from_u128(job)), number: 1 }
 }
 
-fn put(world: &World, name: &str, script: &str) {
+pub fn put(world: &World, name: &str, script: &str) {
     let (new, path) = (world.path("new"), world.path(name));
     fs::write(&new, format!("#!/bin/sh\n{script}")).unwrap();
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();

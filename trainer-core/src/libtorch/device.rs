@@ -1,5 +1,7 @@
 //! Which device a name means, and why it cannot be used.
 
+use std::ffi::OsString;
+
 use tch::Device;
 use trainyard_types::UnfitKind;
 use trainyard_types::cuda_support::{Driver, LibtorchBuild, Unusable};
@@ -63,16 +65,23 @@ impl DeviceError {
     }
 }
 
+/// In which order CUDA counts GPUs.
+const ORDER: &str = "CUDA_DEVICE_ORDER";
+
 /// Has CUDA count GPUs as nvidia-smi does, unless the user wants another order. Must come before CUDA is loaded.
 ///
 /// # Safety
 /// No other thread may run yet.
 pub unsafe fn order_by_bus() {
-    const ORDER: &str = "CUDA_DEVICE_ORDER";
-    if std::env::var_os(ORDER).is_none() {
+    if let Some(order) = missing_order(|name| std::env::var_os(name)) {
         // SAFETY: there is one thread, as the caller promises.
-        unsafe { std::env::set_var(ORDER, "PCI_BUS_ID") };
+        unsafe { std::env::set_var(ORDER, order) };
     }
+}
+
+/// The order to ask CUDA for, by the variables that are set.
+fn missing_order(variable: impl Fn(&str) -> Option<OsString>) -> Option<&'static str> {
+    variable(ORDER).is_none().then_some("PCI_BUS_ID")
 }
 
 /// The device of that name; `cuda`, `gpu` and `0` are `cuda:0`. `loaded` is what [`load_cuda`](super::load_cuda)
@@ -155,6 +164,12 @@ mod tests {
     fn found(version: &str) -> Found {
         let driver = Some(Driver { version: version.into(), cuda: None });
         Found { count: 0, driver, visible: None, complaint: None }
+    }
+
+    #[test]
+    fn gpus_are_counted_as_nvidia_smi_counts_them_unless_the_user_wants_another_order() {
+        assert_eq!(missing_order(|_| None), Some("PCI_BUS_ID"));
+        assert_eq!(missing_order(|name| (name == ORDER).then(|| "FASTEST_FIRST".into())), None);
     }
 
     #[test]

@@ -31,10 +31,11 @@ pub fn is_loaded() -> bool {
     Path::new("/").join(MODULE).exists()
 }
 
-/// The driver; `None` where there is none that a program may use.
+/// The driver; `None` where there is none. One whose library answers is there, whatever its device files are.
 pub fn driver() -> Option<Driver> {
-    let cuda = || Some(library()?.cuda());
-    has_nvidia_driver().then(|| Driver { version: version(Path::new("/")), cuda: cuda().flatten() })
+    let cuda = library().and_then(Libcuda::cuda);
+    let is_there = cuda.is_some() || has_nvidia_driver();
+    is_there.then(|| Driver { version: version(Path::new("/")), cuda })
 }
 
 /// The version that the kernel's module tells; empty where it does not.
