@@ -38,6 +38,7 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
+	$(ALL) --test simulator --test simulated_gpu
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
 

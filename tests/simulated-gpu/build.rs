@@ -25,6 +25,11 @@ fn main() {
     link.arg("-L").arg(&libraries).args(["-ltorch_cpu", "-lc10_cuda", "-lc10"]);
     link.arg(format!("-Wl,-rpath,{}", libraries.display()));
     assert!(link.status().expect("the linker starts").success(), "the simulated GPU does not link");
+    // Where programs of this build are, for tests that do not link against libtorch.
+    let beside =
+        out.ancestors().nth(3).expect("target/PROFILE/build/PACKAGE/out").join("libsimulated_gpu.so");
+    let _ = std::fs::remove_file(&beside);
+    std::fs::copy(&library, &beside).expect("the target folder can be written");
     println!("cargo:rustc-link-arg-tests=-Wl,-rpath,{}", libraries.display());
     println!("cargo:rustc-env=SIMULATED_GPU_LIBRARY={}", library.display());
 }

@@ -40,6 +40,42 @@ impl Cluster {
         self.start_agent_with(name, cpu_slots, &[&own, more].concat()).await
     }
 
+    /// The real trainer, to which the GPUs that are shown for this agent are simulated ones of so much memory; where it
+    /// is. What it takes of them is what the fake NVML says, too. `more`: variables of the simulated GPU.
+    pub fn trainer_with_simulated_gpus(
+        &self,
+        agent: &str,
+        gpus: &Value,
+        more: &[(&str, &str)],
+    ) -> Result<String> {
+        let gpu = |gpu: &Value| {
+            let capability = &gpu["compute_capability"];
+            let number = |at: usize| capability[at].as_u64().unwrap_or(0);
+            let uuid = gpu["uuid"].as_str().unwrap_or_default();
+            format!("{uuid}:{}:{}", gpu["memory_total_mib"], number(0) * 10 + number(1))
+        };
+        let all: Vec<String> = gpus["gpus"].as_array().into_iter().flatten().map(gpu).collect();
+        let (library, real) = (binary("libsimulated_gpu.so")?, binary("trainyard-trainer")?);
+        let (use_folder, trainer) = (self.gpu_use(agent), self.path(&format!("{agent}-trainer")));
+        fs::create_dir_all(&use_folder)?;
+        let more: String = more.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+        let script = format!(
+            "#!/bin/sh\n{more}export LD_PRELOAD='{}' SIMULATED_GPUS='{}' SIMULATED_GPU_USE='{}'\nexec '{}' \"$@\"\n",
+            library.display(),
+            all.join(";"),
+            use_folder.display(),
+            real.display(),
+        );
+        fs::write(&trainer, script)?;
+        fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755))?;
+        Ok(trainer.display().to_string())
+    }
+
+    /// Where trainings on an agent's simulated GPUs say what they take.
+    pub fn gpu_use(&self, agent: &str) -> PathBuf {
+        self.path(&format!("{agent}-gpu-use"))
+    }
+
     /// A trainer that does what a shell script says after the [`PRELUDE`]; where it is.
     pub fn pretend(&self, script: &str) -> Result<String> {
         let trainer = self.path("trainer");

@@ -9,6 +9,7 @@
 
 mod events;
 mod readings;
+mod simulated;
 mod state;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};

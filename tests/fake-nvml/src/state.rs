@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
+use crate::simulated;
+
 /// Names the file.
 pub const VARIABLE: &str = "FAKE_NVML_STATE";
 
@@ -152,9 +154,18 @@ static READ: Mutex<Option<(Version, Option<Arc<State>>)>> = Mutex::new(None);
 #[derive(Debug, PartialEq, Eq)]
 struct Version(OsString, u64, i64, i64, u64);
 
+/// The state now: the file, and what trainings on simulated GPUs take.
+pub fn load() -> Option<Arc<State>> {
+    let state = load_file()?;
+    let Some(folder) = env::var_os(simulated::VARIABLE) else { return Some(state) };
+    let mut state = State::clone(&state);
+    simulated::add(&mut state, &folder);
+    Some(Arc::new(state))
+}
+
 /// Reads the file, or remembers it if it has not changed; `None` when there is none or it does not parse, which is
 /// said on stderr.
-pub fn load() -> Option<Arc<State>> {
+fn load_file() -> Option<Arc<State>> {
     let path = env::var_os(VARIABLE)?;
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
     let metadata =

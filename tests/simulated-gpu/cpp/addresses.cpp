@@ -1,9 +1,12 @@
 #include "addresses.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <fstream>
 
 #include <c10/util/Exception.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "settings.h"
 
@@ -73,14 +76,31 @@ void Addresses::unreserve(void* device) {
 bool Addresses::take(int gpu, size_t bytes) {
     std::lock_guard hold(lock_);
     auto& memory = gpus_.at(static_cast<size_t>(gpu));
-    if (memory.foreign + memory.used + bytes > memory.capacity) return false;
-    memory.used += bytes;
+    size_t context = memory.has_context ? 0 : settings().context_bytes;
+    if (memory.foreign + memory.used + context + bytes > memory.capacity) return false;
+    memory.used += context + bytes;
+    memory.has_context = true;
+    tell_use();
     return true;
 }
 
 void Addresses::give_back(int gpu, size_t bytes) {
     std::lock_guard hold(lock_);
     gpus_.at(static_cast<size_t>(gpu)).used -= bytes;
+    tell_use();
+}
+
+// For a stand-in of NVML: a file named by the process, with a line `UUID BYTES` for each GPU.
+void Addresses::tell_use() const {
+    if (settings().use.empty()) return;
+    const std::string path = settings().use + "/" + std::to_string(getpid()), unfinished = path + ".new";
+    {
+        std::ofstream file(unfinished);
+        for (size_t gpu = 0; gpu < gpus_.size(); ++gpu) {
+            if (gpus_[gpu].used > 0) file << settings().gpus[gpu].uuid << " " << gpus_[gpu].used << "\n";
+        }
+    }
+    std::rename(unfinished.c_str(), path.c_str());
 }
 
 void Addresses::clear(void* device, size_t bytes) { madvise(to_host(device), bytes, MADV_DONTNEED); }

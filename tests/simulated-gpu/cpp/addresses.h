@@ -40,8 +40,10 @@ public:
 private:
     struct Memory {
         size_t capacity = 0, used = 0, foreign = 0;
+        bool has_context = false;
         std::map<size_t, size_t> holes;  // offset -> bytes
     };
+    void tell_use() const;
     std::mutex lock_;
     size_t all_ = 0;
     char* device_ = nullptr;

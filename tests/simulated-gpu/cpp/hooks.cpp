@@ -2,6 +2,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/PeerToPeerAccess.h>
 
 #include "addresses.h"
 #include "generator.h"
@@ -52,7 +53,9 @@ struct CUDAHooks final : CUDAHooksInterface {
     // Called once, by libtorch's lazy initialisation.
     void init() const override {
         auto* allocator = c10::cuda::CUDACachingAllocator::get();
-        allocator->init(c10::cuda::device_count_ensure_non_zero());
+        const auto gpus = c10::cuda::device_count_ensure_non_zero();
+        c10::cuda::detail::init_p2p_access_cache(gpus);
+        allocator->init(gpus);
         allocator->attachAllocatorTraceTracker([](const auto& entry) { simulated::hazards().trace(entry); });
     }
 

@@ -41,15 +41,16 @@ struct Install {
 }  // namespace
 
 c10::DataPtr allocate(size_t bytes) {
+    if (bytes == 0) return allocator()->allocate(0);
     counter().count([&](Counts& counts) {
         ++counts.allocations;
         counts.allocated_bytes += static_cast<int64_t>(bytes);
     });
     // More than there can be, so that the allocator itself says that there is no room.
-    size_t asked = bytes > 0 && faults().is_allocation_lost() ? settings().gpus.at(0).bytes * 4 : bytes;
+    size_t asked = faults().is_allocation_lost() ? settings().gpus.at(0).bytes * 4 : bytes;
     auto data = allocator()->allocate(asked);
     // Nobody may count on what new memory holds: floats are not numbers there.
-    if (settings().poison && bytes > 0) std::memset(addresses().to_host(data.get()), 0xff, bytes);
+    if (settings().poison) std::memset(addresses().to_host(data.get()), 0xff, bytes);
     return data;
 }
 

@@ -51,10 +51,12 @@ Settings read() {
     found.gpus = visible(all);
     found.driver = static_cast<int>(number("SIMULATED_GPU_DRIVER", 13000));
     found.foreign_bytes = static_cast<size_t>(number("SIMULATED_GPU_FOREIGN_MIB", 0)) << 20;
+    found.context_bytes = static_cast<size_t>(number("SIMULATED_GPU_CONTEXT_MIB", 0)) << 20;
     found.fail_at = number("SIMULATED_GPU_FAIL_AT", 0);
     found.poison = number("SIMULATED_GPU_POISON", 1) != 0;
     found.fault = text("SIMULATED_GPU_FAULT");
     found.report = text("SIMULATED_GPU_REPORT");
+    found.use = text("SIMULATED_GPU_USE");
     return found;
 }
 

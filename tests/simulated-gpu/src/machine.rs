@@ -36,12 +36,16 @@ pub struct Machine {
     pub driver: u32,
     /// Memory of each GPU that other processes hold, in MiB.
     pub foreign_mib: u64,
+    /// What CUDA takes of a GPU for itself, in MiB.
+    pub context_mib: u64,
     /// The allocation that runs out of memory; 0: none.
     pub fail_at: u64,
     /// An operator that fails.
     pub fault: OperatorFault,
     /// The file that a program's counts go to when it exits.
     pub report: Option<PathBuf>,
+    /// The folder where each process tells what it takes, for the stand-in of NVML.
+    pub use_folder: Option<PathBuf>,
 }
 
 impl Machine {
@@ -54,7 +58,16 @@ impl Machine {
     /// These GPUs.
     pub fn with_gpus(gpus: Vec<Gpu>) -> Self {
         let fault = OperatorFault::default();
-        Self { gpus, driver: 13_000, foreign_mib: 0, fail_at: 0, fault, report: None }
+        Self {
+            gpus,
+            driver: 13_000,
+            foreign_mib: 0,
+            context_mib: 0,
+            fail_at: 0,
+            fault,
+            report: None,
+            use_folder: None,
+        }
     }
 
     /// The variables that tell a program of this machine.
@@ -69,9 +82,12 @@ impl Machine {
             ("SIMULATED_GPUS", self.gpus.iter().map(gpu).collect::<Vec<_>>().join(";")),
             ("SIMULATED_GPU_DRIVER", self.driver.to_string()),
             ("SIMULATED_GPU_FOREIGN_MIB", self.foreign_mib.to_string()),
+            ("SIMULATED_GPU_CONTEXT_MIB", self.context_mib.to_string()),
             ("SIMULATED_GPU_FAIL_AT", self.fail_at.to_string()),
             ("SIMULATED_GPU_FAULT", format!("{operator}|{nth}|{sticky}|{message}")),
         ];
+        variables
+            .extend(self.use_folder.iter().map(|path| ("SIMULATED_GPU_USE", path.display().to_string())));
         variables.extend(self.report.iter().map(|path| ("SIMULATED_GPU_REPORT", path.display().to_string())));
         variables
     }

@@ -15,5 +15,6 @@ mod placement;
 mod replicas;
 mod setup;
 mod sick_machines;
+mod simulated_gpus;
 mod train;
 mod why_slow;

@@ -1,0 +1,109 @@
+//! Real trainings on simulated GPUs, which the fake NVML shows to the agent: a machine with an RTX 4090 and an RTX 5070.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use trainyard_proto::pb;
+use trainyard_tests::cluster::{Cluster, PATIENCE};
+use trainyard_tests::jobs::{epoch_end, tiny};
+use trainyard_tests::process::Process;
+
+const AGENT: &str = "workstation";
+/// What an idle desktop takes of each GPU.
+const IDLE_MIB: u64 = 200;
+
+fn two_gpus() -> Value {
+    let gpu = |name: &str, uuid: &str, memory: u64, capability: [u32; 2]| {
+        json!({
+            "name": name, "uuid": uuid, "memory_total_mib": memory, "memory_used_mib": IDLE_MIB,
+            "compute_capability": capability,
+        })
+    };
+    json!({"gpus": [
+        gpu("NVIDIA GeForce RTX 4090", "GPU-4090", 24564, [8, 9]),
+        gpu("NVIDIA GeForce RTX 5070", "GPU-5070", 12227, [12, 0]),
+    ]})
+}
+
+/// A cluster with that machine; `more` are variables of its simulated GPUs.
+async fn workstation(more: &[(&str, &str)]) -> (Cluster, Process) {
+    let cluster = Cluster::start_patient().await.unwrap();
+    cluster.show_gpus(AGENT, &two_gpus()).unwrap();
+    let trainer = cluster.trainer_with_simulated_gpus(AGENT, &two_gpus(), more).unwrap();
+    let folder = cluster.gpu_use(AGENT).display().to_string();
+    let own = [("TRAINYARD_AGENT__TRAINER", trainer.as_str()), ("SIMULATED_GPU_USE", folder.as_str())];
+    let agent = cluster.start_agent_with_gpus(AGENT, 0, &own).await.unwrap();
+    (cluster, agent)
+}
+
+/// A job for any GPU, or for those of a model.
+fn job(data: &Path, epochs: u32, model: &str) -> pb::JobSpec {
+    let gpu_models = if model.is_empty() { Vec::new() } else { vec![model.to_owned()] };
+    let resources = pb::Resources { gpu_models, ..Default::default() };
+    let mut spec = pb::JobSpec { resources: Some(resources), ..tiny(data, epochs) };
+    // The CPU's kernels are slow in 16 bits.
+    spec.train.as_mut().unwrap().amp = Some(false);
+    spec
+}
+
+#[tokio::test]
+async fn two_jobs_train_side_by_side_and_the_agent_sees_the_memory_that_each_takes() {
+    let (cluster, _agent) = workstation(&[]).await;
+    let data = cluster.demo_data("shapes", 16, 4, 64).await.unwrap();
+    let large = cluster.submit(job(&data, 20, "4090")).await.unwrap();
+    let small = cluster.submit(job(&data, 20, "5070")).await.unwrap();
+    for id in [&large, &small] {
+        cluster.watch_until(id, |event| epoch_end(event).is_some()).await.unwrap();
+    }
+    let jobs = [cluster.job(&large).await.unwrap(), cluster.job(&small).await.unwrap()];
+    assert_eq!(jobs[0].attempts[0].device, "NVIDIA GeForce RTX 4090");
+    assert_eq!(jobs[1].attempts[0].device, "NVIDIA GeForce RTX 5070");
+
+    // What libtorch's allocator took is what the agent reads, beyond what the desktop takes.
+    let samples = async {
+        let mut poll = tokio::time::interval(std::time::Duration::from_millis(100));
+        let mut client = cluster.cluster_client().await.unwrap();
+        loop {
+            poll.tick().await;
+            let request = pb::GetTelemetryRequest { agent: AGENT.into(), ..Default::default() };
+            let samples = client.get_telemetry(request).await.unwrap().into_inner().samples;
+            let in_use = |uuid: &str| {
+                let of_gpu = samples.iter().filter(|sample| sample.gpu == uuid);
+                of_gpu.filter_map(|sample| sample.memory_used_mib).max().unwrap_or(0)
+            };
+            if ["GPU-4090", "GPU-5070"].iter().all(|uuid| in_use(uuid) > IDLE_MIB) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, samples).await.expect("telemetry shows memory in use on both GPUs");
+    for id in [&large, &small] {
+        let (state, events) = cluster.watch_to_end(id).await.unwrap();
+        assert_eq!(state, pb::JobState::Succeeded, "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_runs_out_of_memory_goes_on_smaller_and_one_whose_gpu_is_lost_goes_on_elsewhere() {
+    // Far behind the self-test's convolutions, and in the middle of a job's.
+    let fault = "aten::convolution_backward|1000|0|CUDA out of memory. Tried to allocate 20.00 MiB";
+    let (cluster, _agent) = workstation(&[("SIMULATED_GPU_FAULT", fault)]).await;
+    let data = cluster.demo_data("shapes", 16, 4, 64).await.unwrap();
+    let id = cluster.submit(job(&data, 24, "")).await.unwrap();
+    let told = |event: &pb::JobEvent| format!("{event:?}").contains("does not fit in the GPU's memory");
+    cluster.watch_until(&id, told).await.unwrap();
+    let first = cluster.job(&id).await.unwrap().attempts[0].device.clone();
+
+    let mut gpus = two_gpus();
+    for gpu in gpus["gpus"].as_array_mut().unwrap() {
+        if gpu["name"] == json!(first) {
+            gpu["lost"] = json!(true);
+        }
+    }
+    cluster.show_gpus(AGENT, &gpus).unwrap();
+    let (state, events) = cluster.watch_to_end(&id).await.unwrap();
+    let job = cluster.job(&id).await.unwrap();
+    assert_eq!(state, pb::JobState::Succeeded, "{events:?}");
+    let last = job.attempts.last().unwrap();
+    assert!(job.attempts.len() > 1 && last.device != first, "{job:?}");
+}
