@@ -7,7 +7,7 @@ BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 
-.PHONY: help setup build demo test test-sim test-export test-faults test-golden test-gpu lint bench bench-placement clean
+.PHONY: help setup build demo test test-sim test-export test-faults test-golden test-gpu gpu-bundle lint bench bench-placement clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -39,6 +39,8 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
 	$(ALL) --test simulator --test simulated_gpu
+	deploy/gpu/bundle.sh debug
+	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
 
@@ -60,8 +62,11 @@ test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --locked -p trainyard-trainer --test trainer -- golden --test-threads=1
 
-test-gpu: build $(GOLDEN)/unpacked ## What needs an NVIDIA GPU
-	cargo test --release --locked -p trainyard-trainer --features gpu-tests --test gpu -- --test-threads=1
+test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bundle/gpu-report.json
+	TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
+
+gpu-bundle: setup $(GOLDEN)/unpacked ## The same as a folder for a machine with a GPU, without cargo and network
+	deploy/gpu/bundle.sh release
 
 lint: setup ## Format, Clippy and rustdoc, warnings denied
 	cargo fmt --all --check

@@ -102,7 +102,7 @@ Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {
     begin("aten::copy_");
     if (non_blocking) counter().count([](Counts& counts) { ++counts.staged; });
     // The driver returns from an upload of unlocked memory when it has its own copy; from a download when it is there.
-    if (!non_blocking || !up) counter().wait(up ? "copy to the GPU" : "copy to the host");
+    if (!non_blocking || !up) wait(up ? "copy to the GPU" : "copy to the host");
     copy_bytes(self, src, false);
     return self;
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
@@ -32,6 +33,12 @@ void begin(const std::string& name) {
         ++counts.operators;
         ++counts.operators_by_name[name];
     });
+}
+
+void wait(const std::string& cause) {
+    counter().wait(cause);
+    auto mode = c10::cuda::warning_state().get_sync_debug_mode();
+    TORCH_CHECK(mode != c10::cuda::SyncDebugMode::L_ERROR, "called a synchronizing CUDA operation: ", cause);
 }
 
 namespace {
@@ -82,7 +89,7 @@ private:
         TORCH_CHECK(given.dim() == 0 || host_is_fine,
                     "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!");
         // The real kernels upload indices that lie on the host, and wait for that.
-        if (given.dim() > 0) counter().wait(operands_.name() + " with indices of the host");
+        if (given.dim() > 0) wait(operands_.name() + " with indices of the host");
         return given;
     }
 

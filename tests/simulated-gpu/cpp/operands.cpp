@@ -7,6 +7,7 @@
 #include <ATen/core/op_registration/adaption.h>
 
 #include "counts.h"
+#include "fallback.h"
 #include "table.h"
 
 namespace simulated {
@@ -109,7 +110,7 @@ int64_t Operands::waits_of_index_put() const {
 void Operands::count_waits() const {
     int64_t times = waits(name_) ? 1 : 0;
     if (name_ == "aten::_index_put_impl_") times += waits_of_index_put();
-    for (; times > 0; --times) counter().wait(name_);
+    for (; times > 0; --times) wait(name_);
 }
 
 std::string Operands::shapes() const {

@@ -82,8 +82,8 @@ async fn what_fitted_and_fails_twice_goes_on_in_a_new_process_with_the_batch_tha
             cluster.start_agent_with(name, 1, &[("TRAINYARD_TEST_OOM_AT_BATCH", fault)]).await.unwrap();
         let mut spec = auto(&data);
         let train = spec.train.as_mut().unwrap();
-        // Every batch is an optimiser step: what has stepped has fitted.
-        (train.nbs, train.bn_group) = (Some(8), Some(bn_group));
+        // Every batch is an optimiser step, as it is not in warm-up: what has stepped has fitted.
+        (train.nbs, train.bn_group, train.warmup_epochs) = (Some(8), Some(bn_group), Some(0.0));
         let job = cluster.submit(spec).await.unwrap();
         let (state, events) = cluster.watch_to_end(&job).await.unwrap();
         let done = cluster.job(&job).await.unwrap();

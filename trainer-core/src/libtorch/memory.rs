@@ -14,22 +14,42 @@ const VARIABLES: [&str; 2] = ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"];
 /// fits in.
 const EXPANDABLE: &CStr = c"expandable_segments:True";
 
-/// Lets the allocator's pieces of memory grow, unless the user has set it otherwise. Must come before the first memory
-/// of a GPU is taken.
-///
-/// Not under WSL2, where the driver refuses what that needs (<https://github.com/pytorch/pytorch/issues/192330>).
+/// Lets the allocator's pieces of memory grow, where the system can and the user has not set the allocator otherwise.
+/// Must come before the first memory of a GPU is taken.
 pub(super) fn expand_segments() {
-    if is_expandable(|name| std::env::var_os(name), Path::new("/dev/dxg").exists()) {
-        // SAFETY: takes a text that ends in a zero.
-        let set = unsafe { shim::check(shim::ty_set_allocator(EXPANDABLE.as_ptr())) };
+    if is_left_to_us(|name| std::env::var_os(name)) && can_expand() {
         // It is libtorch's own setting, which this version is known to have.
+        let set = set_allocator(EXPANDABLE);
         debug_assert_eq!(set, Ok(()));
     }
 }
 
-/// Whether segments are to be expandable, by the variables that are set, and on which system.
-fn is_expandable(variable: impl Fn(&str) -> Option<OsString>, wsl: bool) -> bool {
-    !wsl && VARIABLES.iter().all(|name| variable(name).is_none())
+/// Whether the user has not set the allocator.
+fn is_left_to_us(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    VARIABLES.iter().all(|name| variable(name).is_none())
+}
+
+/// Whether the system can: WSL2's driver refuses it (<https://github.com/pytorch/pytorch/issues/192330>), and without the
+/// library of NVML, which a container may lack, libtorch 2.13 crashes as it asks that for the GPU's links.
+fn can_expand() -> bool {
+    !Path::new("/dev/dxg").exists() && has_nvml()
+}
+
+#[cfg(unix)]
+fn has_nvml() -> bool {
+    use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+    // SAFETY: the library's initialisers are the driver's own, which libtorch runs as it loads it in the same way.
+    unsafe { Library::open(Some("libnvidia-ml.so.1"), RTLD_LAZY | RTLD_LOCAL) }.is_ok()
+}
+
+#[cfg(not(unix))]
+const fn has_nvml() -> bool {
+    false
+}
+
+fn set_allocator(settings: &CStr) -> Result<(), TorchError> {
+    // SAFETY: takes a text that ends in a zero.
+    unsafe { shim::check(shim::ty_set_allocator(settings.as_ptr())) }
 }
 
 /// The allocator's settings, written as in `PYTORCH_ALLOC_CONF`; empty where nobody has set any.
@@ -119,18 +139,17 @@ mod tests {
     }
 
     #[test]
-    fn segments_grow_unless_the_user_says_otherwise_or_the_system_cannot() {
+    fn a_user_who_sets_the_allocator_is_left_alone() {
         let set = |wanted: &'static str| move |name: &str| (name == wanted).then(OsString::new);
-        let found = [
-            is_expandable(|_| None, false),
-            is_expandable(set("PYTORCH_ALLOC_CONF"), false),
-            is_expandable(set("PYTORCH_CUDA_ALLOC_CONF"), false),
-            is_expandable(|_| None, true),
-        ];
-        assert_eq!(found, [true, false, false, false]);
-        let _ = crate::libtorch::load_cuda();
-        let here = is_expandable(|name| std::env::var_os(name), Path::new("/dev/dxg").exists());
-        assert_eq!(settings().unwrap() == EXPANDABLE.to_str().unwrap(), here);
+        let found = [is_left_to_us(|_| None), is_left_to_us(set("PYTORCH_ALLOC_CONF"))];
+        assert_eq!(found, [true, false]);
+        assert!(!is_left_to_us(set("PYTORCH_CUDA_ALLOC_CONF")));
+    }
+
+    #[test]
+    fn libtorch_takes_the_setting() {
+        set_allocator(EXPANDABLE).unwrap();
+        assert_eq!(settings().unwrap(), EXPANDABLE.to_str().unwrap());
     }
 
     #[test]

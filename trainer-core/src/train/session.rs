@@ -17,6 +17,7 @@ use trainyard_types::trainer::{Activity, LogLevel, MemoryMeasured};
 pub(super) use self::checkpointing::StepState;
 use super::error::TrainError;
 use super::memory::PhaseTracker;
+use super::memory::alloc_retries::AllocRetries;
 use super::memory::memory_probe::MemoryProbe;
 use super::micro_batches::{EpochPosition, MicroBatch, MicroBatches};
 use super::monitoring::divergence::{self, DivergenceDetector};
@@ -83,8 +84,8 @@ pub struct Session<'a> {
     pub(super) divergence: DivergenceDetector,
     /// Losses on their way to the host, for the next report of a step.
     reading: Option<LossReading>,
-    /// How often the allocator had been out of memory when training began; None once that has grown and been told.
-    alloc_retries: Option<u64>,
+    /// Whether memory is so short that training is slower for it.
+    alloc_retries: AllocRetries,
     pub(super) tables: Tables,
     pub(super) uploader: Uploader,
     pub(super) phase_timer: PhaseTimer,
@@ -166,7 +167,7 @@ impl<'a> Session<'a> {
             weights_files,
             divergence: DivergenceDetector::new(device, progress.batches, forgiven),
             reading: None,
-            alloc_retries: libtorch::memory_stats(device).map(|stats| stats.retries),
+            alloc_retries: AllocRetries::start(device),
             tables,
             uploader,
             phase_timer: PhaseTimer::new(device),

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod allocations;
+mod costs;
 mod programs;
 #[allow(dead_code, reason = "the tests on the CPU use the rest")]
 #[path = "../trainer/runs/mod.rs"]

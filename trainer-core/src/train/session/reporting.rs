@@ -8,7 +8,7 @@ use trainyard_types::trainer::{
 
 use super::Session;
 use crate::events::Events;
-use crate::libtorch::{self, Precision, device_name, memory_stats};
+use crate::libtorch::{self, Precision, device_name};
 use crate::report::results_csv::METRICS;
 use crate::train::bn_state;
 use crate::train::error::TrainError;
@@ -110,12 +110,7 @@ impl Session<'_> {
 
     /// Warns once that memory is so short that training is slower for it.
     pub(in crate::train) fn report_alloc_retries(&mut self) {
-        let (Some(before), Some(stats)) = (self.alloc_retries, memory_stats(self.setup.options.device))
-        else {
-            return;
-        };
-        if stats.retries > before {
-            self.alloc_retries = None;
+        if self.alloc_retries.have_begun() {
             let message = format!(
                 "the GPU's memory is nearly full: to make room, all that is kept for reuse had to be given back, which \
                  slows training down; a smaller `batch` than {} helps, or fewer other programs on the GPU",
