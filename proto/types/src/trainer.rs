@@ -313,7 +313,7 @@ pub enum Activity {
     Start,
     /// Listing images and reading labels.
     Scan,
-    /// The measurement of memory, and the search for the fastest algorithms in the first steps.
+    /// The measurement of memory, and the first steps, in which libraries are loaded and prepare each convolution.
     Search,
     /// Training, batch by batch.
     Train,
