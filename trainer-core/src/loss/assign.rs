@@ -1,282 +1,161 @@
 //! Task-aligned assignment: which anchors learn which object (Feng et al. 2021, TOOD).
 //!
-//! Everything is one batch of tensor operations without a look at their values, so that a GPU need not
-//! wait for the host.
+//! Compares the pairs of an object and an anchor inside it, which the host knows, and no others. Everything is one
+//! batch of tensor operations without a look at their values, so that a GPU need not wait for the host.
 
-use tch::{Device, Kind, Tensor};
+mod candidates;
+mod targets;
 
+use tch::{Kind, Tensor};
+
+use self::targets::Pairs;
+pub use self::targets::{Object, PixelObject, Targets};
 use super::ciou::complete_iou;
 
 /// Anchors that an object may take, the best ones.
-pub(super) const TOP_K: i64 = 10;
+const TOP_K: i64 = 10;
 /// Exponent of the overlap in the alignment metric; the score's is one half.
 const BETA: f64 = 6.0;
 const EPS: f64 = 1e-9;
-/// An object's side counts as at least this many pixels when anchors are looked for.
-const MIN_SIDE: f64 = 16.0;
-/// (object, anchor) pairs that are computed at a time; bounds the memory of large batches of crowded images.
-const PAIRS_PER_PART: i64 = 1 << 22;
-/// The same number on a GPU, where each part costs the launches of some forty kernels.
-const PAIRS_PER_PART_ON_GPU: i64 = 1 << 23;
 
-/// One object of a batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Object {
-    /// The image of the batch that it is in.
-    pub image: u32,
-    /// The class's id.
-    pub class: u32,
-    /// Centre x and y, width, height, as shares of the batch's width and height.
-    pub cxcywh: [f32; 4],
-}
-
-/// A batch's objects, padded to as many an image as the fullest one has, `M`.
-#[derive(Debug)]
-pub struct Targets {
-    /// `[B, M]` integer: class ids; 0 in the padding.
-    pub labels: Tensor,
-    /// `[B, M, 4]` float: `xyxy` in pixels; 0 in the padding.
-    pub boxes: Tensor,
-    /// `[B, M]` bool: whether there is an object.
-    pub real: Tensor,
-    /// Objects in the batch.
-    pub count: i64,
-}
-
-impl Targets {
-    /// Objects of a batch of so many `images`, whose size in pixels is `[height, width]`.
-    pub fn new(objects: &[Object], images: usize, [height, width]: [i64; 2], device: Device) -> Self {
-        let mut counts = vec![0_usize; images];
-        for object in objects {
-            counts[object.image as usize] += 1;
-        }
-        let most = counts.iter().copied().max().unwrap_or(0);
-        let mut labels = vec![0_i64; images * most];
-        let mut boxes = vec![[0.0_f32; 4]; images * most];
-        let mut real = vec![false; images * most];
-        counts.fill(0);
-        let (height, width) = (height as f32, width as f32);
-        for object in objects {
-            let image = object.image as usize;
-            let at = image * most + counts[image];
-            counts[image] += 1;
-            let [cx, cy, w, h] = object.cxcywh;
-            let (cx, cy, w, h) = (cx * width, cy * height, w * width, h * height);
-            labels[at] = i64::from(object.class);
-            boxes[at] = [cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0];
-            real[at] = true;
-        }
-        let shape = [images as i64, most as i64];
-        Self {
-            labels: Tensor::from_slice(&labels).view(shape).to_device(device),
-            boxes: Tensor::from_slice(boxes.as_flattened()).view([shape[0], shape[1], 4]).to_device(device),
-            real: Tensor::from_slice(&real).view(shape).to_device(device),
-            count: objects.len() as i64,
-        }
-    }
-
-    /// Images `from` to `from + images - 1`.
-    fn narrow(&self, from: i64, images: i64) -> Self {
-        Self {
-            labels: self.labels.narrow(0, from, images),
-            boxes: self.boxes.narrow(0, from, images),
-            real: self.real.narrow(0, from, images),
-            count: self.count,
-        }
-    }
-}
-
-/// The targets of every anchor.
+/// Which anchors learn what. An anchor may be there more than once, with the same object.
 #[derive(Debug)]
 pub struct Assignment {
     /// `[B, A, classes]` float: soft scores; zero for the background.
     pub scores: Tensor,
-    /// `[B, A, 4]`: the object's box in pixels; means nothing for the background.
+    /// `[N]` integer: the anchors that learn an object, counted through the batch, in their order; `B * A` in places that are
+    /// left over.
+    pub anchors: Tensor,
+    /// `[N]` float: the soft score of each, counted once: zero where the anchor was there before, or where there is none.
+    pub weights: Tensor,
+    /// `[N, 4]` float: the object's box in pixels.
     pub boxes: Tensor,
-    /// `[B, A]` bool: whether the anchor learns an object.
-    pub foreground: Tensor,
-    /// `[B, A]` integer: which of its image's objects; means nothing for the background.
-    pub objects: Tensor,
-    /// `[B, A]` integer: that object's class; means nothing for the background.
+    /// `[N]` integer: the object's class.
     pub labels: Tensor,
 }
 
-/// Assigns anchors to objects, for a batch with at least one object.
+/// Assigns anchors to objects, for targets that are not empty.
 ///
-/// `scores`: `[B, A, classes]` in 0 to 1; `boxes`: `[B, A, 4]` `xyxy` in pixels; `anchors`: `[A, 2]` centres
-/// in pixels. Nothing here has a gradient.
-pub fn assign(scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
-    let pairs = if boxes.device().is_cuda() { PAIRS_PER_PART_ON_GPU } else { PAIRS_PER_PART };
-    assign_in_parts(pairs, scores, boxes, anchors, targets)
-}
-
-/// [`assign`], with about so many pairs at a time.
-fn assign_in_parts(
-    pairs: i64,
-    scores: &Tensor,
-    boxes: &Tensor,
-    anchors: &Tensor,
-    targets: &Targets,
-) -> Assignment {
+/// `logits`: `[B, A, classes]`; `boxes`: `[B, A, 4]` `xyxy` in pixels; anchors as [`Targets::grid`] has them. Nothing here
+/// has a gradient.
+pub fn assign(logits: &Tensor, boxes: &Tensor, targets: &Targets) -> Assignment {
     let _no_grad = tch::no_grad_guard();
-    let size = targets.labels.size();
-    let (images, most) = (size[0], size[1]);
-    let step = (pairs / (most * anchors.size()[0]).max(1)).clamp(1, images);
-    let mut parts = Vec::new();
-    for from in (0..images).step_by(usize::try_from(step).unwrap_or(1)) {
-        let count = step.min(images - from);
-        let (scores, boxes) = (scores.narrow(0, from, count), boxes.narrow(0, from, count));
-        parts.push(assign_images(&scores, &boxes, anchors, &targets.narrow(from, count)));
-    }
-    if parts.len() == 1 {
-        return parts.remove(0);
-    }
-    let join = |part: fn(&Assignment) -> &Tensor| {
-        Tensor::cat(&parts.iter().map(|of| part(of).shallow_clone()).collect::<Vec<_>>(), 0)
+    let size = logits.size();
+    let (count, classes) = (size[0] * size[1], size[2]);
+    let (logits, boxes) = (logits.reshape([count, classes]), boxes.reshape([count, 4]));
+    // One row more, for the places that are left over.
+    let mut scores = Tensor::zeros([count + 1, classes], (Kind::Float, logits.device()));
+    let parts: Vec<Taken> = targets
+        .pairs()
+        .map(|pairs| {
+            let taken = take(&compare(&logits, &boxes, &pairs), &pairs, count);
+            let at = [Some(&taken.anchors), Some(&taken.labels)];
+            let _ = scores.index_put_(&at, &taken.scores, false);
+            taken
+        })
+        .collect();
+    let join = |part: fn(&Taken) -> &Tensor| match &parts[..] {
+        [only] => part(only).shallow_clone(),
+        several => Tensor::cat(&several.iter().map(part).collect::<Vec<_>>(), 0),
     };
     Assignment {
-        scores: join(|part| &part.scores),
+        scores: scores.narrow(0, 0, count).view([size[0], size[1], classes]),
+        anchors: join(|part| &part.anchors),
+        weights: join(|part| &part.weights),
         boxes: join(|part| &part.boxes),
-        foreground: join(|part| &part.foreground),
-        objects: join(|part| &part.objects),
         labels: join(|part| &part.labels),
     }
 }
 
-fn assign_images(scores: &Tensor, boxes: &Tensor, anchors: &Tensor, targets: &Targets) -> Assignment {
-    let candidates = candidates(anchors, targets);
-    let zero = Tensor::zeros([0; 0], (Kind::Float, scores.device()));
-    // [B, M, A]: how well each anchor's box fits each object, what score it gives to the object's class, and both together.
-    let overlaps = complete_iou(&boxes.unsqueeze(1), &targets.boxes.unsqueeze(2)).clamp_min(0.0);
-    let overlaps = overlaps.where_self(&candidates, &zero);
-    let shape = overlaps.size();
-    let classes = targets.labels.unsqueeze(-1).expand(&shape, false);
-    let class_scores = scores.transpose(1, 2).gather(1, &classes, false);
-    let metric = (class_scores.sqrt() * overlaps.pow_tensor_scalar(BETA)).where_self(&candidates, &zero);
-
-    let selected = selected(&metric, &overlaps, &candidates);
-    let foreground = selected.any_dim(1, false);
-    let objects = selected.to_kind(Kind::Uint8).argmax(1, false);
-
-    // [B, A]: an anchor's share of its object's best metric, times the object's best overlap.
-    let metric = metric.where_self(&selected, &zero);
-    let best_metric = metric.amax(-1, true);
-    let best_overlap = overlaps.where_self(&selected, &zero).amax(-1, true);
-    let soft_scores = (metric * best_overlap / (best_metric + EPS)).amax(1, false);
-
-    let labels = targets.labels.gather(1, &objects, false);
-    let four = [objects.size()[0], objects.size()[1], 4];
-    let target_boxes = targets.boxes.gather(1, &objects.unsqueeze(-1).expand(four, false), false);
-    let target_scores = scores.zeros_like().scatter_(
-        2,
-        &labels.unsqueeze(-1),
-        &soft_scores.where_self(&foreground, &zero).unsqueeze(-1),
-    );
-    Assignment { scores: target_scores, boxes: target_boxes, foreground, objects, labels }
+/// `[2, pairs]` float: how well each anchor's box overlaps the object, 0 to 1, together with the score that it gives to the
+/// object's class; and the overlap alone.
+fn compare(logits: &Tensor, boxes: &Tensor, pairs: &Pairs) -> Tensor {
+    let predicted = boxes.index_select(0, &pairs.anchors);
+    let overlaps = complete_iou(&predicted, &pairs.boxes.index_select(0, &pairs.objects)).clamp_min(0.0);
+    let classes = pairs.labels.index_select(0, &pairs.objects);
+    let scores = logits.index(&[Some(&pairs.anchors), Some(&classes)]).sigmoid();
+    let metrics = scores.sqrt() * overlaps.pow_tensor_scalar(BETA);
+    Tensor::stack(&[metrics, overlaps], 0)
 }
 
-/// `[B, M, A]` bool: whether an anchor's centre lies inside an object, small objects taken as larger.
-fn candidates(anchors: &Tensor, targets: &Targets) -> Tensor {
-    let corners = targets.boxes.chunk(2, -1);
-    let (near, far) = (&corners[0], &corners[1]);
-    let size = far - near;
-    let small = size.lt(MIN_SIDE);
-    let center = (near + far) / 2.0;
-    let near = (&center - MIN_SIDE / 2.0).where_self(&small, near).unsqueeze(2);
-    let far = (&center + MIN_SIDE / 2.0).where_self(&small, far).unsqueeze(2);
-    let inside = |gap: Tensor| gap.amin(-1, false);
-    let gap = inside(anchors - near).minimum(&inside(far - anchors));
-    gap.gt(EPS).logical_and(&targets.real.unsqueeze(-1))
+/// What the objects of a part take; see [`Assignment`].
+struct Taken {
+    anchors: Tensor,
+    labels: Tensor,
+    boxes: Tensor,
+    /// `[picks]` float: soft scores, the same at each place of an anchor.
+    scores: Tensor,
+    weights: Tensor,
 }
 
-/// `[B, M, A]` bool: which anchors each object gets: its best ones, and an anchor that several want goes
-/// to the object that it overlaps most.
-fn selected(metric: &Tensor, overlaps: &Tensor, candidates: &Tensor) -> Tensor {
-    let shape = metric.size();
-    let (_, best) = metric.topk(TOP_K.min(shape[2]), -1, true, true);
-    let picked = candidates.zeros_like().scatter_value(-1, &best, 1).logical_and(candidates);
-    let contested = picked.sum_dim_intlist(1, true, Kind::Int64).gt(1);
-    let closest = overlaps.argmax(1, true);
-    let winner = picked.zeros_like().scatter_value(1, &closest, 1);
-    winner.where_self(&contested, &picked)
+/// Gives each object its best anchors, and those that several want to the object that they overlap most. `count`: the
+/// anchors of the batch.
+///
+/// `fits`: as [`compare`] gives them.
+fn take(fits: &Tensor, pairs: &Pairs, count: i64) -> Taken {
+    // Floats that are not negative are in the order of their bits.
+    let bits = fits.view_dtype(Kind::Int).to_kind(Kind::Int64);
+    let picks = best_pairs(&bits.get(0), pairs);
+    let wanted = pairs.anchors.index_select(0, &picks.pairs).where_scalarother(&picks.taken, count);
+    let (anchors, order) = wanted.sort_stable(true, 0, false);
+    let places = anchors.size()[0];
+
+    // An anchor that several want is at several places, one after the other.
+    let as_before = anchors.narrow(0, 1, places - 1).eq_tensor(&anchors.narrow(0, 0, places - 1));
+    let as_before = as_before.constant_pad_nd([1, 1]);
+    let (again, more) = (as_before.narrow(0, 0, places), as_before.narrow(0, 1, places));
+    let closest = closest_pairs(&bits.get(1), pairs, count).index_select(0, &anchors);
+    let own = picks.pairs.index_select(0, &order);
+    let chosen = closest.where_self(&again.logical_or(&more), &own);
+
+    // [2, places]: metric and overlap; [2, objects]: the best of each object.
+    let fits = fits.index_select(1, &chosen).where_scalarother(&anchors.lt(count), 0.0);
+    let objects = pairs.objects.index_select(0, &chosen);
+    let mut best = fits.new_zeros([2, pairs.labels.size()[0]], (fits.kind(), fits.device()));
+    let _ = best.internal_scatter_reduce_(1, &objects.expand([2, places], false), &fits, "amax", true);
+    let best = best.index_select(1, &objects);
+    // An anchor's share of its object's best metric, times the object's best overlap.
+    let scores = fits.get(0) * best.get(1) / (best.get(0) + EPS);
+    Taken {
+        labels: pairs.labels.index_select(0, &objects),
+        boxes: pairs.boxes.index_select(0, &objects),
+        weights: Tensor::where_scalarself(&again, 0.0, &scores),
+        scores,
+        anchors,
+    }
+}
+
+/// The best pairs of each object, in the objects' order.
+struct Picks {
+    /// `[picks]` integer: which pairs.
+    pairs: Tensor,
+    /// `[picks]` bool: whether the object takes the anchor.
+    taken: Tensor,
+}
+
+/// `metrics`: the bits of the metrics.
+fn best_pairs(metrics: &Tensor, pairs: &Pairs) -> Picks {
+    // Object by object, best first, and of equals the first. So each object's pairs stay where they are together.
+    let keys = &pairs.objects * (1_i64 << 31) - metrics;
+    let (_, order) = keys.sort_stable(true, 0, false);
+    let best = order.index_select(0, &pairs.firsts);
+    let fits = metrics.index_select(0, &best).gt(0);
+    // See `Builder::close_object`.
+    let early = (pairs.anchors.index_select(0, &best) - &best).lt_tensor(&pairs.limits);
+    Picks { taken: fits.logical_or(&early), pairs: best }
+}
+
+/// `[count + 1]` integer: of the pairs of each anchor, the one that overlaps most, the first of equals; some pair where
+/// there is none. `overlaps`: their bits.
+fn closest_pairs(overlaps: &Tensor, pairs: &Pairs, count: i64) -> Tensor {
+    const LOW: i64 = 1 << 32;
+    // The largest overlap gives the smallest key, and so does the first pair of equals.
+    let keys = Tensor::arange(pairs.anchors.size()[0], (Kind::Int64, overlaps.device())) - overlaps * LOW;
+    let largest = i64::MAX / LOW * LOW;
+    let mut closest = Tensor::full([count + 1], largest, (Kind::Int64, overlaps.device()));
+    let _ = closest.internal_scatter_reduce_(0, &pairs.anchors, &keys, "amin", true);
+    closest.bitwise_and_(LOW - 1)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CPU: Device = Device::Cpu;
-
-    /// A 4x4 grid of anchors, 8 pixels apart, each predicting the 8-pixel box around it.
-    fn grid() -> (Tensor, Tensor) {
-        let centers: Vec<f32> =
-            (0..16).flat_map(|at| [(at % 4) as f32 * 8.0 + 4.0, (at / 4) as f32 * 8.0 + 4.0]).collect();
-        let anchors = Tensor::from_slice(&centers).view([16, 2]);
-        let boxes = Tensor::cat(&[&anchors - 4.0, &anchors + 4.0], 1);
-        (anchors, boxes)
-    }
-
-    fn object(image: u32, cxcywh: [f32; 4]) -> Object {
-        Object { image, class: 1, cxcywh }
-    }
-
-    fn run(objects: &[Object], images: usize) -> Assignment {
-        let (anchors, boxes) = grid();
-        let boxes = boxes.unsqueeze(0).repeat([images as i64, 1, 1]);
-        let scores = Tensor::full([images as i64, 16, 2], 0.5, (Kind::Float, CPU));
-        assign(&scores, &boxes, &anchors, &Targets::new(objects, images, [32, 32], CPU))
-    }
-
-    #[test]
-    fn an_object_gets_the_anchors_inside_it_and_the_best_one_scores_most() {
-        let found = run(&[object(0, [0.375, 0.375, 0.25, 0.25])], 1);
-        assert_eq!(found.scores.argmax(1, false).int64_value(&[0, 1]), 5);
-        assert!((found.scores.double_value(&[0, 5, 1]) - 1.0).abs() < 1e-5);
-        assert_eq!(found.scores.select(2, 0).count_nonzero(None).int64_value(&[]), 0);
-    }
-
-    #[test]
-    fn a_small_object_between_anchors_still_finds_one() {
-        // Three pixels wide, beside the anchor at (12, 4), whose box holds it.
-        let found = run(&[object(0, [10.0 / 32.0, 4.0 / 32.0, 3.0 / 32.0, 3.0 / 32.0])], 1);
-        assert_eq!(found.foreground.int64_value(&[0, 1]), 1);
-        assert!(found.scores.double_value(&[0, 1, 1]) > 0.0);
-    }
-
-    #[test]
-    fn a_batch_in_parts_is_assigned_as_a_whole_one() {
-        let (anchors, boxes) = grid();
-        let boxes = boxes.unsqueeze(0).repeat([3, 1, 1]);
-        let scores = Tensor::full([3, 16, 2], 0.5, (Kind::Float, CPU));
-        let objects = [object(0, [0.4, 0.4, 0.5, 0.3]), object(2, [0.6, 0.5, 0.3, 0.5])];
-        let targets = Targets::new(&objects, 3, [32, 32], CPU);
-        let whole = assign_in_parts(PAIRS_PER_PART, &scores, &boxes, &anchors, &targets);
-        let parts = assign_in_parts(1, &scores, &boxes, &anchors, &targets);
-        assert!(whole.scores.equal(&parts.scores) && whole.foreground.equal(&parts.foreground));
-        assert!(whole.boxes.equal(&parts.boxes) && whole.objects.equal(&parts.objects));
-    }
-
-    #[test]
-    fn an_image_without_objects_beside_one_with_is_all_background() {
-        let found = run(&[object(1, [0.5, 0.5, 0.5, 0.5])], 2);
-        assert_eq!(found.foreground.get(0).any().int64_value(&[]), 0);
-        assert_eq!(found.foreground.get(1).any().int64_value(&[]), 1);
-        assert_eq!(found.scores.get(0).count_nonzero(None).int64_value(&[]), 0);
-    }
-
-    #[test]
-    fn no_anchor_serves_two_objects() {
-        let twice = [object(0, [0.5, 0.5, 0.9, 0.9]), object(0, [0.5, 0.5, 0.9, 0.9])];
-        let found = run(&twice, 1);
-        // Equal overlaps: the lower index wins.
-        let objects = found.objects.masked_select(&found.foreground);
-        assert_eq!(objects.count_nonzero(None).int64_value(&[]), 0);
-        assert!(objects.numel() > 0);
-    }
-
-    #[test]
-    fn a_box_without_area_breaks_nothing() {
-        let found = run(&[object(0, [0.5, 0.5, 0.0, 0.0])], 1);
-        assert_eq!(found.scores.isfinite().all().int64_value(&[]), 1);
-    }
-}
+mod tests;

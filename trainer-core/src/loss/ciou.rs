@@ -7,48 +7,34 @@ use tch::Tensor;
 /// Keeps quotients finite.
 const EPS: f64 = 1e-7;
 
-/// A box's corners, each of any shape.
-struct Corners {
-    x1: Tensor,
-    y1: Tensor,
-    x2: Tensor,
-    y2: Tensor,
-}
-
-impl Corners {
-    fn of(boxes: &Tensor) -> Self {
-        let side = |at| boxes.select(-1, at);
-        Self { x1: side(0), y1: side(1), x2: side(2), y2: side(3) }
-    }
-
-    fn width(&self) -> Tensor {
-        &self.x2 - &self.x1
-    }
-
-    /// Never zero: it divides.
-    fn height(&self) -> Tensor {
-        &self.y2 - &self.y1 + EPS
-    }
-}
-
 /// Complete IoU (Zheng et al. 2020).
 ///
 /// `pred`, `truth`: `[..., 4]` float, `xyxy` in any one unit, `x2 >= x1` and `y2 >= y1`; their leading
 /// dimensions broadcast. Returns those dimensions, values in `(-1.5, 1]`; 1 means equal. Gradients flow
 /// through both, except through the weight of the aspect term, which is a constant as in the paper.
+///
+/// Both directions are computed at once where they can be, and views are taken apart together: on a GPU each operation,
+/// and each of its gradient, costs a launch.
 pub fn complete_iou(pred: &Tensor, truth: &Tensor) -> Tensor {
-    let (a, b) = (Corners::of(pred), Corners::of(truth));
-    let (width_a, height_a, width_b, height_b) = (a.width(), a.height(), b.width(), b.height());
-    let overlap = (a.x2.minimum(&b.x2) - a.x1.maximum(&b.x1)).clamp_min(0.0)
-        * (a.y2.minimum(&b.y2) - a.y1.maximum(&b.y1)).clamp_min(0.0);
+    let (near_a, far_a) = corners(pred);
+    let (near_b, far_b) = corners(truth);
+    // The corners of what both have in common, and of the smallest box around both.
+    let (near_hull, far_common) = corners(&pred.minimum(truth));
+    let (near_common, far_hull) = corners(&pred.maximum(truth));
+
+    let (width_a, height_a) = sides(&(&far_a - &near_a));
+    let (width_b, height_b) = sides(&(&far_b - &near_b));
+    // Never zero: they divide.
+    let (height_a, height_b) = (height_a + EPS, height_b + EPS);
+    let (width, height) = sides(&(far_common - near_common).clamp_min(0.0));
+    let overlap = width * height;
     let union = &width_a * &height_a + &width_b * &height_b - &overlap + EPS;
     let iou = overlap / union;
 
-    let hull_width = a.x2.maximum(&b.x2) - a.x1.minimum(&b.x1);
-    let hull_height = a.y2.maximum(&b.y2) - a.y1.minimum(&b.y1);
-    let diagonal = hull_width.square() + hull_height.square() + EPS;
+    let squared = |sides: Tensor| sides.square().sum_dim_intlist(-1, false, sides.kind());
+    let diagonal = squared(far_hull - near_hull) + EPS;
     // Twice the distance of the centres, squared, hence the quarter.
-    let apart = ((&b.x1 + &b.x2 - &a.x1 - &a.x2).square() + (&b.y1 + &b.y2 - &a.y1 - &a.y2).square()) / 4.0;
+    let apart = squared(near_b + far_b - near_a - far_a) / 4.0;
 
     let aspect = (width_b / height_b).atan() - (width_a / height_a).atan();
     let aspect = aspect.square() * (4.0 / (PI * PI));
@@ -57,6 +43,21 @@ pub fn complete_iou(pred: &Tensor, truth: &Tensor) -> Tensor {
         &aspect / (&aspect - &iou + (1.0 + EPS))
     };
     iou - (apart / diagonal + aspect * weight)
+}
+
+/// `[..., 4]` to two `[..., 2]`: the corners of boxes.
+fn corners(boxes: &Tensor) -> (Tensor, Tensor) {
+    halves(boxes.chunk(2, -1))
+}
+
+/// `[..., 2]` to two `[...]`: widths and heights.
+fn sides(both: &Tensor) -> (Tensor, Tensor) {
+    halves(both.unbind(-1))
+}
+
+fn halves(parts: Vec<Tensor>) -> (Tensor, Tensor) {
+    let [first, second] = <[Tensor; 2]>::try_from(parts).expect("there are two parts of two");
+    (first, second)
 }
 
 #[cfg(test)]

@@ -24,11 +24,12 @@ pub fn distribution_focal(logits: &Tensor, distances: &Tensor) -> Tensor {
     let log_shares = logits.reshape([-1, 4, BINS]).log_softmax(-1, Kind::Float);
     let below = distances.floor();
     let share_above = distances - &below;
-    let share_below = share_above.neg() + 1.0;
-    let below = below.to_kind(Kind::Int64).unsqueeze(-1);
-    let entropy = |bins: &Tensor| -log_shares.gather(-1, bins, false).squeeze_dim(-1);
-    let loss = entropy(&below) * share_below + entropy(&(&below + 1)) * share_above;
-    loss.mean_dim(-1, false, Kind::Float)
+    let shares = Tensor::stack(&[share_above.rsub_scalar(1.0), share_above], -1);
+    let below = below.to_kind(Kind::Int64);
+    let bins = Tensor::stack(&[&below, &(&below + 1)], -1);
+    // [N, 4, 2]: of both bins together, which is one gather, and one scatter in the backward pass.
+    let likelihood = log_shares.gather(-1, &bins, false) * shares;
+    likelihood.sum_dim_intlist([-2, -1].as_slice(), false, Kind::Float) * -0.25
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ pub mod dfl;
 
 use tch::{IndexOp, Kind, Reduction, Tensor};
 
-use self::assign::{Assignment, TOP_K, Targets, assign};
+use self::assign::{Assignment, Targets, assign};
 use self::ciou::complete_iou;
 use self::dfl::{distribution_focal, side_distances};
 use crate::model::head::{Anchors, Prediction, corners, distances};
@@ -31,8 +31,6 @@ impl Default for Gains {
 /// A batch's loss.
 #[derive(Debug)]
 pub struct Loss {
-    /// Scalar, with gradient: the sum of the components times the images of the batch.
-    pub total: Tensor,
     /// Scalar, with gradient: the sum of the components before they are divided by `scores`. Numerators of
     /// several batches add up to that of all their images at once.
     pub numerator: Tensor,
@@ -40,6 +38,14 @@ pub struct Loss {
     pub scores: Tensor,
     /// `[3]`, without gradient: box, class and distribution loss with their gains, as results.csv shows them.
     pub components: Tensor,
+    images: i64,
+}
+
+impl Loss {
+    /// Scalar, with gradient: the sum of the components times the images of the batch.
+    pub fn total(&self) -> Tensor {
+        &self.numerator / self.scores.clamp_min(LEAST_SCORES) * self.images as f64
+    }
 }
 
 /// Losses are divided by the sum of the soft scores, or by this if that is less.
@@ -47,13 +53,17 @@ pub const LEAST_SCORES: f64 = 1.0;
 
 /// The loss of a batch: complete IoU, binary cross entropy, distribution focal loss, over the anchors that
 /// the assigner gives objects to. `bins`: `[16]`, the head's. Computed in 32 bits whatever the prediction's type.
+///
+/// # Panics
+/// When `targets` are of images of another size than the prediction.
 pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets, gains: Gains) -> Loss {
+    assert_eq!(&prediction.anchors.grid, targets.grid(), "targets are for the images' size");
     let boxes = prediction.boxes.to_kind(Kind::Float);
     let scores = prediction.scores.to_kind(Kind::Float);
     let images = scores.size()[0];
     let anchors = &prediction.anchors;
 
-    let ([box_loss, class_loss, distribution_loss], given) = if targets.count == 0 {
+    let ([box_loss, class_loss, distribution_loss], given) = if targets.is_empty() {
         let nothing = Tensor::zeros([0; 0], (Kind::Float, boxes.device()));
         // The box branch takes part with a gradient of zero, as it does in any other batch.
         let still = boxes.sum(Kind::Float) * 0.0;
@@ -62,15 +72,14 @@ pub fn detection_loss(prediction: &Prediction, bins: &Tensor, targets: &Targets,
     } else {
         let assignment = assign_prediction(&boxes, &scores, bins, anchors, targets);
         let class_loss = class_entropy(&scores, &assignment.scores);
-        let (box_loss, distribution_loss) = box_losses(&boxes, bins, anchors, &assignment, targets.count);
-        ([box_loss, class_loss, distribution_loss], assignment.scores.sum(Kind::Float))
+        let (box_loss, distribution_loss) = box_losses(&boxes, bins, anchors, &assignment);
+        ([box_loss, class_loss, distribution_loss], assignment.weights.sum(Kind::Float))
     };
     let parts = [box_loss * gains.boxes, class_loss * gains.classes, distribution_loss * gains.distribution];
     let parts = Tensor::stack(&parts, 0);
     let scale = given.clamp_min(LEAST_SCORES);
     let numerator = parts.sum(Kind::Float);
-    let total = &numerator / &scale * images as f64;
-    Loss { total, numerator, scores: given, components: parts.detach() / scale }
+    Loss { numerator, scores: given, components: parts.detach() / scale, images }
 }
 
 /// The assigner, on what the head says now.
@@ -83,7 +92,7 @@ fn assign_prediction(
 ) -> Assignment {
     let _no_grad = tch::no_grad_guard();
     let boxes = corners(&anchors.centers, &distances(boxes, bins)) * &anchors.strides;
-    assign(&scores.sigmoid(), &boxes, &(&anchors.centers * &anchors.strides), targets)
+    assign(scores, &boxes, targets)
 }
 
 /// The sum of binary cross entropies. `scores`: `[B, A, classes]` logits; `targets`: as many, in 0 to 1.
@@ -93,34 +102,22 @@ fn class_entropy(scores: &Tensor, targets: &Tensor) -> Tensor {
 
 /// Sums of the box and distribution losses over the foreground, weighted by the soft scores.
 ///
-/// Computed on a fixed number of anchors that holds all the foreground: how many there are stays on the
-/// device. The others weigh nothing.
-fn box_losses(
-    boxes: &Tensor,
-    bins: &Tensor,
-    anchors: &Anchors,
-    assignment: &Assignment,
-    objects: i64,
-) -> (Tensor, Tensor) {
+/// Computed on the places of the assignment, whose number the host knows: how much foreground there is stays on the
+/// device. Places that are left over weigh nothing.
+fn box_losses(boxes: &Tensor, bins: &Tensor, anchors: &Anchors, assignment: &Assignment) -> (Tensor, Tensor) {
     let size = boxes.size();
     let (images, count) = (size[0], size[1]);
-    let slots = (objects * TOP_K).min(images * count);
-    let (_, rows) = assignment.foreground.to_kind(Kind::Uint8).view(-1).topk(slots, 0, true, false);
-    // In memory order, so that sums do not depend on how the selection sorts equals.
-    let (rows, _) = rows.sort(0, false);
-    let pick = |of: &Tensor, width: i64| of.reshape([-1, width]).index_select(0, &rows);
-
+    let rows = assignment.anchors.clamp_max(images * count - 1);
     let anchor = rows.remainder(count);
     let centers = anchors.centers.index_select(0, &anchor);
-    let strides = anchors.strides.index_select(0, &anchor);
-    let weight = assignment.scores.sum_dim_intlist(-1, false, Kind::Float).view(-1).index_select(0, &rows);
-    let truth = pick(&assignment.boxes, 4) / &strides;
-    let logits = pick(boxes, size[2]);
+    let truth = &assignment.boxes / anchors.strides.index_select(0, &anchor);
+    let logits = boxes.reshape([-1, size[2]]).index_select(0, &rows);
 
     let predicted = corners(&centers, &distances(&logits, bins));
-    let mismatch = complete_iou(&predicted, &truth).neg() + 1.0;
+    let mismatch = complete_iou(&predicted, &truth).rsub_scalar(1.0);
     let distribution = distribution_focal(&logits, &side_distances(&centers, &truth));
-    ((mismatch * &weight).sum(Kind::Float), (distribution * weight).sum(Kind::Float))
+    let weighted = |losses: Tensor| (losses * &assignment.weights).sum(Kind::Float);
+    (weighted(mismatch), weighted(distribution))
 }
 
 /// The three components of a [`Loss`] on the host: box, class, distribution. Waits for the device.
@@ -148,7 +145,7 @@ mod tests {
         let bins = Tensor::arange(BINS, (Kind::Float, Device::Cpu));
         let targets = Targets::new(objects, 2, [32, 32], Device::Cpu);
         let loss = detection_loss(&prediction, &bins, &targets, Gains::default());
-        loss.total.backward();
+        loss.total().backward();
         (prediction, loss)
     }
 

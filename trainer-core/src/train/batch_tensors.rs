@@ -20,29 +20,34 @@ pub struct BatchTensors {
 impl BatchTensors {
     /// `batch` on `device`, its images as numbers of type `kind`.
     pub fn new(batch: &Batch, device: Device, kind: Kind) -> Self {
-        Self { images: images(batch, device, kind), targets: targets(batch, device) }
+        let targets = targets_in(batch, 0..batch.n, size(batch)).to(device);
+        Self { images: images(batch, device, kind), targets }
     }
 }
 
 /// A batch's images, as the model takes them: see [`normalise`].
 pub fn images(batch: &Batch, device: Device, kind: Kind) -> Tensor {
-    images_in(batch, 0..batch.n, device, kind)
+    images_of(batch, 0..batch.n, device, kind)
 }
 
 /// [`images`], of those at the positions `range` only.
-pub(super) fn images_in(batch: &Batch, range: Range<usize>, device: Device, kind: Kind) -> Tensor {
+pub(super) fn images_of(batch: &Batch, range: Range<usize>, device: Device, kind: Kind) -> Tensor {
+    from_pixels(pixels(batch, &range), [range.len(), batch.height, batch.width], device, kind)
+}
+
+/// The bytes of a batch's images at the positions `range`.
+pub(super) fn pixels<'a>(batch: &'a Batch, range: &Range<usize>) -> &'a [u8] {
     let bytes = 3 * batch.height * batch.width;
-    let pixels = &batch.images[range.start * bytes..range.end * bytes];
-    from_pixels(pixels, [range.len(), batch.height, batch.width], device, kind)
+    &batch.images[range.start * bytes..range.end * bytes]
 }
 
-/// A batch's objects, as the assigner takes them.
-pub fn targets(batch: &Batch, device: Device) -> Targets {
-    targets_in(batch, 0..batch.n, device)
+/// A batch's `[height, width]`.
+pub(super) fn size(batch: &Batch) -> [i64; 2] {
+    [batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0))
 }
 
-/// [`targets`], of the images at the positions `range` only.
-pub(super) fn targets_in(batch: &Batch, range: Range<usize>, device: Device) -> Targets {
+/// The objects in the images at the positions `range`, which will be of `size`, as the assigner takes them; on the host.
+pub(super) fn targets_in(batch: &Batch, range: Range<usize>, size: [i64; 2]) -> Targets {
     let first = u32::try_from(range.start).unwrap_or(u32::MAX);
     let objects: Vec<Object> = batch
         .targets
@@ -50,8 +55,7 @@ pub(super) fn targets_in(batch: &Batch, range: Range<usize>, device: Device) -> 
         .filter(|target| range.contains(&(target.image as usize)))
         .map(|target| Object { image: target.image - first, class: target.class, cxcywh: target.cxcywh })
         .collect();
-    let size = [batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
-    Targets::new(&objects, range.len(), size, device)
+    Targets::new(&objects, range.len(), size, Device::Cpu)
 }
 
 /// Pixels as the model takes them.

@@ -15,7 +15,7 @@ use trainyard_types::trainer::{Activity, Epoch, LogLevel, Phase, TrainerEvent};
 use super::error::TrainError;
 use super::micro_batches::MicroBatch;
 use super::monitoring::throughput::{Throughput, ThroughputMeter};
-use super::multi_scale::rescale;
+use super::multi_scale;
 use super::output::artifacts::{self, EpochWeights};
 use super::output::console::{self, EpochTable, NewestBatch};
 use super::session::{RunEnd, Session, StepState};
@@ -100,7 +100,7 @@ impl Session<'_> {
 
     /// One micro-batch: forward, loss and backward; and an optimiser step, if it is the last one of its step.
     fn train_batch(&mut self, batch: &Batch, micro_batch: &MicroBatch) {
-        let (seed, multi_scale) = (self.setup.spec().seed, self.setup.spec().multi_scale);
+        let (seed, varied) = (self.setup.spec().seed, self.setup.spec().multi_scale);
         let batch_size = self.progress.batch_size as usize;
         let (tracker, phase_timer) = (self.context.tracker, &mut self.phase_timer);
         let mut begin = |phase| {
@@ -109,11 +109,13 @@ impl Session<'_> {
         };
 
         begin(Phase::Copy);
-        let mut tensors = self.uploader.upload(batch);
-        if multi_scale {
+        let mut tensors = if varied {
             // One size for all batches of a step, so that it does not depend on how many there are.
-            tensors = rescale(tensors, seed, self.state.updates);
-        }
+            let side = multi_scale::draw(batch.height, seed, self.state.updates);
+            self.uploader.upload_scaled(batch, side)
+        } else {
+            self.uploader.upload(batch)
+        };
         if tracker.overflows(self.state.precision()) {
             tensors.images *= f64::NAN;
         }

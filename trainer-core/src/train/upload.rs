@@ -4,10 +4,13 @@
 //! page-locked memory and a stream of its own: the host goes on at once, the GPU computes the step before
 //! meanwhile, and only the step of this batch waits for it, on the GPU.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 use trainyard_data::Batch;
 
-use super::batch_tensors::{BatchTensors, normalise, targets};
+use super::batch_tensors::{BatchTensors, images_of, normalise, pixels, size, targets_in};
+use super::multi_scale;
 use crate::libtorch::copies::{Copier, pinned};
 use crate::libtorch::{Precision, TorchError, rethrow};
 use crate::loss::assign::Targets;
@@ -35,21 +38,46 @@ impl Uploader {
 
     /// `batch` on the device.
     pub fn upload(&self, batch: &Batch) -> BatchTensors {
-        let Some(copier) = &self.copier else { return BatchTensors::new(batch, self.device, self.kind) };
-        send(copier, batch, self.kind).unwrap_or_else(|error| rethrow(&error))
+        self.upload_part(batch, 0..batch.n)
+    }
+
+    /// The images of `batch` at the positions `range` on the device, with their objects.
+    pub fn upload_part(&self, batch: &Batch, range: Range<usize>) -> BatchTensors {
+        let targets = targets_in(batch, range.clone(), size(batch));
+        self.bring(batch, range, targets)
+    }
+
+    /// A square `batch` on the device, its images made `side` pixels wide and high there.
+    pub fn upload_scaled(&self, batch: &Batch, side: usize) -> BatchTensors {
+        let targets = targets_in(batch, 0..batch.n, [side; 2].map(|side| i64::try_from(side).unwrap_or(0)));
+        let BatchTensors { images, targets } = self.bring(batch, 0..batch.n, targets);
+        BatchTensors { images: multi_scale::resize(images, side), targets }
+    }
+
+    /// Images of `batch` and objects, which are on the host.
+    fn bring(&self, batch: &Batch, range: Range<usize>, targets: Targets) -> BatchTensors {
+        let Some(copier) = &self.copier else {
+            return BatchTensors { images: images_of(batch, range, self.device, self.kind), targets };
+        };
+        send(copier, batch, range, targets, self.kind).unwrap_or_else(|error| rethrow(&error))
     }
 }
 
-fn send(copier: &Copier, batch: &Batch, kind: Kind) -> Result<BatchTensors, TorchError> {
-    let shape = [batch.n, 3, batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
-    let bytes = lock_bytes(&batch.images)?.view(shape);
-    let Targets { labels, boxes, real, count } = targets(batch, Device::Cpu);
-    let (labels, boxes, real) = (lock(&labels)?, lock(&boxes)?, lock(&real)?);
-    let sent = copier.send(&[&bytes, &labels, &boxes, &real])?;
+fn send(
+    copier: &Copier,
+    batch: &Batch,
+    range: Range<usize>,
+    targets: Targets,
+    kind: Kind,
+) -> Result<BatchTensors, TorchError> {
+    let shape = [range.len(), 3, batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
+    let bytes = lock_bytes(pixels(batch, &range))?.view(shape);
+    let [boxes, indices] = targets.tensors().map(lock);
+    let sent = copier.send(&[&bytes, &boxes?, &indices?])?;
     let mut there = copier.receive(sent)?.into_iter();
     let mut next = || there.next().unwrap_or_default();
     let images = normalise(&next(), kind);
-    let targets = Targets { labels: next(), boxes: next(), real: next(), count };
+    let targets = targets.with_tensors([next(), next()]);
     Ok(BatchTensors { images, targets })
 }
 
@@ -105,7 +133,21 @@ mod tests {
         let batch = batch();
         let BatchTensors { images, targets } = Uploader::new(Device::Cpu, Precision::Fp16).upload(&batch);
         assert!(images.equal(&crate::train::batch_tensors::images(&batch, Device::Cpu, Kind::Half)));
-        assert_eq!((targets.count, targets.labels.size()), (3, vec![2, 2]));
+        assert_eq!((targets.count(), targets.grid()), (3, &[(4, 4), (2, 2), (1, 1)]));
+    }
+
+    #[test]
+    fn objects_of_a_batch_that_is_scaled_are_for_the_size_that_its_images_get() {
+        let BatchTensors { images, targets } =
+            Uploader::new(Device::Cpu, Precision::Fp32).upload_scaled(&batch(), 64);
+        assert_eq!(images.size(), [2, 3, 64, 64]);
+        assert_eq!(targets.grid(), &[(8, 8), (4, 4), (2, 2)]);
+        let boxes = Vec::<f32>::try_from(targets.tensors()[0].get(0)).unwrap();
+        let expected = [25.6, 16.0, 38.4, 35.2];
+        assert!(
+            boxes.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-4),
+            "{boxes:?}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use trainyard_data::{Batch, LoadError, ValLoader};
 use trainyard_types::trainer::{Activity, Phase};
 
-use super::batch_tensors::{images_in, targets_in};
+use super::batch_tensors::{images_of, size, targets_in};
 use super::memory::PhaseTracker;
 use super::precision::forward;
 use crate::activity;
@@ -118,10 +118,10 @@ fn predict(
     images: Range<usize>,
     config: &ValidationConfig<'_>,
 ) -> (Loss, Tensor) {
-    let input = images_in(batch, images.clone(), model.device(), config.precision.kind());
+    let input = images_of(batch, images.clone(), model.device(), config.precision.kind());
     let prediction = forward(model, &input, false, config.precision);
     drop(input);
-    let targets = targets_in(batch, images, model.device());
+    let targets = targets_in(batch, images, size(batch)).to(model.device());
     let loss = detection_loss(&prediction, model.head().bins(), &targets, config.gains);
     (loss, model.head().decode(&prediction).to_device(Device::Cpu))
 }

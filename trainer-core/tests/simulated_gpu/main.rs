@@ -7,6 +7,7 @@
 
 mod allocations;
 mod costs;
+mod loss;
 mod programs;
 #[allow(dead_code, reason = "the tests on the CPU use the rest")]
 #[path = "../trainer/runs/mod.rs"]

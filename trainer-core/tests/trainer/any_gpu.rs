@@ -73,7 +73,7 @@ fn however_many_images_fit_at_once_a_step_has_the_same_gradient() {
     let reference = trainer();
     let targets = Targets::new(&objects(), IMAGES as usize, [SIDE; 2], Device::Cpu);
     let prediction = reference.model.forward(&images, false);
-    detection_loss(&prediction, reference.model.head().bins(), &targets, Gains::default()).total.backward();
+    detection_loss(&prediction, reference.model.head().bins(), &targets, Gains::default()).total().backward();
     let of_total: Vec<_> =
         reference.optimizer.gradients().map(|(name, gradient)| (name.to_owned(), gradient)).collect();
 

@@ -8,7 +8,7 @@
 use serde_json::Value;
 use tch::{IndexOp, Kind, Tensor};
 use trainyard_trainer::libtorch::Precision;
-use trainyard_trainer::loss::assign::{Assignment, Object, Targets, assign};
+use trainyard_trainer::loss::assign::{Assignment, Object, PixelObject, Targets, assign};
 use trainyard_trainer::loss::{Gains, Loss, detection_loss, to_host};
 use trainyard_trainer::model::head::{Anchors, Prediction};
 use trainyard_trainer::model::plan::{BINS, LayerKind, Plan, STRIDES};
@@ -144,34 +144,48 @@ fn the_fast_layout_computes_the_same_as_the_references() {
     }
 }
 
-fn golden_targets(golden: &Golden) -> Targets {
-    let real = golden.get("tal.in.mask_gt").squeeze_dim(-1).to_kind(Kind::Bool);
-    Targets {
-        labels: golden.get("tal.in.gt_labels").squeeze_dim(-1).to_kind(Kind::Int64),
-        boxes: golden.get("tal.in.gt_bboxes"),
-        count: real.count_nonzero(None).int64_value(&[]),
-        real,
+/// Height and width of the golden images.
+fn image_size(golden: &Golden) -> [i64; 2] {
+    match golden.find("input") {
+        Some(input) => [input.size()[2], input.size()[3]],
+        None => [0, 1].map(|at| golden.about["image_hw"][at].as_i64().unwrap()),
     }
+}
+
+/// The golden objects in pixels, and the number of images.
+fn pixel_objects(golden: &Golden) -> (Vec<PixelObject>, usize) {
+    let [real, labels] = ["tal.in.mask_gt", "tal.in.gt_labels"].map(|name| golden.get(name).squeeze_dim(-1));
+    let boxes = golden.get("tal.in.gt_bboxes");
+    let size = real.size();
+    let places = (0..size[0]).flat_map(|image| (0..size[1]).map(move |at| [image, at]));
+    let object = |at: [i64; 2]| PixelObject {
+        image: at[0] as u32,
+        class: labels.double_value(&at) as u32,
+        xyxy: [0, 1, 2, 3].map(|side| boxes.double_value(&[at[0], at[1], side]) as f32),
+    };
+    (places.filter(|at| real.double_value(at) > 0.0).map(object).collect(), size[0] as usize)
 }
 
 fn assert_assignment(golden: &Golden, found: &Assignment) {
     let foreground = golden.get("tal.out.fg_mask").to_kind(Kind::Bool);
-    assert!(found.foreground.equal(&foreground), "other anchors learn an object");
     assert_eq!(foreground.count_nonzero(None).int64_value(&[]), golden.number(&["n_foreground"]) as i64);
-    let same = |found: &Tensor, name: &str| {
-        let expected = golden.get(name).to_kind(Kind::Int64);
-        assert!(found.masked_select(&foreground).equal(&expected.masked_select(&foreground)), "{name}");
-    };
-    same(&found.objects, "tal.out.target_gt_idx");
-    same(&found.labels, "tal.out.target_labels");
-    let mask = foreground.unsqueeze(-1);
-    let expected = golden.get("tal.out.target_bboxes").masked_select(&mask);
-    assert_close("target boxes", &found.boxes.masked_select(&mask), &expected, 0.0);
+    let anchors = Vec::<i64>::try_from(&found.anchors).unwrap();
+    let is_new =
+        |at: usize| anchors[at] < foreground.numel() as i64 && (at == 0 || anchors[at] != anchors[at - 1]);
+    let places: Vec<i64> = (0..anchors.len()).filter(|&at| is_new(at)).map(|at| at as i64).collect();
+    let once = |of: &Tensor| of.index_select(0, &Tensor::from_slice(&places));
+    let learning = foreground.view(-1).nonzero().squeeze_dim(-1);
+    assert!(once(&found.anchors).equal(&learning), "other anchors learn an object");
+    let expected = golden.get("tal.out.target_labels").to_kind(Kind::Int64).masked_select(&foreground);
+    assert!(once(&found.labels).equal(&expected), "other labels");
+    let expected = golden.get("tal.out.target_bboxes").view([-1, 4]).index_select(0, &learning);
+    assert_close("target boxes", &once(&found.boxes), &expected, 0.0);
     // A sixth power and a quotient: some tens of roundings.
     assert_close("target scores", &found.scores, &golden.get("tal.out.target_scores"), ROUNDING * 10.0);
-    let (sum, wanted) =
-        (found.scores.sum(Kind::Double).double_value(&[]), golden.number(&["target_scores_sum"]));
-    assert!((sum - wanted).abs() <= wanted * ROUNDING * 10.0, "scores sum to {sum}, not {wanted}");
+    let wanted = golden.number(&["target_scores_sum"]);
+    for sum in [&found.scores, &found.weights].map(|all| all.sum(Kind::Double).double_value(&[])) {
+        assert!((sum - wanted).abs() <= wanted * ROUNDING * 10.0, "scores sum to {sum}, not {wanted}");
+    }
 }
 
 #[test]
@@ -179,29 +193,24 @@ fn the_assigner_gives_anchors_the_golden_objects_and_scores() {
     let _alone = alone();
     for file in ["loss_train.safetensors", "loss_synth.safetensors"] {
         let golden = open(file);
-        let targets = golden_targets(&golden);
-        let (scores, boxes) = (golden.get("tal.in.pd_scores"), golden.get("tal.in.pd_bboxes"));
-        let found = assign(&scores, &boxes, &golden.get("tal.in.anchor_points"), &targets);
+        let (objects, images) = pixel_objects(&golden);
+        let targets = Targets::of_pixels(&objects, images, image_size(&golden), CPU);
+        let logits = golden.get("tal.in.pd_scores").to_kind(Kind::Double).logit(None).to_kind(Kind::Float);
+        let found = assign(&logits, &golden.get("tal.in.pd_bboxes"), &targets);
         assert_assignment(&golden, &found);
     }
 }
 
 #[test]
-fn target_rows_become_the_golden_padded_boxes() {
+fn target_rows_become_the_golden_boxes() {
     let _alone = alone();
     for file in ["loss_train.safetensors", "loss_synth.safetensors"] {
         let golden = open(file);
-        let expected = golden_targets(&golden);
-        let size = match golden.find("input") {
-            Some(input) => [input.size()[2], input.size()[3]],
-            None => [0, 1].map(|at| golden.about["image_hw"][at].as_i64().unwrap()),
-        };
-        let images = usize::try_from(expected.labels.size()[0]).unwrap();
-        let found = Targets::new(&objects(&golden.get("targets")), images, size, CPU);
-        assert!(found.real.equal(&expected.real) && found.labels.equal(&expected.labels));
-        assert_eq!(found.count, expected.count);
+        let (expected, images) = pixel_objects(&golden);
+        let found = Targets::new(&objects(&golden.get("targets")), images, image_size(&golden), CPU);
+        let expected: Vec<f32> = expected.iter().flat_map(|object| object.xyxy).collect();
         // Pixels up to some hundreds, rounded to 32 bits in another order.
-        assert_close("boxes", &found.boxes, &expected.boxes, 1e-4);
+        assert_close("boxes", found.tensors()[0], &Tensor::from_slice(&expected).view([-1, 4]), 1e-4);
     }
 }
 
@@ -212,7 +221,7 @@ fn train_batch(golden: &Golden, model: &Model) -> Loss {
     let images = usize::try_from(size[0]).unwrap();
     let targets = Targets::new(&objects(&golden.get("targets")), images, [size[2], size[3]], CPU);
     let loss = detection_loss(&model.forward(&input, true), model.head().bins(), &targets, Gains::default());
-    loss.total.backward();
+    loss.total().backward();
     loss
 }
 
@@ -224,7 +233,7 @@ fn a_training_batch_gives_the_golden_losses_and_gradients() {
     // Logits that differ in the fourth digit give losses that do so in the fifth.
     assert_components("component", &loss, &golden.get("loss.components"), ROUNDING * 10.0);
     let wanted = golden.get("loss.total").double_value(&[0]);
-    let total = loss.total.double_value(&[]);
+    let total = loss.total().double_value(&[]);
     assert!((total - wanted).abs() <= wanted * ROUNDING * 10.0, "{total}, not {wanted}");
 
     let tolerance = golden.number(&["f32_vs_f64", "grad_rel_l2_max"]) * SLACK;
@@ -254,10 +263,10 @@ fn gradients_of_layers_in_bf16_point_where_the_golden_ones_do() {
     let prediction = forward(&model, &input, true, Precision::Bf16);
     assert_eq!(prediction.scores.kind(), Kind::BFloat16);
     let loss = detection_loss(&prediction, model.head().bins(), &targets, Gains::default());
-    assert_eq!(loss.total.kind(), Kind::Float);
-    loss.total.backward();
+    assert_eq!(loss.total().kind(), Kind::Float);
+    loss.total().backward();
     let wanted = golden.get("loss.total").double_value(&[0]);
-    let total = loss.total.double_value(&[]);
+    let total = loss.total().double_value(&[]);
     println!("loss {total}, golden {wanted}");
     // The model's statistics are random and its batch small: a hard case, in which the assigner decides
     // otherwise here and there.
@@ -361,7 +370,7 @@ fn the_loss_of_near_correct_logits_has_the_golden_gradients() {
     let bins = Tensor::arange(BINS, (Kind::Float, CPU));
     let targets = Targets::new(&objects(&golden.get("targets")), images, size, CPU);
     let loss = detection_loss(&prediction, &bins, &targets, Gains::default());
-    loss.total.backward();
+    loss.total().backward();
     assert_components("component", &loss, &golden.get("loss.components"), ROUNDING);
     for (name, tensor) in [("grad.boxes", &prediction.boxes), ("grad.scores", &prediction.scores)] {
         // Near-correct boxes: differences of nearly equal numbers lose digits.

@@ -21,6 +21,9 @@ use crate::train::state::TrainState;
 use crate::train::upload::Uploader;
 use crate::train::validate::{ValidationConfig, validate_batch};
 
+/// How many times over the objects of the densest batch cover an image, at least.
+const COVERED: f32 = 1.5;
+
 /// When memory is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ProbeWhen {
@@ -144,7 +147,9 @@ fn synthetic(objects: &[usize], [height, width]: [usize; 2]) -> Batch {
     let target = |image: usize, at: usize, of: usize| {
         let place = 0.1 + 0.8 * at as f32 / of as f32;
         let image = u32::try_from(image).unwrap_or(u32::MAX);
-        Target { image, class: 0, cxcywh: [place, 1.0 - place, 0.15, 0.15] }
+        // The assigner's memory grows with the anchors inside of objects, too: few objects are large ones.
+        let side = (COVERED / of as f32).sqrt().clamp(0.15, 1.0);
+        Target { image, class: 0, cxcywh: [place, 1.0 - place, side, side] }
     };
     let targets = objects.iter().enumerate();
     Batch {
