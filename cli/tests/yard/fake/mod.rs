@@ -73,7 +73,9 @@ impl Server {
     pub fn start_at(address: SocketAddr, script: Arc<Mutex<Script>>) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        // A process that another test starts holds the sockets of this one until it runs its own program.
+        let bind = || runtime.block_on(TcpListener::bind(address)).inspect_err(|_| std::thread::yield_now());
+        let listener = (0..100_000).find_map(|_| bind().ok()).expect("the address is free in a moment");
         let address = listener.local_addr().unwrap();
         let fake = Fake(script.clone());
         runtime.spawn(
