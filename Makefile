@@ -7,7 +7,7 @@ BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 
-.PHONY: help setup build demo test test-sim test-export test-faults test-golden test-gpu gpu-bundle lint bench bench-placement clean
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu gpu-bundle lint bench bench-placement clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -23,26 +23,31 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 	cargo build --locked --workspace
 	@deploy/demo.sh
 
-# Tests that wait for processes run side by side. Those that train run two at a time, since libtorch takes all cores.
-# Unit tests run one at a time: libtorch has one generator of random numbers for a process. The fuzzer runs alone, since
-# it measures the memory of its process.
+# Two halves run side by side: tests that mostly wait for processes, and tests that mostly compute. Tests that train run
+# two at a time, since libtorch takes all cores. Unit tests run one at a time: libtorch has one generator of random
+# numbers for a process. The fuzzer runs alone, since it measures the memory of its process.
 # A test program that is not named here is found by the tidy test.
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
-	RUST_TEST_THREADS=1 $(ALL) --lib --bins --test loader_memory
-	$(ALL) --test additive --test cases --test core --test one_faulty_of_ten --test reference --test seeds --test tidy
-	RUST_TEST_THREADS=8 $(ALL) --test agent --test yard
-	RUST_TEST_THREADS=4 $(ALL) --test server -- --skip fuzz::
-	$(ALL) --test server -- fuzz::
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios
-	rm -rf target/export
-	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
 	$(ALL) --test simulator --test simulated_gpu
 	deploy/gpu/bundle.sh debug
 	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
+
+test-waiting:
+	RUST_TEST_THREADS=16 $(ALL) --test agent --test yard
+	RUST_TEST_THREADS=4 $(ALL) --test server -- --skip fuzz::
+	$(ALL) --test server -- fuzz::
+	RUST_TEST_THREADS=1 $(ALL) --lib --bins --test loader_memory
+
+test-computing:
+	$(ALL) --test additive --test cases --test core --test one_faulty_of_ten --test reference --test seeds --test tidy
+	rm -rf target/export
+	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export

@@ -256,6 +256,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_older_checkpoint_has_given_up_nothing_that_it_does_not_know() {
+        let identity = Identity::new(ModelScale::N, Vec::new(), 4, 0);
+        let mut stored = serde_json::to_value(Progress::start(identity.clone(), 2)).unwrap();
+        assert!(stored.as_object_mut().unwrap().remove("fp16_off").is_some());
+        assert_eq!(serde_json::from_value::<Progress>(stored).unwrap(), Progress::start(identity, 2));
+    }
+
+    #[test]
     fn an_older_checkpoint_is_compared_in_what_it_knows() {
         let text = r#"{"model": "yolov8n", "names": ["cell"], "images": 4, "seed": 1}"#;
         let old: Identity = serde_json::from_str(text).unwrap();

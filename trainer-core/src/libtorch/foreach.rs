@@ -200,6 +200,23 @@ mod tests {
     }
 
     #[test]
+    fn a_gradient_whose_strides_differ_where_a_side_is_one_is_taken_without_a_copy() {
+        let _alone = tch::no_grad_guard();
+        let plain = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([2, 3, 1, 1]);
+        let parameter =
+            plain.zeros_like().as_strided([2, 3, 1, 1], [3, 1, 3, 3], None).set_requires_grad(true);
+        tch::with_grad(|| (&parameter * &plain).sum(Kind::Float).backward());
+        assert_ne!(parameter.grad().stride(), parameter.stride());
+        let divisor = Tensor::from(2.0_f32);
+        let scaling = GradScaling { divisor: Some(&divisor), found_inf: None };
+        let momentum = parameter.detach().zeros_like();
+        sgd(&[&parameter], &[&momentum], SgdRates { lr: 1.0, momentum: 0.0, decay: 0.0 }, scaling).unwrap();
+        assert!(parameter.equal(&(&plain / -2.0)));
+        // The kernel leaves the divided gradient where it took it from.
+        assert!(parameter.grad().equal(&(&plain / 2.0)));
+    }
+
+    #[test]
     fn nothing_moves_when_an_infinity_was_found() {
         let _ = Device::Cpu;
         let (found, divisor) = (Tensor::from(1.0_f32), Tensor::from(1.0_f32));

@@ -264,6 +264,25 @@ fn one_value_too_large_for_fp16_costs_a_step_and_three_batches_of_them_the_preci
 }
 
 #[test]
+fn a_loss_scale_that_every_other_batch_halves_is_used_up_in_the_end() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let data = crate::shapes::write(&folder.path().join("data"), 56);
+    // 14 batches an epoch, each a step.
+    let spec = TrainSpec { nbs: 4, warmup_epochs: 0.0, ..crate::shapes::spec(&data, 2) };
+    let run_dir = folder.path().join("run");
+    let faults: Vec<String> = (0..13).map(|at| format!("overflow:{}", 2 * at + 1)).collect();
+    let options = Options { amp: Some(Precision::Fp16), ..options(&spec, &run_dir) };
+    let (end, events) = crate::runs::run_with(options, false, &faults.join(","));
+    assert_eq!(end.unwrap(), RunEnd::Finished);
+    let told = logs(&events);
+    assert!(told.iter().any(|text| text.contains("7 optimiser steps were skipped")), "{told:?}");
+    // 4096 halved 13 times is a half.
+    assert_eq!(told.iter().filter(|text| text.contains("going on in fp32")).count(), 1, "{told:?}");
+    assert!(newest(&run_dir).progress.fp16_off);
+}
+
+#[test]
 fn a_resume_with_another_model_or_data_set_is_refused_by_name() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
