@@ -31,14 +31,13 @@ ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing
-	RUST_TEST_THREADS=2 $(ALL) --test scenarios
-	$(ALL) --test simulator --test simulated_gpu
 	deploy/gpu/bundle.sh debug
 	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
 
 test-waiting:
+	RUST_TEST_THREADS=2 $(ALL) --test scenarios
 	RUST_TEST_THREADS=16 $(ALL) --test agent --test yard
 	RUST_TEST_THREADS=4 $(ALL) --test server -- --skip fuzz::
 	$(ALL) --test server -- fuzz::
@@ -48,6 +47,7 @@ test-computing:
 	$(ALL) --test additive --test cases --test core --test one_faulty_of_ten --test reference --test seeds --test tidy
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
+	$(ALL) --test simulator --test simulated_gpu
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export
