@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use trainyard_proto::pb;
+use trainyard_proto::pb::attempt::EndReason;
 use trainyard_tests::cluster::{Cluster, PATIENCE};
 use trainyard_tests::jobs::{epoch_end, tiny};
-use trainyard_tests::process::Process;
+use trainyard_tests::process::{Process, is_alive};
 
 const AGENT: &str = "workstation";
 /// What an idle desktop takes of each GPU.
@@ -27,11 +28,20 @@ fn two_gpus() -> Value {
 
 /// A cluster with that machine; `more` are variables of its simulated GPUs.
 async fn workstation(more: &[(&str, &str)]) -> (Cluster, Process) {
-    let cluster = Cluster::start_patient().await.unwrap();
+    workstation_under("fair", more).await
+}
+
+/// The same under another policy.
+async fn workstation_under(policy: &str, more: &[(&str, &str)]) -> (Cluster, Process) {
+    let cluster = Cluster::start_with_policy(policy).await.unwrap();
     cluster.show_gpus(AGENT, &two_gpus()).unwrap();
     let trainer = cluster.trainer_with_simulated_gpus(AGENT, &two_gpus(), more).unwrap();
     let folder = cluster.gpu_use(AGENT).display().to_string();
-    let own = [("TRAINYARD_AGENT__TRAINER", trainer.as_str()), ("SIMULATED_GPU_USE", folder.as_str())];
+    let own = [
+        ("TRAINYARD_AGENT__TRAINER", trainer.as_str()),
+        ("SIMULATED_GPU_USE", folder.as_str()),
+        ("TRAINYARD_AGENT__CHECKPOINT_UPLOAD_EVERY", "0s"),
+    ];
     let agent = cluster.start_agent_with_gpus(AGENT, 0, &own).await.unwrap();
     (cluster, agent)
 }
@@ -106,4 +116,63 @@ async fn a_job_that_runs_out_of_memory_goes_on_smaller_and_one_whose_gpu_is_lost
     assert_eq!(state, pb::JobState::Succeeded, "{events:?}");
     let last = job.attempts.last().unwrap();
     assert!(job.attempts.len() > 1 && last.device != first, "{job:?}");
+}
+
+/// MiB that programs take of a GPU now, as their allocators say.
+fn taken(cluster: &Cluster, uuid: &str) -> u64 {
+    let files = std::fs::read_dir(cluster.gpu_use(AGENT)).unwrap().map(|entry| entry.unwrap().path());
+    // Those of processes that have ended stay.
+    let is_alive = |path: &std::path::PathBuf| {
+        path.file_name().and_then(|name| name.to_str()?.parse().ok()).is_some_and(is_alive)
+    };
+    let text = files.filter(is_alive).map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let bytes = |line: &str| line.strip_prefix(uuid)?.trim().parse::<u64>().ok();
+    text.flat_map(|text| text.lines().filter_map(bytes).collect::<Vec<_>>()).sum::<u64>() >> 20
+}
+
+#[tokio::test]
+async fn a_job_makes_way_for_one_of_higher_priority_and_goes_on_and_yard_gpus_shows_the_memory_of_whoever_trains()
+ {
+    let (cluster, _agent) = workstation_under("finish-time", &[]).await;
+    let data = cluster.demo_data("shapes", 16, 4, 64).await.unwrap();
+    // Endless as far as the scheduler knows; its own limit of time ends it after a few seconds of training.
+    let mut endless = job(&data, 100_000, "4090");
+    endless.train.as_mut().unwrap().time = Some(15.0 / 3600.0);
+    let endless = cluster.submit(endless).await.unwrap();
+    cluster.watch_until(&endless, |event| epoch_end(event).is_some()).await.unwrap();
+    let urgent = pb::JobSpec { priority: 10, ..job(&data, 12, "4090") };
+    let urgent = cluster.submit(urgent).await.unwrap();
+    cluster.watch_until(&urgent, |event| epoch_end(event).is_some()).await.unwrap();
+
+    // What libtorch's allocator has taken of the GPU, and no more than that, is not free.
+    let agreed = async {
+        let mut poll = tokio::time::interval(std::time::Duration::from_millis(100));
+        loop {
+            poll.tick().await;
+            let before = taken(&cluster, "GPU-4090");
+            let (code, shown, error) = cluster.yard(&["gpus", "-o", "json"]).await.unwrap();
+            assert_eq!(code, 0, "{error}");
+            let shown: Value = serde_json::from_str(&shown).unwrap();
+            let mut gpus = shown["gpus"].as_array().unwrap().iter();
+            let gpu = gpus.find(|gpu| gpu["uuid"] == json!("GPU-4090")).unwrap();
+            // 64 bits are a text in JSON.
+            let free: u64 = gpu["memoryFreeMib"].as_str().unwrap().parse().unwrap();
+            if before > 0 && before == taken(&cluster, "GPU-4090") && free == 24564 - IDLE_MIB - before {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, agreed).await.expect("`yard gpus` shows what the allocator has taken");
+
+    for id in [&urgent, &endless] {
+        let (state, events) = cluster.watch_to_end(id).await.unwrap();
+        assert_eq!(state, pb::JobState::Succeeded, "{events:?}");
+    }
+    let attempts = cluster.job(&endless).await.unwrap().attempts;
+    let reasons: Vec<EndReason> = attempts.iter().map(pb::Attempt::end_reason).collect();
+    assert_eq!(reasons, [EndReason::Preempted, EndReason::Completed], "{attempts:?}");
+    // It went on after the epochs that it had done, and trained none of them twice.
+    let (_, events) = cluster.watch_to_end(&endless).await.unwrap();
+    let epochs: Vec<u32> = events.iter().filter_map(epoch_end).collect();
+    assert!(epochs.iter().copied().eq(1..=u32::try_from(epochs.len()).unwrap()), "{epochs:?}");
 }
