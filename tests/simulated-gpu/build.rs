@@ -30,8 +30,23 @@ fn main() {
         out.ancestors().nth(3).expect("target/PROFILE/build/PACKAGE/out").join("libsimulated_gpu.so");
     let _ = std::fs::remove_file(&beside);
     std::fs::copy(&library, &beside).expect("the target folder can be written");
+    build_driver(&out, &cuda_headers(&libraries));
     println!("cargo:rustc-link-arg-tests=-Wl,-rpath,{}", libraries.display());
     println!("cargo:rustc-env=SIMULATED_GPU_LIBRARY={}", library.display());
+}
+
+/// Compiles what stands for the driver's library into a folder of its own.
+fn build_driver(out: &Path, headers: &Path) {
+    let folder = out.join("driver");
+    std::fs::create_dir_all(&folder).expect("cargo's folder can be written");
+    let compiler = cc::Build::new().cpp(true).get_compiler();
+    let mut build = Command::new(compiler.path());
+    build
+        .args(["-std=c++20", "-O1", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1", "-isystem"])
+        .arg(headers);
+    build.args(["cpp/driver/libcuda.cpp", "cpp/settings.cpp", "-o"]).arg(folder.join("libcuda.so.1"));
+    assert!(build.status().expect("the compiler starts").success(), "the driver's stand-in does not compile");
+    println!("cargo:rustc-env=SIMULATED_DRIVER_FOLDER={}", folder.display());
 }
 
 fn sources() -> Vec<PathBuf> {

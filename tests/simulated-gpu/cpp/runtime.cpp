@@ -92,6 +92,7 @@ const char* cudaGetErrorString(cudaError_t error) {
         case cudaErrorECCUncorrectable: return "uncorrectable ECC error encountered";
         case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
         case cudaErrorLaunchFailure: return "unspecified launch failure";
+        case cudaErrorAssert: return "device-side assert triggered";
         default: return "an error that the simulated GPU has no words for";
     }
 }

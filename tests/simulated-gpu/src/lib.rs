@@ -21,6 +21,8 @@ pub use machine::{Gpu, Machine, OperatorFault};
 
 /// Where the library is.
 pub const LIBRARY: &str = env!("SIMULATED_GPU_LIBRARY");
+/// Where what stands for the driver's library is, `libcuda.so.1`.
+pub const DRIVER_FOLDER: &str = env!("SIMULATED_DRIVER_FOLDER");
 
 /// Starts the test program again with the simulated GPU of `$machine`, a [`Machine`], before its `main` begins. Once,
 /// at the top of a test program.
@@ -49,6 +51,8 @@ pub fn restart_with(machine: impl FnOnce() -> Machine) {
     let arguments = arguments.strip_suffix(&[0]).unwrap_or(&arguments).split(|byte| *byte == 0).skip(1);
     let mut command = std::process::Command::new("/proc/self/exe");
     command.args(arguments.map(|one| String::from_utf8_lossy(one).into_owned()));
+    // Memory that is made to run out is told by the test, not by a line of libtorch's each time.
+    command.env("TORCH_CPP_LOG_LEVEL", "ERROR");
     let error = machine().preload(&mut command).exec();
     eprintln!("the test program does not start with the simulated GPU: {error}");
     std::process::exit(1);

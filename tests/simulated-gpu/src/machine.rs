@@ -77,8 +77,11 @@ impl Machine {
             format!("{}:{}:{}", gpu.uuid, gpu.memory_mib, major * 10 + minor)
         };
         let OperatorFault { operator, nth, sticky, message } = &self.fault;
+        let before =
+            std::env::var("LD_LIBRARY_PATH").map_or_else(|_| String::new(), |path| format!(":{path}"));
         let mut variables = vec![
             ("LD_PRELOAD", super::LIBRARY.to_owned()),
+            ("LD_LIBRARY_PATH", format!("{}{before}", super::DRIVER_FOLDER)),
             ("SIMULATED_GPUS", self.gpus.iter().map(gpu).collect::<Vec<_>>().join(";")),
             ("SIMULATED_GPU_DRIVER", self.driver.to_string()),
             ("SIMULATED_GPU_FOREIGN_MIB", self.foreign_mib.to_string()),

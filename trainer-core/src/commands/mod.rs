@@ -21,7 +21,7 @@ use trainyard_types::{Violation, habit};
 use crate::libtorch;
 use crate::model::{Layout, Model};
 use crate::train::error::TrainError;
-use crate::weights::{self, TensorFile, WeightsError};
+use crate::weights::{self, Metadata, TensorFile, Tensors, WeightsError};
 
 /// The device of that name. Without a name: the first GPU where there is an NVIDIA driver, or else the CPU.
 ///
@@ -84,7 +84,11 @@ const DEFAULT_IMGSZ: usize = 640;
 /// When it is damaged, of another model, or holds values that are not finite.
 pub fn load_model(path: &Path, device: Device) -> Result<LoadedModel, TrainError> {
     let TensorFile { tensors, metadata } = weights::read(path)?;
-    let model = Model::from_tensors(&tensors, Layout::default(), device)?;
+    libtorch::catch_on(device, || model_from(&tensors, &metadata, device))?
+}
+
+fn model_from(tensors: &Tensors, metadata: &Metadata, device: Device) -> Result<LoadedModel, TrainError> {
+    let model = Model::from_tensors(tensors, Layout::default(), device)?;
     let mut found: Vec<&String> = tensors.keys().collect();
     found.sort();
     for name in found {

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::libtorch::{Precision, catch};
+use crate::libtorch::{Precision, catch_on, rethrow};
 use crate::model::Model;
 use crate::model::head::Prediction;
 
@@ -78,6 +78,8 @@ const fn has_bf16_instructions() -> bool {
 }
 
 /// The first of `candidates` in which `model` sees the same on images of side `imgsz` as in 32 bits.
+///
+/// Memory that runs out meanwhile says nothing of a precision: libtorch's exception comes as a panic, as in any step.
 pub fn choose(model: &Model, imgsz: u32, candidates: &[Precision]) -> PrecisionChoice {
     let mut warnings = Vec::new();
     if candidates.is_empty() {
@@ -86,12 +88,14 @@ pub fn choose(model: &Model, imgsz: u32, candidates: &[Precision]) -> PrecisionC
     let images = test_images(i64::from(imgsz).min(SIDE), model.device());
     let single = predict(model, &images, Precision::Fp32);
     for &precision in candidates {
-        let reason = match catch(|| distance(&predict(model, &images, precision), &single)) {
+        let reason = match catch_on(model.device(), || distance(&predict(model, &images, precision), &single))
+        {
             Ok(distance) if distance <= TOLERANCE => return PrecisionChoice { precision, warnings },
             Ok(distance) if distance.is_finite() => {
                 format!("outputs differ by {:.0} % from those in fp32", 100.0 * distance)
             }
             Ok(_) => "outputs are not finite".to_owned(),
+            Err(error) if error.is_out_of_memory() => rethrow(&error),
             Err(error) => error.to_string(),
         };
         warnings.push(format!("AMP: {} is not fit for this model here: {reason}", precision.name()));

@@ -140,6 +140,8 @@ impl Session<'_> {
 
     /// Validates the average, and records and reports the epoch.
     fn finish_epoch(&mut self) -> Result<ControlFlow<()>, TrainError> {
+        // From here on nothing that was learnt is lost, wherever memory runs out.
+        self.context.tracker.set_phase(Phase::Validation);
         let train_losses = self.current_losses()?.means();
         self.report_skipped_steps();
         self.report_alloc_retries();

@@ -6,7 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod allocations;
+mod commands;
 mod costs;
+mod errors;
+mod ladder;
 mod loss;
 mod programs;
 #[allow(dead_code, reason = "the tests on the CPU use the rest")]
@@ -18,6 +21,7 @@ mod shapes;
 mod steps;
 mod streams;
 mod trainings;
+mod tries;
 
 use std::sync::MutexGuard;
 

@@ -38,11 +38,24 @@ impl Bench {
         events
     }
 
+    /// A run that is stopped after its first batch, in the middle of a step.
+    fn stop(&self, name: &str, device: Device) {
+        let (end, _) = run(self.options(name, device), true);
+        assert_eq!(end.unwrap(), RunEnd::Stopped);
+        let progress = checkpoints::newest(&self.folder.path().join(name)).progress;
+        assert_eq!((progress.batches, progress.images_accumulated), (1, 4));
+    }
+
     /// Tensors that differ between the newest checkpoints of two runs.
     fn differing(&self, a: &str, b: &str) -> Vec<String> {
         let [a, b] = [a, b].map(|name| checkpoints::newest(&self.folder.path().join(name)));
         checkpoints::differing(&a, &b, &["model", "ema", "optimizer"])
     }
+}
+
+/// Each step is of two micro-batches from the first one on.
+fn without_warm_up(spec: TrainSpec) -> TrainSpec {
+    TrainSpec { epochs: 2, warmup_epochs: 0.0, ..spec }
 }
 
 #[test]
@@ -66,10 +79,22 @@ fn a_run_of_several_sizes_and_groups_of_images_does_the_same_too() {
 #[test]
 fn a_run_that_is_stopped_between_the_micro_batches_of_a_step_goes_on_as_if_it_had_not_been() {
     let (_gpu, _alone) = alone();
-    let bench = Bench::new(|spec| TrainSpec { epochs: 2, ..spec });
+    let bench = Bench::new(without_warm_up);
     bench.finish("whole", GPU);
-    let (end, _) = run(bench.options("parts", GPU), true);
-    assert_eq!(end.unwrap(), RunEnd::Stopped);
+    bench.stop("parts", GPU);
     bench.finish("parts", GPU);
     assert_eq!(bench.differing("whole", "parts"), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_that_goes_from_the_gpu_to_the_cpu_and_back_in_the_middle_of_a_step_ends_as_if_it_had_stayed() {
+    let (_gpu, _alone) = alone();
+    let bench = Bench::new(without_warm_up);
+    bench.finish("cpu", Device::Cpu);
+    bench.stop("moved", GPU);
+    // The first batch of the next process is the second of the step.
+    let (end, _) = run(bench.options("moved", Device::Cpu), true);
+    assert_eq!(end.unwrap(), RunEnd::Stopped);
+    bench.finish("moved", GPU);
+    assert_eq!(bench.differing("cpu", "moved"), Vec::<String>::new());
 }

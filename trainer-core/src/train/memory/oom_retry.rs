@@ -6,10 +6,13 @@ use trainyard_types::trainer::{BatchSizeChanged, Phase, TrainerEvent};
 
 use super::PhaseTracker;
 use crate::events::Events;
-use crate::libtorch::{self, TorchError};
+use crate::libtorch::{self, MemoryStats, TorchError};
 use crate::train::error::TrainError;
 use crate::train::precision::GivenUp;
 use crate::train::setup::Setup;
+
+/// Whoever holds more of a GPU than one part of so many is named where memory runs out.
+const OTHERS_PART: u64 = 4;
 
 /// How a training goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +97,21 @@ fn too_small(setup: &Setup, from: u32, error: TorchError) -> TrainError {
         single: setup.candidates(GivenUp::default()).is_empty(),
         available_mib: stats.map(|stats| (stats.free_bytes + stats.reserved_bytes) >> 20),
     };
-    TrainError::OutOfMemory { error, advice: shortage.advice() }
+    let held = stats.and_then(|stats| held_by_others(&stats)).unwrap_or_default();
+    TrainError::OutOfMemory { error, advice: shortage.advice() + &held }
+}
+
+/// What a user should know first where it is not the GPU that is small.
+fn held_by_others(stats: &MemoryStats) -> Option<String> {
+    let others = stats.total_bytes.saturating_sub(stats.free_bytes + stats.reserved_bytes);
+    let gib = |bytes: u64| (bytes >> 20) as f64 / 1024.0;
+    (others > stats.total_bytes / OTHERS_PART).then(|| {
+        format!(
+            "; other programs and the driver hold {:.1} of this GPU's {:.1} GiB, which `nvidia-smi` lists",
+            gib(others),
+            gib(stats.total_bytes)
+        )
+    })
 }
 
 /// What a training does in `phase`, after "while".

@@ -13,7 +13,7 @@ use super::tables::RESULTS;
 use crate::eval::{Metrics, NmsConfig};
 use crate::model::Model;
 use crate::report::{args_yaml, pictures, tensorboard};
-use crate::train::batch_tensors::images;
+use crate::train::batch_tensors::images_of;
 use crate::train::error::TrainError;
 use crate::train::setup::Setup;
 use crate::train::validate::detections;
@@ -139,8 +139,12 @@ pub fn write_samples(setup: &Setup, model: &Model) -> Result<(), TrainError> {
     let path = |name: String| setup.options.run_dir.join(name);
     for (number, batch) in setup.val_loader(batch_size).pass().take(pictures::VAL_BATCHES).enumerate() {
         let batch = batch?;
-        let decoded = model.detect(&images(&batch, model.device(), Kind::Float));
-        let found = detections(&decoded, &NmsConfig::predict());
+        // One at a time: where a batch of training just fits, as many at once in 32 bits may not.
+        let see = |image: usize| {
+            let decoded = model.detect(&images_of(&batch, image..image + 1, model.device(), Kind::Float));
+            detections(&decoded, &NmsConfig::predict())
+        };
+        let found: Vec<_> = (0..batch.n).flat_map(see).collect();
         let labels = path(pictures::val_labels(number));
         pictures::write_batch(&labels, &batch, &setup.names).map_err(TrainError::io(labels))?;
         let predictions = path(pictures::val_predictions(number));

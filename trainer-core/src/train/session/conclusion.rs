@@ -7,6 +7,7 @@ use trainyard_types::trainer::{Activity, LogLevel};
 use super::Session;
 use crate::activity;
 use crate::checkpoint::Row;
+use crate::libtorch;
 use crate::model::{Layout, Model};
 use crate::report::pictures;
 use crate::train::error::TrainError;
@@ -35,8 +36,8 @@ impl Session<'_> {
         self.report_smaller_validation();
         let Some(details) = details else { return Ok(Break(())) };
         activity::at(Activity::Write);
-        let drawn = self.draw_results(&model, &details);
-        self.report_undrawn(drawn);
+        let drawn = libtorch::catch_on(self.setup.options.device, || self.draw_results(&model, &details));
+        self.report_undrawn(drawn.map_err(TrainError::from).flatten());
         console::finished(&self.progress, &details, self.setup, self.context.events);
         Ok(Continue(()))
     }
