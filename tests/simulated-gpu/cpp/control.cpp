@@ -2,9 +2,20 @@
 #include <cstdint>
 #include <cstring>
 
+#include <c10/util/Logging.h>
+
 #include "addresses.h"
 #include "counts.h"
 #include "faults.h"
+
+namespace {
+
+// libtorch's Python half has it look at TORCH_CPP_LOG_LEVEL; here nobody else does.
+struct Logging {
+    Logging() { c10::initLogging(); }
+} logging;
+
+}  // namespace
 
 extern "C" {
 

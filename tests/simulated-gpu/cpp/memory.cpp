@@ -17,7 +17,8 @@ thread_local int on_gpu = 0;
 
 c10::cuda::CUDACachingAllocator::CUDAAllocator* allocator() { return c10::cuda::CUDACachingAllocator::get(); }
 
-void release(void* host) { allocator()->raw_delete(addresses().to_device(host)); }
+// By the allocator's own deleter, which without caching is another one.
+void release(void* host) { allocator()->raw_deleter()(addresses().to_device(host)); }
 
 // The CPU's allocator, but kernels that run for the GPU take the GPU's memory.
 struct KernelAllocator final : c10::Allocator {

@@ -6,13 +6,15 @@ use std::process::Command;
 use simulated_gpu::{Counts, Machine};
 use tch::{Kind, Tensor};
 use trainyard_trainer::libtorch::{self, Precision};
+use trainyard_trainer::loss::Gains;
 use trainyard_trainer::optim::Rule;
-use trainyard_trainer::train::memory::ProbeWhen;
 use trainyard_trainer::train::memory::alloc_retries::AllocRetries;
+use trainyard_trainer::train::memory::{PhaseTracker, ProbeWhen};
 use trainyard_trainer::train::precision::forward;
 use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::train::upload::Uploader;
+use trainyard_trainer::train::validate::{ValidationConfig, validate_batch};
 use trainyard_types::TrainSpec;
 
 use super::runs::checkpoints::newest;
@@ -21,8 +23,10 @@ use super::runs::{options, run_with};
 use super::steps::{batch, state, train};
 use super::{GPU, MEMORY_MIB, alone, shapes};
 
-/// Convolutions of yolov8n, and their biases.
-const CASTS: i64 = 63 + 6;
+/// Convolutions of yolov8n's forward pass.
+const CONVOLUTIONS: i64 = 63;
+/// Their weights, and their biases.
+const CASTS: i64 = CONVOLUTIONS + 6;
 
 fn count(counts: &Counts, operator: &str) -> i64 {
     counts.operators_by_name.get(operator).copied().unwrap_or(0)
@@ -148,6 +152,23 @@ fn without_amp_nothing_is_in_tf32_and_no_algorithm_is_ever_searched() {
     let (with, without) = (program(true), program(false));
     assert!(with.tf32 > 0 && without.operators > 0);
     assert_eq!((without.tf32, without.searches, with.searches), (0, 0, 0));
+}
+
+#[test]
+fn a_validation_computes_in_the_precision_that_it_is_told() {
+    let (gpu, _alone) = alone();
+    let state = state(GPU, Rule::Sgd, Precision::Fp16);
+    let tracker = PhaseTracker::default();
+    let in_32_bits = |precision| {
+        let (gains, show) = (Gains::default(), |_, _| {});
+        let config = ValidationConfig { gains, precision, most_objects: 2, tracker: &tracker, show };
+        gpu.reset();
+        let _ = validate_batch(state.ema.model(), &batch(), &config);
+        // Convolutions and products of 32-bit floats: TF32 is allowed.
+        gpu.counts().tf32
+    };
+    let (single, half) = (in_32_bits(Precision::Fp32), in_32_bits(Precision::Fp16));
+    assert_eq!(single - half, CONVOLUTIONS, "{single} and {half}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use trainyard_data::{Batch, Target};
 use trainyard_trainer::libtorch::Precision;
 use trainyard_trainer::loss::Gains;
 use trainyard_trainer::model::Model;
-use trainyard_trainer::optim::{Rule, Schedule};
+use trainyard_trainer::optim::{Rule, Scaler, Schedule};
 use trainyard_trainer::train::state::TrainState;
 use trainyard_trainer::train::upload::Uploader;
 use trainyard_types::{ModelScale, TrainSpec};
@@ -84,4 +84,22 @@ fn sgd_in_each_precision_does_what_it_does_on_the_cpu_bit_by_bit_and_a_step_wait
 fn adamw_does_what_it_does_on_the_cpu_bit_by_bit_and_a_step_waits_for_nothing() {
     let (gpu, _alone) = alone();
     compare(gpu, Rule::AdamW { beta1: 0.9 }, Precision::Fp32);
+}
+
+#[test]
+fn a_step_moves_the_same_bits_at_every_loss_scale_clipped_or_not() {
+    let (_gpu, _alone) = alone();
+    // Scales are powers of two: they change the exponents of gradients and of nothing else.
+    let step = |scale: Option<f64>| {
+        let mut state = state(GPU, Rule::Sgd, Precision::Fp32);
+        state.scaler = scale.map(|scale| Scaler::restore(scale, 0, GPU));
+        train(&mut state, &Uploader::new(GPU, Precision::Fp32), 2);
+        weights(&state)
+    };
+    let expected = step(None);
+    for scale in [1.0, 4096.0, 65_536.0] {
+        for ((name, expected), (_, found)) in expected.iter().zip(&step(Some(scale))) {
+            assert!(expected.equal(found), "{name} at {scale}");
+        }
+    }
 }
