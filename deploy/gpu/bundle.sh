@@ -22,7 +22,8 @@ install -m 755 "target/$profile/trainyard-trainer" "$out/trainyard-trainer"
 install -m 755 "$tests" "$out/gpu-tests"
 install -m 755 "$speeds" "$out/gpu-speeds"
 install -m 755 deploy/gpu/run.sh "$out/run.sh"
-cp target/golden/weights.safetensors target/golden/manifest.json "$out/golden/"
+cp target/golden/{weights,loss_train}.safetensors target/golden/manifest.json "$out/golden/"
+"$out/trainyard-trainer" info --libtorch | sed 's/.*"version":"\([0-9.]*\).*/\1/' >"$out/libtorch-version"
 strip "$out"/trainyard-trainer "$out"/gpu-*
 mib=$(du -sm "$out" | cut -f 1)
 [ "$mib" -le "$most_mib" ] || { echo "the bundle has $mib MiB, more than $most_mib" >&2; exit 1; }

@@ -16,6 +16,13 @@ torch_lib() {
 }
 lib=$(torch_lib)
 [ -e "$lib/libtorch_cpu.so" ] || { echo "run.sh: TORCH_LIB is $lib, and there is no libtorch_cpu.so in it" >&2; exit 2; }
+# libtorch has no stable interface for C++: programs that were built with another version do not even start.
+needed=$(cat "$here/libtorch-version")
+found=$(sed -n "s/^__version__ = '\([0-9.]*\).*/\1/p" "$lib/../version.py" 2>/dev/null || true)
+[ "${found:-$needed}" = "$needed" ] || {
+    echo "run.sh: $lib is libtorch $found, and this bundle was built with $needed: pip install torch==$needed" >&2
+    exit 2
+}
 export LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export TRAINYARD_TRAINER="$here/trainyard-trainer" TRAINYARD_GOLDEN_DIR="$here/golden" OMP_WAIT_POLICY=PASSIVE
 # nvidia-smi's numbers are libtorch's.
@@ -29,7 +36,7 @@ trap 'rm -rf "$work"' EXIT
 quoted() { sed 's/\\/\\\\/g; s/"/\\"/g' | tr -d '\n'; }
 
 # 1. The machine.
-smi=$(nvidia-smi --query-gpu=index,name,memory.total,driver_version,compute_cap --format=csv,noheader 2>&1 || true)
+smi=$(nvidia-smi --query-gpu=index,name,memory.total,driver_version,compute_cap --format=csv,noheader 2>/dev/null || true)
 libtorch=$(on_gpu "$here/trainyard-trainer" info --libtorch)
 echo "GPU       ${smi:-no nvidia-smi}"
 echo "libtorch  $libtorch"
@@ -49,7 +56,22 @@ awk '{ printf "%-7s %s\n", $1, $2 }' "$work/results.txt"
 # Why one failed, up to its backtrace.
 grep -A 4 'panicked at' "$work/tests.txt" | head -n 100 || true
 
-# 3. Speeds.
+# 3. What NVIDIA's own checker sees in three steps. Each tensor has memory of its own meanwhile, or else it would see
+# nothing but the allocator's.
+sanitizer=absent
+if command -v compute-sanitizer >/dev/null; then
+    sanitizer=passed
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 on_gpu timeout 180 compute-sanitizer --tool memcheck --error-exitcode 9 \
+        ./gpu-tests --exact waits::three_steps_wait_for_nothing --nocapture >"$work/sanitizer.txt" 2>&1 || sanitizer=failed
+    [ "$sanitizer" = passed ] || { status=1; tail -n 40 "$work/sanitizer.txt" >&2; }
+fi
+case $sanitizer in
+    absent) echo "skipped compute-sanitizer: it is not on the PATH (it comes with the CUDA toolkit)" ;;
+    passed) echo "ok      compute-sanitizer: three steps" ;;
+    failed) echo "FAILED  compute-sanitizer: three steps" ;;
+esac
+
+# 4. Speeds.
 echo
 on_gpu ./gpu-speeds 2>"$work/speeds.err" | tee "$work/speeds.txt" || { status=1; tail -n 20 "$work/speeds.err" >&2; }
 
@@ -57,7 +79,7 @@ on_gpu ./gpu-speeds 2>"$work/speeds.err" | tee "$work/speeds.txt" || { status=1;
     printf '{"version":1,"date":"%s","gpu":"%s","libtorch":%s,"seconds":%s,"tests":{' \
         "$(date -u +%FT%TZ)" "$(quoted <<<"$smi")" "$libtorch" $((SECONDS - began))
     awk '{ printf "%s\"%s\":%s", (NR > 1 ? "," : ""), $2, ($1 == "ok" ? "true" : "false") }' "$work/results.txt"
-    printf '},"speeds":['
+    printf '},"sanitizer":"%s","speeds":[' "$sanitizer"
     awk 'NF == 3 { printf "%s{\"name\":\"%s\",\"value\":%s,\"unit\":\"%s\"}", (n++ ? "," : ""), $1, $2, $3 }' "$work/speeds.txt"
     printf ']}\n'
 } >"$here/gpu-report.json"
