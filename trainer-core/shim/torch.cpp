@@ -397,16 +397,21 @@ char* ty_copier_receive(const ty_copier* copier, Tensor* const* tensors, size_t 
     });
 }
 
-// Begins to copy a tensor of a CUDA device to page-locked memory, after what the device was told before. `event` is
-// passed when `out` holds its values.
-char* ty_to_host(const Tensor* tensor, Tensor** out, c10::Event** event) {
+// Begins to copy tensors of one CUDA device to page-locked memory, after what the device was told before. `event` is
+// passed when those in `out` hold their values.
+char* ty_to_host(Tensor* const* tensors, size_t count, Tensor** out, c10::Event** event) {
     return guarded([&] {
-        auto host = at::empty_like(*tensor, tensor->options().device(c10::kCPU).pinned_memory(true));
-        host.copy_(*tensor, /*non_blocking=*/true);
+        TORCH_CHECK(count > 0, "there is nothing to copy to the host");
+        std::vector<Tensor> copies;
+        for (size_t at = 0; at < count; ++at) {
+            auto options = tensors[at]->options().device(c10::kCPU).pinned_memory(true);
+            copies.push_back(at::empty_like(*tensors[at], options));
+            copies.back().copy_(*tensors[at], /*non_blocking=*/true);
+        }
         c10::impl::VirtualGuardImpl guard(c10::kCUDA);
         auto passed = std::make_unique<c10::Event>(c10::kCUDA);
-        passed->record(guard.getStream(tensor->device()));
-        *out = new Tensor(host);
+        passed->record(guard.getStream(tensors[0]->device()));
+        for (size_t at = 0; at < count; ++at) out[at] = new Tensor(copies[at]);
         *event = passed.release();
     });
 }

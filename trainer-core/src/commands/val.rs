@@ -17,6 +17,7 @@ use crate::train::error::TrainError;
 use crate::train::memory::PhaseTracker;
 use crate::train::output::console;
 use crate::train::setup::{cores, open_split};
+use crate::train::upload::Uploader;
 use crate::train::validate::{ValidationConfig, ValidationDetails, validate_in_detail};
 
 /// Print the mAP of weights on a data set.
@@ -75,7 +76,8 @@ impl Val {
         let (most_objects, tracker) = (dataset.most_objects(), PhaseTracker::default());
         let (gains, precision) = (Gains::default(), Precision::Fp32);
         let show = console::validating(&Events::default());
-        let config = ValidationConfig { gains, precision, most_objects, tracker: &tracker, show };
+        let uploader = &libtorch::catch(|| Uploader::new(device, precision))?;
+        let config = ValidationConfig { gains, precision, uploader, most_objects, tracker: &tracker, show };
         let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
         let loading = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
         let loader = ValLoader::new(store, loading);

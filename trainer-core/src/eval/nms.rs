@@ -1,5 +1,7 @@
 //! Non-maximum suppression: of boxes that overlap too much, only the surest stays.
 
+use super::logit_scores::LogitScores;
+
 /// One detected object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detection {
@@ -51,11 +53,11 @@ impl NmsConfig {
 }
 
 /// A box that may become a detection.
-#[derive(Clone, Copy)]
-struct Candidate {
-    score: f32,
-    anchor: usize,
-    class: usize,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Candidate {
+    pub(super) score: f32,
+    pub(super) anchor: usize,
+    pub(super) class: usize,
 }
 
 /// Selects the detections of one image, surest first.
@@ -68,11 +70,40 @@ struct Candidate {
 pub fn suppress(pred: &[f32], classes: usize, anchors: usize, config: &NmsConfig) -> Vec<Detection> {
     assert_eq!(pred.len(), (4 + classes) * anchors, "predictions are [4 + classes, anchors]");
     let (boxes, scores) = pred.split_at(4 * anchors);
-    let mut candidates = if config.multi_label {
+    let candidates = if config.multi_label {
         every_class(scores, anchors, config.conf)
     } else {
         best_class(scores, anchors, config.conf)
     };
+    select(candidates, classes, |anchor| [0, 1, 2, 3].map(|row| boxes[row * anchors + anchor]), config)
+}
+
+/// [`suppress`], of what a GPU sends: boxes in 32 bits, and of scores the logits in 16, anchor by anchor.
+///
+/// `boxes`: `[anchors, 4]`, as above; `logits`: `[anchors, classes]`, the bits of each.
+///
+/// # Panics
+/// When they have not those lengths.
+pub fn suppress_logits(
+    boxes: &[f32],
+    logits: &[u16],
+    classes: usize,
+    scores: &LogitScores,
+    config: &NmsConfig,
+) -> Vec<Detection> {
+    let (boxes, rest) = boxes.as_chunks::<4>();
+    assert!(rest.is_empty() && logits.len() == classes * boxes.len(), "a box and its logits for each anchor");
+    let candidates = scores.candidates(logits, classes, config);
+    select(candidates, classes, |anchor| boxes[anchor], config)
+}
+
+/// Detections from candidates in any order; `cxcywh` is the box of an anchor.
+fn select(
+    mut candidates: Vec<Candidate>,
+    classes: usize,
+    cxcywh: impl Fn(usize) -> [f32; 4],
+    config: &NmsConfig,
+) -> Vec<Detection> {
     let surest = |a: &Candidate, b: &Candidate| {
         b.score.total_cmp(&a.score).then_with(|| (a.anchor, a.class).cmp(&(b.anchor, b.class)))
     };
@@ -89,7 +120,7 @@ pub fn suppress(pred: &[f32], classes: usize, anchors: usize, config: &NmsConfig
         if detections.len() == config.max_det {
             break;
         }
-        let [cx, cy, w, h] = [0, 1, 2, 3].map(|row| boxes[row * anchors + candidate.anchor]);
+        let [cx, cy, w, h] = cxcywh(candidate.anchor);
         let xyxy = [cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0];
         let (group, offset) = if config.agnostic {
             (0, 0.0)

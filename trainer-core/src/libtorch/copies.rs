@@ -87,36 +87,39 @@ impl Copier {
     }
 }
 
-/// A tensor on its way to the host.
+/// Tensors on their way to the host.
 #[derive(Debug)]
 pub struct ToHost {
-    tensor: Tensor,
-    /// None if it is there.
+    tensors: Vec<Tensor>,
+    /// None if they are there.
     arrival: Option<Arrival>,
 }
 
 impl ToHost {
-    /// Begins to copy `tensor` as it is after all that its device was told so far. The host does not wait, unless the
-    /// device is the CPU.
-    pub fn begin(tensor: &Tensor) -> Result<Self, TorchError> {
-        if !tensor.device().is_cuda() {
-            return Ok(Self { tensor: tensor.copy(), arrival: None });
+    /// Begins to copy `tensors`, which nobody changes any more, as they are after all that their device was told so far.
+    /// The host does not wait. Tensors of a CPU are there already.
+    pub fn begin(tensors: Vec<Tensor>) -> Result<Self, TorchError> {
+        if !tensors.iter().any(|tensor| tensor.device().is_cuda()) {
+            return Ok(Self { tensors, arrival: None });
         }
-        let (mut made, mut event) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: `tensor` lives; there are places for both results.
-        unsafe { shim::check(shim::ty_to_host(tensor.as_ptr(), &raw mut made, &raw mut event)) }?;
-        // SAFETY: a call that succeeds has made a tensor and left it to us.
-        let tensor = unsafe { Tensor::from_ptr(made) };
-        Ok(Self { tensor, arrival: NonNull::new(event).map(Arrival) })
+        let list = List::new(&tensors);
+        let mut copies = vec![ptr::null_mut(); tensors.len()];
+        let mut event = ptr::null_mut();
+        let out = copies.as_mut_ptr();
+        // SAFETY: the tensors live; there is a place for each of them, and for the event.
+        unsafe { shim::check(shim::ty_to_host(list.pointer(), list.len(), out, &raw mut event)) }?;
+        // SAFETY: a call that succeeds has made all tensors and left them to us.
+        let tensors = copies.into_iter().map(|copy| unsafe { Tensor::from_ptr(copy) }).collect();
+        Ok(Self { tensors, arrival: NonNull::new(event).map(Arrival) })
     }
 
-    /// The tensor on the host. Waits for it if it is not there yet.
-    pub fn finish(self) -> Result<Tensor, TorchError> {
+    /// The tensors on the host. Waits for them, once, if they are not there yet.
+    pub fn finish(self) -> Result<Vec<Tensor>, TorchError> {
         if let Some(arrival) = &self.arrival {
             // SAFETY: the event lives.
             unsafe { shim::check(shim::ty_event_wait(arrival.0.as_ptr())) }?;
         }
-        Ok(self.tensor)
+        Ok(self.tensors)
     }
 }
 
@@ -139,11 +142,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_to_the_host_is_as_it_was_when_it_went() {
-        let mut tensor = Tensor::from_slice(&[1.0_f64, 2.0]);
-        let sent = ToHost::begin(&tensor).unwrap();
-        tensor += 1.0;
-        assert_eq!(Vec::<f64>::try_from(sent.finish().unwrap()).unwrap(), [1.0, 2.0]);
+    fn what_a_cpu_has_is_there_already() {
+        let tensors = vec![Tensor::from_slice(&[1.0_f64, 2.0]), Tensor::from_slice(&[3_i64])];
+        let places: Vec<_> = tensors.iter().map(Tensor::data_ptr).collect();
+        let there = ToHost::begin(tensors).unwrap().finish().unwrap();
+        assert_eq!(there.iter().map(Tensor::data_ptr).collect::<Vec<_>>(), places);
     }
 
     #[test]

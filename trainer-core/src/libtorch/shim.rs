@@ -112,7 +112,12 @@ unsafe extern "C" {
         count: usize,
         event: *const Event,
     ) -> Message;
-    pub(super) fn ty_to_host(tensor: Pointer, out: *mut *mut C_tensor, event: *mut *mut Event) -> Message;
+    pub(super) fn ty_to_host(
+        tensors: *const Pointer,
+        count: usize,
+        out: *mut *mut C_tensor,
+        event: *mut *mut Event,
+    ) -> Message;
     pub(super) fn ty_event_wait(event: *const Event) -> Message;
     pub(super) fn ty_event_free(event: *mut Event);
 }

@@ -4,7 +4,7 @@ pub mod assign;
 pub mod ciou;
 pub mod dfl;
 
-use tch::{IndexOp, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use self::assign::{Assignment, Targets, assign};
 use self::ciou::complete_iou;
@@ -120,15 +120,14 @@ fn box_losses(boxes: &Tensor, bins: &Tensor, anchors: &Anchors, assignment: &Ass
     (weighted(mismatch), weighted(distribution))
 }
 
-/// The three components of a [`Loss`] on the host: box, class, distribution. Waits for the device.
+/// The three components of a [`Loss`] on the host: box, class, distribution. Waits for the device, once.
 pub fn to_host(components: &Tensor) -> [f64; 3] {
-    [0, 1, 2].map(|at| components.i(at).double_value(&[]))
+    let there = components.to_device(Device::Cpu);
+    [0, 1, 2].map(|at| there.double_value(&[at]))
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::assign::Object;
     use super::*;
     use crate::model::plan::BINS;

@@ -154,6 +154,13 @@ impl Head {
     /// the scores in 0 to 1.
     pub fn decode(&self, prediction: &Prediction) -> Tensor {
         let _no_grad = tch::no_grad_guard();
+        let scores = prediction.scores.to_kind(Kind::Float).sigmoid();
+        Tensor::cat(&[self.decode_boxes(prediction), scores], 2).transpose(1, 2).contiguous()
+    }
+
+    /// The boxes of [`Head::decode`], anchor by anchor: `[B, A, 4]` float.
+    pub fn decode_boxes(&self, prediction: &Prediction) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
         let anchors = &prediction.anchors;
         let distances = distances(&prediction.boxes.to_kind(Kind::Float), &self.bins);
         let (near, far) = (distances.i((.., .., ..2)), distances.i((.., .., 2..)));
@@ -161,8 +168,7 @@ impl Head {
         let opposite = &anchors.centers + &far;
         let centers = (&corner + &opposite) / 2.0 * &anchors.strides;
         let sizes = (opposite - corner) * &anchors.strides;
-        let scores = prediction.scores.to_kind(Kind::Float).sigmoid();
-        Tensor::cat(&[centers, sizes, scores], 2).transpose(1, 2).contiguous()
+        Tensor::cat(&[centers, sizes], 2)
     }
 }
 

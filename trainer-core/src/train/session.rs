@@ -88,6 +88,8 @@ pub struct Session<'a> {
     alloc_retries: AllocRetries,
     pub(super) tables: Tables,
     pub(super) uploader: Uploader,
+    /// The same, in the precision that images are validated in.
+    val_uploader: Uploader,
     pub(super) phase_timer: PhaseTimer,
     /// The end of the last optimiser step of this epoch in this session.
     pub(super) last_step: Option<StepState>,
@@ -147,9 +149,10 @@ impl<'a> Session<'a> {
         // Images of another size are computed from all bits of theirs.
         let of_images = if spec.multi_scale { Precision::Fp32 } else { state.precision() };
         let uploader = Uploader::new(device, of_images);
+        let val_uploader = uploader.in_precision(state.precision());
         let memory = setup.options.probe_memory.wants(device).then(|| {
             activity::at(Activity::Search);
-            let validation = &validation_config(setup, state.precision(), context.tracker);
+            let validation = &validation_config(setup, state.precision(), &val_uploader, context.tracker);
             MemoryProbe { setup, batch_size, uploader: &uploader, validation }.run(&mut state)
         });
         let weights_files = match loaded {
@@ -170,6 +173,7 @@ impl<'a> Session<'a> {
             alloc_retries: AllocRetries::start(device),
             tables,
             uploader,
+            val_uploader,
             phase_timer: PhaseTimer::new(device),
             last_step: None,
             drawing: Drawing::start(run_dir),
@@ -278,8 +282,8 @@ impl<'a> Session<'a> {
     }
 
     /// How this session validates.
-    pub(super) fn validation(&self) -> ValidationConfig<'a> {
-        validation_config(self.setup, self.state.precision(), self.context.tracker)
+    pub(super) fn validation(&self) -> ValidationConfig<'_> {
+        validation_config(self.setup, self.state.precision(), &self.val_uploader, self.context.tracker)
     }
 }
 
@@ -293,10 +297,11 @@ fn build_state(setup: &Setup, model: Model, batch_size: u32, precision: Precisio
 fn validation_config<'a>(
     setup: &Setup,
     precision: Precision,
+    uploader: &'a Uploader,
     tracker: &'a PhaseTracker,
 ) -> ValidationConfig<'a> {
     let most_objects = setup.val.dataset().most_objects();
-    ValidationConfig { gains: setup.gains(), precision, most_objects, tracker, show: |_, _| {} }
+    ValidationConfig { gains: setup.gains(), precision, uploader, most_objects, tracker, show: |_, _| {} }
 }
 
 /// Brings `state` to where `loaded` was made; returns the weights files of then.

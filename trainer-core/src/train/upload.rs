@@ -5,6 +5,7 @@
 //! meanwhile, and only the step of this batch waits for it, on the GPU.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 use trainyard_data::Batch;
@@ -22,7 +23,7 @@ pub struct Uploader {
     /// The type of the images' numbers.
     kind: Kind,
     /// The copier of a GPU; none on a CPU.
-    copier: Option<Copier>,
+    copier: Option<Rc<Copier>>,
 }
 
 impl Uploader {
@@ -30,10 +31,17 @@ impl Uploader {
     /// as from tch.
     pub fn new(device: Device, precision: Precision) -> Self {
         let copier = match device {
-            Device::Cuda(_) => Some(Copier::new(device).unwrap_or_else(|error| rethrow(&error))),
+            Device::Cuda(_) => Some(Rc::new(Copier::new(device).unwrap_or_else(|error| rethrow(&error)))),
             Device::Cpu | Device::Mps | Device::Vulkan => None,
         };
         Self { device, kind: precision.kind(), copier }
+    }
+
+    /// An uploader whose images become numbers of another precision. Both copy on one stream: the allocator keeps memory
+    /// for each stream by itself.
+    #[must_use]
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        Self { device: self.device, kind: precision.kind(), copier: self.copier.clone() }
     }
 
     /// `batch` on the device.

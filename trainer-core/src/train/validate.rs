@@ -1,20 +1,27 @@
 //! How good a model is on a data set: losses, and the metrics after non-maximum suppression.
+//!
+//! A GPU is told of the next batch before the host suppresses the boxes of the one before, so that neither waits for the
+//! other.
 
-use std::ops::Range;
+mod batch_in_flight;
+mod predictions;
+
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
-use trainyard_data::{Batch, LoadError, ValLoader};
-use trainyard_types::trainer::{Activity, Phase};
+use tch::{Kind, Tensor};
+use trainyard_data::{Batch, LoadError, Object, ValLoader};
+use trainyard_types::trainer::Activity;
 
-use super::batch_tensors::{images_of, size, targets_in};
+pub use self::batch_in_flight::{BatchInFlight, BatchResult};
+pub use self::predictions::detections;
 use super::memory::PhaseTracker;
-use super::precision::forward;
+use super::upload::Uploader;
 use crate::activity;
-use crate::eval::{Confusion, Detection, Evaluator, Metrics, NmsConfig, suppress};
-use crate::libtorch::{self, Precision, rethrow};
-use crate::loss::{Gains, LEAST_SCORES, Loss, detection_loss, to_host};
+use crate::eval::{Confusion, Evaluator, Metrics, NmsConfig};
+use crate::libtorch::Precision;
+use crate::loss::{Gains, to_host};
 use crate::model::Model;
 
 /// How a validation is done.
@@ -24,6 +31,8 @@ pub struct ValidationConfig<'a> {
     pub gains: Gains,
     /// The precision of the layers.
     pub precision: Precision,
+    /// Brings batches to the device, in that precision.
+    pub uploader: &'a Uploader,
     /// The most objects that an image of the data set has; so many detections at least are kept.
     pub most_objects: usize,
     /// Knows how many images fit in memory at once, and learns where that is too many.
@@ -45,7 +54,7 @@ impl ValidationConfig<'_> {
 pub struct ValidationTime {
     /// Waiting for the loader's images.
     pub loader_wait: f64,
-    /// The model and the loss, copies included.
+    /// The model and the loss, copies included: on a GPU as far as the host has waited for them.
     pub model: f64,
     /// Non-maximum suppression, and matching with the labels.
     pub postprocess: f64,
@@ -60,103 +69,21 @@ pub struct ValidationResult {
     pub losses: [f64; 3],
 }
 
-/// What a model says of a batch.
-#[derive(Debug)]
-pub struct BatchResult {
-    /// `[3]` on the device: the batch's loss components.
-    pub components: Tensor,
-    /// Detections of each image.
-    pub detections: Vec<Vec<Detection>>,
-    /// Seconds of the forward pass and the loss, until the predictions were on the host.
-    pub seconds: f64,
-}
-
-/// Predicts a batch: as many images at once as `config.tracker` knows to fit, and where that is too many,
-/// fewer. The detections are the same; losses are, to rounding. Waits for the device.
-///
-/// An exception of libtorch comes as a panic, also where not even one image fits.
+/// Predicts a batch, and waits for it; see [`BatchInFlight`].
 pub fn validate_batch(model: &Model, batch: &Batch, config: &ValidationConfig<'_>) -> BatchResult {
-    let _no_grad = tch::no_grad_guard();
-    let nms = config.nms();
-    let (mut found, mut seconds) = (Vec::new(), 0.0);
-    let mut parts: Vec<(Tensor, Tensor)> = Vec::new();
-    while found.len() < batch.n {
-        let (from, count) = (found.len(), config.tracker.validation_images(batch.n - found.len()));
-        let began = Instant::now();
-        let part = libtorch::catch_on(model.device(), || {
-            config.tracker.enter(Phase::Validation, count);
-            predict(model, batch, from..from + count, config)
-        });
-        match part {
-            Ok((loss, decoded)) => {
-                seconds += began.elapsed().as_secs_f64();
-                parts.push((loss.components, loss.scores));
-                found.extend(detections(&decoded, &nms));
-            }
-            Err(error) if error.is_out_of_memory() && config.tracker.validate_fewer_than(count).is_some() => {
-                libtorch::memory::release(model.device()).unwrap_or_else(|error| rethrow(&error));
-            }
-            Err(error) => rethrow(&error),
-        }
-    }
-    let components = match &parts[..] {
-        [(components, _)] => components.shallow_clone(),
-        // Divided by the soft scores of each part, they are multiplied by them again, and divided by all.
-        _ => {
-            let sums = parts.iter().map(|(components, scores)| components * scores.clamp_min(LEAST_SCORES));
-            let scores = parts.iter().map(|(_, scores)| scores);
-            sums.sum::<Tensor>() / scores.sum::<Tensor>().clamp_min(LEAST_SCORES)
-        }
-    };
-    BatchResult { components, detections: found, seconds }
+    BatchInFlight::begin(model, batch, config).finish()
 }
 
-/// The loss of some of a batch's images, and their decoded predictions on the host.
-fn predict(
-    model: &Model,
-    batch: &Batch,
-    images: Range<usize>,
-    config: &ValidationConfig<'_>,
-) -> (Loss, Tensor) {
-    let input = images_of(batch, images.clone(), model.device(), config.precision.kind());
-    let prediction = forward(model, &input, false, config.precision);
-    drop(input);
-    let targets = targets_in(batch, images, size(batch)).to(model.device());
-    let loss = detection_loss(&prediction, model.head().bins(), &targets, config.gains);
-    (loss, model.head().decode(&prediction).to_device(Device::Cpu))
+/// Does what takes the most memory in a validation of batches like this one.
+pub fn rehearse(model: &Model, batch: &Batch, config: &ValidationConfig<'_>) {
+    let batches: Vec<_> = (0..in_flight(model)).map(|_| BatchInFlight::begin(model, batch, config)).collect();
+    batches.into_iter().for_each(|batch| drop(batch.finish()));
 }
 
-/// Detections of each image, from decoded predictions `[B, 4 + classes, A]`; see [`suppress`].
-pub fn detections(decoded: &Tensor, config: &NmsConfig) -> Vec<Vec<Detection>> {
-    let decoded = decoded.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
-    let shape: Vec<usize> = decoded.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
-    let (rows, anchors) = (shape[1], shape[2]);
-    if decoded.numel() == 0 {
-        return vec![Vec::new(); shape[0]];
-    }
-    // SAFETY: `decoded` is contiguous, of 32-bit floats, on the host, and outlives the threads below.
-    let values = unsafe { std::slice::from_raw_parts(decoded.data_ptr().cast::<f32>(), decoded.numel()) };
-    let images: Vec<&[f32]> = values.chunks_exact((rows * anchors).max(1)).collect();
-    // An untrained model has thousands of candidates an image, so images are shared among threads.
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let share = images.len().div_ceil(threads).max(1);
-    let classes = rows.saturating_sub(4);
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = images
-            .chunks(share)
-            .map(|part| {
-                scope.spawn(move || {
-                    crate::libtorch::unbind_thread();
-                    part.iter().map(|image| suppress(image, classes, anchors, config)).collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        let join = |part: std::thread::ScopedJoinHandle<'_, Vec<Vec<Detection>>>| match part.join() {
-            Ok(found) => found,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        parts.into_iter().flat_map(join).collect()
-    })
+/// How many batches a device is told of before the host needs the predictions of the first. A GPU computes the next one
+/// while the host suppresses boxes; a CPU would only have to remember more.
+fn in_flight(model: &Model) -> usize {
+    if model.device().is_cuda() { 2 } else { 1 }
 }
 
 /// Validates `model` on everything that `loader` has. `None` if `stop` was raised meanwhile.
@@ -196,11 +123,8 @@ pub fn validate_in_detail(
     stop: &AtomicBool,
 ) -> Result<Option<ValidationDetails>, LoadError> {
     let _no_grad = tch::no_grad_guard();
-    let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
-    let mut evaluator = Evaluator::new(classes);
-    let mut confusion = Confusion::new(classes);
-    let mut sums = Tensor::zeros([3], (Kind::Float, model.device()));
-    let (mut batches, mut time) = (0_usize, ValidationTime::default());
+    let mut tally = Tally::new(model);
+    let mut begun = VecDeque::new();
     let mut pass = loader.pass();
     let began = Instant::now();
     activity::at(Activity::Validate);
@@ -210,30 +134,81 @@ pub fn validate_in_detail(
             return Ok(None);
         }
         let batch = batch?;
-        let found = validate_batch(model, &batch, config);
-        sums += found.components;
-        batches += 1;
-        time.model += found.seconds;
-        for (image, detections) in found.detections.iter().enumerate() {
-            let truths = batch.truths(image);
-            evaluator.add(detections, &truths);
-            confusion.add(detections, &truths);
+        let truths = (0..batch.n).map(|image| batch.truths(image)).collect();
+        begun.push_back((BatchInFlight::begin(model, &batch, config), truths));
+        // Its pixels are on their way to the device, and the loader may use their memory again.
+        drop(batch);
+        if begun.len() == in_flight(model) {
+            tally.finish(begun.pop_front(), loader, config);
         }
-        (config.show)(batches, loader.batches());
     }
-    time.loader_wait = pass.waited().as_secs_f64();
-    time.postprocess = (began.elapsed().as_secs_f64() - time.loader_wait - time.model).max(0.0);
-    let losses = to_host(&sums).map(|sum| sum / batches.max(1) as f64);
-    let result = ValidationResult { metrics: evaluator.metrics(), losses };
-    Ok(Some(ValidationDetails { result, evaluator, confusion, time }))
+    while !begun.is_empty() {
+        tally.finish(begun.pop_front(), loader, config);
+    }
+    let loader_wait = pass.waited().as_secs_f64();
+    let postprocess = (began.elapsed().as_secs_f64() - loader_wait - tally.model_seconds).max(0.0);
+    let time = ValidationTime { loader_wait, model: tally.model_seconds, postprocess };
+    Ok(Some(tally.details(time)))
+}
+
+/// What the batches of a validation add up to.
+struct Tally {
+    evaluator: Evaluator,
+    confusion: Confusion,
+    /// `[3]` on the device: the batches' loss components.
+    losses: Tensor,
+    batches: usize,
+    /// Seconds in which batches were begun or waited for.
+    model_seconds: f64,
+}
+
+impl Tally {
+    fn new(model: &Model) -> Self {
+        let classes = usize::try_from(model.plan().head.classes).unwrap_or(0);
+        Self {
+            evaluator: Evaluator::new(classes),
+            confusion: Confusion::new(classes),
+            losses: Tensor::zeros([3], (Kind::Float, model.device())),
+            batches: 0,
+            model_seconds: 0.0,
+        }
+    }
+
+    /// Adds a batch with the objects of each of its images. Waits for its predictions.
+    fn finish(
+        &mut self,
+        begun: Option<(BatchInFlight, Vec<Vec<Object>>)>,
+        loader: &ValLoader,
+        config: &ValidationConfig<'_>,
+    ) {
+        let Some((batch, truths)) = begun else { return };
+        let BatchResult { components, detections, seconds } = batch.finish();
+        self.losses += components;
+        self.batches += 1;
+        self.model_seconds += seconds;
+        for (detections, truths) in detections.iter().zip(&truths) {
+            self.evaluator.add(detections, truths);
+            self.confusion.add(detections, truths);
+        }
+        (config.show)(self.batches, loader.batches());
+    }
+
+    fn details(self, time: ValidationTime) -> ValidationDetails {
+        let losses = to_host(&self.losses).map(|sum| sum / self.batches.max(1) as f64);
+        let result = ValidationResult { metrics: self.evaluator.metrics(), losses };
+        ValidationDetails { result, evaluator: self.evaluator, confusion: self.confusion, time }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+    use trainyard_data::Target;
     use trainyard_types::ModelScale;
 
     use super::*;
-    use trainyard_data::Target;
+    use crate::eval::Detection;
+    use crate::libtorch;
 
     fn batch() -> Batch {
         let pixels: Vec<u8> =
@@ -259,7 +234,9 @@ mod tests {
         let see = |faults| {
             let tracker = PhaseTracker::with_faults(faults);
             let (gains, precision, show) = (Gains::default(), Precision::Fp32, |_, _| {});
-            let config = ValidationConfig { gains, precision, most_objects: 2, tracker: &tracker, show };
+            let uploader = &Uploader::new(Device::Cpu, precision);
+            let config =
+                ValidationConfig { gains, precision, uploader, most_objects: 2, tracker: &tracker, show };
             let found = validate_batch(&model, &batch(), &config);
             (to_host(&found.components), found.detections, tracker.validation_images(100))
         };

@@ -22,6 +22,7 @@ mod steps;
 mod streams;
 mod trainings;
 mod tries;
+mod validation;
 
 use std::sync::MutexGuard;
 

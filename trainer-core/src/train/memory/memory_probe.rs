@@ -19,7 +19,7 @@ use crate::train::bn_state::BnState;
 use crate::train::setup::Setup;
 use crate::train::state::TrainState;
 use crate::train::upload::Uploader;
-use crate::train::validate::{ValidationConfig, validate_batch};
+use crate::train::validate::{ValidationConfig, rehearse};
 
 /// How many times over the objects of the densest batch cover an image, at least.
 const COVERED: f32 = 1.5;
@@ -102,7 +102,7 @@ impl MemoryProbe<'_> {
         let objects = densest(&self.setup.val.dataset().report.objects, images, 0);
         let batch = synthetic(&objects, [height, width]);
         let memory = PeakMemory::start(state.model.device());
-        let _ = validate_batch(state.ema.model(), &batch, self.validation);
+        rehearse(state.ema.model(), &batch, self.validation);
         memory.peak_mib()
     }
 }

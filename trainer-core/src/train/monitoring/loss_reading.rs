@@ -41,7 +41,7 @@ impl LossReading {
         let scale = state.scaler.as_ref().map(Scaler::scale);
         let parts = [&state.loss_sums, &counts].into_iter().chain(scale);
         let parts: Vec<Tensor> = parts.map(|part| part.to_kind(Kind::Double)).collect();
-        Ok(Self { images, sent: ToHost::begin(&Tensor::cat(&parts, 0))? })
+        Ok(Self { images, sent: ToHost::begin(vec![Tensor::cat(&parts, 0)])? })
     }
 
     /// The losses. Waits for the device, if it has not got so far.
@@ -49,7 +49,7 @@ impl LossReading {
     /// # Errors
     /// When the device has failed meanwhile.
     pub fn finish(self) -> Result<Losses, TorchError> {
-        let sent = self.sent.finish()?;
+        let sent = self.sent.finish()?.remove(0);
         let number = |at: i64| sent.double_value(&[at]);
         Ok(Losses {
             images: self.images,
