@@ -421,6 +421,11 @@ char* ty_event_wait(const c10::Event* event) {
     return guarded([&] { event->synchronize(); });
 }
 
+// Whether the device has passed `event`. The host does not wait.
+char* ty_event_passed(const c10::Event* event, int* out) {
+    return guarded([&] { *out = event->query() ? 1 : 0; });
+}
+
 void ty_event_free(c10::Event* event) { delete event; }
 
 }  // extern "C"

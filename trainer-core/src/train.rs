@@ -8,6 +8,7 @@ pub mod bn_state;
 pub mod data_roots;
 pub mod error;
 pub mod fault_injection;
+pub mod locked_pixels;
 pub mod memory;
 pub mod micro_batches;
 pub mod monitoring;

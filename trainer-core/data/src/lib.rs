@@ -50,6 +50,7 @@ pub use self::image::{Image, PlanarImage};
 pub use self::labels::{Label, Object};
 pub use self::load_error::LoadError;
 pub use self::loader::{
-    Batch, Batches, EpochPlan, LoaderConfig, Pixels, Target, TrainLoader, ValConfig, ValLoader, WorkerCount,
+    Batch, Batches, EpochPlan, LoaderConfig, PixelBuffer, PixelMemory, Pixels, Target, TrainLoader,
+    ValConfig, ValLoader, WorkerCount,
 };
 pub use self::resample::Letterbox;

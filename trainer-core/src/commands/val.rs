@@ -14,6 +14,7 @@ use crate::libtorch::{self, Precision};
 use crate::loss::Gains;
 use crate::report::pictures;
 use crate::train::error::TrainError;
+use crate::train::locked_pixels::pixel_memory;
 use crate::train::memory::PhaseTracker;
 use crate::train::output::console;
 use crate::train::setup::{cores, open_split};
@@ -80,7 +81,7 @@ impl Val {
         let config = ValidationConfig { gains, precision, uploader, most_objects, tracker: &tracker, show };
         let store = Arc::new(ImageStore::new(Arc::new(dataset), imgsz, CacheMode::None));
         let loading = ValConfig { imgsz, batch_size: self.batch as usize, workers: cores(), prefetch: 2 };
-        let loader = ValLoader::new(store, loading);
+        let loader = ValLoader::new(store, loading).with_memory(pixel_memory(device));
         let never = AtomicBool::new(false);
         let details = libtorch::catch(|| validate_in_detail(&loaded.model, &loader, &config, &never))??;
         let Some(ValidationDetails { result, evaluator, confusion, time }) = details else { return Ok(()) };

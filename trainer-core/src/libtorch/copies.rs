@@ -3,6 +3,7 @@
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
@@ -36,11 +37,49 @@ pub struct Sent {
 }
 
 /// The mark in a GPU's work that says that copies are there.
-#[derive(Debug)]
-struct Arrival(NonNull<shim::Event>);
+#[derive(Debug, Clone)]
+pub struct Arrival(Arc<Event>);
 
-// SAFETY: it is a mark of the GPU's driver, which may be waited for and destroyed on any thread.
-unsafe impl Send for Arrival {}
+#[derive(Debug)]
+struct Event(NonNull<shim::Event>);
+
+// SAFETY: it is a mark of the GPU's driver, which may be asked, waited for and destroyed on any thread.
+unsafe impl Send for Event {}
+// SAFETY: as above; nothing changes it once it is there.
+unsafe impl Sync for Event {}
+
+impl Arrival {
+    /// The event that a call of the shim has made.
+    fn new(event: *mut shim::Event) -> Result<Self, TorchError> {
+        let missing = || TorchError { message: "libtorch gave no event".to_owned() };
+        NonNull::new(event).map(|event| Self(Arc::new(Event(event)))).ok_or_else(missing)
+    }
+
+    fn pointer(&self) -> *const shim::Event {
+        self.0.0.as_ptr()
+    }
+
+    /// Whether the copies are there. Does not wait.
+    pub fn is_there(&self) -> Result<bool, TorchError> {
+        let mut passed = 0;
+        // SAFETY: the event lives, and `passed` can be written.
+        unsafe { shim::check(shim::ty_event_passed(self.pointer(), &raw mut passed)) }?;
+        Ok(passed != 0)
+    }
+
+    /// Waits until they are.
+    pub fn wait(&self) -> Result<(), TorchError> {
+        // SAFETY: the event lives.
+        unsafe { shim::check(shim::ty_event_wait(self.pointer())) }
+    }
+}
+
+impl Sent {
+    /// What says that the copies have been made, and what they are of is no longer read.
+    pub fn arrival(&self) -> Arrival {
+        self.arrival.clone()
+    }
+}
 
 impl Copier {
     /// # Errors
@@ -71,14 +110,13 @@ impl Copier {
         sent?;
         // SAFETY: the call has put a tensor of ours into each place.
         let tensors = copies.into_iter().map(|copy| unsafe { Tensor::from_ptr(copy) }).collect();
-        let missing = || TorchError { message: "libtorch gave no event".to_owned() };
-        Ok(Sent { tensors, arrival: NonNull::new(event).map(Arrival).ok_or_else(missing)? })
+        Ok(Sent { tensors, arrival: Arrival::new(event)? })
     }
 
     /// The tensors that were sent. What the GPU computes from now on waits for them; the host does not.
     pub fn receive(&self, sent: Sent) -> Result<Vec<Tensor>, TorchError> {
         let list = List::new(&sent.tensors);
-        let event = sent.arrival.0.as_ptr();
+        let event = sent.arrival.pointer();
         // SAFETY: copier, event and tensors live through the call.
         let received = unsafe {
             shim::check(shim::ty_copier_receive(self.0.as_ptr(), list.pointer(), list.len(), event))
@@ -110,14 +148,13 @@ impl ToHost {
         unsafe { shim::check(shim::ty_to_host(list.pointer(), list.len(), out, &raw mut event)) }?;
         // SAFETY: a call that succeeds has made all tensors and left them to us.
         let tensors = copies.into_iter().map(|copy| unsafe { Tensor::from_ptr(copy) }).collect();
-        Ok(Self { tensors, arrival: NonNull::new(event).map(Arrival) })
+        Ok(Self { tensors, arrival: Some(Arrival::new(event)?) })
     }
 
     /// The tensors on the host. Waits for them, once, if they are not there yet.
     pub fn finish(self) -> Result<Vec<Tensor>, TorchError> {
         if let Some(arrival) = &self.arrival {
-            // SAFETY: the event lives.
-            unsafe { shim::check(shim::ty_event_wait(arrival.0.as_ptr())) }?;
+            arrival.wait()?;
         }
         Ok(self.tensors)
     }
@@ -130,7 +167,7 @@ impl Drop for Copier {
     }
 }
 
-impl Drop for Arrival {
+impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: as above.
         unsafe { shim::ty_event_free(self.0.as_ptr()) };

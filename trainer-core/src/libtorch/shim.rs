@@ -119,6 +119,7 @@ unsafe extern "C" {
         event: *mut *mut Event,
     ) -> Message;
     pub(super) fn ty_event_wait(event: *const Event) -> Message;
+    pub(super) fn ty_event_passed(event: *const Event, out: *mut c_int) -> Message;
     pub(super) fn ty_event_free(event: *mut Event);
 }
 

@@ -37,8 +37,13 @@ pub(super) fn images_of(batch: &Batch, range: Range<usize>, device: Device, kind
 
 /// The bytes of a batch's images at the positions `range`.
 pub(super) fn pixels<'a>(batch: &'a Batch, range: &Range<usize>) -> &'a [u8] {
+    &batch.images[places(batch, range)]
+}
+
+/// Where these bytes are among those of the batch.
+pub(super) fn places(batch: &Batch, range: &Range<usize>) -> Range<usize> {
     let bytes = 3 * batch.height * batch.width;
-    &batch.images[range.start * bytes..range.end * bytes]
+    range.start * bytes..range.end * bytes
 }
 
 /// A batch's `[height, width]`.

@@ -18,6 +18,7 @@ use trainyard_types::{Batch, Cache, TrainSpec, Violation};
 
 use super::data_roots;
 use super::error::TrainError;
+use super::locked_pixels::pixel_memory;
 use super::memory::ProbeWhen;
 use super::monitoring::control::Control;
 use super::precision::{self, GivenUp};
@@ -219,7 +220,9 @@ impl Setup {
             seed: spec.seed,
             augment: AugmentConfig::from(spec),
         };
-        TrainLoader::new(Arc::clone(&self.train), config).with_worker_count(&self.worker_count)
+        TrainLoader::new(Arc::clone(&self.train), config)
+            .with_worker_count(&self.worker_count)
+            .with_memory(pixel_memory(self.options.device))
     }
 
     /// Validation batches, twice as large as training ones: no gradients are kept.
@@ -230,7 +233,9 @@ impl Setup {
             workers: self.workers(),
             prefetch: PREFETCH,
         };
-        ValLoader::new(Arc::clone(&self.val), config).with_worker_count(&self.worker_count)
+        ValLoader::new(Arc::clone(&self.val), config)
+            .with_worker_count(&self.worker_count)
+            .with_memory(pixel_memory(self.options.device))
     }
 
     /// The files that hold every image decoded, training's and validation's; none while one is missing.

@@ -1,8 +1,8 @@
 //! A batch's way to the device: beside what a GPU computes, so that neither waits for the other.
 //!
-//! An ordinary copy waits until the GPU has done all that it was told before. This one goes through
-//! page-locked memory and a stream of its own: the host goes on at once, the GPU computes the step before
-//! meanwhile, and only the step of this batch waits for it, on the GPU.
+//! An ordinary copy waits until the GPU has done all that it was told before. This one is of
+//! page-locked memory, on a stream of its own: the host goes on at once, the GPU computes the step before
+//! meanwhile, and only the step of this batch waits for it, on the GPU. The loader writes pixels into such memory itself.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -10,7 +10,8 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 use trainyard_data::Batch;
 
-use super::batch_tensors::{BatchTensors, images_of, normalise, pixels, size, targets_in};
+use super::batch_tensors::{BatchTensors, images_of, normalise, pixels, places, size, targets_in};
+use super::locked_pixels::LockedPixels;
 use super::multi_scale;
 use crate::libtorch::copies::{Copier, pinned};
 use crate::libtorch::{Precision, TorchError, rethrow};
@@ -79,9 +80,16 @@ fn send(
     kind: Kind,
 ) -> Result<BatchTensors, TorchError> {
     let shape = [range.len(), 3, batch.height, batch.width].map(|side| i64::try_from(side).unwrap_or(0));
-    let bytes = lock_bytes(pixels(batch, &range))?.view(shape);
+    let locked = batch.images.lent::<LockedPixels>();
+    let bytes = match locked {
+        Some(locked) => locked.view(places(batch, &range)),
+        None => lock_bytes(pixels(batch, &range))?,
+    };
     let [boxes, indices] = targets.tensors().map(lock);
-    let sent = copier.send(&[&bytes, &boxes?, &indices?])?;
+    let sent = copier.send(&[&bytes.view(shape), &boxes?, &indices?])?;
+    if let Some(locked) = locked {
+        locked.read_until(sent.arrival());
+    }
     let mut there = copier.receive(sent)?.into_iter();
     let mut next = || there.next().unwrap_or_default();
     let images = normalise(&next(), kind);
@@ -89,7 +97,7 @@ fn send(
     Ok(BatchTensors { images, targets })
 }
 
-/// A copy of bytes in page-locked memory: the only one on the host.
+/// A copy of bytes in page-locked memory, for a batch that was not made there.
 fn lock_bytes(bytes: &[u8]) -> Result<Tensor, TorchError> {
     if bytes.is_empty() {
         return Ok(Tensor::from_slice(bytes));

@@ -11,6 +11,7 @@ mod costs;
 mod errors;
 mod ladder;
 mod loss;
+mod pixels;
 mod programs;
 #[allow(dead_code, reason = "the tests on the CPU use the rest")]
 #[path = "../trainer/runs/mod.rs"]

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use super::batch_buffer::{BufferPool, ImageSlot, Pixels};
 use super::ordered::{OrderedResults, Work};
+use super::pixel_memory::PixelMemory;
 use super::thread_hook;
 use super::worker_pool::{PrefetchGate, WorkerCount};
 use crate::augment::Sample;
@@ -118,6 +119,8 @@ pub(super) struct Prefetch {
     pub workers: WorkerCount,
     /// Finished batches that may wait, as far as there are as many workers.
     pub batches: usize,
+    /// Where the memory of batches comes from; none: it is the process's own.
+    pub memory: Option<Arc<dyn PixelMemory>>,
 }
 
 impl Prefetch {
@@ -133,7 +136,7 @@ impl Prefetch {
 
     /// A pool that keeps as many buffers as a pass needs at a time.
     pub fn buffer_pool(&self) -> Arc<BufferPool> {
-        BufferPool::new(self.buffers())
+        BufferPool::new(self.buffers(), self.memory.clone())
     }
 }
 
@@ -318,7 +321,7 @@ mod tests {
     fn a_dropped_pass_does_not_finish_the_batch_it_is_at() {
         let work = Arc::new(Reluctant::default());
         let shape = BatchShape { number: 0, samples: 0..500, height: 1, width: 1 };
-        let prefetch = Prefetch { workers: WorkerCount::new(3), batches: 1 };
+        let prefetch = Prefetch { workers: WorkerCount::new(3), batches: 1, memory: None };
         let pool = prefetch.buffer_pool();
         let batches = Batches::start(Arc::clone(&work), vec![shape], prefetch, &pool);
         work.abandoned.set(Arc::clone(&batches.abandoned)).unwrap();
@@ -335,7 +338,7 @@ mod tests {
         let shape = |number, samples, height| BatchShape { number, samples, height, width: 1 };
         // No memory has room for the second batch, which is asked for when the first is being put together.
         let shapes = vec![shape(0, 0..9, 1), shape(1, 9..10, usize::MAX / 4)];
-        let prefetch = Prefetch { workers: WorkerCount::new(2), batches: 1 };
+        let prefetch = Prefetch { workers: WorkerCount::new(2), batches: 1, memory: None };
         let pool = prefetch.buffer_pool();
         let found: Vec<_> = Batches::start(work, shapes, prefetch, &pool).collect();
         assert!(matches!(found.last(), Some(Err(LoadError::WorkerGone))), "{found:?}");

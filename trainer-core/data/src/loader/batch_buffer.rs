@@ -1,23 +1,29 @@
 //! The memory of batches. Each sample is written where it will stay, by whichever worker makes it. A buffer is used
 //! again once its batch is dropped.
 
+use std::any::Any;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Buffers that no batch uses now. Page-locked memory, for a GPU to copy from, would have its place here.
+use super::pixel_memory::{BatchMemory, PixelMemory};
+
+/// Buffers that no batch uses now. Copies from some may go on.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    free: Mutex<Vec<Vec<u8>>>,
+    /// In the order in which they came back.
+    free: Mutex<Vec<BatchMemory>>,
     keep: AtomicUsize,
+    /// Where buffers come from; none: they are the process's own.
+    source: Option<Arc<dyn PixelMemory>>,
 }
 
 impl BufferPool {
-    /// A pool that keeps up to `keep` unused buffers.
-    pub fn new(keep: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::default(), keep: AtomicUsize::new(keep) })
+    /// A pool that keeps up to `keep` unused buffers from `source`.
+    pub fn new(keep: usize, source: Option<Arc<dyn PixelMemory>>) -> Arc<Self> {
+        Arc::new(Self { free: Mutex::default(), keep: AtomicUsize::new(keep), source })
     }
 
     /// Keeps up to `keep` unused buffers from now on.
@@ -27,10 +33,20 @@ impl BufferPool {
         }
     }
 
-    /// A buffer of `length` bytes with any content.
-    fn take(&self, length: usize) -> Vec<u8> {
+    /// A buffer of `length` bytes with any content. Waits if there are as many as are kept, and all are still read.
+    fn take(&self, length: usize) -> BatchMemory {
+        match &self.source {
+            Some(source) => self.take_lent(length, source.as_ref()),
+            None => BatchMemory::Own(self.take_own(length)),
+        }
+    }
+
+    fn take_own(&self, length: usize) -> Vec<u8> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = free.unwrap_or_default();
+        let mut buffer = match free {
+            Some(BatchMemory::Own(buffer)) => buffer,
+            Some(BatchMemory::Lent(_)) | None => Vec::new(),
+        };
         if buffer.capacity() < length {
             // Memory from the system is zero already: nothing is copied, nothing filled.
             buffer = vec![0; length];
@@ -39,23 +55,54 @@ impl BufferPool {
         buffer
     }
 
-    fn give_back(&self, buffer: Vec<u8>) {
+    fn take_lent(&self, length: usize, source: &dyn PixelMemory) -> BatchMemory {
+        let oldest = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let fits = |memory: &BatchMemory| memory.lent().is_some_and(|buffer| buffer.length() >= length);
+            let is_ready =
+                |memory: &BatchMemory| fits(memory) && memory.lent().is_some_and(|buffer| !buffer.is_read());
+            if let Some(ready) = free.iter().position(is_ready) {
+                return free.remove(ready);
+            }
+            let full = free.len() >= self.keep.load(Ordering::Relaxed).max(1);
+            // Of those that cannot be used, the first to go is one that is too small.
+            let first = free.iter().position(|memory| !fits(memory)).unwrap_or(0);
+            if full { Some(free.remove(first)).filter(fits) } else { None }
+        };
+        if let Some(BatchMemory::Lent(buffer)) = oldest {
+            buffer.wait();
+            return BatchMemory::Lent(buffer);
+        }
+        source.allocate(length).map_or_else(|| BatchMemory::Own(vec![0; length]), BatchMemory::Lent)
+    }
+
+    fn give_back(&self, memory: BatchMemory) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < self.keep.load(Ordering::Relaxed) {
-            free.push(buffer);
+            free.push(memory);
         }
     }
 }
 
 /// The pixels of a batch, `[n, 3, height, width]`, as a slice of bytes. When dropped, its memory goes back to the loader.
 pub struct Pixels {
-    bytes: Vec<u8>,
+    /// Present until it is dropped.
+    memory: Option<BatchMemory>,
+    length: usize,
     pool: Option<Arc<BufferPool>>,
+}
+
+impl Pixels {
+    /// The buffer of another, if they lie in one of this type.
+    pub fn lent<T: Any>(&self) -> Option<&T> {
+        let buffer: &dyn Any = self.memory.as_ref()?.lent()?;
+        buffer.downcast_ref()
+    }
 }
 
 impl From<Vec<u8>> for Pixels {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, pool: None }
+        Self { length: bytes.len(), memory: Some(BatchMemory::Own(bytes)), pool: None }
     }
 }
 
@@ -63,39 +110,39 @@ impl Deref for Pixels {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        self.memory.as_ref().map_or(&[], |memory| memory.bytes(self.length))
     }
 }
 
 impl Clone for Pixels {
     fn clone(&self) -> Self {
-        Self { bytes: self.bytes.clone(), pool: None }
+        Self::from(self.to_vec())
     }
 }
 
 impl PartialEq for Pixels {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        **self == **other
     }
 }
 
 impl fmt::Debug for Pixels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.bytes.len())
+        write!(f, "{} bytes", self.length)
     }
 }
 
 impl Drop for Pixels {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool {
-            pool.give_back(std::mem::take(&mut self.bytes));
+        if let (Some(pool), Some(memory)) = (&self.pool, self.memory.take()) {
+            pool.give_back(memory);
         }
     }
 }
 
 /// The buffer of a batch that several workers are writing.
 struct SharedBuffer {
-    bytes: UnsafeCell<Vec<u8>>,
+    memory: UnsafeCell<BatchMemory>,
     start: *mut u8,
     image_bytes: usize,
 }
@@ -121,9 +168,9 @@ impl fmt::Debug for ImageSlot {
 impl ImageSlot {
     /// The slots of a new batch of `n` images of `image_bytes` each, in image order.
     pub fn for_batch(pool: &BufferPool, n: usize, image_bytes: usize) -> Vec<Self> {
-        let mut bytes = pool.take(n * image_bytes);
-        let start = bytes.as_mut_ptr();
-        let shared = Arc::new(SharedBuffer { bytes: UnsafeCell::new(bytes), start, image_bytes });
+        let mut memory = pool.take(n * image_bytes);
+        let start = memory.start();
+        let shared = Arc::new(SharedBuffer { memory: UnsafeCell::new(memory), start, image_bytes });
         (0..n).map(|image| Self { shared: Arc::clone(&shared), image }).collect()
     }
 
@@ -137,22 +184,24 @@ impl ImageSlot {
 
     /// The whole batch, from all of its slots; `None` if one is missing.
     pub fn join(slots: Vec<Self>, pool: &Arc<BufferPool>) -> Option<Pixels> {
-        let mut last = None;
+        let (mut last, images) = (None, slots.len());
         for slot in slots {
             last = Some(slot.shared);
         }
         let shared = Arc::into_inner(last?)?;
-        Some(Pixels { bytes: shared.bytes.into_inner(), pool: Some(Arc::clone(pool)) })
+        let length = images * shared.image_bytes;
+        Some(Pixels { memory: Some(shared.memory.into_inner()), length, pool: Some(Arc::clone(pool)) })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::pixel_memory::PixelBuffer;
     use super::*;
 
     #[test]
     fn slots_written_by_threads_make_one_batch_and_its_memory_comes_back() {
-        let pool = BufferPool::new(2);
+        let pool = BufferPool::new(2, None);
         for round in 0..3_u8 {
             let mut slots = ImageSlot::for_batch(&pool, 4, 5);
             std::thread::scope(|scope| {
@@ -170,10 +219,87 @@ mod tests {
 
     #[test]
     fn a_batch_with_a_slot_elsewhere_is_none() {
-        let pool = BufferPool::new(2);
+        let pool = BufferPool::new(2, None);
         let mut slots = ImageSlot::for_batch(&pool, 2, 1);
         let kept = slots.pop();
         assert!(ImageSlot::join(slots, &pool).is_none() && kept.is_some());
         assert!(ImageSlot::join(Vec::new(), &pool).is_none());
+    }
+    /// Memory that is read until somebody waits for it, or for so many times that one asks.
+    #[derive(Debug)]
+    struct Read {
+        bytes: Vec<UnsafeCell<u8>>,
+        log: Arc<Mutex<Vec<String>>>,
+        asks: AtomicUsize,
+    }
+
+    // SAFETY: the bytes are its own; `is_read` is what the test makes of it.
+    unsafe impl PixelBuffer for Read {
+        fn start(&self) -> *mut u8 {
+            self.bytes.as_ptr().cast_mut().cast()
+        }
+
+        fn length(&self) -> usize {
+            self.bytes.len()
+        }
+
+        fn is_read(&self) -> bool {
+            let left = self.asks.load(Ordering::Relaxed);
+            self.asks.store(left.saturating_sub(1), Ordering::Relaxed);
+            left > 0
+        }
+
+        fn wait(&self) {
+            self.log.lock().unwrap().push(format!("wait for {}", self.length()));
+            self.asks.store(0, Ordering::Relaxed);
+        }
+    }
+
+    #[derive(Debug, Default)]
+    struct Lender {
+        log: Arc<Mutex<Vec<String>>>,
+        asks: usize,
+        most: usize,
+    }
+
+    impl PixelMemory for Lender {
+        fn allocate(&self, bytes: usize) -> Option<Box<dyn PixelBuffer>> {
+            if bytes > self.most {
+                return None;
+            }
+            self.log.lock().unwrap().push(format!("allocate {bytes}"));
+            let (log, asks) = (Arc::clone(&self.log), AtomicUsize::new(self.asks));
+            Some(Box::new(Read { bytes: (0..bytes).map(|_| UnsafeCell::new(0)).collect(), log, asks }))
+        }
+    }
+
+    /// What a pool that keeps two buffers asks its lender for, as batches of these lengths come and go; `asks`: how often
+    /// a buffer is still read.
+    fn asked(lengths: &[usize], asks: usize) -> Vec<String> {
+        let log = Arc::default();
+        let pool = BufferPool::new(2, Some(Arc::new(Lender { log: Arc::clone(&log), asks, most: 100 })));
+        for &length in lengths {
+            let mut slots = ImageSlot::for_batch(&pool, 1, length);
+            slots[0].pixels().fill(7);
+            let pixels = ImageSlot::join(slots, &pool).unwrap();
+            assert_eq!((pixels.len(), pixels.iter().all(|byte| *byte == 7)), (length, true));
+            assert_eq!(pixels.lent::<Read>().is_some(), length <= 100);
+        }
+        let asked = log.lock().unwrap().clone();
+        asked
+    }
+
+    #[test]
+    fn memory_of_another_is_used_again_once_nobody_reads_it() {
+        assert_eq!(asked(&[8, 8, 6, 8], 0), ["allocate 8"]);
+        // Nobody waits while there may be another buffer.
+        assert_eq!(asked(&[8, 8, 8], 1), ["allocate 8", "allocate 8"]);
+        assert_eq!(asked(&[8, 8, 8], 9), ["allocate 8", "allocate 8", "wait for 8"]);
+    }
+
+    #[test]
+    fn what_is_too_small_makes_room_and_what_another_has_not_the_loader_has() {
+        assert_eq!(asked(&[4, 8, 9, 9], 0), ["allocate 4", "allocate 8", "allocate 9"]);
+        assert_eq!(asked(&[101, 4, 4], 0), ["allocate 4"]);
     }
 }

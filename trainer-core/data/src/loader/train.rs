@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::batch::{BatchShape, Batches, Prefetch, Produced, SampleTask};
 use super::batch_buffer::BufferPool;
 use super::ordered::Work;
+use super::pixel_memory::PixelMemory;
 use super::worker_pool::WorkerCount;
 use crate::augment::AugmentConfig;
 use crate::augment::sample::{SampleBuilder, Scratch};
@@ -62,7 +63,8 @@ impl std::fmt::Debug for TrainLoader {
 impl TrainLoader {
     /// A loader of the images of `store`.
     pub fn new(store: Arc<ImageStore>, config: LoaderConfig) -> Self {
-        let prefetch = Prefetch { workers: WorkerCount::new(config.workers), batches: config.prefetch };
+        let (workers, batches) = (WorkerCount::new(config.workers), config.prefetch);
+        let prefetch = Prefetch { workers, batches, memory: None };
         let pool = prefetch.buffer_pool();
         Self { store, config, prefetch, pool }
     }
@@ -71,6 +73,13 @@ impl TrainLoader {
     #[must_use]
     pub fn with_worker_count(self, workers: &WorkerCount) -> Self {
         let prefetch = Prefetch { workers: workers.clone(), ..self.prefetch };
+        Self { pool: prefetch.buffer_pool(), prefetch, ..self }
+    }
+
+    /// The same loader, with batches in the memory of another, if there is one.
+    #[must_use]
+    pub fn with_memory(self, memory: Option<Arc<dyn PixelMemory>>) -> Self {
+        let prefetch = Prefetch { memory, ..self.prefetch };
         Self { pool: prefetch.buffer_pool(), prefetch, ..self }
     }
 

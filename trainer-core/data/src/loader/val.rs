@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::batch::{BatchShape, Batches, Prefetch, Produced, SampleTask};
 use super::batch_buffer::BufferPool;
 use super::ordered::Work;
+use super::pixel_memory::PixelMemory;
 use super::rect_batches::{RectBatches, rect_batches};
 use super::worker_pool::WorkerCount;
 use crate::augment::Sample;
@@ -45,7 +46,8 @@ impl ValLoader {
         let sizes: Vec<[usize; 2]> =
             (0..store.len()).map(|index| store.dataset().images.size(index)).collect();
         let plan = Arc::new(rect_batches(&sizes, config.imgsz, config.batch_size));
-        let prefetch = Prefetch { workers: WorkerCount::new(config.workers), batches: config.prefetch };
+        let (workers, batches) = (WorkerCount::new(config.workers), config.prefetch);
+        let prefetch = Prefetch { workers, batches, memory: None };
         let pool = prefetch.buffer_pool();
         Self { store, config, plan, prefetch, pool }
     }
@@ -54,6 +56,13 @@ impl ValLoader {
     #[must_use]
     pub fn with_worker_count(self, workers: &WorkerCount) -> Self {
         let prefetch = Prefetch { workers: workers.clone(), ..self.prefetch };
+        Self { pool: prefetch.buffer_pool(), prefetch, ..self }
+    }
+
+    /// The same loader, with batches in the memory of another, if there is one.
+    #[must_use]
+    pub fn with_memory(self, memory: Option<Arc<dyn PixelMemory>>) -> Self {
+        let prefetch = Prefetch { memory, ..self.prefetch };
         Self { pool: prefetch.buffer_pool(), prefetch, ..self }
     }
 
