@@ -2,6 +2,7 @@
 //!
 //! Names are those of Ultralytics' state dict (`model.0.conv.weight`), so that weights can be exchanged.
 
+mod download;
 mod host;
 
 use std::collections::{BTreeMap, HashMap};

@@ -3,16 +3,33 @@
 use safetensors::tensor::{Dtype, View};
 use tch::{Device, Tensor};
 
-use super::{Metadata, dtype};
+use super::{Metadata, download, dtype};
+use crate::libtorch::rethrow;
 
 /// Named tensors as they were at one moment.
 #[derive(Debug, Default)]
 pub struct HostTensors(Vec<(String, Bytes)>);
 
 impl HostTensors {
-    /// Copies `tensors` from wherever they are. Waits for the device.
+    /// Copies `tensors` from wherever they are. Waits for the device: once for a piece of 64 MiB.
+    ///
+    /// An exception of libtorch comes as a panic.
     pub fn copy<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Self {
-        let copied = tensors.into_iter().map(|(name, tensor)| (name.to_owned(), Bytes::of(tensor)));
+        let tensors: Vec<(&str, &Tensor)> = tensors.into_iter().collect();
+        let of_gpu: Vec<&Tensor> =
+            tensors.iter().map(|(_, tensor)| *tensor).filter(|tensor| tensor.device().is_cuda()).collect();
+        let downloaded = of_gpu.first().map(|first| download::values(first.device(), &of_gpu));
+        let mut downloaded = match downloaded.transpose() {
+            Ok(values) => values.map(Vec::into_iter),
+            // One by one they need no memory there.
+            Err(error) if error.is_out_of_memory() => None,
+            Err(error) => rethrow(&error),
+        };
+        let copied = tensors.into_iter().map(|(name, tensor)| {
+            let values = downloaded.as_mut().filter(|_| tensor.device().is_cuda());
+            let values = values.and_then(Iterator::next).unwrap_or_else(|| values_of(tensor));
+            (name.to_owned(), Bytes::new(tensor, values))
+        });
         Self(copied.collect())
     }
 
@@ -68,15 +85,20 @@ struct Bytes {
 }
 
 impl Bytes {
-    fn of(tensor: &Tensor) -> Self {
-        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+    fn new(tensor: &Tensor, data: Vec<u8>) -> Self {
         let dtype = dtype(tensor.kind()).expect("models and optimisers hold none but these types");
-        let numel = tensor.numel();
-        let mut data = vec![0; numel * tensor.kind().elt_size_in_bytes()];
-        tensor.copy_data_u8(&mut data, numel);
         let shape = tensor.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
         Self { dtype, shape, data }
     }
+}
+
+/// The values of a tensor, row-major. Waits for its device.
+fn values_of(tensor: &Tensor) -> Vec<u8> {
+    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+    let numel = tensor.numel();
+    let mut data = vec![0; numel * tensor.kind().elt_size_in_bytes()];
+    tensor.copy_data_u8(&mut data, numel);
+    data
 }
 
 impl View for &Bytes {

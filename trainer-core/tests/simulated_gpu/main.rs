@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod allocations;
+mod checkpoints;
 mod commands;
 mod costs;
 mod errors;
