@@ -69,11 +69,6 @@ pub struct ValidationResult {
     pub losses: [f64; 3],
 }
 
-/// Predicts a batch, and waits for it; see [`BatchInFlight`].
-pub fn validate_batch(model: &Model, batch: &Batch, config: &ValidationConfig<'_>) -> BatchResult {
-    BatchInFlight::begin(model, batch, config).finish()
-}
-
 /// Does what takes the most memory in a validation of batches like this one.
 pub fn rehearse(model: &Model, batch: &Batch, config: &ValidationConfig<'_>) {
     let batches: Vec<_> = (0..in_flight(model)).map(|_| BatchInFlight::begin(model, batch, config)).collect();
@@ -237,7 +232,7 @@ mod tests {
             let uploader = &Uploader::new(Device::Cpu, precision);
             let config =
                 ValidationConfig { gains, precision, uploader, most_objects: 2, tracker: &tracker, show };
-            let found = validate_batch(&model, &batch(), &config);
+            let found = BatchInFlight::begin(&model, &batch(), &config).finish();
             (to_host(&found.components), found.detections, tracker.validation_images(100))
         };
         let (losses, whole, at_once) = see("");

@@ -1,12 +1,15 @@
-//! No step waits for the GPU: libtorch itself refuses to wait meanwhile.
+//! No step and no batch of a validation waits for the GPU: libtorch itself refuses to wait meanwhile.
 
 use std::ffi::c_int;
 
 use libloading::os::unix::Library;
 use trainyard_data::{Batch, Target};
 use trainyard_trainer::libtorch::Precision;
+use trainyard_trainer::loss::Gains;
 use trainyard_trainer::optim::Rule;
+use trainyard_trainer::train::memory::PhaseTracker;
 use trainyard_trainer::train::upload::Uploader;
+use trainyard_trainer::train::validate::{BatchInFlight, ValidationConfig, rehearse};
 
 use super::golden::alone;
 use super::{gpu, state};
@@ -71,4 +74,20 @@ fn three_steps_wait_for_nothing() {
         step(unit);
     }
     drop(forbidden);
+}
+
+#[test]
+fn batches_of_a_validation_are_begun_without_a_wait() {
+    let _alone = alone();
+    let precision = Precision::Fp16;
+    let model = state(gpu(), Rule::Sgd, precision).model;
+    let (tracker, uploader) = (&PhaseTracker::default(), &Uploader::new(gpu(), precision));
+    let gains = Gains::default();
+    let config = ValidationConfig { gains, precision, uploader, most_objects: 2, tracker, show: |_, _| {} };
+    // The first ones make what is made once.
+    rehearse(&model, &batch(), &config);
+    let forbidden = WaitsForbidden::begin();
+    let begun = [(); 2].map(|()| BatchInFlight::begin(&model, &batch(), &config));
+    drop(forbidden);
+    assert_eq!(begun.map(|batch| batch.finish().detections.len()), [4, 4]);
 }

@@ -6,9 +6,9 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::pixel_memory::{BatchMemory, PixelMemory};
+use super::pixel_memory::{BatchMemory, PixelBuffer, PixelMemory};
 
 /// Buffers that no batch uses now. Copies from some may go on.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl BufferPool {
     /// Keeps up to `keep` unused buffers from now on.
     pub fn set_keep(&self, keep: usize) {
         if self.keep.swap(keep, Ordering::Relaxed) > keep {
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).truncate(keep);
+            self.free().truncate(keep);
         }
     }
 
@@ -42,46 +42,69 @@ impl BufferPool {
     }
 
     fn take_own(&self, length: usize) -> Vec<u8> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = match free {
-            Some(BatchMemory::Own(buffer)) => buffer,
-            Some(BatchMemory::Lent(_)) | None => Vec::new(),
-        };
-        if buffer.capacity() < length {
-            // Memory from the system is zero already: nothing is copied, nothing filled.
-            buffer = vec![0; length];
-        }
-        buffer.resize(length, 0);
-        buffer
+        let free = self.free().pop();
+        own(free, length)
     }
 
     fn take_lent(&self, length: usize, source: &dyn PixelMemory) -> BatchMemory {
-        let oldest = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let fits = |memory: &BatchMemory| memory.lent().is_some_and(|buffer| buffer.length() >= length);
-            let is_ready =
-                |memory: &BatchMemory| fits(memory) && memory.lent().is_some_and(|buffer| !buffer.is_read());
-            if let Some(ready) = free.iter().position(is_ready) {
-                return free.remove(ready);
-            }
-            let full = free.len() >= self.keep.load(Ordering::Relaxed).max(1);
-            // Of those that cannot be used, the first to go is one that is too small.
-            let first = free.iter().position(|memory| !fits(memory)).unwrap_or(0);
-            if full { Some(free.remove(first)).filter(fits) } else { None }
-        };
-        if let Some(BatchMemory::Lent(buffer)) = oldest {
-            buffer.wait();
+        let fits = |memory: &BatchMemory| memory.lent().is_some_and(|buffer| buffer.length() >= length);
+        if let Some(known) = self.take_known(fits) {
+            known.lent().inspect(|buffer| buffer.wait());
+            return known;
+        }
+        // Not under the lock: locking pages takes a while, and others give back meanwhile.
+        if let Some(buffer) = source.allocate(length) {
             return BatchMemory::Lent(buffer);
         }
-        source.allocate(length).map_or_else(|| BatchMemory::Own(vec![0; length]), BatchMemory::Lent)
+        let mut free = self.free();
+        let place = free.iter().position(|memory| memory.lent().is_none());
+        let spare = place.map(|place| free.remove(place));
+        drop(free);
+        BatchMemory::Own(own(spare, length))
+    }
+
+    /// One that nobody reads any more. Where as many are kept as may be: the oldest, which may still be read; or none, and
+    /// one that is too small is gone.
+    fn take_known(&self, fits: impl Fn(&BatchMemory) -> bool) -> Option<BatchMemory> {
+        let mut free = self.free();
+        let is_read = |memory: &BatchMemory| memory.lent().is_some_and(PixelBuffer::is_read);
+        if let Some(ready) = free.iter().position(|memory| fits(memory) && !is_read(memory)) {
+            return Some(free.remove(ready));
+        }
+        if free.len() < self.keep.load(Ordering::Relaxed).max(1) {
+            return None;
+        }
+        if let Some(small) = free.iter().position(|memory| memory.lent().is_some() && !fits(memory)) {
+            free.remove(small);
+            return None;
+        }
+        free.iter().position(fits).map(|oldest| free.remove(oldest))
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<BatchMemory>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give_back(&self, memory: BatchMemory) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free();
         if free.len() < self.keep.load(Ordering::Relaxed) {
             free.push(memory);
         }
     }
+}
+
+/// Memory of the process's own of so many bytes, `memory` if it is.
+fn own(memory: Option<BatchMemory>, length: usize) -> Vec<u8> {
+    let mut buffer = match memory {
+        Some(BatchMemory::Own(buffer)) => buffer,
+        Some(BatchMemory::Lent(_)) | None => Vec::new(),
+    };
+    if buffer.capacity() < length {
+        // Memory from the system is zero already: nothing is copied, nothing filled.
+        buffer = vec![0; length];
+    }
+    buffer.resize(length, 0);
+    buffer
 }
 
 /// The pixels of a batch, `[n, 3, height, width]`, as a slice of bytes. When dropped, its memory goes back to the loader.
@@ -196,7 +219,6 @@ impl ImageSlot {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pixel_memory::PixelBuffer;
     use super::*;
 
     #[test]
@@ -250,8 +272,9 @@ mod tests {
         }
 
         fn wait(&self) {
-            self.log.lock().unwrap().push(format!("wait for {}", self.length()));
-            self.asks.store(0, Ordering::Relaxed);
+            if self.asks.swap(0, Ordering::Relaxed) > 0 {
+                self.log.lock().unwrap().push(format!("wait for {}", self.length()));
+            }
         }
     }
 
@@ -300,6 +323,6 @@ mod tests {
     #[test]
     fn what_is_too_small_makes_room_and_what_another_has_not_the_loader_has() {
         assert_eq!(asked(&[4, 8, 9, 9], 0), ["allocate 4", "allocate 8", "allocate 9"]);
-        assert_eq!(asked(&[101, 4, 4], 0), ["allocate 4"]);
+        assert_eq!(asked(&[101, 101, 4, 4], 0), ["allocate 4"]);
     }
 }

@@ -25,7 +25,7 @@ pub unsafe trait PixelBuffer: Any + Debug + Send {
     /// Whether somebody still reads them, such as a copy that goes on. Does not wait.
     fn is_read(&self) -> bool;
 
-    /// Waits until nobody does.
+    /// Waits until nobody does; not at all if nobody does now.
     fn wait(&self);
 }
 
