@@ -108,9 +108,10 @@ mod tests {
         while !left.is_empty() {
             let (count, places) = fill(left.iter().copied(), 64);
             left.drain(..count);
-            pieces.push(places);
+            pieces.push(places.iter().map(|place| (place.start, place.end)).collect::<Vec<_>>());
         }
-        assert_eq!(pieces, [vec![0..10, 16..36, 48..48, 48..52], vec![0..100], vec![0..5], vec![0..60]]);
+        let first = vec![(0, 10), (16, 36), (48, 48), (48, 52)];
+        assert_eq!(pieces, [first, vec![(0, 100)], vec![(0, 5)], vec![(0, 60)]]);
     }
 
     #[test]
