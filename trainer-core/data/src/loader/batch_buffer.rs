@@ -308,8 +308,7 @@ mod tests {
             assert_eq!((pixels.len(), pixels.iter().all(|byte| *byte == 7)), (length, true));
             assert_eq!(pixels.lent::<Read>().is_some(), length <= 100);
         }
-        let asked = log.lock().unwrap().clone();
-        asked
+        log.lock().unwrap().clone()
     }
 
     #[test]
