@@ -47,7 +47,7 @@ test-computing:
 	$(ALL) --test additive --test cases --test core --test one_faulty_of_ten --test reference --test seeds --test tidy
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
-	$(ALL) --test simulator --test simulated_gpu
+	$(ALL) --test simulator --test simulated_gpu --test escape
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export

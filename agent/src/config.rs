@@ -42,6 +42,12 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// The trainer's binary; beside the agent's own when unset.
     pub trainer: Option<PathBuf>,
+    /// Whether trainers are kept to what their jobs need of this machine.
+    pub confine_trainers: bool,
+    /// What they may read and execute beside that: a folder of libraries, the trainer that a script in `trainer` executes.
+    pub trainer_reads: Vec<PathBuf>,
+    /// What they may write beside that.
+    pub trainer_writes: Vec<PathBuf>,
     /// NVML's library; the driver's own when unset.
     pub nvml_library: Option<PathBuf>,
     /// Jobs that may train on the CPU at a time.
@@ -95,6 +101,9 @@ impl Default for Config {
             disk_floor_mib: 1024,
             cgroup: None,
             trainer: None,
+            confine_trainers: true,
+            trainer_reads: Vec::new(),
+            trainer_writes: Vec::new(),
             nvml_library: None,
             cpu_slots: 0,
             data_roots: Vec::new(),
@@ -142,8 +151,13 @@ impl Config {
 
     /// The trainer's binary.
     pub fn trainer(&self) -> PathBuf {
+        self.trainer.clone().unwrap_or_else(Self::own_trainer)
+    }
+
+    /// The trainer's binary that came with the agent.
+    pub fn own_trainer() -> PathBuf {
         let beside = || env::current_exe().ok()?.parent().map(|folder| folder.join("trainyard-trainer"));
-        self.trainer.clone().or_else(beside).unwrap_or_else(|| "trainyard-trainer".into())
+        beside().unwrap_or_else(|| "trainyard-trainer".into())
     }
 
     /// Bytes that one attempt's reports may take.
@@ -194,9 +208,16 @@ impl Config {
             }
         }
         found.extend(self.owner_mode.problems());
-        for root in &self.data_roots {
-            if !root.is_absolute() {
-                found.push(format!("`data_roots` has `{}`; use absolute paths", root.display()));
+        let paths = [
+            ("data_roots", &self.data_roots),
+            ("trainer_reads", &self.trainer_reads),
+            ("trainer_writes", &self.trainer_writes),
+        ];
+        for (key, path) in
+            paths.into_iter().flat_map(|(key, paths)| paths.iter().map(move |path| (key, path)))
+        {
+            if !path.is_absolute() {
+                found.push(format!("`{key}` has `{}`; use absolute paths", path.display()));
             }
         }
         found

@@ -19,6 +19,7 @@ use crate::gpu::states::GpuStates;
 use crate::host::Host;
 use crate::identity::Identity;
 use crate::message::Readings;
+use crate::trainer::confinement;
 use crate::trainer::control_groups::ControlGroups;
 use crate::trainer::leftovers;
 
@@ -56,6 +57,16 @@ pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<
     let groups = end_leftovers(&config, identity.owner()).await;
     let host = Host::new(groups.as_ref().map(ControlGroups::folder));
     let (gpus, readings) = find_gpus(probe, &config, &host).await?;
+    if !gpus.gpus().is_empty() {
+        let make = {
+            let config = Arc::clone(&config);
+            move || confinement::make_gpu_devices(&config)
+        };
+        let made = timeout(LONGEST_CALL, tokio::task::spawn_blocking(make)).await;
+        if made.is_err() {
+            warn!("nvidia-modprobe does not end: the driver hangs");
+        }
+    }
     Ok(Started { config, lock, identity, groups, host, gpus, readings })
 }
 
@@ -83,6 +94,7 @@ fn warn_of_gaps(config: &Config) {
     if config.data_roots.is_empty() {
         warn!("`data_roots` is empty: jobs may read no data set on this agent");
     }
+    confinement::warn_of_gaps(config);
 }
 
 /// Ends what a former process of this agent has left running, and removes what it has left half-written.

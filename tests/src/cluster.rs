@@ -12,6 +12,7 @@ use trainyard_proto::pb;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 
 use crate::process::{Process, binary};
+use crate::stand_in;
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -173,6 +174,8 @@ impl Cluster {
             .env("TRAINYARD_AGENT__CPU_SLOTS", cpu_slots.to_string())
             .env("TRAINYARD_AGENT__DATA_ROOTS", self.data_root())
             .env("TRAINYARD_AGENT__METRICS_LISTEN", "")
+            // What pretends to be a trainer starts other programs, and reads what no job may.
+            .env("TRAINYARD_AGENT__CONFINE_TRAINERS", (!stand_in::pretends(more)).to_string())
             .envs(more.iter().copied());
         let mut process = Process::spawn(&mut command, &self.path(&format!("{name}.log")))?;
         let started = std::time::SystemTime::now();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::Value;
@@ -13,6 +13,13 @@ use crate::process::{Process, binary};
 /// How a shell script begins that pretends to be a trainer: it passes its self-test.
 pub const PRELUDE: &str =
     "#!/bin/sh\n[ \"$1\" = self-test ] && { echo '{\"ok\":true,\"libtorch\":\"2.13.0\"}'; exit 0; }\n";
+
+/// Whether an agent's configuration names a trainer that only pretends.
+pub fn pretends(variables: &[(&str, &str)]) -> bool {
+    let trainer = variables.iter().find(|(name, _)| *name == "TRAINYARD_AGENT__TRAINER");
+    let script = trainer.and_then(|(_, path)| fs::read(path).ok());
+    script.is_some_and(|script| script.starts_with(PRELUDE.as_bytes()))
+}
 
 impl Cluster {
     /// Says what the GPUs of an agent are and do from now on; see `fake-nvml`.
@@ -36,7 +43,17 @@ impl Cluster {
     ) -> Result<Process> {
         let (library, gpus) = (binary("libfake_nvml.so")?, self.gpus(name));
         let (library, gpus) = (library.display().to_string(), gpus.display().to_string());
-        let own = [("FAKE_NVML_STATE", gpus.as_str()), ("TRAINYARD_AGENT__NVML_LIBRARY", library.as_str())];
+        // What a script of `trainer_with_simulated_gpus` loads and reads, and where its GPUs say what is used of them.
+        let torch = Path::new(env!("LIBTORCH")).canonicalize()?;
+        let (simulated, table) = (binary("libsimulated_gpu.so")?, torch.with_file_name("torchgen"));
+        let reads = format!("{},{}", simulated.display(), table.display());
+        let in_use = self.gpu_use(name).display().to_string();
+        let own = [
+            ("FAKE_NVML_STATE", gpus.as_str()),
+            ("TRAINYARD_AGENT__NVML_LIBRARY", library.as_str()),
+            ("TRAINYARD_AGENT__TRAINER_READS", reads.as_str()),
+            ("TRAINYARD_AGENT__TRAINER_WRITES", in_use.as_str()),
+        ];
         self.start_agent_with(name, cpu_slots, &[&own, more].concat()).await
     }
 

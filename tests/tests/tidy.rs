@@ -255,9 +255,17 @@ const EDGES: &[(&str, &[&str])] = &[
             "trainyard-scheduler-core",
         ],
     ),
+    ("agent/confinement", &[]),
     (
         "agent",
-        &["trainyard-types", "trainyard-config", "trainyard-console", "trainyard-files", "trainyard-proto"],
+        &[
+            "trainyard-types",
+            "trainyard-config",
+            "trainyard-confinement",
+            "trainyard-console",
+            "trainyard-files",
+            "trainyard-proto",
+        ],
     ),
     ("trainer-core/data", &["trainyard-files", "trainyard-types"]),
     ("trainer-core", &["trainyard-types", "trainyard-console", "trainyard-data", "trainyard-files"]),

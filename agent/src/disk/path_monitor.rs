@@ -155,6 +155,17 @@ impl PathMonitor {
         since
     }
 
+    /// The roots that answered when they were asked last: the others would block whoever opens them.
+    pub fn responsive_roots(&self) -> Vec<PathBuf> {
+        let status = self.0.status.borrow();
+        let known = status.fitness.data_roots.as_deref().unwrap_or_default();
+        let blocks = |root: &PathBuf| {
+            let of_root = |known: &&DataRoot| known.path == root.display().to_string();
+            known.iter().find(of_root).is_some_and(|known| known.problem.starts_with(UNRESPONSIVE))
+        };
+        self.0.roots.iter().filter(|root| !blocks(root)).cloned().collect()
+    }
+
     /// The file that a job names, links in its folder resolved.
     ///
     /// # Errors
@@ -291,7 +302,7 @@ impl PathMonitor {
                 let problem =
                     match monitor.read(&root, answer_within, move || problem(&path, Mounts::now)).await {
                         Ok(problem) => problem,
-                        Err(ReadError::Unresponsive) => "does not answer: see what is mounted there".into(),
+                        Err(ReadError::Unresponsive) => format!("{UNRESPONSIVE}: see what is mounted there"),
                         Err(ReadError::NoThread(error)) => format!("cannot be asked: {error}"),
                     };
                 (at, DataRoot { path: root.display().to_string(), problem })
@@ -360,6 +371,9 @@ impl PathMonitor {
         });
     }
 }
+
+/// How the problem of a root begins that did not answer.
+const UNRESPONSIVE: &str = "does not answer";
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let known = fs::metadata(path).ok()?;

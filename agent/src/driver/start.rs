@@ -12,6 +12,7 @@ use crate::prepare::folder_refusal;
 use crate::self_test::program_unfit;
 use crate::trainer::child::{StartError, StartedTrainer, TrainerHandle};
 use crate::trainer::command::TrainerCommand;
+use crate::trainer::confinement::{self, Work};
 use crate::trainer::failure_report::FailureReport;
 use crate::trainer::stall_diagnosis;
 use crate::trainer::watch::WatchedTrainer;
@@ -35,6 +36,11 @@ impl Driver {
             data_roots: config.data_roots.clone(),
         };
         let program = command.program.clone();
+        // Data sets lead from one root to another, by links and lists, so all of them are read.
+        let mut read = self.context.prepare.paths.responsive_roots();
+        read.push(command.spec.clone());
+        let work = Work { read, write: vec![command.run_dir.clone(), command.cache_dir.clone()] };
+        let confinement = confinement::ready(config, &slot.into(), work).await;
         let report = FailureReport::begin(
             config.clone(),
             self.context.prepare.host.clone(),
@@ -42,7 +48,10 @@ impl Driver {
             slot.clone(),
             dir.log(),
         );
-        let spawned = self.context.spawner.spawn(command, dir.log()).await;
+        let spawned = match confinement {
+            Ok(confinement) => self.context.spawner.spawn(command, confinement, dir.log()).await,
+            Err(error) => Err(StartError::Confinement(error)),
+        };
         let started = spawned.and_then(|StartedTrainer { handle, events, exit }| {
             let events = tokio::net::unix::pipe::Receiver::from_owned_fd(events);
             let events = events.map_err(|error| {
@@ -85,7 +94,7 @@ impl Driver {
         }
         match error {
             StartError::Program(error) => Refusal::unfit(program_unfit(program, error)),
-            StartError::Log { .. } | StartError::System(_) => {
+            StartError::Log { .. } | StartError::Confinement(_) | StartError::System(_) => {
                 folder_refusal(format!("this agent cannot start a trainer: {error}"), Some(error.source()))
             }
         }

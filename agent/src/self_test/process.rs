@@ -17,6 +17,7 @@ use super::folder_unfit;
 use crate::config::Config;
 use crate::device::Device;
 use crate::identity::Identity;
+use crate::trainer::confinement::{self, Work};
 use crate::trainer::{command, leftovers};
 
 /// So many of the last lines of standard error are told.
@@ -54,6 +55,10 @@ pub async fn run_test(
         return Err(unfit);
     }
     let program = config.trainer();
+    // As a job's trainer is, so that what this machine does not allow it shows before there is one.
+    let confinement = confinement::ready(config, device, Work::default()).await.map_err(|error| {
+        Unfit::of_machine(UnfitKind::SelfTest, format!("the trainer cannot be confined: {error}"))
+    })?;
     let mut command = Command::new(&program);
     command
         .args(["self-test", "--device", command::device_name(device)])
@@ -63,6 +68,10 @@ pub async fn run_test(
         .env(leftovers::VARIABLE, format!("{}/self-test", identity.owner()))
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    if let Some(confinement) = confinement {
+        // SAFETY: between fork and exec it makes system calls only.
+        unsafe { command.pre_exec(move || confinement.apply()) };
+    }
     let output = match timeout(config.self_test_limit, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(program_unfit(&program, &error)),

@@ -18,6 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 use tokio::sync::oneshot;
 use tracing::warn;
+use trainyard_confinement::{Ready, close_inherited_descriptors};
 use trainyard_types::environment;
 use trainyard_types::trainer::TrainerControl;
 
@@ -59,6 +60,9 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
+    /// What the trainer may use cannot be opened, or the kernel refuses to hold it to that.
+    #[error("it cannot be confined (`confine_trainers`): {0}")]
+    Confinement(io::Error),
     /// The machine has no pipe or thread left.
     #[error("{0}")]
     System(io::Error),
@@ -71,7 +75,10 @@ impl StartError {
     /// The system's error.
     pub const fn source(&self) -> &io::Error {
         match self {
-            Self::Log { source, .. } | Self::System(source) | Self::Program(source) => source,
+            Self::Log { source, .. }
+            | Self::Confinement(source)
+            | Self::System(source)
+            | Self::Program(source) => source,
         }
     }
 }
@@ -119,6 +126,7 @@ impl TrainerHandle {
 
 struct Request {
     command: TrainerCommand,
+    confinement: Option<Ready>,
     log: PathBuf,
     reply: oneshot::Sender<Result<StartedTrainer, StartError>>,
 }
@@ -145,7 +153,8 @@ impl Spawner {
         thread::Builder::new().name("spawner".into()).spawn(move || {
             for request in requests {
                 // Nobody waits any more when the agent is going down.
-                let _unwanted = request.reply.send(spawn(&owner, &request.command, &request.log));
+                let _unwanted =
+                    request.reply.send(spawn(&owner, &request.command, request.confinement, &request.log));
             }
             // The senders are gone, but ending this thread would kill every trainer.
             loop {
@@ -155,19 +164,29 @@ impl Spawner {
         Ok(Self(sender))
     }
 
-    /// Starts a trainer; its output goes to the end of `log`.
+    /// Starts a trainer, confined if there is a confinement; its output goes to the end of `log`.
     ///
     /// # Errors
     /// The binary does not start.
-    pub async fn spawn(&self, command: TrainerCommand, log: PathBuf) -> Result<StartedTrainer, StartError> {
+    pub async fn spawn(
+        &self,
+        command: TrainerCommand,
+        confinement: Option<Ready>,
+        log: PathBuf,
+    ) -> Result<StartedTrainer, StartError> {
         let (reply, answer) = oneshot::channel();
         let gone = || StartError::System(io::Error::other("the spawner thread is gone"));
-        self.0.send(Request { command, log, reply }).map_err(|_| gone())?;
+        self.0.send(Request { command, confinement, log, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-fn spawn(owner: &Owner, trainer: &TrainerCommand, log: &PathBuf) -> Result<StartedTrainer, StartError> {
+fn spawn(
+    owner: &Owner,
+    trainer: &TrainerCommand,
+    confinement: Option<Ready>,
+    log: &PathBuf,
+) -> Result<StartedTrainer, StartError> {
     let system = StartError::System;
     let (events, writer) = io::pipe().map_err(system)?;
     let (listener, control) = io::pipe().map_err(system)?;
@@ -189,6 +208,9 @@ fn spawn(owner: &Owner, trainer: &TrainerCommand, log: &PathBuf) -> Result<Start
     command
         .args(trainer.arguments(writer.as_raw_fd(), listener.as_raw_fd()))
         .env_clear()
+        // In the user's own folder it could not write what the driver compiles. Where the agent's environment says where to, it
+        // is `trainer_writes` that allows it.
+        .env("CUDA_CACHE_PATH", trainer.run_dir.join(".gpu-code"))
         .envs(environment::Child::Trainer.environment(env::vars_os()))
         .envs(trainer.environment())
         .env(leftovers::VARIABLE, &name)
@@ -197,10 +219,11 @@ fn spawn(owner: &Owner, trainer: &TrainerCommand, log: &PathBuf) -> Result<Start
         .stderr(log)
         .process_group(0);
     let descriptors = [writer.as_raw_fd(), listener.as_raw_fd()];
-    // SAFETY: between fork and exec only async-signal-safe calls are made (fcntl, write, prctl, getppid) and
-    // nothing is allocated; `descriptors` and `procs` stay open in the parent until the child is started.
+    // SAFETY: between fork and exec only async-signal-safe calls are made (fcntl, write, prctl, getppid, and
+    // what a confinement is made of) and nothing is allocated; `descriptors` and `procs` stay open in the parent until the child is started.
     unsafe {
         command.pre_exec(move || {
+            close_inherited_descriptors();
             // Inherited under their own numbers: a fixed one might be in use by the standard library.
             for descriptor in descriptors {
                 let inherited = std::os::fd::BorrowedFd::borrow_raw(descriptor);
@@ -212,7 +235,10 @@ fn spawn(owner: &Owner, trainer: &TrainerCommand, log: &PathBuf) -> Result<Start
             }
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The agent may have died before the line above.
-            if getppid() == agent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
+            if getppid() != agent {
+                return Err(nix::errno::Errno::ESRCH.into());
+            }
+            confinement.as_ref().map_or(Ok(()), Ready::apply)
         });
     }
     let child = command.spawn().map_err(StartError::Program)?;

@@ -99,7 +99,8 @@ async fn on_one_cluster(programs: &Path) {
     let trainer = programs.join("target/release/trainyard-trainer").display().to_string();
     let gpus = include_str!("../../fake-nvml/gpus.json");
     cluster.show_gpus(AGENT, &serde_json::from_str(gpus).unwrap()).unwrap();
-    let variables = [("TRAINYARD_AGENT__TRAINER", trainer.as_str())];
+    let variables =
+        [("TRAINYARD_AGENT__TRAINER", trainer.as_str()), ("TRAINYARD_AGENT__CONFINE_TRAINERS", "false")];
     let _agent = cluster.start_agent_with_gpus(AGENT, 1, &variables).await.unwrap();
     let port = cluster.address().rsplit(':').next().unwrap().parse().unwrap();
     let world = World::new(programs, port).with_data(cluster.data_root());

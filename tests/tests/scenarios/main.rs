@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod closed_pipes;
+mod confinement;
 mod documents;
 mod faults;
 mod faults_random;

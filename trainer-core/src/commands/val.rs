@@ -66,7 +66,7 @@ impl Val {
             _ => Split::Val,
         };
         let options = OpenOptions { single_cls: self.single_cls, threads: cores(), ..OpenOptions::default() };
-        let dataset = open_split(&yaml, split, &options, None, &mut Events::default())?;
+        let dataset = open_split(&yaml, split, &options, None, &[], &mut Events::default())?;
         if dataset.names.len() != loaded.names.len() {
             let (data, model) = (dataset.names.len(), loaded.names.len());
             let text =

@@ -142,14 +142,10 @@ impl Setup {
         }
         let spec = &options.spec;
         let open = OpenOptions { fraction: spec.fraction, single_cls: spec.single_cls, threads: cores() };
-        let train = open_split(&yaml, Split::Train, &open, Some(&known), events)?;
+        let roots = &options.data_roots;
+        let train = open_split(&yaml, Split::Train, &open, Some(&known), roots, events)?;
         let open = OpenOptions { fraction: 1.0, ..open };
-        let val = open_split(&yaml, Split::Val, &open, Some(&known), events)?;
-        for dataset in [&train, &val] {
-            if let Some(folder) = data_roots::folder_outside(dataset, &options.data_roots) {
-                return Err(TrainError::Outside { data: spec.data.clone(), folder: folder.to_owned() });
-            }
-        }
+        let val = open_split(&yaml, Split::Val, &open, Some(&known), roots, events)?;
         // Not before it is sure that folders may be told of.
         train.require_label_files(&yaml)?;
         if let Some(warning) = unseen_classes(&train.names, &train.report) {
@@ -295,12 +291,12 @@ pub fn open_split(
     split: Split,
     options: &OpenOptions,
     cache: Option<&Path>,
+    roots: &[PathBuf],
     events: &mut Events,
 ) -> Result<Dataset, TrainError> {
-    let dataset = match cache {
-        Some(directory) => Dataset::open_cached(yaml, split, options, directory)?,
-        None => Dataset::open(yaml, split, options)?,
-    };
+    let allowed = |folder: &Path| data_roots::is_allowed(folder, roots);
+    let dataset = Dataset::open_within(yaml, split, options, cache, &allowed)
+        .map_err(|error| data_roots::refusal(error, yaml, roots))?;
     events.log(LogLevel::Info, format!("{}: {}", split.key(), dataset.report));
     for warning in dataset.report.warnings() {
         events.log(LogLevel::Warning, warning);

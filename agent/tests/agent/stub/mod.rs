@@ -530,6 +530,8 @@ impl World {
             .args(more)
             .env("FAKE_NVML_STATE", self.path("gpus.json"))
             .env("TRAINYARD_AGENT__METRICS_LISTEN", "")
+            // Its trainers are scripts, which start other programs and read what no job may.
+            .env("TRAINYARD_AGENT__CONFINE_TRAINERS", "false")
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -107,6 +107,8 @@ impl World {
             ("FAKE_NVML_STATE", text(&gpus)),
             ("TRAINYARD_AGENT__NVML_LIBRARY", text(&binary("libfake_nvml.so").unwrap())),
             ("TRAINYARD_AGENT__METRICS_LISTEN", String::new()),
+            // The script above starts other programs, and writes a spec of its own.
+            ("TRAINYARD_AGENT__CONFINE_TRAINERS", "false".to_owned()),
             ("YARD_SERVER", format!("http://127.0.0.1:{port}")),
         ];
         Self {

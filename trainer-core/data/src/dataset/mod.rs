@@ -12,6 +12,7 @@ pub mod notes;
 pub mod scan;
 pub(crate) mod scan_cache;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use self::data_yaml::{DataYaml, YamlError};
@@ -89,6 +90,16 @@ pub enum DataError {
         /// The reader's own error.
         source: std::io::Error,
     },
+    /// The split has images in a folder that the caller does not allow.
+    #[error("{file}: `{key}` has images in {folder}, which may not be read")]
+    NotAllowed {
+        /// The path of the data.yaml.
+        file: PathBuf,
+        /// The split's key: `train`, `val` or `test`.
+        key: &'static str,
+        /// The folder of the images.
+        folder: PathBuf,
+    },
     /// An entry exists, but is neither a folder nor a list.
     #[error(
         "{file}: `{key}` names `{place}`, which is neither a folder, nor an image, nor a .txt list of images"
@@ -165,7 +176,7 @@ impl Dataset {
     /// # Errors
     /// See [`DataError`].
     pub fn open(yaml: &DataYaml, split: Split, options: &OpenOptions) -> Result<Self, DataError> {
-        Self::open_with(yaml, split, options, None)
+        Self::open_within(yaml, split, options, None, &|_| true)
     }
 
     /// As [`Dataset::open`], but headers and labels that an earlier call has read with the same
@@ -179,14 +190,19 @@ impl Dataset {
         options: &OpenOptions,
         directory: &Path,
     ) -> Result<Self, DataError> {
-        Self::open_with(yaml, split, options, Some(directory))
+        Self::open_within(yaml, split, options, Some(directory), &|_| true)
     }
 
-    fn open_with(
+    /// As both, but no image is read before `allowed` has seen every folder that images lie in.
+    ///
+    /// # Errors
+    /// See [`DataError`].
+    pub fn open_within(
         yaml: &DataYaml,
         split: Split,
         options: &OpenOptions,
         cache: Option<&Path>,
+        allowed: &dyn Fn(&Path) -> bool,
     ) -> Result<Self, DataError> {
         let key = split.key();
         let entries = match split {
@@ -200,6 +216,10 @@ impl Dataset {
             return Err(DataError::Empty { file: yaml.file.clone(), key, entries });
         }
         let used = &listed[..share(listed.len(), options.fraction)];
+        let folders: BTreeSet<&Path> = used.iter().filter_map(|image| image.path.parent()).collect();
+        if let Some(folder) = folders.into_iter().find(|folder| !allowed(folder)) {
+            return Err(DataError::NotAllowed { file: yaml.file.clone(), key, folder: folder.to_owned() });
+        }
         let (images, report) =
             known_or_scanned(used, &yaml.label_rules(options.single_cls), options.threads, cache)?;
         if images.is_empty() {
