@@ -69,7 +69,7 @@ impl Confinement {
     pub fn ready(&self) -> Result<Ready, ConfineError> {
         Ok(Ready {
             ruleset: files::ruleset(self).map_err(ConfineError::Landlock)?,
-            filters: calls::filters().map_err(ConfineError::Seccomp)?,
+            filters: calls::are_filtered().then(calls::filters).transpose().map_err(ConfineError::Seccomp)?,
         })
     }
 }
@@ -79,7 +79,8 @@ impl Confinement {
 pub struct Ready {
     /// `None` where the kernel has no Landlock.
     ruleset: Option<OwnedFd>,
-    filters: calls::Filters,
+    /// `None` where the kernel filters no calls.
+    filters: Option<calls::Filters>,
 }
 
 impl Ready {
@@ -96,7 +97,7 @@ impl Ready {
             files::enforce(ruleset)?;
         }
         // Last: opening `/proc/self` and Landlock's own calls come before.
-        self.filters.enforce()
+        self.filters.as_ref().map_or(Ok(()), calls::Filters::enforce)
     }
 }
 
@@ -138,4 +139,40 @@ impl Support {
 pub fn close_inherited_descriptors() {
     // SAFETY: the call takes three numbers.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Output};
+
+    use super::*;
+
+    /// Runs a shell's `script` as on a kernel without Landlock.
+    fn without_landlock(script: &str) -> Output {
+        let ready = Ready { ruleset: None, ..Confinement::default().ready().unwrap() };
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        // SAFETY: it makes system calls only.
+        unsafe { command.pre_exec(move || ready.apply()) };
+        command.output().unwrap()
+    }
+
+    #[test]
+    fn without_landlock_files_are_free_and_the_rest_still_holds() {
+        let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+        let status = text(&without_landlock("exec cat /proc/self/status"));
+        assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+        let forked = without_landlock("cat /proc/self/status; echo survived");
+        assert!(!forked.status.success() && !text(&forked).contains("survived"), "{forked:?}");
+    }
+
+    #[test]
+    fn a_machine_is_complained_of_where_files_or_calls_cannot_be_held() {
+        let complaint = |landlock, seccomp| Support { landlock, seccomp }.complaint();
+        assert_eq!(complaint(Support::WHOLE, true), None);
+        assert_eq!(complaint(1, true), None, "the list of calls holds what it does not");
+        assert!(complaint(0, true).unwrap().contains("no Landlock"));
+        assert!(complaint(7, false).unwrap().contains("no system calls"));
+    }
 }

@@ -46,6 +46,53 @@ async fn what_a_trainer_started_ends_with_it_even_outside_of_its_process_group()
     until_nobody_holds(alive).await;
 }
 
+/// What an agent's configuration says of scripts that are to be confined.
+const CONFINED: [(&str, &str); 1] = [("TRAINYARD_AGENT__CONFINE_TRAINERS", "true")];
+
+#[tokio::test]
+async fn a_confined_trainer_starts_no_process_that_could_outlive_it() {
+    let world = World::new("(setsid tail -f /dev/null; true) &\nlog survived\n");
+    let mut stub = Stub::start().await;
+    let _agent = world.agent_with(&stub, &[], &CONFINED);
+    stub.hello().await;
+    stub.assign(attempt(1), &world.data(), CPU, None).await;
+    let ended = stub.end().await;
+    assert_eq!(ended.reason, EndReason::TrainerCrash, "{}", world.log());
+    assert!(ended.message.contains("fork"), "{}", ended.message);
+}
+
+#[tokio::test]
+async fn a_confined_trainer_reaches_neither_the_agent_nor_another_job() {
+    let world = World::new(
+        "peek() { read -r line < \"$1\"; }\nspoil() { echo mine > \"$1\"; }\n\
+         peek \"$run/../../../identity.json\" && log out\n\
+         peek \"$run/../../../../secret\" && log out\n\
+         peek \"$run/../../other/spec.json\" && log out\n\
+         spoil \"$run/../../other/spec.json\" && log out\n\
+         spoil \"$run/../attempt-1.spool\" && log out\n\
+         spoil \"$run/../../../../data/data.yaml\" && log out\n\
+         kill -9 $PPID && log out\n\
+         peek \"$spec\" && spoil \"$run/own\" && peek \"$run/../../../../data/data.yaml\" && log inside\n\
+         log end\nexit 64\n",
+    );
+    fs::create_dir_all(world.path("agent/jobs/other")).unwrap();
+    for name in ["agent/jobs/other/spec.json", "secret"] {
+        fs::write(world.path(name), "of others\n").unwrap();
+    }
+    let mut stub = Stub::start().await;
+    let _agent = world.agent_with(&stub, &[], &CONFINED);
+    stub.hello().await;
+    stub.assign(attempt(1), &world.data(), CPU, None).await;
+    let mut told = Vec::new();
+    while told.last().is_none_or(|last| last != "end") {
+        told.push(stub.log_line("").await);
+    }
+    let told: Vec<&str> =
+        told.iter().map(String::as_str).filter(|line| ["out", "inside", "end"].contains(line)).collect();
+    assert_eq!(told, ["inside", "end"], "{}", world.log());
+    assert_eq!(fs::read_to_string(world.path("agent/jobs/other/spec.json")).unwrap(), "of others\n");
+}
+
 #[tokio::test]
 async fn after_a_kill_the_agents_successor_ends_what_its_trainers_left_running() {
     // The grandchild has left the group, and no parent's death reaches it.
