@@ -71,6 +71,13 @@ async fn data_that_leads_outside_ends_the_job_with_the_path() {
     let reason = world.refused(tiny(&linked, 1)).await;
     assert!(reason.contains("linked") && reason.contains("data_roots"), "{reason}");
 
+    // The same inside of a folder with images.
+    symlink(outside.join("images"), set.join("images/val/linked")).unwrap();
+    let inside = world.yaml("inside.yaml", "train: images/train\nval: images/val");
+    let reason = world.refused(tiny(&inside, 1)).await;
+    assert!(reason.contains("images/val/linked") && reason.contains("data_roots"), "{reason}");
+    fs::remove_file(set.join("images/val/linked")).unwrap();
+
     // A list of images, and a list that lies outside itself.
     fs::write(set.join("list.txt"), shown(&outside.join("images/a.jpg"))).unwrap();
     let list = world.yaml("list.yaml", "train: list.txt\nval: images/val");

@@ -48,6 +48,8 @@ pub(crate) struct Listing {
     pub images: Vec<ListedImage>,
     /// What was passed over, or taken as it is probably meant: one sentence each.
     pub notes: Vec<String>,
+    /// Folders inside of those that are named, which cannot be read.
+    pub unreadable: Vec<PathBuf>,
     /// Where label files are looked for, by folder of images.
     search_paths: HashMap<OsString, Arc<LabelSearchPath>, Xxh3DefaultBuilder>,
 }
@@ -95,6 +97,7 @@ pub(crate) fn list(yaml: &DataYaml, key: &'static str, entries: &[String]) -> Re
                 let found = walk(&place, &is_image)
                     .map_err(|source| DataError::List { place: place.clone(), source })?;
                 listing.notes.extend(found.notes());
+                listing.unreadable.extend(found.unreadable.into_iter().map(|(folder, _)| folder));
                 let base = yaml.base(&place);
                 found.files.into_iter().for_each(|path| listing.add(path, |_| base, None));
             } else if has_lists && image_list::is_list_name(&place) {

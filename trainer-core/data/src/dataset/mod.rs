@@ -210,7 +210,12 @@ impl Dataset {
             Split::Val => &yaml.val,
             Split::Test => &yaml.test,
         };
-        let Listing { images: listed, notes, .. } = listing::list(yaml, key, entries)?;
+        let Listing { images: listed, notes, unreadable, .. } = listing::list(yaml, key, entries)?;
+        let refused =
+            |folder: &Path| DataError::NotAllowed { file: yaml.file.clone(), key, folder: folder.to_owned() };
+        if let Some(folder) = unreadable.iter().find(|folder| !allowed(folder)) {
+            return Err(refused(folder));
+        }
         if listed.is_empty() {
             let entries = entries.join(", ");
             return Err(DataError::Empty { file: yaml.file.clone(), key, entries });
@@ -218,7 +223,7 @@ impl Dataset {
         let used = &listed[..share(listed.len(), options.fraction)];
         let folders: BTreeSet<&Path> = used.iter().filter_map(|image| image.path.parent()).collect();
         if let Some(folder) = folders.into_iter().find(|folder| !allowed(folder)) {
-            return Err(DataError::NotAllowed { file: yaml.file.clone(), key, folder: folder.to_owned() });
+            return Err(refused(folder));
         }
         let (images, report) =
             known_or_scanned(used, &yaml.label_rules(options.single_cls), options.threads, cache)?;
