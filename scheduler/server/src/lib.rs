@@ -1,5 +1,6 @@
 //! The live scheduler: the pure core, driven by gRPC and the clock, kept in Redis.
 
+pub mod access;
 pub mod blobs;
 pub mod clock;
 pub mod config;
@@ -16,3 +17,4 @@ pub mod sample;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

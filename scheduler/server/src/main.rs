@@ -30,6 +30,9 @@ struct Arguments {
     /// A Redis server to use; without one, a private one is started in the data directory.
     #[arg(long, global = true, value_name = "URL")]
     redis_url: Option<String>,
+    /// Listen beyond this machine in plaintext, and let whoever reaches the port do everything.
+    #[arg(long, global = true)]
+    insecure: bool,
     #[command(subcommand)]
     command: Option<Action>,
 }
@@ -49,7 +52,8 @@ impl Arguments {
             .process_environment()
             .flag("listen", self.listen.as_deref())
             .flag("data_dir", self.data_dir.as_deref())
-            .flag("redis_url", self.redis_url.as_deref());
+            .flag("redis_url", self.redis_url.as_deref())
+            .flag("security", self.insecure.then_some("off"));
         Ok(sources.load()?)
     }
 }

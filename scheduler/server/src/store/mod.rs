@@ -2,6 +2,7 @@
 //!
 //! Must not know: gRPC. What Redis looks like is known to `redis.rs`, `keys.rs` and `scripts/` only.
 
+mod access;
 mod keys;
 mod link;
 mod records;
@@ -31,6 +32,7 @@ use uuid::Uuid;
 
 use crate::sample::{AgentSamples, Resolution, Sample};
 
+pub use self::access::AccessStore;
 pub use self::redis::{RedisOptions, RedisStore};
 
 /// The layout of what is stored. An older one is migrated by whoever comes to lead, a newer one is refused.
