@@ -11,6 +11,7 @@ use trainyard_access::{Pin, Token};
 use trainyard_types::Time;
 
 use super::records::{AccessRole, TokenRecord};
+use super::registry::Registry;
 use crate::store::{AccessStore, StoreError};
 
 /// Who the first admin is.
@@ -37,6 +38,7 @@ pub enum BootstrapError {
 /// The store is away, or the file cannot be written.
 pub async fn first_login(
     store: &dyn AccessStore,
+    registry: &Registry,
     pin: Pin,
     address: &str,
     file: &Path,
@@ -68,14 +70,18 @@ pub async fn first_login(
         joining.reveal()
     );
     // Written before it counts: a token that nobody was told of would be of no use.
-    let mut written = File::options().create(true).write(true).truncate(true).mode(0o600).open(file)?;
+    let draft = file.with_extension("draft");
+    let mut written = File::options().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
     written.write_all(text.as_bytes())?;
     written.sync_all()?;
     if !store.put_first_tokens(&tokens).await? {
         // Another scheduler was first, and has told its own.
-        std::fs::remove_file(file)?;
+        std::fs::remove_file(&draft)?;
         return Ok(None);
     }
+    // Whoever reads of a token can use it.
+    registry.refresh().await?;
+    std::fs::rename(&draft, file)?;
     info!(file = %file.display(), "first start: the file says how to log in, and how machines join");
     Ok(Some(text))
 }
@@ -83,22 +89,28 @@ pub async fn first_login(
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::Arc;
 
     use super::*;
     use crate::store::memory::MemoryStore;
 
     #[tokio::test]
     async fn a_cluster_has_a_first_login_once_and_for_its_owners_eyes() {
-        let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::default());
+        let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::default()));
+        let registry = Registry::new(store.clone());
         let file = dir.path().join("first-login.txt");
         let pin = "00112233445566778899aabbccddeeff".parse().unwrap();
-        let text = first_login(&store, pin, "lab-head:7433", &file, Time(0)).await.unwrap().unwrap();
+        let text =
+            first_login(&*store, &registry, pin, "lab-head:7433", &file, Time(0)).await.unwrap().unwrap();
         let line = text.lines().find(|line| line.contains("yard login lab-head:7433")).unwrap();
         let token: Token = line.rsplit(' ').next().unwrap().parse().unwrap();
         let records = store.access().await.unwrap().tokens;
         let admin = records.iter().find(|record| record.role == AccessRole::Admin).unwrap();
         assert!(admin.digest.is_of(&token.secret) && admin.id == token.id && token.pin == pin);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(first_login(&store, pin, "lab-head:7433", &file, Time(0)).await.unwrap(), None);
+        assert_eq!(
+            first_login(&*store, &registry, pin, "lab-head:7433", &file, Time(0)).await.unwrap(),
+            None
+        );
     }
 }

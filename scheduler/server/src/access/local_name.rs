@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use axum::extract::Request;
 use axum::http::header;
 
-/// The name by which a request calls this machine, unless a program of this machine would call it so. An address is
-/// no name: whoever made a page cannot make it resolve.
+/// The name by which a request calls this machine, unless a program of this machine would call it so. Whoever made a
+/// page chooses where names of the world's resolve, but neither addresses nor names without a dot.
 pub fn foreign_name(request: &Request, hostname: &str) -> Option<String> {
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -17,8 +17,7 @@ pub fn foreign_name(request: &Request, hostname: &str) -> Option<String> {
         None => called.split(':').next().unwrap_or_default(),
     };
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let is_ours = name.is_empty()
-        || name == "localhost"
+    let is_ours = !name.contains('.')
         || name.ends_with(".localhost")
         || name.parse::<IpAddr>().is_ok()
         || name == hostname.to_ascii_lowercase();

@@ -58,6 +58,7 @@ impl Security {
         tasks.spawn(writing);
         let login = FirstLogin {
             store: store.clone(),
+            registry: registry.clone(),
             authority: authority.clone(),
             address: config.advertised(listening).trim_start_matches("https://").to_owned(),
             file: config.data_dir.join("first-login.txt"),
@@ -72,6 +73,7 @@ impl Security {
 /// Makes the first tokens as soon as there is a store.
 struct FirstLogin {
     store: Arc<dyn AccessStore>,
+    registry: Arc<Registry>,
     authority: Arc<Authority>,
     address: String,
     file: PathBuf,
@@ -82,7 +84,8 @@ impl FirstLogin {
     async fn run(self) {
         loop {
             let pin = self.authority.pin();
-            let made = first_login(&*self.store, pin, &self.address, &self.file, self.clock.now()).await;
+            let now = self.clock.now();
+            let made = first_login(&*self.store, &self.registry, pin, &self.address, &self.file, now).await;
             match made {
                 // A log keeps what it is told, so that secrets go to a terminal alone.
                 Ok(Some(text)) if std::io::stdout().is_terminal() => {
