@@ -14,7 +14,7 @@ mod registry;
 mod throttle;
 
 pub use audit::{Audit, Target};
-pub use bootstrap::{BootstrapError, first_login};
+pub use bootstrap::{BootstrapError, admin_token, first_login};
 pub use caller::{Caller, NotOwner};
 pub use gate::{Admission, Gate, admit};
 pub use permissions::{METHODS, Needs, PAGES};

@@ -43,6 +43,8 @@ enum Action {
     Run,
     /// Print the effective configuration and where each value came from.
     Config,
+    /// Make a new token for an admin, where every other is lost; needs this scheduler's own files and its Redis.
+    AdminToken,
 }
 
 impl Arguments {
@@ -76,8 +78,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             console::print(&config)?;
             Ok(config.value.validate()?)
         }
+        Some(Action::AdminToken) => make_admin_token(&config.value),
         None | Some(Action::Run) => serve(config.value),
     }
+}
+
+#[tokio::main]
+async fn make_admin_token(config: &Config) -> anyhow::Result<()> {
+    config.validate()?;
+    Ok(console::print(&trainyard_scheduler::server::admin_token(config).await?)?)
 }
 
 #[tokio::main]

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
-use crate::access::{Admission, admit};
+use crate::access::{self, Admission, BootstrapError, admit};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigError, SecurityMode};
@@ -26,7 +26,7 @@ use crate::driver::{Driver, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
-use crate::tls::TlsError;
+use crate::tls::{Authority, TlsError};
 use crate::{grpc, http, listener};
 use security::Security;
 
@@ -181,6 +181,47 @@ impl Server {
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
+}
+
+/// Makes a token for an admin in the store of a scheduler of this configuration, and says how to use it.
+///
+/// # Errors
+/// The scheduler asks nobody who they are, its files cannot be used, or its Redis is not there.
+pub async fn admin_token(config: &Config) -> Result<String, AdminTokenError> {
+    let address = config.address()?;
+    if !config.is_secure(address) {
+        return Err(AdminTokenError::Open);
+    }
+    let authority = Authority::open(&config.tls_dir())?;
+    let options = RedisOptions { event_history: config.event_history, replicas: 0 };
+    let store = if config.redis_url.is_empty() {
+        let dir = std::path::absolute(config.data_dir.join("redis")).map_err(AdminTokenError::Directory)?;
+        RedisStore::at_socket(&EmbeddedRedis::socket_in(&dir), options)?
+    } else {
+        RedisStore::at_url(&config.redis_url, options)?
+    };
+    let advertised = config.advertised(address);
+    let advertised = advertised.trim_start_matches("https://");
+    Ok(access::admin_token(&store, authority.pin(), advertised, Clock::start().now()).await?)
+}
+
+/// Why no token is made.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminTokenError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "security: is off, so that nobody needs a token; listen beyond loopback, or set `security` to `on`"
+    )]
+    Open,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("data_dir: {0}")]
+    Directory(io::Error),
+    #[error("{0}; the scheduler must run, since its Redis has the tokens")]
+    Store(#[from] StoreError),
+    #[error("{0}; the scheduler must run, since its Redis has the tokens")]
+    Make(#[from] BootstrapError),
 }
 
 /// How long calls under way may take before the leadership is given up.

@@ -86,6 +86,31 @@ pub async fn first_login(
     Ok(Some(text))
 }
 
+/// Makes another admin's token, for whoever has the scheduler's own files; says how to use it.
+///
+/// # Errors
+/// The store is away.
+pub async fn admin_token(
+    store: &dyn AccessStore,
+    pin: Pin,
+    address: &str,
+    now: Time,
+) -> Result<String, BootstrapError> {
+    let token = Token::make(pin).map_err(|_| BootstrapError::Random)?;
+    let record = TokenRecord {
+        id: token.id,
+        user: ADMIN.to_owned(),
+        role: AccessRole::Admin,
+        digest: token.secret.digest(),
+        created: now,
+        expires: None,
+        uses_left: 0,
+        created_by: "trainyard-scheduler admin-token".to_owned(),
+    };
+    store.put_token(&record).await?;
+    Ok(format!("yard login {address} {}\n", token.reveal()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;

@@ -105,9 +105,20 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
             return answer(&status, is_grpc);
         }
     };
-    if let Err(status) = allowed(&admitted.caller, method.needs) {
-        let record = parts.record(Some(&admitted), address, &request, &status);
-        parts.audit.tell(record).await;
+    if let Err(mut status) = allowed(&admitted.caller, method.needs) {
+        // Whoever asks on and on without a token fills no audit.
+        let is_noise = admitted.caller == Caller::Unknown
+            && address.is_some_and(|address| match parts.throttle.failed(address.ip(), parts.clock.now()) {
+                Some(wait) => {
+                    status = slow_down(wait).status;
+                    true
+                }
+                None => false,
+            });
+        if !is_noise {
+            let record = parts.record(Some(&admitted), address, &request, &status);
+            parts.audit.tell(record).await;
+        }
         return answer(&status, is_grpc);
     }
     let told = parts.record(Some(&admitted), address, &request, &Status::ok(""));
@@ -296,7 +307,10 @@ fn not_this_machine(name: &str) -> Status {
 }
 
 fn slow_down(wait: Duration) -> Refused {
-    let text = format!("too many wrong tokens came from this address; wait {} s", wait.as_secs() + 1);
+    let text = format!(
+        "too many calls without a token, or with a wrong one, came from this address; wait {} s",
+        wait.as_secs() + 1
+    );
     let mut details = ErrorDetails::with_error_info("TOO_MANY_WRONG_TOKENS", DOMAIN, []);
     details.set_retry_info(Some(wait));
     Refused { status: Status::with_error_details(Code::ResourceExhausted, text, details), is_told: false }

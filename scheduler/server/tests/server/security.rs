@@ -239,6 +239,63 @@ async fn an_agent_joins_once_and_speaks_for_itself_alone() {
 }
 
 #[tokio::test]
+async fn an_agent_does_nothing_for_an_attempt_of_another() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let mut channels = Vec::new();
+    for id in [7, 8] {
+        let joining = scheduler.token("", pb::AccessRole::Agent).await;
+        let identity = scheduler.enrol(&joining, id).await.unwrap();
+        channels.push(scheduler.dial(None, Some(identity)).await.unwrap());
+    }
+    let admin = scheduler.admin().reveal();
+    let mut victim = Agent::connect_as(channels[0].clone(), hello(7)).await.unwrap();
+    let job_id = scheduler.jobs(&admin).submit_job(submission("")).await.unwrap().into_inner().job_id;
+    let attempt = victim.assigned().await.attempt;
+    let thief = Agent::connect_as(channels[1].clone(), hello(8)).await.unwrap();
+    let artifact = pb::Artifact { name: "weights/best.pt".into(), size_bytes: 1, sha256: "0".repeat(64) };
+    let seed: u64 = rand_seed();
+    println!("seed {seed}");
+    // Sessions are small numbers that anybody can guess.
+    let guesses = [victim.welcome.session, thief.welcome.session, seed, 0, u64::MAX];
+    for session in guesses {
+        let header = pb::UploadHeader { attempt: attempt.clone(), session, artifact: Some(artifact.clone()) };
+        let part = Some(pb::upload_artifact_request::Part::Header(header));
+        let parts = tokio_stream::once(pb::UploadArtifactRequest { part });
+        let mut artifacts = pb::artifact_service_client::ArtifactServiceClient::new(channels[1].clone());
+        let refused = artifacts.upload_artifact(parts).await.unwrap_err();
+        assert_eq!(reason(&refused), "ATTEMPT_NOT_HELD", "session {session}");
+    }
+    let mut artifacts = pb::artifact_service_client::ArtifactServiceClient::new(channels[1].clone());
+    let wish = pb::DownloadArtifactRequest { job_id: job_id.clone(), name: "x".into(), ..Default::default() };
+    assert_eq!(reason(&artifacts.download_artifact(wish).await.unwrap_err()), "JOB_NOT_FOUND");
+    for id in [7, seed, u64::MAX] {
+        let refused = Agent::connect_as(channels[1].clone(), hello(u128::from(id))).await.err().unwrap();
+        assert!(refused.message().contains("hello.agent_id"), "{refused}");
+    }
+    thief.report(&attempt, 1, crate::support::log("not mine")).await;
+    victim.report_acked(&attempt, 1, crate::support::started()).await;
+    let job = scheduler.jobs(&admin).get_job(get(&job_id)).await.unwrap().into_inner();
+    assert_eq!((job.state(), job.attempts.len()), (pb::JobState::Running, 1));
+}
+
+/// Another one each time.
+fn rand_seed() -> u64 {
+    u64::from_le_bytes(trainyard_access::random().unwrap())
+}
+
+#[tokio::test]
+async fn a_lost_admin_s_token_is_replaced_by_whoever_has_the_files() {
+    let mut kept = None;
+    let scheduler = SecureScheduler::start(|config| kept = Some(config.clone())).await;
+    let text = trainyard_scheduler::server::admin_token(&kept.unwrap()).await.unwrap();
+    let token = text.trim().rsplit(' ').next().unwrap().to_owned();
+    // Within a second, as on any other scheduler.
+    while scheduler.jobs(&token).list_jobs(pb::ListJobsRequest::default()).await.is_err() {}
+    let open = trainyard_scheduler::server::admin_token(&config(std::path::Path::new("/nowhere"))).await;
+    assert!(open.unwrap_err().to_string().contains("nobody needs a token"));
+}
+
+#[tokio::test]
 async fn a_forgotten_agent_is_out_at_once_and_may_join_again() {
     let scheduler = SecureScheduler::start(|_| {}).await;
     let joining = scheduler.token("", pb::AccessRole::Agent).await;
