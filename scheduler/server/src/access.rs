@@ -9,7 +9,6 @@ mod gate;
 mod guarded_body;
 mod local_name;
 mod permissions;
-pub mod records;
 mod registry;
 mod throttle;
 

@@ -1,6 +1,7 @@
 //! The live scheduler: the pure core, driven by gRPC and the clock, kept in Redis.
 
 pub mod access;
+pub mod access_records;
 pub mod blobs;
 pub mod clock;
 pub mod config;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::records::AuditRecord;
+use crate::access_records::AuditRecord;
 use crate::store::AccessStore;
 
 /// Records that may wait; then calls wait for them.

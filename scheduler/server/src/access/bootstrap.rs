@@ -10,8 +10,8 @@ use tracing::info;
 use trainyard_access::{Pin, Token};
 use trainyard_types::Time;
 
-use super::records::{AccessRole, TokenRecord};
 use super::registry::Registry;
+use crate::access_records::{AccessRole, TokenRecord};
 use crate::store::{AccessStore, StoreError};
 
 /// Who the first admin is.

@@ -4,7 +4,7 @@ use tonic::Request;
 use trainyard_access::TokenId;
 use trainyard_types::{AgentId, Time};
 
-use super::records::AccessRole;
+use crate::access_records::AccessRole;
 
 /// Somebody who calls; among the extensions of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]

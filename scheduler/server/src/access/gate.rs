@@ -19,9 +19,9 @@ use super::caller::Caller;
 use super::guarded_body::GuardedBody;
 use super::local_name::foreign_name;
 use super::permissions::{self, Method, Needs};
-use super::records::{AccessRole, AuditRecord};
 use super::registry::{Denied, Registry};
 use super::throttle::Throttle;
+use crate::access_records::{AccessRole, AuditRecord};
 use crate::clock::Clock;
 use crate::tls::Peer;
 

@@ -1,6 +1,6 @@
 //! Which role may call which method: the one table.
 
-use super::records::AccessRole;
+use crate::access_records::AccessRole;
 
 /// What a caller must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

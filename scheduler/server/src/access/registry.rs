@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use trainyard_access::{Pin, Token, TokenId};
 use trainyard_types::{AgentId, Time};
 
-use super::records::{AccessRecords, EnrolledAgent, TokenRecord};
+use crate::access_records::{AccessRecords, EnrolledAgent, TokenRecord};
 use crate::store::{AccessStore, StoreError};
 use crate::tls::PeerCertificate;
 
@@ -175,8 +175,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::AccessRole;
     use super::*;
+    use crate::access_records::AccessRole;
     use crate::store::memory::MemoryStore;
 
     fn token(user: &str, expires: Option<Time>) -> (Token, TokenRecord) {

@@ -12,8 +12,8 @@ use trainyard_types::{AgentId, Violation};
 
 use super::status::ApiError;
 use super::{Context, about, cluster};
-use crate::access::records::{AccessRole, AuditRecord, EnrolledAgent, TokenRecord};
 use crate::access::{Caller, Registry};
+use crate::access_records::{AccessRole, AuditRecord, EnrolledAgent, TokenRecord};
 use crate::clock::Clock;
 use crate::driver::StateView;
 use crate::store::{AccessStore, StoreError};

@@ -11,7 +11,7 @@ use trainyard_types::AgentId;
 
 use super::redis::RedisStore;
 use super::{Pending, keys};
-use crate::access::records::{AccessRecords, AuditRecord, EnrolledAgent, TokenRecord};
+use crate::access_records::{AccessRecords, AuditRecord, EnrolledAgent, TokenRecord};
 
 /// Audit events that are kept, about.
 const AUDIT_EVENTS: usize = 20_000;

@@ -10,7 +10,7 @@ use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
 use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
-use crate::access::records::{AccessRecords, AuditRecord};
+use crate::access_records::{AccessRecords, AuditRecord};
 use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// All that a store holds, in maps.

@@ -11,6 +11,8 @@ mod telemetry;
 mod writes;
 
 #[cfg(test)]
+mod access_conformance;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod damage;
