@@ -324,14 +324,14 @@ impl JobService for Jobs {
         let caller = Caller::of(&request);
         let job = self.find(request.into_inner().job_id, caller).await?;
         let view = self.0.driver.cancel(job).await.map_err(ApiError::from)?;
-        Ok(about(translate::job(view), job))
+        Ok(about(translate::job(view), job.to_string()))
     }
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
         let caller = Caller::of(&request);
         let job = self.find(request.into_inner().job_id, caller).await?;
         let view = self.0.driver.retry(job).await.map_err(ApiError::from)?;
-        Ok(about(translate::job(view), job))
+        Ok(about(translate::job(view), job.to_string()))
     }
 
     async fn diagnose_job(

@@ -100,9 +100,9 @@ pub fn refuse_plaintext() -> axum::Router {
 }
 
 /// An answer that the audit knows the target of.
-fn about<T>(answer: T, target: impl ToString) -> Response<T> {
+fn about<T>(answer: T, target: impl Into<String>) -> Response<T> {
     let mut response = Response::new(answer);
-    response.extensions_mut().insert(Target(target.to_string()));
+    response.extensions_mut().insert(Target(target.into()));
     response
 }
 
