@@ -143,6 +143,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "host",
             "gpu",
             "connection",
+            "enrolment",
             "running_trainers",
             "message",
             "closed_devices",
@@ -242,6 +243,7 @@ fn no_file_is_named_after_nothing() {
 /// Which crates of the workspace a crate may depend on, tests included.
 const EDGES: &[(&str, &[&str])] = &[
     ("proto/types", &[]),
+    ("proto/access", &["trainyard-access"]),
     ("proto/config", &["trainyard-types"]),
     ("proto/console", &[]),
     ("proto/files", &[]),
@@ -261,11 +263,28 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "agent",
-        &["trainyard-types", "trainyard-config", "trainyard-console", "trainyard-files", "trainyard-proto"],
+        &[
+            "trainyard-types",
+            "trainyard-access",
+            "trainyard-config",
+            "trainyard-console",
+            "trainyard-files",
+            "trainyard-proto",
+        ],
     ),
     ("trainer-core/data", &["trainyard-files", "trainyard-types"]),
     ("trainer-core", &["trainyard-types", "trainyard-console", "trainyard-data", "trainyard-files"]),
-    ("cli", &["trainyard-types", "trainyard-config", "trainyard-console", "trainyard-proto"]),
+    (
+        "cli",
+        &[
+            "trainyard-types",
+            "trainyard-access",
+            "trainyard-config",
+            "trainyard-console",
+            "trainyard-files",
+            "trainyard-proto",
+        ],
+    ),
     ("tests", &["trainyard-types", "trainyard-proto"]),
     ("tests/fake-nvml", &[]),
     ("tests/simulated-gpu", &[]),

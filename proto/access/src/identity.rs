@@ -30,7 +30,7 @@ pub enum IdentityError {
         cause: String,
     },
     /// A request cannot be made.
-    #[error("cannot make a key: {0}")]
+    #[error("cannot make or use a key: {0}")]
     Key(#[from] rcgen::Error),
 }
 
@@ -41,6 +41,28 @@ impl Identity {
     /// A file cannot be read, or has no certificate or key.
     pub fn read(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
         Ok(Self { chain: read_certificates(chain)?, key: read_key(key)? })
+    }
+
+    /// Reads PEM.
+    ///
+    /// # Errors
+    /// A text has no certificate or key.
+    pub fn parse(chain_pem: &str, key_pem: &str) -> Result<Self, rustls::pki_types::pem::Error> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<_, _>>()?;
+        if chain.is_empty() {
+            return Err(rustls::pki_types::pem::Error::NoItemsFound);
+        }
+        Ok(Self { chain, key: PrivateKeyDer::from_pem_slice(key_pem.as_bytes())? })
+    }
+
+    /// Whether the certificate was made for the key.
+    ///
+    /// # Errors
+    /// It was not, or one of them is of a kind that is not known.
+    pub fn check(&self) -> Result<(), rustls::Error> {
+        let provider = rustls::crypto::ring::default_provider();
+        let key = provider.key_provider.load_private_key(self.key.clone_key())?;
+        rustls::sign::CertifiedKey::new(self.chain.clone(), key).keys_match()
     }
 
     /// A second copy.
@@ -90,8 +112,19 @@ impl KeyRequest {
     /// # Errors
     /// The system has no randomness to give.
     pub fn make() -> Result<Self, IdentityError> {
-        let key = KeyPair::generate()?;
-        let request = CertificateParams::default().serialize_request(&key)?;
+        Self::with(&KeyPair::generate()?)
+    }
+
+    /// A new request for a key that was made before, in PEM.
+    ///
+    /// # Errors
+    /// The text has no key.
+    pub fn again(key_pem: &str) -> Result<Self, IdentityError> {
+        Self::with(&KeyPair::from_pem(key_pem)?)
+    }
+
+    fn with(key: &KeyPair) -> Result<Self, IdentityError> {
+        let request = CertificateParams::default().serialize_request(key)?;
         Ok(Self { key_pem: key.serialize_pem(), request_pem: request.pem()? })
     }
 }

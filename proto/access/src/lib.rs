@@ -6,14 +6,20 @@
 
 mod identity;
 mod pin;
+mod problem;
+mod secret;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod token;
 mod trust;
 mod verifier;
 
 pub use identity::{Identity, IdentityError, KeyRequest};
 pub use pin::Pin;
+pub use problem::ConnectionProblem;
+pub use secret::secret_line;
 pub use token::{Digest, Secret, Token, TokenError, TokenId};
-pub use trust::{Connector, Trust, TrustError};
+pub use trust::{Connector, SeenAuthority, Trust, TrustError};
 
 /// Makes this process encrypt by one implementation, whatever libraries it has. Repeating is harmless.
 pub fn install_crypto() {

@@ -1,13 +1,14 @@
 //! Whom a client trusts and how it proves itself, as connections that hyper and tonic can open.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::identity::{Identity, IdentityError, read_certificates};
@@ -23,6 +24,24 @@ pub struct Trust {
     pin: Option<Pin>,
     roots: Option<RootCertStore>,
     identity: Option<Identity>,
+    seen: SeenAuthority,
+}
+
+/// The certificate of a pinned authority, known once a server has shown it and was found to be of that authority.
+#[derive(Debug, Clone, Default)]
+pub struct SeenAuthority(Arc<OnceLock<CertificateDer<'static>>>);
+
+impl SeenAuthority {
+    pub(crate) fn remember(&self, authority: &CertificateDer<'_>) {
+        self.0.get_or_init(|| authority.clone().into_owned());
+    }
+
+    /// In PEM, for programs that check servers by a file; `None` before a server was checked.
+    pub fn pem(&self) -> Option<String> {
+        let unix = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+        let encode = |der: &CertificateDer<'_>| pem::Pem::new("CERTIFICATE", der.as_ref().to_vec());
+        self.0.get().map(|der| pem::encode_config(&encode(der), unix))
+    }
 }
 
 /// Why no encrypted connection can be prepared.
@@ -52,6 +71,13 @@ impl Trust {
         self
     }
 
+    /// Keeps the certificate of the pinned authority in `seen`.
+    #[must_use]
+    pub fn remember(mut self, seen: &SeenAuthority) -> Self {
+        self.seen = seen.clone();
+        self
+    }
+
     /// Servers whose names are certified by an authority of a PEM file, instead of a pinned one.
     ///
     /// # Errors
@@ -76,7 +102,7 @@ impl Trust {
     /// The certificate does not fit its key, or no authority is of use.
     pub fn connector(self) -> Result<Connector, TrustError> {
         let provider = Arc::new(ring::default_provider());
-        let verifier = verifier(self.pin, self.roots, &provider)?;
+        let verifier = verifier(self.pin, self.roots, self.seen, &provider)?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -97,6 +123,7 @@ impl Trust {
 fn verifier(
     pin: Option<Pin>,
     roots: Option<RootCertStore>,
+    seen: SeenAuthority,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
     if let Some(roots) = roots {
@@ -104,7 +131,7 @@ fn verifier(
         return Ok(builder.build()?);
     }
     Ok(match pin {
-        Some(pin) => Arc::new(PinVerifier::new(pin, provider)),
+        Some(pin) => Arc::new(PinVerifier::new(pin, seen, provider)),
         None => Arc::new(crate::verifier::NoVerifier),
     })
 }

@@ -1,26 +1,44 @@
 //! Checks a server by the pin of its authority.
 
+use std::sync::Arc;
+
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::pin::Pin;
+use crate::trust::SeenAuthority;
+
+/// The server shows no certificate of the authority that was pinned.
+#[derive(Debug, thiserror::Error)]
+#[error("the server is not of the cluster that the token is for: its authority has another key")]
+pub struct OtherAuthority;
+
+/// Nothing says which server to trust.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing says which server to trust; log in with a token first")]
+pub struct NobodyTrusted;
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Other(OtherError(Arc::new(error)))
+}
 
 /// Trusts whatever the authority with this pin has signed for a server. The server's name does not matter: the
 /// authority is the cluster's own, and signs for its schedulers alone.
 #[derive(Debug)]
 pub struct PinVerifier {
     pin: Pin,
+    seen: SeenAuthority,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl PinVerifier {
-    pub fn new(pin: Pin, provider: &CryptoProvider) -> Self {
-        Self { pin, algorithms: provider.signature_verification_algorithms }
+    pub fn new(pin: Pin, seen: SeenAuthority, provider: &CryptoProvider) -> Self {
+        Self { pin, seen, algorithms: provider.signature_verification_algorithms }
     }
 }
 
@@ -35,14 +53,15 @@ impl ServerCertVerifier for PinVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let authority = intermediates.iter().find(|certificate| Pin::of(certificate) == Some(self.pin));
         let Some(authority) = authority else {
-            return Err(Error::General(
-                "the server is not of the cluster that the token is for: its authority has another key"
-                    .into(),
-            ));
+            return Err(other(OtherAuthority));
         };
         let invalid = |cause: webpki::Error| match cause {
-            webpki::Error::CertExpired { .. } => CertificateError::Expired.into(),
-            webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet.into(),
+            webpki::Error::CertExpired { time, not_after } => {
+                CertificateError::ExpiredContext { time, not_after }.into()
+            }
+            webpki::Error::CertNotValidYet { time, not_before } => {
+                CertificateError::NotValidYetContext { time, not_before }.into()
+            }
             cause => Error::General(format!("the server's certificate cannot be used: {cause}")),
         };
         let anchor = anchor_from_trusted_cert(authority).map_err(invalid)?;
@@ -55,6 +74,7 @@ impl ServerCertVerifier for PinVerifier {
                     .map(|_path| ())
             })
             .map_err(invalid)?;
+        self.seen.remember(authority);
         Ok(ServerCertVerified::assertion())
     }
 
@@ -94,7 +114,7 @@ impl ServerCertVerifier for NoVerifier {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Err(Error::General("nothing says which server to trust; log in with a token first".into()))
+        Err(other(NobodyTrusted))
     }
 
     fn verify_tls12_signature(

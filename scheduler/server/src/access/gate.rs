@@ -262,7 +262,7 @@ fn allowed(caller: &Caller, needs: Needs) -> Result<(), Status> {
             return Err(status(Code::Unauthenticated, text, "TOKEN_MISSING", &[("needs", needs.name())]));
         }
         Caller::Person { role, .. } => needs.admits(*role),
-        Caller::Joining(_) => matches!(needs, Needs::JoinToken | Needs::Nothing),
+        Caller::Joining(_) => matches!(needs, Needs::JoinToken | Needs::Token | Needs::Nothing),
         Caller::Agent(_) => matches!(needs, Needs::Agent | Needs::ViewerOrAgent | Needs::Nothing),
     };
     if is_allowed {

@@ -7,6 +7,8 @@ use crate::access_records::AccessRole;
 pub enum Needs {
     /// Nothing: probes and those who are about to log in have no token.
     Nothing,
+    /// Any token.
+    Token,
     /// Any person.
     Viewer,
     /// A person who submits. What belongs to others is refused by the service: jobs, tokens, and agents that name
@@ -42,7 +44,7 @@ const fn changes(name: &'static str, needs: Needs) -> Method {
 
 /// Every method of `trainyard.v1`.
 pub const METHODS: &[Method] = &[
-    reads("AccessService/WhoAmI"),
+    Method { name: "AccessService/WhoAmI", needs: Needs::Token, is_audited: false },
     changes("AccessService/CreateToken", Needs::User),
     reads("AccessService/ListTokens"),
     changes("AccessService/RevokeToken", Needs::Viewer),
@@ -105,7 +107,7 @@ impl Needs {
     pub fn admits(self, role: AccessRole) -> bool {
         match self {
             Self::Nothing => true,
-            Self::Viewer | Self::ViewerOrAgent => role <= AccessRole::Admin,
+            Self::Token | Self::Viewer | Self::ViewerOrAgent => role <= AccessRole::Admin,
             Self::User => matches!(role, AccessRole::User | AccessRole::Admin),
             Self::Admin | Self::JoinToken => role == AccessRole::Admin,
             Self::Agent => false,
@@ -116,6 +118,7 @@ impl Needs {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
+            Self::Token => "a token",
             Self::Viewer => "viewer",
             Self::User => "user",
             Self::Admin => "admin",
@@ -152,6 +155,7 @@ mod tests {
         let roles = [AccessRole::Viewer, AccessRole::User, AccessRole::Admin];
         let table = [
             (Needs::Nothing, [true, true, true]),
+            (Needs::Token, [true, true, true]),
             (Needs::Viewer, [true, true, true]),
             (Needs::User, [false, true, true]),
             (Needs::Admin, [false, false, true]),

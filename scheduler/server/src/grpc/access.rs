@@ -147,12 +147,15 @@ impl Access {
         if name.is_empty() || name.len() > 255 {
             return Err(ApiError::field("name", format!("has {} bytes; use 1 to 255", name.len())));
         }
-        // Whoever may join must not become another's agent.
+        let certificate = sign(parts, &certificate_request, id)?;
         let known = parts.registry.enrolled(id).filter(|known| known.expires > parts.clock.now());
         if let Some(known) = known {
-            return Err(ApiError::AgentHasJoined { id, name: known.name });
+            // The same machine, to which the answer was lost, has the key. Anybody else must not become another's agent.
+            if known.keys.first() != Some(&certificate.key) {
+                return Err(ApiError::AgentHasJoined { id, name: known.name });
+            }
+            return Ok(certificate);
         }
-        let certificate = sign(parts, &certificate_request, id)?;
         let agent = EnrolledAgent { id, name, keys: vec![certificate.key], expires: certificate.expires };
         let is_done = match token {
             Some(token) => parts.store.enrol(token, &agent).await?,
@@ -185,6 +188,11 @@ impl AccessService for Access {
                 role: role(of).into(),
                 token_id: token.to_string(),
                 expire_time: expires.map(timestamp),
+            },
+            Caller::Joining(token) => pb::Caller {
+                role: pb::AccessRole::Agent.into(),
+                token_id: token.to_string(),
+                ..Default::default()
             },
             _ => pb::Caller::default(),
         };
@@ -275,6 +283,7 @@ impl AccessService for Access {
         let known = parts.registry.enrolled(id).ok_or(ApiError::Internal)?;
         let certificate = sign(parts, &request.into_inner().certificate_request, id)?;
         let mut keys = known.keys;
+        keys.retain(|key| *key != certificate.key);
         keys.insert(0, certificate.key);
         keys.truncate(KEYS);
         let agent = EnrolledAgent { id, name: known.name, keys, expires: certificate.expires };

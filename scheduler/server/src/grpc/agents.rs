@@ -155,6 +155,7 @@ impl AgentService for Agents {
             cached_data,
             fitness,
             instance,
+            owners,
         } = read_hello(&mut inbound).await?;
         if let Caller::Agent(certified) = caller
             && certified != agent
@@ -174,7 +175,7 @@ impl AgentService for Agents {
             attempts,
             status,
             instance,
-            owners: Vec::new(),
+            owners,
         };
         let opened = self.0.driver.open(hello).await.map_err(ApiError::from)?;
         let (outbound, stream) = mpsc::channel(BACKLOG);

@@ -89,14 +89,14 @@ async fn each_role_may_call_what_the_table_says() {
         };
         for (role, token) in &tokens {
             let expected = match method.needs {
-                Needs::Nothing | Needs::Viewer | Needs::ViewerOrAgent => true,
+                Needs::Nothing | Needs::Token | Needs::Viewer | Needs::ViewerOrAgent => true,
                 Needs::User => *role != pb::AccessRole::Viewer,
                 Needs::Admin | Needs::JoinToken => *role == pb::AccessRole::Admin,
                 Needs::Agent => false,
             };
             assert_eq!(call(token).await, expected, "{} {role:?}", method.name);
         }
-        let expected = matches!(method.needs, Needs::JoinToken | Needs::Nothing);
+        let expected = matches!(method.needs, Needs::JoinToken | Needs::Token | Needs::Nothing);
         assert_eq!(call(&joining).await, expected, "{} of a machine that joins", method.name);
     }
 }
