@@ -22,8 +22,14 @@ pub struct Config {
     pub scheduler: String,
     /// The agent's name for people.
     pub name: String,
-    /// Directory of identity, jobs and spools.
+    /// Users who may reserve and drain this agent, beside admins.
+    pub owners: Vec<String>,
+    /// Directory of identity, certificate, jobs and spools.
     pub data_dir: PathBuf,
+    /// File with a token to join with, as soon as there is no certificate.
+    pub join_token_file: Option<PathBuf>,
+    /// PEM file of authorities that certify the scheduler, where it is not the cluster's own.
+    pub ca: Option<PathBuf>,
     /// Directory of decoded images; `cache` in `data_dir` when unset.
     pub cache_dir: Option<PathBuf>,
     /// GiB that `cache_dir` may take; half of its disk when unset.
@@ -92,7 +98,10 @@ impl Default for Config {
         Self {
             scheduler: "http://127.0.0.1:7433".into(),
             name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "agent".into()),
+            owners: Vec::new(),
             data_dir: default_data_dir(),
+            join_token_file: None,
+            ca: None,
             cache_dir: None,
             cache_quota_gib: None,
             cache_floor_gib: None,
@@ -183,12 +192,29 @@ impl Config {
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         let schedulers = self.schedulers();
-        if schedulers.is_empty() || !schedulers.iter().all(|url| url.starts_with("http://")) {
+        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if schedulers.is_empty() || !schedulers.iter().all(is_url) {
             let text = format!(
-                "`scheduler` is `{}`; use a URL such as http://127.0.0.1:7433, or several with commas between",
+                "`scheduler` is `{}`; use a URL such as http://127.0.0.1:7433 or https://lab-head:7433, or several with \
+                 commas between",
                 self.scheduler
             );
             found.push(text);
+        }
+        if let Some(file) = &self.join_token_file
+            && !schedulers.iter().any(|url| url.starts_with("https://"))
+        {
+            found.push(format!(
+                "`join_token_file` is `{}`, and `scheduler` is `{}`, which is not encrypted; use a https:// URL",
+                file.display(),
+                self.scheduler
+            ));
+        }
+        if let Some(owner) = self.owners.iter().find(|owner| owner.is_empty() || owner.len() > 255) {
+            found.push(format!("`owners` has a name of {} bytes; use 1 to 255", owner.len()));
+        }
+        if self.owners.len() > 256 {
+            found.push(format!("`owners` has {} names; use at most 256", self.owners.len()));
         }
         if self.name.is_empty() || self.name.len() > 255 {
             found.push(format!("`name` has {} bytes; use 1 to 255", self.name.len()));
@@ -240,9 +266,13 @@ mod tests {
         let config = Config {
             scheduler: "localhost:7433".into(),
             data_roots: vec!["data".into()],
+            owners: vec![String::new()],
+            join_token_file: Some("/run/token".into()),
             ..Config::default()
         };
         let problems = config.problems().join("\n");
-        assert!(problems.contains("`scheduler`") && problems.contains("`data_roots`"), "{problems}");
+        for key in ["`scheduler` is", "`data_roots`", "`owners`", "`join_token_file` is"] {
+            assert!(problems.contains(key), "{problems}");
+        }
     }
 }

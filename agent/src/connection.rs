@@ -2,6 +2,7 @@
 //! Training does not notice.
 
 mod duplicate_identity;
+mod refused;
 
 use std::mem;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use tokio_stream::{StreamExt, once};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
+use trainyard_access::ConnectionProblem;
 use trainyard_proto::convert::agent::{self, Hello, InvalidMessage};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as ToScheduler;
@@ -24,6 +26,7 @@ use trainyard_types::{Assignment, AttemptId, GpuUuid, Inventory, LeaderEpoch, Se
 
 use crate::agent_status::AgentStatus;
 use crate::backoff::Backoff;
+use crate::enrolment::Credentials;
 use crate::identity::Identity;
 use crate::message::{Event, GpuMonitorLink, Input, Readings, SchedulerLink, agent_message};
 use duplicate_identity::DuplicateIdentity;
@@ -44,7 +47,11 @@ enum LinkError {
     #[error("`{0}` is no URL of a scheduler: {1}")]
     Url(String, tonic::transport::Error),
     #[error("cannot connect to {0}: {1}")]
-    Connect(String, String),
+    Connect(String, String, Option<ConnectionProblem>),
+    #[error("this agent has another identity than its certificate is for")]
+    OtherIdentity,
+    #[error("the certificate was renewed")]
+    NewCertificate,
     #[error("the scheduler does not answer within {} s", GREETING_STEP_WITHIN.as_secs())]
     NoAnswer,
     #[error("the scheduler ended the connection: {} ({:?})", .0.message(), .0.code())]
@@ -71,6 +78,26 @@ impl LinkError {
             _ => None,
         }
     }
+
+    /// What was wrong with encryption, if that was it.
+    fn problem(&self) -> Option<ConnectionProblem> {
+        match self {
+            Self::Connect(_, _, problem) => problem.clone(),
+            Self::Status(status) => ConnectionProblem::of(&**status),
+            _ => None,
+        }
+    }
+
+    /// What a person can do about it, if waiting is not enough.
+    fn way_out(&self, scheduler: &str) -> Option<String> {
+        if let Self::OtherIdentity = self {
+            let join = format!(
+                "run `trainyard-agent join {scheduler}` with a token of `yard token create --agents`"
+            );
+            return Some(format!("{join}, or start this agent again if it has a `join_token_file`"));
+        }
+        refused::way_out(self.answer(), self.problem().as_ref(), scheduler)
+    }
 }
 
 impl From<tonic::Status> for LinkError {
@@ -87,6 +114,10 @@ pub struct Connection {
     pub identity: Identity,
     /// The agent's name for people.
     pub name: String,
+    /// Users who may reserve and drain it.
+    pub owners: Vec<String>,
+    /// What connections are made with; changes when the certificate is renewed.
+    pub credentials: watch::Receiver<Credentials>,
     /// The attempts to name in a Hello.
     pub held: watch::Receiver<Vec<AttemptId>>,
     /// What Hello and heartbeats tell of the GPUs.
@@ -125,11 +156,13 @@ impl Connection {
         let mut duplicate = DuplicateIdentity::default();
         // The first failure counts as one of a connection.
         let mut was_connected = true;
+        let mut told = None;
         loop {
             let Some(result) = stop.run_until_cancelled(self.greet(newest)).await else { return };
             let error = match result {
                 Ok(open) => {
                     backoff.reset();
+                    told = None;
                     self.route.worked();
                     duplicate = DuplicateIdentity::default();
                     newest = LeaderEpoch(open.welcome.leader_epoch);
@@ -143,7 +176,7 @@ impl Connection {
                 }
                 Err(error) => error,
             };
-            if matches!(error, LinkError::OtherGpus) {
+            if matches!(error, LinkError::OtherGpus | LinkError::NewCertificate) {
                 info!("{error}: the scheduler is greeted again");
                 continue;
             }
@@ -151,7 +184,14 @@ impl Connection {
                 was_connected = false;
                 duplicate.resolve(&self.identity, self.held.borrow().is_empty());
             }
-            if mem::take(&mut was_connected) {
+            let way_out = error.way_out(self.route.target());
+            let is_news = way_out.is_some() && way_out != told;
+            let first = mem::take(&mut was_connected);
+            if is_news {
+                // Once: nothing changes before somebody does something.
+                error!(%error, "{}; training goes on meanwhile", way_out.as_deref().unwrap_or_default());
+                told = way_out;
+            } else if first {
                 warn!(%error, "no scheduler, will try again; training goes on");
             } else {
                 debug!(%error, scheduler = self.route.target(), "still no scheduler");
@@ -162,7 +202,13 @@ impl Connection {
                 Next::After(Some(asked)) => Backoff::jittered(asked),
                 Next::After(None) => backoff.next_wait(),
             };
-            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            let wait = async {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    Ok(()) = self.credentials.changed() => {}
+                }
+            };
+            if stop.run_until_cancelled(wait).await.is_none() {
                 return;
             }
         }
@@ -171,17 +217,21 @@ impl Connection {
     /// Dials, says Hello and receives Welcome.
     async fn greet(&mut self, newest: LeaderEpoch) -> Result<OpenConnection, LinkError> {
         let scheduler = self.route.target().to_owned();
+        let Credentials { connector, agent } = self.credentials.borrow_and_update().clone();
+        if scheduler.starts_with("https://") && agent.is_some_and(|agent| agent != self.identity.agent()) {
+            return Err(LinkError::OtherIdentity);
+        }
         let endpoint = Endpoint::from_shared(scheduler.clone())
             .map_err(|error| LinkError::Url(scheduler.clone(), error))?
             .connect_timeout(GREETING_STEP_WITHIN)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .tcp_nodelay(true);
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| LinkError::Connect(scheduler.clone(), causes(&error)))?;
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
+            let problem = ConnectionProblem::of(&error);
+            let text = problem.as_ref().map_or_else(|| causes(&error), ToString::to_string);
+            LinkError::Connect(scheduler.clone(), text, problem)
+        })?;
         let (heartbeats, heartbeats_out) = mpsc::channel(1);
         let (samples, samples_out) = mpsc::channel(1);
         let (reports, reports_out) = mpsc::channel(OUTGOING);
@@ -224,6 +274,7 @@ impl Connection {
             cached_data: status.cached_data.clone(),
             fitness: status.fitness_now(),
             instance: self.identity.instance().to_owned(),
+            owners: self.owners.clone(),
         };
         (status, hello)
     }
@@ -262,6 +313,7 @@ impl Connection {
                     }
                     heartbeat_is_due |= readings.revision > *self.gpu_monitor.told.borrow();
                 }
+                Ok(()) = self.credentials.changed() => return LinkError::NewCertificate,
                 Ok(()) = self.status.changed() => heartbeat_is_due |= self.status.borrow_and_update().is_urgent(&told),
                 Ok(permit) = open.heartbeats.reserve(), if heartbeat_is_due => {
                     heartbeat_is_due = false;

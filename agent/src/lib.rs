@@ -12,6 +12,7 @@ pub mod core;
 pub mod device;
 pub mod disk;
 pub mod driver;
+pub mod enrolment;
 pub mod gpu;
 pub mod host;
 pub mod identity;

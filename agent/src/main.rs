@@ -1,16 +1,20 @@
 //! `trainyard-agent`: runs trainers on this machine's GPUs for a scheduler.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tracing::{info, warn};
+use trainyard_access::Token;
 use trainyard_agent::config::{Config, Options};
+use trainyard_agent::enrolment;
 use trainyard_agent::gpu::GpuProbe;
 use trainyard_agent::gpu::nvml::NvmlGpus;
 use trainyard_agent::memory::batch_size::{self, BatchRequest, DeviceMemory, Workload};
+use trainyard_agent::startup;
 use trainyard_console as console;
 use trainyard_types::{Batch, ModelScale};
 
@@ -28,6 +32,8 @@ struct Cli {
 enum Command {
     /// Run the agent (the default).
     Run,
+    /// Join a cluster: check its scheduler by a token, and get a certificate for this machine.
+    Join(Join),
     /// Print the effective configuration and where each value came from.
     Config,
     /// Print the automatic batch size of each GPU here, by image size.
@@ -38,7 +44,47 @@ enum Command {
     },
 }
 
+/// What joining needs to know.
+#[derive(Debug, Args)]
+struct Join {
+    /// The scheduler's address, such as lab-head:7433, or several with commas between.
+    address: String,
+    /// The token, of `yard token create --agents`; when left out or `-`, it is read from standard input.
+    #[arg(value_name = "TOKEN", conflicts_with = "token_file")]
+    secret: Option<String>,
+    /// A file that holds the token.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl Join {
+    /// The token, from wherever it is.
+    async fn token(&self) -> anyhow::Result<Token> {
+        if let Some(file) = &self.token_file {
+            return enrolment::read_token(file);
+        }
+        let text = match self.secret.as_deref().filter(|text| *text != "-") {
+            Some(text) => text.to_owned(),
+            None => {
+                if std::io::stdin().is_terminal() {
+                    console::note("token (it is not shown):");
+                }
+                let line = trainyard_access::secret_line();
+                tokio::select! {
+                    line = line => line.context("cannot read the token from standard input")?,
+                    _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+                }
+            }
+        };
+        if text.is_empty() {
+            bail!("no token was given");
+        }
+        text.parse::<Token>().context("the token cannot be used")
+    }
+}
+
 fn main() -> ExitCode {
+    trainyard_access::install_crypto();
     tracing_subscriber::fmt()
         .with_writer(|| console::LogOutput)
         .log_internal_errors(false)
@@ -57,14 +103,28 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    let effective = cli.options.load()?;
+    let mut effective = cli.options.load()?;
+    startup::use_joined_scheduler(&mut effective);
     let problems = effective.value.problems();
     if !problems.is_empty() {
         bail!("{}", problems.join("; "));
     }
-    match cli.command {
+    match &cli.command {
         Some(Command::Config) => console::print(&effective)?,
-        Some(Command::BatchTable { model }) => console::print(batch_table(&*probe(&effective.value), model))?,
+        Some(Command::Join(join)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
+            let done = runtime.block_on(async {
+                let token = join.token().await?;
+                startup::join(&effective.value, &join.address, token).await
+            })?;
+            console::line(done)?;
+        }
+        Some(Command::BatchTable { model }) => {
+            console::print(batch_table(&*probe(&effective.value), *model))?;
+        }
         Some(Command::Run) | None => {
             let probe = probe(&effective.value);
             let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -18,6 +18,7 @@ use crate::connection::Connection;
 use crate::disk::janitor::DiskJanitor;
 use crate::disk::path_monitor::PathMonitor;
 use crate::driver::{Driver, DriverContext};
+use crate::enrolment::Renewal;
 use crate::gpu::GpuProbe;
 use crate::gpu::monitor::{GpuMonitor, MonitorContext};
 use crate::gpu::states::GpuSnapshot;
@@ -40,7 +41,7 @@ const INBOX: usize = 256;
 /// # Errors
 /// The data directory cannot be used, or another agent uses it.
 pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationToken) -> anyhow::Result<()> {
-    let Started { config, lock: _lock, identity, groups, host, gpus, readings } =
+    let Started { config, lock: _lock, identity, credentials, renewal, groups, host, gpus, readings } =
         startup::start(config, &probe).await?;
     let (agent, name, cpu_slots) = (identity.agent(), &config.name, config.cpu_slots);
     info!(%agent, name, gpus = readings.inventory.gpus.len(), cpu_slots, "agent");
@@ -82,6 +83,8 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         route: Route::new(shared.config.schedulers()),
         identity: shared.identity.clone(),
         name: shared.config.name.clone(),
+        owners: shared.config.owners.clone(),
+        credentials,
         held,
         readings: shared.readings.clone(),
         status,
@@ -95,6 +98,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     let mut tasks = JoinSet::new();
     tasks.spawn(connection.run(end.clone()));
     tasks.spawn(gpu_monitor.run(end.clone()));
+    tasks.spawn(keep_certificate(renewal, end.clone()));
     tasks.spawn(tester.run(end.clone()));
     tasks.spawn(shared.paths.clone().run(end.clone()));
     let pages = shared.metrics_pages(snapshots);
@@ -107,6 +111,13 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     while tasks.join_next().await.is_some() {}
     info!("agent stopped");
     Ok(())
+}
+
+/// Renews the agent's certificate, if it has one.
+async fn keep_certificate(renewal: Option<Renewal>, end: CancellationToken) {
+    if let Some(renewal) = renewal {
+        renewal.run(end).await;
+    }
 }
 
 /// What several tasks work with.

@@ -6,12 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
+use trainyard_config::Effective;
 use trainyard_types::Inventory;
 
 use crate::config::Config;
 use crate::disk::job_dir;
+use crate::enrolment::{self, Credentials, EnrolmentSettings, JoinRequest, Renewal};
 use crate::gpu::GpuProbe;
 use crate::gpu::monitor::{Found, LONGEST_CALL, start_finding};
 use crate::gpu::quarantine::{QuarantineStore, boot_id};
@@ -31,6 +34,10 @@ pub struct Started {
     pub lock: File,
     /// The agent's identity.
     pub identity: Identity,
+    /// What connections are made with.
+    pub credentials: watch::Receiver<Credentials>,
+    /// Renews the agent's certificate, if it has one.
+    pub renewal: Option<Renewal>,
     /// Where trainers' control groups are made; `None` where they have process groups only.
     pub groups: Option<ControlGroups>,
     /// The machine's main memory and processors.
@@ -47,11 +54,10 @@ pub struct Started {
 /// The data directory cannot be used, or another agent uses it.
 pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<Started> {
     let config = Arc::new(config);
-    fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("cannot make `data_dir` {}", config.data_dir.display()))?;
+    make_data_dir(&config)?;
     let lock = lock(&config.data_dir)?;
-    let holds_jobs = !job_dir::spooled_attempts(&config.data_dir).is_empty();
-    let identity = Identity::load(&config.data_dir, &config.machine_id_file, holds_jobs)?;
+    let identity = load_identity(&config)?;
+    let (credentials, renewal) = enrolment::prepare(enrolment_settings(&config), &identity).await?;
     warn_of_gaps(&config);
     // Before the GPUs are read: what a former agent's trainers left counts as no other process.
     let groups = end_leftovers(&config, identity.owner()).await;
@@ -67,7 +73,71 @@ pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<
             warn!("nvidia-modprobe does not end: the driver hangs");
         }
     }
-    Ok(Started { config, lock, identity, groups, host, gpus, readings })
+    Ok(Started { config, lock, identity, credentials, renewal, groups, host, gpus, readings })
+}
+
+fn make_data_dir(config: &Config) -> anyhow::Result<()> {
+    fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make `data_dir` {}", config.data_dir.display()))
+}
+
+fn load_identity(config: &Config) -> anyhow::Result<Identity> {
+    let holds_jobs = !job_dir::spooled_attempts(&config.data_dir).is_empty();
+    Identity::load(&config.data_dir, &config.machine_id_file, holds_jobs)
+}
+
+fn enrolment_settings(config: &Config) -> EnrolmentSettings {
+    EnrolmentSettings {
+        schedulers: config.schedulers(),
+        name: config.name.clone(),
+        data_dir: config.data_dir.clone(),
+        ca: config.ca.clone(),
+        join_token_file: config.join_token_file.clone(),
+    }
+}
+
+/// Takes the scheduler that this machine has joined, if the configuration names none.
+pub fn use_joined_scheduler(effective: &mut Effective<Config>) {
+    let Some(setting) = effective.settings.iter_mut().find(|setting| setting.key == "scheduler") else {
+        return;
+    };
+    if setting.source != "default" {
+        return;
+    }
+    if let Some(scheduler) = enrolment::joined_scheduler(&effective.value.data_dir) {
+        setting.value = Some(serde_json::Value::from(scheduler.as_str()).to_string());
+        setting.source = format!("file {}", enrolment::record_path(&effective.value.data_dir).display());
+        effective.value.scheduler = scheduler;
+    }
+}
+
+/// Joins a cluster, and says what came of it.
+///
+/// # Errors
+/// An address that cannot be joined, a scheduler that refuses, or the disk's.
+pub async fn join(
+    config: &Config,
+    addresses: &str,
+    token: trainyard_access::Token,
+) -> anyhow::Result<String> {
+    let schedulers = enrolment::addresses(addresses)?;
+    make_data_dir(config)?;
+    let identity = load_identity(config)?;
+    enrolment::give_identity_to_owner(&config.data_dir);
+    let agent = identity.agent();
+    let (name, data_dir, ca) = (config.name.clone(), config.data_dir.clone(), config.ca.clone());
+    let request = JoinRequest { schedulers, token, agent, name, data_dir, ca };
+    let (joined, had_joined) = enrolment::join(&request).await?;
+    let (scheduler, expires) = (&joined.record.scheduler, joined.record.expire_time);
+    let what = if had_joined {
+        "had joined before; its certificate is new, and the token was not used"
+    } else {
+        "has joined"
+    };
+    Ok(format!(
+        "{} {what}: {scheduler}, as agent {agent}; its certificate counts until {expires} and is renewed by itself",
+        config.name
+    ))
 }
 
 /// Keeps a second agent out of the data directory for as long as the file is held.

@@ -1,10 +1,12 @@
 //! The command line: what every command shares, and the list of commands.
 
+use std::path::PathBuf;
+
 use clap::{Args, Command as Clap, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agents, artifacts, cancel, completions, demo_data, job, jobs, logs, metrics, operator, record, retry,
-    submit, sweep, top, train, up, watch, why_slow,
+    agents, artifacts, audit, cancel, completions, demo_data, job, jobs, login, logs, metrics, operator,
+    record, retry, submit, sweep, token, top, train, up, watch, why_slow,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.
@@ -41,6 +43,12 @@ pub struct Global {
     /// Who you are to the scheduler [default: `token` in ~/.config/trainyard/cli.toml]
     #[arg(long, global = true, env = "YARD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Authorities that certify the server, a PEM file; only where it is not the cluster's own [default: `ca` in ~/.config/trainyard/cli.toml]
+    #[arg(long, global = true, env = "YARD_CA", hide_env_values = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Act for this user; admins only
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub act_as: Option<String>,
     /// How to print: table, or for scripts json, yaml or jsonl, all with proto3 JSON's names
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     #[arg(hide_possible_values = true)]
@@ -81,6 +89,8 @@ pub enum ColorChoice {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Up(up::Up),
+    Login(login::Login),
+    Logout(login::Logout),
     /// The commands that ask the scheduler.
     #[command(flatten)]
     Remote(Remote),
@@ -113,4 +123,9 @@ pub enum Remote {
     WhySlow(why_slow::WhySlow),
     #[command(alias = "artifact")]
     Artifacts(artifacts::Artifacts),
+    #[command(name = "whoami")]
+    WhoAmI(login::WhoAmI),
+    #[command(alias = "tokens")]
+    Token(token::TokenCommand),
+    Audit(audit::Audit),
 }

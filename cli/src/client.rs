@@ -8,7 +8,9 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
+use trainyard_access::{Connector, SeenAuthority};
 use trainyard_proto::pb;
+use trainyard_proto::pb::access_service_client::AccessServiceClient;
 use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
@@ -16,6 +18,7 @@ use trainyard_proto::route::{Next, Route, leader_of};
 
 use crate::failure::{Failure, is_temporary};
 use crate::settings::Settings;
+use crate::settings::credential::Credential;
 
 /// A channel to a server that sends the user's metadata with every call.
 pub type AuthenticatedChannel = InterceptedService<Channel, CallerMetadata>;
@@ -29,6 +32,7 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Clone)]
 pub struct CallerMetadata {
     user: Option<MetadataValue<Ascii>>,
+    act_as: Option<MetadataValue<Ascii>>,
     authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -36,6 +40,9 @@ impl Interceptor for CallerMetadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(user) = &self.user {
             request.metadata_mut().insert("trainyard-user", user.clone());
+        }
+        if let Some(act_as) = &self.act_as {
+            request.metadata_mut().insert("trainyard-as", act_as.clone());
         }
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
@@ -50,7 +57,7 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// The scheduler as commands see it: one of those that the user named, or where a standby sent us.
 #[derive(Clone)]
 pub struct Client {
-    metadata: CallerMetadata,
+    dialer: Dialer,
     connection: Arc<Mutex<Connection>>,
 }
 
@@ -59,34 +66,69 @@ struct Connection {
     channel: AuthenticatedChannel,
 }
 
-/// A connection that opens with the first call.
-fn dial(server: &str, metadata: &CallerMetadata) -> Result<AuthenticatedChannel, Failure> {
-    let endpoint = Endpoint::from_shared(server.to_owned())
-        .map_err(|error| Failure::usage(format!("server `{server}`: {error}")))?
-        .connect_timeout(Duration::from_secs(5))
-        // A server that vanished without a word is noticed in half a minute.
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true);
-    Ok(InterceptedService::new(endpoint.connect_lazy(), metadata.clone()))
+/// How connections are made, and what is sent with each call.
+#[derive(Clone)]
+struct Dialer {
+    connector: Connector,
+    user: Option<MetadataValue<Ascii>>,
+    act_as: Option<MetadataValue<Ascii>>,
+    credential: Option<Credential>,
+}
+
+impl Dialer {
+    fn new(settings: &Settings, seen: &SeenAuthority) -> Result<Self, Failure> {
+        let act_as = settings.act_as.as_ref().map(|name| {
+            let wrong =
+                || Failure::usage(format!("--as `{}`: not a user's name", crate::terminal::clean(name)));
+            name.parse().map_err(|_| wrong())
+        });
+        Ok(Self {
+            connector: settings.connector(seen)?,
+            // A user name that is not ASCII cannot travel; the scheduler then says "unknown".
+            user: settings.user.parse().ok(),
+            act_as: act_as.transpose()?,
+            credential: settings.credential.clone(),
+        })
+    }
+
+    /// A connection that opens with the first call.
+    fn dial(&self, server: &str) -> Result<AuthenticatedChannel, Failure> {
+        let secret = self.credential.as_ref().and_then(|credential| credential.reveal_to(server));
+        let authorization = secret.map(|secret| bearer(&secret)).transpose()?;
+        let (user, act_as) = (self.user.clone(), self.act_as.clone());
+        let metadata = CallerMetadata { user, act_as, authorization };
+        let endpoint = Endpoint::from_shared(server.to_owned())
+            .map_err(|error| Failure::usage(format!("server `{server}`: {error}")))?
+            .connect_timeout(Duration::from_secs(5))
+            // A server that vanished without a word is noticed in half a minute.
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true);
+        Ok(InterceptedService::new(endpoint.connect_with_connector_lazy(self.connector.clone()), metadata))
+    }
 }
 
 impl Client {
     /// Prepares a connection to the first server.
     ///
     /// # Errors
-    /// A token that cannot be sent, an address that is none.
+    /// A token that cannot be sent, an address that is none, a server that nothing can check.
     pub fn new(settings: &Settings) -> Result<Self, Failure> {
-        let authorization = settings.token.as_ref().map(|token| bearer(token)).transpose()?;
-        // A user name that is not ASCII cannot travel; the scheduler then says "unknown".
-        let user = settings.user.parse().ok();
-        let metadata = CallerMetadata { user, authorization };
+        Self::remembering(settings, &SeenAuthority::default())
+    }
+
+    /// The same; the authority of the server that answers is kept in `seen`.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn remembering(settings: &Settings, seen: &SeenAuthority) -> Result<Self, Failure> {
+        let dialer = Dialer::new(settings, seen)?;
         for server in &settings.servers {
-            dial(server, &metadata)?;
+            dialer.dial(server)?;
         }
         let route = Route::new(settings.servers.clone());
-        let channel = dial(route.target(), &metadata)?;
-        Ok(Self { metadata, connection: Arc::new(Mutex::new(Connection { route, channel })) })
+        let channel = dialer.dial(route.target())?;
+        Ok(Self { dialer, connection: Arc::new(Mutex::new(Connection { route, channel })) })
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -109,7 +151,7 @@ impl Client {
         let next = connection.route.failed(Some(status));
         // A leader that is named by what is no address cannot be dialled; the next round asks others.
         if connection.route.target() != before
-            && let Ok(channel) = dial(connection.route.target(), &self.metadata)
+            && let Ok(channel) = self.dialer.dial(connection.route.target())
         {
             connection.channel = channel;
         }
@@ -134,6 +176,11 @@ impl Client {
     /// A client for calls about artifacts.
     pub fn artifacts(&self) -> ArtifactServiceClient<AuthenticatedChannel> {
         ArtifactServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// A client for calls about who may use the cluster.
+    pub fn access(&self) -> AccessServiceClient<AuthenticatedChannel> {
+        AccessServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The failure that `status` means for the user.

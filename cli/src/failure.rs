@@ -1,10 +1,13 @@
 //! What goes wrong for the user of a command: the exit code, and the message that says what, which,
 //! why, and what to do.
 
+mod access;
+
 use std::fmt::Write as _;
 
 use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt as _};
+use trainyard_access::ConnectionProblem;
 
 use trainyard_types::text::clean_lines;
 
@@ -97,7 +100,8 @@ impl Failure {
         let mut details: Vec<String> = violations.iter().map(line).collect();
         let answered = clean(status.message());
         let message = if is_transport(status) {
-            format!("the server at {server} cannot be reached: {}", cause(status))
+            let problem = ConnectionProblem::of(status).map(|problem| clean(&problem.to_string()));
+            format!("the server at {server} cannot be reached: {}", problem.unwrap_or_else(|| cause(status)))
         } else if details.is_empty() || !details.iter().all(|detail| answered.contains(detail.as_str())) {
             answered
         } else if details.len() == 1 {
@@ -107,7 +111,8 @@ impl Failure {
             format!("{} fields are wrong", details.len())
         };
         // An answer that says what to do needs no second advice.
-        let hint = hint_for(status).filter(|_| !message.contains("`yard "));
+        let hint =
+            access::hint(status, server).or_else(|| hint_for(status)).filter(|_| !message.contains("`yard "));
         Self { exit, message, details, hint }
     }
 
@@ -146,7 +151,8 @@ pub fn is_transport(status: &Status) -> bool {
 
 /// Whether asking again may help.
 pub fn is_temporary(status: &Status) -> bool {
-    status.code() == Code::Unavailable || is_transport(status)
+    (status.code() == Code::Unavailable || is_transport(status))
+        && ConnectionProblem::of(status).is_none_or(|problem| !problem.is_final())
 }
 
 fn exit_of(status: &Status) -> Exit {
@@ -170,7 +176,6 @@ fn hint_for(status: &Status) -> Option<String> {
     let hint = match status.code() {
         Code::InvalidArgument => "correct what is named and try again; `--help` lists the options",
         Code::NotFound => "`yard jobs` lists the jobs that there are, `yard agents` the agents",
-        Code::Unauthenticated => "give a token with YARD_TOKEN, `--token` or `token` in cli.toml",
         Code::PermissionDenied => "the token that was given does not allow this; ask for one that does",
         Code::Unavailable | Code::DeadlineExceeded => "nothing was changed half; try again in a moment",
         Code::FailedPrecondition => "`yard job ID` shows how the job stands",

@@ -15,6 +15,7 @@ pub mod job_file;
 pub mod output;
 pub mod proto_json;
 pub mod render;
+pub mod secret;
 pub mod settings;
 pub mod terminal;
 pub mod up;
@@ -31,6 +32,7 @@ use crate::args::Cli;
 
 /// Runs `yard` with this process's arguments and gives its exit code.
 pub fn main() -> ExitCode {
+    trainyard_access::install_crypto();
     let command = Cli::command();
     let takes_value = |option: &str| args::takes_value(&command, option);
     let words = habit::words(std::env::args_os(), &["train"], |path| Path::new(path).exists(), takes_value);

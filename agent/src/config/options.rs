@@ -13,13 +13,23 @@ pub struct Options {
     /// Configuration file, TOML.
     #[arg(long, value_name = "FILE", env = "TRAINYARD_AGENT_CONFIG", global = true)]
     pub config: Option<PathBuf>,
-    /// URL of the scheduler, or of several with commas between [default: http://127.0.0.1:7433].
+    /// URL of the scheduler, or of several with commas between [default: the one that was joined, or
+    /// http://127.0.0.1:7433].
     #[arg(long, value_name = "URL", global = true)]
     pub scheduler: Option<String>,
     /// What people call this agent [default: the host's name].
     #[arg(long, global = true)]
     pub name: Option<String>,
-    /// Directory for identity, jobs and spools.
+    /// A user who may reserve and drain this agent; repeat for more.
+    #[arg(long = "owner", alias = "owners", value_name = "NAME", global = true)]
+    pub owners: Vec<String>,
+    /// File with a token to join with, as soon as there is no certificate.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub join_token_file: Option<PathBuf>,
+    /// Authorities that certify the scheduler, PEM [default: the cluster's own, by the token].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub ca: Option<PathBuf>,
+    /// Directory for identity, certificate, jobs and spools.
     #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// Directory for decoded images [default: `cache` in the data directory].
@@ -89,6 +99,9 @@ impl Options {
             .process_environment()
             .flag("scheduler", self.scheduler.clone())
             .flag("name", self.name.clone())
+            .flag("owners", (!self.owners.is_empty()).then(|| self.owners.clone()))
+            .flag("join_token_file", text(&self.join_token_file))
+            .flag("ca", text(&self.ca))
             .flag("data_dir", text(&self.data_dir))
             .flag("cache_dir", text(&self.cache_dir))
             .flag("cache_quota_gib", self.cache_quota_gib)

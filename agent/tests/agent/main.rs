@@ -6,6 +6,7 @@ mod agent;
 mod disk;
 mod fake_nvml;
 mod gpus;
+mod joining;
 mod machine;
 mod memory;
 mod metrics;

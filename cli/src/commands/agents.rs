@@ -13,7 +13,7 @@ use crate::{render, terminal};
 
 const NO_AGENTS: &str = "no agent has connected yet; `yard up` runs one on this machine";
 
-/// List the machines, or reserve, release and clear their GPUs
+/// List the machines, reserve, release and clear their GPUs, or forget a machine
 #[derive(Debug, Args)]
 pub struct Agents {
     #[command(subcommand)]

@@ -2,11 +2,13 @@
 
 pub mod agents;
 pub mod artifacts;
+pub mod audit;
 pub mod cancel;
 pub mod completions;
 pub mod demo_data;
 pub mod job;
 pub mod jobs;
+pub mod login;
 pub mod logs;
 pub mod metrics;
 pub mod operator;
@@ -14,6 +16,7 @@ pub mod record;
 pub mod retry;
 pub mod submit;
 pub mod sweep;
+pub mod token;
 pub mod top;
 pub mod train;
 pub mod up;
@@ -50,6 +53,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let output = Output::new(&global);
     match command {
         Command::Up(up) => up.run().await,
+        Command::Login(login) => until_interrupted(login.run(&global, output)).await,
+        Command::Logout(logout) => logout.run(output),
         Command::DemoData(demo) => demo.run(output),
         Command::Completions(completions) => completions.run(output),
         Command::Remote(remote) => {
@@ -84,6 +89,9 @@ async fn dispatch(command: Remote, context: &Context) -> Result<(), Failure> {
         Remote::Top(top) => top.run(context).await,
         Remote::WhySlow(why_slow) => why_slow.run(context).await,
         Remote::Artifacts(artifacts) => artifacts.run(context).await,
+        Remote::WhoAmI(who_am_i) => who_am_i.run(context).await,
+        Remote::Token(token) => token.run(context).await,
+        Remote::Audit(audit) => audit.run(context).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Orders of an operator to machines: drain, resume, reserve, release, clear.
+//! Orders of an operator to machines: drain, resume, reserve, release, clear, forget.
 
 use clap::{Args, Subcommand};
 use prost_types::Duration;
@@ -8,6 +8,7 @@ use crate::commands::Context;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
 use crate::render;
+use crate::terminal::clean;
 use crate::values::parse_span;
 
 /// Take a machine out of use: no new jobs, and those that run go elsewhere
@@ -35,6 +36,7 @@ pub enum GpuOrder {
     Reserve(Reserve),
     Release(Release),
     Clear(Clear),
+    Forget(Forget),
 }
 
 /// Keep GPUs for their owner: jobs leave them within 20 s, and none come for a while
@@ -67,6 +69,13 @@ pub struct Clear {
     agent: String,
     /// The GPU, by index or UUID; without it every slot, CPU slots included
     gpu: Option<String>,
+}
+
+/// Have a machine's certificate count no more: it must join again before it takes jobs
+#[derive(Debug, Args)]
+pub struct Forget {
+    /// The agent's id, or a name that only one agent has
+    agent: String,
 }
 
 /// Prints the agent as the order left it.
@@ -146,6 +155,20 @@ impl GpuOrder {
                     count => format!("{count} GPUs are still reserved"),
                 };
                 show(context, &agent, &format!("{}: {left}", agent.name))
+            }
+            Self::Forget(Forget { agent }) => {
+                let request = pb::ForgetAgentRequest { agent: agent.clone() };
+                let call = || async { context.client.access().forget_agent(request.clone()).await };
+                let forgotten = context.client.retrying(call).await?;
+                if !context.output.for_people() {
+                    return context.output.document(&to_json("ForgetAgentResponse", &forgotten));
+                }
+                let (name, id) = (clean(&agent), clean(&forgotten.agent_id));
+                let which = if name == id { id } else { format!("{name} ({id})") };
+                context.output.line(&format!(
+                    "{which} is cut off; `trainyard-agent join` on the machine takes it in again, with a new token of \
+                     `yard token create --agents`"
+                ))
             }
             Self::Clear(Clear { agent, gpu }) => {
                 let request = pb::ClearGpuRequest { agent, gpu: gpu.unwrap_or_default() };

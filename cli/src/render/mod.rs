@@ -1,5 +1,6 @@
 //! What people read: tables, times, sizes. Pure: the same input gives the same text.
 
+pub mod access;
 pub mod cluster;
 pub mod job;
 pub mod training;

@@ -529,6 +529,8 @@ fn the_help_names_every_command_in_a_line() {
     let text = stdout(&output);
     let commands: String = text.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap().to_owned();
     let wanted = "  up           Run a whole cluster on this machine: private Redis, scheduler, agent
+  login        Log in to a cluster: check it by the token, and keep both for later commands
+  logout       Forget the token on this machine; it counts until it expires or is revoked
   train        Queue a training job from flags and print its id
   submit       Queue the jobs of a file and print their ids
   jobs         List jobs, newest first
@@ -539,7 +541,7 @@ fn the_help_names_every_command_in_a_line() {
   metrics      Print a job's figures, epoch by epoch
   cancel       End jobs
   retry        Queue a job that failed or was cancelled again
-  agents       List the machines, or reserve, release and clear their GPUs
+  agents       List the machines, reserve, release and clear their GPUs, or forget a machine
   gpus         List the GPUs: what they are, how busy, and for which job
   drain        Take a machine out of use: no new jobs, and those that run go elsewhere
   resume       Take a drained machine into use again
@@ -547,6 +549,9 @@ fn the_help_names_every_command_in_a_line() {
   record       Record the jobs that have ended and the GPUs, for `trainyard-sim replay`
   why-slow     Tell what holds a job up, and what to change
   artifacts    List or fetch what a job has left behind
+  whoami       Show who you are to the scheduler, and what you may do
+  token        Make, list and revoke tokens
+  audit        Show who did what, and who was refused; admins only
   demo-data    Write a small generated data set in YOLO format
   completions  Print a completion script for a shell
   help         Print this message or the help of the given subcommand(s)";

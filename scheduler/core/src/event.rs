@@ -105,13 +105,15 @@ pub struct Hello {
     pub status: AgentStatus,
     /// Drawn at each start of its process; empty of agents that are too old to say.
     pub instance: String,
+    /// The people who may take it out of use.
+    pub owners: Vec<String>,
 }
 
 impl Hello {
     /// Of an agent that holds nothing and says no more of itself.
     pub fn new(agent: AgentId, name: String, version: String, inventory: Inventory) -> Self {
-        let (attempts, status, instance) = Default::default();
-        Self { agent, name, version, inventory, attempts, status, instance }
+        let (attempts, status, instance, owners) = Default::default();
+        Self { agent, name, version, inventory, attempts, status, instance, owners }
     }
 }
 

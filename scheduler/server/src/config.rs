@@ -7,13 +7,43 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trainyard_scheduler_core::{CoreConfig, Policy, UserLimits};
 
+/// Whether callers say who they are, over encrypted connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecurityMode {
+    /// As soon as the scheduler listens beyond loopback.
+    Auto,
+    On,
+    Off,
+}
+
+/// Whose jobs a user sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Visibility {
+    All,
+    Own,
+}
+
 /// The scheduler's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Address and port of gRPC and HTTP. Plaintext: on another than a loopback address, whoever reaches
-    /// the port may do everything.
+    /// Address and port of gRPC and HTTP.
     pub listen: String,
+    /// Whether connections are encrypted and callers say who they are: `auto` as soon as `listen` is beyond loopback,
+    /// `on`, or `off`, where whoever reaches the port may do everything.
+    pub security: SecurityMode,
+    /// Directory of the cluster's own authority; `tls` in `data_dir` when unset. Schedulers of one Redis share it.
+    pub tls_dir: Option<PathBuf>,
+    /// A certificate of one's own with those that vouch for it, and its key, PEM; read again when they change. Unset,
+    /// the cluster's authority makes one.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// Further names and addresses that the made certificate is for, beside this machine's own.
+    pub tls_names: Vec<String>,
+    /// Whose jobs a user sees: `all`, or `own`.
+    pub visibility: Visibility,
     /// URL by which clients and agents reach this scheduler, told to them by its standbys; empty makes one of
     /// `listen` (and of the host's name, where that is every address).
     pub advertise: String,
@@ -82,6 +112,12 @@ impl Default for Config {
         let core = CoreConfig::default();
         Self {
             listen: "127.0.0.1:7433".to_owned(),
+            security: SecurityMode::Auto,
+            tls_dir: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_names: Vec::new(),
+            visibility: Visibility::All,
             advertise: String::new(),
             data_dir: default_data_dir(),
             blob_dir: None,
@@ -123,8 +159,11 @@ pub enum ConfigError {
     #[error("listen: `{0}` is no address with a port; write one such as `127.0.0.1:7433` or `[::]:7433`")]
     Listen(String),
     /// No URL that others can dial.
-    #[error("advertise: `{0}` is no URL; write one such as `http://scheduler-1:7433`, or leave it empty")]
+    #[error("advertise: `{0}` is no URL; write one such as `https://scheduler-1:7433`, or leave it empty")]
     Advertise(String),
+    /// Half of a pair.
+    #[error("{given}: is set without `{missing}`; give both, or neither")]
+    Half { given: &'static str, missing: &'static str },
     /// A private server has no replicas.
     #[error("redis_replicas: is {0} without `redis_url`; the private Redis server has no replicas, use 0")]
     Replicas(u32),
@@ -165,16 +204,51 @@ impl Config {
         self.blob_dir.clone().unwrap_or_else(|| self.data_dir.join("blobs"))
     }
 
+    /// Where the cluster's authority is kept.
+    pub fn tls_dir(&self) -> PathBuf {
+        self.tls_dir.clone().unwrap_or_else(|| self.data_dir.join("tls"))
+    }
+
+    /// Whether connections are encrypted and callers say who they are, given where it listens.
+    pub fn is_secure(&self, listening: SocketAddr) -> bool {
+        match self.security {
+            SecurityMode::Auto => !listening.ip().is_loopback(),
+            SecurityMode::On => true,
+            SecurityMode::Off => false,
+        }
+    }
+
     /// The URL that others are told, given where it listens.
     pub fn advertised(&self, listening: SocketAddr) -> String {
-        if !self.advertise.is_empty() {
-            return self.advertise.clone();
+        let scheme = if self.is_secure(listening) { "https" } else { "http" };
+        if let Some((_, address)) = self.advertise.split_once("://") {
+            return format!("{scheme}://{address}");
         }
-        let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        match name.filter(|_| listening.ip().is_unspecified()) {
-            Some(name) => format!("http://{name}:{}", listening.port()),
-            None => format!("http://{listening}"),
+        match hostname().filter(|_| listening.ip().is_unspecified()) {
+            Some(name) => format!("{scheme}://{name}:{}", listening.port()),
+            None => format!("{scheme}://{listening}"),
         }
+    }
+
+    /// The names and addresses that a certificate for this scheduler is for.
+    pub fn certified_names(&self, listening: SocketAddr) -> Vec<String> {
+        let advertised = self.advertise.split_once("://").map(|(_, address)| address);
+        let advertised = advertised.and_then(|address| address.split(['/', ':']).next()).map(str::to_owned);
+        let own = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|address| address.ip().to_string());
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().to_string()))
+        });
+        let listening = Some(listening.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+        let mut names: Vec<String> =
+            own.into_iter().chain(hostname()).chain(advertised).chain(listening).collect();
+        names.extend(addresses);
+        names.extend(self.tls_names.iter().cloned());
+        names.retain(|name| !name.is_empty() && name.is_ascii());
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// What is wrong with the configuration that types cannot rule out.
@@ -183,9 +257,15 @@ impl Config {
     /// The first value that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.address()?;
-        let is_url = self.advertise.starts_with("http://") && !self.advertise.contains([' ', ',']);
+        let is_web = ["http://", "https://"].iter().any(|scheme| self.advertise.starts_with(scheme));
+        let is_url = is_web && !self.advertise.contains([' ', ',']);
         if !self.advertise.is_empty() && !is_url {
             return Err(ConfigError::Advertise(self.advertise.clone()));
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => return Err(ConfigError::Half { given: "tls_cert", missing: "tls_key" }),
+            (None, Some(_)) => return Err(ConfigError::Half { given: "tls_key", missing: "tls_cert" }),
+            (Some(_), Some(_)) | (None, None) => {}
         }
         if self.redis_url.is_empty() && self.redis_replicas > 0 {
             return Err(ConfigError::Replicas(self.redis_replicas));
@@ -248,6 +328,11 @@ impl Config {
     }
 }
 
+/// What this machine is called.
+pub fn hostname() -> Option<String> {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())
+}
+
 fn limit(number: u32) -> Option<u32> {
     (number > 0).then_some(number)
 }
@@ -307,6 +392,29 @@ mod tests {
             let config = Config { users: vec![wrong.into()], ..Config::default() };
             assert!(matches!(config.validate(), Err(ConfigError::User { .. })), "{wrong}");
         }
+    }
+
+    #[test]
+    fn beyond_loopback_a_scheduler_is_secure_unless_told_otherwise() {
+        let (near, far): (SocketAddr, SocketAddr) =
+            ("127.0.0.1:1".parse().unwrap(), "10.0.0.1:1".parse().unwrap());
+        let mode = |security| Config { security, ..Config::default() };
+        let table = [
+            (SecurityMode::Auto, [false, true]),
+            (SecurityMode::On, [true, true]),
+            (SecurityMode::Off, [false, false]),
+        ];
+        for (security, expected) in table {
+            assert_eq!([near, far].map(|at| mode(security).is_secure(at)), expected, "{security:?}");
+        }
+        let config = Config { advertise: "http://lab-head:7433".into(), ..Config::default() };
+        assert_eq!(config.advertised(far), "https://lab-head:7433");
+        assert!(config.certified_names(far).contains(&"lab-head".to_owned()));
+        let half = Config { tls_key: Some("k".into()), ..Config::default() };
+        assert_eq!(
+            half.validate().unwrap_err().to_string(),
+            "tls_key: is set without `tls_cert`; give both, or neither"
+        );
     }
 
     #[test]

@@ -121,6 +121,11 @@ impl EmbeddedRedis {
         &self.socket
     }
 
+    /// Where the server of a directory serves, while one does.
+    pub fn socket_in(dir: &Path) -> PathBuf {
+        dir.join("redis.sock")
+    }
+
     /// Where it serves, for clients that take a URL. Only of use if the path is plain.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket.display())
@@ -149,7 +154,7 @@ struct Server {
 
 impl Server {
     fn socket(&self) -> PathBuf {
-        self.dir.join("redis.sock")
+        EmbeddedRedis::socket_in(&self.dir)
     }
 
     fn pid_file(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The pages beside gRPC, on the same port: health for probes, metrics for Prometheus.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,27 +16,70 @@ use trainyard_types::JobState;
 
 use crate::blobs::Blobs;
 use crate::driver::{Census, Handle, Histogram, Role};
+use crate::grpc::ApiError;
 use crate::telemetry::Recorder;
+use crate::tls::Authority;
 
 /// How long the driver or the disk of blobs may take to answer a page that can do without.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What the pages tell of.
 #[derive(Clone)]
-struct Pages {
-    driver: Handle,
-    role: watch::Receiver<Role>,
-    telemetry: Recorder,
-    blobs: Blobs,
+pub struct Pages {
+    pub driver: Handle,
+    pub role: watch::Receiver<Role>,
+    pub telemetry: Recorder,
+    pub blobs: Blobs,
+    /// The cluster's, where connections are encrypted.
+    pub authority: Option<Arc<Authority>>,
 }
 
-/// The pages for probes, Prometheus and people.
-pub fn routes(driver: Handle, role: watch::Receiver<Role>, telemetry: Recorder, blobs: Blobs) -> Router {
-    Router::new()
-        .route("/", get(root))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(Pages { driver, role, telemetry, blobs })
+impl Pages {
+    /// The pages for probes, Prometheus and people.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/", get(root))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .route("/ca.pem", get(authority))
+            .with_state(self)
+    }
+
+    /// The pages for probes alone.
+    pub fn probes(self) -> Router {
+        Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(self)
+    }
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The certificate to check this scheduler by.
+async fn authority(State(pages): State<Pages>) -> Response {
+    match pages.authority {
+        Some(authority) => {
+            let content = [(header::CONTENT_TYPE, "application/x-pem-file")];
+            (content, authority.pem().to_owned()).into_response()
+        }
+        None => {
+            let text = "this scheduler's connections are not encrypted, so it has no authority\n";
+            (StatusCode::NOT_FOUND, text).into_response()
+        }
+    }
+}
+
+/// What a connection in plaintext gets where it is to be encrypted.
+pub async fn plaintext_refused(request: Request) -> Response {
+    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let status = Status::from(ApiError::TlsRequired { who: "this connection".to_owned() });
+    if content.starts_with(b"application/grpc") {
+        status.into_http()
+    } else {
+        let upgrade = [(header::UPGRADE, "TLS/1.2, HTTP/1.1"), (header::CONNECTION, "Upgrade")];
+        (StatusCode::UPGRADE_REQUIRED, upgrade, format!("{}\n", status.message())).into_response()
+    }
 }
 
 /// What no route takes: a gRPC client is told so in its own terms.

@@ -1,5 +1,7 @@
 //! The live scheduler: the pure core, driven by gRPC and the clock, kept in Redis.
 
+pub mod access;
+pub mod access_records;
 pub mod blobs;
 pub mod clock;
 pub mod config;
@@ -16,3 +18,4 @@ pub mod sample;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

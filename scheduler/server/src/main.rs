@@ -30,6 +30,9 @@ struct Arguments {
     /// A Redis server to use; without one, a private one is started in the data directory.
     #[arg(long, global = true, value_name = "URL")]
     redis_url: Option<String>,
+    /// Listen beyond this machine in plaintext, and let whoever reaches the port do everything.
+    #[arg(long, global = true)]
+    insecure: bool,
     #[command(subcommand)]
     command: Option<Action>,
 }
@@ -40,6 +43,8 @@ enum Action {
     Run,
     /// Print the effective configuration and where each value came from.
     Config,
+    /// Make a new token for an admin, where every other is lost; needs this scheduler's own files and its Redis.
+    AdminToken,
 }
 
 impl Arguments {
@@ -49,7 +54,8 @@ impl Arguments {
             .process_environment()
             .flag("listen", self.listen.as_deref())
             .flag("data_dir", self.data_dir.as_deref())
-            .flag("redis_url", self.redis_url.as_deref());
+            .flag("redis_url", self.redis_url.as_deref())
+            .flag("security", self.insecure.then_some("off"));
         Ok(sources.load()?)
     }
 }
@@ -72,8 +78,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             console::print(&config)?;
             Ok(config.value.validate()?)
         }
+        Some(Action::AdminToken) => make_admin_token(&config.value),
         None | Some(Action::Run) => serve(config.value),
     }
+}
+
+#[tokio::main]
+async fn make_admin_token(config: &Config) -> anyhow::Result<()> {
+    config.validate()?;
+    Ok(console::print(&trainyard_scheduler::server::admin_token(config).await?)?)
 }
 
 #[tokio::main]

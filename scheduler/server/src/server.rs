@@ -1,5 +1,7 @@
 //! Wires everything up: directory, store, driver, port; and takes it down in the opposite order.
 
+mod security;
+
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
@@ -16,14 +18,17 @@ use tracing::{info, warn};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
+use crate::access::{self, Admission, BootstrapError, admit};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError, SecurityMode};
 use crate::driver::{Driver, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
+use crate::tls::{Authority, TlsError};
 use crate::{grpc, http, listener};
+use security::Security;
 
 /// Why the scheduler does not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,9 @@ pub enum StartError {
     /// The private server does not start.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
+    /// Connections cannot be encrypted.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Redis' URL cannot be parsed.
     #[error(
         "redis_url: {0}; write `redis://host:6379/` or `redis+sentinel://host:26379,host:26379/mymaster`, or \
@@ -94,6 +102,7 @@ impl Server {
         let closing = CancellationToken::new();
         let context = grpc::Context {
             driver: handle.clone(),
+            access: store.clone(),
             store,
             telemetry: recorder.clone(),
             blobs,
@@ -103,14 +112,37 @@ impl Server {
             lease: config.lease,
             max_message_bytes: (config.max_message_mib as usize) << 20,
         };
+        let security = if config.is_secure(address) {
+            let store = context.access.clone();
+            Some(Security::start(&config, address, store, &closing, &context.tasks)?)
+        } else {
+            None
+        };
+        let (acceptor, parts, admission) = match security {
+            Some(Security { acceptor, parts, admission }) => (Some(acceptor), Some(parts), admission),
+            None if address.ip().is_loopback() => {
+                (None, None, Admission::ThisMachine(config::hostname().unwrap_or_default().into()))
+            }
+            None => (None, None, Admission::Anybody),
+        };
         let health = tonic_health::server::HealthReporter::new();
-        let services = grpc::routes(&context, health.clone())?;
-        let pages = http::routes(handle, role.clone(), recorder, context.blobs.clone());
-        let routes = pages.merge(services.prepare().into_axum_router()).fallback(http::not_found);
+        let authority = parts.as_ref().map(|parts| parts.authority.clone());
+        let services = grpc::routes(&context, parts, health.clone())?;
+        let (role_of_pages, blobs) = (role.clone(), context.blobs.clone());
+        let pages =
+            http::Pages { driver: handle, role: role_of_pages, telemetry: recorder, blobs, authority };
+        let probes = pages.clone().probes();
+        let routes = pages.router().merge(services.prepare().into_axum_router()).fallback(http::not_found);
+        let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
         let routes = routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce));
+        let encryption = acceptor.map(|acceptor| {
+            let plaintext = probes.merge(grpc::refuse_plaintext()).fallback(http::plaintext_refused);
+            listener::Encryption { acceptor, plaintext }
+        });
         grpc::set_health(&health, &role.borrow().clone()).await;
         context.tasks.spawn(grpc::report_health(health, role, closing.clone()));
-        let running = Running { driver, listener, routes, tasks: context.tasks, closing: closing.clone() };
+        let running =
+            Running { driver, listener, routes, encryption, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();
         let task = tokio::spawn(async move {
             let end = running.run().await;
@@ -151,6 +183,47 @@ impl Server {
     }
 }
 
+/// Makes a token for an admin in the store of a scheduler of this configuration, and says how to use it.
+///
+/// # Errors
+/// The scheduler asks nobody who they are, its files cannot be used, or its Redis is not there.
+pub async fn admin_token(config: &Config) -> Result<String, AdminTokenError> {
+    let address = config.address()?;
+    if !config.is_secure(address) {
+        return Err(AdminTokenError::Open);
+    }
+    let authority = Authority::open(&config.tls_dir())?;
+    let options = RedisOptions { event_history: config.event_history, replicas: 0 };
+    let store = if config.redis_url.is_empty() {
+        let dir = std::path::absolute(config.data_dir.join("redis")).map_err(AdminTokenError::Directory)?;
+        RedisStore::at_socket(&EmbeddedRedis::socket_in(&dir), options)?
+    } else {
+        RedisStore::at_url(&config.redis_url, options)?
+    };
+    let advertised = config.advertised(address);
+    let advertised = advertised.trim_start_matches("https://");
+    Ok(access::admin_token(&store, authority.pin(), advertised, Clock::start().now()).await?)
+}
+
+/// Why no token is made.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminTokenError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "security: is off, so that nobody needs a token; listen beyond loopback, or set `security` to `on`"
+    )]
+    Open,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("data_dir: {0}")]
+    Directory(io::Error),
+    #[error("{0}; the scheduler must run, since its Redis has the tokens")]
+    Store(#[from] StoreError),
+    #[error("{0}; the scheduler must run, since its Redis has the tokens")]
+    Make(#[from] BootstrapError),
+}
+
 /// How long calls under way may take before the leadership is given up.
 const HAND_OVER_DELAY: Duration = Duration::from_secs(1);
 
@@ -159,6 +232,7 @@ struct Running {
     driver: Driver,
     listener: TcpListener,
     routes: axum::Router,
+    encryption: Option<listener::Encryption>,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -166,7 +240,7 @@ struct Running {
 impl Running {
     /// Runs until closed, or until the store turns out not to fit. The driver ends last, so that calls under way are still answered.
     async fn run(self) -> Result<(), Unusable> {
-        let Self { driver, listener, routes, tasks, closing } = self;
+        let Self { driver, listener, routes, encryption, tasks, closing } = self;
         let stop = CancellationToken::new();
         // Were the driver to panic, the process could only pretend to serve.
         let driving = {
@@ -186,7 +260,7 @@ impl Running {
                 stop.cancel();
             })
         };
-        listener::serve(listener, routes, closing).await;
+        listener::serve(listener, routes, encryption, closing).await;
         handing_over.abort();
         stop.cancel();
         let end = driving.await;
@@ -218,7 +292,7 @@ fn listen_error(config: &Config, cause: io::Error) -> StartError {
 
 async fn listen(config: &Config) -> Result<TcpListener, StartError> {
     let address = config.address()?;
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && config.security == SecurityMode::Off {
         warn!(%address, "listening in plaintext beyond this machine: whoever reaches the port may do everything");
     }
     TcpListener::bind(address).await.map_err(|cause| listen_error(config, cause))

@@ -1,5 +1,7 @@
 //! A scheduler that does what a test tells it, and an agent process that talks to it.
 
+pub mod access;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +19,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use trainyard_proto::convert::agent::Hello;
 use trainyard_proto::pb;
+use trainyard_proto::pb::access_service_server::AccessServiceServer;
 use trainyard_proto::pb::agent_message::Message as ToScheduler;
 use trainyard_proto::pb::agent_service_server::{AgentService, AgentServiceServer};
 use trainyard_proto::pb::artifact_service_server::{ArtifactService, ArtifactServiceServer};
@@ -42,7 +45,6 @@ pub enum Seen {
     Gone,
 }
 
-#[derive(Debug)]
 struct Shared {
     seen: mpsc::UnboundedSender<Seen>,
     /// Acknowledge reports as they come.
@@ -56,6 +58,7 @@ struct Shared {
     /// Whether somebody else has the agent's identity.
     identity_in_use: Mutex<Option<trainyard_types::AgentId>>,
     blobs: Mutex<BTreeMap<String, Vec<u8>>>,
+    access: access::Joining,
 }
 
 /// The scheduler.
@@ -86,6 +89,7 @@ impl AgentService for Service {
         &self,
         request: Request<Streaming<pb::AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        self.0.access.check_session()?;
         let mut said = request.into_inner();
         let (sender, answers) = mpsc::channel(64);
         let shared = Arc::clone(&self.0);
@@ -217,11 +221,13 @@ impl Stub {
             disk_is_full: AtomicBool::new(false),
             identity_in_use: Mutex::default(),
             blobs: Mutex::default(),
+            access: access::Joining::default(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = tonic::transport::Server::builder()
             .add_service(AgentServiceServer::new(Service(Arc::clone(&shared))))
+            .add_service(AccessServiceServer::new(Service(Arc::clone(&shared))))
             .add_service(ArtifactServiceServer::new(Service(Arc::clone(&shared))))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);

@@ -1,5 +1,7 @@
 //! A scheduler that says what a test wants it to, and `yard` as a process against it.
 
+pub mod access;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -13,6 +15,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use trainyard_proto::pb;
+use trainyard_proto::pb::access_service_server::AccessServiceServer;
 use trainyard_proto::pb::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use trainyard_proto::pb::cluster_service_server::{ClusterService, ClusterServiceServer};
 use trainyard_proto::pb::job_event::Event;
@@ -53,6 +56,10 @@ pub struct Script {
     pub validated: usize,
     pub sweeps: Vec<pb::SubmitSweepRequest>,
     pub metadata: Vec<(Option<String>, Option<String>)>,
+    /// Who the caller is.
+    pub caller: pb::Caller,
+    /// What callers of the service of access have shown.
+    pub shown: Vec<access::Shown>,
 }
 
 #[derive(Clone)]
@@ -82,6 +89,7 @@ impl Server {
             tonic::transport::Server::builder()
                 .add_service(JobServiceServer::new(fake.clone()))
                 .add_service(ClusterServiceServer::new(fake.clone()))
+                .add_service(AccessServiceServer::new(fake.clone()))
                 .add_service(ArtifactServiceServer::new(fake))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );

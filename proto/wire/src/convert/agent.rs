@@ -28,6 +28,8 @@ pub mod limits {
     pub const CPU_SLOTS: u32 = 4096;
     /// Attempts that an agent holds.
     pub const ATTEMPTS: usize = 8192;
+    /// Users who may reserve and drain an agent.
+    pub const OWNERS: usize = 256;
     /// Fit records in one message.
     pub const FIT_RECORDS: usize = 4096;
     /// Data sets whose images are decoded.
@@ -118,6 +120,8 @@ pub struct Hello {
     pub fitness: Fitness,
     /// Drawn at each start of the process; empty of agents that are too old to say.
     pub instance: String,
+    /// Users who may reserve and drain it.
+    pub owners: Vec<String>,
 }
 
 impl From<&Hello> for pb::Hello {
@@ -136,6 +140,7 @@ impl From<&Hello> for pb::Hello {
             cached_data: cached_data(&hello.cached_data),
             fitness: Some((&hello.fitness).into()),
             instance: hello.instance.clone(),
+            owners: hello.owners.clone(),
         }
     }
 }
@@ -160,6 +165,10 @@ impl TryFrom<pb::Hello> for Hello {
             return Err(under(InvalidMessage::new("cpu_slots", text)));
         }
         at_most("attempts", hello.attempts.len(), limits::ATTEMPTS).map_err(under)?;
+        at_most("owners", hello.owners.len(), limits::OWNERS).map_err(under)?;
+        for (at, owner) in hello.owners.iter().enumerate() {
+            no_longer(&format!("owners[{at}]"), owner, limits::NAME_BYTES).map_err(under)?;
+        }
         let (gpus, telemetry) = parse_gpus(hello.gpus).map_err(under)?;
         let attempts = hello.attempts.iter().map(|text| parse_attempt(text).map_err(under));
         Ok(Self {
@@ -179,6 +188,7 @@ impl TryFrom<pb::Hello> for Hello {
             cached_data: parse_cached_data(hello.cached_data).map_err(under)?,
             fitness: parse_fitness(hello.fitness).map_err(under)?,
             instance: hello.instance,
+            owners: hello.owners,
         })
     }
 }

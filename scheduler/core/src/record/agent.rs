@@ -27,6 +27,9 @@ pub struct AgentRecord {
     /// Slots on which jobs ended too soon.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "shut_slots")]
     pub shut: BTreeMap<Slot, Shut>,
+    /// The people who may take it out of use, beside admins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<String>,
 }
 
 /// A slot that was closed because jobs ended there too soon.
@@ -63,8 +66,8 @@ mod shut_slots {
 impl AgentRecord {
     /// One that nobody has given an order about.
     pub fn new(id: AgentId, name: String, version: String, inventory: Inventory, connected: Time) -> Self {
-        let (reserved, shut) = Default::default();
-        Self { id, name, version, inventory, connected, drain: None, reserved, lost: None, shut }
+        let (reserved, shut, owners) = Default::default();
+        Self { id, name, version, inventory, connected, drain: None, reserved, lost: None, shut, owners }
     }
 
     /// Whether its attempts are to end.

@@ -170,13 +170,13 @@ impl Agents {
         hello: Hello,
         lease_until: Time,
     ) -> Connected {
-        let Hello { agent: id, name, version, inventory, attempts, status, instance } = hello;
+        let Hello { agent: id, name, version, inventory, attempts, status, instance, owners } = hello;
         let record = AgentRecord::new(id, name, version, inventory, now);
         let agent = self.by_id.entry(id).or_insert_with(|| Agent::known(record.clone(), now));
         let (drain, lost) = (agent.record.drain, agent.record.lost);
         let reserved = std::mem::take(&mut agent.record.reserved);
         let shut = std::mem::take(&mut agent.record.shut);
-        agent.record = AgentRecord { drain, reserved, lost, shut, ..record };
+        agent.record = AgentRecord { drain, reserved, lost, shut, owners, ..record };
         agent.instance = instance;
         agent.clock = Clock::default();
         agent.clock.note(now, status.fitness.clock);

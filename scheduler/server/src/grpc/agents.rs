@@ -18,6 +18,8 @@ use trainyard_types::{AgentId, Session};
 
 use super::status::ApiError;
 use super::{Context, telemetry, translate};
+use crate::access::Caller;
+use crate::tls::Peer;
 
 /// How long a new connection may take to say who it is.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
@@ -139,6 +141,7 @@ impl AgentService for Agents {
         &self,
         request: Request<Streaming<pb::AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let caller = Caller::of(&request);
         let mut inbound = request.into_inner();
         let Hello {
             agent,
@@ -152,11 +155,28 @@ impl AgentService for Agents {
             cached_data,
             fitness,
             instance,
+            owners,
         } = read_hello(&mut inbound).await?;
+        if let Caller::Agent(certified) = caller
+            && certified != agent
+        {
+            let text = format!(
+                "is {agent}, and the certificate is of agent {certified}; join again on this machine"
+            );
+            return Err(ApiError::field("hello.agent_id", text).into());
+        }
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
         let status = AgentStatus { telemetry, unavailable, fit_records, cached_data, fitness };
-        let hello =
-            trainyard_scheduler_core::Hello { agent, name, version, inventory, attempts, status, instance };
+        let hello = trainyard_scheduler_core::Hello {
+            agent,
+            name,
+            version,
+            inventory,
+            attempts,
+            status,
+            instance,
+            owners,
+        };
         let opened = self.0.driver.open(hello).await.map_err(ApiError::from)?;
         let (outbound, stream) = mpsc::channel(BACKLOG);
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
@@ -174,5 +194,23 @@ impl AgentService for Agents {
         let connection = Connection { context, agent, session, commands, outbound };
         self.0.tasks.spawn(connection.run(inbound));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Agents that speak plaintext where connections are to be encrypted: an older version, or one that has not joined.
+pub struct PlaintextRefused;
+
+#[tonic::async_trait]
+impl AgentService for PlaintextRefused {
+    type ConnectStream = ReceiverStream<Result<pb::SchedulerMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let address = request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string());
+        let Hello { agent, name, version, .. } = read_hello(&mut request.into_inner()).await?;
+        warn!(%agent, name, version, address, "an agent speaks plaintext and is refused: its machine has to join");
+        Err(ApiError::TlsRequired { who: format!("agent `{name}`") }.into())
     }
 }

@@ -11,12 +11,14 @@ use trainyard_proto::convert::agent::parse_attempt;
 use trainyard_proto::pb::upload_artifact_request::Part;
 use trainyard_proto::pb::{self, artifact_service_server::ArtifactService};
 use trainyard_scheduler_core::{Core, JobRecord};
-use trainyard_types::{Artifact, AttemptId, JobId, Session, Violation};
+use trainyard_types::{AgentId, Artifact, AttemptId, JobId, Session, Violation};
 
 use super::Context;
 use super::jobs::find_job;
 use super::page::Page;
 use super::status::ApiError;
+use crate::access::Caller;
+use crate::driver::StateView;
 
 /// Bytes of one message of a download.
 const CHUNK: usize = 256 << 10;
@@ -108,21 +110,45 @@ fn parse_header(header: pb::UploadHeader) -> Result<Header, ApiError> {
     }
 }
 
-/// Whether the attempt still goes on, at the agent that this session is of.
-fn holds(core: &Core, id: AttemptId, session: Session) -> bool {
+/// Whether the attempt still goes on, at the agent that this session is of, which is the caller.
+fn holds(core: &Core, id: AttemptId, session: Session, caller: &Caller) -> bool {
     let live = core.job(id.job).and_then(JobRecord::live_attempt).filter(|attempt| attempt.id == id);
+    let live = live.filter(|attempt| is_for(attempt.agent, caller));
     let agent = live.and_then(|attempt| core.agent(attempt.agent));
     agent.is_some_and(|agent| agent.session == Some(session))
+}
+
+/// Whether what belongs to an agent belongs to the caller, as far as callers are known.
+fn is_for(agent: AgentId, caller: &Caller) -> bool {
+    match caller {
+        Caller::Agent(id) => *id == agent,
+        Caller::Anybody | Caller::Person { .. } => true,
+        Caller::Unknown | Caller::Joining(_) => false,
+    }
+}
+
+/// A job whose artifacts the caller may have: an agent, those of jobs that it is to go on with.
+fn find_readable(state: &StateView<'_>, text: &str, caller: &Caller) -> Result<JobId, ApiError> {
+    let job = find_job(state, text, caller)?;
+    let live = state.core.job(job).and_then(JobRecord::live_attempt);
+    match caller {
+        Caller::Agent(_) if !live.is_some_and(|attempt| is_for(attempt.agent, caller)) => {
+            Err(ApiError::no_job(&job))
+        }
+        _ => Ok(job),
+    }
 }
 
 impl Artifacts {
     async fn receive(
         &self,
         header: Header,
+        caller: Caller,
         parts: &mut Streaming<pb::UploadArtifactRequest>,
     ) -> Result<pb::UploadArtifactResponse, Status> {
         let Header { attempt, session, artifact } = header;
-        let allowed = self.0.driver.ask_leader(move |state| holds(state.core, attempt, session)).await;
+        let allowed =
+            self.0.driver.ask_leader(move |state| holds(state.core, attempt, session, &caller)).await;
         if !allowed.map_err(ApiError::from)? {
             return Err(ApiError::NotHeld { attempt }.into());
         }
@@ -154,11 +180,12 @@ impl ArtifactService for Artifacts {
         &self,
         request: Request<pb::ListArtifactsRequest>,
     ) -> Result<Response<pb::ListArtifactsResponse>, Status> {
+        let caller = Caller::of(&request);
         let pb::ListArtifactsRequest { job_id, page_size, page_token } = request.into_inner();
         let filters = format!("artifacts of {job_id}");
         let page = Page::parse(page_size, &page_token, &filters).map_err(ApiError::Invalid)?;
-        let question = move |state: &mut crate::driver::StateView<'_>| {
-            let job = find_job(state, &job_id)?;
+        let question = move |state: &mut StateView<'_>| {
+            let job = find_job(state, &job_id, &caller)?;
             state.core.job(job).map(|record| list(record, &page)).ok_or_else(|| ApiError::no_job(&job))
         };
         Ok(Response::new(self.0.driver.ask(question).await.map_err(ApiError::from)??))
@@ -170,12 +197,13 @@ impl ArtifactService for Artifacts {
         &self,
         request: Request<pb::DownloadArtifactRequest>,
     ) -> Result<Response<Self::DownloadArtifactStream>, Status> {
+        let caller = Caller::of(&request);
         let pb::DownloadArtifactRequest { job_id, name, offset, sha256 } = request.into_inner();
         if name.is_empty() == sha256.is_empty() {
             return Err(ApiError::field("name", "give either `name` or `sha256`").into());
         }
-        let question = move |state: &mut crate::driver::StateView<'_>| {
-            let job = find_job(state, &job_id)?;
+        let question = move |state: &mut StateView<'_>| {
+            let job = find_readable(state, &job_id, &caller)?;
             let record = state.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
             find(record, &name, &sha256).map(|artifact| (job, artifact))
         };
@@ -194,11 +222,12 @@ impl ArtifactService for Artifacts {
         &self,
         request: Request<Streaming<pb::UploadArtifactRequest>>,
     ) -> Result<Response<pb::UploadArtifactResponse>, Status> {
+        let caller = Caller::of(&request);
         let mut parts = request.into_inner();
         let header = match parts.message().await?.and_then(|first| first.part) {
             Some(Part::Header(header)) => parse_header(header)?,
             _ => return Err(ApiError::field("header", "the first message must be one").into()),
         };
-        Ok(Response::new(self.receive(header, &mut parts).await?))
+        Ok(Response::new(self.receive(header, caller, &mut parts).await?))
     }
 }

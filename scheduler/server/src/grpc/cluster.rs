@@ -9,7 +9,8 @@ use trainyard_types::GpuUuid;
 
 use super::page::Page;
 use super::status::{ApiError, not_there};
-use super::{Context, telemetry, translate};
+use super::{Context, about, telemetry, translate};
+use crate::access::Caller;
 use crate::driver::StateView;
 
 /// How long a GPU is reserved unless the caller says so, and the limits of what it may say.
@@ -116,21 +117,26 @@ fn parse_span(span: Option<prost_types::Duration>) -> Result<Duration, ApiError>
 }
 
 impl Cluster {
-    /// Makes an event of what the leader knows, has it done, and answers with the agent as it is then.
+    /// Makes an event of what the leader knows, has it done, and answers with the agent as it is then. The agent's
+    /// owners and admins may give orders.
     async fn order(
         &self,
+        caller: Caller,
         agent: String,
         event: impl FnOnce(&AgentView<'_>) -> Result<Event, ApiError> + Send + 'static,
     ) -> Result<Response<pb::Agent>, Status> {
         let ask = move |state: &mut StateView<'_>| {
             let view = find(state, &agent)?;
+            caller.may_change(view.record.owners.iter().map(String::as_str))?;
             Ok::<_, ApiError>((view.record.id, event(&view)?))
         };
         let (id, event) = self.0.driver.ask_leader(ask).await.map_err(ApiError::from)??;
         self.0.driver.order(event).await.map_err(ApiError::from)?;
         let view = move |state: &mut StateView<'_>| state.core.agent(id).map(|view| shown(state, &view));
         let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)?;
-        Ok(Response::new(agent.ok_or(ApiError::Internal)?))
+        let agent = agent.ok_or(ApiError::Internal)?;
+        let target = format!("agent {id} ({})", agent.name);
+        Ok(about(agent, target))
     }
 }
 
@@ -170,34 +176,38 @@ impl ClusterService for Cluster {
         &self,
         request: Request<pb::DrainAgentRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
+        let caller = Caller::of(&request);
         let pb::DrainAgentRequest { agent, keep_running } = request.into_inner();
-        self.order(agent, move |view| Ok(Event::Drain { agent: view.record.id, keep_running })).await
+        self.order(caller, agent, move |view| Ok(Event::Drain { agent: view.record.id, keep_running })).await
     }
 
     async fn resume_agent(
         &self,
         request: Request<pb::ResumeAgentRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
+        let caller = Caller::of(&request);
         let agent = request.into_inner().agent;
-        self.order(agent, |view| Ok(Event::Resume { agent: view.record.id })).await
+        self.order(caller, agent, |view| Ok(Event::Resume { agent: view.record.id })).await
     }
 
     async fn reserve_gpus(
         &self,
         request: Request<pb::ReserveGpusRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
+        let caller = Caller::of(&request);
         let pb::ReserveGpusRequest { agent, gpus, span } = request.into_inner();
         let span = parse_span(span)?;
         let event = move |view: &AgentView<'_>| {
             Ok(Event::Reserve { agent: view.record.id, gpus: find_gpus(view, &gpus)?, span })
         };
-        self.order(agent, event).await
+        self.order(caller, agent, event).await
     }
 
     async fn release_gpus(
         &self,
         request: Request<pb::ReleaseGpusRequest>,
     ) -> Result<Response<pb::Agent>, Status> {
+        let caller = Caller::of(&request);
         let pb::ReleaseGpusRequest { agent, gpus } = request.into_inner();
         let event = move |view: &AgentView<'_>| {
             // A GPU that is gone by now may still be reserved.
@@ -208,16 +218,17 @@ impl ClusterService for Cluster {
             };
             Ok(Event::Release { agent: view.record.id, gpus })
         };
-        self.order(agent, event).await
+        self.order(caller, agent, event).await
     }
 
     async fn clear_gpu(&self, request: Request<pb::ClearGpuRequest>) -> Result<Response<pb::Agent>, Status> {
+        let caller = Caller::of(&request);
         let pb::ClearGpuRequest { agent, gpu } = request.into_inner();
         let event = move |view: &AgentView<'_>| {
             let gpu = if gpu.is_empty() { None } else { Some(find_gpu(view, &gpu, "gpu")?) };
             Ok(Event::ClearGpu { agent: view.record.id, gpu })
         };
-        self.order(agent, event).await
+        self.order(caller, agent, event).await
     }
 
     async fn get_telemetry(

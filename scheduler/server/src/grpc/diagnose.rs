@@ -9,6 +9,7 @@ use trainyard_types::{AgentId, Batch, DeviceKind, GpuUuid, Slot, Time};
 use super::jobs::find_job;
 use super::status::ApiError;
 use super::{Context, telemetry, translate};
+use crate::access::Caller;
 use crate::diagnosis::{Bound, Diagnosis, Evidence, diagnose};
 use crate::driver::StateView;
 
@@ -27,9 +28,13 @@ struct GpuSpan {
 ///
 /// # Errors
 /// There is no such job, or the store is away.
-pub async fn diagnose_job(context: &Context, job_id: String) -> Result<pb::Diagnosis, ApiError> {
+pub async fn diagnose_job(
+    context: &Context,
+    job_id: String,
+    caller: Caller,
+) -> Result<pb::Diagnosis, ApiError> {
     let ask = move |state: &mut StateView<'_>| {
-        let job = find_job(state, &job_id)?;
+        let job = find_job(state, &job_id, &caller)?;
         let record = state.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
         Ok::<_, ApiError>(gather(state, record))
     };

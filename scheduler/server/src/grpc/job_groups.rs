@@ -14,6 +14,7 @@ use trainyard_types::{JobGroupId, JobId, JobSpec, TrainPatch, Violation};
 use super::Context;
 use super::jobs::{parse_caller, parse_spec};
 use super::status::{ApiError, not_there};
+use crate::access::Caller;
 use crate::driver::StateView;
 
 /// Violations that one answer names; behind them, the user has a pattern to go by.
@@ -195,11 +196,16 @@ fn parse_value(parameter: &str, text: &str, spec: Option<&JobSpec>) -> Result<Tr
 ///
 /// # Errors
 /// There is none, or several.
-pub(super) fn find_sweep(state: &StateView<'_>, text: &str) -> Result<Arc<JobGroupRecord>, ApiError> {
+pub(super) fn find_sweep(
+    state: &StateView<'_>,
+    text: &str,
+    caller: &Caller,
+) -> Result<Arc<JobGroupRecord>, ApiError> {
     if text.is_empty() {
         return Err(ApiError::field("sweep_id", "is empty; give a sweep's id or the start of one"));
     }
-    let mut found = state.core.groups_with_prefix(text).filter(|group| group.is_sweep());
+    let mut found =
+        state.core.groups_with_prefix(text).filter(|group| group.is_sweep() && caller.sees(&group.user));
     match (found.next(), found.next()) {
         (Some(group), None) => Ok(Arc::clone(group)),
         (None, _) => Err(not_there(state, "sweep", text, "`yard jobs` shows the sweep of each job")),
@@ -231,8 +237,9 @@ fn view(state: &StateView<'_>, group: &JobGroupRecord) -> pb::Sweep {
 ///
 /// # Errors
 /// There is no such sweep.
-pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
-    let look = move |state: &mut StateView<'_>| find_sweep(state, &text).map(|group| view(state, &group));
+pub async fn get_sweep(context: &Context, text: String, caller: Caller) -> Result<pb::Sweep, ApiError> {
+    let look =
+        move |state: &mut StateView<'_>| find_sweep(state, &text, &caller).map(|group| view(state, &group));
     context.driver.ask(look).await?
 }
 
@@ -240,9 +247,13 @@ pub async fn get_sweep(context: &Context, text: String) -> Result<pb::Sweep, Api
 /// done can rely on it; whoever is not, asks again.
 ///
 /// # Errors
-/// There is no such sweep.
-pub async fn cancel_sweep(context: &Context, text: String) -> Result<pb::Sweep, ApiError> {
-    let look = move |state: &mut StateView<'_>| find_sweep(state, &text);
+/// There is no such sweep, or it belongs to somebody else.
+pub async fn cancel_sweep(context: &Context, text: String, caller: Caller) -> Result<pb::Sweep, ApiError> {
+    let look = move |state: &mut StateView<'_>| {
+        let group = find_sweep(state, &text, &caller)?;
+        caller.may_change([&*group.user])?;
+        Ok::<_, ApiError>(group)
+    };
     let group = context.driver.ask_leader(look).await??;
     let ids: Vec<JobId> = group.ids().collect();
     for some in ids.chunks(CANCEL_AT_ONCE) {

@@ -14,7 +14,8 @@ use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 
 use super::page::{self, Page};
 use super::status::{ApiError, JOBS_HINT, not_there};
-use super::{Context, diagnose, job_groups, translate};
+use super::{Context, about, diagnose, job_groups, translate};
+use crate::access::Caller;
 use crate::driver::{EventMark, JobView, StateView};
 use crate::event_history;
 
@@ -32,11 +33,11 @@ const PAGE_BYTES: usize = 3 << 20;
 pub struct Jobs(pub Context);
 
 /// The one job whose id starts with `text`.
-pub(super) fn find_job(state: &StateView<'_>, text: &str) -> Result<JobId, ApiError> {
+pub(super) fn find_job(state: &StateView<'_>, text: &str, caller: &Caller) -> Result<JobId, ApiError> {
     if text.is_empty() {
         return Err(ApiError::field("job_id", "is empty; give a job's id or the start of one"));
     }
-    let mut found = state.core.jobs_with_prefix(text);
+    let mut found = state.core.jobs_with_prefix(text).filter(|job| caller.sees(&job.user));
     match (found.next(), found.next()) {
         (Some(job), None) => Ok(job.id),
         (None, _) => Err(not_there(state, "job", text, JOBS_HINT)),
@@ -48,14 +49,20 @@ pub(super) fn find_job(state: &StateView<'_>, text: &str) -> Result<JobId, ApiEr
 }
 
 impl Jobs {
-    /// For a change, which only the leader makes.
-    async fn find(&self, text: String) -> Result<JobId, ApiError> {
-        self.0.driver.ask_leader(move |state| find_job(state, &text)).await?
+    /// For a change, which only the leader makes, and only a job's owner or an admin may.
+    async fn find(&self, text: String, caller: Caller) -> Result<JobId, ApiError> {
+        let find = move |state: &mut StateView<'_>| {
+            let job = find_job(state, &text, &caller)?;
+            let record = state.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
+            caller.may_change([&*record.user])?;
+            Ok(job)
+        };
+        self.0.driver.ask_leader(find).await?
     }
 
-    async fn view(&self, text: String) -> Result<JobView, ApiError> {
+    async fn view(&self, text: String, caller: Caller) -> Result<JobView, ApiError> {
         let view = move |state: &mut StateView<'_>| {
-            let job = find_job(state, &text)?;
+            let job = find_job(state, &text, &caller)?;
             state.job(job).ok_or_else(|| ApiError::no_job(&job))
         };
         self.0.driver.ask(view).await?
@@ -145,11 +152,17 @@ fn parse_list(request: pb::ListJobsRequest) -> Result<ListQuery, ApiError> {
 }
 
 /// A page of jobs, the newest first.
-fn list(state: &StateView<'_>, query: ListQuery) -> Result<pb::ListJobsResponse, ApiError> {
+fn list(state: &StateView<'_>, query: ListQuery, caller: &Caller) -> Result<pb::ListJobsResponse, ApiError> {
     use prost::Message as _;
     let ListQuery { page, mut filter, sweep } = query;
+    if let Some(own) = caller.sees_only() {
+        if !filter.user.is_empty() && filter.user != own {
+            return Ok(pb::ListJobsResponse::default());
+        }
+        filter.user = own.to_owned();
+    }
     if !sweep.is_empty() {
-        filter.group = Some(job_groups::find_sweep(state, &sweep)?.id);
+        filter.group = Some(job_groups::find_sweep(state, &sweep, caller)?.id);
     }
     let before = page.after.as_deref().map(uuid::Uuid::from_slice).transpose();
     let before = before.map_err(|_| ApiError::field("page_token", page::NO_TOKEN))?.map(JobId);
@@ -257,7 +270,8 @@ impl JobService for Jobs {
         }
         let view = self.0.driver.submit(request_id, user, spec).await.map_err(ApiError::from)?;
         let job_id = view.record.id.to_string();
-        Ok(Response::new(pb::SubmitJobResponse { job_id, job: Some(translate::job(view)) }))
+        let answer = pb::SubmitJobResponse { job_id: job_id.clone(), job: Some(translate::job(view)) };
+        Ok(about(answer, job_id))
     }
 
     async fn submit_jobs(
@@ -275,18 +289,23 @@ impl JobService for Jobs {
     }
 
     async fn get_sweep(&self, request: Request<pb::GetSweepRequest>) -> Result<Response<pb::Sweep>, Status> {
-        Ok(Response::new(job_groups::get_sweep(&self.0, request.into_inner().sweep_id).await?))
+        let caller = Caller::of(&request);
+        Ok(Response::new(job_groups::get_sweep(&self.0, request.into_inner().sweep_id, caller).await?))
     }
 
     async fn cancel_sweep(
         &self,
         request: Request<pb::CancelSweepRequest>,
     ) -> Result<Response<pb::Sweep>, Status> {
-        Ok(Response::new(job_groups::cancel_sweep(&self.0, request.into_inner().sweep_id).await?))
+        let caller = Caller::of(&request);
+        let sweep = job_groups::cancel_sweep(&self.0, request.into_inner().sweep_id, caller).await?;
+        let target = format!("sweep {}", sweep.id);
+        Ok(about(sweep, target))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
-        let view = self.view(request.into_inner().job_id).await?;
+        let caller = Caller::of(&request);
+        let view = self.view(request.into_inner().job_id, caller).await?;
         Ok(Response::new(translate::job(view)))
     }
 
@@ -294,28 +313,33 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::ListJobsRequest>,
     ) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let caller = Caller::of(&request);
         let query = parse_list(request.into_inner())?;
-        let page = self.0.driver.ask(move |state| list(state, query)).await.map_err(ApiError::from)??;
+        let page = self.0.driver.ask(move |state| list(state, query, &caller)).await;
+        let page = page.map_err(ApiError::from)??;
         Ok(Response::new(page))
     }
 
     async fn cancel_job(&self, request: Request<pb::CancelJobRequest>) -> Result<Response<pb::Job>, Status> {
-        let job = self.find(request.into_inner().job_id).await?;
+        let caller = Caller::of(&request);
+        let job = self.find(request.into_inner().job_id, caller).await?;
         let view = self.0.driver.cancel(job).await.map_err(ApiError::from)?;
-        Ok(Response::new(translate::job(view)))
+        Ok(about(translate::job(view), job.to_string()))
     }
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
-        let job = self.find(request.into_inner().job_id).await?;
+        let caller = Caller::of(&request);
+        let job = self.find(request.into_inner().job_id, caller).await?;
         let view = self.0.driver.retry(job).await.map_err(ApiError::from)?;
-        Ok(Response::new(translate::job(view)))
+        Ok(about(translate::job(view), job.to_string()))
     }
 
     async fn diagnose_job(
         &self,
         request: Request<pb::DiagnoseJobRequest>,
     ) -> Result<Response<pb::Diagnosis>, Status> {
-        Ok(Response::new(diagnose::diagnose_job(&self.0, request.into_inner().job_id).await?))
+        let caller = Caller::of(&request);
+        Ok(Response::new(diagnose::diagnose_job(&self.0, request.into_inner().job_id, caller).await?))
     }
 
     type WatchJobStream = ReceiverStream<Result<pb::JobEvent, Status>>;
@@ -324,9 +348,10 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let caller = Caller::of(&request);
         let pb::WatchJobRequest { job_id, cursor, history_only } = request.into_inner();
         let subscribe = move |state: &mut StateView<'_>| {
-            let job = find_job(state, &job_id)?;
+            let job = find_job(state, &job_id, &caller)?;
             let first = state.core.job(job).map(|record| record.first_event());
             let watched = first.zip(state.watch(job)).map(|(first, marks)| (job, first, marks));
             watched.ok_or_else(|| ApiError::no_job(&job))

@@ -1,5 +1,6 @@
 //! The gRPC edge: parse, ask the driver, translate. No decision is taken here.
 
+mod access;
 mod agents;
 mod artifacts;
 mod cluster;
@@ -18,20 +19,26 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Response;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use trainyard_proto::pb::DESCRIPTORS;
+use trainyard_proto::pb::access_service_server::AccessServiceServer;
 use trainyard_proto::pb::agent_service_server::AgentServiceServer;
 use trainyard_proto::pb::artifact_service_server::ArtifactServiceServer;
 use trainyard_proto::pb::cluster_service_server::ClusterServiceServer;
 use trainyard_proto::pb::job_service_server::JobServiceServer;
 
+use crate::access::Target;
 use crate::blobs::Blobs;
 use crate::driver::{Handle, Role};
-use crate::store::Store;
+use crate::store::{AccessStore, Store};
 use crate::telemetry::Recorder;
+
+pub use access::Parts as AccessParts;
+pub use status::ApiError;
 
 /// What all services share.
 #[derive(Clone)]
@@ -40,6 +47,8 @@ pub struct Context {
     pub driver: Handle,
     /// For histories, which the core does not keep.
     pub store: Arc<dyn Store>,
+    /// For tokens and the audit.
+    pub access: Arc<dyn AccessStore>,
     /// For what GPUs do, beside the core.
     pub telemetry: Recorder,
     /// The files of checkpoints and artifacts.
@@ -57,7 +66,11 @@ pub struct Context {
 ///
 /// # Errors
 /// The descriptors that were compiled in cannot be read.
-pub fn routes(context: &Context, health: HealthReporter) -> Result<Routes, tonic_reflection::server::Error> {
+pub fn routes(
+    context: &Context,
+    access: Option<AccessParts>,
+    health: HealthReporter,
+) -> Result<Routes, tonic_reflection::server::Error> {
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     let max = context.max_message_bytes;
     let reflection = || {
@@ -66,6 +79,7 @@ pub fn routes(context: &Context, health: HealthReporter) -> Result<Routes, tonic
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
+    let access = AccessServiceServer::new(access::Access(context.clone(), access));
     let jobs = JobServiceServer::new(jobs::Jobs(context.clone()));
     let cluster = ClusterServiceServer::new(cluster::Cluster(context.clone()));
     let agents = AgentServiceServer::new(agents::Agents(context.clone()));
@@ -73,16 +87,30 @@ pub fn routes(context: &Context, health: HealthReporter) -> Result<Routes, tonic
     Ok(Routes::new(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
+        .add_service(access.max_decoding_message_size(max))
         .add_service(jobs.max_decoding_message_size(max))
         .add_service(cluster.max_decoding_message_size(max))
         .add_service(agents.max_decoding_message_size(max))
         .add_service(artifacts.max_decoding_message_size(max)))
 }
 
+/// For connections in plaintext where they are to be encrypted: agents are told so, and named in the log.
+pub fn refuse_plaintext() -> axum::Router {
+    Routes::new(AgentServiceServer::new(agents::PlaintextRefused)).prepare().into_axum_router()
+}
+
+/// An answer that the audit knows the target of.
+fn about<T>(answer: T, target: impl Into<String>) -> Response<T> {
+    let mut response = Response::new(answer);
+    response.extensions_mut().insert(Target(target.into()));
+    response
+}
+
 /// Everything that a health check may name, and whether only the leader serves it.
-const SERVICES: [(&str, bool); 6] = [
+const SERVICES: [(&str, bool); 7] = [
     ("", false),
     ("grpc.health.v1.Health", false),
+    (AccessServiceServer::<access::Access>::NAME, false),
     (JobServiceServer::<jobs::Jobs>::NAME, false),
     (ClusterServiceServer::<cluster::Cluster>::NAME, true),
     (AgentServiceServer::<agents::Agents>::NAME, true),

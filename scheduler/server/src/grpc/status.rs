@@ -8,8 +8,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use tracing::error;
 use trainyard_proto::convert::agent::InvalidMessage;
 use trainyard_scheduler_core::Refusal;
-use trainyard_types::{AttemptId, JobId, Violation};
+use trainyard_types::{AgentId, AttemptId, JobId, Violation};
 
+use crate::access::NotOwner;
 use crate::blobs::UploadError;
 use crate::driver::{RequestError, StateView, Unavailable};
 use crate::event_history::HistoryError;
@@ -55,6 +56,21 @@ pub enum ApiError {
     Unavailable(&'static str),
     /// Another scheduler leads.
     NotLeader { leader: String },
+    /// What was to be changed belongs to somebody else.
+    NotOwner(NotOwner),
+    /// The caller's role does not suffice.
+    RoleRequired { needs: &'static str },
+    /// Nobody is asked who they are, so there are no tokens.
+    OpenCluster,
+    /// A connection in plaintext.
+    TlsRequired {
+        /// Who speaks so.
+        who: String,
+    },
+    /// No more agents may join with the token.
+    TokenUsedUp,
+    /// The agent has joined before.
+    AgentHasJoined { id: AgentId, name: String },
 }
 
 /// Where jobs are looked up.
@@ -113,6 +129,12 @@ impl From<StoreError> for ApiError {
     /// Reading a history failed.
     fn from(_: StoreError) -> Self {
         Self::STORE_AWAY
+    }
+}
+
+impl From<NotOwner> for ApiError {
+    fn from(refused: NotOwner) -> Self {
+        Self::NotOwner(refused)
     }
 }
 
@@ -220,9 +242,69 @@ fn refused(refusal: &Refusal) -> Status {
     }
 }
 
+/// Refusals that have to do with who calls.
+fn access_refused(error: &ApiError) -> Option<Status> {
+    Some(match error {
+        ApiError::NotOwner(NotOwner { caller, owner }) => {
+            let whose =
+                if owner.is_empty() { "nobody who could allow it".to_owned() } else { format!("`{owner}`") };
+            let text = format!("this belongs to {whose}, and you are `{caller}`; ask its owner or an admin");
+            let metadata = [("caller", caller.clone()), ("owner", owner.clone())];
+            Status::with_error_details(Code::PermissionDenied, text, details("NOT_OWNER", metadata))
+        }
+        ApiError::RoleRequired { needs } => {
+            let text = format!("this needs the role {needs}");
+            let details = details("ROLE_REQUIRED", [("needs", (*needs).to_owned())]);
+            Status::with_error_details(Code::PermissionDenied, text, details)
+        }
+        ApiError::OpenCluster => {
+            let text = "this scheduler asks nobody who they are, so it has no tokens; listen beyond loopback, or \
+                        set `security` to `on`";
+            let mut details = details("OPEN_CLUSTER", []);
+            details.add_precondition_failure_violation("SECURITY", "security", text);
+            Status::with_error_details(Code::FailedPrecondition, text, details)
+        }
+        ApiError::TlsRequired { who } => {
+            let text = format!(
+                "{who} speaks plaintext, and this scheduler takes encrypted connections alone; people run `yard \
+                 login ADDRESS`, machines `trainyard-agent join ADDRESS`, each with a token"
+            );
+            let mut details = details("TLS_REQUIRED", []);
+            details.add_precondition_failure_violation("TLS", "connection", text.as_str());
+            Status::with_error_details(Code::FailedPrecondition, text, details)
+        }
+        ApiError::TokenUsedUp => {
+            let text =
+                "no more agents may join with this token; ask an admin for `yard token create --agents`";
+            Status::with_error_details(Code::PermissionDenied, text, details("TOKEN_USED_UP", []))
+        }
+        ApiError::AgentHasJoined { id, name } => {
+            let text = format!(
+                "agent {id} (`{name}`) has joined before; if its certificate is lost, an admin runs `yard agents \
+                 forget {id}` first"
+            );
+            let metadata = [("agent_id", id.to_string()), ("agent", name.clone())];
+            let mut details = details("AGENT_HAS_JOINED", metadata);
+            details.set_resource_info("agent", format!("agents/{id}"), "", text.as_str());
+            Status::with_error_details(Code::AlreadyExists, text, details)
+        }
+        _ => return None,
+    })
+}
+
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
+        if let Some(status) = access_refused(&error) {
+            return status;
+        }
         match error {
+            // The ones before.
+            ApiError::NotOwner(_)
+            | ApiError::RoleRequired { .. }
+            | ApiError::OpenCluster
+            | ApiError::TlsRequired { .. }
+            | ApiError::TokenUsedUp
+            | ApiError::AgentHasJoined { .. } => ApiError::Internal.into(),
             ApiError::Invalid(violations) => invalid(violations),
             ApiError::Refused(refusal) => refused(&refusal),
             ApiError::NotFound { kind, name, hint } => {

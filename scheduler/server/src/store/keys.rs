@@ -29,6 +29,14 @@ pub const AGENTS: &str = "{trainyard}:agents";
 pub const LEARNED: &str = "{trainyard}:learned";
 /// Text: the id of the directory of blobs that belongs to this store.
 pub const BLOBS: &str = "{trainyard}:blobs";
+/// Integer: counts the changes of tokens and enrolled agents.
+pub const ACCESS_REVISION: &str = "{trainyard}:access_revision";
+/// Hash: token id to JSON, without its secret.
+pub const TOKENS: &str = "{trainyard}:tokens";
+/// Hash: id of an agent that has joined to JSON.
+pub const ENROLLED: &str = "{trainyard}:enrolled";
+/// Stream: who did what; entry with the field `e`, JSON.
+pub const AUDIT: &str = "{trainyard}:audit";
 /// Hash: `KEY FIELD` to a value that could not be read. A whole key that is of the wrong type is renamed to
 /// this name, a space, and its own.
 pub const QUARANTINE: &str = "{trainyard}:quarantine";

@@ -10,11 +10,19 @@ use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
 use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
+use crate::access_records::{AccessRecords, AuditRecord};
 use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// All that a store holds, in maps.
 #[derive(Debug, Default)]
-pub struct MemoryStore(Mutex<State>);
+pub struct MemoryStore(Mutex<State>, Mutex<(AccessRecords, Vec<AuditRecord>)>);
+
+impl MemoryStore {
+    /// Tokens and agents, and the audit.
+    pub fn access_state(&self) -> MutexGuard<'_, (AccessRecords, Vec<AuditRecord>)> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {

@@ -2,6 +2,7 @@
 //!
 //! Must not know: gRPC. What Redis looks like is known to `redis.rs`, `keys.rs` and `scripts/` only.
 
+mod access;
 mod keys;
 mod link;
 mod records;
@@ -9,6 +10,8 @@ mod redis;
 mod telemetry;
 mod writes;
 
+#[cfg(test)]
+mod access_conformance;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
@@ -31,6 +34,7 @@ use uuid::Uuid;
 
 use crate::sample::{AgentSamples, Resolution, Sample};
 
+pub use self::access::AccessStore;
 pub use self::redis::{RedisOptions, RedisStore};
 
 /// The layout of what is stored. An older one is migrated by whoever comes to lead, a newer one is refused.

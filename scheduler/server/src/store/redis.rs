@@ -11,6 +11,7 @@ use trainyard_scheduler_core::{EventRecord, Write};
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
+use super::access::AccessScripts;
 use super::link::{Link, Source};
 use super::records::{
     Parts, parse_agent, parse_forgotten, parse_group, parse_progress, parse_status, parse_submission,
@@ -58,6 +59,7 @@ pub struct RedisStore {
     trim: Script,
     quarantine: Script,
     record: Script,
+    access: AccessScripts,
     /// From schema 1 to 2, and so on.
     migrations: Vec<Script>,
     options: RedisOptions,
@@ -101,12 +103,29 @@ impl RedisStore {
             trim: Script::new(include_str!("scripts/trim.lua")),
             quarantine: Script::new(include_str!("scripts/quarantine.lua")),
             record: Script::new(include_str!("scripts/telemetry.lua")),
+            access: AccessScripts::default(),
             migrations: vec![
                 Script::new(include_str!("scripts/from_1.lua")),
                 Script::new(include_str!("scripts/from_2.lua")),
             ],
             options,
         }
+    }
+
+    pub(super) const fn writer(&self) -> &Link {
+        &self.writer
+    }
+
+    pub(super) const fn reader(&self) -> &Link {
+        &self.reader
+    }
+
+    pub(super) const fn telemetry_link(&self) -> &Link {
+        &self.telemetry
+    }
+
+    pub(super) const fn access_scripts(&self) -> &AccessScripts {
+        &self.access
     }
 
     /// Whether the server answers.

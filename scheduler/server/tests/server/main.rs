@@ -12,6 +12,7 @@ mod listener;
 mod orders;
 mod process;
 mod replicas;
+mod security;
 mod sentinel;
 mod support;
 mod takeover;

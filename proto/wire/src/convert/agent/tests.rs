@@ -123,6 +123,7 @@ fn a_hello_reads_back() {
         cached_data: vec![("/data/cells.yaml".into(), 640)],
         fitness: fitness(),
         instance: "1f".into(),
+        owners: vec!["ada".into()],
     };
     assert_eq!(Hello::try_from(pb::Hello::from(&hello)), Ok(hello.clone()));
     let twice = pb::Hello {
@@ -236,6 +237,8 @@ fn a_hello_that_says_too_much_is_refused_with_the_field_at_fault() {
         ("version", pb::Hello { version: long(), ..good.clone() }),
         ("driver_version", pb::Hello { driver_version: long(), ..good.clone() }),
         ("attempts", pb::Hello { attempts: vec![attempt().to_string(); 8193], ..good.clone() }),
+        ("owners", pb::Hello { owners: vec![String::new(); 257], ..good.clone() }),
+        ("owners[0]", pb::Hello { owners: vec![long()], ..good.clone() }),
         ("fit_records", pb::Hello { fit_records: vec![fit("a".into()); 4097], ..good.clone() }),
         ("fit_records[0].device", pb::Hello { fit_records: vec![fit(long())], ..good.clone() }),
         ("unavailable", pb::Hello { unavailable: long(), ..good.clone() }),

@@ -1,0 +1,152 @@
+//! Keeps the agent's certificate fresh: renews it in time, and takes one that `trainyard-agent join` has put there.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use trainyard_access::KeyRequest;
+
+use super::calls;
+use super::files::{self, Joined, Record};
+use super::join::times;
+use super::{Credentials, EnrolmentSettings};
+
+/// How often the clock and the files are looked at. The clock is the calendar's: machines sleep.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The longest wait between tries that fail.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// So long before the end the log says so.
+const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How often it does.
+const WARN_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// The task that renews.
+pub struct Renewal {
+    settings: EnrolmentSettings,
+    joined: Joined,
+    credentials: watch::Sender<Credentials>,
+    /// Of the files.
+    revision: Option<(u64, i64, i64)>,
+    /// Tries that failed in a row.
+    failures: u32,
+    next_try: Instant,
+    warned: Option<Instant>,
+    has_said_over: bool,
+}
+
+impl Renewal {
+    /// For what was joined; new certificates go to `credentials`.
+    pub fn new(settings: EnrolmentSettings, joined: Joined, credentials: watch::Sender<Credentials>) -> Self {
+        let revision = files::revision(&settings.data_dir);
+        let (failures, next_try, warned, has_said_over) = (0, Instant::now(), None, joined.is_over());
+        Self { settings, joined, credentials, revision, failures, next_try, warned, has_said_over }
+    }
+
+    /// Runs until `stop` is cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.take_from_disk();
+            if stop.run_until_cancelled(self.renew_if_due()).await.is_none() {
+                return;
+            }
+            self.warn_of_the_end();
+        }
+    }
+
+    /// Takes a certificate that another process has put there.
+    fn take_from_disk(&mut self) {
+        let revision = files::revision(&self.settings.data_dir);
+        if revision == self.revision {
+            return;
+        }
+        self.revision = revision;
+        match Joined::load(&self.settings.data_dir) {
+            Ok(Some(joined)) if joined != self.joined => {
+                info!(expires = %joined.record.expire_time, "a new certificate is there, and is used");
+                self.publish(joined);
+            }
+            Ok(_) => {}
+            Err(error) => warn!("a new certificate is there and cannot be used: {error:#}"),
+        }
+    }
+
+    fn publish(&mut self, joined: Joined) {
+        match joined.credentials(self.settings.ca.as_deref()) {
+            Ok(credentials) => {
+                self.joined = joined;
+                (self.failures, self.next_try, self.warned) = (0, Instant::now(), None);
+                self.has_said_over = false;
+                self.credentials.send_replace(credentials);
+            }
+            Err(error) => warn!("a new certificate cannot be used: {error:#}"),
+        }
+    }
+
+    async fn renew_if_due(&mut self) {
+        if Timestamp::now() < self.joined.record.renew_time
+            || self.joined.is_over()
+            || Instant::now() < self.next_try
+        {
+            return;
+        }
+        match self.renew().await {
+            Ok(joined) => {
+                info!(expires = %joined.record.expire_time, "the certificate was renewed");
+                self.revision = files::revision(&self.settings.data_dir);
+                self.publish(joined);
+            }
+            Err(text) => {
+                if self.failures == 0 {
+                    let ends = self.joined.record.expire_time;
+                    warn!("the certificate is not renewed, will try again; it counts until {ends}: {text}");
+                }
+                let wait = LOOK_EVERY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_WAIT);
+                self.failures = self.failures.saturating_add(1);
+                self.next_try = Instant::now() + crate::backoff::Backoff::jittered(wait);
+            }
+        }
+    }
+
+    /// A new certificate for the same key: so the two never stand side by side on disk without belonging together.
+    async fn renew(&self) -> Result<Joined, String> {
+        let request = KeyRequest::again(&self.joined.key_pem).map_err(|error| error.to_string())?;
+        let connector = self.credentials.borrow().connector.clone();
+        let answer = calls::renew(&self.settings.schedulers, &connector, &request.request_pem).await;
+        let answer = answer.map_err(|refusal| format!("{}: {}", refusal.scheduler, refusal.text()))?;
+        let (renew_time, expire_time) =
+            times(answer.renew_time, answer.expire_time).map_err(|error| error.to_string())?;
+        let record = Record { renew_time, expire_time, ..self.joined.record.clone() };
+        let joined = Joined { record, chain_pem: answer.certificate_chain, ..self.joined.clone() };
+        // One that could not be used would be worse than the one that ends.
+        joined.credentials(self.settings.ca.as_deref()).map_err(|error| format!("{error:#}"))?;
+        joined.save(&self.settings.data_dir).map_err(|error| format!("{error:#}"))?;
+        Ok(joined)
+    }
+
+    /// Says loudly that the certificate ends, from a week before.
+    fn warn_of_the_end(&mut self) {
+        let Record { expire_time, scheduler, .. } = &self.joined.record;
+        let way_out =
+            format!("`trainyard-agent join {scheduler}`, with a token of `yard token create --agents`");
+        if self.joined.is_over() {
+            if !std::mem::replace(&mut self.has_said_over, true) {
+                error!("this machine's certificate ended at {expire_time}; {way_out}, gets a new one");
+            }
+            return;
+        }
+        let is_near = Timestamp::now() + WARN_BEFORE > *expire_time;
+        if is_near && self.failures > 0 && self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            error!(
+                "this machine's certificate ends at {expire_time} and was not renewed in {} tries; then no more jobs \
+                 come; {way_out}, gets a new one",
+                self.failures
+            );
+        }
+    }
+}

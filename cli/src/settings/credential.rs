@@ -1,0 +1,68 @@
+//! What a user proves to be known by.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use trainyard_access::Token;
+
+use crate::failure::Failure;
+
+/// A token of Trainyard's, or another secret. `Debug` is left out: it would print the secret.
+#[derive(Clone)]
+pub enum Credential {
+    /// Names the cluster that it is for. Never sent unencrypted.
+    Token(Token),
+    /// Whatever a proxy in front of the scheduler asks for; sent as it is.
+    Opaque(String),
+}
+
+impl Credential {
+    /// Reads `text`, which comes from `source`, as configuration names it.
+    ///
+    /// # Errors
+    /// It begins as a token, and is damaged.
+    pub fn parse(text: &str, source: &str) -> Result<Self, Failure> {
+        if !text.starts_with("ty1.") {
+            return Ok(Self::Opaque(text.to_owned()));
+        }
+        text.parse().map(Self::Token).map_err(|error| {
+            let place = if source == "flag --token" { "`--token` or YARD_TOKEN" } else { source };
+            Failure::usage(format!("the token from {place} cannot be used: {error}"))
+        })
+    }
+
+    /// Refuses a token in a file that others can read.
+    ///
+    /// # Errors
+    /// They can.
+    pub fn check_kept_secret(&self, file: &Path) -> Result<(), Failure> {
+        let mode = std::fs::metadata(file).map_or(0, |known| known.permissions().mode());
+        if matches!(self, Self::Opaque(_)) || mode & 0o077 == 0 {
+            return Ok(());
+        }
+        let text = format!("{} holds a token, and others on this machine may read it", file.display());
+        Err(Failure::usage(text).hint(format!("`chmod 600 {}`", file.display())))
+    }
+
+    /// What is sent to `server`; `None` where it must not be.
+    pub fn reveal_to(&self, server: &str) -> Option<String> {
+        match self {
+            Self::Token(token) => server.starts_with("https://").then(|| token.reveal()),
+            Self::Opaque(text) => Some(text.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_never_travels_in_plaintext() {
+        let token = Token::make("00112233445566778899aabbccddeeff".parse().unwrap()).unwrap();
+        let credential = Credential::parse(&token.reveal(), "").unwrap();
+        assert_eq!(credential.reveal_to("http://127.0.0.1:7433"), None);
+        assert_eq!(credential.reveal_to("https://lab:7433"), Some(token.reveal()));
+        assert_eq!(Credential::parse("a", "").unwrap().reveal_to("http://x").as_deref(), Some("a"));
+    }
+}

@@ -1,0 +1,20 @@
+//! Who may use the cluster: tokens of people, certificates of agents, what each may do, and who did what.
+//!
+//! Must not know: jobs, placement. A service asks a [`Caller`] whether it may change what belongs to somebody.
+
+mod audit;
+mod bootstrap;
+mod caller;
+mod gate;
+mod guarded_body;
+mod local_name;
+mod permissions;
+mod registry;
+mod throttle;
+
+pub use audit::{Audit, Target};
+pub use bootstrap::{BootstrapError, admin_token, first_login};
+pub use caller::{Caller, NotOwner};
+pub use gate::{Admission, Gate, admit};
+pub use permissions::{METHODS, Needs, PAGES};
+pub use registry::Registry;

@@ -1,0 +1,102 @@
+//! Who did what: a bounded stream in the store, and a file with one JSON line each.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use crate::access_records::AuditRecord;
+use crate::store::AccessStore;
+
+/// Records that may wait; then calls wait for them.
+const BACKLOG: usize = 1024;
+/// Records written at a time.
+const AT_ONCE: usize = 256;
+/// Where a file ends and the next begins; one older file is kept.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// What a call was about; among the extensions of its answer.
+#[derive(Debug, Clone)]
+pub struct Target(pub String);
+
+/// Takes records.
+#[derive(Clone)]
+pub struct Audit(mpsc::Sender<AuditRecord>);
+
+impl Audit {
+    /// The way, and the task that writes what comes until all of the way's clones are gone.
+    pub fn new(store: Arc<dyn AccessStore>, file: PathBuf) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, mut records) = mpsc::channel(BACKLOG);
+        let task = async move {
+            let mut some = Vec::new();
+            while records.recv_many(&mut some, AT_ONCE).await > 0 {
+                if let Err(cause) = store.append_audit(&some).await {
+                    warn!(%cause, records = some.len(), "the audit's stream lacks records; its file has them");
+                }
+                let (file, written) = (file.clone(), std::mem::take(&mut some));
+                // A disk that hangs must hold up nobody else.
+                let written = spawn_blocking(move || append(&file, &written)).await;
+                if let Ok(Err(cause)) = written {
+                    warn!(%cause, "the audit's file cannot be written");
+                }
+            }
+        };
+        (Self(sender), task)
+    }
+
+    /// Tells of a call.
+    pub async fn tell(&self, record: AuditRecord) {
+        // The only error is that the scheduler has ended.
+        let _ended = self.0.send(record).await;
+    }
+}
+
+fn append(path: &Path, records: &[AuditRecord]) -> std::io::Result<()> {
+    if fs::metadata(path).is_ok_and(|file| file.len() >= FILE_BYTES) {
+        fs::rename(path, path.with_extension("jsonl.1"))?;
+    }
+    let mut lines = Vec::new();
+    for record in records {
+        serde_json::to_writer(&mut lines, record)?;
+        lines.push(b'\n');
+    }
+    File::options().create(true).append(true).mode(0o600).open(path)?.write_all(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_types::Time;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn what_was_told_is_in_the_stream_and_in_the_file_when_the_scheduler_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, path) = (Arc::new(MemoryStore::default()), dir.path().join("audit.jsonl"));
+        let (audit, task) = Audit::new(store.clone(), path.clone());
+        let record = |at: u64| AuditRecord {
+            time: Time(at),
+            caller: "ada".into(),
+            role: None,
+            address: "10.0.0.1".into(),
+            action: "JobService/CancelJob".into(),
+            target: String::new(),
+            outcome: "OK".into(),
+        };
+        audit.tell(record(1)).await;
+        audit.tell(record(2)).await;
+        drop(audit);
+        task.await;
+        let stored = store.audit(None, 10).await.unwrap();
+        assert_eq!(stored.iter().map(|(_, record)| record.time).collect::<Vec<_>>(), [Time(1), Time(2)]);
+        let lines = fs::read_to_string(path).unwrap();
+        let read = lines.lines().map(|line| serde_json::from_str::<AuditRecord>(line).unwrap());
+        assert_eq!(read.collect::<Vec<_>>(), [record(1), record(2)]);
+    }
+}

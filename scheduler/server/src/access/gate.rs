@@ -1,0 +1,343 @@
+//! Who calls, and whether they may: one middleware for gRPC and pages alike.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use trainyard_access::Token;
+
+use super::audit::{Audit, Target};
+use super::caller::Caller;
+use super::guarded_body::GuardedBody;
+use super::local_name::foreign_name;
+use super::permissions::{self, Method, Needs};
+use super::registry::{Denied, Registry};
+use super::throttle::Throttle;
+use crate::access_records::{AccessRole, AuditRecord};
+use crate::clock::Clock;
+use crate::tls::Peer;
+
+/// The domain in every `ErrorInfo`.
+const DOMAIN: &str = "trainyard";
+/// Who submits, in a call's metadata; only believed where nobody is asked who they are.
+const USER: &str = "trainyard-user";
+/// In whose name an admin acts.
+const AS: &str = "trainyard-as";
+
+/// Who is let in.
+#[derive(Clone)]
+pub enum Admission {
+    /// Whoever reaches the port.
+    Anybody,
+    /// Whoever is on this machine, which is called so.
+    ThisMachine(Arc<str>),
+    /// Whom the gate knows.
+    Gate(Gate),
+}
+
+/// What a scheduler that asks people who they are knows.
+#[derive(Clone)]
+pub struct Gate(Arc<Parts>);
+
+struct Parts {
+    registry: Arc<Registry>,
+    audit: Audit,
+    throttle: Throttle,
+    clock: Clock,
+    sees_all: bool,
+}
+
+impl Gate {
+    /// `sees_all`: whether people see jobs of others.
+    pub fn new(registry: Arc<Registry>, audit: Audit, clock: Clock, sees_all: bool) -> Self {
+        Self(Arc::new(Parts { registry, audit, throttle: Throttle::default(), clock, sees_all }))
+    }
+}
+
+/// A caller, and what ends with it.
+struct Admitted {
+    caller: Caller,
+    /// As the audit has it: with who it is, where an admin acts in another's name.
+    name: String,
+    over: Option<CancellationToken>,
+}
+
+/// Why a call goes no further.
+struct Refused {
+    status: Status,
+    /// Whether the audit is told: noise is not.
+    is_told: bool,
+}
+
+/// Lets a call through with its [`Caller`] if that may make it; for a router's layer.
+pub async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
+    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let is_grpc = content.starts_with(b"application/grpc");
+    let parts = match &admission {
+        Admission::Gate(Gate(parts)) => Arc::clone(parts),
+        Admission::ThisMachine(_) | Admission::Anybody => {
+            if let Admission::ThisMachine(hostname) = &admission
+                && let Some(name) = foreign_name(&request, hostname)
+            {
+                return answer(&not_this_machine(&name), is_grpc);
+            }
+            request.extensions_mut().insert(Caller::Anybody);
+            return next.run(request).await;
+        }
+    };
+    let method = permissions::of_path(request.uri().path());
+    let address = request.extensions().get::<Peer>().map(|peer| peer.address);
+    let admitted = match parts.identify(&request, method) {
+        Ok(admitted) => admitted,
+        Err(Refused { status, is_told }) => {
+            if is_told {
+                let record = parts.record(None, address, &request, &status);
+                parts.audit.tell(record).await;
+            }
+            return answer(&status, is_grpc);
+        }
+    };
+    if let Err(mut status) = allowed(&admitted.caller, method.needs) {
+        // Whoever asks on and on without a token fills no audit.
+        let is_noise = admitted.caller == Caller::Unknown
+            && address.is_some_and(|address| match parts.throttle.failed(address.ip(), parts.clock.now()) {
+                Some(wait) => {
+                    status = slow_down(wait).status;
+                    true
+                }
+                None => false,
+            });
+        if !is_noise {
+            let record = parts.record(Some(&admitted), address, &request, &status);
+            parts.audit.tell(record).await;
+        }
+        return answer(&status, is_grpc);
+    }
+    let told = parts.record(Some(&admitted), address, &request, &Status::ok(""));
+    let Admitted { caller, over, .. } = admitted;
+    speak_for(&caller, request.headers_mut());
+    request.extensions_mut().insert(caller);
+    if let Some(over) = &over {
+        let over = over.clone();
+        request = request.map(|body| GuardedBody::request(body, over));
+    }
+    let response = next.run(request).await;
+    if method.is_audited {
+        parts.audit.tell(with_outcome(told, &response)).await;
+    }
+    match over {
+        Some(over) if is_grpc => response.map(|body| GuardedBody::answer(body, over, revoked())),
+        _ => response,
+    }
+}
+
+impl Parts {
+    /// Who makes a request, by its connection's certificate or by its token.
+    fn identify(&self, request: &Request, method: Method) -> Result<Admitted, Refused> {
+        let peer = request.extensions().get::<Peer>();
+        let sent = bearer(request.headers());
+        if sent.is_none() {
+            if let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) {
+                let over = self.registry.agent(certificate).map_err(|denied| refusal(denied, true))?;
+                let caller = Caller::Agent(certificate.agent);
+                return Ok(Admitted { name: caller.name(), caller, over: Some(over) });
+            }
+            return Ok(Admitted { caller: Caller::Unknown, name: String::new(), over: None });
+        }
+        let now = self.clock.now();
+        let token = sent.and_then(|text| text.parse::<Token>().ok());
+        let known = token.ok_or(Denied::Invalid).and_then(|token| self.registry.token(&token, now));
+        let known = match known {
+            Ok(known) => known,
+            // Pages that are open to all are open to those with an old token.
+            Err(_) if method.needs == Needs::Nothing => {
+                return Ok(Admitted { caller: Caller::Unknown, name: String::new(), over: None });
+            }
+            Err(denied) => {
+                let wait = peer.filter(|_| denied == Denied::Invalid);
+                let wait = wait.and_then(|peer| self.throttle.failed(peer.address.ip(), now));
+                return Err(wait.map_or_else(|| refusal(denied, false), slow_down));
+            }
+        };
+        let record = &known.record;
+        let over = Some(known.revoked.clone());
+        if record.role == AccessRole::Agent {
+            let caller = Caller::Joining(record.id);
+            return Ok(Admitted { name: caller.name(), caller, over });
+        }
+        let user = acting_for(request.headers(), record.role).unwrap_or(&record.user);
+        let name = if user == record.user { user.to_owned() } else { format!("{} as {user}", record.user) };
+        let caller = Caller::Person {
+            user: user.to_owned(),
+            role: record.role,
+            token: record.id,
+            expires: record.expires,
+            sees_all: self.sees_all,
+        };
+        Ok(Admitted { caller, name, over })
+    }
+
+    fn record(
+        &self,
+        admitted: Option<&Admitted>,
+        address: Option<std::net::SocketAddr>,
+        request: &Request,
+        status: &Status,
+    ) -> AuditRecord {
+        let path = request.uri().path();
+        AuditRecord {
+            time: self.clock.now(),
+            caller: admitted.map(|admitted| admitted.name.clone()).unwrap_or_default(),
+            role: admitted.and_then(|admitted| admitted.caller.role()),
+            address: address.map(|address| address.ip().to_string()).unwrap_or_default(),
+            action: path.strip_prefix("/trainyard.v1.").unwrap_or(path).chars().take(128).collect(),
+            target: String::new(),
+            outcome: outcome(status.code()),
+        }
+    }
+}
+
+/// `PERMISSION_DENIED` of [`Code::PermissionDenied`].
+fn outcome(code: Code) -> String {
+    if code == Code::Ok {
+        return "OK".to_owned();
+    }
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+/// How a call ended, and what it was about, as its answer says.
+fn with_outcome(mut record: AuditRecord, response: &Response) -> AuditRecord {
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        record.outcome = outcome(status.code());
+    }
+    if let Some(Target(target)) = response.extensions().get() {
+        record.target = target.clone();
+    }
+    record
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+/// In whose name an admin acts.
+fn acting_for(headers: &HeaderMap, role: AccessRole) -> Option<&str> {
+    let user = headers.get(AS)?.to_str().ok()?;
+    (role == AccessRole::Admin && !user.is_empty()).then_some(user)
+}
+
+/// The user of a job comes from the token, whatever the client says.
+fn speak_for(caller: &Caller, headers: &mut HeaderMap) {
+    headers.remove(USER);
+    if let Caller::Person { user, .. } = caller
+        && let Ok(user) = HeaderValue::from_str(user)
+    {
+        headers.insert(USER, user);
+    }
+}
+
+fn allowed(caller: &Caller, needs: Needs) -> Result<(), Status> {
+    let is_allowed = match caller {
+        Caller::Anybody => true,
+        Caller::Unknown if needs == Needs::Nothing => true,
+        Caller::Unknown => {
+            let text = "no token came with the call; run `yard login`, or set YARD_TOKEN";
+            return Err(status(Code::Unauthenticated, text, "TOKEN_MISSING", &[("needs", needs.name())]));
+        }
+        Caller::Person { role, .. } => needs.admits(*role),
+        Caller::Joining(_) => matches!(needs, Needs::JoinToken | Needs::Token | Needs::Nothing),
+        Caller::Agent(_) => matches!(needs, Needs::Agent | Needs::ViewerOrAgent | Needs::Nothing),
+    };
+    if is_allowed {
+        return Ok(());
+    }
+    let role = caller.role().map_or("none", AccessRole::name);
+    let text = format!("the role `{role}` may not do this; it needs {}", needs.name());
+    let metadata = [("role", role), ("needs", needs.name())];
+    Err(status(Code::PermissionDenied, &text, "ROLE_REQUIRED", &metadata))
+}
+
+fn refusal(denied: Denied, is_agent: bool) -> Refused {
+    let (reason, text) = match (denied, is_agent) {
+        (Denied::NotReady, _) => {
+            let text = "the scheduler has not read its tokens yet; try again";
+            let mut details = ErrorDetails::with_error_info("UNAVAILABLE", DOMAIN, []);
+            details.set_retry_info(Some(Duration::from_secs(1)));
+            let status = Status::with_error_details(Code::Unavailable, text, details);
+            return Refused { status, is_told: false };
+        }
+        (_, true) => (
+            "CERTIFICATE_REVOKED",
+            "the agent's certificate was revoked; run `trainyard-agent join` on its machine with a new token",
+        ),
+        (Denied::Expired, false) => {
+            ("TOKEN_EXPIRED", "the token has expired; ask an admin for a new one, then run `yard login`")
+        }
+        (Denied::Invalid | Denied::Revoked, false) => (
+            "TOKEN_INVALID",
+            "the token is not known here, or was revoked; ask an admin for a new one, then run `yard login`",
+        ),
+    };
+    Refused { status: status(Code::Unauthenticated, text, reason, &[]), is_told: true }
+}
+
+fn not_this_machine(name: &str) -> Status {
+    let text = format!(
+        "`{name}` is no name of this machine, and this scheduler is for its programs alone; call it localhost, or \
+         listen beyond loopback"
+    );
+    status(Code::PermissionDenied, &text, "NOT_THIS_MACHINE", &[("name", name)])
+}
+
+fn slow_down(wait: Duration) -> Refused {
+    let text = format!(
+        "too many calls without a token, or with a wrong one, came from this address; wait {} s",
+        wait.as_secs() + 1
+    );
+    let mut details = ErrorDetails::with_error_info("TOO_MANY_WRONG_TOKENS", DOMAIN, []);
+    details.set_retry_info(Some(wait));
+    Refused { status: Status::with_error_details(Code::ResourceExhausted, text, details), is_told: false }
+}
+
+/// How an open stream ends.
+fn revoked() -> Status {
+    status(Code::Unauthenticated, "what the call was made with was revoked", "TOKEN_REVOKED", &[])
+}
+
+fn status(code: Code, text: &str, reason: &str, metadata: &[(&str, &str)]) -> Status {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let metadata: HashMap<String, String> = metadata.iter().map(owned).collect();
+    Status::with_error_details(code, text, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
+}
+
+/// In the terms of whoever asked.
+fn answer(status: &Status, is_grpc: bool) -> Response {
+    if is_grpc {
+        return status.clone().into_http::<Body>();
+    }
+    let code = match status.code() {
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"trainyard\"")];
+    (code, challenge, format!("{}\n", status.message())).into_response()
+}

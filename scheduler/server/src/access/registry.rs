@@ -1,0 +1,238 @@
+//! Tokens and enrolled agents in memory, as the store has them: a call needs no store, and a change on any scheduler
+//! counts on each within a second.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use trainyard_access::{Pin, Token, TokenId};
+use trainyard_types::{AgentId, Time};
+
+use crate::access_records::{AccessRecords, EnrolledAgent, TokenRecord};
+use crate::store::{AccessStore, StoreError};
+use crate::tls::PeerCertificate;
+
+/// How often the store is asked whether anything changed.
+const POLL: Duration = Duration::from_millis(300);
+
+/// Why somebody is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// There is no such token, or its secret is another.
+    Invalid,
+    Expired,
+    /// The agent was forgotten, or has joined again since.
+    Revoked,
+    /// Nothing was read of the store yet.
+    NotReady,
+}
+
+/// Somebody who is known, and until when.
+#[derive(Debug)]
+pub struct Known<T> {
+    pub record: T,
+    /// Cancelled when it counts no more.
+    pub revoked: CancellationToken,
+}
+
+/// All tokens and agents.
+pub struct Registry {
+    store: Arc<dyn AccessStore>,
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Of the store; `None` before it was first read.
+    revision: Option<u64>,
+    tokens: HashMap<TokenId, Arc<Known<TokenRecord>>>,
+    agents: HashMap<AgentId, EnrolledAgent>,
+    keys: HashMap<(AgentId, Pin), CancellationToken>,
+}
+
+impl Registry {
+    pub fn new(store: Arc<dyn AccessStore>) -> Self {
+        Self { store, state: RwLock::default() }
+    }
+
+    /// Follows the store until `closing`.
+    pub async fn follow(self: Arc<Self>, closing: CancellationToken) {
+        let follow = async {
+            let mut was_away = false;
+            loop {
+                match self.refresh().await {
+                    Ok(()) if was_away => info!("tokens can be read again"),
+                    Ok(()) => {}
+                    // Who is known stays known: a store that is away must not lock everybody out.
+                    Err(error) => debug!(%error, "tokens cannot be read now, will try again"),
+                }
+                was_away = false;
+                sleep(POLL).await;
+            }
+        };
+        closing.run_until_cancelled(follow).await;
+    }
+
+    /// Reads what has changed.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let known = self.read().revision;
+        if known == Some(self.store.access_revision().await?) {
+            return Ok(());
+        }
+        let records = self.store.access().await?;
+        self.state.write().unwrap_or_else(PoisonError::into_inner).replace(records);
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has this token.
+    ///
+    /// # Errors
+    /// Nobody, or no more.
+    pub fn token(&self, token: &Token, now: Time) -> Result<Arc<Known<TokenRecord>>, Denied> {
+        let state = self.read();
+        if state.revision.is_none() {
+            return Err(Denied::NotReady);
+        }
+        let known = state.tokens.get(&token.id).ok_or(Denied::Invalid)?;
+        if !known.record.digest.is_of(&token.secret) {
+            return Err(Denied::Invalid);
+        }
+        if known.record.is_over(now) { Err(Denied::Expired) } else { Ok(Arc::clone(known)) }
+    }
+
+    /// Whether an agent's certificate counts, and until when.
+    ///
+    /// # Errors
+    /// It was revoked.
+    pub fn agent(&self, certificate: &PeerCertificate) -> Result<CancellationToken, Denied> {
+        let state = self.read();
+        if state.revision.is_none() {
+            return Err(Denied::NotReady);
+        }
+        state.keys.get(&(certificate.agent, certificate.key)).cloned().ok_or(Denied::Revoked)
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> Vec<TokenRecord> {
+        self.read().tokens.values().map(|known| known.record.clone()).collect()
+    }
+
+    /// An agent that has joined.
+    pub fn enrolled(&self, agent: AgentId) -> Option<EnrolledAgent> {
+        self.read().agents.get(&agent).cloned()
+    }
+}
+
+impl State {
+    fn replace(&mut self, records: AccessRecords) {
+        let AccessRecords { revision, tokens, agents } = records;
+        self.revision = Some(revision);
+        let mut before = std::mem::take(&mut self.tokens);
+        for record in tokens {
+            let kept = before.remove(&record.id);
+            // Whatever else changed of it, what it may do is another thing now.
+            let same = kept.as_ref().is_some_and(|known| {
+                (&known.record.digest, &known.record.user, known.record.role)
+                    == (&record.digest, &record.user, record.role)
+            });
+            let revoked = match kept {
+                Some(known) if same => known.revoked.clone(),
+                Some(known) => {
+                    known.revoked.cancel();
+                    CancellationToken::new()
+                }
+                None => CancellationToken::new(),
+            };
+            self.tokens.insert(record.id, Arc::new(Known { record, revoked }));
+        }
+        for gone in before.into_values() {
+            gone.revoked.cancel();
+        }
+        let mut before = std::mem::take(&mut self.keys);
+        for agent in &agents {
+            for key in &agent.keys {
+                let named = (agent.id, *key);
+                let revoked = before.remove(&named).unwrap_or_default();
+                self.keys.insert(named, revoked);
+            }
+        }
+        for gone in before.into_values() {
+            gone.cancel();
+        }
+        self.agents = agents.into_iter().map(|agent| (agent.id, agent)).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access_records::AccessRole;
+    use crate::store::memory::MemoryStore;
+
+    fn token(user: &str, expires: Option<Time>) -> (Token, TokenRecord) {
+        let token = Token::make("00112233445566778899aabbccddeeff".parse().unwrap()).unwrap();
+        let (id, digest) = (token.id, token.secret.digest());
+        let (user, created_by) = (user.to_owned(), "root".to_owned());
+        let (role, created) = (AccessRole::User, Time(0));
+        (token, TokenRecord { id, user, role, digest, created, expires, uses_left: 0, created_by })
+    }
+
+    #[tokio::test]
+    async fn a_token_counts_until_it_expires_or_is_revoked_and_open_streams_are_told() {
+        let store = Arc::new(MemoryStore::default());
+        let registry = Registry::new(store.clone());
+        let (ada, record) = token("ada", Some(Time(10)));
+        assert_eq!(registry.token(&ada, Time(1)).err(), Some(Denied::NotReady));
+        store.put_token(&record).await.unwrap();
+        registry.refresh().await.unwrap();
+        let known = registry.token(&ada, Time(9)).unwrap();
+        assert_eq!(known.record, record);
+        assert_eq!(registry.token(&ada, Time(10)).err(), Some(Denied::Expired));
+        let (stranger, other) = token("bob", None);
+        assert_eq!(registry.token(&stranger, Time(1)).err(), Some(Denied::Invalid));
+        let forged = Token { secret: stranger.secret.clone(), ..ada.clone() };
+        assert_eq!(registry.token(&forged, Time(1)).err(), Some(Denied::Invalid));
+        // What another scheduler changes leaves it alone.
+        store.put_token(&other).await.unwrap();
+        registry.refresh().await.unwrap();
+        assert!(!known.revoked.is_cancelled());
+        store.remove_token(ada.id).await.unwrap();
+        registry.refresh().await.unwrap();
+        assert!(known.revoked.is_cancelled());
+        assert_eq!(registry.token(&ada, Time(1)).err(), Some(Denied::Invalid));
+    }
+
+    #[tokio::test]
+    async fn an_agent_counts_by_its_newest_keys_and_no_other() {
+        let store = Arc::new(MemoryStore::default());
+        let registry = Registry::new(store.clone());
+        let keys: [Pin; 3] = ["00", "11", "22"].map(|byte| byte.repeat(16).parse().unwrap());
+        let id = AgentId(uuid::Uuid::from_u128(7));
+        let enrolled =
+            |keys: &[Pin]| EnrolledAgent { id, name: "lab".into(), keys: keys.to_vec(), expires: Time(9) };
+        let shown = |key: Pin| PeerCertificate { agent: id, key };
+        store.put_enrolled(&enrolled(&keys[..2])).await.unwrap();
+        registry.refresh().await.unwrap();
+        let (first, second) =
+            (registry.agent(&shown(keys[0])).unwrap(), registry.agent(&shown(keys[1])).unwrap());
+        assert_eq!(registry.agent(&shown(keys[2])).err(), Some(Denied::Revoked));
+        store.put_enrolled(&enrolled(&keys[1..])).await.unwrap();
+        registry.refresh().await.unwrap();
+        assert!(first.is_cancelled() && !second.is_cancelled());
+        store.remove_enrolled(id).await.unwrap();
+        registry.refresh().await.unwrap();
+        assert!(second.is_cancelled());
+        let other = PeerCertificate { agent: AgentId(uuid::Uuid::from_u128(8)), key: keys[1] };
+        assert_eq!(registry.agent(&other).err(), Some(Denied::Revoked));
+    }
+}

@@ -1,0 +1,105 @@
+//! What a scheduler has that asks people who they are: its authority, its certificate, its tokens, its audit.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error};
+use trainyard_console as console;
+
+use crate::access::{Admission, Audit, Gate, Registry, first_login};
+use crate::clock::Clock;
+use crate::config::{Config, Visibility};
+use crate::grpc::AccessParts;
+use crate::store::AccessStore;
+use crate::tls::{Authority, CertificateFiles, ServerCertificate, TlsError, acceptor};
+
+/// How soon the store is asked again for the first tokens.
+const FIRST_TOKENS_DELAY: Duration = Duration::from_millis(300);
+
+/// All of it.
+pub struct Security {
+    pub acceptor: TlsAcceptor,
+    pub parts: AccessParts,
+    pub admission: Admission,
+}
+
+impl Security {
+    /// Opens the authority, or makes it, and starts what follows the store.
+    ///
+    /// # Errors
+    /// The directory or files of encryption cannot be used.
+    pub fn start(
+        config: &Config,
+        listening: SocketAddr,
+        store: Arc<dyn AccessStore>,
+        closing: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, TlsError> {
+        let authority = Arc::new(Authority::open(&config.tls_dir())?);
+        let files = config.tls_cert.clone().zip(config.tls_key.clone());
+        let files = files.map(|(certificate, key)| CertificateFiles { certificate, key });
+        let names = config.certified_names(listening);
+        let certificate = Arc::new(ServerCertificate::new(files, authority.clone(), names)?);
+        let acceptor = acceptor(&authority, certificate.clone())?;
+        let clock = Clock::start();
+        let registry = Arc::new(Registry::new(store.clone()));
+        let (audit, writing) = Audit::new(store.clone(), config.data_dir.join("audit.jsonl"));
+        let sees_all = config.visibility == Visibility::All;
+        let admission = Admission::Gate(Gate::new(registry.clone(), audit, clock, sees_all));
+        tasks.spawn(certificate.keep_new(closing.clone()));
+        tasks.spawn(registry.clone().follow(closing.clone()));
+        tasks.spawn(writing);
+        let login = FirstLogin {
+            store: store.clone(),
+            registry: registry.clone(),
+            authority: authority.clone(),
+            address: config.advertised(listening).trim_start_matches("https://").to_owned(),
+            file: config.data_dir.join("first-login.txt"),
+            clock,
+        };
+        tasks.spawn(closing.clone().run_until_cancelled_owned(login.run()));
+        let parts = AccessParts { authority, registry, store, clock };
+        Ok(Self { acceptor, parts, admission })
+    }
+}
+
+/// Makes the first tokens as soon as there is a store.
+struct FirstLogin {
+    store: Arc<dyn AccessStore>,
+    registry: Arc<Registry>,
+    authority: Arc<Authority>,
+    address: String,
+    file: PathBuf,
+    clock: Clock,
+}
+
+impl FirstLogin {
+    async fn run(self) {
+        loop {
+            let pin = self.authority.pin();
+            let now = self.clock.now();
+            let made = first_login(&*self.store, &self.registry, pin, &self.address, &self.file, now).await;
+            match made {
+                // A log keeps what it is told, so that secrets go to a terminal alone.
+                Ok(Some(text)) if std::io::stdout().is_terminal() => {
+                    let _nobody_reads = console::print(&text);
+                    return;
+                }
+                Ok(_) => return,
+                Err(crate::access::BootstrapError::Store(cause)) => debug!(%cause, "no first tokens yet"),
+                Err(cause) => {
+                    error!(%cause, "no first tokens can be made");
+                    return;
+                }
+            }
+            sleep(FIRST_TOKENS_DELAY).await;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Encryption: the cluster's own authority, the certificate that this scheduler shows, and who connected.
+
+mod authority;
+mod server_certificate;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use tokio_rustls::TlsAcceptor;
+use trainyard_access::{IdentityError, Pin};
+use trainyard_types::AgentId;
+
+pub use authority::{AgentCertificate, Authority, RequestError};
+pub use server_certificate::{CertificateFiles, ServerCertificate};
+
+/// What an agent's certificate names it by, before its id.
+const AGENT_URI: &str = "trainyard://agent/";
+
+/// Why there is no encryption.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The directory of the authority cannot be used.
+    #[error("tls_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
+    Directory { path: PathBuf, cause: std::io::Error },
+    /// The authority's files do not go together.
+    #[error(
+        "tls_dir: `{path}` cannot be used: {problem}; restore it, or remove ca.key and ca.pem to begin anew (every token and every agent's certificate is void then)"
+    )]
+    Authority { path: PathBuf, problem: String },
+    /// The files of a certificate cannot be used.
+    #[error("tls_cert, tls_key: {0}")]
+    Files(#[from] IdentityError),
+    /// The certificate does not fit its key.
+    #[error("tls_cert, tls_key: {0}; give the key that the certificate was made for")]
+    Pair(rustls::Error),
+    /// A certificate cannot be made.
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    /// The authority cannot vouch for anybody.
+    #[error("the cluster's authority cannot be used: {0}")]
+    Verifier(String),
+}
+
+/// A connection's other end.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// Shown and checked while the connection was made.
+    pub certificate: Option<PeerCertificate>,
+}
+
+/// An agent's certificate, signed by the cluster's authority and in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    pub agent: AgentId,
+    /// Of its key.
+    pub key: Pin,
+}
+
+impl PeerCertificate {
+    /// What a certificate says; `None` if it is not an agent's.
+    pub fn read(certificate: &rustls::pki_types::CertificateDer<'_>) -> Option<Self> {
+        let key = Pin::of(certificate)?;
+        let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
+        let agent = parsed.valid_uri_names().find_map(|uri| uri.strip_prefix(AGENT_URI)?.parse().ok())?;
+        Some(Self { agent, key })
+    }
+}
+
+/// Takes encrypted connections: shows `certificate`, and checks those that agents show.
+///
+/// # Errors
+/// The authority's own certificate cannot be used.
+pub fn acceptor(authority: &Authority, certificate: Arc<ServerCertificate>) -> Result<TlsAcceptor, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    let unusable = |cause: &dyn std::fmt::Display| TlsError::Verifier(cause.to_string());
+    roots.add(authority.certificate().clone()).map_err(|cause| unusable(&cause))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|cause| unusable(&cause))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|cause| unusable(&cause))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
