@@ -48,6 +48,15 @@ pub fn complain(error: &dyn std::fmt::Display) {
     trainyard_console::note(clean_lines(&format!("error: {error}")));
 }
 
+/// Has a GPU whose context breaks end the process with what it says. Dropping what lies there would end it without.
+fn end_with_the_gpu() {
+    libtorch::last_words::set(Box::new(|error| {
+        let error = TrainError::Torch(error.clone());
+        complain(&error);
+        libtorch::last_words::end_at_once(error.exit_code());
+    }));
+}
+
 /// The data.yaml that `path` is, or that lies in the folder `path`.
 ///
 /// # Errors

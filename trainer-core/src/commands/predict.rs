@@ -15,7 +15,7 @@ use trainyard_types::text::clean;
 
 use super::sources::{Source, Sources, is_video};
 use super::val::{check_imgsz, check_share};
-use super::{LoadedModel, device, load_model};
+use super::{LoadedModel, device, end_with_the_gpu, load_model};
 use crate::eval::{Detection, NmsConfig};
 use crate::libtorch;
 use crate::report::draw::{DrawnBox, draw_boxes, write_png};
@@ -104,6 +104,7 @@ impl Predict {
     /// Draws, and prints a line per image. An image that cannot be read is told, and the others are drawn.
     pub fn run(&self, cuda: &Result<(), String>) -> Result<(), TrainError> {
         libtorch::use_all_cores();
+        end_with_the_gpu();
         check_share("conf", self.conf)?;
         check_share("iou", self.iou)?;
         let Sources { images, notes, .. } = Sources::find(&self.source, &self.out)?;

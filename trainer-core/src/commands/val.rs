@@ -8,7 +8,7 @@ use clap::Args;
 use trainyard_data::{CacheMode, DataYaml, ImageStore, OpenOptions, Split, ValConfig, ValLoader};
 use trainyard_types::Violation;
 
-use super::{data_file, device, load_model};
+use super::{data_file, device, end_with_the_gpu, load_model};
 use crate::events::Events;
 use crate::libtorch::{self, Precision};
 use crate::loss::Gains;
@@ -54,6 +54,7 @@ impl Val {
     /// Validates and prints the table.
     pub fn run(&self, cuda: &Result<(), String>) -> Result<(), TrainError> {
         libtorch::use_all_cores();
+        end_with_the_gpu();
         let device = device(self.device.as_deref(), cuda)?;
         let loaded = load_model(&self.weights, device)?;
         let imgsz = self.imgsz.unwrap_or(loaded.imgsz);

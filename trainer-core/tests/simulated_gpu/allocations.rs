@@ -19,7 +19,8 @@ use trainyard_trainer::train::resume::snapshot;
 use trainyard_trainer::train::setup::{Options, Setup};
 use trainyard_trainer::train::state::TrainState;
 use trainyard_trainer::train::upload::Uploader;
-use trainyard_trainer::train::validate::{ValidationConfig, validate_batch};
+use trainyard_trainer::train::validate::{BatchInFlight, ValidationConfig};
+use trainyard_trainer::weights::Metadata;
 use trainyard_types::ModelScale;
 use trainyard_types::trainer::MemoryMeasured;
 
@@ -151,9 +152,9 @@ fn memory_may_run_out_at_each_allocation_of_a_step_and_the_next_try_does_the_sam
 }
 
 /// How the tests validate.
-fn validation(tracker: &PhaseTracker) -> ValidationConfig<'_> {
+fn validation<'a>(tracker: &'a PhaseTracker, uploader: &'a Uploader) -> ValidationConfig<'a> {
     let (gains, precision) = (Gains::default(), Precision::Fp32);
-    ValidationConfig { gains, precision, most_objects: 2, tracker, show: |_, _| {} }
+    ValidationConfig { gains, precision, uploader, most_objects: 2, tracker, show: |_, _| {} }
 }
 
 #[test]
@@ -161,10 +162,12 @@ fn memory_may_run_out_at_each_allocation_of_a_validation_and_it_sees_the_same_wi
     let (gpu, _alone) = alone();
     let state = state(GPU, Rule::Sgd, Precision::Fp32);
     let tracker = RefCell::new(PhaseTracker::default());
+    let uploader = Uploader::new(GPU, Precision::Fp32);
     let lowered = Cell::new(0);
     let mut validate = || {
         let tracker = tracker.borrow();
-        let found = validate_batch(state.ema.model(), &batch(), &validation(&tracker));
+        let config = validation(&tracker, &uploader);
+        let found = BatchInFlight::begin(state.ema.model(), &batch(), &config).finish();
         let counts = found.detections.iter().map(|image| i64::try_from(image.len()).unwrap());
         let counts = Tensor::from_slice(&counts.collect::<Vec<_>>());
         lowered.set(lowered.get() + usize::from(tracker.take_lowered_validation().is_some()));
@@ -187,7 +190,7 @@ fn memory_may_run_out_at_each_allocation_of_the_measurement_before_the_first_ste
     let before = Before::of(&state.borrow());
     let mut measure = || {
         let (state, tracker) = (&mut state.borrow_mut(), PhaseTracker::default());
-        let validation = &validation(&tracker);
+        let validation = &validation(&tracker, &uploader);
         let probe = MemoryProbe { setup: &setup, batch_size: 2, uploader: &uploader, validation };
         let MemoryMeasured { step_peak_mib, validation_peak_mib, .. } = probe.run(state);
         let peaks = [step_peak_mib, validation_peak_mib].map(|mib| i64::try_from(mib).unwrap());
@@ -208,14 +211,26 @@ fn state_of(setup: &Setup) -> TrainState {
 }
 
 #[test]
-fn a_checkpoint_is_copied_to_the_host_without_any_memory_of_the_gpu() {
+fn memory_may_run_out_at_each_allocation_of_a_checkpoint_which_is_copied_without_any_then() {
     let (gpu, _alone) = alone();
     let mut state = state(GPU, Rule::Sgd, Precision::Fp32);
     let tensors = Uploader::new(GPU, Precision::Fp32).upload(&batch());
     // With gradients that wait for a step.
     state.forward_backward(&tensors.images, &tensors.targets);
     let progress = Progress::start(Identity::new(ModelScale::N, Vec::new(), 4, 0), 4);
-    gpu.reset();
-    assert_eq!(snapshot(&state, &progress, &WeightsFiles::default()).files.len(), 4);
-    assert_eq!(gpu.counts().allocations, 0);
+    let files = |fail_at: i64| {
+        gpu.reset();
+        gpu.fail_at(fail_at);
+        let files = snapshot(&state, &progress, &WeightsFiles::default()).files;
+        gpu.fail_at(0);
+        let bytes = files.iter().map(|(_, tensors)| tensors.encode(&Metadata::new()).unwrap());
+        (bytes.collect::<Vec<_>>(), gpu.counts().allocations)
+    };
+    let (expected, allocations) = files(0);
+    // A piece for each file.
+    assert_eq!((expected.len(), allocations), (4, 4));
+    for nth in 1..=allocations {
+        let (found, allocations) = files(nth);
+        assert!(found == expected && allocations == 4, "{nth}: {allocations}");
+    }
 }

@@ -14,7 +14,7 @@ use trainyard_trainer::train::precision::forward;
 use trainyard_trainer::train::session::RunEnd;
 use trainyard_trainer::train::setup::Options;
 use trainyard_trainer::train::upload::Uploader;
-use trainyard_trainer::train::validate::{ValidationConfig, validate_batch};
+use trainyard_trainer::train::validate::{BatchInFlight, ValidationConfig};
 use trainyard_types::TrainSpec;
 
 use super::runs::checkpoints::newest;
@@ -161,9 +161,11 @@ fn a_validation_computes_in_the_precision_that_it_is_told() {
     let tracker = PhaseTracker::default();
     let in_32_bits = |precision| {
         let (gains, show) = (Gains::default(), |_, _| {});
-        let config = ValidationConfig { gains, precision, most_objects: 2, tracker: &tracker, show };
+        let uploader = &Uploader::new(GPU, precision);
+        let config =
+            ValidationConfig { gains, precision, uploader, most_objects: 2, tracker: &tracker, show };
         gpu.reset();
-        let _ = validate_batch(state.ema.model(), &batch(), &config);
+        let _ = BatchInFlight::begin(state.ema.model(), &batch(), &config).finish();
         // Convolutions and products of 32-bit floats: TF32 is allowed.
         gpu.counts().tf32
     };

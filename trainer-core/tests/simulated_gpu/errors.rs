@@ -99,7 +99,7 @@ fn broken(operator: &str, nth: i64, code: i32) -> Machine {
 #[test]
 fn a_gpu_whose_context_breaks_is_told_with_the_cause_and_ends_the_trainer_at_once() {
     let bench = Bench::new(8);
-    // In a step; in the thread of a backward pass; in an optimiser step; as losses come to the host; before it all.
+    // In a step; in the thread of a backward pass; in an optimiser step; as a number comes to the host; before it all.
     for (operator, nth, code, words) in [
         ("aten::convolution", 150, 700, BROKEN),
         ("aten::convolution_backward", 80, 719, "unspecified launch failure"),
