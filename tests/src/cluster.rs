@@ -111,6 +111,24 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts the scheduler (again) on the same data and port, where it asks who calls, and returns what it writes at its
+    /// first such start.
+    pub async fn start_secure_scheduler(&mut self) -> Result<String> {
+        let mut command = Command::new(binary("trainyard-scheduler")?);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command.env("TRAINYARD_SCHEDULER__SECURITY", "on");
+        self.scheduler = Some(Process::spawn(&mut command, &self.path("scheduler.log"))?);
+        let (file, deadline) = (self.path("scheduler/first-login.txt"), std::time::Instant::now() + PATIENCE);
+        let mut poll = tokio::time::interval(POLL);
+        loop {
+            poll.tick().await;
+            if let Ok(text) = std::fs::read_to_string(&file) {
+                return Ok(text);
+            }
+            ensure!(std::time::Instant::now() < deadline, "the scheduler writes no first login");
+        }
+    }
+
     /// The address that clients use.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -292,6 +292,8 @@ fn agent(node: Node, dir: &Path, number: usize, slots: u32, schedulers: &str) ->
         ("DATA_DIR", dir.join(&name).display().to_string()),
         ("DATA_ROOTS", dir.join("data").display().to_string()),
         ("TRAINER", dir.join("trainer.sh").display().to_string()),
+        // What pretends to be a trainer starts other programs.
+        ("CONFINE_TRAINERS", "false".to_owned()),
         ("CPU_SLOTS", slots.to_string()),
     ];
     let named = |(key, value): (&str, String)| (format!("TRAINYARD_AGENT__{key}"), value);

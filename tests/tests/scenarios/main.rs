@@ -14,6 +14,7 @@ mod orders;
 mod owners;
 mod placement;
 mod replicas;
+mod security;
 mod setup;
 mod sick_machines;
 mod simulated_gpus;
