@@ -21,6 +21,9 @@ pub struct Up {
     /// Where the scheduler listens
     #[arg(long, default_value = "127.0.0.1:7433", value_name = "ADDRESS")]
     listen: SocketAddr,
+    /// Listen beyond this machine in plaintext, and let whoever reaches the port do everything
+    #[arg(long)]
+    insecure: bool,
     /// How many jobs may train on the CPU at a time [default: 1 without a GPU, else 0]
     #[arg(long, value_name = "N")]
     cpu_slots: Option<u32>,
@@ -39,6 +42,7 @@ impl Up {
     /// # Errors
     /// Something is missing or in the way, or a part of the cluster does not come up.
     pub async fn run(self) -> Result<(), Failure> {
+        check_reach(self.listen, self.insecure)?;
         let data_dir = match self.data_dir {
             Some(dir) => absolute_path(&dir),
             None => default_data_dir()?,
@@ -49,6 +53,16 @@ impl Up {
         let data_roots = roots.iter().map(|root| absolute_path(root)).collect();
         up::run(ClusterOptions { data_dir, listen: self.listen, cpu_slots, data_roots, nvml_library }).await
     }
+}
+
+/// Beyond loopback a scheduler asks who calls, and its machines join: that is more than one command sets up.
+fn check_reach(listen: SocketAddr, insecure: bool) -> Result<(), Failure> {
+    if listen.ip().is_loopback() || insecure {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`yard up` is for this machine alone, and {listen} is reached from others")).hint(
+        "run `trainyard-scheduler` and let machines join (docs/how-to/add-a-machine.md), or add `--insecure`",
+    ))
 }
 
 fn default_data_dir() -> Result<PathBuf, Failure> {
@@ -68,4 +82,17 @@ fn default_roots() -> Vec<PathBuf> {
         }
     }
     roots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_in_plaintext_that_others_reach_has_to_be_asked_for() {
+        let check = |listen: &str, insecure| check_reach(listen.parse().unwrap(), insecure);
+        assert!(check("127.0.0.1:7433", false).is_ok() && check("[::1]:7433", false).is_ok());
+        assert!(check("0.0.0.0:7433", false).unwrap_err().message.contains("0.0.0.0:7433"));
+        assert!(check("0.0.0.0:7433", true).is_ok());
+    }
 }

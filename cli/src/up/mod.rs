@@ -205,6 +205,8 @@ impl Programs {
         let scheduler_variables = vec![
             ("TRAINYARD_SCHEDULER__LISTEN", options.listen.to_string()),
             ("TRAINYARD_SCHEDULER__DATA_DIR", text(&scheduler_dir)?),
+            // One machine's programs; whoever listens further has asked for it.
+            ("TRAINYARD_SCHEDULER__SECURITY", "off".to_owned()),
         ];
         let program = |name, binary, variables| Program {
             name,
