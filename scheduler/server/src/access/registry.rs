@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use trainyard_access::{Pin, Token, TokenId};
 use trainyard_types::{AgentId, Time};
 
@@ -61,15 +61,18 @@ impl Registry {
     /// Follows the store until `closing`.
     pub async fn follow(self: Arc<Self>, closing: CancellationToken) {
         let follow = async {
-            let mut was_away = false;
+            let mut is_away = false;
             loop {
                 match self.refresh().await {
-                    Ok(()) if was_away => info!("tokens can be read again"),
+                    Ok(()) if std::mem::take(&mut is_away) => info!("tokens can be read again"),
                     Ok(()) => {}
                     // Who is known stays known: a store that is away must not lock everybody out.
-                    Err(error) => debug!(%error, "tokens cannot be read now, will try again"),
+                    Err(error) if !is_away => {
+                        warn!(%error, "tokens cannot be read now, will try again; who is known stays known");
+                        is_away = true;
+                    }
+                    Err(error) => debug!(%error, "tokens cannot be read yet"),
                 }
-                was_away = false;
                 sleep(POLL).await;
             }
         };
