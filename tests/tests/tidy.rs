@@ -169,6 +169,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "store",
             "access_records",
             "tls",
+            "refusal",
             "diagnosis",
             "config",
             "sample",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use trainyard_types::JobState;
 use crate::blobs::Blobs;
 use crate::driver::{Census, Handle, Histogram, Role};
 use crate::grpc::ApiError;
+use crate::refusal;
 use crate::telemetry::Recorder;
 use crate::tls::Authority;
 
@@ -72,21 +73,17 @@ async fn authority(State(pages): State<Pages>) -> Response {
 
 /// What a connection in plaintext gets where it is to be encrypted.
 pub async fn plaintext_refused(request: Request) -> Response {
-    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let status = Status::from(ApiError::TlsRequired { who: "this connection".to_owned() });
-    if content.starts_with(b"application/grpc") {
-        status.into_http()
-    } else {
+    refusal::answer(&status, refusal::is_grpc(request.headers()), |text| {
         let upgrade = [(header::UPGRADE, "TLS/1.2, HTTP/1.1"), (header::CONNECTION, "Upgrade")];
-        (StatusCode::UPGRADE_REQUIRED, upgrade, format!("{}\n", status.message())).into_response()
-    }
+        (StatusCode::UPGRADE_REQUIRED, upgrade, text).into_response()
+    })
 }
 
 /// What no route takes: a gRPC client is told so in its own terms.
 pub async fn not_found(request: Request) -> Response {
-    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let path = request.uri().path();
-    if content.starts_with(b"application/grpc") {
+    if refusal::is_grpc(request.headers()) {
         Status::unimplemented(format!("there is no method `{path}`")).into_http()
     } else {
         (StatusCode::NOT_FOUND, format!("there is no page `{path}`; / lists what there is\n")).into_response()

@@ -1,17 +1,15 @@
 //! Who calls, and whether they may: one middleware for gRPC and pages alike.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::StatusExt as _;
 use trainyard_access::Token;
 
 use super::audit::{Audit, Target};
@@ -23,10 +21,9 @@ use super::registry::{Denied, Registry};
 use super::throttle::Throttle;
 use crate::access_records::{AccessRole, AuditRecord};
 use crate::clock::Clock;
+use crate::refusal::{self, code_name, details};
 use crate::tls::Peer;
 
-/// The domain in every `ErrorInfo`.
-const DOMAIN: &str = "trainyard";
 /// Who submits, in a call's metadata; only believed where nobody is asked who they are.
 const USER: &str = "trainyard-user";
 /// In whose name an admin acts.
@@ -79,8 +76,7 @@ struct Refused {
 
 /// Lets a call through with its [`Caller`] if that may make it; for a router's layer.
 pub async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
-    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let is_grpc = content.starts_with(b"application/grpc");
+    let is_grpc = refusal::is_grpc(request.headers());
     let parts = match &admission {
         Admission::Gate(Gate(parts)) => Arc::clone(parts),
         Admission::ThisMachine(_) | Admission::Anybody => {
@@ -121,7 +117,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         }
         return answer(&status, is_grpc);
     }
-    let told = parts.record(Some(&admitted), address, &request, &Status::ok(""));
+    let told = method.is_audited.then(|| parts.record(Some(&admitted), address, &request, &Status::ok("")));
     let Admitted { caller, over, .. } = admitted;
     speak_for(&caller, request.headers_mut());
     request.extensions_mut().insert(caller);
@@ -130,11 +126,11 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         request = request.map(|body| GuardedBody::request(body, over));
     }
     let response = next.run(request).await;
-    if method.is_audited {
+    if let Some(told) = told {
         parts.audit.tell(with_outcome(told, &response)).await;
     }
     match over {
-        Some(over) if is_grpc => response.map(|body| GuardedBody::answer(body, over, revoked())),
+        Some(over) if is_grpc => response.map(|body| GuardedBody::answer(body, over, revoked)),
         _ => response,
     }
 }
@@ -146,7 +142,7 @@ impl Parts {
         let sent = bearer(request.headers());
         if sent.is_none() {
             if let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) {
-                let over = self.registry.agent(certificate).map_err(|denied| refusal(denied, true))?;
+                let over = self.registry.agent(certificate).map_err(|denied| denial(denied, true))?;
                 let caller = Caller::Agent(certificate.agent);
                 return Ok(Admitted { name: caller.name(), caller, over: Some(over) });
             }
@@ -164,7 +160,7 @@ impl Parts {
             Err(denied) => {
                 let wait = peer.filter(|_| denied == Denied::Invalid);
                 let wait = wait.and_then(|peer| self.throttle.failed(peer.address.ip(), now));
-                return Err(wait.map_or_else(|| refusal(denied, false), slow_down));
+                return Err(wait.map_or_else(|| denial(denied, false), slow_down));
             }
         };
         let record = &known.record;
@@ -200,30 +196,15 @@ impl Parts {
             address: address.map(|address| address.ip().to_string()).unwrap_or_default(),
             action: path.strip_prefix("/trainyard.v1.").unwrap_or(path).chars().take(128).collect(),
             target: String::new(),
-            outcome: outcome(status.code()),
+            outcome: code_name(status.code()),
         }
     }
-}
-
-/// `PERMISSION_DENIED` of [`Code::PermissionDenied`].
-fn outcome(code: Code) -> String {
-    if code == Code::Ok {
-        return "OK".to_owned();
-    }
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 /// How a call ended, and what it was about, as its answer says.
 fn with_outcome(mut record: AuditRecord, response: &Response) -> AuditRecord {
     if let Some(status) = Status::from_header_map(response.headers()) {
-        record.outcome = outcome(status.code());
+        record.outcome = code_name(status.code());
     }
     if let Some(Target(target)) = response.extensions().get() {
         record.target = target.clone();
@@ -259,7 +240,7 @@ fn allowed(caller: &Caller, needs: Needs) -> Result<(), Status> {
         Caller::Unknown if needs == Needs::Nothing => true,
         Caller::Unknown => {
             let text = "no token came with the call; run `yard login`, or set YARD_TOKEN";
-            return Err(status(Code::Unauthenticated, text, "TOKEN_MISSING", &[("needs", needs.name())]));
+            return Err(status(Code::Unauthenticated, text, "TOKEN_MISSING", [("needs", needs.name())]));
         }
         Caller::Person { role, .. } => needs.admits(*role),
         Caller::Joining(_) => matches!(needs, Needs::JoinToken | Needs::Token | Needs::Nothing),
@@ -271,14 +252,14 @@ fn allowed(caller: &Caller, needs: Needs) -> Result<(), Status> {
     let role = caller.role().map_or("none", AccessRole::name);
     let text = format!("the role `{role}` may not do this; it needs {}", needs.name());
     let metadata = [("role", role), ("needs", needs.name())];
-    Err(status(Code::PermissionDenied, &text, "ROLE_REQUIRED", &metadata))
+    Err(status(Code::PermissionDenied, &text, "ROLE_REQUIRED", metadata))
 }
 
-fn refusal(denied: Denied, is_agent: bool) -> Refused {
+fn denial(denied: Denied, is_agent: bool) -> Refused {
     let (reason, text) = match (denied, is_agent) {
         (Denied::NotReady, _) => {
             let text = "the scheduler has not read its tokens yet; try again";
-            let mut details = ErrorDetails::with_error_info("UNAVAILABLE", DOMAIN, []);
+            let mut details = details("UNAVAILABLE", []);
             details.set_retry_info(Some(Duration::from_secs(1)));
             let status = Status::with_error_details(Code::Unavailable, text, details);
             return Refused { status, is_told: false };
@@ -295,7 +276,7 @@ fn refusal(denied: Denied, is_agent: bool) -> Refused {
             "the token is not known here, or was revoked; ask an admin for a new one, then run `yard login`",
         ),
     };
-    Refused { status: status(Code::Unauthenticated, text, reason, &[]), is_told: true }
+    Refused { status: status(Code::Unauthenticated, text, reason, []), is_told: true }
 }
 
 fn not_this_machine(name: &str) -> Status {
@@ -303,7 +284,7 @@ fn not_this_machine(name: &str) -> Status {
         "`{name}` is no name of this machine, and this scheduler is for its programs alone; call it localhost, or \
          listen beyond loopback"
     );
-    status(Code::PermissionDenied, &text, "NOT_THIS_MACHINE", &[("name", name)])
+    status(Code::PermissionDenied, &text, "NOT_THIS_MACHINE", [("name", name)])
 }
 
 fn slow_down(wait: Duration) -> Refused {
@@ -311,33 +292,31 @@ fn slow_down(wait: Duration) -> Refused {
         "too many calls without a token, or with a wrong one, came from this address; wait {} s",
         wait.as_secs() + 1
     );
-    let mut details = ErrorDetails::with_error_info("TOO_MANY_WRONG_TOKENS", DOMAIN, []);
+    let mut details = details("TOO_MANY_WRONG_TOKENS", []);
     details.set_retry_info(Some(wait));
     Refused { status: Status::with_error_details(Code::ResourceExhausted, text, details), is_told: false }
 }
 
 /// How an open stream ends.
 fn revoked() -> Status {
-    status(Code::Unauthenticated, "what the call was made with was revoked", "TOKEN_REVOKED", &[])
+    status(Code::Unauthenticated, "what the call was made with was revoked", "TOKEN_REVOKED", [])
 }
 
-fn status(code: Code, text: &str, reason: &str, metadata: &[(&str, &str)]) -> Status {
-    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-    let metadata: HashMap<String, String> = metadata.iter().map(owned).collect();
-    Status::with_error_details(code, text, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
+fn status<const N: usize>(code: Code, text: &str, reason: &str, metadata: [(&str, &str); N]) -> Status {
+    let metadata = metadata.map(|(key, value)| (key, value.to_owned()));
+    Status::with_error_details(code, text, details(reason, metadata))
 }
 
 /// In the terms of whoever asked.
 fn answer(status: &Status, is_grpc: bool) -> Response {
-    if is_grpc {
-        return status.clone().into_http::<Body>();
-    }
-    let code = match status.code() {
-        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Code::PermissionDenied => StatusCode::FORBIDDEN,
-        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"trainyard\"")];
-    (code, challenge, format!("{}\n", status.message())).into_response()
+    refusal::answer(status, is_grpc, |text| {
+        let code = match status.code() {
+            Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Code::PermissionDenied => StatusCode::FORBIDDEN,
+            Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"trainyard\"")];
+        (code, challenge, text).into_response()
+    })
 }

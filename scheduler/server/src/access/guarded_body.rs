@@ -4,28 +4,30 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::HeaderMap;
 use http_body::Frame;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-/// Passes a body on until `over` is cancelled; then it ends, with trailers if they are given.
+use crate::refusal::trailers;
+
+/// Passes a body on until its caller counts no more.
 pub struct GuardedBody {
     body: Body,
-    over: Pin<Box<WaitForCancellationFutureOwned>>,
-    end: Option<Status>,
-    has_ended: bool,
+    /// Cancelled when that is so; `None` once the body has ended by it.
+    over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// How it then ends; `None` for a request, which just does.
+    end: Option<fn() -> Status>,
 }
 
 impl GuardedBody {
-    /// Of a request: it just ends.
+    /// The body of a request that ends when `over` is cancelled.
     pub fn request(body: Body, over: CancellationToken) -> Body {
-        Body::new(Self { body, over: Box::pin(over.cancelled_owned()), end: None, has_ended: false })
+        Body::new(Self { body, over: Some(Box::pin(over.cancelled_owned())), end: None })
     }
 
-    /// Of an answer: its end says why.
-    pub fn answer(body: Body, over: CancellationToken, end: Status) -> Body {
-        Body::new(Self { body, over: Box::pin(over.cancelled_owned()), end: Some(end), has_ended: false })
+    /// The body of an answer that then ends with this status.
+    pub fn answer(body: Body, over: CancellationToken, end: fn() -> Status) -> Body {
+        Body::new(Self { body, over: Some(Box::pin(over.cancelled_owned())), end: Some(end) })
     }
 }
 
@@ -37,24 +39,15 @@ impl HttpBody for GuardedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.has_ended {
-            return Poll::Ready(None);
-        }
-        if self.over.as_mut().poll(context).is_ready() {
-            self.has_ended = true;
+        if self.over.as_mut().is_some_and(|over| over.as_mut().poll(context).is_ready()) {
             // Whoever makes the answer is told by its end that nobody wants more.
-            self.body = Body::empty();
-            let trailers = self.end.take().and_then(|status| {
-                let mut headers = HeaderMap::new();
-                status.add_header(&mut headers).ok()?;
-                Some(Ok(Frame::trailers(headers)))
-            });
-            return Poll::Ready(trailers);
+            (self.body, self.over) = (Body::empty(), None);
+            return Poll::Ready(self.end.and_then(|end| trailers(&end())).map(Ok));
         }
         Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.has_ended || self.body.is_end_stream()
+        self.body.is_end_stream()
     }
 }

@@ -1,29 +1,27 @@
 //! What every answer owes its caller, whoever made it: an end by the deadline that came with the call, and an
 //! `ErrorInfo` with every refusal, those of tonic included.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Frame;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::StatusExt as _;
 
-use super::status::DOMAIN;
+use crate::refusal::{code_name, details, is_grpc, trailers};
 
 const TIMEOUT: &str = "grpc-timeout";
 
 /// Gives every answer an end by its deadline and an `ErrorInfo`; for a router's layer.
 pub async fn enforce(request: Request, next: Next) -> Response {
-    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    if !content.starts_with(b"application/grpc") {
+    if !is_grpc(request.headers()) {
         return next.run(request).await;
     }
     let limit = request.headers().get(TIMEOUT).and_then(|value| parse_timeout(value.to_str().ok()?));
@@ -70,14 +68,7 @@ fn unexplained(headers: &HeaderMap) -> Option<Status> {
 
 /// The same with an `ErrorInfo` whose reason is the code's name.
 fn explained(status: &Status) -> Status {
-    let mut reason = String::new();
-    for letter in format!("{:?}", status.code()).chars() {
-        if letter.is_uppercase() && !reason.is_empty() {
-            reason.push('_');
-        }
-        reason.push(letter.to_ascii_uppercase());
-    }
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    let details = details(&code_name(status.code()), []);
     Status::with_error_details(status.code(), status.message(), details)
 }
 
@@ -85,12 +76,6 @@ fn explained(status: &Status) -> Status {
 struct Answer {
     body: Body,
     deadline: Option<Pin<Box<Sleep>>>,
-}
-
-fn trailers(status: &Status) -> Option<Frame<Bytes>> {
-    let mut headers = HeaderMap::new();
-    status.add_header(&mut headers).ok()?;
-    Some(Frame::trailers(headers))
 }
 
 impl HttpBody for Answer {

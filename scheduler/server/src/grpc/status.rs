@@ -1,10 +1,9 @@
 //! Errors as callers see them: a canonical code, one sentence, and `google.rpc` details. The one place.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tonic_types::{FieldViolation, StatusExt as _};
 use tracing::error;
 use trainyard_proto::convert::agent::InvalidMessage;
 use trainyard_scheduler_core::Refusal;
@@ -14,10 +13,9 @@ use crate::access::NotOwner;
 use crate::blobs::UploadError;
 use crate::driver::{RequestError, StateView, Unavailable};
 use crate::event_history::HistoryError;
+use crate::refusal::details;
 use crate::store::StoreError;
 
-/// The domain in every `ErrorInfo`.
-pub(super) const DOMAIN: &str = "trainyard";
 /// When to try again; the store usually comes back within a second.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// When to try again after a standby's answer, should the leader that it names be gone.
@@ -171,13 +169,6 @@ impl ApiError {
             _ => Self::Internal,
         }
     }
-}
-
-/// Details with what every error has.
-fn details<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
-    let metadata: HashMap<String, String> =
-        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
 fn invalid(violations: Vec<Violation>) -> Status {
