@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use tonic::Code;
 use tonic::transport::Uri;
 use tracing::debug;
@@ -13,6 +12,7 @@ use trainyard_types::AgentId;
 
 use super::calls::{self, Refusal};
 use super::files::{Joined, Record};
+use super::renewal::times;
 
 /// Where a scheduler listens unless it was told otherwise.
 const DEFAULT_PORT: u16 = 7433;
@@ -133,7 +133,7 @@ pub async fn join(request: &JoinRequest) -> Result<(Joined, bool), JoinError> {
     };
     let enrolled = calls::enrol(&request.schedulers, &connector, &request.token, &call).await;
     let answer = enrolled.map_err(|refusal| JoinError::refused(&refusal))?;
-    let (renew_time, expire_time) = times(answer.renew_time, answer.expire_time)?;
+    let (renew_time, expire_time) = times(answer.renew_time, answer.expire_time).map_err(JoinError::local)?;
     let record = Record {
         scheduler: request.schedulers.join(","),
         agent: request.agent,
@@ -152,19 +152,6 @@ fn keep(joined: &Joined, request: &JoinRequest) -> Result<(), JoinError> {
     joined.save(&request.data_dir).map_err(|error| JoinError::local(format!("{error:#}")))
 }
 
-/// When to renew a certificate, and when it ends.
-///
-/// # Errors
-/// The scheduler has not said.
-pub fn times(
-    renew: Option<prost_types::Timestamp>,
-    expire: Option<prost_types::Timestamp>,
-) -> Result<(Timestamp, Timestamp), JoinError> {
-    let parse = |time: Option<prost_types::Timestamp>| Timestamp::new(time?.seconds, 0).ok();
-    let missing = || JoinError::local("the scheduler's answer does not say how long the certificate counts");
-    Ok((parse(renew).ok_or_else(missing)?, parse(expire).ok_or_else(missing)?))
-}
-
 /// The certificate of a machine that has joined this cluster before, renewed; `None` where the scheduler does not take
 /// it any more, or there is none.
 async fn renewed(request: &JoinRequest) -> Option<Joined> {
@@ -174,16 +161,13 @@ async fn renewed(request: &JoinRequest) -> Option<Joined> {
         return None;
     }
     let connector = before.credentials(request.ca.as_deref()).ok()?.connector;
-    let made = KeyRequest::again(&before.key_pem).ok()?;
-    match calls::renew(&request.schedulers, &connector, &made.request_pem).await {
-        Ok(answer) => {
-            let (renew_time, expire_time) = times(answer.renew_time, answer.expire_time).ok()?;
-            let scheduler = request.schedulers.join(",");
-            let record = Record { scheduler, renew_time, expire_time, ..before.record };
-            Some(Joined { record, chain_pem: answer.certificate_chain, ..before })
+    match before.renewed(&request.schedulers, &connector).await {
+        Ok(mut joined) => {
+            joined.record.scheduler = request.schedulers.join(",");
+            Some(joined)
         }
-        Err(refusal) => {
-            debug!(reason = refusal.text(), "the certificate is not renewed; the token is used");
+        Err(reason) => {
+            debug!(reason, "the certificate is not renewed; the token is used");
             None
         }
     }

@@ -7,11 +7,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use trainyard_access::KeyRequest;
+use trainyard_access::{Connector, KeyRequest};
 
 use super::calls;
 use super::files::{self, Joined, Record};
-use super::join::times;
 use super::{Credentials, EnrolmentSettings};
 
 /// How often the clock and the files are looked at. The clock is the calendar's: machines sleep.
@@ -112,16 +111,9 @@ impl Renewal {
         }
     }
 
-    /// A new certificate for the same key: so the two never stand side by side on disk without belonging together.
     async fn renew(&self) -> Result<Joined, String> {
-        let request = KeyRequest::again(&self.joined.key_pem).map_err(|error| error.to_string())?;
         let connector = self.credentials.borrow().connector.clone();
-        let answer = calls::renew(&self.settings.schedulers, &connector, &request.request_pem).await;
-        let answer = answer.map_err(|refusal| format!("{}: {}", refusal.scheduler, refusal.text()))?;
-        let (renew_time, expire_time) =
-            times(answer.renew_time, answer.expire_time).map_err(|error| error.to_string())?;
-        let record = Record { renew_time, expire_time, ..self.joined.record.clone() };
-        let joined = Joined { record, chain_pem: answer.certificate_chain, ..self.joined.clone() };
+        let joined = self.joined.renewed(&self.settings.schedulers, &connector).await?;
         // One that could not be used would be worse than the one that ends.
         joined.credentials(self.settings.ca.as_deref()).map_err(|error| format!("{error:#}"))?;
         joined.save(&self.settings.data_dir).map_err(|error| format!("{error:#}"))?;
@@ -149,4 +141,33 @@ impl Renewal {
             );
         }
     }
+}
+
+impl Joined {
+    /// The same with a new certificate for the same key: so the two never stand side by side on disk without belonging
+    /// together.
+    ///
+    /// # Errors
+    /// Why there is none, a sentence.
+    pub async fn renewed(&self, schedulers: &[String], connector: &Connector) -> Result<Self, String> {
+        let request = KeyRequest::again(&self.key_pem).map_err(|error| error.to_string())?;
+        let answer = calls::renew(schedulers, connector, &request.request_pem).await;
+        let answer = answer.map_err(|refusal| format!("{}: {}", refusal.scheduler, refusal.text()))?;
+        let (renew_time, expire_time) = times(answer.renew_time, answer.expire_time)?;
+        let record = Record { renew_time, expire_time, ..self.record.clone() };
+        Ok(Self { record, chain_pem: answer.certificate_chain, ..self.clone() })
+    }
+}
+
+/// When to renew a certificate, and when it ends.
+///
+/// # Errors
+/// The scheduler's answer lacks one of the times.
+pub fn times(
+    renew: Option<prost_types::Timestamp>,
+    expire: Option<prost_types::Timestamp>,
+) -> Result<(Timestamp, Timestamp), &'static str> {
+    let parse = |time: Option<prost_types::Timestamp>| Timestamp::new(time?.seconds, 0).ok();
+    let missing = "the scheduler's answer does not say how long the certificate counts";
+    Ok((parse(renew).ok_or(missing)?, parse(expire).ok_or(missing)?))
 }

@@ -130,8 +130,5 @@ fn verifier(
         let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         return Ok(builder.build()?);
     }
-    Ok(match pin {
-        Some(pin) => Arc::new(PinVerifier::new(pin, seen, provider)),
-        None => Arc::new(crate::verifier::NoVerifier),
-    })
+    Ok(Arc::new(PinVerifier::new(pin, seen, provider)))
 }

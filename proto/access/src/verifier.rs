@@ -28,16 +28,16 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 }
 
 /// Trusts whatever the authority with this pin has signed for a server. The server's name does not matter: the
-/// authority is the cluster's own, and signs for its schedulers alone.
+/// authority is the cluster's own, and signs for its schedulers alone. Without a pin, trusts nobody.
 #[derive(Debug)]
 pub struct PinVerifier {
-    pin: Pin,
+    pin: Option<Pin>,
     seen: SeenAuthority,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl PinVerifier {
-    pub fn new(pin: Pin, seen: SeenAuthority, provider: &CryptoProvider) -> Self {
+    pub fn new(pin: Option<Pin>, seen: SeenAuthority, provider: &CryptoProvider) -> Self {
         Self { pin, seen, algorithms: provider.signature_verification_algorithms }
     }
 }
@@ -51,10 +51,9 @@ impl ServerCertVerifier for PinVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let authority = intermediates.iter().find(|certificate| Pin::of(certificate) == Some(self.pin));
-        let Some(authority) = authority else {
-            return Err(other(OtherAuthority));
-        };
+        let pin = self.pin.ok_or_else(|| other(NobodyTrusted))?;
+        let authority = intermediates.iter().find(|certificate| Pin::of(certificate) == Some(pin));
+        let authority = authority.ok_or_else(|| other(OtherAuthority))?;
         let invalid = |cause: webpki::Error| match cause {
             webpki::Error::CertExpired { time, not_after } => {
                 CertificateError::ExpiredContext { time, not_after }.into()
@@ -98,44 +97,5 @@ impl ServerCertVerifier for PinVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
-    }
-}
-
-/// Trusts nobody, and says what is missing.
-#[derive(Debug)]
-pub struct NoVerifier;
-
-impl ServerCertVerifier for NoVerifier {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Err(other(NobodyTrusted))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(CertificateError::UnknownIssuer.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(CertificateError::UnknownIssuer.into())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
