@@ -22,7 +22,7 @@ pub use files::{Joined, joined_scheduler, record_path};
 pub use join::{JoinError, JoinRequest, addresses, join};
 pub use renewal::Renewal;
 
-/// What connections are made with.
+/// The connector and the agent that its certificate names.
 #[derive(Clone)]
 pub struct Credentials {
     /// Opens connections to `http://` and `https://` URLs.

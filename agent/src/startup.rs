@@ -34,7 +34,7 @@ pub struct Started {
     pub lock: File,
     /// The agent's identity.
     pub identity: Identity,
-    /// What connections are made with.
+    /// The credentials that connections are made with.
     pub credentials: watch::Receiver<Credentials>,
     /// Renews the agent's certificate, if it has one.
     pub renewal: Option<Renewal>,

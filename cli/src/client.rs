@@ -120,7 +120,7 @@ impl Client {
     /// The same; the authority of the server that answers is kept in `seen`.
     ///
     /// # Errors
-    /// As [`Client::new`].
+    /// The failures of [`Client::new`].
     pub fn remembering(settings: &Settings, seen: &SeenAuthority) -> Result<Self, Failure> {
         let dialer = Dialer::new(settings, seen)?;
         for server in &settings.servers {

@@ -17,9 +17,9 @@ const CALL_WITHIN: Duration = Duration::from_secs(10);
 /// A call that was not answered well.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Who was asked.
+    /// URL of the scheduler that was asked.
     pub scheduler: String,
-    /// What came of it.
+    /// The scheduler's answer, or why there is none.
     pub status: Status,
 }
 
@@ -38,7 +38,7 @@ impl Refusal {
         self.status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
     }
 
-    /// Why, a sentence.
+    /// Why the call was refused, a sentence.
     pub fn text(&self) -> String {
         if let Some(problem) = ConnectionProblem::of(&self.status) {
             return problem.to_string();

@@ -24,33 +24,33 @@ const RECORD: &str = "joined.json";
 pub struct Record {
     /// URL of the scheduler, or of several with commas between.
     pub scheduler: String,
-    /// Whom the certificate names.
+    /// The agent that the certificate names.
     pub agent: AgentId,
-    /// Of the cluster's authority.
+    /// Pin of the cluster's authority, in hexadecimal.
     pub pin: String,
     /// When to ask for the next certificate.
     pub renew_time: Timestamp,
-    /// When this one ends.
+    /// When the certificate ends.
     pub expire_time: Timestamp,
 }
 
 /// A machine that has joined. `Debug` is left out: it would print the key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Joined {
-    /// What was joined.
+    /// The cluster that was joined.
     pub record: Record,
-    /// PKCS #8.
+    /// The private key, PKCS #8 in PEM.
     pub key_pem: String,
-    /// The agent's certificate and its authority's.
+    /// The agent's certificate and its authority's, PEM.
     pub chain_pem: String,
 }
 
-/// Where all of it is.
+/// The folder of key, certificate and record.
 pub fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join(FOLDER)
 }
 
-/// Where the record is.
+/// The file of the record.
 pub fn record_path(data_dir: &Path) -> PathBuf {
     folder(data_dir).join(RECORD)
 }
@@ -109,7 +109,7 @@ impl Joined {
     /// Keeps all of it. The record comes last: with it the machine has joined.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk refuses a file.
     pub fn save(&self, data_dir: &Path) -> anyhow::Result<()> {
         let owner = fs::metadata(data_dir).ok().map(|known| (known.uid(), known.gid()));
         let folder = folder(data_dir);

@@ -17,9 +17,9 @@ use super::renewal::times;
 /// Where a scheduler listens unless it was told otherwise.
 const DEFAULT_PORT: u16 = 7433;
 
-/// Who joins what.
+/// An agent's wish to join a cluster.
 pub struct JoinRequest {
-    /// URLs, encrypted ones.
+    /// `https://` URLs of the schedulers.
     pub schedulers: Vec<String>,
     /// What the scheduler is checked by, and what it knows the machine by.
     pub token: Token,

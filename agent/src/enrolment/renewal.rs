@@ -19,15 +19,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// So long before the end the log says so.
 const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// How often it does.
+/// How often the log warns of the end.
 const WARN_EVERY: Duration = Duration::from_secs(6 * 3600);
 
-/// The task that renews.
+/// The task that renews the agent's certificate.
 pub struct Renewal {
     settings: EnrolmentSettings,
     joined: Joined,
     credentials: watch::Sender<Credentials>,
-    /// Of the files.
+    /// Revision of the files that was last read.
     revision: Option<(u64, i64, i64)>,
     /// Tries that failed in a row.
     failures: u32,

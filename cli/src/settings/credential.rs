@@ -34,7 +34,7 @@ impl Credential {
     /// Refuses a token in a file that others can read.
     ///
     /// # Errors
-    /// They can.
+    /// Other users of this machine can read the file.
     pub fn check_kept_secret(&self, file: &Path) -> Result<(), Failure> {
         let mode = std::fs::metadata(file).map_or(0, |known| known.permissions().mode());
         if matches!(self, Self::Opaque(_)) || mode & 0o077 == 0 {

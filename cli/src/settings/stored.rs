@@ -71,7 +71,7 @@ fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
 /// Keeps the certificate of the cluster's authority beside the settings; says where.
 ///
 /// # Errors
-/// It cannot be written.
+/// The file cannot be written.
 pub fn keep_authority(settings: &Path, pem: &str) -> std::io::Result<PathBuf> {
     let path = authority_path(settings);
     trainyard_files::write_atomically(&path, pem.as_bytes())?;

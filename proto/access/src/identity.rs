@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// A certificate, those that vouch for it, and its key.
 #[derive(Debug)]
 pub struct Identity {
-    /// Its own first.
+    /// The certificates, its own first.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
 }
@@ -35,7 +35,7 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads PEM files.
+    /// Reads certificates and key of PEM files.
     ///
     /// # Errors
     /// A file cannot be read, or has no certificate or key.
@@ -43,7 +43,7 @@ impl Identity {
         Ok(Self { chain: read_certificates(chain)?, key: read_key(key)? })
     }
 
-    /// Reads PEM.
+    /// Reads certificates and key of texts in PEM.
     ///
     /// # Errors
     /// A text has no certificate or key.
@@ -65,7 +65,7 @@ impl Identity {
         rustls::sign::CertifiedKey::new(self.chain.clone(), key).keys_match()
     }
 
-    /// A second copy.
+    /// A second copy of certificate and key.
     #[must_use]
     pub fn duplicate(&self) -> Self {
         Self { chain: self.chain.clone(), key: self.key.clone_key() }

@@ -42,7 +42,7 @@ pub enum ConnectionProblem {
     /// The connection was cut while it was made.
     #[error("the connection ended while encryption was agreed on: the server may not speak TLS")]
     Cut,
-    /// Something else of TLS.
+    /// Another failure of TLS.
     #[error("no encrypted connection: {0}")]
     Other(String),
 }

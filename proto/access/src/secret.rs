@@ -6,7 +6,7 @@ use std::thread;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::sync::oneshot;
 
-/// More is no secret.
+/// Bytes that a line may have: a token has 118.
 const MOST_BYTES: u64 = 4096;
 
 /// Switches a terminal's echo off for as long as it lives.

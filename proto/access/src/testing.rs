@@ -46,12 +46,12 @@ fn valid(params: &mut CertificateParams, from_days: i64, to_days: i64) {
 }
 
 impl TestAuthority {
-    /// What tokens name it by.
+    /// The pin that tokens name the authority by.
     pub fn pin(&self) -> Pin {
         Pin::of(&self.certificate).unwrap()
     }
 
-    /// Its certificate.
+    /// The authority's certificate, PEM.
     pub fn pem(&self) -> &str {
         &self.pem
     }
@@ -97,7 +97,7 @@ impl TestAuthority {
 
 /// An encrypted door in front of a plaintext server; open as long as the runtime runs.
 pub struct Door {
-    /// Where it listens.
+    /// The address that the door listens on.
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Option<String>>>>,
 }

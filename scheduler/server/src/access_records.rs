@@ -8,18 +8,18 @@ use trainyard_types::{AgentId, Time};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccessRole {
-    /// Reads.
+    /// Reads jobs, agents and artifacts.
     Viewer,
     /// Submits, and changes what is its own.
     User,
-    /// Everything.
+    /// May call every method that people may.
     Admin,
     /// An agent, or a token that agents join with.
     Agent,
 }
 
 impl AccessRole {
-    /// As people write it.
+    /// The role's name, as people write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
@@ -45,7 +45,7 @@ pub struct TokenRecord {
     /// Agents that may still join with it.
     #[serde(default)]
     pub uses_left: u32,
-    /// Who made it.
+    /// The user who made the token.
     pub created_by: String,
 }
 
@@ -88,7 +88,7 @@ pub struct AuditRecord {
 /// All of it but the audit, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccessRecords {
-    /// Counts the changes.
+    /// Number of changes of tokens and agents so far.
     pub revision: u64,
     pub tokens: Vec<TokenRecord>,
     pub agents: Vec<EnrolledAgent>,

@@ -161,7 +161,7 @@ pub enum ConfigError {
     /// No URL that others can dial.
     #[error("advertise: `{0}` is no URL; write one such as `https://scheduler-1:7433`, or leave it empty")]
     Advertise(String),
-    /// Half of a pair.
+    /// One of two keys that go together is set.
     #[error("{given}: is set without `{missing}`; give both, or neither")]
     Half { given: &'static str, missing: &'static str },
     /// A private server has no replicas.

@@ -24,7 +24,7 @@ use crate::tls::Authority;
 /// How long the driver or the disk of blobs may take to answer a page that can do without.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the pages tell of.
+/// The parts of the scheduler that the pages tell of.
 #[derive(Clone)]
 pub struct Pages {
     pub driver: Handle,

@@ -24,7 +24,7 @@ const FILE_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct Target(pub String);
 
-/// Takes records.
+/// The way of records to the audit.
 #[derive(Clone)]
 pub struct Audit(mpsc::Sender<AuditRecord>);
 

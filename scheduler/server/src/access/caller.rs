@@ -11,7 +11,7 @@ use crate::access_records::AccessRole;
 pub enum Caller {
     /// The scheduler asks nobody who they are.
     Anybody,
-    /// Nobody that it knows.
+    /// Somebody without a token or certificate.
     Unknown,
     /// Somebody with a token.
     Person {
@@ -38,7 +38,7 @@ pub struct NotOwner {
 }
 
 impl Caller {
-    /// Whose request it is.
+    /// The caller of a request.
     pub fn of<T>(request: &Request<T>) -> Self {
         request.extensions().get().cloned().unwrap_or(Self::Unknown)
     }

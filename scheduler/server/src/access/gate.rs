@@ -29,7 +29,7 @@ const USER: &str = "trainyard-user";
 /// In whose name an admin acts.
 const AS: &str = "trainyard-as";
 
-/// Who is let in.
+/// The callers that are let in.
 #[derive(Clone)]
 pub enum Admission {
     /// Whoever reaches the port.
@@ -297,7 +297,7 @@ fn slow_down(wait: Duration) -> Refused {
     Refused { status: Status::with_error_details(Code::ResourceExhausted, text, details), is_told: false }
 }
 
-/// How an open stream ends.
+/// The status that an open stream ends with when its caller was revoked.
 fn revoked() -> Status {
     status(Code::Unauthenticated, "what the call was made with was revoked", "TOKEN_REVOKED", [])
 }

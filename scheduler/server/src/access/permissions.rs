@@ -2,7 +2,7 @@
 
 use crate::access_records::AccessRole;
 
-/// What a caller must be.
+/// The role or certificate that a caller must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// Nothing: probes and those who are about to log in have no token.
@@ -24,7 +24,7 @@ pub enum Needs {
     ViewerOrAgent,
 }
 
-/// A method.
+/// A method of the protocol, and who may call it.
 #[derive(Debug, Clone, Copy)]
 pub struct Method {
     /// `SERVICE/METHOD` without the package.

@@ -79,7 +79,7 @@ impl Registry {
         closing.run_until_cancelled(follow).await;
     }
 
-    /// Reads what has changed.
+    /// Reads tokens and agents, if the store's revision is another.
     ///
     /// # Errors
     /// The store is away.
@@ -97,10 +97,10 @@ impl Registry {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who has this token.
+    /// The record of whoever has this token.
     ///
     /// # Errors
-    /// Nobody, or no more.
+    /// Nobody has it, or it counts no more.
     pub fn token(&self, token: &Token, now: Time) -> Result<Arc<Known<TokenRecord>>, Denied> {
         let state = self.read();
         if state.revision.is_none() {

@@ -62,7 +62,7 @@ pub enum ApiError {
     OpenCluster,
     /// A connection in plaintext.
     TlsRequired {
-        /// Who speaks so.
+        /// The agent or connection that speaks plaintext.
         who: String,
     },
     /// No more agents may join with the token.

@@ -23,7 +23,7 @@ use crate::tls::{Authority, CertificateFiles, ServerCertificate, TlsError, accep
 /// How soon the store is asked again for the first tokens.
 const FIRST_TOKENS_DELAY: Duration = Duration::from_millis(300);
 
-/// All of it.
+/// The parts of a scheduler that asks who calls.
 pub struct Security {
     pub acceptor: TlsAcceptor,
     pub parts: AccessParts,

@@ -2,7 +2,8 @@
 //!
 //! [`TrainLoader`] makes augmented samples, [`ValLoader`] letterboxed images. Both describe a pass as batches of sample
 //! tasks and leave the rest to [`Batches`]: workers take tasks from a shared queue (`ordered`) and write pixels where
-//! they stay (`batch_buffer`), in memory that may be another's (`pixel_memory`); a collator puts samples together. The number of workers may change meanwhile
+//! they stay (`batch_buffer`), in memory that may be another's
+//! (`pixel_memory`); a collator puts samples together. The number of workers may change meanwhile
 //! (`worker_pool`).
 
 pub mod batch;
