@@ -258,6 +258,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "trainyard-config",
             "trainyard-access",
             "trainyard-console",
+            "trainyard-files",
             "trainyard-proto",
             "trainyard-scheduler-core",
         ],

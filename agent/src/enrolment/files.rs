@@ -1,15 +1,15 @@
 //! `tls` in the data directory: the key, which never leaves the machine, the certificate, and what was joined.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use trainyard_access::{Identity, Pin, Trust};
-use trainyard_files::write_atomically_with;
+use trainyard_files::{open_to_others, write_private};
 use trainyard_types::AgentId;
 
 use super::Credentials;
@@ -83,27 +83,24 @@ impl Joined {
             format!("{} is damaged; remove it and run `trainyard-agent join` again", path.display())
         })?;
         let key = folder(data_dir).join(KEY);
-        let mode = fs::metadata(&key)
-            .with_context(|| format!("cannot read {}", key.display()))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
+        if let Some(mode) = open_to_others(&key) {
             bail!(
-                "the key {} may be read by others on this machine (mode {:o}): run `chmod 600 {}`",
+                "the key {} may be read by others on this machine (mode {mode:o}): run `chmod 600 {}`",
                 key.display(),
-                mode & 0o777,
                 key.display()
             );
         }
         let chain = folder(data_dir).join(CERTIFICATE);
-        let again = || format!("run `trainyard-agent join {}` again", record.scheduler);
-        let identity = Identity::read(&chain, &key).with_context(again)?;
-        identity.check().with_context(|| {
-            format!("{} is not of the key {}; {}", chain.display(), key.display(), again())
-        })?;
         let read =
             |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
-        Ok(Some(Self { key_pem: read(&key)?, chain_pem: read(&chain)?, record }))
+        let joined = Self { key_pem: read(&key)?, chain_pem: read(&chain)?, record };
+        let again = || {
+            let scheduler = &joined.record.scheduler;
+            format!("{} is damaged; run `trainyard-agent join {scheduler}` again", folder(data_dir).display())
+        };
+        let identity = Identity::parse(&joined.chain_pem, &joined.key_pem).with_context(again)?;
+        identity.check().with_context(again)?;
+        Ok(Some(joined))
     }
 
     /// Keeps all of it. The record comes last: with it the machine has joined.
@@ -127,7 +124,8 @@ impl Joined {
             if name == KEY && fs::read_to_string(&path).is_ok_and(|kept| kept == *text) {
                 continue;
             }
-            write_private(&path, text, owner).with_context(|| format!("cannot write {}", path.display()))?;
+            write_private(&path, text.as_bytes(), |unfinished| give(unfinished, owner))
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
@@ -168,14 +166,4 @@ pub fn give_to_owner(data_dir: &Path, names: &[&str]) {
     for name in names {
         give(&data_dir.join(name), owner);
     }
-}
-
-fn write_private(path: &Path, text: &str, owner: Option<(u32, u32)>) -> io::Result<()> {
-    let unfinished = path.with_extension("part");
-    write_atomically_with(path, &unfinished, |file| {
-        // Before there is anything to read in it.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        give(&unfinished, owner);
-        file.write_all(text.as_bytes())
-    })
 }

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use tonic::Code;
-use tonic::transport::Uri;
 use tracing::debug;
-use trainyard_access::{KeyRequest, Token, Trust};
+use trainyard_access::{AddressError, KeyRequest, Token, Trust, encrypted_url};
 use trainyard_proto::pb;
 use trainyard_proto::route::parse_list;
 use trainyard_types::AgentId;
@@ -13,9 +12,6 @@ use trainyard_types::AgentId;
 use super::calls::{self, Refusal};
 use super::files::{Joined, Record};
 use super::renewal::times;
-
-/// Where a scheduler listens unless it was told otherwise.
-const DEFAULT_PORT: u16 = 7433;
 
 /// An agent's wish to join a cluster.
 pub struct JoinRequest {
@@ -84,24 +80,13 @@ impl JoinError {
 /// An address that is none, or that is not encrypted.
 pub fn addresses(text: &str) -> Result<Vec<String>, JoinError> {
     let url = |text: &str| {
-        let text = text.trim_end_matches('/');
-        let has_scheme = text.contains("://");
-        let url = if has_scheme { text.to_owned() } else { format!("https://{text}") };
-        let parsed = url.parse::<Uri>().ok();
-        let authority = parsed.as_ref().and_then(Uri::authority).filter(|host| !host.as_str().ends_with(':'));
-        let Some(authority) = authority else {
-            return Err(JoinError::local(format!(
-                "`{text}` is not an address; write host and port, such as lab-head:7433"
-            )));
-        };
-        match parsed.as_ref().and_then(Uri::scheme_str) {
-            Some("https") if has_scheme || authority.port().is_some() => Ok(url),
-            Some("https") => Ok(format!("{url}:{DEFAULT_PORT}")),
-            _ => Err(JoinError::local(format!(
-                "`{text}` is not encrypted, and no token is sent in plaintext; write `{authority}`. A scheduler without \
-                 encryption asks no machine to join: set `scheduler` to its URL"
-            ))),
-        }
+        encrypted_url(text).map_err(|error| {
+            let open = "A scheduler without encryption asks no machine to join: set `scheduler` to its URL";
+            match error {
+                AddressError::Plaintext { .. } => JoinError::local(format!("{error}. {open}")),
+                AddressError::NotAnAddress(_) => JoinError::local(error.to_string()),
+            }
+        })
     };
     let urls: Vec<String> = parse_list(text).map(url).collect::<Result<_, _>>()?;
     if urls.is_empty() { Err(JoinError::local("no address was given")) } else { Ok(urls) }

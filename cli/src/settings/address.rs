@@ -1,13 +1,11 @@
 //! Addresses of servers as people write them, and whether a connection there is encrypted.
 
 use tonic::transport::Uri;
+use trainyard_access::{AddressError, encrypted_url};
 use trainyard_proto::route::parse_list;
 
 use super::DEFAULT_SERVER;
 use crate::failure::Failure;
-
-/// Where a scheduler listens unless it was told otherwise.
-const DEFAULT_PORT: u16 = 7433;
 
 /// What decides about an address without a scheme.
 #[derive(Debug, Default)]
@@ -57,10 +55,14 @@ pub fn server_url(text: &str, habit: &Habit) -> Result<String, Failure> {
             && uri.authority().is_some_and(|host| !host.as_str().ends_with(':'))
     };
     if !parsed.as_ref().is_some_and(usable) {
-        return Err(Failure::usage(format!("server `{text}` is not an address"))
-            .hint(format!("write host and port, such as {DEFAULT_SERVER}")));
+        return Err(no_address(text));
     }
     Ok(url)
+}
+
+fn no_address(text: &str) -> Failure {
+    Failure::usage(format!("server `{text}` is not an address"))
+        .hint(format!("write host and port, such as {DEFAULT_SERVER}"))
 }
 
 /// The URLs to log in to: encrypted ones. A name alone gets the usual port.
@@ -68,28 +70,20 @@ pub fn server_url(text: &str, habit: &Habit) -> Result<String, Failure> {
 /// # Errors
 /// An address that is none, or one that is not encrypted.
 pub fn login_urls(text: &str) -> Result<Vec<String>, Failure> {
-    let habit = Habit { can_check: true, ..Habit::default() };
     let url = |text: &str| {
-        if text.starts_with("http://") {
-            let rest = text.trim_start_matches("http://").trim_end_matches('/');
-            return Err(Failure::usage(format!(
+        encrypted_url(text).map_err(|error| match error {
+            AddressError::Plaintext { text, authority } => Failure::usage(format!(
                 "`{text}` is not encrypted, and no token is sent in plaintext"
             ))
             .hint(format!(
-                "`yard login {rest}` logs in to a server with encryption; one without needs no login: \
+                "`yard login {authority}` logs in to a server with encryption; one without needs no login: \
                      `--server {text}`"
-            )));
-        }
-        if text.contains("://") {
-            return server_url(text, &habit);
-        }
-        let url = server_url(&format!("https://{text}"), &habit)?;
-        let has_port = url.parse::<Uri>().is_ok_and(|uri| uri.port().is_some());
-        Ok(if has_port { url } else { format!("{url}:{DEFAULT_PORT}") })
+            )),
+            AddressError::NotAnAddress(text) => no_address(&text),
+        })
     };
     let urls: Vec<String> = parse_list(text).map(url).collect::<Result<_, _>>()?;
-    // Nothing is an address that is none.
-    if urls.is_empty() { Ok(vec![server_url("", &habit)?]) } else { Ok(urls) }
+    if urls.is_empty() { Err(no_address("")) } else { Ok(urls) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What a user proves to be known by.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use trainyard_access::Token;
+use trainyard_files::open_to_others;
 
 use crate::failure::Failure;
 
@@ -36,8 +36,7 @@ impl Credential {
     /// # Errors
     /// Other users of this machine can read the file.
     pub fn check_kept_secret(&self, file: &Path) -> Result<(), Failure> {
-        let mode = std::fs::metadata(file).map_or(0, |known| known.permissions().mode());
-        if matches!(self, Self::Opaque(_)) || mode & 0o077 == 0 {
+        if matches!(self, Self::Opaque(_)) || open_to_others(file).is_none() {
             return Ok(());
         }
         let text = format!("{} holds a token, and others on this machine may read it", file.display());

@@ -1,12 +1,10 @@
 //! `~/.config/trainyard`: what a login leaves there.
 
-use std::fs::{self, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Value};
-use trainyard_files::write_atomically_with;
+use trainyard_files::write_private;
 
 use crate::failure::Failure;
 
@@ -53,19 +51,9 @@ pub fn set(file: &Path, values: &[(&str, Option<String>)]) -> Result<(), Failure
             }
         }
     }
-    write_private(file, &document.to_string()).map_err(|error| failed(&error))
-}
-
-/// Writes a file that only the user may read.
-fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    write_atomically_with(file, &file.with_extension("part"), |file| {
-        // Before there is anything to read in it.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(text.as_bytes())
-    })
+    let written = fs::create_dir_all(file.parent().unwrap_or(Path::new("")))
+        .and_then(|()| write_private(file, document.to_string().as_bytes(), |_| {}));
+    written.map_err(|error| failed(&error))
 }
 
 /// Keeps the certificate of the cluster's authority beside the settings; says where.
@@ -80,6 +68,8 @@ pub fn keep_authority(settings: &Path, pem: &str) -> std::io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

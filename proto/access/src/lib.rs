@@ -4,6 +4,7 @@
 //! Must not know: gRPC's methods, Redis, configuration. It speaks for no one: who may do what is decided by
 //! the scheduler.
 
+mod address;
 mod identity;
 mod pin;
 mod problem;
@@ -14,6 +15,7 @@ mod token;
 mod trust;
 mod verifier;
 
+pub use address::{AddressError, encrypted_url};
 pub use identity::{Identity, IdentityError, KeyRequest};
 pub use pin::Pin;
 pub use problem::ConnectionProblem;

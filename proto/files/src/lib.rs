@@ -5,7 +5,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::Uid;
 
 /// How the name of a file ends that is not whole yet.
 pub const UNFINISHED: &str = ".part";
@@ -49,6 +52,29 @@ pub fn write_atomically_with(
     }
     written?;
     sync_folder(path.parent().unwrap_or(Path::new("")))
+}
+
+/// As [`write_atomically`], for a file that only its owner may read. `prepare` is told of the unfinished file before
+/// there is anything to read in it.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_private(path: &Path, bytes: &[u8], prepare: impl FnOnce(&Path)) -> io::Result<()> {
+    let unfinished = beside(path, UNFINISHED);
+    write_atomically_with(path, &unfinished, |file| {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        prepare(&unfinished);
+        file.write_all(bytes)
+    })
+}
+
+/// The mode of a file, its permissions alone, if others on this machine may read or change it; `None` otherwise, and
+/// where there is no such file. A file that belongs to somebody else is shown to a group because the reader is in it.
+pub fn open_to_others(path: &Path) -> Option<u32> {
+    let known = fs::metadata(path).ok()?;
+    let mode = known.permissions().mode() & 0o777;
+    let others = if Uid::effective().as_raw() == known.uid() { 0o077 } else { 0o027 };
+    (mode & others != 0).then_some(mode)
 }
 
 /// Writes a file and waits until it is on the disk. A crash may leave a part of it: this is for files in a directory that
@@ -139,6 +165,23 @@ mod tests {
         fs::create_dir(&inner).unwrap();
         assert!(write_atomically(&inner, b"new").is_err());
         assert_eq!(names(folder.path()), ["a", "inner"]);
+    }
+
+    #[test]
+    fn a_private_file_is_its_owners_alone_from_its_first_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        write_private(&path, b"secret", |unfinished| {
+            assert_eq!((mode(unfinished), fs::read(unfinished).unwrap().len()), (0o600, 0));
+        })
+        .unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"secret".to_vec(), 0o600));
+        assert_eq!((open_to_others(&path), open_to_others(&folder.path().join("none"))), (None, None));
+        for open in [0o640, 0o604, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(open)).unwrap();
+            assert_eq!(open_to_others(&path), Some(open));
+        }
     }
 
     #[test]

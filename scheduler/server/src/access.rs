@@ -5,6 +5,7 @@
 mod audit;
 mod bootstrap;
 mod caller;
+mod denials;
 mod gate;
 mod guarded_body;
 mod local_name;
@@ -13,7 +14,7 @@ mod registry;
 mod throttle;
 
 pub use audit::{Audit, Target};
-pub use bootstrap::{BootstrapError, admin_token, first_login};
+pub use bootstrap::{BootstrapError, HeldBy, first_login, make_token};
 pub use caller::{Caller, NotOwner};
 pub use gate::{Admission, Gate, admit};
 pub use permissions::{METHODS, Needs, PAGES};

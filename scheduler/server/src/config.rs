@@ -51,9 +51,13 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Checkpoints and artifacts; `blobs` in `data_dir` when unset. Schedulers of one Redis share it.
     pub blob_dir: Option<PathBuf>,
-    /// A Redis server to use, `redis://[user:password@]host[:port]/[db]`, `unix:///path`, or
-    /// `redis+sentinel://[user:password@]host[:port],…/MASTER[/db]`; empty starts a private one in `data_dir`.
+    /// A Redis server to use, `redis[s]://[user[:password]@]host[:port]/[db]`, `unix:///path`, or
+    /// `redis[s]+sentinel://[user[:password]@]host[:port],…/MASTER[/db]`; empty starts a private one in `data_dir`.
     pub redis_url: String,
+    /// A file with the password, which then is not in the URL.
+    pub redis_password_file: Option<PathBuf>,
+    /// Authorities that certify a server of `rediss://`, PEM; the system's when unset.
+    pub redis_ca: Option<PathBuf>,
     /// Replicas of Redis that must have a write before it is acknowledged.
     pub redis_replicas: u32,
     /// How long the leader may be silent before a standby takes over.
@@ -122,6 +126,8 @@ impl Default for Config {
             data_dir: default_data_dir(),
             blob_dir: None,
             redis_url: String::new(),
+            redis_password_file: None,
+            redis_ca: None,
             redis_replicas: 0,
             leader_lease: Duration::from_secs(3),
             redis_server: "redis-server".into(),
@@ -266,6 +272,20 @@ impl Config {
             (Some(_), None) => return Err(ConfigError::Half { given: "tls_cert", missing: "tls_key" }),
             (None, Some(_)) => return Err(ConfigError::Half { given: "tls_key", missing: "tls_cert" }),
             (Some(_), Some(_)) | (None, None) => {}
+        }
+        let files = [("redis_password_file", &self.redis_password_file), ("redis_ca", &self.redis_ca)];
+        if let Some((given, _)) =
+            files.into_iter().find(|(_, file)| file.is_some() && self.redis_url.is_empty())
+        {
+            return Err(ConfigError::Half { given, missing: "redis_url" });
+        }
+        if let Some(file) = self.redis_ca.as_ref().filter(|_| !self.redis_url.starts_with("rediss")) {
+            let way_out = "it with a `redis_url` that begins with `rediss`, or leave it out";
+            return Err(ConfigError::Range {
+                key: "redis_ca",
+                value: file.display().to_string(),
+                range: way_out,
+            });
         }
         if self.redis_url.is_empty() && self.redis_replicas > 0 {
             return Err(ConfigError::Replicas(self.redis_replicas));

@@ -3,16 +3,18 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
+use trainyard_access::Token;
 use trainyard_config::{Effective, Sources};
 use trainyard_console as console;
 use trainyard_scheduler::config::Config;
-use trainyard_scheduler::server::Server;
+use trainyard_scheduler::server::{Issue, Server, issue_token};
 
 /// Queues training jobs, places them on agents, and keeps what becomes of them.
 #[derive(Debug, Parser)]
@@ -45,6 +47,15 @@ enum Action {
     Config,
     /// Make a new token for an admin, where every other is lost; needs this scheduler's own files and its Redis.
     AdminToken,
+    /// Make a new token that machines join with, and print it alone; needs this scheduler's own files and its Redis.
+    JoinToken {
+        /// How many machines may join with it.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: u32,
+        /// How long it counts, such as 12h or 90d.
+        #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = humantime_serde::re::humantime::parse_duration)]
+        expires: Duration,
+    },
 }
 
 impl Arguments {
@@ -78,15 +89,22 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             console::print(&config)?;
             Ok(config.value.validate()?)
         }
-        Some(Action::AdminToken) => make_admin_token(&config.value),
+        Some(Action::AdminToken) => {
+            let (token, address) = issue(&config.value, Issue::Admin)?;
+            Ok(console::print(format_args!("yard login {address} {}\n", token.reveal()))?)
+        }
+        Some(Action::JoinToken { uses, expires: lifetime }) => {
+            let (token, _) = issue(&config.value, Issue::Join { uses, lifetime })?;
+            Ok(console::print(format_args!("{}\n", token.reveal()))?)
+        }
         None | Some(Action::Run) => serve(config.value),
     }
 }
 
 #[tokio::main]
-async fn make_admin_token(config: &Config) -> anyhow::Result<()> {
+async fn issue(config: &Config, wanted: Issue) -> anyhow::Result<(Token, String)> {
     config.validate()?;
-    Ok(console::print(&trainyard_scheduler::server::admin_token(config).await?)?)
+    Ok(issue_token(config, wanted).await?)
 }
 
 #[tokio::main]

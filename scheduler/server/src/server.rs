@@ -1,5 +1,7 @@
 //! Wires everything up: directory, store, driver, port; and takes it down in the opposite order.
 
+mod issued_tokens;
+mod redis_address;
 mod security;
 
 use std::fs::{self, File, TryLockError};
@@ -18,7 +20,7 @@ use tracing::{info, warn};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
-use crate::access::{self, Admission, BootstrapError, admit};
+use crate::access::{Admission, admit};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigError, SecurityMode};
@@ -26,8 +28,11 @@ use crate::driver::{Driver, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
-use crate::tls::{Authority, TlsError};
+use crate::tls::TlsError;
 use crate::{grpc, http, listener};
+pub use issued_tokens::{Issue, IssueError, issue_token};
+pub use redis_address::RedisAddressError;
+use redis_address::redis_address;
 use security::Security;
 
 /// Why the scheduler does not start.
@@ -62,6 +67,9 @@ pub enum StartError {
          leave it empty for a private server"
     )]
     Url(StoreError),
+    /// What belongs to Redis' URL cannot be used.
+    #[error(transparent)]
+    RedisAddress(#[from] RedisAddressError),
     /// The descriptors that were compiled in cannot be read.
     #[error("the services' descriptors cannot be read: {0}")]
     Descriptors(#[from] tonic_reflection::server::Error),
@@ -183,47 +191,6 @@ impl Server {
     }
 }
 
-/// Makes a token for an admin in the store of a scheduler of this configuration, and says how to use it.
-///
-/// # Errors
-/// The scheduler asks nobody who they are, its files cannot be used, or its Redis is not there.
-pub async fn admin_token(config: &Config) -> Result<String, AdminTokenError> {
-    let address = config.address()?;
-    if !config.is_secure(address) {
-        return Err(AdminTokenError::Open);
-    }
-    let authority = Authority::open(&config.tls_dir())?;
-    let options = RedisOptions { event_history: config.event_history, replicas: 0 };
-    let store = if config.redis_url.is_empty() {
-        let dir = std::path::absolute(config.data_dir.join("redis")).map_err(AdminTokenError::Directory)?;
-        RedisStore::at_socket(&EmbeddedRedis::socket_in(&dir), options)?
-    } else {
-        RedisStore::at_url(&config.redis_url, options)?
-    };
-    let advertised = config.advertised(address);
-    let advertised = advertised.trim_start_matches("https://");
-    Ok(access::admin_token(&store, authority.pin(), advertised, Clock::start().now()).await?)
-}
-
-/// Why no token is made.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminTokenError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(
-        "security: is off, so that nobody needs a token; listen beyond loopback, or set `security` to `on`"
-    )]
-    Open,
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error("data_dir: {0}")]
-    Directory(io::Error),
-    #[error("{0}; the scheduler must run, since its Redis has the tokens")]
-    Store(#[from] StoreError),
-    #[error("{0}; the scheduler must run, since its Redis has the tokens")]
-    Make(#[from] BootstrapError),
-}
-
 /// How long calls under way may take before the leadership is given up.
 const HAND_OVER_DELAY: Duration = Duration::from_secs(1);
 
@@ -302,7 +269,7 @@ async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<
     let replicas = config.redis_replicas as usize;
     let options = RedisOptions { event_history: config.event_history, replicas };
     if !config.redis_url.is_empty() {
-        let store = RedisStore::at_url(&config.redis_url, options).map_err(StartError::Url)?;
+        let store = RedisStore::at(&redis_address(config)?, options).map_err(StartError::Url)?;
         if let Some(weakness) = store.weakness().await {
             warn!(
                 weakness,

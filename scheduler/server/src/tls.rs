@@ -33,6 +33,14 @@ pub enum TlsError {
     /// The files of a certificate cannot be used.
     #[error("tls_cert, tls_key: {0}")]
     Files(#[from] IdentityError),
+    /// Whoever has the key can pose as the scheduler.
+    #[error("{key}: others on this machine may read `{path}` (mode {mode:o}); run `chmod 600 {path}`")]
+    Open {
+        /// The key of the configuration.
+        key: &'static str,
+        path: PathBuf,
+        mode: u32,
+    },
     /// The certificate does not fit its key.
     #[error("tls_cert, tls_key: {0}; give the key that the certificate was made for")]
     Pair(rustls::Error),
@@ -42,6 +50,12 @@ pub enum TlsError {
     /// The authority cannot vouch for anybody.
     #[error("the cluster's authority cannot be used: {0}")]
     Verifier(String),
+}
+
+/// Refuses a private key that others may read.
+fn check_private(key: &'static str, path: &std::path::Path) -> Result<(), TlsError> {
+    let open = trainyard_files::open_to_others(path);
+    open.map_or(Ok(()), |mode| Err(TlsError::Open { key, path: path.to_owned(), mode }))
 }
 
 /// A connection's other end.

@@ -11,11 +11,13 @@ use trainyard_access::{Pin, Token};
 use trainyard_types::Time;
 
 use super::registry::Registry;
-use crate::access_records::{AccessRole, TokenRecord};
+use crate::access_records::{AccessRole, AuditRecord, TokenRecord};
 use crate::store::{AccessStore, StoreError};
 
 /// Who the first admin is.
 const ADMIN: &str = "admin";
+/// Who makes tokens beside the scheduler.
+const COMMAND_LINE: &str = "command line of the scheduler";
 /// How many agents may join with the first token, and how long.
 const FIRST_USES: u32 = 50;
 const FIRST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -47,22 +49,10 @@ pub async fn first_login(
     if store.access_revision().await? > 0 {
         return Ok(None);
     }
-    let make = || Token::make(pin).map_err(|_| BootstrapError::Random);
-    let (admin, joining) = (make()?, make()?);
-    let record = |token: &Token, user: &str, role, expires, uses_left| TokenRecord {
-        id: token.id,
-        user: user.to_owned(),
-        role,
-        digest: token.secret.digest(),
-        created: now,
-        expires,
-        uses_left,
-        created_by: "first start".to_owned(),
-    };
-    let tokens = [
-        record(&admin, ADMIN, AccessRole::Admin, None, 0),
-        record(&joining, "", AccessRole::Agent, Some(now + FIRST_LIFE), FIRST_USES),
-    ];
+    let joining = HeldBy::Machines { uses: FIRST_USES, expires: now + FIRST_LIFE };
+    let (admin, admins_record) = HeldBy::Admin.token(pin, now, "first start")?;
+    let (joining, joining_record) = joining.token(pin, now, "first start")?;
+    let tokens = [admins_record, joining_record];
     let text = format!(
         "An admin's login:\n  yard login {address} {}\nOnce per machine with GPUs, up to {FIRST_USES}, for a week:\n  \
          trainyard-agent join {address} {}\nThen remove this file.\n",
@@ -86,29 +76,61 @@ pub async fn first_login(
     Ok(Some(text))
 }
 
-/// Makes another admin's token, for whoever has the scheduler's own files; says how to use it.
+/// Whom a token is made for that nobody asked for over the network.
+#[derive(Debug, Clone, Copy)]
+pub enum HeldBy {
+    Admin,
+    /// Machines that join with it, so many, until then.
+    Machines {
+        uses: u32,
+        expires: Time,
+    },
+}
+
+impl HeldBy {
+    fn token(self, pin: Pin, now: Time, by: &str) -> Result<(Token, TokenRecord), BootstrapError> {
+        let token = Token::make(pin).map_err(|_| BootstrapError::Random)?;
+        let (user, role, expires, uses_left) = match self {
+            Self::Admin => (ADMIN, AccessRole::Admin, None, 0),
+            Self::Machines { uses, expires } => ("", AccessRole::Agent, Some(expires), uses),
+        };
+        let record = TokenRecord {
+            id: token.id,
+            user: user.to_owned(),
+            role,
+            digest: token.secret.digest(),
+            created: now,
+            expires,
+            uses_left,
+            created_by: by.to_owned(),
+        };
+        Ok((token, record))
+    }
+}
+
+/// Makes a token for whoever has the scheduler's own files, and tells the audit.
 ///
 /// # Errors
 /// The store is away.
-pub async fn admin_token(
+pub async fn make_token(
     store: &dyn AccessStore,
     pin: Pin,
-    address: &str,
+    held_by: HeldBy,
     now: Time,
-) -> Result<String, BootstrapError> {
-    let token = Token::make(pin).map_err(|_| BootstrapError::Random)?;
-    let record = TokenRecord {
-        id: token.id,
-        user: ADMIN.to_owned(),
-        role: AccessRole::Admin,
-        digest: token.secret.digest(),
-        created: now,
-        expires: None,
-        uses_left: 0,
-        created_by: "trainyard-scheduler admin-token".to_owned(),
-    };
+) -> Result<Token, BootstrapError> {
+    let (token, record) = held_by.token(pin, now, COMMAND_LINE)?;
     store.put_token(&record).await?;
-    Ok(format!("yard login {address} {}\n", token.reveal()))
+    let told = AuditRecord {
+        time: now,
+        caller: COMMAND_LINE.to_owned(),
+        role: None,
+        address: String::new(),
+        action: "AccessService/CreateToken".to_owned(),
+        target: format!("{} {}", record.role.name(), token.id),
+        outcome: "OK".to_owned(),
+    };
+    store.append_audit(&[told]).await?;
+    Ok(token)
 }
 
 #[cfg(test)]

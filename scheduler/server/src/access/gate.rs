@@ -1,19 +1,19 @@
 //! Who calls, and whether they may: one middleware for gRPC and pages alike.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 use trainyard_access::Token;
 
 use super::audit::{Audit, Target};
 use super::caller::Caller;
+use super::denials::{self, Refused};
 use super::guarded_body::GuardedBody;
 use super::local_name::foreign_name;
 use super::permissions::{self, Method, Needs};
@@ -21,13 +21,16 @@ use super::registry::{Denied, Registry};
 use super::throttle::Throttle;
 use crate::access_records::{AccessRole, AuditRecord};
 use crate::clock::Clock;
-use crate::refusal::{self, code_name, details};
+use crate::refusal::{self, code_name};
 use crate::tls::Peer;
 
 /// Who submits, in a call's metadata; only believed where nobody is asked who they are.
 const USER: &str = "trainyard-user";
 /// In whose name an admin acts.
 const AS: &str = "trainyard-as";
+
+/// What a token begins with, wherever it stands.
+const TOKEN_START: &str = "ty1.";
 
 /// The callers that are let in.
 #[derive(Clone)]
@@ -65,13 +68,14 @@ struct Admitted {
     /// As the audit has it: with who it is, where an admin acts in another's name.
     name: String,
     over: Option<CancellationToken>,
+    /// Its place among the calls of its token.
+    place: Option<OwnedSemaphorePermit>,
 }
 
-/// Why a call goes no further.
-struct Refused {
-    status: Status,
-    /// Whether the audit is told: noise is not.
-    is_told: bool,
+impl Admitted {
+    const fn unknown() -> Self {
+        Self { caller: Caller::Unknown, name: String::new(), over: None, place: None }
+    }
 }
 
 /// Lets a call through with its [`Caller`] if that may make it; for a router's layer.
@@ -83,7 +87,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
             if let Admission::ThisMachine(hostname) = &admission
                 && let Some(name) = foreign_name(&request, hostname)
             {
-                return answer(&not_this_machine(&name), is_grpc);
+                return answer(&denials::not_this_machine(&name), is_grpc);
             }
             request.extensions_mut().insert(Caller::Anybody);
             return next.run(request).await;
@@ -91,6 +95,11 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     };
     let method = permissions::of_path(request.uri().path());
     let address = request.extensions().get::<Peer>().map(|peer| peer.address);
+    if request.uri().query().is_some_and(|query| query.contains(TOKEN_START)) {
+        let status = denials::token_in_address();
+        parts.audit.tell(parts.record(None, address, &request, &status)).await;
+        return answer(&status, is_grpc);
+    }
     let admitted = match parts.identify(&request, method) {
         Ok(admitted) => admitted,
         Err(Refused { status, is_told }) => {
@@ -106,7 +115,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         let is_noise = admitted.caller == Caller::Unknown
             && address.is_some_and(|address| match parts.throttle.failed(address.ip(), parts.clock.now()) {
                 Some(wait) => {
-                    status = slow_down(wait).status;
+                    status = denials::slow_down(wait).status;
                     true
                 }
                 None => false,
@@ -118,7 +127,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         return answer(&status, is_grpc);
     }
     let told = method.is_audited.then(|| parts.record(Some(&admitted), address, &request, &Status::ok("")));
-    let Admitted { caller, over, .. } = admitted;
+    let Admitted { caller, over, place, .. } = admitted;
     speak_for(&caller, request.headers_mut());
     request.extensions_mut().insert(caller);
     if let Some(over) = &over {
@@ -130,7 +139,9 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         parts.audit.tell(with_outcome(told, &response)).await;
     }
     match over {
-        Some(over) if is_grpc => response.map(|body| GuardedBody::answer(body, over, revoked)),
+        Some(over) if is_grpc => {
+            response.map(|body| GuardedBody::answer(body, over, denials::revoked, place))
+        }
         _ => response,
     }
 }
@@ -142,11 +153,12 @@ impl Parts {
         let sent = bearer(request.headers());
         if sent.is_none() {
             if let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) {
-                let over = self.registry.agent(certificate).map_err(|denied| denial(denied, true))?;
+                let over =
+                    self.registry.agent(certificate).map_err(|denied| denials::denial(denied, true))?;
                 let caller = Caller::Agent(certificate.agent);
-                return Ok(Admitted { name: caller.name(), caller, over: Some(over) });
+                return Ok(Admitted { name: caller.name(), caller, over: Some(over), place: None });
             }
-            return Ok(Admitted { caller: Caller::Unknown, name: String::new(), over: None });
+            return Ok(Admitted::unknown());
         }
         let now = self.clock.now();
         let token = sent.and_then(|text| text.parse::<Token>().ok());
@@ -155,19 +167,21 @@ impl Parts {
             Ok(known) => known,
             // Pages that are open to all are open to those with an old token.
             Err(_) if method.needs == Needs::Nothing => {
-                return Ok(Admitted { caller: Caller::Unknown, name: String::new(), over: None });
+                return Ok(Admitted::unknown());
             }
             Err(denied) => {
                 let wait = peer.filter(|_| denied == Denied::Invalid);
                 let wait = wait.and_then(|peer| self.throttle.failed(peer.address.ip(), now));
-                return Err(wait.map_or_else(|| denial(denied, false), slow_down));
+                return Err(wait.map_or_else(|| denials::denial(denied, false), denials::slow_down));
             }
         };
         let record = &known.record;
         let over = Some(known.revoked.clone());
+        let place = known.calls.clone().try_acquire_owned().map_err(|_| denials::too_many_calls())?;
+        let place = Some(place);
         if record.role == AccessRole::Agent {
             let caller = Caller::Joining(record.id);
-            return Ok(Admitted { name: caller.name(), caller, over });
+            return Ok(Admitted { name: caller.name(), caller, over, place });
         }
         let user = acting_for(request.headers(), record.role).unwrap_or(&record.user);
         let name = if user == record.user { user.to_owned() } else { format!("{} as {user}", record.user) };
@@ -178,7 +192,7 @@ impl Parts {
             expires: record.expires,
             sees_all: self.sees_all,
         };
-        Ok(Admitted { caller, name, over })
+        Ok(Admitted { caller, name, over, place })
     }
 
     fn record(
@@ -239,8 +253,7 @@ fn allowed(caller: &Caller, needs: Needs) -> Result<(), Status> {
         Caller::Anybody => true,
         Caller::Unknown if needs == Needs::Nothing => true,
         Caller::Unknown => {
-            let text = "no token came with the call; run `yard login`, or set YARD_TOKEN";
-            return Err(status(Code::Unauthenticated, text, "TOKEN_MISSING", [("needs", needs.name())]));
+            return Err(denials::no_token(needs));
         }
         Caller::Person { role, .. } => needs.admits(*role),
         Caller::Joining(_) => matches!(needs, Needs::JoinToken | Needs::Token | Needs::Nothing),
@@ -249,62 +262,7 @@ fn allowed(caller: &Caller, needs: Needs) -> Result<(), Status> {
     if is_allowed {
         return Ok(());
     }
-    let role = caller.role().map_or("none", AccessRole::name);
-    let text = format!("the role `{role}` may not do this; it needs {}", needs.name());
-    let metadata = [("role", role), ("needs", needs.name())];
-    Err(status(Code::PermissionDenied, &text, "ROLE_REQUIRED", metadata))
-}
-
-fn denial(denied: Denied, is_agent: bool) -> Refused {
-    let (reason, text) = match (denied, is_agent) {
-        (Denied::NotReady, _) => {
-            let text = "the scheduler has not read its tokens yet; try again";
-            let mut details = details("UNAVAILABLE", []);
-            details.set_retry_info(Some(Duration::from_secs(1)));
-            let status = Status::with_error_details(Code::Unavailable, text, details);
-            return Refused { status, is_told: false };
-        }
-        (_, true) => (
-            "CERTIFICATE_REVOKED",
-            "the agent's certificate was revoked; run `trainyard-agent join` on its machine with a new token",
-        ),
-        (Denied::Expired, false) => {
-            ("TOKEN_EXPIRED", "the token has expired; ask an admin for a new one, then run `yard login`")
-        }
-        (Denied::Invalid | Denied::Revoked, false) => (
-            "TOKEN_INVALID",
-            "the token is not known here, or was revoked; ask an admin for a new one, then run `yard login`",
-        ),
-    };
-    Refused { status: status(Code::Unauthenticated, text, reason, []), is_told: true }
-}
-
-fn not_this_machine(name: &str) -> Status {
-    let text = format!(
-        "`{name}` is no name of this machine, and this scheduler is for its programs alone; call it localhost, or \
-         listen beyond loopback"
-    );
-    status(Code::PermissionDenied, &text, "NOT_THIS_MACHINE", [("name", name)])
-}
-
-fn slow_down(wait: Duration) -> Refused {
-    let text = format!(
-        "too many calls without a token, or with a wrong one, came from this address; wait {} s",
-        wait.as_secs() + 1
-    );
-    let mut details = details("TOO_MANY_WRONG_TOKENS", []);
-    details.set_retry_info(Some(wait));
-    Refused { status: Status::with_error_details(Code::ResourceExhausted, text, details), is_told: false }
-}
-
-/// The status that an open stream ends with when its caller was revoked.
-fn revoked() -> Status {
-    status(Code::Unauthenticated, "what the call was made with was revoked", "TOKEN_REVOKED", [])
-}
-
-fn status<const N: usize>(code: Code, text: &str, reason: &str, metadata: [(&str, &str); N]) -> Status {
-    let metadata = metadata.map(|(key, value)| (key, value.to_owned()));
-    Status::with_error_details(code, text, details(reason, metadata))
+    Err(denials::wrong_role(caller, needs))
 }
 
 /// In the terms of whoever asked.

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::Frame;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
@@ -17,17 +18,24 @@ pub struct GuardedBody {
     over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// How it then ends; `None` for a request, which just does.
     end: Option<fn() -> Status>,
+    /// Given back when the body has ended or nobody wants it.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl GuardedBody {
     /// The body of a request that ends when `over` is cancelled.
     pub fn request(body: Body, over: CancellationToken) -> Body {
-        Body::new(Self { body, over: Some(Box::pin(over.cancelled_owned())), end: None })
+        Body::new(Self { body, over: Some(Box::pin(over.cancelled_owned())), end: None, _place: None })
     }
 
-    /// The body of an answer that then ends with this status.
-    pub fn answer(body: Body, over: CancellationToken, end: fn() -> Status) -> Body {
-        Body::new(Self { body, over: Some(Box::pin(over.cancelled_owned())), end: Some(end) })
+    /// The body of an answer that then ends with this status, and that holds its caller's place until it ends.
+    pub fn answer(
+        body: Body,
+        over: CancellationToken,
+        end: fn() -> Status,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Body {
+        Body::new(Self { body, over: Some(Box::pin(over.cancelled_owned())), end: Some(end), _place: place })
     }
 }
 

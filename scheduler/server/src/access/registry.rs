@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -12,11 +13,16 @@ use trainyard_access::{Pin, Token, TokenId};
 use trainyard_types::{AgentId, Time};
 
 use crate::access_records::{AccessRecords, EnrolledAgent, TokenRecord};
+use crate::clock::Clock;
 use crate::store::{AccessStore, StoreError};
 use crate::tls::PeerCertificate;
 
 /// How often the store is asked whether anything changed.
 const POLL: Duration = Duration::from_millis(300);
+
+/// Calls that may be under way by one token: a page that shows everything has a few, and a program that leaves its
+/// streams open has no end of them.
+const CALLS_AT_A_TIME: usize = 1024;
 
 /// Why somebody is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub struct Known<T> {
     pub record: T,
     /// Cancelled when it counts no more.
     pub revoked: CancellationToken,
+    /// What each of its calls holds until it ends.
+    pub calls: Arc<Semaphore>,
 }
 
 /// All tokens and agents.
@@ -58,8 +66,8 @@ impl Registry {
         Self { store, state: RwLock::default() }
     }
 
-    /// Follows the store until `closing`.
-    pub async fn follow(self: Arc<Self>, closing: CancellationToken) {
+    /// Follows the store and the clock until `closing`.
+    pub async fn follow(self: Arc<Self>, clock: Clock, closing: CancellationToken) {
         let follow = async {
             let mut is_away = false;
             loop {
@@ -73,6 +81,7 @@ impl Registry {
                     }
                     Err(error) => debug!(%error, "tokens cannot be read yet"),
                 }
+                self.end_expired(clock.now());
                 sleep(POLL).await;
             }
         };
@@ -91,6 +100,21 @@ impl Registry {
         let records = self.store.access().await?;
         self.state.write().unwrap_or_else(PoisonError::into_inner).replace(records);
         Ok(())
+    }
+
+    /// Ends what is under way by tokens and certificates that have expired.
+    fn end_expired(&self, now: Time) {
+        let state = self.read();
+        for known in state.tokens.values().filter(|known| known.record.is_over(now)) {
+            known.revoked.cancel();
+        }
+        for agent in state.agents.values().filter(|agent| agent.expires <= now) {
+            for key in &agent.keys {
+                if let Some(over) = state.keys.get(&(agent.id, *key)) {
+                    over.cancel();
+                }
+            }
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -148,15 +172,16 @@ impl State {
                 (&known.record.digest, &known.record.user, known.record.role)
                     == (&record.digest, &record.user, record.role)
             });
-            let revoked = match kept {
-                Some(known) if same => known.revoked.clone(),
-                Some(known) => {
-                    known.revoked.cancel();
-                    CancellationToken::new()
+            let (revoked, calls) = match kept {
+                Some(known) if same => (known.revoked.clone(), known.calls.clone()),
+                before => {
+                    if let Some(known) = before {
+                        known.revoked.cancel();
+                    }
+                    (CancellationToken::new(), Arc::new(Semaphore::new(CALLS_AT_A_TIME)))
                 }
-                None => CancellationToken::new(),
             };
-            self.tokens.insert(record.id, Arc::new(Known { record, revoked }));
+            self.tokens.insert(record.id, Arc::new(Known { record, revoked, calls }));
         }
         for gone in before.into_values() {
             gone.revoked.cancel();
@@ -205,6 +230,8 @@ mod tests {
         assert_eq!(registry.token(&stranger, Time(1)).err(), Some(Denied::Invalid));
         let forged = Token { secret: stranger.secret.clone(), ..ada.clone() };
         assert_eq!(registry.token(&forged, Time(1)).err(), Some(Denied::Invalid));
+        registry.end_expired(Time(9));
+        assert!(!known.revoked.is_cancelled());
         // What another scheduler changes leaves it alone.
         store.put_token(&other).await.unwrap();
         registry.refresh().await.unwrap();
@@ -213,6 +240,25 @@ mod tests {
         registry.refresh().await.unwrap();
         assert!(known.revoked.is_cancelled());
         assert_eq!(registry.token(&ada, Time(1)).err(), Some(Denied::Invalid));
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_ends_when_a_token_or_certificate_expires() {
+        let store = Arc::new(MemoryStore::default());
+        let registry = Registry::new(store.clone());
+        let (ada, record) = token("ada", Some(Time(10)));
+        let key = "00112233445566778899aabbccddeeff".parse().unwrap();
+        let id = AgentId(uuid::Uuid::from_u128(7));
+        let agent = EnrolledAgent { id, name: "lab".into(), keys: vec![key], expires: Time(20) };
+        store.put_token(&record).await.unwrap();
+        store.put_enrolled(&agent).await.unwrap();
+        registry.refresh().await.unwrap();
+        let person = registry.token(&ada, Time(9)).unwrap().revoked.clone();
+        let machine = registry.agent(&PeerCertificate { agent: id, key }).unwrap();
+        for (now, over) in [(9, [false, false]), (10, [true, false]), (20, [true, true])] {
+            registry.end_expired(Time(now));
+            assert_eq!([person.is_cancelled(), machine.is_cancelled()], over, "{now}");
+        }
     }
 
     #[tokio::test]

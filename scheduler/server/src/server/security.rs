@@ -54,7 +54,7 @@ impl Security {
         let sees_all = config.visibility == Visibility::All;
         let admission = Admission::Gate(Gate::new(registry.clone(), audit, clock, sees_all));
         tasks.spawn(certificate.keep_new(closing.clone()));
-        tasks.spawn(registry.clone().follow(closing.clone()));
+        tasks.spawn(registry.clone().follow(clock, closing.clone()));
         tasks.spawn(writing);
         let login = FirstLogin {
             store: store.clone(),

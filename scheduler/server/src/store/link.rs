@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, FromRedisValue, RedisError, RedisResult};
-use redis::{Client, Pipeline, ScriptInvocation};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo as _, Pipeline,
+    RedisError, RedisResult, ScriptInvocation, TlsCertificates, TlsMode,
+};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -18,29 +20,62 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// For asking a sentinel and then connecting; the first sentinels of the list may be away.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(6);
-const SENTINEL_SCHEME: &str = "redis+sentinel://";
+const SENTINEL_SCHEMES: [(&str, Option<TlsMode>); 2] =
+    [("redis+sentinel://", None), ("rediss+sentinel://", Some(TlsMode::Secure))];
 const SENTINEL_PORT: u16 = 26379;
 
 /// Where the server is.
 #[derive(Clone)]
 pub enum Source {
     /// One server, always at that address.
-    Server(Client),
+    Server(Arc<Client>),
     /// The server that the sentinels name.
     Sentinel(Arc<Mutex<SentinelClient>>),
 }
 
+/// A server's URL, and what does not belong into one. `Debug` is left out: it would print the password.
+#[derive(Clone, Default)]
+pub struct RedisAddress {
+    /// `redis[s]://[user[:password]@]host[:port]/[db]`, `unix:///path`, or
+    /// `redis[s]+sentinel://[user[:password]@]host[:port],…/MASTER[/db]`; with the `s` connections are encrypted.
+    pub url: String,
+    /// Takes the place of the URL's password.
+    pub password: Option<String>,
+    /// Authorities that certify the server, PEM; the system's where there are none.
+    pub authorities: Option<Vec<u8>>,
+}
+
 impl Source {
-    /// `redis://…`, `unix://…`, or
-    /// `redis+sentinel://[user:password@]host[:port],host[:port]…/MASTER[/db]`.
+    /// The server of an address.
     ///
     /// # Errors
-    /// It is none of these.
-    pub fn parse(url: &str) -> RedisResult<Self> {
-        match url.strip_prefix(SENTINEL_SCHEME) {
-            Some(rest) => parse_sentinels(rest).map(|client| Self::Sentinel(Arc::new(Mutex::new(client)))),
-            None => Client::open(url).map(Self::Server),
+    /// The URL is none of [`RedisAddress::url`], or the authorities are no PEM.
+    pub fn parse(address: &RedisAddress) -> RedisResult<Self> {
+        let certificates = TlsCertificates { client_tls: None, root_cert: address.authorities.clone() };
+        for (scheme, mode) in SENTINEL_SCHEMES {
+            if let Some(rest) = address.url.strip_prefix(scheme) {
+                let mut builder = parse_sentinels(rest, mode)?;
+                if let Some(password) = &address.password {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                if mode.is_some() {
+                    let sentinels = certificates.clone();
+                    builder = builder.set_client_to_redis_certificates(certificates);
+                    builder = builder.set_client_to_sentinel_certificates(sentinels);
+                }
+                return Ok(Self::Sentinel(Arc::new(Mutex::new(builder.build()?))));
+            }
         }
+        let mut server = address.url.as_str().into_connection_info()?;
+        if let Some(password) = &address.password {
+            let settings = server.redis_settings().clone().set_password(password);
+            server = server.set_redis_settings(settings);
+        }
+        let client = match server.addr() {
+            ConnectionAddr::TcpTls { .. } => Client::build_with_tls(server, certificates),
+            _ => Client::open(server),
+        };
+        client.map(|client| Self::Server(Arc::new(client)))
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
@@ -61,8 +96,8 @@ fn wrong(text: &'static str) -> RedisError {
     RedisError::from((redis::ErrorKind::InvalidClientConfig, text))
 }
 
-fn parse_sentinels(rest: &str) -> RedisResult<SentinelClient> {
-    let shape = "a sentinel URL is redis+sentinel://[user:password@]host[:port],host[:port]/MASTER[/db]";
+fn parse_sentinels(rest: &str, mode: Option<TlsMode>) -> RedisResult<SentinelClientBuilder> {
+    let shape = "a sentinel URL is redis[s]+sentinel://[user[:password]@]host[:port],host[:port]/MASTER[/db]";
     let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
     let mut parts = rest.split('/');
     let (hosts, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -70,13 +105,20 @@ fn parse_sentinels(rest: &str) -> RedisResult<SentinelClient> {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
         let port = if port.is_empty() { Ok(SENTINEL_PORT) } else { port.parse() };
         let port = port.ok().filter(|_| !host.is_empty()).ok_or_else(|| wrong(shape))?;
-        Ok(ConnectionAddr::Tcp(host.to_owned(), port))
+        let host = host.to_owned();
+        Ok(match mode {
+            Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            None => ConnectionAddr::Tcp(host, port),
+        })
     };
     let addresses: Vec<ConnectionAddr> = hosts.split(',').map(address).collect::<RedisResult<_>>()?;
     if name.is_empty() {
         return Err(wrong(shape));
     }
     let mut builder = SentinelClientBuilder::new(addresses, name, SentinelServerType::Master)?;
+    if let Some(mode) = mode {
+        builder = builder.set_client_to_redis_tls_mode(mode);
+    }
     if let Some(db) = parts.next().filter(|db| !db.is_empty()) {
         builder = builder.set_client_to_redis_db(db.parse().map_err(|_| wrong(shape))?);
     }
@@ -86,7 +128,7 @@ fn parse_sentinels(rest: &str) -> RedisResult<SentinelClient> {
             builder = builder.set_client_to_redis_username(user);
         }
     }
-    builder.build()
+    Ok(builder)
 }
 
 /// The connection, shared by all clones.
@@ -179,8 +221,10 @@ mod tests {
             "redis+sentinel://a/mymaster",
             "redis+sentinel://ada:secret@a,b/mymaster/2",
             "redis+sentinel://secret@a/mymaster/",
+            "rediss+sentinel://ada@a/mymaster",
         ] {
-            assert!(matches!(Source::parse(good), Ok(Source::Sentinel(_))), "{good}");
+            let address = RedisAddress { url: good.into(), ..RedisAddress::default() };
+            assert!(matches!(Source::parse(&address), Ok(Source::Sentinel(_))), "{good}");
         }
         for bad in [
             "redis+sentinel://",
@@ -189,7 +233,8 @@ mod tests {
             "redis+sentinel://a,/m",
             "redis+sentinel://a/m/x",
         ] {
-            assert!(Source::parse(bad).is_err(), "{bad}");
+            let address = RedisAddress { url: bad.into(), ..RedisAddress::default() };
+            assert!(Source::parse(&address).is_err(), "{bad}");
         }
     }
 }

@@ -35,6 +35,7 @@ use uuid::Uuid;
 use crate::sample::{AgentSamples, Resolution, Sample};
 
 pub use self::access::AccessStore;
+pub use self::link::RedisAddress;
 pub use self::redis::{RedisOptions, RedisStore};
 
 /// The layout of what is stored. An older one is migrated by whoever comes to lead, a newer one is refused.

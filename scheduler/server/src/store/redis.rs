@@ -12,7 +12,7 @@ use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
 use super::access::AccessScripts;
-use super::link::{Link, Source};
+use super::link::{Link, RedisAddress, Source};
 use super::records::{
     Parts, parse_agent, parse_forgotten, parse_group, parse_progress, parse_status, parse_submission,
     parse_throughput, parse_user,
@@ -72,13 +72,12 @@ impl From<RedisError> for StoreError {
 }
 
 impl RedisStore {
-    /// A store at `url`: `redis://[user:password@]host[:port]/[db]`, `unix:///path/to/socket`, or
-    /// `redis+sentinel://[user:password@]host[:port],…/MASTER[/db]`. Connects when it is first used.
+    /// A store at a server, which is connected to when it is first used.
     ///
     /// # Errors
-    /// Redis' URL cannot be parsed.
-    pub fn at_url(url: &str, options: RedisOptions) -> Result<Self, StoreError> {
-        Ok(Self::new(Source::parse(url)?, options))
+    /// The address cannot be used.
+    pub fn at(address: &RedisAddress, options: RedisOptions) -> Result<Self, StoreError> {
+        Ok(Self::new(Source::parse(address)?, options))
     }
 
     /// A store at a Unix socket, whose path need not survive being written as a URL.
@@ -87,7 +86,7 @@ impl RedisStore {
     /// Never, as it stands.
     pub fn at_socket(path: &Path, options: RedisOptions) -> Result<Self, StoreError> {
         let client = redis::Client::open(ConnectionAddr::Unix(path.to_owned()))?;
-        Ok(Self::new(Source::Server(client), options))
+        Ok(Self::new(Source::Server(client.into()), options))
     }
 
     fn new(source: Source, options: RedisOptions) -> Self {

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject as _;
 use trainyard_access::Pin;
 use trainyard_types::{AgentId, Time};
 
-use super::{AGENT_URI, TlsError};
+use super::{AGENT_URI, TlsError, check_private};
 
 const KEY_FILE: &str = "ca.key";
 const CERTIFICATE_FILE: &str = "ca.pem";
@@ -66,13 +66,15 @@ impl Authority {
     /// The directory or its files cannot be used.
     pub fn open(dir: &Path) -> Result<Self, TlsError> {
         let unusable = |cause| TlsError::Directory { path: dir.to_owned(), cause };
-        fs::create_dir_all(dir).map_err(unusable)?;
-        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(unusable)?;
         let key_file = dir.join(KEY_FILE);
+        // Files that somebody brings may lie where nothing can be written.
         if !key_file.exists() {
+            fs::create_dir_all(dir).map_err(unusable)?;
+            fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(unusable)?;
             let key = KeyPair::generate()?;
             write_once(&key_file, key.serialize_pem().as_bytes(), 0o600).map_err(unusable)?;
         }
+        check_private("tls_dir", &key_file)?;
         let damaged = |file: &str, problem: String| TlsError::Authority { path: dir.join(file), problem };
         let key = fs::read_to_string(&key_file).map_err(unusable)?;
         let key = KeyPair::from_pem(&key).map_err(|cause| damaged(KEY_FILE, cause.to_string()))?;
@@ -215,7 +217,12 @@ mod tests {
         fs::copy(one.path().join(CERTIFICATE_FILE), other.path().join(CERTIFICATE_FILE)).unwrap();
         let error = Authority::open(other.path()).err().unwrap().to_string();
         assert!(error.contains("ca.pem") && error.contains("another key"), "{error}");
-        fs::write(other.path().join(KEY_FILE), "x").unwrap();
+        let key = other.path().join(KEY_FILE);
+        fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+        let error = Authority::open(other.path()).err().unwrap().to_string();
+        assert!(error.contains("mode 644") && error.contains("chmod 600"), "{error}");
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        fs::write(key, "x").unwrap();
         let error = Authority::open(other.path()).err().unwrap().to_string();
         assert!(error.contains("ca.key"), "{error}");
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_access::Identity;
 
-use super::{Authority, TlsError};
+use super::{Authority, TlsError, check_private};
 
 /// How often files are looked at.
 const FILES_POLL: Duration = Duration::from_secs(10);
@@ -117,7 +117,10 @@ impl ServerCertificate {
 
 fn certified(source: &Source) -> Result<CertifiedKey, TlsError> {
     let Identity { chain, key } = match source {
-        Source::Files(files) => Identity::read(&files.certificate, &files.key)?,
+        Source::Files(files) => {
+            check_private("tls_key", &files.key)?;
+            Identity::read(&files.certificate, &files.key)?
+        }
         Source::Authority { authority, names } => {
             let (chain, key) = authority.server_certificate(names)?;
             let unreadable = |cause: rustls::pki_types::pem::Error| TlsError::Verifier(cause.to_string());
@@ -148,7 +151,7 @@ mod tests {
         let files = CertificateFiles { certificate: dir.path().join("c.pem"), key: dir.path().join("k.pem") };
         let write = |(chain, key): (String, String)| {
             fs::write(&files.certificate, chain).unwrap();
-            fs::write(&files.key, key).unwrap();
+            trainyard_files::write_private(&files.key, key.as_bytes(), |_| {}).unwrap();
         };
         let make = || authority.server_certificate(&["lab-head".to_owned()]).unwrap();
         write(make());

@@ -4,6 +4,7 @@
 
 mod agents;
 mod durability;
+mod encrypted_redis;
 mod fitness;
 mod fuzz;
 mod job_groups;

@@ -6,12 +6,15 @@ mod secure;
 use std::time::Duration;
 
 use secure::{SecureScheduler, reason};
+use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use trainyard_access::{KeyRequest, Token};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as FromAgent;
 use trainyard_scheduler::access::{METHODS, Needs};
-use trainyard_scheduler::config::Visibility;
+use trainyard_scheduler::config::{Config, Visibility};
+use trainyard_scheduler::embedded::EmbeddedRedis;
+use trainyard_scheduler::server::{Issue, issue_token};
 
 use crate::support::{Agent, Scheduler, config, submission};
 
@@ -287,11 +290,20 @@ fn rand_seed() -> u64 {
 async fn a_lost_admin_s_token_is_replaced_by_whoever_has_the_files() {
     let mut kept = None;
     let scheduler = SecureScheduler::start(|config| kept = Some(config.clone())).await;
-    let text = trainyard_scheduler::server::admin_token(&kept.unwrap()).await.unwrap();
-    let token = text.trim().rsplit(' ').next().unwrap().to_owned();
+    let kept = kept.unwrap();
+    let (token, _) = issue_token(&kept, Issue::Admin).await.unwrap();
+    let token = token.reveal();
     // Within a second, as on any other scheduler.
     while scheduler.jobs(&token).list_jobs(pb::ListJobsRequest::default()).await.is_err() {}
-    let open = trainyard_scheduler::server::admin_token(&config(std::path::Path::new("/nowhere"))).await;
+    // A machine joins with one that was made the same way, and the audit tells of both.
+    let wanted = Issue::Join { uses: 1, lifetime: Duration::from_secs(60) };
+    let (joining, _) = issue_token(&kept, wanted).await.unwrap();
+    while scheduler.enrol(&joining.reveal(), 7).await.is_err() {}
+    let mut access = scheduler.access(&token);
+    let events = access.list_audit_events(pb::ListAuditEventsRequest::default()).await.unwrap();
+    let made = events.get_ref().events.iter().filter(|event| event.caller.contains("command line"));
+    assert_eq!(made.count(), 2);
+    let open = issue_token(&config(std::path::Path::new("/nowhere")), Issue::Admin).await;
     assert!(open.unwrap_err().to_string().contains("nobody needs a token"));
 }
 
@@ -367,19 +379,129 @@ async fn a_web_page_reaches_no_open_scheduler_by_a_name_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_token_expires() {
+async fn a_token_that_expires_ends_what_is_open_and_counts_no_more() {
     let scheduler = SecureScheduler::start(|_| {}).await;
     let wish = pb::CreateTokenRequest {
         user: "ada".into(),
-        lifetime: Some(Duration::from_secs(1).try_into().unwrap()),
+        lifetime: Some(Duration::from_secs(2).try_into().unwrap()),
         ..Default::default()
     };
     let admin = scheduler.admin().reveal();
+    let job_id = scheduler.jobs(&admin).submit_job(submission("")).await.unwrap().into_inner().job_id;
     let made = scheduler.access(&admin).create_token(wish).await.unwrap().into_inner();
-    let refused = loop {
-        if let Err(refused) = scheduler.jobs(&made.token).list_jobs(pb::ListJobsRequest::default()).await {
-            break refused;
+    let watch = pb::WatchJobRequest { job_id, ..Default::default() };
+    let mut events = scheduler.jobs(&made.token).watch_job(watch).await.unwrap().into_inner();
+    let end = loop {
+        match events.message().await {
+            Ok(Some(_)) => {}
+            end => break end,
         }
     };
+    assert_eq!(reason(&end.unwrap_err()), "TOKEN_REVOKED");
+    let refused = scheduler.jobs(&made.token).list_jobs(pb::ListJobsRequest::default()).await.unwrap_err();
     assert_eq!(reason(&refused), "TOKEN_EXPIRED");
+}
+
+#[tokio::test]
+async fn a_token_in_an_address_is_refused_by_name() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let path = format!("/metrics?access_token={}", scheduler.admin().reveal());
+    let (status, page) = scheduler.page(&path).await;
+    assert_eq!(status, 401, "{page}");
+    assert!(page.contains("revoke that token") && page.contains("authorization: Bearer"), "{page}");
+}
+
+#[tokio::test]
+async fn one_token_has_only_so_many_calls_under_way() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let (ada, bob) = (
+        scheduler.token("ada", pb::AccessRole::User).await,
+        scheduler.token("bob", pb::AccessRole::User).await,
+    );
+    let job_id = scheduler.jobs(&ada).submit_job(submission("")).await.unwrap().into_inner().job_id;
+    let watch = || pb::WatchJobRequest { job_id: job_id.clone(), ..Default::default() };
+    // A connection has only so many streams, too.
+    let channels = [scheduler.dial(None, None).await.unwrap(), scheduler.dial(None, None).await.unwrap()];
+    let mut open = Vec::new();
+    let refused = loop {
+        let channel = channels[open.len() % 2].clone();
+        match scheduler.jobs_on(channel, &ada).watch_job(watch()).await {
+            Ok(stream) => open.push(stream.into_inner()),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_CALLS"));
+    assert_eq!(open.len(), 1024);
+    scheduler.jobs_on(channels[0].clone(), &bob).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+    drop(open);
+    // Each place is free again once the scheduler has heard of its stream's end.
+    while scheduler.jobs(&ada).list_jobs(pb::ListJobsRequest::default()).await.is_err() {}
+}
+
+#[tokio::test]
+async fn thousands_of_handshakes_that_stop_half_way_keep_nobody_out() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let mut silent = Vec::new();
+    for number in 0..2000 {
+        let mut stream = tokio::net::TcpStream::connect(scheduler.server.address()).await.unwrap();
+        // Half say nothing at all, the others begin a handshake.
+        if number % 2 == 0 {
+            stream.write_all(b"\x16\x03\x01").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    // A new connection, since the scheduler's own one was there before.
+    let channel = loop {
+        if let Ok(channel) = scheduler.dial(None, None).await {
+            break channel;
+        }
+    };
+    let admin = scheduler.admin().reveal();
+    scheduler.jobs_on(channel, &admin).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn schedulers_of_one_redis_share_authority_tokens_and_revocations() {
+    let redis_dir = tempfile::tempdir().unwrap();
+    let redis = EmbeddedRedis::start("redis-server".as_ref(), redis_dir.path()).unwrap();
+    let shared = tempfile::tempdir().unwrap();
+    let change = |config: &mut Config| {
+        config.redis_url = redis.url();
+        config.tls_dir = Some(shared.path().join("tls"));
+        config.blob_dir = Some(shared.path().join("blobs"));
+        config.leader_lease = Duration::from_secs(9);
+    };
+    let leader = SecureScheduler::start(change).await;
+    let standby = leader.replica(change).await;
+    let ada = leader.token("ada", pb::AccessRole::User).await;
+    // The standby hears of it within a second.
+    while standby.jobs(&ada).list_jobs(pb::ListJobsRequest::default()).await.is_err() {}
+    let job_id = leader.jobs(&ada).submit_job(submission("")).await.unwrap().into_inner().job_id;
+    let watch = pb::WatchJobRequest { job_id, ..Default::default() };
+    let mut events = loop {
+        if let Ok(events) = standby.jobs(&ada).watch_job(watch.clone()).await {
+            break events.into_inner();
+        }
+    };
+    // A standby makes and revokes tokens, too.
+    let admin = leader.admin().reveal();
+    let id = ada.parse::<Token>().unwrap().id.to_string();
+    standby.access(&admin).revoke_token(pb::RevokeTokenRequest { id }).await.unwrap();
+    let end = loop {
+        match events.message().await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(reason(&end.unwrap_err()), "TOKEN_REVOKED");
+    while leader.jobs(&ada).list_jobs(pb::ListJobsRequest::default()).await.is_ok() {}
+    // A machine that joins at one of them shows its certificate at each.
+    let joining = leader.token("", pb::AccessRole::Agent).await;
+    let identity = loop {
+        if let Ok(identity) = standby.enrol(&joining, 7).await {
+            break identity;
+        }
+    };
+    let channel = leader.dial(None, Some(identity)).await.unwrap();
+    while Agent::connect_as(channel.clone(), hello(7)).await.is_err() {}
 }

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use http_body::Body as _;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tonic::client::GrpcService;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -104,6 +106,18 @@ impl SecureScheduler {
         scheduler
     }
 
+    /// Another scheduler, of the same Redis and authority by `change`.
+    pub async fn replica(&self, change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config { security: SecurityMode::On, ..config(dir.path()) };
+        change(&mut config);
+        let server = Server::start(config).await.unwrap();
+        let admin = self.admin.clone();
+        let trust = Trust::none().pin(admin.pin).connector().unwrap();
+        let channel = Self::endpoint(&server).connect_with_connector_lazy(trust);
+        Self { server, dir, admin, channel }
+    }
+
     fn endpoint(server: &Server) -> Endpoint {
         Endpoint::from_shared(format!("https://{}", server.address())).unwrap()
     }
@@ -136,6 +150,11 @@ impl SecureScheduler {
 
     pub fn jobs(&self, token: &str) -> JobServiceClient<Sending> {
         JobServiceClient::with_interceptor(self.channel.clone(), self.with(token))
+    }
+
+    /// On a connection of its own.
+    pub fn jobs_on(&self, channel: Channel, token: &str) -> JobServiceClient<Sending> {
+        JobServiceClient::with_interceptor(channel, self.with(token))
     }
 
     pub fn access(&self, token: &str) -> AccessServiceClient<Sending> {
@@ -201,6 +220,24 @@ impl SecureScheduler {
     /// A connection that is not encrypted.
     pub fn plaintext(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.server.address())).unwrap().connect_lazy()
+    }
+
+    /// An HTTP page over the encrypted connection: its status and text.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        let url = format!("https://{}{path}", self.server.address());
+        let request = tonic::codegen::http::Request::get(url).body(tonic::body::Body::empty()).unwrap();
+        let mut channel = self.channel.clone();
+        std::future::poll_fn(|context| GrpcService::<tonic::body::Body>::poll_ready(&mut channel, context))
+            .await
+            .unwrap();
+        let (head, mut body) = GrpcService::call(&mut channel, request).await.unwrap().into_parts();
+        let mut text = Vec::new();
+        while let Some(frame) =
+            std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)).await
+        {
+            text.extend(frame.unwrap().into_data().unwrap());
+        }
+        (head.status.as_u16(), String::from_utf8(text).unwrap())
     }
 
     pub async fn plain_page(&self, path: &str) -> String {
