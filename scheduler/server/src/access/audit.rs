@@ -34,6 +34,8 @@ impl Audit {
         let (sender, mut records) = mpsc::channel(BACKLOG);
         let task = async move {
             let mut some = Vec::new();
+            // A disk that stays full is told of once.
+            let mut is_lacking = false;
             while records.recv_many(&mut some, AT_ONCE).await > 0 {
                 if let Err(cause) = store.append_audit(&some).await {
                     warn!(%cause, records = some.len(), "the audit's stream lacks records; its file has them");
@@ -41,8 +43,17 @@ impl Audit {
                 let (file, written) = (file.clone(), std::mem::take(&mut some));
                 // A disk that hangs must hold up nobody else.
                 let written = spawn_blocking(move || append(&file, &written)).await;
-                if let Ok(Err(cause)) = written {
-                    warn!(%cause, "the audit's file cannot be written");
+                match written {
+                    Ok(Ok(())) if std::mem::take(&mut is_lacking) => {
+                        warn!(
+                            "the audit's file can be written again; what came meanwhile is in the stream alone"
+                        );
+                    }
+                    Ok(Err(cause)) if !is_lacking => {
+                        warn!(%cause, "the audit's file cannot be written; what comes is in the stream alone");
+                        is_lacking = true;
+                    }
+                    Ok(_) | Err(_) => {}
                 }
             }
         };
@@ -75,12 +86,8 @@ mod tests {
     use super::*;
     use crate::store::memory::MemoryStore;
 
-    #[tokio::test]
-    async fn what_was_told_is_in_the_stream_and_in_the_file_when_the_scheduler_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, path) = (Arc::new(MemoryStore::default()), dir.path().join("audit.jsonl"));
-        let (audit, task) = Audit::new(store.clone(), path.clone());
-        let record = |at: u64| AuditRecord {
+    fn record(at: u64) -> AuditRecord {
+        AuditRecord {
             time: Time(at),
             caller: "ada".into(),
             role: None,
@@ -88,7 +95,27 @@ mod tests {
             action: "JobService/CancelJob".into(),
             target: String::new(),
             outcome: "OK".into(),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_the_stream_has_it_and_nobody_waits() {
+        let store = Arc::new(MemoryStore::default());
+        let (audit, task) = Audit::new(store.clone(), "/dev/full".into());
+        let task = tokio::spawn(task);
+        for at in 0..3 * BACKLOG as u64 {
+            audit.tell(record(at)).await;
+        }
+        drop(audit);
+        task.await.unwrap();
+        assert_eq!(store.audit(Some("0"), usize::MAX).await.unwrap().len(), 3 * BACKLOG);
+    }
+
+    #[tokio::test]
+    async fn what_was_told_is_in_the_stream_and_in_the_file_when_the_scheduler_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, path) = (Arc::new(MemoryStore::default()), dir.path().join("audit.jsonl"));
+        let (audit, task) = Audit::new(store.clone(), path.clone());
         audit.tell(record(1)).await;
         audit.tell(record(2)).await;
         drop(audit);

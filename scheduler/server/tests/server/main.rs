@@ -15,5 +15,6 @@ mod process;
 mod replicas;
 mod security;
 mod sentinel;
+mod strangers;
 mod support;
 mod takeover;

@@ -1,5 +1,7 @@
 //! A scheduler in this process, over a real Redis, and clients for it.
 
+pub mod secure;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -22,7 +22,7 @@ use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_scheduler::config::{Config, SecurityMode};
 use trainyard_scheduler::server::Server;
 
-use crate::support::{config, submission};
+use super::{config, submission};
 
 /// Sends a token with every call.
 #[derive(Clone)]
@@ -46,9 +46,39 @@ pub struct SecureScheduler {
     channel: Channel,
 }
 
+/// What an agent with this id says first.
+pub fn hello(id: u128) -> pb::Hello {
+    let agent_id = uuid::Uuid::from_u128(id).to_string();
+    pb::Hello {
+        agent_id,
+        name: format!("agent-{id}"),
+        cpu_slots: 2,
+        memory_total_mib: 1024,
+        ..Default::default()
+    }
+}
+
 /// The reason in a refusal's `ErrorInfo`.
 pub fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
+/// Calls a method with an empty message; `None` where it succeeds, or answers nothing yet.
+pub async fn raw_on<S>(service: S, path: &str) -> Option<Status>
+where
+    S: GrpcService<tonic::body::Body, Error: std::fmt::Debug>,
+    S::ResponseBody: http_body::Body<Data = tonic::codegen::Bytes> + Send + 'static,
+    <S::ResponseBody as http_body::Body>::Error: Into<tonic::codegen::StdError> + Send,
+{
+    let mut client = tonic::client::Grpc::new(service);
+    client.ready().await.unwrap();
+    let messages = tokio_stream::once(());
+    let codec: ProstCodec<(), ()> = ProstCodec::default();
+    let call = client.streaming(Request::new(messages), PathAndQuery::try_from(path).unwrap(), codec);
+    match call.await {
+        Err(status) => Some(status),
+        Ok(mut answer) => answer.get_mut().message().await.err(),
+    }
 }
 
 /// An error with all its causes.
@@ -168,17 +198,9 @@ impl SecureScheduler {
     }
 
     /// Calls a method with an empty message; `None` where it succeeds, or answers nothing yet.
-    pub async fn raw(&self, path: &str, token: &str) -> Option<Status> {
-        let mut client =
-            tonic::client::Grpc::new(InterceptedService::new(self.channel.clone(), self.with(token)));
-        client.ready().await.unwrap();
-        let messages = tokio_stream::once(());
-        let codec: ProstCodec<(), ()> = ProstCodec::default();
-        let call = client.streaming(Request::new(messages), PathAndQuery::try_from(path).unwrap(), codec);
-        match call.await {
-            Err(status) => Some(status),
-            Ok(mut answer) => answer.get_mut().message().await.err(),
-        }
+    pub async fn raw(&self, path: &str, token: Option<&str>) -> Option<Status> {
+        let bearer = token.map_or(Bearer(None), |token| self.with(token));
+        raw_on(InterceptedService::new(self.channel.clone(), bearer), path).await
     }
 
     /// Joins as the agent with this id.
