@@ -74,8 +74,9 @@ test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bund
 gpu-bundle: setup $(GOLDEN)/unpacked ## The same as a folder for a machine with a GPU, without cargo and network
 	deploy/gpu/bundle.sh release
 
-lint: setup ## Format, Clippy and rustdoc, warnings denied
+lint: setup ## Format, Clippy, rustdoc, warnings denied; licences and versions of what we build from
 	cargo fmt --all --check
+	@deploy/check-dependencies.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
