@@ -26,7 +26,7 @@ use trainyard_types::{Assignment, AttemptId, GpuUuid, Inventory, LeaderEpoch, Se
 
 use crate::agent_status::AgentStatus;
 use crate::backoff::Backoff;
-use crate::enrolment::Credentials;
+use crate::enrolment::{Credentials, how_to_join};
 use crate::identity::Identity;
 use crate::message::{Event, GpuMonitorLink, Input, Readings, SchedulerLink, agent_message};
 use duplicate_identity::DuplicateIdentity;
@@ -91,10 +91,10 @@ impl LinkError {
     /// What a person can do about it, if waiting is not enough.
     fn way_out(&self, scheduler: &str) -> Option<String> {
         if let Self::OtherIdentity = self {
-            let join = format!(
-                "run `trainyard-agent join {scheduler}` with a token of `yard token create --agents`"
-            );
-            return Some(format!("{join}, or start this agent again if it has a `join_token_file`"));
+            return Some(format!(
+                "{}, or start this agent again if it has a `join_token_file`",
+                how_to_join(scheduler)
+            ));
         }
         refused::way_out(self.answer(), self.problem().as_ref(), scheduler)
     }

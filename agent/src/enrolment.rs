@@ -61,6 +61,12 @@ pub fn read_token(file: &Path) -> anyhow::Result<Token> {
     text.parse::<Token>().with_context(|| format!("the token in {} cannot be used", file.display()))
 }
 
+/// What a person types on a machine that is to join, a sentence's end. `scheduler` is its URL.
+pub fn how_to_join(scheduler: &str) -> String {
+    let address = scheduler.split_once("://").map_or(scheduler, |(_, address)| address);
+    format!("run `trainyard-agent join {address}` with a token of `yard token create --agents`")
+}
+
 /// What connections are made with from the start, and the task that renews the certificate, if there is one. A machine
 /// that has not joined does so now, if a file with a token is configured.
 ///
@@ -77,8 +83,7 @@ pub async fn prepare(
     };
     let agent = identity.agent();
     let found = Joined::load(&settings.data_dir)?;
-    let way_out =
-        format!("run `trainyard-agent join {scheduler}` with a token of `yard token create --agents`");
+    let way_out = how_to_join(scheduler);
     let joined = match (found, &settings.join_token_file) {
         (Some(joined), _) if joined.record.agent == agent && !joined.is_over() => joined,
         (Some(joined), None) if joined.record.agent == agent => {

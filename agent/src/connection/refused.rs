@@ -4,6 +4,8 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use trainyard_access::ConnectionProblem;
 
+use crate::enrolment::how_to_join;
+
 /// The way out, a sentence; `None` where waiting is all that is to be done.
 pub fn way_out(
     answer: Option<&Status>,
@@ -11,7 +13,7 @@ pub fn way_out(
     scheduler: &str,
 ) -> Option<String> {
     let address = scheduler.split_once("://").map_or(scheduler, |(_, address)| address);
-    let join = format!("run `trainyard-agent join {address}` with a token of `yard token create --agents`");
+    let join = how_to_join(scheduler);
     if let Some(problem) = problem {
         return of_problem(problem, scheduler, &join);
     }

@@ -11,7 +11,7 @@ use trainyard_access::{Connector, KeyRequest};
 
 use super::calls;
 use super::files::{self, Joined, Record};
-use super::{Credentials, EnrolmentSettings};
+use super::{Credentials, EnrolmentSettings, how_to_join};
 
 /// How often the clock and the files are looked at. The clock is the calendar's: machines sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -123,11 +123,10 @@ impl Renewal {
     /// Says loudly that the certificate ends, from a week before.
     fn warn_of_the_end(&mut self) {
         let Record { expire_time, scheduler, .. } = &self.joined.record;
-        let way_out =
-            format!("`trainyard-agent join {scheduler}`, with a token of `yard token create --agents`");
+        let way_out = how_to_join(scheduler);
         if self.joined.is_over() {
             if !std::mem::replace(&mut self.has_said_over, true) {
-                error!("this machine's certificate ended at {expire_time}; {way_out}, gets a new one");
+                error!("this machine's certificate ended at {expire_time}: {way_out}");
             }
             return;
         }
@@ -136,7 +135,7 @@ impl Renewal {
             self.warned = Some(Instant::now());
             error!(
                 "this machine's certificate ends at {expire_time} and was not renewed in {} tries; then no more jobs \
-                 come; {way_out}, gets a new one",
+                 come: {way_out}",
                 self.failures
             );
         }
