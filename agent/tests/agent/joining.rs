@@ -180,7 +180,7 @@ async fn an_agent_without_its_certificate_says_how_to_get_one() {
         let log = world.log();
         assert!(log.contains(wanted), "{wanted} in {log}");
     };
-    ends_with("has not joined its cluster: run `trainyard-agent join https://127.0.0.1:").await;
+    ends_with("has not joined its cluster: run `trainyard-agent join 127.0.0.1:").await;
 
     let address = stub.url.trim_start_matches("https://").to_owned();
     let mut command = program(&world, &["join", &address]);
