@@ -5,18 +5,22 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::access_records::AuditRecord;
 use crate::store::AccessStore;
 
 /// Records that may wait; then calls wait for them.
-const BACKLOG: usize = 1024;
+const BACKLOG: usize = 4096;
 /// Records written at a time.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 1024;
+/// How long records wait for others: each write costs the disk of Redis as much as a submission's.
+const GATHER: Duration = Duration::from_millis(100);
 /// Where a file ends and the next begins; one older file is kept.
 const FILE_BYTES: u64 = 64 << 20;
 
@@ -37,6 +41,10 @@ impl Audit {
             // A disk that stays full is told of once.
             let mut is_lacking = false;
             while records.recv_many(&mut some, AT_ONCE).await > 0 {
+                let gather = async {
+                    while some.len() < AT_ONCE && records.recv_many(&mut some, AT_ONCE).await > 0 {}
+                };
+                let _over = timeout(GATHER, gather).await;
                 if let Err(cause) = store.append_audit(&some).await {
                     warn!(%cause, records = some.len(), "the audit's stream lacks records; its file has them");
                 }
