@@ -5,9 +5,14 @@ override export TRAINYARD_GOLDEN_DIR := $(abspath $(or $(TRAINYARD_GOLDEN_DIR),t
 
 BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
+# The Python tools that the set-up has installed, at fixed versions.
+PYTHON := $(CURDIR)/.tools/python/bin
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu gpu-bundle lint bench bench-placement clean
+PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
+PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
+
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python gpu-bundle wheel lint bench bench-placement clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -74,11 +79,16 @@ test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bund
 gpu-bundle: setup $(GOLDEN)/unpacked ## The same as a folder for a machine with a GPU, without cargo and network
 	deploy/gpu/bundle.sh release
 
-lint: setup ## Format, Clippy, rustdoc, warnings denied; licences and versions of what we build from
+wheel: build ## A wheel for pip, with the Python client and the programs, into target/wheel
+	@$(PACK_WHEEL)
+
+lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences and versions of what we build from
 	cargo fmt --all --check
 	@deploy/check-dependencies.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	@$(PYTHON_STUBS)
+	cd python && $(PYTHON)/ruff format --check . && $(PYTHON)/ruff check . && $(PYTHON)/mypy
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh
