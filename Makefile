@@ -35,7 +35,7 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing test-python
 	deploy/gpu/bundle.sh debug
 	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
@@ -53,6 +53,11 @@ test-computing:
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
 	$(ALL) --test simulator --test simulated_gpu --test escape
+
+# Without `setup`: it is part of `test`, which has done that.
+test-python: ## The Python client against clusters of the programs in target/debug, in a minute
+	@$(PYTHON_STUBS)
+	cd python && PYTHONPATH=src $(PYTHON)/python -m pytest
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export

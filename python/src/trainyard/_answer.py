@@ -13,6 +13,8 @@ from trainyard.errors import Violation
 
 _DETAILS = "grpc-status-details-bin"
 _NOT_LEADER = "NOT_LEADER"
+#: BoringSSL's words before it says what is wrong with a certificate.
+_REFUSED_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 #: Codes that gRPC itself gives a call whose connection broke.
 _OF_A_CONNECTION = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED")
 
@@ -28,12 +30,16 @@ class Answer:
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
+    #: Whether the server's certificate is why there is no connection.
+    is_untrusted: bool = False
     #: Seconds that the scheduler asks to wait before the next try.
     retry_delay: float | None = None
 
     @property
     def is_temporary(self) -> bool:
         """Whether asking again may help."""
+        if self.is_untrusted:
+            return False
         return self.code == "UNAVAILABLE" or (not self.is_answer and self.code in _OF_A_CONNECTION)
 
     @property
@@ -52,7 +58,9 @@ def answer_of(error: grpc.RpcError) -> Answer:
     packed = next((value for key, value in trailers if key == _DETAILS), None)
     # What a scheduler refuses has details, but for methods that it does not have.
     if not isinstance(packed, bytes):
-        return Answer(name, _one_line(details), is_answer=name not in (*_OF_A_CONNECTION, "DEADLINE_EXCEEDED"))
+        is_answer = name not in (*_OF_A_CONNECTION, "DEADLINE_EXCEEDED")
+        is_untrusted = not is_answer and _REFUSED_CERTIFICATE in details
+        return Answer(name, _one_line(details), is_answer=is_answer, is_untrusted=is_untrusted)
     try:
         return _with_details(name, status_pb2.Status.FromString(packed))
     except DecodeError:
@@ -84,6 +92,4 @@ def _one_line(text: str) -> str:
     _, _, cause = text.rpartition("last error: ")
     _, _, cause = cause.rpartition("Failed to connect to remote host: ")
     cause = re.sub(r"^(connect: )?(.+?)( \(\d+\))?$", r"\2", cause)
-    if "Ssl handshake failed" in cause or "CERTIFICATE_VERIFY_FAILED" in cause:
-        return "the server's certificate is not one of the authority that was given, or not for this name"
-    return cause
+    return cause.rpartition(f"{_REFUSED_CERTIFICATE}: ")[2]

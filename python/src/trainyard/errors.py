@@ -139,6 +139,11 @@ def _unreachable(answer: Answer, server: str) -> TrainyardError:
         return DeadlineExceeded(
             f"the server at {server} did not answer in time; try again, or give `Client(timeout=...)` more seconds"
         )
+    if answer.is_untrusted:
+        return UntrustedServer(
+            f"the server at {server} shows a certificate that is not to be trusted: {answer.message}; the token was "
+            "not sent. Check the address, this machine's clock, and `Client(ca=...)` if it was given"
+        )
     return Unavailable(
         f"the server at {server} cannot be reached: {answer.message}; is it running? `yard up` starts one on this "
         'machine, `Client("HOST:7433")` or YARD_SERVER names another'
