@@ -28,7 +28,7 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 	cargo build --locked --workspace
 	@deploy/demo.sh
 
-# Two halves run side by side: tests that mostly wait for processes, and tests that mostly compute. Tests that train run
+# Two at a time: tests that mostly wait for processes, tests that mostly compute, and those of Python. Tests that train run
 # two at a time, since libtorch takes all cores. Unit tests run one at a time: libtorch has one generator of random
 # numbers for a process. The fuzzer runs alone, since it measures the memory of its process.
 # A test program that is not named here is found by the tidy test.

@@ -19,7 +19,7 @@ PYTHON_TOOLS=(
     grpcio-tools==1.75.1 grpcio==1.75.1 protobuf==6.31.1 googleapis-common-protos==1.70.0
     tomli==2.5.0 typing-extensions==4.16.0 pandas==2.3.3
     mypy==2.4.1 types-protobuf==7.35.1.20260906 types-grpcio==1.85.0.20261028
-    pytest==9.2.0 ruff==0.17.5
+    pytest==9.2.0 pytest-xdist==3.8.0 ruff==0.17.5
 )
 ONNXRUNTIME=1.32.0
 RUST_MINOR=90

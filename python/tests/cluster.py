@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 #: Where the programs are: the tests' own profile unless somebody says otherwise.
 PROGRAMS: Final = Path(os.environ.get("TRAINYARD_PROGRAMS") or ROOT / "target" / "debug").resolve()
 #: Seconds that anything may take before a test gives up.
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 _POLL: Final = 0.02
 #: A job that takes about a second on one core.
 TINY: Final[dict[str, Any]] = {"device": "cpu", "imgsz": 64, "batch": 8, "workers": 1}

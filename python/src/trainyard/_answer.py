@@ -92,4 +92,4 @@ def _one_line(text: str) -> str:
     _, _, cause = text.rpartition("last error: ")
     _, _, cause = cause.rpartition("Failed to connect to remote host: ")
     cause = re.sub(r"^(connect: )?(.+?)( \(\d+\))?$", r"\2", cause)
-    return cause.rpartition(f"{_REFUSED_CERTIFICATE}: ")[2]
+    return cause.rpartition(f"{_REFUSED_CERTIFICATE}: ")[2].removesuffix(": OK")
