@@ -12,7 +12,7 @@ CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python gpu-bundle wheel lint bench bench-placement clean
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -58,6 +58,10 @@ test-computing:
 test-python: ## The Python client against clusters of the programs in target/debug, in a minute
 	@$(PYTHON_STUBS)
 	cd python && PYTHONPATH=src $(PYTHON)/python -m pytest
+
+# As root: each system is a folder, and what is mounted in it goes with the test.
+test-wheel: wheel ## The wheel in fresh Debian 12 and 13: pip, a cluster, a job, its weights; needs root and debootstrap
+	deploy/clean-root/wheel.sh
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export

@@ -115,6 +115,23 @@ class Cluster:
             process.send_signal(sign)
             process.wait()
 
+    def pause(self) -> None:
+        """Stops the scheduler where it is, and waits until no thread of it runs."""
+        process = self._running["trainyard-scheduler"]
+        process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{process.pid}/task")
+
+        def is_stopped() -> bool:
+            # proc(5): the state comes after the name in parentheses.
+            stats = [(thread / "stat").read_text() for thread in threads.iterdir()]
+            return all(stat.rpartition(") ")[2].startswith("T") for stat in stats)
+
+        until(is_stopped, lambda: "the scheduler does not stop")
+
+    def go_on(self) -> None:
+        """Lets a scheduler that was paused go on."""
+        self._running["trainyard-scheduler"].send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Ends everything; the agent first, since it ends its trainers."""
         for program in ("trainyard-agent", "trainyard-scheduler"):

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from tests.cluster import Cluster, free_port
-from trainyard import Client, InvalidArgument, NotFound, Unavailable, UntrustedServer, Violation, _session
+from trainyard import (
+    Client,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    UntrustedServer,
+    Violation,
+    _session,
+)
 
 TOKEN = f"ty1.{'0' * 32}.{'0' * 16}.{'0' * 64}"
 
@@ -102,6 +111,21 @@ def test_a_server_that_is_not_there_is_told_with_the_way_out(monkeypatch: pytest
     assert "`yard up` starts one on this machine" in str(raised.value)
     with pytest.raises(Unavailable, match="Connection refused"):
         Client(f"https://{server}", token=TOKEN).jobs()
+
+
+def test_a_server_that_does_not_answer_in_time_is_told(cluster: Cluster) -> None:
+    client = Client(cluster.address, timeout=0.5)
+    client.jobs()
+    cluster.pause()
+    try:
+        with pytest.raises(
+            DeadlineExceeded, match=r"did not answer in time; try again, or give `Client\(timeout="
+        ) as raised:
+            client.jobs()
+        assert isinstance(raised.value, Unavailable)
+    finally:
+        cluster.go_on()
+    client.jobs()
 
 
 def test_no_token_goes_to_a_server_in_plaintext(cluster: Cluster) -> None:

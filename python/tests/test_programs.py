@@ -84,6 +84,9 @@ def test_a_program_of_another_machine_and_one_that_is_missing_are_told(site: Pat
     code, text = _start(site, "yard")
     assert (code, text.count("\n")) == (1, 0)
     assert "cannot be started (Exec format error); it needs a Linux with glibc" in text
+    # On a system without glibc its loader is not there.
+    program.write_text("#!/lib64/ld-linux-of-another-system.so\n")
+    assert "cannot be started (No such file or directory); it needs a Linux with glibc" in _start(site, "yard")[1]
     program.unlink()
     assert "is missing; install the package again: `pip install --force-reinstall trainyard`" in _start(site, "yard")[1]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +91,25 @@ def test_a_client_finds_the_leader_and_goes_on_when_it_dies(pair: list[Cluster])
         # An order reaches the new leader, too.
         assert client.job(job.id).cancel().state is JobState.SUCCEEDED
         assert client.train(leader.data, epochs=1, **TINY).wait().state is JobState.SUCCEEDED
+
+
+def test_ctrl_c_ends_a_watch_and_not_the_job(cluster: Cluster) -> None:
+    job = cluster.client().train(cluster.data, epochs=1000, **TINY)
+    script = f"""
+import trainyard
+for event in trainyard.Client("{cluster.address}").job("{job.id}").watch():
+    if isinstance(event, trainyard.Metrics):
+        print("it trains", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == b"it trains\n"
+        watching.send_signal(signal.SIGINT)
+        _, error = watching.communicate()
+    assert watching.returncode == -signal.SIGINT
+    assert b"KeyboardInterrupt" in error
+    assert job.progress().startswith("RUNNING")
+    job.cancel()
 
 
 def test_a_watch_that_is_left_ends_its_stream(cluster: Cluster) -> None:
