@@ -99,10 +99,20 @@ def test_another_system_is_told_what_works_there(site: Path) -> None:
 
 
 def test_a_program_that_needs_what_pip_does_not_install_stops_the_build() -> None:
-    none: dict[str, tuple[int, ...]] = {"GLIBC": (2, 36)}
-    programs.check("trainyard-trainer", programs.Needs(frozenset({"libc.so.6", "libtorch_cpu.so"}), none))
+    none: dict[str, programs.Version] = {"GLIBC": (2, 2, 5)}
+    trainer = programs.Needs(frozenset({"libc.so.6", "libtorch_cpu.so"}), none)
+    assert programs.oldest_glibc("trainyard-trainer", trainer) == (2, 35)
     for name, library in (("yard", "libtorch_cpu.so"), ("trainyard-trainer", "libssl.so.3")):
         with pytest.raises(SystemExit, match=f"{name} needs {library}, which pip does not install"):
-            programs.check(name, programs.Needs(frozenset({library}), none))
-    with pytest.raises(SystemExit, match=r"yard needs GLIBCXX_3.4.34, which Ubuntu 22.04 lacks"):
-        programs.check("yard", programs.Needs(frozenset(), {"GLIBCXX": (3, 4, 34)}))
+            programs.oldest_glibc(name, programs.Needs(frozenset({library}), none))
+
+
+def test_the_tag_names_a_system_that_has_the_libraries() -> None:
+    def of(**versions: programs.Version) -> programs.Version:
+        return programs.oldest_glibc("yard", programs.Needs(frozenset(), versions))
+
+    assert of(GLIBC=(2, 41), GLIBCXX=(3, 4, 11)) == (2, 41)
+    assert of(GLIBC=(2, 34), GLIBCXX=(3, 4, 32)) == (2, 38)
+    assert of(GLIBC=(2, 34), CXXABI=(1, 3, 15)) == (2, 39)
+    with pytest.raises(SystemExit, match=r"needs GLIBCXX_3\.4\.99, which is newer than any system that is known"):
+        of(GLIBCXX=(3, 4, 99))
