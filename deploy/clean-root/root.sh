@@ -1,7 +1,8 @@
 # Fresh Debian systems in folders, for tests. To be sourced; needs root, debootstrap and a network.
 # Everything that is mounted is mounted in a namespace of its own, and goes with the command.
 
-MIRROR=${TRAINYARD_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Another mirror of Debian than debootstrap's own.
+MIRROR=${TRAINYARD_DEBIAN_MIRROR:-}
 ROOTS=target/clean-root
 
 # A fresh system: fresh_root SUITE PACKAGES. Prints its folder. What debootstrap makes is kept for the next time.
@@ -11,10 +12,11 @@ fresh_root() {
     root=$ROOTS/$suite
     [ "$(id -u)" -eq 0 ] || { echo "a fresh system needs root: run this as root" >&2; return 1; }
     command -v debootstrap >/dev/null || { echo "install debootstrap first" >&2; return 1; }
-    if [ "$(cat "$base.packages" 2>/dev/null)" != "$packages" ]; then
-        rm -rf "$base"
+    if [ ! -d "$base" ] || [ "$(cat "$base.packages" 2>/dev/null)" != "$packages" ]; then
+        # What was cut off half-way does not count.
+        rm -rf "$base" "$base.packages"
         mkdir -p "$ROOTS"
-        debootstrap --variant=minbase --include="$packages" "$suite" "$base" "$MIRROR" >"$base.log" ||
+        debootstrap --variant=minbase --include="$packages" "$suite" "$base" ${MIRROR:+"$MIRROR"} >"$base.log" ||
             { tail -n 20 "$base.log" >&2; return 1; }
         echo "$packages" >"$base.packages"
     fi

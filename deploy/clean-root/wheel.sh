@@ -5,6 +5,8 @@
 # Users get torch by the extra [trainer]. Its dependencies on PyPI are 4 GB of CUDA, which no CPU needs. So here torch
 # is installed without them, but for the two libraries that its CPU part is linked against: as deploy/setup.sh does.
 set -euo pipefail
+# A failure inside of $(...) is one, too.
+shopt -s inherit_errexit
 cd "$(dirname "$0")/../.."
 source deploy/clean-root/root.sh
 
