@@ -12,7 +12,7 @@ CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement clean
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +40,7 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
+	@deploy/kubernetes/test/manifests.sh target/debug
 
 test-waiting:
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios
@@ -101,6 +102,13 @@ lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences an
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh
+
+images: build ## Container images with Podman or Docker, and lists of what is in them; FLAVOURS="cpu cu130"
+	@deploy/images/build.sh $(or $(FLAVOURS),cpu cu130)
+
+test-kubernetes-manifests: setup ## The Kubernetes manifests: schemas, and whether their parts and our programs fit
+	cargo build --locked -p trainyard-scheduler -p trainyard-agent --bins
+	@deploy/kubernetes/test/manifests.sh target/debug
 
 # The cases are not ours to hand on: TRAINYARD_PLACEMENT_DIR has check_schedule.py and open/CASE/{cluster,jobs}.csv.
 bench-placement: ## Every policy on recorded queues, in TRAINYARD_PLACEMENT_DIR, with that directory's checker as the judge
