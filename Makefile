@@ -12,7 +12,7 @@ CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests clean
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -109,6 +109,14 @@ images: build ## Container images with Podman or Docker, and lists of what is in
 test-kubernetes-manifests: setup ## The Kubernetes manifests: schemas, and whether their parts and our programs fit
 	cargo build --locked -p trainyard-scheduler -p trainyard-agent --bins
 	@deploy/kubernetes/test/manifests.sh target/debug
+
+# Here and below the image is built with Podman, since it needs no service. Machines that reach no registry make the base
+# image themselves. The images' other parts come from this set-up, as users' do.
+images-for-tests: build
+	@deploy/images/for_tests.sh $(BIN) target/images/test.tar
+
+test-compose: images-for-tests ## The head node of deploy/compose for real, with a Docker engine of its own; root, Debian 12
+	@deploy/compose/test.sh target/images/test.tar $(BIN)
 
 # The cases are not ours to hand on: TRAINYARD_PLACEMENT_DIR has check_schedule.py and open/CASE/{cluster,jobs}.csv.
 bench-placement: ## Every policy on recorded queues, in TRAINYARD_PLACEMENT_DIR, with that directory's checker as the judge
