@@ -12,7 +12,7 @@ CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose clean
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -117,6 +117,10 @@ images-for-tests: build
 
 test-compose: images-for-tests ## The head node of deploy/compose for real, with a Docker engine of its own; root, Debian 12
 	@deploy/compose/test.sh target/images/test.tar $(BIN)
+
+# Kubernetes itself is built once, into /var/cache/trainyard-kubernetes: 9 minutes of processor time.
+test-kubernetes: images-for-tests ## The manifests on a real Kubernetes of one node: join, train, update, drain; root, Debian 12
+	@deploy/kubernetes/test/kubernetes.sh target/images/test.tar $(BIN)
 
 # The cases are not ours to hand on: TRAINYARD_PLACEMENT_DIR has check_schedule.py and open/CASE/{cluster,jobs}.csv.
 bench-placement: ## Every policy on recorded queues, in TRAINYARD_PLACEMENT_DIR, with that directory's checker as the judge

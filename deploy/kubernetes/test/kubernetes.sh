@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# Runs the manifests on a real Kubernetes of one node: what the API server says of them; nodes that join, train, are
+# updated and drained; and what is left when the scheduler's pod is killed. As root, on Debian 12.
+# Usage: kubernetes.sh IMAGE.tar BIN_DIR: the image with the flavour cpu, and the folder with `yard`.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${TRAINYARD_KUBERNETES_CACHE:-/var/cache/trainyard-kubernetes}
+tools=$(realpath "$here/../../../.tools/kubernetes/bin")
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'kubernetes: %s\n' "$*" >&2; exit 1; }
+
+if [ -z "${CLUSTER:-}" ]; then
+    "$here/build.sh" "$cache"
+    # The set-up's own kubectl, whatever else is on the path.
+    PATH=$tools:$PATH exec "$here/cluster.sh" "$cache/bin" "$1" "$0" "$@"
+fi
+
+bin=$(realpath "$2")
+work=$CLUSTER/test
+mkdir -p "$work/home"
+export HOME=$work/home
+train=(train /data/shapes/data.yaml --model yolov8n --device cpu --imgsz 64 --batch 16 --workers 1)
+
+k() { kubectl --namespace trainyard "$@"; }
+yard() { "$bin/yard" "$@" 2>"$work/yard.err" || { cat "$work/yard.err" >&2; return 1; }; }
+
+# Polls a condition of events that nothing else announces; two minutes are more than any of them takes.
+until_true() {
+    local what=$1 end=$((SECONDS + 120))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $end ] || { k get pods -o wide; k get events | tail -n 15; fail "waited in vain: $what"; }
+        sleep 0.3
+    done
+}
+connected() { yard agents -o json | grep -q '"state": *"[A-Z_]*CONNECTED"' && ! yard agents -o json | grep -q DISCONNECTED; }
+trained() { yard job "$1" -o json | grep -q '"epoch": *[2-9]'; }
+ready() { k wait --for=condition=Ready "pod/$1" --timeout=1s; }
+agent_pod() { k get pods -l app.kubernetes.io/name=trainyard-agent -o 'jsonpath={.items[0].metadata.name}'; }
+desired() { [ "$(k get daemonset agent -o 'jsonpath={.status.desiredNumberScheduled}')" = "$1" ]; }
+succeeded() { yard watch "$1" >/dev/null || { yard job "$1"; fail "the job $1 did not succeed"; }; }
+attempts() { yard job "$1" -o json | "$tools/python" -c 'import json, sys; print(len(json.load(sys.stdin)["attempts"]))'; }
+
+# This Kubernetes is older than those that are supported: it has an earlier version of one kind.
+render() { kubectl kustomize "$here/../overlays/$1" | sed 's#^apiVersion: policy/v1$#apiVersion: policy/v1beta1#'; }
+# What an API server does not check of a workload, it checks of a pod.
+dry_run() {
+    "$tools/python" "$here/pods_of.py" <"$1" >"$work/pods.yaml"
+    kubectl apply --dry-run=server -f "$1" >"$work/said" 2>&1 && kubectl apply --dry-run=server -f "$work/pods.yaml" >>"$work/said" 2>&1
+}
+
+# Reaches the service as people do from their own machines.
+forward() {
+    kubectl --namespace trainyard port-forward service/scheduler 7433 >"$work/forward.log" 2>&1 &
+    forwarding=$!
+    until_true "port-forward" curl -skf https://127.0.0.1:7433/healthz
+}
+forward_again() { kill "$forwarding" 2>/dev/null || true; wait "$forwarding" 2>/dev/null || true; forward; }
+
+check_manifests() {
+    say "the API server and every manifest"
+    local overlay
+    kubectl create namespace trainyard >/dev/null
+    kubectl create -f - >/dev/null <<X
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: nvidia}
+handler: nvidia
+X
+    # Pods of a class that is not there are refused, and a dry run makes none.
+    kubectl apply -f "$here/../base/cluster/priorities.yaml" >/dev/null
+    for overlay in cpu nvidia-runtime redis device-plugin; do
+        render $overlay >"$work/$overlay.yaml"
+        dry_run "$work/$overlay.yaml" || { cat "$work/said"; fail "the overlay $overlay is refused"; }
+        echo "$overlay: $(grep -c 'server dry run' "$work/said") objects are taken"
+    done
+    # Mistakes that must not pass.
+    sed 's/containerPort: 7433/containerPort: 74330/' "$work/cpu.yaml" >"$work/bad.yaml"
+    if dry_run "$work/bad.yaml"; then fail "a port that there cannot be is taken"; fi
+    sed '/^kind: DaemonSet/,$s/^      app.kubernetes.io\/name: trainyard-agent$/      app.kubernetes.io\/name: agent/' \
+        "$work/cpu.yaml" >"$work/bad.yaml"
+    if dry_run "$work/bad.yaml"; then fail "a selector that matches no pod is taken"; fi
+    echo "mistakes are refused: $(tail -n 1 "$work/said" | cut -c 1-120)"
+}
+
+# A disk for the scheduler, as a provisioner would make it: the kubelet gives it to the pod's group.
+make_disk() {
+    mkdir -p "$work/disk"
+    kubectl create -f - >/dev/null <<X
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk}
+spec:
+  capacity: {storage: 50Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  local: {path: $work/disk}
+  nodeAffinity:
+    required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [lab-1]}]}]}
+X
+}
+
+roll_out() {
+    say "roll-out: nodes without the label get no agent, and agents wait for their token"
+    # Another node, as far as controllers see.
+    kubectl create -f - >/dev/null <<X
+apiVersion: v1
+kind: Node
+metadata: {name: lab-2, labels: {kubernetes.io/hostname: lab-2}}
+X
+    kubectl apply -f "$work/cpu.yaml" >/dev/null 2>&1
+    "$CLUSTER/names"
+    until_true "the scheduler is ready" ready scheduler-0
+    until_true "no node has an agent" desired 0
+    kubectl label node lab-1 trainyard/gpu=true >/dev/null
+    until_true "one of two nodes has an agent" desired 1
+    k exec scheduler-0 -- trainyard-scheduler join-token --uses 8 --expires 7d |
+        k create secret generic trainyard-join --from-file=token=/dev/stdin
+    k rollout status daemonset/agent --timeout=120s | tail -n 1
+    if k logs daemonset/agent | grep 'landlock='; then fail "the agent cannot hold its trainers"; fi
+    forward
+    # The login of the first start, with the address that the port is forwarded to.
+    k exec scheduler-0 -- cat /var/lib/trainyard/first-login.txt | sed -n 's/.*yard login [^ ]* //p' |
+        yard login https://127.0.0.1:7433
+    until_true "the agent is connected" connected
+    yard agents
+}
+
+train_one() {
+    say "a job trains in the pod"
+    yard "${train[@]}" --epochs 1 --follow | tail -n 1
+}
+
+update() {
+    say "a rolling update, with a job that runs"
+    local job
+    job=$(yard "${train[@]}" --epochs 5)
+    until_true "the job has trained" trained "$job"
+    k rollout restart daemonset/agent >/dev/null
+    k rollout status daemonset/agent --timeout=150s | tail -n 1
+    succeeded "$job"
+    [ "$(attempts "$job")" = 2 ] || fail "the job took $(attempts "$job") attempts, not 2"
+    yard job "$job" | grep -A 3 ATTEMPT
+    yard logs "$job" | grep -i -m 1 -E 'resum|from epoch|checkpoint' || true
+}
+
+kill_scheduler() {
+    say "the scheduler's pod is killed: the queue is on its disk"
+    local before
+    before=$(yard jobs -o json | grep -c '"state"')
+    k delete pod scheduler-0 --grace-period=0 --force >/dev/null 2>&1
+    until_true "the scheduler is back" ready scheduler-0
+    forward_again
+    until_true "the agent is connected again" connected
+    [ "$(yard jobs -o json | grep -c '"state"')" = "$before" ] || fail "jobs are gone"
+    train_one
+}
+
+drain() {
+    say "the node is drained: the scheduler leaves, agents stay, and both come back to their jobs"
+    local job agent
+    agent=$(agent_pod)
+    job=$(yard "${train[@]}" --epochs 4)
+    kubectl drain lab-1 --ignore-daemonsets --delete-emptydir-data --timeout=90s 2>&1 | tail -n 1
+    [ "$(agent_pod)" = "$agent" ] || fail "the drain took the agent"
+    kubectl uncordon lab-1 >/dev/null
+    until_true "the scheduler is back" ready scheduler-0
+    forward_again
+    succeeded "$job"
+    [ "$(attempts "$job")" = 1 ] || fail "training did not go on without the scheduler"
+}
+
+without_label() {
+    say "a node that loses its label loses its agent"
+    kubectl label node lab-1 trainyard/gpu- >/dev/null
+    until_true "no node has an agent" desired 0
+    until_true "its pod is gone" bash -c "! kubectl -n trainyard get pods -o name | grep agent"
+}
+
+mkdir -p /data
+"$bin/yard" demo-data /data/shapes >/dev/null
+check_manifests
+make_disk
+roll_out
+train_one
+update
+kill_scheduler
+drain
+without_label
+echo
+echo "kubernetes: fine"
