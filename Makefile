@@ -12,7 +12,8 @@ CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes clean
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
+CHECK_MONITORING := deploy/monitoring/check.py .tools/prometheus/promtool && deploy/monitoring/live.py .tools/prometheus/prometheus target/debug
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -41,6 +42,7 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
 	@deploy/kubernetes/test/manifests.sh target/debug
+	@$(CHECK_MONITORING)
 
 test-waiting:
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios
@@ -109,6 +111,10 @@ images: build ## Container images with Podman or Docker, and lists of what is in
 test-kubernetes-manifests: setup ## The Kubernetes manifests: schemas, and whether their parts and our programs fit
 	cargo build --locked -p trainyard-scheduler -p trainyard-agent --bins
 	@deploy/kubernetes/test/manifests.sh target/debug
+
+test-monitoring: setup ## Alerts and dashboard: promtool, and a real Prometheus on a real cluster
+	cargo build --locked --workspace --lib --bins
+	@$(CHECK_MONITORING)
 
 # Here and below the image is built with Podman, since it needs no service. Machines that reach no registry make the base
 # image themselves. The images' other parts come from this set-up, as users' do.

@@ -201,6 +201,22 @@ install_kubernetes_tools() {
     echo "$want" >$stamp
 }
 
+# Prometheus and promtool, for the tests of alerts and dashboard: out of the distribution's package, without its service.
+install_prometheus() {
+    [ -x .tools/prometheus/prometheus ] && return
+    say "installing Prometheus into .tools"
+    local unpacked
+    unpacked=$(mktemp -d)
+    chmod 755 "$unpacked"
+    apt-cache show prometheus >/dev/null 2>&1 || as_root apt-get update -qq
+    (cd "$unpacked" && apt-get download -qq prometheus 2>/dev/null) || fail "apt-get cannot download the package prometheus"
+    dpkg-deb -x "$unpacked"/prometheus_*.deb "$unpacked/files"
+    mkdir -p .tools/prometheus
+    install -m 755 "$unpacked"/files/usr/bin/promtool .tools/prometheus/promtool
+    install -m 755 "$unpacked"/files/usr/bin/prometheus .tools/prometheus/prometheus
+    rm -rf "$unpacked"
+}
+
 # Only which libtorch it would be, for tests and for those who ask.
 if [ "${1:-}" = flavour ]; then
     flavour
@@ -214,4 +230,5 @@ install_grpcurl
 install_onnx
 install_python_tools
 install_kubernetes_tools
+install_prometheus
 say "ready"
