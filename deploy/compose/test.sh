@@ -14,6 +14,16 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 compose() { "$COMPOSE" --file "$here/compose.yaml" "$@"; }
 # The container's own `yard`, which logs in once: what the document says.
+# Runs the commands of the document as a reader types them.
+documented() {
+    local commands
+    commands=$("$here/../documented.sh" "$here/../../docs/how-to/run-with-containers.md" "$1")
+    (
+        if [ "$1" = up ]; then cd "$here/../.."; else cd "$here"; fi
+        docker() { shift && "$COMPOSE" "$@"; }
+        eval "$commands"
+    )
+}
 yard() { compose exec -T scheduler yard "$@"; }
 field() { python3 -c "import json, sys; print(json.load(sys.stdin)$1)"; }
 
@@ -28,15 +38,15 @@ compose config --quiet
     fail "compose.nvidia.yaml asks for no GPU"
 
 say "up"
-compose up --detach --wait --quiet-pull 2>&1 | tail -n 4
+documented up 2>&1 | tail -n 4
 compose ps --all --format '{{.Service}}: {{.Status}}'
 
 say "log in"
-compose exec -T scheduler sh -c 'eval "$(grep "yard login" /var/lib/trainyard/first-login.txt)"'
-yard agents
+documented login
 
 say "a job trains"
-yard "${train[@]}" --epochs 1 --follow | tail -n 2
+documented train 2>/dev/null | tail -n 2
+documented join | grep -q '^ty1\.' || fail "the document's command prints no token"
 
 say "trainers are confined, and the container lacks nothing for that"
 if compose logs agent | grep 'landlock='; then fail "the agent cannot hold its trainers"; fi

@@ -44,6 +44,19 @@ attempts() { yard job "$1" -o json | "$tools/python" -c 'import json, sys; print
 
 # This Kubernetes is older than those that are supported: it has an earlier version of one kind.
 render() { kubectl kustomize "$here/../overlays/$1" | sed 's#^apiVersion: policy/v1$#apiVersion: policy/v1beta1#'; }
+# Runs the commands of the document as a reader types them; only what this Kubernetes does not know is put in its terms.
+documented() {
+    local commands
+    commands=$("$here/../../documented.sh" "$here/../../../docs/how-to/run-on-kubernetes.md" "$1")
+    (
+        cd "$here/../../.."
+        kubectl() {
+            if [ "$1 $2" = "apply -k" ]; then render "${3##*/}" | command kubectl apply -f - >/dev/null 2>&1; else command kubectl "$@"; fi
+        }
+        PATH=$bin:$PATH
+        eval "$commands"
+    )
+}
 # What an API server does not check of a workload, it checks of a pod.
 dry_run() {
     "$tools/python" "$here/pods_of.py" <"$1" >"$work/pods.yaml"
@@ -109,15 +122,11 @@ apiVersion: v1
 kind: Node
 metadata: {name: lab-2, labels: {kubernetes.io/hostname: lab-2}}
 X
-    kubectl apply -f "$work/cpu.yaml" >/dev/null 2>&1
+    documented apply
     "$CLUSTER/names"
     until_true "the scheduler is ready" ready scheduler-0
-    until_true "no node has an agent" desired 0
-    kubectl label node lab-1 trainyard/gpu=true >/dev/null
     until_true "one of two nodes has an agent" desired 1
-    k exec scheduler-0 -- trainyard-scheduler join-token --uses 8 --expires 7d |
-        k create secret generic trainyard-join --from-file=token=/dev/stdin
-    k rollout status daemonset/agent --timeout=120s | tail -n 1
+    documented join
     if k logs daemonset/agent | grep 'landlock='; then fail "the agent cannot hold its trainers"; fi
     forward
     # The login of the first start, with the address that the port is forwarded to.
@@ -125,6 +134,7 @@ X
         yard login https://127.0.0.1:7433
     until_true "the agent is connected" connected
     yard agents
+    documented watch
 }
 
 train_one() {
@@ -137,8 +147,7 @@ update() {
     local job
     job=$(yard "${train[@]}" --epochs 5)
     until_true "the job has trained" trained "$job"
-    k rollout restart daemonset/agent >/dev/null
-    k rollout status daemonset/agent --timeout=150s | tail -n 1
+    documented update
     succeeded "$job"
     [ "$(attempts "$job")" = 2 ] || fail "the job took $(attempts "$job") attempts, not 2"
     yard job "$job" | grep -A 3 ATTEMPT
@@ -162,7 +171,7 @@ drain() {
     local job agent
     agent=$(agent_pod)
     job=$(yard "${train[@]}" --epochs 4)
-    kubectl drain lab-1 --ignore-daemonsets --delete-emptydir-data --timeout=90s 2>&1 | tail -n 1
+    documented drain 2>&1 | tail -n 1
     [ "$(agent_pod)" = "$agent" ] || fail "the drain took the agent"
     kubectl uncordon lab-1 >/dev/null
     until_true "the scheduler is back" ready scheduler-0
@@ -173,9 +182,54 @@ drain() {
 
 without_label() {
     say "a node that loses its label loses its agent"
-    kubectl label node lab-1 trainyard/gpu- >/dev/null
+    documented unlabel
     until_true "no node has an agent" desired 0
     until_true "its pod is gone" bash -c "! kubectl -n trainyard get pods -o name | grep agent"
+}
+
+# Pods that lead, by their own word.
+leading() {
+    local pod
+    for pod in scheduler-0 scheduler-1; do
+        if k exec $pod -- curl -sk https://127.0.0.1:7433/readyz 2>/dev/null | grep -q '^ready: leads'; then echo $pod; fi
+    done
+}
+# The pods' own names are known only where there is CoreDNS: `yard` runs in the pod that it asks.
+yard_in() { k exec "$1" -- env YARD_TOKEN="$token" YARD_SERVER=https://127.0.0.1:7433 yard "${@:2}"; }
+one_leads() { [ "$(leading | wc -l)" = 1 ]; }
+other_leads() { one_leads && [ "$(leading)" != "$1" ]; }
+
+several_schedulers() {
+    say "two schedulers on one Redis: one leads, and the other one when that pod is killed"
+    local leader
+    k delete statefulset scheduler >/dev/null
+    until_true "the scheduler is gone" bash -c "! kubectl -n trainyard get pod scheduler-0"
+    mkdir -p "$work/redis" "$work/shared"
+    chown 7433:7433 "$work/shared"
+    redis-server --port 6390 --bind 198.51.100.1 --protected-mode no --appendonly yes --dir "$work/redis" >"$work/redis.log" &
+    kubectl create -f - >/dev/null <<X
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: shared}
+spec:
+  capacity: {storage: 200Gi}
+  accessModes: [ReadWriteMany]
+  persistentVolumeReclaimPolicy: Retain
+  hostPath: {path: $work/shared, type: Directory}
+X
+    REDIS_URL=redis://198.51.100.1:6390/ documented redis
+    sed 's/0-cu130$/0-cpu/' "$work/redis.yaml" | kubectl apply -f - >/dev/null 2>&1
+    "$CLUSTER/names"
+    until_true "two schedulers are ready" ready scheduler-0
+    until_true "two schedulers are ready" ready scheduler-1
+    until_true "one of them leads" one_leads
+    leader=$(leading)
+    echo "$leader leads"
+    token=$(k exec "$leader" -- trainyard-scheduler admin-token | sed 's/.* //')
+    yard_in "$leader" "${train[@]}" --name of-both
+    k delete pod "$leader" --grace-period=0 --force >/dev/null 2>&1
+    until_true "the other one leads" other_leads "$leader"
+    yard_in "$(leading)" jobs | grep of-both || fail "the queue is gone"
 }
 
 mkdir -p /data
@@ -188,5 +242,6 @@ update
 kill_scheduler
 drain
 without_label
+several_schedulers
 echo
 echo "kubernetes: fine"
