@@ -48,6 +48,10 @@ components: [$(realpath --relative-to="$work/mine" "$here/components/prometheus-
 X
 "$tools/kubectl" kustomize "$work/mine" >"$work/mine.yaml"
 make_sense "$work/mine.yaml" || fail "the component prometheus-operator makes no sense"
+# Spelt out twice, and the same.
+diff <(sed -n '/^groups:/,$p' "$here/../monitoring/trainyard.rules.yml") \
+    <(sed -n 's/^  //; /^groups:/,$p' "$here/components/prometheus-operator/alerts.yaml") >&2 ||
+    fail "components/prometheus-operator/alerts.yaml is not what deploy/monitoring/trainyard.rules.yml says"
 
 plant "a selector that matches no pod" '/^kind: DaemonSet/,$s/^      app.kubernetes.io\/name: trainyard-agent$/      app.kubernetes.io\/name: agent/'
 plant "a mount without a volume" '/mountPath: \/dev\/shm/{n;s/name: shm/name: memory/}'
