@@ -163,6 +163,8 @@ kill_scheduler() {
     forward_again
     until_true "the agent is connected again" connected
     [ "$(yard jobs -o json | grep -c '"state"')" = "$before" ] || fail "jobs are gone"
+    # The disk was mounted again, for the group of the pod: that opens no key to it.
+    [ "$(k exec scheduler-0 -- stat -c %a /var/lib/trainyard/tls/ca.key)" = 600 ] || fail "others may read the key of the authority"
     train_one
 }
 
