@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the manifests on a real Kubernetes of one node: what the API server says of them; nodes that join, train, are
 # updated and drained; and what is left when the scheduler's pod is killed. As root, on Debian 12.
-# Usage: kubernetes.sh IMAGE.tar BIN_DIR: the image with the flavour cpu, and the folder with `yard`.
+# Usage: kubernetes.sh IMAGE.tar BIN_DIR: the image with the flavour cpu, and the folder with `yard` and libfake_nvml.so.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${TRAINYARD_KUBERNETES_CACHE:-/var/cache/trainyard-kubernetes}
@@ -137,6 +137,36 @@ X
     documented watch
 }
 
+# The library that stands for a driver is what tests on one machine use, too.
+see_gpus() {
+    say "with NVIDIA's runtime class: the agent finds GPUs, and whose the processes on them are"
+    local kubelet
+    kubelet=$(pgrep -x kubelet)
+    mkdir -p "$work/nvml"
+    cp "$bin/libfake_nvml.so" "$work/nvml/"
+    cat >"$work/nvml/gpus.json" <<X
+{"driver": "580.95.05", "gpus": [
+  {"name": "NVIDIA GeForce RTX 4090", "uuid": "GPU-40900000-0000-4000-8000-000000000000", "memory_total_mib": 24564,
+   "memory_used_mib": 3364, "compute_capability": [8, 9], "processes": [{"pid": $kubelet, "memory_mib": 3000}]}]}
+X
+    k patch daemonset agent --patch-file /dev/stdin >/dev/null <<X
+spec:
+  template:
+    spec:
+      runtimeClassName: nvidia
+      containers:
+        - name: agent
+          env:
+            - {name: TRAINYARD_AGENT__NVML_LIBRARY, value: /nvml/libfake_nvml.so}
+            - {name: FAKE_NVML_STATE, value: /nvml/gpus.json}
+          volumeMounts: [{name: nvml, mountPath: /nvml, readOnly: true}]
+      volumes: [{name: nvml, hostPath: {path: $work/nvml, type: Directory}}]
+X
+    k rollout status daemonset/agent --timeout=150s | tail -n 1
+    until_true "the agent names the host's process" bash -c "'$bin/yard' gpus -o json | grep -q 'kubelet (pid $kubelet)'"
+    yard gpus | cut -c 1-160
+}
+
 train_one() {
     say "a job trains in the pod"
     yard "${train[@]}" --epochs 1 --follow | tail -n 1
@@ -239,6 +269,7 @@ mkdir -p /data
 check_manifests
 make_disk
 roll_out
+see_gpus
 train_one
 update
 kill_scheduler
