@@ -159,6 +159,8 @@ spec:
           env:
             - {name: TRAINYARD_AGENT__NVML_LIBRARY, value: /nvml/libfake_nvml.so}
             - {name: FAKE_NVML_STATE, value: /nvml/gpus.json}
+            # It would find that nobody computes on that GPU.
+            - {name: TRAINYARD_AGENT__SELF_TEST, value: "false"}
           volumeMounts: [{name: nvml, mountPath: /nvml, readOnly: true}]
       volumes: [{name: nvml, hostPath: {path: $work/nvml, type: Directory}}]
 X
