@@ -3,14 +3,11 @@
 # of it, and no rule is made in the machine's network. As root, on Debian 12. Usage: engine.sh IMAGE.tar COMMAND...
 # COMMAND finds `docker compose` as $COMPOSE and the engine by DOCKER_HOST.
 set -euo pipefail
+# shellcheck source=deploy/debian.sh
+. "$(dirname "$0")/../debian.sh"
 cache=${TRAINYARD_IMAGE_CACHE:-/var/cache/trainyard-images}
 
 say() { printf 'engine: %s\n' "$*" >&2; }
-
-mirror() {
-    { sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null
-      sed -n 's/^deb \(\[[^]]*\] \)\?\(http[^ ]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null; } | head -n 1
-}
 
 # Debian 12's docker-compose does not read today's files. Debian 13's is one static program: it is taken out of its
 # package, with lists of apt's that are not the machine's.
@@ -18,25 +15,10 @@ fetch_compose() {
     local apt=$cache/apt
     [ -x "$cache/docker-compose" ] && return
     say "fetching docker-compose of Debian 13"
-    mkdir -p "$apt"/lists/partial "$apt"/cache/archives/partial
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" >"$apt/sources.list"
-    local options=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
-        -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
-    apt-get "${options[@]}" update -qq
-    (cd "$apt" && apt-get "${options[@]}" download -qq docker-compose && dpkg-deb -x docker-compose_*.deb unpacked)
+    private_apt "$apt" deb trixie update -qq
+    (cd "$apt" && private_apt "$apt" deb trixie download -qq docker-compose && dpkg-deb -x docker-compose_*.deb unpacked)
     install -m 755 "$apt/unpacked/usr/libexec/docker/cli-plugins/docker-compose" "$cache/docker-compose"
     rm -rf "$apt"
-}
-
-install_engine() {
-    command -v dockerd >/dev/null && return
-    say "installing docker.io, without its service"
-    # A service would make rules in the machine's network. Whoever has a policy already has decided that.
-    local policy=/usr/sbin/policy-rc.d
-    if [ -e $policy ]; then policy=/dev/null; else install -m 755 /dev/stdin $policy <<<$'#!/bin/sh\nexit 101'; fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends docker.io iptables iproute2 >/dev/null
-    [ $policy = /dev/null ] || rm $policy
 }
 
 # Ends every process of the namespace: there are none but the engine's. Control groups are the machine's, and so are files.
@@ -85,6 +67,6 @@ X
 if [ "${TRAINYARD_INSIDE:-}" = 1 ]; then inside "$@"; fi
 [ "$(id -u)" = 0 ] || { say "needs root"; exit 1; }
 mkdir -p "$cache"
-install_engine
+install_without_services docker.io iptables iproute2
 fetch_compose
 TRAINYARD_INSIDE=1 exec unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$0" "$@"

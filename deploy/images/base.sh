@@ -2,14 +2,11 @@
 # Makes the image docker.io/library/debian:bookworm-slim out of Debian's packages, for machines that reach no registry:
 # then the very same Containerfile is built there. The file is kept. Usage: base.sh ENGINE, such as `podman` or `docker`.
 set -euo pipefail
+# shellcheck source=deploy/debian.sh
+. "$(dirname "$0")/../debian.sh"
 engine=$1
 name=docker.io/library/debian:bookworm-slim
 cache=${TRAINYARD_IMAGE_CACHE:-/var/cache/trainyard-images}
-
-mirror() {
-    { sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null
-      sed -n 's/^deb \(\[[^]]*\] \)\?\(http[^ ]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null; } | head -n 1
-}
 
 bootstrap() {
     local root

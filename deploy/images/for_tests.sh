@@ -3,14 +3,13 @@
 # As root, on Debian 12. Usage: for_tests.sh BIN_DIR FILE.tar
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=deploy/debian.sh
+. deploy/debian.sh
 bin=$1 file=$2
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 [ "$(id -u)" = 0 ] || { echo "images: building images for tests needs root" >&2; exit 1; }
-if ! command -v podman >/dev/null || ! command -v debootstrap >/dev/null || ! command -v runc >/dev/null; then
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends podman buildah runc debootstrap >/dev/null
-fi
+install_without_services podman buildah runc debootstrap
 # What podman asks for may be above those that this machine lets root set; and crun wants control groups of version 2 only.
 settings=$(mktemp)
 trap 'rm -f "$settings"' EXIT

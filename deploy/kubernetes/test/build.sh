@@ -2,6 +2,8 @@
 # Builds a real Kubernetes 1.20 control plane and kubelet from Debian 12's own source package, since nobody packages the
 # programs. 9 minutes of processor time, once. Usage: build.sh DIR, and then the programs are in DIR/bin.
 set -euo pipefail
+# shellcheck source=deploy/debian.sh
+. "$(dirname "$0")/../../debian.sh"
 dir=$(realpath -m "$1")
 programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy)
 # Go 1.19 is the newest that this source builds with and Debian 12 has.
@@ -9,23 +11,9 @@ go=/usr/lib/go-1.19/bin
 
 say() { printf 'kubernetes: %s\n' "$*"; }
 
-# apt with lists of its own, so that the machine's stay as they are.
-private_apt() {
-    apt-get -o "Dir::Etc::sourcelist=$dir/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-        -o "Dir::State::lists=$dir/apt/lists" -o "Dir::Cache=$dir/apt/cache" -o APT::Sandbox::User=root "$@"
-}
-
-# The archive that this machine uses already.
-mirror() {
-    { sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null
-      sed -n 's/^deb \(\[[^]]*\] \)\?\(http[^ ]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null; } | head -n 1
-}
-
 fetch_source() {
-    mkdir -p "$dir"/apt/lists/partial "$dir"/apt/cache/archives/partial
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) bookworm main" >"$dir/apt/sources.list"
-    private_apt update -qq
-    (cd "$dir" && private_apt source -qq kubernetes >/dev/null)
+    private_apt "$dir/apt" deb-src bookworm update -qq
+    (cd "$dir" && private_apt "$dir/apt" deb-src bookworm source -qq kubernetes >/dev/null)
 }
 
 # The makefile of 1.20 needs a GOPATH: its list of modules is too old for -mod=vendor. It also makes the OpenAPI files.
@@ -56,8 +44,7 @@ X
 
 if [ -x "$dir/bin/kube-proxy" ]; then exit 0; fi
 [ "$(. /etc/os-release && echo "$ID$VERSION_ID")" = debian12 ] || { echo "kubernetes: only Debian 12's source is known to build" >&2; exit 1; }
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    golang-1.19-go jq rsync make dpkg-dev patch >/dev/null
+install_without_services golang-1.19-go jq rsync make dpkg-dev patch
 say "building Kubernetes 1.20 into $dir, once; its log is $dir/build.log"
 fetch_source
 build

@@ -7,24 +7,10 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 address=198.51.100.1
 node=lab-1
+# shellcheck source=deploy/debian.sh
+. "$here/../../debian.sh"
 
 say() { printf 'cluster: %s\n' "$*" >&2; }
-
-install_programs() {
-    local packages=(etcd-server containerd runc containernetworking-plugins iptables conntrack dnsmasq-base iproute2 gcc
-        libc6-dev openssl curl) missing=()
-    for package in "${packages[@]}"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done
-    [ ${#missing[@]} -eq 0 ] && return
-    say "installing ${missing[*]}, without their services"
-    # A service would make rules in the machine's network. Whoever has a policy already has decided that.
-    local policy=/usr/sbin/policy-rc.d
-    if [ -e $policy ]; then policy=/dev/null; else install -m 755 /dev/stdin $policy <<<$'#!/bin/sh\nexit 101'; fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    [ $policy = /dev/null ] || rm $policy
-}
 
 # Ends every process of the namespaces: there are none but the cluster's. Control groups and files are the machine's.
 leave() {
@@ -214,7 +200,8 @@ inside() {
 
 if [ "${TRAINYARD_INSIDE:-}" = 1 ]; then inside "$@"; fi
 [ "$(id -u)" = 0 ] || { say "needs root"; exit 1; }
-install_programs
+install_without_services etcd-server containerd runc containernetworking-plugins iptables conntrack dnsmasq-base \
+    iproute2 gcc libc6-dev openssl curl redis-server procps
 bin=$(realpath "$1") image=$(realpath "$2")
 shift 2
 TRAINYARD_INSIDE=1 exec unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- \

@@ -157,7 +157,7 @@ class Manifests:
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
             config.write(file)
             config.flush()
-            command = [self.programs / program, "--config", config.name, "config"]
+            command = [str(self.programs / program), "--config", config.name, "config"]
             output = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         self.expect(output.returncode == 0, f"{program} refuses its configuration: {output.stderr.strip()}")
         return output.stdout if output.returncode == 0 else ""
