@@ -260,6 +260,8 @@ X
     leader=$(leading)
     echo "$leader leads"
     token=$(k exec "$leader" -- trainyard-scheduler admin-token | sed 's/.* //')
+    # Schedulers look for new tokens three times a second.
+    until_true "the new token is known" yard_in "$leader" whoami
     yard_in "$leader" "${train[@]}" --name of-both
     k delete pod "$leader" --grace-period=0 --force >/dev/null 2>&1
     until_true "the other one leads" other_leads "$leader"
