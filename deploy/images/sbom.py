@@ -7,7 +7,7 @@ only tests use are listed, too: Cargo.lock does not tell them apart.
 
 import argparse
 import json
-import tomllib
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ Component = dict[str, Any]
 
 def crates(lock: Path) -> list[Component]:
     """The crates of Cargo.lock that come from a registry; those without a source are the product itself."""
-    packages = tomllib.loads(lock.read_text())["package"]
+    # Cargo writes a key a line; Python reads TOML only from 3.11 on, and Ubuntu 22.04 has 3.10.
+    blocks = lock.read_text().split("[[package]]")[1:]
+    packages = [dict(re.findall(r'^(\w+) = "(.*)"$', block, re.MULTILINE)) for block in blocks]
     return [
         {
             "type": "library",
