@@ -42,6 +42,7 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
 	@deploy/kubernetes/test/manifests.sh target/debug
+	@deploy/compose/check.sh
 	@$(CHECK_MONITORING)
 
 test-waiting:
