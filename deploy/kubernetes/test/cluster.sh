@@ -18,6 +18,8 @@ leave() {
     trap - EXIT
     set +e
     cd /
+    # Bash tells of each job that is killed.
+    exec 2>/dev/null
     kill -TERM -1 2>/dev/null
     for _ in $(seq 30); do
         [ "$(find /proc -maxdepth 1 -name '[0-9]*' | wc -l)" -le 3 ] && break
