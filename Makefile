@@ -8,11 +8,12 @@ GOLDEN := $(CURDIR)/target/golden
 # The Python tools that the set-up has installed, at fixed versions.
 PYTHON := $(CURDIR)/.tools/python/bin
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
+CHECK_MONITORING := deploy/monitoring/check.py .tools/prometheus/promtool && deploy/monitoring/live.py .tools/prometheus/prometheus target/debug
 
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement clean
+.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +41,9 @@ test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and proc
 	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
 	@$(CHECK_EXPORT)
+	@deploy/kubernetes/test/manifests.sh target/debug
+	@deploy/compose/check.sh
+	@$(CHECK_MONITORING)
 
 test-waiting:
 	RUST_TEST_THREADS=2 $(ALL) --test scenarios
@@ -101,6 +105,29 @@ lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences an
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh
+
+images: build ## Container images with Podman or Docker, and lists of what is in them; FLAVOURS="cpu cu130"
+	@deploy/images/build.sh $(or $(FLAVOURS),cpu cu130)
+
+test-kubernetes-manifests: setup ## The Kubernetes manifests: schemas, and whether their parts and our programs fit
+	cargo build --locked -p trainyard-scheduler -p trainyard-agent --bins
+	@deploy/kubernetes/test/manifests.sh target/debug
+
+test-monitoring: setup ## Alerts and dashboard: promtool, and a real Prometheus on a real cluster
+	cargo build --locked --workspace --lib --bins
+	@$(CHECK_MONITORING)
+
+# Here and below the image is built with Podman, since it needs no service. Machines that reach no registry make the base
+# image themselves. The images' other parts come from this set-up, as users' do.
+images-for-tests: build
+	@deploy/images/for_tests.sh $(BIN) target/images/test.tar
+
+test-compose: images-for-tests ## The head node of deploy/compose for real, with a Docker engine of its own; root, Debian 12
+	@deploy/compose/test.sh target/images/test.tar $(BIN)
+
+# Kubernetes itself is built once, into /var/cache/trainyard-kubernetes: 9 minutes of processor time.
+test-kubernetes: images-for-tests ## The manifests on a real Kubernetes of one node: join, train, update, drain; root, Debian 12
+	@deploy/kubernetes/test/kubernetes.sh target/images/test.tar $(BIN)
 
 # The cases are not ours to hand on: TRAINYARD_PLACEMENT_DIR has check_schedule.py and open/CASE/{cluster,jobs}.csv.
 bench-placement: ## Every policy on recorded queues, in TRAINYARD_PLACEMENT_DIR, with that directory's checker as the judge

