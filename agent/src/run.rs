@@ -21,7 +21,7 @@ use crate::driver::{Driver, DriverContext};
 use crate::enrolment::Renewal;
 use crate::gpu::GpuProbe;
 use crate::gpu::monitor::{GpuMonitor, MonitorContext};
-use crate::gpu::states::GpuSnapshot;
+use crate::gpu::states::GpuSnapshots;
 use crate::host::{self, Host};
 use crate::identity::Identity;
 use crate::memory::fit_records::FitStore;
@@ -202,7 +202,7 @@ impl Shared {
         }
     }
 
-    fn metrics_pages(&self, snapshots: watch::Receiver<Vec<GpuSnapshot>>) -> MetricsPages {
+    fn metrics_pages(&self, snapshots: watch::Receiver<GpuSnapshots>) -> MetricsPages {
         let host = hostname::get().map(|name| name.to_string_lossy().into_owned());
         MetricsPages {
             host: host.unwrap_or_else(|_| self.config.name.clone()),

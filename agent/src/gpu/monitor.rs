@@ -19,7 +19,7 @@ use trainyard_types::{
 use super::other_processes::ProcFs;
 use super::owner_mode::LocalTime;
 use super::reading::{GpuAnswer, ProbeError};
-use super::states::{GpuSnapshot, GpuStates};
+use super::states::{GpuSnapshots, GpuStates};
 use super::telemetry::{self, TelemetryBuffer};
 use super::xid::{XidEffect, policy};
 use super::{GpuProbe, XidEvent};
@@ -95,7 +95,7 @@ pub struct GpuMonitor {
     /// The newest revision that the scheduler has heard of.
     told: watch::Receiver<u64>,
     clears: mpsc::Receiver<GpuUuid>,
-    snapshots: watch::Sender<Vec<GpuSnapshot>>,
+    snapshots: watch::Sender<GpuSnapshots>,
     telemetry: TelemetryBuffer,
 }
 
@@ -104,11 +104,11 @@ impl GpuMonitor {
     pub fn new(
         gpus: GpuStates,
         context: MonitorContext,
-    ) -> (Self, GpuMonitorLink, watch::Receiver<Vec<GpuSnapshot>>) {
+    ) -> (Self, GpuMonitorLink, watch::Receiver<GpuSnapshots>) {
         let (told_sender, told) = watch::channel(0);
         let (clear_sender, clears) = mpsc::channel(CLEARS);
         let (sample_sender, samples) = mpsc::channel(telemetry::WAITING);
-        let (snapshots, scraped) = watch::channel(Vec::new());
+        let (snapshots, scraped) = watch::channel(GpuSnapshots::default());
         let telemetry = TelemetryBuffer::new(sample_sender);
         let link = GpuMonitorLink { told: told_sender, clears: clear_sender, samples };
         (Self { context, gpus, reads: 0, told, clears, snapshots, telemetry }, link, scraped)
@@ -240,7 +240,8 @@ impl GpuMonitor {
 
     /// Publishes what the GPUs do; returns the revision if which GPUs take jobs has changed.
     fn publish(&mut self) -> Option<u64> {
-        self.snapshots.send_replace(self.gpus.snapshots());
+        let needs_restart = self.gpus.needs_restart(Time::now()).map(str::to_owned);
+        self.snapshots.send_replace(GpuSnapshots { gpus: self.gpus.snapshots(), needs_restart });
         let telemetry = self.gpus.telemetry();
         let mut changed = None;
         self.tell_no_gpus();

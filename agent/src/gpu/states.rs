@@ -22,6 +22,9 @@ use super::support::unsupported;
 use super::xid::{ReleaseCondition, XidEffect, effect_of, policy};
 use crate::message::GpuOrder;
 
+/// Devices that are gone for so long do not come back to this process.
+const GONE_FOR_GOOD: Duration = Duration::from_secs(60);
+
 /// How failed GPUs are treated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +86,15 @@ pub struct GpuSnapshot {
     pub counts: Counts,
 }
 
+/// What all GPUs do at one moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GpuSnapshots {
+    /// By index.
+    pub gpus: Vec<GpuSnapshot>,
+    /// Why the agent must be started anew to have GPUs, a sentence; `None` where that would not help.
+    pub needs_restart: Option<String>,
+}
+
 /// Every GPU of the machine.
 #[derive(Debug)]
 pub struct GpuStates {
@@ -92,6 +104,8 @@ pub struct GpuStates {
     boot_id: String,
     /// Why no GPU could be asked the last time.
     unresponsive: Option<String>,
+    /// Since when the devices are gone that this process was given, if they are.
+    gone_since: Option<Time>,
     /// Whether a GPU answered that is not known.
     has_unknown: bool,
     /// GPUs that take no jobs for other reasons than their readings.
@@ -113,6 +127,7 @@ impl GpuStates {
             quarantine,
             boot_id,
             unresponsive: None,
+            gone_since: None,
             has_unknown: false,
             closed: BTreeMap::new(),
         };
@@ -135,6 +150,12 @@ impl GpuStates {
     /// Why no GPU could be asked the last time; `None` when they could.
     pub fn unresponsive(&self) -> Option<&str> {
         self.unresponsive.as_deref()
+    }
+
+    /// Why only another process could have GPUs, once that was so for a minute: its container has lost them.
+    pub fn needs_restart(&self, now: Time) -> Option<&str> {
+        let is_gone = self.gone_since.is_some_and(|since| now.since(since) >= GONE_FOR_GOOD);
+        self.unresponsive.as_deref().filter(|_| is_gone)
     }
 
     /// Whether a GPU answers that did not when the GPUs were counted.
@@ -172,6 +193,10 @@ impl GpuStates {
             Ok(answers) => answers,
             Err(error) => {
                 let why = no_gpu_answers(&error);
+                self.gone_since = match error {
+                    ProbeError::Unknown => self.gone_since.or(Some(now)),
+                    ProbeError::Failed(_) => None,
+                };
                 for state in &mut self.gpus {
                     if state.unresponsive.as_ref() != Some(&why) {
                         warn!(gpu = %state.gpu.uuid, why, "a GPU cannot be asked");
@@ -184,7 +209,7 @@ impl GpuStates {
                 return orders;
             }
         };
-        self.unresponsive = None;
+        (self.unresponsive, self.gone_since) = (None, None);
         let known = |answer: &GpuAnswer| self.gpus.iter().any(|state| state.gpu.uuid == answer.uuid);
         self.has_unknown = answers.iter().any(|answer| answer.reading.is_ok() && !known(answer));
         let lost = Err(ReadError::Lost);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{MetricsSnapshot, dcgm_page, page};
-use crate::gpu::states::GpuSnapshot;
+use crate::gpu::states::GpuSnapshots;
 use crate::report::spool;
 use crate::running_trainers::RunningTrainers;
 
@@ -29,7 +29,7 @@ pub struct MetricsPages {
     /// The host's name.
     pub host: String,
     /// What every GPU does.
-    pub snapshots: watch::Receiver<Vec<GpuSnapshot>>,
+    pub snapshots: watch::Receiver<GpuSnapshots>,
     /// The trainers that run.
     pub trainers: RunningTrainers,
     /// The directory of decoded images.
@@ -56,7 +56,7 @@ pub async fn serve(listen: String, pages: MetricsPages, end: CancellationToken) 
     }
     let router = Router::new()
         .route("/", get(async || "Trainyard agent: /metrics, and /metrics/dcgm with dcgm-exporter's names\n"))
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(async |State(pages): State<MetricsPages>| pages.health()))
         .route("/metrics", get(async |State(pages): State<MetricsPages>| pages.answer(page).await))
         .route("/metrics/dcgm", get(async |State(pages): State<MetricsPages>| pages.answer(dcgm_page).await))
         .with_state(pages);
@@ -73,10 +73,18 @@ impl MetricsPages {
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
     }
 
+    /// Fails only where starting the agent anew would help.
+    fn health(&self) -> (StatusCode, String) {
+        match &self.snapshots.borrow().needs_restart {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        }
+    }
+
     fn values(&self) -> MetricsSnapshot {
         MetricsSnapshot {
             host: self.host.clone(),
-            gpus: self.snapshots.borrow().clone(),
+            gpus: self.snapshots.borrow().gpus.clone(),
             training: self.trainers.counts(),
             cache_bytes: self.cache_bytes(),
             gaps: spool::gaps_total(),

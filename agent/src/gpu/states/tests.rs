@@ -289,6 +289,23 @@ fn when_nvml_says_unknown_error_for_all_no_gpu_takes_jobs_until_it_answers_again
 }
 
 #[test]
+fn devices_that_stay_gone_come_back_to_a_new_process_only() {
+    let (_folder, mut machine) = machine();
+    let gone = machine.now;
+    machine.read(Err(ProbeError::Unknown));
+    let after = |seconds| Time(gone * 1000) + Duration::from_secs(seconds);
+    machine.read(Err(ProbeError::Unknown));
+    assert_eq!(machine.gpus.needs_restart(after(59)), None);
+    let why = machine.gpus.needs_restart(after(60)).unwrap();
+    assert!(why.contains("restart the container"), "{why}");
+    machine.read(Err(ProbeError::Failed("Driver Not Loaded".into())));
+    assert_eq!(machine.gpus.needs_restart(after(600)), None);
+    machine.read(Err(ProbeError::Unknown));
+    machine.second(vec![idle(), idle()]);
+    assert_eq!(machine.gpus.needs_restart(after(600)), None);
+}
+
+#[test]
 fn the_owners_hours_come_also_while_nvml_fails() {
     let folder = tempfile::tempdir().unwrap();
     let config = OwnerModeConfig { schedule: vec!["Mon 12:00-13:00".into()], ..owner_mode() };

@@ -16,6 +16,8 @@ pub struct Refused {
     pub status: Status,
     /// Whether the audit is told: noise is not.
     pub is_told: bool,
+    /// Whose call it was, where that is known.
+    pub caller: String,
 }
 
 /// Somebody came without a token.
@@ -40,7 +42,7 @@ pub fn denial(denied: Denied, is_agent: bool) -> Refused {
             let mut details = details("UNAVAILABLE", []);
             details.set_retry_info(Some(Duration::from_secs(1)));
             let status = Status::with_error_details(Code::Unavailable, text, details);
-            return Refused { status, is_told: false };
+            return Refused { status, is_told: false, caller: String::new() };
         }
         (_, true) => (
             "CERTIFICATE_REVOKED",
@@ -54,7 +56,15 @@ pub fn denial(denied: Denied, is_agent: bool) -> Refused {
             "the token is not known here, or was revoked; ask an admin for a new one, then run `yard login`",
         ),
     };
-    Refused { status: status(Code::Unauthenticated, text, reason, []), is_told: true }
+    Refused { status: status(Code::Unauthenticated, text, reason, []), is_told: true, caller: String::new() }
+}
+
+/// Somebody who is no admin wants to act for another.
+pub fn not_for_another(caller: &str, user: &str) -> Refused {
+    let text = format!("only an admin acts for another, and the call is for `{user}`; leave `--as` out");
+    let metadata = [("user", user), ("needs", "admin")];
+    let status = status(Code::PermissionDenied, &text, "ADMIN_REQUIRED", metadata);
+    Refused { status, is_told: true, caller: caller.to_owned() }
 }
 
 /// A page was asked for by a name that is another machine's.
@@ -74,14 +84,22 @@ pub fn slow_down(wait: Duration) -> Refused {
     );
     let mut details = details("TOO_MANY_WRONG_TOKENS", []);
     details.set_retry_info(Some(wait));
-    Refused { status: Status::with_error_details(Code::ResourceExhausted, text, details), is_told: false }
+    Refused {
+        status: Status::with_error_details(Code::ResourceExhausted, text, details),
+        is_told: false,
+        caller: String::new(),
+    }
 }
 
 /// A token has as many calls under way as it may have.
 pub fn too_many_calls() -> Refused {
     let text =
         "too many calls are under way by this token; end some of them, such as streams that nobody reads";
-    Refused { status: status(Code::ResourceExhausted, text, "TOO_MANY_CALLS", []), is_told: false }
+    Refused {
+        status: status(Code::ResourceExhausted, text, "TOO_MANY_CALLS", []),
+        is_told: false,
+        caller: String::new(),
+    }
 }
 
 /// A token stands where it is seen.

@@ -1,5 +1,6 @@
 //! Who calls, and whether they may: one middleware for gRPC and pages alike.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -19,10 +20,10 @@ use super::local_name::foreign_name;
 use super::permissions::{self, Method, Needs};
 use super::registry::{Denied, Registry};
 use super::throttle::Throttle;
-use crate::access_records::{AccessRole, AuditRecord};
+use crate::access_records::{AccessRole, AuditRecord, TokenRecord};
 use crate::clock::Clock;
 use crate::refusal::{self, code_name};
-use crate::tls::Peer;
+use crate::tls::{Peer, PeerCertificate};
 
 /// Who submits, in a call's metadata; only believed where nobody is asked who they are.
 const USER: &str = "trainyard-user";
@@ -59,6 +60,26 @@ impl Gate {
     /// `sees_all`: whether people see jobs of others.
     pub fn new(registry: Arc<Registry>, audit: Audit, clock: Clock, sees_all: bool) -> Self {
         Self(Arc::new(Parts { registry, audit, throttle: Throttle::default(), clock, sees_all }))
+    }
+}
+
+/// What a caller shows of itself.
+enum Shown {
+    Nothing,
+    Certificate(PeerCertificate),
+    Token(Token),
+    /// What should be a token.
+    Nonsense,
+}
+
+impl Shown {
+    /// A token counts before a certificate.
+    fn by(request: &Request) -> Self {
+        if let Some(text) = bearer(request.headers()) {
+            return text.parse().map_or(Self::Nonsense, Self::Token);
+        }
+        let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.clone());
+        certificate.map_or(Self::Nothing, Self::Certificate)
     }
 }
 
@@ -100,11 +121,13 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         parts.audit.tell(parts.record(None, address, &request, &status)).await;
         return answer(&status, is_grpc);
     }
-    let admitted = match parts.identify(&request, method) {
+    let shown = Shown::by(&request);
+    parts.catch_up(&shown, address).await;
+    let admitted = match parts.identify(&request, &shown, method) {
         Ok(admitted) => admitted,
-        Err(Refused { status, is_told }) => {
+        Err(Refused { status, is_told, caller }) => {
             if is_told {
-                let record = parts.record(None, address, &request, &status);
+                let record = AuditRecord { caller, ..parts.record(None, address, &request, &status) };
                 parts.audit.tell(record).await;
             }
             return answer(&status, is_grpc);
@@ -147,22 +170,36 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
 }
 
 impl Parts {
+    /// Reads the store, where it may know what this scheduler has not heard of: a token that was made a moment ago,
+    /// perhaps at another scheduler. Whoever has tried wrong ones waits before anybody is asked.
+    async fn catch_up(&self, shown: &Shown, address: Option<SocketAddr>) {
+        let is_news = match shown {
+            Shown::Token(token) => !self.registry.has_token(token.id),
+            Shown::Certificate(certificate) => self.registry.agent(certificate).is_err(),
+            Shown::Nothing | Shown::Nonsense => false,
+        };
+        let now = self.clock.now();
+        if is_news && !address.is_some_and(|address| self.throttle.is_waiting(address.ip(), now)) {
+            // A store that is away leaves it unknown.
+            let _unknown = self.registry.refresh().await;
+        }
+    }
+
     /// Who makes a request, by its connection's certificate or by its token.
-    fn identify(&self, request: &Request, method: Method) -> Result<Admitted, Refused> {
+    fn identify(&self, request: &Request, shown: &Shown, method: Method) -> Result<Admitted, Refused> {
         let peer = request.extensions().get::<Peer>();
-        let sent = bearer(request.headers());
-        if sent.is_none() {
-            if let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) {
+        let now = self.clock.now();
+        let known = match shown {
+            Shown::Nothing => return Ok(Admitted::unknown()),
+            Shown::Certificate(certificate) => {
                 let over =
                     self.registry.agent(certificate).map_err(|denied| denials::denial(denied, true))?;
                 let caller = Caller::Agent(certificate.agent);
                 return Ok(Admitted { name: caller.name(), caller, over: Some(over), place: None });
             }
-            return Ok(Admitted::unknown());
-        }
-        let now = self.clock.now();
-        let token = sent.and_then(|text| text.parse::<Token>().ok());
-        let known = token.ok_or(Denied::Invalid).and_then(|token| self.registry.token(&token, now));
+            Shown::Token(token) => self.registry.token(token, now),
+            Shown::Nonsense => Err(Denied::Invalid),
+        };
         let known = match known {
             Ok(known) => known,
             // Pages that are open to all are open to those with an old token.
@@ -183,7 +220,7 @@ impl Parts {
             let caller = Caller::Joining(record.id);
             return Ok(Admitted { name: caller.name(), caller, over, place });
         }
-        let user = acting_for(request.headers(), record.role).unwrap_or(&record.user);
+        let user = acting_for(request.headers(), record)?.unwrap_or(&record.user);
         let name = if user == record.user { user.to_owned() } else { format!("{} as {user}", record.user) };
         let caller = Caller::Person {
             user: user.to_owned(),
@@ -198,7 +235,7 @@ impl Parts {
     fn record(
         &self,
         admitted: Option<&Admitted>,
-        address: Option<std::net::SocketAddr>,
+        address: Option<SocketAddr>,
         request: &Request,
         status: &Status,
     ) -> AuditRecord {
@@ -232,10 +269,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
-/// In whose name an admin acts.
-fn acting_for(headers: &HeaderMap, role: AccessRole) -> Option<&str> {
-    let user = headers.get(AS)?.to_str().ok()?;
-    (role == AccessRole::Admin && !user.is_empty()).then_some(user)
+/// In whose name an admin acts, where that is another's. Whoever is none and asks for it is refused, lest a job become
+/// somebody's whose it was not to be.
+fn acting_for<'a>(headers: &'a HeaderMap, token: &TokenRecord) -> Result<Option<&'a str>, Refused> {
+    let user = headers.get(AS).and_then(|value| value.to_str().ok()).filter(|user| !user.is_empty());
+    match user {
+        Some(user) if token.role == AccessRole::Admin || user == token.user => Ok(Some(user)),
+        Some(user) => Err(denials::not_for_another(&token.user, user)),
+        None => Ok(None),
+    }
 }
 
 /// The user of a job comes from the token, whatever the client says.

@@ -121,6 +121,11 @@ impl Registry {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is a token of this id, as far as is known.
+    pub fn has_token(&self, id: TokenId) -> bool {
+        self.read().tokens.contains_key(&id)
+    }
+
     /// The record of whoever has this token.
     ///
     /// # Errors

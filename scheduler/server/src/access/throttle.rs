@@ -37,6 +37,12 @@ impl Failures {
 }
 
 impl Throttle {
+    /// Whether the next wrong token from `address` has to wait.
+    pub fn is_waiting(&self, address: IpAddr, now: Time) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&address).is_some_and(|failures| failures.until() > now)
+    }
+
     /// A wrong token came from `address`. Tells how long the next one has to wait; while it has, nothing is counted.
     pub fn failed(&self, address: IpAddr, now: Time) -> Option<Duration> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

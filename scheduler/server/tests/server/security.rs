@@ -54,9 +54,12 @@ async fn a_job_is_the_token_s_users_and_others_do_not_change_it() {
     let admin = scheduler.admin().reveal();
     let mut request = tonic::Request::new(submission(""));
     request.metadata_mut().insert("trainyard-user", "bob".parse().unwrap());
-    request.metadata_mut().insert("trainyard-as", "bob".parse().unwrap());
     let job = scheduler.jobs(&ada).submit_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!(job.user, "ada");
+    let mut request = tonic::Request::new(submission(""));
+    request.metadata_mut().insert("trainyard-as", "bob".parse().unwrap());
+    let refused = scheduler.jobs(&ada).submit_job(request).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "ADMIN_REQUIRED"));
     let cancel = pb::CancelJobRequest { job_id: job.id.clone() };
     let refused = scheduler.jobs(&bob).cancel_job(cancel.clone()).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "NOT_OWNER"));
