@@ -31,8 +31,11 @@ pub fn hint(status: &Status, server: &str) -> Option<String> {
             Some(format!("this needs {role}; `yard whoami` shows yours"))
         }
         (Code::PermissionDenied, "NOT_OWNER") => {
-            let owner = known("owner").unwrap_or_else(|| "somebody else".into());
-            Some(format!("it is {owner}'s; an admin may act with `--as {owner}`"))
+            Some(match known("owner").filter(|owner| !owner.is_empty()) {
+                Some(owner) => format!("it is {owner}'s; an admin may act with `--as {owner}`"),
+                None => "it has no owner, so this is an admin's; an agent's key `owners` names its owners"
+                    .to_owned(),
+            })
         }
         _ => None,
     }
@@ -85,6 +88,7 @@ mod tests {
             (refusal(Code::FailedPrecondition, "TLS_REQUIRED", &[]), "`yard login lab:7433`"),
             (refusal(Code::PermissionDenied, "ROLE_REQUIRED", &[("needs", "ADMIN")]), "the role admin"),
             (refusal(Code::PermissionDenied, "NOT_OWNER", &[("owner", "ada")]), "`--as ada`"),
+            (refusal(Code::PermissionDenied, "NOT_OWNER", &[("owner", "")]), "key `owners`"),
             (Status::unauthenticated("who?"), "`yard login lab:7433`"),
         ];
         for (status, wanted) in table {

@@ -183,6 +183,8 @@ mod tests {
             connect(Trust::none().pin(other.pin()), good).await,
             Err(ConnectionProblem::OtherAuthority)
         );
+        let forged = Door::open(other.forged(&authority, &["lab"]), behind).await.address;
+        assert_eq!(connect(pinned(), forged).await, Err(ConnectionProblem::OtherAuthority));
         assert_eq!(connect(Trust::none(), good).await, Err(ConnectionProblem::NobodyTrusted));
         assert_eq!(connect(pinned(), behind).await, Err(ConnectionProblem::NotEncrypted));
         let over = connect(pinned(), door(-3, -1).await).await.unwrap_err();

@@ -59,13 +59,28 @@ impl TestAuthority {
     /// A server's configuration with a certificate for `names` from so many days from now to so many days from now. It
     /// checks certificates of clients that show one.
     pub fn server(&self, names: &[&str], from_days: i64, to_days: i64) -> ServerConfig {
+        self.server_that_names(self, names, from_days, to_days)
+    }
+
+    /// A server's configuration that names `authority`, which has not signed it, as the one that vouches for it.
+    pub fn forged(&self, authority: &Self, names: &[&str]) -> ServerConfig {
+        self.server_that_names(authority, names, -1, 1)
+    }
+
+    fn server_that_names(
+        &self,
+        authority: &Self,
+        names: &[&str],
+        from_days: i64,
+        to_days: i64,
+    ) -> ServerConfig {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         valid(&mut params, from_days, to_days);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = vec![certificate.der().clone(), self.certificate.clone()];
+        let chain = vec![certificate.der().clone(), authority.certificate.clone()];
         let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();

@@ -61,6 +61,10 @@ impl ServerCertVerifier for PinVerifier {
             webpki::Error::CertNotValidYet { time, not_before } => {
                 CertificateError::NotValidYetContext { time, not_before }.into()
             }
+            // It names the authority, and is not signed by it.
+            webpki::Error::InvalidSignatureForPublicKey | webpki::Error::UnknownIssuer => {
+                other(OtherAuthority)
+            }
             cause => Error::General(format!("the server's certificate cannot be used: {cause}")),
         };
         let anchor = anchor_from_trusted_cert(authority).map_err(invalid)?;

@@ -12,6 +12,7 @@ mod local_name;
 mod permissions;
 mod registry;
 mod throttle;
+mod web_page;
 
 pub use audit::{Audit, Target};
 pub use bootstrap::{BootstrapError, HeldBy, first_login, make_token};

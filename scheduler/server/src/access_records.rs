@@ -40,6 +40,12 @@ pub struct TokenRecord {
     pub role: AccessRole,
     #[serde(with = "as_text")]
     pub digest: Digest,
+    /// Of the authority that it was made under; under another it counts no more.
+    #[serde(with = "as_text")]
+    pub pin: Pin,
+    /// The token that its user made it with, if that was no admin's; it counts as long as that one does.
+    #[serde(default, with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TokenId>,
     pub created: Time,
     pub expires: Option<Time>,
     /// Agents that may still join with it.
@@ -64,6 +70,9 @@ pub struct EnrolledAgent {
     /// The pins of the keys that its certificates are for: the newest, and the one before until that expires.
     #[serde(with = "as_texts")]
     pub keys: Vec<Pin>,
+    /// Of the authority that has signed them.
+    #[serde(with = "as_text")]
+    pub pin: Pin,
     /// When the newest certificate expires.
     pub expires: Time,
 }
@@ -111,6 +120,26 @@ mod as_text {
     }
 }
 
+/// The same where there may be none.
+mod as_text_if_any {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(T::to_string).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<T>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// The same for lists.
 mod as_texts {
     use std::fmt::Display;
@@ -144,6 +173,8 @@ mod tests {
             user: "ada".into(),
             role: AccessRole::User,
             digest: token.secret.digest(),
+            pin,
+            parent: Some(token.id),
             created: Time(1),
             expires: None,
             uses_left: 0,

@@ -27,7 +27,8 @@ impl Core {
         if let Some(request_id) = &request_id
             && let Some(earlier) = self.jobs.of_request(request_id)
         {
-            return out.reply(if earlier.group.is_none() && *earlier.spec == spec {
+            let same = earlier.group.is_none() && *earlier.spec == spec && *earlier.user == *user;
+            return out.reply(if same {
                 Ok(Accepted::job(earlier.id, true))
             } else {
                 Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: earlier.id })
@@ -118,7 +119,9 @@ impl Core {
             && let Some(first) = self.jobs.first_of_request(request_id)
         {
             let earlier = self.jobs.get(first).and_then(|job| job.group.as_ref());
-            let same = earlier.is_some_and(|member| member.group.content == group.content);
+            let same = earlier.is_some_and(|member| {
+                member.group.content == group.content && member.group.user == group.user
+            });
             return out.reply(if same {
                 Ok(Accepted::job(first, true))
             } else {

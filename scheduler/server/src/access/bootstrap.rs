@@ -99,6 +99,8 @@ impl HeldBy {
             user: user.to_owned(),
             role,
             digest: token.secret.digest(),
+            pin,
+            parent: None,
             created: now,
             expires,
             uses_left,
@@ -144,9 +146,9 @@ mod tests {
     #[tokio::test]
     async fn a_cluster_has_a_first_login_once_and_for_its_owners_eyes() {
         let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::default()));
-        let registry = Registry::new(store.clone());
-        let file = dir.path().join("first-login.txt");
         let pin = "00112233445566778899aabbccddeeff".parse().unwrap();
+        let registry = Registry::new(store.clone(), pin);
+        let file = dir.path().join("first-login.txt");
         let text =
             first_login(&*store, &registry, pin, "lab-head:7433", &file, Time(0)).await.unwrap().unwrap();
         let line = text.lines().find(|line| line.contains("yard login lab-head:7433")).unwrap();

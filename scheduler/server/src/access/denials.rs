@@ -8,6 +8,7 @@ use tonic_types::StatusExt as _;
 use super::caller::Caller;
 use super::permissions::Needs;
 use super::registry::Denied;
+use super::web_page::FromPage;
 use crate::access_records::AccessRole;
 use crate::refusal::details;
 
@@ -57,6 +58,17 @@ pub fn denial(denied: Denied, is_agent: bool) -> Refused {
         ),
     };
     Refused { status: status(Code::Unauthenticated, text, reason, []), is_told: true, caller: String::new() }
+}
+
+/// A web page of somebody else's sent it.
+pub fn of_a_page(found: &FromPage) -> Status {
+    let text = match found {
+        FromPage::Foreign(origin) => {
+            format!("a page of `{origin}` is none of this scheduler's, and calls nothing here")
+        }
+        FromPage::Form => "methods are called by gRPC, with a content-type of application/grpc".to_owned(),
+    };
+    status(Code::PermissionDenied, &text, "FOREIGN_PAGE", [])
 }
 
 /// Somebody who is no admin wants to act for another.

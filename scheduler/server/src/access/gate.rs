@@ -20,6 +20,7 @@ use super::local_name::foreign_name;
 use super::permissions::{self, Method, Needs};
 use super::registry::{Denied, Registry};
 use super::throttle::Throttle;
+use super::web_page::from_page;
 use crate::access_records::{AccessRole, AuditRecord, TokenRecord};
 use crate::clock::Clock;
 use crate::refusal::{self, code_name};
@@ -102,6 +103,9 @@ impl Admitted {
 /// Lets a call through with its [`Caller`] if that may make it; for a router's layer.
 pub async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
     let is_grpc = refusal::is_grpc(request.headers());
+    if let Some(found) = from_page(&request) {
+        return answer(&denials::of_a_page(&found), is_grpc);
+    }
     let parts = match &admission {
         Admission::Gate(Gate(parts)) => Arc::clone(parts),
         Admission::ThisMachine(_) | Admission::Anybody => {

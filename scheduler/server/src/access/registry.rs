@@ -49,6 +49,8 @@ pub struct Known<T> {
 /// All tokens and agents.
 pub struct Registry {
     store: Arc<dyn AccessStore>,
+    /// Of the authority. What was made under another counts no more.
+    pin: Pin,
     state: RwLock<State>,
 }
 
@@ -62,8 +64,8 @@ struct State {
 }
 
 impl Registry {
-    pub fn new(store: Arc<dyn AccessStore>) -> Self {
-        Self { store, state: RwLock::default() }
+    pub fn new(store: Arc<dyn AccessStore>, pin: Pin) -> Self {
+        Self { store, pin, state: RwLock::default() }
     }
 
     /// Follows the store and the clock until `closing`.
@@ -98,7 +100,7 @@ impl Registry {
             return Ok(());
         }
         let records = self.store.access().await?;
-        self.state.write().unwrap_or_else(PoisonError::into_inner).replace(records);
+        self.state.write().unwrap_or_else(PoisonError::into_inner).replace(counting(records, self.pin));
         Ok(())
     }
 
@@ -135,7 +137,8 @@ impl Registry {
         if state.revision.is_none() {
             return Err(Denied::NotReady);
         }
-        let known = state.tokens.get(&token.id).ok_or(Denied::Invalid)?;
+        let known = state.tokens.get(&token.id).filter(|known| known.record.pin == token.pin);
+        let known = known.ok_or(Denied::Invalid)?;
         if !known.record.digest.is_of(&token.secret) {
             return Err(Denied::Invalid);
         }
@@ -154,15 +157,58 @@ impl Registry {
         state.keys.get(&(certificate.agent, certificate.key)).cloned().ok_or(Denied::Revoked)
     }
 
+    /// Tokens that were made with one, or with one of those.
+    pub fn made_with(&self, id: TokenId) -> Vec<TokenId> {
+        let state = self.read();
+        let parent = |of: TokenId| state.tokens.get(&of).and_then(|known| known.record.parent);
+        let comes_from =
+            |of: &TokenId| std::iter::successors(parent(*of), |up| parent(*up)).any(|up| up == id);
+        state.tokens.keys().copied().filter(comes_from).collect()
+    }
+
     /// All tokens.
     pub fn tokens(&self) -> Vec<TokenRecord> {
         self.read().tokens.values().map(|known| known.record.clone()).collect()
+    }
+
+    /// The only agent of this name that has joined.
+    pub fn enrolled_as(&self, name: &str) -> Option<AgentId> {
+        let state = self.read();
+        let mut found = state.agents.values().filter(|agent| agent.name == name);
+        found.next().filter(|_| found.next().is_none()).map(|agent| agent.id)
     }
 
     /// An agent that has joined.
     pub fn enrolled(&self, agent: AgentId) -> Option<EnrolledAgent> {
         self.read().agents.get(&agent).cloned()
     }
+}
+
+/// Tokens have parents so many levels up at most.
+const GENERATIONS: usize = 16;
+
+/// Whether a token and all that it comes from are there.
+fn is_rooted(token: &TokenRecord, all: &HashMap<TokenId, Option<TokenId>>) -> bool {
+    let mut parent = token.parent;
+    for _ in 0..GENERATIONS {
+        match parent {
+            None => return true,
+            Some(id) => match all.get(&id) {
+                Some(further) => parent = *further,
+                None => return false,
+            },
+        }
+    }
+    false
+}
+
+/// Of what is stored, that which counts: made under this authority, with every token that it comes from.
+fn counting(mut records: AccessRecords, pin: Pin) -> AccessRecords {
+    records.tokens.retain(|token| token.pin == pin);
+    records.agents.retain(|agent| agent.pin == pin);
+    let all: HashMap<_, _> = records.tokens.iter().map(|token| (token.id, token.parent)).collect();
+    records.tokens.retain(|token| is_rooted(token, &all));
+    records
 }
 
 impl State {
@@ -212,18 +258,35 @@ mod tests {
     use crate::access_records::AccessRole;
     use crate::store::memory::MemoryStore;
 
+    fn pin() -> Pin {
+        "00112233445566778899aabbccddeeff".parse().unwrap()
+    }
+
     fn token(user: &str, expires: Option<Time>) -> (Token, TokenRecord) {
-        let token = Token::make("00112233445566778899aabbccddeeff".parse().unwrap()).unwrap();
+        let pin = pin();
+        let token = Token::make(pin).unwrap();
         let (id, digest) = (token.id, token.secret.digest());
         let (user, created_by) = (user.to_owned(), "root".to_owned());
         let (role, created) = (AccessRole::User, Time(0));
-        (token, TokenRecord { id, user, role, digest, created, expires, uses_left: 0, created_by })
+        let record = TokenRecord {
+            id,
+            user,
+            role,
+            digest,
+            pin,
+            parent: None,
+            created,
+            expires,
+            uses_left: 0,
+            created_by,
+        };
+        (token, record)
     }
 
     #[tokio::test]
     async fn a_token_counts_until_it_expires_or_is_revoked_and_open_streams_are_told() {
         let store = Arc::new(MemoryStore::default());
-        let registry = Registry::new(store.clone());
+        let registry = Registry::new(store.clone(), pin());
         let (ada, record) = token("ada", Some(Time(10)));
         assert_eq!(registry.token(&ada, Time(1)).err(), Some(Denied::NotReady));
         store.put_token(&record).await.unwrap();
@@ -250,11 +313,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_under_way_ends_when_a_token_or_certificate_expires() {
         let store = Arc::new(MemoryStore::default());
-        let registry = Registry::new(store.clone());
+        let registry = Registry::new(store.clone(), pin());
         let (ada, record) = token("ada", Some(Time(10)));
-        let key = "00112233445566778899aabbccddeeff".parse().unwrap();
+        let key = pin();
         let id = AgentId(uuid::Uuid::from_u128(7));
-        let agent = EnrolledAgent { id, name: "lab".into(), keys: vec![key], expires: Time(20) };
+        let agent = EnrolledAgent { id, name: "lab".into(), keys: vec![key], pin: key, expires: Time(20) };
         store.put_token(&record).await.unwrap();
         store.put_enrolled(&agent).await.unwrap();
         registry.refresh().await.unwrap();
@@ -267,13 +330,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_counts_as_long_as_those_that_it_comes_from_and_under_its_authority_alone() {
+        let store = Arc::new(MemoryStore::default());
+        let registry = Registry::new(store.clone(), pin());
+        let ((first, root), (second, child), (third, grandchild)) =
+            (token("ada", None), token("ada", None), token("ada", None));
+        let child = TokenRecord { parent: Some(root.id), ..child };
+        let grandchild = TokenRecord { parent: Some(child.id), ..grandchild };
+        for record in [&root, &child, &grandchild] {
+            store.put_token(record).await.unwrap();
+        }
+        registry.refresh().await.unwrap();
+        let youngest = registry.token(&third, Time(1)).unwrap();
+        store.remove_token(first.id).await.unwrap();
+        registry.refresh().await.unwrap();
+        assert!(youngest.revoked.is_cancelled());
+        assert_eq!(registry.token(&second, Time(1)).err(), Some(Denied::Invalid));
+        // Another authority took the place of the first.
+        let (old, record) = token("bob", None);
+        store.put_token(&record).await.unwrap();
+        let new = "ffeeddccbbaa99887766554433221100".parse().unwrap();
+        let registry = Registry::new(store.clone(), new);
+        registry.refresh().await.unwrap();
+        assert_eq!(registry.token(&Token { pin: new, ..old }, Time(1)).err(), Some(Denied::Invalid));
+    }
+
+    #[tokio::test]
     async fn an_agent_counts_by_its_newest_keys_and_no_other() {
         let store = Arc::new(MemoryStore::default());
-        let registry = Registry::new(store.clone());
+        let registry = Registry::new(store.clone(), pin());
         let keys: [Pin; 3] = ["00", "11", "22"].map(|byte| byte.repeat(16).parse().unwrap());
         let id = AgentId(uuid::Uuid::from_u128(7));
-        let enrolled =
-            |keys: &[Pin]| EnrolledAgent { id, name: "lab".into(), keys: keys.to_vec(), expires: Time(9) };
+        let enrolled = |keys: &[Pin]| EnrolledAgent {
+            id,
+            name: "lab".into(),
+            keys: keys.to_vec(),
+            pin: pin(),
+            expires: Time(9),
+        };
         let shown = |key: Pin| PeerCertificate { agent: id, key };
         store.put_enrolled(&enrolled(&keys[..2])).await.unwrap();
         registry.refresh().await.unwrap();

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use trainyard_access::{Token, TokenId};
 use trainyard_proto::convert::job::timestamp;
 use trainyard_proto::pb::{self, access_service_server::AccessService};
-use trainyard_types::{AgentId, Violation};
+use trainyard_types::{AgentId, Time, Violation};
 
 use super::status::ApiError;
 use super::{Context, about, cluster};
@@ -25,6 +25,8 @@ const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const MOST_USES: u32 = 10_000;
 /// Certificates of one agent that count at a time: while one is renewed, both do.
 const KEYS: usize = 2;
+/// Tokens of one user that count at a time.
+const MOST_TOKENS: usize = 100;
 const TOKENS_HINT: &str = "`yard token list` lists what there is";
 const MOST_AUDIT_EVENTS: usize = 1000;
 
@@ -125,6 +127,25 @@ fn parse_wish(
     Ok((role, lifetime.or((role == AccessRole::Agent).then_some(JOIN_LIFE))))
 }
 
+/// What a new token comes from, and when it ends: one that somebody makes for themselves does not outlive their own, or a
+/// stolen token could never be revoked. An admin's may.
+fn descent(caller: &Caller, expires: Option<Time>) -> Result<(Option<TokenId>, Option<Time>), ApiError> {
+    let Caller::Person { token, expires: own, role, .. } = caller else { return Ok((None, expires)) };
+    if *role == AccessRole::Admin {
+        return Ok((None, expires));
+    }
+    match (expires, *own) {
+        (Some(wanted), Some(own)) if wanted > own => {
+            let text = format!(
+                "is longer than that of your own token, which ends at {}; ask an admin for a new one",
+                timestamp(own)
+            );
+            Err(ApiError::field("lifetime", text))
+        }
+        (wanted, own) => Ok((Some(*token), wanted.or(own))),
+    }
+}
+
 impl Access {
     fn parts(&self) -> Result<&Parts, ApiError> {
         self.1.as_ref().ok_or(ApiError::OpenCluster)
@@ -156,7 +177,13 @@ impl Access {
             }
             return Ok(certificate);
         }
-        let agent = EnrolledAgent { id, name, keys: vec![certificate.key], expires: certificate.expires };
+        let agent = EnrolledAgent {
+            id,
+            name,
+            keys: vec![certificate.key],
+            pin: parts.authority.pin(),
+            expires: certificate.expires,
+        };
         let is_done = match token {
             Some(token) => parts.store.enrol(token, &agent).await?,
             // An admin's own.
@@ -207,15 +234,27 @@ impl AccessService for Access {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         let (role, lifetime) = parse_wish(&request, &caller)?;
-        let token = Token::make(parts.authority.pin()).map_err(|_| ApiError::Internal)?;
         let now = parts.clock.now();
+        let own = parts
+            .registry
+            .tokens()
+            .into_iter()
+            .filter(|known| known.user == request.user && !known.is_over(now));
+        if role != AccessRole::Agent && own.count() >= MOST_TOKENS {
+            let text = format!("`{}` has {MOST_TOKENS} tokens; revoke some that nobody uses", request.user);
+            return Err(ApiError::field("user", text).into());
+        }
+        let (parent, expires) = descent(&caller, lifetime.map(|lifetime| now + lifetime))?;
+        let token = Token::make(parts.authority.pin()).map_err(|_| ApiError::Internal)?;
         let record = TokenRecord {
             id: token.id,
             user: request.user,
             role,
             digest: token.secret.digest(),
+            pin: token.pin,
+            parent,
             created: now,
-            expires: lifetime.map(|lifetime| now + lifetime),
+            expires,
             uses_left: if role == AccessRole::Agent { request.uses.max(1) } else { 0 },
             created_by: caller.name(),
         };
@@ -253,6 +292,10 @@ impl AccessService for Access {
         let record = found.ok_or(ApiError::NotFound { kind: "token", name: text, hint: TOKENS_HINT })?;
         caller.may_change([record.user.as_str()]).map_err(ApiError::from)?;
         parts.store.remove_token(id).await.map_err(ApiError::from)?;
+        // What was made with it counts no more, and needs not be kept.
+        for further in parts.registry.made_with(id) {
+            parts.store.remove_token(further).await.map_err(ApiError::from)?;
+        }
         Self::refreshed(parts).await.map_err(ApiError::from)?;
         let target = format!("token {id} of {}", record.user);
         Ok(about(info(&record), target))
@@ -286,7 +329,8 @@ impl AccessService for Access {
         keys.retain(|key| *key != certificate.key);
         keys.insert(0, certificate.key);
         keys.truncate(KEYS);
-        let agent = EnrolledAgent { id, name: known.name, keys, expires: certificate.expires };
+        let agent =
+            EnrolledAgent { id, name: known.name, keys, pin: known.pin, expires: certificate.expires };
         let target = format!("agent {id} ({})", agent.name);
         parts.store.put_enrolled(&agent).await.map_err(ApiError::from)?;
         Self::refreshed(parts).await.map_err(ApiError::from)?;
@@ -304,9 +348,14 @@ impl AccessService for Access {
         let id = match wanted.parse::<AgentId>() {
             Ok(id) => id,
             Err(_) => {
+                // A machine that has joined and never come is known by its certificate alone.
+                let joined = parts.registry.enrolled_as(&wanted);
                 let find =
                     move |state: &mut StateView<'_>| cluster::find(state, &wanted).map(|view| view.record.id);
-                self.0.driver.ask_leader(find).await.map_err(ApiError::from)??
+                match (self.0.driver.ask_leader(find).await.map_err(ApiError::from)?, joined) {
+                    (Ok(id), _) | (Err(_), Some(id)) => id,
+                    (Err(error), None) => return Err(error.into()),
+                }
             }
         };
         parts.store.remove_enrolled(id).await.map_err(ApiError::from)?;

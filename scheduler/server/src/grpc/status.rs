@@ -237,9 +237,11 @@ fn refused(refusal: &Refusal) -> Status {
 fn access_refused(error: &ApiError) -> Option<Status> {
     Some(match error {
         ApiError::NotOwner(NotOwner { caller, owner }) => {
-            let whose =
-                if owner.is_empty() { "nobody who could allow it".to_owned() } else { format!("`{owner}`") };
-            let text = format!("this belongs to {whose}, and you are `{caller}`; ask its owner or an admin");
+            let text = if owner.is_empty() {
+                format!("this has no owner, and you are `{caller}`; ask an admin")
+            } else {
+                format!("this belongs to `{owner}`, and you are `{caller}`; ask its owner or an admin")
+            };
             let metadata = [("caller", caller.clone()), ("owner", owner.clone())];
             Status::with_error_details(Code::PermissionDenied, text, details("NOT_OWNER", metadata))
         }

@@ -28,7 +28,8 @@ pub enum IssueError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(
-        "security: is off, so that nobody needs a token; listen beyond loopback, or set `security` to `on`"
+        "security: is off by this configuration, so that nobody needs a token; give this command what the scheduler is \
+         run with: its --config, or its --listen and --data-dir"
     )]
     Open,
     #[error(transparent)]

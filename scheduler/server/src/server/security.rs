@@ -49,7 +49,7 @@ impl Security {
         let certificate = Arc::new(ServerCertificate::new(files, authority.clone(), names)?);
         let acceptor = acceptor(&authority, certificate.clone())?;
         let clock = Clock::start();
-        let registry = Arc::new(Registry::new(store.clone()));
+        let registry = Arc::new(Registry::new(store.clone(), authority.pin()));
         let (audit, writing) = Audit::new(store.clone(), config.data_dir.join("audit.jsonl"));
         let sees_all = config.visibility == Visibility::All;
         let admission = Admission::Gate(Gate::new(registry.clone(), audit, clock, sees_all));

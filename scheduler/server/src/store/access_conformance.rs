@@ -20,6 +20,8 @@ fn token(user: &str, uses_left: u32) -> TokenRecord {
         user: user.into(),
         role: AccessRole::Agent,
         digest: token.secret.digest(),
+        pin: pin(),
+        parent: None,
         created: Time(1),
         expires: Some(Time(1 << 40)),
         uses_left,
@@ -32,6 +34,7 @@ fn agent(id: u128) -> EnrolledAgent {
         id: AgentId(Uuid::from_u128(id)),
         name: "lab".into(),
         keys: vec![pin()],
+        pin: pin(),
         expires: Time(9),
     }
 }

@@ -77,9 +77,12 @@ async fn a_job_is_the_token_s_users_and_others_do_not_change_it() {
     request.metadata_mut().insert("trainyard-as", "bob".parse().unwrap());
     let job = scheduler.jobs(&admin).submit_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!(job.user, "bob");
-    let audit = scheduler.audit_of("JobService/SubmitJob", 2).await;
-    assert_eq!(audit.iter().map(|event| event.caller.as_str()).collect::<Vec<_>>(), ["ada", "admin as bob"]);
-    assert_eq!(audit[1].target, job.id);
+    let audit = scheduler.audit_of("JobService/SubmitJob", 3).await;
+    assert_eq!(
+        audit.iter().map(|event| event.caller.as_str()).collect::<Vec<_>>(),
+        ["ada", "ada", "admin as bob"]
+    );
+    assert_eq!(audit[2].target, job.id);
     let refused = scheduler.audit_of("JobService/CancelJob", 2).await;
     assert_eq!((refused[0].caller.as_str(), refused[0].outcome.as_str()), ("bob", "PERMISSION_DENIED"));
 }
@@ -156,6 +159,41 @@ async fn users_make_and_revoke_tokens_of_their_own_and_of_no_higher_role() {
     scheduler.access(&ada).revoke_token(pb::RevokeTokenRequest { id }).await.unwrap();
     let refused = scheduler.jobs(&own.token).list_jobs(pb::ListJobsRequest::default()).await.unwrap_err();
     assert_eq!(reason(&refused), "TOKEN_INVALID");
+}
+
+#[tokio::test]
+async fn what_somebody_makes_for_themselves_does_not_outlive_their_own_token() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let hour = |hours: u64| Some(Duration::from_secs(hours * 3600).try_into().unwrap());
+    let admin = scheduler.admin().reveal();
+    let wish = |lifetime| pb::CreateTokenRequest { user: "ada".into(), lifetime, ..Default::default() };
+    let ada = scheduler.access(&admin).create_token(wish(hour(2))).await.unwrap().into_inner();
+    let refused = scheduler.access(&ada.token).create_token(wish(hour(3))).await.unwrap_err();
+    assert!(refused.message().contains("lifetime: is longer"), "{refused}");
+    let child = scheduler.access(&ada.token).create_token(wish(None)).await.unwrap().into_inner();
+    let ends = |token: &pb::CreateTokenResponse| token.info.clone().unwrap().expire_time;
+    assert_eq!(ends(&child), ends(&ada));
+    scheduler.jobs(&child.token).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+    let id = ada.info.unwrap().id;
+    scheduler.access(&admin).revoke_token(pb::RevokeTokenRequest { id }).await.unwrap();
+    let refused = scheduler.jobs(&child.token).list_jobs(pb::ListJobsRequest::default()).await.unwrap_err();
+    assert_eq!(reason(&refused), "TOKEN_INVALID");
+}
+
+#[tokio::test]
+async fn a_machine_that_joined_and_never_came_is_forgotten_by_name() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let joining = scheduler.token("", pb::AccessRole::Agent).await;
+    let identity = scheduler.enrol(&joining, 7).await.unwrap();
+    let forget = |agent: &str| pb::ForgetAgentRequest { agent: agent.into() };
+    let admin = scheduler.admin().reveal();
+    assert_eq!(
+        scheduler.access(&admin).forget_agent(forget("agent-8")).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    scheduler.access(&admin).forget_agent(forget("agent-7")).await.unwrap();
+    let channel = scheduler.dial(None, Some(identity)).await.unwrap();
+    assert_eq!(reason(&Agent::connect_as(channel, hello(7)).await.err().unwrap()), "CERTIFICATE_REVOKED");
 }
 
 #[tokio::test]

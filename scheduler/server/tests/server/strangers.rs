@@ -169,6 +169,24 @@ async fn thousands_of_handshakes_that_stop_half_way_keep_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_web_page_submits_nothing_at_an_open_scheduler() {
+    let scheduler = Scheduler::start().await;
+    let address = scheduler.server.address();
+    // What a browser sends for a form, without asking anybody.
+    let body = "\0\0\0\0\0";
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "POST /trainyard.v1.JobService/ListJobs HTTP/1.1\r\nhost: {address}\r\ncontent-type: text/plain\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("application/grpc"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_web_page_reaches_no_open_scheduler_by_a_name_of_its_own() {
     let scheduler = Scheduler::start_with(tempfile::tempdir().unwrap(), {
         let dir = tempfile::tempdir().unwrap().keep();
