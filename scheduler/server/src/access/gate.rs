@@ -163,8 +163,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     let is_held = is_grpc || caller == Caller::Unknown;
     speak_for(&caller, request.headers_mut());
     request.extensions_mut().insert(caller);
-    if let Some(over) = &over {
-        let over = over.clone();
+    if let Some(over) = over.clone() {
         request = request.map(|body| GuardedBody::request(body, over));
     }
     let response = next.run(request).await;
