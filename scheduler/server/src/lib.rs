@@ -14,6 +14,7 @@ mod http;
 mod job_archive;
 mod listener;
 pub mod mfu;
+mod origin;
 mod refusal;
 pub mod sample;
 pub mod server;

@@ -1,23 +1,31 @@
 //! The one port: accepts connections, encrypted where they are to be, and serves gRPC and HTTP on each.
 
+mod bounds;
+mod doorkeeper;
+mod visitor;
+
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::{Extension, Router};
+use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower_layer::Layer as _;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
+
+pub use bounds::Bounds;
+use bounds::Patience;
+use doorkeeper::{Doorkeeper, Seat, TurnedAway};
+use visitor::Visitor;
 
 use crate::tls::{Peer, PeerCertificate};
 
@@ -27,8 +35,6 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// network.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// How long a new connection may take to say which protocol it speaks; after that, each has a timeout of its own.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the rest of a greeting is looked for, once there is a part of it.
 const HANDSHAKE_POLL: Duration = Duration::from_millis(20);
 /// What a connection of TLS begins with: the content type of a handshake (RFC 8446 §5.1).
@@ -39,9 +45,6 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait when no more connections can be accepted, as when descriptors run out.
 const ACCEPT_DELAY: Duration = Duration::from_millis(200);
-
-/// Connections that may make their handshake at a time: each costs more than all that comes after it.
-const HANDSHAKES: usize = 64;
 
 /// How connections are encrypted.
 pub struct Encryption {
@@ -55,14 +58,13 @@ pub async fn serve(
     listener: TcpListener,
     routes: Router,
     encryption: Option<Encryption>,
+    bounds: Bounds,
     closing: CancellationToken,
 ) {
-    let serving = Serving {
-        server: server(),
-        routes,
-        encryption: encryption.map(Arc::new),
-        handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
-    };
+    let Bounds { limits, patience } = bounds;
+    info!(all = limits.connections, of_one_address = limits.connections_by_origin, "connections at most");
+    let serving = Serving { server: server(), routes, encryption: encryption.map(Arc::new), patience };
+    let (doorkeeper, mut turned_away) = (Doorkeeper::new(limits), TurnedAway::default());
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -70,10 +72,17 @@ pub async fn serve(
             () = closing.cancelled() => break,
         };
         match accepted.and_then(|(stream, address)| Ok((without_delay(stream)?, address))) {
-            Ok((stream, address)) => {
-                let (serving, watcher) = (serving.clone(), graceful.watcher());
-                tokio::spawn(serving.connection(stream, address, watcher, closing.clone()));
-            }
+            Ok((stream, address)) => match doorkeeper.enter(address.ip()) {
+                Ok(seat) => {
+                    let arrival = Arrival { stream, address, seat };
+                    tokio::spawn(serving.clone().connection(arrival, graceful.watcher(), closing.clone()));
+                }
+                Err(full) => {
+                    if let Some(connections) = turned_away.count(Instant::now()) {
+                        warn!(%address, connections, limit = ?full, "too many connections, closing the newest");
+                    }
+                }
+            },
             Err(cause) => {
                 warn!(%cause, "connection cannot be accepted");
                 sleep(ACCEPT_DELAY).await;
@@ -107,19 +116,22 @@ struct Serving {
     server: auto::Builder<TokioExecutor>,
     routes: Router,
     encryption: Option<Arc<Encryption>>,
-    handshakes: Arc<Semaphore>,
+    patience: Patience,
+}
+
+/// A connection that has just been made.
+struct Arrival {
+    stream: TcpStream,
+    address: SocketAddr,
+    seat: Seat,
 }
 
 impl Serving {
     /// Serves a connection until it ends.
-    async fn connection(
-        self,
-        stream: TcpStream,
-        address: SocketAddr,
-        watcher: Watcher,
-        closing: CancellationToken,
-    ) {
-        let speaks = closing.run_until_cancelled(speaks(&stream, HANDSHAKE_TIMEOUT)).await;
+    async fn connection(self, arrival: Arrival, watcher: Watcher, closing: CancellationToken) {
+        // The seat is given back when all of this has ended.
+        let Arrival { stream, address, seat } = arrival;
+        let speaks = closing.run_until_cancelled(speaks(&stream, self.patience.greeting)).await;
         let Some(Some(protocol)) = speaks else {
             debug!(%address, "connection said nothing, closing it");
             return;
@@ -133,12 +145,13 @@ impl Serving {
             return self.serve(stream, encryption.plaintext.clone(), peer, watcher).await;
         }
         let handshake = async {
-            // Only closing the semaphore fails, which nobody does.
-            let _turn = self.handshakes.acquire().await.ok()?;
+            let _turn = seat.turn().await?;
             let accepted = encryption.acceptor.accept(stream).await;
             accepted.inspect_err(|cause| debug!(%address, %cause, "handshake failed")).ok()
         };
-        let Some(stream) = timeout(HANDSHAKE_TIMEOUT, handshake).await.ok().flatten() else { return };
+        let Some(stream) = timeout(self.patience.handshake, handshake).await.ok().flatten() else {
+            return;
+        };
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let peer = Peer { address, certificate: shown.and_then(PeerCertificate::read) };
         self.serve(stream, self.routes.clone(), peer, watcher).await;
@@ -148,9 +161,20 @@ impl Serving {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let service = TowerToHyperService::new(Extension(peer).layer(routes));
+        let address = peer.address;
+        let (visitor, asked) = Visitor::new(routes, peer);
+        let service = TowerToHyperService::new(visitor);
         let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(cause) = watcher.watch(connection).await {
+        let mut connection = pin!(watcher.watch(connection));
+        let ended = match timeout(self.patience.request, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) if asked.is_set() => connection.await,
+            Err(_) => {
+                debug!(%address, "connection made no request, closing it");
+                return;
+            }
+        };
+        if let Err(cause) = ended {
             debug!(cause, "connection ended");
         }
     }
@@ -190,28 +214,4 @@ async fn speaks(stream: &TcpStream, patience: Duration) -> Option<Protocol> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt as _;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_connection_that_does_not_say_what_it_speaks_is_given_up_on() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let cases: [(&[u8], Option<Protocol>); 5] = [
-            (b"", None),
-            (b"PRI * HT", None),
-            (PREFACE, Some(Protocol::Plaintext)),
-            (b"G", Some(Protocol::Plaintext)),
-            (b"\x16", Some(Protocol::Tls)),
-        ];
-        for (said, expected) in cases {
-            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            client.write_all(said).await.unwrap();
-            let (stream, _) = listener.accept().await.unwrap();
-            // Whoever has spoken is heard however short the patience, but not before the system has it.
-            let patience = Duration::from_millis(if expected.is_some() { 60_000 } else { 50 });
-            assert_eq!(speaks(&stream, patience).await, expected, "{said:?}");
-        }
-    }
-}
+mod tests;

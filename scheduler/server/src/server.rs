@@ -227,7 +227,8 @@ impl Running {
                 stop.cancel();
             })
         };
-        listener::serve(listener, routes, encryption, closing).await;
+        let bounds = listener::Bounds::of_this_process();
+        listener::serve(listener, routes, encryption, bounds, closing).await;
         handing_over.abort();
         stop.cancel();
         let end = driving.await;

@@ -114,6 +114,17 @@ pub fn too_many_calls() -> Refused {
     }
 }
 
+/// Callers without a token have as many calls under way as they may have together.
+pub fn too_many_strangers() -> Refused {
+    let text =
+        "too many calls without a token are under way; send a token, or ask for the page /healthz or /readyz";
+    Refused {
+        status: status(Code::ResourceExhausted, text, "TOO_MANY_CALLS", []),
+        is_told: false,
+        caller: String::new(),
+    }
+}
+
 /// A token stands where it is seen.
 pub fn token_in_address() -> Status {
     let text = "the address has a token in it, where proxies and logs keep it: revoke that token, and send the next \

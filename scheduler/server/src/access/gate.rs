@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use trainyard_access::Token;
@@ -15,6 +15,7 @@ use trainyard_access::Token;
 use super::audit::{Audit, Target};
 use super::caller::Caller;
 use super::denials::{self, Refused};
+use super::exposed_token;
 use super::guarded_body::GuardedBody;
 use super::local_name::foreign_name;
 use super::permissions::{self, Method, Needs};
@@ -31,8 +32,8 @@ const USER: &str = "trainyard-user";
 /// In whose name an admin acts.
 const AS: &str = "trainyard-as";
 
-/// What a token begins with, wherever it stands.
-const TOKEN_START: &str = "ty1.";
+/// Calls of gRPC that may be under way without a token, in all: each may be a stream that stays.
+const STRANGERS_CALLS: usize = 256;
 
 /// The callers that are let in.
 #[derive(Clone)]
@@ -53,6 +54,7 @@ struct Parts {
     registry: Arc<Registry>,
     audit: Audit,
     throttle: Throttle,
+    strangers: Arc<Semaphore>,
     clock: Clock,
     sees_all: bool,
 }
@@ -60,7 +62,8 @@ struct Parts {
 impl Gate {
     /// `sees_all`: whether people see jobs of others.
     pub fn new(registry: Arc<Registry>, audit: Audit, clock: Clock, sees_all: bool) -> Self {
-        Self(Arc::new(Parts { registry, audit, throttle: Throttle::default(), clock, sees_all }))
+        let (throttle, strangers) = (Throttle::default(), Arc::new(Semaphore::new(STRANGERS_CALLS)));
+        Self(Arc::new(Parts { registry, audit, throttle, strangers, clock, sees_all }))
     }
 }
 
@@ -120,14 +123,15 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     };
     let method = permissions::of_path(request.uri().path());
     let address = request.extensions().get::<Peer>().map(|peer| peer.address);
-    if request.uri().query().is_some_and(|query| query.contains(TOKEN_START)) {
+    if exposed_token::is_in(request.uri()) {
         let status = denials::token_in_address();
         parts.audit.tell(parts.record(None, address, &request, &status)).await;
         return answer(&status, is_grpc);
     }
     let shown = Shown::by(&request);
     parts.catch_up(&shown, address).await;
-    let admitted = match parts.identify(&request, &shown, method) {
+    let identified = parts.identify(&request, &shown, method);
+    let admitted = match identified.and_then(|admitted| parts.with_place(admitted, &request, method)) {
         Ok(admitted) => admitted,
         Err(Refused { status, is_told, caller }) => {
             if is_told {
@@ -155,10 +159,11 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     }
     let told = method.is_audited.then(|| parts.record(Some(&admitted), address, &request, &Status::ok("")));
     let Admitted { caller, over, place, .. } = admitted;
+    // Whatever a stranger calls it, what it holds is held until it ends.
+    let is_held = is_grpc || caller == Caller::Unknown;
     speak_for(&caller, request.headers_mut());
     request.extensions_mut().insert(caller);
-    if let Some(over) = &over {
-        let over = over.clone();
+    if let Some(over) = over.clone() {
         request = request.map(|body| GuardedBody::request(body, over));
     }
     let response = next.run(request).await;
@@ -166,7 +171,7 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         parts.audit.tell(with_outcome(told, &response)).await;
     }
     match over {
-        Some(over) if is_grpc => {
+        Some(over) if is_held => {
             response.map(|body| GuardedBody::answer(body, over, denials::revoked, place))
         }
         _ => response,
@@ -236,6 +241,16 @@ impl Parts {
         Ok(Admitted { caller, name, over, place })
     }
 
+    /// Calls of gRPC without a token share a few places. Pages take none, so that probes are answered always.
+    fn with_place(&self, admitted: Admitted, request: &Request, method: Method) -> Result<Admitted, Refused> {
+        let is_open = method.needs == Needs::Nothing && !permissions::is_page(request.uri().path());
+        if admitted.caller != Caller::Unknown || !is_open {
+            return Ok(admitted);
+        }
+        let place = self.strangers.clone().try_acquire_owned().map_err(|_| denials::too_many_strangers())?;
+        Ok(Admitted { over: Some(CancellationToken::new()), place: Some(place), ..admitted })
+    }
+
     fn record(
         &self,
         admitted: Option<&Admitted>,
@@ -243,7 +258,7 @@ impl Parts {
         request: &Request,
         status: &Status,
     ) -> AuditRecord {
-        let path = request.uri().path();
+        let path = exposed_token::kept(request.uri().path());
         AuditRecord {
             time: self.clock.now(),
             caller: admitted.map(|admitted| admitted.name.clone()).unwrap_or_default(),

@@ -90,6 +90,11 @@ pub const PAGES: &[(&str, Needs)] = &[
 /// Services of others that need no token.
 const OPEN_SERVICES: [&str; 2] = ["/grpc.health.v1.", "/grpc.reflection."];
 
+/// Whether a path is an HTTP page's.
+pub fn is_page(path: &str) -> bool {
+    PAGES.iter().any(|(page, _)| *page == path)
+}
+
 /// What a request's path needs. What is in no table does not exist, or is an admin's.
 pub fn of_path(path: &str) -> Method {
     if let Some(name) = path.strip_prefix("/trainyard.v1.") {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use trainyard_types::Time;
 
+use crate::origin::Origin;
+
 /// Wrong tokens that are answered at once.
 const FREE: u32 = 10;
 /// The wait after the first one that is not; doubles with each further one.
@@ -19,7 +21,7 @@ const MOST_ADDRESSES: usize = 10_000;
 
 /// Counts wrong tokens.
 #[derive(Debug, Default)]
-pub struct Throttle(Mutex<HashMap<IpAddr, Failures>>);
+pub struct Throttle(Mutex<HashMap<Origin, Failures>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
@@ -40,7 +42,7 @@ impl Throttle {
     /// Whether the next wrong token from `address` has to wait.
     pub fn is_waiting(&self, address: IpAddr, now: Time) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&address).is_some_and(|failures| failures.until() > now)
+        known.get(&address.into()).is_some_and(|failures| failures.until() > now)
     }
 
     /// A wrong token came from `address`. Tells how long the next one has to wait; while it has, nothing is counted.
@@ -53,7 +55,7 @@ impl Throttle {
                 known.clear();
             }
         }
-        let failures = known.entry(address).or_insert(Failures { count: 0, last: now });
+        let failures = known.entry(address.into()).or_insert(Failures { count: 0, last: now });
         if failures.last + FORGET <= now {
             failures.count = 0;
         }

@@ -50,7 +50,7 @@ impl Security {
         let acceptor = acceptor(&authority, certificate.clone())?;
         let clock = Clock::start();
         let registry = Arc::new(Registry::new(store.clone(), authority.pin()));
-        let (audit, writing) = Audit::new(store.clone(), config.data_dir.join("audit.jsonl"));
+        let (audit, writing) = Audit::new(store.clone(), config.data_dir.join("audit.jsonl"), clock);
         let sees_all = config.visibility == Visibility::All;
         let admission = Admission::Gate(Gate::new(registry.clone(), audit, clock, sees_all));
         tasks.spawn(certificate.keep_new(closing.clone()));

@@ -3,6 +3,8 @@
 use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use trainyard_access::{KeyRequest, Token};
 use trainyard_proto::pb;
 use trainyard_scheduler::access::{METHODS, Needs};
@@ -117,6 +119,71 @@ async fn a_token_in_an_address_is_refused_by_name() {
     let (status, page) = scheduler.page(&path).await;
     assert_eq!(status, 401, "{page}");
     assert!(page.contains("revoke that token") && page.contains("authorization: Bearer"), "{page}");
+}
+
+#[tokio::test]
+async fn a_token_in_a_path_is_refused_and_kept_nowhere() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let (token, encoded) = (scheduler.admin().reveal(), scheduler.admin().reveal().replace('.', "%2e"));
+    for shown in [&token, &encoded] {
+        let (status, page) = scheduler.page(&format!("/api/{shown}/jobs")).await;
+        assert_eq!((status, page.contains("revoke that token")), (401, true), "{page}");
+        let refused = scheduler.raw(&format!("/trainyard.v1.JobService/{shown}"), None).await.unwrap();
+        assert_eq!(reason(&refused), "TOKEN_IN_ADDRESS");
+    }
+    assert_eq!(scheduler.audit_of("/api/", 1).await.len(), 1);
+    assert_eq!(scheduler.audit_of("JobService/", 1).await.len(), 1);
+    // What the stream has is in the file before long; the last of the four is the last to come.
+    let secret = token.rsplit('.').next().unwrap();
+    let kept = loop {
+        let kept = scheduler.audit_file();
+        if kept.matches("UNAUTHENTICATED").count() >= 4 {
+            break kept;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(!kept.contains(secret), "{kept}");
+}
+
+#[tokio::test]
+async fn calls_without_a_token_share_a_few_places_and_pages_for_probes_need_none() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let channel = scheduler.dial(None, None).await.unwrap();
+    let watch = || HealthCheckRequest { service: String::new() };
+    let mut open = Vec::new();
+    let refused = loop {
+        match HealthClient::new(channel.clone()).watch(watch()).await {
+            Ok(stream) => open.push(stream.into_inner()),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_CALLS"));
+    assert_eq!(open.len(), 256);
+    assert_eq!(scheduler.page("/healthz").await.0, 200);
+    assert_eq!(scheduler.page("/ca.pem").await.0, 200);
+    let admin = scheduler.admin().reveal();
+    scheduler.jobs(&admin).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+    drop(open);
+    // Each place is free again once the scheduler has heard of its stream's end.
+    while HealthClient::new(channel.clone()).check(watch()).await.is_err() {}
+}
+
+#[tokio::test]
+async fn whoever_is_refused_on_and_on_pushes_nothing_out_of_the_audit() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let viewer = scheduler.token("eve", pb::AccessRole::Viewer).await;
+    for _ in 0..200 {
+        let wish = pb::CancelJobRequest::default();
+        let refused = scheduler.jobs(&viewer).cancel_job(wish).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    }
+    let admin = scheduler.admin().reveal();
+    scheduler.jobs(&admin).submit_job(submission("")).await.unwrap();
+    // What came later is there, and so is all that came before.
+    scheduler.audit_of("JobService/SubmitJob", 1).await;
+    let refused = scheduler.audit_of("JobService/CancelJob", 60).await;
+    let of_a_minute = refused.iter().filter(|event| event.target.is_empty());
+    assert!(of_a_minute.count() <= 120, "at most two minutes' share");
 }
 
 #[tokio::test]

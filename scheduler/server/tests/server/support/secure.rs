@@ -228,6 +228,11 @@ impl SecureScheduler {
         }
     }
 
+    /// What the audit's file has by now.
+    pub fn audit_file(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap_or_default()
+    }
+
     /// As another scheduler of the same store revokes one.
     pub async fn remove_token_in_store(&self, id: &str) {
         let socket = self.server.redis().unwrap().socket().to_owned();
