@@ -1,7 +1,7 @@
 //! What happens before the agent's tasks run: the data directory is locked, what a former process has left is ended, the
 //! GPUs are found.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 use trainyard_config::Effective;
+use trainyard_files::{create_private_folder, keep_folder_private};
 use trainyard_types::Inventory;
 
 use crate::config::Config;
@@ -56,6 +57,7 @@ pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<
     let config = Arc::new(config);
     make_data_dir(&config)?;
     let lock = lock(&config.data_dir)?;
+    close_folders(&config);
     let identity = load_identity(&config)?;
     let (credentials, renewal) = enrolment::prepare(enrolment_settings(&config), &identity).await?;
     warn_of_gaps(&config);
@@ -77,8 +79,23 @@ pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<
 }
 
 fn make_data_dir(config: &Config) -> anyhow::Result<()> {
-    fs::create_dir_all(&config.data_dir)
+    create_private_folder(&config.data_dir)
         .with_context(|| format!("cannot make `data_dir` {}", config.data_dir.display()))
+}
+
+/// Closes what is in the data directory to other users of the machine, for directories that somebody has opened, or that
+/// an older build made. Where that fails the self-test tells whether they can be used.
+fn close_folders(config: &Config) {
+    let mut folders = vec![config.data_dir.join("jobs")];
+    folders.extend(job_dir::folders(&config.data_dir));
+    if config.cache_dir.is_none() {
+        folders.push(config.cache_dir());
+    }
+    for folder in folders {
+        if let Err(error) = keep_folder_private(&folder) {
+            warn!(path = %folder.display(), %error, "a folder cannot be closed to other users of this machine");
+        }
+    }
 }
 
 fn load_identity(config: &Config) -> anyhow::Result<Identity> {

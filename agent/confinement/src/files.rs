@@ -1,8 +1,10 @@
 //! Files, devices, TCP and signals: what Landlock holds.
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use landlock::{
@@ -69,9 +71,10 @@ const RULE_PATH_BENEATH: u32 = 1;
 pub fn enforce(ruleset: &OwnedFd) -> io::Result<()> {
     // Only the thread itself knows its own folder in /proc, which the standard libraries read (its processors, its memory).
     // SAFETY: a path with its zero.
-    let own = unsafe { libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_DIRECTORY) };
+    let own = unsafe { libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) };
     if own >= 0 {
-        // Without `O_CLOEXEC`, and never closed: as long as it is open, the kernel keeps the folder's inode, and so the rule.
+        // The rule is on the folder's inode, which the kernel makes anew when it is short of memory and nobody has the folder
+        // open. This descriptor ends with `exec`: from then on it is `own_folder` that keeps it.
         let allowed_access = (AccessFs::ReadFile | AccessFs::ReadDir).bits();
         let rule = BeneathAttribute { allowed_access, parent_fd: own };
         let rule: *const BeneathAttribute = &raw const rule;
@@ -88,6 +91,12 @@ pub fn enforce(ruleset: &OwnedFd) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// The folder of process `pid` in /proc, open; `None` where there is none. What a confined process may read of itself it
+/// may for as long as somebody keeps this.
+pub fn own_folder(pid: u32) -> Option<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(format!("/proc/{pid}")).ok()
 }
 
 const CREATE_RULESET_VERSION: libc::c_uint = 1;

@@ -28,6 +28,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+pub use files::own_folder;
+
 /// What a process may use. What cannot be opened when it is made [`Self::ready`] is not allowed, and no error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Confinement {
@@ -85,7 +87,7 @@ pub struct Ready {
 
 impl Ready {
     /// Confines the calling thread, for good, with all that it starts and executes later. Of calls that must come
-    /// before, `PR_SET_PDEATHSIG` is one.
+    /// before, `PR_SET_PDEATHSIG` is one. Whoever starts the process keeps its [`own_folder`] as long as it lives.
     ///
     /// Allocates nothing and takes no lock: it may run between `fork` and `exec`.
     ///

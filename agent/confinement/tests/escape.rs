@@ -135,6 +135,36 @@ fn attempt(way: &str, argument: &str) -> io::Result<()> {
         "empty by reading" => {
             call(libc::SYS_openat, [here, pointer, i64::from(libc::O_RDONLY | libc::O_TRUNC), 0])
         }
+        // Raw: libc's `openat` takes the mode only with a flag that makes a file, as this does.
+        "make for its owner" | "make for its group" | "make without a name for its owner" => {
+            let bit = if way.contains("owner") { libc::S_ISUID } else { libc::S_ISGID };
+            let flags = if way.contains("name") { libc::O_TMPFILE } else { libc::O_CREAT };
+            let mode = i64::from(bit | 0o755);
+            call(libc::SYS_openat, [here, pointer, i64::from(flags | libc::O_WRONLY), mode])
+        }
+        "folder for its group" => call(libc::SYS_mkdirat, [here, pointer, 0o2755, 0]),
+        #[cfg(target_arch = "x86_64")]
+        "formerly make" => call(libc::SYS_open, [pointer, (libc::O_CREAT | libc::O_WRONLY).into(), 0o4755, 0]),
+        #[cfg(target_arch = "x86_64")]
+        "formerly create" => call(libc::SYS_creat, [pointer, 0o4755, 0, 0]),
+        #[cfg(target_arch = "x86_64")]
+        "formerly folder" => call(libc::SYS_mkdir, [pointer, 0o2755, 0, 0]),
+        // What stands in the register of the mode where no file is made.
+        "open with a stray mode" => call(libc::SYS_openat, [here, pointer, libc::O_RDONLY.into(), 0o7777]),
+        "make for all to run" => {
+            call(libc::SYS_openat, [here, pointer, (libc::O_CREAT | libc::O_WRONLY).into(), 0o1755])
+        }
+        "open and change its mode" => {
+            fs::File::open(path)?.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        }
+        "open and change its time" => fs::File::open(path)?.set_modified(std::time::SystemTime::UNIX_EPOCH),
+        "change its time" => call(libc::SYS_utimensat, [here, pointer, 0, 0]),
+        "open and change its attributes" => {
+            let (file, none) = (fs::File::open(path)?, 0_i64);
+            let attributes = &raw const none as i64;
+            call(libc::SYS_ioctl, [file.as_raw_fd().into(), 0x4008_6602, attributes, 0])
+        }
+        "look around" => fs::metadata(path).map(drop),
         "tcp" => TcpStream::connect(argument).map(drop),
         "tcp listen" => TcpListener::bind("127.0.0.1:0").map(drop),
         "udp" => UdpSocket::bind("127.0.0.1:0").map(drop),
@@ -156,7 +186,13 @@ fn attempt(way: &str, argument: &str) -> io::Result<()> {
         }
         "descriptors" => {
             let open = fs::read_dir("/proc/self/fd")?.flatten().map(|entry| fs::read_link(entry.path()));
-            let left: Vec<PathBuf> = open.flatten().filter(|path| path.ends_with("left open")).collect();
+            // Standard input and output, and the folder that is being listed.
+            let listed = PathBuf::from(format!("/proc/{}/fd", std::process::id()));
+            let known = |path: &PathBuf| {
+                let text = path.to_string_lossy();
+                *path == listed || text == "/dev/null" || text.starts_with("pipe:")
+            };
+            let left: Vec<PathBuf> = open.flatten().filter(|path| !known(path)).collect();
             if left.is_empty() { Ok(()) } else { Err(io::Error::other(format!("{left:?}"))) }
         }
         _ => touch_process(way, argument.parse().unwrap_or_else(|_| std::process::id().into())),
@@ -246,6 +282,35 @@ fn nothing_is_changed_outside_and_no_data() {
 }
 
 #[test]
+fn no_program_is_left_by_which_others_become_its_user() {
+    let world = World::new();
+    let ways = ["make for its owner", "make for its group", "folder for its group"];
+    #[cfg(target_arch = "x86_64")]
+    let ways = ways.into_iter().chain(["formerly make", "formerly create", "formerly folder"]);
+    for way in ways {
+        assert_eq!(world.tries(way, world.at("own/new")), "EPERM", "{way}");
+        assert!(!world.at("own/new").exists(), "{way}");
+    }
+    assert_eq!(world.tries("make without a name for its owner", world.at("own")), "EPERM");
+    assert_eq!(world.tries("make for all to run", world.at("own/new")), "done");
+    assert_eq!(world.tries("open with a stray mode", world.at("own/new")), "done");
+}
+
+#[test]
+fn modes_times_and_attributes_stay_whatever_may_be_opened() {
+    let world = World::new();
+    let ways = ["mode", "time", "attributes"].map(|what| format!("open and change its {what}"));
+    for way in ways.iter().map(String::as_str).chain(["change its time"]) {
+        for file in ["own/file", "data/file"] {
+            assert_eq!(world.tries(way, world.at(file)), "EPERM", "{way} {file}");
+        }
+    }
+    assert_eq!(world.tries("change its time", world.at("outside/file")), "EPERM");
+    // What the document says: names, sizes and times can be seen.
+    assert_eq!(world.tries("look around", world.at("outside/file")), "done");
+}
+
+#[test]
 fn nothing_is_left_in_its_own_folder_that_leads_its_readers_elsewhere() {
     let world = World::new();
     for way in ["symlink", "fifo"] {
@@ -308,7 +373,26 @@ fn dangerous_calls_are_refused_and_newer_ones_unknown() {
         libc::SYS_setresgid,
         libc::SYS_shmget,
         libc::SYS_mq_open,
+        libc::SYS_inotify_init1,
+        libc::SYS_inotify_add_watch,
+        libc::SYS_fanotify_init,
+        libc::SYS_fanotify_mark,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_mknodat,
+        libc::SYS_fchmodat,
+        // `fchmodat2`.
+        452,
     ];
+    #[cfg(target_arch = "x86_64")]
+    let refused = refused.into_iter().chain([
+        libc::SYS_inotify_init,
+        libc::SYS_utime,
+        libc::SYS_utimes,
+        libc::SYS_futimesat,
+        libc::SYS_mknod,
+        libc::SYS_chmod,
+    ]);
     for number in refused {
         assert_eq!(world.tries("call", number.to_string()), "EPERM", "call {number}");
     }

@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use trainyard_files::{UNFINISHED, write_atomically};
+use trainyard_files::{UNFINISHED, create_private_folder, write_atomically};
 use trainyard_types::trainer::Finished;
 use trainyard_types::{AttemptId, JobId};
 
@@ -31,11 +31,14 @@ impl JobDir {
         Self(data_dir.join("jobs").join(job.to_string()))
     }
 
-    /// Makes the directories.
+    /// Makes the directories, which nobody else may enter.
     ///
     /// # Errors
     /// The disk's error.
     pub fn create(&self) -> io::Result<()> {
+        for folder in self.0.parent().into_iter().chain([&*self.0, &self.run()]) {
+            create_private_folder(folder)?;
+        }
         fs::create_dir_all(self.checkpoints())
     }
 
@@ -128,6 +131,13 @@ impl JobDir {
     }
 }
 
+/// The directories of all jobs, and their run directories.
+pub fn folders(data_dir: &Path) -> Vec<PathBuf> {
+    let jobs = entries(&data_dir.join("jobs")).into_iter().filter(|path| path.is_dir());
+    let with_run = |job: PathBuf| [job.join("run"), job].into_iter().filter(|path| path.is_dir());
+    jobs.flat_map(with_run).collect()
+}
+
 /// Removes what a former agent or its trainers have left half-written: checkpoints, downloads, new versions of small
 /// files.
 pub fn remove_unfinished(data_dir: &Path) {
@@ -190,6 +200,21 @@ mod tests {
         }
         assert_eq!(dir.newest_step(), Some(100));
         assert!(dir.checkpoint(100).is_dir());
+    }
+
+    #[test]
+    fn nobody_else_enters_a_jobs_directory() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let dir = JobDir::new(folder.path(), JobId(Uuid::from_u128(7)));
+        dir.create().unwrap();
+        let jobs = folder.path().join("jobs");
+        let found = folders(folder.path());
+        assert_eq!(found, [dir.run(), dir.0.clone()]);
+        for path in found.iter().chain([&jobs]) {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+        }
     }
 
     #[test]

@@ -72,7 +72,12 @@ pub async fn run_test(
         // SAFETY: between fork and exec it makes system calls only.
         unsafe { command.pre_exec(move || confinement.apply()) };
     }
-    let output = match timeout(config.self_test_limit, command.output()).await {
+    let run = async {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let _own_folder = child.id().and_then(trainyard_confinement::own_folder);
+        child.wait_with_output().await
+    };
+    let output = match timeout(config.self_test_limit, run).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(program_unfit(&program, &error)),
         Err(_) => return Err(hangs(device, config.self_test_limit)),

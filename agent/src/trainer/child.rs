@@ -18,7 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 use tokio::sync::oneshot;
 use tracing::warn;
-use trainyard_confinement::{Ready, close_inherited_descriptors};
+use trainyard_confinement::{Ready, close_inherited_descriptors, own_folder};
 use trainyard_types::environment;
 use trainyard_types::trainer::TrainerControl;
 
@@ -242,6 +242,7 @@ fn spawn(
         });
     }
     let child = command.spawn().map_err(StartError::Program)?;
+    let own_folder = own_folder(child.id());
     drop((writer, listener, procs));
     let pid = i32::try_from(child.id()).map_err(|error| system(io::Error::other(error)))?;
     let pid = Pid::from_raw(pid);
@@ -256,6 +257,7 @@ fn spawn(
         .spawn(move || {
             // Nobody waits any more when the agent is going down.
             let kind = wait(child, pid, &waiter);
+            drop(own_folder);
             // Nothing that it started outlives it, wherever that has placed itself.
             let out_of_memory_kill = group.as_ref().and_then(Cgroup::counted_kills).map(|kills| kills > 0);
             if let Some(group) = &group {

@@ -238,3 +238,36 @@ async fn a_share_that_does_not_answer_holds_no_slot_and_no_other_job() {
     stub.assign(attempt(3), &world.data(), CPU, None).await;
     assert_eq!(stub.end().await.reason, EndReason::Completed);
 }
+
+#[tokio::test]
+async fn other_users_of_the_machine_enter_none_of_the_agents_folders() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let mode = |name: &str| fs::metadata(world.path(name)).unwrap().permissions().mode() & 0o777;
+    let open = |name: &str| {
+        fs::set_permissions(world.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let agent = world.agent(&stub, &[]);
+    stub.hello().await;
+    stub.assign(attempt(1), &world.data(), CPU, None).await;
+    let (_, ended) = stub.reports_to_the_end(1).await;
+    assert_eq!(ended.reason, EndReason::Completed, "{}", world.log());
+    let job = format!("agent/jobs/{}", attempt(1).job);
+    let run = format!("{job}/run");
+    let inside = ["agent/jobs", "agent/cache", &job, &run];
+    for name in inside.into_iter().chain(["agent"]) {
+        assert_eq!(mode(name), 0o700, "{name}");
+    }
+    drop(agent);
+    // As an older build made them. What is elsewhere, or given to see into, is its maker's.
+    inside.into_iter().chain(["agent"]).for_each(open);
+    fs::create_dir(world.path("elsewhere")).unwrap();
+    open("elsewhere");
+    std::os::unix::fs::symlink(world.path("elsewhere"), world.path("agent/jobs/linked")).unwrap();
+    let _agent = world.agent(&stub, &[]);
+    stub.hello().await;
+    for name in inside {
+        assert_eq!(mode(name), 0o700, "{name}");
+    }
+    assert_eq!((mode("agent"), mode("elsewhere")), (0o755, 0o755));
+}

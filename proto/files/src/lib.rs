@@ -1,7 +1,10 @@
-//! Replaces a file so that a reader finds the old content or the new one, also after a crash, and never a part.
+//! Replaces a file so that a reader finds the old content or the new one, also after a crash, and never a part. Makes
+//! folders that other users of the machine do not enter.
 //!
 //! Must not know: whose files these are. The content goes to an unfinished file beside it, which is synced and
 //! renamed; then the folder is synced.
+
+mod private_folder;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,6 +12,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
+
+pub use private_folder::{create_private_folder, keep_folder_private};
 
 /// How the name of a file ends that is not whole yet.
 pub const UNFINISHED: &str = ".part";

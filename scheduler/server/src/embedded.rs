@@ -23,6 +23,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::{Pid, getppid};
 use tracing::{info, warn};
+use trainyard_files::keep_folder_private;
 use trainyard_types::environment;
 
 #[cfg(test)]
@@ -170,7 +171,8 @@ impl Server {
         if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
             return Err(EmbeddedError::PathTooLong { path: socket });
         }
-        fs::create_dir_all(&self.dir).map_err(|cause| self.directory_error(&self.dir, cause))
+        // Redis makes its files for everybody to read.
+        keep_folder_private(&self.dir).map_err(|cause| self.directory_error(&self.dir, cause))
     }
 
     fn directory_error(&self, path: &Path, cause: io::Error) -> EmbeddedError {

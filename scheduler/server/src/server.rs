@@ -4,7 +4,7 @@ mod issued_tokens;
 mod redis_address;
 mod security;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use trainyard_files::{create_private_folder, keep_folder_private};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
@@ -95,7 +96,10 @@ impl Server {
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|cause| listen_error(&config, cause))?;
         let blob_dir = config.blobs();
-        let blobs = Blobs::open(&blob_dir).map_err(|cause| StartError::Blobs { path: blob_dir, cause })?;
+        let is_ours = config.blob_dir.is_none();
+        let kept = if is_ours { keep_folder_private(&blob_dir) } else { create_private_folder(&blob_dir) };
+        let opened = kept.and_then(|()| Blobs::open(&blob_dir));
+        let blobs = opened.map_err(|cause| StartError::Blobs { path: blob_dir, cause })?;
         let (redis, store) = open_store(&config).await?;
         let candidate = Candidate {
             instance: Uuid::new_v4(),
@@ -244,7 +248,7 @@ impl Running {
 /// Makes the directory this process's alone.
 fn lock(dir: &Path) -> Result<File, StartError> {
     let error = |path: &Path, cause| StartError::Directory { path: path.to_owned(), cause };
-    fs::create_dir_all(dir).map_err(|cause| error(dir, cause))?;
+    create_private_folder(dir).map_err(|cause| error(dir, cause))?;
     let path = dir.join("lock");
     let file = File::options().create(true).append(true).open(&path).map_err(|cause| error(&path, cause))?;
     match file.try_lock() {

@@ -3,10 +3,14 @@
 mod authority;
 mod server_certificate;
 
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::Uid;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
@@ -41,6 +45,20 @@ pub enum TlsError {
         path: PathBuf,
         mode: u32,
     },
+    /// Whoever may write to the directory can put another authority's key there.
+    #[error("tls_dir: others on this machine may write to `{path}` (mode {mode:o}); run `chmod go-w {path}`")]
+    Writable { path: PathBuf, mode: u32 },
+    /// Whoever owns the key can read it, whatever its mode.
+    #[error(
+        "tls_dir: `{path}` belongs to user {owner}, who can read it and pose as the scheduler; run `chown {user} {path}`"
+    )]
+    Foreign {
+        path: PathBuf,
+        /// The number of the user that it belongs to.
+        owner: u32,
+        /// The number of this process' user.
+        user: u32,
+    },
     /// The certificate does not fit its key.
     #[error("tls_cert, tls_key: {0}; give the key that the certificate was made for")]
     Pair(rustls::Error),
@@ -53,9 +71,28 @@ pub enum TlsError {
 }
 
 /// Refuses a private key that others may read.
-fn check_private(key: &'static str, path: &std::path::Path) -> Result<(), TlsError> {
+fn check_private(key: &'static str, path: &Path) -> Result<(), TlsError> {
     let open = trainyard_files::open_to_others(path);
     open.map_or(Ok(()), |mode| Err(TlsError::Open { key, path: path.to_owned(), mode }))
+}
+
+/// Refuses an authority's directory or key that somebody else, who is not root, could change.
+fn check_authority(dir: &Path, key: &Path) -> Result<(), TlsError> {
+    let unusable = |cause| TlsError::Directory { path: dir.to_owned(), cause };
+    let mode = fs::metadata(dir).map_err(unusable)?.mode() & 0o777;
+    if mode & 0o022 != 0 && !is_read_only(dir) {
+        return Err(TlsError::Writable { path: dir.to_owned(), mode });
+    }
+    let (owner, user) = (fs::metadata(key).map_err(unusable)?.uid(), Uid::effective().as_raw());
+    if ![0, user].contains(&owner) {
+        return Err(TlsError::Foreign { path: key.to_owned(), owner, user });
+    }
+    check_private("tls_dir", key)
+}
+
+/// Whether nobody writes there, whatever the mode: so are mounted the secrets of a pod, which anybody might write to.
+fn is_read_only(dir: &Path) -> bool {
+    statvfs(dir).is_ok_and(|disk| disk.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// A connection's other end.

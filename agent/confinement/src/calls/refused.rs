@@ -57,9 +57,10 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_quotactl_fd,
     libc::SYS_unshare,
     libc::SYS_setns,
-    // Files past Landlock, which asks about paths: by handle; their owner, mode and attributes; lengths by path; links that
-    // lead whoever reads them later.
+    // Files past Landlock, which asks about paths: by handle; their owner, mode, times and attributes, for which a file that
+    // is open for reading is enough; lengths by path; links that lead whoever reads them later; news of what others do.
     libc::SYS_open_by_handle_at,
+    libc::SYS_fchmod,
     libc::SYS_fchmodat,
     FCHMODAT2,
     libc::SYS_fchown,
@@ -74,9 +75,17 @@ const ALWAYS: &[c_long] = &[
     REMOVEXATTRAT,
     FILE_SETATTR,
     OPEN_TREE_ATTR,
+    libc::SYS_utimensat,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_fanotify_init,
+    libc::SYS_fanotify_mark,
     libc::SYS_truncate,
     libc::SYS_symlinkat,
     libc::SYS_mknodat,
+    // A local socket that libraries make for others gets nobody: whoever may connect to it is not confined.
+    libc::SYS_accept,
+    libc::SYS_accept4,
     // The kernel's parts in which faults are found most often, and that a trainer has no use for.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
@@ -87,8 +96,6 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_keyctl,
-    libc::SYS_fanotify_init,
-    libc::SYS_fanotify_mark,
     libc::SYS_personality,
     // The machine itself.
     libc::SYS_init_module,
@@ -136,6 +143,10 @@ const FORMER: &[c_long] = &[
     libc::SYS_chmod,
     libc::SYS_chown,
     libc::SYS_lchown,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+    libc::SYS_inotify_init,
     libc::SYS_symlink,
     libc::SYS_mknod,
     libc::SYS_iopl,
@@ -167,6 +178,13 @@ const F_SETOWN_EX: u64 = 15;
 /// `ioctl`: who gets a signal.
 const FIOSETOWN: u64 = 0x8901;
 const SIOCSPGRP: u64 = 0x8902;
+/// `ioctl`: attributes of a file, as `FILE_SETATTR` sets them.
+const FS_IOC_SETFLAGS: u64 = 0x4008_6602;
+const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
+/// What makes a new file: the bits of `open`'s flags. That of `O_TMPFILE` is the one without `O_DIRECTORY`.
+const CREATES: [u64; 2] = [libc::O_CREAT as u64, (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64];
+/// Modes by which whoever runs a file becomes its owner, or one of its group.
+const BECOMES: [u64; 2] = [libc::S_ISUID as u64, libc::S_ISGID as u64];
 
 /// Each refused call with the arguments for which it is; without any, it always is.
 pub fn calls() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
@@ -199,15 +217,42 @@ pub fn calls() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
     // Signals by a descriptor, and keys typed into a terminal.
     let commands = [libc::F_SETOWN as u64, F_SETSIG, F_SETOWN_EX];
     some(libc::SYS_fcntl, commands.map(|command| rule(1, Dword, Eq, command)).into())?;
-    let commands = [libc::TIOCSTI, libc::TIOCLINUX, FIOSETOWN, SIOCSPGRP];
+    let commands =
+        [libc::TIOCSTI, libc::TIOCLINUX, FIOSETOWN, SIOCSPGRP, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR];
     some(libc::SYS_ioctl, commands.map(|command| rule(1, Dword, Eq, command)).into())?;
+    files(&mut some)?;
+    Ok(refused)
+}
+
+/// Calls that make files, and the one that empties them.
+fn files(
+    some: &mut impl FnMut(c_long, Vec<Result<SeccompRule, BackendError>>) -> Result<(), BackendError>,
+) -> Result<(), BackendError> {
     // Landlock of kernels before 6.2 lets a file be emptied that is opened for reading.
     let emptied = libc::O_TRUNC as u64 | libc::O_ACCMODE as u64;
     let empties = |flags| rule(flags, Dword, MaskedEq(emptied), libc::O_TRUNC as u64);
-    some(libc::SYS_openat, vec![empties(2)])?;
+    // Of a program with such a mode another user of the machine would become the trainer's.
+    let become_by = |mode: u8| BECOMES.map(|bit| rule(mode, Dword, MaskedEq(bit), bit));
+    // Without one of the flags the mode is whatever stood in the register.
+    let make_by = |flags: u8, mode: u8| {
+        CREATES.into_iter().flat_map(move |made| {
+            BECOMES.map(|bit| {
+                SeccompRule::new(vec![
+                    SeccompCondition::new(flags, Dword, MaskedEq(made), made)?,
+                    SeccompCondition::new(mode, Dword, MaskedEq(bit), bit)?,
+                ])
+            })
+        })
+    };
+    some(libc::SYS_openat, make_by(2, 3).chain([empties(2)]).collect())?;
+    some(libc::SYS_mkdirat, become_by(2).into())?;
     #[cfg(target_arch = "x86_64")]
-    some(libc::SYS_open, vec![empties(1)])?;
-    Ok(refused)
+    {
+        some(libc::SYS_open, make_by(1, 2).chain([empties(1)]).collect())?;
+        some(libc::SYS_creat, become_by(1).into())?;
+        some(libc::SYS_mkdir, become_by(1).into())?;
+    }
+    Ok(())
 }
 
 /// One condition on an argument, counted from 0.

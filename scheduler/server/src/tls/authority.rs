@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject as _;
 use trainyard_access::Pin;
 use trainyard_types::{AgentId, Time};
 
-use super::{AGENT_URI, TlsError, check_private};
+use super::{AGENT_URI, TlsError, check_authority};
 
 const KEY_FILE: &str = "ca.key";
 const CERTIFICATE_FILE: &str = "ca.pem";
@@ -74,7 +74,7 @@ impl Authority {
             let key = KeyPair::generate()?;
             write_once(&key_file, key.serialize_pem().as_bytes(), 0o600).map_err(unusable)?;
         }
-        check_private("tls_dir", &key_file)?;
+        check_authority(dir, &key_file)?;
         let damaged = |file: &str, problem: String| TlsError::Authority { path: dir.join(file), problem };
         let key = fs::read_to_string(&key_file).map_err(unusable)?;
         let key = KeyPair::from_pem(&key).map_err(|cause| damaged(KEY_FILE, cause.to_string()))?;
@@ -225,6 +225,29 @@ mod tests {
         fs::write(key, "x").unwrap();
         let error = Authority::open(other.path()).err().unwrap().to_string();
         assert!(error.contains("ca.key"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_or_key_that_somebody_else_could_change_is_refused_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::open(dir.path()).unwrap();
+        for mode in [0o770, 0o702, 0o1777] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+            let error = Authority::open(dir.path()).err().unwrap().to_string();
+            let wanted = format!("run `chmod go-w {}`", dir.path().display());
+            assert!(error.starts_with("tls_dir: ") && error.contains(&wanted), "{error}");
+        }
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        Authority::open(dir.path()).unwrap();
+        if !nix::unistd::Uid::effective().is_root() {
+            println!("not tried: only root makes a key somebody else's");
+            return;
+        }
+        let key = dir.path().join(KEY_FILE);
+        std::os::unix::fs::chown(&key, Some(12345), None).unwrap();
+        let error = Authority::open(dir.path()).err().unwrap().to_string();
+        let wanted = format!("`{0}` belongs to user 12345", key.display());
+        assert!(error.contains(&wanted) && error.contains("run `chown 0 "), "{error}");
     }
 
     #[test]

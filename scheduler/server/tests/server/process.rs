@@ -211,3 +211,32 @@ fn the_effective_configuration_is_printed_with_its_sources() {
     assert!(line("redis_url").ends_with("# flag --redis-url") && !text.contains("secret"), "{text}");
     assert!(line("event_history = 50000").ends_with("# default"), "{text}");
 }
+
+#[tokio::test]
+async fn other_users_of_the_machine_enter_none_of_its_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let modes = || {
+        ["", "redis", "blobs"].map(|name| {
+            let known = std::fs::metadata(data.join(name)).unwrap();
+            known.permissions().mode() & 0o777
+        })
+    };
+    drop(Process::start(&data).await);
+    assert_eq!(modes(), [0o700; 3]);
+    // As an older build made them, or somebody who wants to see into the first one.
+    for name in ["", "redis", "blobs"] {
+        std::fs::set_permissions(data.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    drop(Process::start(&data).await);
+    assert_eq!(modes(), [0o755, 0o700, 0o700]);
+    // A directory that the configuration names is its maker's.
+    let (shared, data) = (dir.path().join("shared"), dir.path().join("other"));
+    for mode in [0o700, 0o750] {
+        let mut command = program(&data);
+        command.env("TRAINYARD_SCHEDULER__BLOB_DIR", &shared);
+        drop(Process::serving(command).await);
+        assert_eq!(std::fs::metadata(&shared).unwrap().permissions().mode() & 0o777, mode);
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o750)).unwrap();
+    }
+}

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 use std::{fs, io};
 
 use sha2::{Digest, Sha256};
@@ -14,7 +13,7 @@ use super::listing::ListedImage;
 use super::scan::ScanReport;
 use crate::activity;
 use crate::chunks::map_chunks;
-use crate::files::{FileStamp, checksum};
+use crate::files::{FileStamp, checksum, mark_as_used};
 use crate::labels::LabelRules;
 
 /// Changes with the layout, the rules for labels, and which images are read.
@@ -84,7 +83,7 @@ fn digest_of(listed: &[ListedImage]) -> (Vec<u8>, bool) {
 pub(crate) fn read(ScanCacheFile { path, .. }: &ScanCacheFile) -> Option<(ImageIndex, ScanReport)> {
     let bytes = fs::read(path).ok()?;
     // Eviction goes by age.
-    let _ = fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    let _ = fs::File::options().read(true).write(true).open(path).and_then(|file| mark_as_used(&file));
     let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     if bytes.get(..8)? != MAGIC || word(8)? != checksum(&bytes[16..]) {
         return None;

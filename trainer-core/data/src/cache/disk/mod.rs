@@ -27,7 +27,7 @@ use self::directory::SpaceRequest;
 use self::format::{Entry, Header, Key, Layout};
 pub use self::limits::{CacheDir, Limits, is_inside};
 use crate::dataset::ImageIndex;
-use crate::files::{self, FileStamp, MappedFile, checksum};
+use crate::files::{self, FileStamp, MappedFile, checksum, mark_as_used};
 use crate::image::PlanarImage;
 
 /// Pause after which a process that does not fill tries again to become the one that does.
@@ -391,8 +391,8 @@ impl DiskCache {
         if !whole {
             return None;
         }
-        // Eviction goes by the time of change; where that cannot be set, the file is evicted early.
-        let _ = file.set_modified(std::time::SystemTime::now());
+        // Eviction goes by the time of change; where that stays, the file is evicted early.
+        let _ = mark_as_used(&file);
         let map = Arc::new(MappedFile::new(&file).ok()?);
         Some(Opened { file, map, writable, appending: Mutex::default() })
     }
