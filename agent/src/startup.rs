@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 use trainyard_config::Effective;
+use trainyard_service::ServiceManager;
 use trainyard_types::Inventory;
 
 use crate::config::Config;
@@ -52,12 +53,15 @@ pub struct Started {
 ///
 /// # Errors
 /// The data directory cannot be used, or another agent uses it.
-pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<Started> {
+pub async fn start(
+    config: Config,
+    probe: &Arc<dyn GpuProbe>,
+    service: &ServiceManager,
+) -> anyhow::Result<Started> {
     let config = Arc::new(config);
     make_data_dir(&config)?;
     let lock = lock(&config.data_dir)?;
     let identity = load_identity(&config)?;
-    let (credentials, renewal) = enrolment::prepare(enrolment_settings(&config), &identity).await?;
     warn_of_gaps(&config);
     // Before the GPUs are read: what a former agent's trainers left counts as no other process.
     let groups = end_leftovers(&config, identity.owner()).await;
@@ -73,6 +77,11 @@ pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<
             warn!("nvidia-modprobe does not end: the driver hangs");
         }
     }
+    // Not only when a scheduler answers: it may be away for days, and starting the agent again would not help.
+    service.ready();
+    let tell_problem = |problem: &str| service.status(&format!("not joined: {problem}"));
+    let prepare = enrolment::prepare(enrolment_settings(&config), &identity, &tell_problem);
+    let (credentials, renewal) = service.watchdog().during(prepare).await?;
     Ok(Started { config, lock, identity, credentials, renewal, groups, host, gpus, readings })
 }
 
@@ -92,7 +101,7 @@ fn enrolment_settings(config: &Config) -> EnrolmentSettings {
         name: config.name.clone(),
         data_dir: config.data_dir.clone(),
         ca: config.ca.clone(),
-        join_token_file: config.join_token_file.clone(),
+        join_token_file: config.join_token_file(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Command as Clap, Parser, Subcommand, ValueEnum};
+use trainyard_service::Manual;
 
 use crate::commands::{
     agents, artifacts, audit, cancel, completions, demo_data, job, jobs, login, logs, metrics, operator,
@@ -96,6 +97,9 @@ pub enum Command {
     Remote(Remote),
     DemoData(demo_data::DemoData),
     Completions(completions::Completions),
+    /// For packages.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 /// The commands that ask the scheduler.

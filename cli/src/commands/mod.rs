@@ -25,6 +25,7 @@ pub mod why_slow;
 
 use std::cell::RefCell;
 
+use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Command, Remote};
@@ -57,6 +58,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logout(logout) => logout.run(output),
         Command::DemoData(demo) => demo.run(output),
         Command::Completions(completions) => completions.run(output),
+        Command::Manual(manual) => Ok(manual.write(Cli::command())?),
         Command::Remote(remote) => {
             let client = Client::new(&Settings::load(&global)?)?;
             let context = Context { client, output, on_interrupt: RefCell::default() };

@@ -30,8 +30,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use trainyard_scheduler_core::{
-    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Output, Refusal, Write,
+    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Output, Refusal, UserLimits,
+    Write,
 };
+use trainyard_service::{ServiceManager, Watchdog};
 use trainyard_types::{AgentId, AttemptId, JobId, LeaderEpoch, ReportBody, Session};
 use uuid::Uuid;
 
@@ -93,6 +95,24 @@ pub struct Driver {
     role: watch::Sender<Role>,
     /// The newest session; sessions count up over all leader epochs.
     last_session: Session,
+    /// What users may do, as it was configured last.
+    limits: watch::Receiver<Limits>,
+    watchdog: Watchdog,
+}
+
+/// What users may do. It can change while the scheduler runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Of users that are not in `users`.
+    pub usual: UserLimits,
+    pub users: BTreeMap<String, UserLimits>,
+}
+
+impl Limits {
+    /// Those of a configuration.
+    pub fn of(config: &CoreConfig) -> Self {
+        Self { usual: config.user_limits.clone(), users: config.users.clone() }
+    }
 }
 
 /// Everything that lasts as long as one leader epoch of ours.
@@ -143,9 +163,34 @@ impl Driver {
         let (role, is) = watch::channel(Role::Unavailable("it has just started".into()));
         let (handle, messages) = Handle::new(QUEUED_MESSAGES, is.clone());
         let (clock, last_session, is_claimed) = (Clock::start(), Session(0), false);
-        let driver =
-            Self { store, config, blobs, is_claimed, clock, candidate, messages, role, last_session };
+        let (_never_changes, limits) = watch::channel(Limits::of(&config));
+        let watchdog = ServiceManager::none().watchdog();
+        let driver = Self {
+            store,
+            config,
+            blobs,
+            is_claimed,
+            clock,
+            candidate,
+            messages,
+            role,
+            last_session,
+            limits,
+            watchdog,
+        };
         (driver, handle, is)
+    }
+
+    /// Takes new limits of users from there while it runs.
+    #[must_use]
+    pub fn with_limits(self, limits: watch::Receiver<Limits>) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Gives signs of life there.
+    #[must_use]
+    pub fn with_watchdog(self, watchdog: Watchdog) -> Self {
+        Self { watchdog, ..self }
     }
 
     /// Leads, or stands by, until `stop` is cancelled.
@@ -155,6 +200,7 @@ impl Driver {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Unusable> {
         loop {
             let since = Instant::now();
+            self.take_limits();
             let Some(leader) = self.stand_by(&stop).await? else { return Ok(()) };
             let lease = lease::keep(Arc::clone(&self.store), self.candidate.clone(), leader, since);
             let end = match self.begin(leader, lease, &stop).await {
@@ -179,6 +225,12 @@ impl Driver {
             }
             away("it reads its store anew");
         }
+    }
+
+    /// Takes what users may do as it was configured last.
+    fn take_limits(&mut self) {
+        let Limits { usual, users } = self.limits.borrow_and_update().clone();
+        (self.config.user_limits, self.config.users) = (usual, users);
     }
 
     /// Whoever stands by need not wait for the lease's end.
@@ -207,6 +259,7 @@ impl Driver {
                     result = &mut campaign => break result,
                     Some(message) = self.messages.recv() => follower.take(message),
                     () = follower.refresh() => {}
+                    () = self.watchdog.tick() => {}
                 }
             };
             let result = match result {
@@ -275,6 +328,7 @@ impl Driver {
         mut lease: Lease,
         stop: &CancellationToken,
     ) -> Result<Option<Leadership>, StoreError> {
+        self.take_limits();
         let (store, config, clock) = (Arc::clone(&self.store), self.config.clone(), self.clock);
         let load = async move {
             let loaded = store.load(leader).await?;
@@ -289,6 +343,7 @@ impl Driver {
                 lost = &mut lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
                 core = &mut load => return Ok(Some(Leadership::new(leader, lease, core?))),
                 Some(refused) = self.messages.recv() => drop(refused),
+                () = self.watchdog.tick() => {}
             }
         }
     }
@@ -301,7 +356,7 @@ impl Driver {
     ) -> Result<(), StoreError> {
         let mut messages = Vec::with_capacity(MESSAGES_AT_ONCE);
         loop {
-            let mut archived = None;
+            let (mut archived, mut new_limits) = (None, false);
             if leadership.closed.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
@@ -310,6 +365,8 @@ impl Driver {
                         if count == 0 { return Ok(()) }
                     }
                     () = next_tick(self.clock, &leadership.core) => {}
+                    () = self.watchdog.tick() => {}
+                    Ok(()) = self.limits.changed() => new_limits = true,
                     Some(Ok(event)) = leadership.archives.join_next() => archived = Some(event),
                     Some(Ok(job)) = leadership.event_archives.join_next() => {
                         leadership.archiving_events.remove(&job);
@@ -317,6 +374,11 @@ impl Driver {
                 }
             }
             let mut transaction = Transaction::default();
+            if new_limits {
+                self.take_limits();
+                let Limits { usual, users } = Limits::of(&self.config);
+                self.handle_event(leadership, Event::LimitsChanged { usual, users }, &mut transaction);
+            }
             if let Some(event) = archived {
                 self.handle_event(leadership, event, &mut transaction);
             }

@@ -2,7 +2,9 @@
 
 mod issued_tokens;
 mod redis_address;
+mod reload;
 mod security;
+mod status_line;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -12,11 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use trainyard_service::ServiceManager;
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
@@ -24,7 +28,7 @@ use crate::access::{Admission, admit};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigError, SecurityMode};
-use crate::driver::{Driver, Unusable};
+use crate::driver::{Driver, Limits, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
@@ -33,6 +37,7 @@ use crate::{grpc, http, listener};
 pub use issued_tokens::{Issue, IssueError, issue_token};
 pub use redis_address::RedisAddressError;
 use redis_address::redis_address;
+pub use reload::Reload;
 use security::Security;
 
 /// Why the scheduler does not start.
@@ -80,6 +85,7 @@ pub struct Server {
     address: SocketAddr,
     closing: CancellationToken,
     redis: Option<Arc<EmbeddedRedis>>,
+    reload: Reload,
     task: JoinHandle<Result<(), Unusable>>,
 }
 
@@ -90,6 +96,14 @@ impl Server {
     /// # Errors
     /// The data directory, the port or the store cannot be had, as [`StartError`] says.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_under(config, &ServiceManager::none()).await
+    }
+
+    /// The same under a service manager, which is told how the scheduler is.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_under(config: Config, service: &ServiceManager) -> Result<Self, StartError> {
         config.validate()?;
         let lock = lock(&config.data_dir)?;
         let listener = listen(&config).await?;
@@ -107,6 +121,8 @@ impl Server {
         };
         let recorder = Recorder::start(store.clone(), Clock::start());
         let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
+        let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
+        let driver = driver.with_limits(new_limits).with_watchdog(service.watchdog());
         let closing = CancellationToken::new();
         let context = grpc::Context {
             driver: handle.clone(),
@@ -126,8 +142,12 @@ impl Server {
         } else {
             None
         };
+        let mut reload = Reload { limits, look_at_certificate: None };
         let (acceptor, parts, admission) = match security {
-            Some(Security { acceptor, parts, admission }) => (Some(acceptor), Some(parts), admission),
+            Some(Security { acceptor, parts, admission, look }) => {
+                reload.look_at_certificate = Some(look);
+                (Some(acceptor), Some(parts), admission)
+            }
             None if address.ip().is_loopback() => {
                 (None, None, Admission::ThisMachine(config::hostname().unwrap_or_default().into()))
             }
@@ -148,7 +168,8 @@ impl Server {
             listener::Encryption { acceptor, plaintext }
         });
         grpc::set_health(&health, &role.borrow().clone()).await;
-        context.tasks.spawn(grpc::report_health(health, role, closing.clone()));
+        context.tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
+        context.tasks.spawn(status_line::tell(service.clone(), context.driver.clone(), role, closing.clone()));
         let running =
             Running { driver, listener, routes, encryption, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();
@@ -159,7 +180,7 @@ impl Server {
             end
         });
         info!(%address, data_dir = %config.data_dir.display(), "listening");
-        Ok(Self { address, closing, redis, task })
+        Ok(Self { address, closing, redis, reload, task })
     }
 
     /// Where it listens; the port that was chosen when the configuration says 0.
@@ -170,6 +191,11 @@ impl Server {
     /// The private Redis server, if there is one.
     pub fn redis(&self) -> Option<&EmbeddedRedis> {
         self.redis.as_deref()
+    }
+
+    /// The way to what can change while the scheduler runs.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// Cancelling it ends the scheduler gently.

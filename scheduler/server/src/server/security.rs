@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ pub struct Security {
     pub acceptor: TlsAcceptor,
     pub parts: AccessParts,
     pub admission: Admission,
+    /// Makes it look at the files of its certificate at once.
+    pub look: Arc<Notify>,
 }
 
 impl Security {
@@ -53,6 +56,7 @@ impl Security {
         let (audit, writing) = Audit::new(store.clone(), config.data_dir.join("audit.jsonl"));
         let sees_all = config.visibility == Visibility::All;
         let admission = Admission::Gate(Gate::new(registry.clone(), audit, clock, sees_all));
+        let look = certificate.look();
         tasks.spawn(certificate.keep_new(closing.clone()));
         tasks.spawn(registry.clone().follow(clock, closing.clone()));
         tasks.spawn(writing);
@@ -66,7 +70,7 @@ impl Security {
         };
         tasks.spawn(closing.clone().run_until_cancelled_owned(login.run()));
         let parts = AccessParts { authority, registry, store, clock };
-        Ok(Self { acceptor, parts, admission })
+        Ok(Self { acceptor, parts, admission, look })
     }
 }
 
