@@ -1,7 +1,7 @@
 //! `trainyard-agent`: runs trainers on this machine's GPUs for a scheduler.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use trainyard_agent::run::Supervised;
 use trainyard_agent::startup;
 use trainyard_config::Effective;
 use trainyard_console as console;
+use trainyard_service::installed::Unit;
 use trainyard_service::{LogFilter, Manual, ServiceManager};
 use trainyard_types::{Batch, ModelScale};
 
@@ -64,6 +65,9 @@ struct Join {
     /// A file that holds the token.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Leave the installed service as it is; without this, root has it started.
+    #[arg(long)]
+    no_service: bool,
 }
 
 impl Join {
@@ -116,17 +120,39 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
                 .enable_all()
                 .build()
                 .context("cannot start the runtime")?;
-            let done = runtime.block_on(async {
+            let (said, is_new) = runtime.block_on(async {
                 let token = join.token().await?;
                 startup::join(&effective.value, &join.address, token).await
             })?;
-            console::line(done)?;
+            console::line(said)?;
+            if !join.no_service && cli.options.file().is_some_and(|file| file == Path::new(INSTALLED)) {
+                start_service(is_new)?;
+            }
         }
         Some(Command::BatchTable { model }) => {
             console::print(batch_table(&*probe(&effective.value), *model))?;
         }
         Some(Command::Run | Command::Manual(_)) | None => serve(cli, effective, log)?,
     }
+    Ok(())
+}
+
+/// The configuration of the installed service.
+const INSTALLED: &str = "/etc/trainyard/agent.toml";
+
+/// Has the installed service run from now on, and at each start of the machine.
+fn start_service(is_new: bool) -> anyhow::Result<()> {
+    let unit = Unit("trainyard-agent.service");
+    if !unit.is_known() {
+        return Ok(());
+    }
+    // One that runs takes a renewed certificate by itself; of a cluster that is new to it, it knows nothing.
+    let order = if is_new && unit.is_active() { "restart" } else { "start" };
+    let done = unit.systemctl(&["--quiet", "enable"]).and_then(|()| unit.systemctl(&[order]));
+    done.context(
+        "the machine has joined, and its service does not start; see `journalctl -u trainyard-agent`",
+    )?;
+    console::line("trainyard-agent.service runs, now and at each start of this machine")?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 use trainyard_config::Effective;
-use trainyard_service::ServiceManager;
+use trainyard_service::{ServiceManager, installed};
 use trainyard_types::Inventory;
 
 use crate::config::Config;
@@ -120,7 +120,7 @@ pub fn use_joined_scheduler(effective: &mut Effective<Config>) {
     }
 }
 
-/// Joins a cluster, and says what came of it.
+/// Joins a cluster, and says what came of it. Also says whether the cluster is new to this machine.
 ///
 /// # Errors
 /// An address that cannot be joined, a scheduler that refuses, or the disk's.
@@ -128,7 +128,7 @@ pub async fn join(
     config: &Config,
     addresses: &str,
     token: trainyard_access::Token,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(String, bool)> {
     let schedulers = enrolment::addresses(addresses)?;
     make_data_dir(config)?;
     let identity = load_identity(config)?;
@@ -143,10 +143,11 @@ pub async fn join(
     } else {
         "has joined"
     };
-    Ok(format!(
+    let said = format!(
         "{} {what}: {scheduler}, as agent {agent}; its certificate counts until {expires} and is renewed by itself",
         config.name
-    ))
+    );
+    Ok((said, !had_joined))
 }
 
 /// Keeps a second agent out of the data directory for as long as the file is held.
@@ -174,6 +175,13 @@ fn warn_of_gaps(config: &Config) {
         warn!("`data_roots` is empty: jobs may read no data set on this agent");
     }
     confinement::warn_of_gaps(config);
+    if let Some(kind) = installed::network_file_system(&config.data_dir) {
+        warn!(
+            data_dir = %config.data_dir.display(),
+            "`data_dir` is on {kind}: identity and jobs are this machine's alone, and a share that hangs stops them; use a \
+             local disk"
+        );
+    }
 }
 
 /// Ends what a former process of this agent has left running, and removes what it has left half-written.

@@ -76,13 +76,13 @@ finish() {
     (cd "$root" && find . -type f -not -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
     # The mode of what was copied is the builder's.
     find "$root" -type d -exec chmod 755 {} +
-    dpkg-deb --root-owner-group -Zzstd -z9 --build "$root" "$OUT/${name}_${VERSION}_$ARCH.deb" >/dev/null
+    dpkg-deb --root-owner-group -Zxz -z1 --build "$root" "$OUT/${name}_${VERSION}_$ARCH.deb" >/dev/null
     printf 'deb: %s\n' "$OUT/${name}_${VERSION}_$ARCH.deb"
 }
 
 override() { install -D -m 644 /dev/stdin "$1/usr/share/lintian/overrides/$2"; }
 
-MAINTAINER='The Trainyard developers <trainyard@localhost.localdomain>'
+MAINTAINER='The Trainyard developers <maintainers@trainyard.invalid>'
 
 scheduler() {
     local root=$WORK/scheduler
@@ -119,6 +119,7 @@ trainer() {
     done)
     [ -n "$libtorch" ] || fail "the trainer's libtorch is not found; name its folder in LD_LIBRARY_PATH"
     "$BIN/trainyard-trainer" manual "$root/usr/share/man/man1"
+    install -D -m 644 deploy/deb/trainyard-trainer/trainyard-setup-libtorch.8 -t "$root/usr/share/man/man8"
     compress "$root/usr/share/man"
     install -D -m 755 deploy/deb/trainyard-trainer/trainyard-setup-libtorch -t "$root/usr/sbin"
     install -D -m 644 deploy/deb/trainyard-trainer/libtorch-*.lock -t "$root/usr/share/trainyard"

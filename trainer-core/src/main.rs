@@ -4,13 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use trainyard_service::Manual;
 use trainyard_trainer::commands::{
     self, cache::Cache, check::Check, export::Export, info::Info, predict::Predict, self_test::SelfTest,
     train::Train, val::Val,
 };
 use trainyard_trainer::libtorch;
 use trainyard_trainer::train::error::TrainError;
-use trainyard_service::Manual;
 use trainyard_types::habit;
 use trainyard_types::trainer::exit_code;
 

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod operator;
 pub mod record;
 pub mod retry;
+pub mod setup;
 pub mod submit;
 pub mod sweep;
 pub mod token;
@@ -58,6 +59,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logout(logout) => logout.run(output),
         Command::DemoData(demo) => demo.run(output),
         Command::Completions(completions) => completions.run(output),
+        Command::Setup(setup) => setup.run(output),
         Command::Manual(manual) => Ok(manual.write(Cli::command())?),
         Command::Remote(remote) => {
             let client = Client::new(&Settings::load(&global)?)?;

@@ -3,6 +3,7 @@
 //!
 //! Must not know: what the programs do.
 
+pub mod installed;
 mod log_filter;
 mod manager;
 mod manual;

@@ -14,13 +14,14 @@ use trainyard_config::{Effective, Sources};
 use trainyard_console as console;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::server::{Issue, Server, issue_token};
-use trainyard_service::{LogFilter, Manual, ServiceManager};
+use trainyard_service::{LogFilter, Manual, ServiceManager, installed};
 
 /// Queues training jobs, places them on agents, and keeps what becomes of them.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
-    /// Configuration file, TOML. Environment (TRAINYARD_SCHEDULER__LISTEN=…) and flags override it.
+    /// Configuration file, TOML [default: /etc/trainyard/scheduler.toml where root runs this and it is there].
+    /// Environment (TRAINYARD_SCHEDULER__LISTEN=…) and flags override it.
     #[arg(long, global = true, value_name = "FILE", env = "TRAINYARD_SCHEDULER_CONFIG")]
     config: Option<PathBuf>,
     /// Address and port of gRPC and HTTP [default: 127.0.0.1:7433].
@@ -64,7 +65,7 @@ enum Action {
 impl Arguments {
     fn load(&self) -> anyhow::Result<Effective<Config>> {
         let sources = Sources::new("TRAINYARD_SCHEDULER")
-            .file(self.config.as_deref())
+            .file(self.config.clone().or_else(|| installed::configuration("scheduler.toml")).as_deref())
             .process_environment()
             .flag("listen", self.listen.as_deref())
             .flag("data_dir", self.data_dir.as_deref())

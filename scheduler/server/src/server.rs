@@ -2,6 +2,7 @@
 
 mod issued_tokens;
 mod redis_address;
+mod port_holder;
 mod reload;
 mod security;
 mod status_line;
@@ -20,7 +21,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
-use trainyard_service::ServiceManager;
+use trainyard_service::{ServiceManager, installed};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
@@ -56,10 +57,13 @@ pub enum StartError {
     #[error("data_dir: another scheduler uses `{0}`; stop it, or give this one its own directory")]
     Locked(PathBuf),
     /// The port cannot be had.
-    #[error(
-        "listen: cannot listen on `{address}`: {cause}; stop what uses it, or set `listen` to another port"
-    )]
-    Listen { address: String, cause: io::Error },
+    #[error("listen: cannot listen on `{address}`: {cause}; {holder}, or set `listen` to another port")]
+    Listen {
+        address: String,
+        cause: io::Error,
+        /// Who has it, and what to do about that.
+        holder: String,
+    },
     /// The private server does not start.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
@@ -169,7 +173,12 @@ impl Server {
         });
         grpc::set_health(&health, &role.borrow().clone()).await;
         context.tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
-        context.tasks.spawn(status_line::tell(service.clone(), context.driver.clone(), role, closing.clone()));
+        context.tasks.spawn(status_line::tell(
+            service.clone(),
+            context.driver.clone(),
+            role,
+            closing.clone(),
+        ));
         let running =
             Running { driver, listener, routes, encryption, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();
@@ -280,7 +289,12 @@ fn lock(dir: &Path) -> Result<File, StartError> {
 }
 
 fn listen_error(config: &Config, cause: io::Error) -> StartError {
-    StartError::Listen { address: config.listen.clone(), cause }
+    let port = config.address().map(|address| address.port()).unwrap_or_default();
+    let holder = match port_holder::find(port) {
+        Some(holder) => format!("{holder} has the port: stop it"),
+        None => "stop what uses it".to_owned(),
+    };
+    StartError::Listen { address: config.listen.clone(), cause, holder }
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, StartError> {
@@ -304,6 +318,13 @@ async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<
             );
         }
         return Ok((None, Arc::new(store)));
+    }
+    if let Some(kind) = installed::network_file_system(&config.data_dir) {
+        warn!(
+            data_dir = %config.data_dir.display(),
+            "`data_dir` is on {kind}: the private Redis can lose acknowledged jobs there, and hangs with the share; use a \
+             local disk, and for blobs alone set `blob_dir`"
+        );
     }
     // Relative, it would be relative to the private server's own directory.
     let dir = std::path::absolute(config.data_dir.join("redis"))

@@ -97,6 +97,8 @@ enum Step {
         seconds: u64,
     },
     Tick,
+    /// GPUs that users may use at a time; 0 is no limit.
+    Limits(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -127,6 +129,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
         2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Tick),
+        1 => (0..4_u32).prop_map(Step::Limits),
     ]
 }
 
@@ -296,6 +299,11 @@ fn event(
         }
         Step::Pass { .. } => return None,
         Step::Tick => Event::Tick,
+        Step::Limits(gpus) => {
+            let limit = Some(gpus).filter(|gpus| *gpus > 0);
+            let usual = UserLimits { running_gpus: limit, ..UserLimits::default() };
+            Event::LimitsChanged { usual, users: config().users }
+        }
     })
 }
 
