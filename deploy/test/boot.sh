@@ -20,6 +20,8 @@ mount --make-rprivate /
 mkdir "$work"/{upper,work,merged}
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/work" "$work/merged"
 : >"$work/merged/etc/machine-id"
+echo lab-head >"$work/merged/etc/hostname"
+printf '127.0.0.1 localhost\n127.0.1.1 lab-head\n' >"$work/merged/etc/hosts"
 
 binds=()
 for bind in "$@"; do binds+=("--bind-ro=$(realpath "${bind%%=*}"):${bind#*=}"); done

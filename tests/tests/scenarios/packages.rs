@@ -35,7 +35,11 @@ impl Built {
         let dir = tempfile::tempdir().unwrap();
         let programs = binary("yard").unwrap();
         let mut build = Command::new("deploy/deb/build.sh");
-        build.current_dir(ROOT).arg(dir.path()).env("BIN", programs.parent().unwrap()).env("VERSION", "7.8.9");
+        build
+            .current_dir(ROOT)
+            .arg(dir.path())
+            .env("BIN", programs.parent().unwrap())
+            .env("VERSION", "7.8.9");
         done(&mut build);
         let built = Self { dir };
         for package in PACKAGES {
@@ -87,12 +91,16 @@ impl Built {
             ("usr/share/trainyard/libtorch-cpu.lock", 0o644),
             ("usr/share/trainyard/libtorch-cuda.lock", 0o644),
         ] {
-            let known = fs::metadata(self.root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let known =
+                fs::metadata(self.root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert_eq!(known.permissions().mode() & 0o777, mode, "{file}");
         }
         for package in PACKAGES {
             let documents = self.root().join("usr/share/doc").join(package);
-            assert!(documents.join("copyright").is_file() && documents.join("changelog.gz").is_file(), "{package}");
+            assert!(
+                documents.join("copyright").is_file() && documents.join("changelog.gz").is_file(),
+                "{package}"
+            );
             let listed = done(Command::new("dpkg-deb").arg("-c").arg(self.package(package)));
             assert!(listed.lines().all(|line| line.contains(" root/root ")), "{listed}");
         }
@@ -109,7 +117,10 @@ impl Built {
         let scheduler = depends("trainyard-scheduler");
         assert!(scheduler.contains("redis-tools") && !scheduler.contains("redis-server"), "{scheduler}");
         let trainer = depends("trainyard-trainer");
-        assert!(trainer.contains("libgomp1") && trainer.contains("libstdc++6") && !trainer.contains("torch"), "{trainer}");
+        assert!(
+            trainer.contains("libgomp1") && trainer.contains("libstdc++6") && !trainer.contains("torch"),
+            "{trainer}"
+        );
         let program = self.root().join("usr/bin/trainyard-trainer");
         let runpath = done(Command::new("patchelf").arg("--print-rpath").arg(program));
         assert_eq!(runpath.trim(), "/var/lib/trainyard/libtorch/current/torch/lib");
@@ -121,7 +132,10 @@ impl Built {
             for script in ["postinst", "prerm", "postrm"] {
                 let text = self.script(package, script);
                 let does = |line: &&str| !line.trim_start().starts_with("echo");
-                assert!(!text.lines().filter(does).any(|line| line.contains("restart")), "{package} {script}");
+                assert!(
+                    !text.lines().filter(does).any(|line| line.contains("restart")),
+                    "{package} {script}"
+                );
             }
         }
     }

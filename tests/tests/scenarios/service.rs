@@ -91,7 +91,8 @@ async fn the_scheduler_tells_how_it_is_and_takes_limits_and_log_level_at_sighup(
     service.hears("WATCHDOG=1");
 
     let output = service.process.as_ref().unwrap().output();
-    let output: String = output.split('\u{1b}').map(|part| part.split_once('m').map_or(part, |(_, text)| text)).collect();
+    let output: String =
+        output.split('\u{1b}').map(|part| part.split_once('m').map_or(part, |(_, text)| text)).collect();
     let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
     let train = || {
         let mut yard = Command::new(binary("yard").unwrap());
@@ -101,7 +102,9 @@ async fn the_scheduler_tells_how_it_is_and_takes_limits_and_log_level_at_sighup(
     assert_eq!(run(&mut train()).await.unwrap().0, 0);
     let (code, _, refused) = run(&mut train()).await.unwrap();
     assert_eq!(code, 4, "{refused}");
-    service.configure(&format!("{listen}queued_jobs = 2\nlog = \"debug\"\nkeep_finished = 7\npatience = \"1h\"\n"));
+    service.configure(&format!(
+        "{listen}queued_jobs = 2\nlog = \"debug\"\nkeep_finished = 7\npatience = \"1h\"\n"
+    ));
     let log = service.reload();
     assert!(log.contains("changed=\"log,queued_jobs\""), "{log}");
     assert!(log.contains("count after a restart keys=\"keep_finished,patience\""), "{log}");
@@ -119,7 +122,8 @@ async fn the_scheduler_tells_how_it_is_and_takes_limits_and_log_level_at_sighup(
 #[test]
 fn the_agent_is_ready_without_a_scheduler_and_tells_why_it_is_not_connected() {
     let mut service = Service::new();
-    let base = "scheduler = \"http://127.0.0.1:1\"\ncpu_slots = 2\nmetrics_listen = \"\"\nself_test = false\n";
+    let base =
+        "scheduler = \"http://127.0.0.1:1\"\ncpu_slots = 2\nmetrics_listen = \"\"\nself_test = false\n";
     service.configure(base);
     service.start("trainyard-agent");
     service.hears("READY=1");
