@@ -10,14 +10,10 @@ PYTHON := $(CURDIR)/.tools/python/bin
 CHECK_EXPORT := .tools/onnx/bin/python trainer-core/tests/check_export.py target/export
 CHECK_MONITORING := deploy/monitoring/check.py .tools/prometheus/promtool && deploy/monitoring/live.py .tools/prometheus/prometheus target/debug
 
-<<<<<<< HEAD
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
-=======
-.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy gpu-bundle lint bench bench-placement clean
->>>>>>> 6770915 (yard setup writes the same units; joining as root starts the installed service; tests of packages and services)
+.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'

@@ -1,8 +1,8 @@
 //! Wires everything up: directory, store, driver, port; and takes it down in the opposite order.
 
 mod issued_tokens;
-mod redis_address;
 mod port_holder;
+mod redis_address;
 mod reload;
 mod security;
 mod status_line;

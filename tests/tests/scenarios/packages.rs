@@ -177,6 +177,94 @@ impl Built {
     }
 }
 
+/// A folder with wheels that hold small files, the lock file that names them, and a trainer that takes any libtorch.
+struct Wheels(tempfile::TempDir);
+
+impl Wheels {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let script = r#"
+import hashlib, os, sys, zipfile
+os.makedirs("wheels")
+with zipfile.ZipFile("wheels/torch-2.13.0-any.whl", "w") as wheel:
+    for name in ["libtorch_cpu.so", "libtorch_cuda.so", "libtorch_python.so", "libgomp.so.1"]:
+        wheel.writestr("torch/lib/" + name, os.urandom(1 << 20))
+    wheel.writestr("torch/version.py", "")
+    wheel.writestr("torch/lib/../../../escaped.so", "")
+digest = hashlib.sha256(open("wheels/torch-2.13.0-any.whl", "rb").read()).hexdigest()
+open("libtorch-cpu.lock", "w").write(f"# a comment\ntorch==2.13.0 --hash=sha256:{digest}\n")
+open("libtorch-cuda.lock", "w").write(f"torch==2.13.0 --hash=sha256:{digest}\n")
+"#;
+        done(Command::new("python3").args(["-c", script]).current_dir(dir.path()));
+        let wheels = Self(dir);
+        wheels.trainer("exit 0");
+        wheels
+    }
+
+    fn trainer(&self, does: &str) {
+        let program = self.0.path().join("trainer");
+        fs::write(&program, format!("#!/bin/sh\n{does}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn command(&self, before: &str) -> Command {
+        let script = "deploy/deb/trainyard-trainer/trainyard-setup-libtorch";
+        let mut command = Command::new("unshare");
+        command.current_dir(ROOT).args(["-rm", "sh", "-ec"]);
+        command.arg(format!("{before} exec python3 {script} cpu --wheelhouse {}/wheels", self.0.path().display()));
+        command.env("TRAINYARD_LIBTORCH_LOCKS", self.0.path()).env("TRAINYARD_LIBTORCH_ROOT", self.0.path().join("root"));
+        command.env("TRAINYARD_TRAINER", self.0.path().join("trainer"));
+        command
+    }
+
+    /// Exit code and what was said.
+    fn install(&self, before: &str) -> (bool, String) {
+        let output = self.command(before).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    fn in_use(&self) -> Option<PathBuf> {
+        fs::read_link(self.0.path().join("root/current")).ok()
+    }
+}
+
+#[test]
+fn libtorch_is_checked_and_tried_before_it_is_used_and_a_failure_leaves_the_old_one() {
+    let wheels = Wheels::new();
+    wheels.trainer("echo no such symbol >&2; exit 1");
+    let (done, said) = wheels.install("");
+    assert!(!done && said.contains("the trainer cannot use it: no such symbol; no libtorch stays in use"), "{said}");
+    assert_eq!(wheels.in_use(), None);
+
+    wheels.trainer("test -e $LD_LIBRARY_PATH/libtorch_cpu.so");
+    let (done, said) = wheels.install("");
+    assert!(done, "{said}");
+    let first = wheels.in_use().unwrap();
+    let libraries = fs::read_dir(wheels.0.path().join("root/current/torch/lib")).unwrap();
+    let mut libraries: Vec<_> = libraries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    libraries.sort();
+    assert_eq!(libraries, ["libgomp.so.1", "libtorch_cpu.so"], "what Python and GPUs need is left out");
+    assert!(wheels.install("").1.contains("is there already"));
+
+    // A version that the disk has no room for.
+    let lock = wheels.0.path().join("libtorch-cpu.lock");
+    let text = fs::read_to_string(&lock).unwrap();
+    fs::write(&lock, text.replace("2.13.0", "2.14.0")).unwrap();
+    let root = wheels.0.path().join("root").display().to_string();
+    let small = format!("mkdir /tmp/old$$; cp -a {root}/. /tmp/old$$; mount -t tmpfs -o size=1m none {root}; \
+                         cp -a /tmp/old$$/current {root}; rm -r /tmp/old$$;");
+    let (done, said) = wheels.install(&small);
+    assert!(!done && said.contains("is full: make room for 2 GB"), "{said}");
+    assert_eq!(wheels.in_use(), Some(first.clone()));
+
+    // Another file under the same name.
+    fs::write(wheels.0.path().join("wheels/torch-2.13.0-any.whl"), "other").unwrap();
+    let (done, said) = wheels.install("");
+    assert!(!done && said.contains("lacks the wheels, or has others than the lock file names: torch==2.14.0"), "{said}");
+    assert_eq!(wheels.in_use(), Some(first));
+}
+
 #[test]
 fn the_packages_hold_what_is_installed_and_say_what_they_need() {
     let built = Built::new();
