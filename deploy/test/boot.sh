@@ -9,11 +9,25 @@ set -euo pipefail
 root=$(realpath "$1") script=$2
 shift 2
 work=$(mktemp -d)
+# Control groups outlive namespaces: the container's are made below one that is removed.
+groups=()
+for tree in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+    [ ! -e "$tree/cgroup.procs" ] || groups+=("$tree/trainyard-test.$(basename "$work")")
+done
 cleanup() {
+    local group
+    for group in "${groups[@]}"; do
+        echo $$ >"${group%/*}/cgroup.procs" || true
+        find "$group" -depth -type d -exec rmdir {} + || true
+    done
     umount -R "$work/merged" 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT
+for group in "${groups[@]}"; do
+    mkdir "$group"
+    echo $$ >"$group/cgroup.procs"
+done
 
 # Outside of the machine's own mounts.
 mount --make-rprivate /

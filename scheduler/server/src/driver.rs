@@ -8,12 +8,15 @@
 //! One of several schedulers leads, by a lease in the store; the others stand by, answer what can be read,
 //! and wait for the lease to end.
 
+mod acks;
 mod census;
 mod follower;
 mod handle;
 mod lease;
+mod limits;
 mod message;
 mod metrics;
+mod orphans;
 mod role;
 mod state_view;
 #[cfg(test)]
@@ -30,11 +33,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use trainyard_scheduler_core::{
-    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Output, Refusal, UserLimits,
-    Write,
+    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Refusal, Write,
 };
 use trainyard_service::{ServiceManager, Watchdog};
-use trainyard_types::{AgentId, AttemptId, JobId, LeaderEpoch, ReportBody, Session};
+use trainyard_types::{AgentId, JobId, LeaderEpoch, Session};
 use uuid::Uuid;
 
 use crate::blobs::Blobs;
@@ -42,13 +44,16 @@ use crate::clock::Clock;
 use crate::event_history;
 use crate::job_archive;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
+use acks::without_old_acks;
 pub use census::Census;
 use follower::Follower;
 pub use handle::{Handle, RequestError, Unavailable};
 use lease::Lease;
+pub use limits::Limits;
 pub use message::Opened;
 use message::{Message, OpenReply, PendingReply, Question, Reply};
 pub use metrics::{DriverMetrics, HeartbeatAges, Histogram};
+use orphans::{blobs_at_stake, orphaned};
 pub use role::Role;
 pub use state_view::{EventMark, JobView, StateView};
 
@@ -98,21 +103,6 @@ pub struct Driver {
     /// What users may do, as it was configured last.
     limits: watch::Receiver<Limits>,
     watchdog: Watchdog,
-}
-
-/// What users may do. It can change while the scheduler runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Of users that are not in `users`.
-    pub usual: UserLimits,
-    pub users: BTreeMap<String, UserLimits>,
-}
-
-impl Limits {
-    /// Those of a configuration.
-    pub fn of(config: &CoreConfig) -> Self {
-        Self { usual: config.user_limits.clone(), users: config.users.clone() }
-    }
 }
 
 /// Everything that lasts as long as one leader epoch of ours.
@@ -181,12 +171,6 @@ impl Driver {
         (driver, handle, is)
     }
 
-    /// Takes new limits of users from there while it runs.
-    #[must_use]
-    pub fn with_limits(self, limits: watch::Receiver<Limits>) -> Self {
-        Self { limits, ..self }
-    }
-
     /// Gives signs of life there.
     #[must_use]
     pub fn with_watchdog(self, watchdog: Watchdog) -> Self {
@@ -225,12 +209,6 @@ impl Driver {
             }
             away("it reads its store anew");
         }
-    }
-
-    /// Takes what users may do as it was configured last.
-    fn take_limits(&mut self) {
-        let Limits { usual, users } = self.limits.borrow_and_update().clone();
-        (self.config.user_limits, self.config.users) = (usual, users);
     }
 
     /// Whoever stands by need not wait for the lease's end.
@@ -604,54 +582,10 @@ impl Leadership {
     }
 }
 
-/// One acknowledgement says all that earlier ones of the same attempt did.
-fn without_old_acks(commands: Vec<Command>) -> Vec<Command> {
-    let mut newest: BTreeMap<(Session, AttemptId), u64> = BTreeMap::new();
-    for command in &commands {
-        if let Command::Ack { session, attempt, sequence, .. } = command {
-            let known = newest.entry((*session, *attempt)).or_default();
-            *known = (*known).max(*sequence);
-        }
-    }
-    let mut commands = commands;
-    commands.retain(|command| match command {
-        Command::Ack { session, attempt, sequence, .. } => {
-            // A repeat is not said twice either.
-            let is_newest = newest.get(&(*session, *attempt)) == Some(sequence);
-            is_newest && newest.remove(&(*session, *attempt)).is_some()
-        }
-        _ => true,
-    });
-    commands
-}
-
 fn log_states(job: JobId, events: &[EventRecord]) {
     for event in events {
         if let EventBody::State { state, reason } = &event.body {
             info!(%job, attempt = event.attempt, %state, reason, "job changed state");
         }
     }
-}
-
-/// The blobs that a checkpoint's report may make superfluous: the stored one's, and its own.
-fn blobs_at_stake(core: &Core, event: &Event) -> Option<(JobId, BTreeSet<String>)> {
-    let Event::Report { report, .. } = event else { return None };
-    let ReportBody::CheckpointStored(reported) = &report.body else { return None };
-    let job = core.job(report.attempt.job)?;
-    let stored = job.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
-    Some((job.id, stored.chain(&reported.files).map(|file| file.sha256.clone()).collect()))
-}
-
-/// Those that the written record does not name. A report that was not taken in writes none.
-fn orphaned(job: JobId, mut blobs: BTreeSet<String>, output: &Output) -> Vec<(JobId, String)> {
-    let written = output.writes.iter().find_map(|write| match write {
-        Write::Job(record) if record.id == job => Some(record),
-        _ => None,
-    });
-    let Some(record) = written else { return Vec::new() };
-    let files = record.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
-    for named in files.chain(&record.artifacts) {
-        blobs.remove(&named.sha256);
-    }
-    blobs.into_iter().map(|blob| (job, blob)).collect()
 }

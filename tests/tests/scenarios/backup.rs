@@ -66,7 +66,10 @@ async fn a_head_node_that_lost_its_disk_comes_back_with_jobs_tokens_and_machines
     assert_eq!(code, 0, "{error}");
     let machine = Process::spawn(&mut agent(&cluster, &[]), &cluster.path("lab-1.log")).unwrap();
     let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap().display().to_string();
-    let train = ["train", &data, "--model", "yolov8n", "--imgsz", "64", "--batch", "4", "--device", "cpu", "--epochs", "1"];
+    let train = [
+        "train", &data, "--model", "yolov8n", "--imgsz", "64", "--batch", "4", "--device", "cpu", "--epochs",
+        "1",
+    ];
     let (code, first, error) = yard(&cluster, &train).await;
     assert_eq!(code, 0, "{error}");
     until(&cluster, &["job", first.trim(), "-o", "json"], "\"SUCCEEDED\"").await;
@@ -76,7 +79,8 @@ async fn a_head_node_that_lost_its_disk_comes_back_with_jobs_tokens_and_machines
 
     // The backup: stopped, copied. Then the disk is lost, and another one has the copy.
     cluster.scheduler.take().unwrap().terminate().unwrap();
-    let places = ["scheduler", "blobs"].map(|name| cluster.path(name)).into_iter().filter(|place| place.exists());
+    let places =
+        ["scheduler", "blobs"].map(|name| cluster.path(name)).into_iter().filter(|place| place.exists());
     let places: Vec<_> = places.collect();
     let backup = cluster.path("backup");
     fs::create_dir(&backup).unwrap();

@@ -151,8 +151,12 @@ impl Built {
             let verify: Output =
                 Command::new("systemd-analyze").args(["verify", "--man=no", &root, &file]).output().unwrap();
             let said = String::from_utf8_lossy(&verify.stderr).into_owned();
-            // Units that ours name are not in this root.
-            let about_ours: Vec<&str> = said.lines().filter(|line| line.contains(unit)).collect();
+            // This root has no other units and programs; a line of ours is named by its number.
+            let of_a_line = |line: &&str| {
+                let rest = line.split(".service:").nth(1).unwrap_or_default();
+                rest.starts_with(|c: char| c.is_ascii_digit()) || line.contains("/usr/bin/trainyard")
+            };
+            let about_ours: Vec<&str> = said.lines().filter(of_a_line).collect();
             assert!(about_ours.is_empty(), "{about_ours:#?}");
         }
         // The agent's cannot be as strict: see the end of its unit.
@@ -183,7 +187,7 @@ struct Wheels(tempfile::TempDir);
 impl Wheels {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let script = r#"
+        let script = r##"
 import hashlib, os, sys, zipfile
 os.makedirs("wheels")
 with zipfile.ZipFile("wheels/torch-2.13.0-any.whl", "w") as wheel:
@@ -194,7 +198,7 @@ with zipfile.ZipFile("wheels/torch-2.13.0-any.whl", "w") as wheel:
 digest = hashlib.sha256(open("wheels/torch-2.13.0-any.whl", "rb").read()).hexdigest()
 open("libtorch-cpu.lock", "w").write(f"# a comment\ntorch==2.13.0 --hash=sha256:{digest}\n")
 open("libtorch-cuda.lock", "w").write(f"torch==2.13.0 --hash=sha256:{digest}\n")
-"#;
+"##;
         done(Command::new("python3").args(["-c", script]).current_dir(dir.path()));
         let wheels = Self(dir);
         wheels.trainer("exit 0");
@@ -211,8 +215,13 @@ open("libtorch-cuda.lock", "w").write(f"torch==2.13.0 --hash=sha256:{digest}\n")
         let script = "deploy/deb/trainyard-trainer/trainyard-setup-libtorch";
         let mut command = Command::new("unshare");
         command.current_dir(ROOT).args(["-rm", "sh", "-ec"]);
-        command.arg(format!("{before} exec python3 {script} cpu --wheelhouse {}/wheels", self.0.path().display()));
-        command.env("TRAINYARD_LIBTORCH_LOCKS", self.0.path()).env("TRAINYARD_LIBTORCH_ROOT", self.0.path().join("root"));
+        command.arg(format!(
+            "{before} exec python3 {script} cpu --wheelhouse {}/wheels",
+            self.0.path().display()
+        ));
+        command
+            .env("TRAINYARD_LIBTORCH_LOCKS", self.0.path())
+            .env("TRAINYARD_LIBTORCH_ROOT", self.0.path().join("root"));
         command.env("TRAINYARD_TRAINER", self.0.path().join("trainer"));
         command
     }
@@ -234,7 +243,10 @@ fn libtorch_is_checked_and_tried_before_it_is_used_and_a_failure_leaves_the_old_
     let wheels = Wheels::new();
     wheels.trainer("echo no such symbol >&2; exit 1");
     let (done, said) = wheels.install("");
-    assert!(!done && said.contains("the trainer cannot use it: no such symbol; no libtorch stays in use"), "{said}");
+    assert!(
+        !done && said.contains("the trainer cannot use it: no such symbol; no libtorch stays in use"),
+        "{said}"
+    );
     assert_eq!(wheels.in_use(), None);
 
     wheels.trainer("test -e $LD_LIBRARY_PATH/libtorch_cpu.so");
@@ -242,7 +254,8 @@ fn libtorch_is_checked_and_tried_before_it_is_used_and_a_failure_leaves_the_old_
     assert!(done, "{said}");
     let first = wheels.in_use().unwrap();
     let libraries = fs::read_dir(wheels.0.path().join("root/current/torch/lib")).unwrap();
-    let mut libraries: Vec<_> = libraries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut libraries: Vec<_> =
+        libraries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     libraries.sort();
     assert_eq!(libraries, ["libgomp.so.1", "libtorch_cpu.so"], "what Python and GPUs need is left out");
     assert!(wheels.install("").1.contains("is there already"));
@@ -252,8 +265,10 @@ fn libtorch_is_checked_and_tried_before_it_is_used_and_a_failure_leaves_the_old_
     let text = fs::read_to_string(&lock).unwrap();
     fs::write(&lock, text.replace("2.13.0", "2.14.0")).unwrap();
     let root = wheels.0.path().join("root").display().to_string();
-    let small = format!("mkdir /tmp/old$$; cp -a {root}/. /tmp/old$$; mount -t tmpfs -o size=1m none {root}; \
-                         cp -a /tmp/old$$/current {root}; rm -r /tmp/old$$;");
+    let small = format!(
+        "mkdir /tmp/old$$; cp -a {root}/. /tmp/old$$; mount -t tmpfs -o size=1m none {root}; \
+                         cp -a /tmp/old$$/current {root}; rm -r /tmp/old$$;"
+    );
     let (done, said) = wheels.install(&small);
     assert!(!done && said.contains("is full: make room for 2 GB"), "{said}");
     assert_eq!(wheels.in_use(), Some(first.clone()));
@@ -261,7 +276,10 @@ fn libtorch_is_checked_and_tried_before_it_is_used_and_a_failure_leaves_the_old_
     // Another file under the same name.
     fs::write(wheels.0.path().join("wheels/torch-2.13.0-any.whl"), "other").unwrap();
     let (done, said) = wheels.install("");
-    assert!(!done && said.contains("lacks the wheels, or has others than the lock file names: torch==2.14.0"), "{said}");
+    assert!(
+        !done && said.contains("lacks the wheels, or has others than the lock file names: torch==2.14.0"),
+        "{said}"
+    );
     assert_eq!(wheels.in_use(), Some(first));
 }
 

@@ -91,8 +91,6 @@ async fn the_scheduler_tells_how_it_is_and_takes_limits_and_log_level_at_sighup(
     service.hears("WATCHDOG=1");
 
     let output = service.process.as_ref().unwrap().output();
-    let output: String =
-        output.split('\u{1b}').map(|part| part.split_once('m').map_or(part, |(_, text)| text)).collect();
     let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
     let train = || {
         let mut yard = Command::new(binary("yard").unwrap());

@@ -579,12 +579,8 @@ impl Agent {
         self.0.wait().unwrap();
     }
 
-    pub fn terminate(&self) {
-        self.signal(nix::sys::signal::Signal::SIGTERM);
-    }
-
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        let pid = i32::try_from(self.0.id()).map(nix::unistd::Pid::from_raw).unwrap();
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
