@@ -355,6 +355,9 @@ proptest! {
         let before: Vec<Step> = before.iter().map(worked).collect();
         run(&mut world, &mut sessions, &before);
         settle(&mut world);
+        // Limits are no state: a restarted scheduler reads them in its configuration.
+        let CoreConfig { user_limits: usual, users, .. } = config();
+        world.handle(Event::LimitsChanged { usual, users });
         let mut loaded = Core::load(config(), world.now, world.store.stored());
         // Every agent comes back and holds what it held.
         let mut events: Vec<Event> = Vec::new();
