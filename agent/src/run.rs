@@ -90,17 +90,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     gpu_monitor.begin().await;
     let janitor = shared.janitor();
     janitor.check(true).await;
-    let (problem_sender, problem) = watch::channel(String::new());
-    let status_line = StatusLine {
-        service: service.clone(),
-        readings: shared.readings.clone(),
-        held: held.clone(),
-        status: status.clone(),
-        link: shared.link.clone(),
-        problem,
-    };
-    let context = shared.driver_context(fits, received, held_sender, service.watchdog());
-    let mut driver = Driver::new(context);
+    let mut driver = Driver::new(shared.driver_context(fits, received, held_sender, service.watchdog()));
     driver.recover().await;
     let connection = Connection {
         route: Route::new(shared.config.schedulers()),
@@ -115,21 +105,18 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
         inbox: shared.inbox.clone(),
         link: link_sender,
         heartbeats_sent: heartbeats_sender,
-        problem: problem_sender,
+        problem: watch::Sender::new(String::new()),
     };
 
     let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    tasks.spawn(StatusLine::beside(&connection, service.clone()).run(end.clone()));
     tasks.spawn(connection.run(end.clone()));
     tasks.spawn(gpu_monitor.run(end.clone()));
     tasks.spawn(keep_certificate(renewal, reload, end.clone()));
     tasks.spawn(tester.run(end.clone()));
-    tasks.spawn(shared.paths.clone().run(end.clone()));
-    let pages = shared.metrics_pages(snapshots);
-    tasks.spawn(http::serve(shared.config.metrics_listen.clone(), pages, end.clone()));
-    tasks.spawn(host::monitor::run(shared.host.clone(), shared.inbox.clone(), end.clone()));
     tasks.spawn(janitor.run(end.clone()));
-    tasks.spawn(status_line.run(end.clone()));
+    shared.watch_the_machine(&mut tasks, snapshots, &end);
     tasks.spawn(forward_signals(shared.inbox, service, stop, end.clone()));
     driver.run().await;
     end.cancel();
@@ -222,6 +209,19 @@ impl Shared {
             status: self.status.clone(),
             watchdog,
         }
+    }
+
+    /// Spawns what looks after paths and main memory, and what shows the metrics.
+    fn watch_the_machine(
+        &self,
+        tasks: &mut JoinSet<()>,
+        snapshots: watch::Receiver<Vec<GpuSnapshot>>,
+        end: &CancellationToken,
+    ) {
+        tasks.spawn(self.paths.clone().run(end.clone()));
+        let pages = self.metrics_pages(snapshots);
+        tasks.spawn(http::serve(self.config.metrics_listen.clone(), pages, end.clone()));
+        tasks.spawn(host::monitor::run(self.host.clone(), self.inbox.clone(), end.clone()));
     }
 
     fn janitor(&self) -> DiskJanitor {

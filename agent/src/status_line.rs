@@ -6,6 +6,7 @@ use trainyard_service::ServiceManager;
 use trainyard_types::AttemptId;
 
 use crate::agent_status::AgentStatus;
+use crate::connection::Connection;
 use crate::message::{Readings, SchedulerLink};
 
 /// What the line is made of.
@@ -25,6 +26,18 @@ pub struct StatusLine {
 }
 
 impl StatusLine {
+    /// The line of an agent with this connection.
+    pub fn beside(connection: &Connection, service: ServiceManager) -> Self {
+        Self {
+            service,
+            readings: connection.readings.clone(),
+            held: connection.held.clone(),
+            status: connection.status.clone(),
+            link: connection.link.subscribe(),
+            problem: connection.problem.subscribe(),
+        }
+    }
+
     /// Tells it, and each change, until `end`.
     pub async fn run(mut self, end: CancellationToken) {
         if !self.service.is_there() {

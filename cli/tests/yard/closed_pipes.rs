@@ -62,6 +62,7 @@ fn commands(file: &str, dir: &str) -> Vec<Vec<String>> {
         "completions bash".into(),
         "up --listen nowhere".into(),
         "setup agent --dry-run".into(),
+        format!("manual {dir}/manual"),
         "help".into(),
     ];
     lines.into_iter().map(|line| line.split(' ').map(str::to_owned).collect()).collect()

@@ -25,10 +25,10 @@ use trainyard_service::{ServiceManager, installed};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
-use crate::access::{Admission, admit};
+use crate::access::admit;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigError, SecurityMode};
+use crate::config::{Config, ConfigError, SecurityMode};
 use crate::driver::{Driver, Limits, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
@@ -140,23 +140,10 @@ impl Server {
             lease: config.lease,
             max_message_bytes: (config.max_message_mib as usize) << 20,
         };
-        let security = if config.is_secure(address) {
-            let store = context.access.clone();
-            Some(Security::start(&config, address, store, &closing, &context.tasks)?)
-        } else {
-            None
-        };
-        let mut reload = Reload { limits, look_at_certificate: None };
-        let (acceptor, parts, admission) = match security {
-            Some(Security { acceptor, parts, admission, look }) => {
-                reload.look_at_certificate = Some(look);
-                (Some(acceptor), Some(parts), admission)
-            }
-            None if address.ip().is_loopback() => {
-                (None, None, Admission::ThisMachine(config::hostname().unwrap_or_default().into()))
-            }
-            None => (None, None, Admission::Anybody),
-        };
+        let store = context.access.clone();
+        let security = Security::of(&config, address, store, &closing, &context.tasks)?;
+        let Security { acceptor, parts, admission, look_at_certificate } = security;
+        let reload = Reload { limits, look_at_certificate };
         let health = tonic_health::server::HealthReporter::new();
         let authority = parts.as_ref().map(|parts| parts.authority.clone());
         let services = grpc::routes(&context, parts, health.clone())?;

@@ -222,6 +222,11 @@ fn body_of(kind: u8) -> ReportBody {
     }
 }
 
+fn limits_of(gpus: u32) -> Event {
+    let usual = UserLimits { running_gpus: Some(gpus).filter(|gpus| *gpus > 0), ..UserLimits::default() };
+    Event::LimitsChanged { usual, users: config().users }
+}
+
 /// Turns a step into an event for this state; `None` when it only moves time or makes no sense.
 fn event(
     core: &Core,
@@ -299,11 +304,7 @@ fn event(
         }
         Step::Pass { .. } => return None,
         Step::Tick => Event::Tick,
-        Step::Limits(gpus) => {
-            let limit = Some(gpus).filter(|gpus| *gpus > 0);
-            let usual = UserLimits { running_gpus: limit, ..UserLimits::default() };
-            Event::LimitsChanged { usual, users: config().users }
-        }
+        Step::Limits(gpus) => limits_of(gpus),
     })
 }
 
