@@ -122,6 +122,16 @@ yard resume lab-head >/dev/null
 until_true "the job runs again" job_is "$job" RUNNING
 yard cancel "$job" >/dev/null
 
+step "a token by a credential of systemd: the machine joins at the start of its service"
+systemctl stop trainyard-agent
+rm -r /var/lib/trainyard/agent/*
+sed -i '1i scheduler = "https://lab-head:7433"' /etc/trainyard/agent.toml
+mkdir -p /etc/credstore
+(umask 077 && trainyard-scheduler join-token >/etc/credstore/trainyard-join-token)
+systemctl start trainyard-agent
+until_true "the machine has joined" logged trainyard-agent "this machine has joined"
+until_true "the agent is connected" status_says trainyard-agent "; connected"
+
 step "remove and install again: it runs again. Purge: the configuration goes, the data stay"
 dpkg -r trainyard-agent >/dev/null 2>&1
 ! systemctl is-active --quiet trainyard-agent || fail "the agent runs without its package"
