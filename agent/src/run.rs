@@ -215,7 +215,7 @@ impl Shared {
     fn watch_the_machine(
         &self,
         tasks: &mut JoinSet<()>,
-        snapshots: watch::Receiver<Vec<GpuSnapshot>>,
+        snapshots: watch::Receiver<GpuSnapshots>,
         end: &CancellationToken,
     ) {
         tasks.spawn(self.paths.clone().run(end.clone()));
