@@ -11,7 +11,9 @@ pub fn find(port: u16) -> Option<String> {
     let inodes: Vec<String> =
         ["/proc/net/tcp", "/proc/net/tcp6"].iter().flat_map(|table| listening(table, port)).collect();
     let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
+    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    for process in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_process)) {
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
         let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
         let mut names = links.map(|link| link.to_string_lossy().into_owned());
