@@ -13,7 +13,7 @@ CHECK_MONITORING := deploy/monitoring/check.py .tools/prometheus/promtool && dep
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
+.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -23,6 +23,9 @@ setup: ## Install what building and running needs (Debian, Ubuntu); safe to repe
 
 build: setup ## Build every program for use, into target/release
 	cargo build --release --locked --workspace
+
+deb: ## Debian packages of the programs in BIN, into target/deb
+	@BIN=$(BIN) deploy/deb/build.sh
 
 # Tests and the demo share target/debug: what computes is optimised there, too. See Cargo.toml.
 demo: setup ## A whole local cluster trains on a small generated data set and shows the result
@@ -85,6 +88,11 @@ test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most 
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --locked -p trainyard-trainer --test trainer -- golden --test-threads=1
+
+# As root, on Debian or Ubuntu: a container with systemd in it, of which nothing stays but what was fetched.
+test-deploy: setup ## The packages on a Debian 12 of their own: install, join, train, reload, upgrade, purge
+	cargo build --locked --workspace --bins
+	BIN=target/debug deploy/test/packages.sh
 
 test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bundle/gpu-report.json
 	TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh

@@ -223,7 +223,7 @@ if [ "${1:-}" = flavour ]; then
     exit
 fi
 
-apt_install build-essential cmake nasm pkg-config python3 python3-venv redis-server xz-utils ca-certificates
+apt_install build-essential cmake nasm pkg-config python3 python3-venv redis-server xz-utils patchelf ca-certificates
 install_rust
 install_libtorch
 install_grpcurl

@@ -88,6 +88,8 @@ pub struct Config {
     /// How long that step may take.
     #[serde(with = "humantime_serde")]
     pub self_test_limit: Duration,
+    /// What is logged: `info`, or directives such as `warn,trainyard_agent=debug`.
+    pub log: String,
     /// What names this machine, so that a copied `data_dir` gets an identity of its own.
     pub machine_id_file: PathBuf,
 }
@@ -126,6 +128,7 @@ impl Default for Config {
             stall_after: Duration::from_secs(300),
             self_test: true,
             self_test_limit: Duration::from_secs(60),
+            log: "info".into(),
             machine_id_file: "/etc/machine-id".into(),
         }
     }
@@ -181,6 +184,17 @@ impl Config {
             others_memory_allowance_mib: self.others_memory_allowance_mib,
             health: self.health.clone(),
         }
+    }
+
+    /// The file with a token to join with: the configured one, or else systemd's credential of that name.
+    pub fn join_token_file(&self) -> Option<PathBuf> {
+        let credential = || Some(PathBuf::from(env::var_os("CREDENTIALS_DIRECTORY")?).join("join-token"));
+        self.join_token_file.clone().or_else(|| credential().filter(|file| file.is_file()))
+    }
+
+    /// What is logged: by `RUST_LOG` where that is set, and else by `log`.
+    pub fn log(&self) -> String {
+        env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| self.log.clone())
     }
 
     /// The schedulers' URLs.

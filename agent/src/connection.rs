@@ -28,7 +28,7 @@ use crate::agent_status::AgentStatus;
 use crate::backoff::Backoff;
 use crate::enrolment::{Credentials, how_to_join};
 use crate::identity::Identity;
-use crate::message::{Event, GpuMonitorLink, Input, Readings, SchedulerLink, agent_message};
+use crate::message::{Event, GpuMonitorLink, Input, Readings, Reloaded, SchedulerLink, agent_message};
 use duplicate_identity::DuplicateIdentity;
 
 /// How long a scheduler may take for each step of the greeting.
@@ -52,6 +52,8 @@ enum LinkError {
     OtherIdentity,
     #[error("the certificate was renewed")]
     NewCertificate,
+    #[error("the machine has other owners now")]
+    NewOwners,
     #[error("the scheduler does not answer within {} s", GREETING_STEP_WITHIN.as_secs())]
     NoAnswer,
     #[error("the scheduler ended the connection: {} ({:?})", .0.message(), .0.code())]
@@ -114,8 +116,8 @@ pub struct Connection {
     pub identity: Identity,
     /// The agent's name for people.
     pub name: String,
-    /// Users who may reserve and drain it.
-    pub owners: Vec<String>,
+    /// Users who may reserve and drain it, and what else can change.
+    pub reload: watch::Receiver<Reloaded>,
     /// What connections are made with; changes when the certificate is renewed.
     pub credentials: watch::Receiver<Credentials>,
     /// The attempts to name in a Hello.
@@ -132,6 +134,8 @@ pub struct Connection {
     pub link: watch::Sender<Option<SchedulerLink>>,
     /// Counts the heartbeats that were sent.
     pub heartbeats_sent: watch::Sender<u64>,
+    /// Why there is no scheduler, a sentence; empty while there is one.
+    pub problem: watch::Sender<String>,
 }
 
 /// One connection after its greeting.
@@ -146,6 +150,8 @@ struct OpenConnection {
     told: AgentStatus,
     /// The inventory that the Hello had.
     offered: Inventory,
+    /// The owners that the Hello had.
+    owners: Vec<String>,
 }
 
 impl Connection {
@@ -164,6 +170,7 @@ impl Connection {
                     backoff.reset();
                     told = None;
                     self.route.worked();
+                    self.problem.send_replace(String::new());
                     duplicate = DuplicateIdentity::default();
                     newest = LeaderEpoch(open.welcome.leader_epoch);
                     let Some(ended) = stop.run_until_cancelled(self.communicate(open)).await else { return };
@@ -176,7 +183,7 @@ impl Connection {
                 }
                 Err(error) => error,
             };
-            if matches!(error, LinkError::OtherGpus | LinkError::NewCertificate) {
+            if matches!(error, LinkError::OtherGpus | LinkError::NewCertificate | LinkError::NewOwners) {
                 info!("{error}: the scheduler is greeted again");
                 continue;
             }
@@ -185,6 +192,10 @@ impl Connection {
                 duplicate.resolve(&self.identity, self.held.borrow().is_empty());
             }
             let way_out = error.way_out(self.route.target());
+            self.problem.send_replace(match &way_out {
+                Some(way_out) => format!("{error}: {way_out}"),
+                None => error.to_string(),
+            });
             let is_news = way_out.is_some() && way_out != told;
             let first = mem::take(&mut was_connected);
             if is_news {
@@ -239,7 +250,7 @@ impl Connection {
         let other = ReceiverStream::new(reports_out).merge(ReceiverStream::new(samples_out));
         let later = ReceiverStream::new(heartbeats_out).merge(other);
         let (told, hello) = self.hello();
-        let offered = hello.inventory.clone();
+        let (offered, owners) = (hello.inventory.clone(), hello.owners.clone());
         let said = once(agent_message(ToScheduler::Hello((&hello).into()))).chain(later);
         let mut client = AgentServiceClient::new(channel.clone());
         let answer =
@@ -256,7 +267,7 @@ impl Connection {
         }
         let (session, version) = (welcome.session, &welcome.version);
         info!(scheduler, version, leader_epoch = epoch.0, session, "connected");
-        Ok(OpenConnection { incoming, heartbeats, samples, reports, welcome, channel, told, offered })
+        Ok(OpenConnection { incoming, heartbeats, samples, reports, welcome, channel, told, offered, owners })
     }
 
     fn hello(&self) -> (AgentStatus, Hello) {
@@ -274,7 +285,7 @@ impl Connection {
             cached_data: status.cached_data.clone(),
             fitness: status.fitness_now(),
             instance: self.identity.instance().to_owned(),
-            owners: self.owners.clone(),
+            owners: self.reload.borrow().owners.clone(),
         };
         (status, hello)
     }
@@ -290,6 +301,7 @@ impl Connection {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = mem::take(&mut open.told);
+        let owners = mem::take(&mut open.owners);
         // What Hello said may be older than what is known now.
         let mut heartbeat_is_due = true;
         loop {
@@ -314,6 +326,9 @@ impl Connection {
                     heartbeat_is_due |= readings.revision > *self.gpu_monitor.told.borrow();
                 }
                 Ok(()) = self.credentials.changed() => return LinkError::NewCertificate,
+                Ok(()) = self.reload.changed() => if self.reload.borrow_and_update().owners != owners {
+                    return LinkError::NewOwners;
+                },
                 Ok(()) = self.status.changed() => heartbeat_is_due |= self.status.borrow_and_update().is_urgent(&told),
                 Ok(permit) = open.heartbeats.reserve(), if heartbeat_is_due => {
                     heartbeat_is_due = false;

@@ -11,6 +11,7 @@ use std::sync::{MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
+use trainyard_service::Watchdog;
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{Assignment, AttemptId, JobId, Slot, Time};
 
@@ -47,6 +48,8 @@ pub struct DriverContext {
     pub held: watch::Sender<Vec<AttemptId>>,
     /// Where fit records and decoded data sets are told to the scheduler.
     pub status: watch::Sender<AgentStatus>,
+    /// Where the task gives signs of life.
+    pub watchdog: Watchdog,
 }
 
 /// The state of the task.
@@ -102,6 +105,7 @@ impl Driver {
                     None => return, // Cannot be: the driver holds a sender.
                 },
                 permit = self.reports.next_permit() => self.reports.send_one(permit),
+                () = self.context.watchdog.tick() => {}
                 () = until(deadline) => self.handle(Event::Tick).await,
                 () = tokio::time::sleep(RETRY_AFTER), if self.reports.must_retry() => {
                     for attempt in self.reports.retry() {

@@ -68,13 +68,14 @@ pub fn how_to_join(scheduler: &str) -> String {
 }
 
 /// What connections are made with from the start, and the task that renews the certificate, if there is one. A machine
-/// that has not joined does so now, if a file with a token is configured.
+/// that has not joined does so now, if a file with a token is configured; `tell_problem` hears why it takes long.
 ///
 /// # Errors
 /// A scheduler is encrypted and there is no certificate for this agent that could be shown.
 pub async fn prepare(
     settings: EnrolmentSettings,
     identity: &Identity,
+    tell_problem: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<(watch::Receiver<Credentials>, Option<Renewal>)> {
     let Some(scheduler) = settings.schedulers.iter().find(|url| url.starts_with("https://")) else {
         let connector = Trust::none().connector().context("cannot prepare connections")?;
@@ -99,7 +100,7 @@ pub async fn prepare(
         (None, None) => {
             bail!("`scheduler` is `{scheduler}`, and this machine has not joined its cluster: {way_out}")
         }
-        (_, Some(file)) => join_until_taken(&settings, file, agent).await?,
+        (_, Some(file)) => join_until_taken(&settings, file, agent, tell_problem).await?,
     };
     let credentials = joined.credentials(settings.ca.as_deref())?;
     let (sender, receiver) = watch::channel(credentials);
@@ -111,6 +112,7 @@ async fn join_until_taken(
     settings: &EnrolmentSettings,
     file: &Path,
     agent: AgentId,
+    tell_problem: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<Joined> {
     let mut backoff = Backoff::default();
     loop {
@@ -129,6 +131,7 @@ async fn join_until_taken(
                 return Ok(joined);
             }
             Err(error) if error.may_pass => {
+                tell_problem(&error.to_string());
                 if backoff.failures() == 0 {
                     warn!("{error}; will try again");
                 }

@@ -1,12 +1,13 @@
 //! `trainyard-agent`: runs trainers on this machine's GPUs for a scheduler.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use tokio::sync::watch;
 use tracing::{info, warn};
 use trainyard_access::Token;
 use trainyard_agent::config::{Config, Options};
@@ -14,8 +15,14 @@ use trainyard_agent::enrolment;
 use trainyard_agent::gpu::GpuProbe;
 use trainyard_agent::gpu::nvml::NvmlGpus;
 use trainyard_agent::memory::batch_size::{self, BatchRequest, DeviceMemory, Workload};
+use trainyard_agent::message::Reloaded;
+use trainyard_agent::reload::{self, Reload};
+use trainyard_agent::run::Supervised;
 use trainyard_agent::startup;
+use trainyard_config::Effective;
 use trainyard_console as console;
+use trainyard_service::installed::Unit;
+use trainyard_service::{LogFilter, Manual, ServiceManager};
 use trainyard_types::{Batch, ModelScale};
 
 /// Trains jobs on this machine's GPUs.
@@ -42,6 +49,9 @@ enum Command {
         #[arg(long, default_value = "yolov8n")]
         model: ModelScale,
     },
+    /// For packages.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 /// What joining needs to know.
@@ -55,6 +65,9 @@ struct Join {
     /// A file that holds the token.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Leave the installed service as it is; without this, root has it started.
+    #[arg(long)]
+    no_service: bool,
 }
 
 impl Join {
@@ -85,14 +98,6 @@ impl Join {
 
 fn main() -> ExitCode {
     trainyard_access::install_crypto();
-    tracing_subscriber::fmt()
-        .with_writer(|| console::LogOutput)
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .init();
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -103,12 +108,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    let mut effective = cli.options.load()?;
-    startup::use_joined_scheduler(&mut effective);
-    let problems = effective.value.problems();
-    if !problems.is_empty() {
-        bail!("{}", problems.join("; "));
+    if let Some(Command::Manual(manual)) = &cli.command {
+        return Ok(manual.write(Cli::command())?);
     }
+    let effective = reload::load(&cli.options)?;
+    let log = LogFilter::start(&effective.value.log(), || console::LogOutput)?;
     match &cli.command {
         Some(Command::Config) => console::print(&effective)?,
         Some(Command::Join(join)) => {
@@ -116,30 +120,64 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
                 .enable_all()
                 .build()
                 .context("cannot start the runtime")?;
-            let done = runtime.block_on(async {
+            let (said, is_new) = runtime.block_on(async {
                 let token = join.token().await?;
                 startup::join(&effective.value, &join.address, token).await
             })?;
-            console::line(done)?;
+            console::line(said)?;
+            if !join.no_service && cli.options.file().is_some_and(|file| file == Path::new(INSTALLED)) {
+                start_service(is_new)?;
+            }
         }
         Some(Command::BatchTable { model }) => {
             console::print(batch_table(&*probe(&effective.value), *model))?;
         }
-        Some(Command::Run) | None => {
-            let probe = probe(&effective.value);
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .context("cannot start the runtime")?;
-            let stop = tokio_util::sync::CancellationToken::new();
-            let result = runtime.block_on(trainyard_agent::run::run(effective.value, probe, stop));
-            // A driver that hangs must not keep the agent from ending.
-            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-            result?;
-        }
+        Some(Command::Run | Command::Manual(_)) | None => serve(cli, effective, log)?,
     }
     Ok(())
+}
+
+/// The configuration of the installed service.
+const INSTALLED: &str = "/etc/trainyard/agent.toml";
+
+/// Has the installed service run from now on, and at each start of the machine.
+fn start_service(is_new: bool) -> anyhow::Result<()> {
+    let unit = Unit("trainyard-agent.service");
+    if !unit.is_known() {
+        return Ok(());
+    }
+    // One that runs takes a renewed certificate by itself; of a cluster that is new to it, it knows nothing.
+    let order = if is_new && unit.is_active() { "restart" } else { "start" };
+    let done = unit.systemctl(&["--quiet", "enable"]).and_then(|()| unit.systemctl(&[order]));
+    done.context(
+        "the machine has joined, and its service does not start; see `journalctl -u trainyard-agent`",
+    )?;
+    console::line("trainyard-agent.service runs, now and at each start of this machine")?;
+    Ok(())
+}
+
+/// Runs the agent until it is stopped.
+fn serve(cli: &Cli, effective: Effective<Config>, log: LogFilter) -> anyhow::Result<()> {
+    let probe = probe(&effective.value);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let service = ServiceManager::of_process();
+    let config = effective.value.clone();
+    let (reloaded, reload) = watch::channel(Reloaded::of(&config));
+    let supervised = Supervised { service: service.clone(), reload, stop: stop.clone() };
+    let options = cli.options.clone();
+    let hangup = Reload { options, config: effective, log, service, reloaded, stop };
+    let result = runtime.block_on(async {
+        tokio::spawn(hangup.listen()?);
+        trainyard_agent::run::run(config, probe, supervised).await
+    });
+    // A driver that hangs must not keep the agent from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
 }
 
 /// The machine's GPUs. A missing library or driver is said once, and means that there are none until it is there.

@@ -49,6 +49,13 @@ pub const fn agent_message(message: ToScheduler) -> pb::AgentMessage {
     pb::AgentMessage { message: Some(message) }
 }
 
+/// What of the configuration can change while the agent runs. Is sent anew at each SIGHUP, changed or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Users who may reserve and drain this agent, beside admins.
+    pub owners: Vec<String>,
+}
+
 /// What the machine offers and what its GPUs do, as the GPU monitor has read it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_proto::route::Route;
+use trainyard_service::{ServiceManager, Watchdog};
 use trainyard_types::{AttemptId, Time};
 
 use crate::agent_status::AgentStatus;
@@ -25,24 +26,36 @@ use crate::gpu::states::GpuSnapshots;
 use crate::host::{self, Host};
 use crate::identity::Identity;
 use crate::memory::fit_records::FitStore;
-use crate::message::{Event, Input, Readings, SchedulerLink, SelfTestRequests};
+use crate::message::{Event, Input, Readings, Reloaded, SchedulerLink, SelfTestRequests};
 use crate::metrics::http::{self, MetricsPages};
 use crate::prepare::PrepareContext;
 use crate::running_trainers::RunningTrainers;
 use crate::self_test::{SelfTestContext, SelfTester};
 use crate::startup::{self, Started};
+use crate::status_line::StatusLine;
 use crate::trainer::child::Spawner;
 
 /// Events that may wait for the driver; a task that has more waits for it.
 const INBOX: usize = 256;
 
+/// Who looks after the agent's process, and by what it hears of it.
+pub struct Supervised {
+    /// The service manager.
+    pub service: ServiceManager,
+    /// What changes while the agent runs.
+    pub reload: watch::Receiver<Reloaded>,
+    /// Cancelled to end the agent gently.
+    pub stop: CancellationToken,
+}
+
 /// Runs an agent until SIGTERM or SIGINT, or until `stop` is cancelled; then hands its jobs back.
 ///
 /// # Errors
 /// The data directory cannot be used, or another agent uses it.
-pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervised) -> anyhow::Result<()> {
+    let Supervised { service, reload, stop } = supervised;
     let Started { config, lock: _lock, identity, credentials, renewal, groups, host, gpus, readings } =
-        startup::start(config, &probe).await?;
+        startup::start(config, &probe, &service).await?;
     let (agent, name, cpu_slots) = (identity.agent(), &config.name, config.cpu_slots);
     info!(%agent, name, gpus = readings.inventory.gpus.len(), cpu_slots, "agent");
 
@@ -77,13 +90,13 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
     gpu_monitor.begin().await;
     let janitor = shared.janitor();
     janitor.check(true).await;
-    let mut driver = Driver::new(shared.driver_context(fits, received, held_sender));
+    let mut driver = Driver::new(shared.driver_context(fits, received, held_sender, service.watchdog()));
     driver.recover().await;
     let connection = Connection {
         route: Route::new(shared.config.schedulers()),
         identity: shared.identity.clone(),
         name: shared.config.name.clone(),
-        owners: shared.config.owners.clone(),
+        reload: reload.clone(),
         credentials,
         held,
         readings: shared.readings.clone(),
@@ -92,20 +105,19 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
         inbox: shared.inbox.clone(),
         link: link_sender,
         heartbeats_sent: heartbeats_sender,
+        problem: watch::Sender::new(String::new()),
     };
 
     let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    tasks.spawn(StatusLine::beside(&connection, service.clone()).run(end.clone()));
     tasks.spawn(connection.run(end.clone()));
     tasks.spawn(gpu_monitor.run(end.clone()));
-    tasks.spawn(keep_certificate(renewal, end.clone()));
+    tasks.spawn(keep_certificate(renewal, reload, end.clone()));
     tasks.spawn(tester.run(end.clone()));
-    tasks.spawn(shared.paths.clone().run(end.clone()));
-    let pages = shared.metrics_pages(snapshots);
-    tasks.spawn(http::serve(shared.config.metrics_listen.clone(), pages, end.clone()));
-    tasks.spawn(host::monitor::run(shared.host.clone(), shared.inbox.clone(), end.clone()));
     tasks.spawn(janitor.run(end.clone()));
-    tasks.spawn(forward_signals(shared.inbox, stop, end.clone()));
+    shared.watch_the_machine(&mut tasks, snapshots, &end);
+    tasks.spawn(forward_signals(shared.inbox, service, stop, end.clone()));
     driver.run().await;
     end.cancel();
     while tasks.join_next().await.is_some() {}
@@ -114,9 +126,13 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, stop: CancellationTok
 }
 
 /// Renews the agent's certificate, if it has one.
-async fn keep_certificate(renewal: Option<Renewal>, end: CancellationToken) {
+async fn keep_certificate(
+    renewal: Option<Renewal>,
+    reload: watch::Receiver<Reloaded>,
+    end: CancellationToken,
+) {
     if let Some(renewal) = renewal {
-        renewal.run(end).await;
+        renewal.run(reload, end).await;
     }
 }
 
@@ -170,6 +186,7 @@ impl Shared {
         fits: FitStore,
         inbox: mpsc::Receiver<Input>,
         held: watch::Sender<Vec<AttemptId>>,
+        watchdog: Watchdog,
     ) -> DriverContext {
         DriverContext {
             prepare: PrepareContext {
@@ -190,7 +207,21 @@ impl Shared {
             sender: self.inbox.clone(),
             held,
             status: self.status.clone(),
+            watchdog,
         }
+    }
+
+    /// Spawns what looks after paths and main memory, and what shows the metrics.
+    fn watch_the_machine(
+        &self,
+        tasks: &mut JoinSet<()>,
+        snapshots: watch::Receiver<GpuSnapshots>,
+        end: &CancellationToken,
+    ) {
+        tasks.spawn(self.paths.clone().run(end.clone()));
+        let pages = self.metrics_pages(snapshots);
+        tasks.spawn(http::serve(self.config.metrics_listen.clone(), pages, end.clone()));
+        tasks.spawn(host::monitor::run(self.host.clone(), self.inbox.clone(), end.clone()));
     }
 
     fn janitor(&self) -> DiskJanitor {
@@ -215,7 +246,12 @@ impl Shared {
 }
 
 /// Turns signals, and the caller's own wish, into shutdowns.
-async fn forward_signals(inbox: mpsc::Sender<Input>, stop: CancellationToken, end: CancellationToken) {
+async fn forward_signals(
+    inbox: mpsc::Sender<Input>,
+    service: ServiceManager,
+    stop: CancellationToken,
+    end: CancellationToken,
+) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -230,6 +266,7 @@ async fn forward_signals(inbox: mpsc::Sender<Input>, stop: CancellationToken, en
             () = stop.cancelled(), if !has_asked => has_asked = true,
             () = end.cancelled() => return,
         }
+        service.stopping();
         if inbox.send(Input::Core(Event::Shutdown)).await.is_err() {
             return;
         }

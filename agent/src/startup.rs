@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::warn;
 use trainyard_config::Effective;
 use trainyard_files::{create_private_folder, keep_folder_private};
+use trainyard_service::{ServiceManager, installed};
 use trainyard_types::Inventory;
 
 use crate::config::Config;
@@ -53,13 +54,16 @@ pub struct Started {
 ///
 /// # Errors
 /// The data directory cannot be used, or another agent uses it.
-pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<Started> {
+pub async fn start(
+    config: Config,
+    probe: &Arc<dyn GpuProbe>,
+    service: &ServiceManager,
+) -> anyhow::Result<Started> {
     let config = Arc::new(config);
     make_data_dir(&config)?;
     let lock = lock(&config.data_dir)?;
     close_folders(&config);
     let identity = load_identity(&config)?;
-    let (credentials, renewal) = enrolment::prepare(enrolment_settings(&config), &identity).await?;
     warn_of_gaps(&config);
     // Before the GPUs are read: what a former agent's trainers left counts as no other process.
     let groups = end_leftovers(&config, identity.owner()).await;
@@ -75,6 +79,11 @@ pub async fn start(config: Config, probe: &Arc<dyn GpuProbe>) -> anyhow::Result<
             warn!("nvidia-modprobe does not end: the driver hangs");
         }
     }
+    // Not only when a scheduler answers: it may be away for days, and starting the agent again would not help.
+    service.ready();
+    let tell_problem = |problem: &str| service.status(&format!("not joined: {problem}"));
+    let prepare = enrolment::prepare(enrolment_settings(&config), &identity, &tell_problem);
+    let (credentials, renewal) = service.watchdog().during(prepare).await?;
     Ok(Started { config, lock, identity, credentials, renewal, groups, host, gpus, readings })
 }
 
@@ -109,7 +118,7 @@ fn enrolment_settings(config: &Config) -> EnrolmentSettings {
         name: config.name.clone(),
         data_dir: config.data_dir.clone(),
         ca: config.ca.clone(),
-        join_token_file: config.join_token_file.clone(),
+        join_token_file: config.join_token_file(),
     }
 }
 
@@ -128,7 +137,7 @@ pub fn use_joined_scheduler(effective: &mut Effective<Config>) {
     }
 }
 
-/// Joins a cluster, and says what came of it.
+/// Joins a cluster, and says what came of it. Also says whether the cluster is new to this machine.
 ///
 /// # Errors
 /// An address that cannot be joined, a scheduler that refuses, or the disk's.
@@ -136,7 +145,7 @@ pub async fn join(
     config: &Config,
     addresses: &str,
     token: trainyard_access::Token,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(String, bool)> {
     let schedulers = enrolment::addresses(addresses)?;
     make_data_dir(config)?;
     let identity = load_identity(config)?;
@@ -151,10 +160,11 @@ pub async fn join(
     } else {
         "has joined"
     };
-    Ok(format!(
+    let said = format!(
         "{} {what}: {scheduler}, as agent {agent}; its certificate counts until {expires} and is renewed by itself",
         config.name
-    ))
+    );
+    Ok((said, !had_joined))
 }
 
 /// Keeps a second agent out of the data directory for as long as the file is held.
@@ -182,6 +192,13 @@ fn warn_of_gaps(config: &Config) {
         warn!("`data_roots` is empty: jobs may read no data set on this agent");
     }
     confinement::warn_of_gaps(config);
+    if let Some(kind) = installed::network_file_system(&config.data_dir) {
+        warn!(
+            data_dir = %config.data_dir.display(),
+            "`data_dir` is on {kind}: identity and jobs are this machine's alone, and a share that hangs stops them; use a \
+             local disk"
+        );
+    }
 }
 
 /// Ends what a former process of this agent has left running, and removes what it has left half-written.

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Command as Clap, Parser, Subcommand, ValueEnum};
+use trainyard_service::Manual;
 
 use crate::commands::{
     agents, artifacts, audit, cancel, completions, demo_data, job, jobs, login, logs, metrics, operator,
-    record, retry, submit, sweep, token, top, train, up, watch, why_slow,
+    record, retry, setup, submit, sweep, token, top, train, up, watch, why_slow,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.
@@ -89,6 +90,7 @@ pub enum ColorChoice {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Up(up::Up),
+    Setup(setup::Setup),
     Login(login::Login),
     Logout(login::Logout),
     /// The commands that ask the scheduler.
@@ -96,6 +98,9 @@ pub enum Command {
     Remote(Remote),
     DemoData(demo_data::DemoData),
     Completions(completions::Completions),
+    /// For packages.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 /// The commands that ask the scheduler.

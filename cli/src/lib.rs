@@ -17,6 +17,7 @@ pub mod proto_json;
 pub mod render;
 pub mod secret;
 pub mod settings;
+pub mod setup;
 pub mod terminal;
 pub mod up;
 pub mod values;

@@ -130,6 +130,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         "agent/src",
         &[
             "run",
+            "reload",
+            "status_line",
             "driver",
             "startup",
             "self_test",
@@ -248,6 +250,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("proto/config", &["trainyard-types"]),
     ("proto/console", &[]),
     ("proto/files", &[]),
+    ("proto/service", &[]),
     ("proto/wire", &["trainyard-types"]),
     ("scheduler/core", &["trainyard-types"]),
     ("scheduler/sim", &["trainyard-types", "trainyard-console", "trainyard-scheduler-core"]),
@@ -255,6 +258,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "scheduler/server",
         &[
             "trainyard-types",
+            "trainyard-service",
             "trainyard-config",
             "trainyard-access",
             "trainyard-console",
@@ -268,6 +272,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "agent",
         &[
             "trainyard-types",
+            "trainyard-service",
             "trainyard-access",
             "trainyard-config",
             "trainyard-confinement",
@@ -277,11 +282,15 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("trainer-core/data", &["trainyard-files", "trainyard-types"]),
-    ("trainer-core", &["trainyard-types", "trainyard-console", "trainyard-data", "trainyard-files"]),
+    (
+        "trainer-core",
+        &["trainyard-types", "trainyard-console", "trainyard-data", "trainyard-files", "trainyard-service"],
+    ),
     (
         "cli",
         &[
             "trainyard-types",
+            "trainyard-service",
             "trainyard-access",
             "trainyard-config",
             "trainyard-console",

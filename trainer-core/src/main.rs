@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use trainyard_service::Manual;
 use trainyard_trainer::commands::{
     self, cache::Cache, check::Check, export::Export, info::Info, predict::Predict, self_test::SelfTest,
     train::Train, val::Val,
@@ -31,6 +32,9 @@ enum Command {
     Check(Check),
     SelfTest(SelfTest),
     Cache(Cache),
+    /// For packages.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 /// Commands that take Ultralytics' `key=value` as well as `--key value`.
@@ -51,6 +55,13 @@ fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::SelfTest(test) => test.run(&cuda),
         Command::Cache(cache) => cache.run(),
+        Command::Manual(manual) => match manual.write(Cli::command()) {
+            Ok(()) => exit_code::DONE,
+            Err(error) => {
+                commands::complain(&error);
+                exit_code::INTERNAL
+            }
+        },
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

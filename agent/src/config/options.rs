@@ -1,16 +1,17 @@
 //! The agent's flags, and how the effective configuration is put together.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use trainyard_config::{Effective, LoadError, Sources};
+use trainyard_service::installed;
 
 use super::Config;
 
 /// Flags; each wins over the environment and the file.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Options {
-    /// Configuration file, TOML.
+    /// Configuration file, TOML [default: /etc/trainyard/agent.toml where root runs this and it is there].
     #[arg(long, value_name = "FILE", env = "TRAINYARD_AGENT_CONFIG", global = true)]
     pub config: Option<PathBuf>,
     /// URL of the scheduler, or of several with commas between [default: the one that was joined, or
@@ -86,6 +87,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// The file that is read: the named one, or for root the installed one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| installed::configuration("agent.toml"))
+    }
+
     /// The effective configuration: defaults, file, environment, these flags.
     ///
     /// # Errors
@@ -95,7 +101,7 @@ impl Options {
         let roots: Vec<String> =
             self.data_roots.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         Sources::new("TRAINYARD_AGENT")
-            .file(self.config.as_deref().map(Path::new))
+            .file(self.file().as_deref())
             .process_environment()
             .flag("scheduler", self.scheduler.clone())
             .flag("name", self.name.clone())

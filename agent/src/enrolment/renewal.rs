@@ -12,6 +12,7 @@ use trainyard_access::{Connector, KeyRequest};
 use super::calls;
 use super::files::{self, Joined, Record};
 use super::{Credentials, EnrolmentSettings, how_to_join};
+use crate::message::Reloaded;
 
 /// How often the clock and the files are looked at. The clock is the calendar's: machines sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -44,11 +45,16 @@ impl Renewal {
         Self { settings, joined, credentials, revision, failures, next_try, warned, has_said_over }
     }
 
-    /// Runs until `stop` is cancelled.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop` is cancelled. Looks at the files at once when `reload` changes.
+    pub async fn run(mut self, mut reload: watch::Receiver<Reloaded>, stop: CancellationToken) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+                Ok(()) = reload.changed() => {}
+            }
             self.take_from_disk();
             if stop.run_until_cancelled(self.renew_if_due()).await.is_none() {
                 return;

@@ -127,7 +127,14 @@ fn parse_result(status: ExitStatus, stdout: &str, stderr: &str) -> Result<SelfTe
     let meaning = row.map_or("the trainer cannot do one step", |row| row.meaning);
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = lines[lines.len().saturating_sub(LINES)..].join(" | ");
-    let message = format!("{meaning} ({status}): {last}");
+    // Its trainer is linked against it, so the dynamic loader says this first.
+    let names_it = ["libtorch", "libc10"].iter().any(|library| stderr.contains(library));
+    let way_out = if kind == UnfitKind::LibtorchUnusable && names_it {
+        "; install libtorch: `sudo trainyard-setup-libtorch`, or `make setup` in a clone"
+    } else {
+        ""
+    };
+    let message = format!("{meaning} ({status}): {last}{way_out}");
     Err(Unfit::of_machine(kind, message.trim_end_matches([':', ' '])))
 }
 
@@ -146,6 +153,8 @@ mod tests {
         let loader =
             "trainer: error while loading shared libraries: libtorch.so: cannot open shared object file";
         assert_eq!(ended(127, "", loader), Err(UnfitKind::LibtorchUnusable));
+        let told = parse_result(ExitStatus::from_raw(127 << 8), "", loader).unwrap_err().message;
+        assert!(told.contains("`sudo trainyard-setup-libtorch`"), "{told}");
         assert_eq!(ended(101, "", "thread panicked"), Err(UnfitKind::SelfTest));
         assert_eq!(ended(0, "", ""), Err(UnfitKind::SelfTest), "it must say so");
         let unfit = r#"{"unfit":{"kind":"gpu_unsupported","path":"","message":"no code"}}"#;

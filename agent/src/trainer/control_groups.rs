@@ -2,6 +2,7 @@
 //! starts cannot leave the group, the kernel counts there whom it killed for want of memory, and all of it is
 //! killed at once.
 
+use std::io;
 use std::path::Path;
 
 use tracing::{debug, info, warn};
@@ -23,7 +24,13 @@ impl ControlGroups {
     pub fn find(configured: Option<&Path>) -> Option<Self> {
         let groups = match configured {
             Some(folder) => Self(Cgroup::at(folder)),
-            None => Self::in_own()?,
+            None => match Self::in_own() {
+                Ok(groups) => groups?,
+                Err(error) => {
+                    warn_of_unit(&error);
+                    return None;
+                }
+            },
         };
         let probe = groups.0.create(&format!("{PREFIX}probe-{}", std::process::id()));
         match probe.and_then(|probe| probe.remove()) {
@@ -49,15 +56,15 @@ impl ControlGroups {
     }
 
     /// The agent's own group, which it leaves for one inside of it.
-    fn in_own() -> Option<Self> {
-        let own = own_and_above().into_iter().next()?;
-        let pid = i32::try_from(std::process::id()).ok()?;
+    fn in_own() -> io::Result<Option<Self>> {
+        let Some(own) = own_and_above().into_iter().next() else { return Ok(None) };
+        let Ok(pid) = i32::try_from(std::process::id()) else { return Ok(None) };
         if own.processes() != [pid] {
-            return None; // Other processes are in it: this agent must not divide it.
+            return Ok(None); // Other processes are in it: this agent must not divide it.
         }
-        let inner = own.create(OWN).ok()?;
-        inner.add_process(pid).ok()?;
-        Some(Self(own))
+        let inner = own.create(OWN)?;
+        inner.add_process(pid)?;
+        Ok(Some(Self(own)))
     }
 
     /// Kills what trainers of a former process left.
@@ -81,6 +88,20 @@ impl ControlGroups {
     pub fn make(&self, attempt: AttemptId) -> Option<Cgroup> {
         let made = self.0.create(&format!("{PREFIX}{}-{}", attempt.job, attempt.number));
         made.inspect_err(|error| warn!(%attempt, %error, "no control group for a trainer")).ok()
+    }
+}
+
+/// Says once that the agent's unit does not leave it its control group.
+fn warn_of_unit(error: &io::Error) {
+    // systemd sets it for its units.
+    if std::env::var_os("INVOCATION_ID").is_some() {
+        warn!(
+            %error,
+            "the unit of this agent lacks `Delegate=yes`: trainers get no control groups, so what they start may outlive \
+             them, and memory that ran out is harder to tell; add it (systemctl edit), or use the unit of `yard setup agent`"
+        );
+    } else {
+        debug!(%error, "no control group is delegated");
     }
 }
 

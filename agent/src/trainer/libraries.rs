@@ -6,14 +6,18 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// libtorch's library for GPUs, which no program names: it is loaded later, from beside the others, and needs more.
 const LATER: &str = "libtorch_cuda.so";
 
-/// A program's beginning is read up to so many bytes: its headers and the loader's name lie there.
+/// A program's beginning is read up to so many bytes: its headers lie there.
 const HEAD: u64 = 4096;
+
+/// The kernel takes no longer path of a loader.
+const LONGEST_NAME: usize = 4096;
 
 /// What a program is, by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,12 +33,21 @@ pub enum Program {
 impl Program {
     /// Reads the first bytes of a program.
     pub fn of(file: &Path) -> Self {
-        let mut head = Vec::new();
-        let read = File::open(file).and_then(|file| file.take(HEAD).read_to_end(&mut head));
-        read.ok().and_then(|_| Self::parse(&head)).unwrap_or(Self::Other)
+        let found = File::open(file).ok().and_then(|file| {
+            let mut head = Vec::new();
+            (&file).take(HEAD).read_to_end(&mut head).ok()?;
+            Self::parse(&head, |from, length| {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, from).ok()?;
+                Some(bytes)
+            })
+        });
+        found.unwrap_or(Self::Other)
     }
 
-    fn parse(head: &[u8]) -> Option<Self> {
+    /// `read` gives bytes from further on in the file: who has changed where a program finds its libraries may have moved
+    /// the loader's name to its end.
+    fn parse(head: &[u8], read: impl FnOnce(u64, usize) -> Option<Vec<u8>>) -> Option<Self> {
         let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
         if let Some(line) = head.strip_prefix(b"#!") {
             let words = line.split(|byte| b" \t\r\n".contains(byte));
@@ -54,8 +67,8 @@ impl Program {
             .into_iter()
             .find(|at| number(*at, 4) == Some(LOADER))
             .filter(|_| head.starts_with(MAGIC))?;
-        let (from, length) = (place(loader + 8)?, place(loader + 32)?);
-        let name = head.get(from..from.checked_add(length)?)?;
+        let (from, length) = (number(loader + 8, 8)?, place(loader + 32)?);
+        let name = read(from, Some(length).filter(|length| *length <= LONGEST_NAME)?)?;
         Some(Self::Loaded(path(name.split(|byte| *byte == 0).next()?)))
     }
 }
@@ -115,10 +128,32 @@ mod tests {
     fn a_program_names_its_loader_and_a_script_its_interpreter() {
         let own = Program::of(&std::env::current_exe().unwrap());
         assert!(matches!(&own, Program::Loaded(loader) if loader.is_file()), "{own:?}");
-        assert_eq!(Program::parse(b"#! /bin/sh -e\n"), Some(Program::Script("/bin/sh".into())));
+        let parse = |head: &[u8]| Program::parse(head, |_, _| None);
+        assert_eq!(parse(b"#! /bin/sh -e\n"), Some(Program::Script("/bin/sh".into())));
         for head in [&b""[..], b"#!", b"\x7fELF\x02\x01", &[0xff; 4096], b"MZ"] {
-            assert_eq!(Program::parse(head).unwrap_or(Program::Other), Program::Other, "{head:?}");
+            assert_eq!(parse(head).unwrap_or(Program::Other), Program::Other, "{head:?}");
         }
+    }
+
+    #[test]
+    fn the_loaders_name_may_lie_at_the_end_of_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let mut put = |at: usize, number: u64| bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        put(32, 64);
+        put(64 + 8, 9000);
+        put(64 + 32, 11);
+        // Sizes of 16 bits, and the kind of the header, which is the loader's.
+        (bytes[54], bytes[56], bytes[64]) = (56, 1, 3);
+        bytes.resize(9000, 0);
+        bytes.extend(b"/lib/ld.so\0");
+        fs::write(&program, &bytes).unwrap();
+        assert_eq!(Program::of(&program), Program::Loaded("/lib/ld.so".into()));
+        bytes[64 + 32..64 + 40].copy_from_slice(&u64::MAX.to_le_bytes());
+        fs::write(&program, &bytes).unwrap();
+        assert_eq!(Program::of(&program), Program::Other);
     }
 
     #[test]
@@ -127,7 +162,7 @@ mod tests {
         for at in 0..512 {
             let mut head = program[..4096].to_vec();
             head[at] ^= 0xff;
-            let _nothing_panics = Program::parse(&head);
+            let _nothing_panics = Program::parse(&head, |_, length| Some(vec![b'x'; length]));
         }
     }
 

@@ -167,7 +167,7 @@ async fn a_killed_agent_leaves_no_trainer_and_its_successor_tells_the_end() {
     let gone = until_nobody_holds(world.path("alive"));
     stub.assign(attempt(2), &world.data(), CPU, None).await;
     assert_eq!(stub.log_line("ready").await, "");
-    agent.terminate();
+    agent.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(agent.exit_code().await, Some(0));
     gone.await.unwrap();
 }
@@ -180,7 +180,7 @@ async fn a_terminated_agent_stores_its_checkpoints_hands_its_jobs_back_and_exits
     stub.hello().await;
     stub.assign(attempt(1), &world.data(), CPU, None).await;
     stub.log_line("ready").await;
-    agent.terminate();
+    agent.signal(nix::sys::signal::Signal::SIGTERM);
     let mut stored = Vec::new();
     let ended = loop {
         match stub.report().await.body {

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
+use nix::sys::signal::Signal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use trainyard_access::Token;
@@ -208,6 +209,32 @@ async fn an_agent_with_a_file_of_a_token_joins_by_itself() {
     let _agent = world.agent(&stub, &arguments);
     assert_eq!(stub.hello().await.agent, first);
     assert_eq!(stub.enrolled().len(), 1);
+}
+
+#[tokio::test]
+async fn a_credential_of_systemd_is_a_file_of_a_token() {
+    let world = World::new("");
+    let (mut stub, _door) = Stub::encrypted().await;
+    let folder = world.path("credentials");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("join-token"), stub.token()).unwrap();
+    let variables = [("CREDENTIALS_DIRECTORY", folder.to_str().unwrap())];
+    let _agent = world.agent_with(&stub, &[], &variables);
+    stub.hello().await;
+    assert_eq!(stub.enrolled().len(), 1);
+}
+
+#[tokio::test]
+async fn other_owners_are_told_to_the_scheduler_when_the_configuration_is_read_again() {
+    let world = World::new("");
+    let mut stub = Stub::start().await;
+    let config = world.path("agent.toml");
+    fs::write(&config, "owners = [\"ada\"]\n").unwrap();
+    let agent = world.agent(&stub, &["--config", config.to_str().unwrap()]);
+    assert_eq!(stub.hello().await.owners, ["ada"]);
+    fs::write(&config, "owners = [\"ada\", \"bob\"]\n").unwrap();
+    agent.signal(Signal::SIGHUP);
+    assert_eq!(stub.hello().await.owners, ["ada", "bob"]);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod operator;
 pub mod record;
 pub mod retry;
+pub mod setup;
 pub mod submit;
 pub mod sweep;
 pub mod token;
@@ -25,6 +26,7 @@ pub mod why_slow;
 
 use std::cell::RefCell;
 
+use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Command, Remote};
@@ -57,6 +59,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logout(logout) => logout.run(output),
         Command::DemoData(demo) => demo.run(output),
         Command::Completions(completions) => completions.run(output),
+        Command::Setup(setup) => setup.run(output),
+        Command::Manual(manual) => Ok(manual.write(Cli::command())?),
         Command::Remote(remote) => {
             let client = Client::new(&Settings::load(&global)?)?;
             let context = Context { client, output, on_interrupt: RefCell::default() };

@@ -61,6 +61,8 @@ fn commands(file: &str, dir: &str) -> Vec<Vec<String>> {
         format!("demo-data {dir}/demo --train 2 --val 1 --size 64"),
         "completions bash".into(),
         "up --listen nowhere".into(),
+        "setup agent --dry-run".into(),
+        format!("manual {dir}/manual"),
         "help".into(),
     ];
     lines.into_iter().map(|line| line.split(' ').map(str::to_owned).collect()).collect()

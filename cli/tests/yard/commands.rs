@@ -529,6 +529,7 @@ fn the_help_names_every_command_in_a_line() {
     let text = stdout(&output);
     let commands: String = text.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap().to_owned();
     let wanted = "  up           Run a whole cluster on this machine: private Redis, scheduler, agent
+  setup        Run the scheduler or the agent as a service of systemd
   login        Log in to a cluster: check it by the token, and keep both for later commands
   logout       Forget the token on this machine; it counts until it expires or is revoked
   train        Queue a training job from flags and print its id

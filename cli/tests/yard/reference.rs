@@ -16,7 +16,9 @@ fn section(out: &mut String, name: &str, command: &mut Command) {
     let help = command.clone().bin_name(name).term_width(98).render_help();
     let lines: Vec<String> = help.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
     write!(out, "\n## `{name}`\n\n```text\n{}\n```\n", lines.join("\n").trim()).unwrap();
-    for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
+    for inner in
+        command.get_subcommands_mut().filter(|inner| inner.get_name() != "help" && !inner.is_hide_set())
+    {
         let name = format!("{name} {}", inner.get_name());
         section(out, &name, inner);
     }

@@ -28,6 +28,17 @@ pub struct Setting {
     pub source: String,
 }
 
+impl<T> Effective<T> {
+    /// The keys whose values are others in `newer`, sorted.
+    pub fn changed(&self, newer: &Self) -> Vec<String> {
+        let is_new = |setting: &&Setting| {
+            let old = self.settings.iter().find(|old| old.key == setting.key);
+            old.is_none_or(|old| old.value != setting.value)
+        };
+        newer.settings.iter().filter(is_new).map(|setting| setting.key.clone()).collect()
+    }
+}
+
 const MASK: &str = "********";
 
 /// Pairs what the program uses with the origins of the layers' values.

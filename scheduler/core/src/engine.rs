@@ -103,6 +103,10 @@ impl Core {
     pub fn handle(&mut self, now: Time, event: Event) -> Output {
         let mut out = Changes::default();
         match event {
+            Event::LimitsChanged { usual, users } => {
+                (self.config.user_limits, self.config.users) = (usual, users);
+                out.request_round();
+            }
             Event::Submit { request_id, job, user, spec } => {
                 self.on_submit(now, request_id, job, &user, spec, &mut out);
             }

@@ -1,5 +1,6 @@
 //! Everything that can happen to the core.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,18 @@ use trainyard_types::{
     AgentId, AttemptId, FitRecord, Fitness, GpuTelemetry, GpuUuid, Inventory, JobId, JobSpec, Report, Session,
 };
 
+use crate::config::UserLimits;
 use crate::state::job_group::JobGroupRecord;
 
 /// One happening. Those of users are answered in [`crate::Output::reply`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The person who runs the scheduler has changed what users may do.
+    LimitsChanged {
+        /// The limits of users that are not in `users`.
+        usual: UserLimits,
+        users: BTreeMap<String, UserLimits>,
+    },
     /// A user submits a job; the driver has drawn its id and the spec is valid.
     Submit {
         /// What the client drew, if anything; repeats answer with the first one's job.

@@ -8,12 +8,15 @@
 //! One of several schedulers leads, by a lease in the store; the others stand by, answer what can be read,
 //! and wait for the lease to end.
 
+mod acks;
 mod census;
 mod follower;
 mod handle;
 mod lease;
+mod limits;
 mod message;
 mod metrics;
+mod orphans;
 mod role;
 mod state_view;
 #[cfg(test)]
@@ -30,9 +33,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use trainyard_scheduler_core::{
-    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Output, Refusal, Write,
+    Accepted, Command, Core, CoreConfig, Event, EventBody, EventRecord, Hello, Refusal, Write,
 };
-use trainyard_types::{AgentId, AttemptId, JobId, LeaderEpoch, ReportBody, Session};
+use trainyard_service::{ServiceManager, Watchdog};
+use trainyard_types::{AgentId, JobId, LeaderEpoch, Session};
 use uuid::Uuid;
 
 use crate::blobs::Blobs;
@@ -40,13 +44,16 @@ use crate::clock::Clock;
 use crate::event_history;
 use crate::job_archive;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
+use acks::without_old_acks;
 pub use census::Census;
 use follower::Follower;
 pub use handle::{Handle, RequestError, Unavailable};
 use lease::Lease;
+pub use limits::Limits;
 pub use message::Opened;
 use message::{Message, OpenReply, PendingReply, Question, Reply};
 pub use metrics::{DriverMetrics, HeartbeatAges, Histogram};
+use orphans::{blobs_at_stake, orphaned};
 pub use role::Role;
 pub use state_view::{EventMark, JobView, StateView};
 
@@ -93,6 +100,9 @@ pub struct Driver {
     role: watch::Sender<Role>,
     /// The newest session; sessions count up over all leader epochs.
     last_session: Session,
+    /// What users may do, as it was configured last.
+    limits: watch::Receiver<Limits>,
+    watchdog: Watchdog,
 }
 
 /// Everything that lasts as long as one leader epoch of ours.
@@ -143,9 +153,28 @@ impl Driver {
         let (role, is) = watch::channel(Role::Unavailable("it has just started".into()));
         let (handle, messages) = Handle::new(QUEUED_MESSAGES, is.clone());
         let (clock, last_session, is_claimed) = (Clock::start(), Session(0), false);
-        let driver =
-            Self { store, config, blobs, is_claimed, clock, candidate, messages, role, last_session };
+        let (_never_changes, limits) = watch::channel(Limits::of(&config));
+        let watchdog = ServiceManager::none().watchdog();
+        let driver = Self {
+            store,
+            config,
+            blobs,
+            is_claimed,
+            clock,
+            candidate,
+            messages,
+            role,
+            last_session,
+            limits,
+            watchdog,
+        };
         (driver, handle, is)
+    }
+
+    /// Gives signs of life there.
+    #[must_use]
+    pub fn with_watchdog(self, watchdog: Watchdog) -> Self {
+        Self { watchdog, ..self }
     }
 
     /// Leads, or stands by, until `stop` is cancelled.
@@ -155,6 +184,7 @@ impl Driver {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Unusable> {
         loop {
             let since = Instant::now();
+            self.take_limits();
             let Some(leader) = self.stand_by(&stop).await? else { return Ok(()) };
             let lease = lease::keep(Arc::clone(&self.store), self.candidate.clone(), leader, since);
             let end = match self.begin(leader, lease, &stop).await {
@@ -207,6 +237,7 @@ impl Driver {
                     result = &mut campaign => break result,
                     Some(message) = self.messages.recv() => follower.take(message),
                     () = follower.refresh() => {}
+                    () = self.watchdog.tick() => {}
                 }
             };
             let result = match result {
@@ -275,6 +306,7 @@ impl Driver {
         mut lease: Lease,
         stop: &CancellationToken,
     ) -> Result<Option<Leadership>, StoreError> {
+        self.take_limits();
         let (store, config, clock) = (Arc::clone(&self.store), self.config.clone(), self.clock);
         let load = async move {
             let loaded = store.load(leader).await?;
@@ -289,6 +321,7 @@ impl Driver {
                 lost = &mut lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
                 core = &mut load => return Ok(Some(Leadership::new(leader, lease, core?))),
                 Some(refused) = self.messages.recv() => drop(refused),
+                () = self.watchdog.tick() => {}
             }
         }
     }
@@ -301,7 +334,7 @@ impl Driver {
     ) -> Result<(), StoreError> {
         let mut messages = Vec::with_capacity(MESSAGES_AT_ONCE);
         loop {
-            let mut archived = None;
+            let (mut archived, mut new_limits) = (None, false);
             if leadership.closed.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
@@ -310,6 +343,8 @@ impl Driver {
                         if count == 0 { return Ok(()) }
                     }
                     () = next_tick(self.clock, &leadership.core) => {}
+                    () = self.watchdog.tick() => {}
+                    Ok(()) = self.limits.changed() => new_limits = true,
                     Some(Ok(event)) = leadership.archives.join_next() => archived = Some(event),
                     Some(Ok(job)) = leadership.event_archives.join_next() => {
                         leadership.archiving_events.remove(&job);
@@ -317,6 +352,11 @@ impl Driver {
                 }
             }
             let mut transaction = Transaction::default();
+            if new_limits {
+                self.take_limits();
+                let Limits { usual, users } = Limits::of(&self.config);
+                self.handle_event(leadership, Event::LimitsChanged { usual, users }, &mut transaction);
+            }
             if let Some(event) = archived {
                 self.handle_event(leadership, event, &mut transaction);
             }
@@ -542,54 +582,10 @@ impl Leadership {
     }
 }
 
-/// One acknowledgement says all that earlier ones of the same attempt did.
-fn without_old_acks(commands: Vec<Command>) -> Vec<Command> {
-    let mut newest: BTreeMap<(Session, AttemptId), u64> = BTreeMap::new();
-    for command in &commands {
-        if let Command::Ack { session, attempt, sequence, .. } = command {
-            let known = newest.entry((*session, *attempt)).or_default();
-            *known = (*known).max(*sequence);
-        }
-    }
-    let mut commands = commands;
-    commands.retain(|command| match command {
-        Command::Ack { session, attempt, sequence, .. } => {
-            // A repeat is not said twice either.
-            let is_newest = newest.get(&(*session, *attempt)) == Some(sequence);
-            is_newest && newest.remove(&(*session, *attempt)).is_some()
-        }
-        _ => true,
-    });
-    commands
-}
-
 fn log_states(job: JobId, events: &[EventRecord]) {
     for event in events {
         if let EventBody::State { state, reason } = &event.body {
             info!(%job, attempt = event.attempt, %state, reason, "job changed state");
         }
     }
-}
-
-/// The blobs that a checkpoint's report may make superfluous: the stored one's, and its own.
-fn blobs_at_stake(core: &Core, event: &Event) -> Option<(JobId, BTreeSet<String>)> {
-    let Event::Report { report, .. } = event else { return None };
-    let ReportBody::CheckpointStored(reported) = &report.body else { return None };
-    let job = core.job(report.attempt.job)?;
-    let stored = job.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
-    Some((job.id, stored.chain(&reported.files).map(|file| file.sha256.clone()).collect()))
-}
-
-/// Those that the written record does not name. A report that was not taken in writes none.
-fn orphaned(job: JobId, mut blobs: BTreeSet<String>, output: &Output) -> Vec<(JobId, String)> {
-    let written = output.writes.iter().find_map(|write| match write {
-        Write::Job(record) if record.id == job => Some(record),
-        _ => None,
-    });
-    let Some(record) = written else { return Vec::new() };
-    let files = record.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
-    for named in files.chain(&record.artifacts) {
-        blobs.remove(&named.sha256);
-    }
-    blobs.into_iter().map(|blob| (job, blob)).collect()
 }

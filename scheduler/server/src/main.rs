@@ -6,21 +6,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
-use tracing_subscriber::EnvFilter;
+use tracing::{error, info, warn};
 use trainyard_access::Token;
 use trainyard_config::{Effective, Sources};
 use trainyard_console as console;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::server::{Issue, Server, issue_token};
+use trainyard_service::{LogFilter, Manual, ServiceManager, installed};
 
 /// Queues training jobs, places them on agents, and keeps what becomes of them.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
-    /// Configuration file, TOML. Environment (TRAINYARD_SCHEDULER__LISTEN=…) and flags override it.
+    /// Configuration file, TOML [default: /etc/trainyard/scheduler.toml where root runs this and it is there].
+    /// Environment (TRAINYARD_SCHEDULER__LISTEN=…) and flags override it.
     #[arg(long, global = true, value_name = "FILE", env = "TRAINYARD_SCHEDULER_CONFIG")]
     config: Option<PathBuf>,
     /// Address and port of gRPC and HTTP [default: 127.0.0.1:7433].
@@ -56,12 +57,15 @@ enum Action {
         #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = humantime_serde::re::humantime::parse_duration)]
         expires: Duration,
     },
+    /// For packages.
+    #[command(hide = true)]
+    Manual(Manual),
 }
 
 impl Arguments {
     fn load(&self) -> anyhow::Result<Effective<Config>> {
         let sources = Sources::new("TRAINYARD_SCHEDULER")
-            .file(self.config.as_deref())
+            .file(self.config.clone().or_else(|| installed::configuration("scheduler.toml")).as_deref())
             .process_environment()
             .flag("listen", self.listen.as_deref())
             .flag("data_dir", self.data_dir.as_deref())
@@ -83,6 +87,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(Action::Manual(manual)) = &arguments.command {
+        return Ok(manual.write(Arguments::command())?);
+    }
     let config = arguments.load()?;
     match arguments.command {
         Some(Action::Config) => {
@@ -97,7 +104,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let (token, _) = issue(&config.value, Issue::Join { uses, lifetime })?;
             Ok(console::print(format_args!("{}\n", token.reveal()))?)
         }
-        None | Some(Action::Run) => serve(config.value),
+        Some(Action::Run | Action::Manual(_)) | None => serve(arguments, config),
     }
 }
 
@@ -108,29 +115,62 @@ async fn issue(config: &Config, wanted: Issue) -> anyhow::Result<(Token, String)
 }
 
 #[tokio::main]
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log)
-        .with_context(|| format!("log: `{}` is no level or list of directives; use `info`", config.log))?;
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| console::LogOutput)
-        .log_internal_errors(false)
-        .with_ansi(colours)
-        .init();
+async fn serve(arguments: &Arguments, mut config: Effective<Config>) -> anyhow::Result<()> {
+    let log = LogFilter::start(&config.value.log, || console::LogOutput)?;
     // Before anything is started, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-    let server = Server::start(config).await?;
-    let closing = server.closing();
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
+    // A terminal that is closed sends the same signal.
+    let has_terminal = std::io::stdin().is_terminal();
+    let service = ServiceManager::of_process();
+    let server = Server::start_under(config.value.clone(), &service).await?;
+    let (closing, reload) = (server.closing(), server.reload());
     let waiting = server.wait();
     tokio::pin!(waiting);
-    let cause = tokio::select! {
-        end = &mut waiting => return Ok(end?),
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let cause = loop {
+        tokio::select! {
+            end = &mut waiting => return Ok(end?),
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            _ = hangup.recv() => {}
+        }
+        if has_terminal {
+            break "SIGHUP";
+        }
+        service.reloading();
+        match reread(arguments, &config, &log) {
+            Ok(newer) => {
+                reload.send(&newer.value);
+                config = newer;
+            }
+            Err(error) => error!("SIGHUP: the configuration stays as it was: {error:#}"),
+        }
+        service.ready();
     };
     info!(cause, "shutting down");
+    service.stopping();
     closing.cancel();
     Ok(waiting.await?)
+}
+
+/// What takes effect without a restart.
+const RELOADED: [&str; 4] = ["log", "queued_jobs", "running_gpus", "users"];
+
+/// Reads the configuration again, and says what of it needs a restart.
+fn reread(
+    arguments: &Arguments,
+    config: &Effective<Config>,
+    log: &LogFilter,
+) -> anyhow::Result<Effective<Config>> {
+    let newer = arguments.load()?;
+    newer.value.validate()?;
+    log.set(&newer.value.log)?;
+    let (now, later): (Vec<String>, Vec<String>) =
+        config.changed(&newer).into_iter().partition(|key| RELOADED.contains(&key.as_str()));
+    info!(changed = now.join(","), "SIGHUP: configuration and certificates were read again");
+    if !later.is_empty() {
+        warn!(keys = later.join(","), "these keys have changed and count after a restart");
+    }
+    Ok(newer)
 }

@@ -1,8 +1,11 @@
 //! Wires everything up: directory, store, driver, port; and takes it down in the opposite order.
 
 mod issued_tokens;
+mod port_holder;
 mod redis_address;
+mod reload;
 mod security;
+mod status_line;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -12,20 +15,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use trainyard_files::{create_private_folder, keep_folder_private};
+use trainyard_service::{ServiceManager, installed};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
-use crate::access::{Admission, admit};
+use crate::access::admit;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigError, SecurityMode};
-use crate::driver::{Driver, Unusable};
+use crate::config::{Config, ConfigError, SecurityMode};
+use crate::driver::{Driver, Limits, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
@@ -34,6 +39,7 @@ use crate::{grpc, http, listener};
 pub use issued_tokens::{Issue, IssueError, issue_token};
 pub use redis_address::RedisAddressError;
 use redis_address::redis_address;
+pub use reload::Reload;
 use security::Security;
 
 /// Why the scheduler does not start.
@@ -52,10 +58,13 @@ pub enum StartError {
     #[error("data_dir: another scheduler uses `{0}`; stop it, or give this one its own directory")]
     Locked(PathBuf),
     /// The port cannot be had.
-    #[error(
-        "listen: cannot listen on `{address}`: {cause}; stop what uses it, or set `listen` to another port"
-    )]
-    Listen { address: String, cause: io::Error },
+    #[error("listen: cannot listen on `{address}`: {cause}; {holder}, or set `listen` to another port")]
+    Listen {
+        address: String,
+        cause: io::Error,
+        /// Who has it, and what to do about that.
+        holder: String,
+    },
     /// The private server does not start.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
@@ -81,6 +90,7 @@ pub struct Server {
     address: SocketAddr,
     closing: CancellationToken,
     redis: Option<Arc<EmbeddedRedis>>,
+    reload: Reload,
     task: JoinHandle<Result<(), Unusable>>,
 }
 
@@ -91,6 +101,14 @@ impl Server {
     /// # Errors
     /// The data directory, the port or the store cannot be had, as [`StartError`] says.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_under(config, &ServiceManager::none()).await
+    }
+
+    /// The same under a service manager, which is told how the scheduler is.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_under(config: Config, service: &ServiceManager) -> Result<Self, StartError> {
         config.validate()?;
         let lock = lock(&config.data_dir)?;
         let listener = listen(&config).await?;
@@ -111,6 +129,8 @@ impl Server {
         };
         let recorder = Recorder::start(store.clone(), Clock::start());
         let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
+        let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
+        let driver = driver.with_limits(new_limits).with_watchdog(service.watchdog());
         let closing = CancellationToken::new();
         let context = grpc::Context {
             driver: handle.clone(),
@@ -124,19 +144,10 @@ impl Server {
             lease: config.lease,
             max_message_bytes: (config.max_message_mib as usize) << 20,
         };
-        let security = if config.is_secure(address) {
-            let store = context.access.clone();
-            Some(Security::start(&config, address, store, &closing, &context.tasks)?)
-        } else {
-            None
-        };
-        let (acceptor, parts, admission) = match security {
-            Some(Security { acceptor, parts, admission }) => (Some(acceptor), Some(parts), admission),
-            None if address.ip().is_loopback() => {
-                (None, None, Admission::ThisMachine(config::hostname().unwrap_or_default().into()))
-            }
-            None => (None, None, Admission::Anybody),
-        };
+        let store = context.access.clone();
+        let security = Security::of(&config, address, store, &closing, &context.tasks)?;
+        let Security { acceptor, parts, admission, look_at_certificate } = security;
+        let reload = Reload { limits, look_at_certificate };
         let health = tonic_health::server::HealthReporter::new();
         let authority = parts.as_ref().map(|parts| parts.authority.clone());
         let services = grpc::routes(&context, parts, health.clone())?;
@@ -152,7 +163,13 @@ impl Server {
             listener::Encryption { acceptor, plaintext }
         });
         grpc::set_health(&health, &role.borrow().clone()).await;
-        context.tasks.spawn(grpc::report_health(health, role, closing.clone()));
+        context.tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
+        context.tasks.spawn(status_line::tell(
+            service.clone(),
+            context.driver.clone(),
+            role,
+            closing.clone(),
+        ));
         let running =
             Running { driver, listener, routes, encryption, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();
@@ -163,7 +180,7 @@ impl Server {
             end
         });
         info!(%address, data_dir = %config.data_dir.display(), "listening");
-        Ok(Self { address, closing, redis, task })
+        Ok(Self { address, closing, redis, reload, task })
     }
 
     /// Where it listens; the port that was chosen when the configuration says 0.
@@ -174,6 +191,11 @@ impl Server {
     /// The private Redis server, if there is one.
     pub fn redis(&self) -> Option<&EmbeddedRedis> {
         self.redis.as_deref()
+    }
+
+    /// The way to what can change while the scheduler runs.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// Cancelling it ends the scheduler gently.
@@ -259,7 +281,12 @@ fn lock(dir: &Path) -> Result<File, StartError> {
 }
 
 fn listen_error(config: &Config, cause: io::Error) -> StartError {
-    StartError::Listen { address: config.listen.clone(), cause }
+    let port = config.address().map(|address| address.port()).unwrap_or_default();
+    let holder = match port_holder::find(port) {
+        Some(holder) => format!("{holder} has the port: stop it"),
+        None => "stop what uses it".to_owned(),
+    };
+    StartError::Listen { address: config.listen.clone(), cause, holder }
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, StartError> {
@@ -283,6 +310,13 @@ async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<
             );
         }
         return Ok((None, Arc::new(store)));
+    }
+    if let Some(kind) = installed::network_file_system(&config.data_dir) {
+        warn!(
+            data_dir = %config.data_dir.display(),
+            "`data_dir` is on {kind}: the private Redis can lose acknowledged jobs there, and hangs with the share; use a \
+             local disk, and for blobs alone set `blob_dir`"
+        );
     }
     // Relative, it would be relative to the private server's own directory.
     let dir = std::path::absolute(config.data_dir.join("redis"))

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod backup;
 mod bad_input;
 mod closed_pipes;
 mod confinement;
@@ -12,9 +13,11 @@ mod gpus;
 mod memory;
 mod orders;
 mod owners;
+mod packages;
 mod placement;
 mod replicas;
 mod security;
+mod service;
 mod setup;
 mod sick_machines;
 mod simulated_gpus;

@@ -579,9 +579,9 @@ impl Agent {
         self.0.wait().unwrap();
     }
 
-    pub fn terminate(&self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = i32::try_from(self.0.id()).map(nix::unistd::Pid::from_raw).unwrap();
+        nix::sys::signal::kill(pid, signal).unwrap();
     }
 
     pub async fn exit_code(mut self) -> Option<i32> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use trainyard_scheduler_core::{Core, CoreConfig, Refusal, UserLimits};
+use trainyard_scheduler_core::{Core, CoreConfig, Event, Refusal, UserLimits};
 use trainyard_types::{AttemptId, EndReason, JobSpec, JobState};
 
 use crate::world::{World, attempt, cpu_spec, ended, hello, job, rtx_4090, rtx_5070, spec, started};
@@ -141,6 +141,23 @@ fn nobody_uses_more_gpus_than_it_may() {
     assert_eq!(world.record(5).state, JobState::Starting);
     world.report(attempt(1, 1), ended(EndReason::Completed));
     assert_eq!(world.record(2).state, JobState::Starting);
+}
+
+#[test]
+fn limits_that_change_count_at_once() {
+    let limits_of_ada = |gpus| UserLimits { running_gpus: Some(gpus), ..UserLimits::default() };
+    let mut world = lab(limits("ada", limits_of_ada(1)));
+    for number in 1..=3 {
+        world.submit_as("ada", number, spec());
+    }
+    assert_eq!([1, 2].map(|number| world.record(number).state), [JobState::Starting, JobState::Queued]);
+    let users = limits("ada", limits_of_ada(2)).users;
+    world.handle(Event::LimitsChanged { usual: UserLimits::default(), users });
+    let states = [1, 2, 3].map(|number| world.record(number).state);
+    assert_eq!(states, [JobState::Starting, JobState::Starting, JobState::Queued]);
+    let none = UserLimits { queued_jobs: Some(0), ..UserLimits::default() };
+    world.handle(Event::LimitsChanged { usual: none, users: limits("ada", limits_of_ada(2)).users });
+    assert!(world.submit_as("bob", 4, spec()).reply.unwrap().is_err());
 }
 
 #[test]

@@ -97,6 +97,8 @@ enum Step {
         seconds: u64,
     },
     Tick,
+    /// GPUs that users may use at a time; 0 is no limit.
+    Limits(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -127,6 +129,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(job, ahead, body, impostor)| Step::Report { job, ahead, body, impostor }),
         2 => (1..40_u64).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Tick),
+        1 => (0..4_u32).prop_map(Step::Limits),
     ]
 }
 
@@ -219,6 +222,11 @@ fn body_of(kind: u8) -> ReportBody {
     }
 }
 
+fn limits_of(gpus: u32) -> Event {
+    let usual = UserLimits { running_gpus: Some(gpus).filter(|gpus| *gpus > 0), ..UserLimits::default() };
+    Event::LimitsChanged { usual, users: config().users }
+}
+
 /// Turns a step into an event for this state; `None` when it only moves time or makes no sense.
 fn event(
     core: &Core,
@@ -296,6 +304,7 @@ fn event(
         }
         Step::Pass { .. } => return None,
         Step::Tick => Event::Tick,
+        Step::Limits(gpus) => limits_of(gpus),
     })
 }
 
@@ -347,6 +356,9 @@ proptest! {
         let before: Vec<Step> = before.iter().map(worked).collect();
         run(&mut world, &mut sessions, &before);
         settle(&mut world);
+        // Limits are no state: a restarted scheduler reads them in its configuration.
+        let CoreConfig { user_limits: usual, users, .. } = config();
+        world.handle(Event::LimitsChanged { usual, users });
         let mut loaded = Core::load(config(), world.now, world.store.stored());
         // Every agent comes back and holds what it held.
         let mut events: Vec<Event> = Vec::new();

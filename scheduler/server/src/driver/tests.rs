@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use trainyard_scheduler_core::{Content, EventRecord};
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent};
 use trainyard_types::{
-    AttemptId, DeviceKind, Inventory, JobSpec, JobState, ModelScale, Report, Resources, Time, TrainSpec,
+    AttemptId, DeviceKind, Inventory, JobSpec, JobState, ModelScale, Report, ReportBody, Resources, Time,
+    TrainSpec,
 };
 
 use super::*;

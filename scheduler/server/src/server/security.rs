@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use trainyard_console as console;
 
 use crate::access::{Admission, Audit, Gate, Registry, first_login};
 use crate::clock::Clock;
-use crate::config::{Config, Visibility};
+use crate::config::{self, Config, Visibility};
 use crate::grpc::AccessParts;
 use crate::store::AccessStore;
 use crate::tls::{Authority, CertificateFiles, ServerCertificate, TlsError, acceptor};
@@ -23,19 +24,43 @@ use crate::tls::{Authority, CertificateFiles, ServerCertificate, TlsError, accep
 /// How soon the store is asked again for the first tokens.
 const FIRST_TOKENS_DELAY: Duration = Duration::from_millis(300);
 
-/// The parts of a scheduler that asks who calls.
+/// The parts of a scheduler that asks who calls; those of one that does not are missing.
 pub struct Security {
-    pub acceptor: TlsAcceptor,
-    pub parts: AccessParts,
+    pub acceptor: Option<TlsAcceptor>,
+    pub parts: Option<AccessParts>,
     pub admission: Admission,
+    /// Makes it look at the files of its certificate at once.
+    pub look_at_certificate: Option<Arc<Notify>>,
 }
 
 impl Security {
+    /// What the configuration wants for a scheduler that listens there.
+    ///
+    /// # Errors
+    /// The directory or files of encryption cannot be used.
+    pub fn of(
+        config: &Config,
+        listening: SocketAddr,
+        store: Arc<dyn AccessStore>,
+        closing: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, TlsError> {
+        if config.is_secure(listening) {
+            return Self::start(config, listening, store, closing, tasks);
+        }
+        let admission = if listening.ip().is_loopback() {
+            Admission::ThisMachine(config::hostname().unwrap_or_default().into())
+        } else {
+            Admission::Anybody
+        };
+        Ok(Self { acceptor: None, parts: None, admission, look_at_certificate: None })
+    }
+
     /// Opens the authority, or makes it, and starts what follows the store.
     ///
     /// # Errors
     /// The directory or files of encryption cannot be used.
-    pub fn start(
+    fn start(
         config: &Config,
         listening: SocketAddr,
         store: Arc<dyn AccessStore>,
@@ -53,6 +78,7 @@ impl Security {
         let (audit, writing) = Audit::new(store.clone(), config.data_dir.join("audit.jsonl"), clock);
         let sees_all = config.visibility == Visibility::All;
         let admission = Admission::Gate(Gate::new(registry.clone(), audit, clock, sees_all));
+        let look = certificate.look();
         tasks.spawn(certificate.keep_new(closing.clone()));
         tasks.spawn(registry.clone().follow(clock, closing.clone()));
         tasks.spawn(writing);
@@ -66,7 +92,7 @@ impl Security {
         };
         tasks.spawn(closing.clone().run_until_cancelled_owned(login.run()));
         let parts = AccessParts { authority, registry, store, clock };
-        Ok(Self { acceptor, parts, admission })
+        Ok(Self { acceptor: Some(acceptor), parts: Some(parts), admission, look_at_certificate: Some(look) })
     }
 }
 

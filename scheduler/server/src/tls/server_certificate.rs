@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -46,6 +47,8 @@ enum Source {
 pub struct ServerCertificate {
     source: Source,
     current: RwLock<Arc<CertifiedKey>>,
+    /// Asks for a look at the files at once.
+    look: Arc<Notify>,
 }
 
 impl std::fmt::Debug for ServerCertificate {
@@ -75,7 +78,12 @@ impl ServerCertificate {
             None => Source::Authority { authority, names },
         };
         let current = RwLock::new(Arc::new(certified(&source)?));
-        Ok(Self { source, current })
+        Ok(Self { source, current, look: Arc::default() })
+    }
+
+    /// What makes it look at its files at once.
+    pub fn look(&self) -> Arc<Notify> {
+        Arc::clone(&self.look)
     }
 
     /// Keeps it new until `closing`.
@@ -84,7 +92,10 @@ impl ServerCertificate {
             let mut seen = self.written();
             let mut made = Instant::now();
             loop {
-                sleep(FILES_POLL).await;
+                tokio::select! {
+                    () = sleep(FILES_POLL) => {}
+                    () = self.look.notified() => {}
+                }
                 let now = self.written();
                 let is_due =
                     made.elapsed() >= REMAKE_EVERY && matches!(self.source, Source::Authority { .. });

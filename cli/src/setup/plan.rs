@@ -1,0 +1,267 @@
+//! What is to be done for a service, in order; nothing is done here.
+
+use std::path::{Path, PathBuf};
+
+use super::machine::Machine;
+use super::unit;
+use crate::failure::Failure;
+
+/// A program that can be a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// On each machine with GPUs.
+    Agent,
+    /// On one machine.
+    Scheduler,
+}
+
+impl Program {
+    /// The program's file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "trainyard-agent",
+            Self::Scheduler => "trainyard-scheduler",
+        }
+    }
+
+    /// The file of its configuration.
+    pub const fn configuration(self) -> &'static str {
+        match self {
+            Self::Agent => "agent.toml",
+            Self::Scheduler => "scheduler.toml",
+        }
+    }
+
+    /// The folder of its data.
+    pub const fn folder(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Scheduler => "scheduler",
+        }
+    }
+
+    /// The system's user that it runs as.
+    const fn user(self) -> &'static str {
+        match self {
+            Self::Agent => "trainyard",
+            Self::Scheduler => "trainyard-scheduler",
+        }
+    }
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Write a file.
+    Write { path: PathBuf, text: String, mode: u32 },
+    /// Run a command.
+    Run(Vec<String>),
+    /// Tell the user.
+    Say(String),
+}
+
+fn run(words: &[&str]) -> Step {
+    Step::Run(words.iter().map(|word| (*word).to_owned()).collect())
+}
+
+/// What is to be done for `program`.
+///
+/// # Errors
+/// A package has the service already, a service cannot use the programs where they are, or something is missing.
+pub fn make(program: Program, machine: &Machine) -> Result<Vec<Step>, Failure> {
+    check(program, machine)?;
+    let is_own = machine.home.is_some();
+    let service = format!("{}.service", program.name());
+    let systemctl = if is_own { &["systemctl", "--user"][..] } else { &["systemctl"] };
+    let order = |words: &[&str]| run(&[systemctl, words].concat());
+    let mut steps = Vec::new();
+    let user = program.user();
+    let data = machine.data.join(program.folder());
+    if !is_own {
+        if !machine.users.iter().any(|known| known == user) {
+            let home = data.to_string_lossy().into_owned();
+            steps.push(run(&[
+                "useradd",
+                "--system",
+                "--user-group",
+                "--home-dir",
+                &home,
+                "--shell",
+                "/usr/sbin/nologin",
+                user,
+            ]));
+        }
+        let data = data.to_string_lossy().into_owned();
+        steps.push(run(&["install", "-d", "-m", "750", "-o", user, "-g", user, &data]));
+    }
+    let configuration = machine.configuration.join(program.configuration());
+    if machine.has(&configuration) {
+        steps.push(Step::Say(format!("{} is there, and stays", configuration.display())));
+    } else {
+        let text = unit::configuration(program, machine);
+        steps.push(Step::Write { path: configuration.clone(), text, mode: 0o644 });
+    }
+    let path = match &machine.home {
+        Some(home) => home.join(".config/systemd/user").join(&service),
+        None => Path::new("/etc/systemd/system").join(&service),
+    };
+    steps.push(Step::Write { path, text: unit::text(program, machine), mode: 0o644 });
+    steps.push(order(&["daemon-reload"]));
+    let config = configuration.display();
+    match program {
+        Program::Scheduler => {
+            steps.push(order(&["enable", "--now", &service]));
+            steps
+                .push(Step::Say(format!("the first login is in {}", data.join("first-login.txt").display())));
+        }
+        Program::Agent => {
+            let ask = format!(
+                "{} --config {config} join HOST:7433",
+                machine.programs.join(program.name()).display()
+            );
+            steps.push(Step::Say(format!(
+                "name the folders of your data sets in {config} (`data_roots`), then join:"
+            )));
+            steps.push(Step::Say(format!("    {ask}")));
+            if is_own {
+                steps.push(Step::Say(format!("    systemctl --user enable --now {service}")));
+            }
+        }
+    }
+    if is_own {
+        steps.push(Step::Say("to run while you are not logged in: loginctl enable-linger".into()));
+    }
+    Ok(steps)
+}
+
+fn check(program: Program, machine: &Machine) -> Result<(), Failure> {
+    let name = program.name();
+    let service = format!("{name}.service");
+    let packaged =
+        ["/usr/lib/systemd/system", "/lib/systemd/system"].map(|folder| Path::new(folder).join(&service));
+    if machine.home.is_none() && packaged.iter().any(|unit| machine.has(unit)) {
+        return Err(Failure::usage(format!("a package has installed {service} already"))
+            .hint(format!("change it with `systemctl edit {name}`")));
+    }
+    let file = machine.programs.join(name);
+    if !machine.has(&file) {
+        return Err(Failure::local(format!(
+            "there is no {name} beside `yard`, in {}",
+            machine.programs.display()
+        ))
+        .hint("install the programs into one folder"));
+    }
+    let private =
+        ["/home", "/root", "/run/user", "/tmp"].iter().any(|folder| machine.programs.starts_with(folder));
+    if machine.home.is_none() && private {
+        let hint =
+            "install the programs into /usr/local/bin or /opt, or set up a service of your own, without root";
+        let text = format!("a service of the machine cannot use programs in {}", machine.programs.display());
+        return Err(Failure::local(text).hint(hint));
+    }
+    if program == Program::Scheduler && machine.redis.is_none() {
+        return Err(Failure::local("there is no `redis-server`, which the scheduler starts for itself")
+            .hint("apt install redis-server, and `systemctl disable --now redis-server`: its own service is not needed"));
+    }
+    if program == Program::Scheduler && machine.data_on_share {
+        let text = format!(
+            "{} is on a network share, where Redis can lose acknowledged jobs",
+            machine.data.display()
+        );
+        return Err(Failure::local(text)
+            .hint("write the unit with a `data_dir` on a local disk, and set `blob_dir` for the share"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(home: Option<&str>) -> Machine {
+        let programs = PathBuf::from(if home.is_some() { "/home/ada/a b/bin" } else { "/usr/local/bin" });
+        let present = ["trainyard-agent", "trainyard-scheduler"].map(|name| programs.join(name)).to_vec();
+        let below = |name: &str| home.map_or_else(|| PathBuf::from("/x"), PathBuf::from).join(name);
+        Machine {
+            home: home.map(PathBuf::from),
+            configuration: if home.is_some() { below(".config/trainyard") } else { "/etc/trainyard".into() },
+            data: if home.is_some() { below(".local/share/trainyard") } else { "/var/lib/trainyard".into() },
+            redis: Some("/usr/bin/redis-server".into()),
+            users: Vec::new(),
+            data_on_share: false,
+            programs,
+            present,
+        }
+    }
+
+    fn written(steps: &[Step], name: &str) -> String {
+        let text = steps.iter().find_map(|step| match step {
+            Step::Write { path, text, .. } if path.ends_with(name) => Some(text.clone()),
+            _ => None,
+        });
+        text.unwrap_or_else(|| panic!("{name} is not written: {steps:#?}"))
+    }
+
+    #[test]
+    fn root_gets_the_packages_unit_for_programs_elsewhere() {
+        let steps = make(Program::Agent, &machine(None)).unwrap();
+        let unit = written(&steps, "etc/systemd/system/trainyard-agent.service");
+        let packaged = include_str!("../../../deploy/systemd/trainyard-agent.service");
+        assert_eq!(unit, packaged.replace("/usr/bin/trainyard-agent", "/usr/local/bin/trainyard-agent"));
+        assert!(matches!(&steps[0], Step::Run(words) if words[0] == "useradd"), "{steps:#?}");
+        let config = written(&steps, "scheduler.toml".replace("scheduler", "agent").as_str());
+        assert!(config.contains("data_dir = \"/var/lib/trainyard/agent\""), "{config}");
+    }
+
+    #[test]
+    fn a_user_gets_a_service_of_their_own_without_what_only_the_system_can() {
+        let steps = make(Program::Agent, &machine(Some("/home/ada"))).unwrap();
+        let unit = written(&steps, ".config/systemd/user/trainyard-agent.service");
+        for needed in ["Delegate=yes", "Type=notify", "WatchdogSec=", "WantedBy=default.target"] {
+            assert!(unit.contains(needed), "{needed}: {unit}");
+        }
+        for system in ["User=", "StateDirectory", "ExecStartPre", "ProtectSystem", "LoadCredential"] {
+            assert!(!unit.contains(&format!("\n{system}")), "{system}: {unit}");
+        }
+        assert!(unit.contains("ExecStart=\"/home/ada/a b/bin/trainyard-agent\" --config"), "{unit}");
+        assert!(!unit.contains("\n\n\n"), "{unit}");
+        assert!(
+            !steps.iter().any(|step| matches!(step, Step::Run(words) if words[0] != "systemctl")),
+            "{steps:#?}"
+        );
+    }
+
+    #[test]
+    fn a_configuration_that_is_there_stays() {
+        let mut machine = machine(None);
+        machine.present.push("/etc/trainyard/scheduler.toml".into());
+        let steps = make(Program::Scheduler, &machine).unwrap();
+        let writes = |name: &str| {
+            steps.iter().any(|step| matches!(step, Step::Write { path, .. } if path.ends_with(name)))
+        };
+        assert!(!writes("scheduler.toml") && writes("trainyard-scheduler.service"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_service_is_refused_with_a_way_out() {
+        let packaged = Machine {
+            present: vec!["/usr/lib/systemd/system/trainyard-agent.service".into()],
+            ..machine(None)
+        };
+        let no_redis = Machine { redis: None, ..machine(None) };
+        let share = Machine { data_on_share: true, ..machine(None) };
+        let mut private = machine(None);
+        private.programs = "/root/bin".into();
+        private.present = vec!["/root/bin/trainyard-agent".into()];
+        let table = [
+            (Program::Agent, packaged, "a package has installed"),
+            (Program::Scheduler, no_redis, "there is no `redis-server`"),
+            (Program::Scheduler, share, "is on a network share"),
+            (Program::Agent, private, "cannot use programs in /root/bin"),
+        ];
+        for (program, machine, said) in table {
+            let failure = make(program, &machine).unwrap_err();
+            assert!(failure.message.contains(said) && failure.hint.is_some(), "{failure:?}");
+        }
+    }
+}

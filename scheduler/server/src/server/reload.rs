@@ -1,0 +1,31 @@
+//! What can change while the scheduler runs.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+use crate::config::Config;
+use crate::driver::Limits;
+
+/// The way to it.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    pub(super) limits: watch::Sender<Limits>,
+    /// Where certificates are shown.
+    pub(super) look_at_certificate: Option<Arc<Notify>>,
+}
+
+impl Reload {
+    /// Sends out what `config` says anew, and has the files of certificates looked at.
+    pub fn send(&self, config: &Config) {
+        let limits = Limits::of(&config.core());
+        self.limits.send_if_modified(|known| {
+            let changed = *known != limits;
+            *known = limits;
+            changed
+        });
+        if let Some(look) = &self.look_at_certificate {
+            look.notify_one();
+        }
+    }
+}
