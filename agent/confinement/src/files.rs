@@ -71,7 +71,8 @@ const RULE_PATH_BENEATH: u32 = 1;
 pub fn enforce(ruleset: &OwnedFd) -> io::Result<()> {
     // Only the thread itself knows its own folder in /proc, which the standard libraries read (its processors, its memory).
     // SAFETY: a path with its zero.
-    let own = unsafe { libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) };
+    let own =
+        unsafe { libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) };
     if own >= 0 {
         // The rule is on the folder's inode, which the kernel makes anew when it is short of memory and nobody has the folder
         // open. This descriptor ends with `exec`: from then on it is `own_folder` that keeps it.
@@ -96,7 +97,11 @@ pub fn enforce(ruleset: &OwnedFd) -> io::Result<()> {
 /// The folder of process `pid` in /proc, open; `None` where there is none. What a confined process may read of itself it
 /// may for as long as somebody keeps this.
 pub fn own_folder(pid: u32) -> Option<File> {
-    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(format!("/proc/{pid}")).ok()
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(format!("/proc/{pid}"))
+        .ok()
 }
 
 const CREATE_RULESET_VERSION: libc::c_uint = 1;

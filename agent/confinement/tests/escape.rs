@@ -144,7 +144,9 @@ fn attempt(way: &str, argument: &str) -> io::Result<()> {
         }
         "folder for its group" => call(libc::SYS_mkdirat, [here, pointer, 0o2755, 0]),
         #[cfg(target_arch = "x86_64")]
-        "formerly make" => call(libc::SYS_open, [pointer, (libc::O_CREAT | libc::O_WRONLY).into(), 0o4755, 0]),
+        "formerly make" => {
+            call(libc::SYS_open, [pointer, (libc::O_CREAT | libc::O_WRONLY).into(), 0o4755, 0])
+        }
         #[cfg(target_arch = "x86_64")]
         "formerly create" => call(libc::SYS_creat, [pointer, 0o4755, 0, 0]),
         #[cfg(target_arch = "x86_64")]

@@ -217,8 +217,7 @@ pub fn calls() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
     // Signals by a descriptor, and keys typed into a terminal.
     let commands = [libc::F_SETOWN as u64, F_SETSIG, F_SETOWN_EX];
     some(libc::SYS_fcntl, commands.map(|command| rule(1, Dword, Eq, command)).into())?;
-    let commands =
-        [libc::TIOCSTI, libc::TIOCLINUX, FIOSETOWN, SIOCSPGRP, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR];
+    let commands = [libc::TIOCSTI, libc::TIOCLINUX, FIOSETOWN, SIOCSPGRP, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR];
     some(libc::SYS_ioctl, commands.map(|command| rule(1, Dword, Eq, command)).into())?;
     files(&mut some)?;
     Ok(refused)
