@@ -54,14 +54,14 @@ build() {
         --build-arg "VERSION=$version" --build-arg "FLAVOUR=$flavour" --build-arg "REVISION=$revision" "$context" >/dev/null
     rm -rf "$context"
     "$engine" run --rm --network none "$tag" cat /usr/share/trainyard/packages.tsv >"$out/packages-$flavour.tsv"
-    "$here/sbom.py" --version "$version-$flavour" --crates Cargo.lock --wheels "$here/wheels-$flavour.txt" \
+    "$here/sbom.py" --version "$version-$flavour" --crates Cargo.lock --wheels "$here/../libtorch/$flavour.lock" \
         --packages "$out/packages-$flavour.tsv" >"$out/trainyard-$version-$flavour.cdx.json"
     echo "$tag: $(($("$engine" image inspect --format '{{.Size}}' "$tag") / 1000000)) MB; what is in it: $out/trainyard-$version-$flavour.cdx.json"
 }
 
 [ $# -gt 0 ] || set -- cpu cu130
 for flavour in "$@"; do
-    [ -e "$here/wheels-$flavour.txt" ] || fail "there is no flavour \`$flavour\`; there are cpu and cu130"
+    [ -e "$here/../libtorch/$flavour.lock" ] || fail "there is no flavour \`$flavour\`; there are cpu and cu130"
 done
 engine=$(engine)
 mkdir -p "$out"

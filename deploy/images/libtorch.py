@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Lays out libtorch for the image: the libraries that the trainer loads, with their licences, and no Python.
 
-libtorch.py fetch FLAVOUR DIR          from PyPI's wheels, each checked by the SHA-256 in wheels-FLAVOUR.txt
+libtorch.py fetch FLAVOUR DIR          from PyPI's wheels, each checked by the SHA-256 in deploy/libtorch/FLAVOUR.lock
 libtorch.py pick FLAVOUR FROM DIR      from a folder with torch/lib and nvidia/, such as a Python's site-packages
 """
 
@@ -59,7 +59,7 @@ def check(flavour: str, folder: Path, source: str) -> None:
 
 def fetch(flavour: str, target: Path) -> None:
     """Downloads the wheels and unpacks what is wanted. A layout of the same list is left as it is."""
-    wheels = HERE / f"wheels-{flavour}.txt"
+    wheels = HERE.parent / "libtorch" / f"{flavour}.lock"
     digest = hashlib.sha256(wheels.read_bytes() + Path(__file__).read_bytes()).hexdigest()
     stamp = target / "made-from"
     if stamp.exists() and stamp.read_text() == digest:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the lock files of libtorch, by pip's own resolution: python3 deploy/deb/lock_libtorch.py 2.13.0
+"""Writes the lock files of libtorch, by pip's own resolution: python3 deploy/libtorch/lock.py 2.13.0
 
 Each names the wheels whose libraries the trainer needs, with their SHA-256. What only Python needs is left out.
 """
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "trainyard-trainer"
+FOLDER = Path(__file__).parent
 # Any Python does: only the wheel of torch differs by it, and not in its libraries.
 PYTHON = "3.11"
 PLATFORMS = ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"]
@@ -46,11 +46,11 @@ def main() -> None:
     version = sys.argv[1]
     wheels = resolve(version)
     cuda = {name for name in wheels if name == "torch" or name.startswith("nvidia-")}
-    for flavour, names in [("cpu", CPU), ("cuda", cuda)]:
-        lines = [f"# libtorch {version} for {flavour}, Linux on x86-64. Written by deploy/deb/lock_libtorch.py."]
+    for flavour, names in [("cpu", CPU), ("cu130", cuda)]:
+        lines = [f"# libtorch {version} for {flavour}, Linux on x86-64. Written by deploy/libtorch/lock.py."]
         for name in sorted(names):
             lines.append(f"{name}=={wheels[name][0]} --hash=sha256:{wheels[name][1]}")
-        (FOLDER / f"libtorch-{flavour}.lock").write_text("\n".join(lines) + "\n")
+        (FOLDER / f"{flavour}.lock").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
