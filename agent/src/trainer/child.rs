@@ -244,8 +244,7 @@ fn spawn(
     let child = command.spawn().map_err(StartError::Program)?;
     let own_folder = own_folder(child.id());
     drop((writer, listener, procs));
-    let pid = i32::try_from(child.id()).map_err(|error| system(io::Error::other(error)))?;
-    let pid = Pid::from_raw(pid);
+    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(|error| system(io::Error::other(error)))?);
     // When the machine's memory runs out, the trainer goes before the agent. Not being allowed to say so
     // changes nothing else.
     let _unchanged = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "500");

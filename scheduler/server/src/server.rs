@@ -113,11 +113,7 @@ impl Server {
         let lock = lock(&config.data_dir)?;
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|cause| listen_error(&config, cause))?;
-        let blob_dir = config.blobs();
-        let is_ours = config.blob_dir.is_none();
-        let kept = if is_ours { keep_folder_private(&blob_dir) } else { create_private_folder(&blob_dir) };
-        let opened = kept.and_then(|()| Blobs::open(&blob_dir));
-        let blobs = opened.map_err(|cause| StartError::Blobs { path: blob_dir, cause })?;
+        let blobs = open_blobs(&config)?;
         let (redis, store) = open_store(&config).await?;
         let candidate = Candidate {
             instance: Uuid::new_v4(),
@@ -295,6 +291,13 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
         warn!(%address, "listening in plaintext beyond this machine: whoever reaches the port may do everything");
     }
     TcpListener::bind(address).await.map_err(|cause| listen_error(config, cause))
+}
+
+fn open_blobs(config: &Config) -> Result<Blobs, StartError> {
+    let dir = config.blobs();
+    let is_ours = config.blob_dir.is_none();
+    let kept = if is_ours { keep_folder_private(&dir) } else { create_private_folder(&dir) };
+    kept.and_then(|()| Blobs::open(&dir)).map_err(|cause| StartError::Blobs { path: dir, cause })
 }
 
 async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<RedisStore>), StartError> {

@@ -111,15 +111,8 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     }
     let parts = match &admission {
         Admission::Gate(Gate(parts)) => Arc::clone(parts),
-        Admission::ThisMachine(_) | Admission::Anybody => {
-            if let Admission::ThisMachine(hostname) = &admission
-                && let Some(name) = foreign_name(&request, hostname)
-            {
-                return answer(&denials::not_this_machine(&name), is_grpc);
-            }
-            request.extensions_mut().insert(Caller::Anybody);
-            return next.run(request).await;
-        }
+        Admission::ThisMachine(hostname) => return unasked(Some(hostname), request, next).await,
+        Admission::Anybody => return unasked(None, request, next).await,
     };
     let method = permissions::of_path(request.uri().path());
     let address = request.extensions().get::<Peer>().map(|peer| peer.address);
@@ -176,6 +169,15 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         }
         _ => response,
     }
+}
+
+/// Lets a call through where nobody is asked who they are; `hostname` where that is for this machine alone.
+async fn unasked(hostname: Option<&str>, mut request: Request, next: Next) -> Response {
+    if let Some(name) = hostname.and_then(|hostname| foreign_name(&request, hostname)) {
+        return answer(&denials::not_this_machine(&name), refusal::is_grpc(request.headers()));
+    }
+    request.extensions_mut().insert(Caller::Anybody);
+    next.run(request).await
 }
 
 impl Parts {
