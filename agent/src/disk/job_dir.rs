@@ -210,7 +210,7 @@ mod tests {
         dir.create().unwrap();
         let jobs = folder.path().join("jobs");
         let found = folders(folder.path());
-        assert_eq!(found, [dir.run(), dir.0.clone()]);
+        assert_eq!(found, [dir.run(), dir.0]);
         for path in found.iter().chain([&jobs]) {
             let mode = fs::metadata(path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o700, "{}", path.display());
