@@ -135,6 +135,44 @@ fn attempt(way: &str, argument: &str) -> io::Result<()> {
         "empty by reading" => {
             call(libc::SYS_openat, [here, pointer, i64::from(libc::O_RDONLY | libc::O_TRUNC), 0])
         }
+        "tcp" => TcpStream::connect(argument).map(drop),
+        "tcp listen" => TcpListener::bind("127.0.0.1:0").map(drop),
+        "udp" => UdpSocket::bind("127.0.0.1:0").map(drop),
+        "netlink" => call(libc::SYS_socket, [libc::AF_NETLINK.into(), libc::SOCK_RAW.into(), 0, 0]),
+        "unix" => UnixStream::connect(path).map(drop),
+        "unix datagram" => UnixDatagram::unbound().map(drop),
+        "unix pair" => UnixStream::pair().map(drop),
+        "start" => Command::new("/bin/true").status().map(drop),
+        "become" => Err(Command::new("/bin/true").exec()),
+        "fork" => call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0]),
+        "outlive the agent" => call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG.into(), 0, 0, 0]),
+        "namespace" => call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0]),
+        "call" => call(argument.parse().unwrap(), [0; 4]),
+        "thread" => std::thread::Builder::new().spawn(|| ()).map(|thread| thread.join().unwrap()),
+        "abort" => std::process::abort(),
+        "own processors" => {
+            // Where its folder is not allowed, the standard library says nothing of it.
+            std::thread::available_parallelism().and_then(|_| fs::read("/proc/self/cgroup")).map(drop)
+        }
+        "descriptors" => {
+            let open = fs::read_dir("/proc/self/fd")?.flatten().map(|entry| fs::read_link(entry.path()));
+            // Standard input and output, and the folder that is being listed.
+            let listed = PathBuf::from(format!("/proc/{}/fd", std::process::id()));
+            let known = |path: &PathBuf| {
+                let text = path.to_string_lossy();
+                *path == listed || text == "/dev/null" || text.starts_with("pipe:")
+            };
+            let left: Vec<PathBuf> = open.flatten().filter(|path| !known(path)).collect();
+            if left.is_empty() { Ok(()) } else { Err(io::Error::other(format!("{left:?}"))) }
+        }
+        _ if path.is_absolute() => touch_file(way, path, pointer),
+        _ => touch_process(way, argument.parse().unwrap_or_else(|_| std::process::id().into())),
+    }
+}
+
+fn touch_file(way: &str, path: &Path, pointer: i64) -> io::Result<()> {
+    let here = i64::from(libc::AT_FDCWD);
+    match way {
         // Raw: libc's `openat` takes the mode only with a flag that makes a file, as this does.
         "make for its owner" | "make for its group" | "make without a name for its owner" => {
             let bit = if way.contains("owner") { libc::S_ISUID } else { libc::S_ISGID };
@@ -167,37 +205,7 @@ fn attempt(way: &str, argument: &str) -> io::Result<()> {
             call(libc::SYS_ioctl, [file.as_raw_fd().into(), 0x4008_6602, attributes, 0])
         }
         "look around" => fs::metadata(path).map(drop),
-        "tcp" => TcpStream::connect(argument).map(drop),
-        "tcp listen" => TcpListener::bind("127.0.0.1:0").map(drop),
-        "udp" => UdpSocket::bind("127.0.0.1:0").map(drop),
-        "netlink" => call(libc::SYS_socket, [libc::AF_NETLINK.into(), libc::SOCK_RAW.into(), 0, 0]),
-        "unix" => UnixStream::connect(path).map(drop),
-        "unix datagram" => UnixDatagram::unbound().map(drop),
-        "unix pair" => UnixStream::pair().map(drop),
-        "start" => Command::new("/bin/true").status().map(drop),
-        "become" => Err(Command::new("/bin/true").exec()),
-        "fork" => call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0]),
-        "outlive the agent" => call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG.into(), 0, 0, 0]),
-        "namespace" => call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0]),
-        "call" => call(argument.parse().unwrap(), [0; 4]),
-        "thread" => std::thread::Builder::new().spawn(|| ()).map(|thread| thread.join().unwrap()),
-        "abort" => std::process::abort(),
-        "own processors" => {
-            // Where its folder is not allowed, the standard library says nothing of it.
-            std::thread::available_parallelism().and_then(|_| fs::read("/proc/self/cgroup")).map(drop)
-        }
-        "descriptors" => {
-            let open = fs::read_dir("/proc/self/fd")?.flatten().map(|entry| fs::read_link(entry.path()));
-            // Standard input and output, and the folder that is being listed.
-            let listed = PathBuf::from(format!("/proc/{}/fd", std::process::id()));
-            let known = |path: &PathBuf| {
-                let text = path.to_string_lossy();
-                *path == listed || text == "/dev/null" || text.starts_with("pipe:")
-            };
-            let left: Vec<PathBuf> = open.flatten().filter(|path| !known(path)).collect();
-            if left.is_empty() { Ok(()) } else { Err(io::Error::other(format!("{left:?}"))) }
-        }
-        _ => touch_process(way, argument.parse().unwrap_or_else(|_| std::process::id().into())),
+        _ => touch_process(way, std::process::id().into()),
     }
 }
 
