@@ -127,7 +127,8 @@ systemctl stop trainyard-agent
 rm -r /var/lib/trainyard/agent/*
 sed -i '1i scheduler = "https://lab-head:7433"' /etc/trainyard/agent.toml
 mkdir -p /etc/credstore
-(umask 077 && trainyard-scheduler join-token >/etc/credstore/trainyard-join-token)
+(umask 077 && runuser -u trainyard-scheduler -- trainyard-scheduler --config /etc/trainyard/scheduler.toml join-token \
+    >/etc/credstore/trainyard-join-token)
 systemctl start trainyard-agent
 until_true "the machine has joined" logged trainyard-agent "this machine has joined"
 until_true "the agent is connected" status_says trainyard-agent "; connected"

@@ -50,7 +50,8 @@ pub enum TlsError {
     Writable { path: PathBuf, mode: u32 },
     /// Whoever owns the key can read it, whatever its mode.
     #[error(
-        "tls_dir: `{path}` belongs to user {owner}, who can read it and pose as the scheduler; run `chown {user} {path}`"
+        "tls_dir: `{path}` belongs to user {owner}, who can read it and pose as the scheduler; run this as that user, or \
+         `chown {user} {path}`"
     )]
     Foreign {
         path: PathBuf,

@@ -247,7 +247,7 @@ mod tests {
         std::os::unix::fs::chown(&key, Some(12345), None).unwrap();
         let error = Authority::open(dir.path()).err().unwrap().to_string();
         let wanted = format!("`{0}` belongs to user 12345", key.display());
-        assert!(error.contains(&wanted) && error.contains("run `chown 0 "), "{error}");
+        assert!(error.contains(&wanted) && error.contains("run this as that user, or `chown 0 "), "{error}");
     }
 
     #[test]
