@@ -177,6 +177,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "embedded",
             "clock",
             "blobs",
+            "origin",
         ],
     ),
     (
