@@ -179,6 +179,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "embedded",
             "clock",
             "blobs",
+            "origin",
         ],
     ),
     (
