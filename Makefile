@@ -13,7 +13,7 @@ CHECK_MONITORING := deploy/monitoring/check.py .tools/prometheus/promtool && dep
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
+.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-packages test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -90,9 +90,11 @@ test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors i
 	cargo test --locked -p trainyard-trainer --test trainer -- golden --test-threads=1
 
 # As root, on Debian or Ubuntu: a container with systemd in it, of which nothing stays but what was fetched.
-test-deploy: setup ## The packages on a Debian 12 of their own: install, join, train, reload, upgrade, purge
+test-packages: setup ## The packages on a Debian 12 of their own: install, join, train, reload, upgrade, purge
 	cargo build --locked --workspace --bins
 	BIN=target/debug deploy/test/packages.sh
+
+test-deploy: test-packages test-compose test-wheel ## Every way to install it but Kubernetes, for real; needs root
 
 test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bundle/gpu-report.json
 	TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# What an admin does with the packages, on a Debian 12 of its own: `make test-deploy`. Needs root and Debian or Ubuntu.
-# The first run fetches that Debian (about 250 MB) and libtorch for the CPU (540 MB) into target/test-deploy.
+# What an admin does with the packages, on a Debian 12 of its own: `make test-packages`. Needs root and Debian or Ubuntu.
+# The first run fetches that Debian (about 250 MB) and libtorch for the CPU (540 MB) into target/test-packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-WORK=target/test-deploy
+WORK=target/test-packages
 ROOT=$WORK/bookworm
 WHEELS=$WORK/wheels
 # What the packages depend on, so that nothing is fetched in the container.
 PACKAGES=systemd,systemd-sysv,dbus,iproute2,procps,ca-certificates,adduser,redis-tools,libgomp1,libstdc++6,python3
 MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
-say() { printf 'test-deploy: %s\n' "$*"; }
-fail() { printf 'test-deploy: %s\n' "$*" >&2; exit 1; }
+say() { printf 'test-packages: %s\n' "$*"; }
+fail() { printf 'test-packages: %s\n' "$*" >&2; exit 1; }
 
 [ "$(id -u)" -eq 0 ] || fail "needs root, for a container with systemd in it"
 missing=()

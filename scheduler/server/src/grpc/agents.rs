@@ -166,6 +166,10 @@ impl AgentService for Agents {
             return Err(ApiError::field("hello.agent_id", text).into());
         }
         info!(%agent, name, version, attempts = attempts.len(), "agent connects");
+        let own = env!("CARGO_PKG_VERSION");
+        if version != own {
+            warn!(%agent, name, version, scheduler = own, "this agent is of another version: upgrade the older of the two");
+        }
         let status = AgentStatus { telemetry, unavailable, fit_records, cached_data, fitness };
         let hello = trainyard_scheduler_core::Hello {
             agent,
