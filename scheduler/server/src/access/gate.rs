@@ -163,11 +163,9 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     if let Some(told) = told {
         parts.audit.tell(with_outcome(told, &response)).await;
     }
-    match over {
-        Some(over) if is_held => {
-            response.map(|body| GuardedBody::answer(body, over, denials::revoked, place))
-        }
-        _ => response,
+    match over.filter(|_| is_held) {
+        Some(over) => response.map(|body| GuardedBody::answer(body, over, denials::revoked, place)),
+        None => response,
     }
 }
 
