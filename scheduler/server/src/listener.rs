@@ -62,7 +62,7 @@ pub async fn serve(
     closing: CancellationToken,
 ) {
     let Bounds { limits, patience } = bounds;
-    info!(all = limits.connections, of_one_address = limits.connections_by_origin, "connections at most");
+    info!(all = limits.connections, of_one_origin = limits.connections_by_origin, "connections at most");
     let serving = Serving { server: server(), routes, encryption: encryption.map(Arc::new), patience };
     let (doorkeeper, mut turned_away) = (Doorkeeper::new(limits), TurnedAway::default());
     let graceful = GracefulShutdown::new();

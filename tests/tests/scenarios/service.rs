@@ -91,13 +91,14 @@ async fn the_scheduler_tells_how_it_is_and_takes_limits_and_log_level_at_sighup(
     service.hears("WATCHDOG=1");
 
     let output = service.process.as_ref().unwrap().output();
-    let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let address = output.split("listening address=").nth(1).unwrap().split_whitespace().next().unwrap();
     let train = || {
         let mut yard = Command::new(binary("yard").unwrap());
         yard.args(["train", "/data/data.yaml", "--server", &format!("http://{address}")]);
         yard
     };
-    assert_eq!(run(&mut train()).await.unwrap().0, 0);
+    let (code, _, said) = run(&mut train()).await.unwrap();
+    assert_eq!(code, 0, "{said}");
     let (code, _, refused) = run(&mut train()).await.unwrap();
     assert_eq!(code, 4, "{refused}");
     service.configure(&format!(
