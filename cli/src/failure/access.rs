@@ -30,6 +30,9 @@ pub fn hint(status: &Status, server: &str) -> Option<String> {
                 .map_or_else(|| "another role".into(), |needs| format!("the role {}", needs.to_lowercase()));
             Some(format!("this needs {role}; `yard whoami` shows yours"))
         }
+        (Code::PermissionDenied, "ADMIN_REQUIRED") => {
+            Some("`yard whoami` shows who you are; only an admin's token acts for others".to_owned())
+        }
         (Code::PermissionDenied, "NOT_OWNER") => {
             Some(match known("owner").filter(|owner| !owner.is_empty()) {
                 Some(owner) => format!("it is {owner}'s; an admin may act with `--as {owner}`"),
@@ -89,6 +92,7 @@ mod tests {
             (refusal(Code::PermissionDenied, "ROLE_REQUIRED", &[("needs", "ADMIN")]), "the role admin"),
             (refusal(Code::PermissionDenied, "NOT_OWNER", &[("owner", "ada")]), "`--as ada`"),
             (refusal(Code::PermissionDenied, "NOT_OWNER", &[("owner", "")]), "key `owners`"),
+            (refusal(Code::PermissionDenied, "ADMIN_REQUIRED", &[]), "an admin's token"),
             (Status::unauthenticated("who?"), "`yard login lab:7433`"),
         ];
         for (status, wanted) in table {
