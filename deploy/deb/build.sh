@@ -122,8 +122,7 @@ trainer() {
     install -D -m 644 deploy/deb/trainyard-trainer/trainyard-setup-libtorch.8 -t "$root/usr/share/man/man8"
     compress "$root/usr/share/man"
     install -D -m 755 deploy/deb/trainyard-trainer/trainyard-setup-libtorch -t "$root/usr/sbin"
-    install -D -m 644 deploy/libtorch/cpu.lock "$root/usr/share/trainyard/libtorch-cpu.lock"
-    install -D -m 644 deploy/libtorch/cu130.lock "$root/usr/share/trainyard/libtorch-cuda.lock"
+    install -D -m 644 deploy/libtorch/*.lock -t "$root/usr/share/trainyard/libtorch"
     local depends
     depends=$(libraries trainer "$program" "$libtorch")
     patchelf --set-rpath "$LIBTORCH_AT/torch/lib" "$program"

@@ -36,7 +36,7 @@ if [ "$(cat "$WORK/bookworm.packages" 2>/dev/null)" != "$PACKAGES" ]; then
     echo "$PACKAGES" >"$WORK/bookworm.packages"
 fi
 setup=deploy/deb/trainyard-trainer/trainyard-setup-libtorch
-if ! TRAINYARD_LIBTORCH_LOCKS=deploy/deb/trainyard-trainer python3 $setup cpu --download "$WHEELS" >"$WORK/wheels.log" 2>&1; then
+if ! TRAINYARD_LIBTORCH_LOCKS=deploy/libtorch python3 $setup cpu --download "$WHEELS" >"$WORK/wheels.log" 2>&1; then
     cat "$WORK/wheels.log" >&2
     fail "libtorch for the CPU cannot be fetched"
 fi

@@ -89,7 +89,7 @@ impl Built {
             ("usr/share/zsh/vendor-completions/_yard", 0o644),
             ("usr/share/fish/vendor_completions.d/yard.fish", 0o644),
             ("usr/share/trainyard/libtorch-cpu.lock", 0o644),
-            ("usr/share/trainyard/libtorch-cuda.lock", 0o644),
+            ("usr/share/trainyard/libtorch/cu130.lock", 0o644),
         ] {
             let known =
                 fs::metadata(self.root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -197,7 +197,7 @@ with zipfile.ZipFile("wheels/torch-2.13.0-any.whl", "w") as wheel:
     wheel.writestr("torch/lib/../../../escaped.so", "")
 digest = hashlib.sha256(open("wheels/torch-2.13.0-any.whl", "rb").read()).hexdigest()
 open("libtorch-cpu.lock", "w").write(f"# a comment\ntorch==2.13.0 --hash=sha256:{digest}\n")
-open("libtorch-cuda.lock", "w").write(f"torch==2.13.0 --hash=sha256:{digest}\n")
+open("cu130.lock", "w").write(f"torch==2.13.0 --hash=sha256:{digest}\n")
 "##;
         done(Command::new("python3").args(["-c", script]).current_dir(dir.path()));
         let wheels = Self(dir);
