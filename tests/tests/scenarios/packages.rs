@@ -88,7 +88,7 @@ impl Built {
             ("usr/share/bash-completion/completions/yard", 0o644),
             ("usr/share/zsh/vendor-completions/_yard", 0o644),
             ("usr/share/fish/vendor_completions.d/yard.fish", 0o644),
-            ("usr/share/trainyard/libtorch-cpu.lock", 0o644),
+            ("usr/share/trainyard/libtorch/cpu.lock", 0o644),
             ("usr/share/trainyard/libtorch/cu130.lock", 0o644),
         ] {
             let known =
@@ -196,7 +196,7 @@ with zipfile.ZipFile("wheels/torch-2.13.0-any.whl", "w") as wheel:
     wheel.writestr("torch/version.py", "")
     wheel.writestr("torch/lib/../../../escaped.so", "")
 digest = hashlib.sha256(open("wheels/torch-2.13.0-any.whl", "rb").read()).hexdigest()
-open("libtorch-cpu.lock", "w").write(f"# a comment\ntorch==2.13.0 --hash=sha256:{digest}\n")
+open("cpu.lock", "w").write(f"# a comment\ntorch==2.13.0 --hash=sha256:{digest}\n")
 open("cu130.lock", "w").write(f"torch==2.13.0 --hash=sha256:{digest}\n")
 "##;
         done(Command::new("python3").args(["-c", script]).current_dir(dir.path()));
@@ -261,7 +261,7 @@ fn libtorch_is_checked_and_tried_before_it_is_used_and_a_failure_leaves_the_old_
     assert!(wheels.install("").1.contains("is there already"));
 
     // A version that the disk has no room for.
-    let lock = wheels.0.path().join("libtorch-cpu.lock");
+    let lock = wheels.0.path().join("cpu.lock");
     let text = fs::read_to_string(&lock).unwrap();
     fs::write(&lock, text.replace("2.13.0", "2.14.0")).unwrap();
     let root = wheels.0.path().join("root").display().to_string();
