@@ -95,8 +95,11 @@ def test_a_client_finds_the_leader_and_goes_on_when_it_dies(pair: list[Cluster])
 
 def test_ctrl_c_ends_a_watch_and_not_the_job(cluster: Cluster) -> None:
     job = cluster.client().train(cluster.data, epochs=1000, **TINY)
+    # Whoever is started in the background ignores Ctrl-C, and so would the program.
     script = f"""
+import signal
 import trainyard
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for event in trainyard.Client("{cluster.address}").job("{job.id}").watch():
     if isinstance(event, trainyard.Metrics):
         print("it trains", flush=True)
@@ -106,7 +109,7 @@ for event in trainyard.Client("{cluster.address}").job("{job.id}").watch():
         assert watching.stdout.readline() == b"it trains\n"
         watching.send_signal(signal.SIGINT)
         _, error = watching.communicate()
-    assert watching.returncode == -signal.SIGINT
+    assert watching.returncode == -signal.SIGINT, error.decode()
     assert b"KeyboardInterrupt" in error
     assert job.progress().startswith("RUNNING")
     job.cancel()
