@@ -49,7 +49,7 @@ enum Command {
         #[arg(long, default_value = "yolov8n")]
         model: ModelScale,
     },
-    /// For packages.
+    /// Write the manual pages, for packages.
     #[command(hide = true)]
     Manual(Manual),
 }

@@ -21,11 +21,11 @@ const RELOADED: [&str; 2] = ["log", "owners"];
 pub struct Reload {
     /// The flags that the agent was started with.
     pub options: Options,
-    /// What it runs with.
+    /// The configuration that the agent runs with, and where each value came from.
     pub config: Effective<Config>,
-    /// What is logged.
+    /// The filter of the agent's log, which `log` sets.
     pub log: LogFilter,
-    /// Hears when it happens.
+    /// The service manager, which is told that a reload is under way.
     pub service: ServiceManager,
     /// Where the tasks hear what has changed.
     pub reloaded: watch::Sender<Reloaded>,
@@ -37,7 +37,7 @@ impl Reload {
     /// Waits for SIGHUP, again and again. The signal is listened for from this call on.
     ///
     /// # Errors
-    /// It cannot be.
+    /// The signal cannot be listened for.
     pub fn listen(mut self) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
         let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
         // A terminal that is closed sends the same signal.

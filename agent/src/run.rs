@@ -40,7 +40,7 @@ const INBOX: usize = 256;
 
 /// Who looks after the agent's process, and by what it hears of it.
 pub struct Supervised {
-    /// The service manager.
+    /// The service manager, which is told whether the agent is ready and lives.
     pub service: ServiceManager,
     /// What changes while the agent runs.
     pub reload: watch::Receiver<Reloaded>,

@@ -11,9 +11,9 @@ use crate::message::{Readings, SchedulerLink};
 
 /// What the line is made of.
 pub struct StatusLine {
-    /// Who is told.
+    /// The service manager, which shows the line in `systemctl status`.
     pub service: ServiceManager,
-    /// What the machine offers.
+    /// The machine's GPUs and CPU slots.
     pub readings: watch::Receiver<Readings>,
     /// The attempts that the agent has.
     pub held: watch::Receiver<Vec<AttemptId>>,

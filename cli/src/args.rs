@@ -98,7 +98,7 @@ pub enum Command {
     Remote(Remote),
     DemoData(demo_data::DemoData),
     Completions(completions::Completions),
-    /// For packages.
+    /// Write the manual pages, for packages.
     #[command(hide = true)]
     Manual(Manual),
 }

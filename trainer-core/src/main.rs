@@ -32,7 +32,7 @@ enum Command {
     Check(Check),
     SelfTest(SelfTest),
     Cache(Cache),
-    /// For packages.
+    /// Write the manual pages, for packages.
     #[command(hide = true)]
     Manual(Manual),
 }

@@ -18,7 +18,7 @@ pub struct Setup {
     program: Which,
 }
 
-/// Which program.
+/// The program that becomes a service.
 #[derive(Debug, Subcommand)]
 enum Which {
     /// On each machine with GPUs
@@ -27,7 +27,7 @@ enum Which {
     Scheduler(How),
 }
 
-/// How it is done.
+/// The flags of both.
 #[derive(Debug, Args)]
 struct How {
     /// Only say what would be done

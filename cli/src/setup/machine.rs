@@ -33,7 +33,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one.
+    /// The machine that this process runs on.
     ///
     /// # Errors
     /// It has no systemd, or the user has no home directory.

@@ -9,14 +9,14 @@ use crate::failure::Failure;
 /// A program that can be a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// On each machine with GPUs.
+    /// The agent, which each machine with GPUs has.
     Agent,
-    /// On one machine.
+    /// The scheduler, which one machine has.
     Scheduler,
 }
 
 impl Program {
-    /// The program's file.
+    /// The name of the program's file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Agent => "trainyard-agent",
@@ -49,14 +49,14 @@ impl Program {
     }
 }
 
-/// One thing to do.
+/// One step of setting a service up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Write a file.
+    /// A file to write, with its permissions.
     Write { path: PathBuf, text: String, mode: u32 },
-    /// Run a command.
+    /// A command to run: the program and its arguments.
     Run(Vec<String>),
-    /// Tell the user.
+    /// A sentence for the user.
     Say(String),
 }
 

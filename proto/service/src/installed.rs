@@ -27,7 +27,7 @@ impl Unit {
         sd_notify::booted().unwrap_or(false) && self.systemctl(&["cat"]).is_ok()
     }
 
-    /// Whether it runs.
+    /// Whether the unit's service runs.
     pub fn is_active(self) -> bool {
         self.systemctl(&["--quiet", "is-active"]).is_ok()
     }

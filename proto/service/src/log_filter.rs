@@ -46,7 +46,7 @@ impl LogFilter {
     }
 }
 
-/// Checks directives.
+/// The filter that directives such as `info` or `warn,trainyard_agent=debug` mean.
 ///
 /// # Errors
 /// They are none, with an example.

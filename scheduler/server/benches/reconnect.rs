@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(50);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A session, kept open.
+/// An agent's session, kept open.
 struct Session {
     _say: mpsc::Sender<pb::AgentMessage>,
     hear: Streaming<pb::SchedulerMessage>,

@@ -57,7 +57,7 @@ enum Action {
         #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = humantime_serde::re::humantime::parse_duration)]
         expires: Duration,
     },
-    /// For packages.
+    /// Write the manual pages, for packages.
     #[command(hide = true)]
     Manual(Manual),
 }

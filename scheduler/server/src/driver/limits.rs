@@ -7,16 +7,16 @@ use trainyard_scheduler_core::{CoreConfig, UserLimits};
 
 use super::Driver;
 
-/// What users may do.
+/// The limits of all users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Of users that are not in `users`.
+    /// The limits of users that are not in `users`.
     pub usual: UserLimits,
     pub users: BTreeMap<String, UserLimits>,
 }
 
 impl Limits {
-    /// Those of a configuration.
+    /// The limits that a configuration sets.
     pub fn of(config: &CoreConfig) -> Self {
         Self { usual: config.user_limits.clone(), users: config.users.clone() }
     }

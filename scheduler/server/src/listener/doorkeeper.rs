@@ -23,7 +23,7 @@ pub struct Doorkeeper {
     handshakes: Arc<Semaphore>,
 }
 
-/// Which limit is reached.
+/// The limit of connections that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
     All,
@@ -34,7 +34,7 @@ pub enum Full {
 pub struct Seat {
     doorkeeper: Arc<Doorkeeper>,
     origin: Origin,
-    /// Those of its address.
+    /// The handshakes of its address.
     handshakes: Arc<Semaphore>,
 }
 
@@ -82,7 +82,7 @@ impl Drop for Seat {
     }
 }
 
-/// Who is there.
+/// The connections that are open, by the address that they come from.
 #[derive(Default)]
 struct Room {
     seats: usize,

@@ -7,11 +7,11 @@ use tokio::sync::{Notify, watch};
 use crate::config::Config;
 use crate::driver::Limits;
 
-/// The way to it.
+/// The way to the limits of users and to the certificate of a running scheduler.
 #[derive(Debug, Clone)]
 pub struct Reload {
     pub(super) limits: watch::Sender<Limits>,
-    /// Where certificates are shown.
+    /// Wakes the task that looks at the files of the certificate; `None` without encryption.
     pub(super) look_at_certificate: Option<Arc<Notify>>,
 }
 
