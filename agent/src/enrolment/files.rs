@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use trainyard_access::{Identity, Pin, Trust};
-use trainyard_files::{open_to_others, write_private};
+use trainyard_files::{check_private, write_private};
 use trainyard_types::AgentId;
 
 use super::Credentials;
@@ -83,13 +83,7 @@ impl Joined {
             format!("{} is damaged; remove it and run `trainyard-agent join` again", path.display())
         })?;
         let key = folder(data_dir).join(KEY);
-        if let Some(mode) = open_to_others(&key) {
-            bail!(
-                "the key {} may be read by others on this machine (mode {mode:o}): run `chmod 600 {}`",
-                key.display(),
-                key.display()
-            );
-        }
+        check_private(&key)?;
         let chain = folder(data_dir).join(CERTIFICATE);
         let read =
             |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));

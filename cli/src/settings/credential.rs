@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trainyard_access::Token;
+use trainyard_access::{TOKEN_START, Token};
 use trainyard_files::open_to_others;
 
 use crate::failure::Failure;
@@ -22,7 +22,7 @@ impl Credential {
     /// # Errors
     /// It begins as a token, and is damaged.
     pub fn parse(text: &str, source: &str) -> Result<Self, Failure> {
-        if !text.starts_with("ty1.") {
+        if !text.starts_with(TOKEN_START) {
             return Ok(Self::Opaque(text.to_owned()));
         }
         text.parse().map(Self::Token).map_err(|error| {

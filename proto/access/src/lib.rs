@@ -20,7 +20,7 @@ pub use identity::{Identity, IdentityError, KeyRequest};
 pub use pin::Pin;
 pub use problem::ConnectionProblem;
 pub use secret::secret_line;
-pub use token::{Digest, Secret, Token, TokenError, TokenId};
+pub use token::{Digest, Secret, TOKEN_START, Token, TokenError, TokenId};
 pub use trust::{Connector, SeenAuthority, Trust, TrustError};
 
 /// Makes this process encrypt by one implementation, whatever libraries it has. Repeating is harmless.

@@ -10,8 +10,10 @@ use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
 use crate::pin::Pin;
 
-/// What tokens begin with: the version of their form.
+/// The version of a token's form, which is its first part.
 const VERSION: &str = "ty1";
+/// What every token begins with, wherever it stands.
+pub const TOKEN_START: &str = "ty1.";
 /// Bytes of a token's id, and of its secret: 256 bits need no slow hash.
 const ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 32;

@@ -6,6 +6,7 @@
 
 mod private_folder;
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -71,6 +72,31 @@ pub fn write_private(path: &Path, bytes: &[u8], prepare: impl FnOnce(&Path)) -> 
         prepare(&unfinished);
         file.write_all(bytes)
     })
+}
+
+/// A file that should be its owner's alone.
+#[derive(Debug)]
+pub struct OpenToOthers {
+    path: PathBuf,
+    mode: u32,
+}
+
+impl std::error::Error for OpenToOthers {}
+
+impl fmt::Display for OpenToOthers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, mode } = self;
+        let path = path.display();
+        write!(f, "others on this machine may read `{path}` (mode {mode:o}); run `chmod 600 {path}`")
+    }
+}
+
+/// Refuses a file by [`open_to_others`].
+///
+/// # Errors
+/// Others on this machine may read or change it.
+pub fn check_private(path: &Path) -> Result<(), OpenToOthers> {
+    open_to_others(path).map_or(Ok(()), |mode| Err(OpenToOthers { path: path.to_owned(), mode }))
 }
 
 /// The mode of a file, its permissions alone, if others on this machine may read or change it; `None` otherwise, and

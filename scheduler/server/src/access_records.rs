@@ -56,6 +56,14 @@ pub struct TokenRecord {
 }
 
 impl TokenRecord {
+    /// What the audit calls it by.
+    pub fn described(&self) -> String {
+        match self.role {
+            AccessRole::Agent => format!("token {} that machines join with", self.id),
+            role => format!("token {} of {} ({})", self.id, self.user, role.name()),
+        }
+    }
+
     /// Whether it counts no more at `now`.
     pub fn is_over(&self, now: Time) -> bool {
         self.expires.is_some_and(|expires| expires <= now)

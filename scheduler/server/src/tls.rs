@@ -15,6 +15,7 @@ use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 use trainyard_access::{IdentityError, Pin};
+use trainyard_files::OpenToOthers;
 use trainyard_types::AgentId;
 
 pub use authority::{AgentCertificate, Authority, RequestError};
@@ -38,12 +39,11 @@ pub enum TlsError {
     #[error("tls_cert, tls_key: {0}")]
     Files(#[from] IdentityError),
     /// Whoever has the key can pose as the scheduler.
-    #[error("{key}: others on this machine may read `{path}` (mode {mode:o}); run `chmod 600 {path}`")]
+    #[error("{key}: {cause}")]
     Open {
         /// The key of the configuration.
         key: &'static str,
-        path: PathBuf,
-        mode: u32,
+        cause: OpenToOthers,
     },
     /// Whoever may write to the directory can put another authority's key there.
     #[error("tls_dir: others on this machine may write to `{path}` (mode {mode:o}); run `chmod go-w {path}`")]
@@ -73,8 +73,7 @@ pub enum TlsError {
 
 /// Refuses a private key that others may read.
 fn check_private(key: &'static str, path: &Path) -> Result<(), TlsError> {
-    let open = trainyard_files::open_to_others(path);
-    open.map_or(Ok(()), |mode| Err(TlsError::Open { key, path: path.to_owned(), mode }))
+    trainyard_files::check_private(path).map_err(|cause| TlsError::Open { key, cause })
 }
 
 /// Refuses an authority's directory or key that somebody else, who is not root, could change.

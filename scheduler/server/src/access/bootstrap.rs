@@ -128,7 +128,7 @@ pub async fn make_token(
         role: None,
         address: String::new(),
         action: "AccessService/CreateToken".to_owned(),
-        target: format!("{} {}", record.role.name(), token.id),
+        target: record.described(),
         outcome: "OK".to_owned(),
     };
     store.append_audit(&[told]).await?;

@@ -21,6 +21,18 @@ pub struct Refused {
     pub caller: String,
 }
 
+impl Refused {
+    /// One that the audit is told of, of a caller that is not known.
+    const fn told(status: Status) -> Self {
+        Self { status, is_told: true, caller: String::new() }
+    }
+
+    /// One that says nothing of anybody.
+    const fn noise(status: Status) -> Self {
+        Self { status, is_told: false, caller: String::new() }
+    }
+}
+
 /// Somebody came without a token.
 pub fn no_token(needs: Needs) -> Status {
     let text = "no token came with the call; run `yard login`, or set YARD_TOKEN";
@@ -43,7 +55,7 @@ pub fn denial(denied: Denied, is_agent: bool) -> Refused {
             let mut details = details("UNAVAILABLE", []);
             details.set_retry_info(Some(Duration::from_secs(1)));
             let status = Status::with_error_details(Code::Unavailable, text, details);
-            return Refused { status, is_told: false, caller: String::new() };
+            return Refused::noise(status);
         }
         (_, true) => (
             "CERTIFICATE_REVOKED",
@@ -57,7 +69,7 @@ pub fn denial(denied: Denied, is_agent: bool) -> Refused {
             "the token is not known here, or was revoked; ask an admin for a new one, then run `yard login`",
         ),
     };
-    Refused { status: status(Code::Unauthenticated, text, reason, []), is_told: true, caller: String::new() }
+    Refused::told(status(Code::Unauthenticated, text, reason, []))
 }
 
 /// A web page of somebody else's sent it.
@@ -75,8 +87,8 @@ pub fn of_a_page(found: &FromPage) -> Status {
 pub fn not_for_another(caller: &str, user: &str) -> Refused {
     let text = format!("only an admin acts for another, and the call is for `{user}`; leave `--as` out");
     let metadata = [("user", user), ("needs", "admin")];
-    let status = status(Code::PermissionDenied, &text, "ADMIN_REQUIRED", metadata);
-    Refused { status, is_told: true, caller: caller.to_owned() }
+    let refused = Refused::told(status(Code::PermissionDenied, &text, "ADMIN_REQUIRED", metadata));
+    Refused { caller: caller.to_owned(), ..refused }
 }
 
 /// A page was asked for by a name that is another machine's.
@@ -96,33 +108,21 @@ pub fn slow_down(wait: Duration) -> Refused {
     );
     let mut details = details("TOO_MANY_WRONG_TOKENS", []);
     details.set_retry_info(Some(wait));
-    Refused {
-        status: Status::with_error_details(Code::ResourceExhausted, text, details),
-        is_told: false,
-        caller: String::new(),
-    }
+    Refused::noise(Status::with_error_details(Code::ResourceExhausted, text, details))
 }
 
 /// A token has as many calls under way as it may have.
 pub fn too_many_calls() -> Refused {
     let text =
         "too many calls are under way by this token; end some of them, such as streams that nobody reads";
-    Refused {
-        status: status(Code::ResourceExhausted, text, "TOO_MANY_CALLS", []),
-        is_told: false,
-        caller: String::new(),
-    }
+    Refused::noise(status(Code::ResourceExhausted, text, "TOO_MANY_CALLS", []))
 }
 
 /// Callers without a token have as many calls under way as they may have together.
 pub fn too_many_strangers() -> Refused {
     let text =
         "too many calls without a token are under way; send a token, or ask for the page /healthz or /readyz";
-    Refused {
-        status: status(Code::ResourceExhausted, text, "TOO_MANY_CALLS", []),
-        is_told: false,
-        caller: String::new(),
-    }
+    Refused::noise(status(Code::ResourceExhausted, text, "TOO_MANY_CALLS", []))
 }
 
 /// A token stands where it is seen.

@@ -1,9 +1,11 @@
 //! Tokens that stand in an address, where proxies and logs would keep them.
 
-use axum::http::Uri;
+use std::borrow::Cow;
 
-/// What a token begins with, wherever it stands.
-const TOKEN_START: &str = "ty1.";
+use axum::http::Uri;
+use percent_encoding::percent_decode;
+use trainyard_access::TOKEN_START;
+
 /// How often an address may be encoded: by a client, and by a proxy before it.
 const ENCODINGS: usize = 3;
 
@@ -23,15 +25,16 @@ pub fn kept(path: &str) -> &str {
 }
 
 fn has_token(text: &str) -> bool {
-    let mut bytes = text.as_bytes().to_vec();
+    let mut bytes = Cow::Borrowed(text.as_bytes());
     for _ in 0..ENCODINGS {
         if find(&bytes).is_some() {
             return true;
         }
+        // Most addresses have no such layer, and are not copied.
         if !bytes.contains(&b'%') {
             return false;
         }
-        bytes = decoded(&bytes);
+        bytes = Cow::Owned(percent_decode(&bytes).collect());
     }
     find(&bytes).is_some()
 }
@@ -39,26 +42,6 @@ fn has_token(text: &str) -> bool {
 fn find(text: &[u8]) -> Option<usize> {
     let start = TOKEN_START.as_bytes();
     text.windows(start.len()).position(|part| part.eq_ignore_ascii_case(start))
-}
-
-/// Without one layer of percent-encoding; what is none stays as it is.
-fn decoded(text: &[u8]) -> Vec<u8> {
-    let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let (mut bytes, mut at) = (Vec::with_capacity(text.len()), 0);
-    while let Some(byte) = text.get(at) {
-        let pair = if *byte == b'%' { digit(at + 1).zip(digit(at + 2)) } else { None };
-        match pair.and_then(|(high, low)| u8::try_from(high * 16 + low).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                at += 3;
-            }
-            None => {
-                bytes.push(*byte);
-                at += 1;
-            }
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use trainyard_access::Token;
+use trainyard_types::{AgentId, Time};
 
 use super::audit::{Audit, Target};
 use super::caller::Caller;
@@ -19,7 +20,7 @@ use super::exposed_token;
 use super::guarded_body::GuardedBody;
 use super::local_name::foreign_name;
 use super::permissions::{self, Method, Needs};
-use super::registry::{Denied, Registry};
+use super::registry::{Denied, Known, Registry};
 use super::throttle::Throttle;
 use super::web_page::from_page;
 use crate::access_records::{AccessRole, AuditRecord, TokenRecord};
@@ -87,6 +88,14 @@ impl Shown {
     }
 }
 
+/// What is known of what a caller shows.
+enum Found {
+    Nothing,
+    /// The agent of a certificate, and what ends its calls.
+    Agent(Result<(AgentId, CancellationToken), Denied>),
+    Token(Result<Arc<Known<TokenRecord>>, Denied>),
+}
+
 /// A caller, and what ends with it.
 struct Admitted {
     caller: Caller,
@@ -121,9 +130,8 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
         parts.audit.tell(parts.record(None, address, &request, &status)).await;
         return answer(&status, is_grpc);
     }
-    let shown = Shown::by(&request);
-    parts.catch_up(&shown, address).await;
-    let identified = parts.identify(&request, &shown, method);
+    let found = parts.look_up(Shown::by(&request), address).await;
+    let identified = parts.identify(&request, found, method);
     let admitted = match identified.and_then(|admitted| parts.with_place(admitted, &request, method)) {
         Ok(admitted) => admitted,
         Err(Refused { status, is_told, caller }) => {
@@ -179,35 +187,45 @@ async fn unasked(hostname: Option<&str>, mut request: Request, next: Next) -> Re
 }
 
 impl Parts {
-    /// Reads the store, where it may know what this scheduler has not heard of: a token that was made a moment ago,
-    /// perhaps at another scheduler. Whoever has tried wrong ones waits before anybody is asked.
-    async fn catch_up(&self, shown: &Shown, address: Option<SocketAddr>) {
-        let is_news = match shown {
-            Shown::Token(token) => !self.registry.has_token(token.id),
-            Shown::Certificate(certificate) => self.registry.agent(certificate).is_err(),
-            Shown::Nothing | Shown::Nonsense => false,
-        };
+    /// What is known of what a caller shows. What this scheduler has not heard of may have been made a moment ago, perhaps
+    /// at another one: then the store is read first, unless wrong tokens came from there.
+    async fn look_up(&self, shown: Shown, address: Option<SocketAddr>) -> Found {
         let now = self.clock.now();
-        if is_news && !address.is_some_and(|address| self.throttle.is_waiting(address.ip(), now)) {
-            // A store that is away leaves it unknown.
-            let _unknown = self.registry.refresh().await;
+        let found = self.registry_knows(&shown, now);
+        let is_news = match (&shown, &found) {
+            (Shown::Token(token), Found::Token(Err(Denied::Invalid))) => !self.registry.has_token(token.id),
+            (Shown::Certificate(_), Found::Agent(Err(_))) => true,
+            _ => false,
+        };
+        if !is_news || address.is_some_and(|address| self.throttle.is_waiting(address.ip(), now)) {
+            return found;
+        }
+        // A store that is away leaves it unknown.
+        let _unknown = self.registry.refresh().await;
+        self.registry_knows(&shown, now)
+    }
+
+    fn registry_knows(&self, shown: &Shown, now: Time) -> Found {
+        match shown {
+            Shown::Nothing => Found::Nothing,
+            Shown::Certificate(certificate) => {
+                Found::Agent(self.registry.agent(certificate).map(|over| (certificate.agent, over)))
+            }
+            Shown::Token(token) => Found::Token(self.registry.token(token, now)),
+            Shown::Nonsense => Found::Token(Err(Denied::Invalid)),
         }
     }
 
-    /// Who makes a request, by its connection's certificate or by its token.
-    fn identify(&self, request: &Request, shown: &Shown, method: Method) -> Result<Admitted, Refused> {
-        let peer = request.extensions().get::<Peer>();
-        let now = self.clock.now();
-        let known = match shown {
-            Shown::Nothing => return Ok(Admitted::unknown()),
-            Shown::Certificate(certificate) => {
-                let over =
-                    self.registry.agent(certificate).map_err(|denied| denials::denial(denied, true))?;
-                let caller = Caller::Agent(certificate.agent);
+    /// Who makes a request, by what is known of its connection's certificate or of its token.
+    fn identify(&self, request: &Request, found: Found, method: Method) -> Result<Admitted, Refused> {
+        let known = match found {
+            Found::Nothing => return Ok(Admitted::unknown()),
+            Found::Agent(known) => {
+                let (agent, over) = known.map_err(|denied| denials::denial(denied, true))?;
+                let caller = Caller::Agent(agent);
                 return Ok(Admitted { name: caller.name(), caller, over: Some(over), place: None });
             }
-            Shown::Token(token) => self.registry.token(token, now),
-            Shown::Nonsense => Err(Denied::Invalid),
+            Found::Token(known) => known,
         };
         let known = match known {
             Ok(known) => known,
@@ -216,8 +234,8 @@ impl Parts {
                 return Ok(Admitted::unknown());
             }
             Err(denied) => {
-                let wait = peer.filter(|_| denied == Denied::Invalid);
-                let wait = wait.and_then(|peer| self.throttle.failed(peer.address.ip(), now));
+                let peer = request.extensions().get::<Peer>().filter(|_| denied == Denied::Invalid);
+                let wait = peer.and_then(|peer| self.throttle.failed(peer.address.ip(), self.clock.now()));
                 return Err(wait.map_or_else(|| denials::denial(denied, false), denials::slow_down));
             }
         };

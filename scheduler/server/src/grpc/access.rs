@@ -73,14 +73,6 @@ fn info(record: &TokenRecord) -> pb::TokenInfo {
     }
 }
 
-/// What the audit calls a token by.
-fn called(record: &TokenRecord) -> String {
-    match record.role {
-        AccessRole::Agent => format!("token {} that machines join with", record.id),
-        role => format!("token {} of {} ({})", record.id, record.user, role.name()),
-    }
-}
-
 fn shown(cursor: String, record: AuditRecord) -> pb::AuditEvent {
     let AuditRecord { time, caller, role: of, address, action, target, outcome } = record;
     let role = of.map_or(pb::AccessRole::Unspecified, role).into();
@@ -268,7 +260,7 @@ impl AccessService for Access {
         };
         parts.store.put_token(&record).await.map_err(ApiError::from)?;
         Self::refreshed(parts).await.map_err(ApiError::from)?;
-        let target = called(&record);
+        let target = record.described();
         Ok(about(pb::CreateTokenResponse { token: token.reveal(), info: Some(info(&record)) }, target))
     }
 
@@ -305,7 +297,7 @@ impl AccessService for Access {
             parts.store.remove_token(further).await.map_err(ApiError::from)?;
         }
         Self::refreshed(parts).await.map_err(ApiError::from)?;
-        let target = called(&record);
+        let target = record.described();
         Ok(about(info(&record), target))
     }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use trainyard_files::{OpenToOthers, check_private};
+
 use crate::config::Config;
 use crate::store::RedisAddress;
 
@@ -18,10 +20,8 @@ pub enum RedisAddressError {
     },
     #[error("redis_password_file: `{0}` is empty; write the password into it, on one line")]
     Empty(PathBuf),
-    #[error(
-        "redis_password_file: others on this machine may read `{path}` (mode {mode:o}); run `chmod 600 {path}`"
-    )]
-    Open { path: PathBuf, mode: u32 },
+    #[error("redis_password_file: {0}")]
+    Open(#[from] OpenToOthers),
 }
 
 /// The address that a configuration says.
@@ -39,9 +39,7 @@ pub fn redis_address(config: &Config) -> Result<RedisAddress, RedisAddressError>
     let password = match &config.redis_password_file {
         None => None,
         Some(path) => {
-            if let Some(mode) = trainyard_files::open_to_others(path) {
-                return Err(RedisAddressError::Open { path: path.clone(), mode });
-            }
+            check_private(path)?;
             let bytes = read("redis_password_file", path)?;
             let text = String::from_utf8_lossy(&bytes);
             let text = text.trim_end_matches(['\n', '\r']);
