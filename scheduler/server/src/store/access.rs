@@ -10,7 +10,7 @@ use trainyard_access::TokenId;
 use trainyard_types::AgentId;
 
 use super::redis::RedisStore;
-use super::{Pending, keys};
+use super::{Pending, keys, stream_id};
 use crate::access_records::{AccessRecords, AuditRecord, EnrolledAgent, TokenRecord};
 
 /// Audit events that are kept, about.
@@ -175,7 +175,7 @@ impl AccessStore for RedisStore {
             let mut command = redis::cmd(if after.is_some() { "XRANGE" } else { "XREVRANGE" });
             command.arg(keys::AUDIT);
             match after {
-                Some(cursor) => command.arg(format!("({cursor}")).arg("+"),
+                Some(cursor) => command.arg(stream_id::after(cursor)).arg("+"),
                 None => command.arg("+").arg("-"),
             };
             command.arg("COUNT").arg(limit);

@@ -7,6 +7,7 @@ mod keys;
 mod link;
 mod records;
 mod redis;
+mod stream_id;
 mod telemetry;
 mod writes;
 

@@ -18,7 +18,7 @@ use super::records::{
     parse_throughput, parse_user,
 };
 use super::writes::WriteSet;
-use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys};
+use super::{Campaigned, Candidate, Loaded, Pending, SCHEMA, Store, StoreError, keys, stream_id};
 use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// How long a write may take to reach the replicas that it waits for.
@@ -138,9 +138,13 @@ impl RedisStore {
     /// What is weaker in the server's settings than "an acknowledged write is on disk"; `None` if nothing
     /// is, or if the server does not tell (managed ones often refuse).
     pub async fn weakness(&self) -> Option<String> {
-        let mut command = redis::cmd("CONFIG");
-        command.arg("GET").arg("append*").arg("min-replicas-to-write").arg("maxmemory-policy");
-        let settings: BTreeMap<String, String> = self.writer.query(&command).await.ok()?;
+        let mut pipe = redis::pipe();
+        // Redis before 7.0 takes one pattern at a time.
+        for pattern in ["append*", "min-replicas-to-write", "maxmemory-policy"] {
+            pipe.cmd("CONFIG").arg("GET").arg(pattern);
+        }
+        let settings: Vec<BTreeMap<String, String>> = self.writer.pipe(&pipe).await.ok()?;
+        let settings: BTreeMap<String, String> = settings.into_iter().flatten().collect();
         let get = |key: &str| settings.get(key).map_or("unknown", String::as_str);
         let (appendonly, appendfsync) = (get("appendonly"), get("appendfsync"));
         if appendonly != "yes" || appendfsync != "always" {
@@ -338,7 +342,7 @@ impl RedisStore {
     ) -> Result<Vec<EventRecord>, StoreError> {
         let key = keys::events(job);
         let mut command = redis::cmd("XRANGE");
-        command.arg(&key).arg(format!("({after}-0")).arg("+").arg("COUNT").arg(limit);
+        command.arg(&key).arg(stream_id::after(&format!("{after}-0"))).arg("+").arg("COUNT").arg(limit);
         let entries: Vec<StreamEntry> = self.reader.query(&command).await?;
         let read = |(id, fields): StreamEntry| {
             let bytes = fields.first().map_or(&[][..], |(_, bytes)| bytes);

@@ -8,7 +8,7 @@ use tracing::warn;
 use trainyard_types::{AgentId, GpuUuid, Time};
 
 use super::link::Link;
-use super::{StoreError, keys};
+use super::{StoreError, keys, stream_id};
 use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// Entries are stored under the scheduler's time, samples tell the agent's.
@@ -116,7 +116,7 @@ pub async fn read(
         command.arg(&key).arg(&from).arg(to).arg("COUNT").arg(ENTRIES);
         let entries: Vec<Entry> = link.query(&command).await?;
         let Some((last, _)) = entries.last() else { break };
-        from = format!("({last}");
+        from = stream_id::after(last);
         let is_last = entries.len() < ENTRIES;
         let seen: u64 = last.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0);
         for (id, fields) in entries {

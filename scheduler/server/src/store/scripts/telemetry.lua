@@ -11,6 +11,12 @@ if newest then
         time, sequence = ms, tonumber(number) + 1
     end
 end
-redis.call('XADD', KEYS[1], 'MINID', '=', ARGV[2], time .. '-' .. string.format('%.0f', sequence), 'b', ARGV[4])
+redis.call('XADD', KEYS[1], time .. '-' .. string.format('%.0f', sequence), 'b', ARGV[4])
+-- Redis before 6.2 cuts streams by their length only.
+if tonumber(ARGV[2]) > 0 then
+    local before = string.format('%.0f', tonumber(ARGV[2]) - 1)
+    local old = #redis.call('XRANGE', KEYS[1], '-', before)
+    if old > 0 then redis.call('XTRIM', KEYS[1], 'MAXLEN', redis.call('XLEN', KEYS[1]) - old) end
+end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1

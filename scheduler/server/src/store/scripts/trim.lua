@@ -4,5 +4,10 @@
 -- Returns {'ok'} or {'fenced', epoch}.
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= ARGV[1] then return {'fenced', epoch} end
-redis.call('XTRIM', KEYS[2], 'MINID', ARGV[2] .. '-0')
+-- Redis before 6.2 cuts streams by their length only.
+local before = string.format('%.0f', tonumber(ARGV[2]) - 1)
+repeat
+    local old = #redis.call('XRANGE', KEYS[2], '-', before, 'COUNT', 1000)
+    if old > 0 then redis.call('XTRIM', KEYS[2], 'MAXLEN', redis.call('XLEN', KEYS[2]) - old) end
+until old == 0
 return {'ok'}
