@@ -1,32 +1,17 @@
 #!/usr/bin/env bash
-# Boots a folder with Debian in it, in a container whose first process is systemd, and runs a script there as root.
-# Usage: boot.sh ROOT SCRIPT [FOLDER=PLACE…]     each FOLDER is to be read at PLACE inside
-# ROOT itself stays as it is: what is written goes into a folder that is removed. Run it in namespaces of its own, so that
-# no mount and no process outlives it:
-#   unshare --mount --pid --fork --kill-child --mount-proc boot.sh …
+# Boots a folder with Debian or Ubuntu in it, in a container whose first process is systemd, and runs a script there as
+# root. Usage: boot.sh WORK ROOT SCRIPT [FOLDER=PLACE…]     each FOLDER is to be read at PLACE inside
+# ROOT itself stays as it is: what is written goes into WORK, an empty folder that the caller removes, with the control
+# groups of that name. Run it in namespaces of its own, so that no mount and no process outlives it: see prepare.sh.
 set -euo pipefail
 
-root=$(realpath "$1") script=$2
-shift 2
-work=$(mktemp -d)
+work=$1 root=$(realpath "$2") script=$3
+shift 3
 # Control groups outlive namespaces: the container's are made below one that is removed.
-groups=()
 for tree in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
-    [ ! -e "$tree/cgroup.procs" ] || groups+=("$tree/trainyard-test.$(basename "$work")")
-done
-cleanup() {
-    local group
-    for group in "${groups[@]}"; do
-        echo $$ >"${group%/*}/cgroup.procs" || true
-        find "$group" -depth -type d -exec rmdir {} + || true
-    done
-    umount -R "$work/merged" 2>/dev/null || true
-    rm -rf "$work"
-}
-trap cleanup EXIT
-for group in "${groups[@]}"; do
-    mkdir "$group"
-    echo $$ >"$group/cgroup.procs"
+    [ -e "$tree/cgroup.procs" ] || continue
+    mkdir "$tree/trainyard-test.$(basename "$work")"
+    echo $$ >"$tree/trainyard-test.$(basename "$work")/cgroup.procs"
 done
 
 # Outside of the machine's own mounts.
@@ -39,9 +24,11 @@ printf '127.0.0.1 localhost\n127.0.1.1 lab-head\n' >"$work/merged/etc/hosts"
 
 binds=()
 for bind in "$@"; do binds+=("--bind-ro=$(realpath "${bind%%=*}"):${bind#*=}"); done
-# systemd-nspawn filters system calls by a list of its own, which is older than Landlock.
-SYSTEMD_SECCOMP=0 systemd-nspawn --quiet --register=no --keep-unit --machine=lab-head --hostname=lab-head \
-    -D "$work/merged" --boot --console=pipe --private-network "${binds[@]}" </dev/null >"$work/console" 2>&1 &
+# systemd-nspawn filters system calls by a list of its own, which is older than Landlock. Newer systems know control
+# groups of version 2 only, whatever this machine has.
+SYSTEMD_SECCOMP=0 UNIFIED_CGROUP_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --machine=lab-head \
+    --hostname=lab-head -D "$work/merged" --boot --console=pipe --private-network "${binds[@]}" \
+    </dev/null >"$work/console" 2>&1 &
 nspawn=$!
 
 inside() { nsenter -t "$init" -m -u -i -n -p -C env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root "$@"; }

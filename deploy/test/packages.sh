@@ -19,7 +19,7 @@ build_packages deb-next +1
 
 for suite in "$@"; do
     say "on $(system_of "$suite")"
-    apart deploy/test/boot.sh "$WORK/$suite" /test/packages-inside.sh \
+    boot "$WORK/$suite" /test/packages-inside.sh \
         "$WORK/deb=/debs" "$WORK/deb-next=/debs-next" "$WORK/wheels=/wheels" deploy/test=/test
 done
 say "passed on: $(for suite in "$@"; do system_of "$suite"; done | paste -sd, | sed 's/,/, /g')"

@@ -47,3 +47,27 @@ build_packages() {
 
 # Runs a command in namespaces of its own: nothing that it mounts or starts outlives it.
 apart() { unshare --mount --pid --fork --kill-child --mount-proc "$@"; }
+
+# Boots a system and runs a script there, see boot.sh: boot ROOT SCRIPT [FOLDER=PLACE…]. Whatever ends it, nothing stays.
+boot() {
+    local rc=0
+    BOOTED=$(mktemp -d)
+    apart deploy/test/boot.sh "$BOOTED" "$@" || rc=$?
+    forget_boot
+    return $rc
+}
+forget_boot() {
+    local group tries
+    [ -n "${BOOTED:-}" ] || return 0
+    # The last processes leave a moment after they were killed.
+    for tries in $(seq 50); do
+        for group in /sys/fs/cgroup{,/*}/trainyard-test."$(basename "$BOOTED")"; do
+            [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+        done
+        compgen -G "/sys/fs/cgroup/*/trainyard-test.$(basename "$BOOTED")" >/dev/null || break
+        sleep 0.1
+    done
+    rm -rf "$BOOTED"
+    BOOTED=
+}
+trap forget_boot EXIT
