@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt as _};
-use tracing::error;
+use tracing::{error, warn};
 use trainyard_proto::convert::agent::InvalidMessage;
 use trainyard_scheduler_core::Refusal;
 use trainyard_types::{AgentId, AttemptId, JobId, Violation};
@@ -125,7 +125,8 @@ impl From<RequestError> for ApiError {
 
 impl From<StoreError> for ApiError {
     /// Reading a history failed.
-    fn from(_: StoreError) -> Self {
+    fn from(cause: StoreError) -> Self {
+        warn!(%cause, "the store did not give what a call asked for");
         Self::STORE_AWAY
     }
 }
