@@ -13,7 +13,7 @@ CHECK_MONITORING := deploy/monitoring/check.py .tools/prometheus/promtool && dep
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-packages test-cgroup test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
+.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-packages test-setup test-cgroup test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -95,12 +95,16 @@ test-packages: setup ## The packages on Debian 12, 13, Ubuntu 22.04, 24.04: inst
 	cargo build --locked --workspace --bins
 	BIN=target/debug deploy/test/packages.sh $(SUITES)
 
+# As root, on Debian or Ubuntu, in such a container: a minute.
+test-setup: wheel ## Services without packages on a Debian 12: yard setup for root and for a user, with programs from pip
+	deploy/test/setup.sh
+
 # As root, on Debian or Ubuntu: three minutes in an emulated machine, which needs nothing of this one but QEMU.
 test-cgroup: setup ## Memory that runs out under control groups of version 2, in a machine of QEMU's with the packages
 	cargo build --locked --workspace --bins
 	BIN=target/debug deploy/test/cgroup.sh
 
-test-deploy: test-packages test-cgroup test-compose test-wheel ## Every way to install it but Kubernetes, for real; needs root
+test-deploy: test-packages test-setup test-cgroup test-compose test-wheel ## Every way to install it but Kubernetes, for real; needs root
 
 test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bundle/gpu-report.json
 	TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
