@@ -2,7 +2,8 @@
 # Boots a folder with Debian or Ubuntu in it, in a container whose first process is systemd, and runs a script there as
 # root. Usage: boot.sh WORK ROOT SCRIPT [FOLDER=PLACE…]     each FOLDER is to be read at PLACE inside
 # ROOT itself stays as it is: what is written goes into WORK, an empty folder that the caller removes, with the control
-# groups of that name. Run it in namespaces of its own, so that no mount and no process outlives it: see prepare.sh.
+# groups of that name. With DISK=SIZE there is so much room for what is written. Run it in namespaces of its own, so that
+# no mount and no process outlives it: see prepare.sh.
 set -euo pipefail
 
 work=$1 root=$(realpath "$2") script=$3
@@ -16,6 +17,7 @@ done
 
 # Outside of the machine's own mounts.
 mount --make-rprivate /
+[ -z "${DISK:-}" ] || mount -t tmpfs -o "size=$DISK" none "$work"
 mkdir "$work"/{upper,work,merged}
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/work" "$work/merged"
 : >"$work/merged/etc/machine-id"

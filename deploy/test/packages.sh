@@ -17,9 +17,23 @@ say "building packages of two versions"
 build_packages deb
 build_packages deb-next +1
 
+say "a download that the disk has no room for"
+# shellcheck disable=SC2016  # it is the inner shell's
+if said=$(unshare --mount sh -euc 'mount -t tmpfs -o size=100m none /mnt
+    TRAINYARD_LIBTORCH_LOCKS=deploy/libtorch PIP_NO_INDEX=1 PIP_FIND_LINKS=$1 \
+        python3 deploy/deb/trainyard-trainer/trainyard-setup-libtorch cpu --download /mnt' sh "$WORK/wheels" 2>&1); then
+    fail "it has fitted: $said"
+fi
+[ "$(tail -n 1 <<<"$said")" = "trainyard-setup-libtorch: the disk of /mnt is full: make room for 2 GB, and run this again" ] ||
+    fail "it said: $said"
+[ "$(wc -l <<<"$said")" = 2 ] || fail "that is more than a message: $said"
+
 for suite in "$@"; do
     say "on $(system_of "$suite")"
     boot "$WORK/$suite" /test/packages-inside.sh \
         "$WORK/deb=/debs" "$WORK/deb-next=/debs-next" "$WORK/wheels=/wheels" deploy/test=/test
 done
+say "on a disk that is full in the middle of it, on $(system_of "$1")"
+DISK=2G boot "$WORK/$1" /test/full-disk-inside.sh \
+    "$WORK/deb=/debs" "$WORK/deb-next=/debs-next" "$WORK/wheels=/wheels" deploy/test=/test
 say "passed on: $(for suite in "$@"; do system_of "$suite"; done | paste -sd, | sed 's/,/, /g')"
