@@ -144,6 +144,7 @@ images-for-tests: build
 
 test-compose: images-for-tests ## The head node of deploy/compose for real, with a Docker engine of its own; root, Debian 12
 	@deploy/compose/test.sh target/images/test.tar $(BIN)
+	@deploy/images/test_docker.sh $(BIN)
 
 # Kubernetes itself is built once, into /var/cache/trainyard-kubernetes: 9 minutes of processor time.
 test-kubernetes: images-for-tests ## The manifests on a real Kubernetes of one node: join, train, update, drain; root, Debian 12

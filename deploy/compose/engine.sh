@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs COMMAND beside a Docker engine of its own, in network, mount and process namespaces of their own: nothing is left
-# of it, and no rule is made in the machine's network. As root, on Debian 12. Usage: engine.sh IMAGE.tar COMMAND...
-# COMMAND finds `docker compose` as $COMPOSE and the engine by DOCKER_HOST.
+# of it, and no rule is made in the machine's network. As root, on Debian 12. Usage: engine.sh IMAGE.tar|- COMMAND...
+# COMMAND finds `docker compose` as $COMPOSE and the engine by DOCKER_HOST. Without an image (`-`) it has the machine's
+# network instead, and the engine makes none: to build images, with TRAINYARD_BUILD_NETWORK=host.
 set -euo pipefail
 # shellcheck source=deploy/debian.sh
 . "$(dirname "$0")/../debian.sh"
@@ -40,8 +41,9 @@ leave() {
 
 # In the namespaces: an engine, then the command, then nothing.
 inside() {
-    local images=$1
+    local images=$1 network=''
     shift
+    [ "$images" != - ] || network=', "bridge": "none", "iptables": false, "ip6tables": false, "ip-forward": false, "ip-masq": false'
     work=$(mktemp -d)
     group=/trainyard-$(basename "$work")
     trap leave EXIT
@@ -49,7 +51,7 @@ inside() {
     export DOCKER_HOST=unix://$work/sock COMPOSE=$cache/docker-compose
     cat >"$work/daemon.json" <<X
 {"data-root": "$work/data", "exec-root": "$work/exec", "pidfile": "$work/pid", "hosts": ["$DOCKER_HOST"],
- "cgroup-parent": "$group"}
+ "cgroup-parent": "$group"$network}
 X
     dockerd --config-file "$work/daemon.json" >"$work/log" 2>&1 &
     local engine=$!
@@ -57,7 +59,7 @@ X
         kill -0 $engine 2>/dev/null || { tail -n 20 "$work/log" >&2; exit 1; }
         sleep 0.2
     done
-    docker load --quiet --input "$images" >&2
+    [ "$images" = - ] || docker load --quiet --input "$images" >&2
     local rc=0
     "$@" || rc=$?
     [ $rc = 0 ] || tail -n 20 "$work/log" >&2
@@ -69,4 +71,6 @@ if [ "${TRAINYARD_INSIDE:-}" = 1 ]; then inside "$@"; fi
 mkdir -p "$cache"
 install_without_services docker.io iptables iproute2
 fetch_compose
-TRAINYARD_INSIDE=1 exec unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$0" "$@"
+net=--net
+[ "$1" != - ] || net=
+TRAINYARD_INSIDE=1 exec unshare ${net:+$net} --mount --pid --fork --kill-child --mount-proc --propagation private -- "$0" "$@"

@@ -4,6 +4,7 @@
 # TRAINYARD_ENGINE         podman or docker; else the first of them that works
 # TRAINYARD_IMAGE          the image's name without a tag [localhost/trainyard]
 # TRAINYARD_IMAGE_BIN      the folder with the four programs [target/release]
+# TRAINYARD_BUILD_NETWORK  the network of the build, such as `host`, where the engine's own does not reach the packages
 # TRAINYARD_LIBTORCH       a folder with torch/lib and nvidia/ (a Python's site-packages), instead of wheels from PyPI
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -51,6 +52,7 @@ build() {
     revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
     lay_out "$flavour" "$context"
     "$engine" build --quiet --tag "$tag" --file "$context/Containerfile" \
+        ${TRAINYARD_BUILD_NETWORK:+"--network=$TRAINYARD_BUILD_NETWORK"} \
         --build-arg "VERSION=$version" --build-arg "FLAVOUR=$flavour" --build-arg "REVISION=$revision" "$context" >/dev/null
     rm -rf "$context"
     "$engine" run --rm --network none "$tag" cat /usr/share/trainyard/packages.tsv >"$out/packages-$flavour.tsv"
