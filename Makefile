@@ -67,7 +67,7 @@ test-python: ## The Python client against clusters of the programs in target/deb
 	cd python && PYTHONPATH=src $(PYTHON)/python -m pytest
 
 # As root: each system is a folder, and what is mounted in it goes with the test.
-test-wheel: wheel ## The wheel in fresh Debian 12 and 13: pip, a cluster, a job, its weights; needs root and debootstrap
+test-wheel: wheel ## The wheel in fresh Debian 12, 13, Ubuntu 22.04, 24.04: pip, a cluster, a job, its weights; needs root and debootstrap
 	deploy/clean-root/wheel.sh
 
 test-export: setup ## What `export` writes, in ONNX Runtime

@@ -1,8 +1,9 @@
-# Fresh Debian systems in folders, for tests. To be sourced; needs root, debootstrap and a network.
+# Fresh systems in folders, for tests. To be sourced; needs root, debootstrap and a network.
 # Everything that is mounted is mounted in a namespace of its own, and goes with the command.
 
-# Another mirror of Debian than debootstrap's own.
-MIRROR=${TRAINYARD_DEBIAN_MIRROR:-}
+# shellcheck source=deploy/bootstrap.sh
+. deploy/bootstrap.sh
+
 ROOTS=target/clean-root
 
 # A fresh system: fresh_root SUITE PACKAGES. Prints its folder. What debootstrap makes is kept for the next time.
@@ -12,14 +13,7 @@ fresh_root() {
     root=$ROOTS/$suite
     [ "$(id -u)" -eq 0 ] || { echo "a fresh system needs root: run this as root" >&2; return 1; }
     command -v debootstrap >/dev/null || { echo "install debootstrap first" >&2; return 1; }
-    if [ ! -d "$base" ] || [ "$(cat "$base.packages" 2>/dev/null)" != "$packages" ]; then
-        # What was cut off half-way does not count.
-        rm -rf "$base" "$base.packages"
-        mkdir -p "$ROOTS"
-        debootstrap --variant=minbase --include="$packages" "$suite" "$base" ${MIRROR:+"$MIRROR"} >"$base.log" ||
-            { tail -n 20 "$base.log" >&2; return 1; }
-        echo "$packages" >"$base.packages"
-    fi
+    bootstrap "$suite" "$base" "$packages"
     rm -rf "$root"
     cp -a "$base" "$root"
     # Certificates and names as this machine has them: it may be behind a proxy.

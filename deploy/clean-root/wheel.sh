@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The wheel in fresh Debian systems: installs it with pip, starts a cluster, trains on the CPU, fetches the weights by
+# The wheel in fresh Debian and Ubuntu systems: installs it with pip, starts a cluster, trains on the CPU, fetches the weights by
 # `yard` and by the Python client. Needs root, debootstrap and a network. Usage: wheel.sh [SUITE...]
 #
 # Users get torch by the extra [trainer]. Its dependencies on PyPI are 4 GB of CUDA, which no CPU needs. So here torch
@@ -20,7 +20,7 @@ wheels=(target/wheel/*.whl)
 [ -f "${wheels[0]}" ] || { echo "there is no wheel; run 'make wheel' first" >&2; exit 1; }
 [ ${#wheels[@]} -eq 1 ] || { echo "there are several wheels in target/wheel; remove all but one" >&2; exit 1; }
 
-for suite in "${@:-bookworm trixie}"; do
+for suite in "${@:-bookworm trixie jammy noble}"; do
     for one in $suite; do
         echo "== $one"
         root=$(fresh_root "$one" python3-venv,ca-certificates)
@@ -36,4 +36,4 @@ for suite in "${@:-bookworm trixie}"; do
         rm -rf "$root"
     done
 done
-echo "the wheel works in: ${*:-bookworm trixie}"
+echo "the wheel works in: ${*:-bookworm trixie jammy noble}"
