@@ -68,17 +68,21 @@ build_packages deb
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 say "writing the machine's disk"
-apart "$0" write-disk "$work" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; fail "the disk cannot be written"; }
+"${APART[@]}" "$0" write-disk "$work" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; fail "the disk cannot be written"; }
 
 say "starting the machine, which takes minutes"
 : >"$work/said"
 tail -n +1 -f "$work/said" 2>/dev/null &
 reader=$!
-trap 'kill $reader 2>/dev/null || true; rm -rf "$work"' EXIT
+machine=
+trap 'kill $reader $machine 2>/dev/null || true; rm -rf "$work"' EXIT
 timeout "$LIMIT" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 -nodefaults -display none -no-reboot \
     -serial "file:$work/console" -serial "file:$work/said" -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" \
     -kernel "$work/kernel" -initrd "$work/initrd" \
-    -append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off" </dev/null || true
+    -append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off" </dev/null &
+# Waited for, so that a signal ends both.
+machine=$!
+wait $machine || true
 # It ends with what the script said last.
 tr -d '\r' <"$work/said" | grep -qx 'cgroup: fine' || {
     tail -n 30 "$work/console" >&2

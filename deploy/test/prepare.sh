@@ -46,19 +46,25 @@ build_packages() {
 }
 
 # Runs a command in namespaces of its own: nothing that it mounts or starts outlives it.
-apart() { unshare --mount --pid --fork --kill-child --mount-proc "$@"; }
+APART=(unshare --mount --pid --fork --kill-child --mount-proc)
 
 # Boots a system and runs a script there, see boot.sh: boot ROOT SCRIPT [FOLDER=PLACE…]. Whatever ends it, nothing stays.
 boot() {
     local rc=0
     BOOTED=$(mktemp -d)
-    apart deploy/test/boot.sh "$BOOTED" "$@" || rc=$?
+    # Waited for, so that a signal ends both.
+    "${APART[@]}" deploy/test/boot.sh "$BOOTED" "$@" &
+    RUNNING=$!
+    wait "$RUNNING" || rc=$?
+    RUNNING=
     forget_boot
     return $rc
 }
 forget_boot() {
     local group tries
     [ -n "${BOOTED:-}" ] || return 0
+    # unshare heeds no other signal; what is in its namespaces goes with it.
+    [ -z "$RUNNING" ] || kill -KILL "$RUNNING" 2>/dev/null || true
     # The last processes leave a moment after they were killed.
     for tries in $(seq 50); do
         for group in /sys/fs/cgroup{,/*}/trainyard-test."$(basename "$BOOTED")"; do
