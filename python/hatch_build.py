@@ -1,7 +1,12 @@
-"""What hatchling does beside packing the sources: generates the messages, adds the programs, names the platform."""
+"""What hatchling does beside packing the sources: generates the messages, adds the programs, names the platform.
+
+There are two wheels. One has the programs, for Linux on x86-64; the other is the client alone, for every system. pip
+prefers the first where both fit.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +14,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _HERE = Path(__file__).resolve().parent
+#: Its value `client` asks for the wheel without programs.
+_VARIABLE = "TRAINYARD_WHEEL"
 
 
 class WheelHook(BuildHookInterface[Any]):
@@ -23,12 +30,16 @@ class WheelHook(BuildHookInterface[Any]):
         from build_parts import programs, stubs
         from build_parts.version import ROOT
 
+        wanted = os.environ.get(_VARIABLE, "")
+        if wanted not in ("", "client"):
+            raise SystemExit(f"{_VARIABLE} is `{wanted}`; use `client`, or leave it out for the wheel with programs")
         work = ROOT / "target" / "wheel-parts"
-        messages = stubs.generate(work / "messages")
-        staged = work / "bin"
-        platform = programs.stage(programs.folder(), staged)
-        build_data["force_include"][str(messages)] = "trainyard/v1"
-        build_data["force_include"][str(staged)] = "trainyard/bin"
-        build_data["force_include"][str(ROOT / "LICENSE")] = "trainyard/LICENSE"
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{platform}"
+        added = {ROOT / "LICENSE": "trainyard/LICENSE"} | stubs.generate(work / "messages")
+        tag = "py3-none-any"
+        if not wanted:
+            staged = work / "bin"
+            tag = f"py3-none-{programs.stage(programs.folder(), staged)}"
+            added[staged] = "trainyard/bin"
+        build_data["force_include"] |= {str(path): place for path, place in added.items()}
+        build_data["pure_python"] = bool(wanted)
+        build_data["tag"] = tag

@@ -1,4 +1,4 @@
-"""The messages of the protocol as Python, from proto/trainyard/v1."""
+"""What is generated of the Python client: the messages of the protocol, from proto/trainyard/v1, and the version."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from build_parts.version import ROOT
+from build_parts.version import ROOT, __version__
 
 _PROTO = ROOT / "proto"
 
 
-def generate(folder: Path) -> Path:
-    """Writes the package `trainyard.v1` below `folder`, with types; returns its own folder."""
+def generate(folder: Path) -> dict[Path, str]:
+    """Writes the package `trainyard.v1`, with types, and `trainyard._version` below `folder`. Returns what is new, with
+    its place in a wheel."""
+    package = folder / "trainyard"
+    return {_messages(folder): "trainyard/v1", _version(package / "_version.py"): "trainyard/_version.py"}
+
+
+def _messages(folder: Path) -> Path:
     from grpc_tools import protoc
 
     sources = sorted((_PROTO / "trainyard" / "v1").glob("*.proto"))
@@ -31,6 +37,11 @@ def generate(folder: Path) -> Path:
         raise SystemExit("the protocol's files cannot be read; protoc says above what is wrong")
     (package / "__init__.py").write_text('"""The protocol\'s messages, generated from proto/trainyard/v1."""\n')
     return package
+
+
+def _version(file: Path) -> Path:
+    file.write_text(f'"""The version, generated from Cargo.toml."""\n\n__version__ = "{__version__}"\n')
+    return file
 
 
 if __name__ == "__main__":

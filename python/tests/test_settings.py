@@ -27,14 +27,25 @@ def test_an_argument_wins_over_the_environment_over_the_file_over_the_default(
 ) -> None:
     assert _servers() == ["http://127.0.0.1:7433"]
     _write(tmp_path, "server = 'lab:7433'\ntoken = 'from file'\n")
-    assert _servers() == ["http://lab:7433"]
+    assert _servers() == ["https://lab:7433"]
     credential = _settings.load(None, None, None, None).credential
     assert credential == _token.Credential("from file", None)
-    monkeypatch.setenv("YARD_SERVER", "http://other:1, third:2")
-    assert _servers() == ["http://other:1", "http://third:2"]
-    assert _servers("mine:3") == ["http://mine:3"]
-    monkeypatch.setenv("YARD_TOKEN", "")
-    assert _settings.load(None, None, None, None).credential is None
+    monkeypatch.setenv("YARD_SERVER", "https://other:1, third:2")
+    assert _servers() == ["https://other:1", "https://third:2"]
+    assert _servers("mine:3") == ["https://mine:3"]
+    assert _settings.load(None, "", None, None).credential is None
+    assert _servers("mine:3", token="") == ["http://mine:3"]
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_a_variable_that_is_empty_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    _write(tmp_path, f"server = 'https://lab:7433'\ntoken = '{TOKEN}'\nca = '/lab.pem'\n")
+    for name in ("YARD_SERVER", "YARD_TOKEN", "YARD_CA"):
+        monkeypatch.setenv(name, empty)
+    settings = _settings.load(None, None, None, None)
+    assert settings.credential is not None
+    assert (settings.servers, settings.credential.secret) == (["https://lab:7433"], TOKEN)
+    assert str(settings.ca) == "/lab.pem"
 
 
 def test_who_has_logged_in_stays_encrypted_and_loopback_stays_as_it_is(tmp_path: Path) -> None:
@@ -48,10 +59,19 @@ def test_who_has_logged_in_stays_encrypted_and_loopback_stays_as_it_is(tmp_path:
     assert _servers("lab", token=TOKEN) == ["https://lab:7433"]
 
 
-@pytest.mark.parametrize("wrong", ["", "ftp://x", "http://", "https://", "a b", "lab:", "lab:x", "lab/path"])
+@pytest.mark.parametrize(
+    "wrong", ["", "ftp://x", "http://", "https://", "a b", "lab:", "lab:x", "lab/path", "lab:7433?a", "lab:0", "@lab"]
+)
 def test_what_is_no_address_is_told_with_one_that_is(wrong: str) -> None:
     with pytest.raises(InvalidArgument, match=r"server: is `.*`, which is no address; write `http://127.0.0.1:7433`"):
         Client(wrong)
+
+
+@pytest.mark.parametrize("bare", ["fd09::1", "https://fd09::1"])
+def test_an_address_of_ipv6_is_shown_with_brackets(bare: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"an address of IPv6; write it in brackets: `\[fd09::1\]:7433`"):
+        Client(bare)
+    assert _servers("[fd09::1]") == ["http://[fd09::1]:7433"]
 
 
 @pytest.mark.parametrize(
@@ -76,13 +96,48 @@ def test_a_wrong_file_is_told_with_its_path(tmp_path: Path, text: str, wanted: s
         (f"ty1.{'0' * 32}.b.c", "the part ID is damaged"),
         (TOKEN[:-1], "the part SECRET is damaged: copy the whole token again"),
         ("ä", "has characters that cannot be sent"),
+        (f'"{TOKEN}"', "has more in it than a token, or other letters"),
+        (f"'{TOKEN}", "no quotes and no `Bearer`"),
+        (f"Bearer {TOKEN}", "has more in it than a token"),
+        (f"YARD_TOKEN={TOKEN}", "has more in it than a token"),
+        (f"x{TOKEN}", "has more in it than a token"),
+        (f"\ufeff{TOKEN}", "has more in it than a token"),
+        (TOKEN.upper(), "has more in it than a token, or other letters"),
+        (f"{TOKEN} {TOKEN}", "is none: one looks like"),
+        (f"{TOKEN}\n", ""),
     ],
 )
 def test_a_damaged_token_is_told_apart_and_not_repeated(token: str, wanted: str) -> None:
+    if not wanted:
+        assert _settings.load("lab", token, None, None).servers == ["https://lab:7433"]
+        return
     with pytest.raises(InvalidArgument, match=wanted) as raised:
-        Client(token=token)
+        Client("lab:7433", token=token)
     assert "`Client(token=...)`" in str(raised.value)
     assert "0000" not in str(raised.value)
+
+
+@pytest.mark.parametrize("other", ["hunter2", "ty1", "aty1.b", "eyJhbGci.Qty1.c2ln"])
+def test_a_secret_of_another_kind_is_one_and_leaves_this_machine_encrypted_alone(other: str) -> None:
+    assert _servers("lab", token=other) == ["https://lab:7433"]
+    assert _servers("http://localhost:1", token=other) == ["http://localhost:1"]
+    with pytest.raises(
+        InvalidArgument, match=r"server: is `http://lab:1`, which is not encrypted, and no token is sent"
+    ):
+        Client("https://a:1,http://lab:1", token=other)
+    assert other not in repr(_settings.load("lab", other, None, None))
+
+
+@pytest.mark.parametrize("server", [TOKEN, f"https://{TOKEN}@lab:7433", f"lab:7433,{TOKEN}", TOKEN.upper()])
+def test_a_token_where_something_else_belongs_is_not_repeated_or_looked_up(server: str) -> None:
+    with pytest.raises(
+        InvalidArgument, match=r"server: holds a token, which is not repeated here; give an address"
+    ) as at:
+        Client(server)
+    with pytest.raises(InvalidArgument, match="act_as: holds a token") as acting:
+        Client(act_as=TOKEN)
+    assert "0000" not in f"{at.value}{acting.value}"
+    assert _servers("ty1.lab.example") == ["http://ty1.lab.example:7433"]
 
 
 def test_no_print_shows_a_secret() -> None:
@@ -90,7 +145,8 @@ def test_no_print_shows_a_secret() -> None:
     assert TOKEN.rpartition(".")[2] not in repr(credential)
     assert credential.reveal_to("http://127.0.0.1:7433") is None
     assert credential.reveal_to("https://lab:7433") == TOKEN
-    assert _token.parse("a", "").reveal_to("http://x") == "a"
+    other = _token.parse("a", "")
+    assert [other.reveal_to(server) for server in ("http://x", "https://x", "http://[::1]:1")] == [None, "a", "a"]
 
 
 def test_a_file_of_authorities_must_be_one(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def test_a_file_that_is_in_the_way_stays(trained: trainyard.Job, tmp_path: Path)
     with pytest.raises(InvalidArgument, match="is there with other content; give another, or `overwrite=True`"):
         trained.download("best", tmp_path)
     assert mine.read_text() == "mine"
+    with pytest.raises(InvalidArgument, match=r"path: .*best.safetensors.* cannot be written: .*; give another"):
+        trained.download("best", mine / "below.safetensors")
     assert trained.download("best", tmp_path, overwrite=True).stat().st_size > 4
     with pytest.raises(NotFound, match="has no artifact `worst`; it has "):
         trained.download("worst", tmp_path)

@@ -11,6 +11,7 @@
 Without an address it is the cluster that `yard login` has logged in to.
 """
 
+from trainyard._version import __version__
 from trainyard.agent import Agent
 from trainyard.aio import AsyncClient, AsyncJob
 from trainyard.artifact import Artifact
@@ -22,6 +23,7 @@ from trainyard.errors import (
     FailedPrecondition,
     InvalidArgument,
     JobFailed,
+    MissingPackage,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
@@ -31,6 +33,7 @@ from trainyard.errors import (
     Unimplemented,
     UntrustedServer,
     Violation,
+    WaitTimeout,
 )
 from trainyard.events import Event, JobState, LogLine, Metrics, StateChange
 from trainyard.fields import TrainFields
@@ -55,6 +58,7 @@ __all__ = [
     "LogLine",
     "Metrics",
     "MetricsTable",
+    "MissingPackage",
     "NotFound",
     "PermissionDenied",
     "ResourceExhausted",
@@ -66,4 +70,6 @@ __all__ = [
     "Unimplemented",
     "UntrustedServer",
     "Violation",
+    "WaitTimeout",
+    "__version__",
 ]

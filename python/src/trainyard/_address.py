@@ -18,18 +18,23 @@ class Habit:
 
     #: The servers of ``cli.toml``, as they are written there.
     stored: list[str]
-    #: Whether an encrypted server could be checked: by a token, or by a file of authorities.
-    can_check: bool
+    #: Whether an encrypted server is meant: there is a token to be sent, or a file of authorities to check it by.
+    encrypts: bool
 
     def scheme(self, address: str) -> str:
         """``https`` where that was stored for this address. On loopback it is ``http`` otherwise: that is where open
-        schedulers are. Elsewhere it is ``https`` for those who have logged in somewhere."""
+        schedulers are. Elsewhere it is ``https`` for those who have a token, or have logged in somewhere."""
         encrypted = [server for server in self.stored if server.startswith("https://")]
         if any(server.removeprefix("https://").rstrip("/") == address for server in encrypted):
             return "https"
         if _is_loopback(address):
             return "http"
-        return "https" if self.can_check or encrypted else "http"
+        return "https" if self.encrypts or encrypted else "http"
+
+
+def is_here(url: str) -> bool:
+    """Whether a URL is of this machine itself."""
+    return _is_loopback(url.partition("://")[2])
 
 
 def _is_loopback(address: str) -> bool:
@@ -48,17 +53,40 @@ def parse_list(text: str) -> list[str]:
 def server_url(text: str, habit: Habit) -> str:
     """The URL of a server. ``lab`` gets the usual port, and the scheme that `habit` says."""
     text = text.strip().rstrip("/")
+    _refuse_without_brackets(text)
     bare = "://" not in text
-    url = f"{habit.scheme(text)}://{text}" if bare else text
+    address = _with_port(text) if bare else text
+    url = f"{habit.scheme(address)}://{address}" if bare else text
     try:
         parsed = urlsplit(url)
-        port, host = parsed.port, parsed.hostname
+        # Reading the port checks it.
+        host = parsed.hostname if parsed.port != 0 else None
     except ValueError:
-        port, host, parsed = None, None, urlsplit("")
+        host, parsed = None, urlsplit("")
     usable = parsed.scheme in ("http", "https") and host and not parsed.netloc.endswith(":")
-    if not usable or any(letter.isspace() for letter in url) or parsed.path or parsed.username:
+    more = parsed.path or parsed.query or parsed.fragment or parsed.username is not None
+    if not usable or more or any(letter.isspace() for letter in url):
         raise InvalidArgument.of("server", f"is `{text}`, which is no address; write `{DEFAULT_SERVER}` or `lab:7433`")
-    return f"{url}:{_DEFAULT_PORT}" if bare and port is None else url
+    return url
+
+
+def _with_port(address: str) -> str:
+    try:
+        has_port = urlsplit(f"//{address}").port is not None
+    except ValueError:
+        return address
+    return address if has_port or address.endswith(":") else f"{address}:{_DEFAULT_PORT}"
+
+
+def _refuse_without_brackets(text: str) -> None:
+    host = text.partition("://")[2] or text
+    try:
+        ip = ipaddress.IPv6Address(host)
+    except ValueError:
+        return
+    raise InvalidArgument.of(
+        "server", f"is `{text}`, an address of IPv6; write it in brackets: `[{ip}]:{_DEFAULT_PORT}`"
+    )
 
 
 def grpc_target(url: str) -> str:

@@ -11,10 +11,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from trainyard.errors import Violation
 
+#: What is said of a server that takes too long, whoever has noticed.
+NO_ANSWER = "no answer in time"
 _DETAILS = "grpc-status-details-bin"
 _NOT_LEADER = "NOT_LEADER"
 #: BoringSSL's words before it says what is wrong with a certificate.
 _REFUSED_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+#: gRPC's words for a connection that took too long.
+_TOO_LATE = ("FD Shutdown", "before receiving SETTINGS frame")
 #: Codes that gRPC itself gives a call whose connection broke.
 _OF_A_CONNECTION = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED")
 
@@ -41,6 +45,11 @@ class Answer:
         if self.is_untrusted:
             return False
         return self.code == "UNAVAILABLE" or (not self.is_answer and self.code in _OF_A_CONNECTION)
+
+    @property
+    def is_timeout(self) -> bool:
+        """Whether the time of the call was up before anybody answered."""
+        return self.code == "DEADLINE_EXCEEDED" and not self.is_answer
 
     @property
     def leader(self) -> str:
@@ -91,5 +100,11 @@ def _one_line(text: str) -> str:
     text = " ".join(text.split())
     _, _, cause = text.rpartition("last error: ")
     _, _, cause = cause.rpartition("Failed to connect to remote host: ")
-    cause = re.sub(r"^(connect: )?(.+?)( \(\d+\))?$", r"\2", cause)
+    if "DNS resolution failed" in cause:
+        return "its name cannot be looked up"
+    if any(words in cause for words in _TOO_LATE):
+        return NO_ANSWER
+    # "UNKNOWN: ipv4:10.0.0.1:7433: connect: Network is unreachable (101)"
+    noise = r"([A-Z_]+: )?(ipv[46]:\S+: )?(connect: |getsockopt\(SO_ERROR\): )?"
+    cause = re.sub(rf"^{noise}(.+?)( \(\d+\))?$", r"\4", cause)
     return cause.rpartition(f"{_REFUSED_CERTIFICATE}: ")[2].removesuffix(": OK")

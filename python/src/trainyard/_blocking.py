@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from trainyard import _address, _channels
+from trainyard import _address, _channels, _session
 from trainyard._answer import answer_of
 from trainyard._session import Session
 from trainyard._steps import CallFailed, Close, Invoke, Open, Operation, Read, Sleep, Step, Work
@@ -21,11 +21,11 @@ T = TypeVar("T")
 class BlockingRunner:
     """Connections, and a way to take steps over them. Threads may share it."""
 
-    def __init__(self, session: Session, timeout: float) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self._timeout = timeout
         self._channels: dict[str, grpc.Channel] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def run(self, operation: Operation[T]) -> T:
         """Takes all steps of an operation."""
@@ -41,8 +41,9 @@ class BlockingRunner:
         return value
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, for good."""
         with self._lock:
+            self._is_closed = True
             for channel in self._channels.values():
                 channel.close()
             self._channels.clear()
@@ -59,39 +60,49 @@ class BlockingRunner:
                 return function()
             case Close(stream):
                 stream.cancel()
-            case Invoke(target, method, request):
-                call = self._channel(target).unary_unary(
+            case Invoke(target, method, request, timeout):
+                deadline = time.monotonic() + timeout
+                call = self._channel(target, timeout).unary_unary(
                     method.path,
                     request_serializer=method.request.SerializeToString,
                     response_deserializer=method.response.FromString,
                 )
-                return _checked(lambda: call(request, timeout=self._timeout, metadata=self.session.metadata(target)))
-            case Open(target, method, request):
-                stream = self._channel(target).unary_stream(
+                left = max(deadline - time.monotonic(), 0.0)
+                return _checked(lambda: call(request, timeout=left, metadata=self.session.metadata(target)))
+            case Open(target, method, request, timeout):
+                ends = None if timeout is None else time.monotonic() + timeout
+                stream = self._channel(target, timeout).unary_stream(
                     method.path,
                     request_serializer=method.request.SerializeToString,
                     response_deserializer=method.response.FromString,
                 )
-                return _checked(lambda: stream(request, metadata=self.session.metadata(target)))
+                rest = None if ends is None else max(ends - time.monotonic(), 0.0)
+                return _checked(lambda: stream(request, timeout=rest, metadata=self.session.metadata(target)))
             case Read(stream):
                 return _checked(lambda: next(stream, None))
         return None
 
-    def _channel(self, target: str) -> grpc.Channel:
+    def _channel(self, target: str, timeout: float | None) -> grpc.Channel:
         with self._lock:
+            if self._is_closed:
+                raise _session.closed()
             channel = self._channels.get(target)
         if channel is not None:
             return channel
-        trust = trust_for(self.session.settings, target)
-        address, options = _address.grpc_target(target), _channels.options(trust)
+        connect_timeout = self.session.connect_timeout
+        patience = connect_timeout if timeout is None else min(connect_timeout, timeout)
+        trust = trust_for(self.session.settings, target, patience)
+        address, options = _address.grpc_target(target), _channels.options(trust, connect_timeout)
         if trust.credentials is None:
             made = grpc.insecure_channel(address, options)
         else:
             made = grpc.secure_channel(address, trust.credentials, options)
         with self._lock:
-            kept = self._channels.setdefault(target, made)
+            kept = None if self._is_closed else self._channels.setdefault(target, made)
         if kept is not made:
             made.close()
+        if kept is None:
+            raise _session.closed()
         return kept
 
 

@@ -15,8 +15,6 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # gRPC would wait up to two minutes before it dials again; how often to try is decided in `_session`.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long one connection may take to be made.
-    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A scheduler is a machine of the lab, as `yard` has it.
     ("grpc.enable_http_proxy", 0),
@@ -25,7 +23,7 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-def options(trust: Trust) -> list[tuple[str, int | str]]:
-    """What a channel to a server is made with."""
+def options(trust: Trust, connect_timeout: float) -> list[tuple[str, int | str]]:
+    """What a channel to a server is made with. One connection may take `connect_timeout` seconds to be made."""
     named = [("grpc.ssl_target_name_override", trust.name)] if trust.name else []
-    return [*_OPTIONS, *named]
+    return [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", max(1, round(connect_timeout * 1000))), *named]

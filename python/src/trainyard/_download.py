@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainyard._answer import Answer
+from trainyard._checks import checked_text, shown
 from trainyard._methods import DOWNLOAD_ARTIFACT
 from trainyard._session import Session, jittered
 from trainyard._steps import CallFailed, Close, Open, Operation, Read, Sleep, work
@@ -21,6 +22,7 @@ _TRIES = 5
 
 def choose(artifacts: Sequence[artifacts_pb2.Artifact], name: str, job_id: str) -> artifacts_pb2.Artifact:
     """The artifact that `name` means: by its whole name, its file's name, or that without its ending: ``best``."""
+    name = checked_text("name", name)
     for of in (str, lambda path: path.name, lambda path: path.stem):
         found = [artifact for artifact in artifacts if of(PurePosixPath(artifact.name)) == name]
         if len(found) == 1:
@@ -42,14 +44,27 @@ def target_of(artifact: artifacts_pb2.Artifact, path: str | os.PathLike[str] | N
         raise InvalidArgument.of("name", f"is `{artifact.name}`, which is no file's name; nothing was fetched")
     if path is None:
         return Path(file_name)
-    text = os.fspath(path)
-    return Path(text) / file_name if text.endswith(os.sep) or Path(text).is_dir() else Path(text)
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else b""
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidArgument.of("path", f"is `{shown(path)}`; give a file or a folder on this machine")
+    return Path(text) / file_name if text.endswith(("/", os.sep)) or Path(text).is_dir() else Path(text)
 
 
 def download(
     session: Session, job_id: str, artifact: artifacts_pb2.Artifact, target: Path, *, overwrite: bool
 ) -> Operation[Path]:
     """Fetches an artifact, unless it lies there already. What is there has its SHA-256, always."""
+    try:
+        return (yield from _download(session, job_id, artifact, target, overwrite=overwrite))
+    except OSError as error:
+        # What has come stays, and the next download goes on from there.
+        where, why = error.filename or target, error.strerror or error
+        raise InvalidArgument.of("path", f"{where} cannot be written: {why}; give another, or make room") from error
+
+
+def _download(
+    session: Session, job_id: str, artifact: artifacts_pb2.Artifact, target: Path, *, overwrite: bool
+) -> Operation[Path]:
     present = yield from work(lambda: _sha256(target) if target.is_file() else "")
     if present == artifact.sha256:
         return target

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
+from trainyard import _agent_path
+from trainyard._checks import is_text, shown
 from trainyard.errors import InvalidArgument
 
 _SCALES = ("yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x")
@@ -15,8 +17,13 @@ _WEIGHTS = (".pt", ".pth", ".safetensors")
 
 def model(name: str | os.PathLike[str], pretrained: Any) -> tuple[str, Any]:
     """A model, and the weights that it begins with: ``/w/yolov8n.pt`` is both."""
-    text = os.fspath(name)
-    path = PurePath(text)
+    text = name.as_posix() if isinstance(name, PurePath) else name
+    text = os.fspath(text) if isinstance(text, os.PathLike) else text
+    if not is_text(text):
+        raise InvalidArgument.of(
+            "model", f"is `{shown(name)}`; give one of {', '.join(_SCALES)}, or the path of weights with such a name"
+        )
+    path = PurePosixPath(text)
     if path.suffix not in _WEIGHTS:
         return text, pretrained
     stem = path.stem.lower()
@@ -28,23 +35,23 @@ def model(name: str | os.PathLike[str], pretrained: Any) -> tuple[str, Any]:
         )
     if pretrained is not None and pretrained is not True:
         return stem, pretrained
-    if not path.is_absolute() and not os.path.isfile(text):
+    if not path.is_absolute() and not _agent_path.is_here(os.path.abspath(text)):
         raise InvalidArgument.of(
             "model",
             f"is `{text}`, which is no file here, and nothing is downloaded; `{stem}` begins from scratch, "
             "`pretrained` names the weights to begin with",
         )
-    return stem, os.path.abspath(text)
+    return stem, _agent_path.agent_path("model", text, "a weights file")
 
 
 def weights(value: Any) -> Any:
-    """Weights as an absolute path: a relative one is meant from this folder, where agents are not."""
+    """Weights as an absolute path."""
     if value is False:
         return ""
     if value is True:
         raise InvalidArgument.of("pretrained", "is True; give the path of a weights file, or leave it out")
-    if isinstance(value, (str, os.PathLike)) and os.fspath(value):
-        return os.path.abspath(value)
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and value):
+        return _agent_path.agent_path("pretrained", value, "a weights file")
     return value
 
 
@@ -52,16 +59,17 @@ def device(value: str | int | None) -> str | None:
     """The kind of device that a job asks for; which GPU is the scheduler's choice."""
     if value is None:
         return None
-    text = str(value).strip().lower()
+    # Other programs take the number of a GPU.
+    text = value.strip().lower() if isinstance(value, str) and is_text(value) else shown(value)
     if text in ("gpu", "cuda", "cuda:0", "0"):
         return "gpu"
     if text == "cpu":
         return text
     if text.removeprefix("cuda:").isdecimal() or "," in text:
         raise InvalidArgument.of(
-            "device", f"is `{value}`; write gpu: which one is the scheduler's choice, `gpu_models` says of what kind"
+            "device", f"is `{text}`; write gpu: which one is the scheduler's choice, `gpu_models` says of what kind"
         )
-    raise InvalidArgument.of("device", f"is `{value}`; write gpu or cpu")
+    raise InvalidArgument.of("device", f"is `{text}`; write gpu or cpu")
 
 
 def _batch(value: Any) -> Any:
@@ -76,9 +84,9 @@ def _cache(value: Any) -> Any:
 def _imgsz(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
-    if len(set(value)) == 1:
+    if value and all(one == value[0] for one in value):
         return value[0]
-    raise InvalidArgument.of("imgsz", f"is `{value}`; training images are square: give one whole number")
+    raise InvalidArgument.of("imgsz", f"is `{shown(value)}`; training images are square: give one whole number")
 
 
 _MEANINGS: dict[str, Callable[[Any], Any]] = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
+from typing import NoReturn
 
-from trainyard.errors import JobFailed
+from trainyard._session import no_pickle
+from trainyard.errors import JobFailed, Unavailable, WaitTimeout
 from trainyard.events import JobState, LogLine, Metrics, StateChange, figures, is_per_class, state_of, utc
 from trainyard.table import MetricsTable
 from trainyard.v1 import jobs_pb2
@@ -90,6 +92,19 @@ class JobView:
             job_id=self.id,
             state=str(self.known_state),
         )
+
+    def overdue(self, timeout: float | None, unknown: Unavailable | None) -> WaitTimeout:
+        """The exception for a job that has not ended in time, or of which nothing was heard since `unknown`."""
+        how = f"has not ended within {timeout or 0:.6g} s"
+        more = f"and goes on: {self.line}" if unknown is None else f"as far as is known: {unknown}"
+        return WaitTimeout(
+            f"job {self.id} {how}, {more}",
+            job_id=self.id,
+            state=str(self.known_state),
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise no_pickle("a job", "its client's connections", "hand on its `id`, and ask `client.job(id)` there")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.name!r} {self.line}>"

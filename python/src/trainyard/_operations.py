@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import string
 import uuid
 from collections.abc import Iterable, Mapping
 
 from trainyard import _methods, _spec
+from trainyard._checks import checked_labels, checked_text, is_text, shown
 from trainyard._session import Session
 from trainyard._steps import Operation
 from trainyard.errors import InvalidArgument
@@ -27,9 +29,10 @@ def submit(session: Session, spec: jobs_pb2.JobSpec, *, validate_only: bool) -> 
     return answer.job
 
 
-def get_job(session: Session, job_id: str) -> Operation[jobs_pb2.Job]:
+def get_job(session: Session, job_id: str | uuid.UUID, timeout: float | None = None) -> Operation[jobs_pb2.Job]:
     """A job by its id or a prefix that only it has."""
-    return (yield from session.call(_methods.GET_JOB, jobs_pb2.GetJobRequest(job_id=check_id(job_id))))
+    request = jobs_pb2.GetJobRequest(job_id=check_id(job_id))
+    return (yield from session.call(_methods.GET_JOB, request, math.inf if timeout is None else timeout))
 
 
 def list_jobs(
@@ -42,7 +45,10 @@ def list_jobs(
     limit: int | None,
 ) -> Operation[list[jobs_pb2.Job]]:
     """Jobs, newest first, page by page until there are `limit`."""
-    wanted = [_state_name(state) for state in states]
+    _check_limit(limit)
+    wanted = _state_names(states)
+    user, name_prefix = checked_text("user", user), checked_text("name_prefix", name_prefix)
+    labels = checked_labels(labels)
     jobs: list[jobs_pb2.Job] = []
     page_token = ""
     while True:
@@ -98,18 +104,33 @@ def who_am_i(session: Session) -> Operation[access_pb2.Caller]:
     return (yield from session.call(_methods.WHO_AM_I, access_pb2.WhoAmIRequest()))
 
 
-def check_id(text: str) -> str:
+def check_id(text: str | uuid.UUID) -> str:
     """Refuses what cannot begin an id, before a server is asked."""
-    job_id = text.strip().lower()
+    job_id = str(text).strip().lower() if isinstance(text, (str, uuid.UUID)) else ""
     allowed = set(string.hexdigits.lower() + "-")
     if not job_id or len(job_id) > _LONGEST_ID or not allowed.issuperset(job_id):
-        raise InvalidArgument.of("job_id", f"is `{text}`; give a job's id or its beginning, `Client.jobs()` lists them")
+        given = text if is_text(text) else shown(text)
+        way_out = "give a job's id or its beginning, `Client.jobs()` lists them"
+        raise InvalidArgument.of("job_id", f"is `{given}`; {way_out}")
     return job_id
 
 
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise InvalidArgument.of("limit", f"is {shown(limit)}; give 1 or more, or None for all")
+
+
+def _state_names(states: Iterable[JobState | str]) -> list[str]:
+    # One state is a text, and texts can be iterated, too.
+    several = [states] if isinstance(states, str) else states
+    if not isinstance(several, Iterable):
+        raise InvalidArgument.of("states", f"is `{shown(states)}`; give a list of states")
+    return [_state_name(state) for state in several]
+
+
 def _state_name(state: JobState | str) -> str:
-    name = str(state).upper()
+    name = str(state).upper() if is_text(state) else ""
     if name not in jobs_pb2.JobState.DESCRIPTOR.values_by_name or name not in JobState.__members__:
         known = ", ".join(one for one in JobState.__members__ if one != "UNSPECIFIED")
-        raise InvalidArgument.of("states", f"is `{state}`; use one of {known}")
+        raise InvalidArgument.of("states", f"is `{state if is_text(state) else shown(state)}`; use one of {known}")
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from trainyard._methods import Method, RequestT, ResponseT
 from trainyard._route import Route
 from trainyard._settings import Settings
 from trainyard._steps import CallFailed, Operation, Sleep, invoke
-from trainyard.errors import TrainyardError, error_of
+from trainyard.errors import FailedPrecondition, InvalidArgument, TrainyardError, error_of
 
 T = TypeVar("T")
 
@@ -20,6 +21,10 @@ T = TypeVar("T")
 _RETRY_DELAYS = (0.1, 0.3, 0.7, 1.4)
 #: Seconds that a cluster that answers may take to have a leader.
 _ELECTION_TIMEOUT = 15.0
+#: Seconds that one connection may take to be made, at most.
+_LONGEST_CONNECT = 5.0
+#: How much of a call's time may pass before its connection is there, so that there is time to say what was wrong.
+_CONNECT_SHARE = 0.8
 
 
 class Session:
@@ -33,6 +38,11 @@ class Session:
     def target(self) -> str:
         """The server that the next call goes to."""
         return self._route.target
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds that one connection may take to be made: each server has its part of a call's time."""
+        return min(_LONGEST_CONNECT, self.settings.timeout * _CONNECT_SHARE / len(self.settings.servers))
 
     def metadata(self, target: str) -> tuple[tuple[str, str], ...]:
         """Who is calling, as `target` may know it."""
@@ -56,23 +66,35 @@ class Session:
         """A call has failed for now: later calls go to the next server, or to the leader that a standby names."""
         return self._route.failed(answer)
 
-    def call(self, method: Method[RequestT, ResponseT], request: RequestT) -> Operation[ResponseT]:
-        """Makes a call that is safe to repeat, until it is answered or has failed for good."""
-        return self._retrying(lambda answer: answer.is_temporary, method, request)
+    def call(
+        self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float = math.inf
+    ) -> Operation[ResponseT]:
+        """Makes a call that is safe to repeat, until it is answered or has failed for good. All of it takes no longer
+        than the client's timeout, or than `timeout` seconds."""
+        return self._retrying(lambda answer: answer.is_temporary, method, request, timeout)
 
     def call_once(self, method: Method[RequestT, ResponseT], request: RequestT) -> Operation[ResponseT]:
         """Makes a call that must not be made twice: it is made again only where a standby has refused it."""
         return self._retrying(lambda answer: bool(answer.leader), method, request)
 
     def _retrying(
-        self, may_pass: Callable[[Answer], bool], method: Method[RequestT, ResponseT], request: RequestT
+        self,
+        may_pass: Callable[[Answer], bool],
+        method: Method[RequestT, ResponseT],
+        request: RequestT,
+        timeout: float = math.inf,
     ) -> Operation[ResponseT]:
         begun = time.monotonic()
+        deadline = begun + min(timeout, self.settings.timeout)
         delays = iter(_RETRY_DELAYS)
+        known: TrainyardError | None = None
         while True:
             target = self.target
+            left = deadline - time.monotonic()
+            if left <= 0 and known is not None:
+                raise known
             try:
-                response = yield from invoke(target, method, request)
+                response = yield from invoke(target, method, request, max(left, 0.0))
             except CallFailed as failed:
                 answer = failed.answer
             else:
@@ -80,19 +102,36 @@ class Session:
                 return response
             # What is said of a failure names the server that failed.
             error = error_of(answer, target)
+            if answer.is_timeout:
+                # The next call begins elsewhere. What was wrong before the time was up says more than that it is up.
+                self.fail_over(answer)
+                raise known or error
             if not may_pass(answer):
                 raise error
+            known = error
             at_once, asked = self.fail_over(answer)
             if at_once:
                 continue
-            wait = asked if asked is not None and time.monotonic() - begun < _ELECTION_TIMEOUT else next(delays, None)
-            if wait is None:
+            now = time.monotonic()
+            wait = asked if asked is not None and now - begun < _ELECTION_TIMEOUT else next(delays, None)
+            pause = math.inf if wait is None else jittered(wait)
+            if now + pause >= deadline:
                 raise error
-            yield Sleep(jittered(wait))
+            yield Sleep(pause)
 
     def error(self, answer: Answer) -> TrainyardError:
         """The exception for a stream that has failed."""
         return error_of(answer, self.target)
+
+
+def closed() -> TrainyardError:
+    """The exception for who uses a client after its end."""
+    return FailedPrecondition("the client is closed; make another one: `Client(...)`")
+
+
+def no_pickle(what: str, holds: str, way_out: str) -> InvalidArgument:
+    """The exception for who wants to hand something to another process, or copy it."""
+    return InvalidArgument(f"{what} cannot be pickled or copied: it holds {holds}; {way_out}")
 
 
 def jittered(seconds: float) -> float:

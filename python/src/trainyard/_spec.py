@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import timedelta
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
 from trainyard import _habit
+from trainyard._agent_path import agent_path, is_here
+from trainyard._checks import is_text, shown
 from trainyard.errors import InvalidArgument, Violation
 from trainyard.v1 import jobs_pb2, train_pb2
 
@@ -25,6 +28,11 @@ _TYPES = {
     FieldDescriptor.CPPTYPE_DOUBLE: "a number",
     FieldDescriptor.CPPTYPE_BOOL: "True or False",
     FieldDescriptor.CPPTYPE_STRING: "a text",
+}
+_LARGEST = {
+    FieldDescriptor.CPPTYPE_UINT32: 2**32 - 1,
+    FieldDescriptor.CPPTYPE_UINT64: 2**64 - 1,
+    FieldDescriptor.CPPTYPE_INT32: 2**31 - 1,
 }
 
 
@@ -40,22 +48,25 @@ class Placement:
     priority: int | None = None
     max_retries: int | None = None
     time_limit: timedelta | float | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] | None = None
+
+
+_PLACEMENT = frozenset(one.name for one in fields(Placement))
 
 
 def job_spec(
     data: str | os.PathLike[str],
     model: str | os.PathLike[str],
     placement: Placement,
-    fields: Mapping[str, Any],
+    training: Mapping[str, Any],
 ) -> jobs_pb2.JobSpec:
     """The job that the arguments describe. Names every argument that cannot be sent."""
     wrong: list[Violation] = []
     file = data_file(data)
-    model, pretrained = _habit.model(model, fields.get("pretrained"))
+    model, pretrained = _habit.model(model, training.get("pretrained"))
     spec = jobs_pb2.JobSpec(train=train_pb2.TrainSpec(data=file, model=model))
-    spec.name = Path(file).parent.name if placement.name is None else _text("name", placement.name, wrong)
-    for name, value in {**fields, "pretrained": pretrained}.items():
+    spec.name = PurePosixPath(file).parent.name if placement.name is None else _text("name", placement.name, wrong)
+    for name, value in {**training, "pretrained": pretrained}.items():
         _set(spec.train, name, _habit.meaning(name, value), wrong)
     _set(spec.resources, "device", _habit.device(placement.device), wrong)
     _set(spec.resources, "gpus", placement.gpus, wrong)
@@ -63,9 +74,16 @@ def job_spec(
     _set(spec, "priority", placement.priority, wrong)
     _set(spec, "max_retries", placement.max_retries, wrong)
     models = [placement.gpu_models] if isinstance(placement.gpu_models, str) else placement.gpu_models
-    spec.resources.gpu_models.extend(_text("gpu_models", one, wrong) for one in models)
-    for key, value in placement.labels.items():
-        spec.labels[_text("labels", key, wrong)] = _text("labels", value, wrong)
+    if isinstance(models, Iterable):
+        spec.resources.gpu_models.extend(_text("gpu_models", one, wrong) for one in models)
+    else:
+        wrong.append(Violation("gpu_models", f"is `{shown(models)}`; give a list of texts"))
+    labels = {} if placement.labels is None else placement.labels
+    if isinstance(labels, Mapping):
+        for key, value in labels.items():
+            spec.labels[_text("labels", key, wrong)] = _text("labels", value, wrong)
+    else:
+        wrong.append(Violation("labels", f"is `{shown(labels)}`; give a dict of texts"))
     _set_time_limit(spec, placement.time_limit, wrong)
     if wrong:
         raise _invalid(wrong)
@@ -94,17 +112,18 @@ def _invalid(wrong: Sequence[Violation], reason: str = "") -> InvalidArgument:
 
 def data_file(data: str | os.PathLike[str]) -> str:
     """The data.yaml, as an absolute path; in a folder on this machine, the one that lies there."""
-    text = os.fspath(data)
-    if not isinstance(text, str) or not text:
-        raise InvalidArgument.of("data", f"is `{text!r}`; give the path of a data.yaml, as the agents see it")
-    path = Path(os.path.abspath(text))
-    if not path.is_dir():
-        return str(path)
-    names = sorted(entry.name for entry in path.iterdir())
+    path = agent_path("data", data, "a data.yaml")
+    try:
+        names = sorted(os.listdir(path)) if is_here(path) else None
+    except OSError:
+        # It is a file, or nobody's business here.
+        names = None
+    if names is None:
+        return path
     yamls = [name for name in names if name.endswith((".yaml", ".yml"))]
     usual = [name for name in yamls if name in ("data.yaml", "data.yml")]
     if len(yamls) == 1 or usual:
-        return str(path / (usual or yamls)[0])
+        return posixpath.join(path, (usual or yamls)[0])
     if yamls:
         several = ", ".join(yamls[:_NAMED])
         raise InvalidArgument.of(
@@ -119,9 +138,9 @@ def data_file(data: str | os.PathLike[str]) -> str:
 
 
 def _text(name: str, value: Any, wrong: list[Violation]) -> str:
-    if isinstance(value, str):
-        return value
-    wrong.append(Violation(name, f"is `{value!r}`; give a text"))
+    if is_text(value):
+        return str(value)
+    wrong.append(Violation(name, f"is `{shown(value)}`; give a text"))
     return ""
 
 
@@ -131,8 +150,9 @@ def _set(message: Any, name: str, value: Any, wrong: list[Violation]) -> None:
         return
     known = {one.name: one for one in message.DESCRIPTOR.fields}
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean `{nearest[0]}`?" if nearest else f"the fields are: {', '.join(sorted(known))}"
+        takes = {*known, *_PLACEMENT} - {"data"}
+        nearest = difflib.get_close_matches(name, takes, n=1)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"the fields are: {', '.join(sorted(takes))}"
         wrong.append(Violation(name, f"is no field of a training job; {hint}"))
         return
     kind = known[name].cpp_type
@@ -142,14 +162,18 @@ def _set(message: Any, name: str, value: Any, wrong: list[Violation]) -> None:
         if is_mistaken:
             raise TypeError
         setattr(message, name, value)
-    except (TypeError, ValueError):
-        wrong.append(Violation(name, f"is `{value!r}`; give {_TYPES.get(kind, 'another value')}"))
+    except (TypeError, ValueError, OverflowError):
+        is_too_large = isinstance(value, int) and not isinstance(value, bool) and value > _LARGEST.get(kind, value)
+        wanted = f"{_LARGEST[kind]} at most" if is_too_large else _TYPES.get(kind, "another value")
+        wrong.append(Violation(name, f"is `{shown(value)}`; give {wanted}"))
 
 
 def _set_time_limit(spec: jobs_pb2.JobSpec, limit: timedelta | float | None, wrong: list[Violation]) -> None:
     if limit is None:
         return
     try:
+        if isinstance(limit, bool):
+            raise TypeError
         spec.time_limit.FromTimedelta(limit if isinstance(limit, timedelta) else timedelta(seconds=limit))
     except (TypeError, ValueError, OverflowError):
-        wrong.append(Violation("time_limit", f"is `{limit!r}`; give seconds, or a `datetime.timedelta`"))
+        wrong.append(Violation("time_limit", f"is `{shown(limit)}`; give seconds, or a `datetime.timedelta`"))

@@ -25,6 +25,8 @@ class Invoke:
     target: str
     method: Method[Any, Any]
     request: Message
+    #: Seconds that it may take, with the connection that it needs.
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Open:
     target: str
     method: Method[Any, Any]
     request: Message
+    #: Seconds after which the stream ends; None for one that may go on.
+    timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,9 @@ class CallFailed(Exception):
         self.answer = answer
 
 
-def invoke(target: str, method: Method[RequestT, ResponseT], request: RequestT) -> Operation[ResponseT]:
+def invoke(target: str, method: Method[RequestT, ResponseT], request: RequestT, timeout: float) -> Operation[ResponseT]:
     """`Invoke` with its types."""
-    return cast("ResponseT", (yield Invoke(target, method, request)))
+    return cast("ResponseT", (yield Invoke(target, method, request, timeout)))
 
 
 def work(function: Callable[[], T]) -> Operation[T]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from typing_extensions import Self, Unpack
 
 from trainyard import _download, _operations, _settings, _spec
 from trainyard._asynchronous import AsyncRunner
 from trainyard._job_view import JobView, table_of
-from trainyard._session import Session
-from trainyard._watch import Watch
+from trainyard._session import Session, no_pickle
+from trainyard._settings import DEFAULT_TIMEOUT
+from trainyard._watch import OutOfTime, Watch, get_for_a_last_word
 from trainyard.agent import Agent, Agents
 from trainyard.artifact import Artifact
-from trainyard.client import DEFAULT_TIMEOUT
-from trainyard.errors import InvalidArgument
+from trainyard.errors import Unavailable, WaitTimeout
 from trainyard.events import JobState, LogLine, Metrics, StateChange
 from trainyard.fields import TrainFields
 from trainyard.table import MetricsTable
@@ -42,28 +44,44 @@ class AsyncJob(JobView):
         self.message = await self._runner.run(_operations.get_job(self._runner.session, self.id))
         return self
 
-    async def watch(self, cursor: int = 0) -> AsyncIterator[StateChange | Metrics | LogLine]:
-        """All events after a cursor: those of the past, then live ones, until the job ends."""
-        async for event in self._events(cursor, history_only=False):
+    async def watch(
+        self, cursor: int = 0, *, timeout: float | None = None
+    ) -> AsyncIterator[StateChange | Metrics | LogLine]:
+        """All events after a cursor: those of the past, then live ones, until the job ends, as `Job.watch` has it."""
+        async for event in self._events(cursor, history_only=False, timeout=timeout):
             yield event
 
     async def history(self) -> list[StateChange | Metrics | LogLine]:
         """The events that there are already."""
         return [event async for event in self._events(0, history_only=True)]
 
-    async def _events(self, cursor: int, *, history_only: bool) -> AsyncIterator[StateChange | Metrics | LogLine]:
-        watch = Watch(self._runner.session, self.id, cursor, history_only=history_only)
+    async def _events(
+        self, cursor: int, *, history_only: bool, timeout: float | None = None
+    ) -> AsyncIterator[StateChange | Metrics | LogLine]:
+        watch = Watch(self._runner.session, self.id, cursor, history_only=history_only, timeout=timeout)
         try:
             while (event := await self._runner.run(watch.next())) is not None:
                 yield event
+        except OutOfTime:
+            unknown: Unavailable | None = None
+            try:
+                self.message = await self._runner.run(get_for_a_last_word(self._runner.session, self.id))
+            except Unavailable as error:
+                unknown = error
+            raise self.overdue(timeout, unknown) from None
         finally:
             await self._runner.run(watch.close())
 
-    async def wait(self, *, check: bool = True) -> AsyncJob:
-        """Waits until the job ends. Raises `JobFailed` if it did not succeed, unless `check` is False."""
-        async for _ in self.watch():
-            pass
-        await self.refresh()
+    async def wait(self, *, timeout: float | None = None, check: bool = True) -> AsyncJob:
+        """Waits until the job ends, as `Job.wait` does."""
+        try:
+            async for _ in self.watch(timeout=timeout):
+                pass
+            await self.refresh()
+        except WaitTimeout:
+            # It may have ended in the last moment.
+            if not self.known_state.is_final:
+                raise
         if check and self.known_state is not JobState.SUCCEEDED:
             raise self.failure()
         return self
@@ -116,8 +134,8 @@ class AsyncClient:
         act_as: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
-        session = Session(_settings.load(server, token, ca, act_as))
-        self._runner = AsyncRunner(session, timeout)
+        session = Session(_settings.load(server, token, ca, act_as, timeout))
+        self._runner = AsyncRunner(session)
 
     @property
     def server(self) -> str:
@@ -142,20 +160,37 @@ class AsyncClient:
     ) -> AsyncJob:
         """Queues a job, as `Client.train` does."""
         placement = _spec.Placement(
-            name, device, gpus, gpu_models, min_vram_mib, priority, max_retries, time_limit, labels or {}
+            name, device, gpus, gpu_models, min_vram_mib, priority, max_retries, time_limit, labels
         )
         spec = _spec.job_spec(data, model, placement, fields)
         submission = _operations.submit(self._runner.session, spec, validate_only=False)
         return AsyncJob(self._runner, await self._runner.run(submission))
 
     async def check(
-        self, data: str | os.PathLike[str], *, model: str | os.PathLike[str] = "yolov8n", **fields: Unpack[TrainFields]
+        self,
+        data: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] = "yolov8n",
+        name: str | None = None,
+        device: str | int | None = None,
+        gpus: int | None = None,
+        gpu_models: Sequence[str] = (),
+        min_vram_mib: int | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        time_limit: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        **fields: Unpack[TrainFields],
     ) -> None:
-        """Has a job checked, and queues nothing. Raises `InvalidArgument` with every wrong field."""
-        spec = _spec.job_spec(data, model, _spec.Placement(), fields)
+        """Has a job checked that `train` would queue, and queues nothing. Raises `InvalidArgument` with every wrong
+        field."""
+        placement = _spec.Placement(
+            name, device, gpus, gpu_models, min_vram_mib, priority, max_retries, time_limit, labels
+        )
+        spec = _spec.job_spec(data, model, placement, fields)
         await self._runner.run(_operations.submit(self._runner.session, spec, validate_only=True))
 
-    async def job(self, job_id: str) -> AsyncJob:
+    async def job(self, job_id: str | uuid.UUID) -> AsyncJob:
         """A job by its id, or by a beginning of it that only it has."""
         return AsyncJob(self._runner, await self._runner.run(_operations.get_job(self._runner.session, job_id)))
 
@@ -169,10 +204,13 @@ class AsyncClient:
         limit: int | None = 50,
     ) -> list[AsyncJob]:
         """Jobs that fit everything that is given, newest first. `limit=None` gives all."""
-        if limit is not None and limit < 1:
-            raise InvalidArgument.of("limit", f"is {limit}; give 1 or more, or None for all")
         listing = _operations.list_jobs(
-            self._runner.session, states=states, user=user, labels=labels or {}, name_prefix=name_prefix, limit=limit
+            self._runner.session,
+            states=states,
+            user=user,
+            labels={} if labels is None else labels,
+            name_prefix=name_prefix,
+            limit=limit,
         )
         return [AsyncJob(self._runner, message) for message in await self._runner.run(listing)]
 
@@ -186,7 +224,7 @@ class AsyncClient:
         return await self._runner.run(_operations.who_am_i(self._runner.session))
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, for good."""
         await self._runner.close()
 
     async def __aenter__(self) -> Self:
@@ -196,6 +234,9 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise no_pickle("a client", "its connections and its token", "make one in each process: `AsyncClient(...)`")
 
     def __repr__(self) -> str:
         return f"AsyncClient({self.server!r})"

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
+from typing import NoReturn
 
 from typing_extensions import Self, Unpack
 
 from trainyard import _operations, _settings, _spec
 from trainyard._blocking import BlockingRunner
-from trainyard._session import Session
+from trainyard._session import Session, no_pickle
+from trainyard._settings import DEFAULT_TIMEOUT
 from trainyard.agent import Agent, Agents
-from trainyard.errors import InvalidArgument
 from trainyard.events import JobState
 from trainyard.fields import TrainFields
 from trainyard.job import Job, Jobs
 from trainyard.v1 import access_pb2
-
-#: Seconds that a call with one answer may take.
-DEFAULT_TIMEOUT = 30.0
 
 
 class Client:
@@ -40,9 +39,10 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         """`server` is ``lab:7433``, or several with commas between. `ca` is a PEM file of the authority that certifies
-        the server, only where that is not the cluster's own. With `act_as` an admin acts for another user."""
-        session = Session(_settings.load(server, token, ca, act_as))
-        self._runner = BlockingRunner(session, timeout)
+        the server, only where that is not the cluster's own. With `act_as` an admin acts for another user. `timeout` is
+        how many seconds a call may take, with all its repeats; `Job.watch` and downloads have no end of that kind."""
+        session = Session(_settings.load(server, token, ca, act_as, timeout))
+        self._runner = BlockingRunner(session)
 
     @property
     def server(self) -> str:
@@ -70,19 +70,36 @@ class Client:
         `data` is the data set's data.yaml as the agents see it. `time_limit` is in seconds, or a timedelta. All other
         fields are those of `TrainFields`: ``epochs``, ``imgsz``, ``lr0`` ..."""
         placement = _spec.Placement(
-            name, device, gpus, gpu_models, min_vram_mib, priority, max_retries, time_limit, labels or {}
+            name, device, gpus, gpu_models, min_vram_mib, priority, max_retries, time_limit, labels
         )
         spec = _spec.job_spec(data, model, placement, fields)
         return Job(self._runner, self._runner.run(_operations.submit(self._runner.session, spec, validate_only=False)))
 
     def check(
-        self, data: str | os.PathLike[str], *, model: str | os.PathLike[str] = "yolov8n", **fields: Unpack[TrainFields]
+        self,
+        data: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] = "yolov8n",
+        name: str | None = None,
+        device: str | int | None = None,
+        gpus: int | None = None,
+        gpu_models: Sequence[str] = (),
+        min_vram_mib: int | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        time_limit: timedelta | float | None = None,
+        labels: Mapping[str, str] | None = None,
+        **fields: Unpack[TrainFields],
     ) -> None:
-        """Has a job checked, and queues nothing. Raises `InvalidArgument` with every wrong field."""
-        spec = _spec.job_spec(data, model, _spec.Placement(), fields)
+        """Has a job checked that `train` would queue, and queues nothing. Raises `InvalidArgument` with every wrong
+        field."""
+        placement = _spec.Placement(
+            name, device, gpus, gpu_models, min_vram_mib, priority, max_retries, time_limit, labels
+        )
+        spec = _spec.job_spec(data, model, placement, fields)
         self._runner.run(_operations.submit(self._runner.session, spec, validate_only=True))
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str | uuid.UUID) -> Job:
         """A job by its id, or by a beginning of it that only it has."""
         return Job(self._runner, self._runner.run(_operations.get_job(self._runner.session, job_id)))
 
@@ -96,10 +113,13 @@ class Client:
         limit: int | None = 50,
     ) -> Jobs:
         """Jobs that fit everything that is given, newest first. `limit=None` gives all."""
-        if limit is not None and limit < 1:
-            raise InvalidArgument.of("limit", f"is {limit}; give 1 or more, or None for all")
         listing = _operations.list_jobs(
-            self._runner.session, states=states, user=user, labels=labels or {}, name_prefix=name_prefix, limit=limit
+            self._runner.session,
+            states=states,
+            user=user,
+            labels={} if labels is None else labels,
+            name_prefix=name_prefix,
+            limit=limit,
         )
         return Jobs(Job(self._runner, message) for message in self._runner.run(listing))
 
@@ -112,7 +132,7 @@ class Client:
         return self._runner.run(_operations.who_am_i(self._runner.session))
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, for good."""
         self._runner.close()
 
     def __enter__(self) -> Self:
@@ -122,6 +142,9 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise no_pickle("a client", "its connections and its token", "make one in each process: `Client(...)`")
 
     def __repr__(self) -> str:
         return f"Client({self.server!r})"

@@ -100,10 +100,25 @@ class DamagedDownload(TrainyardError):
 class JobFailed(TrainyardError):
     """A job ended without success; ``job_id`` and ``state`` say which and how."""
 
-    def __init__(self, message: str, *, job_id: str, state: str) -> None:
+    # Whoever unpickles it has the message only, at first: exceptions come from other processes so.
+    def __init__(self, message: str, *, job_id: str = "", state: str = "") -> None:
         super().__init__(message)
         self.job_id = job_id
         self.state = state
+
+
+class WaitTimeout(TrainyardError, TimeoutError):
+    """A job has not ended in the seconds that were given; it goes on. ``job_id`` and ``state`` say which and how it
+    stood."""
+
+    def __init__(self, message: str, *, job_id: str = "", state: str = "") -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.state = state
+
+
+class MissingPackage(TrainyardError, ImportError):
+    """Something needs a package that is not installed."""
 
 
 _BY_CODE: dict[str, type[TrainyardError]] = {
@@ -135,7 +150,7 @@ def error_of(answer: Answer, server: str) -> TrainyardError:
 
 
 def _unreachable(answer: Answer, server: str) -> TrainyardError:
-    if answer.code == "DEADLINE_EXCEEDED":
+    if answer.is_timeout:
         return DeadlineExceeded(
             f"the server at {server} did not answer in time; try again, or give `Client(timeout=...)` more seconds"
         )

@@ -10,8 +10,9 @@ from pathlib import Path
 from trainyard import _download, _operations
 from trainyard._blocking import BlockingRunner
 from trainyard._job_view import JobView, jobs_html, table_of
-from trainyard._watch import Watch
+from trainyard._watch import OutOfTime, Watch, get_for_a_last_word
 from trainyard.artifact import Artifact
+from trainyard.errors import Unavailable, WaitTimeout
 from trainyard.events import JobState, LogLine, Metrics, StateChange
 from trainyard.table import MetricsTable
 from trainyard.v1 import jobs_pb2
@@ -44,28 +45,44 @@ class Job(JobView):
         """Asks the scheduler how the job stands."""
         return self._take(self._runner.run(_operations.get_job(self._runner.session, self.id)))
 
-    def watch(self, cursor: int = 0) -> Iterator[StateChange | Metrics | LogLine]:
+    def watch(self, cursor: int = 0, *, timeout: float | None = None) -> Iterator[StateChange | Metrics | LogLine]:
         """All events after a cursor: those of the past, then live ones, until the job ends. Lost connections and
-        other leaders are waited for, five minutes at most; no event is missed and none comes twice."""
-        yield from self._events(cursor, history_only=False)
+        other leaders are waited for, five minutes at most; no event is missed and none comes twice. Raises
+        `WaitTimeout` after `timeout` seconds, if they are given."""
+        yield from self._events(cursor, history_only=False, timeout=timeout)
 
     def history(self) -> Iterator[StateChange | Metrics | LogLine]:
         """The events that there are already."""
         yield from self._events(0, history_only=True)
 
-    def _events(self, cursor: int, *, history_only: bool) -> Iterator[StateChange | Metrics | LogLine]:
-        watch = Watch(self._runner.session, self.id, cursor, history_only=history_only)
+    def _events(
+        self, cursor: int, *, history_only: bool, timeout: float | None = None
+    ) -> Iterator[StateChange | Metrics | LogLine]:
+        watch = Watch(self._runner.session, self.id, cursor, history_only=history_only, timeout=timeout)
         try:
             while (event := self._runner.run(watch.next())) is not None:
                 yield event
+        except OutOfTime:
+            unknown: Unavailable | None = None
+            try:
+                self._take(self._runner.run(get_for_a_last_word(self._runner.session, self.id)))
+            except Unavailable as error:
+                unknown = error
+            raise self.overdue(timeout, unknown) from None
         finally:
             self._runner.run(watch.close())
 
-    def wait(self, *, check: bool = True) -> Job:
-        """Waits until the job ends. Raises `JobFailed` if it did not succeed, unless `check` is False."""
-        for _ in self.watch():
-            pass
-        self.refresh()
+    def wait(self, *, timeout: float | None = None, check: bool = True) -> Job:
+        """Waits until the job ends. Raises `JobFailed` if it did not succeed, unless `check` is False, and
+        `WaitTimeout` after `timeout` seconds, if they are given. The job goes on then."""
+        try:
+            for _ in self.watch(timeout=timeout):
+                pass
+            self.refresh()
+        except WaitTimeout:
+            # It may have ended in the last moment.
+            if not self.known_state.is_final:
+                raise
         if check and self.known_state is not JobState.SUCCEEDED:
             raise self.failure()
         return self

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from trainyard.errors import MissingPackage
+
 if TYPE_CHECKING:
     import pandas
 
@@ -30,13 +32,18 @@ class MetricsTable(list[dict[str, float]]):
         try:
             import pandas
         except ImportError:
-            raise ImportError("`to_pandas` needs pandas; run `pip install pandas`") from None
+            raise MissingPackage("`to_pandas` needs pandas; run `pip install pandas`") from None
         frame = pandas.DataFrame(list(self))
         return frame.set_index("epoch") if len(self) else frame
 
     def best(self, name: str = "metrics/mAP50-95(B)") -> dict[str, float]:
-        """The row where a figure is highest; empty if no epoch has it."""
-        return max((row for row in self if name in row), key=lambda row: row[name], default={})
+        """The row where a figure is highest; empty if no epoch has it. Of equal rows it is the first, but the newest
+        while the figure is 0: so the trainer chooses the epoch of `best.safetensors`."""
+        best: dict[str, float] = {}
+        for row in self:
+            if name in row and (not best or row[name] > best[name] or row[name] == best[name] == 0):
+                best = row
+        return best
 
     def _repr_html_(self) -> str:
         shown = [name for name in _SHOWN if any(name in row for row in self)]
