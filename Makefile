@@ -112,8 +112,9 @@ test-gpu: gpu-bundle ## What needs an NVIDIA GPU: one table, and target/gpu-bund
 gpu-bundle: setup $(GOLDEN)/unpacked ## The same as a folder for a machine with a GPU, without cargo and network
 	deploy/gpu/bundle.sh release
 
-wheel: build ## A wheel for pip, with the Python client and the programs, into target/wheel
+wheel: build ## Wheels for pip, into target/wheel: client and programs for Linux, the client alone for other systems
 	@$(PACK_WHEEL)
+	@TRAINYARD_WHEEL=client $(PACK_WHEEL)
 
 lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences and versions of what we build from
 	cargo fmt --all --check
@@ -121,7 +122,7 @@ lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences an
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	@$(PYTHON_STUBS)
-	cd python && $(PYTHON)/ruff format --check . && $(PYTHON)/ruff check . && $(PYTHON)/mypy
+	cd python && $(PYTHON)/ruff format --check . && $(PYTHON)/ruff check . && $(PYTHON)/mypy && $(PYTHON)/mypy --platform win32 src/trainyard
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh

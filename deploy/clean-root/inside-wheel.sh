@@ -12,9 +12,15 @@ refused() {
     grep -qF -- "$text" <<<"$said" || { printf '%s said:\n%s\nand not: %s\n' "$*" "$said" "$text" >&2; exit 1; }
 }
 
+step "the wheel without programs: its client, and one line from yard"
+python3 -m venv client
+client/bin/pip install -q ./trainyard-*-any.whl
+client/bin/python -c 'import trainyard; print(trainyard.__version__)'
+refused 'the programs are for Linux on x86-64' client/bin/yard --version
+
 step "pip installs the wheel and what its client needs"
 python3 -m venv venv
-venv/bin/pip install -q ./*.whl
+venv/bin/pip install -q ./trainyard-*-manylinux_*.whl
 export PATH=$PWD/venv/bin:$PATH
 yard --version
 yard demo-data data/shapes --train 8 --val 4 --size 64

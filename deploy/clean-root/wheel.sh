@@ -16,16 +16,18 @@ LIBRARIES="nvidia-cuda-runtime==$(version CUDA_RUNTIME) nvidia-cuda-cupti==$(ver
 # What pip has fetched once: torch is large, and differs by version of Python only.
 CACHE=$ROOTS/pip-cache
 
-wheels=(target/wheel/*.whl)
+wheels=(target/wheel/*-manylinux_*.whl)
 [ -f "${wheels[0]}" ] || { echo "there is no wheel; run 'make wheel' first" >&2; exit 1; }
-[ ${#wheels[@]} -eq 1 ] || { echo "there are several wheels in target/wheel; remove all but one" >&2; exit 1; }
+[ ${#wheels[@]} -eq 1 ] || { echo "there are several wheels with programs in target/wheel; remove all but one" >&2; exit 1; }
+client=(target/wheel/*-any.whl)
+[ -f "${client[0]}" ] || { echo "the client's wheel is not in target/wheel; run 'make wheel'" >&2; exit 1; }
 
 for suite in "${@:-bookworm trixie jammy noble}"; do
     for one in $suite; do
         echo "== $one"
         root=$(fresh_root "$one" python3-venv,ca-certificates)
         mkdir -p "$CACHE" "$root/test/cache"
-        cp "${wheels[0]}" deploy/clean-root/inside-wheel.sh deploy/clean-root/inside_wheel.py "$root/test/"
+        cp "${wheels[0]}" "${client[0]}" deploy/clean-root/inside-wheel.sh deploy/clean-root/inside_wheel.py "$root/test/"
         # pip's own variables, so that it finds packages as it does here.
         mapfile -t variables < <(env | grep -E '^(PIP_(INDEX_URL|EXTRA_INDEX_URL|DEFAULT_TIMEOUT|PROXY)|https?_proxy)=' || true)
         cp -r "$CACHE/." "$root/test/cache/"

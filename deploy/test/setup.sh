@@ -7,7 +7,7 @@ TEST=test-setup
 # shellcheck source=deploy/test/prepare.sh
 . deploy/test/prepare.sh
 ROOT=$WORK/bookworm-bare
-WHEEL=$(ls target/wheel/trainyard-*.whl 2>/dev/null) || fail "there is no wheel; run 'make wheel' first"
+WHEEL=$(ls target/wheel/trainyard-*-manylinux_*.whl 2>/dev/null) || fail "there is no wheel; run 'make wheel' first"
 
 need debootstrap:debootstrap systemd-nspawn:systemd-container patchelf:patchelf pip3:python3-pip
 system bookworm "$ROOT" dbus-user-session,libpam-systemd,redis-server,python3-venv

@@ -1,4 +1,5 @@
-"""Starts the programs that lie in the package `trainyard`. Apart from it, so that `yard` starts at once.
+"""Starts the programs that lie in the package `trainyard`. Apart from it, so that `yard` starts at once. Where they
+cannot run, the package has none, and this says what works there.
 
 Each entry point becomes its program: same process, same arguments. Machines that train need libtorch, which is part of
 the package torch.
@@ -17,6 +18,8 @@ from typing import NoReturn
 _PACKAGE = Path(__file__).resolve().parent / "trainyard"
 #: The version that the trainer is linked against; libtorch promises nothing to others.
 _TORCH = "2.13.0"
+#: Of the oldest system that they may be built for; the wheel's name has the one that they need.
+_OLDEST_GLIBC = "2.35"
 _INSTALL = 'run `pip install "trainyard[trainer]"`'
 #: Options of `yard` that take the word after them.
 _WITH_VALUE = {"--server", "--token", "--ca", "--as", "--output", "-o", "--color"}
@@ -57,12 +60,8 @@ def _command(words: list[str]) -> str:
 
 def _become(name: str, *, trains: bool) -> NoReturn:
     program = _PACKAGE / "bin" / name
-    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
-        _fail(
-            name,
-            f"the programs of this package are for Linux on x86-64, and this is {platform.system()} on "
-            f"{platform.machine()}; the Python client works here, the cluster needs such a machine",
-        )
+    if not program.parent.is_dir() or not _has_the_right_processor():
+        _fail(name, _where_programs_run())
     environment = dict(os.environ)
     libraries = _libtorch()
     if trains:
@@ -83,6 +82,24 @@ def _become(name: str, *, trains: bool) -> NoReturn:
                 "which Alpine, for one, is not",
             )
         _fail(name, f"{program} is missing; install the package again: `pip install --force-reinstall trainyard`")
+
+
+def _has_the_right_processor() -> bool:
+    return platform.system() == "Linux" and platform.machine() in ("x86_64", "AMD64")
+
+
+def _where_programs_run() -> str:
+    libc, version = platform.libc_ver()
+    here = f"{platform.system()} on {platform.machine()}"
+    if platform.system() == "Linux":
+        here += f" with {libc} {version}" if libc else " without glibc"
+    # Who has asked for the wrong file can have the other one.
+    may_run = _has_the_right_processor() and libc == "glibc"
+    other = "; the wheel with `manylinux` in its name has the programs" if may_run else ""
+    return (
+        f"this is the Python client alone: the programs are for Linux on x86-64 with glibc {_OLDEST_GLIBC} or newer, "
+        f"and this is {here}; the client works here: `import trainyard`{other}"
+    )
 
 
 def _libtorch() -> Path | None:

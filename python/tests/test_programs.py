@@ -92,10 +92,29 @@ def test_a_program_of_another_machine_and_one_that_is_missing_are_told(site: Pat
 
 
 def test_another_system_is_told_what_works_there(site: Path) -> None:
-    (site / "platform.py").write_text("def system(): return 'Darwin'\ndef machine(): return 'arm64'\n")
+    (site / "platform.py").write_text(
+        "def system(): return 'Darwin'\ndef machine(): return 'arm64'\ndef libc_ver(): return ('', '')\n"
+    )
     code, text = _start(site, "yard", "jobs")
     assert (code, text.count("\n")) == (1, 0)
-    assert "are for Linux on x86-64, and this is Darwin on arm64; the Python client works here" in text
+    assert "for Linux on x86-64 with glibc 2.35 or newer, and this is Darwin on arm64; the client works here" in text
+
+
+def test_the_wheel_for_every_system_says_where_the_programs_are(site: Path) -> None:
+    shutil.rmtree(site / "trainyard" / "bin")
+    for entry, name in NAMES.items():
+        code, text = _start(site, entry)
+        assert (code, text.count("\n")) == (1, 0)
+        assert text.startswith(f"{name}: this is the Python client alone: the programs are for Linux on x86-64 with")
+        assert text.endswith(
+            "the client works here: `import trainyard`; the wheel with `manylinux` in its name has the programs"
+        )
+    (site / "platform.py").write_text(
+        "def system(): return 'Linux'\ndef machine(): return 'aarch64'\ndef libc_ver(): return ('', '')\n"
+    )
+    assert _start(site, "yard")[1].endswith(
+        "and this is Linux on aarch64 without glibc; the client works here: `import trainyard`"
+    )
 
 
 def test_a_program_that_needs_what_pip_does_not_install_stops_the_build() -> None:
