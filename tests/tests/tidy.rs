@@ -250,6 +250,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("proto/access", &["trainyard-access"]),
     ("proto/config", &["trainyard-types"]),
     ("proto/console", &[]),
+    ("proto/content", &[]),
     ("proto/files", &[]),
     ("proto/service", &[]),
     ("proto/wire", &["trainyard-types"]),

@@ -186,7 +186,10 @@ async fn a_terminated_agent_stores_its_checkpoints_hands_its_jobs_back_and_exits
         match stub.report().await.body {
             ReportBody::Ended(ended) => break ended,
             ReportBody::CheckpointStored(checkpoint) => stored.push(checkpoint),
-            ReportBody::Trainer(_) | ReportBody::BatchChosen(_) | ReportBody::SlotReleased(_) => {}
+            ReportBody::Trainer(_)
+            | ReportBody::BatchChosen(_)
+            | ReportBody::Fetching(_)
+            | ReportBody::SlotReleased(_) => {}
         }
     };
     assert_eq!(ended.reason, EndReason::Drained);

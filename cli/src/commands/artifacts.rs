@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use trainyard_proto::pb;
+use trainyard_types::size::bytes;
 
 use crate::artifact::{self, Fetched};
 use crate::client::all_pages;
 use crate::commands::Context;
 use crate::failure::{Exit, Failure};
 use crate::proto_json::to_json;
-use crate::render::{self, bytes};
+use crate::render;
 use crate::terminal::{self, clean};
 
 /// List or fetch what a job has left behind.

@@ -3,8 +3,9 @@
 use comfy_table::{Cell, Color};
 use prost_types::Timestamp;
 use trainyard_proto::pb;
+use trainyard_types::size::bytes;
 
-use super::{TextTable, bytes, cell, seconds_between, short, short_length, span, time};
+use super::{TextTable, cell, seconds_between, short, short_length, span, time};
 use crate::commands::agents::AgentGpu;
 use crate::output::Output;
 use crate::terminal::clean;

@@ -110,6 +110,8 @@ pub struct Fitness {
     pub cpu_unavailable: Option<Unavailable>,
     /// What its clock showed as it said this.
     pub clock: Option<Time>,
+    /// Ids of versions of data sets and weights that it holds whole; `None` of agents that cannot fetch any.
+    pub held_versions: Option<Vec<String>>,
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ pub mod ids;
 pub mod job;
 pub mod model;
 pub mod oom_words;
+pub mod reference;
 pub mod report;
+pub mod size;
 pub mod text;
 pub mod time;
 pub mod train;
@@ -29,8 +31,10 @@ pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory, Unavailable, Unavailable
 pub use ids::{AgentId, AttemptId, GpuUuid, JobGroupId, JobId, LeaderEpoch, ParseIdError, Session};
 pub use job::{EndReason, JobSpec, JobState, Resources};
 pub use model::ModelScale;
+pub use reference::{Reference, ReferenceError};
 pub use report::{
-    Artifact, Assignment, BatchChosen, BatchLayer, Checkpoint, Ended, Report, ReportBody, Slot, SlotReleased,
+    Artifact, Assignment, BatchChosen, BatchLayer, Checkpoint, Ended, Fetching, Report, ReportBody, Slot,
+    SlotReleased,
 };
 pub use time::Time;
 pub use train::{Batch, Cache, Optimizer, TrainPatch, TrainSpec};

@@ -1,10 +1,14 @@
 //! What an agent reports of an attempt, and what an attempt leaves behind.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::fitness::Unfit;
 use crate::ids::{AttemptId, GpuUuid};
 use crate::job::{EndReason, JobSpec};
+use crate::reference;
+use crate::size;
 use crate::time::Time;
 use crate::trainer::TrainerEvent;
 
@@ -29,6 +33,8 @@ pub enum ReportBody {
     Trainer(TrainerEvent),
     /// How the attempt's batch size was chosen.
     BatchChosen(BatchChosen),
+    /// A data set or weights are fetched, and this much is there. Told every few seconds.
+    Fetching(Fetching),
     /// A checkpoint is uploaded whole.
     CheckpointStored(Checkpoint),
     /// The trainer has ended and its slot is free; what it has left is handed in next. Told again when what that
@@ -56,6 +62,46 @@ pub struct BatchLayer {
     pub batch_size: u32,
     /// On what ground: "12.0 GB GPU, imgsz 640".
     pub reason: String,
+}
+
+/// How far an attempt's data set or weights have come.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Fetching {
+    /// What is fetched, as the job names it: `cells@3f9a…`.
+    pub what: String,
+    /// Bytes that are there.
+    pub done_bytes: u64,
+    /// Bytes that were missing when fetching began.
+    pub total_bytes: u64,
+    /// Bytes a second, lately; at the end, over all.
+    pub bytes_per_second: f64,
+}
+
+impl Fetching {
+    /// Whether nothing is missing any more.
+    pub fn is_whole(&self) -> bool {
+        self.done_bytes >= self.total_bytes
+    }
+
+    /// `cells@3f9a: 43 % of 2.8 GB, 112 MB/s`.
+    pub fn in_words(&self) -> String {
+        let what = reference::shown(Path::new(&self.what));
+        let total = size::bytes(self.total_bytes);
+        // The speed of a moment ago is not that of nothing.
+        let speed = if self.done_bytes > 0 {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people")]
+            let speed = size::bytes(self.bytes_per_second as u64);
+            format!(", {speed}/s")
+        } else {
+            String::new()
+        };
+        if self.is_whole() {
+            return format!("{what}: all {total} are there{speed}");
+        }
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let percent = self.done_bytes as f64 / self.total_bytes as f64 * 100.0;
+        format!("{what}: {percent:.0} % of {total}{speed}")
+    }
 }
 
 /// What an attempt without a trainer still has to hand in.

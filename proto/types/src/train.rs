@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model::ModelScale;
+use crate::reference::Reference;
 use crate::violation::Violation;
 
 /// Where decoded images are kept between epochs.
@@ -291,6 +292,8 @@ train_spec! {
 
 /// The longest path that the system takes.
 const PATH_BYTES: usize = 4096;
+/// What `pretrained` begins with where it is a job's best weights.
+pub const JOB_WEIGHTS: &str = "job:";
 
 /// Collects what is out of range.
 struct Ranges(Vec<Violation>);
@@ -333,15 +336,26 @@ impl TrainSpec {
         }
         let path = self.data.display();
         if self.data.as_os_str().is_empty() {
-            check.0.push(Violation::new("data", "is empty; give the path of the data set's data.yaml"));
-        } else if !self.data.is_absolute() {
-            let text = format!("is `{path}`; give an absolute path, as the agents see it");
+            let text = "is empty; give the name of a pushed data set, or the path of a data.yaml as the agents see it";
+            check.0.push(Violation::new("data", text));
+        } else if !self.data.is_absolute() && Reference::of_path(&self.data).is_none() {
+            let text = format!(
+                "is `{path}`; give an absolute path, as the agents see it, or the name of a pushed data set"
+            );
             check.0.push(Violation::new("data", text));
         }
         check.real("fraction", self.fraction, 1e-6..=1.0);
         let path = self.pretrained.display();
-        if !self.pretrained.as_os_str().is_empty() && !self.pretrained.is_absolute() {
-            let text = format!("is `{path}`; give an absolute path of a weights file, as the agents see it");
+        let is_named = || {
+            let text = self.pretrained.to_str().unwrap_or_default();
+            text.strip_prefix(JOB_WEIGHTS).is_some_and(|job| !job.is_empty())
+                || Reference::of_path(&self.pretrained).is_some()
+        };
+        if !self.pretrained.as_os_str().is_empty() && !self.pretrained.is_absolute() && !is_named() {
+            let text = format!(
+                "is `{path}`; give an absolute path of a weights file, as the agents see it, the name of pushed \
+                 weights, or `{JOB_WEIGHTS}ID` for a job's best"
+            );
             check.0.push(Violation::new("pretrained", text));
         }
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trainyard_types::trainer::{LogLevel, Phases};
 use trainyard_types::{
-    AgentId, Artifact, AttemptId, BatchChosen, Checkpoint, EndReason, JobGroupId, JobId, JobSpec, JobState,
-    Slot, Time, Unfit,
+    AgentId, Artifact, AttemptId, BatchChosen, Checkpoint, EndReason, Fetching, JobGroupId, JobId, JobSpec,
+    JobState, Slot, Time, Unfit,
 };
 
 use crate::state::failures::FailureHistory;
@@ -339,6 +339,9 @@ pub struct AttemptRecord {
     /// How its batch size was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_chosen: Option<BatchChosen>,
+    /// How far its data set or weights have come, where something had to be fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetching: Option<Fetching>,
     /// What its trainer said of itself when it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<Setup>,

@@ -38,6 +38,8 @@ pub mod limits {
     pub const DATA_ROOTS: usize = 256;
     /// Paths that jobs asked for in vain.
     pub const MISSING_PATHS: usize = 1024;
+    /// Versions of data sets and weights that an agent holds.
+    pub const HELD_VERSIONS: usize = 1024;
     /// Bytes of a name, a version or a model.
     pub const NAME_BYTES: usize = 255;
     /// Bytes of a path or a sentence.

@@ -4,6 +4,7 @@
 //! belongs to one part alone is a method of that part.
 
 mod attempt_end;
+mod fetching;
 mod fitness;
 mod hand_in;
 mod operator;

@@ -80,6 +80,7 @@ impl Core {
             warm: expected.warm,
             expected_end: expected.end,
             batch_chosen: None,
+            fetching: None,
             setup: None,
             last_sequence: 0,
             placed: now,

@@ -11,6 +11,7 @@ use trainyard_types::{AgentId, AttemptId, Checkpoint, JobState, Report, ReportBo
 
 use crate::changes::Changes;
 use crate::engine::Core;
+use crate::handlers::fetching::on_fetching;
 use crate::output::Command;
 use crate::record::{AttemptRecord, EventBody, JobRecord, Progress, Setup};
 use crate::throughput::Observation;
@@ -104,6 +105,7 @@ impl Core {
                 attempt.batch_chosen = Some(chosen);
                 out.touch(id.job);
             }
+            ReportBody::Fetching(fetching) => on_fetching(&mut job, time, id, fetching, out),
             ReportBody::SlotReleased(released) => {
                 drop(job);
                 self.on_slot_released(now, time, id, released, out);

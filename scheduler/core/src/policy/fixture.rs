@@ -96,6 +96,7 @@ impl Cluster {
             warm: false,
             expected_end: None,
             batch_chosen: None,
+            fetching: None,
             setup: None,
             last_sequence: 0,
             placed: now,

@@ -31,6 +31,7 @@ fn a_submission_and_its_placement_are_one_set_of_writes() {
             warm: false,
             expected_end: None,
             batch_chosen: None,
+            fetching: None,
             setup: None,
             last_sequence: 0,
             placed: START,

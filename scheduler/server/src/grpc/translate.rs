@@ -64,6 +64,7 @@ fn attempt(record: &AttemptRecord) -> pb::Attempt {
         train_images: record.setup.as_ref().map_or(0, |setup| setup.train_images),
         unfit: record.ended.as_ref().and_then(|end| end.unfit.as_ref()).map(Into::into),
         slot_released_time: record.released.as_ref().map(|released| timestamp(released.time)),
+        fetching: record.fetching.as_ref().map(Into::into),
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn attempt(job: JobId, number: u32) -> AttemptRecord {
         warm: false,
         expected_end: None,
         batch_chosen: None,
+        fetching: None,
         setup: None,
         last_sequence: 0,
         placed: Time(6),

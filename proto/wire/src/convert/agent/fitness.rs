@@ -15,6 +15,10 @@ impl From<&Fitness> for pb::Fitness {
             libtorch_version: fitness.libtorch_version.clone(),
             cpu_unavailable: fitness.cpu_unavailable.as_ref().map(Into::into),
             clock: fitness.clock.map(timestamp),
+            held_versions: fitness
+                .held_versions
+                .as_ref()
+                .map(|versions| pb::HeldVersions { versions: versions.clone() }),
         }
     }
 }
@@ -47,6 +51,14 @@ pub fn parse_fitness(fitness: Option<pb::Fitness>) -> Result<Fitness, InvalidMes
     if let Some(unavailable) = &fitness.cpu_unavailable {
         no_longer("cpu_unavailable.message", &unavailable.message, limits::TEXT_BYTES).map_err(under)?;
     }
+    let held_versions = fitness.held_versions.map(|held| held.versions);
+    if let Some(held) = &held_versions {
+        at_most("held_versions.versions", held.len(), limits::HELD_VERSIONS).map_err(under)?;
+        for (at, version) in held.iter().enumerate() {
+            no_longer(&format!("held_versions.versions[{at}]"), version, limits::NAME_BYTES)
+                .map_err(under)?;
+        }
+    }
     let root = |root: pb::DataRoot| DataRoot { path: root.path, problem: root.problem };
     Ok(Fitness {
         data_roots: Some(fitness.data_roots.into_iter().map(root).collect()),
@@ -55,6 +67,7 @@ pub fn parse_fitness(fitness: Option<pb::Fitness>) -> Result<Fitness, InvalidMes
         libtorch_version: fitness.libtorch_version,
         cpu_unavailable: fitness.cpu_unavailable.map(Into::into),
         clock: fitness.clock.map(parse_timestamp),
+        held_versions,
     })
 }
 

@@ -5,7 +5,8 @@
 
 use trainyard_types::trainer::{Log, LogLevel, TrainerEvent, TrainerLine, VERSION};
 use trainyard_types::{
-    BatchChosen, BatchLayer, Checkpoint, EndReason, Ended, Report, ReportBody, SlotReleased, Time, Unfit,
+    BatchChosen, BatchLayer, Checkpoint, EndReason, Ended, Fetching, Report, ReportBody, SlotReleased, Time,
+    Unfit,
 };
 
 use super::{InvalidMessage, end_reason, parse_artifacts, parse_attempt, parse_end_reason};
@@ -75,6 +76,22 @@ impl From<pb::BatchChosen> for BatchChosen {
     }
 }
 
+impl From<&Fetching> for pb::Fetching {
+    fn from(fetching: &Fetching) -> Self {
+        let Fetching { what, done_bytes, total_bytes, bytes_per_second } = fetching.clone();
+        Self { what, done_bytes, total_bytes, bytes_per_second }
+    }
+}
+
+impl From<pb::Fetching> for Fetching {
+    fn from(fetching: pb::Fetching) -> Self {
+        let pb::Fetching { what, done_bytes, total_bytes, bytes_per_second } = fetching;
+        // Only a finite speed can be stored.
+        let bytes_per_second = if bytes_per_second.is_finite() { bytes_per_second.max(0.0) } else { 0.0 };
+        Self { what: clipped(what), done_bytes, total_bytes, bytes_per_second }
+    }
+}
+
 impl From<&Report> for pb::Report {
     fn from(report: &Report) -> Self {
         let body = match &report.body {
@@ -90,6 +107,7 @@ impl From<&Report> for pb::Report {
                 })
             }
             ReportBody::BatchChosen(chosen) => pb::report::Report::BatchChosen(chosen.into()),
+            ReportBody::Fetching(fetching) => pb::report::Report::Fetching(fetching.into()),
             ReportBody::SlotReleased(released) => pb::report::Report::SlotReleased(pb::SlotReleased {
                 waits_for: released.waits_for.clone(),
                 is_trained: released.is_trained,
@@ -137,6 +155,7 @@ fn parse_body(body: Option<pb::report::Report>) -> Result<ReportBody, InvalidMes
             Ok(ReportBody::CheckpointStored(checkpoint.map_err(|error| error.under("checkpoint_stored"))?))
         }
         Some(Body::BatchChosen(chosen)) => Ok(ReportBody::BatchChosen(chosen.into())),
+        Some(Body::Fetching(fetching)) => Ok(ReportBody::Fetching(fetching.into())),
         Some(Body::SlotReleased(released)) => Ok(ReportBody::SlotReleased(SlotReleased {
             waits_for: clipped(released.waits_for),
             is_trained: released.is_trained,

@@ -61,6 +61,7 @@ fn fitness() -> Fitness {
         libtorch_version: "2.13.0".into(),
         cpu_unavailable: Some(Unavailable { cause: UnavailableCause::SelfTest, message: "fails".into() }),
         clock: Some(Time(12_345)),
+        held_versions: Some(vec!["3f9a".repeat(16)]),
     }
 }
 
