@@ -13,6 +13,7 @@ use crate::state::agents::agent::{Agent, AgentView};
 use crate::state::counters::Counters;
 use crate::state::fair_share::User;
 use crate::state::job_group::JobGroupRecord;
+use crate::state::path_visibility::JobPaths;
 use crate::state::slots::Kind;
 use crate::throughput::{Rate, Workload};
 
@@ -30,6 +31,13 @@ impl Core {
     /// The jobs whose id starts with `prefix`, as people shorten ids; hyphens and case do not count.
     pub fn jobs_with_prefix(&self, prefix: &str) -> impl DoubleEndedIterator<Item = &JobRecord> {
         ids_with_prefix(prefix).map(|ids| self.jobs.range(ids)).into_iter().flatten()
+    }
+
+    /// Jobs that are not over and name one of these as their data set or weights. Looks at every job.
+    pub fn open_jobs_that_name(&self, paths: &[String]) -> impl Iterator<Item = &JobRecord> {
+        let is_named = |path: &str| paths.iter().any(|wanted| wanted == path);
+        let open = self.jobs_with_prefix("").filter(|job| !job.state.is_final());
+        open.filter(move |job| JobPaths::of(job).each().any(is_named))
     }
 
     /// Every agent ever seen, by id.

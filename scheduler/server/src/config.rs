@@ -51,6 +51,11 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Checkpoints and artifacts; `blobs` in `data_dir` when unset. Schedulers of one Redis share it.
     pub blob_dir: Option<PathBuf>,
+    /// GiB of data sets and weights that one user may keep; 0 is no limit.
+    pub data_quota_gib: u32,
+    /// How long what no data set or weights need is kept, for pushes that broke off.
+    #[serde(with = "humantime_serde")]
+    pub data_grace: Duration,
     /// A Redis server to use, `redis[s]://[user[:password]@]host[:port]/[db]`, `unix:///path`, or
     /// `redis[s]+sentinel://[user[:password]@]host[:port],…/MASTER[/db]`; empty starts a private one in `data_dir`.
     pub redis_url: String,
@@ -125,6 +130,8 @@ impl Default for Config {
             advertise: String::new(),
             data_dir: default_data_dir(),
             blob_dir: None,
+            data_quota_gib: 0,
+            data_grace: Duration::from_secs(24 * 3600),
             redis_url: String::new(),
             redis_password_file: None,
             redis_ca: None,

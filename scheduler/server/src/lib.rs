@@ -5,6 +5,8 @@ pub mod access_records;
 pub mod blobs;
 pub mod clock;
 pub mod config;
+mod content;
+mod content_records;
 pub mod diagnosis;
 pub mod driver;
 pub mod embedded;

@@ -1,5 +1,6 @@
 //! Wires everything up: directory, store, driver, port; and takes it down in the opposite order.
 
+mod content_store;
 mod issued_tokens;
 mod port_holder;
 mod redis_address;
@@ -123,6 +124,7 @@ impl Server {
             exclusive: redis.is_some(),
             known: LeaderEpoch(0),
         };
+        let content = content_store::open(&config, store.clone())?;
         let recorder = Recorder::start(store.clone(), Clock::start());
         let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
         let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
@@ -134,6 +136,7 @@ impl Server {
             store,
             telemetry: recorder.clone(),
             blobs,
+            content: content.clone(),
             closing: closing.clone(),
             tasks: TaskTracker::new(),
             heartbeat: config.heartbeat,
@@ -160,6 +163,9 @@ impl Server {
         });
         grpc::set_health(&health, &role.borrow().clone()).await;
         context.tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
+        let (asked, grace) = (context.driver.clone(), config.data_grace);
+        let tend = content_store::tend(content, asked, role.clone(), grace, closing.clone());
+        context.tasks.spawn(tend);
         context.tasks.spawn(status_line::tell(
             service.clone(),
             context.driver.clone(),

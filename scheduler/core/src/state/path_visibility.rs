@@ -53,6 +53,18 @@ pub(crate) enum Unreadable<'a> {
     Root(&'a str, &'a str),
     /// That path cannot be read there.
     Path(&'a str),
+    /// Its data set or weights are in the cluster's store, and the agent cannot fetch from there.
+    CannotFetch,
+}
+
+/// Whether a path names something in the cluster's store: paths of machines are absolute.
+pub(crate) fn is_stored(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).is_relative()
+}
+
+/// Whether the agent says what it has, and that it cannot fetch anything.
+fn cannot_fetch(fitness: &Fitness) -> bool {
+    fitness.data_roots.is_some() && fitness.held_versions.is_none()
 }
 
 /// Why an agent cannot read these paths, if it cannot. Weights may lie outside of its directories for data.
@@ -64,7 +76,10 @@ pub(crate) fn unreadable<'a>(
     paths: &'a JobPaths,
     by_words: bool,
 ) -> Option<Unreadable<'a>> {
-    if let Some(roots) = &fitness.data_roots {
+    if cannot_fetch(fitness) && paths.each().any(is_stored) {
+        return Some(Unreadable::CannotFetch);
+    }
+    if let Some(roots) = fitness.data_roots.as_ref().filter(|_| !is_stored(&paths.data)) {
         let covering: Vec<&DataRoot> =
             roots.iter().filter(|root| root.covers(Path::new(&paths.data))).collect();
         // By a link it may lie in any of them.
@@ -87,6 +102,8 @@ pub(crate) struct PathVisibility {
     named: BTreeMap<String, u32>,
     /// Agents by what they were asked for in vain.
     missing: BTreeMap<String, BTreeSet<AgentId>>,
+    /// Agents that cannot fetch from the cluster's store.
+    without_fetching: BTreeSet<AgentId>,
 }
 
 impl PathVisibility {
@@ -117,8 +134,14 @@ impl PathVisibility {
                 *self.named.entry(root.path.clone()).or_default() += 1;
             }
         }
+        let fetching_moved = cannot_fetch(before) != cannot_fetch(now);
+        if cannot_fetch(now) {
+            self.without_fetching.insert(agent);
+        } else {
+            self.without_fetching.remove(&agent);
+        }
         if before.missing_paths == now.missing_paths {
-            return roots_moved;
+            return roots_moved || fetching_moved;
         }
         for path in &before.missing_paths {
             if let Some(agents) = self.missing.get_mut(path) {
@@ -146,7 +169,11 @@ impl PathVisibility {
         let mut excluded = BTreeSet::new();
         let data = Path::new(&paths.data);
         let is_inside = self.is_inside(paths);
-        for (roots, agents) in &self.by_roots {
+        let is_of_machine = !is_stored(&paths.data);
+        if !self.without_fetching.is_empty() && paths.each().any(is_stored) {
+            excluded.extend(&self.without_fetching);
+        }
+        for (roots, agents) in self.by_roots.iter().filter(|_| is_of_machine) {
             // One without any that can be read need not be asked.
             if (is_inside || roots.is_empty()) && !roots.iter().any(|root| data.starts_with(root)) {
                 excluded.extend(agents);
@@ -264,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_index_says_of_each_agent_what_its_own_words_say() {
-        let agents: Vec<AgentId> = (1..=6).map(|number| AgentId(Uuid::from_u128(number))).collect();
+        let agents: Vec<AgentId> = (1..=8).map(|number| AgentId(Uuid::from_u128(number))).collect();
         let said = [
             fitness(None, &[]),
             fitness(Some(&[("/data", "")]), &[]),
@@ -272,13 +299,25 @@ mod tests {
             fitness(Some(&[("/data", "")]), &["/data/cells.yaml"]),
             fitness(Some(&[]), &["/n.pt"]),
             fitness(Some(&[("/other", ""), ("/data", "")]), &["/n.pt"]),
+            Fitness {
+                held_versions: Some(Vec::new()),
+                ..fitness(Some(&[("/other", "")]), &["cells@0123"])
+            },
+            Fitness { held_versions: Some(Vec::new()), ..fitness(Some(&[]), &[]) },
         ];
         let mut visibility = PathVisibility::default();
         let nothing = Fitness::default();
         for (&agent, said) in agents.iter().zip(&said) {
             visibility.note(agent, &nothing, said);
         }
-        for paths in [paths("/data/cells.yaml", ""), paths("/data/cells.yaml", "/n.pt"), paths("/x", "")] {
+        for paths in [
+            paths("/data/cells.yaml", ""),
+            paths("/data/cells.yaml", "/n.pt"),
+            paths("/x", ""),
+            paths("cells@0123", ""),
+            paths("/data/cells.yaml", "n@0123"),
+            paths("cells@0123", "/n.pt"),
+        ] {
             let excluded: BTreeSet<AgentId> = agents
                 .iter()
                 .zip(&said)
@@ -292,7 +331,7 @@ mod tests {
                 && !visibility.is_inside(&paths("/data2/cells.yaml", ""))
         );
         let asked = |agent: &AgentId| !visibility.excluded(&paths("/home/a/cells.yaml", "")).contains(agent);
-        assert_eq!(agents.iter().map(asked).collect::<Vec<_>>(), [true, true, false, true, false, true]);
+        assert_eq!(agents.iter().map(asked).collect::<Vec<_>>(), [true, true, false, true, false, true, true, false]);
         assert!(!visibility.note(agents[5], &said[5], &said[5]));
         for (&agent, said) in agents.iter().zip(&said) {
             visibility.note(agent, said, &nothing);

@@ -12,6 +12,7 @@ use trainyard_scheduler_core::{Axis, Content, JobGroupRecord, SWEEP_LABEL, Sweep
 use trainyard_types::{JobGroupId, JobId, JobSpec, TrainPatch, Violation};
 
 use super::Context;
+use super::job_content::JobContent;
 use super::jobs::{parse_caller, parse_spec};
 use super::status::{ApiError, not_there};
 use crate::access::Caller;
@@ -77,6 +78,7 @@ pub async fn submit_jobs(
     context: &Context,
     request: Request<Streaming<pb::SubmitJobsRequest>>,
 ) -> Result<pb::SubmitJobsResponse, Status> {
+    let caller = Caller::of(&request);
     let (metadata, _, mut parts) = request.into_parts();
     let mut specs = Specs::default();
     let mut head: Option<(String, bool)> = None;
@@ -85,7 +87,7 @@ pub async fn submit_jobs(
         specs.take(part.specs)?;
     }
     let (request_id, validate_only) = head.unwrap_or_default();
-    let Specs { specs, mut found, .. } = specs;
+    let Specs { mut specs, mut found, .. } = specs;
     let user = parse_caller(&metadata, &request_id, &mut found);
     if specs.is_empty() {
         found.push(Violation::new("specs", "is empty; give at least one job"));
@@ -93,14 +95,54 @@ pub async fn submit_jobs(
     if !found.is_empty() {
         return Err(ApiError::Invalid(found).into());
     }
+    let mut content = JobContent::new(context, caller, &user);
+    resolve_all(&mut content, &mut specs).await?;
     if validate_only {
         return Ok(pb::SubmitJobsResponse::default());
     }
     let request_id = Some(request_id).filter(|id| !id.is_empty());
-    let first = context.driver.submit_group(request_id, user, Content::Specs(specs)).await;
+    let first = context.driver.submit_group(request_id, user.clone(), Content::Specs(specs)).await;
+    drop(content);
     let first = first.map_err(ApiError::from)?;
     let member = first.record.group.ok_or(ApiError::Internal)?;
     Ok(pb::SubmitJobsResponse { job_ids: member.group.ids().map(|id| id.to_string()).collect() })
+}
+
+/// Writes exact versions of data sets and weights into specs that name some.
+async fn resolve_all(content: &mut JobContent<'_>, specs: &mut [Arc<JobSpec>]) -> Result<(), ApiError> {
+    // Equal neighbours stay one.
+    let mut last: Option<(Arc<JobSpec>, Arc<JobSpec>)> = None;
+    for (at, spec) in specs.iter_mut().enumerate().filter(|(_, spec)| JobContent::concerns(spec)) {
+        let before = match &last {
+            Some((before, after)) if Arc::ptr_eq(before, spec) => {
+                *spec = Arc::clone(after);
+                continue;
+            }
+            _ => Arc::clone(spec),
+        };
+        let mut resolved = JobSpec::clone(spec);
+        content.resolve(&mut resolved, &format!("specs[{at}]")).await?;
+        *spec = Arc::new(resolved);
+        last = Some((before, Arc::clone(spec)));
+    }
+    Ok(())
+}
+
+/// The same for a sweep's spec, and for the values of its axes.
+async fn resolve_sweep(content: &mut JobContent<'_>, sweep: &mut Sweep) -> Result<(), ApiError> {
+    content.resolve(&mut sweep.spec, "spec").await?;
+    for (at, axis) in sweep.axes.iter_mut().enumerate() {
+        for (number, (_, patch)) in axis.values.iter_mut().enumerate() {
+            let field = format!("axes[{at}].values[{number}]");
+            if let Some(path) = &patch.data {
+                patch.data = Some(content.data(path, &field).await?.unwrap_or_else(|| path.clone()));
+            }
+            if let Some(path) = &patch.pretrained {
+                patch.pretrained = Some(content.weights(path, &field).await?.unwrap_or_else(|| path.clone()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Queues every combination of a sweep's parameters.
@@ -111,13 +153,14 @@ pub async fn submit_sweep(
     context: &Context,
     request: Request<pb::SubmitSweepRequest>,
 ) -> Result<pb::SubmitSweepResponse, ApiError> {
+    let caller = Caller::of(&request);
     let (metadata, _, request) = request.into_parts();
     let pb::SubmitSweepRequest { request_id, spec, axes, validate_only } = request;
     let mut found = Vec::new();
     let user = parse_caller(&metadata, &request_id, &mut found);
     let spec = parse_spec(spec, &mut found);
     let axes = parse_axes(axes, spec.as_ref(), &mut found);
-    let sweep = match spec {
+    let mut sweep = match spec {
         Some(spec) if found.is_empty() => Sweep { spec, axes },
         _ => return Err(ApiError::Invalid(found)),
     };
@@ -125,11 +168,14 @@ pub async fn submit_sweep(
         let text = format!("has more than {} combinations; make several sweeps", JobGroupId::MAX_JOBS);
         return Err(ApiError::field("axes", text));
     };
+    let mut content = JobContent::new(context, caller, &user);
+    resolve_sweep(&mut content, &mut sweep).await?;
     if validate_only {
         return Ok(pb::SubmitSweepResponse { sweep_id: String::new(), jobs });
     }
     let request_id = Some(request_id).filter(|id| !id.is_empty());
-    let first = context.driver.submit_group(request_id, user, Content::Sweep(sweep)).await?;
+    let first = context.driver.submit_group(request_id, user.clone(), Content::Sweep(sweep)).await?;
+    drop(content);
     let member = first.record.group.ok_or(ApiError::Internal)?;
     Ok(pb::SubmitSweepResponse { sweep_id: member.group.id.to_string(), jobs: member.group.len() })
 }

@@ -1,6 +1,7 @@
 //! `JobService`: submits jobs and follows them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,6 +13,7 @@ use trainyard_scheduler_core::{EventBody, EventRecord, Filter};
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 
+use super::job_content::JobContent;
 use super::page::{self, Page};
 use super::status::{ApiError, JOBS_HINT, not_there};
 use super::{Context, about, diagnose, job_groups, translate};
@@ -87,6 +89,16 @@ pub(super) fn parse_caller(metadata: &MetadataMap, request_id: &str, found: &mut
         found.push(Violation::new(format!("metadata[{USER}]"), text));
     }
     user.to_owned()
+}
+
+/// Who calls, where a name is needed.
+///
+/// # Errors
+/// The name cannot be used.
+pub(super) fn user_of(metadata: &MetadataMap) -> Result<String, ApiError> {
+    let mut found = Vec::new();
+    let user = parse_caller(metadata, "", &mut found);
+    if found.is_empty() { Ok(user) } else { Err(ApiError::Invalid(found)) }
 }
 
 /// What to train; `None` where that is missing or wrong, which is then among `found`.
@@ -260,15 +272,19 @@ impl JobService for Jobs {
         &self,
         request: Request<pb::SubmitJobRequest>,
     ) -> Result<Response<pb::SubmitJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let (metadata, _, request) = request.into_parts();
         let validate_only = request.validate_only;
-        let Submission { request_id, user, spec } = parse_submission(&metadata, request)?;
+        let Submission { request_id, user, mut spec } = parse_submission(&metadata, request)?;
+        let mut content = JobContent::new(&self.0, caller, &user);
+        content.resolve(&mut spec, "spec").await?;
         if validate_only {
             // The spec as it was understood, defaults and all.
-            let job = pb::Job { spec: Some((&spec).into()), user, ..Default::default() };
+            let job = pb::Job { spec: Some((&spec).into()), user: user.clone(), ..Default::default() };
             return Ok(Response::new(pb::SubmitJobResponse { job_id: String::new(), job: Some(job) }));
         }
-        let view = self.0.driver.submit(request_id, user, spec).await.map_err(ApiError::from)?;
+        let view = self.0.driver.submit(request_id, user.clone(), spec).await.map_err(ApiError::from)?;
+        drop(content);
         let job_id = view.record.id.to_string();
         let answer = pb::SubmitJobResponse { job_id: job_id.clone(), job: Some(translate::job(view)) };
         Ok(about(answer, job_id))
@@ -329,8 +345,17 @@ impl JobService for Jobs {
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
         let caller = Caller::of(&request);
-        let job = self.find(request.into_inner().job_id, caller).await?;
+        let job = self.find(request.into_inner().job_id, caller.clone()).await?;
+        let question = move |state: &mut StateView<'_>| {
+            state.core.job(job).map(|record| (record.user.to_string(), Arc::unwrap_or_clone(record.full_spec())))
+        };
+        let found = self.0.driver.ask_leader(question).await.map_err(ApiError::from)?;
+        let (user, mut spec) = found.ok_or_else(|| ApiError::no_job(&job))?;
+        // What it was submitted with may have been removed since.
+        let mut content = JobContent::new(&self.0, caller, &user);
+        content.resolve(&mut spec, "spec").await?;
         let view = self.0.driver.retry(job).await.map_err(ApiError::from)?;
+        drop(content);
         Ok(about(translate::job(view), job.to_string()))
     }
 

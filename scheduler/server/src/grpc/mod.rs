@@ -4,8 +4,10 @@ mod access;
 mod agents;
 mod artifacts;
 mod cluster;
+mod datasets;
 pub mod deadlines;
 mod diagnose;
+mod job_content;
 mod job_groups;
 mod jobs;
 mod page;
@@ -29,15 +31,18 @@ use trainyard_proto::pb::access_service_server::AccessServiceServer;
 use trainyard_proto::pb::agent_service_server::AgentServiceServer;
 use trainyard_proto::pb::artifact_service_server::ArtifactServiceServer;
 use trainyard_proto::pb::cluster_service_server::ClusterServiceServer;
+use trainyard_proto::pb::dataset_service_server::DatasetServiceServer;
 use trainyard_proto::pb::job_service_server::JobServiceServer;
 
 use crate::access::Target;
 use crate::blobs::Blobs;
+use crate::content::Content;
 use crate::driver::{Handle, Role};
 use crate::store::{AccessStore, Store};
 use crate::telemetry::Recorder;
 
 pub use access::Parts as AccessParts;
+pub use datasets::jobs_that_need;
 pub use status::ApiError;
 
 /// What all services share.
@@ -53,6 +58,8 @@ pub struct Context {
     pub telemetry: Recorder,
     /// The files of checkpoints and artifacts.
     pub blobs: Blobs,
+    /// Data sets and weights.
+    pub content: Content,
     /// Cancelled when the scheduler shuts down: streams end.
     pub closing: CancellationToken,
     pub tasks: TaskTracker,
@@ -84,6 +91,7 @@ pub fn routes(
     let cluster = ClusterServiceServer::new(cluster::Cluster(context.clone()));
     let agents = AgentServiceServer::new(agents::Agents(context.clone()));
     let artifacts = ArtifactServiceServer::new(artifacts::Artifacts(context.clone()));
+    let datasets = DatasetServiceServer::new(datasets::Datasets(context.clone()));
     Ok(Routes::new(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
@@ -91,7 +99,8 @@ pub fn routes(
         .add_service(jobs.max_decoding_message_size(max))
         .add_service(cluster.max_decoding_message_size(max))
         .add_service(agents.max_decoding_message_size(max))
-        .add_service(artifacts.max_decoding_message_size(max)))
+        .add_service(artifacts.max_decoding_message_size(max))
+        .add_service(datasets.max_decoding_message_size(max)))
 }
 
 /// For connections in plaintext where they are to be encrypted: agents are told so, and named in the log.
@@ -107,7 +116,7 @@ fn about<T>(answer: T, target: impl Into<String>) -> Response<T> {
 }
 
 /// Everything that a health check may name, and whether only the leader serves it.
-const SERVICES: [(&str, bool); 7] = [
+const SERVICES: [(&str, bool); 8] = [
     ("", false),
     ("grpc.health.v1.Health", false),
     (AccessServiceServer::<access::Access>::NAME, false),
@@ -115,6 +124,7 @@ const SERVICES: [(&str, bool); 7] = [
     (ClusterServiceServer::<cluster::Cluster>::NAME, true),
     (AgentServiceServer::<agents::Agents>::NAME, true),
     (ArtifactServiceServer::<artifacts::Artifacts>::NAME, false),
+    (DatasetServiceServer::<datasets::Datasets>::NAME, false),
 ];
 
 /// Tells health checks what the scheduler serves: on a standby, jobs and artifacts can be read.

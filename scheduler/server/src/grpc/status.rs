@@ -43,6 +43,18 @@ pub enum ApiError {
     },
     /// An offset behind the end.
     OffsetTooLarge { offset: u64, size_bytes: u64 },
+    /// There is no such version of a data set or of weights.
+    NoVersion { reference: String, text: String },
+    /// A version cannot be removed now.
+    InUse { reference: String, text: String },
+    /// The name of a data set or of weights is somebody else's.
+    NameTaken { name: String, owner: String, text: String },
+    /// A user has as many data sets and weights as are allowed.
+    DataQuota(String),
+    /// What was stored is damaged.
+    DataLoss(String),
+    /// The disk of data sets is full.
+    DataDiskFull,
     /// The disk of blobs is full.
     DiskFull {
         /// The job whose blob does not fit.
@@ -160,6 +172,21 @@ impl ApiError {
             HistoryError::Disk(cause) => Self::disk(job, &cause),
             HistoryError::Encode(cause) => Self::disk(job, &cause.into()),
         }
+    }
+
+    /// The store of data sets and weights fails.
+    pub fn objects(cause: &object_store::Error) -> Self {
+        error!(%cause, "the store of data sets and weights cannot be read or written");
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(cause);
+        while let Some(error) = source {
+            if let Some(error) = error.downcast_ref::<std::io::Error>()
+                && matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            {
+                return Self::DataDiskFull;
+            }
+            source = error.source();
+        }
+        Self::Unavailable("the store of data sets is not available; try again, its log has the cause")
     }
 
     /// A disk error under a job's blobs.
@@ -286,9 +313,46 @@ fn access_refused(error: &ApiError) -> Option<Status> {
     })
 }
 
+/// Refusals that have to do with data sets and weights.
+fn content_refused(error: &ApiError) -> Option<Status> {
+    Some(match error {
+        ApiError::NoVersion { reference, text } => {
+            let mut details = details("DATASET_NOT_FOUND", [("dataset", reference.clone())]);
+            details.set_resource_info("dataset", format!("datasets/{reference}"), "", text.as_str());
+            Status::with_error_details(Code::NotFound, text.as_str(), details)
+        }
+        ApiError::InUse { reference, text } => {
+            let mut details = details("DATASET_IN_USE", [("dataset", reference.clone())]);
+            let subject = format!("datasets/{reference}");
+            details.add_precondition_failure_violation("UNUSED", subject, text.as_str());
+            Status::with_error_details(Code::FailedPrecondition, text.as_str(), details)
+        }
+        ApiError::NameTaken { name, owner, text } => {
+            let metadata = [("name", name.clone()), ("owner", owner.clone())];
+            Status::with_error_details(Code::PermissionDenied, text.as_str(), details("NAME_TAKEN", metadata))
+        }
+        ApiError::DataQuota(text) => {
+            let mut details = details("DATA_QUOTA_EXCEEDED", []);
+            details.add_quota_failure_violation("data_quota_gib", text.as_str());
+            Status::with_error_details(Code::ResourceExhausted, text.as_str(), details)
+        }
+        ApiError::DataLoss(text) => {
+            Status::with_error_details(Code::DataLoss, text.as_str(), details("DATA_LOSS", []))
+        }
+        ApiError::DataDiskFull => {
+            let text = "the scheduler's disk of data sets is full; remove some with `yard data rm`, or make room in \
+                        `blob_dir`, and push again: it goes on where it was";
+            let mut details = details("DATA_DISK_FULL", []);
+            details.add_quota_failure_violation("blob_dir", text);
+            Status::with_error_details(Code::ResourceExhausted, text, details)
+        }
+        _ => return None,
+    })
+}
+
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        if let Some(status) = access_refused(&error) {
+        if let Some(status) = access_refused(&error).or_else(|| content_refused(&error)) {
             return status;
         }
         match error {
@@ -298,7 +362,13 @@ impl From<ApiError> for Status {
             | ApiError::OpenCluster
             | ApiError::TlsRequired { .. }
             | ApiError::TokenUsedUp
-            | ApiError::AgentHasJoined { .. } => ApiError::Internal.into(),
+            | ApiError::AgentHasJoined { .. }
+            | ApiError::NoVersion { .. }
+            | ApiError::InUse { .. }
+            | ApiError::NameTaken { .. }
+            | ApiError::DataQuota(_)
+            | ApiError::DataLoss(_)
+            | ApiError::DataDiskFull => ApiError::Internal.into(),
             ApiError::Invalid(violations) => invalid(violations),
             ApiError::Refused(refusal) => refused(&refusal),
             ApiError::NotFound { kind, name, hint } => {
@@ -316,7 +386,7 @@ impl From<ApiError> for Status {
                 Self::with_error_details(Code::FailedPrecondition, text, details)
             }
             ApiError::OffsetTooLarge { offset, size_bytes } => {
-                let text = format!("offset: is {offset}; the artifact has {size_bytes} bytes");
+                let text = format!("offset: is {offset}; there are {size_bytes} bytes");
                 let metadata = [("offset", offset.to_string()), ("size_bytes", size_bytes.to_string())];
                 Self::with_error_details(Code::OutOfRange, text, details("OFFSET_TOO_LARGE", metadata))
             }

@@ -37,6 +37,10 @@ pub const TOKENS: &str = "{trainyard}:tokens";
 pub const ENROLLED: &str = "{trainyard}:enrolled";
 /// Stream: who did what; entry with the field `e`, JSON.
 pub const AUDIT: &str = "{trainyard}:audit";
+/// Integer: counts the changes of versions of data sets and weights.
+pub const CONTENT_REVISION: &str = "{trainyard}:content_revision";
+/// Hash: `KIND/NAME@ID` to JSON, a version.
+pub const CONTENT: &str = "{trainyard}:content";
 /// Hash: `KEY FIELD` to a value that could not be read. A whole key that is of the wrong type is renamed to
 /// this name, a space, and its own.
 pub const QUARANTINE: &str = "{trainyard}:quarantine";

@@ -11,16 +11,22 @@ use uuid::Uuid;
 
 use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
 use crate::access_records::{AccessRecords, AuditRecord};
+use crate::content_records::ContentRecords;
 use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// All that a store holds, in maps.
 #[derive(Debug, Default)]
-pub struct MemoryStore(Mutex<State>, Mutex<(AccessRecords, Vec<AuditRecord>)>);
+pub struct MemoryStore(Mutex<State>, Mutex<(AccessRecords, Vec<AuditRecord>)>, Mutex<ContentRecords>);
 
 impl MemoryStore {
     /// Tokens and agents, and the audit.
     pub fn access_state(&self) -> MutexGuard<'_, (AccessRecords, Vec<AuditRecord>)> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Versions of data sets and weights.
+    pub fn content_state(&self) -> MutexGuard<'_, ContentRecords> {
+        self.2.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Must not know: gRPC. What Redis looks like is known to `redis.rs`, `keys.rs` and `scripts/` only.
 
 mod access;
+mod content;
 mod keys;
 mod link;
 mod records;
@@ -36,6 +37,7 @@ use uuid::Uuid;
 use crate::sample::{AgentSamples, Resolution, Sample};
 
 pub use self::access::AccessStore;
+pub use self::content::ContentStore;
 pub use self::link::RedisAddress;
 pub use self::redis::{RedisOptions, RedisStore};
 

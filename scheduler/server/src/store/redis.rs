@@ -12,6 +12,7 @@ use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
 use super::access::AccessScripts;
+use super::content::ContentScript;
 use super::link::{Link, RedisAddress, Source};
 use super::records::{
     Parts, parse_agent, parse_forgotten, parse_group, parse_progress, parse_status, parse_submission,
@@ -60,6 +61,7 @@ pub struct RedisStore {
     quarantine: Script,
     record: Script,
     access: AccessScripts,
+    content: ContentScript,
     /// From schema 1 to 2, and so on.
     migrations: Vec<Script>,
     options: RedisOptions,
@@ -103,6 +105,7 @@ impl RedisStore {
             quarantine: Script::new(include_str!("scripts/quarantine.lua")),
             record: Script::new(include_str!("scripts/telemetry.lua")),
             access: AccessScripts::default(),
+            content: ContentScript::default(),
             migrations: vec![
                 Script::new(include_str!("scripts/from_1.lua")),
                 Script::new(include_str!("scripts/from_2.lua")),
@@ -125,6 +128,10 @@ impl RedisStore {
 
     pub(super) const fn access_scripts(&self) -> &AccessScripts {
         &self.access
+    }
+
+    pub(super) const fn content_script(&self) -> &ContentScript {
+        &self.content
     }
 
     /// Whether the server answers.

@@ -1,7 +1,7 @@
 //! Whether an agent's machine could run a job, by its own word.
 
 use super::agent::{Agent, AgentState};
-use crate::state::path_visibility::{JobPaths, Unreadable, unreadable};
+use crate::state::path_visibility::{JobPaths, Unreadable, is_stored, unreadable};
 use crate::state::queue::Request;
 use crate::state::slots;
 
@@ -32,11 +32,16 @@ impl Agent {
                 let roots = if roots.is_empty() { "none".to_owned() } else { roots.join(", ") };
                 (format!("{} is outside of its `data_roots` ({roots})", paths.data), true)
             }
+            Unreadable::CannotFetch => {
+                let words = "it fetches nothing from the cluster's store: its version is too old, or its cache is off";
+                (words.to_owned(), false)
+            }
             Unreadable::Root(root, problem) => (format!("{root} cannot be read now: {problem}"), false),
-            Unreadable::Path(path) => match self.path_messages.get(path) {
-                Some(message) => (message.clone(), true),
-                None => (format!("{path} cannot be read there"), true),
-            },
+            Unreadable::Path(path) => {
+                let message = self.path_messages.get(path).cloned();
+                // What does not come from the store today comes when that is mended.
+                (message.unwrap_or_else(|| format!("{path} cannot be read there")), !is_stored(path))
+            }
         })
     }
 }

@@ -17,6 +17,7 @@ use trainyard_proto::pb::agent_message::Message as FromAgent;
 use trainyard_proto::pb::agent_service_client::AgentServiceClient;
 use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
+use trainyard_proto::pb::dataset_service_client::DatasetServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 use trainyard_scheduler::config::Config;
@@ -106,6 +107,10 @@ impl Scheduler {
 
     pub fn artifacts(&self) -> ArtifactServiceClient<Channel> {
         ArtifactServiceClient::new(self.channel.clone())
+    }
+
+    pub fn datasets(&self) -> DatasetServiceClient<Channel> {
+        DatasetServiceClient::new(self.channel.clone())
     }
 
     pub fn channel(&self) -> Channel {

@@ -1,0 +1,102 @@
+//! Removes what no version needs, in two steps: condemned first, removed when it was for as long as a push may pause.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+use tokio_stream::StreamExt as _;
+use tracing::warn;
+use trainyard_content::Digest;
+use uuid::Uuid;
+
+use super::catalog::Catalog;
+use super::{Content, ContentError, MANIFEST_FOLDER, packs};
+use crate::content_records::VersionRecord;
+
+/// Tells whether a job that is not over needs a version.
+pub type IsNeeded = dyn Fn(&VersionRecord) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync;
+
+/// What a collection has removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Versions of jobs' weights that no job needs.
+    pub versions: usize,
+    pub packs: usize,
+    pub manifests: usize,
+}
+
+impl Content {
+    /// One round.
+    ///
+    /// # Errors
+    /// The stores. What was removed until then is removed.
+    pub async fn collect(&self, now: SystemTime, is_needed: &IsNeeded) -> Result<Collected, ContentError> {
+        let grace = self.0.limits.grace;
+        let mut collected =
+            Collected { versions: self.drop_jobs_weights(now, is_needed).await?, ..Collected::default() };
+        let places = self.places().await?;
+        // A push that ends from here on may have changed the records after they are read.
+        let moment = places.moment();
+        self.refresh().await?;
+        let (live, manifests) = self.live();
+        for pack in places.condemn(&live, moment, grace, now) {
+            match self.0.objects.delete(&packs::path(pack)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {
+                    places.removed(pack);
+                    collected.packs += 1;
+                }
+                Err(cause) => warn!(%pack, %cause, "pack cannot be removed, it stays for now"),
+            }
+        }
+        collected.manifests = self.drop_manifests(now, &manifests).await?;
+        Ok(collected)
+    }
+
+    fn live(&self) -> (HashSet<Uuid>, HashSet<Digest>) {
+        let catalog = self.catalog();
+        let packs = catalog.all().flat_map(|(version, _)| &version.packs).map(|pack| pack.id);
+        (packs.collect(), catalog.all().map(|(version, _)| version.id).collect())
+    }
+
+    /// Weights that were kept for jobs which are over by now.
+    async fn drop_jobs_weights(&self, now: SystemTime, is_needed: &IsNeeded) -> Result<usize, ContentError> {
+        self.refresh().await?;
+        let of_jobs = |catalog: &Catalog| {
+            let all = catalog.all().map(|(version, _)| version).filter(|version| version.is_of_job);
+            all.cloned().collect::<Vec<_>>()
+        };
+        let candidates = of_jobs(&self.catalog());
+        let mut dropped = 0;
+        for version in candidates {
+            let made = SystemTime::UNIX_EPOCH + Duration::from_millis(version.created.0);
+            let is_old = now.duration_since(made).is_ok_and(|age| age >= self.0.limits.grace);
+            if !is_old || is_needed(&version).await {
+                continue;
+            }
+            if let Ok(removal) = self.begin_removal(vec![version]) {
+                self.remove(removal).await?;
+                dropped += 1;
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// Manifests of pushes that ended before their version was there, and of versions that are gone.
+    async fn drop_manifests(&self, now: SystemTime, live: &HashSet<Digest>) -> Result<usize, ContentError> {
+        let mut listed = self.0.objects.list(Some(&Path::from(MANIFEST_FOLDER)));
+        let mut dropped = 0;
+        while let Some(meta) = listed.next().await {
+            let meta = meta?;
+            let id = meta.location.filename().and_then(|name| name.parse::<Digest>().ok());
+            let age = now.duration_since(SystemTime::from(meta.last_modified)).unwrap_or_default();
+            if id.is_none_or(|id| live.contains(&id)) || age < self.0.limits.grace {
+                continue;
+            }
+            self.0.objects.delete(&meta.location).await?;
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+}

@@ -1,0 +1,286 @@
+//! A push: what is missing, what comes, and the version that it ends as.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use tokio::sync::OwnedSemaphorePermit;
+use trainyard_content::{Digest, Hasher, Kind, Manifest};
+use trainyard_types::Time;
+
+use super::catalog::{Catalog, pushed_at};
+use super::packs::PackWriter;
+use super::places::{Pins, Places};
+use super::{ChangeOf, Content, ContentError, aside};
+use crate::content_records::VersionRecord;
+
+/// Why a push comes to nothing. What it has stored stays for the next one.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error("too many pushes are under way; try again in a moment")]
+    TooMany,
+    /// The name is somebody else's.
+    #[error("belongs to `{0}`")]
+    NotOwner(String),
+    /// The user may not have so much.
+    #[error(
+        "{user} would have {wanted} bytes of data sets and weights, {allowed} are allowed; the largest: {largest}; remove \
+         some with `yard data rm` or `yard weights rm`"
+    )]
+    Quota {
+        user: String,
+        /// With this version.
+        wanted: u64,
+        allowed: u64,
+        /// The user's largest versions.
+        largest: String,
+    },
+    /// The bytes are not those of the hash that was announced.
+    #[error(
+        "`{path}` has SHA-256 {received}, {announced} was announced; it may have changed meanwhile: push again"
+    )]
+    Hash { path: String, announced: Digest, received: Digest },
+    /// More bytes came than were asked for.
+    #[error("more bytes came than were asked for")]
+    TooLong,
+    /// Fewer did.
+    #[error("`{0}` and what follows did not come")]
+    TooShort(String),
+    /// What was there when the push began is damaged or gone by now.
+    #[error("a content that was there is gone; push again")]
+    Gone,
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+impl From<object_store::Error> for PushError {
+    fn from(error: object_store::Error) -> Self {
+        Self::Content(error.into())
+    }
+}
+
+/// What a push wants to store.
+#[derive(Debug)]
+pub struct Wanted {
+    pub name: String,
+    pub user: String,
+    /// Whether names of others do not concern it.
+    pub is_admin: bool,
+    pub description: String,
+    pub manifest: Arc<Manifest>,
+    /// Whether it is made of a job's weights.
+    pub is_of_job: bool,
+}
+
+/// A push under way.
+pub struct Pushing {
+    content: Content,
+    wanted: Wanted,
+    manifest: Arc<Manifest>,
+    id: Digest,
+    places: Arc<Places>,
+    pins: Pins,
+    missing: Vec<u32>,
+    /// How many of the missing contents have come whole.
+    done: usize,
+    /// Bytes of the content under way that have come.
+    received: u64,
+    /// Bytes of all of them that have come.
+    received_bytes: u64,
+    hasher: Hasher,
+    writer: PackWriter,
+    stored_bytes: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Content {
+    /// Begins a push: finds out what is missing.
+    ///
+    /// # Errors
+    /// The name is another user's, the quota is full, too many pushes are under way; the stores.
+    pub async fn push(&self, wanted: Wanted) -> Result<Pushing, PushError> {
+        let permit = self.push_permit().ok_or(PushError::TooMany)?;
+        let manifest = Arc::clone(&wanted.manifest);
+        let id = aside(&manifest, |manifest| manifest.id()).await;
+        let owner = self.owner(manifest.kind(), &wanted.name).await?;
+        if let Some(owner) = owner.filter(|owner| *owner != wanted.user && !wanted.is_admin) {
+            return Err(PushError::NotOwner(owner));
+        }
+        let places = self.places().await?;
+        let looked_up = Arc::clone(&places);
+        let (missing, pins) = aside(&manifest, move |manifest| looked_up.missing(manifest)).await;
+        let sizes = missing.iter().filter_map(|at| manifest.get(*at as usize)).map(|entry| entry.size_bytes);
+        self.check_quota(&wanted.user, sizes.sum())?;
+        let writer = PackWriter::new(Arc::clone(&self.0.objects));
+        Ok(Pushing {
+            content: self.clone(),
+            wanted,
+            manifest,
+            id,
+            places,
+            pins,
+            missing,
+            done: 0,
+            received: 0,
+            received_bytes: 0,
+            hasher: Hasher::new(),
+            writer,
+            stored_bytes: 0,
+            _permit: permit,
+        })
+    }
+
+    fn check_quota(&self, user: &str, more: u64) -> Result<(), PushError> {
+        let Some(allowed) = self.0.limits.user_bytes else { return Ok(()) };
+        let (used, versions) = self.catalog().usage(user);
+        let wanted = used.saturating_add(more);
+        if wanted <= allowed || more == 0 {
+            return Ok(());
+        }
+        let largest: Vec<String> = versions
+            .iter()
+            .take(3)
+            .map(|version| format!("{} ({} bytes)", version.reference().short(), version.size_bytes))
+            .collect();
+        let largest = if largest.is_empty() { "none".to_owned() } else { largest.join(", ") };
+        Err(PushError::Quota { user: user.to_owned(), wanted, allowed, largest })
+    }
+}
+
+impl Pushing {
+    /// The places of the files whose contents are to come, in this order.
+    pub fn missing(&self) -> &[u32] {
+        &self.missing
+    }
+
+    /// Bytes of them that are stored for good.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
+    }
+
+    /// Takes the next bytes of the missing contents.
+    ///
+    /// # Errors
+    /// They are not those that were announced, or too many; the store.
+    pub async fn take(&mut self, mut bytes: Bytes) -> Result<(), PushError> {
+        self.skip_empty().await?;
+        while !bytes.is_empty() {
+            let Some(entry) = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize))
+            else {
+                return Err(PushError::TooLong);
+            };
+            let (digest, size) = (entry.digest, entry.size_bytes);
+            if self.received == 0 {
+                self.writer.begin(size).await?;
+            }
+            let left = usize::try_from(size - self.received).unwrap_or(usize::MAX);
+            let part = bytes.split_to(left.min(bytes.remaining()));
+            self.hasher.update(&part);
+            self.received += part.len() as u64;
+            self.received_bytes += part.len() as u64;
+            self.writer.write(part).await?;
+            if self.received == size {
+                self.end_content(digest, size).await?;
+                self.skip_empty().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Contents without a byte come by themselves.
+    async fn skip_empty(&mut self) -> Result<(), PushError> {
+        while let Some(entry) = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize))
+            && entry.size_bytes == 0
+        {
+            let digest = entry.digest;
+            self.writer.begin(0).await?;
+            self.end_content(digest, 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn end_content(&mut self, announced: Digest, size: u64) -> Result<(), PushError> {
+        let received = self.hasher.take();
+        if received != announced {
+            let entry = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize));
+            let path = entry.map_or_else(String::new, |entry| entry.path.to_owned());
+            return Err(PushError::Hash { path, announced, received });
+        }
+        self.writer.end(announced, size).await?;
+        self.note_written();
+        self.done += 1;
+        self.received = 0;
+        Ok(())
+    }
+
+    fn note_written(&mut self) {
+        for written in self.writer.take_written() {
+            self.stored_bytes += written.record.size_bytes;
+            self.places.add_for(written.record, &written.index, &mut self.pins);
+        }
+    }
+
+    /// Bytes of the missing contents.
+    pub fn missing_bytes(&self) -> u64 {
+        let sizes = self.missing.iter().filter_map(|at| self.manifest.get(*at as usize));
+        sizes.map(|entry| entry.size_bytes).sum()
+    }
+
+    /// Bytes of them that have come.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Stores what has come whole, so that the next push goes on from there. Returns what is missing, as an error.
+    pub async fn break_off(mut self) -> PushError {
+        if self.received > 0 {
+            self.writer.abandon().await;
+        }
+        // What cannot be stored comes again.
+        if self.writer.finish().await.is_ok() {
+            self.note_written();
+        }
+        let entry = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize));
+        PushError::TooShort(entry.map_or_else(String::new, |entry| entry.path.to_owned()))
+    }
+
+    /// Everything has come: makes the version, which is the newest of its name then.
+    ///
+    /// # Errors
+    /// Something is missing; the stores.
+    pub async fn finish(mut self, now: Time) -> Result<Arc<VersionRecord>, PushError> {
+        self.skip_empty().await?;
+        if let Some(entry) = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize)) {
+            return Err(PushError::TooShort(entry.path.to_owned()));
+        }
+        self.writer.finish().await?;
+        self.note_written();
+        let places = Arc::clone(&self.places);
+        let packs = aside(&self.manifest, move |manifest| places.packs_of(manifest)).await;
+        let packs = packs.ok_or(PushError::Gone)?;
+        self.content.put_manifest(&self.manifest, self.id).await?;
+        let Wanted { name, user, is_admin, description, is_of_job, .. } = &self.wanted;
+        let (kind, id): (Kind, Digest) = (self.manifest.kind(), self.id);
+        let plan = |catalog: &Catalog| {
+            let versions = catalog.versions(kind, name);
+            let first = versions.first().map(|version| version.user.clone());
+            if let Some(owner) = first.filter(|owner| owner != user && !is_admin) {
+                return (Vec::new(), Err(PushError::NotOwner(owner)));
+            }
+            let before = versions.iter().find(|version| version.id == id);
+            let record = Arc::new(VersionRecord {
+                kind,
+                name: name.clone(),
+                id,
+                user: before.map_or_else(|| user.clone(), |before| before.user.clone()),
+                created: pushed_at(now, versions),
+                files: self.manifest.len() as u64,
+                size_bytes: self.manifest.total_bytes(),
+                description: description.clone(),
+                packs: packs.clone(),
+                is_of_job: *is_of_job,
+            });
+            (vec![ChangeOf::Put(Arc::clone(&record))], Ok(record))
+        };
+        self.content.change(plan).await?
+    }
+}

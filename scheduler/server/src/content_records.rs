@@ -1,0 +1,83 @@
+//! What is stored of versions of data sets and weights, beside their contents.
+
+use serde::{Deserialize, Serialize};
+use trainyard_content::{Digest, Kind};
+use trainyard_types::{Reference, Time};
+use uuid::Uuid;
+
+/// A pack that a version's contents lie in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PackRecord {
+    pub id: Uuid,
+    /// Of its contents.
+    pub size_bytes: u64,
+}
+
+/// A version of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    #[serde(with = "as_text")]
+    pub kind: Kind,
+    pub name: String,
+    #[serde(with = "as_text")]
+    pub id: Digest,
+    /// Who has pushed it first.
+    pub user: String,
+    /// When it was pushed last: the newest of a name is the one that was.
+    pub created: Time,
+    pub files: u64,
+    /// Of all files.
+    pub size_bytes: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Sorted, each once.
+    pub packs: Vec<PackRecord>,
+    /// Whether it was made of a job's weights: it goes when no job needs it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_job: bool,
+}
+
+impl VersionRecord {
+    /// What it is stored under.
+    pub fn field(&self) -> String {
+        format!("{}/{}@{}", self.kind, self.name, self.id)
+    }
+
+    /// What jobs name it by.
+    pub fn reference(&self) -> Reference {
+        Reference::exact(&self.name, &self.id.to_string())
+    }
+}
+
+/// All versions at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContentRecords {
+    /// Number of changes so far.
+    pub revision: u64,
+    pub versions: Vec<VersionRecord>,
+}
+
+/// A change of one version.
+#[derive(Debug, Clone, Copy)]
+pub enum ContentChange<'a> {
+    Put(&'a VersionRecord),
+    Remove(&'a VersionRecord),
+}
+
+/// Values that are stored as they print.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(|_| D::Error::custom(format!("`{text}` is none")))
+    }
+}

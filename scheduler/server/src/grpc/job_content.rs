@@ -1,0 +1,169 @@
+//! Data sets and weights that submissions name: which versions they mean, kept until the job is there.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt as _;
+use trainyard_content::{Builder, Digest, Kind};
+use trainyard_types::train::JOB_WEIGHTS;
+use trainyard_types::{Artifact, JobId, JobSpec, Reference, Time};
+
+use super::Context;
+use super::datasets::unresolved;
+use super::jobs::find_job;
+use super::status::ApiError;
+use crate::access::Caller;
+use crate::content::{Held, PushError, Wanted};
+use crate::driver::StateView;
+
+/// The artifact that `job:ID` means.
+const BEST: &str = "weights/best.safetensors";
+/// Its name as a version's one file.
+const BEST_FILE: &str = "best.safetensors";
+/// Bytes of it that are copied at a time.
+const PIECE: usize = 1 << 20;
+
+/// The versions that one call names. They stay while this lives.
+pub(super) struct JobContent<'a> {
+    context: &'a Context,
+    caller: Caller,
+    user: &'a str,
+    /// By what was named, so that ten thousand jobs of one data set are one look.
+    held: HashMap<(Kind, PathBuf), Held>,
+}
+
+impl<'a> JobContent<'a> {
+    pub(super) fn new(context: &'a Context, caller: Caller, user: &'a str) -> Self {
+        Self { context, caller, user, held: HashMap::new() }
+    }
+
+    /// Writes exact versions where a spec names some. `field` is where the spec is in the request.
+    pub(super) async fn resolve(&mut self, spec: &mut JobSpec, field: &str) -> Result<(), ApiError> {
+        if let Some(exact) = self.data(&spec.train.data, &format!("{field}.train.data")).await? {
+            spec.train.data = exact;
+        }
+        let pretrained = self.weights(&spec.train.pretrained, &format!("{field}.train.pretrained")).await?;
+        if let Some(exact) = pretrained {
+            spec.train.pretrained = exact;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Self::resolve`] would change a spec.
+    pub(super) fn concerns(spec: &JobSpec) -> bool {
+        let named = |path: &Path| !path.as_os_str().is_empty() && path.is_relative();
+        named(&spec.train.data) || named(&spec.train.pretrained)
+    }
+
+    /// The exact version that a job's data names; `None` for a path.
+    pub(super) async fn data(&mut self, path: &Path, field: &str) -> Result<Option<PathBuf>, ApiError> {
+        self.version(Kind::DataSet, path, field).await
+    }
+
+    /// The same for weights to begin from.
+    pub(super) async fn weights(&mut self, path: &Path, field: &str) -> Result<Option<PathBuf>, ApiError> {
+        let key = (Kind::Weights, path.to_owned());
+        let job = path.to_str().and_then(|text| text.strip_prefix(JOB_WEIGHTS));
+        if let Some(job) = job
+            && !self.held.contains_key(&key)
+        {
+            let reference = self.best_of(job, field).await?;
+            let held = self.hold(Kind::Weights, &reference, field).await?;
+            self.held.insert(key, held);
+        }
+        self.version(Kind::Weights, path, field).await
+    }
+
+    async fn version(&mut self, kind: Kind, path: &Path, field: &str) -> Result<Option<PathBuf>, ApiError> {
+        let key = (kind, path.to_owned());
+        if !self.held.contains_key(&key) {
+            let Some(reference) = Reference::of_path(path) else { return Ok(None) };
+            let held = self.hold(kind, &reference, field).await?;
+            self.held.insert(key.clone(), held);
+        }
+        Ok(self.held.get(&key).map(|held| held.version.reference().to_string().into()))
+    }
+
+    async fn hold(&self, kind: Kind, reference: &Reference, field: &str) -> Result<Held, ApiError> {
+        let found = self.context.content.hold(kind, reference, |user| self.caller.sees(user)).await?;
+        found.map_err(|why| unresolved(kind, reference, why, Some(field)))
+    }
+
+    /// Keeps a job's best weights as a version of their own, so that they outlive it.
+    async fn best_of(&self, text: &str, field: &str) -> Result<Reference, ApiError> {
+        let (wanted, caller) = (text.to_owned(), self.caller.clone());
+        let find = move |state: &mut StateView<'_>| -> Result<(JobId, Option<Artifact>, String), ApiError> {
+            let job = find_job(state, &wanted, &caller)?;
+            let record = state.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
+            let best = record.artifacts.iter().find(|artifact| artifact.name == BEST).cloned();
+            Ok((job, best, record.state.to_string()))
+        };
+        let (job, best, state) = self.context.driver.ask_leader(find).await??;
+        let Some(best) = best else {
+            let text = format!(
+                "is `{JOB_WEIGHTS}{text}`: job {job} has no weights to begin from (it is {state}); name one that has \
+                 succeeded"
+            );
+            return Err(ApiError::field(field, text));
+        };
+        let digest: Digest = best.sha256.parse().map_err(|_| ApiError::Internal)?;
+        let mut builder = Builder::new(Kind::Weights);
+        let manifest = builder.add(BEST_FILE, best.size_bytes, digest).and_then(|()| builder.finish());
+        let manifest = manifest.map_err(|error| ApiError::field(field, error.to_string()))?;
+        let name = format!("job-{job}");
+        let reference = Reference::exact(&name, &manifest.id().to_string());
+        let wanted = Wanted {
+            name,
+            user: self.user.to_owned(),
+            // The name is the job's, whoever goes on from it first.
+            is_admin: true,
+            description: format!("best weights of job {job}"),
+            manifest: Arc::new(manifest),
+            is_of_job: true,
+        };
+        self.copy(job, &best, wanted).await.map_err(|error| match error {
+            CopyError::Disk(cause) => ApiError::disk(job, &cause),
+            CopyError::Push(PushError::Content(cause)) => cause.into(),
+            CopyError::Push(error @ PushError::Quota { .. }) => ApiError::DataQuota(error.to_string()),
+            CopyError::Push(error) => ApiError::field(field, error.to_string()),
+        })?;
+        Ok(reference)
+    }
+
+    async fn copy(&self, job: JobId, best: &Artifact, wanted: Wanted) -> Result<(), CopyError> {
+        let mut pushing = self.context.content.push(wanted).await?;
+        if !pushing.missing().is_empty() {
+            let (mut file, _) = self.context.blobs.read(job, &best.sha256, 0).await?;
+            loop {
+                let mut piece = Vec::with_capacity(PIECE);
+                (&mut file).take(PIECE as u64).read_to_end(&mut piece).await?;
+                if piece.is_empty() {
+                    break;
+                }
+                pushing.take(Bytes::from(piece)).await?;
+            }
+        }
+        pushing.finish(Time::now()).await?;
+        Ok(())
+    }
+}
+
+enum CopyError {
+    Disk(io::Error),
+    Push(PushError),
+}
+
+impl From<io::Error> for CopyError {
+    fn from(cause: io::Error) -> Self {
+        Self::Disk(cause)
+    }
+}
+
+impl From<PushError> for CopyError {
+    fn from(error: PushError) -> Self {
+        Self::Push(error)
+    }
+}
