@@ -1,18 +1,21 @@
-//! Files that attempts leave behind, by content: `<data_dir>/blobs/<job id>/<sha256>`.
+//! Files that attempts leave behind, by content: `<job id>/<sha256>` in the store of objects.
 //!
-//! A blob is there whole or not at all: it is written under another name, synced, and then renamed.
+//! A blob is there whole or not at all: it gets its name when all of it is durable.
 
-use std::io::{self, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::Pin;
 
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, WriteMultipart,
+};
 use sha2::{Digest as _, Sha256};
-use tokio::fs::{self, File};
-use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
+use tokio_stream::{Stream, StreamExt as _};
 use tracing::warn;
 use trainyard_types::{Artifact, JobId};
 use uuid::Uuid;
+
+use crate::objects::Objects;
 
 #[cfg(test)]
 mod tests;
@@ -21,13 +24,16 @@ mod tests;
 const HISTORY: &str = "history.jsonl";
 /// Pieces of it until then: `events-FIRST-LAST.jsonl`.
 const PIECE: &str = "events-";
-/// What unfinished uploads are called; nobody reads them.
-const UNFINISHED: &str = "part";
-/// An unfinished upload that nothing was added to for so long is nobody's any more; another scheduler may
-/// share the directory.
-const ABANDONED: Duration = Duration::from_secs(3600);
-/// Holds the directory's id, by which schedulers find out whether they share it.
-const ID_FILE: &str = "id";
+/// Holds the store's id, by which schedulers find out whether they share it.
+const ID: &str = "id";
+/// Parts of a file that are sent to the store at a time.
+const PARTS_AT_A_TIME: usize = 4;
+
+/// Why a blob cannot be read or written.
+pub type BlobError = object_store::Error;
+
+/// A blob's bytes, piece by piece.
+pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes, BlobError>> + Send>>;
 
 /// Why an upload came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -49,143 +55,120 @@ pub enum UploadError {
         received: String,
     },
     #[error("cannot be written: {0}")]
-    Disk(#[from] io::Error),
+    Store(#[from] BlobError),
 }
 
-/// Reads the directory's id, or draws it. Of several processes that draw at once, one's stays.
-fn directory_id(root: &Path) -> io::Result<Uuid> {
-    let path = root.join(ID_FILE);
-    if !path.try_exists()? {
-        let temporary = root.join(format!("{ID_FILE}.{}", Uuid::new_v4()));
-        std::fs::write(&temporary, format!("{}\n", Uuid::new_v4()))?;
-        let linked = std::fs::hard_link(&temporary, &path);
-        std::fs::remove_file(&temporary)?;
-        match linked {
-            Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
-            Ok(()) | Err(_) => std::fs::File::open(root)?.sync_all()?,
-        }
-    }
-    let text = std::fs::read_to_string(&path)?;
-    text.trim().parse().map_err(|_| io::Error::other(format!("{} is damaged", path.display())))
-}
-
-/// The directory of all blobs.
+/// All blobs.
 #[derive(Debug, Clone)]
 pub struct Blobs {
-    root: Arc<Path>,
+    objects: Objects,
     id: Uuid,
 }
 
+/// Reads the store's id, or draws it. Of several processes that draw at once, one's stays.
+async fn store_id(objects: &Objects) -> Result<Uuid, BlobError> {
+    let path = Path::from(ID);
+    let drawn = PutPayload::from(format!("{}\n", Uuid::new_v4()));
+    match objects.store.put_opts(&path, drawn, PutMode::Create.into()).await {
+        Ok(_) | Err(BlobError::AlreadyExists { .. }) => {}
+        Err(cause) => return Err(cause),
+    }
+    let bytes = objects.store.get(&path).await?.bytes().await?;
+    let parsed = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+    parsed.ok_or_else(|| BlobError::Generic {
+        store: "blobs",
+        source: format!("`{ID}` in {} is damaged", objects.place).into(),
+    })
+}
+
+fn path(job: JobId, name: &str) -> Path {
+    Path::from(format!("{job}/{name}"))
+}
+
 impl Blobs {
-    /// Opens the directory, gives it an id if it has none, and removes what uploads of earlier processes left
-    /// unfinished. Blocks.
+    /// Opens the store, and gives it an id if it has none.
     ///
     /// # Errors
-    /// It cannot be created or read.
-    pub fn open(root: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(root)?;
-        for job in std::fs::read_dir(root)? {
-            let job = job?.path();
-            for file in if job.is_dir() { std::fs::read_dir(job)? } else { continue } {
-                let file = file?.path();
-                if file.extension().is_some_and(|extension| extension == UNFINISHED) {
-                    let age = std::fs::metadata(&file)?.modified()?.elapsed().unwrap_or_default();
-                    if age > ABANDONED {
-                        std::fs::remove_file(file)?;
-                    }
-                }
-            }
-        }
-        Ok(Self { root: root.into(), id: directory_id(root)? })
+    /// It cannot be read or written.
+    pub async fn open(objects: Objects) -> Result<Self, BlobError> {
+        let id = store_id(&objects).await?;
+        Ok(Self { objects, id })
     }
 
-    /// Of the directory, for as long as it exists.
+    /// Of the store, for as long as it exists.
     pub fn id(&self) -> Uuid {
         self.id
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// What people call the store.
+    pub fn place(&self) -> &str {
+        &self.objects.place
     }
 
-    /// Bytes of its disk that are free for this user, and all; `None` when the system does not tell. Blocks for a
-    /// moment.
+    /// As [`Objects::room`].
     pub fn room(&self) -> Option<(u64, u64)> {
-        let disk = nix::sys::statvfs::statvfs(&*self.root).ok()?;
-        let unit = disk.fragment_size();
-        Some((disk.blocks_available().saturating_mul(unit), disk.blocks().saturating_mul(unit)))
-    }
-
-    fn directory(&self, job: JobId) -> PathBuf {
-        self.root.join(job.to_string())
-    }
-
-    fn path(&self, job: JobId, sha256: &str) -> PathBuf {
-        self.directory(job).join(sha256)
+        self.objects.room()
     }
 
     /// Whether the blob is there whole.
     pub async fn contains(&self, job: JobId, artifact: &Artifact) -> bool {
-        let metadata = fs::metadata(self.path(job, &artifact.sha256)).await;
-        metadata.is_ok_and(|metadata| metadata.len() == artifact.size_bytes)
+        let found = self.objects.store.head(&path(job, &artifact.sha256)).await;
+        found.is_ok_and(|found| found.size == artifact.size_bytes)
     }
 
-    /// A blob from `offset` on, and its whole size in bytes. The hash is of 64 hexadecimal digits.
+    /// A blob's bytes from `offset` on; none from its end on, which object stores take for an error.
     ///
     /// # Errors
     /// It is not there, or cannot be read.
-    pub async fn read(&self, job: JobId, sha256: &str, offset: u64) -> io::Result<(File, u64)> {
-        let mut file = File::open(self.path(job, sha256)).await?;
-        let size = file.metadata().await?.len();
-        file.seek(SeekFrom::Start(offset)).await?;
-        Ok((file, size))
+    pub async fn read(&self, job: JobId, artifact: &Artifact, offset: u64) -> Result<BlobStream, BlobError> {
+        if offset >= artifact.size_bytes {
+            return Ok(Box::pin(tokio_stream::empty()));
+        }
+        let options = GetOptions { range: Some(GetRange::Offset(offset)), ..GetOptions::default() };
+        Ok(self.objects.store.get_opts(&path(job, &artifact.sha256), options).await?.into_stream())
     }
 
     /// Begins to store a blob.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn upload(&self, job: JobId, artifact: Artifact) -> io::Result<Upload> {
-        let directory = self.directory(job);
-        if !fs::try_exists(&directory).await? {
-            fs::create_dir_all(&directory).await?;
-            File::open(&self.root).await?.sync_all().await?;
-        }
-        let path = directory.join(format!("{}.{UNFINISHED}", Uuid::new_v4()));
-        let file = File::options().write(true).create_new(true).open(&path).await?;
-        let unfinished = Unfinished(path);
-        Ok(Upload { unfinished, file, directory, artifact, hash: Sha256::new(), received: 0 })
+    /// The store.
+    pub async fn upload(&self, job: JobId, artifact: Artifact) -> Result<Upload, BlobError> {
+        let upload = self.objects.store.put_multipart(&path(job, &artifact.sha256)).await?;
+        Ok(Upload { parts: WriteMultipart::new(upload), artifact, hash: Sha256::new(), received: 0 })
     }
 
-    /// Begins to write a job's history, or a piece of it, which takes the place of an earlier one when it is
-    /// finished.
+    /// Begins a job's history, which takes the place of an earlier one when it is finished.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn history(&self, job: JobId) -> io::Result<History> {
-        let directory = self.directory(job);
-        if !fs::try_exists(&directory).await? {
-            fs::create_dir_all(&directory).await?;
-            File::open(&self.root).await?.sync_all().await?;
-        }
-        let path = directory.join(format!("{}.{UNFINISHED}", Uuid::new_v4()));
-        let file = File::options().write(true).create_new(true).open(&path).await?;
-        Ok(History { unfinished: Unfinished(path), file: BufWriter::new(file), directory })
+    /// The store.
+    pub async fn history(&self, job: JobId) -> Result<Lines, BlobError> {
+        self.lines(job, HISTORY).await
+    }
+
+    /// Begins the piece of a job's history from one cursor to another.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn history_piece(&self, job: JobId, first: u64, last: u64) -> Result<Lines, BlobError> {
+        self.lines(job, &format!("{PIECE}{first:020}-{last:020}.jsonl")).await
+    }
+
+    async fn lines(&self, job: JobId, name: &str) -> Result<Lines, BlobError> {
+        let upload = self.objects.store.put_multipart(&path(job, name)).await?;
+        Ok(Lines(WriteMultipart::new(upload)))
     }
 
     /// The pieces of a job's events, by their first and last cursor.
-    async fn pieces(&self, job: JobId) -> io::Result<Vec<(u64, u64, PathBuf)>> {
+    async fn pieces(&self, job: JobId) -> Result<Vec<(u64, u64, Path)>, BlobError> {
         let mut pieces = Vec::new();
-        let mut entries = match fs::read_dir(self.directory(job)).await {
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(pieces),
-            entries => entries?,
-        };
-        while let Some(entry) = entries.next_entry().await? {
-            let name = entry.file_name();
-            let cursors = name.to_str().and_then(|name| name.strip_prefix(PIECE)?.strip_suffix(".jsonl"));
+        let mut listed = self.objects.store.list(Some(&Path::from(job.to_string())));
+        while let Some(found) = listed.next().await {
+            let found = found?.location;
+            let name = found.filename().unwrap_or_default();
+            let cursors = name.strip_prefix(PIECE).and_then(|name| name.strip_suffix(".jsonl"));
             let cursors = cursors.and_then(|cursors| cursors.split_once('-'));
             let parsed = cursors.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-            pieces.extend(parsed.map(|(first, last)| (first, last, entry.path())));
+            pieces.extend(parsed.map(|(first, last)| (first, last, found.clone())));
         }
         pieces.sort();
         Ok(pieces)
@@ -194,12 +177,12 @@ impl Blobs {
     /// The lines of the first piece of a job's events that reaches beyond a cursor; nothing if none does.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn piece_after(&self, job: JobId, cursor: u64) -> io::Result<Vec<u8>> {
+    /// The store.
+    pub async fn piece_after(&self, job: JobId, cursor: u64) -> Result<Bytes, BlobError> {
         let pieces = self.pieces(job).await?;
         match pieces.into_iter().find(|(_, last, _)| *last > cursor) {
-            Some((_, _, path)) => fs::read(path).await,
-            None => Ok(Vec::new()),
+            Some((_, _, path)) => self.objects.store.get(&path).await?.bytes().await,
+            None => Ok(Bytes::new()),
         }
     }
 
@@ -207,11 +190,8 @@ impl Blobs {
     pub fn remove_pieces_later(&self, job: JobId) {
         let blobs = self.clone();
         tokio::spawn(async move {
-            for (_, _, path) in blobs.pieces(job).await.unwrap_or_default() {
-                if let Err(cause) = fs::remove_file(&path).await {
-                    warn!(path = %path.display(), %cause, "piece of a history cannot be removed");
-                }
-            }
+            let pieces = blobs.pieces(job).await.unwrap_or_default();
+            blobs.remove(pieces.into_iter().map(|(_, _, path)| path)).await;
         });
     }
 
@@ -220,37 +200,25 @@ impl Blobs {
         if blobs.is_empty() {
             return;
         }
-        let paths: Vec<PathBuf> = blobs.iter().map(|(job, sha256)| self.path(*job, sha256)).collect();
-        tokio::spawn(async move {
-            for path in paths {
-                match fs::remove_file(&path).await {
-                    Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                        warn!(path = %path.display(), %cause, "blob cannot be removed");
-                    }
-                    _ => {}
-                }
+        let paths: Vec<Path> = blobs.iter().map(|(job, sha256)| path(*job, sha256)).collect();
+        let blobs = self.clone();
+        tokio::spawn(async move { blobs.remove(paths.into_iter()).await });
+    }
+
+    async fn remove(&self, paths: impl Iterator<Item = Path>) {
+        for path in paths {
+            match self.objects.store.delete(&path).await {
+                Ok(()) | Err(BlobError::NotFound { .. }) => {}
+                Err(cause) => warn!(%path, %cause, "blob cannot be removed"),
             }
-        });
+        }
     }
 }
 
-/// A file that is removed unless it is renamed first.
-#[derive(Debug)]
-struct Unfinished(PathBuf);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // After the rename there is nothing left to remove.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// A blob on its way in. Dropped before [`Upload::finish`], it leaves nothing.
+/// A blob on its way in. Dropped before [`Upload::finish`], it leaves nothing that has its name.
 #[derive(Debug)]
 pub struct Upload {
-    unfinished: Unfinished,
-    file: File,
-    directory: PathBuf,
+    parts: WriteMultipart,
     artifact: Artifact,
     hash: Sha256,
     received: u64,
@@ -260,78 +228,70 @@ impl Upload {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// More came than was announced; the disk.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+    /// More came than was announced; the store.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), UploadError> {
         self.received += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if self.received > self.artifact.size_bytes {
             return Err(self.wrong_size());
         }
-        self.hash.update(bytes);
-        Ok(self.file.write_all(bytes).await?)
+        self.hash.update(&bytes);
+        self.parts.wait_for_capacity(PARTS_AT_A_TIME).await?;
+        self.parts.put(bytes);
+        Ok(())
     }
 
     fn wrong_size(&self) -> UploadError {
         UploadError::Size { announced: self.artifact.size_bytes, received: self.received }
     }
 
+    /// Drops what has come.
+    pub async fn abandon(self) {
+        // What is left of it is removed in time, as what a killed process leaves.
+        let _ = self.parts.abort().await;
+    }
+
     /// Makes the blob durable, and only then visible.
     ///
     /// # Errors
-    /// The bytes are not those that were announced; the disk.
+    /// The bytes are not those that were announced; the store.
     pub async fn finish(mut self) -> Result<(), UploadError> {
         if self.received != self.artifact.size_bytes {
-            return Err(self.wrong_size());
+            let wrong = self.wrong_size();
+            self.abandon().await;
+            return Err(wrong);
         }
-        let received = hex::encode(self.hash.finalize());
+        let received = hex::encode(self.hash.finalize_reset());
         if received != self.artifact.sha256 {
-            return Err(UploadError::Hash { announced: self.artifact.sha256, received });
+            let announced = self.artifact.sha256.clone();
+            self.abandon().await;
+            return Err(UploadError::Hash { announced, received });
         }
-        self.file.flush().await?;
-        self.file.sync_all().await?;
-        fs::rename(&self.unfinished.0, self.directory.join(received)).await?;
-        Ok(File::open(&self.directory).await?.sync_all().await?)
+        self.parts.finish().await?;
+        Ok(())
     }
 }
 
-/// The file of a history that is being written.
+/// A file of lines that is being written. Dropped before [`Lines::finish`], it leaves an earlier one as it was.
 #[derive(Debug)]
-pub struct History {
-    unfinished: Unfinished,
-    file: BufWriter<File>,
-    directory: PathBuf,
-}
+pub struct Lines(WriteMultipart);
 
-impl History {
+impl Lines {
     /// Adds a line.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn line(&mut self, line: &[u8]) -> io::Result<()> {
-        self.file.write_all(line).await?;
-        self.file.write_all(b"\n").await
+    /// The store.
+    pub async fn line(&mut self, line: &[u8]) -> Result<(), BlobError> {
+        self.0.wait_for_capacity(PARTS_AT_A_TIME).await?;
+        self.0.write(line);
+        self.0.write(b"\n");
+        Ok(())
     }
 
-    /// Makes it durable as the whole history.
+    /// Makes all lines durable, under their name.
     ///
     /// # Errors
-    /// The disk; the earlier history is as it was.
-    pub async fn finish(self) -> io::Result<()> {
-        self.finish_as(HISTORY).await
-    }
-
-    /// Makes it durable as a piece of the history.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn finish_piece(self, first: u64, last: u64) -> io::Result<()> {
-        self.finish_as(&format!("{PIECE}{first:020}-{last:020}.jsonl")).await
-    }
-
-    async fn finish_as(self, name: &str) -> io::Result<()> {
-        let Self { unfinished, mut file, directory } = self;
-        file.flush().await?;
-        file.get_ref().sync_all().await?;
-        fs::rename(&unfinished.0, directory.join(name)).await?;
-        File::open(&directory).await?.sync_all().await
+    /// The store.
+    pub async fn finish(self) -> Result<(), BlobError> {
+        self.0.finish().await.map(drop)
     }
 }

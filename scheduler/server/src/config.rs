@@ -51,6 +51,11 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Checkpoints and artifacts; `blobs` in `data_dir` when unset. Schedulers of one Redis share it.
     pub blob_dir: Option<PathBuf>,
+    /// An object store for all of that instead: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
+    pub blob_url: String,
+    /// What belongs to that URL, each as `KEY=VALUE`: `endpoint=http://minio:9000`, `region=…`, `allow_http=true`. Credentials
+    /// are better in the environment, `AWS_ACCESS_KEY_ID` and so on.
+    pub blob_options: Vec<String>,
     /// GiB of data sets and weights that one user may keep; 0 is no limit.
     pub data_quota_gib: u32,
     /// How long what no data set or weights need is kept, for pushes that broke off.
@@ -130,6 +135,8 @@ impl Default for Config {
             advertise: String::new(),
             data_dir: default_data_dir(),
             blob_dir: None,
+            blob_url: String::new(),
+            blob_options: Vec::new(),
             data_quota_gib: 0,
             data_grace: Duration::from_secs(24 * 3600),
             redis_url: String::new(),
@@ -192,6 +199,9 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
+    /// An option of `blob_url` that is none.
+    #[error("blob_options: `{0}` is no option; write `KEY=VALUE`, such as `endpoint=http://minio:9000`")]
+    BlobOption(String),
     /// A number out of range.
     #[error("{key}: is {value}; use {range}")]
     Range {
@@ -215,6 +225,19 @@ impl Config {
     /// Where the blobs are.
     pub fn blobs(&self) -> PathBuf {
         self.blob_dir.clone().unwrap_or_else(|| self.data_dir.join("blobs"))
+    }
+
+    /// What belongs to `blob_url`.
+    ///
+    /// # Errors
+    /// An option is none.
+    pub fn blob_options(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let parse = |text: &String| {
+            let parts = text.split_once('=').filter(|(key, _)| !key.trim().is_empty());
+            let owned = parts.map(|(key, value)| (key.trim().to_lowercase(), value.trim().to_owned()));
+            owned.ok_or_else(|| ConfigError::BlobOption(text.clone()))
+        };
+        self.blob_options.iter().map(parse).collect()
     }
 
     /// Where the cluster's authority is kept.

@@ -23,7 +23,6 @@ mod state_view;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,11 +75,12 @@ const RELOAD_DELAY_MAX: Duration = Duration::from_secs(2);
 pub enum Unusable {
     /// The replicas do not share a directory.
     #[error(
-        "blob_dir: `{dir}` is not the directory of blobs that belongs to this Redis (it is {ours}, Redis \
+        "blob_dir: `{place}` is not the store of blobs that belongs to this Redis (it is {ours}, Redis \
          expects {theirs}); all schedulers of one Redis must share one: mount it and set `blob_dir`"
     )]
     Blobs {
-        dir: PathBuf,
+        /// The directory or the URL.
+        place: String,
         ours: Uuid,
         /// What belongs to the store.
         theirs: Uuid,
@@ -293,7 +293,7 @@ impl Driver {
             }
             Ok(theirs) => {
                 self.resign().await;
-                Err(Unusable::Blobs { dir: self.blobs.root().to_owned(), ours, theirs })
+                Err(Unusable::Blobs { place: self.blobs.place().to_owned(), ours, theirs })
             }
             Err(cause) => Ok(Err(cause)),
         }

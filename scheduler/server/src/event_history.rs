@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use trainyard_scheduler_core::EventRecord;
 use trainyard_types::{JobId, LeaderEpoch};
 
-use crate::blobs::Blobs;
+use crate::blobs::{BlobError, Blobs};
 use crate::store::{Store, StoreError};
 
 /// Events of one piece; one is read as a whole.
@@ -20,8 +20,8 @@ const PIECE: usize = 5000;
 pub enum HistoryError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the disk: {0}")]
-    Disk(#[from] std::io::Error),
+    #[error("the store of blobs: {0}")]
+    Disk(#[from] BlobError),
     #[error("an event cannot be encoded: {0}")]
     Encode(#[from] serde_json::Error),
 }
@@ -62,11 +62,11 @@ async fn try_archive_events(
         let mut events = store.events(job, done, PIECE).await?;
         events.retain(|event| event.cursor <= upto);
         let (Some(first), Some(last)) = (events.first(), events.last()) else { break };
-        let mut file = blobs.history(job).await?;
+        let mut file = blobs.history_piece(job, first.cursor, last.cursor).await?;
         for event in &events {
             file.line(&serde_json::to_vec(event)?).await?;
         }
-        file.finish_piece(first.cursor, last.cursor).await?;
+        file.finish().await?;
         done = last.cursor;
     }
     if done > 0 {

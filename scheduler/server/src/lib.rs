@@ -16,6 +16,7 @@ mod http;
 mod job_archive;
 mod listener;
 pub mod mfu;
+pub mod objects;
 mod origin;
 mod refusal;
 pub mod sample;

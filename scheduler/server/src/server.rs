@@ -33,6 +33,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, SecurityMode};
 use crate::driver::{Driver, Limits, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
+use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
 use crate::tls::TlsError;
@@ -55,6 +56,12 @@ pub enum StartError {
     /// The directory of blobs cannot be used.
     #[error("blob_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
     Blobs { path: PathBuf, cause: io::Error },
+    /// The store of blobs cannot be used.
+    #[error(
+        "blob_url: cannot use `{url}`: {cause}; write `s3://BUCKET/PREFIX` with `blob_options` such as \
+         `endpoint=http://host:9000`, and give the credentials in the environment"
+    )]
+    BlobUrl { url: String, cause: String },
     /// Another scheduler has the directory.
     #[error("data_dir: another scheduler uses `{0}`; stop it, or give this one its own directory")]
     Locked(PathBuf),
@@ -114,7 +121,9 @@ impl Server {
         let lock = lock(&config.data_dir)?;
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|cause| listen_error(&config, cause))?;
-        let blobs = open_blobs(&config)?;
+        let objects = open_objects(&config)?;
+        let opened = Blobs::open(objects.clone()).await;
+        let blobs = opened.map_err(|cause| blobs_error(&config, io::Error::other(cause)))?;
         let (redis, store) = open_store(&config).await?;
         let candidate = Candidate {
             instance: Uuid::new_v4(),
@@ -124,7 +133,7 @@ impl Server {
             exclusive: redis.is_some(),
             known: LeaderEpoch(0),
         };
-        let content = content_store::open(&config, store.clone())?;
+        let content = content_store::open(&config, &objects, store.clone());
         let recorder = Recorder::start(store.clone(), Clock::start());
         let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
         let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
@@ -299,11 +308,23 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|cause| listen_error(config, cause))
 }
 
-fn open_blobs(config: &Config) -> Result<Blobs, StartError> {
+fn blobs_error(config: &Config, cause: io::Error) -> StartError {
+    if config.blob_url.is_empty() {
+        return StartError::Blobs { path: config.blobs(), cause };
+    }
+    StartError::BlobUrl { url: config.blob_url.clone(), cause: cause.to_string() }
+}
+
+/// Where files are kept: the object store that is configured, or a directory.
+fn open_objects(config: &Config) -> Result<Objects, StartError> {
+    if !config.blob_url.is_empty() {
+        let opened = Objects::at(&config.blob_url, &config.blob_options()?);
+        return opened.map_err(|cause| blobs_error(config, io::Error::other(cause)));
+    }
     let dir = config.blobs();
     let is_ours = config.blob_dir.is_none();
     let kept = if is_ours { keep_folder_private(&dir) } else { create_private_folder(&dir) };
-    kept.and_then(|()| Blobs::open(&dir)).map_err(|cause| StartError::Blobs { path: dir, cause })
+    kept.and_then(|()| Objects::directory(&dir)).map_err(|cause| blobs_error(config, cause))
 }
 
 async fn open_store(config: &Config) -> Result<(Option<Arc<EmbeddedRedis>>, Arc<RedisStore>), StartError> {

@@ -299,10 +299,7 @@ mod tests {
             fitness(Some(&[("/data", "")]), &["/data/cells.yaml"]),
             fitness(Some(&[]), &["/n.pt"]),
             fitness(Some(&[("/other", ""), ("/data", "")]), &["/n.pt"]),
-            Fitness {
-                held_versions: Some(Vec::new()),
-                ..fitness(Some(&[("/other", "")]), &["cells@0123"])
-            },
+            Fitness { held_versions: Some(Vec::new()), ..fitness(Some(&[("/other", "")]), &["cells@0123"]) },
             Fitness { held_versions: Some(Vec::new()), ..fitness(Some(&[]), &[]) },
         ];
         let mut visibility = PathVisibility::default();
@@ -331,7 +328,10 @@ mod tests {
                 && !visibility.is_inside(&paths("/data2/cells.yaml", ""))
         );
         let asked = |agent: &AgentId| !visibility.excluded(&paths("/home/a/cells.yaml", "")).contains(agent);
-        assert_eq!(agents.iter().map(asked).collect::<Vec<_>>(), [true, true, false, true, false, true, true, false]);
+        assert_eq!(
+            agents.iter().map(asked).collect::<Vec<_>>(),
+            [true, true, false, true, false, true, true, false]
+        );
         assert!(!visibility.note(agents[5], &said[5], &said[5]));
         for (&agent, said) in agents.iter().zip(&said) {
             visibility.note(agent, said, &nothing);

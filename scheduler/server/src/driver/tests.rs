@@ -10,6 +10,7 @@ use trainyard_types::{
 };
 
 use super::*;
+use crate::objects::Objects;
 use crate::store::Pending;
 use crate::store::memory::MemoryStore;
 
@@ -119,8 +120,8 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(store: &Arc<Flaky>, dir: &std::path::Path, instance: u128) -> Self {
-        let blobs = Blobs::open(dir).unwrap();
+    async fn start(store: &Arc<Flaky>, dir: &std::path::Path, instance: u128) -> Self {
+        let blobs = Blobs::open(Objects::directory(dir).unwrap()).await.unwrap();
         let config = CoreConfig::default();
         let (driver, handle, role) = Driver::new(store.clone(), config, blobs, candidate(instance));
         let stop = CancellationToken::new();
@@ -138,10 +139,10 @@ impl Replica {
 }
 
 /// A driver at work, over a store that the test can break.
-fn start() -> (Handle, Arc<Flaky>, watch::Receiver<Role>, tempfile::TempDir) {
+async fn start() -> (Handle, Arc<Flaky>, watch::Receiver<Role>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Flaky::default());
-    let Replica { handle, role, .. } = Replica::start(&store, dir.path(), 1);
+    let Replica { handle, role, .. } = Replica::start(&store, dir.path(), 1).await;
     (handle, store, role, dir)
 }
 
@@ -155,7 +156,7 @@ async fn jobs(handle: &Handle) -> usize {
 
 #[tokio::test]
 async fn what_could_not_be_stored_was_never_there() {
-    let (handle, store, mut serving, _dir) = start();
+    let (handle, store, mut serving, _dir) = start().await;
     serving.wait_for(Role::leads).await.unwrap();
     let first = submit(&handle, "a").await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
@@ -168,7 +169,7 @@ async fn what_could_not_be_stored_was_never_there() {
 
 #[tokio::test]
 async fn what_was_stored_without_an_answer_is_found_again() {
-    let (handle, store, mut serving, _dir) = start();
+    let (handle, store, mut serving, _dir) = start().await;
     serving.wait_for(Role::leads).await.unwrap();
     store.broken.store(true, Ordering::SeqCst);
     store.lands.store(true, Ordering::SeqCst);
@@ -180,7 +181,7 @@ async fn what_was_stored_without_an_answer_is_found_again() {
 
 #[tokio::test]
 async fn a_lost_store_ends_sessions_and_watches() {
-    let (handle, store, mut serving, _dir) = start();
+    let (handle, store, mut serving, _dir) = start().await;
     serving.wait_for(Role::leads).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
     let mut marks = handle.ask(move |state| state.watch(job)).await.unwrap().unwrap();
@@ -194,7 +195,7 @@ async fn a_lost_store_ends_sessions_and_watches() {
 
 #[tokio::test]
 async fn a_session_that_does_not_drain_is_closed() {
-    let (handle, _store, mut serving, _dir) = start();
+    let (handle, _store, mut serving, _dir) = start().await;
     serving.wait_for(Role::leads).await.unwrap();
     let mut opened = handle.open(hello()).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
@@ -222,7 +223,7 @@ async fn a_session_that_does_not_drain_is_closed() {
 
 #[tokio::test]
 async fn all_slots_of_a_large_agent_are_filled_at_once() {
-    let (handle, _store, mut serving, _dir) = start();
+    let (handle, _store, mut serving, _dir) = start().await;
     serving.wait_for(Role::leads).await.unwrap();
     let large = Hello { inventory: Inventory { cpu_slots: 1000, ..Inventory::default() }, ..hello() };
     let mut opened = handle.open(large).await.unwrap();
@@ -236,7 +237,7 @@ async fn all_slots_of_a_large_agent_are_filled_at_once() {
 
 #[tokio::test]
 async fn who_watches_a_job_that_has_ended_leaves_nothing_behind() {
-    let (handle, _store, mut serving, _dir) = start();
+    let (handle, _store, mut serving, _dir) = start().await;
     serving.wait_for(Role::leads).await.unwrap();
     let job = submit(&handle, "a").await.unwrap();
     let watched = |state: &mut StateView<'_>| state.watchers.len();
@@ -252,10 +253,10 @@ async fn who_watches_a_job_that_has_ended_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
     let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(Flaky::default()));
-    let mut first = Replica::start(&store, dir.path(), 1);
+    let mut first = Replica::start(&store, dir.path(), 1).await;
     first.leads().await;
     let job = submit(&first.handle, "a").await.unwrap();
-    let mut second = Replica::start(&store, dir.path(), 2);
+    let mut second = Replica::start(&store, dir.path(), 2).await;
     second.stands_by().await;
     let leader: Arc<str> = "http://scheduler-1:7433".into();
     let elsewhere = Unavailable { leader: Some(leader) };
@@ -274,15 +275,15 @@ async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
 #[tokio::test]
 async fn a_standby_takes_over_at_once_when_the_leader_stops_and_soon_when_it_dies() {
     let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(Flaky::default()));
-    let mut first = Replica::start(&store, dir.path(), 1);
+    let mut first = Replica::start(&store, dir.path(), 1).await;
     first.leads().await;
     let job = submit(&first.handle, "a").await.unwrap();
-    let mut second = Replica::start(&store, dir.path(), 2);
+    let mut second = Replica::start(&store, dir.path(), 2).await;
     second.stands_by().await;
     first.stop.cancel();
     first.task.await.unwrap().unwrap();
     second.leads().await;
-    let mut third = Replica::start(&store, dir.path(), 3);
+    let mut third = Replica::start(&store, dir.path(), 3).await;
     third.stands_by().await;
     second.task.abort();
     third.leads().await;
@@ -292,7 +293,7 @@ async fn a_standby_takes_over_at_once_when_the_leader_stops_and_soon_when_it_die
 #[tokio::test]
 async fn a_deposed_driver_writes_nothing_and_stands_by() {
     let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(Flaky::default()));
-    let mut first = Replica::start(&store, dir.path(), 1);
+    let mut first = Replica::start(&store, dir.path(), 1).await;
     first.leads().await;
     let lease = Duration::from_secs(3600);
     store.campaign(&Candidate { exclusive: true, lease, ..candidate(2) }).await.unwrap();
@@ -307,9 +308,9 @@ async fn a_deposed_driver_writes_nothing_and_stands_by() {
 async fn a_scheduler_with_blobs_of_its_own_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let store = Arc::new(Flaky::default());
-    let mut first = Replica::start(&store, dir.path(), 1);
+    let mut first = Replica::start(&store, dir.path(), 1).await;
     first.leads().await;
-    let second = Replica::start(&store, other.path(), 2);
+    let second = Replica::start(&store, other.path(), 2).await;
     let refused = second.task.await.unwrap().unwrap_err();
     assert!(refused.to_string().contains("all schedulers of one Redis must share one"), "{refused}");
     assert!(first.role.borrow().leads());

@@ -1,10 +1,7 @@
 //! `ArtifactService`: what jobs leave behind.
 
-use std::io;
-
-use tokio::fs::File;
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trainyard_proto::convert::agent::parse_attempt;
@@ -18,6 +15,7 @@ use super::jobs::find_job;
 use super::page::Page;
 use super::status::ApiError;
 use crate::access::Caller;
+use crate::blobs::{BlobError, BlobStream, Upload};
 use crate::driver::StateView;
 
 /// Bytes of one message of a download.
@@ -55,29 +53,37 @@ fn find(record: &JobRecord, name: &str, sha256: &str) -> Result<Artifact, ApiErr
     found.cloned().ok_or_else(|| ApiError::NotFound { kind: "artifact", name: name.to_owned(), hint })
 }
 
-/// A file's bytes from an offset on. Whoever is slow to read slows only this down.
-async fn send_file(
-    mut file: File,
+/// A blob's bytes from an offset on. Whoever is slow to read slows only this down.
+async fn send_blob(
+    mut blob: BlobStream,
     mut offset: u64,
     size_bytes: u64,
     messages: mpsc::Sender<Result<pb::DownloadArtifactResponse, Status>>,
     job: JobId,
 ) {
-    loop {
-        let mut data = Vec::with_capacity(CHUNK);
-        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut data).await;
-        let count = match read {
-            Ok(count) => count as u64,
+    // The first message tells the size, even of nothing.
+    let mut is_first = true;
+    while is_first || offset < size_bytes {
+        let mut bytes = match blob.next().await.transpose() {
+            Ok(bytes) => bytes.unwrap_or_default(),
             Err(cause) => {
                 // The reader may be gone.
                 let _ = messages.send(Err(ApiError::disk(job, &cause).into())).await;
                 return;
             }
         };
-        // The first message tells the size, even of nothing.
-        let message = pb::DownloadArtifactResponse { offset, data, size_bytes };
-        offset += count;
-        if messages.send(Ok(message)).await.is_err() || offset >= size_bytes || count == 0 {
+        let is_last = bytes.is_empty();
+        while is_first || !bytes.is_empty() {
+            is_first = false;
+            let data = bytes.split_to(CHUNK.min(bytes.len()));
+            let count = data.len() as u64;
+            let message = pb::DownloadArtifactResponse { offset, data: data.into(), size_bytes };
+            offset += count;
+            if messages.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+        if is_last {
             return;
         }
     }
@@ -139,6 +145,25 @@ fn find_readable(state: &StateView<'_>, text: &str, caller: &Caller) -> Result<J
     }
 }
 
+async fn receive_parts(
+    upload: &mut Upload,
+    job: JobId,
+    parts: &mut Streaming<pb::UploadArtifactRequest>,
+) -> Result<(), Status> {
+    while let Some(part) = parts.message().await? {
+        match part.part {
+            Some(Part::Data(bytes)) => {
+                upload.write(bytes.into()).await.map_err(|error| ApiError::upload(job, error))?;
+            }
+            Some(Part::Header(_)) => {
+                return Err(ApiError::field("header", "came twice; open another upload").into());
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
 impl Artifacts {
     async fn receive(
         &self,
@@ -156,18 +181,11 @@ impl Artifacts {
         if self.0.blobs.contains(job, &artifact).await {
             return Ok(pb::UploadArtifactResponse { existed: true });
         }
-        let disk = |cause: io::Error| ApiError::disk(job, &cause);
+        let disk = |cause: BlobError| ApiError::disk(job, &cause);
         let mut upload = self.0.blobs.upload(job, artifact).await.map_err(disk)?;
-        while let Some(part) = parts.message().await? {
-            match part.part {
-                Some(Part::Data(bytes)) => {
-                    upload.write(&bytes).await.map_err(|error| ApiError::upload(job, error))?;
-                }
-                Some(Part::Header(_)) => {
-                    return Err(ApiError::field("header", "came twice; open another upload").into());
-                }
-                None => {}
-            }
+        if let Err(status) = receive_parts(&mut upload, job, parts).await {
+            upload.abandon().await;
+            return Err(status);
         }
         upload.finish().await.map_err(|error| ApiError::upload(job, error))?;
         Ok(pb::UploadArtifactResponse { existed: false })
@@ -211,10 +229,11 @@ impl ArtifactService for Artifacts {
         if offset > artifact.size_bytes {
             return Err(ApiError::OffsetTooLarge { offset, size_bytes: artifact.size_bytes }.into());
         }
-        let opened = self.0.blobs.read(job, &artifact.sha256, offset).await;
-        let (file, size_bytes) = opened.map_err(|cause| ApiError::disk(job, &cause))?;
+        let size_bytes = artifact.size_bytes;
         let (messages, stream) = mpsc::channel(BACKLOG);
-        self.0.tasks.spawn(send_file(file, offset, size_bytes, messages, job));
+        let blob = self.0.blobs.read(job, &artifact, offset).await;
+        let blob = blob.map_err(|cause| ApiError::disk(job, &cause))?;
+        self.0.tasks.spawn(send_blob(blob, offset, size_bytes, messages, job));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

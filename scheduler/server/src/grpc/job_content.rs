@@ -1,12 +1,10 @@
 //! Data sets and weights that submissions name: which versions they mean, kept until the job is there.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::io::AsyncReadExt as _;
+use tokio_stream::StreamExt as _;
 use trainyard_content::{Builder, Digest, Kind};
 use trainyard_types::train::JOB_WEIGHTS;
 use trainyard_types::{Artifact, JobId, JobSpec, Reference, Time};
@@ -16,6 +14,7 @@ use super::datasets::unresolved;
 use super::jobs::find_job;
 use super::status::ApiError;
 use crate::access::Caller;
+use crate::blobs::BlobError;
 use crate::content::{Held, PushError, Wanted};
 use crate::driver::StateView;
 
@@ -23,8 +22,6 @@ use crate::driver::StateView;
 const BEST: &str = "weights/best.safetensors";
 /// Its name as a version's one file.
 const BEST_FILE: &str = "best.safetensors";
-/// Bytes of it that are copied at a time.
-const PIECE: usize = 1 << 20;
 
 /// The versions that one call names. They stay while this lives.
 pub(super) struct JobContent<'a> {
@@ -136,14 +133,9 @@ impl<'a> JobContent<'a> {
     async fn copy(&self, job: JobId, best: &Artifact, wanted: Wanted) -> Result<(), CopyError> {
         let mut pushing = self.context.content.push(wanted).await?;
         if !pushing.missing().is_empty() {
-            let (mut file, _) = self.context.blobs.read(job, &best.sha256, 0).await?;
-            loop {
-                let mut piece = Vec::with_capacity(PIECE);
-                (&mut file).take(PIECE as u64).read_to_end(&mut piece).await?;
-                if piece.is_empty() {
-                    break;
-                }
-                pushing.take(Bytes::from(piece)).await?;
+            let mut blob = self.context.blobs.read(job, best, 0).await?;
+            while let Some(piece) = blob.next().await {
+                pushing.take(piece?).await?;
             }
         }
         pushing.finish(Time::now()).await?;
@@ -152,12 +144,12 @@ impl<'a> JobContent<'a> {
 }
 
 enum CopyError {
-    Disk(io::Error),
+    Disk(BlobError),
     Push(PushError),
 }
 
-impl From<io::Error> for CopyError {
-    fn from(cause: io::Error) -> Self {
+impl From<BlobError> for CopyError {
+    fn from(cause: BlobError) -> Self {
         Self::Disk(cause)
     }
 }

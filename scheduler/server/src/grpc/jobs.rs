@@ -347,7 +347,10 @@ impl JobService for Jobs {
         let caller = Caller::of(&request);
         let job = self.find(request.into_inner().job_id, caller.clone()).await?;
         let question = move |state: &mut StateView<'_>| {
-            state.core.job(job).map(|record| (record.user.to_string(), Arc::unwrap_or_clone(record.full_spec())))
+            state
+                .core
+                .job(job)
+                .map(|record| (record.user.to_string(), Arc::unwrap_or_clone(record.full_spec())))
         };
         let found = self.0.driver.ask_leader(question).await.map_err(ApiError::from)?;
         let (user, mut spec) = found.ok_or_else(|| ApiError::no_job(&job))?;

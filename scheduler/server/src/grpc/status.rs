@@ -13,6 +13,7 @@ use crate::access::NotOwner;
 use crate::blobs::UploadError;
 use crate::driver::{RequestError, StateView, Unavailable};
 use crate::event_history::HistoryError;
+use crate::objects::is_full;
 use crate::refusal::details;
 use crate::store::StoreError;
 
@@ -161,7 +162,7 @@ impl ApiError {
         match error {
             UploadError::Size { .. } => Self::field("header.artifact.size_bytes", error.to_string()),
             UploadError::Hash { .. } => Self::field("header.artifact.sha256", error.to_string()),
-            UploadError::Disk(cause) => Self::disk(job, &cause),
+            UploadError::Store(cause) => Self::disk(job, &cause),
         }
     }
 
@@ -170,32 +171,23 @@ impl ApiError {
         match error {
             HistoryError::Store(cause) => cause.into(),
             HistoryError::Disk(cause) => Self::disk(job, &cause),
-            HistoryError::Encode(cause) => Self::disk(job, &cause.into()),
+            HistoryError::Encode(cause) => Self::disk(job, &cause),
         }
     }
 
     /// The store of data sets and weights fails.
     pub fn objects(cause: &object_store::Error) -> Self {
         error!(%cause, "the store of data sets and weights cannot be read or written");
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(cause);
-        while let Some(error) = source {
-            if let Some(error) = error.downcast_ref::<std::io::Error>()
-                && matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-            {
-                return Self::DataDiskFull;
-            }
-            source = error.source();
+        if is_full(cause) {
+            return Self::DataDiskFull;
         }
         Self::Unavailable("the store of data sets is not available; try again, its log has the cause")
     }
 
     /// A disk error under a job's blobs.
-    pub fn disk(job: JobId, cause: &std::io::Error) -> Self {
+    pub fn disk(job: JobId, cause: &(dyn std::error::Error + 'static)) -> Self {
         error!(%job, %cause, "blob cannot be read or written");
-        match cause.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { job },
-            _ => Self::Internal,
-        }
+        if is_full(cause) { Self::DiskFull { job } } else { Self::Internal }
     }
 }
 

@@ -155,8 +155,7 @@ async fn a_data_set_is_pushed_once_listed_and_read_also_after_a_restart() {
     assert_eq!(read(&scheduler, request.clone()).await.unwrap(), b"stsecondnames: [cell]");
     let far = pb::ReadDatasetRequest { offset: 25, ..request.clone() };
     assert_eq!(read(&scheduler, far).await.unwrap_err().code(), Code::OutOfRange);
-    let outside =
-        pb::ReadDatasetRequest { ranges: vec![pb::FileRange { first: 4, count: 1 }], ..request };
+    let outside = pb::ReadDatasetRequest { ranges: vec![pb::FileRange { first: 4, count: 1 }], ..request };
     assert!(read(&scheduler, outside).await.unwrap_err().message().contains("ranges[0]"));
     let request = pb::ListDatasetFilesRequest { name: "cells".into(), ..Default::default() };
     let mut files = scheduler.datasets().list_dataset_files(request).await.unwrap().into_inner();
@@ -289,12 +288,8 @@ async fn a_job_keeps_the_version_that_it_was_submitted_with() {
     let mut agent = Agent::connect_as(scheduler.channel(), hello(2, Some(held))).await.unwrap();
     let assigned = agent.assigned().await;
     assert_eq!(assigned.spec.unwrap().train.unwrap().data, exact);
-    let fetching = pb::Fetching {
-        what: exact.clone(),
-        done_bytes: 10,
-        total_bytes: 40,
-        bytes_per_second: 2048.0,
-    };
+    let fetching =
+        pb::Fetching { what: exact.clone(), done_bytes: 10, total_bytes: 40, bytes_per_second: 2048.0 };
     agent.report_acked(&assigned.attempt, 1, pb::report::Report::Fetching(fetching.clone())).await;
     let shown = scheduler.get(&job.id).await;
     assert_eq!(shown.attempts[0].fetching, Some(fetching));
