@@ -30,11 +30,13 @@ pub struct Config {
     pub join_token_file: Option<PathBuf>,
     /// PEM file of authorities that certify the scheduler, where it is not the cluster's own.
     pub ca: Option<PathBuf>,
-    /// Directory of decoded images; `cache` in `data_dir` when unset.
+    /// Directory of decoded images, and of data sets and weights that were fetched; `cache` in `data_dir` when unset.
     pub cache_dir: Option<PathBuf>,
-    /// GiB that `cache_dir` may take; half of its disk when unset.
+    /// GiB that decoded images may take; half of the disk when unset.
     pub cache_quota_gib: Option<u32>,
-    /// GiB of its disk that stay free; a twentieth of it, at most 10, when unset.
+    /// GiB that data sets and weights of the cluster's store may take; a quarter of the disk when unset.
+    pub fetched_quota_gib: Option<u32>,
+    /// GiB of that disk that stay free; a twentieth of it, at most 10, when unset.
     pub cache_floor_gib: Option<u32>,
     /// MiB that the reports of one attempt may take on disk while no scheduler takes them; then they are
     /// thinned out.
@@ -106,6 +108,7 @@ impl Default for Config {
             ca: None,
             cache_dir: None,
             cache_quota_gib: None,
+            fetched_quota_gib: None,
             cache_floor_gib: None,
             spool_quota_mib: 32,
             jobs_quota_gib: 50,
@@ -143,9 +146,14 @@ fn default_data_dir() -> PathBuf {
 }
 
 impl Config {
-    /// Where decoded images are kept.
+    /// Where decoded images, and data sets and weights that were fetched, are kept.
     pub fn cache_dir(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))
+    }
+
+    /// Where decoded images are kept: trainers write there, and nowhere else in `cache_dir`.
+    pub fn decoded_dir(&self) -> PathBuf {
+        self.cache_dir().join("decoded")
     }
 
     /// What jobs' directories may take.

@@ -146,6 +146,16 @@ impl Core {
             Event::Revoked(attempt) => self.on_revoked(now, attempt, &mut out),
             Event::EndLost(attempt) => self.on_end_lost(now, attempt, &mut out),
             Event::AllAcked(attempt) => self.on_all_acked(attempt, &mut out),
+            Event::Fetching(attempt, fetching) => {
+                if self.is_preparing(attempt) {
+                    out.push(Command::Report(attempt, now, ReportBody::Fetching(fetching)));
+                }
+            }
+            Event::PreparationNote(attempt, level, message) => {
+                if self.is_preparing(attempt) {
+                    out.push(log(attempt, now, level, message));
+                }
+            }
             Event::Prepared(attempt, result) => self.on_prepared(now, attempt, result, &mut out),
             Event::SpawnFailed(attempt, refusal) => self.on_spawn_failed(now, attempt, refusal, &mut out),
             Event::Line(attempt, time, event) => self.on_line(now, attempt, time, event, &mut out),
@@ -210,6 +220,10 @@ impl Core {
                 out.push(Command::Prepare(assignment));
             }
         }
+    }
+
+    fn is_preparing(&self, id: AttemptId) -> bool {
+        self.attempts.get(&id).is_some_and(|attempt| matches!(attempt.state, State::Preparing))
     }
 
     fn on_stop(

@@ -162,6 +162,9 @@ impl Driver {
             *held = now;
             changed
         });
+        let (held, trainers) = (self.context.held.borrow(), &self.trainers);
+        let is_held = |attempt: AttemptId| held.contains(&attempt) || trainers.contains_key(&attempt);
+        self.context.prepare.content.keep_for(is_held);
     }
 
     async fn execute(&mut self, command: Command) -> Option<Event> {
@@ -194,7 +197,7 @@ impl Driver {
                 });
             }
             Command::NoteMissingPath { path_use, named, below } => {
-                self.context.prepare.paths.note(path_use, &named, below);
+                self.context.prepare.note_missing(path_use, &named, below);
             }
             Command::CloseStuckSlots(stuck) => self.context.closed_devices.set_stuck(&stuck),
             Command::CancelTransfers(attempt) => {

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod closed_devices;
 pub mod config;
 pub mod connection;
+pub mod content;
 pub mod core;
 pub mod device;
 pub mod disk;

@@ -11,6 +11,7 @@ use std::fmt::{Display, Write as _};
 use trainyard_types::trainer::Phases;
 use trainyard_types::{GpuUuid, Slot};
 
+use crate::content::ContentCounts;
 use crate::gpu::states::GpuSnapshot;
 use crate::running_trainers::TrainingCounts;
 
@@ -27,6 +28,8 @@ pub struct MetricsSnapshot {
     pub training: TrainingCounts,
     /// Bytes of decoded images on disk.
     pub cache_bytes: u64,
+    /// What was fetched from the cluster's store.
+    pub content: ContentCounts,
     /// Reports that were lost.
     pub gaps: u64,
 }
@@ -89,12 +92,26 @@ pub fn page(values: &MetricsSnapshot) -> String {
     gpus(values, &mut page);
     counts(values, &mut page);
     training(values, &mut page);
-    let disk = label("tier", "disk");
-    let help = "Decoded images that are kept.";
-    page.family("trainyard_cache_bytes", "gauge", help, vec![(disk, values.cache_bytes)]);
+    let (disk, fetched) = (label("tier", "disk"), label("tier", "fetched"));
+    let help = "Decoded images, and fetched data sets and weights, that are kept.";
+    let kept = vec![(disk, values.cache_bytes), (fetched, values.content.stored_bytes)];
+    page.family("trainyard_cache_bytes", "gauge", help, kept);
+    content(values.content, &mut page);
     let help = "Reports of attempts that were lost.";
     page.family("trainyard_spool_gaps_total", "counter", help, vec![(String::new(), values.gaps)]);
     page.0
+}
+
+fn content(counts: ContentCounts, page: &mut Page) {
+    let mut count = |name: &str, help: &str, samples| page.family(name, "counter", help, samples);
+    let help = "Data sets and weights that came from the cluster's store.";
+    count("trainyard_fetched_bytes_total", help, vec![(String::new(), counts.fetched_bytes)]);
+    let of = |result: &str, count: u64| (label("result", result), count);
+    let results = vec![of("held", counts.held), of("fetched", counts.fetched), of("failed", counts.failed)];
+    let help = "Pushed data sets and weights that attempts wanted, by whether they were here whole.";
+    count("trainyard_version_requests_total", help, results);
+    let help = "Fetched files whose bytes had changed on this machine's disk.";
+    count("trainyard_damaged_files_total", help, vec![(String::new(), counts.damaged)]);
 }
 
 fn gpus(values: &MetricsSnapshot, page: &mut Page) {
@@ -261,11 +278,13 @@ mod tests {
         let slot = Slot::Gpu(GpuUuid("GPU-1".into()));
         let phases = Phases { backward: 0.25, ..Phases::default() };
         let timing = StepTiming { phases: Some(phases), loader_wait_ratio: Some(0.1) };
+        let content =
+            ContentCounts { stored_bytes: 6, fetched_bytes: 7, held: 1, ..ContentCounts::default() };
         let training = TrainingCounts {
             images: [(slot.clone(), 640), (Slot::Cpu(0), 8)].into(),
             timing: [(slot, timing)].into(),
         };
-        MetricsSnapshot { host: "lab".into(), gpus: vec![gpu], training, cache_bytes: 5, gaps: 0 }
+        MetricsSnapshot { host: "lab".into(), gpus: vec![gpu], training, cache_bytes: 5, content, gaps: 0 }
     }
 
     const LABELS: &str = "gpu=\"2\",UUID=\"GPU-1\",pci_bus_id=\"00000000:01:00.0\",device=\"nvidia2\",\
@@ -294,6 +313,9 @@ mod tests {
             format!("trainyard_train_step_seconds{{{LABELS},phase=\"backward\"}} 0.25"),
             format!("trainyard_loader_wait_ratio{{{LABELS}}} 0.1"),
             "trainyard_cache_bytes{tier=\"disk\"} 5".into(),
+            "trainyard_cache_bytes{tier=\"fetched\"} 6".into(),
+            "trainyard_fetched_bytes_total{} 7".into(),
+            "trainyard_version_requests_total{result=\"held\"} 1".into(),
             "trainyard_spool_gaps_total{} 0".into(),
         ];
         assert_has(&page(&values()), &lines);

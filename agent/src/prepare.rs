@@ -2,6 +2,7 @@
 //! checkpoint.
 
 pub mod banner;
+mod locate;
 
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use trainyard_types::{
 
 use crate::agent_status::AgentStatus;
 use crate::config::Config;
+use crate::content::Content;
 use crate::disk::job_dir::JobDir;
 use crate::disk::path_monitor::PathMonitor;
 use crate::disk::space;
@@ -50,6 +52,8 @@ pub struct PrepareContext {
     pub status: watch::Receiver<AgentStatus>,
     /// The paths that jobs may read.
     pub paths: PathMonitor,
+    /// The data sets and weights of the cluster's store.
+    pub content: Content,
 }
 
 /// How long an attempt waits for the scheduler to hear that the disk is short, before it goes back to the scheduler.
@@ -90,7 +94,7 @@ pub fn folder_refusal(message: String, error: Option<&io::Error>) -> Refusal {
 }
 
 /// A transfer that holds up an attempt is given up after so many times `stall_after`.
-const GIVE_UP_FACTOR: u32 = 3;
+pub const GIVE_UP_FACTOR: u32 = 3;
 
 /// Prepares `assignment`; waits for the scheduler when a checkpoint must be fetched.
 ///
@@ -101,13 +105,20 @@ pub async fn prepare(mut context: PrepareContext, assignment: Box<Assignment>) -
         return Err(context.send_back(why).await);
     }
     let train = &assignment.spec.train;
-    let data = context.paths.find(PathUse::Data, &train.data).await?;
-    if !train.pretrained.as_os_str().is_empty() {
-        context.paths.find(PathUse::Pretrained, &train.pretrained).await?;
+    let attempt = assignment.attempt;
+    let data = context.locate(attempt, PathUse::Data, &train.data).await?;
+    let mut pretrained = train.pretrained.clone();
+    if !pretrained.as_os_str().is_empty() {
+        let found = context.locate(attempt, PathUse::Pretrained, &pretrained).await?;
+        // A machine's own file keeps the name that the job gives it.
+        if pretrained.is_relative() {
+            pretrained = found;
+        }
     }
+    let files = Files { data, pretrained };
     let dir = JobDir::new(&context.config.data_dir, assignment.attempt.job);
     let (local_context, wanted, target) = (context.clone(), assignment.clone(), dir.clone());
-    let local = tokio::task::spawn_blocking(move || prepare_locally(&local_context, &wanted, data, &target));
+    let local = tokio::task::spawn_blocking(move || prepare_locally(&local_context, &wanted, files, &target));
     let Ok(local) = timeout(context.config.stall_after, local).await else {
         let message = format!(
             "the agent could not prepare the attempt within {} s: the disk of `data_dir`, or the driver, hangs",
@@ -166,13 +177,21 @@ impl From<Refusal> for Unprepared {
     }
 }
 
+/// What the trainer reads, as paths of this machine.
+struct Files {
+    data: PathBuf,
+    /// Empty where it begins from scratch.
+    pretrained: PathBuf,
+}
+
 fn prepare_locally(
     context: &PrepareContext,
     assignment: &Assignment,
-    data: PathBuf,
+    files: Files,
     dir: &JobDir,
 ) -> Result<Prepared, Unprepared> {
-    let mut train = TrainSpec { data, ..assignment.spec.train.clone() };
+    let Files { data, pretrained } = files;
+    let mut train = TrainSpec { data, pretrained, ..assignment.spec.train.clone() };
     let (device, memory) = device(context, &assignment.slot)?;
     let host_oom = dir.host_oom();
     let batch = choose_batch(context, assignment, &train, memory, &device, host_oom);
@@ -187,7 +206,7 @@ fn prepare_locally(
     lines.extend(plan.notes);
     let write = || -> io::Result<()> {
         dir.create()?;
-        std::fs::create_dir_all(context.config.cache_dir())?;
+        std::fs::create_dir_all(context.config.decoded_dir())?;
         std::fs::write(dir.spec(), serde_json::to_vec_pretty(&train)?)
     };
     write().map_err(Unprepared::Unwritten)?;

@@ -16,6 +16,7 @@ use crate::agent_status::AgentStatus;
 use crate::closed_devices::ClosedDevices;
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::content::{Content, ContentContext, Limits};
 use crate::disk::janitor::DiskJanitor;
 use crate::disk::path_monitor::PathMonitor;
 use crate::driver::{Driver, DriverContext};
@@ -28,7 +29,7 @@ use crate::identity::Identity;
 use crate::memory::fit_records::FitStore;
 use crate::message::{Event, Input, Readings, Reloaded, SchedulerLink, SelfTestRequests};
 use crate::metrics::http::{self, MetricsPages};
-use crate::prepare::PrepareContext;
+use crate::prepare::{GIVE_UP_FACTOR, PrepareContext};
 use crate::running_trainers::RunningTrainers;
 use crate::self_test::{SelfTestContext, SelfTester};
 use crate::startup::{self, Started};
@@ -68,10 +69,23 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     let fits = FitStore::load(&config.data_dir);
     let fit_records = fits.records(Time::now());
     let (status_sender, status) = watch::channel(AgentStatus { fit_records, ..AgentStatus::default() });
+    let paths = PathMonitor::new(config.data_roots.clone(), config.stall_after, status_sender.clone());
+    let content = Content::open(ContentContext {
+        cache_dir: config.cache_dir(),
+        limits: Limits { quota_gib: config.fetched_quota_gib, floor_gib: config.cache_floor_gib },
+        stall_after: config.stall_after,
+        give_up_after: config.stall_after * GIVE_UP_FACTOR,
+        link: link.clone(),
+        status: status_sender.clone(),
+        paths: paths.clone(),
+        inbox: inbox.clone(),
+    });
+    let content = content.await;
     let shared = Shared {
+        content,
         trainers: RunningTrainers::default(),
         closed_devices: ClosedDevices::new(status_sender.clone()),
-        paths: PathMonitor::new(config.data_roots.clone(), config.stall_after, status_sender.clone()),
+        paths,
         spawner: Spawner::start(identity.clone(), groups).context("cannot start a thread")?,
         status: status_sender,
         config,
@@ -116,6 +130,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     tasks.spawn(keep_certificate(renewal, reload, end.clone()));
     tasks.spawn(tester.run(end.clone()));
     tasks.spawn(janitor.run(end.clone()));
+    tasks.spawn(shared.content.clone().run(end.clone()));
     shared.watch_the_machine(&mut tasks, snapshots, &end);
     tasks.spawn(forward_signals(shared.inbox, service, stop, end.clone()));
     driver.run().await;
@@ -147,6 +162,7 @@ struct Shared {
     closed_devices: ClosedDevices,
     self_tests: SelfTestRequests,
     paths: PathMonitor,
+    content: Content,
     status: watch::Sender<AgentStatus>,
     readings: watch::Receiver<Readings>,
     link: watch::Receiver<Option<SchedulerLink>>,
@@ -198,6 +214,7 @@ impl Shared {
                 host: self.host.clone(),
                 status: self.status.subscribe(),
                 paths: self.paths.clone(),
+                content: self.content.clone(),
             },
             spawner: self.spawner.clone(),
             running: self.trainers.clone(),
@@ -239,8 +256,9 @@ impl Shared {
             host: host.unwrap_or_else(|_| self.config.name.clone()),
             snapshots,
             trainers: self.trainers.clone(),
-            cache_dir: self.config.cache_dir(),
+            decoded_dir: self.config.decoded_dir(),
             cache: Arc::default(),
+            content: self.content.clone(),
         }
     }
 }

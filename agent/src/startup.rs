@@ -15,6 +15,7 @@ use trainyard_service::{ServiceManager, installed};
 use trainyard_types::Inventory;
 
 use crate::config::Config;
+use crate::content::move_decoded;
 use crate::disk::job_dir;
 use crate::enrolment::{self, Credentials, EnrolmentSettings, JoinRequest, Renewal};
 use crate::gpu::GpuProbe;
@@ -100,6 +101,7 @@ fn close_folders(config: &Config) {
     if config.cache_dir.is_none() {
         folders.push(config.cache_dir());
     }
+    move_decoded(&config.cache_dir(), &config.decoded_dir());
     for folder in folders {
         if let Err(error) = keep_folder_private(&folder) {
             warn!(path = %folder.display(), %error, "a folder cannot be closed to other users of this machine");

@@ -33,12 +33,17 @@ pub struct Options {
     /// Directory for identity, certificate, jobs and spools.
     #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
-    /// Directory for decoded images [default: `cache` in the data directory].
+    /// Directory for decoded images, and for data sets and weights that are fetched [default: `cache` in the data
+    /// directory].
     #[arg(long, value_name = "DIR", global = true)]
     pub cache_dir: Option<PathBuf>,
     /// GiB that decoded images may take; those used longest ago go first [default: half of the disk].
     #[arg(long, value_name = "N", global = true)]
     pub cache_quota_gib: Option<u32>,
+    /// GiB that data sets and weights of the cluster's store may take; those used longest ago go first [default: a
+    /// quarter of the disk].
+    #[arg(long, value_name = "N", global = true)]
+    pub fetched_quota_gib: Option<u32>,
     /// GiB of that disk that stay free [default: a twentieth of it, at most 10].
     #[arg(long, value_name = "N", global = true)]
     pub cache_floor_gib: Option<u32>,
@@ -111,6 +116,7 @@ impl Options {
             .flag("data_dir", text(&self.data_dir))
             .flag("cache_dir", text(&self.cache_dir))
             .flag("cache_quota_gib", self.cache_quota_gib)
+            .flag("fetched_quota_gib", self.fetched_quota_gib)
             .flag("cache_floor_gib", self.cache_floor_gib)
             .flag("spool_quota_mib", self.spool_quota_mib)
             .flag("jobs_quota_gib", self.jobs_quota_gib)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use trainyard_types::reference::Reference;
 use trainyard_types::trainer::{CheckpointSaved, Finished, LogLevel};
 use trainyard_types::{
     Artifact, AttemptId, Checkpoint, EndReason, Ended, ReportBody, SlotReleased, Time, UnfitKind,
@@ -192,7 +193,13 @@ impl Attempt {
             && unfit.kind.is_of_path()
         {
             let below = Some(PathBuf::from(&unfit.path)).filter(|path| !path.as_os_str().is_empty());
-            let is_pretrained = below.as_ref() == Some(&train.pretrained);
+            // What was fetched lies in a folder that is called after its version.
+            let version = Reference::of_path(&train.pretrained).filter(Reference::is_exact);
+            let is_of =
+                |path: &PathBuf, version: &Reference| path.iter().any(|part| part == version.version());
+            let is_pretrained = below.as_ref().is_some_and(|below| {
+                *below == train.pretrained || version.is_some_and(|version| is_of(below, &version))
+            });
             let (path_use, named) = if is_pretrained {
                 (PathUse::Pretrained, &train.pretrained)
             } else {

@@ -33,7 +33,9 @@ impl DecodedDataSets {
     /// Reads the file in `data_dir`; one that is missing or damaged counts as empty.
     pub fn load(data_dir: &Path) -> Self {
         let path = data_dir.join("cached.json");
-        let entries = serde_json::from_slice(&fs::read(&path).unwrap_or_default()).unwrap_or_default();
+        let mut entries: Vec<Entry> =
+            serde_json::from_slice(&fs::read(&path).unwrap_or_default()).unwrap_or_default();
+        entries.iter_mut().flat_map(|entry| &mut entry.files).for_each(follow);
         Self { path, entries }
     }
 
@@ -66,6 +68,14 @@ impl DecodedDataSets {
 
     fn save(&self) -> io::Result<()> {
         write_atomically(&self.path, &serde_json::to_vec(&self.entries)?)
+    }
+}
+
+/// Former versions kept decoded images in `cache_dir` itself, from where they have moved to a folder of their own.
+fn follow(file: &mut PathBuf) {
+    let moved = file.parent().zip(file.file_name()).map(|(folder, name)| folder.join("decoded").join(name));
+    if let Some(moved) = moved.filter(|moved| !file.is_file() && moved.is_file()) {
+        *file = moved;
     }
 }
 

@@ -7,7 +7,7 @@ mod data_yaml;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -68,6 +68,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<PathBuf, MissingPath>,
+    /// Versions of the cluster's store that cannot be fetched, as jobs name them. Whoever tells of them looks after them.
+    unfetchable: BTreeSet<String>,
     /// The paths that are being read, and since when.
     being_read: BTreeMap<PathBuf, Instant>,
 }
@@ -258,6 +260,12 @@ impl PathMonitor {
         self.tell();
     }
 
+    /// Tells which versions of the cluster's store cannot be fetched now, as jobs name them.
+    pub fn set_unfetchable(&self, versions: BTreeSet<String>) {
+        self.state().unfetchable = versions;
+        self.tell();
+    }
+
     /// Remembers time and size of a file that names something missing.
     async fn stamp_missing(&self, named: &Path) {
         let path = named.to_owned();
@@ -362,8 +370,10 @@ impl PathMonitor {
     }
 
     fn tell(&self) {
-        let missing: Vec<String> =
-            self.state().missing.keys().map(|path| path.display().to_string()).collect();
+        let state = self.state();
+        let paths = state.missing.keys().map(|path| path.display().to_string());
+        let missing: Vec<String> = paths.chain(state.unfetchable.iter().cloned()).collect();
+        drop(state);
         self.0.status.send_if_modified(|status| {
             let changes = status.fitness.missing_paths != missing;
             status.fitness.missing_paths = missing;

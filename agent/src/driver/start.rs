@@ -22,23 +22,26 @@ impl Driver {
         let attempt = assignment.attempt;
         let dir = self.job_dir(attempt);
         let (config, slot) = (&self.context.prepare.config, &assignment.slot);
+        let fetched = self.context.prepare.content.folders_of(attempt);
+        let data_roots = config.data_roots.iter().chain(&fetched).cloned().collect();
         let command = TrainerCommand {
             attempt,
             program: config.trainer(),
             spec: dir.spec(),
             run_dir: dir.run(),
-            cache_dir: config.cache_dir(),
+            cache_dir: config.decoded_dir(),
             cache_quota_gib: config.cache_quota_gib,
             cache_floor_gib: config.cache_floor_gib,
             batch_size: prepared.chosen.batch_size,
             measure_memory: prepared.measure_memory,
             slot: slot.clone(),
-            data_roots: config.data_roots.clone(),
+            data_roots,
         };
         let program = command.program.clone();
         // Data sets lead from one root to another, by links and lists, so all of them are read.
         let mut read = self.context.prepare.paths.responsive_roots();
         read.push(command.spec.clone());
+        read.extend(fetched);
         let work = Work { read, write: vec![command.run_dir.clone(), command.cache_dir.clone()] };
         let confinement = confinement::ready(config, &slot.into(), work).await;
         let report = FailureReport::begin(

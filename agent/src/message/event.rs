@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use trainyard_types::trainer::{Finished, TrainerEvent};
-use trainyard_types::{Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, GpuUuid, Time};
+use trainyard_types::trainer::{Finished, LogLevel, TrainerEvent};
+use trainyard_types::{
+    Artifact, Assignment, AttemptId, BatchChosen, Checkpoint, EndReason, Fetching, GpuUuid, Time,
+};
 
 use super::{HostReading, Refusal};
 
@@ -51,6 +53,10 @@ pub enum Event {
     EndLost(AttemptId),
     /// The scheduler has stored every report of an attempt.
     AllAcked(AttemptId),
+    /// How far the data set or weights of an attempt have come that is being prepared.
+    Fetching(AttemptId, Fetching),
+    /// Something that an attempt's user is told while it is being prepared.
+    PreparationNote(AttemptId, LogLevel, String),
     /// Everything is ready for the trainer, or cannot be made so.
     Prepared(AttemptId, Result<Prepared, Refusal>),
     /// The trainer did not start.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{MetricsSnapshot, dcgm_page, page};
+use crate::content::Content;
 use crate::gpu::states::GpuSnapshots;
 use crate::report::spool;
 use crate::running_trainers::RunningTrainers;
@@ -24,7 +25,7 @@ use crate::running_trainers::RunningTrainers;
 const CACHE_SIZE_LASTS: Duration = Duration::from_secs(60);
 
 /// What the pages read.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MetricsPages {
     /// The host's name.
     pub host: String,
@@ -33,9 +34,11 @@ pub struct MetricsPages {
     /// The trainers that run.
     pub trainers: RunningTrainers,
     /// The directory of decoded images.
-    pub cache_dir: PathBuf,
+    pub decoded_dir: PathBuf,
     /// The cache's size and when it was added up.
     pub cache: Arc<Mutex<Option<(Instant, u64)>>>,
+    /// What was fetched.
+    pub content: Content,
 }
 
 /// Serves the pages on `listen` until `end`, or not at all when that is empty. Without the port there are no pages, and the
@@ -87,6 +90,7 @@ impl MetricsPages {
             gpus: self.snapshots.borrow().gpus.clone(),
             training: self.trainers.counts(),
             cache_bytes: self.cache_bytes(),
+            content: self.content.counts(),
             gaps: spool::gaps_total(),
         }
     }
@@ -96,7 +100,7 @@ impl MetricsPages {
         match *cache {
             Some((then, bytes)) if then.elapsed() < CACHE_SIZE_LASTS => bytes,
             _ => {
-                let bytes = bytes_under(&self.cache_dir);
+                let bytes = bytes_under(&self.decoded_dir);
                 *cache = Some((Instant::now(), bytes));
                 bytes
             }

@@ -306,7 +306,7 @@ fn list(root: &Path, below: &Path, names: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// Does `work`, unless `moved` does not grow for `stall_after`; then `None`.
-async fn while_moving<T>(
+pub async fn while_moving<T>(
     moved: &AtomicU64,
     stall_after: Duration,
     work: impl Future<Output = T>,
@@ -466,7 +466,7 @@ impl Retry {
 
 /// Whether waiting may help: the scheduler is away, changes, or does not know this session yet. An attempt
 /// that is not ours any more is revoked, which ends its transfers.
-const fn is_transient(code: Code) -> bool {
+pub const fn is_transient(code: Code) -> bool {
     matches!(
         code,
         Code::Unavailable

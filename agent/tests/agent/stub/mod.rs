@@ -1,6 +1,7 @@
 //! A scheduler that does what a test tells it, and an agent process that talks to it.
 
 pub mod access;
+pub mod datasets;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +24,7 @@ use trainyard_proto::pb::access_service_server::AccessServiceServer;
 use trainyard_proto::pb::agent_message::Message as ToScheduler;
 use trainyard_proto::pb::agent_service_server::{AgentService, AgentServiceServer};
 use trainyard_proto::pb::artifact_service_server::{ArtifactService, ArtifactServiceServer};
+use trainyard_proto::pb::dataset_service_server::DatasetServiceServer;
 use trainyard_proto::pb::scheduler_message::Message as FromScheduler;
 use trainyard_proto::pb::upload_artifact_request::Part;
 use trainyard_types::trainer::TrainerEvent;
@@ -59,6 +61,7 @@ struct Shared {
     identity_in_use: Mutex<Option<trainyard_types::AgentId>>,
     blobs: Mutex<BTreeMap<String, Vec<u8>>>,
     access: access::Joining,
+    datasets: datasets::Datasets,
 }
 
 /// The scheduler.
@@ -222,6 +225,7 @@ impl Stub {
             identity_in_use: Mutex::default(),
             blobs: Mutex::default(),
             access: access::Joining::default(),
+            datasets: datasets::Datasets::default(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -229,6 +233,7 @@ impl Stub {
             .add_service(AgentServiceServer::new(Service(Arc::clone(&shared))))
             .add_service(AccessServiceServer::new(Service(Arc::clone(&shared))))
             .add_service(ArtifactServiceServer::new(Service(Arc::clone(&shared))))
+            .add_service(DatasetServiceServer::new(Service(Arc::clone(&shared))))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -380,7 +385,17 @@ impl Stub {
     }
 
     pub async fn assign(&self, attempt: AttemptId, data: &Path, slot: Slot, resume: Option<Checkpoint>) {
-        let spec = JobSpec { name: "cells".into(), ..JobSpec::new(TrainSpec::new(ModelScale::N, data)) };
+        self.assign_spec(attempt, TrainSpec::new(ModelScale::N, data), slot, resume).await;
+    }
+
+    pub async fn assign_spec(
+        &self,
+        attempt: AttemptId,
+        train: TrainSpec,
+        slot: Slot,
+        resume: Option<Checkpoint>,
+    ) {
+        let spec = JobSpec { name: "cells".into(), ..JobSpec::new(train) };
         let assignment = Assignment { attempt, spec, slot, resume };
         self.tell(FromScheduler::Assign((&assignment).into())).await;
     }

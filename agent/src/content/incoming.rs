@@ -1,0 +1,125 @@
+//! Makes blobs of the bytes of a stream: the contents of some files, one after the other.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use trainyard_content::{Entry, Hasher, Manifest};
+
+use super::blob;
+use super::fetch::Target;
+use super::fetch_error::FetchError;
+
+/// What comes of some files of a version. A cut stream goes on at [`Self::offset`].
+pub struct Incoming {
+    target: Arc<Target>,
+    /// The files, by their places in the version's order.
+    files: Vec<u32>,
+    /// How many of them are over.
+    over: usize,
+    /// Bytes of those that are over.
+    over_bytes: u64,
+    file: Option<Unfinished>,
+    hasher: Hasher,
+    /// Those that came with other bytes than the list says.
+    damaged: Vec<u32>,
+}
+
+/// A blob that is being written; removed if it does not become one.
+struct Unfinished {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // A blob has another name by now.
+        let _renamed = fs::remove_file(&self.path);
+    }
+}
+
+/// The stream has other bytes than were asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Misplaced;
+
+impl Incoming {
+    /// Nothing has come of `files` yet.
+    pub fn new(target: Arc<Target>, files: Vec<u32>) -> Self {
+        Self { target, files, over: 0, over_bytes: 0, file: None, hasher: Hasher::new(), damaged: Vec::new() }
+    }
+
+    /// How many bytes have come.
+    pub fn offset(&self) -> u64 {
+        self.over_bytes + self.file.as_ref().map_or(0, |file| file.bytes)
+    }
+
+    /// Whether all have come.
+    pub fn is_over(&self) -> bool {
+        self.over == self.files.len()
+    }
+
+    /// Those that came with other bytes than the list says.
+    pub fn damaged(&self) -> &[u32] {
+        &self.damaged
+    }
+
+    /// Takes the next bytes, which begin at `offset` of all.
+    ///
+    /// # Errors
+    /// They are not the next ones (`Ok(Err(…))`), or the disk refuses them.
+    pub fn take(&mut self, offset: u64, mut data: &[u8]) -> Result<Result<(), Misplaced>, FetchError> {
+        if offset != self.offset() {
+            return Ok(Err(Misplaced));
+        }
+        let target = Arc::clone(&self.target);
+        loop {
+            let Some(entry) = self.current(&target.manifest) else {
+                return Ok(if data.is_empty() { Ok(()) } else { Err(Misplaced) });
+            };
+            let mut unfinished = match self.file.take() {
+                Some(unfinished) => unfinished,
+                None => {
+                    let layout = target.store.layout();
+                    let (file, path) = blob::create(layout).map_err(FetchError::at(&layout.unfinished()))?;
+                    Unfinished { file, path, bytes: 0 }
+                }
+            };
+            let left = entry.size_bytes - unfinished.bytes;
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
+            let (now, later) = data.split_at(count);
+            unfinished.file.write_all(now).map_err(FetchError::at(&unfinished.path))?;
+            self.hasher.update(now);
+            unfinished.bytes += count as u64;
+            data = later;
+            if unfinished.bytes < entry.size_bytes {
+                self.file = Some(unfinished);
+                return Ok(Ok(()));
+            }
+            self.finish(&target, entry, &unfinished)?;
+        }
+    }
+
+    fn current<'a>(&self, manifest: &'a Manifest) -> Option<Entry<'a>> {
+        manifest.get(*self.files.get(self.over)? as usize)
+    }
+
+    fn finish(
+        &mut self,
+        target: &Target,
+        entry: Entry<'_>,
+        unfinished: &Unfinished,
+    ) -> Result<(), FetchError> {
+        if self.hasher.take() == entry.digest {
+            let added = target.store.add(&target.root, entry, &unfinished.path);
+            added.map_err(FetchError::at(&target.root.join(entry.path)))?;
+            target.stored(entry.size_bytes);
+        } else {
+            self.damaged.push(self.files[self.over]);
+        }
+        self.over += 1;
+        self.over_bytes += entry.size_bytes;
+        Ok(())
+    }
+}
