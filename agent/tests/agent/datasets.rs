@@ -7,7 +7,6 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use nix::sys::signal::Signal;
 use trainyard_types::{
     AttemptId, EndReason, Fetching, JobId, ModelScale, ReportBody, Slot, TrainSpec, UnfitKind,
 };
@@ -133,4 +132,201 @@ async fn a_pushed_data_set_and_weights_are_fetched_once_and_held() {
         heartbeat.fitness.as_ref().unwrap().held_versions.clone().unwrap().versions
     };
     stub.heartbeat_with(|heartbeat| held(heartbeat) == newest_first).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_goes_on_at_the_byte_where_it_was() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let _agent = agent(&world, &stub);
+    stub.hello().await;
+    // One large file, too: it is cut in its middle.
+    let mut files = files(100, 5000, 1);
+    files.push(("images/large.png".into(), (0..3_000_000_u32).map(|at| at as u8).collect()));
+    let cells = stub.push("cells", &files);
+    stub.cut_streams(5, 150_001);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    let ended = stub.end().await;
+    assert_eq!(ended.reason, EndReason::Completed, "{ended:?}\n{}", world.log());
+    assert_has(&tree(&world, &cells), &files);
+    let all: usize = contents(&tree(&world, &cells)).values().map(Vec::len).sum();
+    assert_eq!(stub.datasets().sent.load(Ordering::SeqCst), all as u64, "no byte came twice");
+}
+
+#[tokio::test]
+async fn a_content_with_another_hash_is_fetched_again_and_named_in_the_end() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let _agent = agent(&world, &stub);
+    stub.hello().await;
+    let files = files(30, 2000, 2);
+    let cells = stub.push("cells", &files);
+    stub.damage(&files[11].1, 2);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed, "{}", world.log());
+    assert_has(&tree(&world, &cells), &files);
+
+    let others = stub.push("others", &self::files(30, 2000, 3));
+    stub.damage(&self::files(30, 2000, 3)[12].1, u32::MAX);
+    stub.assign(other(8), &others, CPU, None).await;
+    let ended = stub.end().await;
+    assert_eq!(ended.reason, EndReason::AgentUnfit);
+    let unfit = ended.unfit.unwrap();
+    let named = others.to_str().unwrap();
+    assert_eq!((unfit.kind, unfit.path.as_str()), (UnfitKind::PathUnreadable, named));
+    assert!(unfit.message.contains("`images/000/00012.jpg` came 3 times"), "{}", unfit.message);
+    let missing = |heartbeat: &trainyard_proto::pb::Heartbeat| {
+        heartbeat.fitness.as_ref().unwrap().missing_paths.clone()
+    };
+    stub.heartbeat_with(|heartbeat| missing(heartbeat) == [named]).await;
+    // A job that comes all the same, and finds it mended.
+    stub.damage(b"", 0);
+    stub.assign(other(9), &others, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed);
+    stub.heartbeat_with(|heartbeat| missing(heartbeat).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_gone_ends_the_job_unless_it_is_held() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let _agent = agent(&world, &stub);
+    stub.hello().await;
+    let cells = stub.push("cells", &files(3, 100, 4));
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed);
+    stub.forget(&cells);
+    stub.assign(other(8), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed);
+    let others = stub.push("others", &files(3, 100, 5));
+    stub.forget(&others);
+    stub.assign(other(9), &others, CPU, None).await;
+    let ended = stub.end().await;
+    assert_eq!(ended.reason, EndReason::BadSpec);
+    assert!(ended.message.contains("does not exist any more"), "{}", ended.message);
+    let short = &others.to_str().unwrap()[..19];
+    assert!(ended.message.contains(&format!("`{short}`")), "{}", ended.message);
+}
+
+#[tokio::test]
+async fn a_cancelled_attempt_stops_fetching_and_the_next_one_fetches_the_rest() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let _agent = agent(&world, &stub);
+    stub.hello().await;
+    let files = files(200, 3000, 6);
+    let cells = stub.push("cells", &files);
+    stub.hold_up(true);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    stub.streams_wait(1).await;
+    stub.stop(attempt(1), EndReason::Cancelled).await;
+    assert_eq!(stub.end().await.reason, EndReason::Cancelled);
+    let mut waiting = stub.datasets().waiting.subscribe();
+    waiting.wait_for(|waiting| *waiting == 0).await.unwrap();
+    stub.hold_up(false);
+    let there = blobs(&world).len() as u64;
+    let asked = stub.datasets().asked_files.load(Ordering::SeqCst);
+    stub.assign(other(8), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed);
+    assert_has(&tree(&world, &cells), &files);
+    // A thread that was writing when the attempt ended may have stored some more.
+    let rest = stub.datasets().asked_files.load(Ordering::SeqCst) - asked;
+    assert!(rest <= 201 - there, "{rest} of 201 where {there} were there");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_while_it_fetches_goes_on_with_the_rest() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let mut first = agent(&world, &stub);
+    stub.hello().await;
+    let files = files(200, 3000, 7);
+    let cells = stub.push("cells", &files);
+    stub.hold_up(true);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    stub.streams_wait(1).await;
+    // What came before the streams waited is being stored.
+    while blobs(&world).len() < 20 {
+        stub.heartbeat().await;
+    }
+    first.kill();
+    stub.hold_up(false);
+    let there = blobs(&world).len() as u64;
+    let asked = stub.datasets().asked_files.load(Ordering::SeqCst);
+    let _second = agent(&world, &stub);
+    let hello = stub.hello().await;
+    assert_eq!(hello.fitness.held_versions, Some(vec![]));
+    // Fetching was told of, so the attempt has a spool, and its end is known.
+    assert_eq!(stub.end().await.reason, EndReason::AgentLost);
+    stub.assign(attempt(2), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed, "{}", world.log());
+    assert_has(&tree(&world, &cells), &files);
+    assert_eq!(stub.datasets().asked_files.load(Ordering::SeqCst) - asked, 201 - there);
+    assert_eq!(fs::read_dir(world.path("agent/cache/content/unfinished")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_on_the_disk_is_found_told_and_mended() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let _agent = agent(&world, &stub);
+    stub.hello().await;
+    let files = files(40, 2000, 8);
+    let cells = stub.push("cells", &files);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed);
+    let root = tree(&world, &cells);
+    let damaged = root.join(&files[5].0);
+    let mut bytes = files[5].1.clone();
+    bytes[1000] ^= 4;
+    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&damaged, bytes).unwrap();
+    // A link that is gone needs nobody else.
+    let folder = root.join("images/000");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(root.join(&files[6].0)).unwrap();
+    let asked = stub.datasets().asked_files.load(Ordering::SeqCst);
+    stub.assign(other(8), &cells, CPU, None).await;
+    let short = cells.to_str().unwrap()[..18].to_owned();
+    let told = stub.log_line(&format!("{short}: 1 of 41 files had other bytes")).await;
+    assert!(told.ends_with(&files[5].0), "{told}");
+    assert_eq!(stub.end().await.reason, EndReason::Completed);
+    assert_has(&root, &files);
+    assert_eq!(stub.datasets().asked_files.load(Ordering::SeqCst) - asked, 1);
+    assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o555);
+}
+
+#[tokio::test]
+async fn two_attempts_that_want_the_same_version_at_once_fetch_it_once() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let _agent = world.agent(&stub, &[&NO_FLOOR[..], &["--cpu-slots", "2"]].concat());
+    stub.hello().await;
+    let files = files(100, 3000, 9);
+    let cells = stub.push("cells", &files);
+    stub.hold_up(true);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    stub.streams_wait(1).await;
+    stub.assign(other(8), &cells, Slot::Cpu(1), None).await;
+    // Both are told of the one fetch.
+    let tells = |stub: &Stub, id: AttemptId| {
+        let of = |report: &&trainyard_types::Report| report.attempt == id;
+        stub.reports.iter().filter(of).any(|report| matches!(report.body, ReportBody::Fetching(_)))
+    };
+    while !tells(&stub, attempt(1)) || !tells(&stub, other(8)) {
+        stub.report().await;
+    }
+    stub.hold_up(false);
+    for _ in 0..2 {
+        assert_eq!(stub.end().await.reason, EndReason::Completed, "{}", world.log());
+    }
+    assert_eq!(stub.datasets().asked_files.load(Ordering::SeqCst), 101);
+    for id in [attempt(1), other(8)] {
+        let of = stub.reports.iter().filter(|report| report.attempt == id);
+        let last = of.filter_map(|report| match &report.body {
+            ReportBody::Fetching(fetching) => Some(fetching),
+            _ => None,
+        });
+        assert!(last.last().unwrap().is_whole());
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod agent;
+mod dataset_room;
 mod datasets;
 mod disk;
 mod fake_nvml;
