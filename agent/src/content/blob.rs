@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::libc::O_NOFOLLOW;
 use tokio_util::sync::CancellationToken;
-use trainyard_content::{Entry, Hasher};
+use trainyard_content::{Digest, Entry, Hasher};
 
 use super::layout::Layout;
 
@@ -62,20 +62,30 @@ fn compare_bytes(
     }
 }
 
-/// A name for a blob that is being written, which no other one has.
-pub fn unfinished_name(layout: &Layout) -> PathBuf {
+/// A number that no other unfinished file of this process has.
+fn next_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    layout.unfinished().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string())
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A new file for a blob, and its path.
+/// A name for something that is being written, which nothing else has.
+pub fn unfinished_name(layout: &Layout) -> PathBuf {
+    layout.unfinished().join(next_number().to_string())
+}
+
+/// A new file for a blob, and its path, beside the blob: many at a time in one folder would wait for each other.
 ///
 /// # Errors
 /// The disk's.
-pub fn create(layout: &Layout) -> io::Result<(File, PathBuf)> {
-    let path = unfinished_name(layout);
+pub fn create(layout: &Layout, digest: Digest) -> io::Result<(File, PathBuf)> {
+    let path = layout.blob(digest).with_extension(next_number().to_string());
     let file = OpenOptions::new().write(true).create_new(true).mode(READ_ONLY_FILE).open(&path)?;
     Ok((file, path))
+}
+
+/// Whether a file in a folder of blobs is one, and not one that is being written.
+pub fn is_finished(path: &Path) -> bool {
+    path.extension().is_none()
 }
 
 /// Gives a blob a file of its own, beside the one that has as many names as it may have.
@@ -84,7 +94,7 @@ pub fn create(layout: &Layout) -> io::Result<(File, PathBuf)> {
 /// The disk's.
 pub fn renew(layout: &Layout, entry: Entry<'_>) -> io::Result<()> {
     let blob = layout.blob(entry.digest);
-    let (mut copy, path) = create(layout)?;
+    let (mut copy, path) = create(layout, entry.digest)?;
     let copied = File::open(&blob).and_then(|mut file| io::copy(&mut file, &mut copy));
     let renewed = copied.and_then(|_| fs::rename(&path, &blob));
     if renewed.is_err() {

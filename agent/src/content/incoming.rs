@@ -82,7 +82,8 @@ impl Incoming {
                 Some(unfinished) => unfinished,
                 None => {
                     let layout = target.store.layout();
-                    let (file, path) = blob::create(layout).map_err(FetchError::at(&layout.unfinished()))?;
+                    let (file, path) =
+                        blob::create(layout, entry.digest).map_err(FetchError::at(layout.content()))?;
                     Unfinished { file, path, bytes: 0 }
                 }
             };

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! CACHE_DIR/content/ab/abcd…          a blob: one content under its SHA-256, read-only
-//!          /content/unfinished/N      a blob that is being written
+//!          /content/ab/abcd….N        a blob that is being written
+//!          /content/unfinished/       other files and links that are being written
 //!          /content/lock              held by the agent that uses the store
 //!          /versions/ID/…             a version whole: hard links to blobs, in read-only folders
 //!          /versions/ID.part/…        a version that is being put together
@@ -59,7 +60,7 @@ impl Layout {
         self.content.join("lock")
     }
 
-    /// The folder of blobs that are being written.
+    /// The folder of what is being written beside blobs.
     pub fn unfinished(&self) -> PathBuf {
         self.content.join("unfinished")
     }

@@ -14,7 +14,7 @@ use trainyard_types::size;
 
 use super::layout::{entries, on_disk};
 use super::store::Store;
-use super::{manifest_file, tree};
+use super::{blob, manifest_file, tree};
 
 /// What the configuration says of the store's size, in GiB; `None` for the defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -207,6 +207,7 @@ fn remove_without_version(store: &Store) {
     }
     store.each_blob(|path, known| {
         if known.nlink() == 1
+            && blob::is_finished(path)
             && let Err(error) = store.remove_blob(path, known.len())
         {
             warn!(path = %path.display(), %error, "a content that no version has cannot be removed");

@@ -113,7 +113,8 @@ impl Store {
         self.each_blob(|path, known| {
             use std::os::unix::fs::MetadataExt as _;
             let age = known.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-            let goes = known.nlink() == 1 && age > KEPT_WITHOUT_VERSION;
+            let is_old = known.nlink() == 1 && age > KEPT_WITHOUT_VERSION;
+            let goes = is_old || !blob::is_finished(path);
             if !goes || fs::remove_file(path).is_err() {
                 taken += on_disk(known.len());
             }
@@ -129,7 +130,7 @@ impl Store {
         let _known = counted.wait_for(|counted| *counted).await;
     }
 
-    /// Shows every blob.
+    /// Shows every blob, also unfinished ones.
     pub(super) fn each_blob(&self, mut see: impl FnMut(&Path, &fs::Metadata)) {
         for folder in entries(self.layout.content()) {
             if folder.file_name().is_none_or(|name| name.len() != 2) {

@@ -19,7 +19,9 @@ fn job(number: u128) -> AttemptId {
 
 /// Files of 1 MiB, whose bytes differ by `seed`.
 fn mebibytes(count: usize, seed: u8) -> Vec<(String, Vec<u8>)> {
-    (0..count).map(|at| (format!("images/{seed}-{at}.png"), [vec![seed; MIB - 1], vec![at as u8]].concat())).collect()
+    (0..count)
+        .map(|at| (format!("images/{seed}-{at}.png"), [vec![seed; MIB - 1], vec![at as u8]].concat()))
+        .collect()
 }
 
 fn ids(called: &[&PathBuf]) -> Vec<String> {
@@ -66,9 +68,7 @@ async fn versions_used_longest_ago_go_first_and_never_those_of_running_jobs() {
     train(&mut stub, &world, 5, &e).await;
     until_held(&mut stub, &[&e, &c, &a]).await;
     // What the other versions share with it stays.
-    let tree = |called: &PathBuf| {
-        agent.sees(&world.path("agent/cache/versions")).join(&ids(&[called])[0])
-    };
+    let tree = |called: &PathBuf| agent.sees(&world.path("agent/cache/versions")).join(&ids(&[called])[0]);
     assert!(!tree(&b).exists());
     assert_eq!(fs::read(tree(&a).join(&shared[3].0)).unwrap(), shared[3].1);
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, watch};
@@ -14,11 +14,12 @@ use trainyard_proto::pb::dataset_service_server::DatasetService;
 
 use super::{Answers, Service, Stub};
 
+/// Bytes of a message.
+const CHUNK_BYTES: usize = 64 * 1024;
+
 /// What the stub keeps, and how it misbehaves.
 pub struct Datasets {
     versions: Mutex<BTreeMap<String, Arc<Version>>>,
-    /// Bytes of a message.
-    chunk: AtomicUsize,
     /// So many streams end after so many bytes.
     cuts: AtomicU32,
     cut_after: AtomicU64,
@@ -38,7 +39,6 @@ impl Default for Datasets {
     fn default() -> Self {
         Self {
             versions: Mutex::default(),
-            chunk: AtomicUsize::new(64 * 1024),
             cuts: AtomicU32::new(0),
             cut_after: AtomicU64::new(0),
             damaged: Mutex::default(),
@@ -226,7 +226,7 @@ async fn send(
         end = end.min(from + usize::try_from(datasets.cut_after.load(Ordering::SeqCst)).unwrap());
     }
     let mut offset = from;
-    for data in all[from..end].chunks(datasets.chunk.load(Ordering::SeqCst)) {
+    for data in all[from..end].chunks(CHUNK_BYTES) {
         let part = pb::ReadDatasetResponse { offset: offset as u64, data: data.to_vec() };
         if parts.send(Ok(part)).await.is_err() {
             return;
