@@ -330,3 +330,44 @@ async fn two_attempts_that_want_the_same_version_at_once_fetch_it_once() {
         assert!(last.last().unwrap().is_whole());
     }
 }
+
+#[tokio::test]
+async fn a_confined_trainer_reads_its_version_and_changes_nothing_there() {
+    // It starts no program either, and tells what it could do in its run directory. Modes and links: see the tests of
+    // the crate that confines.
+    let script = r#"
+while read -r line; do
+  case $line in '"data":'*) data=${line#*: \"}; data=${data%\"*};; esac
+done < "$spec"
+tree=${data%/*}; cache=$tree/../..
+could() { echo "$1" >> "$run/could"; }
+if read -r line < "$tree/images/000/00000.jpg" || [ -n "$line" ]; then could read; fi
+if echo x > "$tree/images/000/00000.jpg"; then could overwrite; fi
+if echo x > "$tree/new.yaml"; then could add; fi
+if echo x > "$cache/content/unfinished/x"; then could store; fi
+for blob in "$cache"/content/*/*; do
+  if read -r line < "$blob"; then could 'read others'; fi
+done
+if echo x > "$cache/decoded/pixels"; then could decode; fi
+could end
+exit 64
+"#;
+    let world = World::new(script);
+    let mut stub = Stub::start().await;
+    let confined = [("TRAINYARD_AGENT__CONFINE_TRAINERS", "true")];
+    let _agent = world.agent_with(&stub, &NO_FLOOR, &confined);
+    stub.hello().await;
+    if world.log().contains("Landlock") {
+        eprintln!("NOT TESTED: this kernel confines nobody");
+        return;
+    }
+    let files = files(3, 1000, 10);
+    let cells = stub.push("cells", &files);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    let ended = stub.end().await;
+    let could = world.path("agent/jobs").join(attempt(1).job.to_string()).join("run/could");
+    let could =
+        fs::read_to_string(could).unwrap_or_else(|error| panic!("{error}: {ended:?}\n{}", world.log()));
+    assert_eq!(could, "read\ndecode\nend\n");
+    assert_has(&tree(&world, &cells), &files);
+}
