@@ -70,19 +70,8 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     let fit_records = fits.records(Time::now());
     let (status_sender, status) = watch::channel(AgentStatus { fit_records, ..AgentStatus::default() });
     let paths = PathMonitor::new(config.data_roots.clone(), config.stall_after, status_sender.clone());
-    let content = Content::open(ContentContext {
-        cache_dir: config.cache_dir(),
-        limits: Limits { quota_gib: config.fetched_quota_gib, floor_gib: config.cache_floor_gib },
-        stall_after: config.stall_after,
-        give_up_after: config.stall_after * GIVE_UP_FACTOR,
-        link: link.clone(),
-        status: status_sender.clone(),
-        paths: paths.clone(),
-        inbox: inbox.clone(),
-    });
-    let content = content.await;
     let shared = Shared {
-        content,
+        content: open_content(&config, &paths, &status_sender, &link, &inbox).await,
         trainers: RunningTrainers::default(),
         closed_devices: ClosedDevices::new(status_sender.clone()),
         paths,
@@ -102,8 +91,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     let (mut gpu_monitor, gpu_monitor_link, snapshots) =
         GpuMonitor::new(gpus, shared.monitor_context(readings_sender));
     gpu_monitor.begin().await;
-    let janitor = shared.janitor();
-    janitor.check(true).await;
+    let janitor = shared.janitor().after_check().await;
     let mut driver = Driver::new(shared.driver_context(fits, received, held_sender, service.watchdog()));
     driver.recover().await;
     let connection = Connection {
@@ -129,9 +117,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     tasks.spawn(gpu_monitor.run(end.clone()));
     tasks.spawn(keep_certificate(renewal, reload, end.clone()));
     tasks.spawn(tester.run(end.clone()));
-    tasks.spawn(janitor.run(end.clone()));
-    tasks.spawn(shared.content.clone().run(end.clone()));
-    shared.watch_the_machine(&mut tasks, snapshots, &end);
+    shared.watch_the_machine(&mut tasks, janitor, snapshots, &end);
     tasks.spawn(forward_signals(shared.inbox, service, stop, end.clone()));
     driver.run().await;
     end.cancel();
@@ -149,6 +135,27 @@ async fn keep_certificate(
     if let Some(renewal) = renewal {
         renewal.run(reload, end).await;
     }
+}
+
+/// Opens the store of pushed data sets and weights.
+async fn open_content(
+    config: &Config,
+    paths: &PathMonitor,
+    status: &watch::Sender<AgentStatus>,
+    link: &watch::Receiver<Option<SchedulerLink>>,
+    inbox: &mpsc::Sender<Input>,
+) -> Content {
+    let context = ContentContext {
+        cache_dir: config.cache_dir(),
+        limits: Limits { quota_gib: config.fetched_quota_gib, floor_gib: config.cache_floor_gib },
+        stall_after: config.stall_after,
+        give_up_after: config.stall_after * GIVE_UP_FACTOR,
+        link: link.clone(),
+        status: status.clone(),
+        paths: paths.clone(),
+        inbox: inbox.clone(),
+    };
+    Content::open(context).await
 }
 
 /// What several tasks work with.
@@ -228,13 +235,16 @@ impl Shared {
         }
     }
 
-    /// Spawns what looks after paths and main memory, and what shows the metrics.
+    /// Spawns what looks after disks, paths and main memory, and what shows the metrics.
     fn watch_the_machine(
         &self,
         tasks: &mut JoinSet<()>,
+        janitor: DiskJanitor,
         snapshots: watch::Receiver<GpuSnapshots>,
         end: &CancellationToken,
     ) {
+        tasks.spawn(janitor.run(end.clone()));
+        tasks.spawn(self.content.clone().run(end.clone()));
         tasks.spawn(self.paths.clone().run(end.clone()));
         let pages = self.metrics_pages(snapshots);
         tasks.spawn(http::serve(self.config.metrics_listen.clone(), pages, end.clone()));

@@ -32,6 +32,12 @@ pub struct DiskJanitor {
 }
 
 impl DiskJanitor {
+    /// This one, after the first check.
+    pub async fn after_check(self) -> Self {
+        self.check(true).await;
+        self
+    }
+
     /// Checks the disk until `end`.
     pub async fn run(self, end: CancellationToken) {
         let mut ticks = interval(CHECK_EVERY);

@@ -322,12 +322,12 @@ async fn two_attempts_that_want_the_same_version_at_once_fetch_it_once() {
     }
     assert_eq!(stub.datasets().asked_files.load(Ordering::SeqCst), 101);
     for id in [attempt(1), other(8)] {
-        let of = stub.reports.iter().filter(|report| report.attempt == id);
-        let last = of.filter_map(|report| match &report.body {
+        let of = stub.reports.iter().rev().filter(|report| report.attempt == id);
+        let mut latest = of.filter_map(|report| match &report.body {
             ReportBody::Fetching(fetching) => Some(fetching),
             _ => None,
         });
-        assert!(last.last().unwrap().is_whole());
+        assert!(latest.next().unwrap().is_whole());
     }
 }
 
