@@ -268,6 +268,11 @@ impl Work<'_> {
                 }
             }
             tree::seal(&root, &manifest).map_err(FetchError::at(&root))?;
+            // It may have gone with the same version, which was removed until just now.
+            let list = store.layout().manifest(id);
+            if !list.exists() {
+                manifest_file::write(store.layout(), id, &manifest).map_err(FetchError::at(&list))?;
+            }
             if !is_held {
                 let whole = store.layout().tree(id);
                 std::fs::rename(&root, &whole).map_err(FetchError::at(&whole))?;
