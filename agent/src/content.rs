@@ -12,6 +12,7 @@ mod fetch;
 mod fetch_error;
 mod incoming;
 mod layout;
+mod make_whole;
 mod manifest_file;
 mod obtain;
 mod progress;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::message::ExitKind;
 
+mod fetching;
 mod machine;
 mod memory;
 

@@ -79,11 +79,12 @@ fn assert_has(root: &Path, files: &[(String, Vec<u8>)]) {
     }
 }
 
+/// The contents that are whole: those that are being written have another name.
 fn blobs(world: &World) -> Vec<PathBuf> {
     let folders = fs::read_dir(world.path("agent/cache/content")).unwrap().map(|entry| entry.unwrap().path());
     let of = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let hashed = folders.filter(|folder| folder.file_name().unwrap().len() == 2);
-    hashed.flat_map(of).collect()
+    hashed.flat_map(of).filter(|path| path.extension().is_none()).collect()
 }
 
 #[tokio::test]
@@ -245,6 +246,9 @@ async fn an_agent_that_is_killed_while_it_fetches_goes_on_with_the_rest() {
     stub.hold_up(true);
     stub.assign(attempt(1), &cells, CPU, None).await;
     stub.streams_wait(1).await;
+    while fetching(&stub).is_empty() {
+        stub.report().await;
+    }
     // What came before the streams waited is being stored.
     while blobs(&world).len() < 20 {
         stub.heartbeat().await;
