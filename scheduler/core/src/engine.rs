@@ -73,6 +73,9 @@ impl Core {
     }
 
     fn load_job(&mut self, now: Time, mut job: JobRecord) {
+        for told in job.attempts.iter().filter_map(|attempt| attempt.fetching.as_ref()) {
+            self.throughput.fetches.observe(told);
+        }
         job.user = self.users.name(&job.user);
         let mut kind = None;
         if let Some(attempt) = job.live_attempt() {

@@ -105,7 +105,10 @@ impl Core {
                 attempt.batch_chosen = Some(chosen);
                 out.touch(id.job);
             }
-            ReportBody::Fetching(fetching) => on_fetching(&mut job, time, id, fetching, out),
+            ReportBody::Fetching(fetching) => {
+                self.throughput.fetches.observe(&fetching);
+                on_fetching(&mut job, time, id, fetching, out);
+            }
             ReportBody::SlotReleased(released) => {
                 drop(job);
                 self.on_slot_released(now, time, id, released, out);

@@ -7,6 +7,7 @@ mod cold_cache;
 mod datasets;
 mod datasheet;
 mod early_stop;
+mod fetches;
 mod rates;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use self::cold_cache::{ColdCache, ColdRecord};
 pub(crate) use self::datasets::ImageCounts;
 pub use self::datasets::{DataRecord, DataSets};
 pub use self::early_stop::{EarlyStops, StopsRecord};
+pub use self::fetches::Fetches;
 pub use self::rates::{Rate, RateRecord, Rates, Workload};
 
 /// One thing that was learned, as it is stored.
@@ -71,6 +73,8 @@ pub struct Throughput {
     pub early_stops: EarlyStops,
     /// What a cold cache costs, over all jobs.
     pub cold_cache: ColdCache,
+    /// What it costs to bring data sets to machines.
+    pub fetches: Fetches,
 }
 
 impl Throughput {

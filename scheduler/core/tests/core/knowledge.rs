@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{AgentStatus, CoreConfig, Policy, UserLimits};
+use trainyard_scheduler_core::{AgentStatus, CoreConfig, Hello, Policy, UserLimits};
 use trainyard_types::trainer::{Epoch, Started, TrainerEvent};
-use trainyard_types::{EndReason, FitKey, FitRecord, JobSpec, ModelScale, ReportBody, Resources, TrainSpec};
+use trainyard_types::{
+    EndReason, Fetching, FitKey, FitRecord, Fitness, Gpu, JobSpec, ModelScale, ReportBody, Resources,
+    TrainSpec,
+};
 
 use crate::finish_time::{gpu, spec, train, world};
 use crate::world::{World, attempt, commands, ended, hello, job};
@@ -127,6 +130,60 @@ fn of_equal_gpus_the_one_is_taken_whose_machine_holds_the_data_set() {
     assert_eq!((place(&world, 1), world.record(1).attempts[0].warm), ("lab-2", true));
     world.submit(2, spec(3));
     assert_eq!((place(&world, 2), world.record(2).attempts[0].warm), ("lab-1", false));
+}
+
+/// An agent that can fetch, with what it holds.
+fn fetching(number: u128, gpu: Gpu, held: &[&str]) -> Hello {
+    let mut hello = hello(number, vec![gpu], 0, vec![]);
+    hello.inventory.gpus[0].uuid.0.push_str(&number.to_string());
+    let held = held.iter().map(|version| (*version).to_owned()).collect();
+    hello.status.fitness =
+        Fitness { data_roots: Some(vec![]), held_versions: Some(held), ..Fitness::default() };
+    hello
+}
+
+#[test]
+fn of_equal_gpus_the_one_is_taken_whose_machine_has_fetched_the_data_set() {
+    let id = "3f9a".repeat(16);
+    let mut world = world_with(CoreConfig::default());
+    for number in 1..=3 {
+        let held: &[&str] = if number == 2 { &[&id] } else { &[] };
+        world.connect(fetching(number, gpu("4090", 0, 24564), held));
+    }
+    let mut job = spec(3);
+    job.train.data = format!("cells@{id}").into();
+    world.submit(1, job.clone());
+    assert_eq!(place(&world, 1), "lab-2");
+    world.submit(2, job);
+    assert_ne!(place(&world, 2), "lab-2");
+}
+
+#[test]
+fn a_slower_gpu_is_sooner_done_where_the_faster_one_must_fetch_first() {
+    let id = "3f9a".repeat(16);
+    let mut job = spec(3);
+    job.train.data = format!("cells@{id}").into();
+    let place_of = |bytes: u64| {
+        let mut world = world_with(CoreConfig::default());
+        world.connect(fetching(1, gpu("3060", 0, 12288), &[]));
+        world.submit(1, job.clone());
+        let told = Fetching {
+            what: format!("cells@{id}"),
+            done_bytes: bytes,
+            total_bytes: bytes,
+            bytes_per_second: 100e6,
+        };
+        world.report(attempt(1, 1), ReportBody::Fetching(told));
+        world.report(attempt(1, 1), ended(EndReason::Completed));
+        let fitness =
+            Fitness { data_roots: Some(vec![]), held_versions: Some(vec![id.clone()]), ..Fitness::default() };
+        world.beat(1, AgentStatus { fitness, ..AgentStatus::default() });
+        world.connect(fetching(2, gpu("4090", 0, 24564), &[]));
+        world.submit(2, job.clone());
+        place(&world, 2).to_owned()
+    };
+    assert_eq!(place_of(100 << 20), "lab-2", "a second of fetching is nothing");
+    assert_eq!(place_of(500 << 30), "lab-1", "an hour and a half is more than the training takes");
 }
 
 #[test]

@@ -99,8 +99,19 @@ impl Facts {
 
     /// Whether an agent with such a GPU holds the data set decoded.
     pub(super) fn is_warm(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
+        Self::have(view, self.holders(view), kind)
+    }
+
+    /// Whether an agent with such a GPU need not fetch the data set.
+    fn is_fetched(&self, view: &ClusterView<'_>, kind: &Kind) -> bool {
+        Self::have(view, view.statuses().fetched(&self.spec.train.data), kind)
+    }
+
+    /// Whether one of these agents has such a GPU.
+    fn have(view: &ClusterView<'_>, agents: impl Iterator<Item = AgentId>, kind: &Kind) -> bool {
         // Of very many the first tell: kinds of GPUs that only the others have count as cold.
-        self.holders(view).take(HOLDERS_ASKED).any(|agent| {
+        let mut agents = agents.take(HOLDERS_ASKED);
+        agents.any(|agent| {
             let inventory = view.agents.get(agent).map(|agent| &agent.record().inventory);
             inventory.is_some_and(|inventory| kind.is_of(inventory))
         })
@@ -116,7 +127,9 @@ impl Facts {
         } else {
             0.0
         };
-        (self.images_left(view, self.done) + filling) / rate * 1000.0 + resume
+        let fetch = view.throughput.fetches.seconds(&self.spec.train.data);
+        let fetch = if fetch > 0.0 && !self.is_fetched(view, kind) { fetch * 1000.0 } else { 0.0 };
+        (self.images_left(view, self.done) + filling) / rate * 1000.0 + resume + fetch
     }
 
     /// Images that the job is expected to train still when this share of its epochs is done.

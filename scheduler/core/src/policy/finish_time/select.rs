@@ -227,9 +227,15 @@ impl FinishTime {
         let avoids = |agent: AgentId| facts.request.avoids.binary_search(&agent).is_ok();
         let is_plain = excluded.is_empty() && facts.request.avoids.is_empty();
         if is_plain && gpus == 1 && !self.queues.has_gangs() && self.reservations.is_empty() {
-            let warm = facts.holders(view).find_map(|agent| first_of(free, view.agents.get(agent)?.record()));
+            let of = |agent| first_of(free, view.agents.get(agent)?.record());
+            let warm = facts.holders(view).find_map(of);
+            let fetched = || view.statuses().fetched(&facts.spec.train.data).find_map(of);
             let read = || self.first_that_has_read(view, free, facts);
-            return warm.or_else(read).or(free.first()).map(|location| vec![location.clone()]);
+            return warm
+                .or_else(fetched)
+                .or_else(read)
+                .or(free.first())
+                .map(|location| vec![location.clone()]);
         }
         let wanted = usize::try_from(gpus).ok()?;
         // The fewest left over, but where the job ended badly only if there is nothing else.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use trainyard_types::{AgentId, FitRecord, ModelScale, TrainSpec};
+use trainyard_types::{AgentId, FitRecord, ModelScale, Reference, TrainSpec};
 
 use crate::event::AgentStatus;
 
@@ -29,6 +29,8 @@ struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct AgentStatuses {
     holders: BTreeMap<Decoded, BTreeSet<AgentId>>,
+    /// Agents by the versions of data sets that they hold whole.
+    versions: BTreeMap<String, BTreeSet<AgentId>>,
     /// MiB that a batch of one image takes.
     needs: BTreeMap<Run, u64>,
 }
@@ -41,6 +43,9 @@ impl AgentStatuses {
             if self.needs.len() < RUNS || self.needs.contains_key(&run) {
                 self.needs.insert(run, least_mib(record));
             }
+        }
+        if before.fitness.held_versions != now.fitness.held_versions {
+            self.note_versions(agent, before, now);
         }
         if before.cached_data == now.cached_data {
             return;
@@ -56,6 +61,28 @@ impl AgentStatuses {
         for held in decoded(now) {
             self.holders.entry(held).or_default().insert(agent);
         }
+    }
+
+    fn note_versions(&mut self, agent: AgentId, before: &AgentStatus, now: &AgentStatus) {
+        for gone in before.fitness.held_versions.iter().flatten() {
+            if let Some(agents) = self.versions.get_mut(gone) {
+                agents.remove(&agent);
+                if agents.is_empty() {
+                    self.versions.remove(gone);
+                }
+            }
+        }
+        for held in now.fitness.held_versions.iter().flatten() {
+            self.versions.entry(held.clone()).or_default().insert(agent);
+        }
+    }
+
+    /// Agents that need not fetch a data set of the cluster's store.
+    pub(crate) fn fetched(&self, data: &Path) -> impl Iterator<Item = AgentId> + Clone {
+        // Most clusters have none, and most jobs name a path.
+        let reference = if self.versions.is_empty() { None } else { Reference::of_path(data) };
+        let of = reference.and_then(|reference| self.versions.get(reference.version()));
+        of.into_iter().flatten().copied()
     }
 
     /// Agents that need not decode a data set again.
@@ -98,6 +125,7 @@ fn least_mib(record: &FitRecord) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use trainyard_types::Fitness;
     use uuid::Uuid;
 
     use super::*;
@@ -127,5 +155,13 @@ mod tests {
         assert_eq!(of(&statuses, "/data/cells.yaml", 640), [second]);
         statuses.note(second, &cells, &nothing);
         assert_eq!(of(&statuses, "/data/cells.yaml", 640), []);
+        let id = "3f9a".repeat(16);
+        let fitness = Fitness { held_versions: Some(vec![id.clone()]), ..Fitness::default() };
+        let fetched = AgentStatus { fitness, ..AgentStatus::default() };
+        statuses.note(second, &nothing, &fetched);
+        let cells = format!("cells@{id}");
+        assert_eq!(statuses.fetched(Path::new(&cells)).collect::<Vec<_>>(), [second]);
+        statuses.note(second, &fetched, &nothing);
+        assert_eq!(statuses.fetched(Path::new(&cells)).count(), 0);
     }
 }
