@@ -191,6 +191,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "loader",
             "augment",
+            "packing",
             "check",
             "cache",
             "dataset",

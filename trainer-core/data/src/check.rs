@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 use trainyard_types::text::clean;
 
-use crate::dataset::listing::{self, Listing};
+use crate::dataset::listing::{self, ListedImage, Listing};
 use crate::dataset::notes::{MissingLabels, has_label_file, no_labels_error, split_notes, unseen_classes};
 use crate::dataset::scan::{self, ScanOutcome, ScanReport};
-use crate::dataset::{DataYaml, Split};
+use crate::dataset::{DataYaml, ImageIndex, Split};
 
 /// Problems of each split that are shown word for word; the others are counted.
 const MAX_MESSAGES: usize = 1000;
@@ -59,35 +59,66 @@ impl CheckReport {
     }
 }
 
+/// The images of a split, told apart by a check.
+#[derive(Debug)]
+pub(crate) struct CheckedSplit {
+    pub split: Split,
+    /// In the order in which a training has them.
+    pub usable: Vec<ListedImage>,
+    /// Those that a training leaves out.
+    pub left_out: Vec<ListedImage>,
+}
+
 /// Scans everything that a data.yaml names, with `threads` threads.
 pub fn check(file: &Path, threads: usize) -> CheckReport {
+    check_and_keep(file, threads).0
+}
+
+/// As [`check`], with the images of each split that can be listed; `None` when the data.yaml cannot be read.
+pub(crate) fn check_and_keep(
+    file: &Path,
+    threads: usize,
+) -> (CheckReport, Option<(DataYaml, Vec<CheckedSplit>)>) {
     let mut report =
         CheckReport { names: Vec::new(), splits: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
     let yaml = match DataYaml::read(file) {
         Ok(yaml) => yaml,
         Err(error) => {
             report.errors.push(error.to_string());
-            return report;
+            return (report, None);
         }
     };
     report.names.clone_from(&yaml.names);
     report.warnings.extend(yaml.notes.iter().map(|note| format!("{}: {note}", file.display())));
+    let mut splits = Vec::new();
     for (split, entries) in [(Split::Train, &yaml.train), (Split::Val, &yaml.val), (Split::Test, &yaml.test)]
     {
         if !entries.is_empty() {
-            check_split(&yaml, split, entries, threads, &mut report);
+            splits.extend(check_split(&yaml, split, entries, threads, &mut report));
         }
     }
-    report
+    (report, Some((yaml, splits)))
 }
 
-fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize, report: &mut CheckReport) {
+fn check_split(
+    yaml: &DataYaml,
+    split: Split,
+    entries: &[String],
+    threads: usize,
+    report: &mut CheckReport,
+) -> Option<CheckedSplit> {
     let key = split.key();
     let Listing { images: listed, notes, .. } = match listing::list(yaml, key, entries) {
         Ok(listing) => listing,
         // Trainings do not read the test split.
-        Err(error) if split == Split::Test => return report.warnings.push(error.to_string()),
-        Err(error) => return report.errors.push(error.to_string()),
+        Err(error) if split == Split::Test => {
+            report.warnings.push(error.to_string());
+            return None;
+        }
+        Err(error) => {
+            report.errors.push(error.to_string());
+            return None;
+        }
     };
     let ScanOutcome { images, report: found, wrong_classes, wrong_unnamed, .. } =
         scan::scan_all(&listed, &yaml.label_rules(false), threads, MAX_MESSAGES);
@@ -113,6 +144,18 @@ fn check_split(yaml: &DataYaml, split: Split, entries: &[String], threads: usize
     let most_objects = found.objects.keys().next_back().copied().unwrap_or(0);
     let histogram = histogram(&found);
     report.splits.push(SplitReport { split: key, found, most_objects, histogram });
+    let (usable, left_out) = parted(listed, &images);
+    Some(CheckedSplit { split, usable, left_out })
+}
+
+/// Those of the `listed` images that are `usable`, which has the same order, and the others.
+fn parted(listed: Vec<ListedImage>, usable: &ImageIndex) -> (Vec<ListedImage>, Vec<ListedImage>) {
+    let mut next = 0;
+    listed.into_iter().partition(|image| {
+        let is_next = next < usable.len() && usable.path(next) == image.path;
+        next += usize::from(is_next);
+        is_next
+    })
 }
 
 fn histogram(found: &ScanReport) -> Vec<Bucket> {

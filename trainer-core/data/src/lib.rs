@@ -7,6 +7,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
+//! | [`packing`] | the files of a data set that goes elsewhere |
 //! | [`check`](mod@check) | every problem of a data set at once |
 //! | [`loader`] | worker threads, batches in order |
 //! | [`augment`] | mosaic, affine, mixup, HSV: one training sample |
@@ -36,6 +37,7 @@ pub mod image;
 pub mod labels;
 mod load_error;
 pub mod loader;
+pub mod packing;
 pub mod random;
 pub mod resample;
 #[cfg(test)]

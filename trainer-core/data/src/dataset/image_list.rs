@@ -119,9 +119,10 @@ fn folder_or_matches(
     let matches = bases.iter().map(|base| glob_patterns::matches(base, &pattern));
     for place in matches.into_iter().find(|matches| !matches.is_empty()).unwrap_or_default() {
         if place.is_dir() {
-            let WalkedFolder { files, unreadable } = walk(&place)?;
+            let WalkedFolder { files, unreadable, loops } = walk(&place)?;
             found.files.extend(files);
             found.unreadable.extend(unreadable);
+            found.loops.extend(loops);
         } else if wanted(&place) {
             found.files.push(place);
         }

@@ -151,13 +151,15 @@ pub struct WalkedFolder {
     pub files: Vec<PathBuf>,
     /// Folders inside that cannot be read, and why.
     pub unreadable: Vec<(PathBuf, std::io::Error)>,
+    /// Links to folders above them, which are passed over.
+    pub loops: Vec<PathBuf>,
 }
 
 /// Unreadable folders that are named one by one.
 const MAX_NAMED: usize = 5;
 
 impl WalkedFolder {
-    /// A sentence about each folder that cannot be read.
+    /// A sentence about each folder that cannot be read, and each link that leads back.
     pub fn notes(&self) -> Vec<String> {
         let told = |(folder, error): &(PathBuf, std::io::Error)| {
             format!("the folder `{}` cannot be read, so its images are left out: {error}", folder.display())
@@ -165,6 +167,16 @@ impl WalkedFolder {
         let mut notes: Vec<String> = self.unreadable.iter().take(MAX_NAMED).map(told).collect();
         if self.unreadable.len() > MAX_NAMED {
             notes.push(format!("{} more folders cannot be read", self.unreadable.len() - MAX_NAMED));
+        }
+        let looping = |link: &PathBuf| {
+            format!("the link `{}` leads back to a folder above it; it was passed over", link.display())
+        };
+        notes.extend(self.loops.iter().take(MAX_NAMED).map(looping));
+        if self.loops.len() > MAX_NAMED {
+            notes.push(format!(
+                "{} more links lead back to a folder above them",
+                self.loops.len() - MAX_NAMED
+            ));
         }
         notes
     }
@@ -198,6 +210,7 @@ fn descend(
 ) -> std::io::Result<()> {
     let identity = identity(folder)?;
     if above.contains(&identity) {
+        found.loops.push(folder.to_path_buf());
         return Ok(());
     }
     let above = [above, &[identity]].concat();

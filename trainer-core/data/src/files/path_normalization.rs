@@ -48,6 +48,11 @@ pub(crate) fn normalized(name: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A file name as text: as it is in UTF-8, or else as Latin-1.
+pub(crate) fn as_text(name: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(name).map_or_else(|_| latin1(name).into(), Cow::Borrowed)
+}
+
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }

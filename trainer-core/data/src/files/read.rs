@@ -18,7 +18,7 @@ pub fn open(file: &Path) -> io::Result<File> {
 }
 
 /// Refuses folders, pipes and devices: they have no bytes of their own, or no last one.
-pub(super) fn check_is_regular(kind: FileType) -> io::Result<()> {
+pub(crate) fn check_is_regular(kind: FileType) -> io::Result<()> {
     let what = match kind {
         kind if kind.is_file() => return Ok(()),
         kind if kind.is_dir() => "a folder",
