@@ -6,8 +6,8 @@ use clap::{Args, Command as Clap, Parser, Subcommand, ValueEnum};
 use trainyard_service::Manual;
 
 use crate::commands::{
-    agents, artifacts, audit, cancel, completions, demo_data, job, jobs, login, logs, metrics, operator,
-    record, retry, setup, submit, sweep, token, top, train, up, watch, why_slow,
+    agents, artifacts, audit, cancel, completions, data, demo_data, job, jobs, login, logs, metrics,
+    operator, record, retry, setup, submit, sweep, token, top, train, up, watch, why_slow,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.
@@ -128,6 +128,8 @@ pub enum Remote {
     WhySlow(why_slow::WhySlow),
     #[command(alias = "artifact")]
     Artifacts(artifacts::Artifacts),
+    Data(data::DataCommand),
+    Weights(data::WeightsCommand),
     #[command(name = "whoami")]
     WhoAmI(login::WhoAmI),
     #[command(alias = "tokens")]

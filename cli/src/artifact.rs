@@ -90,7 +90,7 @@ pub async fn fetch(
 }
 
 /// Makes `below` in `dir`, and refuses a link in the way that leads out of `dir`.
-fn make_folders(dir: &Path, below: &Path) -> std::io::Result<PathBuf> {
+pub(crate) fn make_folders(dir: &Path, below: &Path) -> std::io::Result<PathBuf> {
     fs::create_dir_all(dir)?;
     let root = dir.canonicalize()?;
     let mut folder = dir.to_owned();

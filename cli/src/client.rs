@@ -13,6 +13,7 @@ use trainyard_proto::pb;
 use trainyard_proto::pb::access_service_client::AccessServiceClient;
 use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
+use trainyard_proto::pb::dataset_service_client::DatasetServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_proto::route::{Next, Route, leader_of};
 
@@ -176,6 +177,11 @@ impl Client {
     /// A client for calls about artifacts.
     pub fn artifacts(&self) -> ArtifactServiceClient<AuthenticatedChannel> {
         ArtifactServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// A client for calls about data sets and weights.
+    pub fn datasets(&self) -> DatasetServiceClient<AuthenticatedChannel> {
+        DatasetServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// A client for calls about who may use the cluster.

@@ -166,6 +166,9 @@ fn exit_of(status: &Status) -> Exit {
     }
 }
 
+/// What helps where something is not there, whatever it is.
+pub const NOT_FOUND_HINT: &str = "`yard jobs` lists the jobs that there are, `yard agents` the agents";
+
 fn hint_for(status: &Status) -> Option<String> {
     if is_transport(status) {
         return Some(
@@ -175,7 +178,7 @@ fn hint_for(status: &Status) -> Option<String> {
     }
     let hint = match status.code() {
         Code::InvalidArgument => "correct what is named and try again; `--help` lists the options",
-        Code::NotFound => "`yard jobs` lists the jobs that there are, `yard agents` the agents",
+        Code::NotFound => NOT_FOUND_HINT,
         Code::PermissionDenied => "the token that was given does not allow this; ask for one that does",
         Code::Unavailable | Code::DeadlineExceeded => "nothing was changed half; try again in a moment",
         Code::FailedPrecondition => "`yard job ID` shows how the job stands",

@@ -2,18 +2,20 @@
 //! behind them.
 //!
 //! Must not know: the scheduler, the agent and libtorch; all it has of them is the wire, and for
-//! `yard up` the names of their binaries.
+//! `yard up` the names of their binaries. Of the trainer it has the crate that checks data sets.
 
 pub mod args;
 pub mod artifact;
 pub mod client;
 pub mod commands;
+pub mod dataset;
 pub mod demo;
 pub mod failure;
 pub mod follow;
 pub mod job_file;
 pub mod output;
 pub mod proto_json;
+pub mod reconnect;
 pub mod render;
 pub mod secret;
 pub mod settings;
@@ -50,7 +52,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&failure::Failure::from(error), color),
     };
-    match runtime.block_on(commands::run(cli)) {
+    let result = runtime.block_on(commands::run(cli));
+    // What a thread still reads or writes of a command that was interrupted is not waited for.
+    runtime.shutdown_background();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure, color),
     }

@@ -303,6 +303,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "trainyard-access",
             "trainyard-config",
             "trainyard-console",
+            "trainyard-content",
+            "trainyard-data",
             "trainyard-files",
             "trainyard-proto",
         ],

@@ -5,6 +5,7 @@ pub mod artifacts;
 pub mod audit;
 pub mod cancel;
 pub mod completions;
+pub mod data;
 pub mod demo_data;
 pub mod job;
 pub mod jobs;
@@ -93,6 +94,8 @@ async fn dispatch(command: Remote, context: &Context) -> Result<(), Failure> {
         Remote::Top(top) => top.run(context).await,
         Remote::WhySlow(why_slow) => why_slow.run(context).await,
         Remote::Artifacts(artifacts) => artifacts.run(context).await,
+        Remote::Data(data) => data.run(context).await,
+        Remote::Weights(weights) => weights.run(context).await,
         Remote::WhoAmI(who_am_i) => who_am_i.run(context).await,
         Remote::Token(token) => token.run(context).await,
         Remote::Audit(audit) => audit.run(context).await,

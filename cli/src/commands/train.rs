@@ -1,6 +1,7 @@
 //! `yard train`: a job from flags.
 
 mod flags;
+mod sources;
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,8 @@ use crate::values::absolute_path;
 /// Queue a training job from flags and print its id.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// The data set's data.yaml as the agents see it; or the folder that it lies in, if that is on this machine, too
+    /// The name of a pushed data set, NAME or NAME@VERSION; or a data.yaml as the agents see it, or the folder that it
+    /// lies in, if that is on this machine, too (`./NAME` where it could be a name)
     #[arg(required_unless_present = "named_data")]
     data: Option<PathBuf>,
     /// The same, as other programs take it
@@ -48,6 +50,9 @@ pub struct Train {
     /// Stay and show the training until it ends; Ctrl-C leaves the job running
     #[arg(short, long)]
     follow: bool,
+    /// Push the data set of this machine first, as `yard data push` does, and train on that version
+    #[arg(long)]
+    push: bool,
     /// Have the job checked, and queue nothing
     #[arg(long, conflicts_with = "follow")]
     dry_run: bool,
@@ -70,14 +75,22 @@ impl Train {
     /// # Errors
     /// The scheduler refuses the job or cannot be reached; with `--follow`, the job does not succeed.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let spec = self.job_spec()?;
-        let train = spec.train.clone().unwrap_or_default();
-        for path in [Some(train.data), train.pretrained.filter(|path| !path.is_empty())].into_iter().flatten()
-        {
-            if !PathBuf::from(&path).is_file() {
+        let mut spec = self.job_spec()?;
+        if self.push {
+            let Some(version) = sources::push_data(context, self.data_word(), self.dry_run).await? else {
+                return Ok(());
+            };
+            spec.train.get_or_insert_default().data = version.to_string();
+        }
+        let train = spec.train.get_or_insert_default();
+        if let Some(pretrained) = &mut train.pretrained {
+            *pretrained = sources::with_whole_job_id(context, pretrained).await?;
+        }
+        for path in [Some(&train.data), train.pretrained.as_ref()].into_iter().flatten() {
+            if Path::new(path).is_absolute() && !Path::new(path).is_file() {
                 terminal::message(&format!(
                     "warning: `{}` is no file on this machine; that is right only if the agents have it there",
-                    terminal::clean(&path)
+                    terminal::clean(path)
                 ));
             }
         }
@@ -109,14 +122,13 @@ impl Train {
     /// # Errors
     /// A model that is none, a folder that holds no data set.
     fn job_spec(&self) -> Result<pb::JobSpec, Failure> {
-        let data = self.data_file()?;
-        let folder = data.parent().and_then(|parent| parent.file_name());
-        let name = self.name.clone().or_else(|| Some(folder?.to_string_lossy().into_owned()));
+        let (data, name) = sources::data_and_name(self.data_word(), self.push)?;
+        let name = self.name.clone().unwrap_or(name);
         let placement = &self.placement;
         let device = placement.device.map(str::to_owned);
         Ok(pb::JobSpec {
-            name: name.unwrap_or_default(),
-            train: Some(self.train_spec(data.to_string_lossy().into_owned())?),
+            name,
+            train: Some(self.train_spec(data)?),
             resources: Some(pb::Resources {
                 gpus: placement.gpus,
                 gpu_models: placement.gpu_model.clone(),
@@ -130,20 +142,13 @@ impl Train {
         })
     }
 
-    /// The data.yaml, as an absolute path; in a folder on this machine, the one that lies there.
-    fn data_file(&self) -> Result<PathBuf, Failure> {
-        // Clap demands one of them.
-        let path = absolute_path(self.data.as_ref().or(self.named_data.as_ref()).unwrap_or(&PathBuf::new()));
-        let Ok(entries) = std::fs::read_dir(&path) else { return Ok(path) };
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let wrong = |text: String| {
-            Failure::usage(format!("data: {}", terminal::clean(&format!("`{}` {text}", path.display()))))
-        };
-        habit::data_yaml(names.collect()).map(|name| path.join(name)).map_err(wrong)
+    /// What was given as the data set. Clap demands one of both.
+    fn data_word(&self) -> &Path {
+        self.data.as_deref().or(self.named_data.as_deref()).unwrap_or(Path::new(""))
     }
 
     /// The model, and the weights that it begins with.
-    fn model_and_weights(&self) -> Result<(String, Option<PathBuf>), Failure> {
+    fn model_and_weights(&self) -> Result<(String, Option<String>), Failure> {
         // What other programs call weights is the model where nothing else says what it is.
         let is_model = |text: &&String| matches!(habit::model(text), Ok(ModelWord::Weights(..)));
         let weights = self.weights.as_ref();
@@ -155,10 +160,8 @@ impl Train {
         let wrong = |violation: Violation| Failure::usage(terminal::clean(&violation.to_string()));
         let Beginning { model, pretrained } =
             habit::beginning(model.map(String::as_str), given.map(Value::from), usable).map_err(wrong)?;
-        // Empty, it begins from scratch.
-        let in_full =
-            |text: &str| if text.is_empty() { PathBuf::new() } else { absolute_path(Path::new(text)) };
-        let pretrained = pretrained.as_ref().and_then(Value::as_str).map(in_full);
+        let pretrained =
+            pretrained.as_ref().and_then(Value::as_str).map(sources::weights_in_full).transpose()?;
         Ok((model.unwrap_or(ModelScale::N).to_string(), pretrained))
     }
 
@@ -208,7 +211,7 @@ impl Train {
             warmup_bias_lr: optimizer.warmup_bias_lr,
             nbs: optimizer.nbs,
             time: training.time,
-            pretrained: pretrained.map(|path| path.to_string_lossy().into_owned()),
+            pretrained,
             bn_group: training.bn_group,
             deterministic: training.deterministic,
             checkpoint_minutes: training.checkpoint_minutes,
@@ -324,6 +327,26 @@ mod tests {
         assert!(words(path).unwrap_err().contains("is a folder without a data.yaml: it is empty"));
         std::fs::write(dir.path().join("cells.yaml"), "").unwrap();
         assert_eq!(words(path).unwrap().train.unwrap().data, format!("{path}/cells.yaml"));
+    }
+
+    #[test]
+    fn names_of_the_store_stay_names_and_paths_become_absolute() {
+        let train = |line: &str| words(line).map(|spec| (spec.name.clone(), spec.train.unwrap()));
+        let (name, got) = train("bloodcells@3f9a --pretrained base-weights@0123").unwrap();
+        assert_eq!((name.as_str(), got.data.as_str()), ("bloodcells", "bloodcells@3f9a"));
+        assert_eq!(got.pretrained.as_deref(), Some("base-weights@0123"));
+        let (_, got) = train("data=bloodcells pretrained=job:019ab3c4").unwrap();
+        assert_eq!((got.data.as_str(), got.pretrained.as_deref()), ("bloodcells", Some("job:019ab3c4")));
+        // A folder of that name is written with a slash.
+        let (_, got) = train("src").unwrap();
+        assert_eq!(got.data, "src");
+        assert!(train("./src").unwrap_err().contains("is a folder without a data.yaml"));
+        let here = std::env::current_dir().unwrap();
+        let (name, got) = train("cells/data.yaml --pretrained w/best.pt").unwrap();
+        assert_eq!((name.as_str(), got.data), ("cells", here.join("cells/data.yaml").display().to_string()));
+        assert_eq!(got.pretrained, Some(here.join("w/best.pt").display().to_string()));
+        assert!(train("cells@newest").unwrap_err().contains("has the version `newest`"));
+        assert!(train("bloodcells --pretrained w@x").unwrap_err().contains("has the version `x`"));
     }
 
     #[test]

@@ -1,24 +1,15 @@
 //! A job's events in order, each once, whatever happens to the connection.
 
-use std::time::{Duration, Instant};
-
 use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 use trainyard_proto::pb;
 use trainyard_proto::pb::job_event::Event;
-use trainyard_proto::route::{Next, leader_of};
 
-use crate::client::{Client, jittered};
+use crate::client::Client;
 use crate::failure::{Exit, Failure, is_temporary};
+use crate::reconnect::Reconnect;
 use crate::render::job::is_final;
 use crate::terminal;
-
-/// How long a server that has answered may be away before a watch gives up.
-const RECONNECT_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a server that has not answered yet may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// How far a stream of events is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +28,7 @@ pub struct EventStream<'a> {
     mode: Mode,
     stream: Option<Streaming<pb::JobEvent>>,
     state: pb::JobState,
-    /// Since when there has been no connection; `None` while there is one.
-    disconnected_since: Option<Instant>,
-    /// Whether the server has sent an event yet.
-    connected: bool,
-    /// Whether the server has answered that it stands by.
-    answered: bool,
-    backoff: Duration,
+    reconnect: Reconnect<'a>,
     /// Comes when nobody reads stdout any more.
     stdout_closed: Option<oneshot::Receiver<()>>,
 }
@@ -58,10 +43,7 @@ impl<'a> EventStream<'a> {
             mode,
             stream: None,
             state: pb::JobState::Unspecified,
-            disconnected_since: None,
-            connected: false,
-            answered: false,
-            backoff: INITIAL_BACKOFF,
+            reconnect: Reconnect::new(client),
             stdout_closed: terminal::stdout_closed(),
         }
     }
@@ -123,12 +105,7 @@ impl<'a> EventStream<'a> {
         if let Some(Event::StateChange(change)) = &event.event {
             self.state = change.state();
         }
-        if self.disconnected_since.take().is_some() && self.connected {
-            terminal::message("the server is back");
-        }
-        self.connected = true;
-        self.client.succeeded();
-        self.backoff = INITIAL_BACKOFF;
+        self.reconnect.progressed();
     }
 
     /// Whether a stream that ended did so because there is no more.
@@ -148,22 +125,6 @@ impl<'a> EventStream<'a> {
     /// Waits before the next connection, or gives up.
     async fn wait_to_reconnect(&mut self, status: &Status) -> Result<(), Failure> {
         self.stream = None;
-        if self.disconnected_since.is_none() && self.connected {
-            terminal::message("the connection is lost; trying again");
-        }
-        let since = *self.disconnected_since.get_or_insert_with(Instant::now);
-        // A standby that answers is part of a cluster that will have a leader soon.
-        self.answered |= leader_of(status).is_some();
-        let timeout = if self.connected || self.answered { RECONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
-        let left = timeout.saturating_sub(since.elapsed());
-        if left.is_zero() {
-            return Err(self.client.failure(status));
-        }
-        match self.client.fail_over(status) {
-            Next::Now => return Ok(()),
-            Next::After(_) => tokio::time::sleep(jittered(self.backoff).min(left)).await,
-        }
-        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
-        Ok(())
+        self.reconnect.wait(status).await
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod cluster;
+pub mod dataset;
 pub mod job;
 pub mod training;
 pub mod why;

@@ -550,6 +550,8 @@ fn the_help_names_every_command_in_a_line() {
   record       Record the jobs that have ended and the GPUs, for `trainyard-sim replay`
   why-slow     Tell what holds a job up, and what to change
   artifacts    List or fetch what a job has left behind
+  data         Push data sets to the cluster, list, show, fetch and remove them
+  weights      Push weights to begin with to the cluster, list, show, fetch and remove them
   whoami       Show who you are to the scheduler, and what you may do
   token        Make, list and revoke tokens
   audit        Show who did what, and who was refused; admins only

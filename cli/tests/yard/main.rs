@@ -6,6 +6,7 @@ mod access;
 mod artifacts;
 mod closed_pipes;
 mod commands;
+mod data;
 mod fake;
 mod reference;
 mod terminal;

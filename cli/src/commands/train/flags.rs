@@ -68,8 +68,9 @@ pub struct TrainingFlags {
     /// Hours that training may take; overrides the epochs [default: as long as the epochs take]
     #[arg(long, value_name = "HOURS")]
     pub(super) time: Option<f64>,
-    /// Weights to begin with, .safetensors or .pt, as the agents see the file [default: none]
-    #[arg(long, value_name = "FILE")]
+    /// Weights to begin with: pushed ones, NAME or NAME@VERSION; a job's best, job:ID; or a .safetensors or .pt file as
+    /// the agents see it [default: none]
+    #[arg(long, value_name = "WEIGHTS")]
     pub(super) pretrained: Option<PathBuf>,
     /// Images that batch normalisation sees at once, the same on every GPU [default: as many as fit]
     #[arg(long, value_name = "IMAGES")]

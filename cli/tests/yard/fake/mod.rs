@@ -1,6 +1,7 @@
 //! A scheduler that says what a test wants it to, and `yard` as a process against it.
 
 pub mod access;
+pub mod datasets;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,6 +19,7 @@ use trainyard_proto::pb;
 use trainyard_proto::pb::access_service_server::AccessServiceServer;
 use trainyard_proto::pb::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use trainyard_proto::pb::cluster_service_server::{ClusterService, ClusterServiceServer};
+use trainyard_proto::pb::dataset_service_server::DatasetServiceServer;
 use trainyard_proto::pb::job_event::Event;
 use trainyard_proto::pb::job_service_server::{JobService, JobServiceServer};
 
@@ -60,6 +62,7 @@ pub struct Script {
     pub caller: pb::Caller,
     /// What callers of the service of access have shown.
     pub shown: Vec<access::Shown>,
+    pub store: datasets::Store,
 }
 
 #[derive(Clone)]
@@ -90,6 +93,7 @@ impl Server {
                 .add_service(JobServiceServer::new(fake.clone()))
                 .add_service(ClusterServiceServer::new(fake.clone()))
                 .add_service(AccessServiceServer::new(fake.clone()))
+                .add_service(DatasetServiceServer::new(fake.clone()))
                 .add_service(ArtifactServiceServer::new(fake))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
@@ -120,6 +124,8 @@ pub fn command(server: SocketAddr, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_yard"));
     command.args(arguments).env("YARD_SERVER", format!("http://{server}")).env_remove("YARD_TOKEN");
     command.env("XDG_CONFIG_HOME", "/nonexistent").stdin(Stdio::null());
+    // No folder, whoever runs the tests.
+    command.env("XDG_CACHE_HOME", "/dev/null");
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -28,8 +28,8 @@ use self::places::Places;
 use self::unsent::file_id;
 use self::whole_path::WholePaths;
 use crate::check::{CheckReport, CheckedSplit, check_and_keep};
+use crate::dataset::DataYaml;
 use crate::dataset::listing::ListedImage;
-use crate::dataset::{DataYaml, Split};
 use crate::files::path_normalization::as_text;
 use crate::files::read::check_is_regular;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::dataset::{Dataset, OpenOptions};
+use crate::dataset::{Dataset, OpenOptions, Split};
 use crate::test_data::{TestData, truncate};
 
 fn packed(data: &TestData, file: &str) -> Packed {

@@ -1,0 +1,215 @@
+//! The folder of a pull: whose it is, what it has, and files on their way into it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use trainyard_content::{Digest, Entry, Hasher, Kind};
+use trainyard_proto::pb;
+
+use crate::artifact::make_folders;
+use crate::dataset::hash_cache::{FileState, HashCache, state_of};
+use crate::dataset::hashing::read_all;
+use crate::failure::Failure;
+
+/// Says which version a folder is of; hidden, so that it is no part of a data set.
+const MARKER: &str = ".trainyard-pull";
+/// Files that are not whole yet, by their hashes.
+const UNFINISHED: &str = ".trainyard-unfinished";
+
+/// Where a version is pulled to.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+/// Whether a file is there.
+pub enum Present {
+    Same,
+    No,
+    /// Something else is in its place: a sentence.
+    Other(String),
+}
+
+impl Folder {
+    /// Takes a folder that is empty, or one of this version.
+    ///
+    /// # Errors
+    /// It has other files, or cannot be made.
+    pub fn open(path: &Path, kind: Kind, dataset: &pb::Dataset) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::local(format!("{}: {error}", path.display()));
+        fs::create_dir_all(path).map_err(failed)?;
+        // Weights are one file, which comes beside others.
+        if kind == Kind::DataSet {
+            let own = format!("{} {}@{}\n", kind.name(), dataset.name, dataset.version);
+            let marker = path.join(MARKER);
+            match fs::read_to_string(&marker) {
+                Ok(text) if text == own => {}
+                Ok(text) => {
+                    let other = text.split_whitespace().last().unwrap_or_default().to_owned();
+                    return Err(Failure::local(format!("{} is of {other}", path.display()))
+                        .hint("name another folder with --dir"));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if fs::read_dir(path).map_err(failed)?.next().is_some() {
+                        return Err(Failure::local(format!("{} is not empty", path.display()))
+                            .hint("name a folder that is empty or not there with --dir"));
+                    }
+                    fs::write(&marker, own).map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(Self { path: path.to_path_buf() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a file is there with its content. What was hashed goes to `seen`.
+    pub fn look(&self, file: Entry<'_>, cache: &HashCache, seen: &mut Vec<(FileState, Digest)>) -> Present {
+        let path = self.path.join(file.path);
+        let metadata = match path.symlink_metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Present::No,
+            Err(error) => return Present::Other(format!("`{}` cannot be read: {error}", file.path)),
+        };
+        if !metadata.is_file() {
+            return Present::Other(format!("`{}` is no file there", file.path));
+        }
+        let other = || Present::Other(format!("`{}` has other content", file.path));
+        if metadata.len() != file.size_bytes {
+            return other();
+        }
+        let state = state_of(&path);
+        let known = state.and_then(|(state, _)| cache.get(state));
+        match known.map_or_else(|| hash(&path), Ok) {
+            Ok(digest) if digest == file.digest => {
+                seen.extend(state.filter(|(_, is_settled)| *is_settled).map(|(state, _)| (state, digest)));
+                Present::Same
+            }
+            Ok(_) => other(),
+            Err(error) => Present::Other(format!("`{}` cannot be read: {error}", file.path)),
+        }
+    }
+
+    /// The file that bytes of this content go to until they are whole.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn unfinished(&self, at: usize, digest: Digest) -> io::Result<PathBuf> {
+        let folder = self.path.join(UNFINISHED);
+        fs::create_dir_all(&folder)?;
+        // Two files of the version may have one content.
+        Ok(folder.join(format!("{digest}-{at}")))
+    }
+
+    /// Gives a whole file its name, where nothing has it.
+    ///
+    /// # Errors
+    /// Something has the name by now; those of the file system.
+    pub fn place(&self, unfinished: &Path, path: &str) -> io::Result<()> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let target = make_folders(&self.path, Path::new(folder))?.join(name);
+        // A link refuses what a rename would replace.
+        match fs::hard_link(unfinished, &target) {
+            Ok(()) => fs::remove_file(unfinished),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+            // A file system without hard links.
+            Err(_) if target.symlink_metadata().is_err() => fs::rename(unfinished, &target),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what a pull needed.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn finish(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.path.join(UNFINISHED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The hash of a file.
+fn hash(path: &Path) -> io::Result<Digest> {
+    let mut hasher = Hasher::new();
+    read_all(path, &mut vec![0; 1 << 18], |bytes| {
+        hasher.update(bytes);
+        true
+    })?;
+    Ok(hasher.take())
+}
+
+/// A file on its way, and the hash of what is there.
+#[derive(Debug)]
+pub struct Unfinished {
+    pub file: File,
+    pub path: PathBuf,
+    pub hasher: Hasher,
+    pub bytes: u64,
+}
+
+impl Unfinished {
+    /// Goes on with what an earlier pull has left, or begins anew.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open(path: PathBuf, size_bytes: u64) -> io::Result<Self> {
+        if path.metadata().is_ok_and(|metadata| metadata.len() > size_bytes) {
+            fs::remove_file(&path)?;
+        }
+        let file = File::options().create(true).append(true).open(&path)?;
+        let mut hasher = Hasher::new();
+        let bytes = read_all(&path, &mut vec![0; 1 << 18], |bytes| {
+            hasher.update(bytes);
+            true
+        })?;
+        Ok(Self { file, path, hasher, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(name: &str) -> pb::Dataset {
+        pb::Dataset { name: name.into(), version: "3f9a".repeat(16), ..Default::default() }
+    }
+
+    #[test]
+    fn a_folder_of_others_is_refused_and_its_own_is_taken_again() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("own");
+        Folder::open(&own, Kind::DataSet, &version("cells")).unwrap();
+        fs::write(own.join("data.yaml"), "x").unwrap();
+        Folder::open(&own, Kind::DataSet, &version("cells")).unwrap();
+        let failure = Folder::open(&own, Kind::DataSet, &version("others")).unwrap_err();
+        assert!(failure.message.contains("is of cells@3f9a"), "{failure:?}");
+        let foreign = root.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        fs::write(foreign.join("mine"), "x").unwrap();
+        let failure = Folder::open(&foreign, Kind::DataSet, &version("cells")).unwrap_err();
+        assert!(failure.message.ends_with("is not empty"), "{failure:?}");
+        assert!(Folder::open(&foreign, Kind::Weights, &version("w")).is_ok());
+    }
+
+    #[test]
+    fn a_name_that_something_has_stays_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(&root.path().join("own"), Kind::DataSet, &version("cells")).unwrap();
+        let unfinished = folder.unfinished(0, Digest::of(b"new")).unwrap();
+        fs::write(&unfinished, "new").unwrap();
+        fs::create_dir_all(folder.path().join("a")).unwrap();
+        fs::write(folder.path().join("a/b"), "old").unwrap();
+        assert!(folder.place(&unfinished, "a/b").is_err());
+        assert_eq!(fs::read(folder.path().join("a/b")).unwrap(), b"old");
+        folder.place(&unfinished, "c/d").unwrap();
+        assert_eq!(fs::read(folder.path().join("c/d")).unwrap(), b"new");
+        folder.finish().unwrap();
+        assert!(!folder.path().join(UNFINISHED).exists());
+    }
+}
