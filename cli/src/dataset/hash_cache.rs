@@ -145,13 +145,13 @@ mod tests {
         let cache = HashCache::load_from(folder.path(), &source);
         assert_eq!(cache.get(entries[3].0), Some(entries[3].1));
         cache.save(&[(FileState(1), Digest::of(b"new"))], true);
-        let file = cache.file.clone().unwrap();
+        let file = cache.file.unwrap();
         let bytes = std::fs::read(&file).unwrap();
         assert_eq!(decode(&bytes).unwrap().len(), 6);
         for keep in 0..bytes.len() {
             assert_eq!(decode(&bytes[..keep]), None, "{keep}");
         }
-        let mut damaged = bytes.clone();
+        let mut damaged = bytes;
         damaged[20] ^= 1;
         assert_eq!(decode(&damaged), None);
     }

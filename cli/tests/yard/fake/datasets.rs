@@ -90,6 +90,20 @@ impl Store {
     }
 }
 
+fn stored(header: pb::PushHeader, version: String, files: &[pb::DatasetFile]) -> pb::Dataset {
+    pb::Dataset {
+        kind: header.kind,
+        name: header.name,
+        version,
+        user: "ada".into(),
+        create_time: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+        files: header.files,
+        size_bytes: files.iter().map(|file| file.size_bytes).sum(),
+        newest: true,
+        description: header.description,
+    }
+}
+
 fn kind_of(number: i32) -> Kind {
     if number == pb::DatasetKind::Weights as i32 { Kind::Weights } else { Kind::DataSet }
 }
@@ -156,17 +170,7 @@ impl Fake {
             self.0.lock().unwrap().store.receive(data.len(), &mut bytes, &mut missing)?;
             answer(Answer::Progress(pb::PushProgress { stored_bytes: stored })).await;
         }
-        let dataset = pb::Dataset {
-            kind: header.kind,
-            name: header.name,
-            version,
-            user: "ada".into(),
-            create_time: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
-            files: header.files,
-            size_bytes: files.iter().map(|file| file.size_bytes).sum(),
-            newest: true,
-            description: header.description,
-        };
+        let dataset = stored(header, version, &files);
         self.0.lock().unwrap().store.put(dataset.clone(), files);
         answer(Answer::Dataset(dataset)).await;
         Ok(())

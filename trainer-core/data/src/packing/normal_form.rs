@@ -36,7 +36,7 @@ fn quoted(text: &str) -> String {
         match letter {
             '"' | '\\' => quoted.extend(['\\', letter]),
             '\u{2028}' | '\u{2029}' | '\u{FEFF}' => {
-                quoted.extend(letter.escape_unicode().filter(|c| !"{}".contains(*c)))
+                quoted.extend(letter.escape_unicode().filter(|c| !"{}".contains(*c)));
             }
             letter if letter.is_control() => {
                 let _ = write!(quoted, "\\u{:04x}", u32::from(letter));
