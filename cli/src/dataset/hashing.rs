@@ -63,6 +63,11 @@ pub fn start(list: Arc<PackingList>, cache: HashCache, progress: Arc<Progress>) 
     receiver
 }
 
+/// Waits until the hashes are kept for the next push.
+pub async fn finished(mut digests: Digests) {
+    while digests.changed().await.is_ok() {}
+}
+
 /// What the threads share.
 struct Work<'a> {
     list: &'a PackingList,

@@ -1,20 +1,22 @@
 //! A push: the list of files goes first, the scheduler answers which contents it lacks, these follow. A connection that
 //! breaks is opened again, and the push goes on with what is not stored yet.
 
+mod messages;
+
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use trainyard_content::{Digest, Kind};
+use trainyard_content::Kind;
 use trainyard_proto::pb;
-use trainyard_proto::pb::push_dataset_request::Part;
 use trainyard_proto::pb::push_dataset_response::Part as Answer;
 use trainyard_types::reference::Reference;
 use trainyard_types::size::bytes;
 
+use self::messages::{produce, wait_for};
 use super::bundle::Bundle;
-use super::contents::{self, Ranges};
+use super::contents::Ranges;
 use super::hash_cache::HashCache;
 use super::hashing::{self, Digests};
 use super::progress::Progress;
@@ -24,8 +26,6 @@ use crate::output::Output;
 use crate::reconnect::Reconnect;
 use crate::terminal;
 
-/// Bytes of the list of files in one message.
-const LIST_MESSAGE_BYTES: usize = 512 << 10;
 /// Messages that wait for the connection.
 const QUEUED: usize = 4;
 
@@ -44,6 +44,7 @@ pub const fn wire_kind(kind: Kind) -> pb::DatasetKind {
 pub async fn rehearse(context: &Context, bundle: &Bundle) -> Result<pb::Dataset, Failure> {
     let mut digests = begin_hashing(context.output, bundle);
     let all = wait_for(&mut digests, bundle.list.len()).await?;
+    hashing::finished(digests).await;
     Ok(pb::Dataset {
         kind: wire_kind(bundle.kind).into(),
         name: bundle.name.clone(),
@@ -69,9 +70,13 @@ pub async fn push(context: &Context, bundle: &Bundle) -> Result<pb::Dataset, Fai
         let status = match attempt.run(digests.clone()).await {
             Ok(dataset) => {
                 context.client.succeeded();
+                hashing::finished(digests).await;
                 return Ok(dataset);
             }
-            Err(Stopped::Here(failure)) => return Err(failure),
+            Err(Stopped::Here(failure)) => {
+                hashing::finished(digests).await;
+                return Err(failure);
+            }
             Err(Stopped::There(status)) => status,
         };
         if !is_temporary(&status) {
@@ -87,14 +92,6 @@ pub async fn push(context: &Context, bundle: &Bundle) -> Result<pb::Dataset, Fai
 fn begin_hashing(output: Output, bundle: &Bundle) -> Digests {
     let progress = Progress::new(output, "hashing", bundle.list.total_bytes());
     hashing::start(Arc::clone(&bundle.list), HashCache::load(&bundle.source), Arc::new(progress))
-}
-
-/// Waits until `count` digests are there.
-async fn wait_for(digests: &mut Digests, count: usize) -> Result<Vec<Digest>, Failure> {
-    let gone = |_| Failure::local("the files were not all hashed");
-    let known = digests.wait_for(|known| known.failure.is_some() || known.digests.len() >= count).await;
-    let known = known.map_err(gone)?;
-    known.failure.clone().map_or_else(|| Ok(known.digests.clone()), Err)
 }
 
 /// Why an attempt ended.
@@ -204,80 +201,6 @@ fn checked(range: &pb::FileRange, files: usize) -> Result<std::ops::Range<usize>
         (Some(first), Some(end)) if end <= files => Ok(first..end),
         _ => Err(Failure::new(Exit::Refused, "the server asked for files that the version does not have")),
     }
-}
-
-/// Sends the list, and then what is asked for. Ends early when the connection does.
-async fn produce(
-    bundle: &Bundle,
-    mut digests: watch::Receiver<hashing::Known>,
-    messages: mpsc::Sender<pb::PushDatasetRequest>,
-    asked: oneshot::Receiver<(Ranges, Arc<Progress>)>,
-) -> Result<(), Failure> {
-    let send = async |part| messages.send(pb::PushDatasetRequest { part: Some(part) }).await.is_ok();
-    let header = pb::PushHeader {
-        kind: wire_kind(bundle.kind).into(),
-        name: bundle.name.clone(),
-        files: bundle.list.len() as u64,
-        description: bundle.description.clone(),
-    };
-    if !send(Part::Header(header)).await {
-        return Ok(());
-    }
-    let mut sent = 0;
-    while sent < bundle.list.len() {
-        let files = next_files(bundle, &mut digests, sent).await?;
-        sent += files.len();
-        if !send(Part::Files(pb::DatasetFiles { files })).await {
-            return Ok(());
-        }
-    }
-    let Ok((ranges, progress)) = asked.await else { return Ok(()) };
-    let all = Arc::new(wait_for(&mut digests, bundle.list.len()).await?);
-    let (out, mut pieces) = mpsc::channel::<Vec<u8>>(1);
-    let forward = async {
-        while let Some(piece) = pieces.recv().await {
-            let count = piece.len() as u64;
-            if !send(Part::Data(piece)).await {
-                return;
-            }
-            progress.add(count);
-        }
-    };
-    let give_out = async {
-        let done = contents::give_out(&bundle.list, &all, &ranges, &out).await;
-        drop(out);
-        done
-    };
-    let (done, ()) = tokio::join!(give_out, forward);
-    done
-}
-
-/// The files from place `from` on whose digests are known, as many as one message takes; at least one.
-async fn next_files(
-    bundle: &Bundle,
-    digests: &mut Digests,
-    from: usize,
-) -> Result<Vec<pb::DatasetFile>, Failure> {
-    let gone = |_| Failure::local("the files were not all hashed");
-    let known = digests.wait_for(|known| known.failure.is_some() || known.digests.len() > from).await;
-    let known = known.map_err(gone)?;
-    if let Some(failure) = &known.failure {
-        return Err(failure.clone());
-    }
-    let (mut files, mut total) = (Vec::new(), 0);
-    for (at, digest) in known.digests.iter().enumerate().skip(from) {
-        let Some(file) = bundle.list.get(at) else { break };
-        total += file.path.len() + 64;
-        if total > LIST_MESSAGE_BYTES && !files.is_empty() {
-            break;
-        }
-        files.push(pb::DatasetFile {
-            path: file.path.to_owned(),
-            size_bytes: file.size_bytes,
-            sha256: digest.0.to_vec(),
-        });
-    }
-    Ok(files)
 }
 
 /// A version as people name it: `cells@3f9a3f9a3f9a`.

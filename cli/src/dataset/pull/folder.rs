@@ -1,9 +1,13 @@
 //! The folder of a pull: whose it is, what it has, and files on their way into it.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use trainyard_content::{Digest, Entry, Hasher, Kind};
 use trainyard_proto::pb;
 
@@ -21,6 +25,8 @@ const UNFINISHED: &str = ".trainyard-unfinished";
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// Folders that were made or found below it, with their paths.
+    made: Mutex<HashMap<String, PathBuf>>,
 }
 
 /// Whether a file is there.
@@ -60,7 +66,7 @@ impl Folder {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Ok(Self { path: path.to_path_buf() })
+        Ok(Self { path: path.to_path_buf(), made: Mutex::default() })
     }
 
     pub fn path(&self) -> &Path {
@@ -99,10 +105,19 @@ impl Folder {
     /// # Errors
     /// Those of the file system.
     pub fn unfinished(&self, at: usize, digest: Digest) -> io::Result<PathBuf> {
-        let folder = self.path.join(UNFINISHED);
-        fs::create_dir_all(&folder)?;
         // Two files of the version may have one content.
-        Ok(folder.join(format!("{digest}-{at}")))
+        Ok(self.make(UNFINISHED)?.join(format!("{digest}-{at}")))
+    }
+
+    /// Makes a folder inside, once.
+    fn make(&self, folder: &str) -> io::Result<PathBuf> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = made.get(folder) {
+            return Ok(known.clone());
+        }
+        let path = make_folders(&self.path, Path::new(folder))?;
+        made.insert(folder.to_owned(), path.clone());
+        Ok(path)
     }
 
     /// Gives a whole file its name, where nothing has it.
@@ -111,14 +126,13 @@ impl Folder {
     /// Something has the name by now; those of the file system.
     pub fn place(&self, unfinished: &Path, path: &str) -> io::Result<()> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let target = make_folders(&self.path, Path::new(folder))?.join(name);
-        // A link refuses what a rename would replace.
-        match fs::hard_link(unfinished, &target) {
-            Ok(()) => fs::remove_file(unfinished),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-            // A file system without hard links.
-            Err(_) if target.symlink_metadata().is_err() => fs::rename(unfinished, &target),
-            Err(error) => Err(error),
+        let target = self.make(folder)?.join(name);
+        match renameat_with(CWD, unfinished, CWD, &target, RenameFlags::NOREPLACE) {
+            // A file system without such renames.
+            Err(Errno::INVAL | Errno::NOSYS) if target.symlink_metadata().is_err() => {
+                fs::rename(unfinished, &target)
+            }
+            renamed => Ok(renamed?),
         }
     }
 
@@ -159,11 +173,15 @@ impl Unfinished {
     /// # Errors
     /// Those of the file system.
     pub fn open(path: PathBuf, size_bytes: u64) -> io::Result<Self> {
-        if path.metadata().is_ok_and(|metadata| metadata.len() > size_bytes) {
+        let mut hasher = Hasher::new();
+        let left = path.metadata().map_or(0, |metadata| metadata.len());
+        if left > size_bytes {
             fs::remove_file(&path)?;
         }
         let file = File::options().create(true).append(true).open(&path)?;
-        let mut hasher = Hasher::new();
+        if left == 0 || left > size_bytes {
+            return Ok(Self { file, path, hasher, bytes: 0 });
+        }
         let bytes = read_all(&path, &mut vec![0; 1 << 18], |bytes| {
             hasher.update(bytes);
             true

@@ -90,7 +90,7 @@ impl Store {
     }
 }
 
-fn stored(header: pb::PushHeader, version: String, files: &[pb::DatasetFile]) -> pb::Dataset {
+fn as_stored(header: pb::PushHeader, version: String, files: &[pb::DatasetFile]) -> pb::Dataset {
     pb::Dataset {
         kind: header.kind,
         name: header.name,
@@ -170,7 +170,7 @@ impl Fake {
             self.0.lock().unwrap().store.receive(data.len(), &mut bytes, &mut missing)?;
             answer(Answer::Progress(pb::PushProgress { stored_bytes: stored })).await;
         }
-        let dataset = stored(header, version, &files);
+        let dataset = as_stored(header, version, &files);
         self.0.lock().unwrap().store.put(dataset.clone(), files);
         answer(Answer::Dataset(dataset)).await;
         Ok(())
