@@ -72,7 +72,6 @@ pub async fn pull(
         progress: Arc::clone(&progress),
     };
     all_runs(&fetch, runs(&manifest, &missing)).await?;
-    folder.finish()?;
     if !missing.is_empty() {
         progress.message(&format!("fetched {} files, {}, {}", missing.len(), bytes(total), progress.rate()));
     }

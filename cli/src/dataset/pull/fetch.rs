@@ -130,7 +130,7 @@ impl Fetch {
             let failed = |error: std::io::Error| {
                 Failure::local(format!("{}: {error}", self.folder.path().join(file.path).display()))
             };
-            let path = self.folder.unfinished(*at, file.digest).map_err(failed)?;
+            let path = self.folder.unfinished(file.path, file.digest).map_err(failed)?;
             if begun.is_none() && path.exists() {
                 // Left by an earlier pull, of which only the first file of a stream is gone on with.
                 std::fs::remove_file(&path).map_err(failed)?;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use trainyard_content::{Digest, Entry, Hasher, Kind};
+use trainyard_files::UNFINISHED;
 use trainyard_proto::pb;
 
 use crate::artifact::make_folders;
@@ -18,8 +19,6 @@ use crate::failure::Failure;
 
 /// Says which version a folder is of; hidden, so that it is no part of a data set.
 const MARKER: &str = ".trainyard-pull";
-/// Files that are not whole yet, by their hashes.
-const UNFINISHED: &str = ".trainyard-unfinished";
 
 /// Where a version is pulled to.
 #[derive(Debug)]
@@ -100,13 +99,16 @@ impl Folder {
         }
     }
 
-    /// The file that bytes of this content go to until they are whole.
+    /// The file that bytes of the file at `path` go to until they are whole: hidden, and in the same folder, since renames
+    /// between folders wait for each other.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn unfinished(&self, at: usize, digest: Digest) -> io::Result<PathBuf> {
-        // Two files of the version may have one content.
-        Ok(self.make(UNFINISHED)?.join(format!("{digest}-{at}")))
+    pub fn unfinished(&self, path: &str, digest: Digest) -> io::Result<PathBuf> {
+        let (folder, name) = parts(path);
+        // Two files of the version may have one content; a name may be as long as names can be.
+        let own = Digest::of(name.as_bytes()).to_string();
+        Ok(self.make(folder)?.join(format!(".{digest}-{}{UNFINISHED}", &own[..8])))
     }
 
     /// Makes a folder inside, once.
@@ -125,7 +127,7 @@ impl Folder {
     /// # Errors
     /// Something has the name by now; those of the file system.
     pub fn place(&self, unfinished: &Path, path: &str) -> io::Result<()> {
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let (folder, name) = parts(path);
         let target = self.make(folder)?.join(name);
         match renameat_with(CWD, unfinished, CWD, &target, RenameFlags::NOREPLACE) {
             // A file system without such renames.
@@ -135,17 +137,11 @@ impl Folder {
             renamed => Ok(renamed?),
         }
     }
+}
 
-    /// Removes what a pull needed.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn finish(&self) -> io::Result<()> {
-        match fs::remove_dir_all(self.path.join(UNFINISHED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
+/// A path's folder and name.
+fn parts(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
 }
 
 /// The hash of a file.
@@ -219,15 +215,12 @@ mod tests {
     fn a_name_that_something_has_stays_its_own() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::open(&root.path().join("own"), Kind::DataSet, &version("cells")).unwrap();
-        let unfinished = folder.unfinished(0, Digest::of(b"new")).unwrap();
+        let unfinished = folder.unfinished("a/b", Digest::of(b"new")).unwrap();
         fs::write(&unfinished, "new").unwrap();
-        fs::create_dir_all(folder.path().join("a")).unwrap();
         fs::write(folder.path().join("a/b"), "old").unwrap();
         assert!(folder.place(&unfinished, "a/b").is_err());
         assert_eq!(fs::read(folder.path().join("a/b")).unwrap(), b"old");
         folder.place(&unfinished, "c/d").unwrap();
         assert_eq!(fs::read(folder.path().join("c/d")).unwrap(), b"new");
-        folder.finish().unwrap();
-        assert!(!folder.path().join(UNFINISHED).exists());
     }
 }
