@@ -15,6 +15,7 @@ mod orders;
 mod owners;
 mod packages;
 mod placement;
+mod pushes;
 mod replicas;
 mod security;
 mod service;

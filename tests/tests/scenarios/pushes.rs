@@ -1,0 +1,86 @@
+//! Data sets from a laptop into the store of a real scheduler and back.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use trainyard_tests::cluster::Cluster;
+use trainyard_tests::process::binary;
+
+/// Adds images that are large on disk, so that a push takes its time.
+fn add_large_images(folder: &Path, count: u8) {
+    for number in 0..count {
+        // A BMP of 2048 x 2048 pixels, of other bytes each.
+        let (side, pixels) = (2048_u32, 3 * 2048 * 2048_u32);
+        let mut bytes = b"BM".to_vec();
+        for word in [54 + pixels, 0, 54, 40, side, side, 1 | 24 << 16, 0, pixels, 2835, 2835, 0, 0] {
+            bytes.extend(word.to_le_bytes());
+        }
+        let mut state = u32::from(number) + 1;
+        bytes.extend((0..pixels).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        }));
+        fs::write(folder.join(format!("large-{number}.bmp")), bytes).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_push_goes_on_after_the_scheduler_was_killed_and_the_version_comes_back_whole() {
+    let mut cluster = Cluster::start().await.unwrap();
+    let data = cluster.demo_data("cells", 12, 6, 64).await.unwrap();
+    let folder = data.parent().unwrap();
+    add_large_images(&folder.join("images/train"), 6);
+    let mut command = Command::new(binary("yard").unwrap());
+    command.args(["data", "push"]).arg(folder).env("YARD_SERVER", cluster.url());
+    command.env("XDG_CACHE_HOME", cluster.path("cache")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut push = command.spawn().unwrap();
+    let mut told = BufReader::new(push.stderr.take().unwrap()).lines();
+    let mut said = String::new();
+    while !said.contains("the cluster has none of them") {
+        said += &told.next().unwrap_or_else(|| panic!("{said}")).unwrap();
+    }
+    cluster.scheduler.take().unwrap().kill().unwrap();
+    cluster.start_scheduler().await.unwrap();
+    said.extend(told.map(|line| line.unwrap() + "\n"));
+    assert!(push.wait().unwrap().success(), "{said}");
+    let mut version = String::new();
+    push.stdout.take().unwrap().read_to_string(&mut version).unwrap();
+    let version = version.trim();
+
+    // Somewhere else, and back again.
+    let there = cluster.path("there").display().to_string();
+    let (code, _, error) = cluster.yard(&["data", "pull", version, "-d", &there]).await.unwrap();
+    assert_eq!(code, 0, "{error}");
+    let (code, again, error) =
+        cluster.yard(&["data", "push", &there, "--name", "cells", "--dry-run"]).await.unwrap();
+    assert_eq!((code, again.trim()), (0, version), "{error}");
+    for number in 0..6 {
+        let name = format!("images/train/large-{number}.bmp");
+        let same = fs::read(folder.join(&name)).unwrap() == fs::read(Path::new(&there).join(&name)).unwrap();
+        assert!(same, "{name}");
+    }
+
+    let (_, list, _) = cluster.yard(&["data", "list"]).await.unwrap();
+    assert!(list.contains("24 images, 3 classes"), "{list}");
+    let (code, gone, error) = cluster.yard(&["data", "rm", version]).await.unwrap();
+    assert_eq!((code, gone.trim()), (0, format!("removed {version}").as_str()), "{error}");
+    let (code, _, error) = cluster.yard(&["data", "show", "cells"]).await.unwrap();
+    assert!(code == 4 && error.contains("there is no data set `cells`"), "{error}");
+    let (code, _, error) = cluster.yard(&["train", "cells"]).await.unwrap();
+    assert!(code == 2 && error.contains("there is no data set `cells`"), "{error}");
+}
+
+#[tokio::test]
+async fn two_pushes_of_one_data_set_at_once_make_one_version() {
+    let cluster = Cluster::start().await.unwrap();
+    let data = cluster.demo_data("cells", 30, 10, 96).await.unwrap();
+    let words = ["data", "push", data.to_str().unwrap()];
+    let (one, other) = tokio::join!(cluster.yard(&words), cluster.yard(&words));
+    let ((code, version, error), (other_code, other, other_error)) = (one.unwrap(), other.unwrap());
+    assert_eq!((code, other_code), (0, 0), "{error}{other_error}");
+    assert_eq!(version, other);
+    let (_, list, _) = cluster.yard(&["data", "list", "-o", "jsonl"]).await.unwrap();
+    assert_eq!(list.lines().count(), 1, "{list}");
+}
