@@ -1,11 +1,14 @@
 //! Hashes of the files of an earlier push, so that one of 10,000 files that have not changed takes no time. They lie in
 //! the user's cache folder, one file for each data set.
 
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use trainyard_content::Digest;
+use trainyard_content::{Digest, Hasher};
 use trainyard_data::files::{FileStamp, digest};
+use trainyard_files::write_atomically_with;
 
 /// What the file begins with: its form.
 const MAGIC: &[u8; 16] = b"trainyard-hash-1";
@@ -45,7 +48,7 @@ impl HashCache {
         let whole = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
         let name = format!("{:032x}", digest(whole.as_os_str().as_encoded_bytes()));
         let file = folder.join(name);
-        let known = std::fs::read(&file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
+        let known = fs::read(&file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
         Self { file: Some(file), known }
     }
 
@@ -55,11 +58,10 @@ impl HashCache {
         Some(self.known[at].1)
     }
 
-    /// Keeps `hashed` for the next push; with `and_known`, what was known before as well. A cache that cannot be written
+    /// Keeps `entries` for the next push; with `and_known`, what was known before as well. A cache that cannot be written
     /// costs time, and nothing else.
-    pub fn save(&self, hashed: &[(FileState, Digest)], and_known: bool) {
+    pub fn save(&self, mut entries: Vec<(FileState, Digest)>, and_known: bool) {
         let Some(file) = &self.file else { return };
-        let mut entries = hashed.to_vec();
         if and_known {
             entries.extend(&self.known);
         }
@@ -69,8 +71,11 @@ impl HashCache {
             return;
         }
         let Some(folder) = file.parent() else { return };
-        let written = std::fs::create_dir_all(folder)
-            .and_then(|()| trainyard_files::write_atomically_shared(file, &encode(&entries)));
+        // Several pushes may write at the same time.
+        let unfinished = file.with_extension(format!("{}.part", std::process::id()));
+        let write = |file: &mut File| encode(&entries, &mut BufWriter::new(file));
+        let written =
+            fs::create_dir_all(folder).and_then(|()| write_atomically_with(file, &unfinished, write));
         if written.is_ok() {
             remove_oldest(folder);
         }
@@ -84,23 +89,27 @@ fn folder() -> Option<PathBuf> {
     Some(cache.join("trainyard/hashes"))
 }
 
-fn encode(entries: &[(FileState, Digest)]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(entries.len() * ENTRY_BYTES + 48);
-    bytes.extend_from_slice(MAGIC);
+/// Writes entries, and the hash of all.
+fn encode(entries: &[(FileState, Digest)], out: &mut impl Write) -> io::Result<()> {
+    let mut hasher = Hasher::new();
+    let mut put = |bytes: &[u8]| {
+        hasher.update(bytes);
+        out.write_all(bytes)
+    };
+    put(MAGIC)?;
     for (FileState(state), Digest(hash)) in entries {
-        bytes.extend_from_slice(&state.to_le_bytes());
-        bytes.extend_from_slice(hash);
+        put(&state.to_le_bytes())?;
+        put(hash)?;
     }
-    let own = digest(&bytes);
-    bytes.extend_from_slice(&own.to_le_bytes());
-    bytes
+    out.write_all(&hasher.take().0)?;
+    out.flush()
 }
 
 /// The entries in `bytes`; `None` when these are damaged or of another form.
 fn decode(bytes: &[u8]) -> Option<Vec<(FileState, Digest)>> {
     let (content, own) = bytes.split_last_chunk()?;
     let entries = content.strip_prefix(MAGIC)?;
-    if digest(content) != u128::from_le_bytes(*own) {
+    if Digest::of(content) != Digest(*own) {
         return None;
     }
     let entry = |bytes: &[u8]| {
@@ -112,14 +121,14 @@ fn decode(bytes: &[u8]) -> Option<Vec<(FileState, Digest)>> {
 
 /// Removes the hashes of data sets that were not pushed for longest.
 fn remove_oldest(folder: &Path) {
-    let dated = |entry: std::fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()));
+    let dated = |entry: fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()));
     let mut files: Vec<(SystemTime, PathBuf)> =
-        std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(dated).collect();
+        fs::read_dir(folder).into_iter().flatten().flatten().filter_map(dated).collect();
     files.sort();
     let surplus = files.len().saturating_sub(MOST_FILES);
     for (_, file) in files.into_iter().take(surplus) {
         // Another process may have removed it.
-        let _ = std::fs::remove_file(file);
+        let _ = fs::remove_file(file);
     }
 }
 
@@ -141,10 +150,10 @@ mod tests {
             (0..5_u8).map(|at| (FileState(u128::from(at) * 7), Digest::of(&[at]))).collect();
         let cache = HashCache::load_from(folder.path(), &source);
         assert_eq!(cache.get(entries[3].0), None);
-        cache.save(&entries, false);
+        cache.save(entries.clone(), false);
         let cache = HashCache::load_from(folder.path(), &source);
         assert_eq!(cache.get(entries[3].0), Some(entries[3].1));
-        cache.save(&[(FileState(1), Digest::of(b"new"))], true);
+        cache.save(vec![(FileState(1), Digest::of(b"new"))], true);
         let file = cache.file.unwrap();
         let bytes = std::fs::read(&file).unwrap();
         assert_eq!(decode(&bytes).unwrap().len(), 6);
@@ -161,7 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for at in 0..MOST_FILES + 3 {
             let cache = HashCache::load_from(folder.path(), &folder.path().join(at.to_string()));
-            cache.save(&[(FileState(1), Digest::of(b"x"))], false);
+            cache.save(vec![(FileState(1), Digest::of(b"x"))], false);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), MOST_FILES);
     }

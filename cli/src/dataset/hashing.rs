@@ -121,7 +121,8 @@ impl Work<'_> {
         results: &mpsc::Receiver<(usize, Result<Hashed, Failure>)>,
         known: &watch::Sender<Known>,
     ) {
-        let (mut early, mut states) = (BTreeMap::new(), Vec::new());
+        let (mut early, mut states) = (BTreeMap::new(), Vec::with_capacity(self.list.len()));
+        known.send_modify(|known| known.digests.reserve_exact(self.list.len()));
         let (mut next, mut unsaved) = (0, 0);
         for (at, result) in results {
             let (digest, state) = match result {
@@ -136,7 +137,7 @@ impl Work<'_> {
             unsaved += self.list.get(at).map_or(0, |file| file.size_bytes);
             if unsaved >= SAVE_EVERY_BYTES {
                 unsaved = 0;
-                self.cache.save(&states, true);
+                self.cache.save(states.clone(), true);
             }
             early.insert(at, digest);
             if at != next {
@@ -152,7 +153,7 @@ impl Work<'_> {
                 self.stop.store(true, Ordering::Relaxed);
             }
         }
-        self.cache.save(&states, next < self.list.len());
+        self.cache.save(states, next < self.list.len());
     }
 }
 

@@ -93,7 +93,7 @@ async fn missing_files(folder: &Arc<Folder>, manifest: &Arc<Manifest>) -> Result
                 Present::Other(what) => others.add(what),
             }
         }
-        cache.save(&seen, false);
+        cache.save(seen, false);
         others
             .failure(
                 &format!("{} has files of other content; nothing was fetched", folder.path().display()),

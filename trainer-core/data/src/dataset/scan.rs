@@ -27,6 +27,9 @@ const FIRST_FILES: usize = 3;
 /// Folders of labels beside the first one that are named.
 const FIRST_FOLDERS: usize = 5;
 
+/// Images whose findings are in memory at once.
+const PART: usize = 1 << 16;
+
 /// The smallest side of a usable image, pixels.
 const MIN_SIDE: usize = 10;
 
@@ -200,6 +203,32 @@ pub(crate) struct ScanOutcome {
 }
 
 impl ScanOutcome {
+    /// Takes what was found of the next image.
+    fn take(&mut self, image: &ListedImage, finding: Finding, images: &mut ImageIndexBuilder, most: usize) {
+        let report = &mut self.report;
+        match finding {
+            Finding::Usable { probe, labels, file } => {
+                report.count(image, &labels, file.as_ref());
+                images.push(&image.path, probe, &labels.labels);
+            }
+            Finding::Missing => {
+                report.missing += 1;
+                // What to say costs many looks at the disk, and only the first are told.
+                let message = (report.messages.len() < most).then(|| image.missing());
+                report.warn(message, most);
+            }
+            Finding::Unsupported(message) => {
+                report.unsupported += 1;
+                report.warn([message], most);
+            }
+            Finding::Corrupt(message) => {
+                report.corrupt += 1;
+                report.warn([message], most);
+            }
+            Finding::BadLabels { rows, messages } => self.leave_out(&rows, messages, most),
+        }
+    }
+
     /// Counts an image that is left out for rows of its label file.
     fn leave_out(&mut self, rows: &BadRows, messages: Vec<String>, most: usize) {
         self.report.out_of_range += rows.out_of_range;
@@ -226,35 +255,16 @@ pub(crate) fn scan_all(
     most: usize,
 ) -> ScanOutcome {
     let (mut outcome, mut images) = (ScanOutcome::default(), ImageIndexBuilder::default());
-    let findings = map_chunks(listed, threads, |chunk| {
-        let inspect = |image| {
-            activity::tick();
-            inspect(image, rules)
-        };
-        chunk.iter().map(inspect).collect::<Vec<_>>()
-    });
-    for (image, finding) in listed.iter().zip(findings.into_iter().flatten()) {
-        let report = &mut outcome.report;
-        match finding {
-            Finding::Usable { probe, labels, file } => {
-                report.count(image, &labels, file.as_ref());
-                images.push(&image.path, probe, &labels.labels);
-            }
-            Finding::Missing => {
-                report.missing += 1;
-                // What to say costs many looks at the disk, and only the first are told.
-                let message = (report.messages.len() < most).then(|| image.missing());
-                report.warn(message, most);
-            }
-            Finding::Unsupported(message) => {
-                report.unsupported += 1;
-                report.warn([message], most);
-            }
-            Finding::Corrupt(message) => {
-                report.corrupt += 1;
-                report.warn([message], most);
-            }
-            Finding::BadLabels { rows, messages } => outcome.leave_out(&rows, messages, most),
+    for part in listed.chunks(PART) {
+        let findings = map_chunks(part, threads, |chunk| {
+            let inspect = |image| {
+                activity::tick();
+                inspect(image, rules)
+            };
+            chunk.iter().map(inspect).collect::<Vec<_>>()
+        });
+        for (image, finding) in part.iter().zip(findings.into_iter().flatten()) {
+            outcome.take(image, finding, &mut images, most);
         }
     }
     outcome.images = images.finish();

@@ -129,6 +129,13 @@ fn narrow(number: usize) -> u32 {
 }
 
 impl PackingListBuilder {
+    /// For about so many files.
+    pub fn with_capacity(files: usize) -> Self {
+        let mut builder = Self::default();
+        builder.list.rows.reserve_exact(files);
+        builder
+    }
+
     /// Adds a file of this machine. The same one may come several times.
     pub fn add_file(&mut self, path: &str, file: &Path, size_bytes: u64) {
         let is_same_name = file.file_name().is_some_and(|name| name.as_bytes() == name_of(path).as_bytes());

@@ -81,8 +81,10 @@ fn pack_checked(yaml: &DataYaml, splits: &[CheckedSplit]) -> Result<Packed, Pack
             Err(folder) => drop(apart.insert(folder)),
         }
     };
+    // An image, its label; and a data.yaml with its lists.
+    let builder = PackingListBuilder::with_capacity(2 * images().count() + 4);
     let own_folders = own_folders(yaml, &whole, images());
-    let mut packing = Packing { builder: PackingListBuilder::default(), known: HashSet::new(), whole };
+    let mut packing = Packing { builder, known: HashSet::new(), whole };
     for split in splits.iter().filter(|split| !split.usable.is_empty()) {
         let list = packing.add_split(&places, &plan, split)?;
         packing.builder.add_made(&normal_form::list_name(split.split), list.into_bytes());
