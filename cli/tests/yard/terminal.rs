@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,6 +25,41 @@ fn read_until(terminal: &mut File, seen: &mut String, wanted: &str) {
     }
 }
 
+/// Starts a command on a terminal of 120 columns. Returns it, and the terminal's other side.
+fn on_a_terminal(mut command: Command) -> (Child, File) {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let size = Winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&controller, size).unwrap();
+    let path = ptsname(&controller, Vec::new()).unwrap();
+    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
+    let side = File::options().read(true).write(true).open(path).unwrap();
+    command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+    command.stdout(Stdio::from(side.try_clone().unwrap())).stderr(Stdio::from(side));
+    // The command holds the other side open; it goes here, or reads would not end.
+    (command.spawn().unwrap(), File::from(controller))
+}
+
+#[test]
+fn a_push_draws_a_bar_with_rate_and_time_left() {
+    let server = Server::start(Script::default());
+    server.script.lock().unwrap().store.stop_reading = true;
+    let dir = tempfile::tempdir().unwrap();
+    let weights = [b"PK\x03\x04", &vec![7; 8 << 20][..]].concat();
+    std::fs::write(dir.path().join("w.pt"), weights).unwrap();
+    let file = dir.path().join("w.pt").display().to_string();
+    let command = crate::fake::command(server.address, &["weights", "push", &file]);
+    let (mut child, mut terminal) = on_a_terminal(command);
+    let mut seen = String::new();
+    for wanted in ["the cluster has none of them", "sending", "/8.00 MiB", "MiB/s", " left"] {
+        read_until(&mut terminal, &mut seen, wanted);
+    }
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+    read_until(&mut terminal, &mut seen, "goes on where this one was");
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{seen:?}");
+}
+
 #[test]
 fn a_watch_draws_a_bar_for_the_epoch_and_prints_its_end_above() {
     let script = Script {
@@ -34,21 +69,7 @@ fn a_watch_draws_a_bar_for_the_epoch_and_prints_its_end_above() {
         ..Default::default()
     };
     let server = Server::start(script);
-    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&controller).unwrap();
-    unlockpt(&controller).unwrap();
-    let size = Winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(&controller, size).unwrap();
-    let path = ptsname(&controller, Vec::new()).unwrap();
-    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
-    let side = File::options().read(true).write(true).open(path).unwrap();
-    let mut command = crate::fake::command(server.address, &["watch", ID]);
-    command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
-    command.stdout(Stdio::from(side.try_clone().unwrap())).stderr(Stdio::from(side));
-    let mut child = command.spawn().unwrap();
-    // The command holds the other side open; without it the reads below would not end.
-    drop(command);
-    let mut terminal = File::from(controller);
+    let (mut child, mut terminal) = on_a_terminal(crate::fake::command(server.address, &["watch", ID]));
     let mut seen = String::new();
     read_until(&mut terminal, &mut seen, "12/40");
     read_until(&mut terminal, &mut seen, "box 1.500 cls 2.500  57.5 images/s");

@@ -30,6 +30,8 @@ pub struct Store {
     pub rewrite: Option<(PathBuf, Vec<u8>)>,
     /// A push is not answered.
     pub hang: bool,
+    /// The contents of a push are asked for, and not read.
+    pub stop_reading: bool,
     pub reads: Vec<pb::ReadDatasetRequest>,
     /// Bytes after which a read breaks off, once.
     pub break_read_after: Option<usize>,
@@ -159,6 +161,10 @@ impl Fake {
             answer(Answer::Missing(pb::MissingFiles { ranges: vec![range], more: true })).await;
         }
         answer(Answer::Missing(pb::MissingFiles::default())).await;
+        let stops = self.0.lock().unwrap().store.stop_reading;
+        if stops {
+            std::future::pending::<()>().await;
+        }
         let mut bytes = Vec::new();
         let mut stored = 0;
         while !missing.is_empty() {

@@ -1,5 +1,7 @@
 //! A training on the tree is the training on the user's files, for every form that a data set may have.
 
+mod random_sets;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 
