@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use trainyard_proto::pb;
 use trainyard_tests::cluster::Cluster;
+use trainyard_tests::jobs::tiny;
 use trainyard_tests::process::binary;
 
 /// Adds images that are large on disk, so that a push takes its time.
@@ -83,4 +86,70 @@ async fn two_pushes_of_one_data_set_at_once_make_one_version() {
     assert_eq!(version, other);
     let (_, list, _) = cluster.yard(&["data", "list", "-o", "jsonl"]).await.unwrap();
     assert_eq!(list.lines().count(), 1, "{list}");
+}
+
+/// What is said while a job trains to its end.
+async fn trained(cluster: &Cluster, job: &str) -> (pb::Job, String) {
+    let (state, events) = cluster.watch_to_end(job).await.unwrap();
+    let done = cluster.job(job).await.unwrap();
+    assert_eq!(state, pb::JobState::Succeeded, "{done:?}");
+    (done, format!("{events:?}"))
+}
+
+#[tokio::test]
+async fn machines_without_a_common_disk_train_what_was_pushed_from_elsewhere() {
+    let cluster = Cluster::start().await.unwrap();
+    let data = cluster.demo_data("cells", 16, 8, 64).await.unwrap();
+    let folder = data.parent().unwrap();
+    let (code, version, error) = cluster.yard(&["data", "push", folder.to_str().unwrap()]).await.unwrap();
+    assert_eq!(code, 0, "{error}");
+    let version = version.trim().to_owned();
+    // Nothing of it is left but what the scheduler keeps.
+    fs::remove_dir_all(folder).unwrap();
+    let first = cluster.start_agent("first", 1).await.unwrap();
+    let _second = cluster.start_agent("second", 1).await.unwrap();
+    let spec = |data: &str, pretrained: &str| {
+        let mut spec = tiny(Path::new(data), 1);
+        spec.train.as_mut().unwrap().pretrained = Some(pretrained.to_owned());
+        spec
+    };
+    // Each of the two has room for one.
+    let jobs =
+        [cluster.submit(spec("cells", "")).await.unwrap(), cluster.submit(spec("cells", "")).await.unwrap()];
+    let mut agents = Vec::new();
+    for job in &jobs {
+        let (done, said) = trained(&cluster, job).await;
+        assert!(done.spec.unwrap().train.unwrap().data.starts_with(&version), "{version}");
+        let attempt = &done.attempts[0];
+        let fetched = attempt.fetching.as_ref().expect("it was fetched");
+        assert!(fetched.done_bytes == fetched.total_bytes && fetched.total_bytes > 0, "{fetched:?}");
+        assert!(said.contains("are there"), "{said}");
+        agents.push(attempt.agent_name.clone());
+    }
+    agents.sort();
+    assert_eq!(agents, ["first", "second"]);
+    // A bit flips where one of them keeps it; the next job there begins from the best weights of the one before.
+    drop(first);
+    let content = cluster.path("second").join("cache/content");
+    let blob = walk(&content).into_iter().find(|path| fs::metadata(path).unwrap().len() > 1000).unwrap();
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[500] ^= 1;
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&blob, &bytes).unwrap();
+    let next = cluster.submit(spec(&version, &format!("job:{}", jobs[0]))).await.unwrap();
+    let (done, said) = trained(&cluster, &next).await;
+    let pretrained = done.spec.unwrap().train.unwrap().pretrained.unwrap();
+    assert!(pretrained.starts_with(&format!("job-{}@", jobs[0])), "{pretrained}");
+    assert!(said.contains("had other bytes on this agent's disk"), "{said}");
+    assert_ne!(fs::read(walk(&content).into_iter().find(|path| *path == blob).unwrap()).unwrap(), bytes);
+}
+
+/// All files below a folder.
+fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
 }
