@@ -183,6 +183,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "clock",
             "blobs",
             "objects",
+            "stored_text",
             "origin",
         ],
     ),

@@ -12,5 +12,7 @@ pub mod pack;
 mod path_rules;
 
 pub use digest::{Digest, Hasher, ParseDigestError};
-pub use manifest::{Builder, Entry, Kind, MAX_FILE_BYTES, MAX_FILES, Manifest, ManifestError};
+pub use manifest::{
+    Builder, Entry, Kind, MAX_FILE_BYTES, MAX_FILES, Manifest, ManifestError, ParseKindError,
+};
 pub use path_rules::{MAX_PATH_BYTES, PathError, SpellingClashes, check_path};

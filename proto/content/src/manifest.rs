@@ -30,11 +30,17 @@ impl Kind {
     }
 }
 
-impl FromStr for Kind {
-    type Err = ();
+/// The text is the name of no kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("is `{0}`; use `dataset` or `weights`")]
+pub struct ParseKindError(String);
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::DataSet, Self::Weights].into_iter().find(|kind| kind.name() == text).ok_or(())
+impl FromStr for Kind {
+    type Err = ParseKindError;
+
+    fn from_str(text: &str) -> Result<Self, ParseKindError> {
+        let found = [Self::DataSet, Self::Weights].into_iter().find(|kind| kind.name() == text);
+        found.ok_or_else(|| ParseKindError(text.to_owned()))
     }
 }
 

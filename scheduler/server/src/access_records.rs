@@ -33,15 +33,15 @@ impl AccessRole {
 /// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::stored_text")]
     pub id: TokenId,
     /// Whose it is; empty for one that agents join with.
     pub user: String,
     pub role: AccessRole,
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::stored_text")]
     pub digest: Digest,
     /// Of the authority that it was made under; under another it counts no more.
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::stored_text")]
     pub pin: Pin,
     /// The token that its user made it with, if that was no admin's; it counts as long as that one does.
     #[serde(default, with = "as_text_if_any", skip_serializing_if = "Option::is_none")]
@@ -79,7 +79,7 @@ pub struct EnrolledAgent {
     #[serde(with = "as_texts")]
     pub keys: Vec<Pin>,
     /// Of the authority that has signed them.
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::stored_text")]
     pub pin: Pin,
     /// When the newest certificate expires.
     pub expires: Time,
@@ -111,24 +111,7 @@ pub struct AccessRecords {
     pub agents: Vec<EnrolledAgent>,
 }
 
-/// Values that are stored as they print.
-mod as_text {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
-    }
-}
-
-/// The same where there may be none.
+/// Values that are stored as they print, where there may be none.
 mod as_text_if_any {
     use std::fmt::Display;
     use std::str::FromStr;

@@ -16,10 +16,10 @@ pub struct PackRecord {
 /// A version of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionRecord {
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::stored_text")]
     pub kind: Kind,
     pub name: String,
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::stored_text")]
     pub id: Digest,
     /// Who has pushed it first.
     pub user: String,
@@ -62,22 +62,4 @@ pub struct ContentRecords {
 pub enum ContentChange<'a> {
     Put(&'a VersionRecord),
     Remove(&'a VersionRecord),
-}
-
-/// Values that are stored as they print.
-mod as_text {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse().map_err(|_| D::Error::custom(format!("`{text}` is none")))
-    }
 }

@@ -22,5 +22,6 @@ mod refusal;
 pub mod sample;
 pub mod server;
 pub mod store;
+mod stored_text;
 pub mod telemetry;
 pub mod tls;

@@ -6,7 +6,6 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 use trainyard_content::{Builder, Digest, Kind};
 use trainyard_proto::pb;
-use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
 use trainyard_proto::pb::attempt::EndReason;
 use trainyard_proto::pb::push_dataset_request::Part;
 use trainyard_proto::pb::push_dataset_response::Part as Answer;
@@ -121,6 +120,25 @@ pub async fn read(scheduler: &Scheduler, request: pb::ReadDatasetRequest) -> Res
         bytes.extend_from_slice(&part.data);
     }
     Ok(bytes)
+}
+
+/// Ends an attempt with its best weights.
+pub async fn succeed(scheduler: &Scheduler, agent: &mut Agent, attempt: &str, best: &[u8]) {
+    let artifact = pb::Artifact {
+        name: "weights/best.safetensors".into(),
+        size_bytes: best.len() as u64,
+        sha256: Digest::of(best).to_string(),
+    };
+    let header = pb::UploadHeader {
+        attempt: attempt.to_owned(),
+        session: agent.welcome.session,
+        artifact: Some(artifact.clone()),
+    };
+    let parts = [Upload::Header(header), Upload::Data(best.to_vec())];
+    let parts = parts.map(|part| pb::UploadArtifactRequest { part: Some(part) });
+    scheduler.artifacts().upload_artifact(tokio_stream::iter(parts)).await.unwrap();
+    agent.report_acked(attempt, 1, started()).await;
+    agent.report_acked(attempt, 2, ended(EndReason::Completed, vec![artifact])).await;
 }
 
 #[tokio::test]
@@ -325,22 +343,7 @@ async fn a_jobs_best_weights_begin_another_job_and_outlive_it() {
     let early = scheduler.submit(training("/data/bccd/data.yaml", &format!("job:{}", first.id))).await;
     assert!(early.unwrap_err().message().contains("has no weights to begin from"));
     let best = b"the best weights";
-    let artifact = pb::Artifact {
-        name: "weights/best.safetensors".into(),
-        size_bytes: best.len() as u64,
-        sha256: Digest::of(best).to_string(),
-    };
-    let header = pb::UploadHeader {
-        attempt: attempt.clone(),
-        session: agent.welcome.session,
-        artifact: Some(artifact.clone()),
-    };
-    let parts = [Upload::Header(header), Upload::Data(best.to_vec())];
-    let parts = parts.map(|part| pb::UploadArtifactRequest { part: Some(part) });
-    let mut artifacts = ArtifactServiceClient::new(scheduler.channel());
-    artifacts.upload_artifact(tokio_stream::iter(parts)).await.unwrap();
-    agent.report_acked(&attempt, 1, started()).await;
-    agent.report_acked(&attempt, 2, ended(EndReason::Completed, vec![artifact])).await;
+    succeed(&scheduler, &mut agent, &attempt, best).await;
     let second =
         scheduler.submit(training("/data/bccd/data.yaml", &format!("job:{}", first.id))).await.unwrap();
     let pretrained = second.spec.unwrap().train.unwrap().pretrained.unwrap();

@@ -1,17 +1,13 @@
 //! Blobs, data sets and weights in a real server that speaks S3.
 
 use tempfile::TempDir;
-use trainyard_content::Digest;
 use trainyard_proto::pb;
-use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
-use trainyard_proto::pb::attempt::EndReason;
-use trainyard_proto::pb::upload_artifact_request::Part as Upload;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::server::{Server, StartError};
 
-use crate::datasets::{Files, push, read};
+use crate::datasets::{Files, push, read, succeed};
 use crate::support::s3::{S3, SECRET};
-use crate::support::{Scheduler, config, ended, started, submission};
+use crate::support::{Scheduler, config, submission};
 
 const CELLS: Files<'static> = &[("data.yaml", b"names: [cell]"), ("images/1.jpg", b"first")];
 
@@ -44,23 +40,7 @@ async fn data_sets_and_artifacts_lie_in_s3_and_nothing_on_the_schedulers_disk() 
     let mut agent = scheduler.agent(1, &[]).await;
     let job = scheduler.submit(submission("")).await.unwrap().id;
     let attempt = agent.assigned().await.attempt;
-    let best = b"the best weights";
-    let artifact = pb::Artifact {
-        name: "weights/best.safetensors".into(),
-        size_bytes: best.len() as u64,
-        sha256: Digest::of(best).to_string(),
-    };
-    let header = pb::UploadHeader {
-        attempt: attempt.clone(),
-        session: agent.welcome.session,
-        artifact: Some(artifact.clone()),
-    };
-    let parts = [Upload::Header(header), Upload::Data(best.to_vec())];
-    let parts = parts.map(|part| pb::UploadArtifactRequest { part: Some(part) });
-    let mut artifacts = ArtifactServiceClient::new(scheduler.channel());
-    artifacts.upload_artifact(tokio_stream::iter(parts)).await.unwrap();
-    agent.report_acked(&attempt, 1, started()).await;
-    agent.report_acked(&attempt, 2, ended(EndReason::Completed, vec![artifact])).await;
+    succeed(&scheduler, &mut agent, &attempt, b"the best weights").await;
     // A scheduler on another disk, with the same Redis' files, has all of it.
     assert!(!scheduler.dir.path().join("blobs").exists());
     let dir = scheduler.stop().await;
