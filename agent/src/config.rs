@@ -137,10 +137,14 @@ impl Default for Config {
     }
 }
 
+/// The folder that a variable names; an empty one names none.
+fn folder(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
 fn default_data_dir() -> PathBuf {
-    let from = |variable| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    from("XDG_DATA_HOME")
-        .or_else(|| Some(from("HOME")?.join(".local/share")))
+    folder("XDG_DATA_HOME")
+        .or_else(|| Some(folder("HOME")?.join(".local/share")))
         .unwrap_or_else(|| "/var/lib".into())
         .join("trainyard/agent")
 }
@@ -196,7 +200,7 @@ impl Config {
 
     /// The file with a token to join with: the configured one, or else systemd's credential of that name.
     pub fn join_token_file(&self) -> Option<PathBuf> {
-        let credential = || Some(PathBuf::from(env::var_os("CREDENTIALS_DIRECTORY")?).join("join-token"));
+        let credential = || Some(folder("CREDENTIALS_DIRECTORY")?.join("join-token"));
         self.join_token_file.clone().or_else(|| credential().filter(|file| file.is_file()))
     }
 

@@ -98,7 +98,7 @@ impl Join {
 
 fn main() -> ExitCode {
     trainyard_access::install_crypto();
-    match run(&Cli::parse()) {
+    match run(&trainyard_service::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console::note(format_args!("error: {error:#}"));

@@ -28,7 +28,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser};
+use clap::CommandFactory as _;
 use trainyard_types::habit;
 
 use crate::args::Cli;
@@ -39,7 +39,8 @@ pub fn main() -> ExitCode {
     let command = Cli::command();
     let takes_value = |option: &str| args::takes_value(&command, option);
     let words = habit::words(std::env::args_os(), &["train"], |path| Path::new(path).exists(), takes_value);
-    let cli = match Cli::try_parse_from(words.into_iter().map(accept_underscores)) {
+    let words = words.into_iter().map(accept_underscores).collect();
+    let cli = match trainyard_service::try_parse_from::<Cli>(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to do about a terminal that does not take the message.

@@ -85,12 +85,20 @@ impl Settings {
         };
         let habit = Habit {
             stored: file.as_deref().map(stored_servers).unwrap_or_default(),
-            can_check: ca.is_some() || matches!(credential, Some(Credential::Token(_))),
+            encrypts: ca.is_some() || credential.is_some(),
         };
         let url = |text| address::server_url(text, &habit);
         let servers: Vec<String> = parse_list(&server).map(url).collect::<Result<_, _>>()?;
         // An empty list is wrong usage, as an empty address is.
         let servers = if servers.is_empty() { vec![url(&server)?] } else { servers };
+        let is_open = |server: &&String| server.starts_with("http://") && !address::is_here(server);
+        if let (Some(Credential::Opaque(_)), Some(open)) = (&credential, servers.iter().find(is_open)) {
+            let text = format!("server `{open}` is not encrypted, and no token is sent in plaintext");
+            return Err(Failure::usage(text).hint(
+                "write `https://`, with `--ca FILE` of the authority that certifies it; a scheduler without encryption \
+                 asks for no token: unset YARD_TOKEN, or run `yard logout`",
+            ));
+        }
         Ok(Self { servers, credential, ca, user: user_name(), act_as: global.act_as.clone() })
     }
 
@@ -160,11 +168,11 @@ mod tests {
     fn a_flag_wins_over_the_file_over_the_default() {
         let (_dir, path) = write("server = 'lab:7433'\ntoken = 'from file'\n");
         let got = Settings::load_from(&Global::default(), Some(path.clone())).unwrap();
-        assert_eq!(got.servers, ["http://lab:7433"]);
+        assert_eq!(got.servers, ["https://lab:7433"]);
         assert!(matches!(got.credential, Some(Credential::Opaque(text)) if text == "from file"));
-        let global = Global { server: Some("http://other:1, third:2".into()), ..Global::default() };
+        let global = Global { server: Some("https://other:1, third:2".into()), ..Global::default() };
         let servers = Settings::load_from(&global, Some(path)).unwrap().servers;
-        assert_eq!(servers, ["http://other:1", "http://third:2"]);
+        assert_eq!(servers, ["https://other:1", "https://third:2"]);
         assert_eq!(Settings::load_from(&Global::default(), None).unwrap().servers, [DEFAULT_SERVER]);
     }
 
@@ -182,6 +190,19 @@ mod tests {
         assert_eq!(Settings::load_from(&global, Some(path)).unwrap().servers, ["https://localhost:7433"]);
         let global = Global { token: Some(token()), ..Global::default() };
         assert_eq!(Settings::load_from(&global, None).unwrap().servers, [DEFAULT_SERVER]);
+    }
+
+    #[test]
+    fn no_token_of_whatever_kind_goes_elsewhere_in_plaintext() {
+        let servers = |server: &str| {
+            let global =
+                Global { server: Some(server.into()), token: Some("of a proxy".into()), ..Global::default() };
+            Settings::load_from(&global, None).map(|settings| settings.servers)
+        };
+        assert_eq!(servers("lab").unwrap(), ["https://lab:7433"]);
+        assert_eq!(servers("http://localhost:1").unwrap(), ["http://localhost:1"]);
+        let failure = servers("https://a:1,http://lab:1").unwrap_err();
+        assert!(failure.message.contains("server `http://lab:1` is not encrypted"), "{failure:?}");
     }
 
     #[test]

@@ -84,7 +84,9 @@ pub fn addresses(text: &str) -> Result<Vec<String>, JoinError> {
             let open = "A scheduler without encryption asks no machine to join: set `scheduler` to its URL";
             match error {
                 AddressError::Plaintext { .. } => JoinError::local(format!("{error}. {open}")),
-                AddressError::NotAnAddress(_) => JoinError::local(error.to_string()),
+                AddressError::NotAnAddress(_) | AddressError::NoBrackets(_) | AddressError::Token => {
+                    JoinError::local(error.to_string())
+                }
             }
         })
     };

@@ -77,7 +77,7 @@ impl Login {
             terminal::message(&format!("warning: {}: {error}", stored::authority_path(&file).display()));
         }
         for (variable, given) in [("YARD_SERVER", &global.server), ("YARD_TOKEN", &global.token)] {
-            if given.is_some() && std::env::var_os(variable).is_some() {
+            if given.is_some() && is_set(variable) {
                 terminal::message(&format!("warning: {variable} is set, and counts before what was kept"));
             }
         }
@@ -112,7 +112,7 @@ impl Logout {
                 format!("{}: {error}", stored::authority_path(&file).display()),
             ));
         }
-        if std::env::var_os("YARD_TOKEN").is_some() {
+        if is_set("YARD_TOKEN") {
             terminal::message("warning: YARD_TOKEN is set, and still counts");
         }
         if output.for_people() {
@@ -139,6 +139,11 @@ impl WhoAmI {
         }
         context.output.document(&to_json("Caller", &caller))
     }
+}
+
+/// Whether a variable has a value; an empty one counts as unset.
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 async fn who_am_i(client: &Client) -> Result<pb::Caller, Failure> {

@@ -1,7 +1,7 @@
 //! Addresses of servers as people write them, and whether a connection there is encrypted.
 
 use tonic::transport::Uri;
-use trainyard_access::{AddressError, encrypted_url};
+use trainyard_access::{AddressError, check_address, encrypted_url, with_port};
 use trainyard_proto::route::parse_list;
 
 use super::DEFAULT_SERVER;
@@ -12,13 +12,13 @@ use crate::failure::Failure;
 pub struct Habit {
     /// The servers of `cli.toml`, as they are written there.
     pub stored: Vec<String>,
-    /// Whether an encrypted server could be checked: by a token, or by a file of authorities.
-    pub can_check: bool,
+    /// Whether an encrypted server is meant: there is a token to be sent, or a file of authorities to check it by.
+    pub encrypts: bool,
 }
 
 impl Habit {
     /// `https` where that was stored for this address. On loopback it is `http` otherwise: that is where open schedulers
-    /// are. Elsewhere it is `https` for those who have logged in somewhere.
+    /// are. Elsewhere it is `https` for those who have a token, or have logged in somewhere.
     fn scheme(&self, address: &str) -> &'static str {
         let is_https = |stored: &&String| stored.starts_with("https://");
         let is_this = |stored: &String| stored["https://".len()..].trim_end_matches('/') == address;
@@ -26,12 +26,17 @@ impl Habit {
             "https"
         } else if is_loopback(address) {
             "http"
-        } else if self.can_check || self.stored.iter().any(|stored| is_https(&stored)) {
+        } else if self.encrypts || self.stored.iter().any(|stored| is_https(&stored)) {
             "https"
         } else {
             "http"
         }
     }
+}
+
+/// Whether a URL is of this machine itself.
+pub fn is_here(url: &str) -> bool {
+    url.split_once("://").is_some_and(|(_, address)| is_loopback(address))
 }
 
 /// Whether `host:port` is this machine itself.
@@ -42,13 +47,19 @@ fn is_loopback(address: &str) -> bool {
     host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The URL of a server; `host:7433` gets the scheme that `habit` says.
+/// The URL of a server; `host:7433` gets the scheme that `habit` says, and a name alone the usual port.
 ///
 /// # Errors
 /// The text is no address.
 pub fn server_url(text: &str, habit: &Habit) -> Result<String, Failure> {
     let text = text.trim().trim_end_matches('/');
-    let url = if text.contains("://") { text.to_owned() } else { format!("{}://{text}", habit.scheme(text)) };
+    check_address(text).map_err(|error| Failure::usage(format!("server: {error}")))?;
+    let url = if text.contains("://") {
+        text.to_owned()
+    } else {
+        let address = with_port(text);
+        format!("{}://{address}", habit.scheme(&address))
+    };
     let parsed = url.parse::<Uri>().ok();
     let usable = |uri: &Uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
@@ -71,7 +82,7 @@ fn no_address(text: &str) -> Failure {
 /// An address that is none, or one that is not encrypted.
 pub fn login_urls(text: &str) -> Result<Vec<String>, Failure> {
     let url = |text: &str| {
-        encrypted_url(text).map_err(|error| match error {
+        encrypted_url(text).map_err(|error| match error.clone() {
             AddressError::Plaintext { text, authority } => Failure::usage(format!(
                 "`{text}` is not encrypted, and no token is sent in plaintext"
             ))
@@ -80,6 +91,7 @@ pub fn login_urls(text: &str) -> Result<Vec<String>, Failure> {
                      `--server {text}`"
             )),
             AddressError::NotAnAddress(text) => no_address(&text),
+            AddressError::NoBrackets(_) | AddressError::Token => Failure::usage(format!("server: {error}")),
         })
     };
     let urls: Vec<String> = parse_list(text).map(url).collect::<Result<_, _>>()?;
@@ -99,6 +111,22 @@ mod tests {
         assert_eq!(url("localhost:7433/"), "http://localhost:7433");
         assert_eq!(url("lab:7433"), "http://lab:7433");
         assert_eq!(url("https://lab:1"), "https://lab:1");
+        assert_eq!([url("lab-head"), url("localhost")], ["http://lab-head:7433", "http://localhost:7433"]);
+        assert_eq!(url("https://lab-head"), "https://lab-head");
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_shown_with_brackets_and_a_token_is_no_address() {
+        let token = format!("ty1.{}.ab.cd", "00".repeat(16));
+        let both =
+            |text: &str| [server_url(text, &Habit::default()).unwrap_err(), login_urls(text).unwrap_err()];
+        for failure in both("fd09::1") {
+            assert!(failure.message.contains("[fd09::1]:7433"), "{failure:?}");
+        }
+        for failure in both(&token) {
+            assert!(failure.message.contains("a token stands where"), "{failure:?}");
+            assert!(!format!("{failure:?}").contains("0000"), "{failure:?}");
+        }
     }
 
     #[test]

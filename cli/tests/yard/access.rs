@@ -74,6 +74,11 @@ fn a_login_keeps_server_token_and_authority_and_later_commands_use_them() {
         |act_as: Option<&str>| Shown { authorization: bearer.clone(), act_as: act_as.map(str::to_owned) };
     assert_eq!(server.script.lock().unwrap().shown, [shown(None), shown(Some("bob"))]);
 
+    // Empty variables count as unset.
+    let mut who = yard(home.path(), &["whoami"]);
+    let output = who.env("YARD_SERVER", "").env("YARD_TOKEN", "").env("YARD_CA", "").output().unwrap();
+    assert_eq!(code(&output), 0, "{output:?}");
+
     // Without a scheme it is the same server; in plaintext the token stays here.
     let output = yard(home.path(), &["whoami", "--server", &door]).output().unwrap();
     assert_eq!(code(&output), 0, "{output:?}");

@@ -15,12 +15,12 @@ mod token;
 mod trust;
 mod verifier;
 
-pub use address::{AddressError, encrypted_url};
+pub use address::{AddressError, check_address, encrypted_url, with_port};
 pub use identity::{Identity, IdentityError, KeyRequest};
 pub use pin::Pin;
 pub use problem::ConnectionProblem;
 pub use secret::secret_line;
-pub use token::{Digest, Secret, TOKEN_START, Token, TokenError, TokenId};
+pub use token::{Digest, Secret, TOKEN_START, Token, TokenError, TokenId, has_token};
 pub use trust::{Connector, SeenAuthority, Trust, TrustError};
 
 /// Makes this process encrypt by one implementation, whatever libraries it has. Repeating is harmless.

@@ -14,6 +14,8 @@ use crate::pin::Pin;
 const VERSION: &str = "ty1";
 /// What every token begins with, wherever it stands.
 pub const TOKEN_START: &str = "ty1.";
+/// Hexadecimal digits after the start by which a token is known, whatever stands before it.
+const TELLING_DIGITS: usize = 16;
 /// Bytes of a token's id, and of its secret: 256 bits need no slow hash.
 const ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 32;
@@ -47,6 +49,12 @@ pub enum TokenError {
     /// It does not have four parts, the first of which is known.
     #[error("it is no token: one looks like `{VERSION}.PIN.ID.SECRET`")]
     Form,
+    /// There is a token in it, and more, or in another case. The text is not repeated.
+    #[error(
+        "there is more in it than a token, or its letters are of another case: a token begins with `{TOKEN_START}` and \
+         has nothing around it, no quotes and no `Bearer`"
+    )]
+    Around,
     /// A part is not what it should be. The text is not repeated: it may be secret.
     #[error("its part {0} is damaged: copy the whole token again")]
     Part(&'static str),
@@ -75,13 +83,44 @@ impl FromStr for Token {
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let parts: Vec<&str> = text.trim().split('.').collect();
-        let [VERSION, pin, id, secret] = parts[..] else { return Err(TokenError::Form) };
+        let [VERSION, pin, id, secret] = parts[..] else {
+            let is_wrapped = has_token(text) && !text.trim().starts_with(TOKEN_START);
+            return Err(if is_wrapped { TokenError::Around } else { TokenError::Form });
+        };
         let pin = pin.parse().map_err(|_| TokenError::Part("PIN"))?;
         let id = id.parse()?;
         let mut bytes = [0; SECRET_BYTES];
         hex::decode_to_slice(secret, &mut bytes).map_err(|_| TokenError::Part("SECRET"))?;
         Ok(Self { pin, id, secret: Secret(bytes) })
     }
+}
+
+/// Whether a token is meant by `text`, or by a part of it, in whatever case: what is no token then is a slip of the one
+/// who wrote it, and holds a secret all the same.
+pub fn has_token(text: &str) -> bool {
+    starts(text).any(|at| {
+        let is_word = text[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric());
+        is_word || begins_as_pin(text, at)
+    })
+}
+
+/// Whether an address holds a token. Hosts may be called `ty1.org` and `city1.org`.
+pub(crate) fn has_token_in_address(text: &str) -> bool {
+    starts(text).any(|at| begins_as_pin(text, at))
+}
+
+/// Where a token may begin.
+fn starts(text: &str) -> impl Iterator<Item = usize> {
+    let length = TOKEN_START.len();
+    let is_start = move |at: &usize| {
+        text.get(*at..*at + length).is_some_and(|part| part.eq_ignore_ascii_case(TOKEN_START))
+    };
+    text.char_indices().map(|(at, _)| at).filter(is_start)
+}
+
+fn begins_as_pin(text: &str, at: usize) -> bool {
+    let rest = &text.as_bytes()[at + TOKEN_START.len()..];
+    rest.len() >= TELLING_DIGITS && rest[..TELLING_DIGITS].iter().all(u8::is_ascii_hexdigit)
 }
 
 impl fmt::Display for TokenId {
@@ -176,6 +215,28 @@ mod tests {
         ];
         for (text, error) in table {
             assert_eq!(text.parse::<Token>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_with_something_around_it_or_in_another_case_is_known_for_one_and_not_repeated() {
+        let whole = Token::make(pin()).unwrap().reveal();
+        for text in [
+            format!("\"{whole}\""),
+            format!("'{whole}"),
+            format!("Bearer {whole}"),
+            format!("YARD_TOKEN={whole}"),
+            format!("x{whole}"),
+            whole.to_uppercase(),
+        ] {
+            assert!(has_token(&text), "{text}");
+            let error = text.parse::<Token>().unwrap_err();
+            assert_eq!(error, TokenError::Around, "{text}");
+            assert!(!error.to_string().contains(&whole[4..20]));
+        }
+        assert!(has_token(&whole) && has_token("ty1.cut"));
+        for other in ["", "hunter2", "ty1", "aty1.b", "eyJhbGci.Qty1.c2ln"] {
+            assert!(!has_token(other), "{other}");
         }
     }
 }

@@ -113,7 +113,7 @@ impl Sources {
         self
     }
 
-    /// Environment variables; those without the prefix are ignored. Lists are separated by commas.
+    /// Environment variables; those without the prefix, and empty ones, are ignored. Lists are separated by commas.
     #[must_use]
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         self.environment.extend(variables);
@@ -181,6 +181,10 @@ impl Sources {
         let mut layer = Layer(Vec::new());
         for (variable, text) in &self.environment {
             let Some(rest) = variable.strip_prefix(&start) else { continue };
+            // Scripts and units unset a variable by `NAME=`.
+            if text.is_empty() {
+                continue;
+            }
             let key = rest.to_lowercase().replace("__", ".");
             check_known(&key, variable, known, "the environment")?;
             let origin = format!("environment {variable}");

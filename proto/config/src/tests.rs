@@ -96,6 +96,14 @@ fn a_list_in_the_environment_is_separated_by_commas() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_unset() {
+    for variable in ["TRAINYARD_AGENT__NAME", "TRAINYARD_AGENT__CPU_SLOTS", "TRAINYARD_AGENT__DATA_ROOTS"] {
+        let got = sources().environment(env(variable, "")).load::<Config>().unwrap();
+        assert!(got.settings.iter().all(|setting| setting.source == "default"), "{variable}: {got}");
+    }
+}
+
+#[test]
 fn an_unknown_key_in_a_file_names_the_nearest() {
     let (_dir, path) = file("shceduler = 'http://x'\n");
     let error = sources().file(Some(&path)).load::<Config>().unwrap_err().to_string();

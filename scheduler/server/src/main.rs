@@ -76,7 +76,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = trainyard_service::parse::<Arguments>();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

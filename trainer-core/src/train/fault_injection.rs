@@ -103,7 +103,7 @@ impl OomFault {
         self.seen += 1;
         if self.seen == self.from || (self.seen > self.from && !self.once) {
             let usual = || "CUDA out of memory. Tried to allocate 2.00 GiB. (a test says so)".to_owned();
-            let message = std::env::var(WORDS).unwrap_or_else(|_| usual());
+            let message = std::env::var(WORDS).ok().filter(|words| !words.is_empty()).unwrap_or_else(usual);
             libtorch::rethrow(&TorchError { message });
         }
     }

@@ -328,10 +328,9 @@ fn cache_dir(options: &Options) -> PathBuf {
 
 /// The user's cache folder, so that runs share it; without one, a folder of the run.
 pub fn default_cache(run_dir: &Path) -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .filter(|base| base.is_absolute());
+    // An empty variable names no folder.
+    let folder = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
     base.map_or_else(|| run_dir.join("cache"), |base| base.join("trainyard/images"))
 }
 
