@@ -16,7 +16,7 @@ use crate::values::parse_span;
 /// It stays so until `yard resume`, over restarts of everything. Repeating is harmless.
 #[derive(Debug, Args)]
 pub struct Drain {
-    /// The agent's name or id
+    /// The agent's name, or any start of its id that only it has
     agent: String,
     /// Let jobs that run end there
     #[arg(long)]
@@ -26,7 +26,7 @@ pub struct Drain {
 /// Take a drained machine into use again
 #[derive(Debug, Args)]
 pub struct Resume {
-    /// The agent's name or id
+    /// The agent's name, or any start of its id that only it has
     agent: String,
 }
 
@@ -42,7 +42,7 @@ pub enum GpuOrder {
 /// Keep GPUs for their owner: jobs leave them within 20 s, and none come for a while
 #[derive(Debug, Args)]
 pub struct Reserve {
-    /// The agent's name or id
+    /// The agent's name, or any start of its id that only it has
     agent: String,
     /// Only this GPU, by index or UUID; may be repeated
     #[arg(long = "gpu", value_name = "GPU")]
@@ -55,7 +55,7 @@ pub struct Reserve {
 /// Give reserved GPUs back before their time
 #[derive(Debug, Args)]
 pub struct Release {
-    /// The agent's name or id
+    /// The agent's name, or any start of its id that only it has
     agent: String,
     /// Only this GPU, by index or UUID; may be repeated
     #[arg(long = "gpu", value_name = "GPU")]
@@ -65,7 +65,7 @@ pub struct Release {
 /// Have a GPU tried again that was quarantined or closed, or all slots of a machine
 #[derive(Debug, Args)]
 pub struct Clear {
-    /// The agent's name or id
+    /// The agent's name, or any start of its id that only it has
     agent: String,
     /// The GPU, by index or UUID; without it every slot, CPU slots included
     gpu: Option<String>,
@@ -74,7 +74,7 @@ pub struct Clear {
 /// Have a machine's certificate count no more: it must join again before it takes jobs
 #[derive(Debug, Args)]
 pub struct Forget {
-    /// The agent's id, or a name that only one agent has
+    /// The agent's name, or any start of its id that only it has
     agent: String,
 }
 

@@ -112,6 +112,9 @@ pub struct Fitness {
     pub clock: Option<Time>,
     /// Ids of versions of data sets and weights that it holds whole; `None` of agents that cannot fetch any.
     pub held_versions: Option<Vec<String>>,
+    /// What a person should know of the machine, a sentence each without its full stop.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 #[cfg(test)]

@@ -52,6 +52,11 @@ impl Route {
         Self { known, at: 0, leader: None, tried: 0, followed: false, asked: None }
     }
 
+    /// The schedulers that are known.
+    pub fn known(&self) -> &[String] {
+        &self.known
+    }
+
     /// Whom to dial.
     pub fn target(&self) -> &str {
         let known = self.known.get(self.at).map_or("", String::as_str);

@@ -118,7 +118,7 @@ impl Core {
             Event::CancelMany { jobs } => self.on_cancel_many(now, &jobs, &mut out),
             Event::Retry { job } => self.on_retry(now, job, &mut out),
             Event::AgentConnected { session, hello } => self.on_connected(now, session, hello, &mut out),
-            Event::AgentDisconnected { agent, session } => self.agents.disconnect(agent, session),
+            Event::AgentDisconnected { agent, session } => self.on_disconnected(agent, session, &mut out),
             Event::Heartbeat { agent, session, status } => {
                 self.on_heartbeat(now, agent, session, status, &mut out);
             }
@@ -128,6 +128,7 @@ impl Core {
             Event::Reserve { agent, gpus, span } => self.on_reserve(now, agent, gpus, span, &mut out),
             Event::Release { agent, gpus } => self.on_release(agent, &gpus, &mut out),
             Event::ClearGpu { agent, gpu } => self.on_clear_gpu(now, agent, gpu, &mut out),
+            Event::ForgetAgent { agent } => self.on_forget(agent, &mut out),
             Event::Archived { job, revision } => self.on_archived(now, job, revision, &mut out),
             Event::Tick => self.on_tick(now, &mut out),
         }

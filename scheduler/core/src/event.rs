@@ -82,6 +82,9 @@ pub enum Event {
         /// The GPU; `None` means every slot of the agent, CPU slots included.
         gpu: Option<GpuUuid>,
     },
+    /// A person forgets an agent, whose certificate counts no more. Its record goes as soon as it is not connected and
+    /// nothing runs there.
+    ForgetAgent { agent: AgentId },
     /// An agent tells what happened to an attempt. Repeats and gaps occur.
     Report {
         agent: AgentId,

@@ -63,6 +63,9 @@ pub enum Broken {
     /// A lease, a reservation or a cooldown without deadline, or the other way round.
     #[error("the deadlines do not match the agents")]
     Deadlines,
+    /// An agent that is not found by its name, or a name that no agent has.
+    #[error("the index of names does not match the agents")]
+    Names,
     /// A request id that does not lead to its job.
     #[error("the request id of job {0} does not lead to it")]
     RequestIndex(JobId),
@@ -119,6 +122,7 @@ pub fn check(core: &Core) -> Result<(), Broken> {
     core.agents.check().map_err(|fault| match fault {
         AgentFault::Slots => Broken::SlotIndex,
         AgentFault::Deadlines => Broken::Deadlines,
+        AgentFault::Names => Broken::Names,
     })?;
     match core.policy.check(&core.view()) {
         Ok(()) => Ok(()),

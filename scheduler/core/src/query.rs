@@ -49,6 +49,17 @@ impl Core {
         self.agents.get(agent).map(Agent::view)
     }
 
+    /// The agents whose id starts with `prefix`, as people shorten ids.
+    pub fn agents_with_prefix(&self, prefix: &str) -> impl Iterator<Item = AgentView<'_>> {
+        let ids = ids_with_prefix(prefix).map(|ids| AgentId(ids.start().0)..=AgentId(ids.end().0));
+        ids.map(|ids| self.agents.range(ids).map(Agent::view)).into_iter().flatten()
+    }
+
+    /// The agents with a name.
+    pub fn agents_named(&self, name: &str) -> impl Iterator<Item = AgentView<'_>> {
+        self.agents.named(name).map(Agent::view)
+    }
+
     /// How many jobs are in a state.
     pub fn count(&self, state: JobState) -> usize {
         self.jobs.by_state().in_state(state).map_or(0, BTreeSet::len)

@@ -36,6 +36,8 @@ pub mod limits {
     pub const CACHED_DATA: usize = 4096;
     /// Directories that jobs may read.
     pub const DATA_ROOTS: usize = 256;
+    /// Sentences about a machine.
+    pub const NOTICES: usize = 64;
     /// Paths that jobs asked for in vain.
     pub const MISSING_PATHS: usize = 1024;
     /// Versions of data sets and weights that an agent holds.

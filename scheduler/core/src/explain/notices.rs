@@ -35,6 +35,25 @@ impl Core {
              of one"
                 .to_owned()
         });
-        agent.clock().notice().into_iter().chain(later).chain(first).chain(refused).collect()
+        let others = self.agents.named(agent.name()).count().saturating_sub(1);
+        let named = (others > 0).then(|| {
+            let who = if others == 1 { "another machine has".to_owned() } else { format!("{others} other machines have") };
+            format!(
+                "{who} this name, too: set `name` on one of them, or `yard agents forget ID` one that is gone; orders \
+                 need the ID until then"
+            )
+        });
+        // By its own word, which is over with its session.
+        let own = agent.fitness().notices.iter().filter(|_| agent.session().is_some()).cloned();
+        agent
+            .clock()
+            .notice()
+            .into_iter()
+            .chain(own)
+            .chain(named)
+            .chain(later)
+            .chain(first)
+            .chain(refused)
+            .collect()
     }
 }

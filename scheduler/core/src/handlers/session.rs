@@ -7,13 +7,16 @@
 //!           AgentDisconnected  ▼     │ AgentConnected                 │
 //!                            Disconnected ──────── lease over ────────┘
 //! ```
+//!
+//! One that a person has forgotten is unknown as soon as it is not connected and nothing runs there.
 
 use trainyard_types::{AgentId, AttemptId, EndReason, Ended, Session, Time};
 
 use crate::changes::Changes;
 use crate::engine::Core;
 use crate::event::{AgentStatus, Hello};
-use crate::output::{Command, Refusal, Write};
+use crate::output::{Accepted, Command, Refusal, Subject, Write};
+use crate::state::agents::agent::Agent;
 use crate::state::agents::{Heard, LeaseOver};
 
 /// A process that is connected counts as living when it was heard within so many heartbeats.
@@ -109,6 +112,37 @@ impl Core {
                 out.command(Command::Revoke { agent: id, session, attempt });
             }
         }
+        self.remove_forgotten(id, out);
+    }
+
+    /// A connection is gone; the lease still runs.
+    pub(crate) fn on_disconnected(&mut self, id: AgentId, session: Session, out: &mut Changes) {
+        self.agents.disconnect(id, session);
+        self.remove_forgotten(id, out);
+    }
+
+    /// A person forgets an agent. What runs there is its own until its lease is over.
+    pub(crate) fn on_forget(&mut self, id: AgentId, out: &mut Changes) {
+        if self.agents.get(id).is_none() {
+            return out.reply(Err(Refusal::UnknownAgent(id)));
+        }
+        self.agents.set_forgotten(id);
+        self.remove_forgotten(id, out);
+        out.reply(Ok(Accepted { subject: Subject::Agent(id), repeated: false }));
+    }
+
+    fn remove_forgotten(&mut self, id: AgentId, out: &mut Changes) {
+        if let Some(agent) = self.agents.remove_forgotten(id) {
+            self.follow_forgotten(&agent, out);
+        }
+    }
+
+    /// An agent is there no more.
+    fn follow_forgotten(&mut self, agent: &Agent, out: &mut Changes) {
+        let id = agent.record().id;
+        self.follow_fitness(id, agent.fitness(), out);
+        self.jobs.check_all_paths();
+        out.write(Write::ForgetAgent(id));
     }
 
     /// When the next lost agent is forgotten.
@@ -122,10 +156,7 @@ impl Core {
             return false;
         }
         let Some(agent) = self.agents.forget_longest_lost() else { return false };
-        let id = agent.record().id;
-        self.follow_fitness(id, agent.fitness(), out);
-        self.jobs.check_all_paths();
-        out.write(Write::ForgetAgent(id));
+        self.follow_forgotten(&agent, out);
         true
     }
 

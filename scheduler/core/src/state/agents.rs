@@ -14,6 +14,7 @@ mod orders;
 pub(crate) mod statuses;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use trainyard_types::{AgentId, AttemptId, Fitness, GpuUuid, Session, Slot, Time};
 
@@ -33,6 +34,8 @@ const MISSING_PATHS: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Agents {
     by_id: BTreeMap<AgentId, Agent>,
+    /// Index: who has which name.
+    by_name: BTreeMap<String, BTreeSet<AgentId>>,
     /// Index: the open slots of connected agents.
     slots: Slots,
     /// Index: what is due when.
@@ -87,6 +90,16 @@ impl Agents {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (AgentId, &Agent)> {
         self.by_id.iter().map(|(&id, agent)| (id, agent))
+    }
+
+    /// The agents with ids in a range.
+    pub(crate) fn range(&self, ids: RangeInclusive<AgentId>) -> impl Iterator<Item = &Agent> {
+        self.by_id.range(ids).map(|(_, agent)| agent)
+    }
+
+    /// The agents with a name.
+    pub(crate) fn named(&self, name: &str) -> impl Iterator<Item = &Agent> {
+        self.by_name.get(name).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
 
     /// The open connection of an agent.
@@ -147,6 +160,7 @@ impl Agents {
             }
         }
         let id = record.id;
+        self.change_name(id, &record.name);
         self.by_id.insert(id, Agent::known(record, lease_until));
         self.claim_gpus(id);
     }
@@ -172,6 +186,7 @@ impl Agents {
     ) -> Connected {
         let Hello { agent: id, name, version, inventory, attempts, status, instance, owners } = hello;
         let record = AgentRecord::new(id, name, version, inventory, now);
+        self.change_name(id, &record.name);
         let agent = self.by_id.entry(id).or_insert_with(|| Agent::known(record.clone(), now));
         let (drain, lost) = (agent.record.drain, agent.record.lost);
         let reserved = std::mem::take(&mut agent.record.reserved);
@@ -181,6 +196,7 @@ impl Agents {
         agent.clock = Clock::default();
         agent.clock.note(now, status.fitness.clock);
         agent.session = Some(session);
+        agent.is_forgotten = false;
         agent.newest_session = session;
         self.statuses.note(id, &agent.status, &status);
         let fitness = std::mem::take(&mut agent.status.fitness);
@@ -260,11 +276,59 @@ impl Agents {
     /// Forgets the agent that has been lost for longest. Nothing runs there any more.
     pub(crate) fn forget_longest_lost(&mut self) -> Option<Agent> {
         let id = self.deadlines.lost.pop()?;
+        self.remove(id)
+    }
+
+    /// A person forgets an agent.
+    pub(crate) fn set_forgotten(&mut self, id: AgentId) {
+        if let Some(agent) = self.by_id.get_mut(&id) {
+            agent.is_forgotten = true;
+        }
+    }
+
+    /// Takes out an agent that a person has forgotten, if it is not connected and nothing runs there any more.
+    pub(crate) fn remove_forgotten(&mut self, id: AgentId) -> Option<Agent> {
+        let agent = self.by_id.get(&id)?;
+        if !agent.is_forgotten || agent.session.is_some() || agent.live().next().is_some() {
+            return None;
+        }
+        self.remove(id)
+    }
+
+    fn remove(&mut self, id: AgentId) -> Option<Agent> {
+        self.change_name(id, "");
         let agent = self.by_id.remove(&id)?;
+        self.slots.remove_agent(id);
         self.statuses.note(id, &agent.status, &AgentStatus::default());
+        if let Some(until) = agent.lease_until {
+            self.deadlines.leases.remove(until, id);
+        }
+        if let Some(lost) = agent.record.lost {
+            self.deadlines.lost.remove(lost, id);
+        }
         self.deadlines.forget(id, &agent.record, &agent.cooldowns);
         self.with_duplicates.remove(&id);
+        self.give_gpus_up(id);
         Some(agent)
+    }
+
+    /// An agent is called `name` from now on; an empty one is none.
+    fn change_name(&mut self, id: AgentId, name: &str) {
+        let before = self.by_id.get(&id).map(|agent| agent.record.name.as_str());
+        if before == Some(name) {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(ids) = self.by_name.get_mut(before)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_name.remove(before);
+            }
+        }
+        if !name.is_empty() {
+            self.by_name.entry(name.to_owned()).or_default().insert(id);
+        }
     }
 
     /// Takes in what an agent says of itself now. Returns what its machine had until then, by the agent's word.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trainyard_scheduler_core::{AgentState, AgentStatus, Core, CoreConfig, Event, Output, Write};
+use trainyard_scheduler_core::{AgentState, AgentStatus, Core, CoreConfig, Event, Hello, Output, Write};
 use trainyard_types::{EndReason, JobState, Session, Slot};
 
 use crate::world::{
@@ -245,4 +245,58 @@ fn an_agent_that_comes_back_is_remembered_anew() {
     world.pass(Duration::from_secs(31));
     world.pass(month - Duration::from_secs(60));
     assert!(world.core.agent(agent(1)).is_some());
+}
+
+#[test]
+fn a_forgotten_agent_is_unknown_as_soon_as_it_is_gone_and_its_name_is_free() {
+    let mut world = World::new();
+    let forget = |world: &mut World, number| world.handle(Event::ForgetAgent { agent: agent(number) });
+    world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
+    world.disconnect(1);
+    assert_eq!(forget(&mut world, 1).writes, [Write::ForgetAgent(agent(1))]);
+    assert_eq!(world.core.agent(agent(1)), None);
+    assert!(forget(&mut world, 1).reply.unwrap().is_err());
+
+    // One that is connected stays until its connection is gone, unless it joins again meanwhile.
+    world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
+    assert_eq!(forget(&mut world, 1).writes, []);
+    world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
+    world.disconnect(1);
+    assert_eq!(state(&world, 1), AgentState::Disconnected);
+    world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
+    forget(&mut world, 1);
+    assert_eq!(world.disconnect(1).writes, [Write::ForgetAgent(agent(1))]);
+
+    // What runs there is its own until its lease is over.
+    world.connect(hello(1, vec![rtx_4090("a")], 0, vec![]));
+    world.submit(1, spec());
+    world.report(attempt(1, 1), started());
+    world.connect(hello(2, vec![rtx_4090("b")], 0, vec![]));
+    world.disconnect(1);
+    forget(&mut world, 1);
+    assert_eq!(state(&world, 1), AgentState::Disconnected);
+    let outputs = world.pass(Duration::from_secs(29));
+    world.heartbeat(2);
+    let outputs: Vec<Output> = outputs.into_iter().chain(world.pass(Duration::from_secs(2))).collect();
+    assert_eq!(outputs.iter().flat_map(commands).collect::<Vec<_>>(), ["assign 1/2 to 2"]);
+    assert_eq!(world.core.agent(agent(1)), None);
+}
+
+#[test]
+fn agents_are_found_by_the_start_of_their_ids_and_two_of_one_name_say_so() {
+    let mut world = World::new();
+    for number in [0x10, 0x11, 0x20] {
+        world.connect(Hello { name: "lab".into(), ..hello(number, vec![], 1, vec![]) });
+    }
+    world.connect(Hello { name: "other".into(), ..hello(0x20, vec![], 1, vec![]) });
+    let found = |prefix: &str| {
+        world.core.agents_with_prefix(prefix).map(|view| view.record.id.0.as_u128() >> 64).collect::<Vec<_>>()
+    };
+    assert_eq!(found("00000000-0000-001"), [0x10, 0x11]);
+    assert_eq!(found("0000000000000020"), [0x20]);
+    assert_eq!(found("xyz"), [0; 0]);
+    assert_eq!(world.core.agents_named("lab").count(), 2);
+    let notices = |number| world.core.notices(world.now, agent(number));
+    assert!(notices(0x10)[0].starts_with("another machine has this name, too"), "{:?}", notices(0x10));
+    assert_eq!(notices(0x20), [""; 0]);
 }

@@ -73,6 +73,7 @@ enum Step {
         keep_running: bool,
     },
     Resume(u128),
+    ForgetAgent(u128),
     Reserve {
         agent: u128,
         gpu: usize,
@@ -121,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (agent.clone(), any::<bool>())
             .prop_map(|(agent, keep_running)| Step::Drain { agent, keep_running }),
         2 => agent.clone().prop_map(Step::Resume),
+        1 => agent.clone().prop_map(Step::ForgetAgent),
         1 => (agent.clone(), 0..3_usize, 1..60_u64)
             .prop_map(|(agent, gpu, seconds)| Step::Reserve { agent, gpu, seconds }),
         1 => (agent.clone(), 0..3_usize).prop_map(|(agent, gpu)| Step::Release { agent, gpu }),
@@ -283,6 +285,7 @@ fn event(
         }
         Step::Drain { agent: number, keep_running } => Event::Drain { agent: agent(number), keep_running },
         Step::Resume(number) => Event::Resume { agent: agent(number) },
+        Step::ForgetAgent(number) => Event::ForgetAgent { agent: agent(number) },
         Step::Reserve { agent: number, gpu, seconds } => {
             let span = Duration::from_secs(seconds);
             Event::Reserve { agent: agent(number), gpus: gpus_of(number, gpu), span }

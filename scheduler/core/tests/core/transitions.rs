@@ -85,7 +85,7 @@ fn end_with(world: &mut World, body: ReportBody) -> Vec<Output> {
     vec![world.report_as(agent(1), attempt(1, 1), sequence, body)]
 }
 
-const EVENTS: [Step; 30] = [
+const EVENTS: [Step; 31] = [
     ("cancel", |world| vec![world.cancel(1)]),
     ("retry", |world| vec![world.retry(1)]),
     ("started", |world| {
@@ -113,6 +113,7 @@ const EVENTS: [Step; 30] = [
     ("drain", |world| vec![drain(world, false)]),
     ("drain, runs on", |world| vec![drain(world, true)]),
     ("resume", |world| vec![world.handle(Event::Resume { agent: agent(1) })]),
+    ("forget agent", |world| vec![world.handle(Event::ForgetAgent { agent: agent(1) })]),
     ("takes nothing", |world| {
         let status = AgentStatus { unavailable: "its disk is full".into(), ..AgentStatus::default() };
         vec![world.beat(1, status)]

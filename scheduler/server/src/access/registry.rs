@@ -174,7 +174,8 @@ impl Registry {
     /// The only agent of this name that has joined.
     pub fn enrolled_as(&self, name: &str) -> Option<AgentId> {
         let state = self.read();
-        let mut found = state.agents.values().filter(|agent| agent.name == name);
+        let is_meant = |agent: &&EnrolledAgent| agent.name == name || agent.id.to_string().starts_with(name);
+        let mut found = state.agents.values().filter(is_meant);
         found.next().filter(|_| found.next().is_none()).map(|agent| agent.id)
     }
 

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use trainyard_access::{Token, TokenId};
 use trainyard_proto::convert::job::timestamp;
 use trainyard_proto::pb::{self, access_service_server::AccessService};
+use trainyard_scheduler_core::{Event, Refusal};
 use trainyard_types::{AgentId, Time, Violation};
 
 use super::status::ApiError;
@@ -15,7 +16,7 @@ use super::{Context, about, cluster};
 use crate::access::{Caller, Registry};
 use crate::access_records::{AccessRole, AuditRecord, EnrolledAgent, TokenRecord};
 use crate::clock::Clock;
-use crate::driver::StateView;
+use crate::driver::{RequestError, StateView};
 use crate::store::{AccessStore, StoreError};
 use crate::tls::{AgentCertificate, Authority};
 
@@ -353,13 +354,19 @@ impl AccessService for Access {
                 let find =
                     move |state: &mut StateView<'_>| cluster::find(state, &wanted).map(|view| view.record.id);
                 match (self.0.driver.ask_leader(find).await.map_err(ApiError::from)?, joined) {
-                    (Ok(id), _) | (Err(_), Some(id)) => id,
-                    (Err(error), None) => return Err(error.into()),
+                    (Ok(id), _) | (Err(ApiError::NotFound { .. }), Some(id)) => id,
+                    (Err(error), _) => return Err(error.into()),
                 }
             }
         };
         parts.store.remove_enrolled(id).await.map_err(ApiError::from)?;
         Self::refreshed(parts).await.map_err(ApiError::from)?;
+        // Its row and its name are free as soon as it is gone.
+        match self.0.driver.order(Event::ForgetAgent { agent: id }).await {
+            // It has joined and never come.
+            Ok(()) | Err(RequestError::Refused(Refusal::UnknownAgent(_))) => {}
+            Err(error) => return Err(ApiError::from(error).into()),
+        }
         Ok(about(pb::ForgetAgentResponse { agent_id: id.to_string() }, format!("agent {id}")))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 use trainyard_proto::pb::{self, cluster_service_server::ClusterService};
-use trainyard_scheduler_core::{AgentView, Event};
+use trainyard_scheduler_core::{AgentState, AgentView, Event};
 use trainyard_types::GpuUuid;
 
 use super::page::Page;
@@ -17,6 +17,9 @@ use crate::driver::StateView;
 const RESERVATION: Duration = Duration::from_secs(2 * 3600);
 const RESERVATION_MIN: Duration = Duration::from_secs(60);
 const RESERVATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The version of this scheduler.
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The service of agents, GPUs and speeds.
 pub struct Cluster(pub Context);
@@ -41,7 +44,13 @@ fn list(state: &StateView<'_>, page: &Page) -> pb::ListAgentsResponse {
 }
 
 fn shown(state: &StateView<'_>, view: &AgentView<'_>) -> pb::Agent {
-    translate::agent(view, state.core.notices(state.now, view.record.id))
+    let version = &view.record.version;
+    let is_other = view.state == AgentState::Connected && !version.is_empty() && version != OWN_VERSION;
+    let notice = is_other.then(|| {
+        format!("is of version {version}, and the scheduler of {OWN_VERSION}: upgrade the older of the two")
+    });
+    let notices = state.core.notices(state.now, view.record.id);
+    translate::agent(view, notice.into_iter().chain(notices).collect())
 }
 
 /// Rates in the order of what they are of.
@@ -64,7 +73,7 @@ fn rates(state: &StateView<'_>, page: &Page) -> pb::ListRatesResponse {
     }
 }
 
-/// By id, or by a name that only one agent has.
+/// By id, by a name that only one agent has, or by the start of an id.
 pub(super) fn find<'a>(state: &'a StateView<'_>, wanted: &str) -> Result<AgentView<'a>, ApiError> {
     if wanted.is_empty() {
         return Err(ApiError::field("agent", "is empty; give an agent's id or name"));
@@ -72,15 +81,50 @@ pub(super) fn find<'a>(state: &'a StateView<'_>, wanted: &str) -> Result<AgentVi
     if let Some(view) = wanted.parse().ok().and_then(|id| state.core.agent(id)) {
         return Ok(view);
     }
-    let mut named = state.core.agents().filter(|view| view.record.name == wanted);
+    let mut named = state.core.agents_named(wanted);
+    let mut started = state.core.agents_with_prefix(wanted);
     match (named.next(), named.next()) {
         (Some(view), None) => Ok(view),
-        (None, _) => Err(not_there(state, "agent", wanted, "`yard agents` lists what there is")),
         (Some(_), Some(_)) => {
-            let text = format!("is `{wanted}`, a name that several agents have; give an id");
+            let ids = short_ids(state, state.core.agents_named(wanted));
+            let text = format!("is `{wanted}`, a name that several agents have; give the id of one: {ids}");
             Err(ApiError::field("agent", text))
         }
+        (None, _) => match (started.next(), started.next()) {
+            (Some(view), None) => Ok(view),
+            (Some(_), Some(_)) => {
+                let ids = short_ids(state, state.core.agents_with_prefix(wanted));
+                let text = format!("is `{wanted}`, with which several ids start: {ids}; write more of it");
+                Err(ApiError::field("agent", text))
+            }
+            (None, _) => Err(not_there(state, "agent", wanted, "`yard agents` lists what there is")),
+        },
     }
+}
+
+/// Ids that a sentence names.
+const NAMED: usize = 8;
+/// The least of an id that is written.
+const SHORT: usize = 8;
+
+/// The ids of some agents, each as short as it can be given, and how each agent is.
+fn short_ids<'a>(state: &StateView<'_>, agents: impl Iterator<Item = AgentView<'a>>) -> String {
+    let short = |view: AgentView<'_>| {
+        let id = view.record.id.to_string();
+        let is_unique = |end: &usize| state.core.agents_with_prefix(&id[..*end]).nth(1).is_none();
+        let end = (SHORT..id.len()).find(is_unique).unwrap_or(id.len());
+        let is = match view.state {
+            AgentState::Connected => "connected",
+            AgentState::Disconnected => "disconnected",
+            AgentState::Lost => "lost",
+        };
+        format!("{} ({is})", id[..end].trim_end_matches('-'))
+    };
+    let mut named: Vec<String> = agents.take(NAMED + 1).map(short).collect();
+    if named.len() > NAMED {
+        named[NAMED] = "and more".to_owned();
+    }
+    named.join(", ")
 }
 
 /// One of an agent's GPUs, by UUID or index, which stands in `field`.

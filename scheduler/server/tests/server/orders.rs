@@ -203,3 +203,49 @@ async fn what_gpus_did_can_be_asked_for() {
     let request = pb::GetTelemetryRequest { agent: "nobody".into(), ..Default::default() };
     assert_eq!(code(scheduler.cluster().get_telemetry(request).await), Code::NotFound);
 }
+
+#[tokio::test]
+async fn an_agent_is_named_by_any_start_of_its_id_and_two_of_one_name_are_told_apart() {
+    let scheduler = Scheduler::start().await;
+    let of = |id: &str, name: &str, version: &str| pb::Hello {
+        agent_id: id.into(),
+        name: name.into(),
+        version: version.into(),
+        gpus: vec![gpu(&format!("GPU-{id}"), 0)],
+        ..Default::default()
+    };
+    let (first, second) = ("b6a5d511-86fd-4000-8000-000000000001", "b6a5d511-86fe-4000-8000-000000000002");
+    let _one = connect(&scheduler, of(first, "lab-1", env!("CARGO_PKG_VERSION"))).await;
+    let _other = connect(&scheduler, of(second, "lab-1", "0.0.7")).await;
+
+    // Every order that takes an agent.
+    let start = "b6a5d511-86fd";
+    assert_eq!(drain(&scheduler, start, false).await.unwrap().id, first);
+    assert_eq!(resume(&scheduler, "B6A5D51186FD").await.unwrap().id, first);
+    assert_eq!(reserve(&scheduler, start, &[], 60).await.unwrap().id, first);
+    let release = pb::ReleaseGpusRequest { agent: start.into(), gpus: Vec::new() };
+    assert_eq!(scheduler.cluster().release_gpus(release).await.unwrap().into_inner().id, first);
+    let clear = pb::ClearGpuRequest { agent: start.into(), gpu: String::new() };
+    assert_eq!(scheduler.cluster().clear_gpu(clear).await.unwrap().into_inner().id, first);
+    let shown = |agent: &str| pb::GetAgentRequest { agent: agent.into() };
+    let shown = scheduler.cluster().get_agent(shown("b6a5d511-86fe")).await.unwrap().into_inner();
+    assert_eq!(shown.id, second);
+    let telemetry = pb::GetTelemetryRequest { agent: start.into(), ..Default::default() };
+    scheduler.cluster().get_telemetry(telemetry).await.unwrap();
+
+    for ambiguous in ["lab-1", "b6a5"] {
+        let refused = drain(&scheduler, ambiguous, false).await.unwrap_err();
+        let ids = "b6a5d511-86fd (connected), b6a5d511-86fe (connected)";
+        assert!(refused.message().contains(ids), "{refused}");
+    }
+    assert_eq!(drain(&scheduler, "b7", false).await.unwrap_err().code(), Code::NotFound);
+
+    // Both are told, and so is another version.
+    let same_name = shown.notices.iter().any(|notice| notice.contains("another machine has this name, too"));
+    assert!(same_name, "{:?}", shown.notices);
+    let version = format!("is of version 0.0.7, and the scheduler of {}", env!("CARGO_PKG_VERSION"));
+    assert!(shown.notices.iter().any(|notice| notice.starts_with(&version)), "{:?}", shown.notices);
+    let of_first = pb::GetAgentRequest { agent: first.into() };
+    let first = scheduler.cluster().get_agent(of_first).await.unwrap().into_inner();
+    assert!(!first.notices.iter().any(|notice| notice.contains("version")), "{:?}", first.notices);
+}

@@ -306,6 +306,9 @@ async fn a_forgotten_agent_is_out_at_once_and_may_join_again() {
         }
     };
     assert_eq!(end.code(), Code::Unauthenticated, "{end}");
+    // Its row and its name are free.
+    let list = || pb::ListAgentsRequest::default();
+    while !scheduler.cluster(&admin).list_agents(list()).await.unwrap().into_inner().agents.is_empty() {}
     let refused = Agent::connect_as(channel, hello(7)).await.err().unwrap();
     assert_eq!(reason(&refused), "CERTIFICATE_REVOKED");
     let again = scheduler.token("", pb::AccessRole::Agent).await;

@@ -19,6 +19,7 @@ impl From<&Fitness> for pb::Fitness {
                 .held_versions
                 .as_ref()
                 .map(|versions| pb::HeldVersions { versions: versions.clone() }),
+            notices: fitness.notices.clone(),
         }
     }
 }
@@ -46,6 +47,10 @@ pub fn parse_fitness(fitness: Option<pb::Fitness>) -> Result<Fitness, InvalidMes
     for (at, path) in fitness.missing_paths.iter().enumerate() {
         no_longer(&format!("missing_paths[{at}]"), path, limits::TEXT_BYTES).map_err(under)?;
     }
+    at_most("notices", fitness.notices.len(), limits::NOTICES).map_err(under)?;
+    for (at, notice) in fitness.notices.iter().enumerate() {
+        no_longer(&format!("notices[{at}]"), notice, limits::TEXT_BYTES).map_err(under)?;
+    }
     no_longer("trainer_version", &fitness.trainer_version, limits::NAME_BYTES).map_err(under)?;
     no_longer("libtorch_version", &fitness.libtorch_version, limits::NAME_BYTES).map_err(under)?;
     if let Some(unavailable) = &fitness.cpu_unavailable {
@@ -68,6 +73,7 @@ pub fn parse_fitness(fitness: Option<pb::Fitness>) -> Result<Fitness, InvalidMes
         cpu_unavailable: fitness.cpu_unavailable.map(Into::into),
         clock: fitness.clock.map(parse_timestamp),
         held_versions,
+        notices: fitness.notices,
     })
 }
 

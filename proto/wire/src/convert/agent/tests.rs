@@ -62,6 +62,7 @@ fn fitness() -> Fitness {
         cpu_unavailable: Some(Unavailable { cause: UnavailableCause::SelfTest, message: "fails".into() }),
         clock: Some(Time(12_345)),
         held_versions: Some(vec!["3f9a".repeat(16)]),
+        notices: vec!["its unit lacks a line".into()],
     }
 }
 

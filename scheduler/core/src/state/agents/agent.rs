@@ -24,6 +24,8 @@ pub(crate) struct Agent {
     pub(super) record: AgentRecord,
     /// The open connection.
     pub(super) session: Option<Session>,
+    /// Whether a person has forgotten it since it connected: it goes as soon as nothing of it is left.
+    pub(super) is_forgotten: bool,
     /// The newest connection, open or not; what an older one says is refused.
     pub(super) newest_session: Session,
     /// When its attempts are tried elsewhere; `None` once that has happened.
@@ -115,6 +117,7 @@ impl Agent {
             last_seen: record.connected,
             record,
             session: None,
+            is_forgotten: false,
             newest_session: Session(0),
             lease_until: Some(lease_until),
             status: AgentStatus::default(),

@@ -18,6 +18,7 @@ use tonic_types::StatusExt as _;
 use trainyard_access::{Identity, KeyRequest, Pin, Token, Trust};
 use trainyard_proto::pb;
 use trainyard_proto::pb::access_service_client::AccessServiceClient;
+use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_scheduler::config::{Config, SecurityMode};
 use trainyard_scheduler::server::Server;
@@ -189,6 +190,10 @@ impl SecureScheduler {
 
     pub fn access(&self, token: &str) -> AccessServiceClient<Sending> {
         AccessServiceClient::with_interceptor(self.channel.clone(), self.with(token))
+    }
+
+    pub fn cluster(&self, token: &str) -> ClusterServiceClient<Sending> {
+        ClusterServiceClient::with_interceptor(self.channel.clone(), self.with(token))
     }
 
     /// A new token of this user and role, made by the admin.
