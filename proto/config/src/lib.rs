@@ -66,8 +66,8 @@ pub enum LoadError {
     #[error("{}: {why}", file.display())]
     Syntax { file: PathBuf, why: Box<config::ConfigError> },
     /// A value has the wrong type.
-    #[error("{0}")]
-    Read(#[from] config::ConfigError),
+    #[error("{why}")]
+    Read { why: Box<config::ConfigError> },
     /// A value that the program cannot use.
     #[error("{problem} for key `{key}` in {place}")]
     Value {
@@ -81,6 +81,12 @@ pub enum LoadError {
     /// The defaults do not serialise as a table: a bug of the program.
     #[error("the defaults are no table of keys and values: {0}")]
     Defaults(String),
+}
+
+impl From<config::ConfigError> for LoadError {
+    fn from(why: config::ConfigError) -> Self {
+        Self::Read { why: why.into() }
+    }
 }
 
 /// Where a program's configuration comes from; later calls of [`Sources::flag`] win over earlier ones.
@@ -212,7 +218,10 @@ fn with_place(error: config::ConfigError, origins: &Layer) -> LoadError {
     let config::ConfigError::At { key: Some(key), .. } = &error else { return error.into() };
     let Some((key, value)) = origins.0.iter().find(|(other, _)| other == key) else { return error.into() };
     let text = error.to_string();
-    let problem = text.split(" for key `").next().unwrap_or(&text).to_owned();
+    let mut problem = text.split(" for key `").next().unwrap_or(&text).to_owned();
+    if problem.ends_with("expected a duration") {
+        problem.push_str(", such as \"30s\", \"90m\" or \"1h 30m\"");
+    }
     LoadError::Value { key: key.clone(), place: value.origin().unwrap_or("default").to_owned(), problem }
 }
 

@@ -141,7 +141,7 @@ fn a_value_of_the_wrong_type_names_key_and_source() {
 #[test]
 fn a_value_that_does_not_parse_names_key_and_source_once() {
     let error = sources().environment(env("TRAINYARD_AGENT__LEASE__TTL", "soon")).load::<Config>();
-    let wanted = "invalid value: string \"soon\", expected a duration for key `lease.ttl` in environment \
+    let wanted = "invalid value: string \"soon\", expected a duration, such as \"30s\", \"90m\" or \"1h 30m\" for key `lease.ttl` in environment \
                   TRAINYARD_AGENT__LEASE__TTL";
     assert_eq!(error.unwrap_err().to_string(), wanted);
 }
@@ -192,4 +192,18 @@ fn secrets_are_masked_and_what_is_printed_is_toml() {
     assert_eq!(got.value.token.as_deref(), Some("s3cret"));
     let (_dir, path) = file(&printed);
     assert!(sources().file(Some(&path)).load::<Config>().is_ok(), "{printed}");
+}
+
+#[test]
+fn a_value_of_a_file_that_cannot_be_is_told_once_and_a_duration_has_an_example() {
+    for text in ["cpu_slots = -1\n", "[lease]\nttl = 30\n"] {
+        let (_dir, path) = file(text);
+        let error = sources().file(Some(&path)).load::<Config>().unwrap_err();
+        // Programs tell causes behind the sentence.
+        assert!(std::error::Error::source(&error).is_none(), "{error}");
+        let error = error.to_string();
+        assert_eq!(error.matches("invalid").count(), 1, "{error}");
+        assert_eq!(error.matches("agent.toml").count(), 1, "{error}");
+        assert!(!error.contains("a duration") || error.contains("such as \"30s\""), "{error}");
+    }
 }

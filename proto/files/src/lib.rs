@@ -79,15 +79,17 @@ pub fn write_private(path: &Path, bytes: &[u8], prepare: impl FnOnce(&Path)) -> 
 pub struct OpenToOthers {
     path: PathBuf,
     mode: u32,
+    /// Whether it is this process' user's: another one's is read by its group.
+    is_own: bool,
 }
 
 impl std::error::Error for OpenToOthers {}
 
 impl fmt::Display for OpenToOthers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, mode } = self;
-        let path = path.display();
-        write!(f, "others on this machine may read `{path}` (mode {mode:o}); run `chmod 600 {path}`")
+        let Self { path, mode, is_own } = self;
+        let (path, closed) = (path.display(), if *is_own { "600" } else { "640" });
+        write!(f, "others on this machine may read `{path}` (mode {mode:o}); run `chmod {closed} {path}`")
     }
 }
 
@@ -96,7 +98,9 @@ impl fmt::Display for OpenToOthers {
 /// # Errors
 /// Others on this machine may read or change it.
 pub fn check_private(path: &Path) -> Result<(), OpenToOthers> {
-    open_to_others(path).map_or(Ok(()), |mode| Err(OpenToOthers { path: path.to_owned(), mode }))
+    let Some(mode) = open_to_others(path) else { return Ok(()) };
+    let is_own = fs::metadata(path).is_ok_and(|known| known.uid() == Uid::effective().as_raw());
+    Err(OpenToOthers { path: path.to_owned(), mode, is_own })
 }
 
 /// The mode of a file, its permissions alone, if others on this machine may read or change it; `None` otherwise, and

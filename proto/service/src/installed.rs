@@ -46,6 +46,18 @@ impl Unit {
     }
 }
 
+/// What to do about a folder that the service of this name cannot use, the end of a sentence.
+pub fn way_to_write(service: &str, folder: &Path, error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
+        return "give a directory that this user may write to".to_owned();
+    }
+    let folder = folder.display();
+    format!(
+        "under systemd the service may write to its own directories alone: make `{folder}` for its user, then `systemctl \
+         edit {service}` with `[Service]` and `ReadWritePaths={folder}`; or give a directory on a disk that can be written"
+    )
+}
+
 /// File systems of other machines, by the number that statfs(2) tells.
 const NETWORK: [(i64, &str); 6] = [
     (0x6969, "NFS"),
@@ -71,6 +83,15 @@ mod tests {
     fn a_folder_of_this_machine_is_none_of_the_network_even_before_it_is_there() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(network_file_system(&dir.path().join("not/yet")), None);
+    }
+
+    #[test]
+    fn a_folder_that_systemd_keeps_a_service_from_is_told_with_the_line_of_the_unit() {
+        let tell = |kind: io::ErrorKind| way_to_write("trainyard-agent", Path::new("/data/a"), &kind.into());
+        let told = tell(io::ErrorKind::ReadOnlyFilesystem);
+        assert!(told.contains("`systemctl edit trainyard-agent`"), "{told}");
+        assert!(told.contains("`ReadWritePaths=/data/a`"), "{told}");
+        assert_eq!(tell(io::ErrorKind::PermissionDenied), "give a directory that this user may write to");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The service manager (systemd): what it is told, by datagrams to the socket that `NOTIFY_SOCKET` names. Where the
 //! variable is not set nothing is said at all.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,29 @@ pub struct ServiceManager {
     is_there: bool,
     /// Within this time it must hear a sign of life.
     limit: Option<Duration>,
-    status: Arc<Mutex<String>>,
+    status: Arc<Mutex<Status>>,
+}
+
+/// What the status line is made of.
+#[derive(Debug, Default)]
+struct Status {
+    line: String,
+    /// What a person has to mend, by what it is about.
+    problems: BTreeMap<&'static str, String>,
+    told: String,
+}
+
+impl Status {
+    /// The line, if it is another one than was told.
+    fn news(&mut self) -> Option<String> {
+        let problems: String = self.problems.values().map(|problem| format!("; {problem}")).collect();
+        let text = format!("{}{problems}", self.line).replace('\n', " ");
+        if text == self.told {
+            return None;
+        }
+        self.told.clone_from(&text);
+        Some(text)
+    }
 }
 
 impl ServiceManager {
@@ -45,10 +68,22 @@ impl ServiceManager {
 
     /// One line for `systemctl status`; told when it changes.
     pub fn status(&self, text: &str) {
-        let mut told = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if *told != text {
-            text.clone_into(&mut told);
-            self.say(&[NotifyState::Status(&text.replace('\n', " "))]);
+        self.change_status(|status| text.clone_into(&mut status.line));
+    }
+
+    /// What a person has to mend stands in the line until it is mended: `None`. `about` tells problems apart.
+    pub fn problem(&self, about: &'static str, problem: Option<String>) {
+        self.change_status(|status| match problem {
+            Some(problem) => drop(status.problems.insert(about, problem)),
+            None => drop(status.problems.remove(about)),
+        });
+    }
+
+    fn change_status(&self, change: impl FnOnce(&mut Status)) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut status);
+        if let Some(text) = status.news() {
+            self.say(&[NotifyState::Status(&text)]);
         }
     }
 
@@ -64,6 +99,12 @@ impl ServiceManager {
     /// The program is about to end.
     pub fn stopping(&self) {
         self.say(&[NotifyState::Stopping]);
+    }
+
+    /// The program is about to end, and may take so long; the manager's own limit counts where that is longer.
+    pub fn stopping_within(&self, limit: Duration) {
+        let limit_us = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+        self.say(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(limit_us)]);
     }
 
     /// What the task that does the work ticks with.
@@ -112,5 +153,23 @@ impl Watchdog {
                 () = self.tick() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_stays_in_the_line_until_it_is_mended_and_nothing_is_told_twice() {
+        let mut status = Status { line: "leading".into(), ..Status::default() };
+        assert_eq!(status.news().as_deref(), Some("leading"));
+        status.problems.insert("reload", "not read:\nno TOML".into());
+        assert_eq!(status.news().as_deref(), Some("leading; not read: no TOML"));
+        assert_eq!(status.news(), None);
+        status.line = "standing by".into();
+        assert_eq!(status.news().as_deref(), Some("standing by; not read: no TOML"));
+        status.problems.clear();
+        assert_eq!(status.news().as_deref(), Some("standing by"));
     }
 }
