@@ -20,6 +20,9 @@ pub use options::Options;
 pub struct Config {
     /// URL of the scheduler, or of several, separated by commas.
     pub scheduler: String,
+    /// Whether nobody set `scheduler`, so that it is whatever the machine has joined. No key.
+    #[serde(skip)]
+    pub follows_join: bool,
     /// The agent's name for people.
     pub name: String,
     /// Users who may reserve and drain this agent, beside admins.
@@ -101,6 +104,7 @@ impl Default for Config {
         let name = hostname::get().ok().and_then(|name| name.into_string().ok());
         Self {
             scheduler: "http://127.0.0.1:7433".into(),
+            follows_join: false,
             name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "agent".into()),
             owners: Vec::new(),
             data_dir: default_data_dir(),
@@ -136,6 +140,9 @@ impl Default for Config {
         }
     }
 }
+
+/// The longest that handing jobs back may take.
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(3600);
 
 /// The folder that a variable names; an empty one names none.
 fn folder(variable: &str) -> Option<PathBuf> {
@@ -241,6 +248,12 @@ impl Config {
         }
         if self.owners.len() > 256 {
             found.push(format!("`owners` has {} names; use at most 256", self.owners.len()));
+        }
+        if self.shutdown_grace > LONGEST_SHUTDOWN {
+            found.push(format!(
+                "`shutdown_grace` is {}; use at most 1h: nothing waits longer for a service that stops",
+                humantime_serde::re::humantime::format_duration(self.shutdown_grace)
+            ));
         }
         if self.name.is_empty() || self.name.len() > 255 {
             found.push(format!("`name` has {} bytes; use 1 to 255", self.name.len()));

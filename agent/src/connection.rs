@@ -192,7 +192,8 @@ impl Connection {
                 duplicate.resolve(&self.identity, self.held.borrow().is_empty());
             }
             let way_out = error.way_out(self.route.target());
-            self.problem.send_replace(match &way_out {
+            let hint = self.never_joined(&error);
+            self.problem.send_replace(match way_out.as_ref().or(hint.as_ref()) {
                 Some(way_out) => format!("{error}: {way_out}"),
                 None => error.to_string(),
             });
@@ -203,7 +204,7 @@ impl Connection {
                 error!(%error, "{}; training goes on meanwhile", way_out.as_deref().unwrap_or_default());
                 told = way_out;
             } else if first {
-                warn!(%error, "no scheduler, will try again; training goes on");
+                warn!(%error, hint, "no scheduler, will try again; training goes on");
             } else {
                 debug!(%error, scheduler = self.route.target(), "still no scheduler");
             }
@@ -225,10 +226,27 @@ impl Connection {
         }
     }
 
+    /// What may be wrong where an agent that has no certificate finds no scheduler.
+    fn never_joined(&self, error: &LinkError) -> Option<String> {
+        if self.credentials.borrow().agent.is_some() || !matches!(error, LinkError::Connect(..)) {
+            return None;
+        }
+        // One of this machine itself is most likely not the one that is meant.
+        let target = self.route.target();
+        let is_here = ["127.0.0.1", "localhost", "[::1]"].iter().any(|here| target.contains(here));
+        let join = how_to_join(if is_here { "ADDRESS" } else { target });
+        Some(format!(
+            "this machine has joined no cluster; if its scheduler is elsewhere, or encrypted, {join}"
+        ))
+    }
+
     /// Dials, says Hello and receives Welcome.
     async fn greet(&mut self, newest: LeaderEpoch) -> Result<OpenConnection, LinkError> {
+        let Credentials { connector, agent, schedulers } = self.credentials.borrow_and_update().clone();
+        if !schedulers.is_empty() && self.route.known() != schedulers {
+            self.route = Route::new(schedulers);
+        }
         let scheduler = self.route.target().to_owned();
-        let Credentials { connector, agent } = self.credentials.borrow_and_update().clone();
         if scheduler.starts_with("https://") && agent.is_some_and(|agent| agent != self.identity.agent()) {
             return Err(LinkError::OtherIdentity);
         }

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
-use trainyard_files::write_atomically;
+use trainyard_files::{open_to_others, write_private};
 use trainyard_types::AgentId;
 use uuid::Uuid;
 
@@ -82,6 +82,7 @@ impl Identity {
     pub fn load(data_dir: &Path, machine_id_file: &Path, holds_jobs: bool) -> anyhow::Result<Self> {
         let machine_id = fs::read_to_string(machine_id_file).unwrap_or_default().trim().to_owned();
         let path = data_dir.join(FILE);
+        close(&path);
         let found = read(&path)?.map(|text| {
             let parsed = serde_json::from_str::<Record>(&text);
             parsed.with_context(|| format!("{} is damaged", path.display()))
@@ -166,6 +167,16 @@ fn owner(agent: AgentId, data_dir: &Path) -> String {
     }
 }
 
+/// Takes the file, in which older builds left the identity's secret open, from other users of the machine.
+fn close(path: &Path) {
+    if open_to_others(path).is_none() {
+        return;
+    }
+    if let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(0o600)) {
+        warn!(path = %path.display(), %error, "the identity's file cannot be closed to other users of this machine");
+    }
+}
+
 fn read(path: &Path) -> anyhow::Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => {
@@ -180,7 +191,9 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
 fn write(data_dir: &Path, record: &Record) -> anyhow::Result<()> {
     let put = |name: &str, text: String| {
         let path = data_dir.join(name);
-        write_atomically(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+        // The secret in it is nobody else's business.
+        write_private(&path, text.as_bytes(), |_| {})
+            .with_context(|| format!("cannot write {}", path.display()))
     };
     put(FILE, serde_json::to_string_pretty(record)? + "\n")?;
     put(OLD_FILE, format!("{}\n", record.agent))
@@ -220,6 +233,16 @@ mod tests {
         assert_ne!(first.instance(), second.instance());
         let kept = fs::read_to_string(world.0.path().join(FILE)).unwrap();
         assert!(!kept.contains("m1"), "the machine-id itself is not kept: {kept}");
+    }
+
+    #[test]
+    fn nobody_else_may_read_the_identity_that_an_older_build_left_open() {
+        let world = World::new("m1");
+        let mode = || fs::metadata(world.0.path().join(FILE)).unwrap().permissions().mode() & 0o777;
+        let first = world.load(false).agent();
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(world.0.path().join(FILE), fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!((world.load(false).agent(), mode()), (first, 0o600));
     }
 
     #[test]

@@ -116,6 +116,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Some(Command::Config) => console::print(&effective)?,
         Some(Command::Join(join)) => {
+            let (names_file, is_root) =
+                (cli.options.file().is_some(), nix::unistd::Uid::effective().is_root());
+            startup::check_who_joins(&effective, names_file, is_root, Path::new(INSTALLED), &join.address)?;
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

@@ -50,9 +50,11 @@ impl Reload {
                     return;
                 }
                 self.service.reloading();
-                if let Err(error) = self.reread() {
+                let problem = self.reread().err().map(|error| {
                     error!("SIGHUP: the configuration stays as it was: {error:#}");
-                }
+                    format!("the changed configuration is not used: {error:#}")
+                });
+                self.service.problem("reload", problem);
                 self.service.ready();
             }
         })
@@ -61,8 +63,11 @@ impl Reload {
     fn reread(&mut self) -> anyhow::Result<()> {
         let newer = load(&self.options)?;
         self.log.set(&newer.value.log())?;
+        // Another scheduler that was joined is taken with its certificate.
+        let follows = self.config.value.follows_join && newer.value.follows_join;
+        let counts = |key: &String| RELOADED.contains(&key.as_str()) || (follows && key == "scheduler");
         let (now, later): (Vec<String>, Vec<String>) =
-            self.config.changed(&newer).into_iter().partition(|key| RELOADED.contains(&key.as_str()));
+            self.config.changed(&newer).into_iter().partition(counts);
         info!(changed = now.join(","), "SIGHUP: configuration and certificate were read again");
         if !later.is_empty() {
             warn!(keys = later.join(","), "these keys have changed and count after a restart");

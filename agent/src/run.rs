@@ -1,6 +1,7 @@
 //! Puts the agent together and runs its tasks until it is asked to stop.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_proto::route::Route;
 use trainyard_service::{ServiceManager, Watchdog};
-use trainyard_types::{AttemptId, Time};
+use trainyard_types::{AttemptId, Fitness, Time};
 
 use crate::agent_status::AgentStatus;
 use crate::closed_devices::ClosedDevices;
@@ -36,6 +37,9 @@ use crate::startup::{self, Started};
 use crate::status_line::StatusLine;
 use crate::trainer::child::Spawner;
 
+/// What ending takes beside `shutdown_grace`.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
+
 /// Events that may wait for the driver; a task that has more waits for it.
 const INBOX: usize = 256;
 
@@ -55,8 +59,22 @@ pub struct Supervised {
 /// The data directory cannot be used, or another agent uses it.
 pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervised) -> anyhow::Result<()> {
     let Supervised { service, reload, stop } = supervised;
-    let Started { config, lock: _lock, identity, credentials, renewal, groups, host, gpus, readings } =
-        startup::start(config, &probe, &service).await?;
+    let Started {
+        config,
+        lock: _lock,
+        identity,
+        credentials,
+        renewal,
+        groups,
+        notices,
+        host,
+        gpus,
+        readings,
+    } = match stop.run_until_cancelled(startup::start(config, &probe, &service)).await {
+        Some(started) => started?,
+        // It waited for its certificate, and its terminal is gone.
+        None => return Ok(()),
+    };
     let (agent, name, cpu_slots) = (identity.agent(), &config.name, config.cpu_slots);
     info!(%agent, name, gpus = readings.inventory.gpus.len(), cpu_slots, "agent");
 
@@ -68,7 +86,11 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     let (self_tests, self_test_requests) = SelfTestRequests::channel();
     let fits = FitStore::load(&config.data_dir);
     let fit_records = fits.records(Time::now());
-    let (status_sender, status) = watch::channel(AgentStatus { fit_records, ..AgentStatus::default() });
+    let (status_sender, status) = watch::channel(AgentStatus {
+        fit_records,
+        fitness: Fitness { notices, ..Fitness::default() },
+        ..AgentStatus::default()
+    });
     let paths = PathMonitor::new(config.data_roots.clone(), config.stall_after, status_sender.clone());
     let shared = Shared {
         content: open_content(&config, &paths, &status_sender, &link, &inbox).await,
@@ -115,10 +137,11 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     tasks.spawn(StatusLine::beside(&connection, service.clone()).run(end.clone()));
     tasks.spawn(connection.run(end.clone()));
     tasks.spawn(gpu_monitor.run(end.clone()));
-    tasks.spawn(keep_certificate(renewal, reload, end.clone()));
+    tasks.spawn(keep_certificate(renewal, reload, service.clone(), end.clone()));
     tasks.spawn(tester.run(end.clone()));
+    let stops_within = shared.config.shutdown_grace + STOP_MARGIN;
     shared.watch_the_machine(&mut tasks, janitor, snapshots, &end);
-    tasks.spawn(forward_signals(shared.inbox, service, stop, end.clone()));
+    tasks.spawn(forward_signals(shared.inbox, (service, stops_within), stop, end.clone()));
     driver.run().await;
     end.cancel();
     while tasks.join_next().await.is_some() {}
@@ -130,10 +153,11 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
 async fn keep_certificate(
     renewal: Option<Renewal>,
     reload: watch::Receiver<Reloaded>,
+    service: ServiceManager,
     end: CancellationToken,
 ) {
     if let Some(renewal) = renewal {
-        renewal.run(reload, end).await;
+        renewal.run(reload, service, end).await;
     }
 }
 
@@ -276,7 +300,7 @@ impl Shared {
 /// Turns signals, and the caller's own wish, into shutdowns.
 async fn forward_signals(
     inbox: mpsc::Sender<Input>,
-    service: ServiceManager,
+    (service, stops_within): (ServiceManager, Duration),
     stop: CancellationToken,
     end: CancellationToken,
 ) {
@@ -294,7 +318,7 @@ async fn forward_signals(
             () = stop.cancelled(), if !has_asked => has_asked = true,
             () = end.cancelled() => return,
         }
-        service.stopping();
+        service.stopping_within(stops_within);
         if inbox.send(Input::Core(Event::Shutdown)).await.is_err() {
             return;
         }

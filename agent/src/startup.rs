@@ -43,6 +43,8 @@ pub struct Started {
     pub renewal: Option<Renewal>,
     /// Where trainers' control groups are made; `None` where they have process groups only.
     pub groups: Option<ControlGroups>,
+    /// What a person should know of the machine, a sentence each.
+    pub notices: Vec<String>,
     /// The machine's main memory and processors.
     pub host: Host,
     /// The machine's GPUs.
@@ -67,7 +69,7 @@ pub async fn start(
     let identity = load_identity(&config)?;
     warn_of_gaps(&config);
     // Before the GPUs are read: what a former agent's trainers left counts as no other process.
-    let groups = end_leftovers(&config, identity.owner()).await;
+    let (groups, notices) = end_leftovers(&config, identity.owner()).await;
     let host = Host::new(groups.as_ref().map(ControlGroups::folder));
     let (gpus, readings) = find_gpus(probe, &config, &host).await?;
     if !gpus.gpus().is_empty() {
@@ -85,12 +87,14 @@ pub async fn start(
     let tell_problem = |problem: &str| service.status(&format!("not joined: {problem}"));
     let prepare = enrolment::prepare(enrolment_settings(&config), &identity, &tell_problem);
     let (credentials, renewal) = service.watchdog().during(prepare).await?;
-    Ok(Started { config, lock, identity, credentials, renewal, groups, host, gpus, readings })
+    Ok(Started { config, lock, identity, credentials, renewal, groups, notices, host, gpus, readings })
 }
 
 fn make_data_dir(config: &Config) -> anyhow::Result<()> {
-    create_private_folder(&config.data_dir)
-        .with_context(|| format!("cannot make `data_dir` {}", config.data_dir.display()))
+    create_private_folder(&config.data_dir).map_err(|error| {
+        let way_out = installed::way_to_write("trainyard-agent", &config.data_dir, &error);
+        anyhow::anyhow!("cannot make `data_dir` {}: {error}; {way_out}", config.data_dir.display())
+    })
 }
 
 /// Closes what is in the data directory to other users of the machine, for directories that somebody has opened, or that
@@ -117,6 +121,7 @@ fn load_identity(config: &Config) -> anyhow::Result<Identity> {
 fn enrolment_settings(config: &Config) -> EnrolmentSettings {
     EnrolmentSettings {
         schedulers: config.schedulers(),
+        follows_join: config.follows_join,
         name: config.name.clone(),
         data_dir: config.data_dir.clone(),
         ca: config.ca.clone(),
@@ -132,11 +137,36 @@ pub fn use_joined_scheduler(effective: &mut Effective<Config>) {
     if setting.source != "default" {
         return;
     }
+    effective.value.follows_join = true;
     if let Some(scheduler) = enrolment::joined_scheduler(&effective.value.data_dir) {
         setting.value = Some(serde_json::Value::from(scheduler.as_str()).to_string());
         setting.source = format!("file {}", enrolment::record_path(&effective.value.data_dir).display());
         effective.value.scheduler = scheduler;
     }
+}
+
+/// Refuses to join for an ordinary user where the machine's own service is installed: root joins for that one, and another
+/// agent would use the token up. Who names files of their own means another agent. `installed` is the service's
+/// configuration.
+///
+/// # Errors
+/// The service is most likely meant.
+pub fn check_who_joins(
+    effective: &Effective<Config>,
+    names_file: bool,
+    is_root: bool,
+    installed: &Path,
+    addresses: &str,
+) -> anyhow::Result<()> {
+    let own =
+        effective.settings.iter().any(|setting| setting.key == "data_dir" && setting.source != "default");
+    if is_root || names_file || own || !installed.is_file() {
+        return Ok(());
+    }
+    bail!(
+        "trainyard-agent is installed as a service of this machine, and root joins for it: run `sudo trainyard-agent join \
+         {addresses}`; for another agent, of your own, name its folder with `--data-dir`"
+    )
 }
 
 /// Joins a cluster, and says what came of it. Also says whether the cluster is new to this machine.
@@ -162,10 +192,16 @@ pub async fn join(
     } else {
         "has joined"
     };
-    let said = format!(
+    let mut said = format!(
         "{} {what}: {scheduler}, as agent {agent}; its certificate counts until {expires} and is renewed by itself",
         config.name
     );
+    if !config.follows_join && config.schedulers() != request.schedulers {
+        said.push_str(&format!(
+            "\nbut `scheduler` is set to `{}`, and counts before what was joined: change or remove it",
+            config.scheduler
+        ));
+    }
     Ok((said, !had_joined))
 }
 
@@ -204,11 +240,17 @@ fn warn_of_gaps(config: &Config) {
 }
 
 /// Ends what a former process of this agent has left running, and removes what it has left half-written.
-/// Returns where trainers' control groups are made.
-async fn end_leftovers(config: &Arc<Config>, owner: String) -> Option<ControlGroups> {
+/// Returns where trainers' control groups are made, and what a person should know of them.
+async fn end_leftovers(config: &Arc<Config>, owner: String) -> (Option<ControlGroups>, Vec<String>) {
     let config = Arc::clone(config);
     let end = move || {
-        let groups = ControlGroups::find(config.cgroup.as_deref());
+        let (groups, notices) = match ControlGroups::find(config.cgroup.as_deref()) {
+            Ok(groups) => (groups, Vec::new()),
+            Err(problem) => {
+                warn!("{problem}");
+                (None, vec![problem])
+            }
+        };
         if let Some(groups) = &groups {
             groups.end_leftovers();
         }
@@ -217,7 +259,7 @@ async fn end_leftovers(config: &Arc<Config>, owner: String) -> Option<ControlGro
             warn!(ended, "a former agent's trainers left processes behind: they were killed");
         }
         job_dir::remove_unfinished(&config.data_dir);
-        groups
+        (groups, notices)
     };
     tokio::task::spawn_blocking(end).await.unwrap_or_default()
 }
@@ -247,4 +289,28 @@ async fn find_gpus(
         driver_version,
     };
     Ok((gpus, Readings { inventory, ..Readings::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_user_is_sent_to_root_where_the_service_is_installed_unless_another_agent_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let installed = dir.path().join("agent.toml");
+        let load = |data_dir: Option<&str>| {
+            let sources = trainyard_config::Sources::new("TRAINYARD_AGENT").flag("data_dir", data_dir);
+            sources.load::<Config>().unwrap()
+        };
+        let check = |data_dir, names_file, is_root| {
+            check_who_joins(&load(data_dir), names_file, is_root, &installed, "lab:7433")
+        };
+        assert!(check(None, false, false).is_ok(), "no service is installed");
+        std::fs::write(&installed, "").unwrap();
+        let refused = check(None, false, false).unwrap_err().to_string();
+        assert!(refused.contains("`sudo trainyard-agent join lab:7433`"), "{refused}");
+        assert!(check(None, false, true).is_ok() && check(None, true, false).is_ok());
+        assert!(check(Some("/home/ada/agent"), false, false).is_ok());
+    }
 }

@@ -66,9 +66,11 @@ impl StatusLine {
             (None, "") => "connecting".to_owned(),
             (None, problem) => format!("not connected: {problem}"),
         };
-        match self.status.borrow().unavailable().as_str() {
-            "" => format!("{has}; {scheduler}"),
-            reason => format!("{has}; takes no jobs: {reason}; {scheduler}"),
+        let status = self.status.borrow();
+        let notices: String = status.fitness.notices.iter().map(|notice| format!("; {notice}")).collect();
+        match status.unavailable().as_str() {
+            "" => format!("{has}; {scheduler}{notices}"),
+            reason => format!("{has}; takes no jobs: {reason}; {scheduler}{notices}"),
         }
     }
 }

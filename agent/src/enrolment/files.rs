@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use trainyard_access::{Identity, Pin, Trust};
 use trainyard_files::{check_private, write_private};
+use trainyard_proto::route::parse_list;
 use trainyard_types::AgentId;
 
 use super::Credentials;
@@ -143,7 +144,8 @@ impl Joined {
         let identity =
             Identity::parse(&self.chain_pem, &self.key_pem).context("the certificate is damaged")?;
         let connector = trust.identity(identity).connector()?;
-        Ok(Credentials { connector, agent: Some(self.record.agent) })
+        let schedulers = parse_list(&self.record.scheduler).map(str::to_owned).collect();
+        Ok(Credentials { connector, agent: Some(self.record.agent), schedulers })
     }
 }
 

@@ -8,6 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use trainyard_access::{Connector, KeyRequest};
+use trainyard_proto::route::parse_list;
+use trainyard_service::ServiceManager;
 
 use super::calls;
 use super::files::{self, Joined, Record};
@@ -26,7 +28,8 @@ const WARN_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// The task that renews the agent's certificate.
 pub struct Renewal {
     settings: EnrolmentSettings,
-    joined: Joined,
+    /// What was joined; `None` before anything was.
+    joined: Option<Joined>,
     credentials: watch::Sender<Credentials>,
     /// Revision of the files that was last read.
     revision: Option<(u64, i64, i64)>,
@@ -39,14 +42,26 @@ pub struct Renewal {
 
 impl Renewal {
     /// For what was joined; new certificates go to `credentials`.
-    pub fn new(settings: EnrolmentSettings, joined: Joined, credentials: watch::Sender<Credentials>) -> Self {
-        let revision = files::revision(&settings.data_dir);
-        let (failures, next_try, warned, has_said_over) = (0, Instant::now(), None, joined.is_over());
+    pub fn new(
+        settings: EnrolmentSettings,
+        joined: Option<Joined>,
+        credentials: watch::Sender<Credentials>,
+    ) -> Self {
+        // What was put there before the first look is news to who has nothing.
+        let revision = joined.as_ref().and_then(|_| files::revision(&settings.data_dir));
+        let has_said_over = joined.as_ref().is_some_and(Joined::is_over);
+        let (failures, next_try, warned) = (0, Instant::now(), None);
         Self { settings, joined, credentials, revision, failures, next_try, warned, has_said_over }
     }
 
-    /// Runs until `stop` is cancelled. Looks at the files at once when `reload` changes.
-    pub async fn run(mut self, mut reload: watch::Receiver<Reloaded>, stop: CancellationToken) {
+    /// Runs until `stop` is cancelled. Looks at the files at once when `reload` changes. The service manager hears of a
+    /// certificate that cannot be used.
+    pub async fn run(
+        mut self,
+        mut reload: watch::Receiver<Reloaded>,
+        service: ServiceManager,
+        stop: CancellationToken,
+    ) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -55,7 +70,14 @@ impl Renewal {
                 _ = ticks.tick() => {}
                 Ok(()) = reload.changed() => {}
             }
-            self.take_from_disk();
+            if let Some(outcome) = self.take_from_disk() {
+                let problem = outcome.err().map(|error| {
+                    let problem = format!("the new certificate cannot be used: {error:#}");
+                    warn!("{problem}");
+                    problem
+                });
+                service.problem("certificate", problem);
+            }
             if stop.run_until_cancelled(self.renew_if_due()).await.is_none() {
                 return;
             }
@@ -63,51 +85,67 @@ impl Renewal {
         }
     }
 
-    /// Takes a certificate that another process has put there.
-    fn take_from_disk(&mut self) {
+    /// Takes a certificate that another process has put there; `None` while nothing is new.
+    fn take_from_disk(&mut self) -> Option<anyhow::Result<()>> {
         let revision = files::revision(&self.settings.data_dir);
         if revision == self.revision {
-            return;
+            return None;
         }
         self.revision = revision;
         match Joined::load(&self.settings.data_dir) {
-            Ok(Some(joined)) if joined != self.joined => {
+            Ok(Some(joined)) if Some(&joined) != self.joined.as_ref() => {
                 info!(expires = %joined.record.expire_time, "a new certificate is there, and is used");
-                self.publish(joined);
+                self.follow(&joined.record.scheduler);
+                Some(self.publish(joined))
             }
-            Ok(_) => {}
-            Err(error) => warn!("a new certificate is there and cannot be used: {error:#}"),
+            Ok(_) => Some(Ok(())),
+            Err(error) => Some(Err(error)),
         }
     }
 
-    fn publish(&mut self, joined: Joined) {
-        match joined.credentials(self.settings.ca.as_deref()) {
-            Ok(credentials) => {
-                self.joined = joined;
-                (self.failures, self.next_try, self.warned) = (0, Instant::now(), None);
-                self.has_said_over = false;
-                self.credentials.send_replace(credentials);
-            }
-            Err(error) => warn!("a new certificate cannot be used: {error:#}"),
+    /// Goes to the scheduler that was joined, unless the configuration names another one.
+    fn follow(&mut self, scheduler: &str) {
+        let joined: Vec<String> = parse_list(scheduler).map(str::to_owned).collect();
+        if joined == self.settings.schedulers {
+            return;
         }
+        let set = self.settings.schedulers.join(",");
+        if self.settings.follows_join {
+            info!(before = set, now = scheduler, "this machine has joined another scheduler, and goes there");
+            self.settings.schedulers = joined;
+        } else {
+            warn!(
+                "this machine has joined {scheduler}, and `scheduler` is set to `{set}`, which counts: change or remove it, \
+                 and start this agent again"
+            );
+        }
+    }
+
+    fn publish(&mut self, joined: Joined) -> anyhow::Result<()> {
+        let credentials = self.settings.credentials_of(&joined)?;
+        self.joined = Some(joined);
+        (self.failures, self.next_try, self.warned) = (0, Instant::now(), None);
+        self.has_said_over = false;
+        self.credentials.send_replace(credentials);
+        Ok(())
     }
 
     async fn renew_if_due(&mut self) {
-        if Timestamp::now() < self.joined.record.renew_time
-            || self.joined.is_over()
-            || Instant::now() < self.next_try
-        {
+        let Some(joined) = &self.joined else { return };
+        let ends = joined.record.expire_time;
+        if Timestamp::now() < joined.record.renew_time || joined.is_over() || Instant::now() < self.next_try {
             return;
         }
-        match self.renew().await {
+        match self.renew(joined).await {
             Ok(joined) => {
                 info!(expires = %joined.record.expire_time, "the certificate was renewed");
                 self.revision = files::revision(&self.settings.data_dir);
-                self.publish(joined);
+                if let Err(error) = self.publish(joined) {
+                    warn!("the renewed certificate cannot be used: {error:#}");
+                }
             }
             Err(text) => {
                 if self.failures == 0 {
-                    let ends = self.joined.record.expire_time;
                     warn!("the certificate is not renewed, will try again; it counts until {ends}: {text}");
                 }
                 let wait = LOOK_EVERY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_WAIT);
@@ -117,9 +155,9 @@ impl Renewal {
         }
     }
 
-    async fn renew(&self) -> Result<Joined, String> {
+    async fn renew(&self, before: &Joined) -> Result<Joined, String> {
         let connector = self.credentials.borrow().connector.clone();
-        let joined = self.joined.renewed(&self.settings.schedulers, &connector).await?;
+        let joined = before.renewed(&self.settings.schedulers, &connector).await?;
         // One that could not be used would be worse than the one that ends.
         joined.credentials(self.settings.ca.as_deref()).map_err(|error| format!("{error:#}"))?;
         joined.save(&self.settings.data_dir).map_err(|error| format!("{error:#}"))?;
@@ -128,9 +166,10 @@ impl Renewal {
 
     /// Says loudly that the certificate ends, from a week before.
     fn warn_of_the_end(&mut self) {
-        let Record { expire_time, scheduler, .. } = &self.joined.record;
+        let Some(joined) = &self.joined else { return };
+        let Record { expire_time, scheduler, .. } = &joined.record;
         let way_out = how_to_join(scheduler);
-        if self.joined.is_over() {
+        if joined.is_over() {
             if !std::mem::replace(&mut self.has_said_over, true) {
                 error!("this machine's certificate ended at {expire_time}: {way_out}");
             }
@@ -175,4 +214,50 @@ pub fn times(
     let parse = |time: Option<prost_types::Timestamp>| Timestamp::new(time?.seconds, 0).ok();
     let missing = "the scheduler's answer does not say how long the certificate counts";
     Ok((parse(renew).ok_or(missing)?, parse(expire).ok_or(missing)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_access::Trust;
+    use trainyard_access::testing::TestAuthority;
+    use trainyard_types::AgentId;
+
+    use super::*;
+
+    fn joined(scheduler: &str) -> Joined {
+        let (authority, agent) = (TestAuthority::default(), AgentId(uuid::Uuid::from_u128(7)));
+        let KeyRequest { key_pem, request_pem } = KeyRequest::make().unwrap();
+        let chain_pem = authority.sign_agent(&request_pem, &agent.to_string(), -1, 30);
+        let (renew_time, expire_time) = (
+            Timestamp::now() + SignedDuration::from_hours(24),
+            Timestamp::now() + SignedDuration::from_hours(48),
+        );
+        let (scheduler, pin) = (scheduler.to_owned(), authority.pin().to_string());
+        Joined { record: Record { scheduler, agent, pin, renew_time, expire_time }, key_pem, chain_pem }
+    }
+
+    #[test]
+    fn an_agent_that_never_joined_follows_the_first_scheduler_that_is_joined_and_one_with_its_own_does_not() {
+        for (follows_join, wanted) in [(true, &["https://lab:7433", "https://b:1"][..]), (false, &[])] {
+            let dir = tempfile::tempdir().unwrap();
+            let settings = EnrolmentSettings {
+                schedulers: vec!["http://127.0.0.1:7433".into()],
+                follows_join,
+                name: "lab-1".into(),
+                data_dir: dir.path().to_owned(),
+                ca: None,
+                join_token_file: None,
+            };
+            let connector = Trust::none().connector().unwrap();
+            let first = Credentials { connector, agent: None, schedulers: Vec::new() };
+            let (sender, credentials) = watch::channel(first);
+            let mut renewal = Renewal::new(settings, None, sender);
+            assert!(renewal.take_from_disk().is_none());
+            joined("https://lab:7433,https://b:1").save(dir.path()).unwrap();
+            renewal.take_from_disk().unwrap().unwrap();
+            let now = credentials.borrow();
+            assert_eq!(now.schedulers, wanted);
+            assert!(now.agent.is_some());
+        }
+    }
 }

@@ -33,6 +33,10 @@ use crate::running_trainers::RunningTrainers;
 /// How often the GPUs are read.
 pub const READ_EVERY: Duration = Duration::from_secs(1);
 
+/// Why a machine takes no jobs that has neither.
+const NOTHING_TO_OFFER: &str =
+    "it has no GPU that NVIDIA's driver tells of (`nvidia-smi` lists them), and `cpu_slots` is 0";
+
 /// How long a reading may take before the GPUs count as unresponsive. A sick driver takes its time.
 pub const LONGEST_CALL: Duration = Duration::from_secs(30);
 
@@ -260,7 +264,11 @@ impl GpuMonitor {
     fn tell_no_gpus(&self) {
         let has_slots =
             self.context.readings.borrow().inventory.cpu_slots > 0 || !self.gpus.gpus().is_empty();
-        let why = self.gpus.unresponsive().filter(|_| !has_slots).unwrap_or_default().to_owned();
+        let why = match self.gpus.unresponsive() {
+            _ if has_slots => String::new(),
+            Some(why) => why.to_owned(),
+            None => NOTHING_TO_OFFER.to_owned(),
+        };
         self.context.status.send_if_modified(|status| {
             let changes = status.no_gpus != why;
             if changes && !why.is_empty() {

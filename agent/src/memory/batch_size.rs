@@ -39,6 +39,9 @@ pub enum DeviceMemory {
     },
 }
 
+/// The name of the one layer of a batch size that the user gave.
+pub const GIVEN: &str = "asked for";
+
 impl DeviceMemory {
     /// Memory that is free now, as far as anybody tells; all of it where nobody does.
     pub fn free_mib(&self) -> u64 {
@@ -137,12 +140,12 @@ pub fn choose(request: &BatchRequest<'_>) -> BatchChosen {
     let mut layers = Layers(Vec::new());
     let share = match batch {
         Batch::Size(size) => {
-            layers.push("asked for", size, "a batch size that is given is used as it is".into());
+            layers.push(GIVEN, size, "a batch size that is given is used as it is".into());
             return layers.chosen();
         }
         Batch::Share(share) => {
             let text = format!("{share} of the memory, and at most the nominal batch of {nominal}");
-            layers.push("asked for", nominal.max(1), text);
+            layers.push(GIVEN, nominal.max(1), text);
             Some(share)
         }
         Batch::Auto => {

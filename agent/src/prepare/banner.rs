@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use trainyard_types::gpu::nominal_gib;
 use trainyard_types::{Batch, BatchChosen, Cache, Time, TrainSpec};
 
+use crate::memory::batch_size;
+
 /// The device that an attempt got, as people know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptDevice {
@@ -59,7 +61,9 @@ pub fn lines(device: &AttemptDevice, train: &TrainSpec, batch_size: u32) -> Vec<
 /// How a batch size was chosen, a line for each layer.
 pub fn layers(chosen: &BatchChosen) -> Vec<String> {
     let line = |layer: &trainyard_types::BatchLayer| {
-        format!("Batch size by {}: {} ({})", layer.name, layer.batch_size, layer.reason)
+        // What was given is no layer that computes anything.
+        let by = if layer.name == batch_size::GIVEN { "" } else { "by " };
+        format!("Batch size {by}{}: {} ({})", layer.name, layer.batch_size, layer.reason)
     };
     chosen.layers.iter().map(line).collect()
 }
@@ -98,6 +102,17 @@ mod tests {
 [2026-01-16T10:00:00]   - Cache: disk (disk-based, memory-safe)
 [2026-01-16T10:00:00]   - Cosine LR: True";
         assert_eq!(lines.join("\n"), wanted);
+    }
+
+    #[test]
+    fn each_layer_says_what_the_batch_size_comes_from() {
+        let layer = |name: &str| trainyard_types::BatchLayer {
+            name: name.into(),
+            batch_size: 16,
+            reason: "why".into(),
+        };
+        let chosen = BatchChosen { layers: vec![layer(batch_size::GIVEN), layer("table")], batch_size: 16 };
+        assert_eq!(layers(&chosen), ["Batch size asked for: 16 (why)", "Batch size by table: 16 (why)"]);
     }
 
     #[test]

@@ -15,20 +15,31 @@ const PREFIX: &str = "trainer-";
 /// Where the agent itself goes: a group with processes cannot share its controllers.
 const OWN: &str = "agent";
 
+/// What a person should know of an agent whose unit does not leave it its control group.
+const UNIT_WITHOUT_DELEGATE: &str = "the unit of this agent lacks `Delegate=yes`: trainers get no control groups, so \
+    what they start may outlive them, and memory that ran out is harder to tell; add it (`systemctl edit`), or use the \
+    unit of `yard setup agent`";
+
 /// The group in which trainers' groups are made.
 #[derive(Debug, Clone)]
 pub struct ControlGroups(Cgroup);
 
 impl ControlGroups {
     /// Finds it: `configured`, or in the agent's own group if nobody else is in it; `None` where there is neither.
-    pub fn find(configured: Option<&Path>) -> Option<Self> {
+    ///
+    /// # Errors
+    /// There should be one: what a person should know, a sentence.
+    pub fn find(configured: Option<&Path>) -> Result<Option<Self>, String> {
         let groups = match configured {
             Some(folder) => Self(Cgroup::at(folder)),
             None => match Self::in_own() {
-                Ok(groups) => groups?,
+                Ok(None) => return Ok(None),
+                Ok(Some(groups)) => groups,
                 Err(error) => {
-                    warn_of_unit(&error);
-                    return None;
+                    debug!(%error, "no control group is delegated");
+                    // systemd sets it for its units.
+                    let is_unit = std::env::var_os("INVOCATION_ID").is_some_and(|id| !id.is_empty());
+                    return if is_unit { Err(UNIT_WITHOUT_DELEGATE.to_owned()) } else { Ok(None) };
                 }
             },
         };
@@ -38,16 +49,18 @@ impl ControlGroups {
             Err(error) => {
                 let folder = groups.0.folder().display();
                 if configured.is_some() {
-                    warn!(%folder, %error, "`cgroup` cannot be used; trainers have process groups");
-                } else {
-                    debug!(%folder, %error, "no control group is delegated");
+                    return Err(format!(
+                        "`cgroup` is `{folder}`, which cannot be used: {error}; trainers have process groups only, until \
+                         it is delegated to the agent's user and the agent is started again"
+                    ));
                 }
-                return None;
+                debug!(%folder, %error, "no control group is delegated");
+                return Ok(None);
             }
         }
         let counts = groups.0.share_memory_controller().is_ok();
         info!(folder = %groups.0.folder().display(), memory = counts, "each trainer has a control group");
-        Some(groups)
+        Ok(Some(groups))
     }
 
     /// The folder of the group in which trainers' groups are made.
@@ -91,20 +104,6 @@ impl ControlGroups {
     }
 }
 
-/// Says once that the agent's unit does not leave it its control group.
-fn warn_of_unit(error: &io::Error) {
-    // systemd sets it for its units.
-    if std::env::var_os("INVOCATION_ID").is_some() {
-        warn!(
-            %error,
-            "the unit of this agent lacks `Delegate=yes`: trainers get no control groups, so what they start may outlive \
-             them, and memory that ran out is harder to tell; add it (systemctl edit), or use the unit of `yard setup agent`"
-        );
-    } else {
-        debug!(%error, "no control group is delegated");
-    }
-}
-
 /// Kills all processes of a group and removes it. Blocks for a moment.
 pub fn end(group: &Cgroup) {
     const ROUNDS: u32 = 100;
@@ -123,4 +122,21 @@ pub fn end(group: &Cgroup) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     warn!(group = %group.folder().display(), "a control group does not become empty; it stays");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_no_control_group_is_told_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        let problem = ControlGroups::find(Some(&missing)).err().unwrap();
+        assert!(
+            problem.starts_with(&format!("`cgroup` is `{}`, which cannot", missing.display())),
+            "{problem}"
+        );
+        assert!(problem.contains("delegated to the agent's user"), "{problem}");
+    }
 }

@@ -169,31 +169,73 @@ async fn who_cannot_join_is_told_why_and_no_secret_is_shown() {
 }
 
 #[tokio::test]
-async fn an_agent_without_its_certificate_says_how_to_get_one() {
+async fn an_agent_without_its_certificate_says_how_to_get_one_and_waits_for_it() {
     let world = World::new("");
-    let (stub, _door) = Stub::encrypted().await;
+    let (mut stub, _door) = Stub::encrypted().await;
     let id = world.path("machine-id");
     fs::write(&id, "m1\n").unwrap();
     let variables = [("TRAINYARD_AGENT__MACHINE_ID_FILE", id.to_str().unwrap())];
-    let ends_with = async |wanted: &str| {
-        let agent = world.agent_with(&stub, &[], &variables);
-        assert_eq!(agent.exit_code().await, Some(2));
-        let log = world.log();
-        assert!(log.contains(wanted), "{wanted} in {log}");
-    };
-    ends_with("has not joined its cluster: run `trainyard-agent join 127.0.0.1:").await;
-
+    let says = async |stub: &Stub, wanted: &str| stub.until(|| world.log().contains(wanted)).await;
+    let agent = world.agent_with(&stub, &[], &variables);
+    says(&stub, "has not joined its cluster: run `trainyard-agent join 127.0.0.1:").await;
+    // The same process goes on as soon as the machine has joined.
     let address = stub.url.trim_start_matches("https://").to_owned();
     let mut command = program(&world, &["join", &address]);
     command.envs(variables);
     assert!(run(command, &stub.token()).await.status.success());
+    let first = stub.hello().await.agent;
+    drop(agent);
+
     let key = world.path("agent/tls/key.pem");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
-    ends_with(&format!("run `chmod 600 {}`", key.display())).await;
+    let agent = world.agent_with(&stub, &[], &variables);
+    says(&stub, &format!("run `chmod 600 {}`", key.display())).await;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(stub.hello().await.agent, first);
+    drop(agent);
 
     fs::write(&id, "m2\n").unwrap();
-    ends_with("its data directory comes from another machine; run `trainyard-agent join").await;
+    let _agent = world.agent_with(&stub, &[], &variables);
+    says(&stub, "its data directory comes from another machine; run `trainyard-agent join").await;
+}
+
+#[tokio::test]
+async fn a_running_agent_goes_to_the_scheduler_that_its_machine_joins_next() {
+    let world = World::new("");
+    let (mut first, _door) = Stub::encrypted().await;
+    let (mut second, _other_door) = Stub::encrypted().await;
+    join(&world, &first).await;
+    let agent = world.agent_that_joined();
+    first.hello().await;
+    join(&world, &second).await;
+    agent.signal(Signal::SIGHUP);
+    second.hello().await;
+    assert!(world.log().contains("this machine has joined another scheduler, and goes there"));
+    assert!(!world.log().contains("count after a restart"), "{}", world.log());
+}
+
+#[tokio::test]
+async fn who_joins_is_told_where_the_configuration_names_another_scheduler() {
+    let world = World::new("");
+    let (stub, _door) = Stub::encrypted().await;
+    let address = stub.url.trim_start_matches("https://").to_owned();
+    let mut command = program(&world, &["join", &address]);
+    command.env("TRAINYARD_AGENT__SCHEDULER", "https://old:7433");
+    let output = run(command, &stub.token()).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("`scheduler` is set to `https://old:7433`, and counts before"), "{said}");
+}
+
+#[tokio::test]
+async fn a_token_of_a_file_that_is_refused_is_tried_again() {
+    let world = World::new("");
+    let (mut stub, _door) = Stub::encrypted().await;
+    let file = world.path("token");
+    fs::write(&file, "hunter2").unwrap();
+    let _agent = world.agent(&stub, &["--join-token-file", file.to_str().unwrap()]);
+    stub.until(|| world.log().contains("it is no token")).await;
+    fs::write(&file, stub.token()).unwrap();
+    stub.hello().await;
 }
 
 #[tokio::test]

@@ -271,3 +271,26 @@ async fn other_users_of_the_machine_enter_none_of_the_agents_folders() {
     }
     assert_eq!((mode("agent"), mode("elsewhere")), (0o755, 0o755));
 }
+
+#[tokio::test]
+async fn what_a_person_should_know_of_the_machine_is_told_to_the_scheduler() {
+    let world = World::new("");
+    let mut stub = Stub::start().await;
+    let missing = world.path("missing");
+    let _agent = world.agent(&stub, &["--cgroup", missing.to_str().unwrap()]);
+    let notices = stub.hello().await.fitness.notices;
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].starts_with(&format!("`cgroup` is `{}`", missing.display())), "{notices:?}");
+}
+
+#[tokio::test]
+async fn a_machine_with_nothing_to_offer_says_so() {
+    let world = World::new("");
+    let mut stub = Stub::start().await;
+    let _agent = world.agent(&stub, &["--cpu-slots", "0"]);
+    let mut unavailable = stub.hello().await.unavailable;
+    while unavailable.is_empty() {
+        unavailable = stub.heartbeat().await.unavailable;
+    }
+    assert!(unavailable.contains("no GPU") && unavailable.contains("`cpu_slots` is 0"), "{unavailable}");
+}

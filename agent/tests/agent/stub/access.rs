@@ -9,7 +9,7 @@ use trainyard_access::testing::{Door, TestAuthority};
 use trainyard_proto::pb;
 use trainyard_proto::pb::access_service_server::AccessService;
 
-use super::{Service, Stub};
+use super::{Agent, Service, Stub, World};
 
 /// How long certificates count.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +94,14 @@ impl Stub {
     /// How many certificates were renewed.
     pub fn renewed(&self) -> u32 {
         self.shared.access.renewed.load(Ordering::SeqCst)
+    }
+}
+
+impl World {
+    /// Starts an agent whose scheduler is the one that it has joined.
+    pub fn agent_that_joined(&self) -> Agent {
+        let program = std::process::Command::new(env!("CARGO_BIN_EXE_trainyard-agent"));
+        self.start(program, "", &[], &[], self.log_file())
     }
 }
 

@@ -83,7 +83,7 @@ impl World {
     pub fn agent_with(&self, stub: &Stub, more: &[&str], variables: &[(&str, &str)]) -> Agent {
         self.start(
             Command::new(env!("CARGO_BIN_EXE_trainyard-agent")),
-            stub,
+            &stub.url,
             more,
             variables,
             self.log_file(),
@@ -93,7 +93,7 @@ impl World {
     /// Starts an agent whose log goes to a pipe that nobody reads.
     pub fn agent_unheard(&self, stub: &Stub) -> Agent {
         let (_, nobody_reads) = std::io::pipe().unwrap();
-        self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), stub, &[], &[], nobody_reads)
+        self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), &stub.url, &[], &[], nobody_reads)
     }
 
     fn log_file(&self) -> fs::File {
@@ -114,20 +114,21 @@ impl World {
         let script = format!("{mounts} && exec \"$0\" \"$@\"");
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_trainyard-agent")]);
-        self.start(command, stub, more, variables, self.log_file())
+        self.start(command, &stub.url, more, variables, self.log_file())
     }
 
     fn start(
         &self,
         mut command: Command,
-        stub: &Stub,
+        url: &str,
         more: &[&str],
         variables: &[(&str, &str)],
         log: impl Into<Stdio>,
     ) -> Agent {
         let slots: &[&str] = if more.contains(&"--cpu-slots") { &[] } else { &["--cpu-slots", "1"] };
         let child = command
-            .args(["--scheduler", &stub.url, "--name", "lab-1"])
+            .args(if url.is_empty() { vec![] } else { vec!["--scheduler", url] })
+            .args(["--name", "lab-1"])
             .args(slots)
             .arg("--data-dir")
             .arg(self.path("agent"))
