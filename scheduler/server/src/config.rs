@@ -165,6 +165,9 @@ impl Default for Config {
     }
 }
 
+/// The name of the scheduler's service, for sentences about it.
+pub const SERVICE: &str = "trainyard-scheduler";
+
 fn default_data_dir() -> PathBuf {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => PathBuf::from(home).join(".local/share/trainyard/scheduler"),

@@ -103,7 +103,16 @@ pub struct Driver {
     /// What users may do, as it was configured last.
     limits: watch::Receiver<Limits>,
     watchdog: Watchdog,
+    disk_problem: DiskProblem,
 }
+
+/// Tells what is wrong with the disk under the store, as far as this machine knows; asked while the store fails.
+pub type DiskProblem = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// What a scheduler is that has lost its store.
+const READS_ANEW: &str = "it reads its store anew";
+/// What the system says of a full disk.
+const NO_SPACE: &str = "No space left on device";
 
 /// Everything that lasts as long as one leader epoch of ours.
 struct Leadership {
@@ -167,8 +176,15 @@ impl Driver {
             last_session,
             limits,
             watchdog,
+            disk_problem: Box::new(|| None),
         };
         (driver, handle, is)
+    }
+
+    /// Asks there why the store fails.
+    #[must_use]
+    pub fn with_disk_problem(self, disk_problem: DiskProblem) -> Self {
+        Self { disk_problem, ..self }
     }
 
     /// Gives signs of life there.
@@ -195,19 +211,22 @@ impl Driver {
                 Ok(None) => Ok(()),
                 Err(cause) => Err(cause),
             };
-            let away = |text: &str| self.role.send_replace(Role::Unavailable(text.into()));
             match end {
                 Ok(()) => {
-                    away("it is shutting down");
+                    self.set_away("it is shutting down", None);
                     self.resign().await;
                     return Ok(());
                 }
-                Err(cause @ (StoreError::Conflict { .. } | StoreError::Encode(_))) => {
-                    error!(%cause, leader_epoch = %leader, "store refused a transaction, reading it anew");
+                Err(cause) => {
+                    match &cause {
+                        StoreError::Conflict { .. } | StoreError::Encode(_) => {
+                            error!(%cause, leader_epoch = %leader, "store refused a transaction, reading it anew");
+                        }
+                        _ => warn!(%cause, leader_epoch = %leader, "stepping down, reading the store anew"),
+                    }
+                    self.set_away(READS_ANEW, Some(&cause));
                 }
-                Err(cause) => warn!(%cause, leader_epoch = %leader, "stepping down, reading the store anew"),
             }
-            away("it reads its store anew");
         }
     }
 
@@ -268,10 +287,29 @@ impl Driver {
         }
     }
 
+    /// It has no state to show, as `text` says, or more exactly the disk under the store. Returns whether that is news.
+    fn set_away(&self, text: &str, cause: Option<&StoreError>) -> bool {
+        let full = cause.and_then(|cause| match cause {
+            StoreError::Unavailable(why) if why.contains(NO_SPACE) => {
+                Some(format!("the disk of Redis is full: {why}"))
+            }
+            StoreError::Unavailable(_) => (self.disk_problem)(),
+            _ => None,
+        });
+        let now = match full {
+            Some(full) => Role::DiskFull(full.into()),
+            None => Role::Unavailable(text.into()),
+        };
+        let is_news = self.role.send_replace(now.clone()) != now;
+        if let (true, Role::DiskFull(why)) = (is_news, &now) {
+            error!("{why}");
+        }
+        is_news
+    }
+
     /// Says once what is wrong with the store.
     fn store_is_away(&self, cause: &StoreError) {
-        let now = Role::Unavailable(cause.to_string().into());
-        if self.role.send_replace(now.clone()) == now {
+        if !self.set_away(&cause.to_string(), Some(cause)) || self.role.borrow().is_disk_full() {
             return;
         }
         match cause {
@@ -374,7 +412,13 @@ impl Driver {
             }
             if !transaction.writes.is_empty() {
                 tokio::select! {
-                    committed = self.store.commit(leadership.leader, &transaction.writes) => committed?,
+                    // Those who wait for an answer hear why there is none.
+                    committed = self.store.commit(leadership.leader, &transaction.writes) => {
+                        if let Err(cause) = committed {
+                            self.set_away(READS_ANEW, Some(&cause));
+                            return Err(cause);
+                        }
+                    }
                     lost = &mut leadership.lease => return Err(lost.unwrap_or(StoreError::LeaseOver)),
                 }
             }

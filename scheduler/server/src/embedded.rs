@@ -21,9 +21,11 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{Pid, getppid};
 use tracing::{info, warn};
 use trainyard_files::keep_folder_private;
+use trainyard_service::installed;
 use trainyard_types::environment;
 
 #[cfg(test)]
@@ -50,7 +52,10 @@ pub enum EmbeddedError {
     )]
     Missing { program: PathBuf },
     /// The directory cannot be used.
-    #[error("data_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
+    #[error(
+        "data_dir: cannot use `{path}`: {cause}; {}",
+        installed::way_to_write("trainyard-scheduler", path, cause)
+    )]
     Directory { path: PathBuf, cause: io::Error },
     /// The socket's path does not fit into a socket address.
     #[error(
@@ -132,6 +137,11 @@ impl EmbeddedRedis {
         format!("unix://{}", self.socket.display())
     }
 
+    /// What is wrong with the disk of its files, a sentence; `None` where there is room.
+    pub fn disk_problem(&self) -> Option<String> {
+        disk_problem(self.socket.parent()?)
+    }
+
     /// The process that serves now; 0 while there is none.
     pub fn pid(&self) -> u32 {
         self.pid.load(Ordering::SeqCst)
@@ -145,6 +155,26 @@ impl Drop for EmbeddedRedis {
             let _ = supervisor.join();
         }
     }
+}
+
+/// A disk with less room is why Redis ends: it does so when it cannot write.
+const LEAST_FREE: u64 = 16 << 20;
+
+fn disk_problem(dir: &Path) -> Option<String> {
+    let disk = statvfs(dir).ok()?;
+    full(dir, disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
+/// What to say of a disk that has so many bytes free.
+fn full(dir: &Path, free: u64) -> Option<String> {
+    (free < LEAST_FREE).then(|| {
+        format!(
+            "the disk of `{}` is full ({} KiB are free), and Redis ends when it cannot write there: make room, then the \
+             scheduler goes on by itself",
+            dir.display(),
+            free >> 10
+        )
+    })
 }
 
 /// How to start a private Redis.
@@ -319,7 +349,12 @@ impl Server {
     fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.log_file()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-        lines[lines.len().saturating_sub(3)..].join(" | ")
+        let mut tail = lines[lines.len().saturating_sub(3)..].join(" | ");
+        // Its log is on the same disk, and breaks off before the cause.
+        if let Some(problem) = disk_problem(&self.dir) {
+            tail = format!("{tail} | {problem}");
+        }
+        tail
     }
 }
 

@@ -110,7 +110,7 @@ async fn readyz(State(pages): State<Pages>) -> Response {
             format!("ready: leads\n{}", wants_room(waiting, room)).into_response()
         }
         Role::Standby(leader) => format!("ready: stands by for {leader}\n").into_response(),
-        Role::Unavailable(why) => {
+        Role::Unavailable(why) | Role::DiskFull(why) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response()
         }
     }

@@ -143,8 +143,12 @@ async fn serve(arguments: &Arguments, mut config: Effective<Config>) -> anyhow::
             Ok(newer) => {
                 reload.send(&newer.value);
                 config = newer;
+                service.problem("reload", None);
             }
-            Err(error) => error!("SIGHUP: the configuration stays as it was: {error:#}"),
+            Err(error) => {
+                error!("SIGHUP: the configuration stays as it was: {error:#}");
+                service.problem("reload", Some(format!("the changed configuration is not used: {error:#}")));
+            }
         }
         service.ready();
     };

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use crate::access::admit;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, SecurityMode};
+use crate::config::{Config, ConfigError, SERVICE, SecurityMode};
 use crate::driver::{Driver, Limits, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::objects::Objects;
@@ -51,10 +51,10 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The directory cannot be used.
-    #[error("data_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
+    #[error("data_dir: cannot use `{path}`: {cause}; {}", installed::way_to_write(SERVICE, path, cause))]
     Directory { path: PathBuf, cause: io::Error },
     /// The directory of blobs cannot be used.
-    #[error("blob_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
+    #[error("blob_dir: cannot use `{path}`: {cause}; {}", installed::way_to_write(SERVICE, path, cause))]
     Blobs { path: PathBuf, cause: io::Error },
     /// The store of blobs cannot be used.
     #[error(
@@ -66,13 +66,8 @@ pub enum StartError {
     #[error("data_dir: another scheduler uses `{0}`; stop it, or give this one its own directory")]
     Locked(PathBuf),
     /// The port cannot be had.
-    #[error("listen: cannot listen on `{address}`: {cause}; {holder}, or set `listen` to another port")]
-    Listen {
-        address: String,
-        cause: io::Error,
-        /// Who has it, and what to do about that.
-        holder: String,
-    },
+    #[error("listen: cannot listen on `{address}`: {cause}; {way_out}")]
+    Listen { address: String, cause: io::Error, way_out: String },
     /// The private server does not start.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
@@ -138,6 +133,9 @@ impl Server {
         let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
         let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
         let driver = driver.with_limits(new_limits).with_watchdog(service.watchdog());
+        let weak = redis.as_ref().map(Arc::downgrade);
+        let disk_problem = move || weak.as_ref()?.upgrade()?.disk_problem();
+        let driver = driver.with_disk_problem(Box::new(disk_problem));
         let closing = CancellationToken::new();
         let context = grpc::Context {
             driver: handle.clone(),
@@ -153,7 +151,7 @@ impl Server {
             max_message_bytes: (config.max_message_mib as usize) << 20,
         };
         let store = context.access.clone();
-        let security = Security::of(&config, address, store, &closing, &context.tasks)?;
+        let security = Security::of(&config, address, store, service, &context)?;
         let Security { acceptor, parts, admission, look_at_certificate } = security;
         let reload = Reload { limits, look_at_certificate };
         let health = tonic_health::server::HealthReporter::new();
@@ -293,11 +291,23 @@ fn lock(dir: &Path) -> Result<File, StartError> {
 
 fn listen_error(config: &Config, cause: io::Error) -> StartError {
     let port = config.address().map(|address| address.port()).unwrap_or_default();
-    let holder = match port_holder::find(port) {
-        Some(holder) => format!("{holder} has the port: stop it"),
-        None => "stop what uses it".to_owned(),
+    let way_out = match cause.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "a port under 1024 needs a right: `systemctl edit {SERVICE}` with `[Service]`, \
+             `AmbientCapabilities=CAP_NET_BIND_SERVICE` and `CapabilityBoundingSet=CAP_NET_BIND_SERVICE`, or set `listen` to a port from 1024 on"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have the address (`ip address` lists what it has): set \
+                                            `listen` to one of its own, or to 0.0.0.0 or [::] for all of them"
+                .to_owned()
+        }
+        io::ErrorKind::AddrInUse => match port_holder::find(port) {
+            Some(holder) => format!("{holder} has the port: stop it, or set `listen` to another port"),
+            None => "stop what uses it, or set `listen` to another port".to_owned(),
+        },
+        _ => "set `listen` to another address or port".to_owned(),
     };
-    StartError::Listen { address: config.listen.clone(), cause, holder }
+    StartError::Listen { address: config.listen.clone(), cause, way_out }
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, StartError> {

@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User};
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 use trainyard_access::{IdentityError, Pin};
 use trainyard_files::OpenToOthers;
+use trainyard_service::installed;
 use trainyard_types::AgentId;
+
+use crate::config::SERVICE;
 
 pub use authority::{AgentCertificate, Authority, RequestError};
 pub use server_certificate::{CertificateFiles, ServerCertificate};
@@ -28,7 +31,7 @@ const AGENT_URI: &str = "trainyard://agent/";
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The directory of the authority cannot be used.
-    #[error("tls_dir: cannot use `{path}`: {cause}; give a directory that this user may write to")]
+    #[error("tls_dir: cannot use `{path}`: {cause}; {}", installed::way_to_write(SERVICE, path, cause))]
     Directory { path: PathBuf, cause: std::io::Error },
     /// The authority's files do not go together.
     #[error(
@@ -49,16 +52,11 @@ pub enum TlsError {
     #[error("tls_dir: others on this machine may write to `{path}` (mode {mode:o}); run `chmod go-w {path}`")]
     Writable { path: PathBuf, mode: u32 },
     /// Whoever owns the key can read it, whatever its mode.
-    #[error(
-        "tls_dir: `{path}` belongs to user {owner}, who can read it and pose as the scheduler; run this as that user, or \
-         `chown {user} {path}`"
-    )]
+    #[error("tls_dir: `{path}` belongs to user {owner}; run this as that user: {}", run_as(*owner))]
     Foreign {
         path: PathBuf,
         /// The number of the user that it belongs to.
         owner: u32,
-        /// The number of this process' user.
-        user: u32,
     },
     /// The certificate does not fit its key.
     #[error("tls_cert, tls_key: {0}; give the key that the certificate was made for")]
@@ -69,6 +67,23 @@ pub enum TlsError {
     /// The authority cannot vouch for anybody.
     #[error("the cluster's authority cannot be used: {0}")]
     Verifier(String),
+}
+
+/// How this very command is run as another user. No way to give them the files is told: a service could not use them then.
+fn run_as(user: u32) -> String {
+    let name = User::from_uid(Uid::from_raw(user)).ok().flatten().map(|user| user.name);
+    let name = name.unwrap_or_else(|| format!("'#{user}'"));
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    // Root alone finds the installed configuration by itself.
+    let installed = installed::configuration("scheduler.toml");
+    if let Some(file) = installed.filter(|_| !words.iter().any(|word| word.starts_with("--config"))) {
+        words.splice(0..0, ["--config".to_owned(), file.to_string_lossy().into_owned()]);
+    }
+    // Only what needs no quoting.
+    let is_plain =
+        |word: &String| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:=".contains(&byte));
+    let words = if words.iter().all(is_plain) { words.join(" ") } else { "…".to_owned() };
+    format!("`{}`", format!("sudo -u {name} trainyard-scheduler {words}").trim_end())
 }
 
 /// Refuses a private key that others may read.
@@ -85,7 +100,7 @@ fn check_authority(dir: &Path, key: &Path) -> Result<(), TlsError> {
     }
     let (owner, user) = (fs::metadata(key).map_err(unusable)?.uid(), Uid::effective().as_raw());
     if ![0, user].contains(&owner) {
-        return Err(TlsError::Foreign { path: key.to_owned(), owner, user });
+        return Err(TlsError::Foreign { path: key.to_owned(), owner });
     }
     check_private("tls_dir", key)
 }

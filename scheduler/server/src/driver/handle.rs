@@ -17,6 +17,8 @@ use super::state_view::{JobView, StateView};
 pub struct Unavailable {
     /// Where to ask, if another scheduler leads.
     pub leader: Option<Arc<str>>,
+    /// Whether that is so since the disk under the store is full.
+    pub disk_full: bool,
 }
 
 /// Why a user's request was not done.
@@ -47,8 +49,9 @@ impl Handle {
     /// Why the driver did not answer, as far as its role tells.
     fn unavailable(&self) -> Unavailable {
         match &*self.role.borrow() {
-            Role::Standby(leader) => Unavailable { leader: Some(Arc::clone(leader)) },
-            Role::Leading | Role::Unavailable(_) => Unavailable { leader: None },
+            Role::Standby(leader) => Unavailable { leader: Some(Arc::clone(leader)), disk_full: false },
+            Role::DiskFull(_) => Unavailable { leader: None, disk_full: true },
+            Role::Leading | Role::Unavailable(_) => Unavailable { leader: None, disk_full: false },
         }
     }
 

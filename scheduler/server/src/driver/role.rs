@@ -7,6 +7,8 @@ use std::sync::Arc;
 pub enum Role {
     /// It has no state to show: the store does not answer, or must not be used. With the reason.
     Unavailable(Arc<str>),
+    /// The same, since a disk is full: an admin's to mend, which users may know. With which disk.
+    DiskFull(Arc<str>),
     /// Another leads, at this URL; reads are answered here, from what is stored.
     Standby(Arc<str>),
     Leading,
@@ -18,8 +20,13 @@ impl Role {
         *self == Self::Leading
     }
 
+    /// Whether a full disk keeps the store away.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::DiskFull(_))
+    }
+
     /// Whether jobs can be read here.
     pub fn reads(&self) -> bool {
-        !matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Leading | Self::Standby(_))
     }
 }

@@ -19,12 +19,17 @@ use crate::store::memory::MemoryStore;
 struct Flaky {
     inner: MemoryStore,
     broken: AtomicBool,
+    /// Whether nobody can lead.
+    down: AtomicBool,
     /// Whether a failing commit takes effect all the same, as when only the answer is lost.
     lands: AtomicBool,
 }
 
 impl Store for Flaky {
     fn campaign<'a>(&'a self, candidate: &'a Candidate) -> Pending<'a, Campaigned> {
+        if self.down.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable("broken pipe".into())) });
+        }
         self.inner.campaign(candidate)
     }
 
@@ -99,7 +104,7 @@ fn hello() -> Hello {
     Hello::new(AgentId(Uuid::from_u128(1)), "a".into(), "1".into(), inventory)
 }
 
-const UNAVAILABLE: Unavailable = Unavailable { leader: None };
+const UNAVAILABLE: Unavailable = Unavailable { leader: None, disk_full: false };
 
 fn candidate(instance: u128) -> Candidate {
     Candidate {
@@ -165,6 +170,25 @@ async fn what_could_not_be_stored_was_never_there() {
     assert_eq!(jobs(&handle).await, 1);
     assert_eq!(submit(&handle, "a").await, Ok(first));
     assert!(submit(&handle, "b").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_store_is_named_to_all_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Flaky::default());
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let (driver, handle, mut role) = Driver::new(store.clone(), CoreConfig::default(), blobs, candidate(1));
+    let driver = driver.with_disk_problem(Box::new(|| Some("the disk of `/data` is full".to_owned())));
+    tokio::spawn(driver.run(CancellationToken::new()));
+    role.wait_for(Role::leads).await.unwrap();
+    store.down.store(true, Ordering::SeqCst);
+    store.broken.store(true, Ordering::SeqCst);
+    let full = Unavailable { leader: None, disk_full: true };
+    assert_eq!(submit(&handle, "a").await, Err(full.into()));
+    assert_eq!(*role.borrow_and_update(), Role::DiskFull("the disk of `/data` is full".into()));
+    store.down.store(false, Ordering::SeqCst);
+    role.wait_for(Role::leads).await.unwrap();
+    assert!(submit(&handle, "a").await.is_ok());
 }
 
 #[tokio::test]
@@ -259,7 +283,7 @@ async fn a_standby_answers_reads_and_names_the_leader_for_the_rest() {
     let mut second = Replica::start(&store, dir.path(), 2).await;
     second.stands_by().await;
     let leader: Arc<str> = "http://scheduler-1:7433".into();
-    let elsewhere = Unavailable { leader: Some(leader) };
+    let elsewhere = Unavailable { leader: Some(leader), disk_full: false };
     assert_eq!(submit(&second.handle, "b").await, Err(elsewhere.clone().into()));
     assert_eq!(second.handle.open(hello()).await.unwrap_err(), elsewhere.clone().into());
     assert_eq!(second.handle.ask_leader(|state| state.census()).await, Err(elsewhere));
@@ -300,7 +324,10 @@ async fn a_deposed_driver_writes_nothing_and_stands_by() {
     assert!(matches!(submit(&first.handle, "a").await, Err(RequestError::Unavailable(_))));
     first.stands_by().await;
     let leader: Arc<str> = "http://scheduler-2:7433".into();
-    assert_eq!(submit(&first.handle, "a").await, Err(Unavailable { leader: Some(leader) }.into()));
+    assert_eq!(
+        submit(&first.handle, "a").await,
+        Err(Unavailable { leader: Some(leader), disk_full: false }.into())
+    );
     assert_eq!(store.peek().await.unwrap().jobs, []);
 }
 

@@ -71,3 +71,11 @@ fn a_path_that_no_socket_can_have_is_refused() {
     let error = EmbeddedRedis::start(redis_server(), &dir).unwrap_err();
     assert!(matches!(error, EmbeddedError::PathTooLong { .. }), "{error}");
 }
+
+#[test]
+fn a_full_disk_is_named_with_the_way_out() {
+    let dir = dir();
+    assert_eq!(full(dir.path(), LEAST_FREE), None);
+    let problem = full(dir.path(), 8 << 10).unwrap();
+    assert!(problem.contains(&format!("the disk of `{}` is full (8 KiB", dir.path().display())), "{problem}");
+}

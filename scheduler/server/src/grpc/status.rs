@@ -101,6 +101,10 @@ impl ApiError {
     /// The scheduler ends.
     pub const SHUTTING_DOWN: Self = Self::Unavailable("the scheduler is shutting down; connect again");
     /// The driver dropped what was asked.
+    pub const DISK_FULL: Self = Self::Unavailable(
+        "the scheduler's store is not available, since the disk under it is full: an admin has to make room there, then \
+         it goes on by itself",
+    );
     pub const STORE_AWAY: Self = Self::Unavailable("the scheduler's store is not available; try again");
 }
 
@@ -119,9 +123,10 @@ pub(super) fn not_there(
 
 impl From<Unavailable> for ApiError {
     fn from(unavailable: Unavailable) -> Self {
-        match unavailable.leader {
-            Some(leader) => Self::NotLeader { leader: leader.to_string() },
-            None => Self::STORE_AWAY,
+        match unavailable {
+            Unavailable { leader: Some(leader), .. } => Self::NotLeader { leader: leader.to_string() },
+            Unavailable { disk_full: true, .. } => Self::DISK_FULL,
+            Unavailable { .. } => Self::STORE_AWAY,
         }
     }
 }

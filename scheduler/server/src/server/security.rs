@@ -9,15 +9,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 use trainyard_console as console;
+use trainyard_service::ServiceManager;
 
 use crate::access::{Admission, Audit, Gate, Registry, first_login};
 use crate::clock::Clock;
 use crate::config::{self, Config, Visibility};
-use crate::grpc::AccessParts;
+use crate::grpc::{self, AccessParts};
 use crate::store::AccessStore;
 use crate::tls::{Authority, CertificateFiles, ServerCertificate, TlsError, acceptor};
 
@@ -42,11 +41,11 @@ impl Security {
         config: &Config,
         listening: SocketAddr,
         store: Arc<dyn AccessStore>,
-        closing: &CancellationToken,
-        tasks: &TaskTracker,
+        service: &ServiceManager,
+        context: &grpc::Context,
     ) -> Result<Self, TlsError> {
         if config.is_secure(listening) {
-            return Self::start(config, listening, store, closing, tasks);
+            return Self::start(config, listening, store, service, context);
         }
         let admission = if listening.ip().is_loopback() {
             Admission::ThisMachine(config::hostname().unwrap_or_default().into())
@@ -64,9 +63,10 @@ impl Security {
         config: &Config,
         listening: SocketAddr,
         store: Arc<dyn AccessStore>,
-        closing: &CancellationToken,
-        tasks: &TaskTracker,
+        service: &ServiceManager,
+        context: &grpc::Context,
     ) -> Result<Self, TlsError> {
+        let (closing, tasks) = (&context.closing, &context.tasks);
         let authority = Arc::new(Authority::open(&config.tls_dir())?);
         let files = config.tls_cert.clone().zip(config.tls_key.clone());
         let files = files.map(|(certificate, key)| CertificateFiles { certificate, key });
@@ -79,7 +79,7 @@ impl Security {
         let sees_all = config.visibility == Visibility::All;
         let admission = Admission::Gate(Gate::new(registry.clone(), audit, clock, sees_all));
         let look = certificate.look();
-        tasks.spawn(certificate.keep_new(closing.clone()));
+        tasks.spawn(certificate.keep_new(service.clone(), closing.clone()));
         tasks.spawn(registry.clone().follow(clock, closing.clone()));
         tasks.spawn(writing);
         let login = FirstLogin {

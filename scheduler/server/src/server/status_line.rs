@@ -35,7 +35,7 @@ pub async fn tell(
             let now = role.borrow_and_update().clone();
             let census = match now {
                 Role::Leading => timeout(COUNTED_WITHIN, driver.ask(|state| state.census())).await.ok(),
-                Role::Standby(_) | Role::Unavailable(_) => None,
+                Role::Standby(_) | Role::Unavailable(_) | Role::DiskFull(_) => None,
             };
             service.status(&line(&now, census.and_then(Result::ok).as_ref()));
             if let Ok(Err(_)) = timeout(COUNT_EVERY, role.changed()).await {
@@ -59,6 +59,6 @@ fn line(role: &Role, census: Option<&Census>) -> String {
         }
         (Role::Leading, None) => "leading".into(),
         (Role::Standby(leader), _) => format!("standing by: {leader} leads"),
-        (Role::Unavailable(why), _) => format!("not ready: {why}"),
+        (Role::Unavailable(why) | Role::DiskFull(why), _) => format!("not ready: {why}"),
     }
 }

@@ -246,8 +246,12 @@ mod tests {
         let key = dir.path().join(KEY_FILE);
         std::os::unix::fs::chown(&key, Some(12345), None).unwrap();
         let error = Authority::open(dir.path()).err().unwrap().to_string();
-        let wanted = format!("`{0}` belongs to user 12345", key.display());
-        assert!(error.contains(&wanted) && error.contains("run this as that user, or `chown 0 "), "{error}");
+        let wanted = format!("`{}` belongs to user 12345; run this as that user", key.display());
+        assert!(
+            error.contains(&wanted) && error.contains("`sudo -u '#12345' trainyard-scheduler"),
+            "{error}"
+        );
+        assert!(!error.contains("chown"), "{error}");
     }
 
     #[test]

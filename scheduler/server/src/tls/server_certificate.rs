@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_access::Identity;
+use trainyard_service::ServiceManager;
 
 use super::{Authority, TlsError, check_private};
 
@@ -87,25 +88,34 @@ impl ServerCertificate {
     }
 
     /// Keeps it new until `closing`.
-    pub async fn keep_new(self: Arc<Self>, closing: CancellationToken) {
+    /// The service manager hears of one that cannot be used.
+    pub async fn keep_new(self: Arc<Self>, service: ServiceManager, closing: CancellationToken) {
         let follow = async {
             let mut seen = self.written();
             let mut made = Instant::now();
             loop {
-                tokio::select! {
-                    () = sleep(FILES_POLL) => {}
-                    () = self.look.notified() => {}
-                }
+                // Who asks for it has files read that are as old as the former ones: copies keep times.
+                let is_asked = tokio::select! {
+                    () = sleep(FILES_POLL) => false,
+                    () = self.look.notified() => matches!(self.source, Source::Files(_)),
+                };
                 let now = self.written();
                 let is_due =
                     made.elapsed() >= REMAKE_EVERY && matches!(self.source, Source::Authority { .. });
-                if now == seen && !is_due {
+                if now == seen && !is_due && !is_asked {
                     continue;
                 }
-                match self.renew() {
-                    Ok(()) => info!("new connections are shown a new certificate"),
-                    Err(error) => warn!(%error, "the new certificate cannot be used, the old one stays"),
-                }
+                let problem = match self.renew() {
+                    Ok(()) => {
+                        info!("new connections are shown a new certificate");
+                        None
+                    }
+                    Err(error) => {
+                        warn!(%error, "the new certificate cannot be used, the old one stays");
+                        Some(format!("the new certificate cannot be used, the old one stays: {error}"))
+                    }
+                };
+                service.problem("certificate", problem);
                 (seen, made) = (now, Instant::now());
             }
         };

@@ -14,6 +14,7 @@ mod listener;
 mod object_store;
 mod orders;
 mod process;
+mod reload;
 mod replicas;
 mod security;
 mod sentinel;

@@ -134,6 +134,13 @@ fn what_it_cannot_use_is_named_with_a_way_out_in_one_line() {
     let taken = taken.local_addr().unwrap().to_string();
     let table = [
         ("LISTEN", taken.as_str(), "error: listen: cannot listen on `127.0.0.1:"),
+        // Of a network that is for documents alone.
+        (
+            "LISTEN",
+            "192.0.2.1:7433",
+            "error: listen: cannot listen on `192.0.2.1:7433`: Cannot assign requested address (os error 99); this machine \
+             does not have the address",
+        ),
         ("LISTEN", "7433", "error: listen: `7433` is no address with a port; write one such as"),
         ("DATA_DIR", "/proc/none", "error: data_dir: cannot use `/proc/none`"),
         ("REDIS_SERVER", "/none", "error: redis_server: `/none` was not found; install it"),
