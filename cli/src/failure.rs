@@ -11,6 +11,7 @@ use trainyard_access::ConnectionProblem;
 
 use trainyard_types::text::clean_lines;
 
+use crate::settings::address::is_here;
 use crate::terminal::clean;
 
 /// What scripts can tell a failure by.
@@ -111,8 +112,9 @@ impl Failure {
             format!("{} fields are wrong", details.len())
         };
         // An answer that says what to do needs no second advice.
-        let hint =
-            access::hint(status, server).or_else(|| hint_for(status)).filter(|_| !message.contains("`yard "));
+        let hint = access::hint(status, server)
+            .or_else(|| hint_for(status, server))
+            .filter(|_| !message.contains("`yard "));
         Self { exit, message, details, hint }
     }
 
@@ -169,12 +171,15 @@ fn exit_of(status: &Status) -> Exit {
 /// What helps where something is not there, whatever it is.
 pub const NOT_FOUND_HINT: &str = "`yard jobs` lists the jobs that there are, `yard agents` the agents";
 
-fn hint_for(status: &Status) -> Option<String> {
+fn hint_for(status: &Status, server: &str) -> Option<String> {
     if is_transport(status) {
-        return Some(
+        let hint = if server.starts_with("http://") && is_here(server) {
             "is it running? `yard up` starts one on this machine; `--server` or YARD_SERVER names another"
-                .into(),
-        );
+        } else {
+            "is it running? `systemctl status trainyard-scheduler` tells on its machine; check the address and what \
+             firewalls let through; `--server` or YARD_SERVER names another"
+        };
+        return Some(hint.into());
     }
     let hint = match status.code() {
         Code::InvalidArgument => "correct what is named and try again; `--help` lists the options",

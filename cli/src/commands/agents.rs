@@ -9,9 +9,31 @@ use crate::commands::Context;
 use crate::commands::operator::GpuOrder;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
+use crate::settings::address::is_here;
 use crate::{render, terminal};
 
-const NO_AGENTS: &str = "no agent has connected yet; `yard up` runs one on this machine";
+/// What to do where there is no agent of this server.
+fn no_agents(server: &str) -> String {
+    let address = if is_here(server) { "ADDRESS" } else { server.trim_start_matches("https://") };
+    if server.starts_with("https://") {
+        format!(
+            "no agent has connected yet: run `trainyard-agent join {address}` on each machine, with a token of `yard token \
+             create --agents`"
+        )
+    } else {
+        format!("no agent has connected yet: run `trainyard-agent --scheduler {server}` on each machine")
+    }
+}
+
+/// Why there is no GPU to list, and what trains without.
+fn no_gpus(agents: &[pb::Agent]) -> &'static str {
+    let connected = |agent: &&pb::Agent| agent.state() == pb::AgentState::Connected;
+    if agents.iter().filter(connected).any(|agent| !agent.cpu_slots.is_empty()) {
+        "no agent has a GPU; `--device cpu` trains without"
+    } else {
+        "no agent that is connected has a GPU or a CPU slot; `yard agents` says more"
+    }
+}
 
 /// List the machines, reserve, release and clear their GPUs, or forget a machine
 #[derive(Debug, Args)]
@@ -35,7 +57,7 @@ impl Agents {
             return context.output.list(&json!({ "agents": agents }), "agents");
         }
         if agents.is_empty() {
-            terminal::message(NO_AGENTS);
+            terminal::message(&no_agents(&context.client.server()));
             return Ok(());
         }
         context.output.line(&render::cluster::agents(context.output, &agents, &render::now()))
@@ -73,11 +95,11 @@ impl Gpus {
         }
         if gpus.is_empty() {
             let text = if agents.is_empty() {
-                NO_AGENTS
+                no_agents(&context.client.server())
             } else {
-                "no agent has a GPU; `--device cpu` trains without"
+                no_gpus(&agents).to_owned()
             };
-            terminal::message(text);
+            terminal::message(&text);
             return Ok(());
         }
         context.output.line(&render::cluster::gpus(context.output, &gpus, &render::now()))
@@ -184,4 +206,28 @@ pub async fn list_agents(client: &Client) -> Result<Vec<pb::Agent>, Failure> {
         Ok((answer.agents, answer.next_page_token))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_without_agents_is_told_to_have_machines_join_and_not_to_start_another_cluster() {
+        assert!(no_agents("https://lab:7433").contains("`trainyard-agent join lab:7433`"));
+        assert!(no_agents("https://localhost:7433").contains("`trainyard-agent join ADDRESS`"));
+        let open = no_agents("http://127.0.0.1:1");
+        assert!(
+            open.contains("`trainyard-agent --scheduler http://127.0.0.1:1`") && !open.contains("yard up")
+        );
+    }
+
+    #[test]
+    fn cpu_slots_are_named_only_where_there_are_some() {
+        let state = pb::AgentState::Connected.into();
+        let without = pb::Agent { state, ..pb::Agent::default() };
+        let with = pb::Agent { cpu_slots: vec![pb::CpuSlot::default()], ..without.clone() };
+        assert!(no_gpus(&[without.clone(), with]).contains("--device cpu"));
+        assert!(no_gpus(&[without]).contains("`yard agents` says more"));
+    }
 }

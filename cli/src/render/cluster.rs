@@ -56,6 +56,14 @@ fn notices(agent: &pb::Agent) -> Vec<String> {
             lines.push(format!("CPU slot {} takes no job: {}", slot.index, unavailable.message));
         }
     }
+    let has_nothing = agent.gpus.is_empty() && agent.cpu_slots.is_empty() && agent.unavailable.is_empty();
+    if has_nothing && agent.state() == pb::AgentState::Connected {
+        lines.push(
+            "has no GPU that NVIDIA's driver tells of, and no CPU slot: no job comes there until the driver is there, or \
+             `cpu_slots` is set"
+                .to_owned(),
+        );
+    }
     lines.extend(agent.notices.iter().cloned());
     lines.into_iter().map(|line| format!("{}: {line}", agent.name)).collect()
 }
@@ -246,4 +254,21 @@ pub fn rates(output: Output, rates: &[pb::Rate]) -> String {
         ]);
     }
     table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_connected_and_has_nothing_says_so() {
+        let state = pb::AgentState::Connected.into();
+        let bare = pb::Agent { name: "lab-1".into(), state, ..pb::Agent::default() };
+        let lines = notices(&bare);
+        assert!(lines.len() == 1 && lines[0].starts_with("lab-1: has no GPU"), "{lines:?}");
+        let told = pb::Agent { unavailable: "its driver hangs".into(), ..bare.clone() };
+        assert_eq!(notices(&told), ["lab-1: its driver hangs"]);
+        let with = pb::Agent { cpu_slots: vec![pb::CpuSlot::default()], ..bare };
+        assert_eq!(notices(&with), [""; 0]);
+    }
 }

@@ -30,6 +30,8 @@ pub struct Machine {
     pub present: Vec<PathBuf>,
     /// Whether the folder of the data is on another machine.
     pub data_on_share: bool,
+    /// Whether the user's own service manager can be told anything; root needs none.
+    pub has_user_manager: bool,
 }
 
 impl Machine {
@@ -73,6 +75,7 @@ impl Machine {
             users: users.filter(|name| matches!(User::from_name(name), Ok(Some(_)))).collect(),
             present: files.filter(|file| file.exists()).collect(),
             data_on_share: is_on_share(&data),
+            has_user_manager: has_user_manager(),
             home,
             programs,
             configuration,
@@ -84,6 +87,14 @@ impl Machine {
     pub fn has(&self, file: &Path) -> bool {
         self.present.iter().any(|present| present == file)
     }
+}
+
+/// Whether `systemctl --user` finds the user's manager, which a login brings and `su` or `sudo -u` do not.
+fn has_user_manager() -> bool {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let folder = variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let is_there = |name: &str| folder.as_ref().is_some_and(|folder| folder.join(name).exists());
+    is_there("systemd/private") || is_there("bus") || variable("DBUS_SESSION_BUS_ADDRESS").is_some()
 }
 
 fn find_redis() -> Option<PathBuf> {

@@ -143,6 +143,13 @@ fn check(program: Program, machine: &Machine) -> Result<(), Failure> {
         return Err(Failure::usage(format!("a package has installed {service} already"))
             .hint(format!("change it with `systemctl edit {name}`")));
     }
+    if machine.home.is_some() && !machine.has_user_manager {
+        return Err(Failure::local("this user has no service manager of their own here").hint(format!(
+            "log in as this user, not by `su` or `sudo -u`; or as root `loginctl enable-linger USER`, then as the user \
+             `XDG_RUNTIME_DIR=/run/user/$(id -u) yard setup {}`; root sets up a service of the machine",
+            program.folder()
+        )));
+    }
     let file = machine.programs.join(name);
     if !machine.has(&file) {
         return Err(Failure::local(format!(

@@ -11,6 +11,7 @@ fn machine(home: Option<&str>) -> Machine {
         redis: Some("/usr/bin/redis-server".into()),
         users: Vec::new(),
         data_on_share: false,
+        has_user_manager: home.is_some(),
         programs,
         present,
     }
@@ -117,4 +118,13 @@ fn what_cannot_be_a_service_is_refused_with_a_way_out() {
         let failure = make(program, &machine).unwrap_err();
         assert!(failure.message.contains(said) && failure.hint.is_some(), "{failure:?}");
     }
+}
+
+#[test]
+fn a_user_without_a_login_session_is_told_before_anything_is_written() {
+    let (own, whole) = (machine(Some("/home/ada")), machine(None));
+    let failure = make(Program::Agent, &Machine { has_user_manager: false, ..own }).unwrap_err();
+    assert!(failure.message.contains("no service manager"), "{failure:?}");
+    assert!(failure.hint.unwrap().contains("loginctl enable-linger"));
+    assert!(make(Program::Agent, &whole).is_ok());
 }
