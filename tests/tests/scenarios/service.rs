@@ -69,6 +69,11 @@ impl Service {
         self.process.as_ref().unwrap().output().split_off(before)
     }
 
+    /// Reads what is told until the status line has this.
+    fn shows(&self, text: &str) {
+        while !self.hears("STATUS=").contains(text) {}
+    }
+
     /// SIGTERM; the program says so, and ends by itself.
     fn stops(&mut self) {
         let process = self.process.take().unwrap();
@@ -113,8 +118,14 @@ async fn the_scheduler_tells_how_it_is_and_takes_limits_and_log_level_at_sighup(
     let log = service.reload();
     assert!(log.contains("the configuration stays as it was: listen: `nowhere`"), "{log}");
     service.configure("lisen = \"127.0.0.1:0\"\n");
-    let log = service.reload();
+    // Whoever only asks how the service is sees it, until the file is mended.
+    service.signal(Signal::SIGHUP);
+    service.shows("; the changed configuration is not used: unknown key `lisen`");
+    let log = service.process.as_ref().unwrap().output();
     assert!(log.contains("did you mean `listen`?"), "{log}");
+    service.configure(listen);
+    service.signal(Signal::SIGHUP);
+    while service.hears("STATUS=").contains("is not used") {}
     service.stops();
 }
 
@@ -128,12 +139,28 @@ fn the_agent_is_ready_without_a_scheduler_and_tells_why_it_is_not_connected() {
     service.hears("READY=1");
     let status = service.hears("STATUS=GPUs: 0, CPU slots: 2, jobs: 0; not connected: ");
     assert!(status.contains("cannot connect to http://127.0.0.1:1"), "{status}");
+    assert!(status.contains("run `trainyard-agent join ADDRESS`"), "{status}");
     service.hears("WATCHDOG=1");
     service.configure(&format!("{base}owners = [\"ada\"]\nlog = \"debug\"\nstall_after = \"1h\"\n"));
     let log = service.reload();
     assert!(log.contains("changed=\"log,owners\"") && log.contains("keys=\"stall_after\""), "{log}");
     service.configure("owners = [\"\"]\n");
-    let log = service.reload();
+    service.signal(Signal::SIGHUP);
+    service.shows("; the changed configuration is not used: `owners`");
+    let log = service.process.as_ref().unwrap().output();
     assert!(log.contains("the configuration stays as it was: `owners`"), "{log}");
     service.stops();
+}
+
+#[test]
+fn an_agent_that_has_not_joined_tells_how_and_waits() {
+    let mut service = Service::new();
+    service.configure("scheduler = \"https://127.0.0.1:1\"\nmetrics_listen = \"\"\nself_test = false\n");
+    service.start("trainyard-agent");
+    service.hears("READY=1");
+    service.shows(
+        "not joined: `scheduler` is `https://127.0.0.1:1`, and this machine has not joined its cluster: run \
+                   `trainyard-agent join 127.0.0.1:1`",
+    );
+    service.hears("WATCHDOG=1");
 }
