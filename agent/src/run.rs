@@ -58,23 +58,20 @@ pub struct Supervised {
 /// # Errors
 /// The data directory cannot be used, or another agent uses it.
 pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervised) -> anyhow::Result<()> {
-    let Supervised { service, reload, stop } = supervised;
-    let Started {
-        config,
-        lock: _lock,
-        identity,
-        credentials,
-        renewal,
-        groups,
-        notices,
-        host,
-        gpus,
-        readings,
-    } = match stop.run_until_cancelled(startup::start(config, &probe, &service)).await {
-        Some(started) => started?,
+    let (service, stop) = (supervised.service.clone(), supervised.stop.clone());
+    match stop.run_until_cancelled(startup::start(config, &probe, &service)).await {
+        Some(started) => work(started?, probe, supervised).await,
         // It waited for its certificate, and its terminal is gone.
-        None => return Ok(()),
-    };
+        None => Ok(()),
+    }
+}
+
+/// Runs the tasks of an agent that has what it needs.
+async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Supervised) -> anyhow::Result<()> {
+    let Supervised { service, reload, stop } = supervised;
+    let notices = std::mem::take(&mut started.notices);
+    let Started { config, lock: _lock, identity, credentials, renewal, groups, host, gpus, readings, .. } =
+        started;
     let (agent, name, cpu_slots) = (identity.agent(), &config.name, config.cpu_slots);
     info!(%agent, name, gpus = readings.inventory.gpus.len(), cpu_slots, "agent");
 
@@ -85,12 +82,7 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     let (heartbeats_sender, heartbeats_sent) = watch::channel(0);
     let (self_tests, self_test_requests) = SelfTestRequests::channel();
     let fits = FitStore::load(&config.data_dir);
-    let fit_records = fits.records(Time::now());
-    let (status_sender, status) = watch::channel(AgentStatus {
-        fit_records,
-        fitness: Fitness { notices, ..Fitness::default() },
-        ..AgentStatus::default()
-    });
+    let (status_sender, status) = watch::channel(first_status(&fits, notices));
     let paths = PathMonitor::new(config.data_roots.clone(), config.stall_after, status_sender.clone());
     let shared = Shared {
         content: open_content(&config, &paths, &status_sender, &link, &inbox).await,
@@ -139,14 +131,19 @@ pub async fn run(config: Config, probe: Arc<dyn GpuProbe>, supervised: Supervise
     tasks.spawn(gpu_monitor.run(end.clone()));
     tasks.spawn(keep_certificate(renewal, reload, service.clone(), end.clone()));
     tasks.spawn(tester.run(end.clone()));
-    let stops_within = shared.config.shutdown_grace + STOP_MARGIN;
     shared.watch_the_machine(&mut tasks, janitor, snapshots, &end);
-    tasks.spawn(forward_signals(shared.inbox, (service, stops_within), stop, end.clone()));
+    tasks.spawn(forward_signals(shared, service, stop, end.clone()));
     driver.run().await;
     end.cancel();
     while tasks.join_next().await.is_some() {}
     info!("agent stopped");
     Ok(())
+}
+
+/// What an agent says of itself from the start.
+fn first_status(fits: &FitStore, notices: Vec<String>) -> AgentStatus {
+    let fitness = Fitness { notices, ..Fitness::default() };
+    AgentStatus { fit_records: fits.records(Time::now()), fitness, ..AgentStatus::default() }
 }
 
 /// Renews the agent's certificate, if it has one.
@@ -299,8 +296,8 @@ impl Shared {
 
 /// Turns signals, and the caller's own wish, into shutdowns.
 async fn forward_signals(
-    inbox: mpsc::Sender<Input>,
-    (service, stops_within): (ServiceManager, Duration),
+    shared: Shared,
+    service: ServiceManager,
     stop: CancellationToken,
     end: CancellationToken,
 ) {
@@ -318,8 +315,8 @@ async fn forward_signals(
             () = stop.cancelled(), if !has_asked => has_asked = true,
             () = end.cancelled() => return,
         }
-        service.stopping_within(stops_within);
-        if inbox.send(Input::Core(Event::Shutdown)).await.is_err() {
+        service.stopping_within(shared.config.shutdown_grace + STOP_MARGIN);
+        if shared.inbox.send(Input::Core(Event::Shutdown)).await.is_err() {
             return;
         }
     }

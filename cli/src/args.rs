@@ -15,7 +15,7 @@ use crate::commands::{
 #[command(name = "yard", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 fine, 1 the job failed or was cancelled, 2 wrong usage or bad spec, \
                         3 the server cannot be reached, 4 refused, 130 interrupted.\n\
-                        A job's id may be shortened to any prefix that only it has.")]
+                        An id may be shortened to any start that only it has.")]
 pub struct Cli {
     /// The options that every command takes.
     #[command(flatten)]

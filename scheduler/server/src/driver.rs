@@ -19,6 +19,7 @@ mod metrics;
 mod orphans;
 mod role;
 mod state_view;
+mod store_away;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +56,8 @@ pub use metrics::{DriverMetrics, HeartbeatAges, Histogram};
 use orphans::{blobs_at_stake, orphaned};
 pub use role::Role;
 pub use state_view::{EventMark, JobView, StateView};
+pub use store_away::DiskProblem;
+use store_away::READS_ANEW;
 
 /// Messages that may wait; then their senders do.
 const QUEUED_MESSAGES: usize = 1024;
@@ -105,14 +108,6 @@ pub struct Driver {
     watchdog: Watchdog,
     disk_problem: DiskProblem,
 }
-
-/// Tells what is wrong with the disk under the store, as far as this machine knows; asked while the store fails.
-pub type DiskProblem = Box<dyn Fn() -> Option<String> + Send + Sync>;
-
-/// What a scheduler is that has lost its store.
-const READS_ANEW: &str = "it reads its store anew";
-/// What the system says of a full disk.
-const NO_SPACE: &str = "No space left on device";
 
 /// Everything that lasts as long as one leader epoch of ours.
 struct Leadership {
@@ -179,12 +174,6 @@ impl Driver {
             disk_problem: Box::new(|| None),
         };
         (driver, handle, is)
-    }
-
-    /// Asks there why the store fails.
-    #[must_use]
-    pub fn with_disk_problem(self, disk_problem: DiskProblem) -> Self {
-        Self { disk_problem, ..self }
     }
 
     /// Gives signs of life there.
@@ -284,37 +273,6 @@ impl Driver {
                     self.store_is_away(&cause);
                 }
             }
-        }
-    }
-
-    /// It has no state to show, as `text` says, or more exactly the disk under the store. Returns whether that is news.
-    fn set_away(&self, text: &str, cause: Option<&StoreError>) -> bool {
-        let full = cause.and_then(|cause| match cause {
-            StoreError::Unavailable(why) if why.contains(NO_SPACE) => {
-                Some(format!("the disk of Redis is full: {why}"))
-            }
-            StoreError::Unavailable(_) => (self.disk_problem)(),
-            _ => None,
-        });
-        let now = match full {
-            Some(full) => Role::DiskFull(full.into()),
-            None => Role::Unavailable(text.into()),
-        };
-        let is_news = self.role.send_replace(now.clone()) != now;
-        if let (true, Role::DiskFull(why)) = (is_news, &now) {
-            error!("{why}");
-        }
-        is_news
-    }
-
-    /// Says once what is wrong with the store.
-    fn store_is_away(&self, cause: &StoreError) {
-        if !self.set_away(&cause.to_string(), Some(cause)) || self.role.borrow().is_disk_full() {
-            return;
-        }
-        match cause {
-            StoreError::Schema { .. } | StoreError::Lost => error!(%cause, "store must not be used, waiting"),
-            _ => warn!(%cause, "store cannot be used, trying again"),
         }
     }
 

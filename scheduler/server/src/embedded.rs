@@ -23,7 +23,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Pid, getppid};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use trainyard_files::keep_folder_private;
 use trainyard_service::installed;
 use trainyard_types::environment;
@@ -314,6 +314,8 @@ impl Server {
     fn supervise(&self, first: Option<Child>, pid: &AtomicU32, stopped: &mpsc::Receiver<()>) {
         let Some(mut child) = first else { return };
         let mut delay = RESTART_DELAY;
+        // What was said last: on a disk that is full it ends again and again, and says nothing new.
+        let mut told = String::new();
         loop {
             let started = Instant::now();
             let status = loop {
@@ -329,7 +331,13 @@ impl Server {
             if started.elapsed() > RESTART_DELAY_MAX {
                 delay = RESTART_DELAY;
             }
-            warn!(%status, log = self.log_tail(), "redis-server ended, starting it again");
+            let log = self.log_tail();
+            if log == told {
+                debug!(%status, "redis-server ended again, starting it again");
+            } else {
+                warn!(%status, log, "redis-server ended, starting it again");
+                told = log;
+            }
             child = loop {
                 match self.spawn(stopped) {
                     Ok(Some(child)) => break child,

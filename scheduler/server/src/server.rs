@@ -31,7 +31,7 @@ use crate::access::admit;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, SERVICE, SecurityMode};
-use crate::driver::{Driver, Limits, Unusable};
+use crate::driver::{DiskProblem, Driver, Limits, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
@@ -133,9 +133,7 @@ impl Server {
         let (driver, handle, role) = Driver::new(store.clone(), config.core(), blobs.clone(), candidate);
         let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
         let driver = driver.with_limits(new_limits).with_watchdog(service.watchdog());
-        let weak = redis.as_ref().map(Arc::downgrade);
-        let disk_problem = move || weak.as_ref()?.upgrade()?.disk_problem();
-        let driver = driver.with_disk_problem(Box::new(disk_problem));
+        let driver = driver.with_disk_problem(disk_problem_of(redis.as_ref()));
         let closing = CancellationToken::new();
         let context = grpc::Context {
             driver: handle.clone(),
@@ -287,6 +285,12 @@ fn lock(dir: &Path) -> Result<File, StartError> {
         Err(TryLockError::WouldBlock) => Err(StartError::Locked(dir.to_owned())),
         Err(TryLockError::Error(cause)) => Err(error(&path, cause)),
     }
+}
+
+/// What is wrong with the disk under the private Redis, as long as there is that server.
+fn disk_problem_of(redis: Option<&Arc<EmbeddedRedis>>) -> DiskProblem {
+    let redis = redis.map(Arc::downgrade);
+    Box::new(move || redis.as_ref()?.upgrade()?.disk_problem())
 }
 
 fn listen_error(config: &Config, cause: io::Error) -> StartError {
