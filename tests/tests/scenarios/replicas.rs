@@ -74,8 +74,12 @@ fn yard_finds_the_leader_and_goes_on_when_it_dies() {
         let submit = ["submit", "-f", job.to_str().context("a path in UTF-8")?];
         let (code, id, error) = run(&mut yard(&standby, &submit)).await?;
         ensure!(code == 0, "yard submit ended with {code}: {error}");
-        let (code, agents, error) = run(&mut yard(&standby, &["agents"])).await?;
-        ensure!(code == 0 && agents.contains("agent-0"), "yard agents ended with {code}: {agents}{error}");
+        // The agent may still be on its way.
+        until(async || {
+            let asked = run(&mut yard(&standby, &["agents"])).await;
+            asked.is_ok_and(|(code, agents, _)| code == 0 && agents.contains("agent-0"))
+        })
+        .await?;
 
         let both = members.urls.join(",");
         let log = members.data.with_file_name("watch.log");
