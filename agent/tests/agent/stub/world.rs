@@ -96,7 +96,7 @@ impl World {
         self.start(Command::new(env!("CARGO_BIN_EXE_trainyard-agent")), &stub.url, &[], &[], nobody_reads)
     }
 
-    fn log_file(&self) -> fs::File {
+    pub fn log_file(&self) -> fs::File {
         fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap()
     }
 
@@ -117,7 +117,7 @@ impl World {
         self.start(command, &stub.url, more, variables, self.log_file())
     }
 
-    fn start(
+    pub fn start(
         &self,
         mut command: Command,
         url: &str,

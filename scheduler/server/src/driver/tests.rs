@@ -176,7 +176,7 @@ async fn what_could_not_be_stored_was_never_there() {
 async fn a_full_disk_under_the_store_is_named_to_all_until_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Flaky::default());
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(Objects::directory(dir.path()).unwrap()).await.unwrap();
     let (driver, handle, mut role) = Driver::new(store.clone(), CoreConfig::default(), blobs, candidate(1));
     let driver = driver.with_disk_problem(Box::new(|| Some("the disk of `/data` is full".to_owned())));
     tokio::spawn(driver.run(CancellationToken::new()));
