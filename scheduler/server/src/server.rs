@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 use trainyard_files::{create_private_folder, keep_folder_private};
 use trainyard_service::{ServiceManager, installed};
@@ -31,7 +32,7 @@ use crate::access::admit;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, SERVICE, SecurityMode};
-use crate::driver::{DiskProblem, Driver, Limits, Unusable};
+use crate::driver::{DiskProblem, Driver, Limits, Role, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
@@ -117,8 +118,7 @@ impl Server {
         let listener = listen(&config).await?;
         let address = listener.local_addr().map_err(|cause| listen_error(&config, cause))?;
         let objects = open_objects(&config)?;
-        let opened = Blobs::open(objects.clone()).await;
-        let blobs = opened.map_err(|cause| blobs_error(&config, io::Error::other(cause)))?;
+        let blobs = open_blobs(&config, &objects).await?;
         let (redis, store) = open_store(&config).await?;
         let candidate = Candidate {
             instance: Uuid::new_v4(),
@@ -141,7 +141,7 @@ impl Server {
             store,
             telemetry: recorder.clone(),
             blobs,
-            content: content.clone(),
+            content,
             closing: closing.clone(),
             tasks: TaskTracker::new(),
             heartbeat: config.heartbeat,
@@ -152,7 +152,7 @@ impl Server {
         let security = Security::of(&config, address, store, service, &context)?;
         let Security { acceptor, parts, admission, look_at_certificate } = security;
         let reload = Reload { limits, look_at_certificate };
-        let health = tonic_health::server::HealthReporter::new();
+        let health = HealthReporter::new();
         let authority = parts.as_ref().map(|parts| parts.authority.clone());
         let services = grpc::routes(&context, parts, health.clone())?;
         let (role_of_pages, blobs) = (role.clone(), context.blobs.clone());
@@ -167,16 +167,7 @@ impl Server {
             listener::Encryption { acceptor, plaintext }
         });
         grpc::set_health(&health, &role.borrow().clone()).await;
-        context.tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
-        let (asked, grace) = (context.driver.clone(), config.data_grace);
-        let tend = content_store::tend(content, asked, role.clone(), grace, closing.clone());
-        context.tasks.spawn(tend);
-        context.tasks.spawn(status_line::tell(
-            service.clone(),
-            context.driver.clone(),
-            role,
-            closing.clone(),
-        ));
+        spawn_care(&context, health, &role, service, config.data_grace);
         let running =
             Running { driver, listener, routes, encryption, tasks: context.tasks, closing: closing.clone() };
         let owned = redis.clone();
@@ -320,6 +311,27 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
         warn!(%address, "listening in plaintext beyond this machine: whoever reaches the port may do everything");
     }
     TcpListener::bind(address).await.map_err(|cause| listen_error(config, cause))
+}
+
+/// Starts what looks after the scheduler while it runs.
+fn spawn_care(
+    context: &grpc::Context,
+    health: HealthReporter,
+    role: &watch::Receiver<Role>,
+    service: &ServiceManager,
+    data_grace: Duration,
+) {
+    let (driver, closing) = (&context.driver, &context.closing);
+    let tasks = &context.tasks;
+    tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
+    tasks.spawn(status_line::tell(service.clone(), driver.clone(), role.clone(), closing.clone()));
+    let content = context.content.clone();
+    tasks.spawn(content_store::tend(content, driver.clone(), role.clone(), data_grace, closing.clone()));
+}
+
+async fn open_blobs(config: &Config, objects: &Objects) -> Result<Blobs, StartError> {
+    let opened = Blobs::open(objects.clone()).await;
+    opened.map_err(|cause| blobs_error(config, io::Error::other(cause)))
 }
 
 fn blobs_error(config: &Config, cause: io::Error) -> StartError {

@@ -101,7 +101,7 @@ impl Reader {
             return Ok(Some(piece));
         }
         let cut = piece.range.start + READ_BYTES;
-        self.rest = Some(Piece { range: cut..piece.range.end, begins: false, ..piece.clone() });
+        self.rest = Some(Piece { range: cut..piece.range.end, begins: false, ..piece });
         Ok(Some(Piece { range: piece.range.start..cut, ends: false, ..piece }))
     }
 

@@ -68,7 +68,7 @@ async fn push(
 
 async fn read(content: &Content, version: &VersionRecord, offset: u64) -> Result<Vec<u8>, ReadError> {
     let manifest = content.manifest(version).await.unwrap();
-    let all = vec![0..manifest.len()];
+    let all = std::iter::once(0..manifest.len()).collect();
     let mut reader = content.reader(manifest, all, offset).await.unwrap();
     let mut bytes = Vec::new();
     while let Some(more) = reader.next().await? {
