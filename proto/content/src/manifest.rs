@@ -8,6 +8,10 @@ use crate::path_rules::{PathError, SpellingClashes, check_path};
 
 /// Files of a version.
 pub const MAX_FILES: usize = 2_000_000;
+/// Bytes of all paths.
+const MAX_PATHS_BYTES: usize = 200 << 20;
+/// How the name of a weights file ends.
+const WEIGHTS_ENDINGS: [&str; 2] = [".pt", ".safetensors"];
 /// Bytes of a file.
 pub const MAX_FILE_BYTES: u64 = 64 << 30;
 
@@ -66,6 +70,8 @@ pub enum ManifestError {
     FileTooLarge { path: String, size_bytes: u64 },
     #[error("there are more than {MAX_FILES} files")]
     TooManyFiles,
+    #[error("the paths of all files have more than {MAX_PATHS_BYTES} bytes")]
+    TooLongPaths,
     /// It has no file, or not the one that its kind needs.
     #[error("{0}")]
     Incomplete(&'static str),
@@ -209,10 +215,12 @@ impl Builder {
         if last.is_some_and(|last| last.path >= path) {
             return Err(ManifestError::Order(path.to_owned()));
         }
-        let path_end = u32::try_from(self.manifest.paths.len() + path.len());
-        let (Ok(path_end), true) = (path_end, self.len() < MAX_FILES) else {
+        if self.len() >= MAX_FILES {
             return Err(ManifestError::TooManyFiles);
-        };
+        }
+        let paths_bytes = self.manifest.paths.len() + path.len();
+        let path_end = u32::try_from(paths_bytes).ok().filter(|_| paths_bytes <= MAX_PATHS_BYTES);
+        let path_end = path_end.ok_or(ManifestError::TooLongPaths)?;
         if !self.clashes.is_new(path) {
             return Err(ManifestError::Clash(path.to_owned()));
         }
@@ -233,9 +241,17 @@ impl Builder {
                 Err(ManifestError::Incomplete("a data set needs a file `data.yaml` at its top"))
             }
             Kind::Weights if manifest.len() != 1 => Err(ManifestError::Incomplete("weights are one file")),
+            Kind::Weights if !manifest.entries().all(|entry| is_weights_file(entry.path)) => {
+                Err(ManifestError::Incomplete("weights are a file NAME.pt or NAME.safetensors, in no folder"))
+            }
             _ => Ok(manifest),
         }
     }
+}
+
+fn is_weights_file(path: &str) -> bool {
+    !path.contains('/')
+        && WEIGHTS_ENDINGS.iter().any(|ending| path.strip_suffix(ending).is_some_and(|stem| !stem.is_empty()))
 }
 
 #[cfg(test)]
@@ -276,6 +292,17 @@ mod tests {
         let too_large = builder.add("a", MAX_FILE_BYTES + 1, Digest([0; 32]));
         assert!(matches!(too_large, Err(ManifestError::FileTooLarge { .. })));
         assert!(builder.finish().is_err());
+        for (path, is_good) in [
+            ("n.pt", true),
+            ("best.safetensors", true),
+            (".pt", false),
+            ("run.sh", false),
+            (".ssh/n.pt", false),
+        ] {
+            let mut builder = Builder::new(Kind::Weights);
+            builder.add(path, 1, Digest([0; 32])).unwrap();
+            assert_eq!(builder.finish().is_ok(), is_good, "{path}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which paths a version may have: those that every machine of the cluster can make, each in its own folder.
 
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 
 use unicode_normalization::UnicodeNormalization as _;
@@ -63,7 +63,8 @@ pub fn check_path(path: &str) -> Result<(), PathError> {
 #[derive(Debug, Default)]
 pub struct SpellingClashes {
     files: HashSet<u64>,
-    folders: HashSet<u64>,
+    /// Folders without case, with the one way in which each is written.
+    folders: HashMap<u64, u64>,
     random: RandomState,
 }
 
@@ -72,20 +73,23 @@ impl SpellingClashes {
     pub fn is_new(&mut self, path: &str) -> bool {
         let folded = folded(path);
         let own = self.random.hash_one(folded.as_str());
-        if self.folders.contains(&own) || !self.files.insert(own) {
+        if self.folders.contains_key(&own) || !self.files.insert(own) {
             return false;
         }
-        let mut rest = folded.as_str();
-        while let Some((folder, _)) = rest.rsplit_once('/') {
+        let (mut rest, mut written) = (folded.as_str(), path);
+        while let Some(((folder, _), (as_written, _))) = rest.rsplit_once('/').zip(written.rsplit_once('/')) {
             let hash = self.random.hash_one(folder);
+            let spelling = self.random.hash_one(as_written);
             if self.files.contains(&hash) {
                 return false;
             }
-            // Its own folders are known, too.
-            if !self.folders.insert(hash) {
-                break;
+            match self.folders.insert(hash, spelling) {
+                Some(before) if before != spelling => return false,
+                // Its own folders are known, too.
+                Some(_) => break,
+                None => {}
             }
-            rest = folder;
+            (rest, written) = (folder, as_written);
         }
         true
     }
@@ -94,9 +98,10 @@ impl SpellingClashes {
 /// A path without case, in one normal form.
 fn folded(path: &str) -> String {
     if path.is_ascii() {
-        return path.to_ascii_lowercase();
+        return path.to_ascii_uppercase();
     }
-    path.nfc().flat_map(char::to_lowercase).nfc().collect()
+    // Capitals, since `ß` and `ﬁ` are two letters there.
+    path.nfd().flat_map(char::to_uppercase).nfd().collect()
 }
 
 #[cfg(test)]
@@ -136,6 +141,9 @@ mod tests {
         assert_eq!(clash(&["z\u{e9}.jpg", "ze\u{301}.jpg"]).as_deref(), Some("ze\u{301}.jpg"));
         assert_eq!(clash(&["\u{c9}t\u{e9}", "e\u{301}te\u{301}"]).as_deref(), Some("e\u{301}te\u{301}"));
         assert_eq!(clash(&["a", "a/b"]).as_deref(), Some("a/b"));
+        assert_eq!(clash(&["stra\u{df}e", "STRASSE"]).as_deref(), Some("STRASSE"));
+        assert_eq!(clash(&["images/Train/1", "images/train/2"]).as_deref(), Some("images/train/2"));
+        assert_eq!(clash(&["\u{e9}/1", "e\u{301}/2"]).as_deref(), Some("e\u{301}/2"));
         assert_eq!(clash(&["a/b/c", "a/B"]).as_deref(), Some("a/B"));
         assert_eq!(clash(&["a/b/c", "a/b/d", "a"]).as_deref(), Some("a"));
     }

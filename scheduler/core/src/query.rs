@@ -40,6 +40,13 @@ impl Core {
         open.filter(move |job| JobPaths::of(job).each().any(is_named))
     }
 
+    /// Whether an attempt goes on at an agent whose job names this as its data set or weights.
+    pub fn agent_needs(&self, agent: AgentId, path: &str) -> bool {
+        let live = self.agents.get(agent).into_iter().flat_map(Agent::live);
+        live.filter_map(|attempt| self.jobs.get(attempt.job))
+            .any(|job| JobPaths::of(job).each().any(|named| named == path))
+    }
+
     /// Every agent ever seen, by id.
     pub fn agents(&self) -> impl Iterator<Item = AgentView<'_>> {
         self.agents.iter().map(|(_, agent)| agent.view())

@@ -100,6 +100,20 @@ impl Blobs {
         self.id
     }
 
+    /// Whether the store is still the one that was opened: somebody may have put another in its place.
+    pub async fn is_the_same(&self) -> bool {
+        store_id(&self.objects).await.is_ok_and(|id| id == self.id)
+    }
+
+    /// Removes what killed processes left half-written in a directory.
+    pub async fn tidy(&self) {
+        let objects = self.objects.clone();
+        let tidied = tokio::task::spawn_blocking(move || objects.tidy()).await;
+        if let Ok(Err(cause)) = tidied {
+            warn!(%cause, "unfinished files cannot be removed");
+        }
+    }
+
     /// What people call the store.
     pub fn place(&self) -> &str {
         &self.objects.place

@@ -6,6 +6,7 @@
 mod catalog;
 mod collection;
 mod packs;
+mod permits;
 mod places;
 mod pushing;
 mod reading;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OnceCell;
 use trainyard_content::{Digest, Kind, Manifest};
 use trainyard_types::Reference;
 
@@ -28,14 +29,21 @@ use crate::store::{ContentStore, StoreError};
 
 pub use catalog::{Busy, Unresolved};
 pub use collection::{Collected, IsNeeded};
+pub use permits::Permit;
 pub use pushing::{PushError, Wanted};
 pub use reading::{ReadError, Reader};
 
 use catalog::Catalog;
+use permits::Permits;
 use places::Places;
 
 /// Pushes at a time: each may have two packs in memory.
 const PUSHES: usize = 8;
+/// Pushes of one user at a time.
+const PUSHES_OF_ONE: usize = 3;
+/// Reads at a time, and of one caller: each has some 4 MiB in memory.
+const READS: usize = 256;
+const READS_OF_ONE: usize = 32;
 /// Manifests that are kept in memory, those read last.
 const MANIFESTS: usize = 4;
 /// Attempts at a change of the records while others change them, too.
@@ -76,7 +84,8 @@ struct Inner {
     /// Read anew by whoever comes to lead: meanwhile others have written.
     places: Mutex<Arc<OnceCell<Arc<Places>>>>,
     manifests: Mutex<VecDeque<(Digest, Arc<Manifest>)>>,
-    pushes: Arc<Semaphore>,
+    pushes: Permits,
+    reads: Permits,
 }
 
 /// A version that a submission names: it stays until the submission is over.
@@ -128,7 +137,8 @@ impl Content {
             catalog: Mutex::default(),
             places: Mutex::default(),
             manifests: Mutex::default(),
-            pushes: Arc::new(Semaphore::new(PUSHES)),
+            pushes: Permits::new(PUSHES, PUSHES_OF_ONE),
+            reads: Permits::new(READS, READS_OF_ONE),
         }))
     }
 
@@ -264,9 +274,9 @@ impl Content {
         Ok(Reader::new(Arc::clone(&self.0.objects), places, manifest, ranges, offset))
     }
 
-    /// A place among the pushes under way, if there is one.
-    fn push_permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0.pushes).try_acquire_owned().ok()
+    /// A place among the reads under way, if there is one for this caller.
+    pub fn read_permit(&self, caller: &str) -> Option<Permit> {
+        self.0.reads.take(caller)
     }
 
     /// Makes the changes that `plan` draws from the catalogue, again when somebody else was faster.

@@ -16,7 +16,7 @@ use url::Url;
 
 /// An unfinished file that nothing was added to for so long is nobody's any more; another scheduler may share the
 /// directory.
-const ABANDONED: Duration = Duration::from_secs(3600);
+const ABANDONED: Duration = Duration::from_secs(600);
 /// How names of unfinished files are told: the first is `LocalFileSystem`'s, the second earlier builds'.
 const UNFINISHED: [fn(&str) -> bool; 2] = [|name| name.contains('#'), |name| name.ends_with(".part")];
 /// How a store that does not answer is asked again. Whoever waits has retries of its own.
@@ -86,6 +86,14 @@ impl Objects {
         };
         let place = url.into();
         Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), place, root: None })
+    }
+
+    /// Removes what processes that were killed left half-written in a directory. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn tidy(&self) -> io::Result<()> {
+        self.root.as_deref().map_or(Ok(()), |root| remove_unfinished(root, DEPTH))
     }
 
     /// The same below a folder.

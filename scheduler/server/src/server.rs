@@ -325,7 +325,7 @@ fn spawn_care(
     let tasks = &context.tasks;
     tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
     tasks.spawn(status_line::tell(service.clone(), driver.clone(), role.clone(), closing.clone()));
-    let content = context.content.clone();
+    let content = (context.content.clone(), context.blobs.clone());
     tasks.spawn(content_store::tend(content, driver.clone(), role.clone(), data_grace, closing.clone()));
 }
 

@@ -24,6 +24,15 @@ struct Place {
     pack: u32,
     /// Packs of several contents are small; a large content begins its own.
     offset: u32,
+    size_bytes: u64,
+}
+
+/// A content is listed with another size than it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongSize {
+    /// The file that lists it, by its place.
+    pub file: u32,
+    pub known: u64,
 }
 
 #[derive(Debug)]
@@ -102,29 +111,41 @@ impl Places {
         }
         for row in index.rows() {
             if let Ok(offset) = u32::try_from(row.offset) {
-                state.places.entry(key(&row.digest)).or_insert(Place { pack, offset });
+                let place = Place { pack, offset, size_bytes: row.size_bytes };
+                state.places.entry(key(&row.digest)).or_insert(place);
             }
         }
     }
 
     /// The files whose contents are nowhere, each content once, in order; and the other packs, kept while the pins
     /// live.
-    pub fn missing(self: &Arc<Self>, manifest: &Manifest) -> (Vec<u32>, Pins) {
+    ///
+    /// # Errors
+    /// A content is listed with another size than it has, or with two.
+    pub fn missing(self: &Arc<Self>, manifest: &Manifest) -> Result<(Vec<u32>, Pins), WrongSize> {
         let mut state = self.state();
         let mut missing = Vec::new();
-        let mut asked: HashSet<Key> = HashSet::new();
+        let mut asked: HashMap<Key, u64> = HashMap::new();
         let mut packs = HashSet::new();
         for (at, entry) in (0..).zip(manifest.entries()) {
             let key = key(&entry.digest);
-            match state.places.get(&key) {
-                Some(place) => drop(packs.insert(place.pack)),
-                None if asked.insert(key) => missing.push(at),
-                None => {}
+            let known = match state.places.get(&key) {
+                Some(place) => {
+                    packs.insert(place.pack);
+                    place.size_bytes
+                }
+                None => *asked.entry(key).or_insert_with(|| {
+                    missing.push(at);
+                    entry.size_bytes
+                }),
+            };
+            if known != entry.size_bytes {
+                return Err(WrongSize { file: at, known });
             }
         }
         state.pin(&packs, |pins| pins + 1);
         drop(state);
-        (missing, Pins { places: Arc::clone(self), packs })
+        Ok((missing, Pins { places: Arc::clone(self), packs }))
     }
 
     /// The packs that a version lies in, sorted; `None` when a content of it is nowhere.
@@ -140,10 +161,10 @@ impl Places {
         Some(packs)
     }
 
-    /// Where a content lies: its pack, and from which byte on.
-    pub fn find(&self, digest: &Digest) -> Option<(Uuid, u64)> {
+    /// Where a content of this size lies: its pack, and from which byte on.
+    pub fn find(&self, digest: &Digest, size_bytes: u64) -> Option<(Uuid, u64)> {
         let state = self.state();
-        let place = state.places.get(&key(digest))?;
+        let place = state.places.get(&key(digest)).filter(|place| place.size_bytes == size_bytes)?;
         Some((state.packs[place.pack as usize].record.id, place.offset.into()))
     }
 
@@ -223,12 +244,16 @@ mod tests {
         let (record, index) = pack(1, &["aa", "b"]);
         places.add(record, &index, SystemTime::UNIX_EPOCH);
         let wanted = manifest(&["b", "c", "aa", "c", "d"]);
-        assert_eq!(places.missing(&wanted).0, [1, 4]);
-        assert_eq!(places.find(&Digest::of(b"b")), Some((record.id, 2)));
+        assert_eq!(places.missing(&wanted).unwrap().0, [1, 4]);
+        assert_eq!(places.find(&Digest::of(b"b"), 1), Some((record.id, 2)));
         assert_eq!(places.packs_of(&wanted), None);
         assert_eq!(places.packs_of(&manifest(&["b"])), Some(vec![record]));
+        assert_eq!(places.find(&Digest::of(b"b"), 2), None);
+        let mut liar = Builder::new(Kind::DataSet);
+        liar.add("data.yaml", 7, Digest::of(b"b")).unwrap();
+        assert_eq!(places.missing(&liar.finish().unwrap()).unwrap_err(), WrongSize { file: 0, known: 1 });
         places.forget(&Digest::of(b"b"));
-        assert_eq!(places.missing(&manifest(&["b"])).0, [0]);
+        assert_eq!(places.missing(&manifest(&["b"])).unwrap().0, [0]);
     }
 
     #[test]
@@ -241,12 +266,12 @@ mod tests {
         }
         let live = HashSet::from([Uuid::from_u128(1)]);
         let grace = Duration::from_secs(10);
-        let (_, pins) = places.missing(&manifest(&["2"]));
+        let (_, pins) = places.missing(&manifest(&["2"])).unwrap();
         let condemn = |at| places.condemn(&live, places.moment(), grace, second(at));
         assert!(condemn(9).is_empty());
         // Condemned: not offered any more, and still there.
         assert!(condemn(10).is_empty());
-        assert_eq!(places.missing(&manifest(&["1", "2", "3"])).0, [2]);
+        assert_eq!(places.missing(&manifest(&["1", "2", "3"])).unwrap().0, [2]);
         assert!(condemn(19).is_empty());
         assert_eq!(condemn(20), [Uuid::from_u128(3)]);
         let moment = places.moment();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use tokio::sync::OwnedSemaphorePermit;
 use trainyard_content::{Digest, Hasher, Kind, Manifest};
-use trainyard_types::Time;
+use trainyard_types::{Time, size};
 
 use super::catalog::{Catalog, pushed_at};
 use super::packs::PackWriter;
-use super::places::{Pins, Places};
+use super::permits::Permit;
+use super::places::{Pins, Places, WrongSize};
 use super::{ChangeOf, Content, ContentError, aside};
 use crate::content_records::VersionRecord;
 
@@ -23,8 +23,9 @@ pub enum PushError {
     NotOwner(String),
     /// The user may not have so much.
     #[error(
-        "{user} would have {wanted} bytes of data sets and weights, {allowed} are allowed; the largest: {largest}; remove \
-         some with `yard data rm` or `yard weights rm`"
+        "{user} would have {} of data sets and weights, {} are allowed; the largest: {largest}; remove \
+         some with `yard data rm` or `yard weights rm`",
+        size::bytes(*wanted), size::bytes(*allowed)
     )]
     Quota {
         user: String,
@@ -34,6 +35,9 @@ pub enum PushError {
         /// The user's largest versions.
         largest: String,
     },
+    /// A content is announced with another size than it has.
+    #[error("`{path}` has {size_bytes} bytes by the list, and the content with its SHA-256 has {known}")]
+    Size { path: String, size_bytes: u64, known: u64 },
     /// The bytes are not those of the hash that was announced.
     #[error(
         "`{path}` has SHA-256 {received}, {announced} was announced; it may have changed meanwhile: push again"
@@ -89,7 +93,7 @@ pub struct Pushing {
     hasher: Hasher,
     writer: PackWriter,
     stored_bytes: u64,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl Content {
@@ -98,7 +102,7 @@ impl Content {
     /// # Errors
     /// The name is another user's, the quota is full, too many pushes are under way; the stores.
     pub async fn push(&self, wanted: Wanted) -> Result<Pushing, PushError> {
-        let permit = self.push_permit().ok_or(PushError::TooMany)?;
+        let permit = self.0.pushes.take(&wanted.user).ok_or(PushError::TooMany)?;
         let manifest = Arc::clone(&wanted.manifest);
         let id = aside(&manifest, |manifest| manifest.id()).await;
         let owner = self.owner(manifest.kind(), &wanted.name).await?;
@@ -107,7 +111,13 @@ impl Content {
         }
         let places = self.places().await?;
         let looked_up = Arc::clone(&places);
-        let (missing, pins) = aside(&manifest, move |manifest| looked_up.missing(manifest)).await;
+        let missing = aside(&manifest, move |manifest| looked_up.missing(manifest)).await;
+        let (missing, pins) = missing.map_err(|WrongSize { file, known }| {
+            let entry = manifest.get(file as usize);
+            let (path, size_bytes) =
+                entry.map_or_else(Default::default, |entry| (entry.path.to_owned(), entry.size_bytes));
+            PushError::Size { path, size_bytes, known }
+        })?;
         let sizes = missing.iter().filter_map(|at| manifest.get(*at as usize)).map(|entry| entry.size_bytes);
         self.check_quota(&wanted.user, sizes.sum())?;
         let writer = PackWriter::new(Arc::clone(&self.0.objects));
@@ -139,7 +149,7 @@ impl Content {
         let largest: Vec<String> = versions
             .iter()
             .take(3)
-            .map(|version| format!("{} ({} bytes)", version.reference().short(), version.size_bytes))
+            .map(|version| format!("{} ({})", version.reference().short(), size::bytes(version.size_bytes)))
             .collect();
         let largest = if largest.is_empty() { "none".to_owned() } else { largest.join(", ") };
         Err(PushError::Quota { user: user.to_owned(), wanted, allowed, largest })

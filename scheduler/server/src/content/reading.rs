@@ -12,7 +12,7 @@ use super::packs;
 use super::places::Places;
 
 /// Bytes that are read from the store at once.
-const READ_BYTES: u64 = 8 << 20;
+const READ_BYTES: u64 = 2 << 20;
 
 /// Why a file's content does not come.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ impl Reader {
                 let Some(file) = self.files.next() else { return Ok(None) };
                 let Some(entry) = self.manifest.get(file) else { return Ok(None) };
                 let skip = std::mem::take(&mut self.skip);
-                let place = self.places.find(&entry.digest);
+                let place = self.places.find(&entry.digest, entry.size_bytes);
                 let (pack, offset) = place.ok_or_else(|| ReadError::Missing(entry.path.to_owned()))?;
                 Piece {
                     pack,

@@ -166,7 +166,7 @@ async fn a_full_quota_says_how_much_is_used_and_by_what() {
     push(&content, "ada", FILES, 100).await.unwrap();
     let more: &[(&str, &[u8])] = &[FILES[0], ("images/9.jpg", b"0123456789")];
     let error = push(&content, "ada", more, 100).await.unwrap_err().to_string();
-    assert!(error.contains("ada would have 23 bytes") && error.contains("20 are allowed"), "{error}");
+    assert!(error.contains("ada would have 23 B") && error.contains("20 B are allowed"), "{error}");
     assert!(error.contains("cells@"), "{error}");
 }
 

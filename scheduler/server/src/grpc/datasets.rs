@@ -132,6 +132,26 @@ impl Datasets {
         found.map_err(|why| unresolved(kind, &reference, why, None))
     }
 
+    /// The same for the files of a version: an agent has those that its attempts need.
+    async fn find_readable(
+        &self,
+        caller: &Caller,
+        kind: i32,
+        name: &str,
+        version: &str,
+    ) -> Result<Arc<VersionRecord>, ApiError> {
+        let found = self.find(caller, kind, name, version).await?;
+        if let Caller::Agent(agent) = *caller {
+            let wanted = found.reference().to_string();
+            let is_needed =
+                self.0.driver.ask_leader(move |state| state.core.agent_needs(agent, &wanted)).await?;
+            if !is_needed {
+                return Err(unresolved(found.kind, &found.reference(), Unresolved::NoName(None), None));
+            }
+        }
+        Ok(found)
+    }
+
     /// Refuses where another scheduler leads: it alone knows where contents lie.
     async fn lead(&self) -> Result<(), ApiError> {
         Ok(self.0.driver.ask_leader(|_: &mut StateView<'_>| ()).await?)
@@ -298,7 +318,7 @@ impl DatasetService for Datasets {
     ) -> Result<Response<Self::ListDatasetFilesStream>, Status> {
         let caller = Caller::of(&request);
         let pb::ListDatasetFilesRequest { kind, name, version } = request.into_inner();
-        let found = self.find(&caller, kind, &name, &version).await?;
+        let found = self.find_readable(&caller, kind, &name, &version).await?;
         let manifest = self.0.content.manifest(&found).await.map_err(ApiError::from)?;
         let (messages, stream) = mpsc::channel(BACKLOG);
         self.0.tasks.spawn(files::send_list(manifest, messages));
@@ -314,13 +334,16 @@ impl DatasetService for Datasets {
         let caller = Caller::of(&request);
         self.lead().await?;
         let pb::ReadDatasetRequest { kind, name, version, ranges, offset } = request.into_inner();
-        let found = self.find(&caller, kind, &name, &version).await?;
+        let permit = self.0.content.read_permit(&caller.name());
+        let permit =
+            permit.ok_or(ApiError::Unavailable("too many reads are under way; try again in a moment"))?;
+        let found = self.find_readable(&caller, kind, &name, &version).await?;
         let manifest = self.0.content.manifest(&found).await.map_err(ApiError::from)?;
         let ranges = files::parse_ranges(&ranges, &manifest)?;
         files::check_offset(&manifest, &ranges, offset)?;
         let reader = self.0.content.reader(manifest, ranges, offset).await.map_err(ApiError::from)?;
         let (messages, stream) = mpsc::channel(BACKLOG);
-        self.0.tasks.spawn(files::send_contents(reader, offset, messages));
+        self.0.tasks.spawn(files::send_contents(reader, offset, messages, permit));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -20,6 +20,8 @@ use crate::driver::StateView;
 
 /// The artifact that `job:ID` means.
 const BEST: &str = "weights/best.safetensors";
+/// What such a version is called, before the job's id.
+const OF_JOB: &str = "job-";
 /// Its name as a version's one file.
 const BEST_FILE: &str = "best.safetensors";
 
@@ -78,7 +80,17 @@ impl<'a> JobContent<'a> {
         let key = (kind, path.to_owned());
         if !self.held.contains_key(&key) {
             let Some(reference) = Reference::of_path(path) else { return Ok(None) };
-            let held = self.hold(kind, &reference, field).await?;
+            let held = match self.hold(kind, &reference, field).await {
+                Ok(held) => held,
+                // Weights that a job left are made again from what it still has.
+                Err(error) => match reference.name().strip_prefix(OF_JOB).filter(|_| kind == Kind::Weights) {
+                    Some(job) => {
+                        let again = self.best_of(job, field).await.map_err(|_| error)?;
+                        self.hold(kind, &again, field).await?
+                    }
+                    None => return Err(error),
+                },
+            };
             self.held.insert(key.clone(), held);
         }
         Ok(self.held.get(&key).map(|held| held.version.reference().to_string().into()))
@@ -110,7 +122,7 @@ impl<'a> JobContent<'a> {
         let mut builder = Builder::new(Kind::Weights);
         let manifest = builder.add(BEST_FILE, best.size_bytes, digest).and_then(|()| builder.finish());
         let manifest = manifest.map_err(|error| ApiError::field(field, error.to_string()))?;
-        let name = format!("job-{job}");
+        let name = format!("{OF_JOB}{job}");
         let reference = Reference::exact(&name, &manifest.id().to_string());
         let wanted = Wanted {
             name,

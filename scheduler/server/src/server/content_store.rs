@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::content::{Collected, Content, ContentLimits, IsNeeded};
 use crate::content_records::VersionRecord;
@@ -33,7 +34,7 @@ pub(super) fn open(config: &Config, objects: &Objects, records: Arc<RedisStore>)
 
 /// Reads anew what others have written when this scheduler comes to lead, and while it leads removes what nobody needs.
 pub(super) async fn tend(
-    content: Content,
+    (content, blobs): (Content, Blobs),
     driver: Handle,
     mut role: watch::Receiver<Role>,
     grace: Duration,
@@ -55,7 +56,10 @@ pub(super) async fn tend(
                 Ok(Err(_)) => return,
                 Err(_) => {
                     due = Instant::now() + every;
-                    if role.borrow().leads() {
+                    let leads = role.borrow().leads();
+                    // What belongs to another store is not ours to remove.
+                    if leads && blobs.is_the_same().await {
+                        blobs.tidy().await;
                         collect(&content, &is_needed).await;
                     }
                 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -9,13 +10,15 @@ use trainyard_content::Manifest;
 use trainyard_proto::pb;
 use trainyard_types::Violation;
 
-use crate::content::{ReadError, Reader};
+use crate::content::{Permit, ReadError, Reader};
 use crate::grpc::status::ApiError;
 
 /// Files in one message: some 100 bytes each.
 const FILES: usize = 2000;
 /// Bytes in one message of contents.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
+/// How long a reader may take for one message.
+const STALLED: Duration = Duration::from_secs(120);
 /// Ranges in one request.
 const MOST_RANGES: usize = 65_536;
 
@@ -43,6 +46,7 @@ pub(super) async fn send_contents(
     mut reader: Reader,
     mut offset: u64,
     messages: mpsc::Sender<Result<pb::ReadDatasetResponse, Status>>,
+    _permit: Permit,
 ) {
     loop {
         let mut bytes = match reader.next().await {
@@ -60,8 +64,10 @@ pub(super) async fn send_contents(
             // The message owns its bytes; prost's `Vec` makes it a copy.
             let message = pb::ReadDatasetResponse { offset, data: data.into() };
             offset += count;
-            if messages.send(Ok(message)).await.is_err() {
-                return;
+            // Whoever reads nothing for so long gives its place to others, and goes on with another call.
+            match messages.send_timeout(Ok(message), STALLED).await {
+                Ok(()) => {}
+                Err(_) => return,
             }
         }
     }
@@ -77,6 +83,11 @@ pub(super) fn parse_ranges(
         return Err(ApiError::field("ranges", text));
     }
     let files = manifest.len() as u64;
+    let count = ranges.iter().fold(0_u64, |all, range| all.saturating_add(range.count));
+    if count > files {
+        let text = format!("name {count} files, and there are {files}; name each at most once");
+        return Err(ApiError::field("ranges", text));
+    }
     let parse = |(at, range): (usize, &pb::FileRange)| {
         let end = range.first.checked_add(range.count).filter(|end| *end <= files);
         let place = |value: u64| usize::try_from(value).ok();

@@ -1,7 +1,7 @@
 //! One push: header and files come, what is missing is asked for, and a version comes out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -27,6 +27,10 @@ const DESCRIPTION: usize = 200;
 const RANGES: usize = 50_000;
 /// A client that sends nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(300);
+/// Bytes of contents that come in that time at least: whoever holds a place among the pushes uses it.
+const LEAST_BYTES: u64 = 256 << 10;
+/// What names of weights begin with that jobs left.
+const OF_JOBS: &str = "job-";
 
 /// A push that has come in.
 pub(super) struct Push {
@@ -52,6 +56,11 @@ fn parse_header(header: pb::PushHeader) -> Result<Header, ApiError> {
     });
     if let Err(error) = check_name(&header.name) {
         found.push(Violation::new("name", error.to_string()));
+    }
+    if header.name.starts_with(OF_JOBS) {
+        let text =
+            format!("is `{}`; names that begin with `{OF_JOBS}` are of weights that jobs left", header.name);
+        found.push(Violation::new("name", text));
     }
     let files = usize::try_from(header.files).unwrap_or(usize::MAX);
     if !(1..=MAX_FILES).contains(&files) {
@@ -203,6 +212,7 @@ impl Push {
         self.ask_for(pushing.missing()).await?;
         let all = pushing.missing_bytes();
         let mut told = 0;
+        let (mut window, mut window_began) = (0, Instant::now());
         while pushing.received_bytes() < all {
             let part = match self.next().await {
                 Ok(Some(part)) => part,
@@ -213,6 +223,16 @@ impl Push {
                     return Err(refusal(short, kind, &name).into());
                 }
             };
+            if window_began.elapsed() >= SILENCE {
+                let received = pushing.received_bytes();
+                if received - window < LEAST_BYTES {
+                    pushing.break_off().await;
+                    let text =
+                        format!("{} bytes came in {} s; push again", received - window, SILENCE.as_secs());
+                    return Err(Status::deadline_exceeded(text));
+                }
+                (window, window_began) = (received, Instant::now());
+            }
             let Part::Data(data) = part else {
                 return Err(ApiError::field("part", "contents alone come now").into());
             };
@@ -262,6 +282,7 @@ fn refusal(error: PushError, kind: Kind, name: &str) -> ApiError {
             ApiError::NameTaken { name: name.to_owned(), owner, text }
         }
         PushError::Quota { .. } => ApiError::DataQuota(error.to_string()),
+        PushError::Size { .. } => ApiError::field("files", error.to_string()),
         PushError::Hash { .. } | PushError::TooLong | PushError::TooShort(_) => {
             ApiError::field("data", error.to_string())
         }
