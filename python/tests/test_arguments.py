@@ -136,8 +136,8 @@ def test_a_relative_path_must_be_here_since_no_agent_would_have_it(
     (tmp_path / "w.pt").touch()
     with pytest.raises(trainyard.Unavailable):
         client.train("data.yaml", pretrained="w.pt")
-    assert trainyard._spec.data_file("data.yaml") == str(tmp_path / "data.yaml")
-    assert trainyard._spec.data_file("/d/../e//data.yaml") == "/e/data.yaml"
+    assert trainyard._inputs.data_file("data.yaml") == str(tmp_path / "data.yaml")
+    assert trainyard._inputs.data_file("/d/../e//data.yaml") == "/e/data.yaml"
 
 
 def test_a_client_that_is_closed_says_so(cluster: Cluster) -> None:
@@ -220,12 +220,12 @@ import os
 del os.getuid
 import pathlib
 import trainyard
-from trainyard import _agent_path, _habit, _settings, _spec
+from trainyard import _agent_path, _habit, _inputs, _settings
 _agent_path._IS_POSIX = False
 settings = _settings.load(None, None, None, None)
 print(settings.servers, settings.user)
-print(_spec.data_file(pathlib.PureWindowsPath("/data/cells/data.yaml")), _spec.data_file("/data/x.yaml"))
-print(_habit.model("/w/yolov8s.pt", None), _habit.weights("/w/a.pt"))
+print(_inputs.data_file(pathlib.PureWindowsPath("/data/cells/data.yaml")), _inputs.data_file("/data/x.yaml"))
+print(_habit.model("/w/yolov8s.pt", None), _inputs.weights("/w/a.pt"))
 for wrong in (r"C:\\data\\data.yaml", "data.yaml", pathlib.PureWindowsPath("C:/data/data.yaml")):
     try:
         trainyard.Client().train(wrong)

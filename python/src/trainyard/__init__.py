@@ -13,9 +13,11 @@ Without an address it is the cluster that `yard login` has logged in to.
 
 from trainyard._version import __version__
 from trainyard.agent import Agent
-from trainyard.aio import AsyncClient, AsyncJob
+from trainyard.aio import AsyncClient
+from trainyard.aio_job import AsyncJob
 from trainyard.artifact import Artifact
 from trainyard.client import Client
+from trainyard.dataset import Dataset
 from trainyard.errors import (
     AlreadyExists,
     DamagedDownload,
@@ -48,6 +50,7 @@ __all__ = [
     "AsyncJob",
     "Client",
     "DamagedDownload",
+    "Dataset",
     "DeadlineExceeded",
     "Event",
     "FailedPrecondition",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
 
 from trainyard import _address, _channels, _session
 from trainyard._answer import answer_of
+from trainyard._methods import Method, RequestT, ResponseT
 from trainyard._session import Session
 from trainyard._steps import CallFailed, Close, Invoke, Open, Operation, Read, Sleep, Step, Work
 from trainyard._trust import trust_for
@@ -32,13 +33,24 @@ class BlockingRunner:
         step = self._start(operation)
         while not isinstance(step, _Done):
             try:
-                result = self._take(step)
+                result = self.take(step)
             except CallFailed as failed:
                 step = _advance(operation.throw, failed)
             else:
                 step = _advance(operation.send, result)
         value: T = step.value
         return value
+
+    def converse(self, method: Method[RequestT, ResponseT], requests: Iterator[RequestT]) -> Any:
+        """Makes a call to which both ends send streams, of the server that is asked now. Another thread sends
+        `requests`; the result is what comes, and has `cancel`."""
+        target = self.session.target
+        call = self._channel(target, None).stream_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.response.FromString,
+        )
+        return call(requests, metadata=self.session.metadata(target))
 
     def close(self) -> None:
         """Closes the connections, for good."""
@@ -52,7 +64,8 @@ class BlockingRunner:
     def _start(operation: Operation[T]) -> Step | _Done:
         return _advance(operation.send, None)
 
-    def _take(self, step: Step) -> Any:
+    def take(self, step: Step) -> Any:
+        """Takes one step."""
         match step:
             case Sleep(seconds):
                 time.sleep(seconds)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
-from trainyard import _agent_path
+from trainyard import _agent_path, _inputs
 from trainyard._checks import is_text, shown
 from trainyard.errors import InvalidArgument
 
@@ -42,17 +42,6 @@ def model(name: str | os.PathLike[str], pretrained: Any) -> tuple[str, Any]:
             "`pretrained` names the weights to begin with",
         )
     return stem, _agent_path.agent_path("model", text, "a weights file")
-
-
-def weights(value: Any) -> Any:
-    """Weights as an absolute path."""
-    if value is False:
-        return ""
-    if value is True:
-        raise InvalidArgument.of("pretrained", "is True; give the path of a weights file, or leave it out")
-    if isinstance(value, os.PathLike) or (isinstance(value, str) and value):
-        return _agent_path.agent_path("pretrained", value, "a weights file")
-    return value
 
 
 def device(value: str | int | None) -> str | None:
@@ -93,7 +82,7 @@ _MEANINGS: dict[str, Callable[[Any], Any]] = {
     "batch": _batch,
     "cache": _cache,
     "imgsz": _imgsz,
-    "pretrained": weights,
+    "pretrained": _inputs.weights,
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from trainyard import _methods, _spec
 from trainyard._checks import checked_labels, checked_text, is_text, shown
+from trainyard._inputs import JOB_WEIGHTS
 from trainyard._session import Session
 from trainyard._steps import Operation
 from trainyard.errors import InvalidArgument
@@ -21,6 +22,10 @@ _LONGEST_ID = 36
 
 def submit(session: Session, spec: jobs_pb2.JobSpec, *, validate_only: bool) -> Operation[jobs_pb2.Job]:
     """Queues a job. Repeats are safe: they carry one request id."""
+    if spec.train.pretrained.startswith(JOB_WEIGHTS):
+        # The spec has the whole id, of which people write the beginning.
+        of = yield from get_job(session, spec.train.pretrained.removeprefix(JOB_WEIGHTS))
+        spec.train.pretrained = JOB_WEIGHTS + of.id
     request = jobs_pb2.SubmitJobRequest(request_id=str(uuid.uuid4()), spec=spec, validate_only=validate_only)
     try:
         answer = yield from session.call(_methods.SUBMIT_JOB, request)

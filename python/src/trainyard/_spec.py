@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import difflib
 import os
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from pathlib import PurePosixPath
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from trainyard import _habit
-from trainyard._agent_path import agent_path, is_here
+from trainyard import _habit, _inputs
 from trainyard._checks import is_text, shown
+from trainyard.dataset import Dataset
 from trainyard.errors import InvalidArgument, Violation
 from trainyard.v1 import jobs_pb2, train_pb2
 
-_NAMED = 8
 _TYPES = {
     FieldDescriptor.CPPTYPE_UINT32: "a whole number from 0 on",
     FieldDescriptor.CPPTYPE_UINT64: "a whole number from 0 on",
@@ -55,17 +52,17 @@ _PLACEMENT = frozenset(one.name for one in fields(Placement))
 
 
 def job_spec(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Dataset,
     model: str | os.PathLike[str],
     placement: Placement,
     training: Mapping[str, Any],
 ) -> jobs_pb2.JobSpec:
     """The job that the arguments describe. Names every argument that cannot be sent."""
     wrong: list[Violation] = []
-    file = data_file(data)
+    file, usual_name = _inputs.data_and_name(data)
     model, pretrained = _habit.model(model, training.get("pretrained"))
     spec = jobs_pb2.JobSpec(train=train_pb2.TrainSpec(data=file, model=model))
-    spec.name = PurePosixPath(file).parent.name if placement.name is None else _text("name", placement.name, wrong)
+    spec.name = usual_name if placement.name is None else _text("name", placement.name, wrong)
     for name, value in {**training, "pretrained": pretrained}.items():
         _set(spec.train, name, _habit.meaning(name, value), wrong)
     _set(spec.resources, "device", _habit.device(placement.device), wrong)
@@ -108,33 +105,6 @@ def _argument(field: str) -> str:
 def _invalid(wrong: Sequence[Violation], reason: str = "") -> InvalidArgument:
     text = str(wrong[0]) if len(wrong) == 1 else f"{len(wrong)} fields are wrong: {'; '.join(map(str, wrong))}"
     return InvalidArgument(text, reason=reason, violations=wrong)
-
-
-def data_file(data: str | os.PathLike[str]) -> str:
-    """The data.yaml, as an absolute path; in a folder on this machine, the one that lies there."""
-    path = agent_path("data", data, "a data.yaml")
-    try:
-        names = sorted(os.listdir(path)) if is_here(path) else None
-    except OSError:
-        # It is a file, or nobody's business here.
-        names = None
-    if names is None:
-        return path
-    yamls = [name for name in names if name.endswith((".yaml", ".yml"))]
-    usual = [name for name in yamls if name in ("data.yaml", "data.yml")]
-    if len(yamls) == 1 or usual:
-        return posixpath.join(path, (usual or yamls)[0])
-    if yamls:
-        several = ", ".join(yamls[:_NAMED])
-        raise InvalidArgument.of(
-            "data", f"`{path}` is a folder with several descriptions: {several}; give the one that is meant"
-        )
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    there = f"in it are {', '.join(names[:_NAMED])}{more}" if names else "it is empty"
-    raise InvalidArgument.of(
-        "data",
-        f"`{path}` is a folder without a data.yaml: {there}; give the file that names the images and classes",
-    )
 
 
 def _text(name: str, value: Any, wrong: list[Violation]) -> str:

@@ -1,125 +1,33 @@
-"""The same for asyncio: `AsyncClient` and `AsyncJob`."""
+"""The same for asyncio: `AsyncClient`."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from typing_extensions import Self, Unpack
 
-from trainyard import _download, _operations, _settings, _spec
+from trainyard import _operations, _settings, _spec, _store, _transfers
 from trainyard._asynchronous import AsyncRunner
-from trainyard._job_view import JobView, table_of
+from trainyard._blocking import BlockingRunner
+from trainyard._report import Progress
 from trainyard._session import Session, no_pickle
 from trainyard._settings import DEFAULT_TIMEOUT
-from trainyard._watch import OutOfTime, Watch, get_for_a_last_word
+from trainyard._stopping import Stop
 from trainyard.agent import Agent, Agents
-from trainyard.artifact import Artifact
-from trainyard.errors import Unavailable, WaitTimeout
-from trainyard.events import JobState, LogLine, Metrics, StateChange
+from trainyard.aio_job import AsyncJob
+from trainyard.dataset import Dataset, Datasets, reference_of
+from trainyard.events import JobState
 from trainyard.fields import TrainFields
-from trainyard.table import MetricsTable
-from trainyard.v1 import access_pb2, jobs_pb2
+from trainyard.v1 import access_pb2, datasets_pb2
 
-
-class AsyncJob(JobView):
-    """A job of the cluster. `AsyncClient.train`, `AsyncClient.job` and `AsyncClient.jobs` give them."""
-
-    def __init__(self, runner: AsyncRunner, message: jobs_pb2.Job) -> None:
-        super().__init__(message)
-        self._runner = runner
-
-    @property
-    def state(self) -> JobState:
-        """How it stood when it was last refreshed."""
-        return self.known_state
-
-    async def refresh(self) -> AsyncJob:
-        """Asks the scheduler how the job stands."""
-        self.message = await self._runner.run(_operations.get_job(self._runner.session, self.id))
-        return self
-
-    async def watch(
-        self, cursor: int = 0, *, timeout: float | None = None
-    ) -> AsyncIterator[StateChange | Metrics | LogLine]:
-        """All events after a cursor: those of the past, then live ones, until the job ends, as `Job.watch` has it."""
-        async for event in self._events(cursor, history_only=False, timeout=timeout):
-            yield event
-
-    async def history(self) -> list[StateChange | Metrics | LogLine]:
-        """The events that there are already."""
-        return [event async for event in self._events(0, history_only=True)]
-
-    async def _events(
-        self, cursor: int, *, history_only: bool, timeout: float | None = None
-    ) -> AsyncIterator[StateChange | Metrics | LogLine]:
-        watch = Watch(self._runner.session, self.id, cursor, history_only=history_only, timeout=timeout)
-        try:
-            while (event := await self._runner.run(watch.next())) is not None:
-                yield event
-        except OutOfTime:
-            unknown: Unavailable | None = None
-            try:
-                self.message = await self._runner.run(get_for_a_last_word(self._runner.session, self.id))
-            except Unavailable as error:
-                unknown = error
-            raise self.overdue(timeout, unknown) from None
-        finally:
-            await self._runner.run(watch.close())
-
-    async def wait(self, *, timeout: float | None = None, check: bool = True) -> AsyncJob:
-        """Waits until the job ends, as `Job.wait` does."""
-        try:
-            async for _ in self.watch(timeout=timeout):
-                pass
-            await self.refresh()
-        except WaitTimeout:
-            # It may have ended in the last moment.
-            if not self.known_state.is_final:
-                raise
-        if check and self.known_state is not JobState.SUCCEEDED:
-            raise self.failure()
-        return self
-
-    async def progress(self) -> str:
-        """How far it is, on one line."""
-        if not self.known_state.is_final:
-            await self.refresh()
-        return self.line
-
-    async def metrics(self) -> MetricsTable:
-        """The figures of every finished epoch, as rows; `to_pandas()` makes a data frame of them."""
-        return table_of(await self.history())
-
-    async def artifacts(self) -> list[Artifact]:
-        """What the job has left behind; empty until it has succeeded."""
-        found = await self._runner.run(_operations.list_artifacts(self._runner.session, self.id))
-        return [Artifact.of(one) for one in found]
-
-    async def download(
-        self, name: str = "best", path: str | os.PathLike[str] | None = None, *, overwrite: bool = False
-    ) -> Path:
-        """Fetches an artifact and verifies its SHA-256, as `Job.download` does."""
-        session = self._runner.session
-        found = await self._runner.run(_operations.list_artifacts(session, self.id))
-        artifact = _download.choose(found, name, self.id)
-        target = _download.target_of(artifact, path)
-        return await self._runner.run(_download.download(session, self.id, artifact, target, overwrite=overwrite))
-
-    async def cancel(self) -> AsyncJob:
-        """Ends the job. One that has ended stays as it is."""
-        self.message = await self._runner.run(_operations.cancel(self._runner.session, self.id))
-        return self
-
-    async def retry(self) -> AsyncJob:
-        """Queues a job that failed or was cancelled again; it resumes from its newest checkpoint."""
-        self.message = await self._runner.run(_operations.retry(self._runner.session, self.id))
-        return self
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -136,6 +44,8 @@ class AsyncClient:
     ) -> None:
         session = Session(_settings.load(server, token, ca, act_as, timeout))
         self._runner = AsyncRunner(session)
+        # Transfers block, in threads of their own; connections open with the first call.
+        self._blocking = BlockingRunner(session)
 
     @property
     def server(self) -> str:
@@ -144,7 +54,7 @@ class AsyncClient:
 
     async def train(
         self,
-        data: str | os.PathLike[str],
+        data: str | os.PathLike[str] | Dataset,
         *,
         model: str | os.PathLike[str] = "yolov8n",
         name: str | None = None,
@@ -168,7 +78,7 @@ class AsyncClient:
 
     async def check(
         self,
-        data: str | os.PathLike[str],
+        data: str | os.PathLike[str] | Dataset,
         *,
         model: str | os.PathLike[str] = "yolov8n",
         name: str | None = None,
@@ -219,12 +129,75 @@ class AsyncClient:
         listing = _operations.list_agents(self._runner.session)
         return Agents(Agent(message) for message in await self._runner.run(listing))
 
+    async def push_dataset(
+        self, path: str | os.PathLike[str], name: str | None = None, progress: Progress | None = None
+    ) -> Dataset:
+        """Stores a data set of this machine in the cluster, as `Client.push_dataset` does. It works in threads; a task
+        that is cancelled ends the push. `progress` is called by a thread, too."""
+        return await self._in_thread(lambda runner, stop: _transfers.push_dataset(runner, path, name, progress, stop))
+
+    async def datasets(self, name: str | None = None) -> Datasets:
+        """The newest version of each data set; with `name` all versions of that one."""
+        return await self._versions(datasets_pb2.DATASET, name)
+
+    async def dataset(self, reference: str | Dataset) -> Dataset:
+        """One version: ``cells`` for the newest, or ``cells@3f9a`` with the version's first digits."""
+        getting = _store.get(self._runner.session, datasets_pb2.DATASET, reference_of(reference))
+        return Dataset(await self._runner.run(getting))
+
+    async def remove_dataset(self, reference: str | Dataset) -> Datasets:
+        """Removes a version, or a name with all its versions, as `Client.remove_dataset` does."""
+        return await self._remove(datasets_pb2.DATASET, reference)
+
+    async def pull_dataset(
+        self, reference: str | Dataset, folder: str | os.PathLike[str], progress: Progress | None = None
+    ) -> Path:
+        """Fetches a version's files into a folder, as `Client.pull_dataset` does."""
+        return await self._in_thread(
+            lambda runner, stop: _transfers.pull_dataset(runner, reference, folder, progress, stop)
+        )
+
+    async def push_weights(
+        self, path: str | os.PathLike[str], name: str | None = None, progress: Progress | None = None
+    ) -> Dataset:
+        """Stores weights to begin with in the cluster, as `Client.push_weights` does."""
+        return await self._in_thread(lambda runner, stop: _transfers.push_weights(runner, path, name, progress, stop))
+
+    async def weights(self, name: str | None = None) -> Datasets:
+        """The newest version of all weights; with `name` all versions of those."""
+        return await self._versions(datasets_pb2.WEIGHTS, name)
+
+    async def remove_weights(self, reference: str | Dataset) -> Datasets:
+        """Removes weights, as `Client.remove_dataset` removes data sets."""
+        return await self._remove(datasets_pb2.WEIGHTS, reference)
+
+    async def _versions(self, kind: datasets_pb2.DatasetKind, name: str | None) -> Datasets:
+        return Datasets(map(Dataset, await self._runner.run(_store.list_versions(self._runner.session, kind, name))))
+
+    async def _remove(self, kind: datasets_pb2.DatasetKind, reference: str | Dataset) -> Datasets:
+        removing = _store.remove(self._runner.session, kind, reference_of(reference))
+        return Datasets(map(Dataset, await self._runner.run(removing)))
+
+    async def _in_thread(self, work: Callable[[BlockingRunner, Stop], T]) -> T:
+        """Does what blocks. Whoever is cancelled waits until it has ended, which it does at once."""
+        stop = Stop()
+        doing = asyncio.ensure_future(asyncio.to_thread(work, self._blocking, stop))
+        try:
+            return await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([doing])
+            # Nobody else looks at what it was ended with.
+            doing.exception()
+            raise
+
     async def whoami(self) -> access_pb2.Caller:
         """Who the scheduler takes you for, and until when."""
         return await self._runner.run(_operations.who_am_i(self._runner.session))
 
     async def close(self) -> None:
         """Closes the connections, for good."""
+        self._blocking.close()
         await self._runner.close()
 
     async def __aenter__(self) -> Self:

@@ -6,20 +6,24 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from typing_extensions import Self, Unpack
 
-from trainyard import _operations, _settings, _spec
+from trainyard import _operations, _settings, _spec, _store, _transfers
 from trainyard._blocking import BlockingRunner
+from trainyard._report import Progress
 from trainyard._session import Session, no_pickle
 from trainyard._settings import DEFAULT_TIMEOUT
+from trainyard._stopping import Stop
 from trainyard.agent import Agent, Agents
+from trainyard.dataset import Dataset, Datasets, reference_of
 from trainyard.events import JobState
 from trainyard.fields import TrainFields
 from trainyard.job import Job, Jobs
-from trainyard.v1 import access_pb2
+from trainyard.v1 import access_pb2, datasets_pb2
 
 
 class Client:
@@ -51,7 +55,7 @@ class Client:
 
     def train(
         self,
-        data: str | os.PathLike[str],
+        data: str | os.PathLike[str] | Dataset,
         *,
         model: str | os.PathLike[str] = "yolov8n",
         name: str | None = None,
@@ -67,7 +71,8 @@ class Client:
     ) -> Job:
         """Queues a job. Once this returns, the job survives the loss of every process.
 
-        `data` is the data set's data.yaml as the agents see it. `time_limit` is in seconds, or a timedelta. All other
+        `data` is the data set's data.yaml as the agents see it, or a data set of the cluster's store: ``cells``,
+        ``cells@3f9a``, a `Dataset`. `time_limit` is in seconds, or a timedelta. All other
         fields are those of `TrainFields`: ``epochs``, ``imgsz``, ``lr0`` ..."""
         placement = _spec.Placement(
             name, device, gpus, gpu_models, min_vram_mib, priority, max_retries, time_limit, labels
@@ -77,7 +82,7 @@ class Client:
 
     def check(
         self,
-        data: str | os.PathLike[str],
+        data: str | os.PathLike[str] | Dataset,
         *,
         model: str | os.PathLike[str] = "yolov8n",
         name: str | None = None,
@@ -126,6 +131,70 @@ class Client:
     def agents(self) -> Agents:
         """The machines of the cluster, by name, lost ones included."""
         return Agents(Agent(message) for message in self._runner.run(_operations.list_agents(self._runner.session)))
+
+    def push_dataset(
+        self, path: str | os.PathLike[str], name: str | None = None, progress: Progress | None = None
+    ) -> Dataset:
+        """Stores a data set of this machine in the cluster, and returns its version. Only what the cluster lacks is
+        sent; a push that broke off goes on where it was when it is made again.
+
+        `path` is a data.yaml, or a folder with one; the name is the folder's unless `name` gives another. `progress`
+        gets a line now and then, from another thread: ``progress=print``.
+
+        Where the program `yard` of this package's version is at hand (it is part of the wheel for Linux), it makes the
+        push. It checks everything first, as a training would, and takes all forms of data sets.
+
+        Elsewhere this package makes the push. It takes the usual form and refuses others. It looks at each image's
+        first bytes and at no label, so that what is damaged is found when a job trains. Of a data set without damage
+        both make the same version."""
+        return _transfers.push_dataset(self._runner, path, name, progress, Stop())
+
+    def datasets(self, name: str | None = None) -> Datasets:
+        """The newest version of each data set; with `name` all versions of that one."""
+        return self._versions(datasets_pb2.DATASET, name)
+
+    def dataset(self, reference: str | Dataset) -> Dataset:
+        """One version: ``cells`` for the newest, or ``cells@3f9a`` with the version's first digits."""
+        return self._version(datasets_pb2.DATASET, reference)
+
+    def remove_dataset(self, reference: str | Dataset) -> Datasets:
+        """Removes a version, ``cells@3f9a``, or a name with all its versions. Refused while a job needs one. Returns
+        what was removed."""
+        return self._remove(datasets_pb2.DATASET, reference)
+
+    def pull_dataset(
+        self, reference: str | Dataset, folder: str | os.PathLike[str], progress: Progress | None = None
+    ) -> Path:
+        """Fetches a version's files into a folder that is empty or not there, and checks each by its hash. A pull that
+        broke off goes on in the same folder. Returns the folder."""
+        return _transfers.pull_dataset(self._runner, reference, folder, progress, Stop())
+
+    def push_weights(
+        self, path: str | os.PathLike[str], name: str | None = None, progress: Progress | None = None
+    ) -> Dataset:
+        """Stores weights to begin with, a .pt or .safetensors file, in the cluster. The name is the file's unless
+        `name` gives another; ``train(..., pretrained=...)`` takes it."""
+        return _transfers.push_weights(self._runner, path, name, progress, Stop())
+
+    def weights(self, name: str | None = None) -> Datasets:
+        """The newest version of all weights; with `name` all versions of those."""
+        return self._versions(datasets_pb2.WEIGHTS, name)
+
+    def remove_weights(self, reference: str | Dataset) -> Datasets:
+        """Removes weights, as `remove_dataset` does."""
+        return self._remove(datasets_pb2.WEIGHTS, reference)
+
+    def _versions(self, kind: datasets_pb2.DatasetKind, name: str | None) -> Datasets:
+        listing = _store.list_versions(self._runner.session, kind, name)
+        return Datasets(map(Dataset, self._runner.run(listing)))
+
+    def _version(self, kind: datasets_pb2.DatasetKind, reference: str | Dataset) -> Dataset:
+        wanted = reference_of(reference)
+        return Dataset(self._runner.run(_store.get(self._runner.session, kind, wanted)))
+
+    def _remove(self, kind: datasets_pb2.DatasetKind, reference: str | Dataset) -> Datasets:
+        wanted = reference_of(reference)
+        return Datasets(map(Dataset, self._runner.run(_store.remove(self._runner.session, kind, wanted))))
 
     def whoami(self) -> access_pb2.Caller:
         """Who the scheduler takes you for, and until when. Empty where it asks nobody who they are."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing_extensions import TypedDict
 
+from trainyard.dataset import Dataset
+
 
 class TrainFields(TypedDict, total=False):
     """How to train, under the names that YOLO users know. What is left out takes the scheduler's default."""
@@ -47,7 +49,7 @@ class TrainFields(TypedDict, total=False):
     warmup_bias_lr: float
     nbs: int
     time: float
-    pretrained: str
+    pretrained: str | Dataset
     bn_group: int
     deterministic: bool
     checkpoint_minutes: float
