@@ -204,6 +204,19 @@ def test_yard_is_asked_first_where_it_is_and_its_errors_are_exceptions(
         nowhere.push_dataset(cells)
 
 
+def test_a_cluster_with_tokens_takes_a_push_without_yard(secure: Cluster, cells: Path, tmp_path: Path) -> None:
+    with secure.client() as client:
+        pushed = client.push_dataset(cells)
+        assert pushed.user == client.whoami().user
+        client.pull_dataset(pushed, tmp_path / "copy")
+    unknown = f"{secure.first_login('yard login').rpartition('.')[0]}.{'0' * 64}"
+    with Client(secure.url, token=unknown) as nobody:
+        with pytest.raises(trainyard.Unauthenticated):
+            nobody.push_dataset(cells)
+        with pytest.raises(trainyard.Unauthenticated):
+            nobody.pull_dataset(pushed, tmp_path / "other")
+
+
 def test_only_a_yard_of_this_version_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     program = tmp_path / "yard"

@@ -4,6 +4,7 @@ Unusual entries are refused, so that what is sent is what the trainer would read
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,9 @@ _SYSTEM_NAMES = frozenset(
     )
 )
 
+#: Control characters, and bytes that are no text.
+_UNSENDABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+
 #: An image: its folder, and its name there.
 Image = tuple[ImageFolder, str]
 
@@ -38,7 +42,7 @@ class Listing:
 
     def __init__(self, yaml: DataYaml) -> None:
         self._yaml = yaml
-        self._folders: dict[Path, ImageFolder] = {}
+        self._folders: dict[str, ImageFolder] = {}
 
     def split(self, key: str) -> list[Image]:
         """All images of a split."""
@@ -49,12 +53,13 @@ class Listing:
         if place is None:
             return
         if place.is_dir():
-            for path in _walk(place):
-                yield self._image(path, self._yaml.base(place))
+            base = self._yaml.base(place)
+            for inside, name in _walk(place):
+                yield self._image(os.path.join(place, inside) if inside else str(place), name, base)
         elif place.suffix.lower() == ".txt":
             yield from self._of_list(place)
         else:
-            yield self._image(place, self._yaml.base(place))
+            yield self._image(str(place.parent), place.name, self._yaml.base(place))
 
     def _find(self, key: str, entry: str) -> Path | None:
         tried = [root / inner for root in self._yaml.roots for inner in _meanings(entry, ("../",))]
@@ -90,34 +95,37 @@ class Listing:
                 what = "is a folder or a pattern, or" if _is_odd(written) or tried[0].is_dir() else "is an image that"
                 raise _refused(f"{file}:{number}: `{written}` {what} is not there; correct the list, or: {USE_YARD}")
             base = self._yaml.base(found.parent)
-            yield self._image(found, base or (file.parent if file.parent in found.parents else None))
+            base = base or (file.parent if file.parent in found.parents else None)
+            yield self._image(str(found.parent), found.name, base)
 
-    def _image(self, path: Path, base: Path | None) -> Image:
-        ending = path.suffix.lower()
-        if ending not in IMAGE_ENDINGS:
+    def _image(self, folder: str, name: str, base: Path | None) -> Image:
+        # There may be a million of them: texts are much quicker than paths.
+        if os.path.splitext(name)[1].lower() not in IMAGE_ENDINGS:
             raise _refused(
-                f"`{path}` is no image that a training reads; take it out, or convert it to one of "
+                f"`{os.path.join(folder, name)}` is no image that a training reads; take it out, or make it one of "
                 f"{', '.join(IMAGE_ENDINGS)}. {USE_YARD}: it leaves such files out"
             )
-        name = path.name
-        if any(ord(letter) < 32 or 127 <= ord(letter) < 160 or "\ud800" <= letter <= "\udfff" for letter in name):
-            raise _refused(f"`{path!a}` has a name with control characters, or none in UTF-8; rename it")
-        folder = self._folders.get(path.parent)
-        if folder is None:
-            folder = self._folders[path.parent] = ImageFolder(path.parent, base)
-        return folder, name
+        if _UNSENDABLE.search(name):
+            raise _refused(
+                f"`{os.path.join(folder, name)!a}` has a name with control characters, or none in UTF-8; rename it"
+            )
+        known = self._folders.get(folder)
+        if known is None:
+            known = self._folders[folder] = ImageFolder(Path(folder), base)
+        return known, name
 
 
-def _walk(top: Path) -> Iterator[Path]:
-    """The images in a folder and those inside of it, as the trainer sorts them. Follows links, but none to a folder
-    above."""
+def _walk(top: Path) -> Iterator[tuple[str, str]]:
+    """The images in a folder and those inside of it, each with its folder inside, as the trainer sorts them. Follows
+    links, but none to a folder above."""
     whole = top.resolve()
     above = {_identity(folder) for folder in whole.parents}
     found: list[str] = []
     _descend(str(top), "", above, found)
     found.sort(key=lambda path: path.split("/"))
     for path in found:
-        yield top / path
+        inside, _, name = path.rpartition("/")
+        yield inside, name
 
 
 def _descend(folder: str, inside: str, above: set[tuple[int, int]], found: list[str]) -> None:

@@ -108,8 +108,8 @@ class _Tree:
         self.places = places
         self.files: dict[str, Source] = {}
         self._lists = {f"{split}.txt" for split in SPLITS}
-        #: Images without labels, with the places where a trainer would look for them.
-        self._unlabelled: list[tuple[str, list[str]]] = []
+        #: Where images without labels lie, in which folders of the version a trainer looks, and for which name.
+        self._unlabelled: list[tuple[str, list[str], str]] = []
 
     def add_split(self, split: str, images: list[Image]) -> None:
         """Adds the images of a split, their labels, and its list."""
@@ -127,7 +127,7 @@ class _Tree:
             label = folder.label_of(name)
             label_name = os.path.splitext(name)[0] + ".txt"
             if label is None:
-                self._unlabelled.append((machine_prefix + name, [one + label_name for one in label_folders]))
+                self._unlabelled.append((machine_prefix, label_folders, label_name))
             else:
                 has_labels = True
                 self._add(label_folders[0] + label_name, label)
@@ -147,11 +147,12 @@ class _Tree:
 
     def check(self) -> None:
         """Refuses an image without labels that would find those of another one in the tree."""
-        for image, places in self._unlabelled:
-            if not self.files.keys().isdisjoint(places):
+        for folder, label_folders, name in self._unlabelled:
+            if any(one + name in self.files for one in label_folders):
                 raise InvalidArgument.of(
                     "path",
-                    f"`{image}` has no labels, and would get those of an image of the same name; rename it. {USE_YARD}",
+                    f"the image `{folder}{name.removesuffix('.txt')}` has no labels, and would get another one's; "
+                    f"rename it. {USE_YARD}",
                 )
 
 

@@ -70,17 +70,18 @@ def read(text: str, wanted: Collection[str]) -> dict[str, Value]:
 
 def _entries(text: str) -> Iterator[_Entry]:
     entry: _Entry | None = None
-    has_begun = False
+    has_begun = has_ended = False
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             if entry is not None:
                 entry.below.append((number, line))
             continue
         if line.rstrip() in ("---", "..."):
-            if line.startswith("-") and not has_begun:
-                has_begun = True
-                continue
-            break
+            has_ended = has_begun or line.startswith(".")
+            has_begun = True
+            continue
+        if has_ended:
+            raise NotPlain(number, "a second document begins; a data.yaml has one")
         has_begun = True
         if line[0] == " " or line.startswith("- ") or line.rstrip() == "-" or (entry and line[0] in "]}"):
             if entry is None:

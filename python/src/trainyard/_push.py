@@ -127,6 +127,9 @@ class _Attempt:
         self._has_begun.wait()
         try:
             yield from self._messages()
+        except GeneratorExit:
+            # The call has ended, and its end says why.
+            raise
         except BaseException as failure:
             # gRPC would log it as a fault of its user's.
             self._failure = failure
