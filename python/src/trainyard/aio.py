@@ -179,7 +179,8 @@ class AsyncClient:
         return Datasets(map(Dataset, await self._runner.run(removing)))
 
     async def _in_thread(self, work: Callable[[BlockingRunner, Stop], T]) -> T:
-        """Does what blocks. Whoever is cancelled waits until it has ended, which it does at once."""
+        """Does what blocks. Whoever is cancelled waits until it has ended: at once, or when all
+        files are listed."""
         stop = Stop()
         doing = asyncio.ensure_future(asyncio.to_thread(work, self._blocking, stop))
         try:
