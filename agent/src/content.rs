@@ -58,11 +58,11 @@ const OPENED_WITHIN: Duration = Duration::from_secs(20);
 /// How often it is seen whether the disk has room.
 const FLOOR_EVERY: Duration = Duration::from_secs(30);
 
-/// What the store works with.
+/// The folder, limits and connections that the store works with.
 pub struct ContentContext {
-    /// Where it lies.
+    /// The folder below which contents and versions lie.
     pub cache_dir: PathBuf,
-    /// How large it may become.
+    /// Bytes that contents may take, and that stay free.
     pub limits: Limits,
     /// A stream that moves no byte for so long is ended.
     pub stall_after: Duration,
@@ -205,7 +205,7 @@ impl Content {
         }
     }
 
-    /// What was counted.
+    /// Numbers of bytes, requests and damaged files since the start.
     pub fn counts(&self) -> ContentCounts {
         let counts = &self.0.counts;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);

@@ -37,7 +37,7 @@ use crate::startup::{self, Started};
 use crate::status_line::StatusLine;
 use crate::trainer::child::Spawner;
 
-/// What ending takes beside `shutdown_grace`.
+/// Time that ending takes beside `shutdown_grace`.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
 
 /// Events that may wait for the driver; a task that has more waits for it.

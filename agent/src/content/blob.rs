@@ -24,7 +24,7 @@ pub enum Likeness {
     Same,
     /// It has not, or cannot be read.
     Other,
-    /// There is none.
+    /// No such blob is there.
     Absent,
 }
 

@@ -17,7 +17,7 @@ const SHARE: usize = 16;
 /// More threads do not make a disk faster.
 const MOST_THREADS: usize = 8;
 
-/// What a check has found.
+/// The damaged and missing files that a check has found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     /// Files whose content is not here, by their places in the version's order.

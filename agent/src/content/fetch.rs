@@ -32,13 +32,13 @@ const CALL_FILES: usize = 4096;
 /// A file that came so many times with other bytes is given up.
 const MOST_DAMAGED: u32 = 3;
 
-/// Where a version comes to.
+/// The folder that a version comes to, and its files.
 pub struct Target {
     /// The store that keeps it.
     pub store: Arc<Store>,
     /// The tree that its files are part of.
     pub root: PathBuf,
-    /// Its list of files.
+    /// The version's list of files.
     pub manifest: Arc<Manifest>,
     /// The room that it takes.
     pub promise: Promise,
@@ -115,7 +115,7 @@ impl Calls {
     }
 }
 
-/// One of the streams.
+/// One of the streams by which contents come.
 struct Stream {
     version: Version,
     target: Arc<Target>,

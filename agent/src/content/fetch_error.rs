@@ -17,10 +17,10 @@ pub enum FetchError {
     /// The scheduler refuses it for another reason.
     #[error("the scheduler refuses it: {} ({:?})", .0.message(), .0.code())]
     Refused(Box<tonic::Status>),
-    /// Nothing came for too long.
+    /// No byte came for too long.
     #[error("nothing came for {} s: {last}", within.as_secs())]
     Stalled {
-        /// How long.
+        /// The time in which no byte came.
         within: Duration,
         /// The last try's error.
         last: String,
@@ -32,7 +32,7 @@ pub enum FetchError {
     Damaged {
         /// The file's path in the version.
         path: String,
-        /// How often it came.
+        /// Number of times that the file came.
         times: u32,
     },
     /// The list of files is no version's.
@@ -41,7 +41,7 @@ pub enum FetchError {
     /// The list of files is another version's.
     #[error("the scheduler's list of its files is that of another version")]
     OtherVersion,
-    /// There is no room for it.
+    /// The disk or the quota has no room for the version.
     #[error("{0}")]
     NoRoom(#[from] NoRoom),
     /// The system refuses a file.
@@ -52,7 +52,7 @@ pub enum FetchError {
         /// The system's error.
         source: io::Error,
     },
-    /// There is no store.
+    /// This agent could not open its store.
     #[error("this agent can fetch nothing: {0}")]
     NoStore(String),
     /// The agent is going down.

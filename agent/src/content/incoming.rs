@@ -16,7 +16,7 @@ pub struct Incoming {
     target: Arc<Target>,
     /// The files, by their places in the version's order.
     files: Vec<u32>,
-    /// How many of them are over.
+    /// Number of `files` that have come whole.
     over: usize,
     /// Bytes of those that are over.
     over_bytes: u64,
@@ -45,17 +45,17 @@ impl Drop for Unfinished {
 pub struct Misplaced;
 
 impl Incoming {
-    /// Nothing has come of `files` yet.
+    /// A stream of `files` of which no byte has come yet.
     pub fn new(target: Arc<Target>, files: Vec<u32>) -> Self {
         Self { target, files, over: 0, over_bytes: 0, file: None, hasher: Hasher::new(), damaged: Vec::new() }
     }
 
-    /// How many bytes have come.
+    /// Number of bytes that have come.
     pub fn offset(&self) -> u64 {
         self.over_bytes + self.file.as_ref().map_or(0, |file| file.bytes)
     }
 
-    /// Whether all have come.
+    /// Whether all files have come.
     pub fn is_over(&self) -> bool {
         self.over == self.files.len()
     }

@@ -29,7 +29,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Those below `cache_dir`.
+    /// The folders below `cache_dir`.
     pub fn new(cache_dir: &Path) -> Self {
         Self { content: cache_dir.join("content"), versions: cache_dir.join("versions") }
     }

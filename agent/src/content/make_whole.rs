@@ -32,7 +32,7 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Whether anything had to be fetched.
+    /// Fetches the files that are missing. Returns whether there were any.
     pub async fn make_whole(&self, teller: &mut Teller) -> Result<bool, FetchError> {
         let (layout, id) = (self.store.layout(), self.version.id);
         let is_held = self.store.holds(id);

@@ -21,21 +21,21 @@ use super::{Content, manifest_file};
 /// How often an attempt is told how far its version has come.
 pub const TELL_EVERY: Duration = Duration::from_secs(2);
 
-/// What an attempt wants.
+/// A data set or weights that an attempt names.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The attempt.
     pub attempt: AttemptId,
     /// A data set, or weights.
     pub kind: Kind,
-    /// Its name and version.
+    /// The name and version in the cluster's store.
     pub reference: Reference,
 }
 
 /// A version that is whole.
 #[derive(Debug, Clone)]
 pub struct Obtained {
-    /// Its data.yaml, or its one file.
+    /// The data set's data.yaml, or the one file of weights.
     pub file: PathBuf,
 }
 
@@ -44,7 +44,7 @@ pub struct Obtained {
 pub struct InFlight {
     /// When it was whole last. Held by whoever works on it.
     whole: Mutex<Option<Instant>>,
-    /// How far a fetch is.
+    /// Bytes that have come, while a fetch is under way.
     pub progress: watch::Sender<Option<Progress>>,
 }
 

@@ -10,9 +10,9 @@ use crate::message::{Event, Input};
 /// How far a fetch is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Those that are there.
+    /// Bytes that are there.
     pub done: u64,
-    /// Those that were missing.
+    /// Bytes that were missing when fetching began.
     pub total: u64,
 }
 
@@ -27,7 +27,7 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// Nothing was told yet.
+    /// For an attempt that was told nothing yet.
     pub fn new(attempt: AttemptId, what: String, inbox: mpsc::Sender<Input>) -> Self {
         Self { attempt, what, inbox, began: None, told: None }
     }

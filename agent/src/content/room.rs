@@ -118,7 +118,7 @@ pub fn make(
 /// Whether a fetch of so many bytes may find room, as far as can be said without removing anything.
 ///
 /// # Errors
-/// It cannot.
+/// The version is larger than the quota or the disk allows.
 pub fn check(store: &Store, limits: Limits, needed: u64) -> Result<(), NoRoom> {
     hopeless(store, limits, needed).map_or(Ok(()), Err)
 }

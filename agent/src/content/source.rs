@@ -18,11 +18,11 @@ use crate::report::transfer::while_moving;
 /// A version of the scheduler's store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// What it is.
+    /// Data set or weights.
     pub kind: Kind,
-    /// Its name.
+    /// The name in the cluster's store.
     pub name: String,
-    /// Its id.
+    /// The version's id.
     pub id: Digest,
 }
 
@@ -57,7 +57,7 @@ impl Version {
 pub struct Source {
     /// The scheduler, when it is there.
     pub link: watch::Receiver<Option<SchedulerLink>>,
-    /// How long it waits for what.
+    /// The times after which calls and silent streams are given up.
     pub patience: Patience,
 }
 

@@ -20,7 +20,7 @@ use super::{blob, tree};
 /// A content without a version stays for so long: whoever has fetched it, and was stopped, goes on with it.
 const KEPT_WITHOUT_VERSION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
-/// Why there is no store.
+/// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another agent has it.
@@ -55,7 +55,7 @@ struct State {
     promised: u64,
     /// The versions that are whole, and when each was used last.
     held: BTreeMap<Digest, SystemTime>,
-    /// What attempts need.
+    /// Versions that attempts need.
     needed: BTreeMap<AttemptId, BTreeSet<Digest>>,
 }
 
@@ -91,7 +91,7 @@ impl Store {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where things are.
+    /// The store's folders.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -176,7 +176,7 @@ impl Store {
         self.state().needed.entry(attempt).or_default().insert(id);
     }
 
-    /// What an attempt needs.
+    /// Versions that an attempt needs.
     pub fn needed_by(&self, attempt: AttemptId) -> Vec<Digest> {
         self.state().needed.get(&attempt).into_iter().flatten().copied().collect()
     }

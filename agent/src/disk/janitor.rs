@@ -32,7 +32,7 @@ pub struct DiskJanitor {
 }
 
 impl DiskJanitor {
-    /// This one, after the first check.
+    /// The janitor, after its first check.
     pub async fn after_check(self) -> Self {
         self.check(true).await;
         self

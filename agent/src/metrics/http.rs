@@ -37,7 +37,7 @@ pub struct MetricsPages {
     pub decoded_dir: PathBuf,
     /// The cache's size and when it was added up.
     pub cache: Arc<Mutex<Option<(Instant, u64)>>>,
-    /// What was fetched.
+    /// The store of fetched versions.
     pub content: Content,
 }
 

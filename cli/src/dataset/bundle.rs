@@ -96,7 +96,7 @@ impl Shown {
     /// Wrong usage, where there is a problem.
     ///
     /// # Errors
-    /// With all problems as details.
+    /// A usage error with all problems as details, if there are any.
     pub fn failure(self, message: &str, hint: &str) -> Result<(), Failure> {
         if self.first.is_empty() {
             return Ok(());

@@ -86,7 +86,7 @@ fn spawn(
 
 struct Reader<'a> {
     pieces: &'a mpsc::Sender<Result<Vec<u8>, Failure>>,
-    /// What is not given out yet.
+    /// Bytes that are not given out yet.
     piece: Vec<u8>,
 }
 

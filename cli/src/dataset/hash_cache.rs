@@ -22,7 +22,7 @@ const MOST_FILES: usize = 64;
 pub struct FileState(u128);
 
 impl FileState {
-    /// Of a file with this stamp.
+    /// The state of a file with this stamp.
     pub fn of(file: &Path, stamp: u64) -> Self {
         let path = file.as_os_str().as_encoded_bytes();
         Self(digest(&[path, &stamp.to_le_bytes()].concat()))

@@ -68,7 +68,7 @@ pub async fn finished(mut digests: Digests) {
     while digests.changed().await.is_ok() {}
 }
 
-/// What the threads share.
+/// The list and the digests that the threads share.
 struct Work<'a> {
     list: &'a PackingList,
     cache: &'a HashCache,

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::terminal::{self, clean};
 use crate::values::absolute_path;
 
-/// What a word names.
+/// A data set by its name in the store, or by a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Named {
     InStore(Reference),

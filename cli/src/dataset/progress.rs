@@ -22,9 +22,9 @@ pub struct Progress {
     total: u64,
     done: AtomicU64,
     begun: Instant,
-    /// On a terminal.
+    /// The bar that is drawn on a terminal.
     bar: Option<ProgressBar>,
-    /// When the last line was printed.
+    /// The time at which the last line was printed.
     told: Mutex<Instant>,
 }
 

@@ -28,10 +28,10 @@ const STREAM_BYTES: u64 = 32 << 20;
 /// Files of one stream at most.
 const STREAM_FILES: usize = 4096;
 
-/// What a pull did.
+/// The folder and the numbers of files that a pull ends with.
 #[derive(Debug)]
 pub struct Pulled {
-    /// Where the files lie.
+    /// The folder that the files lie in.
     pub folder: PathBuf,
     pub files: usize,
     /// Files that had to be fetched.

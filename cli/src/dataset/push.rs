@@ -96,7 +96,7 @@ fn begin_hashing(output: Output, bundle: &Bundle) -> Digests {
 
 /// Why an attempt ended.
 enum Stopped {
-    /// On this machine.
+    /// A failure of this machine.
     Here(Failure),
     There(Status),
 }
@@ -107,7 +107,7 @@ impl From<Status> for Stopped {
     }
 }
 
-/// One connection.
+/// A push by one connection.
 struct Attempt<'a> {
     context: &'a Context,
     bundle: &'a Bundle,

@@ -28,7 +28,7 @@ pub async fn list(client: &Client, kind: Kind, name: Option<&str>) -> Result<Vec
     .await
 }
 
-/// One version.
+/// The version of a name.
 ///
 /// # Errors
 /// There is none such, or the scheduler cannot be reached.

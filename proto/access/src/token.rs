@@ -109,7 +109,7 @@ pub(crate) fn has_token_in_address(text: &str) -> bool {
     starts(text).any(|at| begins_as_pin(text, at))
 }
 
-/// Where a token may begin.
+/// The places in a text at which a token may begin.
 fn starts(text: &str) -> impl Iterator<Item = usize> {
     let length = TOKEN_START.len();
     let is_start = move |at: &usize| {

@@ -15,12 +15,12 @@ pub struct Digest(pub [u8; 32]);
 pub struct ParseDigestError(String);
 
 impl Digest {
-    /// Of bytes that are all there.
+    /// The digest of bytes that are all there.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// From its 32 bytes.
+    /// The digest of these 32 bytes; `None` for another number of bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }

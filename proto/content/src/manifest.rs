@@ -15,7 +15,7 @@ const WEIGHTS_ENDINGS: [&str; 2] = [".pt", ".safetensors"];
 /// Bytes of a file.
 pub const MAX_FILE_BYTES: u64 = 64 << 30;
 
-/// What a version is.
+/// The kind of a version: data set or weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A data.yaml at the top, and what it names.

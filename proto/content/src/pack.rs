@@ -33,7 +33,7 @@ pub enum PackError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     pub digest: Digest,
-    /// Where it begins.
+    /// Bytes of the pack before the content.
     pub offset: u64,
     pub size_bytes: u64,
 }
@@ -67,7 +67,7 @@ impl Index {
         self.rows.is_empty()
     }
 
-    /// What follows the contents.
+    /// The bytes that follow the contents: index and footer.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.rows.len() * ROW_BYTES + FOOTER_BYTES);
         for row in &self.rows {
@@ -95,7 +95,7 @@ impl Index {
     /// Reads what [`Self::encode`] has written.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The index or the footer is damaged.
     pub fn decode(tail: &[u8]) -> Result<Self, PackError> {
         if Self::tail_bytes(tail)? != tail.len() as u64 {
             return Err(PackError::Footer);

@@ -58,7 +58,7 @@ pub enum UploadError {
     Store(#[from] BlobError),
 }
 
-/// All blobs.
+/// The blobs of all jobs, in one store of objects.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     objects: Objects,
@@ -89,7 +89,7 @@ impl Blobs {
     /// Opens the store, and gives it an id if it has none.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// The store cannot be read or written.
     pub async fn open(objects: Objects) -> Result<Self, BlobError> {
         let id = store_id(&objects).await?;
         Ok(Self { objects, id })
@@ -114,12 +114,12 @@ impl Blobs {
         }
     }
 
-    /// What people call the store.
+    /// The directory or URL of the store.
     pub fn place(&self) -> &str {
         &self.objects.place
     }
 
-    /// As [`Objects::room`].
+    /// Bytes that are free on the store's disk, and all; see [`Objects::room`].
     pub fn room(&self) -> Option<(u64, u64)> {
         self.objects.room()
     }

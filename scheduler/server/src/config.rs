@@ -230,7 +230,7 @@ impl Config {
         self.blob_dir.clone().unwrap_or_else(|| self.data_dir.join("blobs"))
     }
 
-    /// What belongs to `blob_url`.
+    /// The options of `blob_url` as pairs of key and value.
     ///
     /// # Errors
     /// An option is none.

@@ -63,7 +63,7 @@ pub enum ContentError {
     Manifest(Digest),
 }
 
-/// How much is kept of what.
+/// How many bytes a user may keep, and how long contents stay that no version needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentLimits {
     /// Bytes that the versions of one user may take; `None` for all there is.
@@ -280,7 +280,7 @@ impl Content {
     }
 
     /// Makes the changes that `plan` draws from the catalogue, again when somebody else was faster.
-    async fn change<T>(&self, plan: impl Fn(&Catalog) -> (Vec<ChangeOf>, T)) -> Result<T, ContentError> {
+    async fn change<T>(&self, plan: impl Fn(&Catalog) -> (Vec<ContentChange>, T)) -> Result<T, ContentError> {
         for _ in 0..ATTEMPTS {
             self.refresh().await?;
             let (revision, changes, answer) = {
@@ -288,8 +288,7 @@ impl Content {
                 let (changes, answer) = plan(&catalog);
                 (catalog.revision().unwrap_or(0), changes, answer)
             };
-            let records: Vec<ContentChange<'_>> = changes.iter().map(ChangeOf::as_change).collect();
-            if records.is_empty() || self.0.records.change_content(revision, &records).await? {
+            if changes.is_empty() || self.0.records.change_content(revision, &changes).await? {
                 self.refresh().await?;
                 return Ok(answer);
             }
@@ -300,7 +299,7 @@ impl Content {
     /// Hides versions that are to be removed.
     ///
     /// # Errors
-    /// The records cannot be read. The inner error says that one of them is in use.
+    /// A submission names one of the versions, or somebody else removes it.
     pub fn begin_removal(&self, versions: Vec<Arc<VersionRecord>>) -> Result<Removal, Busy> {
         self.catalog().begin_removal(&versions)?;
         Ok(Removal { content: self.clone(), versions })
@@ -333,23 +332,7 @@ impl Content {
     /// # Errors
     /// The records cannot be changed; the versions are shown again.
     pub async fn remove(&self, removal: Removal) -> Result<(), ContentError> {
-        let versions = removal.versions.clone();
-        let plan = |_: &Catalog| (versions.iter().cloned().map(ChangeOf::Remove).collect(), ());
+        let plan = |_: &Catalog| (removal.versions.iter().cloned().map(ContentChange::Remove).collect(), ());
         self.change(plan).await
-    }
-}
-
-/// A change that owns its version.
-enum ChangeOf {
-    Put(Arc<VersionRecord>),
-    Remove(Arc<VersionRecord>),
-}
-
-impl ChangeOf {
-    fn as_change(&self) -> ContentChange<'_> {
-        match self {
-            Self::Put(record) => ContentChange::Put(record),
-            Self::Remove(record) => ContentChange::Remove(record),
-        }
     }
 }

@@ -1,15 +1,20 @@
 //! What is stored of versions of data sets and weights, beside their contents.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use trainyard_content::{Digest, Kind};
 use trainyard_types::{Reference, Time};
 use uuid::Uuid;
 
+/// The names of weights that a job left begin so, before the job's id.
+pub const JOB_WEIGHTS_NAME: &str = "job-";
+
 /// A pack that a version's contents lie in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PackRecord {
     pub id: Uuid,
-    /// Of its contents.
+    /// Bytes of the pack's contents, without its index.
     pub size_bytes: u64,
 }
 
@@ -21,12 +26,12 @@ pub struct VersionRecord {
     pub name: String,
     #[serde(with = "crate::stored_text")]
     pub id: Digest,
-    /// Who has pushed it first.
+    /// The user who pushed the version first.
     pub user: String,
     /// When it was pushed last: the newest of a name is the one that was.
     pub created: Time,
     pub files: u64,
-    /// Of all files.
+    /// Bytes of all files.
     pub size_bytes: u64,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
@@ -38,12 +43,12 @@ pub struct VersionRecord {
 }
 
 impl VersionRecord {
-    /// What it is stored under.
+    /// The name of the version's field in the store.
     pub fn field(&self) -> String {
         format!("{}/{}@{}", self.kind, self.name, self.id)
     }
 
-    /// What jobs name it by.
+    /// The exact reference that jobs keep.
     pub fn reference(&self) -> Reference {
         Reference::exact(&self.name, &self.id.to_string())
     }
@@ -58,8 +63,8 @@ pub struct ContentRecords {
 }
 
 /// A change of one version.
-#[derive(Debug, Clone, Copy)]
-pub enum ContentChange<'a> {
-    Put(&'a VersionRecord),
-    Remove(&'a VersionRecord),
+#[derive(Debug, Clone)]
+pub enum ContentChange {
+    Put(Arc<VersionRecord>),
+    Remove(Arc<VersionRecord>),
 }

@@ -17,8 +17,6 @@ use url::Url;
 /// An unfinished file that nothing was added to for so long is nobody's any more; another scheduler may share the
 /// directory.
 const ABANDONED: Duration = Duration::from_secs(600);
-/// How names of unfinished files are told: the first is `LocalFileSystem`'s, the second earlier builds'.
-const UNFINISHED: [fn(&str) -> bool; 2] = [|name| name.contains('#'), |name| name.ends_with(".part")];
 /// How a store that does not answer is asked again. Whoever waits has retries of its own.
 const RETRIES: RetryConfig = RetryConfig {
     backoff: BackoffConfig {
@@ -48,7 +46,7 @@ impl Objects {
     /// A directory, which is created. Removes what processes that were killed left half-written. Blocks.
     ///
     /// # Errors
-    /// It cannot be created or read.
+    /// The directory cannot be created or read.
     pub fn directory(root: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(root)?;
         remove_unfinished(root, DEPTH)?;
@@ -91,12 +89,12 @@ impl Objects {
     /// Removes what processes that were killed left half-written in a directory. Blocks.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The directory cannot be read.
     pub fn tidy(&self) -> io::Result<()> {
         self.root.as_deref().map_or(Ok(()), |root| remove_unfinished(root, DEPTH))
     }
 
-    /// The same below a folder.
+    /// The objects below a folder, under their names there.
     pub fn below(&self, folder: &str) -> Arc<dyn ObjectStore> {
         Arc::new(PrefixStore::new(Arc::clone(&self.store), folder))
     }
@@ -121,7 +119,9 @@ fn remove_unfinished(folder: &Path, depth: usize) -> io::Result<()> {
             continue;
         }
         let name = entry.file_name();
-        let is_unfinished = UNFINISHED.iter().any(|is| is(&name.to_string_lossy()));
+        let name = name.to_string_lossy();
+        // `LocalFileSystem` writes to `NAME#1` first, earlier builds wrote to `NAME.part`.
+        let is_unfinished = name.contains('#') || name.ends_with(".part");
         let age = SystemTime::now().duration_since(entry.metadata()?.modified()?).unwrap_or_default();
         if is_unfinished && age > ABANDONED {
             std::fs::remove_file(path)?;

@@ -65,7 +65,7 @@ pub(crate) struct CheckedSplit {
     pub split: Split,
     /// In the order in which a training has them.
     pub usable: Vec<ListedImage>,
-    /// Those that a training leaves out.
+    /// Images that a training leaves out.
     pub left_out: Vec<ListedImage>,
 }
 

@@ -22,7 +22,7 @@ pub type Run = Vec<usize>;
 /// Pieces that wait to be written.
 const QUEUED: usize = 4;
 
-/// What all streams share.
+/// The version and the folder that all streams share.
 #[derive(Clone)]
 pub struct Fetch {
     pub client: Client,

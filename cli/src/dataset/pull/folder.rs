@@ -20,7 +20,7 @@ use crate::failure::Failure;
 /// Says which version a folder is of; hidden, so that it is no part of a data set.
 const MARKER: &str = ".trainyard-pull";
 
-/// Where a version is pulled to.
+/// The folder that a version is pulled to.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,

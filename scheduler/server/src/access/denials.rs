@@ -27,7 +27,7 @@ impl Refused {
         Self { status, is_told: true, caller: String::new() }
     }
 
-    /// One that says nothing of anybody.
+    /// A denial that says nothing of anybody.
     const fn noise(status: Status) -> Self {
         Self { status, is_told: false, caller: String::new() }
     }

@@ -88,7 +88,7 @@ impl Catalog {
     /// The version that a reference means, for one to whom `sees` shows the versions of a user.
     ///
     /// # Errors
-    /// It means none, or several.
+    /// The reference means no version, or several.
     pub fn resolve(
         &self,
         kind: Kind,

@@ -18,7 +18,7 @@ use crate::content_records::VersionRecord;
 /// Tells whether a job that is not over needs a version.
 pub type IsNeeded = dyn Fn(&VersionRecord) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync;
 
-/// What a collection has removed.
+/// Numbers of versions and objects that a collection has removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Versions of jobs' weights that no job needs.
@@ -28,7 +28,7 @@ pub struct Collected {
 }
 
 impl Content {
-    /// One round.
+    /// Removes once what no version and no job needs.
     ///
     /// # Errors
     /// The stores. What was removed until then is removed.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::places::Places;
 use crate::content_records::PackRecord;
 
-/// Where packs lie in the store.
+/// The folder of packs among the objects.
 pub const FOLDER: &str = "packs";
 /// Bytes of a part of a large content.
 const PART_BYTES: usize = 8 << 20;
@@ -191,7 +191,7 @@ impl PackWriter {
 /// # Errors
 /// The store.
 pub async fn find_all(store: &Arc<dyn ObjectStore>) -> object_store::Result<Places> {
-    let places = Arc::new(Places::default());
+    let places = Places::default();
     let mut listed = store.list(Some(&Path::from(FOLDER)));
     let mut reads = JoinSet::new();
     while let Some(meta) = listed.next().await {
@@ -209,9 +209,7 @@ pub async fn find_all(store: &Arc<dyn ObjectStore>) -> object_store::Result<Plac
     while !reads.is_empty() {
         take(reads.join_next().await, &places)?;
     }
-    drop(reads);
-    // Every task that had a part of it is over.
-    Ok(Arc::into_inner(places).unwrap_or_default())
+    Ok(places)
 }
 
 type IndexRead = object_store::Result<(Uuid, ObjectMeta, Option<Index>)>;

@@ -38,7 +38,7 @@ pub struct WrongSize {
 #[derive(Debug)]
 struct Pack {
     record: PackRecord,
-    /// When it was written.
+    /// The time at which the pack was written.
     written: SystemTime,
     /// Pushes under way that count on it.
     pins: usize,

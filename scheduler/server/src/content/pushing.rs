@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use trainyard_content::{Digest, Hasher, Kind, Manifest};
+use trainyard_content::{Digest, Entry, Hasher, Kind, Manifest};
 use trainyard_types::{Time, size};
 
 use super::catalog::{Catalog, pushed_at};
 use super::packs::PackWriter;
 use super::permits::Permit;
 use super::places::{Pins, Places, WrongSize};
-use super::{ChangeOf, Content, ContentError, aside};
-use crate::content_records::VersionRecord;
+use super::{Content, ContentError, aside};
+use crate::content_records::{ContentChange, VersionRecord};
 
 /// Why a push comes to nothing. What it has stored stays for the next one.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum PushError {
     )]
     Quota {
         user: String,
-        /// With this version.
+        /// Bytes that the user would have with this version.
         wanted: u64,
         allowed: u64,
         /// The user's largest versions.
@@ -46,7 +46,7 @@ pub enum PushError {
     /// More bytes came than were asked for.
     #[error("more bytes came than were asked for")]
     TooLong,
-    /// Fewer did.
+    /// Fewer bytes came than were asked for.
     #[error("`{0}` and what follows did not come")]
     TooShort(String),
     /// What was there when the push began is damaged or gone by now.
@@ -62,7 +62,7 @@ impl From<object_store::Error> for PushError {
     }
 }
 
-/// What a push wants to store.
+/// The version that a push is to make, and its user.
 #[derive(Debug)]
 pub struct Wanted {
     pub name: String,
@@ -84,11 +84,12 @@ pub struct Pushing {
     places: Arc<Places>,
     pins: Pins,
     missing: Vec<u32>,
+    missing_bytes: u64,
     /// How many of the missing contents have come whole.
     done: usize,
     /// Bytes of the content under way that have come.
     received: u64,
-    /// Bytes of all of them that have come.
+    /// Bytes of all missing contents that have come.
     received_bytes: u64,
     hasher: Hasher,
     writer: PackWriter,
@@ -119,7 +120,8 @@ impl Content {
             PushError::Size { path, size_bytes, known }
         })?;
         let sizes = missing.iter().filter_map(|at| manifest.get(*at as usize)).map(|entry| entry.size_bytes);
-        self.check_quota(&wanted.user, sizes.sum())?;
+        let missing_bytes = sizes.sum();
+        self.check_quota(&wanted.user, missing_bytes)?;
         let writer = PackWriter::new(Arc::clone(&self.0.objects));
         Ok(Pushing {
             content: self.clone(),
@@ -129,6 +131,7 @@ impl Content {
             places,
             pins,
             missing,
+            missing_bytes,
             done: 0,
             received: 0,
             received_bytes: 0,
@@ -162,7 +165,16 @@ impl Pushing {
         &self.missing
     }
 
-    /// Bytes of them that are stored for good.
+    /// The missing file whose content comes now; `None` when all have come.
+    fn current(&self) -> Option<Entry<'_>> {
+        self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize))
+    }
+
+    fn current_path(&self) -> String {
+        self.current().map_or_else(String::new, |entry| entry.path.to_owned())
+    }
+
+    /// Bytes of the missing contents that are stored for good.
     pub fn stored_bytes(&self) -> u64 {
         self.stored_bytes
     }
@@ -174,10 +186,7 @@ impl Pushing {
     pub async fn take(&mut self, mut bytes: Bytes) -> Result<(), PushError> {
         self.skip_empty().await?;
         while !bytes.is_empty() {
-            let Some(entry) = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize))
-            else {
-                return Err(PushError::TooLong);
-            };
+            let entry = self.current().ok_or(PushError::TooLong)?;
             let (digest, size) = (entry.digest, entry.size_bytes);
             if self.received == 0 {
                 self.writer.begin(size).await?;
@@ -198,10 +207,7 @@ impl Pushing {
 
     /// Contents without a byte come by themselves.
     async fn skip_empty(&mut self) -> Result<(), PushError> {
-        while let Some(entry) = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize))
-            && entry.size_bytes == 0
-        {
-            let digest = entry.digest;
+        while let Some(Entry { digest, size_bytes: 0, .. }) = self.current() {
             self.writer.begin(0).await?;
             self.end_content(digest, 0).await?;
         }
@@ -211,9 +217,7 @@ impl Pushing {
     async fn end_content(&mut self, announced: Digest, size: u64) -> Result<(), PushError> {
         let received = self.hasher.take();
         if received != announced {
-            let entry = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize));
-            let path = entry.map_or_else(String::new, |entry| entry.path.to_owned());
-            return Err(PushError::Hash { path, announced, received });
+            return Err(PushError::Hash { path: self.current_path(), announced, received });
         }
         self.writer.end(announced, size).await?;
         self.note_written();
@@ -231,11 +235,10 @@ impl Pushing {
 
     /// Bytes of the missing contents.
     pub fn missing_bytes(&self) -> u64 {
-        let sizes = self.missing.iter().filter_map(|at| self.manifest.get(*at as usize));
-        sizes.map(|entry| entry.size_bytes).sum()
+        self.missing_bytes
     }
 
-    /// Bytes of them that have come.
+    /// Bytes of the missing contents that have come.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes
     }
@@ -249,8 +252,7 @@ impl Pushing {
         if self.writer.finish().await.is_ok() {
             self.note_written();
         }
-        let entry = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize));
-        PushError::TooShort(entry.map_or_else(String::new, |entry| entry.path.to_owned()))
+        PushError::TooShort(self.current_path())
     }
 
     /// Everything has come: makes the version, which is the newest of its name then.
@@ -259,8 +261,8 @@ impl Pushing {
     /// Something is missing; the stores.
     pub async fn finish(mut self, now: Time) -> Result<Arc<VersionRecord>, PushError> {
         self.skip_empty().await?;
-        if let Some(entry) = self.missing.get(self.done).and_then(|at| self.manifest.get(*at as usize)) {
-            return Err(PushError::TooShort(entry.path.to_owned()));
+        if self.current().is_some() {
+            return Err(PushError::TooShort(self.current_path()));
         }
         self.writer.finish().await?;
         self.note_written();
@@ -289,7 +291,7 @@ impl Pushing {
                 packs: packs.clone(),
                 is_of_job: *is_of_job,
             });
-            (vec![ChangeOf::Put(Arc::clone(&record))], Ok(record))
+            (vec![ContentChange::Put(Arc::clone(&record))], Ok(record))
         };
         self.content.change(plan).await?
     }

@@ -17,7 +17,7 @@ const READ_BYTES: u64 = 2 << 20;
 /// Why a file's content does not come.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// It is nowhere.
+    /// No pack holds the content.
     #[error("the content of `{0}` is not in the store any more; push the data set again")]
     Missing(String),
     /// It has other bytes than were pushed.

@@ -212,30 +212,16 @@ fn list(
     let wanted = |(version, _): &&(Arc<VersionRecord>, bool)| {
         kind.is_none_or(|kind| kind == version.kind) && (name.is_empty() || name == version.name)
     };
-    let mut listed = versions.iter().filter(wanted).peekable();
-    if let Some(after) = &page.after {
-        let after = std::str::from_utf8(after);
-        let after = after.map_err(|_| ApiError::field("page_token", page::NO_TOKEN))?;
-        // By place where it is still there, and by order where it is not.
-        while let Some((version, _)) = listed.peek() {
-            let order = place(version);
-            if order.as_str() > after {
-                break;
-            }
-            listed.next();
-        }
-    }
-    let datasets: Vec<pb::Dataset> =
-        listed.by_ref().take(page.size).map(|(version, newest)| shown(version, *newest)).collect();
-    let next = listed.peek().is_some();
-    let last = next.then(|| {
-        versions.iter().filter(wanted).find(|(version, _)| {
-            datasets
-                .last()
-                .is_some_and(|last| last.version == version.id.to_string() && last.name == version.name)
-        })
-    });
-    let token = last.flatten().map(|(version, _)| page.token(place(version).as_bytes()));
+    let after = page.after.as_deref().map(std::str::from_utf8).transpose();
+    let after = after.map_err(|_| ApiError::field("page_token", page::NO_TOKEN))?;
+    let is_before = |(version, _): &&(Arc<VersionRecord>, bool)| {
+        after.is_some_and(|after| place(version).as_str() <= after)
+    };
+    let mut listed = versions.iter().filter(wanted).skip_while(is_before).peekable();
+    let page_of: Vec<_> = listed.by_ref().take(page.size).collect();
+    let last = page_of.last().filter(|_| listed.peek().is_some());
+    let token = last.map(|(version, _)| page.token(place(version).as_bytes()));
+    let datasets = page_of.iter().map(|(version, newest)| shown(version, *newest)).collect();
     Ok(pb::ListDatasetsResponse { datasets, next_page_token: token.unwrap_or_default() })
 }
 

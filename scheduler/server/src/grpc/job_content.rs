@@ -16,12 +16,11 @@ use super::status::ApiError;
 use crate::access::Caller;
 use crate::blobs::BlobError;
 use crate::content::{Held, PushError, Wanted};
+use crate::content_records::JOB_WEIGHTS_NAME;
 use crate::driver::StateView;
 
 /// The artifact that `job:ID` means.
 const BEST: &str = "weights/best.safetensors";
-/// What such a version is called, before the job's id.
-const OF_JOB: &str = "job-";
 /// Its name as a version's one file.
 const BEST_FILE: &str = "best.safetensors";
 
@@ -51,7 +50,7 @@ impl<'a> JobContent<'a> {
         Ok(())
     }
 
-    /// Whether [`Self::resolve`] would change a spec.
+    /// Whether a spec names data sets or weights of the store.
     pub(super) fn concerns(spec: &JobSpec) -> bool {
         let named = |path: &Path| !path.as_os_str().is_empty() && path.is_relative();
         named(&spec.train.data) || named(&spec.train.pretrained)
@@ -83,13 +82,15 @@ impl<'a> JobContent<'a> {
             let held = match self.hold(kind, &reference, field).await {
                 Ok(held) => held,
                 // Weights that a job left are made again from what it still has.
-                Err(error) => match reference.name().strip_prefix(OF_JOB).filter(|_| kind == Kind::Weights) {
-                    Some(job) => {
-                        let again = self.best_of(job, field).await.map_err(|_| error)?;
-                        self.hold(kind, &again, field).await?
+                Err(error) => {
+                    match reference.name().strip_prefix(JOB_WEIGHTS_NAME).filter(|_| kind == Kind::Weights) {
+                        Some(job) => {
+                            let again = self.best_of(job, field).await.map_err(|_| error)?;
+                            self.hold(kind, &again, field).await?
+                        }
+                        None => return Err(error),
                     }
-                    None => return Err(error),
-                },
+                }
             };
             self.held.insert(key.clone(), held);
         }
@@ -122,7 +123,7 @@ impl<'a> JobContent<'a> {
         let mut builder = Builder::new(Kind::Weights);
         let manifest = builder.add(BEST_FILE, best.size_bytes, digest).and_then(|()| builder.finish());
         let manifest = manifest.map_err(|error| ApiError::field(field, error.to_string()))?;
-        let name = format!("{OF_JOB}{job}");
+        let name = format!("{JOB_WEIGHTS_NAME}{job}");
         let reference = Reference::exact(&name, &manifest.id().to_string());
         let wanted = Wanted {
             name,

@@ -52,7 +52,7 @@ pub enum ApiError {
     NameTaken { name: String, owner: String, text: String },
     /// A user has as many data sets and weights as are allowed.
     DataQuota(String),
-    /// What was stored is damaged.
+    /// A stored content or manifest is damaged.
     DataLoss(String),
     /// The disk of data sets is full.
     DataDiskFull,

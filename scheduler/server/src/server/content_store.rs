@@ -20,7 +20,7 @@ use crate::store::RedisStore;
 /// How often what is not needed is looked for, at most; and a grace is looked at so many times.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 const LOOKS_A_GRACE: u32 = 4;
-/// Where it lies among the objects.
+/// The folder of data sets and weights among the objects.
 const FOLDER: &str = "content";
 
 /// Opens the store beside the blobs.

@@ -18,7 +18,7 @@ pub trait ContentStore: Send + Sync {
     fn content(&self) -> Pending<'_, ContentRecords>;
 
     /// Makes changes, provided that nobody else made one since `revision`; `false`, with nothing done, otherwise.
-    fn change_content<'a>(&'a self, revision: u64, changes: &'a [ContentChange<'a>]) -> Pending<'a, bool>;
+    fn change_content<'a>(&'a self, revision: u64, changes: &'a [ContentChange]) -> Pending<'a, bool>;
 }
 
 /// The script of this file.
@@ -56,14 +56,14 @@ impl ContentStore for RedisStore {
         })
     }
 
-    fn change_content<'a>(&'a self, revision: u64, changes: &'a [ContentChange<'a>]) -> Pending<'a, bool> {
+    fn change_content<'a>(&'a self, revision: u64, changes: &'a [ContentChange]) -> Pending<'a, bool> {
         Box::pin(async move {
             let mut call = self.content_script().0.prepare_invoke();
             call.key(keys::CONTENT).key(keys::CONTENT_REVISION).arg(revision);
             for change in changes {
                 match change {
                     ContentChange::Put(record) => {
-                        call.arg(record.field()).arg(serde_json::to_string(record)?)
+                        call.arg(record.field()).arg(serde_json::to_string(&**record)?)
                     }
                     ContentChange::Remove(record) => call.arg(record.field()).arg(""),
                 };
@@ -91,11 +91,7 @@ mod twin {
             Box::pin(async move { Ok(records) })
         }
 
-        fn change_content<'a>(
-            &'a self,
-            revision: u64,
-            changes: &'a [ContentChange<'a>],
-        ) -> Pending<'a, bool> {
+        fn change_content<'a>(&'a self, revision: u64, changes: &'a [ContentChange]) -> Pending<'a, bool> {
             let mut records = self.content_state();
             let is_seen = records.revision == revision;
             if is_seen {
@@ -104,7 +100,7 @@ mod twin {
                     let (ContentChange::Put(record) | ContentChange::Remove(record)) = change;
                     records.versions.retain(|known| known.field() != record.field());
                     if let ContentChange::Put(record) = change {
-                        records.versions.push((*record).clone());
+                        records.versions.push(VersionRecord::clone(record));
                     }
                 }
             }

@@ -32,7 +32,7 @@ pub(super) enum Planned {
 const NONE: u64 = 0;
 
 impl LabelPlan {
-    /// Of all `images`.
+    /// The plan for the labels of all `images`.
     ///
     /// # Errors
     /// A folder whose images cannot have their labels there, because others have theirs in the same place.

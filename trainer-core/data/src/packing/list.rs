@@ -129,7 +129,7 @@ fn narrow(number: usize) -> u32 {
 }
 
 impl PackingListBuilder {
-    /// For about so many files.
+    /// A builder with room for about so many files.
     pub fn with_capacity(files: usize) -> Self {
         let mut builder = Self::default();
         builder.list.rows.reserve_exact(files);

@@ -99,7 +99,7 @@ fn pack_checked(yaml: &DataYaml, splits: &[CheckedSplit]) -> Result<Packed, Pack
     Ok(Packed { list, clashes, images: images().count(), names: yaml.names.clone(), outside, unsent })
 }
 
-/// What is packed so far.
+/// The list while files are added to it.
 struct Packing {
     builder: PackingListBuilder,
     /// Files that are part of the data set.

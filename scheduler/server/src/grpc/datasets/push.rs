@@ -16,6 +16,7 @@ use trainyard_types::{Time, Violation};
 use super::{noun, parse_kind, shown};
 use crate::access::Caller;
 use crate::content::{PushError, Wanted};
+use crate::content_records::JOB_WEIGHTS_NAME;
 use crate::grpc::Context;
 use crate::grpc::status::ApiError;
 
@@ -29,8 +30,6 @@ const RANGES: usize = 50_000;
 const SILENCE: Duration = Duration::from_secs(300);
 /// Bytes of contents that come in that time at least: whoever holds a place among the pushes uses it.
 const LEAST_BYTES: u64 = 256 << 10;
-/// What names of weights begin with that jobs left.
-const OF_JOBS: &str = "job-";
 
 /// A push that has come in.
 pub(super) struct Push {
@@ -57,9 +56,11 @@ fn parse_header(header: pb::PushHeader) -> Result<Header, ApiError> {
     if let Err(error) = check_name(&header.name) {
         found.push(Violation::new("name", error.to_string()));
     }
-    if header.name.starts_with(OF_JOBS) {
-        let text =
-            format!("is `{}`; names that begin with `{OF_JOBS}` are of weights that jobs left", header.name);
+    if header.name.starts_with(JOB_WEIGHTS_NAME) {
+        let text = format!(
+            "is `{}`; names that begin with `{JOB_WEIGHTS_NAME}` are of weights that jobs left",
+            header.name
+        );
         found.push(Violation::new("name", text));
     }
     let files = usize::try_from(header.files).unwrap_or(usize::MAX);
@@ -270,7 +271,7 @@ impl Push {
     }
 }
 
-/// Why a push was refused.
+/// The answer to a push that was refused.
 fn refusal(error: PushError, kind: Kind, name: &str) -> ApiError {
     match error {
         PushError::TooMany => ApiError::Unavailable("too many pushes are under way; try again in a moment"),
