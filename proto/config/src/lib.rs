@@ -89,6 +89,14 @@ impl From<config::ConfigError> for LoadError {
     }
 }
 
+/// The items of a list in an environment variable.
+fn items(text: &str) -> Vec<String> {
+    if let Ok(items) = serde_json::from_str::<Vec<String>>(text) {
+        return items;
+    }
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
 /// Where a program's configuration comes from; later calls of [`Sources::flag`] win over earlier ones.
 #[derive(Debug)]
 pub struct Sources {
@@ -119,7 +127,8 @@ impl Sources {
         self
     }
 
-    /// Environment variables; those without the prefix, and empty ones, are ignored. Lists are separated by commas.
+    /// Environment variables; those without the prefix, and empty ones, are ignored. Lists are separated by
+    /// commas, or written as in a file: `["a", "b"]`.
     #[must_use]
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         self.environment.extend(variables);
@@ -195,8 +204,9 @@ impl Sources {
             check_known(&key, variable, known, "the environment")?;
             let origin = format!("environment {variable}");
             let kind = if lists.contains(&key) {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                ValueKind::Array(items.map(|item| Value::new(Some(&origin), item)).collect())
+                ValueKind::Array(
+                    items(text).into_iter().map(|item| Value::new(Some(&origin), item)).collect(),
+                )
             } else {
                 text.as_str().into()
             };

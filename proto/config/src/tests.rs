@@ -93,6 +93,9 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
 fn a_list_in_the_environment_is_separated_by_commas() {
     let got = sources().environment(env("TRAINYARD_AGENT__DATA_ROOTS", "/data, /more")).load::<Config>();
     assert_eq!(got.unwrap().value.data_roots, [PathBuf::from("/data"), "/more".into()]);
+    let got =
+        sources().environment(env("TRAINYARD_AGENT__DATA_ROOTS", r#"["/a, b", "/c"]"#)).load::<Config>();
+    assert_eq!(got.unwrap().value.data_roots, [PathBuf::from("/a, b"), "/c".into()]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Must not know: jobs, placement. A service asks a [`Caller`] whether it may change what belongs to somebody.
 
 mod audit;
+mod audited_body;
 mod bootstrap;
 mod caller;
 mod denials;
@@ -16,7 +17,7 @@ mod registry;
 mod throttle;
 mod web_page;
 
-pub use audit::{Audit, Target};
+pub use audit::{Audit, LateTarget, Target};
 pub use bootstrap::{BootstrapError, HeldBy, first_login, make_token};
 pub use caller::{Caller, NotOwner};
 pub use gate::{Admission, Gate, admit};

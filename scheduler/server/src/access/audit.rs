@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -31,6 +31,21 @@ const FILE_BYTES: u64 = 64 << 20;
 /// What a call was about; among the extensions of its answer.
 #[derive(Debug, Clone)]
 pub struct Target(pub String);
+
+/// What a stream is about, which is known once its first messages have come; among the extensions of its answer.
+#[derive(Debug, Clone, Default)]
+pub struct LateTarget(Arc<OnceLock<String>>);
+
+impl LateTarget {
+    /// It is about this, unless it is known already.
+    pub fn set(&self, target: String) {
+        let _known = self.0.set(target);
+    }
+
+    pub(super) fn get(&self) -> String {
+        self.0.get().cloned().unwrap_or_default()
+    }
+}
 
 /// The way of records to the audit.
 #[derive(Clone)]

@@ -13,7 +13,8 @@ use tonic::{Code, Status};
 use trainyard_access::Token;
 use trainyard_types::{AgentId, Time};
 
-use super::audit::{Audit, Target};
+use super::audit::{Audit, LateTarget, Target};
+use super::audited_body::AuditedBody;
 use super::caller::Caller;
 use super::denials::{self, Refused};
 use super::exposed_token;
@@ -167,9 +168,15 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
     if let Some(over) = over.clone() {
         request = request.map(|body| GuardedBody::request(body, over));
     }
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     if let Some(told) = told {
-        parts.audit.tell(with_outcome(told, &response)).await;
+        match response.extensions_mut().remove::<LateTarget>() {
+            Some(target) => {
+                let audit = parts.audit.clone();
+                response = response.map(|body| AuditedBody::wrap(body, audit, told, target));
+            }
+            None => parts.audit.tell(with_outcome(told, &response)).await,
+        }
     }
     match over.filter(|_| is_held) {
         Some(over) => response.map(|body| GuardedBody::answer(body, over, denials::revoked, place)),

@@ -16,7 +16,7 @@ use trainyard_types::{JobId, Reference, Violation};
 use super::page::{self, Page};
 use super::status::ApiError;
 use super::{Context, about};
-use crate::access::Caller;
+use crate::access::{Caller, LateTarget};
 use crate::content::{Busy, ContentError, Unresolved};
 use crate::content_records::VersionRecord;
 use crate::driver::StateView;
@@ -252,9 +252,12 @@ impl DatasetService for Datasets {
         let user = super::jobs::user_of(request.metadata())?;
         self.lead().await?;
         let (answers, stream) = mpsc::channel(BACKLOG);
-        let push = push::Push { context: self.0.clone(), caller, user, parts: request.into_inner(), answers };
+        let (target, parts) = (LateTarget::default(), request.into_inner());
+        let mut response = Response::new(ReceiverStream::new(stream));
+        response.extensions_mut().insert(target.clone());
+        let push = push::Push { context: self.0.clone(), caller, user, target, parts, answers };
         self.0.tasks.spawn(push.run());
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(response)
     }
 
     async fn list_datasets(

@@ -1,5 +1,7 @@
 //! Errors as callers see them: a canonical code, one sentence, and `google.rpc` details. The one place.
 
+mod header_room;
+
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -197,6 +199,7 @@ impl ApiError {
 }
 
 fn invalid(violations: Vec<Violation>) -> Status {
+    let violations = header_room::violations(violations);
     let sentences: Vec<String> = violations.iter().map(ToString::to_string).collect();
     let text = match sentences.as_slice() {
         [only] => only.clone(),
@@ -349,65 +352,68 @@ fn content_refused(error: &ApiError) -> Option<Status> {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        if let Some(status) = access_refused(&error).or_else(|| content_refused(&error)) {
-            return status;
+        let told = access_refused(&error).or_else(|| content_refused(&error));
+        header_room::fit(told.unwrap_or_else(|| refusal_of(error)))
+    }
+}
+
+/// All other refusals.
+fn refusal_of(error: ApiError) -> Status {
+    match error {
+        // The ones before.
+        ApiError::NotOwner(_)
+        | ApiError::RoleRequired { .. }
+        | ApiError::OpenCluster
+        | ApiError::TlsRequired { .. }
+        | ApiError::TokenUsedUp
+        | ApiError::AgentHasJoined { .. }
+        | ApiError::NoVersion { .. }
+        | ApiError::InUse { .. }
+        | ApiError::NameTaken { .. }
+        | ApiError::DataQuota(_)
+        | ApiError::DataLoss(_)
+        | ApiError::DataDiskFull => ApiError::Internal.into(),
+        ApiError::Invalid(violations) => invalid(violations),
+        ApiError::Refused(refusal) => refused(&refusal),
+        ApiError::NotFound { kind, name, hint } => {
+            let text = format!("there is no {kind} `{name}`; {hint}");
+            let reason = format!("{}_NOT_FOUND", kind.to_uppercase());
+            let mut details = details(&reason, [(kind, name.clone())]);
+            details.set_resource_info(kind, format!("{kind}s/{name}"), "", text.as_str());
+            Status::with_error_details(Code::NotFound, text, details)
         }
-        match error {
-            // The ones before.
-            ApiError::NotOwner(_)
-            | ApiError::RoleRequired { .. }
-            | ApiError::OpenCluster
-            | ApiError::TlsRequired { .. }
-            | ApiError::TokenUsedUp
-            | ApiError::AgentHasJoined { .. }
-            | ApiError::NoVersion { .. }
-            | ApiError::InUse { .. }
-            | ApiError::NameTaken { .. }
-            | ApiError::DataQuota(_)
-            | ApiError::DataLoss(_)
-            | ApiError::DataDiskFull => ApiError::Internal.into(),
-            ApiError::Invalid(violations) => invalid(violations),
-            ApiError::Refused(refusal) => refused(&refusal),
-            ApiError::NotFound { kind, name, hint } => {
-                let text = format!("there is no {kind} `{name}`; {hint}");
-                let reason = format!("{}_NOT_FOUND", kind.to_uppercase());
-                let mut details = details(&reason, [(kind, name.clone())]);
-                details.set_resource_info(kind, format!("{kind}s/{name}"), "", text.as_str());
-                Self::with_error_details(Code::NotFound, text, details)
-            }
-            ApiError::NotHeld { attempt } => {
-                let text = format!("attempt {attempt} is not held by this session any more; drop it");
-                let mut details = details("ATTEMPT_NOT_HELD", [("attempt", attempt.to_string())]);
-                let subject = format!("attempts/{attempt}");
-                details.add_precondition_failure_violation("HOLDER", subject, text.as_str());
-                Self::with_error_details(Code::FailedPrecondition, text, details)
-            }
-            ApiError::OffsetTooLarge { offset, size_bytes } => {
-                let text = format!("offset: is {offset}; there are {size_bytes} bytes");
-                let metadata = [("offset", offset.to_string()), ("size_bytes", size_bytes.to_string())];
-                Self::with_error_details(Code::OutOfRange, text, details("OFFSET_TOO_LARGE", metadata))
-            }
-            ApiError::DiskFull { job } => {
-                let text = "the scheduler's disk of blobs is full; make room in `blob_dir` and try again";
-                let mut details = details("BLOB_DISK_FULL", [("job", job.to_string())]);
-                details.add_quota_failure_violation("blob_dir", text).set_retry_info(Some(RETRY_DELAY * 30));
-                Self::with_error_details(Code::ResourceExhausted, text, details)
-            }
-            ApiError::Internal => {
-                let text = "the scheduler met an error of its own; its log has the cause";
-                Self::with_error_details(Code::Internal, text, details("INTERNAL", []))
-            }
-            ApiError::NotLeader { leader } => {
-                let text = format!("this scheduler stands by; ask the leader at {leader}");
-                let mut details = details("NOT_LEADER", [("leader", leader)]);
-                details.set_retry_info(Some(LEADER_DELAY));
-                Self::with_error_details(Code::Unavailable, text, details)
-            }
-            ApiError::Unavailable(text) => {
-                let mut details = details("UNAVAILABLE", []);
-                details.set_retry_info(Some(RETRY_DELAY));
-                Self::with_error_details(Code::Unavailable, text, details)
-            }
+        ApiError::NotHeld { attempt } => {
+            let text = format!("attempt {attempt} is not held by this session any more; drop it");
+            let mut details = details("ATTEMPT_NOT_HELD", [("attempt", attempt.to_string())]);
+            let subject = format!("attempts/{attempt}");
+            details.add_precondition_failure_violation("HOLDER", subject, text.as_str());
+            Status::with_error_details(Code::FailedPrecondition, text, details)
+        }
+        ApiError::OffsetTooLarge { offset, size_bytes } => {
+            let text = format!("offset: is {offset}; there are {size_bytes} bytes");
+            let metadata = [("offset", offset.to_string()), ("size_bytes", size_bytes.to_string())];
+            Status::with_error_details(Code::OutOfRange, text, details("OFFSET_TOO_LARGE", metadata))
+        }
+        ApiError::DiskFull { job } => {
+            let text = "the scheduler's disk of blobs is full; make room in `blob_dir` and try again";
+            let mut details = details("BLOB_DISK_FULL", [("job", job.to_string())]);
+            details.add_quota_failure_violation("blob_dir", text).set_retry_info(Some(RETRY_DELAY * 30));
+            Status::with_error_details(Code::ResourceExhausted, text, details)
+        }
+        ApiError::Internal => {
+            let text = "the scheduler met an error of its own; its log has the cause";
+            Status::with_error_details(Code::Internal, text, details("INTERNAL", []))
+        }
+        ApiError::NotLeader { leader } => {
+            let text = format!("this scheduler stands by; ask the leader at {leader}");
+            let mut details = details("NOT_LEADER", [("leader", leader)]);
+            details.set_retry_info(Some(LEADER_DELAY));
+            Status::with_error_details(Code::Unavailable, text, details)
+        }
+        ApiError::Unavailable(text) => {
+            let mut details = details("UNAVAILABLE", []);
+            details.set_retry_info(Some(RETRY_DELAY));
+            Status::with_error_details(Code::Unavailable, text, details)
         }
     }
 }

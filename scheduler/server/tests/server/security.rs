@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use tonic::Code;
 use trainyard_access::{KeyRequest, Token};
+use trainyard_content::Digest;
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as FromAgent;
+use trainyard_proto::pb::push_dataset_request::Part;
 use trainyard_scheduler::access::{METHODS, Needs};
 use trainyard_scheduler::config::{Config, Visibility};
 use trainyard_scheduler::embedded::EmbeddedRedis;
@@ -85,6 +87,30 @@ async fn a_job_is_the_token_s_users_and_others_do_not_change_it() {
     assert_eq!(audit[2].target, job.id);
     let refused = scheduler.audit_of("JobService/CancelJob", 2).await;
     assert_eq!((refused[0].caller.as_str(), refused[0].outcome.as_str()), ("bob", "PERMISSION_DENIED"));
+}
+
+#[tokio::test]
+async fn the_audit_tells_how_a_push_has_ended_and_to_which_name() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let ada = scheduler.token("ada", pb::AccessRole::User).await;
+    let push = async |name: &str, content: &'static [u8]| {
+        let header = pb::PushHeader { name: name.into(), files: 1, ..Default::default() };
+        let sha256 = Digest::of(b"names: [a]").0.to_vec();
+        let file = pb::DatasetFile { path: "data.yaml".into(), size_bytes: 10, sha256 };
+        let files = pb::DatasetFiles { files: vec![file] };
+        let parts = [Part::Header(header), Part::Files(files), Part::Data(content.into())];
+        let parts = parts.map(|part| pb::PushDatasetRequest { part: Some(part) });
+        let mut client = scheduler.datasets(&ada);
+        let mut answers = client.push_dataset(tokio_stream::iter(parts)).await.unwrap().into_inner();
+        while let Ok(Some(_)) = answers.message().await {}
+    };
+    // Other bytes than were announced.
+    push("wolves", b"names: [w]").await;
+    push("cells", b"names: [a]").await;
+    push("../etc", b"names: [a]").await;
+    let told = scheduler.audit_of("DatasetService/PushDataset", 3).await;
+    let told: Vec<_> = told.iter().map(|event| (event.target.as_str(), event.outcome.as_str())).collect();
+    assert_eq!(told, [("wolves", "INVALID_ARGUMENT"), ("cells", "OK"), ("../etc", "INVALID_ARGUMENT")]);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use trainyard_types::reference::check_name;
 use trainyard_types::{Time, Violation};
 
 use super::{noun, parse_kind, shown};
-use crate::access::Caller;
+use crate::access::{Caller, LateTarget};
 use crate::content::{PushError, Wanted};
 use crate::content_records::JOB_WEIGHTS_NAME;
 use crate::grpc::Context;
@@ -22,6 +22,8 @@ use crate::grpc::status::ApiError;
 
 /// Files that an answer names; behind them, the user has a pattern to go by.
 const MOST_VIOLATIONS: usize = 20;
+/// Characters of a name that the audit keeps.
+const NAME: usize = 128;
 /// Bytes of a description.
 const DESCRIPTION: usize = 200;
 /// Ranges in one message: at most 20 bytes each.
@@ -36,6 +38,8 @@ pub(super) struct Push {
     pub context: Context,
     pub caller: Caller,
     pub user: String,
+    /// For the audit: the name that is pushed to.
+    pub target: LateTarget,
     pub parts: Streaming<pb::PushDatasetRequest>,
     pub answers: mpsc::Sender<Result<pb::PushDatasetResponse, Status>>,
 }
@@ -171,7 +175,10 @@ impl Push {
     /// Header and files.
     async fn receive_manifest(&mut self) -> Result<(Header, Manifest), Status> {
         let header = match self.next().await? {
-            Some(Part::Header(header)) => parse_header(header)?,
+            Some(Part::Header(header)) => {
+                self.target.set(header.name.chars().take(NAME).collect());
+                parse_header(header)?
+            }
             _ => return Err(ApiError::field("header", "the first message must be one").into()),
         };
         let builder = Builder::new(header.kind);

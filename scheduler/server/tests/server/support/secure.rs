@@ -19,6 +19,7 @@ use trainyard_access::{Identity, KeyRequest, Pin, Token, Trust};
 use trainyard_proto::pb;
 use trainyard_proto::pb::access_service_client::AccessServiceClient;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
+use trainyard_proto::pb::dataset_service_client::DatasetServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_scheduler::config::{Config, SecurityMode};
 use trainyard_scheduler::server::Server;
@@ -194,6 +195,10 @@ impl SecureScheduler {
 
     pub fn cluster(&self, token: &str) -> ClusterServiceClient<Sending> {
         ClusterServiceClient::with_interceptor(self.channel.clone(), self.with(token))
+    }
+
+    pub fn datasets(&self, token: &str) -> DatasetServiceClient<Sending> {
+        DatasetServiceClient::with_interceptor(self.channel.clone(), self.with(token))
     }
 
     /// A new token of this user and role, made by the admin.
