@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::net::{Net, Node};
+use super::object_store::ObjectStore;
 use crate::process::{Process, binary, children_of};
 use crate::stand_in::PRELUDE;
 
@@ -61,6 +62,18 @@ pub struct Member {
 }
 
 impl Member {
+    /// The same with these arguments.
+    pub(super) fn with_arguments(mut self, arguments: impl IntoIterator<Item = String>) -> Self {
+        self.arguments = arguments.into_iter().collect();
+        self
+    }
+
+    /// From its next start on, a variable of its environment has this value.
+    pub fn set(&mut self, key: &str, value: impl Into<String>) {
+        self.environment.retain(|(known, _)| known != key);
+        self.environment.push((key.to_owned(), value.into()));
+    }
+
     /// Starts it, unless it runs.
     ///
     /// # Errors
@@ -140,8 +153,8 @@ pub struct Members {
     /// Of the schedulers.
     pub urls: Vec<String>,
     disk: Disk,
-    _net: Net,
-    _dir: TempDir,
+    net: Net,
+    dir: TempDir,
 }
 
 /// The directory of Redis: small and its own, where this machine lets us.
@@ -198,12 +211,41 @@ impl Members {
         for number in 0..agents {
             workers.push(agent(net.node()?, dir.path(), number, slots, &urls.join(","))?);
         }
-        Ok(Self { redis, schedulers: all, agents: workers, data, urls, disk, _net: net, _dir: dir })
+        Ok(Self { redis, schedulers: all, agents: workers, data, urls, disk, net, dir })
     }
 
     /// Everything that is a process.
     pub fn all(&mut self) -> impl Iterator<Item = &mut Member> {
         std::iter::once(&mut self.redis).chain(&mut self.schedulers).chain(&mut self.agents)
+    }
+
+    /// A place for somebody who is no member.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn place(&mut self) -> Result<Node> {
+        self.net.node()
+    }
+
+    /// A file or folder of the cluster's own.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Adds a server that speaks S3, in which the schedulers keep their files from their next start on.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn add_object_store(&mut self) -> Result<ObjectStore> {
+        let store = ObjectStore::start(self.net.node()?, &self.path("objects"))?;
+        for scheduler in &mut self.schedulers {
+            // A scheduler that finds no store when it starts ends, and is started again by whoever looks after it.
+            scheduler.may_end = true;
+            for (key, value) in store.settings() {
+                scheduler.set(key, value);
+            }
+        }
+        Ok(store)
     }
 
     /// Whether Redis' disk can be filled without harm to others.
@@ -230,7 +272,7 @@ fn free_ports() -> Result<u16> {
     Ok(port.min(60_000))
 }
 
-fn member(name: &str, node: Node, program: PathBuf, dir: &Path) -> Member {
+pub(super) fn member(name: &str, node: Node, program: PathBuf, dir: &Path) -> Member {
     Member {
         name: name.to_owned(),
         node,

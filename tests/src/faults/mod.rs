@@ -4,4 +4,5 @@
 pub mod client;
 pub mod members;
 pub mod net;
+pub mod object_store;
 pub mod verdict;

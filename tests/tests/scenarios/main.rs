@@ -8,6 +8,7 @@ mod closed_pipes;
 mod confinement;
 mod documents;
 mod faults;
+mod faults_content;
 mod faults_random;
 mod gpus;
 mod memory;
