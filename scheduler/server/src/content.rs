@@ -5,6 +5,7 @@
 
 mod catalog;
 mod collection;
+mod manifests;
 mod packs;
 mod permits;
 mod places;
@@ -13,13 +14,10 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+use object_store::ObjectStore;
 use tokio::sync::OnceCell;
 use trainyard_content::{Digest, Kind, Manifest};
 use trainyard_types::Reference;
@@ -34,6 +32,7 @@ pub use pushing::{PushError, Wanted};
 pub use reading::{ReadError, Reader};
 
 use catalog::Catalog;
+use manifests::Manifests;
 use permits::Permits;
 use places::Places;
 
@@ -44,12 +43,8 @@ const PUSHES_OF_ONE: usize = 3;
 /// Reads at a time, and of one caller: each has some 4 MiB in memory.
 const READS: usize = 256;
 const READS_OF_ONE: usize = 32;
-/// Manifests that are kept in memory, those read last.
-const MANIFESTS: usize = 4;
 /// Attempts at a change of the records while others change them, too.
 const ATTEMPTS: usize = 64;
-/// Where manifests lie among the objects.
-const MANIFEST_FOLDER: &str = "manifests";
 
 /// Why the content of the cluster cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +78,7 @@ struct Inner {
     catalog: Mutex<Catalog>,
     /// Read anew by whoever comes to lead: meanwhile others have written.
     places: Mutex<Arc<OnceCell<Arc<Places>>>>,
-    manifests: Mutex<VecDeque<(Digest, Arc<Manifest>)>>,
+    manifests: Manifests,
     pushes: Permits,
     reads: Permits,
 }
@@ -124,10 +119,6 @@ async fn aside<T: Send + 'static>(
     }
 }
 
-fn manifest_path(id: Digest) -> Path {
-    Path::from(format!("{MANIFEST_FOLDER}/{id}"))
-}
-
 impl Content {
     pub fn new(records: Arc<dyn ContentStore>, objects: Arc<dyn ObjectStore>, limits: ContentLimits) -> Self {
         Self(Arc::new(Inner {
@@ -136,7 +127,7 @@ impl Content {
             limits,
             catalog: Mutex::default(),
             places: Mutex::default(),
-            manifests: Mutex::default(),
+            manifests: Manifests::default(),
             pushes: Permits::new(PUSHES, PUSHES_OF_ONE),
             reads: Permits::new(READS, READS_OF_ONE),
         }))
@@ -226,38 +217,6 @@ impl Content {
     pub async fn owner(&self, kind: Kind, name: &str) -> Result<Option<String>, ContentError> {
         self.refresh().await?;
         Ok(self.catalog().owner(kind, name).map(str::to_owned))
-    }
-
-    /// The manifest of a version.
-    ///
-    /// # Errors
-    /// It cannot be read, or is damaged.
-    pub async fn manifest(&self, version: &VersionRecord) -> Result<Arc<Manifest>, ContentError> {
-        let kept = || self.0.manifests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, manifest)) = kept().iter().find(|(id, _)| *id == version.id) {
-            return Ok(Arc::clone(manifest));
-        }
-        let bytes = match self.0.objects.get(&manifest_path(version.id)).await {
-            Err(object_store::Error::NotFound { .. }) => return Err(ContentError::Manifest(version.id)),
-            read => read?.bytes().await?,
-        };
-        let id = version.id;
-        // A million lines take half a second.
-        let parsed = tokio::task::spawn_blocking(move || {
-            let text = std::str::from_utf8(&bytes).ok().filter(|_| Digest::of(&bytes) == id)?;
-            Manifest::parse(text).ok()
-        });
-        let manifest = parsed.await.ok().flatten().map(Arc::new).ok_or(ContentError::Manifest(id))?;
-        let mut kept = kept();
-        kept.truncate(MANIFESTS - 1);
-        kept.push_front((id, Arc::clone(&manifest)));
-        Ok(manifest)
-    }
-
-    async fn put_manifest(&self, manifest: &Arc<Manifest>, id: Digest) -> Result<(), ContentError> {
-        let text = aside(manifest, |manifest| manifest.lines().collect::<String>()).await;
-        self.0.objects.put(&manifest_path(id), PutPayload::from_bytes(Bytes::from(text))).await?;
-        Ok(())
     }
 
     /// Reads files of a version.

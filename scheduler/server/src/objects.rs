@@ -108,8 +108,17 @@ impl Objects {
     }
 }
 
+/// What another scheduler that shares the directory has removed meanwhile is `None`.
+fn seen<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 fn remove_unfinished(folder: &Path, depth: usize) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
+    let is_past = |time: SystemTime| SystemTime::now().duration_since(time).is_ok_and(|age| age > ABANDONED);
+    for entry in seen(std::fs::read_dir(folder))?.into_iter().flatten() {
         let entry = entry?;
         let path: PathBuf = entry.path();
         if entry.file_type()?.is_dir() {
@@ -122,9 +131,10 @@ fn remove_unfinished(folder: &Path, depth: usize) -> io::Result<()> {
         let name = name.to_string_lossy();
         // `LocalFileSystem` writes to `NAME#1` first, earlier builds wrote to `NAME.part`.
         let is_unfinished = name.contains('#') || name.ends_with(".part");
-        let age = SystemTime::now().duration_since(entry.metadata()?.modified()?).unwrap_or_default();
-        if is_unfinished && age > ABANDONED {
-            std::fs::remove_file(path)?;
+        if is_unfinished
+            && seen(entry.metadata().and_then(|metadata| metadata.modified()))?.is_some_and(is_past)
+        {
+            seen(std::fs::remove_file(path))?;
         }
     }
     Ok(())

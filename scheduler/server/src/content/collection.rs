@@ -5,14 +5,11 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use object_store::ObjectStoreExt as _;
-use object_store::path::Path;
-use tokio_stream::StreamExt as _;
 use tracing::warn;
-use trainyard_content::Digest;
 use uuid::Uuid;
 
 use super::catalog::Catalog;
-use super::{Content, ContentError, MANIFEST_FOLDER, packs};
+use super::{Content, ContentError, packs};
 use crate::content_records::VersionRecord;
 
 /// Tells whether a job that is not over needs a version.
@@ -40,7 +37,7 @@ impl Content {
         // A push that ends from here on may have changed the records after they are read.
         let moment = places.moment();
         self.refresh().await?;
-        let (live, manifests) = self.live();
+        let live = self.live();
         for pack in places.condemn(&live, moment, grace, now) {
             match self.0.objects.delete(&packs::path(pack)).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {
@@ -50,14 +47,13 @@ impl Content {
                 Err(cause) => warn!(%pack, %cause, "pack cannot be removed, it stays for now"),
             }
         }
-        collected.manifests = self.drop_manifests(now, &manifests).await?;
+        collected.manifests = self.drop_manifests(now).await?;
         Ok(collected)
     }
 
-    fn live(&self) -> (HashSet<Uuid>, HashSet<Digest>) {
-        let catalog = self.catalog();
-        let packs = catalog.all().flat_map(|(version, _)| &version.packs).map(|pack| pack.id);
-        (packs.collect(), catalog.all().map(|(version, _)| version.id).collect())
+    /// The packs that versions need.
+    fn live(&self) -> HashSet<Uuid> {
+        self.catalog().all().flat_map(|(version, _)| &version.packs).map(|pack| pack.id).collect()
     }
 
     /// Weights that were kept for jobs which are over by now.
@@ -79,23 +75,6 @@ impl Content {
                 self.remove(removal).await?;
                 dropped += 1;
             }
-        }
-        Ok(dropped)
-    }
-
-    /// Manifests of pushes that ended before their version was there, and of versions that are gone.
-    async fn drop_manifests(&self, now: SystemTime, live: &HashSet<Digest>) -> Result<usize, ContentError> {
-        let mut listed = self.0.objects.list(Some(&Path::from(MANIFEST_FOLDER)));
-        let mut dropped = 0;
-        while let Some(meta) = listed.next().await {
-            let meta = meta?;
-            let id = meta.location.filename().and_then(|name| name.parse::<Digest>().ok());
-            let age = now.duration_since(SystemTime::from(meta.last_modified)).unwrap_or_default();
-            if id.is_none_or(|id| live.contains(&id)) || age < self.0.limits.grace {
-                continue;
-            }
-            self.0.objects.delete(&meta.location).await?;
-            dropped += 1;
         }
         Ok(dropped)
     }

@@ -1,5 +1,6 @@
 //! Where each content lies: about 50 bytes of memory a content.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -52,12 +53,38 @@ struct Pack {
 #[derive(Debug, Default)]
 struct State {
     places: HashMap<Key, Place>,
+    /// Where contents lie as well that several packs hold: one may go before the other.
+    others: HashMap<Key, Vec<Place>>,
     packs: Vec<Pack>,
     /// Counts the pushes that began or ended.
     moment: u64,
 }
 
 impl State {
+    fn add(&mut self, key: Key, place: Place) {
+        match self.places.entry(key) {
+            Entry::Vacant(vacant) => drop(vacant.insert(place)),
+            Entry::Occupied(_) => self.others.entry(key).or_default().push(place),
+        }
+    }
+
+    /// What lies in `packs` is not there any more, unless it lies elsewhere, too.
+    fn drop_contents_of(&mut self, packs: &HashSet<u32>) {
+        self.others.retain(|_, others| {
+            others.retain(|other| !packs.contains(&other.pack));
+            !others.is_empty()
+        });
+        let others = &mut self.others;
+        self.places.retain(|key, place| {
+            if !packs.contains(&place.pack) {
+                return true;
+            }
+            let other = take_other(others, key);
+            other.into_iter().for_each(|other| *place = other);
+            other.is_some()
+        });
+    }
+
     fn pin(&mut self, packs: &HashSet<u32>, change: impl Fn(usize) -> usize) {
         self.moment += 1;
         for pack in packs {
@@ -66,6 +93,15 @@ impl State {
             pack.touched = self.moment;
         }
     }
+}
+
+fn take_other(others: &mut HashMap<Key, Vec<Place>>, key: &Key) -> Option<Place> {
+    let places = others.get_mut(key)?;
+    let other = places.pop();
+    if places.is_empty() {
+        others.remove(key);
+    }
+    other
 }
 
 /// All packs, and what lies in them.
@@ -112,7 +148,7 @@ impl Places {
         for row in index.rows() {
             if let Ok(offset) = u32::try_from(row.offset) {
                 let place = Place { pack, offset, size_bytes: row.size_bytes };
-                state.places.entry(key(&row.digest)).or_insert(place);
+                state.add(key(&row.digest), place);
             }
         }
     }
@@ -148,17 +184,20 @@ impl Places {
         Ok((missing, Pins { places: Arc::clone(self), packs }))
     }
 
-    /// The packs that a version lies in, sorted; `None` when a content of it is nowhere.
-    pub fn packs_of(&self, manifest: &Manifest) -> Option<Vec<PackRecord>> {
-        let state = self.state();
+    /// The packs that a version lies in, sorted, kept while the pins live: other pushes may have written some of them.
+    /// `None` when a content is nowhere.
+    pub fn packs_of(self: &Arc<Self>, manifest: &Manifest) -> Option<(Vec<PackRecord>, Pins)> {
+        let mut state = self.state();
         let mut packs = HashSet::new();
         for entry in manifest.entries() {
             packs.insert(state.places.get(&key(&entry.digest))?.pack);
         }
-        let mut packs: Vec<PackRecord> =
-            packs.into_iter().map(|pack| state.packs[pack as usize].record).collect();
-        packs.sort();
-        Some(packs)
+        let mut records: Vec<PackRecord> =
+            packs.iter().map(|pack| state.packs[*pack as usize].record).collect();
+        records.sort();
+        state.pin(&packs, |pins| pins + 1);
+        drop(state);
+        Some((records, Pins { places: Arc::clone(self), packs }))
     }
 
     /// Where a content of this size lies: its pack, and from which byte on.
@@ -168,9 +207,18 @@ impl Places {
         Some((state.packs[place.pack as usize].record.id, place.offset.into()))
     }
 
-    /// A content was found damaged: it is asked for again with the next push.
-    pub fn forget(&self, digest: &Digest) {
-        self.state().places.remove(&key(digest));
+    /// A content was found damaged in a pack: it is asked for again with the next push, unless it lies elsewhere, too.
+    pub fn forget(&self, digest: &Digest, pack: Uuid) {
+        let (key, mut state) = (key(digest), self.state());
+        let State { places, others, packs, .. } = &mut *state;
+        let Some(place) = places.get_mut(&key) else { return };
+        if packs[place.pack as usize].record.id != pack {
+            return;
+        }
+        match take_other(others, &key) {
+            Some(other) => *place = other,
+            None => drop(places.remove(&key)),
+        }
     }
 
     /// Now, as pushes begin and end.
@@ -199,7 +247,7 @@ impl Places {
             }
         }
         if !condemned.is_empty() {
-            state.places.retain(|_, place| !condemned.contains(&place.pack));
+            state.drop_contents_of(&condemned);
         }
         over
     }
@@ -246,14 +294,37 @@ mod tests {
         let wanted = manifest(&["b", "c", "aa", "c", "d"]);
         assert_eq!(places.missing(&wanted).unwrap().0, [1, 4]);
         assert_eq!(places.find(&Digest::of(b"b"), 1), Some((record.id, 2)));
-        assert_eq!(places.packs_of(&wanted), None);
-        assert_eq!(places.packs_of(&manifest(&["b"])), Some(vec![record]));
+        assert!(places.packs_of(&wanted).is_none());
+        assert_eq!(places.packs_of(&manifest(&["b"])).unwrap().0, [record]);
         assert_eq!(places.find(&Digest::of(b"b"), 2), None);
         let mut liar = Builder::new(Kind::DataSet);
         liar.add("data.yaml", 7, Digest::of(b"b")).unwrap();
         assert_eq!(places.missing(&liar.finish().unwrap()).unwrap_err(), WrongSize { file: 0, known: 1 });
-        places.forget(&Digest::of(b"b"));
+        places.forget(&Digest::of(b"b"), Uuid::from_u128(7));
+        assert_eq!(places.missing(&manifest(&["b"])).unwrap().0, [0; 0]);
+        places.forget(&Digest::of(b"b"), record.id);
         assert_eq!(places.missing(&manifest(&["b"])).unwrap().0, [0]);
+    }
+
+    #[test]
+    fn a_content_of_two_packs_is_there_as_long_as_one_of_them() {
+        let places = Arc::new(Places::default());
+        for number in 1..=3 {
+            let (record, index) = pack(number, &["both", &number.to_string()]);
+            places.add(record, &index, SystemTime::UNIX_EPOCH);
+        }
+        let later = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let second = HashSet::from([Uuid::from_u128(2), Uuid::from_u128(3)]);
+        places.condemn(&second, places.moment(), Duration::from_secs(10), later);
+        let found = || places.find(&Digest::of(b"both"), 4).map(|(pack, _)| pack.as_u128());
+        let first = found().unwrap();
+        assert!(first == 2 || first == 3, "{first}");
+        assert_eq!(places.find(&Digest::of(b"1"), 1), None);
+        // What is damaged in one of them is whole in the other.
+        places.forget(&Digest::of(b"both"), Uuid::from_u128(first));
+        assert_eq!(found(), Some(5 - first));
+        places.forget(&Digest::of(b"both"), Uuid::from_u128(5 - first));
+        assert_eq!(found(), None);
     }
 
     #[test]

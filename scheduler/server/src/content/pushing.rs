@@ -268,8 +268,9 @@ impl Pushing {
         self.note_written();
         let places = Arc::clone(&self.places);
         let packs = aside(&self.manifest, move |manifest| places.packs_of(manifest)).await;
-        let packs = packs.ok_or(PushError::Gone)?;
-        self.content.put_manifest(&self.manifest, self.id).await?;
+        let (packs, pins) = packs.ok_or(PushError::Gone)?;
+        // Kept until the version is there.
+        let needed = self.content.put_manifest(&self.manifest, self.id).await?.ok_or(PushError::Gone)?;
         let Wanted { name, user, is_admin, description, is_of_job, .. } = &self.wanted;
         let (kind, id): (Kind, Digest) = (self.manifest.kind(), self.id);
         let plan = |catalog: &Catalog| {
@@ -293,6 +294,8 @@ impl Pushing {
             });
             (vec![ContentChange::Put(Arc::clone(&record))], Ok(record))
         };
-        self.content.change(plan).await?
+        let made = self.content.change(plan).await?;
+        drop((needed, pins));
+        made
     }
 }

@@ -174,7 +174,7 @@ impl Reader {
         if found == entry.digest {
             return Ok(());
         }
-        self.places.forget(&entry.digest);
+        self.places.forget(&entry.digest, piece.pack);
         Err(ReadError::Damaged(entry.path.to_owned()))
     }
 }

@@ -1,5 +1,8 @@
 //! Pushes, reads and collections on a real directory.
 
+mod lives;
+mod mortal;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
