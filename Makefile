@@ -76,15 +76,18 @@ test-export: setup ## What `export` writes, in ONNX Runtime
 	@$(CHECK_EXPORT)
 
 # As root, links are cut in network namespaces of their own, and Redis' disk is one that can be filled.
-test-faults: setup ## 2000 jobs while everything is killed, paused, cut off and filled up; memory that runs out everywhere; half an hour
+test-faults: setup ## 2000 jobs and 1200 pushes while everything is killed, paused, cut off and filled up; memory that runs out; an hour
 	cargo build --locked -p trainyard-scheduler -p trainyard-agent -p trainyard-cli --bins
 	TRAINYARD_FAULT_JOBS=2000 TRAINYARD_FAULT_SECONDS=600 \
 		cargo test --locked -p trainyard-tests --test scenarios -- faults_random:: --nocapture
+	TRAINYARD_FAULT_PUSHES=1000 cargo test --locked -p trainyard-tests --test scenarios -- faults_content:: --nocapture
+	TRAINYARD_FAULT_PUSHES=200 TRAINYARD_FAULT_S3=1 cargo test --locked -p trainyard-tests --test scenarios -- faults_content:: --nocapture
 	TRAINYARD_OUTAGE_SECONDS=60 cargo test --locked -p trainyard-tests --test scenarios -- replicas::
 	TRAINYARD_EVERY_ALLOCATION=1 cargo test --locked -p trainyard-trainer --test simulated_gpu -- allocations:: --nocapture
 
 test-sim: ## The scheduler's core under simulated faults, 10,000 seeds, at most half an hour
 	TRAINYARD_SIM_SEEDS=10000 timeout 1800 cargo test --locked -p trainyard-sim
+	TRAINYARD_CONTENT_SEEDS=20000 cargo test --locked -p trainyard-scheduler --lib -- content::tests::lives --nocapture
 
 test-golden: setup $(GOLDEN)/unpacked ## The trainer against reference tensors in TRAINYARD_GOLDEN_DIR
 	cargo test --locked -p trainyard-trainer --test trainer -- golden --test-threads=1

@@ -192,6 +192,8 @@ impl Cluster {
             .env("TRAINYARD_AGENT__CPU_SLOTS", cpu_slots.to_string())
             .env("TRAINYARD_AGENT__DATA_ROOTS", self.data_root())
             .env("TRAINYARD_AGENT__METRICS_LISTEN", "")
+            // How full the machine's disk is is not the test's.
+            .env("TRAINYARD_AGENT__CACHE_FLOOR_GIB", "1")
             // What pretends to be a trainer starts other programs, and reads what no job may.
             .env("TRAINYARD_AGENT__CONFINE_TRAINERS", (!stand_in::pretends(more)).to_string())
             .envs(more.iter().copied());

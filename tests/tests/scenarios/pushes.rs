@@ -3,11 +3,16 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use anyhow::{Context as _, Result, ensure};
+use tokio::time::Instant;
 use trainyard_proto::pb;
-use trainyard_tests::cluster::Cluster;
+use trainyard_tests::cluster::{Cluster, PATIENCE, run};
+use trainyard_tests::faults::client::Client;
+use trainyard_tests::faults::members::Members;
+use trainyard_tests::faults::net::Net;
 use trainyard_tests::jobs::tiny;
 use trainyard_tests::process::binary;
 
@@ -142,6 +147,68 @@ async fn machines_without_a_common_disk_train_what_was_pushed_from_elsewhere() {
     assert!(pretrained.starts_with(&format!("job-{}@", jobs[0])), "{pretrained}");
     assert!(said.contains("had other bytes on this agent's disk"), "{said}");
     assert_ne!(fs::read(walk(&content).into_iter().find(|path| *path == blob).unwrap()).unwrap(), bytes);
+}
+
+/// Scheduler, two agents and the laptop: each has a network and a disk of its own.
+async fn train_without_a_common_disk(net: Net) -> Result<()> {
+    let mut members = Members::new(net, 1, 2, 1)?;
+    let laptop = members.place()?;
+    let homes: Vec<PathBuf> =
+        ["scheduler-0", "agent-0", "agent-1", "laptop", "blobs"].map(|name| members.path(name)).into();
+    for home in &homes {
+        fs::create_dir_all(home)?;
+    }
+    let others = |own: &[&str]| -> Vec<PathBuf> {
+        homes.iter().filter(|home| !own.iter().any(|own| home.ends_with(own))).cloned().collect()
+    };
+    members.schedulers[0].hide(&others(&["scheduler-0", "blobs"]));
+    let (trainer, roots) = (binary("trainyard-trainer")?, members.path("roots"));
+    fs::create_dir(&roots)?;
+    for (number, agent) in members.agents.iter_mut().enumerate() {
+        agent.hide(&others(&[&format!("agent-{number}")]));
+        agent.set("TRAINYARD_AGENT__TRAINER", trainer.display().to_string());
+        agent.set("TRAINYARD_AGENT__CONFINE_TRAINERS", "true");
+        agent.set("TRAINYARD_AGENT__DATA_ROOTS", roots.display().to_string());
+    }
+    for member in members.all() {
+        member.start()?;
+    }
+    let folder = members.path("laptop/cells").display().to_string();
+    let yard = async |words: &[&str]| {
+        let mut command = laptop.command(&binary("yard").unwrap());
+        command.args(words).env("YARD_SERVER", &members.urls[0]);
+        command.env("XDG_CACHE_HOME", members.path("laptop/cache"));
+        let (code, said, error) = run(&mut command).await.unwrap();
+        assert_eq!(code, 0, "{words:?}: {error}");
+        said.trim().to_owned()
+    };
+    yard(&["demo-data", &folder, "--train", "16", "--val", "8", "--size", "64"]).await;
+    yard(&["data", "push", &folder]).await;
+    let words = ["train", "cells", "--model", "yolov8n", "--epochs", "1", "--imgsz", "64", "--batch", "8"];
+    let words = [&words[..], &["--device", "cpu", "--workers", "1", "--mosaic", "0"]].concat();
+    let jobs = [yard(&words).await, yard(&words).await];
+    let mut client = Client::new(&members.urls, Instant::now() + PATIENCE);
+    let mut agents = Vec::new();
+    for id in &jobs {
+        yard(&["watch", id]).await;
+        let job = client.list().await?.into_iter().find(|job| job.id == *id).context("the job")?;
+        ensure!(job.state() == pb::JobState::Succeeded, "{job:#?}");
+        agents.push(job.attempts[0].agent_name.clone());
+    }
+    agents.sort();
+    ensure!(agents == ["agent-0", "agent-1"], "{agents:?}");
+    Ok(())
+}
+
+#[test]
+fn machines_in_networks_of_their_own_train_what_a_laptop_has_pushed() {
+    let (net, why_not) = Net::new();
+    if let Some(cause) = why_not {
+        println!("not tried, for want of rights: {cause:#}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(train_without_a_common_disk(net)).map_err(|error| format!("{error:#}")).unwrap();
 }
 
 /// All files below a folder.
