@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use trainyard_content::Kind;
 use trainyard_proto::pb;
 use trainyard_types::reference::Reference;
+use trainyard_types::train::JOB_WEIGHTS;
 
 use crate::commands::Context;
 use crate::dataset::bundle::Bundle;
@@ -120,6 +121,11 @@ struct Remove {
 }
 
 fn reference(text: &str) -> Result<Reference, String> {
+    if let Some(job) = text.strip_prefix(JOB_WEIGHTS) {
+        return Err(format!(
+            "names a job; `yard artifacts {job} get weights/best.safetensors` fetches its best weights"
+        ));
+    }
     text.parse().map_err(|error: trainyard_types::reference::ReferenceError| error.to_string())
 }
 
