@@ -135,6 +135,20 @@ impl Manifest {
         Some(Entry { path, size_bytes: row.size_bytes, digest: row.digest })
     }
 
+    /// The place of the file with this path.
+    pub fn find(&self, path: &str) -> Option<usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.get(middle)?.path.as_bytes().cmp(path.as_bytes()) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Some(middle),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
     /// All files in order.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
         (0..self.len()).map(|at| self.get(at).expect("`at` is below the number of rows"))

@@ -11,6 +11,7 @@ mod permits;
 mod places;
 mod pushing;
 mod reading;
+mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use collection::{Collected, IsNeeded};
 pub use permits::Permit;
 pub use pushing::{PushError, Wanted};
 pub use reading::{ReadError, Reader};
+pub use summary::{Sample, Summary, SummaryError};
 
 use catalog::Catalog;
 use manifests::Manifests;
@@ -79,6 +81,8 @@ struct Inner {
     /// Read anew by whoever comes to lead: meanwhile others have written.
     places: Mutex<Arc<OnceCell<Arc<Places>>>>,
     manifests: Manifests,
+    /// Whoever reads a version's label files for its summary: one at a time.
+    summaries: tokio::sync::Mutex<()>,
     pushes: Permits,
     reads: Permits,
 }
@@ -128,6 +132,7 @@ impl Content {
             catalog: Mutex::default(),
             places: Mutex::default(),
             manifests: Manifests::default(),
+            summaries: tokio::sync::Mutex::default(),
             pushes: Permits::new(PUSHES, PUSHES_OF_ONE),
             reads: Permits::new(READS, READS_OF_ONE),
         }))

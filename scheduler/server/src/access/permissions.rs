@@ -68,6 +68,7 @@ pub const METHODS: &[Method] = &[
     changes("DatasetService/PushDataset", Needs::User),
     reads("DatasetService/ListDatasets"),
     Method { name: "DatasetService/GetDataset", needs: Needs::ViewerOrAgent, is_audited: false },
+    reads("DatasetService/GetDatasetSummary"),
     changes("DatasetService/DeleteDataset", Needs::User),
     Method { name: "DatasetService/ListDatasetFiles", needs: Needs::ViewerOrAgent, is_audited: false },
     Method { name: "DatasetService/ReadDataset", needs: Needs::ViewerOrAgent, is_audited: false },

@@ -10,7 +10,7 @@ use object_store::{ObjectStoreExt as _, PutPayload};
 use tokio_stream::StreamExt as _;
 use trainyard_content::{Digest, Manifest};
 
-use super::{Content, ContentError, aside};
+use super::{Content, ContentError, aside, summary};
 use crate::content_records::VersionRecord;
 
 /// Where they lie.
@@ -139,6 +139,10 @@ impl Content {
             let age = now.duration_since(SystemTime::from(meta.last_modified)).unwrap_or_default();
             let Some(id) = id.filter(|id| !live.contains(id) && age >= self.0.limits.grace) else { continue };
             let Some(_removed) = self.begin_manifest_removal(id) else { continue };
+            match self.0.objects.delete(&summary::path(id)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(cause) => return Err(cause.into()),
+            }
             self.0.objects.delete(&meta.location).await?;
             dropped += 1;
         }

@@ -2,6 +2,7 @@
 
 mod files;
 mod push;
+mod summary;
 
 use std::sync::Arc;
 
@@ -282,6 +283,21 @@ impl DatasetService for Datasets {
         let pb::GetDatasetRequest { kind, name, version } = request.into_inner();
         let found = self.find(&caller, kind, &name, &version).await?;
         Ok(Response::new(shown(&found, self.0.content.is_newest(&found))))
+    }
+
+    async fn get_dataset_summary(
+        &self,
+        request: Request<pb::GetDatasetRequest>,
+    ) -> Result<Response<pb::DatasetSummary>, Status> {
+        let caller = Caller::of(&request);
+        self.lead().await?;
+        let pb::GetDatasetRequest { kind, name, version } = request.into_inner();
+        let found = self.find(&caller, kind, &name, &version).await?;
+        if found.kind != Kind::DataSet {
+            return Err(ApiError::field("kind", "is WEIGHTS; a summary tells of data sets").into());
+        }
+        let summary = self.0.content.summary(&found).await.map_err(ApiError::from)?;
+        Ok(Response::new(summary::shown(summary)))
     }
 
     async fn delete_dataset(

@@ -186,6 +186,33 @@ async fn a_data_set_is_pushed_once_listed_and_read_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_summary_tells_classes_boxes_and_pictures() {
+    let scheduler = Scheduler::start().await;
+    let files: Files<'_> = &[
+        ("data.yaml", b"train: train.txt\nval: val.txt\nnames:\n  0: \"cell\"\n  1: \"<b>\"\n"),
+        ("images/train/1.jpg", b"first"),
+        ("images/val/1.jpg", b"second"),
+        ("labels/train/1.txt", b"1 0.5 0.5 0.2 0.1\n1 0.1 0.1 0.1 0.1\n"),
+        ("train.txt", b"./images/train/1.jpg\n"),
+        ("val.txt", b"./images/val/1.jpg\n"),
+    ];
+    push(&scheduler, "cells", files).await.unwrap();
+    for _ in 0..2 {
+        let summary = scheduler.datasets().get_dataset_summary(get("cells", "")).await.unwrap().into_inner();
+        let classes: Vec<_> =
+            summary.classes.iter().map(|class| (class.name.as_str(), class.boxes, class.images)).collect();
+        assert_eq!(classes, [("cell", 0, 0), ("<b>", 2, 1)]);
+        let splits: Vec<_> = summary.images.iter().map(|split| (split.split.as_str(), split.count)).collect();
+        assert_eq!(splits, [("train", 1), ("val", 1)]);
+        let samples: Vec<_> =
+            summary.samples.iter().map(|sample| (sample.path.as_str(), sample.boxes.len())).collect();
+        assert_eq!(samples, [("images/train/1.jpg", 2), ("images/val/1.jpg", 0)]);
+    }
+    let unknown = scheduler.datasets().get_dataset_summary(get("wolves", "")).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+}
+
+#[tokio::test]
 async fn pages_of_versions_go_on_where_they_ended() {
     let scheduler = Scheduler::start().await;
     for (name, content) in [("b", "1"), ("a", "2"), ("b", "3"), ("c", "4"), ("a", "5")] {
