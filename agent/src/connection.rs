@@ -28,7 +28,10 @@ use crate::agent_status::AgentStatus;
 use crate::backoff::Backoff;
 use crate::enrolment::{Credentials, how_to_join};
 use crate::identity::Identity;
-use crate::message::{Event, GpuMonitorLink, Input, Readings, Reloaded, SchedulerLink, agent_message};
+use crate::message::{
+    DataCheckRequest, DataCheckRequests, Event, GpuMonitorLink, Input, Readings, Reloaded, SchedulerLink,
+    agent_message,
+};
 use duplicate_identity::DuplicateIdentity;
 
 /// How long a scheduler may take for each step of the greeting.
@@ -128,6 +131,8 @@ pub struct Connection {
     pub status: watch::Receiver<AgentStatus>,
     /// The channels with the GPU monitor.
     pub gpu_monitor: GpuMonitorLink,
+    /// Looks at data sets for the scheduler.
+    pub data_checks: DataCheckRequests,
     /// The driver's inbox.
     pub inbox: mpsc::Sender<Input>,
     /// Where transfers find the scheduler.
@@ -144,6 +149,8 @@ struct OpenConnection {
     heartbeats: mpsc::Sender<pb::AgentMessage>,
     samples: mpsc::Sender<pb::AgentMessage>,
     reports: mpsc::Sender<pb::AgentMessage>,
+    /// What was found of data sets.
+    answers: mpsc::Sender<pb::AgentMessage>,
     welcome: pb::Welcome,
     channel: Channel,
     /// The agent status that the Hello had.
@@ -264,8 +271,10 @@ impl Connection {
         let (heartbeats, heartbeats_out) = mpsc::channel(1);
         let (samples, samples_out) = mpsc::channel(1);
         let (reports, reports_out) = mpsc::channel(OUTGOING);
+        let (answers, answers_out) = mpsc::channel(1);
         // A queue of reports does not hold a heartbeat up.
         let other = ReceiverStream::new(reports_out).merge(ReceiverStream::new(samples_out));
+        let other = other.merge(ReceiverStream::new(answers_out));
         let later = ReceiverStream::new(heartbeats_out).merge(other);
         let (told, hello) = self.hello();
         let (offered, owners) = (hello.inventory.clone(), hello.owners.clone());
@@ -285,7 +294,18 @@ impl Connection {
         }
         let (session, version) = (welcome.session, &welcome.version);
         info!(scheduler, version, leader_epoch = epoch.0, session, "connected");
-        Ok(OpenConnection { incoming, heartbeats, samples, reports, welcome, channel, told, offered, owners })
+        Ok(OpenConnection {
+            incoming,
+            heartbeats,
+            samples,
+            reports,
+            answers,
+            welcome,
+            channel,
+            told,
+            offered,
+            owners,
+        })
     }
 
     fn hello(&self) -> (AgentStatus, Hello) {
@@ -326,7 +346,7 @@ impl Connection {
             tokio::select! {
                 heard = open.incoming.message() => {
                     let input = match heard {
-                        Ok(Some(heard)) => self.input(heard),
+                        Ok(Some(heard)) => self.input(heard, &open.answers),
                         Ok(None) => return LinkError::Closed,
                         Err(status) => return status.into(),
                     };
@@ -366,14 +386,32 @@ impl Connection {
         }
     }
 
-    /// What a message of the scheduler means for the driver. What is for the GPU monitor is sent there.
-    fn input(&self, heard: pb::SchedulerMessage) -> Option<Input> {
-        if let Some(FromScheduler::ClearGpu(clear)) = heard.message {
-            // Full: somebody is clearing very fast, and can do so again.
-            let _dropped = self.gpu_monitor.clears.try_send(GpuUuid(clear.gpu));
-            return None;
+    /// What a message of the scheduler means for the driver. What is for others is sent there.
+    fn input(&self, heard: pb::SchedulerMessage, answers: &mpsc::Sender<pb::AgentMessage>) -> Option<Input> {
+        match heard.message {
+            Some(FromScheduler::ClearGpu(clear)) => {
+                // Full: somebody is clearing very fast, and can do so again.
+                let _dropped = self.gpu_monitor.clears.try_send(GpuUuid(clear.gpu));
+                None
+            }
+            Some(FromScheduler::CheckData(check)) => {
+                self.check_data(check, answers.clone());
+                None
+            }
+            _ => parse_input(heard),
         }
-        parse_input(heard)
+    }
+
+    /// Has a data set looked at. A request that is not understood has no answer, and the scheduler goes on without.
+    fn check_data(&self, check: pb::CheckData, answers: mpsc::Sender<pb::AgentMessage>) {
+        let id = check.check_id;
+        match agent::parse_check_data(check) {
+            Ok((data, time_limit)) => {
+                let came = tokio::time::Instant::now();
+                self.data_checks.send(DataCheckRequest { id, data, time_limit, came, answers });
+            }
+            Err(error) => warn!(%error, "a data set to look at is not understood"),
+        }
     }
 }
 
@@ -388,8 +426,10 @@ fn parse_input(heard: pb::SchedulerMessage) -> Option<Input> {
         Some(FromScheduler::Ack(ack)) => {
             agent::parse_attempt(&ack.attempt).map(|id| Some(Input::Acked(id, ack.sequence)))
         }
-        // Welcome is only the first message, and ClearGpu is the GPU monitor's.
-        Some(FromScheduler::Welcome(_) | FromScheduler::ClearGpu(_)) | None => Ok(None),
+        // Welcome is only the first message, and others' were sent there.
+        Some(FromScheduler::Welcome(_) | FromScheduler::ClearGpu(_) | FromScheduler::CheckData(_)) | None => {
+            Ok(None)
+        }
     };
     parsed.unwrap_or_else(|error| {
         warn!(%error, "a message of the scheduler is not understood");

@@ -10,6 +10,7 @@ pub mod config;
 pub mod connection;
 pub mod content;
 pub mod core;
+pub mod data_check;
 pub mod device;
 pub mod disk;
 pub mod driver;

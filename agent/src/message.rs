@@ -2,10 +2,12 @@
 //!
 //! Must not know: what a receiver does with a message.
 
+mod data_check;
 mod event;
 mod refusal;
 mod self_test;
 
+pub use data_check::{DataCheckRequest, DataCheckRequests};
 pub use event::{Event, Exit, ExitKind, GpuOrder, Prepared};
 pub use refusal::Refusal;
 pub use self_test::{SelfTestRequest, SelfTestRequests};

@@ -18,6 +18,7 @@ use crate::closed_devices::ClosedDevices;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::content::{Content, ContentContext, Limits};
+use crate::data_check::{DataCheckContext, DataChecker};
 use crate::disk::janitor::DiskJanitor;
 use crate::disk::path_monitor::PathMonitor;
 use crate::driver::{Driver, DriverContext};
@@ -28,7 +29,7 @@ use crate::gpu::states::GpuSnapshots;
 use crate::host::{self, Host};
 use crate::identity::Identity;
 use crate::memory::fit_records::FitStore;
-use crate::message::{Event, Input, Readings, Reloaded, SchedulerLink, SelfTestRequests};
+use crate::message::{DataCheckRequests, Event, Input, Readings, Reloaded, SchedulerLink, SelfTestRequests};
 use crate::metrics::http::{self, MetricsPages};
 use crate::prepare::{GIVE_UP_FACTOR, PrepareContext};
 use crate::running_trainers::RunningTrainers;
@@ -108,6 +109,7 @@ async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Superv
     let janitor = shared.janitor().after_check().await;
     let mut driver = Driver::new(shared.driver_context(fits, received, held_sender, service.watchdog()));
     driver.recover().await;
+    let (end, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let connection = Connection {
         route: Route::new(shared.config.schedulers()),
         identity: shared.identity.clone(),
@@ -118,14 +120,13 @@ async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Superv
         readings: shared.readings.clone(),
         status,
         gpu_monitor: gpu_monitor_link,
+        data_checks: shared.start_data_checker(&mut tasks, &end),
         inbox: shared.inbox.clone(),
         link: link_sender,
         heartbeats_sent: heartbeats_sender,
         problem: watch::Sender::new(String::new()),
     };
 
-    let end = CancellationToken::new();
-    let mut tasks = JoinSet::new();
     tasks.spawn(StatusLine::beside(&connection, service.clone()).run(end.clone()));
     tasks.spawn(connection.run(end.clone()));
     tasks.spawn(gpu_monitor.run(end.clone()));
@@ -142,7 +143,7 @@ async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Superv
 
 /// What an agent says of itself from the start.
 fn first_status(fits: &FitStore, notices: Vec<String>) -> AgentStatus {
-    let fitness = Fitness { notices, ..Fitness::default() };
+    let fitness = Fitness { notices, checks_data: true, ..Fitness::default() };
     AgentStatus { fit_records: fits.records(Time::now()), fitness, ..AgentStatus::default() }
 }
 
@@ -209,6 +210,18 @@ impl Shared {
             heartbeats_sent,
             inbox: self.inbox.clone(),
         }
+    }
+
+    /// Spawns what looks at data sets, and returns the way to it.
+    fn start_data_checker(&self, tasks: &mut JoinSet<()>, end: &CancellationToken) -> DataCheckRequests {
+        let context = DataCheckContext {
+            config: Arc::clone(&self.config),
+            identity: self.identity.clone(),
+            paths: self.paths.clone(),
+        };
+        let (asking, requests) = DataCheckRequests::channel();
+        tasks.spawn(DataChecker::new(context, requests).run(end.clone()));
+        asking
     }
 
     fn monitor_context(&self, readings: watch::Sender<Readings>) -> MonitorContext {

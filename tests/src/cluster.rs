@@ -30,6 +30,9 @@ pub struct Cluster {
     mounts: String,
 }
 
+/// How long a submission waits for an agent to look at its data set.
+const DATA_CHECK_TIMEOUT: &str = "TRAINYARD_SCHEDULER__DATA_CHECK_TIMEOUT";
+
 impl Cluster {
     /// Starts a scheduler whose leases are short, so that lost agents are noticed within a test's patience.
     pub async fn start() -> Result<Self> {
@@ -44,6 +47,14 @@ impl Cluster {
     /// The same under another policy.
     pub async fn start_with_policy(policy: &str) -> Result<Self> {
         Self::start_with("60s", policy).await
+    }
+
+    /// Starts one that has agents look at data sets before jobs queue.
+    pub async fn start_that_checks_data() -> Result<Self> {
+        let mut cluster = Self::without_processes("60s", "fair")?;
+        cluster.environment.push((DATA_CHECK_TIMEOUT.to_owned(), "60s".to_owned()));
+        cluster.start_scheduler().await?;
+        Ok(cluster)
     }
 
     async fn start_with(lease: &str, policy: &str) -> Result<Self> {
@@ -63,6 +74,8 @@ impl Cluster {
             // Scenarios say which job is first; the other policy weighs its length.
             ("TRAINYARD_SCHEDULER__POLICY", policy.to_owned()),
             ("TRAINYARD_SCHEDULER__RETRY_DELAY", "100ms".to_owned()),
+            // Scenarios are about what becomes of jobs that were not looked at before.
+            (DATA_CHECK_TIMEOUT, "0s".to_owned()),
         ];
         let environment = environment.map(|(key, value)| (key.to_owned(), value)).to_vec();
         Ok(Self { scheduler: None, dir, port, environment, mounts: String::new() })

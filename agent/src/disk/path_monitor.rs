@@ -99,6 +99,21 @@ enum ReadError {
     NoThread(io::Error),
 }
 
+/// A path that a job cannot use here.
+#[derive(Debug)]
+pub struct Unseen {
+    /// How an attempt ends that needs it.
+    pub refusal: Refusal,
+    /// The path that is missing, if it is one that the file names.
+    below: Option<PathBuf>,
+}
+
+impl From<Refusal> for Unseen {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, below: None }
+    }
+}
+
 impl PathMonitor {
     /// A monitor of the roots that jobs may read. A share is unresponsive at the latest after `stall_after`.
     pub fn new(roots: Vec<PathBuf>, stall_after: Duration, status: watch::Sender<AgentStatus>) -> Self {
@@ -173,6 +188,21 @@ impl PathMonitor {
     /// # Errors
     /// How the attempt ends; a path that this machine lacks is noted as missing, so that the scheduler knows.
     pub async fn find(&self, path_use: PathUse, named: &Path) -> Result<PathBuf, Refusal> {
+        let unseen = match self.look(path_use, named).await {
+            Ok(path) => return Ok(path),
+            Err(unseen) => unseen,
+        };
+        if unseen.refusal.unfit.as_ref().is_some_and(|unfit| unfit.kind.is_of_path()) {
+            self.note(path_use, named, unseen.below);
+        }
+        Err(unseen.refusal)
+    }
+
+    /// As [`Self::find`], and notes nothing.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn look(&self, path_use: PathUse, named: &Path) -> Result<PathBuf, Unseen> {
         let (data, roots) = (named.to_owned(), self.0.roots.clone());
         let work = move || {
             let path =
@@ -191,20 +221,17 @@ impl PathMonitor {
             },
             Ok(Err(error)) => match error.unfit() {
                 Some(unfit) => (unfit, None),
-                None => return Err(Refusal::new(EndReason::BadSpec, error.to_string())),
+                None => return Err(Refusal::new(EndReason::BadSpec, error.to_string()).into()),
             },
             Err(ReadError::Unresponsive) => {
                 (self.unresponsive_path(named, &format!("{path_use} {}", named.display())), None)
             }
             Err(ReadError::NoThread(error)) => {
                 let text = format!("this agent cannot start a thread: {error}");
-                return Err(Refusal::of_machine(UnfitKind::OutOfResources, text));
+                return Err(Refusal::of_machine(UnfitKind::OutOfResources, text).into());
             }
         };
-        if unfit.kind.is_of_path() {
-            self.note(path_use, named, below);
-        }
-        Err(Refusal::unfit(unfit))
+        Err(Unseen { refusal: Refusal::unfit(unfit), below })
     }
 
     /// That `subject`, which the job means by `named`, lies on a disk or share that does not answer.

@@ -87,6 +87,8 @@ fn a_dry_run_asks_and_queues_nothing() {
     let server = Server::start(Script::default());
     let output = server.yard(&["train", "/nowhere/data.yaml", "--dry-run"]);
     assert_eq!((code(&output), stdout(&output)), (0, String::new()));
+    let told = stderr(&output);
+    assert!(told.contains("warning: train: 1 label rows that repeat \u{FFFD}another\n"), "{told}");
     assert!(server.script.lock().unwrap().submitted.iter().all(|request| request.validate_only));
 }
 

@@ -115,6 +115,9 @@ pub struct Fitness {
     /// What a person should know of the machine, a sentence each without its full stop.
     #[serde(default)]
     pub notices: Vec<String>,
+    /// Whether it looks at data sets that submissions name.
+    #[serde(default)]
+    pub checks_data: bool,
 }
 
 #[cfg(test)]

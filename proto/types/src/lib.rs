@@ -5,6 +5,7 @@
 
 pub mod batch_ladder;
 pub mod cuda_support;
+pub mod data_check;
 pub mod datasheet;
 pub mod environment;
 pub mod faults;
@@ -25,6 +26,7 @@ pub mod train;
 pub mod trainer;
 pub mod violation;
 
+pub use data_check::{DataCheck, DataToCheck};
 pub use fit::{FitKey, FitRecord};
 pub use fitness::{DataRoot, Fitness, Unfit, UnfitKind};
 pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory, Unavailable, UnavailableCause};

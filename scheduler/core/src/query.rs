@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use trainyard_types::{AgentId, JobGroupId, JobId, JobState, Time};
+use trainyard_types::{AgentId, JobGroupId, JobId, JobSpec, JobState, Time};
 
 use crate::config::UserLimits;
 use crate::engine::Core;
 use crate::record::JobRecord;
-use crate::state::agents::agent::{Agent, AgentView};
+use crate::state::agents::agent::{Agent, AgentState, AgentView};
 use crate::state::counters::Counters;
 use crate::state::fair_share::User;
 use crate::state::job_group::JobGroupRecord;
 use crate::state::path_visibility::JobPaths;
+use crate::state::queue::Request;
 use crate::state::slots::Kind;
 use crate::throughput::{Rate, Workload};
 
@@ -45,6 +46,33 @@ impl Core {
         let live = self.agents.get(agent).into_iter().flat_map(Agent::live);
         live.filter_map(|attempt| self.jobs.get(attempt.job))
             .any(|job| JobPaths::of(job).each().any(|named| named == path))
+    }
+
+    /// The agents that look at data sets, see the one that a job names, and could run the job; the one first that knows it
+    /// best. Looks at every agent.
+    pub fn data_checkers(&self, spec: &JobSpec) -> Vec<AgentId> {
+        let paths =
+            JobPaths { data: spec.train.data.to_string_lossy().into_owned(), pretrained: String::new() };
+        let (request, by_words) = (Request::from(&spec.resources), self.jobs.visibility().is_inside(&paths));
+        let fits = |agent: &Agent| {
+            agent.state() == AgentState::Connected
+                && agent.fitness().checks_data
+                && agent.could_run(&request)
+                && agent.why_unreadable(&paths, by_words).is_none()
+        };
+        let mut checkers: Vec<(bool, usize, AgentId)> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| fits(agent))
+            .map(|(id, agent)| (!self.jobs.readers().contains(&paths.data, id), agent.running().len(), id))
+            .collect();
+        checkers.sort();
+        checkers.into_iter().map(|(_, _, agent)| agent).collect()
+    }
+
+    /// The job, or the first of the jobs, that an earlier request of this name has made.
+    pub fn job_of_request(&self, request_id: &str) -> Option<JobId> {
+        self.jobs.first_of_request(request_id)
     }
 
     /// Every agent ever seen, by id.

@@ -61,6 +61,9 @@ pub struct Config {
     /// How long what no data set or weights need is kept, for pushes that broke off.
     #[serde(with = "humantime_serde")]
     pub data_grace: Duration,
+    /// How long a submission waits at most for an agent to look at its data set, where that is a path; 0 has none looked at.
+    #[serde(with = "humantime_serde")]
+    pub data_check_timeout: Duration,
     /// A Redis server to use, `redis[s]://[user[:password]@]host[:port]/[db]`, `unix:///path`, or
     /// `redis[s]+sentinel://[user[:password]@]host[:port],…/MASTER[/db]`; empty starts a private one in `data_dir`.
     pub redis_url: String,
@@ -139,6 +142,7 @@ impl Default for Config {
             blob_options: Vec::new(),
             data_quota_gib: 0,
             data_grace: Duration::from_secs(24 * 3600),
+            data_check_timeout: Duration::from_secs(10),
             redis_url: String::new(),
             redis_password_file: None,
             redis_ca: None,
@@ -332,6 +336,9 @@ impl Config {
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&self.leader_lease) {
             return range("leader_lease", format!("{:?}", self.leader_lease), "100ms to 10m");
+        }
+        if self.data_check_timeout > Duration::from_secs(60) {
+            return range("data_check_timeout", format!("{:?}", self.data_check_timeout), "at most 1m");
         }
         if self.retry_delay_max < self.retry_delay {
             return range("retry_delay_max", format!("{:?}", self.retry_delay_max), "at least `retry_delay`");

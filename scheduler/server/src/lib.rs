@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 mod content;
 mod content_records;
+mod data_checks;
 pub mod diagnosis;
 pub mod driver;
 pub mod embedded;

@@ -32,6 +32,7 @@ use crate::access::admit;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, SERVICE, SecurityMode};
+use crate::data_checks::DataChecks;
 use crate::driver::{DiskProblem, Driver, Limits, Role, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::objects::Objects;
@@ -135,7 +136,10 @@ impl Server {
         let driver = driver.with_limits(new_limits).with_watchdog(service.watchdog());
         let driver = driver.with_disk_problem(disk_problem_of(redis.as_ref()));
         let closing = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let wait = config.data_check_timeout;
         let context = grpc::Context {
+            data_checks: DataChecks::new(handle.clone(), wait, closing.clone(), tasks.clone()),
             driver: handle.clone(),
             access: store.clone(),
             store,
@@ -143,7 +147,7 @@ impl Server {
             blobs,
             content,
             closing: closing.clone(),
-            tasks: TaskTracker::new(),
+            tasks,
             heartbeat: config.heartbeat,
             lease: config.lease,
             max_message_bytes: (config.max_message_mib as usize) << 20,

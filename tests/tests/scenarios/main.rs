@@ -6,6 +6,7 @@ mod backup;
 mod bad_input;
 mod closed_pipes;
 mod confinement;
+mod data_checks;
 mod documents;
 mod faults;
 mod faults_content;

@@ -1,5 +1,6 @@
 //! The check of a data set before anybody waits for a GPU: every problem of every split at once.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use trainyard_types::text::clean;
 use crate::dataset::listing::{self, ListedImage, Listing};
 use crate::dataset::notes::{MissingLabels, has_label_file, no_labels_error, split_notes, unseen_classes};
 use crate::dataset::scan::{self, ScanOutcome, ScanReport};
-use crate::dataset::{DataYaml, ImageIndex, Split};
+use crate::dataset::{DataError, DataYaml, ImageIndex, Split, share};
 
 /// Problems of each split that are shown word for word; the others are counted.
 const MAX_MESSAGES: usize = 1000;
@@ -69,83 +70,159 @@ pub(crate) struct CheckedSplit {
     pub left_out: Vec<ListedImage>,
 }
 
+/// What a check looks at.
+#[derive(Clone, Copy)]
+pub struct CheckOptions<'a> {
+    /// Number of threads that scan.
+    pub threads: usize,
+    /// Whether every class counts as one.
+    pub single_cls: bool,
+    /// Share of the training images that is looked at, above 0 and up to 1: the first ones.
+    pub fraction: f64,
+    /// Whether the test split is looked at, too, which trainings do not read.
+    pub with_test: bool,
+    /// Whether images in a folder may be read.
+    pub allowed: &'a dyn Fn(&Path) -> bool,
+}
+
+impl CheckOptions<'_> {
+    /// Everything, wherever it lies.
+    pub fn all(threads: usize) -> Self {
+        Self { threads, single_cls: false, fraction: 1.0, with_test: true, allowed: &|_| true }
+    }
+}
+
 /// Scans everything that a data.yaml names, with `threads` threads.
 pub fn check(file: &Path, threads: usize) -> CheckReport {
-    check_and_keep(file, threads).0
+    Checked::of(file, &CheckOptions::all(threads)).report
 }
 
-/// As [`check`], with the images of each split that can be listed; `None` when the data.yaml cannot be read.
-pub(crate) fn check_and_keep(
-    file: &Path,
-    threads: usize,
-) -> (CheckReport, Option<(DataYaml, Vec<CheckedSplit>)>) {
-    let mut report =
-        CheckReport { names: Vec::new(), splits: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
-    let yaml = match DataYaml::read(file) {
-        Ok(yaml) => yaml,
-        Err(error) => {
-            report.errors.push(error.to_string());
-            return (report, None);
+/// What a check found, and on what.
+#[derive(Debug)]
+pub struct Checked {
+    pub report: CheckReport,
+    /// Those of the report's errors that are about a whole split, or the data.yaml: a machine that lacks a share has such.
+    pub failures: Vec<DataError>,
+    /// The data.yaml; `None` when it cannot be read.
+    pub yaml: Option<DataYaml>,
+    /// The images of each split that can be listed.
+    pub(crate) splits: Vec<CheckedSplit>,
+}
+
+impl Checked {
+    /// Scans what `options` say of a data.yaml.
+    pub fn of(file: &Path, options: &CheckOptions<'_>) -> Self {
+        let report =
+            CheckReport { names: Vec::new(), splits: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
+        let mut checked = Self { report, failures: Vec::new(), yaml: None, splits: Vec::new() };
+        let yaml = match DataYaml::read(file) {
+            Ok(yaml) => yaml,
+            Err(error) => {
+                checked.fail(error.into());
+                return checked;
+            }
+        };
+        checked.report.names.clone_from(&yaml.names);
+        let notes = yaml.notes.iter().map(|note| format!("{}: {note}", file.display()));
+        checked.report.warnings.extend(notes);
+        checked.check_split(&yaml, Split::Train, &yaml.train, options);
+        checked.check_split(&yaml, Split::Val, &yaml.val, options);
+        if options.with_test {
+            checked.check_split(&yaml, Split::Test, &yaml.test, options);
         }
-    };
-    report.names.clone_from(&yaml.names);
-    report.warnings.extend(yaml.notes.iter().map(|note| format!("{}: {note}", file.display())));
-    let mut splits = Vec::new();
-    for (split, entries) in [(Split::Train, &yaml.train), (Split::Val, &yaml.val), (Split::Test, &yaml.test)]
-    {
-        if !entries.is_empty() {
-            splits.extend(check_split(&yaml, split, entries, threads, &mut report));
+        checked.yaml = Some(yaml);
+        checked
+    }
+
+    fn fail(&mut self, error: DataError) {
+        self.report.errors.push(error.to_string());
+        self.failures.push(error);
+    }
+
+    fn check_split(&mut self, yaml: &DataYaml, split: Split, entries: &[String], options: &CheckOptions<'_>) {
+        if entries.is_empty() {
+            return;
+        }
+        match list_allowed(yaml, split, entries, options) {
+            Ok(listing) => self.scan_split(yaml, split, entries, listing, options),
+            // Trainings do not read the test split.
+            Err(error) if split == Split::Test => self.report.warnings.push(error.to_string()),
+            Err(error) => self.fail(error),
         }
     }
-    (report, Some((yaml, splits)))
+
+    fn scan_split(
+        &mut self,
+        yaml: &DataYaml,
+        split: Split,
+        entries: &[String],
+        listing: Listing,
+        options: &CheckOptions<'_>,
+    ) {
+        let (key, report) = (split.key(), &mut self.report);
+        let Listing { images: listed, notes, .. } = listing;
+        let used = &listed[..used(&listed, split, options)];
+        let ScanOutcome { images, report: found, wrong_classes, wrong_unnamed, .. } =
+            scan::scan_all(used, &yaml.label_rules(options.single_cls), options.threads, MAX_MESSAGES);
+        report.errors.extend(wrong_classes.into_iter().map(|message| format!("{key}: {message}")));
+        if wrong_unnamed > 0 {
+            report.errors.push(format!("{key}: … and {wrong_unnamed} more such label files"));
+        }
+        let missing = MissingLabels::of(yaml, &found);
+        let split_notes = split_notes(yaml, split, &found, missing.as_ref());
+        let warnings = found.warnings().into_iter().chain(notes).chain(split_notes);
+        report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
+        if split == Split::Train {
+            report.warnings.extend(unseen_classes(&yaml.names, &found));
+        }
+        if split == Split::Train && !has_label_file(&listed, &found) {
+            let error =
+                missing.map(|missing| no_labels_error(yaml, split, found.images, &missing).to_string());
+            report.errors.extend(error);
+        }
+        if images.is_empty() && split != Split::Test {
+            let (file, entries) = (yaml.file.clone(), entries.join(", "));
+            report.errors.push(format!("{}: `{key}: {entries}` has no usable image", file.display()));
+            self.failures.push(match found.messages.first() {
+                Some(first) => {
+                    DataError::NothingUsable { file, key, listed: used.len(), first: first.clone() }
+                }
+                None => DataError::Empty { file, key, entries },
+            });
+        }
+        let most_objects = found.objects.keys().next_back().copied().unwrap_or(0);
+        let histogram = histogram(&found);
+        report.splits.push(SplitReport { split: key, found, most_objects, histogram });
+        let (usable, left_out) = parted(listed, &images);
+        self.splits.push(CheckedSplit { split, usable, left_out });
+    }
 }
 
-fn check_split(
+/// How many of the listed images a training uses.
+fn used(listed: &[ListedImage], split: Split, options: &CheckOptions<'_>) -> usize {
+    match split {
+        Split::Train if !listed.is_empty() => share(listed.len(), options.fraction),
+        _ => listed.len(),
+    }
+}
+
+/// The images of a split, if all that are used lie in folders that may be read.
+fn list_allowed(
     yaml: &DataYaml,
     split: Split,
     entries: &[String],
-    threads: usize,
-    report: &mut CheckReport,
-) -> Option<CheckedSplit> {
+    options: &CheckOptions<'_>,
+) -> Result<Listing, DataError> {
     let key = split.key();
-    let Listing { images: listed, notes, .. } = match listing::list(yaml, key, entries) {
-        Ok(listing) => listing,
-        // Trainings do not read the test split.
-        Err(error) if split == Split::Test => {
-            report.warnings.push(error.to_string());
-            return None;
-        }
-        Err(error) => {
-            report.errors.push(error.to_string());
-            return None;
-        }
-    };
-    let ScanOutcome { images, report: found, wrong_classes, wrong_unnamed, .. } =
-        scan::scan_all(&listed, &yaml.label_rules(false), threads, MAX_MESSAGES);
-    report.errors.extend(wrong_classes.into_iter().map(|message| format!("{key}: {message}")));
-    if wrong_unnamed > 0 {
-        report.errors.push(format!("{key}: … and {wrong_unnamed} more such label files"));
+    let listing = listing::list(yaml, key, entries)?;
+    let count = used(&listing.images, split, options);
+    let images = listing.images[..count].iter().filter_map(|image| image.path.parent());
+    let folders: BTreeSet<&Path> = listing.unreadable.iter().map(AsRef::as_ref).chain(images).collect();
+    let forbidden = folders.into_iter().find(|folder| !(options.allowed)(folder)).map(Path::to_owned);
+    match forbidden {
+        Some(folder) => Err(DataError::NotAllowed { file: yaml.file.clone(), key, folder }),
+        None => Ok(listing),
     }
-    let missing = MissingLabels::of(yaml, &found);
-    let split_notes = split_notes(yaml, split, &found, missing.as_ref());
-    let warnings = found.warnings().into_iter().chain(notes).chain(split_notes);
-    report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
-    if split == Split::Train {
-        report.warnings.extend(unseen_classes(&yaml.names, &found));
-    }
-    if split == Split::Train && !has_label_file(&listed, &found) {
-        let error = missing.map(|missing| no_labels_error(yaml, split, found.images, &missing).to_string());
-        report.errors.extend(error);
-    }
-    if images.is_empty() && split != Split::Test {
-        let file = yaml.file.display();
-        report.errors.push(format!("{file}: `{key}: {}` has no usable image", entries.join(", ")));
-    }
-    let most_objects = found.objects.keys().next_back().copied().unwrap_or(0);
-    let histogram = histogram(&found);
-    report.splits.push(SplitReport { split: key, found, most_objects, histogram });
-    let (usable, left_out) = parted(listed, &images);
-    Some(CheckedSplit { split, usable, left_out })
 }
 
 /// Those of the `listed` images that are `usable`, which has the same order, and the others.
@@ -274,6 +351,25 @@ mod tests {
         }
         let found = &report.splits[0].found;
         assert_eq!((found.corrupt, found.unsupported, found.out_of_range, found.rows.clipped), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn what_a_training_does_not_read_is_no_error_of_its_check() {
+        let data = TestData::new(4, 2);
+        data.write("labels/train/003.txt", b"7 .5 .5 .1 .1\n");
+        data.write("data.yaml", b"train: images/train\nval: images/val\ntest: nowhere\nnames: [a, b]\n");
+        let check = |options: CheckOptions<'_>| Checked::of(&data.path("data.yaml"), &options);
+        let training = CheckOptions { with_test: false, ..CheckOptions::all(2) };
+        let checked = check(training);
+        assert_eq!((checked.report.errors.len(), checked.failures.len()), (1, 0), "{}", checked.report);
+        assert!(!checked.report.warnings.iter().any(|text| text.contains("nowhere")), "{}", checked.report);
+        for options in
+            [CheckOptions { fraction: 0.5, ..training }, CheckOptions { single_cls: true, ..training }]
+        {
+            assert!(check(options).report.is_usable());
+        }
+        let refused = check(CheckOptions { allowed: &|folder| !folder.ends_with("images/val"), ..training });
+        assert!(matches!(&refused.failures[..], [DataError::NotAllowed { key: "val", .. }]), "{refused:?}");
     }
 
     #[test]

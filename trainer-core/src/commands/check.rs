@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use trainyard_data::check::check;
+use trainyard_data::check::{CheckOptions, Checked, check};
+use trainyard_types::DataCheck;
 use trainyard_types::text::clean_lines;
 use trainyard_types::trainer::exit_code;
 
 use super::data_file;
+use crate::train::error::TrainError;
 use crate::train::setup::cores;
+use crate::train::{data_roots, unfit};
 
 /// Look at every image and label of a data set, and tell every problem at once.
 #[derive(Debug, Args)]
@@ -18,6 +21,45 @@ pub struct Check {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    submission: SubmissionCheck,
+}
+
+/// What an agent asks for when somebody submits a job.
+#[derive(Debug, Args)]
+struct SubmissionCheck {
+    /// Look at what a training reads, and print the first problems as one line of JSON.
+    #[arg(long, hide = true)]
+    summary: bool,
+    /// Every class counts as one.
+    #[arg(long, hide = true, requires = "summary")]
+    single_cls: bool,
+    /// Share of the training images that is used.
+    #[arg(long, hide = true, requires = "summary", default_value_t = 1.0)]
+    fraction: f64,
+    /// Directories that images may lie in; may be repeated.
+    #[arg(long, hide = true, requires = "summary", value_name = "DIR")]
+    data_root: Vec<PathBuf>,
+}
+
+impl SubmissionCheck {
+    fn run(&self, data: &Path) -> DataCheck {
+        let roots = &self.data_root;
+        let options = CheckOptions {
+            single_cls: self.single_cls,
+            fraction: self.fraction,
+            with_test: false,
+            allowed: &|folder| data_roots::is_allowed(folder, roots),
+            ..CheckOptions::all(cores())
+        };
+        let Checked { report, failures, yaml, .. } = Checked::of(data, &options);
+        let errors = failures.into_iter().map(|error| match &yaml {
+            Some(yaml) => data_roots::refusal(error, yaml, roots),
+            None => TrainError::Data(error),
+        });
+        let unfit = errors.into_iter().find_map(|error| unfit::unfit(&error));
+        DataCheck::new(&report.errors, &report.warnings, unfit)
+    }
 }
 
 impl Check {
@@ -33,6 +75,9 @@ impl Check {
                 return error.exit_code();
             }
         };
+        if self.submission.summary {
+            return print_summary(&self.submission.run(&data));
+        }
         let report = check(&data, cores());
         let text = if self.json {
             serde_json::to_string_pretty(&report).expect("a report has no map with odd keys") + "\n"
@@ -45,5 +90,17 @@ impl Check {
             return exit_code::INTERNAL;
         }
         if report.is_usable() { exit_code::DONE } else { exit_code::BAD_SPEC }
+    }
+}
+
+/// Prints a line for the agent. What is wrong with the data set is in it, and not in the exit code.
+fn print_summary(check: &DataCheck) -> i32 {
+    let line = serde_json::to_string(check).expect("a summary has no map with odd keys") + "\n";
+    match super::print(line) {
+        Ok(()) => exit_code::DONE,
+        Err(error) => {
+            super::complain(&error);
+            exit_code::INTERNAL
+        }
     }
 }

@@ -120,6 +120,8 @@ impl AgentService for Service {
                     ToScheduler::Heartbeat(heartbeat) => {
                         let _over = shared.seen.send(Seen::Heartbeat(Box::new(heartbeat)));
                     }
+                    // Nobody asks.
+                    ToScheduler::DataChecked(_) => {}
                     ToScheduler::Telemetry(telemetry) => {
                         let _over = shared.seen.send(Seen::Telemetry(telemetry));
                     }

@@ -230,10 +230,14 @@ impl JobService for Fake {
         let name = request.spec.unwrap_or_default().name;
         match &script.refuse {
             Some((start, status)) if name.starts_with(start.as_str()) => Err(status.clone()),
-            _ if request.validate_only => Ok(Response::new(pb::SubmitJobResponse::default())),
+            _ if request.validate_only => Ok(Response::new(pb::SubmitJobResponse {
+                warnings: vec!["train: 1 label rows that repeat \u{1b}another".into()],
+                ..Default::default()
+            })),
             _ => Ok(Response::new(pb::SubmitJobResponse {
                 job_id: ID.into(),
                 job: Some(job(ID, pb::JobState::Queued)),
+                warnings: Vec::new(),
             })),
         }
     }

@@ -13,11 +13,13 @@ use trainyard_types::{
 use super::job::parse_job_spec;
 use crate::pb;
 
+mod data_check;
 mod fitness;
 mod report;
 #[cfg(test)]
 mod tests;
 
+pub use data_check::{DataChecked, check_data, data_checked, parse_check_data, parse_data_checked};
 pub use fitness::parse_fitness;
 
 /// What an agent may have or say at most: a machine has far less, and what comes off the wire is kept.

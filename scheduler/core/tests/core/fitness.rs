@@ -7,8 +7,8 @@ use trainyard_scheduler_core::{
 };
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{
-    AttemptId, EndReason, Fitness, JobGroupId, JobSpec, JobState, ReportBody, TrainPatch, Unavailable,
-    UnavailableCause, UnfitKind,
+    AttemptId, EndReason, Fitness, JobGroupId, JobSpec, JobState, ModelScale, ReportBody, TrainPatch,
+    TrainSpec, Unavailable, UnavailableCause, UnfitKind,
 };
 
 use crate::world::{
@@ -411,4 +411,32 @@ fn a_data_set_that_differs_between_two_agents_is_told_of() {
     let told = "2 its data set differs: 100 and 10 images (training, validation) on agent `lab-1`, 90 and 10 on agent \
                 `lab-2`; let all agents have the same copy";
     assert!(world.history(1).contains(&told.to_owned()), "{:?}", world.history(1));
+}
+
+#[test]
+fn a_data_set_is_looked_at_by_an_agent_that_sees_it_and_knows_it_best() {
+    let checks = |mut status: AgentStatus| {
+        status.fitness.checks_data = true;
+        status
+    };
+    let mut world = World::new();
+    let sees = || checks(fitness(&[("/data", "")], &[]));
+    // Too old, elsewhere, without the file, and without a slot that would do.
+    world.connect(says(1, 1, fitness(&[("/data", "")], &[])));
+    world.connect(says(2, 1, checks(fitness(&[("/x", "")], &[]))));
+    world.connect(says(3, 1, checks(fitness(&[("/data", "")], &[DATA]))));
+    world.connect(says(4, 0, sees()));
+    assert_eq!(world.core.data_checkers(&cpu_spec()), []);
+    world.connect(says(5, 1, sees()));
+    world.connect(says(6, 1, sees()));
+    assert_eq!(world.core.data_checkers(&cpu_spec()), [agent(5), agent(6)]);
+    // One that is idle goes first, and one that has trained on it before all others.
+    world.disconnect(1);
+    world.disconnect(6);
+    world.submit(1, cpu_spec());
+    world.report(attempt(1, 1), started());
+    world.connect(says(6, 1, sees()));
+    assert_eq!(world.core.data_checkers(&cpu_spec()), [agent(5), agent(6)]);
+    let other = JobSpec { train: TrainSpec::new(ModelScale::N, "/data/other.yaml"), ..cpu_spec() };
+    assert_eq!(world.core.data_checkers(&other), [agent(3), agent(6), agent(5)]);
 }

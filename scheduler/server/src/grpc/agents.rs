@@ -9,7 +9,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 use trainyard_proto::convert::agent::{
-    Hello, InvalidMessage, parse_cached_data, parse_fit_records, parse_fitness, parse_gpus, parse_unavailable,
+    Hello, InvalidMessage, check_data, parse_cached_data, parse_data_checked, parse_fit_records,
+    parse_fitness, parse_gpus, parse_unavailable,
 };
 use trainyard_proto::pb::agent_message::Message;
 use trainyard_proto::pb::{self, agent_service_server::AgentService};
@@ -19,6 +20,7 @@ use trainyard_types::{AgentId, Session};
 use super::status::ApiError;
 use super::{Context, telemetry, translate};
 use crate::access::Caller;
+use crate::data_checks::Order;
 use crate::tls::Peer;
 
 /// How long a new connection may take to say who it is.
@@ -41,6 +43,8 @@ struct Connection {
     agent: AgentId,
     session: Session,
     commands: mpsc::Receiver<Command>,
+    /// Data sets to look at; closed where the agent looks at none.
+    orders: mpsc::Receiver<Order>,
     outbound: mpsc::Sender<Result<pb::SchedulerMessage, Status>>,
 }
 
@@ -51,13 +55,14 @@ impl Connection {
         let outbound = self.outbound.clone();
         let end = tokio::select! {
             end = listen(&self.context, agent, session, &mut inbound) => end,
-            end = tell(&mut self.commands, &self.outbound) => end,
+            end = tell(&mut self.commands, &mut self.orders, &self.outbound) => end,
             () = self.context.closing.cancelled() => Err(ApiError::SHUTTING_DOWN),
         };
         match &end {
             Ok(()) => info!(%agent, %session, "agent disconnected"),
             Err(error) => warn!(%agent, %session, ?error, "session ended"),
         }
+        self.context.data_checks.closed(agent, session);
         // Fails only when the driver has ended, and the agent's session with it.
         let _ = self.context.driver.disconnected(agent, session).await;
         if let Err(error) = end {
@@ -87,6 +92,10 @@ async fn listen(
                 context.driver.say(Event::Report { agent, session, report }, &places).await?;
             }
             Some(Message::Telemetry(told)) => context.telemetry.take(agent, telemetry::parse(told)?),
+            Some(Message::DataChecked(checked)) => {
+                let (id, answer) = parse_data_checked(checked)?;
+                context.data_checks.answered(agent, session, id, answer);
+            }
             Some(Message::Hello(_)) => {
                 return Err(ApiError::field("hello", "came twice; open another connection"));
             }
@@ -97,19 +106,29 @@ async fn listen(
     Ok(())
 }
 
-/// Passes on the driver's commands, until it closes the session.
+/// Passes on the driver's commands, and data sets to look at, until the driver closes the session.
 async fn tell(
     commands: &mut mpsc::Receiver<Command>,
+    orders: &mut mpsc::Receiver<Order>,
     outbound: &mpsc::Sender<Result<pb::SchedulerMessage, Status>>,
 ) -> Result<(), ApiError> {
-    while let Some(command) = commands.recv().await {
-        match timeout(SEND_PATIENCE, outbound.send(Ok(translate::command(command)))).await {
+    loop {
+        let message = tokio::select! {
+            command = commands.recv() => match command {
+                Some(command) => translate::command(command),
+                None => return Err(SESSION_OVER),
+            },
+            Some(Order { id, data, time_limit }) = orders.recv() => {
+                let check = pb::scheduler_message::Message::CheckData(check_data(id, &data, time_limit));
+                pb::SchedulerMessage { message: Some(check) }
+            }
+        };
+        match timeout(SEND_PATIENCE, outbound.send(Ok(message))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ok(()),
             Err(_) => return Err(SESSION_OVER),
         }
     }
-    Err(SESSION_OVER)
 }
 
 fn parse_status(heartbeat: pb::Heartbeat) -> Result<AgentStatus, InvalidMessage> {
@@ -170,6 +189,7 @@ impl AgentService for Agents {
         if version != own {
             warn!(%agent, name, version, scheduler = own, "this agent is of another version: upgrade the older of the two");
         }
+        let checks_data = fitness.checks_data;
         let status = AgentStatus { telemetry, unavailable, fit_records, cached_data, fitness };
         let hello = trainyard_scheduler_core::Hello {
             agent,
@@ -195,7 +215,9 @@ impl AgentService for Agents {
         // The channel is new and has room.
         let _ = outbound.try_send(Ok(pb::SchedulerMessage { message: Some(welcome) }));
         let (context, session, commands) = (self.0.clone(), opened.session, opened.commands);
-        let connection = Connection { context, agent, session, commands, outbound };
+        let orders =
+            if checks_data { context.data_checks.opened(agent, session) } else { mpsc::channel(1).1 };
+        let connection = Connection { context, agent, session, commands, orders, outbound };
         self.0.tasks.spawn(connection.run(inbound));
         Ok(Response::new(ReceiverStream::new(stream)))
     }

@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Frame;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -37,6 +38,11 @@ pub async fn enforce(request: Request, next: Next) -> Response {
         return explained(&status).into_http();
     }
     response.map(|body| Body::new(Answer { body, deadline: deadline.map(|at| Box::pin(sleep_until(at))) }))
+}
+
+/// How long the caller waits, as the call's metadata say; `None` for one who waits for ever.
+pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
+    parse_timeout(metadata.get(TIMEOUT)?.to_str().ok()?)
 }
 
 /// At most eight digits and a unit.

@@ -12,6 +12,7 @@ use trainyard_scheduler_core::{Axis, Content, JobGroupRecord, SWEEP_LABEL, Sweep
 use trainyard_types::{JobGroupId, JobId, JobSpec, TrainPatch, Violation};
 
 use super::Context;
+use super::data_check;
 use super::job_content::JobContent;
 use super::jobs::{parse_caller, parse_spec};
 use super::status::{ApiError, not_there};
@@ -97,6 +98,7 @@ pub async fn submit_jobs(
     }
     let mut content = JobContent::new(context, caller, &user);
     resolve_all(&mut content, &mut specs).await?;
+    data_check::Submission::new(context, &metadata, &request_id).check_all(&specs).await?;
     if validate_only {
         return Ok(pb::SubmitJobsResponse::default());
     }
@@ -170,6 +172,7 @@ pub async fn submit_sweep(
     };
     let mut content = JobContent::new(context, caller, &user);
     resolve_sweep(&mut content, &mut sweep).await?;
+    data_check::Submission::new(context, &metadata, &request_id).check_sweep(&sweep).await?;
     if validate_only {
         return Ok(pb::SubmitSweepResponse { sweep_id: String::new(), jobs });
     }

@@ -13,6 +13,7 @@ use trainyard_scheduler_core::{EventBody, EventRecord, Filter};
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 
+use super::data_check;
 use super::job_content::JobContent;
 use super::page::{self, Page};
 use super::status::{ApiError, JOBS_HINT, not_there};
@@ -278,15 +279,20 @@ impl JobService for Jobs {
         let Submission { request_id, user, mut spec } = parse_submission(&metadata, request)?;
         let mut content = JobContent::new(&self.0, caller, &user);
         content.resolve(&mut spec, "spec").await?;
+        let looking =
+            data_check::Submission::new(&self.0, &metadata, request_id.as_deref().unwrap_or_default());
+        let warnings = looking.check(&spec).await?;
         if validate_only {
             // The spec as it was understood, defaults and all.
             let job = pb::Job { spec: Some((&spec).into()), user: user.clone(), ..Default::default() };
-            return Ok(Response::new(pb::SubmitJobResponse { job_id: String::new(), job: Some(job) }));
+            let (job_id, job) = (String::new(), Some(job));
+            return Ok(Response::new(pb::SubmitJobResponse { job_id, job, warnings }));
         }
         let view = self.0.driver.submit(request_id, user.clone(), spec).await.map_err(ApiError::from)?;
         drop(content);
         let job_id = view.record.id.to_string();
-        let answer = pb::SubmitJobResponse { job_id: job_id.clone(), job: Some(translate::job(view)) };
+        let job = Some(translate::job(view));
+        let answer = pb::SubmitJobResponse { job_id: job_id.clone(), job, warnings };
         Ok(about(answer, job_id))
     }
 
@@ -345,6 +351,7 @@ impl JobService for Jobs {
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
         let caller = Caller::of(&request);
+        let metadata = request.metadata().clone();
         let job = self.find(request.into_inner().job_id, caller.clone()).await?;
         let question = move |state: &mut StateView<'_>| {
             state
@@ -357,6 +364,8 @@ impl JobService for Jobs {
         // What it was submitted with may have been removed since.
         let mut content = JobContent::new(&self.0, caller, &user);
         content.resolve(&mut spec, "spec").await?;
+        let looking = data_check::Submission::new(&self.0, &metadata, "");
+        looking.check(&spec).await?;
         let view = self.0.driver.retry(job).await.map_err(ApiError::from)?;
         drop(content);
         Ok(about(translate::job(view), job.to_string()))

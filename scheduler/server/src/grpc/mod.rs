@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod artifacts;
 mod cluster;
+mod data_check;
 mod datasets;
 pub mod deadlines;
 mod diagnose;
@@ -37,6 +38,7 @@ use trainyard_proto::pb::job_service_server::JobServiceServer;
 use crate::access::Target;
 use crate::blobs::Blobs;
 use crate::content::Content;
+use crate::data_checks::DataChecks;
 use crate::driver::{Handle, Role};
 use crate::store::{AccessStore, Store};
 use crate::telemetry::Recorder;
@@ -60,6 +62,8 @@ pub struct Context {
     pub blobs: Blobs,
     /// Data sets and weights.
     pub content: Content,
+    /// Looks at data sets that are paths of machines.
+    pub data_checks: DataChecks,
     /// Cancelled when the scheduler shuts down: streams end.
     pub closing: CancellationToken,
     pub tasks: TaskTracker,

@@ -29,6 +29,8 @@ const LEADER_DELAY: Duration = Duration::from_millis(250);
 pub enum ApiError {
     /// The request is wrong; every field that is.
     Invalid(Vec<Violation>),
+    /// No training would begin on the data sets that were named; where that is said, and what is wrong with them.
+    UnusableData(Vec<Violation>),
     /// There is no such thing.
     NotFound {
         /// `job`, `agent` or `artifact`.
@@ -212,6 +214,19 @@ fn invalid(violations: Vec<Violation>) -> Status {
     Status::with_error_details(Code::InvalidArgument, text, details)
 }
 
+fn unusable_data(violations: Vec<Violation>) -> Status {
+    // The answer must fit into headers: errors are told once.
+    let text = match violations.as_slice() {
+        [only] => format!("the data set cannot be trained on: {only}"),
+        several => format!("the data set cannot be trained on, for {} reasons", several.len()),
+    };
+    let fields =
+        violations.into_iter().map(|violation| FieldViolation::new(violation.field, violation.description));
+    let mut details = details("DATA_NOT_USABLE", []);
+    details.set_bad_request(fields.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
 fn refused(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
@@ -374,6 +389,7 @@ fn refusal_of(error: ApiError) -> Status {
         | ApiError::DataLoss(_)
         | ApiError::DataDiskFull => ApiError::Internal.into(),
         ApiError::Invalid(violations) => invalid(violations),
+        ApiError::UnusableData(violations) => unusable_data(violations),
         ApiError::Refused(refusal) => refused(&refusal),
         ApiError::NotFound { kind, name, hint } => {
             let text = format!("there is no {kind} `{name}`; {hint}");

@@ -204,15 +204,15 @@ async fn reports(scheduler: &Scheduler, rng: &mut Rng, schema: &Schema, words: &
             break;
         }
     }
-    let others = [".trainyard.v1.Heartbeat", ".trainyard.v1.Telemetry"];
+    let others = [".trainyard.v1.Heartbeat", ".trainyard.v1.Telemetry", ".trainyard.v1.DataChecked"];
     for _ in 0..3 {
         // These may end the session.
-        let kind = rng.below(2);
+        let kind = rng.below(others.len());
         let generated = schema.message(rng, others[kind], words, 1);
-        let message = if kind == 0 {
-            pb::Heartbeat::decode(&*generated).map(FromAgent::Heartbeat)
-        } else {
-            pb::Telemetry::decode(&*generated).map(FromAgent::Telemetry)
+        let message = match kind {
+            0 => pb::Heartbeat::decode(&*generated).map(FromAgent::Heartbeat),
+            1 => pb::Telemetry::decode(&*generated).map(FromAgent::Telemetry),
+            _ => pb::DataChecked::decode(&*generated).map(FromAgent::DataChecked),
         };
         let Ok(message) = message else { continue };
         if agent.try_say(message).await.is_err() {

@@ -282,7 +282,7 @@ fn known_or_scanned(
 }
 
 /// `fraction` of `count` images, at least one.
-fn share(count: usize, fraction: f64) -> usize {
+pub(crate) fn share(count: usize, fraction: f64) -> usize {
     let share = (count as f64 * fraction.clamp(0.0, 1.0)).round() as usize;
     share.clamp(1, count)
 }

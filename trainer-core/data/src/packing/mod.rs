@@ -27,7 +27,7 @@ use self::list::PackingListBuilder;
 use self::places::Places;
 use self::unsent::file_id;
 use self::whole_path::WholePaths;
-use crate::check::{CheckReport, CheckedSplit, check_and_keep};
+use crate::check::{CheckOptions, CheckReport, Checked, CheckedSplit};
 use crate::dataset::DataYaml;
 use crate::dataset::listing::ListedImage;
 use crate::files::path_normalization::as_text;
@@ -62,9 +62,9 @@ pub struct PackError {
 /// # Errors
 /// A file has changed since the check.
 pub fn pack(file: &Path, threads: usize) -> Result<(CheckReport, Option<Packed>), PackError> {
-    let (report, checked) = check_and_keep(file, threads);
-    match checked.filter(|_| report.is_usable()) {
-        Some((yaml, splits)) => Ok((report, Some(pack_checked(&yaml, &splits)?))),
+    let Checked { report, yaml, splits, .. } = Checked::of(file, &CheckOptions::all(threads));
+    match yaml.filter(|_| report.is_usable()) {
+        Some(yaml) => Ok((report, Some(pack_checked(&yaml, &splits)?))),
         None => Ok((report, None)),
     }
 }

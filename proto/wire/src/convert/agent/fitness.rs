@@ -20,6 +20,7 @@ impl From<&Fitness> for pb::Fitness {
                 .as_ref()
                 .map(|versions| pb::HeldVersions { versions: versions.clone() }),
             notices: fitness.notices.clone(),
+            checks_data: fitness.checks_data,
         }
     }
 }
@@ -74,6 +75,7 @@ pub fn parse_fitness(fitness: Option<pb::Fitness>) -> Result<Fitness, InvalidMes
         clock: fitness.clock.map(parse_timestamp),
         held_versions,
         notices: fitness.notices,
+        checks_data: fitness.checks_data,
     })
 }
 

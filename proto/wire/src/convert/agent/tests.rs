@@ -63,6 +63,7 @@ fn fitness() -> Fitness {
         clock: Some(Time(12_345)),
         held_versions: Some(vec!["3f9a".repeat(16)]),
         notices: vec!["its unit lacks a line".into()],
+        checks_data: true,
     }
 }
 
