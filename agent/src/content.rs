@@ -24,6 +24,7 @@ mod store;
 mod tests;
 mod tree;
 mod unfetchable;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

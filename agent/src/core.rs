@@ -386,7 +386,10 @@ impl Core {
             self.last_exits.insert(gpu.clone(), now);
         }
         if exit.bad_lines > 0 {
-            let text = format!("{} lines of the trainer were not understood and left out", exit.bad_lines);
+            let text = match exit.bad_lines {
+                1 => "1 line of the trainer was not understood and left out".to_owned(),
+                lines => format!("{lines} lines of the trainer were not understood and left out"),
+            };
             out.push(log(id, now, LogLevel::Warning, text));
         }
         match outcome(attempt, exit) {

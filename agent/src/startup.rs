@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{info, warn};
 use trainyard_config::Effective;
 use trainyard_files::{create_private_folder, keep_folder_private};
 use trainyard_service::{ServiceManager, installed};
@@ -227,7 +227,9 @@ fn warn_of_gaps(config: &Config) {
         warn!(trainer = %trainer.display(), "there is no trainer at `trainer`; no jobs come until there is");
     }
     if config.data_roots.is_empty() {
-        warn!("`data_roots` is empty: jobs may read no data set on this agent");
+        info!(
+            "`data_roots` is empty: jobs train on pushed data sets here, and on none that is named by a path"
+        );
     }
     confinement::warn_of_gaps(config);
     if let Some(kind) = installed::network_file_system(&config.data_dir) {

@@ -13,7 +13,7 @@ use trainyard_content::{Digest, Entry, Hasher};
 use super::layout::Layout;
 
 /// Nobody changes a blob.
-const READ_ONLY_FILE: u32 = 0o444;
+pub const READ_ONLY_FILE: u32 = 0o444;
 /// Bytes that are read and hashed at a time.
 pub const BUFFER_BYTES: usize = 256 * 1024;
 

@@ -15,11 +15,11 @@ use trainyard_proto::pb::dataset_service_client::DatasetServiceClient;
 
 use super::fetch_error::FetchError;
 use super::incoming::Incoming;
-use super::layout::on_disk;
 use super::retry::{Patience, Retry};
 use super::room::Promise;
 use super::source::Version;
 use super::store::Store;
+use super::unfinished::KEPT_FROM;
 use crate::message::SchedulerLink;
 use crate::report::transfer::while_moving;
 
@@ -42,17 +42,26 @@ pub struct Target {
     pub manifest: Arc<Manifest>,
     /// The room that it takes.
     pub promise: Promise,
-    /// Bytes of contents that are stored.
+    /// Bytes of contents that have come, without those that were damaged.
     pub done: Arc<AtomicU64>,
     /// Bytes that have come, those of damaged contents, too.
     pub received: Arc<AtomicU64>,
 }
 
 impl Target {
-    /// Counts a content that is stored.
-    pub fn stored(&self, bytes: u64) {
+    /// Counts bytes of a content, as they come.
+    pub fn came(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
-        self.promise.used(on_disk(bytes));
+    }
+
+    /// Counts bytes no more that have come in vain.
+    pub fn lost(&self, bytes: u64) {
+        self.done.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// A content is stored, which takes so many bytes on disk.
+    pub fn stored(&self, on_disk: u64) {
+        self.promise.used(on_disk);
     }
 }
 
@@ -108,8 +117,16 @@ impl Calls {
             if bytes >= CALL_BYTES || self.next - from >= CALL_FILES {
                 break;
             }
-            bytes += manifest.get(*at as usize).map_or(0, |entry| entry.size_bytes);
+            let size = manifest.get(*at as usize).map_or(0, |entry| entry.size_bytes);
+            // A large file goes on where a former stream was cut, so nothing comes before it.
+            if size >= KEPT_FROM && self.next > from {
+                break;
+            }
+            bytes += size;
             self.next += 1;
+            if size >= KEPT_FROM {
+                break;
+            }
         }
         self.missing[from..self.next].to_vec()
     }
@@ -156,6 +173,7 @@ impl Stream {
     async fn call_once(&mut self, files: Vec<u32>) -> Result<Vec<u32>, FetchError> {
         let ranges = ranges(&files);
         let incoming = Arc::new(Mutex::new(Incoming::new(Arc::clone(&self.target), files)));
+        with(&incoming, Incoming::begin).await??;
         let mut before = 0;
         loop {
             let (offset, is_over) =

@@ -1,15 +1,12 @@
 //! Makes blobs of the bytes of a stream: the contents of some files, one after the other.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use trainyard_content::{Entry, Hasher, Manifest};
 
-use super::blob;
 use super::fetch::Target;
 use super::fetch_error::FetchError;
+use super::unfinished::{KEPT_FROM, Unfinished};
 
 /// What comes of some files of a version. A cut stream goes on at [`Self::offset`].
 pub struct Incoming {
@@ -26,20 +23,6 @@ pub struct Incoming {
     damaged: Vec<u32>,
 }
 
-/// A blob that is being written; removed if it does not become one.
-struct Unfinished {
-    file: File,
-    path: PathBuf,
-    bytes: u64,
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // A blob has another name by now.
-        let _renamed = fs::remove_file(&self.path);
-    }
-}
-
 /// The stream has other bytes than were asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Misplaced;
@@ -50,9 +33,26 @@ impl Incoming {
         Self { target, files, over: 0, over_bytes: 0, file: None, hasher: Hasher::new(), damaged: Vec::new() }
     }
 
+    /// Takes what a former stream has left of the first file, if that is a large one.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn begin(&mut self) -> Result<(), FetchError> {
+        let target = Arc::clone(&self.target);
+        let first = self.current(&target.manifest).filter(|entry| entry.size_bytes >= KEPT_FROM);
+        let Some(entry) = first else { return Ok(()) };
+        let found = Unfinished::found(&target.store, entry, &mut self.hasher);
+        let found = found.map_err(FetchError::at(&target.store.layout().partial(entry.digest)))?;
+        if found.bytes() < entry.size_bytes {
+            self.file = Some(found);
+            return Ok(());
+        }
+        self.finish(&target, entry, found)
+    }
+
     /// Number of bytes that have come.
     pub fn offset(&self) -> u64 {
-        self.over_bytes + self.file.as_ref().map_or(0, |file| file.bytes)
+        self.over_bytes + self.file.as_ref().map_or(0, Unfinished::bytes)
     }
 
     /// Whether all files have come.
@@ -80,25 +80,22 @@ impl Incoming {
             };
             let mut unfinished = match self.file.take() {
                 Some(unfinished) => unfinished,
-                None => {
-                    let layout = target.store.layout();
-                    let (file, path) =
-                        blob::create(layout, entry.digest).map_err(FetchError::at(layout.content()))?;
-                    Unfinished { file, path, bytes: 0 }
-                }
+                None => Unfinished::new(&target.store, entry)
+                    .map_err(FetchError::at(target.store.layout().content()))?,
             };
-            let left = entry.size_bytes - unfinished.bytes;
+            let left = entry.size_bytes - unfinished.bytes();
             let count = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
             let (now, later) = data.split_at(count);
-            unfinished.file.write_all(now).map_err(FetchError::at(&unfinished.path))?;
+            let written = unfinished.write(now);
+            written.map_err(FetchError::at(unfinished.path()))?;
             self.hasher.update(now);
-            unfinished.bytes += count as u64;
+            target.came(count as u64);
             data = later;
-            if unfinished.bytes < entry.size_bytes {
+            if unfinished.bytes() < entry.size_bytes {
                 self.file = Some(unfinished);
                 return Ok(Ok(()));
             }
-            self.finish(&target, entry, &unfinished)?;
+            self.finish(&target, entry, unfinished)?;
         }
     }
 
@@ -110,13 +107,14 @@ impl Incoming {
         &mut self,
         target: &Target,
         entry: Entry<'_>,
-        unfinished: &Unfinished,
+        unfinished: Unfinished,
     ) -> Result<(), FetchError> {
         if self.hasher.take() == entry.digest {
-            let added = target.store.add(&target.root, entry, &unfinished.path);
-            added.map_err(FetchError::at(&target.root.join(entry.path)))?;
-            target.stored(entry.size_bytes);
+            let added = unfinished.finish(&target.root, entry);
+            target.stored(added.map_err(FetchError::at(&target.root.join(entry.path)))?);
         } else {
+            target.lost(unfinished.came());
+            unfinished.discard();
             self.damaged.push(self.files[self.over]);
         }
         self.over += 1;

@@ -3,6 +3,7 @@
 //! ```text
 //! CACHE_DIR/content/ab/abcd…          a blob: one content under its SHA-256, read-only
 //!          /content/ab/abcd….N        a blob that is being written
+//!          /content/ab/abcd….part     what has come of a large one; locked while more comes
 //!          /content/unfinished/       other files and links that are being written
 //!          /content/lock              held by the agent that uses the store
 //!          /versions/ID/…             a version whole: hard links to blobs, in read-only folders
@@ -20,6 +21,9 @@ use trainyard_files::create_private_folder;
 
 /// Bytes that file systems mostly take for a file at a time.
 const BLOCK_BYTES: u64 = 4096;
+
+/// The extension of what has come of a large content.
+const PARTIAL: &str = "part";
 
 /// The folders of the store.
 #[derive(Debug, Clone)]
@@ -71,6 +75,11 @@ impl Layout {
         self.content.join(&name[..2]).join(name)
     }
 
+    /// The file of what has come of a large content.
+    pub fn partial(&self, digest: Digest) -> PathBuf {
+        self.blob(digest).with_extension(PARTIAL)
+    }
+
     /// The folder of a version that is whole.
     pub fn tree(&self, id: Digest) -> PathBuf {
         self.versions.join(id.to_string())
@@ -90,6 +99,11 @@ impl Layout {
     pub fn manifest(&self, id: Digest) -> PathBuf {
         self.versions.join(format!("{id}.manifest"))
     }
+}
+
+/// Whether a file in a folder of blobs is what has come of a large content.
+pub fn is_partial(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == PARTIAL)
 }
 
 /// Bytes that a file of this length takes on disk, about.

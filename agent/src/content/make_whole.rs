@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
-use trainyard_content::Manifest;
+use trainyard_content::{Entry, Manifest};
 
 use super::check::{Checked, check};
 use super::fetch::{Target, each_content_once, fetch};
@@ -17,7 +17,7 @@ use super::obtain::{InFlight, TELL_EVERY};
 use super::progress::{Progress, Teller};
 use super::source::Version;
 use super::store::Store;
-use super::{Content, manifest_file, room, tree};
+use super::{Content, manifest_file, room, tree, unfinished};
 
 /// So many damaged files are named.
 const NAMED: usize = 3;
@@ -87,17 +87,17 @@ impl Work<'_> {
     async fn fetch(&self, root: &Path, missing: Vec<u32>, teller: &mut Teller) -> Result<(), FetchError> {
         let (store, manifest, limits) =
             (Arc::clone(self.store), Arc::clone(self.manifest), self.content.0.limits);
-        let (missing, promise) = blocking(move || {
+        let (missing, total, promise) = blocking(move || {
             let missing = each_content_once(&manifest, missing);
-            let length = |at: &u32| manifest.get(*at as usize).map_or(0, |entry| entry.size_bytes);
-            let promise = room::make(&store, limits, missing.iter().map(length));
-            (missing, promise)
+            let left = |entry: Entry<'_>| entry.size_bytes - unfinished::bytes_found(&store, entry);
+            let length = |at: &u32| manifest.get(*at as usize).map_or(0, left);
+            let lengths: Vec<u64> = missing.iter().map(length).collect();
+            let promise = room::make(&store, limits, lengths.iter().copied());
+            (missing, lengths.iter().sum(), promise)
         })
         .await?;
         // What has gone for it is told before anything else.
         self.content.tell_held();
-        let length = |at: &u32| self.manifest.get(*at as usize).map_or(0, |entry| entry.size_bytes);
-        let total = missing.iter().map(length).sum();
         let done = Arc::new(AtomicU64::new(0));
         let target = Target {
             store: Arc::clone(self.store),
@@ -117,7 +117,9 @@ impl Work<'_> {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
-                    self.tell(Progress { done: done.load(Ordering::Relaxed), total }, teller).await;
+                    // It is whole when its folder is, and what came in vain comes again.
+                    let done = done.load(Ordering::Relaxed).min(total.saturating_sub(1));
+                    self.tell(Progress { done, total }, teller).await;
                 }
                 fetched = &mut fetching => {
                     fetched?;

@@ -12,9 +12,9 @@ use tracing::{info, warn};
 use trainyard_content::Digest;
 use trainyard_types::size;
 
-use super::layout::{entries, on_disk};
+use super::layout::{entries, is_partial, on_disk};
 use super::store::Store;
-use super::{blob, manifest_file, tree};
+use super::{blob, manifest_file, tree, unfinished};
 
 /// What the configuration says of the store's size, in GiB; `None` for the defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -206,10 +206,15 @@ fn remove_without_version(store: &Store) {
         }
     }
     store.each_blob(|path, known| {
-        if known.nlink() == 1
-            && blob::is_finished(path)
-            && let Err(error) = store.remove_blob(path, known.len())
-        {
+        let removed = match known.nlink() {
+            1 if is_partial(path) => unfinished::remove_idle(path).map(|removed| {
+                let left = if removed { 0 } else { known.len() };
+                store.partial_changed(known.len(), left);
+            }),
+            1 if blob::is_finished(path) => store.remove_blob(path, known.len()),
+            _ => Ok(()),
+        };
+        if let Err(error) = removed {
             warn!(path = %path.display(), %error, "a content that no version has cannot be removed");
         }
     });

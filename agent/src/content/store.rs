@@ -14,7 +14,7 @@ use tracing::warn;
 use trainyard_content::{Digest, Entry};
 use trainyard_types::AttemptId;
 
-use super::layout::{Layout, entries, on_disk};
+use super::layout::{Layout, entries, is_partial, on_disk};
 use super::{blob, tree};
 
 /// A content without a version stays for so long: whoever has fetched it, and was stopped, goes on with it.
@@ -114,7 +114,11 @@ impl Store {
             use std::os::unix::fs::MetadataExt as _;
             let age = known.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
             let is_old = known.nlink() == 1 && age > KEPT_WITHOUT_VERSION;
-            let goes = is_old || !blob::is_finished(path);
+            let goes = if is_partial(path) {
+                age > KEPT_WITHOUT_VERSION
+            } else {
+                is_old || !blob::is_finished(path)
+            };
             if !goes || fs::remove_file(path).is_err() {
                 taken += on_disk(known.len());
             }
@@ -221,6 +225,12 @@ impl Store {
             self.state().taken += on_disk(entry.size_bytes);
         }
         Ok(())
+    }
+
+    /// A part of a large content had and has so many bytes.
+    pub(super) fn partial_changed(&self, had: u64, has: u64) {
+        let mut state = self.state();
+        state.taken = state.taken.saturating_sub(on_disk(had)).saturating_add(on_disk(has));
     }
 
     /// Removes a blob, if it is there.

@@ -269,6 +269,96 @@ async fn an_agent_that_is_killed_while_it_fetches_goes_on_with_the_rest() {
     assert_eq!(fs::read_dir(world.path("agent/cache/content/unfinished")).unwrap().count(), 0);
 }
 
+/// What has come of a content that is not whole; its file's length.
+fn partial(world: &World, content: &[u8]) -> (PathBuf, u64) {
+    let name = trainyard_content::Digest::of(content).to_string();
+    let path = world.path("agent/cache/content").join(&name[..2]).join(format!("{name}.part"));
+    let length = fs::metadata(&path).map_or(0, |known| known.len());
+    (path, length)
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_within_a_large_file_goes_on_where_it_was() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let mut first = agent(&world, &stub);
+    stub.hello().await;
+    let large: Vec<u8> = (0..9_000_001_u32).map(|at| (at / 3) as u8).collect();
+    let files = vec![("images/large.png".to_owned(), large.clone())];
+    let cells = stub.push("cells", &files);
+    stub.hold_up(true);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    stub.streams_wait(2).await;
+    while partial(&world, &large).1 == 0 || blobs(&world).is_empty() {
+        stub.heartbeat().await;
+    }
+    // The bytes of the file that is not whole count, too.
+    while fetching(&stub).last().is_none_or(|told| told.done_bytes < partial(&world, &large).1) {
+        stub.report().await;
+    }
+    first.kill();
+    stub.hold_up(false);
+    let (path, came) = partial(&world, &large);
+    let before = stub.datasets().offsets.lock().unwrap().len();
+    let _second = agent(&world, &stub);
+    stub.hello().await;
+    assert_eq!(stub.end().await.reason, EndReason::AgentLost);
+    stub.assign(attempt(2), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed, "{}", world.log());
+    assert_has(&tree(&world, &cells), &files);
+    let asked = stub.datasets().offsets.lock().unwrap()[before..].to_vec();
+    assert_eq!(asked, [came], "what had come did not come again");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_part_of_a_large_file_with_other_bytes_is_thrown_away() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let large: Vec<u8> = (0..9_000_001_u32).map(|at| (at / 5) as u8).collect();
+    let longer = vec![7; 9_000_002];
+    let files = vec![("a.png".to_owned(), large.clone()), ("b.png".to_owned(), longer.clone())];
+    // One has wrong bytes, and one too many.
+    for (content, left) in [(&large, 100_000), (&longer, longer.len() + 1)] {
+        let (path, _) = partial(&world, content);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, vec![1; left]).unwrap();
+    }
+    let _agent = agent(&world, &stub);
+    stub.hello().await;
+    let cells = stub.push("cells", &files);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed, "{}", world.log());
+    assert_has(&tree(&world, &cells), &files);
+    assert!(!partial(&world, &large).0.exists() && !partial(&world, &longer).0.exists());
+    assert!(fetching(&stub).last().unwrap().is_whole());
+}
+
+#[tokio::test]
+async fn whatever_is_damaged_of_a_version_is_mended_at_once() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let _agent = agent(&world, &stub);
+    stub.hello().await;
+    let files = files(250, 500, 9);
+    let cells = stub.push("cells", &files);
+    stub.assign(attempt(1), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed);
+    let root = tree(&world, &cells);
+    for (at, (path, content)) in files.iter().enumerate() {
+        let damaged = root.join(path);
+        let mut bytes = content.clone();
+        bytes[at % 500] ^= 1;
+        fs::set_permissions(&damaged, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&damaged, bytes).unwrap();
+    }
+    let asked = stub.datasets().asked_files.load(Ordering::SeqCst);
+    stub.assign(other(8), &cells, CPU, None).await;
+    assert_eq!(stub.end().await.reason, EndReason::Completed, "{}", world.log());
+    assert_has(&root, &files);
+    assert_eq!(stub.datasets().asked_files.load(Ordering::SeqCst) - asked, 250);
+}
+
 #[tokio::test]
 async fn a_flipped_bit_on_the_disk_is_found_told_and_mended() {
     let world = World::new("finish\n");

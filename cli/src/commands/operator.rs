@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use prost_types::Duration;
 use trainyard_proto::pb;
+use trainyard_types::size::counted;
 
 use crate::commands::Context;
 use crate::failure::Failure;
@@ -86,9 +87,8 @@ fn show(context: &Context, agent: &pb::Agent, sentence: &str) -> Result<(), Fail
     context.output.document(&to_json("Agent", agent))
 }
 
-/// `2 jobs`, `1 job`.
 fn jobs(count: usize) -> String {
-    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
+    counted(count, "job")
 }
 
 impl Drain {

@@ -8,6 +8,7 @@ use clap::Args;
 use prost_types::Timestamp;
 use trainyard_proto::pb;
 use trainyard_types::gpu::{matches_model, nominal_gib};
+use trainyard_types::size::counted;
 
 use crate::client::all_pages;
 use crate::commands::{Context, agents};
@@ -51,8 +52,8 @@ impl Record {
             fs::write(self.dir.join(name), text).map_err(failed)?;
         }
         terminal::message(&format!(
-            "recorded {} jobs ({} left out: they trained on no GPU that is there); try `trainyard-sim replay {}`",
-            recording.jobs,
+            "recorded {} ({} left out: they trained on no GPU that is there); try `trainyard-sim replay {}`",
+            counted(recording.jobs, "job"),
             recording.left_out,
             self.dir.display()
         ));

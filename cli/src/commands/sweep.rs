@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::Value;
 use trainyard_proto::pb;
 use trainyard_types::habit;
+use trainyard_types::size::counted;
 
 use crate::commands::Context;
 use crate::commands::submit::draw_request_id;
@@ -88,14 +89,15 @@ pub async fn submit(
     };
     let call = || async { context.client.jobs().submit_sweep(request.clone()).await };
     let answer = context.client.retrying(call).await?;
-    let (id, jobs) = (&answer.sweep_id, answer.jobs);
+    let (id, are) = (&answer.sweep_id, if answer.jobs == 1 { "is" } else { "are" });
+    let jobs = counted(usize::try_from(answer.jobs).unwrap_or(usize::MAX), "job");
     if dry_run {
-        terminal::message(&format!("the sweep is valid and has {jobs} jobs; nothing was queued"));
+        terminal::message(&format!("the sweep is valid and has {jobs}; nothing was queued"));
     } else {
         if context.output.for_people() {
             context.output.line(id)?;
         }
-        terminal::message(&format!("{jobs} jobs are queued; `yard sweep {id}` shows how far they are"));
+        terminal::message(&format!("{jobs} {are} queued; `yard sweep {id}` shows its progress"));
     }
     context.output.document(&to_json("SubmitSweepResponse", &answer))
 }

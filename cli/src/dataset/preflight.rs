@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use trainyard_content::Kind;
 use trainyard_data::check::CheckReport;
 use trainyard_data::packing::{Packed, PackingList, Unsent, pack};
-use trainyard_types::size::bytes;
+use trainyard_types::size::{bytes, counted};
 
 use super::bundle::{Bundle, Shown};
 use super::naming;
@@ -29,7 +29,7 @@ pub async fn data_set(path: &Path, name: Option<&str>) -> Result<Bundle, Failure
     warnings.lines().iter().for_each(|line| terminal::message(line));
     let shown = clean(&file.display().to_string());
     let count = report.errors.len();
-    let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
+    let errors = counted(count, "error");
     Shown::from_iter(report.errors).failure(
         &format!("{shown}: {errors}; nothing was sent"),
         "correct what is named and push again; `yard data push --dry-run` checks and sends nothing",
@@ -39,8 +39,11 @@ pub async fn data_set(path: &Path, name: Option<&str>) -> Result<Bundle, Failure
     tell_about(&packed);
     refuse_clashes(&packed)?;
     let classes = packed.names.len();
-    let description =
-        format!("{} images, {classes} class{}", packed.images, if classes == 1 { "" } else { "es" });
+    let description = format!(
+        "{}, {classes} class{}",
+        counted(packed.images, "image"),
+        if classes == 1 { "" } else { "es" }
+    );
     let bundle = Bundle { kind: Kind::DataSet, name, description, list: Arc::new(packed.list), source: file };
     bundle.check()?;
     Ok(bundle)
@@ -72,7 +75,7 @@ fn tell_about(packed: &Packed) {
 /// `not sent: 214 files that the data set does not name (10.2 GiB), largest: videos/a.mp4`.
 fn unsent(unsent: &Unsent) -> Option<String> {
     let (largest, _) = unsent.largest.as_ref()?;
-    let files = if unsent.files == 1 { "1 file".to_owned() } else { format!("{} files", unsent.files) };
+    let files = counted(usize::try_from(unsent.files).unwrap_or(usize::MAX), "file");
     let least = if unsent.has_more { "at least " } else { "" };
     let (size, largest) = (bytes(unsent.bytes), clean(&largest.display().to_string()));
     Some(format!("not sent: {least}{files} that the data set does not name ({size}), largest: {largest}"))

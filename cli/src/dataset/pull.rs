@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use trainyard_content::{Digest, Kind, Manifest};
 use trainyard_proto::pb;
-use trainyard_types::size::bytes;
+use trainyard_types::size::{bytes, counted};
 
 use self::fetch::{Fetch, Run};
 use self::folder::{Folder, Present};
@@ -57,7 +57,9 @@ pub async fn pull(
     let there = manifest.len() - missing.len();
     if there > 0 && !missing.is_empty() {
         terminal::message(&format!(
-            "{there} files are there already; fetching {}, {}",
+            "{} of {} here already; fetching {}, {}",
+            there,
+            counted(manifest.len(), "file"),
             missing.len(),
             bytes(total)
         ));
@@ -73,7 +75,12 @@ pub async fn pull(
     };
     all_runs(&fetch, runs(&manifest, &missing)).await?;
     if !missing.is_empty() {
-        progress.message(&format!("fetched {} files, {}, {}", missing.len(), bytes(total), progress.rate()));
+        progress.message(&format!(
+            "fetched {}, {}, {}",
+            counted(missing.len(), "file"),
+            bytes(total),
+            progress.rate()
+        ));
     }
     Ok(Pulled { folder: target.to_path_buf(), files: manifest.len(), fetched: missing.len() })
 }

@@ -12,7 +12,7 @@ use trainyard_content::Kind;
 use trainyard_proto::pb;
 use trainyard_proto::pb::push_dataset_response::Part as Answer;
 use trainyard_types::reference::Reference;
-use trainyard_types::size::bytes;
+use trainyard_types::size::{bytes, counted};
 
 use self::messages::{produce, wait_for};
 use super::bundle::Bundle;
@@ -182,9 +182,10 @@ impl Attempt<'_> {
             (*self.least_missing, self.progressed) = (missing, true);
         }
         if is_first {
-            let all = format!("{} files, {}", list.len(), bytes(list.total_bytes()));
+            let all = format!("{}, {}", counted(list.len(), "file"), bytes(list.total_bytes()));
             terminal::message(&match files {
                 0 => format!("{all}: everything is stored already"),
+                1 if list.len() == 1 => format!("{all}: the cluster does not have it"),
                 _ if files == list.len() => format!("{all}: the cluster has none of them"),
                 _ => format!("{all}: the cluster lacks {files} of them, {}", bytes(missing)),
             });

@@ -9,6 +9,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use trainyard_proto::pb;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
+use trainyard_types::size::counted;
 
 use super::child_process::ChildProcess;
 use crate::failure::Failure;
@@ -55,10 +56,6 @@ pub async fn agent(url: &str, child: &mut ChildProcess) -> Result<String, Failur
         ))
     };
     poll(connected, child, "the agent has not connected yet").await
-}
-
-fn counted(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn channel(url: &str) -> Result<Channel, Failure> {

@@ -31,6 +31,8 @@ pub struct Datasets {
     pub sent: AtomicU64,
     /// Files that were asked for.
     pub asked_files: AtomicU64,
+    /// The byte from which each stream was asked for.
+    pub offsets: Mutex<Vec<u64>>,
     /// Streams that wait now.
     pub waiting: watch::Sender<u32>,
 }
@@ -45,6 +47,7 @@ impl Default for Datasets {
             held_up: watch::Sender::new(false),
             sent: AtomicU64::new(0),
             asked_files: AtomicU64::new(0),
+            offsets: Mutex::default(),
             waiting: watch::Sender::new(0),
         }
     }
@@ -183,6 +186,7 @@ impl DatasetService for Service {
     ) -> Result<Response<Self::ReadDatasetStream>, Status> {
         let request = request.into_inner();
         let version = self.version(&request.name, &request.version)?;
+        self.0.datasets.offsets.lock().unwrap().push(request.offset);
         let (sender, parts) = mpsc::channel(2);
         tokio::spawn(send(Arc::clone(&self.0), version, request, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(parts))))

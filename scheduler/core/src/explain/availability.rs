@@ -47,6 +47,7 @@ impl Closed<'_> {
             Self::Drained => "`yard resume` takes it back into use".to_owned(),
             Self::Agent(message) => (*message).to_owned(),
             Self::Gpu(unavailable) => unavailable.message.clone(),
+            Self::HandingIn(1) => "the results of 1 attempt wait there".to_owned(),
             Self::HandingIn(count) => format!("the results of {count} attempts wait there"),
             Self::Duplicate(name) => {
                 format!("agent `{name}` offers it, too, and came first: stop one of the two")
