@@ -5,6 +5,7 @@
 
 mod catalog;
 mod collection;
+mod damage;
 mod manifests;
 mod packs;
 mod permits;
@@ -15,6 +16,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +87,9 @@ struct Inner {
     summaries: tokio::sync::Mutex<()>,
     pushes: Permits,
     reads: Permits,
+    /// Versions of which all contents are read, since one was damaged.
+    suspects: Mutex<BTreeSet<Digest>>,
+    reads_for_damage: tokio::sync::Mutex<()>,
 }
 
 /// A version that a submission names: it stays until the submission is over.
@@ -135,6 +140,8 @@ impl Content {
             summaries: tokio::sync::Mutex::default(),
             pushes: Permits::new(PUSHES, PUSHES_OF_ONE),
             reads: Permits::new(READS, READS_OF_ONE),
+            suspects: Mutex::default(),
+            reads_for_damage: tokio::sync::Mutex::default(),
         }))
     }
 

@@ -49,6 +49,8 @@ pub struct Reader {
     skip: u64,
     /// What is left of a file that one step does not read whole.
     rest: Option<Piece>,
+    /// Why the file behind the last run does not come.
+    failed: Option<ReadError>,
     /// The content under way, if it was read from its first byte on.
     hasher: Option<Hasher>,
 }
@@ -71,7 +73,7 @@ impl Reader {
             skip -= size;
             files.next();
         }
-        Self { store, places, manifest, files: Box::new(files), skip, rest: None, hasher: None }
+        Self { store, places, manifest, files: Box::new(files), skip, rest: None, failed: None, hasher: None }
     }
 
     fn name(&self, file: usize) -> String {
@@ -107,8 +109,20 @@ impl Reader {
 
     /// Pieces that lie one after the other in one pack, to be read at once.
     fn next_run(&mut self) -> Result<Vec<Piece>, ReadError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let mut run: Vec<Piece> = Vec::new();
-        while let Some(piece) = self.next_piece()? {
+        loop {
+            let piece = match self.next_piece() {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(error) if run.is_empty() => return Err(error),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            };
             let follows = run.last().is_none_or(|last| {
                 let begin = run[0].range.start;
                 last.pack == piece.pack
@@ -131,7 +145,7 @@ impl Reader {
     }
 
     /// The next bytes; `None` behind the last file. Whole contents are checked: what was damaged is an error after its
-    /// bytes were given, and is forgotten.
+    /// bytes were given, and is forgotten. After such an error it goes on with the files behind it.
     ///
     /// # Errors
     /// A content is missing or damaged; the store.
@@ -144,19 +158,28 @@ impl Reader {
         }
         let bytes = match self.store.get_range(&packs::path(first.pack), begin..end).await {
             Err(object_store::Error::NotFound { .. }) => {
+                self.forget(&run);
                 return Err(ReadError::Missing(self.name(first.file)));
             }
             read => read?,
         };
         if bytes.len() as u64 != end - begin {
+            self.forget(&run);
             return Err(ReadError::Damaged(self.name(first.file)));
         }
+        let mut checked = Ok(());
         for piece in &run {
             // A run is at most READ_BYTES long.
             let at = |offset: u64| usize::try_from(offset - begin).unwrap_or(usize::MAX);
-            self.check(piece, &bytes[at(piece.range.start)..at(piece.range.end)])?;
+            checked = checked.and(self.check(piece, &bytes[at(piece.range.start)..at(piece.range.end)]));
         }
-        Ok(Some(bytes))
+        checked.map(|()| Some(bytes))
+    }
+
+    /// What is not where it should be is asked for again with the next push.
+    fn forget(&self, run: &[Piece]) {
+        let entries = run.iter().filter_map(|piece| self.manifest.get(piece.file));
+        entries.for_each(|entry| self.places.forget(&entry.digest));
     }
 
     fn check(&mut self, piece: &Piece, bytes: &[u8]) -> Result<(), ReadError> {

@@ -216,6 +216,29 @@ async fn a_flipped_bit_is_found_and_the_next_push_mends_it() {
 }
 
 #[tokio::test]
+async fn one_push_mends_all_that_is_damaged_of_a_version() {
+    let fixture = Fixture::new();
+    let content = fixture.content(None);
+    let contents: Vec<(String, String)> =
+        (0..100).map(|at| (format!("images/{at:03}.jpg"), format!("content {at:03}"))).collect();
+    let files: Vec<(&str, &[u8])> = std::iter::once(FILES[0])
+        .chain(contents.iter().map(|(path, content)| (path.as_str(), content.as_bytes())))
+        .collect();
+    let (_, version) = push(&content, "ada", &files, 100).await.unwrap();
+    let path = packs::path(version.packs[0].id);
+    let objects = LocalFileSystem::new_with_prefix(fixture.dir.path()).unwrap();
+    let mut bytes = objects.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+    (0..50).for_each(|at| bytes[10 + at * 22] ^= 1);
+    objects.put(&path, bytes.into()).await.unwrap();
+    read(&content, &version, 0).await.unwrap_err();
+    content.find_damage(version.id, content.manifest(&version).await.unwrap()).await;
+    let (asked, mended) = push(&content, "ada", &files, 100).await.unwrap();
+    assert_eq!((asked, mended.id), (50, version.id));
+    let all: Vec<u8> = files.iter().flat_map(|(_, bytes)| bytes.to_vec()).collect();
+    assert_eq!(read(&content, &mended, 0).await.unwrap(), all);
+}
+
+#[tokio::test]
 async fn contents_larger_than_a_pack_have_their_own() {
     let fixture = Fixture::new();
     let content = fixture.content(None);

@@ -346,9 +346,14 @@ impl DatasetService for Datasets {
         let manifest = self.0.content.manifest(&found).await.map_err(ApiError::from)?;
         let ranges = files::parse_ranges(&ranges, &manifest)?;
         files::check_offset(&manifest, &ranges, offset)?;
+        let (id, content, all) = (found.id, self.0.content.clone(), Arc::clone(&manifest));
         let reader = self.0.content.reader(manifest, ranges, offset).await.map_err(ApiError::from)?;
         let (messages, stream) = mpsc::channel(BACKLOG);
-        self.0.tasks.spawn(files::send_contents(reader, offset, messages, permit));
+        self.0.tasks.spawn(async move {
+            if files::send_contents(reader, offset, messages, permit).await {
+                content.find_damage(id, all).await;
+            }
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

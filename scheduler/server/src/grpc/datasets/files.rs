@@ -41,21 +41,22 @@ pub(super) async fn send_list(
     }
 }
 
-/// Sends contents, from `offset` on.
+/// Sends contents, from `offset` on. Returns whether one of them is damaged.
 pub(super) async fn send_contents(
     mut reader: Reader,
     mut offset: u64,
     messages: mpsc::Sender<Result<pb::ReadDatasetResponse, Status>>,
     _permit: Permit,
-) {
+) -> bool {
     loop {
         let mut bytes = match reader.next().await {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return,
+            Ok(None) => return false,
             Err(error) => {
+                let is_damaged = !matches!(error, ReadError::Store(_));
                 // The reader may be gone.
                 let _ = messages.send(Err(ApiError::from(error).into())).await;
-                return;
+                return is_damaged;
             }
         };
         while !bytes.is_empty() {
@@ -67,7 +68,7 @@ pub(super) async fn send_contents(
             // Whoever reads nothing for so long gives its place to others, and goes on with another call.
             match messages.send_timeout(Ok(message), STALLED).await {
                 Ok(()) => {}
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
     }
