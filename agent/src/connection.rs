@@ -16,21 +16,22 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, error, info, warn};
 use trainyard_access::ConnectionProblem;
+use trainyard_content::Kind;
 use trainyard_proto::convert::agent::{self, Hello, InvalidMessage};
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as ToScheduler;
 use trainyard_proto::pb::agent_service_client::AgentServiceClient;
 use trainyard_proto::pb::scheduler_message::Message as FromScheduler;
 use trainyard_proto::route::{Next, Route};
-use trainyard_types::{Assignment, AttemptId, GpuUuid, Inventory, LeaderEpoch, Session};
+use trainyard_types::{Assignment, AttemptId, GpuUuid, Inventory, LeaderEpoch, Reference, Session};
 
 use crate::agent_status::AgentStatus;
 use crate::backoff::Backoff;
 use crate::enrolment::{Credentials, how_to_join};
 use crate::identity::Identity;
 use crate::message::{
-    DataCheckRequest, DataCheckRequests, Event, GpuMonitorLink, Input, Readings, Reloaded, SchedulerLink,
-    agent_message,
+    DataCheckRequest, DataCheckRequests, Event, GpuMonitorLink, Input, Prefetch, Readings, Reloaded,
+    SchedulerLink, agent_message,
 };
 use duplicate_identity::DuplicateIdentity;
 
@@ -133,6 +134,8 @@ pub struct Connection {
     pub gpu_monitor: GpuMonitorLink,
     /// Looks at data sets for the scheduler.
     pub data_checks: DataCheckRequests,
+    /// Where it is told what is to be prefetched.
+    pub prefetch: watch::Sender<Option<Prefetch>>,
     /// The driver's inbox.
     pub inbox: mpsc::Sender<Input>,
     /// Where transfers find the scheduler.
@@ -398,6 +401,15 @@ impl Connection {
                 self.check_data(check, answers.clone());
                 None
             }
+            Some(FromScheduler::Prefetch(prefetch)) => {
+                match parse_prefetch(&prefetch) {
+                    Some(prefetch) => drop(self.prefetch.send_replace(Some(prefetch))),
+                    None => {
+                        warn!(reference = prefetch.reference, "what is to be prefetched is not understood")
+                    }
+                }
+                None
+            }
             _ => parse_input(heard),
         }
     }
@@ -427,14 +439,27 @@ fn parse_input(heard: pb::SchedulerMessage) -> Option<Input> {
             agent::parse_attempt(&ack.attempt).map(|id| Some(Input::Acked(id, ack.sequence)))
         }
         // Welcome is only the first message, and others' were sent there.
-        Some(FromScheduler::Welcome(_) | FromScheduler::ClearGpu(_) | FromScheduler::CheckData(_)) | None => {
-            Ok(None)
-        }
+        Some(
+            FromScheduler::Welcome(_)
+            | FromScheduler::ClearGpu(_)
+            | FromScheduler::CheckData(_)
+            | FromScheduler::Prefetch(_),
+        )
+        | None => Ok(None),
     };
     parsed.unwrap_or_else(|error| {
         warn!(%error, "a message of the scheduler is not understood");
         None
     })
+}
+
+fn parse_prefetch(prefetch: &pb::Prefetch) -> Option<Prefetch> {
+    let kind = match prefetch.kind() {
+        pb::DatasetKind::Weights => Kind::Weights,
+        pb::DatasetKind::Dataset | pb::DatasetKind::Unspecified => Kind::DataSet,
+    };
+    let reference = prefetch.reference.parse().ok().filter(Reference::is_exact)?;
+    Some(Prefetch { kind, reference })
 }
 
 fn stop_event(stop: &pb::Stop) -> Result<Input, InvalidMessage> {

@@ -15,6 +15,7 @@ mod layout;
 mod make_whole;
 mod manifest_file;
 mod obtain;
+mod prefetch;
 mod progress;
 mod retry;
 mod room;
@@ -39,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trainyard_content::Digest;
 use trainyard_proto::convert::agent::limits;
-use trainyard_types::AttemptId;
+use trainyard_types::{AttemptId, Prefetching};
 
 pub use fetch_error::FetchError;
 use obtain::InFlight;
@@ -52,7 +53,7 @@ use unfetchable::Unfetchable;
 
 use crate::agent_status::AgentStatus;
 use crate::disk::path_monitor::PathMonitor;
-use crate::message::{Input, SchedulerLink};
+use crate::message::{Input, Prefetch, SchedulerLink};
 
 /// How long the disk of the store may take to show what it has, before the agent goes on without it.
 const OPENED_WITHIN: Duration = Duration::from_secs(20);
@@ -71,6 +72,8 @@ pub struct ContentContext {
     pub give_up_after: Duration,
     /// The scheduler, when it is there.
     pub link: watch::Receiver<Option<SchedulerLink>>,
+    /// What is to be prefetched.
+    pub prefetch: watch::Receiver<Option<Prefetch>>,
     /// Where it is told what is held.
     pub status: watch::Sender<AgentStatus>,
     /// Where it is told what cannot be fetched.
@@ -107,6 +110,10 @@ struct Inner {
     source: Source,
     status: watch::Sender<AgentStatus>,
     inbox: mpsc::Sender<Input>,
+    /// What is to be prefetched.
+    prefetch: watch::Receiver<Option<Prefetch>>,
+    /// Number of attempts that fetch.
+    attempts_fetching: watch::Sender<usize>,
     in_flight: Mutex<BTreeMap<Digest, Arc<InFlight>>>,
     unfetchable: Unfetchable,
     counts: Counts,
@@ -124,7 +131,7 @@ struct Counts {
 impl Content {
     /// Opens the store, and tells what is held. Without one the agent trains what lies in its data roots.
     pub async fn open(context: ContentContext) -> Self {
-        let ContentContext { cache_dir, limits, link, status, paths, inbox, .. } = context;
+        let ContentContext { cache_dir, limits, link, prefetch, status, paths, inbox, .. } = context;
         let patience = Patience { stall_after: context.stall_after, give_up_after: context.give_up_after };
         let folder = cache_dir.clone();
         let opening = spawn_blocking(move || Store::open(&folder));
@@ -143,10 +150,15 @@ impl Content {
             source: Source { link, patience },
             status,
             inbox,
+            prefetch,
+            attempts_fetching: watch::Sender::new(0),
             in_flight: Mutex::default(),
             unfetchable: Unfetchable::new(paths),
             counts: Counts::default(),
         }));
+        content.0.status.send_modify(|status| {
+            status.fitness.prefetching = content.0.store.is_ok().then(Prefetching::default);
+        });
         content.tell_held();
         content
     }
@@ -164,6 +176,15 @@ impl Content {
         if end.run_until_cancelled(counting).await.is_none() {
             return;
         }
+        let prefetching = self.prefetch_as_told(self.0.prefetch.clone());
+        tokio::select! {
+            () = self.keep_house(&store, &end) => {}
+            // The connection is gone: the agent is leaving.
+            () = prefetching => end.cancelled().await,
+        }
+    }
+
+    async fn keep_house(&self, store: &Arc<Store>, end: &CancellationToken) {
         let mut ticks = tokio::time::interval(FLOOR_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -171,7 +192,7 @@ impl Content {
                 () = end.cancelled() => return,
                 () = self.try_unfetchable() => {}
                 _ = ticks.tick() => {
-                    let (store, limits) = (Arc::clone(&store), self.0.limits);
+                    let (store, limits) = (Arc::clone(store), self.0.limits);
                     // The agent is leaving.
                     let _leaving = spawn_blocking(move || room::keep_floor(&store, limits)).await;
                     self.tell_held();

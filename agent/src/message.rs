@@ -14,8 +14,10 @@ pub use self_test::{SelfTestRequest, SelfTestRequests};
 
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
+use trainyard_content::Kind;
 use trainyard_proto::pb;
 use trainyard_proto::pb::agent_message::Message as ToScheduler;
+use trainyard_types::reference::Reference;
 use trainyard_types::trainer::TrainerEvent;
 use trainyard_types::{AttemptId, GpuTelemetry, GpuUuid, Inventory, JobId, Session};
 
@@ -109,6 +111,15 @@ pub struct SchedulerLink {
     pub channel: Channel,
     /// This agent's session on it.
     pub session: Session,
+}
+
+/// A version that is to be prefetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefetch {
+    /// A data set, or weights.
+    pub kind: Kind,
+    /// The name and the whole version.
+    pub reference: Reference,
 }
 
 /// What a path is to the job that names it.

@@ -29,7 +29,9 @@ use crate::gpu::states::GpuSnapshots;
 use crate::host::{self, Host};
 use crate::identity::Identity;
 use crate::memory::fit_records::FitStore;
-use crate::message::{DataCheckRequests, Event, Input, Readings, Reloaded, SchedulerLink, SelfTestRequests};
+use crate::message::{
+    DataCheckRequests, Event, Input, Prefetch, Readings, Reloaded, SchedulerLink, SelfTestRequests,
+};
 use crate::metrics::http::{self, MetricsPages};
 use crate::prepare::{GIVE_UP_FACTOR, PrepareContext};
 use crate::running_trainers::RunningTrainers;
@@ -78,6 +80,7 @@ async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Superv
 
     let (inbox, received) = mpsc::channel(INBOX);
     let (link_sender, link) = watch::channel(None);
+    let (prefetch_sender, prefetch) = watch::channel(None);
     let (held_sender, held) = watch::channel(Vec::new());
     let (readings_sender, readings) = watch::channel(readings);
     let (heartbeats_sender, heartbeats_sent) = watch::channel(0);
@@ -86,7 +89,7 @@ async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Superv
     let (status_sender, status) = watch::channel(first_status(&fits, notices));
     let paths = PathMonitor::new(config.data_roots.clone(), config.stall_after, status_sender.clone());
     let shared = Shared {
-        content: open_content(&config, &paths, &status_sender, &link, &inbox).await,
+        content: open_content(&config, &paths, &status_sender, (&link, prefetch), &inbox).await,
         trainers: RunningTrainers::default(),
         closed_devices: ClosedDevices::new(status_sender.clone()),
         paths,
@@ -121,6 +124,7 @@ async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Superv
         status,
         gpu_monitor: gpu_monitor_link,
         data_checks: shared.start_data_checker(&mut tasks, &end),
+        prefetch: prefetch_sender,
         inbox: shared.inbox.clone(),
         link: link_sender,
         heartbeats_sent: heartbeats_sender,
@@ -164,7 +168,7 @@ async fn open_content(
     config: &Config,
     paths: &PathMonitor,
     status: &watch::Sender<AgentStatus>,
-    link: &watch::Receiver<Option<SchedulerLink>>,
+    (link, prefetch): (&watch::Receiver<Option<SchedulerLink>>, watch::Receiver<Option<Prefetch>>),
     inbox: &mpsc::Sender<Input>,
 ) -> Content {
     let context = ContentContext {
@@ -173,6 +177,7 @@ async fn open_content(
         stall_after: config.stall_after,
         give_up_after: config.stall_after * GIVE_UP_FACTOR,
         link: link.clone(),
+        prefetch,
         status: status.clone(),
         paths: paths.clone(),
         inbox: inbox.clone(),

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tonic::Status;
 use tracing::warn;
@@ -17,14 +16,14 @@ use super::fetch_error::FetchError;
 use super::incoming::Incoming;
 use super::retry::{Patience, Retry};
 use super::room::Promise;
-use super::source::Version;
+use super::source::{Source, Version};
 use super::store::Store;
 use super::unfinished::KEPT_FROM;
 use crate::message::SchedulerLink;
 use crate::report::transfer::while_moving;
 
-/// Streams at a time.
-const STREAMS: usize = 4;
+/// Streams at a time, for an attempt that waits.
+pub const STREAMS: usize = 4;
 /// Bytes that one call asks for, and the file that goes beyond.
 const CALL_BYTES: u64 = 32 << 20;
 /// Files that one call asks for: far less than the ranges that one may name.
@@ -74,7 +73,7 @@ pub fn each_content_once(manifest: &Manifest, mut missing: Vec<u32>) -> Vec<u32>
     missing
 }
 
-/// Fetches the contents of the files `missing`, each of which is another one.
+/// Fetches the contents of the files `missing`, each of which is another one, by so many streams at a time.
 ///
 /// # Errors
 /// See [`FetchError`]. What came before stays.
@@ -82,17 +81,17 @@ pub async fn fetch(
     version: &Version,
     target: Arc<Target>,
     missing: Vec<u32>,
-    link: &watch::Receiver<Option<SchedulerLink>>,
-    patience: Patience,
+    at_a_time: usize,
+    source: &Source,
 ) -> Result<(), FetchError> {
     let calls = Arc::new(Mutex::new(Calls { missing, next: 0 }));
     let mut streams = JoinSet::new();
-    for _ in 0..STREAMS {
+    for _ in 0..at_a_time {
         let stream = Stream {
             version: version.clone(),
             target: Arc::clone(&target),
-            retry: Retry::new(link, patience),
-            patience,
+            retry: Retry::new(&source.link, source.patience),
+            patience: source.patience,
         };
         streams.spawn(stream.run(Arc::clone(&calls)));
     }

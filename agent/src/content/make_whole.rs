@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -11,7 +12,7 @@ use tracing::{info, warn};
 use trainyard_content::{Entry, Manifest};
 
 use super::check::{Checked, check};
-use super::fetch::{Target, each_content_once, fetch};
+use super::fetch::{STREAMS, Target, each_content_once, fetch};
 use super::fetch_error::FetchError;
 use super::obtain::{InFlight, TELL_EVERY};
 use super::progress::{Progress, Teller};
@@ -29,6 +30,33 @@ pub struct Work<'a> {
     pub version: &'a Version,
     pub manifest: &'a Arc<Manifest>,
     pub in_flight: &'a InFlight,
+    pub manner: Manner,
+}
+
+/// For whom a version comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// An attempt that waits for it.
+    Attempt,
+    /// A job that may start here: it leaves the line, and what others may want soon, to them.
+    Prefetch,
+}
+
+impl Manner {
+    const fn streams(self) -> usize {
+        match self {
+            Self::Attempt => STREAMS,
+            Self::Prefetch => 1,
+        }
+    }
+
+    /// How long a version must have been unused to go for this.
+    const fn least_unused(self) -> Duration {
+        match self {
+            Self::Attempt => Duration::ZERO,
+            Self::Prefetch => Duration::from_secs(24 * 3600),
+        }
+    }
 }
 
 impl Work<'_> {
@@ -87,12 +115,13 @@ impl Work<'_> {
     async fn fetch(&self, root: &Path, missing: Vec<u32>, teller: &mut Teller) -> Result<(), FetchError> {
         let (store, manifest, limits) =
             (Arc::clone(self.store), Arc::clone(self.manifest), self.content.0.limits);
+        let (streams, least_unused) = (self.manner.streams(), self.manner.least_unused());
         let (missing, total, promise) = blocking(move || {
             let missing = each_content_once(&manifest, missing);
             let left = |entry: Entry<'_>| entry.size_bytes - unfinished::bytes_found(&store, entry);
             let length = |at: &u32| manifest.get(*at as usize).map_or(0, left);
             let lengths: Vec<u64> = missing.iter().map(length).collect();
-            let promise = room::make(&store, limits, lengths.iter().copied());
+            let promise = room::make(&store, limits, lengths.iter().copied(), least_unused);
             (missing, lengths.iter().sum(), promise)
         })
         .await?;
@@ -110,7 +139,7 @@ impl Work<'_> {
         self.tell(Progress { done: 0, total }, teller).await;
         let began = Instant::now();
         let source = &self.content.0.source;
-        let fetching = fetch(self.version, Arc::new(target), missing, &source.link, source.patience);
+        let fetching = fetch(self.version, Arc::new(target), missing, streams, source);
         tokio::pin!(fetching);
         let mut ticks = interval(TELL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -12,7 +12,7 @@ use trainyard_types::AttemptId;
 use trainyard_types::reference::Reference;
 
 use super::fetch_error::FetchError;
-use super::make_whole::{Work, blocking};
+use super::make_whole::{Manner, Work, blocking};
 use super::progress::{Progress, Teller};
 use super::source::Version;
 use super::store::Store;
@@ -62,9 +62,10 @@ impl Content {
     pub async fn obtain(&self, wanted: &Wanted) -> Result<Obtained, FetchError> {
         let (store, counts) = (self.store()?, &self.0.counts);
         let version = self.0.source.version(wanted.kind, &wanted.reference).await?;
+        let _precedence = self.take_precedence();
         store.need(wanted.attempt, version.id);
         let mut teller = Teller::new(wanted.attempt, wanted.reference.to_string(), self.0.inbox.clone());
-        let obtained = self.obtain_version(&store, &version, &mut teller).await;
+        let obtained = self.obtain_version(&store, &version, &mut teller, Manner::Attempt).await;
         match &obtained {
             Ok((_, true)) => counts.fetched.fetch_add(1, Ordering::Relaxed),
             Ok((_, false)) => counts.held.fetch_add(1, Ordering::Relaxed),
@@ -78,11 +79,12 @@ impl Content {
     }
 
     /// The file, and whether anything of the version was fetched.
-    async fn obtain_version(
+    pub(super) async fn obtain_version(
         &self,
         store: &Arc<Store>,
         version: &Version,
         teller: &mut Teller,
+        manner: Manner,
     ) -> Result<(PathBuf, bool), FetchError> {
         let (arrived, in_flight) = (Instant::now(), self.in_flight(version.id));
         let mut ticks = interval(TELL_EVERY);
@@ -99,6 +101,8 @@ impl Content {
                 }
             }
         };
+        // Whoever fetched it before may have been dropped.
+        in_flight.progress.send_replace(None);
         store.counted().await;
         let manifest = Arc::new(self.manifest(store, version).await?);
         let file = main_file(store, version, &manifest)?;
@@ -107,7 +111,7 @@ impl Content {
             teller.tell_whole().await;
             return Ok((file, false));
         }
-        let work = Work { content: self, store, version, manifest: &manifest, in_flight: &in_flight };
+        let work = Work { content: self, store, version, manifest: &manifest, in_flight: &in_flight, manner };
         let fetches = work.make_whole(teller).await;
         in_flight.progress.send_replace(None);
         *whole = fetches.is_ok().then(Instant::now);

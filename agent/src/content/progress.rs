@@ -1,10 +1,11 @@
-//! Tells an attempt how far its data set or weights have come.
+//! Tells an attempt how far its data set or weights have come, and the scheduler how far what is prefetched has.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use trainyard_types::trainer::LogLevel;
-use trainyard_types::{AttemptId, Fetching};
+use trainyard_types::{AttemptId, Fetching, Prefetching};
 
+use crate::agent_status::AgentStatus;
 use crate::message::{Event, Input};
 
 /// How far a fetch is, in bytes.
@@ -16,12 +17,17 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Tells one attempt of one version.
+/// Who is told.
+enum Listener {
+    Attempt(AttemptId, mpsc::Sender<Input>),
+    Scheduler(watch::Sender<AgentStatus>),
+}
+
+/// Tells of one version.
 pub struct Teller {
-    attempt: AttemptId,
+    listener: Listener,
     /// The version as the job names it.
     what: String,
-    inbox: mpsc::Sender<Input>,
     began: Option<Instant>,
     told: Option<(Instant, Progress)>,
 }
@@ -29,7 +35,12 @@ pub struct Teller {
 impl Teller {
     /// For an attempt that was told nothing yet.
     pub fn new(attempt: AttemptId, what: String, inbox: mpsc::Sender<Input>) -> Self {
-        Self { attempt, what, inbox, began: None, told: None }
+        Self { listener: Listener::Attempt(attempt, inbox), what, began: None, told: None }
+    }
+
+    /// For the agent's status, of what is prefetched.
+    pub fn of_prefetch(what: String, status: watch::Sender<AgentStatus>) -> Self {
+        Self { listener: Listener::Scheduler(status), what, began: None, told: None }
     }
 
     /// Tells how far it is, if that is news.
@@ -53,7 +64,16 @@ impl Teller {
             total_bytes: now.total,
             bytes_per_second,
         };
-        self.send(Event::Fetching(self.attempt, fetching)).await;
+        match &self.listener {
+            Listener::Attempt(attempt, inbox) => send(inbox, Event::Fetching(*attempt, fetching)).await,
+            Listener::Scheduler(status) => {
+                status.send_if_modified(|status| {
+                    let before = status.fitness.prefetching.replace(Prefetching { now: Some(fetching) });
+                    // That it comes is news; how far it is tells the next heartbeat.
+                    before.is_none_or(|before| before.now.is_none())
+                });
+            }
+        }
     }
 
     /// Tells that all is there, if anything was told.
@@ -65,11 +85,13 @@ impl Teller {
 
     /// Tells the attempt's user something.
     pub async fn note(&self, message: String) {
-        self.send(Event::PreparationNote(self.attempt, LogLevel::Warning, message)).await;
+        if let Listener::Attempt(attempt, inbox) = &self.listener {
+            send(inbox, Event::PreparationNote(*attempt, LogLevel::Warning, message)).await;
+        }
     }
+}
 
-    async fn send(&self, event: Event) {
-        // The inbox is closed when the agent is leaving.
-        let _leaving = self.inbox.send(Input::Core(event)).await;
-    }
+async fn send(inbox: &mpsc::Sender<Input>, event: Event) {
+    // The inbox is closed when the agent is leaving.
+    let _leaving = inbox.send(Input::Core(event)).await;
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 use tracing::{info, warn};
@@ -88,7 +89,7 @@ impl Drop for Promise {
     }
 }
 
-/// Makes room for blobs of these lengths, and promises it.
+/// Makes room for blobs of these lengths, and promises it. Versions go that were unused for so long.
 ///
 /// # Errors
 /// There is none, whatever goes that may go.
@@ -96,6 +97,7 @@ pub fn make(
     store: &Arc<Store>,
     limits: Limits,
     lengths: impl Iterator<Item = u64>,
+    least_unused: Duration,
 ) -> Result<Promise, NoRoom> {
     let needed = lengths.map(on_disk).sum();
     let _one = store.making_room.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +109,7 @@ pub fn make(
         if !has_swept {
             has_swept = true;
             remove_without_version(store);
-        } else if !remove_oldest(store) {
+        } else if !remove_oldest(store, least_unused) {
             return Err(shortage);
         }
     }
@@ -134,7 +136,7 @@ pub fn keep_floor(store: &Store, limits: Limits) {
         if !has_swept {
             has_swept = true;
             remove_without_version(store);
-        } else if !remove_oldest(store) {
+        } else if !remove_oldest(store, Duration::ZERO) {
             return;
         }
     }
@@ -162,9 +164,10 @@ fn shortage(store: &Store, limits: Limits, needed: u64) -> Option<NoRoom> {
     (needed > 0 && lacks).then_some(NoRoom::Disk { needed, free, floor })
 }
 
-/// Removes the version that was used longest ago, with the blobs that are of no other. `false` if there is none.
-fn remove_oldest(store: &Store) -> bool {
-    let Some(id) = store.take_oldest() else { return false };
+/// Removes the version that was used longest ago, and not for so long, with the blobs that are of no other. `false` if
+/// there is none.
+fn remove_oldest(store: &Store, least_unused: Duration) -> bool {
+    let Some(id) = store.take_oldest(least_unused) else { return false };
     match remove(store, id) {
         Ok(bytes) => info!(version = %id, bytes, "room is needed: a fetched version is removed"),
         Err(error) => warn!(version = %id, %error, "a fetched version cannot be removed"),

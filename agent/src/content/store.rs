@@ -7,7 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tracing::warn;
@@ -18,7 +18,7 @@ use super::layout::{Layout, entries, is_partial, on_disk};
 use super::{blob, tree};
 
 /// A content without a version stays for so long: whoever has fetched it, and was stopped, goes on with it.
-const KEPT_WITHOUT_VERSION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+const KEPT_WITHOUT_VERSION: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -195,12 +195,13 @@ impl Store {
         self.state().needed.values().any(|needed| needed.contains(&id))
     }
 
-    /// The version that was used longest ago of those that nobody needs. It counts as held no more.
-    pub(super) fn take_oldest(&self) -> Option<Digest> {
+    /// The version that was used longest ago of those that nobody needs, if that is long enough. It counts as held no more.
+    pub(super) fn take_oldest(&self, least_unused: Duration) -> Option<Digest> {
         let mut state = self.state();
         let is_free = |id: &Digest| !state.needed.values().any(|needed| needed.contains(id));
         let oldest = state.held.iter().filter(|(id, _)| is_free(id)).min_by_key(|(_, used)| **used);
-        let id = oldest.map(|(id, _)| *id)?;
+        let is_unused = |used: &SystemTime| used.elapsed().is_ok_and(|unused| unused >= least_unused);
+        let id = oldest.filter(|(_, used)| least_unused.is_zero() || is_unused(used)).map(|(id, _)| *id)?;
         state.held.remove(&id);
         Some(id)
     }

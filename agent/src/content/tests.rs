@@ -162,8 +162,8 @@ fn room_is_promised_once_and_given_back() {
     let limits = Limits { quota_gib: Some(1), floor_gib: Some(0) };
     let half = || std::iter::once(600_u64 << 20);
     // Only the quota counts here, not what this machine's disk has.
-    let Ok(first) = room::make(&world.store, limits, half()) else { return };
-    let refused = room::make(&world.store, limits, half()).unwrap_err();
+    let Ok(first) = room::make(&world.store, limits, half(), Duration::ZERO) else { return };
+    let refused = room::make(&world.store, limits, half(), Duration::ZERO).unwrap_err();
     assert!(refused.to_string().contains("`fetched_quota_gib`"), "{refused}");
     first.used(300 << 20);
     assert_eq!(world.store.taken_and_promised().1, 300 << 20);

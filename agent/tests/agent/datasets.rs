@@ -270,7 +270,7 @@ async fn an_agent_that_is_killed_while_it_fetches_goes_on_with_the_rest() {
 }
 
 /// What has come of a content that is not whole; its file's length.
-fn partial(world: &World, content: &[u8]) -> (PathBuf, u64) {
+pub fn partial(world: &World, content: &[u8]) -> (PathBuf, u64) {
     let name = trainyard_content::Digest::of(content).to_string();
     let path = world.path("agent/cache/content").join(&name[..2]).join(format!("{name}.part"));
     let length = fs::metadata(&path).map_or(0, |known| known.len());

@@ -12,6 +12,7 @@ mod joining;
 mod machine;
 mod memory;
 mod metrics;
+mod prefetch;
 mod spool;
 mod stub;
 mod supervision;

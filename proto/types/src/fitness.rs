@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::gpu::Unavailable;
+use crate::report::Fetching;
 use crate::time::Time;
 
 /// Why an attempt could not run on a machine, although its job may run on another one.
@@ -118,6 +119,16 @@ pub struct Fitness {
     /// Whether it looks at data sets that submissions name.
     #[serde(default)]
     pub checks_data: bool,
+    /// What it prefetches; `None` of agents that cannot.
+    #[serde(default)]
+    pub prefetching: Option<Prefetching>,
+}
+
+/// What comes to a machine before its job does.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Prefetching {
+    /// How far that is; `None` while nothing is prefetched.
+    pub now: Option<Fetching>,
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub mod violation;
 
 pub use data_check::{DataCheck, DataToCheck};
 pub use fit::{FitKey, FitRecord};
-pub use fitness::{DataRoot, Fitness, Unfit, UnfitKind};
+pub use fitness::{DataRoot, Fitness, Prefetching, Unfit, UnfitKind};
 pub use gpu::{DeviceKind, Gpu, GpuTelemetry, Inventory, Unavailable, UnavailableCause};
 pub use ids::{AgentId, AttemptId, GpuUuid, JobGroupId, JobId, LeaderEpoch, ParseIdError, Session};
 pub use job::{EndReason, JobSpec, JobState, Resources};

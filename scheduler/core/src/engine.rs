@@ -13,6 +13,7 @@ use crate::state::counters::Counters;
 use crate::state::expired_jobs::Retention;
 use crate::state::fair_share::{UserRecord, Users};
 use crate::state::jobs::Jobs;
+use crate::state::prefetches::Prefetches;
 use crate::throughput::{Throughput, ThroughputRecord};
 
 /// The scheduler: jobs, agents and users, what was learned of throughput, and who decides.
@@ -31,6 +32,8 @@ pub struct Core {
     /// Who goes next, and where.
     pub(crate) policy: Box<dyn PlacementPolicy>,
     pub(crate) retention: Retention,
+    /// What agents were told to prefetch.
+    pub(crate) prefetches: Prefetches,
     /// Counts of what has happened since the core was loaded.
     pub(crate) counters: Counters,
 }
@@ -141,6 +144,7 @@ impl Core {
         if let Some(job) = out.take_checkpoint() {
             self.consider_preemption(now, job, &mut out);
         }
+        self.prefetch(now, &mut out);
         let finished = self.jobs.settle();
         for &state in &finished {
             *self.counters.finished.entry(state).or_default() += 1;

@@ -26,7 +26,7 @@ pub use crate::engine::{Core, Stored};
 pub use crate::event::{AgentStatus, Event, Hello};
 pub use crate::explain::waiting::Waiting;
 pub use crate::list::{Filter, Listed};
-pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
+pub use crate::output::{Accepted, Command, Output, PrefetchKind, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trainyard_types::{
-    AgentId, Assignment, AttemptId, EndReason, GpuUuid, JobGroupId, JobId, JobState, Session,
+    AgentId, Assignment, AttemptId, EndReason, GpuUuid, JobGroupId, JobId, JobState, Reference, Session,
 };
 
 use crate::record::{AgentRecord, EventRecord, JobRecord, ProgressRecord};
@@ -86,6 +86,14 @@ pub enum Command {
         /// The GPU; `None` means every slot of the agent, CPU slots included.
         gpu: Option<GpuUuid>,
     },
+    /// Fetch what a job names that is expected to start there.
+    Prefetch {
+        agent: AgentId,
+        session: Session,
+        kind: PrefetchKind,
+        /// With its whole version.
+        reference: Reference,
+    },
     /// The attempt is no longer this agent's.
     Revoke { agent: AgentId, session: Session, attempt: AttemptId },
     /// Reports up to `sequence` are durable (or refused for good).
@@ -96,6 +104,13 @@ pub enum Command {
         /// The newest report that is durable.
         sequence: u64,
     },
+}
+
+/// What is prefetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefetchKind {
+    DataSet,
+    Weights,
 }
 
 /// A user's request was done (or had been done before).

@@ -41,11 +41,13 @@ impl Core {
         open.filter(move |job| JobPaths::of(job).each().any(is_named))
     }
 
-    /// Whether an attempt goes on at an agent whose job names this as its data set or weights.
+    /// Whether an attempt goes on at an agent whose job names this as its data set or weights, or whether the agent was
+    /// told to prefetch it.
     pub fn agent_needs(&self, agent: AgentId, path: &str) -> bool {
         let live = self.agents.get(agent).into_iter().flat_map(Agent::live);
         live.filter_map(|attempt| self.jobs.get(attempt.job))
             .any(|job| JobPaths::of(job).each().any(|named| named == path))
+            || self.prefetches(agent, path)
     }
 
     /// The agents that look at data sets, see the one that a job names, and could run the job; the one first that knows it

@@ -568,6 +568,7 @@ impl Leadership {
         | Command::Stop { agent, session, .. }
         | Command::Revoke { agent, session, .. }
         | Command::ClearGpu { agent, session, .. }
+        | Command::Prefetch { agent, session, .. }
         | Command::Ack { agent, session, .. }) = command;
         let Some(open) = self.sessions.get(&agent).filter(|open| open.session == session) else { return };
         if open.commands.try_send(command).is_err() {

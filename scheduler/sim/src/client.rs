@@ -9,7 +9,7 @@ use trainyard_types::{
 };
 use uuid::Uuid;
 
-use crate::machine_fault::DATA;
+use crate::machine_fault::{DATA, STORED};
 use crate::oracle::Violation;
 use crate::rng::Rng;
 use crate::world::{SimEvent, World};
@@ -172,7 +172,11 @@ fn draw_spec(rng: &mut Rng) -> JobSpec {
         1 => "too large",
         _ => "good",
     };
-    let data = rng.pick(&DATA).unwrap_or(&DATA[0]);
+    let data = if rng.once_in(3) {
+        rng.pick(&STORED).unwrap_or(&STORED[0])
+    } else {
+        rng.pick(&DATA).unwrap_or(&DATA[0])
+    };
     let mut train = TrainSpec::new(ModelScale::N, *data);
     train.epochs = u32::try_from(1 + rng.below(12)).unwrap_or(1);
     JobSpec {

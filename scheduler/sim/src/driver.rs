@@ -264,6 +264,7 @@ impl World {
                     *session
                 }
                 Command::ClearGpu { session, .. }
+                | Command::Prefetch { session, .. }
                 | Command::Revoke { session, .. }
                 | Command::Ack { session, .. } => *session,
             };

@@ -11,6 +11,7 @@
 
 pub mod cases;
 mod client;
+pub mod data_on_its_way;
 mod driver;
 pub mod engine;
 pub mod fairness;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use trainyard_scheduler_core::{AgentStatus, Hello};
 use trainyard_types::trainer::{Epoch, Finished, Started, Step, TrainerEvent};
 use trainyard_types::{
-    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Fitness, Gpu, GpuTelemetry,
-    GpuUuid, Inventory, Report, ReportBody, Slot, SlotReleased, Time, Unavailable, UnavailableCause, Unfit,
+    AgentId, Artifact, Assignment, AttemptId, Checkpoint, EndReason, Ended, Fetching, Fitness, Gpu,
+    GpuTelemetry, GpuUuid, Inventory, Prefetching, Report, ReportBody, Slot, SlotReleased, Time, Unavailable,
+    UnavailableCause, Unfit,
 };
 
 use uuid::Uuid;
@@ -178,6 +179,12 @@ pub struct Machine {
     pub fault: Option<MachineFault>,
     /// Paths that it was asked for in vain.
     pub missing: BTreeSet<String>,
+    /// Whether its agent can prefetch.
+    pub can_prefetch: bool,
+    /// What comes before its job does, as jobs name it.
+    pub prefetching: Option<String>,
+    /// Versions that it holds.
+    held_versions: BTreeSet<String>,
 }
 
 impl Machine {
@@ -196,6 +203,9 @@ impl Machine {
             full: false,
             fault: None,
             missing: BTreeSet::new(),
+            can_prefetch: false,
+            prefetching: None,
+            held_versions: BTreeSet::new(),
         }
     }
 
@@ -222,8 +232,29 @@ impl Machine {
         };
         let telemetry = self.inventory.gpus.iter().map(reading).collect();
         let unavailable = if self.full { "its disk is full".to_owned() } else { String::new() };
-        let fitness = Fitness { missing_paths: self.missing.iter().cloned().collect(), ..Fitness::default() };
+        let coming = |what: &String| Fetching {
+            what: what.clone(),
+            done_bytes: 1 << 30,
+            total_bytes: 5 << 30,
+            bytes_per_second: 50e6,
+        };
+        let prefetching = Prefetching { now: self.prefetching.as_ref().map(coming) };
+        let fitness = Fitness {
+            missing_paths: self.missing.iter().cloned().collect(),
+            held_versions: Some(self.held_versions.iter().cloned().collect()),
+            prefetching: self.can_prefetch.then_some(prefetching),
+            ..Fitness::default()
+        };
         AgentStatus { telemetry, unavailable, fitness, ..AgentStatus::default() }
+    }
+
+    /// A data set of the store has come; one that has been there for longer may have to go for it.
+    pub fn hold(&mut self, called: &str, goes: bool) {
+        let Some((_, version)) = called.split_once('@') else { return };
+        if goes {
+            self.held_versions.pop_first();
+        }
+        self.held_versions.insert(version.to_owned());
     }
 
     /// One of its GPUs.
@@ -349,7 +380,9 @@ impl Machine {
         self.paused = false;
         self.life += 1;
         self.connection = None;
+        self.prefetching = None;
         if disk_lost {
+            self.held_versions.clear();
             self.held.clear();
         }
         // What it will say when it is back.
@@ -412,5 +445,7 @@ pub fn draw_machine(rng: &mut Rng, number: u64) -> Machine {
     let gpus = (0..1 + rng.below(3)).map(gpu).collect();
     let cpu_slots = u32::from(number == 0 || rng.once_in(2));
     let inventory = Inventory { gpus, cpu_slots, memory_total_mib: 65536, driver_version: "580".into() };
-    Machine::new(AgentId(Uuid::from_u128(u128::from(number) + 1)), format!("lab-{number}"), inventory)
+    let id = AgentId(Uuid::from_u128(u128::from(number) + 1));
+    // One agent of three is too old to prefetch.
+    Machine { can_prefetch: !rng.once_in(3), ..Machine::new(id, format!("lab-{number}"), inventory) }
 }

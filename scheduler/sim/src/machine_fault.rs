@@ -10,6 +10,13 @@ use crate::world::{SimEvent, World};
 /// Data sets that jobs name.
 pub const DATA: [&str; 2] = ["/data/data.yaml", "/share/data.yaml"];
 
+/// Data sets of the cluster's store that jobs name.
+pub const STORED: [&str; 3] = [
+    "cells@1111111111111111111111111111111111111111111111111111111111111111",
+    "cells@2222222222222222222222222222222222222222222222222222222222222222",
+    "cars@3333333333333333333333333333333333333333333333333333333333333333",
+];
+
 /// What is wrong with a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MachineFault {

@@ -179,7 +179,10 @@ impl Cluster {
             match command {
                 Command::Assign { agent, assignment, .. } => self.begin(agent, &assignment),
                 Command::Stop { attempt, reason, .. } => self.stop(attempt, reason),
-                Command::ClearGpu { .. } | Command::Revoke { .. } | Command::Ack { .. } => {}
+                Command::ClearGpu { .. }
+                | Command::Revoke { .. }
+                | Command::Ack { .. }
+                | Command::Prefetch { .. } => {}
             }
         }
         if self.opens_at_once && self.core.shut_slots() > 0 {

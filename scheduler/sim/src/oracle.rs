@@ -102,6 +102,12 @@ pub enum Violation {
     /// A slot is kept although its trainer has ended.
     #[error("attempt {0} holds its slot although its trainer has ended")]
     SlotHeld(AttemptId),
+    /// An agent was told to prefetch that cannot.
+    #[error("agent {0} was told to prefetch, and cannot")]
+    CannotPrefetch(AgentId),
+    /// Something is prefetched that no waiting job names.
+    #[error("agent {0} was told to prefetch what no waiting job names")]
+    PrefetchedForNobody(AgentId),
     /// An agent was told something else than was submitted.
     #[error("attempt {0} was given another spec than its job's")]
     WrongSpec(AttemptId),
@@ -244,6 +250,15 @@ impl Oracle {
         store: &Store,
     ) -> Result<(), Violation> {
         for command in commands {
+            if let Command::Prefetch { agent, reference, .. } = command {
+                let named = reference.to_string();
+                let waits = |job: &JobRecord| {
+                    job.state == JobState::Queued && job.full_spec().train.data.as_os_str() == &*named
+                };
+                if !store.jobs.values().any(waits) {
+                    return Err(Violation::PrefetchedForNobody(*agent));
+                }
+            }
             let Command::Assign { assignment, .. } = command else { continue };
             let id = assignment.attempt;
             let job = store.jobs.get(&id.job).filter(|job| {

@@ -118,6 +118,8 @@ pub struct Summary {
     pub orders: u64,
     /// Machines that had a fault for a while.
     pub machine_faults: u64,
+    /// Times that an agent was told to prefetch.
+    pub prefetches: u64,
 }
 
 /// A promise that was not kept, and how to see it again.
@@ -155,6 +157,8 @@ pub(crate) enum SimEvent {
     Heartbeat(usize, u64),
     /// A trainer moves on, in that life of its agent.
     Train(usize, u32, trainyard_types::AttemptId),
+    /// What an agent prefetches has come, or cannot be had, in that life.
+    Prefetched(usize, u32, String),
     AgentStarts(usize),
     AgentWakes(usize),
     /// A drained agent's process ends, in that life.
@@ -334,6 +338,10 @@ impl World {
                 self.on_train(number, life, attempt);
                 Ok(())
             }
+            SimEvent::Prefetched(number, life, called) => {
+                self.on_prefetched(number, life, &called);
+                Ok(())
+            }
             SimEvent::AgentStarts(number) => {
                 self.machines[number].up = true;
                 self.dial_soon(number);
@@ -373,6 +381,7 @@ impl World {
             SimEvent::AgentNotices(number, _)
             | SimEvent::Dial(number, _)
             | SimEvent::Heartbeat(number, _)
+            | SimEvent::Prefetched(number, ..)
             | SimEvent::Train(number, ..) => *number,
             _ => return Some(event),
         };
@@ -435,6 +444,7 @@ impl World {
                 }
                 let planned_end = of_machine.unwrap_or(planned_end);
                 self.machines[number].assign(&assignment, planned_end)?;
+                self.machines[number].hold(&data, self.rng.once_in(4));
                 let life = self.machines[number].life;
                 let first = self.rng.millis(500, 8000);
                 self.event_queue.after(first, SimEvent::Train(number, life, assignment.attempt));
@@ -444,10 +454,32 @@ impl World {
                 self.tell(number, told.into_iter().collect());
             }
             Command::ClearGpu { .. } => {}
+            Command::Prefetch { reference, .. } => {
+                let (machine, called) = (&mut self.machines[number], reference.to_string());
+                if !machine.can_prefetch {
+                    return Err(Violation::CannotPrefetch(machine.id()));
+                }
+                machine.prefetching = Some(called.clone());
+                let life = machine.life;
+                self.summary.prefetches += 1;
+                let span = self.rng.millis(500, 60_000);
+                self.event_queue.after(span, SimEvent::Prefetched(number, life, called));
+            }
             Command::Revoke { attempt, .. } => self.machines[number].revoke(attempt),
             Command::Ack { attempt, sequence, .. } => self.machines[number].acknowledge(attempt, sequence),
         }
         Ok(())
+    }
+
+    fn on_prefetched(&mut self, number: usize, life: u32, called: &str) {
+        let machine = &mut self.machines[number];
+        // Another one may have taken its place.
+        if machine.life == life && machine.prefetching.take_if(|coming| coming == called).is_some() {
+            if !self.rng.once_in(4) {
+                machine.hold(called, self.rng.once_in(4));
+            }
+            self.send_status(number);
+        }
     }
 
     fn on_train(&mut self, number: usize, life: u32, attempt: trainyard_types::AttemptId) {

@@ -43,6 +43,7 @@ fn every_seed(policy: Policy) {
                 sum.agent_faults += one.agent_faults;
                 sum.orders += one.orders;
                 sum.machine_faults += one.machine_faults;
+                sum.prefetches += one.prefetches;
             }
             Err(failure) => failures.push(failure),
         }
@@ -55,7 +56,7 @@ fn every_seed(policy: Policy) {
     assert!(sum.succeeded > 0 && sum.failed > 0 && sum.cancelled > 0 && sum.attempts > sum.jobs, "{sum:?}");
     assert!(sum.takeovers > 0 && sum.forgotten > 0, "{sum:?}");
     assert!(sum.crashes > 0 && sum.cuts > 0 && sum.agent_faults > 0 && sum.orders > 0, "{sum:?}");
-    assert!(sum.machine_faults > 0, "{sum:?}");
+    assert!(sum.machine_faults > 0 && sum.prefetches > 0, "{sum:?}");
 }
 
 #[test]

@@ -52,6 +52,10 @@ impl Core {
                 None => self.why_busy(&request, ahead, total, free),
             },
         };
+        let reason = match self.prefetched_for(job) {
+            Some((agent, told)) => format!("{reason}; agent `{agent}` prefetches {}", told.in_words()),
+            None => reason,
+        };
         Some(Waiting {
             position: u32::try_from(ahead).map_or(u32::MAX, |ahead| ahead.saturating_add(1)),
             reason,

@@ -17,6 +17,9 @@ impl Core {
     pub(crate) fn follow_fitness(&mut self, id: AgentId, before: &Fitness, out: &mut Changes) {
         let forgotten = Fitness::default();
         let now = self.agents.get(id).map_or(&forgotten, Agent::fitness);
+        if let Some(told) = now.prefetching.as_ref().and_then(|prefetching| prefetching.now.as_ref()) {
+            self.throughput.fetches.note_size(told);
+        }
         if self.jobs.note_fitness(id, before, now) {
             out.request_round();
         }

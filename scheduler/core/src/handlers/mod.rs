@@ -9,6 +9,7 @@ mod fitness;
 mod hand_in;
 mod operator;
 mod placement;
+mod prefetch;
 mod quick_ends;
 mod report;
 mod retention;

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 
-use super::{ClusterView, Fault, Placement, PlacementPolicy};
+use super::upcoming::{UPCOMING, is_soon, pair};
+use super::{ClusterView, Fault, Placement, PlacementPolicy, Upcoming};
 use crate::state::fair_share::stake;
 use crate::state::queue::{Class, Request};
 use crate::state::slots::{Kind, Location};
@@ -47,6 +48,10 @@ impl PlacementPolicy for Fair {
 
     fn next(&mut self, _now: Time, _view: &ClusterView<'_>) -> Option<Placement> {
         self.decided.pop_front()
+    }
+
+    fn upcoming(&self, now: Time, view: &ClusterView<'_>) -> Vec<Upcoming> {
+        upcoming(now, view, self.takes_turns)
     }
 
     fn check(&self, view: &ClusterView<'_>) -> Result<(), Fault> {
@@ -104,15 +109,20 @@ const LOOKED_AT: usize = 16;
 /// Costs steps in the number of different requests, kinds of free slots and users who wait, not of jobs
 /// or agents.
 fn place(now: Time, view: &ClusterView<'_>, takes_turns: bool) -> Vec<Placement> {
-    let mut supply: Supply<'_> = view
-        .slots()
-        .kinds()
-        .iter()
-        .filter(|(_, pool)| !pool.free().is_empty())
-        .map(|(kind, pool)| {
-            let rest = pool.free().iter().peekable();
-            (kind, Free { rest, all: pool.free(), taken: BTreeSet::new() })
-        })
+    let free = view.slots().kinds().iter().map(|(kind, pool)| (kind, pool.free()));
+    place_on(free, now, view, takes_turns)
+}
+
+/// The same with these slots instead of those that are free.
+fn place_on<'a>(
+    free: impl Iterator<Item = (&'a Kind, &'a BTreeSet<Location>)>,
+    now: Time,
+    view: &ClusterView<'a>,
+    takes_turns: bool,
+) -> Vec<Placement> {
+    let mut supply: Supply<'a> = free
+        .filter(|(_, locations)| !locations.is_empty())
+        .map(|(kind, all)| (kind, Free { rest: all.iter().peekable(), all, taken: BTreeSet::new() }))
         .collect();
     let mut placements = Vec::new();
     let open: Vec<(&Request, &Class)> = view
@@ -143,6 +153,38 @@ fn place(now: Time, view: &ClusterView<'_>, takes_turns: bool) -> Vec<Placement>
         place_level(&mut supply, view, contenders, &mut turns, &mut placements);
     }
     placements
+}
+
+/// The jobs that would be placed if the slots which become free soon were free already.
+fn upcoming(now: Time, view: &ClusterView<'_>, takes_turns: bool) -> Vec<Upcoming> {
+    let mut soon: BTreeMap<&Kind, (Vec<AgentId>, BTreeSet<Location>)> = BTreeMap::new();
+    for (kind, ends) in view.jobs.expected_ends().by_kind() {
+        for &(_, attempt) in ends.iter().take(UPCOMING).take_while(|(end, _)| is_soon(now, *end)) {
+            let running = view.job(attempt.job).and_then(|job| job.live_attempt());
+            let Some((attempt, (_, index))) = running.and_then(|it| Some((it, view.kind_of(it)?))) else {
+                continue;
+            };
+            let (agents, locations) = soon.entry(kind).or_default();
+            agents.push(attempt.agent);
+            locations.insert(Location {
+                agent_name: attempt.agent_name.clone(),
+                agent: attempt.agent,
+                index,
+                slot: attempt.slot.clone(),
+            });
+        }
+    }
+    if soon.is_empty() {
+        return Vec::new();
+    }
+    let locations = soon.iter().map(|(kind, (_, locations))| (*kind, locations));
+    let placed = place_on(locations, now, view, takes_turns);
+    let mut upcoming = Vec::new();
+    for (kind, (agents, _)) in &soon {
+        let jobs = placed.iter().filter(|placement| placement.kind == **kind).map(|placement| placement.job);
+        upcoming.extend(pair(view, jobs, agents.clone()));
+    }
+    upcoming
 }
 
 /// Users take turns until nothing that is left satisfies anybody.

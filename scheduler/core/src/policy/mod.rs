@@ -8,6 +8,7 @@ mod fair;
 mod finish_time;
 #[cfg(test)]
 mod fixture;
+mod upcoming;
 mod view;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use std::fmt::Debug;
 use trainyard_types::{AgentId, JobId, Time};
 
 pub use self::chosen::Policy;
+pub(crate) use self::upcoming::Upcoming;
 pub(crate) use self::view::ClusterView;
 use crate::record::{Choice, Estimate};
 use crate::state::slots::{Kind, Location};
@@ -70,6 +72,10 @@ pub(crate) trait PlacementPolicy: Debug + Send + Sync {
     fn explain_wait(&self, _now: Time, _view: &ClusterView<'_>, _job: JobId) -> Option<Wait> {
         None
     }
+
+    /// The waiting jobs that are expected to start next on slots which are busy now, and where: what they name is
+    /// prefetched there. The surest ones first, and not many.
+    fn upcoming(&self, now: Time, view: &ClusterView<'_>) -> Vec<Upcoming>;
 
     /// Whether what the policy keeps agrees with the cluster. For tests, the simulator and debug builds.
     fn check(&self, view: &ClusterView<'_>) -> Result<(), Fault>;

@@ -51,6 +51,11 @@ impl ExpectedEnds {
         self.of.get(&id)?.1
     }
 
+    /// The expected ends on slots of each kind, the earliest first.
+    pub(crate) fn by_kind(&self) -> impl Iterator<Item = (&Kind, &BTreeSet<(Time, AttemptId)>)> {
+        self.by_kind.iter()
+    }
+
     /// The earliest expected ends on slots that would do, at most [`NEAR`].
     pub(crate) fn near(&self, request: &Request) -> Vec<Time> {
         let kinds = self.by_kind.iter().filter(|(kind, _)| kind.satisfies(request));

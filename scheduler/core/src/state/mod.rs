@@ -16,6 +16,7 @@ pub(crate) mod job_index;
 pub(crate) mod jobs;
 pub(crate) mod order_statistic;
 pub(crate) mod path_visibility;
+pub(crate) mod prefetches;
 pub(crate) mod queue;
 pub(crate) mod quick_ends;
 pub(crate) mod slots;

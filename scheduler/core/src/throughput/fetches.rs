@@ -35,13 +35,19 @@ impl Default for Fetches {
 impl Fetches {
     /// An attempt has told how far its data set has come.
     pub(crate) fn observe(&mut self, told: &Fetching) {
-        if self.bytes.len() < VERSIONS || self.bytes.contains_key(&told.what) {
-            let known = self.bytes.entry(told.what.clone()).or_default();
-            *known = (*known).max(told.total_bytes);
-        }
+        self.note_size(told);
         if told.is_whole() && told.total_bytes >= LEAST_BYTES && told.bytes_per_second > 0.0 {
             self.weight = (self.weight + 1.0).min(MEMORY);
             self.log_rate += (told.bytes_per_second.ln() - self.log_rate) / self.weight;
+        }
+    }
+
+    /// An agent has told how far what it prefetches has come: its size counts, and its speed does not, since a prefetch
+    /// leaves the line to others.
+    pub(crate) fn note_size(&mut self, told: &Fetching) {
+        if self.bytes.len() < VERSIONS || self.bytes.contains_key(&told.what) {
+            let known = self.bytes.entry(told.what.clone()).or_default();
+            *known = (*known).max(told.total_bytes);
         }
     }
 

@@ -15,6 +15,7 @@ mod limits;
 mod list;
 mod orders;
 mod placement;
+mod prefetch;
 mod quick_ends;
 mod random;
 mod reports;

@@ -339,6 +339,9 @@ pub fn commands(output: &Output) -> Vec<String> {
         }
         Command::ClearGpu { agent, gpu: Some(gpu), .. } => format!("clear {gpu} at {}", whom(*agent)),
         Command::ClearGpu { agent, gpu: None, .. } => format!("clear all at {}", whom(*agent)),
+        Command::Prefetch { agent, reference, .. } => {
+            format!("prefetch {} at {}", reference.name(), whom(*agent))
+        }
         Command::Revoke { agent, attempt, .. } => format!("revoke {} at {}", short(*attempt), whom(*agent)),
         Command::Ack { agent, attempt, sequence, .. } => {
             format!("ack {} #{sequence} to {}", short(*attempt), whom(*agent))

@@ -5,7 +5,7 @@ use trainyard_proto::convert::job::{duration, timestamp};
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{
     AgentState, AgentView, AttemptRecord, Choice, ChoiceOption, Closed, Command, EventBody, EventRecord,
-    JobRecord, Progress, Rate, Workload,
+    JobRecord, PrefetchKind, Progress, Rate, Workload,
 };
 use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
@@ -254,6 +254,13 @@ pub fn command(command: Command) -> pb::SchedulerMessage {
         }),
         Command::ClearGpu { gpu, .. } => {
             Message::ClearGpu(pb::ClearGpu { gpu: gpu.map(|gpu| gpu.to_string()).unwrap_or_default() })
+        }
+        Command::Prefetch { kind, reference, .. } => {
+            let kind = match kind {
+                PrefetchKind::DataSet => pb::DatasetKind::Dataset,
+                PrefetchKind::Weights => pb::DatasetKind::Weights,
+            };
+            Message::Prefetch(pb::Prefetch { kind: kind.into(), reference: reference.to_string() })
         }
         Command::Revoke { attempt, .. } => Message::Revoke(pb::Revoke { attempt: attempt.to_string() }),
         Command::Ack { attempt, sequence, .. } => {

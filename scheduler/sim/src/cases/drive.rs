@@ -208,7 +208,10 @@ impl CaseRun<'_> {
                     let now = self.event_queue.now();
                     self.event_queue.at(now, SimEvent::Stopped(attempt));
                 }
-                Command::Revoke { .. } | Command::Ack { .. } | Command::ClearGpu { .. } => {}
+                Command::Revoke { .. }
+                | Command::Ack { .. }
+                | Command::ClearGpu { .. }
+                | Command::Prefetch { .. } => {}
             }
         }
         if let Some(deadline) = self.core.next_deadline()

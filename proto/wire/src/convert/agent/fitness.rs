@@ -1,6 +1,6 @@
 //! What a machine has of what jobs need, and what it lacked for one.
 
-use trainyard_types::{DataRoot, Fitness, Unfit, UnfitKind};
+use trainyard_types::{DataRoot, Fitness, Prefetching, Unfit, UnfitKind};
 
 use super::{InvalidMessage, at_most, limits, no_longer};
 use crate::convert::job::{parse_timestamp, timestamp};
@@ -21,6 +21,10 @@ impl From<&Fitness> for pb::Fitness {
                 .map(|versions| pb::HeldVersions { versions: versions.clone() }),
             notices: fitness.notices.clone(),
             checks_data: fitness.checks_data,
+            prefetching: fitness
+                .prefetching
+                .as_ref()
+                .map(|prefetching| pb::Prefetching { now: prefetching.now.as_ref().map(Into::into) }),
         }
     }
 }
@@ -65,6 +69,10 @@ pub fn parse_fitness(fitness: Option<pb::Fitness>) -> Result<Fitness, InvalidMes
                 .map_err(under)?;
         }
     }
+    let now = fitness.prefetching.as_ref().and_then(|prefetching| prefetching.now.as_ref());
+    if let Some(fetching) = now {
+        no_longer("prefetching.now.what", &fetching.what, limits::TEXT_BYTES).map_err(under)?;
+    }
     let root = |root: pb::DataRoot| DataRoot { path: root.path, problem: root.problem };
     Ok(Fitness {
         data_roots: Some(fitness.data_roots.into_iter().map(root).collect()),
@@ -76,6 +84,9 @@ pub fn parse_fitness(fitness: Option<pb::Fitness>) -> Result<Fitness, InvalidMes
         held_versions,
         notices: fitness.notices,
         checks_data: fitness.checks_data,
+        prefetching: fitness
+            .prefetching
+            .map(|prefetching| Prefetching { now: prefetching.now.map(Into::into) }),
     })
 }
 

@@ -1,5 +1,7 @@
 use trainyard_types::trainer::{CheckpointSaved, Log, LogLevel, TrainerEvent};
-use trainyard_types::{DataRoot, Ended, JobId, JobSpec, ModelScale, Report, ReportBody, Time, TrainSpec};
+use trainyard_types::{
+    DataRoot, Ended, Fetching, JobId, JobSpec, ModelScale, Prefetching, Report, ReportBody, Time, TrainSpec,
+};
 use uuid::Uuid;
 
 use super::*;
@@ -62,6 +64,14 @@ fn fitness() -> Fitness {
         cpu_unavailable: Some(Unavailable { cause: UnavailableCause::SelfTest, message: "fails".into() }),
         clock: Some(Time(12_345)),
         held_versions: Some(vec!["3f9a".repeat(16)]),
+        prefetching: Some(Prefetching {
+            now: Some(Fetching {
+                what: "cells@3f9a".into(),
+                done_bytes: 3,
+                total_bytes: 7,
+                bytes_per_second: 2.5,
+            }),
+        }),
         notices: vec!["its unit lacks a line".into()],
         checks_data: true,
     }

@@ -39,6 +39,7 @@ mod share_penalty;
 mod starvation;
 #[cfg(test)]
 mod tests;
+mod upcoming;
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 use self::queues::Queues;
 use self::reservations::Reservations;
 use self::running_preemptions::Preemptions;
-use super::{Change, ClusterView, Expected, Fault, Placement, PlacementPolicy, Preemption, Wait};
+use super::{Change, ClusterView, Expected, Fault, Placement, PlacementPolicy, Preemption, Upcoming, Wait};
 use crate::state::queue::Request;
 use crate::state::slots::Kind;
 
@@ -128,6 +129,10 @@ impl PlacementPolicy for FinishTime {
 
     fn explain_wait(&self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Wait> {
         self.wait_of(now, view, job)
+    }
+
+    fn upcoming(&self, now: Time, view: &ClusterView<'_>) -> Vec<Upcoming> {
+        self.upcoming_jobs(now, view)
     }
 
     fn check(&self, view: &ClusterView<'_>) -> Result<(), Fault> {

@@ -85,6 +85,11 @@ impl AgentStatuses {
         of.into_iter().flatten().copied()
     }
 
+    /// Whether an agent holds a version whole.
+    pub(crate) fn holds(&self, agent: AgentId, version: &str) -> bool {
+        self.versions.get(version).is_some_and(|agents| agents.contains(&agent))
+    }
+
     /// Agents that need not decode a data set again.
     pub(crate) fn holders(&self, data: &Path, imgsz: u32) -> impl Iterator<Item = AgentId> + Clone {
         // A map of pairs is not to be asked for a pair of references.
