@@ -26,7 +26,7 @@ pub use crate::engine::{Core, Stored};
 pub use crate::event::{AgentStatus, Event, Hello};
 pub use crate::explain::waiting::Waiting;
 pub use crate::list::{Filter, Listed};
-pub use crate::output::{Accepted, Command, Output, PrefetchKind, Refusal, Subject, Write};
+pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
@@ -37,4 +37,5 @@ pub use crate::state::agents::availability::Closed;
 pub use crate::state::counters::Counters;
 pub use crate::state::fair_share::{STAKE, UserRecord};
 pub use crate::state::job_group::{Axis, Content, JobGroupRecord, SWEEP_LABEL, StoredJobGroup, Sweep};
+pub use crate::state::prefetches::PrefetchKind;
 pub use crate::throughput::{DataRecord, Rate, ThroughputRecord, Workload};

@@ -10,6 +10,7 @@ use trainyard_types::{
 use crate::record::{AgentRecord, EventRecord, JobRecord, ProgressRecord};
 use crate::state::fair_share::UserRecord;
 use crate::state::job_group::JobGroupRecord;
+use crate::state::prefetches::PrefetchKind;
 use crate::throughput::ThroughputRecord;
 
 /// The consequence of one event.
@@ -104,13 +105,6 @@ pub enum Command {
         /// The newest report that is durable.
         sequence: u64,
     },
-}
-
-/// What is prefetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PrefetchKind {
-    DataSet,
-    Weights,
 }
 
 /// A user's request was done (or had been done before).

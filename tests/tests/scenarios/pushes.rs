@@ -13,7 +13,7 @@ use trainyard_tests::cluster::{Cluster, PATIENCE, run};
 use trainyard_tests::faults::client::Client;
 use trainyard_tests::faults::members::Members;
 use trainyard_tests::faults::net::Net;
-use trainyard_tests::jobs::tiny;
+use trainyard_tests::jobs::{epoch_end, tiny};
 use trainyard_tests::process::binary;
 
 /// Adds images that are large on disk, so that a push takes its time.
@@ -209,6 +209,30 @@ fn machines_in_networks_of_their_own_train_what_a_laptop_has_pushed() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(train_without_a_common_disk(net)).map_err(|error| format!("{error:#}")).unwrap();
+}
+
+#[tokio::test]
+async fn the_data_set_of_the_next_job_comes_while_the_one_before_it_trains() {
+    let cluster = Cluster::start().await.unwrap();
+    for (name, images) in [("cells", 16), ("others", 20)] {
+        let data = cluster.demo_data(name, images, 8, 64).await.unwrap();
+        let (code, _, error) = cluster.yard(&["data", "push", data.to_str().unwrap()]).await.unwrap();
+        assert_eq!(code, 0, "{error}");
+    }
+    let _agent = cluster.start_agent("only", 1).await.unwrap();
+    let first = cluster.submit(tiny(Path::new("cells"), 300)).await.unwrap();
+    cluster.watch_until(&first, |event| epoch_end(event).is_some()).await.unwrap();
+    let next = cluster.submit(tiny(Path::new("others"), 1)).await.unwrap();
+    let called = cluster.job(&next).await.unwrap().spec.unwrap().train.unwrap().data;
+    let whole = cluster.path("only/cache/versions").join(called.split_once('@').unwrap().1);
+    // The first one trains on meanwhile, and the other waits.
+    cluster.watch_until(&first, |_| whole.is_dir()).await.unwrap();
+    let waiting = cluster.job(&next).await.unwrap();
+    assert_eq!(waiting.state(), pb::JobState::Queued, "{waiting:?}");
+    let (code, _, error) = cluster.yard(&["cancel", &first]).await.unwrap();
+    assert_eq!(code, 0, "{error}");
+    let (done, _) = trained(&cluster, &next).await;
+    assert_eq!(done.attempts[0].fetching, None, "{done:?}");
 }
 
 /// All files below a folder.

@@ -7,10 +7,10 @@ use trainyard_types::{AgentId, Fetching, JobId, JobState, Reference, Time};
 
 use crate::changes::Changes;
 use crate::engine::Core;
-use crate::output::{Command, PrefetchKind};
+use crate::output::Command;
 use crate::record::JobRecord;
 use crate::state::path_visibility::JobPaths;
-use crate::state::prefetches::Wanted;
+use crate::state::prefetches::{PrefetchKind, Wanted};
 
 impl Core {
     /// Tells agents what to prefetch, one version each, if it is time to look. A cluster in which nothing waits, or no

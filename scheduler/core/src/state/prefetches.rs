@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use trainyard_types::{AgentId, JobId, Reference, Session, Time};
 
-use crate::output::PrefetchKind;
-
 /// It is looked at so often who is to start next: often enough for what runs for minutes.
 const PLANNED_EVERY: Duration = Duration::from_secs(10);
 /// An agent that has not got ready for so long is told again, or is told something else.
 const REPEATED_AFTER: Duration = Duration::from_secs(600);
+
+/// What is prefetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefetchKind {
+    DataSet,
+    Weights,
+}
 
 /// A version that an agent is to prefetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
