@@ -139,10 +139,15 @@ async fn work(mut started: Started, probe: Arc<dyn GpuProbe>, supervised: Superv
     shared.watch_the_machine(&mut tasks, janitor, snapshots, &end);
     tasks.spawn(forward_signals(shared, service, stop, end.clone()));
     driver.run().await;
+    end_all(&end, tasks).await;
+    Ok(())
+}
+
+/// Ends what runs beside the driver.
+async fn end_all(end: &CancellationToken, mut tasks: JoinSet<()>) {
     end.cancel();
     while tasks.join_next().await.is_some() {}
     info!("agent stopped");
-    Ok(())
 }
 
 /// What an agent says of itself from the start.

@@ -75,7 +75,7 @@ fn tell_about(packed: &Packed) {
 /// `not sent: 214 files that the data set does not name (10.2 GiB), largest: videos/a.mp4`.
 fn unsent(unsent: &Unsent) -> Option<String> {
     let (largest, _) = unsent.largest.as_ref()?;
-    let files = counted(usize::try_from(unsent.files).unwrap_or(usize::MAX), "file");
+    let files = counted(unsent.files, "file");
     let least = if unsent.has_more { "at least " } else { "" };
     let (size, largest) = (bytes(unsent.bytes), clean(&largest.display().to_string()));
     Some(format!("not sent: {least}{files} that the data set does not name ({size}), largest: {largest}"))

@@ -178,8 +178,11 @@ impl Reader {
 
     /// What is not where it should be is asked for again with the next push.
     fn forget(&self, run: &[Piece]) {
-        let entries = run.iter().filter_map(|piece| self.manifest.get(piece.file));
-        entries.for_each(|entry| self.places.forget(&entry.digest));
+        for piece in run {
+            if let Some(entry) = self.manifest.get(piece.file) {
+                self.places.forget(&entry.digest, piece.pack);
+            }
+        }
     }
 
     fn check(&mut self, piece: &Piece, bytes: &[u8]) -> Result<(), ReadError> {
