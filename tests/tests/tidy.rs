@@ -162,6 +162,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "server",
             "http",
+            "web",
             "grpc",
             "listener",
             "access",

@@ -38,7 +38,7 @@ use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
 use crate::tls::TlsError;
-use crate::{grpc, http, listener};
+use crate::{grpc, http, listener, web};
 pub use issued_tokens::{Issue, IssueError, issue_token};
 pub use redis_address::RedisAddressError;
 use redis_address::redis_address;
@@ -162,6 +162,7 @@ impl Server {
         let routes = pages.router().merge(services.prepare().into_axum_router()).fallback(http::not_found);
         let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
         let routes = routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce));
+        let routes = web::layered(routes, context.max_message_bytes);
         let encryption = acceptor.map(|acceptor| {
             let plaintext = probes.merge(grpc::refuse_plaintext()).fallback(http::plaintext_refused);
             listener::Encryption { acceptor, plaintext }

@@ -10,6 +10,7 @@ mod fitness;
 mod fuzz;
 mod job_groups;
 mod jobs;
+mod json;
 mod listener;
 mod object_store;
 mod orders;
