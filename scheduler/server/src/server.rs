@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, SERVICE, SecurityMode};
 use crate::driver::{DiskProblem, Driver, Limits, Role, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
+use crate::grpc::ClusterFeed;
 use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
@@ -144,6 +145,7 @@ impl Server {
             content,
             closing: closing.clone(),
             tasks: TaskTracker::new(),
+            feed: ClusterFeed::default(),
             heartbeat: config.heartbeat,
             lease: config.lease,
             max_message_bytes: (config.max_message_mib as usize) << 20,
@@ -159,10 +161,12 @@ impl Server {
         let pages =
             http::Pages { driver: handle, role: role_of_pages, telemetry: recorder, blobs, authority };
         let probes = pages.clone().probes();
-        let routes = pages.router().merge(services.prepare().into_axum_router()).fallback(http::not_found);
+        let routes = pages.router().merge(web::pages()).merge(services.prepare().into_axum_router());
+        let routes = routes.fallback(http::not_found);
         let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
         let routes = routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce));
-        let routes = web::layered(routes, context.max_message_bytes);
+        let (limit, is_secure) = (context.max_message_bytes, acceptor.is_some());
+        let routes = web::layered(routes, web::Edge { limit, is_secure, live: web::Live::default() });
         let encryption = acceptor.map(|acceptor| {
             let plaintext = probes.merge(grpc::refuse_plaintext()).fallback(http::plaintext_refused);
             listener::Encryption { acceptor, plaintext }

@@ -44,7 +44,7 @@ pub async fn follow(request: Request, next: Next) -> Response {
         Err(wrong) => return connect_error::answer(&invalid(&wrong)),
     };
     let answer = method.output();
-    let render = move |message: &[u8]| render(answer.clone(), message);
+    let render = move |message: &Bytes| render(answer.clone(), message);
     stream(request, next, &message, render).await
 }
 
@@ -58,7 +58,7 @@ pub async fn stream(
     request: Request,
     next: Next,
     message: &[u8],
-    render: impl FnMut(&[u8]) -> Option<Bytes> + Send + Unpin + 'static,
+    render: impl FnMut(&Bytes) -> Option<Bytes> + Send + Unpin + 'static,
 ) -> Response {
     let request = unary::as_grpc(request, |_| unary::whole(message));
     let (parts, body) = next.run(request).await.into_parts();
@@ -156,7 +156,7 @@ struct Events<R> {
     heartbeat: Interval,
 }
 
-impl<R: FnMut(&[u8]) -> Option<Bytes> + Unpin> HttpBody for Events<R> {
+impl<R: FnMut(&Bytes) -> Option<Bytes> + Unpin> HttpBody for Events<R> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -26,7 +26,7 @@ pub struct JsonBody {
 }
 
 impl JsonBody {
-    pub fn new(body: Body, message: MessageDescriptor, limit: usize) -> Body {
+    pub fn of(body: Body, message: MessageDescriptor, limit: usize) -> Body {
         Body::new(Self { body: Some(body), come: BytesMut::new(), message, limit })
     }
 }

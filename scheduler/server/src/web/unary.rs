@@ -25,26 +25,38 @@ pub async fn call(limit: usize, request: Request, next: Next) -> Response {
     if let Some(status) = unfit {
         return connect_error::answer(&status);
     }
-    let answer = method.as_ref().map(MethodDescriptor::output);
-    let request = as_grpc(request, |body| match method {
-        Some(method) => JsonBody::new(body, method.input(), limit),
+    let path = request.uri().path().to_owned();
+    let body = |body| match method {
+        Some(method) => JsonBody::of(body, method.input(), limit),
         // There is no such method, which whoever may know of is told where all calls are.
         None => Body::empty(),
-    });
-    let (parts, body) = next.run(request).await.into_parts();
-    // A refusal without a message has its status among the headers.
-    if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
-        return connect_error::answer(&status);
-    }
-    match answer.ok_or_else(|| Status::internal("the answer has no type")) {
-        Ok(answer) => match message_of(body).await {
-            Ok(message) => match json::decode(answer, &message) {
-                Some(text) => (connect_error::headers(), text).into_response(),
-                None => connect_error::answer(&Status::internal("the answer is no such message")),
-            },
-            Err(status) => connect_error::answer(&status),
-        },
+    };
+    match answer_of(request, body, next).await {
+        Ok(message) => json_answer(&path, &message),
         Err(status) => connect_error::answer(&status),
+    }
+}
+
+/// An answer of the method at a path, as JSON.
+pub fn json_answer(path: &str, message: &[u8]) -> Response {
+    let text = descriptors::method(path).and_then(|method| json::decode(method.output(), message));
+    match text {
+        Some(text) => (connect_error::headers(), text).into_response(),
+        None => connect_error::answer(&Status::internal("the answer is no message of this method")),
+    }
+}
+
+/// Makes a call of gRPC with this body; its one message.
+pub async fn answer_of(
+    request: Request,
+    body: impl FnOnce(Body) -> Body,
+    next: Next,
+) -> Result<bytes::Bytes, Status> {
+    let (parts, body) = next.run(as_grpc(request, body)).await.into_parts();
+    // A refusal without a message has its status among the headers.
+    match Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
+        Some(status) => Err(status),
+        None => message_of(body).await,
     }
 }
 
