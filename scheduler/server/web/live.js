@@ -129,10 +129,21 @@ export function stop() {
   setLink("connecting");
 }
 
-/** An answer to a call that changed a machine, which the stream will tell as well. @param {any} agent */
+/** After an order, whoever gave another one meanwhile must not be overlooked: two within a second are none to the stream. */
+const SETTLED = 1500;
+
+/** Shows the answer to a call that changed a machine at once. @param {any} agent */
 export function put(agent) {
-  agents = new Map(agents).set(agent.id, agent);
-  changed();
+  const show = (/** @type {any} */ one) => {
+    agents = new Map(agents).set(one.id, one);
+    changed();
+  };
+  show(agent);
+  setTimeout(async () => {
+    // What cannot be asked now comes by the stream, which is then made anew.
+    const now = await call("ClusterService/GetAgent", { agent: agent.id }).catch(() => null);
+    if (now && agents.has(now.id)) show(now);
+  }, SETTLED);
 }
 
 /** The machines by id, and how the connection is; draws anew when they change. */

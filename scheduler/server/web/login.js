@@ -22,6 +22,7 @@ export function Login({ why, onLoggedIn }) {
     <form onSubmit=${submit}>
       <h1>Trainyard</h1>
       ${why && html`<p class="muted" role="status">${why}</p>`}
+      <input type="text" name="username" autocomplete="username" value="token" hidden />
       <label for="token">Token</label>
       <input id="token" name="token" type="password" autocomplete="current-password" required autofocus
         aria-describedby="hint" aria-invalid=${error ? "true" : undefined} />

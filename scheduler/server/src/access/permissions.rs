@@ -106,10 +106,9 @@ pub fn is_page(path: &str) -> bool {
 }
 
 fn is_open_page(path: &str) -> bool {
-    let is_in = |folder: &&str| {
-        path.strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    OPEN_FOLDERS.iter().any(|folder| is_in(&folder))
+    let is_in =
+        |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    OPEN_FOLDERS.iter().any(|folder| is_in(folder))
 }
 
 /// What a request's path needs. What is in no table does not exist, or is an admin's.

@@ -8,7 +8,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::Request;
-use axum::http::Uri;
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use trainyard_proto::pb;
 
 use super::json::{self, Wrong};
 use super::json_body::invalid;
-use super::{connect_error, descriptors, events};
+use super::{connect_error, descriptors, events, unary};
 
 pub const PATH: &str = "/live";
 const METHOD: &str = "/trainyard.v1.ClusterService/WatchCluster";
@@ -47,7 +46,7 @@ impl Live {
             Err(wrong) => return connect_error::answer(&invalid(&wrong)),
         };
         let method = descriptors::method(METHOD).expect("the protocol has it");
-        *request.uri_mut() = Uri::from_static(METHOD);
+        unary::turn_to(&mut request, METHOD);
         let message = place.request().encode_to_vec();
         let answer = method.output();
         let render = move |message: &Bytes| self.render(&answer, &mut place, message);

@@ -6,7 +6,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::{BodyExt as _, Limited};
@@ -58,7 +58,7 @@ async fn log_in(request: Request, next: Next) -> Response {
         return connect_error::answer(&status(Code::InvalidArgument, text, "INVALID_ARGUMENT"));
     };
     let mut asked = Request::from_parts(parts, Body::empty());
-    *asked.uri_mut() = Uri::from_static(WHO_AM_I);
+    unary::turn_to(&mut asked, WHO_AM_I);
     asked.headers_mut().insert(header::AUTHORIZATION, bearer);
     let answer = unary::answer_of(asked, |_| unary::whole(&[]), next).await;
     match answer {
@@ -80,7 +80,8 @@ pub fn identify(request: &mut Request) -> Result<(), Status> {
     }
     let Some(token) = cookie(request.headers()).and_then(bearer) else { return Ok(()) };
     let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !only_reads && !(is_own_page(request.headers()) && is_json(request.headers())) {
+    let is_own_call = || is_own_page(request.headers()) && is_json(request.headers());
+    if !only_reads && !is_own_call() {
         return Err(foreign());
     }
     request.headers_mut().insert(header::AUTHORIZATION, token);

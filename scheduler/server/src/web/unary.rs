@@ -2,7 +2,8 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::BytesMut;
@@ -83,6 +84,15 @@ pub fn as_grpc(request: Request, body: impl FnOnce(Body) -> Body) -> Request {
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     Request::from_parts(parts, body(old))
+}
+
+/// Turns a request to the method at another path; the name that the scheduler was called by stays.
+pub fn turn_to(request: &mut Request, path: &'static str) {
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static(path));
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
 }
 
 /// A whole message as the body of a call.

@@ -91,7 +91,7 @@ function Machine({ machine, jobs, mayOrder: may }) {
   return html`<section class="machine" aria-labelledby=${machine.id}>
     <header>
       <h2 id=${machine.id}>${machine.name}</h2>
-      <${Pill} status=${machine.status} />
+      ${machine.status !== "connected" && html`<${Pill} status=${machine.status} />`}
       <span class="muted facts">${facts.join(" · ")}</span>
       <span class="grow"></span>
       ${may &&

@@ -216,9 +216,9 @@ export function Gpu({ gpu, machine, job, history, may, order }) {
     </div>
     <${Memory} gpu=${gpu} />
     <div class="sparks">
-      <${Figure} name="used" text=${now(gpu.utilizationRatio, percent(gpu.utilizationRatio))} points=${history} of="utilization" low=${0} high=${1} />
-      <${Figure} name="warm" text=${now(gpu.temperatureCelsius, `${gpu.temperatureCelsius} °C`)} points=${history} of="temperature" low=${20} high=${90} />
-      <${Figure} name="drawn" text=${now(gpu.powerWatts, `${Math.round(gpu.powerWatts)} W`)} points=${history} of="power" low=${0} high=${100} />
+      <${Figure} name="load" text=${now(gpu.utilizationRatio, percent(gpu.utilizationRatio))} points=${history} of="utilization" low=${0} high=${1} />
+      <${Figure} name="temp" text=${now(gpu.temperatureCelsius, `${gpu.temperatureCelsius} °C`)} points=${history} of="temperature" low=${20} high=${90} />
+      <${Figure} name="power" text=${now(gpu.powerWatts, `${Math.round(gpu.powerWatts)} W`)} points=${history} of="power" low=${0} high=${100} />
     </div>
     ${gpu.jobId && html`<${Running} id=${gpu.jobId} job=${job} />`}
     ${(gpu.statusReason || gpu.reservedUntil) &&
