@@ -5,13 +5,15 @@ import { stop, useCluster } from "./live.js";
 import { Link, navigation } from "./router.js";
 import { html, useEffect, useState } from "./vendor/preact.js";
 
-const THEMES = ["system", "light", "dark"];
+/** The themes, each with its sign. @type {Record<string, string>} */
+const THEMES = { system: "◐", light: "☀", dark: "☾" };
 
 /** The theme, kept by this browser. */
 function useTheme() {
   const [theme, setTheme] = useState(document.documentElement.dataset.theme || "system");
   const next = () => {
-    const chosen = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+    const names = Object.keys(THEMES);
+    const chosen = names[(names.indexOf(theme) + 1) % names.length];
     if (chosen === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = chosen;
     try {
@@ -94,7 +96,7 @@ export function Layout({ caller, path, onLoggedOut, children }) {
       <span class="grow"></span>
       <${Connection} />
       <button type="button" class="plain" onClick=${next} aria-label=${`Theme: ${theme}`} title=${`Theme: ${theme}`}>
-        ${{ system: "◐", light: "☀", dark: "☾" }[theme]}
+        ${THEMES[theme]}
       </button>
       ${caller?.user &&
       html`<span class="who" title=${(caller.role || "").toLowerCase()}>${caller.user}</span>

@@ -26,7 +26,9 @@ let retry;
 const looked = new Map();
 /** @type {Map<string, any>} */
 let agents = new Map();
-/** @type {{ state: "connecting" | "live" | "away", message: string }} */
+/** @typedef {"connecting" | "live" | "away"} LinkState */
+
+/** @type {{ state: LinkState, message: string }} */
 let link = { state: "connecting", message: "" };
 
 /** @type {Set<() => void>} */
@@ -38,7 +40,7 @@ function changed() {
   for (const watcher of watchers) watcher();
 }
 
-/** @param {typeof link.state} state @param {string} [message] */
+/** @param {LinkState} state @param {string} [message] */
 function setLink(state, message = "") {
   if (link.state === state && link.message === message) return;
   link = { state, message };

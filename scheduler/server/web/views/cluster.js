@@ -50,6 +50,7 @@ const order = (method, message) => attempt(async () => put(await call(`ClusterSe
 export function Cluster({ caller }) {
   const { agents, link } = useCluster();
   const jobs = useRunningJobs();
+  /** @type {any[]} */
   const machines = useMemo(() => [...agents.values()].sort((one, other) => one.name.localeCompare(other.name)), [agents]);
   const gpus = machines.flatMap((machine) => machine.gpus || []);
   const count = (/** @type {(status: string) => boolean} */ is) => gpus.filter((gpu) => is(gpu.status)).length;

@@ -92,9 +92,10 @@ function Spark({ points, low, high }) {
   const y = (/** @type {number} */ value) => (HEIGHT - 1 - ((HEIGHT - 2) * (value - low)) / (high - low || 1)).toFixed(1);
   const shown = points.filter(([time]) => time >= now - HOUR);
   const path = shown.map(([time, value], at) => `${at ? "L" : "M"}${x(time)} ${y(value)}`).join("");
+  const area = shown.length > 1 && `${path}V${HEIGHT}H${x(shown[0][0])}Z`;
   return html`<svg class="spark" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
     <path class="base" d=${`M0 ${HEIGHT - 0.5}H${WIDTH}`} />
-    ${shown.length > 1 && html`<path class="curve" d=${path} />`}
+    ${area && html`<path class="area" d=${area} /><path class="curve" d=${path} />`}
   </svg>`;
 }
 
