@@ -87,10 +87,11 @@ function again(own, error) {
   tries += 1;
   retry = setTimeout(async () => {
     try {
-      // Whoever is not known any more is asked to log in.
-      await call("AccessService/WhoAmI");
+      // A stream that is refused does not say why. Whoever is not known any more is asked to log in.
+      await call("ClusterService/ListAgents", { pageSize: 1 });
     } catch (cause) {
       if (cause instanceof ApiError && cause.code === "unauthenticated") return stop();
+      if (cause instanceof ApiError) setLink("away", cause.message);
     }
     open();
   }, wait);

@@ -10,9 +10,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::{BodyExt as _, Limited};
+use prost::Message as _;
 use serde::Deserialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+use trainyard_proto::pb;
 
 use super::{connect_error, is_json, unary};
 use crate::refusal::details;
@@ -63,11 +65,19 @@ async fn log_in(request: Request, next: Next) -> Response {
     let answer = unary::answer_of(asked, |_| unary::whole(&[]), next).await;
     match answer {
         Err(status) => connect_error::answer(&status),
+        Ok(caller) if is_machine(&caller) => {
+            let text = "machines join with this token; people log in with one of their own, which an admin makes them";
+            connect_error::answer(&status(Code::PermissionDenied, text, "ROLE_REQUIRED"))
+        }
         Ok(caller) => {
             let answer = unary::json_answer(WHO_AM_I, &caller);
             with_cookie_set(answer, login.token.trim(), DAYS * 24 * 3600)
         }
     }
+}
+
+fn is_machine(caller: &[u8]) -> bool {
+    pb::Caller::decode(caller).is_ok_and(|caller| caller.role() == pb::AccessRole::Agent)
 }
 
 /// Gives a request with a cookie its token.

@@ -87,9 +87,11 @@ pub fn as_grpc(request: Request, body: impl FnOnce(Body) -> Body) -> Request {
 }
 
 /// Turns a request to the method at another path; the name that the scheduler was called by stays.
-pub fn turn_to(request: &mut Request, path: &'static str) {
+pub fn turn_to(request: &mut Request, path: &str) {
     let mut parts = request.uri().clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::from_static(path));
+    // The query says nothing to the method; the gate looks for what should not be in it.
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    parts.path_and_query = PathAndQuery::try_from(format!("{path}{query}")).ok();
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }

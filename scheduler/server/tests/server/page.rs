@@ -122,6 +122,9 @@ async fn wrong_tokens_are_refused_and_slowed_down_at_the_login_too() {
             "{body}"
         );
     }
+    let joining = json!({ "token": scheduler.token("", pb::AccessRole::Agent).await }).to_string();
+    let answer = browser.send("POST", "/session", &[JSON, OWN], &joining).await;
+    assert_eq!((answer.status, answer.header("set-cookie")), (403, ""), "{}", answer.text());
     let wrong = json!({ "token": trainyard_access::Token::make(scheduler.admin().pin).unwrap().reveal() })
         .to_string();
     loop {
