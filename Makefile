@@ -13,7 +13,7 @@ CHECK_MONITORING := deploy/monitoring/check.py .tools/prometheus/promtool && dep
 PYTHON_STUBS := cd python && $(PYTHON)/python -m build_parts.stubs src
 PACK_WHEEL := PATH=$(PYTHON):$$PATH $(PYTHON)/python -m build --wheel --no-isolation --outdir target/wheel python
 
-.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-packages test-setup test-cgroup test-python test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
+.PHONY: help setup build deb demo test test-waiting test-computing test-sim test-export test-faults test-golden test-gpu test-deploy test-packages test-setup test-cgroup test-python test-web test-wheel gpu-bundle wheel lint bench bench-placement images test-kubernetes-manifests images-for-tests test-compose test-kubernetes test-monitoring clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -32,14 +32,14 @@ demo: setup ## A whole local cluster trains on a small generated data set and sh
 	cargo build --locked --workspace
 	@deploy/demo.sh
 
-# Two at a time: tests that mostly wait for processes, tests that mostly compute, and those of Python. Tests that train run
+# Two at a time: tests that mostly wait for processes, tests that mostly compute, Python's, those in a browser. Tests that train run
 # two at a time, since libtorch takes all cores. Unit tests run one at a time: libtorch has one generator of random
 # numbers for a process. The fuzzer runs alone, since it measures the memory of its process.
 # A test program that is not named here is found by the tidy test.
 ALL := cargo test --locked --workspace
 test: setup $(GOLDEN)/unpacked ## Every test, with real Redis, libtorch and processes
 	cargo build --locked --workspace --lib --bins --tests
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing test-python
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing test-python test-web
 	deploy/gpu/bundle.sh debug
 	TRAINYARD_GPU_REHEARSAL=$(CURDIR)/target/debug/libsimulated_gpu.so TORCH_LIB=$(CURDIR)/.libtorch/torch/lib target/gpu-bundle/run.sh
 	$(ALL) --doc
@@ -65,6 +65,9 @@ test-computing:
 test-python: ## The Python client against clusters of the programs in target/debug, in a minute
 	@$(PYTHON_STUBS)
 	cd python && PYTHONPATH=src $(PYTHON)/python -m pytest
+
+test-web: ## The page in a real browser, against clusters of the programs in target/debug, in a minute
+	$(PYTHON)/python -m pytest -p no:cacheprovider tests/web
 
 # As root: each system is a folder, and what is mounted in it goes with the test.
 test-wheel: wheel ## The wheel in fresh Debian 12, 13, Ubuntu 22.04, 24.04: pip, a cluster, a job, its weights; needs root and debootstrap
@@ -125,7 +128,8 @@ lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences an
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	@$(PYTHON_STUBS)
-	cd python && $(PYTHON)/ruff format --check . && $(PYTHON)/ruff check . && $(PYTHON)/mypy && $(PYTHON)/mypy --platform win32 src/trainyard
+	cd python && $(PYTHON)/ruff format --check . ../tests/web && $(PYTHON)/ruff check . ../tests/web && $(PYTHON)/mypy && $(PYTHON)/mypy --platform win32 src/trainyard
+	cd tests/web && $(PYTHON)/mypy --config-file ../../python/pyproject.toml *.py
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json
 	@deploy/bench.sh

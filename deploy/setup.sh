@@ -21,6 +21,7 @@ PYTHON_TOOLS=(
     tomli==2.5.0 typing-extensions==4.16.0 pandas==2.3.3
     mypy==2.4.1 types-protobuf==7.35.1.20260906 types-grpcio==1.85.0.20261028
     pytest==9.2.0 pytest-xdist==3.8.0 ruff==0.17.5
+    playwright==1.65.2 axe-playwright-python==0.1.8
 )
 ONNXRUNTIME=1.32.0
 KUBECTL=1.37.1
@@ -191,6 +192,18 @@ install_python_tools() {
     echo "${PYTHON_TOOLS[*]}" >$stamp
 }
 
+# A browser for the tests of the page. Where the distribution has no package but a snap, Playwright fetches its own.
+install_browser() {
+    command -v chromium >/dev/null && return
+    if grep -qE '^ID(_LIKE)?=.*ubuntu' /etc/os-release 2>/dev/null; then
+        say "installing Playwright's Chromium"
+        as_root .tools/python/bin/playwright install-deps chromium >/dev/null
+        .tools/python/bin/playwright install --only-shell chromium >/dev/null
+    else
+        apt_install chromium
+    fi
+}
+
 # kubectl, which renders the manifests, and the schemas of every Kubernetes, for the test of deploy/kubernetes.
 install_kubernetes_tools() {
     local stamp=.tools/kubernetes/installed want="$KUBECTL $KUBERNETES_SCHEMAS"
@@ -245,6 +258,7 @@ install_libtorch
 install_grpcurl
 install_onnx
 install_python_tools
+install_browser
 install_kubernetes_tools
 install_prometheus
 install_seaweedfs

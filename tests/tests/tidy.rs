@@ -163,6 +163,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "server",
             "http",
+            "web",
             "grpc",
             "listener",
             "access",

@@ -10,6 +10,7 @@
 
 mod acks;
 mod census;
+mod changed_jobs;
 mod follower;
 mod handle;
 mod lease;
@@ -46,6 +47,7 @@ use crate::job_archive;
 use crate::store::{Campaigned, Candidate, Store, StoreError};
 use acks::without_old_acks;
 pub use census::Census;
+pub use changed_jobs::ChangedJobs;
 use follower::Follower;
 pub use handle::{Handle, RequestError, Unavailable};
 use lease::Lease;
@@ -116,6 +118,7 @@ struct Leadership {
     core: Core,
     sessions: BTreeMap<AgentId, OpenSession>,
     watchers: BTreeMap<JobId, watch::Sender<EventMark>>,
+    changed_jobs: ChangedJobs,
     /// Sessions that ended by themselves, to be told to the core.
     closed: Vec<(AgentId, Session)>,
     /// Histories on their way to disk; the core asks for few at a time.
@@ -446,6 +449,7 @@ impl Driver {
         let now = self.clock.now();
         for write in &transaction.writes {
             leadership.metrics.written(write, &leadership.core);
+            leadership.changed_jobs.written(write);
             match write {
                 Write::Job(record) => leadership.wake(record.id, EventMark::of(record)),
                 Write::Progress(progress) => {
@@ -484,8 +488,8 @@ impl Driver {
             let (store, blobs) = (Arc::clone(&self.store), self.blobs.clone());
             leadership.archives.spawn(job_archive::archive(store, blobs, record));
         }
-        let Leadership { core, watchers, metrics, .. } = leadership;
-        let mut state = StateView { core, now, elsewhere: None, watchers, metrics };
+        let Leadership { core, watchers, changed_jobs, metrics, .. } = leadership;
+        let mut state = StateView { core, now, elsewhere: None, watchers, changed_jobs, metrics };
         for PendingReply { reply, result } in transaction.replies {
             match reply {
                 Reply::Job(reply) => {
@@ -538,12 +542,14 @@ impl Leadership {
         let (sessions, watchers) = Default::default();
         let (closed, archives) = Default::default();
         let (event_archives, archiving_events, metrics) = Default::default();
+        let changed_jobs = ChangedJobs::default();
         Self {
             leader,
             lease,
             core,
             sessions,
             watchers,
+            changed_jobs,
             closed,
             archives,
             event_archives,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use crate::grpc::ApiError;
 use crate::refusal;
 use crate::telemetry::Recorder;
 use crate::tls::Authority;
+use crate::web;
 
 /// How long the driver or the disk of blobs may take to answer a page that can do without.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -90,12 +91,16 @@ pub async fn not_found(request: Request) -> Response {
     }
 }
 
-async fn root() -> String {
-    format!(
+async fn root(headers: HeaderMap) -> Response {
+    if web::wants_page(&headers) {
+        return web::page(&headers);
+    }
+    let text = format!(
         "Trainyard scheduler {}: gRPC (trainyard.v1, with reflection) and /metrics, /healthz, /readyz are on \
-         this port; `yard jobs` lists jobs.\n",
+         this port, and a page for browsers; `yard jobs` lists jobs.\n",
         env!("CARGO_PKG_VERSION")
-    )
+    );
+    ([(header::VARY, "accept")], text).into_response()
 }
 
 async fn readyz(State(pages): State<Pages>) -> Response {

@@ -26,3 +26,4 @@ pub mod store;
 mod stored_text;
 pub mod telemetry;
 pub mod tls;
+mod web;

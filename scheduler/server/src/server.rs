@@ -35,11 +35,12 @@ use crate::config::{Config, ConfigError, SERVICE, SecurityMode};
 use crate::data_checks::DataChecks;
 use crate::driver::{DiskProblem, Driver, Limits, Role, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
+use crate::grpc::ClusterFeed;
 use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
 use crate::tls::TlsError;
-use crate::{grpc, http, listener};
+use crate::{grpc, http, listener, web};
 pub use issued_tokens::{Issue, IssueError, issue_token};
 pub use redis_address::RedisAddressError;
 use redis_address::redis_address;
@@ -148,6 +149,7 @@ impl Server {
             content,
             closing: closing.clone(),
             tasks,
+            feed: ClusterFeed::default(),
             heartbeat: config.heartbeat,
             lease: config.lease,
             max_message_bytes: (config.max_message_mib as usize) << 20,
@@ -163,9 +165,12 @@ impl Server {
         let pages =
             http::Pages { driver: handle, role: role_of_pages, telemetry: recorder, blobs, authority };
         let probes = pages.clone().probes();
-        let routes = pages.router().merge(services.prepare().into_axum_router()).fallback(http::not_found);
+        let routes = pages.router().merge(web::pages()).merge(services.prepare().into_axum_router());
+        let routes = routes.fallback(http::not_found);
         let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
         let routes = routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce));
+        let (limit, is_secure) = (context.max_message_bytes, acceptor.is_some());
+        let routes = web::layered(routes, web::Edge { limit, is_secure, live: web::Live::default() });
         let encryption = acceptor.map(|acceptor| {
             let plaintext = probes.merge(grpc::refuse_plaintext()).fallback(http::plaintext_refused);
             listener::Encryption { acceptor, plaintext }

@@ -431,6 +431,15 @@ impl ClusterService for Fake {
     ) -> Result<Response<pb::GetTelemetryResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
+
+    type WatchClusterStream = Answers<pb::ClusterEvent>;
+
+    async fn watch_cluster(
+        &self,
+        _request: Request<pb::WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
 }
 
 #[tonic::async_trait]

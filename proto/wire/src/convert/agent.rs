@@ -290,7 +290,7 @@ pub fn gpus(gpus: &[Gpu], telemetry: &[GpuTelemetry]) -> Vec<pb::Gpu> {
     gpus.iter().map(|gpu| gpu_message(gpu, find(gpu))).collect()
 }
 
-/// One GPU with what it does now. `job_id` is the scheduler's to fill in.
+/// One GPU with what it does now. `job_id`, `status` and its reason are the scheduler's to fill in.
 pub fn gpu_message(gpu: &Gpu, telemetry: Option<&GpuTelemetry>) -> pb::Gpu {
     let capability = gpu.compute_capability.map(|(major, minor)| format!("{major}.{minor}"));
     pb::Gpu {
@@ -313,6 +313,8 @@ pub fn gpu_message(gpu: &Gpu, telemetry: Option<&GpuTelemetry>) -> pb::Gpu {
         pcie_link_width_max: telemetry.and_then(|reading| reading.pcie_link_width_max),
         unavailable: telemetry.and_then(|reading| reading.unavailable.as_ref()).map(Into::into),
         reserved_until: None,
+        status: String::new(),
+        status_reason: String::new(),
     }
 }
 

@@ -78,7 +78,7 @@ pub fn of_a_page(found: &FromPage) -> Status {
         FromPage::Foreign(origin) => {
             format!("a page of `{origin}` is none of this scheduler's, and calls nothing here")
         }
-        FromPage::Form => "methods are called by gRPC, with a content-type of application/grpc".to_owned(),
+        FromPage::Form => "methods are called by gRPC or with JSON, with a content-type of application/grpc or application/json".to_owned(),
     };
     status(Code::PermissionDenied, &text, "FOREIGN_PAGE", [])
 }

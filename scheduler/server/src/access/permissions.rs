@@ -65,6 +65,7 @@ pub const METHODS: &[Method] = &[
     changes("ClusterService/ClearGpu", Needs::User),
     reads("ClusterService/ListRates"),
     reads("ClusterService/GetTelemetry"),
+    reads("ClusterService/WatchCluster"),
     changes("DatasetService/PushDataset", Needs::User),
     reads("DatasetService/ListDatasets"),
     Method { name: "DatasetService/GetDataset", needs: Needs::ViewerOrAgent, is_audited: false },
@@ -94,12 +95,21 @@ pub const PAGES: &[(&str, Needs)] = &[
     ("/metrics", Needs::Viewer),
 ];
 
+/// What browsers load before anybody has logged in: the page's files, and addresses that show the page.
+const OPEN_FOLDERS: [&str; 7] = ["/assets", "/queue", "/jobs", "/compare", "/data", "/new", "/login"];
+
 /// Services of others that need no token.
 const OPEN_SERVICES: [&str; 2] = ["/grpc.health.v1.", "/grpc.reflection."];
 
 /// Whether a path is an HTTP page's.
 pub fn is_page(path: &str) -> bool {
-    PAGES.iter().any(|(page, _)| *page == path)
+    PAGES.iter().any(|(page, _)| *page == path) || is_open_page(path)
+}
+
+fn is_open_page(path: &str) -> bool {
+    let is_in =
+        |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    OPEN_FOLDERS.iter().any(|folder| is_in(folder))
 }
 
 /// What a request's path needs. What is in no table does not exist, or is an admin's.
@@ -109,7 +119,7 @@ pub fn of_path(path: &str) -> Method {
         return known.copied().unwrap_or(Method { name: "", needs: Needs::Admin, is_audited: false });
     }
     let page = PAGES.iter().find(|(page, _)| *page == path).map(|(_, needs)| *needs);
-    let is_open = OPEN_SERVICES.iter().any(|service| path.starts_with(service));
+    let is_open = is_open_page(path) || OPEN_SERVICES.iter().any(|service| path.starts_with(service));
     let needs = page.unwrap_or(if is_open { Needs::Nothing } else { Needs::Viewer });
     Method { name: "", needs, is_audited: false }
 }
@@ -184,6 +194,8 @@ mod tests {
     fn what_is_in_no_table_is_not_open() {
         assert_eq!(of_path("/trainyard.v1.JobService/Unknown").needs, Needs::Admin);
         assert_eq!(of_path("/api/jobs").needs, Needs::Viewer);
+        assert_eq!(of_path("/jobs/0199").needs, Needs::Nothing);
+        assert_eq!(of_path("/jobsite").needs, Needs::Viewer);
         assert_eq!(of_path("/grpc.health.v1.Health/Check").needs, Needs::Nothing);
         assert_eq!(of_path("/healthz").needs, Needs::Nothing);
     }

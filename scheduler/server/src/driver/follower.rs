@@ -15,6 +15,7 @@ use tracing::warn;
 use trainyard_scheduler_core::{Core, CoreConfig};
 use trainyard_types::JobId;
 
+use super::changed_jobs::ChangedJobs;
 use super::message::{Audience, Message, Question};
 use super::metrics::DriverMetrics;
 use super::state_view::{EventMark, StateView};
@@ -87,7 +88,8 @@ impl Follower {
         let (Some(view), Some(leader)) = (&self.view, &self.leader) else { return };
         let now = self.clock.now();
         let (core, watchers, metrics) = (&view.core, &mut self.watchers, &DriverMetrics::default());
-        let mut state = StateView { core, now, watchers, elsewhere: Some(leader), metrics };
+        let changed_jobs = &mut ChangedJobs::default();
+        let mut state = StateView { core, now, watchers, changed_jobs, elsewhere: Some(leader), metrics };
         for question in self.waiting.drain(..) {
             question(&mut state);
         }

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use trainyard_scheduler_core::{Accepted, Core, JobRecord, Refusal, Subject, Waiting};
 use trainyard_types::{JobId, Time};
 
+use super::changed_jobs::ChangedJobs;
 use super::metrics::DriverMetrics;
 
 /// A job with why it waits.
@@ -41,6 +42,8 @@ pub struct StateView<'a> {
     /// Where the leader is, if this is a standby's view.
     pub elsewhere: Option<&'a str>,
     pub(super) watchers: &'a mut BTreeMap<JobId, watch::Sender<EventMark>>,
+    /// The leader's; a standby has none.
+    pub changed_jobs: &'a mut ChangedJobs,
     /// What the leader has counted.
     pub(super) metrics: &'a DriverMetrics,
 }

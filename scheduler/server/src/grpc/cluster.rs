@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use trainyard_proto::pb::{self, cluster_service_server::ClusterService};
 use trainyard_scheduler_core::{AgentState, AgentView, Event};
@@ -9,7 +10,7 @@ use trainyard_types::GpuUuid;
 
 use super::page::Page;
 use super::status::{ApiError, not_there};
-use super::{Context, about, telemetry, translate};
+use super::{Context, about, telemetry, translate, watch_cluster};
 use crate::access::Caller;
 use crate::driver::StateView;
 
@@ -43,7 +44,8 @@ fn list(state: &StateView<'_>, page: &Page) -> pb::ListAgentsResponse {
     pb::ListAgentsResponse { agents, next_page_token }
 }
 
-fn shown(state: &StateView<'_>, view: &AgentView<'_>) -> pb::Agent {
+/// An agent as people see it.
+pub(super) fn shown(state: &StateView<'_>, view: &AgentView<'_>) -> pb::Agent {
     let version = &view.record.version;
     let is_other = view.state == AgentState::Connected && !version.is_empty() && version != OWN_VERSION;
     let notice = is_other.then(|| {
@@ -280,5 +282,15 @@ impl ClusterService for Cluster {
         request: Request<pb::GetTelemetryRequest>,
     ) -> Result<Response<pb::GetTelemetryResponse>, Status> {
         Ok(Response::new(telemetry::get(&self.0, request.into_inner()).await?))
+    }
+
+    type WatchClusterStream = ReceiverStream<Result<pb::ClusterEvent, Status>>;
+
+    async fn watch_cluster(
+        &self,
+        request: Request<pb::WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        let caller = Caller::of(&request);
+        Ok(Response::new(watch_cluster::watch(&self.0, caller, request.into_inner()).await?))
     }
 }

@@ -386,17 +386,27 @@ impl JobService for Jobs {
         request: Request<pb::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let caller = Caller::of(&request);
-        let pb::WatchJobRequest { job_id, cursor, history_only } = request.into_inner();
-        let subscribe = move |state: &mut StateView<'_>| {
-            let job = find_job(state, &job_id, &caller)?;
-            let first = state.core.job(job).map(|record| record.first_event());
-            let watched = first.zip(state.watch(job)).map(|(first, marks)| (job, first, marks));
-            watched.ok_or_else(|| ApiError::no_job(&job))
-        };
-        let (job, first, marks) = self.0.driver.ask(subscribe).await.map_err(ApiError::from)??;
-        let (events, stream) = mpsc::channel(WATCH_BACKLOG);
-        let watcher = Watcher { context: self.0.clone(), job, cursor, history_only, marks, first, events };
-        self.0.tasks.spawn(watcher.run());
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let (_, stream) = watch(&self.0, caller, request.into_inner()).await?;
+        Ok(Response::new(stream))
     }
+}
+
+/// Follows a job, whose whole id comes with its events.
+pub(super) async fn watch(
+    context: &Context,
+    caller: Caller,
+    request: pb::WatchJobRequest,
+) -> Result<(JobId, ReceiverStream<Result<pb::JobEvent, Status>>), ApiError> {
+    let pb::WatchJobRequest { job_id, cursor, history_only } = request;
+    let subscribe = move |state: &mut StateView<'_>| {
+        let job = find_job(state, &job_id, &caller)?;
+        let first = state.core.job(job).map(|record| record.first_event());
+        let watched = first.zip(state.watch(job)).map(|(first, marks)| (job, first, marks));
+        watched.ok_or_else(|| ApiError::no_job(&job))
+    };
+    let (job, first, marks) = context.driver.ask(subscribe).await??;
+    let (events, stream) = mpsc::channel(WATCH_BACKLOG);
+    let watcher = Watcher { context: context.clone(), job, cursor, history_only, marks, first, events };
+    context.tasks.spawn(watcher.run());
+    Ok((job, ReceiverStream::new(stream)))
 }

@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod artifacts;
 mod cluster;
+mod cluster_feed;
 mod data_check;
 mod datasets;
 pub mod deadlines;
@@ -12,9 +13,11 @@ mod job_content;
 mod job_groups;
 mod jobs;
 mod page;
+mod slot_status;
 mod status;
 mod telemetry;
 mod translate;
+mod watch_cluster;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +47,7 @@ use crate::store::{AccessStore, Store};
 use crate::telemetry::Recorder;
 
 pub use access::Parts as AccessParts;
+pub use cluster_feed::ClusterFeed;
 pub use datasets::jobs_that_need;
 pub use status::ApiError;
 
@@ -67,6 +71,8 @@ pub struct Context {
     /// Cancelled when the scheduler shuts down: streams end.
     pub closing: CancellationToken,
     pub tasks: TaskTracker,
+    /// What changes in the cluster, for those who watch it.
+    pub feed: ClusterFeed,
     pub heartbeat: Duration,
     pub lease: Duration,
     /// Largest message taken in, in bytes.

@@ -87,7 +87,11 @@ pub async fn get(
     let (agent, gpu, now) = context.driver.ask(ask).await??;
     let end = request.end_time.map_or(Time(now.0.saturating_add(1)), parse_timestamp);
     let start = request.start_time.map_or(Time(end.0.saturating_sub(RECENT_MS)), parse_timestamp);
-    let mut samples = read(&*context.store, agent, now, start..end).await?;
+    let mut samples = if request.by_minute {
+        context.store.telemetry(agent, Resolution::Minutes, start..end, PAGE + 1).await?
+    } else {
+        read(&*context.store, agent, now, start..end).await?
+    };
     let next = samples.get(PAGE).map(|first_left_out| first_left_out.time);
     if let Some(next) = next {
         samples.retain(|sample| sample.time < next);

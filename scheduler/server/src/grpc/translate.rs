@@ -10,6 +10,7 @@ use trainyard_scheduler_core::{
 use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
 
+use super::slot_status;
 use crate::driver::JobView;
 use crate::mfu::mfu_of;
 
@@ -181,18 +182,19 @@ pub fn agent(view: &AgentView<'_>, notices: Vec<String>) -> pb::Agent {
         let reserved_until = view.record.reserved.get(&gpu.uuid).copied().map(timestamp);
         let job_id = job_on(Slot::Gpu(gpu.uuid.clone()));
         let told = gpu_message(gpu, view.reading(&gpu.uuid));
-        let unavailable = told.unavailable.clone().or_else(|| closed(view, &Slot::Gpu(gpu.uuid.clone())));
-        pb::Gpu { job_id, reserved_until, unavailable, ..told }
+        let slot = Slot::Gpu(gpu.uuid.clone());
+        let unavailable = told.unavailable.clone().or_else(|| closed(view, &slot));
+        let (status, status_reason) = slot_status::of(view, &slot, unavailable.as_ref());
+        let status_reason = slot_status::or_throttle(status_reason, &told.throttle_reasons);
+        pb::Gpu { job_id, reserved_until, unavailable, status: status.to_owned(), status_reason, ..told }
     });
     let fitness = &view.status.fitness;
-    let cpu_slots = (0..inventory.cpu_slots).map(|index| pb::CpuSlot {
-        index,
-        job_id: job_on(Slot::Cpu(index)),
-        unavailable: fitness
-            .cpu_unavailable
-            .as_ref()
-            .map(Into::into)
-            .or_else(|| closed(view, &Slot::Cpu(index))),
+    let cpu_slots = (0..inventory.cpu_slots).map(|index| {
+        let slot = Slot::Cpu(index);
+        let told = fitness.cpu_unavailable.as_ref().map(Into::into);
+        let unavailable = told.or_else(|| closed(view, &slot));
+        let (status, status_reason) = slot_status::of(view, &slot, unavailable.as_ref());
+        pb::CpuSlot { index, job_id: job_on(slot), unavailable, status: status.to_owned(), status_reason }
     });
     pb::Agent {
         id: view.record.id.to_string(),
@@ -213,6 +215,7 @@ pub fn agent(view: &AgentView<'_>, notices: Vec<String>) -> pb::Agent {
         libtorch_version: fitness.libtorch_version.clone(),
         clock_offset: view.clock_offset_ms().map(signed),
         notices,
+        status: slot_status::of_agent(view).to_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod s3;
 pub mod secure;
+pub mod web;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

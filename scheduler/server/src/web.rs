@@ -1,0 +1,99 @@
+//! The edge for browsers and scripts: the page, calls of the API as JSON, streams as server-sent events.
+//!
+//! Each call is turned into a call of gRPC before anybody looks at it, and its answer back: who may call, limits, deadlines and
+//! the audit are those of gRPC. Must not know: jobs, agents, or what any method does.
+
+mod assets;
+mod connect_error;
+mod descriptors;
+mod events;
+mod framing;
+mod json;
+mod json_body;
+mod leftover;
+mod live;
+mod session;
+mod unary;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+
+pub use assets::{page, wants_page};
+pub use live::Live;
+
+/// What there is to look at.
+pub fn pages() -> Router {
+    let pages = PAGES.iter().fold(Router::new(), |router, path| {
+        router.route(path, get(deep_link)).route(&format!("{path}/{{*rest}}"), get(deep_link))
+    });
+    pages.route("/assets/{version}/{*path}", get(assets::file))
+}
+
+/// Addresses inside the page, which people bookmark and send each other.
+const PAGES: &[&str] = &["/queue", "/jobs", "/compare", "/data", "/new", "/login"];
+
+async fn deep_link(request: Request) -> Response {
+    if assets::wants_page(request.headers()) {
+        return assets::page(request.headers());
+    }
+    (StatusCode::NOT_FOUND, "this is an address for browsers; programs call methods, as `/` says\n")
+        .into_response()
+}
+
+/// Routes of gRPC that browsers and scripts may call, too.
+pub fn layered(routes: Router, edge: Edge) -> Router {
+    let edge = Arc::new(edge);
+    let speak = move |request, next| speak_json(Arc::clone(&edge), request, next);
+    // Around the routes, since addresses change on the way there.
+    let around = Router::new().fallback_service(routes);
+    around.layer(middleware::from_fn(speak)).layer(middleware::from_fn(leftover::drain))
+}
+
+/// What the edge goes by.
+pub struct Edge {
+    /// The longest message in bytes.
+    pub limit: usize,
+    /// Whether connections are encrypted and callers are asked who they are: then cookies count.
+    pub is_secure: bool,
+    pub live: Live,
+}
+
+/// Takes calls as JSON where that is what comes.
+async fn speak_json(edge: Arc<Edge>, mut request: Request, next: Next) -> Response {
+    if edge.is_secure {
+        if request.uri().path() == session::PATH {
+            return session::change(request, next).await;
+        }
+        if let Err(status) = session::identify(&mut request) {
+            return connect_error::answer(&status);
+        }
+    }
+    let path = request.uri().path();
+    let is_get = request.method() == Method::GET;
+    if is_get && path == live::PATH {
+        return edge.live.clone().follow(request, next).await;
+    }
+    if !path.starts_with(descriptors::PATH_START) {
+        return next.run(request).await;
+    }
+    if is_get {
+        return events::follow(request, next).await;
+    }
+    if request.method() == Method::POST && is_json(request.headers()) {
+        return unary::call(edge.limit, request, next).await;
+    }
+    next.run(request).await
+}
+
+/// Whether a body is JSON, by its own word.
+fn is_json(headers: &HeaderMap) -> bool {
+    let content = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let media = content.split(|byte| *byte == b';').next().unwrap_or_default();
+    media.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}

@@ -1,0 +1,92 @@
+// @ts-check
+/** Calls of the API, as JSON: the same methods that `yard` and scripts call. */
+
+/** A violation of one field of a message. @typedef {{ field: string, description: string }} Violation */
+
+/** A call that was refused, in the server's words. */
+export class ApiError extends Error {
+  /** @param {number} status @param {{ code?: string, message?: string, details?: { type: string, debug?: any }[] }} body */
+  constructor(status, body) {
+    super(body.message || `the scheduler answered with status ${status}`);
+    this.name = "ApiError";
+    /** As in `not_found`. */
+    this.code = body.code || "unknown";
+    this.details = body.details || [];
+  }
+
+  /** Every field that is wrong. @returns {Violation[]} */
+  get violations() {
+    return this.details.flatMap((detail) => detail.debug?.fieldViolations || []);
+  }
+
+  /** As in `TOKEN_EXPIRED`. @returns {string} */
+  get reason() {
+    return this.details.find((detail) => detail.type === "google.rpc.ErrorInfo")?.debug?.reason || "";
+  }
+}
+
+/** The scheduler cannot be reached. */
+export class Unreachable extends Error {}
+
+/** @type {(error: ApiError) => void} */
+let onUnauthenticated = () => {};
+
+/** Is told of each call that nobody is known for. @param {(error: ApiError) => void} listener */
+export function setUnauthenticated(listener) {
+  onUnauthenticated = listener;
+}
+
+/**
+ * Asks by HTTP, and reads JSON.
+ * @param {string} path @param {RequestInit} options @returns {Promise<any>}
+ */
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (cause) {
+    if (options.signal?.aborted) throw cause;
+    throw new Unreachable("the scheduler cannot be reached");
+  }
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new ApiError(response.status, body);
+  return body;
+}
+
+/**
+ * Calls a method such as `JobService/ListJobs`.
+ * @param {string} method @param {object} [message] @param {{ signal?: AbortSignal }} [options]
+ * @returns {Promise<any>} The answer; fields with default values are left out, 64-bit integers are strings.
+ */
+export async function call(method, message = {}, { signal } = {}) {
+  const headers = { "content-type": "application/json", "connect-protocol-version": "1" };
+  try {
+    return await ask(`/trainyard.v1.${method}`, { method: "POST", headers, body: JSON.stringify(message), signal });
+  } catch (error) {
+    if (error instanceof ApiError && error.code === "unauthenticated") onUnauthenticated(error);
+    throw error;
+  }
+}
+
+/** Every item of a list that comes in pages. @param {string} method @param {object} message @param {string} field */
+export async function callAll(method, message, field, most = 5000) {
+  /** @type {any[]} */
+  const all = [];
+  let pageToken = "";
+  do {
+    const answer = await call(method, { ...message, pageToken, pageSize: 1000 });
+    all.push(...(answer[field] || []));
+    pageToken = answer.nextPageToken || "";
+  } while (pageToken && all.length < most);
+  return all;
+}
+
+/** The token becomes a cookie that scripts cannot read. @param {string} token */
+export function logIn(token) {
+  const headers = { "content-type": "application/json" };
+  return ask("/session", { method: "POST", headers, body: JSON.stringify({ token }) });
+}
+
+export async function logOut() {
+  await fetch("/session", { method: "DELETE" });
+}

@@ -1,0 +1,44 @@
+// @ts-check
+/** Figures with their units. No sentences: those are the server's. */
+
+/** @param {number | string} mib */
+export function gib(mib) {
+  return (Number(mib) / 1024).toFixed(1);
+}
+
+/** @param {number | undefined} ratio From 0 to 1. */
+export function percent(ratio) {
+  return ratio === undefined ? "–" : `${Math.round(ratio * 100)} %`;
+}
+
+/** `RTX 4090` of `NVIDIA GeForce RTX 4090`. @param {string} model */
+export function shortModel(model) {
+  return model.replace(/^NVIDIA (GeForce )?/, "");
+}
+
+/** Seconds in the two largest units. @param {number} seconds */
+export function span(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+}
+
+/** A duration of the API, such as `12.5s`, in seconds. @param {string | undefined} text */
+export function seconds(text) {
+  return text ? Number.parseFloat(text) : undefined;
+}
+
+/** When, by this browser's clock: the time today, else with the day. @param {string} time */
+export function clock(time) {
+  const at = new Date(time);
+  const hours = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  if (at.toDateString() === new Date().toDateString()) return hours;
+  return `${at.toLocaleDateString([], { day: "numeric", month: "short" })}, ${hours}`;
+}
+
+/** The start of an id that people say. @param {string} id */
+export function shortId(id) {
+  return id.replaceAll("-", "").slice(0, 12);
+}

@@ -1,0 +1,118 @@
+// @ts-check
+/** Every machine and GPU: what it is, does and did in the last hour, and the orders that one can give. */
+import { call, callAll } from "../api.js";
+import { attempt } from "../layout.js";
+import { onJobs, put, useCluster } from "../live.js";
+import { gib, span } from "../units.js";
+import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
+import { Gpu, Pill, Running, useHistory } from "./gpu.js";
+
+const GOES_ON = ["STARTING", "RUNNING"];
+
+/** The jobs that run, by id. @returns {Map<string, any>} */
+function useRunningJobs() {
+  const [jobs, setJobs] = useState(/** @type {Map<string, any>} */ (new Map()));
+  useEffect(() => {
+    const stop = new AbortController();
+    const list = () =>
+      attempt(async () => {
+        const all = await callAll("JobService/ListJobs", { states: GOES_ON }, "jobs");
+        if (!stop.signal.aborted) setJobs(new Map(all.map((job) => [job.id, job])));
+      });
+    list();
+    const end = onJobs(({ jobs: changed, removedJobIds, jobsMissed }) => {
+      if (jobsMissed) return void list();
+      setJobs((/** @type {Map<string, any>} */ known) => {
+        const next = new Map(known);
+        for (const id of removedJobIds) next.delete(id);
+        for (const job of changed) {
+          if (GOES_ON.includes(job.state)) next.set(job.id, job);
+          else next.delete(job.id);
+        }
+        return next;
+      });
+    });
+    return () => {
+      stop.abort();
+      end();
+    };
+  }, []);
+  return jobs;
+}
+
+/** Whether somebody may order things of machines. @param {any} caller */
+const mayOrder = (caller) => !caller.role || caller.role === "ADMIN" || caller.role === "USER";
+
+/** Gives an order; its answer is the machine as it is then. @param {string} method @param {object} message */
+const order = (method, message) => attempt(async () => put(await call(`ClusterService/${method}`, message)));
+
+/** @param {{ caller: any }} props */
+export function Cluster({ caller }) {
+  const { agents, link } = useCluster();
+  const jobs = useRunningJobs();
+  /** @type {any[]} */
+  const machines = useMemo(() => [...agents.values()].sort((one, other) => one.name.localeCompare(other.name)), [agents]);
+  const gpus = machines.flatMap((machine) => machine.gpus || []);
+  const count = (/** @type {(status: string) => boolean} */ is) => gpus.filter((gpu) => is(gpu.status)).length;
+  const figures = [
+    ["machines", machines.length],
+    ["GPUs", gpus.length],
+    ["free", count((status) => status === "free")],
+    ["busy", count((status) => status === "busy")],
+    ["taking no job", count((status) => status !== "free" && status !== "busy")],
+  ];
+  return html`
+    <div class="head">
+      <h1>Cluster</h1>
+      <dl class="figures">
+        ${figures.map(([name, value]) => html`<div key=${name}><dd>${value}</dd><dt>${name}</dt></div>`)}
+      </dl>
+    </div>
+    ${!machines.length &&
+    html`<p class="muted empty">${link.state === "live" ? "No machine has joined yet." : ""}</p>`}
+    ${machines.map(
+      (machine) => html`<${Machine} key=${machine.id} machine=${machine} jobs=${jobs} mayOrder=${mayOrder(caller)} />`,
+    )}
+  `;
+}
+
+/** @param {{ machine: any, jobs: Map<string, any>, mayOrder: boolean }} props */
+function Machine({ machine, jobs, mayOrder: may }) {
+  const history = useHistory(machine);
+  const gpus = machine.gpus || [];
+  const slots = machine.cpuSlots || [];
+  const isAway = machine.state !== "CONNECTED";
+  const seen = isAway && machine.lastSeenTime ? (Date.now() - Date.parse(machine.lastSeenTime)) / 1000 : 0;
+  const notices = [machine.unavailable, ...(machine.notices || [])].filter(Boolean);
+  const facts = [
+    machine.memoryTotalMib && `${gib(machine.memoryTotalMib)} GiB memory`,
+    machine.driverVersion && `driver ${machine.driverVersion}`,
+    isAway && `last seen ${span(seen)} ago`,
+  ].filter(Boolean);
+  return html`<section class="machine" aria-labelledby=${machine.id}>
+    <header>
+      <h2 id=${machine.id}>${machine.name}</h2>
+      ${machine.status !== "connected" && html`<${Pill} status=${machine.status} />`}
+      <span class="muted facts">${facts.join(" · ")}</span>
+      <span class="grow"></span>
+      ${may &&
+      (machine.drained
+        ? html`<button type="button" onClick=${() => order("ResumeAgent", { agent: machine.id })}>Resume</button>`
+        : html`<button type="button" onClick=${() => order("DrainAgent", { agent: machine.id })}>Drain</button>`)}
+    </header>
+    ${notices.map((text) => html`<p class="notice" key=${text}>${text}</p>`)}
+    <ul class="tiles">
+      ${gpus.map(
+        (/** @type {any} */ gpu) => html`<${Gpu} key=${gpu.uuid} gpu=${gpu} machine=${machine} may=${may} order=${order}
+          job=${jobs.get(gpu.jobId)} history=${history.get(gpu.uuid) || []} />`,
+      )}
+      ${slots.map(
+        (/** @type {any} */ slot) => html`<li class="tile slot" key=${slot.index || 0}>
+          <div class="top"><h3>CPU slot ${slot.index || 0}</h3><${Pill} status=${slot.status} /></div>
+          ${slot.statusReason && html`<p class="reason">${slot.statusReason}</p>`}
+          ${slot.jobId && html`<${Running} id=${slot.jobId} job=${jobs.get(slot.jobId)} />`}
+        </li>`,
+      )}
+    </ul>
+  </section>`;
+}
