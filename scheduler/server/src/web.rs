@@ -7,6 +7,7 @@ mod assets;
 mod connect_error;
 mod descriptors;
 mod events;
+mod files;
 mod framing;
 mod json;
 mod json_body;
@@ -78,6 +79,9 @@ async fn speak_json(edge: Arc<Edge>, mut request: Request, next: Next) -> Respon
     let is_get = request.method() == Method::GET;
     if is_get && path == live::PATH {
         return edge.live.clone().follow(request, next).await;
+    }
+    if is_get && path.starts_with(files::PATH_START) {
+        return files::follow(request, next).await;
     }
     if !path.starts_with(descriptors::PATH_START) {
         return next.run(request).await;

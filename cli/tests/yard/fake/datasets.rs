@@ -231,6 +231,13 @@ impl DatasetService for Fake {
         Ok(Response::new(found.clone()))
     }
 
+    async fn get_dataset_summary(
+        &self,
+        _: Request<pb::GetDatasetRequest>,
+    ) -> Result<Response<pb::DatasetSummary>, Status> {
+        Err(Status::unimplemented("only the page asks for it"))
+    }
+
     async fn delete_dataset(
         &self,
         request: Request<pb::DeleteDatasetRequest>,

@@ -338,13 +338,16 @@ impl DatasetService for Datasets {
     ) -> Result<Response<Self::ReadDatasetStream>, Status> {
         let caller = Caller::of(&request);
         self.lead().await?;
-        let pb::ReadDatasetRequest { kind, name, version, ranges, offset } = request.into_inner();
+        let pb::ReadDatasetRequest { kind, name, version, ranges, offset, path } = request.into_inner();
         let permit = self.0.content.read_permit(&caller.name());
         let permit =
             permit.ok_or(ApiError::Unavailable("too many reads are under way; try again in a moment"))?;
         let found = self.find_readable(&caller, kind, &name, &version).await?;
         let manifest = self.0.content.manifest(&found).await.map_err(ApiError::from)?;
-        let ranges = files::parse_ranges(&ranges, &manifest)?;
+        let ranges = match path.as_str() {
+            "" => files::parse_ranges(&ranges, &manifest)?,
+            path => files::of_path(path, &ranges, &manifest)?,
+        };
         files::check_offset(&manifest, &ranges, offset)?;
         let (id, content, all) = (found.id, self.0.content.clone(), Arc::clone(&manifest));
         let reader = self.0.content.reader(manifest, ranges, offset).await.map_err(ApiError::from)?;

@@ -11,6 +11,7 @@ use trainyard_proto::pb::push_dataset_request::Part;
 use trainyard_proto::pb::push_dataset_response::Part as Answer;
 use trainyard_proto::pb::upload_artifact_request::Part as Upload;
 
+use crate::support::web::Browser;
 use crate::support::{Agent, Scheduler, config, ended, started, submission};
 
 pub type Files<'a> = &'a [(&'a str, &'a [u8])];
@@ -210,6 +211,34 @@ async fn a_summary_tells_classes_boxes_and_pictures() {
     }
     let unknown = scheduler.datasets().get_dataset_summary(get("wolves", "")).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_file_of_a_version_under_its_path() {
+    let scheduler = Scheduler::start().await;
+    let html: (&str, &[u8]) = ("images/page.html", b"<script>alert(1)</script>");
+    let (_, version) = push(&scheduler, "cells", &[CELLS[0], CELLS[1], html]).await.unwrap();
+    let browser = Browser::of(&scheduler);
+    let picture =
+        browser.get(&format!("/files/datasets/cells/{}/images/train/1.jpg", version.version), &[]).await;
+    assert_eq!((picture.status, picture.bytes()), (200, &b"first"[..]));
+    assert_eq!(picture.header("content-type"), "image/jpeg");
+    assert!(picture.header("cache-control").contains("immutable"));
+    let page =
+        browser.get(&format!("/files/datasets/cells/{}/images/page.html", &version.version[..8]), &[]).await;
+    assert_eq!((page.status, page.header("content-type")), (200, "application/octet-stream"));
+    assert!(page.header("content-disposition").starts_with("attachment"));
+    assert!(page.header("content-security-policy").contains("sandbox"));
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+    let gone = browser.get("/files/datasets/cells/3f9a/images/train/1.jpg", &[]).await;
+    assert_eq!(
+        (gone.status, gone.json()["code"].as_str().unwrap().to_owned()),
+        (404, "not_found".to_owned())
+    );
+    let address = format!("/files/datasets/cells/{}/images/9.jpg", version.version);
+    let gone = browser.get(&address, &[]).await;
+    assert!(gone.status == 404 && gone.text().contains("images/9.jpg"), "{}", gone.text());
+    assert_eq!(browser.get("/files/jobs/0199/weights/best.pt", &[]).await.status, 404);
 }
 
 #[tokio::test]

@@ -100,6 +100,21 @@ pub(super) fn parse_ranges(
     ranges.iter().enumerate().map(parse).collect()
 }
 
+/// The one file with a path.
+pub(super) fn of_path(
+    path: &str,
+    ranges: &[pb::FileRange],
+    manifest: &Manifest,
+) -> Result<Vec<Range<usize>>, ApiError> {
+    if !ranges.is_empty() {
+        return Err(ApiError::field("path", "is given as well as `ranges`; give one of them"));
+    }
+    let hint = "`yard data show NAME --files` lists what there is";
+    let found =
+        manifest.find(path).ok_or(ApiError::NotFound { kind: "file", name: path.to_owned(), hint })?;
+    Ok(std::iter::once(found..found + 1).collect())
+}
+
 /// Whether the contents have as many bytes as are to be skipped.
 pub(super) fn check_offset(
     manifest: &Manifest,
