@@ -410,7 +410,7 @@ async fn a_jobs_best_weights_begin_another_job_and_outlive_it() {
         name: name.into(),
         version: version.into(),
         ranges: vec![pb::FileRange { first: 0, count: 1 }],
-        offset: 0,
+        ..Default::default()
     };
     assert_eq!(read(&scheduler, request).await.unwrap(), best);
 }
