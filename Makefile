@@ -56,7 +56,7 @@ test-waiting:
 	RUST_TEST_THREADS=1 $(ALL) --lib --bins --test loader_memory
 
 test-computing:
-	$(ALL) --test additive --test cases --test core --test one_faulty_of_ten --test reference --test seeds --test tidy
+	$(ALL) --test additive --test cases --test core --test data_on_its_way --test one_faulty_of_ten --test reference --test seeds --test tidy
 	rm -rf target/export
 	TRAINYARD_EXPORT_DIR=$(CURDIR)/target/export RUST_TEST_THREADS=2 $(ALL) --test trainer
 	$(ALL) --test simulator --test simulated_gpu --test escape
