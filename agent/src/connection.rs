@@ -403,7 +403,9 @@ impl Connection {
             }
             Some(FromScheduler::Prefetch(prefetch)) => {
                 match parse_prefetch(&prefetch) {
-                    Some(prefetch) => drop(self.prefetch.send_replace(Some(prefetch))),
+                    Some(prefetch) => {
+                        self.prefetch.send_replace(Some(prefetch));
+                    }
                     None => {
                         warn!(reference = prefetch.reference, "what is to be prefetched is not understood")
                     }

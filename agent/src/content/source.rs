@@ -48,6 +48,7 @@ impl Version {
             version: self.id.to_string(),
             ranges,
             offset,
+            ..Default::default()
         }
     }
 }

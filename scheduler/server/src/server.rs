@@ -28,7 +28,7 @@ use trainyard_service::{ServiceManager, installed};
 use trainyard_types::LeaderEpoch;
 use uuid::Uuid;
 
-use crate::access::admit;
+use crate::access::{Admission, admit};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, SERVICE, SecurityMode};
@@ -164,16 +164,13 @@ impl Server {
         let (role_of_pages, blobs) = (role.clone(), context.blobs.clone());
         let pages =
             http::Pages { driver: handle, role: role_of_pages, telemetry: recorder, blobs, authority };
-        let probes = pages.clone().probes();
-        let routes = pages.router().merge(web::pages()).merge(services.prepare().into_axum_router());
-        let routes = routes.fallback(http::not_found);
-        let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
-        let routes = routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce));
-        let (limit, is_secure) = (context.max_message_bytes, acceptor.is_some());
-        let routes = web::layered(routes, web::Edge { limit, is_secure, live: web::Live::default() });
-        let encryption = acceptor.map(|acceptor| {
-            let plaintext = probes.merge(grpc::refuse_plaintext()).fallback(http::plaintext_refused);
-            listener::Encryption { acceptor, plaintext }
+        let plaintext = pages.clone().probes().merge(grpc::refuse_plaintext());
+        let limit = context.max_message_bytes;
+        let edge = web::Edge { limit, is_secure: acceptor.is_some(), live: web::Live::default() };
+        let routes = layered(pages.router().merge(services.prepare().into_axum_router()), admission, edge);
+        let encryption = acceptor.map(|acceptor| listener::Encryption {
+            acceptor,
+            plaintext: plaintext.fallback(http::plaintext_refused),
         });
         grpc::set_health(&health, &role.borrow().clone()).await;
         spawn_care(&context, health, &role, service, config.data_grace);
@@ -336,6 +333,13 @@ fn spawn_care(
     tasks.spawn(status_line::tell(service.clone(), driver.clone(), role.clone(), closing.clone()));
     let content = (context.content.clone(), context.blobs.clone());
     tasks.spawn(content_store::tend(content, driver.clone(), role.clone(), data_grace, closing.clone()));
+}
+
+/// What every call passes, from the innermost on: who may call, deadlines, browsers.
+fn layered(routes: axum::Router, admission: Admission, edge: web::Edge) -> axum::Router {
+    let routes = routes.merge(web::pages()).fallback(http::not_found);
+    let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
+    web::layered(routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce)), edge)
 }
 
 async fn open_blobs(config: &Config, objects: &Objects) -> Result<Blobs, StartError> {

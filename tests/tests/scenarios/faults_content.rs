@@ -274,9 +274,9 @@ impl Storm {
         let mut all = self.all();
         let member = &mut all[whom];
         if is_cut {
-            member.node.cut()?
+            member.node.cut()?;
         } else {
-            member.kill()?
+            member.kill()?;
         }
         let what = format!("{} {}", member.name, if is_cut { "cut off" } else { "killed" });
         *self.counts.entry(what).or_default() += 1;
@@ -394,9 +394,9 @@ async fn run(net: Net, seed: u64) -> Result<()> {
     all_ended(&mut client).await?;
     let led = leader(&urls).await.context("nobody leads")?;
     let mut client = Client::new(&urls[led..=led], Instant::now() + PATIENCE);
-    verdict::check(&mut client, &all.borrow().jobs, EPOCHS).await?;
-    let kept = all.borrow().kept.clone();
-    println!("{:?}; {} versions are kept", all.borrow().counts, kept.len());
+    let Acknowledged { kept, jobs, counts } = all.take();
+    verdict::check(&mut client, &jobs, EPOCHS).await?;
+    println!("{counts:?}; {} versions are kept", kept.len());
     for version in &kept {
         laptops[0].fetch(version).await.with_context(|| format!("{version} was acknowledged"))?;
     }

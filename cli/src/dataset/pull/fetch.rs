@@ -90,6 +90,7 @@ impl Fetch {
             version: self.dataset.version.clone(),
             ranges: ranges(run),
             offset: *offset,
+            ..Default::default()
         };
         let mut stream = match self.client.datasets().read_dataset(request).await {
             Ok(answer) => answer.into_inner(),

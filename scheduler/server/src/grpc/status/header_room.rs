@@ -23,7 +23,9 @@ fn clipped(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    format!("{}…", &text[..text.floor_char_boundary(most - '…'.len_utf8())])
+    let room = most - '…'.len_utf8();
+    let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= room).last().unwrap_or(0);
+    format!("{}…", &text[..end])
 }
 
 /// As many of the wrong fields as there is room for, and how many more there are.
