@@ -44,7 +44,13 @@ pub const FILES: &[(&str, &[u8])] = files![
     "vendor/uplot.css",
     "vendor/uplot.js",
     "views/cluster.js",
+    "views/confirm.js",
     "views/gpu.js",
+    "views/job_lists.js",
+    "views/job_parts.js",
+    "views/job_rows.js",
+    "views/queue.css",
+    "views/queue.js",
 ];
 
 static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets::new(FILES));
