@@ -7,12 +7,14 @@ import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
 import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { Cluster } from "./views/cluster.js";
+import { NewJob } from "./views/new_job.js";
 import { Queue } from "./views/queue.js";
 
 // A view is a line here, a file in views/, and its name in web/assets.rs.
 setRoutes([
   { path: "/", title: "Cluster", nav: "Cluster", view: Cluster },
   { path: "/jobs", title: "Queue", nav: "Queue", view: Queue },
+  { path: "/new", title: "New job", nav: "New job", view: NewJob },
 ]);
 
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */

@@ -46,9 +46,13 @@ pub const FILES: &[(&str, &[u8])] = files![
     "views/cluster.js",
     "views/confirm.js",
     "views/gpu.js",
+    "views/job_fields.js",
     "views/job_lists.js",
     "views/job_parts.js",
     "views/job_rows.js",
+    "views/new_job.css",
+    "views/new_job.js",
+    "views/plan.js",
     "views/queue.css",
     "views/queue.js",
 ];

@@ -4,7 +4,7 @@ import { call, callAll } from "../api.js";
 import { attempt } from "../layout.js";
 import { onJobs } from "../live.js";
 import { useEffect, useRef, useState } from "../vendor/preact.js";
-import { isOver } from "./job_parts.js";
+import { ACCURACY, isOver } from "./job_parts.js";
 
 export const GOES_ON = ["QUEUED", "STARTING", "RUNNING"];
 export const OVER = ["SUCCEEDED", "FAILED", "CANCELLED"];
@@ -36,7 +36,7 @@ export function useJobsThatGoOn() {
     const take = (/** @type {Map<string, any>} */ changes) => {
       known = new Map(known);
       for (const [id, job] of changes) {
-        if (job && !isOver(job)) known.set(id, job);
+        if (job && !isOver(job)) known.set(id, slim(job));
         else known.delete(id);
       }
       setJobs(known);
@@ -50,7 +50,7 @@ export function useJobsThatGoOn() {
       if (!isOpen || meanwhile !== changes) return;
       meanwhile = null;
       if (!all) return again();
-      known = new Map(all.map((/** @type {any} */ job) => [job.id, same(known.get(job.id), job)]));
+      known = new Map(all.map((/** @type {any} */ job) => [job.id, same(known.get(job.id), slim(job))]));
       take(changes);
       if (isDue) again();
     };
@@ -83,6 +83,12 @@ export function useJobsThatGoOn() {
   return jobs;
 }
 
+/** Without the figures of each class, of which there may be hundreds. @param {any} job */
+function slim(job) {
+  const { metrics } = job.progress || {};
+  return metrics ? { ...job, progress: { ...job.progress, metrics: { [ACCURACY]: metrics[ACCURACY] } } } : job;
+}
+
 /** The job as it was known where nothing has changed, so that its row is not drawn anew. @param {any} old @param {any} job */
 function same(old, job) {
   return old && JSON.stringify(old) === JSON.stringify(job) ? old : job;
@@ -109,7 +115,7 @@ export function useJobsThatAreOver({ states, user, fits, isSearch, page }) {
       const answer = await attempt(() => call("JobService/ListJobs", message));
       if (own !== listing.current) return;
       if (!answer) break;
-      jobs = [...jobs, ...(answer.jobs || [])];
+      jobs = [...jobs, ...(answer.jobs || []).map(slim)];
       next = answer.nextPageToken || "";
       if (!next || jobs.filter(test.current).length >= before.filter(test.current).length + count) break;
     }
@@ -122,7 +128,7 @@ export function useJobsThatAreOver({ states, user, fits, isSearch, page }) {
     return onJobs(({ jobs: changed, removedJobIds, jobsMissed }) => {
       if (jobsMissed) return void more([], "", page);
       const gone = new Set([...removedJobIds, ...changed.map((job) => job.id)]);
-      const came = changed.filter((job) => wanted.has(job.state) && (!user || job.user === user));
+      const came = changed.filter((job) => wanted.has(job.state) && (!user || job.user === user)).map(slim);
       setFound((/** @type {any} */ known) => {
         const jobs = known.jobs.filter((/** @type {any} */ job) => !gone.has(job.id));
         if (jobs.length === known.jobs.length && !came.length) return known;

@@ -39,9 +39,11 @@ export function share(progress) {
   return Math.min(1, ((progress.epoch || 1) - 1 + batches) / progress.epochs);
 }
 
+export const ACCURACY = "metrics/mAP50-95(B)";
+
 /** Its newest mAP50-95. @param {any} job */
 export function accuracy(job) {
-  const value = job.progress?.metrics?.["metrics/mAP50-95(B)"];
+  const value = job.progress?.metrics?.[ACCURACY];
   return value === undefined ? "–" : value.toFixed(3);
 }
 
