@@ -45,6 +45,8 @@ pub const FILES: &[(&str, &[u8])] = files![
     "vendor/uplot.js",
     "views/cluster.js",
     "views/confirm.js",
+    "views/data.css",
+    "views/data.js",
     "views/gpu.js",
     "views/job_fields.js",
     "views/job_lists.js",
@@ -55,6 +57,8 @@ pub const FILES: &[(&str, &[u8])] = files![
     "views/plan.js",
     "views/queue.css",
     "views/queue.js",
+    "views/samples.js",
+    "views/version.js",
 ];
 
 static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets::new(FILES));
