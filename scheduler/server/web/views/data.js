@@ -61,7 +61,7 @@ function Versions({ all, caller, names, onGone }) {
   return html`<div class="scroll" tabindex="0" role="group" aria-label="Versions"><table class="versions">
     <thead><tr>
       ${names && html`<th>Name</th>`}<th>${names ? "Newest" : "Version"}</th>${names && html`<th class="number">Versions</th>`}
-      <th class="number">Files</th><th class="number">Size</th><th>Of</th><th>Pushed</th><th>Description</th><td></td>
+      <th class="number">Files</th><th class="number">Size</th><th>Of</th><th>Pushed</th><th>Description</th><th><span class="skip">Orders</span></th>
     </tr></thead>
     <tbody>
       ${rows.map(

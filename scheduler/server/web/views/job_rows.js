@@ -19,6 +19,7 @@ function Table({ kind, heads, row, jobs, now, chosen, deed }) {
   return html`<div class=${`rows ${kind}`} role="table" aria-labelledby=${`of-${kind}`}>
     <div class="row heads" role="row">
       ${heads.map((name) => html`<span role="columnheader" key=${name}>${name}</span>`)}
+      <span role="columnheader"><span class="skip">Orders</span></span>
     </div>
     ${jobs.map((job) => html`<${row} key=${job.id} job=${job} now=${now} isChosen=${chosen.has(job.id)} deed=${deed} />`)}
   </div>`;
@@ -87,7 +88,7 @@ const WaitingRow = row(
 
 /** @param {Rows} props */
 export function Waiting(props) {
-  return html`<${Table} kind="Waiting" heads=${["#", "Job", "User", "Why it waits", "Starts", "Ends", "Submitted", ""]} row=${WaitingRow} ...${props} />`;
+  return html`<${Table} kind="Waiting" heads=${["#", "Job", "User", "Why it waits", "Starts", "Ends", "Submitted"]} row=${WaitingRow} ...${props} />`;
 }
 
 const RunningRow = row(({ job, now, isChosen, deed }) => {
@@ -121,7 +122,7 @@ const RunningRow = row(({ job, now, isChosen, deed }) => {
 
 /** @param {Rows} props */
 export function Running(props) {
-  return html`<${Table} kind="Running" heads=${["State", "Job", "User", "Where", "Progress", "mAP50-95", "Ends", ""]} row=${RunningRow} ...${props} />`;
+  return html`<${Table} kind="Running" heads=${["State", "Job", "User", "Where", "Progress", "mAP50-95", "Ends"]} row=${RunningRow} ...${props} />`;
 }
 
 const FinishedRow = row(({ job, now, isChosen, deed }) => {
@@ -140,5 +141,5 @@ const FinishedRow = row(({ job, now, isChosen, deed }) => {
 
 /** @param {Rows} props */
 export function Finished(props) {
-  return html`<${Table} kind="Finished" heads=${["State", "Job", "User", "How it ended", "mAP50-95", "Trained", "Ended", ""]} row=${FinishedRow} ...${props} />`;
+  return html`<${Table} kind="Finished" heads=${["State", "Job", "User", "How it ended", "mAP50-95", "Trained", "Ended"]} row=${FinishedRow} ...${props} />`;
 }

@@ -12,7 +12,7 @@ import { Finished, Running, Waiting } from "./job_rows.js";
 /** Jobs that are over, a page. */
 const PAGE = 50;
 /** Waiting jobs that are drawn before somebody asks for more. */
-const DRAWN = 1000;
+const DRAWN = 2000;
 /** Jobs that one can compare at once. */
 const COMPARED = 16;
 
@@ -169,7 +169,7 @@ function Users({ jobs, user, query }) {
   if (!counts.size) return null;
   const most = Math.max(...[...counts.values()].map((count) => count.running), 1);
   const sorted = [...counts].sort(([one, a], [other, b]) => b.running - a.running || b.waiting - a.waiting || one.localeCompare(other));
-  return html`<ul class="users" aria-label="Users">
+  return html`<ul class="users" aria-label="Who has how much">
     ${sorted.map(
       ([name, { running, waiting }]) => html`<li key=${name}>
         <button type="button" aria-pressed=${name === user} onClick=${() => put(query, { user: name === user ? "" : name })}>
