@@ -150,11 +150,14 @@ function Stored({ one }) {
 function Group({ title, fields, values, before, problems, set }) {
   const given = fields.filter((field) => values[field.path]).length;
   const isWrong = fields.some((field) => problems.has(field.path));
-  const [isOpen, setOpen] = useState(OPEN.includes(title) || given > 0);
-  useEffect(() => {
-    if (isWrong) setOpen(true);
-  }, [isWrong]);
-  return html`<details class="group" open=${isOpen} onToggle=${(/** @type {any} */ event) => setOpen(event.currentTarget.open)}>
+  const [isOpened, setOpen] = useState(OPEN.includes(title) || given > 0);
+  // What is wrong is seen.
+  const isOpen = isOpened || isWrong;
+  const toggle = (/** @type {any} */ { currentTarget: own }) => {
+    if (isWrong) own.open = true;
+    setOpen(own.open);
+  };
+  return html`<details class="group" open=${isOpen} onToggle=${toggle}>
     <summary><h2>${title}</h2><span class="muted">${given ? `${given} set` : "as usual"}</span></summary>
     ${isOpen &&
     html`<div class="fields">
@@ -180,7 +183,7 @@ function Input({ field, value, before, problem, set }) {
     ${choices
       ? html`<select ...${common} onChange=${change}>${usual && option("", usual)}${choices.filter((/** @type {string} */ one) => one !== usual).map((/** @type {string} */ one) => option(one, one))}</select>`
       : html`<input ...${common} type=${kind === "number" ? "number" : "text"} step="any" placeholder=${field.hint || usual}
-          list=${field.list || (path === "resources.gpuModels" ? "gpus" : undefined)} autocomplete="off" spellcheck="false" onInput=${change} />`}
+          list=${field.list || (path === "resources.gpuModels" ? "gpus" : undefined)} autocomplete="off" spellcheck=${false} onInput=${change} />`}
     ${differs && html`<button type="button" class="plain was" title="Back to this" onClick=${() => set(path, before || "")}>was ${before || usual || "empty"}</button>`}
     ${problem && html`<p class="problem small" id=${`${id}-wrong`}>${problem}</p>`}
   </div>`;

@@ -51,10 +51,9 @@ export function Plan({ spec, checked, agents, isSent }) {
   return html`<h2>Plan</h2>
     ${!isChecked && html`<p class="muted">Choose a data set.</p>`}
     ${trouble && html`<p class="notice" role="alert">${trouble}</p>`}
-    ${problems.size > 0 &&
-    html`<ul class="wrong" role="status">
-      ${[...problems].map(([path, text]) => html`<li key=${path}><a href=${`#f-${path}`} onClick=${reach}>${path.split(".").at(-1)}</a> ${text}</li>`)}
-    </ul>`}
+    <div role="status" class="wrong">
+      ${[...problems].map(([path, text]) => html`<p key=${path}><a href=${`#f-${path}`} onClick=${reach}>${path.split(".").at(-1)}</a> ${text}</p>`)}
+    </div>
     ${job && html`<p class="valid"><span class="pill good">valid</span> ${job.waitingFor || ""}</p>`}
     ${facts.some(([, value]) => value) &&
     html`<dl class="facts">${facts.map(([term, value]) => value && html`<div key=${term}><dt>${term}</dt><dd>${value}</dd></div>`)}</dl>`}
