@@ -66,7 +66,8 @@ export function useJobsThatGoOn() {
     list();
     const end = onJobs(({ jobs: changed, removedJobIds, jobsMissed }) => {
       if (jobsMissed) return void list();
-      const changes = new Map([...removedJobIds.map((id) => [id, null]), ...changed.map((job) => [job.id, job])]);
+      const changes = new Map(changed.map((job) => [job.id, job]));
+      for (const id of removedJobIds) changes.set(id, null);
       for (const [id, job] of changes) meanwhile?.set(id, job);
       const moves = changed.some((job) => known.get(job.id)?.state !== job.state);
       take(changes);

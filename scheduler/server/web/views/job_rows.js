@@ -25,6 +25,9 @@ function Table({ kind, heads, row, jobs, now, chosen, deed }) {
   </div>`;
 }
 
+/** Made once: it takes a while. */
+const WHOLE = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
+
 /** @param {any} props */
 const Cell = ({ name, children, ...rest }) => html`<div role="cell" class=${name} ...${rest}>${children}</div>`;
 
@@ -58,14 +61,14 @@ function Deeds({ job, deed }) {
 /** When, and how long until then. @param {{ name: string, time?: string, now: number }} props */
 function Until({ name, time, now }) {
   const left = time ? (Date.parse(time) - now) / 1000 : 0;
-  return html`<${Cell} name=${name} title=${time ? new Date(time).toLocaleString() : ""}>
+  return html`<${Cell} name=${name} title=${time ? WHOLE.format(new Date(time)) : ""}>
     ${time ? html`<b>${left > 0 ? `in ${span(left)}` : "now"}</b><span class="muted small">${clock(time)}</span>` : html`<span class="muted">–</span>`}
   <//>`;
 }
 
 /** How long ago. @param {{ name: string, time?: string, now: number }} props */
 function Ago({ name, time, now }) {
-  return html`<${Cell} name=${name} title=${time ? new Date(time).toLocaleString() : ""}>
+  return html`<${Cell} name=${name} title=${time ? WHOLE.format(new Date(time)) : ""}>
     <span class="muted">${time ? `${span((now - Date.parse(time)) / 1000)} ago` : "–"}</span>
   <//>`;
 }

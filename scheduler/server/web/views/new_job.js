@@ -82,7 +82,9 @@ function useCheck(spec, isWorthIt) {
   return [checked, refuse];
 }
 
-/** @param {any} props */
+/** @typedef {import("./job_fields.js").Field} Field */
+
+/** @param {{ groups: [string, Field[]][], fields: Field[], source: any, before: any, values: any, stored: any[] }} props */
 function Form({ groups, fields, source, before, values: first, stored }) {
   const [values, setValues] = useState(first);
   const [isSent, setSent] = useState(false);
@@ -112,7 +114,7 @@ function Form({ groups, fields, source, before, values: first, stored }) {
   const props = (/** @type {string} */ path) => ({ value: values[path] || "", before: before?.[path], problem: checked.problems.get(path), set });
   const text = (/** @type {string} */ path, /** @type {string} */ name, /** @type {any} */ more = {}) =>
     html`<${Input} field=${{ path, name, kind: "text", usual: "", ...more }} ...${props(path)} />`;
-  const names = (/** @type {string} */ kind) => stored.filter((/** @type {any} */ one) => one.kind === kind);
+  const names = (/** @type {string} */ kind) => stored.filter((one) => one.kind === kind);
   return html`<form class="newjob" onSubmit=${submit} novalidate>
     <div class="parts">
       ${source && html`<p class="muted">As <b>${jobName(source)}</b> (${shortId(source.id)}); what differs is marked.</p>`}

@@ -45,11 +45,11 @@ function put(query, parts) {
   go(`/jobs${text ? `?${text}` : ""}`, { replace: true });
 }
 
-/** This minute, for what is told relative to it. */
+/** Now, or nearly, for what is told relative to it. */
 function useNow() {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), 20000);
+    const timer = setInterval(() => setNow(Date.now()), 30000);
     return () => clearInterval(timer);
   }, []);
   return now;

@@ -8,14 +8,14 @@ const [CLASSES, PICTURES] = [20, 12];
 /** A colour for each class, far from those of its neighbours. @param {number} id */
 const colour = (id) => `hsl(${Math.round((id * 137.508) % 360)} 85% 55%)`;
 
-/** @param {{ classes: any[] }} props */
-export function Classes({ classes }) {
+/** @param {{ classes: any[], isPart: boolean }} props `isPart`: of some label files only. */
+export function Classes({ classes, isPart }) {
   const [isAll, setAll] = useState(false);
   const sorted = useMemo(() => [...classes].sort((one, other) => (Number(other.boxes) || 0) - (Number(one.boxes) || 0)), [classes]);
   const most = Math.max(1, Number(sorted[0]?.boxes) || 0);
   const shown = isAll ? sorted : sorted.slice(0, CLASSES);
   return html`<div class="scroll"><table class="speeds classes">
-      <thead><tr><th>class</th><td></td><th>boxes</th><th>images</th></tr></thead>
+      ${isPart && html`<caption>some of the labels</caption>`}<thead><tr><th>class</th><td></td><th>boxes</th><th>images</th></tr></thead>
       <tbody>
         ${shown.map(
           ({ id = 0, name, boxes = 0, images = 0 }) => html`<tr key=${id}>

@@ -127,7 +127,7 @@ const ofVersion = (kind) =>
             <dl class="figures">
               ${images.map((/** @type {any} */ part) => html`<div key=${part.split}><dd>${Number(part.count || 0).toLocaleString()}</dd><dt>${part.split}</dt></div>`)}
             </dl>
-            <${Classes} classes=${summary.classes || []} />
+            <${Classes} classes=${summary.classes || []} isPart=${!!summary.partial} />
           </section>`}
           <${Files} one=${one} />
         </div>
