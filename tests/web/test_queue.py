@@ -169,9 +169,7 @@ def test_what_is_over_comes_a_page_at_a_time(page: Page, lab: Lab) -> None:
     expect(rows).to_have_count(11)
 
 
-def test_who_may_only_look_is_offered_no_orders(
-    page: Page, secure_lab: Lab, complaints: Complaints
-) -> None:
+def test_who_may_only_look_is_offered_no_orders(page: Page, secure_lab: Lab, complaints: Complaints) -> None:
     """And people cancel nothing of others."""
     spec: Any = {"name": "mine", "train": {"model": "yolov8n", "data": "/data/cells/data.yaml"}}
     tokens = {
@@ -191,9 +189,7 @@ def test_who_may_only_look_is_offered_no_orders(
 
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_the_queue(
-    browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int
-) -> None:
+def test_everybody_can_use_the_queue(browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
     waiting(lab, "🚜" * 32)
     waiting(lab, "n" * 128, "u" * 60)

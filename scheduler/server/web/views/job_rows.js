@@ -3,7 +3,7 @@
 import { Link } from "../router.js";
 import { clock, seconds, shortId, shortModel, span } from "../units.js";
 import { html, useMemo } from "../vendor/preact.js";
-import { JobLink, JobPill, accuracy, between, jobName, share } from "./job_parts.js";
+import { JobLink, JobPill, accuracy, between, bytes, isOver, jobName, share } from "./job_parts.js";
 
 /**
  * @typedef {{ choose: (job: any) => void, cancel: (job: any) => void, retry: (job: any) => void, may: (job: any) => boolean }} Deed
@@ -38,7 +38,8 @@ function Head({ job, isChosen, deed }) {
   return html`<${Cell} name="what">
     <input type="checkbox" aria-label=${`Choose ${jobName(job)}`} checked=${isChosen} onChange=${() => deed.choose(job)} />
     <div>
-      <div class="line"><${JobLink} job=${job} />${job.spec?.priority ? html`<span class="muted">priority ${job.spec.priority}</span>` : ""}</div>
+      <div class="line"><${JobLink} job=${job} />${job.spec?.priority ? html`<span class="muted">priority ${job.spec.priority}</span>` : ""}
+        ${job.sweepId && html`<${Link} to=${`/compare?sweep=${job.sweepId}`} class="muted">sweep<//>`}</div>
       <div class="muted small clip" title=${data}>${shortId(job.id)} · ${model} · ${trained}</div>
     </div>
   <//>`;
@@ -48,9 +49,8 @@ function Head({ job, isChosen, deed }) {
 function Deeds({ job, deed }) {
   const of = jobName(job);
   const may = deed.may(job);
-  const goesOn = job.state === "QUEUED" || job.state === "STARTING" || job.state === "RUNNING";
   return html`<${Cell} name="deeds">
-    ${may && goesOn && html`<button type="button" class="plain" aria-label=${`Cancel ${of}`} onClick=${() => deed.cancel(job)}>Cancel</button>`}
+    ${may && !isOver(job) && html`<button type="button" class="plain" aria-label=${`Cancel ${of}`} onClick=${() => deed.cancel(job)}>Cancel</button>`}
     ${may &&
     (job.state === "FAILED" || job.state === "CANCELLED") &&
     html`<button type="button" class="plain" aria-label=${`Retry ${of}`} onClick=${() => deed.retry(job)}>Retry</button>`}
@@ -94,12 +94,32 @@ export function Waiting(props) {
   return html`<${Table} kind="Waiting" heads=${["#", "Job", "User", "Why it waits", "Starts", "Ends", "Submitted"]} row=${WaitingRow} ...${props} />`;
 }
 
+/** How far a bar is, and two words under it. @param {{ name: string, done: number, left: string, right: string }} props */
+function Bar({ name, done, left, right }) {
+  const percent = Math.round(100 * done);
+  return html`<div class="progress" role="progressbar" aria-label=${name} aria-valuemin="0" aria-valuemax="100" aria-valuenow=${percent}>
+      <i style=${{ width: `${percent}%` }}></i>
+    </div>
+    <div class="line muted"><span>${left}</span><span>${right}</span></div>`;
+}
+
+/** How far training is, or what comes to the machine before it. @param {{ job: any, attempt: any }} props */
+function Going({ job, attempt }) {
+  const { progress } = job;
+  const { doneBytes = 0, totalBytes = 0, bytesPerSecond = 0 } = (job.state === "STARTING" && attempt?.fetching) || {};
+  if (Number(totalBytes)) {
+    const right = bytesPerSecond ? `${bytes(bytesPerSecond)}/s` : "";
+    return html`<${Bar} name="Fetching" done=${doneBytes / totalBytes} left=${`${bytes(doneBytes)} / ${bytes(totalBytes)}`} right=${right} />`;
+  }
+  if (!progress?.epochs) return html`<span class="muted">${job.state === "STARTING" ? job.stateReason : "–"}</span>`;
+  const right = progress.imagesPerSecond ? `${progress.imagesPerSecond.toFixed(0)} images/s` : "";
+  return html`<${Bar} name="Progress" done=${share(progress)} left=${`epoch ${progress.epoch || 0} / ${progress.epochs}`} right=${right} />`;
+}
+
 const RunningRow = row(({ job, now, isChosen, deed }) => {
   const attempt = job.attempts?.at(-1);
-  const { progress } = job;
-  const done = Math.round(100 * share(progress));
   const isHandingIn = attempt?.slotReleasedTime && !attempt.endTime;
-  const left = seconds(progress?.eta);
+  const left = seconds(job.progress?.eta);
   const end = job.estimatedEndTime || (left === undefined ? undefined : new Date(now + 1000 * left).toISOString());
   return html`<div class="row" role="row">
     <${Cell} name="place"><${JobPill} state=${job.state} /><//>
@@ -108,15 +128,7 @@ const RunningRow = row(({ job, now, isChosen, deed }) => {
     <${Cell} name="why" title=${job.stateReason}>
       ${isHandingIn || !attempt ? job.stateReason : html`${attempt.agentName} <span class="muted">${shortModel(attempt.device || "")}</span>`}
     <//>
-    <${Cell} name="going">
-      ${progress?.epochs
-        ? html`<div class="progress" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${done}>
-              <i style=${{ width: `${done}%` }}></i>
-            </div>
-            <div class="line muted"><span>epoch ${progress.epoch || 0} / ${progress.epochs}</span>
-              <span>${progress.imagesPerSecond ? `${progress.imagesPerSecond.toFixed(0)} images/s` : ""}</span></div>`
-        : html`<span class="muted">${job.state === "STARTING" ? job.stateReason : "–"}</span>`}
-    <//>
+    <${Cell} name="going"><${Going} job=${job} attempt=${attempt} /><//>
     <${Cell} name="map"><span class="muted small tag">mAP</span> ${accuracy(job)}<//>
     <${Until} name="last" time=${end} now=${now} />
     <${Deeds} job=${job} deed=${deed} />

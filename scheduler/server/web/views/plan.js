@@ -56,7 +56,7 @@ export function Plan({ spec, checked, agents, isSent }) {
     </div>
     ${job && html`<p class="valid"><span class="pill good">valid</span> ${job.waitingFor || ""}</p>`}
     ${facts.some(([, value]) => value) &&
-    html`<dl class="facts">${facts.map(([term, value]) => value && html`<div key=${term}><dt>${term}</dt><dd>${value}</dd></div>`)}</dl>`}
+    html`<dl class="terms">${facts.map(([term, value]) => value && html`<div key=${term}><dt>${term}</dt><dd>${value}</dd></div>`)}</dl>`}
     ${job && (options?.length ? html`<${Options} options=${options} />` : html`<${Speeds} train=${job.spec.train} device=${job.spec.resources?.device} rates=${rates} agents=${agents} />`)}
     <button type="submit" class="main" disabled=${isSent}>Submit</button>`;
 }
