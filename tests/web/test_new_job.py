@@ -103,6 +103,22 @@ def test_a_clone_marks_what_differs(page: Page, lab: Lab) -> None:
     lab.call("JobService/CancelJob", {"jobId": clone["id"]})
 
 
+def test_a_clone_trains_on_the_same_version(page: Page, lab: Lab) -> None:
+    """Also when there is a newer one."""
+    version = push(lab, "cloned")
+    spec = {"train": {"model": "yolov8n", "data": version}, "resources": {"minVramMib": 90000}}
+    job = lab.call("JobService/SubmitJob", {"spec": spec})["jobId"]
+    page.goto(f"{lab.url}/new?from={job}")
+    expect(page.get_by_label("data", exact=True)).to_have_value(version)
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/jobs/*")
+    clone = lab.call("JobService/GetJob", {"jobId": page.url.rsplit("/", 1)[1]})
+    before = lab.call("JobService/GetJob", {"jobId": job})
+    assert clone["spec"] == before["spec"]
+    for one in (clone, before):
+        lab.call("JobService/CancelJob", {"jobId": one["id"]})
+
+
 def test_a_job_that_is_not_there_cannot_be_cloned(page: Page, lab: Lab) -> None:
     """The scheduler says so."""
     page.goto(f"{lab.url}/new?from=ffffffff")

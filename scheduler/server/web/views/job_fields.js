@@ -1,7 +1,7 @@
 // @ts-check
 /** The fields of a job as a form has them, and between a form's texts and a spec. */
 
-/** `text` is the value that the form has; empty: the default. @typedef {{ path: string, name: string, kind: string, choices?: string[], usual: string, unit?: string }} Field */
+/** `usual`: what the scheduler takes where a form says nothing. @typedef {{ path: string, name: string, kind: string, choices?: string[], usual: string, unit?: string }} Field */
 
 /** @type {Record<string, string[]>} */
 const CHOICES = {
@@ -99,11 +99,14 @@ export function specOf(values, fields) {
   return spec;
 }
 
+/** A version by as many digits as name it everywhere. @param {string} reference */
+const short = (reference) => reference.replace(/@([0-9a-f]{12})[0-9a-f]{52}$/, "@$1");
+
 /** What a form shows of a spec; what is as usual stays empty. @param {any} spec @param {Field[]} fields @returns {Record<string, string>} */
 export function valuesOf(spec, fields) {
   const { model = "", data = "", pretrained = "" } = spec.train || {};
   /** @type {Record<string, string>} */
-  const values = { name: spec.name || "", "train.model": model, "train.data": data, "train.pretrained": pretrained };
+  const values = { name: spec.name || "", "train.model": model, "train.data": short(data), "train.pretrained": short(pretrained) };
   for (const { path, usual } of fields) {
     const [first, second] = path.split(".");
     let value = second ? spec[first]?.[second] : spec[first];
