@@ -37,7 +37,7 @@ pub fn pages() -> Router {
 }
 
 /// Addresses inside the page, which people bookmark and send each other.
-const PAGES: &[&str] = &["/queue", "/jobs", "/compare", "/data", "/new", "/login"];
+const PAGES: &[&str] = &["/queue", "/jobs", "/compare", "/data", "/weights", "/new", "/login"];
 
 async fn deep_link(request: Request) -> Response {
     if assets::wants_page(request.headers()) {

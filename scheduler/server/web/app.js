@@ -7,9 +7,22 @@ import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
 import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { Cluster } from "./views/cluster.js";
+import { Data, DataName, WeightsName } from "./views/data.js";
+import { NewJob } from "./views/new_job.js";
+import { Queue } from "./views/queue.js";
+import { DataVersion, WeightsVersion } from "./views/version.js";
 
 // A view is a line here, a file in views/, and its name in web/assets.rs.
-setRoutes([{ path: "/", title: "Cluster", nav: "Cluster", view: Cluster }]);
+setRoutes([
+  { path: "/", title: "Cluster", nav: "Cluster", view: Cluster },
+  { path: "/jobs", title: "Queue", nav: "Queue", view: Queue },
+  { path: "/data", title: "Data", nav: "Data", view: Data },
+  { path: "/data/:name", title: "Data", view: DataName },
+  { path: "/data/:name/:version", title: "Data", view: DataVersion },
+  { path: "/weights/:name", title: "Weights", view: WeightsName },
+  { path: "/weights/:name/:version", title: "Weights", view: WeightsVersion },
+  { path: "/new", title: "New job", nav: "New job", view: NewJob },
+]);
 
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */
 const AGAIN = 2000;

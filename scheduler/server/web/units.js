@@ -30,12 +30,15 @@ export function seconds(text) {
   return text ? Number.parseFloat(text) : undefined;
 }
 
+const HOURS = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+const DAY = new Intl.DateTimeFormat([], { day: "numeric", month: "short" });
+
 /** When, by this browser's clock: the time today, else with the day. @param {string} time */
 export function clock(time) {
   const at = new Date(time);
-  const hours = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const hours = HOURS.format(at);
   if (at.toDateString() === new Date().toDateString()) return hours;
-  return `${at.toLocaleDateString([], { day: "numeric", month: "short" })}, ${hours}`;
+  return `${DAY.format(at)}, ${hours}`;
 }
 
 /** The start of an id that people say. @param {string} id */

@@ -96,7 +96,8 @@ pub const PAGES: &[(&str, Needs)] = &[
 ];
 
 /// What browsers load before anybody has logged in: the page's files, and addresses that show the page.
-const OPEN_FOLDERS: [&str; 7] = ["/assets", "/queue", "/jobs", "/compare", "/data", "/new", "/login"];
+const OPEN_FOLDERS: [&str; 8] =
+    ["/assets", "/queue", "/jobs", "/compare", "/data", "/weights", "/new", "/login"];
 
 /// Services of others that need no token.
 const OPEN_SERVICES: [&str; 2] = ["/grpc.health.v1.", "/grpc.reflection."];

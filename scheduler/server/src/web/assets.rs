@@ -44,7 +44,21 @@ pub const FILES: &[(&str, &[u8])] = files![
     "vendor/uplot.css",
     "vendor/uplot.js",
     "views/cluster.js",
+    "views/confirm.js",
+    "views/data.css",
+    "views/data.js",
     "views/gpu.js",
+    "views/job_fields.js",
+    "views/job_lists.js",
+    "views/job_parts.js",
+    "views/job_rows.js",
+    "views/new_job.css",
+    "views/new_job.js",
+    "views/plan.js",
+    "views/queue.css",
+    "views/queue.js",
+    "views/samples.js",
+    "views/version.js",
 ];
 
 static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets::new(FILES));
