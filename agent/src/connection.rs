@@ -407,7 +407,7 @@ impl Connection {
                         self.prefetch.send_replace(Some(prefetch));
                     }
                     None => {
-                        warn!(reference = prefetch.reference, "what is to be prefetched is not understood")
+                        warn!(reference = prefetch.reference, "what is to be prefetched is not understood");
                     }
                 }
                 None

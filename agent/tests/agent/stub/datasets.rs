@@ -144,6 +144,13 @@ impl DatasetService for Service {
         Err(Status::unimplemented("not of the agents"))
     }
 
+    async fn get_dataset_summary(
+        &self,
+        _: Request<pb::GetDatasetRequest>,
+    ) -> Result<Response<pb::DatasetSummary>, Status> {
+        Err(Status::unimplemented("no agent asks for it"))
+    }
+
     async fn delete_dataset(
         &self,
         _request: Request<pb::DeleteDatasetRequest>,

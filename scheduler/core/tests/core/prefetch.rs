@@ -154,7 +154,7 @@ fn nothing_is_prefetched_for_a_gpu_that_is_busy_for_long_or_by_another_event_at_
         train(&mut world, 101, 2, 100.0);
         assert_eq!(commands(&world.submit(1, names(&cells()))), [""; 0], "{policy:?}");
         let holds = status(&[version('f')]);
-        let mut world = busy(policy, &[holds.clone()]);
+        let mut world = busy(policy, std::slice::from_ref(&holds));
         world.submit(1, names(&format!("runs@{}", version('f'))));
         assert_eq!(commands(&world.submit(2, names(&cells()))), [""; 0], "{policy:?}: looks are rare");
         world.cancel(1);
