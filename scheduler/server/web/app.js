@@ -8,6 +8,7 @@ import { setRoutes, useRoute } from "./router.js";
 import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { Cluster } from "./views/cluster.js";
 import { Data, DataName, WeightsName } from "./views/data.js";
+import { Job } from "./views/job.js";
 import { NewJob } from "./views/new_job.js";
 import { Queue } from "./views/queue.js";
 import { DataVersion, WeightsVersion } from "./views/version.js";
@@ -22,6 +23,7 @@ setRoutes([
   { path: "/weights/:name", title: "Weights", view: WeightsName },
   { path: "/weights/:name/:version", title: "Weights", view: WeightsVersion },
   { path: "/new", title: "New job", nav: "New job", view: NewJob },
+  { path: "/jobs/:id", title: "Job", view: Job },
 ]);
 
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */
