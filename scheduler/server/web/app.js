@@ -7,6 +7,7 @@ import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
 import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { Cluster } from "./views/cluster.js";
+import { Compare } from "./views/compare.js";
 import { Data, DataName, WeightsName } from "./views/data.js";
 import { Job } from "./views/job.js";
 import { NewJob } from "./views/new_job.js";
@@ -24,6 +25,7 @@ setRoutes([
   { path: "/weights/:name/:version", title: "Weights", view: WeightsVersion },
   { path: "/new", title: "New job", nav: "New job", view: NewJob },
   { path: "/jobs/:id", title: "Job", view: Job },
+  { path: "/compare", title: "Compare", nav: "Compare", view: Compare },
 ]);
 
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */

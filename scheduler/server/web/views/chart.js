@@ -5,6 +5,9 @@ import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js"
 import { aligned } from "./curves.js";
 
 const HEIGHT = 190;
+/** How far apart the marks of an axis may be. */
+const TIMES = [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
+const COUNTS = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((power) => [10 ** power, 2 * 10 ** power, 5 * 10 ** power]);
 /** Colours of style.css; later lines take them again, dashed. */
 export const COLORS = 8;
 
@@ -182,7 +185,7 @@ function options(Plot, lines, now, setAt, width, height) {
     },
     scales: { x: { time: false, range: along }, y: { distr: log ? 3 : 1, range: around } },
     axes: [
-      { ...lined, size: 26, space: 64, incrs: axis === "time" ? [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800] : undefined,
+      { ...lined, size: 26, space: 64, incrs: axis === "time" ? TIMES : COUNTS,
         values: (/** @type {any} */ _, /** @type {number[]} */ all) => all.map((value) => place(axis, value)) },
       { ...lined, size: 48, values: (/** @type {any} */ _, /** @type {(number | null)[]} */ all) => all.map((value) => (value === null ? "" : figure(value))) },
     ],
