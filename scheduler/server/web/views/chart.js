@@ -1,12 +1,11 @@
 // @ts-check
 /** A chart of several curves: uPlot, with a legend that works by keyboard, marks, and a range that its views share. */
-import { span } from "../units.js";
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
 import { aligned } from "./curves.js";
 
 const HEIGHT = 190;
 /** How far apart the marks of an axis may be. */
-const TIMES = [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
+const TIMES = [1, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
 const COUNTS = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((power) => [10 ** power, 2 * 10 ** power, 5 * 10 ** power]);
 /** Colours of style.css; later lines take them again, dashed. */
 export const COLORS = 8;
@@ -40,8 +39,19 @@ export function figure(value) {
   return size >= 1000 ? String(Math.round(value)) : String(Number(value.toPrecision(4)));
 }
 
+/** A time since the start, as exactly as the marks of an axis are. @param {number} seconds */
+function lapse(seconds) {
+  const part = (/** @type {number} */ unit, /** @type {number} */ lower) => {
+    const rest = Math.round((seconds % unit) / lower);
+    return Math.floor(seconds / unit) + (rest ? `:${String(rest).padStart(2, "0")}` : "");
+  };
+  if (seconds < 60) return `${figure(seconds)} s`;
+  if (seconds < 3600) return `${part(60, 1)} min`;
+  return seconds < 172800 ? `${part(3600, 60)} h` : `${figure(seconds / 86400)} d`;
+}
+
 /** A value of an axis. @param {Axis} axis @param {number} value */
-const place = (axis, value) => (axis === "time" ? span(value) : figure(value));
+const place = (axis, value) => (axis === "time" ? lapse(value) : figure(value));
 
 const style = (/** @type {string} */ name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 export const color = (/** @type {number} */ at) => `var(--c${at % COLORS})`;

@@ -70,7 +70,7 @@ export class Curve {
   at(time) {
     const all = this.#points;
     let [low, high] = [0, all.length / SIZE - 1];
-    if (high < 0 || time < all[TIME] || time > all[high * SIZE + TIME] + 60) return null;
+    if (high < 0 || time < all[TIME]) return null;
     while (high - low > 1) {
       const middle = (low + high) >> 1;
       if (all[middle * SIZE + TIME] <= time) low = middle;

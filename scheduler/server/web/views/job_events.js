@@ -4,16 +4,18 @@ import { call } from "../api.js";
 import { watchJob } from "../live.js";
 import { useEffect, useMemo, useState } from "../vendor/preact.js";
 import { Curve, Curves } from "./curves.js";
+import { isOver } from "./job_parts.js";
 
 /** Lines of the log that a page keeps. */
 const LINES = 2000;
 /** Milliseconds between two drawings. */
 const DRAW = 400;
-/** Milliseconds between two looks at what a GPU has done. */
-const LOOK = 20000;
+/** Milliseconds between two looks at what a GPU has done, and while the job's figures are on their way: so often. */
+const [LOOK, SOON, TRIES] = [20000, 2000, 30];
 /** Milliseconds of an attempt above which minutes do. */
 const LONG = 7200000;
 const PAGES = 12;
+const SPEED = "speed/images a second";
 
 /** @typedef {{ cursor: string, time: string, tone: string, text: string }} LogLine */
 
@@ -85,41 +87,49 @@ export function useUtilization(job, curves) {
   const [, setCount] = useState(0);
   const attempts = (job.attempts || []).filter((/** @type {any} */ one) => one.gpuUuid && one.startTime);
   const isKnown = !!curves?.since;
-  const key = `${isKnown} ${attempts.length} ${attempts.at(-1)?.endTime}`;
+  const key = `${isKnown} ${attempts.length} ${attempts.at(-1)?.endTime} ${job.state}`;
   useEffect(() => {
     if (!isKnown || !attempts.length) return undefined;
     const stop = new AbortController();
-    let [isBusy, newest] = [false, curve.newest?.time || 0];
+    let [newest, tries] = [curve.newest?.time || 0, 0];
+    /** @type {ReturnType<typeof setTimeout>} */
+    let timer;
+    /** Adds samples; false where one is newer than the job's figures, which may be on their way. @param {any[]} samples */
+    const take = (samples) => {
+      const speed = curves?.curve(SPEED, "step");
+      for (const { time, utilizationRatio } of samples) {
+        const seconds = Date.parse(time) / 1000;
+        if (seconds > (speed?.newest?.time || 0)) return false;
+        newest = Math.max(newest, seconds);
+        const where = speed?.at(seconds);
+        if (!where || utilizationRatio === undefined) continue;
+        if (where.step < (curve.newest?.step || 0)) curve.cut(where.step);
+        curve.add(where.epoch, where.step, seconds, utilizationRatio);
+      }
+      return true;
+    };
     const read = async () => {
-      if (isBusy) return;
-      isBusy = true;
+      let isWhole = true;
       for (const { agentId, gpuUuid, startTime, endTime } of attempts) {
-        const until = endTime ? Date.parse(endTime) / 1000 : Infinity;
+        const until = endTime ? Date.parse(endTime) : Date.now();
         let from = new Date(Math.max(Date.parse(startTime), newest * 1000 + 1)).toISOString();
-        for (let pages = 0; from && newest < until - 1 && pages < PAGES; pages += 1) {
-          const byMinute = Math.min(Date.now(), until * 1000) - Date.parse(startTime) > LONG;
-          const message = { agent: agentId, gpu: gpuUuid, startTime: from, endTime, byMinute };
+        for (let pages = 0; isWhole && from && newest * 1000 < until - 1000 && pages < PAGES; pages += 1) {
+          const message = { agent: agentId, gpu: gpuUuid, startTime: from, endTime, byMinute: until - Date.parse(startTime) > LONG };
           // A machine that is gone has nothing to tell.
           const answer = await call("ClusterService/GetTelemetry", message, { signal: stop.signal }).catch(() => ({}));
-          for (const { time, utilizationRatio } of answer.samples || []) {
-            const seconds = Date.parse(time) / 1000;
-            const where = curves?.curve("speed/images a second", "step")?.at(seconds);
-            newest = Math.max(newest, seconds);
-            if (!where || utilizationRatio === undefined) continue;
-            if (where.step < (curve.newest?.step || 0)) curve.cut(where.step);
-            curve.add(where.epoch, where.step, seconds, utilizationRatio);
-          }
+          isWhole = take(answer.samples || []);
           from = answer.nextStartTime;
         }
       }
-      isBusy = false;
-      if (!stop.signal.aborted) setCount((count) => count + 1);
+      if (stop.signal.aborted) return;
+      setCount((count) => count + 1);
+      tries += 1;
+      if (!isOver(job) || (!isWhole && tries < TRIES)) timer = setTimeout(read, isWhole || tries > TRIES ? LOOK : SOON);
     };
     read();
-    const timer = attempts.at(-1)?.endTime ? undefined : setInterval(read, LOOK);
     return () => {
       stop.abort();
-      clearInterval(timer);
+      clearTimeout(timer);
     };
   }, [key, curve]);
   return curve;

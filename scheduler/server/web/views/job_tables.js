@@ -5,6 +5,7 @@ import { Link } from "../router.js";
 import { clock, seconds, span } from "../units.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { color, figure } from "./chart.js";
+import { ofClass } from "./curves.js";
 import { isOver } from "./job_parts.js";
 import { SortTable } from "./sort_table.js";
 import { settings } from "./spec.js";
@@ -103,11 +104,10 @@ const [MAP50, MAP] = ["metrics/mAP50(B)", "metrics/mAP50-95(B)"];
 
 /** What the best weights reach, class by class. @param {{ metrics: Record<string, number> }} props */
 export function Classes({ metrics }) {
-  const start = `${MAP}/`;
-  const names = Object.keys(metrics).filter((name) => name.startsWith(start)).map((name) => name.slice(start.length));
+  const names = [...new Set(Object.keys(metrics).filter(ofClass).map((name) => name.slice(name.indexOf("(B)/") + 4)))].sort();
   const [sort, setSort] = useState("-mAP50-95");
   if (!names.length) return null;
-  const rows = names.map((name) => ({ key: name, cells: [name, metrics[`${MAP50}/${name}`], metrics[start + name]] }));
+  const rows = names.map((name) => ({ key: name, cells: [name, metrics[`${MAP50}/${name}`], metrics[`${MAP}/${name}`]] }));
   const all = { key: "all", cells: ["all classes", metrics[MAP50], metrics[MAP]] };
   return html`<${Panel} title=${`Classes (${names.length})`} id="classes">
     <${SortTable} label="Classes" heads=${["class", "mAP50", "mAP50-95"]} first=${all} rows=${rows} sort=${sort} onSort=${setSort} />
