@@ -170,7 +170,8 @@ function near(column, at) {
 function options(Plot, lines, now, setAt, width, height) {
   const { axis, log, bounds, group } = now.current;
   const around = (/** @type {any} */ _, /** @type {number | null} */ low, /** @type {number | null} */ high) => {
-    if (low === null || high === null) return bounds || [0, 1];
+    // No logarithm of nothing: uPlot would look for one for ever.
+    if (low === null || high === null) return bounds || [log ? 0.1 : 0, 1];
     if (low === high && !log) return bounds || (low ? [low - Math.abs(low) / 10, low + Math.abs(low) / 10] : [0, 1]);
     if (log) return Plot.rangeLog(low, high, 10, true);
     return bounds || Plot.rangeNum(low, high, 0.1, true);
