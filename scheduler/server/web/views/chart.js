@@ -18,7 +18,9 @@ let loading;
 /** The library, when the first chart needs it. */
 function uplot() {
   loading ??= new Promise((resolve, reject) => {
-    const at = (/** @type {string} */ name) => new URL(`../vendor/${name}`, import.meta.url).href;
+    // The files of one version are beside each other.
+    const beside = document.querySelector("link[rel=stylesheet]");
+    const at = (/** @type {string} */ name) => new URL(`vendor/${name}`, /** @type {HTMLLinkElement} */ (beside).href).href;
     const [style, script] = [document.createElement("link"), document.createElement("script")];
     [style.rel, style.href, script.src] = ["stylesheet", at("uplot.css"), at("uplot.js")];
     script.onload = () => resolve(/** @type {any} */ (globalThis).uPlot);
@@ -53,11 +55,21 @@ function lapse(seconds) {
 /** A value of an axis. @param {Axis} axis @param {number} value */
 const place = (axis, value) => (axis === "time" ? lapse(value) : figure(value));
 
-const style = (/** @type {string} */ name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+/** Colours of the theme, as they were read. @type {Map<string, string>} */
+const known = new Map();
+/** @param {string} name */
+function style(name) {
+  if (!known.has(name)) known.set(name, getComputedStyle(document.documentElement).getPropertyValue(name));
+  return known.get(name) || "";
+}
 export const color = (/** @type {number} */ at) => `var(--c${at % COLORS})`;
 
-/** Draws anew when the colours are others. @param {() => void} draw */
-function onTheme(draw) {
+/** Draws anew when the colours are others. @param {() => void} redraw */
+function onTheme(redraw) {
+  const draw = () => {
+    known.clear();
+    redraw();
+  };
   const seen = new MutationObserver(draw);
   seen.observe(document.documentElement, { attributeFilter: ["data-theme"] });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -105,6 +117,7 @@ export function Chart(props) {
   const [own, setOwn] = useState(/** @type {string[]} */ ([]));
   const [at, setAt] = useState(/** @type {number | null} */ (null));
   const [problem, setProblem] = useState("");
+  const [width, setWidth] = useState(0);
   const [plot, setPlot] = useState(/** @type {any} */ (null));
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const hidden = props.hidden || own;
@@ -116,28 +129,35 @@ export function Chart(props) {
   now.current = props;
 
   useEffect(() => {
+    // Asking for the width would lay out the whole page.
+    const seen = new ResizeObserver(([entry]) => setWidth(Math.floor(entry.contentRect.width)));
+    if (box.current) seen.observe(box.current);
+    return () => seen.disconnect();
+  }, []);
+  useEffect(() => {
+    if (!width) return undefined;
     let [isOpen, made] = [true, /** @type {any} */ (null)];
     uplot().then((Plot) => {
       if (!isOpen || !box.current) return;
-      made = new Plot(options(Plot, shown, now, setAt, box.current.clientWidth, height), [[], ...shown.map(() => [])], box.current);
+      made = new Plot(options(Plot, shown, now, setAt, width, height), [[], ...shown.map(() => [])], box.current);
       setPlot(made);
     }, (cause) => setProblem(cause.message));
-    const seen = new ResizeObserver(() => box.current && made?.setSize({ width: box.current.clientWidth, height }));
-    if (box.current) seen.observe(box.current);
     const end = onTheme(() => made?.redraw());
     return () => {
       isOpen = false;
-      seen.disconnect();
       end();
       made?.destroy();
       setPlot(null);
     };
-  }, [look, axis, log, height]);
+  }, [look, axis, log, height, width > 0]);
+  useEffect(() => {
+    if (plot && plot.width !== width) plot.setSize({ width, height });
+  }, [plot, width]);
 
   const data = useMemo(() => {
-    const pixels = Math.max(50, Math.round((box.current?.clientWidth || 400) - 60));
+    const pixels = Math.max(50, width - 60);
     return aligned(shown.map(({ curve, since }) => ({ curve: /** @type {any} */ (curve), since })), { axis, range, pixels, smoothing, log });
-  }, [plot, look, version, axis, smoothing, log, range?.[0], range?.[1]]);
+  }, [width, look, version, axis, smoothing, log, range?.[0], range?.[1]]);
   useEffect(() => {
     if (plot?.series.length === data.length) plot.setData(data);
   }, [plot, data]);
@@ -173,7 +193,7 @@ function options(Plot, lines, now, setAt, width, height) {
     // No logarithm of nothing: uPlot would look for one for ever.
     if (low === null || high === null) return bounds || [log ? 0.1 : 0, 1];
     if (low === high && !log) return bounds || (low ? [low - Math.abs(low) / 10, low + Math.abs(low) / 10] : [0, 1]);
-    if (log) return Plot.rangeLog(low, high, 10, true);
+    if (log) return Plot.rangeLog(low, high, 10, false);
     return bounds || Plot.rangeNum(low, high, 0.1, true);
   };
   const along = (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => {

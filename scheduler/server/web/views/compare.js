@@ -83,9 +83,9 @@ function rows(jobs, differ, figures) {
     const took = job.startTime && ((job.endTime ? Date.parse(job.endTime) : Date.now()) - Date.parse(job.startTime)) / 1000;
     const setting = (/** @type {string} */ name) => {
       const text = own.get(name) ?? "";
-      return text === "" || Number.isNaN(Number(text)) ? text : { value: Number(text), view: text };
+      return text === "" || Number.isNaN(Number(text)) ? text : { value: Number(text), view: () => text };
     };
-    const cells = [jobName(job), job.state, ...differ.map(setting), { value: took || undefined, view: took ? span(took) : "–" }, ...figures.map((name) => metrics[name])];
+    const cells = [jobName(job), job.state, ...differ.map(setting), { value: took || undefined, view: () => (took ? span(took) : "–") }, ...figures.map((name) => metrics[name])];
     return { key: job.id, job, cells };
   });
 }
@@ -96,8 +96,7 @@ function Comparison({ query, wanted, sweepId }) {
   const all = jobs || [];
   const sort = query.get("sort") || `-${MAP}`;
   const metric = query.get("metric") || MAP;
-  const specs = all.map((job) => settings(job.spec));
-  const differ = useMemo(() => differing(specs).filter((name) => name !== "name"), [specs.map((one) => [...one.values()].join()).join()]);
+  const differ = useMemo(() => differing(all.map((job) => settings(job.spec))).filter((name) => name !== "name"), [all.map((job) => job.id).join()]);
   const figures = useMemo(() => {
     const found = new Set(all.flatMap((job) => Object.keys(job.progress?.metrics || {})).filter((name) => !ofClass(name) && !name.startsWith("lr/")));
     return [...FIGURES.filter((name) => found.has(name)), ...[...found].filter((name) => !FIGURES.includes(name)).sort()];
@@ -127,8 +126,8 @@ function Comparison({ query, wanted, sweepId }) {
   const view = (/** @type {any} */ row) => ({
     key: row.key,
     cells: [
-      { value: jobName(row.job), view: html`<${Name} job=${row.job} isShown=${chosen.includes(row.key)} color=${place(row.key)} onToggle=${toggle} isSweep=${!!sweepId} wanted=${wanted} />` },
-      { value: row.job.state, view: html`<${JobPill} state=${row.job.state} />` },
+      { value: jobName(row.job), view: () => html`<${Name} job=${row.job} isShown=${chosen.includes(row.key)} color=${place(row.key)} onToggle=${toggle} isSweep=${!!sweepId} wanted=${wanted} />` },
+      { value: row.job.state, view: () => html`<${JobPill} state=${row.job.state} />` },
       ...row.cells.slice(2),
     ],
   });

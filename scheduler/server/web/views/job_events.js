@@ -7,7 +7,7 @@ import { Curve, Curves } from "./curves.js";
 import { isOver } from "./job_parts.js";
 
 /** Lines of the log that a page keeps. */
-const LINES = 2000;
+const LINES = 1000;
 /** Milliseconds between two drawings. */
 const DRAW = 400;
 /** Milliseconds between two looks at what a GPU has done, and while the job's figures are on their way: so often. */

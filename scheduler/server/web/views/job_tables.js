@@ -3,7 +3,7 @@
 import { call } from "../api.js";
 import { Link } from "../router.js";
 import { clock, seconds, span } from "../units.js";
-import { html, useEffect, useState } from "../vendor/preact.js";
+import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { color, figure } from "./chart.js";
 import { ofClass } from "./curves.js";
 import { isOver } from "./job_parts.js";
@@ -106,8 +106,8 @@ const [MAP50, MAP] = ["metrics/mAP50(B)", "metrics/mAP50-95(B)"];
 export function Classes({ metrics }) {
   const names = [...new Set(Object.keys(metrics).filter(ofClass).map((name) => name.slice(name.indexOf("(B)/") + 4)))].sort();
   const [sort, setSort] = useState("-mAP50-95");
+  const rows = useMemo(() => names.map((name) => ({ key: name, cells: [name, metrics[`${MAP50}/${name}`], metrics[`${MAP}/${name}`]] })), [metrics]);
   if (!names.length) return null;
-  const rows = names.map((name) => ({ key: name, cells: [name, metrics[`${MAP50}/${name}`], metrics[`${MAP}/${name}`]] }));
   const all = { key: "all", cells: ["all classes", metrics[MAP50], metrics[MAP]] };
   return html`<${Panel} title=${`Classes (${names.length})`} id="classes">
     <${SortTable} label="Classes" heads=${["class", "mAP50", "mAP50-95"]} first=${all} rows=${rows} sort=${sort} onSort=${setSort} />

@@ -10,9 +10,15 @@ function shown(value) {
   return typeof value === "object" && value ? JSON.stringify(value) : String(value ?? "");
 }
 
+/** Of specs that were read before. @type {WeakMap<object, Map<string, string>>} */
+const read = new WeakMap();
+
 /** Every setting of a spec by name, in the order of the form. @param {any} spec @returns {Map<string, string>} */
 export function settings(spec = {}) {
+  const known = read.get(spec);
+  if (known) return known;
   const all = new Map();
+  read.set(spec, all);
   const { train = {}, resources = {}, labels = {}, name: _, ...rest } = spec;
   for (const part of [train, resources, rest]) {
     for (const [name, value] of Object.entries(part)) all.set(snake(name), shown(value));
