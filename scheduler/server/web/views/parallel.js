@@ -51,6 +51,7 @@ export function Parallel({ jobs, axes, metric, name, isLess, best }) {
     const good = last === null || last === undefined ? null : isLess ? 1 - last : last;
     return { job, path, good, values };
   });
+  const opacity = Math.max(0.12, Math.min(0.75, 40 / lines.length));
   // The best are drawn last, over the others.
   lines.sort((one, other) => (one.good ?? -1) - (other.good ?? -1));
   const hovered = lines.find((line) => line.job.id === over);
@@ -60,7 +61,7 @@ export function Parallel({ jobs, axes, metric, name, isLess, best }) {
     <div class="scroll" tabindex="0" role="group" aria-labelledby="parallel">
     <svg class="parallel" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label=${`${jobs.length} jobs over ${scales.map((one) => one.name).join(", ")}`} onMouseLeave=${() => setOver("")}>
       ${lines.map(
-        ({ job, path, good }) => html`<path key=${job.id} d=${path} style=${{ stroke: tone(good) }} class=${job.id === over ? "over" : job.id === best ? "best" : over ? "faint" : ""}
+        ({ job, path, good }) => html`<path key=${job.id} d=${path} style=${{ stroke: tone(good), opacity: job.id === over || job.id === best ? 1 : over ? opacity / 3 : opacity }} class=${job.id === over || job.id === best ? "strong" : ""}
           onMouseEnter=${() => setOver(job.id)} onClick=${() => go(`/jobs/${job.id}`)} />`,
       )}
       ${scales.map(
