@@ -110,7 +110,7 @@ def test_a_running_job_is_followed_cancelled_and_queued_again(page: Page, yard: 
     expect(page.get_by_role("log")).to_contain_text("cancelled")
     page.get_by_role("button", name="Retry").click()
     expect(page.locator(".pill").first).to_have_text("running")
-    expect(page.get_by_role("region", name="Attempts").locator("tbody tr:not(.more)")).to_have_count(2)
+    expect(page.get_by_role("region", name="Attempts").locator("tbody tr:not(.told)")).to_have_count(2)
     yard.call("JobService/CancelJob", {"jobId": job})
     ended(yard, job)
 
@@ -165,7 +165,7 @@ def test_an_attempt_that_crashed_is_told_and_the_next_goes_on(page: Page, yard: 
     job = ended(yard, yard.submit("crashes", {"epochs": 8, "seed": trainer.CRASHES}))
     page.goto(f"{yard.url}/jobs/{job}")
     attempts = page.get_by_role("region", name="Attempts")
-    expect(attempts.locator("tbody tr:not(.more) td:last-child")).to_have_text(["completed", "trainer crash"])
+    expect(attempts.locator("tbody tr:not(.told) td:last-child")).to_have_text(["completed", "trainer crash"])
     expect(page.get_by_text("Dashed: an attempt began.")).to_be_visible()
 
 

@@ -18,14 +18,14 @@ import { DataVersion, WeightsVersion } from "./views/version.js";
 setRoutes([
   { path: "/", title: "Cluster", nav: "Cluster", view: Cluster },
   { path: "/jobs", title: "Queue", nav: "Queue", view: Queue },
+  { path: "/jobs/:id", title: "Job", view: Job },
+  { path: "/compare", title: "Compare", nav: "Compare", view: Compare },
   { path: "/data", title: "Data", nav: "Data", view: Data },
   { path: "/data/:name", title: "Data", view: DataName },
   { path: "/data/:name/:version", title: "Data", view: DataVersion },
   { path: "/weights/:name", title: "Weights", view: WeightsName },
   { path: "/weights/:name/:version", title: "Weights", view: WeightsVersion },
   { path: "/new", title: "New job", nav: "New job", view: NewJob },
-  { path: "/jobs/:id", title: "Job", view: Job },
-  { path: "/compare", title: "Compare", nav: "Compare", view: Compare },
 ]);
 
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */

@@ -37,7 +37,7 @@ export function Artifacts({ job }) {
   return html`
     ${pictures.length > 0 &&
     html`<section class="panel wide" aria-labelledby="pictures"><header><h2 id="pictures">Pictures</h2></header>
-      <ul class="pictures">${pictures.map((one, at) => html`<${Picture} key=${one.name + one.sha256} job=${job.id} one=${one} onOpen=${() => setOpen(at)} />`)}</ul>
+      <ul class="thumbs">${pictures.map((one, at) => html`<${Picture} key=${one.name + one.sha256} job=${job.id} one=${one} onOpen=${() => setOpen(at)} />`)}</ul>
     </section>`}
     <section class="panel" aria-labelledby="files"><header><h2 id="files">Artifacts</h2></header>
       <div class="scroll tall" tabindex="0" role="group" aria-labelledby="files"><table>

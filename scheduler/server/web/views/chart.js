@@ -168,7 +168,7 @@ export function Chart(props) {
   };
   return html`<figure class="chart">
     <figcaption><b>${title}</b>${at !== null && data[0][at] !== undefined && html`<span class="muted small">${axis === "time" ? "" : `${axis} `}${place(axis, Number(data[0][at]))}</span>`}</figcaption>
-    <div class="legend">
+    <div class="keys">
       ${lines.map(
         (line) => html`<button type="button" key=${line.key} aria-pressed=${String(!hidden.includes(line.key))} title=${line.label} onClick=${() => toggle(line.key)}>
           <i style=${{ background: color(line.color) }} class=${line.color >= COLORS ? "dashed" : ""} aria-hidden="true"></i><span>${line.label}</span> <b>${value(line)}</b>

@@ -125,7 +125,7 @@ function Head({ job, caller, onChange }) {
     </div>
     ${reason && html`<p class=${job.state === "FAILED" ? "problem" : "said"}>${reason}</p>`}
     <${Progress} job=${job} />
-    <dl class="facts">
+    <dl class="terms">
       ${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
       ${job.sweepId && html`<div><dt>sweep</dt><dd><${Link} to=${`/compare?sweep=${job.sweepId}`}>${job.sweepId.slice(0, 13)}<//></dd></div>`}
       ${Object.entries(job.spec?.labels || {}).filter(([name]) => name !== "sweep").map(([name, value]) => html`<div key=${`label ${name}`}><dt>${name}</dt><dd>${value}</dd></div>`)}

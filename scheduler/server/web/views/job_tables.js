@@ -46,7 +46,7 @@ export function Speed({ job }) {
     ${all > 0 && html`<div class="phases" aria-hidden="true">
         ${PHASES.map((name, at) => html`<i key=${name} style=${{ width: `${(100 * (phases[name] || 0)) / all}%`, background: color(at) }}></i>`)}
       </div>
-      <dl class="facts">${PHASES.map((name, at) => html`<div key=${name}><dt><i class="dot" style=${{ background: color(at) }}></i>${name}</dt><dd>${figure(1000 * (phases[name] || 0))} ms</dd></div>`)}</dl>`}
+      <dl class="terms">${PHASES.map((name, at) => html`<div key=${name}><dt><i class="dot" style=${{ background: color(at) }}></i>${name}</dt><dd>${figure(1000 * (phases[name] || 0))} ms</dd></div>`)}</dl>`}
     ${told && html`${list("What was seen", told.findings)}${list("What to change", told.advice)}`}
   <//>`;
 }
@@ -64,7 +64,7 @@ export function Attempts({ job }) {
             <td>${one.number}</td><td>${one.agentName}</td><td>${one.device}</td>
             <td>${time(one.placedTime)}</td><td>${time(one.startTime)}</td><td>${time(one.endTime)}</td><td>${word(one.endReason) || "–"}</td>
           </tr>
-          ${(one.message || one.unfit?.message) && html`<tr class="more" key=${`${one.number} more`}><td></td><td colspan="6">${one.message || one.unfit.message}</td></tr>`}`,
+          ${(one.message || one.unfit?.message) && html`<tr class="told" key=${`${one.number} more`}><td></td><td colspan="6">${one.message || one.unfit.message}</td></tr>`}`,
       )}</tbody>
     </table></div>
   <//>`;
@@ -82,12 +82,12 @@ export function Placement({ job }) {
     html`<div class="scroll" tabindex="0" role="group" aria-labelledby="placement"><table>
       <thead><tr>${["Device", "Free", "Waits", "Takes", "Delays others", "Speed"].map((name) => html`<th key=${name} scope="col">${name}</th>`)}</tr></thead>
       <tbody>${options.map(
-        (/** @type {any} */ one, /** @type {number} */ at) => html`<tr key=${one.device} class=${at ? "" : "chosen"}>
+        (/** @type {any} */ one, /** @type {number} */ at) => html`<tr key=${one.device} class=${at ? "" : "marked"}>
           <td>${one.device}</td><td>${one.free || 0} of ${one.total || 0}</td><td>${long(one.waits)}</td><td>${long(one.takes)}</td>
           <td>${long(one.delaysOthers)}</td><td>${one.measured ? "measured" : "estimated"}</td></tr>`,
       )}</tbody>
     </table></div>`}
-    <dl class="facts">
+    <dl class="terms">
       ${choice.overdue && html`<div><dt>overdue</dt><dd>yes</dd></div>`}
       ${attempt.warm && html`<div><dt>data set decoded there</dt><dd>yes</dd></div>`}
       ${choice.madeWayJobId && html`<div><dt>preempted for it</dt><dd><${Link} to=${`/jobs/${choice.madeWayJobId}`}>${choice.madeWayJobId.slice(0, 13)}<//></dd></div>`}

@@ -64,6 +64,6 @@ export function SortTable({ label, heads, rows, first, sort, onSort, names = {},
         <button type="button" class="plain" onClick=${() => click(head)}>${names[head] ?? head}<span aria-hidden="true">${head === column ? (order === "descending" ? " ↓" : " ↑") : ""}</span></button>
       </th>`,
     )}</tr></thead>
-    <tbody>${first && line(first, "first")}${room(from)}${all.slice(from, until).map((row) => line(row, row.key === marked ? "chosen" : ""))}${room(all.length - until)}</tbody>
+    <tbody>${first && line(first, "whole")}${room(from)}${all.slice(from, until).map((row) => line(row, row.key === marked ? "marked" : ""))}${room(all.length - until)}</tbody>
   </table></div>`;
 }
