@@ -88,6 +88,9 @@ def test_settings_that_differ_stand_beside_the_figures(page: Page, yard: Lab, jo
     expect(page.get_by_role("rowheader")).to_have_count(2)
     page.get_by_text(f"best {MAP}:").get_by_role("link").click()
     expect(page.get_by_role("heading", name=f"rate {RATES[2]} <b>")).to_be_visible()
+    page.go_back()
+    page.get_by_role("link", name="Clone the best").click()
+    expect(page).to_have_url(f"{yard.url}/new?from={jobs[2]}")
 
 
 def test_who_is_not_there_is_told_and_the_others_are_compared(
@@ -112,6 +115,25 @@ def test_a_sweep_is_shown_over_its_parameters(page: Page, yard: Lab, sweep: str)
     expect(chart(page, MAP).get_by_role("button")).to_have_count(4)
     lines.last.dispatch_event("click")
     expect(page.get_by_role("region", name="Settings")).to_contain_text("0.03")
+
+
+def test_a_large_sweep_draws_the_rows_in_view(page: Page, yard: Lab) -> None:
+    """And all of them, to whoever scrolls."""
+    train = {"model": "yolov8s", "data": str(yard.data())}
+    spec = {"name": "large", "train": train, "resources": {"minVramMib": 90_000}}
+    axes = [{"parameter": "seed", "values": [str(seed) for seed in range(300)]}]
+    sweep = yard.call("JobService/SubmitSweep", {"spec": spec, "axes": axes})["sweepId"]
+    page.goto(f"{yard.url}/compare?sweep={sweep}&sort=seed")
+    expect(page.get_by_text("300 jobs")).to_be_visible()
+    table = page.get_by_role("table")
+    expect(table).to_have_attribute("aria-rowcount", "300")
+    expect(table.get_by_role("cell", name="0", exact=True)).to_be_visible()
+    assert table.get_by_role("rowheader").count() < 100
+    box = page.get_by_role("group", name="Jobs")
+    box.evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    box.evaluate("box => box.scrollIntoView()")
+    expect(table.get_by_role("cell", name="299", exact=True)).to_be_in_viewport()
+    yard.call("JobService/CancelSweep", {"sweepId": sweep})
 
 
 @pytest.mark.parametrize("seen", [("light", 1440), ("light", 390), ("dark", 1440), ("dark", 390)])

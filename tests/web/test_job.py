@@ -80,6 +80,11 @@ def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(page: Page, yard
     classes = page.get_by_role("region", name="Classes (2)")
     expect(classes.get_by_role("rowheader")).to_have_text(["all classes", "<b>nucleus</b>", "cell"])
     expect(page.get_by_role("region", name="Settings")).to_contain_text("weight_decay")
+    page.get_by_role("link", name="Compare").last.click()
+    expect(page).to_have_url(f"{yard.url}/compare?jobs={done}")
+    page.go_back()
+    page.get_by_role("link", name="Clone with changes").click()
+    expect(page).to_have_url(f"{yard.url}/new?from={done}")
 
 
 def test_a_part_of_an_id_leads_to_the_whole_one_and_a_wrong_one_says_so(
