@@ -7,6 +7,9 @@ import { bytes, isOver } from "./job_parts.js";
 /** Milliseconds between two looks for new ones while it runs. */
 const LOOK = 15000;
 
+/** Where a job's picture is; another one under the same name is another address. @param {string} job @param {any} one */
+const picture = (job, one) => `${address(job, one.name)}?${(one.sha256 || "").slice(0, 8)}`;
+
 /** Where a job's file is. @param {string} job @param {string} name */
 const address = (job, name) => `/files/jobs/${job}/${name.split("/").map(encodeURIComponent).join("/")}`;
 
@@ -54,7 +57,7 @@ function Picture({ job, one, onOpen }) {
   const [isGone, setGone] = useState(false);
   return html`<li>
     <button type="button" onClick=${onOpen} disabled=${isGone} aria-label=${`Look at ${one.name}`}>
-      ${!isGone && html`<img src=${address(job, one.name)} alt="" loading="lazy" decoding="async" onError=${() => setGone(true)} />`}
+      ${!isGone && html`<img src=${picture(job, one)} alt="" loading="lazy" decoding="async" onError=${() => setGone(true)} />`}
       <span>${one.name}</span>
     </button>
   </li>`;
@@ -76,6 +79,6 @@ function Large({ job, pictures, at, onMove }) {
       <button type="button" onClick=${() => move(1)} aria-label="Next picture">→</button>
       <button type="button" onClick=${() => box.current?.close()}>Close</button>
     </header>
-    <img src=${address(job, name)} alt=${name} />
+    <img src=${picture(job, pictures[at])} alt=${name} />
   </dialog>`;
 }
