@@ -135,11 +135,13 @@ class Lab:
             self.token = until(lambda: self._first_token("yard login"), lambda: self.log("scheduler"))
         until(self._answers, lambda: self.log("scheduler"))
 
-    def start_agent(self, name: str, gpus: list[dict[str, Any]], cpu_slots: int = 0) -> None:
-        """Starts a machine with such GPUs, and waits until it is connected."""
+    def start_agent(
+        self, name: str, gpus: list[dict[str, Any]], cpu_slots: int = 0, trainer_text: str = _TRAINER
+    ) -> None:
+        """Starts a machine with such GPUs and trainer, and waits until it is connected."""
         self.show_gpus(name, gpus)
-        trainer = self.folder / "trainer"
-        trainer.write_text(_TRAINER)
+        trainer = self.folder / f"{name}-trainer"
+        trainer.write_text(trainer_text)
         trainer.chmod(0o755)
         settings = {
             "NAME": name,
@@ -180,10 +182,10 @@ class Lab:
         agents = self.call("ClusterService/ListAgents").get("agents", [])
         return next((agent for agent in agents if agent["name"] == name), {})
 
-    def submit(self, name: str, **resources: Any) -> str:
+    def submit(self, name: str, train: dict[str, Any] | None = None, **resources: Any) -> str:
         """Queues a job; its id."""
-        train = {"model": "yolov8s", "data": str(self.data()), "epochs": 40, "imgsz": 640}
-        spec = {"name": name, "train": train, "resources": resources}
+        usual = {"model": "yolov8s", "data": str(self.data()), "epochs": 40, "imgsz": 640}
+        spec = {"name": name, "train": usual | (train or {}), "resources": resources}
         return str(self.call("JobService/SubmitJob", {"spec": spec})["jobId"])
 
     def data(self) -> Path:

@@ -7,7 +7,9 @@ import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
 import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { Cluster } from "./views/cluster.js";
+import { Compare } from "./views/compare.js";
 import { Data, DataName, WeightsName } from "./views/data.js";
+import { Job } from "./views/job.js";
 import { NewJob } from "./views/new_job.js";
 import { Queue } from "./views/queue.js";
 import { DataVersion, WeightsVersion } from "./views/version.js";
@@ -16,6 +18,8 @@ import { DataVersion, WeightsVersion } from "./views/version.js";
 setRoutes([
   { path: "/", title: "Cluster", nav: "Cluster", view: Cluster },
   { path: "/jobs", title: "Queue", nav: "Queue", view: Queue },
+  { path: "/jobs/:id", title: "Job", view: Job },
+  { path: "/compare", title: "Compare", nav: "Compare", view: Compare },
   { path: "/data", title: "Data", nav: "Data", view: Data },
   { path: "/data/:name", title: "Data", view: DataName },
   { path: "/data/:name/:version", title: "Data", view: DataVersion },
