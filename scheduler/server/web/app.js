@@ -1,31 +1,27 @@
 // @ts-check
 /** How the page is put together: who looks at it, and which view they see. */
 import { ApiError, Unreachable, call, setUnauthenticated } from "./api.js";
+import { later } from "./later.js";
 import { Layout } from "./layout.js";
 import { start, stop } from "./live.js";
 import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
 import { html, render, useEffect, useState } from "./vendor/preact.js";
-import { Cluster } from "./views/cluster.js";
-import { Compare } from "./views/compare.js";
-import { Data, DataName, WeightsName } from "./views/data.js";
-import { Job } from "./views/job.js";
-import { NewJob } from "./views/new_job.js";
-import { Queue } from "./views/queue.js";
-import { DataVersion, WeightsVersion } from "./views/version.js";
 
+const data = () => import("./views/data.js");
+const version = () => import("./views/version.js");
 // A view is a line here, a file in views/, and its name in web/assets.rs.
 setRoutes([
-  { path: "/", title: "Cluster", nav: "Cluster", view: Cluster },
-  { path: "/jobs", title: "Queue", nav: "Queue", view: Queue },
-  { path: "/jobs/:id", title: "Job", view: Job },
-  { path: "/compare", title: "Compare", nav: "Compare", view: Compare },
-  { path: "/data", title: "Data", nav: "Data", view: Data },
-  { path: "/data/:name", title: "Data", view: DataName },
-  { path: "/data/:name/:version", title: "Data", view: DataVersion },
-  { path: "/weights/:name", title: "Weights", view: WeightsName },
-  { path: "/weights/:name/:version", title: "Weights", view: WeightsVersion },
-  { path: "/new", title: "New job", nav: "New job", view: NewJob },
+  { path: "/", title: "Cluster", nav: "Cluster", view: later(() => import("./views/cluster.js"), "Cluster") },
+  { path: "/jobs", title: "Queue", nav: "Queue", view: later(() => import("./views/queue.js"), "Queue") },
+  { path: "/jobs/:id", title: "Job", view: later(() => import("./views/job.js"), "Job") },
+  { path: "/compare", title: "Compare", nav: "Compare", view: later(() => import("./views/compare.js"), "Compare") },
+  { path: "/data", title: "Data", nav: "Data", view: later(data, "Data") },
+  { path: "/data/:name", title: "Data", view: later(data, "DataName") },
+  { path: "/data/:name/:version", title: "Data", view: later(version, "DataVersion") },
+  { path: "/weights/:name", title: "Weights", view: later(data, "WeightsName") },
+  { path: "/weights/:name/:version", title: "Weights", view: later(version, "WeightsVersion") },
+  { path: "/new", title: "New job", nav: "New job", view: later(() => import("./views/new_job.js"), "NewJob") },
 ]);
 
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */
