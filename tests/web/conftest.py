@@ -69,7 +69,9 @@ def complaints() -> Complaints:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser that remembers nothing."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, ignore_https_errors=True)
+    context = browser.new_context(
+        viewport={"width": 1440, "height": 900}, ignore_https_errors=True
+    )
     yield context
     context.close()
 
@@ -78,7 +80,9 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def page(context: BrowserContext, complaints: Complaints) -> Iterator[Page]:
     """A page that has nothing to complain of."""
     page = context.new_page()
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    page.on(
+        "console", lambda message: complaints.append(f"{message.type}: {message.text}")
+    )
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     yield page
     assert complaints == []

@@ -19,23 +19,35 @@ def refusals(page: Page, complaints: Complaints) -> Iterator[None]:
     """Chromium itself tells of answers that refuse; nothing else may be there."""
     assert page
     yield
-    complaints[:] = [text for text in complaints if "the server responded with a status of" not in text]
+    complaints[:] = [
+        text
+        for text in complaints
+        if "the server responded with a status of" not in text
+    ]
 
 
-def test_defaults_are_the_schedulers_and_what_is_wrong_is_told_at_its_field(page: Page, lab: Lab) -> None:
+def test_defaults_are_the_schedulers_and_what_is_wrong_is_told_at_its_field(
+    page: Page, lab: Lab
+) -> None:
     """In the scheduler's words, before anything is queued."""
     page.goto(f"{lab.url}/new")
     expect(page).to_have_title("New job · Trainyard")
-    expect(page.get_by_label("epochs", exact=True)).to_have_attribute("placeholder", "100")
+    expect(page.get_by_label("epochs", exact=True)).to_have_attribute(
+        "placeholder", "100"
+    )
     expect(page.get_by_label("data", exact=True)).to_be_visible()
     page.get_by_label("data", exact=True).fill("no-such-data")
     plan = page.get_by_role("complementary", name="Plan")
-    expect(page.locator("#f-train\\.data-wrong")).to_contain_text("there is no data set `no-such-data`")
+    expect(page.locator("#f-train\\.data-wrong")).to_contain_text(
+        "there is no data set `no-such-data`"
+    )
     page.get_by_label("data", exact=True).fill(str(lab.data()))
     expect(plan).to_contain_text("valid")
     page.get_by_text("Optimiser").click()
     page.get_by_label("lr0").fill("99")
-    expect(page.locator("#f-train\\.lr0-wrong")).to_have_text("is 99; use 0.000000000001 to 10")
+    expect(page.locator("#f-train\\.lr0-wrong")).to_have_text(
+        "is 99; use 0.000000000001 to 10"
+    )
     page.get_by_text("Optimiser").click()
     page.get_by_role("button", name="Submit").click()
     # The group opens, and the field is at hand.
@@ -64,7 +76,12 @@ def test_a_job_is_planned_and_submitted(page: Page, lab: Lab) -> None:
     job = lab.call("JobService/GetJob", {"jobId": page.url.rsplit("/", 1)[1]})
     spec = job["spec"]
     train = spec["train"]
-    assert (train["model"], train["epochs"], train["amp"], train["imgsz"]) == ("yolov8s", 7, False, 640)
+    assert (train["model"], train["epochs"], train["amp"], train["imgsz"]) == (
+        "yolov8s",
+        7,
+        False,
+        640,
+    )
     assert train["data"].startswith("to-train-on@")
     assert spec["resources"]["gpuModels"] == ["4060", "4090"]
     assert (spec["timeLimit"], spec["priority"]) == ("5400s", -5)
@@ -74,8 +91,19 @@ def test_a_job_is_planned_and_submitted(page: Page, lab: Lab) -> None:
 
 def test_a_clone_marks_what_differs(page: Page, lab: Lab) -> None:
     """And takes it back."""
-    train = {"model": "yolov8m", "data": str(lab.data()), "epochs": 12, "lr0": 0.02, "cosLr": False}
-    spec = {"name": "first", "train": train, "resources": {"device": "cpu"}, "labels": {"fold": "1"}}
+    train = {
+        "model": "yolov8m",
+        "data": str(lab.data()),
+        "epochs": 12,
+        "lr0": 0.02,
+        "cosLr": False,
+    }
+    spec = {
+        "name": "first",
+        "train": train,
+        "resources": {"device": "cpu"},
+        "labels": {"fold": "1"},
+    }
     job = lab.call("JobService/SubmitJob", {"spec": spec})["jobId"]
     lab.call("JobService/CancelJob", {"jobId": job})
     page.goto(f"{lab.url}/new?from={job}")
@@ -106,7 +134,10 @@ def test_a_clone_marks_what_differs(page: Page, lab: Lab) -> None:
 def test_a_clone_trains_on_the_same_version(page: Page, lab: Lab) -> None:
     """Also when there is a newer one."""
     version = push(lab, "cloned")
-    spec = {"train": {"model": "yolov8n", "data": version}, "resources": {"minVramMib": 90000}}
+    spec = {
+        "train": {"model": "yolov8n", "data": version},
+        "resources": {"minVramMib": 90000},
+    }
     job = lab.call("JobService/SubmitJob", {"spec": spec})["jobId"]
     page.goto(f"{lab.url}/new?from={job}")
     expect(page.get_by_label("data", exact=True)).to_have_value(version)
@@ -127,9 +158,13 @@ def test_a_job_that_is_not_there_cannot_be_cloned(page: Page, lab: Lab) -> None:
 
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_fill_it_in(browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int) -> None:
+def test_everybody_can_fill_it_in(
+    browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int
+) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(
+        viewport={"width": width, "height": 844}, color_scheme=scheme
+    )  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(f"{lab.url}/new?data={lab.data()}")
     plan = page.get_by_role("complementary", name="Plan")
