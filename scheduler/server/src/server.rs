@@ -36,6 +36,7 @@ use crate::data_checks::DataChecks;
 use crate::driver::{DiskProblem, Driver, Limits, Role, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::grpc::ClusterFeed;
+use crate::notify::{Messenger, MessengerError, Notifier};
 use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
@@ -86,6 +87,9 @@ pub enum StartError {
     /// What belongs to Redis' URL cannot be used.
     #[error(transparent)]
     RedisAddress(#[from] RedisAddressError),
+    /// Webhooks cannot be called.
+    #[error("webhooks cannot be called: {0}")]
+    Webhooks(#[from] MessengerError),
     /// The descriptors that were compiled in cannot be read.
     #[error("the services' descriptors cannot be read: {0}")]
     Descriptors(#[from] tonic_reflection::server::Error),
@@ -139,7 +143,9 @@ impl Server {
         let closing = CancellationToken::new();
         let tasks = TaskTracker::new();
         let wait = config.data_check_timeout;
+        let notifier = open_notifier(&config, address, store.clone())?;
         let context = grpc::Context {
+            notifier,
             data_checks: DataChecks::new(handle.clone(), wait, closing.clone(), tasks.clone()),
             driver: handle.clone(),
             access: store.clone(),
@@ -331,6 +337,7 @@ fn spawn_care(
     let tasks = &context.tasks;
     tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
     tasks.spawn(status_line::tell(service.clone(), driver.clone(), role.clone(), closing.clone()));
+    tasks.spawn(context.notifier.clone().run(driver.clone(), role.clone(), closing.clone()));
     let content = (context.content.clone(), context.blobs.clone());
     tasks.spawn(content_store::tend(content, driver.clone(), role.clone(), data_grace, closing.clone()));
 }
@@ -340,6 +347,18 @@ fn layered(routes: axum::Router, admission: Admission, edge: web::Edge) -> axum:
     let routes = routes.merge(web::pages()).fallback(http::not_found);
     let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
     web::layered(routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce)), edge)
+}
+
+/// What tells people of their jobs, with the address of the pages that its messages link to.
+fn open_notifier(
+    config: &Config,
+    listening: SocketAddr,
+    store: Arc<RedisStore>,
+) -> Result<Notifier, MessengerError> {
+    let allows_local = config.webhook_local_addresses || !config.is_secure(listening);
+    let site = config.advertised(listening);
+    let messenger = Messenger::new(site.trim_end_matches('/'), config.webhook_timeout, allows_local)?;
+    Ok(Notifier { store, messenger, clock: Clock::start(), give_up: config.webhook_give_up })
 }
 
 async fn open_blobs(config: &Config, objects: &Objects) -> Result<Blobs, StartError> {
