@@ -24,7 +24,7 @@ use crate::driver::{Handle, Role};
 use crate::store::{NoticeStore, StoreError};
 
 pub use address::{guessed_kind, is_acceptable, shortened};
-pub use call::{Messenger, MessengerError};
+pub use call::Messenger;
 use outbox::Outbox;
 
 /// How often it is looked what there is to send.

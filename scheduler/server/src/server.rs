@@ -36,7 +36,7 @@ use crate::data_checks::DataChecks;
 use crate::driver::{DiskProblem, Driver, Limits, Role, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::grpc::ClusterFeed;
-use crate::notify::{Messenger, MessengerError, Notifier};
+use crate::notify::{Messenger, Notifier};
 use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
@@ -87,9 +87,6 @@ pub enum StartError {
     /// What belongs to Redis' URL cannot be used.
     #[error(transparent)]
     RedisAddress(#[from] RedisAddressError),
-    /// Webhooks cannot be called.
-    #[error("webhooks cannot be called: {0}")]
-    Webhooks(#[from] MessengerError),
     /// The descriptors that were compiled in cannot be read.
     #[error("the services' descriptors cannot be read: {0}")]
     Descriptors(#[from] tonic_reflection::server::Error),
@@ -143,9 +140,8 @@ impl Server {
         let closing = CancellationToken::new();
         let tasks = TaskTracker::new();
         let wait = config.data_check_timeout;
-        let notifier = open_notifier(&config, address, store.clone())?;
         let context = grpc::Context {
-            notifier,
+            notifier: open_notifier(&config, address, store.clone()),
             data_checks: DataChecks::new(handle.clone(), wait, closing.clone(), tasks.clone()),
             driver: handle.clone(),
             access: store.clone(),
@@ -350,15 +346,11 @@ fn layered(routes: axum::Router, admission: Admission, edge: web::Edge) -> axum:
 }
 
 /// What tells people of their jobs, with the address of the pages that its messages link to.
-fn open_notifier(
-    config: &Config,
-    listening: SocketAddr,
-    store: Arc<RedisStore>,
-) -> Result<Notifier, MessengerError> {
+fn open_notifier(config: &Config, listening: SocketAddr, store: Arc<RedisStore>) -> Notifier {
     let allows_local = config.webhook_local_addresses || !config.is_secure(listening);
     let site = config.advertised(listening);
-    let messenger = Messenger::new(site.trim_end_matches('/'), config.webhook_timeout, allows_local)?;
-    Ok(Notifier { store, messenger, clock: Clock::start(), give_up: config.webhook_give_up })
+    let messenger = Messenger::new(site.trim_end_matches('/'), config.webhook_timeout, allows_local);
+    Notifier { store, messenger, clock: Clock::start(), give_up: config.webhook_give_up }
 }
 
 async fn open_blobs(config: &Config, objects: &Objects) -> Result<Blobs, StartError> {

@@ -1,5 +1,6 @@
 //! One call of a webhook: signed, short, and to no address that is refused.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
 use tokio::net::lookup_host;
+use tracing::warn;
 
 use super::address::{WAY_OUT, is_acceptable, is_local};
 use super::message::message;
@@ -22,15 +24,11 @@ pub struct CallFailed {
     pub is_gone: bool,
 }
 
-/// Calls cannot be made at all.
-#[derive(Debug, thiserror::Error)]
-#[error("no HTTP client: {0}")]
-pub struct MessengerError(#[from] reqwest::Error);
-
 /// Makes calls.
 #[derive(Clone)]
 pub struct Messenger {
-    client: reqwest::Client,
+    /// Or why there is none: a machine without authorities, say, is no reason not to schedule.
+    client: Result<reqwest::Client, Arc<str>>,
     /// Where people reach the scheduler's pages.
     site: Arc<str>,
     allows_local: bool,
@@ -38,10 +36,8 @@ pub struct Messenger {
 
 impl Messenger {
     /// One whose calls end after `timeout`.
-    ///
-    /// # Errors
-    /// The HTTP client cannot be made.
-    pub fn new(site: &str, timeout: Duration, allows_local: bool) -> Result<Self, MessengerError> {
+    pub fn new(site: &str, timeout: Duration, allows_local: bool) -> Self {
+        trainyard_access::install_crypto();
         let client = reqwest::Client::builder()
             .user_agent(concat!("trainyard/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
@@ -50,8 +46,12 @@ impl Messenger {
             // Calls are far apart, and a connection that was closed meanwhile would fail one.
             .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(Resolver { allows_local }))
-            .build()?;
-        Ok(Self { client, site: site.into(), allows_local })
+            .build();
+        let client = client.map_err(|error| {
+            warn!(error = innermost(&error).to_string(), "no webhook can be called");
+            innermost(&error).to_string().into()
+        });
+        Self { client, site: site.into(), allows_local }
     }
 
     /// Whether calls may go to the scheduler's own machine.
@@ -68,9 +68,11 @@ impl Messenger {
         // A webhook may be older than the setting.
         let url = is_acceptable(&webhook.url, self.allows_local)
             .map_err(|problem| failed(format!("its URL {problem}")))?;
+        let client = self.client.as_ref();
+        let client = client.map_err(|cause| failed(format!("the scheduler can call nobody: {cause}")))?;
         let message = message(notice, webhook.kind, &self.site);
         let seconds = trainyard_types::Time::now().0 / 1000;
-        let mut request = self.client.post(url).header("content-type", message.content_type);
+        let mut request = client.post(url).header("content-type", message.content_type);
         for (name, value) in message.headers {
             request = request.header(name, value);
         }
@@ -95,14 +97,18 @@ fn said(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it did not answer in time".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
+    if error.source().is_none() {
+        return "it cannot be called".to_owned();
+    }
+    format!("it cannot be reached: {}", innermost(error))
+}
+
+fn innermost(error: &reqwest::Error) -> &dyn Error {
+    let mut cause: &dyn Error = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    if std::ptr::eq(cause, error as &dyn std::error::Error) {
-        return "it cannot be called".to_owned();
-    }
-    format!("it cannot be reached: {cause}")
+    cause
 }
 
 /// Leaves out the addresses that are refused, whatever name leads there.
