@@ -137,8 +137,7 @@ impl Server {
         let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
         let driver = driver.with_limits(new_limits).with_watchdog(service.watchdog());
         let driver = driver.with_disk_problem(disk_problem_of(redis.as_ref()));
-        let closing = CancellationToken::new();
-        let tasks = TaskTracker::new();
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let wait = config.data_check_timeout;
         let context = grpc::Context {
             notifier: open_notifier(&config, address, store.clone()),

@@ -31,7 +31,7 @@ pub fn message(notice: &NoticeRecord, kind: WebhookKind, site: &str) -> Message 
             let quiet = json!({ "parse": [] });
             (JSON, json!({ "content": text, "allowed_mentions": quiet }).to_string())
         }
-        WebhookKind::Ntfy => ("text/plain; charset=utf-8", sentence.clone()),
+        WebhookKind::Ntfy => ("text/plain; charset=utf-8", sentence),
         WebhookKind::Json => (JSON, fields(notice, &sentence, &link)),
     };
     let headers = match kind {
