@@ -6,8 +6,8 @@ use clap::{Args, Command as Clap, Parser, Subcommand, ValueEnum};
 use trainyard_service::Manual;
 
 use crate::commands::{
-    agents, artifacts, audit, cancel, completions, data, demo_data, job, jobs, login, logs, metrics,
-    operator, record, retry, setup, submit, sweep, token, top, train, up, watch, why_slow,
+    agents, artifacts, audit, cancel, completions, data, demo_data, job, jobs, login, logs, metrics, notify,
+    open, operator, record, retry, setup, submit, sweep, token, top, train, up, watch, why_slow,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.
@@ -135,4 +135,6 @@ pub enum Remote {
     #[command(alias = "tokens")]
     Token(token::TokenCommand),
     Audit(audit::Audit),
+    Notify(notify::NotifyCommand),
+    Open(open::Open),
 }

@@ -15,6 +15,7 @@ use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::dataset_service_client::DatasetServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
+use trainyard_proto::pb::notification_service_client::NotificationServiceClient;
 use trainyard_proto::route::{Next, Route, leader_of};
 
 use crate::failure::{Failure, is_temporary};
@@ -187,6 +188,11 @@ impl Client {
     /// A client for calls about who may use the cluster.
     pub fn access(&self) -> AccessServiceClient<AuthenticatedChannel> {
         AccessServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// A client for calls about webhooks.
+    pub fn notifications(&self) -> NotificationServiceClient<AuthenticatedChannel> {
+        NotificationServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The failure that `status` means for the user.

@@ -6,7 +6,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = "..";
-    let files = ["access", "agents", "artifacts", "cluster", "datasets", "jobs", "train"]
+    let files = ["access", "agents", "artifacts", "cluster", "datasets", "jobs", "notifications", "train"]
         .map(|name| format!("{root}/trainyard/v1/{name}.proto"));
     let descriptors = protox::compile(&files, [root])?;
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), descriptors.encode_to_vec())?;

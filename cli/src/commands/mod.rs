@@ -12,6 +12,8 @@ pub mod jobs;
 pub mod login;
 pub mod logs;
 pub mod metrics;
+pub mod notify;
+pub mod open;
 pub mod operator;
 pub mod record;
 pub mod retry;
@@ -98,6 +100,8 @@ async fn dispatch(command: Remote, context: &Context) -> Result<(), Failure> {
         Remote::Weights(weights) => weights.run(context).await,
         Remote::WhoAmI(who_am_i) => who_am_i.run(context).await,
         Remote::Token(token) => token.run(context).await,
+        Remote::Notify(notify) => notify.run(context).await,
+        Remote::Open(open) => open.run(context).await,
         Remote::Audit(audit) => audit.run(context).await,
     }
 }

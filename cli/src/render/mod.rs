@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod dataset;
 pub mod job;
 pub mod training;
+pub mod webhook;
 pub mod why;
 
 use comfy_table::{

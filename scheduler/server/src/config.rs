@@ -118,6 +118,15 @@ pub struct Config {
     pub keep_agents_for: Duration,
     /// Events of a job that Redis keeps; older ones go into files beside its artifacts.
     pub event_history: usize,
+    /// How long a call of a webhook may take.
+    #[serde(with = "humantime_serde")]
+    pub webhook_timeout: Duration,
+    /// How long a webhook may fail before it is called no more.
+    #[serde(with = "humantime_serde")]
+    pub webhook_give_up: Duration,
+    /// Whether webhooks may lead to this machine itself, its link, or a cloud's address for secrets; where connections are
+    /// not encrypted they always may.
+    pub webhook_local_addresses: bool,
     /// Largest gRPC message taken in, in MiB.
     pub max_message_mib: u32,
     /// What is logged: `info`, or directives such as `warn,trainyard_scheduler=debug`.
@@ -163,6 +172,9 @@ impl Default for Config {
             keep_finished: core.keep_finished,
             keep_agents_for: core.keep_agents_for,
             event_history: 50_000,
+            webhook_timeout: Duration::from_secs(10),
+            webhook_give_up: Duration::from_secs(24 * 3600),
+            webhook_local_addresses: false,
             max_message_mib: 16,
             log: "info".to_owned(),
         }
@@ -339,6 +351,9 @@ impl Config {
         }
         if self.data_check_timeout > Duration::from_secs(60) {
             return range("data_check_timeout", format!("{:?}", self.data_check_timeout), "at most 1m");
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.webhook_timeout) {
+            return range("webhook_timeout", format!("{:?}", self.webhook_timeout), "100ms to 1m");
         }
         if self.retry_delay_max < self.retry_delay {
             return range("retry_delay_max", format!("{:?}", self.retry_delay_max), "at least `retry_delay`");

@@ -17,6 +17,8 @@ mod http;
 mod job_archive;
 mod listener;
 pub mod mfu;
+mod notice_records;
+mod notify;
 pub mod objects;
 mod origin;
 mod refusal;

@@ -36,6 +36,7 @@ use crate::data_checks::DataChecks;
 use crate::driver::{DiskProblem, Driver, Limits, Role, Unusable};
 use crate::embedded::{EmbeddedError, EmbeddedRedis};
 use crate::grpc::ClusterFeed;
+use crate::notify::{Messenger, Notifier};
 use crate::objects::Objects;
 use crate::store::{Candidate, RedisOptions, RedisStore, StoreError};
 use crate::telemetry::Recorder;
@@ -136,10 +137,10 @@ impl Server {
         let (limits, new_limits) = watch::channel(Limits::of(&config.core()));
         let driver = driver.with_limits(new_limits).with_watchdog(service.watchdog());
         let driver = driver.with_disk_problem(disk_problem_of(redis.as_ref()));
-        let closing = CancellationToken::new();
-        let tasks = TaskTracker::new();
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let wait = config.data_check_timeout;
         let context = grpc::Context {
+            notifier: open_notifier(&config, address, store.clone()),
             data_checks: DataChecks::new(handle.clone(), wait, closing.clone(), tasks.clone()),
             driver: handle.clone(),
             access: store.clone(),
@@ -331,6 +332,7 @@ fn spawn_care(
     let tasks = &context.tasks;
     tasks.spawn(grpc::report_health(health, role.clone(), closing.clone()));
     tasks.spawn(status_line::tell(service.clone(), driver.clone(), role.clone(), closing.clone()));
+    tasks.spawn(context.notifier.clone().run(driver.clone(), role.clone(), closing.clone()));
     let content = (context.content.clone(), context.blobs.clone());
     tasks.spawn(content_store::tend(content, driver.clone(), role.clone(), data_grace, closing.clone()));
 }
@@ -340,6 +342,14 @@ fn layered(routes: axum::Router, admission: Admission, edge: web::Edge) -> axum:
     let routes = routes.merge(web::pages()).fallback(http::not_found);
     let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
     web::layered(routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce)), edge)
+}
+
+/// What tells people of their jobs, with the address of the pages that its messages link to.
+fn open_notifier(config: &Config, listening: SocketAddr, store: Arc<RedisStore>) -> Notifier {
+    let allows_local = config.webhook_local_addresses || !config.is_secure(listening);
+    let site = config.advertised(listening);
+    let messenger = Messenger::new(site.trim_end_matches('/'), config.webhook_timeout, allows_local);
+    Notifier { store, messenger, clock: Clock::start(), give_up: config.webhook_give_up }
 }
 
 async fn open_blobs(config: &Config, objects: &Objects) -> Result<Blobs, StartError> {

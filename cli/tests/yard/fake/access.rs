@@ -22,7 +22,7 @@ impl Server {
 }
 
 impl Fake {
-    fn note<T: std::fmt::Debug>(&self, request: Request<T>) -> T {
+    pub fn note<T: std::fmt::Debug>(&self, request: Request<T>) -> T {
         let text = |key: &str| Some(request.metadata().get(key)?.to_str().unwrap().to_owned());
         let shown = Shown { authorization: text("authorization"), act_as: text("trainyard-as") };
         let mut script = self.0.lock().unwrap();

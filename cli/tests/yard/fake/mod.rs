@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod datasets;
+pub mod notifications;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,6 +23,7 @@ use trainyard_proto::pb::cluster_service_server::{ClusterService, ClusterService
 use trainyard_proto::pb::dataset_service_server::DatasetServiceServer;
 use trainyard_proto::pb::job_event::Event;
 use trainyard_proto::pb::job_service_server::{JobService, JobServiceServer};
+use trainyard_proto::pb::notification_service_server::NotificationServiceServer;
 
 pub const ID: &str = "019ab3c4-1f2e-7000-8000-000000000001";
 
@@ -94,6 +96,7 @@ impl Server {
                 .add_service(ClusterServiceServer::new(fake.clone()))
                 .add_service(AccessServiceServer::new(fake.clone()))
                 .add_service(DatasetServiceServer::new(fake.clone()))
+                .add_service(NotificationServiceServer::new(fake.clone()))
                 .add_service(ArtifactServiceServer::new(fake))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );

@@ -84,6 +84,10 @@ pub const METHODS: &[Method] = &[
     changes("JobService/RetryJob", Needs::User),
     reads("JobService/WatchJob"),
     reads("JobService/DiagnoseJob"),
+    changes("NotificationService/CreateWebhook", Needs::User),
+    reads("NotificationService/ListWebhooks"),
+    changes("NotificationService/DeleteWebhook", Needs::User),
+    changes("NotificationService/TestWebhook", Needs::User),
 ];
 
 /// Every HTTP page.

@@ -12,6 +12,7 @@ mod diagnose;
 mod job_content;
 mod job_groups;
 mod jobs;
+mod notifications;
 mod page;
 mod slot_status;
 mod status;
@@ -37,12 +38,14 @@ use trainyard_proto::pb::artifact_service_server::ArtifactServiceServer;
 use trainyard_proto::pb::cluster_service_server::ClusterServiceServer;
 use trainyard_proto::pb::dataset_service_server::DatasetServiceServer;
 use trainyard_proto::pb::job_service_server::JobServiceServer;
+use trainyard_proto::pb::notification_service_server::NotificationServiceServer;
 
 use crate::access::Target;
 use crate::blobs::Blobs;
 use crate::content::Content;
 use crate::data_checks::DataChecks;
 use crate::driver::{Handle, Role};
+use crate::notify::Notifier;
 use crate::store::{AccessStore, Store};
 use crate::telemetry::Recorder;
 
@@ -66,6 +69,8 @@ pub struct Context {
     pub blobs: Blobs,
     /// Data sets and weights.
     pub content: Content,
+    /// Tells people of their jobs.
+    pub notifier: Notifier,
     /// Looks at data sets that are paths of machines.
     pub data_checks: DataChecks,
     /// Cancelled when the scheduler shuts down: streams end.
@@ -102,6 +107,8 @@ pub fn routes(
     let agents = AgentServiceServer::new(agents::Agents(context.clone()));
     let artifacts = ArtifactServiceServer::new(artifacts::Artifacts(context.clone()));
     let datasets = DatasetServiceServer::new(datasets::Datasets(context.clone()));
+    let notifications =
+        NotificationServiceServer::new(notifications::Notifications(context.notifier.clone()));
     Ok(Routes::new(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
@@ -110,7 +117,8 @@ pub fn routes(
         .add_service(cluster.max_decoding_message_size(max))
         .add_service(agents.max_decoding_message_size(max))
         .add_service(artifacts.max_decoding_message_size(max))
-        .add_service(datasets.max_decoding_message_size(max)))
+        .add_service(datasets.max_decoding_message_size(max))
+        .add_service(notifications.max_decoding_message_size(max)))
 }
 
 /// For connections in plaintext where they are to be encrypted: agents are told so, and named in the log.
@@ -126,7 +134,7 @@ fn about<T>(answer: T, target: impl Into<String>) -> Response<T> {
 }
 
 /// Everything that a health check may name, and whether only the leader serves it.
-const SERVICES: [(&str, bool); 8] = [
+const SERVICES: [(&str, bool); 9] = [
     ("", false),
     ("grpc.health.v1.Health", false),
     (AccessServiceServer::<access::Access>::NAME, false),
@@ -135,6 +143,7 @@ const SERVICES: [(&str, bool); 8] = [
     (AgentServiceServer::<agents::Agents>::NAME, true),
     (ArtifactServiceServer::<artifacts::Artifacts>::NAME, false),
     (DatasetServiceServer::<datasets::Datasets>::NAME, false),
+    (NotificationServiceServer::<notifications::Notifications>::NAME, false),
 ];
 
 /// Tells health checks what the scheduler serves: on a standby, jobs and artifacts can be read.

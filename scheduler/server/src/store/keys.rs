@@ -41,6 +41,16 @@ pub const AUDIT: &str = "{trainyard}:audit";
 pub const CONTENT_REVISION: &str = "{trainyard}:content_revision";
 /// Hash: `KIND/NAME@ID` to JSON, a version.
 pub const CONTENT: &str = "{trainyard}:content";
+/// Hash: webhook id to JSON, with its secret.
+pub const WEBHOOKS: &str = "{trainyard}:webhooks";
+/// Hash: webhook id to JSON, how its calls go, and the last notice that is done with.
+pub const WEBHOOK_STATES: &str = "{trainyard}:webhook_states";
+/// Hash: user name to the number of webhooks. Notices are kept of these users only.
+pub const WEBHOOK_USERS: &str = "{trainyard}:webhook_users";
+/// Stream: what webhooks are called for; entry with the field `n`, JSON.
+pub const NOTICES: &str = "{trainyard}:notices";
+/// Hash: id of a queued job to the time in ms when its wait is too long, or to `told`.
+pub const WAITS: &str = "{trainyard}:waits";
 /// Hash: `KEY FIELD` to a value that could not be read. A whole key that is of the wrong type is renamed to
 /// this name, a space, and its own.
 pub const QUARANTINE: &str = "{trainyard}:quarantine";

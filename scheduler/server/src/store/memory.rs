@@ -9,6 +9,8 @@ use trainyard_scheduler_core::{AgentRecord, EventRecord, JobRecord, ThroughputRe
 use trainyard_types::{AgentId, JobId, LeaderEpoch, Time};
 use uuid::Uuid;
 
+use super::notices::notices_of;
+use super::notices::twin::NoticeState;
 use super::{Campaigned, Candidate, Loaded, Pending, Store, StoreError};
 use crate::access_records::{AccessRecords, AuditRecord};
 use crate::content_records::ContentRecords;
@@ -16,7 +18,12 @@ use crate::sample::{AgentSamples, Resolution, Sample};
 
 /// All that a store holds, in maps.
 #[derive(Debug, Default)]
-pub struct MemoryStore(Mutex<State>, Mutex<(AccessRecords, Vec<AuditRecord>)>, Mutex<ContentRecords>);
+pub struct MemoryStore(
+    Mutex<State>,
+    Mutex<(AccessRecords, Vec<AuditRecord>)>,
+    Mutex<ContentRecords>,
+    Mutex<NoticeState>,
+);
 
 impl MemoryStore {
     /// Tokens and agents, and the audit.
@@ -27,6 +34,11 @@ impl MemoryStore {
     /// Versions of data sets and weights.
     pub fn content_state(&self) -> MutexGuard<'_, ContentRecords> {
         self.2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Webhooks and what they are called for.
+    pub fn notice_state(&self) -> MutexGuard<'_, NoticeState> {
+        self.3.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,7 +215,11 @@ impl Store for MemoryStore {
     }
 
     fn commit<'a>(&'a self, leader: LeaderEpoch, writes: &'a [Write]) -> Pending<'a, ()> {
-        Box::pin(async move { self.state().commit(leader, writes) })
+        Box::pin(async move {
+            self.state().commit(leader, writes)?;
+            self.notice_state().add(notices_of(writes));
+            Ok(())
+        })
     }
 
     fn event_history(&self) -> u64 {

@@ -6,6 +6,7 @@ mod access;
 mod content;
 mod keys;
 mod link;
+mod notices;
 mod records;
 mod redis;
 mod stream_id;
@@ -20,6 +21,8 @@ mod conformance;
 mod damage;
 #[cfg(test)]
 pub mod memory;
+#[cfg(test)]
+mod notice_conformance;
 #[cfg(test)]
 mod random;
 
@@ -39,6 +42,7 @@ use crate::sample::{AgentSamples, Resolution, Sample};
 pub use self::access::AccessStore;
 pub use self::content::ContentStore;
 pub use self::link::RedisAddress;
+pub use self::notices::NoticeStore;
 pub use self::redis::{RedisOptions, RedisStore};
 
 /// The layout of what is stored. An older one is migrated by whoever comes to lead, a newer one is refused.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::access::AccessScripts;
 use super::content::ContentScript;
 use super::link::{Link, RedisAddress, Source};
+use super::notices::{self, NoticeScripts};
 use super::records::{
     Parts, parse_agent, parse_forgotten, parse_group, parse_progress, parse_status, parse_submission,
     parse_throughput, parse_user,
@@ -62,6 +63,7 @@ pub struct RedisStore {
     record: Script,
     access: AccessScripts,
     content: ContentScript,
+    notices: NoticeScripts,
     /// From schema 1 to 2, and so on.
     migrations: Vec<Script>,
     options: RedisOptions,
@@ -106,6 +108,7 @@ impl RedisStore {
             record: Script::new(include_str!("scripts/telemetry.lua")),
             access: AccessScripts::default(),
             content: ContentScript::default(),
+            notices: NoticeScripts::default(),
             migrations: vec![
                 Script::new(include_str!("scripts/from_1.lua")),
                 Script::new(include_str!("scripts/from_2.lua")),
@@ -128,6 +131,10 @@ impl RedisStore {
 
     pub(super) const fn access_scripts(&self) -> &AccessScripts {
         &self.access
+    }
+
+    pub(super) const fn notice_scripts(&self) -> &NoticeScripts {
+        &self.notices
     }
 
     pub(super) const fn content_script(&self) -> &ContentScript {
@@ -437,7 +444,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut call = self.commit.prepare_invoke();
             call.key(keys::LEADER_EPOCH).arg(leader.0);
-            call.arg(self.options.event_history.saturating_mul(STREAM_FACTOR));
+            call.arg(self.options.event_history.saturating_mul(STREAM_FACTOR)).arg(notices::KEPT);
             WriteSet::of(writes)?.write(&mut call)?;
             call.key(keys::QUARANTINE);
             read_answer(&self.invoke_durably(&call, &self.commit).await?, leader)

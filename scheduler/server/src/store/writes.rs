@@ -6,7 +6,9 @@ use redis::ScriptInvocation;
 use trainyard_scheduler_core::{EventRecord, JobRecord, StoredJobGroup, Write};
 use trainyard_types::JobId;
 
+use super::notices::notices_of;
 use super::{StoreError, keys};
+use crate::notice_records::NoticeRecord;
 
 /// The hashes, in the order of the script's keys, whose first is the leader epoch.
 pub const HASHES: [&str; 8] = [
@@ -29,6 +31,8 @@ pub struct WriteSet<'a> {
     fields: BTreeMap<(&'static str, String), Option<Vec<u8>>>,
     /// `None` removes the stream.
     streams: BTreeMap<JobId, Option<Vec<&'a EventRecord>>>,
+    /// Kept for those users who want to be told.
+    notices: Vec<NoticeRecord>,
 }
 
 impl<'a> WriteSet<'a> {
@@ -37,7 +41,7 @@ impl<'a> WriteSet<'a> {
     /// # Errors
     /// A record cannot be encoded.
     pub fn of(writes: &'a [Write]) -> Result<Self, StoreError> {
-        let mut set = Self::default();
+        let mut set = Self { notices: notices_of(writes), ..Self::default() };
         for write in writes {
             set.take(write)?;
         }
@@ -142,6 +146,10 @@ impl<'a> WriteSet<'a> {
         call.arg(removed);
         for ((hash, field), _) in self.fields.iter().filter(|(_, value)| value.is_none()) {
             call.arg(place(hash)).arg(field);
+        }
+        call.key(keys::WEBHOOK_USERS).key(keys::NOTICES).arg(self.notices.len());
+        for notice in &self.notices {
+            call.arg(&notice.user).arg(serde_json::to_vec(notice)?);
         }
         for (job, events) in &self.streams {
             call.key(keys::events(*job));

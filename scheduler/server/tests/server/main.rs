@@ -14,6 +14,7 @@ mod jobs;
 mod json;
 mod listener;
 mod live;
+mod notify;
 mod object_store;
 mod orders;
 mod page;

@@ -1,5 +1,6 @@
 //! A scheduler in this process, over a real Redis, and clients for it.
 
+pub mod receiver;
 pub mod s3;
 pub mod secure;
 pub mod web;

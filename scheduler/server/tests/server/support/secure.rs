@@ -21,6 +21,7 @@ use trainyard_proto::pb::access_service_client::AccessServiceClient;
 use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::dataset_service_client::DatasetServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
+use trainyard_proto::pb::notification_service_client::NotificationServiceClient;
 use trainyard_scheduler::config::{Config, SecurityMode};
 use trainyard_scheduler::server::Server;
 
@@ -191,6 +192,10 @@ impl SecureScheduler {
 
     pub fn access(&self, token: &str) -> AccessServiceClient<Sending> {
         AccessServiceClient::with_interceptor(self.channel.clone(), self.with(token))
+    }
+
+    pub fn notifications(&self, token: &str) -> NotificationServiceClient<Sending> {
+        NotificationServiceClient::with_interceptor(self.channel.clone(), self.with(token))
     }
 
     pub fn cluster(&self, token: &str) -> ClusterServiceClient<Sending> {
