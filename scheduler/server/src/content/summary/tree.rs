@@ -139,12 +139,14 @@ mod tests {
     fn a_tree_tells_its_classes_splits_and_some_pictures() {
         let mut builder = Builder::new(Kind::DataSet);
         builder.add("data.yaml", 1, Digest::of(b"")).unwrap();
-        for number in 0..100 {
-            builder.add(&format!("images/train/{number}.jpg"), 9, Digest::of(b"")).unwrap();
-            builder.add(&format!("labels/train/{number}.txt"), 9, Digest::of(b"")).unwrap();
+        for (folder, suffix) in [("images", "jpg"), ("labels", "txt")] {
+            for number in 100..200 {
+                let path = format!("{folder}/train/{number}.{suffix}");
+                builder.add(&path, 9, Digest::of(b"")).unwrap();
+            }
         }
         let manifest = builder.finish().unwrap();
-        let list: String = (0..100).map(|number| format!("./images/train/{number}.jpg\n")).collect();
+        let list: String = (100..200).map(|number| format!("./images/train/{number}.jpg\n")).collect();
         let yaml = "train: train.txt\nnames:\n  0: \"a cell\"\n  1: \"\\u00e9\\\"\"\nkpt_shape: [5, 3]\n";
         let files: Vec<Bytes> = vec![yaml.into(), list.into(), "./gone.jpg\n".into(), Bytes::new()];
         let tree = Tree::of(&manifest, &files, 1000);
