@@ -334,7 +334,8 @@ impl Connection {
     /// Hands over what the scheduler says, and sends heartbeats, until the connection ends.
     async fn communicate(&mut self, mut open: OpenConnection) -> LinkError {
         let session = Session(open.welcome.session);
-        self.link.send_replace(Some(SchedulerLink { channel: open.channel, session }));
+        let takes_pictures = open.welcome.takes_pictures;
+        self.link.send_replace(Some(SchedulerLink { channel: open.channel, session, takes_pictures }));
         if self.inbox.send(Input::Connected(open.reports)).await.is_err() {
             return LinkError::Stopping;
         }

@@ -26,6 +26,7 @@ mod gpu_orders;
 mod hand_in;
 mod loader_workers;
 mod outcome;
+mod pictures;
 mod shutdown;
 mod stall;
 #[cfg(test)]
@@ -162,6 +163,9 @@ impl Core {
             Event::Exited(attempt, exit) => self.on_exited(now, attempt, &exit, &mut out),
             Event::CheckpointUploaded(attempt, result) => {
                 self.on_checkpoint_uploaded(now, attempt, result, &mut out);
+            }
+            Event::PicturesUploaded(attempt, pictures) => {
+                self.on_pictures_uploaded(now, attempt, pictures, &mut out);
             }
             Event::ArtifactsUploaded(attempt, result) => {
                 self.on_artifacts_uploaded(now, attempt, result, &mut out);
@@ -358,12 +362,16 @@ impl Core {
                 attempt.has_trained = true;
                 let change = attempt.worker_tuner.on_step(now, step.loader_wait_ratio, &self.host);
                 change_workers(now, id, change, LogLevel::Info, out);
+                attempt.pictures.on_step(step.epoch);
+                attempt.try_pictures(id, out);
             }
             TrainerEvent::Workers(changed) => attempt.worker_tuner.on_workers(changed.to),
             TrainerEvent::Epoch(epoch) => {
                 attempt.has_trained = true;
                 attempt.oom_retries = 0;
                 attempt.note_decoded_data(epoch.cached, out);
+                attempt.pictures.on_epoch(epoch.epoch);
+                attempt.try_pictures(id, out);
             }
             TrainerEvent::Started(_)
             | TrainerEvent::Memory(_)
@@ -385,6 +393,7 @@ impl Core {
         if let Some(Slot::Gpu(gpu)) = attempt.slot() {
             self.last_exits.insert(gpu.clone(), now);
         }
+        attempt.pause_pictures(id, out);
         if exit.bad_lines > 0 {
             let text = match exit.bad_lines {
                 1 => "1 line of the trainer was not understood and left out".to_owned(),

@@ -6,7 +6,8 @@ mod reports;
 mod start;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -61,6 +62,8 @@ pub struct Driver {
     trainers: BTreeMap<AttemptId, TrainerHandle>,
     /// Preparations, tests and transfers of each attempt.
     tasks: BTreeMap<AttemptId, Vec<AbortHandle>>,
+    /// Uploads of pictures that have begun, and whether they are to stop before the next one.
+    pictures: BTreeMap<AttemptId, Arc<AtomicBool>>,
     is_leaving: bool,
 }
 
@@ -80,6 +83,7 @@ impl Driver {
             decoded: DecodedDataSets::load(&config.data_dir),
             trainers: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            pictures: BTreeMap::new(),
             is_leaving: false,
             context,
         }
@@ -182,6 +186,8 @@ impl Driver {
             }
             Command::Report(attempt, time, body) => self.reports.write(attempt, time, body),
             Command::UploadCheckpoint(attempt, saved) => self.upload_checkpoint(attempt, saved),
+            Command::UploadPictures(attempt, stored) => self.upload_pictures(attempt, stored),
+            Command::PausePictures(attempt) => self.pause_pictures(attempt),
             Command::UploadArtifacts(attempt, names) => self.upload_artifacts(attempt, names),
             Command::SaveHandIn(attempt, hand_in) => {
                 if let Err(error) = self.job_dir(attempt).save_hand_in(attempt.number, &hand_in) {
@@ -221,11 +227,7 @@ impl Driver {
                 }
                 self.tell_decoded_data();
             }
-            Command::DropReports(attempt) => {
-                self.tasks.remove(&attempt);
-                self.job_dir(attempt).delete_hand_in(attempt.number);
-                self.reports.delete(attempt);
-            }
+            Command::DropReports(attempt) => self.drop_reports(attempt),
             Command::DropCheckpoints(attempt) => {
                 let checkpoints = self.job_dir(attempt).checkpoints();
                 if let Err(error) = std::fs::remove_dir_all(&checkpoints) {
@@ -235,6 +237,13 @@ impl Driver {
             Command::Exit => self.is_leaving = true,
         }
         None
+    }
+
+    fn drop_reports(&mut self, attempt: AttemptId) {
+        self.tasks.remove(&attempt);
+        self.pictures.remove(&attempt);
+        self.job_dir(attempt).delete_hand_in(attempt.number);
+        self.reports.delete(attempt);
     }
 
     fn job_dir(&self, attempt: AttemptId) -> JobDir {

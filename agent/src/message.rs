@@ -8,7 +8,7 @@ mod refusal;
 mod self_test;
 
 pub use data_check::{DataCheckRequest, DataCheckRequests};
-pub use event::{Event, Exit, ExitKind, GpuOrder, Prepared};
+pub use event::{Event, Exit, ExitKind, GpuOrder, Picture, Prepared};
 pub use refusal::Refusal;
 pub use self_test::{SelfTestRequest, SelfTestRequests};
 
@@ -111,6 +111,8 @@ pub struct SchedulerLink {
     pub channel: Channel,
     /// This agent's session on it.
     pub session: Session,
+    /// Whether it takes pictures of running jobs.
+    pub takes_pictures: bool,
 }
 
 /// A version that is to be prefetched.

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use tonic::transport::Channel;
 use trainyard_proto::pb;
+use trainyard_proto::pb::artifact_service_client::ArtifactServiceClient;
 use trainyard_proto::pb::job_event::Event;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 
@@ -36,6 +37,13 @@ impl Cluster {
     pub async fn submit(&self, spec: pb::JobSpec) -> Result<String> {
         let request = pb::SubmitJobRequest { spec: Some(spec), ..Default::default() };
         Ok(self.jobs().await?.submit_job(request).await?.into_inner().job_id)
+    }
+
+    /// What a job has left behind until now.
+    pub async fn artifacts(&self, id: &str) -> Result<Vec<pb::Artifact>> {
+        let request = pb::ListArtifactsRequest { job_id: id.to_owned(), ..Default::default() };
+        let mut client = ArtifactServiceClient::new(self.channel().await?);
+        Ok(client.list_artifacts(request).await?.into_inner().artifacts)
     }
 
     /// A job as it stands.

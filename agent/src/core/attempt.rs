@@ -6,6 +6,7 @@ use std::time::Duration;
 use trainyard_types::trainer::{BatchSizeChanged, CheckpointSaved, Failed, Finished, TrainerEvent};
 use trainyard_types::{Assignment, AttemptId, EndReason, ReportBody, Slot, Time};
 
+use super::pictures::Pictures;
 use super::stall::StallWatch;
 use super::{Command, slot_of};
 use crate::host::loader_workers::{HostOomRecord, WorkerTuner};
@@ -62,6 +63,8 @@ pub struct Attempt {
     pub uploading: Option<u64>,
     /// When the last upload began.
     pub upload_began: Option<Time>,
+    /// Pictures of its trainer.
+    pub pictures: Pictures,
     /// What handing in waits for, for a person.
     pub waits_for: String,
     /// Whether its trainer makes progress.
@@ -95,6 +98,7 @@ impl Attempt {
             stored_step: None,
             uploading: None,
             upload_began: None,
+            pictures: Pictures::new(),
             waits_for: String::new(),
             stall_watch: StallWatch::new(Duration::ZERO),
             finished: None,

@@ -6,7 +6,7 @@ use trainyard_types::trainer::{CheckpointSaved, Finished, TrainerControl, Traine
 use trainyard_types::{Assignment, AttemptId, ReportBody, Slot, Time, Unfit};
 
 use crate::host::loader_workers::HostOomRecord;
-use crate::message::{PathUse, Prepared};
+use crate::message::{PathUse, Picture, Prepared};
 
 /// What the driver must do, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,10 @@ pub enum Command {
     Report(AttemptId, Time, ReportBody),
     /// Upload a checkpoint's files.
     UploadCheckpoint(AttemptId, CheckpointSaved),
+    /// Upload those pictures of a running trainer that are not among the ones that are stored.
+    UploadPictures(AttemptId, Vec<Picture>),
+    /// Upload no further picture: something else matters more.
+    PausePictures(AttemptId),
     /// Upload what the user keeps.
     UploadArtifacts(AttemptId, Vec<PathBuf>),
     /// Remember across a restart what is to be uploaded.

@@ -61,6 +61,7 @@ impl Core {
         if let State::Saving(refusal) = attempt.state.clone() {
             attempt.save_and_end(now, id, refusal, out);
         }
+        attempt.try_pictures(id, out);
     }
 
     pub(super) fn on_artifacts_uploaded(
@@ -154,6 +155,7 @@ impl Attempt {
         if let Some(saved) = self.unsaved().cloned() {
             self.uploading = Some(saved.step);
             self.upload_began = Some(now);
+            self.pause_pictures(id, out);
             out.push(Command::UploadCheckpoint(id, saved));
         }
     }

@@ -14,6 +14,7 @@ use crate::message::ExitKind;
 mod fetching;
 mod machine;
 mod memory;
+mod pictures;
 
 const LIMITS: Limits = Limits {
     stop_grace: Duration::from_secs(30),

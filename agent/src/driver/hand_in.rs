@@ -2,13 +2,16 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use trainyard_types::AttemptId;
 use trainyard_types::trainer::CheckpointSaved;
 
 use super::Driver;
-use crate::message::{Event, Refusal};
+use crate::message::{Event, Picture, Refusal};
 use crate::prepare::folder_refusal;
+use crate::report::pictures;
 use crate::report::transfer::{HandInProgress, Transfer, TransferError};
 
 impl Driver {
@@ -25,6 +28,25 @@ impl Driver {
             let stored = transfer.upload_checkpoint(attempt, &run, &saved).await;
             Event::CheckpointUploaded(attempt, stored.map_err(|error| error.to_string()))
         });
+    }
+
+    /// Uploads pictures of a running trainer to a scheduler that is there and takes them.
+    pub(super) fn upload_pictures(&mut self, attempt: AttemptId, stored: Vec<Picture>) {
+        let (mut transfer, run) = (self.context.prepare.transfer(), self.job_dir(attempt).run());
+        let takes_them = transfer.link.borrow().as_ref().is_some_and(|link| link.takes_pictures);
+        let is_paused = Arc::new(AtomicBool::new(!takes_them));
+        self.pictures.insert(attempt, Arc::clone(&is_paused));
+        self.spawn_task(attempt, async move {
+            let stored = pictures::upload(&mut transfer, attempt, run, stored, &is_paused).await;
+            Event::PicturesUploaded(attempt, stored)
+        });
+    }
+
+    /// Has an upload of pictures end after the one that is on its way.
+    pub(super) fn pause_pictures(&mut self, attempt: AttemptId) {
+        if let Some(is_paused) = self.pictures.remove(&attempt) {
+            is_paused.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn upload_artifacts(&mut self, attempt: AttemptId, names: Vec<PathBuf>) {

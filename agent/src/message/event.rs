@@ -67,6 +67,8 @@ pub enum Event {
     Exited(AttemptId, Exit),
     /// A checkpoint's upload ended; the error is a sentence.
     CheckpointUploaded(AttemptId, Result<Checkpoint, String>),
+    /// The upload of a running trainer's pictures ended: those that are stored.
+    PicturesUploaded(AttemptId, Vec<Picture>),
     /// The artifacts' upload ended.
     ArtifactsUploaded(AttemptId, Result<Vec<Artifact>, Refusal>),
     /// What handing in waits for, for a person; empty while it goes on.
@@ -81,6 +83,15 @@ pub enum Event {
     Shutdown,
     /// The core's next deadline has come.
     Tick,
+}
+
+/// A picture of a running trainer that is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// What is reported of it.
+    pub artifact: Artifact,
+    /// When its file was last written, in nanoseconds since 1970: with the size it tells whether it must be read again.
+    pub modified_ns: i128,
 }
 
 /// What must happen to the attempt on a GPU; nothing where there is none.

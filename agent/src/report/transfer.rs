@@ -245,7 +245,8 @@ impl Transfer {
         Ok(())
     }
 
-    async fn upload_file(
+    /// Uploads an open file under a name.
+    pub(super) async fn upload_file(
         &mut self,
         attempt: AttemptId,
         name: String,
@@ -328,7 +329,9 @@ pub async fn while_moving<T>(
 }
 
 /// Runs `work` where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 

@@ -34,6 +34,48 @@ async fn an_attempt_is_told_from_its_start_to_its_artifacts_without_gaps() {
 }
 
 #[tokio::test]
+async fn pictures_of_a_running_trainer_are_stored_once_and_again_when_they_change() {
+    let epochs = "\
+        epoch() { tell '\"type\":\"epoch\",\"epoch\":'\"$1\"',\"epochs\":9,\"seconds\":1,\
+\"images_per_second\":1,\"loader_wait_ratio\":0,\"best\":true,\"metrics\":{}'; }\n\
+        printf first > \"$run/train_batch0.jpg\"; printf labels > \"$run/labels.png\"\n\
+        ln -s \"$spec\" \"$run/link.png\"\n\
+        epoch 1; wait_for_test; epoch 2; wait_for_test\n\
+        printf second > \"$run/train_batch0.jpg\"; epoch 3; hold\n";
+    let world = World::new(epochs);
+    let mut stub = Stub::start().await;
+    let _agent = world.agent(&stub, &[]);
+    stub.hello().await;
+    stub.assign(attempt(1), &world.data(), CPU, None).await;
+    let first = pictures(&mut stub).await;
+    assert_eq!(
+        first,
+        [("labels.png".into(), b"labels".to_vec()), ("train_batch0.jpg".into(), b"first".to_vec())]
+    );
+    fs::write(world.path("hold"), "\n").unwrap();
+    let is_of_epoch = |report: &ReportBody, number| matches!(report, ReportBody::Trainer(TrainerEvent::Epoch(epoch)) if epoch.epoch == number);
+    while !is_of_epoch(&stub.report().await.body, 2) {}
+    fs::write(world.path("hold"), "\n").unwrap();
+    // Nothing is told of the second epoch, which has drawn nothing new.
+    assert!(is_of_epoch(&stub.report().await.body, 3));
+    let second = pictures(&mut stub).await;
+    assert_eq!(
+        second,
+        [("labels.png".into(), b"labels".to_vec()), ("train_batch0.jpg".into(), b"second".to_vec())]
+    );
+}
+
+/// What is told of pictures next, with what is stored of them.
+async fn pictures(stub: &mut Stub) -> Vec<(String, Vec<u8>)> {
+    loop {
+        if let ReportBody::PicturesStored(pictures) = stub.report().await.body {
+            let stored = pictures.into_iter().map(|one| (stub.blob(&one.sha256).unwrap(), one.name));
+            return stored.map(|(content, name)| (name, content)).collect();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_gpu_job_sees_its_gpu_gets_the_tables_batch_and_the_promised_lines() {
     let world = World::new("log \"$CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER $device $batch\"\nfinish\n");
     let gpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fake-nvml/gpus.json");
@@ -187,6 +229,7 @@ async fn a_terminated_agent_stores_its_checkpoints_hands_its_jobs_back_and_exits
             ReportBody::Ended(ended) => break ended,
             ReportBody::CheckpointStored(checkpoint) => stored.push(checkpoint),
             ReportBody::Trainer(_)
+            | ReportBody::PicturesStored(_)
             | ReportBody::BatchChosen(_)
             | ReportBody::Fetching(_)
             | ReportBody::SlotReleased(_) => {}

@@ -32,7 +32,7 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct Get {
-    /// Which one; all when left out
+    /// Which one; all when left out, once the job has succeeded
     name: Option<String>,
     /// Where to [default: a folder named by the job's id]
     #[arg(short, long)]
@@ -77,13 +77,20 @@ async fn show(context: &Context, id: &str, artifacts: &[pb::Artifact]) -> Result
         terminal::message(&format!("no artifacts: the job is {}", state.as_str_name()));
         return Ok(());
     }
+    if artifacts.iter().all(|artifact| artifact.live) {
+        let state = context.client.job(id).await?.state();
+        terminal::message(&format!(
+            "the job is {}: these are the pictures that its trainer has drawn",
+            state.as_str_name()
+        ));
+    }
     context.output.line(&render::cluster::artifacts(context.output, artifacts))
 }
 
 impl Get {
     async fn run(self, context: &Context, id: &str, artifacts: Vec<pb::Artifact>) -> Result<(), Failure> {
         let wanted: Vec<pb::Artifact> = match &self.name {
-            None => artifacts,
+            None => artifacts.into_iter().filter(|artifact| !artifact.live).collect(),
             Some(name) => artifacts.into_iter().filter(|artifact| artifact.name == *name).collect(),
         };
         if wanted.is_empty() {
@@ -92,7 +99,8 @@ impl Get {
                 |name| format!("the job has no artifact `{}`", clean(name)),
             );
             return Err(Failure::new(Exit::Refused, what).hint(format!(
-                "`yard artifacts {id}` lists what there is; a job has some once it succeeded"
+                "`yard artifacts {id}` lists what there is; until a job has succeeded there are pictures, which are \
+                 fetched by name"
             )));
         }
         let dir = self.dir.clone().unwrap_or_else(|| PathBuf::from(id));

@@ -7,7 +7,8 @@ use crate::fake::{ID, Script, Server, code, job, stderr, stdout};
 
 fn artifact(name: &str, bytes: &[u8]) -> (pb::Artifact, Vec<u8>) {
     let sha256 = hex::encode(Sha256::digest(bytes));
-    (pb::Artifact { name: name.into(), size_bytes: bytes.len() as u64, sha256 }, bytes.to_vec())
+    let size_bytes = bytes.len() as u64;
+    (pb::Artifact { name: name.into(), size_bytes, sha256, live: false }, bytes.to_vec())
 }
 
 fn server(artifacts: Vec<(pb::Artifact, Vec<u8>)>, break_after: Option<usize>) -> Server {
@@ -80,6 +81,24 @@ fn another_file_is_replaced_only_by_force() {
     assert_eq!(std::fs::read(dir.path().join("results.csv")).unwrap(), b"mine");
     assert_eq!(code(&server.yard(&["artifacts", ID, "get", "-d", into, "--force"])), 0);
     assert_eq!(std::fs::read(dir.path().join("results.csv")).unwrap(), b"theirs");
+}
+
+#[test]
+fn pictures_of_a_running_job_are_listed_and_fetched_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let into = dir.path().to_str().unwrap();
+    let (picture, bytes) = artifact("train_batch0.jpg", b"pixels");
+    let jobs = vec![job(ID, pb::JobState::Running)];
+    let artifacts = vec![(pb::Artifact { live: true, ..picture }, bytes)];
+    let server = Server::start(Script { jobs, artifacts, ..Default::default() });
+    let output = server.yard(&["artifacts", ID]);
+    assert!(stdout(&output).contains("train_batch0.jpg"), "{output:?}");
+    assert_eq!(stderr(&output), "the job is RUNNING: these are the pictures that its trainer has drawn\n");
+    let output = server.yard(&["artifacts", ID, "get", "-d", into]);
+    assert_eq!(code(&output), 4, "{output:?}");
+    assert!(stderr(&output).contains("fetched by name"), "{output:?}");
+    assert_eq!(code(&server.yard(&["artifacts", ID, "get", "train_batch0.jpg", "-d", into])), 0);
+    assert_eq!(std::fs::read(dir.path().join("train_batch0.jpg")).unwrap(), b"pixels");
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub enum ReportBody {
     Fetching(Fetching),
     /// A checkpoint is uploaded whole.
     CheckpointStored(Checkpoint),
+    /// Pictures that the trainer has drawn until now are uploaded: all of them.
+    PicturesStored(Vec<Artifact>),
     /// The trainer has ended and its slot is free; what it has left is handed in next. Told again when what that
     /// waits for is another thing.
     SlotReleased(SlotReleased),

@@ -87,7 +87,7 @@ class AsyncJob(JobView):
         return table_of(await self.history())
 
     async def artifacts(self) -> list[Artifact]:
-        """What the job has left behind; empty until it has succeeded."""
+        """What the job has left behind; until it has succeeded, the pictures that its trainer has drawn."""
         found = await self._runner.run(_operations.list_artifacts(self._runner.session, self.id))
         return [Artifact.of(one) for one in found]
 

@@ -15,8 +15,10 @@ class Artifact:
     size_bytes: int
     #: Lower-case hexadecimal.
     sha256: str
+    #: A picture of a job that has not succeeded. Another one may take its name.
+    live: bool = False
 
     @classmethod
     def of(cls, message: artifacts_pb2.Artifact) -> Artifact:
         """As the scheduler names it."""
-        return cls(message.name, message.size_bytes, message.sha256)
+        return cls(message.name, message.size_bytes, message.sha256, message.live)

@@ -59,6 +59,8 @@ pub struct JobRecord {
     pub checkpoint: Option<Checkpoint>,
     /// Committed with the state `Succeeded`.
     pub artifacts: Vec<Artifact>,
+    /// What the newest attempt that told of pictures had drawn; none once the job has succeeded.
+    pub pictures: Vec<Artifact>,
     /// The cursor of its newest event. The first is not stored: it is [`JobRecord::first_event`].
     pub last_cursor: u64,
     /// When it was submitted.
@@ -150,6 +152,8 @@ pub struct JobStatusRecord<'a> {
     pub progress: Option<Cow<'a, Progress>>,
     pub checkpoint: Option<Cow<'a, Checkpoint>>,
     pub artifacts: Cow<'a, [Artifact]>,
+    #[serde(default, skip_serializing_if = "no_artifacts")]
+    pub pictures: Cow<'a, [Artifact]>,
     /// The cursor of the newest event.
     pub last_cursor: u64,
     pub started: Option<Time>,
@@ -194,6 +198,7 @@ impl JobRecord {
             progress: None,
             checkpoint: None,
             artifacts: Vec::new(),
+            pictures: Vec::new(),
             last_cursor: 1,
             created,
             started: None,
@@ -244,6 +249,7 @@ impl JobRecord {
             progress: self.progress.as_deref().map(Cow::Borrowed),
             checkpoint: self.checkpoint.as_ref().map(Cow::Borrowed),
             artifacts: Cow::Borrowed(&self.artifacts),
+            pictures: Cow::Borrowed(&self.pictures),
             last_cursor: self.last_cursor,
             started: self.started,
             ended: self.ended,
@@ -287,6 +293,7 @@ impl JobRecord {
             progress: status.progress.map(|progress| Box::new(progress.into_owned())),
             checkpoint: status.checkpoint.map(Cow::into_owned),
             artifacts: status.artifacts.into_owned(),
+            pictures: status.pictures.into_owned(),
             last_cursor: status.last_cursor,
             started: status.started,
             ended: status.ended,
@@ -309,6 +316,11 @@ impl JobRecord {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like that")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[expect(clippy::ptr_arg, reason = "serde asks like that")]
+fn no_artifacts(artifacts: &Cow<'_, [Artifact]>) -> bool {
+    artifacts.is_empty()
 }
 
 /// The reason of a job that was just submitted.

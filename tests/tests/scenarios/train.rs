@@ -72,6 +72,41 @@ async fn a_job_submitted_by_grpcurl_trains_streams_its_metrics_and_hands_back_th
 }
 
 #[tokio::test]
+async fn what_a_training_draws_can_be_seen_while_it_goes_on_and_is_handed_in_at_its_end() {
+    let cluster = Cluster::start().await.unwrap();
+    let _agent = cluster.start_agent("bench", 1).await.unwrap();
+    let data = cluster.demo_data("shapes", 16, 8, 64).await.unwrap();
+    let job = cluster.submit(tiny(&data, 1000)).await.unwrap();
+    let mut epochs = 0;
+    let mut pictures = Vec::new();
+    // They are looked for once an epoch, and drawn in the background.
+    while !["labels.png", "train_batch0.jpg"].iter().all(|name| pictures.contains(&(*name).to_owned())) {
+        epochs += 1;
+        assert!(epochs < 50, "{pictures:?}");
+        cluster.watch_until(&job, |event| epoch_end(event) >= Some(epochs)).await.unwrap();
+        let found = cluster.artifacts(&job).await.unwrap();
+        assert!(found.iter().all(|picture| picture.live), "{found:?}");
+        pictures = found.into_iter().map(|picture| picture.name).collect();
+    }
+    assert_eq!(cluster.job(&job).await.unwrap().state(), pb::JobState::Running);
+    let target = cluster.path("seen").display().to_string();
+    let get = ["artifacts", &job, "get", "train_batch0.jpg", "-d", &target];
+    let (code, _, error) = cluster.yard(&get).await.unwrap();
+    assert_eq!(code, 0, "{error}");
+    let picture = std::fs::read(cluster.path("seen").join("train_batch0.jpg")).unwrap();
+    assert!(picture.starts_with(&[0xff, 0xd8, 0xff]), "it is a JPEG file");
+    let (code, _, error) = cluster.yard(&["artifacts", &job, "get", "-d", &target]).await.unwrap();
+    assert_eq!(code, 4, "without a name only what a job hands in is fetched: {error}");
+
+    let short = cluster.submit(tiny(&data, 3)).await.unwrap();
+    assert_eq!(cluster.yard(&["cancel", &job]).await.unwrap().0, 0);
+    assert_eq!(cluster.watch_to_end(&short).await.unwrap().0, pb::JobState::Succeeded);
+    let left = cluster.artifacts(&short).await.unwrap();
+    assert!(left.iter().any(|artifact| artifact.name == "train_batch0.jpg"), "{left:?}");
+    assert!(left.iter().all(|artifact| !artifact.live), "{left:?}");
+}
+
+#[tokio::test]
 async fn reflection_and_health_answer_the_ordinary_tools() {
     let cluster = Cluster::start().await.unwrap();
     let address = cluster.address();

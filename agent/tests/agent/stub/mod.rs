@@ -111,6 +111,7 @@ impl AgentService for Service {
                             heartbeat_ms: 50,
                             lease_ms: 10_000,
                             version: "test".into(),
+                            takes_pictures: true,
                         };
                         sender.send(Ok(told(FromScheduler::Welcome(welcome)))).await.unwrap();
                         let hello = Box::new(hello.try_into().unwrap());

@@ -414,7 +414,8 @@ fn parse_gpu(gpu: pb::Gpu) -> (Gpu, GpuTelemetry) {
 
 impl From<&Artifact> for pb::Artifact {
     fn from(artifact: &Artifact) -> Self {
-        Self { name: artifact.name.clone(), size_bytes: artifact.size_bytes, sha256: artifact.sha256.clone() }
+        let Artifact { name, size_bytes, sha256 } = artifact.clone();
+        Self { name, size_bytes, sha256, live: false }
     }
 }
 

@@ -57,7 +57,7 @@ impl Core {
         let verdict = retry::verdict(reason, cancelled, limit.is_some());
         let (state, sentence) = match verdict {
             Verdict::Succeed => {
-                job.artifacts = artifacts;
+                job.hand_in(artifacts);
                 (JobState::Succeeded, format!("trained to the end on {name}"))
             }
             Verdict::Cancel if cancelled => (JobState::Cancelled, "its user cancelled it".to_owned()),

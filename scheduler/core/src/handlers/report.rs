@@ -118,6 +118,12 @@ impl Core {
                 out.touch(id.job);
                 out.note_checkpoint(id.job);
             }
+            ReportBody::PicturesStored(pictures) => {
+                if job.pictures != pictures {
+                    job.pictures = pictures;
+                    out.touch(id.job);
+                }
+            }
             ReportBody::Ended(ended) => {
                 drop(job);
                 self.end_attempt(now, time, id, ended, out);

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use trainyard_types::Time;
+use trainyard_types::{Artifact, Time};
 
 use crate::record::{AttemptRecord, JobRecord};
 
@@ -21,6 +21,12 @@ use crate::record::{AttemptRecord, JobRecord};
 pub(crate) const QUICK: Duration = Duration::from_secs(60);
 
 impl JobRecord {
+    /// Takes what the job has trained, in place of the pictures that could be seen until then.
+    pub(crate) fn hand_in(&mut self, artifacts: Vec<Artifact>) {
+        self.artifacts = artifacts;
+        self.pictures = Vec::new();
+    }
+
     /// The attempt that goes on, if one does.
     pub fn live_attempt(&self) -> Option<&AttemptRecord> {
         self.attempts.last().filter(|attempt| attempt.ended.is_none())

@@ -216,3 +216,36 @@ fn metrics_without_end_are_not_kept() {
     // Those that are known go on.
     assert!(metrics.contains_key("0-0"));
 }
+
+fn picture(name: &str, content: u8) -> Artifact {
+    Artifact { name: name.into(), size_bytes: 1, sha256: format!("{content:064}") }
+}
+
+#[test]
+fn pictures_are_those_of_the_newest_attempt_until_the_job_succeeds() {
+    let mut world = running();
+    let first = vec![picture("labels.png", 1), picture("train_batch0.jpg", 2)];
+    world.report(attempt(1, 1), ReportBody::PicturesStored(first.clone()));
+    assert_eq!(world.record(1).pictures, first);
+    let revision = world.record(1).revision;
+    world.report(attempt(1, 1), ReportBody::PicturesStored(first.clone()));
+    assert_eq!(world.record(1).revision, revision, "what has not changed is not written again");
+    world.report(attempt(1, 1), ended(EndReason::TrainerCrash));
+    world.now = world.now + Duration::from_secs(10);
+    world.handle(Event::Tick);
+    assert_eq!(world.record(1).attempts.len(), 2);
+    assert_eq!(world.record(1).pictures, first, "until the next attempt has some");
+    world.report(attempt(1, 2), started());
+    let second = vec![picture("train_batch0.jpg", 3)];
+    world.report(attempt(1, 2), ReportBody::PicturesStored(second.clone()));
+    assert_eq!(world.record(1).pictures, second);
+    let artifacts = vec![picture("weights/best.safetensors", 4), picture("train_batch0.jpg", 3)];
+    let end = Ended {
+        reason: EndReason::Completed,
+        message: "done".into(),
+        artifacts: artifacts.clone(),
+        unfit: None,
+    };
+    world.report(attempt(1, 2), ReportBody::Ended(end));
+    assert_eq!((&world.record(1).artifacts, world.record(1).pictures.len()), (&artifacts, 0));
+}

@@ -3,15 +3,23 @@
 use std::collections::BTreeSet;
 
 use trainyard_scheduler_core::{Core, Event, Output, Write};
-use trainyard_types::{JobId, ReportBody};
+use trainyard_types::{Artifact, JobId, ReportBody};
 
-/// The blobs that a checkpoint's report may make superfluous: the stored one's, and its own.
+/// The blobs that a report may make superfluous: those of what it replaces, and its own.
 pub(super) fn blobs_at_stake(core: &Core, event: &Event) -> Option<(JobId, BTreeSet<String>)> {
     let Event::Report { report, .. } = event else { return None };
-    let ReportBody::CheckpointStored(reported) = &report.body else { return None };
     let job = core.job(report.attempt.job)?;
-    let stored = job.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
-    Some((job.id, stored.chain(&reported.files).map(|file| file.sha256.clone()).collect()))
+    let (replaced, reported): (&[Artifact], &[Artifact]) = match &report.body {
+        ReportBody::CheckpointStored(reported) => {
+            let stored = job.checkpoint.as_ref();
+            (stored.map_or(&[], |checkpoint| &checkpoint.files), &reported.files)
+        }
+        ReportBody::PicturesStored(reported) => (&job.pictures, reported),
+        // What it names may be uploaded again, and is no less needed if it is not taken in.
+        ReportBody::Ended(_) if !job.pictures.is_empty() => (&job.pictures, &[]),
+        _ => return None,
+    };
+    Some((job.id, replaced.iter().chain(reported).map(|file| file.sha256.clone()).collect()))
 }
 
 /// Those that the written record does not name. A report that was not taken in writes none.
@@ -22,7 +30,7 @@ pub(super) fn orphaned(job: JobId, mut blobs: BTreeSet<String>, output: &Output)
     });
     let Some(record) = written else { return Vec::new() };
     let files = record.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
-    for named in files.chain(&record.artifacts) {
+    for named in files.chain(&record.artifacts).chain(&record.pictures) {
         blobs.remove(&named.sha256);
     }
     blobs.into_iter().map(|blob| (job, blob)).collect()

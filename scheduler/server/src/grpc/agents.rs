@@ -210,6 +210,7 @@ impl AgentService for Agents {
             heartbeat_ms: millis(self.0.heartbeat),
             lease_ms: millis(self.0.lease),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            takes_pictures: true,
         };
         let welcome = pb::scheduler_message::Message::Welcome(welcome);
         // The channel is new and has room.

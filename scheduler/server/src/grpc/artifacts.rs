@@ -27,26 +27,30 @@ const BACKLOG: usize = 4;
 pub struct Artifacts(pub Context);
 
 fn list(record: &JobRecord, page: &Page) -> pb::ListArtifactsResponse {
-    let mut artifacts: Vec<&Artifact> = record.artifacts.iter().collect();
+    let live = record.pictures.iter().map(|picture| (picture, true));
+    let handed_in = record.artifacts.iter().map(|artifact| (artifact, false));
+    let mut artifacts: Vec<(&Artifact, bool)> = handed_in.chain(live).collect();
     artifacts.sort();
-    artifacts.retain(|artifact| {
+    artifacts.retain(|(artifact, _)| {
         page.after.as_ref().is_none_or(|after| artifact.name.as_bytes() > after.as_slice())
     });
     let next_page_token = match artifacts.get(page.size.saturating_sub(1)) {
-        Some(last) if artifacts.len() > page.size => page.token(last.name.as_bytes()),
+        Some((last, _)) if artifacts.len() > page.size => page.token(last.name.as_bytes()),
         _ => String::new(),
     };
-    let artifacts = artifacts.into_iter().take(page.size).map(Into::into).collect();
+    let shown = artifacts.into_iter().take(page.size);
+    let artifacts = shown.map(|(artifact, live)| pb::Artifact { live, ..artifact.into() }).collect();
     pb::ListArtifactsResponse { artifacts, next_page_token }
 }
 
 /// A job's artifact by name, or any blob that its record names by hash.
 fn find(record: &JobRecord, name: &str, sha256: &str) -> Result<Artifact, ApiError> {
     let checkpoint = record.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
+    let mut shown = record.artifacts.iter().chain(&record.pictures);
     let found = if sha256.is_empty() {
-        record.artifacts.iter().find(|artifact| artifact.name == name)
+        shown.find(|artifact| artifact.name == name)
     } else {
-        record.artifacts.iter().chain(checkpoint).find(|artifact| artifact.sha256 == sha256)
+        shown.chain(checkpoint).find(|artifact| artifact.sha256 == sha256)
     };
     let hint = "`yard artifacts` lists what there is";
     let name = if sha256.is_empty() { name } else { sha256 };

@@ -14,6 +14,7 @@ fn artifact(name: &str, content: &[u8]) -> pb::Artifact {
         name: name.into(),
         size_bytes: content.len() as u64,
         sha256: hex::encode(Sha256::digest(content)),
+        live: false,
     }
 }
 
@@ -153,6 +154,56 @@ async fn a_new_checkpoint_replaces_the_files_of_the_old_one() {
     while file.exists() {
         tokio::task::yield_now().await;
     }
+}
+
+fn pictures(pictures: &[pb::Artifact]) -> pb::report::Report {
+    pb::report::Report::PicturesStored(pb::PicturesStored { pictures: pictures.to_vec() })
+}
+
+async fn listed(scheduler: &Scheduler, job_id: &str) -> Vec<pb::Artifact> {
+    let request = pb::ListArtifactsRequest { job_id: job_id.into(), ..Default::default() };
+    scheduler.artifacts().list_artifacts(request).await.unwrap().into_inner().artifacts
+}
+
+#[tokio::test]
+async fn a_running_jobs_newest_pictures_are_there_until_what_it_hands_in_takes_their_place() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    assert!(agent.welcome.takes_pictures);
+    let job = scheduler.submit(submission("")).await.unwrap().id;
+    let attempt = agent.assigned().await.attempt;
+    let (labels, old, new) =
+        (artifact("labels.png", b"labels"), artifact("a.jpg", b"old"), artifact("a.jpg", b"new"));
+    for (artifact, content) in [(&labels, &b"labels"[..]), (&old, b"old"), (&new, b"new")] {
+        upload(&scheduler, &attempt, agent.welcome.session, artifact.clone(), content).await.unwrap();
+    }
+    agent.report_acked(&attempt, 1, started()).await;
+    agent.report_acked(&attempt, 2, pictures(&[labels.clone(), old.clone()])).await;
+    let live = |artifact: &pb::Artifact| pb::Artifact { live: true, ..artifact.clone() };
+    assert_eq!(listed(&scheduler, &job).await, [live(&old), live(&labels)]);
+    agent.report_acked(&attempt, 3, pictures(&[labels.clone(), new.clone()])).await;
+    assert_eq!(listed(&scheduler, &job).await, [live(&new), live(&labels)]);
+    let by_name =
+        pb::DownloadArtifactRequest { job_id: job.clone(), name: "a.jpg".into(), ..Default::default() };
+    assert_eq!(download(&scheduler, by_name.clone()).await.unwrap(), b"new");
+    let shown = scheduler.page(&format!("/files/jobs/{job}/a.jpg")).await;
+    assert!(shown.contains("new"), "{shown}");
+    let folder = scheduler.dir.path().join("blobs").join(&job);
+    while folder.join(&old.sha256).exists() {
+        tokio::task::yield_now().await;
+    }
+    // Another process of the scheduler knows them; the agent comes back to it with its attempt.
+    let scheduler = Scheduler::start_in(scheduler.stop().await).await;
+    assert_eq!(listed(&scheduler, &job).await, [live(&new), live(&labels)]);
+    let mut agent = scheduler.agent(1, std::slice::from_ref(&attempt)).await;
+    let end = ended(pb::attempt::EndReason::Completed, vec![new.clone()]);
+    agent.report_acked(&attempt, 4, end).await;
+    assert_eq!(listed(&scheduler, &job).await, std::slice::from_ref(&new));
+    let folder = scheduler.dir.path().join("blobs").join(&job);
+    while folder.join(&labels.sha256).exists() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(download(&scheduler, by_name).await.unwrap(), b"new");
 }
 
 /// What a newer agent and its trainer say must neither end the session nor stay unacknowledged: it would be

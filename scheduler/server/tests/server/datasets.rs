@@ -129,6 +129,7 @@ pub async fn succeed(scheduler: &Scheduler, agent: &mut Agent, attempt: &str, be
         name: "weights/best.safetensors".into(),
         size_bytes: best.len() as u64,
         sha256: Digest::of(best).to_string(),
+        live: false,
     };
     let header = pb::UploadHeader {
         attempt: attempt.to_owned(),

@@ -264,7 +264,9 @@ async fn an_agent_does_nothing_for_an_attempt_of_another() {
     let job_id = scheduler.jobs(&admin).submit_job(submission("")).await.unwrap().into_inner().job_id;
     let attempt = victim.assigned().await.attempt;
     let thief = Agent::connect_as(channels[1].clone(), hello(8)).await.unwrap();
-    let artifact = pb::Artifact { name: "weights/best.pt".into(), size_bytes: 1, sha256: "0".repeat(64) };
+    let sha256 = "0".repeat(64);
+    let artifact =
+        pb::Artifact { name: "weights/best.pt".into(), size_bytes: 1, sha256, ..Default::default() };
     let seed: u64 = rand_seed();
     println!("seed {seed}");
     // Sessions are small numbers that anybody can guess.

@@ -19,6 +19,9 @@ const LINE_BYTES: usize = 1 << 20;
 const MESSAGE_BYTES: usize = 16 << 10;
 /// Layers of an auto batch.
 const LAYERS: usize = 64;
+/// Pictures of a running job, and bytes of a picture's name; others are left out.
+const PICTURES: usize = 32;
+const PICTURE_NAME_BYTES: usize = 255;
 
 impl From<&Ended> for pb::Ended {
     fn from(ended: &Ended) -> Self {
@@ -106,6 +109,10 @@ impl From<&Report> for pb::Report {
                     checkpoint: Some(checkpoint.into()),
                 })
             }
+            ReportBody::PicturesStored(pictures) => {
+                let pictures = pictures.iter().map(Into::into).collect();
+                pb::report::Report::PicturesStored(pb::PicturesStored { pictures })
+            }
             ReportBody::BatchChosen(chosen) => pb::report::Report::BatchChosen(chosen.into()),
             ReportBody::Fetching(fetching) => pb::report::Report::Fetching(fetching.into()),
             ReportBody::SlotReleased(released) => pb::report::Report::SlotReleased(pb::SlotReleased {
@@ -153,6 +160,12 @@ fn parse_body(body: Option<pb::report::Report>) -> Result<ReportBody, InvalidMes
             let checkpoint = stored.checkpoint.ok_or(InvalidMessage::new("checkpoint", "is missing"));
             let checkpoint = checkpoint.and_then(Checkpoint::try_from);
             Ok(ReportBody::CheckpointStored(checkpoint.map_err(|error| error.under("checkpoint_stored"))?))
+        }
+        Some(Body::PicturesStored(stored)) => {
+            let mut pictures = parse_artifacts("pictures_stored.pictures", stored.pictures)?;
+            pictures.retain(|picture| picture.name.len() <= PICTURE_NAME_BYTES);
+            pictures.truncate(PICTURES);
+            Ok(ReportBody::PicturesStored(pictures))
         }
         Some(Body::BatchChosen(chosen)) => Ok(ReportBody::BatchChosen(chosen.into())),
         Some(Body::Fetching(fetching)) => Ok(ReportBody::Fetching(fetching.into())),

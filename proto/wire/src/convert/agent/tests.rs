@@ -32,6 +32,7 @@ fn every_kind_of_report_reads_back() {
         ReportBody::Trainer(TrainerEvent::Log(log)),
         ReportBody::Trainer(TrainerEvent::Checkpoint(saved)),
         ReportBody::CheckpointStored(checkpoint()),
+        ReportBody::PicturesStored(vec![artifact("train_batch0.jpg"), artifact("labels.png")]),
         ReportBody::Ended(ended),
     ] {
         let report = report(body);
@@ -180,6 +181,19 @@ fn a_report_that_a_newer_agent_knows_is_a_warning_under_its_number() {
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn pictures_are_taken_up_to_a_bound() {
+    let picture = |number: usize| pb::Artifact::from(&artifact(&format!("train_batch{number}.jpg")));
+    let mut pictures: Vec<pb::Artifact> = (0..40).map(picture).collect();
+    pictures.insert(0, (&artifact(&format!("{}.jpg", "x".repeat(300)))).into());
+    match read(Some(pb::report::Report::PicturesStored(pb::PicturesStored { pictures }))) {
+        ReportBody::PicturesStored(taken) => {
+            assert_eq!((taken.len(), taken[0].name.as_str()), (32, "train_batch0.jpg"));
+        }
+        other => panic!("{other:?}"),
     }
 }
 
