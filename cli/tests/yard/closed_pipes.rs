@@ -60,6 +60,8 @@ fn commands(file: &str, dir: &str) -> Vec<Vec<String>> {
         "login 127.0.0.1:1".into(),
         "logout".into(),
         "whoami".into(),
+        "notify list".into(),
+        "open --print".into(),
         "token list".into(),
         "audit".into(),
         format!("demo-data {dir}/demo --train 2 --val 1 --size 64"),

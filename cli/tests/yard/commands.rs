@@ -557,6 +557,8 @@ fn the_help_names_every_command_in_a_line() {
   whoami       Show who you are to the scheduler, and what you may do
   token        Make, list and revoke tokens
   audit        Show who did what, and who was refused; admins only
+  notify       Be told when a job ends, fails, or waits for too long
+  open         Open the scheduler's page, or that of a job, in the browser; or print its address
   demo-data    Write a small generated data set in YOLO format
   completions  Print a completion script for a shell
   help         Print this message or the help of the given subcommand(s)";

@@ -52,7 +52,7 @@ fn a_push_draws_a_bar_with_rate_and_time_left() {
     let command = crate::fake::command(server.address, &["weights", "push", &file]);
     let (mut child, mut terminal) = on_a_terminal(command);
     let mut seen = String::new();
-    for wanted in ["the cluster has none of them", "sending", "/8.00 MiB", "MiB/s", " left"] {
+    for wanted in ["the cluster does not have it", "sending", "/8.00 MiB", "MiB/s", " left"] {
         read_until(&mut terminal, &mut seen, wanted);
     }
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
