@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from lab import MACHINES, Lab
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 #: Of what Chromium would do by itself: nothing. As root it has no sandbox.
 _FLAGS = [
@@ -19,6 +19,9 @@ _FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+
+# Other tests compute beside these.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +72,7 @@ def complaints() -> Complaints:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser that remembers nothing."""
-    context = browser.new_context(
-        viewport={"width": 1440, "height": 900}, ignore_https_errors=True
-    )
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, ignore_https_errors=True)
     yield context
     context.close()
 
@@ -80,9 +81,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def page(context: BrowserContext, complaints: Complaints) -> Iterator[Page]:
     """A page that has nothing to complain of."""
     page = context.new_page()
-    page.on(
-        "console", lambda message: complaints.append(f"{message.type}: {message.text}")
-    )
+    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     yield page
     assert complaints == []

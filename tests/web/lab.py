@@ -16,9 +16,7 @@ from typing import Any, Final, TypeVar
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 #: Where the programs are: the tests' own profile unless somebody says otherwise.
-PROGRAMS: Final = Path(
-    os.environ.get("TRAINYARD_PROGRAMS") or ROOT / "target" / "debug"
-).resolve()
+PROGRAMS: Final = Path(os.environ.get("TRAINYARD_PROGRAMS") or ROOT / "target" / "debug").resolve()
 #: Seconds that anything may take before a test gives up.
 PATIENCE: Final = 60.0
 _POLL: Final = 0.05
@@ -94,9 +92,7 @@ def gpu(number: int, name: str, memory_mib: int, **more: Any) -> dict[str, Any]:
 #: Eight GPUs of three models, on three machines.
 MACHINES: Final[dict[str, list[dict[str, Any]]]] = {
     "lab-1": [gpu(number, "GeForce RTX 4090", 24564) for number in range(1, 5)],
-    "lab-2": [
-        gpu(number, "GeForce RTX 5070", 12227, memory_used_mib=227) for number in (5, 6)
-    ],
+    "lab-2": [gpu(number, "GeForce RTX 5070", 12227, memory_used_mib=227) for number in (5, 6)],
     "desk-ada": [gpu(7, "GeForce RTX 4060", 8188), gpu(8, "GeForce RTX 4060", 8188)],
 }
 
@@ -134,13 +130,9 @@ class Lab:
             "POLICY": "fair",
             "SECURITY": "on" if self.secure else "off",
         }
-        self._start(
-            "scheduler", "trainyard-scheduler", settings, "TRAINYARD_SCHEDULER__"
-        )
+        self._start("scheduler", "trainyard-scheduler", settings, "TRAINYARD_SCHEDULER__")
         if self.secure:
-            self.token = until(
-                lambda: self._first_token("yard login"), lambda: self.log("scheduler")
-            )
+            self.token = until(lambda: self._first_token("yard login"), lambda: self.log("scheduler"))
         until(self._answers, lambda: self.log("scheduler"))
 
     def start_agent(
@@ -180,22 +172,16 @@ class Lab:
         new.write_text(json.dumps({"gpus": gpus}))
         new.rename(self.folder / f"{name}.json")
 
-    def call(
-        self, method: str, message: dict[str, Any] | None = None, token: str = ""
-    ) -> Any:
+    def call(self, method: str, message: dict[str, Any] | None = None, token: str = "") -> Any:
         """Calls a method of the API, as JSON."""
         body = json.dumps(message or {}).encode()
         headers = {"content-type": "application/json"}
-        request = urllib.request.Request(
-            f"{self.url}/trainyard.v1.{method}", body, headers
-        )
+        request = urllib.request.Request(f"{self.url}/trainyard.v1.{method}", body, headers)
         if self.secure:
             request.add_header("authorization", f"Bearer {token or self.token}")
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with urllib.request.urlopen(
-            request, context=context, timeout=PATIENCE
-        ) as answer:
+        with urllib.request.urlopen(request, context=context, timeout=PATIENCE) as answer:
             return json.load(answer)
 
     def machine(self, name: str) -> dict[str, Any]:
@@ -203,9 +189,7 @@ class Lab:
         agents = self.call("ClusterService/ListAgents").get("agents", [])
         return next((agent for agent in agents if agent["name"] == name), {})
 
-    def submit(
-        self, name: str, train: dict[str, Any] | None = None, **resources: Any
-    ) -> str:
+    def submit(self, name: str, train: dict[str, Any] | None = None, **resources: Any) -> str:
         """Queues a job; its id."""
         usual = {
             "model": "yolov8s",
@@ -263,16 +247,10 @@ class Lab:
             return False
         return True
 
-    def _start(
-        self, name: str, program: str, settings: dict[str, str], prefix: str
-    ) -> None:
+    def _start(self, name: str, program: str, settings: dict[str, str], prefix: str) -> None:
         names = ("PATH", "HOME", "FAKE_NVML_STATE")
         environment = {key: os.environ[key] for key in names if key in os.environ}
-        environment |= {
-            key: value
-            for key, value in os.environ.items()
-            if key == "TRAINYARD_WEB_DIR"
-        }
+        environment |= {key: value for key, value in os.environ.items() if key == "TRAINYARD_WEB_DIR"}
         environment |= {prefix + key: value for key, value in settings.items()}
         with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(

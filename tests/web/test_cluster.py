@@ -20,39 +20,23 @@ def machine(page: Page, name: str) -> Any:
 
 def axe(page: Page) -> list[str]:
     """What axe-core has against a page."""
-    page.evaluate(
-        resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
-    )
+    page.evaluate(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text())
     found = page.evaluate("axe.run()")["violations"]
-    return [
-        f"{one['id']}: {node['target']} {node['failureSummary']}"
-        for one in found
-        for node in one["nodes"]
-    ]
+    return [f"{one['id']}: {node['target']} {node['failureSummary']}" for one in found for node in one["nodes"]]
 
 
-def test_every_gpu_is_shown_with_its_model_memory_and_state(
-    page: Page, lab: Lab
-) -> None:
+def test_every_gpu_is_shown_with_its_model_memory_and_state(page: Page, lab: Lab) -> None:
     """Eight GPUs of three machines."""
     page.goto(lab.url)
     expect(page).to_have_title("Cluster · Trainyard")
     expect(page.get_by_text("live", exact=True)).to_be_visible()
     for name, gpus in MACHINES.items():
-        tiles = (
-            machine(page, name)
-            .get_by_role("listitem")
-            .filter(has=page.get_by_role("img"))
-        )
+        tiles = machine(page, name).get_by_role("listitem").filter(has=page.get_by_role("img"))
         expect(tiles).to_have_count(len(gpus))
         model = gpus[0]["name"].removeprefix("NVIDIA GeForce ")
         expect(tiles.first.get_by_role("heading")).to_have_text(f"0 {model}")
-        expect(tiles.first).to_contain_text(
-            f"{gpus[0]['memory_total_mib'] / 1024:.1f} GiB"
-        )
-    expect(
-        machine(page, "lab-2").get_by_role("heading", name="CPU slot 0")
-    ).to_be_visible()
+        expect(tiles.first).to_contain_text(f"{gpus[0]['memory_total_mib'] / 1024:.1f} GiB")
+    expect(machine(page, "lab-2").get_by_role("heading", name="CPU slot 0")).to_be_visible()
 
 
 def test_a_machine_is_drained_and_resumed_by_a_click(page: Page, lab: Lab) -> None:
@@ -61,9 +45,7 @@ def test_a_machine_is_drained_and_resumed_by_a_click(page: Page, lab: Lab) -> No
     shown = machine(page, "lab-2")
     shown.get_by_role("button", name="Drain").click()
     expect(shown.locator("header .pill")).to_have_text("drained")
-    expect(shown.get_by_role("listitem").first).to_contain_text(
-        "takes jobs again once it is resumed"
-    )
+    expect(shown.get_by_role("listitem").first).to_contain_text("takes jobs again once it is resumed")
     assert lab.machine("lab-2")["drained"] is True
     lab.call("ClusterService/ResumeAgent", {"agent": "lab-2"})
     expect(shown.get_by_role("button", name="Drain")).to_be_visible()
@@ -86,9 +68,7 @@ def test_a_gpu_is_reserved_and_released_by_keyboard(page: Page, lab: Lab) -> Non
     expect(tile.locator(".pill")).to_have_text("free")
 
 
-def test_a_job_is_shown_where_it_trains_and_goes_when_it_ends(
-    page: Page, lab: Lab
-) -> None:
+def test_a_job_is_shown_where_it_trains_and_goes_when_it_ends(page: Page, lab: Lab) -> None:
     """Its progress comes by the stream."""
     page.goto(lab.url)
     expect(page.get_by_text("live", exact=True)).to_be_visible()
@@ -103,9 +83,7 @@ def test_a_job_is_shown_where_it_trains_and_goes_when_it_ends(
     expect(tile).to_have_count(0)
 
 
-def test_after_a_restart_of_the_scheduler_the_page_goes_on(
-    page: Page, lab: Lab, complaints: Complaints
-) -> None:
+def test_after_a_restart_of_the_scheduler_the_page_goes_on(page: Page, lab: Lab, complaints: Complaints) -> None:
     """It says so meanwhile, and shows what has changed since."""
     page.goto(lab.url)
     expect(page.get_by_text("live", exact=True)).to_be_visible()
@@ -127,18 +105,12 @@ def test_after_a_restart_of_the_scheduler_the_page_goes_on(
 
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_it(
-    browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int
-) -> None:
+def test_everybody_can_use_it(browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme
-    )  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(lab.url)
-    expect(
-        machine(page, "lab-2").get_by_role("heading", name="CPU slot 0")
-    ).to_be_visible()
+    expect(machine(page, "lab-2").get_by_role("heading", name="CPU slot 0")).to_be_visible()
     assert axe(page) == []
     page.get_by_label("Orders for GPU 0 of lab-1").click()
     assert axe(page) == []
@@ -148,9 +120,7 @@ def test_everybody_can_use_it(
     context.close()
 
 
-def test_the_theme_is_the_systems_until_somebody_chooses_one(
-    page: Page, lab: Lab
-) -> None:
+def test_the_theme_is_the_systems_until_somebody_chooses_one(page: Page, lab: Lab) -> None:
     """And stays chosen."""
     page.goto(lab.url)
     button = page.get_by_role("button", name="Theme: system")
@@ -159,15 +129,10 @@ def test_the_theme_is_the_systems_until_somebody_chooses_one(
     expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
     page.reload()
     expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
-    assert (
-        page.evaluate("getComputedStyle(document.body).backgroundColor")
-        == "rgb(14, 17, 21)"
-    )
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 21)"
 
 
-def test_an_address_without_a_view_says_so_and_the_name_leads_home(
-    page: Page, lab: Lab
-) -> None:
+def test_an_address_without_a_view_says_so_and_the_name_leads_home(page: Page, lab: Lab) -> None:
     """Without asking the scheduler for another page."""
     page.goto(f"{lab.url}/jobs/nothing/here")
     expect(page.get_by_role("heading", name="No such page")).to_be_visible()

@@ -29,10 +29,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def jobs(yard: Lab) -> list[str]:
     """Three jobs that differ in their learning rate; the last one is the best."""
-    made = [
-        yard.submit(f"rate {rate} <b>", {"epochs": 6, "lr0": float(rate)})
-        for rate in RATES
-    ]
+    made = [yard.submit(f"rate {rate} <b>", {"epochs": 6, "lr0": float(rate)}) for rate in RATES]
     return [ended(yard, job) for job in made]
 
 
@@ -53,9 +50,7 @@ def sweep(yard: Lab) -> str:
     return str(answer["sweepId"])
 
 
-def test_jobs_are_chosen_from_a_list_and_compared(
-    page: Page, yard: Lab, jobs: list[str]
-) -> None:
+def test_jobs_are_chosen_from_a_list_and_compared(page: Page, yard: Lab, jobs: list[str]) -> None:
     """By a click in the navigation and two boxes."""
     page.goto(yard.url)
     page.get_by_role("link", name="Compare").click()
@@ -69,43 +64,29 @@ def test_jobs_are_chosen_from_a_list_and_compared(
     )
 
 
-def test_what_is_shown_is_in_the_address(
-    page: Page, yard: Lab, jobs: list[str]
-) -> None:
+def test_what_is_shown_is_in_the_address(page: Page, yard: Lab, jobs: list[str]) -> None:
     """Curves that are hidden, the figure, the order."""
     page.goto(f"{yard.url}/compare?jobs={','.join(jobs)}")
-    chart(page, MAP).get_by_role("button", name=re.compile(f"^rate {RATES[1]}")).press(
-        "Enter"
-    )
+    chart(page, MAP).get_by_role("button", name=re.compile(f"^rate {RATES[1]}")).press("Enter")
     expect(page).to_have_url(re.compile(f"show={jobs[0]},{jobs[2]}$"))
     page.get_by_role("combobox", name="Figure").select_option("train/box_loss")
     expect(page.get_by_text("best train/box_loss:")).to_be_visible()
-    page.get_by_role("region", name="Settings that differ").get_by_role(
-        "button", name="lr0"
-    ).click()
+    page.get_by_role("region", name="Settings that differ").get_by_role("button", name="lr0").click()
     expect(page).to_have_url(re.compile("metric=train/box_loss&sort=-lr0$"))
     page.reload()
     shown = chart(page, "train/box_loss").get_by_role("button")
     expect(shown.nth(1)).to_have_attribute("aria-pressed", "false")
     expect(shown.nth(2)).to_have_attribute("aria-pressed", "true")
-    expect(page.get_by_role("rowheader")).to_have_text(
-        [re.compile(f"rate {rate}") for rate in reversed(RATES)]
-    )
+    expect(page.get_by_role("rowheader")).to_have_text([re.compile(f"rate {rate}") for rate in reversed(RATES)])
 
 
-def test_settings_that_differ_stand_beside_the_figures(
-    page: Page, yard: Lab, jobs: list[str]
-) -> None:
+def test_settings_that_differ_stand_beside_the_figures(page: Page, yard: Lab, jobs: list[str]) -> None:
     """The best is named, and opened by a click; a job is left out by another one."""
     page.goto(f"{yard.url}/compare?jobs={','.join(jobs)}")
     heads = page.get_by_role("columnheader")
     expect(heads.nth(2)).to_have_text("lr0")
     expect(heads.nth(4)).to_have_text(f"{MAP} ↓")
-    cells = (
-        page.get_by_role("region", name="Settings that differ")
-        .locator("tbody tr")
-        .first.get_by_role("cell")
-    )
+    cells = page.get_by_role("region", name="Settings that differ").locator("tbody tr").first.get_by_role("cell")
     expect(cells.nth(1)).to_have_text("0.05")
     expect(cells.nth(3)).to_have_text("0.65")
     page.get_by_role("button", name=f"Remove rate {RATES[0]} <b>").click()
@@ -130,17 +111,13 @@ def test_who_is_not_there_is_told_and_the_others_are_compared(
     complaints[:] = [text for text in complaints if "status of 4" not in text]
 
 
-def test_a_sweep_is_shown_over_its_parameters(
-    page: Page, yard: Lab, sweep: str
-) -> None:
+def test_a_sweep_is_shown_over_its_parameters(page: Page, yard: Lab, sweep: str) -> None:
     """A line a job, which opens it."""
     page.goto(f"{yard.url}/compare?sweep={sweep}")
     expect(page.get_by_role("heading", name="sweep <i>")).to_be_visible()
     page.goto(f"{yard.url}/compare")
     page.get_by_role("link", name="sweep <i>").click()
-    lines = page.get_by_role(
-        "img", name=re.compile("4 jobs over lr0, optimizer")
-    ).locator("path")
+    lines = page.get_by_role("img", name=re.compile("4 jobs over lr0, optimizer")).locator("path")
     expect(lines).to_have_count(4)
     expect(page.get_by_text(f"best {MAP}:")).to_contain_text("lr0 0.03")
     expect(chart(page, MAP).get_by_role("button")).to_have_count(4)
@@ -167,17 +144,11 @@ def test_a_large_sweep_draws_the_rows_in_view(page: Page, yard: Lab) -> None:
     yard.call("JobService/CancelSweep", {"sweepId": sweep})
 
 
-@pytest.mark.parametrize(
-    "seen", [("light", 1440), ("light", 390), ("dark", 1440), ("dark", 390)]
-)
-def test_everybody_can_compare(
-    browser: Browser, yard: Lab, sweep: str, pictures: Path, seen: tuple[Any, int]
-) -> None:
+@pytest.mark.parametrize("seen", [("light", 1440), ("light", 390), ("dark", 1440), ("dark", 390)])
+def test_everybody_can_compare(browser: Browser, yard: Lab, sweep: str, pictures: Path, seen: tuple[Any, int]) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
     scheme, width = seen
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme
-    )
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{yard.url}/compare?sweep={sweep}")
     chart(page, MAP)

@@ -34,9 +34,7 @@ def push(lab: Lab, name: str, kind: str = "data", path: Path | None = None) -> s
 
 def weights(folder: Path) -> Path:
     """A file of weights, as small as one can be."""
-    head = json.dumps(
-        {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-    ).encode()
+    head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     file = folder / "tiny.safetensors"
     file.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
     return file
@@ -47,16 +45,10 @@ def refusals(page: Page, complaints: Complaints) -> Iterator[None]:
     """Chromium itself tells of answers that refuse; nothing else may be there."""
     assert page
     yield
-    complaints[:] = [
-        text
-        for text in complaints
-        if "the server responded with a status of" not in text
-    ]
+    complaints[:] = [text for text in complaints if "the server responded with a status of" not in text]
 
 
-def test_versions_are_listed_and_lead_to_a_job(
-    page: Page, lab: Lab, tmp_path: Path
-) -> None:
+def test_versions_are_listed_and_lead_to_a_job(page: Page, lab: Lab, tmp_path: Path) -> None:
     """Data sets by name with their newest version, and weights."""
     page.goto(f"{lab.url}/data")
     expect(page).to_have_title("Data · Trainyard")
@@ -70,20 +62,14 @@ def test_versions_are_listed_and_lead_to_a_job(
     expect(row).to_contain_text("12 images, 3 classes")
     expect(stored.get_by_role("row", name="tiny")).to_be_visible()
     stored.get_by_role("link", name=re.compile("Train from tiny")).click()
-    expect(page.get_by_label("pretrained")).to_have_value(
-        re.compile("tiny@[0-9a-f]{12}")
-    )
+    expect(page.get_by_label("pretrained")).to_have_value(re.compile("tiny@[0-9a-f]{12}"))
     page.go_back()
     row.get_by_role("link", name="blobs", exact=True).click()
     expect(page.get_by_role("heading", name="blobs")).to_be_visible()
     page.get_by_role("link", name=version, exact=True).click()
     files = page.get_by_role("region", name="Files")
-    expect(files.get_by_role("row", name="images/train")).to_contain_text(
-        re.compile("jpg *8")
-    )
-    expect(files.get_by_role("row", name="labels/val")).to_contain_text(
-        re.compile("txt *4")
-    )
+    expect(files.get_by_role("row", name="images/train")).to_contain_text(re.compile("jpg *8"))
+    expect(files.get_by_role("row", name="labels/val")).to_contain_text(re.compile("txt *4"))
     page.get_by_role("link", name=f"Train on blobs@{version}").click()
     expect(page.get_by_label("data", exact=True)).to_have_value(f"blobs@{version}")
     lab.call("DatasetService/DeleteDataset", {"kind": "WEIGHTS", "name": "tiny"})
@@ -103,9 +89,7 @@ def test_what_a_job_needs_is_not_deleted(page: Page, lab: Lab) -> None:
     refusal = page.locator(".note.error")
     expect(refusal).to_contain_text(job[:8])
     lab.call("JobService/CancelJob", {"jobId": job})
-    page.get_by_role("region", name="Data sets").get_by_role(
-        "link", name="needed", exact=True
-    ).click()
+    page.get_by_role("region", name="Data sets").get_by_role("link", name="needed", exact=True).click()
     page.get_by_label(f"Delete {version}").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete it").click()
     expect(page.get_by_text(f"{version} is deleted")).to_be_visible()
@@ -123,9 +107,7 @@ def test_pictures_are_shown_with_their_boxes(page: Page, lab: Lab) -> None:
     for part in summary["images"]:
         expect(images).to_contain_text(re.compile(rf"{part['count']} ?{part['split']}"))
     for one in summary["classes"]:
-        expect(images.get_by_role("row", name=one["name"])).to_contain_text(
-            str(one["boxes"])
-        )
+        expect(images.get_by_role("row", name=one["name"])).to_contain_text(str(one["boxes"]))
     samples = page.get_by_role("region", name="Samples")
     sample = summary["samples"][0]
     shown = samples.get_by_role("listitem").first
@@ -134,9 +116,7 @@ def test_pictures_are_shown_with_their_boxes(page: Page, lab: Lab) -> None:
     picture.scroll_into_view_if_needed()
     expect(picture).to_have_js_property("naturalWidth", 64)
     label = Path(re.sub("^images", "labels", sample["path"])).with_suffix(".txt")
-    _, x, y, width, height = map(
-        float, (lab.data().parent / label).read_text().split()[:5]
-    )
+    _, x, y, width, height = map(float, (lab.data().parent / label).read_text().split()[:5])
     frame, box = picture.bounding_box(), shown.locator("rect").first.bounding_box()
     assert frame is not None
     assert box is not None
@@ -165,20 +145,14 @@ def test_a_version_that_is_not_there_says_so(page: Page, lab: Lab) -> None:
 
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_look_at_data(
-    browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int
-) -> None:
+def test_everybody_can_look_at_data(browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
     name, version = push(lab, "n" * 64).split("@")
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme
-    )  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     for path in ("/data", f"/data/{name}", f"/data/{name}/{version}"):
         page.goto(f"{lab.url}{path}")
-        expect(
-            page.get_by_role("link", name=re.compile("^Train on n")).first
-        ).to_be_visible()
+        expect(page.get_by_role("link", name=re.compile("^Train on n")).first).to_be_visible()
         expect(page.get_by_text("live", exact=True)).to_be_visible()
         assert axe(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width

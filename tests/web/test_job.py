@@ -57,16 +57,12 @@ def ended(lab: Lab, job: str) -> str:
 
 def chart(page: Page, title: str) -> Locator:
     """A chart, once it is drawn."""
-    found = page.get_by_role("figure").filter(
-        has=page.get_by_role("img", name=f"{title} by ")
-    )
+    found = page.get_by_role("figure").filter(has=page.get_by_role("img", name=f"{title} by "))
     expect(found.locator("canvas")).to_be_visible()
     return found
 
 
-def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(
-    page: Page, yard: Lab, done: str
-) -> None:
+def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(page: Page, yard: Lab, done: str) -> None:
     """Text of people and trainers is text."""
     page.goto(f"{yard.url}/jobs/{done}")
     expect(page.get_by_role("heading", name=NAME)).to_be_visible()
@@ -74,12 +70,8 @@ def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(
     job = yard.call("JobService/GetJob", {"jobId": done})
     expect(page.locator(".pill").first).to_have_text("succeeded")
     expect(page.get_by_text(job["stateReason"], exact=True).first).to_be_visible()
-    expect(chart(page, "Training losses").get_by_role("button")).to_have_text(
-        [re.compile("box"), re.compile("cls")]
-    )
-    expect(chart(page, "Accuracy").get_by_role("button")).to_have_text(
-        ["mAP50 0.6988", "mAP50-95 0.5988"]
-    )
+    expect(chart(page, "Training losses").get_by_role("button")).to_have_text([re.compile("box"), re.compile("cls")])
+    expect(chart(page, "Accuracy").get_by_role("button")).to_have_text(["mAP50 0.6988", "mAP50-95 0.5988"])
     for title in (
         "Validation losses",
         "Learning rate",
@@ -87,9 +79,7 @@ def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(
         "Share of time",
     ):
         chart(page, title)
-    expect(page.get_by_role("log")).to_contain_text(
-        "2 corrupt images skipped: <script>alert(1)</script>"
-    )
+    expect(page.get_by_role("log")).to_contain_text("2 corrupt images skipped: <script>alert(1)</script>")
     speed = page.get_by_role("region", name="Speed")
 
     def says_what_was_found() -> bool:
@@ -97,12 +87,7 @@ def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(
         page.reload()
         expect(speed).to_contain_text("What was seen")
         shown = speed.inner_text()
-        return all(
-            found in shown
-            for found in yard.call("JobService/DiagnoseJob", {"jobId": done})[
-                "findings"
-            ]
-        )
+        return all(found in shown for found in yard.call("JobService/DiagnoseJob", {"jobId": done})["findings"])
 
     until(says_what_was_found, speed.inner_text)
     attempts = page.get_by_role("region", name="Attempts")
@@ -110,13 +95,9 @@ def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(
     expect(attempts).to_contain_text(job["attempts"][0]["message"])
     layers = job["attempts"][0]["batchChosen"]["layers"]
     for layer in layers:
-        expect(page.get_by_role("region", name="Placement")).to_contain_text(
-            layer["reason"]
-        )
+        expect(page.get_by_role("region", name="Placement")).to_contain_text(layer["reason"])
     classes = page.get_by_role("region", name="Classes (2)")
-    expect(classes.get_by_role("rowheader")).to_have_text(
-        ["all classes", "<b>nucleus</b>", "cell"]
-    )
+    expect(classes.get_by_role("rowheader")).to_have_text(["all classes", "<b>nucleus</b>", "cell"])
     expect(page.get_by_role("region", name="Settings")).to_contain_text("weight_decay")
     page.get_by_role("link", name="Compare").last.click()
     expect(page).to_have_url(f"{yard.url}/compare?jobs={done}")
@@ -137,16 +118,12 @@ def test_a_part_of_an_id_leads_to_the_whole_one_and_a_wrong_one_says_so(
     complaints[:] = [text for text in complaints if "status of 404" not in text]
 
 
-def test_a_running_job_is_followed_cancelled_and_queued_again(
-    page: Page, yard: Lab
-) -> None:
+def test_a_running_job_is_followed_cancelled_and_queued_again(page: Page, yard: Lab) -> None:
     """Nothing is lost by one click."""
     job = yard.submit("slow", {"epochs": 100, "seed": trainer.SLOW})
     page.goto(f"{yard.url}/jobs/{job}")
     expect(page.locator(".far")).to_contain_text("epoch 2 / 100", timeout=30_000)
-    losses = chart(page, "Training losses").get_by_role(
-        "button", name=re.compile("^box")
-    )
+    losses = chart(page, "Training losses").get_by_role("button", name=re.compile("^box"))
     before = losses.inner_text()
     expect(losses).not_to_have_text(before)
     page.get_by_role("button", name="Cancel", exact=True).click()
@@ -157,16 +134,12 @@ def test_a_running_job_is_followed_cancelled_and_queued_again(
     expect(page.get_by_role("log")).to_contain_text("cancelled")
     page.get_by_role("button", name="Retry").click()
     expect(page.locator(".pill").first).to_have_text("running")
-    expect(
-        page.get_by_role("region", name="Attempts").locator("tbody tr:not(.told)")
-    ).to_have_count(2)
+    expect(page.get_by_role("region", name="Attempts").locator("tbody tr:not(.told)")).to_have_count(2)
     yard.call("JobService/CancelJob", {"jobId": job})
     ended(yard, job)
 
 
-def test_how_curves_are_looked_at_is_in_the_address(
-    page: Page, yard: Lab, done: str
-) -> None:
+def test_how_curves_are_looked_at_is_in_the_address(page: Page, yard: Lab, done: str) -> None:
     """A link shows the same to somebody else."""
     page.goto(f"{yard.url}/jobs/{done}")
     chart(page, "Accuracy")
@@ -183,9 +156,7 @@ def test_how_curves_are_looked_at_is_in_the_address(
     expect(page).to_have_url(re.compile(r"range=1\d\d[\d.]*,[23]\d\d"))
     page.reload()
     chart(page, "Accuracy")
-    expect(page.get_by_role("button", name="step", exact=True)).to_have_attribute(
-        "aria-pressed", "true"
-    )
+    expect(page.get_by_role("button", name="step", exact=True)).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_label("Smoothing")).to_have_value("0.9")
     expect(page.get_by_label("log scale")).to_be_checked()
     page.get_by_role("button", name="Whole range").click()
@@ -215,16 +186,12 @@ def test_the_log_follows_until_somebody_reads(page: Page, yard: Lab, done: str) 
     expect(log.locator("div")).to_have_count(1)
 
 
-def test_an_attempt_that_crashed_is_told_and_the_next_goes_on(
-    page: Page, yard: Lab
-) -> None:
+def test_an_attempt_that_crashed_is_told_and_the_next_goes_on(page: Page, yard: Lab) -> None:
     """Both are in the table."""
     job = ended(yard, yard.submit("crashes", {"epochs": 8, "seed": trainer.CRASHES}))
     page.goto(f"{yard.url}/jobs/{job}")
     attempts = page.get_by_role("region", name="Attempts")
-    expect(attempts.locator("tbody tr:not(.told) td:last-child")).to_have_text(
-        ["completed", "trainer crash"]
-    )
+    expect(attempts.locator("tbody tr:not(.told) td:last-child")).to_have_text(["completed", "trainer crash"])
     expect(page.get_by_text("Dashed: an attempt began.")).to_be_visible()
 
 
@@ -232,9 +199,7 @@ def test_why_a_job_failed_is_the_first_that_one_reads(page: Page, yard: Lab) -> 
     """As text."""
     job = ended(yard, yard.submit("fails", {"seed": trainer.FAILS}))
     page.goto(f"{yard.url}/jobs/{job}")
-    expect(page.locator(".problem")).to_contain_text(
-        "the labels of <i>all</i> images are empty"
-    )
+    expect(page.locator(".problem")).to_contain_text("the labels of <i>all</i> images are empty")
     expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
 
@@ -251,37 +216,27 @@ def test_many_classes_are_sorted_by_a_click(page: Page, yard: Lab) -> None:
     expect(rows.nth(0)).to_have_text("all classes")
 
 
-def test_pictures_are_looked_at_and_artifacts_downloaded(
-    page: Page, yard: Lab, done: str
-) -> None:
+def test_pictures_are_looked_at_and_artifacts_downloaded(page: Page, yard: Lab, done: str) -> None:
     """Pictures by mouse and keyboard."""
     page.goto(f"{yard.url}/jobs/{done}")
     pictures = page.get_by_role("region", name="Pictures")
-    expect(pictures.get_by_role("button")).to_have_text(
-        ["val_batch0_pred.jpg", "train_batch0.jpg", "results.png"]
-    )
+    expect(pictures.get_by_role("button")).to_have_text(["val_batch0_pred.jpg", "train_batch0.jpg", "results.png"])
     pictures.scroll_into_view_if_needed()
     expect(pictures.locator("img").first).to_have_js_property("naturalWidth", 64)
     pictures.get_by_role("button", name="Look at train_batch0.jpg").click()
     large = page.get_by_role("dialog")
-    expect(large.get_by_role("img", name="train_batch0.jpg")).to_have_js_property(
-        "naturalWidth", 64
-    )
+    expect(large.get_by_role("img", name="train_batch0.jpg")).to_have_js_property("naturalWidth", 64)
     page.keyboard.press("ArrowRight")
     expect(large.get_by_role("img", name="results.png")).to_be_visible()
     page.keyboard.press("Escape")
     expect(large).to_be_hidden()
     link = page.get_by_role("link", name="weights/best.safetensors")
     expect(link).to_have_attribute("download", "best.safetensors")
-    text = page.evaluate(
-        "url => fetch(url).then((answer) => answer.text())", link.get_attribute("href")
-    )
+    text = page.evaluate("url => fetch(url).then((answer) => answer.text())", link.get_attribute("href"))
     assert text == "epoch,time\n1,2\n"
 
 
-def test_pictures_that_are_gone_leave_their_names(
-    page: Page, yard: Lab, done: str, complaints: Complaints
-) -> None:
+def test_pictures_that_are_gone_leave_their_names(page: Page, yard: Lab, done: str, complaints: Complaints) -> None:
     """The rest of the page is as it was."""
     page.route("**/files/**", lambda route: route.fulfill(status=404, body="gone"))
     page.goto(f"{yard.url}/jobs/{done}")
@@ -292,17 +247,11 @@ def test_pictures_that_are_gone_leave_their_names(
     complaints[:] = [text for text in complaints if "status of 404" not in text]
 
 
-@pytest.mark.parametrize(
-    "seen", [("light", 1440), ("light", 390), ("dark", 1440), ("dark", 390)]
-)
-def test_everybody_can_use_a_job(
-    browser: Browser, yard: Lab, done: str, pictures: Path, seen: tuple[Any, int]
-) -> None:
+@pytest.mark.parametrize("seen", [("light", 1440), ("light", 390), ("dark", 1440), ("dark", 390)])
+def test_everybody_can_use_a_job(browser: Browser, yard: Lab, done: str, pictures: Path, seen: tuple[Any, int]) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
     scheme, width = seen
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme
-    )
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{yard.url}/jobs/{done}")
     chart(page, "Share of time")

@@ -9,11 +9,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 def refusals(complaints: Complaints) -> None:
     """Chromium itself tells of answers that refuse; nothing else may be there."""
-    complaints[:] = [
-        text
-        for text in complaints
-        if "the server responded with a status of 401" not in text
-    ]
+    complaints[:] = [text for text in complaints if "the server responded with a status of 401" not in text]
 
 
 def enter(page: Page, token: str) -> None:
@@ -50,9 +46,7 @@ def test_a_token_opens_the_page_that_was_asked_for_until_somebody_logs_out(
     refusals(complaints)
 
 
-def test_whose_token_is_revoked_is_asked_to_log_in_again(
-    page: Page, secure_lab: Lab, complaints: Complaints
-) -> None:
+def test_whose_token_is_revoked_is_asked_to_log_in_again(page: Page, secure_lab: Lab, complaints: Complaints) -> None:
     """In the words of the scheduler."""
     wish = {"user": "ada", "role": "USER"}
     made = secure_lab.call("AccessService/CreateToken", wish)

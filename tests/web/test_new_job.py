@@ -19,35 +19,23 @@ def refusals(page: Page, complaints: Complaints) -> Iterator[None]:
     """Chromium itself tells of answers that refuse; nothing else may be there."""
     assert page
     yield
-    complaints[:] = [
-        text
-        for text in complaints
-        if "the server responded with a status of" not in text
-    ]
+    complaints[:] = [text for text in complaints if "the server responded with a status of" not in text]
 
 
-def test_defaults_are_the_schedulers_and_what_is_wrong_is_told_at_its_field(
-    page: Page, lab: Lab
-) -> None:
+def test_defaults_are_the_schedulers_and_what_is_wrong_is_told_at_its_field(page: Page, lab: Lab) -> None:
     """In the scheduler's words, before anything is queued."""
     page.goto(f"{lab.url}/new")
     expect(page).to_have_title("New job · Trainyard")
-    expect(page.get_by_label("epochs", exact=True)).to_have_attribute(
-        "placeholder", "100"
-    )
+    expect(page.get_by_label("epochs", exact=True)).to_have_attribute("placeholder", "100")
     expect(page.get_by_label("data", exact=True)).to_be_visible()
     page.get_by_label("data", exact=True).fill("no-such-data")
     plan = page.get_by_role("complementary", name="Plan")
-    expect(page.locator("#f-train\\.data-wrong")).to_contain_text(
-        "there is no data set `no-such-data`"
-    )
+    expect(page.locator("#f-train\\.data-wrong")).to_contain_text("there is no data set `no-such-data`")
     page.get_by_label("data", exact=True).fill(str(lab.data()))
     expect(plan).to_contain_text("valid")
     page.get_by_text("Optimiser").click()
     page.get_by_label("lr0").fill("99")
-    expect(page.locator("#f-train\\.lr0-wrong")).to_have_text(
-        "is 99; use 0.000000000001 to 10"
-    )
+    expect(page.locator("#f-train\\.lr0-wrong")).to_have_text("is 99; use 0.000000000001 to 10")
     page.get_by_text("Optimiser").click()
     page.get_by_role("button", name="Submit").click()
     # The group opens, and the field is at hand.
@@ -158,13 +146,9 @@ def test_a_job_that_is_not_there_cannot_be_cloned(page: Page, lab: Lab) -> None:
 
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_fill_it_in(
-    browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int
-) -> None:
+def test_everybody_can_fill_it_in(browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme
-    )  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(f"{lab.url}/new?data={lab.data()}")
     plan = page.get_by_role("complementary", name="Plan")

@@ -47,9 +47,7 @@ def waiting(lab: Lab, name: str, user: str = "ada") -> str:
 def nothing_left(lab: Lab) -> Iterator[None]:
     """Jobs that a test leaves are cancelled."""
     yield
-    for job in lab.call(
-        "JobService/ListJobs", {"states": ["QUEUED", "STARTING", "RUNNING"]}
-    ).get("jobs", []):
+    for job in lab.call("JobService/ListJobs", {"states": ["QUEUED", "STARTING", "RUNNING"]}).get("jobs", []):
         if job.get("sweepId"):
             lab.call("JobService/CancelSweep", {"sweepId": job["sweepId"]})
         lab.call("JobService/CancelJob", {"jobId": job["id"]})
@@ -68,9 +66,7 @@ def test_a_job_is_followed_from_waiting_to_its_end(page: Page, lab: Lab) -> None
     expect(shown).to_have_count(0)
     over = row(page, "large <img", "Finished")
     expect(over.locator(".pill")).to_have_text("cancelled")
-    expect(over).to_contain_text(
-        lab.call("JobService/GetJob", {"jobId": job})["stateReason"]
-    )
+    expect(over).to_contain_text(lab.call("JobService/GetJob", {"jobId": job})["stateReason"])
     runs = lab.submit("small", gpuModels=["5070"])
     shown = row(page, "small", "Running")
     expect(shown).to_contain_text("lab-2")
@@ -80,9 +76,7 @@ def test_a_job_is_followed_from_waiting_to_its_end(page: Page, lab: Lab) -> None
     expect(shown).to_have_count(0)
 
 
-def test_a_job_is_cancelled_only_when_that_is_confirmed_and_retried(
-    page: Page, lab: Lab
-) -> None:
+def test_a_job_is_cancelled_only_when_that_is_confirmed_and_retried(page: Page, lab: Lab) -> None:
     """By keyboard as well."""
     job = waiting(lab, "to be cancelled")
     page.goto(f"{lab.url}/jobs")
@@ -104,11 +98,7 @@ def test_filters_are_in_the_address(page: Page, lab: Lab) -> None:
     for name, user in [("cells-1", "ada"), ("cells-2", "bob"), ("plates", "bob")]:
         waiting(lab, name, user)
     page.goto(f"{lab.url}/jobs")
-    rows = (
-        part(page, "Waiting")
-        .get_by_role("row")
-        .filter(has=page.get_by_role("checkbox"))
-    )
+    rows = part(page, "Waiting").get_by_role("row").filter(has=page.get_by_role("checkbox"))
     expect(rows).to_have_count(3)
     page.get_by_role("button", name=re.compile("bob")).click()
     expect(rows).to_have_count(2)
@@ -133,9 +123,7 @@ def test_several_jobs_are_chosen_and_cancelled_at_once(page: Page, lab: Lab) -> 
     chosen = page.get_by_role("region", name="Chosen jobs")
     expect(chosen).to_contain_text("3 chosen")
     chosen.get_by_role("button", name="Cancel 3").click()
-    page.get_by_role("dialog", name="Cancel 3 jobs?").get_by_role(
-        "button", name="Cancel it"
-    ).click()
+    page.get_by_role("dialog", name="Cancel 3 jobs?").get_by_role("button", name="Cancel it").click()
     expect(part(page, "Waiting")).to_contain_text("Nothing waits.")
     states = {lab.call("JobService/GetJob", {"jobId": job})["state"] for job in jobs}
     assert states == {"CANCELLED"}
@@ -154,12 +142,7 @@ def test_a_thousand_jobs_are_listed_and_go(page: Page, lab: Lab) -> None:
     rows = page.locator(".Waiting .row")
     expect(rows).to_have_count(1001)
     last = rows.last
-    assert (
-        last.evaluate(
-            "row => row.firstElementChild.checkVisibility({ contentVisibilityAuto: true })"
-        )
-        is False
-    )
+    assert last.evaluate("row => row.firstElementChild.checkVisibility({ contentVisibilityAuto: true })") is False
     last.scroll_into_view_if_needed()
     expect(last.locator(".place")).to_have_text("1000")
     # What is not drawn anew is still the same element.
@@ -178,11 +161,7 @@ def test_what_is_over_comes_a_page_at_a_time(page: Page, lab: Lab) -> None:
     for number in range(60):
         lab.call("JobService/CancelJob", {"jobId": waiting(lab, f"over-{number}")})
     page.goto(f"{lab.url}/jobs?state=cancelled")
-    rows = (
-        part(page, "Finished")
-        .get_by_role("row")
-        .filter(has=page.get_by_role("checkbox"))
-    )
+    rows = part(page, "Finished").get_by_role("row").filter(has=page.get_by_role("checkbox"))
     expect(rows).to_have_count(50)
     expect(rows.first).to_contain_text("over-59")
     page.get_by_role("button", name="Show more").click()
@@ -191,18 +170,14 @@ def test_what_is_over_comes_a_page_at_a_time(page: Page, lab: Lab) -> None:
     expect(rows).to_have_count(11)
 
 
-def test_who_may_only_look_is_offered_no_orders(
-    page: Page, secure_lab: Lab, complaints: Complaints
-) -> None:
+def test_who_may_only_look_is_offered_no_orders(page: Page, secure_lab: Lab, complaints: Complaints) -> None:
     """And people cancel nothing of others."""
     spec: Any = {
         "name": "mine",
         "train": {"model": "yolov8n", "data": "/data/cells/data.yaml"},
     }
     tokens = {
-        role: secure_lab.call(
-            "AccessService/CreateToken", {"user": user, "role": role}
-        )["token"]
+        role: secure_lab.call("AccessService/CreateToken", {"user": user, "role": role})["token"]
         for user, role in [("ada", "USER"), ("vera", "VIEWER")]
     }
     secure_lab.call("JobService/SubmitJob", {"spec": spec}, token=tokens["USER"])
@@ -211,26 +186,20 @@ def test_who_may_only_look_is_offered_no_orders(
     expect(page.get_by_label("Cancel mine")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
     enter(page, tokens["VIEWER"])
-    expect(
-        page.get_by_label("Clone mine").or_(page.get_by_text("Nothing waits."))
-    ).to_be_visible()
+    expect(page.get_by_label("Clone mine").or_(page.get_by_text("Nothing waits."))).to_be_visible()
     expect(page.get_by_label("Cancel mine")).to_have_count(0)
     refusals(complaints)
 
 
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_the_queue(
-    browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int
-) -> None:
+def test_everybody_can_use_the_queue(browser: Browser, lab: Lab, pictures: Path, scheme: str, width: int) -> None:
     """Axe has nothing against it, and nothing is wider than the window."""
     waiting(lab, "🚜" * 32)
     waiting(lab, "n" * 128, "u" * 60)
     lab.call("JobService/CancelJob", {"jobId": waiting(lab, "over")})
     lab.submit("runs", gpuModels=["4090"])
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme
-    )  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(f"{lab.url}/jobs")
     expect(row(page, "runs", "Running")).to_contain_text("epoch 1 / 40")

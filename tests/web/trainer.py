@@ -18,21 +18,11 @@ def _picture(side: int) -> bytes:
     """A grey PNG."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            len(data).to_bytes(4, "big")
-            + kind
-            + data
-            + zlib.crc32(kind + data).to_bytes(4, "big")
-        )
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     head = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
     rows = zlib.compress((b"\0" + b"\x90" * side) * side)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", rows)
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def _option(name: str) -> str:
@@ -48,10 +38,7 @@ def main() -> int:
     events = os.fdopen(int(_option("--events-fd")), "w", buffering=1)
 
     def say(kind: str, **event: Any) -> None:
-        events.write(
-            json.dumps({"v": 1, "time": int(time.time() * 1000), "type": kind} | event)
-            + "\n"
-        )
+        events.write(json.dumps({"v": 1, "time": int(time.time() * 1000), "type": kind} | event) + "\n")
 
     crashed = run / "crashed"
     first = epochs // 2 if crashed.exists() else 1
@@ -73,10 +60,7 @@ def main() -> int:
         return 64
     for epoch in range(first, epochs + 1):
         part = epoch / epochs
-        losses = {
-            f"train/{name}_loss": 0.5 + math.exp(-3 * part) * most
-            for name, most in (("box", 2), ("cls", 3))
-        }
+        losses = {f"train/{name}_loss": 0.5 + math.exp(-3 * part) * most for name, most in (("box", 2), ("cls", 3))}
         phases = {
             "wait": 0.002,
             "copy": 0.001,
@@ -122,11 +106,7 @@ def main() -> int:
         if seed == CRASHES and epoch == epochs // 2 and not crashed.exists():
             crashed.touch()
             return 70
-    names = (
-        [f"class {number:03}" for number in range(100)]
-        if seed == CLASSES
-        else ["cell", "<b>nucleus</b>"]
-    )
+    names = [f"class {number:03}" for number in range(100)] if seed == CLASSES else ["cell", "<b>nucleus</b>"]
     per_class = {
         f"metrics/{kind}(B)/{name}": (number + 1) / (len(names) + 1)
         for number, name in enumerate(names)
@@ -141,9 +121,7 @@ def main() -> int:
     ]
     for name in files:
         (run / name).parent.mkdir(exist_ok=True)
-        (run / name).write_bytes(
-            _picture(64) if name[-3:] in ("jpg", "png") else b"epoch,time\n1,2\n"
-        )
+        (run / name).write_bytes(_picture(64) if name[-3:] in ("jpg", "png") else b"epoch,time\n1,2\n")
     final = {"metrics/mAP50(B)": 0.7 + rate, "metrics/mAP50-95(B)": 0.6 + rate}
     say("finished", best_epoch=epochs, metrics=final | per_class, artifacts=files)
     return 0

@@ -1,6 +1,20 @@
 // @ts-check
 /** Views that come when somebody first looks at them, so that a page loads what it shows. */
+import { Unreachable, call } from "./api.js";
 import { html, useEffect, useState } from "./vendor/preact.js";
+
+/** How soon it is tried again while the scheduler cannot be reached. */
+const AGAIN = 2000;
+
+/** Loads the page again once the scheduler answers: browsers keep that a module could not be fetched. @param {AbortSignal} stop */
+function loadAgain(stop) {
+  setTimeout(async () => {
+    const isAway = await call("AccessService/WhoAmI").then(() => false, (error) => error instanceof Unreachable);
+    if (stop.aborted) return;
+    if (isAway) loadAgain(stop);
+    else location.reload();
+  }, AGAIN);
+}
 
 /**
  * The view of this name in a module, as a component that fetches it.
@@ -11,16 +25,21 @@ export function later(load, name) {
   let view;
   return function Later(/** @type {any} */ props) {
     const [, draw] = useState(false);
-    const [trouble, setTrouble] = useState("");
+    const [isAway, setAway] = useState(false);
     useEffect(() => {
-      if (view) return;
+      const stop = new AbortController();
       const come = (/** @type {any} */ module) => {
         view = module[name];
         draw(true);
       };
-      load().then(come, () => setTrouble("This view cannot be loaded now. Load the page again when the scheduler can be reached."));
+      const fail = () => {
+        setAway(true);
+        if (!stop.signal.aborted) loadAgain(stop.signal);
+      };
+      if (!view) load().then(come, fail);
+      return () => stop.abort();
     }, []);
     if (view) return html`<${view} ...${props} />`;
-    return trouble ? html`<p class="notice" role="alert">${trouble}</p>` : null;
+    return isAway ? html`<p class="notice" role="alert">This view comes when the scheduler can be reached again.</p>` : null;
   };
 }

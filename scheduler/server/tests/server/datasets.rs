@@ -217,7 +217,7 @@ async fn a_summary_tells_classes_boxes_and_pictures() {
 #[tokio::test]
 async fn a_browser_gets_a_file_of_a_version_under_its_path() {
     let scheduler = Scheduler::start().await;
-    let html: (&str, &[u8]) = ("images/page.html", b"<script>alert(1)</script>");
+    let html: (&str, &[u8]) = ("images/zoo.html", b"<script>alert(1)</script>");
     let (_, version) = push(&scheduler, "cells", &[CELLS[0], CELLS[1], html]).await.unwrap();
     let browser = Browser::of(&scheduler);
     let picture =
@@ -226,7 +226,7 @@ async fn a_browser_gets_a_file_of_a_version_under_its_path() {
     assert_eq!(picture.header("content-type"), "image/jpeg");
     assert!(picture.header("cache-control").contains("immutable"));
     let page =
-        browser.get(&format!("/files/datasets/cells/{}/images/page.html", &version.version[..8]), &[]).await;
+        browser.get(&format!("/files/datasets/cells/{}/images/zoo.html", &version.version[..8]), &[]).await;
     assert_eq!((page.status, page.header("content-type")), (200, "application/octet-stream"));
     assert!(page.header("content-disposition").starts_with("attachment"));
     assert!(page.header("content-security-policy").contains("sandbox"));
