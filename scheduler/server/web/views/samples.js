@@ -39,7 +39,7 @@ export function Samples({ one, samples, classes }) {
   const [isAll, setAll] = useState(false);
   const shown = isAll ? samples : samples.slice(0, PICTURES);
   const names = useMemo(() => new Map(classes.map(({ id = 0, name }) => [id, name || String(id)])), [classes]);
-  const seen = [...new Set(shown.flatMap((sample) => (sample.boxes || []).map((/** @type {any} */ box) => box.class || 0)))].sort((a, b) => a - b);
+  const seen = [...new Set(shown.flatMap((sample) => (sample.boxes || []).map((/** @type {any} */ box) => box.classId || 0)))].sort((a, b) => a - b);
   const toggle = (/** @type {number} */ id) => {
     const next = new Set(hidden);
     if (!next.delete(id)) next.add(id);
@@ -62,7 +62,7 @@ export function Samples({ one, samples, classes }) {
 /** @param {{ one: any, sample: any, names: Map<number, string>, hidden: Set<number> }} props */
 function Picture({ one, sample, names, hidden }) {
   const { path, split = "", boxes = [] } = sample;
-  const drawn = boxes.filter((/** @type {any} */ box) => !hidden.has(box.class || 0));
+  const drawn = boxes.filter((/** @type {any} */ box) => !hidden.has(box.classId || 0));
   const address = `/files/datasets/${encodeURIComponent(one.name)}/${one.version}/${quoted(path)}`;
   // Boxes are shares of the picture, so they fit at any size once it is as wide as its frame.
   return html`<li>
@@ -70,7 +70,7 @@ function Picture({ one, sample, names, hidden }) {
       <img src=${address} loading="lazy" decoding="async" alt=${`${path}, ${boxes.length} boxes`} />
       <svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">
         ${drawn.map(
-          ({ class: id = 0, x = 0, y = 0, width = 0, height = 0 }, /** @type {number} */ at) => html`<rect key=${at} x=${x - width / 2} y=${y - height / 2} width=${width} height=${height} style=${{ stroke: colour(id) }}>
+          ({ classId: id = 0, x = 0, y = 0, width = 0, height = 0 }, /** @type {number} */ at) => html`<rect key=${at} x=${x - width / 2} y=${y - height / 2} width=${width} height=${height} style=${{ stroke: colour(id) }}>
             <title>${names.get(id) || id}</title>
           </rect>`,
         )}

@@ -25,7 +25,7 @@ pub(super) fn shown(summary: Summary) -> pb::DatasetSummary {
 
 fn sample(Sample { path, split, boxes }: Sample) -> pb::SampleImage {
     let boxes = boxes.into_iter().map(|marked| pb::LabelBox {
-        class: marked.class,
+        class_id: marked.class,
         x: marked.x,
         y: marked.y,
         width: marked.width,
