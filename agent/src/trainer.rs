@@ -10,3 +10,4 @@ pub mod leftovers;
 mod libraries;
 pub mod stall_diagnosis;
 pub mod watch;
+pub mod without_job;

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod faults;
+pub mod images;
 pub mod jobs;
 pub mod process;
 pub mod stand_in;

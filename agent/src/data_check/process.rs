@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -14,14 +14,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::spawn_blocking;
 use trainyard_confinement::{Ready, close_inherited_descriptors};
-use trainyard_types::environment::Child;
 use trainyard_types::{DataCheck, DataToCheck};
 
 use crate::config::Config;
 use crate::device::Device;
 use crate::identity::Identity;
 use crate::trainer::confinement::{self, Work};
-use crate::trainer::{command, leftovers};
+use crate::trainer::without_job::without_job;
 
 /// Bytes that are read of what a check prints: a report within its bounds takes less.
 const MOST_BYTES: u64 = 256 * 1024;
@@ -46,18 +45,8 @@ pub async fn run(
     let confinement = confinement::ready(config, &Device::Cpu, work).await;
     let confinement = confinement.map_err(|error| format!("the check cannot be confined: {error}"))?;
     let program = config.trainer();
-    let mut command = Command::new(&program);
-    command
-        .args(arguments(&roots, data))
-        .env_clear()
-        .envs(Child::Trainer.environment(std::env::vars_os()))
-        .envs(command::environment(&Device::Cpu))
-        .env(leftovers::VARIABLE, format!("{}/check", identity.owner()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
+    let mut command = without_job(&program, &Device::Cpu, identity, "check");
+    command.args(arguments(&roots, data)).process_group(0);
     hold(&mut command, confinement);
     let cannot = |error: std::io::Error| format!("{} does not run: {error}", program.display());
     let mut child = command.spawn().map_err(cannot)?;

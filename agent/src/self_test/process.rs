@@ -2,13 +2,11 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::process::Command;
 use tokio::time::timeout;
-use trainyard_types::environment::Child;
 use trainyard_types::faults::{self, Place};
 use trainyard_types::trainer::exit_code;
 use trainyard_types::{Unfit, UnfitKind};
@@ -17,8 +15,9 @@ use super::folder_unfit;
 use crate::config::Config;
 use crate::device::Device;
 use crate::identity::Identity;
+use crate::trainer::command;
 use crate::trainer::confinement::{self, Work};
-use crate::trainer::{command, leftovers};
+use crate::trainer::without_job::without_job;
 
 /// So many of the last lines of standard error are told.
 const LINES: usize = 3;
@@ -59,21 +58,14 @@ pub async fn run_test(
     let confinement = confinement::ready(config, device, Work::default()).await.map_err(|error| {
         Unfit::of_machine(UnfitKind::SelfTest, format!("the trainer cannot be confined: {error}"))
     })?;
-    let mut command = Command::new(&program);
-    command
-        .args(["self-test", "--device", command::device_name(device)])
-        .env_clear()
-        .envs(Child::Trainer.environment(std::env::vars_os()))
-        .envs(command::environment(device))
-        .env(leftovers::VARIABLE, format!("{}/self-test", identity.owner()))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    let mut command = without_job(&program, device, identity, "self-test");
+    command.args(["self-test", "--device", command::device_name(device)]);
     if let Some(confinement) = confinement {
         // SAFETY: between fork and exec it makes system calls only.
         unsafe { command.pre_exec(move || confinement.apply()) };
     }
     let run = async {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let child = command.spawn()?;
         let _own_folder = child.id().and_then(trainyard_confinement::own_folder);
         child.wait_with_output().await
     };

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use trainyard_proto::pb;
@@ -15,6 +15,8 @@ use trainyard_proto::route::{Next, Route};
 /// How long one call may take: a paused leader answers nothing.
 const CALL: Duration = Duration::from_secs(3);
 const WAIT: Duration = Duration::from_millis(100);
+/// How often it is looked whether jobs have ended.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A client of the cluster under faults, that asks again until its deadline.
 pub struct Client {
@@ -79,6 +81,23 @@ impl Client {
             if page_token.is_empty() {
                 return Ok(jobs);
             }
+        }
+    }
+
+    /// Waits until every job has ended.
+    ///
+    /// # Errors
+    /// One has not by `deadline`.
+    pub async fn all_ended(&mut self, deadline: Instant) -> Result<()> {
+        use pb::JobState::{Cancelled, Failed, Succeeded};
+        let mut beats = interval(LOOK);
+        loop {
+            beats.tick().await;
+            let jobs = self.list().await?;
+            let is_open = |job: &&pb::Job| ![Cancelled, Failed, Succeeded].contains(&job.state());
+            let open: Vec<&pb::Job> = jobs.iter().filter(is_open).collect();
+            let Some(first) = open.first() else { return Ok(()) };
+            ensure!(Instant::now() < deadline, "{} jobs do not end, such as {first:#?}", open.len());
         }
     }
 

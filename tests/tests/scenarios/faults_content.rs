@@ -20,8 +20,10 @@ use trainyard_proto::pb;
 use trainyard_tests::faults::client::{Client, leader};
 use trainyard_tests::faults::members::{Member, Members};
 use trainyard_tests::faults::net::{Net, Node};
+use trainyard_tests::faults::number;
 use trainyard_tests::faults::object_store::ObjectStore;
 use trainyard_tests::faults::verdict;
+use trainyard_tests::images::bitmap;
 use trainyard_tests::jobs::tiny;
 use trainyard_tests::process::binary;
 
@@ -37,11 +39,6 @@ const GRACE: Duration = Duration::from_secs(4);
 const BEAT: Duration = Duration::from_millis(250);
 /// How long one call of a laptop may take in all, with those that are repeated.
 const PATIENCE: Duration = Duration::from_secs(240);
-
-fn number(variable: &str, default: u64) -> u64 {
-    let given = std::env::var(variable).ok();
-    given.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is `{text}`, no number")))
-}
 
 /// What was acknowledged.
 #[derive(Debug, Default)]
@@ -139,7 +136,7 @@ impl Laptop<'_> {
             fs::copy(image, folder.join(name))?;
         }
         if self.rng.random_ratio(1, 8) {
-            fs::write(folder.join("images/train/large.bmp"), bitmap(1024, &mut self.rng))?;
+            fs::write(folder.join("images/train/large.bmp"), bitmap(1024, || self.rng.random()))?;
         }
         Ok(())
     }
@@ -231,19 +228,6 @@ impl Laptop<'_> {
     }
 }
 
-/// A BMP of random pixels.
-fn bitmap(side: u32, rng: &mut StdRng) -> Vec<u8> {
-    let pixels = 3 * side * side;
-    let mut bytes = b"BM".to_vec();
-    for word in [54 + pixels, 0, 54, 40, side, side, 1 | 24 << 16, 0, pixels, 2835, 2835, 0, 0] {
-        bytes.extend(word.to_le_bytes());
-    }
-    let first = bytes.len();
-    bytes.resize(first + pixels as usize, 0);
-    rng.fill(&mut bytes[first..]);
-    bytes
-}
-
 /// Whoever takes part and can be killed.
 struct Storm {
     members: Members,
@@ -332,19 +316,6 @@ impl Storm {
     }
 }
 
-async fn all_ended(client: &mut Client) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut beats = interval(BEAT * 4);
-    loop {
-        beats.tick().await;
-        let jobs = client.list().await?;
-        use pb::JobState::{Cancelled, Failed, Succeeded};
-        let open = jobs.iter().find(|job| ![Cancelled, Failed, Succeeded].contains(&job.state()));
-        let Some(open) = open else { return Ok(()) };
-        ensure!(Instant::now() < deadline, "a job does not end: {open:#?}");
-    }
-}
-
 async fn run(net: Net, seed: u64) -> Result<()> {
     let pushes = number("TRAINYARD_FAULT_PUSHES", 16);
     let can_cut = net.can_cut();
@@ -391,7 +362,7 @@ async fn run(net: Net, seed: u64) -> Result<()> {
     storm.heal(Instant::now() + PATIENCE)?;
     println!("{:?} of faults: {:?}", begun.elapsed(), storm.counts);
     let mut client = Client::new(&urls, Instant::now() + PATIENCE);
-    all_ended(&mut client).await?;
+    client.all_ended(Instant::now() + PATIENCE).await?;
     let led = leader(&urls).await.context("nobody leads")?;
     let mut client = Client::new(&urls[led..=led], Instant::now() + PATIENCE);
     let Acknowledged { kept, jobs, counts } = all.take();

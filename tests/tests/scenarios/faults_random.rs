@@ -19,6 +19,7 @@ use trainyard_proto::pb;
 use trainyard_tests::faults::client::{Client, leader};
 use trainyard_tests::faults::members::{Member, Members};
 use trainyard_tests::faults::net::Net;
+use trainyard_tests::faults::number;
 use trainyard_tests::faults::verdict;
 use trainyard_tests::jobs::tiny;
 
@@ -32,11 +33,6 @@ const BEAT: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 3;
 /// How long everything may take to end once all is healed.
 const HEALING: Duration = Duration::from_secs(180);
-
-fn number(variable: &str, default: u64) -> u64 {
-    let given = std::env::var(variable).ok();
-    given.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is `{text}`, no number")))
-}
 
 /// Whom something happens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,23 +254,6 @@ async fn submit(
     Ok(())
 }
 
-async fn all_ended(client: &mut Client, deadline: Instant) -> Result<()> {
-    let mut beats = interval(BEAT * 5);
-    loop {
-        beats.tick().await;
-        let jobs = client.list().await?;
-        let open = jobs.iter().filter(|job| {
-            use pb::JobState::{Cancelled, Failed, Succeeded};
-            ![Cancelled, Failed, Succeeded].contains(&job.state())
-        });
-        let open: Vec<&pb::Job> = open.collect();
-        if open.is_empty() {
-            return Ok(());
-        }
-        anyhow::ensure!(Instant::now() < deadline, "{} jobs do not end, such as {:#?}", open.len(), open[0]);
-    }
-}
-
 async fn run(net: Net, seed: u64) -> Result<()> {
     let jobs = number("TRAINYARD_FAULT_JOBS", 120);
     let span = Duration::from_secs(number("TRAINYARD_FAULT_SECONDS", 25));
@@ -296,7 +275,7 @@ async fn run(net: Net, seed: u64) -> Result<()> {
     submitted.context("submitting")?;
     raged.context("making faults")?;
     println!("{:?} of faults: {:?}", begun.elapsed(), faults.counts);
-    all_ended(&mut client, deadline).await?;
+    client.all_ended(deadline).await?;
     // What a standby shows is a moment old; who leads, shows all.
     let led = leader(&urls).await.context("nobody leads")?;
     let mut client = Client::new(&urls[led..=led], deadline);

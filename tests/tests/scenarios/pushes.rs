@@ -13,23 +13,19 @@ use trainyard_tests::cluster::{Cluster, PATIENCE, run};
 use trainyard_tests::faults::client::Client;
 use trainyard_tests::faults::members::Members;
 use trainyard_tests::faults::net::Net;
+use trainyard_tests::images::bitmap;
 use trainyard_tests::jobs::{epoch_end, tiny};
 use trainyard_tests::process::binary;
 
 /// Adds images that are large on disk, so that a push takes its time.
 fn add_large_images(folder: &Path, count: u8) {
     for number in 0..count {
-        // A BMP of 2048 x 2048 pixels, of other bytes each.
-        let (side, pixels) = (2048_u32, 3 * 2048 * 2048_u32);
-        let mut bytes = b"BM".to_vec();
-        for word in [54 + pixels, 0, 54, 40, side, side, 1 | 24 << 16, 0, pixels, 2835, 2835, 0, 0] {
-            bytes.extend(word.to_le_bytes());
-        }
         let mut state = u32::from(number) + 1;
-        bytes.extend((0..pixels).map(|_| {
+        // Other bytes each.
+        let bytes = bitmap(2048, || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
-        }));
+        });
         fs::write(folder.join(format!("large-{number}.bmp")), bytes).unwrap();
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use trainyard_scheduler_core::{Axis, Sweep};
+use trainyard_types::size::counted;
 use trainyard_types::{DataCheck, JobSpec, TrainPatch, TrainSpec, Violation};
 
 use super::Context;
@@ -166,10 +167,9 @@ impl Refused {
     fn violations(mut self) -> Option<Vec<Violation>> {
         let field = self.last?;
         if self.more > 0 {
-            let errors = if self.more == 1 { "error" } else { "errors" };
+            let more = counted(usize::try_from(self.more).unwrap_or(usize::MAX), "more error");
             let text = format!(
-                "… and {} more {errors}; `trainyard-trainer check` lists them, on a machine that has the data set",
-                self.more
+                "… and {more}; `trainyard-trainer check` lists them, on a machine that has the data set"
             );
             self.violations.push(Violation::new(field, text));
         }

@@ -5,7 +5,7 @@ use trainyard_types::{AgentId, Time};
 use uuid::Uuid;
 
 use super::AccessStore;
-use super::conformance::PrivateRedis;
+use super::conformance::{PrivateRedis, conformance};
 use super::memory::MemoryStore;
 use crate::access_records::{AccessRole, AuditRecord, EnrolledAgent, TokenRecord};
 
@@ -92,26 +92,11 @@ async fn the_audit_is_read_from_its_end_and_from_a_cursor(store: &dyn AccessStor
     assert_eq!(store.audit(Some(&newest[1].0), 9).await.unwrap(), []);
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => { $(
-        mod $name {
-            use super::*;
-
-            #[tokio::test]
-            async fn on_memory() {
-                super::$name(&MemoryStore::default()).await;
-            }
-
-            #[tokio::test]
-            async fn on_redis() {
-                let redis = PrivateRedis::start();
-                super::$name(&redis.store()).await;
-            }
-        }
-    )* };
-}
-
-on_both!(a_cluster_has_first_tokens_once as_many_agents_join_as_a_token_has_uses the_audit_is_read_from_its_end_and_from_a_cursor);
+conformance!(
+    a_cluster_has_first_tokens_once,
+    as_many_agents_join_as_a_token_has_uses,
+    the_audit_is_read_from_its_end_and_from_a_cursor
+);
 
 #[tokio::test]
 async fn a_token_that_cannot_be_read_gives_nobody_access() {

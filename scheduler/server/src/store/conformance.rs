@@ -268,9 +268,9 @@ async fn telemetry_is_kept_for_as_long_as_it_should(store: &dyn Store) {
     assert_eq!(read(Resolution::Minutes).await, [6 * day, 7 * day + 1]);
 }
 
-/// Every promise, each on a store of its own.
+/// Every promise, each on a store of its own, for both kinds of stores.
 macro_rules! conformance {
-    ($($promise:ident),*) => {
+    ($($promise:ident),* $(,)?) => {
         mod on_memory {
             use super::*;
             $(#[tokio::test] async fn $promise() { super::$promise(&MemoryStore::default()).await })*
@@ -284,6 +284,7 @@ macro_rules! conformance {
         }
     };
 }
+pub(super) use conformance;
 
 conformance!(
     what_is_committed_is_loaded,

@@ -4,7 +4,7 @@ use trainyard_scheduler_core::{EventBody, EventRecord, JobRecord, Write};
 use trainyard_types::{JobState, Time};
 use uuid::Uuid;
 
-use super::conformance::{PrivateRedis, job, lead, write};
+use super::conformance::{PrivateRedis, conformance, job, lead, write};
 use super::memory::MemoryStore;
 use super::{NoticeStore, Store, keys};
 use crate::notice_records::{NoticeRecord, Occasion, WebhookKind, WebhookRecord, WebhookState};
@@ -105,29 +105,10 @@ async fn a_wait_is_told_once(store: &dyn Both) {
     assert_eq!(store.waits().await.unwrap(), [(one.id, None)].into());
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => { $(
-        mod $name {
-            use super::*;
-
-            #[tokio::test]
-            async fn on_memory() {
-                super::$name(&MemoryStore::default()).await;
-            }
-
-            #[tokio::test]
-            async fn on_redis() {
-                let redis = PrivateRedis::start();
-                super::$name(&redis.store()).await;
-            }
-        }
-    )* };
-}
-
-on_both!(
-    ends_of_jobs_are_kept_for_users_with_webhooks_only
-    a_user_has_so_many_webhooks_and_each_begins_with_what_comes_next
-    a_state_is_kept_unless_its_webhook_is_gone
+conformance!(
+    ends_of_jobs_are_kept_for_users_with_webhooks_only,
+    a_user_has_so_many_webhooks_and_each_begins_with_what_comes_next,
+    a_state_is_kept_unless_its_webhook_is_gone,
     a_wait_is_told_once
 );
 

@@ -60,11 +60,10 @@ pub async fn stream(
     message: &[u8],
     render: impl FnMut(&Bytes) -> Option<Bytes> + Send + Unpin + 'static,
 ) -> Response {
-    let request = unary::as_grpc(request, |_| unary::whole(message));
-    let (parts, body) = next.run(request).await.into_parts();
-    if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
-        return connect_error::answer(&status);
-    }
+    let body = match unary::begin(request, |_| unary::whole(message), next).await {
+        Ok(body) => body,
+        Err(status) => return connect_error::answer(&status),
+    };
     let mut heartbeat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let events = Events { body: Some(body), come: BytesMut::new(), render, heartbeat };

@@ -113,10 +113,10 @@ pub async fn follow(mut request: Request, next: Next) -> Response {
     let Some(file) = File::of(request.uri().path()) else { return next.run(request).await };
     unary::turn_to(&mut request, file.method());
     let message = file.message();
-    let (parts, body) = next.run(unary::as_grpc(request, |_| unary::whole(&message))).await.into_parts();
-    if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
-        return connect_error::answer(&status);
-    }
+    let body = match unary::begin(request, |_| unary::whole(&message), next).await {
+        Ok(body) => body,
+        Err(status) => return connect_error::answer(&status),
+    };
     let mut contents = Contents { body, come: BytesMut::new(), data: file.data() };
     // What is refused at once is told as a refusal.
     let first = match contents.next().await {

@@ -53,11 +53,16 @@ pub async fn answer_of(
     body: impl FnOnce(Body) -> Body,
     next: Next,
 ) -> Result<bytes::Bytes, Status> {
+    message_of(begin(request, body, next).await?).await
+}
+
+/// Makes a call of gRPC with this body; the body of its answer.
+pub async fn begin(request: Request, body: impl FnOnce(Body) -> Body, next: Next) -> Result<Body, Status> {
     let (parts, body) = next.run(as_grpc(request, body)).await.into_parts();
     // A refusal without a message has its status among the headers.
     match Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
         Some(status) => Err(status),
-        None => message_of(body).await,
+        None => Ok(body),
     }
 }
 
