@@ -152,7 +152,7 @@ struct OpenConnection {
     heartbeats: mpsc::Sender<pb::AgentMessage>,
     samples: mpsc::Sender<pb::AgentMessage>,
     reports: mpsc::Sender<pb::AgentMessage>,
-    /// What was found of data sets.
+    /// The way of answers to checks of data sets.
     answers: mpsc::Sender<pb::AgentMessage>,
     welcome: pb::Welcome,
     channel: Channel,

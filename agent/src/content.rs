@@ -72,7 +72,7 @@ pub struct ContentContext {
     pub give_up_after: Duration,
     /// The scheduler, when it is there.
     pub link: watch::Receiver<Option<SchedulerLink>>,
-    /// What is to be prefetched.
+    /// The version that the scheduler wants prefetched; `None` for none.
     pub prefetch: watch::Receiver<Option<Prefetch>>,
     /// Where it is told what is held.
     pub status: watch::Sender<AgentStatus>,
@@ -110,7 +110,7 @@ struct Inner {
     source: Source,
     status: watch::Sender<AgentStatus>,
     inbox: mpsc::Sender<Input>,
-    /// What is to be prefetched.
+    /// The version that the scheduler wants prefetched; `None` for none.
     prefetch: watch::Receiver<Option<Prefetch>>,
     /// Number of attempts that fetch.
     attempts_fetching: watch::Sender<usize>,

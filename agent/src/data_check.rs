@@ -32,7 +32,7 @@ const AT_ONCE: usize = 2;
 /// The longest check, whatever the scheduler wishes.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What checks work with.
+/// The configuration, identity and data roots that checks work with.
 #[derive(Clone)]
 pub struct DataCheckContext {
     /// The agent's configuration.
@@ -48,7 +48,7 @@ pub struct DataChecker {
     context: DataCheckContext,
     requests: mpsc::Receiver<DataCheckRequest>,
     running: JoinSet<()>,
-    /// What the running checks look at.
+    /// The data sets of the checks that run, by task.
     data: HashMap<Id, PathBuf>,
 }
 

@@ -33,7 +33,7 @@ pub struct Work<'a> {
     pub manner: Manner,
 }
 
-/// For whom a version comes.
+/// Whether a version comes for an attempt, or ahead of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// An attempt that waits for it.

@@ -11,7 +11,7 @@ use crate::message::Picture;
 /// What an epoch draws at its beginning is there when this many reports of its steps have come.
 const STEPS: u32 = 2;
 
-/// What is known of an attempt's pictures.
+/// An attempt's pictures: those that are stored, and when others are looked for.
 #[derive(Debug, Clone)]
 pub struct Pictures {
     /// Those that are stored, as they were told last.
@@ -22,7 +22,7 @@ pub struct Pictures {
     steps: (u32, u32),
     /// Whether they are to be looked for as soon as nothing more important is on its way.
     is_due: bool,
-    /// Whether some are on their way.
+    /// Whether pictures are being uploaded.
     uploading: bool,
 }
 

@@ -201,7 +201,7 @@ impl PathMonitor {
     /// As [`Self::find`], and notes nothing.
     ///
     /// # Errors
-    /// The same.
+    /// As [`Self::find`].
     pub async fn look(&self, path_use: PathUse, named: &Path) -> Result<PathBuf, Unseen> {
         let (data, roots) = (named.to_owned(), self.0.roots.clone());
         let work = move || {

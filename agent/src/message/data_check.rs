@@ -15,9 +15,9 @@ const WAITING: usize = 8;
 pub struct DataCheckRequest {
     /// Names the check for the scheduler.
     pub id: u64,
-    /// What to look at.
+    /// The data set to look at.
     pub data: DataToCheck,
-    /// How long the answer is waited for.
+    /// How long the scheduler waits for the answer.
     pub time_limit: Duration,
     /// When the request came.
     pub came: Instant,
@@ -25,7 +25,7 @@ pub struct DataCheckRequest {
     pub answers: mpsc::Sender<pb::AgentMessage>,
 }
 
-/// Where requests go.
+/// The way of requests to the task that runs checks.
 #[derive(Debug, Clone)]
 pub struct DataCheckRequests(mpsc::Sender<DataCheckRequest>);
 

@@ -16,7 +16,7 @@ pub struct NotifyCommand {
     order: NotifyOrder,
 }
 
-/// What can be done with webhooks.
+/// The orders about webhooks.
 #[derive(Debug, Subcommand)]
 enum NotifyOrder {
     Add(Add),
@@ -51,7 +51,7 @@ enum Kind {
     Json,
 }
 
-/// What to be told of.
+/// The events of jobs that a webhook is called for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Occasion {
     /// A job is over, whatever the way

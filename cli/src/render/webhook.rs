@@ -19,7 +19,7 @@ fn occasions(webhook: &pb::Webhook) -> String {
     names.collect::<Vec<_>>().join(",")
 }
 
-/// How its calls go, in words.
+/// A webhook's last calls in words: whether they were taken, and since when not.
 fn health(webhook: &pb::Webhook) -> String {
     let problem = &webhook.problem;
     match (&webhook.given_up_time, webhook.failures) {

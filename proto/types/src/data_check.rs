@@ -55,7 +55,7 @@ impl DataCheck {
         Self { errors, more_errors, warnings, more_warnings, unfit }
     }
 
-    /// The same within the bounds, whoever has made it.
+    /// The result within the bounds, whoever has made it.
     #[must_use]
     pub fn bounded(self) -> Self {
         let (more_errors, more_warnings) = (self.more_errors, self.more_warnings);

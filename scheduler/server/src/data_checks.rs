@@ -177,7 +177,7 @@ impl DataChecks {
     }
 }
 
-/// What came of asking one agent.
+/// The end of asking one agent.
 enum Asked {
     Answered(DataChecked),
     /// It has left, or does not read what it is sent.

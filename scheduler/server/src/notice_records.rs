@@ -91,7 +91,7 @@ pub struct NoticeRecord {
     pub seconds: Option<f64>,
 }
 
-/// What has happened.
+/// The event of a job that is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoticeKind {

@@ -27,12 +27,12 @@ pub use address::{guessed_kind, is_acceptable, shortened};
 pub use call::Messenger;
 use outbox::Outbox;
 
-/// How often it is looked what there is to send.
+/// How often webhooks and the newest notice are read.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked which jobs wait for too long.
 const WAITS_EVERY: Duration = Duration::from_secs(20);
 
-/// What telling people takes.
+/// The store, messenger, clock and patience of telling people.
 #[derive(Clone)]
 pub struct Notifier {
     pub store: Arc<dyn NoticeStore>,

@@ -28,7 +28,7 @@ use axum::routing::get;
 pub use assets::{page, wants_page};
 pub use live::Live;
 
-/// What there is to look at.
+/// The routes of the page and its files.
 pub fn pages() -> Router {
     let pages = PAGES.iter().fold(Router::new(), |router, path| {
         router.route(path, get(deep_link)).route(&format!("{path}/{{*rest}}"), get(deep_link))
@@ -56,7 +56,7 @@ pub fn layered(routes: Router, edge: Edge) -> Router {
     around.layer(middleware::from_fn(speak)).layer(middleware::from_fn(leftover::drain))
 }
 
-/// What the edge goes by.
+/// The limits and rights by which the edge answers.
 pub struct Edge {
     /// The longest message in bytes.
     pub limit: usize,

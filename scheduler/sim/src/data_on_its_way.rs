@@ -42,7 +42,7 @@ pub struct MachineSpec {
     pub holds: Vec<usize>,
 }
 
-/// What is simulated.
+/// The machines, data sets and jobs that are simulated.
 #[derive(Debug, Clone)]
 pub struct Lab {
     pub policy: Policy,
@@ -56,7 +56,7 @@ pub struct Lab {
     pub prefetches: bool,
 }
 
-/// What became of a job.
+/// When and where a job trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     pub machine: usize,

@@ -70,7 +70,7 @@ pub(crate) struct CheckedSplit {
     pub left_out: Vec<ListedImage>,
 }
 
-/// What a check looks at.
+/// The part of a data set that a check looks at.
 #[derive(Clone, Copy)]
 pub struct CheckOptions<'a> {
     /// Number of threads that scan.
@@ -97,7 +97,7 @@ pub fn check(file: &Path, threads: usize) -> CheckReport {
     Checked::of(file, &CheckOptions::all(threads)).report
 }
 
-/// What a check found, and on what.
+/// A check's report, and what it read of the data set.
 #[derive(Debug)]
 pub struct Checked {
     pub report: CheckReport,

@@ -10,7 +10,7 @@ const PLANNED_EVERY: Duration = Duration::from_secs(10);
 /// An agent that has not got ready for so long is told again, or is told something else.
 const REPEATED_AFTER: Duration = Duration::from_secs(600);
 
-/// What is prefetched.
+/// A version that is prefetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrefetchKind {
     DataSet,
@@ -25,7 +25,7 @@ pub(crate) struct Wanted {
     pub(crate) reference: Reference,
 }
 
-/// What an agent was told.
+/// An order to prefetch that an agent was given.
 #[derive(Debug)]
 pub(crate) struct Told {
     session: Session,

@@ -15,7 +15,7 @@ use crate::refusal::code_name;
 /// Passes a body on, and tells of it at its end.
 pub struct AuditedBody {
     body: Body,
-    /// What is left to tell.
+    /// The record that is not told yet, and the way to the audit.
     told: Option<(Audit, AuditRecord, LateTarget)>,
 }
 

@@ -13,7 +13,7 @@ use trainyard_content::{Digest, Manifest};
 use super::{Content, ContentError, aside, summary};
 use crate::content_records::VersionRecord;
 
-/// Where they lie.
+/// The folder of manifests among the objects.
 const FOLDER: &str = "manifests";
 /// Manifests that are kept in memory, those read last.
 const READ_LAST: usize = 4;
@@ -30,7 +30,7 @@ struct Uses {
     removals: HashSet<Digest>,
 }
 
-/// What is known of manifests in memory.
+/// The manifests that were read last, and those in use.
 #[derive(Debug, Default)]
 pub(super) struct Manifests {
     read_last: Mutex<VecDeque<(Digest, Arc<Manifest>)>>,

@@ -18,13 +18,13 @@ use crate::content_records::VersionRecord;
 use count::Count;
 use tree::{Label, Tree};
 
-/// Where summaries lie among the objects.
+/// The folder of summaries among the objects.
 pub(super) const FOLDER: &str = "summaries";
 /// Label files that are read: of more, some are left out evenly.
 const LABELS: usize = 300_000;
 /// Bytes of a data.yaml and of a split's list; those of two million images have 100 MB.
 const LIST_BYTES: u64 = 128 << 20;
-/// The same of a label file.
+/// Bytes of a label file; a larger one is left out.
 const LABEL_BYTES: u64 = 1 << 20;
 
 /// Images of a split.
@@ -61,7 +61,7 @@ pub struct Sample {
     pub boxes: Vec<MarkedBox>,
 }
 
-/// See the module.
+/// Splits, classes and pictures of a version.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub images: Vec<SplitImages>,

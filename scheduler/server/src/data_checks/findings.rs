@@ -66,7 +66,7 @@ impl From<&TrainSpec> for Key {
     }
 }
 
-/// Where a check's end is told.
+/// The way by which a check's finding comes.
 type Running = watch::Receiver<Option<Finding>>;
 
 enum Entry {

@@ -10,13 +10,13 @@ use trainyard_types::{AgentId, DataToCheck, Session};
 /// Checks on their way to one agent. One that does not read them is not asked.
 const BACKLOG: usize = 8;
 
-/// What an agent is to look at.
+/// A data set that an agent is to look at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Order {
     /// Names the check.
     pub id: u64,
     pub data: DataToCheck,
-    /// How long the answer is waited for.
+    /// How long the scheduler waits for the answer.
     pub time_limit: Duration,
 }
 

@@ -17,14 +17,14 @@ use super::{cluster, translate};
 use crate::access::Caller;
 use crate::driver::{Handle, StateView, Unavailable};
 
-/// How often it looks.
+/// How often the task looks at the cluster.
 const EVERY: Duration = Duration::from_secs(1);
 /// Changes that are kept for those who come back; whoever was away for longer is told everything.
 const KEPT: usize = 60;
 /// Looks without a watcher before the task ends: who reloads a page is back by then.
 const LINGER: u32 = 30;
 
-/// Where a watcher is.
+/// The last change that a watcher was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedCursor {
     /// Of the task whose count it is.
@@ -44,14 +44,14 @@ struct Run {
     newest: watch::Sender<Result<u64, Unavailable>>,
 }
 
-/// What it found.
+/// The agents as they were seen last, and the newest changes.
 #[derive(Default)]
 struct Known {
     agents: BTreeMap<String, Arc<pb::Agent>>,
     changes: VecDeque<Arc<Changes>>,
 }
 
-/// What was found at one look.
+/// Agents and jobs that one look found changed.
 struct Changes {
     count: u64,
     agents: Vec<Arc<pb::Agent>>,
@@ -68,7 +68,7 @@ pub struct Subscription {
     at: Option<FeedCursor>,
 }
 
-/// What the leader says at one look.
+/// The leader's agents and changed jobs at one look.
 struct Look {
     agents: Vec<pb::Agent>,
     /// Jobs that have changed, and those that are gone; `None` where there may be others.

@@ -93,7 +93,7 @@ fn shown(record: &WebhookRecord, state: &WebhookState) -> pb::Webhook {
     }
 }
 
-/// What the audit calls a webhook by.
+/// A webhook as the audit names it.
 fn described(record: &WebhookRecord) -> String {
     format!("webhook {} of {} at {}", record.id, record.user, shortened(&record.url))
 }

@@ -20,7 +20,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Notices that are read at a time.
 const AT_ONCE: usize = 100;
 
-/// What is to be sent.
+/// The notices that one webhook is still to be sent.
 pub struct Outbox {
     pub notifier: Notifier,
     pub webhook: WebhookRecord,

@@ -29,7 +29,7 @@ pub enum WaitsError {
     Driver(#[from] Unavailable),
 }
 
-/// What one look finds.
+/// Jobs whose wait one look found to begin, to be over, or to be too long.
 #[derive(Default)]
 struct Found {
     watched: Vec<(JobId, Time)>,

@@ -54,7 +54,7 @@ pub trait NoticeStore: Send + Sync {
     fn tell_wait<'a>(&'a self, notice: &'a NoticeRecord) -> Pending<'a, ()>;
 }
 
-/// What of a batch of writes is worth telling.
+/// The notices of a batch of writes: the ends of jobs.
 pub(super) fn notices_of(writes: &[Write]) -> Vec<NoticeRecord> {
     let is_final = |body: &EventBody| matches!(body, EventBody::State { state, .. } if state.is_final());
     let ends = writes.iter().filter_map(|write| match write {

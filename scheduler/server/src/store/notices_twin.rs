@@ -10,7 +10,7 @@ use crate::notice_records::{NoticeRecord, WebhookRecord, WebhookState};
 use crate::store::memory::MemoryStore;
 use crate::store::{Pending, StoreError};
 
-/// What there is of them.
+/// Webhooks, notices and waits.
 #[derive(Debug, Default)]
 pub struct NoticeState {
     webhooks: BTreeMap<Uuid, (WebhookRecord, WebhookState)>,

@@ -29,7 +29,7 @@ struct Detail {
     kind: String,
     /// The message, encoded, in base64 without padding.
     value: String,
-    /// The same for those who read it.
+    /// The message as JSON, for those who read it.
     #[serde(skip_serializing_if = "Option::is_none")]
     debug: Option<Value>,
 }
@@ -87,7 +87,7 @@ pub fn answer(status: &Status) -> Response {
     (http_status(status.code()), headers(), text).into_response()
 }
 
-/// What every answer in JSON has.
+/// The headers of every answer in JSON.
 pub fn headers() -> [(header::HeaderName, HeaderValue); 3] {
     [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),

@@ -24,7 +24,7 @@ const METHOD: &str = "/trainyard.v1.ClusterService/WatchCluster";
 /// Changes of the cluster whose JSON is kept for the other pages that show them.
 const KEPT: usize = 64;
 
-/// What all pages share.
+/// The changes as JSON that all pages share.
 #[derive(Clone, Default)]
 pub struct Live(Arc<Mutex<Written>>);
 

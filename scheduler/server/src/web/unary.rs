@@ -107,7 +107,7 @@ pub fn whole(message: &[u8]) -> Body {
     framed(message).map_or_else(Body::empty, Body::from)
 }
 
-/// At most ten digits, of milliseconds.
+/// Milliseconds, of ten digits at most.
 fn parse_timeout(limit: &HeaderValue) -> Option<u64> {
     let digits = limit.to_str().ok()?;
     let is_number = (1..=10).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());

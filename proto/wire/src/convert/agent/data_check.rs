@@ -10,7 +10,7 @@ use super::{InvalidMessage, at_most, limits, no_longer};
 use crate::pb;
 use crate::pb::data_checked::Outcome;
 
-/// What became of a check.
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataChecked {
     /// The data set was looked at.

@@ -9,7 +9,7 @@ use super::{ClassCount, MarkedBox, Sample, SplitImages, Summary};
 const CLASSES: usize = 10_000;
 const BOXES: usize = 500;
 
-/// See the module.
+/// A summary while its label files are counted.
 #[derive(Debug)]
 pub struct Count {
     summary: Summary,

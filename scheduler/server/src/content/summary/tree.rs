@@ -19,7 +19,7 @@ pub struct Label {
     pub sample: Option<usize>,
 }
 
-/// See the module.
+/// Classes, splits, pictures and label files of a data set.
 #[derive(Debug, Default)]
 pub struct Tree {
     /// Class names by id.
