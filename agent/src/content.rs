@@ -220,10 +220,10 @@ impl Content {
         store.needed_by(attempt).into_iter().map(|id| store.layout().tree(id)).collect()
     }
 
-    /// Lets go of what attempts needed that are over.
-    pub fn keep_for(&self, is_held: impl Fn(AttemptId) -> bool) {
+    /// Lets go of what attempts needed that read no data any more.
+    pub fn keep_for(&self, reads_data: impl Fn(AttemptId) -> bool) {
         if let Ok(store) = &self.0.store {
-            store.keep_for(is_held);
+            store.keep_for(reads_data);
         }
     }
 

@@ -113,6 +113,11 @@ impl Core {
         held.map(|(id, _)| *id).collect()
     }
 
+    /// Whether an attempt reads its data set and weights, or will.
+    pub fn reads_data(&self, id: AttemptId) -> bool {
+        self.attempts.get(&id).is_some_and(Attempt::reads_data)
+    }
+
     /// When the next [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Time> {
         let kills = self.attempts.values().filter_map(|attempt| match attempt.state {

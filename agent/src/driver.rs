@@ -156,7 +156,12 @@ impl Driver {
                 Event::Line(attempt, _, told) => self.context.running.told(*attempt, told),
                 _ => {}
             }
-            for command in self.core.handle(Time::now(), event) {
+            let commands = self.core.handle(Time::now(), event);
+            // Before the next attempt is prepared: it may need the room of what the last one trained with.
+            let (core, trainers) = (&self.core, &self.trainers);
+            let reads = |attempt| core.reads_data(attempt) || trainers.contains_key(&attempt);
+            self.context.prepare.content.keep_for(reads);
+            for command in commands {
                 events.extend(self.execute(command).await);
             }
         }
@@ -166,9 +171,6 @@ impl Driver {
             *held = now;
             changed
         });
-        let (held, trainers) = (self.context.held.borrow(), &self.trainers);
-        let is_held = |attempt: AttemptId| held.contains(&attempt) || trainers.contains_key(&attempt);
-        self.context.prepare.content.keep_for(is_held);
     }
 
     async fn execute(&mut self, command: Command) -> Option<Event> {

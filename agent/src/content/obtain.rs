@@ -55,7 +55,7 @@ impl Default for InFlight {
 }
 
 impl Content {
-    /// Fetches what is missing of a version, and checks what is there. It stays until the attempt is over.
+    /// Fetches what is missing of a version, and checks what is there. It stays for as long as the attempt reads it.
     ///
     /// # Errors
     /// See [`FetchError`]. What came before stays, and is not fetched again.

@@ -175,7 +175,7 @@ impl Store {
         self.state().held.insert(id, now);
     }
 
-    /// Keeps a version from being removed until the attempt is over.
+    /// Keeps a version from being removed for as long as the attempt reads it.
     pub fn need(&self, attempt: AttemptId, id: Digest) {
         self.state().needed.entry(attempt).or_default().insert(id);
     }
@@ -185,9 +185,9 @@ impl Store {
         self.state().needed.get(&attempt).into_iter().flatten().copied().collect()
     }
 
-    /// Forgets what attempts need that are over.
-    pub fn keep_for(&self, is_held: impl Fn(AttemptId) -> bool) {
-        self.state().needed.retain(|attempt, _| is_held(*attempt));
+    /// Forgets what attempts need that read no data any more.
+    pub fn keep_for(&self, reads_data: impl Fn(AttemptId) -> bool) {
+        self.state().needed.retain(|attempt, _| reads_data(*attempt));
     }
 
     /// Whether an attempt needs a version.

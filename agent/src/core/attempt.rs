@@ -120,6 +120,11 @@ impl Attempt {
         )
     }
 
+    /// Whether its trainer reads the data set, or will. One that only hands in what it has made does not.
+    pub const fn reads_data(&self) -> bool {
+        self.has_process() || matches!(self.state, State::Waiting | State::Preparing)
+    }
+
     /// Whether this attempt, which is `id`, keeps `other` from starting on `slot`: one trainer at a time uses a slot,
     /// and a job's directory.
     pub fn conflicts(&self, id: AttemptId, other: AttemptId, slot: Option<&Slot>) -> bool {
