@@ -71,11 +71,11 @@ impl Core {
         self.prefetches.of(agent).is_some_and(|told| told.wanted.reference.to_string() == path)
     }
 
-    /// How far what a waiting job names has come to an agent where it may start, and to which.
+    /// How far what a waiting job names has come to a connected agent where it may start, and to which.
     pub(crate) fn prefetched_for(&self, job: &JobRecord) -> Option<(&str, &Fetching)> {
         let paths = JobPaths::of(job);
         let of = |agent| {
-            let agent = self.agents.get(agent)?;
+            let agent = self.agents.get(agent).filter(|agent| agent.session().is_some())?;
             let now = agent.fitness().prefetching.as_ref()?.now.as_ref()?;
             paths.each().any(|path| path == now.what).then_some((agent.name(), now))
         };

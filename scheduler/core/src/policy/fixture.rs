@@ -55,8 +55,21 @@ impl Cluster {
 
     /// A job that a user submits.
     pub(super) fn submit(&mut self, now: Time, number: u128, user: &str, epochs: u32, gpus: u32) {
+        self.submit_with(now, number, user, |spec| {
+            (spec.train.epochs, spec.resources.gpus) = (epochs, gpus);
+        });
+    }
+
+    /// A job that a user submits, with whatever `change` asks for.
+    pub(super) fn submit_with(
+        &mut self,
+        now: Time,
+        number: u128,
+        user: &str,
+        change: impl FnOnce(&mut JobSpec),
+    ) {
         let mut spec = JobSpec::new(TrainSpec::new(ModelScale::N, "/data/cells.yaml"));
-        (spec.train.epochs, spec.resources.gpus) = (epochs, gpus);
+        change(&mut spec);
         let record = JobRecord::queued(job(number), self.users.name(user), Arc::new(spec), now);
         self.jobs.insert(now, record, None);
     }

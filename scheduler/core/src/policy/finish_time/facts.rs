@@ -33,6 +33,8 @@ pub(super) struct Facts {
     pub(super) waited: Duration,
     /// When it was queued the last time.
     pub(super) since: Time,
+    /// How long its trainers have run since its user queued it.
+    pub(super) ran: Duration,
     pub(super) created: Time,
 }
 
@@ -53,6 +55,7 @@ impl Facts {
             resumes: !job.attempts.is_empty(),
             waited,
             since,
+            ran: job.ran + job.live_attempt().map_or(Duration::ZERO, |attempt| attempt.ran(now)),
             created: job.created,
             spec,
         }
@@ -129,7 +132,16 @@ impl Facts {
         };
         let fetch = view.throughput.fetches.seconds(&self.spec.train.data);
         let fetch = if fetch > 0.0 && !self.is_fetched(view, kind) { fetch * 1000.0 } else { 0.0 };
-        (self.images_left(view, self.done) + filling) / rate * 1000.0 + resume + fetch
+        self.within_time((self.images_left(view, self.done) + filling) / rate * 1000.0 + resume) + fetch
+    }
+
+    /// How long its trainers will run still, in milliseconds, that would need so many for its epochs: `time` overrides
+    /// epochs, and at the time limit the job is stopped.
+    pub(super) fn within_time(&self, millis: f64) -> f64 {
+        let left = |whole: f64| (whole - to_millis(self.ran)).max(0.0);
+        let hours = self.spec.train.time;
+        let millis = if hours > 0.0 { left(hours * 3_600_000.0) } else { millis };
+        self.spec.time_limit.map_or(millis, |limit| millis.min(left(to_millis(limit))))
     }
 
     /// Images that the job is expected to train still when this share of its epochs is done.

@@ -31,8 +31,8 @@ impl FinishTime {
         let millis = facts.images_left(view, facts.done.max(trained).clamp(0.0, 1.0)) / own.unwrap_or(table)
             * 1000.0
             + if resume { to_millis(view.config.restart_cost) } else { 0.0 };
-        let runner =
-            Runner { agent: attempt.agent, gpus: facts.request.gpus, end: now + from_millis(millis) };
+        let end = now + from_millis(facts.within_time(millis));
+        let runner = Runner { agent: attempt.agent, gpus: facts.request.gpus, end };
         self.queues.run(&kind, id, runner);
     }
 

@@ -25,6 +25,21 @@ fn the_shorter_job_goes_first_and_the_longer_one_waits_for_the_same_gpu() {
 }
 
 #[test]
+fn a_job_that_is_stopped_at_its_time_limit_is_a_short_one() {
+    let (mut cluster, mut policy) = (Cluster::default(), FinishTime::default());
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    cluster.connect(1, &[FAST]);
+    cluster.submit(NOW, 1, "ada", 300, 1);
+    cluster.submit_with(NOW, 2, "ada", |spec| (spec.train.epochs, spec.time_limit) = (3000, Some(minute)));
+    // It trains for an hour, whatever its epochs are.
+    cluster.submit_with(NOW, 3, "ada", |spec| (spec.train.epochs, spec.train.time) = (1, 1.0));
+    assert_eq!(cluster.round(NOW, &mut policy), [(job(2), FAST.0.into())]);
+    assert_eq!(policy.expected_end(job(2)), Some(NOW + minute));
+    let wait = policy.explain_wait(NOW, &cluster.view(), job(3)).unwrap();
+    assert_eq!(wait.end, wait.start + hour);
+}
+
+#[test]
 fn a_job_takes_the_faster_gpu_though_a_smaller_one_is_free() {
     let (mut cluster, mut policy) = (Cluster::default(), FinishTime::default());
     cluster.connect(1, &[SLOW]);

@@ -73,9 +73,15 @@ impl<'a> JobEdit<'a> {
     /// The live attempt told how long it will take.
     pub(crate) fn expect_end(&mut self, end: Option<Time>) {
         if let Some(attempt) = self.job.live_attempt() {
-            self.indexes.expected_ends.expect(attempt.id, end);
+            self.indexes.expected_ends.expect(attempt.id, within_limit(self.job, end));
         }
     }
+}
+
+/// When a job's attempt ends that told this: at its time limit it is stopped.
+fn within_limit(job: &JobRecord, told: Option<Time>) -> Option<Time> {
+    let stopped = job.out_of_time_at();
+    told.map_or(stopped, |told| Some(stopped.map_or(told, |stopped| told.min(stopped))))
 }
 
 impl Deref for JobEdit<'_> {
@@ -107,7 +113,7 @@ impl Indexes {
         if let Some((attempt, kind)) = job.live_attempt().zip(kind) {
             self.expected_ends.begin(attempt.id, kind);
             let left = job.progress.as_ref().and_then(|progress| progress.eta);
-            self.expected_ends.expect(attempt.id, left.map(|left| now + left));
+            self.expected_ends.expect(attempt.id, within_limit(job, left.map(|left| now + left)));
         }
         if let Some(time) = job.out_of_time_at() {
             self.time_limits.add(time, job.id);
