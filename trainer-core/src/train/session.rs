@@ -3,6 +3,7 @@
 mod checkpointing;
 mod conclusion;
 mod loss_checks;
+mod preview;
 mod reporting;
 
 use std::sync::Arc;

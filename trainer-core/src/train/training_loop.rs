@@ -162,6 +162,7 @@ impl Session<'_> {
         self.context.events.emit(TrainerEvent::Epoch(epoch));
         self.setup.report_warnings(self.context.events);
         self.checkpoint()?;
+        self.preview();
         Ok(if self.is_asked_to_stop() { Break(()) } else { Continue(()) })
     }
 

@@ -44,6 +44,9 @@ fn sigterm_ends_with_a_checkpoint_and_resuming_gives_the_same_weights() {
     let progress = newest(&parts).progress;
     assert_eq!((progress.batches, progress.epoch), (saved.step, saved.epoch));
     assert!(progress.epoch < spec.epochs, "it ran to the end before it was told to stop");
+    // One sheet while it trains, and the others at its end.
+    let seen = [0, 1].map(|sheet| parts.join(format!("val_batch{sheet}_pred.jpg")).is_file());
+    assert_eq!(seen, [true, false]);
 
     let (code, events) = finish(start(&spec, &parts, &["--resume"], &[]));
     assert_eq!(code, exit_code::DONE);

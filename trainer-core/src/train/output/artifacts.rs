@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::Kind;
+use trainyard_data::Batch;
 use trainyard_files::write_atomically;
-use trainyard_types::{Batch, TrainSpec};
+use trainyard_types::{Batch as BatchSize, TrainSpec};
 
 use super::tables::RESULTS;
-use crate::eval::{Metrics, NmsConfig};
+use crate::eval::{Detection, Metrics, NmsConfig};
 use crate::model::Model;
 use crate::report::{args_yaml, pictures, tensorboard};
 use crate::train::batch_tensors::images_of;
@@ -105,7 +106,7 @@ pub fn write(run_dir: &Path, name: &str, bytes: &[u8]) -> Result<(), TrainError>
 /// Writes args.yaml: the spec, with the optimiser and the batch size that are really used.
 pub fn write_args(run_dir: &Path, setup: &Setup, batch_size: u32) -> Result<(), TrainError> {
     let path = run_dir.join(ARGS);
-    let used = TrainSpec { batch: Batch::Size(batch_size), ..setup.resolved.clone() };
+    let used = TrainSpec { batch: BatchSize::Size(batch_size), ..setup.resolved.clone() };
     args_yaml::write(&path, setup.spec(), &used).map_err(TrainError::io(path))
 }
 
@@ -130,26 +131,43 @@ pub fn mean_metrics(metrics: &Metrics) -> BTreeMap<String, f64> {
     ])
 }
 
-/// Draws the first validation images, with their labels and with what `model` sees.
-///
-/// # Errors
-/// When images cannot be read, or pictures not be written.
-pub fn write_samples(setup: &Setup, model: &Model) -> Result<(), TrainError> {
-    let batch_size = u32::try_from(SHOWN / 2).unwrap_or(1);
-    let path = |name: String| setup.options.run_dir.join(name);
-    for (number, batch) in setup.val_loader(batch_size).pass().take(pictures::VAL_BATCHES).enumerate() {
-        let batch = batch?;
-        // One at a time: where a batch of training just fits, as many at once in 32 bits may not.
-        let see = |image: usize| {
-            let decoded = model.detect(&images_of(&batch, image..image + 1, model.device(), Kind::Float));
-            detections(&decoded, &NmsConfig::predict())
-        };
-        let found: Vec<_> = (0..batch.n).flat_map(see).collect();
-        let labels = path(pictures::val_labels(number));
-        pictures::write_batch(&labels, &batch, &setup.names).map_err(TrainError::io(labels))?;
-        let predictions = path(pictures::val_predictions(number));
-        pictures::write_predictions(&predictions, &batch, &found, &setup.names)
-            .map_err(TrainError::io(predictions))?;
+/// The first validation images, as a model sees them.
+#[derive(Debug)]
+pub struct Sample {
+    number: usize,
+    batch: Batch,
+    found: Vec<Vec<Detection>>,
+}
+
+impl Sample {
+    /// The first images, sheet by sheet, as `model` sees them. On the device one at a time: where a batch of training
+    /// just fits, as many at once in 32 bits may not.
+    pub fn of<'a>(
+        setup: &Setup,
+        model: &'a Model,
+    ) -> impl Iterator<Item = Result<Self, TrainError>> + use<'a> {
+        let batch_size = u32::try_from(SHOWN / 2).unwrap_or(1);
+        let batches = setup.val_loader(batch_size).pass().take(pictures::VAL_BATCHES).enumerate();
+        batches.map(|(number, batch)| {
+            let batch = batch?;
+            let see = |image: usize| {
+                let images = images_of(&batch, image..image + 1, model.device(), Kind::Float);
+                detections(&model.detect(&images), &NmsConfig::predict())
+            };
+            let found = (0..batch.n).flat_map(see).collect();
+            Ok(Self { number, batch, found })
+        })
     }
-    Ok(())
+
+    /// Draws the images with their labels, and with what the model sees.
+    ///
+    /// # Errors
+    /// When a picture cannot be written.
+    pub fn write(&self, run_dir: &Path, names: &[String]) -> Result<(), TrainError> {
+        let labels = run_dir.join(pictures::val_labels(self.number));
+        pictures::write_batch(&labels, &self.batch, names).map_err(TrainError::io(labels))?;
+        let predictions = run_dir.join(pictures::val_predictions(self.number));
+        pictures::write_predictions(&predictions, &self.batch, &self.found, names)
+            .map_err(TrainError::io(predictions))
+    }
 }

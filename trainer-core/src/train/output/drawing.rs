@@ -1,4 +1,4 @@
-//! Draws some training batches of a run on threads of their own: training does not wait for pictures.
+//! Draws what a run shows of its batches, on threads of their own: training does not wait for pictures.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,9 +6,13 @@ use std::thread::{Builder, JoinHandle};
 
 use trainyard_data::Batch;
 
+use super::artifacts::Sample;
 use crate::report::pictures;
 use crate::train::error::TrainError;
 use crate::train::setup::Setup;
+
+/// A preview is due again after so many times what the last one took: it costs at most a hundredth of a run.
+const PREVIEW_EVERY: f64 = 100.0;
 
 /// Pictures that are being drawn.
 #[derive(Debug)]
@@ -18,13 +22,18 @@ pub struct Drawing {
     left: usize,
     /// Whether the picture of all training labels is still to be drawn.
     labels: bool,
+    /// The sheet of validation images that is being drawn.
+    preview: Option<JoinHandle<Result<(), TrainError>>>,
+    /// Seconds of training after which the next one is due.
+    next_preview: f64,
 }
 
 impl Drawing {
     /// Draws what `run_dir` has not got yet: a job that goes on elsewhere shows the batches from there on.
     pub fn start(run_dir: &Path) -> Self {
         let left = pictures::TRAIN_BATCHES.saturating_sub(pictures::train_batches(run_dir).len());
-        Self { threads: Vec::new(), left, labels: !run_dir.join(pictures::LABELS).exists() }
+        let labels = !run_dir.join(pictures::LABELS).exists();
+        Self { threads: Vec::new(), left, labels, preview: None, next_preview: 0.0 }
     }
 
     /// Batches look different from now on: some more are shown.
@@ -38,32 +47,44 @@ impl Drawing {
         if self.left > 0 {
             self.left -= 1;
             let (run_dir, names) = (setup.options.run_dir.clone(), setup.names.clone());
-            self.spawn(move || {
+            self.threads.extend(spawn(move || {
                 let path = run_dir.join(pictures::train_batch(number));
                 pictures::write_batch(&path, &batch, &names).map_err(TrainError::io(path))
-            });
+            }));
         }
         if std::mem::take(&mut self.labels) {
             let (run_dir, images) = (setup.options.run_dir.clone(), Arc::clone(&setup.train));
-            self.spawn(move || {
+            self.threads.extend(spawn(move || {
                 pictures::write_labels(&run_dir, images.dataset()).map_err(TrainError::io(run_dir))
-            });
+            }));
         }
     }
 
-    fn spawn(&mut self, work: impl FnOnce() -> Result<(), TrainError> + Send + 'static) {
-        let drawn = move || {
-            crate::libtorch::unbind_thread();
-            work()
-        };
-        // Without a thread there is one picture less, and worse to worry about.
-        self.threads.extend(Builder::new().name("pictures".to_owned()).spawn(drawn).ok());
+    /// Whether it is time to show what the model sees, after so many seconds of training, and the last sheet is drawn.
+    pub fn is_preview_due(&self, seconds: f64) -> bool {
+        seconds >= self.next_preview && self.preview.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Begins the sheet of what the model sees.
+    ///
+    /// # Errors
+    /// Why the sheet before this one is missing.
+    pub fn begin_preview(&mut self, setup: &Setup, sample: Sample) -> Result<(), TrainError> {
+        let (run_dir, names) = (setup.options.run_dir.clone(), setup.names.clone());
+        let before = self.preview.take();
+        self.preview = spawn(move || sample.write(&run_dir, &names));
+        before.map_or(Ok(()), join)
+    }
+
+    /// Notes that training has waited for a preview, between these seconds of it.
+    pub fn previewed(&mut self, began: f64, ended: f64) {
+        self.next_preview = ended + (ended - began) * PREVIEW_EVERY;
     }
 
     /// Waits for all pictures; returns why some are missing.
     pub fn finish(&mut self) -> Vec<TrainError> {
-        let ended = self.threads.drain(..).map(JoinHandle::join);
-        ended.filter_map(|drawn| drawn.unwrap_or(Ok(())).err()).collect()
+        let drawn = self.threads.drain(..).chain(self.preview.take()).map(join);
+        drawn.filter_map(Result::err).collect()
     }
 }
 
@@ -72,4 +93,19 @@ impl Drop for Drawing {
     fn drop(&mut self) {
         let _ = self.finish();
     }
+}
+
+fn join(drawn: JoinHandle<Result<(), TrainError>>) -> Result<(), TrainError> {
+    drawn.join().unwrap_or(Ok(()))
+}
+
+/// A thread that draws; without one there is one picture less, and worse to worry about.
+fn spawn(
+    work: impl FnOnce() -> Result<(), TrainError> + Send + 'static,
+) -> Option<JoinHandle<Result<(), TrainError>>> {
+    let drawn = move || {
+        crate::libtorch::unbind_thread();
+        work()
+    };
+    Builder::new().name("pictures".to_owned()).spawn(drawn).ok()
 }

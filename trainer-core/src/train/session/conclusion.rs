@@ -11,7 +11,7 @@ use crate::libtorch;
 use crate::model::{Layout, Model};
 use crate::report::pictures;
 use crate::train::error::TrainError;
-use crate::train::output::artifacts::{self, BEST};
+use crate::train::output::artifacts::{BEST, Sample};
 use crate::train::output::console;
 use crate::train::validate::{ValidationConfig, ValidationDetails, validate_in_detail};
 use crate::weights;
@@ -57,7 +57,7 @@ impl Session<'_> {
     }
 
     /// A picture that cannot be drawn is no reason to stop.
-    fn report_undrawn(&mut self, drawn: Result<(), TrainError>) {
+    pub(super) fn report_undrawn(&mut self, drawn: Result<(), TrainError>) {
         if let Err(error) = drawn {
             self.context.events.log(LogLevel::Warning, format!("a picture is missing: {error}"));
         }
@@ -73,6 +73,6 @@ impl Session<'_> {
         let ValidationDetails { evaluator, confusion, .. } = details;
         pictures::write_validation(run_dir, &self.setup.names, evaluator, confusion)
             .map_err(TrainError::io(run_dir))?;
-        artifacts::write_samples(self.setup, model)
+        Sample::of(self.setup, model).try_for_each(|sample| sample?.write(run_dir, &self.setup.names))
     }
 }
