@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use trainyard_proto::pb;
-use trainyard_types::{AttemptId, EndReason, JobId, Slot, UnfitKind};
+use trainyard_types::{AttemptId, EndReason, JobId, ReportBody, Slot, UnfitKind};
 use uuid::Uuid;
 
 use crate::stub::{Stub, World};
@@ -87,6 +87,32 @@ async fn versions_used_longest_ago_go_first_and_never_those_of_running_jobs() {
     assert_eq!(ended.reason, EndReason::AgentUnfit);
     assert_eq!(ended.unfit.unwrap().kind, UnfitKind::PathUnreadable);
     assert!(ended.message.contains("`fetched_quota_gib`"), "{}", ended.message);
+}
+
+#[tokio::test]
+async fn a_job_that_hands_in_gives_its_room_to_the_next_one() {
+    let world = World::new("finish\n");
+    let mut stub = Stub::start().await;
+    let limits = ["--cache-floor-gib", "0", "--disk-floor-mib", "1"];
+    let _agent = world.agent_on_a_disk(160, &stub, &limits);
+    stub.hello().await;
+    // Either has room alone.
+    let (a, b) = (stub.push("a", &mebibytes(30, 1)), stub.push("b", &mebibytes(30, 2)));
+    stub.fill_disk(true);
+    for (number, called) in [(1, &a), (2, &b)] {
+        stub.assign(job(number), called, CPU, None).await;
+        loop {
+            let report = stub.report().await;
+            assert!(!matches!(report.body, ReportBody::Ended(_)), "{report:?}\n{}", world.log());
+            if report.attempt == job(number) && matches!(report.body, ReportBody::SlotReleased(_)) {
+                break;
+            }
+        }
+    }
+    stub.fill_disk(false);
+    for _ in 0..2 {
+        assert_eq!(stub.end().await.reason, EndReason::Completed, "{}", world.log());
+    }
 }
 
 #[tokio::test]
