@@ -15,11 +15,13 @@ pub mod gpu;
 pub mod habit;
 pub mod ids;
 pub mod job;
+pub mod labels;
 pub mod model;
 pub mod oom_words;
 pub mod reference;
 pub mod report;
 pub mod size;
+pub mod size_limit;
 pub mod text;
 pub mod time;
 pub mod train;
@@ -38,6 +40,7 @@ pub use report::{
     Artifact, Assignment, BatchChosen, BatchLayer, Checkpoint, Ended, Fetching, Report, ReportBody, Slot,
     SlotReleased,
 };
+pub use size_limit::SizeLimit;
 pub use time::Time;
 pub use train::{Batch, Cache, Optimizer, TrainPatch, TrainSpec};
 pub use violation::Violation;

@@ -1,19 +1,10 @@
 //! Labels: what objects an image has, where their file lies, and how it is read.
 
-pub mod parse;
 pub mod search_path;
 pub(crate) mod stray;
 
-pub use self::parse::{BadRows, LabelError, LabelFile, LabelRules, RowCounts, parse};
-
-/// One labelled object.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Label {
-    /// Class id, below the number of classes.
-    pub class: u32,
-    /// Centre and size as shares of the image's width and height, `[cx, cy, w, h]`, each in `[0, 1]`.
-    pub cxcywh: [f32; 4],
-}
+// The scheduler reads label files by the same rules, and does not link this crate.
+pub use trainyard_types::labels::{BadRows, Label, LabelError, LabelFile, LabelRules, RowCounts, parse};
 
 /// An object in an image, with its box in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,11 +1,10 @@
 //! The text of a label file: `class cx cy w h` a line, as shares of the image, or a class and a polygon, or a class, a
-//! box and keypoints.
+//! box and keypoints. Trainers read it, and the scheduler counts what is marked by the same rules. Must not know: files.
 
+use std::collections::HashSet;
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
-
-use super::Label;
 
 /// Bad rows of a file that are reported one by one; the others are counted.
 const MAX_ROWS: usize = 20;
@@ -19,6 +18,15 @@ pub struct LabelRules {
     pub single_class: bool,
     /// `kpt_shape` of the data.yaml, where rows are class, box and keypoints: `[keypoints of an object, numbers of each]`.
     pub keypoints: Option<[usize; 2]>,
+}
+
+/// One labelled object.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Label {
+    /// Class id, below the number of classes.
+    pub class: u32,
+    /// Centre and size as shares of the image's width and height, `[cx, cy, w, h]`, each in `[0, 1]`.
+    pub cxcywh: [f32; 4],
 }
 
 /// What a label file holds.
@@ -218,12 +226,43 @@ struct Row {
     is_clipped: bool,
 }
 
+/// Labels, each once.
+#[derive(Default)]
+struct Distinct {
+    labels: Vec<Label>,
+    /// All of them, once they are too many to be compared one by one.
+    known: HashSet<(u32, [u32; 4])>,
+}
+
+impl Distinct {
+    /// Labels that are compared one by one; nearly all files have fewer.
+    const FEW: usize = 64;
+
+    /// Adds a label; `false` for one that is there already.
+    fn add(&mut self, label: Label) -> bool {
+        // Zero has two forms.
+        let key = |label: &Label| (label.class, label.cxcywh.map(|share| (share + 0.0).to_bits()));
+        let is_new = if self.labels.len() < Self::FEW {
+            !self.labels.contains(&label)
+        } else {
+            if self.known.is_empty() {
+                self.known = self.labels.iter().map(key).collect();
+            }
+            self.known.insert(key(&label))
+        };
+        if is_new {
+            self.labels.push(label);
+        }
+        is_new
+    }
+}
+
 /// Parses the text of a label file. Blank lines are skipped.
 ///
 /// # Errors
 /// When there are rows that cannot be used; no part of the file is used then.
 pub fn parse(text: &str, rules: &LabelRules) -> Result<LabelFile, BadRows> {
-    let (mut file, mut bad) = (LabelFile::default(), BadRows::default());
+    let (mut rows, mut bad, mut found) = (RowCounts::default(), BadRows::default(), Distinct::default());
     let mut words = Vec::new();
     for (index, row) in text.lines().enumerate() {
         words.clear();
@@ -235,23 +274,21 @@ pub fn parse(text: &str, rules: &LabelRules) -> Result<LabelFile, BadRows> {
             Ok(Row { label, shape, is_clipped }) => {
                 match shape {
                     Shape::Box => {}
-                    Shape::Polygon => file.rows.polygons += 1,
-                    Shape::FourCorners => file.rows.four_corners += 1,
-                    Shape::Keypoints => file.rows.keypoints += 1,
+                    Shape::Polygon => rows.polygons += 1,
+                    Shape::FourCorners => rows.four_corners += 1,
+                    Shape::Keypoints => rows.keypoints += 1,
                 }
-                file.rows.clipped += usize::from(is_clipped);
+                rows.clipped += usize::from(is_clipped);
                 if label.cxcywh[2] <= 0.0 || label.cxcywh[3] <= 0.0 {
-                    file.rows.empty_boxes += 1;
-                } else if file.labels.contains(&label) {
-                    file.rows.duplicates += 1;
-                } else {
-                    file.labels.push(label);
+                    rows.empty_boxes += 1;
+                } else if !found.add(label) {
+                    rows.duplicates += 1;
                 }
             }
             Err(error) => bad.add(error),
         }
     }
-    if bad.first.is_empty() { Ok(file) } else { Err(bad) }
+    if bad.first.is_empty() { Ok(LabelFile { labels: found.labels, rows }) } else { Err(bad) }
 }
 
 /// What a row describes, by its number of columns. A data set with keypoints may have plain boxes, too, for objects
@@ -388,6 +425,16 @@ mod tests {
         let file = parse(text, 2, false).unwrap();
         assert_eq!((file.labels.len(), file.rows.duplicates, file.rows.empty_boxes), (2, 1, 1));
         assert_eq!(parse(text, 1, true).unwrap().rows.duplicates, 2);
+    }
+
+    #[test]
+    fn of_many_rows_each_is_taken_once_as_of_few() {
+        // Zero has two forms.
+        let zero = |number: usize| if number.is_multiple_of(2) { "0" } else { "-0" };
+        let row = |number: usize| format!("0 0.{number:06} .5 .1 .1\n0 .5 {} .1 .1\n", zero(number));
+        let text: String = (1..=2000).chain(1..=2000).map(row).collect();
+        let file = parse(&text, 1, false).unwrap();
+        assert_eq!((file.labels.len(), file.rows.duplicates), (2001, 2 * 4000 - 2001));
     }
 
     #[test]
