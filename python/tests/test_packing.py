@@ -260,3 +260,25 @@ def test_what_would_become_another_data_set_is_refused(cells: Path) -> None:
     shutil.rmtree(cells / "images" / "val")
     (cells / "images" / "val").mkdir()
     assert "`val` has no image" in refused()
+
+
+def test_what_is_too_large_to_be_read_is_refused_by_name(cells: Path) -> None:
+    label = next((cells / "labels/train").iterdir())
+    image = next((cells / "images/val").iterdir())
+    for file, limit in (
+        (label, "16.0 MiB that are read of a label file"),
+        (image, "256.0 MiB that are read of an image"),
+        (cells / "data.yaml", "4.0 MiB that are read of a data.yaml"),
+    ):
+        size = file.stat().st_size
+        # Nothing of it is on the disk.
+        os.truncate(file, 50 << 30)
+        assert f"`{file}` has 50.0 GiB, more than the {limit}; " in refusal(cells)
+        os.truncate(file, size)
+    assert refusal(cells) == ""
+    data_yaml = cells / "data.yaml"
+    data_yaml.write_text("train: images/train\nval: images/val\nnc: 400000000\n")
+    assert "a data set has at most 100000 classes" in refusal(cells)
+    data_yaml.unlink()
+    os.mkfifo(data_yaml)
+    assert "data.yaml` is no regular file" in refusal(cells)

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
-use trainyard_types::ModelScale;
+use trainyard_data::files;
+use trainyard_types::{ModelScale, SizeLimit};
 
 pub use self::host::HostTensors;
 use crate::import::{self, PtError, PtFile, Values};
@@ -220,7 +221,8 @@ pub struct TensorFile {
 /// # Errors
 /// When the file cannot be read or is damaged. Nothing in a `.pt` file is executed: see [`crate::import`].
 pub fn read(path: &Path) -> Result<TensorFile, WeightsError> {
-    let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+    let bytes = files::read_once(path, SizeLimit::WEIGHTS)
+        .map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
     let by_name = path.extension().is_some_and(|extension| extension == "pt" || extension == "pth");
     if by_name || bytes.starts_with(b"PK\x03\x04") {
         let length = bytes.len() as u64;

@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainyard import _plain_yaml
+from trainyard import _bounded, _plain_yaml
 from trainyard._plain_yaml import NotPlain, Scalar, Value
 from trainyard.errors import InvalidArgument
 
@@ -22,6 +22,8 @@ _NULLS = ("", "~", "null", "Null", "NULL")
 #: What YAML takes for something else than a text.
 _NO_TEXT = re.compile(r"true|false|[-+]?\.?[0-9][0-9a-fxo_.+-]*|[-+]?\.inf|\.nan", re.IGNORECASE)
 _MOST_KEYPOINTS = 10_000
+#: That a count alone makes.
+_MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DataYaml:
 def read(file: Path) -> DataYaml:
     """Reads a data.yaml; refuses what is not plain, and what cannot be meant."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = _bounded.read(file, _bounded.DATA_YAML).decode("utf-8-sig")
     except OSError as error:
         raise InvalidArgument.of("path", f"`{file}` cannot be read: {error.strerror}; give a data.yaml") from None
     except UnicodeDecodeError:
@@ -120,6 +122,10 @@ def _names(value: Value, nc: Value) -> list[str]:
     count = None if nc is None or _is_null(nc) else _count("nc", nc)
     names: list[str] = []
     if value is None or _is_null(value):
+        if (count or 0) > _MOST_CLASSES:
+            raise NotPlain(
+                0, f"`nc` is {count}, and a data set has at most {_MOST_CLASSES} classes; correct it, or write `names`"
+            )
         # Old files have only a count.
         names = [f"class{id}" for id in range(count or 0)]
     elif isinstance(value, Scalar):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainyard import _bounded
 from trainyard._data_yaml import USE_YARD, DataYaml
 from trainyard._label_search import ImageFolder
 from trainyard.errors import InvalidArgument
@@ -74,7 +75,8 @@ class Listing:
 
     def _of_list(self, file: Path) -> Iterator[Image]:
         try:
-            lines = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            text = _bounded.read(file, _bounded.LIST).decode("utf-8-sig")
+            lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         except OSError as error:
             raise _refused(f"`{file}` cannot be read: {error.strerror}; give a list of images") from None
         except UnicodeDecodeError:

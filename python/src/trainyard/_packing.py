@@ -9,7 +9,7 @@ from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainyard import _data_yaml, _inputs, _reference
+from trainyard import _bounded, _data_yaml, _inputs, _reference
 from trainyard._data_yaml import DATA_YAML, SPLITS, USE_YARD
 from trainyard._image_listing import Image, Listing
 from trainyard._places import Places
@@ -62,7 +62,9 @@ def data_set(path: str | os.PathLike[str], name: str | None) -> Bundle:
     count, classes = sum(map(len, images.values())), len(yaml.names)
     description = f"{count} images, {classes} class{'' if classes == 1 else 'es'}"
     notes = [f"taken along from {folder}, as {place}/" for folder, place in tree.places.outside.items()]
-    return _bundle(datasets_pb2.DATASET, chosen, description, tree.files, notes)
+    bundle = _bundle(datasets_pb2.DATASET, chosen, description, tree.files, notes)
+    _check_sizes(bundle)
+    return bundle
 
 
 def weights(path: str | os.PathLike[str], name: str | None) -> Bundle:
@@ -172,6 +174,13 @@ def _bundle(
     sources = [files[path] for path in paths]
     sizes = array("Q", (len(one) if isinstance(one, bytes) else _size(one) for one in sources))
     return Bundle(kind, name, description, paths, sources, sizes, notes)
+
+
+def _check_sizes(bundle: Bundle) -> None:
+    """Refuses images and label files that no training reads for their size."""
+    for path, source, size in zip(bundle.paths, bundle.sources, bundle.sizes, strict=True):
+        if isinstance(source, str):
+            (_bounded.LABELS if path.endswith(".txt") else _bounded.IMAGE).check(source, size)
 
 
 def _size(file: str) -> int:

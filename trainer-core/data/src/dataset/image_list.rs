@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use trainyard_types::text;
+use trainyard_types::{SizeLimit, text};
 
 use super::DataError;
 use super::data_yaml::{DataYaml, YamlError};
 use super::glob_patterns;
 use super::listing::{self, Listing, WalkedFolder};
 use crate::activity;
+use crate::files;
 use crate::files::path_normalization::{self, Respelling};
 
 /// A text file that lists images.
@@ -49,7 +50,8 @@ pub fn for_each(
     mut take: impl FnMut(u32, PathBuf),
 ) -> Result<Vec<String>, DataError> {
     let file = &list.file;
-    let bytes = std::fs::read(file).map_err(|source| DataError::List { place: file.clone(), source })?;
+    let bytes = files::read_once(file, SizeLimit::LIST)
+        .map_err(|source| DataError::List { place: file.clone(), source })?;
     let (mut notes, mut respelled) = (Vec::new(), BTreeMap::new());
     let not_text = |source| YamlError::Text { file: file.clone(), source };
     for (line, number) in text::byte_lines(&bytes).map_err(not_text)?.zip(1..) {

@@ -368,6 +368,38 @@ fn pipes_devices_and_folders_with_names_of_files_are_named_and_end_at_once() {
 }
 
 #[test]
+fn files_that_are_larger_than_their_kind_may_be_are_named_and_not_read() {
+    let data = TestData::new(4, 1);
+    let grow = |name: &str| {
+        let file = std::fs::File::options().write(true).open(data.path(name)).unwrap();
+        // Nothing of it is on the disk.
+        file.set_len(50 << 30).unwrap();
+    };
+    grow("images/train/000.jpg");
+    grow("labels/train/001.txt");
+    let dataset = data.open(Split::Train);
+    assert_eq!(names(&dataset), ["002", "003"]);
+    let warnings = dataset.report.warnings();
+    for (warning, expected) in warnings.iter().zip([
+        "images/train/000.jpg: cannot be read: has 50.0 GiB, more than the 256.0 MiB that are read of an image; convert \
+         it to a JPEG or PNG, or make it smaller, image left out",
+        "labels/train/001.txt: has 50.0 GiB, more than the 16.0 MiB that are read of a label file; write a row for each \
+         object, and nothing else, image left out",
+    ]) {
+        assert!(warning.ends_with(expected), "{expected}: {warnings:?}");
+    }
+    assert_eq!(warnings.len(), 2);
+    data.write("data.yaml", b"train: list.txt\nval: images/val\nnames: [a, b]\n");
+    data.write("list.txt", b"images/train/002.jpg\n");
+    grow("list.txt");
+    let error = error(&data);
+    assert!(
+        error.contains("list.txt`: has 50.0 GiB, more than the 256.0 MiB that are read of a list"),
+        "{error}"
+    );
+}
+
+#[test]
 fn labels_and_entries_of_other_letters_are_taken_with_one_note_each() {
     let data = TestData::new(3, 1);
     rename(&data, "images/train", "images/e\u{301}");

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use trainyard_types::SizeLimit;
 
 pub use self::error::DecodeError;
 use self::signatures::{FileKind, SIGNATURE_BYTES};
@@ -68,7 +69,7 @@ pub fn unsupported_format(path: &Path) -> Option<&'static str> {
 /// # Errors
 /// When it cannot be read or decoded.
 pub fn read(path: &Path) -> Result<Image, DecodeError> {
-    decode(&files::read_once(path)?).map_err(|error| error.of(path))
+    decode(&files::read_once(path, SizeLimit::IMAGE)?).map_err(|error| error.of(path))
 }
 
 /// Decodes the bytes of a file. Grey becomes RGB, 16 bits become 8, transparency is dropped; of several pictures the
@@ -171,12 +172,13 @@ pub struct ImageProbe {
 /// file that looks truncated is decoded.
 ///
 /// # Errors
-/// When its header is broken, or of a kind that is not read; when it is truncated, or cannot be read.
+/// When its header is broken, or of a kind that is not read; when it is truncated, too large, or cannot be read.
 pub fn probe(path: &Path) -> Result<ImageProbe, DecodeError> {
     let file = files::open(path)?;
     let ends = HeadAndTail::read(&file)?;
+    files::read::check_size(ends.length, SizeLimit::IMAGE)?;
     let (width, height) = size(&file, &ends).map_err(|error| error.of(path))?;
-    if looks_truncated(&ends, &file) && decode(&files::read_once(path)?).is_err() {
+    if looks_truncated(&ends, &file) && decode(&files::read_once(path, SizeLimit::IMAGE)?).is_err() {
         return Err(DecodeError::Truncated);
     }
     Ok(ImageProbe { size: [width, height], fingerprint: ends.fingerprint() })

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use trainyard_files::write_atomically_with;
+use trainyard_types::SizeLimit;
 
 use self::directory::SpaceRequest;
 use self::format::{Entry, Header, Key, Layout};
@@ -184,7 +185,8 @@ impl DiskCache {
         if entry.stamp == stamp.number() {
             return true;
         }
-        let same = fs::read(source).is_ok_and(|bytes| files::digest(&bytes) == entry.digest);
+        let same = files::read_once(source, SizeLimit::IMAGE)
+            .is_ok_and(|bytes| files::digest(&bytes) == entry.digest);
         if let Some(stamp) = stamp.settled().filter(|_| same && self.may_write(open)) {
             // So that the next process need not read it. If that cannot be written, it reads.
             let _ = Entry { stamp, ..*entry }.write(&open.file, index);

@@ -7,11 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use trainyard_types::SizeLimit;
 use trainyard_types::text::{self, TextError};
 
 use self::values::{Count, Entries, KeypointShape, Names, Plain};
 use super::glob_patterns;
 use super::listing::folder_of;
+use crate::files;
 use crate::files::path_normalization::{self, Respelling};
 use crate::labels::LabelRules;
 
@@ -38,6 +40,9 @@ pub struct DataYaml {
     /// The lines of the keys of [`SPLITS`], from 1.
     lines: [Option<usize>; 4],
 }
+
+/// The most classes that a count alone makes: each gets a name.
+const MAX_CLASSES: usize = 100_000;
 
 /// The keys of splits, with the second name of `val`.
 const SPLITS: [&str; 4] = ["train", "val", "valid", "test"];
@@ -93,6 +98,16 @@ pub enum YamlError {
         key: &'static str,
         /// What to write, as words.
         example: &'static str,
+    },
+    /// `nc` without `names` is more than any data set has.
+    #[error(
+        "{place}: `nc` is {nc}, and a data set has at most {MAX_CLASSES} classes; correct `nc`, or write `names`"
+    )]
+    TooManyClasses {
+        /// The line of `nc`.
+        place: FileLine,
+        /// The value of `nc`.
+        nc: usize,
     },
     /// `nc` and `names` disagree.
     #[error("{place}: `nc` is {nc}, but `names` has {names} names; make them agree, or remove `nc`")]
@@ -234,8 +249,8 @@ impl DataYaml {
     /// # Errors
     /// When the file cannot be read, is no YAML, or says something that cannot be meant.
     pub fn read(file: &Path) -> Result<Self, YamlError> {
-        let bytes =
-            std::fs::read(file).map_err(|source| YamlError::Read { file: file.to_path_buf(), source })?;
+        let bytes = files::read_once(file, SizeLimit::DATA_YAML)
+            .map_err(|source| YamlError::Read { file: file.to_path_buf(), source })?;
         let text =
             text::decode(&bytes).map_err(|source| YamlError::Text { file: file.to_path_buf(), source })?;
         Self::parse(file, &text)
@@ -251,6 +266,9 @@ impl DataYaml {
         let place = |key| FileLine { file: file.to_path_buf(), line: line_of(text, key) };
         let names = match (written.names, written.nc) {
             (Some(Names(names)), _) => names,
+            (None, Some(Count(nc))) if nc > MAX_CLASSES => {
+                return Err(YamlError::TooManyClasses { place: place("nc"), nc });
+            }
             // Old files have only a count.
             (None, Some(Count(nc))) => (0..nc).map(|class| format!("class{class}")).collect(),
             (None, None) => return Err(missing("names", "`names: [first, second]`")),

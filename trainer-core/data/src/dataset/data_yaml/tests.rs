@@ -148,3 +148,31 @@ fn a_file_that_is_no_utf8_is_named_with_its_line_and_not_taken_for_missing() {
     let error = DataYaml::read(folder.path()).unwrap_err().to_string();
     assert!(error.contains(&format!("give `{}`", file.display())), "{error}");
 }
+
+#[test]
+fn what_is_too_large_or_no_file_is_no_data_yaml_and_ends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data.yaml");
+    std::fs::File::create(&file).unwrap().set_len(50 << 30).unwrap();
+    let told = || DataYaml::read(&file).unwrap_err().to_string();
+    let large = told();
+    assert!(
+        large.contains("data.yaml`: has 50.0 GiB, more than the 4.0 MiB that are read of a data.yaml; "),
+        "{large}"
+    );
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    assert!(told().contains("data.yaml`: is a pipe, not a file"), "{}", told());
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    assert!(
+        told().ends_with("is a folder, not a file; give the path of the data set's data.yaml"),
+        "{}",
+        told()
+    );
+    let many = message("train: a\nval: b\nnc: 4000000000");
+    assert!(
+        many.contains("data.yaml:3: `nc` is 4000000000, and a data set has at most 100000 classes"),
+        "{many}"
+    );
+}
