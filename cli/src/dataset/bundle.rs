@@ -87,6 +87,13 @@ impl Shown {
         }
     }
 
+    /// The same, of so many problems: one text may tell of many in sum, behind those that are shown.
+    #[must_use]
+    pub fn counting(self, problems: usize) -> Self {
+        let more = problems.saturating_sub(self.first.len()).max(self.more);
+        Self { more, ..self }
+    }
+
     /// The first problems, and a line about the others.
     pub fn lines(self) -> Vec<String> {
         let more = (self.more > 0).then(|| format!("… and {} more", self.more));
@@ -153,5 +160,7 @@ mod tests {
         let shown: Shown = (0..25).map(|at| at.to_string()).collect();
         let lines = shown.lines();
         assert_eq!((lines.len(), lines[20].as_str()), (21, "… and 5 more"));
+        let shown: Shown = (0..25).map(|at| at.to_string()).collect();
+        assert_eq!(shown.counting(100_000).lines()[20], "… and 99980 more");
     }
 }

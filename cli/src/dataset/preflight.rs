@@ -26,11 +26,11 @@ pub async fn data_set(path: &Path, name: Option<&str>) -> Result<Bundle, Failure
     let (report, packed) = checked(file.clone()).await?;
     let warnings: Shown =
         report.warnings.iter().map(|warning| format!("warning: {}", clean(warning))).collect();
-    warnings.lines().iter().for_each(|line| terminal::message(line));
+    warnings.counting(report.warning_count).lines().iter().for_each(|line| terminal::message(line));
     let shown = clean(&file.display().to_string());
-    let count = report.errors.len();
+    let count = report.error_count;
     let errors = counted(count, "error");
-    Shown::from_iter(report.errors).failure(
+    Shown::from_iter(report.errors).counting(count).failure(
         &format!("{shown}: {errors}; nothing was sent"),
         "correct what is named and push again; `yard data push --dry-run` checks and sends nothing",
     )?;

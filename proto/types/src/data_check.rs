@@ -39,6 +39,9 @@ pub struct DataCheck {
     /// What this machine lacks, if that may be why there are errors: another one may see the data set.
     #[serde(default)]
     pub unfit: Option<Unfit>,
+    /// Whether the data.yaml itself was read here: then what this machine lacks may be a slip in it.
+    #[serde(default)]
+    pub has_data_yaml: bool,
 }
 
 /// Errors, and warnings, that are told word for word.
@@ -52,7 +55,19 @@ impl DataCheck {
     pub fn new(errors: &[String], warnings: &[String], unfit: Option<Unfit>) -> Self {
         let (errors, more_errors) = first(errors);
         let (warnings, more_warnings) = first(warnings);
-        Self { errors, more_errors, warnings, more_warnings, unfit }
+        Self { errors, more_errors, warnings, more_warnings, unfit, has_data_yaml: false }
+    }
+
+    /// The same result, when its sentences tell of so many errors and warnings: one may tell of many in sum. Those come
+    /// behind the ones that are kept here.
+    #[must_use]
+    pub fn counting(self, errors: u64, warnings: u64) -> Self {
+        let more = |count: u64, kept: &[String], more: u64| count.saturating_sub(kept.len() as u64).max(more);
+        Self {
+            more_errors: more(errors, &self.errors, self.more_errors),
+            more_warnings: more(warnings, &self.warnings, self.more_warnings),
+            ..self
+        }
     }
 
     /// The result within the bounds, whoever has made it.
@@ -61,6 +76,7 @@ impl DataCheck {
         let (more_errors, more_warnings) = (self.more_errors, self.more_warnings);
         let bounded = Self::new(&self.errors, &self.warnings, self.unfit);
         Self {
+            has_data_yaml: self.has_data_yaml,
             more_errors: bounded.more_errors.saturating_add(more_errors),
             more_warnings: bounded.more_warnings.saturating_add(more_warnings),
             ..bounded
@@ -106,6 +122,8 @@ mod tests {
         let hostile = DataCheck { errors, more_errors: u64::MAX, ..DataCheck::default() }.bounded();
         assert_eq!((hostile.errors.len(), hostile.more_errors), (MOST_TEXTS, u64::MAX));
         assert!(DataCheck::new(&[], &["w".to_owned()], None).is_usable());
+        let counted = DataCheck::new(&hostile.errors, &[], None).counting(100_000, 0);
+        assert_eq!((counted.errors.len(), counted.more_errors, counted.more_warnings), (20, 99_980, 0));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Bucket {
 }
 
 /// What a check found in all splits.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct CheckReport {
     /// Class names by id.
     pub names: Vec<String>,
@@ -51,12 +51,35 @@ pub struct CheckReport {
     pub errors: Vec<String>,
     /// Problems that a training would leave out or mend: one sentence each.
     pub warnings: Vec<String>,
+    /// How many problems `errors` tell of. One sentence may tell of many: "… and 99000 more such label files".
+    pub error_count: usize,
+    /// How many problems `warnings` tell of.
+    pub warning_count: usize,
 }
 
 impl CheckReport {
     /// Whether a training would start.
     pub fn is_usable(&self) -> bool {
         self.errors.is_empty()
+    }
+
+    /// Adds sentences, each about one problem.
+    fn warn(&mut self, sentences: impl IntoIterator<Item = String>) {
+        let before = self.warnings.len();
+        self.warnings.extend(sentences);
+        self.warning_count += self.warnings.len() - before;
+    }
+
+    /// Adds a sentence about one problem.
+    fn fail(&mut self, sentence: String) {
+        self.errors.push(sentence);
+        self.error_count += 1;
+    }
+
+    /// Adds what the scan of the split `key` has left out.
+    fn take_left_out(&mut self, key: &str, found: &ScanReport) {
+        self.warnings.extend(found.warnings().into_iter().map(|message| format!("{key}: {message}")));
+        self.warning_count += found.warning_count();
     }
 }
 
@@ -81,6 +104,8 @@ pub struct CheckOptions<'a> {
     pub fraction: f64,
     /// Whether the test split is looked at, too, which trainings do not read.
     pub with_test: bool,
+    /// Whether nothing is scanned unless every split can be listed: many machines may be asked for one that has them all.
+    pub lists_first: bool,
     /// Whether images in a folder may be read.
     pub allowed: &'a dyn Fn(&Path) -> bool,
 }
@@ -88,7 +113,14 @@ pub struct CheckOptions<'a> {
 impl CheckOptions<'_> {
     /// Everything, wherever it lies.
     pub fn all(threads: usize) -> Self {
-        Self { threads, single_cls: false, fraction: 1.0, with_test: true, allowed: &|_| true }
+        Self {
+            threads,
+            single_cls: false,
+            fraction: 1.0,
+            with_test: true,
+            lists_first: false,
+            allowed: &|_| true,
+        }
     }
 }
 
@@ -112,8 +144,7 @@ pub struct Checked {
 impl Checked {
     /// Scans what `options` say of a data.yaml.
     pub fn of(file: &Path, options: &CheckOptions<'_>) -> Self {
-        let report =
-            CheckReport { names: Vec::new(), splits: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
+        let report = CheckReport::default();
         let mut checked = Self { report, failures: Vec::new(), yaml: None, splits: Vec::new() };
         let yaml = match DataYaml::read(file) {
             Ok(yaml) => yaml,
@@ -124,31 +155,44 @@ impl Checked {
         };
         checked.report.names.clone_from(&yaml.names);
         let notes = yaml.notes.iter().map(|note| format!("{}: {note}", file.display()));
-        checked.report.warnings.extend(notes);
-        checked.check_split(&yaml, Split::Train, &yaml.train, options);
-        checked.check_split(&yaml, Split::Val, &yaml.val, options);
-        if options.with_test {
-            checked.check_split(&yaml, Split::Test, &yaml.test, options);
+        checked.report.warn(notes);
+        let wanted = [(Split::Train, &yaml.train), (Split::Val, &yaml.val), (Split::Test, &yaml.test)];
+        let listed: Vec<_> = wanted
+            .into_iter()
+            .filter(|(split, entries)| !entries.is_empty() && (*split != Split::Test || options.with_test))
+            .filter_map(|(split, entries)| {
+                Some((split, entries, checked.list(&yaml, split, entries, options)?))
+            })
+            .collect();
+        if checked.failures.is_empty() || !options.lists_first {
+            for (split, entries, listing) in listed {
+                checked.scan_split(&yaml, split, entries, listing, options);
+            }
         }
         checked.yaml = Some(yaml);
         checked
     }
 
     fn fail(&mut self, error: DataError) {
-        self.report.errors.push(error.to_string());
+        self.report.fail(error.to_string());
         self.failures.push(error);
     }
 
-    fn check_split(&mut self, yaml: &DataYaml, split: Split, entries: &[String], options: &CheckOptions<'_>) {
-        if entries.is_empty() {
-            return;
-        }
+    /// The images of a split that can be listed.
+    fn list(
+        &mut self,
+        yaml: &DataYaml,
+        split: Split,
+        entries: &[String],
+        options: &CheckOptions<'_>,
+    ) -> Option<Listing> {
         match list_allowed(yaml, split, entries, options) {
-            Ok(listing) => self.scan_split(yaml, split, entries, listing, options),
+            Ok(listing) => return Some(listing),
             // Trainings do not read the test split.
-            Err(error) if split == Split::Test => self.report.warnings.push(error.to_string()),
+            Err(error) if split == Split::Test => self.report.warn([error.to_string()]),
             Err(error) => self.fail(error),
         }
+        None
     }
 
     fn scan_split(
@@ -162,27 +206,28 @@ impl Checked {
         let (key, report) = (split.key(), &mut self.report);
         let Listing { images: listed, notes, .. } = listing;
         let used = &listed[..used(&listed, split, options)];
-        let ScanOutcome { images, report: found, wrong_classes, wrong_unnamed, .. } =
+        let ScanOutcome { images, report: found, wrong_classes, wrong_unnamed, wrong_rows, .. } =
             scan::scan_all(used, &yaml.label_rules(options.single_cls), options.threads, MAX_MESSAGES);
         report.errors.extend(wrong_classes.into_iter().map(|message| format!("{key}: {message}")));
         if wrong_unnamed > 0 {
             report.errors.push(format!("{key}: … and {wrong_unnamed} more such label files"));
         }
+        report.error_count += wrong_rows;
         let missing = MissingLabels::of(yaml, &found);
         let split_notes = split_notes(yaml, split, &found, missing.as_ref());
-        let warnings = found.warnings().into_iter().chain(notes).chain(split_notes);
-        report.warnings.extend(warnings.map(|message| format!("{key}: {message}")));
+        report.take_left_out(key, &found);
+        report.warn(notes.into_iter().chain(split_notes).map(|message| format!("{key}: {message}")));
         if split == Split::Train {
-            report.warnings.extend(unseen_classes(&yaml.names, &found));
+            report.warn(unseen_classes(&yaml.names, &found));
         }
         if split == Split::Train && !has_label_file(&listed, &found) {
             let error =
                 missing.map(|missing| no_labels_error(yaml, split, found.images, &missing).to_string());
-            report.errors.extend(error);
+            error.into_iter().for_each(|error| report.fail(error));
         }
         if images.is_empty() && split != Split::Test {
             let (file, entries) = (yaml.file.clone(), entries.join(", "));
-            report.errors.push(format!("{}: `{key}: {entries}` has no usable image", file.display()));
+            report.fail(format!("{}: `{key}: {entries}` has no usable image", file.display()));
             self.failures.push(match found.messages.first() {
                 Some(first) => {
                     DataError::NothingUsable { file, key, listed: used.len(), first: first.clone() }
@@ -268,7 +313,7 @@ impl fmt::Display for CheckReport {
                 writeln!(f, "{kind}: {}", clean(message))?;
             }
         }
-        let (errors, warnings) = (self.errors.len(), self.warnings.len());
+        let (errors, warnings) = (self.error_count, self.warning_count);
         let verdict = if self.is_usable() { "can be trained on" } else { "cannot be trained on" };
         let plural = |count: usize| if count == 1 { "" } else { "s" };
         let (s, t) = (plural(errors), plural(warnings));
@@ -351,6 +396,19 @@ mod tests {
         }
         let found = &report.splits[0].found;
         assert_eq!((found.corrupt, found.unsupported, found.out_of_range, found.rows.clipped), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn problems_that_are_told_in_sum_are_counted_one_by_one() {
+        let data = TestData::new(3, 1);
+        data.write("labels/train/000.txt", "7 .5 .5 .1 .1\n".repeat(100_000).as_bytes());
+        data.write("labels/train/001.txt", "0 .5 .5 9 .1\n".repeat(50).as_bytes());
+        let report = check(&data.path("data.yaml"), 2);
+        assert_eq!((report.errors.len(), report.error_count), (21, 100_000), "{report}");
+        assert!(report.errors[20].ends_with("000.txt: 99980 more rows cannot be used"), "{report}");
+        // And a class that no training image has.
+        assert_eq!((report.warnings.len(), report.warning_count), (22, 51), "{report}");
+        assert!(report.to_string().contains("\n100000 errors, 51 warnings: "), "{report}");
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl SubmissionCheck {
             single_cls: self.single_cls,
             fraction: self.fraction,
             with_test: false,
+            lists_first: true,
             allowed: &|folder| data_roots::is_allowed(folder, roots),
             ..CheckOptions::all(cores())
         };
@@ -58,7 +59,9 @@ impl SubmissionCheck {
             None => TrainError::Data(error),
         });
         let unfit = errors.into_iter().find_map(|error| unfit::unfit(&error));
-        DataCheck::new(&report.errors, &report.warnings, unfit)
+        let check = DataCheck::new(&report.errors, &report.warnings, unfit)
+            .counting(report.error_count as u64, report.warning_count as u64);
+        DataCheck { has_data_yaml: yaml.is_some(), ..check }
     }
 }
 

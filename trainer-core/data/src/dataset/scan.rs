@@ -80,6 +80,9 @@ pub struct ScanReport {
     pub messages: Vec<String>,
     /// Number of images left out that no message names.
     pub unnamed: usize,
+    /// Number of label rows that messages tell of in sum, beside the one that each such message counts as.
+    #[serde(default)]
+    pub rows_in_sum: usize,
 }
 
 impl fmt::Display for ScanReport {
@@ -101,6 +104,11 @@ impl fmt::Display for ScanReport {
 }
 
 impl ScanReport {
+    /// How much is wrong that [`ScanReport::warnings`] tell of, one by one or in sum.
+    pub fn warning_count(&self) -> usize {
+        self.messages.len() + self.rows_in_sum + self.unnamed
+    }
+
     /// The warnings to show: the first of them in full, the number of the others.
     pub fn warnings(&self) -> Vec<String> {
         let mut lines = self.messages.clone();
@@ -198,6 +206,8 @@ pub(crate) struct ScanOutcome {
     pub wrong_classes: Vec<String>,
     /// Number of label files that have such rows.
     pub wrong_files: usize,
+    /// Number of rows in them that cannot be used.
+    pub wrong_rows: usize,
     /// Number of such files of which no message tells.
     pub wrong_unnamed: usize,
 }
@@ -234,10 +244,14 @@ impl ScanOutcome {
         self.report.out_of_range += rows.out_of_range;
         if !rows.wrong_class {
             self.report.corrupt += 1;
+            if self.report.messages.len() < most {
+                self.report.rows_in_sum += rows.more.saturating_sub(1);
+            }
             let messages = messages.into_iter().map(|message| format!("{message}, image left out"));
             return self.report.warn(messages, most);
         }
         self.wrong_files += 1;
+        self.wrong_rows += rows.first.len() + rows.more;
         if self.wrong_classes.len() < most {
             self.wrong_classes.extend(messages);
         } else {

@@ -54,6 +54,7 @@ fn the_json_of_a_report_keeps_its_flat_keys() {
         "out_of_range",
         "polygons",
         "respelled_labels",
+        "rows_in_sum",
         "unlabelled",
         "unnamed",
         "unsupported",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock, statvfs};
+use trainyard_types::size;
 
 use super::CacheDir;
 use super::format::{Entry, Header};
@@ -242,16 +243,15 @@ impl Disk {
 /// Why the space cannot be had, as the end of a sentence; `None` when it can, or when the system does not tell. Files that
 /// are being filled count as full, as that space was promised to them.
 fn space_shortage(dir: &CacheDir, request: &SpaceRequest<'_>) -> Option<String> {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let (others, own) = KeptFile::all(&dir.directory, request.file);
     let taken: u64 = others.iter().map(|kept| kept.full_bytes).sum();
     let full = request.full_bytes.max(own);
     if let Some(quota) = quota(dir).filter(|quota| taken.saturating_add(full) > *quota) {
         return Some(format!(
-            "needs {:.1} GiB for this data set beside the {:.1} GiB of others, more than its quota of {:.1} GiB",
-            gib(full),
-            gib(taken),
-            gib(quota)
+            "needs {} for this data set beside the {} of others, more than its quota of {}",
+            size::bytes(full),
+            size::bytes(taken),
+            size::bytes(quota)
         ));
     }
     let more = full - own;
@@ -260,12 +260,12 @@ fn space_shortage(dir: &CacheDir, request: &SpaceRequest<'_>) -> Option<String> 
     let Disk { free, floor } = Disk::of(dir)?;
     (free < asked.saturating_add(floor)).then(|| {
         format!(
-            "needs {:.1} GiB more for this data set, its disk has {:.1} GiB free, of which {:.1} GiB are kept free \
-             and {:.1} GiB are promised to others",
-            gib(more),
-            gib(free),
-            gib(floor),
-            gib(promised)
+            "needs {} more for this data set, its disk has {} free, of which {} are kept free and {} are promised to \
+             others",
+            size::bytes(more),
+            size::bytes(free),
+            size::bytes(floor),
+            size::bytes(promised)
         )
     })
 }
