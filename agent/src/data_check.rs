@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use trainyard_proto::convert::agent::{DataChecked, data_checked};
 use trainyard_proto::pb::agent_message::Message as ToScheduler;
-use trainyard_types::{DataCheck, DataToCheck, EndReason};
+use trainyard_types::{DataCheck, DataToCheck, EndReason, UnfitKind};
 
 use crate::config::Config;
 use crate::disk::path_monitor::PathMonitor;
@@ -100,6 +100,12 @@ impl DataChecker {
     }
 }
 
+/// Whether the data.yaml is here and something that it names is not: that may lie on another machine, and may be a slip.
+fn names_what_is_missing(check: &DataCheck) -> bool {
+    let is_missing = check.unfit.as_ref().is_some_and(|unfit| unfit.kind == UnfitKind::PathMissing);
+    is_missing && check.has_data_yaml && !check.errors.is_empty()
+}
+
 /// Looks at one data set.
 async fn look(context: &DataCheckContext, data: &DataToCheck) -> DataChecked {
     let file = match context.paths.look(PathUse::Data, &data.data).await {
@@ -113,6 +119,7 @@ async fn look(context: &DataCheckContext, data: &DataToCheck) -> DataChecked {
     match process::run(&context.config, &context.identity, roots, &DataToCheck { data: file, ..data.clone() })
         .await
     {
+        Ok(check) if names_what_is_missing(&check) => DataChecked::SeenInPart(check.bounded()),
         Ok(DataCheck { unfit: Some(unfit), .. }) => DataChecked::NotSeen(unfit.message),
         Ok(check) => DataChecked::Checked(check.bounded()),
         Err(message) => DataChecked::NotChecked(message),

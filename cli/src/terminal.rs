@@ -19,6 +19,13 @@ pub fn message(text: &str) {
     }
 }
 
+/// Prints what a person should know of what was done all the same, as the scheduler says it.
+pub fn warn(warnings: &[String]) {
+    for warning in warnings {
+        message(&format!("warning: {}", clean(warning)));
+    }
+}
+
 /// Comes when nobody reads stdout any more, which a command that waits for something to print would not notice.
 /// Never where stdout is a file. `None` when the system has no thread for it.
 pub fn stdout_closed() -> Option<oneshot::Receiver<()>> {

@@ -119,6 +119,24 @@ async fn what_another_machine_may_see_is_told_from_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_place_that_a_data_yaml_names_in_vain_is_told_from_a_data_yaml_that_is_not_there() {
+    for (kind, is_in_part) in [("path_missing", true), ("path_unreadable", false)] {
+        let unfit = format!(r#"{{"kind":"{kind}","path":"/d","message":"/nas is not there"}}"#);
+        let mut checks = Checks::start(&format!(
+            r#"echo '{{"errors":["x"],"more_errors":3,"warnings":[],"more_warnings":0,"unfit":{unfit},"has_data_yaml":true}}'"#
+        ));
+        checks.ask(1, "data/data.yaml", LIMIT).await;
+        let (_, answer) = checks.answer().await;
+        let expected = if is_in_part {
+            DataChecked::SeenInPart(DataCheck { more_errors: 3, ..DataCheck::new(&["x".into()], &[], None) })
+        } else {
+            DataChecked::NotSeen("/nas is not there".into())
+        };
+        assert_eq!(answer, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_check_that_is_killed_has_no_result_and_its_children_end_with_it() {
     let mut checks = Checks::start("tail -f /dev/null & echo $! >child; echo $$ >made; mv made pid; wait");
     checks.ask(1, "data/data.yaml", LIMIT).await;

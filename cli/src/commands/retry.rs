@@ -26,6 +26,7 @@ impl Retry {
         let request = pb::RetryJobRequest { job_id: context.client.job_id(&self.id).await? };
         let call = || async { context.client.jobs().retry_job(request.clone()).await };
         let job = context.client.once(call).await?;
+        terminal::warn(&job.warnings);
         if context.output.for_people() {
             context.output.line(&job.id)?;
             terminal::message(&format!("queued again; `yard watch {}` shows the training", job.id));

@@ -51,20 +51,21 @@ impl Submit {
         let text = text::decode(&bytes).map_err(|error| Failure::usage(error.in_file(&name)))?;
         let documents = job_file::parse(&name, &text)?;
         let answers = submit_all(&context.client, &documents, self.dry_run).await;
-        let answers = answers.map_err(|failure| {
+        let Answers { jobs: answers, warnings } = answers.map_err(|failure| {
             by_document(failure, &JobFile { name: &name, text: &text, documents: &documents })
         })?;
+        terminal::warn(&warnings);
         if self.dry_run {
             let jobs = if documents.len() == 1 { "job is" } else { "jobs are" };
             terminal::message(&format!("{} {jobs} valid; nothing was queued", documents.len()));
-            return Ok(());
+            return print(context, &[], &warnings);
         }
         if context.output.for_people() {
             for answer in &answers {
                 context.output.line(&answer.job_id)?;
             }
         }
-        print(context, &answers)
+        print(context, &answers, &warnings)
     }
 }
 
@@ -74,15 +75,23 @@ fn read_stdin() -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The scheduler's answer to a file.
+struct Answers {
+    jobs: Vec<pb::SubmitJobResponse>,
+    /// What a person should know of their data sets.
+    warnings: Vec<String>,
+}
+
 /// Submits all documents, or none of them: the scheduler checks all before it queues any.
 async fn submit_all(
     client: &Client,
     documents: &[Document],
     validate_only: bool,
-) -> Result<Vec<pb::SubmitJobResponse>, Failure> {
+) -> Result<Answers, Failure> {
     let request_id = draw_request_id();
     if let [only] = documents {
-        return Ok(vec![submit_job(client, &request_id, only.spec.clone(), validate_only).await?]);
+        let answer = submit_job(client, &request_id, only.spec.clone(), validate_only).await?;
+        return Ok(Answers { warnings: answer.warnings.clone(), jobs: vec![answer] });
     }
     let part = |documents: &[Document]| pb::SubmitJobsRequest {
         request_id: request_id.clone(),
@@ -93,12 +102,13 @@ async fn submit_all(
     let call = || async { client.jobs().submit_jobs(tokio_stream::iter(parts.clone())).await };
     let answer = client.retrying(call).await?;
     let one = |job_id| pb::SubmitJobResponse { job_id, job: None, warnings: Vec::new() };
-    Ok(answer.job_ids.into_iter().map(one).collect())
+    let pb::SubmitJobsResponse { job_ids, warnings } = answer;
+    Ok(Answers { jobs: job_ids.into_iter().map(one).collect(), warnings })
 }
 
-fn print(context: &Context, answers: &[pb::SubmitJobResponse]) -> Result<(), Failure> {
+fn print(context: &Context, answers: &[pb::SubmitJobResponse], warnings: &[String]) -> Result<(), Failure> {
     let jobs: Vec<_> = answers.iter().map(|answer| to_json("SubmitJobResponse", answer)).collect();
-    context.output.list(&json!({ "jobs": jobs }), "jobs")
+    context.output.list(&json!({ "jobs": jobs, "warnings": warnings }), "jobs")
 }
 
 /// A job file that was read.

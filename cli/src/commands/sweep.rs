@@ -89,6 +89,7 @@ pub async fn submit(
     };
     let call = || async { context.client.jobs().submit_sweep(request.clone()).await };
     let answer = context.client.retrying(call).await?;
+    terminal::warn(&answer.warnings);
     let (id, are) = (&answer.sweep_id, if answer.jobs == 1 { "is" } else { "are" });
     let jobs = counted(usize::try_from(answer.jobs).unwrap_or(usize::MAX), "job");
     if dry_run {

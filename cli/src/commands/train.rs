@@ -99,9 +99,7 @@ impl Train {
         }
         let answer = submit_job(&context.client, &draw_request_id(), spec, self.dry_run).await?;
         let id = answer.job_id.clone();
-        for warning in &answer.warnings {
-            terminal::message(&format!("warning: {}", terminal::clean(warning)));
-        }
+        terminal::warn(&answer.warnings);
         if self.dry_run {
             terminal::message("the job is valid; nothing was queued");
             return context.output.document(&to_json("SubmitJobResponse", &answer));

@@ -5,7 +5,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use trainyard_proto::pb;
 use trainyard_proto::pb::JobState::{Queued, Running, Succeeded};
 
-use crate::fake::{ID, Script, Server, code, job, stderr, stdout};
+use crate::fake::{ID, Script, Server, UNCHECKED, code, job, stderr, stdout};
 
 const OTHER: &str = "019ab3c4-1f2f-7000-8000-000000000002";
 const THIRD: &str = "019ab3c4-1f30-7000-8000-000000000003";
@@ -100,8 +100,22 @@ fn a_dry_run_of_a_long_file_is_one_call() {
     let server = Server::start(Script::default());
     let output = server.yard(&["submit", "--dry-run", "-f", &file]);
     assert_eq!((code(&output), stdout(&output)), (0, String::new()));
-    let script = server.script.lock().unwrap();
-    assert_eq!((script.submitted.len(), script.job_groups.len(), script.validated), (0, 1, 1));
+    let unchecked = format!("warning: {UNCHECKED}\n");
+    assert!(stderr(&output).contains(&unchecked), "{}", stderr(&output));
+    {
+        let script = server.script.lock().unwrap();
+        assert_eq!((script.submitted.len(), script.job_groups.len(), script.validated), (0, 1, 1));
+    }
+    // Programs read it, too; and so it is with a sweep.
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = server.yard(&[arguments, &["-o", "json"]].concat());
+        assert!(stderr(&output).contains(&unchecked), "{}", stderr(&output));
+        serde_json::from_str(&stdout(&output)).unwrap()
+    };
+    let sweep = ["train", "/d", "--sweep", "lr0=0.1,0.2", "--dry-run"];
+    for arguments in [&["submit", "--dry-run", "-f", &file][..], &["submit", "-f", &file], &sweep] {
+        assert_eq!(json(arguments)["warnings"], serde_json::json!([UNCHECKED]), "{arguments:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from trainyard import _methods, _spec
 from trainyard._checks import checked_labels, checked_text, is_text, shown
 from trainyard._inputs import JOB_WEIGHTS
+from trainyard._report import warn
 from trainyard._session import Session
 from trainyard._steps import Operation
 from trainyard.errors import InvalidArgument
@@ -31,6 +32,7 @@ def submit(session: Session, spec: jobs_pb2.JobSpec, *, validate_only: bool) -> 
         answer = yield from session.call(_methods.SUBMIT_JOB, request)
     except InvalidArgument as error:
         raise _spec.as_arguments(error) from None
+    warn(answer.warnings)
     return answer.job
 
 
@@ -75,7 +77,9 @@ def cancel(session: Session, job_id: str) -> Operation[jobs_pb2.Job]:
 
 def retry(session: Session, job_id: str) -> Operation[jobs_pb2.Job]:
     """Queues a job that has ended badly again. A repeat would be refused, so there is none."""
-    return (yield from session.call_once(_methods.RETRY_JOB, jobs_pb2.RetryJobRequest(job_id=job_id)))
+    job = yield from session.call_once(_methods.RETRY_JOB, jobs_pb2.RetryJobRequest(job_id=job_id))
+    warn(job.warnings)
+    return job
 
 
 def list_artifacts(session: Session, job_id: str) -> Operation[list[artifacts_pb2.Artifact]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 #: Takes one line: "sending: 1.2 GiB of 3.4 GiB, 112.0 MiB/s".
 Progress = Callable[[str], object]
@@ -25,6 +25,12 @@ def shown_bytes(count: float) -> str:
         if count < 1024:
             break
     return f"{count:.1f} {unit}"
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Says what a person should know of what was done all the same, as log messages."""
+    for text in texts:
+        _LOG.warning("%s", text)
 
 
 class Report:

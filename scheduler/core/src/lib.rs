@@ -28,6 +28,7 @@ pub use crate::explain::waiting::Waiting;
 pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
 pub use crate::policy::Policy;
+pub use crate::query::{Absent, DataCheckers};
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
     JobStatusRecord, Progress, ProgressRecord, Released, Setup, Shut, Submission,

@@ -18,6 +18,26 @@ use crate::state::queue::Request;
 use crate::state::slots::Kind;
 use crate::throughput::{Rate, Workload};
 
+/// Who may look at a data set before its job queues.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataCheckers {
+    /// Those that can be asked, the best first.
+    pub asked: Vec<AgentId>,
+    /// Those that may see it as well, and cannot be asked.
+    pub absent: Vec<Absent>,
+}
+
+/// An agent that may see a data set, and cannot be asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// The name that people call it by.
+    pub name: String,
+    /// Whether it is connected, and only too old to look at data sets.
+    pub is_connected: bool,
+    /// When it was last heard of.
+    pub last_seen: Time,
+}
+
 impl Core {
     /// One job as it stands.
     pub fn job(&self, job: JobId) -> Option<&JobRecord> {
@@ -51,25 +71,32 @@ impl Core {
     }
 
     /// The agents that look at data sets, see the one that a job names, and could run the job; the one first that knows it
-    /// best. Looks at every agent.
-    pub fn data_checkers(&self, spec: &JobSpec) -> Vec<AgentId> {
+    /// best. And those of which nothing else is known that keeps the job from them, and that cannot be asked. Looks at every
+    /// agent.
+    pub fn data_checkers(&self, spec: &JobSpec) -> DataCheckers {
         let paths =
             JobPaths { data: spec.train.data.to_string_lossy().into_owned(), pretrained: String::new() };
         let (request, by_words) = (Request::from(&spec.resources), self.jobs.visibility().is_inside(&paths));
-        let fits = |agent: &Agent| {
-            agent.state() == AgentState::Connected
-                && agent.fitness().checks_data
-                && agent.could_run(&request)
-                && agent.why_unreadable(&paths, by_words).is_none()
+        let fits =
+            |agent: &Agent| agent.could_run(&request) && agent.why_unreadable(&paths, by_words).is_none();
+        let can_be_asked =
+            |agent: &Agent| agent.state() == AgentState::Connected && agent.fitness().checks_data;
+        let fitting = self.agents.iter().filter(|(_, agent)| fits(agent));
+        let (asked, absent): (Vec<_>, Vec<_>) = fitting.partition(|(_, agent)| can_be_asked(agent));
+        let order = |(id, agent): (AgentId, &Agent)| {
+            (!self.jobs.readers().contains(&paths.data, id), agent.running().len(), id)
         };
-        let mut checkers: Vec<(bool, usize, AgentId)> = self
-            .agents
-            .iter()
-            .filter(|(_, agent)| fits(agent))
-            .map(|(id, agent)| (!self.jobs.readers().contains(&paths.data, id), agent.running().len(), id))
-            .collect();
-        checkers.sort();
-        checkers.into_iter().map(|(_, _, agent)| agent).collect()
+        let mut asked: Vec<(bool, usize, AgentId)> = asked.into_iter().map(order).collect();
+        asked.sort();
+        let absent = absent.into_iter().map(|(_, agent)| Absent {
+            name: agent.name().to_owned(),
+            is_connected: agent.state() == AgentState::Connected,
+            last_seen: agent.view().last_seen,
+        });
+        DataCheckers {
+            asked: asked.into_iter().map(|(_, _, agent)| agent).collect(),
+            absent: absent.collect(),
+        }
     }
 
     /// The job, or the first of the jobs, that an earlier request of this name has made.

@@ -72,6 +72,28 @@ async fn what_an_agent_cannot_see_is_no_error_of_whoever_submits() {
     }
 }
 
+#[tokio::test]
+async fn a_wrong_path_in_a_data_yaml_is_an_answer_to_whoever_submits() {
+    let cluster = Cluster::start_that_checks_data().await.unwrap();
+    let _agents =
+        (cluster.start_agent("bench", 1).await.unwrap(), cluster.start_agent("shelf", 1).await.unwrap());
+    let data = cluster.demo_data("shapes", 8, 4, 64).await.unwrap();
+    fs::write(&data, "train: images/trian\nval: images/val\nnames: [a, b, c]\n").unwrap();
+    let path = data.display().to_string();
+    let dry_run = ["train", path.as_str(), "--device", "cpu", "--model", "yolov8n", "--dry-run"];
+    let (code, _, error) = cluster.yard(&dry_run).await.unwrap();
+    assert_eq!(code, 2, "{error}");
+    let place = format!("{path}:1: `train: images/trian` was not found; tried ");
+    assert!(error.contains(&place) && error.contains("looked on 2 agents"), "{error}");
+    fs::write(&data, "train: images/train\nval: images/val\nnames: [a, b, c]\n").unwrap();
+    let (code, _, error) = cluster.yard(&dry_run).await.unwrap();
+    assert!(code == 0 && !error.contains("warning: "), "{error}");
+    // What nobody has looked at is told from what was.
+    let elsewhere = ["train", "/etc/data.yaml", "--device", "cpu", "--model", "yolov8n", "--dry-run"];
+    let (code, _, error) = cluster.yard(&elsewhere).await.unwrap();
+    assert!(code == 0 && error.contains("warning: data set not checked: /etc/data.yaml: "), "{error}");
+}
+
 /// A trainer whose check never ends, and that trains nothing.
 const HANGS: &str = "[ \"$1\" = check ] || exit 1\necho $$ >\"$TRAINYARD_TEST_PID.new\"\n\
                      mv \"$TRAINYARD_TEST_PID.new\" \"$TRAINYARD_TEST_PID\"\nexec tail -f /dev/null\n";

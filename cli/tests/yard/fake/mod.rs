@@ -204,6 +204,15 @@ pub fn write(dir: &Path, name: &str, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// What is said of a data set that nobody has looked at.
+pub const UNCHECKED: &str = "data set not checked: /d: no agent is connected that looks at data sets";
+
+/// Warnings about specs of which one names a path of machines.
+fn unchecked(specs: &[pb::JobSpec]) -> Vec<String> {
+    let is_path = |spec: &pb::JobSpec| spec.train.as_ref().is_some_and(|train| train.data.starts_with('/'));
+    if specs.iter().any(is_path) { vec![UNCHECKED.into()] } else { Vec::new() }
+}
+
 /// What is wrong with a spec, as it is said of one among many.
 fn of_many(status: &Status, at: usize) -> Status {
     let mut details = ErrorDetails::new();
@@ -264,7 +273,7 @@ impl JobService for Fake {
             return Err(of_many(status, at));
         }
         let job_ids = (0..specs.len()).map(|at| format!("{}{at}", &ID[..35])).collect();
-        Ok(Response::new(pb::SubmitJobsResponse { job_ids }))
+        Ok(Response::new(pb::SubmitJobsResponse { job_ids, warnings: unchecked(&specs) }))
     }
 
     async fn submit_sweep(
@@ -273,8 +282,9 @@ impl JobService for Fake {
     ) -> Result<Response<pb::SubmitSweepResponse>, Status> {
         let request = request.into_inner();
         let jobs = request.axes.iter().map(|axis| axis.values.len() as u32).product();
+        let warnings = unchecked(request.spec.as_slice());
         self.0.lock().unwrap().sweeps.push(request);
-        Ok(Response::new(pb::SubmitSweepResponse { sweep_id: ID.into(), jobs }))
+        Ok(Response::new(pb::SubmitSweepResponse { sweep_id: ID.into(), jobs, warnings }))
     }
 
     async fn get_sweep(&self, request: Request<pb::GetSweepRequest>) -> Result<Response<pb::Sweep>, Status> {

@@ -426,17 +426,23 @@ fn a_data_set_is_looked_at_by_an_agent_that_sees_it_and_knows_it_best() {
     world.connect(says(2, 1, checks(fitness(&[("/x", "")], &[]))));
     world.connect(says(3, 1, checks(fitness(&[("/data", "")], &[DATA]))));
     world.connect(says(4, 0, sees()));
-    assert_eq!(world.core.data_checkers(&cpu_spec()), []);
+    assert_eq!(world.core.data_checkers(&cpu_spec()).asked, []);
+    let absent = |world: &World| -> Vec<(String, bool)> {
+        let absent = world.core.data_checkers(&cpu_spec()).absent;
+        absent.into_iter().map(|agent| (agent.name, agent.is_connected)).collect()
+    };
+    assert_eq!(absent(&world), [("lab-1".to_owned(), true)]);
     world.connect(says(5, 1, sees()));
     world.connect(says(6, 1, sees()));
-    assert_eq!(world.core.data_checkers(&cpu_spec()), [agent(5), agent(6)]);
+    assert_eq!(world.core.data_checkers(&cpu_spec()).asked, [agent(5), agent(6)]);
     // One that is idle goes first, and one that has trained on it before all others.
     world.disconnect(1);
     world.disconnect(6);
+    assert_eq!(absent(&world), [("lab-1".to_owned(), false), ("lab-6".to_owned(), false)]);
     world.submit(1, cpu_spec());
     world.report(attempt(1, 1), started());
     world.connect(says(6, 1, sees()));
-    assert_eq!(world.core.data_checkers(&cpu_spec()), [agent(5), agent(6)]);
+    assert_eq!(world.core.data_checkers(&cpu_spec()).asked, [agent(5), agent(6)]);
     let other = JobSpec { train: TrainSpec::new(ModelScale::N, "/data/other.yaml"), ..cpu_spec() };
-    assert_eq!(world.core.data_checkers(&other), [agent(3), agent(6), agent(5)]);
+    assert_eq!(world.core.data_checkers(&other).asked, [agent(3), agent(6), agent(5)]);
 }

@@ -1,6 +1,7 @@
 //! What is known of data sets, for how long, and which checks run. Pure.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ const TOO_LONG_FOR: Duration = Duration::from_secs(600);
 /// For how long a check that failed is not tried again.
 const NO_ANSWER_FOR: Duration = Duration::from_secs(10);
 /// For how long nobody is asked again for agents that see a data set.
-const UNKNOWN_FOR: Duration = Duration::from_secs(5);
+const UNSEEN_FOR: Duration = Duration::from_secs(5);
 
 /// What is known of a data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,12 +30,61 @@ pub enum Finding {
     Usable(Arc<DataCheck>),
     /// It would not.
     Unusable(Arc<DataCheck>),
-    /// Nothing, since the check did not end in time.
-    TooLong,
-    /// Nothing, since the check failed.
-    NoAnswer,
-    /// Nothing, since no agent looks at it.
-    Unknown,
+    /// Nothing, and why not.
+    Unchecked(Unchecked),
+}
+
+/// Why nothing is known of a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unchecked {
+    /// The check did not end in that time.
+    TooLong(Duration),
+    /// The check failed, by the agent's words.
+    NoAnswer(String),
+    /// No agent sees it, by the words of the last one that was asked.
+    Unseen(String),
+    /// The agents that were asked lack a part of it, by the words of the first one; and others are left.
+    InPart { missing: String, left: String },
+    /// Who was asked went away.
+    Gone,
+    /// No agent that could run the job and looks at data sets sees it, by what all have said before.
+    NobodyCould,
+    /// No agent that looks at data sets is connected.
+    NobodyLooks,
+    /// Too much else is being looked at.
+    TooMany,
+    /// The scheduler stops, or does not lead.
+    Closing,
+    /// The cluster is set up to look at nothing.
+    Off,
+}
+
+impl fmt::Display for Unchecked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong(limit) => {
+                let tenths = u64::try_from((limit.as_millis() + 50) / 100).unwrap_or(u64::MAX);
+                write!(
+                    f,
+                    "its check took longer than {:?}",
+                    Duration::from_millis(tenths.saturating_mul(100))
+                )
+            }
+            Self::NoAnswer(why) => write!(f, "{why}"),
+            Self::Unseen(why) => write!(f, "no agent that was asked sees it: {why}"),
+            Self::InPart { missing, left } => {
+                write!(f, "no agent that was asked sees all of it: {missing}; {left}")
+            }
+            Self::Gone => write!(f, "the agents that were asked went away or do not answer"),
+            Self::NobodyCould => {
+                write!(f, "no agent is connected that sees it, could run the job and is new enough to look")
+            }
+            Self::NobodyLooks => write!(f, "no agent is connected that looks at data sets"),
+            Self::TooMany => write!(f, "too many other data sets are being checked"),
+            Self::Closing => write!(f, "the scheduler stops or does not lead"),
+            Self::Off => write!(f, "`data_check_timeout` is 0"),
+        }
+    }
 }
 
 impl Finding {
@@ -43,9 +93,11 @@ impl Finding {
         match self {
             Self::Usable(_) => Some(USABLE_FOR),
             Self::Unusable(_) => None,
-            Self::TooLong => Some(TOO_LONG_FOR),
-            Self::NoAnswer => Some(NO_ANSWER_FOR),
-            Self::Unknown => Some(UNKNOWN_FOR),
+            Self::Unchecked(Unchecked::TooLong(_)) => Some(TOO_LONG_FOR),
+            Self::Unchecked(Unchecked::NoAnswer(_)) => Some(NO_ANSWER_FOR),
+            // Whoever corrects the path submits again at once.
+            Self::Unchecked(Unchecked::InPart { .. }) => None,
+            Self::Unchecked(_) => Some(UNSEEN_FOR),
         }
     }
 }
@@ -122,7 +174,11 @@ impl Findings {
 
     /// Asks anew for agents that see what none has seen.
     pub(super) fn forget_unknown(&mut self) {
-        self.entries.retain(|_, entry| !matches!(entry, Entry::Kept(Finding::Unknown, _)));
+        let is_known = |finding: &Finding| match finding {
+            Finding::Usable(_) | Finding::Unusable(_) => true,
+            Finding::Unchecked(why) => matches!(why, Unchecked::TooLong(_) | Unchecked::NoAnswer(_)),
+        };
+        self.entries.retain(|_, entry| !matches!(entry, Entry::Kept(finding, _) if !is_known(finding)));
     }
 }
 
@@ -147,9 +203,10 @@ mod tests {
         for (finding, seconds) in [
             (Finding::Usable(Arc::clone(&check)), 60),
             (Finding::Unusable(check), 0),
-            (Finding::TooLong, 600),
-            (Finding::NoAnswer, 10),
-            (Finding::Unknown, 5),
+            (Finding::Unchecked(Unchecked::TooLong(Duration::from_secs(10))), 600),
+            (Finding::Unchecked(Unchecked::NoAnswer("it was killed".into())), 10),
+            (Finding::Unchecked(Unchecked::InPart { missing: String::new(), left: String::new() }), 0),
+            (Finding::Unchecked(Unchecked::Unseen("is not there".into())), 5),
         ] {
             begin(&mut findings, "/a");
             assert!(matches!(findings.look(&key("/a"), Instant::now()), Looked::Running(..)));
@@ -165,17 +222,18 @@ mod tests {
 
     #[test]
     fn what_is_kept_and_what_runs_is_bounded() {
+        let no_answer = Finding::Unchecked(Unchecked::NoAnswer("it was killed".into()));
         let mut findings = Findings::default();
         for number in 0..2 * MOST_KEPT {
             begin(&mut findings, &format!("/{number}"));
-            findings.end(&key(&format!("/{number}")), &Finding::NoAnswer);
+            findings.end(&key(&format!("/{number}")), &no_answer);
         }
         assert_eq!(findings.entries.len(), MOST_KEPT);
         for number in 0..MOST_RUNNING {
             begin(&mut findings, &format!("/running/{number}"));
         }
         assert!(matches!(findings.look(&key("/more"), Instant::now()), Looked::TooMany));
-        findings.end(&key("/running/0"), &Finding::NoAnswer);
+        findings.end(&key("/running/0"), &no_answer);
         assert!(matches!(findings.look(&key("/more"), Instant::now()), Looked::New));
     }
 

@@ -1,18 +1,20 @@
 //! Submissions whose data sets are paths of machines: an agent looks at them before anything queues.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use trainyard_scheduler_core::{Axis, Sweep};
 use trainyard_types::size::counted;
+use trainyard_types::text::clean;
 use trainyard_types::{DataCheck, JobSpec, TrainPatch, TrainSpec, Violation};
 
 use super::Context;
 use super::deadlines::time_left;
 use super::status::ApiError;
-use crate::data_checks::Finding;
+use crate::data_checks::{Finding, Unchecked};
 use crate::driver::StateView;
 
 /// Where a request names the data set of one job.
@@ -50,32 +52,43 @@ impl<'a> Submission<'a> {
         self.look(self.different([(SPEC.to_owned(), spec)])).await
     }
 
-    /// Looks at what different specs name.
+    /// Looks at what different specs name. Returns what a person should know, that something was not looked at included.
     async fn look(&self, specs: Vec<(String, &JobSpec)>) -> Result<Vec<String>, ApiError> {
         let (mut refused, mut warnings) = (Refused::default(), Vec::new());
-        for (field, spec) in specs {
+        let (is_one, all) = (specs.len() == 1, specs.len());
+        for (field, spec) in specs.into_iter().take(MOST_DATA_SETS) {
+            let data = spec.train.data.display();
             match self.context.data_checks.look(spec, self.deadline).await {
-                Finding::Usable(check) => warnings.extend(told(&check)),
+                Finding::Usable(check) if is_one => warnings.extend(told(&check)),
+                Finding::Usable(check) => {
+                    warnings.extend(told(&check).into_iter().map(|warning| format!("{data}: {warning}")));
+                }
                 Finding::Unusable(check) => refused.add(&field, &check),
-                Finding::TooLong | Finding::NoAnswer | Finding::Unknown => {}
+                Finding::Unchecked(Unchecked::Off) => {}
+                Finding::Unchecked(why) => warnings.push(not_checked(&spec.train.data, &why)),
             }
+        }
+        if all > MOST_DATA_SETS {
+            warnings.push(format!(
+                "{NOT_CHECKED}: all behind the first {MOST_DATA_SETS} data sets of this call; {SHOWS_LATER}"
+            ));
         }
         let Some(violations) = refused.violations() else { return Ok(warnings) };
         if self.is_repeated().await? { Ok(warnings) } else { Err(ApiError::UnusableData(violations)) }
     }
 
     /// As [`Self::check`], for all jobs of a call.
-    pub(super) async fn check_all(&self, specs: &[Arc<JobSpec>]) -> Result<(), ApiError> {
+    pub(super) async fn check_all(&self, specs: &[Arc<JobSpec>]) -> Result<Vec<String>, ApiError> {
         let different = self.different(specs.iter().map(AsRef::as_ref).enumerate());
         let field = |(at, spec)| (format!("specs[{at}].train.data"), spec);
-        self.look(different.into_iter().map(field).collect()).await.map(drop)
+        self.look(different.into_iter().map(field).collect()).await
     }
 
     /// As [`Self::check`], for the jobs of a sweep.
-    pub(super) async fn check_sweep(&self, sweep: &Sweep) -> Result<(), ApiError> {
+    pub(super) async fn check_sweep(&self, sweep: &Sweep) -> Result<Vec<String>, ApiError> {
         let specs = kinds_of_jobs(sweep);
         let named = specs.iter().map(|(field, spec)| (field.clone(), spec));
-        self.look(self.different(named)).await.map(drop)
+        self.look(self.different(named)).await
     }
 
     /// The specs that name paths and differ in what decides about a data set, each with its place; only the first.
@@ -87,7 +100,7 @@ impl<'a> Submission<'a> {
         let mut is_new =
             |train: &'s TrainSpec| seen.insert((&train.data, train.single_cls, train.fraction.to_bits()));
         let named = specs.into_iter().filter(|(_, spec)| spec.train.data.is_absolute());
-        named.filter(|(_, spec)| is_new(&spec.train)).take(MOST_DATA_SETS).collect()
+        named.filter(|(_, spec)| is_new(&spec.train)).collect()
     }
 
     /// Whether the request has made its jobs before: they stay, whatever has become of the files.
@@ -119,18 +132,30 @@ fn kinds_of_jobs(sweep: &Sweep) -> Vec<(String, JobSpec)> {
             }
             (field, spec)
         };
-        let each = values.iter().enumerate().take(MOST_DATA_SETS);
+        // One more than are looked at, so that whoever submits hears of it.
+        let each = values.iter().enumerate().take(MOST_DATA_SETS + 1);
         kinds = each.flat_map(|value| kinds.iter().map(move |kind| with(value, kind))).collect();
-        kinds.truncate(MOST_DATA_SETS);
+        kinds.truncate(MOST_DATA_SETS + 1);
     }
     kinds
+}
+
+/// How a warning begins of a data set that was not looked at.
+const NOT_CHECKED: &str = "data set not checked";
+/// What that means for the job.
+const SHOWS_LATER: &str = "what may be wrong with it shows when its job starts";
+
+/// That a data set was not looked at, and why not. The reason may be a stranger's.
+fn not_checked(data: &Path, why: &Unchecked) -> String {
+    clean(&format!("{NOT_CHECKED}: {}: {why}; {SHOWS_LATER}", data.display()))
 }
 
 /// The warnings, and how many more there are.
 fn told(check: &DataCheck) -> Vec<String> {
     let mut lines = check.warnings.clone();
     if check.more_warnings > 0 {
-        lines.push(format!("… and {} more warnings", check.more_warnings));
+        let more = counted(usize::try_from(check.more_warnings).unwrap_or(usize::MAX), "more warning");
+        lines.push(format!("… and {more}"));
     }
     lines
 }
@@ -249,7 +274,7 @@ mod tests {
         assert_eq!(
             kinds(vec![axis("data", (0..30).map(|number| data(&format!("/{number}"))).collect()), both])
                 .len(),
-            16
+            MOST_DATA_SETS + 1
         );
     }
 }

@@ -98,16 +98,17 @@ pub async fn submit_jobs(
     }
     let mut content = JobContent::new(context, caller, &user);
     resolve_all(&mut content, &mut specs).await?;
-    data_check::Submission::new(context, &metadata, &request_id).check_all(&specs).await?;
+    let warnings = data_check::Submission::new(context, &metadata, &request_id).check_all(&specs).await?;
     if validate_only {
-        return Ok(pb::SubmitJobsResponse::default());
+        return Ok(pb::SubmitJobsResponse { warnings, ..Default::default() });
     }
     let request_id = Some(request_id).filter(|id| !id.is_empty());
     let first = context.driver.submit_group(request_id, user.clone(), Content::Specs(specs)).await;
     drop(content);
     let first = first.map_err(ApiError::from)?;
     let member = first.record.group.ok_or(ApiError::Internal)?;
-    Ok(pb::SubmitJobsResponse { job_ids: member.group.ids().map(|id| id.to_string()).collect() })
+    let job_ids = member.group.ids().map(|id| id.to_string()).collect();
+    Ok(pb::SubmitJobsResponse { job_ids, warnings })
 }
 
 /// Writes exact versions of data sets and weights into specs that name some.
@@ -172,15 +173,15 @@ pub async fn submit_sweep(
     };
     let mut content = JobContent::new(context, caller, &user);
     resolve_sweep(&mut content, &mut sweep).await?;
-    data_check::Submission::new(context, &metadata, &request_id).check_sweep(&sweep).await?;
+    let warnings = data_check::Submission::new(context, &metadata, &request_id).check_sweep(&sweep).await?;
     if validate_only {
-        return Ok(pb::SubmitSweepResponse { sweep_id: String::new(), jobs });
+        return Ok(pb::SubmitSweepResponse { sweep_id: String::new(), jobs, warnings });
     }
     let request_id = Some(request_id).filter(|id| !id.is_empty());
     let first = context.driver.submit_group(request_id, user.clone(), Content::Sweep(sweep)).await?;
     drop(content);
     let member = first.record.group.ok_or(ApiError::Internal)?;
-    Ok(pb::SubmitSweepResponse { sweep_id: member.group.id.to_string(), jobs: member.group.len() })
+    Ok(pb::SubmitSweepResponse { sweep_id: member.group.id.to_string(), jobs: member.group.len(), warnings })
 }
 
 /// Every value by itself must be right on the spec; then so is every combination, since no rule is about

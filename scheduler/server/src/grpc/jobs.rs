@@ -365,10 +365,11 @@ impl JobService for Jobs {
         let mut content = JobContent::new(&self.0, caller, &user);
         content.resolve(&mut spec, "spec").await?;
         let looking = data_check::Submission::new(&self.0, &metadata, "");
-        looking.check(&spec).await?;
+        let warnings = looking.check(&spec).await?;
         let view = self.0.driver.retry(job).await.map_err(ApiError::from)?;
         drop(content);
-        Ok(about(translate::job(view), job.to_string()))
+        let answer = pb::Job { warnings, ..translate::job(view) };
+        Ok(about(answer, job.to_string()))
     }
 
     async fn diagnose_job(

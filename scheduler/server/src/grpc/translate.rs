@@ -40,6 +40,7 @@ pub fn job(view: JobView) -> pb::Job {
         sweep_id: sweep.map(|member| member.group.id.to_string()).unwrap_or_default(),
         user: record.user.to_string(),
         state_reason: record.state_reason,
+        warnings: Vec::new(),
     }
 }
 

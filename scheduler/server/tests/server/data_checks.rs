@@ -76,6 +76,21 @@ async fn decline(agent: &mut Agent, outcome: Outcome) {
     answer(agent, pb::DataChecked { check_id, outcome: outcome.into(), message, ..Default::default() }).await;
 }
 
+/// Takes the next check, and says that the data.yaml is there and a place that it names is not.
+async fn lack(agent: &mut Agent, error: &str) {
+    let check_id = asked(agent).await.check_id;
+    let (outcome, message) = (Outcome::NotSeen.into(), error.to_owned());
+    let errors = vec![message.clone()];
+    answer(agent, pb::DataChecked { check_id, outcome, message, errors, ..Default::default() }).await;
+}
+
+/// Takes what an answer says of a data set that nobody has looked at.
+fn not_checked(warnings: &[String]) -> &str {
+    let [warning] = warnings else { panic!("{warnings:?}") };
+    let why = warning.strip_prefix("data set not checked: ").unwrap();
+    why.strip_suffix("; what may be wrong with it shows when its job starts").unwrap()
+}
+
 fn on(data: &str) -> pb::SubmitJobRequest {
     let mut request = submission("");
     request.spec.as_mut().unwrap().train.as_mut().unwrap().data = data.into();
@@ -127,10 +142,11 @@ async fn without_an_answer_jobs_queue_as_ever() {
     let scheduler = waiting_for(Duration::from_millis(500)).await;
     let scheduler = &scheduler;
     let accepted = |data: String| async move { submit(scheduler, on(&data)).await.unwrap() };
-    accepted(DATA.into()).await;
+    let nobody = "/data/bccd/data.yaml: no agent is connected that looks at data sets";
+    assert_eq!(not_checked(&accepted(DATA.into()).await.warnings), nobody);
     // One that is too old to look at anything is not asked.
     let mut old = connect(scheduler, 1, false).await;
-    accepted(DATA.into()).await;
+    assert_eq!(not_checked(&accepted(DATA.into()).await.warnings), nobody);
     old.assigned().await;
     // One that goes away.
     let mut leaving = checker(scheduler, 2).await;
@@ -144,12 +160,17 @@ async fn without_an_answer_jobs_queue_as_ever() {
             }
         }
     };
-    tokio::join!(accepted("/data/left.yaml".into()), leave);
-    // One that cannot tell, and one that never answers: that is not waited for twice.
+    let (left, ()) = tokio::join!(accepted("/data/left.yaml".into()), leave);
+    assert!(
+        not_checked(&left.warnings).starts_with("/data/left.yaml: the agents that were asked"),
+        "{left:?}"
+    );
+    // One that never answers: that is not waited for twice.
     let silent = checker(scheduler, 3).await;
-    accepted("/data/silent.yaml".into()).await;
+    let late = accepted("/data/silent.yaml".into()).await.warnings;
+    assert_eq!(not_checked(&late), "/data/silent.yaml: its check took longer than 500ms");
     for number in 0..100 {
-        accepted(format!("/data/{number}.yaml")).await;
+        not_checked(&accepted(format!("/data/{number}.yaml")).await.warnings);
     }
     drop(silent);
 }
@@ -171,11 +192,13 @@ async fn another_agent_is_asked_when_one_does_not_see_the_data_set() {
             decline(agent, Outcome::NotSeen).await;
         }
     };
-    tokio::join!(submit(&scheduler, on(DATA)), look).0.unwrap();
+    let unseen = tokio::join!(submit(&scheduler, on(DATA)), look).0.unwrap().warnings;
+    assert_eq!(not_checked(&unseen), format!("{DATA}: no agent that was asked sees it: for a reason"));
     first.assigned().await;
     // One that has failed is not followed by others.
     let request = pb::SubmitJobRequest { validate_only: true, ..on("/data/crashes.yaml") };
-    tokio::join!(submit(&scheduler, request), decline(&mut second, Outcome::NotChecked)).0.unwrap();
+    let failed = tokio::join!(submit(&scheduler, request), decline(&mut second, Outcome::NotChecked)).0;
+    assert_eq!(not_checked(&failed.unwrap().warnings), "/data/crashes.yaml: for a reason");
     let request = pb::SubmitJobRequest { validate_only: true, ..on("/data/other.yaml") };
     let look = async {
         decline(&mut second, Outcome::NotSeen).await;
@@ -185,6 +208,89 @@ async fn another_agent_is_asked_when_one_does_not_see_the_data_set() {
     let (accepted, check) = tokio::join!(submit(&scheduler, request), look);
     assert_eq!(check.data, "/data/other.yaml");
     accepted.unwrap();
+}
+
+#[tokio::test]
+async fn a_place_that_no_agent_has_is_refused_and_one_that_a_single_machine_has_is_not() {
+    let scheduler = patient().await;
+    let mut agents = Vec::new();
+    for number in 1..=5 {
+        agents.push(checker(&scheduler, number).await);
+    }
+    let dry = || pb::SubmitJobRequest { validate_only: true, ..on(DATA) };
+    let missing = "data.yaml:1: `train: a` was not found; correct `train`";
+    let look = async {
+        for agent in &mut agents {
+            lack(agent, missing).await;
+        }
+    };
+    let (refused, ()) = tokio::join!(submit(&scheduler, dry()), look);
+    let told = violations(&refused.unwrap_err());
+    assert_eq!((told.len(), told[0].field.as_str()), (1, "spec.train.data"));
+    let everywhere = "; looked on 5 agents: all that see the data.yaml and could run the job";
+    assert_eq!(told[0].description, format!("{missing}{everywhere}"));
+    // Three do not see the data.yaml at all, or lack the folder, and the last one has everything.
+    let look = async {
+        lack(&mut agents[0], missing).await;
+        decline(&mut agents[1], Outcome::NotSeen).await;
+        lack(&mut agents[2], missing).await;
+        lack(&mut agents[3], missing).await;
+        find(&mut agents[4], &[], &[]).await
+    };
+    let (accepted, _) = tokio::join!(submit(&scheduler, dry()), look);
+    assert_eq!(accepted.unwrap().warnings, [""; 0]);
+    // One that cannot tell may have it; so may one that is not connected.
+    let other = || pb::SubmitJobRequest { validate_only: true, ..on("/data/other.yaml") };
+    let look = async {
+        for agent in &mut agents[..4] {
+            lack(agent, missing).await;
+        }
+        decline(&mut agents[4], Outcome::NotChecked).await;
+    };
+    let (accepted, ()) = tokio::join!(submit(&scheduler, other()), look);
+    let why = format!("no agent that was asked sees all of it: {missing}; 1 other agent did not answer");
+    assert_eq!(not_checked(&accepted.unwrap().warnings), format!("/data/other.yaml: {why}"));
+    drop(agents.pop());
+    let look = async {
+        for agent in &mut agents {
+            lack(agent, missing).await;
+        }
+    };
+    let (accepted, ()) = tokio::join!(submit(&scheduler, other()), look);
+    assert!(not_checked(&accepted.unwrap().warnings).contains("no agent that was asked sees all of it"));
+}
+
+#[tokio::test]
+async fn every_way_to_submit_says_that_a_data_set_was_not_checked() {
+    let scheduler = patient().await;
+    let mut jobs = scheduler.jobs();
+    let why = |data: &str| format!("{data}: no agent is connected that looks at data sets");
+    for validate_only in [true, false] {
+        let specs = vec![on(DATA).spec.unwrap(), on(DATA).spec.unwrap()];
+        let part = pb::SubmitJobsRequest { specs, validate_only, ..Default::default() };
+        let answer = jobs.submit_jobs(tokio_stream::iter([part])).await.unwrap().into_inner();
+        assert_eq!(not_checked(&answer.warnings), why(DATA));
+        let values = vec!["/data/1.yaml".into(), "/data/2.yaml".into()];
+        let axes = vec![pb::SweepAxis { parameter: "data".into(), values }];
+        let sweep = pb::SubmitSweepRequest { spec: on(DATA).spec, axes, validate_only, ..Default::default() };
+        let warnings = jobs.submit_sweep(sweep).await.unwrap().into_inner().warnings;
+        assert_eq!(not_checked(&warnings[..1]), why("/data/1.yaml"));
+        assert_eq!(not_checked(&warnings[1..]), why("/data/2.yaml"));
+    }
+    let specs = (0..20).map(|number| on(&format!("/data/{number}.yaml")).spec.unwrap()).collect();
+    let part = pb::SubmitJobsRequest { specs, validate_only: true, ..Default::default() };
+    let warnings = jobs.submit_jobs(tokio_stream::iter([part])).await.unwrap().into_inner().warnings;
+    assert_eq!(warnings.len(), 17);
+    assert!(
+        warnings[16].starts_with("data set not checked: all behind the first 16 data sets"),
+        "{warnings:?}"
+    );
+    let job_id = submit(&scheduler, on(DATA)).await.unwrap().job_id;
+    jobs.cancel_job(pb::CancelJobRequest { job_id: job_id.clone() }).await.unwrap();
+    let again = jobs.retry_job(pb::RetryJobRequest { job_id: job_id.clone() }).await.unwrap().into_inner();
+    assert_eq!(not_checked(&again.warnings), why(DATA));
+    let job = jobs.get_job(pb::GetJobRequest { job_id }).await.unwrap().into_inner();
+    assert_eq!(job.warnings, [""; 0]);
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ pub enum DataChecked {
     Checked(DataCheck),
     /// It cannot be seen on that machine, and why.
     NotSeen(String),
+    /// The data.yaml can be read there, and something that it names is not there: the errors say what.
+    SeenInPart(DataCheck),
     /// Nothing is known, and why.
     NotChecked(String),
 }
@@ -63,16 +65,22 @@ pub fn data_checked(check_id: u64, answer: DataChecked) -> pb::DataChecked {
         message,
         ..Default::default()
     };
+    let with = |outcome: Outcome, check: DataCheck, message| pb::DataChecked {
+        check_id,
+        outcome: outcome.into(),
+        errors: check.errors,
+        more_errors: check.more_errors,
+        warnings: check.warnings,
+        more_warnings: check.more_warnings,
+        message,
+    };
     match answer {
-        DataChecked::Checked(check) => pb::DataChecked {
-            check_id,
-            outcome: Outcome::Checked.into(),
-            errors: check.errors,
-            more_errors: check.more_errors,
-            warnings: check.warnings,
-            more_warnings: check.more_warnings,
-            message: String::new(),
-        },
+        DataChecked::Checked(check) => with(Outcome::Checked, check, String::new()),
+        DataChecked::SeenInPart(check) => {
+            // A scheduler that knows no parts reads the message.
+            let message = check.errors.first().cloned().unwrap_or_default();
+            with(Outcome::NotSeen, check, message)
+        }
         DataChecked::NotSeen(message) => without(Outcome::NotSeen, message),
         DataChecked::NotChecked(message) => without(Outcome::NotChecked, message),
     }
@@ -91,15 +99,19 @@ pub fn parse_data_checked(checked: pb::DataChecked) -> Result<(u64, DataChecked)
         }
     }
     no_longer("message", &checked.message, limits::TEXT_BYTES).map_err(under)?;
-    let answer = match checked.outcome() {
-        Outcome::Checked => {
-            let pb::DataChecked { errors, more_errors, warnings, more_warnings, .. } = checked;
-            let check = DataCheck { errors, more_errors, warnings, more_warnings, unfit: None };
-            return Ok((checked.check_id, DataChecked::Checked(check.bounded())));
-        }
-        Outcome::NotSeen => DataChecked::NotSeen(checked.message),
+    let outcome = checked.outcome();
+    let is_in_part = outcome == Outcome::NotSeen && !checked.errors.is_empty();
+    if outcome == Outcome::Checked || is_in_part {
+        let pb::DataChecked { check_id, errors, more_errors, warnings, more_warnings, .. } = checked;
+        let check = DataCheck { errors, more_errors, warnings, more_warnings, ..DataCheck::default() };
+        let answer = if is_in_part { DataChecked::SeenInPart } else { DataChecked::Checked };
+        return Ok((check_id, answer(check.bounded())));
+    }
+    let answer = if outcome == Outcome::NotSeen {
+        DataChecked::NotSeen(checked.message)
+    } else {
         // Of a newer agent, too.
-        Outcome::NotChecked | Outcome::Unspecified => DataChecked::NotChecked(checked.message),
+        DataChecked::NotChecked(checked.message)
     };
     Ok((checked.check_id, answer))
 }
@@ -115,7 +127,8 @@ mod tests {
         assert_eq!(parse_check_data(check_data(7, &data, limit)), Ok((data, limit)));
         let check = DataCheck::new(&["a.txt:1: class 7".into()], &["one is odd".into()], None);
         for answer in [
-            DataChecked::Checked(check),
+            DataChecked::Checked(check.clone()),
+            DataChecked::SeenInPart(check),
             DataChecked::NotSeen("is not there".into()),
             DataChecked::NotChecked("it takes too long".into()),
         ] {
