@@ -12,20 +12,21 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutPayload};
 use serde::{Deserialize, Serialize};
 use trainyard_content::{Digest, Manifest};
+use trainyard_types::SizeLimit;
 
 use super::{Content, ContentError, ReadError, Reader, aside};
 use crate::content_records::VersionRecord;
 use count::Count;
-use tree::{Label, Tree};
+use tree::{Label, Most, Tree};
 
 /// The folder of summaries among the objects.
 pub(super) const FOLDER: &str = "summaries";
 /// Label files that are read: of more, some are left out evenly.
-const LABELS: usize = 300_000;
-/// Bytes of a data.yaml and of a split's list; those of two million images have 100 MB.
-const LIST_BYTES: u64 = 128 << 20;
-/// Bytes of a label file; a larger one is left out.
-const LABEL_BYTES: u64 = 1 << 20;
+const LABELS: Most = Most { files: 300_000, bytes: 2 << 30 };
+/// Texts of label files that are in memory at once.
+const AT_ONCE: Most = Most { files: 4096, bytes: 32 << 20 };
+/// The rules by which summaries are made: one that was kept under others is made anew.
+const RULES: u32 = 1;
 
 /// Images of a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +71,9 @@ pub struct Summary {
     pub samples: Vec<Sample>,
     /// Whether label files were left out.
     pub partial: bool,
+    /// The rules by which it was made.
+    #[serde(default)]
+    rules: u32,
 }
 
 /// Why there is no summary.
@@ -113,13 +117,14 @@ impl Content {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             read => read?.bytes().await?,
         };
-        Ok(serde_json::from_slice(&bytes).ok())
+        Ok(serde_json::from_slice(&bytes).ok().filter(|kept: &Summary| kept.rules == RULES))
     }
 
     async fn count(&self, manifest: &Arc<Manifest>) -> Result<Summary, SummaryError> {
         let mut files = Vec::new();
         for name in tree::FILES {
-            files.push(self.small_file(manifest, name, LIST_BYTES).await?);
+            let limit = if name.ends_with(".txt") { SizeLimit::LIST } else { SizeLimit::DATA_YAML };
+            files.push(self.small_file(manifest, name, limit.most).await?);
         }
         let tree = aside(manifest, move |manifest| Tree::of(manifest, &files, LABELS)).await;
         let mut count = Count::new(&tree);
@@ -128,9 +133,11 @@ impl Content {
         let mut read = tree.labels.into_iter().peekable();
         while read.peek().is_some() {
             // Texts of some thousand files are parsed where nobody waits for it.
-            let mut some = Vec::new();
-            for label in read.by_ref().take(4096) {
+            let (mut some, mut bytes) = (Vec::new(), 0);
+            while some.len() < AT_ONCE.files && bytes < AT_ONCE.bytes {
+                let Some(label) = read.next() else { break };
                 let size = manifest.get(label.file).map_or(0, |entry| entry.size_bytes);
+                bytes += size;
                 some.push((label, files.next(size).await?));
             }
             count = aside(manifest, move |_| {
@@ -139,7 +146,7 @@ impl Content {
             })
             .await;
         }
-        Ok(count.finish())
+        Ok(Summary { rules: RULES, ..count.finish() })
     }
 
     /// A file's content; empty where it is not there or too large.

@@ -1,6 +1,9 @@
-//! Counts the boxes of label files. Pure.
+//! Counts the boxes of label files, by the trainer's own rules. Pure.
 
 use std::collections::BTreeSet;
+
+use trainyard_types::labels::{self, LabelRules};
+use trainyard_types::text;
 
 use super::tree::{Label, Tree};
 use super::{ClassCount, MarkedBox, Sample, SplitImages, Summary};
@@ -15,7 +18,7 @@ pub struct Count {
     summary: Summary,
     /// The places of the samples' images, in their order.
     samples: Vec<usize>,
-    has_keypoints: bool,
+    rules: LabelRules,
 }
 
 impl Count {
@@ -33,22 +36,23 @@ impl Count {
             classes: tree.names.iter().map(class).collect(),
             samples: tree.samples.iter().map(sample).collect(),
             partial: tree.partial,
+            rules: 0,
         };
         let samples = tree.samples.iter().map(|(place, ..)| *place).collect();
-        Self { summary, samples, has_keypoints: tree.has_keypoints }
+        // Where the data.yaml does not tell its classes, there may be any.
+        let classes = if tree.names.is_empty() { CLASSES } else { tree.names.len() };
+        let rules = LabelRules { classes, single_class: false, keypoints: tree.keypoints };
+        Self { summary, samples, rules }
     }
 
-    /// Takes a label file; lines that are none are left out.
-    pub fn take(&mut self, label: &Label, text: &[u8]) {
-        let text = String::from_utf8_lossy(text);
-        let marked = text.lines().filter_map(|line| parse(line, self.has_keypoints));
+    /// Takes a label file. One with a row that cannot be used counts as nothing: a training leaves its image out.
+    pub fn take(&mut self, label: &Label, bytes: &[u8]) {
+        let Ok(text) = text::decode(bytes) else { return };
+        let Ok(file) = labels::parse(&text, &self.rules) else { return };
         let mut seen = BTreeSet::new();
         let mut boxes = Vec::new();
-        for found in marked {
-            let class = found.class as usize;
-            if class >= CLASSES {
-                continue;
-            }
+        for labels::Label { class: id, cxcywh } in file.labels {
+            let class = id as usize;
             let classes = &mut self.summary.classes;
             if classes.len() <= class {
                 classes.resize_with(class + 1, ClassCount::default);
@@ -58,7 +62,8 @@ impl Count {
                 classes[class].images += 1;
             }
             if label.sample.is_some() && boxes.len() < BOXES {
-                boxes.push(found);
+                let [x, y, width, height] = cxcywh;
+                boxes.push(MarkedBox { class: id, x, y, width, height });
             }
         }
         let sample = label.sample.and_then(|place| self.samples.iter().position(|sample| *sample == place));
@@ -72,59 +77,45 @@ impl Count {
     }
 }
 
-/// A line `CLASS X Y WIDTH HEIGHT`, or `CLASS X Y X Y …` around a shape, whose box counts.
-fn parse(line: &str, has_keypoints: bool) -> Option<MarkedBox> {
-    let mut words = line.split_ascii_whitespace();
-    let class = words.next()?.parse::<f32>().ok().filter(|class| *class >= 0.0 && class.fract() == 0.0)?;
-    let numbers: Vec<f32> = words.map_while(|word| word.parse().ok()).collect();
-    // Class ids are small whole numbers.
-    let class = class as u32;
-    if let [x, y, width, height] = numbers[..] {
-        return Some(MarkedBox { class, x, y, width, height });
-    }
-    if has_keypoints && let [x, y, width, height, ..] = numbers[..] {
-        return Some(MarkedBox { class, x, y, width, height });
-    }
-    if numbers.len() < 6 {
-        return None;
-    }
-    let range = |first: usize| {
-        let along = numbers.iter().skip(first).step_by(2);
-        along.fold((f32::MAX, f32::MIN), |(least, most), number| (least.min(*number), most.max(*number)))
-    };
-    let ((left, right), (top, bottom)) = (range(0), range(1));
-    Some(MarkedBox {
-        class,
-        x: f32::midpoint(left, right),
-        y: f32::midpoint(top, bottom),
-        width: right - left,
-        height: bottom - top,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn counts(count: Count) -> Vec<(u64, u64)> {
+        count.finish().classes.iter().map(|class| (class.boxes, class.images)).collect()
+    }
+
     #[test]
-    fn boxes_shapes_and_points_are_counted_and_nonsense_is_not() {
-        let tree = Tree {
-            names: vec!["cell".into()],
-            samples: vec![(7, "images/a.jpg".into(), "train".into())],
-            ..Tree::default()
-        };
+    fn what_a_training_takes_is_counted_and_nothing_else() {
+        let names = ["cell", "disc", "dust"].map(str::to_owned).to_vec();
+        let samples = vec![(7, "images/a.jpg".into(), "train".into())];
+        let tree = Tree { names, samples, ..Tree::default() };
         let mut count = Count::new(&tree);
-        let text = b"0 0.5 0.5 0.2 0.1\n2 0.1 0.2 0.3 0.2 0.3 0.6\n\nx y\n0 0.1\n-1 1 1 1 1\n99999999 1 1 1 1\n0 0.2 0.2 0.1 0.1";
-        count.take(&Label { file: 1, sample: Some(7) }, text);
-        count.take(&Label { file: 2, sample: None }, b"0 0.5 0.5 0.2 0.1\xff\n0 0.5 0.5 0.2 0.1");
+        let sample = Label { file: 1, sample: Some(7) };
+        let other = Label { file: 2, sample: None };
+        // A byte order mark, a row that is there twice, a polygon, a blank line, and a box without area.
+        let text = "\u{feff}0 0.5 0.5 0.2 0.1\r\n0 0.5 0.5 0.2 0.1\r\n2 0.1 0.2 0.3 0.2 0.3 0.6\r\n\r\n0 .5 .5 0 .1\r\n";
+        count.take(&sample, text.as_bytes());
+        // One bad row, and a training leaves the image out.
+        for text in ["0 .5 .5 .1 .1\n3 .5 .5 .1 .1", "0 .5 .5 .1 .1\nx y", "0 .5 .5 .1 .1\n0 .5 .5 .1 7"] {
+            count.take(&other, text.as_bytes());
+        }
+        count.take(&other, b"0 0.5 0.5 0.2 0.1\xff");
+        count.take(&other, b"0 0.5 0.5 0.2 0.1");
         let summary = count.finish();
-        let counts: Vec<_> = summary.classes.iter().map(|class| (class.boxes, class.images)).collect();
-        assert_eq!(counts, [(3, 2), (0, 0), (1, 1)]);
+        let told: Vec<_> = summary.classes.iter().map(|class| (class.boxes, class.images)).collect();
+        assert_eq!(told, [(2, 2), (0, 0), (1, 1)]);
         let boxes = &summary.samples[0].boxes;
-        assert_eq!(boxes.len(), 3);
-        assert_eq!(boxes[1].class, 2);
+        assert_eq!((boxes.len(), boxes[1].class), (2, 2));
         let near = |a: f32, b: f32| (a - b).abs() < 1e-6;
         assert!(near(boxes[1].x, 0.2) && near(boxes[1].height, 0.4), "{boxes:?}");
-        assert_eq!(parse("0 0.5 0.5 0.2 0.1 0.3 0.3 2", true).map(|found| found.width), Some(0.2));
+    }
+
+    #[test]
+    fn points_are_read_as_the_data_yaml_says_and_unnamed_classes_are_bounded() {
+        let mut count = Count::new(&Tree { keypoints: Some([1, 3]), ..Tree::default() });
+        count.take(&Label { file: 1, sample: None }, b"0 0.5 0.5 0.2 0.1 0.3 0.3 2\n1 .1 .1 .1 .1");
+        count.take(&Label { file: 2, sample: None }, b"99999999 .5 .5 .1 .1");
+        assert_eq!(counts(count), [(1, 1), (1, 1)]);
     }
 }

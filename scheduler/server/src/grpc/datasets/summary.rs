@@ -6,7 +6,7 @@ use crate::content::{Sample, Summary, SummaryError};
 use crate::grpc::status::ApiError;
 
 pub(super) fn shown(summary: Summary) -> pb::DatasetSummary {
-    let Summary { images, classes, samples, partial } = summary;
+    let Summary { images, classes, samples, partial, .. } = summary;
     let images = images.into_iter().map(|split| pb::SplitImages { split: split.split, count: split.count });
     let classes = (0..).zip(classes).map(|(id, class)| pb::ClassCount {
         id,
