@@ -23,6 +23,7 @@
 //! ```
 
 mod flat;
+mod mask;
 mod print;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use serde::de::DeserializeOwned;
 use trainyard_types::text::{self, TextError};
 
 use flat::Layer;
+pub use mask::{masked, masked_text};
 pub use print::{Effective, Setting};
 
 /// Why there is no configuration.
@@ -64,10 +66,29 @@ pub enum LoadError {
     Text { file: PathBuf, why: TextError },
     /// The file is no TOML.
     #[error("{}: {why}", file.display())]
-    Syntax { file: PathBuf, why: Box<config::ConfigError> },
+    Syntax {
+        file: PathBuf,
+        /// Why, with the line that is wrong; without its secrets.
+        why: String,
+    },
     /// A value has the wrong type.
     #[error("{why}")]
-    Read { why: Box<config::ConfigError> },
+    Read {
+        /// Why; without secrets.
+        why: String,
+    },
+    /// A list in a variable that is written as in a file, and is none.
+    #[error(
+        "`{value}` is no list ({why}) for key `{key}` in environment {variable}; write `[\"a\", \"b\"]`, or the items with \
+         commas between them and no bracket in front"
+    )]
+    List {
+        key: String,
+        variable: String,
+        /// The value, without secrets.
+        value: String,
+        why: String,
+    },
     /// A value that the program cannot use.
     #[error("{problem} for key `{key}` in {place}")]
     Value {
@@ -85,16 +106,24 @@ pub enum LoadError {
 
 impl From<config::ConfigError> for LoadError {
     fn from(why: config::ConfigError) -> Self {
-        Self::Read { why: why.into() }
+        Self::Read { why: told(&why) }
     }
 }
 
+/// An error in its words. They repeat values, of which some are secret.
+fn told(error: &config::ConfigError) -> String {
+    masked_text(&error.to_string())
+}
+
 /// The items of a list in an environment variable.
-fn items(text: &str) -> Vec<String> {
-    if let Ok(items) = serde_json::from_str::<Vec<String>>(text) {
-        return items;
+///
+/// # Errors
+/// It begins as a list in a file does, and is none.
+fn items(text: &str) -> Result<Vec<String>, serde_json::Error> {
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str(text);
     }
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
 }
 
 /// Where a program's configuration comes from; later calls of [`Sources::flag`] win over earlier ones.
@@ -153,7 +182,8 @@ impl Sources {
         self
     }
 
-    /// A key whose value is never printed. (Passwords inside URLs are masked without this.)
+    /// A key whose value is never printed. (Passwords inside URLs, and `KEY=VALUE` of keys that are called like secrets,
+    /// are masked without this.)
     #[must_use]
     pub fn secret(mut self, key: &str) -> Self {
         self.secrets.push(key.to_owned());
@@ -172,7 +202,7 @@ impl Sources {
         if let Some(path) = &self.file {
             let file = config::File::from_str(&read(path)?, FileFormat::Toml);
             let tables =
-                file.collect().map_err(|why| LoadError::Syntax { file: path.clone(), why: why.into() })?;
+                file.collect().map_err(|why| LoadError::Syntax { file: path.clone(), why: told(&why) })?;
             let layer = Layer::from_tables(tables, &format!("file {}", path.display()));
             for (key, _) in &layer.0 {
                 check_known(key, key, &known, &format!("{}", path.display()))?;
@@ -204,9 +234,13 @@ impl Sources {
             check_known(&key, variable, known, "the environment")?;
             let origin = format!("environment {variable}");
             let kind = if lists.contains(&key) {
-                ValueKind::Array(
-                    items(text).into_iter().map(|item| Value::new(Some(&origin), item)).collect(),
-                )
+                let items = items(text).map_err(|why| LoadError::List {
+                    key: key.clone(),
+                    variable: variable.clone(),
+                    value: masked_text(text),
+                    why: why.to_string(),
+                })?;
+                ValueKind::Array(items.into_iter().map(|item| Value::new(Some(&origin), item)).collect())
             } else {
                 text.as_str().into()
             };
@@ -227,7 +261,7 @@ fn read(file: &Path) -> Result<String, LoadError> {
 fn with_place(error: config::ConfigError, origins: &Layer) -> LoadError {
     let config::ConfigError::At { key: Some(key), .. } = &error else { return error.into() };
     let Some((key, value)) = origins.0.iter().find(|(other, _)| other == key) else { return error.into() };
-    let text = error.to_string();
+    let text = told(&error);
     let mut problem = text.split(" for key `").next().unwrap_or(&text).to_owned();
     if problem.ends_with("expected a duration") {
         problem.push_str(", such as \"30s\", \"90m\" or \"1h 30m\"");

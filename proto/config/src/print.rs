@@ -1,11 +1,14 @@
 //! The effective configuration for a person: each value with where it came from, secrets masked.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::LoadError;
 use crate::flat::{self, Layer};
+use crate::mask::{MASK, masked};
 
 /// A configuration and where each of its values came from. `Display` prints one `key = value  # source`
 /// a line, which is valid TOML again but for masked secrets and unset keys.
@@ -26,6 +29,8 @@ pub struct Setting {
     pub value: Option<String>,
     /// `default`, `file PATH`, `environment VARIABLE` or `flag --NAME`.
     pub source: String,
+    /// Of the value as it is, masked or not.
+    digest: u64,
 }
 
 impl<T> Effective<T> {
@@ -33,13 +38,11 @@ impl<T> Effective<T> {
     pub fn changed(&self, newer: &Self) -> Vec<String> {
         let is_new = |setting: &&Setting| {
             let old = self.settings.iter().find(|old| old.key == setting.key);
-            old.is_none_or(|old| old.value != setting.value)
+            old.is_none_or(|old| old.digest != setting.digest)
         };
         newer.settings.iter().filter(is_new).map(|setting| setting.key.clone()).collect()
     }
 }
-
-const MASK: &str = "********";
 
 /// Pairs what the program uses with the origins of the layers' values.
 pub fn effective<T: Serialize>(
@@ -50,29 +53,29 @@ pub fn effective<T: Serialize>(
     let settings = flat::json(&value)?.into_iter().map(|(key, json)| {
         let origin = origins.0.iter().find(|(other, _)| *other == key).and_then(|(_, value)| value.origin());
         let source = origin.unwrap_or("default").to_owned();
+        let mut hasher = DefaultHasher::new();
+        json.to_string().hash(&mut hasher);
+        let digest = hasher.finish();
         let value = match json {
-            serde_json::Value::Null => None,
+            Value::Null => None,
             _ if secrets.contains(&key) => Some(format!("\"{MASK}\"")),
-            serde_json::Value::String(text) => Some(serde_json::Value::from(mask_url(&text)).to_string()),
-            json => Some(json.to_string()),
+            json => Some(without_secrets(json).to_string()),
         };
-        Setting { key, value, source }
+        Setting { key, value, source, digest }
     });
     let mut settings: Vec<Setting> = settings.collect();
     settings.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(Effective { value, settings })
 }
 
-/// Hides the password of a URL such as `redis://user:password@host/0`.
-fn mask_url(text: &str) -> String {
-    let masked = || {
-        let (scheme, rest) = text.split_once("://")?;
-        let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
-        let at = authority.rfind('@')?;
-        let user = authority[..at].split_once(':')?.0;
-        Some(format!("{scheme}://{user}:{MASK}{}", &rest[at..]))
-    };
-    masked().unwrap_or_else(|| text.to_owned())
+/// A value whose texts, and those in it, have no secrets.
+fn without_secrets(value: Value) -> Value {
+    match value {
+        Value::String(text) => masked(&text).into(),
+        Value::Array(items) => items.into_iter().map(without_secrets).collect(),
+        // Keys of their own: what is below a map is flattened.
+        other => other,
+    }
 }
 
 impl<T> fmt::Display for Effective<T> {

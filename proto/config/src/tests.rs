@@ -96,6 +96,12 @@ fn a_list_in_the_environment_is_separated_by_commas() {
     let got =
         sources().environment(env("TRAINYARD_AGENT__DATA_ROOTS", r#"["/a, b", "/c"]"#)).load::<Config>();
     assert_eq!(got.unwrap().value.data_roots, [PathBuf::from("/a, b"), "/c".into()]);
+    for broken in [r#"["/a", "/b"#, r#" ["/a" "token=s3cret"]"#, "[/a, /b]", "[1]"] {
+        let got = sources().environment(env("TRAINYARD_AGENT__DATA_ROOTS", broken)).load::<Config>();
+        let error = got.unwrap_err().to_string();
+        let told = "for key `data_roots` in environment TRAINYARD_AGENT__DATA_ROOTS; write `[\"a\", \"b\"]`";
+        assert!(error.contains(told) && error.contains(&broken[..2]) && !error.contains("s3cret"), "{error}");
+    }
 }
 
 #[test]
@@ -195,6 +201,27 @@ fn secrets_are_masked_and_what_is_printed_is_toml() {
     assert_eq!(got.value.token.as_deref(), Some("s3cret"));
     let (_dir, path) = file(&printed);
     assert!(sources().file(Some(&path)).load::<Config>().is_ok(), "{printed}");
+}
+
+#[test]
+fn secrets_in_lists_and_queries_are_masked_in_what_is_printed_and_in_errors() {
+    let load = |roots: &str| {
+        let (_dir, path) = file(&format!("data_roots = {roots}\n"));
+        sources().file(Some(&path)).load::<Config>()
+    };
+    let got = load(r#"["secret_access_key=hunter2", "region=x", "redis://h/0?password=hunter2"]"#).unwrap();
+    let printed = got.to_string();
+    assert!(
+        printed.contains(r#"["secret_access_key=********","region=x","redis://h/0?password=********"]"#),
+        "{printed}"
+    );
+    // A secret that has changed has changed, though both look the same.
+    let other = load(r#"["secret_access_key=hunter3", "region=x", "redis://h/0?password=hunter2"]"#).unwrap();
+    assert_eq!((got.changed(&other), got.changed(&got.clone())), (vec!["data_roots".to_owned()], Vec::new()));
+    for wrong in [r#""secret_access_key=hunter2""#, r#"["secret_access_key=hunter2"#] {
+        let error = load(wrong).unwrap_err().to_string();
+        assert!(error.contains("agent.toml") && !error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use trainyard_config::masked;
 use trainyard_scheduler_core::{CoreConfig, Policy, UserLimits};
 
 /// Whether callers say who they are, over encrypted connections.
@@ -219,8 +220,11 @@ pub enum ConfigError {
         problem: String,
     },
     /// An option of `blob_url` that is none.
-    #[error("blob_options: `{0}` is no option; write `KEY=VALUE`, such as `endpoint=http://minio:9000`")]
-    BlobOption(String),
+    #[error(
+        "blob_options: item {0} is no option (it is not shown, as it may be a part of a secret); write `KEY=VALUE`, such \
+         as `endpoint=http://minio:9000`"
+    )]
+    BlobOption(usize),
     /// A number out of range.
     #[error("{key}: is {value}; use {range}")]
     Range {
@@ -251,12 +255,12 @@ impl Config {
     /// # Errors
     /// An option is none.
     pub fn blob_options(&self) -> Result<Vec<(String, String)>, ConfigError> {
-        let parse = |text: &String| {
+        let parse = |(at, text): (usize, &String)| {
             let parts = text.split_once('=').filter(|(key, _)| !key.trim().is_empty());
             let owned = parts.map(|(key, value)| (key.trim().to_lowercase(), value.trim().to_owned()));
-            owned.ok_or_else(|| ConfigError::BlobOption(text.clone()))
+            owned.ok_or(ConfigError::BlobOption(at + 1))
         };
-        self.blob_options.iter().map(parse).collect()
+        self.blob_options.iter().enumerate().map(parse).collect()
     }
 
     /// Where the cluster's authority is kept.
@@ -315,7 +319,7 @@ impl Config {
         let is_web = ["http://", "https://"].iter().any(|scheme| self.advertise.starts_with(scheme));
         let is_url = is_web && !self.advertise.contains([' ', ',']);
         if !self.advertise.is_empty() && !is_url {
-            return Err(ConfigError::Advertise(self.advertise.clone()));
+            return Err(ConfigError::Advertise(masked(&self.advertise)));
         }
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => return Err(ConfigError::Half { given: "tls_cert", missing: "tls_key" }),

@@ -12,6 +12,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, ObjectStoreScheme, RetryConfig};
+use trainyard_config::masked;
 use url::Url;
 
 /// An unfinished file that nothing was added to for so long is nobody's any more; another scheduler may share the
@@ -82,7 +83,7 @@ impl Objects {
             ObjectStoreScheme::MicrosoftAzure => build!(MicrosoftAzureBuilder),
             _ => return Err("is of a kind that is not known".into()),
         };
-        let place = url.into();
+        let place = masked(url).into();
         Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), place, root: None })
     }
 

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
+use trainyard_config::{masked, masked_text};
 use trainyard_files::{create_private_folder, keep_folder_private};
 use trainyard_service::{ServiceManager, installed};
 use trainyard_types::LeaderEpoch;
@@ -361,7 +362,7 @@ fn blobs_error(config: &Config, cause: io::Error) -> StartError {
     if config.blob_url.is_empty() {
         return StartError::Blobs { path: config.blobs(), cause };
     }
-    StartError::BlobUrl { url: config.blob_url.clone(), cause: cause.to_string() }
+    StartError::BlobUrl { url: masked(&config.blob_url), cause: masked_text(&cause.to_string()) }
 }
 
 /// Where files are kept: the object store that is configured, or a directory.
