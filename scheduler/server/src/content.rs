@@ -12,6 +12,7 @@ mod permits;
 mod places;
 mod pushing;
 mod reading;
+mod repacking;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use object_store::ObjectStore;
 use tokio::sync::OnceCell;
 use trainyard_content::{Digest, Kind, Manifest};
 use trainyard_types::Reference;
+use uuid::Uuid;
 
 use crate::content_records::{ContentChange, VersionRecord};
 use crate::store::{ContentStore, StoreError};
@@ -39,6 +41,7 @@ use catalog::Catalog;
 use manifests::Manifests;
 use permits::Permits;
 use places::Places;
+use repacking::Looked;
 
 /// Pushes at a time: each may have two packs in memory.
 const PUSHES: usize = 8;
@@ -87,6 +90,10 @@ struct Inner {
     summaries: tokio::sync::Mutex<()>,
     pushes: Permits,
     reads: Permits,
+    /// What a repacking has found nothing to do about.
+    looked: Mutex<Looked>,
+    /// Packs that versions need and that were not there when all packs were read.
+    unknown_packs: Mutex<BTreeSet<Uuid>>,
     /// Versions of which all contents are read, since one was damaged.
     suspects: Mutex<BTreeSet<Digest>>,
     reads_for_damage: tokio::sync::Mutex<()>,
@@ -140,6 +147,8 @@ impl Content {
             summaries: tokio::sync::Mutex::default(),
             pushes: Permits::new(PUSHES, PUSHES_OF_ONE),
             reads: Permits::new(READS, READS_OF_ONE),
+            looked: Mutex::default(),
+            unknown_packs: Mutex::default(),
             suspects: Mutex::default(),
             reads_for_damage: tokio::sync::Mutex::default(),
         }))

@@ -1,7 +1,9 @@
-//! Removes what no version needs, in two steps: condemned first, removed when it was for as long as a push may pause.
+//! Removes what no version needs, in two steps: condemned first, removed when it was for as long as a push may pause. Then
+//! packs are written anew of which little is needed.
 
 use std::collections::HashSet;
 use std::pin::Pin;
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use object_store::ObjectStoreExt as _;
@@ -9,6 +11,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::catalog::Catalog;
+use super::places::Places;
 use super::{Content, ContentError, packs};
 use crate::content_records::VersionRecord;
 
@@ -22,6 +25,8 @@ pub struct Collected {
     pub versions: usize,
     pub packs: usize,
     pub manifests: usize,
+    /// Packs of which the little that versions need was written anew.
+    pub repacked: usize,
 }
 
 impl Content {
@@ -38,6 +43,10 @@ impl Content {
         let moment = places.moment();
         self.refresh().await?;
         let live = self.live();
+        if self.must_read_packs_anew(&places, &live) {
+            self.forget_places();
+            return Ok(collected);
+        }
         for pack in places.condemn(&live, moment, grace, now) {
             match self.0.objects.delete(&packs::path(pack)).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {
@@ -48,7 +57,24 @@ impl Content {
             }
         }
         collected.manifests = self.drop_manifests(now).await?;
+        // Last: a store without room for a copy is made room in.
+        match self.repack(now).await {
+            Ok(repacked) => collected.repacked = repacked,
+            Err(error) => {
+                warn!(%error, "packs that are mostly dead cannot be written anew now, will try again")
+            }
+        }
         Ok(collected)
+    }
+
+    /// Whether versions need packs that were written since all packs were read here: by a scheduler that led before, and did
+    /// not know yet that it leads no more. Once for each of them, as a pack may be damaged or gone.
+    fn must_read_packs_anew(&self, places: &Places, live: &HashSet<Uuid>) -> bool {
+        let unknown = places.unknown(live);
+        let mut before = self.0.unknown_packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !unknown.is_subset(&before);
+        *before = unknown;
+        is_new
     }
 
     /// The packs that versions need.

@@ -235,6 +235,17 @@ fn take(
     Ok(())
 }
 
+/// The index of a pack; `None` when it is damaged, or not there.
+///
+/// # Errors
+/// The store.
+pub async fn index_of(store: &Arc<dyn ObjectStore>, id: Uuid) -> object_store::Result<Option<Index>> {
+    match store.head(&path(id)).await {
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        meta => read_index(&**store, &meta?).await,
+    }
+}
+
 /// A pack's index; `None` when it is damaged.
 async fn read_index(store: &dyn ObjectStore, meta: &ObjectMeta) -> object_store::Result<Option<Index>> {
     let size = meta.size;

@@ -1,7 +1,7 @@
 //! Where each content lies: about 50 bytes of memory a content.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -219,6 +219,45 @@ impl Places {
             Some(other) => *place = other,
             None => drop(places.remove(&key)),
         }
+    }
+
+    /// A pack that nobody has condemned, kept while the pins live.
+    pub fn pin(self: &Arc<Self>, id: Uuid) -> Option<Pins> {
+        let mut state = self.state();
+        let is_it = |pack: &Pack| pack.record.id == id && pack.condemned.is_none() && !pack.is_removed;
+        let at = u32::try_from(state.packs.iter().position(is_it)?).ok()?;
+        let packs = HashSet::from([at]);
+        state.pin(&packs, |pins| pins + 1);
+        drop(state);
+        Some(Pins { places: Arc::clone(self), packs })
+    }
+
+    /// The packs that were written `grace` ago, that no push counts on, and that nobody has condemned; with the bytes of
+    /// their contents.
+    pub fn settled(&self, grace: Duration, now: SystemTime) -> HashMap<Uuid, u64> {
+        let is_past = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= grace);
+        let is_settled = |pack: &&Pack| {
+            pack.pins == 0 && pack.condemned.is_none() && !pack.is_removed && is_past(pack.written)
+        };
+        let state = self.state();
+        state.packs.iter().filter(is_settled).map(|pack| (pack.record.id, pack.record.size_bytes)).collect()
+    }
+
+    /// How many bytes of each pack a version's files are read from.
+    pub fn bytes_by_pack(&self, manifest: &Manifest) -> HashMap<Uuid, u64> {
+        let state = self.state();
+        let mut bytes: HashMap<Uuid, u64> = HashMap::new();
+        for place in manifest.entries().filter_map(|entry| state.places.get(&key(&entry.digest))) {
+            *bytes.entry(state.packs[place.pack as usize].record.id).or_default() += place.size_bytes;
+        }
+        bytes
+    }
+
+    /// Those of `packs` that are not known here.
+    pub fn unknown(&self, packs: &HashSet<Uuid>) -> BTreeSet<Uuid> {
+        let state = self.state();
+        let known: HashSet<Uuid> = state.packs.iter().map(|pack| pack.record.id).collect();
+        packs.difference(&known).copied().collect()
     }
 
     /// Now, as pushes begin and end.

@@ -252,3 +252,62 @@ async fn contents_larger_than_a_pack_have_their_own() {
     let content = fixture.content(None);
     assert!(read(&content, &version, 20 << 20).await.unwrap() == all[20 << 20..]);
 }
+
+/// Packs in the store, by their bytes.
+fn packs_of(fixture: &Fixture) -> Vec<u64> {
+    let files = std::fs::read_dir(fixture.dir.path().join(packs::FOLDER)).unwrap();
+    let mut sizes: Vec<u64> = files.map(|file| file.unwrap().metadata().unwrap().len()).collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+#[tokio::test]
+async fn what_is_needed_of_a_pack_that_is_mostly_dead_is_written_anew_and_the_rest_goes() {
+    let fixture = Fixture::new();
+    let content = fixture.content(None);
+    let large = vec![7; 10_000];
+    let (yaml, kept, gone) = (("data.yaml", &b"y"[..]), ("kept", &b"kept"[..]), ("gone", &large[..]));
+    let (_, both) = push(&content, "ada", &[yaml, gone, kept], 4096).await.unwrap();
+    let small = Wanted { name: "small".into(), ..wanted("ada", &[yaml, kept]) };
+    let pushing = content.push(small).await.unwrap();
+    assert_eq!(pushing.missing(), [0; 0]);
+    let small = pushing.finish(Time(2)).await.unwrap();
+    assert_eq!(small.packs, both.packs);
+    // More than half is needed.
+    assert_eq!(collect_at(&content, GRACE).await, Collected::default());
+    let removal = content.begin_removal(vec![both]).unwrap();
+    content.remove(removal).await.unwrap();
+    // Not while a push counts on it, nor before its time.
+    let pushing = content.push(wanted("ada", &[yaml, kept])).await.unwrap();
+    assert_eq!(collect_at(&content, GRACE).await.repacked, 0);
+    drop(pushing);
+    assert_eq!(collect_at(&content, Duration::ZERO).await.repacked, 0);
+    assert_eq!(collect_at(&content, GRACE).await.repacked, 1);
+    assert_eq!(packs_of(&fixture).len(), 2);
+    // Before the old pack is gone, and after it; here, and for a process that starts then.
+    for ago in [GRACE, 3 * GRACE] {
+        let collected = collect_at(&content, ago).await;
+        assert_eq!(collected.repacked, 0);
+        for content in [&content, &fixture.content(None)] {
+            let all = content.list(|_| true).await.unwrap();
+            assert_eq!(all.len(), 1);
+            assert_eq!((&all[0].0.name, all[0].0.created), (&small.name, small.created));
+            assert_eq!(read(content, &all[0].0, 0).await.unwrap(), b"ykept");
+        }
+    }
+    let [left] = packs_of(&fixture)[..] else { panic!("{:?}", packs_of(&fixture)) };
+    assert!(left < 1000, "{left}");
+}
+
+#[tokio::test]
+async fn packs_that_another_scheduler_has_written_are_read_before_anything_is_condemned() {
+    let fixture = Fixture::new();
+    let (old, new) = (fixture.content(None), fixture.content(None));
+    let files = [("data.yaml", &b"y"[..]), ("z", &b"zz"[..])];
+    // The new leader has read all packs there are.
+    assert_eq!(collect_at(&new, GRACE).await, Collected::default());
+    let (_, version) = push(&old, "ada", &files, 10).await.unwrap();
+    assert!(read(&new, &version, 0).await.is_err());
+    collect_at(&new, GRACE).await;
+    assert_eq!(read(&new, &version, 0).await.unwrap(), b"yzz");
+}

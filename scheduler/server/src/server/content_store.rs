@@ -72,8 +72,8 @@ pub(super) async fn tend(
 async fn collect(content: &Content, is_needed: &IsNeeded) {
     match content.collect(SystemTime::now(), is_needed).await {
         Ok(collected) if collected != Collected::default() => {
-            let Collected { versions, packs, manifests } = collected;
-            info!(versions, packs, manifests, "removed what no data set or weights need any more");
+            let Collected { versions, packs, manifests, repacked } = collected;
+            info!(versions, packs, manifests, repacked, "removed what no data set or weights need any more");
         }
         Ok(_) => {}
         Err(error) => warn!(%error, "data sets cannot be tidied up now, will try again"),
