@@ -61,7 +61,7 @@ impl Content {
         match self.repack(now).await {
             Ok(repacked) => collected.repacked = repacked,
             Err(error) => {
-                warn!(%error, "packs that are mostly dead cannot be written anew now, will try again")
+                warn!(%error, "packs that are mostly dead cannot be written anew now, will try again");
             }
         }
         Ok(collected)

@@ -226,7 +226,7 @@ mod tests {
         ] {
             match finding(0, left, &absent) {
                 Finding::Unchecked(Unchecked::InPart { left, .. }) => {
-                    assert!(left.starts_with(told), "{left}")
+                    assert!(left.starts_with(told), "{left}");
                 }
                 other => panic!("{other:?}"),
             }

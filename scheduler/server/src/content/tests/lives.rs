@@ -227,3 +227,44 @@ async fn whenever_a_process_dies_what_was_acknowledged_is_there_and_nothing_else
     assert!(seeds == 1 || repacked > 0, "no pack was mostly dead");
     println!("{repacked} packs were written anew");
 }
+
+#[tokio::test]
+async fn a_process_that_dies_at_any_step_of_a_repacking_loses_nothing_and_leaves_nothing() {
+    let large = vec![7; 10_000];
+    let (yaml, kept, gone) = (("data.yaml", &b"y"[..]), ("kept", &b"kept"[..]), ("gone", &large[..]));
+    let is_needed: Box<IsNeeded> = Box::new(|_| Box::pin(async { false }));
+    let (mut steps, mut repacked_by_it) = (0, 0);
+    loop {
+        let now = RefCell::new(SystemTime::now());
+        let (objects, records, none, repacked) = Default::default();
+        let world = World { objects, records, kept: none, now, repacked };
+        let immortal = || world.process(&Life::new(u64::MAX, 0));
+        let content = immortal();
+        let (_, both) = push(&content, "ada", &[yaml, gone, kept], 4096).await.unwrap();
+        let small = Wanted { name: "small".into(), ..wanted("ada", &[yaml, kept]) };
+        let small = content.push(small).await.unwrap().finish(Time(2)).await.unwrap();
+        let removal = content.begin_removal(vec![both]).unwrap();
+        content.remove(removal).await.unwrap();
+        let life = Life::new(steps, steps);
+        let at = |graces: u32| SystemTime::now() + GRACE * graces;
+        let collected = world.process(&life).collect(at(1), &*is_needed).await;
+        repacked_by_it += collected.map_or(0, |collected| collected.repacked);
+        // Another process goes on from there, and one more.
+        for graces in [0, 2, 4, 6] {
+            let content = immortal();
+            for later in [graces, graces + 2] {
+                content.collect(at(later), &*is_needed).await.unwrap();
+                let all = content.list(|_| true).await.unwrap();
+                assert_eq!((all.len(), all[0].0.id), (1, small.id), "step {steps}");
+                assert_eq!(super::read(&content, &all[0].0, 0).await.unwrap(), b"ykept", "step {steps}");
+            }
+        }
+        // One pack and the list of files.
+        assert_eq!(world.objects().await, 2, "step {steps}");
+        if !life.is_over() {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps > 10 && repacked_by_it > 0, "{steps} {repacked_by_it}");
+}
