@@ -14,9 +14,10 @@ impl Session<'_> {
         }
         let (setup, model) = (self.setup, self.state.ema.model());
         let seen = libtorch::catch_on(setup.options.device, || Sample::of(setup, model).next().transpose());
-        let begun = seen.map_err(TrainError::from).flatten().and_then(|sample| {
-            sample.map_or(Ok(()), |sample| self.drawing.begin_preview(setup, sample))
-        });
+        let begun = seen
+            .map_err(TrainError::from)
+            .flatten()
+            .and_then(|sample| sample.map_or(Ok(()), |sample| self.drawing.begin_preview(setup, sample)));
         self.report_undrawn(begun);
         self.drawing.previewed(began, self.seconds());
     }
