@@ -168,7 +168,7 @@ impl Server {
             http::Pages { driver: handle, role: role_of_pages, telemetry: recorder, blobs, authority };
         let plaintext = pages.clone().probes().merge(grpc::refuse_plaintext());
         let limit = context.max_message_bytes;
-        let edge = web::Edge { limit, is_secure: acceptor.is_some(), live: web::Live::default() };
+        let edge = web::Edge::new(limit, acceptor.is_some());
         let routes = layered(pages.router().merge(services.prepare().into_axum_router()), admission, edge);
         let encryption = acceptor.map(|acceptor| listener::Encryption {
             acceptor,

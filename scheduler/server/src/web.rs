@@ -13,6 +13,8 @@ mod json;
 mod json_body;
 mod leftover;
 mod live;
+mod open_streams;
+mod ranges;
 mod session;
 mod unary;
 
@@ -26,7 +28,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 
 pub use assets::{page, wants_page};
-pub use live::Live;
+use live::Live;
+use open_streams::OpenStreams;
 
 /// The routes of the page and its files.
 pub fn pages() -> Router {
@@ -59,20 +62,32 @@ pub fn layered(routes: Router, edge: Edge) -> Router {
 /// The limits and rights by which the edge answers.
 pub struct Edge {
     /// The longest message in bytes.
-    pub limit: usize,
+    limit: usize,
     /// Whether connections are encrypted and callers are asked who they are: then cookies count.
-    pub is_secure: bool,
-    pub live: Live,
+    is_secure: bool,
+    live: Live,
+    streams: OpenStreams,
+}
+
+impl Edge {
+    /// Its fields' meaning is said there; no page is open yet.
+    pub fn new(limit: usize, is_secure: bool) -> Self {
+        Self { limit, is_secure, live: Live::default(), streams: OpenStreams::default() }
+    }
 }
 
 /// Takes calls as JSON where that is what comes.
 async fn speak_json(edge: Arc<Edge>, mut request: Request, next: Next) -> Response {
     if edge.is_secure {
         if request.uri().path() == session::PATH {
-            return session::change(request, next).await;
+            return session::change(request, next, &edge.streams).await;
         }
-        if let Err(status) = session::identify(&mut request) {
-            return connect_error::answer(&status);
+        match session::identify(&mut request) {
+            Ok(Some(cookie)) if request.method() == Method::GET => {
+                request.extensions_mut().insert(edge.streams.begin(&cookie));
+            }
+            Ok(_) => {}
+            Err(refused) => return refused.answer(),
         }
     }
     let path = request.uri().path();
@@ -80,7 +95,7 @@ async fn speak_json(edge: Arc<Edge>, mut request: Request, next: Next) -> Respon
     if is_get && path == live::PATH {
         return edge.live.clone().follow(request, next).await;
     }
-    if is_get && path.starts_with(files::PATH_START) {
+    if (is_get || request.method() == Method::HEAD) && path.starts_with(files::PATH_START) {
         return files::follow(request, next).await;
     }
     if !path.starts_with(descriptors::PATH_START) {
@@ -92,7 +107,13 @@ async fn speak_json(edge: Arc<Edge>, mut request: Request, next: Next) -> Respon
     if request.method() == Method::POST && is_json(request.headers()) {
         return unary::call(edge.limit, request, next).await;
     }
-    next.run(request).await
+    let unknown = descriptors::method(path).is_none().then(|| descriptors::unknown_method(path));
+    let answer = next.run(request).await;
+    match unknown {
+        // Whoever may call what is unknown is told that it is.
+        Some(unknown) if descriptors::is_unimplemented(&answer) => unknown.into_http(),
+        _ => answer,
+    }
 }
 
 /// Whether a body is JSON, by its own word.

@@ -238,7 +238,11 @@ async fn send(
     }
     let mut offset = from;
     for data in all[from..end].chunks(CHUNK_BYTES) {
-        let part = pb::ReadDatasetResponse { offset: offset as u64, data: data.to_vec() };
+        let part = pb::ReadDatasetResponse {
+            offset: offset as u64,
+            data: data.to_vec(),
+            size_bytes: all.len() as u64,
+        };
         if parts.send(Ok(part)).await.is_err() {
             return;
         }

@@ -286,7 +286,7 @@ impl DatasetService for Fake {
         let end = store.break_read_after.take().map_or(bytes.len(), |count| bytes.len().min(start + count));
         let message = |at: usize| {
             let data = bytes[at..end.min(at + 100)].to_vec();
-            Ok(pb::ReadDatasetResponse { offset: at as u64, data })
+            Ok(pb::ReadDatasetResponse { offset: at as u64, data, size_bytes: bytes.len() as u64 })
         };
         let mut messages: Vec<_> = (start..end).step_by(100).map(message).collect();
         if end < bytes.len() {

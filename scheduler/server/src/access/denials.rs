@@ -78,7 +78,7 @@ pub fn of_a_page(found: &FromPage) -> Status {
         FromPage::Foreign(origin) => {
             format!("a page of `{origin}` is none of this scheduler's, and calls nothing here")
         }
-        FromPage::Form => "methods are called by gRPC or with JSON, with a content-type of application/grpc or application/json".to_owned(),
+        FromPage::Form => "methods are called by POST, by gRPC or with JSON: the content-type is application/grpc or application/json".to_owned(),
     };
     status(Code::PermissionDenied, &text, "FOREIGN_PAGE", [])
 }
@@ -102,10 +102,8 @@ pub fn not_this_machine(name: &str) -> Status {
 
 /// Wrong tokens came from there before.
 pub fn slow_down(wait: Duration) -> Refused {
-    let text = format!(
-        "too many calls without a token, or with a wrong one, came from this address; wait {} s",
-        wait.as_secs() + 1
-    );
+    let text =
+        format!("too many calls with a wrong token came from this address; wait {} s", wait.as_secs() + 1);
     let mut details = details("TOO_MANY_WRONG_TOKENS", []);
     details.set_retry_info(Some(wait));
     Refused::noise(Status::with_error_details(Code::ResourceExhausted, text, details))

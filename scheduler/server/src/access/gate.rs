@@ -23,7 +23,7 @@ use super::local_name::foreign_name;
 use super::permissions::{self, Method, Needs};
 use super::registry::{Denied, Known, Registry};
 use super::throttle::Throttle;
-use super::web_page::from_page;
+use super::web_page::{FromPage, from_page};
 use crate::access_records::{AccessRole, AuditRecord, TokenRecord};
 use crate::clock::Clock;
 use crate::refusal::{self, code_name};
@@ -55,7 +55,10 @@ pub struct Gate(Arc<Parts>);
 struct Parts {
     registry: Arc<Registry>,
     audit: Audit,
+    /// Of wrong tokens.
     throttle: Throttle,
+    /// Of calls without a token: those beyond it are answered, and not told to the audit.
+    tokenless: Throttle,
     strangers: Arc<Semaphore>,
     clock: Clock,
     sees_all: bool,
@@ -64,8 +67,9 @@ struct Parts {
 impl Gate {
     /// `sees_all`: whether people see jobs of others.
     pub fn new(registry: Arc<Registry>, audit: Audit, clock: Clock, sees_all: bool) -> Self {
-        let (throttle, strangers) = (Throttle::default(), Arc::new(Semaphore::new(STRANGERS_CALLS)));
-        Self(Arc::new(Parts { registry, audit, throttle, strangers, clock, sees_all }))
+        let (throttle, tokenless) = (Throttle::default(), Throttle::default());
+        let strangers = Arc::new(Semaphore::new(STRANGERS_CALLS));
+        Self(Arc::new(Parts { registry, audit, throttle, tokenless, strangers, clock, sees_all }))
     }
 }
 
@@ -117,7 +121,15 @@ impl Admitted {
 pub async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
     let is_grpc = refusal::is_grpc(request.headers());
     if let Some(found) = from_page(&request) {
-        return answer(&denials::of_a_page(&found), is_grpc);
+        let mut refused = answer(&denials::of_a_page(&found), is_grpc);
+        if found == FromPage::Form {
+            let is_post = request.method() == axum::http::Method::POST;
+            let way =
+                if is_post { StatusCode::UNSUPPORTED_MEDIA_TYPE } else { StatusCode::METHOD_NOT_ALLOWED };
+            *refused.status_mut() = way;
+            refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        return refused;
     }
     let parts = match &admission {
         Admission::Gate(Gate(parts)) => Arc::clone(parts),
@@ -143,16 +155,12 @@ pub async fn admit(State(admission): State<Admission>, mut request: Request, nex
             return answer(&status, is_grpc);
         }
     };
-    if let Err(mut status) = allowed(&admitted.caller, method.needs) {
-        // Whoever asks on and on without a token fills no audit.
+    if let Err(status) = allowed(&admitted.caller, method.needs) {
+        // Whoever asks on and on without a token fills no audit. It is no wrong token, though: each page's first view asks
+        // so, and a lab may have one address.
         let is_noise = admitted.caller == Caller::Unknown
-            && address.is_some_and(|address| match parts.throttle.failed(address.ip(), parts.clock.now()) {
-                Some(wait) => {
-                    status = denials::slow_down(wait).status;
-                    true
-                }
-                None => false,
-            });
+            && address
+                .is_some_and(|address| parts.tokenless.failed(address.ip(), parts.clock.now()).is_some());
         if !is_noise {
             let record = parts.record(Some(&admitted), address, &request, &status);
             parts.audit.tell(record).await;

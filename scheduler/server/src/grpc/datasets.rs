@@ -181,15 +181,17 @@ impl Datasets {
         })?;
         let wanted: Vec<String> =
             removal.versions.iter().map(|version| version.reference().to_string()).collect();
-        let jobs = self.0.driver.ask_leader(move |state| jobs_that_need(state, &wanted)).await?;
-        if !jobs.is_empty() {
-            let more = jobs.len().saturating_sub(NAMED_JOBS);
-            let named: Vec<String> = jobs.iter().take(NAMED_JOBS).map(ToString::to_string).collect();
-            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let text = format!(
-                "`{reference}` is needed by {}{rest}; cancel them or wait for their end",
-                named.join(", ")
-            );
+        let seer = caller.clone();
+        let needing = move |state: &mut StateView<'_>| {
+            let jobs = jobs_that_need(state, &wanted);
+            let is_seen = |id: &JobId| state.core.job(*id).is_some_and(|job| seer.sees(&job.user));
+            let seen = jobs.iter().filter(|id| is_seen(id)).copied().collect::<Vec<_>>();
+            (jobs.len(), seen)
+        };
+        let (count, seen) = self.0.driver.ask_leader(needing).await?;
+        if count > 0 {
+            let who = needed_by(count, &seen);
+            let text = format!("`{reference}` is needed by {who}; cancel them or wait for their end");
             return Err(ApiError::InUse { reference: reference.to_string(), text });
         }
         let gone = removal.versions.iter().map(|version| shown(version, false)).collect();
@@ -201,6 +203,18 @@ impl Datasets {
 /// Jobs that are not over and name one of these versions.
 pub fn jobs_that_need(state: &StateView<'_>, wanted: &[String]) -> Vec<JobId> {
     state.core.open_jobs_that_name(wanted).map(|job| job.id).collect()
+}
+
+/// Jobs by their ids, some of those that are seen, and how many more there are.
+fn needed_by(count: usize, seen: &[JobId]) -> String {
+    let mut named: Vec<String> = seen.iter().take(NAMED_JOBS).map(ToString::to_string).collect();
+    match (count - named.len(), named.is_empty()) {
+        (0, _) => {}
+        (1, true) => named.push("a job of somebody else".to_owned()),
+        (more, true) => named.push(format!("{more} jobs of others")),
+        (more, false) => return format!("{} and {more} more", named.join(", ")),
+    }
+    named.join(", ")
 }
 
 /// A page of versions.
@@ -348,12 +362,12 @@ impl DatasetService for Datasets {
             "" => files::parse_ranges(&ranges, &manifest)?,
             path => files::of_path(path, &ranges, &manifest)?,
         };
-        files::check_offset(&manifest, &ranges, offset)?;
+        let size_bytes = files::size_after(&manifest, &ranges, offset)?;
         let (id, content, all) = (found.id, self.0.content.clone(), Arc::clone(&manifest));
         let reader = self.0.content.reader(manifest, ranges, offset).await.map_err(ApiError::from)?;
         let (messages, stream) = mpsc::channel(BACKLOG);
         self.0.tasks.spawn(async move {
-            if files::send_contents(reader, offset, messages, permit).await {
+            if files::send_contents(reader, offset, size_bytes, messages, permit).await {
                 content.find_damage(id, all).await;
             }
         });

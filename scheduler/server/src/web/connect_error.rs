@@ -83,8 +83,13 @@ fn http_status(code: Code) -> StatusCode {
 
 /// The answer to a call that was refused.
 pub fn answer(status: &Status) -> Response {
+    answer_as(http_status(status.code()), status)
+}
+
+/// The same with a status of HTTP that says more than the code's.
+pub fn answer_as(http: StatusCode, status: &Status) -> Response {
     let text = serde_json::to_string(&ConnectError::from(status)).unwrap_or_default();
-    (http_status(status.code()), headers(), text).into_response()
+    (http, headers(), text).into_response()
 }
 
 /// The headers of every answer in JSON.

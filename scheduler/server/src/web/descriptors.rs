@@ -2,8 +2,13 @@
 
 use std::sync::LazyLock;
 
+use axum::response::Response;
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
+
+use crate::refusal::details;
 
 /// What the path of each method begins with.
 pub const PATH_START: &str = "/trainyard.v1.";
@@ -20,6 +25,19 @@ pub fn method(path: &str) -> Option<MethodDescriptor> {
     let (service, name) = path.strip_prefix('/')?.split_once('/')?;
     let service = POOL.get_service_by_name(service)?;
     service.methods().find(|method| method.name() == name)
+}
+
+/// The refusal of a call of a method that is none.
+pub fn unknown_method(path: &str) -> Status {
+    let called = path.strip_prefix(PATH_START).unwrap_or(path);
+    let text =
+        format!("`{called}` is no method of this scheduler; its reflection and its reference list all");
+    Status::with_error_details(Code::Unimplemented, text, details("UNIMPLEMENTED", []))
+}
+
+/// Whether an answer of gRPC says that there is no such method.
+pub fn is_unimplemented(answer: &Response) -> bool {
+    Status::from_header_map(answer.headers()).is_some_and(|status| status.code() == Code::Unimplemented)
 }
 
 /// A message by the last part of its type's address.

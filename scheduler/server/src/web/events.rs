@@ -16,11 +16,14 @@ use prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use super::connect_error::ConnectError;
 use super::framing::next_message;
 use super::json_body::invalid;
+use super::open_streams::SessionStream;
 use super::{connect_error, descriptors, json as messages, unary};
+use crate::refusal::details;
 
 /// How often a stream on which nothing happens says that it lives: proxies close those that say nothing.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -60,13 +63,15 @@ pub async fn stream(
     message: &[u8],
     render: impl FnMut(&Bytes) -> Option<Bytes> + Send + Unpin + 'static,
 ) -> Response {
+    let session = request.extensions().get::<SessionStream>().cloned();
     let body = match unary::begin(request, |_| unary::whole(message), next).await {
         Ok(body) => body,
         Err(status) => return connect_error::answer(&status),
     };
     let mut heartbeat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let events = Events { body: Some(body), come: BytesMut::new(), render, heartbeat };
+    let logged_out = session.map(|session| -> LoggedOut { Box::pin(session.logged_out()) });
+    let events = Events { body: Some(body), come: BytesMut::new(), render, heartbeat, logged_out };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -97,6 +102,12 @@ pub fn event(id: Option<&str>, json: &[u8]) -> Bytes {
     event.extend_from_slice(json);
     event.extend_from_slice(b"\n\n");
     event.freeze()
+}
+
+/// Why a stream ends whose browser has logged out.
+fn session_over() -> Status {
+    let text = "the browser has logged out, in this tab or in another one";
+    Status::with_error_details(Code::Unauthenticated, text, details("LOGGED_OUT", []))
 }
 
 /// The end of a stream: empty where all is said, else with an error.
@@ -153,7 +164,11 @@ struct Events<R> {
     come: BytesMut,
     render: R,
     heartbeat: Interval,
+    /// When its browser logs out; `None` for what came without a cookie.
+    logged_out: Option<LoggedOut>,
 }
+
+type LoggedOut = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<R: FnMut(&Bytes) -> Option<Bytes> + Unpin> HttpBody for Events<R> {
     type Data = Bytes;
@@ -164,6 +179,13 @@ impl<R: FnMut(&Bytes) -> Option<Bytes> + Unpin> HttpBody for Events<R> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
+        if this.body.is_some()
+            && let Some(logged_out) = &mut this.logged_out
+            && logged_out.as_mut().poll(context).is_ready()
+        {
+            (this.body, this.logged_out) = (None, None);
+            return Poll::Ready(Some(Ok(Frame::data(end(&session_over())))));
+        }
         loop {
             while let Some(message) = next_message(&mut this.come) {
                 if let Some(event) = (this.render)(&message) {

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
@@ -14,10 +15,13 @@ use http_body::Frame;
 use percent_encoding::percent_decode_str;
 use prost::Message as _;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 
 use super::framing::next_message;
+use super::ranges::{Part, Unsatisfiable, Wanted};
 use super::{connect_error, unary};
+use crate::refusal::details;
 
 pub const PATH_START: &str = "/files/";
 
@@ -47,23 +51,30 @@ enum File {
 }
 
 impl File {
-    fn of(path: &str) -> Option<Self> {
-        let decode =
-            |text: &str| percent_decode_str(text).decode_utf8().ok().map(std::borrow::Cow::into_owned);
-        let (kind, rest) = path.strip_prefix(PATH_START)?.split_once('/')?;
-        let (first, rest) = rest.split_once('/')?;
-        match kind {
+    /// The file that a path means, if it means any.
+    ///
+    /// # Errors
+    /// A part of the path is no text in percent-encoding.
+    fn of(path: &str) -> Result<Option<Self>, Status> {
+        let parts = path.strip_prefix(PATH_START).and_then(|path| path.split_once('/'));
+        let Some((kind, (first, rest))) = parts.and_then(|(kind, rest)| Some((kind, rest.split_once('/')?)))
+        else {
+            return Ok(None);
+        };
+        let file = match kind {
             "jobs" => {
-                let (job_id, name) = (decode(first)?, decode(rest)?);
-                Some(Self::Artifact(pb::DownloadArtifactRequest { job_id, name, ..Default::default() }))
+                let (job_id, name) = (decoded(first)?, decoded(rest)?);
+                Self::Artifact(pb::DownloadArtifactRequest { job_id, name, ..Default::default() })
             }
             "datasets" => {
-                let (version, path) = rest.split_once('/')?;
-                let (name, version, path) = (decode(first)?, decode(version)?, decode(path)?);
-                Some(Self::OfDataset(pb::ReadDatasetRequest { name, version, path, ..Default::default() }))
+                let Some((version, path)) = rest.split_once('/') else { return Ok(None) };
+                let (name, version, path) = (decoded(first)?, decoded(version)?, decoded(path)?);
+                Self::OfDataset(pb::ReadDatasetRequest { name, version, path, ..Default::default() })
             }
-            _ => None,
-        }
+            _ => return Ok(None),
+        };
+        // Without a path all files would be meant.
+        Ok(Some(file).filter(|file| !file.name().is_empty()))
     }
 
     const fn method(&self) -> &'static str {
@@ -73,10 +84,13 @@ impl File {
         }
     }
 
-    fn message(&self) -> Vec<u8> {
+    /// The call's message, for the bytes from an offset on.
+    fn message(&self, offset: u64) -> Vec<u8> {
         match self {
-            Self::Artifact(request) => request.encode_to_vec(),
-            Self::OfDataset(request) => request.encode_to_vec(),
+            Self::Artifact(request) => {
+                pb::DownloadArtifactRequest { offset, ..request.clone() }.encode_to_vec()
+            }
+            Self::OfDataset(request) => pb::ReadDatasetRequest { offset, ..request.clone() }.encode_to_vec(),
         }
     }
 
@@ -95,46 +109,142 @@ impl File {
         }
     }
 
-    /// The bytes of a message of the answer.
-    fn data(&self) -> fn(&Bytes) -> Option<Bytes> {
+    /// What a message of the answer carries.
+    const fn parse(&self) -> fn(&Bytes) -> Option<Piece> {
         match self {
-            Self::Artifact(_) => {
-                |message| Some(pb::DownloadArtifactResponse::decode(&message[..]).ok()?.data.into())
-            }
-            Self::OfDataset(_) => {
-                |message| Some(pb::ReadDatasetResponse::decode(&message[..]).ok()?.data.into())
-            }
+            Self::Artifact(_) => |message| {
+                let message = pb::DownloadArtifactResponse::decode(&message[..]).ok()?;
+                Some(Piece { data: message.data.into(), size_bytes: message.size_bytes })
+            },
+            Self::OfDataset(_) => |message| {
+                let message = pb::ReadDatasetResponse::decode(&message[..]).ok()?;
+                Some(Piece { data: message.data.into(), size_bytes: message.size_bytes })
+            },
         }
+    }
+
+    /// Begins to read from an offset on.
+    async fn open(&self, head: &Parts, offset: u64, next: &Next) -> Result<Opened, Status> {
+        let mut request = Request::from_parts(head.clone(), Body::empty());
+        unary::turn_to(&mut request, self.method());
+        let message = self.message(offset);
+        let body = unary::begin(request, |_| unary::whole(&message), next.clone()).await?;
+        let mut contents = Contents { body, come: BytesMut::new(), parse: self.parse() };
+        // The first message tells the size, even of nothing. What is refused at once is told as a refusal.
+        let first = contents.next().await;
+        let Piece { data, size_bytes } = first.ok_or_else(|| Status::internal("the answer is empty"))??;
+        Ok(Opened { first: data, size_bytes, contents })
+    }
+
+    /// What an answer says of the file whatever part of it is asked for.
+    fn headers(&self) -> [(HeaderName, HeaderValue); 6] {
+        let suffix = self.name().rsplit_once('.').map(|(_, suffix)| suffix.to_ascii_lowercase());
+        let shown = suffix.and_then(|suffix| SHOWN.iter().find(|(known, _)| *known == suffix));
+        let media = shown.map_or("application/octet-stream", |(_, media)| media);
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static(media)),
+            (header::CACHE_CONTROL, HeaderValue::from_static(self.kept())),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+            (header::CONTENT_DISPOSITION, disposition(self.name(), shown.is_some())),
+            (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        ]
     }
 }
 
-/// Streams the file that a path means.
-pub async fn follow(mut request: Request, next: Next) -> Response {
-    let Some(file) = File::of(request.uri().path()) else { return next.run(request).await };
-    unary::turn_to(&mut request, file.method());
-    let message = file.message();
-    let body = match unary::begin(request, |_| unary::whole(&message), next).await {
-        Ok(body) => body,
+/// A part of a path as text.
+fn decoded(part: &str) -> Result<String, Status> {
+    let is_whole = |at: usize| {
+        part.as_bytes().get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+    };
+    let is_encoded = part.match_indices('%').all(|(at, _)| is_whole(at));
+    let text = percent_decode_str(part).decode_utf8().ok().filter(|_| is_encoded);
+    text.map(std::borrow::Cow::into_owned).ok_or_else(|| {
+        let text = format!(
+            "`{part}` in the path is no text in percent-encoding; write `%` as %25, and letters as UTF-8"
+        );
+        Status::with_error_details(Code::InvalidArgument, text, details("INVALID_ARGUMENT", []))
+    })
+}
+
+/// A file of which the first bytes have come.
+struct Opened {
+    first: Bytes,
+    size_bytes: u64,
+    contents: Contents,
+}
+
+/// Answers with the file that a path means, or a part of it; a HEAD with what it would say of it.
+pub async fn follow(request: Request, next: Next) -> Response {
+    let file = match File::of(request.uri().path()) {
+        Ok(Some(file)) => file,
+        Ok(None) => return next.run(request).await,
         Err(status) => return connect_error::answer(&status),
     };
-    let mut contents = Contents { body, come: BytesMut::new(), data: file.data() };
-    // What is refused at once is told as a refusal.
-    let first = match contents.next().await {
-        Some(Err(status)) => return connect_error::answer(&status),
-        Some(Ok(bytes)) => bytes,
-        None => Bytes::new(),
+    let wanted = Wanted::by(request.headers());
+    let (head, _) = request.into_parts();
+    let (opened, part) = match open_part(&file, &head, wanted, &next).await {
+        Ok(found) => found,
+        Err(Refused::Call(status)) => return connect_error::answer(&status),
+        Err(Refused::Range(none)) => return no_such_part(none),
     };
-    let suffix =
-        file.name().rsplit_once('.').map(|(_, suffix)| suffix.to_ascii_lowercase()).unwrap_or_default();
-    let shown = SHOWN.iter().find(|(known, _)| *known == suffix).map(|(_, media)| *media);
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(shown.unwrap_or("application/octet-stream"))),
-        (header::CACHE_CONTROL, HeaderValue::from_static(file.kept())),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
-        (header::CONTENT_DISPOSITION, disposition(file.name(), shown.is_some())),
-    ];
-    (headers, Body::new(Started { first: Some(first), contents })).into_response()
+    let length = part.map_or(opened.size_bytes, Part::len);
+    let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let body = if head.method == Method::HEAD {
+        Body::empty()
+    } else {
+        Body::new(Started { first: Some(opened.first), left: length, contents: opened.contents })
+    };
+    let mut answer = (status, file.headers(), body).into_response();
+    answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(range) = part.and_then(|part| part.header(opened.size_bytes)) {
+        answer.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
+    answer
+}
+
+/// Why there is no file, or not the part of it that was asked for.
+enum Refused {
+    Call(Status),
+    Range(Unsatisfiable),
+}
+
+/// Begins to read where the part that is wanted begins.
+async fn open_part(
+    file: &File,
+    head: &Parts,
+    wanted: Wanted,
+    next: &Next,
+) -> Result<(Opened, Option<Part>), Refused> {
+    let offset = if let Wanted::From { first, .. } = wanted { first } else { 0 };
+    let mut opened = file.open(head, offset, next).await.map_err(|status| match size_of(&status) {
+        Some(size_bytes) => Refused::Range(Unsatisfiable { size_bytes }),
+        None => Refused::Call(status),
+    })?;
+    let part = wanted.of(opened.size_bytes).map_err(Refused::Range)?;
+    // How long a file is, and so where its end begins, is known by now.
+    if let Some(Part { first, .. }) = part.filter(|part| part.first != offset) {
+        drop(opened);
+        opened = file.open(head, first, next).await.map_err(Refused::Call)?;
+    }
+    Ok((opened, part))
+}
+
+/// The size of a file that is shorter than the offset at which it was to be read, as the refusal tells.
+fn size_of(status: &Status) -> Option<u64> {
+    let info = status.get_details_error_info().filter(|info| info.reason == "OFFSET_TOO_LARGE")?;
+    info.metadata.get("size_bytes")?.parse().ok()
+}
+
+fn no_such_part(none: Unsatisfiable) -> Response {
+    let size_bytes = none.size_bytes;
+    let text = format!("the file has {size_bytes} bytes, and none of those that `range` asks for");
+    let metadata = [("size_bytes", size_bytes.to_string())];
+    let status = Status::with_error_details(Code::OutOfRange, text, details("OUT_OF_RANGE", metadata));
+    let mut answer = connect_error::answer_as(StatusCode::RANGE_NOT_SATISFIABLE, &status);
+    let range = HeaderValue::from_str(&format!("bytes */{size_bytes}"));
+    answer.headers_mut().extend(range.ok().map(|range| (header::CONTENT_RANGE, range)));
+    answer
 }
 
 /// Under which name a browser saves it.
@@ -146,23 +256,30 @@ fn disposition(name: &str, is_shown: bool) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("attachment"))
 }
 
-/// The bytes that the messages of an answer carry.
+/// What one message carries.
+struct Piece {
+    data: Bytes,
+    /// Of the whole file.
+    size_bytes: u64,
+}
+
+/// What the messages of an answer carry.
 struct Contents {
     body: Body,
     come: BytesMut,
-    data: fn(&Bytes) -> Option<Bytes>,
+    parse: fn(&Bytes) -> Option<Piece>,
 }
 
 impl Contents {
-    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+    async fn next(&mut self) -> Option<Result<Piece, Status>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Piece, Status>>> {
         loop {
             if let Some(message) = next_message(&mut self.come) {
-                let data = (self.data)(&message);
-                return Poll::Ready(Some(data.ok_or_else(|| Status::internal("the answer is no file"))));
+                let piece = (self.parse)(&message);
+                return Poll::Ready(Some(piece.ok_or_else(|| Status::internal("the answer is no file"))));
             }
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => frame,
@@ -185,9 +302,11 @@ impl Contents {
     }
 }
 
-/// A file of which the first bytes have come.
+/// The bytes of a file, up to the end of the part that is wanted.
 struct Started {
     first: Option<Bytes>,
+    /// Bytes that are still to come.
+    left: u64,
     contents: Contents,
 }
 
@@ -199,10 +318,21 @@ impl http_body::Body for Started {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
+        if self.left == 0 {
+            return Poll::Ready(None);
         }
-        self.contents.poll_next(context).map_ok(Frame::data)
+        let mut data = match self.first.take() {
+            Some(first) => first,
+            None => match ready!(self.contents.poll_next(context)).transpose() {
+                Ok(Some(piece)) => piece.data,
+                // Its length was told.
+                Ok(None) => return Poll::Ready(Some(Err(Status::unavailable("the file ended early")))),
+                Err(status) => return Poll::Ready(Some(Err(status))),
+            },
+        };
+        data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= data.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 }
 
@@ -212,9 +342,11 @@ mod tests {
 
     #[test]
     fn addresses_mean_artifacts_and_files_of_versions() {
-        let Some(File::Artifact(artifact)) = File::of("/files/jobs/0199/plots/a%20b.png") else { panic!() };
+        let Ok(Some(File::Artifact(artifact))) = File::of("/files/jobs/0199/plots/a%20b.png") else {
+            panic!()
+        };
         assert_eq!((artifact.job_id.as_str(), artifact.name.as_str()), ("0199", "plots/a b.png"));
-        let Some(File::OfDataset(file)) = File::of("/files/datasets/cells/3f9a/images/%C3%A9.jpg") else {
+        let Ok(Some(File::OfDataset(file))) = File::of("/files/datasets/cells/3f9a/images/%C3%A9.jpg") else {
             panic!()
         };
         assert_eq!(
@@ -226,9 +358,19 @@ mod tests {
             "/files/jobs/0199",
             "/files/tokens/a/b",
             "/files/datasets/cells/3f9a",
-            "/files/jobs/a/%ff",
+            "/files/datasets/cells/3f9a/",
+            "/files/jobs/0199/",
         ] {
-            assert!(File::of(path).is_none(), "{path}");
+            assert!(matches!(File::of(path), Ok(None)), "{path}");
+        }
+        for path in
+            ["/files/jobs/a/%ff", "/files/jobs/%E0%A4%A/b", "/files/datasets/a/b/c%2", "/files/jobs/a/%zz"]
+        {
+            assert_eq!(
+                File::of(path).err().map(|status| status.code()),
+                Some(Code::InvalidArgument),
+                "{path}"
+            );
         }
     }
 

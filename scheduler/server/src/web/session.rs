@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use trainyard_proto::pb;
 
+use super::open_streams::OpenStreams;
 use super::{connect_error, is_json, unary};
 use crate::refusal::details;
 
@@ -34,14 +35,19 @@ struct Login {
     token: String,
 }
 
-/// Logs in or out.
-pub async fn change(request: Request, next: Next) -> Response {
+/// Logs in or out; the streams of whoever logs out end in all tabs.
+pub async fn change(request: Request, next: Next, streams: &OpenStreams) -> Response {
     if !is_own_page(request.headers()) {
         return connect_error::answer(&foreign());
     }
     match *request.method() {
         Method::POST if is_json(request.headers()) => log_in(request, next).await,
-        Method::DELETE => with_cookie_set(StatusCode::NO_CONTENT.into_response(), "", 0),
+        Method::DELETE => {
+            if let Some(token) = cookie(request.headers()) {
+                streams.log_out(token);
+            }
+            with_cookie_set(StatusCode::NO_CONTENT.into_response(), "", 0)
+        }
         _ => {
             let text = "POST `{\"token\": …}` as application/json logs in, DELETE logs out";
             connect_error::answer(&status(Code::Unimplemented, text, "UNIMPLEMENTED"))
@@ -80,22 +86,57 @@ fn is_machine(caller: &[u8]) -> bool {
     pb::Caller::decode(caller).is_ok_and(|caller| caller.role() == pb::AccessRole::Agent)
 }
 
-/// Gives a request with a cookie its token.
+/// Why a cookie does not count.
+#[derive(Debug)]
+pub enum Refused {
+    /// Another page than the scheduler's made the call.
+    Foreign,
+    /// It is no JSON: a form, or what any page may send.
+    NoJson,
+}
+
+impl Refused {
+    pub fn answer(&self) -> Response {
+        match self {
+            Self::Foreign => connect_error::answer(&foreign()),
+            Self::NoJson => {
+                let text = "a call with a browser's cookie has the content-type application/json";
+                let status = status(Code::InvalidArgument, text, "CONTENT_TYPE");
+                connect_error::answer_as(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status)
+            }
+        }
+    }
+}
+
+/// Gives a request with a cookie its token, which is told.
 ///
 /// # Errors
-/// It would change something, and the scheduler's own page did not make it.
-pub fn identify(request: &mut Request) -> Result<(), Status> {
-    if request.headers().contains_key(header::AUTHORIZATION) {
-        return Ok(());
+/// It would change something, and the scheduler's own page did not make it; or another page would have something of what
+/// the scheduler shows.
+pub fn identify(request: &mut Request) -> Result<Option<String>, Refused> {
+    let headers = request.headers();
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Ok(None);
     }
-    let Some(token) = cookie(request.headers()).and_then(bearer) else { return Ok(()) };
-    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let is_own_call = || is_own_page(request.headers()) && is_json(request.headers());
-    if !only_reads && !is_own_call() {
-        return Err(foreign());
+    let Some((token, value)) = cookie(headers).and_then(|token| Some((token.to_owned(), bearer(token)?)))
+    else {
+        return Ok(None);
+    };
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        let says = |name: &str, words: &[&str]| {
+            headers.get(name).is_some_and(|said| words.iter().any(|word| said == word))
+        };
+        if says("sec-fetch-site", &["cross-site", "same-site"]) {
+            // Whoever follows a link of another page comes as a stranger. That page itself gets nothing.
+            return if says("sec-fetch-mode", &["navigate"]) { Ok(None) } else { Err(Refused::Foreign) };
+        }
+    } else if !is_own_page(headers) {
+        return Err(Refused::Foreign);
+    } else if !is_json(headers) {
+        return Err(Refused::NoJson);
     }
-    request.headers_mut().insert(header::AUTHORIZATION, token);
-    Ok(())
+    request.headers_mut().insert(header::AUTHORIZATION, value);
+    Ok(Some(token))
 }
 
 /// Whether the scheduler's own page makes a request, as browsers say. An `Origin` that is another's is refused for all.
@@ -148,13 +189,16 @@ mod tests {
     const CALL: (&str, &str) = ("content-type", "application/json");
     const COOKIE_OF_ADA: (&str, &str) = ("cookie", "theme=dark; __Host-trainyard=ty1.a.b.c");
 
-    fn identified(method: Method, headers: &[(&'static str, &'static str)]) -> Result<Option<String>, Code> {
+    fn identified(
+        method: Method,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<Option<String>, StatusCode> {
         let mut request = Request::builder().method(method).uri("/trainyard.v1.JobService/SubmitJob");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut request = request.body(Body::empty()).unwrap();
-        identify(&mut request).map_err(|status| status.code())?;
+        identify(&mut request).map_err(|refused| refused.answer().status())?;
         let token = request.headers().get(header::AUTHORIZATION);
         Ok(token.map(|token| token.to_str().unwrap().to_owned()))
     }
@@ -165,12 +209,12 @@ mod tests {
         let table: [(Headers, _); 7] = [
             (&[CALL, COOKIE_OF_ADA, ("sec-fetch-site", "same-origin")], ada.clone()),
             (&[CALL, COOKIE_OF_ADA, ("origin", "https://lab:7433")], ada.clone()),
-            (&[CALL, COOKIE_OF_ADA, ("sec-fetch-site", "same-site")], Err(Code::PermissionDenied)),
-            (&[CALL, COOKIE_OF_ADA, ("sec-fetch-site", "cross-site")], Err(Code::PermissionDenied)),
-            (&[CALL, COOKIE_OF_ADA], Err(Code::PermissionDenied)),
+            (&[CALL, COOKIE_OF_ADA, ("sec-fetch-site", "same-site")], Err(StatusCode::FORBIDDEN)),
+            (&[CALL, COOKIE_OF_ADA, ("sec-fetch-site", "cross-site")], Err(StatusCode::FORBIDDEN)),
+            (&[CALL, COOKIE_OF_ADA], Err(StatusCode::FORBIDDEN)),
             (
                 &[("content-type", "text/plain"), COOKIE_OF_ADA, ("sec-fetch-site", "same-origin")],
-                Err(Code::PermissionDenied),
+                Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             ),
             (&[CALL, ("cookie", "trainyard=ty1.a.b.c")], Ok(None)),
         ];
@@ -179,6 +223,15 @@ mod tests {
         }
         // What only reads needs no more than the cookie, which browsers send with pages of the same site alone.
         assert_eq!(identified(Method::GET, &[COOKIE_OF_ADA]), ada);
+        assert_eq!(identified(Method::HEAD, &[COOKIE_OF_ADA, ("sec-fetch-site", "same-origin")]), ada);
+        assert_eq!(identified(Method::GET, &[COOKIE_OF_ADA, ("sec-fetch-site", "none")]), ada);
+        // What a page of others shows with it, and where its links lead.
+        for site in ["cross-site", "same-site"] {
+            let picture = [COOKIE_OF_ADA, ("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")];
+            assert_eq!(identified(Method::GET, &picture), Err(StatusCode::FORBIDDEN));
+            let link = [COOKIE_OF_ADA, ("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
+            assert_eq!(identified(Method::GET, &link), Ok(None));
+        }
         let own = identified(Method::POST, &[CALL, COOKIE_OF_ADA, ("authorization", "Bearer ty1.x")]);
         assert_eq!(own, Ok(Some("Bearer ty1.x".to_owned())));
         assert_eq!(identified(Method::GET, &[("cookie", "__Host-trainyard=a b")]), Ok(None));

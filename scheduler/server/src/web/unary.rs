@@ -27,6 +27,7 @@ pub async fn call(limit: usize, request: Request, next: Next) -> Response {
         return connect_error::answer(&status);
     }
     let path = request.uri().path().to_owned();
+    let is_known = method.is_some();
     let body = |body| match method {
         Some(method) => JsonBody::of(body, method.input(), limit),
         // There is no such method, which whoever may know of is told where all calls are.
@@ -34,6 +35,9 @@ pub async fn call(limit: usize, request: Request, next: Next) -> Response {
     };
     match answer_of(request, body, next).await {
         Ok(message) => json_answer(&path, &message),
+        Err(status) if !is_known && status.code() == Code::Unimplemented => {
+            connect_error::answer(&descriptors::unknown_method(&path))
+        }
         Err(status) => connect_error::answer(&status),
     }
 }

@@ -7,6 +7,7 @@ use trainyard_proto::pb;
 use trainyard_proto::pb::scheduler_message::Message as ToAgent;
 use trainyard_proto::pb::upload_artifact_request::Part;
 
+use crate::support::web::Browser;
 use crate::support::{Agent, Scheduler, checkpoint, code, ended, started, submission};
 
 fn artifact(name: &str, content: &[u8]) -> pb::Artifact {
@@ -187,7 +188,10 @@ async fn a_running_jobs_newest_pictures_are_there_until_what_it_hands_in_takes_t
         pb::DownloadArtifactRequest { job_id: job.clone(), name: "a.jpg".into(), ..Default::default() };
     assert_eq!(download(&scheduler, by_name.clone()).await.unwrap(), b"new");
     let shown = scheduler.page(&format!("/files/jobs/{job}/a.jpg")).await;
-    assert!(shown.contains("new"), "{shown}");
+    assert_eq!(shown, "new");
+    let part =
+        Browser::of(&scheduler).get(&format!("/files/jobs/{job}/a.jpg"), &[("range", "bytes=-2")]).await;
+    assert_eq!((part.status, part.bytes()), (206, &b"ew"[..]));
     let folder = scheduler.dir.path().join("blobs").join(&job);
     while folder.join(&old.sha256).exists() {
         tokio::task::yield_now().await;

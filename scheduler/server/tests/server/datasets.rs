@@ -240,6 +240,56 @@ async fn a_browser_gets_a_file_of_a_version_under_its_path() {
     let gone = browser.get(&address, &[]).await;
     assert!(gone.status == 404 && gone.text().contains("images/9.jpg"), "{}", gone.text());
     assert_eq!(browser.get("/files/jobs/0199/weights/best.pt", &[]).await.status, 404);
+    // Without a path it is no file, and what is no text is none.
+    let folder = format!("/files/datasets/cells/{}/", version.version);
+    assert_eq!(browser.get(&folder, &[]).await.status, 404);
+    let wrong = browser.get(&format!("{folder}images/%E0%A4%A"), &[]).await;
+    assert_eq!((wrong.status, wrong.json()["code"].as_str()), (400, Some("invalid_argument")));
+    assert!(wrong.text().contains("percent-encoding"), "{}", wrong.text());
+}
+
+#[tokio::test]
+async fn a_part_of_a_file_is_had_by_its_range_and_its_length_by_head() {
+    let scheduler = Scheduler::start().await;
+    let long: Vec<u8> = (0..=255).cycle().take(600_000).collect();
+    let (empty, large): ((&str, &[u8]), _) =
+        (("images/empty.jpg", b""), ("images/large.jpg", long.as_slice()));
+    let (_, version) = push(&scheduler, "cells", &[CELLS[0], empty, large]).await.unwrap();
+    let browser = Browser::of(&scheduler);
+    let folder = format!("/files/datasets/cells/{}/images", version.version);
+    let (path, nothing) = (format!("{folder}/large.jpg"), format!("{folder}/empty.jpg"));
+    let head = browser.send("HEAD", &path, &[], "").await;
+    assert_eq!((head.status, head.header("content-length"), head.bytes().len()), (200, "600000", 0));
+    assert_eq!((head.header("accept-ranges"), head.header("content-type")), ("bytes", "image/jpeg"));
+    let whole = browser.get(&path, &[]).await;
+    assert_eq!((whole.status, whole.header("content-length")), (200, "600000"));
+    assert_eq!(whole.bytes(), long);
+    for (range, first, last) in [
+        ("bytes=0-9", 0, 9),
+        ("bytes=299999-300001", 299_999, 300_001),
+        ("bytes=599990-", 599_990, 599_999),
+        ("bytes=599990-9999999", 599_990, 599_999),
+        ("bytes=-7", 599_993, 599_999),
+        ("bytes=-9999999", 0, 599_999),
+    ] {
+        let part = browser.get(&path, &[("range", range)]).await;
+        assert_eq!((part.status, part.bytes()), (206, &long[first..=last]), "{range}");
+        assert_eq!(part.header("content-range"), format!("bytes {first}-{last}/600000"));
+        assert_eq!(part.header("content-length"), (last - first + 1).to_string());
+    }
+    for (path, range, size) in [
+        (&path, "bytes=600000-", 600_000),
+        (&path, "bytes=700000-", 600_000),
+        (&path, "bytes=-0", 600_000),
+        (&nothing, "bytes=0-", 0),
+    ] {
+        let none = browser.get(path, &[("range", range)]).await;
+        assert_eq!((none.status, none.header("content-range")), (416, format!("bytes */{size}").as_str()));
+    }
+    let empty = browser.get(&nothing, &[]).await;
+    assert_eq!((empty.status, empty.header("content-length"), empty.bytes()), (200, "0", &b""[..]));
+    let gone = browser.send("HEAD", &format!("{folder}/9.jpg"), &[], "").await;
+    assert_eq!(gone.status, 404);
 }
 
 #[tokio::test]

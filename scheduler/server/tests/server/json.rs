@@ -59,6 +59,7 @@ async fn what_is_wrong_is_told_by_code_sentence_and_field() {
     assert!(answer.json()["message"].as_str().unwrap().contains("yard jobs"));
     let answer = browser.call("/trainyard.v1.JobService/Nothing", &json!({})).await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (501, Some("unimplemented")));
+    assert!(answer.json()["message"].as_str().unwrap().contains("`JobService/Nothing` is no method"));
     let answer = browser.call("/trainyard.v1.JobService/WatchJob", &json!({})).await;
     assert_eq!(answer.status, 501);
     assert!(answer.text().contains("server-sent events"), "{}", answer.text());
@@ -134,5 +135,7 @@ async fn pages_of_others_call_nothing_by_json() {
     let answer = browser.send("POST", LIST, &foreign, "{}").await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (403, Some("permission_denied")));
     // What a page may send anywhere without leave is no JSON.
-    assert_eq!(browser.post(LIST, "text/plain", "{}").await.status, 403);
+    assert_eq!(browser.post(LIST, "text/plain", "{}").await.status, 415);
+    let got = browser.get(LIST, &[]).await;
+    assert_eq!((got.status, got.header("allow")), (405, "POST"));
 }

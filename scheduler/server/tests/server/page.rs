@@ -5,9 +5,9 @@ use std::io::Read as _;
 use serde_json::json;
 use trainyard_proto::pb;
 
-use crate::support::Scheduler;
 use crate::support::secure::SecureScheduler;
 use crate::support::web::Browser;
+use crate::support::{Scheduler, submission};
 
 const HTML: (&str, &str) = ("accept", "text/html,*/*;q=0.8");
 const OWN: (&str, &str) = ("sec-fetch-site", "same-origin");
@@ -85,12 +85,18 @@ async fn whoever_logs_in_gets_a_cookie_that_is_good_for_calls_of_the_own_page_al
     for headers in [
         vec![JSON, cookie],
         vec![JSON, cookie, ("sec-fetch-site", "cross-site")],
-        vec![("content-type", "text/plain"), cookie, OWN],
         vec![JSON, cookie, OWN, ("origin", "https://evil.example")],
     ] {
         let answer = browser.send("POST", LIST, &headers, "{}").await;
         assert_eq!(answer.status, 403, "{headers:?}");
         assert_eq!(answer.json()["details"][0]["debug"]["reason"], "FOREIGN_PAGE");
+    }
+    let form = [("content-type", "text/plain"), cookie, OWN];
+    assert_eq!(browser.send("POST", LIST, &form, "{}").await.status, 415);
+    // A page of others shows nothing of it either.
+    for path in ["/files/jobs/0199/labels.png", "/live", "/metrics"] {
+        let answer = browser.get(path, &[cookie, ("sec-fetch-site", "cross-site")]).await;
+        assert_eq!(answer.status, 403, "{path}");
     }
     // It may do what its token may.
     let tokens = "/trainyard.v1.AccessService/ListAuditEvents";
@@ -108,6 +114,45 @@ async fn whoever_logs_in_gets_a_cookie_that_is_good_for_calls_of_the_own_page_al
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn whoever_logs_out_sees_nothing_more_in_any_tab() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let browser = Browser::of_secure(&scheduler);
+    let log_in = async |user: &str| {
+        let token = scheduler.token(user, pb::AccessRole::User).await;
+        let login = json!({ "token": token }).to_string();
+        let answer = browser.send("POST", "/session", &[JSON, OWN], &login).await;
+        answer.header("set-cookie").split(';').next().unwrap().to_owned()
+    };
+    let (ada, bob) = (log_in("ada").await, log_in("bob").await);
+    let (ada, bob) = (("cookie", ada.as_str()), ("cookie", bob.as_str()));
+    let mut tabs = [browser.events("/live", &[ada, OWN]).await, browser.events("/live", &[ada, OWN]).await];
+    let mut other = browser.events("/live", &[bob, OWN]).await;
+    for page in tabs.iter_mut().chain([&mut other]) {
+        assert_eq!(page.next().await.json()["allAgents"], true);
+    }
+    // Nobody else logs her out.
+    let forged = ("cookie", "__Host-trainyard=ty1.forged");
+    for headers in [vec![ada, ("sec-fetch-site", "cross-site")], vec![forged, OWN]] {
+        browser.send("DELETE", "/session", &headers, "").await;
+    }
+    let job = scheduler.jobs(&scheduler.admin().reveal()).submit_job(submission("")).await.unwrap();
+    let job = job.into_inner().job_id;
+    for page in tabs.iter_mut().chain([&mut other]) {
+        while page.next().await.json()["jobs"][0]["id"] != *job {}
+    }
+    assert_eq!(browser.send("DELETE", "/session", &[ada, OWN], "").await.status, 204);
+    for page in &mut tabs {
+        let end = page.next().await;
+        assert_eq!((end.kind.as_str(), &end.json()["error"]["code"]), ("end", &json!("unauthenticated")));
+        assert_eq!(end.json()["error"]["details"][0]["debug"]["reason"], "LOGGED_OUT");
+    }
+    let wish = pb::CancelJobRequest { job_id: job.clone() };
+    scheduler.jobs(&scheduler.admin().reveal()).cancel_job(wish).await.unwrap();
+    let next = other.next().await;
+    assert_eq!((next.kind.as_str(), &next.json()["jobs"][0]["state"]), ("", &json!("CANCELLED")));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use trainyard_scheduler::tls::Authority;
 use trainyard_types::AgentId;
 
 use crate::support::secure::{self, SecureScheduler, hello, reason};
+use crate::support::web::Browser;
 use crate::support::{Agent, Scheduler, config, submission};
 
 #[tokio::test]
@@ -110,6 +111,27 @@ async fn wrong_tokens_of_one_address_wait_and_right_ones_do_not() {
     );
     let right = scheduler.admin().reveal();
     scheduler.jobs(&right).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_has_no_token_yet_uses_up_nobodys_patience() {
+    let scheduler = SecureScheduler::start(|_| {}).await;
+    let browser = Browser::of_secure(&scheduler);
+    let own = [("content-type", "application/json"), ("sec-fetch-site", "same-origin")];
+    // A lab behind one address opens the page: each asks first who it is.
+    for _ in 0..50 {
+        let answer = browser.send("POST", "/trainyard.v1.AccessService/WhoAmI", &own, "{}").await;
+        assert_eq!(answer.status, 401);
+        assert_eq!(answer.json()["details"][0]["debug"]["reason"], "TOKEN_MISSING");
+    }
+    let login = |token: String| format!("{{\"token\":\"{token}\"}}");
+    let wrong = Token::make(scheduler.admin().pin).unwrap().reveal();
+    assert_eq!(browser.send("POST", "/session", &own, &login(wrong)).await.status, 401);
+    let right = scheduler.admin().reveal();
+    assert_eq!(browser.send("POST", "/session", &own, &login(right)).await.status, 200);
+    // Nor do they fill the audit.
+    let told = scheduler.audit_of("AccessService/WhoAmI", 1).await;
+    assert!(told.len() < 50, "{}", told.len());
 }
 
 #[tokio::test]
@@ -250,7 +272,7 @@ async fn a_web_page_submits_nothing_at_an_open_scheduler() {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("application/grpc"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("application/grpc"), "{answer}");
 }
 
 #[tokio::test]

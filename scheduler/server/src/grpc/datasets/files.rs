@@ -41,17 +41,26 @@ pub(super) async fn send_list(
     }
 }
 
-/// Sends contents, from `offset` on. Returns whether one of them is damaged.
+/// Sends contents of `size_bytes` in all, from `offset` on. Returns whether one of them is damaged.
 pub(super) async fn send_contents(
     mut reader: Reader,
     mut offset: u64,
+    size_bytes: u64,
     messages: mpsc::Sender<Result<pb::ReadDatasetResponse, Status>>,
     _permit: Permit,
 ) -> bool {
+    let mut is_first = true;
     loop {
         let mut bytes = match reader.next().await {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return false,
+            Ok(None) => {
+                if is_first {
+                    // The size is told even of nothing; the reader may be gone.
+                    let nothing = pb::ReadDatasetResponse { offset, data: Vec::new(), size_bytes };
+                    let _ = messages.send(Ok(nothing)).await;
+                }
+                return false;
+            }
             Err(error) => {
                 let is_damaged = !matches!(error, ReadError::Store(_));
                 // The reader may be gone.
@@ -63,8 +72,8 @@ pub(super) async fn send_contents(
             let data = bytes.split_to(CHUNK.min(bytes.len()));
             let count = data.len() as u64;
             // The message owns its bytes; prost's `Vec` makes it a copy.
-            let message = pb::ReadDatasetResponse { offset, data: data.into() };
-            offset += count;
+            let message = pb::ReadDatasetResponse { offset, data: data.into(), size_bytes };
+            (offset, is_first) = (offset + count, false);
             // Whoever reads nothing for so long gives its place to others, and goes on with another call.
             match messages.send_timeout(Ok(message), STALLED).await {
                 Ok(()) => {}
@@ -115,15 +124,11 @@ pub(super) fn of_path(
     Ok(std::iter::once(found..found + 1).collect())
 }
 
-/// Whether the contents have as many bytes as are to be skipped.
-pub(super) fn check_offset(
-    manifest: &Manifest,
-    ranges: &[Range<usize>],
-    offset: u64,
-) -> Result<(), ApiError> {
+/// The bytes of all contents, which are at least as many as are to be skipped.
+pub(super) fn size_after(manifest: &Manifest, ranges: &[Range<usize>], offset: u64) -> Result<u64, ApiError> {
     let files = ranges.iter().cloned().flatten().filter_map(|at| manifest.get(at));
     let size_bytes = files.fold(0_u64, |all, entry| all.saturating_add(entry.size_bytes));
-    if offset > size_bytes { Err(ApiError::OffsetTooLarge { offset, size_bytes }) } else { Ok(()) }
+    if offset > size_bytes { Err(ApiError::OffsetTooLarge { offset, size_bytes }) } else { Ok(size_bytes) }
 }
 
 impl From<ReadError> for ApiError {
