@@ -171,6 +171,9 @@ pub enum Refusal {
         /// The job that the first request made.
         job: JobId,
     },
+    /// The same request id came from another user before, whose job is nothing to this one.
+    #[error("request id `{request_id}` was used by somebody else; draw a new one")]
+    RequestIdTaken { request_id: String },
     /// The user has as many jobs waiting as it may.
     #[error(
         "{user} has {queued} jobs queued and may have {limit}; {more} more do not fit: wait until some have \

@@ -31,7 +31,7 @@ impl Core {
             return out.reply(if same {
                 Ok(Accepted::job(earlier.id, true))
             } else {
-                Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: earlier.id })
+                Err(request_id_refused(request_id, earlier, user))
             });
         }
         if let Err(refusal) = self.may_queue(user, 1) {
@@ -118,14 +118,13 @@ impl Core {
         if let Some(request_id) = &group.request_id
             && let Some(first) = self.jobs.first_of_request(request_id)
         {
-            let earlier = self.jobs.get(first).and_then(|job| job.group.as_ref());
-            let same = earlier.is_some_and(|member| {
+            let earlier = self.jobs.get(first);
+            let same = earlier.and_then(|job| job.group.as_ref()).is_some_and(|member| {
                 member.group.content == group.content && member.group.user == group.user
             });
-            return out.reply(if same {
-                Ok(Accepted::job(first, true))
-            } else {
-                Err(Refusal::RequestIdReused { request_id: request_id.clone(), job: first })
+            return out.reply(match earlier {
+                Some(earlier) if !same => Err(request_id_refused(request_id, earlier, &group.user)),
+                _ => Ok(Accepted::job(first, true)),
             });
         }
         if let Err(refusal) = self.may_queue(&group.user, group.len()) {
@@ -150,5 +149,15 @@ impl Core {
             }
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// A request id came again with something else. Another user is not told whose job it has made.
+fn request_id_refused(request_id: &str, earlier: &JobRecord, user: &str) -> Refusal {
+    let request_id = request_id.to_owned();
+    if *earlier.user == *user {
+        Refusal::RequestIdReused { request_id, job: earlier.id }
+    } else {
+        Refusal::RequestIdTaken { request_id }
     }
 }

@@ -8,6 +8,7 @@ use trainyard_proto::pb::{self, cluster_service_server::ClusterService};
 use trainyard_scheduler_core::{AgentState, AgentView, Event};
 use trainyard_types::GpuUuid;
 
+use super::hidden_jobs::ShownAgent;
 use super::page::Page;
 use super::status::{ApiError, not_there};
 use super::{Context, about, telemetry, translate, watch_cluster};
@@ -31,7 +32,7 @@ fn key(view: &AgentView<'_>) -> Vec<u8> {
     [view.record.name.as_bytes(), &[0], view.record.id.0.as_bytes()].concat()
 }
 
-fn list(state: &StateView<'_>, page: &Page) -> pb::ListAgentsResponse {
+fn list(state: &StateView<'_>, page: &Page, caller: &Caller) -> pb::ListAgentsResponse {
     let mut agents: Vec<(Vec<u8>, AgentView<'_>)> =
         state.core.agents().map(|view| (key(&view), view)).collect();
     agents.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -40,19 +41,19 @@ fn list(state: &StateView<'_>, page: &Page) -> pb::ListAgentsResponse {
         Some((last, _)) if agents.len() > page.size => page.token(last),
         _ => String::new(),
     };
-    let agents = agents.iter().take(page.size).map(|(_, view)| shown(state, view)).collect();
+    let agents = agents.iter().take(page.size).map(|(_, view)| shown(state, view).seen_by(caller)).collect();
     pb::ListAgentsResponse { agents, next_page_token }
 }
 
-/// An agent as people see it.
-pub(super) fn shown(state: &StateView<'_>, view: &AgentView<'_>) -> pb::Agent {
+/// An agent, for whoever may see what of it.
+pub(super) fn shown(state: &StateView<'_>, view: &AgentView<'_>) -> ShownAgent {
     let version = &view.record.version;
     let is_other = view.state == AgentState::Connected && !version.is_empty() && version != OWN_VERSION;
     let notice = is_other.then(|| {
         format!("is of version {version}, and the scheduler of {OWN_VERSION}: upgrade the older of the two")
     });
     let notices = state.core.notices(state.now, view.record.id);
-    translate::agent(view, notice.into_iter().chain(notices).collect())
+    ShownAgent::new(state, translate::agent(view, notice.into_iter().chain(notices).collect()))
 }
 
 /// Rates in the order of what they are of.
@@ -171,14 +172,17 @@ impl Cluster {
         agent: String,
         event: impl FnOnce(&AgentView<'_>) -> Result<Event, ApiError> + Send + 'static,
     ) -> Result<Response<pb::Agent>, Status> {
+        let orders = caller.clone();
         let ask = move |state: &mut StateView<'_>| {
             let view = find(state, &agent)?;
-            caller.may_change(view.record.owners.iter().map(String::as_str))?;
+            orders.may_change(view.record.owners.iter().map(String::as_str))?;
             Ok::<_, ApiError>((view.record.id, event(&view)?))
         };
         let (id, event) = self.0.driver.ask_leader(ask).await.map_err(ApiError::from)??;
         self.0.driver.order(event).await.map_err(ApiError::from)?;
-        let view = move |state: &mut StateView<'_>| state.core.agent(id).map(|view| shown(state, &view));
+        let view = move |state: &mut StateView<'_>| {
+            state.core.agent(id).map(|view| shown(state, &view).seen_by(&caller))
+        };
         let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)?;
         let agent = agent.ok_or(ApiError::Internal)?;
         let target = format!("agent {id} ({})", agent.name);
@@ -192,12 +196,12 @@ impl ClusterService for Cluster {
         &self,
         request: Request<pb::ListAgentsRequest>,
     ) -> Result<Response<pb::ListAgentsResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let page =
             Page::parse(request.page_size, &request.page_token, "agents").map_err(ApiError::Invalid)?;
-        let agents =
-            self.0.driver.ask_leader(move |state| list(state, &page)).await.map_err(ApiError::from)?;
-        Ok(Response::new(agents))
+        let agents = self.0.driver.ask_leader(move |state| list(state, &page, &caller)).await;
+        Ok(Response::new(agents.map_err(ApiError::from)?))
     }
 
     async fn list_rates(
@@ -212,8 +216,11 @@ impl ClusterService for Cluster {
     }
 
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
+        let caller = Caller::of(&request);
         let wanted = request.into_inner().agent;
-        let view = move |state: &mut StateView<'_>| find(state, &wanted).map(|view| shown(state, &view));
+        let view = move |state: &mut StateView<'_>| {
+            find(state, &wanted).map(|view| shown(state, &view).seen_by(&caller))
+        };
         let agent = self.0.driver.ask_leader(view).await.map_err(ApiError::from)??;
         Ok(Response::new(agent))
     }

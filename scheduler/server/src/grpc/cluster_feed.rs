@@ -13,6 +13,7 @@ use trainyard_proto::pb;
 use trainyard_types::JobId;
 use uuid::Uuid;
 
+use super::hidden_jobs::{ShownAgent, in_job};
 use super::{cluster, translate};
 use crate::access::Caller;
 use crate::driver::{Handle, StateView, Unavailable};
@@ -47,14 +48,14 @@ struct Run {
 /// The agents as they were seen last, and the newest changes.
 #[derive(Default)]
 struct Known {
-    agents: BTreeMap<String, Arc<pb::Agent>>,
+    agents: BTreeMap<String, Arc<ShownAgent>>,
     changes: VecDeque<Arc<Changes>>,
 }
 
 /// Agents and jobs that one look found changed.
 struct Changes {
     count: u64,
-    agents: Vec<Arc<pb::Agent>>,
+    agents: Vec<Arc<ShownAgent>>,
     removed_agents: Vec<String>,
     jobs: Vec<pb::Job>,
     removed_jobs: Vec<String>,
@@ -70,7 +71,7 @@ pub struct Subscription {
 
 /// The leader's agents and changed jobs at one look.
 struct Look {
-    agents: Vec<pb::Agent>,
+    agents: Vec<ShownAgent>,
     /// Jobs that have changed, and those that are gone; `None` where there may be others.
     jobs: Option<(Vec<pb::Job>, Vec<String>)>,
 }
@@ -132,7 +133,7 @@ fn look(state: &mut StateView<'_>) -> Look {
         let (mut jobs, mut removed) = (Vec::new(), Vec::new());
         for id in changed {
             match state.job(id) {
-                Some(view) => jobs.push(translate::job(view)),
+                Some(view) => jobs.push(translate::job(view, &Caller::Anybody)),
                 None => removed.push(JobId::to_string(&id)),
             }
         }
@@ -141,20 +142,14 @@ fn look(state: &mut StateView<'_>) -> Look {
     Look { agents, jobs }
 }
 
-/// The same but for what changes with every heartbeat.
-fn is_same(one: &pb::Agent, other: &pb::Agent) -> bool {
-    let still = |agent: &pb::Agent| pb::Agent { last_seen_time: None, clock_offset: None, ..agent.clone() };
-    still(one) == still(other)
-}
-
 impl Run {
     /// Keeps what has changed, and wakes those who watch if anything has.
     fn take(&self, found: Look) {
         let mut known = lock(&self.known);
-        let agents: BTreeMap<String, Arc<pb::Agent>> =
-            found.agents.into_iter().map(|agent| (agent.id.clone(), Arc::new(agent))).collect();
+        let agents: BTreeMap<String, Arc<ShownAgent>> =
+            found.agents.into_iter().map(|agent| (agent.id().to_owned(), Arc::new(agent))).collect();
         let is_new =
-            |agent: &&Arc<pb::Agent>| known.agents.get(&agent.id).is_none_or(|old| !is_same(old, agent));
+            |agent: &&Arc<ShownAgent>| known.agents.get(agent.id()).is_none_or(|old| !old.is_like(agent));
         let changed = agents.values().filter(is_new).cloned().collect();
         let removed_agents = known.agents.keys().filter(|id| !agents.contains_key(*id)).cloned().collect();
         let jobs_missed = found.jobs.is_none();
@@ -220,7 +215,7 @@ impl Subscription {
         let since = self.at.filter(|at| at.run == run).and_then(|at| self.run.since(at.count));
         let events = match since {
             Some(changes) => changes.iter().map(|changes| changes.event(run, caller)).collect(),
-            None => vec![self.everything(newest)],
+            None => vec![self.everything(newest, caller)],
         };
         if let Some(last) = events.last() {
             self.at = last.cursor.parse().ok();
@@ -229,14 +224,14 @@ impl Subscription {
     }
 
     /// All agents. Jobs are too many: whoever shows some lists those.
-    fn everything(&self, newest: u64) -> pb::ClusterEvent {
+    fn everything(&self, newest: u64, caller: &Caller) -> pb::ClusterEvent {
         let known = lock(&self.run.known);
         // It may have found more by now.
         let count = known.changes.back().map_or(newest, |changes| changes.count);
         pb::ClusterEvent {
             cursor: FeedCursor { run: self.run.id, count }.to_string(),
             all_agents: true,
-            agents: known.agents.values().map(|agent| pb::Agent::clone(agent)).collect(),
+            agents: known.agents.values().map(|agent| agent.seen_by(caller)).collect(),
             jobs_missed: true,
             ..Default::default()
         }
@@ -246,11 +241,12 @@ impl Subscription {
 impl Changes {
     fn event(&self, run: Uuid, caller: &Caller) -> pb::ClusterEvent {
         let is_own = caller.sees_only().is_some();
+        let jobs = self.jobs.iter().filter(|job| caller.sees(&job.user));
         pb::ClusterEvent {
             cursor: FeedCursor { run, count: self.count }.to_string(),
-            agents: self.agents.iter().map(|agent| pb::Agent::clone(agent)).collect(),
+            agents: self.agents.iter().map(|agent| agent.seen_by(caller)).collect(),
             removed_agent_ids: self.removed_agents.clone(),
-            jobs: self.jobs.iter().filter(|job| caller.sees(&job.user)).cloned().collect(),
+            jobs: jobs.map(|job| in_job(job.clone(), caller)).collect(),
             // Whose they were is not known any more.
             removed_job_ids: if is_own { Vec::new() } else { self.removed_jobs.clone() },
             jobs_missed: self.jobs_missed || is_own && !self.removed_jobs.is_empty(),
@@ -286,12 +282,12 @@ mod tests {
         Run { id: Uuid::from_u128(7), known: Mutex::default(), newest: watch::channel(Ok(0)).0 }
     }
 
-    fn agent(id: &str, seconds: i64, drained: bool) -> pb::Agent {
+    fn agent(id: &str, seconds: i64, drained: bool) -> ShownAgent {
         let last_seen_time = Some(prost_types::Timestamp { seconds, nanos: 0 });
-        pb::Agent { id: id.into(), last_seen_time, drained, ..Default::default() }
+        ShownAgent::idle(pb::Agent { id: id.into(), last_seen_time, drained, ..Default::default() })
     }
 
-    fn found(agents: Vec<pb::Agent>) -> Look {
+    fn found(agents: Vec<ShownAgent>) -> Look {
         Look { agents, jobs: Some(Default::default()) }
     }
 
@@ -304,7 +300,7 @@ mod tests {
         run.take(found(vec![agent("a", 3, true)]));
         let changes = run.since(1).unwrap();
         assert_eq!(changes.len(), 1);
-        assert_eq!(changes[0].agents.iter().map(|agent| agent.id.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(changes[0].agents.iter().map(|agent| agent.id()).collect::<Vec<_>>(), ["a"]);
         assert_eq!(changes[0].removed_agents, ["b"]);
         assert!(run.since(2).unwrap().is_empty());
     }

@@ -182,7 +182,7 @@ fn list(state: &StateView<'_>, query: ListQuery, caller: &Caller) -> Result<pb::
     let listed = state.core.list(&filter, before, page.size);
     let (mut jobs, mut bytes) = (Vec::new(), 0);
     for id in &listed.jobs {
-        jobs.extend(state.job(*id).map(translate::job));
+        jobs.extend(state.job(*id).map(|view| translate::job(view, caller)));
         bytes += jobs.last().map_or(0, pb::Job::encoded_len);
         if bytes >= PAGE_BYTES && Some(id) != listed.jobs.last() {
             return Ok(pb::ListJobsResponse { jobs, next_page_token: page.token(id.0.as_bytes()) });
@@ -195,6 +195,7 @@ fn list(state: &StateView<'_>, query: ListQuery, caller: &Caller) -> Result<pb::
 /// One who watches a job.
 struct Watcher {
     context: Context,
+    caller: Caller,
     job: JobId,
     /// Of the last event that was sent.
     cursor: u64,
@@ -232,13 +233,18 @@ impl Watcher {
         let body = EventBody::Log { level: LogLevel::Warning, message };
         let gap = EventRecord { cursor: upto, time, attempt: 0, body };
         // Whoever is gone is found out with the next event.
-        let _ = self.events.send(Ok(translate::event(gap))).await;
+        let _ = self.events.send(Ok(translate::event(gap, self.job, &self.caller))).await;
     }
 
     async fn follow(&mut self) -> Result<(), ApiError> {
         if self.cursor < self.first.cursor {
             self.cursor = self.first.cursor;
-            if self.events.send(Ok(translate::event(self.first.clone()))).await.is_err() {
+            if self
+                .events
+                .send(Ok(translate::event(self.first.clone(), self.job, &self.caller)))
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }
@@ -254,7 +260,7 @@ impl Watcher {
                 for event in events {
                     self.tell_gap(event.cursor - 1, event.time).await;
                     self.cursor = event.cursor;
-                    if self.events.send(Ok(translate::event(event))).await.is_err() {
+                    if self.events.send(Ok(translate::event(event, self.job, &self.caller))).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -277,7 +283,7 @@ impl JobService for Jobs {
         let (metadata, _, request) = request.into_parts();
         let validate_only = request.validate_only;
         let Submission { request_id, user, mut spec } = parse_submission(&metadata, request)?;
-        let mut content = JobContent::new(&self.0, caller, &user);
+        let mut content = JobContent::new(&self.0, caller.clone(), &user);
         content.resolve(&mut spec, "spec").await?;
         let looking =
             data_check::Submission::new(&self.0, &metadata, request_id.as_deref().unwrap_or_default());
@@ -291,7 +297,7 @@ impl JobService for Jobs {
         let view = self.0.driver.submit(request_id, user.clone(), spec).await.map_err(ApiError::from)?;
         drop(content);
         let job_id = view.record.id.to_string();
-        let job = Some(translate::job(view));
+        let job = Some(translate::job(view, &caller));
         let answer = pb::SubmitJobResponse { job_id: job_id.clone(), job, warnings };
         Ok(about(answer, job_id))
     }
@@ -327,8 +333,8 @@ impl JobService for Jobs {
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
         let caller = Caller::of(&request);
-        let view = self.view(request.into_inner().job_id, caller).await?;
-        Ok(Response::new(translate::job(view)))
+        let view = self.view(request.into_inner().job_id, caller.clone()).await?;
+        Ok(Response::new(translate::job(view, &caller)))
     }
 
     async fn list_jobs(
@@ -344,9 +350,9 @@ impl JobService for Jobs {
 
     async fn cancel_job(&self, request: Request<pb::CancelJobRequest>) -> Result<Response<pb::Job>, Status> {
         let caller = Caller::of(&request);
-        let job = self.find(request.into_inner().job_id, caller).await?;
+        let job = self.find(request.into_inner().job_id, caller.clone()).await?;
         let view = self.0.driver.cancel(job).await.map_err(ApiError::from)?;
-        Ok(about(translate::job(view), job.to_string()))
+        Ok(about(translate::job(view, &caller), job.to_string()))
     }
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
@@ -362,13 +368,13 @@ impl JobService for Jobs {
         let found = self.0.driver.ask_leader(question).await.map_err(ApiError::from)?;
         let (user, mut spec) = found.ok_or_else(|| ApiError::no_job(&job))?;
         // What it was submitted with may have been removed since.
-        let mut content = JobContent::new(&self.0, caller, &user);
+        let mut content = JobContent::new(&self.0, caller.clone(), &user);
         content.resolve(&mut spec, "spec").await?;
         let looking = data_check::Submission::new(&self.0, &metadata, "");
         let warnings = looking.check(&spec).await?;
         let view = self.0.driver.retry(job).await.map_err(ApiError::from)?;
         drop(content);
-        let answer = pb::Job { warnings, ..translate::job(view) };
+        let answer = pb::Job { warnings, ..translate::job(view, &caller) };
         Ok(about(answer, job.to_string()))
     }
 
@@ -399,15 +405,18 @@ pub(super) async fn watch(
     request: pb::WatchJobRequest,
 ) -> Result<(JobId, ReceiverStream<Result<pb::JobEvent, Status>>), ApiError> {
     let pb::WatchJobRequest { job_id, cursor, history_only } = request;
+    let seer = caller.clone();
     let subscribe = move |state: &mut StateView<'_>| {
-        let job = find_job(state, &job_id, &caller)?;
+        let job = find_job(state, &job_id, &seer)?;
         let first = state.core.job(job).map(|record| record.first_event());
         let watched = first.zip(state.watch(job)).map(|(first, marks)| (job, first, marks));
         watched.ok_or_else(|| ApiError::no_job(&job))
     };
     let (job, first, marks) = context.driver.ask(subscribe).await??;
     let (events, stream) = mpsc::channel(WATCH_BACKLOG);
-    let watcher = Watcher { context: context.clone(), job, cursor, history_only, marks, first, events };
-    context.tasks.spawn(watcher.run());
+    let context = context.clone();
+    let tasks = context.tasks.clone();
+    let watcher = Watcher { context, caller, job, cursor, history_only, marks, first, events };
+    tasks.spawn(watcher.run());
     Ok((job, ReceiverStream::new(stream)))
 }

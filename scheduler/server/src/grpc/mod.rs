@@ -9,6 +9,7 @@ mod data_check;
 mod datasets;
 pub mod deadlines;
 mod diagnose;
+mod hidden_jobs;
 mod job_content;
 mod job_groups;
 mod jobs;

@@ -237,6 +237,10 @@ fn refused(refusal: &Refusal) -> Status {
             details.set_resource_info("job", format!("jobs/{job}"), "", text.as_str());
             Status::with_error_details(Code::AlreadyExists, text, details)
         }
+        Refusal::RequestIdTaken { request_id } => {
+            let details = details("REQUEST_ID_REUSED", [("request_id", request_id.clone())]);
+            Status::with_error_details(Code::AlreadyExists, text, details)
+        }
         Refusal::QueueFull { user, queued, limit, .. } => {
             let metadata = [
                 ("user", user.clone()),

@@ -10,16 +10,18 @@ use trainyard_scheduler_core::{
 use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
 
+use super::hidden_jobs::{in_event, in_job};
 use super::slot_status;
+use crate::access::Caller;
 use crate::driver::JobView;
 use crate::mfu::mfu_of;
 
-/// A job for its user.
-pub fn job(view: JobView) -> pb::Job {
+/// A job for a caller who sees it.
+pub fn job(view: JobView, caller: &Caller) -> pb::Job {
     let JobView { record, waiting, estimated_end } = view;
     let sweep = record.group.as_ref().filter(|member| member.group.is_sweep());
     let estimate = waiting.as_ref().and_then(|waiting| waiting.estimated_start);
-    pb::Job {
+    let job = pb::Job {
         id: record.id.to_string(),
         spec: Some((&*record.full_spec()).into()),
         state: pb::JobState::from(record.state).into(),
@@ -41,7 +43,8 @@ pub fn job(view: JobView) -> pb::Job {
         user: record.user.to_string(),
         state_reason: record.state_reason,
         warnings: Vec::new(),
-    }
+    };
+    in_job(job, caller)
 }
 
 fn attempt(record: &AttemptRecord) -> pb::Attempt {
@@ -130,8 +133,8 @@ fn phases(spent: &Phases) -> pb::Phases {
     pb::Phases { wait, copy, forward, loss, backward, optimizer }
 }
 
-/// An event for those who watch.
-pub fn event(record: EventRecord) -> pb::JobEvent {
+/// An event of a job, for a caller who watches it.
+pub fn event(record: EventRecord, job: JobId, caller: &Caller) -> pb::JobEvent {
     use pb::job_event::Event;
     let event = match record.body {
         EventBody::State { state, reason } => {
@@ -162,12 +165,13 @@ pub fn event(record: EventRecord) -> pb::JobEvent {
             Event::LogLine(pb::LogLine { level: pb::log_line::Level::from(level).into(), message })
         }
     };
-    pb::JobEvent {
+    let event = pb::JobEvent {
         cursor: record.cursor,
         time: Some(timestamp(record.time)),
         attempt: record.attempt,
         event: Some(event),
-    }
+    };
+    in_event(event, &job.to_string(), caller)
 }
 
 /// An agent with what its slots do. What the scheduler itself has against a slot stands where its agent's word does, unless that says more.

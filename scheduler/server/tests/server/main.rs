@@ -9,6 +9,7 @@ mod durability;
 mod encrypted_redis;
 mod fitness;
 mod fuzz;
+mod hidden_jobs;
 mod job_groups;
 mod jobs;
 mod json;
