@@ -162,27 +162,14 @@ pub struct AgentGpu {
     pub agent: String,
     /// The GPU, as its agent tells of it.
     pub gpu: pb::Gpu,
-    /// Whether its agent is drained.
-    pub drained: bool,
-    /// Whether its agent is connected.
-    pub connected: bool,
-    /// Why its agent takes no job at all; empty when it does.
-    pub unavailable: String,
 }
 
 /// The GPUs of the agents that are not lost.
 pub fn gpus_of(agents: &[pb::Agent]) -> Vec<AgentGpu> {
     let known = agents.iter().filter(|agent| agent.state() != pb::AgentState::Lost);
     let of_agent = |agent: &pb::Agent| {
-        let (name, unavailable) = (agent.name.clone(), agent.unavailable.clone());
-        let (drained, connected) = (agent.drained, agent.state() == pb::AgentState::Connected);
-        agent.gpus.clone().into_iter().map(move |gpu| AgentGpu {
-            agent: name.clone(),
-            gpu,
-            drained,
-            connected,
-            unavailable: unavailable.clone(),
-        })
+        let name = agent.name.clone();
+        agent.gpus.clone().into_iter().map(move |gpu| AgentGpu { agent: name.clone(), gpu })
     };
     known.flat_map(of_agent).collect()
 }

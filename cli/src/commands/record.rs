@@ -223,9 +223,6 @@ mod tests {
         let gpu = |model: &str, memory_total_mib| agents::AgentGpu {
             agent: "lab-1".into(),
             gpu: pb::Gpu { model: model.into(), memory_total_mib, ..Default::default() },
-            drained: false,
-            connected: true,
-            unavailable: String::new(),
         };
         let gpus = [gpu("RTX 4090", 24564), gpu("RTX 5070", 12227), gpu("RTX 5070", 12227)];
         let rate = |device: &str, images_per_second| pb::Rate {

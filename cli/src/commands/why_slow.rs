@@ -2,7 +2,6 @@
 
 use clap::Args;
 use trainyard_proto::pb;
-use trainyard_proto::pb::diagnosis::Bound;
 
 use crate::commands::Context;
 use crate::failure::Failure;
@@ -32,20 +31,8 @@ impl WhySlow {
     }
 }
 
-fn headline(bound: Bound) -> &'static str {
-    match bound {
-        Bound::Unknown | Bound::Unspecified => "Not known yet.",
-        Bound::Card => "It computes all the time: nothing holds it up.",
-        Bound::Loader => "It waits for images: decoding and augmentation are too slow.",
-        Bound::Disk => "It waits for images: they are read and decoded anew each time.",
-        Bound::BatchTooSmall => "Its batches are too small for the GPU.",
-        Bound::DataTooSmall => "Its epochs are too short: little of them is training.",
-        Bound::Throttled => "The GPU is held down.",
-    }
-}
-
 fn text(diagnosis: &pb::Diagnosis) -> String {
-    let mut lines = vec![headline(diagnosis.bound()).to_owned(), String::new(), "What was seen:".to_owned()];
+    let mut lines = vec![clean(&diagnosis.headline), String::new(), "What was seen:".to_owned()];
     lines.extend(diagnosis.findings.iter().map(|finding| format!("- {}", clean(finding))));
     if !diagnosis.advice.is_empty() {
         lines.extend([String::new(), "What to change:".to_owned()]);
@@ -61,7 +48,7 @@ mod tests {
     #[test]
     fn findings_and_advice_are_lists_under_one_sentence() {
         let diagnosis = pb::Diagnosis {
-            bound: Bound::Loader.into(),
+            headline: "It waits for images: decoding and augmentation are too slow.".into(),
             findings: vec!["It trains 12 images a second.".into()],
             advice: vec!["Set `workers: 16` (it has 8).".into(), "Set `cache: ram`.".into()],
             ..Default::default()

@@ -34,55 +34,20 @@ pub fn agents(output: Output, agents: &[pb::Agent], now: &Timestamp) -> String {
     if notices.is_empty() { table.text() } else { format!("{}\n{notices}", table.text()) }
 }
 
-/// Missing paths that a line names.
-const PATHS: usize = 3;
-
 /// What is not as it should be on a machine, a line each.
 fn notices(agent: &pb::Agent) -> Vec<String> {
-    let mut lines = Vec::new();
-    if !agent.unavailable.is_empty() {
-        lines.push(agent.unavailable.clone());
-    }
-    let stale = agent.data_roots.iter().filter(|root| !root.problem.is_empty());
-    lines.extend(stale.map(|root| format!("{} cannot be read now: {}", root.path, root.problem)));
-    if !agent.missing_paths.is_empty() {
-        let named = agent.missing_paths.iter().take(PATHS).cloned().collect::<Vec<_>>().join(", ");
-        let more = agent.missing_paths.len().saturating_sub(PATHS);
-        let what = if more > 0 { format!("{named} and {more} more") } else { named };
-        lines.push(format!("jobs asked for what cannot be read there: {what}"));
-    }
-    for slot in &agent.cpu_slots {
-        if let Some(unavailable) = &slot.unavailable {
-            lines.push(format!("CPU slot {} takes no job: {}", slot.index, unavailable.message));
-        }
-    }
-    let has_nothing = agent.gpus.is_empty() && agent.cpu_slots.is_empty() && agent.unavailable.is_empty();
-    if has_nothing && agent.state() == pb::AgentState::Connected {
-        lines.push(
-            "has no GPU that NVIDIA's driver tells of, and no CPU slot: no job comes there until the driver is there, or \
-             `cpu_slots` is set"
-                .to_owned(),
-        );
-    }
-    lines.extend(agent.notices.iter().cloned());
-    lines.into_iter().map(|line| format!("{}: {line}", agent.name)).collect()
+    agent.notices.iter().map(|line| format!("{}: {line}", agent.name)).collect()
 }
 
 fn agent_state(agent: &pb::Agent) -> Cell {
-    let state = agent.state();
-    if state == pb::AgentState::Connected && agent.drained {
-        return Cell::new("DRAINED").fg(Color::Yellow);
-    }
-    if state == pb::AgentState::Connected && !agent.unavailable.is_empty() {
-        return Cell::new("CLOSED").fg(Color::Yellow);
-    }
-    let color = match state {
-        pb::AgentState::Connected => Color::Green,
-        pb::AgentState::Disconnected => Color::Yellow,
-        pb::AgentState::Lost => Color::Red,
-        pb::AgentState::Unspecified => return Cell::new(state.as_str_name()),
+    let color = match agent.status.as_str() {
+        "connected" => Color::Green,
+        "lost" => Color::Red,
+        "drained" | "closed" | "disconnected" => Color::Yellow,
+        // Schedulers before this one tell no word.
+        _ => return Cell::new(agent.state().as_str_name()),
     };
-    Cell::new(state.as_str_name()).fg(color)
+    Cell::new(agent.status.to_uppercase()).fg(color)
 }
 
 /// `2 × NVIDIA GeForce RTX 4090 (1 free)`, for each model.
@@ -100,11 +65,11 @@ fn gpu_summary(gpus: &[pb::Gpu]) -> String {
 
 /// Whether a job may come at once.
 fn is_free(gpu: &pb::Gpu) -> bool {
-    gpu.job_id.is_empty() && gpu.unavailable.is_none() && gpu.reserved_until.is_none()
+    gpu.status == "free"
 }
 
 fn slot_summary(slots: &[pb::CpuSlot]) -> String {
-    let free = slots.iter().filter(|slot| slot.job_id.is_empty() && slot.unavailable.is_none()).count();
+    let free = slots.iter().filter(|slot| slot.status == "free").count();
     if slots.is_empty() { "-".into() } else { format!("{} ({free} free)", slots.len()) }
 }
 
@@ -134,7 +99,7 @@ pub fn gpus(output: Output, gpus: &[AgentGpu], now: &Timestamp) -> String {
     for entry in gpus {
         let gpu = &entry.gpu;
         let job = if gpu.job_id.is_empty() { "-".to_owned() } else { short(&gpu.job_id, length) };
-        let (state, color, why) = gpu_state(entry, now);
+        let (state, color, why) = gpu_state(gpu, now);
         table.row(vec![
             cell(&entry.agent),
             cell(gpu.index.to_string()),
@@ -154,42 +119,21 @@ pub fn gpus(output: Output, gpus: &[AgentGpu], now: &Timestamp) -> String {
     table.text()
 }
 
-/// What a GPU is, its colour, and more about it.
-fn gpu_state(entry: &AgentGpu, now: &Timestamp) -> (&'static str, Color, String) {
-    use pb::unavailable::Cause;
-    let gpu = &entry.gpu;
-    if !entry.connected {
-        return ("away", Color::Yellow, "its agent is not connected".to_owned());
-    }
-    if entry.drained {
-        return ("drained", Color::Yellow, format!("`yard resume {}` takes it back into use", entry.agent));
-    }
-    if !entry.unavailable.is_empty() {
-        return ("closed", Color::Yellow, entry.unavailable.clone());
-    }
-    if let Some(until) = &gpu.reserved_until {
-        let why = format!("until {}, in {}", time(Some(until)), span(seconds_between(now, until)));
-        return ("reserved", Color::Yellow, why);
-    }
-    if let Some(unavailable) = &gpu.unavailable {
-        let (state, color) = match unavailable.cause() {
-            Cause::ForeignUse => ("in use", Color::Yellow),
-            Cause::Owner => ("owner", Color::Yellow),
-            Cause::Quarantined | Cause::Unspecified => ("quarantined", Color::Red),
-            Cause::Unsupported => ("unsupported", Color::Red),
-            Cause::SelfTest => ("not proved", Color::Red),
-            Cause::Duplicate => ("duplicate", Color::Yellow),
-            Cause::Stuck => ("stuck", Color::Red),
-            Cause::QuickEnds => ("quick ends", Color::Red),
-        };
-        return (state, color, unavailable.message.clone());
-    }
-    let held = if gpu.throttle_reasons.is_empty() {
-        String::new()
-    } else {
-        format!("clock held down: {}", gpu.throttle_reasons.join(", "))
+/// What a GPU is, its colour, and more about it, as the scheduler says; and until when.
+fn gpu_state(gpu: &pb::Gpu, now: &Timestamp) -> (String, Color, String) {
+    let color = match gpu.status.as_str() {
+        "free" => Color::Green,
+        "busy" => Color::Cyan,
+        "quarantined" | "unsupported" | "not proved" | "stuck" | "quick ends" => Color::Red,
+        _ => Color::Yellow,
     };
-    if gpu.job_id.is_empty() { ("free", Color::Green, held) } else { ("busy", Color::Cyan, held) }
+    let mut why = gpu.status_reason.clone();
+    if let Some(until) = &gpu.reserved_until {
+        let separator = if why.is_empty() { "" } else { ", " };
+        why += &format!("{separator}until {}, in {}", time(Some(until)), span(seconds_between(now, until)));
+    }
+    let word = if gpu.status.is_empty() { "-" } else { &gpu.status };
+    (word.to_owned(), color, why)
 }
 
 /// What training was seen to need, with the agent that saw it.
@@ -254,21 +198,4 @@ pub fn rates(output: Output, rates: &[pb::Rate]) -> String {
         ]);
     }
     table.text()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_that_is_connected_and_has_nothing_says_so() {
-        let state = pb::AgentState::Connected.into();
-        let bare = pb::Agent { name: "lab-1".into(), state, ..pb::Agent::default() };
-        let lines = notices(&bare);
-        assert!(lines.len() == 1 && lines[0].starts_with("lab-1: has no GPU"), "{lines:?}");
-        let told = pb::Agent { unavailable: "its driver hangs".into(), ..bare.clone() };
-        assert_eq!(notices(&told), ["lab-1: its driver hangs"]);
-        let with = pb::Agent { cpu_slots: vec![pb::CpuSlot::default()], ..bare };
-        assert_eq!(notices(&with), [""; 0]);
-    }
 }

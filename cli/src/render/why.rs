@@ -5,49 +5,40 @@ use std::fmt::Write as _;
 use prost_types::Timestamp;
 use trainyard_proto::pb;
 
-use super::{TextTable, cell, seconds_between, span, time};
+use super::{TextTable, cell, span, time};
 use crate::output::Output;
 use crate::terminal::clean;
 
-/// What was said of a job's start and end when it was first thought of, beside what came.
+/// What was said of a job's start and end when it was first thought of, and how far off that was.
 pub fn estimates(job: &pb::Job) -> Vec<(&'static str, String)> {
     let Some(said) = &job.first_estimate else { return Vec::new() };
-    let placed = job.attempts.first().and_then(|attempt| attempt.placed_time.as_ref());
-    let ended = job.end_time.as_ref().filter(|_| job.state() == pb::JobState::Succeeded);
-    let pairs = [("start", said.start_time.as_ref(), placed), ("end", said.end_time.as_ref(), ended)];
-    let compare = |(what, said, came): (_, Option<&Timestamp>, Option<&Timestamp>)| {
-        let said = said?;
-        let off = came.map(|came| deviation(said, came)).unwrap_or_default();
-        Some((what, format!("{}{off}", time(Some(said)))))
+    let pairs = [
+        ("start", said.start_time.as_ref(), &said.start_deviation),
+        ("end", said.end_time.as_ref(), &said.end_deviation),
+    ];
+    let told = |(what, said, late): (_, Option<&Timestamp>, &Option<prost_types::Duration>)| {
+        let off = late.as_ref().map(|late| deviation(late.seconds)).unwrap_or_default();
+        Some((what, format!("{}{off}", time(Some(said?)))))
     };
-    pairs.into_iter().filter_map(compare).collect()
+    pairs.into_iter().filter_map(told).collect()
 }
 
 /// `, came 3m later`.
-fn deviation(said: &Timestamp, came: &Timestamp) -> String {
-    match seconds_between(said, came) {
+fn deviation(late: i64) -> String {
+    match late {
         0 => ", as it came".to_owned(),
         late @ 1.. => format!(", came {} later", span(late)),
         early => format!(", came {} earlier", span(-early)),
     }
 }
 
-/// What a job waits for, as a sentence without its full stop: some begin with a verb of the job's, some have a subject of
-/// their own.
-fn sentence(waiting_for: &str) -> String {
-    const VERBS: [&str; 5] = ["waits ", "needs ", "retries ", "is ", "has "];
-    if VERBS.iter().any(|verb| waiting_for.starts_with(verb)) {
-        return format!("It {waiting_for}");
-    }
-    let mut letters = waiting_for.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
-}
-
 /// Why a job waits, and why each of its attempts went where it did.
 pub fn explanation(output: Output, job: &pb::Job) -> String {
     let mut text = String::new();
     if !job.waiting_for.is_empty() {
-        let _ = writeln!(text, "{}.", sentence(&clean(&job.waiting_for)));
+        // Schedulers before this one tell no sentence.
+        let sentence = Some(&job.waiting_sentence).filter(|sentence| !sentence.is_empty());
+        let _ = writeln!(text, "{}", clean(sentence.unwrap_or(&job.waiting_for)));
     }
     for attempt in &job.attempts {
         let _ = writeln!(text, "{}", attempt_explanation(output, attempt));
@@ -65,24 +56,15 @@ fn attempt_explanation(output: Output, attempt: &pb::Attempt) -> String {
     let (device, agent) = (clean(&attempt.device), clean(&attempt.agent_name));
     let placed = time(attempt.placed_time.as_ref());
     let mut text = format!("Attempt {}: {device} of {agent}, placed {placed}.", attempt.number);
-    let choice = attempt.choice.clone().unwrap_or_default();
-    if choice.options.is_empty() {
-        text.push_str(" No other kind of GPU would have done.");
-    }
-    if choice.overdue {
-        text.push_str(" It had waited for as long as it must, and went before everything that came later.");
-    }
-    if !choice.made_way_job_id.is_empty() {
-        let _ = write!(text, " Job {} was preempted for it.", choice.made_way_job_id);
-    }
-    if attempt.warm {
-        text.push_str(" The machine held its data set decoded.");
+    for reason in &attempt.placement_reasons {
+        let _ = write!(text, " {}", clean(reason));
     }
     if attempt.expected_end_time.is_some() {
         let _ = write!(text, " It was to end at {}.", time(attempt.expected_end_time.as_ref()));
     }
-    if choice.options.len() > 1 {
-        let _ = write!(text, "\n{}", options(output, &choice.options));
+    let compared = attempt.choice.as_ref().map_or(&[][..], |choice| &choice.options);
+    if compared.len() > 1 {
+        let _ = write!(text, "\n{}", options(output, compared));
     }
     text
 }
@@ -116,16 +98,6 @@ mod tests {
     }
 
     #[test]
-    fn what_a_job_waits_for_is_a_sentence_whoever_its_subject_is() {
-        assert_eq!(sentence("waits for a CPU"), "It waits for a CPU");
-        assert_eq!(
-            sentence("the only GPU that would do is reserved"),
-            "The only GPU that would do is reserved"
-        );
-        assert_eq!(sentence("no agent is connected"), "No agent is connected");
-    }
-
-    #[test]
     fn a_placement_tells_what_else_was_considered_and_how_far_off_the_estimates_were() {
         let length = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let option = |device: &str, free, takes, waits, others, measured| pb::PlacementOption {
@@ -139,7 +111,7 @@ mod tests {
         };
         let options =
             vec![option("RTX 5070", 1, 3600, 0, 60, true), option("RTX 4090", 0, 1800, 7200, 0, false)];
-        let choice = pb::PlacementChoice { options, made_way_job_id: "019ab3c4".into(), overdue: false };
+        let choice = pb::PlacementChoice { options, ..Default::default() };
         let job = pb::Job {
             state: pb::JobState::Succeeded.into(),
             end_time: at(4000),
@@ -150,10 +122,19 @@ mod tests {
                 placed_time: at(0),
                 expected_end_time: at(3600),
                 choice: Some(choice),
-                warm: true,
+                placement_reasons: vec![
+                    "Job 019ab3c4 was preempted for it.".into(),
+                    "The machine held its data set decoded.".into(),
+                ],
                 ..Default::default()
             }],
-            first_estimate: Some(pb::Estimate { make_time: at(0), start_time: at(0), end_time: at(3700) }),
+            first_estimate: Some(pb::Estimate {
+                make_time: at(0),
+                start_time: at(0),
+                end_time: at(3700),
+                start_deviation: length(0),
+                end_deviation: length(300),
+            }),
             ..Default::default()
         };
         let wanted = "\
@@ -171,7 +152,13 @@ Its end was expected at 2023-11-14T23:15:00Z, came 5m00s later.";
     fn a_job_that_waits_tells_what_for_and_one_without_a_choice_that_there_was_none() {
         let job = pb::Job {
             waiting_for: "waits for an RTX 4090, where it takes about 5 min".into(),
-            attempts: vec![pb::Attempt { number: 1, device: "CPU".into(), ..Default::default() }],
+            waiting_sentence: "It waits for an RTX 4090, where it takes about 5 min.".into(),
+            attempts: vec![pb::Attempt {
+                number: 1,
+                device: "CPU".into(),
+                placement_reasons: vec!["No other kind of GPU would have done.".into()],
+                ..Default::default()
+            }],
             ..Default::default()
         };
         let wanted = "\

@@ -278,29 +278,33 @@ fn a_job_that_runs_cannot_be_retried() {
 
 /// An agent with a GPU in each state.
 fn lab() -> pb::Agent {
-    use pb::unavailable::Cause;
-    let gpu = |index, job_id: &str| pb::Gpu {
+    let gpu = |index, status: &str, status_reason: &str| pb::Gpu {
         index,
         model: "NVIDIA GeForce RTX 4090".into(),
         memory_total_mib: 24564,
-        job_id: job_id.into(),
+        status: status.into(),
+        status_reason: status_reason.into(),
         ..Default::default()
     };
-    let closed = |index, cause: Cause, message: &str| {
-        let unavailable = Some(pb::Unavailable { cause: cause.into(), message: message.into() });
-        pb::Gpu { unavailable, ..gpu(index, "") }
-    };
     let reserved_until = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
-    let hot = vec!["thermal".to_owned()];
     pb::Agent {
         id: ID.into(),
         name: "lab1".into(),
         state: pb::AgentState::Connected.into(),
+        status: "connected".into(),
         gpus: vec![
-            pb::Gpu { throttle_reasons: hot, memory_foreign_mib: Some(300), ..gpu(0, OTHER) },
-            closed(1, Cause::Owner, "python3 (PID 4711) uses it; back 10 minutes after it ends"),
-            closed(2, Cause::Quarantined, "XID 79, fallen off the bus; reboot the machine"),
-            pb::Gpu { reserved_until, clock_mhz: Some(2520), ..gpu(3, "") },
+            pb::Gpu {
+                job_id: OTHER.into(),
+                memory_foreign_mib: Some(300),
+                ..gpu(0, "busy", "its clock is held down: thermal")
+            },
+            gpu(1, "owner", "python3 (PID 4711) uses it; back 10 minutes after it ends"),
+            gpu(2, "quarantined", "XID 79, fallen off the bus; reboot the machine"),
+            pb::Gpu {
+                reserved_until,
+                clock_mhz: Some(2520),
+                ..gpu(3, "reserved", "it is reserved for its owner")
+            },
         ],
         fit_records: vec![pb::FitRecord {
             model: "yolov8n".into(),
@@ -331,11 +335,12 @@ fn gpus_tell_what_each_gpu_does_and_why() {
     let server = Server::start(Script { agents: vec![lab()], ..Default::default() });
     let text = stdout(&server.yard(&["gpus"]));
     let told: Vec<(&str, &str)> = rows(&text).iter().map(|row| (row[3], *row.last().unwrap())).collect();
-    assert_eq!(told[0], ("busy", "clock held down: thermal"));
+    assert_eq!(told[0], ("busy", "its clock is held down: thermal"));
     assert_eq!(told[1], ("owner", "python3 (PID 4711) uses it; back 10 minutes after it ends"));
     assert_eq!(told[2], ("quarantined", "XID 79, fallen off the bus; reboot the machine"));
     assert_eq!(told[3].0, "reserved");
-    assert!(told[3].1.starts_with("until 2100-01-01T00:00:00Z, in "), "{text}");
+    let why = "it is reserved for its owner, until 2100-01-01T00:00:00Z, in ";
+    assert!(told[3].1.starts_with(why), "{text}");
     assert!(text.contains("300 MiB") && text.contains("2520 MHz"), "{text}");
     let rates = stdout(&server.yard(&["gpus", "--rates"]));
     let words: Vec<Vec<&str>> = rates
@@ -369,29 +374,24 @@ fn gpus_tell_what_each_gpu_does_and_why() {
     let json: serde_json::Value =
         serde_json::from_slice(&server.yard(&["agents", "-o", "json"]).stdout).unwrap();
     assert_eq!(json["agents"][0]["fitRecords"][0]["model"], "yolov8n");
-    let drained = pb::Agent { drained: true, ..lab() };
+    let drained = pb::Agent { drained: true, status: "drained".into(), ..lab() };
     server.script.lock().unwrap().agents = vec![drained];
     assert!(stdout(&server.yard(&["agents"])).contains("DRAINED"));
-    assert!(stdout(&server.yard(&["gpus"])).contains("`yard resume lab1` takes it back into use"));
+    // A scheduler of before tells no words.
+    server.script.lock().unwrap().agents = vec![pb::Agent { status: String::new(), ..lab() }];
+    assert!(stdout(&server.yard(&["agents"])).contains("CONNECTED"));
 }
 
 #[test]
 fn what_is_not_as_it_should_be_on_a_machine_is_said_below_the_list() {
-    let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
-    let unavailable = Some(pb::Unavailable { cause: 5, message: "libtorch cannot be loaded".into() });
-    let agent = pb::Agent {
-        data_roots: vec![pb::DataRoot { path: "/data".into(), problem: "stale NFS handle".into() }],
-        missing_paths: paths(&["/a.yaml", "/b.yaml", "/c.yaml", "/d.yaml"]),
-        cpu_slots: vec![pb::CpuSlot { index: 0, unavailable, ..Default::default() }],
-        notices: paths(&["its clock is 1 h ahead of the scheduler's"]),
-        ..lab()
-    };
+    let slot = pb::CpuSlot { status: "not proved".into(), ..Default::default() };
+    let notices = ["/data cannot be read now: stale NFS handle", "its clock is 1 h ahead of the scheduler's"];
+    let notices = notices.map(str::to_owned).to_vec();
+    let agent = pb::Agent { cpu_slots: vec![slot], notices, ..lab() };
     let server = Server::start(Script { agents: vec![agent], ..Default::default() });
     let text = stdout(&server.yard(&["agents"]));
     let below = "
 lab1: /data cannot be read now: stale NFS handle
-lab1: jobs asked for what cannot be read there: /a.yaml, /b.yaml, /c.yaml and 1 more
-lab1: CPU slot 0 takes no job: libtorch cannot be loaded
 lab1: its clock is 1 h ahead of the scheduler's";
     assert!(text.contains(below) && text.contains("1 (0 free)"), "{text}");
 }
@@ -450,7 +450,7 @@ fn orders_are_sent_as_written_and_told() {
 #[test]
 fn why_slow_and_top_speak_to_people_and_to_scripts() {
     let diagnosis = pb::Diagnosis {
-        bound: pb::diagnosis::Bound::Disk.into(),
+        headline: "It waits for images: they are read and decoded anew each time.".into(),
         findings: vec!["It trains 12 images a second in batches of 8.".into()],
         advice: vec!["Set `cache: disk`.".into()],
         ..Default::default()
@@ -480,6 +480,7 @@ fn gpus_show_a_dash_for_what_the_driver_does_not_tell() {
         memory_total_mib: 24564,
         memory_free_mib: Some(20000),
         utilization_ratio: Some(0.93),
+        status: "free".into(),
         ..Default::default()
     };
     let agent = pb::Agent {

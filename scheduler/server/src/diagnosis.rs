@@ -45,6 +45,21 @@ pub enum Bound {
     Throttled,
 }
 
+impl Bound {
+    /// The conclusion in one sentence.
+    pub const fn headline(self) -> &'static str {
+        match self {
+            Self::Unknown => "Not known yet.",
+            Self::Gpu => "It computes all the time: nothing holds it up.",
+            Self::Loader => "It waits for images: decoding and augmentation are too slow.",
+            Self::Disk => "It waits for images: they are read and decoded anew each time.",
+            Self::BatchTooSmall => "Its batches are too small for the GPU.",
+            Self::DataTooSmall => "Its epochs are too short: little of them is training.",
+            Self::Throttled => "The GPU is held down.",
+        }
+    }
+}
+
 /// What is known of a job and its GPU.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Evidence {

@@ -105,6 +105,7 @@ fn message(diagnosis: Diagnosis) -> pb::Diagnosis {
         Bound::Throttled => pb::diagnosis::Bound::Throttled,
     };
     pb::Diagnosis {
+        headline: diagnosis.bound.headline().to_owned(),
         bound: bound.into(),
         findings: diagnosis.findings,
         advice: diagnosis.advice,

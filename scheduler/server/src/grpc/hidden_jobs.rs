@@ -51,11 +51,12 @@ impl ShownAgent {
         let hide = |job_id: &mut String, reason: &mut String, unavailable: &mut Option<pb::Unavailable>| {
             let own = std::mem::take(job_id);
             let is_seen = self.users.get(&own).is_some_and(|user| caller.sees(user));
-            hide_ids(reason, &own);
+            let shown = if is_seen { own } else { String::new() };
+            hide_ids(reason, &shown);
             if let Some(unavailable) = unavailable {
-                hide_ids(&mut unavailable.message, &own);
+                hide_ids(&mut unavailable.message, &shown);
             }
-            *job_id = if is_seen { own } else { String::new() };
+            *job_id = shown;
         };
         for gpu in &mut agent.gpus {
             hide(&mut gpu.job_id, &mut gpu.status_reason, &mut gpu.unavailable);
@@ -80,11 +81,12 @@ pub fn in_job(mut job: pb::Job, caller: &Caller) -> pb::Job {
         return job;
     }
     let own = job.id.clone();
-    for text in [&mut job.state_reason, &mut job.waiting_for] {
+    for text in [&mut job.state_reason, &mut job.waiting_for, &mut job.waiting_sentence] {
         hide_ids(text, &own);
     }
     for attempt in &mut job.attempts {
         hide_ids(&mut attempt.message, &own);
+        attempt.placement_reasons.iter_mut().for_each(|reason| hide_ids(reason, &own));
         if let Some(unfit) = &mut attempt.unfit {
             hide_ids(&mut unfit.message, &own);
         }
@@ -205,12 +207,7 @@ mod tests {
         let seen = shown.seen_by(&caller("ada", false));
         assert_eq!(seen.gpus, [gpu(OWN), gpu("")]);
         assert_eq!(seen.cpu_slots[0].job_id, "");
-        assert_eq!(
-            seen.cpu_slots[0].status_reason,
-            format!("attempt {OTHER}/1 hangs")
-                .replace(OTHER, "")
-                .replace("attempt /1", "an attempt of another job")
-        );
+        assert_eq!(seen.cpu_slots[0].status_reason, "an attempt of another job hangs");
         assert_eq!(shown.seen_by(&caller("ada", true)), agent);
         assert_eq!(shown.seen_by(&Caller::Anybody), agent);
     }

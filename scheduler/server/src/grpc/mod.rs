@@ -20,6 +20,7 @@ mod status;
 mod telemetry;
 mod translate;
 mod watch_cluster;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;

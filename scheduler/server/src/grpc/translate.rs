@@ -11,7 +11,7 @@ use trainyard_types::trainer::Phases;
 use trainyard_types::{JobId, Slot};
 
 use super::hidden_jobs::{in_event, in_job};
-use super::slot_status;
+use super::{slot_status, words};
 use crate::access::Caller;
 use crate::driver::JobView;
 use crate::mfu::mfu_of;
@@ -21,6 +21,9 @@ pub fn job(view: JobView, caller: &Caller) -> pb::Job {
     let JobView { record, waiting, estimated_end } = view;
     let sweep = record.group.as_ref().filter(|member| member.group.is_sweep());
     let estimate = waiting.as_ref().and_then(|waiting| waiting.estimated_start);
+    let waiting_sentence =
+        waiting.as_ref().map(|waiting| words::waiting(&waiting.reason)).unwrap_or_default();
+    let (start_late, end_late) = words::deviations(&record);
     let job = pb::Job {
         id: record.id.to_string(),
         spec: Some((&*record.full_spec()).into()),
@@ -38,7 +41,10 @@ pub fn job(view: JobView, caller: &Caller) -> pb::Job {
             make_time: Some(timestamp(estimate.made)),
             start_time: Some(timestamp(estimate.start)),
             end_time: Some(timestamp(estimate.end)),
+            start_deviation: start_late.map(signed),
+            end_deviation: end_late.map(signed),
         }),
+        waiting_sentence,
         sweep_id: sweep.map(|member| member.group.id.to_string()).unwrap_or_default(),
         user: record.user.to_string(),
         state_reason: record.state_reason,
@@ -70,6 +76,7 @@ fn attempt(record: &AttemptRecord) -> pb::Attempt {
         unfit: record.ended.as_ref().and_then(|end| end.unfit.as_ref()).map(Into::into),
         slot_released_time: record.released.as_ref().map(|released| timestamp(released.time)),
         fetching: record.fetching.as_ref().map(Into::into),
+        placement_reasons: words::placement(record),
     }
 }
 
@@ -174,8 +181,8 @@ pub fn event(record: EventRecord, job: JobId, caller: &Caller) -> pb::JobEvent {
     in_event(event, &job.to_string(), caller)
 }
 
-/// An agent with what its slots do. What the scheduler itself has against a slot stands where its agent's word does, unless that says more.
-pub fn agent(view: &AgentView<'_>, notices: Vec<String>) -> pb::Agent {
+/// An agent with what its slots do, and what the scheduler has found that people should know. What the scheduler itself has against a slot stands where its agent's word does, unless that says more.
+pub fn agent(view: &AgentView<'_>, known: Vec<String>) -> pb::Agent {
     let state = match view.state {
         AgentState::Connected => pb::AgentState::Connected,
         AgentState::Disconnected => pb::AgentState::Disconnected,
@@ -201,12 +208,14 @@ pub fn agent(view: &AgentView<'_>, notices: Vec<String>) -> pb::Agent {
         let (status, status_reason) = slot_status::of(view, &slot, unavailable.as_ref());
         pb::CpuSlot { index, job_id: job_on(slot), unavailable, status: status.to_owned(), status_reason }
     });
+    let cpu_slots: Vec<pb::CpuSlot> = cpu_slots.collect();
+    let notices = words::notices(view, &cpu_slots, known);
     pb::Agent {
         id: view.record.id.to_string(),
         name: view.record.name.clone(),
         state: state.into(),
         gpus: gpus.collect(),
-        cpu_slots: cpu_slots.collect(),
+        cpu_slots,
         memory_total_mib: inventory.memory_total_mib,
         driver_version: inventory.driver_version.clone(),
         version: view.record.version.clone(),

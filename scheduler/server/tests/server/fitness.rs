@@ -97,6 +97,36 @@ async fn a_path_that_no_agent_has_fails_the_job_at_once_and_lists_them() {
 }
 
 #[tokio::test]
+async fn what_is_not_as_it_should_be_on_a_machine_is_told_in_sentences() {
+    let scheduler = Scheduler::start().await;
+    let _bare = connect(&scheduler, hello(1, 0)).await;
+    let told = shown(&scheduler, "lab-1").await.notices;
+    assert!(told.len() == 1 && told[0].starts_with("has no GPU that NVIDIA's driver tells of"), "{told:?}");
+    let root = pb::DataRoot { path: "/data".into(), problem: "stale NFS handle".into() };
+    let unavailable =
+        Some(pb::Unavailable { cause: Cause::SelfTest.into(), message: "libtorch cannot be loaded".into() });
+    let sick = pb::Fitness {
+        data_roots: vec![root],
+        missing_paths: vec![DATA.into()],
+        cpu_unavailable: unavailable,
+        notices: vec!["its disk is slow".into()],
+        ..Default::default()
+    };
+    let closed = pb::Hello { fitness: Some(sick), unavailable: "its disk is full".into(), ..hello(2, 1) };
+    let _sick = connect(&scheduler, closed).await;
+    assert_eq!(
+        shown(&scheduler, "lab-2").await.notices,
+        [
+            "its disk is full",
+            "/data cannot be read now: stale NFS handle",
+            "jobs asked for what cannot be read there: /data/bccd/data.yaml",
+            "CPU slot 0 takes no job: libtorch cannot be loaded",
+            "its disk is slow",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_job_that_has_trained_gives_its_slot_back_and_the_administrator_is_told() {
     let scheduler = Scheduler::start().await;
     let mut agent = connect(&scheduler, hello(1, 1)).await;

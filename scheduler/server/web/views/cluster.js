@@ -83,7 +83,7 @@ function Machine({ machine, jobs, mayOrder: may }) {
   const slots = machine.cpuSlots || [];
   const isAway = machine.state !== "CONNECTED";
   const seen = isAway && machine.lastSeenTime ? (Date.now() - Date.parse(machine.lastSeenTime)) / 1000 : 0;
-  const notices = [machine.unavailable, ...(machine.notices || [])].filter(Boolean);
+  const notices = machine.notices || [];
   const facts = [
     machine.memoryTotalMib && `${gib(machine.memoryTotalMib)} GiB memory`,
     machine.driverVersion && `driver ${machine.driverVersion}`,

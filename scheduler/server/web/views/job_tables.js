@@ -47,7 +47,7 @@ export function Speed({ job }) {
         ${PHASES.map((name, at) => html`<i key=${name} style=${{ width: `${(100 * (phases[name] || 0)) / all}%`, background: color(at) }}></i>`)}
       </div>
       <dl class="terms">${PHASES.map((name, at) => html`<div key=${name}><dt><i class="dot" style=${{ background: color(at) }}></i>${name}</dt><dd>${figure(1000 * (phases[name] || 0))} ms</dd></div>`)}</dl>`}
-    ${told && html`${list("What was seen", told.findings)}${list("What to change", told.advice)}`}
+    ${told && html`<p>${told.headline}</p>${list("What was seen", told.findings)}${list("What to change", told.advice)}`}
   <//>`;
 }
 
@@ -75,7 +75,8 @@ export function Placement({ job }) {
   const attempt = (job.attempts || []).at(-1);
   const { choice = {}, batchChosen: batch } = attempt || {};
   const options = choice.options || [];
-  if (!options.length && !batch) return null;
+  const reasons = attempt?.placementReasons || [];
+  if (!options.length && !batch && !reasons.length) return null;
   const long = (/** @type {string | undefined} */ text) => span(seconds(text) || 0);
   return html`<${Panel} title="Placement" id="placement">
     ${options.length > 0 &&
@@ -87,9 +88,8 @@ export function Placement({ job }) {
           <td>${long(one.delaysOthers)}</td><td>${one.measured ? "measured" : "estimated"}</td></tr>`,
       )}</tbody>
     </table></div>`}
+    ${reasons.map((/** @type {string} */ text) => html`<p key=${text}>${text}</p>`)}
     <dl class="terms">
-      ${choice.overdue && html`<div><dt>overdue</dt><dd>yes</dd></div>`}
-      ${attempt.warm && html`<div><dt>data set decoded there</dt><dd>yes</dd></div>`}
       ${choice.madeWayJobId && html`<div><dt>preempted for it</dt><dd><${Link} to=${`/jobs/${choice.madeWayJobId}`}>${choice.madeWayJobId.slice(0, 13)}<//></dd></div>`}
       ${attempt.expectedEndTime && html`<div><dt>was to end</dt><dd>${clock(attempt.expectedEndTime)}</dd></div>`}
       ${attempt.trainImages && html`<div><dt>training images</dt><dd>${attempt.trainImages}</dd></div>`}
