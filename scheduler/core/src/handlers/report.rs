@@ -331,25 +331,45 @@ fn eta(epoch_seconds: f64, epochs_left: f64) -> Option<Duration> {
     Some(Duration::from_millis(span.as_millis().try_into().ok()?))
 }
 
-/// Metrics that a job may have, and bytes of a metric's name. A trainer has some thirty.
+/// Metrics of the whole model that a job may have, and bytes of a metric's name. A trainer has some thirty.
 const METRICS: usize = 256;
 const METRIC_BYTES: usize = 128;
+/// Metrics of single classes that a job may have beside them: two of each class.
+const CLASS_METRICS: usize = 1024;
 
-/// JSON has no infinities, and what is stored must be readable and not grow without end: other values, and
-/// those beyond what a job may have, are left out.
-fn finite(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
-    metrics.retain(|name, value| value.is_finite() && name.len() <= METRIC_BYTES);
-    while metrics.len() > METRICS {
-        metrics.pop_last();
-    }
-    metrics
+/// The class that a metric is of, as in `metrics/mAP50(B)/cat`; `None` for one of the whole model.
+fn class_of(metric: &str) -> Option<&str> {
+    metric.strip_prefix("metrics/")?.split_once("(B)/").map(|(_, class)| class)
 }
 
-/// Takes in the newest values; a name that is new finds no place where there are too many already.
+/// JSON has no infinities, and what is stored must be readable and not grow without end: other values, and
+/// those beyond what a job may have, are left out. Classes never take the place of the whole model.
+fn finite(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    metrics.retain(|name, value| value.is_finite() && name.len() <= METRIC_BYTES);
+    let (of_classes, of_model): (Vec<_>, Vec<_>) =
+        metrics.into_iter().partition(|(name, _)| class_of(name).is_some());
+    let mut kept: BTreeMap<String, f64> = of_model.into_iter().take(METRICS).collect();
+    // All figures of a class are kept, or none.
+    let mut of_classes: Vec<(String, f64)> = of_classes;
+    of_classes.sort_by(|(one, _), (other, _)| (class_of(one), one).cmp(&(class_of(other), other)));
+    kept.extend(of_classes.into_iter().take(CLASS_METRICS));
+    kept
+}
+
+/// Takes in the newest values; a name that is new finds no place where there are too many of its kind already.
 fn renew(known: &mut BTreeMap<String, f64>, values: &BTreeMap<String, f64>) {
+    let of_classes = known.keys().filter(|name| class_of(name).is_some()).count();
+    let mut room =
+        [METRICS.saturating_sub(known.len() - of_classes), CLASS_METRICS.saturating_sub(of_classes)];
     for (name, value) in values {
-        if known.len() < METRICS || known.contains_key(name) {
-            known.insert(name.clone(), *value);
+        let left = &mut room[usize::from(class_of(name).is_some())];
+        match known.get_mut(name) {
+            Some(known) => *known = *value,
+            None if *left > 0 => {
+                *left -= 1;
+                known.insert(name.clone(), *value);
+            }
+            None => {}
         }
     }
 }

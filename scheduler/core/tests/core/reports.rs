@@ -217,6 +217,34 @@ fn metrics_without_end_are_not_kept() {
     assert!(metrics.contains_key("0-0"));
 }
 
+#[test]
+fn of_a_job_with_many_classes_the_whole_models_figures_are_kept_and_then_whole_classes() {
+    for (classes, kept) in [(500, 500), (2000, 512)] {
+        let mut world = running();
+        let of_class = |at: usize| {
+            let class = format!("class {at:04}");
+            [(format!("metrics/mAP50(B)/{class}"), 0.5), (format!("metrics/mAP50-95(B)/{class}"), 0.3)]
+        };
+        let whole = ["lr/pg0", "metrics/mAP50(B)", "metrics/mAP50-95(B)", "train/box_loss", "val/dfl_loss"];
+        let whole = whole.map(|name| (name.to_owned(), 0.1));
+        // The classes come last; they must not take the place of what comes after them in any order.
+        world.report(attempt(1, 1), step(1, 1));
+        let metrics: BTreeMap<String, f64> = (0..classes).flat_map(of_class).chain(whole.clone()).collect();
+        let best = Finished { best_epoch: 1, metrics, artifacts: vec![] };
+        world.report(attempt(1, 1), ReportBody::Trainer(TrainerEvent::Finished(best)));
+        let known = &world.record(1).progress.as_ref().unwrap().metrics;
+        for (name, value) in &whole {
+            assert_eq!(known.get(name), Some(value), "{name} of {classes} classes");
+        }
+        for at in [0, 1, kept - 1] {
+            for (name, value) in of_class(at) {
+                assert_eq!(known.get(&name), Some(&value), "{name}");
+            }
+        }
+        assert_eq!(known.len(), whole.len() + 2 * kept);
+    }
+}
+
 fn picture(name: &str, content: u8) -> Artifact {
     Artifact { name: name.into(), size_bytes: 1, sha256: format!("{content:064}") }
 }
